@@ -1,0 +1,164 @@
+//! Byte strings as they stand in JSON: fixed-length digests in hexadecimal, blobs in Base64.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use sha2::{Digest as _, Sha256, Sha384};
+
+/// Exactly `N` bytes, in JSON a lower-case hexadecimal string of `2 * N` characters.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hex<const N: usize>(pub [u8; N]);
+
+/// A SHA-256 digest or another 32-byte value.
+pub type Hex32 = Hex<32>;
+/// A SHA-384 digest: the size of every TDX register and of the SNP launch digest.
+pub type Hex48 = Hex<48>;
+/// 64 bytes: TDX and SNP report data.
+pub type Hex64 = Hex<64>;
+
+impl<const N: usize> Hex<N> {
+    /// All zero bytes: "not measured" for TDX registers, "absent" for digests.
+    pub const ZERO: Self = Self([0; N]);
+
+    /// Whether every byte is zero.
+    pub fn is_zero(&self) -> bool {
+        self.0.iter().all(|b| *b == 0)
+    }
+}
+
+impl Hex32 {
+    /// The SHA-256 digest of `data`.
+    pub fn sha256(data: &[u8]) -> Self {
+        Self(Sha256::digest(data).into())
+    }
+}
+
+impl Hex48 {
+    /// The SHA-384 digest of `data`.
+    pub fn sha384(data: &[u8]) -> Self {
+        Self(Sha384::digest(data).into())
+    }
+}
+
+impl<const N: usize> Default for Hex<N> {
+    fn default() -> Self {
+        Self::ZERO
+    }
+}
+
+impl<const N: usize> fmt::Display for Hex<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl<const N: usize> fmt::Debug for Hex<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl<const N: usize> AsRef<[u8]> for Hex<N> {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The text is not the hexadecimal form of the expected number of bytes.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("expected {expected} bytes as {} hexadecimal digits, found {found:?}", expected * 2)]
+pub struct NotHex {
+    expected: usize,
+    found: String,
+}
+
+impl<const N: usize> std::str::FromStr for Hex<N> {
+    type Err = NotHex;
+
+    fn from_str(text: &str) -> Result<Self, NotHex> {
+        let mut bytes = [0; N];
+        // The text is foreign: only its beginning goes into the message.
+        hex::decode_to_slice(text, &mut bytes).map_err(|_| NotHex {
+            expected: N,
+            found: text.chars().take(2 * N + 8).collect(),
+        })?;
+        Ok(Self(bytes))
+    }
+}
+
+impl<const N: usize> Serialize for Hex<N> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de, const N: usize> Deserialize<'de> for Hex<N> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
+}
+
+/// Bytes of any length, in JSON standard Base64 with padding. The holder bounds the length.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct Blob(pub Vec<u8>);
+
+impl fmt::Debug for Blob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+impl From<Vec<u8>> for Blob {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+}
+
+impl AsRef<[u8]> for Blob {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Serialize for Blob {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Blob {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        STANDARD
+            .decode(text.as_bytes())
+            .map(Self)
+            .map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hex_is_exact() {
+        let value: Hex<4> = "00ff10a5".parse().unwrap();
+        assert_eq!(value.0, [0, 255, 16, 165]);
+        assert_eq!(value.to_string(), "00ff10a5");
+        assert_eq!(
+            "00ff".parse::<Hex<4>>().unwrap_err().to_string(),
+            "expected 4 bytes as 8 hexadecimal digits, found \"00ff\""
+        );
+    }
+
+    #[test]
+    fn blob_round_trips_and_refuses_rubbish() {
+        let json = serde_json::to_string(&Blob(vec![1, 2, 3])).unwrap();
+        assert_eq!(json, "\"AQID\"");
+        assert_eq!(serde_json::from_str::<Blob>(&json).unwrap().0, [1, 2, 3]);
+        assert!(serde_json::from_str::<Blob>("\"A*\"").is_err());
+    }
+}

@@ -1,0 +1,301 @@
+//! The attestation document (SPEC.md §3): what a guest hands to a verifier, in JSON.
+//!
+//! Everything in it is either bound by the CPU's report data (the claims, the nonce, the exporter)
+//! or authenticates itself (quote, report, collateral, event log against the registers).
+
+use serde::{Deserialize, Serialize};
+
+use crate::binding::{Claims, Tee};
+use crate::bytes::{Blob, Hex32};
+
+/// Version of the document's schema.
+pub const DOCUMENT_VERSION: u16 = 1;
+/// Largest document that a verifier reads over the session: evidence and collateral, in bytes.
+pub const MAX_DOCUMENT_LEN: usize = 4 * 1024 * 1024;
+/// Largest document in the certificate's extension, in bytes.
+pub const MAX_BOOT_DOCUMENT_LEN: usize = 16 * 1024;
+/// Path of the nonce exchange, and the only first request that a guest answers.
+pub const ATTEST_PATH: &str = "/.well-known/cocoon/attest";
+/// Object identifier of the certificate extension that carries the boot document: critical, its
+/// value is the document's JSON bytes. The last arc fits 28 bits, four bytes of base 128, because
+/// common decoders (const-oid 0.9, and with it x509-cert 0.2 and sev) refuse most larger ones.
+pub const EVIDENCE_OID: &str = "2.25.246214497";
+/// Object identifier of the critical extension that marks a development root; its value is the
+/// ASN.1 NULL (`05 00`).
+pub const DEVELOPMENT_ROOT_OID: &str = "2.25.246214498";
+
+/// Body of `POST /.well-known/cocoon/attest`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttestRequest {
+    /// 32 fresh random bytes.
+    pub nonce: Hex32,
+}
+
+/// What the guest answers, and, without event log and collateral, what its certificate carries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Document {
+    /// [`DOCUMENT_VERSION`].
+    pub version: u16,
+    /// Whether the evidence commits to the boot or to the session binding.
+    pub kind: Kind,
+    /// The bound claims.
+    pub claims: Claims,
+    /// The client's nonce, as the guest received it; zero in a boot document. The verifier
+    /// compares it with the one it sent and takes the exporter from its own TLS session.
+    pub nonce: Hex32,
+    /// Evidence of the CPU.
+    pub evidence: Evidence,
+    /// The operator's configuration: its canonical bytes, see [`crate::config`].
+    pub config: Blob,
+    /// Endorsements that the host fetched. Absent in the boot document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collateral: Option<Collateral>,
+}
+
+/// Which binding the report data commits to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// [`crate::binding::boot`].
+    Boot,
+    /// [`crate::binding::session`].
+    Session,
+}
+
+/// Evidence of the CPU, one variant per TEE.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    rename_all = "kebab-case",
+    rename_all_fields = "snake_case",
+    deny_unknown_fields
+)]
+pub enum Evidence {
+    /// Intel TDX.
+    Tdx {
+        /// DCAP quote, version 4 or 5.
+        quote: Blob,
+        /// CCEL event log; empty in a boot document.
+        event_log: Blob,
+    },
+    /// AMD SEV-SNP.
+    SevSnp {
+        /// Attestation report, 1184 bytes.
+        report: Blob,
+        /// The certificates that the firmware handed out with it: VCEK or VLEK, ASK, ARK, each DER.
+        /// May be empty: the collateral can supply them.
+        certificates: Vec<Blob>,
+    },
+}
+
+impl Evidence {
+    /// The TEE that this evidence is of.
+    pub fn tee(&self) -> Tee {
+        match self {
+            Evidence::Tdx { .. } => Tee::Tdx,
+            Evidence::SevSnp { .. } => Tee::SevSnp,
+        }
+    }
+}
+
+/// Endorsements and revocation data, fetched by the untrusted host and stapled by the guest. Each
+/// item authenticates itself by its signature chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    rename_all = "kebab-case",
+    rename_all_fields = "snake_case",
+    deny_unknown_fields
+)]
+pub enum Collateral {
+    /// Intel's, as the PCS serves it (JSON of `dcap_qvl::QuoteCollateralV3`).
+    Tdx {
+        /// UTF-8 JSON.
+        json: Blob,
+    },
+    /// AMD's: chain and CRL, each DER.
+    SevSnp {
+        /// VCEK or VLEK, ASK, ARK.
+        certificates: Vec<Blob>,
+        /// Certificate revocation list of the ARK, when the host has one.
+        crl: Option<Blob>,
+    },
+}
+
+/// Why a document's bytes are not a document.
+#[derive(Debug, thiserror::Error)]
+pub enum DocumentError {
+    /// Longer than the place it came from allows.
+    #[error("attestation document of {found} bytes exceeds the limit of {limit}")]
+    TooLong {
+        /// Bytes found.
+        found: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// Not JSON of the schema.
+    #[error("attestation document is not JSON of the expected schema")]
+    Malformed(#[source] serde_json::Error),
+    /// Another version of the schema.
+    #[error(
+        "attestation document has version {0}, this verifier knows version {DOCUMENT_VERSION}: update it"
+    )]
+    Version(u16),
+    /// The evidence is of another TEE than the claims.
+    #[error("attestation document claims {claimed} but carries evidence of {found}")]
+    TeeMismatch {
+        /// TEE named in the claims.
+        claimed: Tee,
+        /// TEE of the evidence.
+        found: Tee,
+    },
+}
+
+impl Document {
+    /// Parses and checks form, never trustworthiness. `limit` is [`MAX_DOCUMENT_LEN`] or
+    /// [`MAX_BOOT_DOCUMENT_LEN`].
+    pub fn parse(bytes: &[u8], limit: usize) -> Result<Self, DocumentError> {
+        if bytes.len() > limit {
+            return Err(DocumentError::TooLong {
+                found: bytes.len(),
+                limit,
+            });
+        }
+        let document: Self = serde_json::from_slice(bytes).map_err(DocumentError::Malformed)?;
+        if document.version != DOCUMENT_VERSION {
+            return Err(DocumentError::Version(document.version));
+        }
+        if document.claims.tee != document.evidence.tee() {
+            return Err(DocumentError::TeeMismatch {
+                claimed: document.claims.tee,
+                found: document.evidence.tee(),
+            });
+        }
+        Ok(document)
+    }
+
+    /// The document as JSON.
+    pub fn to_json(&self) -> Vec<u8> {
+        // Only maps with non-string keys or failing Serialize impls make this fail: there are none.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bytes::Hex;
+
+    fn document() -> Document {
+        Document {
+            version: DOCUMENT_VERSION,
+            kind: Kind::Boot,
+            claims: Claims {
+                tee: Tee::Tdx,
+                leaf_spki_sha256: Hex([1; 32]),
+                meter_key: Hex([2; 32]),
+                manifest_id: Hex([3; 32]),
+                model_digest: Hex([4; 32]),
+                config_digest: Hex([5; 48]),
+                gpu_section_digest: Hex32::ZERO,
+            },
+            nonce: Hex32::ZERO,
+            evidence: Evidence::Tdx {
+                quote: Blob(vec![1, 2, 3]),
+                event_log: Blob::default(),
+            },
+            config: Blob(b"{}".to_vec()),
+            collateral: None,
+        }
+    }
+
+    /// The text of a document, with one piece replaced.
+    fn edited(from: &str, to: &str) -> Vec<u8> {
+        let json = String::from_utf8(document().to_json()).unwrap();
+        assert!(json.contains(from), "{json}");
+        json.replacen(from, to, 1).into_bytes()
+    }
+
+    #[test]
+    fn cocoon_doc_1() {
+        let json = document().to_json();
+        assert_eq!(Document::parse(&json, json.len()).unwrap(), document());
+        assert_eq!(
+            Document::parse(&json, json.len() - 1)
+                .unwrap_err()
+                .to_string(),
+            format!(
+                "attestation document of {} bytes exceeds the limit of {}",
+                json.len(),
+                json.len() - 1
+            )
+        );
+        assert_eq!(
+            (MAX_BOOT_DOCUMENT_LEN, MAX_DOCUMENT_LEN),
+            (16_384, 4_194_304)
+        );
+    }
+
+    #[test]
+    fn cocoon_doc_2() {
+        for (from, to) in [
+            ("{\"version\"", "{\"extra\":1,\"version\""),
+            ("{\"tee\"", "{\"extra\":1,\"tee\""),
+            ("{\"quote\"", "{\"extra\":1,\"quote\""),
+            ("{\"version\":1", "{\"version\":1,\"version\":1"),
+            ("\"boot\"", "\"other\""),
+        ] {
+            let error = Document::parse(&edited(from, to), MAX_DOCUMENT_LEN).unwrap_err();
+            assert!(
+                matches!(error, DocumentError::Malformed(_)),
+                "{to}: {error}"
+            );
+        }
+        let error = Document::parse(
+            &edited("{\"version\":1", "{\"version\":2"),
+            MAX_DOCUMENT_LEN,
+        )
+        .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "attestation document has version 2, this verifier knows version 1: update it"
+        );
+        let mut behind = document().to_json();
+        behind.push(b'x');
+        assert!(matches!(
+            Document::parse(&behind, MAX_DOCUMENT_LEN),
+            Err(DocumentError::Malformed(_))
+        ));
+    }
+
+    #[test]
+    fn cocoon_doc_3() {
+        let error = Document::parse(
+            &edited("\"tee\":\"tdx\"", "\"tee\":\"sev-snp\""),
+            MAX_DOCUMENT_LEN,
+        )
+        .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "attestation document claims sev-snp but carries evidence of tdx"
+        );
+    }
+
+    #[test]
+    fn evidence_of_snp_round_trips() {
+        let mut snp = document();
+        snp.claims.tee = Tee::SevSnp;
+        snp.evidence = Evidence::SevSnp {
+            report: Blob(vec![9]),
+            certificates: vec![Blob(vec![8])],
+        };
+        snp.collateral = Some(Collateral::SevSnp {
+            certificates: Vec::new(),
+            crl: None,
+        });
+        assert_eq!(
+            Document::parse(&snp.to_json(), MAX_DOCUMENT_LEN).unwrap(),
+            snp
+        );
+    }
+}

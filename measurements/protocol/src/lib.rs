@@ -1,0 +1,27 @@
+//! Types that cross a boundary of the Cocoon appliance, with their encoding and validation.
+//!
+//! | module | between | normative text |
+//! |---|---|---|
+//! | [`binding`] | guest and verifier: the bytes that evidence commits to | SPEC.md §2 |
+//! | [`document`] | guest and verifier: the attestation document | SPEC.md §3 |
+//! | [`manifest`] | image builder and verifier: expected measurements | SPEC.md §5 |
+//! | [`config`] | operator, guest and verifier: the measured configuration | SPEC.md §6 |
+//! | [`control`] | host agent and guest: the control channel | this crate |
+//! | [`engine`] | guest agent and engine: requests and tokens | this crate |
+//! | [`simulator`] | host agent and simulator: evidence without hardware | this crate |
+//! | [`frame`] | all of the last three: one JSON value behind a length | this crate |
+//!
+//! Nothing here opens a file, a socket or a device, and nothing decides whether a value is to be
+//! trusted: a type only says that its bytes are well formed.
+#![forbid(unsafe_code)]
+
+pub mod binding;
+pub mod bytes;
+pub mod config;
+pub mod control;
+pub mod document;
+pub mod engine;
+pub mod frame;
+pub mod manifest;
+pub mod openai;
+pub mod simulator;
