@@ -1,0 +1,59 @@
+//! Lock, fetch, verify, unpack and cache every foreign input: Debian packages, the model, private QEMU.
+//!
+//! ```no_run
+//! use cocoon_inputs::{Cache, Fetcher, Lock, Mirrors, Options, Policy, report};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let lock = Lock::parse(&std::fs::read_to_string("image/inputs.lock")?)?;
+//! let cache = Cache::open(Cache::default_root()?)?;
+//! let options = Options { policy: Policy::Release, ..Options::default() };
+//! let fetcher = Fetcher::new(lock, cache, Mirrors::discover(), options, report::stderr());
+//! for fetched in fetcher.fetch_group("kernel")? {
+//!     println!("{} {}", fetched.entry.name, fetched.path.display());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! This crate does not know what the inputs are for. It runs no maintainer script, and no byte leaves it
+//! that does not have the locked SHA-256 or, when the caller allows the newest instead, a hash signed by
+//! Debian's archive key.
+
+mod archive;
+mod archive_error;
+mod cache;
+mod canonical;
+mod date;
+mod digest;
+mod fetch;
+mod fetch_error;
+mod http;
+mod lock;
+mod mirror;
+mod names;
+mod openpgp;
+mod options;
+mod packages;
+mod pip;
+pub mod report;
+mod resolve;
+#[cfg(test)]
+mod testing;
+pub mod unpack;
+mod version;
+
+pub use archive::{Archive, Keyring};
+pub use archive_error::ArchiveError;
+pub use cache::{Cache, CacheError, CacheGuard, Collected};
+pub use digest::{Digest, DigestError};
+pub use fetch::{Fetched, Fetcher};
+pub use fetch_error::FetchError;
+pub use http::{Http, HttpError};
+pub use lock::{Entry, Kind, Lock, LockError, MAX_INPUT_BYTES, Release, Request, Take};
+pub use mirror::{MirrorError, Mirrors};
+pub use openpgp::SignatureError;
+pub use options::{Options, Policy};
+pub use packages::PackagesError;
+pub use pip::PipError;
+pub use resolve::{ResolveError, resolve};
+pub use version::compare as compare_versions;

@@ -1,0 +1,336 @@
+//! From requests to a lock: the newest signed versions, with everything they depend on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::archive::Suite;
+use crate::packages::{self, Package, Relation};
+use crate::{
+    Archive, ArchiveError, Entry, Kind, Lock, LockError, MirrorError, PipError, Request, Take, pip,
+    version,
+};
+
+/// More packages than any closure that is worth locking.
+const MAX_CLOSURE: usize = 512;
+
+/// Why requests cannot be turned into a lock.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// There is nothing to resolve from.
+    #[error("no archive to resolve from")]
+    NoMirror(#[source] MirrorError),
+    /// A suite cannot be read.
+    #[error("cannot read suite {suite}")]
+    Suite {
+        /// Suite.
+        suite: String,
+        /// Cause.
+        #[source]
+        source: Box<ArchiveError>,
+    },
+    /// No suite of the request has the package.
+    #[error("no package {package} in {}", suites.join(", "))]
+    NoPackage {
+        /// Package.
+        package: String,
+        /// Suites searched.
+        suites: Vec<String>,
+    },
+    /// A dependency that nothing satisfies.
+    #[error("{package} depends on {relation}, which nothing in {} satisfies", suites.join(", "))]
+    Unsatisfied {
+        /// Package that depends.
+        package: String,
+        /// Dependency as written.
+        relation: String,
+        /// Suites searched.
+        suites: Vec<String>,
+    },
+    /// A metapackage without exactly one dependency to follow.
+    #[error(
+        "{package} must depend on exactly one package whose name starts with its own first word, it depends on: {depends}"
+    )]
+    NotMeta {
+        /// Package.
+        package: String,
+        /// Its Depends field.
+        depends: String,
+    },
+    /// A closure without bound.
+    #[error("{package} needs more than {MAX_CLOSURE} packages")]
+    TooLarge {
+        /// Package.
+        package: String,
+    },
+    /// pip failed.
+    #[error("cannot fetch Python package {package}")]
+    Python {
+        /// Package.
+        package: String,
+        /// Cause.
+        #[source]
+        source: Box<PipError>,
+    },
+    /// The result is not a valid lock.
+    #[error("the resolved lock is not valid")]
+    Lock(#[source] LockError),
+}
+
+/// Answers `requests` with the newest signed versions.
+///
+/// # Errors
+/// [`ResolveError`]; nothing is guessed.
+pub fn resolve(archive: &Archive, requests: &[Request]) -> Result<Lock, ResolveError> {
+    let mut suites = BTreeMap::new();
+    for name in requests.iter().flat_map(|request| &request.suites) {
+        if !suites.contains_key(name) {
+            let suite = archive.suite(name).map_err(|source| ResolveError::Suite {
+                suite: name.clone(),
+                source: Box::new(source),
+            })?;
+            suites.insert(name.clone(), suite);
+        }
+    }
+    let indices = indices(&suites)?;
+    let mut inputs: BTreeMap<(String, String, String), Entry> = BTreeMap::new();
+    for request in requests {
+        let entries = match request.kind {
+            Kind::Debian => debian(&indices, request)?,
+            Kind::Python => vec![
+                pip::lock(&archive.cache, request, &*archive.reporter).map_err(|source| {
+                    ResolveError::Python {
+                        package: request.name.clone(),
+                        source: Box::new(source),
+                    }
+                })?,
+            ],
+        };
+        for entry in entries {
+            let key = (
+                entry.name.clone(),
+                entry.version.clone(),
+                entry.architecture.clone(),
+            );
+            let slot = inputs.entry(key).or_insert(Entry {
+                groups: Vec::new(),
+                ..entry
+            });
+            if !slot.groups.contains(&request.group) {
+                slot.groups.push(request.group.clone());
+            }
+        }
+    }
+    let used: BTreeSet<_> = inputs
+        .values()
+        .filter_map(|entry| entry.suite.as_deref())
+        .collect();
+    let releases = suites
+        .values()
+        .map(|suite| &suite.release)
+        .filter(|release| used.contains(release.suite.as_str()));
+    Lock::new(
+        requests.to_vec(),
+        releases.cloned().collect(),
+        inputs.values().cloned().collect(),
+    )
+    .map_err(ResolveError::Lock)
+}
+
+type Index<'a> = BTreeMap<&'a str, Vec<Package<'a>>>;
+
+/// Packages by name, and by each name they provide.
+fn indices(suites: &BTreeMap<String, Suite>) -> Result<BTreeMap<&str, Index<'_>>, ResolveError> {
+    let mut indices = BTreeMap::new();
+    for (name, suite) in suites {
+        let parsed = packages::parse(name, &suite.packages).map_err(|source| {
+            let source = ArchiveError::Packages {
+                suite: name.clone(),
+                source,
+            };
+            ResolveError::Suite {
+                suite: name.clone(),
+                source: Box::new(source),
+            }
+        })?;
+        let mut index: Index<'_> = BTreeMap::new();
+        for package in parsed {
+            let provided: BTreeSet<&str> = packages::relations(package.provides)
+                .flatten()
+                .map(|r| r.name)
+                .collect();
+            for provided in provided
+                .into_iter()
+                .filter(|provided| *provided != package.name)
+            {
+                index.entry(provided).or_default().push(package.clone());
+            }
+            index.entry(package.name).or_default().push(package);
+        }
+        indices.insert(name.as_str(), index);
+    }
+    Ok(indices)
+}
+
+fn debian(
+    indices: &BTreeMap<&str, Index<'_>>,
+    request: &Request,
+) -> Result<Vec<Entry>, ResolveError> {
+    let search = Search { indices, request };
+    let top = search
+        .newest(&Relation {
+            name: &request.name,
+            version: None,
+        })
+        .ok_or_else(|| ResolveError::NoPackage {
+            package: request.name.clone(),
+            suites: request.suites.clone(),
+        })?;
+    let found = match request.take {
+        Take::Package => vec![top],
+        Take::Dependency => vec![search.dependency(&top.1)?],
+        Take::Closure => search.closure(top)?,
+    };
+    Ok(found
+        .into_iter()
+        .map(|(suite, package)| entry(suite, &package))
+        .collect())
+}
+
+type Found<'a> = (&'a str, Package<'a>);
+
+struct Search<'a> {
+    indices: &'a BTreeMap<&'a str, Index<'a>>,
+    request: &'a Request,
+}
+
+impl<'a> Search<'a> {
+    /// The best answer to one relation: a package of that very name before a provider, then the higher
+    /// version, then the name, then the suite named first, so that the answer does not depend on order.
+    fn newest(&self, wanted: &Relation<'_>) -> Option<Found<'a>> {
+        let mut best: Option<Found<'a>> = None;
+        for suite in &self.request.suites {
+            let Some((suite, index)) = self.indices.get_key_value(suite.as_str()) else {
+                continue;
+            };
+            for package in index
+                .get(wanted.name)
+                .into_iter()
+                .flatten()
+                .filter(|package| packages::provides(package, wanted))
+            {
+                let better = best.as_ref().is_none_or(|(_, best)| {
+                    let named = |package: &Package<'_>| package.name == wanted.name;
+                    named(package)
+                        .cmp(&named(best))
+                        .then_with(|| {
+                            if package.name == best.name {
+                                version::compare(package.version, best.version)
+                            } else {
+                                best.name.cmp(package.name)
+                            }
+                        })
+                        .is_gt()
+                });
+                if better {
+                    best = Some((suite, package.clone()));
+                }
+            }
+        }
+        best
+    }
+
+    /// `linux-image-cloud-amd64` → `linux-image-6.12.…-cloud-amd64`, whatever else it depends on.
+    fn dependency(&self, meta: &Package<'a>) -> Result<Found<'a>, ResolveError> {
+        let stem: String = meta
+            .name
+            .splitn(3, '-')
+            .take(2)
+            .collect::<Vec<_>>()
+            .join("-");
+        let depends = || ResolveError::NotMeta {
+            package: meta.name.to_owned(),
+            depends: meta.depends.to_owned(),
+        };
+        let mut followed = packages::relations(meta.depends)
+            .filter(|group| group.iter().any(|r| r.name.starts_with(&stem)));
+        let (Some(group), None) = (followed.next(), followed.next()) else {
+            return Err(depends());
+        };
+        self.first(meta, &group)
+    }
+
+    fn closure(&self, top: Found<'a>) -> Result<Vec<Found<'a>>, ResolveError> {
+        let mut taken: BTreeMap<&str, Found<'a>> = BTreeMap::new();
+        let mut waiting = vec![top];
+        while let Some((suite, package)) = waiting.pop() {
+            if taken.contains_key(package.name) {
+                continue;
+            }
+            if taken.len() == MAX_CLOSURE {
+                return Err(ResolveError::TooLarge {
+                    package: self.request.name.clone(),
+                });
+            }
+            for group in
+                packages::relations(package.pre_depends).chain(packages::relations(package.depends))
+            {
+                let left_out = |relation: &Relation<'_>| {
+                    self.request
+                        .without
+                        .iter()
+                        .any(|name| name == relation.name)
+                };
+                let met = group.iter().any(|r| {
+                    taken.values().any(|(_, p)| packages::provides(p, r))
+                        || packages::provides(&package, r)
+                });
+                if !met && !group.iter().any(left_out) {
+                    waiting.push(self.first(&package, &group)?);
+                }
+            }
+            taken.insert(package.name, (suite, package));
+        }
+        Ok(taken.into_values().collect())
+    }
+
+    /// The first alternative that something satisfies, as apt chooses.
+    fn first(
+        &self,
+        package: &Package<'_>,
+        group: &[Relation<'_>],
+    ) -> Result<Found<'a>, ResolveError> {
+        group
+            .iter()
+            .find_map(|relation| self.newest(relation))
+            .ok_or_else(|| {
+                let written = |r: &Relation<'_>| {
+                    r.version.map_or_else(
+                        || r.name.to_owned(),
+                        |(op, v)| format!("{} ({op} {v})", r.name),
+                    )
+                };
+                ResolveError::Unsatisfied {
+                    package: package.name.to_owned(),
+                    relation: group.iter().map(written).collect::<Vec<_>>().join(" | "),
+                    suites: self.request.suites.clone(),
+                }
+            })
+    }
+}
+
+fn entry(suite: &str, package: &Package<'_>) -> Entry {
+    Entry {
+        name: package.name.to_owned(),
+        version: package.version.to_owned(),
+        architecture: package.architecture.to_owned(),
+        kind: Kind::Debian,
+        suite: Some(suite.to_owned()),
+        path: package.filename.to_owned(),
+        sha256: package.sha256,
+        size: package.size,
+        groups: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+#[path = "resolve_tests.rs"]
+mod tests;

@@ -1,0 +1,165 @@
+//! Requests against a small archive.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::report::Silent;
+use crate::testing::{Deb, Server, date, key, now, public, publish};
+use crate::{Cache, Http, Keyring, Mirrors};
+
+struct World {
+    _dir: tempfile::TempDir,
+    archive: Archive,
+}
+
+fn world(fields: &str, debs: &[Deb<'_>]) -> World {
+    let (dir, server, key) = (
+        tempfile::tempdir().expect("temporary folder"),
+        Server::start([]),
+        key(),
+    );
+    publish(&server, &key, "trixie", fields, debs);
+    let keyring = dir.path().join("keyring.gpg");
+    std::fs::write(&keyring, public(&key)).expect("writes");
+    let archive = Archive {
+        http: Http::impatient(),
+        mirrors: Mirrors::from_urls(&[&server.url]).expect("valid"),
+        cache: Cache::open(dir.path().join("cache")).expect("opens"),
+        keyring: Keyring::file(keyring),
+        now: now(),
+        expired_tolerance: Duration::from_secs(3 * 86_400),
+        reporter: Arc::new(Silent),
+    };
+    World { _dir: dir, archive }
+}
+
+fn request(name: &str, take: Take) -> Request {
+    let without = vec!["debconf".to_owned()];
+    let (group, reason, suites) = ("g".to_owned(), "test".to_owned(), vec!["trixie".to_owned()]);
+    Request {
+        group,
+        kind: Kind::Debian,
+        name: name.to_owned(),
+        version: None,
+        suites,
+        take,
+        without,
+        reason,
+    }
+}
+
+fn names(world: &World, request: Request) -> Result<Vec<String>, String> {
+    let lock = resolve(&world.archive, &[request]).map_err(|error| {
+        let source = std::error::Error::source(&error)
+            .map(|source| format!(": {source}"))
+            .unwrap_or_default();
+        format!("{error}{source}")
+    })?;
+    Ok(lock
+        .inputs()
+        .iter()
+        .map(|entry| format!("{} {}", entry.name, entry.version))
+        .collect())
+}
+
+#[test]
+fn closures_take_the_first_satisfiable_alternative_and_leave_out_what_is_named() {
+    let world = world(
+        "",
+        &[
+            (
+                "app",
+                "1",
+                "Depends: liba (>= 2), gone | libb, virtual, debconf (>= 0.5)\nPre-Depends: libc\n",
+                b"app",
+            ),
+            ("liba", "1", "", b"old"),
+            ("liba", "2.10", "Depends: app\n", b"new"),
+            ("liba", "2.9", "", b"middle"),
+            ("libb", "1", "", b"b"),
+            ("libc", "1", "", b"c"),
+            ("impl-b", "1", "Provides: virtual\n", b"ib"),
+            ("impl-a", "1", "Provides: virtual (= 3)\n", b"ia"),
+            ("unrelated", "1", "", b"u"),
+        ],
+    );
+    assert_eq!(
+        names(&world, request("app", Take::Closure)),
+        Ok(["app 1", "impl-a 1", "liba 2.10", "libb 1", "libc 1"]
+            .map(str::to_owned)
+            .to_vec())
+    );
+    assert_eq!(
+        names(&world, request("liba", Take::Package)),
+        Ok(vec!["liba 2.10".to_owned()])
+    );
+}
+
+#[test]
+fn a_metapackage_leads_to_the_kernel() {
+    let world = world(
+        "",
+        &[
+            (
+                "linux-image-cloud",
+                "6.2",
+                "Depends: linux-base, linux-image-6.2-cloud (= 6.2)\n",
+                b"m",
+            ),
+            ("linux-image-6.2-cloud", "6.2", "", b"k"),
+        ],
+    );
+    assert_eq!(
+        names(&world, request("linux-image-cloud", Take::Dependency)),
+        Ok(vec!["linux-image-6.2-cloud 6.2".to_owned()])
+    );
+}
+
+#[test]
+fn what_cannot_be_satisfied_is_named() {
+    let world = world(
+        "",
+        &[
+            ("app", "1", "Depends: liba (>= 3) | libx\n", b"app"),
+            ("liba", "2", "", b"a"),
+        ],
+    );
+    let refused = |name, take| names(&world, request(name, take)).expect_err("refused");
+    assert_eq!(
+        refused("app", Take::Closure),
+        "app depends on liba (>= 3) | libx, which nothing in trixie satisfies"
+    );
+    assert_eq!(
+        refused("nothing", Take::Package),
+        "no package nothing in trixie"
+    );
+}
+
+#[test]
+fn an_expired_release_is_tolerated_only_so_long() {
+    let until = |days: u64| format!("Valid-Until: {}\n", date(now() - days * 86_400 - 60));
+    let debs: &[Deb<'_>] = &[("app", "1", "", b"app")];
+    assert_eq!(
+        names(&world(&until(2), debs), request("app", Take::Package)),
+        Ok(vec!["app 1".to_owned()])
+    );
+    let error = names(&world(&until(4), debs), request("app", Take::Package)).expect_err("too old");
+    assert_eq!(
+        error,
+        "cannot read suite trixie: the InRelease of suite trixie expired 4 days ago: the mirror is stale, or someone replays an old one; try another with --mirror URL"
+    );
+}
+
+#[test]
+fn a_release_by_another_key_is_refused() {
+    let mut world = world("", &[("app", "1", "", b"app")]);
+    let other = world._dir.path().join("other.gpg");
+    std::fs::write(&other, public(&key())).expect("writes");
+    world.archive.keyring = Keyring::file(other);
+    let error = names(&world, request("app", Take::Package)).expect_err("untrusted");
+    assert_eq!(
+        error,
+        "cannot read suite trixie: the InRelease of suite trixie is not signed by Debian's archive key"
+    );
+}

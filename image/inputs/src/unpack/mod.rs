@@ -1,0 +1,9 @@
+//! Unpacks what was fetched, as data: no script is run, no path leaves its folder, no size goes unbounded.
+
+mod deb;
+mod tree;
+mod wheel;
+
+pub use deb::{Limits, UnpackError, unpack_deb, unpack_deb_into};
+pub use tree::{Node, Tree, TreeError, write_tree};
+pub use wheel::{WheelError, wheel_file, wheel_file_into};
