@@ -1,0 +1,327 @@
+//! What the document says against what the verifier knows on its own: the manifest it trusts, the TLS session it is
+//! in, the challenge it sent; and which of these the evidence was made for.
+
+use cocoon_protocol::{
+    binding::{self, Claims},
+    bytes::{Hex32, Hex64},
+    config::{self, OperatorConfig},
+    document::{Document, DocumentError, Kind},
+};
+
+use super::{Freshness, Presented};
+use crate::{
+    manifest::{TrustedManifest, check_time, printable},
+    verdict::{Check, chain},
+};
+
+/// The manifest's own rows. Its signatures were checked before it became a [`TrustedManifest`]; its dates are checked
+/// again, because a client may keep it for long.
+pub(super) fn manifest(manifest: &TrustedManifest, now: u64) -> Vec<Check> {
+    let span = format!("{} to {}", manifest.not_before, manifest.not_after);
+    let time = match check_time(manifest, manifest.id(), now) {
+        Ok(()) => Check::pass("manifest.time", "manifest is in its time", now),
+        Err(refusal) => Check::fail(
+            "manifest.time",
+            "manifest is in its time",
+            refusal.to_string(),
+            RENEW,
+        )
+        .found(now),
+    };
+    let release = Check::pass("manifest.release", "release", manifest.release)
+        .expected(format!("at least {}", manifest.release_floor()));
+    vec![
+        Check::pass("manifest.trust", "manifest counts", manifest.basis()).expected(manifest.id()),
+        time.expected(span),
+        release,
+        locked(manifest),
+    ]
+}
+
+fn locked(manifest: &TrustedManifest) -> Check {
+    if manifest.unlocked.is_empty() {
+        return Check::pass("manifest.locked", "inputs of the image", "all as locked");
+    }
+    let inputs: Vec<String> = manifest
+        .unlocked
+        .iter()
+        .take(8)
+        .map(|input| printable(input))
+        .collect();
+    Check::note("manifest.locked", "inputs of the image", UNLOCKED)
+        .expected("all as locked")
+        .found(format!(
+            "{} not as locked: {}",
+            manifest.unlocked.len(),
+            inputs.join("; ")
+        ))
+}
+
+/// The document's rows, all but the report data.
+pub(super) fn document(presented: &Presented<'_>, manifest: &TrustedManifest) -> Vec<Check> {
+    let document = presented.document;
+    let claims = &document.claims;
+    let mut checks: Vec<Check> = one_tee(document).into_iter().collect();
+    checks.extend([
+        kind(presented),
+        nonce(presented),
+        Check::equal(
+            "document.leaf_key",
+            "TLS key",
+            &presented.leaf_spki_sha256,
+            &claims.leaf_spki_sha256,
+            || (OTHER_KEY, OTHER_KEY_ADVICE),
+        ),
+        Check::equal(
+            "document.manifest",
+            "manifest of the guest",
+            &manifest.id(),
+            &claims.manifest_id,
+            || (OTHER_MANIFEST, OTHER_MANIFEST_ADVICE),
+        ),
+        Check::equal(
+            "document.model",
+            "model",
+            &manifest.model.verity_root,
+            &claims.model_digest,
+            || (OTHER_MODEL, OTHER_MODEL_ADVICE),
+        ),
+        Check::equal(
+            "document.gpu",
+            "GPU section",
+            &Hex32::ZERO,
+            &claims.gpu_section_digest,
+            || (GPU, GPU_ADVICE),
+        ),
+    ]);
+    checks.extend(configuration(document));
+    checks
+}
+
+/// [`Document::parse`] refuses such documents; this one may have been put together otherwise.
+fn one_tee(document: &Document) -> Option<Check> {
+    let (claimed, found) = (document.claims.tee, document.evidence.tee());
+    let error = DocumentError::TeeMismatch { claimed, found };
+    (claimed != found).then(|| {
+        Check::fail(
+            "document.form",
+            "attestation document",
+            chain(&error),
+            SERVER_ADVICE,
+        )
+    })
+}
+
+fn kind(presented: &Presented<'_>) -> Check {
+    let (name, expected) = match presented.fresh {
+        Some(_) => ("session", Kind::Session),
+        None => ("boot", Kind::Boot),
+    };
+    let title = "kind of document";
+    if presented.document.kind != expected {
+        let found = if expected == Kind::Session {
+            "boot"
+        } else {
+            "session"
+        };
+        let cause = if expected == Kind::Session {
+            BOOT_AS_SESSION
+        } else {
+            SESSION_AS_BOOT
+        };
+        return Check::fail("document.kind", title, cause, SERVER_ADVICE)
+            .expected(name)
+            .found(found);
+    }
+    match expected {
+        Kind::Session => Check::pass("document.kind", title, name).expected(name),
+        Kind::Boot => Check::note("document.kind", title, BOOT_ONLY)
+            .expected(name)
+            .found(name),
+    }
+}
+
+fn nonce(presented: &Presented<'_>) -> Check {
+    let expected = presented.fresh.map_or(Hex32::ZERO, |fresh| fresh.nonce);
+    Check::equal(
+        "document.nonce",
+        "nonce",
+        &expected,
+        &presented.document.nonce,
+        || {
+            (
+                if presented.fresh.is_some() {
+                    REPLAYED_DOCUMENT
+                } else {
+                    NONCE_IN_BOOT
+                },
+                REPLAY_ADVICE,
+            )
+        },
+    )
+}
+
+fn configuration(document: &Document) -> [Check; 2] {
+    let title = "operator's configuration";
+    let form = match OperatorConfig::parse(&document.config.0) {
+        Ok(config) => Check::pass(
+            "document.config",
+            title,
+            format!("{} bytes, named {}", document.config.0.len(), config.name),
+        ),
+        Err(error) => Check::fail("document.config", title, chain(&error), CONFIG_ADVICE),
+    };
+    let expected = config::digest(document.claims.tee, &document.config.0);
+    let digest = Check::equal(
+        "document.config_digest",
+        "digest of the configuration",
+        &expected,
+        &document.claims.config_digest,
+        || (CONFIG_EDITED, CONFIG_ADVICE),
+    );
+    [form, digest]
+}
+
+/// The evidence's report data against the binding of exactly this session. On a mismatch, tries what else the guest
+/// may have bound, to name the input that differs.
+pub(super) fn report_data(
+    presented: &Presented<'_>,
+    manifest: &TrustedManifest,
+    found: &Hex64,
+) -> Check {
+    let claims = &presented.document.claims;
+    let expected = bind(claims, presented.fresh.as_ref());
+    Check::equal(
+        "evidence.report_data",
+        "report data bind this session",
+        &expected,
+        found,
+        || {
+            (
+                differing_input(presented, manifest, found),
+                REPORT_DATA_ADVICE,
+            )
+        },
+    )
+}
+
+fn bind(claims: &Claims, fresh: Option<&Freshness>) -> Hex64 {
+    binding::report_data(&match fresh {
+        Some(fresh) => binding::session(claims, fresh),
+        None => binding::boot(claims),
+    })
+}
+
+/// Which input of the binding explains `found`. What no trial explains is named by elimination.
+fn differing_input(
+    presented: &Presented<'_>,
+    manifest: &TrustedManifest,
+    found: &Hex64,
+) -> &'static str {
+    let document = presented.document;
+    let fresh = presented.fresh;
+    if found.is_zero() {
+        return NOTHING_BOUND;
+    }
+    if fresh.is_some() && bind(&document.claims, None) == *found {
+        return BOUND_BOOT;
+    }
+    let Some(fresh) = fresh else {
+        return BOOT_CLAIMS_EDITED;
+    };
+    let earlier = Freshness {
+        nonce: document.nonce,
+        exporter: fresh.exporter,
+    };
+    if bind(&document.claims, Some(&earlier)) == *found {
+        return REPLAYED_NONCE;
+    }
+    let claims = &document.claims;
+    let corrections: [(Claims, &'static str); 4] = [
+        (
+            Claims {
+                leaf_spki_sha256: presented.leaf_spki_sha256,
+                ..claims.clone()
+            },
+            LEAF_EDITED,
+        ),
+        (
+            Claims {
+                manifest_id: manifest.id(),
+                ..claims.clone()
+            },
+            MANIFEST_EDITED,
+        ),
+        (
+            Claims {
+                model_digest: manifest.model.verity_root,
+                ..claims.clone()
+            },
+            MODEL_EDITED,
+        ),
+        (
+            Claims {
+                config_digest: config::digest(claims.tee, &document.config.0),
+                ..claims.clone()
+            },
+            CONFIG_DIGEST_EDITED,
+        ),
+    ];
+    for (corrected, cause) in corrections {
+        if bind(&corrected, Some(&fresh)) == *found {
+            return cause;
+        }
+    }
+    if document.nonce != fresh.nonce {
+        return EVIDENCE_OF_OTHER_SESSION;
+    }
+    EXPORTER_MISMATCH
+}
+
+const RENEW: &str =
+    "get the current release's manifest; if it is current, set this machine's clock";
+const UNLOCKED: &str = "the manifest is unlocked: the image was built from other versions than the locked ones, so \
+     it is no release and nobody else can rebuild it; accepted because unlocked manifests are allowed here";
+const BOOT_AS_SESSION: &str = "a boot document was given where one of this session was asked for";
+const SESSION_AS_BOOT: &str =
+    "a session document was given where the certificate's boot document belongs";
+const BOOT_ONLY: &str = "the certificate's boot evidence: it shows early what runs there, and never authorises a prompt";
+const SERVER_ADVICE: &str = "the server does not follow the protocol: do not use it";
+const REPLAYED_DOCUMENT: &str =
+    "replayed document: it answers another challenge than the one this client sent";
+const NONCE_IN_BOOT: &str = "a boot document carries no nonce: this one was changed";
+const REPLAY_ADVICE: &str =
+    "nothing was sent; connect again, and if it happens again do not use this server";
+const OTHER_KEY: &str = "the TLS connection ends at another key than the guest's: the server shows a document of a \
+     machine whose key it does not hold, or something between takes the connection apart (a proxy that ends TLS)";
+const OTHER_KEY_ADVICE: &str = "connect to the appliance without a proxy that ends TLS; if there is none, do not use this server";
+const OTHER_MANIFEST: &str = "the guest was started with another manifest than yours";
+const OTHER_MANIFEST_ADVICE: &str = "get the manifest that the operator publishes for this machine, signed by a signer you trust; or ask the operator to update";
+const OTHER_MODEL: &str = "another model volume is mounted than the manifest's";
+const OTHER_MODEL_ADVICE: &str = "use the manifest of the model that you want; the operator starts the VM with the model volume of that manifest";
+const GPU: &str = "the guest claims a GPU, and this image has none that could be judged";
+const GPU_ADVICE: &str = "use a manifest of a GPU image, with a client that knows it";
+const CONFIG_EDITED: &str =
+    "the configuration in the document is not the one whose digest the guest claims";
+const CONFIG_ADVICE: &str =
+    "the operator encodes the configuration with this release's tools and starts the VM again";
+const NOTHING_BOUND: &str = "the evidence binds nothing: its report data are zero";
+const BOUND_BOOT: &str = "the evidence is that of the boot, shown as if it were of this session";
+const BOOT_CLAIMS_EDITED: &str =
+    "the evidence was made for other claims than the certificate's document makes";
+const REPLAYED_NONCE: &str =
+    "replayed nonce: the evidence is of this TLS session, but answers an earlier challenge";
+const LEAF_EDITED: &str =
+    "the leaf key in the document was changed: the evidence is of the key in use";
+const MANIFEST_EDITED: &str =
+    "the manifest's identity in the document was changed: the evidence is of your manifest";
+const MODEL_EDITED: &str =
+    "the model digest in the document was changed: the evidence is of the manifest's model";
+const CONFIG_DIGEST_EDITED: &str = "the configuration digest in the document was changed: the evidence is of the configuration shown";
+const EVIDENCE_OF_OTHER_SESSION: &str =
+    "the evidence is of another session, like the document around it";
+const EXPORTER_MISMATCH: &str = "exporter mismatch: nonce and claims fit, so the evidence was made in another TLS \
+     session than this one (or for a changed meter key): the connection is relayed by someone who holds the guest's key, \
+     or an old document was given this session's nonce";
+const REPORT_DATA_ADVICE: &str =
+    "nothing was sent; do not use this server until its operator can explain it";

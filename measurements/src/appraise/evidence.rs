@@ -1,0 +1,337 @@
+//! Foreign bytes into claims: which root may vouch for them, and why they are refused.
+//!
+//! A development root is tried only when the presented chain ends in that very certificate, and then no other root
+//! is: the chain chooses what is tried, the root that verifies decides the class.
+
+use std::error::Error;
+
+use cocoon_protocol::{
+    binding::Tee,
+    bytes::{Blob, Hex},
+    document::Collateral,
+};
+use dcap_qvl::{
+    QuoteCollateralV3,
+    quote::{Quote, Report},
+};
+
+use super::{snp, tdx};
+use crate::{
+    policy::Policy,
+    roots::{DevelopmentRoot, TrustRoot, ValidityError},
+    snp::report::{self, ChainError, ReportError, SnpChain, SnpClaims, certificates_from_pem},
+    tdx::{
+        quote::{self, MAX_COLLATERAL, MAX_QUOTE, QuoteError, TdxClaims},
+        tcb::TcbPolicy,
+    },
+    verdict::{Check, chain},
+};
+
+/// Evidence that could be read. `verified` is `None` for boot evidence without endorsements, whose values only serve
+/// to fail early.
+pub(super) struct Evidence<Measured, Claims> {
+    pub(super) measured: Measured,
+    pub(super) verified: Option<Claims>,
+}
+
+/// A TDX quote.
+pub(super) fn tdx(
+    quote: &Blob,
+    collateral: Option<&Collateral>,
+    policy: &Policy,
+    session: bool,
+    now: u64,
+) -> Result<Evidence<tdx::Measured, TdxClaims>, Box<Check>> {
+    let json = match collateral {
+        Some(Collateral::Tdx { json }) => json,
+        Some(Collateral::SevSnp { .. }) => {
+            return Err(no_endorsements(OTHER_VENDOR));
+        }
+        None if session => {
+            return Err(no_endorsements(MISSING));
+        }
+        None => {
+            return Ok(Evidence {
+                measured: unverified_tdx(quote)?,
+                verified: None,
+            });
+        }
+    };
+    let root = choose_root(policy, presented_tdx_roots(&json.0), Tee::Tdx)?;
+    let claims = quote::verify(
+        &quote.0,
+        &json.0,
+        &root,
+        &TcbPolicy::judged_by_caller(),
+        now,
+    )
+    .map_err(|error| Box::new(tdx_refusal(&error, &json.0, now)))?;
+    Ok(Evidence {
+        measured: (&claims).into(),
+        verified: Some(claims),
+    })
+}
+
+/// An SEV-SNP report. Certificates of the collateral go before those that the firmware handed out, which may be older.
+pub(super) fn snp(
+    report: &Blob,
+    certificates: &[Blob],
+    collateral: Option<&Collateral>,
+    policy: &Policy,
+    session: bool,
+    now: u64,
+) -> Result<Evidence<snp::Measured, SnpClaims>, Box<Check>> {
+    let (stapled, crl): (&[Blob], Option<&Blob>) = match collateral {
+        Some(Collateral::SevSnp { certificates, crl }) => (certificates, crl.as_ref()),
+        Some(Collateral::Tdx { .. }) => {
+            return Err(no_endorsements(OTHER_VENDOR));
+        }
+        None => (&[], None),
+    };
+    let certificates = if stapled.is_empty() {
+        certificates
+    } else {
+        stapled
+    };
+    let [vek, intermediate, rest @ ..] = certificates else {
+        if session {
+            return Err(no_endorsements(MISSING));
+        }
+        return Ok(Evidence {
+            measured: snp::Measured::parse_unverified(&report.0)?,
+            verified: None,
+        });
+    };
+    let root = choose_root(
+        policy,
+        rest.iter().map(|der| der.0.clone()).collect(),
+        Tee::SevSnp,
+    )?;
+    let presented = SnpChain {
+        vek: &vek.0,
+        intermediate: &intermediate.0,
+        crl: crl.map(|crl| crl.0.as_slice()),
+    };
+    let claims = report::verify(&report.0, &presented, &root, now)
+        .map_err(|error| Box::new(snp_refusal(&error)))?;
+    Ok(Evidence {
+        measured: (&claims).into(),
+        verified: Some(claims),
+    })
+}
+
+fn no_endorsements(cause: &str) -> Box<Check> {
+    Box::new(Check::fail(COLLATERAL, ENDORSEMENTS, cause, ASK_OPERATOR))
+}
+
+/// The age of what a vendor issues monthly, at `now`.
+pub(super) fn age(issued: u64, most: u64, now: u64) -> Check {
+    const DAY: u64 = 24 * 60 * 60;
+    let title = "age of the collateral";
+    let age = now.saturating_sub(issued);
+    let found = format!("{} days", age / DAY);
+    let row = if age <= most {
+        Check::pass(COLLATERAL, title, found)
+    } else {
+        Check::fail(COLLATERAL, title, STALE, ASK_OPERATOR).found(found)
+    };
+    row.expected(format!("at most {} days", most / DAY))
+}
+
+/// The vendor's root, unless the presented chain holds a development root: then that one, if the policy names it.
+pub(super) fn choose_root(
+    policy: &Policy,
+    presented: Vec<Vec<u8>>,
+    tee: Tee,
+) -> Result<TrustRoot, Box<Check>> {
+    let title = "root of the evidence";
+    let Some(marked) = presented
+        .into_iter()
+        .find(|der| DevelopmentRoot::parse(der).is_ok())
+    else {
+        return Ok(TrustRoot::Vendor);
+    };
+    let cause = match tee {
+        Tee::Tdx => TDX_ROOT_NOT_NAMED,
+        Tee::SevSnp => SNP_ROOT_NOT_NAMED,
+    };
+    if !policy.development_roots.contains(&marked) {
+        let expected = format!("the vendor's root for {tee}");
+        return Err(Check::fail("evidence.root", title, cause, NAME_ROOT)
+            .expected(expected)
+            .found(fingerprint(&marked))
+            .into());
+    }
+    TrustRoot::development(&marked)
+        .map_err(|error| Check::fail("evidence.root", title, chain(&error), NAME_ROOT).into())
+}
+
+fn fingerprint(der: &[u8]) -> String {
+    format!(
+        "development root with SHA-256 {}",
+        cocoon_protocol::bytes::Hex32::sha256(der)
+    )
+}
+
+/// Every certificate that TDX collateral carries besides the quote's own: Intel's and our simulator's end in the root.
+fn presented_tdx_roots(json: &[u8]) -> Vec<Vec<u8>> {
+    let Some(collateral) = parse_collateral(json) else {
+        return Vec::new();
+    };
+    let pck = collateral.pck_certificate_chain.unwrap_or_default();
+    [
+        collateral.tcb_info_issuer_chain,
+        collateral.pck_crl_issuer_chain,
+        pck,
+    ]
+    .iter()
+    .flat_map(|pem| certificates_from_pem(pem.as_bytes()).unwrap_or_default())
+    .collect()
+}
+
+fn parse_collateral(json: &[u8]) -> Option<QuoteCollateralV3> {
+    if json.len() > MAX_COLLATERAL {
+        None
+    } else {
+        serde_json::from_slice(json).ok()
+    }
+}
+
+pub(super) fn tdx_refusal(error: &QuoteError, collateral: &[u8], now: u64) -> Check {
+    let end = match error {
+        QuoteError::Validity(validity) => return out_of_time(validity, Tee::Tdx),
+        QuoteError::Attributes(_) => {
+            return Check::fail("tdx.attributes", "TD attributes", chain(error), LAUNCH);
+        }
+        QuoteError::Unverified { .. } => {
+            parse_collateral(collateral).as_ref().and_then(earliest_end)
+        }
+        _ => None,
+    };
+    if let Some((certificate, not_after)) = end
+        && now > not_after
+    {
+        return out_of_time(
+            &ValidityError::Expired {
+                certificate,
+                not_after,
+                now,
+            },
+            Tee::Tdx,
+        );
+    }
+    Check::fail(
+        SIGNATURE,
+        "signatures of the TDX quote",
+        chain(error),
+        BAD_SIGNATURE,
+    )
+}
+
+pub(super) fn snp_refusal(error: &ReportError) -> Check {
+    match error {
+        ReportError::Chain(ChainError::Validity(validity)) => out_of_time(validity, Tee::SevSnp),
+        ReportError::Field { field, found, .. } => {
+            let (id, title) = match *field {
+                "policy" => ("snp.policy", "guest policy"),
+                "VMPL" => ("snp.vmpl", "privilege level (VMPL)"),
+                "ID key digest" => ("snp.id_key", "ID key (unused)"),
+                "author key digest" => ("snp.author_key", "author key (unused)"),
+                _ => (SIGNATURE, "signature of the SEV-SNP report"),
+            };
+            Check::fail(id, title, chain(error), LAUNCH).found(found)
+        }
+        _ => Check::fail(
+            SIGNATURE,
+            "signature of the SEV-SNP report",
+            chain(error),
+            BAD_SIGNATURE,
+        ),
+    }
+}
+
+/// Of the dated parts of unverified collateral, the one that ends first: it only chooses the words of a refusal.
+fn earliest_end(collateral: &QuoteCollateralV3) -> Option<(&'static str, u64)> {
+    use x509_cert::{crl::CertificateList, der::Decode as _};
+    let crl = |der: &[u8]| {
+        let list = CertificateList::from_der(der).ok()?;
+        Some(list.tbs_cert_list.next_update?.to_unix_duration().as_secs())
+    };
+    [
+        ("the TCB information", next_update(&collateral.tcb_info)),
+        ("the QE identity", next_update(&collateral.qe_identity)),
+        ("the platforms' revocation list", crl(&collateral.pck_crl)),
+        ("the root's revocation list", crl(&collateral.root_ca_crl)),
+    ]
+    .into_iter()
+    .filter_map(|(name, end)| Some((name, end?)))
+    .min_by_key(|(_, end)| *end)
+}
+
+fn next_update(json: &str) -> Option<u64> {
+    #[derive(serde::Deserialize)]
+    struct Dated {
+        #[serde(rename = "nextUpdate")]
+        next_update: String,
+    }
+    let dated: Dated = serde_json::from_str(json).ok()?;
+    let date: x509_cert::der::DateTime = dated.next_update.parse().ok()?;
+    Some(date.unix_duration().as_secs())
+}
+
+fn out_of_time(error: &dyn Error, tee: Tee) -> Check {
+    Check::fail(
+        COLLATERAL,
+        ENDORSEMENTS,
+        format!("{OUT_OF_TIME} {tee}: {}", chain(error)),
+        OUT_OF_TIME_ADVICE,
+    )
+}
+
+fn unverified_tdx(quote: &Blob) -> Result<tdx::Measured, Box<Check>> {
+    let unreadable =
+        |cause: String| Box::new(Check::fail(SIGNATURE, "TDX quote", cause, BAD_SIGNATURE));
+    if quote.0.len() > MAX_QUOTE {
+        return Err(unreadable(chain(&QuoteError::TooLarge {
+            length: quote.0.len(),
+        })));
+    }
+    let parsed = Quote::parse(&quote.0)
+        .map_err(|error| unreadable(format!("TDX quote cannot be decoded: {error:#}")))?;
+    let report = match &parsed.report {
+        Report::TD10(report) => report,
+        Report::TD15(report) => &report.base,
+        Report::TD15Ex(report) => &report.base.base,
+        Report::SgxEnclave(_) => {
+            let (version, tee_type) = (parsed.header.version, parsed.header.tee_type);
+            return Err(unreadable(chain(&QuoteError::NotTdx { version, tee_type })));
+        }
+    };
+    Ok(tdx::Measured {
+        mrtd: Hex(report.mr_td),
+        rtmr: [report.rt_mr0, report.rt_mr1, report.rt_mr2, report.rt_mr3].map(Hex),
+        mr_config_id: Hex(report.mr_config_id),
+        mr_owner: Hex(report.mr_owner),
+        mr_owner_config: Hex(report.mr_owner_config),
+        mr_signer_seam: Hex(report.mr_signer_seam),
+        td_attributes: u64::from_le_bytes(report.td_attributes),
+        xfam: u64::from_le_bytes(report.xfam),
+        report_data: Hex(report.report_data),
+    })
+}
+
+const SIGNATURE: &str = "evidence.signature";
+const COLLATERAL: &str = "evidence.collateral";
+const ENDORSEMENTS: &str = "endorsements (collateral)";
+const OTHER_VENDOR: &str = "the endorsements are another vendor's than the evidence";
+const MISSING: &str = "missing collateral: without the vendor's certificates and revocation data nothing vouches for the evidence";
+const STALE: &str = "stale collateral: it is still in its time, but older than this client accepts, and may hide newer revocations";
+const OUT_OF_TIME: &str = "expired collateral, or this machine's clock is wrong; for";
+const OUT_OF_TIME_ADVICE: &str = "check this machine's clock; if it is right, the operator fetches the vendor's current collateral";
+const ASK_OPERATOR: &str = "the operator fetches the vendor's current collateral and staples it";
+const BAD_SIGNATURE: &str = "the evidence was changed, or its endorsements do not belong to it: the operator fetches the collateral of this machine anew; if that does not help, do not use it";
+const LAUNCH: &str =
+    "the operator starts the VM with this release's cocoon-host, without settings of their own";
+const TDX_ROOT_NOT_NAMED: &str = "development root not named: this TDX quote comes from simulated hardware, and no development root for it was named";
+const SNP_ROOT_NOT_NAMED: &str = "development root not named: this SEV-SNP report comes from simulated hardware, and no development root for it was named";
+const NAME_ROOT: &str = "use a machine with real hardware; to try a simulated one, name its root with --trust-root, knowing that nothing keeps its host from reading what you send";

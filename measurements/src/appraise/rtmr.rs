@@ -1,0 +1,322 @@
+//! The runtime registers of TDX: the event log against the quote, RTMR0 event by event against the manifest's machine
+//! shapes, and what in RTMR1 and RTMR2 differs when they do.
+//!
+//! A log is the host's word until it replays to the quoted registers. Events are matched by position and digest,
+//! never by type or text.
+
+use cocoon_protocol::{
+    bytes::{Hex, Hex48},
+    manifest::{Manifest, PlatformSource, ReferenceEvent, TdxPlatform},
+};
+
+use crate::{
+    ccel::EventLog,
+    roots::RootClass,
+    tdx::{
+        event::{self, Rtmr},
+        rtmr::{Edk2, rtmr2},
+    },
+    verdict::{Check, chain},
+};
+
+/// Most rows for single events: every event of a boot we know, twice.
+const MAX_EVENT_ROWS: usize = 40;
+
+/// The digests that a log gives for each register, once they replay to the quoted values.
+pub(super) struct Replayed([Vec<Hex48>; 4]);
+
+impl Replayed {
+    fn events(&self, rtmr: Rtmr) -> &[Hex48] {
+        &self.0[rtmr.index()]
+    }
+}
+
+/// Replays the log; its row, and its events if it is true.
+pub(super) fn replay(log: &[u8], quoted: &[Hex48; 4], session: bool) -> (Check, Option<Replayed>) {
+    const TITLE: &str = "event log replays to the registers";
+    if log.is_empty() {
+        let row = if session {
+            Check::fail("tdx.event_log", TITLE, NO_LOG, LOG_ADVICE)
+        } else {
+            Check::note("tdx.event_log", TITLE, NO_LOG_IN_BOOT)
+        };
+        return (row, None);
+    }
+    let parsed = match EventLog::parse(log) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            return (
+                Check::fail("tdx.event_log", TITLE, chain(&error), LOG_ADVICE),
+                None,
+            );
+        }
+    };
+    let registers = parsed.replay();
+    for rtmr in Rtmr::ALL {
+        let (found, expected) = (Hex(registers[rtmr.index()]), quoted[rtmr.index()]);
+        if found != expected {
+            let title = format!("{TITLE}: RTMR{}", rtmr.index());
+            let row = Check::fail("tdx.event_log", title, LOG_LIES, LOG_ADVICE)
+                .expected(expected)
+                .found(found);
+            return (row, None);
+        }
+    }
+    let mut events: [Vec<Hex48>; 4] = Default::default();
+    for event in parsed.events() {
+        events[event.rtmr.index()].push(Hex(event.digest));
+    }
+    let row = Check::pass(
+        "tdx.event_log",
+        TITLE,
+        format!("{} events", parsed.events().len()),
+    );
+    (row, Some(Replayed(events)))
+}
+
+/// RTMR0 against the machine shapes that count under `root`: those of the simulator never do under a vendor's.
+pub(super) fn rtmr0(
+    manifest: &Manifest,
+    quoted: &Hex48,
+    log: Option<&Replayed>,
+    root: Option<RootClass>,
+) -> Vec<Check> {
+    const TITLE: &str = "RTMR0 (the machine)";
+    let counts = |platform: &&TdxPlatform| {
+        root != Some(RootClass::Vendor) || platform.source == PlatformSource::Computed
+    };
+    let platforms: Vec<&TdxPlatform> = manifest.tdx.platforms.iter().filter(counts).collect();
+    if let Some(platform) = platforms
+        .iter()
+        .find(|platform| register(platform) == *quoted)
+    {
+        let found = format!(
+            "{}: {} events as expected",
+            platform.name,
+            platform.rtmr0_events.len()
+        );
+        return vec![Check::pass("tdx.rtmr0", TITLE, found).expected(quoted)];
+    }
+    if platforms.is_empty() {
+        let cause = if manifest.tdx.platforms.is_empty() {
+            NO_PLATFORM
+        } else {
+            SIMULATED_ONLY
+        };
+        return vec![Check::fail("tdx.rtmr0", TITLE, cause, PLATFORM_ADVICE).found(quoted)];
+    }
+    let names: Vec<&str> = platforms
+        .iter()
+        .map(|platform| platform.name.as_str())
+        .collect();
+    let shapes = format!("one of: {}", names.join("; "));
+    let Some(log) = log else {
+        return vec![
+            Check::fail("tdx.rtmr0", TITLE, NO_SHAPE_NO_LOG, PLATFORM_ADVICE)
+                .expected(shapes)
+                .found(quoted),
+        ];
+    };
+    let found = log.events(Rtmr::Rtmr0);
+    let agreeing = |platform: &&&TdxPlatform| {
+        platform
+            .rtmr0_events
+            .iter()
+            .zip(found)
+            .filter(|(expected, found)| expected.digest == **found)
+            .count()
+    };
+    // Never empty: handled above. The nearest shape is the one to explain against.
+    let Some(nearest) = platforms.iter().max_by_key(agreeing) else {
+        return Vec::new();
+    };
+    let cause = format!(
+        "{OTHER_MACHINE} {} of {} events agree with the nearest shape, {}; the rows below are held against it",
+        agreeing(&nearest),
+        nearest.rtmr0_events.len(),
+        nearest.name
+    );
+    let mut rows = vec![
+        Check::fail("tdx.rtmr0", TITLE, cause, PLATFORM_ADVICE)
+            .expected(shapes)
+            .found(quoted),
+    ];
+    rows.extend(event_rows(&nearest.rtmr0_events, found));
+    rows
+}
+
+fn register(platform: &TdxPlatform) -> Hex48 {
+    let digests = platform
+        .rtmr0_events
+        .iter()
+        .map(|event| (Rtmr::Rtmr0, &event.digest.0));
+    Hex(event::replay(digests)[Rtmr::Rtmr0.index()])
+}
+
+/// One row for an inserted, missing or moved event; otherwise one for every place that differs.
+fn event_rows(expected: &[ReferenceEvent], found: &[Hex48]) -> Vec<Check> {
+    let digests: Vec<Hex48> = expected.iter().map(|event| event.digest).collect();
+    let Some(first) =
+        (0..digests.len().max(found.len())).find(|at| digests.get(*at) != found.get(*at))
+    else {
+        return Vec::new();
+    };
+    let (rest, rest_found) = (
+        &digests[first.min(digests.len())..],
+        &found[first.min(found.len())..],
+    );
+    let row = |title: String, cause: String| {
+        vec![Check::fail(
+            "tdx.rtmr0.event",
+            title,
+            cause,
+            PLATFORM_ADVICE,
+        )]
+    };
+    if rest_found.get(1..) == Some(rest) {
+        let title = format!("RTMR0 event {first}: one too many");
+        return row(title, format!("{EXTRA_EVENT} {}", rest_found[0]));
+    }
+    if rest.get(1..) == Some(rest_found) {
+        let title = format!("RTMR0 event {first}: missing");
+        return row(title, format!("{MISSING_EVENT} {}", expected[first].name));
+    }
+    if sorted(&digests) == sorted(found) {
+        let title = format!("RTMR0 event {first}: moved");
+        return row(
+            title,
+            format!("{MOVED_EVENT} {} is expected here", expected[first].name),
+        );
+    }
+    let differs = |at: &usize| digests.get(*at) != found.get(*at);
+    let places = (first..digests.len().max(found.len())).filter(differs);
+    places
+        .take(MAX_EVENT_ROWS)
+        .map(|at| event_row(at, expected.get(at), found.get(at)))
+        .collect()
+}
+
+fn event_row(at: usize, expected: Option<&ReferenceEvent>, found: Option<&Hex48>) -> Check {
+    let name = expected.map_or("nothing more", |event| event.name.as_str());
+    let (cause, advice) =
+        expected.map_or((EXTRA_EVENT, PLATFORM_ADVICE), |event| explain(&event.name));
+    let show =
+        |digest: Option<&Hex48>| digest.map_or_else(|| "no event".to_owned(), Hex48::to_string);
+    Check::fail(
+        "tdx.rtmr0.event",
+        format!("RTMR0 event {at}: {name}"),
+        cause,
+        advice,
+    )
+    .expected(show(expected.map(|event| &event.digest)))
+    .found(show(found))
+}
+
+/// What usually changes an event, by the name that the manifest's signers gave it.
+fn explain(name: &str) -> (&'static str, &'static str) {
+    let name = name.to_ascii_lowercase();
+    let table: [(&[&str], &str, &str); 6] = [
+        (&["hand-off", "memory map"], MEMORY, MEMORY_ADVICE),
+        (
+            &["variable store", "secureboot", " pk", "kek", " db"],
+            VARSTORE,
+            VARSTORE_ADVICE,
+        ),
+        (&["qemu setting"], SETTING, SETTING_ADVICE),
+        (&["acpi"], ACPI, ACPI_ADVICE),
+        (&["smbios"], SMBIOS, ACPI_ADVICE),
+        (&["boot0", "bootorder"], BOOT_OPTION, BOOT_OPTION_ADVICE),
+    ];
+    for (words, cause, advice) in table {
+        if words.iter().any(|word| name.contains(word)) {
+            return (cause, advice);
+        }
+    }
+    (OTHER_EVENT, PLATFORM_ADVICE)
+}
+
+fn sorted(digests: &[Hex48]) -> Vec<Hex48> {
+    let mut digests = digests.to_vec();
+    digests.sort_unstable();
+    digests
+}
+
+/// Why RTMR1 is another: told from the log when it can be.
+pub(super) fn why_rtmr1(log: Option<&Replayed>) -> &'static str {
+    let Some(log) = log else {
+        return OTHER_KERNEL_OR_STEPS;
+    };
+    // What follows the kernel's own event is the same for every kernel.
+    let steps: [&[u8]; 4] = [
+        b"Calling EFI Application from Boot Option",
+        &[0; 4],
+        b"Exit Boot Services Invocation",
+        b"Exit Boot Services Returned with Success",
+    ];
+    let steps = steps.map(Hex48::sha384);
+    match log.events(Rtmr::Rtmr1) {
+        [_, rest @ ..] if rest == steps => OTHER_KERNEL,
+        _ => OTHER_BOOT_STEPS,
+    }
+}
+
+/// Why RTMR2 is another: the first event is the command line's, and the manifest says what that should be.
+pub(super) fn why_rtmr2(manifest: &Manifest, log: Option<&Replayed>) -> &'static str {
+    let Some(log) = log else {
+        return CMDLINE_OR_INITRD;
+    };
+    let command_line = |edk2| {
+        rtmr2(&manifest.cmdline, Some(&[]), edk2)
+            .first()
+            .map(|event| Hex(event.digest))
+    };
+    match log.events(Rtmr::Rtmr2) {
+        [first, _] if command_line(Edk2::Stable202508) == Some(*first) => OTHER_INITRD,
+        [first, _] if command_line(Edk2::Stable202505) == Some(*first) => OLD_FIRMWARE_CMDLINE,
+        [_, _] => OTHER_CMDLINE,
+        _ => OTHER_RTMR2_EVENTS,
+    }
+}
+
+const NO_LOG: &str = "the document of a session must carry the event log, and this one has none";
+const NO_LOG_IN_BOOT: &str = "boot documents carry no event log; a session's document does";
+const LOG_LIES: &str = "the event log is not the one of this guest: replayed, it gives another register than the quote";
+const LOG_ADVICE: &str =
+    "connect again; if it stays so, the operator has to update the host's and guest's software";
+const NO_PLATFORM: &str = "the manifest names no machine shape for TDX";
+const SIMULATED_ONLY: &str = "the manifest names machine shapes of the simulator only, and these never count on real hardware";
+const PLATFORM_ADVICE: &str = "use a manifest whose signers measured this machine shape, or ask the operator to start the VM with a shape that the manifest names";
+const NO_SHAPE_NO_LOG: &str = "another machine shape than the manifest's; without an event log it cannot be told which part differs";
+const OTHER_MACHINE: &str = "another machine than the manifest's shapes:";
+const EXTRA_EVENT: &str = "the firmware measured something that no shape of the manifest has:";
+const MISSING_EVENT: &str = "the firmware did not measure what the manifest's shape has here:";
+const MOVED_EVENT: &str = "the same events in another order (another firmware release):";
+const MEMORY: &str = "the VM has another amount of memory than the manifest's shape";
+const MEMORY_ADVICE: &str =
+    "the operator starts the VM with an amount of memory that the manifest names";
+const VARSTORE: &str = "the firmware's variable store was changed: secure-boot keys or settings that the image does not have";
+const VARSTORE_ADVICE: &str =
+    "the operator starts the VM with the release's own OVMF.tdx.fd, given as -bios";
+const SETTING: &str =
+    "QEMU passes other settings to the firmware: boot order, boot menu, or PCI window";
+const SETTING_ADVICE: &str =
+    "the operator starts the VM with this release's cocoon-host, without settings of their own";
+const ACPI: &str = "QEMU generated other ACPI tables, which hold code that the guest runs: another QEMU version, vCPU count, memory size or device list";
+const SMBIOS: &str = "QEMU generated other SMBIOS tables: another QEMU version, vCPU count or memory size, or -smbios was given";
+const ACPI_ADVICE: &str = "the operator starts the VM with the QEMU version, vCPU count, memory and devices of a shape that the manifest names";
+const BOOT_OPTION: &str =
+    "the firmware has other boot options: another firmware build, or a bootable device was added";
+const BOOT_OPTION_ADVICE: &str =
+    "the operator starts the VM with the release's own OVMF.tdx.fd and no further devices";
+const OTHER_EVENT: &str =
+    "the firmware measured something else in this place: another firmware release";
+const OTHER_KERNEL_OR_STEPS: &str = "another kernel than the manifest's vmlinuz, or another firmware release starts it; without an event log it cannot be told which";
+const OTHER_KERNEL: &str = "another kernel than the manifest's vmlinuz was started";
+const OTHER_BOOT_STEPS: &str = "the firmware went other steps to start the kernel than a direct boot has: another firmware release, or a boot loader between";
+const CMDLINE_OR_INITRD: &str = "another kernel command line or another initrd than the manifest's; without an event log it cannot be told which";
+const OTHER_INITRD: &str =
+    "wrong initrd: the kernel command line is the manifest's, the initrd is not";
+const OLD_FIRMWARE_CMDLINE: &str = "the firmware completes the command line as edk2 before stable202508 does: an older firmware than the manifest's";
+const OTHER_CMDLINE: &str = "edited command line: the kernel was started with another one than the manifest's; only its digest is measured, so the difference itself cannot be shown";
+const OTHER_RTMR2_EVENTS: &str =
+    "the kernel did not measure just a command line and an initrd: another kernel, or no initrd";

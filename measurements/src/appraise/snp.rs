@@ -1,0 +1,247 @@
+//! Verified SEV-SNP claims against the manifest: launch digest, policy, privilege level, the launch's own fields.
+
+use cocoon_protocol::{
+    bytes::{Hex, Hex32, Hex48, Hex64},
+    config,
+    manifest::Manifest,
+};
+
+use super::Presented;
+use crate::{
+    Truncated,
+    bytes::Reader,
+    policy::{Policy, SnpTcbFloor},
+    roots::RootClass,
+    snp::report::{REPORT_LENGTH, ReportError, Revocation, SnpClaims, TcbVersion},
+    verdict::{Check, chain},
+};
+
+/// What a report says of the guest itself.
+#[derive(Clone, Debug)]
+pub(super) struct Measured {
+    pub(super) measurement: Hex48,
+    pub(super) host_data: Hex32,
+    pub(super) report_data: Hex64,
+    /// Guest policy (`POLICY`).
+    pub(super) policy: u64,
+}
+
+impl From<&SnpClaims> for Measured {
+    fn from(claims: &SnpClaims) -> Self {
+        Self {
+            measurement: Hex(claims.measurement),
+            host_data: Hex(claims.host_data),
+            report_data: Hex(claims.report_data),
+            policy: claims.policy,
+        }
+    }
+}
+
+impl Measured {
+    /// The fields at their offsets (SEV-SNP firmware ABI 56860, "ATTESTATION_REPORT"), whoever wrote them there.
+    pub(super) fn parse_unverified(report: &[u8]) -> Result<Self, Box<Check>> {
+        let unreadable = |cause: String| {
+            let title = "SEV-SNP report";
+            Box::new(Check::fail(
+                "evidence.signature",
+                title,
+                cause,
+                LAUNCH_ADVICE,
+            ))
+        };
+        if report.len() != REPORT_LENGTH {
+            return Err(unreadable(chain(&ReportError::Length {
+                length: report.len(),
+            })));
+        }
+        let at = |offset| Reader::at("SNP report", report, offset);
+        let truncated = |error: Truncated| unreadable(error.to_string());
+        Ok(Self {
+            policy: at(0x08).u64().map_err(truncated)?,
+            report_data: at(0x50).array().map(Hex).map_err(truncated)?,
+            measurement: at(0x90).array().map(Hex).map_err(truncated)?,
+            host_data: at(0xc0).array().map(Hex).map_err(truncated)?,
+        })
+    }
+}
+
+/// The rows of launch digest, policy and the launch's fields.
+pub(super) fn measurements(
+    claims: &Measured,
+    presented: &Presented<'_>,
+    manifest: &Manifest,
+) -> Vec<Check> {
+    let digest = config::digest(presented.document.claims.tee, &presented.document.config.0);
+    let mut expected = Hex32::ZERO;
+    expected.0.copy_from_slice(&digest.0[..32]);
+    let title = "HOST_DATA (operator's configuration)";
+    vec![
+        guest_policy(claims.policy),
+        launch(&claims.measurement, manifest),
+        Check::equal("snp.config", title, &expected, &claims.host_data, || {
+            (OTHER_CONFIG, CONFIG_ADVICE)
+        }),
+    ]
+}
+
+/// The rows that need a verified report.
+pub(super) fn platform(
+    claims: &SnpClaims,
+    session: bool,
+    manifest: &Manifest,
+    policy: &Policy,
+) -> Vec<Check> {
+    let keys = &claims.launched_by;
+    let zero = |id, title: &str, found: &[u8; 48], cause| {
+        Check::equal(id, title, &Hex48::ZERO, &Hex(*found), || {
+            (cause, LAUNCH_ADVICE)
+        })
+    };
+    let mut checks = vec![
+        // Verification refuses every other level; this row tells that it was looked at.
+        Check::pass("snp.vmpl", "privilege level (VMPL)", 0).expected(0),
+        zero("snp.id_key", "ID key (unused)", &keys.id_key_digest, ID_KEY),
+        zero(
+            "snp.author_key",
+            "author key (unused)",
+            &keys.author_key_digest,
+            AUTHOR_KEY,
+        ),
+        tcb(&claims.reported_tcb, &policy.snp_tcb_floor),
+        revocation(claims.revocation, session),
+        aml_guard(manifest, policy, claims.root),
+    ];
+    if claims.root == RootClass::Development {
+        checks.push(Check::note("snp.firmware", "measured firmware", NOT_BOOTED));
+    }
+    checks
+}
+
+fn launch(found: &Hex48, manifest: &Manifest) -> Check {
+    let title = "launch digest (firmware, kernel, command line, initrd, vCPUs)";
+    let table = &manifest.snp.launch;
+    if let Some(entry) = table.iter().find(|entry| entry.digest == *found) {
+        let shape = format!("{} with {} vCPUs", entry.cpu_model, entry.vcpus);
+        return Check::pass("snp.launch", title, shape).expected(found);
+    }
+    let shapes: Vec<String> = table
+        .iter()
+        .map(|entry| format!("{} x {}", entry.cpu_model, entry.vcpus))
+        .collect();
+    let cause = format!("{OTHER_LAUNCH} {:#x})", manifest.snp.guest_features);
+    let expected = format!("one of {} digests: {}", table.len(), shapes.join(", "));
+    Check::fail("snp.launch", title, cause, IMAGE_ADVICE)
+        .expected(expected)
+        .found(found)
+}
+
+/// Guest policy bits (SEV-SNP firmware ABI, "Guest Policy").
+fn guest_policy(found: u64) -> Check {
+    const RESERVED_ONE: u64 = 1 << 17;
+    const MIGRATION_AGENT: u64 = 1 << 18;
+    const DEBUG_ALLOWED: u64 = 1 << 19;
+    /// Above the highest bit that the ABI defines (page swap disabled).
+    const UNDEFINED: u64 = !((1 << 26) - 1);
+    let title = "guest policy";
+    let cause = if found & DEBUG_ALLOWED != 0 {
+        Some(DEBUG)
+    } else if found & MIGRATION_AGENT != 0 {
+        Some(MIGRATION)
+    } else if found & RESERVED_ONE == 0 || found & UNDEFINED != 0 {
+        Some(ODD_POLICY)
+    } else {
+        None
+    };
+    let row = match cause {
+        None => Check::pass("snp.policy", title, format!("{found:#x}")),
+        Some(cause) => {
+            Check::fail("snp.policy", title, cause, LAUNCH_ADVICE).found(format!("{found:#x}"))
+        }
+    };
+    row.expected("no debugging, no migration agent")
+}
+
+fn tcb(found: &TcbVersion, floor: &SnpTcbFloor) -> Check {
+    let show = |[bootloader, tee, snp, microcode]: [u8; 4]| {
+        format!("boot loader {bootloader}, TEE {tee}, SNP {snp}, microcode {microcode}")
+    };
+    let found = [found.bootloader, found.tee, found.snp, found.microcode];
+    let floor = [floor.bootloader, floor.tee, floor.snp, floor.microcode];
+    let title = "TCB level of the platform";
+    let row = if floor == [0; 4] {
+        Check::note("evidence.tcb", title, NO_FLOOR).found(show(found))
+    } else if found
+        .iter()
+        .zip(floor)
+        .all(|(found, floor)| *found >= floor)
+    {
+        Check::pass("evidence.tcb", title, show(found))
+    } else {
+        Check::fail("evidence.tcb", title, OLD_TCB, TCB_ADVICE).found(show(found))
+    };
+    row.expected(format!("at least {}", show(floor)))
+}
+
+fn revocation(revocation: Revocation, session: bool) -> Check {
+    let title = "revocation of AMD's keys";
+    match revocation {
+        Revocation::Checked {
+            issued,
+            next_update,
+        } => Check::pass(
+            "evidence.collateral",
+            title,
+            format!("list of {issued}, next one due {next_update}"),
+        ),
+        Revocation::NotChecked if session => {
+            Check::fail("evidence.collateral", title, NO_CRL, CRL_ADVICE)
+        }
+        Revocation::NotChecked => Check::note("evidence.collateral", title, NO_CRL_IN_BOOT),
+    }
+}
+
+fn aml_guard(manifest: &Manifest, policy: &Policy, root: RootClass) -> Check {
+    let title = "ACPI code from the host is kept from guest memory";
+    if manifest.aml_guard {
+        return Check::pass(
+            "snp.aml_guard",
+            title,
+            "the manifest's kernel has the guard",
+        );
+    }
+    match root {
+        RootClass::Development => Check::note("snp.aml_guard", title, NO_GUARD_SIMULATED),
+        RootClass::Vendor if policy.accept_missing_aml_guard => {
+            Check::note("snp.aml_guard", title, NO_GUARD_ACCEPTED)
+        }
+        RootClass::Vendor => Check::fail("snp.aml_guard", title, NO_GUARD, GUARD_ADVICE),
+    }
+}
+
+const OTHER_LAUNCH: &str = "other image, edited command line, wrong initrd, or another CPU model, vCPU count or set of guest features than the manifest lists: one digest covers them all, so it cannot be told which (the manifest assumes guest features";
+const IMAGE_ADVICE: &str = "the operator starts the VM with the files of the manifest's image, unchanged, and a CPU model and vCPU count that the manifest lists; `cocoon measure snp` computes the digest of any combination";
+const LAUNCH_ADVICE: &str =
+    "the operator starts the VM with this release's cocoon-host, without settings of their own";
+const OTHER_CONFIG: &str = "the launch was given another configuration than the document shows";
+const CONFIG_ADVICE: &str =
+    "the operator starts the VM again with the configuration that it is to serve under";
+const ID_KEY: &str = "the launch carries an ID block of a key that this image does not use";
+const AUTHOR_KEY: &str = "the launch carries an author key that this image does not use";
+const DEBUG: &str = "a debug guest: the host can read its memory";
+const MIGRATION: &str = "a guest that a migration agent may move to another machine";
+const ODD_POLICY: &str =
+    "guest policy bits are set or missing whose meaning this verifier does not know";
+const OLD_TCB: &str = "the platform's firmware or microcode is older than the policy's floor";
+const TCB_ADVICE: &str = "the operator updates BIOS and SEV firmware";
+const NO_CRL_IN_BOOT: &str =
+    "the certificate's boot document carries no revocation list; a session's document does";
+const NO_FLOOR: &str = "the policy sets no floor, so an old platform is not told from a new one; the endorsement key is that of this level";
+const NO_CRL: &str = "no revocation list of AMD was presented: a revoked processor could not be told from a good one";
+const CRL_ADVICE: &str = "the operator fetches AMD's current revocation list";
+const NO_GUARD: &str = "SEV-SNP does not measure ACPI tables, and this image's kernel would run code from them that can read guest memory";
+const GUARD_ADVICE: &str =
+    "use an image whose manifest states aml_guard, or a TDX machine, where the tables are measured";
+const NO_GUARD_SIMULATED: &str =
+    "this image's kernel lacks the guard: on real SEV-SNP hardware this alone would reject it";
+const NO_GUARD_ACCEPTED: &str = "this image's kernel lacks the guard: the host can read guest memory through ACPI code; accepted because the policy says so";
+const NOT_BOOTED: &str = "the measured firmware is not the one that booted: SEV-SNP firmware cannot start without the hardware, so the simulator measured OVMF.snp.fd while the VM ran OVMF.tdx.fd";

@@ -1,0 +1,255 @@
+//! Verified TDX claims against the manifest: registers, attributes, the launch's own fields, TCB.
+
+use cocoon_protocol::{
+    bytes::{Blob, Hex, Hex48, Hex64},
+    config,
+    manifest::Manifest,
+};
+
+use super::{Presented, evidence::age, rtmr};
+use crate::{
+    manifest::printable,
+    policy::Policy,
+    roots::RootClass,
+    tdx::{quote::TdxClaims, tcb::TcbStatus},
+    verdict::Check,
+};
+
+/// What a quote says of the trust domain itself.
+#[derive(Clone, Debug)]
+pub(super) struct Measured {
+    pub(super) mrtd: Hex48,
+    pub(super) rtmr: [Hex48; 4],
+    pub(super) mr_config_id: Hex48,
+    pub(super) mr_owner: Hex48,
+    pub(super) mr_owner_config: Hex48,
+    pub(super) mr_signer_seam: Hex48,
+    pub(super) td_attributes: u64,
+    pub(super) xfam: u64,
+    pub(super) report_data: Hex64,
+}
+
+impl From<&TdxClaims> for Measured {
+    fn from(claims: &TdxClaims) -> Self {
+        Self {
+            mrtd: Hex(claims.mrtd),
+            rtmr: claims.rtmr.map(Hex),
+            mr_config_id: Hex(claims.mrconfigid),
+            mr_owner: Hex(claims.mrowner),
+            mr_owner_config: Hex(claims.mrownerconfig),
+            mr_signer_seam: Hex(claims.mrsignerseam),
+            td_attributes: u64::from_le_bytes(claims.td_attributes),
+            xfam: u64::from_le_bytes(claims.xfam),
+            report_data: Hex(claims.report_data),
+        }
+    }
+}
+
+/// The rows of registers, attributes and the launch's fields. `root` is `None` for an unverified boot quote.
+pub(super) fn measurements(
+    claims: &Measured,
+    event_log: &Blob,
+    presented: &Presented<'_>,
+    manifest: &Manifest,
+    root: Option<RootClass>,
+) -> Vec<Check> {
+    let mut checks = vec![
+        attributes(claims.td_attributes),
+        xfam(claims.xfam),
+        module(&claims.mr_signer_seam),
+    ];
+    checks.push(Check::equal(
+        "tdx.mrtd",
+        "MRTD (firmware)",
+        &manifest.tdx.mrtd,
+        &claims.mrtd,
+        || (OTHER_FIRMWARE, FIRMWARE_ADVICE),
+    ));
+    let (row, log) = rtmr::replay(&event_log.0, &claims.rtmr, presented.fresh.is_some());
+    checks.push(row);
+    checks.extend(rtmr::rtmr0(manifest, &claims.rtmr[0], log.as_ref(), root));
+    checks.push(Check::equal(
+        "tdx.rtmr1",
+        "RTMR1 (kernel)",
+        &manifest.tdx.rtmr1,
+        &claims.rtmr[1],
+        || (rtmr::why_rtmr1(log.as_ref()), IMAGE_ADVICE),
+    ));
+    let title = "RTMR2 (command line, initrd)";
+    checks.push(Check::equal(
+        "tdx.rtmr2",
+        title,
+        &manifest.tdx.rtmr2,
+        &claims.rtmr[2],
+        || (rtmr::why_rtmr2(manifest, log.as_ref()), IMAGE_ADVICE),
+    ));
+    let zero = |id, title: &str, found, cause| {
+        Check::equal(id, title, &Hex48::ZERO, found, || (cause, ZERO_ADVICE))
+    };
+    checks.push(zero(
+        "tdx.rtmr3",
+        "RTMR3 (unused)",
+        &claims.rtmr[3],
+        RTMR3_USED,
+    ));
+    checks.push(zero(
+        "tdx.owner",
+        "MROWNER (unused)",
+        &claims.mr_owner,
+        OWNER_SET,
+    ));
+    checks.push(zero(
+        "tdx.owner_config",
+        "MROWNERCONFIG (unused)",
+        &claims.mr_owner_config,
+        OWNER_CONFIG_SET,
+    ));
+    let expected = config::digest(presented.document.claims.tee, &presented.document.config.0);
+    checks.push(Check::equal(
+        "tdx.config",
+        "MRCONFIGID (operator's configuration)",
+        &expected,
+        &claims.mr_config_id,
+        || (OTHER_CONFIG, CONFIG_ADVICE),
+    ));
+    checks
+}
+
+/// The rows of TCB level, advisories and collateral. The evaluation number is Intel's own count, so it is held only
+/// against Intel's collateral.
+pub(super) fn platform(claims: &TdxClaims, policy: &Policy, now: u64) -> Vec<Check> {
+    let status = claims.tcb_status;
+    let accepted: Vec<String> = policy
+        .accepted_tcb_statuses
+        .iter()
+        .map(TcbStatus::to_string)
+        .collect();
+    let title = "TCB level of the platform";
+    let tcb = if policy.accepted_tcb_statuses.contains(&status) && status != TcbStatus::Revoked {
+        Check::pass("evidence.tcb", title, status)
+    } else {
+        Check::fail("evidence.tcb", title, OLD_TCB, TCB_ADVICE).found(status)
+    };
+    let open: Vec<String> = (claims.advisories.iter())
+        .filter(|advisory| !policy.accepted_advisories.contains(advisory))
+        .map(|advisory| printable(advisory))
+        .collect();
+    let title = "advisories that apply to the platform";
+    let advisories = if open.is_empty() {
+        Check::pass("evidence.advisories", title, "none that is not accepted")
+    } else {
+        Check::fail("evidence.advisories", title, OPEN_ADVISORIES, TCB_ADVICE)
+            .found(open.join(", "))
+    };
+    let issued = claims
+        .issued
+        .tcb_info
+        .min(claims.issued.qe_identity)
+        .min(claims.issued.pck_crl);
+    let mut checks = vec![
+        tcb.expected(accepted.join(", ")),
+        advisories,
+        age(issued, policy.max_collateral_age, now),
+    ];
+    if claims.root == RootClass::Vendor {
+        let (least, found) = (policy.min_tcb_evaluation, claims.evaluation_number);
+        let title = "TCB evaluation data number";
+        let row = if found >= least {
+            Check::pass("evidence.tcb_evaluation", title, found)
+        } else {
+            Check::fail(
+                "evidence.tcb_evaluation",
+                title,
+                OLD_EVALUATION,
+                COLLATERAL_ADVICE,
+            )
+            .found(found)
+        };
+        checks.push(row.expected(format!("at least {least}")));
+    }
+    checks
+}
+
+/// TD attributes (TDX module ABI, `ATTRIBUTES`): which bits may be set, and which must.
+fn attributes(found: u64) -> Check {
+    const DEBUG_AND_PROFILING: u64 = 0xff;
+    const LASS: u64 = 1 << 27;
+    const SEPT_VE_DISABLE: u64 = 1 << 28;
+    const MIGRATABLE: u64 = 1 << 29;
+    const PROTECTION_KEYS: u64 = 1 << 30;
+    const KEY_LOCKER: u64 = 1 << 31;
+    const PERFORMANCE_MONITOR: u64 = 1 << 63;
+    const HARMLESS: u64 =
+        LASS | SEPT_VE_DISABLE | PROTECTION_KEYS | KEY_LOCKER | PERFORMANCE_MONITOR;
+    let title = "TD attributes";
+    let cause = if found & DEBUG_AND_PROFILING != 0 {
+        Some(DEBUG)
+    } else if found & MIGRATABLE != 0 {
+        Some(MIGRATION)
+    } else if found & SEPT_VE_DISABLE == 0 {
+        Some(VE_ENABLED)
+    } else if found & !HARMLESS != 0 {
+        Some(UNKNOWN_ATTRIBUTE)
+    } else {
+        None
+    };
+    let row = match cause {
+        None => Check::pass("tdx.attributes", title, format!("{found:#018x}")),
+        Some(cause) => Check::fail("tdx.attributes", title, cause, LAUNCH_ADVICE)
+            .found(format!("{found:#018x}")),
+    };
+    row.expected("no debugging, profiling or migration; SEPT_VE_DISABLE set")
+}
+
+/// Extended features (`XFAM`): x87 and SSE are always on, and only state components of the TDX module's list may be.
+fn xfam(found: u64) -> Check {
+    const ALWAYS: u64 = 0b11;
+    // AVX 2, AVX-512 5-7, PT 8, PKRU 9, CET 11-12, UINTR 14, LBR 15, AMX 17-18, APX 19.
+    const KNOWN: u64 =
+        ALWAYS | 1 << 2 | 0b111 << 5 | 1 << 8 | 1 << 9 | 0b11 << 11 | 0b11 << 14 | 0b111 << 17;
+    let title = "extended features (XFAM)";
+    let text = format!("{found:#018x}");
+    let row = if found & ALWAYS == ALWAYS && found & !KNOWN == 0 {
+        Check::pass("tdx.xfam", title, text)
+    } else {
+        Check::fail("tdx.xfam", title, ODD_XFAM, LAUNCH_ADVICE).found(text)
+    };
+    row.expected(format!("{ALWAYS:#x} and nothing beyond {KNOWN:#x}"))
+}
+
+fn module(signer: &Hex48) -> Check {
+    Check::equal(
+        "tdx.module",
+        "signer of the TDX module",
+        &Hex48::ZERO,
+        signer,
+        || (FOREIGN_MODULE, LAUNCH_ADVICE),
+    )
+}
+
+const OTHER_FIRMWARE: &str = "other image: the VM was started with another firmware than the manifest's OVMF.tdx.fd, or on a host whose KVM adds pages in the older order (before 6.16)";
+const FIRMWARE_ADVICE: &str = "the operator starts the VM with the release's own OVMF.tdx.fd, on Linux 6.16 and QEMU 10.1 or later";
+const IMAGE_ADVICE: &str = "the operator starts the VM with the files of the manifest's image, unchanged; `cocoon-image verify` names the file that differs";
+const RTMR3_USED: &str = "something measured itself into RTMR3, which this image never uses: other code ran in the guest";
+const OWNER_SET: &str = "the launch names an owner (MROWNER), which this image does not use";
+const OWNER_CONFIG_SET: &str =
+    "the launch has an owner's configuration (MROWNERCONFIG), which this image does not use";
+const ZERO_ADVICE: &str =
+    "the operator starts the VM with this release's cocoon-host, without settings of their own";
+const OTHER_CONFIG: &str = "the launch was given another configuration than the document shows";
+const CONFIG_ADVICE: &str =
+    "the operator starts the VM again with the configuration that it is to serve under";
+const OLD_TCB: &str = "the platform's firmware or microcode lacks fixes that Intel has published";
+const OPEN_ADVISORIES: &str = "Intel's advisories apply to this platform";
+const TCB_ADVICE: &str = "the operator updates BIOS, microcode and TDX module; or accept the weakness in the policy, knowing what it is";
+const OLD_EVALUATION: &str = "the host presents TCB information from before Intel's newer findings";
+const COLLATERAL_ADVICE: &str = "the operator fetches Intel's current collateral";
+const DEBUG: &str = "a debug or profiled guest: the host can read its memory";
+const MIGRATION: &str = "a guest that the host may move to another machine";
+const VE_ENABLED: &str =
+    "SEPT_VE_DISABLE is off: the host can raise exceptions inside the guest by taking its pages";
+const UNKNOWN_ATTRIBUTE: &str = "an attribute is set whose meaning this verifier does not know";
+const ODD_XFAM: &str =
+    "processor features are enabled that this verifier does not know, or basic ones are missing";
+const FOREIGN_MODULE: &str = "the TDX module is not signed by Intel";
+const LAUNCH_ADVICE: &str = "the operator starts the VM with this release's cocoon-host on hardware with Intel's current TDX module";

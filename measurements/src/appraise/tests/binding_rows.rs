@@ -1,0 +1,240 @@
+//! What the document says against what the verifier knows.
+
+use super::{
+    super::binding::{document as rows, manifest as manifest_rows, report_data},
+    *,
+};
+
+fn verdict_on(edit: impl FnOnce(&mut Document)) -> (TrustedManifest, Document) {
+    let manifest = trusted(&sample());
+    let mut document = document(Tee::Tdx, &manifest);
+    edit(&mut document);
+    (manifest, document)
+}
+
+#[track_caller]
+fn refused(edit: impl FnOnce(&mut Document)) -> (&'static str, String) {
+    let (manifest, document) = verdict_on(edit);
+    let checks = rows(&session(&document), &manifest);
+    let (id, cause) = only_failure(&checks);
+    (id, cause.to_owned())
+}
+
+/// The cause given when the evidence was made over `found` and the document then edited.
+#[track_caller]
+fn cause(edit: impl FnOnce(&mut Document), found: impl FnOnce(&Document) -> Hex64) -> String {
+    let (manifest, original) = verdict_on(|_| ());
+    let found = found(&original);
+    let mut edited = original;
+    edit(&mut edited);
+    let check = report_data(&session(&edited), &manifest, &found);
+    assert_eq!(
+        (check.id, check.outcome),
+        ("evidence.report_data", Outcome::Fail)
+    );
+    check.cause.unwrap()
+}
+
+#[test]
+fn a_fitting_document_passes() {
+    let (manifest, document) = verdict_on(|_| ());
+    no_failure(&rows(&session(&document), &manifest));
+    no_failure(&manifest_rows(&manifest, NOW));
+}
+
+#[test]
+fn cocoon_bind_5() {
+    let (manifest, document) = verdict_on(|_| ());
+    let found = bound(&document.claims, FRESH);
+    assert_eq!(
+        report_data(&session(&document), &manifest, &found).outcome,
+        Outcome::Pass
+    );
+    assert_eq!(
+        cause(|_| (), |_| Hex64::ZERO),
+        "the evidence binds nothing: its report data are zero"
+    );
+    assert_eq!(
+        cause(|_| (), |d| binding::report_data(&binding::boot(&d.claims))),
+        "the evidence is that of the boot, shown as if it were of this session"
+    );
+}
+
+/// Each input that can be told apart is named.
+#[test]
+fn cocoon_verdict_7() {
+    let earlier = Freshness {
+        nonce: Hex([9; 32]),
+        ..FRESH
+    };
+    assert_eq!(
+        cause(|d| d.nonce = earlier.nonce, |d| bound(&d.claims, earlier)),
+        "replayed nonce: the evidence is of this TLS session, but answers an earlier challenge"
+    );
+    let elsewhere = Freshness {
+        exporter: Hex([8; 32]),
+        ..FRESH
+    };
+    assert_eq!(
+        cause(|_| (), |d| bound(&d.claims, elsewhere)),
+        "exporter mismatch: nonce and claims fit, so the evidence was made in another TLS session than this one (or for a \
+         changed meter key): the connection is relayed by someone who holds the guest's key, or an old document was given \
+         this session's nonce"
+    );
+    let old = Freshness {
+        nonce: Hex([9; 32]),
+        exporter: Hex([8; 32]),
+    };
+    assert_eq!(
+        cause(|d| d.nonce = old.nonce, |d| bound(&d.claims, old)),
+        "the evidence is of another session, like the document around it"
+    );
+    let edits: [(Edit<Document>, &str); 4] = [
+        (
+            |d| d.claims.leaf_spki_sha256.0[0] ^= 1,
+            "the leaf key in the document was changed: the evidence is of the key in use",
+        ),
+        (
+            |d| d.claims.manifest_id.0[0] ^= 1,
+            "the manifest's identity in the document was changed: the evidence is of your manifest",
+        ),
+        (
+            |d| d.claims.model_digest.0[0] ^= 1,
+            "the model digest in the document was changed: the evidence is of the manifest's model",
+        ),
+        (
+            |d| d.claims.config_digest.0[0] ^= 1,
+            "the configuration digest in the document was changed: the evidence is of the configuration shown",
+        ),
+    ];
+    for (edit, expected) in edits {
+        assert_eq!(cause(edit, |d| bound(&d.claims, FRESH)), expected);
+    }
+}
+
+#[test]
+fn cocoon_doc_4() {
+    assert_eq!(
+        refused(|d| d.nonce = Hex([9; 32])),
+        (
+            "document.nonce",
+            "replayed document: it answers another challenge than the one this client sent"
+                .to_owned()
+        )
+    );
+    assert_eq!(
+        refused(|d| d.kind = Kind::Boot),
+        (
+            "document.kind",
+            "a boot document was given where one of this session was asked for".to_owned()
+        )
+    );
+    let (manifest, mut document) = verdict_on(|_| ());
+    document.evidence = Evidence::SevSnp {
+        report: Blob::default(),
+        certificates: Vec::new(),
+    };
+    assert_eq!(
+        only_failure(&rows(&session(&document), &manifest)),
+        (
+            "document.form",
+            "attestation document claims tdx but carries evidence of sev-snp"
+        )
+    );
+    let (manifest, document) = verdict_on(|_| ());
+    let checks = rows(
+        &Presented {
+            fresh: None,
+            ..session(&document)
+        },
+        &manifest,
+    );
+    let failed: Vec<_> = checks
+        .iter()
+        .filter(|check| check.outcome == Outcome::Fail)
+        .map(|check| check.id)
+        .collect();
+    assert_eq!(failed, ["document.kind", "document.nonce"]);
+}
+
+#[test]
+fn cocoon_doc_5() {
+    let cases: [(Edit<Document>, &str, &str); 4] = [
+        (
+            |d| d.claims.leaf_spki_sha256 = Hex([1; 32]),
+            "document.leaf_key",
+            "the TLS connection ends at another key than the guest's: the server shows a document of a machine whose key \
+             it does not hold, or something between takes the connection apart (a proxy that ends TLS)",
+        ),
+        (
+            |d| d.claims.manifest_id = Hex([1; 32]),
+            "document.manifest",
+            "the guest was started with another manifest than yours",
+        ),
+        (
+            |d| d.claims.model_digest = Hex([1; 32]),
+            "document.model",
+            "another model volume is mounted than the manifest's",
+        ),
+        (
+            |d| d.claims.gpu_section_digest = Hex([1; 32]),
+            "document.gpu",
+            "the guest claims a GPU, and this image has none that could be judged",
+        ),
+    ];
+    for (edit, id, text) in cases {
+        assert_eq!(refused(edit), (id, text.to_owned()));
+    }
+}
+
+#[test]
+fn cocoon_config_4() {
+    assert_eq!(
+        refused(|d| d.claims.config_digest = Hex([1; 48])),
+        (
+            "document.config_digest",
+            "the configuration in the document is not the one whose digest the guest claims"
+                .to_owned()
+        )
+    );
+    let spaced = |d: &mut Document| {
+        d.config.0.push(b' ');
+        d.claims.config_digest = config::digest(Tee::Tdx, &d.config.0);
+    };
+    assert_eq!(
+        refused(spaced),
+        ("document.config", "operator configuration is not in canonical form: encode it again with this release's tools".to_owned())
+    );
+}
+
+/// A manifest that was trusted once is held against the clock again, and goes on saying that it is unlocked.
+#[test]
+fn cocoon_manifest_9() {
+    let manifest = trusted(&sample());
+    let late = manifest.not_after + 1;
+    assert_eq!(
+        only_failure(&manifest_rows(&manifest, late)),
+        (
+            "manifest.time",
+            format!(
+                "manifest {} expired 1 seconds ago: get the current release's manifest, and check this machine's clock",
+                manifest.id()
+            )
+            .as_str()
+        )
+    );
+    let unlocked = trusted(&Manifest {
+        unlocked: vec!["linux 1 2".into()],
+        ..sample()
+    });
+    let rows = manifest_rows(&unlocked, NOW);
+    let note = rows
+        .iter()
+        .find(|check| check.id == "manifest.locked")
+        .unwrap();
+    assert_eq!(
+        (note.outcome, note.found.as_deref()),
+        (Outcome::Note, Some("1 not as locked: linux 1 2"))
+    );
+    no_failure(&rows);
+}

@@ -1,0 +1,190 @@
+//! The registers of a boot that differs from the manifest's, explained from its event log.
+
+use cocoon_protocol::{bytes::Hex48, manifest::PlatformSource};
+
+use super::{
+    tdx_rows::{Boot, NAMES, after, boot, claims, one, reference, rows},
+    *,
+};
+use crate::{roots::RootClass, tdx::rtmr::Edk2};
+
+#[test]
+fn cocoon_tdx_2() {
+    let kernel = Boot {
+        kernel: Hex48::sha384(b"other"),
+        ..boot()
+    };
+    assert_eq!(
+        one(&after(&kernel)),
+        (
+            "tdx.rtmr1",
+            "another kernel than the manifest's vmlinuz was started".to_owned()
+        )
+    );
+    let cmdline = Boot {
+        cmdline: "console=ttyS0 quiet debug".into(),
+        ..boot()
+    };
+    assert_eq!(
+        one(&after(&cmdline)),
+        (
+            "tdx.rtmr2",
+            "edited command line: the kernel was started with another one than the manifest's; only its digest is \
+             measured, so the difference itself cannot be shown"
+                .to_owned()
+        )
+    );
+    let initrd = Boot {
+        initrd: b"other".to_vec(),
+        ..boot()
+    };
+    assert_eq!(
+        one(&after(&initrd)),
+        (
+            "tdx.rtmr2",
+            "wrong initrd: the kernel command line is the manifest's, the initrd is not".to_owned()
+        )
+    );
+    let firmware = Boot {
+        edk2: Edk2::Stable202505,
+        ..boot()
+    };
+    assert_eq!(
+        one(&after(&firmware)),
+        (
+            "tdx.rtmr2",
+            "the firmware completes the command line as edk2 before stable202508 does: an older firmware than the \
+             manifest's"
+                .to_owned()
+        )
+    );
+}
+
+#[test]
+fn cocoon_tdx_3() {
+    let explained = [
+        "the VM has another amount of memory than the manifest's shape",
+        "the firmware's variable store was changed: secure-boot keys or settings that the image does not have",
+        "QEMU passes other settings to the firmware: boot order, boot menu, or PCI window",
+        "the firmware's variable store was changed: secure-boot keys or settings that the image does not have",
+        "QEMU generated other ACPI tables, which hold code that the guest runs: another QEMU version, vCPU count, memory \
+         size or device list",
+        "QEMU generated other SMBIOS tables: another QEMU version, vCPU count or memory size, or -smbios was given",
+        "the firmware has other boot options: another firmware build, or a bootable device was added",
+    ];
+    for (at, expected) in explained.into_iter().enumerate() {
+        let mut other = boot();
+        other.rtmr0[at] = Hex([0xee; 48]);
+        let checks = after(&other);
+        let failed: Vec<_> = checks
+            .iter()
+            .filter(|check| check.outcome == Outcome::Fail)
+            .collect();
+        let [register, event] = failed[..] else {
+            panic!("{failed:#?}")
+        };
+        assert_eq!((register.id, event.id), ("tdx.rtmr0", "tdx.rtmr0.event"));
+        assert_eq!(event.title, format!("RTMR0 event {at}: {}", NAMES[at]));
+        assert_eq!(event.cause.as_deref(), Some(expected));
+        assert_eq!(event.expected, Some(boot().rtmr0[at].to_string()));
+        assert_eq!(event.found, Some(other.rtmr0[at].to_string()));
+    }
+}
+
+/// Inserted, missing and moved events are named as such, once, at the right place.
+#[test]
+fn cocoon_tdx_4() {
+    let edits: [(Edit<Vec<Hex48>>, &str, &str); 4] = [
+        (
+            |events| events.insert(3, Hex([0xee; 48])),
+            "RTMR0 event 3: one too many",
+            "the firmware measured something that no shape of the manifest has: ",
+        ),
+        (
+            |events| events.push(Hex([0xee; 48])),
+            "RTMR0 event 7: one too many",
+            "the firmware measured something that no shape of the manifest has: ",
+        ),
+        (
+            |events| _ = events.remove(4),
+            "RTMR0 event 4: missing",
+            "the firmware did not measure what the manifest's shape has here: ACPI tables",
+        ),
+        (
+            |events| events.swap(2, 5),
+            "RTMR0 event 2: moved",
+            "the same events in another order (another firmware release): QEMU setting bootorder is expected here",
+        ),
+    ];
+    for (edit, title, cause) in edits {
+        let mut other = boot();
+        edit(&mut other.rtmr0);
+        let checks = after(&other);
+        let failed: Vec<_> = checks
+            .iter()
+            .filter(|check| check.outcome == Outcome::Fail)
+            .collect();
+        let [register, event] = failed[..] else {
+            panic!("{failed:#?}")
+        };
+        assert_eq!((register.id, event.id), ("tdx.rtmr0", "tdx.rtmr0.event"));
+        assert_eq!(event.title, title);
+        assert!(
+            event.cause.as_ref().unwrap().starts_with(cause),
+            "{event:#?}"
+        );
+    }
+}
+
+/// A log that does not replay is a lie, whatever it says; a session's document must have one.
+#[test]
+fn cocoon_tdx_5() {
+    let claims = claims(&boot(), RootClass::Vendor);
+    let manifest = reference(PlatformSource::Computed);
+    let mut other = boot();
+    other.rtmr0[0] = Hex([0xee; 48]);
+    let lie = "the event log is not the one of this guest: replayed, it gives another register than the quote";
+    let checks = rows(&claims, &other.log(), &manifest);
+    assert_eq!(one(&checks), ("tdx.event_log", lie.to_owned()));
+    let row = checks
+        .iter()
+        .find(|check| check.id == "tdx.event_log")
+        .unwrap();
+    assert_eq!(row.title, "event log replays to the registers: RTMR0");
+    assert_eq!(
+        one(&rows(&claims, &Blob::default(), &manifest)),
+        (
+            "tdx.event_log",
+            "the document of a session must carry the event log, and this one has none".to_owned()
+        )
+    );
+    let rubbish = Blob(vec![1; 40]);
+    assert_eq!(
+        one(&rows(&claims, &rubbish, &manifest)),
+        (
+            "tdx.event_log",
+            "CC event log: the type of the first record at offset 0x4 is not that of a log with SHA-384 digests alone".to_owned()
+        )
+    );
+    // Without a true log there is no telling what differs, only that something does.
+    let moved =
+        super::super::rtmr::rtmr0(&manifest, &Hex([0xee; 48]), None, Some(RootClass::Vendor));
+    assert_eq!(
+        one(&moved).1,
+        "another machine shape than the manifest's; without an event log it cannot be told which part differs"
+    );
+}
+
+#[test]
+fn cocoon_verdict_5() {
+    let simulated = reference(PlatformSource::Simulator);
+    let rows_under = |root| rows(&claims(&boot(), root), &boot().log(), &simulated);
+    no_failure(&rows_under(RootClass::Development));
+    assert_eq!(
+        one(&rows_under(RootClass::Vendor)),
+        (
+            "tdx.rtmr0",
+            "the manifest names machine shapes of the simulator only, and these never count on real hardware".to_owned()
+        )
+    );
+}

@@ -1,0 +1,356 @@
+//! TDX claims against the manifest, with and without an event log.
+
+use cocoon_protocol::{
+    bytes::Hex48,
+    manifest::{PlatformSource, ReferenceEvent, TdxPlatform},
+};
+
+use super::{
+    super::tdx::{Measured, measurements, platform},
+    *,
+};
+use crate::{
+    ccel::{LoggedEvent, encode},
+    roots::RootClass,
+    tdx::{
+        event::{Rtmr, replay},
+        quote::{CollateralDates, TdxClaims},
+        rtmr::{Edk2, rtmr2},
+        tcb::TcbStatus,
+    },
+};
+
+pub(super) const DAY: u64 = 24 * 60 * 60;
+const STEPS: [&[u8]; 4] = [
+    b"Calling EFI Application from Boot Option",
+    &[0; 4],
+    b"Exit Boot Services Invocation",
+    b"Exit Boot Services Returned with Success",
+];
+
+/// A made-up boot: what each register's events are.
+#[derive(Clone)]
+pub(super) struct Boot {
+    pub(super) rtmr0: Vec<Hex48>,
+    pub(super) kernel: Hex48,
+    pub(super) cmdline: String,
+    pub(super) edk2: Edk2,
+    pub(super) initrd: Vec<u8>,
+}
+
+pub(super) fn boot() -> Boot {
+    Boot {
+        rtmr0: NAMES
+            .iter()
+            .map(|name| Hex48::sha384(name.as_bytes()))
+            .collect(),
+        kernel: Hex48::sha384(b"kernel"),
+        cmdline: sample().cmdline,
+        edk2: Edk2::Stable202508,
+        initrd: b"initrd".to_vec(),
+    }
+}
+
+/// Names as `tdx::rtmr0` gives them.
+pub(super) const NAMES: [&str; 7] = [
+    "memory map (TD hand-off block, 1024 MiB)",
+    "variable store (CFV)",
+    "QEMU setting bootorder",
+    "variable db",
+    "ACPI tables",
+    "SMBIOS tables",
+    "variable Boot0000",
+];
+
+impl Boot {
+    fn events(&self) -> Vec<(Rtmr, Hex48)> {
+        let mut events: Vec<_> = self
+            .rtmr0
+            .iter()
+            .map(|digest| (Rtmr::Rtmr0, *digest))
+            .collect();
+        events.push((Rtmr::Rtmr1, self.kernel));
+        events.extend(STEPS.map(|step| (Rtmr::Rtmr1, Hex48::sha384(step))));
+        let loaded = rtmr2(&self.cmdline, Some(&self.initrd), self.edk2);
+        events.extend(loaded.iter().map(|event| (Rtmr::Rtmr2, Hex(event.digest))));
+        events
+    }
+
+    fn registers(&self) -> [[u8; 48]; 4] {
+        let events = self.events();
+        replay(events.iter().map(|(rtmr, digest)| (*rtmr, &digest.0)))
+    }
+
+    pub(super) fn log(&self) -> Blob {
+        let events = self.events();
+        let logged = events.iter().map(|(rtmr, digest)| LoggedEvent {
+            rtmr: *rtmr,
+            event_type: 0xa,
+            digest: digest.0,
+            data: b"ACPI DATA",
+        });
+        Blob(encode(logged).unwrap())
+    }
+}
+
+fn shape(name: &str, source: PlatformSource, boot: &Boot) -> TdxPlatform {
+    let events = NAMES.iter().zip(&boot.rtmr0);
+    let rtmr0_events = events
+        .map(|(name, digest)| ReferenceEvent {
+            name: (*name).into(),
+            digest: *digest,
+        })
+        .collect();
+    TdxPlatform {
+        name: name.into(),
+        memory_mib: 1024,
+        source,
+        rtmr0_events,
+    }
+}
+
+pub(super) fn reference(source: PlatformSource) -> TrustedManifest {
+    let mut manifest = sample();
+    let registers = boot().registers();
+    manifest.tdx.rtmr1 = Hex(registers[1]);
+    manifest.tdx.rtmr2 = Hex(registers[2]);
+    manifest.tdx.platforms = vec![shape("1 GiB", source, &boot())];
+    trusted(&manifest)
+}
+
+pub(super) fn claims(boot: &Boot, root: RootClass) -> TdxClaims {
+    let issued = NOW - DAY;
+    TdxClaims {
+        root,
+        version: 4,
+        mrtd: [0x10; 48],
+        rtmr: boot.registers(),
+        mrconfigid: config::digest(Tee::Tdx, &OperatorConfig::default().canonical()).0,
+        mrowner: [0; 48],
+        mrownerconfig: [0; 48],
+        mrseam: [1; 48],
+        mrsignerseam: [0; 48],
+        td_attributes: (1_u64 << 28).to_le_bytes(),
+        xfam: 0xe7_u64.to_le_bytes(),
+        report_data: [0; 64],
+        tcb_status: TcbStatus::UpToDate,
+        advisories: Vec::new(),
+        evaluation_number: 17,
+        tcb_date: issued,
+        fmspc: [0; 6],
+        ppid: Vec::new(),
+        smt_enabled: None,
+        dynamic_platform: None,
+        cached_keys: None,
+        earliest_issue: issued,
+        earliest_expiration: NOW + DAY,
+        issued: CollateralDates {
+            tcb_info: issued,
+            qe_identity: issued,
+            pck_crl: issued,
+            root_crl: issued,
+        },
+    }
+}
+
+pub(super) fn rows(claims: &TdxClaims, log: &Blob, manifest: &TrustedManifest) -> Vec<Check> {
+    let document = document(Tee::Tdx, manifest);
+    let mut checks = platform(claims, &Policy::default(), NOW);
+    checks.extend(measurements(
+        &Measured::from(claims),
+        log,
+        &session(&document),
+        manifest,
+        Some(claims.root),
+    ));
+    checks
+}
+
+#[track_caller]
+fn refused(edit: impl FnOnce(&mut TdxClaims)) -> (&'static str, String) {
+    let mut edited = claims(&boot(), RootClass::Vendor);
+    edit(&mut edited);
+    let checks = rows(&edited, &boot().log(), &reference(PlatformSource::Computed));
+    let (id, cause) = only_failure(&checks);
+    (id, cause.to_owned())
+}
+
+/// The rows after another boot than the reference's, with its true log.
+pub(super) fn after(boot: &Boot) -> Vec<Check> {
+    rows(
+        &claims(boot, RootClass::Vendor),
+        &boot.log(),
+        &reference(PlatformSource::Computed),
+    )
+}
+
+#[track_caller]
+pub(super) fn one(checks: &[Check]) -> (&'static str, String) {
+    let (id, cause) = only_failure(checks);
+    (id, cause.to_owned())
+}
+
+#[test]
+fn cocoon_tdx_1() {
+    let boot = boot();
+    no_failure(&after(&boot));
+    assert_eq!(
+        refused(|c| c.mrtd[0] ^= 1),
+        (
+            "tdx.mrtd",
+            "other image: the VM was started with another firmware than the manifest's OVMF.tdx.fd, or on a host whose KVM \
+             adds pages in the older order (before 6.16)"
+                .to_owned()
+        )
+    );
+}
+
+#[test]
+fn cocoon_tdx_6() {
+    let row = |id, cause: &str| (id, cause.to_owned());
+    assert_eq!(
+        refused(|c| c.mrowner[0] = 1),
+        row(
+            "tdx.owner",
+            "the launch names an owner (MROWNER), which this image does not use"
+        )
+    );
+    assert_eq!(
+        refused(|c| c.mrownerconfig[47] = 1),
+        row(
+            "tdx.owner_config",
+            "the launch has an owner's configuration (MROWNERCONFIG), which this image does not use"
+        )
+    );
+    let manifest = reference(PlatformSource::Computed);
+    let mut used = claims(&boot(), RootClass::Vendor);
+    used.rtmr[3] = [1; 48];
+    let log = Blob::default();
+    let document = document(Tee::Tdx, &manifest);
+    let presented = Presented {
+        fresh: None,
+        ..session(&document)
+    };
+    assert_eq!(
+        one(&measurements(
+            &Measured::from(&used),
+            &log,
+            &presented,
+            &manifest,
+            None
+        )),
+        row(
+            "tdx.rtmr3",
+            "something measured itself into RTMR3, which this image never uses: other code ran in the guest"
+        )
+    );
+    assert_eq!(
+        refused(|c| c.mrsignerseam[0] = 1),
+        row("tdx.module", "the TDX module is not signed by Intel")
+    );
+}
+
+#[test]
+fn cocoon_tdx_7() {
+    assert_eq!(
+        refused(|c| c.mrconfigid[0] ^= 1),
+        (
+            "tdx.config",
+            "the launch was given another configuration than the document shows".to_owned()
+        )
+    );
+}
+
+#[test]
+fn cocoon_tdx_8() {
+    const GOOD: u64 = 1 << 28;
+    let attributes = |value: u64| refused(|c| c.td_attributes = value.to_le_bytes());
+    let row = |cause: &str| ("tdx.attributes", cause.to_owned());
+    assert_eq!(
+        attributes(GOOD | 1),
+        row("a debug or profiled guest: the host can read its memory")
+    );
+    assert_eq!(
+        attributes(GOOD | 1 << 4),
+        row("a debug or profiled guest: the host can read its memory")
+    );
+    assert_eq!(
+        attributes(GOOD | 1 << 29),
+        row("a guest that the host may move to another machine")
+    );
+    assert_eq!(
+        attributes(0),
+        row(
+            "SEPT_VE_DISABLE is off: the host can raise exceptions inside the guest by taking its pages"
+        )
+    );
+    assert_eq!(
+        attributes(GOOD | 1 << 40),
+        row("an attribute is set whose meaning this verifier does not know")
+    );
+    let odd = "processor features are enabled that this verifier does not know, or basic ones are missing";
+    for xfam in [0_u64, 1, 3 | 1 << 62] {
+        assert_eq!(
+            refused(|c| c.xfam = xfam.to_le_bytes()),
+            ("tdx.xfam", odd.to_owned())
+        );
+    }
+}
+
+#[test]
+fn cocoon_tdx_9() {
+    let row = |id, cause: &str| (id, cause.to_owned());
+    assert_eq!(
+        refused(|c| c.tcb_status = TcbStatus::OutOfDate),
+        row(
+            "evidence.tcb",
+            "the platform's firmware or microcode lacks fixes that Intel has published"
+        )
+    );
+    assert_eq!(
+        refused(|c| c.advisories = vec!["INTEL-SA-00001".into()]),
+        row(
+            "evidence.advisories",
+            "Intel's advisories apply to this platform"
+        )
+    );
+    assert_eq!(
+        refused(|c| c.evaluation_number = 16),
+        row(
+            "evidence.tcb_evaluation",
+            "the host presents TCB information from before Intel's newer findings"
+        )
+    );
+    let everything = Policy {
+        accepted_tcb_statuses: vec![TcbStatus::Revoked],
+        ..Policy::default()
+    };
+    let revoked = TdxClaims {
+        tcb_status: TcbStatus::Revoked,
+        ..claims(&boot(), RootClass::Vendor)
+    };
+    assert_eq!(
+        only_failure(&platform(&revoked, &everything, NOW)).0,
+        "evidence.tcb",
+        "revoked is never accepted"
+    );
+}
+
+#[test]
+fn cocoon_tdx_10() {
+    let stale = "stale collateral: it is still in its time, but older than this client accepts, and may hide newer revocations";
+    let pieces: [fn(&mut TdxClaims) -> &mut u64; 3] = [
+        |c| &mut c.issued.tcb_info,
+        |c| &mut c.issued.qe_identity,
+        |c| &mut c.issued.pck_crl,
+    ];
+    for piece in pieces {
+        assert_eq!(
+            refused(|c| *piece(c) = NOW - 30 * DAY - 1),
+            ("evidence.collateral", stale.to_owned())
+        );
+        let mut edge = claims(&boot(), RootClass::Vendor);
+        *piece(&mut edge) = NOW - 30 * DAY;
+        no_failure(&platform(&edge, &Policy::default(), NOW));
+    }
+}

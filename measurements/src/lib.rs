@@ -1,0 +1,26 @@
+//! Pure functions: artefacts to expected measurements, evidence to verified claims, claims to verdicts.
+//!
+//! Bytes in, values out. Nothing here opens a file, socket or device or reads a clock: the caller passes bytes and
+//! `now`. Foreign bytes never cause a panic; every error names the structure and the offset.
+//!
+//! * Prediction: [`tdx::predict`] (MRTD and the events of RTMR0 to RTMR2), [`snp::launch`], [`pe`], [`ccel`].
+//! * Evidence: [`tdx::quote`], [`snp::report`], under the roots of trust in [`roots`].
+
+#![forbid(unsafe_code)]
+
+pub mod appraise;
+mod bytes;
+pub mod ccel;
+pub mod guid;
+pub mod guid_table;
+pub mod manifest;
+pub mod pe;
+pub mod policy;
+pub mod roots;
+pub mod snp;
+pub mod tdx;
+#[cfg(test)]
+mod test_firmware;
+pub mod verdict;
+
+pub use bytes::Truncated;

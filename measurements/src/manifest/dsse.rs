@@ -1,0 +1,257 @@
+//! Signatures over a manifest (SPEC.md §5): a DSSE envelope around an in-toto Statement v1 whose subjects are
+//! `manifest.json` and every artefact, signed with Ed25519.
+//!
+//! Formats: secure-systems-lab/dsse `protocol.md` and `envelope.md`; in-toto attestation `statement.md` v1.
+
+use std::collections::BTreeMap;
+
+use cocoon_protocol::{
+    bytes::{Blob, Hex32},
+    manifest::{Manifest, ManifestError, manifest_id},
+};
+use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use serde::{Deserialize, Serialize};
+
+/// Largest envelope, in bytes.
+pub const MAX_ENVELOPE_LEN: usize = 1024 * 1024;
+/// Most signatures in an envelope.
+pub const MAX_SIGNATURES: usize = 64;
+/// Media type of the payload.
+pub const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
+/// Type of the statement.
+pub const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
+/// Type of the statement's predicate; the number is one of ours, beside those of [`cocoon_protocol::document`].
+pub const PREDICATE_TYPE: &str = "urn:oid:2.25.2846214499";
+/// Name of the subject that is the manifest itself.
+pub const MANIFEST_SUBJECT: &str = "manifest.json";
+
+/// Why a manifest was not signed.
+#[derive(Debug, thiserror::Error)]
+pub enum SignError {
+    /// What should be signed is no manifest.
+    #[error("cannot sign: the bytes are not a manifest")]
+    Manifest(#[source] ManifestError),
+    /// The envelope to add to is none.
+    #[error("cannot add a signature: the envelope cannot be read; sign anew without it")]
+    Envelope(#[source] EnvelopeError),
+    /// The envelope's statement is not the one that this manifest gives.
+    #[error(
+        "cannot add a signature: the envelope is about other bytes than this manifest; sign anew without it"
+    )]
+    OtherStatement,
+}
+
+/// Why bytes are not an envelope around a statement.
+#[derive(Debug, thiserror::Error)]
+pub enum EnvelopeError {
+    /// Longer than [`MAX_ENVELOPE_LEN`].
+    #[error("envelope of {0} bytes exceeds the limit of {MAX_ENVELOPE_LEN}")]
+    TooLong(usize),
+    /// Not JSON of a DSSE envelope.
+    #[error("envelope is not a DSSE envelope in JSON")]
+    Malformed(#[source] serde_json::Error),
+    /// More signatures than anyone needs.
+    #[error("envelope holds {0} signatures, at most {MAX_SIGNATURES} are allowed")]
+    TooManySignatures(usize),
+    /// The payload is of another type.
+    #[error("envelope's payload is not of the type {PAYLOAD_TYPE}")]
+    PayloadType,
+    /// The payload is not a statement.
+    #[error("envelope's payload is not an in-toto statement in JSON")]
+    Statement(#[source] serde_json::Error),
+    /// A statement of another kind.
+    #[error(
+        "envelope's payload is a statement of another kind than a Cocoon manifest's (predicate {PREDICATE_TYPE})"
+    )]
+    StatementType,
+}
+
+/// Signs `manifest` with the Ed25519 key `secret`: the bytes of the file `manifest.json.dsse`. The same arguments
+/// always give the same bytes.
+///
+/// # Errors
+/// [`SignError::Manifest`] when the bytes are not a manifest.
+pub fn sign(manifest: &[u8], secret: &[u8; 32]) -> Result<Vec<u8>, SignError> {
+    let payload = statement(manifest)?;
+    let envelope = Envelope {
+        payload_type: PAYLOAD_TYPE.to_owned(),
+        signatures: vec![EnvelopeSignature::new(&payload, secret)],
+        payload: Blob(payload),
+    };
+    Ok(envelope.to_json())
+}
+
+/// Adds the signature of `secret` to an envelope, or renews it. Whoever signs must hold the manifest itself: the
+/// envelope's statement has to be the one that [`sign`] makes of it.
+///
+/// # Errors
+/// [`SignError`] when the manifest or the envelope cannot be read, or they do not belong together.
+pub fn add_signature(
+    envelope: &[u8],
+    manifest: &[u8],
+    secret: &[u8; 32],
+) -> Result<Vec<u8>, SignError> {
+    let mut envelope = Envelope::parse(envelope).map_err(SignError::Envelope)?;
+    if envelope.payload.0 != statement(manifest)? {
+        return Err(SignError::OtherStatement);
+    }
+    let signature = EnvelopeSignature::new(&envelope.payload.0, secret);
+    envelope
+        .signatures
+        .retain(|other| other.keyid != signature.keyid);
+    envelope.signatures.push(signature);
+    let found = envelope.signatures.len();
+    if found > MAX_SIGNATURES {
+        return Err(SignError::Envelope(EnvelopeError::TooManySignatures(found)));
+    }
+    Ok(envelope.to_json())
+}
+
+/// The Ed25519 public key that belongs to `secret`: what verifiers pin.
+#[must_use]
+pub fn public_key(secret: &[u8; 32]) -> [u8; 32] {
+    SigningKey::from_bytes(secret).verifying_key().to_bytes()
+}
+
+/// A DSSE envelope. Fields that DSSE does not define are ignored, as its specification demands.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Envelope {
+    #[serde(rename = "payloadType")]
+    payload_type: String,
+    payload: Blob,
+    pub(super) signatures: Vec<EnvelopeSignature>,
+}
+
+/// One signature; `keyid` is not authenticated and never decides anything.
+#[derive(Serialize, Deserialize)]
+pub(super) struct EnvelopeSignature {
+    #[serde(default)]
+    pub(super) keyid: String,
+    sig: Blob,
+}
+
+/// What the payload says of its subjects.
+#[derive(Serialize, Deserialize)]
+struct Statement {
+    #[serde(rename = "_type")]
+    kind: String,
+    subject: Vec<Subject>,
+    #[serde(rename = "predicateType")]
+    predicate_type: String,
+    predicate: Predicate,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Subject {
+    name: String,
+    digest: BTreeMap<String, String>,
+}
+
+/// For people and registries of statements; verifiers read all of this from the manifest.
+#[derive(Serialize, Deserialize)]
+struct Predicate {
+    release: u64,
+    variant: String,
+    source_revision: String,
+    not_before: u64,
+    not_after: u64,
+}
+
+impl Envelope {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, EnvelopeError> {
+        if bytes.len() > MAX_ENVELOPE_LEN {
+            return Err(EnvelopeError::TooLong(bytes.len()));
+        }
+        let envelope: Self = serde_json::from_slice(bytes).map_err(EnvelopeError::Malformed)?;
+        if envelope.signatures.len() > MAX_SIGNATURES {
+            return Err(EnvelopeError::TooManySignatures(envelope.signatures.len()));
+        }
+        if envelope.payload_type != PAYLOAD_TYPE {
+            return Err(EnvelopeError::PayloadType);
+        }
+        Ok(envelope)
+    }
+
+    /// Whether any of the signatures is `signer`'s over this payload.
+    pub(super) fn signed_by(&self, signer: &[u8; 32]) -> bool {
+        let Ok(key) = VerifyingKey::from_bytes(signer) else {
+            return false;
+        };
+        let message = pre_authentication_encoding(&self.payload.0);
+        self.signatures.iter().any(|signature| {
+            Signature::from_slice(&signature.sig.0)
+                .is_ok_and(|sig| key.verify_strict(&message, &sig).is_ok())
+        })
+    }
+
+    /// SHA-256 of the manifest that the statement is about. Call it only after [`Self::signed_by`].
+    pub(super) fn manifest_subject(&self) -> Result<Option<Hex32>, EnvelopeError> {
+        let statement: Statement =
+            serde_json::from_slice(&self.payload.0).map_err(EnvelopeError::Statement)?;
+        if statement.kind != STATEMENT_TYPE || statement.predicate_type != PREDICATE_TYPE {
+            return Err(EnvelopeError::StatementType);
+        }
+        let subject = statement
+            .subject
+            .iter()
+            .find(|subject| subject.name == MANIFEST_SUBJECT);
+        Ok(subject.and_then(|subject| subject.digest.get("sha256")?.parse().ok()))
+    }
+
+    fn to_json(&self) -> Vec<u8> {
+        // Strings and vectors: serialisation cannot fail.
+        let mut bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
+        bytes.push(b'\n');
+        bytes
+    }
+}
+
+impl EnvelopeSignature {
+    fn new(payload: &[u8], secret: &[u8; 32]) -> Self {
+        let key = SigningKey::from_bytes(secret);
+        let signature = key.sign(&pre_authentication_encoding(payload));
+        Self {
+            keyid: hex::encode(key.verifying_key().as_bytes()),
+            sig: Blob(signature.to_bytes().to_vec()),
+        }
+    }
+}
+
+/// DSSE's PAE: what is signed instead of the payload, so that no other format's signature can pass for one of ours.
+fn pre_authentication_encoding(payload: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "DSSEv1 {} {PAYLOAD_TYPE} {} ",
+        PAYLOAD_TYPE.len(),
+        payload.len()
+    );
+    [head.as_bytes(), payload].concat()
+}
+
+fn statement(manifest_bytes: &[u8]) -> Result<Vec<u8>, SignError> {
+    let manifest = Manifest::parse(manifest_bytes).map_err(SignError::Manifest)?;
+    let subject = |name: &str, sha256: Hex32| Subject {
+        name: name.to_owned(),
+        digest: BTreeMap::from([("sha256".to_owned(), sha256.to_string())]),
+    };
+    let mut subjects = vec![subject(MANIFEST_SUBJECT, manifest_id(manifest_bytes))];
+    subjects.extend(
+        manifest
+            .artefacts
+            .iter()
+            .map(|(name, artefact)| subject(name, artefact.sha256)),
+    );
+    let statement = Statement {
+        kind: STATEMENT_TYPE.to_owned(),
+        subject: subjects,
+        predicate_type: PREDICATE_TYPE.to_owned(),
+        predicate: Predicate {
+            release: manifest.release,
+            variant: manifest.variant,
+            source_revision: manifest.source_revision,
+            not_before: manifest.not_before,
+            not_after: manifest.not_after,
+        },
+    };
+    // Strings, numbers and maps with string keys: serialisation cannot fail.
+    Ok(serde_json::to_vec(&statement).unwrap_or_default())
+}

@@ -1,0 +1,140 @@
+//! What a verifier demands beyond the manifest. The defaults are the safe ones; each field that loosens one says
+//! what is lost.
+
+use serde::{Deserialize, Serialize};
+
+use crate::tdx::tcb::TcbStatus;
+
+/// Settings of an appraisal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    /// Development roots, each a certificate in DER. Evidence under one of them is **simulated**: nothing keeps the
+    /// host from reading prompts. They never stand in for a vendor's root. Not part of a stored policy: only a
+    /// flag of the running command may name one.
+    #[serde(skip)]
+    pub development_roots: Vec<Vec<u8>>,
+    /// Statuses of Intel's TCB levels that are good enough, by Intel's names. Others than `UpToDate` accept published
+    /// weaknesses; `Revoked` is never accepted.
+    #[serde(with = "status_names")]
+    pub accepted_tcb_statuses: Vec<TcbStatus>,
+    /// Intel's advisories (`INTEL-SA-…`) that a TCB level may carry all the same.
+    pub accepted_advisories: Vec<String>,
+    /// Lowest `tcbEvaluationDataNumber` of Intel's collateral: below it a host may hide newer advisories.
+    pub min_tcb_evaluation: u32,
+    /// Lowest TCB of AMD's parts, per component; see [`SnpTcbFloor`].
+    pub snp_tcb_floor: SnpTcbFloor,
+    /// Greatest age of what vendors issue monthly (TCB information, QE identity, revocation lists of platforms), in
+    /// seconds since it was issued. It must be unexpired in any case.
+    pub max_collateral_age: u64,
+    /// Accept SEV-SNP images whose kernel runs ACPI code from the host. SEV-SNP does not measure that code, and it
+    /// can read and write the guest's memory.
+    pub accept_missing_aml_guard: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            development_roots: Vec::new(),
+            accepted_tcb_statuses: vec![TcbStatus::UpToDate],
+            accepted_advisories: Vec::new(),
+            min_tcb_evaluation: MIN_TCB_EVALUATION,
+            snp_tcb_floor: SnpTcbFloor::default(),
+            max_collateral_age: MAX_COLLATERAL_AGE,
+            accept_missing_aml_guard: false,
+        }
+    }
+}
+
+/// Default of [`Policy::min_tcb_evaluation`]: Intel's number of mid 2025.
+pub const MIN_TCB_EVALUATION: u32 = 17;
+/// Default of [`Policy::max_collateral_age`]: 30 days, the time for which Intel issues its collateral.
+pub const MAX_COLLATERAL_AGE: u64 = 30 * 24 * 60 * 60;
+
+/// The lowest security patch levels that are accepted in a SEV-SNP report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SnpTcbFloor {
+    /// AMD secure processor's boot loader.
+    pub bootloader: u8,
+    /// AMD secure processor's operating system.
+    pub tee: u8,
+    /// SNP firmware.
+    pub snp: u8,
+    /// CPU microcode.
+    pub microcode: u8,
+}
+
+/// Statuses as Intel names them: an unknown name is an error, not a status that never matches.
+mod status_names {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
+
+    use crate::tdx::tcb::TcbStatus;
+
+    pub(super) fn serialize<S: Serializer>(
+        statuses: &[TcbStatus],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(statuses.iter().map(TcbStatus::to_string))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<TcbStatus>, D::Error> {
+        let names = Vec::<String>::deserialize(deserializer)?;
+        names
+            .iter()
+            .map(|name| name.parse().map_err(D::Error::custom))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Policy, TcbStatus};
+
+    /// The defaults are the safe ones, and a stored policy can never name a development root.
+    #[test]
+    fn cocoon_verdict_3() {
+        let safe = Policy::default();
+        assert_eq!(safe.accepted_tcb_statuses, [TcbStatus::UpToDate]);
+        assert!(safe.development_roots.is_empty() && safe.accepted_advisories.is_empty());
+        assert!(!safe.accept_missing_aml_guard);
+        assert_eq!(
+            (safe.min_tcb_evaluation, safe.max_collateral_age),
+            (17, 2_592_000)
+        );
+        assert_eq!(serde_json::from_str::<Policy>("{}").unwrap(), safe);
+        assert_eq!(
+            serde_json::from_str::<Policy>(r#"{"development_roots":[[1]]}"#)
+                .unwrap_err()
+                .to_string()
+                .split(',')
+                .next(),
+            Some("unknown field `development_roots`")
+        );
+        let named = Policy {
+            development_roots: vec![vec![1]],
+            ..safe.clone()
+        };
+        assert_eq!(
+            serde_json::from_value::<Policy>(serde_json::to_value(named).unwrap()).unwrap(),
+            safe
+        );
+    }
+
+    #[test]
+    fn statuses_are_intels_words() {
+        let policy: Policy =
+            serde_json::from_str(r#"{"accepted_tcb_statuses":["SWHardeningNeeded"]}"#).unwrap();
+        assert_eq!(policy.accepted_tcb_statuses, [TcbStatus::SwHardeningNeeded]);
+        let error = serde_json::from_str::<Policy>(r#"{"accepted_tcb_statuses":["uptodate"]}"#)
+            .unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("\"uptodate\" is no TCB status: use Intel's words"),
+            "{error}"
+        );
+    }
+}

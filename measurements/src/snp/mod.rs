@@ -1,0 +1,9 @@
+//! AMD SEV-SNP: what hardware will measure, and what a report says that it measured.
+
+mod chain;
+pub mod cpu;
+mod endorsement;
+pub mod firmware;
+pub mod launch;
+pub mod report;
+mod vmsa;

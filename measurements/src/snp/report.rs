@@ -1,0 +1,316 @@
+//! SEV-SNP attestation reports, versions 2 to 5, verified offline with their certificates.
+//!
+//! Parsing and the report's signature are the `sev` crate's work; what it leaves to its caller is ours: pinned roots,
+//! dates and revocation (`chain`), the certificate's TCB and chip against the report (`endorsement`), and the
+//! guest's policy. What measurement, report data and host data must be is for the caller to compare.
+
+use sev::{
+    certs::snp::{Certificate as SevCertificate, Verifiable as _},
+    firmware::guest::AttestationReport,
+    parser::ByteParser as _,
+};
+use thiserror::Error;
+
+use super::{chain, endorsement};
+pub use super::{
+    chain::{ChainError, Product, Revocation, SnpChain, certificates_from_pem},
+    endorsement::EndorsementError,
+};
+use crate::roots::{RootClass, TrustRoot};
+
+/// Bytes of a report, signature included.
+pub const REPORT_LENGTH: usize = 1184;
+
+/// ECDSA on P-384 with SHA-384, the only signature there is.
+const ECDSA_P384: u32 = 1;
+const SIGNED: usize = 0x2a0;
+const UNEXPECTED_KEY: &str = "it is not the key that was expected to vouch for the launch";
+
+/// Patch levels of the parts that a report rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TcbVersion {
+    /// First mutable code; on Turin only.
+    pub fmc: Option<u8>,
+    /// The secure processor's boot loader.
+    pub bootloader: u8,
+    /// The secure processor's operating system.
+    pub tee: u8,
+    /// SNP firmware.
+    pub snp: u8,
+    /// The lowest microcode of all cores.
+    pub microcode: u8,
+}
+
+/// The key that signed a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SigningKey {
+    /// Of the chip.
+    Vcek,
+    /// Of a cloud provider, loaded into the chip.
+    Vlek,
+}
+
+/// What a verified report says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnpClaims {
+    /// Whose root vouches for it.
+    pub root: RootClass,
+    /// The processor's generation; `None` under a development root.
+    pub product: Option<Product>,
+    /// Whether revocation was checked.
+    pub revocation: Revocation,
+    /// Version of the report's format: 2 to 5.
+    pub version: u32,
+    /// Which key signed.
+    pub signing_key: SigningKey,
+    /// The launch digest.
+    pub measurement: [u8; 48],
+    /// The guest's 64 bytes.
+    pub report_data: [u8; 64],
+    /// The host's 32 bytes of configuration.
+    pub host_data: [u8; 32],
+    /// The guest's policy; debug and migration are off.
+    pub policy: u64,
+    /// The guest's security version number.
+    pub guest_svn: u32,
+    /// The guest's family, as its owner named it.
+    pub family_id: [u8; 16],
+    /// The guest's image, as its owner named it.
+    pub image_id: [u8; 16],
+    /// The keys that vouched for the launch: those that the caller expected.
+    pub launched_by: LaunchIdentity,
+    /// Identity of this run of the guest.
+    pub report_id: [u8; 32],
+    /// Identity of the processor; zero when masked (possible with a VLEK only).
+    pub chip_id: [u8; 64],
+    /// Settings of the platform.
+    pub platform_info: u64,
+    /// The TCB that the signing key stands for.
+    pub reported_tcb: TcbVersion,
+    /// The TCB that runs.
+    pub current_tcb: TcbVersion,
+    /// The TCB below which the platform cannot go back.
+    pub committed_tcb: TcbVersion,
+    /// The TCB when the guest started.
+    pub launch_tcb: TcbVersion,
+}
+
+/// Why a report is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ReportError {
+    /// Another length than a report has.
+    #[error("SNP report has {length} bytes, {REPORT_LENGTH} expected")]
+    Length {
+        /// Bytes given.
+        length: usize,
+    },
+    /// A version that we do not know.
+    #[error("SNP report has version {version}, 2 to 5 expected")]
+    Version {
+        /// Version found.
+        version: u32,
+    },
+    /// Fields that contradict the format.
+    #[error("SNP report cannot be decoded: {reason}")]
+    Malformed {
+        /// What the decoder says.
+        reason: String,
+    },
+    /// A field whose value cannot be trusted.
+    #[error("SNP report: {field} is {found}: {why}")]
+    Field {
+        /// Which field.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// Why it is refused.
+        why: &'static str,
+    },
+    /// The certificates do not hold.
+    #[error("the SNP report's certificates do not hold")]
+    Chain(#[from] ChainError),
+    /// The certificate is not for this report.
+    #[error("the SNP report and its certificate do not belong together")]
+    Endorsement(#[from] EndorsementError),
+    /// The report's own signature does not hold.
+    #[error("the signature on the SNP report does not hold")]
+    Signature,
+}
+
+/// The keys with which a guest's owner may vouch for its launch; zero (the default) where it did not.
+///
+/// A report names them by SHA-384. Whoever holds such a key chose what was launched, so an unexpected one is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaunchIdentity {
+    /// Digest of the key that signed the ID block.
+    pub id_key_digest: [u8; 48],
+    /// Digest of the key that signed the ID key.
+    pub author_key_digest: [u8; 48],
+}
+
+impl Default for LaunchIdentity {
+    fn default() -> Self {
+        Self {
+            id_key_digest: [0; 48],
+            author_key_digest: [0; 48],
+        }
+    }
+}
+
+/// Verifies `report` (1184 bytes) of a guest launched without ID block, with its certificates under `root`.
+///
+/// Refuses debugging, migration, a VMPL other than 0, and any ID or author key.
+///
+/// `now` is Unix time in seconds and is compared with every date in certificates and revocation list. Nothing is
+/// fetched.
+///
+/// # Errors
+/// [`ReportError`]: the first reason not to believe the report.
+pub fn verify(
+    report: &[u8],
+    chain: &SnpChain<'_>,
+    root: &TrustRoot,
+    now: u64,
+) -> Result<SnpClaims, ReportError> {
+    verify_launched_by(&LaunchIdentity::default(), report, chain, root, now)
+}
+
+/// Like [`verify`], for a guest that was launched with an ID block under the keys of `identity`.
+///
+/// # Errors
+/// [`ReportError`]: the first reason not to believe the report.
+pub fn verify_launched_by(
+    identity: &LaunchIdentity,
+    report: &[u8],
+    chain: &SnpChain<'_>,
+    root: &TrustRoot,
+    now: u64,
+) -> Result<SnpClaims, ReportError> {
+    let parsed = parse(report)?;
+    let key = check_fields(&parsed, identity)?;
+    let chain = chain::verify(chain, root, now)?;
+    (&SevCertificate::from(chain.vek.clone()), &parsed)
+        .verify()
+        .map_err(|_| ReportError::Signature)?;
+    let reported_tcb = tcb(&parsed.reported_tcb);
+    endorsement::check(&chain.vek, key, &reported_tcb, &parsed.chip_id)?;
+    Ok(SnpClaims {
+        root: chain.root,
+        product: chain.product,
+        revocation: chain.revocation,
+        version: parsed.version,
+        signing_key: key,
+        measurement: parsed.measurement,
+        report_data: parsed.report_data,
+        host_data: parsed.host_data,
+        policy: parsed.policy.into(),
+        guest_svn: parsed.guest_svn,
+        family_id: parsed.family_id,
+        image_id: parsed.image_id,
+        launched_by: *identity,
+        report_id: parsed.report_id,
+        chip_id: parsed.chip_id,
+        platform_info: parsed.plat_info.into(),
+        reported_tcb,
+        current_tcb: tcb(&parsed.current_tcb),
+        committed_tcb: tcb(&parsed.committed_tcb),
+        launch_tcb: tcb(&parsed.launch_tcb),
+    })
+}
+
+fn parse(report: &[u8]) -> Result<AttestationReport, ReportError> {
+    let Some((version, _)) = report
+        .split_first_chunk()
+        .filter(|_| report.len() == REPORT_LENGTH)
+    else {
+        return Err(ReportError::Length {
+            length: report.len(),
+        });
+    };
+    let version = u32::from_le_bytes(*version);
+    if !(2..=5).contains(&version) {
+        return Err(ReportError::Version { version });
+    }
+    let malformed = |error: std::io::Error| ReportError::Malformed {
+        reason: error.to_string(),
+    };
+    let parsed = AttestationReport::from_bytes(report).map_err(malformed)?;
+    // The signature is checked over what was understood; nothing may be left that was not.
+    let understood = parsed.to_bytes().map_err(malformed)?;
+    if understood.get(..SIGNED) != report.get(..SIGNED) {
+        return Err(ReportError::Malformed {
+            reason: "it has bits outside the fields of its version".to_owned(),
+        });
+    }
+    Ok(parsed)
+}
+
+/// Refuses what no signature could redeem, and tells which key signed.
+fn check_fields(
+    report: &AttestationReport,
+    identity: &LaunchIdentity,
+) -> Result<SigningKey, ReportError> {
+    let field = |field, found: String, why| Err(ReportError::Field { field, found, why });
+    let policy = || format!("{:#x}", u64::from(report.policy));
+    if report.policy.debug_allowed() {
+        return field(
+            "policy",
+            policy(),
+            "debugging is allowed, so the host can read the guest's memory",
+        );
+    }
+    if report.policy.migrate_ma_allowed() {
+        return field(
+            "policy",
+            policy(),
+            "migration is allowed, so the guest's memory can leave this machine",
+        );
+    }
+    if report.vmpl != 0 {
+        return field(
+            "VMPL",
+            report.vmpl.to_string(),
+            "code of a higher privilege controls the guest",
+        );
+    }
+    if report.id_key_digest != identity.id_key_digest {
+        return field(
+            "ID key digest",
+            hex::encode(report.id_key_digest),
+            UNEXPECTED_KEY,
+        );
+    }
+    if report.author_key_digest != identity.author_key_digest {
+        return field(
+            "author key digest",
+            hex::encode(report.author_key_digest),
+            UNEXPECTED_KEY,
+        );
+    }
+    if report.sig_algo != ECDSA_P384 {
+        return field(
+            "signature algorithm",
+            report.sig_algo.to_string(),
+            "only ECDSA P-384 with SHA-384 (1) exists",
+        );
+    }
+    match report.key_info.signing_key() {
+        0 => Ok(SigningKey::Vcek),
+        1 => Ok(SigningKey::Vlek),
+        other => field(
+            "signing key",
+            other.to_string(),
+            "neither a VCEK (0) nor a VLEK (1) signed it",
+        ),
+    }
+}
+
+const fn tcb(version: &sev::firmware::host::TcbVersion) -> TcbVersion {
+    TcbVersion {
+        fmc: version.fmc,
+        bootloader: version.bootloader,
+        tee: version.tee,
+        snp: version.snp,
+        microcode: version.microcode,
+    }
+}

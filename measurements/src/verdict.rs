@@ -1,0 +1,297 @@
+//! The result of an appraisal: one row for every check, and what the whole is worth (SPEC.md §7).
+
+use std::fmt::Display;
+
+use serde::Serialize;
+
+/// What a verdict is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// At least one check failed.
+    Rejected,
+    /// Everything fits, under a development root that the policy names: nothing is protected from the host.
+    Simulated,
+    /// Everything fits, under the CPU vendor's root.
+    Confidential,
+}
+
+/// How one check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Found what was expected.
+    Pass,
+    /// Did not; the verdict is [`Class::Rejected`].
+    Fail,
+    /// Nothing to hold against the evidence, but something to know.
+    Note,
+}
+
+/// One check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// Stable name for programs, such as `tdx.mrtd`; listed in SPEC.md.
+    pub id: &'static str,
+    /// What was checked, for people.
+    pub title: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What should have been found.
+    pub expected: Option<String>,
+    /// What was found.
+    pub found: Option<String>,
+    /// After a mismatch, its likeliest cause; in a note, what it means.
+    pub cause: Option<String>,
+    /// What to do about it.
+    pub advice: Option<String>,
+}
+
+/// All checks of one appraisal, in the order in which they were made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[must_use = "a verdict has to be looked at before anything is sent"]
+pub struct Verdict {
+    /// What the whole is worth.
+    pub class: Class,
+    /// The checks; every failed one says why and what to do.
+    pub checks: Vec<Check>,
+    /// Kept apart from `class`, which whoever owns a verdict can overwrite.
+    #[serde(skip)]
+    authorization: Option<Authorization>,
+}
+
+/// The right to send a prompt over the connection that was appraised.
+///
+/// Only [`Verdict::authorizes`] hands it out, and only [`crate::appraise::appraise`] of a session document that no
+/// check rejects puts it there. Code that sends prompts should demand one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Authorization(Class);
+
+impl Authorization {
+    /// [`Class::Confidential`] or [`Class::Simulated`], never [`Class::Rejected`].
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.0
+    }
+}
+
+impl Verdict {
+    /// The right to send prompts, if this verdict gives it: `None` for anything rejected and for every boot
+    /// document, however good, because nothing in it is fresh.
+    #[must_use]
+    pub fn authorizes(&self) -> Option<Authorization> {
+        self.authorization
+    }
+
+    /// The checks that failed.
+    pub fn failures(&self) -> impl Iterator<Item = &Check> {
+        self.checks
+            .iter()
+            .filter(|check| check.outcome == Outcome::Fail)
+    }
+
+    /// A rejection by one check alone: for what keeps an appraisal from beginning.
+    pub fn rejected(check: Check) -> Self {
+        Self {
+            class: Class::Rejected,
+            checks: vec![check],
+            authorization: None,
+        }
+    }
+
+    /// The verdict that `checks` amount to. `best` is what the verified root allows; `session` says whether the
+    /// document was fresh.
+    pub(crate) fn of(checks: Vec<Check>, best: Class, session: bool) -> Self {
+        let failed = checks.iter().any(|check| check.outcome == Outcome::Fail);
+        let class = if failed { Class::Rejected } else { best };
+        let authorization = (session && class != Class::Rejected).then_some(Authorization(class));
+        Self {
+            class,
+            checks,
+            authorization,
+        }
+    }
+}
+
+impl From<&crate::manifest::ManifestRefusal> for Verdict {
+    /// So that a refused manifest is shown in the same table as everything else.
+    fn from(refusal: &crate::manifest::ManifestRefusal) -> Self {
+        Self::rejected(Check::fail(
+            "manifest.trust",
+            "manifest counts",
+            chain(refusal),
+            MANIFEST_ADVICE,
+        ))
+    }
+}
+
+impl From<&cocoon_protocol::document::DocumentError> for Verdict {
+    fn from(error: &cocoon_protocol::document::DocumentError) -> Self {
+        Self::rejected(Check::fail(
+            "document.form",
+            "attestation document",
+            chain(error),
+            DOCUMENT_ADVICE,
+        ))
+    }
+}
+
+const MANIFEST_ADVICE: &str = "take manifest and signature file from the release that the operator announces, and trust only signers whose keys you got another way";
+const DOCUMENT_ADVICE: &str = "the server is no Cocoon appliance of this version, or something between changes its answers: check the address, then ask the operator";
+
+/// An error with its causes on one line, because a row has no room for more.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}
+
+impl Check {
+    /// A check that passed with `found`.
+    pub(crate) fn pass(id: &'static str, title: impl Into<String>, found: impl Display) -> Self {
+        Self {
+            found: Some(found.to_string()),
+            ..Self::new(id, title, Outcome::Pass)
+        }
+    }
+
+    /// A check that failed for `cause`, where nothing can be compared.
+    pub(crate) fn fail(
+        id: &'static str,
+        title: impl Into<String>,
+        cause: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
+        let (cause, advice) = (Some(cause.into()), Some(advice.into()));
+        Self {
+            cause,
+            advice,
+            ..Self::new(id, title, Outcome::Fail)
+        }
+    }
+
+    /// Something to know, with what it means.
+    pub(crate) fn note(
+        id: &'static str,
+        title: impl Into<String>,
+        cause: impl Into<String>,
+    ) -> Self {
+        Self {
+            cause: Some(cause.into()),
+            ..Self::new(id, title, Outcome::Note)
+        }
+    }
+
+    /// Compares for equality. `why` gives cause and advice, and is asked after a mismatch only.
+    pub(crate) fn equal<T: PartialEq + Display, C: Into<String>, A: Into<String>>(
+        id: &'static str,
+        title: impl Into<String>,
+        expected: &T,
+        found: &T,
+        why: impl FnOnce() -> (C, A),
+    ) -> Self {
+        let check = Self::new(id, title, Outcome::Pass)
+            .expected(expected)
+            .found(found);
+        if expected == found {
+            return check;
+        }
+        let (cause, advice) = why();
+        Self {
+            outcome: Outcome::Fail,
+            cause: Some(cause.into()),
+            advice: Some(advice.into()),
+            ..check
+        }
+    }
+
+    /// Adds what should have been found.
+    pub(crate) fn expected(self, expected: impl Display) -> Self {
+        Self {
+            expected: Some(expected.to_string()),
+            ..self
+        }
+    }
+
+    /// Adds what was found.
+    pub(crate) fn found(self, found: impl Display) -> Self {
+        Self {
+            found: Some(found.to_string()),
+            ..self
+        }
+    }
+
+    fn new(id: &'static str, title: impl Into<String>, outcome: Outcome) -> Self {
+        Self {
+            id,
+            title: title.into(),
+            outcome,
+            expected: None,
+            found: None,
+            cause: None,
+            advice: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Check, Class, Verdict};
+
+    fn passed() -> Check {
+        Check::pass("a", "a check", "ok")
+    }
+
+    #[test]
+    fn cocoon_verdict_1() {
+        let failed = Check::fail("b", "another", "because", "do something");
+        let verdict = Verdict::of(vec![passed(), failed.clone()], Class::Confidential, true);
+        assert_eq!(verdict.class, Class::Rejected);
+        assert_eq!(verdict.failures().collect::<Vec<_>>(), [&failed]);
+        assert_eq!(verdict.authorizes(), None);
+        let note = Check::note("c", "a note", "to know");
+        assert_eq!(
+            Verdict::of(vec![passed(), note], Class::Confidential, true).class,
+            Class::Confidential
+        );
+    }
+
+    #[test]
+    fn cocoon_verdict_2() {
+        for class in [Class::Confidential, Class::Simulated] {
+            assert_eq!(
+                Verdict::of(vec![passed()], class, true)
+                    .authorizes()
+                    .unwrap()
+                    .class(),
+                class
+            );
+            assert_eq!(
+                Verdict::of(vec![passed()], class, false).authorizes(),
+                None,
+                "boot documents never authorise"
+            );
+        }
+        let mut forged = Verdict::rejected(Check::fail("b", "another", "because", "do something"));
+        forged.class = Class::Confidential;
+        assert_eq!(
+            forged.authorizes(),
+            None,
+            "overwriting the class changes nothing"
+        );
+    }
+
+    #[test]
+    fn cocoon_verdict_4() {
+        let verdict = Verdict::of(vec![passed()], Class::Simulated, true);
+        assert_eq!(
+            serde_json::to_string(&verdict).unwrap(),
+            r#"{"class":"simulated","checks":[{"id":"a","title":"a check","outcome":"pass","expected":null,"found":"ok","cause":null,"advice":null}]}"#
+        );
+    }
+}
