@@ -1,0 +1,218 @@
+//! `cocoon appraise`: evidence in files, judged offline: signatures, endorsements, TCB. What it
+//! measured is printed, and compared with nothing: that is what manifests are for.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use cocoon_client::terminal::print;
+use cocoon_client::{chain, trust::development_roots};
+use cocoon_measurements::roots::{RootClass, TrustRoot};
+use cocoon_measurements::snp::report::{self, SnpChain, certificates_from_pem};
+use cocoon_measurements::tdx::quote;
+use cocoon_measurements::tdx::tcb::{TcbPolicy, TcbStatus};
+use serde_json::{Map, Value};
+
+use crate::Outcome;
+
+/// Largest file, in bytes.
+const MAX_FILE: u64 = 4 * 1024 * 1024;
+
+/// Verify evidence in files, offline
+#[derive(clap::Subcommand)]
+pub enum Appraise {
+    /// A TDX quote with its collateral
+    Tdx(Tdx),
+    /// An SEV-SNP report with its certificates
+    Snp(Snp),
+}
+
+#[derive(clap::Args)]
+struct Common {
+    /// The time to judge at, in seconds since 1970
+    #[arg(long, value_name = "SECONDS")]
+    time: u64,
+    /// Judge under this development root instead of the vendor's: the evidence is SIMULATED
+    #[arg(long, value_name = "PEM")]
+    trust_root: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
+pub struct Tdx {
+    /// The quote, binary
+    #[arg(long, value_name = "FILE")]
+    quote: PathBuf,
+    /// Intel's collateral, JSON
+    #[arg(long, value_name = "FILE")]
+    collateral: PathBuf,
+    /// TCB status that is good enough, in Intel's words [default: UpToDate] (repeatable)
+    #[arg(long = "accept-status", value_name = "STATUS")]
+    statuses: Vec<TcbStatus>,
+    /// Intel's advisory that may apply all the same (repeatable)
+    #[arg(long = "accept-advisory", value_name = "INTEL-SA-…")]
+    advisories: Vec<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::Args)]
+pub struct Snp {
+    /// The report, binary
+    #[arg(long, value_name = "FILE")]
+    report: PathBuf,
+    /// VCEK or VLEK, then ASK, PEM or DER; one PEM file may hold both
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    certs: Vec<PathBuf>,
+    /// Revocation list of AMD's root, DER
+    #[arg(long, value_name = "FILE")]
+    crl: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// What the evidence says, in order.
+type Rows = Vec<(&'static str, String)>;
+
+pub fn run(appraise: &Appraise) -> anyhow::Result<Outcome> {
+    let (common, verified) = match appraise {
+        Appraise::Tdx(args) => (&args.common, tdx(args)?),
+        Appraise::Snp(args) => (&args.common, snp(args)?),
+    };
+    let (class, rows) = match &verified {
+        Ok((RootClass::Vendor, rows)) => ("confidential", rows.clone()),
+        Ok((RootClass::Development, rows)) => ("simulated", rows.clone()),
+        Err(reason) => ("rejected", vec![("reason", reason.clone())]),
+    };
+    if common.json {
+        let mut object = Map::new();
+        object.insert("class".to_owned(), Value::from(class));
+        object.extend(
+            rows.into_iter()
+                .map(|(name, value)| (name.to_owned(), Value::from(value))),
+        );
+        print(format_args!("{}\n", serde_json::to_string_pretty(&object)?))?;
+    } else if let Err(reason) = &verified {
+        print(format_args!("REJECTED: {reason}\n"))?;
+    } else {
+        print(format_args!(
+            "{}: signatures and endorsements hold\n",
+            class.to_uppercase()
+        ))?;
+        for (name, value) in rows {
+            print(format_args!("  {name:<18} {value}\n"))?;
+        }
+    }
+    Ok(if verified.is_ok() {
+        Outcome::Done
+    } else {
+        Outcome::Rejected
+    })
+}
+
+fn tdx(args: &Tdx) -> anyhow::Result<Result<(RootClass, Rows), String>> {
+    let (bytes, collateral) = (read(&args.quote)?, read(&args.collateral)?);
+    let mut policy = TcbPolicy::default();
+    if !args.statuses.is_empty() {
+        policy.statuses.clone_from(&args.statuses);
+    }
+    policy.advisories = Some(args.advisories.clone());
+    let claims = match quote::verify(
+        &bytes,
+        &collateral,
+        &root(&args.common)?,
+        &policy,
+        args.common.time,
+    ) {
+        Ok(claims) => claims,
+        Err(error) => return Ok(Err(chain(&error))),
+    };
+    let [rtmr0, rtmr1, rtmr2, rtmr3] = claims.rtmr.map(hex::encode);
+    let rows = vec![
+        ("mrtd", hex::encode(claims.mrtd)),
+        ("rtmr0", rtmr0),
+        ("rtmr1", rtmr1),
+        ("rtmr2", rtmr2),
+        ("rtmr3", rtmr3),
+        ("mrconfigid", hex::encode(claims.mrconfigid)),
+        ("mrowner", hex::encode(claims.mrowner)),
+        ("mrownerconfig", hex::encode(claims.mrownerconfig)),
+        ("report_data", hex::encode(claims.report_data)),
+        ("td_attributes", hex::encode(claims.td_attributes)),
+        ("mrseam", hex::encode(claims.mrseam)),
+        ("tcb_status", claims.tcb_status.to_string()),
+        ("advisories", claims.advisories.join(", ")),
+        ("fmspc", hex::encode(claims.fmspc)),
+    ];
+    Ok(Ok((claims.root, rows)))
+}
+
+fn snp(args: &Snp) -> anyhow::Result<Result<(RootClass, Rows), String>> {
+    let bytes = read(&args.report)?;
+    let mut certificates = Vec::new();
+    for path in &args.certs {
+        let file = read(path)?;
+        match certificates_from_pem(&file) {
+            Ok(found) if !found.is_empty() => certificates.extend(found),
+            // No PEM: then it is DER, or nothing, which the chain's own check will say.
+            _ => certificates.push(file),
+        }
+    }
+    let [vek, intermediate, ..] = certificates.as_slice() else {
+        bail!(
+            "--certs names {} certificate: the VCEK or VLEK and the ASK are needed",
+            certificates.len()
+        );
+    };
+    let crl = args.crl.as_deref().map(read).transpose()?;
+    let chain_below = SnpChain {
+        vek,
+        intermediate,
+        crl: crl.as_deref(),
+    };
+    let claims = match report::verify(&bytes, &chain_below, &root(&args.common)?, args.common.time)
+    {
+        Ok(claims) => claims,
+        Err(error) => return Ok(Err(chain(&error))),
+    };
+    let rows = vec![
+        ("measurement", hex::encode(claims.measurement)),
+        ("report_data", hex::encode(claims.report_data)),
+        ("host_data", hex::encode(claims.host_data)),
+        ("policy", format!("{:#x}", claims.policy)),
+        ("platform_info", format!("{:#x}", claims.platform_info)),
+        ("chip_id", hex::encode(claims.chip_id)),
+        ("reported_tcb", format!("{:?}", claims.reported_tcb)),
+        ("revocation", format!("{:?}", claims.revocation)),
+    ];
+    Ok(Ok((claims.root, rows)))
+}
+
+fn root(common: &Common) -> anyhow::Result<TrustRoot> {
+    let Some(path) = &common.trust_root else {
+        return Ok(TrustRoot::Vendor);
+    };
+    let unusable = || format!("{} is not usable as --trust-root", path.display());
+    let roots = development_roots(&read(path)?).with_context(unusable)?;
+    let [root] = roots.as_slice() else {
+        bail!(
+            "{} holds {} certificates, one root is needed",
+            path.display(),
+            roots.len()
+        );
+    };
+    TrustRoot::development(root).with_context(unusable)
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let context = || format!("cannot read {}", path.display());
+    let length = std::fs::metadata(path).with_context(context)?.len();
+    if length > MAX_FILE {
+        bail!(
+            "{} has {length} bytes, more than any evidence",
+            path.display()
+        );
+    }
+    std::fs::read(path).with_context(context)
+}

@@ -1,0 +1,128 @@
+//! `cocoon connect`: a local OpenAI-compatible endpoint in front of verified appliances.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use cocoon_client::terminal::{Waiting, print, say};
+use cocoon_client::{Address, Endpoint, EndpointOptions, Token, Upstreams, chain, summary};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use crate::Outcome;
+use crate::flags::TrustFlags;
+use crate::output::{remember, settings};
+
+/// Largest token file, in bytes.
+const MAX_TOKEN_FILE: u64 = 4096;
+
+/// Serve a local OpenAI-compatible endpoint, every request sent on over attested connections
+#[derive(clap::Args)]
+pub struct Args {
+    /// Appliances in order of preference, https://HOST:PORT; the next takes over when one fails
+    #[arg(required = true)]
+    urls: Vec<Address>,
+    #[command(flatten)]
+    trust: TrustFlags,
+    /// Where to listen; loopback only
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// File with the bearer token; without it a new one is made and printed
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Print base URL and token as one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<Outcome> {
+    let token = match &args.token_file {
+        Some(path) => read_token(path)?,
+        None => Token::generate()?,
+    };
+    let shown = args
+        .token_file
+        .is_none()
+        .then(|| Zeroizing::new(token.expose().to_owned()));
+    let Some(settings) = settings(&args.trust)? else {
+        return Ok(Outcome::Rejected);
+    };
+    let upstreams = Upstreams::new(settings.verifier(), args.urls.clone());
+    // The port first: a taken one should not cost a minute of attestation.
+    let endpoint = Endpoint::bind(
+        upstreams.clone(),
+        EndpointOptions {
+            listen: args.listen,
+            token,
+        },
+    )
+    .await?;
+
+    let waiting = Waiting::new(format!("attesting {}", args.urls[0]));
+    let first = upstreams
+        .warm(|connection| {
+            remember(&settings, connection);
+            format!(
+                "{}: {}",
+                connection.address(),
+                summary(connection.verdict(), false)
+            )
+        })
+        .await;
+    waiting.done();
+    match first {
+        Ok(line) => say(line),
+        Err(error) if error.is_rejection() => {
+            say(format_args!("cocoon: {}", chain(&error)));
+            return Ok(Outcome::Rejected);
+        }
+        // One that is not up yet may come up: requests until then get a 502 that says so.
+        Err(error) => say(format_args!("not reachable yet: {}", chain(&error))),
+    }
+    announce(
+        &args,
+        &endpoint.base_url(),
+        shown.as_deref().map(String::as_str),
+        &settings.manifest().model.id,
+    )?;
+    endpoint
+        .serve(async {
+            // Without a handler for the signal, the signal itself ends the program.
+            let _ = tokio::signal::ctrl_c().await;
+            say("stopping");
+        })
+        .await;
+    Ok(Outcome::Done)
+}
+
+fn announce(args: &Args, base_url: &str, token: Option<&str>, model: &str) -> anyhow::Result<()> {
+    if args.json {
+        let line = json!({ "base_url": base_url, "token": token, "model": model });
+        print(format_args!("{line}\n"))?;
+        return Ok(());
+    }
+    let key = match (token, &args.token_file) {
+        (Some(token), _) => token.to_owned(),
+        (None, Some(path)) => format!("$(cat '{}')", path.display()),
+        (None, None) => String::new(),
+    };
+    print(format_args!(
+        "\nexport OPENAI_BASE_URL={base_url}\nexport OPENAI_API_KEY={key}\n\n\
+         curl $OPENAI_BASE_URL/chat/completions -H \"Authorization: Bearer $OPENAI_API_KEY\" \\\n  \
+         -H 'Content-Type: application/json' \\\n  \
+         -d '{{\"model\":\"{model}\",\"messages\":[{{\"role\":\"user\",\"content\":\"Good morning!\"}}]}}'\n\n\
+         Ctrl-C stops the endpoint.\n"
+    ))?;
+    Ok(())
+}
+
+fn read_token(path: &std::path::Path) -> anyhow::Result<Token> {
+    use std::io::Read as _;
+    let context = || format!("cannot read token file {}", path.display());
+    let file = std::fs::File::open(path).with_context(context)?;
+    let mut text = Zeroizing::new(String::with_capacity(4096));
+    file.take(MAX_TOKEN_FILE)
+        .read_to_string(&mut text)
+        .with_context(context)?;
+    Token::new(&text).with_context(|| format!("token file {} is of no use", path.display()))
+}

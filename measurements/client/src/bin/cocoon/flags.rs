@@ -1,0 +1,49 @@
+//! Flags that several commands share.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use cocoon_client::trust::{Settings, TrustError, TrustOptions};
+use cocoon_protocol::bytes::Hex32;
+
+/// Whom to believe.
+#[derive(Args, Clone, Debug)]
+pub struct TrustFlags {
+    /// Manifest of the image that the appliance must run; its signature file MANIFEST.dsse is read when present
+    #[arg(long, value_name = "FILE")]
+    manifest: PathBuf,
+    /// Ed25519 key of a trusted signer, instead of those in the trust file (repeatable)
+    #[arg(long = "signer", value_name = "HEX|FILE")]
+    signers: Vec<String>,
+    /// How many of the signers must have signed
+    #[arg(long, value_name = "K")]
+    threshold: Option<usize>,
+    /// Trust the manifest with this SHA-256, signed or not (repeatable)
+    #[arg(long = "manifest-sha256", value_name = "HEX")]
+    pinned: Vec<Hex32>,
+    /// Accept a manifest whose inputs were not the locked ones: for trials
+    #[arg(long)]
+    allow_unlocked: bool,
+    /// Accept SIMULATED evidence under this development root: for trials, protects nothing (repeatable)
+    #[arg(long = "trust-root", value_name = "PEM")]
+    trust_roots: Vec<PathBuf>,
+    /// Signers, floors and known appliances [default: ~/.config/cocoon/trust.toml]
+    #[arg(long, value_name = "FILE", env = "COCOON_TRUST_FILE")]
+    trust_file: Option<PathBuf>,
+}
+
+impl TrustFlags {
+    /// Reads what the flags name.
+    pub fn load(&self) -> Result<Settings, TrustError> {
+        let options = TrustOptions {
+            manifest: self.manifest.clone(),
+            signers: self.signers.clone(),
+            threshold: self.threshold,
+            pinned: self.pinned.clone(),
+            allow_unlocked: self.allow_unlocked,
+            trust_roots: self.trust_roots.clone(),
+            trust_file: self.trust_file.clone(),
+        };
+        Settings::load(&options, cocoon_client::now())
+    }
+}

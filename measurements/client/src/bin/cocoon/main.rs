@@ -1,0 +1,87 @@
+//! `cocoon`: verifies confidential appliances, and talks to verified ones.
+
+mod appraise;
+mod chat;
+mod connect;
+mod flags;
+mod measure;
+mod output;
+mod verify;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use cocoon_client::chain;
+
+/// Verify confidential-computing appliances, and use verified ones.
+///
+/// Exit status: 0 accepted or done, 1 rejected with reasons, 2 wrong usage or input/output error.
+#[derive(Parser)]
+#[command(name = "cocoon", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Verify(verify::Args),
+    Connect(connect::Args),
+    Chat(chat::Args),
+    #[command(subcommand)]
+    Measure(measure::Measure),
+    #[command(subcommand)]
+    Appraise(appraise::Appraise),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How a command ended, when it did not break off with an error.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    Rejected,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Rejected) => ExitCode::from(1),
+        Err(error) => {
+            // A reader that closed its end (`| head`) wants no more of us, not even this.
+            let _ = writeln!(std::io::stderr(), "cocoon: {}", chain(error.as_ref()));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<Outcome> {
+    match command {
+        Command::Measure(measure) => measure::run(&measure),
+        Command::Appraise(appraise) => appraise::run(&appraise),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "cocoon", &mut script);
+            std::io::stdout().write_all(&script)?;
+            Ok(Outcome::Done)
+        }
+        Command::Verify(args) => block_on(verify::run(args)),
+        Command::Connect(args) => block_on(connect::run(args)),
+        Command::Chat(args) => block_on(chat::run(args)),
+    }
+}
+
+fn block_on(future: impl Future<Output = anyhow::Result<Outcome>>) -> anyhow::Result<Outcome> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let outcome = runtime.block_on(future);
+    // A thread may still wait for a line from the terminal: nobody will read it.
+    runtime.shutdown_background();
+    outcome
+}

@@ -1,0 +1,105 @@
+//! `cocoon verify`: one connection, one verdict.
+
+use cocoon_client::terminal::{Waiting, print, say, style};
+use cocoon_client::{Address, AttestedConnection, ConnectError, chain, table};
+use cocoon_measurements::verdict::Verdict;
+use cocoon_protocol::binding::Claims;
+use serde::Serialize;
+
+use crate::Outcome;
+use crate::flags::TrustFlags;
+use crate::output::{refused_manifest, remember};
+
+/// Connect to an appliance, attest it with a fresh nonce, and print the verdict
+#[derive(clap::Args)]
+pub struct Args {
+    /// The appliance, https://HOST:PORT
+    url: Address,
+    #[command(flatten)]
+    trust: TrustFlags,
+    /// Print the verdict as JSON
+    #[arg(long)]
+    json: bool,
+    /// Show passing values in full on a terminal
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    url: String,
+    accepted: bool,
+    verdict: Option<&'a Verdict>,
+    claims: Option<&'a Claims>,
+    error: Option<String>,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<Outcome> {
+    let settings = match args.trust.load() {
+        Ok(settings) => settings,
+        Err(error) => {
+            let Some(verdict) = refused_manifest(&error) else {
+                return Err(error.into());
+            };
+            show(&args, Err((Some(&verdict), chain(&error))))?;
+            return Ok(Outcome::Rejected);
+        }
+    };
+    let waiting = Waiting::new(format!("attesting {}", args.url));
+    let result = settings.verifier().connect(&args.url).await;
+    waiting.done();
+    match result {
+        Ok(connection) => {
+            show(&args, Ok(&connection))?;
+            remember(&settings, &connection);
+            Ok(Outcome::Done)
+        }
+        Err(error) if error.is_rejection() => {
+            show(&args, Err((error.verdict(), chain(&error))))?;
+            Ok(Outcome::Rejected)
+        }
+        Err(error) => Err(unreached(&args, error)?),
+    }
+}
+
+/// Not reached is no verdict, but programs that asked for JSON get some.
+fn unreached(args: &Args, error: ConnectError) -> anyhow::Result<anyhow::Error> {
+    if args.json {
+        show(args, Err((None, chain(&error))))?;
+    }
+    Ok(error.into())
+}
+
+fn show(
+    args: &Args,
+    result: Result<&AttestedConnection, (Option<&Verdict>, String)>,
+) -> anyhow::Result<()> {
+    let verdict = match &result {
+        Ok(connection) => Some(connection.verdict()),
+        Err((verdict, _)) => *verdict,
+    };
+    if args.json {
+        let report = Report {
+            url: args.url.to_string(),
+            accepted: result.is_ok(),
+            verdict,
+            claims: result.as_ref().ok().map(|connection| connection.claims()),
+            error: result.as_ref().err().map(|(_, error)| error.clone()),
+        };
+        print(format_args!("{}\n", serde_json::to_string_pretty(&report)?))?;
+        return Ok(());
+    }
+    if let Some(verdict) = verdict {
+        print(format_args!("{}\n", table(verdict, style(args.verbose))))?;
+    }
+    match &result {
+        Err((None, error)) => print(format_args!("REJECTED: {error}\n"))?,
+        Err((Some(_), _)) => say(format_args!(
+            "{} is not to be trusted with a prompt",
+            args.url
+        )),
+        Ok(_) => {}
+    }
+    Ok(())
+}

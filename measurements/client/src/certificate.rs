@@ -1,0 +1,83 @@
+//! What the client reads from an appliance's certificate: its key and the boot document.
+//!
+//! The certificate is self-signed and its name and dates are constants: nothing in it is believed
+//! because a certificate says so. It only says which key the evidence must commit to.
+
+use cocoon_protocol::bytes::Hex32;
+use cocoon_protocol::document::{Document, DocumentError, EVIDENCE_OID, MAX_BOOT_DOCUMENT_LEN};
+use x509_cert::Certificate;
+use x509_cert::der::{Decode, Encode};
+use x509_cert::spki::ObjectIdentifier;
+
+/// Largest certificate that is parsed: the boot document and two kilobytes for all the rest.
+pub const MAX_CERTIFICATE_LEN: usize = MAX_BOOT_DOCUMENT_LEN + 2048;
+
+/// A leaf certificate whose form is right. Nothing of it is verified yet.
+#[derive(Debug, Clone)]
+pub struct Leaf {
+    /// SubjectPublicKeyInfo, DER.
+    pub spki: Vec<u8>,
+    /// SHA-256 of `spki`: what the evidence commits to.
+    pub spki_sha256: Hex32,
+    /// The document in the evidence extension.
+    pub document: Document,
+}
+
+/// Why a certificate carries no evidence that could be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// Longer than [`MAX_CERTIFICATE_LEN`].
+    #[error("certificate of {0} bytes exceeds the limit of {MAX_CERTIFICATE_LEN}")]
+    TooLong(usize),
+    /// Not DER of a certificate.
+    #[error("certificate is not well-formed DER")]
+    Malformed(#[source] x509_cert::der::Error),
+    /// No evidence extension.
+    #[error(
+        "certificate has no evidence extension ({EVIDENCE_OID}): this is not a Cocoon appliance"
+    )]
+    NoEvidence,
+    /// The extension stands there more than once.
+    #[error("certificate has the evidence extension more than once")]
+    Repeated,
+    /// The extension is not marked critical.
+    #[error("certificate's evidence extension is not marked critical")]
+    NotCritical,
+    /// The extension's value is not a document.
+    #[error("certificate's evidence extension is not usable")]
+    Document(#[source] DocumentError),
+}
+
+impl Leaf {
+    /// Parses a leaf certificate in DER and the boot document in it.
+    pub fn parse(der: &[u8]) -> Result<Self, CertificateError> {
+        if der.len() > MAX_CERTIFICATE_LEN {
+            return Err(CertificateError::TooLong(der.len()));
+        }
+        let certificate = Certificate::from_der(der).map_err(CertificateError::Malformed)?;
+        let tbs = certificate.tbs_certificate;
+        let oid = ObjectIdentifier::new_unwrap(EVIDENCE_OID);
+        let extensions = tbs.extensions.unwrap_or_default();
+        let mut found = extensions
+            .iter()
+            .filter(|extension| extension.extn_id == oid);
+        let extension = found.next().ok_or(CertificateError::NoEvidence)?;
+        if found.next().is_some() {
+            return Err(CertificateError::Repeated);
+        }
+        if !extension.critical {
+            return Err(CertificateError::NotCritical);
+        }
+        let document = Document::parse(extension.extn_value.as_bytes(), MAX_BOOT_DOCUMENT_LEN)
+            .map_err(CertificateError::Document)?;
+        let spki = tbs
+            .subject_public_key_info
+            .to_der()
+            .map_err(CertificateError::Malformed)?;
+        Ok(Self {
+            spki_sha256: Hex32::sha256(&spki),
+            spki,
+            document,
+        })
+    }
+}

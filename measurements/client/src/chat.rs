@@ -1,0 +1,293 @@
+//! Asking a question: the request built, the answer handed out piece by piece as it arrives.
+
+use bytes::Bytes;
+use cocoon_protocol::openai::{
+    ChatRequest, ErrorBody, FinishReason, Message, Role, StreamOptions, Usage,
+};
+use http::{Method, StatusCode};
+use http_body_util::BodyExt;
+use serde::Deserialize;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::error::printable;
+use crate::padding::{PaddingError, padded};
+use crate::sse::{EventTooLong, Events};
+use crate::upstreams::{Answer, UpstreamError, Upstreams};
+
+/// Longest error body that is read.
+const MAX_ERROR_LEN: usize = 64 * 1024;
+/// Longest answer that is kept for the conversation, in bytes.
+const MAX_ANSWER_LEN: usize = 1024 * 1024;
+
+/// A conversation with an appliance. Its texts are wiped on drop.
+pub struct Conversation {
+    upstreams: Upstreams,
+    options: ChatOptions,
+    messages: Vec<Message>,
+}
+
+/// What one conversation asks for.
+#[derive(Clone, Debug, Default)]
+pub struct ChatOptions {
+    /// The model's identifier: what the manifest names.
+    pub model: String,
+    /// Most tokens of an answer.
+    pub max_tokens: Option<u32>,
+    /// 0 to 2.
+    pub temperature: Option<f32>,
+    /// Repeats an answer.
+    pub seed: Option<i64>,
+}
+
+/// How an answer ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// Why; `None` when the appliance did not say.
+    pub finish: Option<FinishReason>,
+    /// Tokens, when the appliance counted them.
+    pub usage: Option<Usage>,
+}
+
+/// Why there is no answer, or not all of it. Never repeats a word of the conversation.
+#[derive(Debug, thiserror::Error)]
+pub enum ChatError {
+    /// The request cannot be encoded.
+    #[error("the question cannot be sent")]
+    Request(#[from] PaddingError),
+    /// No verified appliance took it.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// The appliance answered with an error.
+    #[error("the appliance answers with status {status}: {message}")]
+    Refused {
+        /// HTTP status; 200 when the error came inside a stream.
+        status: u16,
+        /// What it said, without control characters.
+        message: String,
+    },
+    /// The stream broke.
+    #[error("the connection broke in the middle of the answer")]
+    Broken(#[source] hyper::Error),
+    /// The stream ended without its end mark.
+    #[error("the answer was cut short: its stream has no end mark")]
+    CutShort,
+    /// An event without end.
+    #[error("the answer is not a stream of this API")]
+    Event(#[from] EventTooLong),
+    /// An event that is not of OpenAI's schema.
+    #[error("the answer holds an event that is not of this API")]
+    Malformed,
+    /// More than [`MAX_ANSWER_LEN`].
+    #[error("the answer exceeds {MAX_ANSWER_LEN} bytes")]
+    TooLong,
+}
+
+impl Conversation {
+    /// An empty conversation, or one that begins with instructions.
+    pub fn new(upstreams: Upstreams, options: ChatOptions, system: Option<&str>) -> Self {
+        let messages = system
+            .map(|text| message(Role::System, text))
+            .into_iter()
+            .collect();
+        Self {
+            upstreams,
+            options,
+            messages,
+        }
+    }
+
+    /// Asks, calls `piece` with every part of the answer as it arrives, and remembers both for the
+    /// next question. After an error, or when the future is dropped, the question is forgotten.
+    pub async fn ask(
+        &mut self,
+        prompt: &str,
+        piece: impl FnMut(&str),
+    ) -> Result<Ending, ChatError> {
+        let question = message(Role::User, prompt);
+        let mut messages = self.messages.clone();
+        messages.push(question.clone());
+        let body = padded(&self.options.request(messages))?;
+        let (answer, ending) = stream(&self.upstreams, body, piece).await?;
+        self.messages.push(question);
+        self.messages.push(message(Role::Assistant, &answer));
+        Ok(ending)
+    }
+}
+
+impl ChatOptions {
+    fn request(&self, messages: Vec<Message>) -> ChatRequest {
+        ChatRequest {
+            model: self.model.clone(),
+            messages,
+            stream: true,
+            stream_options: Some(StreamOptions {
+                include_usage: true,
+                include_obfuscation: None,
+            }),
+            max_completion_tokens: self.max_tokens,
+            max_tokens: None,
+            temperature: self.temperature,
+            top_p: None,
+            seed: self.seed,
+            stop: None,
+            padding: None,
+        }
+    }
+}
+
+fn message(role: Role, text: &str) -> Message {
+    Message {
+        role,
+        content: text.to_owned(),
+    }
+}
+
+async fn stream(
+    upstreams: &Upstreams,
+    body: Bytes,
+    mut piece: impl FnMut(&str),
+) -> Result<(Zeroizing<String>, Ending), ChatError> {
+    let response = upstreams
+        .request(Method::POST, "/v1/chat/completions", body)
+        .await?;
+    let status = response.status();
+    let mut body = response.into_body();
+    if status != StatusCode::OK {
+        return Err(refused(status, &mut body).await);
+    }
+    let mut events = Events::default();
+    let mut reader = Reader {
+        answer: Zeroizing::default(),
+        ending: Ending {
+            finish: None,
+            usage: None,
+        },
+        done: false,
+    };
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(ChatError::Broken)?.into_data() else {
+            continue;
+        };
+        let mut outcome = Ok(());
+        events.push(&data, |event| {
+            if outcome.is_ok() {
+                outcome = reader.take(event, &mut piece);
+            }
+        })?;
+        outcome?;
+    }
+    if !reader.done {
+        return Err(ChatError::CutShort);
+    }
+    Ok((reader.answer, reader.ending))
+}
+
+async fn refused(status: StatusCode, body: &mut Answer) -> ChatError {
+    let mut bytes = Zeroizing::new(Vec::new());
+    while let Some(Ok(frame)) = body.frame().await {
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if bytes.len() + data.len() > MAX_ERROR_LEN {
+            break;
+        }
+        bytes.extend_from_slice(&data);
+    }
+    let message = match serde_json::from_slice::<ErrorBody>(&bytes) {
+        Ok(body) => printable(&body.error.message, 500),
+        Err(_) => "no error message that this program understands".to_owned(),
+    };
+    ChatError::Refused {
+        status: status.as_u16(),
+        message,
+    }
+}
+
+/// One event of a stream; fields that do not matter here (identifiers, obfuscation) are passed over.
+#[derive(Deserialize)]
+struct Chunk {
+    #[serde(default)]
+    choices: Vec<Choice>,
+    #[serde(default)]
+    usage: Option<Usage>,
+    #[serde(default)]
+    error: Option<StreamError>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    #[serde(default)]
+    delta: Delta,
+    #[serde(default)]
+    finish_reason: Option<FinishReason>,
+}
+
+#[derive(Default, Deserialize, Zeroize, ZeroizeOnDrop)]
+struct Delta {
+    #[serde(default)]
+    content: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct StreamError {
+    message: String,
+}
+
+struct Reader {
+    answer: Zeroizing<String>,
+    ending: Ending,
+    done: bool,
+}
+
+impl Reader {
+    fn take(&mut self, event: &[u8], piece: &mut impl FnMut(&str)) -> Result<(), ChatError> {
+        if event == b"[DONE]" {
+            self.done = true;
+            return Ok(());
+        }
+        let chunk: Chunk = serde_json::from_slice(event).map_err(|_| ChatError::Malformed)?;
+        if let Some(error) = chunk.error {
+            return Err(ChatError::Refused {
+                status: 200,
+                message: printable(&error.message, 500),
+            });
+        }
+        for choice in chunk.choices {
+            if let Some(text) = choice
+                .delta
+                .content
+                .as_deref()
+                .filter(|text| !text.is_empty())
+            {
+                self.remember(text)?;
+                piece(text);
+            }
+            self.ending.finish = choice.finish_reason.or(self.ending.finish);
+        }
+        self.ending.usage = chunk.usage.or(self.ending.usage);
+        Ok(())
+    }
+
+    fn remember(&mut self, text: &str) -> Result<(), ChatError> {
+        let length = self.answer.len() + text.len();
+        if length > MAX_ANSWER_LEN {
+            return Err(ChatError::TooLong);
+        }
+        if length > self.answer.capacity() {
+            // Moved by hand, so that the old place is wiped.
+            let mut larger = Zeroizing::new(String::with_capacity((length * 2).max(4096)));
+            larger.push_str(&self.answer);
+            self.answer = larger;
+        }
+        self.answer.push_str(text);
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Conversation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Conversation")
+            .field("messages", &self.messages.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,246 @@
+//! From an address to an [`AttestedConnection`]: TCP, TLS 1.3 with the boot document judged in it,
+//! then a fresh nonce answered by evidence over this very TLS session.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cocoon_measurements::appraise::Presented;
+use cocoon_protocol::binding::{EXPORTER_LABEL, Freshness};
+use cocoon_protocol::bytes::{Hex, Hex32};
+use cocoon_protocol::document::{ATTEST_PATH, AttestRequest, Document, Kind, MAX_DOCUMENT_LEN};
+use cocoon_protocol::openai::ErrorBody;
+use http::{Method, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::address::Address;
+use crate::attested::{AttestedConnection, Channel, MAX_CONNECTION_AGE};
+use crate::certificate::Leaf;
+use crate::error::{ConnectError, Stage, printable};
+use crate::judge::Judgement;
+use crate::tls::{self, Handshake, check_kind_and_key};
+use crate::verifier::Verifier;
+
+/// Longest error body that is read before the verdict.
+const MAX_ERROR_LEN: usize = 16 * 1024;
+
+impl Verifier {
+    /// Connects to an appliance and verifies it: the only way to an [`AttestedConnection`].
+    ///
+    /// Nothing but a random nonce is sent before the verdict. Errors say at which step the
+    /// appliance failed; [`ConnectError::verdict`] has every check when evidence was judged.
+    pub async fn connect(&self, address: &Address) -> Result<AttestedConnection, ConnectError> {
+        let established = Instant::now();
+        let tcp = self.reach(address).await?;
+        let (tls, leaf) = self.handshake(address, tcp).await?;
+        let exporter = exporter(address, &tls)?;
+        let mut channel = open(address, tls, established).await?;
+
+        let nonce = nonce()?;
+        let limit = self.deadlines.attest;
+        let document = timeout(limit, exchange(&mut channel, address, nonce))
+            .await
+            .map_err(|_| deadline(address, Stage::Attest, limit))??;
+        check_kind_and_key(address, &leaf, &document, Kind::Session)?;
+        if document.nonce != nonce {
+            return Err(ConnectError::OtherNonce {
+                address: address.clone(),
+                sent: nonce,
+                found: document.nonce,
+            });
+        }
+        let fresh = Freshness { nonce, exporter };
+        let (judgement, document) = self
+            .appraise(address, document, leaf.spki_sha256, fresh)
+            .await?;
+        let verdict = self.accept(address, Stage::Attest, judgement)?;
+        Ok(AttestedConnection::new(
+            channel,
+            address.clone(),
+            verdict,
+            document.claims,
+            established,
+        ))
+    }
+
+    async fn reach(&self, address: &Address) -> Result<TcpStream, ConnectError> {
+        let limit = self.deadlines.reach;
+        let tcp = timeout(limit, TcpStream::connect((address.host(), address.port())))
+            .await
+            .map_err(|_| deadline(address, Stage::Reach, limit))?
+            .map_err(|source| ConnectError::Unreachable {
+                address: address.clone(),
+                source,
+            })?;
+        // Tokens are small and late packets are seen by a person; failure only costs time.
+        let _ = tcp.set_nodelay(true);
+        Ok(tcp)
+    }
+
+    async fn handshake(
+        &self,
+        address: &Address,
+        tcp: TcpStream,
+    ) -> Result<(TlsStream<TcpStream>, Leaf), ConnectError> {
+        let broken = |source| ConnectError::Handshake {
+            address: address.clone(),
+            source,
+        };
+        let provider = self.provider();
+        let handshake = Arc::new(Handshake::new(address.clone(), self.clone(), &provider));
+        let config = tls::config(handshake.clone(), provider)
+            .map_err(|e| broken(std::io::Error::other(e)))?;
+        let connector = TlsConnector::from(Arc::new(config));
+        let limit = self.deadlines.handshake;
+        let outcome = timeout(limit, connector.connect(address.server_name(), tcp))
+            .await
+            .map_err(|_| deadline(address, Stage::Handshake, limit))?;
+        let found = handshake.take();
+        match (outcome, found.refusal, found.leaf) {
+            (Ok(tls), None, Some(leaf)) => Ok((tls, leaf)),
+            (_, Some(refusal), _) => Err(refusal),
+            (Err(source), None, _) => Err(broken(source)),
+            (Ok(_), None, None) => Err(broken(std::io::Error::other(
+                rustls::Error::NoCertificatesPresented,
+            ))),
+        }
+    }
+
+    /// Signature chains cost milliseconds of arithmetic: off the threads that serve streams.
+    async fn appraise(
+        &self,
+        address: &Address,
+        document: Document,
+        leaf_spki_sha256: Hex32,
+        fresh: Freshness,
+    ) -> Result<(Judgement, Document), ConnectError> {
+        let verifier = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let presented = Presented {
+                document: &document,
+                leaf_spki_sha256,
+                fresh: Some(fresh),
+            };
+            (verifier.judge(&presented), document)
+        })
+        .await
+        .map_err(|_| ConnectError::Appraisal {
+            address: address.clone(),
+        })
+    }
+}
+
+fn exporter(address: &Address, tls: &TlsStream<TcpStream>) -> Result<Hex32, ConnectError> {
+    tls.get_ref()
+        .1
+        .export_keying_material([0; 32], EXPORTER_LABEL, None)
+        .map(Hex)
+        .map_err(|source| ConnectError::Exporter {
+            address: address.clone(),
+            source,
+        })
+}
+
+fn nonce() -> Result<Hex32, ConnectError> {
+    let mut nonce = Hex32::ZERO;
+    getrandom::fill(&mut nonce.0).map_err(ConnectError::Random)?;
+    Ok(nonce)
+}
+
+fn deadline(address: &Address, stage: Stage, limit: Duration) -> ConnectError {
+    ConnectError::Deadline {
+        address: address.clone(),
+        stage,
+        limit,
+    }
+}
+
+async fn open(
+    address: &Address,
+    tls: TlsStream<TcpStream>,
+    established: Instant,
+) -> Result<Channel, ConnectError> {
+    let (sender, connection) = hyper::client::conn::http1::Builder::new()
+        .handshake(TokioIo::new(tls))
+        .await
+        .map_err(|source| ConnectError::Broken {
+            address: address.clone(),
+            source,
+        })?;
+    // The task ends with the connection: when the sender is dropped, when the other side closes, or of old age.
+    tokio::spawn(timeout_at(established + MAX_CONNECTION_AGE, connection));
+    Ok(Channel {
+        sender,
+        authority: address.authority(),
+    })
+}
+
+async fn exchange(
+    channel: &mut Channel,
+    address: &Address,
+    nonce: Hex32,
+) -> Result<Document, ConnectError> {
+    let broken = |source| ConnectError::Broken {
+        address: address.clone(),
+        source,
+    };
+    // A struct of one hexadecimal string: serialisation cannot fail.
+    let body = serde_json::to_vec(&AttestRequest { nonce }).unwrap_or_default();
+    let request = channel.request(Method::POST, ATTEST_PATH, Bytes::from(body));
+    let response = channel.sender.send_request(request).await.map_err(broken)?;
+    let status = response.status();
+    if status != StatusCode::OK {
+        let body = collect(response, MAX_ERROR_LEN)
+            .await
+            .map_err(broken)?
+            .unwrap_or_default();
+        let message = refusal_text(&body);
+        return Err(ConnectError::NoEvidence {
+            address: address.clone(),
+            status: status.as_u16(),
+            message,
+        });
+    }
+    let body = collect(response, MAX_DOCUMENT_LEN)
+        .await
+        .map_err(broken)?
+        .ok_or_else(|| ConnectError::DocumentTooLong {
+            address: address.clone(),
+        })?;
+    Document::parse(&body, MAX_DOCUMENT_LEN).map_err(|source| ConnectError::Document {
+        address: address.clone(),
+        source,
+    })
+}
+
+/// The body, or `None` when it is longer than `limit`.
+async fn collect(
+    response: Response<Incoming>,
+    limit: usize,
+) -> Result<Option<Vec<u8>>, hyper::Error> {
+    let mut body = response.into_body();
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else {
+            continue;
+        };
+        if bytes.len() + data.len() > limit {
+            return Ok(None);
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(Some(bytes))
+}
+
+fn refusal_text(body: &[u8]) -> String {
+    match serde_json::from_slice::<ErrorBody>(body) {
+        Ok(body) => printable(&body.error.message, 300),
+        Err(_) => "no error message that this program understands".to_owned(),
+    }
+}

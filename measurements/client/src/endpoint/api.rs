@@ -1,0 +1,234 @@
+//! The routes of the local endpoint: what passes the guard goes to an attested appliance, padded,
+//! and its answer comes back as it arrives.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use cocoon_measurements::verdict::Class;
+use cocoon_protocol::openai::ChatRequest;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Either};
+use hyper::body::{Body as _, Incoming};
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use super::guard::Guard;
+use super::reply::{Refusal, Reply, refusal};
+use crate::error::chain;
+use crate::padding::{MAX_BODY_LEN, PaddingError, padded};
+use crate::upstreams::{Answer, UpstreamError, Upstreams};
+
+/// How long an application may take for a request's body.
+const BODY_LIMIT: Duration = Duration::from_secs(30);
+/// Tells the application what the verdict was worth.
+const VERDICT: HeaderName = HeaderName::from_static("x-cocoon-verdict");
+
+pub(super) struct Api {
+    pub(super) guard: Guard,
+    pub(super) upstreams: Upstreams,
+}
+
+impl Api {
+    /// Answers every request, with an error object where there is no other answer.
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Reply> {
+        match self.route(request).await {
+            Ok(response) => response,
+            Err(refusal) => {
+                let method_refused = refusal.status == StatusCode::METHOD_NOT_ALLOWED;
+                let mut response = refusal.into_response();
+                if method_refused {
+                    response
+                        .headers_mut()
+                        .insert(ALLOW, HeaderValue::from_static("GET, POST"));
+                }
+                response
+            }
+        }
+    }
+
+    async fn route(&self, request: Request<Incoming>) -> Result<Response<Reply>, Refusal> {
+        self.guard.check(request.headers())?;
+        let (method, path, body) = match (request.method().as_str(), request.uri().path()) {
+            ("POST", "/v1/chat/completions") => (
+                Method::POST,
+                "/v1/chat/completions",
+                chat_body(request).await?,
+            ),
+            ("GET", "/v1/models") => (Method::GET, "/v1/models", Bytes::new()),
+            (_, "/v1/chat/completions" | "/v1/models") => {
+                let message =
+                    "this path takes another method: POST /v1/chat/completions, GET /v1/models"
+                        .to_owned();
+                return Err(refusal(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "invalid_request_error",
+                    "method_not_allowed",
+                    message,
+                ));
+            }
+            _ => {
+                let message =
+                    "this endpoint has POST /v1/chat/completions and GET /v1/models".to_owned();
+                return Err(refusal(
+                    StatusCode::NOT_FOUND,
+                    "invalid_request_error",
+                    "unknown_url",
+                    message,
+                ));
+            }
+        };
+        let response = self
+            .upstreams
+            .request(method, path, body)
+            .await
+            .map_err(bad_gateway)?;
+        Ok(forwarded(response))
+    }
+}
+
+/// The body of an application's chat request, padded for the way.
+async fn chat_body(request: Request<Incoming>) -> Result<Bytes, Refusal> {
+    let body = timeout(BODY_LIMIT, read(request.into_body()))
+        .await
+        .map_err(|_| {
+            let message = format!("the request's body did not arrive within {BODY_LIMIT:?}");
+            refusal(
+                StatusCode::REQUEST_TIMEOUT,
+                "invalid_request_error",
+                "request_timeout",
+                message,
+            )
+        })??;
+    let chat: ChatRequest = serde_json::from_slice(&body).map_err(|error| not_a_chat(&error))?;
+    padded(&chat).map_err(|error| match error {
+        PaddingError::TooLong(_) => too_long(),
+        PaddingError::Encode(_) => {
+            let message = "a number in the request is not finite".to_owned();
+            refusal(
+                StatusCode::BAD_REQUEST,
+                "invalid_request_error",
+                "invalid_value",
+                message,
+            )
+        }
+    })
+}
+
+async fn read(mut body: Incoming) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    let limit = MAX_BODY_LEN as u64;
+    if body.size_hint().lower() > limit {
+        return Err(too_long());
+    }
+    // Room for everything at once: a vector that grew would leave copies behind that nobody wipes.
+    let room = usize::try_from(body.size_hint().exact().unwrap_or(limit)).unwrap_or(MAX_BODY_LEN);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(room));
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| {
+            let message = "the request's body broke off".to_owned();
+            refusal(
+                StatusCode::BAD_REQUEST,
+                "invalid_request_error",
+                "incomplete_body",
+                message,
+            )
+        })?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if bytes.len() + data.len() > MAX_BODY_LEN {
+            return Err(too_long());
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes)
+}
+
+fn too_long() -> Refusal {
+    let message = format!(
+        "the request exceeds {MAX_BODY_LEN} bytes with its padding: shorten the conversation"
+    );
+    refusal(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "invalid_request_error",
+        "request_too_large",
+        message,
+    )
+}
+
+/// serde's messages can quote the value at fault, which may be somebody's prompt: only the names of fields are taken.
+fn not_a_chat(error: &serde_json::Error) -> Refusal {
+    let text = error.to_string();
+    let field = |prefix: &str| {
+        text.strip_prefix(prefix)?
+            .split('`')
+            .next()
+            .map(str::to_owned)
+    };
+    let place = format!("line {}, column {}", error.line(), error.column());
+    let (code, param, message) = if let Some(name) = field("unknown field `") {
+        let message = format!("parameter `{name}` is not supported by this API: leave it out");
+        ("unsupported_parameter", Some(name), message)
+    } else if let Some(name) = field("missing field `") {
+        let message = format!("parameter `{name}` is missing");
+        ("missing_required_parameter", Some(name), message)
+    } else if error.is_data() {
+        (
+            "invalid_value",
+            None,
+            format!("a value at {place} has the wrong type or range; contents are plain strings"),
+        )
+    } else {
+        (
+            "invalid_json",
+            None,
+            format!("the body is not JSON: see {place}"),
+        )
+    };
+    refusal(
+        StatusCode::BAD_REQUEST,
+        "invalid_request_error",
+        code,
+        message,
+    )
+    .about(param)
+}
+
+fn bad_gateway(error: UpstreamError) -> Refusal {
+    let text = chain(&error);
+    let (code, message) = match &error {
+        UpstreamError::Broken(_) => ("appliance_failed", text),
+        _ if error.is_rejection() => (
+            "attestation_rejected",
+            format!("{text}; no prompt was sent"),
+        ),
+        UpstreamError::NoneUsable(_) => {
+            ("no_appliance_usable", format!("{text}; no prompt was sent"))
+        }
+    };
+    refusal(StatusCode::BAD_GATEWAY, "upstream_error", code, message)
+}
+
+/// Status and content type pass; every other header of the appliance stays behind.
+fn forwarded(response: Response<Answer>) -> Response<Reply> {
+    let class = response
+        .body()
+        .connection()
+        .map(|connection| connection.verdict().class);
+    let (parts, body) = response.into_parts();
+    let mut forwarded = Response::new(Either::Left(body));
+    *forwarded.status_mut() = parts.status;
+    let headers = forwarded.headers_mut();
+    if let Some(content_type) = parts.headers.get(CONTENT_TYPE) {
+        headers.insert(CONTENT_TYPE, content_type.clone());
+    }
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let class = match class {
+        Some(Class::Confidential) => "confidential",
+        Some(Class::Simulated) => "simulated",
+        // Cannot be: nothing is sent over a connection that was rejected.
+        Some(Class::Rejected) | None => "rejected",
+    };
+    headers.insert(VERDICT, HeaderValue::from_static(class));
+    forwarded
+}

@@ -1,0 +1,46 @@
+//! Who judges evidence: the real policy of `cocoon-measurements`, and nothing else outside of this
+//! crate's own tests.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use cocoon_measurements::appraise::{Presented, appraise};
+use cocoon_measurements::manifest::TrustedManifest;
+use cocoon_measurements::policy::Policy;
+use cocoon_measurements::verdict::Verdict;
+
+/// Judges what an appliance presents. Crate-private: whoever could bring a judge of their own could
+/// make an [`AttestedConnection`](crate::AttestedConnection) to anything.
+pub(crate) trait Judge: Send + Sync {
+    /// The verdict on a boot or session document, at the client's time.
+    fn judge(&self, presented: &Presented<'_>) -> Judgement;
+}
+
+/// A verdict, and apart from it whether prompts may be sent after it.
+pub(crate) struct Judgement {
+    pub(crate) verdict: Verdict,
+    pub(crate) authorized: bool,
+}
+
+/// A trusted manifest and a policy.
+pub(crate) struct Appraiser {
+    pub(crate) manifest: TrustedManifest,
+    pub(crate) policy: Policy,
+}
+
+impl Judge for Appraiser {
+    fn judge(&self, presented: &Presented<'_>) -> Judgement {
+        let verdict = appraise(presented, &self.manifest, &self.policy, now());
+        Judgement {
+            authorized: verdict.authorizes().is_some(),
+            verdict,
+        }
+    }
+}
+
+/// The client's clock, in seconds since 1970. A clock before 1970 reads as zero, where no manifest
+/// is valid yet.
+pub fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

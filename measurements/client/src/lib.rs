@@ -1,0 +1,73 @@
+//! What a client or verifier of the Cocoon appliance links or installs.
+//!
+//! A [`Verifier`] holds what the client believes in: a manifest that counts and a policy. Its
+//! [`connect`](Verifier::connect) opens TLS 1.3 to an appliance, judges the boot document in the
+//! certificate, sends a fresh nonce, judges the evidence that answers it over this very TLS session,
+//! and only then gives an [`AttestedConnection`], the only type from which a prompt can be sent.
+//!
+//! ```no_run
+//! use cocoon_client::{Address, ChatOptions, Conversation, Upstreams, Verifier};
+//! use cocoon_measurements::manifest::{ManifestTrust, trust};
+//! use cocoon_measurements::policy::Policy;
+//!
+//! # async fn example(signer: [u8; 32]) -> Result<(), Box<dyn std::error::Error>> {
+//! let manifest = std::fs::read("manifest.json")?;
+//! let envelope = std::fs::read("manifest.json.dsse")?;
+//! let believed = ManifestTrust { signers: vec![signer], threshold: 1, ..ManifestTrust::default() };
+//! let manifest = trust(&manifest, Some(&envelope), &believed, cocoon_client::now())?;
+//! let model = manifest.model.id.clone();
+//!
+//! let verifier = Verifier::new(manifest, Policy::default());
+//! let address: Address = "https://appliance.example:8443".parse()?;
+//! let connection = verifier.connect(&address).await?;
+//! println!("{}", cocoon_client::table(connection.verdict(), Default::default()));
+//!
+//! let upstreams = Upstreams::new(verifier, vec![address]);
+//! let options = ChatOptions { model, ..ChatOptions::default() };
+//! let mut conversation = Conversation::new(upstreams, options, None);
+//! conversation.ask("Good morning!", |piece| print!("{piece}")).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | provides |
+//! |---|---|
+//! | [`Verifier`], [`AttestedConnection`] | a connection, verified |
+//! | [`Upstreams`] | several appliances, with fail-over and reuse |
+//! | [`Conversation`] | questions and streamed answers |
+//! | [`Endpoint`] | the local OpenAI-compatible endpoint |
+//! | [`trust`] | manifest, signers and floors as files and flags name them |
+//! | [`terminal`] | conversations on a terminal, and what to show while waiting |
+//! | [`table()`] | a verdict for people |
+#![forbid(unsafe_code)]
+
+mod address;
+mod attested;
+mod certificate;
+mod chat;
+mod connect;
+mod endpoint;
+mod error;
+mod judge;
+mod padding;
+mod sse;
+mod table;
+pub mod terminal;
+#[cfg(test)]
+mod tests;
+mod tls;
+pub mod trust;
+mod upstreams;
+mod verifier;
+
+pub use address::{Address, AddressError};
+pub use attested::{AttestedConnection, MAX_CONNECTION_AGE, SendError};
+pub use certificate::{CertificateError, Leaf, MAX_CERTIFICATE_LEN};
+pub use chat::{ChatError, ChatOptions, Conversation, Ending};
+pub use endpoint::{Endpoint, EndpointError, EndpointOptions, Token, TokenError};
+pub use error::{ConnectError, Stage, chain, steers};
+pub use judge::now;
+pub use padding::{MAX_BODY_LEN, MIN_BODY_LEN, PaddingError, padded};
+pub use table::{TableStyle, summary, table};
+pub use upstreams::{Answer, UpstreamError, Upstreams};
+pub use verifier::{Deadlines, Verifier};

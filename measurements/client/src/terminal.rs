@@ -1,0 +1,164 @@
+//! What people see on a terminal: waiting, words, conversations. Answers and verdicts go to standard
+//! output, everything beside them to standard error.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use cocoon_protocol::openai::FinishReason;
+use indicatif::{ProgressBar, ProgressStyle};
+use zeroize::Zeroizing;
+
+use crate::chat::{ChatError, Conversation, Ending};
+use crate::error::{chain, steers};
+use crate::table::TableStyle;
+
+/// Longest line that is read from the terminal, in bytes: most of what fits into a request.
+const MAX_LINE: u64 = 512 * 1024;
+
+/// Why a conversation on a terminal breaks off.
+#[derive(Debug, thiserror::Error)]
+pub enum TerminalError {
+    /// No answer.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
+    /// Standard input or output.
+    #[error("cannot read from or write to the terminal")]
+    Io(#[from] io::Error),
+}
+
+/// A conversation on the terminal: lines in, answers out, until `/quit` or the end of input. Ctrl-C stops an answer; between answers it ends.
+pub async fn talk(conversation: &mut Conversation) -> Result<(), TerminalError> {
+    say("/quit or Ctrl-D ends; Ctrl-C stops an answer");
+    loop {
+        let line = tokio::select! {
+            line = line() => line?,
+            _ = tokio::signal::ctrl_c() => None,
+        };
+        let Some(line) = line else { break };
+        match line.trim() {
+            "" => continue,
+            "/quit" => break,
+            prompt => tokio::select! {
+                answered = answer(conversation, prompt) => {
+                    if let Err(error) = answered {
+                        say(format_args!("cocoon: {}", chain(&error)));
+                    }
+                }
+                _ = tokio::signal::ctrl_c() => say("\n(stopped, and the question forgotten)"),
+            },
+        }
+    }
+    Ok(())
+}
+
+/// Asks one question and prints its answer as it arrives, without anything that could steer the terminal.
+pub async fn answer(conversation: &mut Conversation, prompt: &str) -> Result<(), TerminalError> {
+    let waiting = Waiting::new("waiting for the first word".to_owned());
+    let mut written = Ok(());
+    let ending = conversation
+        .ask(prompt, |piece| {
+            waiting.done();
+            if written.is_ok() {
+                written = print(Zeroizing::new(harmless(piece)).as_str());
+            }
+        })
+        .await;
+    waiting.done();
+    if !matches!(
+        ending,
+        Err(ChatError::Request(_) | ChatError::Upstream(_) | ChatError::Refused { .. })
+    ) {
+        print("\n")?;
+    }
+    written?;
+    let Ending { finish, usage } = ending?;
+    if finish == Some(FinishReason::Length) {
+        say("(cut at the token limit)");
+    }
+    if let Some(usage) = usage.filter(|_| io::stderr().is_terminal()) {
+        say(format_args!(
+            "({} tokens asked, {} answered)",
+            usage.prompt_tokens, usage.completion_tokens
+        ));
+    }
+    Ok(())
+}
+
+/// A line from standard input, `None` at its end. Read on a thread of its own, which a Ctrl-C leaves waiting.
+async fn line() -> Result<Option<Zeroizing<String>>, TerminalError> {
+    if io::stdin().is_terminal() {
+        print("\n> ")?;
+    }
+    let line = tokio::task::spawn_blocking(|| {
+        use io::Read as _;
+        let mut line = Zeroizing::new(String::with_capacity(4096));
+        let read = io::stdin().lock().take(MAX_LINE).read_line(&mut line)?;
+        io::Result::Ok((read > 0).then_some(line))
+    })
+    .await
+    .map_err(io::Error::other)??;
+    Ok(line)
+}
+
+/// Colours when standard output is a terminal that may have them.
+pub fn style(full: bool) -> TableStyle {
+    let terminal = io::stdout().is_terminal();
+    let color = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let width = comfy_table::Table::new().width().filter(|_| terminal);
+    TableStyle {
+        color,
+        width: width.unwrap_or(TableStyle::default().width),
+        full: full || !terminal,
+    }
+}
+
+/// Something that takes time, shown on standard error: turning on a terminal, one line elsewhere.
+pub struct Waiting(ProgressBar);
+
+impl Waiting {
+    /// Shows `what` until it is done.
+    pub fn new(what: String) -> Self {
+        let bar = ProgressBar::new_spinner();
+        if bar.is_hidden() {
+            let _ = writeln!(io::stderr(), "{what} …");
+        } else {
+            // The template is a constant without errors; the default one serves as well.
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} … {elapsed}") {
+                bar.set_style(style);
+            }
+            bar.set_message(what);
+            bar.enable_steady_tick(Duration::from_millis(120));
+        }
+        Self(bar)
+    }
+
+    /// Takes it away.
+    pub fn done(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.done();
+    }
+}
+
+/// A line for people, beside the output proper.
+pub fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Writes to standard output at once.
+pub fn print(text: impl std::fmt::Display) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    write!(out, "{text}")?;
+    out.flush()
+}
+
+/// A model's words, without what could steer a terminal.
+fn harmless(text: &str) -> String {
+    text.chars()
+        .filter(|c| matches!(c, '\n' | '\t') || !steers(*c))
+        .collect()
+}

@@ -1,0 +1,94 @@
+//! Conversations: what is remembered, and how broken answers are named.
+
+use std::sync::{Arc, Mutex};
+
+use cocoon_protocol::document::ATTEST_PATH;
+use cocoon_protocol::openai::{ChatRequest, FinishReason};
+use http::StatusCode;
+
+use super::double::{Double, Script, content, reply};
+use crate::chat::{ChatError, ChatOptions, Conversation};
+use crate::upstreams::Upstreams;
+
+fn answering(body: &'static str, status: StatusCode) -> Script {
+    Script {
+        answers: Box::new(move || reply(status, "text/event-stream", body)),
+        ..Script::default()
+    }
+}
+
+const HELLO: &str = concat!(
+    "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\"}}],\"obfuscation\":\"xx\"}\n\n",
+    "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Bon\"}}]}\n\n",
+    "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"jour\"},\"finish_reason\":\"stop\"}]}\n\n",
+    "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5}}\n\n",
+    "data: [DONE]\n\n",
+);
+
+#[tokio::test]
+async fn conversations_remember() {
+    let double = Double::start(answering(HELLO, StatusCode::OK)).await;
+    let upstreams = Upstreams::new(content(), vec![double.address.clone()]);
+    let mut conversation = Conversation::new(upstreams, ChatOptions::default(), Some("be brief"));
+    let pieces = Arc::<Mutex<Vec<String>>>::default();
+    let ending = conversation
+        .ask("hello", |piece| {
+            pieces.lock().unwrap().push(piece.to_owned())
+        })
+        .await
+        .unwrap();
+    assert_eq!(*pieces.lock().unwrap(), ["Bon", "jour"]);
+    assert_eq!(
+        (ending.finish, ending.usage.unwrap().total_tokens),
+        (Some(FinishReason::Stop), 5)
+    );
+    conversation.ask("again", |_| {}).await.unwrap();
+    let second: ChatRequest = serde_json::from_slice(&double.bodies()[2]).unwrap();
+    let texts: Vec<_> = second
+        .messages
+        .iter()
+        .map(|message| message.content.as_str())
+        .collect();
+    assert_eq!(texts, ["be brief", "hello", "Bonjour", "again"]);
+    assert_eq!(
+        double
+            .paths()
+            .iter()
+            .filter(|path| *path == ATTEST_PATH)
+            .count(),
+        1,
+        "one connection serves both"
+    );
+}
+
+#[tokio::test]
+async fn broken_answers_have_names() {
+    let failing = |body, status| async move {
+        let double = Double::start(answering(body, status)).await;
+        let upstreams = Upstreams::new(content(), vec![double.address.clone()]);
+        Conversation::new(upstreams, ChatOptions::default(), None)
+            .ask("hello", |_| {})
+            .await
+            .expect_err("must fail")
+    };
+    assert!(matches!(
+        failing("data: {\"choices\":[]}\n\n", StatusCode::OK).await,
+        ChatError::CutShort
+    ));
+    assert!(matches!(
+        failing("data: nonsense\n\n", StatusCode::OK).await,
+        ChatError::Malformed
+    ));
+    let overload = r#"{"error":{"message":"busy","type":"server_error","param":null,"code":null}}"#;
+    let error = failing(overload, StatusCode::SERVICE_UNAVAILABLE).await;
+    assert!(
+        matches!(&error, ChatError::Refused { status: 503, message } if message == "busy"),
+        "{error}"
+    );
+    let inside = "data: {\"error\":{\"message\":\"engine died\",\"type\":\"server_error\",\"param\":null,\"code\":null}}\n\n";
+    let error = failing(inside, StatusCode::OK).await;
+    assert!(
+        matches!(&error, ChatError::Refused { status: 200, message } if message == "engine died"),
+        "{error}"
+    );
+}

@@ -1,0 +1,8 @@
+//! The client against servers that lie, each in its own way. The judge of evidence is injected here,
+//! inside the crate and in tests only; the real one has its own tests in `cocoon-measurements`.
+
+mod connecting;
+mod conversing;
+mod deciding;
+mod double;
+mod serving;

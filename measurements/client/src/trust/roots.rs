@@ -1,0 +1,40 @@
+//! Development roots: certificates that make simulated evidence count as simulated.
+
+use cocoon_protocol::document::DEVELOPMENT_ROOT_OID;
+use x509_cert::Certificate;
+use x509_cert::der::Encode;
+use x509_cert::spki::ObjectIdentifier;
+
+/// Why a file holds no development root.
+#[derive(Debug, thiserror::Error)]
+pub enum RootError {
+    /// Not PEM certificates.
+    #[error("it holds no certificate in PEM")]
+    Malformed(#[source] x509_cert::der::Error),
+    /// PEM without a certificate.
+    #[error("it holds no certificate")]
+    Empty,
+    /// A certificate that could be a real root.
+    #[error(
+        "it lacks the critical extension of development roots ({DEVELOPMENT_ROOT_OID}): only a simulator's root can be named, never one for real hardware"
+    )]
+    NotDevelopment,
+}
+
+/// The certificates of a PEM file, DER each; all of them must be marked as development roots.
+pub fn development_roots(pem: &[u8]) -> Result<Vec<Vec<u8>>, RootError> {
+    let oid = ObjectIdentifier::new_unwrap(DEVELOPMENT_ROOT_OID);
+    let certificates = Certificate::load_pem_chain(pem).map_err(RootError::Malformed)?;
+    if certificates.is_empty() {
+        return Err(RootError::Empty);
+    }
+    let mut roots = Vec::new();
+    for certificate in certificates {
+        let mut extensions = certificate.tbs_certificate.extensions.iter().flatten();
+        if !extensions.any(|extension| extension.extn_id == oid && extension.critical) {
+            return Err(RootError::NotDevelopment);
+        }
+        roots.push(certificate.to_der().map_err(RootError::Malformed)?);
+    }
+    Ok(roots)
+}

@@ -1,0 +1,230 @@
+//! Several appliances behind one door: verified connections are kept while they are idle, and an
+//! appliance that cannot be reached or verified gives way to the next.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Response};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, timeout};
+
+use crate::address::Address;
+use crate::attested::{AttestedConnection, SendError};
+use crate::error::{ConnectError, chain};
+use crate::verifier::Verifier;
+
+/// Idle connections kept per appliance.
+const MAX_IDLE: usize = 8;
+/// A connection with less life than this takes no new request: a long answer must fit.
+const MIN_REMAINING: Duration = Duration::from_secs(10 * 60);
+/// How long an appliance that failed comes last.
+const COOL_DOWN: Duration = Duration::from_secs(30);
+/// How long an idle connection may take to say that it is ready.
+const READY_LIMIT: Duration = Duration::from_secs(1);
+
+/// Appliances in order of preference. Cheap to clone.
+#[derive(Clone)]
+pub struct Upstreams {
+    verifier: Verifier,
+    upstreams: Arc<[Upstream]>,
+}
+
+struct Upstream {
+    address: Address,
+    idle: Mutex<Vec<AttestedConnection>>,
+    failed: Mutex<Option<Instant>>,
+}
+
+/// Why no appliance answered.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// None could be reached and verified.
+    #[error("no appliance can be used: {}", list(.0))]
+    NoneUsable(Vec<ConnectError>),
+    /// A verified connection broke with the request on it.
+    #[error(
+        "the appliance failed while it held the request, which was not sent again because it may have been served"
+    )]
+    Broken(#[source] SendError),
+}
+
+impl UpstreamError {
+    /// Whether every appliance was refused for what it showed, rather than not reached.
+    pub fn is_rejection(&self) -> bool {
+        matches!(self, UpstreamError::NoneUsable(errors) if errors.iter().all(ConnectError::is_rejection))
+    }
+}
+
+/// An answer that is still arriving, with the connection it arrives on.
+pub struct Answer {
+    body: Incoming,
+    // Given back when the body was read to its end, cut otherwise: dropping an answer stops its generation.
+    connection: Option<AttestedConnection>,
+    owner: Upstreams,
+    index: usize,
+    ended: bool,
+}
+
+impl Upstreams {
+    /// `addresses` in order of preference.
+    pub fn new(verifier: Verifier, addresses: Vec<Address>) -> Self {
+        let upstreams = addresses
+            .into_iter()
+            .map(|address| Upstream {
+                address,
+                idle: Mutex::default(),
+                failed: Mutex::default(),
+            })
+            .collect();
+        Self {
+            verifier,
+            upstreams,
+        }
+    }
+
+    /// Connects to the first appliance that is verified, and keeps the connection for the first
+    /// request. Calls `inspect` with it.
+    pub async fn warm<T>(
+        &self,
+        inspect: impl FnOnce(&AttestedConnection) -> T,
+    ) -> Result<T, UpstreamError> {
+        let (index, connection) = self.connection().await?;
+        let seen = inspect(&connection);
+        self.give_back(index, connection);
+        Ok(seen)
+    }
+
+    /// Sends a request to the first appliance that is verified.
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &'static str,
+        body: Bytes,
+    ) -> Result<Response<Answer>, UpstreamError> {
+        // An idle connection may have been closed under us: then the request never left. There are at most
+        // MAX_IDLE of those per appliance, and a fresh connection that fails so early counts as broken.
+        let mut attempts = MAX_IDLE * self.upstreams.len();
+        loop {
+            let (index, mut connection) = self.connection().await?;
+            match connection.send(method.clone(), path, body.clone()).await {
+                Ok(response) => {
+                    let owner = self.clone();
+                    return Ok(response.map(|body| Answer {
+                        body,
+                        connection: Some(connection),
+                        owner,
+                        index,
+                        ended: false,
+                    }));
+                }
+                Err(SendError::NotSent { .. }) if attempts > 0 => attempts -= 1,
+                Err(error) => return Err(UpstreamError::Broken(error)),
+            }
+        }
+    }
+
+    async fn connection(&self) -> Result<(usize, AttestedConnection), UpstreamError> {
+        let mut errors = Vec::new();
+        for index in self.order() {
+            let upstream = &self.upstreams[index];
+            while let Some(mut connection) = upstream.take_idle() {
+                if timeout(READY_LIMIT, connection.ready()).await == Ok(true) {
+                    return Ok((index, connection));
+                }
+            }
+            match self.verifier.connect(&upstream.address).await {
+                Ok(connection) => {
+                    upstream.note(None);
+                    return Ok((index, connection));
+                }
+                Err(error) => {
+                    upstream.note(Some(Instant::now()));
+                    errors.push(error);
+                }
+            }
+        }
+        Err(UpstreamError::NoneUsable(errors))
+    }
+
+    /// Preference, those that failed lately last.
+    fn order(&self) -> Vec<usize> {
+        let mut order: Vec<_> = (0..self.upstreams.len()).collect();
+        order.sort_by_key(|index| self.upstreams[*index].failed_lately());
+        order
+    }
+
+    fn give_back(&self, index: usize, connection: AttestedConnection) {
+        let mut idle = lock(&self.upstreams[index].idle);
+        if connection.remaining() > MIN_REMAINING && idle.len() < MAX_IDLE {
+            idle.push(connection);
+        }
+    }
+}
+
+impl Upstream {
+    fn take_idle(&self) -> Option<AttestedConnection> {
+        let mut idle = lock(&self.idle);
+        idle.retain(|connection| connection.remaining() > MIN_REMAINING);
+        idle.pop()
+    }
+
+    fn note(&self, failed: Option<Instant>) {
+        *lock(&self.failed) = failed;
+    }
+
+    fn failed_lately(&self) -> bool {
+        lock(&self.failed).is_some_and(|at| at.elapsed() < COOL_DOWN)
+    }
+}
+
+impl Answer {
+    /// The connection that the answer arrives on.
+    pub fn connection(&self) -> Option<&AttestedConnection> {
+        self.connection.as_ref()
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        self.ended |= matches!(polled, Poll::Ready(None));
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take()
+            && (self.ended || self.body.is_end_stream())
+        {
+            self.owner.give_back(self.index, connection);
+        }
+    }
+}
+
+// Nothing panics while it holds one of these locks, so that a poisoned one is still whole.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn list(errors: &[ConnectError]) -> String {
+    let texts: Vec<_> = errors.iter().map(|error| chain(error)).collect();
+    texts.join(" | ")
+}

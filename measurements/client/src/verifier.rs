@@ -1,0 +1,154 @@
+//! What a client believes in: a trusted manifest, a policy, and how long it waits.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cocoon_measurements::appraise::Presented;
+use cocoon_measurements::manifest::TrustedManifest;
+use cocoon_measurements::policy::Policy;
+use cocoon_measurements::verdict::{Class, Verdict};
+use rustls::crypto::CryptoProvider;
+
+use crate::address::Address;
+use crate::error::{ConnectError, Stage};
+use crate::judge::{Appraiser, Judge, Judgement};
+use crate::tls;
+use crate::trust::KnownHost;
+
+/// How long each part of a connection may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadlines {
+    /// TCP.
+    pub reach: Duration,
+    /// TLS handshake.
+    pub handshake: Duration,
+    /// From the nonce sent to the whole document received.
+    pub attest: Duration,
+}
+
+impl Default for Deadlines {
+    /// Generous to a VM under emulation with one quote at a time, short enough to fail over.
+    fn default() -> Self {
+        Self {
+            reach: Duration::from_secs(10),
+            handshake: Duration::from_secs(30),
+            attest: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Makes attested connections. Cheap to clone.
+#[derive(Clone)]
+pub struct Verifier {
+    pub(crate) deadlines: Deadlines,
+    judge: Arc<dyn Judge>,
+    simulated_accepted: bool,
+    known: Arc<BTreeMap<String, KnownHost>>,
+    release: u64,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Verifier {
+    /// Accepts appliances that run the image of `manifest` under `policy`. Simulated evidence
+    /// counts only when the policy names a development root.
+    pub fn new(manifest: TrustedManifest, policy: Policy) -> Self {
+        let simulated_accepted = !policy.development_roots.is_empty();
+        let release = manifest.release;
+        Self {
+            release,
+            ..Self::with_judge(Arc::new(Appraiser { manifest, policy }), simulated_accepted)
+        }
+    }
+
+    /// The same with other deadlines.
+    pub fn with_deadlines(self, deadlines: Deadlines) -> Self {
+        Self { deadlines, ..self }
+    }
+
+    /// Refuses appliances, by `HOST:PORT`, that show less than what is remembered of them.
+    pub fn with_known_hosts(self, known: BTreeMap<String, KnownHost>) -> Self {
+        Self {
+            known: Arc::new(known),
+            ..self
+        }
+    }
+
+    pub(crate) fn with_judge(judge: Arc<dyn Judge>, simulated_accepted: bool) -> Self {
+        let provider = Arc::new(tls::provider());
+        Self {
+            deadlines: Deadlines::default(),
+            judge,
+            simulated_accepted,
+            known: Arc::default(),
+            release: 0,
+            provider,
+        }
+    }
+
+    pub(crate) fn provider(&self) -> Arc<CryptoProvider> {
+        self.provider.clone()
+    }
+
+    pub(crate) fn judge(&self, presented: &Presented<'_>) -> Judgement {
+        self.judge.judge(presented)
+    }
+
+    /// The verdict when it lets the connection go on, an error that carries it otherwise. A boot
+    /// document only has to fit: without endorsements its class says nothing. A session document
+    /// must authorise.
+    pub(crate) fn accept(
+        &self,
+        address: &Address,
+        stage: Stage,
+        judgement: Judgement,
+    ) -> Result<Verdict, ConnectError> {
+        let Judgement {
+            verdict,
+            authorized,
+        } = judgement;
+        let accepted = match (verdict.class, stage) {
+            (Class::Rejected, _) => false,
+            (Class::Confidential | Class::Simulated, Stage::Handshake) => true,
+            (Class::Confidential, _) => authorized,
+            (Class::Simulated, _) => authorized && self.simulated_accepted,
+        };
+        if accepted {
+            if stage == Stage::Attest {
+                self.compare(address, verdict.class)?;
+            }
+            return Ok(verdict);
+        }
+        Err(ConnectError::Rejected {
+            address: address.clone(),
+            stage,
+            verdict: Box::new(verdict),
+        })
+    }
+
+    /// Only confidential appliances are remembered, so that a simulated one is always less.
+    fn compare(&self, address: &Address, class: Class) -> Result<(), ConnectError> {
+        let Some(known) = self.known.get(&address.authority()) else {
+            return Ok(());
+        };
+        let found = match class {
+            Class::Confidential if self.release >= known.release => return Ok(()),
+            Class::Confidential => format!("of release {}", self.release),
+            Class::Simulated | Class::Rejected => "simulated".to_owned(),
+        };
+        let known = format!("confidential and of release {}", known.release);
+        Err(ConnectError::Downgrade {
+            address: address.clone(),
+            known,
+            found,
+        })
+    }
+}
+
+impl std::fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Verifier")
+            .field("deadlines", &self.deadlines)
+            .finish_non_exhaustive()
+    }
+}
