@@ -1,0 +1,206 @@
+//! Puts an image together from what it is made of: a pure function of bytes at hand, without cargo or network.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use cocoon_inputs::report::Reporter;
+use cocoon_protocol::bytes::Hex32;
+use cocoon_protocol::manifest::{Artefact, MANIFEST_VERSION, Manifest, Model};
+use thiserror::Error;
+
+use crate::cmdline::{self, CmdlineError, ModelToken};
+use crate::files::{self, FileError};
+use crate::firmware::Firmware;
+use crate::guest::Binaries;
+use crate::initrd::{self, InitrdError};
+use crate::kernel::Kernel;
+use crate::model::{self, Source, VolumeError};
+use crate::reference::{self, Boot, ReferenceError};
+
+/// Names of an image's files, in the order in which a difference between two images is best explained.
+pub mod name {
+    /// The kernel.
+    pub const KERNEL: &str = "vmlinuz";
+    /// Agent, engine, modules.
+    pub const INITRD: &str = "initrd.img";
+    /// The command line, without a final newline.
+    pub const CMDLINE: &str = "cmdline";
+    /// Firmware for TDX and for no TEE.
+    pub const TDX: &str = "OVMF.tdx.fd";
+    /// Firmware for SEV-SNP.
+    pub const SNP: &str = "OVMF.snp.fd";
+    /// The model volume.
+    pub const MODEL: &str = "model.img";
+    /// What is expected of all that.
+    pub const MANIFEST: &str = "manifest.json";
+    /// Its signatures.
+    pub const ENVELOPE: &str = "manifest.json.dsse";
+    /// What the manifest lists, causes before effects: the command line names the model.
+    pub const ARTEFACTS: [&str; 6] = [KERNEL, INITRD, TDX, SNP, MODEL, CMDLINE];
+}
+
+/// Everything that decides the artefacts' bytes.
+pub struct Ingredients {
+    /// Kernel and modules.
+    pub kernel: Kernel,
+    /// Both firmware images.
+    pub firmware: Firmware,
+    /// Agent and engine.
+    pub binaries: Binaries,
+    /// The model.
+    pub model: Source,
+}
+
+/// What the manifest says besides measurements.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp {
+    /// Rising number.
+    pub release: u64,
+    /// Such as `cpu`.
+    pub variant: String,
+    /// Revision of the sources.
+    pub source_revision: String,
+    /// Seconds since 1970.
+    pub not_before: u64,
+    /// Seconds since 1970.
+    pub not_after: u64,
+    /// SHA-256 of the lock file.
+    pub inputs_lock: Hex32,
+    /// Inputs other than the locked ones.
+    pub unlocked: Vec<String>,
+}
+
+/// Why there is no image.
+#[derive(Debug, Error)]
+pub enum AssembleError {
+    /// The initrd.
+    #[error("cannot make {}", name::INITRD)]
+    Initrd(#[from] InitrdError),
+    /// The model volume.
+    #[error("cannot make {}", name::MODEL)]
+    Model(#[from] VolumeError),
+    /// The command line.
+    #[error("cannot make {}", name::CMDLINE)]
+    Cmdline(#[from] CmdlineError),
+    /// The reference values.
+    #[error("cannot make {}", name::MANIFEST)]
+    Reference(#[from] ReferenceError),
+    /// A file.
+    #[error("cannot write the image")]
+    File(#[from] FileError),
+}
+
+/// Writes the image to `folder`, the manifest last: a folder with a manifest is a whole image.
+///
+/// The same ingredients and stamp give the same bytes, whatever `jobs` (threads for hashing), folder, user, umask,
+/// locale, zone and clock.
+///
+/// # Errors
+/// [`AssembleError`] naming the artefact.
+pub fn assemble(
+    ingredients: &Ingredients,
+    stamp: &Stamp,
+    folder: &Path,
+    jobs: usize,
+    reporter: &dyn Reporter,
+) -> Result<Manifest, AssembleError> {
+    begin(folder)?;
+    let Ingredients {
+        kernel,
+        firmware,
+        binaries,
+        model,
+    } = ingredients;
+    let initrd = initrd::build(&binaries.agent, &binaries.engine, &kernel.modules, reporter)?;
+    let volume = model::write(model, folder, name::MODEL, jobs, reporter)?;
+    let mut artefacts = BTreeMap::from([(name::MODEL.to_owned(), volume.artefact)]);
+    let parts: [(&str, &[u8]); 4] = [
+        (name::KERNEL, &kernel.vmlinuz),
+        (name::INITRD, &initrd),
+        (name::TDX, &firmware.tdx),
+        (name::SNP, &firmware.snp),
+    ];
+    for (name, bytes) in parts {
+        artefacts.insert(name.to_owned(), files::write(folder, name, bytes)?);
+    }
+    let images = Images {
+        kernel: &kernel.vmlinuz,
+        initrd: &initrd,
+        tdx: &firmware.tdx,
+        snp: &firmware.snp,
+    };
+    finish(&images, volume.model, artefacts, stamp, folder)
+}
+
+/// The artefacts that stay when only the model changes.
+pub(crate) struct Images<'a> {
+    pub(crate) kernel: &'a [u8],
+    pub(crate) initrd: &'a [u8],
+    pub(crate) tdx: &'a [u8],
+    pub(crate) snp: &'a [u8],
+}
+
+/// Until the end there is no manifest, lest an old one vouch for new files.
+pub(crate) fn begin(folder: &Path) -> Result<(), FileError> {
+    files::create_folder(folder)?;
+    files::remove_if_present(&folder.join(name::MANIFEST))?;
+    files::remove_if_present(&folder.join(name::ENVELOPE))
+}
+
+/// Writes the command line for `model` and the manifest of it all.
+pub(crate) fn finish(
+    images: &Images<'_>,
+    model: Model,
+    mut artefacts: BTreeMap<String, Artefact>,
+    stamp: &Stamp,
+    folder: &Path,
+) -> Result<Manifest, AssembleError> {
+    let token = ModelToken {
+        id: &model.id,
+        root: model.verity_root,
+        salt: model.verity_salt,
+        data_blocks: model.verity_data_blocks,
+    };
+    let cmdline = cmdline::build(&token)?;
+    artefacts.insert(
+        name::CMDLINE.to_owned(),
+        files::write(folder, name::CMDLINE, cmdline.as_bytes())?,
+    );
+    let boot = Boot {
+        kernel: images.kernel,
+        initrd: images.initrd,
+        cmdline: &cmdline,
+    };
+    let (tdx, snp) = (
+        reference::tdx(images.tdx, &boot)?,
+        reference::snp(images.snp, &boot)?,
+    );
+    let Stamp {
+        release,
+        variant,
+        source_revision,
+        not_before,
+        not_after,
+        inputs_lock,
+        unlocked,
+    } = stamp.clone();
+    let manifest = Manifest {
+        version: MANIFEST_VERSION,
+        release,
+        variant,
+        source_revision,
+        not_before,
+        not_after,
+        inputs_lock,
+        unlocked,
+        // Debian's kernel runs whatever ACPI code the host supplies.
+        aml_guard: false,
+        artefacts,
+        cmdline,
+        model,
+        tdx,
+        snp,
+    };
+    files::write(folder, name::MANIFEST, &manifest.to_json())?;
+    Ok(manifest)
+}

@@ -1,0 +1,248 @@
+//! From sources and lock file to an image: fetch, compile, assemble.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cocoon_inputs::report::Reporter;
+use cocoon_inputs::{
+    Cache, CacheError, Fetcher, Keyring, Lock, LockError, MirrorError, Mirrors, Options, Policy,
+};
+use cocoon_protocol::bytes::Hex32;
+use cocoon_protocol::manifest::Manifest;
+use thiserror::Error;
+
+use crate::assemble::{self, AssembleError, Ingredients, Stamp};
+use crate::files::{self, FileError};
+use crate::foreign::{Foreign, ForeignError};
+use crate::guest::{self, Binaries, GuestError};
+use crate::model::{Source, SourceError};
+
+/// Where the lock file lies below the sources.
+pub const LOCK_FILE: &str = "image/inputs.lock";
+/// The largest lock file, in bytes.
+const MAX_LOCK: u64 = 4 << 20;
+
+/// What to build, and where from.
+#[derive(Debug, Clone)]
+pub struct Build {
+    /// The workspace.
+    pub source: PathBuf,
+    /// The cache's folder.
+    pub cache: PathBuf,
+    /// Addresses of Debian mirrors; empty takes those of this machine's apt.
+    pub mirrors: Vec<String>,
+    /// Keys that may sign Debian's Release files.
+    pub keyring: Keyring,
+    /// What to do when a locked file is gone.
+    pub policy: Policy,
+    /// A model of this machine, or `None` for the default.
+    pub model: Option<PathBuf>,
+    /// Its identifier, where the file's name is not to be it.
+    pub model_id: Option<String>,
+    /// Executables to take instead of building: agent and engine.
+    pub binaries: Option<(PathBuf, PathBuf)>,
+    /// Threads for hashing.
+    pub jobs: usize,
+}
+
+/// The manifest's release and life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Life {
+    /// Rising number.
+    pub release: u64,
+    /// Seconds since 1970.
+    pub not_before: u64,
+    /// Seconds since 1970.
+    pub not_after: u64,
+}
+
+/// Why there is no image.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// The cache.
+    #[error("cannot use the cache")]
+    Cache(#[from] CacheError),
+    /// The lock file.
+    #[error("cannot use {path}")]
+    Lock {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: LockError,
+    },
+    /// A mirror's address.
+    #[error("cannot use the given mirror")]
+    Mirror(#[from] MirrorError),
+    /// A foreign ingredient.
+    #[error("cannot have all inputs")]
+    Foreign(#[from] ForeignError),
+    /// The given model.
+    #[error("cannot use the given model")]
+    Model(#[from] SourceError),
+    /// The guest's executables.
+    #[error("cannot have the guest's executables")]
+    Guest(#[from] GuestError),
+    /// The assembly.
+    #[error("cannot assemble the image")]
+    Assemble(#[from] AssembleError),
+    /// A file.
+    #[error("cannot prepare the build")]
+    File(#[from] FileError),
+}
+
+/// Builds the image of the variant `cpu` into `folder`.
+///
+/// # Errors
+/// [`BuildError`].
+pub fn build(
+    what: &Build,
+    life: &Life,
+    folder: &Path,
+    reporter: &Arc<dyn Reporter>,
+) -> Result<Manifest, BuildError> {
+    // The cheap checks first: a wrong model must not cost a compilation.
+    let given = what
+        .model
+        .as_deref()
+        .map(|path| Source::open(path, what.model_id.as_deref()))
+        .transpose()?;
+    files::create_folder(folder)?;
+    let (lock, inputs_lock) = lock(&what.source)?;
+    let fetcher = fetcher(what, lock, reporter)?;
+    let cache = fetcher.cache().root().to_owned();
+    let scratch = scratch(&cache)?;
+    let mut foreign = Foreign::new(&fetcher, &**reporter);
+    let (kernel, firmware) = (foreign.kernel()?, foreign.firmware()?);
+    let model = match given {
+        Some(model) => model,
+        None => foreign.model(scratch.path())?,
+    };
+    let binaries = match &what.binaries {
+        Some((agent, engine)) => Binaries::read(agent, engine)?,
+        None => guest::build(&what.source, &cache, &**reporter)?,
+    };
+    let stamp = Stamp {
+        release: life.release,
+        variant: "cpu".to_owned(),
+        source_revision: guest::revision(&what.source),
+        not_before: life.not_before,
+        not_after: life.not_after,
+        inputs_lock,
+        unlocked: foreign.unlocked,
+    };
+    let ingredients = Ingredients {
+        kernel,
+        firmware,
+        binaries,
+        model,
+    };
+    Ok(assemble::assemble(
+        &ingredients,
+        &stamp,
+        folder,
+        what.jobs,
+        &**reporter,
+    )?)
+}
+
+/// The lock file of the workspace at `source`, and its SHA-256.
+///
+/// # Errors
+/// [`BuildError`] when it cannot be read.
+pub fn lock(source: &Path) -> Result<(Lock, Hex32), BuildError> {
+    let path = source.join(LOCK_FILE);
+    let bytes = files::read(&path, MAX_LOCK)?;
+    let lock = Lock::parse(&String::from_utf8_lossy(&bytes));
+    Ok((
+        lock.map_err(|source| BuildError::Lock { path, source })?,
+        Hex32::sha256(&bytes),
+    ))
+}
+
+/// The mirrors that `urls` name, or this machine's.
+///
+/// # Errors
+/// [`MirrorError`] for an address that is none.
+pub fn mirrors(urls: &[String]) -> Result<Result<Mirrors, MirrorError>, MirrorError> {
+    // Without any mirror a build still works as long as the cache has everything.
+    if urls.is_empty() {
+        Ok(Mirrors::discover())
+    } else {
+        Mirrors::from_urls(urls).map(Ok)
+    }
+}
+
+/// Beginning of a scratch folder's name.
+const SCRATCH: &str = "scratch-";
+
+/// Removes scratch folders that an interrupted build left in the cache, at least `age` old: younger ones may be in use.
+///
+/// # Errors
+/// [`FileError`] when one cannot be removed.
+pub fn remove_abandoned(cache: &Path, age: Duration) -> Result<usize, FileError> {
+    let mut removed = 0;
+    for entry in std::fs::read_dir(cache).map_err(FileError::read(cache))? {
+        let entry = entry.map_err(FileError::read(cache))?;
+        let modified = entry
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .ok();
+        let old = modified
+            .and_then(|time| time.elapsed().ok())
+            .is_some_and(|elapsed| elapsed >= age);
+        if old
+            && entry
+                .file_name()
+                .as_encoded_bytes()
+                .starts_with(SCRATCH.as_bytes())
+        {
+            let path = entry.path();
+            std::fs::remove_dir_all(&path).map_err(FileError::write(&path))?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// A folder that vanishes with the value; on the cache's disk, for a model may be larger than `/tmp`.
+pub(crate) fn scratch(cache: &Path) -> Result<tempfile::TempDir, FileError> {
+    tempfile::Builder::new()
+        .prefix(SCRATCH)
+        .tempdir_in(cache)
+        .map_err(FileError::write(cache))
+}
+
+fn fetcher(what: &Build, lock: Lock, reporter: &Arc<dyn Reporter>) -> Result<Fetcher, BuildError> {
+    let options = Options {
+        policy: what.policy,
+        keyring: what.keyring.clone(),
+        ..Options::default()
+    };
+    let cache = Cache::open(&what.cache)?;
+    Ok(Fetcher::new(
+        lock,
+        cache,
+        mirrors(&what.mirrors)?,
+        options,
+        Arc::clone(reporter),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_old_scratch_folders_are_abandoned() {
+        let cache = tempfile::tempdir().unwrap();
+        for folder in ["scratch-1", "guest", "content"] {
+            std::fs::create_dir(cache.path().join(folder)).unwrap();
+        }
+        let day = Duration::from_secs(24 * 60 * 60);
+        assert_eq!(remove_abandoned(cache.path(), day).unwrap(), 0);
+        assert_eq!(remove_abandoned(cache.path(), Duration::ZERO).unwrap(), 1);
+        assert_eq!(std::fs::read_dir(cache.path()).unwrap().count(), 2);
+    }
+}

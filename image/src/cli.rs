@@ -1,0 +1,119 @@
+//! The commands: arguments to calls of the library, results to text or JSON.
+
+pub mod args;
+mod image;
+mod keys;
+mod stock;
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::CommandFactory as _;
+use cocoon_image::guest;
+use serde::Serialize;
+
+use args::{Arguments, CacheCommand, Command, ManifestCommand, ModelCommand, Origin};
+
+/// What a command found.
+pub enum Outcome {
+    /// Exit code 0.
+    Done,
+    /// Exit code 1.
+    Rejected,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What could not be read, written or made: exit code 2.
+pub fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
+    let output = Output {
+        json: arguments.json,
+    };
+    match arguments.command {
+        Command::Build(arguments) => image::build(&arguments, output),
+        Command::Verify(arguments) => image::verify(&arguments, output),
+        Command::Model(ModelCommand::Add {
+            image,
+            model,
+            model_id,
+            out,
+            jobs,
+            dates,
+        }) => image::add_model(
+            &image,
+            &model,
+            model_id.as_deref(),
+            &out,
+            jobs,
+            &dates,
+            output,
+        ),
+        Command::Manifest(ManifestCommand::Sign { manifest, key }) => {
+            keys::sign(&manifest, &key, output)
+        }
+        Command::Manifest(ManifestCommand::Keygen { out }) => keys::generate(&out, output),
+        Command::Manifest(ManifestCommand::Diff { first, second }) => {
+            keys::diff(&first, &second, output)
+        }
+        Command::Lock(arguments) => stock::lock(&arguments, output),
+        Command::Cache(CacheCommand::Gc { origin, guest }) => {
+            stock::collect(&origin, guest, output)
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut Arguments::command(),
+                "cocoon-image",
+                &mut std::io::stdout(),
+            );
+            Ok(Outcome::Done)
+        }
+    }
+}
+
+/// Text or JSON.
+#[derive(Debug, Clone, Copy)]
+pub struct Output {
+    json: bool,
+}
+
+impl Output {
+    /// Prints one value in the form asked for.
+    fn print(self, value: &impl Serialize, text: impl std::fmt::Display) -> anyhow::Result<()> {
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(value)?);
+        } else {
+            println!("{}", text.to_string().trim_end());
+        }
+        Ok(())
+    }
+}
+
+impl Origin {
+    fn source(&self) -> anyhow::Result<PathBuf> {
+        if let Some(source) = &self.source {
+            return Ok(source.clone());
+        }
+        let here = std::env::current_dir().context("cannot find the current folder")?;
+        guest::find_source(&here).with_context(|| {
+            format!(
+                "{} does not lie in the workspace: go there, or name it with --source DIR",
+                here.display()
+            )
+        })
+    }
+
+    fn cache(&self) -> anyhow::Result<PathBuf> {
+        match &self.cache {
+            Some(cache) => std::path::absolute(cache).context("cannot use the cache's folder"),
+            None => Ok(cocoon_inputs::Cache::default_root()?),
+        }
+    }
+
+    fn keyring(&self) -> cocoon_inputs::Keyring {
+        self.keyring
+            .as_ref()
+            .map_or_else(cocoon_inputs::Keyring::debian, cocoon_inputs::Keyring::file)
+    }
+}

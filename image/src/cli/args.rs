@@ -1,0 +1,246 @@
+//! What can be said on the command line. Parsing opens nothing.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Builds and verifies the appliance image from locked inputs.
+///
+/// Exit code 0: done or accepted; 1: rejected, with reasons; 2: wrong usage, or something cannot be read or written.
+#[derive(Debug, Parser)]
+#[command(name = "cocoon-image", version, propagate_version = true)]
+pub struct Arguments {
+    /// Print one JSON value on standard output instead of text.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build an image into a folder.
+    Build(BuildArguments),
+    /// Build the image of a manifest again and name the first artefact that differs.
+    Verify(VerifyArguments),
+    /// Sign and compare manifests.
+    #[command(subcommand)]
+    Manifest(ManifestCommand),
+    /// Change an image's model.
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// The lock file of foreign inputs.
+    Lock(LockArguments),
+    /// The cache of foreign inputs.
+    #[command(subcommand)]
+    Cache(CacheCommand),
+    /// Print completions for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Kinds of image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Variant {
+    /// Inference on the processor.
+    Cpu,
+}
+
+/// Where everything comes from.
+#[derive(Debug, Args)]
+pub struct Origin {
+    /// Folder of the sources [default: the workspace that the current folder lies in]
+    #[arg(long, value_name = "DIR")]
+    pub source: Option<PathBuf>,
+    /// Folder of the cache [default: ~/.cache/cocoon]
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// Address of a Debian mirror; may be repeated [default: those of this machine's apt]
+    #[arg(long = "mirror", value_name = "URL")]
+    pub mirrors: Vec<String>,
+    /// Keyring that may sign Debian's Release files [default: that of debian-archive-keyring]
+    #[arg(long, value_name = "FILE")]
+    pub keyring: Option<PathBuf>,
+}
+
+/// How an image is made.
+#[derive(Debug, Args)]
+pub struct Making {
+    /// Where everything comes from.
+    #[command(flatten)]
+    pub origin: Origin,
+    /// Where a locked file is gone, take the newest signed one and mark the manifest unlocked.
+    #[arg(long)]
+    pub allow_newest: bool,
+    /// Folder with the executables `agent` and `engine`, to be taken instead of compiling them.
+    #[arg(long, value_name = "DIR")]
+    pub guest_binaries: Option<PathBuf>,
+    /// Threads for hashing; no effect on the result [default: one per processor]
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<std::num::NonZeroUsize>,
+}
+
+/// The manifest's release and life.
+#[derive(Debug, Args)]
+pub struct Dates {
+    /// Number of the release, rising.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub release: u64,
+    /// When the manifest begins to count, in seconds since 1970 [default: now]
+    #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH")]
+    pub not_before: Option<u64>,
+    /// For how many days it counts.
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=90))]
+    pub days: u64,
+}
+
+/// `build`.
+#[derive(Debug, Args)]
+pub struct BuildArguments {
+    /// Kind of image.
+    #[arg(long, value_enum)]
+    pub variant: Variant,
+    /// Folder to write the image to.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// A GGUF file, or a folder with config.json and safetensors [default: the locked model]
+    #[arg(long, value_name = "PATH")]
+    pub model: Option<PathBuf>,
+    /// Its identifier in the API [default: from its name]
+    #[arg(long, value_name = "ID", requires = "model")]
+    pub model_id: Option<String>,
+    /// How it is made.
+    #[command(flatten)]
+    pub making: Making,
+    /// The manifest's release and life.
+    #[command(flatten)]
+    pub dates: Dates,
+}
+
+/// `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArguments {
+    /// The manifest.
+    pub manifest: PathBuf,
+    /// The model, where it is not the locked one.
+    #[arg(long, value_name = "PATH")]
+    pub model: Option<PathBuf>,
+    /// How the image is made.
+    #[command(flatten)]
+    pub making: Making,
+}
+
+/// `manifest …`.
+#[derive(Debug, Subcommand)]
+pub enum ManifestCommand {
+    /// Sign a manifest: writes or extends MANIFEST.dsse beside it.
+    Sign {
+        /// The manifest.
+        manifest: PathBuf,
+        /// File with the secret key, as `manifest keygen` writes it.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
+    /// Make a signing key; prints the public key that clients pin with --signer.
+    Keygen {
+        /// New file for the secret key, readable by you alone.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// List the fields in which two manifests differ; exit code 1 when there are any.
+    Diff {
+        /// A manifest.
+        first: PathBuf,
+        /// Another.
+        second: PathBuf,
+    },
+}
+
+/// `model …`.
+#[derive(Debug, Subcommand)]
+pub enum ModelCommand {
+    /// Make the same image with another model; kernel, initrd and firmware stay untouched.
+    Add {
+        /// Folder of the image.
+        #[arg(long, value_name = "DIR")]
+        image: PathBuf,
+        /// A GGUF file, or a folder with config.json and safetensors.
+        #[arg(long, value_name = "PATH")]
+        model: PathBuf,
+        /// Its identifier in the API [default: from its name]
+        #[arg(long, value_name = "ID")]
+        model_id: Option<String>,
+        /// Folder to write the new image to; may be that of the old one.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Threads for hashing; no effect on the result [default: one per processor]
+        #[arg(long, value_name = "N")]
+        jobs: Option<std::num::NonZeroUsize>,
+        /// The manifest's release and life.
+        #[command(flatten)]
+        dates: Dates,
+    },
+}
+
+/// `lock`.
+#[derive(Debug, Args)]
+pub struct LockArguments {
+    /// Replace every entry by the newest signed version; without it the lock is only checked and summed up.
+    #[arg(long)]
+    pub update: bool,
+    /// Where everything comes from.
+    #[command(flatten)]
+    pub origin: Origin,
+}
+
+/// `cache …`.
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// Remove every input that the lock file does not name.
+    Gc {
+        /// Where everything comes from.
+        #[command(flatten)]
+        origin: Origin,
+        /// Remove the compiled guest too: the next build takes a quarter of an hour.
+        #[arg(long)]
+        guest: bool,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_contract_parses() {
+        for line in [
+            "build --variant cpu --out o",
+            "build --variant cpu --out o --model m --release 3 --allow-newest --json",
+            "verify m.json",
+            "manifest sign m.json --key k",
+            "manifest keygen --out k",
+            "manifest diff a b",
+            "model add --image i --model m --out o",
+            "lock --update",
+            "cache gc",
+            "completions bash",
+        ] {
+            let parsed = Arguments::try_parse_from(format!("cocoon-image {line}").split(' '));
+            assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+        }
+        let refused =
+            Arguments::try_parse_from(["cocoon-image", "build", "--variant", "gpu", "--out", "o"]);
+        assert_eq!(refused.unwrap_err().exit_code(), 2);
+    }
+}

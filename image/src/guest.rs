@@ -1,0 +1,272 @@
+//! Fragment: the guest's two executables, built by cargo from a staged copy of the sources.
+//!
+//! The copy and the target folder always lie in the same place, `guest/src` and `guest/target` of the cache, so that a
+//! fresh clone does not compile the inference engine again, and no path of the clone gets into the binaries.
+
+pub mod cargo;
+pub mod recipe;
+pub mod stage;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use cocoon_inputs::report::Reporter;
+use object::read::elf::{FileHeader as _, ProgramHeader as _};
+use object::{Endianness, elf};
+use thiserror::Error;
+
+use crate::files::{self, FileError};
+use cargo::CargoError;
+use recipe::{Recipe, RecipeError};
+use stage::StageError;
+
+/// The largest executable that is taken into an initrd, in bytes.
+const MAX_EXECUTABLE: u64 = 1 << 30;
+/// How often the reporter hears that another build holds the lock; it decides itself what to show and when.
+const PATIENCE: Duration = Duration::from_millis(90);
+
+/// The executables, which the assembly takes as they are.
+#[derive(Clone)]
+pub struct Binaries {
+    /// PID 1.
+    pub agent: Vec<u8>,
+    /// The inference worker.
+    pub engine: Vec<u8>,
+}
+
+/// Why there are no executables.
+#[derive(Debug, Error)]
+pub enum GuestError {
+    /// The sources cannot be copied.
+    #[error("cannot stage the sources")]
+    Stage(#[from] StageError),
+    /// The environment lacks something.
+    #[error("cannot build the guest's executables")]
+    Recipe(#[from] RecipeError),
+    /// Cargo failed.
+    #[error("cannot build {package}")]
+    Cargo {
+        /// Its package.
+        package: &'static str,
+        /// Why.
+        #[source]
+        source: CargoError,
+    },
+    /// A file cannot be read or written.
+    #[error("cannot take the guest's executables")]
+    File(#[from] FileError),
+    /// Not what the guest can run.
+    #[error("{path} cannot run in the guest: {what}")]
+    NotStatic {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        what: &'static str,
+    },
+}
+
+impl Binaries {
+    /// Reads both, which must be static x86-64 executables: the guest has no library and no interpreter.
+    ///
+    /// # Errors
+    /// [`GuestError`] when one cannot be read or is anything else.
+    pub fn read(agent: &Path, engine: &Path) -> Result<Self, GuestError> {
+        Ok(Self {
+            agent: executable(agent)?,
+            engine: executable(engine)?,
+        })
+    }
+}
+
+/// Builds agent and engine of the workspace at `source`, with everything kept in `cache/guest`.
+///
+/// Waits while another build holds the lock there.
+///
+/// # Errors
+/// [`GuestError`], with the compiler's last words when it was the code's fault.
+pub fn build(source: &Path, cache: &Path, reporter: &dyn Reporter) -> Result<Binaries, GuestError> {
+    let workshop = Workshop::open(source, cache, reporter)?;
+    let agent = workshop.run(recipe::agent, reporter)?;
+    let engine = workshop.run(recipe::engine, reporter)?;
+    Ok(Binaries { agent, engine })
+}
+
+/// Builds the agent alone, as [`build`] does.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_agent(
+    source: &Path,
+    cache: &Path,
+    reporter: &dyn Reporter,
+) -> Result<Vec<u8>, GuestError> {
+    Workshop::open(source, cache, reporter)?.run(recipe::agent, reporter)
+}
+
+/// The staged sources and the target folder, held against other builds until dropped.
+struct Workshop {
+    guest: PathBuf,
+    environment: recipe::Environment,
+    _lock: File,
+}
+
+impl Workshop {
+    fn open(source: &Path, cache: &Path, reporter: &dyn Reporter) -> Result<Self, GuestError> {
+        let guest = cache.join("guest");
+        files::create_folder(&guest)?;
+        let lock = lock(&guest.join("lock"), reporter)?;
+        stage::stage(source, &guest.join("src"))?;
+        Ok(Self {
+            guest,
+            environment: recipe::Environment::of_process()?,
+            _lock: lock,
+        })
+    }
+
+    /// The executable's bytes, read under the lock: the next build may replace the file.
+    fn run(
+        &self,
+        recipe: fn(&recipe::Environment, &Path) -> Result<Recipe, RecipeError>,
+        reporter: &dyn Reporter,
+    ) -> Result<Vec<u8>, GuestError> {
+        let recipe = recipe(&self.environment, &self.guest)?;
+        let built = cargo::build(&recipe, &self.guest.join("src"), reporter);
+        let path = built.map_err(|source| GuestError::Cargo {
+            package: recipe.package,
+            source,
+        })?;
+        executable(&path)
+    }
+}
+
+/// Held until dropped. The file stays: removing it would let two builds hold "the" lock.
+fn lock(path: &Path, reporter: &dyn Reporter) -> Result<File, FileError> {
+    let file = File::options()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .open(path)
+        .map_err(FileError::write(path))?;
+    if file.try_lock().is_ok() {
+        return Ok(file);
+    }
+    let task = reporter.start("waiting for another build of the guest", None);
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let locked = file.lock().map(|()| file);
+        // Nobody listens when the caller is gone, and then nobody needs the lock.
+        let _ = sender.send(locked);
+    });
+    loop {
+        match receiver.recv_timeout(PATIENCE) {
+            Ok(locked) => return locked.map_err(FileError::write(path)),
+            Err(mpsc::RecvTimeoutError::Timeout) => task.say("it holds the lock"),
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                return Err(FileError::write(path)(std::io::Error::other(
+                    "the waiting thread ended",
+                )));
+            }
+        }
+    }
+}
+
+fn executable(path: &Path) -> Result<Vec<u8>, GuestError> {
+    let bytes = files::read(path, MAX_EXECUTABLE)?;
+    check_static(&bytes).map_err(|what| GuestError::NotStatic {
+        path: path.to_owned(),
+        what,
+    })?;
+    Ok(bytes)
+}
+
+fn check_static(bytes: &[u8]) -> Result<(), &'static str> {
+    let header = elf::FileHeader64::<Endianness>::parse(bytes)
+        .map_err(|_| "it is not an ELF file of 64 bits")?;
+    let endian = header.endian().map_err(|_| "it has no byte order")?;
+    if header.e_machine(endian) != elf::EM_X86_64 {
+        return Err("it is not for x86-64");
+    }
+    let segments = header
+        .program_headers(endian, bytes)
+        .map_err(|_| "its program headers lie outside the file")?;
+    if segments.is_empty() {
+        return Err("it is not an executable");
+    }
+    if segments
+        .iter()
+        .any(|segment| segment.p_type(endian) == elf::PT_INTERP)
+    {
+        return Err("it is linked dynamically, and the guest has no libraries");
+    }
+    Ok(())
+}
+
+/// The revision of the sources at `source`: git's, with `-dirty` when files differ; `none` without git.
+pub fn revision(source: &Path) -> String {
+    let git = |arguments: &[&str]| {
+        let output = std::process::Command::new("git")
+            .arg("-C")
+            .arg(source)
+            .args(arguments)
+            .output()
+            .ok()?;
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    match (
+        git(&["rev-parse", "--verify", "HEAD"]),
+        git(&["status", "--porcelain"]),
+    ) {
+        (Some(revision), Some(changes)) if changes.is_empty() => revision,
+        (Some(revision), _) => format!("{revision}-dirty"),
+        (None, _) => "none".to_owned(),
+    }
+}
+
+/// The workspace that `start` lies in: the nearest folder upwards with the guest's sources.
+pub fn find_source(start: &Path) -> Option<PathBuf> {
+    let holds = |folder: &&Path| {
+        [
+            "Cargo.lock",
+            "guest-agent/Cargo.toml",
+            "guest-agent/engine/Cargo.toml",
+        ]
+        .iter()
+        .all(|file| fs::metadata(folder.join(file)).is_ok())
+    };
+    start.ancestors().find(holds).map(Path::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_static_executables_pass() {
+        assert_eq!(
+            check_static(b"#!/bin/sh\n"),
+            Err("it is not an ELF file of 64 bits")
+        );
+        let dynamic = fs::read("/bin/sh").unwrap();
+        assert_eq!(
+            check_static(&dynamic),
+            Err("it is linked dynamically, and the guest has no libraries")
+        );
+        let mut arm = dynamic;
+        arm[18] = 183;
+        assert_eq!(check_static(&arm), Err("it is not for x86-64"));
+        arm[54..58].fill(0);
+    }
+
+    #[test]
+    fn the_workspace_is_found_from_within() {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let found = find_source(&here.join("src")).unwrap();
+        assert_eq!(found, here.parent().unwrap());
+        assert_eq!(find_source(Path::new("/")), None);
+    }
+}

@@ -1,0 +1,259 @@
+//! Runs cargo for one recipe, says how far it is, and finds the executable.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io::{self, BufRead as _, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cocoon_inputs::report::{Reporter, Task};
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::recipe::Recipe;
+
+/// How often the reporter hears that cargo is alive; often, as it decides itself what to show and when.
+const PATIENCE: Duration = Duration::from_millis(90);
+/// Lines of cargo's output that an error repeats.
+const LAST_LINES: usize = 60;
+
+/// Why cargo made nothing.
+#[derive(Debug, Error)]
+pub enum CargoError {
+    /// It could not be started.
+    #[error("cannot run cargo: install Rust with rustup, and put cargo on the PATH")]
+    Start(#[source] io::Error),
+    /// It could not be waited for.
+    #[error("lost track of cargo")]
+    Wait(#[source] io::Error),
+    /// It failed.
+    #[error("cargo failed ({status}); its last words:\n{output}")]
+    Failed {
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// The end of what it wrote to standard error.
+        output: String,
+    },
+    /// It succeeded and named no executable.
+    #[error("cargo built no executable named {0}")]
+    NoExecutable(&'static str),
+}
+
+/// Builds the recipe's package from the workspace at `source`; returns the executable's path.
+///
+/// # Errors
+/// [`CargoError`], with cargo's own words.
+pub fn build(
+    recipe: &Recipe,
+    source: &Path,
+    reporter: &dyn Reporter,
+) -> Result<PathBuf, CargoError> {
+    let task = reporter.start(&format!("building {}", recipe.package), None);
+    let mut watch = Watch::new(&*task);
+    let listed = [
+        "--locked",
+        "--edges",
+        "normal,build",
+        "--prefix",
+        "none",
+        "--format",
+        "{p}",
+    ];
+    let mut packages = BTreeSet::new();
+    watch.run(
+        command(recipe, source, "tree")
+            .args(listed)
+            .args(&recipe.selection),
+        |line| {
+            packages.insert(line.trim_end_matches(" (*)").to_owned());
+            None
+        },
+    )?;
+    watch.total = packages.len();
+    let (mut done, mut executable) = (BTreeSet::new(), None);
+    watch.run(
+        command(recipe, source, "build").args(&recipe.arguments),
+        |line| {
+            let artifact = Artifact::parse(&line)?;
+            if artifact.target.name == recipe.package && artifact.executable.is_some() {
+                executable = artifact.executable;
+            }
+            done.insert(artifact.package_id);
+            Some((done.len(), artifact.target.name))
+        },
+    )?;
+    task.finish(&format!("done in {} s", watch.started.elapsed().as_secs()));
+    executable.ok_or(CargoError::NoExecutable(recipe.package))
+}
+
+fn command(recipe: &Recipe, source: &Path, subcommand: &str) -> Command {
+    let mut command = Command::new("cargo");
+    command.arg(subcommand).current_dir(source).env_clear();
+    command.envs(recipe.environment.iter().map(|(name, value)| (name, value)));
+    command
+}
+
+/// cargo's message that something is compiled, as far as it matters here.
+#[derive(Deserialize)]
+struct Artifact {
+    reason: String,
+    package_id: String,
+    target: Target,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+}
+
+impl Artifact {
+    fn parse(line: &str) -> Option<Self> {
+        let artifact: Self = serde_json::from_str(line).ok()?;
+        (artifact.reason == "compiler-artifact").then_some(artifact)
+    }
+}
+
+enum Line {
+    Output(String),
+    Error(String),
+}
+
+/// Follows cargo and keeps the person informed.
+struct Watch<'a> {
+    task: &'a dyn Task,
+    started: Instant,
+    total: usize,
+    done: usize,
+    detail: String,
+}
+
+impl<'a> Watch<'a> {
+    fn new(task: &'a dyn Task) -> Self {
+        Self {
+            task,
+            started: Instant::now(),
+            total: 0,
+            done: 0,
+            detail: "resolving".to_owned(),
+        }
+    }
+
+    fn run(
+        &mut self,
+        command: &mut Command,
+        mut output: impl FnMut(String) -> Option<(usize, String)>,
+    ) -> Result<(), CargoError> {
+        let pipes = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = Running(pipes.spawn().map_err(CargoError::Start)?);
+        let (sender, lines) = mpsc::channel();
+        forward(child.0.stdout.take(), sender.clone(), Line::Output);
+        forward(child.0.stderr.take(), sender, Line::Error);
+        let mut last = VecDeque::new();
+        loop {
+            match lines.recv_timeout(PATIENCE) {
+                Ok(Line::Output(line)) => {
+                    if let Some((done, detail)) = output(line) {
+                        (self.done, self.detail) = (done, detail);
+                    }
+                }
+                Ok(Line::Error(line)) => {
+                    // Downloads and waiting show here only.
+                    self.detail = line.trim().chars().take(80).collect();
+                    last.truncate(LAST_LINES - 1);
+                    last.push_front(line);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.say();
+        }
+        let status = child.0.wait().map_err(CargoError::Wait)?;
+        if status.success() {
+            return Ok(());
+        }
+        let output = last.into_iter().rev().collect::<Vec<_>>().join("\n");
+        Err(CargoError::Failed { status, output })
+    }
+
+    fn say(&self) {
+        let Self {
+            done,
+            total,
+            detail,
+            ..
+        } = self;
+        let seconds = self.started.elapsed().as_secs();
+        self.task.say(&match total {
+            0 => format!("{seconds} s, {detail}"),
+            _ => format!("{done} of {total} packages, {seconds} s, {detail}"),
+        });
+    }
+}
+
+/// Does not outlive its owner, however that ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has ended already, except after an error of our own.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn forward(
+    pipe: Option<impl Read + Send + 'static>,
+    lines: Sender<Line>,
+    wrap: fn(String) -> Line,
+) {
+    thread::spawn(move || {
+        for line in BufReader::new(pipe?).split(b'\n') {
+            let line = String::from_utf8_lossy(&line.ok()?).into_owned();
+            lines.send(wrap(line)).ok()?;
+        }
+        Some(())
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use cocoon_inputs::report::Silent;
+
+    use super::*;
+
+    #[test]
+    fn artefacts_are_told_from_other_messages() {
+        let line = r#"{"reason":"compiler-artifact","package_id":"p#x@1.0","target":{"name":"x","kind":["bin"]},"executable":"/t/x","fresh":true}"#;
+        let artifact = Artifact::parse(line).unwrap();
+        assert_eq!(
+            (artifact.target.name.as_str(), artifact.executable),
+            ("x", Some("/t/x".into()))
+        );
+        assert!(Artifact::parse(r#"{"reason":"build-finished","success":true}"#).is_none());
+        assert!(Artifact::parse("warning: rubbish").is_none());
+    }
+
+    #[test]
+    fn a_failure_repeats_the_last_words() {
+        let mut shell = Command::new("sh");
+        shell.args([
+            "-c",
+            "i=0; while [ $i -lt 100 ]; do i=$((i+1)); echo error $i >&2; done; exit 3",
+        ]);
+        let error = Watch::new(&Silent)
+            .run(&mut shell, |_| None)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("cargo failed (exit status: 3); its last words:\nerror 41\n"),
+            "{error}"
+        );
+        assert!(error.ends_with("\nerror 100"), "{error}");
+    }
+}

@@ -1,0 +1,278 @@
+//! How each guest executable is built: cargo's arguments and the whole environment, as values.
+//!
+//! Changing a flag of the engine's recipe compiles everything below it again, which takes a quarter of an hour.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// Variables that may reach cargo: where tools and downloads are found. Anything else could change the result.
+pub const PASSED: &[&str] = &[
+    "PATH",
+    "HOME",
+    "CARGO_HOME",
+    "RUSTUP_HOME",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+];
+
+/// Separates flags in `CARGO_ENCODED_RUSTFLAGS`.
+const FLAG_SEPARATOR: &str = "\u{1f}";
+
+/// Why no recipe can be written.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum RecipeError {
+    /// Neither names cargo's folder.
+    #[error("neither CARGO_HOME nor HOME is set, so cargo's folder is unknown: set one of them")]
+    NoCargoHome,
+    /// A path cannot stand in a flag.
+    #[error("{0} cannot stand in a compiler's flag: it has a space or is not UTF-8")]
+    Path(PathBuf),
+}
+
+/// What of this process's environment a build may see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Environment {
+    variables: Vec<(&'static str, OsString)>,
+    cargo_home: String,
+}
+
+/// One run of `cargo build`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipe {
+    /// Package and name of its executable.
+    pub package: &'static str,
+    /// Arguments behind `cargo build`.
+    pub arguments: Vec<&'static str>,
+    /// What `cargo tree` is told in order to list the same packages.
+    pub selection: Vec<&'static str>,
+    /// The complete environment.
+    pub environment: Vec<(&'static str, OsString)>,
+}
+
+impl Environment {
+    /// From the variables of this process.
+    ///
+    /// # Errors
+    /// [`RecipeError`] when cargo's folder is unknown or has an unusable name.
+    pub fn of_process() -> Result<Self, RecipeError> {
+        Self::new(|name| std::env::var_os(name))
+    }
+
+    /// From a function that looks a variable up.
+    ///
+    /// # Errors
+    /// As [`Self::of_process`].
+    pub fn new(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Self, RecipeError> {
+        let home = || lookup("HOME").map(|home| Path::new(&home).join(".cargo"));
+        let cargo_home = lookup("CARGO_HOME")
+            .map(PathBuf::from)
+            .or_else(home)
+            .ok_or(RecipeError::NoCargoHome)?;
+        let variables = PASSED
+            .iter()
+            .filter_map(|name| Some((*name, lookup(name)?)))
+            .collect();
+        Ok(Self {
+            variables,
+            cargo_home: flag_path(&cargo_home)?,
+        })
+    }
+}
+
+/// PID 1: static, without any C, linked by the linker that comes with the compiler.
+///
+/// # Errors
+/// [`RecipeError::Path`] when `guest`, the folder of sources and target, cannot stand in a flag.
+pub fn agent(environment: &Environment, guest: &Path) -> Result<Recipe, RecipeError> {
+    let flags = [
+        "-Ctarget-cpu=x86-64-v3",
+        // Position-independent, so that the kernel places it at random.
+        "-Crelocation-model=pic",
+        "-Clinker=rust-lld",
+        "-Clinker-flavor=ld.lld",
+        "-Clink-self-contained=yes",
+        "-Clink-arg=--build-id=none",
+    ];
+    let selection = vec![
+        "--package",
+        "cocoon-guest-agent",
+        "--target",
+        "x86_64-unknown-linux-musl",
+    ];
+    recipe(
+        "cocoon-guest-agent",
+        "agent",
+        selection,
+        &flags,
+        environment,
+        guest,
+    )
+}
+
+/// The inference worker: static with the C library of the machine that builds it, for mistral.rs needs C and C++.
+///
+/// # Errors
+/// As [`agent`].
+pub fn engine(environment: &Environment, guest: &Path) -> Result<Recipe, RecipeError> {
+    let flags = [
+        "-Ctarget-cpu=x86-64-v3",
+        "-Ctarget-feature=+crt-static",
+        "-Clink-arg=-Wl,--build-id=none",
+    ];
+    let target = "x86_64-unknown-linux-gnu";
+    let selection = vec![
+        "--package",
+        "cocoon-engine",
+        "--features",
+        "mistralrs",
+        "--target",
+        target,
+    ];
+    recipe(
+        "cocoon-engine",
+        "engine",
+        selection,
+        &flags,
+        environment,
+        guest,
+    )
+}
+
+fn recipe(
+    package: &'static str,
+    profile: &'static str,
+    selection: Vec<&'static str>,
+    flags: &[&str],
+    environment: &Environment,
+    guest: &Path,
+) -> Result<Recipe, RecipeError> {
+    let cargo_home = &environment.cargo_home;
+    let (source, target) = (guest.join("src"), guest.join("target"));
+    let (source, target) = (flag_path(&source)?, flag_path(&target)?);
+    // The folders' names would otherwise stand in messages of panics, and so in the measured bytes.
+    let remaps = [
+        format!("--remap-path-prefix={cargo_home}=/cargo"),
+        format!("--remap-path-prefix={source}=/src"),
+    ];
+    let flags: Vec<&str> = flags
+        .iter()
+        .copied()
+        .chain(remaps.iter().map(String::as_str))
+        .collect();
+    let c_flags =
+        format!("-ffile-prefix-map={cargo_home}=/cargo -ffile-prefix-map={target}=/target");
+    let mut variables = environment.variables.clone();
+    variables.extend([
+        ("CARGO_TARGET_DIR", target.to_string().into()),
+        ("CARGO_ENCODED_RUSTFLAGS", flags.join(FLAG_SEPARATOR).into()),
+        ("CFLAGS", c_flags.clone().into()),
+        ("CXXFLAGS", c_flags.into()),
+    ]);
+    let mut arguments = vec![
+        "--locked",
+        "--profile",
+        profile,
+        "--message-format",
+        "json-render-diagnostics",
+    ];
+    arguments.extend(&selection);
+    Ok(Recipe {
+        package,
+        arguments,
+        selection,
+        environment: variables,
+    })
+}
+
+fn flag_path(path: &Path) -> Result<String, RecipeError> {
+    match path.to_str() {
+        Some(text) if !text.contains(char::is_whitespace) => Ok(text.to_owned()),
+        _ => Err(RecipeError::Path(path.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment() -> Environment {
+        let variables = [
+            ("HOME", "/home/u"),
+            ("PATH", "/bin"),
+            ("RUSTFLAGS", "-g"),
+            ("CFLAGS", "-O0"),
+            ("LC_ALL", "C"),
+        ];
+        let lookup =
+            |name: &str| Some(variables.iter().find(|(known, _)| *known == name)?.1.into());
+        Environment::new(lookup).unwrap()
+    }
+
+    fn variable<'a>(recipe: &'a Recipe, name: &str) -> Option<&'a str> {
+        recipe
+            .environment
+            .iter()
+            .find(|(known, _)| *known == name)?
+            .1
+            .to_str()
+    }
+
+    #[test]
+    fn the_engines_recipe_is_this_one() {
+        let recipe = engine(&environment(), Path::new("/c/guest")).unwrap();
+        assert_eq!(
+            recipe.arguments.join(" "),
+            "--locked --profile engine --message-format json-render-diagnostics --package cocoon-engine \
+             --features mistralrs --target x86_64-unknown-linux-gnu"
+        );
+        assert_eq!(
+            variable(&recipe, "CARGO_ENCODED_RUSTFLAGS")
+                .unwrap()
+                .replace('\u{1f}', " "),
+            "-Ctarget-cpu=x86-64-v3 -Ctarget-feature=+crt-static -Clink-arg=-Wl,--build-id=none \
+             --remap-path-prefix=/home/u/.cargo=/cargo --remap-path-prefix=/c/guest/src=/src"
+        );
+        let c_flags =
+            "-ffile-prefix-map=/home/u/.cargo=/cargo -ffile-prefix-map=/c/guest/target=/target";
+        assert_eq!(variable(&recipe, "CFLAGS"), Some(c_flags));
+        assert_eq!(variable(&recipe, "CXXFLAGS"), Some(c_flags));
+        assert_eq!(
+            variable(&recipe, "CARGO_TARGET_DIR"),
+            Some("/c/guest/target")
+        );
+    }
+
+    #[test]
+    fn nothing_else_of_the_environment_passes() {
+        let recipe = agent(&environment(), Path::new("/c/guest")).unwrap();
+        let names: Vec<&str> = recipe.environment.iter().map(|(name, _)| *name).collect();
+        assert_eq!(
+            names,
+            [
+                "PATH",
+                "HOME",
+                "CARGO_TARGET_DIR",
+                "CARGO_ENCODED_RUSTFLAGS",
+                "CFLAGS",
+                "CXXFLAGS"
+            ]
+        );
+    }
+
+    #[test]
+    fn cargo_must_have_a_folder() {
+        assert_eq!(Environment::new(|_| None), Err(RecipeError::NoCargoHome));
+        let spaced = Environment::new(|name| (name == "CARGO_HOME").then(|| "/a b".into()));
+        assert_eq!(spaced, Err(RecipeError::Path("/a b".into())));
+        let spaced = agent(&environment(), Path::new("/my cache/guest"));
+        assert_eq!(spaced, Err(RecipeError::Path("/my cache/guest/src".into())));
+    }
+}

@@ -1,0 +1,243 @@
+//! A copy of the workspace's sources in a fixed place. A file whose bytes are equal keeps its time, so that cargo sees
+//! no change; a file that is gone from the sources goes from the copy.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::files::{self, FileError};
+
+/// The largest source file, in bytes.
+const MAX_FILE: u64 = 64 << 20;
+/// Most files: a workspace has hundreds.
+const MAX_FILES: usize = 50_000;
+/// Deepest folder: recursion ends.
+const MAX_DEPTH: usize = 32;
+
+/// Files at the top that a build needs.
+const TOP_FILES: &[&str] = &["Cargo.toml", "Cargo.lock", "rust-toolchain.toml"];
+
+/// Why the sources cannot be staged.
+#[derive(Debug, Error)]
+pub enum StageError {
+    /// A file cannot be read or written.
+    #[error("cannot copy the sources")]
+    File(#[from] FileError),
+    /// The workspace's manifest is not one.
+    #[error("{path} is not the manifest of a cargo workspace")]
+    Manifest {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: toml::de::Error,
+    },
+    /// A member outside of the workspace.
+    #[error("workspace member {0:?} does not lie below the workspace")]
+    Member(String),
+    /// A link or a device among the sources.
+    #[error("{0} is neither file nor folder: sources must be plain files")]
+    NotPlain(PathBuf),
+    /// Not sources at all.
+    #[error("{0} holds more files or deeper folders than sources do")]
+    TooMuch(PathBuf),
+}
+
+/// Makes `staged` equal to the sources of the workspace at `source`.
+///
+/// # Errors
+/// [`StageError`], naming the file.
+pub fn stage(source: &Path, staged: &Path) -> Result<(), StageError> {
+    let mut wanted: BTreeSet<PathBuf> = TOP_FILES.iter().map(PathBuf::from).collect();
+    for folder in folders(source)? {
+        collect(source, Path::new(&folder), 0, &mut wanted)?;
+    }
+    for file in &wanted {
+        copy(&source.join(file), &staged.join(file))?;
+    }
+    prune(staged, Path::new(""), &wanted, 0)
+}
+
+/// The top-level folders that hold the workspace's members.
+fn folders(source: &Path) -> Result<BTreeSet<String>, StageError> {
+    #[derive(Deserialize)]
+    struct Manifest {
+        workspace: Workspace,
+    }
+    #[derive(Deserialize)]
+    struct Workspace {
+        members: Vec<String>,
+    }
+    let path = source.join("Cargo.toml");
+    let text = files::read(&path, MAX_FILE)?;
+    let manifest: Result<Manifest, _> = toml::from_slice(&text);
+    let manifest = manifest.map_err(|source| StageError::Manifest { path, source })?;
+    let top = |member: String| match member.split('/').next() {
+        Some(top) if !top.is_empty() && top != ".." && top != "." => Ok(top.to_owned()),
+        _ => Err(StageError::Member(member)),
+    };
+    manifest.workspace.members.into_iter().map(top).collect()
+}
+
+/// Adds the files below `source/folder`, as paths from `source`. Hidden files and build outputs are not sources.
+fn collect(
+    source: &Path,
+    folder: &Path,
+    depth: usize,
+    found: &mut BTreeSet<PathBuf>,
+) -> Result<(), StageError> {
+    let path = source.join(folder);
+    for entry in fs::read_dir(&path).map_err(FileError::read(&path))? {
+        let entry = entry.map_err(FileError::read(&path))?;
+        let name = entry.file_name();
+        if name.as_encoded_bytes().starts_with(b".") || name == "target" {
+            continue;
+        }
+        if depth >= MAX_DEPTH || found.len() >= MAX_FILES {
+            return Err(StageError::TooMuch(path));
+        }
+        let kind = entry.file_type().map_err(FileError::read(&path))?;
+        if kind.is_dir() {
+            collect(source, &folder.join(name), depth + 1, found)?;
+        } else if kind.is_file() {
+            found.insert(folder.join(name));
+        } else {
+            return Err(StageError::NotPlain(entry.path()));
+        }
+    }
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), StageError> {
+    let bytes = files::read(from, MAX_FILE)?;
+    if files::read(to, MAX_FILE).is_ok_and(|present| present == bytes) {
+        return Ok(());
+    }
+    if let Some(folder) = to.parent() {
+        // A file may have become a folder.
+        if folder.is_file() {
+            files::remove_if_present(folder)?;
+        }
+        files::create_folder(folder)?;
+    }
+    if to.is_dir() {
+        fs::remove_dir_all(to).map_err(FileError::write(to))?;
+    }
+    Ok(fs::write(to, bytes).map_err(FileError::write(to))?)
+}
+
+/// Removes what is not wanted; returns having left no empty folder behind.
+fn prune(
+    staged: &Path,
+    folder: &Path,
+    wanted: &BTreeSet<PathBuf>,
+    depth: usize,
+) -> Result<(), StageError> {
+    let path = staged.join(folder);
+    if depth > MAX_DEPTH + 1 {
+        return Err(StageError::TooMuch(path));
+    }
+    for entry in fs::read_dir(&path).map_err(FileError::read(&path))? {
+        let entry = entry.map_err(FileError::read(&path))?;
+        let (relative, full) = (folder.join(entry.file_name()), entry.path());
+        if !entry.file_type().map_err(FileError::read(&full))?.is_dir() {
+            if !wanted.contains(&relative) {
+                files::remove_if_present(&full)?;
+            }
+        } else if wanted.iter().any(|file| file.starts_with(&relative)) {
+            prune(staged, &relative, wanted, depth + 1)?;
+        } else {
+            fs::remove_dir_all(&full).map_err(FileError::write(&full))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workspace() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (path, text) in [
+            ("Cargo.toml", "[workspace]\nmembers = [\"a\", \"a/b\"]\n"),
+            ("Cargo.lock", ""),
+            ("rust-toolchain.toml", ""),
+            ("a/src/lib.rs", "//! a"),
+            ("a/target/junk", ""),
+            ("a/.hidden", ""),
+            ("a/b/src/lib.rs", "//! b"),
+            ("other/file", ""),
+        ] {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        folder
+    }
+
+    fn listing(folder: &Path) -> BTreeSet<PathBuf> {
+        let mut found = BTreeSet::new();
+        collect(folder, Path::new(""), 0, &mut found).unwrap();
+        found
+    }
+
+    #[test]
+    fn copies_members_keeps_times_and_removes_the_rest() {
+        let (source, staged) = (workspace(), tempfile::tempdir().unwrap());
+        let (source, staged) = (source.path(), staged.path());
+        stage(source, staged).unwrap();
+        let expected = [
+            "Cargo.lock",
+            "Cargo.toml",
+            "a/b/src/lib.rs",
+            "a/src/lib.rs",
+            "rust-toolchain.toml",
+        ];
+        assert_eq!(
+            listing(staged),
+            expected.iter().map(PathBuf::from).collect()
+        );
+
+        let file = staged.join("a/src/lib.rs");
+        let past =
+            std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+        fs::File::options()
+            .write(true)
+            .open(&file)
+            .unwrap()
+            .set_modified(past)
+            .unwrap();
+        fs::remove_dir_all(source.join("a/b")).unwrap();
+        fs::write(source.join("a/b"), "now a file").unwrap();
+        stage(source, staged).unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().modified().unwrap(), past);
+        assert_eq!(fs::read(staged.join("a/b")).unwrap(), b"now a file");
+
+        fs::write(source.join("a/src/lib.rs"), "//! changed").unwrap();
+        stage(source, staged).unwrap();
+        assert_ne!(fs::metadata(&file).unwrap().modified().unwrap(), past);
+    }
+
+    #[test]
+    fn links_and_foreign_members_are_refused() {
+        let source = workspace();
+        let staged = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", source.path().join("a/link")).unwrap();
+        let error = stage(source.path(), staged.path()).unwrap_err();
+        assert!(matches!(error, StageError::NotPlain(path) if path.ends_with("a/link")));
+        fs::write(
+            source.path().join("Cargo.toml"),
+            "[workspace]\nmembers = [\"../x\"]\n",
+        )
+        .unwrap();
+        let error = stage(source.path(), staged.path()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "workspace member \"../x\" does not lie below the workspace"
+        );
+    }
+}

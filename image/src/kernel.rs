@@ -1,0 +1,123 @@
+//! Fragment: the kernel. Debian's cloud kernel as it lies in its package, and the modules that the guest needs.
+
+pub mod closure;
+pub mod modinfo;
+#[cfg(test)]
+mod test_module;
+
+use std::collections::BTreeMap;
+
+use thiserror::Error;
+
+pub use closure::{ClosureError, MODULES, Module};
+
+/// The largest kernel that is taken for one, in bytes.
+pub const MAX_KERNEL: usize = 64 << 20;
+
+/// The boot part of a kernel package.
+#[derive(Debug, Clone)]
+pub struct Kernel {
+    /// The EFI executable.
+    pub vmlinuz: Vec<u8>,
+    /// The modules of [`MODULES`] and all that they depend on, in load order, uncompressed and signed.
+    pub modules: Vec<Module>,
+}
+
+/// Why a package yields no kernel.
+#[derive(Debug, Error)]
+pub enum KernelError {
+    /// Nothing like `boot/vmlinuz-*`, or several.
+    #[error("the kernel package holds {found} files boot/vmlinuz-*, expected one")]
+    NotOne {
+        /// How many.
+        found: usize,
+    },
+    /// Not an EFI executable for Linux on x86.
+    #[error("{path} is not a bootable kernel: {what}")]
+    NotBootable {
+        /// In the package.
+        path: String,
+        /// What is amiss.
+        what: &'static str,
+    },
+    /// A module cannot be had.
+    #[error("cannot select the kernel's modules")]
+    Modules(#[from] ClosureError),
+}
+
+impl Kernel {
+    /// Whether a kernel package's file is wanted here; the rest need not be unpacked.
+    pub fn wants(path: &str) -> bool {
+        let path = path.trim_start_matches("./");
+        path.starts_with("boot/vmlinuz-")
+            || path.contains("lib/modules/")
+                && (path.contains(".ko") || path.ends_with("/modules.builtin"))
+    }
+
+    /// Selects from the files of an unpacked kernel package, by path.
+    ///
+    /// # Errors
+    /// [`KernelError`] when it is not such a package or lacks a module.
+    pub fn select(files: &BTreeMap<String, Vec<u8>>) -> Result<Self, KernelError> {
+        let named = |path: &&String| path.trim_start_matches("./").starts_with("boot/vmlinuz-");
+        let kernels: Vec<&String> = files.keys().filter(named).collect();
+        let [path] = kernels[..] else {
+            return Err(KernelError::NotOne {
+                found: kernels.len(),
+            });
+        };
+        let vmlinuz = files[path].clone();
+        check(&vmlinuz).map_err(|what| KernelError::NotBootable {
+            path: path.clone(),
+            what,
+        })?;
+        Ok(Self {
+            vmlinuz,
+            modules: closure::closure(files, MODULES)?,
+        })
+    }
+}
+
+/// The Linux boot protocol's header at 0x202 and the PE header of the EFI stub.
+fn check(vmlinuz: &[u8]) -> Result<(), &'static str> {
+    if vmlinuz.len() > MAX_KERNEL {
+        return Err("it is larger than any kernel");
+    }
+    if !vmlinuz.starts_with(b"MZ") {
+        return Err("it does not begin with the EFI stub's \"MZ\"");
+    }
+    if vmlinuz.get(0x202..0x206) != Some(b"HdrS") {
+        return Err("the Linux boot header is missing at offset 0x202");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_boot_files_are_wanted() {
+        assert!(Kernel::wants("./boot/vmlinuz-6.12-cloud"));
+        assert!(Kernel::wants(
+            "usr/lib/modules/6.12/kernel/fs/erofs/erofs.ko.xz"
+        ));
+        assert!(Kernel::wants("./usr/lib/modules/6.12/modules.builtin"));
+        assert!(!Kernel::wants("./usr/share/doc/linux/copyright"));
+        assert!(!Kernel::wants("./boot/System.map-6.12-cloud"));
+    }
+
+    #[test]
+    fn a_package_without_kernel_or_with_another_file_is_refused() {
+        let none = Kernel::select(&BTreeMap::new()).unwrap_err();
+        assert_eq!(
+            none.to_string(),
+            "the kernel package holds 0 files boot/vmlinuz-*, expected one"
+        );
+        let other = BTreeMap::from([("boot/vmlinuz-1".to_owned(), b"MZ".to_vec())]);
+        assert_eq!(
+            Kernel::select(&other).unwrap_err().to_string(),
+            "boot/vmlinuz-1 is not a bootable kernel: the Linux boot header is missing at offset 0x202"
+        );
+    }
+}

@@ -1,0 +1,32 @@
+//! Builds and verifies the appliance image from locked inputs.
+//!
+//! An image is a folder: `vmlinuz initrd.img cmdline OVMF.tdx.fd OVMF.snp.fd model.img manifest.json`. It is put
+//! together from fragments, one module each, whose tables say why every part is there:
+//!
+//! | module | fragment |
+//! |---|---|
+//! | [`kernel`] | Debian's cloud kernel and the modules that the guest loads |
+//! | [`cmdline`] | the kernel's command line |
+//! | [`initrd`] | agent, engine and modules, packed |
+//! | [`firmware`] | one firmware for TDX, one for SEV-SNP |
+//! | [`model`] | the model volume with its hash tree |
+//! | [`guest`] | the guest's executables, compiled |
+//! | [`reference`] | what hardware must report |
+//!
+//! [`build`](mod@build) fetches and compiles, [`assemble`](mod@assemble) makes the image of what is at hand,
+//! [`verify`](mod@verify) builds again and compares. No clock, path, locale, user or number of threads gets into it.
+
+pub mod add_model;
+pub mod assemble;
+pub mod build;
+pub mod cmdline;
+pub mod diff;
+pub mod files;
+pub mod firmware;
+pub mod foreign;
+pub mod guest;
+pub mod initrd;
+pub mod kernel;
+pub mod model;
+pub mod reference;
+pub mod verify;

@@ -1,0 +1,156 @@
+//! Fragment: the model volume. A GGUF file or a flat folder of safetensors, as EROFS with its dm-verity tree.
+
+pub mod erofs;
+pub mod source;
+pub mod verity;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use cocoon_inputs::report::Reporter;
+use cocoon_protocol::bytes::Hex32;
+use cocoon_protocol::manifest::{Artefact, Model};
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+
+use crate::files::{CHUNK, FileError, Pending, digest};
+use erofs::Layout;
+pub use source::{Source, SourceError};
+
+/// Distinguishes the salt from any other digest of the same bytes.
+const SALT_TAG: &[u8] = b"cocoon-model-salt-v1\0";
+
+/// Why there is no volume.
+#[derive(Debug, Error)]
+pub enum VolumeError {
+    /// Beyond the file system's 16 TiB or its number of files.
+    #[error(
+        "the model at {path} does not fit into one volume: at most 16 TiB in {} files",
+        erofs::MAX_FILES
+    )]
+    TooLarge {
+        /// The model.
+        path: PathBuf,
+    },
+    /// A file cannot be read or the volume not written.
+    #[error("cannot make the model volume")]
+    File(#[from] FileError),
+}
+
+/// A finished volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// What the manifest says of the model.
+    pub model: Model,
+    /// The volume as a file.
+    pub artefact: Artefact,
+}
+
+/// Writes the volume of `source` to `folder/name`, hashing with `jobs` threads. Memory does not grow with the model.
+///
+/// # Errors
+/// [`VolumeError`] when a file cannot be read, changes meanwhile, or the disk is full.
+pub fn write(
+    source: &Source,
+    folder: &Path,
+    name: &str,
+    jobs: usize,
+    reporter: &dyn Reporter,
+) -> Result<Volume, VolumeError> {
+    let sizes: Vec<(&str, u64)> = source
+        .files
+        .iter()
+        .map(|file| (file.name.as_str(), file.size))
+        .collect();
+    let layout = Layout::new(&sizes).ok_or_else(|| VolumeError::TooLarge {
+        path: source.path.clone(),
+    })?;
+    let mut volume = Pending::create(folder, name)?;
+    volume.put(&vec![0; layout.head_len()])?;
+    let task = reporter.start("copying the model", Some(layout.size()));
+    let mut files = BTreeMap::new();
+    let mut done = 0;
+    for file in &source.files {
+        let copied = copy(&file.path, file.size, &mut volume, |count| {
+            done += count;
+            task.position(done);
+        })?;
+        files.insert(file.name.clone(), copied);
+    }
+    drop(task);
+    // Salt and identifier follow from the content, so that nothing about the volume is a choice.
+    let salt = salt(&files);
+    let path = volume.path().to_owned();
+    let disk = volume.file()?;
+    let head = layout.head(first_half(&salt));
+    disk.seek(SeekFrom::Start(0))
+        .and_then(|_| disk.write_all(&head))
+        .map_err(FileError::write(&path))?;
+    let tree = verity::append(disk, &path, &salt, jobs, reporter)?;
+    volume.publish()?;
+    let model = Model {
+        id: source.id.clone(),
+        verity_root: tree.root,
+        verity_salt: salt,
+        verity_data_blocks: tree.data_blocks,
+        files,
+    };
+    Ok(Volume {
+        model,
+        artefact: tree.volume,
+    })
+}
+
+/// The salt of a volume with these files: their names, sizes and digests in the order of their names.
+#[must_use]
+pub fn salt(files: &BTreeMap<String, Artefact>) -> Hex32 {
+    let mut hash = Sha256::new_with_prefix(SALT_TAG);
+    for (name, file) in files {
+        hash.update((name.len() as u64).to_be_bytes());
+        hash.update(name);
+        hash.update(file.size.to_be_bytes());
+        hash.update(file.sha256);
+    }
+    digest(hash)
+}
+
+fn first_half(salt: &Hex32) -> [u8; 16] {
+    std::array::from_fn(|index| salt.0[index])
+}
+
+/// Copies exactly `size` bytes and the padding to whole blocks.
+fn copy(
+    from: &Path,
+    size: u64,
+    to: &mut Pending,
+    mut copied: impl FnMut(u64),
+) -> Result<Artefact, FileError> {
+    let mut file = File::open(from).map_err(FileError::read(from))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; CHUNK];
+    let mut found = 0;
+    loop {
+        let count = file.read(&mut buffer).map_err(FileError::read(from))?;
+        found += count as u64;
+        if found > size || (count == 0 && found < size) {
+            return Err(FileError::Changed {
+                path: from.to_owned(),
+                expected: size,
+                found,
+            });
+        }
+        if count == 0 {
+            break;
+        }
+        hash.update(&buffer[..count]);
+        to.put(&buffer[..count])?;
+        copied(count as u64);
+    }
+    to.put(&vec![0; erofs::padding(size)])?;
+    Ok(Artefact {
+        sha256: digest(hash),
+        size,
+    })
+}

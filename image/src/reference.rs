@@ -1,0 +1,130 @@
+//! What hardware must report when it runs this image: the reference values of the manifest.
+
+use cocoon_measurements::pe::PeError;
+use cocoon_measurements::snp::cpu::{CpuModel, UnknownCpu};
+use cocoon_measurements::snp::firmware::{SnpFirmware, SnpFirmwareError};
+use cocoon_measurements::snp::launch::{self, FEATURE_SNP, KernelHashes, LaunchError, Vcpus};
+use cocoon_measurements::tdx::event::{PredictedEvent, Rtmr, replay};
+use cocoon_measurements::tdx::mrtd::{self, PageOrder};
+use cocoon_measurements::tdx::rtmr;
+use cocoon_measurements::tdx::rtmr0::{self, Machine, Rtmr0Error};
+use cocoon_measurements::tdx::tdvf::{Tdvf, TdvfError};
+use cocoon_protocol::bytes::Hex;
+use cocoon_protocol::manifest::{
+    PlatformSource, ReferenceEvent, SnpLaunch, SnpReference, TdxPlatform, TdxReference,
+};
+use thiserror::Error;
+
+/// Sizes of guest memory for which RTMR0 is listed, in MiB.
+pub const MEMORY_MIB: &[u64] = &[768, 1024, 2048, 4096, 8192];
+/// CPU models for which the SNP launch digest is listed: one name per generation, and the oldest that QEMU starts
+/// SNP guests with by default.
+pub const CPU_MODELS: &[&str] = &["EPYC-v4", "EPYC-Milan", "EPYC-Genoa", "EPYC-Turin"];
+/// Numbers of vCPUs for which it is listed.
+pub const VCPUS: &[u32] = &[1, 2, 4, 8, 16, 32, 48, 64, 96];
+
+/// The artefacts that are measured, besides the firmware.
+#[derive(Debug, Clone, Copy)]
+pub struct Boot<'a> {
+    /// `vmlinuz`.
+    pub kernel: &'a [u8],
+    /// `initrd.img`.
+    pub initrd: &'a [u8],
+    /// `cmdline`.
+    pub cmdline: &'a str,
+}
+
+/// Why something cannot be measured.
+#[derive(Debug, Error)]
+pub enum ReferenceError {
+    /// Not sound TDX firmware.
+    #[error("cannot measure the TDX firmware")]
+    TdxFirmware(#[from] TdvfError),
+    /// Too much or too little memory for the firmware.
+    #[error("cannot predict RTMR0 for {memory_mib} MiB")]
+    Rtmr0 {
+        /// Guest memory.
+        memory_mib: u64,
+        /// Why.
+        #[source]
+        source: Rtmr0Error,
+    },
+    /// Not an EFI executable.
+    #[error("cannot measure the kernel")]
+    Kernel(#[from] PeError),
+    /// Not sound SNP firmware.
+    #[error("cannot measure the SNP firmware")]
+    SnpFirmware(#[from] SnpFirmwareError),
+    /// A name in [`CPU_MODELS`] that QEMU does not know.
+    #[error("cannot list SNP launch digests")]
+    Cpu(#[from] UnknownCpu),
+    /// The firmware cannot take a kernel.
+    #[error("cannot predict the SNP launch digest")]
+    Launch(#[from] LaunchError),
+}
+
+/// Reference values for TDX. RTMR0 is that of the simulator's platform, and marked so.
+///
+/// # Errors
+/// [`ReferenceError`] naming the artefact at fault.
+pub fn tdx(firmware: &[u8], boot: &Boot<'_>) -> Result<TdxReference, ReferenceError> {
+    let firmware = Tdvf::parse(firmware)?;
+    let edk2 = Machine::simulated(0).edk2;
+    let mut platforms = Vec::new();
+    for &memory_mib in MEMORY_MIB {
+        let events = rtmr0::rtmr0(&firmware, &Machine::simulated(memory_mib << 20));
+        let events = events.map_err(|source| ReferenceError::Rtmr0 { memory_mib, source })?;
+        platforms.push(TdxPlatform {
+            name: format!("simulated, {memory_mib} MiB"),
+            memory_mib,
+            source: PlatformSource::Simulator,
+            rtmr0_events: events.into_iter().map(reference).collect(),
+        });
+    }
+    let mut events = rtmr::rtmr1(boot.kernel)?;
+    events.extend(rtmr::rtmr2(boot.cmdline, Some(boot.initrd), edk2));
+    let registers = replay(events.iter().map(|event| (event.rtmr, &event.digest)));
+    Ok(TdxReference {
+        mrtd: Hex(mrtd::mrtd(&firmware, PageOrder::SinglePass)),
+        rtmr1: Hex(registers[Rtmr::Rtmr1.index()]),
+        rtmr2: Hex(registers[Rtmr::Rtmr2.index()]),
+        platforms,
+    })
+}
+
+/// Reference values for SEV-SNP: the launch digest of each CPU model and number of vCPUs.
+///
+/// # Errors
+/// [`ReferenceError`] naming the artefact at fault.
+pub fn snp(firmware: &[u8], boot: &Boot<'_>) -> Result<SnpReference, ReferenceError> {
+    let firmware = SnpFirmware::parse(firmware)?;
+    let hashes = KernelHashes::of(boot.kernel, Some(boot.initrd), boot.cmdline);
+    let mut launch = Vec::new();
+    for &name in CPU_MODELS {
+        let model: CpuModel = name.parse()?;
+        for &count in VCPUS {
+            let vcpus = Vcpus {
+                count,
+                model: model.clone(),
+                guest_features: FEATURE_SNP,
+            };
+            let digest = launch::launch_digest(&firmware, Some(&hashes), &vcpus)?;
+            launch.push(SnpLaunch {
+                cpu_model: name.to_owned(),
+                vcpus: count,
+                digest: Hex(digest),
+            });
+        }
+    }
+    Ok(SnpReference {
+        guest_features: FEATURE_SNP,
+        launch,
+    })
+}
+
+fn reference(event: PredictedEvent) -> ReferenceEvent {
+    ReferenceEvent {
+        name: event.name.into_owned(),
+        digest: Hex(event.digest),
+    }
+}

@@ -1,0 +1,292 @@
+//! The commands of an image's life and their refusals, each with its exact words and exit code.
+
+use std::fs;
+use std::path::Path;
+
+use crate::world::{World, fail, gguf, program, succeed};
+use cocoon_measurements::manifest as trusted;
+use cocoon_protocol::bytes::Hex32;
+use cocoon_protocol::manifest::Manifest;
+use serde_json::Value;
+
+fn manifest(folder: &Path) -> Manifest {
+    Manifest::parse(&fs::read(folder.join("manifest.json")).unwrap()).unwrap()
+}
+
+fn built() -> (World, std::path::PathBuf) {
+    let world = World::new();
+    let image = world.path("image");
+    succeed(&mut world.build(&image));
+    (world, image)
+}
+
+#[test]
+fn the_manifest_describes_the_files_beside_it() {
+    let (_world, image) = built();
+    let manifest = manifest(&image);
+    assert_eq!(manifest.artefacts.len(), 6);
+    for (name, artefact) in &manifest.artefacts {
+        let bytes = fs::read(image.join(name)).unwrap();
+        assert_eq!(
+            (artefact.sha256, artefact.size),
+            (Hex32::sha256(&bytes), bytes.len() as u64),
+            "{name}"
+        );
+    }
+    assert_eq!(
+        fs::read_to_string(image.join("cmdline")).unwrap(),
+        manifest.cmdline
+    );
+    assert_eq!(
+        (manifest.not_before, manifest.not_after),
+        (1_000_000, 1_000_000 + 30 * 86_400)
+    );
+    assert_eq!(
+        (manifest.tdx.platforms.len(), manifest.snp.launch.len()),
+        (5, 36)
+    );
+    assert!(!manifest.aml_guard && manifest.unlocked.is_empty());
+    assert_eq!(manifest.model.id, "tiny");
+    let hidden = fs::read_dir(&image)
+        .unwrap()
+        .flatten()
+        .filter(|entry| entry.file_name().as_encoded_bytes()[0] == b'.');
+    assert_eq!(hidden.count(), 0, "no unfinished file stays");
+}
+
+#[test]
+fn verify_accepts_the_image_and_names_the_first_difference() {
+    let (world, image) = built();
+    let verify = |world: &World| {
+        let mut command = program();
+        command
+            .arg("--json")
+            .arg("verify")
+            .arg(image.join("manifest.json"));
+        command.arg("--model").arg(world.path("tiny.gguf"));
+        world.making(&mut command);
+        command
+    };
+    let accepted: Value = serde_json::from_slice(&succeed(&mut verify(&world)).stdout).unwrap();
+    assert_eq!(accepted["identical"], true);
+
+    world.write(
+        "binaries/engine",
+        &crate::world::firmware::executable(5, 300_000),
+    );
+    let output = verify(&world).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let refused: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(refused["first_different"], "initrd.img");
+    assert!(refused["first_different_byte"].is_u64());
+
+    world.write("tiny.gguf", &gguf(8, 1_000_001));
+    world.write(
+        "binaries/engine",
+        &crate::world::firmware::executable(2, 300_000),
+    );
+    let refused: Value = serde_json::from_slice(&verify(&world).output().unwrap().stdout).unwrap();
+    assert_eq!(refused["first_different"], "model.img");
+}
+
+#[test]
+fn another_model_leaves_the_rest_alone() {
+    let (world, image) = built();
+    world.write("other.gguf", &gguf(6, 70_000));
+    let out = world.path("second");
+    let mut command = program();
+    command
+        .args(["model", "add", "--not-before", "1000000", "--image"])
+        .arg(&image)
+        .arg("--out")
+        .arg(&out);
+    command.arg("--model").arg(world.path("other.gguf"));
+    succeed(&mut command);
+    let (old, new) = (manifest(&image), manifest(&out));
+    for name in ["vmlinuz", "initrd.img", "OVMF.tdx.fd", "OVMF.snp.fd"] {
+        assert_eq!(old.artefacts[name], new.artefacts[name]);
+        assert_eq!(
+            fs::read(image.join(name)).unwrap(),
+            fs::read(out.join(name)).unwrap()
+        );
+    }
+    assert_eq!(new.model.id, "other");
+    assert_eq!((old.tdx.mrtd, old.tdx.rtmr1), (new.tdx.mrtd, new.tdx.rtmr1));
+    assert_ne!(old.tdx.rtmr2, new.tdx.rtmr2);
+
+    // The same as building it with that model in the first place.
+    let direct = world.path("direct");
+    let mut command = world.build(&direct);
+    command.arg("--model-id").arg("other");
+    let arguments = command.get_args().map(|argument| match argument.to_str() {
+        Some(path) if path.ends_with("tiny.gguf") => world.path("other.gguf").into_os_string(),
+        _ => argument.to_owned(),
+    });
+    succeed(program().args(arguments));
+    assert_eq!(manifest(&direct), new);
+
+    fs::write(image.join("vmlinuz"), "altered").unwrap();
+    let error = fail(&mut command_add(&world, &image), 2);
+    let path = image.join("vmlinuz");
+    assert_eq!(
+        error.lines().last().unwrap(),
+        format!(
+            "error: {} is not the file that the image's manifest describes: build the image again",
+            path.display()
+        )
+    );
+}
+
+fn command_add(world: &World, image: &Path) -> std::process::Command {
+    let mut command = program();
+    command
+        .args(["model", "add", "--image"])
+        .arg(image)
+        .arg("--out")
+        .arg(world.path("third"));
+    command.arg("--model").arg(world.path("other.gguf"));
+    command
+}
+
+#[test]
+fn keys_sign_and_are_never_overwritten() {
+    let (world, image) = built();
+    let key = world.path("key");
+    let made: Value = serde_json::from_slice(
+        &succeed(
+            program()
+                .args(["--json", "manifest", "keygen", "--out"])
+                .arg(&key),
+        )
+        .stdout,
+    )
+    .unwrap();
+    let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&key).unwrap());
+    assert_eq!(mode & 0o777, 0o600);
+    let again = fail(program().args(["manifest", "keygen", "--out"]).arg(&key), 2);
+    assert!(
+        again.contains(&format!("cannot write {}", key.display())),
+        "{again}"
+    );
+
+    let path = image.join("manifest.json");
+    let sign = |key: &Path| {
+        let mut command = program();
+        command
+            .args(["--json", "manifest", "sign"])
+            .arg(&path)
+            .arg("--key")
+            .arg(key);
+        command
+    };
+    let signed: Value = serde_json::from_slice(&succeed(&mut sign(&key)).stdout).unwrap();
+    assert_eq!(signed["signer"], made["signer"]);
+    let second = world.path("second-key");
+    succeed(program().args(["manifest", "keygen", "--out"]).arg(&second));
+    succeed(&mut sign(&second));
+    let envelope: Value =
+        serde_json::from_slice(&fs::read(image.join("manifest.json.dsse")).unwrap()).unwrap();
+    assert_eq!(envelope["signatures"].as_array().unwrap().len(), 2);
+
+    world.write("rubbish", b"not a key");
+    let command = &mut sign(&world.path("rubbish"));
+    let error: Value = serde_json::from_slice(&command.output().unwrap().stdout).unwrap();
+    let expected = format!(
+        "{} is not a secret key: expected 64 hexadecimal digits",
+        world.path("rubbish").display()
+    );
+    assert_eq!(error["error"][0], expected);
+
+    // A client that pins both keys believes it, one that pins another does not.
+    let (bytes, envelope) = (
+        fs::read(&path).unwrap(),
+        fs::read(image.join("manifest.json.dsse")).unwrap(),
+    );
+    let signer = |key: &Path| {
+        let secret = hex::decode(fs::read_to_string(key).unwrap().trim()).unwrap();
+        trusted::public_key(&secret.try_into().unwrap())
+    };
+    let trust = |signers: Vec<[u8; 32]>| {
+        let trust = trusted::ManifestTrust {
+            threshold: signers.len(),
+            signers,
+            ..Default::default()
+        };
+        trusted::trust(&bytes, Some(&envelope), &trust, 1_000_000)
+    };
+    assert!(trust(vec![signer(&key), signer(&second)]).is_ok());
+    let refused = trust(vec![[1; 32]]).unwrap_err();
+    assert!(
+        matches!(refused, trusted::ManifestRefusal::UnknownSigners { .. }),
+        "{refused}"
+    );
+
+    // A new build is not what was signed.
+    succeed(&mut world.build(&image));
+    assert!(!image.join("manifest.json.dsse").exists());
+}
+
+#[test]
+fn bad_models_are_refused_before_anything_is_built() {
+    let world = World::new();
+    let out = world.path("image");
+    world.write("tiny.gguf", b"PK\x03\x04rest");
+    let error = fail(&mut world.build(&out), 2);
+    assert!(
+        error.contains("is not a GGUF file: it begins with [50, 4b, 03, 04]"),
+        "{error}"
+    );
+    fs::remove_file(world.path("tiny.gguf")).unwrap();
+    let error = fail(&mut world.build(&out), 2);
+    assert!(
+        error.contains(&format!(
+            "cannot read {}",
+            world.path("tiny.gguf").display()
+        )),
+        "{error}"
+    );
+    assert!(!out.exists());
+}
+
+#[test]
+fn manifests_are_compared_field_by_field() {
+    let (world, image) = built();
+    let (one, other) = (image.join("manifest.json"), world.path("other.json"));
+    let diff = |other: &Path| {
+        let mut command = program();
+        command.args(["manifest", "diff"]).arg(&one).arg(other);
+        command
+    };
+    succeed(&mut diff(&one));
+    let mut changed = manifest(&image);
+    changed.release = 7;
+    fs::write(&other, changed.to_json()).unwrap();
+    let output = diff(&other).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        "release: 1 → 7\n"
+    );
+}
+
+#[test]
+fn rubbish_in_the_place_of_a_manifest_is_an_error_of_use() {
+    let world = World::new();
+    world.write("m.json", b"{}");
+    let path = world.path("m.json");
+    let error = fail(
+        program().args(["manifest", "diff"]).arg(&path).arg(&path),
+        2,
+    );
+    assert!(
+        error.starts_with(&format!(
+            "error: {} is not the manifest of an image\n",
+            path.display()
+        )),
+        "{error}"
+    );
+    assert_eq!(
+        program().arg("build").output().unwrap().status.code(),
+        Some(2)
+    );
+}

@@ -1,0 +1,8 @@
+//! What an image promises, tested from outside: it is reproducible, its volume is what other readers take it for,
+//! and each command refuses bad input in so many words.
+
+mod commands;
+mod guest;
+mod reproducible;
+mod volume;
+mod world;
