@@ -1,0 +1,149 @@
+//! The arguments that only a confidential machine has.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+
+use super::Args;
+use crate::accel::Accel;
+use crate::spec::{Confidential, QuoteSocket, SpecError, VmSpec};
+use crate::text::{plain, range, socket_path};
+
+/// What `-machine` gets besides, beginning with a comma.
+pub(super) fn machine_options(confidential: &Confidential) -> &'static str {
+    match confidential {
+        Confidential::None => "",
+        // The TDX module owns the local APIC, so KVM may keep no I/O APIC of its own.
+        Confidential::Tdx(_) => {
+            ",kernel-irqchip=split,confidential-guest-support=tee0,memory-backend=ram0"
+        }
+        Confidential::Snp(_) => ",confidential-guest-support=tee0,memory-backend=ram0",
+    }
+}
+
+/// The objects that `-machine` refers to.
+pub(super) fn objects(args: &mut Args, spec: &VmSpec) -> Result<(), SpecError> {
+    let (tee, object, memory, reason) = match &spec.confidential {
+        Confidential::None => return Ok(()),
+        Confidential::Tdx(tdx) => {
+            let object = TdxGuest {
+                qom_type: "tdx-guest",
+                id: "tee0",
+                mrconfigid: STANDARD.encode(tdx.mrconfigid),
+                socket: QuoteAddress::new(&tdx.quotes)?,
+            };
+            let memory = Memory {
+                qom_type: "memory-backend-ram",
+                id: "ram0",
+                size: bytes(spec),
+                share: false,
+            };
+            (
+                "TDX",
+                json(&object),
+                memory,
+                "trust domain: configuration in MRCONFIGID, quotes through this service",
+            )
+        }
+        Confidential::Snp(snp) => {
+            range("cbitpos", snp.cbitpos.into(), 32, 63)?;
+            range("reduced_phys_bits", snp.reduced_phys_bits.into(), 1, 31)?;
+            let object = SnpGuest {
+                qom_type: "sev-snp-guest",
+                id: "tee0",
+                cbitpos: snp.cbitpos,
+                reduced_phys_bits: snp.reduced_phys_bits,
+                policy: snp.policy,
+                kernel_hashes: true,
+                host_data: STANDARD.encode(snp.host_data),
+            };
+            let memory = Memory {
+                qom_type: "memory-backend-memfd",
+                id: "ram0",
+                size: bytes(spec),
+                share: true,
+            };
+            (
+                "SEV-SNP",
+                json(&object),
+                memory,
+                "SNP guest: configuration in HOST_DATA, hashes of kernel, initrd and command line in the digest",
+            )
+        }
+    };
+    if spec.accel != Accel::Kvm {
+        return Err(SpecError::NeedsKvm { tee });
+    }
+    if spec.firmware.is_none() {
+        return Err(SpecError::NeedsFirmware { tee });
+    }
+    args.add(
+        "-object",
+        json(&memory),
+        "guest memory as an object, as the machine option wants it",
+    );
+    args.add("-object", object, reason);
+    Ok(())
+}
+
+fn bytes(spec: &VmSpec) -> u64 {
+    u64::from(spec.memory_mib) << 20
+}
+
+/// Structs of numbers and strings always serialise; an empty text would be refused by QEMU at once.
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Memory {
+    qom_type: &'static str,
+    id: &'static str,
+    size: u64,
+    share: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct TdxGuest {
+    qom_type: &'static str,
+    id: &'static str,
+    mrconfigid: String,
+    #[serde(rename = "quote-generation-socket")]
+    socket: QuoteAddress,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase", tag = "type")]
+enum QuoteAddress {
+    Vsock { cid: String, port: String },
+    Unix { path: String },
+}
+
+impl QuoteAddress {
+    fn new(socket: &QuoteSocket) -> Result<Self, SpecError> {
+        let field = "quote socket";
+        Ok(match socket {
+            QuoteSocket::Vsock { cid, port } => Self::Vsock {
+                cid: cid.to_string(),
+                port: port.to_string(),
+            },
+            QuoteSocket::Unix(path) => Self::Unix {
+                path: plain(field, socket_path(field, path)?)?.to_owned(),
+            },
+        })
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct SnpGuest {
+    qom_type: &'static str,
+    id: &'static str,
+    cbitpos: u32,
+    reduced_phys_bits: u32,
+    policy: u64,
+    kernel_hashes: bool,
+    host_data: String,
+}

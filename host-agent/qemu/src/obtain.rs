@@ -1,0 +1,84 @@
+//! A QEMU that is new enough, from wherever it must come.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use cocoon_inputs::report::Reporter;
+use cocoon_inputs::{FetchError, Fetcher};
+
+use crate::find::{FindError, Qemu, Search, Version, search};
+use crate::private::{self, PrivateError};
+
+/// The group of the lock file that a private QEMU is made of.
+pub const GROUP: &str = "qemu";
+
+/// A QEMU and why it is this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obtained {
+    /// The program.
+    pub qemu: Qemu,
+    /// A sentence for people: "the system's QEMU 7.2.19 at … is older than 10.0.0: using a private QEMU 10.0.13".
+    pub reason: String,
+}
+
+/// The QEMU `named` by the operator, or else the system's, or else a private copy fetched with `fetcher`.
+///
+/// # Errors
+/// A named program that cannot be used is an error; a system's is passed over, and the reason says so.
+pub async fn obtain(
+    named: Option<&Path>,
+    minimum: Version,
+    fetcher: Arc<Fetcher>,
+    reporter: Arc<dyn Reporter>,
+) -> Result<Obtained, ObtainError> {
+    let path = std::env::var_os("PATH");
+    let because = match search(named, path.as_deref(), minimum).await? {
+        Search::Found { qemu, reason } => return Ok(Obtained { qemu, reason }),
+        Search::Unusable { reason } => reason,
+    };
+    let cache = fetcher.cache().root().to_owned();
+    let packages =
+        tokio::task::spawn_blocking(move || fetcher.fetch_group(GROUP).map_err(Box::new)).await??;
+    let qemu = private::open(&cache, packages, reporter).await?;
+    let version = qemu.version;
+    if version < minimum {
+        return Err(ObtainError::PrivateTooOld {
+            because,
+            version,
+            minimum,
+        });
+    }
+    Ok(Obtained {
+        qemu,
+        reason: format!("{because}: using a private QEMU {version}"),
+    })
+}
+
+/// Why there is no QEMU.
+#[derive(Debug, thiserror::Error)]
+pub enum ObtainError {
+    /// The named program cannot be used.
+    #[error("the QEMU that was named cannot be used")]
+    Named(#[from] FindError),
+    /// The private copy's packages cannot be had.
+    #[error("cannot fetch the packages of a private QEMU")]
+    Fetch(#[from] Box<FetchError>),
+    /// The private copy cannot be made.
+    #[error("cannot make a private QEMU")]
+    Private(#[from] PrivateError),
+    /// The private copy is too old for what is asked.
+    #[error(
+        "{because}, and the private copy is QEMU {version}; install {minimum} or later and name it"
+    )]
+    PrivateTooOld {
+        /// Why the system's is not used.
+        because: String,
+        /// The private copy's version.
+        version: Version,
+        /// What is needed.
+        minimum: Version,
+    },
+    /// The fetching thread panicked or was cancelled.
+    #[error("fetching was interrupted")]
+    Interrupted(#[from] tokio::task::JoinError),
+}

@@ -1,0 +1,267 @@
+//! A private QEMU: locked packages unpacked once under a content key, started through their own loader.
+//!
+//! Nothing is installed and no maintainer script runs. The loader and every library come from the same
+//! packages, so the host's C library does not matter.
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cocoon_inputs::Fetched;
+use cocoon_inputs::report::Reporter;
+use cocoon_inputs::unpack::{Limits, unpack_deb_into};
+use sha2::{Digest, Sha256};
+
+use crate::find::{FindError, Origin, Qemu};
+
+/// The folder of the libraries inside the copy.
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+
+/// The copy made of `packages`, unpacked below the folder `cache` if it is not there yet. Processes that want
+/// the same copy at the same time wait for the first.
+///
+/// # Errors
+/// Says which step failed on which file; an interrupted unpacking leaves nothing that could be taken for a copy.
+pub async fn open(
+    cache: &Path,
+    packages: Vec<Fetched>,
+    reporter: Arc<dyn Reporter>,
+) -> Result<Qemu, PrivateError> {
+    let cache = cache.join("qemu");
+    let root =
+        tokio::task::spawn_blocking(move || unpacked(&cache, &packages, &*reporter)).await??;
+    let mut qemu = describe(&root)?;
+    qemu.version = Qemu::ask(&qemu.program, &qemu.environment).await?;
+    Ok(qemu)
+}
+
+/// Why there is no private copy.
+#[derive(Debug, thiserror::Error)]
+pub enum PrivateError {
+    /// Nothing to unpack.
+    #[error("the list of packages for a private QEMU is empty; check the lock file")]
+    NoPackages,
+    /// The cache cannot be written.
+    #[error("cannot prepare {path:?} in the cache; check its permissions and free space")]
+    Cache {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A package cannot be unpacked.
+    #[error("cannot unpack {package:?} for a private QEMU")]
+    Unpack {
+        /// The package.
+        package: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The packages lack something.
+    #[error("the private QEMU's packages contain no {0}; check the lock file")]
+    Missing(&'static str),
+    /// It does not run.
+    #[error("the private QEMU does not run")]
+    Run(#[from] FindError),
+    /// The unpacking thread panicked or was cancelled.
+    #[error("unpacking was interrupted")]
+    Interrupted(#[from] tokio::task::JoinError),
+}
+
+/// One package as the unpacking sees it.
+trait Package {
+    fn file(&self) -> &Path;
+    fn sha256(&self) -> [u8; 32];
+    fn unpack(&self, root: &Path) -> Result<(), Box<dyn Error + Send + Sync>>;
+}
+
+impl Package for Fetched {
+    fn file(&self) -> &Path {
+        &self.path
+    }
+
+    fn sha256(&self) -> [u8; 32] {
+        *self.entry.sha256.as_bytes()
+    }
+
+    fn unpack(&self, root: &Path) -> Result<(), Box<dyn Error + Send + Sync>> {
+        // Documentation is half of the files and runs nothing.
+        let keep = |path: &str| !path.starts_with("usr/share/doc/");
+        unpack_deb_into(&self.read()?, Limits::default(), keep, root)?;
+        Ok(())
+    }
+}
+
+/// The folder with everything in it; the rename at the end is what makes it a copy.
+fn unpacked<P: Package>(
+    cache: &Path,
+    packages: &[P],
+    reporter: &dyn Reporter,
+) -> Result<PathBuf, PrivateError> {
+    let key = content_key(packages)?;
+    let root = cache.join(&key);
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |source| PrivateError::Cache { path, source }
+    };
+    if root.is_dir() {
+        return Ok(root);
+    }
+    fs::create_dir_all(cache).map_err(at(cache))?;
+    let lock = cache.join(format!("{key}.lock"));
+    let held = File::create(&lock).map_err(at(&lock))?;
+    held.lock().map_err(at(&lock))?;
+    if root.is_dir() {
+        return Ok(root);
+    }
+    let partial = cache.join(format!("{key}.partial"));
+    match fs::remove_dir_all(&partial) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&partial)(error)),
+        _ => fs::create_dir(&partial).map_err(at(&partial))?,
+    }
+    let task = reporter.start("unpack a private QEMU", None);
+    for package in packages {
+        task.say(
+            &package
+                .file()
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy(),
+        );
+        let fail = |source| PrivateError::Unpack {
+            package: package.file().to_owned(),
+            source,
+        };
+        package.unpack(&partial).map_err(fail)?;
+    }
+    task.finish("unpacked");
+    describe(&partial)?;
+    fs::rename(&partial, &root).map_err(at(&root))?;
+    Ok(root)
+}
+
+/// A name that changes with any package, and not with their order.
+fn content_key(packages: &[impl Package]) -> Result<String, PrivateError> {
+    let mut digests: Vec<_> = packages.iter().map(Package::sha256).collect();
+    digests.sort_unstable();
+    if digests.is_empty() {
+        return Err(PrivateError::NoPackages);
+    }
+    let digest = digests
+        .iter()
+        .fold(
+            Sha256::new_with_prefix("private qemu 1\0"),
+            Sha256::chain_update,
+        )
+        .finalize();
+    Ok(hex::encode(&digest[..16]))
+}
+
+/// How to start what lies in `root`; the version is asked for afterwards.
+fn describe(root: &Path) -> Result<Qemu, PrivateError> {
+    let need = |path: &'static str| {
+        let full = root.join(path);
+        if full.exists() {
+            Ok(full)
+        } else {
+            Err(PrivateError::Missing(path))
+        }
+    };
+    let libraries = root.join(LIBRARIES);
+    let program: Vec<OsString> = vec![
+        need("usr/lib64/ld-linux-x86-64.so.2")?.into(),
+        "--library-path".into(),
+        libraries.clone().into(),
+        need("usr/bin/qemu-system-x86_64")?.into(),
+    ];
+    Ok(Qemu {
+        version: crate::find::MINIMUM,
+        program,
+        data: vec![need("usr/share/qemu")?, need("usr/share/seabios")?],
+        // Otherwise it would look beside the loader, then in the system's folder for another version's modules.
+        environment: vec![("QEMU_MODULE_DIR".into(), libraries.join("qemu").into())],
+        origin: Origin::Private(root.to_owned()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use cocoon_inputs::report::Silent;
+
+    use super::*;
+
+    /// Packages 1 and 2 make a whole copy, 3 cannot be unpacked.
+    struct Pretend(u8, PathBuf);
+
+    fn package(byte: u8) -> Pretend {
+        Pretend(byte, format!("{byte}.deb").into())
+    }
+
+    impl Package for Pretend {
+        fn file(&self) -> &Path {
+            &self.1
+        }
+
+        fn sha256(&self) -> [u8; 32] {
+            [self.0; 32]
+        }
+
+        fn unpack(&self, root: &Path) -> Result<(), Box<dyn Error + Send + Sync>> {
+            let files: &[&str] = match self.0 {
+                1 => &[
+                    "usr/lib64/ld-linux-x86-64.so.2",
+                    "usr/share/qemu/a",
+                    "usr/share/seabios/b",
+                ],
+                2 => &["usr/bin/qemu-system-x86_64"],
+                _ => return Err(io::Error::from(io::ErrorKind::StorageFull).into()),
+            };
+            for file in files.iter().map(|file| root.join(file)) {
+                fs::create_dir_all(file.parent().unwrap_or(root))?;
+                // Fails when the copy is there already: nothing is unpacked twice.
+                File::create_new(file)?;
+            }
+            Ok(())
+        }
+    }
+
+    fn make(cache: &Path, packages: &[u8]) -> Result<PathBuf, PrivateError> {
+        let packages: Vec<_> = packages.iter().copied().map(package).collect();
+        unpacked(cache, &packages, &Silent)
+    }
+
+    #[test]
+    fn a_copy_is_made_once_and_keyed_by_content() {
+        let cache = tempfile::tempdir().expect("a temporary folder");
+        let first = make(cache.path(), &[1, 2]).expect("unpacked");
+        let marker = first.join("marker");
+        fs::write(&marker, "").expect("marked");
+        assert_eq!(make(cache.path(), &[2, 1]).expect("found"), first);
+        assert!(marker.exists(), "unpacked again");
+        assert!(matches!(
+            make(cache.path(), &[]),
+            Err(PrivateError::NoPackages)
+        ));
+    }
+
+    #[test]
+    fn a_failed_unpacking_leaves_no_copy() {
+        let cache = tempfile::tempdir().expect("a temporary folder");
+        for _ in 0..2 {
+            let error = make(cache.path(), &[1, 2, 3]).expect_err("no space");
+            assert!(
+                matches!(error, PrivateError::Unpack { package, .. } if package == Path::new("3.deb"))
+            );
+        }
+        let error = make(cache.path(), &[1]).expect_err("no program");
+        assert!(matches!(
+            error,
+            PrivateError::Missing("usr/bin/qemu-system-x86_64")
+        ));
+    }
+}

@@ -1,0 +1,150 @@
+//! One thread per QEMU: starts it, waits for it, reaps it.
+//!
+//! The kernel sends the parent-death signal when the *thread* that forked ends, not the process. A worker
+//! of an async runtime may end at any time, so QEMU gets a thread of its own that lives exactly as long as it.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::{Pid, getpid, getppid};
+use tokio::sync::watch;
+
+/// A started process whose end somebody waits for.
+#[derive(Debug)]
+pub(crate) struct Supervised {
+    pid: Pid,
+    /// False once reaped: from then on the number may belong to somebody else.
+    alive: Arc<Mutex<bool>>,
+    exit: watch::Receiver<Option<ExitStatus>>,
+}
+
+impl Supervised {
+    /// Starts `command` with exactly `descriptors` besides the standard streams, under their own numbers.
+    pub(crate) fn start(
+        mut command: Command,
+        descriptors: Vec<OwnedFd>,
+    ) -> io::Result<(Self, ChildStderr)> {
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        // Ctrl-C in the terminal goes to the foreground group; QEMU must outlive it until we say so.
+        command.process_group(0);
+        prepare(&mut command, &descriptors);
+        let (started, begun) = mpsc::channel();
+        let alive = Arc::new(Mutex::new(true));
+        let (sender, exit) = watch::channel(None);
+        let lives = Arc::clone(&alive);
+        std::thread::Builder::new()
+            .name("qemu-supervisor".into())
+            .spawn(move || run(command, descriptors, &started, &lives, &sender))?;
+        let gone = |_| io::Error::other("the supervising thread ended early");
+        let (pid, stderr) = begun.recv().map_err(gone)??;
+        Ok((Self { pid, alive, exit }, stderr))
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Sends `signal` to the process group, unless the process has been reaped.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        if *alive {
+            // The only failure left is "no such process": it has ended and is about to be reaped.
+            let _ = killpg(self.pid, signal);
+        }
+    }
+
+    /// Waits for the end; `None` only when the status was lost with the supervising thread.
+    pub(crate) async fn wait(&self) -> Option<ExitStatus> {
+        let mut exit = self.exit.clone();
+        exit.wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|status| *status)
+    }
+}
+
+impl Drop for Supervised {
+    /// The supervising thread reaps what this kills.
+    fn drop(&mut self) {
+        self.signal(Signal::SIGKILL);
+    }
+}
+
+fn run(
+    mut command: Command,
+    descriptors: Vec<OwnedFd>,
+    started: &mpsc::Sender<io::Result<(Pid, ChildStderr)>>,
+    alive: &Mutex<bool>,
+    exit: &watch::Sender<Option<ExitStatus>>,
+) {
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            let _ = started.send(Err(error));
+            return;
+        }
+    };
+    // Only now: the child needed them. Ours are closed, so that a peer sees QEMU's end as the end.
+    drop(descriptors);
+    let Ok(id) = i32::try_from(child.id()) else {
+        return;
+    };
+    let pid = Pid::from_raw(id);
+    if let Some(stderr) = child.stderr.take() {
+        let _ = started.send(Ok((pid, stderr)));
+    }
+    // Wait without reaping: until the lock is held, the number still belongs to this child.
+    while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)
+        == Err(nix::errno::Errno::EINTR)
+    {}
+    let mut alive = alive.lock().unwrap_or_else(PoisonError::into_inner);
+    let status = child.wait();
+    *alive = false;
+    drop(alive);
+    if let Ok(status) = status {
+        exit.send_replace(Some(status));
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "only code between fork and exec can tie a child to its parent and choose its files"
+)]
+fn prepare(command: &mut Command, descriptors: &[OwnedFd]) {
+    let inherited: Vec<i32> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let parent = getpid();
+    let hook = move || {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        if getppid() != parent {
+            // The parent died before the line above; nobody is left to signal us.
+            return Err(io::Error::from(io::ErrorKind::BrokenPipe));
+        }
+        // SAFETY: close_range takes three integers and touches no memory; it only marks descriptors.
+        let marked = unsafe { nix::libc::close_range(3, u32::MAX, CLOSE_ON_EXEC) };
+        if marked != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        for &fd in &inherited {
+            // SAFETY: the owner lives in the supervising thread until after the spawn, so `fd` is open.
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            nix::fcntl::fcntl(
+                fd,
+                nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
+            )?;
+        }
+        Ok(())
+    };
+    // SAFETY: the hook makes only async-signal-safe system calls and allocates nothing.
+    unsafe { command.pre_exec(hook) };
+}
+
+/// `CLOSE_RANGE_CLOEXEC` of linux/close_range.h, since Linux 5.11.
+const CLOSE_ON_EXEC: i32 = 1 << 2;

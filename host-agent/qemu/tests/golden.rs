@@ -1,0 +1,270 @@
+//! QEMU's command line, whole, for each kind of machine; and every specification that has none.
+//!
+//! `COCOON_BLESS=1` rewrites the expected files; read the difference before committing it.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use cocoon_qemu::args::arguments;
+use cocoon_qemu::spec::*;
+use cocoon_qemu::{Accel, VmSpec};
+
+fn emulated() -> VmSpec {
+    VmSpec {
+        name: "demo".into(),
+        accel: Accel::Emulated,
+        confidential: Confidential::None,
+        vcpus: 2,
+        memory_mib: 1024,
+        firmware: Some(Blob::Descriptor(10)),
+        kernel: Blob::Descriptor(11),
+        initrd: Some(Blob::Descriptor(12)),
+        cmdline: "console=ttyS0 panic=-1 model=a,b".into(),
+        disks: vec![Disk {
+            source: Blob::Descriptor(13),
+            serial: "model".into(),
+        }],
+        control: Some(Channel {
+            port: "cocoon.control".into(),
+            endpoint: Endpoint::Listener(14),
+        }),
+        console: Console::File("/run/cocoon, demo/console.log".into()),
+        network: Some(Network {
+            host_port: 0,
+            guest_port: 8443,
+        }),
+        qmp: Some(Endpoint::Path("/run/cocoon, demo/qmp.sock".into())),
+        pid_file: None,
+    }
+}
+
+fn tdx() -> VmSpec {
+    let mut mrconfigid = [0; 48];
+    mrconfigid[0] = 0xfb;
+    mrconfigid[47] = 1;
+    VmSpec {
+        accel: Accel::Kvm,
+        confidential: Confidential::Tdx(Tdx {
+            mrconfigid,
+            quotes: QuoteSocket::Vsock { cid: 2, port: 4050 },
+        }),
+        console: Console::Discard,
+        pid_file: Some("/run/cocoon/demo,1.pid".into()),
+        ..emulated()
+    }
+}
+
+fn snp() -> VmSpec {
+    let snp = Snp {
+        host_data: [7; 32],
+        policy: 0x30000,
+        cbitpos: 51,
+        reduced_phys_bits: 1,
+        cpu: "EPYC-v4".into(),
+    };
+    VmSpec {
+        accel: Accel::Kvm,
+        confidential: Confidential::Snp(snp),
+        console: Console::Stream(Endpoint::Connected(15)),
+        ..emulated()
+    }
+}
+
+#[test]
+fn emulated_machine() {
+    compare("emulated", &emulated());
+}
+
+#[test]
+fn kvm_machine_with_paths() {
+    let spec = VmSpec {
+        accel: Accel::Kvm,
+        firmware: None,
+        kernel: Blob::Path("/boot/a,b".into()),
+        initrd: None,
+        disks: vec![Disk {
+            source: Blob::Path("/disks/a,b".into()),
+            serial: "runtime".into(),
+        }],
+        control: None,
+        network: None,
+        qmp: None,
+        ..emulated()
+    };
+    compare("kvm", &spec);
+}
+
+#[test]
+fn tdx_machine() {
+    compare("tdx", &tdx());
+}
+
+#[test]
+fn snp_machine() {
+    compare("snp", &snp());
+}
+
+#[test]
+fn a_quote_service_on_a_unix_socket() {
+    let mut spec = tdx();
+    let Confidential::Tdx(tdx) = &mut spec.confidential else {
+        unreachable!("made above")
+    };
+    tdx.quotes = QuoteSocket::Unix("/run/qgs/\"a\".socket".into());
+    let arguments = arguments(&spec).expect("a command line");
+    let object = arguments
+        .iter()
+        .filter_map(|argument| argument.value.as_deref())
+        .find(|v| v.contains("tdx-guest"));
+    let end = r#""quote-generation-socket":{"type":"unix","path":"/run/qgs/\"a\".socket"}}"#;
+    assert!(
+        object.is_some_and(|object| object.ends_with(end)),
+        "{object:?}"
+    );
+}
+
+#[test]
+fn every_argument_has_a_reason_and_no_random_device_exists() {
+    for spec in [emulated(), tdx(), snp()] {
+        for argument in arguments(&spec).expect("a command line") {
+            assert!(argument.reason.len() > 8, "{argument}");
+            // The host's randomness is not credited, so it is not offered either.
+            assert!(!argument.to_string().contains("rng"), "{argument}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_expressed_is_refused() {
+    type Change = fn(&mut VmSpec);
+    let name = |field, name: &str, max| SpecError::Name {
+        field,
+        name: name.into(),
+        max,
+    };
+    let range = |field, value, min, max| SpecError::OutOfRange {
+        field,
+        value,
+        min,
+        max,
+    };
+    let cases: Vec<(Change, SpecError)> = vec![
+        (|s| s.name = "a,b".into(), name("name", "a,b", 64)),
+        (|s| s.vcpus = 0, range("vcpus", 0, 1, 255)),
+        (|s| s.vcpus = 256, range("vcpus", 256, 1, 255)),
+        (|s| s.memory_mib = 63, range("memory_mib", 63, 64, 1 << 24)),
+        (
+            |s| s.cmdline = "a\nb".into(),
+            SpecError::ControlCharacter {
+                field: "cmdline",
+                character: '\n',
+            },
+        ),
+        (
+            |s| s.cmdline = "a\0b".into(),
+            SpecError::ControlCharacter {
+                field: "cmdline",
+                character: '\0',
+            },
+        ),
+        (
+            |s| s.cmdline = "a".repeat(2048),
+            SpecError::TooLong {
+                field: "cmdline",
+                length: 2048,
+                max: 2047,
+            },
+        ),
+        (
+            |s| s.kernel = Blob::Path("/a\rb".into()),
+            SpecError::ControlCharacter {
+                field: "kernel",
+                character: '\r',
+            },
+        ),
+        (
+            |s| s.kernel = Blob::Descriptor(2),
+            SpecError::Descriptor {
+                field: "kernel",
+                fd: 2,
+            },
+        ),
+        (
+            |s| s.disks[0].serial = "a".repeat(21),
+            name("disk serial", &"a".repeat(21), 20),
+        ),
+        (
+            |s| s.disks.push(s.disks[0].clone()),
+            SpecError::DuplicateSerial("model".into()),
+        ),
+        (
+            |s| {
+                s.network = Some(Network {
+                    host_port: 0,
+                    guest_port: 0,
+                })
+            },
+            range("guest_port", 0, 1, 65535),
+        ),
+        (
+            |s| s.qmp = Some(Endpoint::Path("/".repeat(108).into())),
+            SpecError::TooLong {
+                field: "QMP socket",
+                length: 108,
+                max: 107,
+            },
+        ),
+        (
+            |s| s.confidential = tdx().confidential,
+            SpecError::NeedsKvm { tee: "TDX" },
+        ),
+        (
+            |s| s.confidential = snp().confidential,
+            SpecError::NeedsKvm { tee: "SEV-SNP" },
+        ),
+        (
+            |s| {
+                *s = VmSpec {
+                    firmware: None,
+                    ..snp()
+                }
+            },
+            SpecError::NeedsFirmware { tee: "SEV-SNP" },
+        ),
+    ];
+    for (change, expected) in cases {
+        let mut spec = emulated();
+        change(&mut spec);
+        assert_eq!(arguments(&spec), Err(expected));
+    }
+}
+
+#[test]
+fn the_descriptors_are_those_of_the_command_line() {
+    let spec = snp();
+    let mut descriptors = spec.descriptors();
+    descriptors.sort_unstable();
+    assert_eq!(descriptors, [10, 11, 12, 13, 14, 15]);
+}
+
+fn compare(name: &str, spec: &VmSpec) {
+    let mut text = String::new();
+    for argument in arguments(spec).expect("a command line") {
+        writeln!(text, "{argument}\n    # {}", argument.reason).expect("a string takes everything");
+    }
+    let file: PathBuf = [
+        env!("CARGO_MANIFEST_DIR"),
+        "tests/golden",
+        &format!("{name}.txt"),
+    ]
+    .iter()
+    .collect();
+    if std::env::var_os("COCOON_BLESS").is_some() {
+        std::fs::write(&file, &text).expect("the golden file can be written");
+    }
+    assert_eq!(text, read(&file), "{name} differs from {}", file.display());
+}
+
+fn read(file: &Path) -> String {
+    std::fs::read_to_string(file).unwrap_or_default()
+}
