@@ -1,0 +1,237 @@
+//! The development roots on disk: made at the first start, kept private, shared by every simulator that is pointed
+//! at the same folder, and used again later so that clients can name them once.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use x509_cert::Certificate;
+use x509_cert::der::{DecodePem, Encode};
+use zeroize::Zeroizing;
+
+use cocoon_protocol::binding::Tee;
+
+use crate::snp::AmdIdentity;
+use crate::tdx::IntelIdentity;
+use crate::x509::{self, Identity, KeyKind, PrivateKey, X509Error};
+
+/// Written last, so that a folder without it is not complete. Another number: the keys are made anew.
+const VERSION: &str = "cocoon development roots 1\n";
+/// Longer than any key or certificate here, in bytes.
+const MAX_FILE: u64 = 64 * 1024;
+
+/// Both vendors' development identities.
+#[derive(Debug)]
+pub struct Roots {
+    /// Intel-shaped.
+    pub intel: IntelIdentity,
+    /// AMD-shaped.
+    pub amd: AmdIdentity,
+}
+
+/// Why there are no roots.
+#[derive(Debug, thiserror::Error)]
+pub enum RootsError {
+    /// The folder belongs to somebody else or is open to others.
+    #[error(
+        "{path:?} is open to other users (mode {mode:o}); run `chmod 700` on it, or name another folder"
+    )]
+    NotPrivate {
+        /// The folder.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// Reading or writing.
+    #[error("cannot {operation} {path:?}; check its permissions and free space")]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A file that was ours is no longer a key or certificate.
+    #[error("{path:?} is damaged; remove the folder to have new development roots made")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: X509Error,
+    },
+    /// Making them failed.
+    #[error("cannot make development roots")]
+    Make(#[from] X509Error),
+}
+
+impl Roots {
+    /// Opens the roots in `folder`, making them (and it) first if they are not there; `progress` is told before
+    /// anything that takes seconds. Processes that come at the same time wait for one another.
+    ///
+    /// # Errors
+    /// [`RootsError`] names the file and what to do.
+    pub fn open(folder: &Path, progress: &mut dyn FnMut(&str)) -> Result<Self, RootsError> {
+        let fail = |operation, path: &Path| {
+            let path = path.to_owned();
+            move |source| RootsError::File {
+                operation,
+                path,
+                source,
+            }
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .map_err(fail("create", folder))?;
+        let mode = fs::metadata(folder)
+            .map_err(fail("inspect", folder))?
+            .mode()
+            & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(RootsError::NotPrivate {
+                path: folder.to_owned(),
+                mode,
+            });
+        }
+        let lock_path = folder.join("lock");
+        let lock = private()
+            .open(&lock_path)
+            .map_err(fail("open", &lock_path))?;
+        // Held until the end of this function; the system releases it even if this process dies.
+        lock.lock().map_err(fail("lock", &lock_path))?;
+        if read(&folder.join("version")).is_ok_and(|version| *version == VERSION) {
+            return Self::load(folder);
+        }
+        let roots = Self::generate(progress)?;
+        roots.store(folder)?;
+        Ok(roots)
+    }
+
+    /// Fresh roots in memory alone.
+    ///
+    /// # Errors
+    /// [`X509Error`] when something cannot be encoded.
+    pub fn generate(progress: &mut dyn FnMut(&str)) -> Result<Self, X509Error> {
+        Ok(Self {
+            intel: IntelIdentity::generate()?,
+            amd: AmdIdentity::generate(progress)?,
+        })
+    }
+
+    /// The root certificate of `tee`, DER.
+    #[must_use]
+    pub fn root(&self, tee: Tee) -> &[u8] {
+        match tee {
+            Tee::Tdx => &self.intel.root.certificate,
+            Tee::SevSnp => &self.amd.ark.certificate,
+        }
+    }
+
+    /// The root certificate of `tee`, PEM: what a client is given with `--trust-root`.
+    ///
+    /// # Errors
+    /// [`X509Error`] when the certificate is not DER.
+    pub fn root_pem(&self, tee: Tee) -> Result<String, X509Error> {
+        x509::pem(&[self.root(tee)])
+    }
+
+    fn load(folder: &Path) -> Result<Self, RootsError> {
+        let get = |name: &str, kind| load(folder, name, kind);
+        Ok(Self {
+            intel: IntelIdentity {
+                root: get("intel-root", KeyKind::P256)?,
+                pck_ca: get("intel-pck-ca", KeyKind::P256)?,
+                pck: get("intel-pck", KeyKind::P256)?,
+                tcb_signing: get("intel-tcb-signing", KeyKind::P256)?,
+            },
+            amd: AmdIdentity {
+                ark: get("amd-ark", KeyKind::Rsa)?,
+                ask: get("amd-ask", KeyKind::Rsa)?,
+                vcek: get("amd-vcek", KeyKind::P384)?,
+            },
+        })
+    }
+
+    fn store(&self, folder: &Path) -> Result<(), RootsError> {
+        let (intel, amd) = (&self.intel, &self.amd);
+        for (name, identity) in [
+            ("intel-root", &intel.root),
+            ("intel-pck-ca", &intel.pck_ca),
+            ("intel-pck", &intel.pck),
+            ("intel-tcb-signing", &intel.tcb_signing),
+            ("amd-ark", &amd.ark),
+            ("amd-ask", &amd.ask),
+            ("amd-vcek", &amd.vcek),
+        ] {
+            write(&folder.join(format!("{name}.key")), &identity.key.to_pem()?)?;
+            write(
+                &folder.join(format!("{name}.pem")),
+                &x509::pem(&[&identity.certificate])?,
+            )?;
+        }
+        write(&folder.join("version"), VERSION)
+    }
+}
+
+fn load(folder: &Path, name: &str, kind: KeyKind) -> Result<Identity, RootsError> {
+    let (key_path, pem_path) = (
+        folder.join(format!("{name}.key")),
+        folder.join(format!("{name}.pem")),
+    );
+    let key =
+        PrivateKey::from_pem(kind, &read(&key_path)?).map_err(|source| RootsError::Damaged {
+            path: key_path,
+            source,
+        })?;
+    let damaged = |source| RootsError::Damaged {
+        path: pem_path.clone(),
+        source: x509::der("certificate")(source),
+    };
+    let certificate = Certificate::from_pem(read(&pem_path)?.as_bytes()).map_err(damaged)?;
+    let certificate = certificate.to_der().map_err(damaged)?;
+    Ok(Identity { key, certificate })
+}
+
+/// Every file is the owner's alone: created so, never widened.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600);
+    options
+}
+
+fn read(path: &Path) -> Result<Zeroizing<String>, RootsError> {
+    let fail = |source| RootsError::File {
+        operation: "read",
+        path: path.to_owned(),
+        source,
+    };
+    let mut text = Zeroizing::new(String::new());
+    File::open(path)
+        .map_err(fail)?
+        .take(MAX_FILE)
+        .read_to_string(&mut text)
+        .map_err(fail)?;
+    Ok(text)
+}
+
+fn write(path: &Path, text: &str) -> Result<(), RootsError> {
+    let fail = |source| RootsError::File {
+        operation: "write",
+        path: path.to_owned(),
+        source,
+    };
+    let mut file = private().open(path).map_err(fail)?;
+    file.set_len(0).map_err(fail)?;
+    file.write_all(text.as_bytes()).map_err(fail)?;
+    file.sync_all().map_err(fail)
+}

@@ -1,0 +1,168 @@
+//! Attestation reports of version 3, 1184 bytes (AMD 56860, SEV-SNP Firmware ABI Specification 1.56, table 23).
+
+use p384::ecdsa::signature::Signer;
+use rand_core::{OsRng, RngCore};
+
+use crate::x509::{PrivateKey, X509Error};
+
+/// Bytes of a report.
+pub const REPORT_LEN: usize = 1184;
+/// Bytes that the signature covers.
+pub const SIGNED_LEN: usize = 0x2a0;
+/// Policy of a good guest: the bit that must be one, and SMT; no debugging, no migration agent.
+pub const POLICY: u64 = 0x3_0000;
+/// Identity of a chip that does not exist.
+pub const CHIP_ID: [u8; 64] = [0xc0; 64];
+
+const VERSION: u32 = 3;
+/// ECDSA P-384 with SHA-384.
+const SIGNATURE_ALGORITHM: u32 = 1;
+/// SMT is on; memory aliasing was checked at boot.
+const PLATFORM_INFO: u64 = 0x21;
+/// CPUID family, model and stepping of Milan.
+const CPUID: [u8; 3] = [0x19, 0x01, 0x01];
+/// Build, minor and major version of the firmware.
+const FIRMWARE: [u8; 3] = [37, 55, 1];
+
+/// Security versions of the platform's parts, as on processors before Turin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tcb {
+    /// Boot loader of the secure processor.
+    pub bootloader: u8,
+    /// Its operating system.
+    pub tee: u8,
+    /// SNP firmware.
+    pub snp: u8,
+    /// Microcode.
+    pub microcode: u8,
+}
+
+impl Tcb {
+    /// The simulated platform's.
+    pub const CURRENT: Self = Self {
+        bootloader: 4,
+        tee: 0,
+        snp: 27,
+        microcode: 222,
+    };
+
+    /// `TCB_VERSION`, 8 bytes.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 8] {
+        [
+            self.bootloader,
+            self.tee,
+            0,
+            0,
+            0,
+            0,
+            self.snp,
+            self.microcode,
+        ]
+    }
+}
+
+/// What a report says: the fields that a verifier judges, to be set at will.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnpReport {
+    /// Security version of the guest, from an ID block; none here.
+    pub guest_svn: u32,
+    /// Guest policy.
+    pub policy: u64,
+    /// Privilege level that asked.
+    pub vmpl: u32,
+    /// What the platform is running; the reported, committed and launch TCB are the same.
+    pub tcb: Tcb,
+    /// `PLATFORM_INFO`.
+    pub platform_info: u64,
+    /// What the guest binds.
+    pub report_data: [u8; 64],
+    /// Launch digest.
+    pub measurement: [u8; 48],
+    /// Digest of the operator's configuration.
+    pub host_data: [u8; 32],
+    /// Digest of the ID block's key; none here.
+    pub id_key_digest: [u8; 48],
+    /// Digest of the author's key; none here.
+    pub author_key_digest: [u8; 48],
+    /// Identity of this guest.
+    pub report_id: [u8; 32],
+    /// Identity of its migration agent: all ones is none.
+    pub report_id_ma: [u8; 32],
+    /// Identity of the chip.
+    pub chip_id: [u8; 64],
+}
+
+impl SnpReport {
+    /// A good guest with these measurements, as yet over no report data.
+    #[must_use]
+    pub fn good(measurement: [u8; 48], host_data: [u8; 32]) -> Self {
+        let mut report_id = [0; 32];
+        OsRng.fill_bytes(&mut report_id);
+        Self {
+            guest_svn: 0,
+            policy: POLICY,
+            vmpl: 0,
+            tcb: Tcb::CURRENT,
+            platform_info: PLATFORM_INFO,
+            report_data: [0; 64],
+            measurement,
+            host_data,
+            id_key_digest: [0; 48],
+            author_key_digest: [0; 48],
+            report_id,
+            report_id_ma: [0xff; 32],
+            chip_id: CHIP_ID,
+        }
+    }
+
+    /// The report with an empty signature.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; REPORT_LEN] {
+        let mut bytes = [0; REPORT_LEN];
+        let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+        put(0x000, &VERSION.to_le_bytes());
+        put(0x004, &self.guest_svn.to_le_bytes());
+        put(0x008, &self.policy.to_le_bytes());
+        put(0x030, &self.vmpl.to_le_bytes());
+        put(0x034, &SIGNATURE_ALGORITHM.to_le_bytes());
+        put(0x040, &self.platform_info.to_le_bytes());
+        put(0x050, &self.report_data);
+        put(0x090, &self.measurement);
+        put(0x0c0, &self.host_data);
+        put(0x0e0, &self.id_key_digest);
+        put(0x110, &self.author_key_digest);
+        put(0x140, &self.report_id);
+        put(0x160, &self.report_id_ma);
+        put(0x188, &CPUID);
+        put(0x1a0, &self.chip_id);
+        // Current, reported, committed and launch.
+        for at in [0x038, 0x180, 0x1e0, 0x1f0] {
+            put(at, &self.tcb.to_bytes());
+        }
+        // Current and committed.
+        for at in [0x1e8, 0x1ec] {
+            put(at, &FIRMWARE);
+        }
+        bytes
+    }
+}
+
+/// Signs the report; `r` and `s` stand little-endian in 72 bytes each.
+pub(super) fn sign(report: &SnpReport, key: &PrivateKey) -> Result<Vec<u8>, X509Error> {
+    let PrivateKey::P384(key) = key else {
+        return Err(X509Error::Key {
+            operation: "use",
+            reason: "the chip key is not on P-384".into(),
+        });
+    };
+    let mut bytes = report.to_bytes();
+    let signature: p384::ecdsa::Signature = key.sign(&bytes[..SIGNED_LEN]);
+    let (r, s) = signature.split_bytes();
+    for (at, number) in [(SIGNED_LEN, r), (SIGNED_LEN + 72, s)] {
+        for (target, byte) in bytes[at..].iter_mut().zip(number.iter().rev()) {
+            *target = *byte;
+        }
+    }
+    Ok(bytes.to_vec())
+}

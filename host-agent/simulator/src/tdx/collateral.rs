@@ -1,0 +1,171 @@
+//! What Intel's provisioning certification service would serve about the simulated platform: TCB information, quoting
+//! enclave identity, revocation lists, and the chains that sign them.
+
+use p256::ecdsa::signature::Signer;
+use serde_json::json;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::tdx::identity::{CPU_SVN, FMSPC, IntelIdentity, PCE_ID, PCE_SVN};
+use crate::tdx::quote::{QE_PROD_ID, QE_SVN, TEE_TCB_SVN, qe_mr_signer};
+use crate::x509::{self, PrivateKey, X509Error};
+
+/// Number of the TCB recovery that the collateral knows of.
+pub const TCB_EVALUATION_DATA_NUMBER: u32 = 21;
+/// How long collateral lasts, in seconds: 30 days, as Intel's.
+pub const LIFETIME: u64 = 30 * 24 * 60 * 60;
+
+/// When collateral was issued and until when it counts, in seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CollateralDates {
+    /// Issue date.
+    pub issued: u64,
+    /// Next update.
+    pub next_update: u64,
+}
+
+impl CollateralDates {
+    /// Issued an hour before `now`, so that clocks may differ a little.
+    #[must_use]
+    pub fn around(now: u64) -> Self {
+        let issued = now.saturating_sub(3600);
+        Self {
+            issued,
+            next_update: issued.saturating_add(LIFETIME),
+        }
+    }
+}
+
+/// What the TCB information says of the platform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TcbStatus {
+    /// Nothing to complain of.
+    #[default]
+    UpToDate,
+    /// Known weaknesses.
+    OutOfDate,
+    /// Keys compromised.
+    Revoked,
+}
+
+impl TcbStatus {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::UpToDate => "UpToDate",
+            Self::OutOfDate => "OutOfDate",
+            Self::Revoked => "Revoked",
+        }
+    }
+}
+
+/// The whole, as JSON of `dcap_qvl::QuoteCollateralV3`: binary members in hexadecimal.
+pub(super) fn json(
+    identity: &IntelIdentity,
+    dates: CollateralDates,
+    status: TcbStatus,
+) -> Result<Vec<u8>, X509Error> {
+    let PrivateKey::P256(signer) = &identity.tcb_signing.key else {
+        return Err(X509Error::Key {
+            operation: "use",
+            reason: "the TCB signing key is not on P-256".into(),
+        });
+    };
+    let sign = |text: &str| {
+        let signature: p256::ecdsa::Signature = signer.sign(text.as_bytes());
+        hex::encode(signature.to_bytes())
+    };
+    let tcb_info = tcb_info(dates, status)?;
+    let qe_identity = qe_identity(dates)?;
+    let signer_chain = x509::pem(&[
+        &identity.tcb_signing.certificate,
+        &identity.root.certificate,
+    ])?;
+    let crl = |issuer| {
+        Ok::<_, X509Error>(hex::encode(x509::crl(
+            issuer,
+            dates.issued,
+            dates.next_update,
+        )?))
+    };
+    let collateral = json!({
+        "pck_crl_issuer_chain": x509::pem(&[&identity.pck_ca.certificate, &identity.root.certificate])?,
+        "root_ca_crl": crl(&identity.root)?,
+        "pck_crl": crl(&identity.pck_ca)?,
+        "tcb_info_issuer_chain": signer_chain,
+        "tcb_info": tcb_info,
+        "tcb_info_signature": sign(&tcb_info),
+        "qe_identity_issuer_chain": signer_chain,
+        "qe_identity": qe_identity,
+        "qe_identity_signature": sign(&qe_identity),
+    });
+    Ok(collateral.to_string().into_bytes())
+}
+
+fn tcb_info(dates: CollateralDates, status: TcbStatus) -> Result<String, X509Error> {
+    let module = json!({
+        "mrsigner": "00".repeat(48),
+        "attributes": "00".repeat(8),
+        "attributesMask": "FF".repeat(8),
+    });
+    let module_identity = json!({
+        "id": "TDX_01",
+        "mrsigner": "00".repeat(48),
+        "attributes": "00".repeat(8),
+        "attributesMask": "FF".repeat(8),
+        "tcbLevels": [{ "tcb": { "isvsvn": TEE_TCB_SVN[0] }, "tcbDate": TCB_DATE, "tcbStatus": "UpToDate" }],
+    });
+    // Components 0 and 1 of TDX are the module's, which its identity judges.
+    let mut tdx_components = TEE_TCB_SVN;
+    tdx_components[1] = 0;
+    let components = |svns: [u8; 16]| svns.map(|svn| json!({ "svn": svn }));
+    Ok(json!({
+        "id": "TDX",
+        "version": 3,
+        "issueDate": date(dates.issued)?,
+        "nextUpdate": date(dates.next_update)?,
+        "fmspc": hex::encode_upper(FMSPC),
+        "pceId": hex::encode_upper(PCE_ID),
+        "tcbType": 0,
+        "tcbEvaluationDataNumber": TCB_EVALUATION_DATA_NUMBER,
+        "tdxModule": module,
+        "tdxModuleIdentities": [module_identity],
+        "tcbLevels": [{
+            "tcb": {
+                "sgxtcbcomponents": components(CPU_SVN),
+                "pcesvn": PCE_SVN,
+                "tdxtcbcomponents": components(tdx_components),
+            },
+            "tcbDate": TCB_DATE,
+            "tcbStatus": status.name(),
+        }],
+    })
+    .to_string())
+}
+
+fn qe_identity(dates: CollateralDates) -> Result<String, X509Error> {
+    Ok(json!({
+        "id": "TD_QE",
+        "version": 2,
+        "issueDate": date(dates.issued)?,
+        "nextUpdate": date(dates.next_update)?,
+        "tcbEvaluationDataNumber": TCB_EVALUATION_DATA_NUMBER,
+        "miscselect": "00000000",
+        "miscselectMask": "FFFFFFFF",
+        "attributes": "11000000000000000000000000000000",
+        "attributesMask": "FBFFFFFFFFFFFFFF0000000000000000",
+        "mrsigner": hex::encode_upper(qe_mr_signer()),
+        "isvprodid": QE_PROD_ID,
+        "tcbLevels": [{ "tcb": { "isvsvn": QE_SVN }, "tcbDate": TCB_DATE, "tcbStatus": "UpToDate" }],
+    })
+    .to_string())
+}
+
+const TCB_DATE: &str = "2025-01-01T00:00:00Z";
+
+fn date(seconds: u64) -> Result<String, X509Error> {
+    let time = i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    time.and_then(|time| time.format(&Rfc3339).ok())
+        .ok_or(X509Error::Date(seconds))
+}

@@ -1,0 +1,110 @@
+//! The Intel-shaped public key infrastructure: root, PCK platform CA, PCK certificate with the platform's identity
+//! and TCB, and the certificate that signs TCB information.
+//!
+//! Layout of the SGX extensions: Intel SGX PCK Certificate and CRL Profile Specification, revision 1.5, section 1.3.5.
+
+use std::str::FromStr;
+
+use x509_cert::der::asn1::OctetString;
+use x509_cert::der::oid::ObjectIdentifier;
+
+use crate::x509::{self, Identity, KeyKind, PrivateKey, Role, X509Error};
+
+/// Family, model and platform of a processor that does not exist.
+pub const FMSPC: [u8; 6] = [0x00, 0xc0, 0xc0, 0x0a, 0x00, 0x00];
+/// Identity of the provisioning certification enclave: Intel's only one.
+pub const PCE_ID: [u8; 2] = [0, 0];
+/// Version of that enclave.
+pub const PCE_SVN: u16 = 13;
+/// Versions of the 16 components of the platform's TCB.
+pub const CPU_SVN: [u8; 16] = [3, 3, 2, 2, 4, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0];
+
+const SGX: &str = "1.2.840.113741.1.13.1";
+
+/// All Intel-shaped keys and certificates.
+#[derive(Debug)]
+pub struct IntelIdentity {
+    /// The development root, in the place of Intel's SGX root CA.
+    pub root: Identity,
+    /// Issues PCK certificates.
+    pub pck_ca: Identity,
+    /// The platform's provisioning certification key.
+    pub pck: Identity,
+    /// Signs TCB information and quoting enclave identities.
+    pub tcb_signing: Identity,
+}
+
+impl IntelIdentity {
+    /// Makes keys and certificates.
+    ///
+    /// # Errors
+    /// [`X509Error`] when something cannot be encoded.
+    pub fn generate() -> Result<Self, X509Error> {
+        let name = |what: &str| format!("CN=Cocoon Development {what},O=Cocoon Simulator");
+        let make = |what: &str, role, issuer: Option<&Identity>, further| {
+            let key = PrivateKey::generate(KeyKind::P256)?;
+            let certificate = x509::issue(&key, &name(what), role, issuer, further)?;
+            Ok::<_, X509Error>(Identity { key, certificate })
+        };
+        let root = make("SGX Root CA", Role::Root, None, vec![])?;
+        let pck_ca = make(
+            "SGX PCK Platform CA",
+            Role::Intermediate,
+            Some(&root),
+            vec![],
+        )?;
+        let sgx = x509::raw_extension(oid(SGX)?, false, sgx_extensions()?)?;
+        let pck = make("SGX PCK Certificate", Role::Leaf, Some(&pck_ca), vec![sgx])?;
+        let tcb_signing = make("SGX TCB Signing", Role::Leaf, Some(&root), vec![])?;
+        Ok(Self {
+            root,
+            pck_ca,
+            pck,
+            tcb_signing,
+        })
+    }
+}
+
+fn sgx_extensions() -> Result<Vec<u8>, X509Error> {
+    let mut tcb = Vec::new();
+    for (number, svn) in (1_u16..).zip(CPU_SVN) {
+        tcb.push(entry(
+            &format!("2.{number}"),
+            x509::encoded("TCB component", &svn)?,
+        )?);
+    }
+    tcb.push(entry("2.17", x509::encoded("PCE SVN", &PCE_SVN)?)?);
+    tcb.push(entry("2.18", octets(&CPU_SVN)?)?);
+    // What real servers report; strict verifiers must be told to accept all three.
+    let configuration =
+        ["7.1", "7.2", "7.3"].map(|flag| entry(flag, x509::encoded("flag", &true)?));
+    let configuration = configuration.into_iter().collect::<Result<Vec<_>, _>>()?;
+    x509::sequence(&[
+        entry("1", octets(&[0xc0; 16])?)?,
+        entry("2", x509::sequence(&tcb)?)?,
+        entry("3", octets(&PCE_ID)?)?,
+        entry("4", octets(&FMSPC)?)?,
+        // ENUMERATED 1: "Scalable", a server.
+        entry("5", vec![0x0a, 1, 1])?,
+        entry("6", octets(&[0xc1; 16])?)?,
+        entry("7", x509::sequence(&configuration)?)?,
+    ])
+}
+
+fn entry(arc: &str, value: Vec<u8>) -> Result<Vec<u8>, X509Error> {
+    x509::sequence(&[
+        x509::encoded("object identifier", &oid(&format!("{SGX}.{arc}"))?)?,
+        value,
+    ])
+}
+
+fn octets(bytes: &[u8]) -> Result<Vec<u8>, X509Error> {
+    x509::encoded(
+        "octet string",
+        &OctetString::new(bytes).map_err(x509::der("octet string"))?,
+    )
+}
+
+fn oid(text: &str) -> Result<ObjectIdentifier, X509Error> {
+    ObjectIdentifier::from_str(text).map_err(|error| x509::der("object identifier")(error.into()))
+}
