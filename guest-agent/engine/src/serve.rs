@@ -1,0 +1,176 @@
+//! The frame loop between the agent's socket and a [`Backend`].
+//!
+//! Generations run as tasks; their events meet in one bounded queue in front of the socket. A full
+//! queue holds back the tasks, never the backend, which keeps its own room for each answer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use cocoon_protocol::engine::{FromEngine, Generation, MAX_FROM_ENGINE, MAX_TO_ENGINE, ToEngine};
+use cocoon_protocol::frame::{Decoder, FrameError, encode};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use crate::backend::{Backend, Event};
+
+/// Frames that may wait for the socket.
+const QUEUE: usize = 256;
+/// Longest text in one frame: JSON escapes a byte to at most six.
+const MAX_TEXT: usize = MAX_FROM_ENGINE / 8;
+
+/// Why the loop ended. All are fatal to the process; the agent starts another.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The socket failed.
+    #[error("cannot {operation} the agent's socket")]
+    Socket {
+        /// What was attempted.
+        operation: &'static str,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The agent sent something that is not a message of this release.
+    #[error("the agent's frame cannot be read: agent and engine are of different releases")]
+    Frame(#[from] FrameError),
+    /// An identifier came twice.
+    #[error("the agent reused the generation identifier {0}")]
+    Reused(u64),
+}
+
+/// Announces the model, then serves until the agent closes the socket.
+pub async fn serve<B: Backend>(socket: UnixStream, backend: Arc<B>) -> Result<(), ServeError> {
+    let (mut reader, writer) = socket.into_split();
+    let (frames, queue) = mpsc::channel(QUEUE);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(write_frames(writer, queue));
+    // The writer was just started and the queue is empty: this cannot wait.
+    let _ = frames.send(FromEngine::Ready(backend.info().clone())).await;
+
+    let mut running = Running {
+        backend,
+        frames,
+        tasks: HashMap::new(),
+    };
+    let mut decoder = Decoder::new(MAX_TO_ENGINE);
+    let mut chunk = Zeroizing::new(vec![0; 64 * 1024]);
+    loop {
+        let read = tokio::select! {
+            read = reader.read(&mut chunk) => read.map_err(|source| ServeError::Socket { operation: "read", source })?,
+            Some(Ok(ended)) = tasks.join_next() => {
+                ended?;
+                return Ok(());
+            }
+        };
+        if read == 0 {
+            return Ok(());
+        }
+        decoder.push(&chunk[..read]);
+        chunk[..read].zeroize();
+        while let Some(message) = decoder.next()? {
+            match message {
+                ToEngine::Generate { id, request } => running.start(id, request)?,
+                ToEngine::Cancel { id } => running.cancel(id),
+            }
+        }
+    }
+}
+
+struct Running<B> {
+    backend: Arc<B>,
+    frames: mpsc::Sender<FromEngine>,
+    tasks: HashMap<u64, JoinHandle<()>>,
+}
+
+impl<B: Backend> Running<B> {
+    fn start(&mut self, id: u64, request: Generation) -> Result<(), ServeError> {
+        self.tasks.retain(|_, task| !task.is_finished());
+        if self.tasks.contains_key(&id) {
+            return Err(ServeError::Reused(id));
+        }
+        let task = tokio::spawn(run(self.backend.clone(), id, request, self.frames.clone()));
+        self.tasks.insert(id, task);
+        Ok(())
+    }
+
+    fn cancel(&mut self, id: u64) {
+        // Unknown identifiers are answers that ended while the cancellation was under way.
+        if let Some(task) = self.tasks.remove(&id) {
+            task.abort();
+        }
+    }
+}
+
+async fn run<B: Backend>(
+    backend: Arc<B>,
+    id: u64,
+    request: Generation,
+    frames: mpsc::Sender<FromEngine>,
+) {
+    let (events, mut received) = mpsc::channel(16);
+    let generation = backend.generate(request, events);
+    let forward = async {
+        while let Some(event) = received.recv().await {
+            for frame in to_frames(id, event) {
+                if frames.send(frame).await.is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    tokio::join!(generation, forward);
+}
+
+/// One event as frames, long texts split at character boundaries.
+fn to_frames(id: u64, event: Event) -> Vec<FromEngine> {
+    match event {
+        Event::Delta { text, tokens } => {
+            let mut frames = Vec::new();
+            let mut rest = text.0.as_str();
+            let mut tokens = tokens;
+            loop {
+                let (piece, next) = rest.split_at(rest.floor_char_boundary(MAX_TEXT));
+                let text = cocoon_protocol::engine::Text(piece.to_owned());
+                frames.push(FromEngine::Delta { id, text, tokens });
+                (rest, tokens) = (next, 0);
+                if rest.is_empty() {
+                    return frames;
+                }
+            }
+        }
+        Event::Done {
+            finish_reason,
+            prompt_tokens,
+            completion_tokens,
+        } => {
+            vec![FromEngine::Done {
+                id,
+                finish_reason,
+                prompt_tokens,
+                completion_tokens,
+            }]
+        }
+        Event::Failed(reason) => vec![FromEngine::Failed { id, reason }],
+    }
+}
+
+async fn write_frames(
+    mut socket: OwnedWriteHalf,
+    mut queue: mpsc::Receiver<FromEngine>,
+) -> Result<(), ServeError> {
+    while let Some(message) = queue.recv().await {
+        let bytes = Zeroizing::new(encode(&message, MAX_FROM_ENGINE)?);
+        socket
+            .write_all(&bytes)
+            .await
+            .map_err(|source| ServeError::Socket {
+                operation: "write to",
+                source,
+            })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! One TLS connection: handshake, exporter, attestation, requests, end of life.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use cocoon_protocol::binding::EXPORTER_LABEL;
+use cocoon_protocol::bytes::{Hex, Hex32};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use super::{Service, routes};
+
+/// What requests of one connection share.
+pub(super) struct Connection {
+    /// The TLS session's own secret: it binds evidence to this connection.
+    pub exporter: Hex32,
+    pub service: Arc<Service>,
+    attested: AtomicBool,
+    newly_attested: Notify,
+    attempts: AtomicU32,
+}
+
+impl Connection {
+    /// Whether evidence over this session was handed out.
+    pub fn is_attested(&self) -> bool {
+        self.attested.load(Ordering::Acquire)
+    }
+
+    /// Evidence over this session is being handed out.
+    pub fn attested(&self) {
+        self.attested.store(true, Ordering::Release);
+        self.newly_attested.notify_one();
+    }
+
+    /// Counts an attempt to attest; false past the limit.
+    pub fn may_attest(&self) -> bool {
+        self.attempts.fetch_add(1, Ordering::Relaxed) < self.service.limits.attestations
+    }
+}
+
+/// Serves a connection to its end. Errors are the client's to notice: nothing is logged.
+pub(super) async fn run(
+    tcp: TcpStream,
+    tls: TlsAcceptor,
+    service: Arc<Service>,
+    mut drain: watch::Receiver<bool>,
+) {
+    let limits = service.limits;
+    let born = Instant::now();
+    // Small events must not wait for each other; a socket that refuses this still works.
+    let _ = tcp.set_nodelay(true);
+    let Ok(Ok(tls)) = timeout(limits.head_time, tls.accept(tcp)).await else {
+        return;
+    };
+    let Ok(exporter) = tls
+        .get_ref()
+        .1
+        .export_keying_material([0; 32], EXPORTER_LABEL, None)
+    else {
+        return;
+    };
+    let connection = Arc::new(Connection {
+        exporter: Hex(exporter),
+        service,
+        attested: AtomicBool::new(false),
+        newly_attested: Notify::new(),
+        attempts: AtomicU32::new(0),
+    });
+    let shared = Arc::clone(&connection);
+    let handler = service_fn(move |request| routes::answer(Arc::clone(&shared), request));
+    let builder = builder(&limits);
+    let serving = builder.serve_connection(TokioIo::new(tls), handler);
+    tokio::pin!(serving);
+
+    let mut attest_by = Some(born + limits.attest_time);
+    let mut last = born + limits.connection_age;
+    let mut ending = false;
+    loop {
+        tokio::select! {
+            _ = serving.as_mut() => return,
+            () = connection.newly_attested.notified(), if attest_by.is_some() => attest_by = None,
+            () = sleep_until(attest_by.unwrap_or(last)), if attest_by.is_some() => return,
+            () = sleep_until(last), if ending => return,
+            () = sleep_until(last), if !ending => {
+                ending = true;
+                last = Instant::now() + limits.grace;
+                serving.as_mut().graceful_shutdown();
+            }
+            Ok(_) = drain.wait_for(|drain| *drain), if !ending => {
+                ending = true;
+                last = Instant::now() + limits.grace;
+                serving.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+fn builder(limits: &super::Limits) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_time)
+        .max_buf_size(64 * 1024)
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(16 * 1024)
+        .max_send_buf_size(64 * 1024)
+        .keep_alive_interval(limits.head_time * 3)
+        .keep_alive_timeout(limits.head_time);
+    builder
+}

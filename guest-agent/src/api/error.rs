@@ -1,0 +1,256 @@
+//! Refusals as OpenAI's error objects. A message never repeats what the client sent, apart from
+//! the name of a field.
+
+use cocoon_protocol::engine::EngineFailure;
+use cocoon_protocol::openai::{ApiError, ErrorBody};
+use hyper::StatusCode;
+
+use crate::attester::AttestError;
+use crate::engine::{Failure, Unavailable};
+
+/// A refusal: a status and OpenAI's object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// Seconds after which it is worth trying again.
+    pub retry_after: Option<u32>,
+    /// Methods that the path knows, for 405.
+    pub allow: Option<&'static str>,
+    /// For people.
+    pub message: String,
+    /// OpenAI's class.
+    pub kind: &'static str,
+    /// Field at fault.
+    pub param: Option<String>,
+    /// For programs.
+    pub code: Option<&'static str>,
+}
+
+impl Refusal {
+    fn new(
+        status: StatusCode,
+        kind: &'static str,
+        code: Option<&'static str>,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            status,
+            retry_after: None,
+            allow: None,
+            message: message.into(),
+            kind,
+            param: None,
+            code,
+        }
+    }
+
+    /// The body of the response.
+    pub fn to_body(&self) -> ErrorBody {
+        let Self {
+            message,
+            kind,
+            param,
+            code,
+            ..
+        } = self;
+        let (message, kind) = (message.clone(), (*kind).to_owned());
+        ErrorBody {
+            error: ApiError {
+                message,
+                kind,
+                param: param.clone(),
+                code: code.map(str::to_owned),
+            },
+        }
+    }
+
+    /// 400 over one field.
+    pub fn field(param: impl Into<String>, message: impl Into<String>) -> Self {
+        let mut refusal = Self::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_request_error",
+            None,
+            message,
+        );
+        refusal.param = Some(param.into());
+        refusal
+    }
+
+    /// 400 over the whole body.
+    pub fn body(message: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_request_error",
+            None,
+            message,
+        )
+    }
+
+    /// The connection has not been attested.
+    pub fn unattested() -> Self {
+        Self::new(
+            StatusCode::MISDIRECTED_REQUEST,
+            "attestation_required",
+            Some("attestation_required"),
+            format!(
+                "The first request on every connection must be POST {} with a nonce: use a client that verifies this machine.",
+                cocoon_protocol::document::ATTEST_PATH
+            ),
+        )
+    }
+
+    /// No such path.
+    pub fn not_found() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "invalid_request_error",
+            Some("unknown_url"),
+            "Unknown URL.",
+        )
+    }
+
+    /// The path exists for other methods.
+    pub fn method(allow: &'static str) -> Self {
+        let message = format!("This URL takes {allow} only.");
+        let mut refusal = Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "invalid_request_error",
+            Some("method_not_supported"),
+            message,
+        );
+        refusal.allow = Some(allow);
+        refusal
+    }
+
+    /// The body is too long.
+    pub fn too_large(limit: usize) -> Self {
+        let message = format!("The request body exceeds the limit of {limit} bytes.");
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "invalid_request_error",
+            Some("request_too_large"),
+            message,
+        )
+    }
+
+    /// The body did not arrive in time.
+    pub fn slow() -> Self {
+        let message = "The request body did not arrive in time.";
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "invalid_request_error",
+            Some("request_timeout"),
+            message,
+        )
+    }
+
+    /// Another model than the one served.
+    pub fn unknown_model() -> Self {
+        let message = "The requested model does not exist on this machine: see /v1/models.";
+        let mut refusal = Self::new(
+            StatusCode::NOT_FOUND,
+            "invalid_request_error",
+            Some("model_not_found"),
+            message,
+        );
+        refusal.param = Some("model".to_owned());
+        refusal
+    }
+
+    /// Too many of something.
+    pub fn rate_limit(message: &str) -> Self {
+        let mut refusal = Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limit_error",
+            Some("rate_limit_exceeded"),
+            message,
+        );
+        refusal.retry_after = Some(1);
+        refusal
+    }
+
+    /// Cannot serve now.
+    pub fn unavailable(code: &'static str, message: &str) -> Self {
+        let mut refusal = Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "server_error",
+            Some(code),
+            message,
+        );
+        refusal.retry_after = Some(5);
+        refusal
+    }
+}
+
+impl From<Unavailable> for Refusal {
+    fn from(reason: Unavailable) -> Self {
+        match reason {
+            Unavailable::Busy => {
+                Self::rate_limit("All generation slots of this machine are taken: try again.")
+            }
+            Unavailable::Unread => Self::rate_limit(
+                "Too many answers of this machine are still being read: try again.",
+            ),
+            Unavailable::NotReady => {
+                Self::unavailable("engine_not_ready", "The engine is loading: try again.")
+            }
+        }
+    }
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        let invalid = |code, message| {
+            let mut refusal = Self::new(
+                StatusCode::BAD_REQUEST,
+                "invalid_request_error",
+                code,
+                message,
+            );
+            refusal.param = Some("messages".to_owned());
+            refusal
+        };
+        match failure {
+            Failure::Engine(EngineFailure::ContextLength) => invalid(
+                Some("context_length_exceeded"),
+                "The conversation has more tokens than the model's context: shorten it.",
+            ),
+            Failure::Engine(EngineFailure::Template) => invalid(
+                Some("invalid_conversation"),
+                "The model does not allow these roles in this order: alternate user and assistant.",
+            ),
+            Failure::Engine(EngineFailure::Internal) => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "server_error",
+                Some("engine_error"),
+                "The engine failed on this request.",
+            ),
+            Failure::Died => Self::unavailable(
+                "engine_died",
+                "The engine died and is being started again: repeat the request.",
+            ),
+        }
+    }
+}
+
+impl From<AttestError> for Refusal {
+    fn from(error: AttestError) -> Self {
+        match error {
+            AttestError::Busy => {
+                Self::rate_limit("Too many connections are waiting for evidence: try again.")
+            }
+            AttestError::Late => {
+                Self::unavailable("evidence_timeout", "Evidence took too long: try again.")
+            }
+            AttestError::Tee(_) | AttestError::Configuration => Self::unavailable(
+                "evidence_unavailable",
+                "This machine cannot produce evidence now.",
+            ),
+            AttestError::TooLong { .. } => Self::unavailable(
+                "evidence_too_large",
+                "The operator's collateral makes the evidence too large.",
+            ),
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The HTTP API over attested TLS: who may speak, how much, and for how long.
+//!
+//! Every limit is a field of [`Limits`] and counts before the work that it bounds.
+
+pub mod chat;
+mod connection;
+pub mod error;
+mod routes;
+pub mod stream;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use cocoon_protocol::control::Metrics;
+use cocoon_protocol::openai::Usage;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout_at};
+
+use crate::attester::Attester;
+use crate::engine::Engine;
+use crate::tls::AttestedListener;
+
+/// Bounds of the service.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at once; more are closed unread.
+    pub connections: u32,
+    /// Requests at once on one connection of HTTP/2.
+    pub streams: u32,
+    /// Bytes of a chat request.
+    pub body: usize,
+    /// TLS handshake, and each request's head.
+    pub head_time: Duration,
+    /// Each request's body.
+    pub body_time: Duration,
+    /// From the handshake to a successful attestation; waiting for evidence counts.
+    pub attest_time: Duration,
+    /// Attestations of one connection. All clients reach the guest through the host's relay, from
+    /// one address: the connection is the only source that can be told apart.
+    pub attestations: u32,
+    /// Age at which a connection takes no more requests.
+    pub connection_age: Duration,
+    /// What running requests get after that, or after a drain.
+    pub grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 256,
+            streams: 16,
+            body: 4 * 1024 * 1024,
+            head_time: Duration::from_secs(10),
+            body_time: Duration::from_secs(60),
+            attest_time: Duration::from_secs(90),
+            attestations: 8,
+            connection_age: Duration::from_secs(3600),
+            grace: Duration::from_secs(600),
+        }
+    }
+}
+
+/// Everything that a request needs.
+pub struct Service {
+    /// Gives session documents.
+    pub attester: Attester,
+    /// Gives answers.
+    pub engine: Engine,
+    /// What is counted.
+    pub counters: Arc<Counters>,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// Counters since boot.
+#[derive(Default)]
+pub struct Counters {
+    connections: AtomicU64,
+    attestations: AtomicU64,
+    requests: AtomicU64,
+    errors: AtomicU64,
+    prompt_tokens: AtomicU64,
+    completion_tokens: AtomicU64,
+}
+
+impl Counters {
+    /// What may leave the guest.
+    pub fn metrics(&self, engine_restarts: u64) -> Metrics {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Metrics {
+            connections: read(&self.connections),
+            attestations: read(&self.attestations),
+            requests: read(&self.requests),
+            errors: read(&self.errors),
+            prompt_tokens: read(&self.prompt_tokens),
+            completion_tokens: read(&self.completion_tokens),
+            engine_restarts,
+        }
+    }
+
+    fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+/// Counts one request that reached the engine; its end is counted once, whatever it is.
+pub struct Meter(Arc<Counters>);
+
+impl Meter {
+    fn begin(counters: &Arc<Counters>) -> Self {
+        Counters::add(&counters.requests, 1);
+        Self(Arc::clone(counters))
+    }
+
+    /// It ended well.
+    pub fn done(&self, prompt_tokens: u32, completion_tokens: u32) -> Usage {
+        Counters::add(&self.0.prompt_tokens, prompt_tokens.into());
+        Counters::add(&self.0.completion_tokens, completion_tokens.into());
+        let total_tokens = prompt_tokens.saturating_add(completion_tokens);
+        Usage {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens,
+        }
+    }
+
+    /// It ended with an error.
+    pub fn failed(&self) {
+        Counters::add(&self.0.errors, 1);
+    }
+}
+
+/// Serves until `drain` becomes true and every connection has ended, at most [`Limits::grace`] later.
+pub async fn serve(listener: AttestedListener, service: Service, mut drain: watch::Receiver<bool>) {
+    let service = Arc::new(service);
+    let places = Arc::new(Semaphore::new(
+        usize::try_from(service.limits.connections).unwrap_or(usize::MAX),
+    ));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.tcp.accept() => accepted,
+            // An error means that nobody can ask for a drain any more: serve on.
+            Ok(_) = drain.wait_for(|drain| *drain) => break,
+        };
+        let Ok((tcp, _)) = accepted else {
+            // Out of descriptors or memory: let others finish first.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            continue;
+        };
+        Counters::add(&service.counters.connections, 1);
+        let (service, tls, drain) = (Arc::clone(&service), listener.tls.clone(), drain.clone());
+        tokio::spawn(async move {
+            connection::run(tcp, tls, service, drain).await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    let until = Instant::now() + service.limits.grace;
+    // When every place is free again, every connection has ended. Too late is the clients' loss.
+    let _ = timeout_at(until, places.acquire_many(service.limits.connections)).await;
+}

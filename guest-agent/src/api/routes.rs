@@ -1,0 +1,346 @@
+//! Paths and methods.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use cocoon_protocol::binding::Freshness;
+use cocoon_protocol::document::{ATTEST_PATH, AttestRequest};
+use cocoon_protocol::engine::ModelInfo;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::{Method, Request, Response, StatusCode};
+use serde_json::json;
+use tokio::time::timeout;
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::chat;
+use super::connection::Connection;
+use super::error::Refusal;
+use super::stream::{Envelope, Events, Shape, wiped};
+use super::{Counters, Meter, Service};
+use crate::engine::{Answer, Piece};
+use crate::keys;
+
+/// Bytes of an attestation request: a nonce and white space.
+const MAX_ATTEST_BODY: usize = 4096;
+
+/// Answers one request.
+pub(super) async fn answer(
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<Reply>, Infallible> {
+    let outcome = route(&connection, request).await;
+    Ok(outcome.unwrap_or_else(|refusal| {
+        connection
+            .service
+            .counters
+            .errors
+            .fetch_add(1, Ordering::Relaxed);
+        refuse(&refusal)
+    }))
+}
+
+async fn route(
+    connection: &Connection,
+    request: Request<Incoming>,
+) -> Result<Response<Reply>, Refusal> {
+    let service = &connection.service;
+    let (method, path) = (request.method().clone(), request.uri().path());
+    // Before anything else is looked at: a prompt to an unverified machine is turned away unread.
+    if !connection.is_attested() && (path != ATTEST_PATH || method != Method::POST) {
+        return Err(Refusal::unattested());
+    }
+    match (path, method) {
+        (ATTEST_PATH, Method::POST) => attest(connection, request).await,
+        (ATTEST_PATH, _) => Err(Refusal::method("POST")),
+        ("/healthz", Method::GET) => health(service),
+        ("/healthz", _) => Err(Refusal::method("GET")),
+        ("/v1/models", Method::GET) => models(service),
+        ("/v1/models", _) => Err(Refusal::method("GET")),
+        ("/v1/chat/completions", Method::POST) => complete(service, request).await,
+        ("/v1/chat/completions", _) => Err(Refusal::method("POST")),
+        _ => Err(Refusal::not_found()),
+    }
+}
+
+async fn attest(
+    connection: &Connection,
+    request: Request<Incoming>,
+) -> Result<Response<Reply>, Refusal> {
+    let service = &connection.service;
+    if !connection.may_attest() {
+        return Err(Refusal::rate_limit(
+            "This connection has attested too often: open another.",
+        ));
+    }
+    let body = read(service, request, MAX_ATTEST_BODY).await?;
+    let request: AttestRequest = serde_json::from_slice(&body).map_err(|_| {
+        Refusal::field(
+            "nonce",
+            "The body must be {\"nonce\": 64 hexadecimal digits}.",
+        )
+    })?;
+    let fresh = Freshness {
+        nonce: request.nonce,
+        exporter: connection.exporter,
+    };
+    let document = service.attester.session(fresh).await?;
+    Counters::add(&service.counters.attestations, 1);
+    connection.attested();
+    Ok(reply(StatusCode::OK, Bytes::from(document)))
+}
+
+fn model(service: &Service) -> Result<ModelInfo, Refusal> {
+    service
+        .engine
+        .model()
+        .ok_or_else(|| crate::engine::Unavailable::NotReady.into())
+}
+
+fn health(service: &Service) -> Result<Response<Reply>, Refusal> {
+    model(service)?;
+    Ok(reply_json(&json!({"status": "ok"})))
+}
+
+fn models(service: &Service) -> Result<Response<Reply>, Refusal> {
+    let model = model(service)?;
+    Ok(reply_json(&json!({
+        "object": "list",
+        "data": [{
+            "id": model.id,
+            "object": "model",
+            "created": 0,
+            "owned_by": "cocoon",
+            "context_length": model.context_length,
+            "quantization": model.quantization,
+        }],
+    })))
+}
+
+async fn complete(
+    service: &Service,
+    request: Request<Incoming>,
+) -> Result<Response<Reply>, Refusal> {
+    let model = model(service)?;
+    let body = read(service, request, service.limits.body).await?;
+    let chat = chat::parse(&body, &model)?;
+    drop(body);
+    let envelope = envelope(model.id)?;
+    let answer = service.engine.generate(chat.generation)?;
+    let meter = Meter::begin(&service.counters);
+    if !chat.stream {
+        return whole(answer, &envelope, &meter).await;
+    }
+    let shape = Shape {
+        include_usage: chat.include_usage,
+        obfuscate: chat.obfuscate,
+    };
+    let events = Events::new(answer, envelope, shape, meter);
+    let mut response = Response::new(Reply::Events(Box::new(events)));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+async fn whole(
+    mut answer: Answer,
+    envelope: &Envelope,
+    meter: &Meter,
+) -> Result<Response<Reply>, Refusal> {
+    let mut content = Zeroizing::new(String::new());
+    loop {
+        match answer.next().await {
+            Some(Piece::Delta(text)) => append(&mut content, &text.0),
+            Some(Piece::Done {
+                finish_reason,
+                prompt_tokens,
+                completion_tokens,
+            }) => {
+                let usage = meter.done(prompt_tokens, completion_tokens);
+                let message = Whole {
+                    id: &envelope.id,
+                    object: "chat.completion",
+                    created: envelope.created,
+                    model: &envelope.model,
+                    choices: [WholeChoice {
+                        index: 0,
+                        message: WholeMessage {
+                            role: "assistant",
+                            content: &content,
+                        },
+                        finish_reason,
+                    }],
+                    usage,
+                };
+                let mut json = Vec::with_capacity(content.len() * 2 + 1024);
+                // Strings and numbers into memory: serialisation cannot fail.
+                let _ = serde_json::to_writer(&mut json, &message);
+                return Ok(reply(StatusCode::OK, wiped(json)));
+            }
+            // Counted by the caller, like every refusal.
+            Some(Piece::Failed(failure)) => return Err(failure.into()),
+            None => return Err(crate::engine::Failure::Died.into()),
+        }
+    }
+}
+
+#[derive(serde::Serialize)]
+struct Whole<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: [WholeChoice<'a>; 1],
+    usage: cocoon_protocol::openai::Usage,
+}
+
+#[derive(serde::Serialize)]
+struct WholeChoice<'a> {
+    index: u32,
+    message: WholeMessage<'a>,
+    finish_reason: cocoon_protocol::openai::FinishReason,
+}
+
+#[derive(serde::Serialize)]
+struct WholeMessage<'a> {
+    role: &'static str,
+    content: &'a str,
+}
+
+/// Appends and wipes what a growing string leaves behind.
+fn append(content: &mut Zeroizing<String>, text: &str) {
+    if content.capacity() < content.len() + text.len() {
+        let mut grown = String::with_capacity((content.len() + text.len()) * 2);
+        grown.push_str(content);
+        content.zeroize();
+        **content = grown;
+    }
+    content.push_str(text);
+}
+
+fn envelope(model: String) -> Result<Envelope, Refusal> {
+    let random = keys::random::<12>().map_err(|_| {
+        Refusal::unavailable("no_randomness", "The kernel gave no random identifier.")
+    })?;
+    let created = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    Ok(Envelope {
+        id: format!("chatcmpl-{}", hex::encode(*random)),
+        created,
+        model,
+    })
+}
+
+/// Reads a body of at most `limit` bytes into memory that is wiped.
+async fn read(
+    service: &Service,
+    request: Request<Incoming>,
+    limit: usize,
+) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    let mut body = request.into_body();
+    let announced = body.size_hint().lower();
+    if announced > limit as u64 {
+        return Err(Refusal::too_large(limit));
+    }
+    // The announced length is allocated once, so that no outgrown buffer keeps a prompt.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(announced).unwrap_or(0)));
+    let collect = async {
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| Refusal::body("The request body broke off."))?;
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            if bytes.len() + data.len() > limit {
+                return Err(Refusal::too_large(limit));
+            }
+            if bytes.capacity() < bytes.len() + data.len() {
+                let mut grown = Vec::with_capacity((bytes.len() + data.len()).next_power_of_two());
+                grown.extend_from_slice(&bytes);
+                bytes.zeroize();
+                *bytes = grown;
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok(())
+    };
+    timeout(service.limits.body_time, collect)
+        .await
+        .map_err(|_| Refusal::slow())??;
+    Ok(bytes)
+}
+
+fn refuse(refusal: &Refusal) -> Response<Reply> {
+    // Strings only: serialisation cannot fail.
+    let json = serde_json::to_vec(&refusal.to_body()).unwrap_or_default();
+    let mut response = reply(refusal.status, Bytes::from(json));
+    if let Some(seconds) = refusal.retry_after {
+        response
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if let Some(methods) = refusal.allow {
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static(methods));
+    }
+    response
+}
+
+fn reply_json(value: &serde_json::Value) -> Response<Reply> {
+    reply(StatusCode::OK, Bytes::from(value.to_string()))
+}
+
+fn reply(status: StatusCode, body: Bytes) -> Response<Reply> {
+    let mut response = Response::new(Reply::Whole(Some(body)));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The body of a response.
+pub(super) enum Reply {
+    Whole(Option<Bytes>),
+    Events(Box<Events>),
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut *self {
+            Reply::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Reply::Events(events) => Pin::new(&mut **events).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Reply::Whole(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Reply::Whole(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
+            Reply::Whole(None) => SizeHint::with_exact(0),
+            Reply::Events(_) => SizeHint::default(),
+        }
+    }
+}

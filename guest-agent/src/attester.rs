@@ -1,0 +1,211 @@
+//! Turns bindings into attestation documents: once at boot, then one at a time for sessions.
+//!
+//! Every limit is counted before the TEE is called: a bounded queue here, attempts per connection
+//! in [`crate::api`]; a request whose client has gone, or that waited too long, costs no call.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cocoon_protocol::binding::{self, Claims, Freshness};
+use cocoon_protocol::bytes::{Blob, Hex32};
+use cocoon_protocol::document::{
+    Collateral, DOCUMENT_VERSION, Document, Evidence, Kind, MAX_BOOT_DOCUMENT_LEN, MAX_DOCUMENT_LEN,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+
+use crate::tee::{Tee, TeeError, check_asked};
+
+/// Sessions that may wait for evidence at once.
+pub const QUEUE: usize = 32;
+/// How long a session waits for its evidence at most.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Why there is no document.
+#[derive(Debug, thiserror::Error)]
+pub enum AttestError {
+    /// The TEE gave no evidence.
+    #[error("cannot collect evidence")]
+    Tee(#[source] Arc<TeeError>),
+    /// The launch measured another configuration than the host handed over.
+    #[error("the host's configuration is not the one that the launch measured")]
+    Configuration,
+    /// Longer than a verifier reads.
+    #[error(
+        "attestation document of {found} bytes exceeds the limit of {limit}: the host's collateral is too large"
+    )]
+    TooLong {
+        /// Bytes.
+        found: usize,
+        /// Limit.
+        limit: usize,
+    },
+    /// Too many sessions wait.
+    #[error("{QUEUE} sessions are waiting for evidence")]
+    Busy,
+    /// It took too long.
+    #[error("evidence took longer than {} s", DEADLINE.as_secs())]
+    Late,
+}
+
+/// A boot document: proof that evidence over these keys exists. Only [`boot`] makes it.
+pub struct BootEvidence {
+    leaf_spki_sha256: Hex32,
+    document: Vec<u8>,
+}
+
+impl BootEvidence {
+    /// The leaf key that the evidence commits to.
+    pub fn leaf_spki_sha256(&self) -> Hex32 {
+        self.leaf_spki_sha256
+    }
+
+    /// The document's JSON, for the certificate.
+    pub fn document(&self) -> &[u8] {
+        &self.document
+    }
+}
+
+/// What every document of this boot says.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The bound claims.
+    pub claims: Claims,
+    /// Canonical bytes of the operator's configuration.
+    pub config: Blob,
+}
+
+/// Collects evidence over the boot binding. Blocks.
+pub fn boot(tee: &dyn Tee, identity: &Identity) -> Result<BootEvidence, AttestError> {
+    let data = binding::report_data(&binding::boot(&identity.claims));
+    let wrap = |error| AttestError::Tee(Arc::new(error));
+    let mut evidence = tee.report(&data).map_err(wrap)?;
+    if check_asked(&evidence, tee.kind(), &data).map_err(wrap)? != identity.claims.config_digest {
+        return Err(AttestError::Configuration);
+    }
+    if let Evidence::Tdx { event_log, .. } = &mut evidence {
+        // The certificate must stay small; the session's document carries the log.
+        *event_log = Blob::default();
+    }
+    let freshness = Freshness {
+        nonce: Hex32::ZERO,
+        exporter: Hex32::ZERO,
+    };
+    let document = encode(
+        identity,
+        Kind::Boot,
+        &freshness,
+        evidence,
+        None,
+        MAX_BOOT_DOCUMENT_LEN,
+    )?;
+    Ok(BootEvidence {
+        leaf_spki_sha256: identity.claims.leaf_spki_sha256,
+        document,
+    })
+}
+
+/// The queue in front of the TEE.
+#[derive(Clone)]
+pub struct Attester {
+    queue: mpsc::Sender<Job>,
+}
+
+struct Job {
+    fresh: Freshness,
+    until: Instant,
+    answer: oneshot::Sender<Result<Vec<u8>, AttestError>>,
+}
+
+impl Attester {
+    /// Starts the one task that calls the TEE.
+    pub fn start(
+        tee: Arc<dyn Tee>,
+        identity: Identity,
+        collateral: watch::Receiver<Option<Collateral>>,
+    ) -> Self {
+        let (queue, mut jobs) = mpsc::channel::<Job>(QUEUE);
+        tokio::spawn(async move {
+            while let Some(job) = jobs.recv().await {
+                if job.answer.is_closed() || Instant::now() >= job.until {
+                    continue;
+                }
+                let (tee, identity) = (Arc::clone(&tee), identity.clone());
+                let stapled = collateral.borrow().clone();
+                let fresh = job.fresh;
+                let made =
+                    tokio::task::spawn_blocking(move || session(&*tee, &identity, &fresh, stapled))
+                        .await;
+                // The client may be gone; a panic in the call drops the answer, which reads as late.
+                if let Ok(made) = made {
+                    let _ = job.answer.send(made);
+                }
+            }
+        });
+        Self { queue }
+    }
+
+    /// The document of one session, as JSON.
+    pub async fn session(&self, fresh: Freshness) -> Result<Vec<u8>, AttestError> {
+        let until = Instant::now() + DEADLINE;
+        let (answer, made) = oneshot::channel();
+        self.queue
+            .try_send(Job {
+                fresh,
+                until,
+                answer,
+            })
+            .map_err(|_| AttestError::Busy)?;
+        match timeout_at(until, made).await {
+            Ok(Ok(made)) => made,
+            Ok(Err(_)) | Err(_) => Err(AttestError::Late),
+        }
+    }
+}
+
+fn session(
+    tee: &dyn Tee,
+    identity: &Identity,
+    fresh: &Freshness,
+    collateral: Option<Collateral>,
+) -> Result<Vec<u8>, AttestError> {
+    let data = binding::report_data(&binding::session(&identity.claims, fresh));
+    let evidence = tee
+        .report(&data)
+        .map_err(|error| AttestError::Tee(Arc::new(error)))?;
+    encode(
+        identity,
+        Kind::Session,
+        fresh,
+        evidence,
+        collateral,
+        MAX_DOCUMENT_LEN,
+    )
+}
+
+fn encode(
+    identity: &Identity,
+    kind: Kind,
+    fresh: &Freshness,
+    evidence: Evidence,
+    collateral: Option<Collateral>,
+    limit: usize,
+) -> Result<Vec<u8>, AttestError> {
+    let document = Document {
+        version: DOCUMENT_VERSION,
+        kind,
+        claims: identity.claims.clone(),
+        nonce: fresh.nonce,
+        evidence,
+        config: identity.config.clone(),
+        collateral,
+    };
+    let json = document.to_json();
+    if json.len() > limit {
+        return Err(AttestError::TooLong {
+            found: json.len(),
+            limit,
+        });
+    }
+    Ok(json)
+}

@@ -1,0 +1,197 @@
+//! Boot as named phases. Each gives what the next needs, so that none can be left out or swapped;
+//! [`serve`] asks for [`AttestedListener`] and [`VerifiedWeights`], which only the phases that
+//! check can make. Whatever fails ends the machine with one line.
+
+mod configuration;
+mod console;
+mod mounts;
+mod reaper;
+mod serving;
+mod worker;
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cocoon_protocol::binding::{Claims, Tee as Kind};
+use cocoon_protocol::bytes::{Blob, Hex32};
+use cocoon_protocol::control::{CONTROL_VERSION, GUEST_PORT, GuestMessage, Phase};
+
+use crate::api::{Counters, Limits, Service};
+use crate::attester::{self, AttestError, Attester, Identity};
+use crate::control::{Control, ControlError, port};
+use crate::engine::{Engine, supervisor};
+use crate::keys::{self, KeyError, Keys};
+use crate::model::{self, ModelError, ModelReference, VerifiedWeights};
+use crate::tee::simulated::Simulated;
+use crate::tee::{self, Platform, Tee, TeeError};
+use crate::tls::{AttestedListener, TlsError};
+use configuration::Configuration;
+use console::Console;
+
+/// How long the host may take to connect and configure.
+const CONFIGURE_DEADLINE: Duration = Duration::from_secs(120);
+const PORT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Why a boot failed: one variant per phase, or nearly.
+#[derive(Debug, thiserror::Error)]
+enum BootError {
+    #[error(transparent)]
+    Mounts(#[from] mounts::MountsError),
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    #[error(transparent)]
+    Tee(#[from] TeeError),
+    #[error(transparent)]
+    Port(#[from] port::PortError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error(transparent)]
+    Configuration(#[from] configuration::ConfigurationError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Attest(#[from] AttestError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Worker(#[from] worker::WorkerError),
+    #[error("cannot start the runtime")]
+    Runtime(#[source] std::io::Error),
+}
+
+/// Boots, serves, and powers off. Must run as PID 1 with one thread.
+pub fn run() -> ! {
+    let console = Console::start();
+    let outcome = boot(&console);
+    console.end(outcome.map_err(|error| console::chain(&error)))
+}
+
+fn boot(console: &Console) -> Result<(), BootError> {
+    console.enter(Phase::Mounts);
+    mounts::early()?;
+
+    console.enter(Phase::Modules);
+    mounts::load_modules()?;
+    mounts::late()?;
+    keys::require_rdrand()?;
+
+    console.enter(Phase::Platform);
+    let platform = tee::detect()?;
+    let (reader, writer) = port::open(PORT_DEADLINE)?;
+    let control = Control::start(reader, writer);
+    console.attach(&control);
+    let tee = match &platform {
+        Platform::Hardware(tsm) => Some(tsm.kind()),
+        Platform::Plain(_) => None,
+    };
+    control.send(GuestMessage::Hello {
+        version: CONTROL_VERSION,
+        tee,
+    })?;
+
+    console.enter(Phase::Configuration);
+    let configure = control.configure(CONFIGURE_DEADLINE)?;
+    let configuration = configuration::check(configure, &platform)?;
+    configuration::bring_up_network(&configuration)?;
+
+    console.enter(Phase::Model);
+    let cmdline = Path::new("/proc/cmdline");
+    let cmdline = fs::read_to_string(cmdline).map_err(|source| ModelError::File {
+        operation: "read",
+        path: cmdline.into(),
+        source,
+    })?;
+    let reference = ModelReference::from_cmdline(&cmdline).map_err(ModelError::Reference)?;
+    // Progress is dropped when the host does not read: it is the host's own loss.
+    let weights = model::load(reference, |done, total| {
+        drop(control.send(GuestMessage::Progress { done, total }))
+    })?;
+
+    console.enter(Phase::Keys);
+    let keys = Keys::generate()?;
+
+    console.enter(Phase::Evidence);
+    let tee = evidence_source(platform, &control, configuration.tee);
+    let identity = identity(&keys, &weights, &configuration, configuration.tee);
+    let boot_evidence = attester::boot(&*tee, &identity)?;
+
+    console.enter(Phase::Engine);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(BootError::Runtime)?;
+    runtime.block_on(async {
+        let children = reaper::start().map_err(BootError::Runtime)?;
+        let engine = start_engine(&weights, children, &configuration);
+        worker::wait_until_ready(&engine, &control).await?;
+
+        console.enter(Phase::Serving);
+        let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, GUEST_PORT));
+        let listener = AttestedListener::bind(address, &keys, &boot_evidence).await?;
+        let attester = Attester::start(tee, identity, control.collateral());
+        serve(listener, weights, engine, attester, &control, console).await
+    })
+}
+
+fn evidence_source(platform: Platform, control: &Control, kind: Kind) -> Arc<dyn Tee> {
+    match platform {
+        Platform::Hardware(tsm) => Arc::new(tsm),
+        Platform::Plain(proof) => Arc::new(Simulated::new(proof, control.clone(), kind)),
+    }
+}
+
+fn identity(
+    keys: &Keys,
+    weights: &VerifiedWeights,
+    configuration: &Configuration,
+    tee: Kind,
+) -> Identity {
+    let claims = Claims {
+        tee,
+        leaf_spki_sha256: keys.leaf_spki_sha256(),
+        meter_key: keys.meter_public(),
+        manifest_id: configuration.manifest_id,
+        model_digest: weights.reference().root,
+        config_digest: configuration.digest,
+        gpu_section_digest: Hex32::ZERO,
+    };
+    Identity {
+        claims,
+        config: Blob(configuration.canonical.clone()),
+    }
+}
+
+fn start_engine(
+    weights: &VerifiedWeights,
+    children: reaper::Children,
+    configuration: &Configuration,
+) -> Engine {
+    let launcher = worker::JailedEngine::new(weights, children);
+    let id = weights.reference().id.clone();
+    supervisor::start(launcher, id, configuration.operator.max_concurrent_requests)
+}
+
+/// Serves until drained. The two proofs are consumed: nobody else can serve with them.
+async fn serve(
+    listener: AttestedListener,
+    weights: VerifiedWeights,
+    engine: Engine,
+    attester: Attester,
+    control: &Control,
+    console: &Console,
+) -> Result<(), BootError> {
+    debug_assert!(!weights.files().is_empty());
+    let counters = Arc::new(Counters::default());
+    let service = Service {
+        attester,
+        engine: engine.clone(),
+        counters: Arc::clone(&counters),
+        limits: Limits::default(),
+    };
+    console.serving(GUEST_PORT);
+    serving::run(listener, service, engine, &counters, control).await?;
+    Ok(())
+}

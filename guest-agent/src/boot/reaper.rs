@@ -1,0 +1,85 @@
+//! PID 1 inherits every orphan and must bury it. The engine's helper is the only child that
+//! somebody else waits for.
+
+use std::io;
+use std::process::Child;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::Pid;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::engine::supervisor::Process;
+
+/// How long a killed process may take to be gone.
+const END: Duration = Duration::from_secs(10);
+
+/// The child that is somebody's.
+#[derive(Clone, Default)]
+pub(super) struct Children(Arc<Mutex<Option<Pid>>>);
+
+/// Starts the task that buries orphans.
+pub(super) fn start() -> io::Result<Children> {
+    let children = Children::default();
+    let (mut died, ours) = (signal(SignalKind::child())?, children.clone());
+    tokio::spawn(async move {
+        while died.recv().await.is_some() {
+            ours.bury_orphans();
+        }
+    });
+    Ok(children)
+}
+
+impl Children {
+    /// Keeps a child from being buried by us: its owner waits for it.
+    pub fn adopt(&self, child: Child) -> Box<dyn Process> {
+        *self.lock() = pid(&child);
+        Box::new(Adopted {
+            child,
+            children: self.clone(),
+        })
+    }
+
+    fn bury_orphans(&self) {
+        let owned = self.lock();
+        let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        // Looks before it waits, so that the owned child's status is left to its owner. When that
+        // one is met, the rest is buried after its owner has waited.
+        while let Ok(status) = waitid(Id::All, peek) {
+            match status.pid() {
+                Some(pid) if Some(pid) != *owned => drop(waitpid(pid, Some(WaitPidFlag::WNOHANG))),
+                _ => return,
+            }
+            if matches!(status, WaitStatus::StillAlive) {
+                return;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Pid>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn pid(child: &Child) -> Option<Pid> {
+    i32::try_from(child.id()).ok().map(Pid::from_raw)
+}
+
+struct Adopted {
+    child: Child,
+    children: Children,
+}
+
+impl Process for Adopted {
+    fn end(&mut self) {
+        // It may be gone already; what cannot be killed is PID 1's to bury later.
+        let _ = self.child.kill();
+        let until = Instant::now() + END;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        *self.children.lock() = None;
+        self.children.bury_orphans();
+    }
+}

@@ -1,0 +1,63 @@
+//! While serving: the API, the counters, and an ear for the host.
+
+use std::time::Duration;
+
+use cocoon_protocol::control::{GuestMessage, Metrics};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::api::{self, Counters, Service};
+use crate::control::{Control, ControlError};
+use crate::engine::Engine;
+use crate::tls::AttestedListener;
+
+/// Counters leave the guest no more often: shorter spans would tell single requests apart.
+const METRICS: Duration = Duration::from_secs(10);
+
+/// Serves until the host asks for an end (`Ok`) or breaks the control protocol.
+pub(super) async fn run(
+    listener: AttestedListener,
+    service: Service,
+    engine: Engine,
+    counters: &Counters,
+    control: &Control,
+) -> Result<(), ControlError> {
+    let mut fault = control.fault();
+    tokio::select! {
+        () = api::serve(listener, service, control.drain()) => Ok(()),
+        fault = fault.wait_for(Option::is_some) => match fault.ok().and_then(|fault| fault.clone()) {
+            Some(fault) => Err(fault),
+            None => Err(ControlError::Closed),
+        },
+        never = report(&engine, counters, control) => match never {},
+    }
+}
+
+/// Tells the host counters and restarts. Both are dropped when it does not read.
+async fn report(
+    engine: &Engine,
+    counters: &Counters,
+    control: &Control,
+) -> std::convert::Infallible {
+    let mut state = engine.state();
+    let mut deaths = state.borrow_and_update().deaths;
+    let mut tick = interval(METRICS);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = Metrics::default();
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {
+                let metrics = counters.metrics(deaths.into());
+                if metrics != told && control.send(GuestMessage::Metrics(metrics)).is_ok() {
+                    told = metrics;
+                }
+            }
+            Ok(()) = state.changed() => {
+                let now = state.borrow_and_update().deaths;
+                if now != deaths {
+                    deaths = now;
+                    let _ = control.send(GuestMessage::EngineRestarted { count: deaths });
+                }
+            }
+        }
+    }
+}

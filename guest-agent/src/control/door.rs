@@ -1,0 +1,248 @@
+//! Which host message has a place in which phase: the state machine of the control channel.
+//!
+//! Pure: bytes and clocks stay outside, so that every pair of phase and message can be tested.
+
+use cocoon_protocol::control::{Configure, HostMessage, Phase};
+use cocoon_protocol::document::{Collateral, Evidence};
+
+/// A message that has no place now.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("message `{message}` has no place in phase {}", phase.name())]
+pub struct Refused {
+    /// Kind of the message.
+    pub message: &'static str,
+    /// Phase in which it came.
+    pub phase: Phase,
+}
+
+/// A message that was let in.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Admitted {
+    /// The configuration, once.
+    Configure(Configure),
+    /// The answer to the request that is waiting.
+    Evidence(Result<Evidence, String>),
+    /// Newer endorsements.
+    Collateral(Collateral),
+    /// The host asks for an orderly end.
+    Drain,
+    /// The answer to a request that nobody waits for any more.
+    Stale,
+}
+
+/// What the guest waits for.
+#[derive(Debug)]
+pub struct Door {
+    phase: Phase,
+    configured: bool,
+    /// Whether evidence may come from the host. Never set in a TEE.
+    pub simulated: bool,
+    requests: u64,
+    awaiting: bool,
+}
+
+impl Default for Door {
+    fn default() -> Self {
+        Self {
+            phase: Phase::Mounts,
+            configured: false,
+            simulated: false,
+            requests: 0,
+            awaiting: false,
+        }
+    }
+}
+
+impl Door {
+    /// A boot phase begins.
+    pub fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+    }
+
+    /// The guest asks for evidence; returns the number of the request.
+    pub fn expect_evidence(&mut self) -> u64 {
+        self.requests += 1;
+        self.awaiting = true;
+        self.requests
+    }
+
+    /// The guest waits no longer.
+    pub fn forget_evidence(&mut self) {
+        self.awaiting = false;
+    }
+
+    /// Lets a message in or refuses it.
+    pub fn admit(&mut self, message: HostMessage) -> Result<Admitted, Refused> {
+        use HostMessage as M;
+        use Phase as P;
+        let phase = self.phase;
+        let refuse = |message| Err(Refused { message, phase });
+        match (phase, message) {
+            // Before Hello the host has nothing to answer; afterwards the first message is this one.
+            (P::Platform | P::Configuration, M::Configure(configure)) if !self.configured => {
+                self.configured = true;
+                Ok(Admitted::Configure(configure))
+            }
+            (
+                P::Mounts
+                | P::Modules
+                | P::Platform
+                | P::Configuration
+                | P::Model
+                | P::Keys
+                | P::Evidence
+                | P::Engine
+                | P::Serving,
+                M::Configure(_),
+            ) => refuse("configure"),
+            (P::Evidence | P::Engine | P::Serving, M::Evidence { id, result })
+                if self.simulated && (1..=self.requests).contains(&id) =>
+            {
+                if id == self.requests && self.awaiting {
+                    self.awaiting = false;
+                    Ok(Admitted::Evidence(result))
+                } else {
+                    Ok(Admitted::Stale)
+                }
+            }
+            (_, M::Evidence { .. }) => refuse("evidence"),
+            (_, M::Collateral { collateral }) if self.configured => {
+                Ok(Admitted::Collateral(collateral))
+            }
+            (_, M::Collateral { .. }) => refuse("collateral"),
+            (_, M::Drain) if self.configured => Ok(Admitted::Drain),
+            (_, M::Drain) => refuse("drain"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cocoon_protocol::bytes::{Blob, Hex32};
+
+    const PHASES: [Phase; 9] = [
+        Phase::Mounts,
+        Phase::Modules,
+        Phase::Platform,
+        Phase::Configuration,
+        Phase::Model,
+        Phase::Keys,
+        Phase::Evidence,
+        Phase::Engine,
+        Phase::Serving,
+    ];
+
+    fn configure() -> HostMessage {
+        HostMessage::Configure(Configure {
+            version: 1,
+            address: "10.0.2.15/24".into(),
+            config: Blob::default(),
+            manifest_id: Hex32::ZERO,
+            simulate: None,
+            collateral: None,
+        })
+    }
+
+    fn evidence(id: u64) -> HostMessage {
+        HostMessage::Evidence {
+            id,
+            result: Err(String::new()),
+        }
+    }
+
+    #[test]
+    fn configure_comes_once_and_only_when_asked_for() {
+        for phase in PHASES {
+            let mut door = Door::default();
+            door.enter(phase);
+            let admitted = door.admit(configure());
+            if matches!(phase, Phase::Platform | Phase::Configuration) {
+                assert!(matches!(admitted, Ok(Admitted::Configure(_))), "{phase:?}");
+                assert_eq!(
+                    door.admit(configure()),
+                    Err(Refused {
+                        message: "configure",
+                        phase
+                    })
+                );
+            } else {
+                assert_eq!(
+                    admitted,
+                    Err(Refused {
+                        message: "configure",
+                        phase
+                    })
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn collateral_and_drain_wait_for_the_configuration() {
+        for phase in PHASES {
+            let mut door = Door::default();
+            door.enter(phase);
+            assert_eq!(
+                door.admit(HostMessage::Drain),
+                Err(Refused {
+                    message: "drain",
+                    phase
+                })
+            );
+            let json = Blob(b"{}".to_vec());
+            let collateral = HostMessage::Collateral {
+                collateral: Collateral::Tdx { json },
+            };
+            assert_eq!(
+                door.admit(collateral.clone()),
+                Err(Refused {
+                    message: "collateral",
+                    phase
+                })
+            );
+            door.configured = true;
+            assert_eq!(door.admit(HostMessage::Drain), Ok(Admitted::Drain));
+            assert!(matches!(
+                door.admit(collateral),
+                Ok(Admitted::Collateral(_))
+            ));
+        }
+    }
+
+    #[test]
+    fn evidence_is_read_only_without_a_tee_and_only_for_a_known_request() {
+        for phase in PHASES {
+            let refused = Err(Refused {
+                message: "evidence",
+                phase,
+            });
+            let mut door = Door {
+                configured: true,
+                ..Door::default()
+            };
+            door.enter(phase);
+            let id = door.expect_evidence();
+            assert_eq!(door.admit(evidence(id)), refused, "in a TEE");
+            door.simulated = true;
+            if phase < Phase::Evidence {
+                assert_eq!(door.admit(evidence(id)), refused);
+                continue;
+            }
+            assert_eq!(door.admit(evidence(0)), refused);
+            assert_eq!(door.admit(evidence(id + 1)), refused);
+            assert!(matches!(
+                door.admit(evidence(id)),
+                Ok(Admitted::Evidence(_))
+            ));
+            assert_eq!(
+                door.admit(evidence(id)),
+                Ok(Admitted::Stale),
+                "answered twice"
+            );
+            let late = door.expect_evidence();
+            door.forget_evidence();
+            assert_eq!(door.admit(evidence(late)), Ok(Admitted::Stale));
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! One life of an engine, seen through its socket. Its frames are hostile input: every id, count
+//! and length is checked, and the first lie ends that engine.
+
+use std::collections::HashMap;
+use std::io;
+use std::time::Duration;
+
+use cocoon_protocol::engine::{FromEngine, MAX_FROM_ENGINE, MAX_TO_ENGINE, ModelInfo, ToEngine};
+use cocoon_protocol::frame::{self, Decoder, FrameError};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use zeroize::Zeroizing;
+
+use super::{Command, EngineState, Failure, Piece};
+
+/// How long an engine may be silent while it loads or generates. Emulated machines are slow.
+const SILENCE: Duration = Duration::from_secs(600);
+/// Frames that may wait for an engine that does not read.
+const UNWRITTEN: usize = 4096;
+/// Longest context that is believed, in tokens.
+const MAX_CONTEXT: u32 = 1 << 20;
+/// Bytes of text that one token may stand for, on average.
+const BYTES_PER_TOKEN: usize = 64;
+/// Frames and bytes beyond what the tokens explain: the end of a text, an odd long token.
+const SLACK_PIECES: usize = 16;
+const SLACK_BYTES: usize = 64 * 1024;
+
+/// Frames with text that an answer of `max_tokens` may have.
+pub(super) fn piece_limit(max_tokens: u32) -> usize {
+    usize::try_from(max_tokens.min(MAX_CONTEXT)).unwrap_or(0) + SLACK_PIECES
+}
+
+/// How the life of an engine ended.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// It closed its socket: it died.
+    #[error("the engine died")]
+    Closed,
+    /// The socket failed.
+    #[error("cannot talk to the engine")]
+    Io(#[source] io::Error),
+    /// Not a frame of the protocol.
+    #[error("the engine broke its protocol")]
+    Frame(#[source] FrameError),
+    /// A frame that cannot be true.
+    #[error("the engine broke its protocol: {0}")]
+    Lie(&'static str),
+    /// Nothing for too long.
+    #[error("the engine was silent for {} s", SILENCE.as_secs())]
+    Silent,
+    /// It does not read.
+    #[error("the engine does not read its requests")]
+    Stalled,
+    /// Nobody holds a handle any more.
+    #[error("the engine is not needed any more")]
+    Unneeded,
+}
+
+struct Running {
+    pieces: mpsc::Sender<Piece>,
+    max_tokens: u32,
+    pieces_left: usize,
+    bytes_left: usize,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Serves commands with one engine until it ends. `model_id` is the name it must give.
+pub(super) async fn run(
+    stream: UnixStream,
+    commands: &mut mpsc::UnboundedReceiver<Command>,
+    state: &watch::Sender<EngineState>,
+    model_id: &str,
+) -> LinkError {
+    let (mut from_engine, to_engine) = stream.into_split();
+    let (frames, unwritten) = mpsc::channel(UNWRITTEN);
+    let writer = tokio::spawn(write_all(to_engine, unwritten));
+    let mut link = Link {
+        running: HashMap::new(),
+        highest: 0,
+        frames,
+        state,
+        model_id,
+    };
+    let mut decoder = Decoder::new(MAX_FROM_ENGINE);
+    let mut chunk = Zeroizing::new(vec![0; 64 * 1024]);
+    let mut heard = Instant::now();
+    let end = loop {
+        let waiting = !link.running.is_empty() || state.borrow().ready.is_none();
+        let turn = tokio::select! {
+            read = from_engine.read(&mut chunk) => {
+                heard = Instant::now();
+                match read {
+                    Ok(0) => Err(LinkError::Closed),
+                    Ok(count) => {
+                        decoder.push(&chunk[..count]);
+                        link.drain(&mut decoder)
+                    }
+                    Err(error) => Err(LinkError::Io(error)),
+                }
+            }
+            command = commands.recv() => {
+                if link.running.is_empty() { heard = Instant::now(); }
+                command.map_or(Err(LinkError::Unneeded), |command| link.obey(command))
+            }
+            () = sleep_until(heard + SILENCE), if waiting => Err(LinkError::Silent),
+        };
+        if let Err(end) = turn {
+            break end;
+        }
+    };
+    writer.abort();
+    for running in link.running.into_values() {
+        // The client may be gone too.
+        let _ = running.pieces.try_send(Piece::Failed(Failure::Died));
+    }
+    end
+}
+
+async fn write_all(mut socket: OwnedWriteHalf, mut frames: mpsc::Receiver<Zeroizing<Vec<u8>>>) {
+    while let Some(frame) = frames.recv().await {
+        if socket.write_all(&frame).await.is_err() {
+            // The reading half sees the same end and reports it.
+            return;
+        }
+    }
+}
+
+struct Link<'a> {
+    running: HashMap<u64, Running>,
+    highest: u64,
+    frames: mpsc::Sender<Zeroizing<Vec<u8>>>,
+    state: &'a watch::Sender<EngineState>,
+    model_id: &'a str,
+}
+
+impl Link<'_> {
+    fn obey(&mut self, command: Command) -> Result<(), LinkError> {
+        match command {
+            Command::Generate {
+                id,
+                generation,
+                pieces,
+                permit,
+            } => {
+                self.highest = self.highest.max(id);
+                let max_tokens = generation.max_tokens;
+                let pieces_left = piece_limit(max_tokens) - 1;
+                let bytes_left = pieces_left * BYTES_PER_TOKEN + SLACK_BYTES;
+                let running = Running {
+                    pieces,
+                    max_tokens,
+                    pieces_left,
+                    bytes_left,
+                    _permit: permit,
+                };
+                self.running.insert(id, running);
+                self.tell(&ToEngine::Generate {
+                    id,
+                    request: *generation,
+                })
+            }
+            Command::Cancel { id } => match self.running.remove(&id) {
+                Some(_) => self.tell(&ToEngine::Cancel { id }),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn tell(&self, message: &ToEngine) -> Result<(), LinkError> {
+        let frame = frame::encode(message, MAX_TO_ENGINE).map_err(LinkError::Frame)?;
+        self.frames
+            .try_send(Zeroizing::new(frame))
+            .map_err(|_| LinkError::Stalled)
+    }
+
+    fn drain(&mut self, decoder: &mut Decoder) -> Result<(), LinkError> {
+        while let Some(message) = decoder.next::<FromEngine>().map_err(LinkError::Frame)? {
+            self.hear(message)?;
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, message: FromEngine) -> Result<(), LinkError> {
+        let ready = self.state.borrow().ready.is_some();
+        match message {
+            FromEngine::Loading { .. } | FromEngine::Ready(_) if ready => {
+                return Err(LinkError::Lie("it loads after it was ready"));
+            }
+            FromEngine::Loading { done, total } => {
+                self.state
+                    .send_modify(|state| state.loading = (done.min(total), total));
+            }
+            FromEngine::Ready(model) => {
+                self.check_model(&model)?;
+                self.state.send_modify(|state| state.ready = Some(model));
+            }
+            FromEngine::Delta { id, text, .. } => {
+                let Some(running) = self.find(id)? else {
+                    return Ok(());
+                };
+                let left = running
+                    .pieces_left
+                    .checked_sub(1)
+                    .zip(running.bytes_left.checked_sub(text.0.len()));
+                let Some((pieces_left, bytes_left)) = left else {
+                    return Err(LinkError::Lie(
+                        "an answer is longer than its request allows",
+                    ));
+                };
+                (running.pieces_left, running.bytes_left) = (pieces_left, bytes_left);
+                // Never full: the buffer has room for every piece that the counts above let through.
+                // Closed: the client is gone, and its cancellation is on the way.
+                let _ = running.pieces.try_send(Piece::Delta(text));
+            }
+            FromEngine::Done {
+                id,
+                finish_reason,
+                prompt_tokens,
+                completion_tokens,
+            } => {
+                let context = self
+                    .state
+                    .borrow()
+                    .ready
+                    .as_ref()
+                    .map_or(0, |model| model.context_length);
+                let Some(running) = self.find(id)? else {
+                    return Ok(());
+                };
+                if completion_tokens > running.max_tokens || prompt_tokens > context {
+                    return Err(LinkError::Lie("it counts more tokens than there can be"));
+                }
+                self.end(
+                    id,
+                    Piece::Done {
+                        finish_reason,
+                        prompt_tokens,
+                        completion_tokens,
+                    },
+                );
+            }
+            FromEngine::Failed { id, reason } => {
+                if self.find(id)?.is_some() {
+                    self.end(id, Piece::Failed(Failure::Engine(reason)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `None` for a generation that was cancelled while its frames were on the way.
+    fn find(&mut self, id: u64) -> Result<Option<&mut Running>, LinkError> {
+        if id == 0 || id > self.highest {
+            return Err(LinkError::Lie("it answers what nobody asked"));
+        }
+        Ok(self.running.get_mut(&id))
+    }
+
+    fn end(&mut self, id: u64, piece: Piece) {
+        if let Some(running) = self.running.remove(&id) {
+            // The last place in the buffer is kept for this; the client may be gone.
+            let _ = running.pieces.try_send(piece);
+        }
+    }
+
+    fn check_model(&self, model: &ModelInfo) -> Result<(), LinkError> {
+        let plain =
+            |text: &str| text.len() <= 32 && text.bytes().all(|byte| byte.is_ascii_graphic());
+        if model.id != self.model_id {
+            return Err(LinkError::Lie("it names another model"));
+        }
+        if !(1..=MAX_CONTEXT).contains(&model.context_length) || !plain(&model.quantization) {
+            return Err(LinkError::Lie("it describes an impossible model"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,108 @@
+//! Starts engines, one after another: an engine that dies costs its requests, never the VM.
+
+use std::io;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep};
+
+use super::link::{self, LinkError};
+use super::{Command, Engine, EngineState, Failure, Piece};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// An engine that lived this long earns a quick restart again.
+const LONG_LIFE: Duration = Duration::from_secs(60);
+
+/// Starts engine processes.
+pub trait Launcher: Send + 'static {
+    /// Starts one. Blocks for as long as a process start takes.
+    fn launch(&mut self) -> io::Result<Launched>;
+}
+
+/// A started engine.
+pub struct Launched {
+    /// The agent's end of its socket pair.
+    pub stream: StdUnixStream,
+    /// The process.
+    pub process: Box<dyn Process>,
+}
+
+/// A process to be ended.
+pub trait Process: Send {
+    /// Kills it if it lives and waits until it is gone.
+    fn end(&mut self);
+}
+
+/// Starts the supervisor task and gives the handle to its engine.
+///
+/// `model_id` is the only name that an engine may give its model; `concurrent` the operator's limit
+/// of running generations.
+pub fn start(launcher: impl Launcher, model_id: String, concurrent: u16) -> Engine {
+    let state = watch::Sender::new(EngineState::default());
+    let (engine, commands) = Engine::new(concurrent, state.subscribe());
+    tokio::spawn(supervise(launcher, model_id, commands, state));
+    engine
+}
+
+async fn supervise(
+    mut launcher: impl Launcher,
+    model_id: String,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    state: watch::Sender<EngineState>,
+) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let born = Instant::now();
+        let launched = tokio::task::spawn_blocking(move || {
+            let launched = launcher.launch();
+            (launcher, launched)
+        });
+        // The closure does not panic in a build that could survive it.
+        let Ok((returned, launched)) = launched.await else {
+            return;
+        };
+        launcher = returned;
+        if let Ok(Launched {
+            stream,
+            mut process,
+        }) = launched
+        {
+            let end = match stream
+                .set_nonblocking(true)
+                .and_then(|()| UnixStream::from_std(stream))
+            {
+                Ok(stream) => link::run(stream, &mut commands, &state, &model_id).await,
+                Err(error) => LinkError::Io(error),
+            };
+            let ended = tokio::task::spawn_blocking(move || process.end()).await;
+            if ended.is_err() || matches!(end, LinkError::Unneeded) {
+                return;
+            }
+        }
+        state.send_modify(|state| {
+            *state = EngineState {
+                deaths: state.deaths.saturating_add(1),
+                ..EngineState::default()
+            };
+        });
+        refuse_waiting(&mut commands);
+        if born.elapsed() >= LONG_LIFE {
+            pause = FIRST_PAUSE;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Requests that slipped in between the death and its notice.
+fn refuse_waiting(commands: &mut mpsc::UnboundedReceiver<Command>) {
+    while let Ok(command) = commands.try_recv() {
+        if let Command::Generate { pieces, .. } = command {
+            // The client may be gone.
+            let _ = pieces.try_send(Piece::Failed(Failure::Died));
+        }
+    }
+}

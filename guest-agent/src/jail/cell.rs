@@ -1,0 +1,191 @@
+//! The inner half of the jail: an empty root, no rights, few system calls, then the engine.
+
+use std::convert::Infallible;
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use cocoon_protocol::engine::ENGINE_FD;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::mount::{MsFlags, mount};
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
+use nix::unistd::{self, Gid, Uid};
+
+use super::{Cell, JailError, seccomp};
+use crate::sys;
+
+/// User and group of the engine: nobody, who owns no file.
+const NOBODY: u32 = 65534;
+/// Where the new root is put together; exists in the new mount namespace only.
+const STAGE: &str = "/.engine-root";
+
+/// The kernel's generator: in a static executable, libraries do not find the system call's wrapper and open these.
+const DEVICES: [&str; 2] = ["random", "urandom"];
+
+/// Limits of the engine. Each is inherited by everything it could start, which is nothing.
+const RLIMITS: [(Resource, u64, &str); 4] = [
+    (Resource::RLIMIT_CORE, 0, "a core file would hold prompts"),
+    (
+        Resource::RLIMIT_FSIZE,
+        0,
+        "there is nothing to write a file to, and there shall not be",
+    ),
+    (
+        Resource::RLIMIT_NOFILE,
+        256,
+        "model files and a socket, no more",
+    ),
+    (
+        Resource::RLIMIT_NPROC,
+        512,
+        "threads for computing and waiting",
+    ),
+];
+
+pub(super) fn enter(cell: &Cell) -> Result<Infallible, JailError> {
+    descriptors()?;
+    root(cell)?;
+    system("set the host name", unistd::sethostname("engine"))?;
+    for (resource, limit, _reason) in RLIMITS {
+        system("set a limit", setrlimit(resource, limit, limit))?;
+    }
+    rights()?;
+    seccomp::install()?;
+    let error = Command::new("/engine")
+        .args(["--model-dir", "/model", "--model-id", &cell.model_id])
+        .args(["--threads", &cell.threads.to_string()])
+        .env_clear()
+        .envs(environment(cell))
+        .stdin(Stdio::inherit())
+        .exec();
+    Err(JailError::File {
+        operation: "execute the engine",
+        source: error,
+    })
+}
+
+/// The engine's whole environment.
+fn environment(cell: &Cell) -> [(&'static str, String); 2] {
+    [
+        // The arithmetic's thread pools read nothing else: there is no /proc to count processors in.
+        ("RAYON_NUM_THREADS", cell.threads.to_string()),
+        // The library looks for a cache below a home folder and panics without one; the root is read-only.
+        ("HOME", "/".to_owned()),
+    ]
+}
+
+/// Leaves descriptors 0 to 2 on `/dev/null` and the socket pair, which came as 0, on 3.
+fn descriptors() -> Result<(), JailError> {
+    file("close descriptors", sys::close_from(3))?;
+    let moved = system(
+        "move the socket",
+        fcntl(std::io::stdin(), FcntlArg::F_DUPFD(ENGINE_FD)),
+    )?;
+    if moved != ENGINE_FD {
+        return Err(JailError::System {
+            operation: "move the socket to descriptor 3",
+            source: Errno::EBUSY,
+        });
+    }
+    let null = file(
+        "open /dev/null",
+        File::options().read(true).write(true).open("/dev/null"),
+    )?;
+    system("redirect input", unistd::dup2_stdin(&null))?;
+    system("redirect output", unistd::dup2_stdout(&null))?;
+    system("redirect errors", unistd::dup2_stderr(&null))
+}
+
+/// Replaces the root by an empty one with the engine and the model.
+fn root(cell: &Cell) -> Result<(), JailError> {
+    let none = None::<&str>;
+    let plain = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    // Nothing that happens here may travel back to the agent's mounts.
+    system(
+        "make mounts private",
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none),
+    )?;
+    let stage = Path::new(STAGE);
+    file("create the new root", fs::create_dir_all(stage))?;
+    system(
+        "mount the new root",
+        mount(
+            Some("root"),
+            stage,
+            Some("tmpfs"),
+            plain,
+            Some("mode=0755,size=64k"),
+        ),
+    )?;
+
+    let (engine, model) = (stage.join("engine"), stage.join("model"));
+    file("create the engine's place", File::create(&engine).map(drop))?;
+    file("create the model's place", fs::create_dir(&model))?;
+    bind(&cell.engine, &engine, plain)?;
+    bind(&cell.model, &model, plain | MsFlags::MS_NOEXEC)?;
+    file("create the devices' place", fs::create_dir(stage.join("dev")))?;
+    for device in DEVICES {
+        let place = stage.join("dev").join(device);
+        file("create a device's place", File::create(&place).map(drop))?;
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+        bind(&Path::new("/dev").join(device), &place, flags)?;
+    }
+    // Nobody, not even its owner, may add a file.
+    file(
+        "open the root",
+        fs::set_permissions(stage, fs::Permissions::from_mode(0o555)),
+    )?;
+    let sealed = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | plain;
+    system(
+        "seal the new root",
+        mount(none, stage, none, sealed, Some("size=64k")),
+    )?;
+
+    // As switch_root does: the initial root cannot be pivoted away, so the new one is moved over it.
+    system("enter the new root", unistd::chdir(stage))?;
+    system(
+        "move the new root",
+        mount(Some("."), "/", none, MsFlags::MS_MOVE, none),
+    )?;
+    system("change root", unistd::chroot("."))?;
+    system("enter the new root", unistd::chdir("/"))
+}
+
+fn bind(source: &Path, target: &Path, flags: MsFlags) -> Result<(), JailError> {
+    let none = None::<&str>;
+    system(
+        "bind into the new root",
+        mount(Some(source), target, none, MsFlags::MS_BIND, none),
+    )?;
+    let sealed = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | flags;
+    system(
+        "seal in the new root",
+        mount(none, target, none, sealed, none),
+    )
+}
+
+/// Gives up root for good.
+fn rights() -> Result<(), JailError> {
+    let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    system("leave groups", unistd::setgroups(&[]))?;
+    system("change group", unistd::setresgid(group, group, group))?;
+    // From root to another user: the kernel drops every capability.
+    system("change user", unistd::setresuid(user, user, user))?;
+    system("forbid new privileges", prctl::set_no_new_privs())?;
+    system("forbid dumps", prctl::set_dumpable(false))?;
+    // After the change of user, which clears it.
+    system("die with the jail", prctl::set_pdeathsig(Signal::SIGKILL))
+}
+
+fn system<T>(operation: &'static str, outcome: nix::Result<T>) -> Result<T, JailError> {
+    outcome.map_err(|source| JailError::System { operation, source })
+}
+
+fn file<T>(operation: &'static str, outcome: std::io::Result<T>) -> Result<T, JailError> {
+    outcome.map_err(|source| JailError::File { operation, source })
+}

@@ -1,0 +1,37 @@
+//! `/init` of the guest: PID 1, and, under two other names, the helpers that build the engine's jail.
+
+use std::process::ExitCode;
+
+use cocoon_guest_agent::boot;
+use cocoon_guest_agent::jail::{self, Cell, INNER, JailError, OUTER};
+
+fn main() -> ExitCode {
+    // PID 1 looks at no argument: unknown words of the command line arrive here.
+    if std::process::id() == 1 && !inside_the_jail() {
+        boot::run();
+    }
+    let mut args = std::env::args_os().skip(1);
+    let helper = args.next();
+    let outcome = match helper.as_deref().and_then(|name| name.to_str()) {
+        Some(OUTER) => Cell::from_args(args).and_then(|cell| jail::outer(&cell)),
+        Some(INNER) => Cell::from_args(args).and_then(|cell| Err(jail::inner(&cell))),
+        _ => Err(JailError::Usage),
+    };
+    match outcome {
+        Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),
+        Err(error) => {
+            // Goes to /dev/null in the appliance, to a person elsewhere.
+            let cause = std::error::Error::source(&error)
+                .map(|cause| format!(": {cause}"))
+                .unwrap_or_default();
+            eprintln!("cocoon-guest-agent: {error}{cause}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The inner helper is PID 1 too, of the engine's namespace. A machine whose command line said so
+/// would not boot, and the command line is measured.
+fn inside_the_jail() -> bool {
+    std::env::args_os().nth(1).is_some_and(|name| name == INNER)
+}

@@ -1,0 +1,239 @@
+//! Copies the verified files into a ramfs: memory that is neither swapped nor dropped.
+
+use std::fs::{self, File, Permissions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::mount::{MsFlags, mount, umount};
+
+use super::ModelError;
+use super::volume::Mapping;
+
+/// Where the volume is mounted meanwhile.
+const VOLUME: &str = "/volume";
+const MAX_DEPTH: usize = 4;
+const MAX_FILES: usize = 4096;
+const CHUNK: usize = 1024 * 1024;
+/// Pause between two reports of progress.
+const REPORT: Duration = Duration::from_millis(250);
+const NODE_DEADLINE: Duration = Duration::from_secs(10);
+const MIB: u64 = 1024 * 1024;
+
+pub(super) fn into_memory(
+    mapping: &Mapping,
+    target: &Path,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Vec<(PathBuf, u64)>, ModelError> {
+    let volume = Path::new(VOLUME);
+    let plain = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    for folder in [volume, target] {
+        fs::create_dir_all(folder).map_err(ModelError::file("create", folder))?;
+    }
+    wait_for(&mapping.node)?;
+    let none = None::<&str>;
+    let mounted = |operation, outcome: nix::Result<()>| {
+        outcome.map_err(|source| ModelError::Mount { operation, source })
+    };
+    let sealed = plain | MsFlags::MS_RDONLY;
+    mounted(
+        "mount the model volume",
+        mount(Some(&mapping.node), volume, Some("erofs"), sealed, none),
+    )?;
+    mounted(
+        "mount memory for the model",
+        mount(
+            Some("model"),
+            target,
+            Some("ramfs"),
+            plain,
+            Some("mode=0755"),
+        ),
+    )?;
+
+    let mut files = Vec::new();
+    list(volume, Path::new(""), 0, &mut files)?;
+    let total = files.iter().map(|(_, size)| size).sum();
+    check_memory(
+        total,
+        &fs::read_to_string("/proc/meminfo").unwrap_or_default(),
+    )?;
+    progress(0, total);
+    let (mut done, mut reported) = (0, Instant::now());
+    for (path, size) in &files {
+        copy(&volume.join(path), &target.join(path), *size, |bytes| {
+            done += bytes;
+            if reported.elapsed() >= REPORT {
+                progress(done, total);
+                reported = Instant::now();
+            }
+        })?;
+    }
+    progress(total, total);
+    mounted("unmount the model volume", umount(volume))?;
+    mounted(
+        "seal the model",
+        mount(none, target, none, MsFlags::MS_REMOUNT | sealed, none),
+    )?;
+    Ok(files)
+}
+
+/// Regular files under `root`, relative, in name order. The volume is measured, so that its limits
+/// are those of the image builder; they are checked because a bug is not an attack and hurts as well.
+fn list(
+    root: &Path,
+    folder: &Path,
+    depth: usize,
+    files: &mut Vec<(PathBuf, u64)>,
+) -> Result<(), ModelError> {
+    if depth > MAX_DEPTH {
+        return Err(ModelError::Shape("folders nested too deeply"));
+    }
+    let here = root.join(folder);
+    let entries = fs::read_dir(&here).map_err(ModelError::file("list", &here))?;
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.map(|entry| entry.file_name()))
+        .collect::<Result<_, _>>()
+        .map_err(ModelError::file("list", &here))?;
+    names.sort();
+    for name in names {
+        let path = folder.join(name);
+        let whole = root.join(&path);
+        let kind = fs::symlink_metadata(&whole).map_err(ModelError::file("read", &whole))?;
+        if kind.is_dir() {
+            list(root, &path, depth + 1, files)?;
+        } else if kind.is_file() {
+            files.push((path, kind.len()));
+        } else {
+            return Err(ModelError::Shape(
+                "something that is neither file nor folder",
+            ));
+        }
+        if files.len() > MAX_FILES {
+            return Err(ModelError::Shape("too many files"));
+        }
+    }
+    Ok(())
+}
+
+fn copy(
+    from: &Path,
+    to: &Path,
+    size: u64,
+    mut progress: impl FnMut(u64),
+) -> Result<(), ModelError> {
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder).map_err(ModelError::file("create", folder))?;
+    }
+    let source = File::open(from).map_err(ModelError::file("open", from))?;
+    let mut target = File::create(to).map_err(ModelError::file("create", to))?;
+    let mut chunk = vec![0; CHUNK];
+    let mut source = source.take(size);
+    let mut copied = 0;
+    loop {
+        let count = source
+            .read(&mut chunk)
+            .map_err(ModelError::file("read", from))?;
+        if count == 0 {
+            break;
+        }
+        target
+            .write_all(&chunk[..count])
+            .map_err(ModelError::file("write", to))?;
+        copied += count as u64;
+        progress(count as u64);
+    }
+    if copied != size {
+        return Err(ModelError::Shape("a file that is shorter than it says"));
+    }
+    fs::set_permissions(to, Permissions::from_mode(0o444)).map_err(ModelError::file("protect", to))
+}
+
+fn check_memory(total: u64, meminfo: &str) -> Result<(), ModelError> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"));
+    let free = line
+        .and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok())
+        .unwrap_or(0)
+        / 1024;
+    let needed = total.div_ceil(MIB);
+    if needed > free {
+        Err(ModelError::Memory { needed, free })
+    } else {
+        Ok(())
+    }
+}
+
+/// The kernel makes the node a moment after the mapping.
+fn wait_for(node: &Path) -> Result<(), ModelError> {
+    let until = Instant::now() + NODE_DEADLINE;
+    while !node.exists() {
+        if Instant::now() >= until {
+            return Err(ModelError::file("find", node)(
+                std::io::ErrorKind::NotFound.into(),
+            ));
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_listed_and_copied_whole() {
+        let from = tempfile::tempdir().unwrap();
+        fs::create_dir(from.path().join("sub")).unwrap();
+        fs::write(from.path().join("sub/b"), [1; 3]).unwrap();
+        fs::write(from.path().join("a"), vec![2; CHUNK + 1]).unwrap();
+        let mut files = Vec::new();
+        list(from.path(), Path::new(""), 0, &mut files).unwrap();
+        let size = CHUNK as u64 + 1;
+        assert_eq!(
+            files,
+            [(PathBuf::from("a"), size), (PathBuf::from("sub/b"), 3)]
+        );
+        let to = tempfile::tempdir().unwrap();
+        let mut done = 0;
+        copy(
+            &from.path().join("a"),
+            &to.path().join("x/a"),
+            size,
+            |bytes| done += bytes,
+        )
+        .unwrap();
+        assert_eq!(done, size);
+        assert_eq!(fs::read(to.path().join("x/a")).unwrap(), vec![2; CHUNK + 1]);
+        let error = copy(&from.path().join("sub/b"), &to.path().join("b"), 4, |_| ()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "model volume has a file that is shorter than it says"
+        );
+    }
+
+    #[test]
+    fn links_are_refused() {
+        let from = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/etc", from.path().join("link")).unwrap();
+        let error = list(from.path(), Path::new(""), 0, &mut Vec::new()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "model volume has something that is neither file nor folder"
+        );
+    }
+
+    #[test]
+    fn too_little_memory_is_told_in_numbers() {
+        let error =
+            check_memory(300 * MIB + 1, "MemTotal: 1 kB\nMemAvailable:   102400 kB\n").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "model of 301 MiB does not fit into 100 MiB of free memory: give the machine more"
+        );
+    }
+}

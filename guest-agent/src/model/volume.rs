@@ -1,0 +1,165 @@
+//! The disk: by serial, never by name or order; through dm-verity; and away.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{ModelError, ModelReference};
+use crate::sys::device_mapper::{self, Target};
+
+/// Serial of the virtio disk.
+pub(super) const SERIAL: &str = "cocoon-model";
+const BLOCK_DEVICES: &str = "/sys/block";
+const UNBIND: &str = "/sys/bus/virtio/drivers/virtio_blk/unbind";
+const CONTROL: &str = "/dev/mapper/control";
+const MAPPING: &str = "model";
+/// How long the kernel may take to see a disk.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Sectors of 512 bytes in a block of 4096.
+const SECTORS: u64 = 8;
+
+/// The one disk with the serial.
+pub(super) struct Disk {
+    name: String,
+    node: PathBuf,
+}
+
+/// The volume behind dm-verity.
+pub(super) struct Mapping {
+    control: File,
+    /// Device node of the verified blocks.
+    pub node: PathBuf,
+}
+
+pub(super) fn find() -> Result<Disk, ModelError> {
+    let until = Instant::now() + DEADLINE;
+    loop {
+        let named = disks_with_serial(Path::new(BLOCK_DEVICES))?;
+        match named.as_slice() {
+            [name] => {
+                return Ok(Disk {
+                    name: name.clone(),
+                    node: Path::new("/dev").join(name),
+                });
+            }
+            [] if Instant::now() < until => thread::sleep(Duration::from_millis(10)),
+            [] => return Err(ModelError::Absent),
+            several => return Err(ModelError::Duplicate(several.len())),
+        }
+    }
+}
+
+fn disks_with_serial(folder: &Path) -> Result<Vec<String>, ModelError> {
+    let entries = fs::read_dir(folder).map_err(ModelError::file("list", folder))?;
+    let mut found = Vec::new();
+    for entry in entries.flatten() {
+        // Only virtio disks have the file; other disks are none of our business.
+        let serial = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
+        if serial.trim_end() == SERIAL {
+            found.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    Ok(found)
+}
+
+pub(super) fn open(disk: &Disk, reference: &ModelReference) -> Result<Mapping, ModelError> {
+    let size_file = Path::new(BLOCK_DEVICES).join(&disk.name).join("size");
+    let size = fs::read_to_string(&size_file).map_err(ModelError::file("read", &size_file))?;
+    let found = size.trim_end().parse().unwrap_or(0);
+    let expected = reference.data_blocks * SECTORS;
+    if found <= expected {
+        return Err(ModelError::Short { found, expected });
+    }
+    let control_path = Path::new(CONTROL);
+    let control = File::options().read(true).write(true).open(control_path);
+    let control = control.map_err(ModelError::file("open", control_path))?;
+    let params = verity_table(&disk.node, reference);
+    let target = Target {
+        kind: "verity",
+        sectors: expected,
+        params: &params,
+    };
+    let minor = device_mapper::create(&control, MAPPING, &target)
+        .map_err(ModelError::file("set up dm-verity on", &disk.node))?;
+    let node = PathBuf::from(format!("/dev/dm-{minor}"));
+    Ok(Mapping { control, node })
+}
+
+/// Parameters of the target. A block that does not verify stops the machine: an I/O error could be
+/// taken for something to be handled.
+fn verity_table(node: &Path, reference: &ModelReference) -> String {
+    let ModelReference {
+        root,
+        salt,
+        data_blocks,
+        ..
+    } = reference;
+    let node = node.display();
+    format!(
+        "1 {node} {node} 4096 4096 {data_blocks} {data_blocks} sha256 {root} {salt} 1 panic_on_corruption"
+    )
+}
+
+impl Mapping {
+    /// Takes the mapping down; nothing may be mounted from it.
+    pub(super) fn close(self) -> Result<(), ModelError> {
+        device_mapper::remove(&self.control, MAPPING)
+            .map_err(ModelError::file("remove dm-verity from", &self.node))
+    }
+}
+
+/// Takes the disk from its driver: from now on the guest cannot read it.
+pub(super) fn detach(disk: &Disk) -> Result<(), ModelError> {
+    let link = Path::new(BLOCK_DEVICES).join(&disk.name).join("device");
+    let device = fs::read_link(&link).map_err(ModelError::file("read", &link))?;
+    let device = device
+        .file_name()
+        .map(|name| name.as_encoded_bytes().to_vec())
+        .unwrap_or_default();
+    let unbind = Path::new(UNBIND);
+    fs::write(unbind, device).map_err(ModelError::file("write", unbind))?;
+    if Path::new(BLOCK_DEVICES).join(&disk.name).exists() {
+        return Err(ModelError::Attached(disk.name.clone()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cocoon_protocol::bytes::Hex;
+
+    #[test]
+    fn only_the_serial_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, serial) in [
+            ("vda", "other\n"),
+            ("vdb", "cocoon-model\n"),
+            ("vdc", "cocoon-model-2"),
+        ] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+            fs::write(folder.path().join(name).join("serial"), serial).unwrap();
+        }
+        fs::create_dir(folder.path().join("ram0")).unwrap();
+        assert_eq!(disks_with_serial(folder.path()).unwrap(), ["vdb"]);
+    }
+
+    #[test]
+    fn table_stops_the_machine_on_corruption() {
+        let reference = ModelReference {
+            id: "m".into(),
+            root: Hex([0xaa; 32]),
+            salt: Hex([0xbb; 32]),
+            data_blocks: 7,
+        };
+        assert_eq!(
+            verity_table(Path::new("/dev/vdb"), &reference),
+            format!(
+                "1 /dev/vdb /dev/vdb 4096 4096 7 7 sha256 {} {} 1 panic_on_corruption",
+                "aa".repeat(32),
+                "bb".repeat(32)
+            )
+        );
+    }
+}

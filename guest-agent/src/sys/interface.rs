@@ -1,0 +1,73 @@
+//! Network interface ioctls (`linux/if.h`): address, mask, up. There is no route: the guest opens
+//! no connection.
+
+use std::io;
+use std::mem::size_of;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsRawFd as _;
+
+use nix::libc;
+
+/// `struct ifreq`: a name and a union of 24 bytes.
+#[repr(C)]
+struct Request {
+    name: [u8; libc::IFNAMSIZ],
+    value: [u8; 24],
+}
+
+const _: () = assert!(size_of::<Request>() == size_of::<libc::ifreq>());
+
+/// Gives `interface` an address and prefix length.
+pub fn set_address(interface: &str, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+    let mask = u32::MAX
+        .checked_shl(32 - u32::from(prefix.min(32)))
+        .unwrap_or(0);
+    set(interface, libc::SIOCSIFADDR as libc::Ioctl, address)?;
+    set(
+        interface,
+        libc::SIOCSIFNETMASK as libc::Ioctl,
+        Ipv4Addr::from(mask),
+    )
+}
+
+/// Brings `interface` up.
+pub fn up(interface: &str) -> io::Result<()> {
+    let mut request = request(interface)?;
+    call(libc::SIOCGIFFLAGS as libc::Ioctl, &mut request)?;
+    // IFF_UP is 1 in the first of the two bytes of flags, on this little-endian machine.
+    request.value[0] |= 1;
+    call(libc::SIOCSIFFLAGS as libc::Ioctl, &mut request)
+}
+
+fn set(interface: &str, code: libc::Ioctl, address: Ipv4Addr) -> io::Result<()> {
+    let mut request = request(interface)?;
+    // `struct sockaddr_in`: family 2 (AF_INET), port zero, address at offset 4.
+    request.value[0] = 2;
+    request.value[4..8].copy_from_slice(&address.octets());
+    call(code, &mut request)
+}
+
+fn request(interface: &str) -> io::Result<Request> {
+    let mut request = Request {
+        name: [0; libc::IFNAMSIZ],
+        value: [0; 24],
+    };
+    if interface.len() >= request.name.len() {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    request.name[..interface.len()].copy_from_slice(interface.as_bytes());
+    Ok(request)
+}
+
+fn call(code: libc::Ioctl, request: &mut Request) -> io::Result<()> {
+    // Any IPv4 socket carries these calls; this one is never bound to a port of the world.
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    // SAFETY: the socket is open for the call's length; all four codes read or write one
+    // `struct ifreq`, whose size `Request` has, and every bit pattern of it is valid.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), code, &raw mut *request) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

@@ -1,0 +1,39 @@
+//! Evidence from the host's simulator over the control channel, on machines that are no TEE.
+
+use std::time::Duration;
+
+use cocoon_protocol::binding::Tee as Kind;
+use cocoon_protocol::bytes::Hex64;
+use cocoon_protocol::document::Evidence;
+
+use super::{NoTee, Tee, TeeError, check_asked};
+use crate::control::Control;
+
+/// How long the host may take: it reads whole firmware files the first time, perhaps on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// An imitated TEE. Its evidence verifies only under development roots.
+pub struct Simulated {
+    control: Control,
+    kind: Kind,
+}
+
+impl Simulated {
+    /// Imitates `kind`, on a machine that is proved to be no TEE.
+    pub fn new(_proof: NoTee, control: Control, kind: Kind) -> Self {
+        control.allow_simulated_evidence();
+        Self { control, kind }
+    }
+}
+
+impl Tee for Simulated {
+    fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    fn report(&self, data: &Hex64) -> Result<Evidence, TeeError> {
+        let evidence = self.control.simulated_evidence(data, DEADLINE)?;
+        check_asked(&evidence, self.kind, data)?;
+        Ok(evidence)
+    }
+}

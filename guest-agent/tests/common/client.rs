@@ -1,0 +1,168 @@
+//! A client that verifies nothing: the service is what is tested, not the verdict.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cocoon_protocol::binding::EXPORTER_LABEL;
+use cocoon_protocol::bytes::{Hex, Hex32};
+use cocoon_protocol::document::{ATTEST_PATH, Document, MAX_DOCUMENT_LEN};
+use cocoon_protocol::openai::ErrorBody;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+/// Nothing in these tests takes nearly so long.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+struct Anyone;
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.2 was negotiated".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+    }
+}
+
+/// One connection.
+pub struct Client {
+    sender: SendRequest<Full<Bytes>>,
+    pub certificate: Vec<u8>,
+    pub exporter: Hex32,
+    pub group: rustls::NamedGroup,
+}
+
+impl Client {
+    pub async fn connect(address: SocketAddr) -> Self {
+        let provider = Arc::new(rustls_graviola::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anyone))
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let tcp = TcpStream::connect(address).await.unwrap();
+        let name = ServerName::try_from("cocoon").unwrap();
+        let tls = TlsConnector::from(Arc::new(config))
+            .connect(name, tcp)
+            .await
+            .unwrap();
+        let session = tls.get_ref().1;
+        let certificate = session.peer_certificates().unwrap()[0].to_vec();
+        let group = session.negotiated_key_exchange_group().unwrap().name();
+        let exporter = Hex(session
+            .export_keying_material([0; 32], EXPORTER_LABEL, None)
+            .unwrap());
+        let (sender, connection) = http1::handshake(TokioIo::new(tls)).await.unwrap();
+        // The server may close first: that is what some tests are about.
+        tokio::spawn(async move { drop(connection.await) });
+        Self {
+            sender,
+            certificate,
+            exporter,
+            group,
+        }
+    }
+
+    /// A connection that has evidence.
+    pub async fn attested(address: SocketAddr) -> Self {
+        let mut client = Self::connect(address).await;
+        client.attest(Hex([9; 32])).await;
+        client
+    }
+
+    pub async fn attest(&mut self, nonce: Hex32) -> Document {
+        let (status, body) = self
+            .post(ATTEST_PATH, &format!("{{\"nonce\":\"{nonce}\"}}"))
+            .await;
+        assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&body));
+        Document::parse(&body, MAX_DOCUMENT_LEN).unwrap()
+    }
+
+    pub async fn send(&mut self, method: &str, path: &str, body: &str) -> Response<Incoming> {
+        let body = Full::new(Bytes::copy_from_slice(body.as_bytes()));
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "cocoon")
+            .body(body)
+            .unwrap();
+        timeout(DEADLINE, self.sender.send_request(request))
+            .await
+            .expect("answer in time")
+            .unwrap()
+    }
+
+    pub async fn post(&mut self, path: &str, body: &str) -> (StatusCode, Bytes) {
+        read(self.send("POST", path, body).await).await
+    }
+
+    pub async fn get(&mut self, path: &str) -> (StatusCode, Bytes) {
+        read(self.send("GET", path, "").await).await
+    }
+
+    /// A chat with one user message; `extra` is more of the request's JSON.
+    pub async fn chat(&mut self, prompt: &str, extra: &str) -> Response<Incoming> {
+        let model = super::MODEL;
+        let body = format!(
+            "{{\"model\":\"{model}\",\"messages\":[{{\"role\":\"user\",\"content\":\"{prompt}\"}}]{extra}}}"
+        );
+        self.send("POST", "/v1/chat/completions", &body).await
+    }
+}
+
+pub async fn read(response: Response<Incoming>) -> (StatusCode, Bytes) {
+    let status = response.status();
+    let body = timeout(DEADLINE, response.into_body().collect())
+        .await
+        .expect("body in time")
+        .unwrap();
+    (status, body.to_bytes())
+}
+
+/// Status, `param`, `code` and message of a refusal.
+pub async fn refusal(
+    response: Response<Incoming>,
+) -> (u16, Option<String>, Option<String>, String) {
+    let (status, body) = read(response).await;
+    let error = serde_json::from_slice::<ErrorBody>(&body).unwrap().error;
+    (status.as_u16(), error.param, error.code, error.message)
+}

@@ -1,0 +1,135 @@
+//! The engine's jail, entered for real: a small static program tries what a compromised engine would.
+//!
+//! Needs root for namespaces and a C linker for the static program; without either it says so.
+
+use std::fs;
+use std::io::Read as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use cocoon_guest_agent::jail::{Cell, OUTER};
+
+/// Tells on descriptor 3 what it finds; its model id says what to try. Threads must work.
+const PROBE: &str = r#"
+use std::io::Write;
+use std::os::fd::FromRawFd;
+fn main() {
+    let mut agent = unsafe { std::fs::File::from_raw_fd(3) };
+    let attempt = std::env::args().nth(4).unwrap();
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let model = std::thread::spawn(|| std::fs::read_to_string("/model/weights").unwrap()).join().unwrap();
+    let mut root: Vec<String> = std::fs::read_dir("/").unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    root.sort();
+    writeln!(agent, "args {args:?}").unwrap();
+    writeln!(agent, "env {}", std::env::vars_os().count()).unwrap();
+    writeln!(agent, "model {model}").unwrap();
+    writeln!(agent, "root {root:?}").unwrap();
+    writeln!(agent, "pid {}", std::process::id()).unwrap();
+    writeln!(agent, "write {:?}", std::fs::write("/x", "x").map_err(|e| e.raw_os_error())).unwrap();
+    writeln!(agent, "socket {:?}", std::net::UdpSocket::bind("127.0.0.1:0").map(drop).map_err(|e| e.raw_os_error())).unwrap();
+    match attempt.as_str() {
+        "fork" => drop(std::process::Command::new("/engine").spawn()),
+        "link" => drop(std::fs::hard_link("/engine", "/y")),
+        _ => {}
+    }
+    writeln!(agent, "end").unwrap();
+}
+"#;
+
+/// Runs the probe in the jail; `None` where that is impossible.
+fn probe(attempt: &str) -> Option<(String, ExitStatus)> {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, engine, model) = (
+        folder.path().join("p.rs"),
+        folder.path().join("p"),
+        folder.path().join("m"),
+    );
+    fs::write(&source, PROBE).unwrap();
+    fs::create_dir(&model).unwrap();
+    fs::write(model.join("weights"), "of gold").unwrap();
+    if !is_root() || !compile(&source, &engine) {
+        eprintln!("SKIPPED: the jail needs root and a static C library");
+        return None;
+    }
+    fs::set_permissions(
+        folder.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    let cell = Cell {
+        engine,
+        model,
+        model_id: attempt.into(),
+        threads: 2,
+    };
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    let mut jail = Command::new(env!("CARGO_BIN_EXE_cocoon-guest-agent"))
+        .arg(OUTER)
+        .args(cell.to_args())
+        .env_clear()
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .spawn()
+        .unwrap();
+    let mut told = String::new();
+    ours.read_to_string(&mut told).unwrap();
+    Some((told, jail.wait().unwrap()))
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
+}
+
+fn compile(source: &Path, target: &Path) -> bool {
+    let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
+    let status = Command::new(rustc)
+        .args([
+            "--edition=2021",
+            "-Ctarget-feature=+crt-static",
+            "-Cpanic=abort",
+            "-o",
+        ])
+        .arg(target)
+        .arg(source)
+        .status();
+    status.is_ok_and(|status| status.success())
+}
+
+#[test]
+fn the_engine_finds_its_model_and_nothing_else() {
+    let Some((told, status)) = probe("none") else {
+        return;
+    };
+    let expected = [
+        r#"args ["--model-dir", "/model", "--model-id", "none", "--threads", "2"]"#,
+        "env 0",
+        "model of gold",
+        r#"root ["engine", "model"]"#,
+        "pid 1",
+        "write Err(Some(30))",
+        "socket Err(Some(38))",
+        "end",
+    ];
+    assert_eq!(told.lines().collect::<Vec<_>>(), expected);
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn a_forbidden_call_kills() {
+    // SIGSYS is 31: the helper reports 128 + 31.
+    for attempt in ["fork", "link"] {
+        let Some((told, status)) = probe(attempt) else {
+            return;
+        };
+        assert_eq!(
+            told.lines().last(),
+            Some("socket Err(Some(38))"),
+            "{attempt}"
+        );
+        assert_eq!(status.code(), Some(159), "{attempt}");
+    }
+}

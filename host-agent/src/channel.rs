@@ -1,0 +1,259 @@
+//! The driver of a VM: one task that feeds [`machine`](crate::machine) with what happens and does what it says.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use cocoon_protocol::binding::Tee;
+use cocoon_protocol::bytes::{Hex32, Hex64};
+use cocoon_protocol::control::{
+    CONTROL_VERSION, Configure, GuestMessage, HostMessage, MAX_GUEST_MESSAGE, MAX_HOST_MESSAGE,
+};
+use cocoon_protocol::frame::{self, Decoder};
+use cocoon_qemu::Vm;
+use cocoon_qemu::spec::GUEST_ADDRESS;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use crate::machine::{Effect, Ending, Event, News, State, next};
+use crate::simulator::{Connection, Launch};
+use crate::text::{chain, plain};
+
+/// Messages to the guest that wait to be read by it. It reads at once or is broken.
+const OUTBOX: usize = 64;
+
+/// How long the guest may be silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// Until its first word: firmware and kernel, perhaps under emulation.
+    pub start: Duration,
+    /// Between two words while it boots.
+    pub boot: Duration,
+    /// While it finishes its last requests.
+    pub drain: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            start: Duration::from_secs(180),
+            boot: Duration::from_secs(300),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Patience {
+    fn in_state(&self, state: &State) -> Option<Duration> {
+        match state {
+            State::Starting => Some(self.start),
+            State::Measuring | State::Booting(_) => Some(self.boot),
+            State::Draining(_) => Some(self.drain),
+            // A quiet guest that serves is a good guest.
+            State::Serving(_) | State::Ended(_) => None,
+        }
+    }
+}
+
+/// What the guest is told, and what is imitated for it.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Canonical operator configuration.
+    pub config: Vec<u8>,
+    /// Identity of the manifest that this host publishes.
+    pub manifest_id: Hex32,
+    /// Which TEE to imitate where the guest finds none.
+    pub simulate: Option<Tee>,
+    /// How long to wait.
+    pub patience: Patience,
+}
+
+/// What the simulator measured, once it has.
+pub type RootSlot = watch::Sender<Option<String>>;
+
+/// Everything around the control channel.
+pub struct Driver<'a> {
+    /// Settings.
+    pub settings: Settings,
+    /// The control channel.
+    pub control: UnixStream,
+    /// QEMU, watched for its end.
+    pub vm: &'a Vm,
+    /// The simulator, with what it is to measure; `None` without simulation.
+    pub simulator: Option<(Connection, Launch)>,
+    /// Opens and closes the relay.
+    pub gate: watch::Sender<bool>,
+    /// Receives the development root, PEM.
+    pub root: RootSlot,
+    /// One message asks to drain.
+    pub drain: mpsc::Receiver<()>,
+    /// Is told the news.
+    pub news: Box<dyn FnMut(&News) + Send>,
+}
+
+impl Driver<'_> {
+    /// Runs until the VM is to be stopped, and says why.
+    pub async fn run(self) -> Ending {
+        let Self {
+            settings,
+            control,
+            vm,
+            simulator,
+            gate,
+            root,
+            mut drain,
+            mut news,
+        } = self;
+        let (mut reader, writer) = control.into_split();
+        let (outbox, letters) = mpsc::channel(OUTBOX);
+        let (asker, questions) = mpsc::channel(OUTBOX);
+        let (answers, mut answered) = mpsc::channel(OUTBOX);
+        // Both end with this function, when their queues close.
+        let _writing = crate::running::Task(tokio::spawn(write(writer, letters)));
+        let _asking = crate::running::Task(tokio::spawn(ask(simulator, questions, answers, root)));
+
+        let mut decoder = Decoder::new(MAX_GUEST_MESSAGE);
+        let mut buffer = vec![0; 16 * 1024];
+        let mut state = State::Starting;
+        let mut events = VecDeque::new();
+        let mut heard = Instant::now();
+        loop {
+            while let Some(event) = events.pop_front() {
+                let silent_before = settings.patience.in_state(&state);
+                let (after, effects) = next(state, event, settings.simulate);
+                state = after;
+                if settings.patience.in_state(&state) != silent_before {
+                    heard = Instant::now();
+                }
+                for effect in effects {
+                    let sent = match effect {
+                        Effect::Tell(what) => {
+                            news(&what);
+                            true
+                        }
+                        Effect::Open => gate.send(true).is_ok(),
+                        Effect::Close => {
+                            gate.send_replace(false);
+                            true
+                        }
+                        // The caller stops QEMU once it has the ending.
+                        Effect::Stop => true,
+                        Effect::Launch(tee) => asker.try_send(Question::Launch(tee)).is_ok(),
+                        Effect::AskEvidence(id, data) => {
+                            asker.try_send(Question::Evidence(id, data)).is_ok()
+                        }
+                        Effect::Configure(collateral) => {
+                            let ([a, b, c, d], prefix) = GUEST_ADDRESS;
+                            outbox
+                                .try_send(HostMessage::Configure(Configure {
+                                    version: CONTROL_VERSION,
+                                    address: format!("{a}.{b}.{c}.{d}/{prefix}"),
+                                    config: settings.config.clone().into(),
+                                    manifest_id: settings.manifest_id,
+                                    simulate: settings.simulate,
+                                    collateral,
+                                }))
+                                .is_ok()
+                        }
+                        Effect::SendEvidence(id, result) => outbox
+                            .try_send(HostMessage::Evidence { id, result })
+                            .is_ok(),
+                        Effect::SendDrain => outbox.try_send(HostMessage::Drain).is_ok(),
+                    };
+                    if !sent {
+                        events.push_back(Event::Garbage("it does not read what it is sent".into()));
+                    }
+                }
+            }
+            if let State::Ended(ending) = state {
+                return ending;
+            }
+            let deadline = settings
+                .patience
+                .in_state(&state)
+                .map(|patience| (heard + patience, patience));
+            tokio::select! {
+                read = reader.read(&mut buffer) => match read {
+                    Ok(0) | Err(_) => events.push_back(Event::Gone),
+                    Ok(count) => {
+                        heard = Instant::now();
+                        decoder.push(&buffer[..count]);
+                        collect(&mut decoder, &mut events);
+                    }
+                },
+                Some(event) = answered.recv() => events.push_back(event),
+                _ = vm.wait() => events.push_back(Event::Gone),
+                Some(()) = drain.recv() => events.push_back(Event::Drain),
+                () = sleep_until(deadline.map_or_else(Instant::now, |(at, _)| at)), if deadline.is_some() => {
+                    let patience = deadline.map_or(Duration::ZERO, |(_, patience)| patience);
+                    events.push_back(Event::Silence(patience.as_secs()));
+                }
+            }
+        }
+    }
+}
+
+/// All whole messages that have arrived.
+fn collect(decoder: &mut Decoder, events: &mut VecDeque<Event>) {
+    loop {
+        match decoder.next::<GuestMessage>() {
+            Ok(Some(message)) => events.push_back(Event::Guest(message)),
+            Ok(None) => return,
+            Err(error) => return events.push_back(Event::Garbage(error.to_string())),
+        }
+    }
+}
+
+async fn write(mut writer: impl AsyncWriteExt + Unpin, mut letters: mpsc::Receiver<HostMessage>) {
+    while let Some(message) = letters.recv().await {
+        // Too long only when collateral is; the guest then waits in vain, and its silence is reported.
+        let Ok(bytes) = frame::encode(&message, MAX_HOST_MESSAGE) else {
+            return;
+        };
+        if writer.write_all(&bytes).await.is_err() {
+            return;
+        }
+    }
+}
+
+enum Question {
+    Launch(Tee),
+    Evidence(u64, Hex64),
+}
+
+/// Puts questions to the simulator one after the other.
+async fn ask(
+    simulator: Option<(Connection, Launch)>,
+    mut questions: mpsc::Receiver<Question>,
+    answers: mpsc::Sender<Event>,
+    root: RootSlot,
+) {
+    let Some((mut connection, launch)) = simulator else {
+        return;
+    };
+    while let Some(question) = questions.recv().await {
+        let answer = match question {
+            Question::Launch(tee) => match connection
+                .launch(&Launch {
+                    tee,
+                    ..launch.clone()
+                })
+                .await
+            {
+                Ok((collateral, root_pem)) => {
+                    root.send_replace(Some(root_pem));
+                    Event::Launched(collateral)
+                }
+                Err(error) => Event::NotLaunched(plain(&chain(&error), 1000)),
+            },
+            Question::Evidence(id, data) => {
+                let result = connection.evidence(data).await;
+                Event::Evidence(id, result.map_err(|error| plain(&chain(&error), 1000)))
+            }
+        };
+        if answers.send(answer).await.is_err() {
+            return;
+        }
+    }
+}

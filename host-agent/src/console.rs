@@ -1,0 +1,82 @@
+//! The guest's console: drained without end so that it never stalls the guest, kept up to a bound.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+
+use crate::text::plain;
+
+/// Lines that are remembered for error messages.
+const LINES: usize = 12;
+/// Longest line that is remembered, in bytes.
+const LINE: usize = 400;
+
+/// The end of the console's output.
+#[derive(Debug, Clone)]
+pub(crate) struct Console {
+    lines: Arc<Mutex<VecDeque<String>>>,
+    ended: watch::Receiver<bool>,
+}
+
+impl Console {
+    /// Copies `stream` into `log`, at most `limit` bytes of it, until it ends.
+    pub(crate) fn follow(mut stream: UnixStream, mut log: File, limit: u64) -> Self {
+        let lines = Arc::new(Mutex::new(VecDeque::new()));
+        let (sender, ended) = watch::channel(false);
+        let kept = Arc::clone(&lines);
+        tokio::spawn(async move {
+            let (mut buffer, mut line, mut left) = (vec![0; 8192], Vec::new(), limit);
+            while let Ok(count) = stream.read(&mut buffer).await {
+                if count == 0 {
+                    break;
+                }
+                let bytes = &buffer[..count];
+                let fits = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                left -= fits as u64;
+                // A full disk costs the log, not the VM.
+                let _ = log.write_all(&bytes[..fits]);
+                for byte in bytes {
+                    if *byte == b'\n' {
+                        remember(&kept, &line);
+                        line.clear();
+                    } else if line.len() < LINE {
+                        line.push(*byte);
+                    }
+                }
+            }
+            remember(&kept, &line);
+            sender.send_replace(true);
+        });
+        Self { lines, ended }
+    }
+
+    /// The last lines, made harmless. Waits for the end of the output, which must be near.
+    pub(crate) async fn last_lines(&mut self) -> Vec<String> {
+        let end = self.ended.wait_for(|ended| *ended);
+        // A stray holder of the stream must not keep us.
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), end).await;
+        self.lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .cloned()
+            .collect()
+    }
+}
+
+fn remember(lines: &Mutex<VecDeque<String>>, line: &[u8]) {
+    let text = plain(&String::from_utf8_lossy(line), LINE);
+    if text.is_empty() {
+        return;
+    }
+    let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+    if lines.len() == LINES {
+        lines.pop_front();
+    }
+    lines.push_back(text);
+}

@@ -1,0 +1,97 @@
+//! Why a VM could not be brought up, or ended.
+
+use cocoon_protocol::config::ConfigError;
+use cocoon_qemu::process::{SpawnError, StopError};
+use cocoon_qemu::qmp::QmpError;
+use cocoon_qemu::socket::SocketError;
+
+use crate::image::ImageError;
+use crate::machine::Failure;
+use crate::qemu::QemuError;
+use crate::relay::ListenError;
+use crate::simulator::SimulatorError;
+use crate::state::StateError;
+
+/// Why there is no VM.
+#[derive(Debug, thiserror::Error)]
+pub enum UpError {
+    /// The image folder.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The operator's configuration.
+    #[error("the operator's configuration cannot be used")]
+    Config(#[from] ConfigError),
+    /// The public address.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The VM's folder.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// No QEMU.
+    #[error(transparent)]
+    Qemu(#[from] QemuError),
+    /// No simulator.
+    #[error(transparent)]
+    Simulator(#[from] SimulatorError),
+    /// QEMU's streams.
+    #[error("cannot make QEMU's sockets")]
+    Socket(#[from] SocketError),
+    /// QEMU does not start.
+    #[error("cannot start QEMU")]
+    Spawn(#[from] SpawnError),
+    /// QEMU started and refused.
+    #[error("QEMU does not run: {}", said(diagnostics))]
+    Refused {
+        /// What QEMU wrote.
+        diagnostics: String,
+        /// What its control socket did.
+        #[source]
+        source: QmpError,
+    },
+    /// The VM ended although nobody asked it to.
+    #[error("{failure}{}{}", console_words(console), qemu_words(diagnostics))]
+    Failed {
+        /// Why.
+        failure: Failure,
+        /// Last lines of its console.
+        console: Vec<String>,
+        /// What QEMU wrote.
+        diagnostics: String,
+    },
+    /// `down` came before it served.
+    #[error("the VM was stopped before it served")]
+    Stopped,
+    /// QEMU hangs in the kernel.
+    #[error(transparent)]
+    Stop(#[from] StopError),
+    /// The owner of the VM is gone.
+    #[error("the task that owns the VM ended early")]
+    Lost,
+}
+
+fn said(diagnostics: &str) -> &str {
+    if diagnostics.is_empty() {
+        "it said nothing"
+    } else {
+        diagnostics.trim_end()
+    }
+}
+
+fn console_words(console: &[String]) -> String {
+    if console.is_empty() {
+        String::new()
+    } else {
+        format!("\nlast lines of the console:\n  {}", console.join("\n  "))
+    }
+}
+
+fn qemu_words(diagnostics: &str) -> String {
+    if diagnostics.is_empty() {
+        String::new()
+    } else {
+        format!(
+            "\nQEMU said:\n  {}",
+            diagnostics.trim_end().replace('\n', "\n  ")
+        )
+    }
+}

@@ -1,0 +1,43 @@
+//! Life cycle of appliance VMs on an operator's server. Nothing here is trusted by clients, and nothing holds a key
+//! that reads prompts.
+//!
+//! ```text
+//! client ──TCP──▶ relay ──▶ QEMU's loopback port ──▶ guest
+//!                            │ control channel: machine.rs decides, channel.rs acts
+//!                            ▼
+//!                        simulator (only where there is no TEE)
+//! ```
+//!
+//! | module | is |
+//! |---|---|
+//! | [`up`] | the way from an image folder to a serving VM |
+//! | [`running`] | that VM, owned by one task until its end |
+//! | [`machine`] | the control channel's state machine, pure |
+//! | [`channel`] | the driver: frames, deadlines and the simulator around it |
+//! | [`relay`] | the public listener: bytes to and fro, within limits |
+//! | [`image`] | an image folder, opened file by file |
+//! | [`simulator`] | the simulator's process and its socket |
+//! | [`state`] | the folder that each VM keeps on disk, and the list of running VMs |
+//! | [`timings`] | how long everything took |
+//! | [`local`] | the socket behind `ps` and `down` |
+//! | [`qemu`] | the QEMU to use, and the machine to start with it |
+#![forbid(unsafe_code)]
+
+pub mod channel;
+mod console;
+pub mod error;
+pub mod image;
+pub mod local;
+pub mod machine;
+pub mod qemu;
+pub mod relay;
+pub mod running;
+pub mod simulator;
+pub mod state;
+pub mod text;
+pub mod timings;
+pub mod up;
+
+pub use error::UpError;
+pub use running::RunningVm;
+pub use up::{Host, Progress, UpOptions};

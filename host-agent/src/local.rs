@@ -1,0 +1,125 @@
+//! The socket behind `ps` and `down`: one request and one answer per connection, for this user alone.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use cocoon_protocol::frame::{self, Decoder};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+/// Largest message, in bytes.
+const MAX_MESSAGE: usize = 16 * 1024;
+/// How long one side may let the other wait for a message.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What can be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// How it is doing.
+    Status,
+    /// Finish and stop; the connection closes when the VM is gone.
+    Down,
+}
+
+/// How a VM is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Status {
+    /// Its name.
+    pub name: String,
+    /// In a word or a few: `starting`, `in phase model`, `serving`.
+    pub doing: String,
+    /// Public address.
+    pub endpoint: String,
+    /// Which TEE is imitated, if any.
+    pub simulated: Option<String>,
+    /// QEMU's process, once it runs.
+    pub qemu_pid: Option<u32>,
+    /// Identity of the manifest.
+    pub manifest_id: String,
+}
+
+/// Serves until dropped. One client at a time: answers are immediate.
+pub(crate) async fn serve(
+    listener: UnixListener,
+    status: watch::Receiver<Status>,
+    drain: mpsc::Sender<()>,
+) {
+    let mut leaving = Vec::new();
+    loop {
+        let Ok((mut stream, _)) = listener.accept().await else {
+            return;
+        };
+        let Ok(request) = timeout(PATIENCE, receive(&mut stream)).await else {
+            continue;
+        };
+        let down = matches!(request, Ok(Request::Down));
+        if request.is_ok() {
+            let answer = status.borrow().clone();
+            // A client that left needs no answer.
+            let _ = timeout(PATIENCE, send(&mut stream, &answer)).await;
+        }
+        if down && leaving.len() < 16 {
+            // Full means that it is asked already.
+            let _ = drain.try_send(());
+            leaving.push(stream);
+        }
+    }
+}
+
+/// The status of the VM whose socket this is.
+///
+/// # Errors
+/// [`io::ErrorKind::ConnectionRefused`] or `NotFound` when it does not run.
+pub async fn status(socket: &Path) -> io::Result<Status> {
+    ask(socket, Request::Status).await.map(|(status, _)| status)
+}
+
+/// Stops the VM whose socket this is, and waits for its end, at most `patience`.
+///
+/// # Errors
+/// As [`status`]; [`io::ErrorKind::TimedOut`] when it does not end.
+pub async fn down(socket: &Path, patience: Duration) -> io::Result<Status> {
+    let (status, mut stream) = ask(socket, Request::Down).await?;
+    // Closing is all that can still come; a reset is as good.
+    timeout(patience, async {
+        while matches!(stream.read(&mut [0; 64]).await, Ok(count) if count > 0) {}
+    })
+    .await?;
+    Ok(status)
+}
+
+async fn ask(socket: &Path, request: Request) -> io::Result<(Status, UnixStream)> {
+    let mut stream = UnixStream::connect(socket).await?;
+    let status = timeout(PATIENCE, async {
+        send(&mut stream, &request).await?;
+        receive(&mut stream).await
+    })
+    .await??;
+    Ok((status, stream))
+}
+
+async fn send(stream: &mut UnixStream, message: &impl Serialize) -> io::Result<()> {
+    stream
+        .write_all(&frame::encode(message, MAX_MESSAGE).map_err(io::Error::other)?)
+        .await
+}
+
+async fn receive<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Result<T> {
+    let (mut decoder, mut buffer) = (Decoder::new(MAX_MESSAGE), vec![0; 4096]);
+    loop {
+        if let Some(message) = decoder.next().map_err(io::Error::other)? {
+            return Ok(message);
+        }
+        match stream.read(&mut buffer).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => decoder.push(&buffer[..count]),
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! The host's side of the control channel as a pure function: no clock, no process, no socket.
+//!
+//! ```text
+//! Starting ─hello─▶ Measuring ─launched─▶ Booting ─serving─▶ Serving ─drain─▶ Draining
+//!     │     (simulated only)   │             │                 │                │
+//!     └──────────────┴─────────┴─────────────┴── failure, end ─┴────────────────┴──▶ Ended
+//! ```
+//!
+//! Guest messages are hostile input: each is legal in some states only, phases only move forward, and requests for
+//! evidence are bounded.
+
+use std::collections::BTreeSet;
+
+use cocoon_protocol::binding::Tee;
+use cocoon_protocol::bytes::Hex64;
+use cocoon_protocol::control::{CONTROL_VERSION, GUEST_PORT, GuestMessage, Metrics, Phase};
+use cocoon_protocol::document::{Collateral, Evidence};
+
+use crate::text::plain;
+
+/// Requests for evidence that may be under way at once.
+pub const MAX_EVIDENCE_REQUESTS: usize = 16;
+
+/// What the VM is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// QEMU runs; the guest has not spoken.
+    Starting,
+    /// The guest waits to be configured while the simulator measures.
+    Measuring,
+    /// The guest works through its phases.
+    Booting(Guest),
+    /// The guest's listener is open.
+    Serving(Guest),
+    /// No new requests; the guest powers off when the running ones are done.
+    Draining(Guest),
+    /// Over.
+    Ended(Ending),
+}
+
+/// What is known of a configured guest.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Guest {
+    /// Last phase that it began.
+    pub phase: Option<Phase>,
+    /// Whether its evidence comes from the simulator.
+    pub simulated: bool,
+    /// Requests for evidence that are not answered yet.
+    pub requests: BTreeSet<u64>,
+}
+
+/// How a VM ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// As asked.
+    Stopped,
+    /// Otherwise.
+    Failed(Failure),
+}
+
+/// Why a VM ended although nobody asked it to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The guest said so itself.
+    #[error("the guest failed in phase {}: {reason}", phase.name())]
+    Guest {
+        /// Where.
+        phase: Phase,
+        /// In the guest's words, made harmless.
+        reason: String,
+    },
+    /// The guest speaks another version.
+    #[error(
+        "the guest speaks version {found} of the control channel, this host speaks {CONTROL_VERSION}: build the image with the same release"
+    )]
+    Version {
+        /// The guest's version.
+        found: u16,
+    },
+    /// No TEE, and nobody asked for a simulated one.
+    #[error(
+        "the guest found no TEE: start it on TDX or SEV-SNP hardware, or add --simulate tdx or --simulate sev-snp"
+    )]
+    NoTee,
+    /// The simulator refused.
+    #[error("the simulator cannot launch the VM: {0}")]
+    Launch(String),
+    /// A message that the state does not allow, or no message at all.
+    #[error("the guest broke the control channel's protocol while {state}: {what}")]
+    Protocol {
+        /// What was going on.
+        state: &'static str,
+        /// What it did.
+        what: String,
+    },
+    /// Nothing came in time.
+    #[error("the guest was silent for {seconds} seconds while {state}")]
+    Silent {
+        /// What was going on.
+        state: &'static str,
+        /// How long.
+        seconds: u64,
+    },
+    /// The channel closed, or QEMU ended.
+    #[error("the VM ended by itself while {0}")]
+    Gone(&'static str),
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The guest said something.
+    Guest(GuestMessage),
+    /// The guest's bytes were no message.
+    Garbage(String),
+    /// The simulator has measured the VM.
+    Launched(Collateral),
+    /// The simulator has not.
+    NotLaunched(String),
+    /// The simulator's answer to a request.
+    Evidence(u64, Result<Evidence, String>),
+    /// Nothing came from the guest for so many seconds.
+    Silence(u64),
+    /// QEMU ended, or closed the channel.
+    Gone,
+    /// Somebody wants the VM to finish and end.
+    Drain,
+}
+
+/// Something to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Let the simulator measure the VM.
+    Launch(Tee),
+    /// Send the configuration, with this collateral.
+    Configure(Option<Collateral>),
+    /// Ask the simulator for evidence.
+    AskEvidence(u64, Hex64),
+    /// Send evidence, or why there is none.
+    SendEvidence(u64, Result<Evidence, String>),
+    /// Send the wish to drain.
+    SendDrain,
+    /// Tell people.
+    Tell(News),
+    /// Accept clients.
+    Open,
+    /// Accept no more clients.
+    Close,
+    /// Stop QEMU.
+    Stop,
+}
+
+/// What people want to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// The guest spoke.
+    Hello(Option<Tee>),
+    /// A phase began.
+    Phase(Phase, u64),
+    /// Some of the phase is done.
+    Work(u64, u64),
+    /// The guest serves.
+    Serving(u64),
+    /// Counters.
+    Metrics(Metrics),
+    /// The engine died and came back.
+    EngineRestarted(u32),
+}
+
+impl State {
+    /// For messages: "the guest was silent while …".
+    #[must_use]
+    pub fn doing(&self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Measuring => "being measured",
+            Self::Booting(guest) => guest.phase.map_or("being configured", phase_doing),
+            Self::Serving(_) => "serving",
+            Self::Draining(_) => "draining",
+            Self::Ended(_) => "ending",
+        }
+    }
+}
+
+fn phase_doing(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Mounts => "in phase mounts",
+        Phase::Modules => "in phase modules",
+        Phase::Platform => "in phase platform",
+        Phase::Configuration => "in phase configuration",
+        Phase::Model => "in phase model",
+        Phase::Keys => "in phase keys",
+        Phase::Evidence => "in phase evidence",
+        Phase::Engine => "in phase engine",
+        Phase::Serving => "in phase serving",
+    }
+}
+
+/// The next state, and what to do. `simulate` is the TEE to imitate where the guest finds none.
+#[must_use]
+pub fn next(state: State, event: Event, simulate: Option<Tee>) -> (State, Vec<Effect>) {
+    let doing = state.doing();
+    match (state, event) {
+        // Nothing happens after the end.
+        (State::Ended(ending), _) => (State::Ended(ending), vec![]),
+        (State::Draining(_), Event::Gone) => end(Ending::Stopped),
+        (_, Event::Gone) => fail(Failure::Gone(doing)),
+        (_, Event::Garbage(what)) => fail(Failure::Protocol { state: doing, what }),
+        (_, Event::Silence(seconds)) => fail(Failure::Silent {
+            state: doing,
+            seconds,
+        }),
+        (State::Measuring, Event::Launched(collateral)) => {
+            let guest = Guest {
+                simulated: true,
+                ..Guest::default()
+            };
+            (
+                State::Booting(guest),
+                vec![Effect::Configure(Some(collateral))],
+            )
+        }
+        (State::Measuring, Event::NotLaunched(why)) => fail(Failure::Launch(why)),
+        // A guest that is not serving has nothing to finish.
+        (State::Starting | State::Measuring | State::Booting(_), Event::Drain) => {
+            end(Ending::Stopped)
+        }
+        (State::Serving(guest), Event::Drain) => (
+            State::Draining(guest),
+            vec![Effect::Close, Effect::SendDrain],
+        ),
+        (State::Booting(guest), Event::Evidence(id, result)) => {
+            answered(guest, id, result, State::Booting)
+        }
+        (State::Serving(guest), Event::Evidence(id, result)) => {
+            answered(guest, id, result, State::Serving)
+        }
+        (State::Draining(guest), Event::Evidence(id, result)) => {
+            answered(guest, id, result, State::Draining)
+        }
+        (state, Event::Guest(message)) => heard(state, message, simulate),
+        // Late answers of the simulator, and a second wish to drain.
+        (
+            state,
+            Event::Launched(_) | Event::NotLaunched(_) | Event::Evidence(..) | Event::Drain,
+        ) => (state, vec![]),
+    }
+}
+
+fn heard(state: State, message: GuestMessage, simulate: Option<Tee>) -> (State, Vec<Effect>) {
+    let doing = state.doing();
+    let illegal = |what: &str| {
+        fail(Failure::Protocol {
+            state: doing,
+            what: what.to_owned(),
+        })
+    };
+    match (state, message) {
+        (_, GuestMessage::Failed { phase, reason }) => fail(Failure::Guest {
+            phase,
+            reason: plain(&reason, 400),
+        }),
+        (State::Starting, GuestMessage::Hello { version, tee }) => hello(version, tee, simulate),
+        // The first phases run before there is a channel: their reports come right after the greeting.
+        (State::Measuring, GuestMessage::Phase { phase, at_ms }) => (
+            State::Measuring,
+            vec![Effect::Tell(News::Phase(phase, at_ms))],
+        ),
+        (State::Booting(guest), GuestMessage::Phase { phase, at_ms }) => {
+            if guest.phase.is_some_and(|last| last >= phase) {
+                return illegal("a phase out of order");
+            }
+            let guest = Guest {
+                phase: Some(phase),
+                ..guest
+            };
+            (
+                State::Booting(guest),
+                vec![Effect::Tell(News::Phase(phase, at_ms))],
+            )
+        }
+        (State::Booting(guest), GuestMessage::Progress { done, total }) => (
+            State::Booting(guest),
+            vec![Effect::Tell(News::Work(done, total))],
+        ),
+        (State::Booting(guest), GuestMessage::Serving { port, at_ms }) => {
+            if port != GUEST_PORT {
+                return illegal("serving on a port that is not forwarded");
+            }
+            (
+                State::Serving(guest),
+                vec![Effect::Tell(News::Serving(at_ms)), Effect::Open],
+            )
+        }
+        (State::Booting(guest), GuestMessage::EvidenceRequest { id, report_data }) => {
+            asked(guest, id, report_data, State::Booting, doing)
+        }
+        (State::Serving(guest), GuestMessage::EvidenceRequest { id, report_data }) => {
+            asked(guest, id, report_data, State::Serving, doing)
+        }
+        (State::Draining(guest), GuestMessage::EvidenceRequest { id, report_data }) => {
+            asked(guest, id, report_data, State::Draining, doing)
+        }
+        (state @ (State::Serving(_) | State::Draining(_)), GuestMessage::Metrics(metrics)) => {
+            (state, vec![Effect::Tell(News::Metrics(metrics))])
+        }
+        (
+            state @ (State::Serving(_) | State::Draining(_)),
+            GuestMessage::EngineRestarted { count },
+        ) => (state, vec![Effect::Tell(News::EngineRestarted(count))]),
+        (State::Draining(_), GuestMessage::Drained) => end(Ending::Stopped),
+        (_, message) => illegal(kind(&message)),
+    }
+}
+
+fn hello(version: u16, tee: Option<Tee>, simulate: Option<Tee>) -> (State, Vec<Effect>) {
+    let told = Effect::Tell(News::Hello(tee));
+    match (version, tee, simulate) {
+        (CONTROL_VERSION, None, Some(imitated)) => {
+            (State::Measuring, vec![told, Effect::Launch(imitated)])
+        }
+        (CONTROL_VERSION, None, None) => fail(Failure::NoTee),
+        // In a TEE the guest takes its own evidence, whatever was to be imitated.
+        (CONTROL_VERSION, Some(_), _) => (
+            State::Booting(Guest::default()),
+            vec![told, Effect::Configure(None)],
+        ),
+        (found, ..) => fail(Failure::Version { found }),
+    }
+}
+
+fn asked(
+    mut guest: Guest,
+    id: u64,
+    report_data: Hex64,
+    state: fn(Guest) -> State,
+    doing: &'static str,
+) -> (State, Vec<Effect>) {
+    let illegal = |what: &str| {
+        fail(Failure::Protocol {
+            state: doing,
+            what: what.to_owned(),
+        })
+    };
+    if !guest.simulated {
+        return illegal("asking for simulated evidence from within a TEE");
+    }
+    if guest.requests.len() >= MAX_EVIDENCE_REQUESTS {
+        return illegal("too many requests for evidence at once");
+    }
+    if !guest.requests.insert(id) {
+        return illegal("two requests for evidence with one number");
+    }
+    (state(guest), vec![Effect::AskEvidence(id, report_data)])
+}
+
+fn answered(
+    mut guest: Guest,
+    id: u64,
+    result: Result<Evidence, String>,
+    state: fn(Guest) -> State,
+) -> (State, Vec<Effect>) {
+    let effects = if guest.requests.remove(&id) {
+        vec![Effect::SendEvidence(id, result)]
+    } else {
+        vec![]
+    };
+    (state(guest), effects)
+}
+
+fn end(ending: Ending) -> (State, Vec<Effect>) {
+    (State::Ended(ending), vec![Effect::Close, Effect::Stop])
+}
+
+fn fail(failure: Failure) -> (State, Vec<Effect>) {
+    end(Ending::Failed(failure))
+}
+
+fn kind(message: &GuestMessage) -> &'static str {
+    match message {
+        GuestMessage::Hello { .. } => "an unexpected `hello`",
+        GuestMessage::Phase { .. } => "an unexpected `phase`",
+        GuestMessage::EvidenceRequest { .. } => "an unexpected `evidence-request`",
+        GuestMessage::Progress { .. } => "an unexpected `progress`",
+        GuestMessage::Serving { .. } => "an unexpected `serving`",
+        GuestMessage::Metrics(_) => "an unexpected `metrics`",
+        GuestMessage::EngineRestarted { .. } => "an unexpected `engine-restarted`",
+        GuestMessage::Failed { .. } => "an unexpected `failed`",
+        GuestMessage::Drained => "an unexpected `drained`",
+    }
+}
+
+#[cfg(test)]
+mod tests;

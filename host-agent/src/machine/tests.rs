@@ -1,0 +1,222 @@
+//! The usual course of a VM, every kind of misbehaviour, and properties of random courses.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn run(events: Vec<Event>) -> (State, Vec<Effect>) {
+    let mut state = State::Starting;
+    let mut all = vec![];
+    for event in events {
+        let (after, effects) = next(state, event, Some(Tee::Tdx));
+        state = after;
+        all.extend(effects);
+    }
+    (state, all)
+}
+
+fn hello() -> Event {
+    Event::Guest(GuestMessage::Hello {
+        version: CONTROL_VERSION,
+        tee: None,
+    })
+}
+
+fn collateral() -> Collateral {
+    Collateral::Tdx {
+        json: vec![].into(),
+    }
+}
+
+fn phase(phase: Phase) -> Event {
+    Event::Guest(GuestMessage::Phase { phase, at_ms: 1 })
+}
+
+fn serving() -> Event {
+    Event::Guest(GuestMessage::Serving {
+        port: GUEST_PORT,
+        at_ms: 9,
+    })
+}
+
+fn request(id: u64) -> Event {
+    Event::Guest(GuestMessage::EvidenceRequest {
+        id,
+        report_data: Hex64::ZERO,
+    })
+}
+
+fn failure(events: Vec<Event>) -> String {
+    match run(events).0 {
+        State::Ended(Ending::Failed(failure)) => failure.to_string(),
+        other => panic!("no failure but {other:?}"),
+    }
+}
+
+fn booted() -> Vec<Event> {
+    vec![
+        hello(),
+        Event::Launched(collateral()),
+        phase(Phase::Model),
+        phase(Phase::Evidence),
+    ]
+}
+
+#[test]
+fn the_usual_course() {
+    let mut events = booted();
+    let refused = || Err("busy".to_owned());
+    events.extend([
+        request(1),
+        Event::Evidence(1, refused()),
+        serving(),
+        Event::Drain,
+    ]);
+    events.push(Event::Guest(GuestMessage::Drained));
+    let (state, effects) = run(events);
+    assert_eq!(state, State::Ended(Ending::Stopped));
+    assert_eq!(
+        effects,
+        [
+            Effect::Tell(News::Hello(None)),
+            Effect::Launch(Tee::Tdx),
+            Effect::Configure(Some(collateral())),
+            Effect::Tell(News::Phase(Phase::Model, 1)),
+            Effect::Tell(News::Phase(Phase::Evidence, 1)),
+            Effect::AskEvidence(1, Hex64::ZERO),
+            Effect::SendEvidence(1, refused()),
+            Effect::Tell(News::Serving(9)),
+            Effect::Open,
+            Effect::Close,
+            Effect::SendDrain,
+            Effect::Close,
+            Effect::Stop,
+        ]
+    );
+}
+
+#[test]
+fn a_real_tee_needs_no_simulator_and_gets_none() {
+    let real = Event::Guest(GuestMessage::Hello {
+        version: CONTROL_VERSION,
+        tee: Some(Tee::SevSnp),
+    });
+    let (state, effects) = next(State::Starting, real.clone(), Some(Tee::Tdx));
+    assert_eq!(
+        effects,
+        [
+            Effect::Tell(News::Hello(Some(Tee::SevSnp))),
+            Effect::Configure(None)
+        ]
+    );
+    assert_eq!(state, State::Booting(Guest::default()));
+    assert_eq!(
+        failure(vec![real, request(1)]),
+        "the guest broke the control channel's protocol while being configured: asking for simulated evidence from \
+         within a TEE"
+    );
+    let (state, _) = next(State::Starting, hello(), None);
+    assert_eq!(state, State::Ended(Ending::Failed(Failure::NoTee)));
+}
+
+#[test]
+fn misbehaviour_is_named() {
+    let protocol = "the guest broke the control channel's protocol while";
+    for (events, text) in [
+        (vec![serving()], format!("{protocol} starting: an unexpected `serving`")),
+        (vec![Event::Garbage("no JSON".into())], format!("{protocol} starting: no JSON")),
+        (vec![hello(), hello()], format!("{protocol} being measured: an unexpected `hello`")),
+        (
+            [booted(), vec![phase(Phase::Model)]].concat(),
+            format!("{protocol} in phase evidence: a phase out of order"),
+        ),
+        (
+            [booted(), vec![Event::Guest(GuestMessage::Serving { port: 80, at_ms: 0 })]].concat(),
+            format!("{protocol} in phase evidence: serving on a port that is not forwarded"),
+        ),
+        (
+            [booted(), vec![request(1), request(1)]].concat(),
+            format!("{protocol} in phase evidence: two requests for evidence with one number"),
+        ),
+        (
+            [booted(), (0..17).map(request).collect()].concat(),
+            format!("{protocol} in phase evidence: too many requests for evidence at once"),
+        ),
+        (vec![Event::Silence(120)], "the guest was silent for 120 seconds while starting".into()),
+        ([booted(), vec![Event::Gone]].concat(), "the VM ended by itself while in phase evidence".into()),
+        (
+            vec![hello(), Event::NotLaunched("no firmware".into())],
+            "the simulator cannot launch the VM: no firmware".into(),
+        ),
+        (
+            vec![Event::Guest(GuestMessage::Failed { phase: Phase::Model, reason: "bad\u{1b}[2J\nroot".into() })],
+            "the guest failed in phase model: bad [2J root".into(),
+        ),
+        (
+            vec![Event::Guest(GuestMessage::Hello { version: 9, tee: None })],
+            "the guest speaks version 9 of the control channel, this host speaks 1: build the image with the same \
+             release"
+                .into(),
+        ),
+    ] {
+        assert_eq!(failure(events), text);
+    }
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let phases = prop::sample::select(vec![
+        Phase::Mounts,
+        Phase::Model,
+        Phase::Engine,
+        Phase::Serving,
+    ]);
+    prop_oneof![
+        Just(hello()),
+        Just(Event::Guest(GuestMessage::Hello {
+            version: CONTROL_VERSION,
+            tee: Some(Tee::Tdx)
+        })),
+        phases.prop_map(phase),
+        (0..40_u64).prop_map(request),
+        (0..40_u64).prop_map(|id| Event::Evidence(id, Err("no".into()))),
+        Just(Event::Launched(collateral())),
+        Just(Event::NotLaunched("no".into())),
+        Just(serving()),
+        Just(Event::Guest(GuestMessage::Progress { done: 1, total: 2 })),
+        Just(Event::Guest(GuestMessage::Metrics(Metrics::default()))),
+        Just(Event::Guest(GuestMessage::Drained)),
+        Just(Event::Drain),
+        Just(Event::Gone),
+        Just(Event::Silence(1)),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn every_course_keeps_the_promises(events in prop::collection::vec(any_event(), 0..60)) {
+        let mut state = State::Starting;
+        let (mut configured, mut opened, mut stopped, mut asked, mut sent) = (0, 0, 0, 0, 0);
+        for event in events {
+            let over = matches!(state, State::Ended(_));
+            let (after, effects) = next(state, event, Some(Tee::Tdx));
+            prop_assert!(!over || effects.is_empty(), "nothing happens after the end");
+            if let State::Booting(guest) | State::Serving(guest) | State::Draining(guest) = &after {
+                prop_assert!(guest.requests.len() <= MAX_EVIDENCE_REQUESTS);
+                prop_assert_eq!(configured + usize::from(effects.iter().any(|e| matches!(e, Effect::Configure(_)))), 1);
+            }
+            for effect in &effects {
+                match effect {
+                    Effect::Configure(_) => configured += 1,
+                    Effect::Open => opened += 1,
+                    Effect::Stop => stopped += 1,
+                    Effect::AskEvidence(..) => asked += 1,
+                    Effect::SendEvidence(..) => sent += 1,
+                    _ => {}
+                }
+            }
+            state = after;
+        }
+        prop_assert!(configured <= 1 && opened <= 1 && opened <= configured && sent <= asked);
+        prop_assert_eq!(stopped, usize::from(matches!(state, State::Ended(_))), "stopped exactly when over");
+    }
+}

@@ -1,0 +1,240 @@
+//! The public listener: bytes to and fro between clients and the guest's forwarded port, encrypted end to end and
+//! opaque here. Limits keep one client from taking everything.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+/// How long to leave a system alone that cannot accept a connection.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// What the relay allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at once; more wait in the system's queue.
+    pub connections: usize,
+    /// How long a connection may carry nothing in either direction.
+    pub idle: Duration,
+    /// How long a connection may live at all.
+    pub life: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 256,
+            idle: Duration::from_secs(600),
+            life: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// Why the public address cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Somebody else has it.
+    #[error("{0} is in use by another program: choose another with --listen, or stop that program")]
+    InUse(SocketAddr),
+    /// Anything else.
+    #[error("cannot listen on {address}: choose another address with --listen")]
+    Other {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Takes the public address; nobody is accepted before [`relay`] runs.
+///
+/// # Errors
+/// [`ListenError`].
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => ListenError::InUse(address),
+            _ => ListenError::Other { address, source },
+        })
+}
+
+/// Accepts clients while `open` says so and relays them to `guest`. Returns when `open` turns false (connections under
+/// way go on) and then, when its sender is dropped, with every connection cut.
+pub async fn relay(
+    listener: TcpListener,
+    guest: SocketAddr,
+    limits: Limits,
+    mut open: watch::Receiver<bool>,
+) {
+    if !turns(&mut open, true).await {
+        return;
+    }
+    let permits = Arc::new(Semaphore::new(limits.connections));
+    let mut clients = JoinSet::new();
+    loop {
+        let accepted = async {
+            // Never closed: acquiring fails only after `close`.
+            let permit = Arc::clone(&permits).acquire_owned().await.ok();
+            (listener.accept().await, permit)
+        };
+        tokio::select! {
+            _ = turns(&mut open, false) => break,
+            Some(_) = clients.join_next() => {}
+            (client, permit) = accepted => match client {
+                Ok((client, _)) => {
+                    clients.spawn(async move {
+                        let _permit = permit;
+                        // A broken connection concerns its two ends, who notice.
+                        let _ = connect(client, guest, limits).await;
+                    });
+                }
+                // Out of descriptors, mostly: clients that leave give some back, and trying at once would only burn time.
+                Err(_) => tokio::time::sleep(RETRY).await,
+            },
+        }
+    }
+    drop(listener);
+    tokio::select! {
+        // The sender is gone: so is the VM.
+        () = async { while open.changed().await.is_ok() {} } => {}
+        () = async { while clients.join_next().await.is_some() {} } => {}
+    }
+}
+
+/// Waits until `open` is `value`; false when it never will be.
+pub(crate) async fn turns(open: &mut watch::Receiver<bool>, value: bool) -> bool {
+    open.wait_for(|open| *open == value).await.is_ok()
+}
+
+async fn connect(client: TcpStream, guest: SocketAddr, limits: Limits) -> io::Result<()> {
+    let guest = TcpStream::connect(guest).await?;
+    // Tokens are small and wanted at once.
+    client.set_nodelay(true)?;
+    guest.set_nodelay(true)?;
+    let (client_read, client_write) = client.into_split();
+    let (guest_read, guest_write) = guest.into_split();
+    let seen = AtomicU64::new(0);
+    let both = async {
+        tokio::try_join!(
+            pump(client_read, guest_write, &seen),
+            pump(guest_read, client_write, &seen)
+        )
+        .map(drop)
+    };
+    tokio::select! {
+        result = both => result,
+        () = idle(&seen, limits.idle) => Err(io::ErrorKind::TimedOut.into()),
+        () = tokio::time::sleep(limits.life) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// Copies until the end, which it passes on.
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    seen: &AtomicU64,
+) -> io::Result<()> {
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let count = from.read(&mut buffer).await?;
+        if count == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&buffer[..count]).await?;
+        seen.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Returns once a whole period has passed without a byte.
+async fn idle(seen: &AtomicU64, period: Duration) {
+    let mut before = u64::MAX;
+    loop {
+        let now = seen.load(Ordering::Relaxed);
+        if now == before {
+            return;
+        }
+        before = now;
+        tokio::time::sleep(period).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn echo() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut read, mut write) = stream.into_split();
+                    let _ = tokio::io::copy(&mut read, &mut write).await;
+                });
+            }
+        });
+        address
+    }
+
+    async fn start(
+        limits: Limits,
+    ) -> (SocketAddr, watch::Sender<bool>, tokio::task::JoinHandle<()>) {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (gate, open) = watch::channel(false);
+        (
+            address,
+            gate,
+            tokio::spawn(relay(listener, echo().await, limits, open)),
+        )
+    }
+
+    #[tokio::test]
+    async fn clients_wait_for_the_gate_and_finish_after_it_closes() {
+        let (address, gate, task) = start(Limits::default()).await;
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"hello").await.unwrap();
+        gate.send(true).unwrap();
+        let mut answer = [0; 5];
+        client.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"hello");
+        gate.send(false).unwrap();
+        client.write_all(b"again").await.unwrap();
+        client.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"again");
+        drop(client);
+        task.await.unwrap();
+        let refused = TcpStream::connect(address).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[tokio::test]
+    async fn idle_connections_are_cut() {
+        let limits = Limits {
+            idle: Duration::from_millis(20),
+            ..Limits::default()
+        };
+        let (address, gate, _task) = start(limits).await;
+        gate.send(true).unwrap();
+        let mut client = TcpStream::connect(address).await.unwrap();
+        assert!(matches!(client.read(&mut [0]).await, Ok(0) | Err(_)));
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_is_named() {
+        let taken = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = listen(address).await.unwrap_err().to_string();
+        let advice =
+            "is in use by another program: choose another with --listen, or stop that program";
+        assert_eq!(error, format!("{address} {advice}"));
+    }
+}

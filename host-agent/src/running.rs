@@ -1,0 +1,294 @@
+//! A VM from its start to its end: one task owns it, everybody else watches.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cocoon_qemu::qmp::{BlockStats, QmpError};
+use cocoon_qemu::{Qmp, Vm};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::channel::{Driver, Settings};
+use crate::console::Console;
+use crate::error::UpError;
+use crate::local::{self, Status};
+use crate::machine::{Ending, Failure, News};
+use crate::relay::{self, Limits};
+use crate::simulator::{Connection, Launch, Simulator};
+use crate::state::{VmFolder, fail};
+use crate::timings::Timings;
+use crate::up::{Listener, Progress};
+
+/// How long each step of ending QEMU may take.
+pub(crate) const STOP: Duration = Duration::from_secs(5);
+
+/// A VM that serves. Dropping it kills it and all that belongs to it.
+#[derive(Debug)]
+pub struct RunningVm {
+    /// Public address.
+    pub endpoint: SocketAddr,
+    /// The development root, PEM, when its evidence is simulated.
+    pub trust_root_pem: Option<String>,
+    /// Where that is written.
+    pub trust_root: Option<PathBuf>,
+    /// The console's log.
+    pub serial_log: PathBuf,
+    /// QEMU's process.
+    pub qemu_pid: u32,
+    /// QEMU's control.
+    pub qmp: Qmp,
+    timings: Arc<Mutex<Timings>>,
+    drain: mpsc::Sender<()>,
+    owner: Task<Result<(), UpError>>,
+}
+
+impl RunningVm {
+    /// Waits for the VM's end. Cancelling is harmless.
+    ///
+    /// # Errors
+    /// [`UpError::Failed`] when nobody asked for it.
+    pub async fn wait(&mut self) -> Result<(), UpError> {
+        (&mut self.owner.0).await.map_err(|_| UpError::Lost)?
+    }
+
+    /// Lets running requests finish, then ends the VM; returns when no process is left.
+    ///
+    /// # Errors
+    /// [`UpError::Failed`] when the guest does not finish in time; it is ended all the same.
+    pub async fn shutdown(mut self) -> Result<(), UpError> {
+        // Full means that it is asked already; closed, that it has ended.
+        let _ = self.drain.try_send(());
+        self.wait().await
+    }
+
+    /// Ends the VM at once.
+    pub async fn kill(mut self) {
+        let _ = self.qmp.quit().await;
+        let _ = self.wait().await;
+    }
+
+    /// How long everything took.
+    #[must_use]
+    pub fn timings(&self) -> Timings {
+        locked(&self.timings).clone()
+    }
+
+    /// What every disk has read so far.
+    ///
+    /// # Errors
+    /// [`QmpError`] when QEMU does not answer.
+    pub async fn block_stats(&self) -> Result<Vec<BlockStats>, QmpError> {
+        self.qmp.block_stats().await
+    }
+}
+
+/// A task that ends when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Task<T>(pub(crate) JoinHandle<T>);
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What belongs to the VM and ends with it.
+pub(crate) struct Parts {
+    pub(crate) vm: Vm,
+    pub(crate) qmp: Qmp,
+    pub(crate) control: UnixStream,
+    pub(crate) console: Console,
+    pub(crate) simulator: Option<(Simulator, Connection, Launch)>,
+    pub(crate) settings: Settings,
+    pub(crate) listener: TcpListener,
+    pub(crate) guest: SocketAddr,
+    pub(crate) limits: Limits,
+    pub(crate) folder: Arc<VmFolder>,
+}
+
+pub(crate) async fn start(
+    parts: Parts,
+    status: Status,
+    endpoint: SocketAddr,
+    progress: Listener,
+    timings: Arc<Mutex<Timings>>,
+    qemu_pid: u32,
+) -> Result<RunningVm, UpError> {
+    let (qmp, folder) = (parts.qmp.clone(), Arc::clone(&parts.folder));
+    let socket = folder.file("ctl");
+    let local = UnixListener::bind(&socket).map_err(fail("listen on", &socket))?;
+    let (status, watched) = watch::channel(status);
+    let (drain, drained) = mpsc::channel(1);
+    let (gate, mut open) = watch::channel(false);
+    let (root, measured) = watch::channel(None);
+    let local = Task(tokio::spawn(local::serve(local, watched, drain.clone())));
+    let news = reporter(
+        Arc::clone(&folder),
+        status,
+        endpoint,
+        progress,
+        Arc::clone(&timings),
+    );
+    let mut owner = Task(tokio::spawn(own(parts, gate, root, drained, news, local)));
+    let served = tokio::select! {
+        biased;
+        served = relay::turns(&mut open, true) => served,
+        ended = &mut owner.0 => {
+            ended.map_err(|_| UpError::Lost)??;
+            return Err(UpError::Stopped);
+        }
+    };
+    if !served {
+        (&mut owner.0).await.map_err(|_| UpError::Lost)??;
+        // Ended in good order before it served: somebody said `down`.
+        return Err(UpError::Stopped);
+    }
+    let trust_root_pem = measured.borrow().clone();
+    let trust_root = match &trust_root_pem {
+        Some(pem) => Some(folder.write("trust-root.pem", pem.as_bytes())?),
+        None => None,
+    };
+    let serial_log = folder.file("serial.log");
+    Ok(RunningVm {
+        endpoint,
+        trust_root_pem,
+        trust_root,
+        serial_log,
+        qemu_pid,
+        qmp,
+        timings,
+        drain,
+        owner,
+    })
+}
+
+/// Owns the VM until its end.
+async fn own(
+    parts: Parts,
+    gate: watch::Sender<bool>,
+    root: watch::Sender<Option<String>>,
+    drain: mpsc::Receiver<()>,
+    news: Box<dyn FnMut(&News) + Send>,
+    local: Task<()>,
+) -> Result<(), UpError> {
+    let Parts {
+        vm,
+        qmp,
+        control,
+        mut console,
+        simulator,
+        settings,
+        listener,
+        guest,
+        limits,
+        folder,
+    } = parts;
+    let relay = Task(tokio::spawn(relay::relay(
+        listener,
+        guest,
+        limits,
+        gate.subscribe(),
+    )));
+    let (process, simulator) = match simulator {
+        Some((process, connection, launch)) => (Some(process), Some((connection, launch))),
+        None => (None, None),
+    };
+    let driver = Driver {
+        settings,
+        control,
+        vm: &vm,
+        simulator,
+        gate,
+        root,
+        drain,
+        news,
+    };
+    let ending = driver.run().await;
+    drop(relay);
+    if matches!(
+        ending,
+        Ending::Failed(Failure::Gone(_) | Failure::Guest { .. })
+    ) {
+        // It is ending by itself: its last words are worth a moment.
+        let _ = timeout(STOP, vm.wait()).await;
+    }
+    let diagnostics = vm.diagnostics();
+    vm.stop(Some(&qmp), STOP).await?;
+    let lines = console.last_lines().await;
+    // In this order: no process is left when `down` and the owner hear of the end.
+    drop(process);
+    drop(folder);
+    drop(local);
+    match ending {
+        Ending::Stopped => Ok(()),
+        Ending::Failed(failure) => Err(UpError::Failed {
+            failure,
+            console: lines,
+            diagnostics,
+        }),
+    }
+}
+
+/// What is done with news: status, timings, and people.
+fn reporter(
+    folder: Arc<VmFolder>,
+    status: watch::Sender<Status>,
+    endpoint: SocketAddr,
+    progress: Listener,
+    timings: Arc<Mutex<Timings>>,
+) -> Box<dyn FnMut(&News) + Send> {
+    Box::new(move |news| {
+        let step = |name: &str, doing: String, guest_ms| {
+            let (since, json) = {
+                let mut timings = locked(&timings);
+                (timings.step(name, guest_ms), timings.to_json())
+            };
+            status.send_modify(|status| status.doing = doing);
+            if let Err(error) = folder.write("phases.json", &json) {
+                progress(Progress::Note(format!("timings are not kept: {error}")));
+            }
+            since
+        };
+        match news {
+            News::Hello(tee) => {
+                let found = tee.map_or("no TEE".to_owned(), |tee| tee.to_string());
+                step("hello", "being configured".into(), None);
+                progress(Progress::Note(format!(
+                    "the guest's agent runs and found {found}"
+                )));
+            }
+            News::Phase(phase, at_ms) => {
+                let since_start = step(
+                    phase.name(),
+                    format!("in phase {}", phase.name()),
+                    Some(*at_ms),
+                );
+                progress(Progress::Phase {
+                    phase: *phase,
+                    since_start,
+                });
+            }
+            News::Serving(at_ms) => {
+                let since_start = step("serving", "serving".into(), Some(*at_ms));
+                progress(Progress::Serving {
+                    endpoint,
+                    since_start,
+                });
+            }
+            News::Work(done, total) => progress(Progress::Work {
+                done: *done,
+                total: *total,
+            }),
+            News::Metrics(metrics) => progress(Progress::Metrics(*metrics)),
+            News::EngineRestarted(count) => progress(Progress::EngineRestarted(*count)),
+        }
+    })
+}
+
+fn locked(timings: &Mutex<Timings>) -> MutexGuard<'_, Timings> {
+    timings.lock().unwrap_or_else(PoisonError::into_inner)
+}
