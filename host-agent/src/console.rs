@@ -15,6 +15,8 @@ use crate::text::plain;
 const LINES: usize = 12;
 /// Longest line that is remembered, in bytes.
 const LINE: usize = 400;
+/// Begins the kernel's last line that says why; the trace after it would push it out, and is in the log.
+const PANIC: &str = "Kernel panic";
 
 /// The end of the console's output.
 #[derive(Debug, Clone)]
@@ -75,8 +77,31 @@ fn remember(lines: &Mutex<VecDeque<String>>, line: &[u8]) {
         return;
     }
     let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+    if lines.back().is_some_and(|last| last.contains(PANIC)) {
+        return;
+    }
     if lines.len() == LINES {
         lines.pop_front();
     }
     lines.push_back(text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_are_kept_and_end_with_a_panic() {
+        let lines = Mutex::default();
+        for number in 0..LINES {
+            remember(&lines, format!("line {number}\r").as_bytes());
+        }
+        remember(&lines, b"\r");
+        remember(&lines, b"[    1.0] Kernel panic - not syncing: gone");
+        remember(&lines, b"[    1.0] Call Trace:");
+        let lines = lines.into_inner().unwrap();
+        assert_eq!(lines.len(), LINES);
+        assert_eq!(lines[0], "line 1");
+        assert_eq!(lines[LINES - 1], "[    1.0] Kernel panic - not syncing: gone");
+    }
 }

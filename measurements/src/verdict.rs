@@ -151,6 +151,12 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Foreign words on one line: libraries break and indent theirs.
+pub(crate) fn one_line(text: impl Display) -> String {
+    let text = text.to_string();
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 impl Check {
     /// A check that passed with `found`.
     pub(crate) fn pass(id: &'static str, title: impl Into<String>, found: impl Display) -> Self {

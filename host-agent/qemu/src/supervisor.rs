@@ -7,20 +7,30 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, getpid, getppid};
 use tokio::sync::watch;
 
+/// A killed process is gone in milliseconds unless the kernel itself hangs.
+const REAP: Duration = Duration::from_secs(2);
+
 /// A started process whose end somebody waits for.
 #[derive(Debug)]
 pub(crate) struct Supervised {
     pid: Pid,
-    /// False once reaped: from then on the number may belong to somebody else.
-    alive: Arc<Mutex<bool>>,
+    life: Arc<Life>,
     exit: watch::Receiver<Option<ExitStatus>>,
+}
+
+#[derive(Debug)]
+struct Life {
+    /// False once reaped: from then on the number may belong to somebody else.
+    alive: Mutex<bool>,
+    reaped: Condvar,
 }
 
 impl Supervised {
@@ -37,15 +47,18 @@ impl Supervised {
         command.process_group(0);
         prepare(&mut command, &descriptors);
         let (started, begun) = mpsc::channel();
-        let alive = Arc::new(Mutex::new(true));
+        let life = Arc::new(Life {
+            alive: Mutex::new(true),
+            reaped: Condvar::new(),
+        });
         let (sender, exit) = watch::channel(None);
-        let lives = Arc::clone(&alive);
+        let lived = Arc::clone(&life);
         std::thread::Builder::new()
             .name("qemu-supervisor".into())
-            .spawn(move || run(command, descriptors, &started, &lives, &sender))?;
+            .spawn(move || run(command, descriptors, &started, &lived, &sender))?;
         let gone = |_| io::Error::other("the supervising thread ended early");
         let (pid, stderr) = begun.recv().map_err(gone)??;
-        Ok((Self { pid, alive, exit }, stderr))
+        Ok((Self { pid, life, exit }, stderr))
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -54,7 +67,8 @@ impl Supervised {
 
     /// Sends `signal` to the process group, unless the process has been reaped.
     pub(crate) fn signal(&self, signal: Signal) {
-        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        let alive = self.life.alive.lock();
+        let alive = alive.unwrap_or_else(PoisonError::into_inner);
         if *alive {
             // The only failure left is "no such process": it has ended and is about to be reaped.
             let _ = killpg(self.pid, signal);
@@ -72,9 +86,17 @@ impl Supervised {
 }
 
 impl Drop for Supervised {
-    /// The supervising thread reaps what this kills.
+    /// Kills, and waits until the supervising thread has reaped: that thread ends with this process, which may be
+    /// about to end, and where nobody adopts orphans a process that is only killed stays behind as a zombie.
     fn drop(&mut self) {
         self.signal(Signal::SIGKILL);
+        let alive = self.life.alive.lock();
+        let alive = alive.unwrap_or_else(PoisonError::into_inner);
+        // Past the deadline it hangs inside the kernel, and nobody can do more.
+        let _ = self
+            .life
+            .reaped
+            .wait_timeout_while(alive, REAP, |alive| *alive);
     }
 }
 
@@ -82,7 +104,7 @@ fn run(
     mut command: Command,
     descriptors: Vec<OwnedFd>,
     started: &mpsc::Sender<io::Result<(Pid, ChildStderr)>>,
-    alive: &Mutex<bool>,
+    life: &Life,
     exit: &watch::Sender<Option<ExitStatus>>,
 ) {
     let mut child = match command.spawn() {
@@ -105,10 +127,11 @@ fn run(
     while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)
         == Err(nix::errno::Errno::EINTR)
     {}
-    let mut alive = alive.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut alive = life.alive.lock().unwrap_or_else(PoisonError::into_inner);
     let status = child.wait();
     *alive = false;
     drop(alive);
+    life.reaped.notify_all();
     if let Ok(status) = status {
         exit.send_replace(Some(status));
     }

@@ -14,6 +14,7 @@
 //! and [`snp::SnpSimulator::report`] sign whatever they are given.
 #![forbid(unsafe_code)]
 
+pub mod command;
 pub mod launch;
 pub mod opened;
 pub mod roots;

@@ -43,6 +43,9 @@ pub enum CertificateError {
     /// The extension is not marked critical.
     #[error("certificate's evidence extension is not marked critical")]
     NotCritical,
+    /// A critical extension besides.
+    #[error("certificate has the critical extension {0}, which this client does not know")]
+    UnknownCritical(ObjectIdentifier),
     /// The extension's value is not a document.
     #[error("certificate's evidence extension is not usable")]
     Document(#[source] DocumentError),
@@ -67,6 +70,13 @@ impl Leaf {
         }
         if !extension.critical {
             return Err(CertificateError::NotCritical);
+        }
+        // RFC 5280 §4.2: whoever does not understand a critical extension must not use the certificate.
+        if let Some(unknown) = extensions
+            .iter()
+            .find(|extension| extension.critical && extension.extn_id != oid)
+        {
+            return Err(CertificateError::UnknownCritical(unknown.extn_id));
         }
         let document = Document::parse(extension.extn_value.as_bytes(), MAX_BOOT_DOCUMENT_LEN)
             .map_err(CertificateError::Document)?;

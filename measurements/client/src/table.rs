@@ -1,25 +1,28 @@
 //! A verdict as a table that a person can read.
 
 use cocoon_measurements::verdict::{Check, Class, Outcome, Verdict};
-use comfy_table::{
-    Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Table, Width, presets,
-};
 
 use crate::error::printable;
 
 /// Longest single text of a table, in characters: command lines are the longest honest ones.
 const MAX_TEXT: usize = 4096;
-/// A passing value longer than this is shortened unless everything was asked for: digests.
-const SHORT: usize = 40;
+/// Digits of a digest that tell it from another at a glance.
+const SHORT_DIGEST: usize = 16;
+/// Columns before the name of a check: its mark.
+const INDENT: usize = 6;
+/// Columns before the texts of a mismatch: what each of them is.
+const LABEL: usize = 10;
+/// Longer lines are hard to read, however wide the terminal is.
+const MAX_WIDTH: u16 = 120;
 
 /// How to draw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableStyle {
     /// Colours, for terminals.
     pub color: bool,
-    /// Columns to fill; texts wrap.
+    /// Columns to fill, of which 40 to 120 are used; texts wrap.
     pub width: u16,
-    /// Passing digests in full.
+    /// Digests of passed checks in full, instead of their first 16 digits.
     pub full: bool,
 }
 
@@ -29,42 +32,145 @@ impl Default for TableStyle {
         Self {
             color: false,
             width: 100,
-            full: true,
+            full: false,
         }
     }
 }
 
-/// The whole verdict: one line of what it is worth, then every check.
+/// The whole verdict: one line of what it is worth, then every check, on one line each where it fits.
 pub fn table(verdict: &Verdict, style: TableStyle) -> String {
-    let mut table = Table::new();
-    table
-        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_width(style.width.max(40))
-        .set_header(["", "check", "result"]);
-    if style.color {
-        table.enforce_styling();
-    } else {
-        table.force_no_tty();
+    let width = usize::from(style.width.clamp(40, MAX_WIDTH));
+    let names = verdict.checks.iter().map(|check| length(&check.title));
+    // Of the longest names only a few stand out, and nearly all results begin in one column.
+    let column = names.max().unwrap_or(0).min(width * 2 / 5);
+    let (name, code, worth) = worth(verdict);
+    let mut lines = wrap(&format!("{name}: {worth}"), width);
+    if let Some(rest) = lines[0].strip_prefix(name) {
+        lines[0] = paint(name, code, style.color) + rest;
     }
-    for check in &verdict.checks {
-        let (mark, color) = mark(check.outcome);
-        table.add_row([
-            Cell::new(mark).fg(color).add_attribute(Attribute::Bold),
-            Cell::new(printable(&check.title, MAX_TEXT)),
-            Cell::new(result(check, style.full)),
-        ]);
-    }
-    table.set_constraints([
-        ColumnConstraint::ContentWidth,
-        ColumnConstraint::UpperBoundary(Width::Percentage(35)),
-        ColumnConstraint::UpperBoundary(Width::Percentage(62)),
+    lines.extend([
+        String::new(),
+        format!("{:INDENT$}{:column$}  result", "", "check"),
+        "\u{2500}".repeat(width),
     ]);
-    format!("{}\n{}", summary(verdict, style.color), table.trim_fmt())
+    for check in &verdict.checks {
+        row(&mut lines, check, style, (width, column));
+    }
+    lines.join("\n")
+}
+
+fn row(lines: &mut Vec<String>, check: &Check, style: TableStyle, (width, column): (usize, usize)) {
+    let (value, texts) = texts(check, style.full);
+    let title = printable(&check.title, MAX_TEXT);
+    let title_and_value = format!("{title:column$}  {}", value.as_deref().unwrap_or_default());
+    let room = width - INDENT;
+    let fits = length(title_and_value.trim_end()) <= room;
+    let head = if fits { &title_and_value } else { &title };
+    for (number, line) in wrap(head.trim_end(), room).into_iter().enumerate() {
+        let mark = if number == 0 {
+            mark(check.outcome, style.color)
+        } else {
+            " ".repeat(INDENT)
+        };
+        lines.push(mark + &line);
+    }
+    let below = value
+        .filter(|_| !fits)
+        .map(|value| ("", value))
+        .into_iter()
+        .chain(texts);
+    for (label, text) in below {
+        let label_width = if label.is_empty() { 2 } else { LABEL };
+        for (number, line) in wrap(&text, room - label_width).into_iter().enumerate() {
+            let label = if number == 0 { label } else { "" };
+            lines.push(format!("{:INDENT$}{label:label_width$}{line}", ""));
+        }
+    }
+}
+
+/// The result beside the name of a check, and what stands below it, each under its label.
+fn texts(check: &Check, full: bool) -> (Option<String>, Vec<(&'static str, String)>) {
+    let text = |text: &Option<String>| text.as_deref().map(|text| printable(text, MAX_TEXT));
+    let labelled = |all: [(&'static str, &Option<String>); 4]| {
+        all.into_iter()
+            .filter_map(|(label, value)| Some((label, text(value)?)))
+            .collect()
+    };
+    match check.outcome {
+        Outcome::Pass => {
+            let value = text(&check.found).or_else(|| text(&check.expected));
+            let value = value.map(|value| if full { value } else { short(&value) });
+            (value, Vec::new())
+        }
+        Outcome::Fail => (
+            None,
+            labelled([
+                ("expected", &check.expected),
+                ("found", &check.found),
+                ("likely", &check.cause),
+                ("do", &check.advice),
+            ]),
+        ),
+        Outcome::Note => (
+            text(&check.found),
+            labelled([
+                ("", &check.cause),
+                ("", &check.advice),
+                ("", &None),
+                ("", &None),
+            ]),
+        ),
+    }
+}
+
+/// Digests by their first digits.
+fn short(text: &str) -> String {
+    let mut digits = 0;
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        digits = if c.is_ascii_hexdigit() { digits + 1 } else { 0 };
+        if digits <= SHORT_DIGEST {
+            out.push(c);
+        } else if digits == SHORT_DIGEST + 1 {
+            out.push('\u{2026}');
+        }
+    }
+    out
+}
+
+/// Lines of at most `width` characters, broken between words, or inside those that are longer than a line.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    for word in text.split(' ') {
+        if !line.is_empty() && length(&line) + 1 + length(word) > width {
+            lines.push(std::mem::take(&mut line));
+        } else if !line.is_empty() {
+            line.push(' ');
+        }
+        for c in word.chars() {
+            if length(&line) == width {
+                lines.push(std::mem::take(&mut line));
+            }
+            line.push(c);
+        }
+    }
+    lines.push(line);
+    lines
+}
+
+fn length(text: &str) -> usize {
+    text.chars().count()
 }
 
 /// What the verdict is worth, in one line.
 pub fn summary(verdict: &Verdict, color: bool) -> String {
+    let (name, code, worth) = worth(verdict);
+    format!("{}: {worth}", paint(name, code, color))
+}
+
+/// The class, its colour, and what it means.
+fn worth(verdict: &Verdict) -> (&'static str, &'static str, String) {
     let count = |outcome| {
         verdict
             .checks
@@ -90,64 +196,31 @@ pub fn summary(verdict: &Verdict, color: bool) -> String {
         ),
         Class::Rejected => ("REJECTED", "no prompt was sent", "31"),
     };
-    let name = if color {
-        format!("\x1b[1;{code}m{name}\x1b[0m")
-    } else {
-        name.to_owned()
-    };
     let notes = match notes {
         0 => String::new(),
         1 => ", 1 note".to_owned(),
         n => format!(", {n} notes"),
     };
-    format!("{name}: {means} ({passed} checks passed, {failed} failed{notes})")
+    let worth = format!("{means} ({passed} checks passed, {failed} failed{notes})");
+    (name, code, worth)
 }
 
-fn mark(outcome: Outcome) -> (&'static str, Color) {
-    match outcome {
-        Outcome::Pass => ("ok", Color::Green),
-        Outcome::Fail => ("FAIL", Color::Red),
-        Outcome::Note => ("note", Color::Yellow),
-    }
-}
-
-fn result(check: &Check, full: bool) -> String {
-    let mut lines = Vec::new();
-    let mut line = |name: &str, text: &Option<String>| {
-        if let Some(text) = text {
-            lines.push(format!("{name}{}", printable(text, MAX_TEXT)));
-        }
+fn mark(outcome: Outcome, color: bool) -> String {
+    let (name, code) = match outcome {
+        Outcome::Pass => ("ok", "32"),
+        Outcome::Fail => ("FAIL", "31"),
+        Outcome::Note => ("note", "33"),
     };
-    match check.outcome {
-        Outcome::Pass => {
-            let value = check
-                .found
-                .as_ref()
-                .or(check.expected.as_ref())
-                .map(|text| if full { text.clone() } else { short(text) });
-            line("", &value);
-        }
-        Outcome::Fail => {
-            line("expected: ", &check.expected);
-            line("found:    ", &check.found);
-            line("likely:   ", &check.cause);
-            line("do:       ", &check.advice);
-        }
-        Outcome::Note => {
-            line("", &check.found);
-            line("", &check.cause);
-            line("", &check.advice);
-        }
-    }
-    lines.join("\n")
+    // Padded first: escape sequences have no width.
+    paint(&format!("{name:INDENT$}"), code, color)
 }
 
-fn short(text: &str) -> String {
-    if text.chars().count() <= SHORT || text.contains(' ') {
-        return text.to_owned();
+fn paint(text: &str, code: &str, color: bool) -> String {
+    if color {
+        format!("\x1b[1;{code}m{text}\x1b[0m")
+    } else {
+        text.to_owned()
     }
-    let head: String = text.chars().take(SHORT - 1).collect();
-    format!("{head}…")
 }
 
 #[cfg(test)]
@@ -186,10 +259,10 @@ mod tests {
         for part in [
             "REJECTED",
             "FAIL",
-            "expected: ",
-            "found:",
-            "likely:   another firmware",
-            "do:       rebuild",
+            "expected  aaaa",
+            "found     b[2Jb",
+            "likely    another firmware",
+            "do        rebuild",
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
@@ -201,6 +274,38 @@ mod tests {
             !text.contains('\x1b'),
             "foreign escape sequences are not printed: {text:?}"
         );
+    }
+
+    #[test]
+    fn a_pass_is_one_line_and_its_digest_short() {
+        let mut passed = verdict(Outcome::Pass, Class::Confidential);
+        passed.checks[0].found = Some("ab".repeat(48));
+        let lines = |full| {
+            let style = TableStyle {
+                full,
+                ..TableStyle::default()
+            };
+            let text = table(&passed, style);
+            text.lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            lines(false).split_off(lines(false).len() - 3),
+            [
+                "      check            result".to_owned(),
+                "\u{2500}".repeat(100),
+                "ok    firmware (MRTD)  abababababababab\u{2026}".to_owned(),
+            ]
+        );
+        let full = lines(true).join("").replace(' ', "");
+        assert!(full.contains(&"ab".repeat(48)), "{full}");
+    }
+
+    #[test]
+    fn texts_break_between_words() {
+        assert_eq!(wrap("", 4), [""]);
+        assert_eq!(wrap("one two", 7), ["one two"]);
+        assert_eq!(wrap("one two", 6), ["one", "two"]);
+        assert_eq!(wrap("a sevenfold b", 4), ["a", "seve", "nfol", "d b"]);
     }
 
     #[test]

@@ -104,11 +104,11 @@ async fn line() -> Result<Option<Zeroizing<String>>, TerminalError> {
 pub fn style(full: bool) -> TableStyle {
     let terminal = io::stdout().is_terminal();
     let color = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let width = comfy_table::Table::new().width().filter(|_| terminal);
+    let width = terminal_size::terminal_size().filter(|_| terminal);
     TableStyle {
         color,
-        width: width.unwrap_or(TableStyle::default().width),
-        full: full || !terminal,
+        width: width.map_or(TableStyle::default().width, |(width, _)| width.0),
+        full,
     }
 }
 

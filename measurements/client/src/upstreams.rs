@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, Response};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use crate::address::Address;
@@ -20,6 +21,9 @@ use crate::verifier::Verifier;
 const MAX_IDLE: usize = 8;
 /// A connection with less life than this takes no new request: a long answer must fit.
 const MIN_REMAINING: Duration = Duration::from_secs(10 * 60);
+/// A connection that was idle for longer takes no new request. Guests close one after ten seconds, and a request that
+/// meets the closing half-way cannot be sent again: nobody here could tell whether it was served.
+const MAX_IDLE_TIME: Duration = Duration::from_secs(8);
 /// How long an appliance that failed comes last.
 const COOL_DOWN: Duration = Duration::from_secs(30);
 /// How long an idle connection may take to say that it is ready.
@@ -34,8 +38,13 @@ pub struct Upstreams {
 
 struct Upstream {
     address: Address,
-    idle: Mutex<Vec<AttestedConnection>>,
+    idle: Mutex<Vec<Idle>>,
     failed: Mutex<Option<Instant>>,
+}
+
+struct Idle {
+    connection: AttestedConnection,
+    since: Instant,
 }
 
 /// Why no appliance answered.
@@ -131,6 +140,8 @@ impl Upstreams {
         for index in self.order() {
             let upstream = &self.upstreams[index];
             while let Some(mut connection) = upstream.take_idle() {
+                // The runtime looks at its sockets first, so that one that was closed meanwhile is known to be.
+                yield_now().await;
                 if timeout(READY_LIMIT, connection.ready()).await == Ok(true) {
                     return Ok((index, connection));
                 }
@@ -159,7 +170,8 @@ impl Upstreams {
     fn give_back(&self, index: usize, connection: AttestedConnection) {
         let mut idle = lock(&self.upstreams[index].idle);
         if connection.remaining() > MIN_REMAINING && idle.len() < MAX_IDLE {
-            idle.push(connection);
+            let since = Instant::now();
+            idle.push(Idle { connection, since });
         }
     }
 }
@@ -167,8 +179,10 @@ impl Upstreams {
 impl Upstream {
     fn take_idle(&self) -> Option<AttestedConnection> {
         let mut idle = lock(&self.idle);
-        idle.retain(|connection| connection.remaining() > MIN_REMAINING);
-        idle.pop()
+        idle.retain(|idle| {
+            idle.since.elapsed() < MAX_IDLE_TIME && idle.connection.remaining() > MIN_REMAINING
+        });
+        Some(idle.pop()?.connection)
     }
 
     fn note(&self, failed: Option<Instant>) {

@@ -1,8 +1,10 @@
 //! The `cocoon` command as people and scripts see it: what it prints, and its exit status.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use cocoon_protocol::bytes::{Hex32, Hex48};
 use cocoon_protocol::manifest::{Manifest, Model, SnpReference, TdxReference};
@@ -25,21 +27,31 @@ impl Home {
         path.display().to_string()
     }
 
-    fn run(&self, arguments: &[&str]) -> (i32, String, String) {
-        let output = Command::new(env!("CARGO_BIN_EXE_cocoon"))
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cocoon"));
+        command
             .args(arguments)
             .env_remove("XDG_CONFIG_HOME")
             .env_remove("COCOON_TRUST_FILE")
-            .env("HOME", self.0.path())
-            .output()
-            .unwrap();
-        let Output {
-            status,
-            stdout,
-            stderr,
-        } = output;
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        (status.code().unwrap(), text(stdout), text(stderr))
+            .env("HOME", self.0.path());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        ended(self.command(arguments).output().unwrap())
+    }
+
+    /// Starts a command with the manifest of release 1, believed; standard output and error are pipes.
+    fn start(&self, command: &str, url: &str, arguments: &[&str]) -> Child {
+        let bytes = manifest(1);
+        let path = self.write("manifest.json", &bytes);
+        let pin = Hex32::sha256(&bytes).to_string();
+        self.command(&[command, url, "--manifest", &path, "--manifest-sha256", &pin])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
     }
 
     fn trust_file(&self) -> String {
@@ -47,6 +59,19 @@ impl Home {
     }
 }
 
+/// Exit status, standard output, standard error.
+fn ended(output: Output) -> (i32, String, String) {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let status = output.status.code().expect("ended by itself");
+    (status, text(output.stdout), text(output.stderr))
+}
+
+/// What Ctrl-C does.
+fn interrupt(child: &Child) {
+    let kill = format!("kill -INT {}", child.id());
+    let status = Command::new("sh").args(["-c", &kill]).status().unwrap();
+    assert!(status.success());
+}
 /// A manifest of release `release` that is valid now.
 fn manifest(release: u64) -> Vec<u8> {
     let now = cocoon_client::now();
@@ -85,7 +110,7 @@ fn manifest(release: u64) -> Vec<u8> {
 
 /// An address where nobody is: the port was free a moment ago.
 fn nowhere() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     format!("https://{}", listener.local_addr().unwrap())
 }
 
@@ -140,18 +165,9 @@ fn manifests_that_do_not_count_are_1_and_say_why() {
 #[test]
 fn an_appliance_that_is_not_there_is_2() {
     let home = Home::new();
-    let bytes = manifest(1);
-    let path = home.write("manifest.json", &bytes);
-    let pin = Hex32::sha256(&bytes).to_string();
     for command in ["verify", "chat"] {
-        let (code, _, error) = home.run(&[
-            command,
-            &nowhere(),
-            "--manifest",
-            &path,
-            "--manifest-sha256",
-            &pin,
-        ]);
+        let child = home.start(command, &nowhere(), &[]);
+        let (code, _, error) = ended(child.wait_with_output().unwrap());
         assert_eq!(code, 2, "{error}");
         assert!(error.contains("cannot reach https://127.0.0.1:"), "{error}");
         assert!(error.contains("Connection refused"), "{error}");
@@ -200,27 +216,12 @@ fn a_trust_file_that_cannot_be_read_names_its_line() {
 #[test]
 fn a_taken_port_is_named() {
     let home = Home::new();
-    let bytes = manifest(1);
-    let path = home.write("manifest.json", &bytes);
-    let pin = Hex32::sha256(&bytes).to_string();
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let listen = taken.local_addr().unwrap().to_string();
-    let arguments = [
-        "connect",
-        &nowhere(),
-        "--manifest",
-        &path,
-        "--manifest-sha256",
-        &pin,
-        "--listen",
-        &listen,
-    ];
-    let (code, _, error) = home.run(&arguments);
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let child = home.start("connect", &nowhere(), &["--listen", &address.to_string()]);
+    let (code, _, error) = ended(child.wait_with_output().unwrap());
     assert_eq!(code, 2);
-    let expected = format!(
-        "cocoon: port {} on 127.0.0.1 is in use",
-        taken.local_addr().unwrap().port()
-    );
+    let expected = format!("cocoon: port {} on 127.0.0.1 is in use", address.port());
     assert!(error.contains(&expected), "{error}");
 }
 
@@ -312,5 +313,71 @@ fn completions_and_bad_firmware() {
         ]);
         assert_eq!(code, 2);
         assert!(shown.contains(error), "{shown}");
+    }
+}
+
+#[test]
+fn ctrl_c_ends_a_command_in_good_order() {
+    let home = Home::new();
+    // Takes connections and never says a word: whoever connected is waiting for the handshake.
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", mute.local_addr().unwrap());
+    for (command, arguments) in [
+        ("verify", &[][..]),
+        ("chat", &["--prompt", "hello"]),
+        ("connect", &["--listen", "127.0.0.1:0"]),
+    ] {
+        let child = home.start(command, &url, arguments);
+        let _connection = mute.accept().unwrap();
+        interrupt(&child);
+        let (code, shown, error) = ended(child.wait_with_output().unwrap());
+        assert_eq!((code, shown.as_str()), (130, ""), "{error}");
+        assert!(error.ends_with("\ncocoon: stopped by Ctrl-C\n"), "{error}");
+    }
+}
+
+#[test]
+fn what_connect_prints_works_as_printed() {
+    let home = Home::new();
+    let file = home.write("it's a token", b"a-token-from-a-file-of-its-own\n");
+    for arguments in [&[][..], &["--token-file", &file]] {
+        let arguments = [&["--listen", "127.0.0.1:0"], arguments].concat();
+        let mut child = home.start("connect", &nowhere(), &arguments);
+        let mut printed = String::new();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        while !printed.ends_with("Ctrl-C stops the endpoint.\n") {
+            assert_ne!(out.read_line(&mut printed).unwrap(), 0, "{printed}");
+        }
+        // A shell takes it apart, with a `curl` that only tells what it was given.
+        let script = printed.replace("Ctrl-C stops the endpoint.", "");
+        let script = format!("curl() {{ printf '%s\\n' \"$@\"; }}\n{script}");
+        let given = Command::new("sh").args(["-c", &script]).output().unwrap();
+        let (code, given, error) = ended(given);
+        assert_eq!((code, error.as_str()), (0, ""), "{given}");
+        let [url, "-H", authorization, "-H", kind, "-d", body] =
+            given.lines().collect::<Vec<_>>()[..]
+        else {
+            panic!("{given}")
+        };
+        let url = url.strip_prefix("http://").unwrap();
+        let (host, path) = url.split_at(url.find('/').unwrap());
+        let mut stream = TcpStream::connect(host).unwrap();
+        write!(
+            stream,
+            "POST {path} HTTP/1.1\r\nHost: {host}\r\n{authorization}\r\n{kind}\r\nConnection: close\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        // Path, token and body are good: only the appliance is missing.
+        assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+        assert!(answer.contains("no_appliance_usable"), "{answer}");
+
+        interrupt(&child);
+        let (code, _, error) = ended(child.wait_with_output().unwrap());
+        assert_eq!(code, 0, "{error}");
+        assert!(error.ends_with("stopping\n"), "{error}");
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     roots::{DevelopmentRoot, TrustRoot, ValidityError},
     snp::report::{self, ChainError, ReportError, SnpChain, SnpClaims, certificates_from_pem},
     tdx::{
-        quote::{self, MAX_COLLATERAL, MAX_QUOTE, QuoteError, TdxClaims},
+        quote::{self, MAX_COLLATERAL, MAX_QUOTE, QuoteError, Refusal, TdxClaims},
         tcb::TcbPolicy,
     },
     verdict::{Check, chain},
@@ -198,27 +198,18 @@ fn parse_collateral(json: &[u8]) -> Option<QuoteCollateralV3> {
 }
 
 pub(super) fn tdx_refusal(error: &QuoteError, collateral: &[u8], now: u64) -> Check {
-    let end = match error {
-        QuoteError::Validity(validity) => return out_of_time(validity, Tee::Tdx),
+    let untimely = match error {
+        QuoteError::Validity(validity) => Some(*validity),
         QuoteError::Attributes(_) => {
             return Check::fail("tdx.attributes", "TD attributes", chain(error), LAUNCH);
         }
         QuoteError::Unverified { .. } => {
-            parse_collateral(collateral).as_ref().and_then(earliest_end)
+            parse_collateral(collateral).and_then(|collateral| untimely(&collateral, now))
         }
         _ => None,
     };
-    if let Some((certificate, not_after)) = end
-        && now > not_after
-    {
-        return out_of_time(
-            &ValidityError::Expired {
-                certificate,
-                not_after,
-                now,
-            },
-            Tee::Tdx,
-        );
+    if let Some(validity) = untimely {
+        return out_of_time(&validity, Tee::Tdx);
     }
     Check::fail(
         SIGNATURE,
@@ -250,33 +241,78 @@ pub(super) fn snp_refusal(error: &ReportError) -> Check {
     }
 }
 
-/// Of the dated parts of unverified collateral, the one that ends first: it only chooses the words of a refusal.
-fn earliest_end(collateral: &QuoteCollateralV3) -> Option<(&'static str, u64)> {
-    use x509_cert::{crl::CertificateList, der::Decode as _};
-    let crl = |der: &[u8]| {
-        let list = CertificateList::from_der(der).ok()?;
-        Some(list.tbs_cert_list.next_update?.to_unix_duration().as_secs())
+/// Of the dated parts of unverified collateral, the first whose time has not come, or the one whose time went first:
+/// it only chooses the words of a refusal.
+fn untimely(collateral: &QuoteCollateralV3, now: u64) -> Option<ValidityError> {
+    let parts = [
+        ("the TCB information", json_dates(&collateral.tcb_info)),
+        ("the QE identity", json_dates(&collateral.qe_identity)),
+        (
+            "the platforms' revocation list",
+            crl_dates(&collateral.pck_crl),
+        ),
+        (
+            "the root's revocation list",
+            crl_dates(&collateral.root_ca_crl),
+        ),
+    ];
+    let early = parts
+        .iter()
+        .filter_map(|(name, dates)| Some((*name, dates.issued?)))
+        .find(|(_, issued)| now < *issued)
+        .map(|(certificate, not_before)| ValidityError::NotYetValid {
+            certificate,
+            not_before,
+            now,
+        });
+    // A revocation list does not count any more in the very second in which the next one is due.
+    let late = || {
+        parts
+            .iter()
+            .filter_map(|(name, dates)| Some((*name, dates.next_update?)))
+            .min_by_key(|(_, end)| *end)
+            .filter(|(_, end)| now >= *end)
+            .map(|(certificate, not_after)| ValidityError::Expired {
+                certificate,
+                not_after,
+                now,
+            })
     };
-    [
-        ("the TCB information", next_update(&collateral.tcb_info)),
-        ("the QE identity", next_update(&collateral.qe_identity)),
-        ("the platforms' revocation list", crl(&collateral.pck_crl)),
-        ("the root's revocation list", crl(&collateral.root_ca_crl)),
-    ]
-    .into_iter()
-    .filter_map(|(name, end)| Some((name, end?)))
-    .min_by_key(|(_, end)| *end)
+    early.or_else(late)
 }
 
-fn next_update(json: &str) -> Option<u64> {
-    #[derive(serde::Deserialize)]
+/// Unix time; `None` where it cannot be read.
+struct Dates {
+    issued: Option<u64>,
+    next_update: Option<u64>,
+}
+
+fn json_dates(json: &str) -> Dates {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
     struct Dated {
-        #[serde(rename = "nextUpdate")]
-        next_update: String,
+        issue_date: Option<String>,
+        next_update: Option<String>,
     }
-    let dated: Dated = serde_json::from_str(json).ok()?;
-    let date: x509_cert::der::DateTime = dated.next_update.parse().ok()?;
-    Some(date.unix_duration().as_secs())
+    let dated: Dated = serde_json::from_str(json).unwrap_or_default();
+    let seconds = |text: Option<String>| {
+        let date: x509_cert::der::DateTime = text?.parse().ok()?;
+        Some(date.unix_duration().as_secs())
+    };
+    Dates {
+        issued: seconds(dated.issue_date),
+        next_update: seconds(dated.next_update),
+    }
+}
+
+fn crl_dates(der: &[u8]) -> Dates {
+    use x509_cert::{crl::CertificateList, der::Decode as _, time::Time};
+    let list = CertificateList::from_der(der).ok();
+    let seconds = |time: Time| time.to_unix_duration().as_secs();
+    Dates {
+        issued: (list.as_ref()).map(|list| seconds(list.tbs_cert_list.this_update)),
+        next_update: list.and_then(|list| list.tbs_cert_list.next_update.map(seconds)),
+    }
 }
 
 fn out_of_time(error: &dyn Error, tee: Tee) -> Check {
@@ -297,7 +333,7 @@ fn unverified_tdx(quote: &Blob) -> Result<tdx::Measured, Box<Check>> {
         })));
     }
     let parsed = Quote::parse(&quote.0)
-        .map_err(|error| unreadable(format!("TDX quote cannot be decoded: {error:#}")))?;
+        .map_err(|error| unreadable(chain(&QuoteError::Malformed(Refusal::new(&error)))))?;
     let report = match &parsed.report {
         Report::TD10(report) => report,
         Report::TD15(report) => &report.base,

@@ -353,7 +353,8 @@ fn cocoon_tdx_11() {
         root_ca_crl: Vec::new(),
         pck_crl: Vec::new(),
         tcb_info_issuer_chain: String::new(),
-        tcb_info: r#"{"nextUpdate":"2027-01-15T08:00:00Z"}"#.into(),
+        tcb_info: r#"{"issueDate":"2027-01-14T08:00:00Z","nextUpdate":"2027-01-15T08:00:00Z"}"#
+            .into(),
         tcb_info_signature: Vec::new(),
         qe_identity_issuer_chain: String::new(),
         qe_identity: String::new(),
@@ -369,17 +370,22 @@ fn cocoon_tdx_11() {
         let row = evidence::tdx_refusal(&error, &json, now);
         (row.id, row.cause.unwrap())
     };
-    assert_eq!(
-        refused(NOW + 1),
-        (
-            "evidence.collateral",
-            "expired collateral, or this machine's clock is wrong; for tdx: the TCB information was valid until 1800000000 \
-             (Unix time), and it is 1800000001: fetch a newer one"
-                .to_owned()
-        )
+    for now in [NOW, NOW + 1] {
+        let text = format!(
+            "expired collateral, or this machine's clock is wrong; for tdx: the TCB information was valid until \
+             1800000000 (Unix time), and it is {now}: fetch a newer one"
+        );
+        assert_eq!(refused(now), ("evidence.collateral", text));
+    }
+    let issued = NOW - 24 * 60 * 60;
+    let text = format!(
+        "expired collateral, or this machine's clock is wrong; for tdx: the TCB information is valid from {issued} \
+         (Unix time), and it is {}: check the clock",
+        issued - 1
     );
+    assert_eq!(refused(issued - 1), ("evidence.collateral", text));
     assert_eq!(
-        refused(NOW),
+        refused(NOW - 1),
         (
             "evidence.signature",
             "TDX quote does not verify with its collateral under the vendor's root: TCBInfo expired".to_owned()

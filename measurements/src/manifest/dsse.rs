@@ -21,7 +21,7 @@ pub const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
 /// Type of the statement.
 pub const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
 /// Type of the statement's predicate; the number is one of ours, beside those of [`cocoon_protocol::document`].
-pub const PREDICATE_TYPE: &str = "urn:oid:2.25.2846214499";
+pub const PREDICATE_TYPE: &str = "urn:oid:2.25.246214499";
 /// Name of the subject that is the manifest itself.
 pub const MANIFEST_SUBJECT: &str = "manifest.json";
 

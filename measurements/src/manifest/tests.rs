@@ -328,7 +328,7 @@ fn cocoon_manifest_8() {
     let payload: Blob = serde_json::from_value(envelope["payload"].clone()).unwrap();
     let statement: serde_json::Value = serde_json::from_slice(&payload.0).unwrap();
     assert_eq!(statement["_type"], "https://in-toto.io/Statement/v1");
-    assert_eq!(statement["predicateType"], "urn:oid:2.25.2846214499");
+    assert_eq!(statement["predicateType"], "urn:oid:2.25.246214499");
     let subjects: Vec<_> = statement["subject"]
         .as_array()
         .unwrap()

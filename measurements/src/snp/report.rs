@@ -16,7 +16,10 @@ pub use super::{
     chain::{ChainError, Product, Revocation, SnpChain, certificates_from_pem},
     endorsement::EndorsementError,
 };
-use crate::roots::{RootClass, TrustRoot};
+use crate::{
+    roots::{RootClass, TrustRoot},
+    verdict::one_line,
+};
 
 /// Bytes of a report, signature included.
 pub const REPORT_LENGTH: usize = 1184;
@@ -186,8 +189,8 @@ pub fn verify_launched_by(
     root: &TrustRoot,
     now: u64,
 ) -> Result<SnpClaims, ReportError> {
-    let parsed = parse(report)?;
-    let key = check_fields(&parsed, identity)?;
+    let (parsed, policy) = parse(report)?;
+    let key = check_fields(&parsed, policy, identity)?;
     let chain = chain::verify(chain, root, now)?;
     (&SevCertificate::from(chain.vek.clone()), &parsed)
         .verify()
@@ -203,7 +206,7 @@ pub fn verify_launched_by(
         measurement: parsed.measurement,
         report_data: parsed.report_data,
         host_data: parsed.host_data,
-        policy: parsed.policy.into(),
+        policy,
         guest_svn: parsed.guest_svn,
         family_id: parsed.family_id,
         image_id: parsed.image_id,
@@ -218,21 +221,24 @@ pub fn verify_launched_by(
     })
 }
 
-fn parse(report: &[u8]) -> Result<AttestationReport, ReportError> {
-    let Some((version, _)) = report
-        .split_first_chunk()
+/// The report, and its guest policy as it stands there: the library sets a bit in it that every report should have.
+fn parse(report: &[u8]) -> Result<(AttestationReport, u64), ReportError> {
+    let Some((head, _)) = report
+        .split_first_chunk::<0x10>()
         .filter(|_| report.len() == REPORT_LENGTH)
     else {
         return Err(ReportError::Length {
             length: report.len(),
         });
     };
-    let version = u32::from_le_bytes(*version);
+    // VERSION at 0x00, GUEST_SVN at 0x04, POLICY at 0x08 (SEV-SNP firmware ABI 56860, "ATTESTATION_REPORT").
+    let [v0, v1, v2, v3, _, _, _, _, policy @ ..] = *head;
+    let version = u32::from_le_bytes([v0, v1, v2, v3]);
     if !(2..=5).contains(&version) {
         return Err(ReportError::Version { version });
     }
     let malformed = |error: std::io::Error| ReportError::Malformed {
-        reason: error.to_string(),
+        reason: one_line(error),
     };
     let parsed = AttestationReport::from_bytes(report).map_err(malformed)?;
     // The signature is checked over what was understood; nothing may be left that was not.
@@ -242,16 +248,17 @@ fn parse(report: &[u8]) -> Result<AttestationReport, ReportError> {
             reason: "it has bits outside the fields of its version".to_owned(),
         });
     }
-    Ok(parsed)
+    Ok((parsed, u64::from_le_bytes(policy)))
 }
 
 /// Refuses what no signature could redeem, and tells which key signed.
 fn check_fields(
     report: &AttestationReport,
+    policy: u64,
     identity: &LaunchIdentity,
 ) -> Result<SigningKey, ReportError> {
     let field = |field, found: String, why| Err(ReportError::Field { field, found, why });
-    let policy = || format!("{:#x}", u64::from(report.policy));
+    let policy = || format!("{policy:#x}");
     if report.policy.debug_allowed() {
         return field(
             "policy",

@@ -19,7 +19,10 @@ use super::{
     attributes::{AttributeError, check_attributes},
     tcb::{TcbError, TcbPolicy, TcbStatus},
 };
-use crate::roots::{self, RootClass, TrustRoot, ValidityError};
+use crate::{
+    roots::{self, RootClass, TrustRoot, ValidityError},
+    verdict::one_line,
+};
 
 /// The largest quote read; real ones have about 5 KB, 8 KB with padding.
 pub const MAX_QUOTE: usize = 64 << 10;
@@ -158,6 +161,13 @@ pub enum QuoteError {
 #[error("{0}")]
 pub struct Refusal(pub String);
 
+impl Refusal {
+    /// With every cause, which the alternate form of the library's errors prints, on one line.
+    pub(crate) fn new(error: &impl std::fmt::Display) -> Self {
+        Self(one_line(format_args!("{error:#}")))
+    }
+}
+
 /// Verifies `quote` with `collateral` (JSON as Intel's PCS client writes it: `QuoteCollateralV3`) under `root`.
 ///
 /// `now` is Unix time in seconds and is compared with every date in certificates, revocation lists, TCB information
@@ -189,7 +199,7 @@ pub fn verify(
         .verify_with_policy(quote, collateral, now, &QuotePolicy::claims_only(now))
         .map_err(|error| QuoteError::Unverified {
             root: name,
-            reason: refusal(&error),
+            reason: Refusal::new(&error),
         })?;
     if *root == TrustRoot::Vendor && verified.platform.root_key_id != INTEL_ROOT_KEY {
         return Err(QuoteError::RootKey);
@@ -215,7 +225,8 @@ fn check_quote(quote: &[u8]) -> Result<(), QuoteError> {
             length: quote.len(),
         });
     }
-    let parsed = Quote::parse(quote).map_err(|error| QuoteError::Malformed(refusal(&error)))?;
+    let parsed =
+        Quote::parse(quote).map_err(|error| QuoteError::Malformed(Refusal::new(&error)))?;
     let (version, tee_type) = (parsed.header.version, parsed.header.tee_type);
     let report = td_report(&parsed.report).filter(|_| matches!(version, 4 | 5));
     let report = report.ok_or(QuoteError::NotTdx { version, tee_type })?;
@@ -232,7 +243,7 @@ fn parse_collateral(json: &[u8]) -> Result<QuoteCollateralV3, QuoteError> {
     if json.len() > MAX_COLLATERAL {
         return Err(QuoteError::CollateralTooLarge { length: json.len() });
     }
-    serde_json::from_slice(json).map_err(|error| QuoteError::Collateral(Refusal(error.to_string())))
+    serde_json::from_slice(json).map_err(|error| QuoteError::Collateral(Refusal::new(&error)))
 }
 
 fn verifier(root: &TrustRoot, now: u64) -> Result<QuoteVerifier, QuoteError> {
@@ -343,9 +354,4 @@ fn crl_date(der: &[u8]) -> u64 {
     CertificateList::from_der(der).map_or(0, |list| {
         list.tbs_cert_list.this_update.to_unix_duration().as_secs()
     })
-}
-
-/// The alternate form of the library's error prints every cause.
-fn refusal(error: &impl std::fmt::Display) -> Refusal {
-    Refusal(format!("{error:#}"))
 }

@@ -1,9 +1,12 @@
 //! What verdicts lead to: refusal, fail-over, reuse.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use cocoon_measurements::verdict::Class;
 use cocoon_protocol::document::ATTEST_PATH;
 use http::Method;
+use http_body_util::BodyExt;
 
 use super::connecting::refused_by;
 use super::double::{Carries, Double, Script, content, verifier};
@@ -116,13 +119,35 @@ async fn the_next_appliance_takes_over_and_connections_are_reused() {
             answer.body().connection().unwrap().address(),
             &honest.address
         );
-        http_body_util::BodyExt::collect(answer.into_body())
-            .await
-            .unwrap();
+        answer.into_body().collect().await.unwrap();
     }
     assert_eq!(liar.paths(), Vec::<String>::new());
     assert_eq!(
         honest.paths(),
         [ATTEST_PATH, "/v1/models", "/v1/models", "/v1/models"]
     );
+}
+
+/// Guests close connections that are idle for ten seconds: nobody should notice.
+#[tokio::test]
+async fn a_closed_idle_connection_gives_way_to_one_attested_anew() {
+    let double = Double::start(Script::default()).await;
+    let upstreams = Upstreams::new(content(), vec![double.address.clone()]);
+    let ask = async || {
+        let request = upstreams.request(Method::GET, "/v1/models", Bytes::new());
+        let answer = request.await.unwrap().into_body();
+        answer.collect().await.unwrap();
+    };
+    ask().await;
+    double.cut().await;
+    ask().await;
+    let attested_and_asked = [ATTEST_PATH, "/v1/models"];
+    assert_eq!(double.paths(), attested_and_asked.repeat(2));
+
+    // Before the ten seconds are over, so that request and closing do not meet.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(9)).await;
+    tokio::time::resume();
+    ask().await;
+    assert_eq!(double.paths(), attested_and_asked.repeat(3));
 }

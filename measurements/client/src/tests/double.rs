@@ -21,6 +21,7 @@ use p256::pkcs8::EncodePrivateKey;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use x509_cert::der::Encode;
 use x509_cert::der::asn1::{BitString, OctetString};
@@ -87,6 +88,7 @@ impl Default for Script {
 pub struct Double {
     pub address: Address,
     seen: Seen,
+    cut: watch::Sender<()>,
 }
 
 impl Double {
@@ -96,9 +98,11 @@ impl Double {
             .parse()
             .unwrap();
         let seen = Seen::default();
+        let cut = watch::Sender::new(());
         let double = Self {
             address,
             seen: seen.clone(),
+            cut: cut.clone(),
         };
         let (config, spki) = server_config(&script);
         let acceptor = TlsAcceptor::from(Arc::new(config));
@@ -106,6 +110,7 @@ impl Double {
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
                 let (acceptor, script, seen) = (acceptor.clone(), script.clone(), seen.clone());
+                let mut cut = cut.subscribe();
                 tokio::spawn(async move {
                     let Ok(tls) = acceptor.accept(tcp).await else {
                         return;
@@ -118,13 +123,22 @@ impl Double {
                     let service = service_fn(move |request| {
                         serve(script.clone(), seen.clone(), spki, Hex(exporter), request)
                     });
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(tls), service)
-                        .await;
+                    let serving = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(tls), service);
+                    tokio::select! {
+                        _ = serving => {}
+                        _ = cut.changed() => {}
+                    }
                 });
             }
         });
         double
+    }
+
+    /// Cuts every connection without a word, and returns when they are.
+    pub async fn cut(&self) {
+        self.cut.send_replace(());
+        self.cut.closed().await;
     }
 
     /// Paths of the requests so far.

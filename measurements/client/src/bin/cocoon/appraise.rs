@@ -80,14 +80,19 @@ pub fn run(appraise: &Appraise) -> anyhow::Result<Outcome> {
         Appraise::Tdx(args) => (&args.common, tdx(args)?),
         Appraise::Snp(args) => (&args.common, snp(args)?),
     };
-    let (class, rows) = match &verified {
-        Ok((RootClass::Vendor, rows)) => ("confidential", rows.clone()),
-        Ok((RootClass::Development, rows)) => ("simulated", rows.clone()),
-        Err(reason) => ("rejected", vec![("reason", reason.clone())]),
+    // Never `confidential`: genuine hardware may run anything.
+    let (class, root, rows) = match &verified {
+        Ok((RootClass::Vendor, rows)) => ("genuine", Some("vendor"), rows.clone()),
+        Ok((RootClass::Development, rows)) => ("simulated", Some("development"), rows.clone()),
+        Err(reason) => ("rejected", None, vec![("reason", reason.clone())]),
     };
     if common.json {
         let mut object = Map::new();
         object.insert("class".to_owned(), Value::from(class));
+        if let Some(root) = root {
+            object.insert("root".to_owned(), Value::from(root));
+        }
+        object.insert("measurements_compared".to_owned(), Value::from(false));
         object.extend(
             rows.into_iter()
                 .map(|(name, value)| (name.to_owned(), Value::from(value))),
@@ -97,8 +102,9 @@ pub fn run(appraise: &Appraise) -> anyhow::Result<Outcome> {
         print(format_args!("REJECTED: {reason}\n"))?;
     } else {
         print(format_args!(
-            "{}: signatures and endorsements hold\n",
-            class.to_uppercase()
+            "{}: signatures and endorsements hold under the {} root; measurements not compared\n",
+            class.to_uppercase(),
+            root.unwrap_or_default()
         ))?;
         for (name, value) in rows {
             print(format_args!("  {name:<18} {value}\n"))?;

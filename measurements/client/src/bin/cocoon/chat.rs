@@ -6,9 +6,9 @@ use cocoon_client::terminal::{Waiting, answer, say, style, talk};
 use cocoon_client::{Address, ChatOptions, Conversation, Upstreams, chain, summary, table};
 use zeroize::Zeroizing;
 
-use crate::Outcome;
 use crate::flags::TrustFlags;
 use crate::output::{remember, settings};
+use crate::{Outcome, unless_interrupted};
 
 /// Talk to a verified appliance
 #[derive(clap::Args)]
@@ -47,26 +47,25 @@ pub async fn run(mut args: Args) -> anyhow::Result<Outcome> {
     let upstreams = Upstreams::new(settings.verifier(), args.urls.clone());
     let color = style(false).color && std::io::stderr().is_terminal();
     let waiting = Waiting::new(format!("attesting {}", args.urls[0]));
-    let verdict = upstreams
-        .warm(|connection| {
-            remember(&settings, connection);
-            if args.verbose {
-                table(
-                    connection.verdict(),
-                    cocoon_client::TableStyle {
-                        color,
-                        ..style(true)
-                    },
-                )
-            } else {
-                format!(
-                    "{}: {}",
-                    connection.address(),
-                    summary(connection.verdict(), color)
-                )
-            }
-        })
-        .await;
+    let warming = upstreams.warm(|connection| {
+        remember(&settings, connection);
+        if args.verbose {
+            table(
+                connection.verdict(),
+                cocoon_client::TableStyle {
+                    color,
+                    ..style(true)
+                },
+            )
+        } else {
+            format!(
+                "{}: {}",
+                connection.address(),
+                summary(connection.verdict(), color)
+            )
+        }
+    });
+    let verdict = unless_interrupted(warming).await?;
     waiting.done();
     match verdict {
         Ok(text) => say(text),
@@ -86,7 +85,7 @@ pub async fn run(mut args: Args) -> anyhow::Result<Outcome> {
         Conversation::new(upstreams, options, system.as_deref().map(String::as_str));
     match prompt {
         Some(prompt) => {
-            answer(&mut conversation, &prompt).await?;
+            unless_interrupted(answer(&mut conversation, &prompt)).await??;
         }
         None => talk(&mut conversation).await?,
     }

@@ -9,9 +9,9 @@ use cocoon_client::{Address, Endpoint, EndpointOptions, Token, Upstreams, chain,
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use crate::Outcome;
 use crate::flags::TrustFlags;
 use crate::output::{remember, settings};
+use crate::{Outcome, unless_interrupted};
 
 /// Largest token file, in bytes.
 const MAX_TOKEN_FILE: u64 = 4096;
@@ -59,16 +59,15 @@ pub async fn run(args: Args) -> anyhow::Result<Outcome> {
     .await?;
 
     let waiting = Waiting::new(format!("attesting {}", args.urls[0]));
-    let first = upstreams
-        .warm(|connection| {
-            remember(&settings, connection);
-            format!(
-                "{}: {}",
-                connection.address(),
-                summary(connection.verdict(), false)
-            )
-        })
-        .await;
+    let warming = upstreams.warm(|connection| {
+        remember(&settings, connection);
+        format!(
+            "{}: {}",
+            connection.address(),
+            summary(connection.verdict(), false)
+        )
+    });
+    let first = unless_interrupted(warming).await?;
     waiting.done();
     match first {
         Ok(line) => say(line),
@@ -103,17 +102,27 @@ fn announce(args: &Args, base_url: &str, token: Option<&str>, model: &str) -> an
     }
     let key = match (token, &args.token_file) {
         (Some(token), _) => token.to_owned(),
-        (None, Some(path)) => format!("$(cat '{}')", path.display()),
+        (None, Some(path)) => format!("\"$(cat {})\"", quoted(&path.display().to_string())),
         (None, None) => String::new(),
     };
+    let hello = json!({
+        "model": model,
+        "messages": [{ "role": "user", "content": "Good morning!" }],
+    });
+    let body = quoted(&hello.to_string());
     print(format_args!(
         "\nexport OPENAI_BASE_URL={base_url}\nexport OPENAI_API_KEY={key}\n\n\
          curl $OPENAI_BASE_URL/chat/completions -H \"Authorization: Bearer $OPENAI_API_KEY\" \\\n  \
          -H 'Content-Type: application/json' \\\n  \
-         -d '{{\"model\":\"{model}\",\"messages\":[{{\"role\":\"user\",\"content\":\"Good morning!\"}}]}}'\n\n\
+         -d {body}\n\n\
          Ctrl-C stops the endpoint.\n"
     ))?;
     Ok(())
+}
+
+/// One word for a shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 fn read_token(path: &std::path::Path) -> anyhow::Result<Token> {

@@ -16,7 +16,7 @@ use cocoon_client::chain;
 
 /// Verify confidential-computing appliances, and use verified ones.
 ///
-/// Exit status: 0 accepted or done, 1 rejected with reasons, 2 wrong usage or input/output error.
+/// Exit status: 0 accepted or done, 1 rejected with reasons, 2 wrong usage or input/output error, 130 stopped by Ctrl-C.
 #[derive(Parser)]
 #[command(name = "cocoon", version)]
 struct Cli {
@@ -47,11 +47,21 @@ enum Outcome {
     Rejected,
 }
 
+/// Ctrl-C came first.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped by Ctrl-C")]
+struct Interrupted;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli.command) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Rejected) => ExitCode::from(1),
+        Err(error) if error.is::<Interrupted>() => {
+            // On a line of its own, below what the terminal shows of Ctrl-C and of an answer.
+            let _ = writeln!(std::io::stderr(), "\ncocoon: {error}");
+            ExitCode::from(130)
+        }
         Err(error) => {
             // A reader that closed its end (`| head`) wants no more of us, not even this.
             let _ = writeln!(std::io::stderr(), "cocoon: {}", chain(error.as_ref()));
@@ -70,9 +80,20 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
             std::io::stdout().write_all(&script)?;
             Ok(Outcome::Done)
         }
-        Command::Verify(args) => block_on(verify::run(args)),
+        Command::Verify(args) => block_on(async { unless_interrupted(verify::run(args)).await? }),
         Command::Connect(args) => block_on(connect::run(args)),
         Command::Chat(args) => block_on(chat::run(args)),
+    }
+}
+
+/// What `future` gives, unless Ctrl-C comes first: then it is dropped, which closes its connections and stops the
+/// generation of its answer.
+async fn unless_interrupted<T>(future: impl Future<Output = T>) -> Result<T, Interrupted> {
+    tokio::select! {
+        // Polled first, so that the signal does not end the program from the first step of `future` on.
+        biased;
+        Ok(()) = tokio::signal::ctrl_c() => Err(Interrupted),
+        output = future => Ok(output),
     }
 }
 

@@ -20,7 +20,7 @@ pub struct Args {
     /// Print the verdict as JSON
     #[arg(long)]
     json: bool,
-    /// Show passing values in full on a terminal
+    /// Show the digests of passed checks in full
     #[arg(long, short)]
     verbose: bool,
 }

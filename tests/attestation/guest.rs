@@ -1,0 +1,114 @@
+//! The real guest agent in this process, over a simulated TEE, and the real client's verifier for it.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, LazyLock};
+
+use cocoon_client::{Address, Verifier};
+use cocoon_guest_agent::api::{self, Counters, Limits, Service};
+use cocoon_guest_agent::attester::{self, Attester, Identity};
+use cocoon_guest_agent::engine::supervisor::{self, Launched as Engine, Launcher};
+use cocoon_guest_agent::keys::Keys;
+use cocoon_guest_agent::tee::{Tee, TeeError};
+use cocoon_guest_agent::tls::AttestedListener;
+use cocoon_measurements::manifest::TrustedManifest;
+use cocoon_protocol::binding::{Claims, Tee as Kind};
+use cocoon_protocol::bytes::{Blob, Hex32, Hex64};
+use cocoon_protocol::config;
+use cocoon_protocol::document::Evidence;
+use cocoon_simulator::launch::Launched;
+use tokio::sync::watch;
+
+use crate::machine::{Machine, policy, trusted};
+
+/// The client's library looks at the machine's own clock, so everything here is made for today.
+pub static TODAY: LazyLock<u64> = LazyLock::new(cocoon_client::now);
+/// The image's manifest, valid today.
+pub static CURRENT: LazyLock<TrustedManifest> = LazyLock::new(|| trusted(*TODAY));
+
+/// A verifier that believes in [`CURRENT`] and in simulated hardware.
+pub fn verifier() -> Verifier {
+    Verifier::new(CURRENT.clone(), policy())
+}
+
+/// A simulated VM of the image whose claims name today's manifest and the TLS key `leaf`.
+pub fn machine(kind: Kind, leaf: Hex32) -> Machine {
+    let mut vm = Machine::good(kind);
+    vm.claims.leaf_spki_sha256 = leaf;
+    vm.claims.manifest_id = CURRENT.id();
+    vm.collateral = Some(vm.vm.collateral(*TODAY).unwrap());
+    vm
+}
+
+struct Simulated {
+    kind: Kind,
+    vm: Launched<'static>,
+}
+
+impl Tee for Simulated {
+    fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    fn report(&self, data: &Hex64) -> Result<Evidence, TeeError> {
+        Ok(self.vm.evidence(data).unwrap())
+    }
+}
+
+/// Nothing here reaches an engine, so there is none.
+struct NoEngine;
+
+impl Launcher for NoEngine {
+    fn launch(&mut self) -> io::Result<Engine> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// A guest that serves; it ends with its runtime.
+pub struct Guest {
+    pub socket: SocketAddr,
+    pub address: Address,
+    pub claims: Claims,
+    pub counters: Arc<Counters>,
+    _drain: watch::Sender<bool>,
+}
+
+impl Guest {
+    pub async fn start(kind: Kind) -> Self {
+        let keys = Keys::generate().unwrap();
+        let mut vm = machine(kind, keys.leaf_spki_sha256());
+        vm.claims.meter_key = keys.meter_public();
+        let identity = Identity {
+            claims: vm.claims.clone(),
+            config: Blob(vm.config.clone()),
+        };
+        assert_eq!(
+            identity.claims.config_digest,
+            config::digest(kind, &identity.config.0)
+        );
+        let tee: Arc<dyn Tee> = Arc::new(Simulated { kind, vm: vm.vm });
+        let boot = attester::boot(&*tee, &identity).unwrap();
+        let listener = AttestedListener::bind((Ipv4Addr::LOCALHOST, 0).into(), &keys, &boot)
+            .await
+            .unwrap();
+        let socket = listener.local_address().unwrap();
+        // The sender may go: the last value stays.
+        let (_, stapled) = watch::channel(vm.collateral);
+        let counters = Arc::new(Counters::default());
+        let service = Service {
+            attester: Attester::start(tee, identity.clone(), stapled),
+            engine: supervisor::start(NoEngine, "tiny".into(), 1),
+            counters: Arc::clone(&counters),
+            limits: Limits::default(),
+        };
+        let (drain, draining) = watch::channel(false);
+        tokio::spawn(api::serve(listener, service, draining));
+        Self {
+            socket,
+            address: format!("https://{socket}").parse().unwrap(),
+            claims: identity.claims,
+            counters,
+            _drain: drain,
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! What evidence is worth: the simulator's, judged by the code that clients judge with, and the attested TLS
+//! connection that carries it.
+//!
+//! Every refusal is asserted by the id of the check and its exact words. Tampering signs anew with the simulator's
+//! keys, because changing signed bytes tests nothing but the signature; that is tested once, for every field.
+//!
+//! | module | promises |
+//! |---|---|
+//! | `accepted` | good evidence is accepted for what it is, and never for more |
+//! | `roots` | development roots count where they are named, and nowhere else |
+//! | `manifests` | manifests that do not count |
+//! | `bindings` | replayed, relayed and edited documents |
+//! | `launches` | another image, command line, machine or configuration |
+//! | `event_logs` | logs that lie |
+//! | `tampered_tdx`, `tampered_snp` | each field of the reports, signed anew |
+//! | `flipped` | signed bytes changed without signing anew |
+//! | `collateral` | endorsements that are late, early, stale, stripped, the other vendor's |
+//! | `endorsers` | each piece of them, from another platform or authority |
+//! | `malformed` | rubbish in every place |
+//! | `certificates`, `connections` | SPEC.md §4 over real TLS: CERT, TLS and ATTEST |
+
+mod accepted;
+mod bindings;
+mod certificates;
+mod collateral;
+mod connections;
+mod endorsers;
+mod event_logs;
+mod flipped;
+mod guest;
+mod hello;
+mod image;
+mod launches;
+mod machine;
+mod malformed;
+mod manifests;
+mod rogue;
+mod roots;
+mod stranger;
+mod tampered_snp;
+mod tampered_tdx;

@@ -1,0 +1,149 @@
+//! A TLS client that verifies nothing and remembers everything it is offered: tickets, certificates, exporters.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cocoon_protocol::binding::EXPORTER_LABEL;
+use cocoon_protocol::bytes::{Hex, Hex32};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Nothing in these tests takes nearly so long.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+struct Anyone;
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.2 was negotiated".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+    }
+}
+
+/// Keeps its configuration, and with it any ticket, from connection to connection.
+pub struct Stranger(Arc<ClientConfig>);
+
+/// One connection.
+pub struct Connection(pub TlsStream<TcpStream>);
+
+impl Stranger {
+    /// Eager to resume and to send early data.
+    pub fn new() -> Self {
+        let provider = Arc::new(rustls_graviola::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anyone))
+            .with_no_client_auth();
+        config.enable_early_data = true;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Self(Arc::new(config))
+    }
+
+    pub async fn connect(&self, address: SocketAddr) -> Connection {
+        let tcp = TcpStream::connect(address).await.unwrap();
+        let name = ServerName::try_from("cocoon").unwrap();
+        let connecting = TlsConnector::from(Arc::clone(&self.0)).connect(name, tcp);
+        Connection(timeout(DEADLINE, connecting).await.unwrap().unwrap())
+    }
+}
+
+impl Connection {
+    /// The leaf certificate, DER.
+    pub fn certificate(&self) -> Vec<u8> {
+        self.0.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+    }
+
+    pub fn exporter(&self) -> Hex32 {
+        let session = self.0.get_ref().1;
+        Hex(session
+            .export_keying_material([0; 32], EXPORTER_LABEL, None)
+            .unwrap())
+    }
+
+    /// Status and body of a request; `POST` with a body, `GET` without.
+    pub async fn ask(&mut self, method: &str, path: &str, body: &str) -> (u16, Vec<u8>) {
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: cocoon\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        timeout(DEADLINE, async {
+            self.0.write_all(head.as_bytes()).await.unwrap();
+            self.0.write_all(body.as_bytes()).await.unwrap();
+            self.0.flush().await.unwrap();
+            self.answer().await
+        })
+        .await
+        .unwrap()
+    }
+
+    async fn answer(&mut self) -> (u16, Vec<u8>) {
+        let mut bytes = Vec::new();
+        loop {
+            if let Some(end) = find(&bytes, b"\r\n\r\n") {
+                let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+                let length = header(&head, "content-length").parse::<usize>().unwrap();
+                while bytes.len() < end + 4 + length {
+                    self.more(&mut bytes).await;
+                }
+                let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+                return (status, bytes[end + 4..].to_vec());
+            }
+            self.more(&mut bytes).await;
+        }
+    }
+
+    async fn more(&mut self, bytes: &mut Vec<u8>) {
+        let read = self.0.read_buf(bytes).await.unwrap();
+        assert_ne!(read, 0, "closed within an answer");
+    }
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
+}
+
+fn header<'a>(head: &'a str, name: &str) -> &'a str {
+    head.lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(found, _)| found.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.trim())
+        .unwrap()
+}

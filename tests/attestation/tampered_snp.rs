@@ -1,0 +1,281 @@
+//! Every field of an SNP report that means something, changed and signed anew: the row of that field fails, and every
+//! other row is as before.
+
+use cocoon_measurements::policy::{Policy, SnpTcbFloor};
+use cocoon_measurements::verdict::Verdict;
+use cocoon_protocol::binding::{self, Tee};
+use cocoon_protocol::document::Evidence;
+use cocoon_simulator::launch::Launched;
+use cocoon_simulator::snp::SnpReport;
+
+use crate::machine::{Machine, accepted, judge, outcomes, policy, refused};
+
+type Edit = fn(&mut SnpReport);
+/// Id of a check and its cause.
+type Row = (&'static str, &'static str);
+
+const ODD_POLICY: Row = (
+    "snp.policy",
+    "guest policy bits are set or missing whose meaning this verifier does not know",
+);
+
+/// Compared once the signatures hold.
+const COMPARED: &[(&str, Edit, Row)] = &[
+    (
+        "MEASUREMENT",
+        |r| r.measurement[0] ^= 1,
+        (
+            "snp.launch",
+            "other image, edited command line, wrong initrd, or another CPU model, vCPU count or set of guest features than \
+             the manifest lists: one digest covers them all, so it cannot be told which (the manifest assumes guest features \
+             0x1)",
+        ),
+    ),
+    (
+        "HOST_DATA",
+        |r| r.host_data[31] ^= 1,
+        (
+            "snp.config",
+            "the launch was given another configuration than the document shows",
+        ),
+    ),
+    (
+        "REPORT_DATA of nothing",
+        |r| r.report_data = [0; 64],
+        (
+            "evidence.report_data",
+            "the evidence binds nothing: its report data are zero",
+        ),
+    ),
+    (
+        "REPORT_DATA of something else",
+        |r| r.report_data[0] ^= 1,
+        (
+            "evidence.report_data",
+            "exporter mismatch: nonce and claims fit, so the evidence was made in another TLS session than this one (or for a \
+             changed meter key): the connection is relayed by someone who holds the guest's key, or an old document was given \
+             this session's nonce",
+        ),
+    ),
+    (
+        "POLICY with a bit that nobody knows",
+        |r| r.policy |= 1 << 40,
+        ODD_POLICY,
+    ),
+    (
+        "POLICY without its constant bit",
+        |r| r.policy &= !(1 << 17),
+        ODD_POLICY,
+    ),
+];
+
+/// What no signature could redeem, or what does not fit the certificate: refused before anything is compared.
+const REFUSED_EARLY: &[(&str, Edit, Row)] = &[
+    (
+        "POLICY: debugging",
+        |r| r.policy |= 1 << 19,
+        (
+            "snp.policy",
+            "SNP report: policy is 0xb0000: debugging is allowed, so the host can read the guest's memory",
+        ),
+    ),
+    (
+        "POLICY: migration agent",
+        |r| r.policy |= 1 << 18,
+        (
+            "snp.policy",
+            "SNP report: policy is 0x70000: migration is allowed, so the guest's memory can leave this machine",
+        ),
+    ),
+    (
+        "VMPL",
+        |r| r.vmpl = 1,
+        (
+            "snp.vmpl",
+            "SNP report: VMPL is 1: code of a higher privilege controls the guest",
+        ),
+    ),
+    (
+        "ID_KEY_DIGEST",
+        |r| r.id_key_digest[0] = 1,
+        (
+            "snp.id_key",
+            "SNP report: ID key digest is \
+             010000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000: \
+             it is not the key that was expected to vouch for the launch",
+        ),
+    ),
+    (
+        "AUTHOR_KEY_DIGEST",
+        |r| r.author_key_digest[47] = 1,
+        (
+            "snp.author_key",
+            "SNP report: author key digest is \
+             000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000001: \
+             it is not the key that was expected to vouch for the launch",
+        ),
+    ),
+    (
+        "REPORTED_TCB: boot loader",
+        |r| r.tcb.bootloader += 1,
+        (
+            "evidence.signature",
+            "the SNP report and its certificate do not belong together: the boot loader of the report is at 5, its certificate \
+             is for 4: fetch the certificate for the reported TCB",
+        ),
+    ),
+    (
+        "REPORTED_TCB: TEE",
+        |r| r.tcb.tee = 1,
+        (
+            "evidence.signature",
+            "the SNP report and its certificate do not belong together: the TEE of the report is at 1, its certificate is for \
+             0: fetch the certificate for the reported TCB",
+        ),
+    ),
+    (
+        "REPORTED_TCB: SNP firmware",
+        |r| r.tcb.snp -= 1,
+        (
+            "evidence.signature",
+            "the SNP report and its certificate do not belong together: the SNP firmware of the report is at 26, its \
+             certificate is for 27: fetch the certificate for the reported TCB",
+        ),
+    ),
+    (
+        "REPORTED_TCB: microcode",
+        |r| r.tcb.microcode -= 1,
+        (
+            "evidence.signature",
+            "the SNP report and its certificate do not belong together: the microcode of the report is at 221, its certificate \
+             is for 222: fetch the certificate for the reported TCB",
+        ),
+    ),
+    (
+        "CHIP_ID of another chip",
+        |r| r.chip_id[63] ^= 1,
+        (
+            "evidence.signature",
+            "the SNP report and its certificate do not belong together: the VCEK is not the one of the processor that made the \
+             report",
+        ),
+    ),
+    (
+        "CHIP_ID masked",
+        |r| r.chip_id = [0; 64],
+        (
+            "evidence.signature",
+            "the SNP report and its certificate do not belong together: the report's chip id is masked, so that its VCEK \
+             cannot be matched: the operator must clear MASK_CHIP_ID",
+        ),
+    ),
+];
+
+/// The evidence over this session, after `edit` changed what is signed last of all.
+fn tampered_under(edit: Edit, policy: &Policy) -> Verdict {
+    let vm = Machine::good(Tee::SevSnp);
+    let mut document = vm.document();
+    let Launched::Snp { platform, report } = &vm.vm else {
+        panic!("an SNP guest was launched")
+    };
+    let mut report = SnpReport::clone(report);
+    report.report_data = binding::report_data(&binding::session(&vm.claims, &vm.fresh)).0;
+    edit(&mut report);
+    let Evidence::SevSnp { report: signed, .. } = &mut document.evidence else {
+        panic!("SNP evidence was made")
+    };
+    *signed = platform.report(&report).unwrap().into();
+    judge(&document, policy)
+}
+
+fn tampered(edit: Edit) -> Verdict {
+    tampered_under(edit, &policy())
+}
+
+#[test]
+fn each_compared_field_fails_in_its_own_row_alone() {
+    let good = outcomes(&Machine::good(Tee::SevSnp).verdict());
+    for (field, edit, expected) in COMPARED {
+        println!("{field}");
+        let verdict = tampered(*edit);
+        refused(&verdict, &[*expected]);
+        let rest = |rows: Vec<_>| -> Vec<_> {
+            let others = rows.into_iter();
+            others
+                .filter(|(id, _): &(&str, _)| *id != expected.0)
+                .collect()
+        };
+        assert_eq!(rest(outcomes(&verdict)), rest(good.clone()), "{field}");
+    }
+}
+
+#[test]
+fn what_no_signature_redeems_is_refused_before_anything_is_compared() {
+    for (field, edit, expected) in REFUSED_EARLY {
+        println!("{field}");
+        let verdict = tampered(*edit);
+        refused(&verdict, &[*expected]);
+        let compared = outcomes(&verdict)
+            .iter()
+            .filter(|(id, _)| id.starts_with("snp.") && *id != expected.0)
+            .count();
+        assert_eq!(compared, 0, "{field}");
+        assert_eq!(verdict.checks.last().unwrap().id, "evidence.measurements");
+    }
+}
+
+/// The level is good enough for the default policy, which sets no floor, and not for one that does.
+#[test]
+fn each_part_of_the_tcb_has_its_floor() {
+    let at = |floor| {
+        tampered_under(
+            |_| (),
+            &Policy {
+                snp_tcb_floor: floor,
+                ..policy()
+            },
+        )
+    };
+    let current = SnpTcbFloor {
+        bootloader: 4,
+        tee: 0,
+        snp: 27,
+        microcode: 222,
+    };
+    accepted(&at(current));
+    for above in [
+        SnpTcbFloor {
+            bootloader: 5,
+            ..current
+        },
+        SnpTcbFloor { tee: 1, ..current },
+        SnpTcbFloor { snp: 28, ..current },
+        SnpTcbFloor {
+            microcode: 223,
+            ..current
+        },
+    ] {
+        refused(
+            &at(above),
+            &[(
+                "evidence.tcb",
+                "the platform's firmware or microcode is older than the policy's floor",
+            )],
+        );
+    }
+}
+
+/// Fields that decide nothing: the guest's SVN (of an ID block, which is refused), the platform's settings, and the
+/// identities of this run and its migration agent. Who changes that has to change this test.
+#[test]
+fn fields_that_are_not_judged() {
+    let edits: [Edit; 4] = [
+        |r| r.guest_svn = 7,
+        |r| r.platform_info ^= 1,
+        |r| r.report_id[0] ^= 1,
+        |r| r.report_id_ma[0] ^= 1,
+    ];
+    for edit in edits {
+        accepted(&tampered(edit));
+    }
+}

@@ -1,0 +1,126 @@
+//! An operator's day with real VMs: looking at one, asking for another of the same name, ending one
+//! while it answers, and giving up on one that still boots.
+
+use std::path::Path;
+use std::time::Duration;
+
+use cocoon_host_agent::local;
+use cocoon_host_agent::state::{self, VmFolder};
+use cocoon_host_agent::timings::Step;
+use cocoon_host_agent::up::Progress;
+use cocoon_protocol::binding::Tee;
+use cocoon_protocol::control::Phase;
+use cocoon_protocol::manifest::manifest_id;
+use cocoon_tests::trial::{Model, Trial};
+use cocoon_tests::{alphabet, processes};
+use tokio::sync::oneshot;
+
+/// Of a machine that is slow and busy.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+async fn trial(name: &str) -> Trial {
+    let demo = Path::new(env!("CARGO_BIN_EXE_demo"));
+    let trial = Trial::new(demo, name, Tee::Tdx, Model::Alphabet).await;
+    trial.unwrap()
+}
+
+/// `ps`, `down` and the files behind them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_is_looked_at_and_drained() {
+    let trial = trial("operated").await;
+    let root = trial.options.state.clone();
+    let mut vm = trial.up().await.unwrap();
+    assert_eq!(state::names(&root).unwrap(), ["operated"]);
+    let socket = vm.folder.join("ctl");
+    let status = local::status(&socket).await.unwrap();
+    assert_eq!(
+        (status.name.as_str(), status.doing.as_str()),
+        ("operated", "serving")
+    );
+    assert_eq!(status.endpoint, vm.vm.endpoint.to_string());
+    assert_eq!(status.simulated.as_deref(), Some("tdx"));
+    assert_eq!(status.qemu_pid, Some(vm.vm.qemu_pid));
+    assert_eq!(
+        status.manifest_id,
+        manifest_id(&vm.image.bytes).to_string()
+    );
+    let steps = std::fs::read(vm.folder.join("phases.json")).unwrap();
+    let steps: Vec<Step> = serde_json::from_slice(&steps).unwrap();
+    assert_eq!(steps, vm.vm.timings().steps());
+    let names: Vec<&str> = steps.iter().map(|step| step.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "hello",
+            "configuration",
+            "model",
+            "keys",
+            "evidence",
+            "engine",
+            // When the phase began, and when it was done.
+            "serving",
+            "serving"
+        ]
+    );
+    assert!(steps.is_sorted_by_key(|step| step.host_ms));
+    assert_eq!(
+        VmFolder::take(&root, "operated").unwrap_err().to_string(),
+        "a VM named \"operated\" is running already: choose another --name, or stop that one with `cocoon-host down`"
+    );
+
+    // An answer that runs when `down` comes is finished; nobody new gets in.
+    let (begun, begins) = oneshot::channel();
+    let mut conversation = vm.conversation(60).unwrap();
+    let talking = tokio::spawn(async move {
+        let (mut answer, mut begun) = (String::new(), Some(begun));
+        let ending = conversation.ask("Hi", |piece| {
+            answer.push_str(piece);
+            begun.take().map(|begun| begun.send(()));
+        });
+        ending.await.unwrap();
+        answer
+    });
+    begins.await.unwrap();
+    local::down(&socket, DEADLINE).await.unwrap();
+    assert_eq!(talking.await.unwrap(), alphabet::answer(60));
+    vm.vm.wait().await.unwrap();
+    assert!(processes::naming(&vm.folder).is_empty());
+    let refused = vm.verifier().unwrap().connect(&vm.address().unwrap()).await;
+    assert!(refused.is_err());
+    assert!(local::status(&socket).await.is_err());
+    for gone in ["ctl", "sim", "qemu.pid", "host.pid"] {
+        assert!(!vm.folder.join(gone).exists(), "{gone}");
+    }
+    for kept in ["serial.log", "phases.json", "trust-root.pem", "manifest.json"] {
+        assert!(vm.folder.join(kept).is_file(), "{kept}");
+    }
+}
+
+/// Whoever drops the future of a boot leaves no process behind, dead or alive.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_boot_that_is_given_up_leaves_nothing() {
+    let trial = trial("given-up").await;
+    let (seen, folder) = (trial.seen.clone(), trial.folder());
+    let booting = tokio::spawn(trial.up());
+    let pid = seen.until(DEADLINE, |progress| match progress {
+        Progress::Started(pid) => Some(*pid),
+        _ => None,
+    });
+    let pid = pid.await.unwrap();
+    let phase = seen.until(DEADLINE, |progress| match progress {
+        Progress::Phase { phase, .. } => Some(*phase),
+        _ => None,
+    });
+    assert_eq!(phase.await.unwrap(), Phase::Configuration);
+    let running = processes::naming(&folder);
+    assert!(running.len() == 2 && running.contains(&pid), "{running:?}");
+    booting.abort();
+    assert!(booting.await.is_err_and(|error| error.is_cancelled()));
+    // The owner of the VM is a task of its own, which ends at its next step.
+    let gone = async {
+        while running.iter().any(|pid| processes::exists(*pid)) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, gone).await.unwrap();
+}

@@ -1,0 +1,163 @@
+//! Distinctive strings in every place where a client can put one, and a search of everything that the
+//! host has of the VM.
+
+use std::path::{Path, PathBuf};
+
+use cocoon_protocol::document::{ATTEST_PATH, AttestRequest};
+use cocoon_tests::alphabet;
+use cocoon_tests::trial::Appliance;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::stranger::{Connection, Stranger};
+use crate::wire::Wire;
+
+const CANARY: &str = "Q7vKanarienvogel";
+
+/// Bodies that put the canary in each place, and the status that each gets.
+fn bodies(model: &str) -> Vec<(String, u16)> {
+    let good = json!({
+        "model": model,
+        "messages": [
+            { "role": "system", "content": CANARY },
+            { "role": "user", "content": format!("Hi {CANARY}") },
+        ],
+        "stop": [CANARY],
+        "max_tokens": 2,
+        "temperature": 0,
+    });
+    let with = |name: &str, value: Value| {
+        let mut body = good.clone();
+        body[name] = value;
+        body.to_string()
+    };
+    let long = CANARY.repeat(alphabet::CONTEXT as usize);
+    vec![
+        (good.to_string(), 200),
+        (with("stream", json!(true)), 200),
+        (with("padding", json!(CANARY)), 200),
+        (with("model", json!(CANARY)), 404),
+        (with(CANARY, json!(CANARY)), 400),
+        (with("temperature", json!(CANARY)), 400),
+        (
+            with("messages", json!([{ "role": CANARY, "content": CANARY }])),
+            400,
+        ),
+        (
+            with("messages", json!([{ "role": "user", "content": long }])),
+            400,
+        ),
+        (format!("{{{CANARY}"), 400),
+    ]
+}
+
+/// Sends all of them, ends the VM, and looks.
+pub async fn are_nowhere(vm: Appliance) {
+    let wire = Wire::tap(vm.vm.endpoint).await;
+    let stranger = Stranger::new();
+    let mut connection = stranger.connect(wire.address).await;
+    let nonce = serde_json::to_string(&AttestRequest {
+        nonce: cocoon_protocol::bytes::Hex([5; 32]),
+    });
+    connection.ask("POST", ATTEST_PATH, &nonce.unwrap()).await;
+    let bodies = bodies(&vm.image.manifest.model.id);
+    for (body, status) in &bodies {
+        let streamed = body.contains("\"stream\":true");
+        let path = "/v1/chat/completions";
+        let found = if streamed {
+            streamed_answer(&mut connection, path, body).await
+        } else {
+            connection.ask("POST", path, body).await.0
+        };
+        assert_eq!(found, *status, "{body:.200}");
+    }
+    let (status, _) = connection.ask("GET", &format!("/{CANARY}"), "").await;
+    assert_eq!(status, 404);
+    drop(connection);
+    let refused = bodies.iter().filter(|(_, status)| *status != 200).count() + 1;
+    let told = vm
+        .seen
+        .metrics(|metrics| metrics.errors >= refused as u64)
+        .await;
+    let told = told.unwrap();
+
+    let Appliance {
+        vm: running,
+        folder,
+        seen,
+        image,
+        ..
+    } = vm;
+    running.shutdown().await.unwrap();
+    let mut places = vec![
+        ("the wire".to_owned(), wire.bytes()),
+        ("news".to_owned(), seen.all().into_bytes()),
+        ("counters".to_owned(), format!("{told:?}").into_bytes()),
+    ];
+    for file in files(&folder) {
+        let bytes = std::fs::read(&file).unwrap();
+        places.push((file.display().to_string(), bytes));
+    }
+    // The search finds what is there.
+    let found = |needle: &str| -> Vec<&str> {
+        let holds = |bytes: &[u8]| bytes.windows(needle.len()).any(|w| w == needle.as_bytes());
+        let places = places.iter().filter(|(_, bytes)| holds(bytes));
+        places.map(|(name, _)| name.as_str()).collect()
+    };
+    assert_eq!(found("cocoon: serving").len(), 1, "the console");
+    assert_eq!(found(&image.manifest.cmdline).len(), 1, "the manifest");
+    assert!(found("errors").contains(&"news"));
+
+    for text in spellings() {
+        assert_eq!(found(&text), Vec::<&str>::new(), "{text:?} was found");
+    }
+}
+
+/// The status of an answer whose end is its last chunk.
+async fn streamed_answer(connection: &mut Connection, path: &str, body: &str) -> u16 {
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: cocoon\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let stream = &mut connection.0;
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(body.as_bytes()).await.unwrap();
+    stream.flush().await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"0\r\n\r\n") {
+        assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0, "cut short");
+    }
+    let answer = String::from_utf8(answer).unwrap();
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+/// The canary as it is, and as encoders write its inside.
+fn spellings() -> Vec<String> {
+    let hex: String = CANARY.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let list = format!("{:?}", CANARY.as_bytes());
+    let inside = list.trim_matches(['[', ']']).to_owned();
+    let mut all = vec![CANARY.to_owned(), hex.to_uppercase(), hex, inside];
+    // Base64 has three alignments; the first and last characters of each depend on what stands beside.
+    for before in 0..3 {
+        let text = format!("{}{CANARY}", "x".repeat(before));
+        let blob = cocoon_protocol::bytes::Blob(text.into_bytes());
+        let text = serde_json::to_value(blob).unwrap();
+        let text = text.as_str().unwrap();
+        all.push(text[4..text.len() - 4].to_owned());
+    }
+    all
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else if path.is_file() {
+            found.push(path);
+        }
+    }
+    assert!(found.len() > 2, "{found:?}");
+    found
+}

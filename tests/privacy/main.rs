@@ -1,0 +1,27 @@
+//! What the host of a real VM can see says nothing of what clients say: not its files, not its
+//! counters, not the bytes on the wire, not their lengths.
+
+use std::path::Path;
+
+use cocoon_protocol::binding::Tee;
+use cocoon_tests::trial::{Appliance, Model, Trial};
+
+mod canaries;
+mod lengths;
+#[path = "../attestation/stranger.rs"]
+#[expect(dead_code, reason = "the tests of connections use more of it")]
+mod stranger;
+mod wire;
+
+async fn boot(name: &str) -> Appliance {
+    let demo = Path::new(env!("CARGO_BIN_EXE_demo"));
+    let trial = Trial::new(demo, name, Tee::Tdx, Model::Alphabet).await;
+    trial.unwrap().up().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_host_learns_nothing() {
+    let vm = boot("privacy").await;
+    lengths::do_not_tell_tokens(&vm).await;
+    canaries::are_nowhere(vm).await;
+}

@@ -1,0 +1,48 @@
+//! One real VM, served to clients of every kind: those that verify it and talk, those that do not verify
+//! it, and those that must refuse it.
+//!
+//! Booting takes most of the time, so that one VM serves all steps, in this order.
+//!
+//! | module | promises |
+//! |---|---|
+//! | `refused` | clients that believe something else send no prompt |
+//! | `asked` | models, answers, streams, usage, and errors that name the field |
+//! | `endpoint` | the local endpoint guards its door and passes streams through |
+
+use std::path::Path;
+
+use cocoon_protocol::binding::Tee;
+use cocoon_tests::trial::{Model, Trial};
+
+mod asked;
+mod endpoint;
+mod refused;
+#[path = "../attestation/stranger.rs"]
+#[expect(dead_code, reason = "the tests of connections use more of it")]
+mod stranger;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_serves_those_who_verify_it() {
+    let demo = Path::new(env!("CARGO_BIN_EXE_demo"));
+    let trial = Trial::new(demo, "serving", Tee::Tdx, Model::Alphabet).await;
+    let vm = trial.unwrap().up().await.unwrap();
+
+    // First of all, so that the counter of requests must be zero after it.
+    refused::other_manifest(&vm).await;
+    refused::other_signer(&vm);
+    refused::no_development_root(&vm).await;
+    refused::nobody_asked(&vm).await;
+
+    asked::verdict(&vm).await;
+    asked::models(&vm).await;
+    asked::whole_answers(&vm).await;
+    asked::streams(&vm).await;
+    asked::a_conversation(&vm).await;
+    asked::fail_over(&vm).await;
+    asked::unverified(&vm).await;
+    asked::errors(&vm).await;
+
+    endpoint::guarded_and_passed_through(&vm).await;
+
+    vm.vm.shutdown().await.unwrap();
+}

@@ -1,0 +1,67 @@
+//! `cargo demo`: builds the image, boots it under simulated hardware, verifies it, and talks to it.
+//!
+//! It only orchestrates the other crates; every step can be done by hand with their commands.
+
+mod steps;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use cocoon_protocol::binding::Tee;
+
+/// Build the appliance, boot it, verify it, and talk to it, on a machine without TEE hardware.
+#[derive(Debug, Parser)]
+#[command(name = "cargo demo --", version)]
+struct Arguments {
+    /// Ask this, print the answer, shut down and exit; without it, a chat opens.
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// The TEE to simulate.
+    #[arg(long, value_enum, default_value = "tdx")]
+    tee: SimulatedTee,
+    /// A GGUF file or a folder of safetensors in place of the default model.
+    #[arg(long, value_name = "PATH")]
+    model: Option<PathBuf>,
+    /// Most tokens of an answer.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    max_tokens: u32,
+    /// Where the local OpenAI-compatible endpoint listens while the chat is open.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Guest memory in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    memory: u32,
+    /// Print the verdict and the timings as JSON on standard output, before the answer.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SimulatedTee {
+    Tdx,
+    SevSnp,
+}
+
+impl From<SimulatedTee> for Tee {
+    fn from(tee: SimulatedTee) -> Self {
+        match tee {
+            SimulatedTee::Tdx => Tee::Tdx,
+            SimulatedTee::SevSnp => Tee::SevSnp,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    if let Some(code) = cocoon_tests::role::simulator_if_named() {
+        return code;
+    }
+    match steps::run(Arguments::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("demo: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What the host hears of a VM, remembered in order and waited for.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cocoon_host_agent::Progress;
+use cocoon_protocol::control::{Metrics, Phase};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+/// All news of one VM. Clones are the same.
+#[derive(Clone)]
+pub struct Seen {
+    name: String,
+    began: Instant,
+    all: Arc<watch::Sender<Vec<Progress>>>,
+}
+
+impl Seen {
+    /// Nothing yet, of a VM that is called `name` where its news are printed.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            began: Instant::now(),
+            all: Arc::new(watch::Sender::new(Vec::new())),
+        }
+    }
+
+    /// Remembers, and tells people on standard error.
+    pub fn hear(&self, progress: Progress) {
+        let what = match &progress {
+            Progress::Phase { phase, .. } => format!("phase {}", phase.name()),
+            Progress::Serving { .. } => "serving".to_owned(),
+            Progress::Note(text) => text.clone(),
+            Progress::Started(_) => "QEMU runs".to_owned(),
+            Progress::Metrics(metrics) => format!("{metrics:?}"),
+            Progress::EngineRestarted(count) => format!("engine restarted, {count}"),
+            Progress::Work { .. } => String::new(),
+        };
+        if !what.is_empty() {
+            let seconds = self.began.elapsed().as_secs_f64();
+            eprintln!("{:>16} {seconds:>7.2} s  {what}", self.name);
+        }
+        self.all.send_modify(|all| all.push(progress));
+    }
+
+    /// The phases so far, in the order in which they were heard of.
+    pub fn phases(&self) -> Vec<Phase> {
+        let phase = |progress: &Progress| match progress {
+            Progress::Phase { phase, .. } => Some(*phase),
+            _ => None,
+        };
+        self.all.borrow().iter().filter_map(phase).collect()
+    }
+
+    /// All news so far, as a debugger prints them.
+    pub fn all(&self) -> String {
+        format!("{:?}", self.all.borrow())
+    }
+
+    /// Waits until some news satisfy `what`, and gives what it made of them.
+    ///
+    /// # Errors
+    /// Says so after `deadline`.
+    pub async fn until<T>(
+        &self,
+        deadline: Duration,
+        what: impl Fn(&Progress) -> Option<T>,
+    ) -> anyhow::Result<T> {
+        let mut all = self.all.subscribe();
+        let found = timeout(deadline, async {
+            loop {
+                // Newest first: counters only grow.
+                let found = all.borrow_and_update().iter().rev().find_map(&what);
+                if let Some(found) = found {
+                    return Some(found);
+                }
+                all.changed().await.ok()?;
+            }
+        });
+        let found = found.await.ok().flatten();
+        found.ok_or_else(|| {
+            anyhow::anyhow!(
+                "{}: what was awaited did not come in {deadline:?}",
+                self.name
+            )
+        })
+    }
+
+    /// Waits for counters that satisfy `enough`. The guest tells them every ten seconds.
+    ///
+    /// # Errors
+    /// Says so when they do not come.
+    pub async fn metrics(&self, enough: impl Fn(&Metrics) -> bool) -> anyhow::Result<Metrics> {
+        self.until(Duration::from_secs(90), |progress| match progress {
+            Progress::Metrics(metrics) if enough(metrics) => Some(*metrics),
+            _ => None,
+        })
+        .await
+    }
+}
