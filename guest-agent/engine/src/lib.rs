@@ -9,5 +9,6 @@ pub mod backend;
 pub mod mistral;
 pub mod sample;
 pub mod serve;
+pub mod stops;
 
 pub use backend::{Backend, Event};

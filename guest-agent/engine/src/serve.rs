@@ -16,6 +16,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::backend::{Backend, Event};
+use crate::stops::Stops;
 
 /// Frames that may wait for the socket.
 const QUEUE: usize = 256;
@@ -112,10 +113,12 @@ async fn run<B: Backend>(
     frames: mpsc::Sender<FromEngine>,
 ) {
     let (events, mut received) = mpsc::channel(16);
+    let mut stops = Stops::new(&request.stop);
     let generation = backend.generate(request, events);
     let forward = async {
         while let Some(event) = received.recv().await {
-            for frame in to_frames(id, event) {
+            let told = stops.filter(event).into_iter();
+            for frame in told.flat_map(|event| to_frames(id, event)) {
                 if frames.send(frame).await.is_err() {
                     return;
                 }

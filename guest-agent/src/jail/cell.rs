@@ -128,7 +128,10 @@ fn root(cell: &Cell) -> Result<(), JailError> {
     file("create the model's place", fs::create_dir(&model))?;
     bind(&cell.engine, &engine, plain)?;
     bind(&cell.model, &model, plain | MsFlags::MS_NOEXEC)?;
-    file("create the devices' place", fs::create_dir(stage.join("dev")))?;
+    file(
+        "create the devices' place",
+        fs::create_dir(stage.join("dev")),
+    )?;
     for device in DEVICES {
         let place = stage.join("dev").join(device);
         file("create a device's place", File::create(&place).map(drop))?;
