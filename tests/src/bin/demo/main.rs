@@ -4,6 +4,7 @@
 
 mod steps;
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -57,11 +58,40 @@ fn main() -> ExitCode {
     if let Some(code) = cocoon_tests::role::simulator_if_named() {
         return code;
     }
-    match steps::run(Arguments::parse()) {
+    match steps::run(Arguments::parse_from(words(std::env::args_os()))) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("demo: {error:#}");
             ExitCode::from(2)
         }
+    }
+}
+
+/// The command line without the `--` that `cargo demo -- --prompt …` puts first: the alias already ends with one.
+fn words(mut given: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    let program = given.next();
+    let mut rest = given.peekable();
+    rest.next_if(|word| word == "--");
+    program.into_iter().chain(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_demo_is_called_with_one_separator_or_none() {
+        for line in [
+            &["demo", "--", "--prompt", "Hello"][..],
+            &["demo", "--prompt", "Hello"],
+        ] {
+            let arguments = Arguments::parse_from(words(line.iter().map(OsString::from)));
+            assert_eq!(arguments.prompt.as_deref(), Some("Hello"));
+        }
+        assert!(
+            Arguments::parse_from(words([OsString::from("demo")].into_iter()))
+                .prompt
+                .is_none()
+        );
     }
 }
