@@ -102,6 +102,9 @@ mod tests {
         let lines = lines.into_inner().unwrap();
         assert_eq!(lines.len(), LINES);
         assert_eq!(lines[0], "line 1");
-        assert_eq!(lines[LINES - 1], "[    1.0] Kernel panic - not syncing: gone");
+        assert_eq!(
+            lines[LINES - 1],
+            "[    1.0] Kernel panic - not syncing: gone"
+        );
     }
 }

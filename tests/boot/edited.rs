@@ -138,7 +138,11 @@ async fn an_edited_volume_ends_the_boot() {
     while let Some(above) = levels.last().filter(|blocks| **blocks > 1) {
         levels.push(above.div_ceil(DIGESTS));
     }
-    assert_eq!(levels.len(), 3, "the default model's volume has three levels");
+    assert_eq!(
+        levels.len(),
+        3,
+        "the default model's volume has three levels"
+    );
     let mut places = vec![
         ("superblock".to_owned(), 1024),
         ("last-block".to_owned(), (data - 1) * BLOCK),

@@ -130,8 +130,18 @@ async fn an_imitated_snp_vm_boots_and_verifies() {
         .filter(|check| check.outcome == Outcome::Note)
         .map(|check| (check.id, check.cause.as_deref().unwrap_or_default()))
         .collect();
-    eprintln!("{notes:#?}");
-    assert!(!notes.is_empty());
+    let ids: Vec<_> = notes.iter().map(|(id, _)| *id).collect();
+    // An image with inputs that are not the locked ones adds a note of its own.
+    let expected = [
+        "evidence.root",
+        "evidence.tcb",
+        "snp.aml_guard",
+        "snp.firmware",
+    ];
+    assert!(expected.iter().all(|id| ids.contains(id)), "{notes:#?}");
+    let firmware = "the measured firmware is not the one that booted: SEV-SNP firmware cannot start without the hardware, \
+        so the simulator measured OVMF.snp.fd while the VM ran OVMF.tdx.fd";
+    assert!(notes.contains(&("snp.firmware", firmware)), "{notes:#?}");
     drop(connection);
     let mut answer = String::new();
     let mut conversation = vm.conversation(3).unwrap();

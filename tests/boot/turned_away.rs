@@ -73,7 +73,9 @@ async fn an_image_with_a_file_that_is_none() {
     let (path, error) = with("cmdline", Some(b"two\nlines")).await;
     assert_eq!(
         error,
-        format!("{path} is not a kernel command line: one line of at most 2047 printable characters")
+        format!(
+            "{path} is not a kernel command line: one line of at most 2047 printable characters"
+        )
     );
     let (path, error) = with("manifest.json", Some(b"{}")).await;
     assert!(

@@ -40,10 +40,7 @@ async fn a_vm_is_looked_at_and_drained() {
     assert_eq!(status.endpoint, vm.vm.endpoint.to_string());
     assert_eq!(status.simulated.as_deref(), Some("tdx"));
     assert_eq!(status.qemu_pid, Some(vm.vm.qemu_pid));
-    assert_eq!(
-        status.manifest_id,
-        manifest_id(&vm.image.bytes).to_string()
-    );
+    assert_eq!(status.manifest_id, manifest_id(&vm.image.bytes).to_string());
     let steps = std::fs::read(vm.folder.join("phases.json")).unwrap();
     let steps: Vec<Step> = serde_json::from_slice(&steps).unwrap();
     assert_eq!(steps, vm.vm.timings().steps());
@@ -91,7 +88,12 @@ async fn a_vm_is_looked_at_and_drained() {
     for gone in ["ctl", "sim", "qemu.pid", "host.pid"] {
         assert!(!vm.folder.join(gone).exists(), "{gone}");
     }
-    for kept in ["serial.log", "phases.json", "trust-root.pem", "manifest.json"] {
+    for kept in [
+        "serial.log",
+        "phases.json",
+        "trust-root.pem",
+        "manifest.json",
+    ] {
         assert!(vm.folder.join(kept).is_file(), "{kept}");
     }
 }

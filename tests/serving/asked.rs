@@ -69,7 +69,10 @@ pub async fn verdict(vm: &Appliance) {
     }
     let json = serde_json::to_value(verdict).unwrap();
     assert_eq!(json["class"], "simulated");
-    assert_eq!(json["checks"].as_array().unwrap().len(), verdict.checks.len());
+    assert_eq!(
+        json["checks"].as_array().unwrap().len(),
+        verdict.checks.len()
+    );
     let shown = table(verdict, Default::default()).to_string();
     for check in &verdict.checks {
         let word = check.title.split(' ').next().unwrap_or_default();

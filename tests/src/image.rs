@@ -18,6 +18,8 @@ use cocoon_protocol::manifest::Manifest;
 
 /// Names an image that is built already, to save the tests the time.
 pub const VARIABLE: &str = "COCOON_TEST_IMAGE";
+/// Seconds that a manifest must still count for, to be taken for tests.
+const SPARE: u64 = 2 * 3600;
 /// Days that such a manifest lives.
 const DAYS: u64 = 1;
 
@@ -161,10 +163,7 @@ fn make_images() -> anyhow::Result<Images> {
     lock.lock()?;
     let real = match std::env::var_os(VARIABLE) {
         Some(folder) => SignedImage::open(Path::new(&folder))?,
-        None => {
-            let folder = emptied(&place, "image")?;
-            SignedImage::build(&folder, None, &report::stderr())?
-        }
+        None => current(&place)?,
     };
     let model = place.join("alphabet-f32.gguf");
     std::fs::write(&model, crate::alphabet::gguf())?;
@@ -176,6 +175,26 @@ fn make_images() -> anyhow::Result<Images> {
         alphabet: SignedImage::open(&folder)?,
         _lock: lock,
     })
+}
+
+/// The image of these very sources: the one that another test built a moment ago, or a new one.
+fn current(place: &Path) -> anyhow::Result<SignedImage> {
+    let (folder, made_of) = (place.join("image"), place.join("image.sources"));
+    let sources = crate::sources::digest(&workspace())?.to_string();
+    if std::fs::read_to_string(&made_of).is_ok_and(|found| found == sources)
+        && let Ok(image) = SignedImage::open(&folder)
+        && image.manifest.not_after > crate::now() + SPARE
+    {
+        return Ok(image);
+    }
+    // First of all: a build that is broken off leaves nothing that could be taken for an image.
+    if made_of.exists() {
+        std::fs::remove_file(&made_of)?;
+    }
+    let image = SignedImage::build(&emptied(place, "image")?, None, &report::stderr())?;
+    // Of the sources as they were before: what was edited meanwhile is built again next time.
+    std::fs::write(&made_of, sources)?;
+    Ok(image)
 }
 
 fn emptied(place: &Path, name: &str) -> anyhow::Result<PathBuf> {

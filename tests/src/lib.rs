@@ -9,6 +9,7 @@ pub mod image;
 pub mod processes;
 pub mod role;
 pub mod seen;
+pub mod sources;
 pub mod trial;
 pub mod vm;
 
