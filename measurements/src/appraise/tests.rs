@@ -392,13 +392,3 @@ fn cocoon_tdx_11() {
         )
     );
 }
-
-#[test]
-fn certificate_chains_of_nothing_are_empty() {
-    for nothing in ["", "\n", "\r\n \n"] {
-        assert_eq!(
-            crate::snp::report::certificates_from_pem(nothing.as_bytes()),
-            Ok(Vec::new())
-        );
-    }
-}

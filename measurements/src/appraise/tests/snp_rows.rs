@@ -280,3 +280,13 @@ fn cocoon_snp_8() {
         &floor(24),
     ));
 }
+
+#[test]
+fn certificate_chains_of_nothing_are_empty() {
+    for nothing in ["", "\n", "\r\n \n"] {
+        assert_eq!(
+            crate::snp::report::certificates_from_pem(nothing.as_bytes()),
+            Ok(Vec::new())
+        );
+    }
+}
