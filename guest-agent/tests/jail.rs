@@ -21,12 +21,20 @@ fn main() {
     let attempt = std::env::args().nth(4).unwrap();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let model = std::thread::spawn(|| std::fs::read_to_string("/model/weights").unwrap()).join().unwrap();
-    let mut root: Vec<String> = std::fs::read_dir("/").unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    root.sort();
+    let list = |folder: &str| {
+        let mut names: Vec<String> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    let mut env: Vec<(String, String)> = std::env::vars().collect();
+    env.sort();
+    let mut random = [0; 1];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom").unwrap(), &mut random).unwrap();
     writeln!(agent, "args {args:?}").unwrap();
-    writeln!(agent, "env {}", std::env::vars_os().count()).unwrap();
+    writeln!(agent, "env {env:?}").unwrap();
     writeln!(agent, "model {model}").unwrap();
-    writeln!(agent, "root {root:?}").unwrap();
+    writeln!(agent, "root {:?}", list("/")).unwrap();
+    writeln!(agent, "devices {:?}", list("/dev")).unwrap();
     writeln!(agent, "pid {}", std::process::id()).unwrap();
     writeln!(agent, "write {:?}", std::fs::write("/x", "x").map_err(|e| e.raw_os_error())).unwrap();
     writeln!(agent, "socket {:?}", std::net::UdpSocket::bind("127.0.0.1:0").map(drop).map_err(|e| e.raw_os_error())).unwrap();
@@ -106,9 +114,10 @@ fn the_engine_finds_its_model_and_nothing_else() {
     };
     let expected = [
         r#"args ["--model-dir", "/model", "--model-id", "none", "--threads", "2"]"#,
-        "env 0",
+        r#"env [("HOME", "/"), ("RAYON_NUM_THREADS", "2")]"#,
         "model of gold",
-        r#"root ["engine", "model"]"#,
+        r#"root ["dev", "engine", "model"]"#,
+        r#"devices ["random", "urandom"]"#,
         "pid 1",
         "write Err(Some(30))",
         "socket Err(Some(38))",

@@ -6,7 +6,8 @@
 //!                     └─ engine-cell (PID 1 inside): empty root, uid 65534, limits, seccomp ─▶ engine
 //! ```
 //!
-//! What is left to the engine: its own file, the model read-only, the socket pair on descriptor 3.
+//! What is left to the engine: its own file, the model read-only, the kernel's random devices, the socket pair on
+//! descriptor 3.
 
 mod cell;
 pub mod seccomp;
