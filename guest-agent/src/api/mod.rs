@@ -48,9 +48,11 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 256,
-            streams: 16,
-            body: 4 * 1024 * 1024,
+            // Their product bounds what withheld request bodies can hold: 256 MiB, which the smallest
+            // VM of the default model has free.
+            connections: 64,
+            streams: 4,
+            body: 1024 * 1024,
             head_time: Duration::from_secs(10),
             body_time: Duration::from_secs(60),
             attest_time: Duration::from_secs(90),

@@ -1,8 +1,8 @@
 //! The four steps: image, boot, verdict, conversation.
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use cocoon_client::{
@@ -17,6 +17,9 @@ use cocoon_tests::vm;
 use serde_json::json;
 
 use crate::Arguments;
+
+/// Nothing is silent for longer than two seconds.
+const PULSE: Duration = Duration::from_millis(1900);
 
 /// Runs the demo.
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
@@ -166,37 +169,49 @@ async fn converse(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Shows a boot as it goes: one task per phase, so that nothing is silent.
+/// Shows a boot as it goes: one task per phase, which says that it lives where it has nothing to count.
 fn show(reporter: Arc<dyn Reporter>) -> impl Fn(Progress) + Send + Sync + 'static {
-    let current: Mutex<Option<(Box<dyn Task>, u64)>> = Mutex::new(None);
+    let current = Arc::new(Mutex::new(None::<Step>));
+    let watched = Arc::downgrade(&current);
+    // Ends with the closure that holds the other end.
+    std::thread::spawn(move || {
+        while let Some(current) = watched.upgrade() {
+            if let Some(step) = locked(&current).as_ref() {
+                step.say();
+            }
+            drop(current);
+            std::thread::park_timeout(PULSE);
+        }
+    });
     move |progress| {
-        let mut current = match current.lock() {
-            Ok(current) => current,
-            Err(poisoned) => poisoned.into_inner(),
+        let mut current = locked(&current);
+        let mut begin = |name: &str| {
+            let task = reporter.start(&format!("     {name}"), None);
+            current.replace(Step {
+                task,
+                percent: None,
+                since: Instant::now(),
+            })
         };
         match progress {
             Progress::Note(text) => reporter.note(&format!("     {text}")),
-            Progress::Started(_) => {
-                *current = Some((reporter.start("     firmware and kernel", None), 0))
-            }
+            Progress::Started(_) => drop(begin("firmware and kernel")),
             Progress::Phase { phase, since_start } => {
-                if let Some((task, _)) = current.take() {
-                    task.finish(&format!("until {:.1} s", since_start.as_secs_f64()));
+                if let Some(step) = begin(meaning(phase)) {
+                    step.task
+                        .finish(&format!("until {:.1} s", since_start.as_secs_f64()));
                 }
-                *current = Some((reporter.start(&format!("     {}", meaning(phase)), None), 0));
             }
             Progress::Work { done, total } => {
-                if let Some((task, shown)) = current.as_mut() {
-                    let percent = done.saturating_mul(100).checked_div(total).unwrap_or(100);
-                    if percent > *shown {
-                        task.say(&format!("{percent} %"));
-                        *shown = percent;
-                    }
+                if let Some(step) = current.as_mut() {
+                    step.percent = done.saturating_mul(100).checked_div(total);
+                    step.say();
                 }
             }
             Progress::Serving { since_start, .. } => {
-                if let Some((task, _)) = current.take() {
-                    task.finish(&format!("serving after {:.1} s", since_start.as_secs_f64()));
+                if let Some(step) = current.take() {
+                    step.task
+                        .finish(&format!("serving after {:.1} s", since_start.as_secs_f64()));
                 }
             }
             Progress::Metrics(_) => {}
@@ -205,6 +220,27 @@ fn show(reporter: Arc<dyn Reporter>) -> impl Fn(Progress) + Send + Sync + 'stati
             }
         }
     }
+}
+
+/// A phase under way.
+struct Step {
+    task: Box<dyn Task>,
+    percent: Option<u64>,
+    since: Instant,
+}
+
+impl Step {
+    fn say(&self) {
+        let seconds = self.since.elapsed().as_secs();
+        match self.percent {
+            Some(percent) => self.task.say(&format!("{percent} %, {seconds} s")),
+            None => self.task.say(&format!("{seconds} s")),
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn meaning(phase: Phase) -> &'static str {
