@@ -17,6 +17,7 @@ use crate::files::{self, FileError};
 use crate::foreign::{Foreign, ForeignError};
 use crate::guest::{self, Binaries, GuestError};
 use crate::model::{Source, SourceError};
+use crate::provenance;
 
 /// Where the lock file lies below the sources.
 pub const LOCK_FILE: &str = "image/inputs.lock";
@@ -123,14 +124,20 @@ pub fn build(
         Some((agent, engine)) => Binaries::read(agent, engine)?,
         None => guest::build(&what.source, &cache, &**reporter)?,
     };
+    let revision = provenance::revision(
+        &what.source,
+        &guest::stage::parts(&what.source).map_err(GuestError::Stage)?,
+    );
+    let mut unlocked = foreign.unlocked;
+    unlocked.extend(provenance::marks(&revision, what.binaries.as_ref()));
     let stamp = Stamp {
         release: life.release,
         variant: "cpu".to_owned(),
-        source_revision: guest::revision(&what.source),
+        source_revision: revision,
         not_before: life.not_before,
         not_after: life.not_after,
         inputs_lock,
-        unlocked: foreign.unlocked,
+        unlocked,
     };
     let ingredients = Ingredients {
         kernel,

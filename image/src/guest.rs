@@ -5,6 +5,7 @@
 
 pub mod cargo;
 pub mod recipe;
+pub mod settings;
 pub mod stage;
 
 use std::fs::{self, File};
@@ -20,6 +21,7 @@ use thiserror::Error;
 use crate::files::{self, FileError};
 use cargo::CargoError;
 use recipe::{Recipe, RecipeError};
+use settings::SettingsError;
 use stage::StageError;
 
 /// The largest executable that is taken into an initrd, in bytes.
@@ -45,6 +47,12 @@ pub enum GuestError {
     /// The environment lacks something.
     #[error("cannot build the guest's executables")]
     Recipe(#[from] RecipeError),
+    /// The machine's cargo is told something that changes the result.
+    #[error("cannot build the guest's executables as everybody else would")]
+    Settings(#[from] SettingsError),
+    /// The packages cannot be listed.
+    #[error("cannot list the packages of the guest's executables")]
+    Packages(#[source] CargoError),
     /// Cargo failed.
     #[error("cannot build {package}")]
     Cargo {
@@ -117,10 +125,15 @@ impl Workshop {
         let guest = cache.join("guest");
         files::create_folder(&guest)?;
         let lock = lock(&guest.join("lock"), reporter)?;
-        stage::stage(source, &guest.join("src"))?;
+        let staged = guest.join("src");
+        stage::stage(source, &staged)?;
+        let environment = recipe::Environment::of_process()?;
+        settings::check(&staged, environment.cargo_home())?;
+        let registries = cargo::registries(&environment, &staged, reporter);
+        let registries = registries.map_err(GuestError::Packages)?;
         Ok(Self {
             guest,
-            environment: recipe::Environment::of_process()?,
+            environment: environment.with_registries(&registries)?,
             _lock: lock,
         })
     }
@@ -201,30 +214,6 @@ fn check_static(bytes: &[u8]) -> Result<(), &'static str> {
         return Err("it is linked dynamically, and the guest has no libraries");
     }
     Ok(())
-}
-
-/// The revision of the sources at `source`: git's, with `-dirty` when files differ; `none` without git.
-pub fn revision(source: &Path) -> String {
-    let git = |arguments: &[&str]| {
-        let output = std::process::Command::new("git")
-            .arg("-C")
-            .arg(source)
-            .args(arguments)
-            .output()
-            .ok()?;
-        output
-            .status
-            .success()
-            .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    match (
-        git(&["rev-parse", "--verify", "HEAD"]),
-        git(&["status", "--porcelain"]),
-    ) {
-        (Some(revision), Some(changes)) if changes.is_empty() => revision,
-        (Some(revision), _) => format!("{revision}-dirty"),
-        (None, _) => "none".to_owned(),
-    }
 }
 
 /// The workspace that `start` lies in: the nearest folder upwards with the guest's sources.

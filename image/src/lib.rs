@@ -28,5 +28,6 @@ pub mod guest;
 pub mod initrd;
 pub mod kernel;
 pub mod model;
+pub mod provenance;
 pub mod reference;
 pub mod verify;

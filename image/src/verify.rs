@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::assemble::name;
 use crate::build::{self, Build, BuildError, Life};
 use crate::diff::{self, Difference};
+use crate::provenance;
 
 /// What a rebuild says of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -65,8 +66,14 @@ pub fn compare(
     rebuilt: &Manifest,
     rebuilt_at: &Path,
 ) -> Rebuilt {
-    let mut differences = diff::diff(manifest, rebuilt);
-    // The same image can come of several revisions: not a difference of the image, but worth saying.
+    // The same image can come of several revisions, and of changed sources: not a difference of the image, but worth
+    // saying.
+    let [manifest, rebuilt] = [manifest, rebuilt].map(|manifest| {
+        let mut manifest = manifest.clone();
+        provenance::without_marks(&mut manifest.unlocked);
+        manifest
+    });
+    let mut differences = diff::diff(&manifest, &rebuilt);
     differences.retain(|difference| difference.field != "source_revision");
     let (claimed, at_hand) = (&manifest.source_revision, &rebuilt.source_revision);
     let first = diff::first_artefact(&differences);

@@ -1,6 +1,7 @@
 //! Runs cargo for one recipe, says how far it is, and finds the executable.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ffi::OsString;
 use std::io::{self, BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,7 +13,7 @@ use cocoon_inputs::report::{Reporter, Task};
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::recipe::Recipe;
+use super::recipe::{Environment, Recipe};
 
 /// How often the reporter hears that cargo is alive; often, as it decides itself what to show and when.
 const PATIENCE: Duration = Duration::from_millis(90);
@@ -36,6 +37,9 @@ pub enum CargoError {
         /// The end of what it wrote to standard error.
         output: String,
     },
+    /// It does not say where packages lie.
+    #[error("cannot understand what cargo says of the workspace")]
+    Metadata(#[source] serde_json::Error),
     /// It succeeded and named no executable.
     #[error("cargo built no executable named {0}")]
     NoExecutable(&'static str),
@@ -63,7 +67,7 @@ pub fn build(
     ];
     let mut packages = BTreeSet::new();
     watch.run(
-        command(recipe, source, "tree")
+        command(&recipe.environment, source, "tree")
             .args(listed)
             .args(&recipe.selection),
         |line| {
@@ -74,7 +78,7 @@ pub fn build(
     watch.total = packages.len();
     let (mut done, mut executable) = (BTreeSet::new(), None);
     watch.run(
-        command(recipe, source, "build").args(&recipe.arguments),
+        command(&recipe.environment, source, "build").args(&recipe.arguments),
         |line| {
             let artifact = Artifact::parse(&line)?;
             if artifact.target.name == recipe.package && artifact.executable.is_some() {
@@ -88,11 +92,51 @@ pub fn build(
     executable.ok_or(CargoError::NoExecutable(recipe.package))
 }
 
-fn command(recipe: &Recipe, source: &Path, subcommand: &str) -> Command {
+/// The folders that hold the packages of the workspace at `source` that come from elsewhere, sorted.
+///
+/// # Errors
+/// [`CargoError`], with cargo's own words.
+pub fn registries(
+    environment: &Environment,
+    source: &Path,
+    reporter: &dyn Reporter,
+) -> Result<Vec<PathBuf>, CargoError> {
+    let task = reporter.start("reading the list of packages", None);
+    let mut text = String::new();
+    let mut command = command(&environment.variables(), source, "metadata");
+    command.args(["--locked", "--format-version", "1"]);
+    command.args(["--filter-platform", "x86_64-unknown-linux-gnu"]);
+    Watch::new(&*task).run(&mut command, |line| {
+        text.push_str(&line);
+        None
+    })?;
+    let metadata: Metadata = serde_json::from_str(&text).map_err(CargoError::Metadata)?;
+    task.finish(&format!("{} packages", metadata.packages.len()));
+    let foreign = metadata.packages.into_iter().filter(|p| p.source.is_some());
+    let folders: BTreeSet<PathBuf> = foreign
+        .filter_map(|package| Some(package.manifest_path.parent()?.parent()?.to_owned()))
+        .collect();
+    Ok(folders.into_iter().collect())
+}
+
+fn command(environment: &[(&str, OsString)], source: &Path, subcommand: &str) -> Command {
     let mut command = Command::new("cargo");
     command.arg(subcommand).current_dir(source).env_clear();
-    command.envs(recipe.environment.iter().map(|(name, value)| (name, value)));
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     command
+}
+
+/// What `cargo metadata` says, as far as it matters here.
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    /// `None` for a member of the workspace.
+    source: Option<String>,
+    manifest_path: PathBuf,
 }
 
 /// cargo's message that something is compiled, as far as it matters here.

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use super::settings;
+
 /// Variables that may reach cargo: where tools and downloads are found. Anything else could change the result.
 pub const PASSED: &[&str] = &[
     "PATH",
@@ -42,6 +44,7 @@ pub enum RecipeError {
 pub struct Environment {
     variables: Vec<(&'static str, OsString)>,
     cargo_home: String,
+    registries: Vec<String>,
 }
 
 /// One run of `cargo build`.
@@ -83,7 +86,31 @@ impl Environment {
         Ok(Self {
             variables,
             cargo_home: flag_path(&cargo_home)?,
+            registries: Vec::new(),
         })
+    }
+
+    /// With the folders that packages of a registry lie in: their names say which mirror the machine uses.
+    ///
+    /// # Errors
+    /// [`RecipeError::Path`] when one cannot stand in a flag.
+    pub fn with_registries(self, folders: &[PathBuf]) -> Result<Self, RecipeError> {
+        let registries = folders.iter().map(|folder| flag_path(folder));
+        Ok(Self {
+            registries: registries.collect::<Result<_, _>>()?,
+            ..self
+        })
+    }
+
+    /// Cargo's own folder.
+    pub fn cargo_home(&self) -> &Path {
+        Path::new(&self.cargo_home)
+    }
+
+    /// What every run of cargo gets: the variables that pass, and those that undo a machine's settings.
+    pub fn variables(&self) -> Vec<(&'static str, OsString)> {
+        let passed = self.variables.iter().cloned();
+        passed.chain(settings::overridden()).collect()
     }
 }
 
@@ -157,19 +184,30 @@ fn recipe(
     let cargo_home = &environment.cargo_home;
     let (source, target) = (guest.join("src"), guest.join("target"));
     let (source, target) = (flag_path(&source)?, flag_path(&target)?);
-    // The folders' names would otherwise stand in messages of panics, and so in the measured bytes.
-    let remaps = [
-        format!("--remap-path-prefix={cargo_home}=/cargo"),
-        format!("--remap-path-prefix={source}=/src"),
-    ];
+    // The folders' names would otherwise stand in messages of panics, and so in the measured bytes. Of several that
+    // match, both compilers take the last.
+    let registries = environment.registries.iter().map(String::as_str);
+    let outside: Vec<(&str, &str)> = [(cargo_home.as_str(), "/cargo")]
+        .into_iter()
+        .chain(registries.map(|folder| (folder, "/registry")))
+        .collect();
+    let remaps: Vec<String> = outside
+        .iter()
+        .chain(&[(source.as_str(), "/src")])
+        .map(|(from, to)| format!("--remap-path-prefix={from}={to}"))
+        .collect();
     let flags: Vec<&str> = flags
         .iter()
         .copied()
         .chain(remaps.iter().map(String::as_str))
         .collect();
-    let c_flags =
-        format!("-ffile-prefix-map={cargo_home}=/cargo -ffile-prefix-map={target}=/target");
-    let mut variables = environment.variables.clone();
+    let c_flags = outside
+        .iter()
+        .chain(&[(target.as_str(), "/target")])
+        .map(|(from, to)| format!("-ffile-prefix-map={from}={to}"))
+        .collect::<Vec<_>>()
+        .join(" ");
+    let mut variables = environment.variables();
     variables.extend([
         ("CARGO_TARGET_DIR", target.to_string().into()),
         ("CARGO_ENCODED_RUSTFLAGS", flags.join(FLAG_SEPARATOR).into()),
@@ -227,7 +265,10 @@ mod tests {
 
     #[test]
     fn the_engines_recipe_is_this_one() {
-        let recipe = engine(&environment(), Path::new("/c/guest")).unwrap();
+        let environment = environment()
+            .with_registries(&["/home/u/.cargo/registry/src/near-1".into()])
+            .unwrap();
+        let recipe = engine(&environment, Path::new("/c/guest")).unwrap();
         assert_eq!(
             recipe.arguments.join(" "),
             "--locked --profile engine --message-format json-render-diagnostics --package cocoon-engine \
@@ -238,10 +279,12 @@ mod tests {
                 .unwrap()
                 .replace('\u{1f}', " "),
             "-Ctarget-cpu=x86-64-v3 -Ctarget-feature=+crt-static -Clink-arg=-Wl,--build-id=none \
-             --remap-path-prefix=/home/u/.cargo=/cargo --remap-path-prefix=/c/guest/src=/src"
+             --remap-path-prefix=/home/u/.cargo=/cargo \
+             --remap-path-prefix=/home/u/.cargo/registry/src/near-1=/registry \
+             --remap-path-prefix=/c/guest/src=/src"
         );
-        let c_flags =
-            "-ffile-prefix-map=/home/u/.cargo=/cargo -ffile-prefix-map=/c/guest/target=/target";
+        let c_flags = "-ffile-prefix-map=/home/u/.cargo=/cargo \
+             -ffile-prefix-map=/home/u/.cargo/registry/src/near-1=/registry -ffile-prefix-map=/c/guest/target=/target";
         assert_eq!(variable(&recipe, "CFLAGS"), Some(c_flags));
         assert_eq!(variable(&recipe, "CXXFLAGS"), Some(c_flags));
         assert_eq!(
@@ -259,6 +302,11 @@ mod tests {
             [
                 "PATH",
                 "HOME",
+                "CARGO_INCREMENTAL",
+                "RUSTC_WRAPPER",
+                "RUSTC_WORKSPACE_WRAPPER",
+                "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER",
+                "CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER",
                 "CARGO_TARGET_DIR",
                 "CARGO_ENCODED_RUSTFLAGS",
                 "CFLAGS",

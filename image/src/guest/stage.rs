@@ -61,6 +61,15 @@ pub fn stage(source: &Path, staged: &Path) -> Result<(), StageError> {
     prune(staged, Path::new(""), &wanted, 0)
 }
 
+/// What is staged of the workspace at `source`: files and folders at its top.
+///
+/// # Errors
+/// [`StageError`] when it is no workspace.
+pub fn parts(source: &Path) -> Result<Vec<String>, StageError> {
+    let files = TOP_FILES.iter().map(|file| (*file).to_owned());
+    Ok(files.chain(folders(source)?).collect())
+}
+
 /// The top-level folders that hold the workspace's members.
 fn folders(source: &Path) -> Result<BTreeSet<String>, StageError> {
     #[derive(Deserialize)]

@@ -1,0 +1,204 @@
+//! Cargo's configuration files, as far as they could change the guest's executables.
+//!
+//! Cargo reads `config.toml` in its home and in `.cargo` of every folder above the sources. Where to download from is
+//! the machine's business; what is compiled, and how, must be the same everywhere. Settings that [`OVERRIDDEN`] undoes
+//! stay harmless; any other that reaches the compiler is refused, so that a verifier does not wonder why the bytes differ.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::files::{self, FileError};
+
+/// The largest configuration file that is read, in bytes.
+const MAX_SETTINGS: u64 = 1 << 20;
+
+/// Variables that undo what a configuration file may say, for both targets.
+pub const OVERRIDDEN: &[(&str, &str)] = &[
+    ("CARGO_INCREMENTAL", "0"),
+    ("RUSTC_WRAPPER", ""),
+    ("RUSTC_WORKSPACE_WRAPPER", ""),
+    ("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER", "cc"),
+    ("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld"),
+];
+
+/// Tables about the network, the terminal and other commands.
+const HARMLESS: &[&str] = &[
+    "alias",
+    "cache",
+    "cargo-new",
+    "credential-alias",
+    "doc",
+    "future-incompat-report",
+    "http",
+    "install",
+    "net",
+    "registries",
+    "registry",
+    "source",
+    "term",
+];
+/// Of `[build]`: undone by a variable or an argument of ours, or without influence on the result.
+const HARMLESS_BUILD: &[&str] = &[
+    "build-dir",
+    "dep-info-basedir",
+    "incremental",
+    "jobs",
+    "rustc-workspace-wrapper",
+    "rustc-wrapper",
+    "rustdoc",
+    "rustdocflags",
+    "rustflags",
+    "target",
+    "target-dir",
+    "warnings",
+];
+/// Of `[target.…]`: `CARGO_ENCODED_RUSTFLAGS` and a linker's variable win over them.
+const HARMLESS_TARGET: &[&str] = &["linker", "runner", "rustdocflags", "rustflags"];
+
+/// Why cargo's configuration is not accepted.
+#[derive(Debug, Error)]
+pub enum SettingsError {
+    /// It changes what is compiled.
+    #[error(
+        "{path} sets `{key}`, which changes what is compiled into the image: take it out while building an image"
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// The setting, dotted.
+        key: String,
+    },
+    /// It is not TOML.
+    #[error("{path} is no configuration that cargo could read")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: toml::de::Error,
+    },
+    /// It cannot be read.
+    #[error("cannot read cargo's configuration")]
+    File(#[from] FileError),
+}
+
+/// Checks every file that cargo reads when it runs in `source` with its home at `cargo_home`.
+///
+/// # Errors
+/// [`SettingsError`] at the first setting that could change the executables.
+pub fn check(source: &Path, cargo_home: &Path) -> Result<(), SettingsError> {
+    let above = source.ancestors().map(|folder| folder.join(".cargo"));
+    for folder in above.chain([cargo_home.to_owned()]) {
+        for name in ["config", "config.toml"] {
+            let path = folder.join(name);
+            if !path.is_file() {
+                continue;
+            }
+            let bytes = files::read(&path, MAX_SETTINGS)?;
+            match foreign_key(&String::from_utf8_lossy(&bytes)) {
+                Ok(None) => {}
+                Ok(Some(key)) => return Err(SettingsError::Foreign { path, key }),
+                Err(source) => return Err(SettingsError::Malformed { path, source }),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The variables of [`OVERRIDDEN`] for a child process.
+pub fn overridden() -> impl Iterator<Item = (&'static str, OsString)> {
+    OVERRIDDEN
+        .iter()
+        .map(|(name, value)| (*name, OsString::from(value)))
+}
+
+/// The first setting that no override undoes.
+fn foreign_key(text: &str) -> Result<Option<String>, toml::de::Error> {
+    let settings: toml::Table = text.parse()?;
+    let foreign = settings.iter().find_map(|(key, value)| match key.as_str() {
+        known if HARMLESS.contains(&known) => None,
+        "build" => inner(key, value, HARMLESS_BUILD),
+        "target" => {
+            let Some(targets) = value.as_table() else {
+                return Some(key.clone());
+            };
+            let mut targets = targets.iter();
+            targets.find_map(|(target, value)| {
+                inner(&format!("{key}.{target}"), value, HARMLESS_TARGET)
+            })
+        }
+        _ => Some(key.clone()),
+    });
+    Ok(foreign)
+}
+
+fn inner(name: &str, value: &toml::Value, harmless: &[&str]) -> Option<String> {
+    let Some(table) = value.as_table() else {
+        return Some(name.to_owned());
+    };
+    let mut keys = table.keys();
+    let foreign = keys.find(|key| !harmless.contains(&key.as_str()))?;
+    Some(format!("{name}.{foreign}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn foreign(text: &str) -> Option<String> {
+        foreign_key(text).unwrap()
+    }
+
+    #[test]
+    fn where_to_download_from_is_the_machines_business() {
+        let usual = "[source.crates-io]\nreplace-with = 'near'\n[source.near]\nregistry = 'sparse+x'\n\
+            [net]\ngit-fetch-with-cli = true\n[term]\nquiet = true\n[build]\njobs = 1\nrustc-wrapper = 'sccache'\n\
+            [target.x86_64-unknown-linux-gnu]\nlinker = 'clang'\nrustflags = ['-Cdebuginfo=2']\n";
+        assert_eq!(foreign(usual), None);
+        assert_eq!(foreign(""), None);
+    }
+
+    #[test]
+    fn what_reaches_the_compiler_is_named() {
+        for (text, key) in [
+            ("[profile.engine]\nlto = true", "profile"),
+            ("[patch.crates-io]\nx = { path = 'x' }", "patch"),
+            ("[env]\nCC = 'clang'", "env"),
+            ("include = 'other.toml'", "include"),
+            ("[build]\nrustc = 'mine'", "build.rustc"),
+            (
+                "[target.x86_64-unknown-linux-gnu.onig]\nrustc-link-lib = ['onig']",
+                "target.x86_64-unknown-linux-gnu.onig",
+            ),
+        ] {
+            assert_eq!(foreign(text).as_deref(), Some(key), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_folder_above_the_sources_and_cargos_home_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join("cache/guest/src");
+        let home = folder.path().join("home");
+        for dot_cargo in [folder.path().join("cache/.cargo"), home.clone()] {
+            std::fs::create_dir_all(&dot_cargo).unwrap();
+            let path = dot_cargo.join("config.toml");
+            std::fs::write(&path, "[env]\nA = 'b'").unwrap();
+            assert_eq!(
+                check(&source, &home).unwrap_err().to_string(),
+                format!(
+                    "{} sets `env`, which changes what is compiled into the image: take it out while building an image",
+                    path.display()
+                )
+            );
+            std::fs::write(&path, "not = [").unwrap();
+            assert!(
+                matches!(check(&source, &home), Err(SettingsError::Malformed { path: found, .. }) if found == path)
+            );
+            std::fs::write(&path, "[net]\nretry = 3").unwrap();
+            check(&source, &home).unwrap();
+        }
+    }
+}
