@@ -12,6 +12,7 @@ use crate::build::Life;
 use crate::files::{self, FileError};
 use crate::firmware::MAX_FIRMWARE;
 use crate::model::{self, Source, VolumeError};
+use crate::sbom::{self, SbomError};
 
 /// The largest kernel or initrd, in bytes.
 const MAX_BOOT_FILE: u64 = 4 << 30;
@@ -37,6 +38,9 @@ pub enum AddModelError {
         /// The file.
         path: PathBuf,
     },
+    /// The list of ingredients.
+    #[error("cannot make {}", name::SBOM)]
+    Sbom(#[from] SbomError),
     /// The volume.
     #[error("cannot make {}", name::MODEL)]
     Volume(#[from] VolumeError),
@@ -86,6 +90,7 @@ pub fn add_model(
         kept(name::TDX, MAX_FIRMWARE)?,
         kept(name::SNP, MAX_FIRMWARE)?,
     );
+    let sbom = sbom::without_model(&kept(name::SBOM, MAX_BOOT_FILE)?)?;
     assemble::begin(folder)?;
     let volume = model::write(source, folder, name::MODEL, jobs, reporter)?;
     let parts = [
@@ -96,6 +101,10 @@ pub fn add_model(
     ];
     let mut artefacts = old.artefacts.clone();
     artefacts.insert(name::MODEL.to_owned(), volume.artefact);
+    artefacts.insert(
+        name::SBOM.to_owned(),
+        files::write(folder, name::SBOM, &sbom)?,
+    );
     if !same_folder(image, folder) {
         for (name, bytes) in parts {
             files::write(folder, name, bytes)?;

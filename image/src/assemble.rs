@@ -31,12 +31,14 @@ pub mod name {
     pub const SNP: &str = "OVMF.snp.fd";
     /// The model volume.
     pub const MODEL: &str = "model.img";
+    /// What it is made of.
+    pub const SBOM: &str = "sbom.spdx.json";
     /// What is expected of all that.
     pub const MANIFEST: &str = "manifest.json";
     /// Its signatures.
     pub const ENVELOPE: &str = "manifest.json.dsse";
     /// What the manifest lists, causes before effects: the command line names the model.
-    pub const ARTEFACTS: [&str; 6] = [KERNEL, INITRD, TDX, SNP, MODEL, CMDLINE];
+    pub const ARTEFACTS: [&str; 7] = [KERNEL, INITRD, TDX, SNP, MODEL, CMDLINE, SBOM];
 }
 
 /// Everything that decides the artefacts' bytes.
@@ -49,6 +51,8 @@ pub struct Ingredients {
     pub binaries: Binaries,
     /// The model.
     pub model: Source,
+    /// The SPDX document of all this.
+    pub sbom: Vec<u8>,
 }
 
 /// What the manifest says besides measurements.
@@ -110,15 +114,17 @@ pub fn assemble(
         firmware,
         binaries,
         model,
+        sbom,
     } = ingredients;
     let initrd = initrd::build(&binaries.agent, &binaries.engine, &kernel.modules, reporter)?;
     let volume = model::write(model, folder, name::MODEL, jobs, reporter)?;
     let mut artefacts = BTreeMap::from([(name::MODEL.to_owned(), volume.artefact)]);
-    let parts: [(&str, &[u8]); 4] = [
+    let parts: [(&str, &[u8]); 5] = [
         (name::KERNEL, &kernel.vmlinuz),
         (name::INITRD, &initrd),
         (name::TDX, &firmware.tdx),
         (name::SNP, &firmware.snp),
+        (name::SBOM, sbom),
     ];
     for (name, bytes) in parts {
         artefacts.insert(name.to_owned(), files::write(folder, name, bytes)?);

@@ -1,5 +1,6 @@
 //! From sources and lock file to an image: fetch, compile, assemble.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::foreign::{Foreign, ForeignError};
 use crate::guest::{self, Binaries, GuestError};
 use crate::model::{Source, SourceError};
 use crate::provenance;
+use crate::sbom::{self, SbomError};
 
 /// Where the lock file lies below the sources.
 pub const LOCK_FILE: &str = "image/inputs.lock";
@@ -88,6 +90,9 @@ pub enum BuildError {
     /// The assembly.
     #[error("cannot assemble the image")]
     Assemble(#[from] AssembleError),
+    /// The list of ingredients.
+    #[error("cannot list what the image is made of")]
+    Sbom(#[from] SbomError),
     /// A file.
     #[error("cannot prepare the build")]
     File(#[from] FileError),
@@ -124,10 +129,14 @@ pub fn build(
         Some((agent, engine)) => Binaries::read(agent, engine)?,
         None => guest::build(&what.source, &cache, &**reporter)?,
     };
-    let revision = provenance::revision(
-        &what.source,
-        &guest::stage::parts(&what.source).map_err(GuestError::Stage)?,
-    );
+    let revision = provenance::revision(&what.source);
+    let checksums = if binaries.crates.is_empty() {
+        BTreeMap::new()
+    } else {
+        let cargo_lock = files::read(&what.source.join("Cargo.lock"), MAX_LOCK)?;
+        sbom::checksums(&String::from_utf8_lossy(&cargo_lock))?
+    };
+    let sbom = sbom::document(&foreign.taken, &binaries.crates, &checksums, inputs_lock);
     let mut unlocked = foreign.unlocked;
     unlocked.extend(provenance::marks(&revision, what.binaries.as_ref()));
     let stamp = Stamp {
@@ -144,6 +153,7 @@ pub fn build(
         firmware,
         binaries,
         model,
+        sbom,
     };
     Ok(assemble::assemble(
         &ingredients,

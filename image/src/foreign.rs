@@ -6,7 +6,7 @@ use std::path::Path;
 
 use cocoon_inputs::report::Reporter;
 use cocoon_inputs::unpack::{self, Limits, UnpackError, WheelError};
-use cocoon_inputs::{CacheError, FetchError, Fetched, Fetcher, MAX_INPUT_BYTES};
+use cocoon_inputs::{CacheError, Entry, FetchError, Fetched, Fetcher, MAX_INPUT_BYTES};
 use thiserror::Error;
 
 use crate::files::FileError;
@@ -103,6 +103,8 @@ pub struct Foreign<'a> {
     reporter: &'a dyn Reporter,
     /// `name locked-version found-version` for each substituted package.
     pub unlocked: Vec<String>,
+    /// The packages that were taken.
+    pub taken: Vec<Entry>,
 }
 
 impl<'a> Foreign<'a> {
@@ -112,6 +114,7 @@ impl<'a> Foreign<'a> {
             fetcher,
             reporter,
             unlocked: Vec::new(),
+            taken: Vec::new(),
         }
     }
 
@@ -181,6 +184,7 @@ impl<'a> Foreign<'a> {
                 found.name, locked.version, found.version
             ));
         }
+        self.taken.push(package.entry.clone());
         Ok(package)
     }
 

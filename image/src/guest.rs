@@ -8,6 +8,7 @@ pub mod recipe;
 pub mod settings;
 pub mod stage;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -19,6 +20,7 @@ use object::{Endianness, elf};
 use thiserror::Error;
 
 use crate::files::{self, FileError};
+use crate::sbom::Crate;
 use cargo::CargoError;
 use recipe::{Recipe, RecipeError};
 use settings::SettingsError;
@@ -36,6 +38,8 @@ pub struct Binaries {
     pub agent: Vec<u8>,
     /// The inference worker.
     pub engine: Vec<u8>,
+    /// What is compiled into them; unknown, and so empty, for executables that were given.
+    pub crates: BTreeSet<Crate>,
 }
 
 /// Why there are no executables.
@@ -84,6 +88,7 @@ impl Binaries {
         Ok(Self {
             agent: executable(agent)?,
             engine: executable(engine)?,
+            crates: BTreeSet::new(),
         })
     }
 }
@@ -96,9 +101,14 @@ impl Binaries {
 /// [`GuestError`], with the compiler's last words when it was the code's fault.
 pub fn build(source: &Path, cache: &Path, reporter: &dyn Reporter) -> Result<Binaries, GuestError> {
     let workshop = Workshop::open(source, cache, reporter)?;
-    let agent = workshop.run(recipe::agent, reporter)?;
-    let engine = workshop.run(recipe::engine, reporter)?;
-    Ok(Binaries { agent, engine })
+    let (agent, mut crates) = workshop.run(recipe::agent, reporter)?;
+    let (engine, more) = workshop.run(recipe::engine, reporter)?;
+    crates.extend(more);
+    Ok(Binaries {
+        agent,
+        engine,
+        crates,
+    })
 }
 
 /// Builds the agent alone, as [`build`] does.
@@ -110,7 +120,8 @@ pub fn build_agent(
     cache: &Path,
     reporter: &dyn Reporter,
 ) -> Result<Vec<u8>, GuestError> {
-    Workshop::open(source, cache, reporter)?.run(recipe::agent, reporter)
+    let (agent, _) = Workshop::open(source, cache, reporter)?.run(recipe::agent, reporter)?;
+    Ok(agent)
 }
 
 /// The staged sources and the target folder, held against other builds until dropped.
@@ -138,19 +149,19 @@ impl Workshop {
         })
     }
 
-    /// The executable's bytes, read under the lock: the next build may replace the file.
+    /// The executable's bytes, read under the lock, for the next build may replace the file; and what is in it.
     fn run(
         &self,
         recipe: fn(&recipe::Environment, &Path) -> Result<Recipe, RecipeError>,
         reporter: &dyn Reporter,
-    ) -> Result<Vec<u8>, GuestError> {
+    ) -> Result<(Vec<u8>, BTreeSet<Crate>), GuestError> {
         let recipe = recipe(&self.environment, &self.guest)?;
         let built = cargo::build(&recipe, &self.guest.join("src"), reporter);
-        let path = built.map_err(|source| GuestError::Cargo {
+        let (path, crates) = built.map_err(|source| GuestError::Cargo {
             package: recipe.package,
             source,
         })?;
-        executable(&path)
+        Ok((executable(&path)?, crates))
     }
 }
 

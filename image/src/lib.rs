@@ -30,4 +30,5 @@ pub mod kernel;
 pub mod model;
 pub mod provenance;
 pub mod reference;
+pub mod sbom;
 pub mod verify;

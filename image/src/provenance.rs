@@ -6,12 +6,19 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::guest::stage;
+
 /// Beginning of the marks that concern our own sources, not foreign inputs.
 const SOURCE_MARK: &str = "source: ";
 
-/// The revision of the sources at `source`: git's, with `-dirty` when any of the `parts` that go into an image differs
-/// from it; `none` without git.
-pub fn revision(source: &Path, parts: &[String]) -> String {
+/// The revision of the sources at `source`: git's, with `-dirty` when any part that goes into an image differs from it;
+/// `none` without git, or when this is no workspace.
+pub fn revision(source: &Path) -> String {
+    let none = || "none".to_owned();
+    stage::parts(source).map_or_else(|_| none(), |parts| of_parts(source, &parts))
+}
+
+fn of_parts(source: &Path, parts: &[String]) -> String {
     let git = |arguments: &[&str], paths: &[String]| {
         let output = Command::new("git")
             .arg("-C")
@@ -83,7 +90,7 @@ mod tests {
     fn only_what_goes_into_an_image_makes_it_dirty() {
         let folder = tempfile::tempdir().unwrap();
         let parts = ["guest-agent".to_owned(), "Cargo.toml".to_owned()];
-        assert_eq!(revision(folder.path(), &parts), "none");
+        assert_eq!(of_parts(folder.path(), &parts), "none");
         let git = |arguments: &[&str]| {
             let identity = ["-c", "user.name=n", "-c", "user.email=n@localhost"];
             let mut git = Command::new("git");
@@ -96,11 +103,11 @@ mod tests {
         git(&["init", "--quiet"]);
         git(&["add", "."]);
         git(&["commit", "--quiet", "--message", "m"]);
-        let clean = revision(folder.path(), &parts);
+        let clean = of_parts(folder.path(), &parts);
         assert_eq!(clean.len(), 40, "{clean}");
         std::fs::write(folder.path().join("signer.key"), "").unwrap();
-        assert_eq!(revision(folder.path(), &parts), clean);
+        assert_eq!(of_parts(folder.path(), &parts), clean);
         std::fs::write(folder.path().join("Cargo.toml"), "x").unwrap();
-        assert_eq!(revision(folder.path(), &parts), format!("{clean}-dirty"));
+        assert_eq!(of_parts(folder.path(), &parts), format!("{clean}-dirty"));
     }
 }

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::recipe::{Environment, Recipe};
+use crate::sbom::Crate;
 
 /// How often the reporter hears that cargo is alive; often, as it decides itself what to show and when.
 const PATIENCE: Duration = Duration::from_millis(90);
@@ -45,7 +46,7 @@ pub enum CargoError {
     NoExecutable(&'static str),
 }
 
-/// Builds the recipe's package from the workspace at `source`; returns the executable's path.
+/// Builds the recipe's package from the workspace at `source`; returns the executable's path and what is in it.
 ///
 /// # Errors
 /// [`CargoError`], with cargo's own words.
@@ -53,7 +54,7 @@ pub fn build(
     recipe: &Recipe,
     source: &Path,
     reporter: &dyn Reporter,
-) -> Result<PathBuf, CargoError> {
+) -> Result<(PathBuf, BTreeSet<Crate>), CargoError> {
     let task = reporter.start(&format!("building {}", recipe.package), None);
     let mut watch = Watch::new(&*task);
     let listed = [
@@ -63,7 +64,7 @@ pub fn build(
         "--prefix",
         "none",
         "--format",
-        "{p}",
+        "{p}|{l}",
     ];
     let mut packages = BTreeSet::new();
     watch.run(
@@ -71,7 +72,7 @@ pub fn build(
             .args(listed)
             .args(&recipe.selection),
         |line| {
-            packages.insert(line.trim_end_matches(" (*)").to_owned());
+            packages.extend(Crate::parse(&line));
             None
         },
     )?;
@@ -89,7 +90,8 @@ pub fn build(
         },
     )?;
     task.finish(&format!("done in {} s", watch.started.elapsed().as_secs()));
-    executable.ok_or(CargoError::NoExecutable(recipe.package))
+    let executable = executable.ok_or(CargoError::NoExecutable(recipe.package))?;
+    Ok((executable, packages))
 }
 
 /// The folders that hold the packages of the workspace at `source` that come from elsewhere, sorted.

@@ -24,7 +24,7 @@ fn built() -> (World, std::path::PathBuf) {
 fn the_manifest_describes_the_files_beside_it() {
     let (_world, image) = built();
     let manifest = manifest(&image);
-    assert_eq!(manifest.artefacts.len(), 6);
+    assert_eq!(manifest.artefacts.len(), 7);
     for (name, artefact) in &manifest.artefacts {
         let bytes = fs::read(image.join(name)).unwrap();
         assert_eq!(
@@ -45,7 +45,15 @@ fn the_manifest_describes_the_files_beside_it() {
         (manifest.tdx.platforms.len(), manifest.snp.launch.len()),
         (5, 36)
     );
-    assert!(!manifest.aml_guard && manifest.unlocked.is_empty());
+    assert!(!manifest.aml_guard);
+    // The world is no git repository, and brings its executables along: nobody else could build this.
+    assert_eq!(
+        manifest.unlocked,
+        [
+            "source: in no git repository, so nobody can name it",
+            "source: the guest's executables were given, not built"
+        ]
+    );
     assert_eq!(manifest.model.id, "tiny");
     let hidden = fs::read_dir(&image)
         .unwrap()
@@ -210,6 +218,7 @@ fn keys_sign_and_are_never_overwritten() {
         let trust = trusted::ManifestTrust {
             threshold: signers.len(),
             signers,
+            allow_unlocked: true,
             ..Default::default()
         };
         trusted::trust(&bytes, Some(&envelope), &trust, 1_000_000)

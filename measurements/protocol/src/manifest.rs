@@ -39,7 +39,7 @@ pub struct Manifest {
     pub unlocked: Vec<String>,
     /// Whether the kernel keeps host-supplied ACPI code away from guest memory.
     pub aml_guard: bool,
-    /// Artefacts by file name: `vmlinuz`, `initrd.img`, `cmdline`, `OVMF.tdx.fd`, `OVMF.snp.fd`, `model.img`.
+    /// Artefacts by file name: `vmlinuz`, `initrd.img`, `cmdline`, `OVMF.tdx.fd`, `OVMF.snp.fd`, `model.img`, `sbom.spdx.json`.
     pub artefacts: BTreeMap<String, Artefact>,
     /// The kernel command line, exactly.
     pub cmdline: String,

@@ -11,13 +11,14 @@ pub mod firmware;
 #[path = "../../../src/kernel/test_module.rs"]
 mod test_module;
 
-pub const ARTEFACTS: [&str; 7] = [
+pub const ARTEFACTS: [&str; 8] = [
     "vmlinuz",
     "initrd.img",
     "cmdline",
     "OVMF.tdx.fd",
     "OVMF.snp.fd",
     "model.img",
+    "sbom.spdx.json",
     "manifest.json",
 ];
 

