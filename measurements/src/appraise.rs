@@ -4,26 +4,12 @@
 //! |---|---|
 //! | `binding` | what the document says against what the verifier knows: nonce, TLS key, manifest, report data |
 //! | `tdx`, `rtmr` | verified TDX claims against the manifest |
-//! | `snp` | verified SEV-SNP claims against the manifest |
+//! | `snp`, `snp_tcb` | verified SEV-SNP claims against the manifest, and patch levels against the floor |
+//! | `events`, `cmdline`, `untimely`, [`explain`] | nothing: they find the words about what differs |
+//! | `platform` | the machine against the allow-list, and the age of the vendor's word on it |
 //! | `evidence` | signatures and endorsements: it alone turns foreign bytes into claims |
 //!
-//! Known attacks and the check that stops each:
-//!
-//! | attack | stopped by |
-//! |---|---|
-//! | an old answer is replayed | `document.nonce`, `evidence.report_data` |
-//! | genuine evidence is relayed by a server that holds another key | `document.leaf_key`, `evidence.report_data` |
-//! | genuine evidence is relayed into another TLS session | `evidence.report_data` (exporter) |
-//! | the verifier ignores empty report data | `evidence.report_data`: always compared, never optional |
-//! | a debug or migratable guest | `tdx.attributes`, `snp.policy` |
-//! | a changed variable store under an unchanged MRTD | `tdx.rtmr0` (the store and each secure-boot variable) |
-//! | ACPI code from the host | `tdx.rtmr0` (the tables' digests), `snp.aml_guard` |
-//! | a rolled-back TCB, or collateral from before its fix | `evidence.tcb`, `evidence.collateral` |
-//! | a rolled-back image | `manifest.time`, `manifest.release` |
-//! | throw-away keys in place of a vendor's | `evidence.root`: the class follows from the root that verified |
-//! | code of the owner runs beside ours | `tdx.rtmr3`, `tdx.owner`, `snp.vmpl`, `snp.id_key` |
-//!
-//! Not stopped: evidence signed with an attestation key that was extracted from hardware.
+//! Which check stops which known attack stands in [`attacks`](crate::attacks).
 
 use cocoon_protocol::{
     binding::Tee,
@@ -37,14 +23,22 @@ use crate::{
     manifest::TrustedManifest,
     policy::Policy,
     roots::RootClass,
+    snp::report::SnpClaims,
+    tdx::quote::TdxClaims,
     verdict::{Check, Class, Verdict},
 };
 
 mod binding;
+mod cmdline;
+mod events;
 mod evidence;
+pub mod explain;
+mod platform;
 mod rtmr;
 mod snp;
+mod snp_tcb;
 mod tdx;
+mod untimely;
 
 /// What a server showed, and what the verifier knows of the connection on its own.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +64,7 @@ pub fn appraise(
     now: u64,
 ) -> Verdict {
     let mut checks = binding::manifest(manifest, now);
-    checks.extend(binding::document(presented, manifest));
+    checks.extend(binding::document(presented, manifest, policy));
     let session = presented.fresh.is_some();
     let collateral = presented.document.collateral.as_ref();
     let root = match &presented.document.evidence {
@@ -115,7 +109,7 @@ pub fn appraise(
                 checks.extend(
                     verified
                         .iter()
-                        .flat_map(|claims| snp::platform(claims, session, manifest, policy)),
+                        .flat_map(|claims| snp::verified(claims, session, manifest, policy, now)),
                 );
                 checks.extend(snp::measurements(&evidence.measured, presented, manifest));
                 root
@@ -137,6 +131,20 @@ pub fn appraise(
         }
     };
     Verdict::of(checks, best, session)
+}
+
+/// The rows on the platform of a verified quote, for who judges evidence without a manifest: TCB level, advisories,
+/// machine, ages.
+#[must_use]
+pub fn tdx_platform(claims: &TdxClaims, policy: &Policy, now: u64) -> Vec<Check> {
+    tdx::platform(claims, policy, now)
+}
+
+/// The rows on the platform of a verified report, for who judges evidence without a manifest: launch identity, TCB
+/// level, machine, revocation and its age.
+#[must_use]
+pub fn snp_platform(claims: &SnpClaims, policy: &Policy, now: u64) -> Vec<Check> {
+    snp::platform(claims, true, policy, now)
 }
 
 fn root_rows(root: Option<RootClass>, tee: Tee) -> Vec<Check> {

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod appraise;
+pub mod attacks;
 mod bytes;
 pub mod ccel;
 pub mod guid;

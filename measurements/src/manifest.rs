@@ -81,6 +81,13 @@ impl TrustedManifest {
         self.id
     }
 
+    /// Whether its image uses a GPU: every variant but `cpu` does, so that a name from the future is taken for more
+    /// than it may be, never for less.
+    #[must_use]
+    pub fn claims_gpu(&self) -> bool {
+        self.manifest.variant != "cpu"
+    }
+
     /// Why it counts.
     #[must_use]
     pub fn basis(&self) -> &Basis {

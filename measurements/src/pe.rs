@@ -18,6 +18,8 @@ const SECURITY: usize = 4;
 const SECTION_HEADER: usize = 40;
 /// The PE loader's own limit.
 const MAX_SECTIONS: u16 = 96;
+/// As many as the format knows (`EFI_IMAGE_NUMBER_OF_DIRECTORY_ENTRIES`).
+const MAX_DIRECTORIES: usize = 16;
 
 /// Why an image has no Authenticode digest.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -152,8 +154,17 @@ impl Layout {
                     });
                 }
             };
-        let security_entry =
-            (at(directories).size()? > SECURITY).then_some(directories + 4 + 8 * SECURITY);
+        let entries = at(directories).size()?;
+        // As edk2's loader demands: a header of another size could lay the sections over its own fields, so that the
+        // checksum, which is not hashed, would choose what is.
+        if entries > MAX_DIRECTORIES || section_table != directories + 4 + 8 * entries {
+            return Err(PeError::Layout {
+                part: "optional header",
+                offset: optional,
+                length: section_table - optional,
+            });
+        }
+        let security_entry = (entries > SECURITY).then_some(directories + 4 + 8 * SECURITY);
         let certificates = match security_entry {
             Some(entry) => at(entry + 4).size()?,
             None => 0,
@@ -290,6 +301,19 @@ pub(crate) mod tests {
                 found: 0x107
             }
         );
+        for (at, value, length) in [
+            (OPTIONAL + 108, 15, 0xf0),
+            (OPTIONAL + 108, 17, 0xf0),
+            (OPTIONAL + 108, u32::MAX, 0xf0),
+            (PE + 20, 0, 0),
+            (PE + 20, 0xf8, 0xf8),
+        ] {
+            assert_eq!(
+                with(at, value),
+                layout("optional header", OPTIONAL, length),
+                "{at:#x}"
+            );
+        }
         assert_eq!(with(OPTIONAL + 60, 0x10), layout("headers", 0, 0x10));
         assert_eq!(
             with(OPTIONAL + 60, 0x10_0000),

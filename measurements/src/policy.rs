@@ -5,6 +5,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::tdx::tcb::TcbStatus;
 
+mod age;
+mod floor;
+mod machine;
+
+pub use floor::{SnpPart, SnpTcbFloor, SnpTcbFloors};
+pub use machine::{MachineId, NotMachine};
+
 /// Settings of an appraisal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -22,14 +29,39 @@ pub struct Policy {
     pub accepted_advisories: Vec<String>,
     /// Lowest `tcbEvaluationDataNumber` of Intel's collateral: below it a host may hide newer advisories.
     pub min_tcb_evaluation: u32,
-    /// Lowest TCB of AMD's parts, per component; see [`SnpTcbFloor`].
-    pub snp_tcb_floor: SnpTcbFloor,
-    /// Greatest age of what vendors issue monthly (TCB information, QE identity, revocation lists of platforms), in
-    /// seconds since it was issued. It must be unexpired in any case.
+    /// Lowest TCB of AMD's parts, per part and component; see [`SnpTcbFloors`]. A lower one accepts published
+    /// weaknesses.
+    pub snp_tcb_floor: SnpTcbFloors,
+    /// Greatest age of what Intel issues monthly (TCB information, QE identity, revocation list of platforms), in
+    /// seconds since it was issued; in text `"30d"` or `"36h"`, like the two below. All of it must be unexpired in
+    /// any case.
+    #[serde(with = "age")]
     pub max_collateral_age: u64,
+    /// Greatest age of the revocation list of Intel's root, which is issued yearly.
+    #[serde(with = "age")]
+    pub max_intel_root_crl_age: u64,
+    /// Greatest age of the revocation list of AMD's root. Without any list a session is refused whatever stands here.
+    #[serde(with = "age")]
+    pub max_amd_crl_age: u64,
+    /// Machines that may serve, by the identity that their evidence proves; none means any genuine one. The only
+    /// defence against evidence that was forged with a key taken from somebody else's hardware.
+    pub machines: Vec<MachineId>,
+    /// When evidence of a GPU is needed.
+    pub gpu: GpuRequirement,
     /// Accept SEV-SNP images whose kernel runs ACPI code from the host. SEV-SNP does not measure that code, and it
     /// can read and write the guest's memory.
     pub accept_missing_aml_guard: bool,
+}
+
+/// When evidence of a GPU is needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GpuRequirement {
+    /// Whenever manifest or guest claim one: what they claim must be proven, whatever the policy.
+    #[default]
+    IfClaimed,
+    /// Always: an image without GPU is refused.
+    Required,
 }
 
 impl Default for Policy {
@@ -39,8 +71,12 @@ impl Default for Policy {
             accepted_tcb_statuses: vec![TcbStatus::UpToDate],
             accepted_advisories: Vec::new(),
             min_tcb_evaluation: MIN_TCB_EVALUATION,
-            snp_tcb_floor: SnpTcbFloor::default(),
+            snp_tcb_floor: SnpTcbFloors::default(),
             max_collateral_age: MAX_COLLATERAL_AGE,
+            max_intel_root_crl_age: MAX_ROOT_CRL_AGE,
+            max_amd_crl_age: MAX_ROOT_CRL_AGE,
+            machines: Vec::new(),
+            gpu: GpuRequirement::IfClaimed,
             accept_missing_aml_guard: false,
         }
     }
@@ -50,20 +86,10 @@ impl Default for Policy {
 pub const MIN_TCB_EVALUATION: u32 = 17;
 /// Default of [`Policy::max_collateral_age`]: 30 days, the time for which Intel issues its collateral.
 pub const MAX_COLLATERAL_AGE: u64 = 30 * 24 * 60 * 60;
-
-/// The lowest security patch levels that are accepted in a SEV-SNP report.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SnpTcbFloor {
-    /// AMD secure processor's boot loader.
-    pub bootloader: u8,
-    /// AMD secure processor's operating system.
-    pub tee: u8,
-    /// SNP firmware.
-    pub snp: u8,
-    /// CPU microcode.
-    pub microcode: u8,
-}
+/// Default of [`Policy::max_intel_root_crl_age`] and [`Policy::max_amd_crl_age`]: 400 days. Roots issue their lists
+/// once a year (Intel's of March 2025 was due after 379 days), so a shorter time would refuse honest hosts; this one
+/// bounds lists that would count for longer.
+pub const MAX_ROOT_CRL_AGE: u64 = 400 * 24 * 60 * 60;
 
 /// Statuses as Intel names them: an unknown name is an error, not a status that never matches.
 mod status_names {
@@ -91,7 +117,7 @@ mod status_names {
 
 #[cfg(test)]
 mod tests {
-    use super::{Policy, TcbStatus};
+    use super::{GpuRequirement, Policy, SnpPart, TcbStatus};
 
     /// The defaults are the safe ones, and a stored policy can never name a development root.
     #[test]
@@ -104,6 +130,15 @@ mod tests {
             (safe.min_tcb_evaluation, safe.max_collateral_age),
             (17, 2_592_000)
         );
+        assert_eq!(
+            (safe.max_intel_root_crl_age, safe.max_amd_crl_age),
+            (34_560_000, 34_560_000)
+        );
+        assert_eq!(safe.gpu, GpuRequirement::IfClaimed);
+        for part in SnpPart::ALL {
+            let floor = safe.snp_tcb_floor.of(part);
+            assert!(floor.snp > 0 && floor.microcode > 0, "{part}: {floor:?}");
+        }
         assert_eq!(serde_json::from_str::<Policy>("{}").unwrap(), safe);
         assert_eq!(
             serde_json::from_str::<Policy>(r#"{"development_roots":[[1]]}"#)
@@ -124,17 +159,24 @@ mod tests {
     }
 
     #[test]
-    fn statuses_are_intels_words() {
+    fn words_of_a_policy_have_one_form() {
         let policy: Policy =
             serde_json::from_str(r#"{"accepted_tcb_statuses":["SWHardeningNeeded"]}"#).unwrap();
         assert_eq!(policy.accepted_tcb_statuses, [TcbStatus::SwHardeningNeeded]);
-        let error = serde_json::from_str::<Policy>(r#"{"accepted_tcb_statuses":["uptodate"]}"#)
-            .unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .starts_with("\"uptodate\" is no TCB status: use Intel's words"),
-            "{error}"
-        );
+        for (text, expected) in [
+            (
+                r#"{"accepted_tcb_statuses":["uptodate"]}"#,
+                "\"uptodate\" is no TCB status: use Intel's words, one of UpToDate, SWHardeningNeeded, ",
+            ),
+            (
+                r#"{"gpu":"IfClaimed"}"#,
+                "unknown variant `IfClaimed`, expected `if_claimed` or `required`",
+            ),
+        ] {
+            let error = serde_json::from_str::<Policy>(text)
+                .unwrap_err()
+                .to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
     }
 }

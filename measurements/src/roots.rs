@@ -160,6 +160,17 @@ pub enum ValidityError {
     },
 }
 
+impl ValidityError {
+    /// Whether it is the root itself, not something below it.
+    pub(crate) fn is_of_root(&self) -> bool {
+        let (Self::NotYetValid { certificate, .. } | Self::Expired { certificate, .. }) = self;
+        *certificate == DEVELOPMENT_ROOT
+    }
+}
+
+/// As errors call it.
+pub(crate) const DEVELOPMENT_ROOT: &str = "the development root";
+
 pub(crate) fn check_dates(
     certificate: &'static str,
     (not_before, not_after): (u64, u64),

@@ -11,6 +11,7 @@ use cocoon_protocol::{
 use super::{Freshness, Presented};
 use crate::{
     manifest::{TrustedManifest, check_time, printable},
+    policy::{GpuRequirement, Policy},
     verdict::{Check, chain},
 };
 
@@ -58,7 +59,11 @@ fn locked(manifest: &TrustedManifest) -> Check {
 }
 
 /// The document's rows, all but the report data.
-pub(super) fn document(presented: &Presented<'_>, manifest: &TrustedManifest) -> Vec<Check> {
+pub(super) fn document(
+    presented: &Presented<'_>,
+    manifest: &TrustedManifest,
+    policy: &Policy,
+) -> Vec<Check> {
     let document = presented.document;
     let claims = &document.claims;
     let mut checks: Vec<Check> = one_tee(document).into_iter().collect();
@@ -86,13 +91,7 @@ pub(super) fn document(presented: &Presented<'_>, manifest: &TrustedManifest) ->
             &claims.model_digest,
             || (OTHER_MODEL, OTHER_MODEL_ADVICE),
         ),
-        Check::equal(
-            "document.gpu",
-            "GPU section",
-            &Hex32::ZERO,
-            &claims.gpu_section_digest,
-            || (GPU, GPU_ADVICE),
-        ),
+        gpu(claims, manifest, policy),
     ]);
     checks.extend(configuration(document));
     checks
@@ -159,6 +158,32 @@ fn nonce(presented: &Presented<'_>) -> Check {
             )
         },
     )
+}
+
+/// This version of the document has no place for GPU evidence, so every claim of a GPU is one without proof.
+fn gpu(claims: &Claims, manifest: &TrustedManifest, policy: &Policy) -> Check {
+    const ID: &str = "document.gpu";
+    let title = "GPU section";
+    let found = claims.gpu_section_digest;
+    let failed = if !found.is_zero() {
+        Some((GPU, GPU_ADVICE))
+    } else if manifest.claims_gpu() {
+        Some((GPU_UNPROVEN, GPU_UNPROVEN_ADVICE))
+    } else if policy.gpu == GpuRequirement::Required {
+        Some((GPU_REQUIRED, GPU_REQUIRED_ADVICE))
+    } else {
+        None
+    };
+    let row = match failed {
+        None => Check::pass(ID, title, found),
+        Some((cause, advice)) => Check::fail(ID, title, cause, advice).found(found),
+    };
+    let evidence = manifest.claims_gpu() || policy.gpu == GpuRequirement::Required;
+    if evidence {
+        row.expected("evidence of the GPU")
+    } else {
+        row.expected(Hex32::ZERO)
+    }
 }
 
 fn configuration(document: &Document) -> [Check; 2] {
@@ -301,6 +326,12 @@ const OTHER_MODEL: &str = "another model volume is mounted than the manifest's";
 const OTHER_MODEL_ADVICE: &str = "use the manifest of the model that you want; the operator starts the VM with the model volume of that manifest";
 const GPU: &str = "the guest claims a GPU, and this image has none that could be judged";
 const GPU_ADVICE: &str = "use a manifest of a GPU image, with a client that knows it";
+const GPU_UNPROVEN: &str = "the manifest is of a CUDA image, and the document carries no evidence of a GPU: prompts would reach one that nobody has checked";
+const GPU_UNPROVEN_ADVICE: &str =
+    "use a manifest of a CPU image; evidence of GPUs is not judged yet by this client";
+const GPU_REQUIRED: &str = "your policy requires a GPU, and this image has none";
+const GPU_REQUIRED_ADVICE: &str =
+    "use a machine and manifest with a GPU, or set gpu = \"if_claimed\" in the policy";
 const CONFIG_EDITED: &str =
     "the configuration in the document is not the one whose digest the guest claims";
 const CONFIG_ADVICE: &str =

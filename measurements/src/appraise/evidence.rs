@@ -15,10 +15,10 @@ use dcap_qvl::{
     quote::{Quote, Report},
 };
 
-use super::{snp, tdx};
+use super::{snp, tdx, untimely};
 use crate::{
     policy::Policy,
-    roots::{DevelopmentRoot, TrustRoot, ValidityError},
+    roots::{DevelopmentRoot, TrustRoot},
     snp::report::{self, ChainError, ReportError, SnpChain, SnpClaims, certificates_from_pem},
     tdx::{
         quote::{self, MAX_COLLATERAL, MAX_QUOTE, QuoteError, Refusal, TdxClaims},
@@ -57,15 +57,14 @@ pub(super) fn tdx(
             });
         }
     };
-    let root = choose_root(policy, presented_tdx_roots(&json.0), Tee::Tdx)?;
-    let claims = quote::verify(
-        &quote.0,
-        &json.0,
-        &root,
-        &TcbPolicy::judged_by_caller(),
-        now,
-    )
-    .map_err(|error| Box::new(tdx_refusal(&error, &json.0, now)))?;
+    let refusal = |error| Box::new(tdx_refusal(&error, &quote.0, &json.0, now));
+    // The quote first: what is wrong with it does not depend on endorsements.
+    quote::check(&quote.0).map_err(refusal)?;
+    let collateral = quote::parse_collateral(&json.0).map_err(refusal)?;
+    let root = choose_root(policy, presented_tdx_roots(&collateral), Tee::Tdx)?;
+    let policy = TcbPolicy::judged_by_caller();
+    let claims =
+        quote::verify_checked(&quote.0, collateral, &root, &policy, now).map_err(refusal)?;
     Ok(Evidence {
         measured: (&claims).into(),
         verified: Some(claims),
@@ -124,20 +123,6 @@ fn no_endorsements(cause: &str) -> Box<Check> {
     Box::new(Check::fail(COLLATERAL, ENDORSEMENTS, cause, ASK_OPERATOR))
 }
 
-/// The age of what a vendor issues monthly, at `now`.
-pub(super) fn age(issued: u64, most: u64, now: u64) -> Check {
-    const DAY: u64 = 24 * 60 * 60;
-    let title = "age of the collateral";
-    let age = now.saturating_sub(issued);
-    let found = format!("{} days", age / DAY);
-    let row = if age <= most {
-        Check::pass(COLLATERAL, title, found)
-    } else {
-        Check::fail(COLLATERAL, title, STALE, ASK_OPERATOR).found(found)
-    };
-    row.expected(format!("at most {} days", most / DAY))
-}
-
 /// The vendor's root, unless the presented chain holds a development root: then that one, if the policy names it.
 pub(super) fn choose_root(
     policy: &Policy,
@@ -173,20 +158,28 @@ fn fingerprint(der: &[u8]) -> String {
     )
 }
 
-/// Every certificate that TDX collateral carries besides the quote's own: Intel's and our simulator's end in the root.
-fn presented_tdx_roots(json: &[u8]) -> Vec<Vec<u8>> {
-    let Some(collateral) = parse_collateral(json) else {
-        return Vec::new();
-    };
-    let pck = collateral.pck_certificate_chain.unwrap_or_default();
-    [
-        collateral.tcb_info_issuer_chain,
-        collateral.pck_crl_issuer_chain,
-        pck,
-    ]
-    .iter()
-    .flat_map(|pem| certificates_from_pem(pem.as_bytes()).unwrap_or_default())
-    .collect()
+/// The last certificate of each chain that TDX collateral carries: Intel's and our simulator's end in the root.
+fn presented_tdx_roots(collateral: &QuoteCollateralV3) -> Vec<Vec<u8>> {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    let chains = [
+        Some(&collateral.tcb_info_issuer_chain),
+        Some(&collateral.pck_crl_issuer_chain),
+        collateral.pck_certificate_chain.as_ref(),
+    ];
+    // Mostly it is one root in the same words: decoding certificates is what takes time here.
+    let mut lasts: Vec<&str> = Vec::new();
+    for pem in chains.into_iter().flatten() {
+        let last = pem.rfind(BEGIN).and_then(|start| pem.get(start..));
+        if let Some(last) = last.map(str::trim_end)
+            && !lasts.contains(&last)
+        {
+            lasts.push(last);
+        }
+    }
+    lasts
+        .iter()
+        .flat_map(|pem| certificates_from_pem(pem.as_bytes()).unwrap_or_default())
+        .collect()
 }
 
 fn parse_collateral(json: &[u8]) -> Option<QuoteCollateralV3> {
@@ -197,15 +190,20 @@ fn parse_collateral(json: &[u8]) -> Option<QuoteCollateralV3> {
     }
 }
 
-pub(super) fn tdx_refusal(error: &QuoteError, collateral: &[u8], now: u64) -> Check {
+pub(super) fn tdx_refusal(error: &QuoteError, quote: &[u8], collateral: &[u8], now: u64) -> Check {
     let untimely = match error {
+        // Of the whole; perhaps it can be told of which part.
+        QuoteError::Validity(validity) if !validity.is_of_root() => {
+            let part = parse_collateral(collateral)
+                .and_then(|collateral| untimely::part(quote, &collateral, now));
+            part.or(Some(*validity))
+        }
         QuoteError::Validity(validity) => Some(*validity),
         QuoteError::Attributes(_) => {
             return Check::fail("tdx.attributes", "TD attributes", chain(error), LAUNCH);
         }
-        QuoteError::Unverified { .. } => {
-            parse_collateral(collateral).and_then(|collateral| untimely(&collateral, now))
-        }
+        QuoteError::Unverified { .. } => parse_collateral(collateral)
+            .and_then(|collateral| untimely::part(quote, &collateral, now)),
         _ => None,
     };
     if let Some(validity) = untimely {
@@ -238,80 +236,6 @@ pub(super) fn snp_refusal(error: &ReportError) -> Check {
             chain(error),
             BAD_SIGNATURE,
         ),
-    }
-}
-
-/// Of the dated parts of unverified collateral, the first whose time has not come, or the one whose time went first:
-/// it only chooses the words of a refusal.
-fn untimely(collateral: &QuoteCollateralV3, now: u64) -> Option<ValidityError> {
-    let parts = [
-        ("the TCB information", json_dates(&collateral.tcb_info)),
-        ("the QE identity", json_dates(&collateral.qe_identity)),
-        (
-            "the platforms' revocation list",
-            crl_dates(&collateral.pck_crl),
-        ),
-        (
-            "the root's revocation list",
-            crl_dates(&collateral.root_ca_crl),
-        ),
-    ];
-    let early = parts
-        .iter()
-        .filter_map(|(name, dates)| Some((*name, dates.issued?)))
-        .find(|(_, issued)| now < *issued)
-        .map(|(certificate, not_before)| ValidityError::NotYetValid {
-            certificate,
-            not_before,
-            now,
-        });
-    // A revocation list does not count any more in the very second in which the next one is due.
-    let late = || {
-        parts
-            .iter()
-            .filter_map(|(name, dates)| Some((*name, dates.next_update?)))
-            .min_by_key(|(_, end)| *end)
-            .filter(|(_, end)| now >= *end)
-            .map(|(certificate, not_after)| ValidityError::Expired {
-                certificate,
-                not_after,
-                now,
-            })
-    };
-    early.or_else(late)
-}
-
-/// Unix time; `None` where it cannot be read.
-struct Dates {
-    issued: Option<u64>,
-    next_update: Option<u64>,
-}
-
-fn json_dates(json: &str) -> Dates {
-    #[derive(Default, serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Dated {
-        issue_date: Option<String>,
-        next_update: Option<String>,
-    }
-    let dated: Dated = serde_json::from_str(json).unwrap_or_default();
-    let seconds = |text: Option<String>| {
-        let date: x509_cert::der::DateTime = text?.parse().ok()?;
-        Some(date.unix_duration().as_secs())
-    };
-    Dates {
-        issued: seconds(dated.issue_date),
-        next_update: seconds(dated.next_update),
-    }
-}
-
-fn crl_dates(der: &[u8]) -> Dates {
-    use x509_cert::{crl::CertificateList, der::Decode as _, time::Time};
-    let list = CertificateList::from_der(der).ok();
-    let seconds = |time: Time| time.to_unix_duration().as_secs();
-    Dates {
-        issued: (list.as_ref()).map(|list| seconds(list.tbs_cert_list.this_update)),
-        next_update: list.and_then(|list| list.tbs_cert_list.next_update.map(seconds)),
     }
 }
 
@@ -357,14 +281,14 @@ fn unverified_tdx(quote: &Blob) -> Result<tdx::Measured, Box<Check>> {
 }
 
 const SIGNATURE: &str = "evidence.signature";
-const COLLATERAL: &str = "evidence.collateral";
+pub(super) const COLLATERAL: &str = "evidence.collateral";
 const ENDORSEMENTS: &str = "endorsements (collateral)";
 const OTHER_VENDOR: &str = "the endorsements are another vendor's than the evidence";
 const MISSING: &str = "missing collateral: without the vendor's certificates and revocation data nothing vouches for the evidence";
-const STALE: &str = "stale collateral: it is still in its time, but older than this client accepts, and may hide newer revocations";
 const OUT_OF_TIME: &str = "expired collateral, or this machine's clock is wrong; for";
 const OUT_OF_TIME_ADVICE: &str = "check this machine's clock; if it is right, the operator fetches the vendor's current collateral";
-const ASK_OPERATOR: &str = "the operator fetches the vendor's current collateral and staples it";
+pub(super) const ASK_OPERATOR: &str =
+    "the operator fetches the vendor's current collateral and staples it";
 const BAD_SIGNATURE: &str = "the evidence was changed, or its endorsements do not belong to it: the operator fetches the collateral of this machine anew; if that does not help, do not use it";
 const LAUNCH: &str =
     "the operator starts the VM with this release's cocoon-host, without settings of their own";

@@ -9,6 +9,10 @@ use cocoon_protocol::{
     manifest::{Manifest, PlatformSource, ReferenceEvent, TdxPlatform},
 };
 
+use super::{
+    cmdline,
+    events::{Explained, explain},
+};
 use crate::{
     ccel::EventLog,
     roots::RootClass,
@@ -23,11 +27,15 @@ use crate::{
 const MAX_EVENT_ROWS: usize = 40;
 
 /// The digests that a log gives for each register, once they replay to the quoted values.
-pub(super) struct Replayed([Vec<Hex48>; 4]);
+pub(super) struct Replayed {
+    digests: [Vec<Hex48>; 4],
+    /// Data of the first event of RTMR2, if they are what was hashed.
+    command_line: Option<Vec<u8>>,
+}
 
 impl Replayed {
     fn events(&self, rtmr: Rtmr) -> &[Hex48] {
-        &self.0[rtmr.index()]
+        &self.digests[rtmr.index()]
     }
 }
 
@@ -62,16 +70,25 @@ pub(super) fn replay(log: &[u8], quoted: &[Hex48; 4], session: bool) -> (Check, 
             return (row, None);
         }
     }
-    let mut events: [Vec<Hex48>; 4] = Default::default();
+    let mut digests: [Vec<Hex48>; 4] = Default::default();
     for event in parsed.events() {
-        events[event.rtmr.index()].push(Hex(event.digest));
+        digests[event.rtmr.index()].push(Hex(event.digest));
     }
+    let mut loaded = parsed.events().iter();
+    let command_line = loaded.find(|event| event.rtmr == Rtmr::Rtmr2);
+    let command_line = command_line
+        .and_then(|event| event.hashed_data())
+        .map(<[u8]>::to_vec);
     let row = Check::pass(
         "tdx.event_log",
         TITLE,
         format!("{} events", parsed.events().len()),
     );
-    (row, Some(Replayed(events)))
+    let replayed = Replayed {
+        digests,
+        command_line,
+    };
+    (row, Some(replayed))
 }
 
 /// RTMR0 against the machine shapes that count under `root`: those of the simulator never do under a vendor's.
@@ -141,7 +158,7 @@ pub(super) fn rtmr0(
             .expected(shapes)
             .found(quoted),
     ];
-    rows.extend(event_rows(&nearest.rtmr0_events, found));
+    rows.extend(event_rows(nearest, &platforms, found));
     rows
 }
 
@@ -154,7 +171,8 @@ fn register(platform: &TdxPlatform) -> Hex48 {
 }
 
 /// One row for an inserted, missing or moved event; otherwise one for every place that differs.
-fn event_rows(expected: &[ReferenceEvent], found: &[Hex48]) -> Vec<Check> {
+fn event_rows(nearest: &TdxPlatform, all: &[&TdxPlatform], found: &[Hex48]) -> Vec<Check> {
+    let expected = nearest.rtmr0_events.as_slice();
     let digests: Vec<Hex48> = expected.iter().map(|event| event.digest).collect();
     let Some(first) =
         (0..digests.len().max(found.len())).find(|at| digests.get(*at) != found.get(*at))
@@ -192,47 +210,44 @@ fn event_rows(expected: &[ReferenceEvent], found: &[Hex48]) -> Vec<Check> {
     let places = (first..digests.len().max(found.len())).filter(differs);
     places
         .take(MAX_EVENT_ROWS)
-        .map(|at| event_row(at, expected.get(at), found.get(at)))
+        .map(|at| event_row(at, expected.get(at), found.get(at), all))
         .collect()
 }
 
-fn event_row(at: usize, expected: Option<&ReferenceEvent>, found: Option<&Hex48>) -> Check {
+fn event_row(
+    at: usize,
+    expected: Option<&ReferenceEvent>,
+    found: Option<&Hex48>,
+    shapes: &[&TdxPlatform],
+) -> Check {
     let name = expected.map_or("nothing more", |event| event.name.as_str());
-    let (cause, advice) =
-        expected.map_or((EXTRA_EVENT, PLATFORM_ADVICE), |event| explain(&event.name));
+    let mut explained = expected.map_or_else(
+        || Explained {
+            cause: EXTRA_EVENT.to_owned(),
+            advice: PLATFORM_ADVICE,
+        },
+        |event| explain(&event.name),
+    );
+    // In this very place of another shape: then it is known what the machine has instead.
+    let other = shapes.iter().find_map(|shape| {
+        let event = shape.rtmr0_events.get(at)?;
+        (Some(&event.digest) == found).then_some((shape, event))
+    });
+    if let Some((shape, event)) = other {
+        let same = format!("; what was measured is that of the shape {}: ", shape.name);
+        explained.cause.push_str(&same);
+        explained.cause.push_str(&event.name);
+    }
     let show =
         |digest: Option<&Hex48>| digest.map_or_else(|| "no event".to_owned(), Hex48::to_string);
     Check::fail(
         "tdx.rtmr0.event",
         format!("RTMR0 event {at}: {name}"),
-        cause,
-        advice,
+        explained.cause,
+        explained.advice,
     )
     .expected(show(expected.map(|event| &event.digest)))
     .found(show(found))
-}
-
-/// What usually changes an event, by the name that the manifest's signers gave it.
-fn explain(name: &str) -> (&'static str, &'static str) {
-    let name = name.to_ascii_lowercase();
-    let table: [(&[&str], &str, &str); 6] = [
-        (&["hand-off", "memory map"], MEMORY, MEMORY_ADVICE),
-        (
-            &["variable store", "secureboot", " pk", "kek", " db"],
-            VARSTORE,
-            VARSTORE_ADVICE,
-        ),
-        (&["qemu setting"], SETTING, SETTING_ADVICE),
-        (&["acpi"], ACPI, ACPI_ADVICE),
-        (&["smbios"], SMBIOS, ACPI_ADVICE),
-        (&["boot0", "bootorder"], BOOT_OPTION, BOOT_OPTION_ADVICE),
-    ];
-    for (words, cause, advice) in table {
-        if words.iter().any(|word| name.contains(word)) {
-            return (cause, advice);
-        }
-    }
-    (OTHER_EVENT, PLATFORM_ADVICE)
 }
 
 fn sorted(digests: &[Hex48]) -> Vec<Hex48> {
@@ -261,21 +276,28 @@ pub(super) fn why_rtmr1(log: Option<&Replayed>) -> &'static str {
 }
 
 /// Why RTMR2 is another: the first event is the command line's, and the manifest says what that should be.
-pub(super) fn why_rtmr2(manifest: &Manifest, log: Option<&Replayed>) -> &'static str {
+pub(super) fn why_rtmr2(manifest: &Manifest, log: Option<&Replayed>) -> String {
     let Some(log) = log else {
-        return CMDLINE_OR_INITRD;
+        return CMDLINE_OR_INITRD.to_owned();
     };
     let command_line = |edk2| {
         rtmr2(&manifest.cmdline, Some(&[]), edk2)
             .first()
             .map(|event| Hex(event.digest))
     };
-    match log.events(Rtmr::Rtmr2) {
+    let cause = match log.events(Rtmr::Rtmr2) {
         [first, _] if command_line(Edk2::Stable202508) == Some(*first) => OTHER_INITRD,
         [first, _] if command_line(Edk2::Stable202505) == Some(*first) => OLD_FIRMWARE_CMDLINE,
-        [_, _] => OTHER_CMDLINE,
+        [first, _] => {
+            let logged = log.command_line.as_deref();
+            if let Some(words) = cmdline::difference(&manifest.cmdline, first, logged) {
+                return format!("{OTHER_CMDLINE_SHOWN} {words}");
+            }
+            OTHER_CMDLINE
+        }
         _ => OTHER_RTMR2_EVENTS,
-    }
+    };
+    cause.to_owned()
 }
 
 const NO_LOG: &str = "the document of a session must carry the event log, and this one has none";
@@ -285,38 +307,20 @@ const LOG_ADVICE: &str =
     "connect again; if it stays so, the operator has to update the host's and guest's software";
 const NO_PLATFORM: &str = "the manifest names no machine shape for TDX";
 const SIMULATED_ONLY: &str = "the manifest names machine shapes of the simulator only, and these never count on real hardware";
-const PLATFORM_ADVICE: &str = "use a manifest whose signers measured this machine shape, or ask the operator to start the VM with a shape that the manifest names";
+pub(super) const PLATFORM_ADVICE: &str = "use a manifest whose signers measured this machine shape, or ask the operator to start the VM with a shape that the manifest names";
 const NO_SHAPE_NO_LOG: &str = "another machine shape than the manifest's; without an event log it cannot be told which part differs";
 const OTHER_MACHINE: &str = "another machine than the manifest's shapes:";
 const EXTRA_EVENT: &str = "the firmware measured something that no shape of the manifest has:";
 const MISSING_EVENT: &str = "the firmware did not measure what the manifest's shape has here:";
 const MOVED_EVENT: &str = "the same events in another order (another firmware release):";
-const MEMORY: &str = "the VM has another amount of memory than the manifest's shape";
-const MEMORY_ADVICE: &str =
-    "the operator starts the VM with an amount of memory that the manifest names";
-const VARSTORE: &str = "the firmware's variable store was changed: secure-boot keys or settings that the image does not have";
-const VARSTORE_ADVICE: &str =
-    "the operator starts the VM with the release's own OVMF.tdx.fd, given as -bios";
-const SETTING: &str =
-    "QEMU passes other settings to the firmware: boot order, boot menu, or PCI window";
-const SETTING_ADVICE: &str =
-    "the operator starts the VM with this release's cocoon-host, without settings of their own";
-const ACPI: &str = "QEMU generated other ACPI tables, which hold code that the guest runs: another QEMU version, vCPU count, memory size or device list";
-const SMBIOS: &str = "QEMU generated other SMBIOS tables: another QEMU version, vCPU count or memory size, or -smbios was given";
-const ACPI_ADVICE: &str = "the operator starts the VM with the QEMU version, vCPU count, memory and devices of a shape that the manifest names";
-const BOOT_OPTION: &str =
-    "the firmware has other boot options: another firmware build, or a bootable device was added";
-const BOOT_OPTION_ADVICE: &str =
-    "the operator starts the VM with the release's own OVMF.tdx.fd and no further devices";
-const OTHER_EVENT: &str =
-    "the firmware measured something else in this place: another firmware release";
 const OTHER_KERNEL_OR_STEPS: &str = "another kernel than the manifest's vmlinuz, or another firmware release starts it; without an event log it cannot be told which";
-const OTHER_KERNEL: &str = "another kernel than the manifest's vmlinuz was started";
+const OTHER_KERNEL: &str = "another kernel than the manifest's vmlinuz was started, or QEMU before 10.0 (or edk2 before stable202502) started it with a changed setup header";
 const OTHER_BOOT_STEPS: &str = "the firmware went other steps to start the kernel than a direct boot has: another firmware release, or a boot loader between";
 const CMDLINE_OR_INITRD: &str = "another kernel command line or another initrd than the manifest's; without an event log it cannot be told which";
 const OTHER_INITRD: &str =
     "wrong initrd: the kernel command line is the manifest's, the initrd is not";
 const OLD_FIRMWARE_CMDLINE: &str = "the firmware completes the command line as edk2 before stable202508 does: an older firmware than the manifest's";
 const OTHER_CMDLINE: &str = "edited command line: the kernel was started with another one than the manifest's; only its digest is measured, so the difference itself cannot be shown";
+const OTHER_CMDLINE_SHOWN: &str = "edited command line: the kernel was started with another one than the manifest's; words missing (-) and added (+):";
 const OTHER_RTMR2_EVENTS: &str =
     "the kernel did not measure just a command line and an initrd: another kernel, or no initrd";

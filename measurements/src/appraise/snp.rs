@@ -6,13 +6,13 @@ use cocoon_protocol::{
     manifest::Manifest,
 };
 
-use super::Presented;
+use super::{Presented, platform, snp_tcb};
 use crate::{
     Truncated,
     bytes::Reader,
-    policy::{Policy, SnpTcbFloor},
+    policy::{MachineId, Policy},
     roots::RootClass,
-    snp::report::{REPORT_LENGTH, ReportError, Revocation, SnpClaims, TcbVersion},
+    snp::report::{REPORT_LENGTH, ReportError, Revocation, SnpClaims},
     verdict::{Check, chain},
 };
 
@@ -84,13 +84,24 @@ pub(super) fn measurements(
     ]
 }
 
-/// The rows that need a verified report.
-pub(super) fn platform(
+/// The rows that need a verified report: on the platform, and on what it and the manifest have to do with each other.
+pub(super) fn verified(
     claims: &SnpClaims,
     session: bool,
     manifest: &Manifest,
     policy: &Policy,
+    now: u64,
 ) -> Vec<Check> {
+    let mut checks = platform(claims, session, policy, now);
+    checks.push(aml_guard(manifest, policy, claims.root));
+    if claims.root == RootClass::Development {
+        checks.push(Check::note("snp.firmware", "measured firmware", NOT_BOOTED));
+    }
+    checks
+}
+
+/// The rows on the platform alone.
+pub(super) fn platform(claims: &SnpClaims, session: bool, policy: &Policy, now: u64) -> Vec<Check> {
     let keys = &claims.launched_by;
     let zero = |id, title: &str, found: &[u8; 48], cause| {
         Check::equal(id, title, &Hex48::ZERO, &Hex(*found), || {
@@ -107,12 +118,17 @@ pub(super) fn platform(
             &keys.author_key_digest,
             AUTHOR_KEY,
         ),
-        tcb(&claims.reported_tcb, &policy.snp_tcb_floor),
+        snp_tcb::row(claims, policy),
+        platform::machine(Some(MachineId::AmdChip(Hex(claims.chip_id))), policy),
         revocation(claims.revocation, session),
-        aml_guard(manifest, policy, claims.root),
     ];
-    if claims.root == RootClass::Development {
-        checks.push(Check::note("snp.firmware", "measured firmware", NOT_BOOTED));
+    if let Revocation::Checked { issued, .. } = claims.revocation {
+        checks.push(platform::age(
+            "age of AMD's revocation list",
+            ("the ARK's revocation list", issued),
+            policy.max_amd_crl_age,
+            now,
+        ));
     }
     checks
 }
@@ -159,27 +175,6 @@ fn guest_policy(found: u64) -> Check {
         }
     };
     row.expected("no debugging, no migration agent")
-}
-
-fn tcb(found: &TcbVersion, floor: &SnpTcbFloor) -> Check {
-    let show = |[bootloader, tee, snp, microcode]: [u8; 4]| {
-        format!("boot loader {bootloader}, TEE {tee}, SNP {snp}, microcode {microcode}")
-    };
-    let found = [found.bootloader, found.tee, found.snp, found.microcode];
-    let floor = [floor.bootloader, floor.tee, floor.snp, floor.microcode];
-    let title = "TCB level of the platform";
-    let row = if floor == [0; 4] {
-        Check::note("evidence.tcb", title, NO_FLOOR).found(show(found))
-    } else if found
-        .iter()
-        .zip(floor)
-        .all(|(found, floor)| *found >= floor)
-    {
-        Check::pass("evidence.tcb", title, show(found))
-    } else {
-        Check::fail("evidence.tcb", title, OLD_TCB, TCB_ADVICE).found(show(found))
-    };
-    row.expected(format!("at least {}", show(floor)))
 }
 
 fn revocation(revocation: Revocation, session: bool) -> Check {
@@ -231,11 +226,8 @@ const DEBUG: &str = "a debug guest: the host can read its memory";
 const MIGRATION: &str = "a guest that a migration agent may move to another machine";
 const ODD_POLICY: &str =
     "guest policy bits are set or missing whose meaning this verifier does not know";
-const OLD_TCB: &str = "the platform's firmware or microcode is older than the policy's floor";
-const TCB_ADVICE: &str = "the operator updates BIOS and SEV firmware";
 const NO_CRL_IN_BOOT: &str =
     "the certificate's boot document carries no revocation list; a session's document does";
-const NO_FLOOR: &str = "the policy sets no floor, so an old platform is not told from a new one; the endorsement key is that of this level";
 const NO_CRL: &str = "no revocation list of AMD was presented: a revoked processor could not be told from a good one";
 const CRL_ADVICE: &str = "the operator fetches AMD's current revocation list";
 const NO_GUARD: &str = "SEV-SNP does not measure ACPI tables, and this image's kernel would run code from them that can read guest memory";

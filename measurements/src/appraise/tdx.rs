@@ -6,10 +6,10 @@ use cocoon_protocol::{
     manifest::Manifest,
 };
 
-use super::{Presented, evidence::age, rtmr};
+use super::{Presented, platform, rtmr};
 use crate::{
     manifest::printable,
-    policy::Policy,
+    policy::{MachineId, Policy},
     roots::RootClass,
     tdx::{quote::TdxClaims, tcb::TcbStatus},
     verdict::Check,
@@ -63,7 +63,7 @@ pub(super) fn measurements(
         "MRTD (firmware)",
         &manifest.tdx.mrtd,
         &claims.mrtd,
-        || (OTHER_FIRMWARE, FIRMWARE_ADVICE),
+        || (other_firmware(&claims.mrtd), FIRMWARE_ADVICE),
     ));
     let (row, log) = rtmr::replay(&event_log.0, &claims.rtmr, presented.fresh.is_some());
     checks.push(row);
@@ -115,6 +115,27 @@ pub(super) fn measurements(
     checks
 }
 
+/// Firmware that is told by its MRTD, whatever the manifest says: Debian's `OVMF.inteltdx.ms.fd` of ovmf 2026.08.
+const KNOWN_FIRMWARE: [(&str, &str); 2] = [
+    (
+        "a7a1f751abc454f9cbab198ca8d2edb2821935df525c74182b5e776cb0929e8c59aefecce725b0d08a5e9d3d3183bd08",
+        "Debian's OVMF.inteltdx of 2026.08, pages added as Linux from 6.16 on does",
+    ),
+    (
+        "b90b236113eb4c0d4df4ef590568c14e6028a3a31d7e8ac63dee9845df5008d3ebf82d4f5974e933798f65d7a279b9a9",
+        "Debian's OVMF.inteltdx of 2026.08, pages added in the order of hosts before Linux 6.16",
+    ),
+];
+
+fn other_firmware(found: &Hex48) -> String {
+    let digits = found.to_string();
+    let known = KNOWN_FIRMWARE.iter().find(|(mrtd, _)| *mrtd == digits);
+    known.map_or_else(
+        || OTHER_FIRMWARE.to_owned(),
+        |(_, name)| format!("{OTHER_FIRMWARE}; this MRTD is that of {name}"),
+    )
+}
+
 /// The rows of TCB level, advisories and collateral. The evaluation number is Intel's own count, so it is held only
 /// against Intel's collateral.
 pub(super) fn platform(claims: &TdxClaims, policy: &Policy, now: u64) -> Vec<Check> {
@@ -141,15 +162,33 @@ pub(super) fn platform(claims: &TdxClaims, policy: &Policy, now: u64) -> Vec<Che
         Check::fail("evidence.advisories", title, OPEN_ADVISORIES, TCB_ADVICE)
             .found(open.join(", "))
     };
-    let issued = claims
-        .issued
-        .tcb_info
-        .min(claims.issued.qe_identity)
-        .min(claims.issued.pck_crl);
+    let monthly = [
+        ("the TCB information", claims.issued.tcb_info),
+        ("the QE identity", claims.issued.qe_identity),
+        ("the platforms' revocation list", claims.issued.pck_crl),
+    ];
+    // Of three, so there is one; an unreadable date is zero and the oldest of all.
+    let oldest = monthly
+        .into_iter()
+        .min_by_key(|(_, issued)| *issued)
+        .unwrap_or(("nothing", 0));
+    let ppid = <[u8; 16]>::try_from(claims.ppid.as_slice());
     let mut checks = vec![
         tcb.expected(accepted.join(", ")),
         advisories,
-        age(issued, policy.max_collateral_age, now),
+        platform::machine(ppid.ok().map(|id| MachineId::IntelPpid(Hex(id))), policy),
+        platform::age(
+            "age of the collateral",
+            oldest,
+            policy.max_collateral_age,
+            now,
+        ),
+        platform::age(
+            "age of the root's revocation list",
+            ("the root's revocation list", claims.issued.root_crl),
+            policy.max_intel_root_crl_age,
+            now,
+        ),
     ];
     if claims.root == RootClass::Vendor {
         let (least, found) = (policy.min_tcb_evaluation, claims.evaluation_number);

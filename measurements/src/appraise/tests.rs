@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod binding_rows;
+mod platform_rows;
 mod rtmr_rows;
 mod snp_rows;
 mod tdx_rows;
@@ -336,7 +337,7 @@ fn cocoon_tdx_11() {
         not_after: 5,
         now: 6,
     };
-    let row = evidence::tdx_refusal(&QuoteError::Validity(ended), b"", 6);
+    let row = evidence::tdx_refusal(&QuoteError::Validity(ended), b"", b"", 6);
     assert_eq!(
         (row.id, row.cause.as_deref(), row.advice.as_deref()),
         (
@@ -367,7 +368,7 @@ fn cocoon_tdx_11() {
             root: "vendor's",
             reason: Refusal("TCBInfo expired".into()),
         };
-        let row = evidence::tdx_refusal(&error, &json, now);
+        let row = evidence::tdx_refusal(&error, b"", &json, now);
         (row.id, row.cause.unwrap())
     };
     for now in [NOW, NOW + 1] {

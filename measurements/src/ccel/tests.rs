@@ -45,7 +45,7 @@ fn what_is_written_is_read_with_any_padding() {
 }
 
 #[test]
-fn data_that_do_not_hash_to_the_digest_prove_nothing() {
+fn cocoon_tdx_12() {
     let lie = LoggedEvent {
         data: b"SecureBoot is on",
         ..event(Rtmr::Rtmr0, b"SecureBoot is off")
@@ -54,6 +54,32 @@ fn data_that_do_not_hash_to_the_digest_prove_nothing() {
     let parsed = EventLog::parse(&log).unwrap();
     assert_eq!(parsed.events()[0].hashed_data(), None);
     assert_eq!(parsed.events()[0].claimed_data(), b"SecureBoot is on");
+}
+
+/// The host writes both: another type or text changes nothing, and the right ones excuse no other digest.
+#[test]
+fn types_and_texts_decide_nothing() {
+    let predicted = [PredictedEvent::of_data(
+        Rtmr::Rtmr0,
+        event_type::SEPARATOR,
+        "separator",
+        vec![0; 4],
+    )];
+    let matches = |logged: LoggedEvent<'_>| {
+        let log = encode([logged]).unwrap();
+        let log = EventLog::parse(&log).unwrap();
+        compare(&log, &predicted, Rtmr::Rtmr0)[0].matches()
+    };
+    let true_one = LoggedEvent::from(&predicted[0]);
+    assert!(matches(true_one));
+    assert!(matches(LoggedEvent {
+        event_type: event_type::EFI_ACTION,
+        data: b"something else",
+        ..true_one
+    }));
+    let mut digest = true_one.digest;
+    digest[47] ^= 1;
+    assert!(!matches(LoggedEvent { digest, ..true_one }));
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod chain;
 pub mod cpu;
 mod endorsement;
 pub mod firmware;
+pub mod id_block;
 pub mod launch;
 pub mod report;
 mod vmsa;

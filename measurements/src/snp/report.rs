@@ -60,6 +60,8 @@ pub struct SnpClaims {
     pub root: RootClass,
     /// The processor's generation; `None` under a development root.
     pub product: Option<Product>,
+    /// Family, model and stepping of the processor; `None` in reports of version 2.
+    pub cpuid: Option<[u8; 3]>,
     /// Whether revocation was checked.
     pub revocation: Revocation,
     /// Version of the report's format: 2 to 5.
@@ -200,6 +202,7 @@ pub fn verify_launched_by(
     Ok(SnpClaims {
         root: chain.root,
         product: chain.product,
+        cpuid: cpuid(&parsed),
         revocation: chain.revocation,
         version: parsed.version,
         signing_key: key,
@@ -310,6 +313,14 @@ fn check_fields(
             "neither a VCEK (0) nor a VLEK (1) signed it",
         ),
     }
+}
+
+fn cpuid(report: &AttestationReport) -> Option<[u8; 3]> {
+    Some([
+        report.cpuid_fam_id?,
+        report.cpuid_mod_id?,
+        report.cpuid_step?,
+    ])
 }
 
 const fn tcb(version: &sev::firmware::host::TcbVersion) -> TcbVersion {

@@ -6,6 +6,7 @@ use sha2::{Digest, Sha384};
 
 use super::{
     event::{PredictedEvent, Rtmr, event_type},
+    rtmr::Edk2,
     rtmr0::{GLOBAL_VARIABLE, variable_data},
 };
 use crate::guid::Guid;
@@ -32,6 +33,17 @@ pub enum BootApplications {
 }
 
 impl BootApplications {
+    /// What the builds of a release that we know have: Debian's, from stable202505 on its TDX image. Its plain OVMF
+    /// of those releases has [`Self::BootManagerMenuAndUiApp`].
+    #[must_use]
+    pub fn usual(edk2: Edk2) -> Self {
+        if edk2 >= Edk2::Stable202505 {
+            Self::BootManagerMenu
+        } else {
+            Self::UiApp
+        }
+    }
+
     pub(crate) fn events(self) -> Vec<PredictedEvent> {
         let ui_app = |attributes, name| load_option(attributes, name, UI_APP);
         let menu = || {

@@ -76,6 +76,11 @@ pub fn td_hob(firmware: &Tdvf<'_>, memory: u64) -> Result<Vec<u8>, HobError> {
     Ok(blocks)
 }
 
+/// How many of `memory` bytes q35 puts below 4 GiB.
+pub(crate) const fn low_memory(memory: u64) -> u64 {
+    if memory >= SPLIT { LOW } else { memory }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Range {
     start: u64,
@@ -87,7 +92,7 @@ fn ram_map(memory: u64) -> Result<Vec<Range>, HobError> {
     if memory == 0 || !memory.is_multiple_of(PAGE) || memory > MAX_MEMORY {
         return Err(HobError::Memory { memory });
     }
-    let low = if memory >= SPLIT { LOW } else { memory };
+    let low = low_memory(memory);
     let mut ranges = vec![Range {
         start: 0,
         length: low,

@@ -8,6 +8,8 @@ pub mod mrtd;
 pub mod quote;
 pub mod rtmr;
 pub mod rtmr0;
+pub mod setup_header;
+pub mod smbios;
 pub mod tcb;
 pub mod tdvf;
 pub mod varstore;
@@ -27,7 +29,7 @@ use crate::pe::PeError;
 pub struct DirectBoot<'a> {
     /// The firmware image.
     pub firmware: &'a [u8],
-    /// The kernel file.
+    /// The kernel, in the form in which the firmware gets it: see [`setup_header::measured`].
     pub kernel: &'a [u8],
     /// The initrd file, if there is one.
     pub initrd: Option<&'a [u8]>,
@@ -77,15 +79,17 @@ pub fn predict(
 ) -> Result<TdxPrediction, PredictError> {
     let firmware = Tdvf::parse(boot.firmware)?;
     // The log's order: platform, kernel, boot options, the firmware's steps around the kernel's own events.
-    let (options, platform): (Vec<_>, Vec<_>) = rtmr0::rtmr0(&firmware, machine)?
-        .into_iter()
-        .partition(|event| event.event_type == event_type::EFI_VARIABLE_BOOT);
-    let mut steps = rtmr::rtmr1(boot.kernel)?;
-    let exit = steps.split_off(EXIT_STEPS);
-    let mut events = platform;
+    let mut events = rtmr0::rtmr0(&firmware, machine)?;
+    let is_option = |event: &PredictedEvent| event.event_type == event_type::EFI_VARIABLE_BOOT;
+    let platform = events.iter().take_while(|event| !is_option(event)).count();
+    let (options, last): (Vec<_>, Vec<_>) =
+        events.split_off(platform).into_iter().partition(is_option);
+    let mut steps = rtmr::rtmr1_of(boot.kernel, machine.edk2)?;
+    let exit = steps.split_off(steps.len().saturating_sub(EXIT_STEPS));
     events.push(steps.remove(0));
     events.extend(options);
     events.extend(steps);
+    events.extend(last);
     events.extend(rtmr::rtmr2(boot.command_line, boot.initrd, machine.edk2));
     events.extend(exit);
     Ok(TdxPrediction {
@@ -94,5 +98,5 @@ pub fn predict(
     })
 }
 
-/// RTMR1's steps before the kernel runs: the kernel itself, the call, the separator.
-const EXIT_STEPS: usize = 3;
+/// RTMR1's steps after the kernel's own events: both of leaving the boot services.
+const EXIT_STEPS: usize = 2;

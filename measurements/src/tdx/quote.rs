@@ -182,8 +182,18 @@ pub fn verify(
     policy: &TcbPolicy,
     now: u64,
 ) -> Result<TdxClaims, QuoteError> {
-    check_quote(quote)?;
-    let collateral = parse_collateral(collateral)?;
+    check(quote)?;
+    verify_checked(quote, parse_collateral(collateral)?, root, policy, now)
+}
+
+/// As [`verify`], for a quote that passed [`check`].
+pub(crate) fn verify_checked(
+    quote: &[u8],
+    collateral: QuoteCollateralV3,
+    root: &TrustRoot,
+    policy: &TcbPolicy,
+    now: u64,
+) -> Result<TdxClaims, QuoteError> {
     let issued = CollateralDates {
         tcb_info: issue_date(&collateral.tcb_info),
         qe_identity: issue_date(&collateral.qe_identity),
@@ -219,7 +229,7 @@ pub fn verify(
 }
 
 /// Refuses early what no signature could redeem.
-fn check_quote(quote: &[u8]) -> Result<(), QuoteError> {
+pub(crate) fn check(quote: &[u8]) -> Result<(), QuoteError> {
     if quote.len() > MAX_QUOTE {
         return Err(QuoteError::TooLarge {
             length: quote.len(),
@@ -239,7 +249,7 @@ fn check_quote(quote: &[u8]) -> Result<(), QuoteError> {
     Ok(())
 }
 
-fn parse_collateral(json: &[u8]) -> Result<QuoteCollateralV3, QuoteError> {
+pub(crate) fn parse_collateral(json: &[u8]) -> Result<QuoteCollateralV3, QuoteError> {
     if json.len() > MAX_COLLATERAL {
         return Err(QuoteError::CollateralTooLarge { length: json.len() });
     }
@@ -251,7 +261,7 @@ fn verifier(root: &TrustRoot, now: u64) -> Result<QuoteVerifier, QuoteError> {
         TrustRoot::Vendor => Ok(QuoteVerifier::new_prod()),
         TrustRoot::Development(root) => {
             roots::check_dates(
-                "the development root",
+                roots::DEVELOPMENT_ROOT,
                 roots::validity(root.certificate()),
                 now,
             )?;

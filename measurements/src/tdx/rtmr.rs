@@ -7,9 +7,13 @@ use crate::pe::{self, PeError};
 
 /// edk2 releases since which the measured events are as listed; later releases include earlier changes.
 ///
-/// Older than stable202411 is not predicted: those put a separator into RTMR0 and let QEMU patch the kernel.
+/// Firmware older than stable202502 measures the kernel with QEMU's changes: see
+/// [`setup_header`](super::setup_header).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Edk2 {
+    /// The separator before booting is measured into RTMR0. Earlier releases differ in more than is listed here:
+    /// stable202211 was seen to measure no ACPI tables.
+    Stable202408,
     /// The separator before booting moved to RTMR1, where it belongs.
     Stable202411,
     /// The kernel is taken from QEMU unpatched (QEMU 10.0 or later), so its file is what is measured.
@@ -20,11 +24,38 @@ pub enum Edk2 {
     Stable202508,
 }
 
-/// What the firmware measures into RTMR1 for the unpatched `kernel`.
+impl Edk2 {
+    /// Whether it takes the unchanged kernel where QEMU (10.0 or later) offers that.
+    pub(crate) const fn takes_unchanged_kernel(self) -> bool {
+        matches!(
+            self,
+            Self::Stable202502 | Self::Stable202505 | Self::Stable202508
+        )
+    }
+
+    /// The register of the separator before booting.
+    pub(crate) const fn boot_separator(self) -> Rtmr {
+        match self {
+            Self::Stable202408 => Rtmr::Rtmr0,
+            _ => Rtmr::Rtmr1,
+        }
+    }
+}
+
+/// What firmware from stable202411 on measures into RTMR1 for `kernel`, in the form in which it gets it.
 ///
 /// # Errors
 /// [`PeError`] when the kernel is not an EFI executable.
 pub fn rtmr1(kernel: &[u8]) -> Result<Vec<PredictedEvent>, PeError> {
+    rtmr1_of(kernel, Edk2::Stable202411)
+}
+
+/// What firmware of the release `edk2` measures into RTMR1 for `kernel`, in the form in which it gets it (see
+/// [`setup_header::measured`](super::setup_header::measured)).
+///
+/// # Errors
+/// [`PeError`] when the kernel is not an EFI executable.
+pub fn rtmr1_of(kernel: &[u8], edk2: Edk2) -> Result<Vec<PredictedEvent>, PeError> {
     let action = |text: &'static str| {
         PredictedEvent::of_data(
             Rtmr::Rtmr1,
@@ -33,7 +64,7 @@ pub fn rtmr1(kernel: &[u8]) -> Result<Vec<PredictedEvent>, PeError> {
             text.as_bytes().to_vec(),
         )
     };
-    Ok(vec![
+    let mut events = vec![
         PredictedEvent::of_digest(
             Rtmr::Rtmr1,
             event_type::EFI_BOOT_SERVICES_APPLICATION,
@@ -42,10 +73,15 @@ pub fn rtmr1(kernel: &[u8]) -> Result<Vec<PredictedEvent>, PeError> {
             image_load_event(kernel.len() as u64),
         ),
         action("Calling EFI Application from Boot Option"),
-        separator(Rtmr::Rtmr1),
+    ];
+    if edk2.boot_separator() == Rtmr::Rtmr1 {
+        events.push(separator(Rtmr::Rtmr1));
+    }
+    events.extend([
         action("Exit Boot Services Invocation"),
         action("Exit Boot Services Returned with Success"),
-    ])
+    ]);
+    Ok(events)
 }
 
 /// What the kernel's EFI stub measures into RTMR2: the command line as the firmware completes it, and `initrd`.
@@ -120,7 +156,7 @@ fn image_load_event(length: u64) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Edk2, loaded_command_line, rtmr1, rtmr2};
+    use super::{Edk2, loaded_command_line, rtmr1, rtmr1_of, rtmr2};
     use crate::{
         pe,
         tdx::event::{Rtmr, replay},
@@ -152,6 +188,19 @@ mod tests {
         );
         assert_eq!(loaded_command_line("a b", false, Edk2::Stable202508), "a b");
         assert_eq!(rtmr2("a b", None, Edk2::Stable202508).len(), 1);
+    }
+
+    #[test]
+    fn older_firmware_puts_its_separator_elsewhere() {
+        let kernel = pe::tests::sample();
+        let names = |edk2| -> Vec<_> {
+            let events = rtmr1_of(&kernel, edk2).unwrap();
+            events.into_iter().map(|event| event.name).collect()
+        };
+        let mut old = names(Edk2::Stable202408);
+        old.insert(2, "separator".into());
+        assert_eq!(old, names(Edk2::Stable202411));
+        assert_eq!(old, names(Edk2::Stable202508));
     }
 
     /// The constant events of every direct boot, as hardware logged them.

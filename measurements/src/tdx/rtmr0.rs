@@ -1,7 +1,8 @@
 //! RTMR0 as a list of events: the platform's configuration as TDX firmware sees it under QEMU, with direct boot.
 //!
 //! The register differs from machine to machine, so it is judged event by event. The list and its order are edk2's
-//! (`OvmfPkg`, `SecurityPkg/Tcg`); ACPI and SMBIOS digests are arguments, because they are functions of QEMU.
+//! (`OvmfPkg`, `SecurityPkg/Tcg`); ACPI and SMBIOS digests are arguments, because they are functions of QEMU, of
+//! every device and of where the firmware puts these: see [`PlatformDigests::of_tables`].
 
 use sha2::{Digest, Sha384};
 use thiserror::Error;
@@ -11,6 +12,7 @@ use super::{
     event::{PredictedEvent, Provenance, Rtmr, event_type},
     hob::{self, HobError},
     rtmr::{Edk2, separator},
+    smbios::{self, ProcessorId, SmbiosError},
     tdvf::{Section, Tdvf},
 };
 use crate::guid::Guid;
@@ -158,6 +160,54 @@ pub struct PlatformDigests {
     pub smbios: GivenDigest,
 }
 
+/// The tables themselves, as one machine's firmware saw them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlatformTables<'a> {
+    /// fw_cfg `etc/table-loader`, whole.
+    pub acpi_loader: &'a [u8],
+    /// fw_cfg `etc/acpi/rsdp`, whole, before the loader's script ran on it.
+    pub acpi_rsdp: &'a [u8],
+    /// fw_cfg `etc/acpi/tables`, whole, likewise.
+    pub acpi_tables: &'a [u8],
+    /// The SMBIOS structure table that the firmware published, its own structures included, unfiltered.
+    pub smbios: &'a [u8],
+}
+
+impl PlatformTables<'_> {
+    /// How files with the tables are called, in the order of the fields.
+    pub const FILES: [&'static str; 4] = [
+        "acpi-loader.bin",
+        "acpi-rsdp.bin",
+        "acpi-tables.bin",
+        "smbios.bin",
+    ];
+}
+
+impl PlatformDigests {
+    /// The digests of `tables` on a machine with `processor`.
+    ///
+    /// Nothing on the machine under judgement may be the source of `tables`: they come from an emulated machine of
+    /// the same shape that the one who signs the manifest ran.
+    ///
+    /// # Errors
+    /// [`SmbiosError`] when the SMBIOS table is not sound.
+    pub fn of_tables(
+        tables: &PlatformTables<'_>,
+        processor: ProcessorId,
+    ) -> Result<Self, SmbiosError> {
+        let computed = |bytes: &[u8]| GivenDigest {
+            digest: Sha384::digest(bytes).into(),
+            provenance: Provenance::Computed,
+        };
+        Ok(Self {
+            acpi_loader: computed(tables.acpi_loader),
+            acpi_rsdp: computed(tables.acpi_rsdp),
+            acpi_tables: computed(tables.acpi_tables),
+            smbios: computed(&smbios::measured(tables.smbios, processor)?),
+        })
+    }
+}
+
 /// The simulator's stand-ins for ACPI and SMBIOS: SHA-384 of a text that says so.
 ///
 /// They are constants, equal on every machine, and **no hardware ever measures them**: a manifest that holds them
@@ -218,6 +268,9 @@ pub fn rtmr0(firmware: &Tdvf<'_>, machine: &Machine) -> Result<Vec<PredictedEven
         ));
     }
     events.extend(machine.boot_applications.events());
+    if machine.edk2.boot_separator() == Rtmr::Rtmr0 {
+        events.push(separator(Rtmr::Rtmr0));
+    }
     Ok(events)
 }
 
@@ -286,10 +339,11 @@ fn given_event(event_type: u32, name: String, given: GivenDigest, data: Vec<u8>)
     }
 }
 
-/// `EFI_HANDOFF_TABLE_POINTERS` with the SMBIOS 3 table; its address is not measured and left zero.
+/// `EFI_HANDOFF_TABLE_POINTERS` with the SMBIOS table, whose entry point QEMU's q35 keeps in the format of version 2;
+/// its address is not measured and left zero.
 fn smbios_pointers() -> Vec<u8> {
-    const SMBIOS3_TABLE: Guid = Guid::parse("f2fd1544-9794-4a2c-992e-e5bbcf20e394");
-    [&1_u64.to_le_bytes(), &SMBIOS3_TABLE.0[..], &[0; 8]].concat()
+    const SMBIOS_TABLE: Guid = Guid::parse("eb9d2d31-2d88-11d3-9a16-0090273fc14d");
+    [&1_u64.to_le_bytes(), &SMBIOS_TABLE.0[..], &[0; 8]].concat()
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ impl fmt::Display for TcbStatus {
 
 /// A word that is none of Intel's statuses.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{name:?} is no TCB status: use Intel's words, such as UpToDate or SWHardeningNeeded")]
+#[error("{name:?} is no TCB status: use Intel's words, one of {}", NAMES.map(|(_, name)| name).join(", "))]
 pub struct UnknownStatus {
     /// What was asked for.
     pub name: String,

@@ -63,7 +63,7 @@ fn tdx_registers_of_a_real_machine() {
         },
         ..Machine::simulated(0)
     };
-    let firmware = ovmf_layout();
+    let firmware = ovmf_layout(Layout::Classic);
     let mut events = rtmr0::rtmr0(&Tdvf::parse(&firmware).unwrap(), &machine).unwrap();
     // OVMF_VARS_4M.fd, as Debian ships it and as the machine measured it.
     let store = "344bc51c980ba621aaa00da3ed7436f7d6e549197dfe699515dfa2c6583d95e6412af21c097d473155875ffd561d6790";
@@ -161,13 +161,26 @@ fn set(events: &mut [PredictedEvent], name: &str, image: &Cbor, field: &str) {
     event.digest = image[field].bytes();
 }
 
-/// An image with the memory layout of OVMF up to stable202411, which is all that the hand-off blocks depend on.
-fn ovmf_layout() -> Vec<u8> {
+/// Where OVMF keeps its temporary memory.
+#[derive(Debug, Clone, Copy)]
+pub enum Layout {
+    /// Up to stable202411, and in IntelTdx builds.
+    Classic,
+    /// OvmfPkgX64 since stable202502.
+    Stable202502,
+}
+
+/// An image with OVMF's memory layout, which is all that the hand-off blocks depend on.
+pub fn ovmf_layout(layout: Layout) -> Vec<u8> {
     const SIZE: usize = 0x4000;
+    let (stack, stack_size) = match layout {
+        Layout::Classic => (0x81_0000, 0x1_0000),
+        Layout::Stable202502 => (0x81_1000, 0xf000),
+    };
     let sections: [[u64; 6]; 6] = [
         [0x2000, 0x2000, 0xffff_e000, 0x2000, 0, 1],
         [0, 0x2000, 0xffff_c000, 0x2000, 1, 0],
-        [0, 0, 0x81_0000, 0x1_0000, 3, 0],
+        [0, 0, stack, stack_size, 3, 0],
         [0, 0, 0x80_b000, 0x2000, 3, 0],
         [0, 0, 0x80_9000, 0x2000, 2, 0],
         [0, 0, 0x80_0000, 0x6000, 3, 0],
@@ -196,12 +209,12 @@ fn ovmf_layout() -> Vec<u8> {
 }
 
 /// Headers alone, without sections or data.
-fn smallest_pe() -> Vec<u8> {
+pub fn smallest_pe() -> Vec<u8> {
     let mut image = vec![0; 0x200];
     let mut put = |at: usize, value: u32| image[at..at + 4].copy_from_slice(&value.to_le_bytes());
     put(0x3c, 0x40);
     put(0x40, 0x4550);
-    put(0x54, 0xf0);
+    put(0x54, 0x70);
     put(0x58, 0x20b);
     put(0x58 + 60, 0x200);
     assert!(pe::authenticode_sha384(&image).is_ok());

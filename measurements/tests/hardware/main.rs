@@ -1,25 +1,34 @@
 //! Predictions and verification held against evidence of real hardware, and against other people's calculators.
 //!
-//! Evidence is read from the folder named by `COCOON_VECTORS`, or from `../shared/vectors` beside the checkout.
-//! Firmware and kernels as Debian ships them are read from `COCOON_ARTEFACTS`. Where a file is absent, the test
+//! Evidence is read from the folder named by `COCOON_VECTORS`, or from `../shared/vectors` beside the checkout, or
+//! else, as far as it is published there, from the crates `dcap-qvl` and `sev` where Cargo has unpacked them: a plain
+//! checkout tests real evidence, too. Firmware and kernels as Debian ships them are read from `COCOON_ARTEFACTS`. Where a file is absent, the test
 //! prints SKIPPED and why.
 
+mod boot_logs;
+mod crates;
 mod dstack;
 mod event_logs;
 mod firmware;
+mod id_block;
 mod snp_launch;
 mod snp_report;
 mod tdx_quote;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The bytes of a vector such as `tdx/dcapqvl_tdx_quote`; prints SKIPPED when it is absent.
 pub fn vector(path: &str) -> Option<Vec<u8>> {
     let beside = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/vectors"));
-    read(
-        variable("COCOON_VECTORS").unwrap_or_else(beside).join(path),
-        "COCOON_VECTORS",
-    )
+    let file = variable("COCOON_VECTORS").unwrap_or_else(beside).join(path);
+    let shipped = || open(&crates::shipped(path)?).ok();
+    match open(&file) {
+        Ok(bytes) => Some(bytes),
+        Err(error) => shipped().or_else(|| {
+            skipped(&file, &error, "COCOON_VECTORS");
+            None
+        }),
+    }
 }
 
 /// The bytes of an artefact such as `OVMF.inteltdx.ms.fd`; prints SKIPPED when it is absent.
@@ -28,32 +37,35 @@ pub fn artefact(path: &str) -> Option<Vec<u8>> {
         println!("SKIPPED: {path} is needed: set COCOON_ARTEFACTS to the folder that holds it");
         return None;
     };
-    read(folder.join(path), "COCOON_ARTEFACTS")
+    let file = folder.join(path);
+    open(&file)
+        .map_err(|error| skipped(&file, &error, "COCOON_ARTEFACTS"))
+        .ok()
 }
 
+/// A folder named in the environment.
 #[expect(
     clippy::disallowed_methods,
     reason = "tests find their evidence by environment; the crate itself does not"
 )]
-fn variable(name: &str) -> Option<PathBuf> {
+pub fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).map(PathBuf::from)
 }
 
+/// The bytes of a file.
 #[expect(
     clippy::disallowed_methods,
     reason = "tests read their evidence from files; the crate itself does not"
 )]
-fn read(path: PathBuf, variable: &str) -> Option<Vec<u8>> {
-    match std::fs::read(&path) {
-        Ok(bytes) => Some(bytes),
-        Err(error) => {
-            println!(
-                "SKIPPED: cannot read {} ({error}); set {variable}",
-                path.display()
-            );
-            None
-        }
-    }
+pub fn open(path: &Path) -> std::io::Result<Vec<u8>> {
+    std::fs::read(path)
+}
+
+fn skipped(path: &Path, error: &std::io::Error, variable: &str) {
+    println!(
+        "SKIPPED: cannot read {} ({error}); set {variable}",
+        path.display()
+    );
 }
 
 /// Bytes from hexadecimal text, which may end with a newline.

@@ -1,6 +1,7 @@
 //! Real SEV-SNP reports with AMD's certificates: accepted in their time, refused for one named reason otherwise.
 
 use cocoon_measurements::{
+    policy::{SnpPart, SnpTcbFloors},
     roots::{RootClass, TrustRoot, ValidityError},
     snp::report::{
         ChainError, LaunchIdentity, Product, ReportError, Revocation, SigningKey, SnpChain,
@@ -95,6 +96,38 @@ fn a_real_milan_report_is_judged_by_its_own_fields() {
     match sample.judge(NOW) {
         Ok(claims) => assert_eq!((claims.version, claims.product), (2, Some(Product::Milan))),
         Err(error) => panic!("{error:?}"),
+    }
+}
+
+/// The built-in floor lets a machine of 2026 pass and an early one of 2021 not, each by the part that it is.
+#[test]
+fn real_machines_against_the_built_in_floor() {
+    let below = |sample: &Sample| {
+        let claims = sample.judge(NOW).unwrap();
+        let part = SnpPart::of(claims.product, claims.cpuid);
+        let floors = SnpTcbFloors::default();
+        let levels = [claims.reported_tcb, claims.committed_tcb, claims.launch_tcb];
+        let low = levels.map(|level| floors.of(part).below(&level));
+        (part, claims.cpuid, low)
+    };
+    if let Some(sample) = Sample::genoa() {
+        let (part, cpuid, low) = below(&sample);
+        assert_eq!(
+            (part, cpuid),
+            (SnpPart::Genoa, Some([0x19, 0x11, 0x01])),
+            "version 3 tells its part"
+        );
+        assert_eq!(low, [const { vec![] }; 3]);
+    }
+    if let Some(sample) = Sample::milan() {
+        let (part, cpuid, low) = below(&sample);
+        assert_eq!((part, cpuid), (SnpPart::Milan, None), "version 2 does not");
+        let old = vec![
+            ("boot loader", 3, 4),
+            ("SNP firmware", 8, 24),
+            ("microcode", 115, 219),
+        ];
+        assert_eq!(low, [old.clone(), old.clone(), old]);
     }
 }
 

@@ -4,6 +4,7 @@ use super::{
     super::binding::{document as rows, manifest as manifest_rows, report_data},
     *,
 };
+use crate::policy::GpuRequirement;
 
 fn verdict_on(edit: impl FnOnce(&mut Document)) -> (TrustedManifest, Document) {
     let manifest = trusted(&sample());
@@ -15,7 +16,7 @@ fn verdict_on(edit: impl FnOnce(&mut Document)) -> (TrustedManifest, Document) {
 #[track_caller]
 fn refused(edit: impl FnOnce(&mut Document)) -> (&'static str, String) {
     let (manifest, document) = verdict_on(edit);
-    let checks = rows(&session(&document), &manifest);
+    let checks = rows(&session(&document), &manifest, &Policy::default());
     let (id, cause) = only_failure(&checks);
     (id, cause.to_owned())
 }
@@ -38,7 +39,7 @@ fn cause(edit: impl FnOnce(&mut Document), found: impl FnOnce(&Document) -> Hex6
 #[test]
 fn a_fitting_document_passes() {
     let (manifest, document) = verdict_on(|_| ());
-    no_failure(&rows(&session(&document), &manifest));
+    no_failure(&rows(&session(&document), &manifest, &Policy::default()));
     no_failure(&manifest_rows(&manifest, NOW));
 }
 
@@ -135,7 +136,7 @@ fn cocoon_doc_4() {
         certificates: Vec::new(),
     };
     assert_eq!(
-        only_failure(&rows(&session(&document), &manifest)),
+        only_failure(&rows(&session(&document), &manifest, &Policy::default())),
         (
             "document.form",
             "attestation document claims tdx but carries evidence of sev-snp"
@@ -148,6 +149,7 @@ fn cocoon_doc_4() {
             ..session(&document)
         },
         &manifest,
+        &Policy::default(),
     );
     let failed: Vec<_> = checks
         .iter()
@@ -237,4 +239,45 @@ fn cocoon_manifest_9() {
         (Outcome::Note, Some("1 not as locked: linux 1 2"))
     );
     no_failure(&rows);
+}
+
+/// A GPU that is claimed must be proven, and this version of the document has no proof of one.
+#[test]
+fn cocoon_verdict_9() {
+    let judge = |variant: &str, gpu| {
+        let manifest = trusted(&Manifest {
+            variant: variant.into(),
+            ..sample()
+        });
+        let document = document(Tee::Tdx, &manifest);
+        let policy = Policy {
+            gpu,
+            ..Policy::default()
+        };
+        rows(&session(&document), &manifest, &policy)
+    };
+    no_failure(&judge("cpu", GpuRequirement::IfClaimed));
+    let unproven = "the manifest is of a CUDA image, and the document carries no evidence of a GPU: prompts would reach one that \
+                    nobody has checked";
+    for (variant, gpu) in [
+        ("cuda", GpuRequirement::IfClaimed),
+        ("cuda", GpuRequirement::Required),
+        // An unknown variant is taken for more than it may be.
+        ("CPU", GpuRequirement::IfClaimed),
+    ] {
+        let checks = judge(variant, gpu);
+        assert_eq!(only_failure(&checks), ("document.gpu", unproven));
+        let row = checks.iter().find(|check| check.id == "document.gpu");
+        assert_eq!(
+            row.unwrap().expected.as_deref(),
+            Some("evidence of the GPU")
+        );
+    }
+    assert_eq!(
+        only_failure(&judge("cpu", GpuRequirement::Required)),
+        (
+            "document.gpu",
+            "your policy requires a GPU, and this image has none"
+        )
+    );
 }

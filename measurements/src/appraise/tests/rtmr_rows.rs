@@ -18,7 +18,9 @@ fn cocoon_tdx_2() {
         one(&after(&kernel)),
         (
             "tdx.rtmr1",
-            "another kernel than the manifest's vmlinuz was started".to_owned()
+            "another kernel than the manifest's vmlinuz was started, or QEMU before 10.0 (or edk2 before stable202502) started \
+             it with a changed setup header"
+                .to_owned()
         )
     );
     let cmdline = Boot {
@@ -27,6 +29,19 @@ fn cocoon_tdx_2() {
     };
     assert_eq!(
         one(&after(&cmdline)),
+        (
+            "tdx.rtmr2",
+            "edited command line: the kernel was started with another one than the manifest's; words missing (-) and added \
+             (+): +debug"
+                .to_owned()
+        )
+    );
+    let unlikely = Boot {
+        cmdline: "root=/dev/other".into(),
+        ..boot()
+    };
+    assert_eq!(
+        one(&after(&unlikely)),
         (
             "tdx.rtmr2",
             "edited command line: the kernel was started with another one than the manifest's; only its digest is \
@@ -63,14 +78,21 @@ fn cocoon_tdx_2() {
 #[test]
 fn cocoon_tdx_3() {
     let explained = [
-        "the VM has another amount of memory than the manifest's shape",
-        "the firmware's variable store was changed: secure-boot keys or settings that the image does not have",
-        "QEMU passes other settings to the firmware: boot order, boot menu, or PCI window",
-        "the firmware's variable store was changed: secure-boot keys or settings that the image does not have",
-        "QEMU generated other ACPI tables, which hold code that the guest runs: another QEMU version, vCPU count, memory \
-         size or device list",
-        "QEMU generated other SMBIOS tables: another QEMU version, vCPU count or memory size, or -smbios was given",
-        "the firmware has other boot options: another firmware build, or a bootable device was added",
+        "the VM has another amount of memory than the manifest's shape; this event hashes the RAM ranges that QEMU hands to \
+         the firmware",
+        "the firmware's variable store was changed: secure-boot keys or settings that the image does not have; this event \
+         hashes the firmware file's variable store, byte for byte",
+        "QEMU was given another boot order: a device with a bootindex, or no -kernel; this event hashes QEMU's list of boot \
+         devices",
+        "the firmware's variable store was changed: secure-boot keys or settings that the image does not have; this event \
+         hashes one secure-boot variable as the firmware reads it",
+        "QEMU generated other ACPI tables, which hold code that the guest runs: another QEMU version, machine type, vCPU \
+         count, memory size or device list, or a GPU whose BARs move the PCI window; this event hashes ACPI tables as QEMU \
+         generated them",
+        "QEMU generated other SMBIOS tables: another QEMU version, vCPU count or memory size, or -smbios was given; this \
+         event hashes the SMBIOS tables without serial numbers",
+        "the firmware has other boot options: another firmware build, or a bootable device was added; this event hashes one \
+         of the firmware's boot options",
     ];
     for (at, expected) in explained.into_iter().enumerate() {
         let mut other = boot();
@@ -89,6 +111,37 @@ fn cocoon_tdx_3() {
         assert_eq!(event.expected, Some(boot().rtmr0[at].to_string()));
         assert_eq!(event.found, Some(other.rtmr0[at].to_string()));
     }
+}
+
+/// What another shape of the manifest has in the same place is said to be its.
+#[test]
+fn a_mixture_of_shapes_is_told() {
+    let mut manifest = Manifest::clone(&reference(PlatformSource::Computed));
+    let mut second = manifest.tdx.platforms[0].clone();
+    second.name = "8 GiB, two GPUs".into();
+    for (at, event) in second.rtmr0_events.iter_mut().enumerate() {
+        event.digest = Hex([0xd0 + u8::try_from(at).unwrap(); 48]);
+    }
+    manifest.tdx.platforms.push(second);
+    let mut other = boot();
+    other.rtmr0[4] = Hex([0xd4; 48]);
+    let checks = rows(
+        &claims(&other, RootClass::Vendor),
+        &other.log(),
+        &trusted(&manifest),
+    );
+    let event = checks
+        .iter()
+        .find(|check| check.id == "tdx.rtmr0.event")
+        .unwrap();
+    assert!(
+        event
+            .cause
+            .as_deref()
+            .unwrap()
+            .ends_with("; what was measured is that of the shape 8 GiB, two GPUs: ACPI tables"),
+        "{event:#?}"
+    );
 }
 
 /// Inserted, missing and moved events are named as such, once, at the right place.

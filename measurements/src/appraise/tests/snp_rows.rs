@@ -3,16 +3,17 @@
 use cocoon_protocol::manifest::SnpLaunch;
 
 use super::{
-    super::snp::{Measured, measurements, platform},
+    super::snp::{Measured, measurements, platform, verified},
     *,
 };
 use crate::{
-    policy::SnpTcbFloor,
     roots::RootClass,
-    snp::report::{LaunchIdentity, ReportError, Revocation, SigningKey, SnpClaims, TcbVersion},
+    snp::report::{
+        LaunchIdentity, Product, ReportError, Revocation, SigningKey, SnpClaims, TcbVersion,
+    },
 };
 
-const TCB: TcbVersion = TcbVersion {
+pub(super) const TCB: TcbVersion = TcbVersion {
     fmc: None,
     bootloader: 4,
     tee: 0,
@@ -20,7 +21,7 @@ const TCB: TcbVersion = TcbVersion {
     microcode: 219,
 };
 
-fn reference(aml_guard: bool) -> TrustedManifest {
+pub(super) fn reference(aml_guard: bool) -> TrustedManifest {
     let mut manifest = Manifest {
         aml_guard,
         ..sample()
@@ -36,11 +37,12 @@ fn reference(aml_guard: bool) -> TrustedManifest {
     trusted(&manifest)
 }
 
-fn claims(root: RootClass) -> SnpClaims {
+pub(super) fn claims(root: RootClass) -> SnpClaims {
     let config = config::digest(Tee::SevSnp, &OperatorConfig::default().canonical());
     SnpClaims {
         root,
-        product: None,
+        product: (root == RootClass::Vendor).then_some(Product::Milan),
+        cpuid: Some([0x19, 0x01, 1]),
         revocation: Revocation::Checked {
             issued: NOW - 1,
             next_update: NOW + 1,
@@ -65,9 +67,9 @@ fn claims(root: RootClass) -> SnpClaims {
     }
 }
 
-fn rows(claims: &SnpClaims, manifest: &TrustedManifest, policy: &Policy) -> Vec<Check> {
+pub(super) fn rows(claims: &SnpClaims, manifest: &TrustedManifest, policy: &Policy) -> Vec<Check> {
     let document = document(Tee::SevSnp, manifest);
-    let mut checks = platform(claims, true, manifest, policy);
+    let mut checks = verified(claims, true, manifest, policy, NOW);
     checks.extend(measurements(
         &Measured::from(claims),
         &session(&document),
@@ -77,7 +79,7 @@ fn rows(claims: &SnpClaims, manifest: &TrustedManifest, policy: &Policy) -> Vec<
 }
 
 #[track_caller]
-fn refused(claims: &SnpClaims) -> (&'static str, String) {
+pub(super) fn refused(claims: &SnpClaims) -> (&'static str, String) {
     let checks = rows(claims, &reference(true), &Policy::default());
     let (id, cause) = only_failure(&checks);
     (id, cause.to_owned())
@@ -233,7 +235,7 @@ fn cocoon_snp_6() {
             "no revocation list of AMD was presented: a revoked processor could not be told from a good one".to_owned()
         )
     );
-    let boot = platform(&unchecked, false, &reference(true), &Policy::default());
+    let boot = platform(&unchecked, false, &Policy::default(), NOW);
     assert_eq!(
         boot.iter()
             .find(|check| check.id == "evidence.collateral")
@@ -255,30 +257,6 @@ fn cocoon_snp_7() {
         "the measured firmware is not the one that booted: SEV-SNP firmware cannot start without the hardware, so the \
          simulator measured OVMF.snp.fd while the VM ran OVMF.tdx.fd"
     );
-}
-
-#[test]
-fn cocoon_snp_8() {
-    let floor = |snp| Policy {
-        snp_tcb_floor: SnpTcbFloor {
-            snp,
-            ..SnpTcbFloor::default()
-        },
-        ..Policy::default()
-    };
-    let checks = rows(&claims(RootClass::Vendor), &reference(true), &floor(25));
-    assert_eq!(
-        only_failure(&checks),
-        (
-            "evidence.tcb",
-            "the platform's firmware or microcode is older than the policy's floor"
-        )
-    );
-    no_failure(&rows(
-        &claims(RootClass::Vendor),
-        &reference(true),
-        &floor(24),
-    ));
 }
 
 #[test]

@@ -138,7 +138,7 @@ pub(super) fn claims(boot: &Boot, root: RootClass) -> TdxClaims {
         evaluation_number: 17,
         tcb_date: issued,
         fmspc: [0; 6],
-        ppid: Vec::new(),
+        ppid: vec![0xc0; 16],
         smt_enabled: None,
         dynamic_platform: None,
         cached_keys: None,
@@ -353,4 +353,24 @@ fn cocoon_tdx_10() {
         *piece(&mut edge) = NOW - 30 * DAY;
         no_failure(&platform(&edge, &Policy::default(), NOW));
     }
+    // The root's list is issued yearly and has an age of its own.
+    let with_root_list = |age| {
+        let mut edited = claims(&boot(), RootClass::Vendor);
+        edited.issued.root_crl = NOW - age;
+        platform(&edited, &Policy::default(), NOW)
+    };
+    no_failure(&with_root_list(400 * DAY));
+    let old = with_root_list(400 * DAY + 1);
+    assert_eq!(only_failure(&old), ("evidence.collateral", stale));
+    let row = old
+        .iter()
+        .find(|check| check.outcome == Outcome::Fail)
+        .unwrap();
+    assert_eq!(
+        (row.title.as_str(), row.found.as_deref()),
+        (
+            "age of the root's revocation list",
+            Some("401 days (the root's revocation list)")
+        )
+    );
 }

@@ -1,14 +1,111 @@
 //! The predicted list against its own order, and its constants against what hardware logged.
 
-use super::{Machine, rtmr0};
+use sha2::{Digest as _, Sha384};
+
+use super::{GivenDigest, Machine, PlatformDigests, PlatformTables, rtmr0};
 use crate::{
     tdx::{
-        event::{Provenance, Rtmr},
+        DirectBoot,
+        boot_variables::BootApplications,
+        event::{PredictedEvent, Provenance, Rtmr},
+        mrtd::PageOrder,
+        predict,
         rtmr::Edk2,
+        smbios::ProcessorId,
         tdvf::Tdvf,
     },
     test_firmware::Firmware,
 };
+
+/// The whole order for each release, as registers and names.
+#[test]
+fn cocoon_tdx_13() {
+    let firmware = Firmware::like_ovmf().build();
+    let kernel = crate::pe::tests::sample();
+    let boot = DirectBoot {
+        firmware: &firmware,
+        kernel: &kernel,
+        initrd: Some(b"initrd"),
+        command_line: "a",
+    };
+    let events = |edk2| -> Vec<String> {
+        let machine = Machine {
+            edk2,
+            boot_applications: BootApplications::usual(edk2),
+            ..Machine::simulated(2 << 30)
+        };
+        let prediction = predict(&boot, &machine, PageOrder::SinglePass).unwrap();
+        let named = |event: PredictedEvent| format!("{} {}", event.rtmr.index(), event.name);
+        prediction.events.into_iter().map(named).collect()
+    };
+    let newest = [
+        "0 memory map (TD hand-off block, 2048 MiB)",
+        "0 variable store (CFV)",
+        "0 QEMU setting BootMenu",
+        "0 QEMU setting bootorder",
+        "0 variable SecureBoot",
+        "0 variable PK",
+        "0 variable KEK",
+        "0 variable db",
+        "0 variable dbx",
+        "0 separator",
+        "0 ACPI loader",
+        "0 ACPI RSDP",
+        "0 ACPI tables",
+        "0 SMBIOS tables",
+        "1 kernel (Authenticode SHA-384)",
+        "0 variable BootOrder",
+        "0 variable Boot0000",
+        "1 Calling EFI Application from Boot Option",
+        "1 separator",
+        "2 kernel command line",
+        "2 initrd",
+        "1 Exit Boot Services Invocation",
+        "1 Exit Boot Services Returned with Success",
+    ];
+    assert_eq!(events(Edk2::Stable202508), newest);
+    assert_eq!(events(Edk2::Stable202505), newest);
+    let mut older = newest.to_vec();
+    older.retain(|name| !name.contains("QEMU setting") && !name.contains("SMBIOS"));
+    assert_eq!(events(Edk2::Stable202502), older);
+    assert_eq!(events(Edk2::Stable202411), older);
+    let place = older
+        .iter()
+        .position(|name| *name == "1 separator")
+        .unwrap();
+    older[place] = "0 separator";
+    assert_eq!(events(Edk2::Stable202408), older);
+}
+
+/// A small table of each kind: the digests are over the bytes, and SMBIOS without what names one machine.
+#[test]
+fn platform_digests_are_of_the_tables() {
+    let smbios = b"\x03\x09\0\0\x01\x02\0\x01\0tag\0\0\x7f\x04\0\0\0\0".as_slice();
+    let blank = b"\x03\x09\0\0\x01\x02\0\0\0   \0\0\x7f\x04\0\0\0\0".as_slice();
+    let tables = PlatformTables {
+        acpi_loader: b"loader",
+        acpi_rsdp: b"rsdp",
+        acpi_tables: b"tables",
+        smbios,
+    };
+    let processor = ProcessorId {
+        signature: 0,
+        features: 0,
+    };
+    let of = |bytes: &[u8]| GivenDigest {
+        digest: Sha384::digest(bytes).into(),
+        provenance: Provenance::Computed,
+    };
+    assert_eq!(
+        PlatformDigests::of_tables(&tables, processor),
+        Ok(PlatformDigests {
+            acpi_loader: of(b"loader"),
+            acpi_rsdp: of(b"rsdp"),
+            acpi_tables: of(b"tables"),
+            smbios: of(blank),
+        })
+    );
+}
 
 #[test]
 fn the_simulated_platform_has_every_event_in_order() {

@@ -1,0 +1,179 @@
+//! What a verdict costs: TDX beside `dcap-qvl` alone, SEV-SNP, and the prediction of a whole manifest.
+//!
+//! `cargo bench -p cocoon-measurements`. Evidence is real, found as [`vectors`] says; artefacts are those of
+//! `COCOON_ARTEFACTS`. What is absent is named as SKIPPED. Goals and figures stand in the crate's README.
+
+#![expect(missing_docs, reason = "criterion's macro makes a public function")]
+
+mod shown;
+mod vectors;
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use cocoon_measurements::appraise::appraise;
+use cocoon_measurements::ccel::EventLog;
+use cocoon_measurements::policy::Policy;
+use cocoon_measurements::roots::TrustRoot;
+use cocoon_measurements::snp::cpu::CpuModel;
+use cocoon_measurements::snp::firmware::SnpFirmware;
+use cocoon_measurements::snp::launch::{FEATURE_SNP, KernelHashes, Vcpus, launch_digest};
+use cocoon_measurements::snp::report::certificates_from_pem;
+use cocoon_measurements::tdx::mrtd::{PageOrder, mrtd};
+use cocoon_measurements::tdx::quote;
+use cocoon_measurements::tdx::rtmr::{rtmr1, rtmr2};
+use cocoon_measurements::tdx::rtmr0::{Machine, rtmr0};
+use cocoon_measurements::tdx::tcb::TcbPolicy;
+use cocoon_measurements::tdx::tdvf::Tdvf;
+use cocoon_measurements::verdict::{Outcome, Verdict};
+use cocoon_protocol::bytes::Blob;
+use cocoon_protocol::document::{Collateral, Evidence};
+use criterion::{Criterion, criterion_group, criterion_main};
+use dcap_qvl::{QuoteCollateralV3, QuotePolicy, verify::QuoteVerifier};
+
+use shown::{document, manifest, presented};
+use vectors::{artefact, vector};
+
+/// Within the TDX collateral's thirty days, and within the years of AMD's certificates.
+const NOW: u64 = 1_752_048_802;
+
+criterion_group! {
+    name = verdicts;
+    config = Criterion::default()
+        .sample_size(40)
+        .warm_up_time(Duration::from_secs(2))
+        .measurement_time(Duration::from_secs(8));
+    targets = tdx, snp, prediction
+}
+criterion_main!(verdicts);
+
+/// The whole appraisal of a session's document, signatures to the last row, beside the library's share of it.
+fn tdx(criterion: &mut Criterion) {
+    let (Some(quote), Some(json)) = (
+        vector("tdx/dcapqvl_tdx_quote"),
+        vector("tdx/dcapqvl_tdx_quote_collateral.json"),
+    ) else {
+        return;
+    };
+    let mut group = criterion.benchmark_group("tdx");
+    group.bench_function("dcap-qvl alone", |bencher| {
+        bencher.iter(|| {
+            let collateral: QuoteCollateralV3 = serde_json::from_slice(&json).unwrap();
+            let policy = QuotePolicy::claims_only(NOW);
+            QuoteVerifier::new_prod()
+                .verify_with_policy(black_box(&quote), collateral, NOW, &policy)
+                .unwrap()
+        });
+    });
+    let manifest = manifest(NOW);
+    // Where the rest of a verdict's time goes.
+    let policy = TcbPolicy::judged_by_caller();
+    group.bench_function("quote::verify", |bencher| {
+        bencher.iter(|| {
+            let root = TrustRoot::Vendor;
+            quote::verify(black_box(&quote), &json, &root, &policy, NOW).unwrap()
+        });
+    });
+    let event_log = vector("ccel/dstack_ccel.bin").unwrap_or_default();
+    group.bench_function("event log", |bencher| {
+        bencher.iter(|| EventLog::parse(black_box(&event_log)).map(|log| log.replay()));
+    });
+    let evidence = Evidence::Tdx {
+        quote: Blob(quote.clone()),
+        event_log: Blob(event_log),
+    };
+    let json = Blob(json.clone());
+    let document = document(&manifest, evidence, Collateral::Tdx { json });
+    let judge = || appraise(&presented(&document), &manifest, &Policy::default(), NOW);
+    signatures_hold(&judge());
+    group.bench_function("verdict", |bencher| bencher.iter(|| black_box(judge())));
+    group.finish();
+}
+
+/// A Milan report with its chain. No revocation list of AMD's is among the vectors: it adds one RSA signature.
+fn snp(criterion: &mut Criterion) {
+    let (Some(report), Some(vcek), Some(chain)) = (
+        vector("snp/sev_report_milan.hex"),
+        vector("snp/sev_vcek_milan.der"),
+        vector("snp/sev_cert_chain_milan"),
+    ) else {
+        return;
+    };
+    let report = Blob(hex::decode(report.trim_ascii()).unwrap());
+    let mut certificates = vec![Blob(vcek)];
+    certificates.extend(certificates_from_pem(&chain).unwrap().into_iter().map(Blob));
+    let manifest = manifest(NOW);
+    let evidence = Evidence::SevSnp {
+        report,
+        certificates: Vec::new(),
+    };
+    let crl = None;
+    let collateral = Collateral::SevSnp { certificates, crl };
+    let document = document(&manifest, evidence, collateral);
+    let judge = || appraise(&presented(&document), &manifest, &Policy::default(), NOW);
+    signatures_hold(&judge());
+    let mut group = criterion.benchmark_group("snp");
+    group.bench_function("verdict", |bencher| bencher.iter(|| black_box(judge())));
+    group.finish();
+}
+
+/// Everything that a manifest states: TDX for five sizes of memory, SEV-SNP for four models and nine numbers of vCPUs.
+fn prediction(criterion: &mut Criterion) {
+    let (Some(tdx), Some(snp), Some(kernel)) = (
+        artefact("OVMF.inteltdx.ms.fd"),
+        artefact("OVMF.amdsev.fd"),
+        artefact("vmlinuz-6.12.107+deb13-cloud-amd64"),
+    ) else {
+        return;
+    };
+    // As large as one with an engine in it.
+    let initrd: Vec<u8> = (0..=250).cycle().take(64 << 20).collect();
+    let mut group = criterion.benchmark_group("prediction");
+    group.sample_size(10);
+    group.bench_function("whole manifest", |bencher| {
+        bencher.iter(|| black_box(predict(&tdx, &snp, &kernel, &initrd)));
+    });
+    group.finish();
+}
+
+const COMMAND_LINE: &str = "console=ttyS0 quiet";
+
+/// MRTD, the number of predicted events, and all launch digests.
+fn predict(
+    tdx: &[u8],
+    snp: &[u8],
+    kernel: &[u8],
+    initrd: &[u8],
+) -> ([u8; 48], usize, Vec<[u8; 48]>) {
+    let firmware = Tdvf::parse(tdx).unwrap();
+    let mut events = rtmr1(kernel).unwrap().len();
+    let edk2 = Machine::simulated(0).edk2;
+    events += rtmr2(COMMAND_LINE, Some(initrd), edk2).len();
+    for memory in [768, 1024, 2048, 4096, 8192] {
+        let machine = Machine::simulated(memory << 20);
+        events += rtmr0(&firmware, &machine).unwrap().len();
+    }
+    let digest = mrtd(&firmware, PageOrder::SinglePass);
+    let firmware = SnpFirmware::parse(snp).unwrap();
+    let hashes = KernelHashes::of(kernel, Some(initrd), COMMAND_LINE);
+    let mut launches = Vec::new();
+    for model in ["EPYC-v4", "EPYC-Milan", "EPYC-Genoa", "EPYC-Turin"] {
+        let model: CpuModel = model.parse().unwrap();
+        for count in [1, 2, 4, 8, 16, 32, 48, 64, 96] {
+            let vcpus = Vcpus {
+                count,
+                model: model.clone(),
+                guest_features: FEATURE_SNP,
+            };
+            launches.push(launch_digest(&firmware, Some(&hashes), &vcpus).unwrap());
+        }
+    }
+    (digest, events, launches)
+}
+
+/// What is measured is an appraisal that goes all the way: one that ends at a bad signature would be quicker.
+fn signatures_hold(verdict: &Verdict) {
+    let row = |id| verdict.checks.iter().find(|check| check.id == id);
+    let outcome = row("evidence.signature").map(|check| check.outcome);
+    assert_eq!(outcome, Some(Outcome::Pass), "{verdict:#?}");
+}

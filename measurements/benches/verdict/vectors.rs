@@ -1,0 +1,80 @@
+//! Finds the evidence and the artefacts that are measured with.
+//!
+//! Evidence is read from the folder named by `COCOON_VECTORS`, or from `../shared/vectors` beside the checkout, or
+//! from the sources of the crates `dcap-qvl` and `sev` as cargo unpacked them. Firmware and kernel as Debian ships them are read
+//! from `COCOON_ARTEFACTS`. What is absent is printed as SKIPPED.
+
+use std::path::{Path, PathBuf};
+
+/// The bytes of a vector such as `tdx/dcapqvl_tdx_quote`.
+pub fn vector(path: &str) -> Option<Vec<u8>> {
+    let beside = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/vectors"));
+    let folder = variable("COCOON_VECTORS").unwrap_or_else(beside);
+    let found = read(&folder.join(path)).or_else(|| read(&shipped(path)?));
+    if found.is_none() {
+        println!(
+            "SKIPPED: {path} is not below {}: set COCOON_VECTORS",
+            folder.display()
+        );
+    }
+    found
+}
+
+/// The bytes of an artefact such as `OVMF.amdsev.fd`.
+pub fn artefact(name: &str) -> Option<Vec<u8>> {
+    let found = variable("COCOON_ARTEFACTS").and_then(|folder| read(&folder.join(name)));
+    if found.is_none() {
+        println!("SKIPPED: {name} is needed: set COCOON_ARTEFACTS to the folder that holds it");
+    }
+    found
+}
+
+/// The same file in the sources of the crate that it came from.
+fn shipped(path: &str) -> Option<PathBuf> {
+    const CRATES: [(&str, &str, &str); 2] = [
+        ("tdx/dcapqvl_", "dcap-qvl-0.", "sample"),
+        ("snp/sev_", "sev-8.", "tests/certs_data"),
+    ];
+    let (name, package, folder) = CRATES.iter().find_map(|(prefix, package, folder)| {
+        Some((path.strip_prefix(prefix)?, package, folder))
+    })?;
+    let home = variable("CARGO_HOME").or_else(|| Some(variable("HOME")?.join(".cargo")))?;
+    let registries = entries(&home.join("registry/src"));
+    let of_package = |path: &PathBuf| {
+        let own = path.file_name().map(|name| name.to_string_lossy());
+        own.is_some_and(|own| own.starts_with(package))
+    };
+    registries
+        .iter()
+        .flat_map(|registry| entries(registry))
+        .filter(of_package)
+        .map(|sources| sources.join(folder).join(name))
+        .find(|file| read(file).is_some())
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a benchmark finds its evidence by environment; the crate itself does not"
+)]
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).map(PathBuf::from)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a benchmark reads its evidence from files; the crate itself does not"
+)]
+fn read(path: &Path) -> Option<Vec<u8>> {
+    std::fs::read(path).ok()
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a benchmark looks for its evidence; the crate itself does not"
+)]
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect()
+}

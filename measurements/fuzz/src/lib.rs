@@ -1,0 +1,195 @@
+//! Every parser of foreign bytes, and every verdict, given bytes that nobody meant.
+//!
+//! A target is a function of bytes that asserts what must hold of any bytes whatever: no panic, bounded memory, the same
+//! after writing and reading again, and above all that nothing is accepted which should not be. Targets come in pairs:
+//! one takes foreign bytes as they are and so tests the way to the signature check; its partner (`_signed`, `_pinned`,
+//! `_bound`, `_applied`) changes something good by a script and signs it anew with the simulator's keys, and so tests
+//! what stands behind.
+//!
+//! | structure | as foreign bytes | past the signatures |
+//! |---|---|---|
+//! | TDX firmware (TDVF metadata), SNP firmware | `firmware_tdx`, `firmware_snp` | nothing signs them |
+//! | kernel (PE) | `pe` | nothing signs it |
+//! | CCEL event log | `event_log` | `quote_signed` |
+//! | TDX quote, versions 4 and 5 | `quote_shown`, `quote` | `quote_signed` |
+//! | SEV-SNP report | `report_shown`, `report` | `report_signed` |
+//! | AMD's certificates and revocation list | `certificates_read`, `certificates` | `certificates_signed` |
+//! | Intel's collateral | `collateral` | `collateral_signed` |
+//! | manifest | `manifest` | `manifest_pinned` |
+//! | DSSE envelope, in-toto statement | `envelope` | `envelope_signed` |
+//! | attestation document | `document` | `document_bound` |
+//! | control channel, engine's socket | `control_frames`, `engine_frames` | `control_message` |
+//! | policy | `policy` | `policy_applied` |
+//! | operator's configuration | `configuration` | nothing signs it |
+//!
+//! `cargo test` runs each target on its seeds, on their truncations and bit flips, and on what fuzzing has found
+//! (`corpus/`). To fuzz, with `cargo-fuzz` and no other toolchain than the workspace's:
+//!
+//! ```text
+//! cargo run -p cocoon-fuzz --example seeds -- FOLDER TARGET
+//! cd measurements && cargo fuzz run --sanitizer none --features libfuzzer TARGET FOLDER
+//! ```
+
+mod edits;
+mod endorsements;
+mod evidence;
+mod manifests;
+pub mod memory;
+mod messages;
+mod platform;
+mod seeds;
+mod signed;
+mod signer;
+mod structures;
+
+pub use evidence::good_evidence_is_accepted;
+
+/// A function of foreign bytes, and what to begin with.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Its name, also that of its libFuzzer binary.
+    pub name: &'static str,
+    /// Panics when something does not hold that must.
+    pub run: fn(&[u8]),
+    /// Inputs that reach far, for mutation.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+    /// How often it can run in the time of a test: verifying signatures takes milliseconds.
+    pub cost: Cost,
+}
+
+/// What one run costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cost {
+    /// Microseconds.
+    Parses,
+    /// Milliseconds: signatures are made or verified.
+    Verifies,
+}
+
+/// All targets.
+pub const TARGETS: &[Target] = &[
+    parses(
+        "firmware_tdx",
+        structures::firmware_tdx,
+        seeds::firmware_tdx,
+    ),
+    parses(
+        "firmware_snp",
+        structures::firmware_snp,
+        seeds::firmware_snp,
+    ),
+    parses("pe", structures::pe, seeds::pe),
+    parses("event_log", structures::event_log, seeds::event_log),
+    parses("quote_shown", evidence::quote_shown, seeds::quote),
+    verifies("quote", evidence::quote, seeds::quote),
+    verifies("quote_signed", signed::quote_signed, seeds::quote_script),
+    parses("report_shown", evidence::report_shown, seeds::report),
+    verifies("report", evidence::report, seeds::report),
+    verifies("report_signed", signed::report_signed, seeds::report_script),
+    parses(
+        "certificates_read",
+        endorsements::certificates_read,
+        seeds::certificates_read,
+    ),
+    verifies(
+        "certificates",
+        endorsements::certificates,
+        seeds::certificates,
+    ),
+    verifies(
+        "certificates_signed",
+        endorsements::certificates_signed,
+        seeds::certificate_script,
+    ),
+    verifies("collateral", endorsements::collateral, seeds::collateral),
+    verifies(
+        "collateral_signed",
+        endorsements::collateral_signed,
+        seeds::collateral_script,
+    ),
+    parses("manifest", manifests::manifest, seeds::manifest),
+    verifies(
+        "manifest_pinned",
+        manifests::manifest_pinned,
+        seeds::manifest,
+    ),
+    verifies("envelope", manifests::envelope, seeds::envelope),
+    verifies(
+        "envelope_signed",
+        manifests::envelope_signed,
+        seeds::statement,
+    ),
+    verifies("document", messages::document, seeds::document),
+    verifies(
+        "document_bound",
+        messages::document_bound,
+        seeds::binding_script,
+    ),
+    parses(
+        "control_frames",
+        messages::control_frames,
+        seeds::control_frames,
+    ),
+    parses(
+        "control_message",
+        messages::control_message,
+        seeds::control_messages,
+    ),
+    parses(
+        "engine_frames",
+        messages::engine_frames,
+        seeds::engine_frames,
+    ),
+    parses("policy", manifests::policy, seeds::policy),
+    verifies("policy_applied", manifests::policy_applied, seeds::policy),
+    parses(
+        "configuration",
+        manifests::configuration,
+        seeds::configuration,
+    ),
+];
+
+const fn parses(name: &'static str, run: fn(&[u8]), seeds: fn() -> Vec<Vec<u8>>) -> Target {
+    let cost = Cost::Parses;
+    Target {
+        name,
+        run,
+        seeds,
+        cost,
+    }
+}
+
+const fn verifies(name: &'static str, run: fn(&[u8]), seeds: fn() -> Vec<Vec<u8>>) -> Target {
+    let cost = Cost::Verifies;
+    Target {
+        name,
+        run,
+        seeds,
+        cost,
+    }
+}
+
+/// Makes the keys, the good evidence and everything else that is made once, outside of any measurement.
+///
+/// # Panics
+/// When the good evidence is refused: then no target would mean anything.
+pub fn warm() {
+    assert!(good_evidence_is_accepted(), "the good evidence is refused");
+    signed::warm();
+}
+
+/// Runs the target `name`: for libFuzzer's binaries.
+///
+/// # Panics
+/// When something does not hold that must, or there is no such target.
+pub fn run(name: &str, data: &[u8]) {
+    static WARM: std::sync::Once = std::sync::Once::new();
+    let target = TARGETS.iter().find(|target| target.name == name);
+    let Some(target) = target else {
+        panic!("{name} is none of the targets");
+    };
+    if target.cost == Cost::Verifies {
+        WARM.call_once(warm);
+    }
+    (target.run)(data);
+}

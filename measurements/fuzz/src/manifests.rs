@@ -1,0 +1,180 @@
+//! Targets: manifests, their envelopes of signatures, the operator's configuration and the verifier's policy.
+
+use std::sync::LazyLock;
+
+use cocoon_measurements::appraise::appraise;
+use cocoon_measurements::manifest::{
+    ManifestRefusal, ManifestTrust, PAYLOAD_TYPE, add_signature, public_key, sign, trust,
+};
+use cocoon_measurements::policy::Policy;
+use cocoon_measurements::tdx::tcb::TcbStatus;
+use cocoon_measurements::verdict::Class;
+use cocoon_protocol::binding::Tee;
+use cocoon_protocol::bytes::{Blob, Hex32};
+use cocoon_protocol::config::{MAX_CONFIG_LEN, OperatorConfig};
+use cocoon_protocol::manifest::{MAX_MANIFEST_LIFE, Manifest};
+use ed25519_dalek::{Signer as _, SigningKey};
+use serde_json::json;
+
+use crate::memory::bounded;
+use crate::platform::{
+    EVENT_LOG, MANIFEST, NOW, TDX_COLLATERAL, TDX_QUOTE, made, presented, reference, tdx_document,
+};
+
+/// Secret key of the one pinned signer.
+pub const SIGNER: [u8; 32] = [0x51; 32];
+
+/// The manifest that envelopes are about.
+static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| reference().to_json());
+
+/// What reading JSON may hold at once, beside a multiple of its bytes.
+const READ: usize = 64 << 10;
+
+/// A manifest that nobody signed or pinned: read, and refused.
+pub fn manifest(data: &[u8]) {
+    let parsed = bounded(READ + 64 * data.len(), || Manifest::parse(data));
+    if let Ok(manifest) = &parsed {
+        let written = manifest.to_json();
+        assert_eq!(&made(Manifest::parse(&written)), manifest);
+        assert!(manifest.not_after - manifest.not_before <= MAX_MANIFEST_LIFE);
+    }
+    let refusal = trust(data, None, &signer(), NOW);
+    let expected = match parsed {
+        Ok(_) => matches!(refusal, Err(ManifestRefusal::Unsigned { .. })),
+        Err(_) => matches!(refusal, Err(ManifestRefusal::Malformed(_))),
+    };
+    assert!(expected, "{refusal:?}");
+}
+
+/// A manifest that is pinned, whatever it says: past the signatures, dates, floor and lock still decide.
+pub fn manifest_pinned(data: &[u8]) {
+    let pinned = ManifestTrust {
+        pinned: vec![Hex32::sha256(data)],
+        release_floor: 5,
+        ..ManifestTrust::default()
+    };
+    let trusted = bounded(READ + 64 * data.len(), || trust(data, None, &pinned, NOW));
+    let Ok(trusted) = trusted else { return };
+    assert_eq!(trusted.id(), Hex32::sha256(data));
+    assert!((trusted.not_before..=trusted.not_after).contains(&NOW));
+    assert!(trusted.release >= 5 && trusted.unlocked.is_empty());
+    // Whatever it says becomes reference values: evidence of another image is judged against them.
+    let document = tdx_document(TDX_QUOTE.clone(), EVENT_LOG.clone(), TDX_COLLATERAL.clone());
+    let policy = Policy::default();
+    let verdict = appraise(&presented(&document), &trusted, &policy, NOW);
+    assert!(verdict.authorizes().is_none(), "a root that nobody named");
+}
+
+/// A file of signatures in bytes that our signer never signed.
+pub fn envelope(data: &[u8]) {
+    let trusted = bounded(READ + 64 * data.len(), || {
+        trust(&BYTES, Some(data), &signer(), NOW)
+    });
+    if trusted.is_ok() {
+        let good: serde_json::Value = made(serde_json::from_slice(&made(sign(&BYTES, &SIGNER))));
+        let found: serde_json::Value = made(serde_json::from_slice(data));
+        assert_eq!(
+            found["payload"], good["payload"],
+            "a foreign statement counts"
+        );
+    }
+    let own = [0x52; 32];
+    if let Ok(added) = add_signature(data, &BYTES, &own) {
+        let rebuilder = ManifestTrust {
+            signers: vec![public_key(&own)],
+            ..ManifestTrust::default()
+        };
+        assert!(trust(&BYTES, Some(&added), &rebuilder, NOW).is_ok());
+        assert_eq!(
+            trust(&BYTES, Some(&added), &signer(), NOW).is_ok(),
+            trusted.is_ok()
+        );
+    }
+}
+
+/// A statement that our signer did sign, whatever it says: it counts only when it is about this manifest.
+pub fn envelope_signed(data: &[u8]) {
+    let head = format!(
+        "DSSEv1 {} {PAYLOAD_TYPE} {} ",
+        PAYLOAD_TYPE.len(),
+        data.len()
+    );
+    let key = SigningKey::from_bytes(&SIGNER);
+    let signature = key.sign(&[head.as_bytes(), data].concat());
+    let envelope = json!({
+        "payloadType": PAYLOAD_TYPE,
+        "payload": made(serde_json::to_value(Blob(data.to_vec()))),
+        "signatures": [{"keyid": "", "sig": made(serde_json::to_value(Blob(signature.to_vec())))}],
+    });
+    let envelope = envelope.to_string();
+    let trusted = bounded(READ + 64 * data.len(), || {
+        trust(&BYTES, Some(envelope.as_bytes()), &signer(), NOW)
+    });
+    match trusted {
+        Ok(trusted) => {
+            let named = trusted.id().to_string();
+            assert!(
+                String::from_utf8_lossy(data).contains(&named),
+                "about another manifest"
+            );
+        }
+        Err(ManifestRefusal::Envelope { .. } | ManifestRefusal::OtherManifest { .. }) => {}
+        Err(other) => panic!("refused for something else than its statement: {other:?}"),
+    }
+}
+
+/// The operator's configuration: there is one encoding of each.
+pub fn configuration(data: &[u8]) {
+    let parsed = bounded(READ, || OperatorConfig::parse(data));
+    if let Ok(config) = parsed {
+        assert!(data.len() <= MAX_CONFIG_LEN);
+        assert_eq!(config.canonical(), data);
+    }
+}
+
+/// A stored policy: read and written again it is the same, and it names no development root.
+pub fn policy(data: &[u8]) {
+    let Some(policy) = stored_policy(data) else {
+        return;
+    };
+    assert!(policy.development_roots.is_empty());
+    let written = made(toml::to_string(&policy));
+    assert_eq!(made(toml::from_str::<Policy>(&written)), policy);
+}
+
+/// A stored policy in force: none of them makes simulated hardware count, with its root named or not.
+pub fn policy_applied(data: &[u8]) {
+    let Some(stored) = stored_policy(data) else {
+        return;
+    };
+    let document = tdx_document(TDX_QUOTE.clone(), EVENT_LOG.clone(), TDX_COLLATERAL.clone());
+    let judge = |policy: &Policy| appraise(&presented(&document), &MANIFEST, policy, NOW);
+    assert!(
+        judge(&stored).authorizes().is_none(),
+        "a root that nobody named"
+    );
+    let named = Policy {
+        development_roots: crate::platform::policy(Tee::Tdx).development_roots,
+        ..stored
+    };
+    let verdict = judge(&named);
+    assert_ne!(verdict.class, Class::Confidential);
+    if verdict.class == Class::Simulated {
+        // The collateral is up to date and an hour old.
+        assert!(named.accepted_tcb_statuses.contains(&TcbStatus::UpToDate));
+        assert!(named.max_collateral_age >= 3600);
+    }
+}
+
+fn stored_policy(data: &[u8]) -> Option<Policy> {
+    // Bounded by the client, which reads no more of a trust file.
+    let text = std::str::from_utf8(data.get(..data.len().min(16 << 10))?).ok()?;
+    bounded(READ + 512 * text.len(), || toml::from_str(text)).ok()
+}
+
+fn signer() -> ManifestTrust {
+    ManifestTrust {
+        signers: vec![public_key(&SIGNER)],
+        ..ManifestTrust::default()
+    }
+}

@@ -1,0 +1,169 @@
+//! Targets: what arrives over a connection: attestation documents, and the frames of control channel and engine.
+
+use cocoon_protocol::binding::{self, Tee};
+use cocoon_protocol::control::{GuestMessage, HostMessage, MAX_GUEST_MESSAGE, MAX_HOST_MESSAGE};
+use cocoon_protocol::document::{AttestRequest, Document, MAX_BOOT_DOCUMENT_LEN, MAX_DOCUMENT_LEN};
+use cocoon_protocol::engine::{FromEngine, MAX_FROM_ENGINE, MAX_TO_ENGINE, ToEngine};
+use cocoon_protocol::frame::{Decoder, encode};
+use cocoon_simulator::tdx::TdReport;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::edits;
+use crate::evidence::session;
+use crate::memory::bounded;
+use crate::platform::{EVENT_LOG, FRESH, TDX_COLLATERAL, claims, made, td_report, tdx_document};
+use crate::signer;
+
+/// What reading a message may hold at once, beside a multiple of its bytes.
+const READ: usize = 64 << 10;
+
+/// Attestation documents and the request for one: read, written, read again; and judged, which no foreign document
+/// survives.
+pub fn document(data: &[u8]) {
+    let read = |limit| bounded(READ + 16 * data.len(), || Document::parse(data, limit));
+    if let Ok(document) = read(MAX_DOCUMENT_LEN) {
+        assert_eq!(document.claims.tee, document.evidence.tee());
+        let written = document.to_json();
+        assert_eq!(made(Document::parse(&written, MAX_DOCUMENT_LEN)), document);
+        let tee = document.claims.tee;
+        if session(&document, tee) {
+            // Only evidence over exactly these was ever signed.
+            assert_eq!(document.claims, claims(tee));
+            assert_eq!(document.nonce, FRESH.nonce);
+        }
+    } else {
+        assert!(
+            read(MAX_BOOT_DOCUMENT_LEN).is_err(),
+            "the smaller limit accepts more"
+        );
+    }
+    if let Ok(request) = serde_json::from_slice::<AttestRequest>(data) {
+        let written = made(serde_json::to_vec(&request));
+        assert_eq!(
+            made(serde_json::from_slice::<AttestRequest>(&written)),
+            request
+        );
+    }
+}
+
+/// Documents whose claims a script changes before the hardware signs their binding: exactly the right claims count.
+pub fn document_bound(script: &[u8]) {
+    let good = binding::session(&claims(Tee::Tdx), &FRESH);
+    let mut bytes = good;
+    // Behind tag, version, TEE: the claims, then nonce and exporter.
+    edits::apply(script, &mut bytes[20..]);
+    let mut field = bytes[20..].iter().copied();
+    let mut next = |into: &mut [u8]| {
+        into.iter_mut()
+            .zip(&mut field)
+            .for_each(|(to, from)| *to = from)
+    };
+    let mut claims = claims(Tee::Tdx);
+    next(&mut claims.leaf_spki_sha256.0);
+    next(&mut claims.meter_key.0);
+    next(&mut claims.manifest_id.0);
+    next(&mut claims.model_digest.0);
+    next(&mut claims.config_digest.0);
+    next(&mut claims.gpu_section_digest.0);
+    let mut fresh = FRESH;
+    next(&mut fresh.nonce.0);
+    next(&mut fresh.exporter.0);
+    let meter_key = claims.meter_key;
+    let bound = binding::session(&claims, &fresh);
+    assert_eq!(bound, bytes, "the binding's layout");
+    let report = TdReport {
+        report_data: binding::report_data(&bound).0,
+        ..td_report()
+    };
+    let Ok(body) = <&[u8; signer::TD10]>::try_from(&report.to_bytes()[..]).copied() else {
+        return;
+    };
+    let quote = signer::quote_4(&body);
+    let mut document = tdx_document(quote, EVENT_LOG.clone(), TDX_COLLATERAL.clone());
+    document.claims = claims;
+    document.nonce = fresh.nonce;
+    // The meter key is the guest's to choose; everything else is known to the verifier.
+    let mut expected = good;
+    expected[52..84].copy_from_slice(&meter_key.0);
+    assert_eq!(session(&document, Tee::Tdx), bytes == expected);
+}
+
+/// The control channel: both sides' messages, however the bytes arrive.
+pub fn control_frames(data: &[u8]) {
+    frames::<HostMessage>(data, MAX_HOST_MESSAGE);
+    frames::<GuestMessage>(data, MAX_GUEST_MESSAGE);
+}
+
+/// One message of the control channel, past its frame.
+pub fn control_message(data: &[u8]) {
+    message::<HostMessage>(data, MAX_HOST_MESSAGE);
+    message::<GuestMessage>(data, MAX_GUEST_MESSAGE);
+}
+
+/// The engine's socket: frames of both sides, then the same bytes as one message.
+pub fn engine_frames(data: &[u8]) {
+    frames::<FromEngine>(data, MAX_FROM_ENGINE);
+    frames::<ToEngine>(data, MAX_TO_ENGINE);
+    message::<FromEngine>(data, MAX_FROM_ENGINE);
+    message::<ToEngine>(data, MAX_TO_ENGINE);
+}
+
+/// The first byte says in which pieces the rest arrives. All at once gives the same messages and the same end.
+fn frames<T: Serialize + DeserializeOwned>(data: &[u8], limit: usize) {
+    let Some((step, stream)) = data.split_first() else {
+        return;
+    };
+    let room = READ + 64 * stream.len();
+    let whole = bounded(room, || read::<T>(stream, stream.len().max(1), limit));
+    let pieces = bounded(room, || read::<T>(stream, usize::from(*step).max(1), limit));
+    assert_eq!(
+        whole, pieces,
+        "the pieces in which bytes arrive change what they say"
+    );
+}
+
+/// All messages as JSON, and how the stream ended.
+fn read<T: Serialize + DeserializeOwned>(
+    stream: &[u8],
+    step: usize,
+    limit: usize,
+) -> (Vec<Value>, Option<String>) {
+    let mut decoder = Decoder::new(limit);
+    let mut messages = Vec::new();
+    for piece in stream.chunks(step) {
+        decoder.push(piece);
+        loop {
+            match decoder.next::<T>() {
+                Ok(Some(message)) => messages.push(made(serde_json::to_value(message))),
+                Ok(None) => break,
+                Err(error) => return (messages, Some(error.to_string())),
+            }
+        }
+    }
+    let open = decoder.is_mid_frame().then(|| "within a frame".to_owned());
+    (messages, open)
+}
+
+/// `json` in a frame of its own: what is accepted is written, read, and written the same.
+fn message<T: Serialize + DeserializeOwned>(json: &[u8], limit: usize) {
+    let Ok(length) = u32::try_from(json.len()) else {
+        return;
+    };
+    let framed = [&length.to_be_bytes()[..], json].concat();
+    let next = |bytes: &[u8]| {
+        let mut decoder = Decoder::new(limit);
+        decoder.push(bytes);
+        decoder.next::<T>()
+    };
+    let Ok(Some(message)) = bounded(READ + 64 * json.len(), || next(&framed)) else {
+        return;
+    };
+    // A float of many digits can take more room than it came in, hence more than the limit of the channel.
+    let written = made(encode(&message, 2 * limit));
+    let mut decoder = Decoder::new(2 * limit);
+    decoder.push(&written);
+    let again: Option<T> = made(decoder.next());
+    let again = again.map(|message| made(encode(&message, 2 * limit)));
+    assert_eq!(again.as_ref(), Some(&written));
+}

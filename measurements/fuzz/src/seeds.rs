@@ -1,0 +1,128 @@
+//! What each target begins with: generated, so that a change of a format changes the seeds with it.
+
+mod images;
+mod json;
+
+use cocoon_measurements::ccel;
+use cocoon_simulator::snp::SnpSimulator;
+use cocoon_simulator::x509;
+
+use crate::edits::flip;
+use crate::endorsements::other_vcek;
+use crate::platform::{
+    AMD, EVENT_LOG, INTEL, SNP_CRL, SNP_REPORT, TDX_COLLATERAL, TDX_QUOTE, snp_report, td_report,
+};
+use crate::signer;
+
+pub use images::{firmware_snp, firmware_tdx, pe};
+pub use json::{
+    configuration, control_frames, control_messages, document, engine_frames, envelope, manifest,
+    policy, statement,
+};
+
+pub fn event_log() -> Vec<Vec<u8>> {
+    let empty = ccel::encode([]).unwrap_or_default();
+    let padded = |byte| [&EVENT_LOG[..], &[byte; 40]].concat();
+    vec![EVENT_LOG.clone(), empty, padded(0xff), padded(0)]
+}
+
+pub fn quote() -> Vec<Vec<u8>> {
+    let body = td_report().to_bytes();
+    let later = [&body[..], &body[..16], &[0; 48]].concat();
+    let ex = [&later[..], &[0; 1 + 32 + 48 + 48 + 64]].concat();
+    vec![
+        TDX_QUOTE.clone(),
+        signer::quote_5(&body),
+        signer::quote_5(&later),
+        signer::quote_5(&ex),
+    ]
+}
+
+pub fn report() -> Vec<Vec<u8>> {
+    let version = |version: u8| {
+        let mut report = SNP_REPORT.clone();
+        report[0] = version;
+        report
+    };
+    let mut debug = snp_report();
+    debug.policy |= 1 << 19;
+    let debug = debug.to_bytes().to_vec();
+    vec![SNP_REPORT.clone(), version(2), version(5), debug]
+}
+
+pub fn certificates() -> Vec<Vec<u8>> {
+    let place = |place: u8, bytes: &[u8]| [&[place], bytes].concat();
+    let chain = SnpSimulator::new(&AMD).certificates();
+    let mut seeds = vec![place(0, &other_vcek()), place(2, &SNP_CRL)];
+    seeds.extend((0..3).zip(&chain).map(|(number, der)| place(number, der)));
+    seeds
+}
+
+pub fn certificates_read() -> Vec<Vec<u8>> {
+    let chain = SnpSimulator::new(&AMD).certificates();
+    let all: Vec<&[u8]> = chain.iter().map(Vec::as_slice).collect();
+    let pem = x509::pem(&all).unwrap_or_default().into_bytes();
+    [vec![pem, INTEL.root.certificate.clone()], chain].concat()
+}
+
+pub fn collateral() -> Vec<Vec<u8>> {
+    vec![TDX_COLLATERAL.clone(), b"{}".to_vec()]
+}
+
+/// Scripts over a body of `length` bytes behind `kinds` first bytes: nothing, and one change in each field.
+fn scripts(kinds: u8, offsets: &[u16]) -> Vec<Vec<u8>> {
+    let mut scripts = Vec::new();
+    for kind in 0..kinds {
+        scripts.push(vec![kind]);
+        scripts.extend(
+            offsets
+                .iter()
+                .map(|at| [&[kind][..], &flip(*at, 1)].concat()),
+        );
+    }
+    scripts
+}
+
+pub fn quote_script() -> Vec<Vec<u8>> {
+    // One in each field of the TD report of TDX 1.5, then in the event log behind it.
+    scripts(
+        3,
+        &[
+            0, 16, 64, 112, 120, 128, 136, 184, 232, 280, 328, 376, 424, 472, 520, 584, 600, 650,
+            700, 800,
+        ],
+    )
+}
+
+pub fn report_script() -> Vec<Vec<u8>> {
+    let offsets: &[u16] = &[
+        0, 4, 8, 10, 0x10, 0x20, 0x30, 0x34, 0x38, 0x40, 0x48, 0x50, 0x90, 0xc0, 0xe0, 0x110,
+        0x140, 0x160, 0x180, 0x188, 0x1a0, 0x1e0, 0x1e8, 0x1ec, 0x1f0, 0x1f8,
+    ];
+    let mut scripts: Vec<Vec<u8>> = offsets.iter().map(|at| flip(*at, 1).to_vec()).collect();
+    scripts.push(Vec::new());
+    scripts
+}
+
+pub fn certificate_script() -> Vec<Vec<u8>> {
+    scripts(
+        3,
+        &[20, 100, 200, 300, 400, 500, 600, 640, 680, 720, 760, 800],
+    )
+}
+
+pub fn collateral_script() -> Vec<Vec<u8>> {
+    scripts(
+        2,
+        &[5, 40, 80, 120, 160, 200, 300, 400, 500, 700, 900, 1100],
+    )
+}
+
+pub fn binding_script() -> Vec<Vec<u8>> {
+    let mut scripts: Vec<Vec<u8>> = (0..272)
+        .step_by(16)
+        .map(|at| flip(at, 1).to_vec())
+        .collect();
+    scripts.push(Vec::new());
+    scripts
+}

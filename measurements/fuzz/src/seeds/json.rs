@@ -1,0 +1,183 @@
+//! Seeds: everything that is JSON or TOML, in and out of frames.
+
+use cocoon_measurements::manifest::sign;
+use cocoon_measurements::policy::Policy;
+use cocoon_measurements::tdx::tcb::TcbStatus;
+use cocoon_protocol::binding::Tee;
+use cocoon_protocol::bytes::{Blob, Hex};
+use cocoon_protocol::config::OperatorConfig;
+use cocoon_protocol::control::{
+    CONTROL_VERSION, Configure, GuestMessage, HostMessage, Metrics, Phase,
+};
+use cocoon_protocol::document::{AttestRequest, Evidence};
+use cocoon_protocol::engine::{EngineFailure, FromEngine, ToEngine};
+
+use crate::manifests::SIGNER;
+use crate::platform::{
+    EVENT_LOG, FRESH, SNP_REPORT, TDX_COLLATERAL, TDX_QUOTE, made, reference, snp_document,
+    tdx_document,
+};
+
+pub fn manifest() -> Vec<Vec<u8>> {
+    let mut unlocked = reference();
+    unlocked.unlocked = vec!["qemu 10.0 10.1".into()];
+    vec![reference().to_json(), unlocked.to_json()]
+}
+
+pub fn envelope() -> Vec<Vec<u8>> {
+    let signed = made(sign(&reference().to_json(), &SIGNER));
+    vec![
+        signed,
+        br#"{"payloadType":"application/vnd.in-toto+json","payload":"","signatures":[]}"#.to_vec(),
+    ]
+}
+
+/// The payload of our signer's envelope.
+pub fn statement() -> Vec<Vec<u8>> {
+    let envelope: serde_json::Value = made(serde_json::from_slice(&envelope()[0]));
+    let payload: Blob = made(serde_json::from_value(envelope["payload"].clone()));
+    vec![payload.0, b"{}".to_vec()]
+}
+
+pub fn document() -> Vec<Vec<u8>> {
+    let tdx = tdx_document(TDX_QUOTE.clone(), EVENT_LOG.clone(), TDX_COLLATERAL.clone());
+    let mut small = tdx_document(vec![4, 0], Vec::new(), b"{}".to_vec());
+    small.collateral = None;
+    let request = AttestRequest { nonce: FRESH.nonce };
+    vec![
+        small.to_json(),
+        tdx.to_json(),
+        snp_document(SNP_REPORT.clone()).to_json(),
+        made(serde_json::to_vec(&request)),
+    ]
+}
+
+fn host_messages() -> Vec<HostMessage> {
+    let evidence = Evidence::Tdx {
+        quote: Blob(vec![4, 0]),
+        event_log: Blob::default(),
+    };
+    let configure = Configure {
+        version: CONTROL_VERSION,
+        address: "10.0.2.15/24".into(),
+        config: Blob(OperatorConfig::default().canonical()),
+        manifest_id: Hex([3; 32]),
+        simulate: Some(Tee::Tdx),
+        collateral: None,
+    };
+    vec![
+        HostMessage::Configure(configure),
+        HostMessage::Evidence {
+            id: 1,
+            result: Ok(evidence),
+        },
+        HostMessage::Evidence {
+            id: 2,
+            result: Err("no simulator".into()),
+        },
+        HostMessage::Drain,
+    ]
+}
+
+fn guest_messages() -> Vec<GuestMessage> {
+    vec![
+        GuestMessage::Hello {
+            version: CONTROL_VERSION,
+            tee: None,
+        },
+        GuestMessage::EvidenceRequest {
+            id: 1,
+            report_data: Hex([7; 64]),
+        },
+        GuestMessage::Metrics(Metrics::default()),
+        GuestMessage::Failed {
+            phase: Phase::Model,
+            reason: "the model volume differs".into(),
+        },
+        GuestMessage::Drained,
+    ]
+}
+
+pub fn control_messages() -> Vec<Vec<u8>> {
+    let host = host_messages()
+        .iter()
+        .map(serde_json::to_vec)
+        .map(made)
+        .collect::<Vec<_>>();
+    let guest = guest_messages()
+        .iter()
+        .map(serde_json::to_vec)
+        .map(made)
+        .collect();
+    [host, guest].concat()
+}
+
+/// Each message alone, then all of a side in one stream; the first byte chooses the pieces.
+pub fn control_frames() -> Vec<Vec<u8>> {
+    let mut seeds = streams(&control_messages(), 3);
+    let all = |messages: &[Vec<u8>]| {
+        [vec![7], messages.iter().flat_map(|m| framed(m)).collect()].concat()
+    };
+    let (host, guest) = (host_messages().len(), control_messages());
+    seeds.extend([all(&guest[..host]), all(&guest[host..])]);
+    seeds
+}
+
+/// Messages of both sides, and texts from which the fuzzer finds the rest of the schema.
+pub fn engine_frames() -> Vec<Vec<u8>> {
+    let loading = FromEngine::Loading { done: 1, total: 2 };
+    let failed = FromEngine::Failed {
+        id: 1,
+        reason: EngineFailure::ContextLength,
+    };
+    let cancel = ToEngine::Cancel { id: 1 };
+    let mut texts = vec![
+        made(serde_json::to_vec(&loading)),
+        made(serde_json::to_vec(&failed)),
+        made(serde_json::to_vec(&cancel)),
+    ];
+    let others = [
+        r#"{"type":"ready","id":"model","context_length":8192,"quantization":"Q4_1"}"#,
+        r#"{"type":"delta","id":1,"text":"a","tokens":1}"#,
+        r#"{"type":"done","id":1,"finish_reason":"stop","prompt_tokens":1,"completion_tokens":2}"#,
+        r#"{"type":"generate","id":1,"request":{"messages":[{"role":"user","content":"a"}],"max_tokens":5,"temperature":0.5,"top_p":1.0,"seed":1,"stop":["b"]}}"#,
+    ];
+    texts.extend(others.map(|text| text.as_bytes().to_vec()));
+    [streams(&texts, 5), texts].concat()
+}
+
+pub fn policy() -> Vec<Vec<u8>> {
+    let loose = Policy {
+        accepted_tcb_statuses: vec![TcbStatus::UpToDate, TcbStatus::SwHardeningNeeded],
+        accepted_advisories: vec!["INTEL-SA-00615".into()],
+        accept_missing_aml_guard: true,
+        ..Policy::default()
+    };
+    [Policy::default(), loose]
+        .iter()
+        .map(|policy| made(toml::to_string(policy)).into_bytes())
+        .collect()
+}
+
+pub fn configuration() -> Vec<Vec<u8>> {
+    let paid = OperatorConfig {
+        name: "appliance-1".into(),
+        payout_address: Some(format!("UQ{}", "a".repeat(46))),
+        price_prompt_million: 1,
+        price_completion_million: u64::MAX,
+        ..OperatorConfig::default()
+    };
+    vec![OperatorConfig::default().canonical(), paid.canonical()]
+}
+
+fn streams(messages: &[Vec<u8>], step: u8) -> Vec<Vec<u8>> {
+    messages
+        .iter()
+        .map(|message| [vec![step], framed(message)].concat())
+        .collect()
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+    [&length.to_be_bytes()[..], message].concat()
+}

@@ -1,0 +1,55 @@
+//! How much memory the largest accepted inputs take: exact, because allocations are counted, not observed.
+
+use cocoon_fuzz::memory::peak;
+use cocoon_measurements::ccel::{self, EventLog, LoggedEvent, MAX_EVENTS, MAX_LOG};
+use cocoon_measurements::roots::TrustRoot;
+use cocoon_measurements::tdx::event::{Rtmr, event_type};
+use cocoon_measurements::tdx::quote::{MAX_QUOTE, verify};
+use cocoon_measurements::tdx::tcb::TcbPolicy;
+
+/// "A few MiB".
+const LIMIT: usize = 4 << 20;
+const NOW: u64 = 1_752_048_802;
+
+/// A quote of 64 KiB in each version, filled with lengths that promise more than there is.
+#[test]
+fn a_quote_of_64_kib_takes_no_more_than_a_few_mib() {
+    for version in [4, 5] {
+        for filler in [0x00, 0x01, 0x7f, 0xff] {
+            let mut quote = vec![filler; MAX_QUOTE];
+            let header = [version, 0, 2, 0, 0x81, 0, 0, 0];
+            quote[..8].copy_from_slice(&header);
+            if version == 5 {
+                quote[48..54].copy_from_slice(&[2, 0, 0x48, 2, 0, 0]);
+            }
+            let policy = TcbPolicy::judged_by_caller();
+            let (judged, most) = peak(|| verify(&quote, b"{}", &TrustRoot::Vendor, &policy, NOW));
+            assert!(judged.is_err());
+            assert!(
+                most <= LIMIT,
+                "version {version}, {filler:#x}: {most} bytes"
+            );
+        }
+    }
+}
+
+/// A log of 1 MiB: as many events as are accepted, and data that fill the rest.
+#[test]
+fn a_log_of_1_mib_takes_no_more_than_a_few_mib() {
+    let data = vec![0x5a; MAX_LOG / MAX_EVENTS - 70];
+    let event = LoggedEvent {
+        rtmr: Rtmr::Rtmr0,
+        event_type: event_type::EFI_ACTION,
+        digest: [7; 48],
+        data: &data,
+    };
+    let mut log = ccel::encode(vec![event; MAX_EVENTS]).unwrap();
+    assert!(log.len() > MAX_LOG - (8 << 10), "{}", log.len());
+    log.resize(MAX_LOG, 0xff);
+    let (parsed, most) = peak(|| EventLog::parse(&log).map(|log| log.events().len()));
+    assert_eq!(parsed, Ok(MAX_EVENTS));
+    assert!(most <= LIMIT, "{most} bytes");
+    let (replayed, most) = peak(|| EventLog::parse(&log).unwrap().replay());
+    assert_ne!(replayed[0], [0; 48]);
+    assert!(most <= LIMIT, "{most} bytes");
+}
