@@ -118,7 +118,7 @@ impl AttestedConnection {
     pub(crate) async fn send(
         &mut self,
         method: Method,
-        path: &'static str,
+        path: &str,
         body: Bytes,
     ) -> Result<Response<Incoming>, SendError> {
         let address = || self.address.clone();
@@ -162,16 +162,12 @@ impl std::fmt::Debug for AttestedConnection {
 
 impl Channel {
     /// A request with the same few headers for every client, so that headers tell nobody apart.
-    pub(crate) fn request(
-        &self,
-        method: Method,
-        path: &'static str,
-        body: Bytes,
-    ) -> Request<Full<Bytes>> {
+    pub(crate) fn request(&self, method: Method, path: &str, body: Bytes) -> Request<Full<Bytes>> {
         let posts = method == Method::POST;
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
-        *request.uri_mut() = http::Uri::from_static(path);
+        // Paths are ours, or were one in the request of an application.
+        *request.uri_mut() = path.parse().unwrap_or_default();
         // An authority is a host and a port: always a valid header value.
         if let Ok(host) = HeaderValue::from_str(&self.authority) {
             request.headers_mut().insert(HOST, host);

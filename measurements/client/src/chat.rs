@@ -1,6 +1,7 @@
 //! Asking a question: the request built, the answer handed out piece by piece as it arrives.
 
 use bytes::Bytes;
+use cocoon_measurements::verdict::Class;
 use cocoon_protocol::openai::{
     ChatRequest, ErrorBody, FinishReason, Message, Role, StreamOptions, Usage,
 };
@@ -9,9 +10,11 @@ use http_body_util::BodyExt;
 use serde::Deserialize;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use crate::address::Address;
 use crate::error::printable;
 use crate::padding::{PaddingError, padded};
 use crate::sse::{EventTooLong, Events};
+use crate::table::summary;
 use crate::upstreams::{Answer, UpstreamError, Upstreams};
 
 /// Longest error body that is read.
@@ -46,6 +49,19 @@ pub struct Ending {
     pub finish: Option<FinishReason>,
     /// Tokens, when the appliance counted them.
     pub usage: Option<Usage>,
+    /// Who answered, and what it was worth: with several appliances not always the one that answered before.
+    pub appliance: Option<Appliance>,
+}
+
+/// A verified appliance that answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Appliance {
+    /// Where it is.
+    pub address: Address,
+    /// What the verdict on this connection is worth.
+    pub class: Class,
+    /// The verdict in one line.
+    pub summary: String,
 }
 
 /// Why there is no answer, or not all of it. Never repeats a word of the conversation.
@@ -152,6 +168,11 @@ async fn stream(
         .await?;
     let status = response.status();
     let mut body = response.into_body();
+    let appliance = body.connection().map(|connection| Appliance {
+        address: connection.address().clone(),
+        class: connection.verdict().class,
+        summary: summary(connection.verdict(), false),
+    });
     if status != StatusCode::OK {
         return Err(refused(status, &mut body).await);
     }
@@ -161,6 +182,7 @@ async fn stream(
         ending: Ending {
             finish: None,
             usage: None,
+            appliance,
         },
         done: false,
     };

@@ -38,6 +38,7 @@
 //! | [`Endpoint`] | the local OpenAI-compatible endpoint |
 //! | [`trust`] | manifest, signers and floors as files and flags name them |
 //! | [`terminal`] | conversations on a terminal, and what to show while waiting |
+//! | [`transcript`] | conversations as lines of JSON |
 //! | [`table()`] | a verdict for people |
 #![forbid(unsafe_code)]
 
@@ -56,6 +57,7 @@ pub mod terminal;
 #[cfg(test)]
 mod tests;
 mod tls;
+pub mod transcript;
 pub mod trust;
 mod upstreams;
 mod verifier;
@@ -63,7 +65,7 @@ mod verifier;
 pub use address::{Address, AddressError};
 pub use attested::{AttestedConnection, MAX_CONNECTION_AGE, SendError};
 pub use certificate::{CertificateError, Leaf, MAX_CERTIFICATE_LEN};
-pub use chat::{ChatError, ChatOptions, Conversation, Ending};
+pub use chat::{Appliance, ChatError, ChatOptions, Conversation, Ending};
 pub use endpoint::{Endpoint, EndpointError, EndpointOptions, Token, TokenError};
 pub use error::{ConnectError, Stage, chain, steers};
 pub use judge::now;

@@ -21,6 +21,14 @@ pub enum PaddingError {
     /// A number that JSON cannot express.
     #[error("the request is not expressible as JSON")]
     Encode(#[source] serde_json::Error),
+    /// Somebody else's request is not an object. The place alone is told: more could be somebody's prompt.
+    #[error("the request is not a JSON object: see line {line}, column {column}")]
+    NotAnObject {
+        /// Line, from 1.
+        line: usize,
+        /// Column, from 0.
+        column: usize,
+    },
 }
 
 /// The request as JSON, padded to the next power of two from [`MIN_BODY_LEN`]. Any padding that it
@@ -35,6 +43,58 @@ pub fn padded(request: &ChatRequest) -> Result<Bytes, PaddingError> {
     }
     request.padding = Some(" ".repeat(bucket - bare - OVERHEAD));
     Ok(Bytes::from_owner(encode(&request)?))
+}
+
+/// An application's request as it is, padded alike. What it means is the appliance's to judge; a padding
+/// of its own counts for nothing, for the last one of a name does.
+pub fn padded_object(json: &[u8]) -> Result<Bytes, PaddingError> {
+    let refuse = |error: &serde_json::Error| PaddingError::NotAnObject {
+        line: error.line(),
+        column: error.column(),
+    };
+    let fields: Fields = serde_json::from_slice(json).map_err(|error| refuse(&error))?;
+    let open = json.trim_ascii().strip_suffix(b"}").unwrap_or_default();
+    let comma = usize::from(fields.0 > 0);
+    let bare = open.len() + 1;
+    let bucket = (bare + OVERHEAD).next_power_of_two().max(MIN_BODY_LEN);
+    if bucket > MAX_BODY_LEN {
+        return Err(PaddingError::TooLong(bare));
+    }
+    let mut bytes = Zeroizing::new(Vec::with_capacity(bucket));
+    bytes.extend_from_slice(open);
+    bytes.extend_from_slice(&b",\"padding\":\""[1 - comma..]);
+    bytes.resize(bucket - 2, b' ');
+    bytes.extend_from_slice(b"\"}");
+    Ok(Bytes::from_owner(bytes))
+}
+
+/// Counts the fields of an object, and looks at none.
+struct Fields(usize);
+
+impl<'de> serde::Deserialize<'de> for Fields {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<Fields, A::Error> {
+                use serde::de::IgnoredAny;
+                let mut count = 0;
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
+                    count += 1;
+                }
+                Ok(Fields(count))
+            }
+        }
+        deserializer.deserialize_map(Visitor)
+    }
 }
 
 fn encode(request: &ChatRequest) -> Result<Zeroizing<Vec<u8>>, PaddingError> {
@@ -104,6 +164,41 @@ mod tests {
         // 3000 bytes that take 7200: into the bucket of what is written.
         let body = padded(&request("\n\"\u{1}é".repeat(600))).unwrap();
         assert_eq!(body.len(), 8192);
+    }
+
+    #[test]
+    fn a_request_of_others_passes_as_it_is() {
+        for body in [
+            "{}",
+            " {\"a\":[1, 2],\"b\":{\"c\":\"}\"}} \n",
+            "{\"padding\":\"theirs\"}",
+        ] {
+            let padded = padded_object(body.as_bytes()).unwrap();
+            assert_eq!(padded.len(), MIN_BODY_LEN);
+            let mut back: serde_json::Value = serde_json::from_slice(&padded).unwrap();
+            let mut sent: serde_json::Value = serde_json::from_str(body).unwrap();
+            let padding = back.as_object_mut().unwrap().remove("padding").unwrap();
+            assert!(padding.as_str().unwrap().trim().is_empty());
+            sent.as_object_mut().unwrap().remove("padding");
+            assert_eq!(back, sent);
+        }
+        let long = format!("{{\"a\":\"{}\"}}", "x".repeat(MIN_BODY_LEN));
+        assert_eq!(
+            padded_object(long.as_bytes()).unwrap().len(),
+            2 * MIN_BODY_LEN
+        );
+        for (body, column) in [("[1]", 0), ("{\"secret", 8), ("{} {}", 4)] {
+            let error = padded_object(body.as_bytes()).unwrap_err();
+            assert!(
+                matches!(error, PaddingError::NotAnObject { line: 1, column: found } if found == column),
+                "{body}: {error}"
+            );
+        }
+        let huge = format!("{{\"a\":\"{}\"}}", "x".repeat(MAX_BODY_LEN));
+        assert!(matches!(
+            padded_object(huge.as_bytes()),
+            Err(PaddingError::TooLong(_))
+        ));
     }
 
     #[test]

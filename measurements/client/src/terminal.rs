@@ -2,7 +2,8 @@
 //! output, everything beside them to standard error.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
-use std::time::Duration;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use cocoon_protocol::openai::FinishReason;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -31,7 +32,7 @@ pub async fn talk(conversation: &mut Conversation) -> Result<(), TerminalError> 
     say("/quit or Ctrl-D ends; Ctrl-C stops an answer");
     loop {
         let line = tokio::select! {
-            line = line() => line?,
+            line = line(true) => line?,
             _ = tokio::signal::ctrl_c() => None,
         };
         let Some(line) = line else { break };
@@ -53,7 +54,7 @@ pub async fn talk(conversation: &mut Conversation) -> Result<(), TerminalError> 
 
 /// Asks one question and prints its answer as it arrives, without anything that could steer the terminal.
 pub async fn answer(conversation: &mut Conversation, prompt: &str) -> Result<(), TerminalError> {
-    let waiting = Waiting::new("waiting for the first word".to_owned());
+    let mut waiting = Waiting::new("waiting for the first word".to_owned());
     let mut written = Ok(());
     let ending = conversation
         .ask(prompt, |piece| {
@@ -71,7 +72,7 @@ pub async fn answer(conversation: &mut Conversation, prompt: &str) -> Result<(),
         print("\n")?;
     }
     written?;
-    let Ending { finish, usage } = ending?;
+    let Ending { finish, usage, .. } = ending?;
     if finish == Some(FinishReason::Length) {
         say("(cut at the token limit)");
     }
@@ -84,9 +85,10 @@ pub async fn answer(conversation: &mut Conversation, prompt: &str) -> Result<(),
     Ok(())
 }
 
-/// A line from standard input, `None` at its end. Read on a thread of its own, which a Ctrl-C leaves waiting.
-async fn line() -> Result<Option<Zeroizing<String>>, TerminalError> {
-    if io::stdin().is_terminal() {
+/// A line from standard input, after a prompt if people are to see one; `None` at its end. Read on a thread of its own,
+/// which a Ctrl-C leaves waiting.
+pub async fn line(prompt: bool) -> Result<Option<Zeroizing<String>>, TerminalError> {
+    if prompt && io::stdin().is_terminal() {
         print("\n> ")?;
     }
     let line = tokio::task::spawn_blocking(|| {
@@ -113,34 +115,62 @@ pub fn style(full: bool) -> TableStyle {
 }
 
 /// Something that takes time, shown on standard error: turning on a terminal, one line elsewhere.
-pub struct Waiting(ProgressBar);
+pub struct Waiting {
+    bar: ProgressBar,
+    /// Dropping it ends the lines that are written where standard error is no terminal.
+    _told: Option<mpsc::Sender<()>>,
+}
+
+/// After how many milliseconds a line says that it goes on, where there is no terminal.
+const TOLD: [u64; 5] = [1900, 5000, 10_000, 20_000, 40_000];
+/// After those, every so many milliseconds.
+const LATER: u64 = 30_000;
 
 impl Waiting {
     /// Shows `what` until it is done.
     pub fn new(what: String) -> Self {
         let bar = ProgressBar::new_spinner();
         if bar.is_hidden() {
-            let _ = writeln!(io::stderr(), "{what} …");
-        } else {
-            // The template is a constant without errors; the default one serves as well.
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} … {elapsed}") {
-                bar.set_style(style);
-            }
-            bar.set_message(what);
-            bar.enable_steady_tick(Duration::from_millis(120));
+            say(format_args!("{what} …"));
+            let (told, ended) = mpsc::channel();
+            std::thread::spawn(move || tell(&what, &ended));
+            return Self {
+                bar,
+                _told: Some(told),
+            };
         }
-        Self(bar)
+        // The template is a constant without errors; the default one serves as well.
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} … {elapsed}") {
+            bar.set_style(style);
+        }
+        bar.set_message(what);
+        bar.enable_steady_tick(Duration::from_millis(120));
+        Self { bar, _told: None }
     }
 
     /// Takes it away.
-    pub fn done(&self) {
-        self.0.finish_and_clear();
+    pub fn done(&mut self) {
+        self.bar.finish_and_clear();
+        self._told = None;
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.done();
+    }
+}
+
+/// Until the other end of `ended` is dropped.
+fn tell(what: &str, ended: &mpsc::Receiver<()>) {
+    let began = Instant::now();
+    let later = (1..).map(|count| TOLD[TOLD.len() - 1] + count * LATER);
+    for due in TOLD.into_iter().chain(later) {
+        let wait = Duration::from_millis(due).saturating_sub(began.elapsed());
+        if ended.recv_timeout(wait) != Err(mpsc::RecvTimeoutError::Timeout) {
+            return;
+        }
+        say(format_args!("{what}: {} s", began.elapsed().as_secs()));
     }
 }
 

@@ -21,9 +21,9 @@ use crate::verifier::Verifier;
 const MAX_IDLE: usize = 8;
 /// A connection with less life than this takes no new request: a long answer must fit.
 const MIN_REMAINING: Duration = Duration::from_secs(10 * 60);
-/// A connection that was idle for longer takes no new request. Guests close one after ten seconds, and a request that
+/// A connection that was idle for longer takes no new request. Guests close one after two minutes, and a request that
 /// meets the closing half-way cannot be sent again: nobody here could tell whether it was served.
-const MAX_IDLE_TIME: Duration = Duration::from_secs(8);
+const MAX_IDLE_TIME: Duration = Duration::from_secs(100);
 /// How long an appliance that failed comes last.
 const COOL_DOWN: Duration = Duration::from_secs(30);
 /// How long an idle connection may take to say that it is ready.
@@ -110,7 +110,7 @@ impl Upstreams {
     pub async fn request(
         &self,
         method: Method,
-        path: &'static str,
+        path: &str,
         body: Bytes,
     ) -> Result<Response<Answer>, UpstreamError> {
         // An idle connection may have been closed under us: then the request never left. There are at most

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cocoon_measurements::verdict::Class;
-use cocoon_protocol::openai::ChatRequest;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either};
@@ -16,11 +15,14 @@ use zeroize::Zeroizing;
 use super::guard::Guard;
 use super::reply::{Refusal, Reply, refusal};
 use crate::error::chain;
-use crate::padding::{MAX_BODY_LEN, PaddingError, padded};
+use crate::padding::{MAX_BODY_LEN, PaddingError, padded_object};
 use crate::upstreams::{Answer, UpstreamError, Upstreams};
 
 /// How long an application may take for a request's body.
 const BODY_LIMIT: Duration = Duration::from_secs(30);
+/// What the endpoint has.
+const PATHS: &str =
+    "POST /v1/chat/completions, POST /v1/completions, GET /v1/models, GET /v1/models/ID";
 /// Tells the application what the verdict was worth.
 const VERDICT: HeaderName = HeaderName::from_static("x-cocoon-verdict");
 
@@ -49,17 +51,18 @@ impl Api {
 
     async fn route(&self, request: Request<Incoming>) -> Result<Response<Reply>, Refusal> {
         self.guard.check(request.headers())?;
-        let (method, path, body) = match (request.method().as_str(), request.uri().path()) {
-            ("POST", "/v1/chat/completions") => (
-                Method::POST,
-                "/v1/chat/completions",
-                chat_body(request).await?,
-            ),
-            ("GET", "/v1/models") => (Method::GET, "/v1/models", Bytes::new()),
-            (_, "/v1/chat/completions" | "/v1/models") => {
-                let message =
-                    "this path takes another method: POST /v1/chat/completions, GET /v1/models"
-                        .to_owned();
+        let path = request.uri().path().to_owned();
+        let is_model = path
+            .strip_prefix("/v1/models/")
+            .is_some_and(|id| !id.is_empty());
+        let (method, body) = match (request.method().as_str(), path.as_str()) {
+            ("POST", "/v1/chat/completions" | "/v1/completions") => {
+                (Method::POST, padded_body(request).await?)
+            }
+            ("GET", "/v1/models") => (Method::GET, Bytes::new()),
+            ("GET", _) if is_model => (Method::GET, Bytes::new()),
+            (_, "/v1/chat/completions" | "/v1/completions" | "/v1/models") => {
+                let message = format!("this path takes another method: {PATHS}");
                 return Err(refusal(
                     StatusCode::METHOD_NOT_ALLOWED,
                     "invalid_request_error",
@@ -68,8 +71,7 @@ impl Api {
                 ));
             }
             _ => {
-                let message =
-                    "this endpoint has POST /v1/chat/completions and GET /v1/models".to_owned();
+                let message = format!("this endpoint has {PATHS}");
                 return Err(refusal(
                     StatusCode::NOT_FOUND,
                     "invalid_request_error",
@@ -80,15 +82,15 @@ impl Api {
         };
         let response = self
             .upstreams
-            .request(method, path, body)
+            .request(method, &path, body)
             .await
             .map_err(bad_gateway)?;
         Ok(forwarded(response))
     }
 }
 
-/// The body of an application's chat request, padded for the way.
-async fn chat_body(request: Request<Incoming>) -> Result<Bytes, Refusal> {
+/// The body of an application's request, padded for the way. Its fields are the appliance's to judge.
+async fn padded_body(request: Request<Incoming>) -> Result<Bytes, Refusal> {
     let body = timeout(BODY_LIMIT, read(request.into_body()))
         .await
         .map_err(|_| {
@@ -100,18 +102,14 @@ async fn chat_body(request: Request<Incoming>) -> Result<Bytes, Refusal> {
                 message,
             )
         })??;
-    let chat: ChatRequest = serde_json::from_slice(&body).map_err(|error| not_a_chat(&error))?;
-    padded(&chat).map_err(|error| match error {
+    padded_object(&body).map_err(|error| match error {
         PaddingError::TooLong(_) => too_long(),
-        PaddingError::Encode(_) => {
-            let message = "a number in the request is not finite".to_owned();
-            refusal(
-                StatusCode::BAD_REQUEST,
-                "invalid_request_error",
-                "invalid_value",
-                message,
-            )
-        }
+        PaddingError::NotAnObject { .. } | PaddingError::Encode(_) => refusal(
+            StatusCode::BAD_REQUEST,
+            "invalid_request_error",
+            "invalid_json",
+            error.to_string(),
+        ),
     })
 }
 
@@ -154,44 +152,6 @@ fn too_long() -> Refusal {
         "request_too_large",
         message,
     )
-}
-
-/// serde's messages can quote the value at fault, which may be somebody's prompt: only the names of fields are taken.
-fn not_a_chat(error: &serde_json::Error) -> Refusal {
-    let text = error.to_string();
-    let field = |prefix: &str| {
-        text.strip_prefix(prefix)?
-            .split('`')
-            .next()
-            .map(str::to_owned)
-    };
-    let place = format!("line {}, column {}", error.line(), error.column());
-    let (code, param, message) = if let Some(name) = field("unknown field `") {
-        let message = format!("parameter `{name}` is not supported by this API: leave it out");
-        ("unsupported_parameter", Some(name), message)
-    } else if let Some(name) = field("missing field `") {
-        let message = format!("parameter `{name}` is missing");
-        ("missing_required_parameter", Some(name), message)
-    } else if error.is_data() {
-        (
-            "invalid_value",
-            None,
-            format!("a value at {place} has the wrong type or range; contents are plain strings"),
-        )
-    } else {
-        (
-            "invalid_json",
-            None,
-            format!("the body is not JSON: see {place}"),
-        )
-    };
-    refusal(
-        StatusCode::BAD_REQUEST,
-        "invalid_request_error",
-        code,
-        message,
-    )
-    .about(param)
 }
 
 fn bad_gateway(error: UpstreamError) -> Refusal {

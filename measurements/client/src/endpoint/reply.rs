@@ -32,12 +32,6 @@ pub(super) fn refusal(status: StatusCode, kind: &str, code: &str, message: Strin
 }
 
 impl Refusal {
-    /// Names the parameter at fault.
-    pub(super) fn about(mut self, param: Option<String>) -> Self {
-        self.error.param = param;
-        self
-    }
-
     pub(super) fn into_response(self) -> Response<Reply> {
         // Strings and options: serialisation cannot fail.
         let body = serde_json::to_vec(&ErrorBody { error: *self.error }).unwrap_or_default();

@@ -8,6 +8,7 @@ use http::StatusCode;
 
 use super::double::{Double, Script, content, reply};
 use crate::chat::{ChatError, ChatOptions, Conversation};
+use crate::transcript::{Line, Timing, ask};
 use crate::upstreams::Upstreams;
 
 fn answering(body: &'static str, status: StatusCode) -> Script {
@@ -90,5 +91,69 @@ async fn broken_answers_have_names() {
     assert!(
         matches!(&error, ChatError::Refused { status: 200, message } if message == "engine died"),
         "{error}"
+    );
+}
+
+/// One line of JSON for every question: the answer with verdict, usage and timing, or what went wrong.
+#[tokio::test]
+async fn a_transcript_has_a_line_for_every_question() {
+    let double = Double::start(answering(HELLO, StatusCode::OK)).await;
+    let upstreams = Upstreams::new(content(), vec![double.address.clone()]);
+    let mut conversation = Conversation::new(upstreams, ChatOptions::default(), None);
+    let first = Line {
+        accepted: true,
+        model: Some("m"),
+        timing: Timing {
+            attested_ms: Some(12),
+            ..Timing::default()
+        },
+        error: None,
+        ..Line::failed("https://first.example".into(), None, "")
+    };
+    let (text, asked) = ask(&mut conversation, "hello", &first).await;
+    asked.unwrap();
+    let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert!(!text.contains('\n'), "{text:?}");
+    assert_eq!(line["answer"], "Bonjour");
+    assert_eq!(
+        (&line["url"], &line["model"]),
+        (&double.address.to_string().into(), &"m".into())
+    );
+    assert_eq!(
+        (&line["accepted"], &line["class"], &line["error"]),
+        (
+            &true.into(),
+            &"confidential".into(),
+            &serde_json::Value::Null
+        )
+    );
+    assert!(
+        line["summary"]
+            .as_str()
+            .unwrap()
+            .starts_with("CONFIDENTIAL: ")
+    );
+    assert_eq!(line["finish_reason"], "stop");
+    assert_eq!(line["usage"]["total_tokens"], 5);
+    assert_eq!(line["timing"]["attested_ms"], 12);
+    let (first_piece, whole) = (
+        line["timing"]["first_piece_ms"].as_u64().unwrap(),
+        line["timing"]["answer_ms"].as_u64().unwrap(),
+    );
+    assert!(first_piece <= whole);
+
+    let double = Double::start(answering("data: nonsense\n\n", StatusCode::OK)).await;
+    let upstreams = Upstreams::new(content(), vec![double.address.clone()]);
+    let mut conversation = Conversation::new(upstreams, ChatOptions::default(), None);
+    let (text, asked) = ask(&mut conversation, "hello", &first).await;
+    assert!(matches!(asked, Err(ChatError::Malformed)));
+    let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        line["error"],
+        "the answer holds an event that is not of this API"
+    );
+    assert_eq!(
+        (&line["answer"], &line["usage"]),
+        (&"".into(), &serde_json::Value::Null)
     );
 }

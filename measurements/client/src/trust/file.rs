@@ -1,9 +1,10 @@
-//! The trust file, `~/.config/cocoon/trust.toml`: signers, floors and appliances seen before.
+//! The trust file, `~/.config/cocoon/trust.toml`: whom to believe, what to demand, and appliances seen before. A policy
+//! file (`--policy`) says the first two in the same words, and nothing else.
 //!
 //! ```toml
 //! signers = ["8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c"]
 //! threshold = 1
-//! release_floor = 3        # rises by itself as newer releases are seen
+//! release_floor = 3        # newer releases that were seen are remembered beside this file, in trust.releases.toml
 //!
 //! [policy]                 # optional; the defaults are the safe ones
 //! accepted_advisories = []
@@ -13,7 +14,6 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use cocoon_measurements::manifest::ManifestTrust;
@@ -22,8 +22,10 @@ use cocoon_protocol::bytes::Hex32;
 use serde::Deserialize;
 use toml_edit::{DocumentMut, Item, Table, value};
 
-/// Largest trust file, in bytes.
-const MAX_LEN: u64 = 256 * 1024;
+use super::store::{Store, TrustFileError, integer};
+
+const TRUST_FILE: &str = "trust file";
+const POLICY_FILE: &str = "policy file";
 
 /// What a person keeps about trust.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -41,44 +43,23 @@ pub struct TrustFile {
     pub known_hosts: BTreeMap<String, KnownHost>,
 }
 
+/// A policy file: the part of a trust file that is no memory, to be shared and kept under version control. It can name
+/// no root of trust.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct PolicyFile {
+    signers: Vec<Hex32>,
+    threshold: Option<usize>,
+    release_floor: u64,
+    policy: Policy,
+}
+
 /// What is remembered of an appliance that was confidential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KnownHost {
     /// The newest release that it ran.
     pub release: u64,
-}
-
-/// Why the trust file is of no use.
-#[derive(Debug, thiserror::Error)]
-pub enum TrustFileError {
-    /// Cannot be read.
-    #[error("cannot read trust file {path}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// From the operating system.
-        #[source]
-        source: io::Error,
-    },
-    /// Not TOML of the schema. The cause names the line.
-    #[error("trust file {path} is not as it should be")]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-        /// Line, column and what is wrong there.
-        #[source]
-        source: Box<toml::de::Error>,
-    },
-    /// Cannot be written.
-    #[error("cannot update trust file {path}")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// From the operating system.
-        #[source]
-        source: io::Error,
-    },
 }
 
 /// `$XDG_CONFIG_HOME/cocoon/trust.toml`, `~/.config/cocoon/trust.toml`, or nothing without a home.
@@ -95,7 +76,30 @@ pub fn default_path() -> Option<PathBuf> {
 impl TrustFile {
     /// Reads a trust file; one that is not there says nothing.
     pub fn load(path: &Path) -> Result<Self, TrustFileError> {
-        Self::parse(path, &text(path)?)
+        let store = at(path);
+        store.parse(&store.text_if_any()?)
+    }
+
+    /// This file with signers, threshold, release floor and policy of the policy file at `path` in place of its own;
+    /// what it remembers stays.
+    pub fn under_policy(self, path: &Path) -> Result<Self, TrustFileError> {
+        let store = Store {
+            what: POLICY_FILE,
+            path,
+        };
+        let PolicyFile {
+            signers,
+            threshold,
+            release_floor,
+            policy,
+        } = store.parse(&store.text()?)?;
+        Ok(Self {
+            signers,
+            threshold,
+            release_floor,
+            policy,
+            ..self
+        })
     }
 
     /// What the file says about manifests, with no flag added.
@@ -109,27 +113,21 @@ impl TrustFile {
         believed
     }
 
-    /// Raises the floor to `release`, never lowers it.
-    pub fn raise_floor(path: &Path, release: u64) -> Result<(), TrustFileError> {
-        Self::update(path, |document, file| {
-            let raise = release > file.release_floor;
-            if raise {
-                document["release_floor"] = value(integer(release));
-            }
-            raise
-        })
-    }
-
-    /// Remembers an appliance.
+    /// Remembers an appliance; comments and order of the file are kept.
     pub fn remember(path: &Path, host: &str, known: KnownHost) -> Result<(), TrustFileError> {
-        Self::update(path, |document, file| {
+        let store = at(path);
+        store.update(|text| {
+            let file: Self = store.parse(text)?;
             if file
                 .known_hosts
                 .get(host)
                 .is_some_and(|before| before.release >= known.release)
             {
-                return false;
+                return Ok(None);
             }
+            let mut document: DocumentMut = text
+                .parse()
+                .map_err(|error| store.unwritten(std::io::Error::other(error)))?;
             let hosts = document.entry("known_hosts").or_insert_with(|| {
                 let mut table = Table::new();
                 table.set_implicit(true);
@@ -139,76 +137,16 @@ impl TrustFile {
             if let Some(table) = hosts[host].as_inline_table_mut() {
                 table.fmt();
             }
-            true
+            Ok(Some(document.to_string()))
         })
-    }
-
-    fn parse(path: &Path, text: &str) -> Result<Self, TrustFileError> {
-        toml::from_str(text).map_err(|source| TrustFileError::Malformed {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })
-    }
-
-    /// Changes the file under a lock and in one step, comments and order kept: nobody ever reads half of it, and
-    /// two commands at once lose nothing.
-    fn update(
-        path: &Path,
-        change: impl FnOnce(&mut DocumentMut, &Self) -> bool,
-    ) -> Result<(), TrustFileError> {
-        let refuse = |source| TrustFileError::Write {
-            path: path.to_owned(),
-            source,
-        };
-        let folder = path
-            .parent()
-            .ok_or_else(|| refuse(io::ErrorKind::InvalidInput.into()))?;
-        std::fs::create_dir_all(folder).map_err(refuse)?;
-        let lock = std::fs::File::create(path.with_extension("toml.lock")).map_err(refuse)?;
-        lock.lock().map_err(refuse)?;
-        let text = text(path)?;
-        let file = Self::parse(path, &text)?;
-        let mut document: DocumentMut = text
-            .parse()
-            .map_err(|error| refuse(io::Error::other(error)))?;
-        if !change(&mut document, &file) {
-            return Ok(());
-        }
-        let mut temporary = tempfile::NamedTempFile::new_in(folder).map_err(refuse)?;
-        temporary
-            .write_all(document.to_string().as_bytes())
-            .map_err(refuse)?;
-        temporary.as_file().sync_all().map_err(refuse)?;
-        temporary
-            .persist(path)
-            .map_err(|error| refuse(error.error))?;
-        Ok(())
     }
 }
 
-fn text(path: &Path) -> Result<String, TrustFileError> {
-    let refuse = |source| TrustFileError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let file = match std::fs::File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
-        Err(error) => return Err(refuse(error)),
-    };
-    let mut text = String::new();
-    io::Read::read_to_string(&mut io::Read::take(file, MAX_LEN + 1), &mut text).map_err(refuse)?;
-    if text.len() as u64 > MAX_LEN {
-        return Err(refuse(io::Error::other(format!(
-            "larger than {MAX_LEN} bytes"
-        ))));
+fn at(path: &Path) -> Store<'_> {
+    Store {
+        what: TRUST_FILE,
+        path,
     }
-    Ok(text)
-}
-
-/// TOML's integers end at 2^63 - 1.
-fn integer(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -222,35 +160,135 @@ mod tests {
         (folder, path)
     }
 
+    /// Each error names the file, the line, the field and what may stand there, in both kinds of file.
     #[test]
-    fn errors_name_the_line() {
-        for (text, line) in [
-            ("threshold = 1\nsigner = []\n", "line 2"),
-            ("\n\nsigners = [\"12\"]\n", "line 3"),
-            ("[policy]\nno_such = 1\n", "line 2"),
-            ("[known_hosts.\"a:1\"]\nrelease = -1\n", "line 2"),
+    fn errors_name_line_field_and_accepted_values() {
+        for (text, parts) in [
+            (
+                "threshold = 1\nsigner = []\n",
+                &["line 2", "unknown field `signer`", "`signers`, `threshold`"][..],
+            ),
+            (
+                "\n\nsigners = [\"12\"]\n",
+                &[
+                    "line 3",
+                    "signers =",
+                    "expected 32 bytes as 64 hexadecimal digits",
+                ],
+            ),
+            (
+                "[policy]\nno_such = 1\n",
+                &["line 2", "unknown field `no_such`", "`machines`"],
+            ),
+            (
+                "[policy]\naccepted_tcb_statuses = [\"OK\"]\n",
+                &[
+                    "line 2",
+                    "accepted_tcb_statuses =",
+                    "one of UpToDate, SWHardeningNeeded,",
+                ],
+            ),
+            (
+                "[policy]\n\nmax_amd_crl_age = 30\n",
+                &["line 3", "max_amd_crl_age =", "expected a string"],
+            ),
+            (
+                "[policy]\nmax_collateral_age = \"a month\"\n",
+                &[
+                    "line 2",
+                    "max_collateral_age =",
+                    "such as \"30d\" or \"36h\"",
+                ],
+            ),
+            (
+                "[policy]\nmachines = [\"10.0.0.1\"]\n",
+                &[
+                    "line 2",
+                    "machines =",
+                    "write intel-ppid: and 32 hexadecimal digits",
+                ],
+            ),
+            (
+                "[policy]\ngpu = \"yes\"\n",
+                &["line 2", "gpu =", "expected `if_claimed` or `required`"],
+            ),
+            (
+                "[policy.snp_tcb_floor.milan]\nmicrocode = 256\n",
+                &["line 2", "microcode =", "expected u8"],
+            ),
+            (
+                "[policy.snp_tcb_floor.naples]\n",
+                &["line 1", "unknown field `naples`", "`milan`, `milan_x`"],
+            ),
+            (
+                "[policy]\ndevelopment_roots = []\n",
+                &["line 2", "unknown field `development_roots`"],
+            ),
         ] {
             let (_folder, path) = file(text);
-            match TrustFile::load(&path) {
-                Err(TrustFileError::Malformed { source, .. }) => {
-                    assert!(source.to_string().contains(line), "{source}")
+            for (what, result) in [
+                ("trust file", TrustFile::load(&path)),
+                ("policy file", TrustFile::default().under_policy(&path)),
+            ] {
+                let Err(error) = result else {
+                    panic!("{text} is accepted")
+                };
+                let shown = crate::error::chain(&error);
+                assert!(
+                    shown.starts_with(&format!("{what} {} is not", path.display())),
+                    "{shown}"
+                );
+                for part in parts {
+                    assert!(shown.contains(part), "{part} in {shown}");
                 }
-                other => panic!("{text}: {other:?}"),
             }
         }
+        let (_folder, path) = file("[known_hosts.\"a:1\"]\nrelease = -1\n");
+        let shown = TrustFile::load(&path).unwrap_err();
+        assert!(crate::error::chain(&shown).contains("line 2"));
     }
 
     #[test]
-    fn floors_rise_and_never_fall_and_comments_stay() {
-        let (_folder, path) = file("# mine\nrelease_floor = 3 # why\n");
-        TrustFile::raise_floor(&path, 2).unwrap();
-        assert_eq!(TrustFile::load(&path).unwrap().release_floor, 3);
-        TrustFile::raise_floor(&path, 7).unwrap();
-        assert_eq!(TrustFile::load(&path).unwrap().release_floor, 7);
+    fn a_policy_file_replaces_demands_and_is_no_memory() {
+        let (_folder, path) = file("release_floor = 4\n[policy]\nmin_tcb_evaluation = 19\n");
+        let known: BTreeMap<_, _> = [("a:1".to_owned(), KnownHost { release: 2 })].into();
+        let before = TrustFile {
+            signers: vec![Hex32::ZERO],
+            threshold: Some(1),
+            release_floor: 9,
+            known_hosts: known.clone(),
+            ..TrustFile::default()
+        };
+        let policy = Policy {
+            min_tcb_evaluation: 19,
+            ..Policy::default()
+        };
+        assert_eq!(
+            before.under_policy(&path).unwrap(),
+            TrustFile {
+                release_floor: 4,
+                policy,
+                known_hosts: known,
+                ..TrustFile::default()
+            }
+        );
+        let (_folder, path) = file("[known_hosts.\"a:1\"]\nrelease = 1\n");
+        let error = TrustFile::default().under_policy(&path).unwrap_err();
         assert!(
-            std::fs::read_to_string(&path)
-                .unwrap()
-                .starts_with("# mine\n")
+            crate::error::chain(&error).contains("unknown field `known_hosts`"),
+            "{error}"
+        );
+        let missing = path.with_file_name("none.toml");
+        let error = TrustFile::default().under_policy(&missing).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                TrustFileError::Read {
+                    what: POLICY_FILE,
+                    ..
+                }
+            ),
+            "{error}"
         );
     }
 
@@ -262,10 +300,38 @@ mod tests {
         TrustFile::remember(&path, "[::1]:8443", KnownHost { release: 4 }).unwrap();
         TrustFile::remember(&path, "a.example:1", KnownHost { release: 5 }).unwrap();
         TrustFile::remember(&path, "a.example:1", KnownHost { release: 2 }).unwrap();
-        TrustFile::raise_floor(&path, 5).unwrap();
         let file = TrustFile::load(&path).unwrap();
-        assert_eq!(file.release_floor, 5);
         assert_eq!(file.known_hosts["[::1]:8443"], KnownHost { release: 4 });
         assert_eq!(file.known_hosts["a.example:1"], KnownHost { release: 5 });
+    }
+
+    /// The example says what is true: its values are the defaults.
+    #[test]
+    fn the_example_is_the_default() {
+        let (_folder, path) = file(include_str!("../../docs/policy.toml"));
+        let example = TrustFile::default().under_policy(&path).unwrap();
+        assert_eq!(example.policy, Policy::default());
+        assert_eq!((example.signers.len(), example.threshold), (1, Some(1)));
+        assert_eq!(example.release_floor, 0);
+        // Every setting of the policy stands in it.
+        let written = toml::to_string(&Policy::default()).unwrap();
+        for line in written.lines().filter(|line| line.contains(" = ")) {
+            let (name, _) = line.split_once(" = ").unwrap();
+            assert!(
+                include_str!("../../docs/policy.toml").contains(name),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn comments_stay() {
+        let (_folder, path) = file("# mine\nrelease_floor = 3 # why\n");
+        TrustFile::remember(&path, "a:1", KnownHost { release: 4 }).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(
+            text.starts_with("# mine\nrelease_floor = 3 # why\n"),
+            "{text}"
+        );
     }
 }

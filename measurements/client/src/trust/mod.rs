@@ -1,27 +1,35 @@
-//! Whom a client believes: flags and the trust file become a manifest that counts and a policy.
+//! Whom a client believes: flags, the trust file and a policy file become a manifest that counts and a policy.
 
 mod file;
+mod releases;
 mod roots;
+mod store;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use cocoon_measurements::appraise::explain::{Artefacts, explain};
 use cocoon_measurements::manifest::{
-    MAX_ENVELOPE_LEN, ManifestRefusal, ManifestTrust, TrustedManifest, trust,
+    Basis, MAX_ENVELOPE_LEN, ManifestRefusal, ManifestTrust, TrustedManifest, trust,
 };
 use cocoon_measurements::policy::Policy;
-use cocoon_measurements::verdict::Class;
+use cocoon_measurements::verdict::{Class, Verdict};
 use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::manifest::MAX_MANIFEST_LEN;
 
-pub use file::{KnownHost, TrustFile, TrustFileError, default_path};
+pub use file::{KnownHost, TrustFile, default_path};
 pub use roots::{RootError, development_roots};
+pub use store::TrustFileError;
 
 use crate::attested::AttestedConnection;
 use crate::verifier::Verifier;
+use releases::Releases;
 
 /// Largest file of a signer's key, trust settings or a root certificate, in bytes.
 const MAX_SMALL_FILE: usize = 256 * 1024;
+
+/// Largest firmware, in bytes; ours have 4 MiB.
+const MAX_FIRMWARE: usize = 32 << 20;
 
 /// What a command's flags say.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +48,10 @@ pub struct TrustOptions {
     pub trust_roots: Vec<PathBuf>,
     /// The trust file; [`default_path`] when absent.
     pub trust_file: Option<PathBuf>,
+    /// A policy file, whose signers, threshold, release floor and policy stand in place of the trust file's.
+    pub policy: Option<PathBuf>,
+    /// Forget the newest release that was seen of these signers, and accept an older one.
+    pub reset_release_floor: bool,
 }
 
 /// What flags and files amount to.
@@ -49,6 +61,9 @@ pub struct Settings {
     policy: Policy,
     file: TrustFile,
     path: Option<PathBuf>,
+    /// Where the manifest lies, and perhaps its image.
+    folder: PathBuf,
+    unkept: Option<TrustFileError>,
 }
 
 /// Why there are no settings.
@@ -102,22 +117,32 @@ pub enum TrustError {
 }
 
 impl Settings {
-    /// Reads what the options name. Signers or pins among the flags replace those of the trust
-    /// file. A newer release, signed by the trust file's own signers, raises the file's floor.
+    /// Reads what the options name. Signers or pins among the flags replace those of the files. A release below the
+    /// newest that was seen of the same signers is a rollback and refused; a newer one is remembered.
     pub fn load(options: &TrustOptions, now: u64) -> Result<Self, TrustError> {
         let path = options.trust_file.clone().or_else(default_path);
-        let file = match &path {
+        let mut file = match &path {
             Some(path) => TrustFile::load(path)?,
             None => TrustFile::default(),
         };
+        if let Some(policy) = &options.policy {
+            file = file.under_policy(policy)?;
+        }
         let bytes = read("manifest", &options.manifest, MAX_MANIFEST_LEN)?;
         let envelope = envelope(&options.manifest)?;
+        let mut believed = believed(options, &file)?;
+        let memory = path.as_deref().map(releases::path_beside);
+        if let Some(memory) = &memory
+            && !options.reset_release_floor
+        {
+            let newest = Releases::load(memory)?.newest(&believed.signers);
+            believed.release_floor = believed.release_floor.max(newest.unwrap_or(0));
+        }
         let refused = |source| TrustError::Manifest {
             path: options.manifest.clone(),
             source,
         };
-        let manifest =
-            trust(&bytes, envelope.as_deref(), &believed(options, &file)?, now).map_err(refused)?;
+        let manifest = trust(&bytes, envelope.as_deref(), &believed, now).map_err(refused)?;
         let mut policy = file.policy.clone();
         for root in &options.trust_roots {
             let pem = read("development root", root, MAX_SMALL_FILE)?;
@@ -127,21 +152,42 @@ impl Settings {
             })?;
             policy.development_roots.extend(found);
         }
-        let settings = Self {
+        let reset = options.reset_release_floor;
+        let unkept = memory.and_then(|memory| remember(&memory, &manifest, &believed, reset).err());
+        let folder = options.manifest.parent().map(Path::to_owned);
+        Ok(Self {
             manifest,
             policy,
             file,
             path,
-        };
-        if trust(&bytes, envelope.as_deref(), &settings.file.believed(), now).is_ok() {
-            settings.raise_floor();
-        }
-        Ok(settings)
+            folder: folder.unwrap_or_default(),
+            unkept,
+        })
+    }
+
+    /// Why this release could not be remembered, if so. It protects less the next time, and is no reason to refuse
+    /// this time: a home may be read-only.
+    pub fn unkept(&self) -> Option<&TrustFileError> {
+        self.unkept.as_ref()
     }
 
     /// The manifest.
     pub fn manifest(&self) -> &TrustedManifest {
         &self.manifest
+    }
+
+    /// A refusal in better words, from the image's firmware where it lies beside the manifest: what was started
+    /// instead is tried until the measurement fits.
+    pub fn explained(&self, verdict: &Verdict) -> Verdict {
+        let file = |name| read("firmware", &self.folder.join(name), MAX_FIRMWARE).ok();
+        let (tdx, snp) = (file("OVMF.tdx.fd"), file("OVMF.snp.fd"));
+        let artefacts = Artefacts {
+            tdx_firmware: tdx.as_deref(),
+            snp_firmware: snp.as_deref(),
+        };
+        let mut verdict = verdict.clone();
+        explain(&mut verdict, &self.manifest, &artefacts);
+        verdict
     }
 
     /// The policy.
@@ -178,16 +224,24 @@ impl Settings {
             },
         )
     }
+}
 
-    /// A floor that cannot be kept (a read-only home, say) protects less the next time, and is no
-    /// reason to refuse this time.
-    fn raise_floor(&self) {
-        if let Some(path) = &self.path
-            && self.manifest.release > self.file.release_floor
-        {
-            let _ = TrustFile::raise_floor(path, self.manifest.release);
-        }
+/// Only releases raise what is remembered: neither a manifest that counts by its hash alone nor an unlocked one is any.
+fn remember(
+    memory: &Path,
+    manifest: &TrustedManifest,
+    believed: &ManifestTrust,
+    reset: bool,
+) -> Result<(), TrustFileError> {
+    if *manifest.basis() == Basis::Pinned || !manifest.unlocked.is_empty() {
+        return Ok(());
     }
+    Releases::remember(memory, &believed.signers, manifest.release, reset)
+}
+
+/// The policy of a policy file alone.
+pub fn policy_file(path: &Path) -> Result<Policy, TrustFileError> {
+    Ok(TrustFile::default().under_policy(path)?.policy)
 }
 
 fn believed(options: &TrustOptions, file: &TrustFile) -> Result<ManifestTrust, TrustError> {

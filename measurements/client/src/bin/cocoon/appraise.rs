@@ -4,12 +4,16 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use cocoon_client::chain;
 use cocoon_client::terminal::print;
-use cocoon_client::{chain, trust::development_roots};
+use cocoon_client::trust::{development_roots, policy_file};
+use cocoon_measurements::appraise::{snp_platform, tdx_platform};
+use cocoon_measurements::policy::Policy;
 use cocoon_measurements::roots::{RootClass, TrustRoot};
 use cocoon_measurements::snp::report::{self, SnpChain, certificates_from_pem};
 use cocoon_measurements::tdx::quote;
 use cocoon_measurements::tdx::tcb::{TcbPolicy, TcbStatus};
+use cocoon_measurements::verdict::{Check, Outcome::Fail};
 use serde_json::{Map, Value};
 
 use crate::Outcome;
@@ -31,6 +35,9 @@ struct Common {
     /// The time to judge at, in seconds since 1970
     #[arg(long, value_name = "SECONDS")]
     time: u64,
+    /// Hold the platform against this policy file, too: TCB level, machine, revocation, ages. Its signers do not matter
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
     /// Judge under this development root instead of the vendor's: the evidence is SIMULATED
     #[arg(long, value_name = "PEM")]
     trust_root: Option<PathBuf>,
@@ -47,7 +54,7 @@ pub struct Tdx {
     /// Intel's collateral, JSON
     #[arg(long, value_name = "FILE")]
     collateral: PathBuf,
-    /// TCB status that is good enough, in Intel's words [default: UpToDate] (repeatable)
+    /// TCB status that is good enough, in Intel's words [default: the policy's, or UpToDate] (repeatable)
     #[arg(long = "accept-status", value_name = "STATUS")]
     statuses: Vec<TcbStatus>,
     /// Intel's advisory that may apply all the same (repeatable)
@@ -75,60 +82,124 @@ pub struct Snp {
 /// What the evidence says, in order.
 type Rows = Vec<(&'static str, String)>;
 
+/// What evidence came to: whose root, what it says, and the policy's rows if a policy was named.
+struct Judged {
+    root: RootClass,
+    rows: Rows,
+    checks: Vec<Check>,
+}
+
 pub fn run(appraise: &Appraise) -> anyhow::Result<Outcome> {
     let (common, verified) = match appraise {
         Appraise::Tdx(args) => (&args.common, tdx(args)?),
         Appraise::Snp(args) => (&args.common, snp(args)?),
     };
-    // Never `confidential`: genuine hardware may run anything.
-    let (class, root, rows) = match &verified {
-        Ok((RootClass::Vendor, rows)) => ("genuine", Some("vendor"), rows.clone()),
-        Ok((RootClass::Development, rows)) => ("simulated", Some("development"), rows.clone()),
-        Err(reason) => ("rejected", None, vec![("reason", reason.clone())]),
+    let failed = |judged: &Judged| {
+        let failed = (judged.checks.iter()).filter(|check| check.outcome == Fail);
+        let causes = failed.map(|check| check.cause.clone().unwrap_or_default());
+        causes.collect::<Vec<_>>().join("; ")
     };
-    if common.json {
-        let mut object = Map::new();
-        object.insert("class".to_owned(), Value::from(class));
-        if let Some(root) = root {
-            object.insert("root".to_owned(), Value::from(root));
-        }
-        object.insert("measurements_compared".to_owned(), Value::from(false));
-        object.extend(
-            rows.into_iter()
-                .map(|(name, value)| (name.to_owned(), Value::from(value))),
-        );
-        print(format_args!("{}\n", serde_json::to_string_pretty(&object)?))?;
-    } else if let Err(reason) = &verified {
-        print(format_args!("REJECTED: {reason}\n"))?;
-    } else {
-        print(format_args!(
-            "{}: signatures and endorsements hold under the {} root; measurements not compared\n",
-            class.to_uppercase(),
-            root.unwrap_or_default()
-        ))?;
-        for (name, value) in rows {
-            print(format_args!("  {name:<18} {value}\n"))?;
-        }
-    }
-    Ok(if verified.is_ok() {
-        Outcome::Done
-    } else {
-        Outcome::Rejected
+    let verified = verified.and_then(|judged| match failed(&judged) {
+        reasons if reasons.is_empty() => Ok(judged),
+        reasons => Err(reasons),
+    });
+    show(common, &verified)?;
+    Ok(match verified {
+        Ok(_) => Outcome::Done,
+        Err(_) => Outcome::Rejected,
     })
 }
 
-fn tdx(args: &Tdx) -> anyhow::Result<Result<(RootClass, Rows), String>> {
-    let (bytes, collateral) = (read(&args.quote)?, read(&args.collateral)?);
-    let mut policy = TcbPolicy::default();
-    if !args.statuses.is_empty() {
-        policy.statuses.clone_from(&args.statuses);
+fn show(common: &Common, verified: &Result<Judged, String>) -> anyhow::Result<()> {
+    // Never `confidential`: genuine hardware may run anything.
+    let (class, root) = match verified {
+        Ok(judged) if judged.root == RootClass::Vendor => ("genuine", Some("vendor")),
+        Ok(_) => ("simulated", Some("development")),
+        Err(_) => ("rejected", None),
+    };
+    let policy = if common.policy.is_some() {
+        " the policy is met;"
+    } else {
+        ""
+    };
+    match verified {
+        Ok(judged) if common.json => {
+            let mut object = head(class);
+            object.insert("root".to_owned(), Value::from(root));
+            for (name, value) in &judged.rows {
+                object.insert((*name).to_owned(), Value::from(value.as_str()));
+            }
+            object.insert("checks".to_owned(), serde_json::to_value(&judged.checks)?);
+            json(&object)
+        }
+        Err(reason) if common.json => {
+            let mut object = head(class);
+            object.insert("reason".to_owned(), Value::from(reason.as_str()));
+            json(&object)
+        }
+        Ok(judged) => {
+            print(format_args!(
+                "{}: signatures and endorsements hold under the {} root;{policy} measurements not compared\n",
+                class.to_uppercase(),
+                root.unwrap_or_default()
+            ))?;
+            for (name, value) in &judged.rows {
+                print(format_args!("  {name:<18} {value}\n"))?;
+            }
+            for check in &judged.checks {
+                let found = check.found.as_deref().or(check.cause.as_deref());
+                print(format_args!(
+                    "  {:<18} {}\n",
+                    check.id,
+                    found.unwrap_or_default()
+                ))?;
+            }
+            Ok(())
+        }
+        Err(reason) => {
+            print(format_args!("REJECTED: {reason}\n"))?;
+            Ok(())
+        }
     }
-    policy.advisories = Some(args.advisories.clone());
+}
+
+fn head(class: &str) -> Map<String, Value> {
+    let mut object = Map::new();
+    object.insert("class".to_owned(), Value::from(class));
+    object.insert("measurements_compared".to_owned(), Value::from(false));
+    object
+}
+
+fn json(object: &Map<String, Value>) -> anyhow::Result<()> {
+    print(format_args!("{}\n", serde_json::to_string_pretty(object)?))?;
+    Ok(())
+}
+
+fn policy(common: &Common) -> anyhow::Result<Option<Policy>> {
+    Ok(common.policy.as_deref().map(policy_file).transpose()?)
+}
+
+fn tdx(args: &Tdx) -> anyhow::Result<Result<Judged, String>> {
+    let (bytes, collateral) = (read(&args.quote)?, read(&args.collateral)?);
+    let mut policy = policy(&args.common)?;
+    let mut tcb = TcbPolicy::default();
+    if !args.statuses.is_empty() {
+        tcb.statuses.clone_from(&args.statuses);
+    }
+    tcb.advisories = Some(args.advisories.clone());
+    if let Some(policy) = &mut policy {
+        // Judged below, by the policy with what the flags add to it.
+        tcb = TcbPolicy::judged_by_caller();
+        if !args.statuses.is_empty() {
+            policy.accepted_tcb_statuses.clone_from(&args.statuses);
+        }
+        policy.accepted_advisories.extend(args.advisories.clone());
+    }
     let claims = match quote::verify(
         &bytes,
         &collateral,
         &root(&args.common)?,
-        &policy,
+        &tcb,
         args.common.time,
     ) {
         Ok(claims) => claims,
@@ -150,11 +221,17 @@ fn tdx(args: &Tdx) -> anyhow::Result<Result<(RootClass, Rows), String>> {
         ("tcb_status", claims.tcb_status.to_string()),
         ("advisories", claims.advisories.join(", ")),
         ("fmspc", hex::encode(claims.fmspc)),
+        ("ppid", hex::encode(&claims.ppid)),
     ];
-    Ok(Ok((claims.root, rows)))
+    let checks = policy.map(|policy| tdx_platform(&claims, &policy, args.common.time));
+    Ok(Ok(Judged {
+        root: claims.root,
+        rows,
+        checks: checks.unwrap_or_default(),
+    }))
 }
 
-fn snp(args: &Snp) -> anyhow::Result<Result<(RootClass, Rows), String>> {
+fn snp(args: &Snp) -> anyhow::Result<Result<Judged, String>> {
     let bytes = read(&args.report)?;
     let mut certificates = Vec::new();
     for path in &args.certs {
@@ -192,7 +269,13 @@ fn snp(args: &Snp) -> anyhow::Result<Result<(RootClass, Rows), String>> {
         ("reported_tcb", format!("{:?}", claims.reported_tcb)),
         ("revocation", format!("{:?}", claims.revocation)),
     ];
-    Ok(Ok((claims.root, rows)))
+    let checks =
+        policy(&args.common)?.map(|policy| snp_platform(&claims, &policy, args.common.time));
+    Ok(Ok(Judged {
+        root: claims.root,
+        rows,
+        checks: checks.unwrap_or_default(),
+    }))
 }
 
 fn root(common: &Common) -> anyhow::Result<TrustRoot> {

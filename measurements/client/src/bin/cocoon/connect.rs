@@ -58,7 +58,7 @@ pub async fn run(args: Args) -> anyhow::Result<Outcome> {
     )
     .await?;
 
-    let waiting = Waiting::new(format!("attesting {}", args.urls[0]));
+    let mut waiting = Waiting::new(format!("attesting {}", args.urls[0]));
     let warming = upstreams.warm(|connection| {
         remember(&settings, connection);
         format!(

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use cocoon_client::chain;
+use cocoon_client::terminal::say;
 use cocoon_client::trust::{Settings, TrustError, TrustOptions};
 use cocoon_protocol::bytes::Hex32;
 
@@ -27,6 +29,13 @@ pub struct TrustFlags {
     /// Accept SIMULATED evidence under this development root: for trials, protects nothing (repeatable)
     #[arg(long = "trust-root", value_name = "PEM")]
     trust_roots: Vec<PathBuf>,
+    /// What to demand, TOML: signers, threshold, release_floor and [policy] in the trust file's words and in place of
+    /// its own; --signer and --threshold go before it. Roots of trust cannot stand in it
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Forget the newest release seen of these signers, and accept an older one: only if its withdrawal was announced
+    #[arg(long)]
+    reset_release_floor: bool,
     /// Signers, floors and known appliances [default: ~/.config/cocoon/trust.toml]
     #[arg(long, value_name = "FILE", env = "COCOON_TRUST_FILE")]
     trust_file: Option<PathBuf>,
@@ -43,7 +52,13 @@ impl TrustFlags {
             allow_unlocked: self.allow_unlocked,
             trust_roots: self.trust_roots.clone(),
             trust_file: self.trust_file.clone(),
+            policy: self.policy.clone(),
+            reset_release_floor: self.reset_release_floor,
         };
-        Settings::load(&options, cocoon_client::now())
+        let settings = Settings::load(&options, cocoon_client::now())?;
+        if let Some(error) = settings.unkept() {
+            say(format_args!("note: {}", chain(error)));
+        }
+        Ok(settings)
     }
 }

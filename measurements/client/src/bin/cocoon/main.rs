@@ -2,6 +2,7 @@
 
 mod appraise;
 mod chat;
+mod chat_json;
 mod connect;
 mod flags;
 mod measure;

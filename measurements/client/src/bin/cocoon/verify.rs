@@ -46,7 +46,7 @@ pub async fn run(args: Args) -> anyhow::Result<Outcome> {
             return Ok(Outcome::Rejected);
         }
     };
-    let waiting = Waiting::new(format!("attesting {}", args.url));
+    let mut waiting = Waiting::new(format!("attesting {}", args.url));
     let result = settings.verifier().connect(&args.url).await;
     waiting.done();
     match result {
@@ -56,7 +56,8 @@ pub async fn run(args: Args) -> anyhow::Result<Outcome> {
             Ok(Outcome::Done)
         }
         Err(error) if error.is_rejection() => {
-            show(&args, Err((error.verdict(), chain(&error))))?;
+            let verdict = error.verdict().map(|verdict| settings.explained(verdict));
+            show(&args, Err((verdict.as_ref(), chain(&error))))?;
             Ok(Outcome::Rejected)
         }
         Err(error) => Err(unreached(&args, error)?),

@@ -1,0 +1,136 @@
+//! Conversations for programs: one line of JSON for every question, and one for what kept it from being asked.
+
+use std::time::{Duration, Instant};
+
+use cocoon_measurements::verdict::{Class, Verdict};
+use cocoon_protocol::openai::{FinishReason, Usage};
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use crate::chat::{ChatError, Conversation, Ending};
+use crate::error::chain;
+
+/// One line. What is not known is null, so that every line has the same fields.
+#[derive(Serialize)]
+pub struct Line<'a> {
+    /// The appliance that answered, or the first that was asked for.
+    pub url: String,
+    /// Whether it was verified.
+    pub accepted: bool,
+    /// What the verdict is worth.
+    pub class: Option<Class>,
+    /// The verdict in one line.
+    pub summary: Option<&'a str>,
+    /// The whole verdict, after a rejection.
+    pub verdict: Option<&'a Verdict>,
+    /// The model that was asked.
+    pub model: Option<&'a str>,
+    /// The answer, as far as it came.
+    pub answer: Option<&'a str>,
+    /// Why it ended.
+    pub finish_reason: Option<FinishReason>,
+    /// Tokens, as the appliance counted them.
+    pub usage: Option<Usage>,
+    /// How long it took.
+    pub timing: Timing,
+    /// What went wrong.
+    pub error: Option<&'a str>,
+}
+
+/// Milliseconds.
+#[derive(Clone, Copy, Default, Serialize)]
+pub struct Timing {
+    /// Connecting and judging, before the first question.
+    pub attested_ms: Option<u64>,
+    /// From the question to the first piece of its answer.
+    pub first_piece_ms: Option<u64>,
+    /// From the question to the end of its answer.
+    pub answer_ms: Option<u64>,
+}
+
+impl<'a> Line<'a> {
+    /// What kept a question from being asked.
+    pub fn failed(url: String, verdict: Option<&'a Verdict>, error: &'a str) -> Self {
+        Self {
+            url,
+            accepted: false,
+            class: verdict.map(|verdict| verdict.class),
+            summary: None,
+            verdict,
+            model: None,
+            answer: None,
+            finish_reason: None,
+            usage: None,
+            timing: Timing::default(),
+            error: Some(error),
+        }
+    }
+
+    /// The line as text, wiped on drop, without a line break.
+    pub fn text(&self) -> Zeroizing<String> {
+        // Only maps with non-string keys or failing Serialize impls make this fail: there are none.
+        Zeroizing::new(serde_json::to_string(self).unwrap_or_default())
+    }
+}
+
+/// As [`Timing`] counts.
+pub fn milliseconds(since: Duration) -> Option<u64> {
+    u64::try_from(since.as_millis()).ok()
+}
+
+/// Asks, and gives the line about it. What is known of the appliance until it answers stands in `first`.
+pub async fn ask(
+    conversation: &mut Conversation,
+    prompt: &str,
+    first: &Line<'_>,
+) -> (Zeroizing<String>, Result<(), ChatError>) {
+    let mut answer = Answer::default();
+    let begun = Instant::now();
+    let mut first_piece = None;
+    let result = conversation
+        .ask(prompt, |piece| {
+            first_piece.get_or_insert_with(|| begun.elapsed());
+            answer.push(piece);
+        })
+        .await;
+    let timing = Timing {
+        attested_ms: first.timing.attested_ms,
+        first_piece_ms: first_piece.and_then(milliseconds),
+        answer_ms: milliseconds(begun.elapsed()),
+    };
+    let (ending, error) = match &result {
+        Ok(ending) => (Some(ending), None),
+        Err(error) => (None, Some(chain(error))),
+    };
+    let appliance = ending.and_then(|ending: &Ending| ending.appliance.as_ref());
+    let line = Line {
+        url: appliance.map_or_else(|| first.url.clone(), |one| one.address.to_string()),
+        accepted: true,
+        class: appliance.map(|one| one.class).or(first.class),
+        summary: appliance.map(|one| one.summary.as_str()).or(first.summary),
+        verdict: None,
+        model: first.model,
+        answer: Some(&answer.0),
+        finish_reason: ending.and_then(|ending| ending.finish),
+        usage: ending.and_then(|ending| ending.usage),
+        timing,
+        error: error.as_deref(),
+    };
+    (line.text(), result.map(|_| ()))
+}
+
+/// Grows without leaving copies behind; the conversation bounds it.
+#[derive(Default)]
+struct Answer(Zeroizing<String>);
+
+impl Answer {
+    fn push(&mut self, piece: &str) {
+        let length = self.0.len() + piece.len();
+        if length > self.0.capacity() {
+            let mut larger = Zeroizing::new(String::with_capacity((length * 2).max(4096)));
+            larger.push_str(&self.0);
+            self.0 = larger;
+        }
+        self.0.push_str(piece);
+    }
+}

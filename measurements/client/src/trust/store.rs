@@ -1,0 +1,138 @@
+//! Small files that a person and this program both write: read whole within a bound, replaced in one step.
+
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+/// Largest such file, in bytes.
+const MAX_LEN: u64 = 256 * 1024;
+
+/// Why such a file is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustFileError {
+    /// Cannot be read.
+    #[error("cannot read {what} {path}")]
+    Read {
+        /// What the file is for.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// From the operating system.
+        #[source]
+        source: io::Error,
+    },
+    /// Not TOML of the schema. The cause names line, field and accepted values.
+    #[error("{what} {path} is not as it should be")]
+    Malformed {
+        /// What the file is for.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Line, column and what is wrong there.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// Cannot be written.
+    #[error("cannot update {what} {path}")]
+    Write {
+        /// What the file is for.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// From the operating system.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A file by its path and what it is for.
+#[derive(Clone, Copy)]
+pub(super) struct Store<'a> {
+    pub(super) what: &'static str,
+    pub(super) path: &'a Path,
+}
+
+impl Store<'_> {
+    /// Its text.
+    pub(super) fn text(self) -> Result<String, TrustFileError> {
+        let mut text = String::new();
+        let read = std::fs::File::open(self.path)
+            .and_then(|file| file.take(MAX_LEN + 1).read_to_string(&mut text))
+            .and_then(|_| bounded(&text));
+        read.map_err(|source| TrustFileError::Read {
+            what: self.what,
+            path: self.path.to_owned(),
+            source,
+        })?;
+        Ok(text)
+    }
+
+    /// Its text; that of one that is not there is empty.
+    pub(super) fn text_if_any(self) -> Result<String, TrustFileError> {
+        match self.text() {
+            Err(TrustFileError::Read { source, .. })
+                if source.kind() == io::ErrorKind::NotFound =>
+            {
+                Ok(String::new())
+            }
+            result => result,
+        }
+    }
+
+    pub(super) fn parse<T: serde::de::DeserializeOwned>(
+        self,
+        text: &str,
+    ) -> Result<T, TrustFileError> {
+        toml::from_str(text).map_err(|source| TrustFileError::Malformed {
+            what: self.what,
+            path: self.path.to_owned(),
+            source: Box::new(source),
+        })
+    }
+
+    /// Changes the file under a lock and in one step: nobody ever reads half of it, and two commands at once lose
+    /// nothing. `change` gets the text and gives the new one, or nothing when it may stay.
+    pub(super) fn update(
+        self,
+        change: impl FnOnce(&str) -> Result<Option<String>, TrustFileError>,
+    ) -> Result<(), TrustFileError> {
+        let refuse = |source| self.unwritten(source);
+        let folder = self
+            .path
+            .parent()
+            .ok_or_else(|| refuse(io::ErrorKind::InvalidInput.into()))?;
+        std::fs::create_dir_all(folder).map_err(refuse)?;
+        let lock = std::fs::File::create(self.path.with_extension("toml.lock")).map_err(refuse)?;
+        lock.lock().map_err(refuse)?;
+        let Some(text) = change(&self.text_if_any()?)? else {
+            return Ok(());
+        };
+        bounded(&text).map_err(refuse)?;
+        let mut temporary = tempfile::NamedTempFile::new_in(folder).map_err(refuse)?;
+        temporary.write_all(text.as_bytes()).map_err(refuse)?;
+        temporary.as_file().sync_all().map_err(refuse)?;
+        temporary
+            .persist(self.path)
+            .map_err(|error| refuse(error.error))?;
+        Ok(())
+    }
+
+    pub(super) fn unwritten(self, source: io::Error) -> TrustFileError {
+        TrustFileError::Write {
+            what: self.what,
+            path: self.path.to_owned(),
+            source,
+        }
+    }
+}
+
+fn bounded(text: &str) -> io::Result<()> {
+    if text.len() as u64 > MAX_LEN {
+        return Err(io::Error::other(format!("larger than {MAX_LEN} bytes")));
+    }
+    Ok(())
+}
+
+/// TOML's integers end at 2^63 - 1.
+pub(super) fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

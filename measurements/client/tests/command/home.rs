@@ -1,0 +1,114 @@
+//! A home of its own for every run of the command, and what the tests put into it.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+use cocoon_protocol::bytes::{Hex32, Hex48};
+use cocoon_protocol::manifest::{Manifest, Model, SnpReference, TdxReference};
+
+pub struct Home(tempfile::TempDir);
+
+impl Home {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, bytes: &[u8]) -> String {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        path.display().to_string()
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cocoon"));
+        command
+            .args(arguments)
+            .env_remove("XDG_CONFIG_HOME")
+            .env_remove("COCOON_TRUST_FILE")
+            .env("HOME", self.0.path());
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        ended(self.command(arguments).output().unwrap())
+    }
+
+    /// Starts a command with the manifest of release 1, believed; standard output and error are pipes.
+    pub fn start(&self, command: &str, url: &str, arguments: &[&str]) -> Child {
+        let bytes = manifest(1);
+        let path = self.write("manifest.json", &bytes);
+        let pin = Hex32::sha256(&bytes).to_string();
+        self.command(&[command, url, "--manifest", &path, "--manifest-sha256", &pin])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    pub fn trust_file(&self) -> String {
+        std::fs::read_to_string(self.path(".config/cocoon/trust.toml")).unwrap()
+    }
+}
+
+/// Exit status, standard output, standard error.
+pub fn ended(output: Output) -> (i32, String, String) {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let status = output.status.code().expect("ended by itself");
+    (status, text(output.stdout), text(output.stderr))
+}
+
+/// What Ctrl-C does.
+pub fn interrupt(child: &Child) {
+    let kill = format!("kill -INT {}", child.id());
+    let status = Command::new("sh").args(["-c", &kill]).status().unwrap();
+    assert!(status.success());
+}
+/// A manifest of release `release` that is valid now.
+pub fn manifest(release: u64) -> Vec<u8> {
+    let now = cocoon_client::now();
+    let manifest = Manifest {
+        version: 1,
+        release,
+        variant: "cpu".into(),
+        source_revision: "0".repeat(40),
+        not_before: now - 60,
+        not_after: now + 3600,
+        inputs_lock: Hex32::ZERO,
+        unlocked: vec![],
+        aml_guard: false,
+        artefacts: BTreeMap::new(),
+        cmdline: String::new(),
+        model: Model {
+            id: "m".into(),
+            verity_root: Hex32::ZERO,
+            verity_salt: Hex32::ZERO,
+            verity_data_blocks: 1,
+            files: BTreeMap::new(),
+        },
+        tdx: TdxReference {
+            mrtd: Hex48::ZERO,
+            rtmr1: Hex48::ZERO,
+            rtmr2: Hex48::ZERO,
+            platforms: vec![],
+        },
+        snp: SnpReference {
+            guest_features: 1,
+            launch: vec![],
+        },
+    };
+    manifest.to_json()
+}
+
+/// An address where nobody is: the port was free a moment ago.
+pub fn nowhere() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("https://{}", listener.local_addr().unwrap())
+}

@@ -1,0 +1,186 @@
+//! The `cocoon` command as people and scripts see it: what it prints, and its exit status.
+
+mod home;
+mod trusting;
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+
+use crate::home::{Home, ended, interrupt, nowhere};
+
+#[test]
+fn wrong_usage_is_2() {
+    let home = Home::new();
+    assert_eq!(home.run(&["verify"]).0, 2);
+    let (code, _, error) = home.run(&["verify", "http://a.example", "--manifest", "m"]);
+    assert_eq!(code, 2);
+    assert!(
+        error.contains("the scheme is not https; write https://HOST:PORT"),
+        "{error}"
+    );
+    let (code, _, error) =
+        home.run(&["verify", "https://a.example", "--manifest", "/no/such/file"]);
+    assert_eq!(code, 2);
+    assert!(
+        error.starts_with("cocoon: cannot read manifest /no/such/file: No such file"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_appliance_that_is_not_there_is_2() {
+    let home = Home::new();
+    for command in ["verify", "chat"] {
+        let child = home.start(command, &nowhere(), &[]);
+        let (code, _, error) = ended(child.wait_with_output().unwrap());
+        assert_eq!(code, 2, "{error}");
+        assert!(error.contains("cannot reach https://127.0.0.1:"), "{error}");
+        assert!(error.contains("Connection refused"), "{error}");
+    }
+}
+
+#[test]
+fn a_taken_port_is_named() {
+    let home = Home::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let child = home.start("connect", &nowhere(), &["--listen", &address.to_string()]);
+    let (code, _, error) = ended(child.wait_with_output().unwrap());
+    assert_eq!(code, 2);
+    let expected = format!("cocoon: port {} on 127.0.0.1 is in use", address.port());
+    assert!(error.contains(&expected), "{error}");
+}
+
+#[test]
+fn evidence_that_is_none_is_rejected_offline() {
+    let home = Home::new();
+    let file = home.write("file", b"nonsense");
+    let quote = [
+        "appraise",
+        "tdx",
+        "--quote",
+        &file,
+        "--collateral",
+        &file,
+        "--time",
+        "1752048802",
+    ];
+    let report = [
+        "appraise",
+        "snp",
+        "--report",
+        &file,
+        "--certs",
+        &file,
+        &file,
+        "--time",
+        "1752048802",
+    ];
+    for (arguments, reason) in [
+        (&quote[..], "quote"),
+        (&report[..], "SNP report has 8 bytes, 1184 expected"),
+    ] {
+        let (code, shown, _) = home.run(arguments);
+        assert_eq!(code, 1);
+        assert!(
+            shown.starts_with("REJECTED: ") && shown.contains(reason),
+            "{shown}"
+        );
+    }
+    let (code, shown, _) = home.run(&[&quote[..], &["--json"]].concat());
+    assert_eq!(code, 1);
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["class"], "rejected");
+}
+
+#[test]
+fn completions_and_bad_firmware() {
+    let home = Home::new();
+    let (code, script, _) = home.run(&["completions", "bash"]);
+    assert!(code == 0 && script.contains("_cocoon()"));
+    let file = home.write("firmware", &[0; 4096]);
+    for (kind, error) in [
+        ("tdx", "the firmware is not sound TDX firmware"),
+        ("snp", "the firmware is not sound SEV-SNP firmware"),
+    ] {
+        let (code, _, shown) = home.run(&[
+            "measure",
+            kind,
+            "--firmware",
+            &file,
+            "--kernel",
+            &file,
+            "--vcpus",
+            "1",
+        ]);
+        assert_eq!(code, 2);
+        assert!(shown.contains(error), "{shown}");
+    }
+}
+
+#[test]
+fn ctrl_c_ends_a_command_in_good_order() {
+    let home = Home::new();
+    // Takes connections and never says a word: whoever connected is waiting for the handshake.
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", mute.local_addr().unwrap());
+    for (command, arguments) in [
+        ("verify", &[][..]),
+        ("chat", &["--prompt", "hello"]),
+        ("connect", &["--listen", "127.0.0.1:0"]),
+    ] {
+        let child = home.start(command, &url, arguments);
+        let _connection = mute.accept().unwrap();
+        interrupt(&child);
+        let (code, shown, error) = ended(child.wait_with_output().unwrap());
+        assert_eq!((code, shown.as_str()), (130, ""), "{error}");
+        assert!(error.ends_with("\ncocoon: stopped by Ctrl-C\n"), "{error}");
+    }
+}
+
+#[test]
+fn what_connect_prints_works_as_printed() {
+    let home = Home::new();
+    let file = home.write("it's a token", b"a-token-from-a-file-of-its-own\n");
+    for arguments in [&[][..], &["--token-file", &file]] {
+        let arguments = [&["--listen", "127.0.0.1:0"], arguments].concat();
+        let mut child = home.start("connect", &nowhere(), &arguments);
+        let mut printed = String::new();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        while !printed.ends_with("Ctrl-C stops the endpoint.\n") {
+            assert_ne!(out.read_line(&mut printed).unwrap(), 0, "{printed}");
+        }
+        // A shell takes it apart, with a `curl` that only tells what it was given.
+        let script = printed.replace("Ctrl-C stops the endpoint.", "");
+        let script = format!("curl() {{ printf '%s\\n' \"$@\"; }}\n{script}");
+        let given = Command::new("sh").args(["-c", &script]).output().unwrap();
+        let (code, given, error) = ended(given);
+        assert_eq!((code, error.as_str()), (0, ""), "{given}");
+        let [url, "-H", authorization, "-H", kind, "-d", body] =
+            given.lines().collect::<Vec<_>>()[..]
+        else {
+            panic!("{given}")
+        };
+        let url = url.strip_prefix("http://").unwrap();
+        let (host, path) = url.split_at(url.find('/').unwrap());
+        let mut stream = TcpStream::connect(host).unwrap();
+        write!(
+            stream,
+            "POST {path} HTTP/1.1\r\nHost: {host}\r\n{authorization}\r\n{kind}\r\nConnection: close\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        // Path, token and body are good: only the appliance is missing.
+        assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+        assert!(answer.contains("no_appliance_usable"), "{answer}");
+
+        interrupt(&child);
+        let (code, _, error) = ended(child.wait_with_output().unwrap());
+        assert_eq!(code, 0, "{error}");
+        assert!(error.ends_with("stopping\n"), "{error}");
+    }
+}
