@@ -10,6 +10,7 @@
 //! | [`accel`] | KVM or emulation, decided by a virtual machine that really runs |
 //! | [`process`] | a QEMU that cannot outlive its owner, with bounded diagnostics and an orderly end |
 //! | [`qmp`] | typed control of the running machine, and its events |
+//! | [`tables`] | the ACPI and SMBIOS tables of a machine, computed without its hardware |
 //!
 //! QEMU, its messages and the guest behind it are hostile input here: every size is bounded, every wait has
 //! a deadline. The host agent is not trusted by clients either; nothing in this crate holds a secret.
@@ -22,9 +23,11 @@ pub mod private;
 mod probe;
 pub mod process;
 pub mod qmp;
+pub mod qtest;
 pub mod socket;
 pub mod spec;
 mod supervisor;
+pub mod tables;
 mod tail;
 mod text;
 

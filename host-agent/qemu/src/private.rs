@@ -33,7 +33,15 @@ pub async fn open(
     let cache = cache.join("qemu");
     let root =
         tokio::task::spawn_blocking(move || unpacked(&cache, &packages, &*reporter)).await??;
-    let mut qemu = describe(&root)?;
+    at(&root).await
+}
+
+/// The copy that was unpacked into the folder `root` before.
+///
+/// # Errors
+/// Something is missing there, or it does not run.
+pub async fn at(root: &Path) -> Result<Qemu, PrivateError> {
+    let mut qemu = describe(root)?;
     qemu.version = Qemu::ask(&qemu.program, &qemu.environment).await?;
     Ok(qemu)
 }

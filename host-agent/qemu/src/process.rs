@@ -15,7 +15,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::time::timeout;
 
-use crate::args::arguments;
+use crate::args::{Argument, arguments};
 use crate::find::Qemu;
 use crate::qmp::Qmp;
 use crate::spec::{SpecError, VmSpec};
@@ -46,7 +46,16 @@ impl Vm {
     ) -> Result<Self, SpawnError> {
         let arguments = arguments(spec)?;
         same_descriptors(&spec.descriptors(), &descriptors)?;
-        let line = qemu.command_line(&arguments);
+        Self::spawn_line(qemu, &arguments, descriptors)
+    }
+
+    /// Starts exactly these `arguments`, which name exactly these `descriptors`.
+    pub(crate) fn spawn_line(
+        qemu: &Qemu,
+        arguments: &[Argument],
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Self, SpawnError> {
+        let line = qemu.command_line(arguments);
         let program = PathBuf::from(line.first().cloned().unwrap_or_default());
         let mut command = Command::new(&program);
         command.args(line.get(1..).unwrap_or_default());

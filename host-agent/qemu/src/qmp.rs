@@ -83,6 +83,14 @@ impl Qmp {
         }
     }
 
+    /// Stops all processors; the machine keeps its state.
+    ///
+    /// # Errors
+    /// See [`QmpError`].
+    pub async fn pause(&self) -> Result<(), QmpError> {
+        self.execute::<Value>("stop", json!({})).await.map(drop)
+    }
+
     /// Presses the power button; what follows is up to the guest.
     ///
     /// # Errors

@@ -5,3 +5,4 @@
 mod choices;
 mod guest;
 mod machine;
+mod tables;

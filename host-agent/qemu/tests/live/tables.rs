@@ -1,0 +1,173 @@
+//! Tables of real machines: the same twice, and others when the machine is another.
+//!
+//! The QEMU is the named or the system's one, or else the private copy in the cache; the image is the one that the
+//! repository's tests have built there.
+
+use std::path::{Path, PathBuf};
+
+use cocoon_qemu::tables::{Boot, KERNEL_SPEAKS, Shape, Tables, TablesError, tables};
+use cocoon_qemu::{Qemu, private};
+
+use crate::guest::{PATIENCE, guest, qemu};
+
+const SHAPE: Shape = Shape {
+    vcpus: 2,
+    memory_mib: 1024,
+    disks: 1,
+    network: true,
+    control: true,
+    address_bits: 46,
+};
+
+fn cache() -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    folder("COCOON_CACHE")
+        .or_else(|| Some(folder("XDG_CACHE_HOME")?.join("cocoon")))
+        .or_else(|| Some(folder("HOME")?.join(".cache/cocoon")))
+}
+
+async fn any_qemu() -> Option<Qemu> {
+    if let Some(qemu) = qemu().await {
+        return Some(qemu);
+    }
+    let copies = cache()?.join("qemu");
+    for entry in std::fs::read_dir(&copies).into_iter().flatten().flatten() {
+        if let Ok(qemu) = private::at(&entry.path()).await {
+            println!("but there is a private copy, QEMU {}", qemu.version);
+            return Some(qemu);
+        }
+    }
+    println!("SKIPPED: no private copy of QEMU in {}", copies.display());
+    None
+}
+
+async fn with_bios(qemu: &Qemu, kernel: &Path, shape: Shape) -> Tables {
+    let boot = Boot {
+        firmware: None,
+        kernel,
+        ready: &["READY\n"],
+        deadline: PATIENCE,
+    };
+    tables(qemu, &shape, &boot).await.expect("tables")
+}
+
+/// With QEMU's own BIOS and a guest of sixty bytes: needs nothing but QEMU.
+#[tokio::test]
+async fn tables_follow_from_the_shape_and_nothing_else() {
+    let Some(qemu) = any_qemu().await else { return };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let kernel = folder.path().join("kernel");
+    std::fs::write(&kernel, guest()).expect("a kernel");
+    let usual = with_bios(&qemu, &kernel, SHAPE).await;
+    assert_eq!(with_bios(&qemu, &kernel, SHAPE).await, usual);
+    assert!(usual.acpi_rsdp.starts_with(b"RSD PTR "));
+    for signature in [b"FACP", b"APIC", b"MCFG"] {
+        let has = usual.acpi_tables.windows(4).any(|part| part == signature);
+        assert!(has, "{signature:?}");
+    }
+    assert_eq!(usual.boot_order, b"/rom@genroms/multiboot_dma.bin\0");
+    assert!(usual.smbios.windows(11).any(|part| part == b"pc-q35-10.0"));
+
+    let more_memory = with_bios(
+        &qemu,
+        &kernel,
+        Shape {
+            memory_mib: 1280,
+            ..SHAPE
+        },
+    )
+    .await;
+    assert_ne!(more_memory.acpi_tables, usual.acpi_tables);
+    assert_ne!(more_memory.smbios, usual.smbios);
+    let more_vcpus = with_bios(&qemu, &kernel, Shape { vcpus: 3, ..SHAPE }).await;
+    assert_ne!(more_vcpus.acpi_tables, usual.acpi_tables);
+    assert_ne!(more_vcpus.acpi_loader, usual.acpi_loader);
+    let no_card = with_bios(
+        &qemu,
+        &kernel,
+        Shape {
+            network: false,
+            ..SHAPE
+        },
+    )
+    .await;
+    assert_ne!(no_card.acpi_tables, usual.acpi_tables);
+}
+
+#[tokio::test]
+async fn a_silent_machine_has_no_tables() {
+    let Some(qemu) = any_qemu().await else { return };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let kernel = folder.path().join("kernel");
+    std::fs::write(&kernel, guest()).expect("a kernel");
+    let boot = Boot {
+        firmware: None,
+        kernel: &kernel,
+        ready: &["never"],
+        deadline: std::time::Duration::from_secs(2),
+    };
+    let error = tables(&qemu, &SHAPE, &boot).await.expect_err("silent");
+    assert!(
+        matches!(error, TablesError::Silent { seconds: 2, .. }),
+        "{error:?}"
+    );
+    let boot = Boot {
+        kernel: &folder.path().join("none"),
+        ..boot
+    };
+    let error = tables(&qemu, &SHAPE, &boot).await.expect_err("no kernel");
+    assert!(
+        matches!(&error, TablesError::Open { path, .. } if path.ends_with("none")),
+        "{error:?}"
+    );
+}
+
+/// With the appliance's firmware: it puts the devices where the processor's address bits allow, and names itself.
+#[tokio::test]
+async fn the_firmware_decides_where_the_window_begins() {
+    let Some(qemu) = any_qemu().await else { return };
+    let Some(image) = cache().map(|cache| cache.join("tests/image")) else {
+        return;
+    };
+    let (firmware, kernel) = (image.join("OVMF.tdx.fd"), image.join("vmlinuz"));
+    if !firmware.is_file() || !kernel.is_file() {
+        println!("SKIPPED: no image in {}", image.display());
+        return;
+    }
+    let boot = Boot {
+        firmware: Some(&firmware),
+        kernel: &kernel,
+        ready: &KERNEL_SPEAKS,
+        deadline: PATIENCE,
+    };
+    let usual = tables(&qemu, &SHAPE, &boot).await.expect("tables");
+    assert_eq!(tables(&qemu, &SHAPE, &boot).await.expect("again"), usual);
+    assert_eq!(usual.boot_order, b"/rom@genroms/linuxboot_dma.bin\0");
+    // The 64-bit window, as the DSDT's descriptor holds its first and last address: 2^46 - 2^43, and 32 GiB.
+    let window = |tables: &Tables, first: u64| {
+        let range = [first, first + (32 << 30) - 1]
+            .map(u64::to_le_bytes)
+            .concat();
+        tables.acpi_tables.windows(16).any(|part| part == range)
+    };
+    assert!(window(&usual, 0x3800_0000_0000));
+    let few_bits = Shape {
+        address_bits: 42,
+        ..SHAPE
+    };
+    let few_bits = tables(&qemu, &few_bits, &boot).await.expect("tables");
+    assert!(window(&few_bits, 0x380_0000_0000));
+    assert_eq!(few_bits.acpi_loader, usual.acpi_loader);
+    assert_eq!(few_bits.smbios, usual.smbios);
+    let edk2 = b"EDK II";
+    assert!(usual.smbios.windows(edk2.len()).any(|part| part == edk2));
+    // Address bits beyond 46 change nothing: the firmware does not use them.
+    let many_bits = Shape {
+        address_bits: 52,
+        ..SHAPE
+    };
+    assert_eq!(
+        tables(&qemu, &many_bits, &boot).await.expect("tables"),
+        usual
+    );
+}
