@@ -1,19 +1,25 @@
 //! The commands. Parsing opens nothing; each command says what it does as it does it.
 
+mod tables;
+mod voice;
+
 use std::io::{IsTerminal, Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand};
-use cocoon_host_agent::{Host, Progress, RunningVm, UpOptions, local, state};
+use cocoon_host_agent::{Host, RunningVm, UpOptions, local, log, state};
 use cocoon_protocol::binding::Tee;
 use cocoon_protocol::config::{MAX_CONFIG_LEN, OperatorConfig};
 use cocoon_protocol::manifest::manifest_id;
 use cocoon_qemu::accel::Wanted;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
+use voice::Voice;
 
 /// Runs appliance VMs on this machine.
 #[derive(Debug, Parser)]
@@ -37,7 +43,7 @@ enum Command {
     },
     /// List VMs.
     Ps,
-    /// Print a VM's console.
+    /// Print a VM's console; with --json its lines and the host agent's news as JSON lines of time, source and text.
     Logs {
         /// Its name.
         name: String,
@@ -47,6 +53,10 @@ enum Command {
         /// Its name.
         name: String,
     },
+    /// Compute the ACPI and SMBIOS tables of an image's machine as a trust domain, for those who sign its manifest.
+    ///
+    /// Needs neither TDX nor KVM. The tables count for the release of QEMU that computed them, and for no other.
+    Tables(tables::Tables),
     /// Print completions for a shell.
     Completions {
         /// Which.
@@ -98,8 +108,9 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Up(up) => runtime.block_on(self::up(*up, json)),
         Command::Down { name } => runtime.block_on(down(&name, json)),
         Command::Ps => runtime.block_on(ps(json)),
-        Command::Logs { name } => logs(&name),
+        Command::Logs { name } => logs(&name, json),
         Command::Measurements { name } => measurements(&name, json),
+        Command::Tables(wanted) => runtime.block_on(tables::run(wanted, json)),
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,
@@ -123,7 +134,8 @@ async fn up(up: Up, json: bool) -> anyhow::Result<()> {
     options.qemu = up.qemu;
     options.simulator = up.simulator;
     options.manifest = up.manifest;
-    options.reporter = cocoon_inputs::report::stderr();
+    let voice = Voice::new(json);
+    options.reporter = voice.reporter();
     if let Some(path) = up.config {
         options.config = config(&path)?;
     }
@@ -131,28 +143,29 @@ async fn up(up: Up, json: bool) -> anyhow::Result<()> {
         signal(SignalKind::interrupt())?,
         signal(SignalKind::terminate())?,
     );
+    let listener = voice.listener();
     let booted = tokio::select! {
-        vm = Host::up(options, move |progress| show(&progress, json)) => vm,
+        vm = Host::up(options, move |progress| listener(progress)) => vm,
         // Dropping the future ends all that it started.
         _ = interrupt.recv() => anyhow::bail!("interrupted before the VM served"),
         _ = terminate.recv() => anyhow::bail!("terminated before the VM served"),
     };
     let mut vm: RunningVm = booted?;
     if let Some(path) = &vm.trust_root {
-        note(
-            &format!(
-                "development root for clients: --trust-root {}",
-                path.display()
-            ),
-            json,
-        );
+        voice.note(&format!(
+            "development root for clients: --trust-root {}",
+            path.display()
+        ));
     }
     tokio::select! {
         ended = vm.wait() => return Ok(ended?),
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
-    note("finishing running requests; again to stop at once", json);
+    let _waiting = voice.waiting(
+        "finishing running requests; again to stop at once",
+        "a long answer takes its time",
+    );
     tokio::select! {
         ended = vm.shutdown() => Ok(ended?),
         _ = interrupt.recv() => Ok(()),
@@ -162,21 +175,36 @@ async fn up(up: Up, json: bool) -> anyhow::Result<()> {
 
 async fn down(name: &str, json: bool) -> anyhow::Result<()> {
     let socket = state::folder(&state::root()?, name)?.join("ctl");
-    note(&format!("stopping {name}"), json);
+    let voice = Voice::new(json);
+    let waiting = voice.waiting(
+        &format!("stopping {name}"),
+        "it finishes running requests first",
+    );
     let stopped = local::down(&socket, Duration::from_secs(60)).await;
+    drop(waiting);
     stopped.with_context(|| format!("cannot stop {name:?}: see `cocoon-host ps` for what runs"))?;
-    note(&format!("{name} has stopped"), json);
+    voice.note(&format!("{name} has stopped"));
     Ok(())
 }
 
 async fn ps(json: bool) -> anyhow::Result<()> {
     let root = state::root()?;
+    let voice = Voice::new(json);
     let mut all = Vec::new();
     for name in state::names(&root)? {
-        let status = local::status(&state::folder(&root, &name)?.join("ctl"))
-            .await
-            .ok();
-        all.push((name, status));
+        let socket = state::folder(&root, &name)?.join("ctl");
+        let mut asked = pin!(local::status(&socket));
+        // Answers come at once; only one that does not is worth a line.
+        let status = match timeout(Duration::from_millis(500), &mut asked).await {
+            Ok(status) => status,
+            Err(_) if json => asked.await,
+            Err(_) => {
+                let what = format!("asking {name}");
+                let _waiting = voice.waiting(&what, "its process is slow to answer");
+                asked.await
+            }
+        };
+        all.push((name, status.ok()));
     }
     let mut out = std::io::stdout().lock();
     if json {
@@ -211,8 +239,10 @@ async fn ps(json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn logs(name: &str) -> anyhow::Result<()> {
-    let path = state::folder(&state::root()?, name)?.join("serial.log");
+fn logs(name: &str, json: bool) -> anyhow::Result<()> {
+    // The file for programs is JSON lines already, and made harmless when it was written.
+    let file = if json { log::FILE } else { "serial.log" };
+    let path = state::folder(&state::root()?, name)?.join(file);
     let mut log = std::fs::File::open(&path).with_context(|| {
         format!(
             "cannot read {}: has the VM {name:?} ever run?",
@@ -220,7 +250,7 @@ fn logs(name: &str) -> anyhow::Result<()> {
         )
     })?;
     let mut out = std::io::stdout().lock();
-    if !out.is_terminal() {
+    if json || !out.is_terminal() {
         std::io::copy(&mut log, &mut out)?;
         return Ok(());
     }
@@ -252,74 +282,6 @@ fn measurements(name: &str, json: bool) -> anyhow::Result<()> {
         println!("{id}  {}", path.display());
     }
     Ok(())
-}
-
-fn show(progress: &Progress, json: bool) {
-    let text = match progress {
-        Progress::Note(text) => return note(text, json),
-        Progress::Started(pid) if json => {
-            json!({ "event": "started", "qemu_pid": pid }).to_string()
-        }
-        Progress::Started(pid) => {
-            format!("QEMU runs (process {pid}); its firmware starts the kernel")
-        }
-        Progress::Phase { phase, since_start } if json => {
-            json!({ "event": "phase", "phase": phase, "ms": since_start.as_millis() }).to_string()
-        }
-        Progress::Phase { phase, since_start } => {
-            format!("{:>8.2} s  {}", since_start.as_secs_f64(), phase.name())
-        }
-        Progress::Work { done, total } if json => {
-            json!({ "event": "work", "done": done, "total": total }).to_string()
-        }
-        Progress::Work { done, total } => {
-            let percent = u128::from(*done)
-                .saturating_mul(100)
-                .checked_div(u128::from(*total))
-                .unwrap_or(100);
-            format!("            {percent} %")
-        }
-        Progress::Serving {
-            endpoint,
-            since_start,
-        } if json => {
-            json!({ "event": "serving", "endpoint": endpoint, "ms": since_start.as_millis() })
-                .to_string()
-        }
-        Progress::Serving {
-            endpoint,
-            since_start,
-        } => {
-            format!(
-                "{:>8.2} s  serving on https://{endpoint}",
-                since_start.as_secs_f64()
-            )
-        }
-        Progress::Metrics(metrics) if json => {
-            json!({ "event": "metrics", "metrics": metrics }).to_string()
-        }
-        // Every ten seconds for ever: for programs.
-        Progress::Metrics(_) => return,
-        Progress::EngineRestarted(count) if json => {
-            json!({ "event": "engine-restarted", "count": count }).to_string()
-        }
-        Progress::EngineRestarted(count) => {
-            format!("the engine died and was started again (time {count})")
-        }
-    };
-    if json {
-        println!("{text}")
-    } else {
-        eprintln!("{text}")
-    }
-}
-
-fn note(text: &str, json: bool) {
-    if json {
-        println!("{}", json!({ "event": "note", "text": text }))
-    } else {
-        eprintln!("{text}")
-    }
 }
 
 fn config(path: &std::path::Path) -> anyhow::Result<OperatorConfig> {

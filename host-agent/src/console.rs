@@ -9,6 +9,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
+use crate::log::{Log, Source};
 use crate::text::plain;
 
 /// Lines that are remembered for error messages.
@@ -26,8 +27,13 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    /// Copies `stream` into `log`, at most `limit` bytes of it, until it ends.
-    pub(crate) fn follow(mut stream: UnixStream, mut log: File, limit: u64) -> Self {
+    /// Copies `stream` into `serial`, at most `limit` bytes of it, and its lines into `log`, until it ends.
+    pub(crate) fn follow(
+        mut stream: UnixStream,
+        mut serial: File,
+        limit: u64,
+        log: Arc<Log>,
+    ) -> Self {
         let lines = Arc::new(Mutex::new(VecDeque::new()));
         let (sender, ended) = watch::channel(false);
         let kept = Arc::clone(&lines);
@@ -41,17 +47,17 @@ impl Console {
                 let fits = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                 left -= fits as u64;
                 // A full disk costs the log, not the VM.
-                let _ = log.write_all(&bytes[..fits]);
+                let _ = serial.write_all(&bytes[..fits]);
                 for byte in bytes {
                     if *byte == b'\n' {
-                        remember(&kept, &line);
+                        remember(&kept, &log, &line);
                         line.clear();
                     } else if line.len() < LINE {
                         line.push(*byte);
                     }
                 }
             }
-            remember(&kept, &line);
+            remember(&kept, &log, &line);
             sender.send_replace(true);
         });
         Self { lines, ended }
@@ -71,11 +77,12 @@ impl Console {
     }
 }
 
-fn remember(lines: &Mutex<VecDeque<String>>, line: &[u8]) {
+fn remember(lines: &Mutex<VecDeque<String>>, log: &Log, line: &[u8]) {
     let text = plain(&String::from_utf8_lossy(line), LINE);
     if text.is_empty() {
         return;
     }
+    log.add(Source::Console, &text);
     let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
     if lines.back().is_some_and(|last| last.contains(PANIC)) {
         return;
@@ -93,6 +100,9 @@ mod tests {
     #[test]
     fn the_last_lines_are_kept_and_end_with_a_panic() {
         let lines = Mutex::default();
+        let kept = tempfile::NamedTempFile::new().unwrap();
+        let log = Log::new(kept.reopen().unwrap(), 1 << 20);
+        let remember = |lines: &_, line: &[u8]| super::remember(lines, &log, line);
         for number in 0..LINES {
             remember(&lines, format!("line {number}\r").as_bytes());
         }
@@ -106,5 +116,9 @@ mod tests {
             lines[LINES - 1],
             "[    1.0] Kernel panic - not syncing: gone"
         );
+        // The log has everything, the trace too.
+        let log = std::fs::read_to_string(kept.path()).unwrap();
+        assert_eq!(log.lines().count(), LINES + 2);
+        assert!(log.contains("Call Trace:"));
     }
 }

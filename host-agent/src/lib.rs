@@ -20,7 +20,10 @@
 //! | [`state`] | the folder that each VM keeps on disk, and the list of running VMs |
 //! | [`timings`] | how long everything took |
 //! | [`local`] | the socket behind `ps` and `down` |
+//! | [`log`] | the console and our own news, with times, for programs |
+//! | [`progress`], [`waiting`] | what happens, and how people are shown it without silence |
 //! | [`qemu`] | the QEMU to use, and the machine to start with it |
+//! | [`tables`] | what a signer of manifests must know of that machine as a trust domain |
 #![forbid(unsafe_code)]
 
 pub mod channel;
@@ -28,16 +31,21 @@ mod console;
 pub mod error;
 pub mod image;
 pub mod local;
+pub mod log;
 pub mod machine;
+pub mod progress;
 pub mod qemu;
 pub mod relay;
 pub mod running;
 pub mod simulator;
 pub mod state;
+pub mod tables;
 pub mod text;
 pub mod timings;
 pub mod up;
+pub mod waiting;
 
 pub use error::UpError;
+pub use progress::Progress;
 pub use running::RunningVm;
-pub use up::{Host, Progress, UpOptions};
+pub use up::{Host, UpOptions};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cocoon_qemu::qmp::{BlockStats, QmpError};
 use cocoon_qemu::{Qmp, Vm};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -17,11 +17,11 @@ use crate::console::Console;
 use crate::error::UpError;
 use crate::local::{self, Status};
 use crate::machine::{Ending, Failure, News};
+use crate::progress::{Listener, Progress};
 use crate::relay::{self, Limits};
 use crate::simulator::{Connection, Launch, Simulator};
-use crate::state::{VmFolder, fail};
+use crate::state::VmFolder;
 use crate::timings::Timings;
-use crate::up::{Listener, Progress};
 
 /// How long each step of ending QEMU may take.
 pub(crate) const STOP: Duration = Duration::from_secs(5);
@@ -119,8 +119,7 @@ pub(crate) async fn start(
     qemu_pid: u32,
 ) -> Result<RunningVm, UpError> {
     let (qmp, folder) = (parts.qmp.clone(), Arc::clone(&parts.folder));
-    let socket = folder.file("ctl");
-    let local = UnixListener::bind(&socket).map_err(fail("listen on", &socket))?;
+    let local = folder.listen("ctl")?;
     let (status, watched) = watch::channel(status);
     let (drain, drained) = mpsc::channel(1);
     let (gate, mut open) = watch::channel(false);

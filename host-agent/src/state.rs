@@ -7,14 +7,20 @@
 //! | `ctl` | socket for `ps` and `down` |
 //! | `sim` | socket of the simulator, in simulated modes |
 //! | `serial.log` | the console, its first [`SERIAL_LIMIT`](crate::up::SERIAL_LIMIT) bytes |
+//! | `log.jsonl` | the console's lines and our own news, each with its time: [`log`](crate::log) |
 //! | `phases.json` | timings |
 //! | `trust-root.pem` | the development root, in simulated modes |
 //! | `manifest.json` | what this host publishes |
+//!
+//! The folder's mode is 0700 and the modes of what lies in it 0600, whatever the umask: whoever can connect to `ctl`
+//! can stop the VM.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use tokio::net::UnixListener;
 
 /// Longest path of a unix socket, in bytes.
 const SOCKET_MAX: usize = 107;
@@ -155,11 +161,8 @@ impl VmFolder {
         if path.as_os_str().len() + "/ctl".len() > SOCKET_MAX {
             return Err(StateError::TooLong { path });
         }
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
-            .map_err(fail("create", &path))?;
+        folder_of_ours(&root.join("vms"))?;
+        folder_of_ours(&path)?;
         let lock_path = path.join("lock");
         let lock = private()
             .open(&lock_path)
@@ -208,6 +211,18 @@ impl VmFolder {
             .map_err(fail("write", &path))
     }
 
+    /// Listens on a socket in the folder, for this user alone. Needs a runtime.
+    ///
+    /// # Errors
+    /// [`StateError::NoSpace`] or [`StateError::File`].
+    pub fn listen(&self, name: &str) -> Result<UnixListener, StateError> {
+        let path = self.file(name);
+        let listener = UnixListener::bind(&path).map_err(fail("listen on", &path))?;
+        // Between the two calls the umask decides, inside a folder that nobody else can enter.
+        restrict(&path, 0o600)?;
+        Ok(listener)
+    }
+
     fn clean(&self) {
         for name in TRANSIENT {
             // What is not there needs no removing; what cannot be removed is replaced at the next start.
@@ -220,6 +235,20 @@ impl Drop for VmFolder {
     fn drop(&mut self) {
         self.clean();
     }
+}
+
+/// Makes a folder that only we can enter, or makes an old one so.
+fn folder_of_ours(path: &Path) -> Result<(), StateError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(fail("create", path))?;
+    restrict(path, 0o700)
+}
+
+fn restrict(path: &Path, mode: u32) -> Result<(), StateError> {
+    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(fail("restrict", path))
 }
 
 fn private() -> OpenOptions {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use cocoon_inputs::report::{Reporter, Silent};
 use cocoon_protocol::binding::Tee;
 use cocoon_protocol::config::OperatorConfig;
-use cocoon_protocol::control::{GUEST_PORT, Metrics, Phase};
+use cocoon_protocol::control::GUEST_PORT;
 use cocoon_qemu::accel::Wanted;
 use cocoon_qemu::qmp::QmpError;
 use cocoon_qemu::{Qmp, Vm};
@@ -23,11 +23,14 @@ use crate::console::Console;
 use crate::error::UpError;
 use crate::image::Image;
 use crate::local::Status;
+use crate::log::{self, Log, Source};
+use crate::progress::{Listener, Progress};
 use crate::qemu::{self, Shape};
 use crate::relay::{self, Limits};
 use crate::running::{Parts, RunningVm, STOP, start};
 use crate::simulator::{Connection, Launch, Simulator};
 use crate::state::{VmFolder, fail};
+use crate::text::plain;
 use crate::timings::Timings;
 
 /// How much of the console is kept, in bytes.
@@ -101,43 +104,6 @@ impl UpOptions {
     }
 }
 
-/// What happens on the way.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Progress {
-    /// A decision, or something that takes a while.
-    Note(String),
-    /// QEMU runs, with this process id.
-    Started(u32),
-    /// A boot phase began.
-    Phase {
-        /// Which.
-        phase: Phase,
-        /// Since QEMU's start.
-        since_start: Duration,
-    },
-    /// Some of the phase is done.
-    Work {
-        /// Units done.
-        done: u64,
-        /// Units in all.
-        total: u64,
-    },
-    /// Clients can connect.
-    Serving {
-        /// Where.
-        endpoint: SocketAddr,
-        /// Since QEMU's start.
-        since_start: Duration,
-    },
-    /// Counters.
-    Metrics(Metrics),
-    /// The engine died so often and was started again.
-    EngineRestarted(u32),
-}
-
-/// Where people hear of progress.
-pub type Listener = Arc<dyn Fn(Progress) + Send + Sync>;
-
 /// This machine, as a place for VMs.
 #[derive(Debug, Clone, Copy)]
 pub struct Host;
@@ -151,11 +117,12 @@ impl Host {
         options: UpOptions,
         progress: impl Fn(Progress) + Send + Sync + 'static,
     ) -> Result<RunningVm, UpError> {
-        let progress: Listener = Arc::new(progress);
-        let note = |text: &str| progress(Progress::Note(text.to_owned()));
         options.config.validate()?;
         let image = Image::open(&options.image, options.manifest.as_deref())?;
         let folder = Arc::new(VmFolder::take(&options.state, &options.name)?);
+        let log = Arc::new(Log::new(folder.create(log::FILE)?, SERIAL_LIMIT));
+        let progress = logged(Arc::clone(&log), progress);
+        let note = |text: &str| progress(Progress::Note(text.to_owned()));
         folder.write("manifest.json", &image.manifest)?;
         let listener = relay::listen(options.listen).await?;
         let endpoint = listener.local_addr().unwrap_or(options.listen);
@@ -179,10 +146,10 @@ impl Host {
         let vm = Vm::spawn(&obtained.qemu, &machine.spec, machine.descriptors)?;
         let qemu_pid = vm.pid();
         progress(Progress::Started(qemu_pid));
-        let log = folder.create("serial.log")?;
+        let serial = folder.create("serial.log")?;
         let async_stream =
             |stream| UnixStream::from_std(stream).map_err(fail("use", &folder.file("qemu")));
-        let console = Console::follow(async_stream(machine.console)?, log, SERIAL_LIMIT);
+        let console = Console::follow(async_stream(machine.console)?, serial, SERIAL_LIMIT, log);
         let qmp = match Qmp::over(machine.qmp, GREETING).await {
             Ok(qmp) => qmp,
             Err(source) => return Err(refused(&vm, source).await),
@@ -233,6 +200,16 @@ impl Host {
         };
         start(parts, status, endpoint, progress, timings, qemu_pid).await
     }
+}
+
+/// The news, and what the log keeps of them.
+fn logged(log: Arc<Log>, progress: impl Fn(Progress) + Send + Sync + 'static) -> Listener {
+    Arc::new(move |news| {
+        if let Some(line) = news.line() {
+            log.add(Source::Host, &plain(&line, 1000));
+        }
+        progress(news);
+    })
 }
 
 async fn simulator(

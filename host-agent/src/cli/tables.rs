@@ -1,0 +1,96 @@
+//! `cocoon-host tables`: what a signer of manifests needs to know of a real machine, without having one.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use cocoon_host_agent::image::Image;
+use cocoon_host_agent::qemu;
+use cocoon_host_agent::tables::{self, Computed, FILES};
+use cocoon_protocol::binding::Tee;
+use serde_json::json;
+
+use super::memory;
+use super::voice::Voice;
+
+/// How long the emulated firmware takes, and why.
+const SLOW: &str = "seconds on an idle core, minutes on a busy one: its firmware is emulated";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Tables {
+    /// Folder of the image.
+    #[arg(long)]
+    image: PathBuf,
+    /// Guest memory, in MiB or such as 1G or 1536M.
+    #[arg(long, value_name = "MIB", value_parser = mebibytes)]
+    memory: u32,
+    /// Virtual CPUs.
+    #[arg(long, value_name = "N")]
+    vcpus: u16,
+    /// The TEE that will measure the tables.
+    #[arg(long, default_value = "tdx", value_parser = tee)]
+    tee: Tee,
+    /// Folder for acpi-loader.bin, acpi-rsdp.bin, acpi-tables.bin and smbios.bin.
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+    /// QEMU to use: the release that will run the trust domain.
+    #[arg(long, env = "COCOON_QEMU")]
+    qemu: Option<PathBuf>,
+}
+
+pub(super) async fn run(wanted: Tables, json: bool) -> anyhow::Result<()> {
+    let voice = Voice::new(json);
+    // What can be refused cheaply first: a QEMU may have to be fetched.
+    let image = Image::open(&wanted.image, None)?;
+    let obtained = qemu::find(wanted.qemu.as_deref(), voice.reporter()).await?;
+    voice.note(&obtained.reason);
+    let waiting = voice.waiting("the machine's firmware reads its tables", SLOW);
+    let computed = tables::compute(image, wanted.vcpus, wanted.memory, &obtained.qemu).await?;
+    if let Some(waiting) = waiting {
+        waiting.finish("done");
+    }
+    computed.write(&wanted.out)?;
+    let version = computed.qemu;
+    if !computed.starts_trust_domains() {
+        voice.note(&format!(
+            "QEMU {version} starts no trust domain: compute the tables again with the QEMU that will, named with --qemu"
+        ));
+    }
+    let mut out = std::io::stdout().lock();
+    if json {
+        let event = json!({
+            "event": "tables",
+            "tee": wanted.tee,
+            "folder": wanted.out,
+            "files": FILES,
+            "memory_mib": wanted.memory,
+            "vcpus": wanted.vcpus,
+            "qemu": version.to_string(),
+            "machine": Computed::MACHINE,
+            "starts_trust_domains": computed.starts_trust_domains(),
+        });
+        writeln!(out, "{event}")?;
+        return Ok(());
+    }
+    let (folder, memory, vcpus) = (wanted.out.display(), wanted.memory, wanted.vcpus);
+    let machine = Computed::MACHINE;
+    writeln!(
+        out,
+        "tables in {folder}\n\
+         They are those of {machine} with {vcpus} vCPUs and {memory} MiB under QEMU {version}, and count for that release alone.\n\
+         Next: cocoon-image manifest platform MANIFEST --tables {folder} --name '{vcpus} vCPUs, {memory} MiB, QEMU {version}' \
+         --memory {memory} --cpu-signature BITS --cpu-features BITS"
+    )?;
+    Ok(())
+}
+
+fn tee(text: &str) -> Result<Tee, String> {
+    match text {
+        "tdx" => Ok(Tee::Tdx),
+        "sev-snp" => Err("SEV-SNP measures no tables: use tdx".to_owned()),
+        other => Err(format!("{other:?} is no TEE that measures tables: use tdx")),
+    }
+}
+
+fn mebibytes(text: &str) -> Result<u32, String> {
+    text.parse().or_else(|_| memory(text))
+}

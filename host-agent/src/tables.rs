@@ -1,0 +1,208 @@
+//! The ACPI and SMBIOS tables that an image's machine has as a trust domain, as files for those who sign its manifest.
+//!
+//! The machine is the very one that `up` starts, so that nobody can describe another by mistake. It runs under
+//! emulation: neither TDX nor KVM is needed, and it must not be the operator's machine under judgement that says what
+//! is expected of it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cocoon_qemu::args::MACHINE;
+use cocoon_qemu::find::{MINIMUM_TDX, Version};
+use cocoon_qemu::socket::SocketError;
+use cocoon_qemu::tables::{self, Boot, KERNEL_SPEAKS, Tables, TablesError};
+use cocoon_qemu::{Accel, Qemu};
+
+use crate::image::{Image, ImageError};
+use crate::qemu::{self, Shape};
+
+/// How the files are called: the names that `cocoon measure tdx --tables` and `cocoon-image manifest platform` read.
+pub const FILES: [&str; 4] = [
+    "acpi-loader.bin",
+    "acpi-rsdp.bin",
+    "acpi-tables.bin",
+    "smbios.bin",
+];
+
+/// The boot order that predictions of RTMR0 assume: QEMU's own for a direct boot.
+pub const BOOT_ORDER: &[u8] = b"/rom@genroms/linuxboot_dma.bin\0";
+
+/// How long the firmware may take to start the kernel: three seconds on an idle core, much more on a busy one.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+/// Tables, and what they count for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Computed {
+    /// The tables.
+    pub tables: Tables,
+    /// The QEMU that computed them. Another release may compute others, a versioned machine type notwithstanding.
+    pub qemu: Version,
+}
+
+/// Why there are no tables.
+#[derive(Debug, thiserror::Error)]
+pub enum ComputeError {
+    /// The folder is no image.
+    #[error("cannot compute tables for this image")]
+    Image(#[from] ImageError),
+    /// No descriptor left.
+    #[error("cannot prepare the machine whose tables are wanted")]
+    Socket(#[from] SocketError),
+    /// QEMU gave none.
+    #[error("cannot compute the machine's tables")]
+    Tables(#[from] TablesError),
+    /// No prediction would be true.
+    #[error(
+        "the machine has the boot order {found:?}, not that of a direct boot, so no prediction of RTMR0 holds: use another QEMU"
+    )]
+    BootOrder {
+        /// What QEMU offers.
+        found: String,
+    },
+    /// A file.
+    #[error("cannot write {path:?}")]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Computes the tables of `image` as a trust domain with `vcpus` and `memory_mib`, by booting its firmware with `qemu`.
+///
+/// # Errors
+/// [`ComputeError`]; whatever happens, the emulated machine is gone afterwards.
+pub async fn compute(
+    image: Image,
+    vcpus: u16,
+    memory_mib: u32,
+    qemu: &Qemu,
+) -> Result<Computed, ComputeError> {
+    let (kernel, firmware) = image.probe.clone();
+    let shape = Shape {
+        name: "tables".into(),
+        vcpus,
+        memory_mib,
+        accel: Accel::Emulated,
+        // Of this machine only the shape is used; it is never started.
+        pid_file: PathBuf::new(),
+    };
+    let machine = qemu::machine(&shape, image)?;
+    let boot = Boot {
+        firmware: Some(&firmware),
+        kernel: &kernel,
+        ready: &KERNEL_SPEAKS,
+        deadline: DEADLINE,
+    };
+    let tables = tables::tables(qemu, &tables::Shape::of(&machine.spec), &boot).await?;
+    if tables.boot_order != BOOT_ORDER {
+        return Err(ComputeError::BootOrder {
+            found: String::from_utf8_lossy(&tables.boot_order).into_owned(),
+        });
+    }
+    Ok(Computed {
+        tables,
+        qemu: qemu.version,
+    })
+}
+
+impl Computed {
+    /// The versioned machine type that the tables belong to.
+    pub const MACHINE: &str = MACHINE;
+
+    /// Whether the QEMU that computed the tables can start a trust domain. If not, it is not the release that they
+    /// are needed for.
+    #[must_use]
+    pub fn starts_trust_domains(&self) -> bool {
+        self.qemu >= MINIMUM_TDX
+    }
+
+    /// Writes the [`FILES`] to `folder`, all new or none at all: older ones go first.
+    ///
+    /// # Errors
+    /// [`ComputeError::Write`] names the file.
+    pub fn write(&self, folder: &Path) -> Result<[PathBuf; 4], ComputeError> {
+        let fail = |path: &Path| {
+            let path = path.to_owned();
+            move |source| ComputeError::Write { path, source }
+        };
+        fs::create_dir_all(folder).map_err(fail(folder))?;
+        let paths = FILES.map(|name| folder.join(name));
+        for path in &paths {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(fail(path)(error));
+                }
+                _ => {}
+            }
+        }
+        let Tables {
+            acpi_loader,
+            acpi_rsdp,
+            acpi_tables,
+            smbios,
+            boot_order: _,
+        } = &self.tables;
+        let partial = FILES.map(|name| folder.join(format!(".{name}.partial")));
+        for (path, bytes) in partial
+            .iter()
+            .zip([acpi_loader, acpi_rsdp, acpi_tables, smbios])
+        {
+            fs::write(path, bytes).map_err(fail(path))?;
+        }
+        for (from, to) in partial.iter().zip(&paths) {
+            fs::rename(from, to).map_err(fail(to))?;
+        }
+        Ok(paths)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cocoon_measurements::tdx::rtmr0::{FwCfg, PlatformTables};
+
+    use super::*;
+
+    #[test]
+    fn files_and_boot_order_are_those_of_the_prediction() {
+        assert_eq!(FILES, PlatformTables::FILES);
+        let expected = FwCfg::direct_boot().boot_order;
+        assert_eq!(expected.as_deref(), Some(BOOT_ORDER));
+    }
+
+    #[test]
+    fn tables_are_written_over_older_ones_and_leave_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("new");
+        let mut computed = Computed {
+            tables: Tables {
+                acpi_loader: b"loader".into(),
+                acpi_rsdp: b"rsdp".into(),
+                acpi_tables: b"tables".into(),
+                boot_order: BOOT_ORDER.into(),
+                smbios: b"smbios".into(),
+            },
+            qemu: MINIMUM_TDX,
+        };
+        assert!(computed.starts_trust_domains());
+        computed.write(&folder).unwrap();
+        computed.tables.smbios = b"other".into();
+        let paths = computed.write(&folder).unwrap();
+        let read = paths.map(|path| String::from_utf8(fs::read(path).unwrap()).unwrap());
+        assert_eq!(read, ["loader", "rsdp", "tables", "other"]);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 4);
+
+        let file = folder.join("smbios.bin");
+        let error = computed.write(&file).unwrap_err();
+        assert!(
+            matches!(&error, ComputeError::Write { path, .. } if *path == file),
+            "{error:?}"
+        );
+        computed.qemu.minor -= 1;
+        assert!(!computed.starts_trust_domains());
+    }
+}
