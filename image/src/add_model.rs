@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use cocoon_inputs::report::Reporter;
-use cocoon_protocol::manifest::{MAX_MANIFEST_LEN, Manifest, ManifestError};
+use cocoon_protocol::manifest::{MAX_MANIFEST_LEN, Manifest, ManifestError, PlatformSource};
 use thiserror::Error;
 
 use crate::assemble::{self, AssembleError, Images, Stamp, name};
@@ -119,11 +119,15 @@ pub fn add_model(
         inputs_lock: old.inputs_lock,
         unlocked: old.unlocked,
     };
+    // No event of RTMR0 depends on the model.
+    let mut platforms = old.tdx.platforms;
+    platforms.retain(|platform| platform.source == PlatformSource::Computed);
     let images = Images {
         kernel: &kernel,
         initrd: &initrd,
         tdx: &tdx,
         snp: &snp,
+        platforms: &platforms,
     };
     Ok(assemble::finish(
         &images,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use cocoon_inputs::report::Reporter;
 use cocoon_protocol::bytes::Hex32;
-use cocoon_protocol::manifest::{Artefact, MANIFEST_VERSION, Manifest, Model};
+use cocoon_protocol::manifest::{Artefact, MANIFEST_VERSION, Manifest, Model, TdxPlatform};
 use thiserror::Error;
 
 use crate::cmdline::{self, CmdlineError, ModelToken};
@@ -134,6 +134,7 @@ pub fn assemble(
         initrd: &initrd,
         tdx: &firmware.tdx,
         snp: &firmware.snp,
+        platforms: &[],
     };
     finish(&images, volume.model, artefacts, stamp, folder)
 }
@@ -144,6 +145,8 @@ pub(crate) struct Images<'a> {
     pub(crate) initrd: &'a [u8],
     pub(crate) tdx: &'a [u8],
     pub(crate) snp: &'a [u8],
+    /// Shapes of real machines with that TDX firmware.
+    pub(crate) platforms: &'a [TdxPlatform],
 }
 
 /// Until the end there is no manifest, lest an old one vouch for new files.
@@ -177,10 +180,11 @@ pub(crate) fn finish(
         initrd: images.initrd,
         cmdline: &cmdline,
     };
-    let (tdx, snp) = (
+    let (mut tdx, snp) = (
         reference::tdx(images.tdx, &boot)?,
         reference::snp(images.snp, &boot)?,
     );
+    tdx.platforms.extend_from_slice(images.platforms);
     let Stamp {
         release,
         variant,

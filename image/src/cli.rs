@@ -3,8 +3,10 @@
 pub mod args;
 mod image;
 mod keys;
+mod platform;
 mod stock;
 
+use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -52,6 +54,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Manifest(ManifestCommand::Sign { manifest, key }) => {
             keys::sign(&manifest, &key, output)
         }
+        Command::Manifest(ManifestCommand::Platform(arguments)) => {
+            platform::add(&arguments, output)
+        }
         Command::Manifest(ManifestCommand::Keygen { out }) => keys::generate(&out, output),
         Command::Manifest(ManifestCommand::Diff { first, second }) => {
             keys::diff(&first, &second, output)
@@ -81,12 +86,16 @@ pub struct Output {
 impl Output {
     /// Prints one value in the form asked for.
     fn print(self, value: &impl Serialize, text: impl std::fmt::Display) -> anyhow::Result<()> {
-        if self.json {
-            println!("{}", serde_json::to_string_pretty(value)?);
+        let text = if self.json {
+            serde_json::to_string_pretty(value)?
         } else {
-            println!("{}", text.to_string().trim_end());
+            text.to_string()
+        };
+        match writeln!(std::io::stdout(), "{}", text.trim_end()) {
+            // Whoever read it, `head` for one, has seen enough.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+            written => written.context("cannot write to standard output"),
         }
-        Ok(())
     }
 }
 

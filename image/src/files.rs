@@ -106,6 +106,11 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
 /// # Errors
 /// [`FileError`] when it cannot be read.
 pub fn artefact_of(path: &Path) -> Result<Artefact, FileError> {
+    artefact_told(path, &|_| ())
+}
+
+/// The same, telling `progress` how many bytes are read.
+pub(crate) fn artefact_told(path: &Path, progress: &dyn Fn(u64)) -> Result<Artefact, FileError> {
     let mut file = File::open(path).map_err(FileError::read(path))?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; CHUNK];
@@ -120,6 +125,7 @@ pub fn artefact_of(path: &Path) -> Result<Artefact, FileError> {
         }
         hash.update(&buffer[..count]);
         size += count as u64;
+        progress(size);
     }
 }
 

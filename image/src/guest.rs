@@ -135,6 +135,8 @@ impl Workshop {
     fn open(source: &Path, cache: &Path, reporter: &dyn Reporter) -> Result<Self, GuestError> {
         let guest = cache.join("guest");
         files::create_folder(&guest)?;
+        // As cargo sees it: it looks for settings above the real folder, and its paths are mapped away.
+        let guest = fs::canonicalize(&guest).map_err(FileError::read(&guest))?;
         let lock = lock(&guest.join("lock"), reporter)?;
         let staged = guest.join("src");
         stage::stage(source, &staged)?;

@@ -12,6 +12,7 @@
 //! | [`model`] | the model volume with its hash tree |
 //! | [`guest`] | the guest's executables, compiled |
 //! | [`reference`] | what hardware must report |
+//! | [`platform`] | what one real machine must, added by those who sign |
 //!
 //! [`build`](mod@build) fetches and compiles, [`assemble`](mod@assemble) makes the image of what is at hand,
 //! [`verify`](mod@verify) builds again and compares. No clock, path, locale, user or number of threads gets into it.
@@ -28,6 +29,7 @@ pub mod guest;
 pub mod initrd;
 pub mod kernel;
 pub mod model;
+pub mod platform;
 pub mod provenance;
 pub mod reference;
 pub mod sbom;

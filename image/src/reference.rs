@@ -4,10 +4,10 @@ use cocoon_measurements::pe::PeError;
 use cocoon_measurements::snp::cpu::{CpuModel, UnknownCpu};
 use cocoon_measurements::snp::firmware::{SnpFirmware, SnpFirmwareError};
 use cocoon_measurements::snp::launch::{self, FEATURE_SNP, KernelHashes, LaunchError, Vcpus};
-use cocoon_measurements::tdx::event::{PredictedEvent, Rtmr, replay};
+use cocoon_measurements::tdx::event::{PredictedEvent, Provenance, Rtmr, replay};
 use cocoon_measurements::tdx::mrtd::{self, PageOrder};
 use cocoon_measurements::tdx::rtmr;
-use cocoon_measurements::tdx::rtmr0::{self, Machine, Rtmr0Error};
+use cocoon_measurements::tdx::rtmr0::{self, Machine, PlatformDigests, Rtmr0Error};
 use cocoon_measurements::tdx::tdvf::{Tdvf, TdvfError};
 use cocoon_protocol::bytes::Hex;
 use cocoon_protocol::manifest::{
@@ -72,8 +72,7 @@ pub fn tdx(firmware: &[u8], boot: &Boot<'_>) -> Result<TdxReference, ReferenceEr
     let edk2 = Machine::simulated(0).edk2;
     let mut platforms = Vec::new();
     for &memory_mib in MEMORY_MIB {
-        let events = rtmr0::rtmr0(&firmware, &Machine::simulated(memory_mib << 20));
-        let events = events.map_err(|source| ReferenceError::Rtmr0 { memory_mib, source })?;
+        let events = rtmr0_events(&firmware, memory_mib, None)?;
         platforms.push(TdxPlatform {
             name: format!("simulated, {memory_mib} MiB"),
             memory_mib,
@@ -90,6 +89,63 @@ pub fn tdx(firmware: &[u8], boot: &Boot<'_>) -> Result<TdxReference, ReferenceEr
         rtmr2: Hex(registers[Rtmr::Rtmr2.index()]),
         platforms,
     })
+}
+
+/// The shape of a real machine with `firmware`: its tables have the digests `tables`, and everything else follows.
+///
+/// # Errors
+/// [`ReferenceError`] naming what does not fit.
+pub fn platform(
+    firmware: &[u8],
+    name: &str,
+    memory_mib: u64,
+    tables: PlatformDigests,
+) -> Result<TdxPlatform, ReferenceError> {
+    let events = rtmr0_events(&Tdvf::parse(firmware)?, memory_mib, Some(tables))?;
+    Ok(TdxPlatform {
+        name: name.to_owned(),
+        memory_mib,
+        source: PlatformSource::Computed,
+        rtmr0_events: events.into_iter().map(reference).collect(),
+    })
+}
+
+/// The shape `published` as far as it follows from `firmware`: digests of tables are taken over in their places, every
+/// other event is predicted. Equal to `published` if the signers pinned nothing but their tables.
+///
+/// # Errors
+/// [`ReferenceError`] naming what does not fit.
+pub fn recomputed(firmware: &[u8], published: &TdxPlatform) -> Result<TdxPlatform, ReferenceError> {
+    let predicted = rtmr0_events(&Tdvf::parse(firmware)?, published.memory_mib, None)?;
+    let mut events: Vec<ReferenceEvent> = Vec::new();
+    for (at, event) in predicted.into_iter().enumerate() {
+        let pinned = event.provenance == Provenance::Simulated;
+        let mut event = reference(event);
+        if let (true, Some(published)) = (pinned, published.rtmr0_events.get(at)) {
+            event.digest = published.digest;
+        }
+        events.push(event);
+    }
+    Ok(TdxPlatform {
+        rtmr0_events: events,
+        ..published.clone()
+    })
+}
+
+/// RTMR0 of a machine that runs our firmware: the simulator's, or one with `tables`.
+fn rtmr0_events(
+    firmware: &Tdvf<'_>,
+    memory_mib: u64,
+    tables: Option<PlatformDigests>,
+) -> Result<Vec<PredictedEvent>, ReferenceError> {
+    // More than fits is more than any machine has, and refused as such.
+    let simulated = Machine::simulated(memory_mib.saturating_mul(1 << 20));
+    let machine = Machine {
+        platform: tables.unwrap_or(simulated.platform),
+        ..simulated
+    };
+    let events = rtmr0::rtmr0(firmware, &machine);
+    events.map_err(|source| ReferenceError::Rtmr0 { memory_mib, source })
 }
 
 /// Reference values for SEV-SNP: the launch digest of each CPU model and number of vCPUs.

@@ -40,6 +40,9 @@ pub enum SbomError {
     /// Not a document of ours.
     #[error("sbom.spdx.json is not a document that cocoon-image wrote: build the image again")]
     Document(#[source] serde_json::Error),
+    /// JSON, and no document of ours.
+    #[error("sbom.spdx.json lists no packages: build the image again")]
+    Lists,
 }
 
 impl Crate {
@@ -136,13 +139,12 @@ pub fn without_model(old: &[u8]) -> Result<Vec<u8>, SbomError> {
         ("packages", "SPDXID"),
         ("relationships", "relatedSpdxElement"),
     ] {
-        if let Some(items) = document[list].as_array_mut() {
-            items.retain(|item| {
-                !item[field]
-                    .as_str()
-                    .is_some_and(|id| id.starts_with(PYTHON))
-            });
-        }
+        let items = document.get_mut(list).and_then(Value::as_array_mut);
+        let items = items.ok_or(SbomError::Lists)?;
+        items.retain(|item| {
+            let id = item.get(field).and_then(Value::as_str);
+            !id.is_some_and(|id| id.starts_with(PYTHON))
+        });
     }
     Ok(bytes(&document))
 }
@@ -315,5 +317,9 @@ mod tests {
         assert_eq!(without["relationships"].as_array().unwrap().len(), 4);
         assert!(!without.to_string().contains("smollm2"));
         assert!(matches!(without_model(b"{"), Err(SbomError::Document(_))));
+        for other in ["[]", "7", "{}", r#"{"packages":7}"#] {
+            let refused = without_model(other.as_bytes());
+            assert!(matches!(refused, Err(SbomError::Lists)), "{other}");
+        }
     }
 }

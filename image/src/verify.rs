@@ -6,13 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cocoon_inputs::report::Reporter;
-use cocoon_protocol::manifest::Manifest;
+use cocoon_protocol::manifest::{Manifest, PlatformSource};
 use serde::Serialize;
 
 use crate::assemble::name;
 use crate::build::{self, Build, BuildError, Life};
 use crate::diff::{self, Difference};
-use crate::provenance;
+use crate::firmware::MAX_FIRMWARE;
+use crate::{files, provenance, reference};
 
 /// What a rebuild says of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -27,6 +28,9 @@ pub struct Rebuilt {
     pub differences: Vec<Difference>,
     /// The revision in the manifest and that of the sources at hand, when they are not the same.
     pub other_revision: Option<(String, String)>,
+    /// Names of machine shapes whose tables a rebuild cannot compute: their digests are the signers' word, all other
+    /// events were predicted and are the same.
+    pub pinned: Vec<String>,
 }
 
 /// Builds the image of `manifest`, which lies at `path`, from the sources in `what`, and compares.
@@ -48,15 +52,37 @@ pub fn verify(
         model_id: Some(manifest.model.id.clone()),
         ..what.clone()
     };
-    crate::files::create_folder(&what.cache)?;
+    files::create_folder(&what.cache)?;
     let scratch = build::scratch(&what.cache)?;
-    let rebuilt = build::build(&what, &life, scratch.path(), reporter)?;
-    Ok(compare(
-        manifest,
-        path.parent().unwrap_or(Path::new("")),
-        &rebuilt,
-        scratch.path(),
-    ))
+    let mut rebuilt = build::build(&what, &life, scratch.path(), reporter)?;
+    let firmware = files::read(&scratch.path().join(name::TDX), MAX_FIRMWARE)?;
+    let pinned = take_over(manifest, &mut rebuilt, &firmware);
+    let published = path.parent().unwrap_or(Path::new(""));
+    Ok(Rebuilt {
+        pinned,
+        ..compare(manifest, published, &rebuilt, scratch.path())
+    })
+}
+
+/// Puts the machine shapes that `manifest`'s signers added into `rebuilt`, too, but for what follows from the rebuilt
+/// `firmware`: that is predicted again, and a difference if it is another. Names the shapes without a difference.
+fn take_over(manifest: &Manifest, rebuilt: &mut Manifest, firmware: &[u8]) -> Vec<String> {
+    let mut pinned = Vec::new();
+    for (at, published) in manifest.tdx.platforms.iter().enumerate() {
+        if published.source != PlatformSource::Computed {
+            continue;
+        }
+        // What cannot be predicted at all is absent from the rebuilt manifest, and so a difference.
+        let Ok(platform) = reference::recomputed(firmware, published) else {
+            continue;
+        };
+        if platform == *published {
+            pinned.push(published.name.clone());
+        }
+        let platforms = &mut rebuilt.tdx.platforms;
+        platforms.insert(at.min(platforms.len()), platform);
+    }
+    pinned
 }
 
 /// Compares the manifest of the image in `published` with that of the image in `rebuilt_at`.
@@ -84,6 +110,7 @@ pub fn compare(
             .and_then(|name| first_byte(&published.join(name), &rebuilt_at.join(name))),
         differences,
         other_revision: (claimed != at_hand).then(|| (claimed.clone(), at_hand.clone())),
+        pinned: Vec::new(),
     }
 }
 
@@ -118,6 +145,12 @@ impl std::fmt::Display for Rebuilt {
             writeln!(
                 f,
                 "note: the manifest names revision {claimed}, the sources at hand are {at_hand}"
+            )?;
+        }
+        for name in &self.pinned {
+            writeln!(
+                f,
+                "note: machine shape {name:?}: its ACPI and SMBIOS tables are pinned by the signers, not recomputed; its other events follow from the firmware"
             )?;
         }
         if self.first_different == Some(name::INITRD) {

@@ -25,7 +25,7 @@ pub enum Command {
     Build(BuildArguments),
     /// Build the image of a manifest again and name the first artefact that differs.
     Verify(VerifyArguments),
-    /// Sign and compare manifests.
+    /// Complete, sign and compare manifests.
     #[command(subcommand)]
     Manifest(ManifestCommand),
     /// Change an image's model.
@@ -151,6 +151,12 @@ pub enum ManifestCommand {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+    /// Add the shape of a real TDX machine, or replace the one of the same name.
+    ///
+    /// Its RTMR0 is predicted from the firmware beside the manifest and from tables that `cocoon-host tables` computed.
+    /// A rebuild cannot compute these: whoever signs the manifest vouches for them. Signatures of the old manifest are
+    /// removed.
+    Platform(PlatformArguments),
     /// List the fields in which two manifests differ; exit code 1 when there are any.
     Diff {
         /// A manifest.
@@ -158,6 +164,49 @@ pub enum ManifestCommand {
         /// Another.
         second: PathBuf,
     },
+}
+
+/// `manifest platform`.
+#[derive(Debug, Args)]
+pub struct PlatformArguments {
+    /// The manifest, with its image beside it.
+    pub manifest: PathBuf,
+    /// Folder with acpi-loader.bin, acpi-rsdp.bin, acpi-tables.bin and smbios.bin, computed on an emulated machine of
+    /// the same shape. Never take them from the machine that is to be judged.
+    #[arg(long, value_name = "FOLDER")]
+    pub tables: PathBuf,
+    /// What verdicts call it, such as "2 vCPUs, 1024 MiB, QEMU 10.1.0".
+    #[arg(long, value_name = "NAME")]
+    pub name: String,
+    /// Guest memory, in MiB or such as 1G or 1536M.
+    #[arg(long, value_name = "MIB", value_parser = mebibytes)]
+    pub memory: u64,
+    /// CPUID.1:EAX of the guest, such as 0x806f8; measured as part of SMBIOS.
+    #[arg(long, value_name = "HEX", value_parser = bits)]
+    pub cpu_signature: u32,
+    /// CPUID.1:EDX of the guest; measured as part of SMBIOS.
+    #[arg(long, value_name = "HEX", value_parser = bits)]
+    pub cpu_features: u32,
+}
+
+fn mebibytes(text: &str) -> Result<u64, String> {
+    let (digits, factor) = match text.strip_suffix('G') {
+        Some(digits) => (digits, 1024),
+        None => (text.strip_suffix('M').unwrap_or(text), 1),
+    };
+    let size = digits.parse::<u64>().ok();
+    size.and_then(|size| size.checked_mul(factor))
+        .filter(|size| *size > 0)
+        .ok_or_else(|| format!("{text:?} is no amount of memory: write it like 1024, 1G or 1536M"))
+}
+
+/// As `cocoon measure` reads them: decimal without `0x`.
+fn bits(text: &str) -> Result<u32, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|error| error.to_string())
 }
 
 /// `model …`.
@@ -231,6 +280,8 @@ mod tests {
             "manifest sign m.json --key k",
             "manifest keygen --out k",
             "manifest diff a b",
+            "manifest platform m.json --tables t --name n --memory 1024 --cpu-signature 0x806f8 --cpu-features 0xbfebfbff",
+            "manifest platform m.json --tables t --name n --memory 4G --cpu-signature 1 --cpu-features 2 --json",
             "model add --image i --model m --out o",
             "lock --update",
             "cache gc",
@@ -242,5 +293,10 @@ mod tests {
         let refused =
             Arguments::try_parse_from(["cocoon-image", "build", "--variant", "gpu", "--out", "o"]);
         assert_eq!(refused.unwrap_err().exit_code(), 2);
+        assert_eq!((mebibytes("2G"), bits("0x10")), (Ok(2048), Ok(16)));
+        assert_eq!(
+            mebibytes("0M").unwrap_err(),
+            "\"0M\" is no amount of memory: write it like 1024, 1G or 1536M"
+        );
     }
 }

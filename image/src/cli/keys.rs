@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context as _;
 use cocoon_image::files::{self, FileError};
+use cocoon_image::platform::envelope_path;
 use cocoon_image::{add_model, diff as differences};
 use cocoon_measurements::manifest::{self, MAX_ENVELOPE_LEN};
 use cocoon_protocol::bytes::Hex;
@@ -106,10 +107,4 @@ fn secret(path: &Path) -> anyhow::Result<Zeroizing<[u8; 32]>> {
         path.display()
     );
     Ok(secret)
-}
-
-fn envelope_path(manifest: &Path) -> PathBuf {
-    let mut name = manifest.as_os_str().to_owned();
-    name.push(".dsse");
-    name.into()
 }

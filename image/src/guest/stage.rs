@@ -51,23 +51,23 @@ pub enum StageError {
 /// # Errors
 /// [`StageError`], naming the file.
 pub fn stage(source: &Path, staged: &Path) -> Result<(), StageError> {
-    let mut wanted: BTreeSet<PathBuf> = TOP_FILES.iter().map(PathBuf::from).collect();
-    for folder in folders(source)? {
-        collect(source, Path::new(&folder), 0, &mut wanted)?;
-    }
+    let wanted = list(source)?;
     for file in &wanted {
         copy(&source.join(file), &staged.join(file))?;
     }
     prune(staged, Path::new(""), &wanted, 0)
 }
 
-/// What is staged of the workspace at `source`: files and folders at its top.
+/// What is staged of the workspace at `source`: paths of files below it.
 ///
 /// # Errors
 /// [`StageError`] when it is no workspace.
-pub fn parts(source: &Path) -> Result<Vec<String>, StageError> {
-    let files = TOP_FILES.iter().map(|file| (*file).to_owned());
-    Ok(files.chain(folders(source)?).collect())
+pub fn list(source: &Path) -> Result<BTreeSet<PathBuf>, StageError> {
+    let mut wanted: BTreeSet<PathBuf> = TOP_FILES.iter().map(PathBuf::from).collect();
+    for folder in folders(source)? {
+        collect(source, Path::new(&folder), 0, &mut wanted)?;
+    }
+    Ok(wanted)
 }
 
 /// The top-level folders that hold the workspace's members.

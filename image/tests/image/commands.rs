@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 
 use crate::world::{World, fail, gguf, program, succeed};
 use cocoon_measurements::manifest as trusted;
@@ -276,6 +277,10 @@ fn manifests_are_compared_field_by_field() {
         String::from_utf8(output.stdout).unwrap(),
         "release: 1 → 7\n"
     );
+    // Nobody may be left to read it: the answer is the exit code all the same.
+    let mut child = diff(&other).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod commands;
 mod guest;
+mod platform;
 mod reproducible;
 mod volume;
 mod world;

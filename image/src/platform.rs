@@ -1,0 +1,303 @@
+//! Adds the shape of a real machine to a manifest: RTMR0 as its firmware and its tables give it.
+//!
+//! The tables are computed by `cocoon-host tables` on a machine of the signer's own. Whoever signs the manifest with
+//! such a shape vouches for them: a rebuild of the image predicts every other event again, but not these.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use cocoon_inputs::report::Reporter;
+use cocoon_measurements::tdx::event::{Rtmr, replay};
+use cocoon_measurements::tdx::rtmr0::{PlatformDigests, PlatformTables};
+use cocoon_measurements::tdx::smbios::{ProcessorId, SmbiosError};
+use cocoon_protocol::bytes::{Hex, Hex32, Hex48};
+use cocoon_protocol::manifest::{
+    Artefact, MAX_MANIFEST_LEN, Manifest, ManifestError, PlatformSource, TdxPlatform, manifest_id,
+};
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::assemble::name;
+use crate::files::{self, FileError};
+use crate::firmware::MAX_FIRMWARE;
+use crate::reference::{self, ReferenceError};
+
+/// Longest name of a machine shape, in characters: verdicts show it in a line.
+pub const MAX_NAME: usize = 100;
+/// The largest table, in bytes: QEMU's have some hundred KiB at most.
+const MAX_TABLE: u64 = 4 << 20;
+
+/// A real machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape<'a> {
+    /// For people, and unique in the manifest.
+    pub name: &'a str,
+    /// Guest memory in MiB.
+    pub memory_mib: u64,
+    /// Folder with [`PlatformTables::FILES`].
+    pub tables: &'a Path,
+    /// Of the hardware.
+    pub processor: ProcessorId,
+}
+
+/// What became of the manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Outcome {
+    /// How the manifest changed.
+    pub change: Change,
+    /// RTMR0 of the shape.
+    pub rtmr0: Hex48,
+    /// Identity of the manifest as it is now.
+    pub manifest_id: Hex32,
+    /// Whether there were signatures over the manifest as it was, which are gone now.
+    pub signatures_removed: bool,
+}
+
+/// How the manifest changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// There was no shape of that name.
+    Added,
+    /// There was one with other values.
+    Replaced,
+    /// There was the very same.
+    Unchanged,
+}
+
+/// Why the shape cannot be added.
+#[derive(Debug, Error)]
+pub enum PlatformError {
+    /// A file.
+    #[error("cannot add the machine shape")]
+    File(#[from] FileError),
+    /// Not a manifest, or none any more with one more shape.
+    #[error("{path} is not the manifest of an image, or has no room for another machine shape")]
+    Manifest {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: ManifestError,
+    },
+    /// A file beside the manifest.
+    #[error(
+        "{path} is not the file that the manifest describes: put the manifest beside its own image"
+    )]
+    Altered {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A name that cannot be shown.
+    #[error("{name:?} is no name for a machine shape: use 1 to {MAX_NAME} printable characters")]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// The name of a shape that is not the signers' to change.
+    #[error("{name:?} is a machine shape of the simulator: choose another name")]
+    Simulated {
+        /// The name.
+        name: String,
+    },
+    /// A table of no bytes is none.
+    #[error("{path} is empty: compute the tables again with `cocoon-host tables`")]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An SMBIOS table that no firmware would measure.
+    #[error("cannot measure {path}")]
+    Smbios {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: SmbiosError,
+    },
+    /// The prediction.
+    #[error("cannot predict RTMR0 of the machine shape")]
+    Reference(#[from] ReferenceError),
+}
+
+/// Adds `shape` to the manifest at `path`, beside which lies its image, or replaces the shape of the same name. Where
+/// that changes the manifest, its signatures are removed: they were over other bytes.
+///
+/// # Errors
+/// [`PlatformError`]; the manifest and its signatures are left alone.
+pub fn add(
+    path: &Path,
+    shape: &Shape<'_>,
+    reporter: &dyn Reporter,
+) -> Result<Outcome, PlatformError> {
+    check_name(shape.name)?;
+    let not_a_manifest = |source| PlatformError::Manifest {
+        path: path.to_owned(),
+        source,
+    };
+    let before = files::read(path, MAX_MANIFEST_LEN as u64)?;
+    let mut manifest = Manifest::parse(&before).map_err(not_a_manifest)?;
+    let folder = folder_of(path);
+    let digests = digests(shape)?;
+    let firmware = firmware(folder, &manifest.artefacts)?;
+    check_artefacts(folder, &manifest.artefacts, reporter)?;
+
+    let platform = reference::platform(&firmware, shape.name, shape.memory_mib, digests)?;
+    let rtmr0 = register(&platform);
+    let change = put(&mut manifest.tdx.platforms, platform)?;
+    let mut outcome = Outcome {
+        change,
+        rtmr0,
+        manifest_id: manifest_id(&before),
+        signatures_removed: false,
+    };
+    if change == Change::Unchanged {
+        return Ok(outcome);
+    }
+    let after = manifest.to_json();
+    Manifest::parse(&after).map_err(not_a_manifest)?;
+    let envelope = envelope_path(path);
+    outcome.signatures_removed = envelope.exists();
+    files::remove_if_present(&envelope)?;
+    files::write(folder, file_name(path)?, &after)?;
+    outcome.manifest_id = manifest_id(&after);
+    Ok(outcome)
+}
+
+/// Where the signatures of the manifest at `path` are.
+pub fn envelope_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".dsse");
+    name.into()
+}
+
+fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent().filter(|path| !path.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
+}
+
+fn file_name(path: &Path) -> Result<&str, FileError> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let not_text = || std::io::Error::other("its name is not UTF-8");
+    name.ok_or_else(|| FileError::write(path)(not_text()))
+}
+
+fn check_name(name: &str) -> Result<(), PlatformError> {
+    let length = name.chars().count();
+    if (1..=MAX_NAME).contains(&length) && !name.chars().any(char::is_control) {
+        return Ok(());
+    }
+    Err(PlatformError::Name {
+        name: name.to_owned(),
+    })
+}
+
+fn digests(shape: &Shape<'_>) -> Result<PlatformDigests, PlatformError> {
+    let paths = PlatformTables::FILES.map(|name| shape.tables.join(name));
+    let read = |path: &PathBuf| -> Result<Vec<u8>, PlatformError> {
+        let bytes = files::read(path, MAX_TABLE)?;
+        if bytes.is_empty() {
+            return Err(PlatformError::Empty { path: path.clone() });
+        }
+        Ok(bytes)
+    };
+    let [loader, rsdp, acpi, smbios] = &paths;
+    let tables = PlatformTables {
+        acpi_loader: &read(loader)?,
+        acpi_rsdp: &read(rsdp)?,
+        acpi_tables: &read(acpi)?,
+        smbios: &read(smbios)?,
+    };
+    PlatformDigests::of_tables(&tables, shape.processor).map_err(|source| PlatformError::Smbios {
+        path: smbios.clone(),
+        source,
+    })
+}
+
+/// The very bytes that are predicted from, so compared themselves.
+fn firmware(
+    folder: &Path,
+    artefacts: &BTreeMap<String, Artefact>,
+) -> Result<Vec<u8>, PlatformError> {
+    let path = folder.join(name::TDX);
+    let bytes = files::read(&path, MAX_FIRMWARE)?;
+    if artefacts.get(name::TDX) == Some(&files::artefact(&bytes)) {
+        Ok(bytes)
+    } else {
+        Err(PlatformError::Altered { path })
+    }
+}
+
+/// RTMR0 does not depend on the others, but whoever signs the manifest next vouches for all of them.
+fn check_artefacts(
+    folder: &Path,
+    artefacts: &BTreeMap<String, Artefact>,
+    reporter: &dyn Reporter,
+) -> Result<(), PlatformError> {
+    let sizes = artefacts.values().map(|artefact| artefact.size);
+    let total = sizes.fold(0, u64::saturating_add);
+    let task = reporter.start("comparing the image with its manifest", Some(total));
+    let mut done = 0;
+    for (name, expected) in artefacts {
+        let path = folder.join(name);
+        // Names are the manifest's word: none may lead out of the image.
+        let plain = path.file_name().is_some_and(|file| *file == **name);
+        let told = |bytes| task.position(u64::saturating_add(done, bytes));
+        if !plain || files::artefact_told(&path, &told)? != *expected {
+            return Err(PlatformError::Altered { path });
+        }
+        done = done.saturating_add(expected.size);
+    }
+    task.finish("the same");
+    Ok(())
+}
+
+fn put(platforms: &mut Vec<TdxPlatform>, new: TdxPlatform) -> Result<Change, PlatformError> {
+    let old = platforms.iter_mut().find(|old| old.name == new.name);
+    Ok(match old {
+        Some(old) if old.source == PlatformSource::Simulator => {
+            return Err(PlatformError::Simulated { name: new.name });
+        }
+        Some(old) if *old == new => Change::Unchanged,
+        Some(old) => {
+            *old = new;
+            Change::Replaced
+        }
+        None => {
+            platforms.push(new);
+            Change::Added
+        }
+    })
+}
+
+fn register(platform: &TdxPlatform) -> Hex48 {
+    let events = platform.rtmr0_events.iter();
+    let registers = replay(events.map(|event| (Rtmr::Rtmr0, &event.digest.0)));
+    Hex(registers[Rtmr::Rtmr0.index()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit_a_line() {
+        for good in ["x", "2 vCPUs, 1024 MiB, QEMU 10.1.0", &"é".repeat(MAX_NAME)] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a\nb", "\u{1b}[31m", &"x".repeat(MAX_NAME + 1)] {
+            let error = check_name(bad).unwrap_err().to_string();
+            let expected = format!(
+                "{bad:?} is no name for a machine shape: use 1 to 100 printable characters"
+            );
+            assert_eq!(error, expected);
+        }
+    }
+
+    #[test]
+    fn signatures_lie_beside_the_manifest() {
+        let path = envelope_path(Path::new("image/manifest.json"));
+        assert_eq!(path, Path::new("image/manifest.json.dsse"));
+        assert_eq!(folder_of(Path::new("manifest.json")), Path::new("."));
+    }
+}
