@@ -109,6 +109,7 @@ pub fn boot(tee: &dyn Tee, identity: &Identity) -> Result<BootEvidence, AttestEr
 #[derive(Clone)]
 pub struct Attester {
     queue: mpsc::Sender<Job>,
+    model_digest: Hex32,
 }
 
 struct Job {
@@ -125,6 +126,7 @@ impl Attester {
         collateral: watch::Receiver<Option<Collateral>>,
     ) -> Self {
         let (queue, mut jobs) = mpsc::channel::<Job>(QUEUE);
+        let model_digest = identity.claims.model_digest;
         tokio::spawn(async move {
             while let Some(job) = jobs.recv().await {
                 if job.answer.is_closed() || Instant::now() >= job.until {
@@ -136,13 +138,22 @@ impl Attester {
                 let made =
                     tokio::task::spawn_blocking(move || session(&*tee, &identity, &fresh, stapled))
                         .await;
-                // The client may be gone; a panic in the call drops the answer, which reads as late.
+                // The client may be gone. No panic reaches this line in the appliance: it ends the machine, and
+                // the host hears one constant. Where a panic unwinds instead, the answer is dropped, and late.
                 if let Ok(made) = made {
                     let _ = job.answer.send(made);
                 }
             }
         });
-        Self { queue }
+        Self {
+            queue,
+            model_digest,
+        }
+    }
+
+    /// The digest of the model that every document names.
+    pub fn model_digest(&self) -> Hex32 {
+        self.model_digest
     }
 
     /// The document of one session, as JSON.

@@ -112,10 +112,9 @@ async fn refusals_are_openai_errors_that_name_the_field() {
     )
     .await;
     let mut client = Client::attested(machine.address).await;
-    let (status, param, _, message) =
-        refusal(client.chat("secret", r#","logprobs":true"#).await).await;
-    assert_eq!((status, param.as_deref()), (400, Some("logprobs")));
-    assert_eq!(message, "`logprobs` is not supported: leave it out.");
+    let (status, param, _, message) = refusal(client.chat("secret", r#","audio":{}"#).await).await;
+    assert_eq!((status, param.as_deref()), (400, Some("audio")));
+    assert_eq!(message, "`audio` is not supported: leave it out.");
     let (status, _, code, _) = refusal(client.send("GET", "/nowhere", "").await).await;
     assert_eq!((status, code.as_deref()), (404, Some("unknown_url")));
     let response = client.send("GET", "/v1/chat/completions", "").await;
@@ -152,7 +151,16 @@ async fn an_engine_that_dies_or_lies_costs_its_requests_and_not_the_machine() {
     let (engine, _cancelled) = FakeEngine::new();
     let launches = engine.launches.clone();
     let machine = machine(engine, 2, Limits::default()).await;
-    for (death, prompt) in (1..).zip(["die", "lie about tokens", "answer another", "flood"]) {
+    let lies = [
+        "die",
+        "lie about tokens",
+        "lie about the prompt",
+        "answer another",
+        "call nobody",
+        "be likely",
+        "flood",
+    ];
+    for (death, prompt) in (1..).zip(lies) {
         let mut client = Client::attested(machine.address).await;
         let response = client.chat(prompt, "").await;
         assert_eq!(response.headers()["retry-after"], "5");
@@ -177,7 +185,7 @@ async fn an_engine_that_dies_or_lies_costs_its_requests_and_not_the_machine() {
         let (status, _) = read(client.chat("still there", "").await).await;
         assert_eq!(status.as_u16(), 200);
     }
-    assert_eq!(launches.load(Ordering::Relaxed), 5);
+    assert_eq!(launches.load(Ordering::Relaxed), 8);
 }
 
 #[tokio::test]

@@ -4,11 +4,16 @@
 //! empty namespaces under a system-call filter and starts it again when it dies, so anything that
 //! goes wrong here may end the process: nothing but the running answers is lost.
 
+pub mod answer;
 pub mod backend;
+pub mod calls;
+pub mod choose;
 #[cfg(feature = "mistralrs")]
 pub mod mistral;
 pub mod sample;
 pub mod serve;
 pub mod stops;
+pub mod turns;
+pub mod utf8;
 
 pub use backend::{Backend, Event};

@@ -6,37 +6,73 @@
 //! is added (Gumbel-max trick: exactly a draw from the softmax), so that the library is left with
 //! a greedy choice and its generator is never used.
 
+use cocoon_protocol::engine::Sampling;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
 use zeroize::Zeroize as _;
 
-/// How one request samples.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sampling {
-    /// Over 0; at 0 the choice is greedy and this type is not used.
-    pub temperature: f32,
-    /// Nucleus: over 0 to 1.
-    pub top_p: f32,
-    /// Seed of the request.
-    pub seed: u64,
+/// Rewrites `logits` so that their arg max is a draw from the tokens that `sampling` leaves of their
+/// softmax. At a temperature of zero nothing changes: the arg max is the choice.
+///
+/// `position` is the number of tokens before this one: the same seed, position and logits give the same
+/// draw, whatever other requests run.
+pub fn perturb(sampling: &Sampling, logits: &mut [f32], position: u64) {
+    if sampling.temperature <= 0.0 {
+        return;
+    }
+    for logit in logits.iter_mut() {
+        *logit /= sampling.temperature;
+    }
+    if sampling.top_p < 1.0 || sampling.top_k > 0 || sampling.min_p > 0.0 {
+        keep_likely(sampling, logits);
+    }
+    let mut generator = ChaCha20Rng::seed_from_u64(sampling.seed);
+    generator.set_stream(position);
+    for logit in logits.iter_mut() {
+        // Drawn for those that cannot come too: what is masked does not change the others' draws.
+        let bits = generator.next_u32();
+        if logit.is_finite() {
+            *logit += gumbel(bits);
+        }
+    }
 }
 
-impl Sampling {
-    /// Rewrites `logits` so that their arg max is a draw from the nucleus of their softmax.
-    ///
-    /// `position` is the number of tokens before this one: the same seed, position and logits give
-    /// the same draw, whatever other requests run.
-    pub fn perturb(&self, logits: &mut [f32], position: u64) {
-        for logit in logits.iter_mut() {
-            *logit /= self.temperature;
+/// Takes off what prompt and answer have already. Tokens of the answer count for all three penalties,
+/// those of the prompt for the repetition penalty only.
+pub fn penalize(sampling: &Sampling, logits: &mut [f32], context: &[u32], prompt_tokens: usize) {
+    let (prompt, answer) = context.split_at(prompt_tokens.min(context.len()));
+    if sampling.repetition_penalty != 1.0 {
+        let mut seen = vec![false; logits.len()];
+        for token in prompt.iter().chain(answer) {
+            if let Some(seen) = seen.get_mut(*token as usize) {
+                *seen = true;
+            }
         }
-        if self.top_p < 1.0 {
-            keep_nucleus(logits, self.top_p);
+        for (logit, _) in logits.iter_mut().zip(&seen).filter(|(_, seen)| **seen) {
+            *logit = match *logit > 0.0 {
+                true => *logit / sampling.repetition_penalty,
+                false => *logit * sampling.repetition_penalty,
+            };
         }
-        let mut generator = ChaCha20Rng::seed_from_u64(self.seed);
-        generator.set_stream(position);
-        for logit in logits.iter_mut().filter(|logit| logit.is_finite()) {
-            *logit += gumbel(generator.next_u32());
+        seen.zeroize();
+    }
+    if sampling.frequency_penalty != 0.0 || sampling.presence_penalty != 0.0 {
+        let mut counts = vec![0_u16; logits.len()];
+        for token in answer {
+            let Some(count) = counts.get_mut(*token as usize) else {
+                continue;
+            };
+            if *count == 0 {
+                logits[*token as usize] -= sampling.presence_penalty;
+            }
+            *count = count.saturating_add(1);
+            logits[*token as usize] -= sampling.frequency_penalty;
+        }
+        counts.zeroize();
+    }
+    for (token, bias) in &sampling.bias {
+        if let Some(logit) = logits.get_mut(*token as usize) {
+            *logit += bias;
         }
     }
 }
@@ -52,22 +88,31 @@ fn gumbel(bits: u32) -> f32 {
     noise
 }
 
-/// Sets to minus infinity whatever lies outside the smallest set of tokens whose probabilities sum
-/// to at least `top_p`. The likeliest token always stays.
-fn keep_nucleus(logits: &mut [f32], top_p: f32) {
+/// Sets to minus infinity whatever lies outside the `top_k` likeliest tokens, the smallest set of them
+/// whose probabilities sum to at least `top_p`, and those as likely as `min_p` of the likeliest. The
+/// likeliest token always stays.
+fn keep_likely(sampling: &Sampling, logits: &mut [f32]) {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut weights: Vec<(f32, usize)> = logits
         .iter()
         .enumerate()
         .map(|(i, logit)| ((logit - max).exp(), i))
         .collect();
-    let total: f32 = weights.iter().map(|w| w.0).sum();
     weights.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    let mut keep = match usize::try_from(sampling.top_k) {
+        Ok(k @ 1..) => k.min(weights.len()),
+        _ => weights.len(),
+    };
+    let total: f32 = weights[..keep].iter().map(|w| w.0).sum();
     let mut sum = 0.0;
-    let mut keep = weights.len();
-    for (rank, (weight, _)) in weights.iter().enumerate() {
+    for (rank, (weight, _)) in weights[..keep].iter().enumerate() {
+        // Weights are relative to the likeliest, whose weight is one.
+        if rank > 0 && *weight < sampling.min_p {
+            keep = rank;
+            break;
+        }
         sum += weight / total;
-        if sum >= top_p {
+        if sampling.top_p < 1.0 && sum >= sampling.top_p {
             keep = rank + 1;
             break;
         }
@@ -76,40 +121,49 @@ fn keep_nucleus(logits: &mut [f32], top_p: f32) {
         logits[*index] = f32::NEG_INFINITY;
     }
     // Probabilities of the next token say much about the text.
-    for (weight, _) in &mut weights {
-        weight.zeroize();
-    }
+    weights.zeroize();
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn draw(sampling: Sampling, logits: &[f32], position: u64) -> usize {
+    fn draw(sampling: &Sampling, logits: &[f32], position: u64) -> usize {
         let mut logits = logits.to_vec();
-        sampling.perturb(&mut logits, position);
+        perturb(sampling, &mut logits, position);
         (0..logits.len())
             .max_by(|a, b| logits[*a].total_cmp(&logits[*b]))
             .unwrap()
+    }
+
+    /// Probabilities 0.1, 0.2, 0.7.
+    fn logits() -> [f32; 3] {
+        [0.1f32.ln(), 0.2f32.ln(), 0.7f32.ln()]
+    }
+
+    fn sampling(change: impl FnOnce(&mut Sampling)) -> Sampling {
+        let mut sampling = Sampling::default();
+        sampling.seed = 1;
+        change(&mut sampling);
+        sampling
+    }
+
+    /// Which tokens come in 2000 draws.
+    fn drawn(sampling: &Sampling) -> Vec<usize> {
+        let mut tokens: Vec<usize> = (0..2_000)
+            .map(|position| draw(sampling, &logits(), position))
+            .collect();
+        tokens.sort_unstable();
+        tokens.dedup();
+        tokens
     }
 
     #[test]
     fn a_seed_repeats_and_another_differs() {
         let logits = vec![0.0; 64];
         let run = |seed| -> Vec<usize> {
-            (0..32)
-                .map(|p| {
-                    draw(
-                        Sampling {
-                            temperature: 1.0,
-                            top_p: 1.0,
-                            seed,
-                        },
-                        &logits,
-                        p,
-                    )
-                })
-                .collect()
+            let sampling = sampling(|sampling| sampling.seed = seed);
+            (0..32).map(|p| draw(&sampling, &logits, p)).collect()
         };
         assert_eq!(run(7), run(7));
         assert_ne!(run(7), run(8));
@@ -117,16 +171,11 @@ mod tests {
 
     #[test]
     fn draws_follow_the_softmax() {
-        // Probabilities 0.1, 0.2, 0.7; 20 000 draws put each within 0.02 with overwhelming margin.
-        let logits = [0.1f32.ln(), 0.2f32.ln(), 0.7f32.ln()];
-        let sampling = Sampling {
-            temperature: 1.0,
-            top_p: 1.0,
-            seed: 1,
-        };
+        // 20 000 draws put each within 0.02 with overwhelming margin.
+        let sampling = sampling(|_| ());
         let mut counts = [0u32; 3];
         for position in 0..20_000 {
-            counts[draw(sampling, &logits, position)] += 1;
+            counts[draw(&sampling, &logits(), position)] += 1;
         }
         for (count, expected) in counts.iter().zip([0.1, 0.2, 0.7]) {
             assert!(
@@ -137,18 +186,52 @@ mod tests {
     }
 
     #[test]
-    fn the_nucleus_excludes_the_tail() {
-        let logits = [0.1f32.ln(), 0.2f32.ln(), 0.7f32.ln()];
-        let sampling = Sampling {
-            temperature: 1.0,
-            top_p: 0.8,
-            seed: 1,
+    fn what_is_masked_never_comes_and_the_rest_follows_its_softmax() {
+        let sampling = sampling(|_| ());
+        let masked = [logits()[0], logits()[1], f32::NEG_INFINITY];
+        let draws = (0..20_000).map(|position| draw(&sampling, &masked, position));
+        let mut counts = [0u32; 3];
+        draws.for_each(|token| counts[token] += 1);
+        assert_eq!(counts[2], 0);
+        assert!((f64::from(counts[0]) / 20_000.0 - 1.0 / 3.0).abs() < 0.02);
+    }
+
+    #[test]
+    fn the_tail_is_excluded() {
+        assert_eq!(drawn(&sampling(|_| ())), [0, 1, 2]);
+        assert_eq!(drawn(&sampling(|sampling| sampling.top_p = 0.8)), [1, 2]);
+        assert_eq!(drawn(&sampling(|sampling| sampling.top_p = 1e-6)), [2]);
+        assert_eq!(drawn(&sampling(|sampling| sampling.top_k = 2)), [1, 2]);
+        assert_eq!(drawn(&sampling(|sampling| sampling.min_p = 0.2)), [1, 2]);
+        assert_eq!(drawn(&sampling(|sampling| sampling.min_p = 1.0)), [2]);
+        assert_eq!(drawn(&sampling(|sampling| sampling.temperature = 0.0)), [2]);
+    }
+
+    #[test]
+    fn penalties_count_what_they_are_named_for() {
+        let penalized = |sampling: Sampling| {
+            let mut logits = [1.0, -1.0, 1.0, 1.0];
+            // Two tokens of prompt, then token 2 twice.
+            penalize(&sampling, &mut logits, &[0, 1, 2, 2], 2);
+            logits
         };
-        assert!((0..2_000).all(|position| draw(sampling, &logits, position) != 0));
-        let only = Sampling {
-            top_p: 1e-6,
-            ..sampling
-        };
-        assert!((0..200).all(|position| draw(only, &logits, position) == 2));
+        assert_eq!(
+            penalized(sampling(|sampling| sampling.frequency_penalty = 0.5)),
+            [1.0, -1.0, 0.0, 1.0]
+        );
+        assert_eq!(
+            penalized(sampling(|sampling| sampling.presence_penalty = 0.5)),
+            [1.0, -1.0, 0.5, 1.0]
+        );
+        assert_eq!(
+            penalized(sampling(|sampling| sampling.repetition_penalty = 2.0)),
+            [0.5, -2.0, 0.5, 1.0]
+        );
+        assert_eq!(
+            penalized(sampling(
+                |sampling| sampling.bias = vec![(3, -100.0), (9, 1.0)]
+            )),
+            [1.0, -1.0, 1.0, -99.0]
+        );
     }
 }

@@ -15,13 +15,11 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::backend::{Backend, Event};
-use crate::stops::Stops;
+use crate::answer::Answer;
+use crate::backend::Backend;
 
 /// Frames that may wait for the socket.
 const QUEUE: usize = 256;
-/// Longest text in one frame: JSON escapes a byte to at most six.
-const MAX_TEXT: usize = MAX_FROM_ENGINE / 8;
 
 /// Why the loop ended. All are fatal to the process; the agent starts another.
 #[derive(Debug, thiserror::Error)]
@@ -113,51 +111,25 @@ async fn run<B: Backend>(
     frames: mpsc::Sender<FromEngine>,
 ) {
     let (events, mut received) = mpsc::channel(16);
-    let mut stops = Stops::new(&request.stop);
+    let mut answer = Answer::new(id, &request);
     let generation = backend.generate(request, events);
     let forward = async {
         while let Some(event) = received.recv().await {
-            let told = stops.filter(event).into_iter();
-            for frame in told.flat_map(|event| to_frames(id, event)) {
+            let (told, over) = answer.hear(event);
+            for frame in told {
                 if frames.send(frame).await.is_err() {
                     return;
                 }
             }
-        }
-    };
-    tokio::join!(generation, forward);
-}
-
-/// One event as frames, long texts split at character boundaries.
-fn to_frames(id: u64, event: Event) -> Vec<FromEngine> {
-    match event {
-        Event::Delta { text, tokens } => {
-            let mut frames = Vec::new();
-            let mut rest = text.0.as_str();
-            let mut tokens = tokens;
-            loop {
-                let (piece, next) = rest.split_at(rest.floor_char_boundary(MAX_TEXT));
-                let text = cocoon_protocol::engine::Text(piece.to_owned());
-                frames.push(FromEngine::Delta { id, text, tokens });
-                (rest, tokens) = (next, 0);
-                if rest.is_empty() {
-                    return frames;
-                }
+            if over {
+                return;
             }
         }
-        Event::Done {
-            finish_reason,
-            prompt_tokens,
-            completion_tokens,
-        } => {
-            vec![FromEngine::Done {
-                id,
-                finish_reason,
-                prompt_tokens,
-                completion_tokens,
-            }]
-        }
-        Event::Failed(reason) => vec![FromEngine::Failed { id, reason }],
+    };
+    tokio::pin!(forward);
+    tokio::select! {
+        () = &mut forward => {}
+        () = generation => forward.await,
     }
 }
 

@@ -13,6 +13,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::activity::{Activity, Due, Table};
+use super::watched::{Asked, Watched};
 use super::{Service, routes};
 
 /// What requests of one connection share.
@@ -48,6 +50,7 @@ pub(super) async fn run(
     tcp: TcpStream,
     tls: TlsAcceptor,
     service: Arc<Service>,
+    table: &Table,
     mut drain: watch::Receiver<bool>,
 ) {
     let limits = service.limits;
@@ -64,6 +67,9 @@ pub(super) async fn run(
     else {
         return;
     };
+    let framed = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+    let activity = Arc::new(Activity::new(framed));
+    table.add(&activity);
     let connection = Arc::new(Connection {
         exporter: Hex(exporter),
         service,
@@ -71,31 +77,51 @@ pub(super) async fn run(
         newly_attested: Notify::new(),
         attempts: AtomicU32::new(0),
     });
-    let shared = Arc::clone(&connection);
-    let handler = service_fn(move |request| routes::answer(Arc::clone(&shared), request));
+    let (shared, doing) = (Arc::clone(&connection), Arc::clone(&activity));
+    let handler = service_fn(move |request| {
+        let asked = Asked::begin(&doing);
+        let answer = routes::answer(Arc::clone(&shared), request);
+        async move {
+            let response = answer.await;
+            response.map(|response| response.map(|reply| asked.until_sent(reply)))
+        }
+    });
     let builder = builder(&limits);
-    let serving = builder.serve_connection(TokioIo::new(tls), handler);
+    let stream = Watched {
+        stream: tls,
+        activity: Arc::clone(&activity),
+    };
+    let serving = builder.serve_connection(TokioIo::new(stream), handler);
     tokio::pin!(serving);
 
     let mut attest_by = Some(born + limits.attest_time);
     let mut last = born + limits.connection_age;
     let mut ending = false;
     loop {
-        tokio::select! {
+        let (end, cut) = match activity.due(&limits, ending) {
+            Due::Never => (None, None),
+            Due::End(at) => (Some(at), None),
+            Due::Cut(at) => (None, Some(at)),
+        };
+        let over = tokio::select! {
             _ = serving.as_mut() => return,
-            () = connection.newly_attested.notified(), if attest_by.is_some() => attest_by = None,
+            () = connection.newly_attested.notified(), if attest_by.is_some() => {
+                attest_by = None;
+                false
+            }
             () = sleep_until(attest_by.unwrap_or(last)), if attest_by.is_some() => return,
+            () = sleep_until(cut.unwrap_or(last)), if cut.is_some() => return,
             () = sleep_until(last), if ending => return,
-            () = sleep_until(last), if !ending => {
-                ending = true;
-                last = Instant::now() + limits.grace;
-                serving.as_mut().graceful_shutdown();
-            }
-            Ok(_) = drain.wait_for(|drain| *drain), if !ending => {
-                ending = true;
-                last = Instant::now() + limits.grace;
-                serving.as_mut().graceful_shutdown();
-            }
+            () = sleep_until(last), if !ending => true,
+            () = sleep_until(end.unwrap_or(last)), if end.is_some() => true,
+            Ok(_) = drain.wait_for(|drain| *drain), if !ending => true,
+            () = activity.changed() => false,
+        };
+        if over && !ending {
+            ending = true;
+            last = Instant::now() + limits.grace;
+            activity.leave();
+            serving.as_mut().graceful_shutdown();
         }
     }
 }
@@ -105,7 +131,8 @@ fn builder(limits: &super::Limits) -> auto::Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.head_time)
+        // It would count idleness too; see `Activity`.
+        .header_read_timeout(None)
         .max_buf_size(64 * 1024)
         .http2()
         .timer(TokioTimer::new())

@@ -77,6 +77,21 @@ impl Refusal {
         refusal
     }
 
+    /// 400 over a field that OpenAI's API has and this one has not, or not with that value.
+    pub fn unsupported(param: &str, message: impl Into<String>) -> Self {
+        let mut refusal = Self::field(param, message);
+        refusal.code = Some("unsupported_parameter");
+        refusal
+    }
+
+    /// 400 over a field that nobody knows.
+    pub fn unknown(param: &str) -> Self {
+        let message = format!("`{param}` is not known: leave it out.");
+        let mut refusal = Self::field(param, message);
+        refusal.code = Some("unknown_parameter");
+        refusal
+    }
+
     /// 400 over the whole body.
     pub fn body(message: impl Into<String>) -> Self {
         Self::new(
@@ -220,6 +235,22 @@ impl From<Failure> for Refusal {
                 Some("invalid_conversation"),
                 "The model does not allow these roles in this order: alternate user and assistant.",
             ),
+            Failure::Engine(EngineFailure::Grammar) => {
+                let mut refusal = invalid(
+                    Some("invalid_schema"),
+                    "The JSON schema of the answer, or of a tool's parameters, is not one that an answer can be held to.",
+                );
+                refusal.param = None;
+                refusal
+            }
+            Failure::Engine(EngineFailure::GrammarLimit) => {
+                let mut refusal = invalid(
+                    Some("schema_too_complex"),
+                    "The JSON schema became too complex while the answer was written: simplify it.",
+                );
+                refusal.param = None;
+                refusal
+            }
             Failure::Engine(EngineFailure::Internal) => Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "server_error",

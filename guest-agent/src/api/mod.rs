@@ -2,11 +2,21 @@
 //!
 //! Every limit is a field of [`Limits`] and counts before the work that it bounds.
 
+mod activity;
 pub mod chat;
 mod connection;
 pub mod error;
+mod event;
+mod fields;
+mod options;
 mod routes;
+mod schema;
 pub mod stream;
+mod tools;
+mod turns;
+mod watched;
+mod whole;
+pub mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +25,9 @@ use std::time::Duration;
 use cocoon_protocol::control::Metrics;
 use cocoon_protocol::openai::Usage;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use activity::Table;
 
 use crate::attester::Attester;
 use crate::engine::Engine;
@@ -24,14 +36,17 @@ use crate::tls::AttestedListener;
 /// Bounds of the service.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at once; more are closed unread.
+    /// Connections at once; one more takes the place of the one that was idle longest, or is closed
+    /// unread where none is idle.
     pub connections: u32,
     /// Requests at once on one connection of HTTP/2.
     pub streams: u32,
     /// Bytes of a chat request.
     pub body: usize,
-    /// TLS handshake, and each request's head.
+    /// TLS handshake, and each request's head from its first byte on.
     pub head_time: Duration,
+    /// Between two requests of a connection: a person's next line must not cost another attestation.
+    pub idle: Duration,
     /// Each request's body.
     pub body_time: Duration,
     /// From the handshake to a successful attestation; waiting for evidence counts.
@@ -54,6 +69,7 @@ impl Default for Limits {
             streams: 4,
             body: 1024 * 1024,
             head_time: Duration::from_secs(10),
+            idle: Duration::from_secs(120),
             body_time: Duration::from_secs(60),
             attest_time: Duration::from_secs(90),
             attestations: 8,
@@ -136,8 +152,10 @@ impl Meter {
 /// Serves until `drain` becomes true and every connection has ended, at most [`Limits::grace`] later.
 pub async fn serve(listener: AttestedListener, service: Service, mut drain: watch::Receiver<bool>) {
     let service = Arc::new(service);
+    let limits = service.limits;
+    let table = Arc::new(Table::default());
     let places = Arc::new(Semaphore::new(
-        usize::try_from(service.limits.connections).unwrap_or(usize::MAX),
+        usize::try_from(limits.connections).unwrap_or(usize::MAX),
     ));
     loop {
         let accepted = tokio::select! {
@@ -150,18 +168,28 @@ pub async fn serve(listener: AttestedListener, service: Service, mut drain: watc
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            continue;
+        let place = match Arc::clone(&places).try_acquire_owned() {
+            Ok(place) => Some(place),
+            // Each that waits has sent one idle connection away, so that those who wait are bounded too.
+            Err(_) if table.make_room() => None,
+            Err(_) => continue,
         };
-        Counters::add(&service.counters.connections, 1);
-        let (service, tls, drain) = (Arc::clone(&service), listener.tls.clone(), drain.clone());
+        let (service, table, drain) = (Arc::clone(&service), Arc::clone(&table), drain.clone());
+        let (places, tls) = (Arc::clone(&places), listener.tls.clone());
         tokio::spawn(async move {
-            connection::run(tcp, tls, service, drain).await;
-            drop(place);
+            let _place = match place {
+                Some(place) => place,
+                None => match timeout(limits.head_time, places.acquire_owned()).await {
+                    Ok(Ok(place)) => place,
+                    Ok(Err(_)) | Err(_) => return,
+                },
+            };
+            Counters::add(&service.counters.connections, 1);
+            connection::run(tcp, tls, service, &table, drain).await;
         });
     }
     drop(listener);
-    let until = Instant::now() + service.limits.grace;
+    let until = Instant::now() + limits.grace;
     // When every place is free again, every connection has ended. Too late is the clients' loss.
-    let _ = timeout_at(until, places.acquire_many(service.limits.connections)).await;
+    let _ = timeout_at(until, places.acquire_many(limits.connections)).await;
 }

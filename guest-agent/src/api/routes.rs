@@ -21,9 +21,9 @@ use zeroize::{Zeroize as _, Zeroizing};
 use super::chat;
 use super::connection::Connection;
 use super::error::Refusal;
-use super::stream::{Envelope, Events, Shape, wiped};
-use super::{Counters, Meter, Service};
-use crate::engine::{Answer, Piece};
+use super::stream::{Events, Shape};
+use super::wire::{Envelope, Kind};
+use super::{Counters, Meter, Service, whole};
 use crate::keys;
 
 /// Bytes of an attestation request: a nonce and white space.
@@ -62,9 +62,14 @@ async fn route(
         ("/healthz", _) => Err(Refusal::method("GET")),
         ("/v1/models", Method::GET) => models(service),
         ("/v1/models", _) => Err(Refusal::method("GET")),
-        ("/v1/chat/completions", Method::POST) => complete(service, request).await,
-        ("/v1/chat/completions", _) => Err(Refusal::method("POST")),
-        _ => Err(Refusal::not_found()),
+        ("/v1/chat/completions", Method::POST) => complete(service, request, Kind::Chat).await,
+        ("/v1/completions", Method::POST) => complete(service, request, Kind::Completion).await,
+        ("/v1/chat/completions" | "/v1/completions", _) => Err(Refusal::method("POST")),
+        (path, method) => match path.strip_prefix("/v1/models/") {
+            Some(id) if method == Method::GET => one_model(service, id),
+            Some(_) => Err(Refusal::method("GET")),
+            None => Err(Refusal::not_found()),
+        },
     }
 }
 
@@ -107,40 +112,60 @@ fn health(service: &Service) -> Result<Response<Reply>, Refusal> {
     Ok(reply_json(&json!({"status": "ok"})))
 }
 
+fn describe(model: &ModelInfo) -> serde_json::Value {
+    json!({
+        "id": model.id,
+        "object": "model",
+        "created": 0,
+        "owned_by": "cocoon",
+        "context_length": model.context_length,
+        "quantization": model.quantization,
+        // Kept for what offers will say.
+        "pricing": null,
+    })
+}
+
 fn models(service: &Service) -> Result<Response<Reply>, Refusal> {
     let model = model(service)?;
-    Ok(reply_json(&json!({
-        "object": "list",
-        "data": [{
-            "id": model.id,
-            "object": "model",
-            "created": 0,
-            "owned_by": "cocoon",
-            "context_length": model.context_length,
-            "quantization": model.quantization,
-        }],
-    })))
+    let data = [describe(&model)];
+    Ok(reply_json(&json!({ "object": "list", "data": data })))
+}
+
+fn one_model(service: &Service, id: &str) -> Result<Response<Reply>, Refusal> {
+    let model = model(service)?;
+    match model.id == id {
+        true => Ok(reply_json(&describe(&model))),
+        false => Err(Refusal::unknown_model()),
+    }
 }
 
 async fn complete(
     service: &Service,
     request: Request<Incoming>,
+    kind: Kind,
 ) -> Result<Response<Reply>, Refusal> {
     let model = model(service)?;
     let body = read(service, request, service.limits.body).await?;
-    let chat = chat::parse(&body, &model)?;
+    let slots = service.engine.slots();
+    let asked = match kind {
+        Kind::Chat => chat::parse(&body, &model, slots)?,
+        Kind::Completion => chat::parse_completion(&body, &model, slots)?,
+    };
     drop(body);
-    let envelope = envelope(model.id)?;
-    let answer = service.engine.generate(chat.generation)?;
+    let envelope = envelope(service, kind, model.id)?;
+    let answers = service.engine.generate(asked.generations)?;
     let meter = Meter::begin(&service.counters);
-    if !chat.stream {
-        return whole(answer, &envelope, &meter).await;
+    if !asked.stream {
+        let logprobs = asked.top_logprobs.is_some();
+        let body = whole::collect(answers, &envelope, &meter, logprobs).await?;
+        return Ok(reply(StatusCode::OK, body));
     }
     let shape = Shape {
-        include_usage: chat.include_usage,
-        obfuscate: chat.obfuscate,
+        include_usage: asked.include_usage,
+        obfuscate: asked.obfuscate,
+        top_logprobs: asked.top_logprobs,
     };
-    let events = Events::new(answer, envelope, shape, meter);
+    let events = Events::new(answers, envelope, shape, meter);
     let mut response = Response::new(Reply::Events(Box::new(events)));
     response
         .headers_mut()
@@ -151,93 +176,24 @@ async fn complete(
     Ok(response)
 }
 
-async fn whole(
-    mut answer: Answer,
-    envelope: &Envelope,
-    meter: &Meter,
-) -> Result<Response<Reply>, Refusal> {
-    let mut content = Zeroizing::new(String::new());
-    loop {
-        match answer.next().await {
-            Some(Piece::Delta(text)) => append(&mut content, &text.0),
-            Some(Piece::Done {
-                finish_reason,
-                prompt_tokens,
-                completion_tokens,
-            }) => {
-                let usage = meter.done(prompt_tokens, completion_tokens);
-                let message = Whole {
-                    id: &envelope.id,
-                    object: "chat.completion",
-                    created: envelope.created,
-                    model: &envelope.model,
-                    choices: [WholeChoice {
-                        index: 0,
-                        message: WholeMessage {
-                            role: "assistant",
-                            content: &content,
-                        },
-                        finish_reason,
-                    }],
-                    usage,
-                };
-                let mut json = Vec::with_capacity(content.len() * 2 + 1024);
-                // Strings and numbers into memory: serialisation cannot fail.
-                let _ = serde_json::to_writer(&mut json, &message);
-                return Ok(reply(StatusCode::OK, wiped(json)));
-            }
-            // Counted by the caller, like every refusal.
-            Some(Piece::Failed(failure)) => return Err(failure.into()),
-            None => return Err(crate::engine::Failure::Died.into()),
-        }
-    }
-}
-
-#[derive(serde::Serialize)]
-struct Whole<'a> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    model: &'a str,
-    choices: [WholeChoice<'a>; 1],
-    usage: cocoon_protocol::openai::Usage,
-}
-
-#[derive(serde::Serialize)]
-struct WholeChoice<'a> {
-    index: u32,
-    message: WholeMessage<'a>,
-    finish_reason: cocoon_protocol::openai::FinishReason,
-}
-
-#[derive(serde::Serialize)]
-struct WholeMessage<'a> {
-    role: &'static str,
-    content: &'a str,
-}
-
-/// Appends and wipes what a growing string leaves behind.
-fn append(content: &mut Zeroizing<String>, text: &str) {
-    if content.capacity() < content.len() + text.len() {
-        let mut grown = String::with_capacity((content.len() + text.len()) * 2);
-        grown.push_str(content);
-        content.zeroize();
-        **content = grown;
-    }
-    content.push_str(text);
-}
-
-fn envelope(model: String) -> Result<Envelope, Refusal> {
+fn envelope(service: &Service, kind: Kind, model: String) -> Result<Envelope, Refusal> {
     let random = keys::random::<12>().map_err(|_| {
         Refusal::unavailable("no_randomness", "The kernel gave no random identifier.")
     })?;
     let created = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
+    let prefix = match kind {
+        Kind::Chat => "chatcmpl",
+        Kind::Completion => "cmpl",
+    };
+    let digest = service.attester.model_digest();
     Ok(Envelope {
-        id: format!("chatcmpl-{}", hex::encode(*random)),
+        kind,
+        id: format!("{prefix}-{}", hex::encode(*random)),
         created,
         model,
+        fingerprint: format!("fp_{}", hex::encode(&digest.0[..6])),
     })
 }
 

@@ -16,10 +16,30 @@ use crate::control::Control;
 
 /// How long the host may take to read the last message.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// All that is told of a panic while serving: its text could quote a prompt, and its place says which
+/// code a prompt has reached.
+const SOMETHING: &str = "internal error while serving";
 
 /// Says where the boot is, on the console and over the control channel. Clones are the same.
 #[derive(Clone)]
 pub(super) struct Console(Arc<Mutex<State>>);
+
+/// Why the machine ends.
+#[derive(Debug)]
+pub(super) enum Ending {
+    /// The host asked for it.
+    Drained,
+    /// An error, with its causes.
+    Failed(String),
+    /// A defect, at this place in the source.
+    Panicked(String),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct LastWords {
+    console: Option<String>,
+    host: GuestMessage,
+}
 
 struct State {
     phase: Option<(Phase, Instant)>,
@@ -29,7 +49,7 @@ struct State {
 
 impl Console {
     /// Also takes over panics: their text could quote memory, so that only their place is told,
-    /// and nothing at all while serving.
+    /// and not even that while serving. A panic in any thread ends the machine.
     pub fn start() -> Self {
         let console = Self(Arc::new(Mutex::new(State {
             phase: None,
@@ -41,7 +61,7 @@ impl Console {
             let place = panic
                 .location()
                 .map_or_else(String::new, ToString::to_string);
-            hook.end(Err(format!("internal error at {place}")));
+            hook.end(Ending::Panicked(place));
         }));
         console
     }
@@ -86,27 +106,20 @@ impl Console {
     }
 
     /// Ends the machine.
-    pub fn end(&self, outcome: Result<(), String>) -> ! {
-        let (phase, control) = {
+    pub fn end(&self, ending: Ending) -> ! {
+        let (words, control) = {
             // A panic may come while this very thread holds the lock: then the machine ends without words.
             let Ok(state) = self.0.try_lock() else {
                 power_off()
             };
-            let phase = state.phase.map_or(Phase::Mounts, |(phase, _)| phase);
-            if let (Err(reason), false) = (&outcome, state.quiet) {
-                line(&format!(
-                    "cocoon: FAILED in phase {}: {reason}",
-                    phase.name()
-                ));
-            }
-            (phase, state.control.clone())
+            (state.last_words(ending), state.control.clone())
         };
+        if let Some(text) = words.console {
+            line(&text);
+        }
         if let Some(control) = control {
             // Nothing more can be done for a host that does not read.
-            let _ = control.send(match outcome {
-                Ok(()) => GuestMessage::Drained,
-                Err(reason) => GuestMessage::Failed { phase, reason },
-            });
+            let _ = control.send(words.host);
             control.flush(LAST_WORDS);
         }
         power_off()
@@ -118,6 +131,29 @@ impl Console {
 }
 
 impl State {
+    /// What is said at the end, and to whom. Nothing that a client's words could have shaped leaves
+    /// the machine: the errors that end it while serving are the host's own doing, and panics are one
+    /// constant.
+    fn last_words(&self, ending: Ending) -> LastWords {
+        let phase = self.phase.map_or(Phase::Mounts, |(phase, _)| phase);
+        let reason = match ending {
+            Ending::Drained => {
+                return LastWords {
+                    console: None,
+                    host: GuestMessage::Drained,
+                };
+            }
+            Ending::Failed(reason) => reason,
+            Ending::Panicked(_) if self.quiet => SOMETHING.to_owned(),
+            Ending::Panicked(place) => format!("internal error at {place}"),
+        };
+        let line = format!("cocoon: FAILED in phase {}: {reason}", phase.name());
+        LastWords {
+            console: (!self.quiet).then_some(line),
+            host: GuestMessage::Failed { phase, reason },
+        }
+    }
+
     fn finish(&self) {
         if let Some((phase, began)) = self.phase {
             line(&format!(
@@ -181,6 +217,54 @@ mod tests {
     use super::*;
     use crate::control::ControlError;
     use crate::control::door::Refused;
+
+    fn state(quiet: bool) -> State {
+        State {
+            phase: Some((Phase::Serving, Instant::now())),
+            control: None,
+            quiet,
+        }
+    }
+
+    #[test]
+    fn a_panic_while_serving_tells_one_constant_whatever_it_says() {
+        for place in ["src/api/chat.rs:12:34", "Q7vKanarienvogel"] {
+            let words = state(true).last_words(Ending::Panicked(place.to_owned()));
+            let reason = "internal error while serving".to_owned();
+            let expected = LastWords {
+                console: None,
+                host: GuestMessage::Failed {
+                    phase: Phase::Serving,
+                    reason,
+                },
+            };
+            assert_eq!(words, expected);
+        }
+    }
+
+    #[test]
+    fn before_serving_the_console_and_the_host_hear_the_same() {
+        for (ending, reason) in [
+            (
+                Ending::Panicked("src/model/copy.rs:1:2".to_owned()),
+                "internal error at src/model/copy.rs:1:2",
+            ),
+            (Ending::Failed("no disk".to_owned()), "no disk"),
+        ] {
+            let words = state(false).last_words(ending);
+            let line = format!("cocoon: FAILED in phase serving: {reason}");
+            assert_eq!(words.console, Some(line));
+            let (phase, reason) = (Phase::Serving, reason.to_owned());
+            assert_eq!(words.host, GuestMessage::Failed { phase, reason });
+        }
+    }
+
+    #[test]
+    fn the_console_is_quiet_about_a_host_that_misbehaves_while_serving() {
+        let words = state(true).last_words(Ending::Failed("the host closed".to_owned()));
+        assert_eq!(words.console, None);
+        assert_eq!(state(true).last_words(Ending::Drained).console, None);
+    }
 
     #[test]
     fn a_chain_is_one_line_and_repeats_nothing() {

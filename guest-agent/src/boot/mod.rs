@@ -6,7 +6,7 @@ mod configuration;
 mod console;
 mod mounts;
 mod reaper;
-mod serving;
+pub mod serving;
 mod worker;
 
 use std::fs;
@@ -29,7 +29,7 @@ use crate::tee::simulated::Simulated;
 use crate::tee::{self, Platform, Tee, TeeError};
 use crate::tls::{AttestedListener, TlsError};
 use configuration::Configuration;
-use console::Console;
+use console::{Console, Ending};
 
 /// How long the host may take to connect and configure.
 const CONFIGURE_DEADLINE: Duration = Duration::from_secs(120);
@@ -66,7 +66,10 @@ enum BootError {
 pub fn run() -> ! {
     let console = Console::start();
     let outcome = boot(&console);
-    console.end(outcome.map_err(|error| console::chain(&error)))
+    console.end(match outcome {
+        Ok(()) => Ending::Drained,
+        Err(error) => Ending::Failed(console::chain(&error)),
+    })
 }
 
 fn boot(console: &Console) -> Result<(), BootError> {
@@ -184,14 +187,13 @@ async fn serve(
     console: &Console,
 ) -> Result<(), BootError> {
     debug_assert!(!weights.files().is_empty());
-    let counters = Arc::new(Counters::default());
     let service = Service {
         attester,
-        engine: engine.clone(),
-        counters: Arc::clone(&counters),
+        engine,
+        counters: Arc::new(Counters::default()),
         limits: Limits::default(),
     };
     console.serving(GUEST_PORT);
-    serving::run(listener, service, engine, &counters, control).await?;
+    serving::run(listener, service, control, serving::METRICS).await?;
     Ok(())
 }

@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
-use cocoon_protocol::engine::{FromEngine, MAX_FROM_ENGINE, MAX_TO_ENGINE, ModelInfo, ToEngine};
+use cocoon_protocol::engine::{
+    FromEngine, Generation, MAX_FROM_ENGINE, MAX_TO_ENGINE, MAX_TOKEN, ModelInfo, Text, ToEngine,
+    TokenLogprob,
+};
 use cocoon_protocol::frame::{self, Decoder, FrameError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -28,9 +31,17 @@ const BYTES_PER_TOKEN: usize = 64;
 const SLACK_PIECES: usize = 16;
 const SLACK_BYTES: usize = 64 * 1024;
 
-/// Frames with text that an answer of `max_tokens` may have.
-pub(super) fn piece_limit(max_tokens: u32) -> usize {
-    usize::try_from(max_tokens.min(MAX_CONTEXT)).unwrap_or(0) + SLACK_PIECES
+/// Largest vocabulary that is believed, in tokens.
+const MAX_VOCABULARY: u32 = 1 << 24;
+/// Longest name of a tool.
+const MAX_NAME: usize = 64;
+
+/// Frames with text that the answer to `generation` may have. What is held back comes in frames of its
+/// own: the log probabilities of tokens that a stop string could begin with, and calls of tools.
+pub(super) fn piece_limit(generation: &Generation) -> usize {
+    let tokens = usize::try_from(generation.max_tokens.min(MAX_CONTEXT)).unwrap_or(0);
+    let twice = generation.top_logprobs.is_some() || !generation.tools.is_empty();
+    tokens * (1 + usize::from(twice)) + SLACK_PIECES
 }
 
 /// How the life of an engine ended.
@@ -62,9 +73,64 @@ pub enum LinkError {
 struct Running {
     pieces: mpsc::Sender<Piece>,
     max_tokens: u32,
+    top_logprobs: Option<u8>,
+    tools: bool,
+    calls: u32,
     pieces_left: usize,
     bytes_left: usize,
     _permit: OwnedSemaphorePermit,
+}
+
+const MORE_TOKENS: &str = "it counts more tokens than there can be";
+
+impl Running {
+    /// Passes a piece on, if the request explains that there is one more, of so many bytes.
+    fn tell(&mut self, length: usize, piece: Piece) -> Result<(), LinkError> {
+        let pieces = self.pieces_left.checked_sub(1);
+        let Some((pieces_left, bytes_left)) = pieces.zip(self.bytes_left.checked_sub(length))
+        else {
+            return Err(LinkError::Lie(
+                "an answer is longer than its request allows",
+            ));
+        };
+        (self.pieces_left, self.bytes_left) = (pieces_left, bytes_left);
+        // Never full: the buffer has room for every piece that the counts above let through.
+        // Closed: the client is gone, and its cancellation is on the way.
+        let _ = self.pieces.try_send(piece);
+        Ok(())
+    }
+
+    /// Bytes of log probabilities that the request asked for.
+    fn check_logprobs(&self, logprobs: &[TokenLogprob]) -> Result<usize, LinkError> {
+        let most = self.top_logprobs.map(usize::from);
+        let mut length = 0;
+        for logprob in logprobs {
+            let few = most.is_some_and(|most| logprob.top.len() <= most);
+            let mut all = std::iter::once(&logprob.chosen).chain(&logprob.top);
+            if !few || all.any(|one| one.bytes.len() > MAX_TOKEN || one.logprob > 0.0) {
+                return Err(LinkError::Lie(
+                    "it tells probabilities that nobody asked for",
+                ));
+            }
+            let tops = logprob.top.iter().map(|one| one.bytes.len()).sum::<usize>();
+            length += logprob.chosen.bytes.len() + tops;
+        }
+        Ok(length)
+    }
+
+    /// Bytes of a call's name, if the call is the next one or goes on.
+    fn check_call(&mut self, index: u32, name: Option<&Text>) -> Result<usize, LinkError> {
+        let next = match name {
+            Some(name) if name.0.len() <= MAX_NAME => index == self.calls,
+            Some(_) => false,
+            None => index.checked_add(1) == Some(self.calls),
+        };
+        if !self.tools || !next {
+            return Err(LinkError::Lie("it calls what nobody offered"));
+        }
+        self.calls = index.saturating_add(1);
+        Ok(name.map_or(0, |name| name.0.len()))
+    }
 }
 
 /// Serves commands with one engine until it ends. `model_id` is the name it must give.
@@ -146,12 +212,18 @@ impl Link<'_> {
                 permit,
             } => {
                 self.highest = self.highest.max(id);
-                let max_tokens = generation.max_tokens;
-                let pieces_left = piece_limit(max_tokens) - 1;
-                let bytes_left = pieces_left * BYTES_PER_TOKEN + SLACK_BYTES;
+                let pieces_left = piece_limit(&generation) - 1;
+                // A token, and those that are told with it.
+                let told = generation
+                    .top_logprobs
+                    .map_or(1, |top| 2 + usize::from(top));
+                let bytes_left = pieces_left * BYTES_PER_TOKEN * told + SLACK_BYTES;
                 let running = Running {
                     pieces,
-                    max_tokens,
+                    max_tokens: generation.max_tokens,
+                    top_logprobs: generation.top_logprobs,
+                    tools: !generation.tools.is_empty(),
+                    calls: 0,
                     pieces_left,
                     bytes_left,
                     _permit: permit,
@@ -197,23 +269,37 @@ impl Link<'_> {
                 self.check_model(&model)?;
                 self.state.send_modify(|state| state.ready = Some(model));
             }
-            FromEngine::Delta { id, text, .. } => {
+            FromEngine::Started { id, prompt_tokens } => {
+                let context = self.context();
+                if self.find(id)?.is_some() && prompt_tokens > context {
+                    return Err(LinkError::Lie(MORE_TOKENS));
+                }
+            }
+            FromEngine::Delta {
+                id, text, logprobs, ..
+            } => {
                 let Some(running) = self.find(id)? else {
                     return Ok(());
                 };
-                let left = running
-                    .pieces_left
-                    .checked_sub(1)
-                    .zip(running.bytes_left.checked_sub(text.0.len()));
-                let Some((pieces_left, bytes_left)) = left else {
-                    return Err(LinkError::Lie(
-                        "an answer is longer than its request allows",
-                    ));
+                let told = running.check_logprobs(&logprobs)?;
+                running.tell(text.0.len() + told, Piece::Delta(text, logprobs))?;
+            }
+            FromEngine::Call {
+                id,
+                index,
+                name,
+                arguments,
+            } => {
+                let Some(running) = self.find(id)? else {
+                    return Ok(());
                 };
-                (running.pieces_left, running.bytes_left) = (pieces_left, bytes_left);
-                // Never full: the buffer has room for every piece that the counts above let through.
-                // Closed: the client is gone, and its cancellation is on the way.
-                let _ = running.pieces.try_send(Piece::Delta(text));
+                let length = running.check_call(index, name.as_ref())? + arguments.0.len();
+                let call = Piece::Call {
+                    index,
+                    name,
+                    arguments,
+                };
+                running.tell(length, call)?;
             }
             FromEngine::Done {
                 id,
@@ -221,17 +307,12 @@ impl Link<'_> {
                 prompt_tokens,
                 completion_tokens,
             } => {
-                let context = self
-                    .state
-                    .borrow()
-                    .ready
-                    .as_ref()
-                    .map_or(0, |model| model.context_length);
+                let context = self.context();
                 let Some(running) = self.find(id)? else {
                     return Ok(());
                 };
                 if completion_tokens > running.max_tokens || prompt_tokens > context {
-                    return Err(LinkError::Lie("it counts more tokens than there can be"));
+                    return Err(LinkError::Lie(MORE_TOKENS));
                 }
                 self.end(
                     id,
@@ -249,6 +330,11 @@ impl Link<'_> {
             }
         }
         Ok(())
+    }
+
+    fn context(&self) -> u32 {
+        let state = self.state.borrow();
+        state.ready.as_ref().map_or(0, |model| model.context_length)
     }
 
     /// `None` for a generation that was cancelled while its frames were on the way.
@@ -272,7 +358,10 @@ impl Link<'_> {
         if model.id != self.model_id {
             return Err(LinkError::Lie("it names another model"));
         }
-        if !(1..=MAX_CONTEXT).contains(&model.context_length) || !plain(&model.quantization) {
+        if !(1..=MAX_CONTEXT).contains(&model.context_length)
+            || !(1..=MAX_VOCABULARY).contains(&model.vocabulary)
+            || !plain(&model.quantization)
+        {
             return Err(LinkError::Lie("it describes an impossible model"));
         }
         Ok(())

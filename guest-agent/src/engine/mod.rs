@@ -9,7 +9,7 @@ pub mod supervisor;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cocoon_protocol::engine::{EngineFailure, Generation, ModelInfo, Text};
+use cocoon_protocol::engine::{EngineFailure, Generation, ModelInfo, Text, TokenLogprob};
 use cocoon_protocol::openai::FinishReason;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
@@ -31,6 +31,7 @@ pub struct Engine {
     state: watch::Receiver<EngineState>,
     running: Arc<Semaphore>,
     open: Arc<Semaphore>,
+    slots: usize,
     next_id: Arc<AtomicU64>,
 }
 
@@ -63,10 +64,18 @@ pub enum Unavailable {
 }
 
 /// Part of an answer.
-#[derive(Debug)]
 pub enum Piece {
-    /// Text.
-    Delta(Text),
+    /// Text, and what the model thought of its tokens where the request asked.
+    Delta(Text, Vec<TokenLogprob>),
+    /// A piece of a call of a tool.
+    Call {
+        /// Counts the calls, from zero.
+        index: u32,
+        /// The tool's name, with the first piece only.
+        name: Option<Text>,
+        /// A piece of the arguments.
+        arguments: Text,
+    },
     /// The end.
     Done {
         /// Why.
@@ -105,6 +114,7 @@ impl Engine {
                 state,
                 running,
                 open,
+                slots: concurrent.into(),
                 next_id: Arc::new(AtomicU64::new(1)),
             },
             received,
@@ -121,35 +131,48 @@ impl Engine {
         self.state.borrow().ready.clone()
     }
 
-    /// Starts a generation or says at once why not.
-    pub fn generate(&self, generation: Generation) -> Result<Answer, Unavailable> {
+    /// How many generations may run at once.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// Starts generations, all of them or none, or says at once why not.
+    pub fn generate(&self, generations: Vec<Generation>) -> Result<Vec<Answer>, Unavailable> {
         if self.state.borrow().ready.is_none() {
             return Err(Unavailable::NotReady);
         }
-        let open = Arc::clone(&self.open)
-            .try_acquire_owned()
+        let count = u32::try_from(generations.len()).map_err(|_| Unavailable::Busy)?;
+        let mut open = Arc::clone(&self.open)
+            .try_acquire_many_owned(count)
             .map_err(|_| Unavailable::Unread)?;
-        let permit = Arc::clone(&self.running)
-            .try_acquire_owned()
+        let mut running = Arc::clone(&self.running)
+            .try_acquire_many_owned(count)
             .map_err(|_| Unavailable::Busy)?;
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let (pieces, received) = mpsc::channel(link::piece_limit(generation.max_tokens));
-        let generation = Box::new(generation);
-        self.commands
-            .send(Command::Generate {
+        let mut answers = Vec::with_capacity(generations.len());
+        for generation in generations {
+            // Both hold one for each generation: there is always one to split off.
+            let open = open.split(1).ok_or(Unavailable::Unread)?;
+            let permit = running.split(1).ok_or(Unavailable::Busy)?;
+            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+            let (pieces, received) = mpsc::channel(link::piece_limit(&generation));
+            let generation = Box::new(generation);
+            self.commands
+                .send(Command::Generate {
+                    id,
+                    generation,
+                    pieces,
+                    permit,
+                })
+                .map_err(|_| Unavailable::NotReady)?;
+            answers.push(Answer {
                 id,
-                generation,
-                pieces,
-                permit,
-            })
-            .map_err(|_| Unavailable::NotReady)?;
-        Ok(Answer {
-            id,
-            pieces: received,
-            commands: self.commands.clone(),
-            ended: false,
-            _open: open,
-        })
+                pieces: received,
+                commands: self.commands.clone(),
+                ended: false,
+                _open: open,
+            });
+        }
+        Ok(answers)
     }
 }
 
@@ -179,7 +202,7 @@ impl Answer {
         self.pieces.poll_recv(context).map(|piece| {
             // A channel that closes without an end is an engine that is gone.
             let piece = piece.unwrap_or(Piece::Failed(Failure::Died));
-            self.ended = !matches!(piece, Piece::Delta(_));
+            self.ended = matches!(piece, Piece::Done { .. } | Piece::Failed(_));
             Some(piece)
         })
     }

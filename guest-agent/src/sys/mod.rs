@@ -3,6 +3,7 @@
 //! Every file here is one kernel interface behind safe functions; struct layouts are asserted at
 //! compile time against the kernel's headers, and nothing but plain integers crosses the boundary.
 
+pub mod cpuid;
 pub mod device_mapper;
 pub mod interface;
 pub mod tdx_report;

@@ -2,22 +2,23 @@
 //! there is none.
 //!
 //! Architecture invariant: [`simulated::Simulated`] can be built only from [`NoTee`], which only
-//! [`detect`] makes, after it has found that there is no TEE.
+//! [`detect()`] makes, after it has found no sign of a TEE.
 
 pub mod certificate_table;
+pub mod detect;
 pub mod layout;
 pub mod simulated;
 pub mod tsm;
 
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cocoon_protocol::binding::Tee as Kind;
 use cocoon_protocol::bytes::{Hex48, Hex64};
 use cocoon_protocol::document::Evidence;
 
 use crate::control::ControlError;
+pub use detect::{NoTee, Platform, detect};
 use layout::LayoutError;
 
 /// Something that produces evidence. Calls block, and come one at a time from the attester.
@@ -34,7 +35,7 @@ pub enum TeeError {
     /// An attribute of configfs-tsm or a sysfs file failed.
     #[error("cannot {operation} {path}")]
     File {
-        /// `read`, `write`, `create`.
+        /// `read`, `write`, `create`, `look for`.
         operation: &'static str,
         /// Which file.
         path: PathBuf,
@@ -45,11 +46,29 @@ pub enum TeeError {
     /// The kernel knows a provider that we do not.
     #[error("configfs-tsm has the unknown provider {0:?}")]
     Provider(String),
-    /// The processor says TDX or SNP, but there is no provider.
+    /// The machine says TDX or SNP, but there is no provider. Simulating here would hide what it is.
     #[error(
-        "this machine is a TEE ({0}) but configfs-tsm has no provider: a kernel module is missing"
+        "this machine is a TEE ({tee}, by {sign}) but configfs-tsm has no provider: its guest driver is missing or did not bind"
     )]
-    NoProvider(&'static str),
+    NoProvider {
+        /// Which TEE.
+        tee: &'static str,
+        /// What says so.
+        sign: &'static str,
+    },
+    /// SEV before SNP.
+    #[error(
+        "this machine runs under SEV or SEV-ES (by {0}), which cannot attest: launch it with SEV-SNP"
+    )]
+    OldSev(&'static str),
+    /// Two vendors at once.
+    #[error("{one} and {other} speak for different TEEs: the host lies about one of them")]
+    Contradiction {
+        /// One sign.
+        one: &'static str,
+        /// Another.
+        other: &'static str,
+    },
     /// Somebody else used the report entry in between.
     #[error("report was made {0} generations away from ours: somebody else uses configfs-tsm")]
     Race(u64),
@@ -76,39 +95,6 @@ pub enum TeeError {
     /// The host's simulator did not answer.
     #[error("no simulated evidence")]
     Control(#[from] ControlError),
-}
-
-/// Proof that this machine is no TEE.
-#[derive(Debug)]
-pub struct NoTee(());
-
-/// What the machine is.
-pub enum Platform {
-    /// A confidential VM.
-    Hardware(tsm::Tsm),
-    /// An ordinary VM.
-    Plain(NoTee),
-}
-
-/// Finds out. Fails where the signs contradict each other.
-pub fn detect() -> Result<Platform, TeeError> {
-    if let Some(tsm) = tsm::Tsm::open()? {
-        return Ok(Platform::Hardware(tsm));
-    }
-    // A host cannot talk a TEE into being simulated: such evidence ends in development roots. But
-    // a missing driver is better told here than by every client.
-    let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    if flags
-        .split_ascii_whitespace()
-        .any(|flag| flag == "tdx_guest")
-        || Path::new("/dev/tdx_guest").exists()
-    {
-        return Err(TeeError::NoProvider("TDX"));
-    }
-    if Path::new("/dev/sev-guest").exists() {
-        return Err(TeeError::NoProvider("SEV-SNP"));
-    }
-    Ok(Platform::Plain(NoTee(())))
 }
 
 /// Checks that evidence is what was asked for: TEE and report data. Its signature is the verifier's business.

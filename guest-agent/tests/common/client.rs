@@ -1,5 +1,6 @@
 //! A client that verifies nothing: the service is what is tested, not the verdict.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +18,10 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// Nothing in these tests takes nearly so long.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -61,30 +64,35 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
+/// The TLS session alone.
+pub async fn handshake(address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
+    let provider = Arc::new(rustls_graviola::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let tcp = TcpStream::connect(address).await?;
+    let name = ServerName::try_from("cocoon").unwrap();
+    TlsConnector::from(Arc::new(config))
+        .connect(name, tcp)
+        .await
+}
+
 /// One connection.
 pub struct Client {
     sender: SendRequest<Full<Bytes>>,
     pub certificate: Vec<u8>,
     pub exporter: Hex32,
     pub group: rustls::NamedGroup,
+    ended: JoinHandle<()>,
 }
 
 impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
-        let provider = Arc::new(rustls_graviola::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anyone))
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let tcp = TcpStream::connect(address).await.unwrap();
-        let name = ServerName::try_from("cocoon").unwrap();
-        let tls = TlsConnector::from(Arc::new(config))
-            .connect(name, tcp)
-            .await
-            .unwrap();
+        let tls = handshake(address).await.unwrap();
         let session = tls.get_ref().1;
         let certificate = session.peer_certificates().unwrap()[0].to_vec();
         let group = session.negotiated_key_exchange_group().unwrap().name();
@@ -93,13 +101,22 @@ impl Client {
             .unwrap());
         let (sender, connection) = http1::handshake(TokioIo::new(tls)).await.unwrap();
         // The server may close first: that is what some tests are about.
-        tokio::spawn(async move { drop(connection.await) });
+        let ended = tokio::spawn(async move { drop(connection.await) });
         Self {
             sender,
             certificate,
             exporter,
             group,
+            ended,
         }
+    }
+
+    /// Waits until the server has closed the connection.
+    pub async fn closed(&mut self) {
+        timeout(DEADLINE, &mut self.ended)
+            .await
+            .expect("closed in time")
+            .unwrap();
     }
 
     /// A connection that has evidence.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use cocoon_guest_agent::engine::supervisor::{Launched, Launcher, Process};
 use cocoon_protocol::engine::{
-    EngineFailure, FromEngine, MAX_FROM_ENGINE, MAX_TO_ENGINE, ModelInfo, Text, ToEngine,
+    Alternative, EngineFailure, FromEngine, Generation, MAX_FROM_ENGINE, MAX_TO_ENGINE, ModelInfo,
+    Prompt, Text, ToEngine, TokenLogprob,
 };
 use cocoon_protocol::frame::{self, Decoder};
 use cocoon_protocol::openai::FinishReason;
@@ -74,6 +75,7 @@ pub fn ready() -> Vec<u8> {
         id: MODEL.into(),
         context_length: CONTEXT,
         quantization: "Q4_1".into(),
+        vocabulary: 1000,
     };
     encode(&FromEngine::Ready(info))
 }
@@ -104,8 +106,7 @@ async fn run(
                     let _ = cancelled.send(id);
                 }
                 ToEngine::Generate { id, request } => {
-                    let prompt = request.messages.last().unwrap().content.clone();
-                    let Some(frames) = answer(id, &prompt) else {
+                    let Some(frames) = answer(id, &request) else {
                         return Ok(());
                     };
                     for frame in frames {
@@ -117,17 +118,44 @@ async fn run(
     }
 }
 
-/// Frames for a prompt; `None` dies.
-fn answer(id: u64, prompt: &str) -> Option<Vec<Vec<u8>>> {
+/// Frames for the last thing that was said; `None` dies.
+fn answer(id: u64, request: &Generation) -> Option<Vec<Vec<u8>>> {
+    let prompt = match &request.prompt {
+        Prompt::Conversation(turns) => turns.last().unwrap().content.as_str(),
+        Prompt::Text(text) => text,
+    };
+    let logprob = |text: &str| {
+        let one = Alternative {
+            bytes: text.into(),
+            logprob: -0.5,
+        };
+        TokenLogprob {
+            top: vec![one.clone(); request.top_logprobs.unwrap().into()],
+            chosen: one,
+        }
+    };
     let delta = |text: &str| {
         encode(&FromEngine::Delta {
             id,
             text: Text(text.into()),
             tokens: 1,
+            logprobs: request
+                .top_logprobs
+                .map(|_| logprob(text))
+                .into_iter()
+                .collect(),
         })
     };
-    let done = |prompt_tokens, completion_tokens| {
-        let finish_reason = FinishReason::Stop;
+    let call = |index, name: Option<&str>, arguments: &str| {
+        encode(&FromEngine::Call {
+            id,
+            index,
+            name: name.map(|name| Text(name.into())),
+            arguments: Text(arguments.into()),
+        })
+    };
+    let started = |prompt_tokens| encode(&FromEngine::Started { id, prompt_tokens });
+    let ended = |finish_reason, prompt_tokens, completion_tokens| {
         encode(&FromEngine::Done {
             id,
             finish_reason,
@@ -135,6 +163,7 @@ fn answer(id: u64, prompt: &str) -> Option<Vec<Vec<u8>>> {
             completion_tokens,
         })
     };
+    let done = |prompt, completion| ended(FinishReason::Stop, prompt, completion);
     let failed = |reason| vec![encode(&FromEngine::Failed { id, reason })];
     Some(match prompt {
         "die" => return None,
@@ -142,16 +171,39 @@ fn answer(id: u64, prompt: &str) -> Option<Vec<Vec<u8>>> {
         "wait" => vec![delta("first")],
         "too long" => failed(EngineFailure::ContextLength),
         "wrong roles" => failed(EngineFailure::Template),
+        "bad schema" => failed(EngineFailure::Grammar),
         "lie about tokens" => vec![done(5, u32::MAX)],
+        "lie about the prompt" => vec![started(u32::MAX)],
+        "call nobody" => vec![call(0, Some("f"), "{}")],
+        "call twice" => vec![
+            started(7),
+            delta(""),
+            call(0, Some("f"), ""),
+            call(0, None, "{\"a\":"),
+            call(0, None, "1}"),
+            call(1, Some("g"), ""),
+            call(1, None, "{}"),
+            ended(FinishReason::ToolCalls, 7, 3),
+        ],
+        "say your seed" => vec![delta(&request.sampling.seed.to_string()), done(7, 1)],
+        "be likely" => vec![
+            encode(&FromEngine::Delta {
+                id,
+                text: Text("x".into()),
+                tokens: 1,
+                logprobs: vec![TokenLogprob::default()],
+            }),
+            done(7, 1),
+        ],
         "answer another" => vec![encode(&FromEngine::Delta {
             id: id + 1000,
             text: Text("x".into()),
             tokens: 1,
+            logprobs: vec![],
         })],
         "flood" => (0..CONTEXT + 64).map(|_| delta("x")).collect(),
-        text => text
-            .split_inclusive(' ')
-            .map(delta)
+        text => std::iter::once(started(7))
+            .chain(text.split_inclusive(' ').map(delta))
             .chain([done(7, 3)])
             .collect(),
     })

@@ -85,8 +85,16 @@ pub fn identity(keys: &Keys, config: &[u8]) -> Identity {
     }
 }
 
-/// Starts a service with one generation slot per `concurrent`, and waits until its engine is ready.
-pub async fn machine(engine: FakeEngine, concurrent: u16, limits: Limits) -> Machine {
+/// What a service is made of, its engine ready.
+pub struct Parts {
+    pub listener: AttestedListener,
+    pub service: Service,
+    pub tee: Arc<FakeTee>,
+    pub identity: Identity,
+}
+
+/// Puts a service together, with so many generation slots.
+pub async fn parts(engine: FakeEngine, concurrent: u16, limits: Limits) -> Parts {
     let keys = Keys::generate().unwrap();
     let tee = Arc::new(FakeTee::new());
     let identity = identity(&keys, &tee.config);
@@ -94,7 +102,6 @@ pub async fn machine(engine: FakeEngine, concurrent: u16, limits: Limits) -> Mac
     let listener = AttestedListener::bind((Ipv4Addr::LOCALHOST, 0).into(), &keys, &boot)
         .await
         .unwrap();
-    let address = listener.local_address().unwrap();
     let (_collateral, stapled) = watch::channel(None);
     let attester = Attester::start(Arc::clone(&tee) as Arc<dyn Tee>, identity.clone(), stapled);
     let engine = supervisor::start(engine, MODEL.into(), concurrent);
@@ -106,13 +113,30 @@ pub async fn machine(engine: FakeEngine, concurrent: u16, limits: Limits) -> Mac
             .expect("engine in time")
             .unwrap(),
     );
-    let counters = Arc::new(Counters::default());
     let service = Service {
         attester,
-        engine: engine.clone(),
-        counters: Arc::clone(&counters),
+        engine,
+        counters: Arc::new(Counters::default()),
         limits,
     };
+    Parts {
+        listener,
+        service,
+        tee,
+        identity,
+    }
+}
+
+/// Starts a service with one generation slot per `concurrent`, and waits until its engine is ready.
+pub async fn machine(engine: FakeEngine, concurrent: u16, limits: Limits) -> Machine {
+    let Parts {
+        listener,
+        service,
+        tee,
+        identity,
+    } = parts(engine, concurrent, limits).await;
+    let address = listener.local_address().unwrap();
+    let (engine, counters) = (service.engine.clone(), Arc::clone(&service.counters));
     let (drain, draining) = watch::channel(false);
     let server = tokio::spawn(api::serve(listener, service, draining));
     Machine {

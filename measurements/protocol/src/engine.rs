@@ -3,10 +3,18 @@
 //! The engine's frames are hostile input to the agent: a compromised engine may lie about tokens
 //! within its own requests and must gain nothing else. Messages that carry text wipe it on drop.
 
+mod calls;
+mod generation;
+
+pub use calls::{Spoken, is_json_object, parse as parse_calls, schema_of_calls};
+pub use generation::{
+    Call, Choice, Format, Generation, Prompt, Sampling, Speaker, Tool, Turn, json_value,
+};
+
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::openai::{FinishReason, Message};
+use crate::openai::FinishReason;
 
 /// File descriptor on which the engine finds its socket.
 pub const ENGINE_FD: i32 = 3;
@@ -38,24 +46,6 @@ pub enum ToEngine {
     },
 }
 
-/// One generation as the engine sees it.
-#[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
-#[serde(deny_unknown_fields)]
-pub struct Generation {
-    /// The conversation.
-    pub messages: Vec<Message>,
-    /// Most tokens to generate.
-    pub max_tokens: u32,
-    /// 0 is greedy.
-    pub temperature: f32,
-    /// Nucleus, 0 < `top_p` <= 1.
-    pub top_p: f32,
-    /// Seed of this request's own generator; the agent draws one when the client gave none.
-    pub seed: u64,
-    /// Strings that end the answer.
-    pub stop: Vec<String>,
-}
-
 /// From the engine to the agent.
 #[derive(Serialize, Deserialize)]
 #[serde(
@@ -74,6 +64,13 @@ pub enum FromEngine {
     },
     /// Ready for requests; once.
     Ready(ModelInfo),
+    /// The prompt was understood and counted. Comes before everything else about a generation.
+    Started {
+        /// The generation.
+        id: u64,
+        /// Tokens of the prompt.
+        prompt_tokens: u32,
+    },
     /// A piece of an answer.
     Delta {
         /// The generation.
@@ -82,6 +79,22 @@ pub enum FromEngine {
         text: Text,
         /// Tokens that this piece stands for.
         tokens: u32,
+        /// What the model thought of them, when the request asked; a token whose text is held back
+        /// comes with the piece that tells its text.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        logprobs: Vec<TokenLogprob>,
+    },
+    /// A piece of a call of a tool.
+    Call {
+        /// The generation.
+        id: u64,
+        /// Counts the calls of an answer, from zero.
+        index: u32,
+        /// The tool's name, with the first piece only.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<Text>,
+        /// A piece of the arguments, JSON when put together.
+        arguments: Text,
     },
     /// The generation ended.
     Done {
@@ -111,9 +124,40 @@ pub enum EngineFailure {
     ContextLength,
     /// The chat template refused the conversation (roles in an order it does not allow).
     Template,
+    /// The schema of the answer, or of a tool's arguments, is not one that a grammar can be made of.
+    Grammar,
+    /// The grammar of the answer became too complex while it was written.
+    GrammarLimit,
     /// Anything else.
     Internal,
 }
+
+/// A token, and those that could have come instead.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+#[serde(deny_unknown_fields)]
+pub struct TokenLogprob {
+    /// The one that was chosen.
+    pub chosen: Alternative,
+    /// The likeliest ones, likeliest first, as many as the request asked for.
+    pub top: Vec<Alternative>,
+}
+
+/// A token and its log probability.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+#[serde(deny_unknown_fields)]
+pub struct Alternative {
+    /// Its bytes, which need not be UTF-8; at most [`MAX_TOKEN`] of them.
+    pub bytes: Vec<u8>,
+    /// Natural logarithm of its probability; at least [`LEAST_LOGPROB`].
+    pub logprob: f32,
+}
+
+/// Most bytes of a token that an [`Alternative`] tells.
+pub const MAX_TOKEN: usize = 256;
+/// Most alternatives of a token.
+pub const MAX_TOP: usize = 20;
+/// Stands for any smaller log probability, as in OpenAI's answers: JSON has no infinity.
+pub const LEAST_LOGPROB: f32 = -9999.0;
 
 /// What a client may know of a model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,6 +169,8 @@ pub struct ModelInfo {
     pub context_length: u32,
     /// Weight format, such as `Q4_1`.
     pub quantization: String,
+    /// Tokens that the model knows: identifiers are below this.
+    pub vocabulary: u32,
 }
 
 /// Text that is wiped when dropped and never printed.
@@ -142,31 +188,39 @@ impl std::fmt::Debug for Text {
 mod tests {
     use super::*;
     use crate::frame::{Decoder, encode};
-    use crate::openai::Role;
 
     #[test]
     fn a_generation_survives_its_frame() {
-        let request = Generation {
-            messages: vec![Message {
-                role: Role::User,
+        let mut request = Generation {
+            prompt: Prompt::Conversation(vec![Turn {
+                speaker: Speaker::User,
                 content: "secret".into(),
-            }],
+                calls: vec![],
+                call_id: None,
+            }]),
+            tools: vec![],
+            choice: Choice::Named("f".into()),
+            parallel: true,
+            format: Format::Schema("{}".into()),
             max_tokens: 5,
-            temperature: 0.0,
-            top_p: 1.0,
-            seed: u64::MAX,
+            sampling: Sampling::default(),
             stop: vec!["\n".into()],
+            top_logprobs: Some(2),
         };
+        request.sampling.seed = u64::MAX;
+        request.sampling.bias = vec![(7, -100.0)];
         let frame = encode(&ToEngine::Generate { id: 3, request }, MAX_TO_ENGINE).unwrap();
         let mut decoder = Decoder::new(MAX_TO_ENGINE);
         decoder.push(&frame);
         let Some(ToEngine::Generate { id: 3, request }) = decoder.next().unwrap() else {
             panic!("another message")
         };
-        assert_eq!(
-            (request.messages[0].content.as_str(), request.seed),
-            ("secret", u64::MAX)
-        );
+        let Prompt::Conversation(turns) = &request.prompt else {
+            panic!("another prompt")
+        };
+        assert_eq!(turns[0].content, "secret");
+        assert_eq!(request.sampling.seed, u64::MAX);
+        assert_eq!(request.sampling.bias, [(7, -100.0)]);
     }
 
     #[test]

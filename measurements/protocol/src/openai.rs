@@ -102,6 +102,8 @@ pub enum FinishReason {
     Stop,
     /// `max_completion_tokens`, or the end of the context.
     Length,
+    /// The model calls tools.
+    ToolCalls,
 }
 
 /// Tokens of one exchange.

@@ -1,0 +1,205 @@
+//! The choice of one token: penalties, then the grammar, then the draw; in this order, so that what a
+//! grammar forbids takes nothing from what it allows.
+//!
+//! All of it happens here and not in the library, whose own grammar fails every running request when
+//! one request's becomes too complex, and whose log probabilities are those after our noise.
+
+use cocoon_protocol::engine::{
+    Alternative, LEAST_LOGPROB, MAX_TOKEN, MAX_TOP, Sampling, TokenLogprob,
+};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use crate::sample::{penalize, perturb};
+
+/// What restricts an answer.
+pub trait Grammar: Send {
+    /// Sets to minus infinity the logits of tokens that may not come now.
+    fn restrict(&mut self, logits: &mut [f32]) -> Result<(), TooComplex>;
+
+    /// A token has come. Tokens that end the answer are not told.
+    fn accept(&mut self, token: u32) -> Result<(), TooComplex>;
+}
+
+/// The grammar gave up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooComplex;
+
+/// A token that was chosen.
+pub struct Choice {
+    /// It.
+    pub token: u32,
+    /// Tokens of prompt and answer before it.
+    pub before: usize,
+    /// When the request asked.
+    pub logprob: Option<TokenLogprob>,
+}
+
+/// Chooses the tokens of one answer.
+pub struct Chooser {
+    /// How they are drawn.
+    pub sampling: Sampling,
+    /// Tell log probabilities, with so many others.
+    pub top: Option<u8>,
+    /// What restricts the answer.
+    pub grammar: Option<Box<dyn Grammar>>,
+    /// Tokens that end the answer.
+    pub ends: Vec<u32>,
+    /// Bytes of a token.
+    pub bytes: Box<dyn Fn(u32) -> Vec<u8> + Send>,
+    /// Tokens of the prompt, known with the first choice.
+    pub prompt_tokens: Option<usize>,
+}
+
+impl Chooser {
+    /// Chooses the token that follows `context`. `logits` are the model's, and spoilt afterwards.
+    pub fn choose(&mut self, logits: &mut [f32], context: &[u32]) -> Result<Choice, TooComplex> {
+        let prompt_tokens = *self.prompt_tokens.get_or_insert(context.len());
+        let before = context.len();
+        // Of the model alone: what penalties, grammar and noise make of them is no opinion of its.
+        let own = self.top.map(|_| Zeroizing::new(logits.to_vec()));
+        penalize(&self.sampling, logits, context, prompt_tokens);
+        if let Some(grammar) = &mut self.grammar {
+            grammar.restrict(logits)?;
+        }
+        perturb(&self.sampling, logits, before as u64);
+        let token = arg_max(logits).ok_or(TooComplex)?;
+        if let Some(grammar) = &mut self.grammar
+            && !self.ends.contains(&token)
+        {
+            grammar.accept(token)?;
+        }
+        let logprob = own
+            .zip(self.top)
+            .map(|(own, top)| self.logprob(&own, token, usize::from(top).min(MAX_TOP)));
+        Ok(Choice {
+            token,
+            before,
+            logprob,
+        })
+    }
+
+    fn logprob(&self, logits: &[f32], token: u32, top: usize) -> TokenLogprob {
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f32 = logits.iter().map(|logit| (logit - max).exp()).sum();
+        let normal = max + sum.ln();
+        let alternative = |token: u32| {
+            let logit = logits.get(token as usize).copied();
+            let logprob = logit.unwrap_or(f32::NEG_INFINITY) - normal;
+            let mut bytes = (self.bytes)(token);
+            bytes.truncate(MAX_TOKEN);
+            // Not finite: a token without any probability, or a model that computes nonsense.
+            let logprob = match logprob.is_finite() {
+                true => logprob.clamp(LEAST_LOGPROB, 0.0),
+                false => LEAST_LOGPROB,
+            };
+            Alternative { bytes, logprob }
+        };
+        let mut ranked: Vec<u32> = (0..).take(logits.len()).collect();
+        let by_logit = |a: &u32, b: &u32| {
+            let logit = |token: &u32| logits[*token as usize];
+            logit(b).total_cmp(&logit(a)).then(a.cmp(b))
+        };
+        let top = top.min(ranked.len());
+        if (1..ranked.len()).contains(&top) {
+            ranked.select_nth_unstable_by(top - 1, by_logit);
+        }
+        ranked[..top].sort_unstable_by(by_logit);
+        let likeliest = ranked[..top].iter().map(|token| alternative(*token));
+        let logprob = TokenLogprob {
+            chosen: alternative(token),
+            top: likeliest.collect(),
+        };
+        ranked.zeroize();
+        logprob
+    }
+}
+
+/// The first of the largest; `None` when nothing may come.
+fn arg_max(logits: &[f32]) -> Option<u32> {
+    let mut best: Option<(usize, f32)> = None;
+    for (token, logit) in logits.iter().enumerate() {
+        if *logit > best.map_or(f32::NEG_INFINITY, |(_, logit)| logit) {
+            best = Some((token, *logit));
+        }
+    }
+    best.and_then(|(token, _)| u32::try_from(token).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Allows one token after another.
+    struct Sequence(Vec<u32>);
+
+    impl Grammar for Sequence {
+        fn restrict(&mut self, logits: &mut [f32]) -> Result<(), TooComplex> {
+            let next = *self.0.first().ok_or(TooComplex)? as usize;
+            let others = logits.iter_mut().enumerate().filter(|(i, _)| *i != next);
+            others.for_each(|(_, logit)| *logit = f32::NEG_INFINITY);
+            Ok(())
+        }
+
+        fn accept(&mut self, token: u32) -> Result<(), TooComplex> {
+            assert_eq!(self.0.remove(0), token);
+            Ok(())
+        }
+    }
+
+    fn chooser(grammar: Option<Vec<u32>>) -> Chooser {
+        let mut sampling = Sampling::default();
+        (sampling.seed, sampling.top_p) = (3, 0.5);
+        Chooser {
+            sampling,
+            top: Some(2),
+            grammar: grammar.map(|tokens| Box::new(Sequence(tokens)) as Box<dyn Grammar>),
+            ends: vec![0],
+            bytes: Box::new(|token| vec![u8::try_from(token).unwrap(); 1]),
+            prompt_tokens: None,
+        }
+    }
+
+    fn model() -> [f32; 4] {
+        [0.1f32.ln(), 0.2f32.ln(), 0.3f32.ln(), 0.4f32.ln()]
+    }
+
+    #[test]
+    fn a_grammar_rules_over_the_nucleus() {
+        // Token 0 lies outside the nucleus of the whole, and is all that the grammar leaves.
+        let mut chooser = chooser(Some(vec![1, 3, 0]));
+        let mut context = vec![9, 9];
+        for expected in [1, 3, 0] {
+            let choice = chooser.choose(&mut model(), &context).unwrap();
+            assert_eq!(choice.token, expected);
+            context.push(choice.token);
+        }
+        assert_eq!(chooser.prompt_tokens, Some(2));
+        // An end is not told to the grammar, which therefore still expects it.
+        assert!(chooser.choose(&mut model(), &context).is_ok());
+    }
+
+    #[test]
+    fn a_grammar_that_gives_up_is_told() {
+        let result = chooser(Some(vec![])).choose(&mut model(), &[1]);
+        assert_eq!(result.err(), Some(TooComplex));
+        let nothing = &mut [f32::NEG_INFINITY, f32::NAN];
+        let result = chooser(None).choose(nothing, &[1]);
+        assert_eq!(result.err(), Some(TooComplex));
+    }
+
+    #[test]
+    fn log_probabilities_are_the_models_own() {
+        let mut chooser = chooser(Some(vec![1]));
+        chooser.sampling.bias = vec![(2, 50.0)];
+        let choice = chooser.choose(&mut model(), &[7]).unwrap();
+        let told = choice.logprob.as_ref().unwrap();
+        let close = |alternative: &Alternative, byte: u8, probability: f32| {
+            assert_eq!(alternative.bytes, [byte]);
+            assert!((alternative.logprob - probability.ln()).abs() < 1e-5);
+        };
+        close(&told.chosen, 1, 0.2);
+        assert_eq!(told.top.len(), 2);
+        close(&told.top[0], 3, 0.4);
+        close(&told.top[1], 2, 0.3);
+    }
+}

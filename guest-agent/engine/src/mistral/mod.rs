@@ -1,0 +1,275 @@
+//! mistral.rs 0.8.1 as a [`Backend`].
+//!
+//! Chosen against its defaults: no prefix cache (it is shared by all requests, so timing tells one
+//! user what another asked), F32 arithmetic (the fastest on a CPU, and the automatic choice of F16
+//! is not), our own choice of every token ([`crate::choose`]), our own reading of stop strings and of
+//! calls, no device map (it reads the host's memory size from `/proc`, which the engine does not have),
+//! no logging.
+//!
+//! What stays in the library's hands and is not wiped: token lists, decoded strings, KV tensors and
+//! grammars of finished requests, until the allocator reuses their memory. They never leave this process.
+
+mod grammar;
+mod request;
+mod source;
+mod tokens;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use cocoon_protocol::engine::{EngineFailure, Generation, ModelInfo, Text};
+use cocoon_protocol::openai::FinishReason;
+use mistralrs::Device;
+use mistralrs_core::{
+    DefaultSchedulerMethod, DeviceMapSetting, MistralRs, MistralRsBuilder, ModelDType, Request,
+    Response, SchedulerConfig, TokenSource,
+};
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::backend::{Backend, Event};
+use crate::choose::{Choice, Chooser, Grammar, TooComplex};
+use crate::utf8::Utf8;
+use grammar::Grammars;
+use request::Template;
+use source::Source;
+use tokens::Tokens;
+
+/// Generations that run at once; the agent admits fewer.
+const MAX_SEQUENCES: usize = 64;
+/// How long making a grammar may take. Emulated machines are slow.
+const MAKING: Duration = Duration::from_secs(30);
+
+/// A loaded model.
+pub struct Mistral {
+    runner: Arc<MistralRs>,
+    info: ModelInfo,
+    tokens: Tokens,
+    grammars: Arc<Grammars>,
+    making: Arc<Semaphore>,
+    template: Template,
+}
+
+impl Mistral {
+    /// Loads the one GGUF file, or the safetensors folder with its `config.json`, in `folder`.
+    ///
+    /// The arithmetic runs on as many threads as `RAYON_NUM_THREADS` says, which the agent sets to
+    /// the VM's processors: both thread pools under the library read nothing else.
+    pub async fn load(folder: &Path, id: &str) -> anyhow::Result<Self> {
+        let source = Source::find(folder)?;
+        let loader = source.loader(folder)?;
+        let pipeline = loader
+            .load_model_from_hf(
+                None,
+                TokenSource::None,
+                &ModelDType::F32,
+                &Device::Cpu,
+                true,
+                DeviceMapSetting::dummy(),
+                None,
+                None,
+            )
+            .context("cannot load the weights")?;
+        let (metadata, template) = {
+            let pipeline = pipeline.lock().await;
+            (
+                pipeline.get_metadata(),
+                Template::of(pipeline.get_chat_template().as_deref()),
+            )
+        };
+        let environment = metadata.tok_env().context("the model has no tokenizer")?;
+        let tokens = Tokens::new(environment, &metadata.eos_tok);
+        let sequences = MAX_SEQUENCES.try_into().context("no room for a sequence")?;
+        let scheduler = SchedulerConfig::DefaultScheduler {
+            method: DefaultSchedulerMethod::Fixed(sequences),
+        };
+        let runner = MistralRsBuilder::new(pipeline, scheduler, false, None)
+            .with_no_prefix_cache(true)
+            .with_prefix_cache_n(0)
+            .build()
+            .await;
+        let context = runner
+            .max_sequence_length(None)
+            .ok()
+            .flatten()
+            .context("the model states no context length")?;
+        let info = ModelInfo {
+            id: id.to_owned(),
+            context_length: u32::try_from(context).unwrap_or(u32::MAX),
+            quantization: source.quantization(),
+            vocabulary: tokens.vocabulary(),
+        };
+        let grammars = Arc::new(Grammars::new(tokens.clone()));
+        Ok(Self {
+            runner,
+            info,
+            tokens,
+            grammars,
+            making: Arc::new(Semaphore::new(1)),
+            template,
+        })
+    }
+
+    /// The grammar of the answer, made where it holds up nobody. One at a time: one that takes too long is
+    /// given up, and whoever comes while it still runs is refused, so that no more than one ever does.
+    async fn grammar(
+        &self,
+        request: Generation,
+    ) -> Result<(Generation, Option<Box<dyn Grammar>>), EngineFailure> {
+        if !Grammars::needed(&request) {
+            return Ok((request, None));
+        }
+        let making = async {
+            let turn = Arc::clone(&self.making).acquire_owned().await;
+            let turn = turn.map_err(|_| EngineFailure::Internal)?;
+            let grammars = Arc::clone(&self.grammars);
+            let made = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                let grammar = grammars.of(&request);
+                (request, grammar)
+            });
+            let (request, grammar) = made.await.map_err(|_| EngineFailure::Internal)?;
+            Ok((request, grammar?))
+        };
+        let made = tokio::time::timeout(MAKING, making).await;
+        made.map_err(|_| EngineFailure::GrammarLimit)?
+    }
+
+    async fn run(
+        &self,
+        request: Generation,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<FinishReason, EngineFailure> {
+        let (request, grammar) = self.grammar(request).await?;
+        let (token_bytes, special) = (self.tokens.clone(), !request.tools.is_empty());
+        let chooser = Chooser {
+            sampling: request.sampling.clone(),
+            top: request.top_logprobs,
+            grammar,
+            ends: self.tokens.ends().to_vec(),
+            bytes: Box::new(move |token| token_bytes.bytes(token, true)),
+            prompt_tokens: None,
+        };
+        // Not bounded but bounded: one for each token of the answer, whose number is.
+        let (choices, mut chosen) = mpsc::unbounded_channel();
+        // Room for the whole answer: the library's loop waits for this queue, and must not wait
+        // for a slow reader.
+        let most = request.max_tokens.min(self.info.context_length);
+        let (responses, mut received) = mpsc::channel(usize::try_from(most).unwrap_or(0) + 8);
+        let end = self.tokens.ends().first().copied();
+        let processor = tokens::processor(chooser, choices, end);
+        let normal = request::normal(&request, &self.template, responses, processor)?;
+        let sender = self
+            .runner
+            .get_sender(None)
+            .map_err(|_| EngineFailure::Internal)?;
+        let sent = sender.send(Request::Normal(Box::new(normal))).await;
+        sent.map_err(|_| EngineFailure::Internal)?;
+
+        let mut answer = Progress {
+            events,
+            text: Utf8::default(),
+            tokens: 0,
+        };
+        loop {
+            tokio::select! {
+                // What was chosen before the library gave up counts.
+                biased;
+                Some(choice) = chosen.recv() => {
+                    let choice: Choice = choice.map_err(|TooComplex| EngineFailure::GrammarLimit)?;
+                    let bytes = self.tokens.bytes(choice.token, special);
+                    let last = self.tokens.ends().contains(&choice.token);
+                    let context = usize::try_from(self.info.context_length).unwrap_or(usize::MAX);
+                    let full = choice.before + 1 >= context;
+                    let trim = matches!(request.prompt, cocoon_protocol::engine::Prompt::Conversation(_));
+                    answer.take(choice, &bytes, last, trim).await?;
+                    if last {
+                        return Ok(FinishReason::Stop);
+                    }
+                    if answer.tokens >= request.max_tokens || full {
+                        answer.rest().await?;
+                        return Ok(FinishReason::Length);
+                    }
+                }
+                response = received.recv() => match response {
+                    Some(Response::Chunk(_) | Response::CompletionChunk(_)) => {}
+                    // The library's words may carry the prompt: only their kind goes on.
+                    Some(Response::ValidationError(error)) => return Err(validation(error.as_ref())),
+                    Some(_) | None => return Err(EngineFailure::Internal),
+                },
+            }
+        }
+    }
+}
+
+impl Backend for Mistral {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    async fn generate(&self, request: Generation, events: mpsc::Sender<Event>) {
+        let end = match self.run(request, &events).await {
+            Ok(finish_reason) => Event::Done { finish_reason },
+            Err(failure) => Event::Failed(failure),
+        };
+        // Nobody listens any more where the client has gone.
+        let _ = events.send(end).await;
+    }
+}
+
+/// One answer as it grows.
+struct Progress<'a> {
+    events: &'a mpsc::Sender<Event>,
+    text: Utf8,
+    tokens: u32,
+}
+
+impl Progress<'_> {
+    async fn take(
+        &mut self,
+        choice: Choice,
+        bytes: &[u8],
+        last: bool,
+        trim: bool,
+    ) -> Result<(), EngineFailure> {
+        if self.tokens == 0 {
+            let prompt_tokens = u32::try_from(choice.before).unwrap_or(u32::MAX);
+            self.send(Event::Started { prompt_tokens }).await?;
+        }
+        let mut text = match last {
+            true => self.text.rest(),
+            false => self.text.push(bytes),
+        };
+        if self.tokens == 0 && trim {
+            // The first token of an answer usually begins with a space that belongs to the template.
+            text = Text(text.0.trim_start().to_owned());
+        }
+        self.tokens = self.tokens.saturating_add(1);
+        // The end has no text; neither has it an opinion to tell.
+        let logprob = choice.logprob.filter(|_| !last);
+        self.send(Event::Token { text, logprob }).await
+    }
+
+    /// A character that stays unfinished.
+    async fn rest(&mut self) -> Result<(), EngineFailure> {
+        let text = self.text.rest();
+        match text.0.is_empty() {
+            true => Ok(()),
+            false => self.send(Event::Rest { text }).await,
+        }
+    }
+
+    async fn send(&self, event: Event) -> Result<(), EngineFailure> {
+        let sent = self.events.send(event).await;
+        sent.map_err(|_| EngineFailure::Internal)
+    }
+}
+
+fn validation(error: &dyn std::error::Error) -> EngineFailure {
+    if error.to_string().contains("sequence length") {
+        EngineFailure::ContextLength
+    } else {
+        EngineFailure::Template
+    }
+}

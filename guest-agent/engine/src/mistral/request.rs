@@ -1,0 +1,120 @@
+//! Our request in the library's types.
+
+use std::sync::Arc;
+
+use cocoon_protocol::engine::{EngineFailure, Generation, Prompt, Speaker, Tool, Turn, json_value};
+use mistralrs::{RequestBuilder, RequestLike as _, TextMessageRole};
+use mistralrs_core::{
+    ChatTemplate, Constraint, CustomLogitsProcessor, Function, NormalRequest, RequestMessage,
+    Response, SamplingParams, Tool as LibraryTool, ToolChoice, ToolType,
+};
+use tokio::sync::mpsc;
+
+use crate::turns::{plain, said};
+
+/// What a model's chat template can do.
+#[derive(Clone, Copy)]
+pub(super) struct Template {
+    tools: bool,
+}
+
+impl Template {
+    pub(super) fn of(template: Option<&ChatTemplate>) -> Self {
+        let value = template.and_then(|template| template.chat_template.as_ref());
+        let knows = |text: &str| text.contains("tools");
+        Self {
+            tools: value.is_some_and(|value| {
+                value.0.as_ref().either(
+                    |text| knows(text),
+                    |list| list.iter().any(|map| map.values().any(|text| knows(text))),
+                )
+            }),
+        }
+    }
+}
+
+/// The library's request. It is told of no stop string, no grammar and no call: those are ours.
+pub(super) fn normal(
+    request: &Generation,
+    template: &Template,
+    responses: mpsc::Sender<Response>,
+    processor: Arc<dyn CustomLogitsProcessor>,
+) -> Result<NormalRequest, EngineFailure> {
+    let native = template.tools && !request.tools.is_empty();
+    let messages = match &request.prompt {
+        Prompt::Text(text) => RequestMessage::Completion {
+            text: text.clone(),
+            echo_prompt: false,
+            best_of: None,
+        },
+        Prompt::Conversation(turns) if template.tools => with_tools(turns),
+        Prompt::Conversation(turns) => {
+            let mut builder = RequestBuilder::new();
+            for turn in plain(turns, &request.tools, &request.choice) {
+                builder = builder.add_message(role(turn.speaker), &*turn.text);
+            }
+            builder.take_messages()
+        }
+    };
+    let sampling = SamplingParams {
+        // Not `None`: the library replaces that by 1.0. Zero is its greedy choice.
+        temperature: Some(0.0),
+        max_len: usize::try_from(request.max_tokens).ok(),
+        ..SamplingParams::neutral()
+    };
+    let tools = match native {
+        true => Some(
+            request
+                .tools
+                .iter()
+                .map(tool)
+                .collect::<Option<Vec<_>>>()
+                .ok_or(EngineFailure::Grammar)?,
+        ),
+        false => None,
+    };
+    // It shows the tools to the template and looks for no calls; its own search drops everything
+    // that runs when one request's answer is not what it expects.
+    let choice = native.then_some(ToolChoice::None);
+    let mut normal = NormalRequest::new_simple(messages, sampling, responses, 0, tools, choice);
+    normal.is_streaming = true;
+    normal.constraint = Constraint::None;
+    normal.logits_processors = Some(vec![processor]);
+    Ok(normal)
+}
+
+/// For templates that know tools: calls stay in the structure of their turns.
+fn with_tools(turns: &[Turn]) -> RequestMessage {
+    let mut builder = RequestBuilder::new();
+    for turn in turns {
+        builder = match (turn.speaker, &turn.call_id) {
+            (Speaker::Tool, Some(id)) => builder.add_tool_message(&turn.content, id),
+            // Calls as text, in the words of the families whose templates know tools: the library's own
+            // form of them is one that no template reads.
+            (speaker, _) => builder.add_message(role(speaker), &*said(turn)),
+        };
+    }
+    builder.take_messages()
+}
+
+fn role(speaker: Speaker) -> TextMessageRole {
+    match speaker {
+        Speaker::System => TextMessageRole::System,
+        Speaker::User => TextMessageRole::User,
+        Speaker::Assistant => TextMessageRole::Assistant,
+        Speaker::Tool => TextMessageRole::Tool,
+    }
+}
+
+fn tool(tool: &Tool) -> Option<LibraryTool> {
+    let parameters = json_value(&tool.parameters)?;
+    let parameters = parameters.as_object()?.clone().into_iter().collect();
+    Some(LibraryTool {
+        tp: ToolType::Function,
+        function: Function {
+            description: tool.description.clone(),
+            name: tool.name.clone(),
+            parameters: Some(parameters),
+        },
+    })
+}

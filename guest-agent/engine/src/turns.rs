@@ -1,0 +1,161 @@
+//! Tools for models whose template knows none: described in the instructions, their calls and answers
+//! written into the turns, in the words that most models have seen (those of Hermes and Qwen).
+
+use cocoon_protocol::engine::{Call, Choice, Speaker, Tool, Turn};
+use zeroize::Zeroizing;
+
+/// A turn of text alone.
+pub struct Plain {
+    /// Who speaks; never a tool.
+    pub speaker: Speaker,
+    /// What is said.
+    pub text: Zeroizing<String>,
+}
+
+/// `turns` without tools in their structure.
+pub fn plain(turns: &[Turn], tools: &[Tool], choice: &Choice) -> Vec<Plain> {
+    let mut plain: Vec<Plain> = Vec::with_capacity(turns.len() + 1);
+    for turn in turns {
+        let (speaker, text) = match turn.speaker {
+            Speaker::Tool => (Speaker::User, answer(&turn.content)),
+            speaker => (speaker, said(turn)),
+        };
+        match plain.last_mut() {
+            // Answers of several tools are one turn: most templates want speakers to alternate.
+            Some(last) if turn.speaker == Speaker::Tool && last.speaker == speaker => {
+                last.text = joined(&last.text, &text);
+            }
+            _ => plain.push(Plain { speaker, text }),
+        }
+    }
+    if !tools.is_empty() {
+        let instructions = instructions(tools, choice);
+        match plain.first_mut() {
+            Some(first) if first.speaker == Speaker::System => {
+                first.text = joined(&first.text, &instructions);
+            }
+            _ => plain.insert(
+                0,
+                Plain {
+                    speaker: Speaker::System,
+                    text: instructions,
+                },
+            ),
+        }
+    }
+    plain
+}
+
+/// What an assistant said, its calls included.
+pub fn said(turn: &Turn) -> Zeroizing<String> {
+    let mut text = Zeroizing::new(turn.content.clone());
+    for Call {
+        name, arguments, ..
+    } in &turn.calls
+    {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        // A name has no character that JSON escapes.
+        let call = format!(
+            "<tool_call>\n{{\"name\": \"{name}\", \"arguments\": {arguments}}}\n</tool_call>"
+        );
+        text.push_str(&Zeroizing::new(call));
+    }
+    text
+}
+
+fn answer(content: &str) -> Zeroizing<String> {
+    Zeroizing::new(format!("<tool_response>\n{content}\n</tool_response>"))
+}
+
+fn joined(first: &str, second: &str) -> Zeroizing<String> {
+    Zeroizing::new(format!("{first}\n\n{second}"))
+}
+
+fn instructions(tools: &[Tool], choice: &Choice) -> Zeroizing<String> {
+    let mut text = Zeroizing::new(
+        "You may call these functions, described as JSON inside <tools></tools>:\n<tools>\n"
+            .to_owned(),
+    );
+    for tool in tools {
+        let description = tool.description.as_deref().unwrap_or_default();
+        let line = Zeroizing::new(format!(
+            "{{\"name\": \"{}\", \"description\": {description:?}, \"parameters\": {}}}\n",
+            tool.name, tool.parameters
+        ));
+        text.push_str(&line);
+    }
+    text.push_str("</tools>\n");
+    text.push_str(match choice {
+        Choice::Auto => {
+            "To call one, answer with a JSON object inside <tool_call></tool_call> and nothing else:\n<tool_call>\n{\"name\": <function>, \"arguments\": <JSON object>}\n</tool_call>"
+        }
+        // The grammar of the answer knows no marks.
+        Choice::Required | Choice::Named(_) => {
+            "Call one now: answer with nothing but a JSON object {\"name\": <function>, \"arguments\": <JSON object>}."
+        }
+    });
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn turn(speaker: Speaker, content: &str) -> Turn {
+        Turn {
+            speaker,
+            content: content.into(),
+            calls: vec![],
+            call_id: None,
+        }
+    }
+
+    #[test]
+    fn a_conversation_with_tools_becomes_text() {
+        let mut call = turn(Speaker::Assistant, "Wait.");
+        call.calls.push(Call {
+            id: "call_1".into(),
+            name: "f".into(),
+            arguments: "{\"a\":1}".into(),
+        });
+        let turns = [
+            turn(Speaker::System, "Be kind."),
+            turn(Speaker::User, "Hi"),
+            call,
+            turn(Speaker::Tool, "7"),
+            turn(Speaker::Tool, "8"),
+        ];
+        let tool = Tool {
+            name: "f".into(),
+            description: Some("adds \"one\"".into()),
+            parameters: "{}".into(),
+        };
+        let plain = plain(&turns, &[tool], &Choice::Auto);
+        let speakers: Vec<Speaker> = plain.iter().map(|plain| plain.speaker).collect();
+        assert_eq!(
+            speakers,
+            [
+                Speaker::System,
+                Speaker::User,
+                Speaker::Assistant,
+                Speaker::User
+            ]
+        );
+        assert!(plain[0].text.starts_with("Be kind.\n\nYou may call"));
+        assert!(
+            plain[0]
+                .text
+                .contains(r#"{"name": "f", "description": "adds \"one\"", "parameters": {}}"#)
+        );
+        assert_eq!(
+            *plain[2].text,
+            "Wait.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\":1}}\n</tool_call>"
+        );
+        assert_eq!(
+            *plain[3].text,
+            "<tool_response>\n7\n</tool_response>\n\n<tool_response>\n8\n</tool_response>"
+        );
+    }
+}

@@ -1,0 +1,144 @@
+//! One server-sent event, padded to a size bucket.
+//!
+//! The length of a TLS record tells the length of a piece of text, and pieces are tokens: enough
+//! to guess an answer. So every event is filled up to a multiple of [`BUCKET`] bytes, which is
+//! larger than any usual token makes it.
+
+use hyper::body::Bytes;
+use serde::Serialize;
+use zeroize::Zeroize as _;
+
+/// Events are multiples of this many bytes.
+pub const BUCKET: usize = 512;
+/// What a token's log probability takes at most, usually: its bytes are told twice.
+const LOGPROB: usize = 128;
+
+/// How events are shaped.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Send the usage last.
+    pub include_usage: bool,
+    /// Pad to buckets.
+    pub obfuscate: bool,
+    /// Tell log probabilities, with so many alternatives.
+    pub top_logprobs: Option<u8>,
+}
+
+impl Shape {
+    /// The bucket of these events: larger with log probabilities, so that these too have one length.
+    fn bucket(self) -> usize {
+        let told = self.top_logprobs.map_or(0, |top| 1 + usize::from(top));
+        BUCKET + (told * LOGPROB).next_multiple_of(BUCKET)
+    }
+}
+
+/// One event. Where it is to be padded, the value's last field is an empty `obfuscation`, which is filled.
+pub(super) fn event(value: &impl Serialize, shape: Shape) -> Bytes {
+    const TAIL: &[u8] = b"\"}\n\n";
+    let bucket = shape.bucket();
+    // Room for a whole bucket from the start: text does not leave copies in outgrown buffers.
+    let mut bytes = Vec::with_capacity(2 * bucket);
+    bytes.extend_from_slice(b"data: ");
+    // Strings and numbers into memory: serialisation cannot fail.
+    if serde_json::to_writer(&mut bytes, value).is_err() {
+        bytes.zeroize();
+        return Bytes::new();
+    }
+    if shape.obfuscate {
+        bytes.truncate(bytes.len() - 2);
+        let whole = (bytes.len() + TAIL.len()).next_multiple_of(bucket);
+        bytes.resize(whole - TAIL.len(), b'0');
+        bytes.extend_from_slice(TAIL);
+    } else {
+        bytes.extend_from_slice(b"\n\n");
+    }
+    wiped(bytes)
+}
+
+/// Bytes whose memory is wiped when the last reader drops them.
+pub fn wiped(bytes: Vec<u8>) -> Bytes {
+    Bytes::from_owner(zeroize::Zeroizing::new(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::wire::{ChatChoice, ChatLogprobs, Delta, Envelope, Kind};
+    use cocoon_protocol::engine::{Alternative, TokenLogprob};
+    use proptest::prelude::*;
+
+    fn chunk(text: &str, obfuscate: bool) -> Bytes {
+        told(text, obfuscate, None, &[])
+    }
+
+    fn told(text: &str, obfuscate: bool, top: Option<u8>, logprobs: &[TokenLogprob]) -> Bytes {
+        let shape = Shape {
+            include_usage: true,
+            obfuscate,
+            top_logprobs: top,
+        };
+        let choice = ChatChoice {
+            index: 0,
+            message: None,
+            delta: Some(Delta {
+                content: Some(text),
+                ..Delta::default()
+            }),
+            logprobs: top.map(|_| ChatLogprobs::of(logprobs)),
+            finish_reason: None,
+        };
+        let envelope = Envelope {
+            kind: Kind::Chat,
+            id: "chatcmpl-000000000000000000000000".into(),
+            created: 1_800_000_000,
+            model: "smollm2-135m-instruct-q4_1".into(),
+            fingerprint: "fp_0123456789ab".into(),
+        };
+        let body = envelope.around([choice], Some(None), (true, obfuscate));
+        event(&body, shape)
+    }
+
+    #[test]
+    fn events_with_log_probabilities_have_one_length_too() {
+        let logprob = |word: &str| TokenLogprob {
+            chosen: Alternative {
+                bytes: word.into(),
+                logprob: -1.25,
+            },
+            top: vec![
+                Alternative {
+                    bytes: word.into(),
+                    logprob: -9.123_456,
+                };
+                5
+            ],
+        };
+        let short = told("a", true, Some(5), &[logprob("a")]);
+        let long = told(" electricity", true, Some(5), &[logprob(" electricity")]);
+        assert_eq!(short.len(), long.len());
+        assert_eq!(short.len(), 3 * BUCKET);
+    }
+
+    proptest! {
+        #[test]
+        fn events_of_usual_pieces_have_one_length(text in "\\PC{0,24}") {
+            let event = chunk(&text, true);
+            prop_assert_eq!(event.len(), BUCKET);
+            let json = event.strip_prefix(b"data: ").and_then(|e| e.strip_suffix(b"\n\n")).unwrap();
+            let value: serde_json::Value = serde_json::from_slice(json).unwrap();
+            prop_assert_eq!(value["choices"][0]["delta"]["content"].as_str().unwrap(), text);
+        }
+
+        #[test]
+        fn longer_ones_have_a_multiple_of_it(text in "\\PC{0,2000}") {
+            prop_assert_eq!(chunk(&text, true).len() % BUCKET, 0);
+        }
+    }
+
+    #[test]
+    fn without_obfuscation_nothing_is_added() {
+        let event = chunk("hi", false);
+        assert!(!event.windows(11).any(|w| w == b"obfuscation"));
+        assert!(event.ends_with(b"}\n\n"));
+    }
+}

@@ -1,0 +1,196 @@
+//! A JSON object read field by field, so that a refusal can name the field at fault. A field that is
+//! not known is refused by name: a parameter silently ignored is a wrong answer.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use super::error::Refusal;
+
+/// Characters of a foreign field name that a refusal repeats.
+const MAX_NAME: usize = 64;
+/// What OpenAI's API has and this one has not.
+const UNSUPPORTED: &[&str] = &[
+    "audio",
+    "best_of",
+    "echo",
+    "function_call",
+    "functions",
+    "modalities",
+    "moderation",
+    "name",
+    "prediction",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "reasoning_effort",
+    "refusal",
+    "suffix",
+    "verbosity",
+    "web_search_options",
+];
+
+/// An object whose values are not looked at yet: nothing of a prompt is copied on the way.
+pub(super) struct Fields<'a>(BTreeMap<Cow<'a, str>, &'a RawValue>);
+
+impl<'a> Fields<'a> {
+    /// Reads the object at `place`, which is empty for the whole body.
+    pub fn parse(json: &'a [u8], place: &str) -> Result<Self, Refusal> {
+        serde_json::from_slice(json)
+            .map(Self)
+            .map_err(|error| match place {
+                // The error's text could quote the body: only its place is told.
+                "" => Refusal::body(format!(
+                    "The request body is not a JSON object (line {}, column {}).",
+                    error.line(),
+                    error.column()
+                )),
+                place => Refusal::field(place, format!("`{place}` must be an object.")),
+            })
+    }
+
+    /// The same of a value that was not looked at.
+    pub fn of(raw: &'a RawValue, place: &str) -> Result<Self, Refusal> {
+        Self::parse(raw.get().as_bytes(), place)
+    }
+
+    /// Takes a field, in the words that a refusal says what it must be. Null is none.
+    pub fn take<T: Parse<'a>>(
+        &mut self,
+        name: &'static str,
+        shape: &str,
+    ) -> Result<Option<T>, Refusal> {
+        self.take_in("", name, shape)
+    }
+
+    /// The same of the object at `place`.
+    pub fn take_in<T: Parse<'a>>(
+        &mut self,
+        place: &str,
+        name: &'static str,
+        shape: &str,
+    ) -> Result<Option<T>, Refusal> {
+        let Some(raw) = self.0.remove(name).filter(|raw| raw.get() != "null") else {
+            return Ok(None);
+        };
+        let param = join(place, name);
+        T::parse(raw)
+            .map(Some)
+            .ok_or_else(|| Refusal::field(&param, format!("`{param}` must be {shape}.")))
+    }
+
+    /// Takes a field that must be there.
+    pub fn need<T: Parse<'a>>(&mut self, name: &'static str, shape: &str) -> Result<T, Refusal> {
+        self.need_in("", name, shape)
+    }
+
+    /// The same of the object at `place`.
+    pub fn need_in<T: Parse<'a>>(
+        &mut self,
+        place: &str,
+        name: &'static str,
+        shape: &str,
+    ) -> Result<T, Refusal> {
+        self.take_in(place, name, shape)?.ok_or_else(|| {
+            let param = join(place, name);
+            Refusal::field(&param, format!("`{param}` is required: {shape}."))
+        })
+    }
+
+    /// Takes a number of the range, or its default.
+    pub fn number(
+        &mut self,
+        name: &'static str,
+        range: std::ops::RangeInclusive<f32>,
+        default: f32,
+    ) -> Result<f32, Refusal> {
+        let number = self.take(name, "a number")?.unwrap_or(default);
+        match range.contains(&number) {
+            true => Ok(number),
+            false => Err(Refusal::field(
+                name,
+                format!("`{name}` must be {} to {}.", range.start(), range.end()),
+            )),
+        }
+    }
+
+    /// Passes over a field of at most `limit` bytes, whatever it says.
+    pub fn pass(&mut self, name: &'static str, limit: usize) -> Result<(), Refusal> {
+        match self.0.remove(name) {
+            Some(raw) if raw.get().len() > limit => Err(Refusal::field(
+                name,
+                format!("`{name}` must be at most {limit} bytes."),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses the first field that nobody took, unless it is null.
+    pub fn finish(self, place: &str) -> Result<(), Refusal> {
+        let mut left = self.0.into_iter();
+        let Some((name, _)) = left.find(|(_, raw)| raw.get() != "null") else {
+            return Ok(());
+        };
+        let known = UNSUPPORTED.contains(&&*name);
+        let plain = name.chars().filter(|c| !c.is_control()).take(MAX_NAME);
+        let param = join(place, &plain.collect::<String>());
+        Err(match known {
+            true => {
+                Refusal::unsupported(&param, format!("`{param}` is not supported: leave it out."))
+            }
+            false => Refusal::unknown(&param),
+        })
+    }
+}
+
+/// A field's place.
+pub(super) fn join(place: &str, name: &str) -> String {
+    if place.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{place}.{name}")
+    }
+}
+
+/// Parsing of one value; borrowed raw values pass through.
+pub(super) trait Parse<'a>: Sized {
+    fn parse(raw: &'a RawValue) -> Option<Self>;
+}
+
+impl<'a> Parse<'a> for &'a RawValue {
+    fn parse(raw: &'a RawValue) -> Option<Self> {
+        Some(raw)
+    }
+}
+
+impl<'a> Parse<'a> for Vec<&'a RawValue> {
+    fn parse(raw: &'a RawValue) -> Option<Self> {
+        serde_json::from_str(raw.get()).ok()
+    }
+}
+
+macro_rules! owned {
+    ($($kind:ty),*) => {$(
+        impl Parse<'_> for $kind {
+            fn parse(raw: &RawValue) -> Option<Self> {
+                from_owned(raw)
+            }
+        }
+    )*};
+}
+
+owned!(
+    String,
+    bool,
+    f32,
+    i64,
+    u32,
+    BTreeMap<String, f32>,
+    cocoon_protocol::openai::Stop
+);
+
+fn from_owned<T: DeserializeOwned>(raw: &RawValue) -> Option<T> {
+    serde_json::from_str(raw.get()).ok()
+}

@@ -1,0 +1,209 @@
+//! What chat and completion requests have in common: how tokens are drawn, and how answers are told.
+//!
+//! | field | bound |
+//! |---|---|
+//! | `n` | 1 to 8, and to the machine's generation slots |
+//! | `max_completion_tokens`, `max_tokens` | 1 to the model's context |
+//! | `stop` | 4 strings of 1 to 256 bytes |
+//! | `logit_bias` | 1024 tokens of the model's vocabulary, -100 to 100 |
+//! | `user`, `safety_identifier` | 1 KiB, passed over |
+//! | `metadata` | 16 KiB, passed over |
+
+use cocoon_protocol::engine::{ModelInfo, Sampling};
+use cocoon_protocol::openai::{Stop, StreamOptions};
+use serde_json::value::RawValue;
+
+use super::error::Refusal;
+use super::fields::Fields;
+use crate::keys;
+
+const MAX_CHOICES: u32 = 8;
+const MAX_STOPS: usize = 4;
+const MAX_STOP_LEN: usize = 256;
+const MAX_BIASES: usize = 1024;
+const MAX_IDENTIFIER: usize = 1024;
+const MAX_METADATA: usize = 16 * 1024;
+/// Tokens of a completion whose request names no number, as in OpenAI's API.
+const COMPLETION_TOKENS: u32 = 16;
+
+/// How answers are told.
+pub(super) struct Options {
+    /// As server-sent events.
+    pub stream: bool,
+    /// The usage at the end of the stream.
+    pub include_usage: bool,
+    /// Events padded to size buckets.
+    pub obfuscate: bool,
+    /// Most tokens of each.
+    pub max_tokens: u32,
+    /// Strings that end them.
+    pub stop: Vec<String>,
+    /// One for each answer, each with its own seed.
+    pub samplings: Vec<Sampling>,
+}
+
+/// Takes the fields that both kinds of request have. `slots` is how many answers may run at once.
+pub(super) fn take(
+    fields: &mut Fields<'_>,
+    model: &ModelInfo,
+    slots: usize,
+    chat: bool,
+) -> Result<Options, Refusal> {
+    let stream = fields.take("stream", "a boolean")?.unwrap_or(false);
+    let shown = stream_options(fields, stream)?;
+    let max_tokens = max_tokens(fields, model.context_length, chat)?;
+    let mut sampling = Sampling {
+        temperature: fields.number("temperature", 0.0..=2.0, 1.0)?,
+        top_p: fields.take("top_p", "a number")?.unwrap_or(1.0),
+        top_k: fields
+            .take("top_k", "an integer of 0 or more")?
+            .unwrap_or(0),
+        min_p: fields.number("min_p", 0.0..=1.0, 0.0)?,
+        frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0, 0.0)?,
+        presence_penalty: fields.number("presence_penalty", -2.0..=2.0, 0.0)?,
+        repetition_penalty: fields.number("repetition_penalty", 0.1..=2.0, 1.0)?,
+        bias: bias(fields, model)?,
+        seed: 0,
+    };
+    if !(sampling.top_p > 0.0 && sampling.top_p <= 1.0) {
+        return Err(Refusal::field(
+            "top_p",
+            "`top_p` must be over 0 and at most 1.",
+        ));
+    }
+    let n = fields.take("n", "a positive integer")?.unwrap_or(1);
+    let most = MAX_CHOICES.min(u32::try_from(slots).unwrap_or(MAX_CHOICES));
+    if !(1..=most).contains(&n) {
+        let message = format!("`n` must be 1 to {most} on this machine.");
+        return Err(Refusal::field("n", message));
+    }
+    let seed: Option<i64> = fields.take("seed", "an integer of 64 bits")?;
+    let stop = stops(fields)?;
+    let mut samplings = Vec::new();
+    for choice in 0..n {
+        sampling.seed = match seed {
+            Some(seed) => u64::from_ne_bytes(seed.to_ne_bytes()).wrapping_add(choice.into()),
+            None => u64::from_ne_bytes(*keys::random().map_err(|_| {
+                Refusal::unavailable("no_randomness", "The kernel gave no random seed.")
+            })?),
+        };
+        samplings.push(sampling.clone());
+    }
+    // Means nothing and hides the length of everything else.
+    fields.pass("padding", usize::MAX)?;
+    // Nothing here is kept or told apart by person.
+    fields.pass("user", MAX_IDENTIFIER)?;
+    fields.pass("safety_identifier", MAX_IDENTIFIER)?;
+    Ok(Options {
+        stream,
+        include_usage: shown.include_usage,
+        obfuscate: shown.include_obfuscation.unwrap_or(true),
+        max_tokens,
+        stop,
+        samplings,
+    })
+}
+
+/// Takes the fields that ask for what this machine does anyway: to keep nothing, and to serve all alike.
+pub(super) fn take_harmless(fields: &mut Fields<'_>) -> Result<(), Refusal> {
+    fields.pass("metadata", MAX_METADATA)?;
+    if fields.take("store", "a boolean")?.unwrap_or(false) {
+        let message = "`store` must be false: this machine keeps nothing.";
+        return Err(Refusal::unsupported("store", message));
+    }
+    let tier: Option<String> = fields.take("service_tier", "a string")?;
+    if !matches!(tier.as_deref(), None | Some("auto" | "default")) {
+        let message = "`service_tier` must be `auto` or `default`.";
+        return Err(Refusal::unsupported("service_tier", message));
+    }
+    Ok(())
+}
+
+fn stream_options(fields: &mut Fields<'_>, stream: bool) -> Result<StreamOptions, Refusal> {
+    let Some(raw) = fields.take::<&RawValue>("stream_options", "an object")? else {
+        return Ok(StreamOptions::default());
+    };
+    if !stream {
+        return Err(Refusal::field(
+            "stream_options",
+            "`stream_options` is for requests with `stream` true.",
+        ));
+    }
+    let place = "stream_options";
+    let mut options = Fields::of(raw, place)?;
+    let include_usage = options
+        .take_in(place, "include_usage", "a boolean")?
+        .unwrap_or(false);
+    let include_obfuscation = options.take_in(place, "include_obfuscation", "a boolean")?;
+    options.finish(place)?;
+    Ok(StreamOptions {
+        include_usage,
+        include_obfuscation,
+    })
+}
+
+fn max_tokens(fields: &mut Fields<'_>, context: u32, chat: bool) -> Result<u32, Refusal> {
+    let old = fields.take::<u32>("max_tokens", "a positive integer")?;
+    // Completions have the older name only.
+    let new = match chat {
+        true => fields.take::<u32>("max_completion_tokens", "a positive integer")?,
+        false => None,
+    };
+    let (name, given) = match (new, old) {
+        (Some(_), Some(_)) => {
+            let message =
+                "`max_tokens` is the older name of `max_completion_tokens`: give one of them.";
+            return Err(Refusal::field("max_tokens", message));
+        }
+        (None, None) if chat => return Ok(context),
+        (None, None) => return Ok(context.min(COMPLETION_TOKENS)),
+        (Some(given), None) => ("max_completion_tokens", given),
+        (None, Some(given)) => ("max_tokens", given),
+    };
+    if !(1..=context).contains(&given) {
+        return Err(Refusal::field(
+            name,
+            format!("`{name}` must be 1 to {context}, the model's context."),
+        ));
+    }
+    Ok(given)
+}
+
+fn stops(fields: &mut Fields<'_>) -> Result<Vec<String>, Refusal> {
+    let mut given = fields.take::<Stop>("stop", "a string or a list of strings")?;
+    let stop = match &mut given {
+        None => Vec::new(),
+        Some(Stop::One(one)) => vec![std::mem::take(one)],
+        Some(Stop::Many(many)) => std::mem::take(many),
+    };
+    if stop.len() > MAX_STOPS
+        || stop
+            .iter()
+            .any(|text| text.is_empty() || text.len() > MAX_STOP_LEN)
+    {
+        let message =
+            format!("`stop` must be at most {MAX_STOPS} strings of 1 to {MAX_STOP_LEN} bytes.");
+        return Err(Refusal::field("stop", message));
+    }
+    Ok(stop)
+}
+
+fn bias(fields: &mut Fields<'_>, model: &ModelInfo) -> Result<Vec<(u32, f32)>, Refusal> {
+    let shape = "an object of token identifiers and numbers";
+    let given: Option<std::collections::BTreeMap<String, f32>> =
+        fields.take("logit_bias", shape)?;
+    let entry = |(token, bias): (String, f32)| {
+        let token: u32 = token.parse().ok()?;
+        (token < model.vocabulary && (-100.0..=100.0).contains(&bias)).then_some((token, bias))
+    };
+    let given = given.unwrap_or_default();
+    let few = given.len() <= MAX_BIASES;
+    let biases: Option<Vec<(u32, f32)>> = given.into_iter().map(entry).collect();
+    biases.filter(|_| few).ok_or_else(|| {
+        let message = format!(
+            "`logit_bias` must be at most {MAX_BIASES} token identifiers below {} with numbers of -100 to 100.",
+            model.vocabulary
+        );
+        Refusal::field("logit_bias", message)
+    })
+}

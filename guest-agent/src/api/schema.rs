@@ -1,0 +1,232 @@
+//! Which JSON schemas an answer can be held to.
+//!
+//! A schema becomes a grammar, and a grammar is a stranger's program: intersections of patterns take minutes and
+//! gigabytes to build. So only what needs none of them passes, which is about what OpenAI's structured outputs take.
+//!
+//! | of a schema | bound |
+//! |---|---|
+//! | text | 32 KiB |
+//! | schemas within it | 2048 |
+//! | patterns | 32 of 256 bytes, alone: not beside a length or a format |
+//! | `$ref`, `anyOf` | one of them, with nothing but annotations, definitions and a type beside it |
+//! | `$ref` | within the schema |
+//! | lengths, numbers of items | 65536 |
+
+use serde_json::{Map, Value};
+
+/// Longest schema, in bytes.
+pub(super) const MAX_SCHEMA: usize = 32 * 1024;
+const MAX_NODES: usize = 2048;
+const MAX_PATTERNS: usize = 32;
+const MAX_PATTERN: usize = 256;
+const MAX_COUNT: u64 = 65536;
+
+/// Keywords that are as simple as they look, or mean nothing to a grammar.
+const PLAIN: &[&str] = &[
+    "$comment",
+    "$id",
+    "$schema",
+    "const",
+    "default",
+    "deprecated",
+    "description",
+    "enum",
+    "examples",
+    "exclusiveMaximum",
+    "exclusiveMinimum",
+    "format",
+    "maximum",
+    "minimum",
+    "readOnly",
+    "required",
+    "title",
+    "type",
+    "writeOnly",
+];
+/// Keywords that count.
+const COUNTS: &[&str] = &["maxItems", "maxLength", "minItems", "minLength"];
+
+/// What may stand beside a `$ref` or an `anyOf`.
+const BESIDE: &[&str] = &[
+    "$comment",
+    "$defs",
+    "$id",
+    "$ref",
+    "$schema",
+    "anyOf",
+    "default",
+    "definitions",
+    "deprecated",
+    "description",
+    "examples",
+    "readOnly",
+    "title",
+    "type",
+    "writeOnly",
+];
+
+/// What is wrong with a schema, as the end of a sentence about it; never words of its own but keywords.
+pub(super) fn check(text: &str) -> Result<(), String> {
+    let object = |value| match value {
+        Value::Object(map) => Some(map),
+        _ => None,
+    };
+    let short = text.len() <= MAX_SCHEMA;
+    let schema = serde_json::from_str(text).ok().filter(|_| short);
+    let Some(schema) = schema.and_then(object) else {
+        return Err(format!(
+            "must be a JSON schema: an object of at most {MAX_SCHEMA} bytes"
+        ));
+    };
+    let mut counts = Counts {
+        nodes: 0,
+        patterns: 0,
+    };
+    counts.schema(&schema)
+}
+
+struct Counts {
+    nodes: usize,
+    patterns: usize,
+}
+
+impl Counts {
+    fn schema(&mut self, schema: &Map<String, Value>) -> Result<(), String> {
+        self.nodes += 1;
+        if self.nodes > MAX_NODES {
+            return Err(format!("has more than {MAX_NODES} schemas within it"));
+        }
+        let one =
+            usize::from(schema.contains_key("$ref")) + usize::from(schema.contains_key("anyOf"));
+        let other = |keyword: &str| !BESIDE.contains(&keyword);
+        if one > 1 || (one == 1 && schema.keys().any(|keyword| other(keyword))) {
+            // Both together is an intersection too.
+            return Err("has something beside a `$ref` or an `anyOf`".to_owned());
+        }
+        for (keyword, value) in schema {
+            self.keyword(schema, keyword, value)?;
+        }
+        Ok(())
+    }
+
+    fn keyword(
+        &mut self,
+        schema: &Map<String, Value>,
+        keyword: &str,
+        value: &Value,
+    ) -> Result<(), String> {
+        let wrong = || format!("has a `{keyword}` that is of the wrong kind");
+        match keyword {
+            _ if PLAIN.contains(&keyword) => Ok(()),
+            _ if COUNTS.contains(&keyword) => match value.as_u64() {
+                Some(count) if count <= MAX_COUNT => Ok(()),
+                _ => Err(format!("has a `{keyword}` that is not 0 to {MAX_COUNT}")),
+            },
+            "properties" | "$defs" | "definitions" => {
+                let schemas = value.as_object().ok_or_else(wrong)?;
+                schemas.values().try_for_each(|value| self.value(value))
+            }
+            "prefixItems" | "anyOf" => {
+                let schemas = value.as_array().ok_or_else(wrong)?;
+                schemas.iter().try_for_each(|value| self.value(value))
+            }
+            "items" | "additionalProperties" => self.value(value),
+            "$ref" => match value.as_str().is_some_and(|place| place.starts_with('#')) {
+                true => Ok(()),
+                false => Err("has a `$ref` that leads out of it".to_owned()),
+            },
+            "pattern" => {
+                self.patterns += 1;
+                let beside = ["minLength", "maxLength", "format"];
+                let alone = !beside.iter().any(|other| schema.contains_key(*other));
+                let short = value.as_str().is_some_and(|text| text.len() <= MAX_PATTERN);
+                match alone && short && self.patterns <= MAX_PATTERNS {
+                    true => Ok(()),
+                    false => Err(format!(
+                        "may have at most {MAX_PATTERNS} patterns of at most {MAX_PATTERN} bytes, none beside a length or a format"
+                    )),
+                }
+            }
+            _ => {
+                // Any other name is the client's word, which a message does not repeat.
+                let known = [
+                    "allOf",
+                    "oneOf",
+                    "not",
+                    "if",
+                    "patternProperties",
+                    "multipleOf",
+                ];
+                Err(match known.contains(&keyword) {
+                    true => format!("uses `{keyword}`, which no schema here may"),
+                    false => "uses a keyword that no schema here may".to_owned(),
+                })
+            }
+        }
+    }
+
+    fn value(&mut self, value: &Value) -> Result<(), String> {
+        match value {
+            Value::Bool(_) => Ok(()),
+            Value::Object(schema) => self.schema(schema),
+            _ => Err("has something else where a schema must be".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_needs_no_intersection_passes() {
+        for schema in [
+            "{}",
+            r##"{"$defs":{"a":{"type":"string","pattern":"^[a-z]+$"}},"type":"object","properties":{"x":{"$ref":"#/$defs/a"},
+              "y":{"anyOf":[{"type":"null"},{"type":"array","items":{"type":"integer","minimum":3},"maxItems":4}]},
+              "allOf":{"const":1}},"required":["x"],"additionalProperties":false}"##,
+        ] {
+            assert_eq!(check(schema), Ok(()), "{schema}");
+        }
+    }
+
+    #[test]
+    fn everything_else_is_refused_by_its_keyword() {
+        let nested = format!("{{\"anyOf\":[{}]}}", vec!["{}"; MAX_NODES].join(","));
+        let many = vec![r#"{"pattern":"a"}"#; MAX_PATTERNS + 1].join(",");
+        let patterns =
+            "may have at most 32 patterns of at most 256 bytes, none beside a length or a format";
+        for (schema, reason) in [
+            (
+                "[]",
+                "must be a JSON schema: an object of at most 32768 bytes",
+            ),
+            (
+                "{\"title\":",
+                "must be a JSON schema: an object of at most 32768 bytes",
+            ),
+            (
+                r#"{"items":{"allOf":[{}]}}"#,
+                "uses `allOf`, which no schema here may",
+            ),
+            (r#"{"secret":1}"#, "uses a keyword that no schema here may"),
+            (
+                r#"{"$ref":"http://elsewhere"}"#,
+                "has a `$ref` that leads out of it",
+            ),
+            (
+                r#"{"maxLength":65537}"#,
+                "has a `maxLength` that is not 0 to 65536",
+            ),
+            (
+                r#"{"properties":{"a":7}}"#,
+                "has something else where a schema must be",
+            ),
+            (r#"{"pattern":"a","maxLength":3}"#, patterns),
+            (&format!("{{\"anyOf\":[{many}]}}"), patterns),
+            (&nested, "has more than 2048 schemas within it"),
+        ] {
+            assert_eq!(check(schema), Err(reason.to_owned()), "{schema}");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Calls of tools as JSON: what models write, and the schema that makes them write it.
+
+use serde_json::{Value, json};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::{Choice, Tool};
+
+/// A call as a model writes it. It has no identifier yet. Wiped on drop.
+pub struct Spoken {
+    /// The tool.
+    pub name: Zeroizing<String>,
+    /// Its arguments, a JSON object in text.
+    pub arguments: Zeroizing<String>,
+}
+
+/// Reads one call, or a list of them, in the words that models use: `name` or `function`, and `arguments`
+/// or `parameters`, which is an object or text with one. `None` when it is anything else, or calls what
+/// is not among `tools`.
+pub fn parse(text: &str, tools: &[Tool]) -> Option<Vec<Spoken>> {
+    let value = serde_json::from_str(text.trim()).ok()?;
+    let values = match value {
+        Value::Array(values) => values,
+        value => vec![value],
+    };
+    let calls: Option<Vec<Spoken>> = values.iter().map(|value| spoken(value, tools)).collect();
+    values.into_iter().for_each(wipe);
+    calls.filter(|calls| !calls.is_empty())
+}
+
+fn spoken(value: &Value, tools: &[Tool]) -> Option<Spoken> {
+    let either = |one, other| value.get(one).or_else(|| value.get(other));
+    let name = either("name", "function")?.as_str()?;
+    let arguments = match either("arguments", "parameters")? {
+        Value::String(text) => text.clone(),
+        value => value.to_string(),
+    };
+    let arguments = Zeroizing::new(arguments);
+    let known = tools.iter().any(|tool| tool.name == name);
+    (known && is_json_object(&arguments)).then(|| Spoken {
+        name: Zeroizing::new(name.to_owned()),
+        arguments,
+    })
+}
+
+/// Whether `text` is a JSON object.
+pub fn is_json_object(text: &str) -> bool {
+    let value = serde_json::from_str::<Value>(text);
+    value.is_ok_and(|value| {
+        let object = value.is_object();
+        wipe(value);
+        object
+    })
+}
+
+/// Wipes the texts of a value; its numbers stay.
+fn wipe(value: Value) {
+    match value {
+        Value::String(mut text) => text.zeroize(),
+        Value::Array(values) => values.into_iter().for_each(wipe),
+        Value::Object(values) => values.into_iter().for_each(|(mut name, value)| {
+            name.zeroize();
+            wipe(value);
+        }),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// The schema of a call of any of `tools`, or of the one that `choice` names; `None` when the model is
+/// free to call nothing, or a tool's own schema is no JSON.
+pub fn schema_of_calls(tools: &[Tool], choice: &Choice) -> Option<String> {
+    let one = |tool: &Tool| {
+        let arguments: Value = serde_json::from_str(&tool.parameters).ok()?;
+        Some(json!({
+            "type": "object",
+            "properties": { "name": { "const": tool.name }, "arguments": arguments },
+            "required": ["name", "arguments"],
+            "additionalProperties": false,
+        }))
+    };
+    let wanted = |tool: &&Tool| match choice {
+        Choice::Named(name) => tool.name == *name,
+        Choice::Auto | Choice::Required => true,
+    };
+    if matches!(choice, Choice::Auto) {
+        return None;
+    }
+    let mut schemas: Vec<Value> = tools
+        .iter()
+        .filter(wanted)
+        .map(one)
+        .collect::<Option<_>>()?;
+    let mut schema = match schemas.len() {
+        0 => return None,
+        1 => schemas.pop()?,
+        _ => json!({ "anyOf": schemas }),
+    };
+    // Small models like to write white space for ever where they may.
+    schema["x-guidance"] = json!({ "whitespace_flexible": false });
+    Some(schema.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tools() -> Vec<Tool> {
+        let tool = |name: &str| Tool {
+            name: name.into(),
+            description: None,
+            parameters: r#"{"type":"object","properties":{"city":{"type":"string"}}}"#.into(),
+        };
+        vec![tool("weather"), tool("time")]
+    }
+
+    fn read(text: &str) -> Option<Vec<(String, String)>> {
+        let pair = |call: &Spoken| (call.name.to_string(), call.arguments.to_string());
+        Some(parse(text, &tools())?.iter().map(pair).collect())
+    }
+
+    #[test]
+    fn calls_are_read_in_every_dialect() {
+        let one = |arguments: &str| Some(vec![("weather".to_owned(), arguments.to_owned())]);
+        assert_eq!(
+            read(" {\"name\": \"weather\", \"arguments\": {\"city\": \"Kyiv\"}}\n"),
+            one("{\"city\":\"Kyiv\"}")
+        );
+        assert_eq!(read(r#"{"function":"weather","parameters":{}}"#), one("{}"));
+        assert_eq!(
+            read(r#"[{"name":"weather","arguments":"{\"city\":\"a\"}"}]"#),
+            one(r#"{"city":"a"}"#)
+        );
+        for other in [
+            r#"{"name":"weather"}"#,
+            r#"{"name":"rocket","arguments":{}}"#,
+            r#"{"name":"weather","arguments":[1]}"#,
+            r#"{"name":"weather","arguments":"text"}"#,
+            r#"{"name":"weather","arguments":{}"#,
+            "[]",
+            "weather",
+        ] {
+            assert_eq!(read(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_call_that_must_come_has_a_schema() {
+        assert_eq!(schema_of_calls(&tools(), &Choice::Auto), None);
+        assert_eq!(
+            schema_of_calls(&tools(), &Choice::Named("none of them".into())),
+            None
+        );
+        let named = schema_of_calls(&tools(), &Choice::Named("time".into())).unwrap();
+        let named: Value = serde_json::from_str(&named).unwrap();
+        assert_eq!(named["properties"]["name"], json!({ "const": "time" }));
+        let any = schema_of_calls(&tools(), &Choice::Required).unwrap();
+        let any: Value = serde_json::from_str(&any).unwrap();
+        assert_eq!(any["anyOf"].as_array().unwrap().len(), 2);
+    }
+}
