@@ -21,6 +21,11 @@ const NO_CRL: (&str, &str) = (
     "no revocation list of AMD was presented: a revoked processor could not be told from a good one",
 );
 
+pub const STALE: (&str, &str) = (
+    "evidence.collateral",
+    "stale collateral: it is still in its time, but older than this client accepts, and may hide newer revocations",
+);
+
 const REVOKED: &str = "TDX quote does not verify with its collateral under the development root: TCB status is invalid: Revoked";
 
 fn dates(issued: u64, next_update: u64) -> CollateralDates {
@@ -135,8 +140,12 @@ fn stale() {
         )))
     };
     accepted(&issued(30));
-    let text = "stale collateral: it is still in its time, but older than this client accepts, and may hide newer revocations";
-    refused(&issued(31), &[("evidence.collateral", text)]);
+    refused(&issued(31), &[STALE]);
+
+    // AMD's list, issued yearly, has an age of its own.
+    let listed = |days: u64| snp_with(|_, list| *list = Some(crl(NOW - days * DAY, NOW + DAY)));
+    accepted(&listed(400));
+    refused(&listed(401), &[STALE]);
 }
 
 #[test]

@@ -62,7 +62,8 @@ fn other_variable_store_under_the_same_firmware() {
         &tdx(|start| start.opened.firmware[100] ^= 1),
         "15 of 16 events agree with the nearest shape, simulated, 1024 MiB",
         "RTMR0 event 1: variable store (CFV)",
-        "the firmware's variable store was changed: secure-boot keys or settings that the image does not have",
+        "the firmware's variable store was changed: secure-boot keys or settings that the image does not have; this event \
+         hashes the firmware file's variable store, byte for byte",
     );
 }
 
@@ -72,7 +73,8 @@ fn other_amount_of_memory() {
         &tdx(|start| start.opened.memory = 1536 << 20),
         "15 of 16 events agree with the nearest shape, simulated, 8192 MiB",
         "RTMR0 event 0: memory map (TD hand-off block, 8192 MiB)",
-        "the VM has another amount of memory than the manifest's shape",
+        "the VM has another amount of memory than the manifest's shape; this event hashes the RAM ranges that QEMU hands to \
+         the firmware",
     );
     // SEV-SNP does not measure it, and nothing depends on it.
     accepted(&snp(|start| start.opened.memory = 1536 << 20));
@@ -80,7 +82,8 @@ fn other_amount_of_memory() {
 
 #[test]
 fn other_kernel() {
-    let cause = "another kernel than the manifest's vmlinuz was started";
+    let cause = "another kernel than the manifest's vmlinuz was started, or QEMU before 10.0 (or edk2 before stable202502) \
+                 started it with a changed setup header";
     refused(
         &tdx(|start| start.opened.kernel[0x450] ^= 1),
         &[("tdx.rtmr1", cause)],
@@ -93,13 +96,34 @@ fn other_kernel() {
 
 #[test]
 fn edited_command_line() {
-    let cause = "edited command line: the kernel was started with another one than the manifest's; only its digest is measured, \
-        so the difference itself cannot be shown";
-    for line in ["", "console=ttyS0", &format!("{} ", MANIFEST.cmdline)] {
+    const OTHER: &str =
+        "edited command line: the kernel was started with another one than the manifest's";
+    let kept = &MANIFEST.cmdline;
+    for (line, words) in [
+        (
+            "",
+            "-console=ttyS0 -quiet -cocoon.model=tiny:04:05:100".to_owned(),
+        ),
+        (
+            "console=ttyS0",
+            "-quiet -cocoon.model=tiny:04:05:100".to_owned(),
+        ),
+        (
+            &format!("{kept} "),
+            "the words are the manifest's, the space between or behind them is not".to_owned(),
+        ),
+        (&format!("{kept} init=/bin/sh"), "+init=/bin/sh".to_owned()),
+    ] {
         let edit = |start: &mut Start| line.clone_into(&mut start.opened.append);
-        refused(&tdx(edit), &[("tdx.rtmr2", cause)]);
+        let cause = format!("{OTHER}; words missing (-) and added (+): {words}");
+        refused(&tdx(edit), &[("tdx.rtmr2", &cause)]);
         refused(&snp(edit), &[("snp.launch", SNP_LAUNCH)]);
     }
+    // What nobody would guess is not shown, and refused all the same.
+    let unlikely = |start: &mut Start| start.opened.append = "root=/dev/sda7".into();
+    let cause =
+        format!("{OTHER}; only its digest is measured, so the difference itself cannot be shown");
+    refused(&tdx(unlikely), &[("tdx.rtmr2", &cause)]);
 }
 
 #[test]

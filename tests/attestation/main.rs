@@ -16,6 +16,9 @@
 //! | `flipped` | signed bytes changed without signing anew |
 //! | `collateral` | endorsements that are late, early, stale, stripped, the other vendor's |
 //! | `endorsers` | each piece of them, from another platform or authority |
+//! | `times` | each certificate, list and statement too early, too late and in its time |
+//! | `settings` | each field of policy and manifest, changed |
+//! | `explained` | what was started instead, named exactly where the image's files are at hand |
 //! | `malformed` | rubbish in every place |
 //! | `certificates`, `connections` | SPEC.md §4 over real TLS: CERT, TLS and ATTEST |
 
@@ -26,6 +29,7 @@ mod collateral;
 mod connections;
 mod endorsers;
 mod event_logs;
+mod explained;
 mod flipped;
 mod guest;
 mod hello;
@@ -36,6 +40,8 @@ mod malformed;
 mod manifests;
 mod rogue;
 mod roots;
+mod settings;
 mod stranger;
 mod tampered_snp;
 mod tampered_tdx;
+mod times;

@@ -1,19 +1,21 @@
 //! An operator's day with real VMs: looking at one, asking for another of the same name, ending one
-//! while it answers, and giving up on one that still boots.
+//! while it answers, giving up on one that still boots, and interrupting the demo.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use cocoon_host_agent::local;
 use cocoon_host_agent::state::{self, VmFolder};
 use cocoon_host_agent::timings::Step;
-use cocoon_host_agent::up::Progress;
+use cocoon_host_agent::{Progress, local, log};
 use cocoon_protocol::binding::Tee;
 use cocoon_protocol::control::Phase;
 use cocoon_protocol::manifest::manifest_id;
 use cocoon_tests::trial::{Model, Trial};
 use cocoon_tests::{alphabet, processes};
 use tokio::sync::oneshot;
+
+mod interrupted;
 
 /// Of a machine that is slow and busy.
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -65,6 +67,10 @@ async fn a_vm_is_looked_at_and_drained() {
         "a VM named \"operated\" is running already: choose another --name, or stop that one with `cocoon-host down`"
     );
 
+    the_log_is_of_both_sides(&vm.folder);
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&vm.folder), mode(&socket)), (0o700, 0o600));
+
     // An answer that runs when `down` comes is finished; nobody new gets in.
     let (begun, begins) = oneshot::channel();
     let mut conversation = vm.conversation(60).unwrap();
@@ -96,6 +102,22 @@ async fn a_vm_is_looked_at_and_drained() {
     ] {
         assert!(vm.folder.join(kept).is_file(), "{kept}");
     }
+}
+
+/// What `logs --json` prints: the guest's console and the host's news, in the order in which they came.
+fn the_log_is_of_both_sides(folder: &Path) {
+    let text = std::fs::read_to_string(folder.join(log::FILE)).unwrap();
+    let entries: Vec<log::Entry> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let holds = |source, text: &str| {
+        let mut found = entries.iter();
+        found.any(|entry| entry.source == source && entry.text == text)
+    };
+    assert!(holds(log::Source::Console, "cocoon: serving"), "{text}");
+    assert!(holds(log::Source::Host, "phase model"), "{text}");
+    assert!(entries.is_sorted_by_key(|entry| entry.time), "{text}");
 }
 
 /// Whoever drops the future of a boot leaves no process behind, dead or alive.

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use cocoon_protocol::control::Metrics;
 use cocoon_protocol::document::{ATTEST_PATH, AttestRequest};
 use cocoon_tests::alphabet;
 use cocoon_tests::trial::Appliance;
@@ -81,11 +82,24 @@ pub async fn are_nowhere(vm: Appliance) {
         .await;
     let told = told.unwrap();
 
+    let manifest = vm.image.manifest.cmdline.clone();
+    let places = all_places(vm, &wire, told).await;
+    // The search finds what is there.
+    assert_eq!(found(&places, "cocoon: serving").len(), 2, "console, log");
+    assert_eq!(found(&places, &manifest).len(), 1, "the manifest");
+    assert!(found(&places, "errors").contains(&"news"));
+    is_in_none_of(&places, CANARY);
+}
+
+/// Everything that the host has of a VM, by name.
+pub type Places = Vec<(String, Vec<u8>)>;
+
+/// Ends the VM and gathers what the host has of it.
+pub async fn all_places(vm: Appliance, wire: &Wire, told: Metrics) -> Places {
     let Appliance {
         vm: running,
         folder,
         seen,
-        image,
         ..
     } = vm;
     running.shutdown().await.unwrap();
@@ -98,18 +112,24 @@ pub async fn are_nowhere(vm: Appliance) {
         let bytes = std::fs::read(&file).unwrap();
         places.push((file.display().to_string(), bytes));
     }
-    // The search finds what is there.
-    let found = |needle: &str| -> Vec<&str> {
-        let holds = |bytes: &[u8]| bytes.windows(needle.len()).any(|w| w == needle.as_bytes());
-        let places = places.iter().filter(|(_, bytes)| holds(bytes));
-        places.map(|(name, _)| name.as_str()).collect()
-    };
-    assert_eq!(found("cocoon: serving").len(), 1, "the console");
-    assert_eq!(found(&image.manifest.cmdline).len(), 1, "the manifest");
-    assert!(found("errors").contains(&"news"));
+    places
+}
 
-    for text in spellings() {
-        assert_eq!(found(&text), Vec::<&str>::new(), "{text:?} was found");
+/// Where a text stands.
+pub fn found<'a>(places: &'a Places, needle: &str) -> Vec<&'a str> {
+    let holds = |bytes: &[u8]| bytes.windows(needle.len()).any(|w| w == needle.as_bytes());
+    let places = places.iter().filter(|(_, bytes)| holds(bytes));
+    places.map(|(name, _)| name.as_str()).collect()
+}
+
+/// Neither the canary nor anything that an encoder makes of it is anywhere.
+pub fn is_in_none_of(places: &Places, canary: &str) {
+    for text in spellings(canary) {
+        assert_eq!(
+            found(places, &text),
+            Vec::<&str>::new(),
+            "{text:?} was found"
+        );
     }
 }
 
@@ -132,14 +152,14 @@ async fn streamed_answer(connection: &mut Connection, path: &str, body: &str) ->
 }
 
 /// The canary as it is, and as encoders write its inside.
-fn spellings() -> Vec<String> {
-    let hex: String = CANARY.bytes().map(|byte| format!("{byte:02x}")).collect();
-    let list = format!("{:?}", CANARY.as_bytes());
+fn spellings(canary: &str) -> Vec<String> {
+    let hex: String = canary.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let list = format!("{:?}", canary.as_bytes());
     let inside = list.trim_matches(['[', ']']).to_owned();
-    let mut all = vec![CANARY.to_owned(), hex.to_uppercase(), hex, inside];
+    let mut all = vec![canary.to_owned(), hex.to_uppercase(), hex, inside];
     // Base64 has three alignments; the first and last characters of each depend on what stands beside.
     for before in 0..3 {
-        let text = format!("{}{CANARY}", "x".repeat(before));
+        let text = format!("{}{canary}", "x".repeat(before));
         let blob = cocoon_protocol::bytes::Blob(text.into_bytes());
         let text = serde_json::to_value(blob).unwrap();
         let text = text.as_str().unwrap();

@@ -1,5 +1,5 @@
 //! What the host of a real VM can see says nothing of what clients say: not its files, not its
-//! counters, not the bytes on the wire, not their lengths.
+//! counters, not the bytes on the wire, not their lengths. Nor does an engine that dies of them.
 
 use std::path::Path;
 
@@ -7,6 +7,7 @@ use cocoon_protocol::binding::Tee;
 use cocoon_tests::trial::{Appliance, Model, Trial};
 
 mod canaries;
+mod crash;
 mod lengths;
 #[path = "../attestation/stranger.rs"]
 #[expect(dead_code, reason = "the tests of connections use more of it")]
@@ -24,4 +25,9 @@ async fn the_host_learns_nothing() {
     let vm = boot("privacy").await;
     lengths::do_not_tell_tokens(&vm).await;
     canaries::are_nowhere(vm).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_dies_tells_nothing_and_is_started_again() {
+    crash::tells_nothing().await;
 }

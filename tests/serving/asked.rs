@@ -95,6 +95,7 @@ pub async fn models(vm: &Appliance) {
                 "owned_by": "cocoon",
                 "context_length": alphabet::CONTEXT,
                 "quantization": "F32",
+                "pricing": null,
             }],
         })
     );
@@ -110,7 +111,8 @@ pub async fn whole_answers(vm: &Appliance) {
         body["choices"],
         json!([{
             "index": 0,
-            "message": { "role": "assistant", "content": "abcd" },
+            "message": { "role": "assistant", "content": "abcd", "refusal": null },
+            "logprobs": null,
             "finish_reason": "length",
         }])
     );
@@ -120,7 +122,10 @@ pub async fn whole_answers(vm: &Appliance) {
     assert_eq!(prompt, 3 + "user\nHi\nassistant\n".len() as u64);
     assert_eq!(
         body["usage"],
-        json!({ "prompt_tokens": prompt, "completion_tokens": 4, "total_tokens": prompt + 4 })
+        json!({
+            "prompt_tokens": prompt, "completion_tokens": 4, "total_tokens": prompt + 4,
+            "prompt_tokens_details": { "cached_tokens": 0 },
+        })
     );
 
     // A stop string ends the answer and is no part of it, on the same connection.
@@ -246,11 +251,18 @@ pub async fn errors(vm: &Appliance) {
     let long = "x".repeat(alphabet::CONTEXT as usize);
     for (body, status, param, code, message) in [
         (
-            with("logit_bias", json!({})),
+            with("web_search_options", json!({})),
             400,
-            Some("logit_bias"),
-            None,
-            "`logit_bias` is not supported: leave it out.",
+            Some("web_search_options"),
+            Some("unsupported_parameter"),
+            "`web_search_options` is not supported: leave it out.",
+        ),
+        (
+            with("temprature", json!(1)),
+            400,
+            Some("temprature"),
+            Some("unknown_parameter"),
+            "`temprature` is not known: leave it out.",
         ),
         (
             with("temperature", json!(3)),
@@ -291,4 +303,68 @@ pub async fn errors(vm: &Appliance) {
         );
         assert_eq!(error.message, message);
     }
+}
+
+/// What only the engine can hold an answer to, inside its jail: a schema, a tool, and its own view of a token.
+pub async fn held_answers(vm: &Appliance) {
+    let stranger = Stranger::new();
+    let mut connection = stranger.connect(vm.vm.endpoint).await;
+    let nonce = serde_json::to_string(&AttestRequest {
+        nonce: cocoon_protocol::bytes::Hex([5; 32]),
+    });
+    connection.ask("POST", ATTEST_PATH, &nonce.unwrap()).await;
+    let schema = json!({
+        "type": "object",
+        "properties": { "word": { "const": "abc" } },
+        "required": ["word"],
+        "additionalProperties": false,
+    });
+    let request = |more: Value| {
+        let mut body = json!({
+            "model": vm.image.manifest.model.id,
+            "messages": [{ "role": "user", "content": "Hi" }],
+            "temperature": 0,
+            "max_completion_tokens": 60,
+            // White space, which this model would write for ever.
+            "logit_bias": { "9": -100, "10": -100, "13": -100, "32": -100 },
+        });
+        for (name, value) in more.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        body.to_string()
+    };
+    let format = json!({ "name": "answer", "schema": schema });
+    let held = request(json!({
+        "response_format": { "type": "json_schema", "json_schema": format },
+        "logprobs": true,
+        "top_logprobs": 1,
+    }));
+    let (status, body) = connection.ask("POST", "/v1/chat/completions", &held).await;
+    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    let choice = &body["choices"][0];
+    assert_eq!(choice["message"]["content"], r#"{"word":"abc"}"#);
+    assert_eq!(choice["finish_reason"], "stop");
+    // The brace is the grammar's will, the letter the model's own.
+    let first = &choice["logprobs"]["content"][0];
+    assert_eq!(
+        (&first["token"], &first["top_logprobs"][0]["token"]),
+        (&json!("{"), &json!("a"))
+    );
+
+    let called = request(json!({
+        "tools": [{ "type": "function", "function": { "name": "say", "parameters": schema } }],
+        "tool_choice": "required",
+    }));
+    let (status, body) = connection
+        .ask("POST", "/v1/chat/completions", &called)
+        .await;
+    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    let choice = &body["choices"][0];
+    assert_eq!(choice["finish_reason"], "tool_calls");
+    assert_eq!(
+        choice["message"]["tool_calls"][0]["function"],
+        json!({ "name": "say", "arguments": r#"{"word":"abc"}"# })
+    );
 }

@@ -41,6 +41,7 @@ async fn a_vm_serves_those_who_verify_it() {
     asked::fail_over(&vm).await;
     asked::unverified(&vm).await;
     asked::errors(&vm).await;
+    asked::held_answers(&vm).await;
 
     endpoint::guarded_and_passed_through(&vm).await;
 

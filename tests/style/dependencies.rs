@@ -20,6 +20,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         "cocoon-simulator",
         &["cocoon-measurements", "cocoon-protocol"],
     ),
+    (
+        "cocoon-fuzz",
+        &["cocoon-measurements", "cocoon-protocol", "cocoon-simulator"],
+    ),
     ("cocoon-qemu", &["cocoon-inputs"]),
     (
         "cocoon-image",

@@ -2,6 +2,8 @@
 //!
 //! It only orchestrates the other crates; every step can be done by hand with their commands.
 
+mod scratch;
+mod signals;
 mod steps;
 
 use std::ffi::OsString;

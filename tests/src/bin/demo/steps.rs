@@ -1,7 +1,8 @@
 //! The four steps: image, boot, verdict, conversation.
 
+use std::path::Path;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -9,35 +10,65 @@ use cocoon_client::{
     Address, ChatOptions, Conversation, Endpoint, EndpointOptions, Token, Upstreams, Verifier,
     chain, table, terminal,
 };
-use cocoon_host_agent::{Host, Progress, RunningVm};
-use cocoon_inputs::report::{self, Reporter, Task};
-use cocoon_protocol::control::Phase;
+use cocoon_host_agent::progress::show;
+use cocoon_host_agent::waiting::Waiting;
+use cocoon_host_agent::{Host, RunningVm};
+use cocoon_inputs::report::{self, Reporter};
 use cocoon_tests::image::{SignedImage, cache};
 use cocoon_tests::vm;
 use serde_json::json;
 
 use crate::Arguments;
+use crate::scratch::Scratch;
+use crate::signals::{Signals, Talking};
 
-/// Nothing is silent for longer than two seconds.
-const PULSE: Duration = Duration::from_millis(1900);
+/// What a step of the demo is waiting for, where an emulated machine does the work.
+const SLOW: &str = "an emulated machine is slow";
+/// How long whatever runs may take to end after a signal.
+const STOP: Duration = Duration::from_secs(3);
 
 /// Runs the demo.
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let reporter = report::stderr();
-    let scratch = cache()?.join("demo");
-    std::fs::create_dir_all(&scratch)
-        .with_context(|| format!("cannot create {}", scratch.display()))?;
-    let folder = tempfile::Builder::new()
-        .prefix("run-")
-        .tempdir_in(&scratch)?;
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    // Before there is anything to be left behind.
+    let signals = runtime.block_on(async { Signals::new() });
+    let mut signals = signals.context("cannot handle signals")?;
+    let scratch = Scratch::take(&cache()?.join("demo"))?;
+    let talking = Talking::default();
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            // First, so that a Ctrl-C is seen while whoever it was for is still there.
+            biased;
+            code = signals.end(&talking) => Err(code),
+            done = build_and_talk(&arguments, scratch.path(), &talking) => Ok(done),
+        }
+    });
+    match outcome {
+        Ok(done) => {
+            // A thread may still wait for standard input, which nobody wants any more.
+            runtime.shutdown_background();
+            done
+        }
+        Err(code) => {
+            // What was dropped ends its processes; a build ends with its compiler, or with us.
+            runtime.shutdown_timeout(STOP);
+            Ok(code)
+        }
+    }
+}
 
+async fn build_and_talk(
+    arguments: &Arguments,
+    folder: &Path,
+    talking: &Talking,
+) -> anyhow::Result<ExitCode> {
+    let reporter = report::stderr();
     say("1/4  building the image from locked inputs");
     let started = Instant::now();
-    let image = SignedImage::build(
-        &folder.path().join("image"),
-        arguments.model.clone(),
-        &reporter,
-    )?;
+    let (place, model) = (folder.join("image"), arguments.model.clone());
+    let told = Arc::clone(&reporter);
+    let build = move || SignedImage::build(&place, model, &told);
+    let image = tokio::task::spawn_blocking(build).await??;
     for input in &image.manifest.unlocked {
         say(&format!("     UNLOCKED: {input}; this image is no release"));
     }
@@ -45,33 +76,15 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         "     built in {:.0} s, signed by a key of this run",
         started.elapsed().as_secs_f64()
     ));
-
-    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    runtime.block_on(async {
-        tokio::select! {
-            done = boot_and_talk(&arguments, &image, folder.path(), &reporter) => done,
-            // Dropping the other branch ends every process that it started.
-            _ = interrupted(&arguments) => Ok(ExitCode::from(130)),
-        }
-    })
-}
-
-/// Ctrl-C during a one-shot run; a chat handles it by itself.
-async fn interrupted(arguments: &Arguments) {
-    if arguments.prompt.is_none() {
-        std::future::pending::<()>().await;
-    }
-    // Without a handler for the signal there is nothing to wait for.
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
-    }
+    boot_and_talk(arguments, &image, folder, &reporter, talking).await
 }
 
 async fn boot_and_talk(
     arguments: &Arguments,
     image: &SignedImage,
-    folder: &std::path::Path,
+    folder: &Path,
     reporter: &Arc<dyn Reporter>,
+    talking: &Talking,
 ) -> anyhow::Result<ExitCode> {
     say("2/4  booting it: QEMU, simulated hardware");
     let executable = std::env::current_exe().context("cannot find this program's file")?;
@@ -84,7 +97,7 @@ async fn boot_and_talk(
         Arc::clone(reporter),
     )?;
     options.memory_mib = arguments.memory;
-    let vm = Host::up(options, show(Arc::clone(reporter))).await?;
+    let vm = Host::up(options, show(Arc::clone(reporter), "     ")).await?;
 
     say("3/4  verifying it, as any client would");
     let roots = vm
@@ -93,23 +106,46 @@ async fn boot_and_talk(
         .context("simulated evidence comes without its root")?;
     let verifier = image.verifier(roots)?;
     let address = vm::address(&vm)?;
-    let outcome = converse(arguments, image, verifier, address, &vm).await;
+    let client = Client {
+        verifier,
+        address,
+        reporter,
+        talking,
+    };
+    let outcome = converse(arguments, image, client, &vm).await;
     // The VM ends in good order whatever happened.
-    say("     shutting down");
+    let shutting = Waiting::new(&**reporter, "     shutting down", SLOW);
     let ended = vm.shutdown().await;
+    drop(shutting);
     let code = outcome?;
     ended?;
     Ok(code)
 }
 
+/// Who talks to the VM.
+struct Client<'a> {
+    verifier: Verifier,
+    address: Address,
+    reporter: &'a Arc<dyn Reporter>,
+    talking: &'a Talking,
+}
+
 async fn converse(
     arguments: &Arguments,
     image: &SignedImage,
-    verifier: Verifier,
-    address: Address,
+    client: Client<'_>,
     vm: &RunningVm,
 ) -> anyhow::Result<ExitCode> {
-    let connection = match verifier.connect(&address).await {
+    let Client {
+        verifier,
+        address,
+        reporter,
+        talking,
+    } = client;
+    let verifying = Waiting::new(&**reporter, "     handshake and evidence", SLOW);
+    let connected = verifier.connect(&address).await;
+    verifying.finish("done");
+    let connection = match connected {
         Ok(connection) => connection,
         Err(error) => {
             if let Some(verdict) = error.verdict() {
@@ -161,98 +197,12 @@ async fn converse(
                 endpoint.base_url()
             ));
             tokio::select! {
-                talked = terminal::talk(&mut conversation) => talked?,
+                talked = talking.during(terminal::talk(&mut conversation)) => talked?,
                 () = endpoint.serve(std::future::pending()) => {}
             }
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Shows a boot as it goes: one task per phase, which says that it lives where it has nothing to count.
-fn show(reporter: Arc<dyn Reporter>) -> impl Fn(Progress) + Send + Sync + 'static {
-    let current = Arc::new(Mutex::new(None::<Step>));
-    let watched = Arc::downgrade(&current);
-    // Ends with the closure that holds the other end.
-    std::thread::spawn(move || {
-        while let Some(current) = watched.upgrade() {
-            if let Some(step) = locked(&current).as_ref() {
-                step.say();
-            }
-            drop(current);
-            std::thread::park_timeout(PULSE);
-        }
-    });
-    move |progress| {
-        let mut current = locked(&current);
-        let mut begin = |name: &str| {
-            let task = reporter.start(&format!("     {name}"), None);
-            current.replace(Step {
-                task,
-                percent: None,
-                since: Instant::now(),
-            })
-        };
-        match progress {
-            Progress::Note(text) => reporter.note(&format!("     {text}")),
-            Progress::Started(_) => drop(begin("firmware and kernel")),
-            Progress::Phase { phase, since_start } => {
-                if let Some(step) = begin(meaning(phase)) {
-                    step.task
-                        .finish(&format!("until {:.1} s", since_start.as_secs_f64()));
-                }
-            }
-            Progress::Work { done, total } => {
-                if let Some(step) = current.as_mut() {
-                    step.percent = done.saturating_mul(100).checked_div(total);
-                    step.say();
-                }
-            }
-            Progress::Serving { since_start, .. } => {
-                if let Some(step) = current.take() {
-                    step.task
-                        .finish(&format!("serving after {:.1} s", since_start.as_secs_f64()));
-                }
-            }
-            Progress::Metrics(_) => {}
-            Progress::EngineRestarted(count) => {
-                reporter.note(&format!("     the engine was started again (time {count})"))
-            }
-        }
-    }
-}
-
-/// A phase under way.
-struct Step {
-    task: Box<dyn Task>,
-    percent: Option<u64>,
-    since: Instant,
-}
-
-impl Step {
-    fn say(&self) {
-        let seconds = self.since.elapsed().as_secs();
-        match self.percent {
-            Some(percent) => self.task.say(&format!("{percent} %, {seconds} s")),
-            None => self.task.say(&format!("{seconds} s")),
-        }
-    }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn meaning(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Mounts | Phase::Modules | Phase::Platform => "agent starts",
-        Phase::Configuration => "configuration, compared with the launch",
-        Phase::Model => "model, checked block by block into memory",
-        Phase::Keys => "keys, made in the VM",
-        Phase::Evidence => "evidence for the certificate",
-        Phase::Engine => "engine loads the weights",
-        Phase::Serving => "listener opens",
-    }
 }
 
 fn say(line: &str) {

@@ -1,0 +1,215 @@
+//! The clock against every dated piece, one at a time: each certificate, list and statement is refused before its first
+//! second and after its last, by its name, and counts in between. The others stay in their time.
+
+use cocoon_measurements::policy::Policy;
+use cocoon_measurements::verdict::Verdict;
+use cocoon_protocol::binding::{self, Tee};
+use cocoon_protocol::bytes::Blob;
+use cocoon_protocol::document::{Collateral, Evidence};
+use cocoon_simulator::launch::Launched;
+use cocoon_simulator::tdx::{CollateralDates, IntelIdentity, TcbStatus, TdReport, TdxSimulator};
+use cocoon_simulator::x509::{Identity, KeyKind, PrivateKey, sign_certificate};
+use serde_json::Value;
+use x509_cert::Certificate;
+use x509_cert::der::Decode as _;
+use x509_cert::time::{Time, Validity};
+
+use crate::collateral::DAY;
+use crate::machine::{Machine, NOW, ROOTS, accepted, judge, policy, refused};
+
+/// First and last second.
+type Span = (u64, u64);
+
+const EARLY: Span = (NOW + 1, NOW + DAY);
+const LATE: Span = (NOW - DAY, NOW - 1);
+/// The first second and the last of a certificate count.
+const IN_TIME: [Span; 2] = [(NOW, NOW + DAY), (NOW - DAY, NOW)];
+
+fn text(vendor: &str, what: &str, (from, until): Span) -> String {
+    let what = if from > NOW {
+        format!("{what} is valid from {from} (Unix time), and it is {NOW}: check the clock")
+    } else {
+        format!("{what} was valid until {until} (Unix time), and it is {NOW}: fetch a newer one")
+    };
+    format!("expired collateral, or this machine's clock is wrong; for {vendor}: {what}")
+}
+
+/// The same certificate with other dates, signed anew.
+fn redated(certificate: &[u8], (from, until): Span, signer: &PrivateKey) -> Vec<u8> {
+    let time = |seconds: u64| {
+        let since = std::time::Duration::from_secs(seconds);
+        Time::UtcTime(x509_cert::der::asn1::UtcTime::from_unix_duration(since).unwrap())
+    };
+    let mut body = Certificate::from_der(certificate).unwrap().tbs_certificate;
+    body.validity = Validity {
+        not_before: time(from),
+        not_after: time(until),
+    };
+    sign_certificate(body, signer).unwrap()
+}
+
+/// A good SNP guest whose certificate number `at` (VCEK, ASK, ARK) has other dates.
+fn amd(at: usize, span: Span) -> Verdict {
+    let amd = &ROOTS.amd;
+    let signer = if at == 0 { &amd.ask.key } else { &amd.ark.key };
+    let mut vm = Machine::good(Tee::SevSnp);
+    let mut named = policy();
+    let Some(Collateral::SevSnp { certificates, .. }) = &mut vm.collateral else {
+        panic!("SNP has SNP's collateral")
+    };
+    certificates[at] = redated(&certificates[at].0, span, signer).into();
+    if at == 2 {
+        // With other dates it is another certificate, to be named as such.
+        named.development_roots = vec![certificates[2].0.clone()];
+    }
+    judge(&vm.document(), &named)
+}
+
+#[test]
+fn amds_certificates() {
+    for (at, what) in ["the VCEK or VLEK", "the ASK", "the ARK"]
+        .into_iter()
+        .enumerate()
+    {
+        for span in [EARLY, LATE] {
+            println!("{what} {span:?}");
+            let text = text("sev-snp", what, span);
+            refused(&amd(at, span), &[("evidence.collateral", &text)]);
+        }
+        for span in IN_TIME {
+            accepted(&amd(at, span));
+        }
+    }
+}
+
+/// A good trust domain on a platform whose keys are the simulator's, and whose certificates `edit` changed.
+fn intel(edit: impl FnOnce(&mut IntelIdentity)) -> Verdict {
+    let copy = |identity: &Identity| Identity {
+        key: PrivateKey::from_pem(KeyKind::P256, &identity.key.to_pem().unwrap()).unwrap(),
+        certificate: identity.certificate.clone(),
+    };
+    let own = &ROOTS.intel;
+    let mut identity = IntelIdentity {
+        root: copy(&own.root),
+        pck_ca: copy(&own.pck_ca),
+        pck: copy(&own.pck),
+        tcb_signing: copy(&own.tcb_signing),
+    };
+    edit(&mut identity);
+    let platform = TdxSimulator::new(&identity);
+    let vm = Machine::good(Tee::Tdx);
+    let Launched::Tdx { report, .. } = &vm.vm else {
+        panic!("a trust domain was launched")
+    };
+    let mut report = TdReport::clone(report);
+    report.report_data = binding::report_data(&binding::session(&vm.claims, &vm.fresh)).0;
+    let mut document = vm.document();
+    let Evidence::Tdx { quote, .. } = &mut document.evidence else {
+        panic!("TDX evidence was made")
+    };
+    *quote = platform.quote(&report).unwrap().into();
+    let json = platform.collateral(CollateralDates::around(NOW), TcbStatus::UpToDate);
+    document.collateral = Some(Collateral::Tdx {
+        json: json.unwrap().into(),
+    });
+    let named = Policy {
+        development_roots: vec![identity.root.certificate.clone()],
+        ..policy()
+    };
+    judge(&document, &named)
+}
+
+#[test]
+fn intels_certificates() {
+    type Redate = fn(&mut IntelIdentity, Span);
+    let certificates: [(&str, Redate); 4] = [
+        ("the platform's PCK certificate", |identity, span| {
+            identity.pck.certificate =
+                redated(&identity.pck.certificate, span, &identity.pck_ca.key);
+        }),
+        ("the authority of PCK certificates", |identity, span| {
+            identity.pck_ca.certificate =
+                redated(&identity.pck_ca.certificate, span, &identity.root.key);
+        }),
+        (
+            "the certificate that signs TCB information",
+            |identity, span| {
+                identity.tcb_signing.certificate =
+                    redated(&identity.tcb_signing.certificate, span, &identity.root.key);
+            },
+        ),
+        ("the development root", |identity, span| {
+            identity.root.certificate =
+                redated(&identity.root.certificate, span, &identity.root.key);
+        }),
+    ];
+    for (what, redate) in certificates {
+        for span in [EARLY, LATE] {
+            println!("{what} {span:?}");
+            let verdict = intel(|identity| redate(identity, span));
+            let text = text("tdx", what, span);
+            refused(&verdict, &[("evidence.collateral", &text)]);
+        }
+        let (first, _) = IN_TIME[0];
+        accepted(&intel(|identity| redate(identity, (first, NOW + 1))));
+    }
+}
+
+/// Intel's collateral with `members` of another date; what signs them is the same.
+fn dated(members: &[&str], (issued, next_update): Span) -> Verdict {
+    let at = |dates| -> Value {
+        let platform = TdxSimulator::new(&ROOTS.intel);
+        let json = platform.collateral(dates, TcbStatus::UpToDate).unwrap();
+        serde_json::from_slice(&json).unwrap()
+    };
+    let mut mixed = at(CollateralDates::around(NOW));
+    let other = at(CollateralDates {
+        issued,
+        next_update,
+    });
+    for member in members {
+        mixed[*member] = other[*member].clone();
+    }
+    let json = Blob::from(mixed.to_string().into_bytes());
+    let vm = Machine {
+        collateral: Some(Collateral::Tdx { json }),
+        ..Machine::good(Tee::Tdx)
+    };
+    vm.verdict()
+}
+
+#[test]
+fn intels_statements_and_lists() {
+    const STALE: &str = "stale collateral: it is still in its time, but older than this client accepts, and may hide newer revocations";
+    let pieces: [(&str, &[&str], u64); 4] = [
+        (
+            "the TCB information",
+            &["tcb_info", "tcb_info_signature"],
+            30,
+        ),
+        (
+            "the QE identity",
+            &["qe_identity", "qe_identity_signature"],
+            30,
+        ),
+        ("the platforms' revocation list", &["pck_crl"], 30),
+        ("the root's revocation list", &["root_ca_crl"], 400),
+    ];
+    for (what, members, most) in pieces {
+        for span in [EARLY, LATE] {
+            println!("{what} {span:?}");
+            let text = text("tdx", what, span);
+            refused(&dated(members, span), &[("evidence.collateral", &text)]);
+        }
+        accepted(&dated(members, (NOW, NOW + 1)));
+        // In its time, and too old.
+        accepted(&dated(members, (NOW - most * DAY, NOW + DAY)));
+        let old = dated(members, (NOW - most * DAY - 1, NOW + DAY));
+        refused(&old, &[("evidence.collateral", STALE)]);
+        let row = old.failures().next().unwrap();
+        assert_eq!(
+            row.found.as_deref(),
+            Some(format!("{} days ({what})", most + 1).as_str())
+        );
+    }
+}

@@ -1,0 +1,49 @@
+//! OpenAI's own clients, for Python and for Node, against the appliance and through `cocoon connect`: the guest agent
+//! in this process over a simulated TEE, the real engine in another, and the local endpoint in front of them.
+//!
+//! The clients are fetched from their registries under lock files, by hash, into the cache. Where a client or the engine
+//! cannot be had, the test prints `SKIPPED` with the reason; with `COCOON_NO_SKIP=1` in the environment, as in
+//! continuous integration, it fails. `COCOON_TEST_ENGINE` names an engine that is built already.
+
+mod appliance;
+mod clients;
+#[path = "../attestation/image.rs"]
+mod image;
+#[path = "../attestation/machine.rs"]
+#[expect(dead_code, reason = "the tests of evidence use more of it")]
+mod machine;
+
+use cocoon_client::{Endpoint, EndpointOptions, Token, Upstreams};
+use tokio::sync::oneshot;
+
+use appliance::{Appliance, MODEL};
+use clients::Client;
+
+const TOKEN: &str = "a-token-that-a-person-chose";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_clients_get_what_they_expect() {
+    let Some(appliance) = clients::had("the engine", Appliance::start().await) else {
+        return;
+    };
+    let options = EndpointOptions {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        token: Token::new(TOKEN).unwrap(),
+    };
+    let upstreams = Upstreams::new(appliance.verifier(), vec![appliance.address.clone()]);
+    let endpoint = Endpoint::bind(upstreams, options).await.unwrap();
+    let url = endpoint.base_url();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(endpoint.serve(async { drop(stopped.await) }));
+    for client in [Client::Python, Client::Node] {
+        let installed = tokio::task::spawn_blocking(move || client.install());
+        if let Some(installed) = clients::had(client.name(), installed.await.unwrap()) {
+            let said = installed.run(&url, TOKEN, MODEL).await;
+            assert!(said.success, "{}:\n{}", client.name(), said.output);
+            // Every check says so, and none is left out.
+            assert_eq!(said.checks, client.checks(), "{}", said.output);
+        }
+    }
+    stop.send(()).unwrap();
+    serving.await.unwrap();
+}

@@ -1,0 +1,43 @@
+//! A demo that is interrupted leaves no folder behind, whatever it is doing.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// The folders of runs in a cache.
+fn runs(cache: &Path) -> usize {
+    let all = std::fs::read_dir(cache.join("demo")).unwrap().flatten();
+    let names = all.map(|entry| entry.file_name());
+    names
+        .filter(|name| name.as_encoded_bytes().starts_with(b"run-"))
+        .count()
+}
+
+/// Before the chat, in the middle of the build: a model that never comes holds it there.
+#[test]
+fn an_interrupted_demo_leaves_no_folder() {
+    let cache = tempfile::tempdir().unwrap();
+    let model = cache.path().join("model.gguf");
+    let made = Command::new("mkfifo").arg(&model).status().unwrap();
+    assert!(made.success());
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let mut demo = Command::new(env!("CARGO_BIN_EXE_demo"))
+            .arg("--model")
+            .arg(&model)
+            .env("COCOON_CACHE", cache.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(demo.stderr.take().unwrap()).lines();
+        let line = lines.next().unwrap().unwrap();
+        assert_eq!(line, "1/4  building the image from locked inputs");
+        assert_eq!(runs(cache.path()), 1);
+        let kill = format!("kill -{signal} {}", demo.id());
+        let sent = Command::new("sh").args(["-c", &kill]).status().unwrap();
+        assert!(sent.success());
+        assert_eq!(demo.wait().unwrap().code(), Some(code), "{signal}");
+        assert_eq!(runs(cache.path()), 0, "{signal}");
+    }
+}

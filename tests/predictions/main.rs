@@ -1,0 +1,15 @@
+//! Predictions against peers and real firmware: other people's programs on the same artefacts, and OVMF's own event
+//! log of a real boot.
+//!
+//! Every foreign program is fetched by hash and unpacked, never installed. Where one cannot be had, its test prints
+//! `SKIPPED` with the reason; with `COCOON_NO_SKIP=1` in the environment, as in continuous integration, it fails.
+
+mod artefacts;
+mod authenticode;
+mod boot;
+mod event_log;
+mod firmware;
+mod launch_digest;
+mod measured;
+mod pe_image;
+mod tools;

@@ -1,0 +1,180 @@
+//! Foreign packages for the tests: fetched under a lock file, unpacked once, run through their own loader.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context as _;
+use cocoon_inputs::unpack::{Limits, unpack_deb_into};
+use cocoon_inputs::{Cache, Fetched, Fetcher, Lock, Mirrors, Options, Policy, report};
+use cocoon_tests::image::{cache, workspace};
+use sha2::{Digest as _, Sha256};
+
+/// What only tests use; nothing of it is in the image.
+const TOOLS: &str = include_str!("tools.lock");
+/// The folder of the libraries inside a Debian package.
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+/// Makes a skipped test fail.
+const NO_SKIP: &str = "COCOON_NO_SKIP";
+
+/// What `open` yields, or `None` after saying that, and why, the test does not take place.
+pub fn had<T>(what: &str, open: impl FnOnce() -> anyhow::Result<T>) -> Option<T> {
+    match open() {
+        Ok(had) => Some(had),
+        Err(error) => {
+            let line = format!("SKIPPED: {what} cannot be had: {error:#}");
+            assert!(
+                std::env::var_os(NO_SKIP).is_none_or(|value| value.is_empty()),
+                "{line}"
+            );
+            // Past the capture of a passing test's output: a test that does not take place must not look like one that
+            // did. A closed standard error leaves nobody to tell.
+            let _ = writeln!(io::stderr(), "{line}");
+            None
+        }
+    }
+}
+
+/// Unpacked packages.
+#[derive(Debug)]
+pub struct Packages {
+    root: PathBuf,
+}
+
+impl Packages {
+    /// The packages of `group` in the tests' own lock file.
+    pub fn of_tests(group: &str) -> anyhow::Result<Self> {
+        Self::open(Lock::parse(TOOLS)?, group)
+    }
+
+    /// The packages of `group` in the image's lock file.
+    pub fn of_image(group: &str) -> anyhow::Result<Self> {
+        let path = workspace().join("image/inputs.lock");
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        Self::open(Lock::parse(&text)?, group)
+    }
+
+    fn open(lock: Lock, group: &str) -> anyhow::Result<Self> {
+        let packages = fetch(lock, group)?;
+        let place = cache()?.join("tests/packages");
+        let root = place.join(format!("{group}-{}", content_key(&packages)));
+        if root.is_dir() {
+            return Ok(Self { root });
+        }
+        fs::create_dir_all(&place)?;
+        // Another test wants the same packages at the same time.
+        let lock = File::create(root.with_extension("lock"))?;
+        lock.lock()?;
+        if !root.is_dir() {
+            let partial = root.with_extension("partial");
+            if partial.exists() {
+                fs::remove_dir_all(&partial)?;
+            }
+            fs::create_dir(&partial)?;
+            for package in &packages {
+                unpack_deb_into(&package.read()?, Limits::default(), wanted, &partial)
+                    .with_context(|| format!("cannot unpack {}", package.entry.name))?;
+            }
+            fs::rename(&partial, &root)?;
+        }
+        Ok(Self { root })
+    }
+
+    /// The file at `path`.
+    pub fn file(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+
+    /// The one file in `folder` whose name begins with `prefix` and ends with `suffix`.
+    pub fn only(&self, folder: &str, prefix: &str, suffix: &str) -> anyhow::Result<PathBuf> {
+        let listed = fs::read_dir(self.file(folder))?.collect::<io::Result<Vec<_>>>()?;
+        let fits = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| name.starts_with(prefix) && name.ends_with(suffix))
+        };
+        let mut found = listed.iter().map(fs::DirEntry::path).filter(fits);
+        match (found.next(), found.next()) {
+            (Some(path), None) => Ok(path),
+            _ => anyhow::bail!("{folder} does not hold one file {prefix}…{suffix}"),
+        }
+    }
+
+    /// `usr/bin/PROGRAM`, started through the packages' own loader with their own libraries and no variable of ours, so
+    /// that the host's do not matter.
+    pub fn program(&self, program: &str) -> Command {
+        let libraries = self.file(LIBRARIES);
+        let mut path = libraries.clone().into_os_string();
+        // Where Debian puts libraries that one program alone uses.
+        path.push(":");
+        path.push(libraries.join(program));
+        let mut command = Command::new(self.file("usr/lib64/ld-linux-x86-64.so.2"));
+        command
+            .env_clear()
+            .env("OPENSSL_CONF", "/dev/null")
+            .arg("--library-path")
+            .arg(path)
+            .arg(self.file("usr/bin").join(program));
+        command
+    }
+}
+
+/// The one Python wheel of `group` in the tests' own lock file, as it is: Python imports from it.
+pub fn wheel(group: &str) -> anyhow::Result<PathBuf> {
+    let mut fetched = fetch(Lock::parse(TOOLS)?, group)?;
+    let wheel = fetched.pop().context("the lock names no wheel")?;
+    anyhow::ensure!(fetched.is_empty(), "the lock names several wheels");
+    Ok(wheel.path)
+}
+
+/// The program's standard output; an error with all it said when it does not succeed.
+pub fn output(command: &mut Command) -> anyhow::Result<String> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    anyhow::ensure!(
+        output.status.success(),
+        "{command:?}: {}\n{said}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(said)
+}
+
+/// The newest signed version will do where the locked one is gone: nothing of it is shipped.
+fn fetch(lock: Lock, group: &str) -> anyhow::Result<Vec<Fetched>> {
+    let options = Options {
+        policy: Policy::AllowNewest,
+        ..Options::default()
+    };
+    let cache = Cache::open(cache()?)?;
+    let fetcher = Fetcher::new(lock, cache, Mirrors::discover(), options, report::stderr());
+    Ok(fetcher.fetch_group(group)?)
+}
+
+/// Documentation runs nothing, and of thousands of kernel modules one is used.
+fn wanted(path: &str) -> bool {
+    let module = path.contains("/kernel/") && path.contains(".ko");
+    !path.starts_with("usr/share/doc/") && (!module || path.contains("/qemu_fw_cfg.ko"))
+}
+
+/// A name that changes with any package, and not with their order.
+fn content_key(packages: &[Fetched]) -> String {
+    let mut digests: Vec<_> = packages
+        .iter()
+        .map(|package| *package.entry.sha256.as_bytes())
+        .collect();
+    digests.sort_unstable();
+    let digest = digests
+        .iter()
+        .fold(
+            Sha256::new_with_prefix("packages of tests 1\0"),
+            Sha256::chain_update,
+        )
+        .finalize();
+    hex::encode(&digest[..16])
+}
+
+/// The bytes of a file; the error names it.
+pub fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    fs::read(path).with_context(|| path.display().to_string())
+}
