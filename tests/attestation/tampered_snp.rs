@@ -253,7 +253,8 @@ fn each_part_of_the_tcb_is_held_against_its_floor() {
     };
     const SIMULATED: &str = "simulated: no hardware stands behind these numbers, so they reject nothing; on hardware they would be";
     assert_eq!(row(|_| ()), format!("{SIMULATED} good enough"));
-    let edits: [(fn(&mut SnpTcbFloor), &str); 4] = [
+    type Edit = fn(&mut SnpTcbFloor);
+    let edits: [(Edit, &str); 4] = [
         (|floor| floor.bootloader = 5, "boot loader 4 instead of 5"),
         (|floor| floor.tee = 1, "TEE 0 instead of 1"),
         (|floor| floor.snp = 28, "SNP firmware 27 instead of 28"),
