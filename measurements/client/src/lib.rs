@@ -70,6 +70,6 @@ pub use endpoint::{Endpoint, EndpointError, EndpointOptions, Token, TokenError};
 pub use error::{ConnectError, Stage, chain, steers};
 pub use judge::now;
 pub use padding::{MAX_BODY_LEN, MIN_BODY_LEN, PaddingError, padded};
-pub use table::{TableStyle, summary, table};
+pub use table::{TableStyle, check_table, summary, table};
 pub use upstreams::{Answer, UpstreamError, Upstreams};
 pub use verifier::{Deadlines, Verifier};

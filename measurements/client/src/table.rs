@@ -39,24 +39,33 @@ impl Default for TableStyle {
 
 /// The whole verdict: one line of what it is worth, then every check, on one line each where it fits.
 pub fn table(verdict: &Verdict, style: TableStyle) -> String {
-    let width = usize::from(style.width.clamp(40, MAX_WIDTH));
-    let names = verdict.checks.iter().map(|check| length(&check.title));
-    // Of the longest names only a few stand out, and nearly all results begin in one column.
-    let column = names.max().unwrap_or(0).min(width * 2 / 5);
     let (name, code, worth) = worth(verdict);
-    let mut lines = wrap(&format!("{name}: {worth}"), width);
+    let mut lines = wrap(&format!("{name}: {worth}"), columns(style));
     if let Some(rest) = lines[0].strip_prefix(name) {
         lines[0] = paint(name, code, style.color) + rest;
     }
-    lines.extend([
-        String::new(),
+    lines.extend([String::new(), check_table(&verdict.checks, style)]);
+    lines.join("\n")
+}
+
+/// Checks alone, for who says in their own words what they are worth.
+pub fn check_table(checks: &[Check], style: TableStyle) -> String {
+    let width = columns(style);
+    let names = checks.iter().map(|check| length(&check.title));
+    // Of the longest names only a few stand out, and nearly all results begin in one column.
+    let column = names.max().unwrap_or(0).min(width * 2 / 5);
+    let mut lines = vec![
         format!("{:INDENT$}{:column$}  result", "", "check"),
         "\u{2500}".repeat(width),
-    ]);
-    for check in &verdict.checks {
+    ];
+    for check in checks {
         row(&mut lines, check, style, (width, column));
     }
     lines.join("\n")
+}
+
+fn columns(style: TableStyle) -> usize {
+    usize::from(style.width.clamp(40, MAX_WIDTH))
 }
 
 fn row(lines: &mut Vec<String>, check: &Check, style: TableStyle, (width, column): (usize, usize)) {

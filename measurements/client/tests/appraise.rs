@@ -1,45 +1,39 @@
-//! `cocoon appraise` on evidence of real hardware: genuine, and for all that not called confidential.
+//! `cocoon appraise` on evidence of real hardware: genuine where a policy is met, and for all that not called
+//! confidential; rejected with every check otherwise.
 //!
 //! Evidence is read from the folder named by `COCOON_VECTORS`, or from `../shared/vectors` beside the checkout; where
-//! it is absent, the test prints SKIPPED.
+//! it is absent, the tests print SKIPPED.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use serde_json::Value;
+
+/// Within the dates of the collateral.
+const TDX_TIME: &str = "1752048802";
+/// Within the dates of the VCEK.
+const SNP_TIME: &str = "1775000000";
+/// What the collateral of the published quote has: older than the default accepts.
+const OF_ITS_TIME: &str = "[policy]\nmin_tcb_evaluation = 17\n";
 
 #[test]
 fn real_hardware_is_genuine_and_no_more() {
-    let beside = || {
-        PathBuf::from(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../../shared/vectors"
-        ))
-    };
-    let folder = std::env::var_os("COCOON_VECTORS").map_or_else(beside, PathBuf::from);
-    let quote = folder.join("tdx/dcapqvl_tdx_quote");
-    if !quote.exists() {
-        println!("SKIPPED: {} is needed: set COCOON_VECTORS", quote.display());
+    let Some(evidence) = Evidence::tdx() else {
         return;
-    }
-    let appraise = |extra: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_cocoon"))
-            .args(["appraise", "tdx", "--time", TIME, "--quote"])
-            .arg(&quote)
-            .arg("--collateral")
-            .arg(folder.join("tdx/dcapqvl_tdx_quote_collateral.json"))
-            .args(extra)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap()
     };
-    let shown = appraise(&[]);
+    let (code, shown, error) = evidence.under(OF_ITS_TIME, &[]);
+    assert_eq!((code, error.as_str()), (0, ""), "{shown}");
     assert_eq!(
         shown.lines().next(),
         Some(
-            "GENUINE: signatures and endorsements hold under the vendor root; measurements not compared"
+            "GENUINE: signatures and endorsements hold under the vendor root; the policy is met; measurements not \
+             compared"
         )
     );
-    let shown: serde_json::Value = serde_json::from_str(&appraise(&["--json"])).unwrap();
+    assert!(shown.contains("\n  mrtd  "), "{shown}");
+    assert!(shown.contains("\nok    machine  "), "{shown}");
+    let (code, shown) = evidence.json(Some(OF_ITS_TIME), &[]);
+    assert_eq!(code, 0);
     assert_eq!(
         (
             &shown["class"],
@@ -48,34 +42,208 @@ fn real_hardware_is_genuine_and_no_more() {
         ),
         (&"genuine".into(), &"vendor".into(), &false.into())
     );
+    assert_eq!(failed(&shown), [""; 0]);
 }
 
-/// A policy file is held against real evidence, too: the example's defaults, and a list of other machines.
+/// Without a policy file the defaults judge, the same that judge a session. The example says the same defaults.
+#[test]
+fn the_default_policy_judges_when_none_is_named() {
+    let Some(evidence) = Evidence::tdx() else {
+        return;
+    };
+    for policy in [None, Some(include_str!("../docs/policy.toml"))] {
+        let (code, shown) = evidence.json(policy, &[]);
+        assert_eq!((code, &shown["class"]), (1, &"rejected".into()));
+        assert_eq!(failed(&shown), ["evidence.tcb_evaluation"]);
+        assert_eq!(shown["mrtd"], Value::Null, "what is rejected says nothing");
+    }
+}
+
+/// A policy file is held against real evidence, too, and every check is told, whatever they amount to.
 #[test]
 fn real_hardware_under_a_policy() {
-    let beside = || {
-        PathBuf::from(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../../shared/vectors"
-        ))
-    };
-    let folder = std::env::var_os("COCOON_VECTORS").map_or_else(beside, PathBuf::from);
-    let quote = folder.join("tdx/dcapqvl_tdx_quote");
-    if !quote.exists() {
-        println!("SKIPPED: {} is needed: set COCOON_VECTORS", quote.display());
+    let Some(evidence) = Evidence::tdx() else {
         return;
+    };
+    let (code, shown) = evidence.json(Some(OF_ITS_TIME), &[]);
+    assert_eq!(code, 0);
+    let ids = [
+        "evidence.tcb",
+        "evidence.advisories",
+        "evidence.machine",
+        "evidence.collateral",
+        "evidence.collateral",
+        "evidence.tcb_evaluation",
+    ];
+    assert_eq!(ids_of(&shown), ids);
+    let machine = shown["checks"][2]["found"].as_str().unwrap();
+    assert_eq!(
+        machine,
+        format!("intel-ppid:{}", shown["ppid"].as_str().unwrap())
+    );
+    let listed = |machine: &str| format!("{OF_ITS_TIME}machines = [\"{machine}\"]\n");
+    assert_eq!(evidence.under(&listed(machine), &[]).0, 0);
+
+    let other = format!("intel-ppid:{}", "11".repeat(16));
+    let reason = "genuine evidence, of a machine that your policy does not list";
+    let (code, rejected) = evidence.json(Some(&listed(&other)), &[]);
+    assert_eq!((code, &rejected["class"]), (1, &"rejected".into()));
+    assert_eq!(rejected["reason"], reason);
+    assert_eq!(ids_of(&rejected), ids);
+    assert_eq!(failed(&rejected), ["evidence.machine"]);
+    let check = &rejected["checks"][2];
+    assert_eq!(
+        (
+            &check["title"],
+            &check["outcome"],
+            &check["expected"],
+            &check["found"],
+            &check["cause"]
+        ),
+        (
+            &"machine".into(),
+            &"fail".into(),
+            &other.as_str().into(),
+            &machine.into(),
+            &reason.into()
+        )
+    );
+    assert!(
+        check["advice"]
+            .as_str()
+            .is_some_and(|text| !text.is_empty())
+    );
+    let (code, shown, _) = evidence.under(&listed(&other), &[]);
+    assert_eq!(code, 1);
+    assert_eq!(shown.lines().next(), Some(&*format!("REJECTED: {reason}")));
+    for part in [
+        "\nok    TCB level of the platform",
+        "\nFAIL  machine\n",
+        &format!("expected  {other}\n"),
+        &format!("found     {machine}\n"),
+        &format!("likely    {reason}\n"),
+        "      do        ",
+    ] {
+        assert!(shown.contains(part), "{part} in {shown}");
     }
-    let home = tempfile::tempdir().unwrap();
-    let policy = home.path().join("policy.toml");
-    let appraise = |text: &str, extra: &[&str]| {
-        std::fs::write(&policy, text).unwrap();
+
+    let (code, _, error) = evidence.under("machines = []\n", &[]);
+    assert_eq!(code, 2);
+    assert!(
+        error.contains("line 1") && error.contains("unknown field `machines`"),
+        "{error}"
+    );
+}
+
+/// A chip could be revoked, and nothing would show it: no policy forgives a missing list.
+#[test]
+fn a_report_without_revocation_list_is_not_genuine() {
+    let Some(evidence) = Evidence::snp() else {
+        return;
+    };
+    let old =
+        "[policy.snp_tcb_floor]\nmilan = { bootloader = 3, tee = 0, snp = 8, microcode = 115 }\n";
+    for (policy, expected) in [
+        (None, &["evidence.tcb", "evidence.collateral"][..]),
+        (Some(old), &["evidence.collateral"]),
+    ] {
+        let (code, shown) = evidence.json(policy, &[]);
+        assert_eq!((code, &shown["class"]), (1, &"rejected".into()));
+        assert_eq!(failed(&shown), expected);
+        assert!(
+            shown["reason"]
+                .as_str()
+                .unwrap()
+                .ends_with("a revoked processor could not be told from a good one"),
+            "{shown}"
+        );
+    }
+    // One that is named is read, and what is none is no list.
+    let crl = evidence.file("crl.der", "no list");
+    let (code, shown) = evidence.json(Some(old), &["--crl", &crl]);
+    assert_eq!((code, &shown["class"]), (1, &"rejected".into()));
+    assert_eq!(failed(&shown), ["evidence.signature"]);
+    assert!(
+        shown["checks"][0]["cause"]
+            .as_str()
+            .unwrap()
+            .contains("the ARK's revocation list"),
+        "{shown}"
+    );
+}
+
+fn ids_of(shown: &Value) -> Vec<&str> {
+    let checks = shown["checks"].as_array().unwrap();
+    let ids = checks.iter().map(|check| check["id"].as_str().unwrap());
+    ids.collect()
+}
+
+fn failed(shown: &Value) -> Vec<&str> {
+    let checks = shown["checks"].as_array().unwrap().iter();
+    let failed = checks.filter(|check| check["outcome"] == "fail");
+    failed.map(|check| check["id"].as_str().unwrap()).collect()
+}
+
+/// Published evidence, and a folder for what the tests say about it.
+struct Evidence {
+    home: tempfile::TempDir,
+    arguments: Vec<String>,
+}
+
+impl Evidence {
+    fn tdx() -> Option<Self> {
+        let quote = vector("tdx/dcapqvl_tdx_quote")?;
+        let collateral = vector("tdx/dcapqvl_tdx_quote_collateral.json")?;
+        let words = ["tdx", "--time", TDX_TIME, "--quote", &quote, "--collateral"];
+        Some(Self::new(&[&words, &[&*collateral][..]].concat()))
+    }
+
+    fn snp() -> Option<Self> {
+        let report = std::fs::read_to_string(vector("snp/sev_report_milan.hex")?).unwrap();
+        let digits: String = report.split_whitespace().collect();
+        let vcek = vector("snp/sev_vcek_milan.der")?;
+        let chain = vector("snp/sev_cert_chain_milan")?;
+        let words = ["snp", "--time", SNP_TIME, "--certs", &vcek, &chain];
+        let mut evidence = Self::new(&words);
+        let report = evidence.file("report.bin", hex::decode(digits).unwrap());
+        evidence.arguments.extend(["--report".to_owned(), report]);
+        Some(evidence)
+    }
+
+    fn new(arguments: &[&str]) -> Self {
+        Self {
+            home: tempfile::tempdir().unwrap(),
+            arguments: arguments.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
+        let path = self.home.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.display().to_string()
+    }
+
+    /// Exit status and what is printed about it as JSON.
+    fn json(&self, policy: Option<&str>, extra: &[&str]) -> (i32, Value) {
+        let extra = [extra, &["--json"]].concat();
+        let (code, shown, error) = match policy {
+            Some(policy) => self.under(policy, &extra),
+            None => self.appraised(&extra),
+        };
+        assert_eq!(error, "");
+        (code, serde_json::from_str(&shown).unwrap())
+    }
+
+    fn under(&self, policy: &str, extra: &[&str]) -> (i32, String, String) {
+        let policy = self.file("policy.toml", policy);
+        self.appraised(&[extra, &["--policy", &policy]].concat())
+    }
+
+    /// Exit status, standard output, standard error.
+    fn appraised(&self, extra: &[&str]) -> (i32, String, String) {
         let output = Command::new(env!("CARGO_BIN_EXE_cocoon"))
-            .args(["appraise", "tdx", "--time", TIME, "--quote"])
-            .arg(&quote)
-            .arg("--collateral")
-            .arg(folder.join("tdx/dcapqvl_tdx_quote_collateral.json"))
-            .arg("--policy")
-            .arg(&policy)
+            .arg("appraise")
+            .args(&self.arguments)
             .args(extra)
             .output()
             .unwrap();
@@ -85,52 +253,16 @@ fn real_hardware_under_a_policy() {
             text(output.stdout),
             text(output.stderr),
         )
-    };
-    let (code, shown, error) = appraise(include_str!("../docs/policy.toml"), &["--json"]);
-    assert_eq!(code, 0, "{shown}{error}");
-    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
-    let checks = shown["checks"].as_array().unwrap();
-    let ids: Vec<_> = checks
-        .iter()
-        .map(|check| check["id"].as_str().unwrap())
-        .collect();
-    assert_eq!(
-        ids,
-        [
-            "evidence.tcb",
-            "evidence.advisories",
-            "evidence.machine",
-            "evidence.collateral",
-            "evidence.collateral",
-            "evidence.tcb_evaluation"
-        ]
-    );
-    let machine = checks[2]["found"].as_str().unwrap();
-    assert_eq!(
-        machine,
-        format!("intel-ppid:{}", shown["ppid"].as_str().unwrap())
-    );
-    let listed = format!("[policy]\nmachines = [\"{machine}\"]\n");
-    assert_eq!(appraise(&listed, &[]).0, 0);
-    let others = format!(
-        "[policy]\nmachines = [\"intel-ppid:{}\"]\n",
-        "11".repeat(16)
-    );
-    assert_eq!(
-        appraise(&others, &[]),
-        (
-            1,
-            "REJECTED: genuine evidence, of a machine that your policy does not list\n".to_owned(),
-            String::new()
-        )
-    );
-    let (code, _, error) = appraise("machines = []\n", &[]);
-    assert_eq!(code, 2);
-    assert!(
-        error.contains("line 1") && error.contains("unknown field `machines`"),
-        "{error}"
-    );
+    }
 }
 
-/// Within the dates of the collateral.
-const TIME: &str = "1752048802";
+fn vector(name: &str) -> Option<String> {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vectors");
+    let folder = std::env::var_os("COCOON_VECTORS").map_or_else(beside, PathBuf::from);
+    let path = folder.join(name);
+    if !path.exists() {
+        println!("SKIPPED: {} is needed: set COCOON_VECTORS", path.display());
+        return None;
+    }
+    Some(path.display().to_string())
+}

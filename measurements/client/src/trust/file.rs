@@ -1,5 +1,6 @@
 //! The trust file, `~/.config/cocoon/trust.toml`: whom to believe, what to demand, and appliances seen before. A policy
-//! file (`--policy`) says the first two in the same words, and nothing else.
+//! file (`--policy`) says the first two in the same words, and nothing else. The memory of releases lies beside the trust
+//! file: another trust file has another memory.
 //!
 //! ```toml
 //! signers = ["8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c"]
@@ -24,8 +25,8 @@ use toml_edit::{DocumentMut, Item, Table, value};
 
 use super::store::{Store, TrustFileError, integer};
 
-const TRUST_FILE: &str = "trust file";
-const POLICY_FILE: &str = "policy file";
+pub(super) const TRUST_FILE: &str = "trust file";
+pub(super) const POLICY_FILE: &str = "policy file";
 
 /// What a person keeps about trust.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -80,8 +81,9 @@ impl TrustFile {
         store.parse(&store.text_if_any()?)
     }
 
-    /// This file with signers, threshold, release floor and policy of the policy file at `path` in place of its own;
-    /// what it remembers stays.
+    /// This file with signers and policy of the policy file at `path` in place of its own, and its threshold if it
+    /// states one. The greater release floor of the two counts, and what this file remembers stays: a file that leaves
+    /// something out loosens nothing.
     pub fn under_policy(self, path: &Path) -> Result<Self, TrustFileError> {
         let store = Store {
             what: POLICY_FILE,
@@ -95,8 +97,8 @@ impl TrustFile {
         } = store.parse(&store.text()?)?;
         Ok(Self {
             signers,
-            threshold,
-            release_floor,
+            threshold: threshold.or(self.threshold),
+            release_floor: release_floor.max(self.release_floor),
             policy,
             ..self
         })
@@ -249,12 +251,12 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_file_replaces_demands_and_is_no_memory() {
+    fn a_policy_file_replaces_demands_lowers_no_number_and_is_no_memory() {
         let (_folder, path) = file("release_floor = 4\n[policy]\nmin_tcb_evaluation = 19\n");
         let known: BTreeMap<_, _> = [("a:1".to_owned(), KnownHost { release: 2 })].into();
         let before = TrustFile {
             signers: vec![Hex32::ZERO],
-            threshold: Some(1),
+            threshold: Some(2),
             release_floor: 9,
             known_hosts: known.clone(),
             ..TrustFile::default()
@@ -266,12 +268,21 @@ mod tests {
         assert_eq!(
             before.under_policy(&path).unwrap(),
             TrustFile {
-                release_floor: 4,
+                threshold: Some(2),
+                release_floor: 9,
                 policy,
                 known_hosts: known,
                 ..TrustFile::default()
             }
         );
+        let (_folder, path) = file("threshold = 1\nrelease_floor = 4\n");
+        let before = TrustFile {
+            threshold: Some(2),
+            release_floor: 3,
+            ..TrustFile::default()
+        };
+        let after = before.under_policy(&path).unwrap();
+        assert_eq!((after.threshold, after.release_floor), (Some(1), 4));
         let (_folder, path) = file("[known_hosts.\"a:1\"]\nrelease = 1\n");
         let error = TrustFile::default().under_policy(&path).unwrap_err();
         assert!(

@@ -1,6 +1,8 @@
 //! Whom a client believes: flags, the trust file and a policy file become a manifest that counts and a policy.
 
+mod error;
 mod file;
+mod floors;
 mod releases;
 mod roots;
 mod store;
@@ -10,19 +12,21 @@ use std::path::{Path, PathBuf};
 
 use cocoon_measurements::appraise::explain::{Artefacts, explain};
 use cocoon_measurements::manifest::{
-    Basis, MAX_ENVELOPE_LEN, ManifestRefusal, ManifestTrust, TrustedManifest, trust,
+    Basis, MAX_ENVELOPE_LEN, ManifestTrust, TrustedManifest, trust,
 };
 use cocoon_measurements::policy::Policy;
 use cocoon_measurements::verdict::{Class, Verdict};
 use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::manifest::MAX_MANIFEST_LEN;
 
+pub use error::TrustError;
 pub use file::{KnownHost, TrustFile, default_path};
 pub use roots::{RootError, development_roots};
 pub use store::TrustFileError;
 
 use crate::attested::AttestedConnection;
 use crate::verifier::Verifier;
+use floors::Floors;
 use releases::Releases;
 
 /// Largest file of a signer's key, trust settings or a root certificate, in bytes.
@@ -38,7 +42,8 @@ pub struct TrustOptions {
     pub manifest: PathBuf,
     /// Ed25519 public keys, 64 hexadecimal digits each, or files that hold one.
     pub signers: Vec<String>,
-    /// How many signers must have signed; 1 when absent.
+    /// How many signers must have signed; when absent what the policy file states, else the trust file, else 1.
+    /// Signers among the options do not change that: only a threshold among them does.
     pub threshold: Option<usize>,
     /// Manifests that count by their hash alone.
     pub pinned: Vec<Hex32>,
@@ -46,9 +51,10 @@ pub struct TrustOptions {
     pub allow_unlocked: bool,
     /// Development roots, PEM files.
     pub trust_roots: Vec<PathBuf>,
-    /// The trust file; [`default_path`] when absent.
+    /// The trust file; [`default_path`] when absent. The newest releases that were seen are remembered beside it.
     pub trust_file: Option<PathBuf>,
-    /// A policy file, whose signers, threshold, release floor and policy stand in place of the trust file's.
+    /// A policy file: its signers and policy stand in place of the trust file's, its threshold too if it states one;
+    /// the greater release floor of the two counts.
     pub policy: Option<PathBuf>,
     /// Forget the newest release that was seen of these signers, and accept an older one.
     pub reset_release_floor: bool,
@@ -66,67 +72,22 @@ pub struct Settings {
     unkept: Option<TrustFileError>,
 }
 
-/// Why there are no settings.
-#[derive(Debug, thiserror::Error)]
-pub enum TrustError {
-    /// A file cannot be read.
-    #[error("cannot read {what} {path}")]
-    Read {
-        /// What the file is for.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// From the operating system.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A file is far too large for what it should be.
-    #[error("{what} {path} is larger than {limit} bytes: it is some other file")]
-    TooLarge {
-        /// What the file is for.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Bytes allowed.
-        limit: usize,
-    },
-    /// A signer is neither a key nor a file with one.
-    #[error("`{0}` is no signer: give 64 hexadecimal digits, or a file that holds them")]
-    Signer(String),
-    /// The trust file.
-    #[error(transparent)]
-    File(#[from] TrustFileError),
-    /// A development root.
-    #[error("{path} is not usable as --trust-root")]
-    Root {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: RootError,
-    },
-    /// The manifest does not count.
-    #[error("manifest {path} does not count")]
-    Manifest {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: ManifestRefusal,
-    },
-}
-
 impl Settings {
     /// Reads what the options name. Signers or pins among the flags replace those of the files. A release below the
-    /// newest that was seen of the same signers is a rollback and refused; a newer one is remembered.
+    /// newest that was seen of one of the signers is a rollback and refused; a newer one is remembered.
     pub fn load(options: &TrustOptions, now: u64) -> Result<Self, TrustError> {
         let path = options.trust_file.clone().or_else(default_path);
         let mut file = match &path {
             Some(path) => TrustFile::load(path)?,
             None => TrustFile::default(),
         };
+        let mut floors = Floors::default();
+        if let Some(path) = &path {
+            floors.state(file::TRUST_FILE, path, file.release_floor);
+        }
         if let Some(policy) = &options.policy {
             file = file.under_policy(policy)?;
+            floors.state(file::POLICY_FILE, policy, file.release_floor);
         }
         let bytes = read("manifest", &options.manifest, MAX_MANIFEST_LEN)?;
         let envelope = envelope(&options.manifest)?;
@@ -140,6 +101,7 @@ impl Settings {
         }
         let refused = |source| TrustError::Manifest {
             path: options.manifest.clone(),
+            advice: floors.advice(&source, memory.as_deref()),
             source,
         };
         let manifest = trust(&bytes, envelope.as_deref(), &believed, now).map_err(refused)?;
@@ -153,7 +115,7 @@ impl Settings {
             policy.development_roots.extend(found);
         }
         let reset = options.reset_release_floor;
-        let unkept = memory.and_then(|memory| remember(&memory, &manifest, &believed, reset).err());
+        let unkept = remember(memory.as_deref(), &manifest, &believed, reset).err();
         let folder = options.manifest.parent().map(Path::to_owned);
         Ok(Self {
             manifest,
@@ -228,7 +190,7 @@ impl Settings {
 
 /// Only releases raise what is remembered: neither a manifest that counts by its hash alone nor an unlocked one is any.
 fn remember(
-    memory: &Path,
+    memory: Option<&Path>,
     manifest: &TrustedManifest,
     believed: &ManifestTrust,
     reset: bool,
@@ -236,6 +198,9 @@ fn remember(
     if *manifest.basis() == Basis::Pinned || !manifest.unlocked.is_empty() {
         return Ok(());
     }
+    let memory = memory.ok_or(TrustFileError::NoPlace {
+        what: releases::WHAT,
+    })?;
     Releases::remember(memory, &believed.signers, manifest.release, reset)
 }
 
@@ -252,7 +217,8 @@ fn believed(options: &TrustOptions, file: &TrustFile) -> Result<ManifestTrust, T
             .iter()
             .map(|signer| self::signer(signer))
             .collect::<Result<_, _>>()?;
-        believed.threshold = 1;
+        // Other signers, but as many of them: who wrote down that one key is not enough meant it of any.
+        believed.threshold = believed.threshold.max(1);
         believed.pinned.clone_from(&options.pinned);
     }
     if let Some(threshold) = options.threshold {

@@ -1,5 +1,6 @@
-//! The newest release seen from each set of signers, kept beside the trust file: an older one of theirs is a rollback,
-//! whoever offers it, even while its manifest is still in its time.
+//! The newest release seen from each set of signers, kept beside the trust file: an older one of theirs, or of a set that
+//! shares a signer with theirs, is a rollback, whoever offers it, even while its manifest is still in its time. Who adds
+//! a rebuilder's key or drops one forgets nothing.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::store::{Store, TrustFileError};
 
-const WHAT: &str = "memory of releases";
-const HEAD: &str = "# Written by cocoon: the newest release seen from each set of signers; older ones are refused.\n                    # --reset-release-floor forgets the entry of the signers in use.\n\n";
+pub(super) const WHAT: &str = "memory of releases";
+const HEAD: &str = "# Written by cocoon: the newest release seen from each set of signers; who shares a signer\n# with them may not offer an older one. --reset-release-floor lowers the entries of the signers in use.\n\n";
 
 /// What was seen. One that cannot be read is an error: forgetting is what an attacker would want.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,7 +21,7 @@ pub(super) struct Releases {
     seen: Vec<Seen>,
 }
 
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Seen {
     /// Sorted, each once.
@@ -40,14 +41,14 @@ impl Releases {
         store.parse(&store.text_if_any()?)
     }
 
-    /// The newest release of exactly these signers, in any order.
+    /// The newest release of any set with one of these signers in it.
     pub(super) fn newest(&self, signers: &[[u8; 32]]) -> Option<u64> {
         let signers = set(signers);
-        let own = self.seen.iter().filter(|seen| seen.signers == signers);
-        own.map(|seen| seen.release).max()
+        let shared = self.seen.iter().filter(|seen| seen.shares(&signers));
+        shared.map(|seen| seen.release).max()
     }
 
-    /// Remembers `release` unless a newer one is known; with `lower`, even then.
+    /// Remembers `release` unless a newer one is known; with `lower`, even then. Writes nothing when it knew already.
     pub(super) fn remember(
         path: &Path,
         signers: &[[u8; 32]],
@@ -57,17 +58,38 @@ impl Releases {
         let store = at(path);
         store.update(|text| {
             let mut releases: Self = store.parse(text)?;
-            let newest = releases.newest(signers);
-            if newest == Some(release) || (newest > Some(release) && !lower) {
+            if !releases.see(set(signers), release, lower) {
                 return Ok(None);
             }
-            let signers = set(signers);
-            releases.seen.retain(|seen| seen.signers != signers);
-            releases.seen.push(Seen { signers, release });
             let text = toml::to_string(&releases)
                 .map_err(|error| store.unwritten(std::io::Error::other(error)))?;
             Ok(Some(format!("{HEAD}{text}")))
         })
+    }
+
+    /// Whether anything changed.
+    fn see(&mut self, signers: BTreeSet<Hex32>, release: u64, lower: bool) -> bool {
+        let newer = |seen: &Seen| seen.shares(&signers) && seen.release > release;
+        if !lower && self.seen.iter().any(newer) {
+            return false;
+        }
+        let before = self.seen.clone();
+        for seen in self.seen.iter_mut().filter(|seen| newer(seen)) {
+            seen.release = release;
+        }
+        // Nothing shared is newer now, so the larger of two sets says what the smaller one says, and the file stays small.
+        let covered = |seen: &Seen| seen.release == release && seen.signers.is_superset(&signers);
+        if !self.seen.iter().any(covered) {
+            self.seen.retain(|seen| !seen.signers.is_subset(&signers));
+            self.seen.push(Seen { signers, release });
+        }
+        self.seen != before
+    }
+}
+
+impl Seen {
+    fn shares(&self, signers: &BTreeSet<Hex32>) -> bool {
+        !self.signers.is_disjoint(signers)
     }
 }
 
@@ -84,34 +106,68 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_set_of_signers_has_its_own() {
+    fn sets_that_share_a_signer_share_the_memory() {
         let folder = tempfile::tempdir().unwrap();
         let path = path_beside(&folder.path().join("cocoon/trust.toml"));
         assert!(path.ends_with("cocoon/trust.releases.toml"));
-        let (one, two) = ([1; 32], [2; 32]);
+        let (one, two, three) = ([1; 32], [2; 32], [3; 32]);
         let newest = |signers: &[_]| Releases::load(&path).unwrap().newest(signers);
         assert_eq!(newest(&[one]), None);
         let remember = |signers: &[_], release, lower| {
             Releases::remember(&path, signers, release, lower).unwrap();
         };
         remember(&[one], 7, false);
-        remember(&[two, one], 3, false);
-        assert_eq!((newest(&[one]), newest(&[one, two])), (Some(7), Some(3)));
+        assert_eq!(newest(&[two, one]), Some(7), "a key more forgets nothing");
         assert_eq!(newest(&[two]), None);
+        remember(&[two, one], 3, false);
+        assert_eq!((newest(&[one]), newest(&[two])), (Some(7), None));
+        remember(&[two, one], 7, false);
+        assert_eq!(newest(&[two]), Some(7), "a key less forgets nothing");
         remember(&[one, one], 5, false);
         assert_eq!(newest(&[one]), Some(7), "never falls by itself");
-        remember(&[one], 9, false);
-        assert_eq!(newest(&[one]), Some(9));
-        remember(&[one], 5, true);
-        assert_eq!((newest(&[one]), newest(&[one, two])), (Some(5), Some(3)));
+        remember(&[three, two], 9, false);
+        assert_eq!(newest(&[one]), Some(7));
+        assert_eq!(newest(&[one, three]), Some(9), "the greatest of all");
+
+        // Lowering lowers for everyone who shares a signer, or it would lower nothing.
+        remember(&[one, two], 5, true);
+        assert_eq!((newest(&[one]), newest(&[two, three])), (Some(5), Some(5)));
+        remember(&[one], 2, true);
+        assert_eq!(
+            (newest(&[one, two]), newest(&[two, three])),
+            (Some(5), Some(5))
+        );
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("# Written by cocoon"), "{text}");
+        assert!(text.lines().all(|line| line == line.trim()), "{text}");
         let left: Vec<_> = std::fs::read_dir(path.parent().unwrap()).unwrap().collect();
         assert_eq!(
             left.len(),
             2,
             "the file and its lock, nothing temporary: {left:?}"
         );
+    }
+
+    /// Where nothing is new, nothing is written, not even a lock: a home may be read-only.
+    #[test]
+    fn what_is_known_needs_no_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("trust.releases.toml");
+        let lock = folder.path().join("trust.releases.toml.lock");
+        let remember = |release| Releases::remember(&path, &[[1; 32], [2; 32]], release, false);
+        remember(7).unwrap();
+        std::fs::remove_file(&lock).unwrap();
+        let written = std::fs::metadata(&path).unwrap().modified().unwrap();
+        for known in [7, 6] {
+            remember(known).unwrap();
+            assert!(!lock.exists(), "{known}");
+        }
+        Releases::remember(&path, &[[1; 32]], 7, true).unwrap();
+        assert!(!lock.exists(), "a part of the set");
+        let now = std::fs::metadata(&path).unwrap().modified().unwrap();
+        assert_eq!(now, written);
+        remember(8).unwrap();
+        assert!(lock.exists());
     }
 
     #[test]

@@ -31,6 +31,14 @@ pub enum TrustFileError {
         #[source]
         source: Box<toml::de::Error>,
     },
+    /// Nowhere to be kept.
+    #[error(
+        "the {what} is not kept, so an older release will not be noticed: neither HOME nor XDG_CONFIG_HOME names a folder; set one, or name a trust file (--trust-file) for it to lie beside"
+    )]
+    NoPlace {
+        /// What the file would be for.
+        what: &'static str,
+    },
     /// Cannot be written.
     #[error("cannot update {what} {path}")]
     Write {
@@ -90,11 +98,15 @@ impl Store<'_> {
     }
 
     /// Changes the file under a lock and in one step: nobody ever reads half of it, and two commands at once lose
-    /// nothing. `change` gets the text and gives the new one, or nothing when it may stay.
+    /// nothing. `change` gets the text and gives the new one, or nothing when it may stay: then nothing is written, no
+    /// lock either, because a home may be read-only. It is asked again once the lock is held.
     pub(super) fn update(
         self,
-        change: impl FnOnce(&str) -> Result<Option<String>, TrustFileError>,
+        change: impl Fn(&str) -> Result<Option<String>, TrustFileError>,
     ) -> Result<(), TrustFileError> {
+        if change(&self.text_if_any()?)?.is_none() {
+            return Ok(());
+        }
         let refuse = |source| self.unwritten(source);
         let folder = self
             .path

@@ -1,6 +1,7 @@
 //! The `cocoon` command as people and scripts see it: what it prints, and its exit status.
 
 mod home;
+mod releases;
 mod trusting;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -92,6 +93,8 @@ fn evidence_that_is_none_is_rejected_offline() {
     assert_eq!(code, 1);
     let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
     assert_eq!(shown["class"], "rejected");
+    assert_eq!(shown["checks"][0]["id"], "evidence.signature");
+    assert_eq!(shown["checks"][0]["cause"], shown["reason"]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use cocoon_measurements::manifest::{public_key, sign};
 use cocoon_protocol::bytes::Hex32;
 
 use crate::home::{Home, manifest, nowhere};
@@ -35,52 +36,52 @@ fn manifests_that_do_not_count_are_1_and_say_why() {
     );
 }
 
-/// A release that was seen signed is remembered for its signers, whoever named them; an older one is a rollback.
+/// A flag that names other signers leaves alone how many of them must have signed.
 #[test]
-fn cocoon_manifest_11() {
+fn signers_among_flags_leave_the_threshold_of_files() {
     let home = Home::new();
-    let secret = [5; 32];
-    let signer = hex::encode(cocoon_measurements::manifest::public_key(&secret));
-    home.write(
-        ".config/cocoon/trust.toml",
-        format!("# mine\nsigners = [\"{signer}\"]\n").as_bytes(),
-    );
-    let signed = |release, flags: &[&str]| {
-        let bytes = manifest(release);
-        let path = home.write(&format!("{release}/manifest.json"), &bytes);
-        let envelope = cocoon_measurements::manifest::sign(&bytes, &secret).unwrap();
-        home.write(&format!("{release}/manifest.json.dsse"), &envelope);
-        let nowhere = nowhere();
-        home.run(&[&["verify", &nowhere, "--manifest", &path], flags].concat())
-    };
+    let secrets = [[5; 32], [6; 32]];
+    let [one, two] = secrets.map(|secret| hex::encode(public_key(&secret)));
+    let bytes = manifest(1);
+    let path = home.write("manifest.json", &bytes);
+    let envelope = sign(&bytes, &secrets[0]).unwrap();
+    home.write("manifest.json.dsse", &envelope);
+    let policy = home.write("policy.toml", b"[policy]\ngpu = \"if_claimed\"\n");
+    let stating = home.write("two.toml", b"threshold = 2\n");
     let believed = 2; // and nobody is there
-    assert_eq!(signed(7, &[]).0, believed);
-    assert_eq!(
-        home.trust_file().lines().count(),
-        2,
-        "a person's file stays"
-    );
-    let (code, shown, _) = signed(6, &[]);
-    assert_eq!(code, 1);
-    assert!(shown.contains("lowest accepted, 7"), "{shown}");
-    assert!(shown.contains("--reset-release-floor"), "{shown}");
-    // The same signers by a flag or by a policy file are the same signers.
-    assert_eq!(signed(6, &["--signer", &signer]).0, 1);
-    let policy = home.write(
-        "policy.toml",
-        format!("signers = [\"{signer}\"]\n").as_bytes(),
-    );
-    assert_eq!(signed(6, &["--policy", &policy]).0, 1);
-    // What counts by its hash needs no signers, and what they signed says nothing about it.
-    let pin = Hex32::sha256(&std::fs::read(home.path("6/manifest.json")).unwrap()).to_string();
-    let other = "11".repeat(32);
-    let pinned = ["--manifest-sha256", &pin, "--signer", &other];
-    assert_eq!(signed(6, &pinned).0, believed);
-    // Only on demand it is forgotten, and then newer ones are remembered again.
-    assert_eq!(signed(6, &["--reset-release-floor"]).0, believed);
-    assert_eq!(signed(6, &[]).0, believed);
-    assert_eq!(signed(8, &[]).0, believed);
-    assert_eq!(signed(7, &[]).0, 1);
+    let too_few = "signed by 1 of the pinned signers, 2 are needed";
+    let too_many = "2 signatures are demanded of 1 pinned signers";
+    let one_of_both = ["--signer", &one, "--signer", &two];
+    let demands_two = format!("signers = [\"{one}\", \"{two}\"]\nthreshold = 2\n");
+    for (trust_file, flags, refusal) in [
+        ("", &["--signer", &one][..], None),
+        (&demands_two, &[], Some(too_few)),
+        (&demands_two, &one_of_both, Some(too_few)),
+        (&demands_two, &["--signer", &one], Some(too_many)),
+        (
+            &demands_two,
+            &["--signer", &one, "--policy", &policy],
+            Some(too_many),
+        ),
+        (
+            "",
+            &["--signer", &one, "--policy", &stating],
+            Some(too_many),
+        ),
+        // Only whoever says so lowers it.
+        (&demands_two, &["--threshold", "1"], None),
+        (&demands_two, &["--signer", &one, "--threshold", "1"], None),
+        // What is stated below 1 is none.
+        ("threshold = 0\n", &["--signer", &one], None),
+    ] {
+        home.write(".config/cocoon/trust.toml", trust_file.as_bytes());
+        let nowhere = nowhere();
+        let arguments = ["verify", &nowhere, "--json", "--manifest", &path];
+        let (code, shown, _) = home.run(&[&arguments, flags].concat());
+        let what = format!("{trust_file} {flags:?}: {shown}");
+        assert_eq!(code, refusal.map_or(believed, |_| 1), "{what}");
+        assert!(refusal.is_none_or(|text| shown.contains(text)), "{what}");
+    }
 }
 
 /// `--policy` names its own file, line, field and what may stand there.

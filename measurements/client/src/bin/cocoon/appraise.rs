@@ -1,22 +1,21 @@
-//! `cocoon appraise`: evidence in files, judged offline: signatures, endorsements, TCB. What it
-//! measured is printed, and compared with nothing: that is what manifests are for.
+//! `cocoon appraise`: evidence in files, judged offline: signatures, endorsements, and the platform under a policy. What
+//! it measured is printed, and compared with nothing: that is what manifests are for.
+
+mod appraisal;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use cocoon_client::chain;
-use cocoon_client::terminal::print;
 use cocoon_client::trust::{development_roots, policy_file};
 use cocoon_measurements::appraise::{snp_platform, tdx_platform};
 use cocoon_measurements::policy::Policy;
-use cocoon_measurements::roots::{RootClass, TrustRoot};
+use cocoon_measurements::roots::TrustRoot;
 use cocoon_measurements::snp::report::{self, SnpChain, certificates_from_pem};
 use cocoon_measurements::tdx::quote;
 use cocoon_measurements::tdx::tcb::{TcbPolicy, TcbStatus};
-use cocoon_measurements::verdict::{Check, Outcome::Fail};
-use serde_json::{Map, Value};
 
 use crate::Outcome;
+use appraisal::Appraisal;
 
 /// Largest file, in bytes.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
@@ -35,7 +34,8 @@ struct Common {
     /// The time to judge at, in seconds since 1970
     #[arg(long, value_name = "SECONDS")]
     time: u64,
-    /// Hold the platform against this policy file, too: TCB level, machine, revocation, ages. Its signers do not matter
+    /// Hold the platform against this policy file instead of the safe defaults: TCB level, machine, revocation, ages.
+    /// Its signers do not matter
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// Judge under this development root instead of the vendor's: the evidence is SIMULATED
@@ -54,7 +54,7 @@ pub struct Tdx {
     /// Intel's collateral, JSON
     #[arg(long, value_name = "FILE")]
     collateral: PathBuf,
-    /// TCB status that is good enough, in Intel's words [default: the policy's, or UpToDate] (repeatable)
+    /// TCB status that is good enough, in Intel's words [default: the policy's] (repeatable)
     #[arg(long = "accept-status", value_name = "STATUS")]
     statuses: Vec<TcbStatus>,
     /// Intel's advisory that may apply all the same (repeatable)
@@ -72,138 +72,49 @@ pub struct Snp {
     /// VCEK or VLEK, then ASK, PEM or DER; one PEM file may hold both
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     certs: Vec<PathBuf>,
-    /// Revocation list of AMD's root, DER
+    /// Revocation list of AMD's root, DER; without it the report is rejected
     #[arg(long, value_name = "FILE")]
     crl: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
 }
 
-/// What the evidence says, in order.
-type Rows = Vec<(&'static str, String)>;
-
-/// What evidence came to: whose root, what it says, and the policy's rows if a policy was named.
-struct Judged {
-    root: RootClass,
-    rows: Rows,
-    checks: Vec<Check>,
-}
-
 pub fn run(appraise: &Appraise) -> anyhow::Result<Outcome> {
-    let (common, verified) = match appraise {
+    let (common, appraisal) = match appraise {
         Appraise::Tdx(args) => (&args.common, tdx(args)?),
         Appraise::Snp(args) => (&args.common, snp(args)?),
     };
-    let failed = |judged: &Judged| {
-        let failed = (judged.checks.iter()).filter(|check| check.outcome == Fail);
-        let causes = failed.map(|check| check.cause.clone().unwrap_or_default());
-        causes.collect::<Vec<_>>().join("; ")
-    };
-    let verified = verified.and_then(|judged| match failed(&judged) {
-        reasons if reasons.is_empty() => Ok(judged),
-        reasons => Err(reasons),
-    });
-    show(common, &verified)?;
-    Ok(match verified {
-        Ok(_) => Outcome::Done,
-        Err(_) => Outcome::Rejected,
+    appraisal.show(common.policy.is_some(), common.json)?;
+    Ok(if appraisal.is_rejected() {
+        Outcome::Rejected
+    } else {
+        Outcome::Done
     })
 }
 
-fn show(common: &Common, verified: &Result<Judged, String>) -> anyhow::Result<()> {
-    // Never `confidential`: genuine hardware may run anything.
-    let (class, root) = match verified {
-        Ok(judged) if judged.root == RootClass::Vendor => ("genuine", Some("vendor")),
-        Ok(_) => ("simulated", Some("development")),
-        Err(_) => ("rejected", None),
-    };
-    let policy = if common.policy.is_some() {
-        " the policy is met;"
-    } else {
-        ""
-    };
-    match verified {
-        Ok(judged) if common.json => {
-            let mut object = head(class);
-            object.insert("root".to_owned(), Value::from(root));
-            for (name, value) in &judged.rows {
-                object.insert((*name).to_owned(), Value::from(value.as_str()));
-            }
-            object.insert("checks".to_owned(), serde_json::to_value(&judged.checks)?);
-            json(&object)
-        }
-        Err(reason) if common.json => {
-            let mut object = head(class);
-            object.insert("reason".to_owned(), Value::from(reason.as_str()));
-            json(&object)
-        }
-        Ok(judged) => {
-            print(format_args!(
-                "{}: signatures and endorsements hold under the {} root;{policy} measurements not compared\n",
-                class.to_uppercase(),
-                root.unwrap_or_default()
-            ))?;
-            for (name, value) in &judged.rows {
-                print(format_args!("  {name:<18} {value}\n"))?;
-            }
-            for check in &judged.checks {
-                let found = check.found.as_deref().or(check.cause.as_deref());
-                print(format_args!(
-                    "  {:<18} {}\n",
-                    check.id,
-                    found.unwrap_or_default()
-                ))?;
-            }
-            Ok(())
-        }
-        Err(reason) => {
-            print(format_args!("REJECTED: {reason}\n"))?;
-            Ok(())
-        }
-    }
+/// The policy file's, or the defaults, which are the safe ones.
+fn policy(common: &Common) -> anyhow::Result<Policy> {
+    let named = common.policy.as_deref().map(policy_file).transpose()?;
+    Ok(named.unwrap_or_default())
 }
 
-fn head(class: &str) -> Map<String, Value> {
-    let mut object = Map::new();
-    object.insert("class".to_owned(), Value::from(class));
-    object.insert("measurements_compared".to_owned(), Value::from(false));
-    object
-}
-
-fn json(object: &Map<String, Value>) -> anyhow::Result<()> {
-    print(format_args!("{}\n", serde_json::to_string_pretty(object)?))?;
-    Ok(())
-}
-
-fn policy(common: &Common) -> anyhow::Result<Option<Policy>> {
-    Ok(common.policy.as_deref().map(policy_file).transpose()?)
-}
-
-fn tdx(args: &Tdx) -> anyhow::Result<Result<Judged, String>> {
+fn tdx(args: &Tdx) -> anyhow::Result<Appraisal> {
     let (bytes, collateral) = (read(&args.quote)?, read(&args.collateral)?);
     let mut policy = policy(&args.common)?;
-    let mut tcb = TcbPolicy::default();
     if !args.statuses.is_empty() {
-        tcb.statuses.clone_from(&args.statuses);
+        policy.accepted_tcb_statuses.clone_from(&args.statuses);
     }
-    tcb.advisories = Some(args.advisories.clone());
-    if let Some(policy) = &mut policy {
-        // Judged below, by the policy with what the flags add to it.
-        tcb = TcbPolicy::judged_by_caller();
-        if !args.statuses.is_empty() {
-            policy.accepted_tcb_statuses.clone_from(&args.statuses);
-        }
-        policy.accepted_advisories.extend(args.advisories.clone());
-    }
+    policy.accepted_advisories.extend(args.advisories.clone());
     let claims = match quote::verify(
         &bytes,
         &collateral,
         &root(&args.common)?,
-        &tcb,
+        // Judged below, by the policy with what the flags add to it.
+        &TcbPolicy::judged_by_caller(),
         args.common.time,
     ) {
         Ok(claims) => claims,
-        Err(error) => return Ok(Err(chain(&error))),
+        Err(error) => return Ok(Appraisal::unverified(&error)),
     };
     let [rtmr0, rtmr1, rtmr2, rtmr3] = claims.rtmr.map(hex::encode);
     let rows = vec![
@@ -223,15 +134,11 @@ fn tdx(args: &Tdx) -> anyhow::Result<Result<Judged, String>> {
         ("fmspc", hex::encode(claims.fmspc)),
         ("ppid", hex::encode(&claims.ppid)),
     ];
-    let checks = policy.map(|policy| tdx_platform(&claims, &policy, args.common.time));
-    Ok(Ok(Judged {
-        root: claims.root,
-        rows,
-        checks: checks.unwrap_or_default(),
-    }))
+    let checks = tdx_platform(&claims, &policy, args.common.time);
+    Ok(Appraisal::verified(claims.root, rows, checks))
 }
 
-fn snp(args: &Snp) -> anyhow::Result<Result<Judged, String>> {
+fn snp(args: &Snp) -> anyhow::Result<Appraisal> {
     let bytes = read(&args.report)?;
     let mut certificates = Vec::new();
     for path in &args.certs {
@@ -257,7 +164,7 @@ fn snp(args: &Snp) -> anyhow::Result<Result<Judged, String>> {
     let claims = match report::verify(&bytes, &chain_below, &root(&args.common)?, args.common.time)
     {
         Ok(claims) => claims,
-        Err(error) => return Ok(Err(chain(&error))),
+        Err(error) => return Ok(Appraisal::unverified(&error)),
     };
     let rows = vec![
         ("measurement", hex::encode(claims.measurement)),
@@ -269,13 +176,8 @@ fn snp(args: &Snp) -> anyhow::Result<Result<Judged, String>> {
         ("reported_tcb", format!("{:?}", claims.reported_tcb)),
         ("revocation", format!("{:?}", claims.revocation)),
     ];
-    let checks =
-        policy(&args.common)?.map(|policy| snp_platform(&claims, &policy, args.common.time));
-    Ok(Ok(Judged {
-        root: claims.root,
-        rows,
-        checks: checks.unwrap_or_default(),
-    }))
+    let checks = snp_platform(&claims, &policy(&args.common)?, args.common.time);
+    Ok(Appraisal::verified(claims.root, rows, checks))
 }
 
 fn root(common: &Common) -> anyhow::Result<TrustRoot> {

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::chat_json::{self, show};
 use crate::flags::TrustFlags;
-use crate::output::{refused_manifest, remember, settings};
+use crate::output::{remember, settings};
 use crate::{Outcome, unless_interrupted};
 
 /// Talk to a verified appliance
@@ -56,7 +56,7 @@ pub async fn run(mut args: Args) -> anyhow::Result<Outcome> {
         match args.trust.load() {
             Ok(settings) => settings,
             Err(error) => {
-                let verdict = refused_manifest(&error);
+                let verdict = error.verdict();
                 let text = chain(&error);
                 show(&Line::failed(url, verdict.as_ref(), &text).text())?;
                 return match verdict {

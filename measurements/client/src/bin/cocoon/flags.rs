@@ -14,10 +14,12 @@ pub struct TrustFlags {
     /// Manifest of the image that the appliance must run; its signature file MANIFEST.dsse is read when present
     #[arg(long, value_name = "FILE")]
     manifest: PathBuf,
-    /// Ed25519 key of a trusted signer, instead of those in the trust file (repeatable)
+    /// Ed25519 key of a trusted signer, instead of those in the policy file and the trust file; a threshold stated
+    /// there stays (repeatable)
     #[arg(long = "signer", value_name = "HEX|FILE")]
     signers: Vec<String>,
-    /// How many of the signers must have signed
+    /// How many of the signers must have signed, 1 to their number [default: what the policy file states, else the
+    /// trust file, else 1]
     #[arg(long, value_name = "K")]
     threshold: Option<usize>,
     /// Trust the manifest with this SHA-256, signed or not (repeatable)
@@ -29,14 +31,17 @@ pub struct TrustFlags {
     /// Accept SIMULATED evidence under this development root: for trials, protects nothing (repeatable)
     #[arg(long = "trust-root", value_name = "PEM")]
     trust_roots: Vec<PathBuf>,
-    /// What to demand, TOML: signers, threshold, release_floor and [policy] in the trust file's words and in place of
-    /// its own; --signer and --threshold go before it. Roots of trust cannot stand in it
+    /// What to demand, TOML, in the trust file's words: its signers and [policy] stand in place of that file's, its
+    /// threshold too if it states one, and the greater release_floor of both counts. --signer and --threshold go
+    /// before it. Roots of trust cannot stand in it
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// Forget the newest release seen of these signers, and accept an older one: only if its withdrawal was announced
+    /// Forget the newest release seen of these signers, and of sets that share one with them, and accept an older
+    /// one: only if its withdrawal was announced. A release_floor in a file stays
     #[arg(long)]
     reset_release_floor: bool,
-    /// Signers, floors and known appliances [default: ~/.config/cocoon/trust.toml]
+    /// Signers, floors and known appliances; the newest releases seen are remembered beside it, in a file of the
+    /// same name that ends in .releases.toml [default: ~/.config/cocoon/trust.toml]
     #[arg(long, value_name = "FILE", env = "COCOON_TRUST_FILE")]
     trust_file: Option<PathBuf>,
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::Outcome;
 use crate::flags::TrustFlags;
-use crate::output::{refused_manifest, remember};
+use crate::output::remember;
 
 /// Connect to an appliance, attest it with a fresh nonce, and print the verdict
 #[derive(clap::Args)]
@@ -39,7 +39,7 @@ pub async fn run(args: Args) -> anyhow::Result<Outcome> {
     let settings = match args.trust.load() {
         Ok(settings) => settings,
         Err(error) => {
-            let Some(verdict) = refused_manifest(&error) else {
+            let Some(verdict) = error.verdict() else {
                 return Err(error.into());
             };
             show(&args, Err((Some(&verdict), chain(&error))))?;

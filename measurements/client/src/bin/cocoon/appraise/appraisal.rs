@@ -1,0 +1,178 @@
+//! What evidence in files came to, and how it is shown: every check, accepted or not.
+
+use std::error::Error;
+
+use cocoon_client::terminal::{print, style};
+use cocoon_client::{chain, check_table};
+use cocoon_measurements::roots::RootClass;
+use cocoon_measurements::verdict::{Check, Outcome};
+use serde_json::{Map, Value};
+
+/// What the evidence says, in order.
+pub type Rows = Vec<(&'static str, String)>;
+
+/// Evidence, judged.
+pub struct Appraisal {
+    /// Whose root vouches and what the evidence says; nothing when it did not verify.
+    verified: Option<(RootClass, Rows)>,
+    checks: Vec<Check>,
+}
+
+impl Appraisal {
+    /// Signatures and endorsements hold; `checks` judge the platform.
+    pub fn verified(root: RootClass, rows: Rows, checks: Vec<Check>) -> Self {
+        Self {
+            verified: Some((root, rows)),
+            checks,
+        }
+    }
+
+    /// Nothing vouches for what the evidence says, so that nothing of it is shown.
+    pub fn unverified(error: &dyn Error) -> Self {
+        let check = Check {
+            id: "evidence.signature",
+            title: "form, signatures and endorsements of the evidence".to_owned(),
+            outcome: Outcome::Fail,
+            expected: None,
+            found: None,
+            cause: Some(chain(error)),
+            advice: Some(UNVERIFIED.to_owned()),
+        };
+        Self {
+            verified: None,
+            checks: vec![check],
+        }
+    }
+
+    /// One check that failed is enough, whatever it says for itself.
+    pub fn is_rejected(&self) -> bool {
+        self.verified.is_none() || self.failures().next().is_some()
+    }
+
+    fn failures(&self) -> impl Iterator<Item = &Check> {
+        (self.checks.iter()).filter(|check| check.outcome == Outcome::Fail)
+    }
+
+    /// Why it is rejected, in one line.
+    fn reason(&self) -> String {
+        let causes = self
+            .failures()
+            .map(|check| check.cause.as_deref().unwrap_or(&check.title));
+        causes.collect::<Vec<_>>().join("; ")
+    }
+
+    /// Prints it, for people or as JSON. `named` says whether the policy was a file or the defaults.
+    pub fn show(&self, named: bool, json: bool) -> anyhow::Result<()> {
+        if json {
+            let text = serde_json::to_string_pretty(&self.json()?)?;
+            return Ok(print(format_args!("{text}\n"))?);
+        }
+        match self.accepted() {
+            Some((class, root, rows)) => {
+                let class = class.to_uppercase();
+                let policy = if named { "policy" } else { "default policy" };
+                print(format_args!(
+                    "{class}: signatures and endorsements hold under the {root} root; the {policy} is met; \
+                     measurements not compared\n"
+                ))?;
+                for (name, value) in rows {
+                    print(format_args!("  {name:<18} {value}\n"))?;
+                }
+            }
+            None => print(format_args!("REJECTED: {}\n", self.reason()))?,
+        }
+        // In full: a policy takes what it lists from here.
+        let table = check_table(&self.checks, style(true));
+        Ok(print(format_args!("\n{table}\n"))?)
+    }
+
+    fn json(&self) -> serde_json::Result<Map<String, Value>> {
+        let mut object = Map::new();
+        let mut put = |name: &str, value: Value| object.insert(name.to_owned(), value);
+        let accepted = self.accepted();
+        put(
+            "class",
+            accepted.map_or("rejected", |(class, ..)| class).into(),
+        );
+        put("measurements_compared", false.into());
+        match accepted {
+            Some((_, root, rows)) => {
+                put("root", root.into());
+                for (name, value) in rows {
+                    put(name, value.as_str().into());
+                }
+            }
+            None => {
+                put("reason", self.reason().into());
+            }
+        }
+        put("checks", serde_json::to_value(&self.checks)?);
+        Ok(object)
+    }
+
+    /// Class, root and what the evidence says. Never `confidential`: genuine hardware may run anything.
+    fn accepted(&self) -> Option<(&'static str, &'static str, &Rows)> {
+        let (root, rows) = self.verified.as_ref().filter(|_| !self.is_rejected())?;
+        let (class, root) = match root {
+            RootClass::Vendor => ("genuine", "vendor"),
+            RootClass::Development => ("simulated", "development"),
+        };
+        Some((class, root, rows))
+    }
+}
+
+const UNVERIFIED: &str =
+    "take evidence and endorsements of the same machine, unchanged, and a time within their dates";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(outcome: Outcome) -> Check {
+        Check {
+            id: "evidence.tcb",
+            title: "TCB level".to_owned(),
+            outcome,
+            expected: None,
+            found: None,
+            cause: None,
+            advice: None,
+        }
+    }
+
+    fn of(outcomes: &[Outcome]) -> Appraisal {
+        let checks = outcomes.iter().copied().map(check).collect();
+        let rows = vec![("mrtd", "00".to_owned())];
+        Appraisal::verified(RootClass::Vendor, rows, checks)
+    }
+
+    /// A failed check rejects even when it gives no cause, and nothing it vouches for is shown as a fact.
+    #[test]
+    fn a_failed_check_without_a_cause_rejects() {
+        let good = of(&[Outcome::Pass, Outcome::Note]);
+        assert!(!good.is_rejected());
+        let shown = good.json().unwrap();
+        assert_eq!(
+            (&shown["class"], &shown["mrtd"]),
+            (&"genuine".into(), &"00".into())
+        );
+        let bad = of(&[Outcome::Pass, Outcome::Fail]);
+        assert!(bad.is_rejected());
+        let shown = bad.json().unwrap();
+        assert_eq!(shown["class"], "rejected");
+        assert_eq!(shown["reason"], "TCB level");
+        assert_eq!(shown["checks"].as_array().unwrap().len(), 2);
+        assert_eq!(shown["checks"][1]["outcome"], "fail");
+        assert!(!shown.contains_key("mrtd") && !shown.contains_key("root"));
+    }
+
+    #[test]
+    fn what_does_not_verify_is_a_check_too() {
+        let appraisal = Appraisal::unverified(&std::io::Error::other("no quote"));
+        assert!(appraisal.is_rejected());
+        let shown = appraisal.json().unwrap();
+        assert_eq!(shown["reason"], "no quote");
+        assert_eq!(shown["checks"][0]["id"], "evidence.signature");
+        assert_eq!(shown["checks"][0]["cause"], "no quote");
+    }
+}
