@@ -60,8 +60,12 @@
 //! ## Not stopped
 //!
 //! Without a list of machines, evidence that was signed with a key taken out of genuine hardware; with one, the owner of
-//! a listed machine who takes its key. Side channels of the processor, patterns of page accesses, and a host that does
-//! not serve at all.
+//! a listed machine who takes its key. Published work of 2026 claims to read the root seed of Milan (EPYC 7003), from which
+//! every key of a chip follows, by software alone: such a forger signs any report of that chip, at any TCB. Against that
+//! help only a list of machines, whose reports are signed by a VCEK, or a policy that refuses the part
+//! (`milan = { microcode = 255 }`, and the same for `milan_x`).
+//!
+//! Side channels of the processor, patterns of page accesses, and a host that does not serve at all.
 
 #[cfg(test)]
 mod tests {

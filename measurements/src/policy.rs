@@ -82,8 +82,9 @@ impl Default for Policy {
     }
 }
 
-/// Default of [`Policy::min_tcb_evaluation`]: Intel's number of mid 2025.
-pub const MIN_TCB_EVALUATION: u32 = 17;
+/// Default of [`Policy::min_tcb_evaluation`]: Intel's number of the TCB recovery of 13 May 2025, as Intel's list of
+/// evaluation data numbers has it. Later recoveries have higher ones: raise it as Intel publishes them.
+pub const MIN_TCB_EVALUATION: u32 = 19;
 /// Default of [`Policy::max_collateral_age`]: 30 days, the time for which Intel issues its collateral.
 pub const MAX_COLLATERAL_AGE: u64 = 30 * 24 * 60 * 60;
 /// Default of [`Policy::max_intel_root_crl_age`] and [`Policy::max_amd_crl_age`]: 400 days. Roots issue their lists
@@ -128,7 +129,7 @@ mod tests {
         assert!(!safe.accept_missing_aml_guard);
         assert_eq!(
             (safe.min_tcb_evaluation, safe.max_collateral_age),
-            (17, 2_592_000)
+            (19, 2_592_000)
         );
         assert_eq!(
             (safe.max_intel_root_crl_age, safe.max_amd_crl_age),

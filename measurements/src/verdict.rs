@@ -140,7 +140,7 @@ impl From<&cocoon_protocol::document::DocumentError> for Verdict {
 }
 
 const MANIFEST_ADVICE: &str = "take manifest and signature file from the release that the operator announces, and trust only signers whose keys you got another way";
-const ROLLBACK_ADVICE: &str = "ask the operator to run the current release; only if its signers announced that they withdrew it, cocoon's --reset-release-floor forgets the newest one seen";
+const ROLLBACK_ADVICE: &str = "ask the operator to run the current release";
 const DOCUMENT_ADVICE: &str = "the server is no Cocoon appliance of this version, or something between changes its answers: check the address, then ask the operator";
 
 /// An error with its causes on one line, because a row has no room for more.

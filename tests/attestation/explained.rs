@@ -100,7 +100,16 @@ fn launch_digests_of_other_settings() {
     );
     assert_eq!(
         measuring(launch_digest(&firmware, Some(&hashes), &vcpus(0x21)).unwrap()),
-        format!("{OTHER_VCPUS} 2 vCPUs of EPYC-v4, guest features 0x21")
+        "the manifest's image on processors that the manifest lists, but with other guest features (SEV_FEATURES) than it \
+         assumes: 0x21 instead of 0x1 (with 2 vCPUs of EPYC-v4, guest features 0x21)"
+    );
+    let unlisted = Vcpus {
+        count: 3,
+        ..vcpus(0x21)
+    };
+    assert_eq!(
+        measuring(launch_digest(&firmware, Some(&hashes), &unlisted).unwrap()),
+        format!("{OTHER_VCPUS} 3 vCPUs of EPYC-v4, guest features 0x21")
     );
 }
 

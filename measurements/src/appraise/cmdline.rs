@@ -46,6 +46,9 @@ const LONGEST: usize = 4096;
 /// The difference between `expected` and the line whose measurement is `found`, in words. `logged` are the event's
 /// data if they hash to it.
 pub(super) fn difference(expected: &str, found: &Hex48, logged: Option<&[u8]>) -> Option<String> {
+    if expected.len() > LONGEST {
+        return None;
+    }
     let logged = logged.and_then(from_utf16);
     let measured = logged.as_deref().map(stripped);
     let measured = measured
@@ -87,10 +90,12 @@ fn stripped(line: &str) -> String {
     without.unwrap_or(line).to_owned()
 }
 
-/// The line and its likely edits: nothing, one word less, one more at either end, two neighbours swapped, another
+/// The line and its likely edits (none of one that is too long): nothing, one word less, one more at either end, two neighbours swapped, another
 /// number, a space or line break at the end.
 pub(super) fn edits(line: &str) -> impl Iterator<Item = String> {
-    let line = if line.len() > LONGEST { "" } else { line };
+    if line.len() > LONGEST {
+        return Vec::new().into_iter();
+    }
     let words: Vec<&str> = line.split_whitespace().collect();
     let mut edits = vec![
         line.to_owned(),
@@ -173,7 +178,7 @@ fn diff<'a>(old: &[&'a str], new: &[&'a str]) -> Vec<(char, &'a str)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Edk2, difference, digest, loaded_command_line};
+    use super::{Edk2, LONGEST, difference, digest, edits, loaded_command_line};
 
     const LINE: &str = "console=ttyS0 quiet loglevel=3 panic=-1";
 
@@ -221,6 +226,13 @@ mod tests {
             Some("-console=ttyS0 +evil=1 -loglevel=3 -panic=-1 +?[2J"),
             "and cannot steer a terminal"
         );
+        // The manifest's line is bounded, too: the table of two long ones would take gigabytes.
+        let word = "a ";
+        let (longest, longer) = (word.repeat(LONGEST / 2), word.repeat(LONGEST / 2 + 1));
+        let shown = difference(&longest, &digest(&line), Some(&data));
+        assert!(shown.is_some_and(|words| words.contains("+evil=1")));
+        assert_eq!(difference(&longer, &digest(&line), Some(&data)), None);
+        assert_eq!(edits(&longer).count(), 0);
         // Without its end it is no line.
         assert_eq!(difference(LINE, &digest("x"), Some(&data[..3])), None);
     }

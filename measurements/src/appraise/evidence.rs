@@ -191,19 +191,25 @@ fn parse_collateral(json: &[u8]) -> Option<QuoteCollateralV3> {
 }
 
 pub(super) fn tdx_refusal(error: &QuoteError, quote: &[u8], collateral: &[u8], now: u64) -> Check {
+    let part = || {
+        parse_collateral(collateral).and_then(|collateral| untimely::part(quote, &collateral, now))
+    };
+    let mut cause = chain(error);
     let untimely = match error {
         // Of the whole; perhaps it can be told of which part.
-        QuoteError::Validity(validity) if !validity.is_of_root() => {
-            let part = parse_collateral(collateral)
-                .and_then(|collateral| untimely::part(quote, &collateral, now));
-            part.or(Some(*validity))
-        }
+        QuoteError::Validity(validity) if !validity.is_of_root() => part().or(Some(*validity)),
         QuoteError::Validity(validity) => Some(*validity),
         QuoteError::Attributes(_) => {
-            return Check::fail("tdx.attributes", "TD attributes", chain(error), LAUNCH);
+            return Check::fail("tdx.attributes", "TD attributes", cause, LAUNCH);
         }
-        QuoteError::Unverified { .. } => parse_collateral(collateral)
-            .and_then(|collateral| untimely::part(quote, &collateral, now)),
+        QuoteError::Unverified { reason, .. } if untimely::is_reason(reason) => part(),
+        // What does not hold would not hold at another time either: the dates are said beside it, not instead.
+        QuoteError::Unverified { .. } => {
+            if let Some(validity) = part() {
+                cause = format!("{cause}; {ALSO_UNTIMELY} {}", chain(&validity));
+            }
+            None
+        }
         _ => None,
     };
     if let Some(validity) = untimely {
@@ -212,7 +218,7 @@ pub(super) fn tdx_refusal(error: &QuoteError, quote: &[u8], collateral: &[u8], n
     Check::fail(
         SIGNATURE,
         "signatures of the TDX quote",
-        chain(error),
+        cause,
         BAD_SIGNATURE,
     )
 }
@@ -286,6 +292,7 @@ const ENDORSEMENTS: &str = "endorsements (collateral)";
 const OTHER_VENDOR: &str = "the endorsements are another vendor's than the evidence";
 const MISSING: &str = "missing collateral: without the vendor's certificates and revocation data nothing vouches for the evidence";
 const OUT_OF_TIME: &str = "expired collateral, or this machine's clock is wrong; for";
+const ALSO_UNTIMELY: &str = "besides, something is out of its time:";
 const OUT_OF_TIME_ADVICE: &str = "check this machine's clock; if it is right, the operator fetches the vendor's current collateral";
 pub(super) const ASK_OPERATOR: &str =
     "the operator fetches the vendor's current collateral and staples it";

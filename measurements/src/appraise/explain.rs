@@ -104,6 +104,13 @@ fn why_launch(
         if let Some(vcpus) = processors(manifest, firmware, hashes, found) {
             let shape = shown(&vcpus);
             return Some(match instead {
+                None if listed(manifest, &vcpus) => (
+                    format!(
+                        "{OTHER_FEATURES} {:#x} instead of {:#x} (with {shape})",
+                        vcpus.guest_features, manifest.snp.guest_features
+                    ),
+                    FEATURES_ADVICE,
+                ),
                 None => (format!("{OTHER_VCPUS} {shape}"), VCPUS_ADVICE),
                 Some(instead) => (format!("{instead} (with {shape})"), LAUNCH_ADVICE),
             });
@@ -187,6 +194,15 @@ fn processors(
     })
 }
 
+/// Whether the manifest has this model and number of vCPUs, whatever the features.
+fn listed(manifest: &Manifest, vcpus: &Vcpus) -> bool {
+    manifest.snp.launch.iter().any(|entry| {
+        let model = entry.cpu_model.parse::<CpuModel>();
+        entry.vcpus == vcpus.count
+            && model.is_ok_and(|model| model.signature() == vcpus.model.signature())
+    })
+}
+
 fn measures(
     firmware: &SnpFirmware,
     hashes: Option<&KernelHashes>,
@@ -239,6 +255,8 @@ fn why_memory(check: &Check, firmware: &[u8], found: &Hex48) -> Option<Words> {
 const OTHER_VCPUS: &str = "the manifest's image on processors that the manifest does not list:";
 const VCPUS_ADVICE: &str =
     "the operator starts the VM with a CPU model and vCPU count that the manifest lists";
+const OTHER_FEATURES: &str = "the manifest's image on processors that the manifest lists, but with other guest features (SEV_FEATURES) than it assumes:";
+const FEATURES_ADVICE: &str = "the operator keeps KVM and QEMU from adding features: DebugSwap (0x20, parameter debug_swap=0 of the module kvm_amd) and Secure TSC (0x200); or the manifest is made for these features";
 const NO_HASHES: &str = "the firmware was not told the kernel's hashes (kernel-hashes=on is missing), so it would start any kernel";
 const NO_INITRD: &str = "the manifest's firmware, kernel and command line without the initrd";
 const TDX_FIRMWARE: &str = "the VM was started with OVMF.tdx.fd, the firmware for Intel TDX";

@@ -12,7 +12,7 @@ use crate::{
     bytes::Reader,
     policy::{MachineId, Policy},
     roots::RootClass,
-    snp::report::{REPORT_LENGTH, ReportError, Revocation, SnpClaims},
+    snp::report::{REPORT_LENGTH, ReportError, Revocation, SigningKey, SnpClaims},
     verdict::{Check, chain},
 };
 
@@ -119,7 +119,7 @@ pub(super) fn platform(claims: &SnpClaims, session: bool, policy: &Policy, now: 
             AUTHOR_KEY,
         ),
         snp_tcb::row(claims, policy),
-        platform::machine(Some(MachineId::AmdChip(Hex(claims.chip_id))), policy),
+        platform::machine(chip(claims), policy),
         revocation(claims.revocation, session),
     ];
     if let Revocation::Checked { issued, .. } = claims.revocation {
@@ -131,6 +131,15 @@ pub(super) fn platform(claims: &SnpClaims, session: bool, policy: &Policy, now: 
         ));
     }
     checks
+}
+
+/// The chip, where the evidence proves it: a VCEK is the chip's own and its certificate names it. A VLEK is a provider's,
+/// for any chip of theirs, so that `CHIP_ID` is no more than text in the report.
+fn chip(claims: &SnpClaims) -> Option<MachineId> {
+    match claims.signing_key {
+        SigningKey::Vcek => Some(MachineId::AmdChip(Hex(claims.chip_id))),
+        SigningKey::Vlek => None,
+    }
 }
 
 fn launch(found: &Hex48, manifest: &Manifest) -> Check {

@@ -21,6 +21,7 @@ mod platform_rows;
 mod rtmr_rows;
 mod snp_rows;
 mod tdx_rows;
+mod untimely_rows;
 
 /// One change to something good.
 type Edit<T> = fn(&mut T);
@@ -322,74 +323,5 @@ fn cocoon_root_1() {
     assert_eq!(
         evidence::choose_root(&named, vec![plain], Tee::SevSnp).unwrap(),
         crate::roots::TrustRoot::Vendor
-    );
-}
-
-#[test]
-fn cocoon_tdx_11() {
-    use crate::{
-        roots::ValidityError,
-        tdx::quote::{QuoteError, Refusal},
-    };
-    let advice = "check this machine's clock; if it is right, the operator fetches the vendor's current collateral";
-    let ended = ValidityError::Expired {
-        certificate: "the TDX collateral",
-        not_after: 5,
-        now: 6,
-    };
-    let row = evidence::tdx_refusal(&QuoteError::Validity(ended), b"", b"", 6);
-    assert_eq!(
-        (row.id, row.cause.as_deref(), row.advice.as_deref()),
-        (
-            "evidence.collateral",
-            Some(
-                "expired collateral, or this machine's clock is wrong; for tdx: the TDX collateral was valid until 5 (Unix time), and it is 6: fetch a newer one"
-            ),
-            Some(advice)
-        )
-    );
-    // The library's own refusal is put in the same words, when the collateral's dates explain it.
-    let collateral = dcap_qvl::QuoteCollateralV3 {
-        pck_crl_issuer_chain: String::new(),
-        root_ca_crl: Vec::new(),
-        pck_crl: Vec::new(),
-        tcb_info_issuer_chain: String::new(),
-        tcb_info: r#"{"issueDate":"2027-01-14T08:00:00Z","nextUpdate":"2027-01-15T08:00:00Z"}"#
-            .into(),
-        tcb_info_signature: Vec::new(),
-        qe_identity_issuer_chain: String::new(),
-        qe_identity: String::new(),
-        qe_identity_signature: Vec::new(),
-        pck_certificate_chain: None,
-    };
-    let json = serde_json::to_vec(&collateral).unwrap();
-    let refused = |now| {
-        let error = QuoteError::Unverified {
-            root: "vendor's",
-            reason: Refusal("TCBInfo expired".into()),
-        };
-        let row = evidence::tdx_refusal(&error, b"", &json, now);
-        (row.id, row.cause.unwrap())
-    };
-    for now in [NOW, NOW + 1] {
-        let text = format!(
-            "expired collateral, or this machine's clock is wrong; for tdx: the TCB information was valid until \
-             1800000000 (Unix time), and it is {now}: fetch a newer one"
-        );
-        assert_eq!(refused(now), ("evidence.collateral", text));
-    }
-    let issued = NOW - 24 * 60 * 60;
-    let text = format!(
-        "expired collateral, or this machine's clock is wrong; for tdx: the TCB information is valid from {issued} \
-         (Unix time), and it is {}: check the clock",
-        issued - 1
-    );
-    assert_eq!(refused(issued - 1), ("evidence.collateral", text));
-    assert_eq!(
-        refused(NOW - 1),
-        (
-            "evidence.signature",
-            "TDX quote does not verify with its collateral under the vendor's root: TCBInfo expired".to_owned()
-        )
     );
 }

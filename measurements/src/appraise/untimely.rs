@@ -13,7 +13,25 @@ use x509_cert::{
 use crate::{
     roots::{ValidityError, validity},
     snp::report::certificates_from_pem,
+    tdx::quote::Refusal,
 };
+
+/// Whether the library's `reason` is about time: only then do dates explain the refusal. A reason in other words than
+/// these is taken for a broken signature, never the other way round.
+pub(super) fn is_reason(reason: &Refusal) -> bool {
+    const STATEMENTS: [&str; 4] = [
+        "TCBInfo issue date is in the future",
+        "TCBInfo expired",
+        "QE Identity issue date is in the future",
+        "QE Identity expired",
+    ];
+    const CHAINS: [&str; 3] = ["CertExpired {", "CertNotValidYet {", "CrlExpired {"];
+    // Of the root's list the library says it without the words before.
+    let text = reason.0.as_str();
+    let error = text.strip_prefix("Failed to verify certificate chain: ");
+    let error = error.unwrap_or(text);
+    STATEMENTS.contains(&text) || CHAINS.iter().any(|start| error.starts_with(start))
+}
 
 /// A dated part: its name, and Unix times where they can be read.
 struct Part {

@@ -1,16 +1,22 @@
 //! The lowest security patch levels that are accepted of AMD's processors, for each part on its own: microcode counts
 //! from another number on every one of them.
 //!
-//! Where the defaults come from (all public, as of November 2025):
+//! Where the defaults come from (all public, as of 2026):
 //!
-//! * **microcode**: the first level that checks patch signatures soundly (AMD-SB-3019 and AMD-SB-7033,
-//!   CVE-2024-56161, February to April 2025). Before it a host can load microcode of its own making. The level is the
-//!   lowest byte of the patch number; the last bad numbers stand in Linux, `arch/x86/kernel/cpu/microcode/amd.c`.
-//! * **boot loader, TEE, SNP firmware, FMC**: what production machines report together with those patches: Milan
+//! * **microcode**: the first level that checks patch signatures soundly (AMD-SB-3019,
+//!   CVE-2024-56161, and AMD-SB-7033, CVE-2024-36347; February to April 2025). Before it a host can load microcode of
+//!   its own making. The level is the lowest byte of the patch number; the last bad numbers stand in Linux,
+//!   `arch/x86/kernel/cpu/microcode/amd.c`.
+//! * **boot loader, TEE, SNP firmware, FMC**: what production machines of 2025 and 2026 report together with those patches: Milan
 //!   4/0/24, Genoa 10/0/23 (also the published Genoa report that the tests verify), Turin 1/1/4 with FMC 1.
 //!
+//! What the defaults do not exclude: platforms without the fixes of later bulletins, such as the one for CVE-2025-0033
+//! (the RMP is corrupted while it is set up). Who needs those raises the floor to the levels that AMD names there.
+//!
 //! A floor says nothing about keys that were taken out of hardware: whoever holds the secret that a chip derives its
-//! keys from can sign reports of any level. Against that only [`machines`](super::Policy::machines) helps.
+//! keys from can sign reports of any level, and of any CPUID of the generation. Published work of 2026 claims to read that
+//! secret on Milan by software alone. Against that helps a list of [`machines`](super::Policy::machines), which only a
+//! VCEK can satisfy, or to refuse the part: a floor of 255, for `milan` and `milan_x`.
 
 use std::fmt;
 
@@ -96,7 +102,8 @@ pub struct SnpTcbFloor {
 }
 
 impl SnpTcbFloor {
-    /// Each component of `found` that is below the floor: its name, what was found and what is needed.
+    /// Each component of `found` that is below the floor: its name, what was found and what is needed. No level satisfies
+    /// 255: who forges reports could name that one, too.
     pub fn below(&self, found: &TcbVersion) -> Vec<(&'static str, u8, u8)> {
         let parts = [
             ("FMC", found.fmc, self.fmc),
@@ -107,7 +114,7 @@ impl SnpTcbFloor {
         ];
         let below = |(name, found, floor): (_, Option<u8>, _)| {
             found
-                .filter(|found| *found < floor)
+                .filter(|found| *found < floor || floor == u8::MAX)
                 .map(|found| (name, found, floor))
         };
         parts.into_iter().filter_map(below).collect()
@@ -299,6 +306,13 @@ mod tests {
             ..floors.milan
         };
         assert_eq!(strict.below(&exact(&floors.milan, None)), []);
+        // A part that is refused altogether is refused at every level.
+        let none = SnpTcbFloor {
+            microcode: 255,
+            ..floors.milan
+        };
+        let highest = exact(&none, None);
+        assert_eq!(none.below(&highest), [("microcode", 255, 255)]);
     }
 
     #[test]

@@ -6,7 +6,10 @@
 use thiserror::Error;
 use x509_cert::{Certificate, der::oid::ObjectIdentifier};
 
-use super::report::{SigningKey, TcbVersion};
+use super::{
+    chain::Product,
+    report::{SigningKey, TcbVersion},
+};
 
 const BOOTLOADER: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.3704.1.3.1");
 const TEE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.3704.1.3.2");
@@ -45,6 +48,16 @@ pub enum EndorsementError {
         "the report's chip id is masked, so that its VCEK cannot be matched: the operator must clear MASK_CHIP_ID"
     )]
     ChipIdMasked,
+    /// A report of another generation of processors than its root key is for.
+    #[error(
+        "the report is of another processor than AMD's root key for {product:?} vouches for: {found}"
+    )]
+    Generation {
+        /// The generation of the root key.
+        product: Product,
+        /// What does not fit it.
+        found: String,
+    },
     /// A key of the kind that the report does not name.
     #[error("the report was signed with a {named:?}, the certificate is of the other kind")]
     KeyKind {
@@ -90,6 +103,36 @@ pub(super) fn check(
         check_chip(certificate, chip_id, reported.fmc.is_some())?;
     }
     Ok(())
+}
+
+/// The generation that the root vouches for against the processor's signature (reports of version 2 have none) and the
+/// layout of the TCB, which decide how the report is read. A development root (`product` is `None`) is for any.
+pub(super) fn check_generation(
+    product: Option<Product>,
+    cpuid: Option<[u8; 3]>,
+    reported: &TcbVersion,
+) -> Result<(), EndorsementError> {
+    let Some(product) = product else {
+        return Ok(());
+    };
+    let refused = |found| Err(EndorsementError::Generation { product, found });
+    if let Some([family, model, _]) = cpuid {
+        let fits = match product {
+            Product::Milan => family == 0x19 && model <= 0x0f,
+            Product::Genoa => family == 0x19 && matches!(model, 0x10..=0x1f | 0xa0..=0xaf),
+            Product::Turin => family == 0x1a && model <= 0x1f,
+        };
+        if !fits {
+            return refused(format!("it names family {family:#x}, model {model:#x}"));
+        }
+    }
+    match (product, reported.fmc) {
+        (Product::Turin, None) => refused("its TCB has no FMC".to_owned()),
+        (Product::Milan | Product::Genoa, Some(_)) => {
+            refused("its TCB has an FMC, as only Turin's has".to_owned())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Turin's chip id has 8 bytes, then zeroes; its TCB alone has an FMC.
@@ -153,7 +196,8 @@ mod tests {
     };
 
     use super::{
-        BOOTLOADER, CSP_ID, EndorsementError, FMC, HWID, MICROCODE, SNP, TEE, check, small_integer,
+        BOOTLOADER, CSP_ID, EndorsementError, FMC, HWID, MICROCODE, Product, SNP, TEE, check,
+        check_generation, small_integer,
     };
     use crate::snp::report::{SigningKey, TcbVersion};
 
@@ -267,6 +311,71 @@ mod tests {
             judge(&vlek, SigningKey::Vcek, &CHIP),
             refused(SigningKey::Vcek)
         );
+    }
+
+    #[test]
+    fn cocoon_snp_10() {
+        let (milan, genoa, turin) = (Product::Milan, Product::Genoa, Product::Turin);
+        let judge =
+            |product, cpuid, fmc| check_generation(product, cpuid, &TcbVersion { fmc, ..TCB });
+        for (product, cpuid, fmc) in [
+            (milan, Some([0x19, 0x01, 1]), None),
+            (milan, None, None),
+            (genoa, Some([0x19, 0x11, 1]), None),
+            (genoa, Some([0x19, 0xa0, 2]), None),
+            (turin, Some([0x1a, 0x02, 1]), Some(1)),
+            (turin, Some([0x1a, 0x11, 0]), Some(1)),
+            (turin, None, Some(0)),
+        ] {
+            assert_eq!(judge(Some(product), cpuid, fmc), Ok(()), "{product:?}");
+        }
+        let fmc = "its TCB has an FMC, as only Turin's has";
+        for (product, cpuid, fmc, found) in [
+            (
+                milan,
+                Some([0x19, 0x11, 1]),
+                None,
+                "it names family 0x19, model 0x11",
+            ),
+            (
+                milan,
+                Some([0x1a, 0x01, 1]),
+                None,
+                "it names family 0x1a, model 0x1",
+            ),
+            (
+                genoa,
+                Some([0x19, 0x01, 1]),
+                None,
+                "it names family 0x19, model 0x1",
+            ),
+            (
+                turin,
+                Some([0x19, 0x11, 1]),
+                Some(1),
+                "it names family 0x19, model 0x11",
+            ),
+            (
+                turin,
+                Some([0x1a, 0x50, 0]),
+                Some(1),
+                "it names family 0x1a, model 0x50",
+            ),
+            (milan, None, Some(1), fmc),
+            (genoa, Some([0x19, 0x11, 1]), Some(0), fmc),
+            (turin, None, None, "its TCB has no FMC"),
+        ] {
+            let found = found.to_owned();
+            let error = Err(EndorsementError::Generation { product, found });
+            assert_eq!(judge(Some(product), cpuid, fmc), error);
+        }
+        assert_eq!(
+            judge(Some(genoa), None, Some(1)).unwrap_err().to_string(),
+            "the report is of another processor than AMD's root key for Genoa vouches for: its TCB has an FMC, as only \
+             Turin's has"
+        );
+        // A development root is for no generation.
+        assert_eq!(judge(None, Some([0x19, 0x11, 1]), Some(1)), Ok(()));
     }
 
     #[test]

@@ -198,11 +198,13 @@ pub fn verify_launched_by(
         .verify()
         .map_err(|_| ReportError::Signature)?;
     let reported_tcb = tcb(&parsed.reported_tcb);
+    let cpuid = cpuid(&parsed);
+    endorsement::check_generation(chain.product, cpuid, &reported_tcb)?;
     endorsement::check(&chain.vek, key, &reported_tcb, &parsed.chip_id)?;
     Ok(SnpClaims {
         root: chain.root,
         product: chain.product,
-        cpuid: cpuid(&parsed),
+        cpuid,
         revocation: chain.revocation,
         version: parsed.version,
         signing_key: key,

@@ -73,7 +73,8 @@ pub struct TdxClaims {
     pub tcb_date: u64,
     /// Family, model, platform and stepping.
     pub fmspc: [u8; 6],
-    /// Identity of the platform, encrypted for Intel; names a machine in allow-lists.
+    /// Identity of the platform (PPID) as the PCK certificate states it: 16 bytes, not encrypted; names a machine in
+    /// allow-lists.
     pub ppid: Vec<u8>,
     /// Whether hyper-threading is on, if the certificate says.
     pub smt_enabled: Option<bool>,

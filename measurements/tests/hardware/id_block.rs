@@ -11,7 +11,7 @@ use crate::{crates::in_package, open};
 fn published(name: &str) -> Option<Vec<u8>> {
     let path = in_package("sev", &format!("tests/measurement/{name}"));
     if path.is_none() {
-        println!("SKIPPED: the sources of the crate sev are not in Cargo's registry");
+        crate::skip("the sources of the crate sev are not in Cargo's registry");
     }
     open(&path?).ok()
 }

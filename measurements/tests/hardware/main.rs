@@ -2,8 +2,8 @@
 //!
 //! Evidence is read from the folder named by `COCOON_VECTORS`, or from `../shared/vectors` beside the checkout, or
 //! else, as far as it is published there, from the crates `dcap-qvl` and `sev` where Cargo has unpacked them: a plain
-//! checkout tests real evidence, too. Firmware and kernels as Debian ships them are read from `COCOON_ARTEFACTS`. Where a file is absent, the test
-//! prints SKIPPED and why.
+//! checkout tests real evidence, too. Firmware and kernels as Debian ships them are read from
+//! `COCOON_ARTEFACTS`. Where a file is absent, the test says SKIPPED and why on standard error.
 
 mod boot_logs;
 mod crates;
@@ -15,7 +15,11 @@ mod snp_launch;
 mod snp_report;
 mod tdx_quote;
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt::Display,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
 /// The bytes of a vector such as `tdx/dcapqvl_tdx_quote`; prints SKIPPED when it is absent.
 pub fn vector(path: &str) -> Option<Vec<u8>> {
@@ -34,7 +38,9 @@ pub fn vector(path: &str) -> Option<Vec<u8>> {
 /// The bytes of an artefact such as `OVMF.inteltdx.ms.fd`; prints SKIPPED when it is absent.
 pub fn artefact(path: &str) -> Option<Vec<u8>> {
     let Some(folder) = variable("COCOON_ARTEFACTS") else {
-        println!("SKIPPED: {path} is needed: set COCOON_ARTEFACTS to the folder that holds it");
+        skip(format_args!(
+            "{path} is needed: set COCOON_ARTEFACTS to the folder that holds it"
+        ));
         return None;
     };
     let file = folder.join(path);
@@ -62,10 +68,17 @@ pub fn open(path: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 fn skipped(path: &Path, error: &std::io::Error, variable: &str) {
-    println!(
-        "SKIPPED: cannot read {} ({error}); set {variable}",
+    skip(format_args!(
+        "cannot read {} ({error}); set {variable}",
         path.display()
-    );
+    ));
+}
+
+/// Says SKIPPED and why on the real standard error: what `println!` prints in a test that passes is never seen.
+pub fn skip(why: impl Display) {
+    let line = format!("SKIPPED: {why}\n");
+    // One write, so that lines of tests that run at once stay whole; a closed standard error fails no test.
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 /// Bytes from hexadecimal text, which may end with a newline.

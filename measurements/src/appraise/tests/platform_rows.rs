@@ -1,7 +1,7 @@
 //! The platform itself: its patch levels, which machine it is, and how old the vendor's word on it may be.
 
 use super::{
-    super::tdx::platform,
+    super::{platform::age as age_row, tdx::platform},
     snp_rows::{TCB, claims, reference, refused, rows},
     *,
 };
@@ -234,9 +234,47 @@ fn chips_are_told_apart() {
         only_failure(&judge(&masked, &listed(7))),
         (
             "evidence.machine",
-            "the evidence does not tell which machine made it, so it cannot be one of your policy's list"
+            "the evidence does not prove which machine made it, so it cannot be one of your policy's list"
         )
     );
+    // Not even one that it shows counts: the provider's key stands for any chip of theirs.
+    let shown = SnpClaims {
+        chip_id: [7; 64],
+        ..masked
+    };
+    no_failure(&judge(&shown, &Policy::default()));
+    let checks = judge(&shown, &listed(7));
+    assert_eq!(
+        only_failure(&checks),
+        (
+            "evidence.machine",
+            "the evidence does not prove which machine made it, so it cannot be one of your policy's list"
+        )
+    );
+    let row = checks.iter().find(|check| check.id == "evidence.machine");
+    assert_eq!(row.unwrap().found.as_deref(), Some("not proven"));
+}
+
+/// Ages are told in the unit of the limit, so that what is refused never reads like what is not.
+#[test]
+fn ages_have_the_unit_of_their_limit() {
+    const HOUR: u64 = 60 * 60;
+    let row = |age, most| {
+        let row = age_row("age", ("the list", NOW - age), most, NOW);
+        (row.outcome, row.found.unwrap(), row.expected.unwrap())
+    };
+    let told = |outcome, found: &str, expected: &str| {
+        let found = format!("{found} (the list)");
+        (outcome, found, format!("at most {expected}"))
+    };
+    let (pass, fail) = (Outcome::Pass, Outcome::Fail);
+    let most = 36 * HOUR;
+    assert_eq!(row(40 * HOUR, most), told(fail, "40 hours", "36 hours"));
+    assert_eq!(row(most, most), told(pass, "36 hours", "36 hours"));
+    assert_eq!(row(most + 1, most), told(fail, "37 hours", "36 hours"));
+    assert_eq!(row(40 * HOUR, 48 * HOUR), told(pass, "2 days", "2 days"));
+    assert_eq!(row(49 * HOUR, 48 * HOUR), told(fail, "3 days", "2 days"));
+    assert_eq!(row(91, 90), told(fail, "91 seconds", "90 seconds"));
 }
 
 /// A policy that lists machines lets no other serve, of whichever vendor.
@@ -279,10 +317,10 @@ fn cocoon_verdict_8() {
     // One without a readable identity is on no list, whatever stands there.
     for ppid in [&[][..], &[0xc0; 15], &[0; 16]] {
         let row = judge(ppid, &[&own]);
-        let masked = "the evidence does not tell which machine made it, so it cannot be one of your policy's list";
+        let masked = "the evidence does not prove which machine made it, so it cannot be one of your policy's list";
         assert_eq!(
             (row.outcome, row.cause.as_deref(), row.found.as_deref()),
-            (Outcome::Fail, Some(masked), Some("not told"))
+            (Outcome::Fail, Some(masked), Some("not proven"))
         );
     }
 }

@@ -135,7 +135,7 @@ pub(super) fn claims(boot: &Boot, root: RootClass) -> TdxClaims {
         report_data: [0; 64],
         tcb_status: TcbStatus::UpToDate,
         advisories: Vec::new(),
-        evaluation_number: 17,
+        evaluation_number: 19,
         tcb_date: issued,
         fmspc: [0; 6],
         ppid: vec![0xc0; 16],
@@ -315,7 +315,7 @@ fn cocoon_tdx_9() {
         )
     );
     assert_eq!(
-        refused(|c| c.evaluation_number = 16),
+        refused(|c| c.evaluation_number = 18),
         row(
             "evidence.tcb_evaluation",
             "the host presents TCB information from before Intel's newer findings"
