@@ -1,13 +1,16 @@
-//! How long connections may be idle, how fast a request must come once it has begun, and who leaves when
-//! there are too many.
+//! How long connections may be idle, how fast a request must come once it has begun, how long an answer
+//! waits for its reader, and who leaves when there are too many.
 
 mod common;
+#[path = "connections/framed.rs"]
+mod framed;
 
 use std::time::{Duration, Instant};
 
 use cocoon_guest_agent::api::Limits;
 use common::client::{DEADLINE, handshake};
 use common::{Client, FakeEngine, machine};
+use framed::Framed;
 use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
@@ -113,4 +116,114 @@ async fn a_table_full_of_answers_turns_newcomers_away() {
     let refused = timeout(DEADLINE, handshake(machine.address)).await;
     assert!(refused.expect("at once").is_err());
     drop(answer);
+}
+
+#[tokio::test]
+async fn who_has_attested_is_not_sent_away_for_a_stranger() {
+    let limits = Limits {
+        connections: 2,
+        idle: NEVER,
+        ..Limits::default()
+    };
+    let machine = machine(FakeEngine::new().0, 1, limits).await;
+    let mut attested = Client::attested(machine.address).await;
+    let mut stranger = Client::connect(machine.address).await;
+    assert_eq!(stranger.get("/healthz").await.0, 421);
+    // The one that has attested was idle for longer.
+    let mut third = Client::attested(machine.address).await;
+    stranger.closed().await;
+    assert_eq!(attested.get("/healthz").await.0, 200);
+    assert_eq!(third.get("/healthz").await.0, 200);
+}
+
+#[tokio::test]
+async fn answers_without_a_window_are_given_up_and_others_get_theirs() {
+    let limits = Limits {
+        unread: Duration::from_secs(3),
+        idle: NEVER,
+        ..Limits::default()
+    };
+    let machine = machine(FakeEngine::new().0, 1, limits).await;
+    let mut client = Client::attested(machine.address).await;
+    let mut hoarder = Framed::attested(machine.address, 0).await;
+    let begun = Instant::now();
+    // As many as may be open for one generation slot.
+    let mut held = Vec::new();
+    while held.len() < 4 {
+        let answer = hoarder.chat("hello").await;
+        // The engine may still write the last one.
+        if answer.status() == 200 {
+            held.push(answer);
+        }
+        assert!(begun.elapsed() < limits.unread, "too slow a machine");
+    }
+    assert_eq!(client.chat("hello", "").await.status(), 429);
+    // It answers pings, and would do so for as long as it pleases.
+    hoarder.closed().await;
+    assert!(begun.elapsed() >= limits.unread);
+    let served = async { while client.chat("hello", "").await.status() != 200 {} };
+    timeout(DEADLINE, served).await.expect("places are free");
+    for answer in held {
+        assert!(answer.into_body().collect().await.is_err(), "cut");
+    }
+}
+
+#[tokio::test]
+async fn a_slow_reader_that_reads_is_not_cut() {
+    let limits = Limits {
+        unread: Duration::from_secs(2),
+        idle: NEVER,
+        ..Limits::default()
+    };
+    let machine = machine(FakeEngine::new().0, 1, limits).await;
+    let mut slow = Framed::attested(machine.address, 1024).await;
+    let mut answer = slow.chat(&"word ".repeat(10)).await.into_body();
+    let begun = Instant::now();
+    // Not a wait for something else: this is how slow it is.
+    let mut pace = tokio::time::interval(limits.unread / 4);
+    let mut text = Vec::new();
+    while let Some(frame) = timeout(DEADLINE, answer.frame()).await.unwrap() {
+        text.extend_from_slice(frame.unwrap().data_ref().unwrap());
+        pace.tick().await;
+    }
+    assert!(text.ends_with(b"data: [DONE]\n\n"));
+    assert!(begun.elapsed() > limits.unread, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn an_answer_on_a_socket_that_takes_nothing_is_given_up() {
+    let limits = Limits {
+        connections: 1,
+        unread: Duration::from_secs(2),
+        // Neither idleness nor a newcomer ends it.
+        head_time: NEVER,
+        idle: NEVER,
+        ..Limits::default()
+    };
+    let machine = machine(FakeEngine::new().0, 1, limits).await;
+    let mut stalled = Client::attested(machine.address).await;
+    // Some sixteen megabytes: more than all buffers on the way.
+    let word = format!("{} ", "x".repeat(99));
+    let extra = ",\"stream\":true,\"logprobs\":true,\"top_logprobs\":20";
+    let answer = stalled.chat(&word.repeat(1500), extra).await;
+    assert_eq!(answer.status(), 200);
+    let begun = Instant::now();
+    assert!(handshake(machine.address).await.is_err(), "no place");
+    let place = async { while handshake(machine.address).await.is_err() {} };
+    timeout(DEADLINE, place).await.expect("a place is free");
+    assert!(begun.elapsed() >= limits.unread / 2);
+    assert!(answer.into_body().collect().await.is_err(), "cut");
+}
+
+#[tokio::test]
+async fn what_was_not_agreed_on_is_not_spoken() {
+    let limits = Limits {
+        head_time: NEVER,
+        idle: NEVER,
+        ..Limits::default()
+    };
+    let machine = machine(FakeEngine::new().0, 1, limits).await;
+    // HTTP/2 where HTTP/1.1 was negotiated, whose answers only the socket watches.
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    cut_after(machine.address, preface).await;
 }

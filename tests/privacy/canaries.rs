@@ -1,56 +1,16 @@
-//! Distinctive strings in every place where a client can put one, and a search of everything that the
-//! host has of the VM.
+//! Sends distinctive strings in every place where a client can put one, and searches everything that
+//! the host has of the VM for them.
 
 use std::path::{Path, PathBuf};
 
 use cocoon_protocol::control::Metrics;
 use cocoon_protocol::document::{ATTEST_PATH, AttestRequest};
-use cocoon_tests::alphabet;
 use cocoon_tests::trial::Appliance;
-use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use crate::questions::{self, CANARY};
 use crate::stranger::{Connection, Stranger};
 use crate::wire::Wire;
-
-const CANARY: &str = "Q7vKanarienvogel";
-
-/// Bodies that put the canary in each place, and the status that each gets.
-fn bodies(model: &str) -> Vec<(String, u16)> {
-    let good = json!({
-        "model": model,
-        "messages": [
-            { "role": "system", "content": CANARY },
-            { "role": "user", "content": format!("Hi {CANARY}") },
-        ],
-        "stop": [CANARY],
-        "max_tokens": 2,
-        "temperature": 0,
-    });
-    let with = |name: &str, value: Value| {
-        let mut body = good.clone();
-        body[name] = value;
-        body.to_string()
-    };
-    let long = CANARY.repeat(alphabet::CONTEXT as usize);
-    vec![
-        (good.to_string(), 200),
-        (with("stream", json!(true)), 200),
-        (with("padding", json!(CANARY)), 200),
-        (with("model", json!(CANARY)), 404),
-        (with(CANARY, json!(CANARY)), 400),
-        (with("temperature", json!(CANARY)), 400),
-        (
-            with("messages", json!([{ "role": CANARY, "content": CANARY }])),
-            400,
-        ),
-        (
-            with("messages", json!([{ "role": "user", "content": long }])),
-            400,
-        ),
-        (format!("{{{CANARY}"), 400),
-    ]
-}
 
 /// Sends all of them, ends the VM, and looks.
 pub async fn are_nowhere(vm: Appliance) {
@@ -61,21 +21,18 @@ pub async fn are_nowhere(vm: Appliance) {
         nonce: cocoon_protocol::bytes::Hex([5; 32]),
     });
     connection.ask("POST", ATTEST_PATH, &nonce.unwrap()).await;
-    let bodies = bodies(&vm.image.manifest.model.id);
-    for (body, status) in &bodies {
-        let streamed = body.contains("\"stream\":true");
-        let path = "/v1/chat/completions";
-        let found = if streamed {
-            streamed_answer(&mut connection, path, body).await
-        } else {
-            connection.ask("POST", path, body).await.0
+    let questions = questions::all(&vm.image.manifest.model.id);
+    for question in &questions {
+        let (path, body) = (&question.path, &question.body);
+        let streamed = question.status == 200 && body.contains("\"stream\":true");
+        let found = match streamed {
+            true => streamed_answer(&mut connection, path, body).await,
+            false => connection.ask(question.method, path, body).await.0,
         };
-        assert_eq!(found, *status, "{body:.200}");
+        assert_eq!(found, question.status, "{path} {body:.200}");
     }
-    let (status, _) = connection.ask("GET", &format!("/{CANARY}"), "").await;
-    assert_eq!(status, 404);
     drop(connection);
-    let refused = bodies.iter().filter(|(_, status)| *status != 200).count() + 1;
+    let refused = questions.iter().filter(|one| one.status != 200).count();
     let told = vm
         .seen
         .metrics(|metrics| metrics.errors >= refused as u64)

@@ -9,6 +9,7 @@ use cocoon_tests::trial::{Appliance, Model, Trial};
 mod canaries;
 mod crash;
 mod lengths;
+mod questions;
 #[path = "../attestation/stranger.rs"]
 #[expect(dead_code, reason = "the tests of connections use more of it")]
 mod stranger;

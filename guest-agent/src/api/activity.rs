@@ -4,7 +4,12 @@
 //! ```text
 //! Reading ──a whole head──▶ Busy ──the end of the last answer──▶ Idle ──the first byte──▶ Reading
 //! ```
+//!
+//! Nobody holds an answer without taking it: where a piece of one waits for its client too long, the
+//! connection is cut.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::Notify;
@@ -18,6 +23,9 @@ pub(super) struct Activity {
     changed: Notify,
     /// Over HTTP/2 bytes come and go between requests too: pings and their answers.
     framed: bool,
+    attested: AtomicBool,
+    requests: AtomicU64,
+    unread: Arc<Unread>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +43,8 @@ enum State {
 /// What its owner has to do with a connection that does not change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
-    /// Nothing.
-    Never,
+    /// Nothing: look again then.
+    Look(Instant),
     /// From then on it takes no more requests.
     End(Instant),
     /// It is cut then.
@@ -44,13 +52,27 @@ pub(super) enum Due {
 }
 
 impl Activity {
-    /// A connection after its handshake; `framed` says that it speaks HTTP/2.
-    pub fn new(framed: bool) -> Self {
+    /// A connection after its handshake; `framed` says that it speaks HTTP/2, `unread` is what its
+    /// socket tells.
+    pub fn new(framed: bool, unread: Arc<Unread>) -> Self {
         Self {
             state: Mutex::new(State::Reading(Instant::now())),
             changed: Notify::new(),
             framed,
+            attested: AtomicBool::new(false),
+            requests: AtomicU64::new(SOCKET),
+            unread,
         }
+    }
+
+    /// Whether evidence over this session was handed out.
+    pub fn is_attested(&self) -> bool {
+        self.attested.load(Ordering::Acquire)
+    }
+
+    /// Evidence over this session is being handed out.
+    pub fn attested(&self) {
+        self.attested.store(true, Ordering::Release);
     }
 
     /// Completes after a change.
@@ -61,7 +83,11 @@ impl Activity {
     /// What to do. A connection that is `ending` was told so, and has no reason left to be idle.
     pub fn due(&self, limits: &Limits, ending: bool) -> Due {
         match *self.lock() {
-            State::Busy(_) => Due::Never,
+            State::Busy(_) => match self.unread.oldest() {
+                Some(since) => Due::Cut(since + limits.unread),
+                // Not told of each piece: that would wake the owner for every token.
+                None => Due::Look(Instant::now() + limits.unread / 4),
+            },
             State::Reading(since) => Due::Cut(since + limits.head_time),
             State::Idle(since) if !ending => Due::End(since + limits.idle),
             State::Leaving(since) if !ending => Due::End(since),
@@ -69,16 +95,33 @@ impl Activity {
         }
     }
 
-    /// A request's head is there.
-    pub fn asked(&self) {
+    /// A request's head is there. Returns the number of its answer.
+    pub fn asked(&self) -> u64 {
         self.change(|state| match state {
             State::Busy(count) => State::Busy(count + 1),
             _ => State::Busy(1),
         });
+        self.requests.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A piece of an answer was given to be sent.
+    pub fn given(&self, answer: u64) {
+        // Over HTTP/1.1 there is one answer at a time, and the socket knows better whether it moves.
+        if self.framed {
+            self.unread.waits(answer);
+        }
+    }
+
+    /// More of an answer is wanted: what was given is on its way.
+    pub fn taken(&self, answer: u64) {
+        if self.framed {
+            self.unread.moves(answer);
+        }
     }
 
     /// An answer has ended.
-    pub fn answered(&self) {
+    pub fn answered(&self, answer: u64) {
+        self.unread.moves(answer);
         self.change(|state| match state {
             State::Busy(count @ 2..) => State::Busy(count - 1),
             State::Busy(_) => State::Idle(Instant::now()),
@@ -133,6 +176,43 @@ impl Activity {
     }
 }
 
+/// Number of the socket among what waits for a client; answers count from the next one.
+const SOCKET: u64 = 0;
+
+/// What waits for a client to take it, by number, and since when: one answer that moves must not hide
+/// another that does not.
+#[derive(Default)]
+pub(super) struct Unread(Mutex<BTreeMap<u64, Instant>>);
+
+impl Unread {
+    /// The socket takes no bytes.
+    pub fn blocked(&self) {
+        self.waits(SOCKET);
+    }
+
+    /// The socket took bytes.
+    pub fn flowed(&self) {
+        self.moves(SOCKET);
+    }
+
+    fn waits(&self, number: u64) {
+        self.lock().entry(number).or_insert_with(Instant::now);
+    }
+
+    fn moves(&self, number: u64) {
+        self.lock().remove(&number);
+    }
+
+    fn oldest(&self) -> Option<Instant> {
+        self.lock().values().min().copied()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Instant>> {
+        // Nothing panics while it holds the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// All connections past their handshake.
 #[derive(Default)]
 pub(super) struct Table(Mutex<Vec<Weak<Activity>>>);
@@ -145,12 +225,16 @@ impl Table {
         all.push(Arc::downgrade(activity));
     }
 
-    /// Tells the one that was idle longest to leave; false when none is idle.
+    /// Tells the one that was idle longest to leave; false when none is idle. One that has attested
+    /// leaves only where all have: opening connections costs a stranger nothing.
     pub fn make_room(&self) -> bool {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = all.iter().filter_map(Weak::upgrade);
-        let idle = idle.filter_map(|activity| Some((activity.idle_since()?, activity)));
-        let oldest = idle.min_by_key(|(since, _)| *since);
+        let idle = idle.filter_map(|activity| {
+            let order = (activity.is_attested(), activity.idle_since()?);
+            Some((order, activity))
+        });
+        let oldest = idle.min_by_key(|(order, _)| *order);
         oldest.is_some_and(|(_, activity)| {
             activity.leave();
             true
@@ -159,104 +243,4 @@ impl Table {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    fn limits() -> Limits {
-        Limits {
-            head_time: Duration::from_secs(10),
-            idle: Duration::from_secs(120),
-            ..Limits::default()
-        }
-    }
-
-    fn idle(framed: bool) -> Activity {
-        let activity = Activity::new(framed);
-        activity.asked();
-        activity.answered();
-        activity
-    }
-
-    fn due(activity: &Activity, ending: bool) -> Due {
-        activity.due(&limits(), ending)
-    }
-
-    #[test]
-    fn a_head_that_has_begun_is_short_and_idleness_is_long() {
-        let activity = Activity::new(false);
-        let born = Instant::now();
-        assert!(matches!(due(&activity, false), Due::Cut(at) if at <= born + limits().head_time));
-        activity.asked();
-        activity.asked();
-        activity.answered();
-        activity.received();
-        assert_eq!(
-            due(&activity, false),
-            Due::Never,
-            "one answer is on its way"
-        );
-        activity.answered();
-        let now = Instant::now();
-        let Due::End(at) = due(&activity, false) else {
-            panic!("not idle")
-        };
-        assert!(at <= now + limits().idle && at > now + limits().idle / 2);
-        activity.received();
-        assert!(matches!(due(&activity, false), Due::Cut(at) if at < now + limits().idle / 2));
-    }
-
-    #[test]
-    fn who_was_told_to_leave_has_no_time_to_be_idle() {
-        for activity in [idle(false), idle(true)] {
-            let before = Instant::now();
-            assert!(matches!(due(&activity, false), Due::End(at) if at > before));
-            activity.leave();
-            let now = Instant::now();
-            assert!(matches!(due(&activity, false), Due::End(at) if at <= now));
-            assert!(
-                matches!(due(&activity, true), Due::Cut(at) if at >= before + limits().head_time)
-            );
-        }
-        // One that asks in this very moment is answered.
-        let activity = idle(false);
-        activity.leave();
-        activity.received();
-        assert!(matches!(due(&activity, true), Due::Cut(_)));
-        activity.asked();
-        assert_eq!(due(&activity, true), Due::Never);
-    }
-
-    #[test]
-    fn pings_are_no_requests() {
-        let activity = idle(true);
-        let before = due(&activity, false);
-        activity.received();
-        activity.sent();
-        assert_eq!(due(&activity, false), before);
-    }
-
-    #[test]
-    fn room_is_made_by_the_one_that_was_idle_longest() {
-        let table = Table::default();
-        assert!(!table.make_room());
-        let busy = Arc::new(Activity::new(false));
-        busy.asked();
-        let reading = Arc::new(Activity::new(false));
-        let (first, gone, second) = (
-            Arc::new(idle(false)),
-            Arc::new(idle(false)),
-            Arc::new(idle(true)),
-        );
-        for activity in [&busy, &second, &reading, &gone, &first] {
-            table.add(activity);
-        }
-        drop(gone);
-        let left = |activity: &Activity| matches!(*activity.lock(), State::Leaving(_));
-        assert!(table.make_room());
-        assert!(left(&first) && !left(&second));
-        assert!(table.make_room());
-        assert!(left(&second));
-        assert!(!table.make_room(), "nobody is asked twice");
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 //! One TLS connection: handshake, exporter, attestation, requests, end of life.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use cocoon_protocol::binding::EXPORTER_LABEL;
 use cocoon_protocol::bytes::{Hex, Hex32};
@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::activity::{Activity, Due, Table};
+use super::activity::{Activity, Due, Table, Unread};
 use super::watched::{Asked, Watched};
 use super::{Service, routes};
 
@@ -22,7 +22,7 @@ pub(super) struct Connection {
     /// The TLS session's own secret: it binds evidence to this connection.
     pub exporter: Hex32,
     pub service: Arc<Service>,
-    attested: AtomicBool,
+    activity: Arc<Activity>,
     newly_attested: Notify,
     attempts: AtomicU32,
 }
@@ -30,12 +30,12 @@ pub(super) struct Connection {
 impl Connection {
     /// Whether evidence over this session was handed out.
     pub fn is_attested(&self) -> bool {
-        self.attested.load(Ordering::Acquire)
+        self.activity.is_attested()
     }
 
     /// Evidence over this session is being handed out.
     pub fn attested(&self) {
-        self.attested.store(true, Ordering::Release);
+        self.activity.attested();
         self.newly_attested.notify_one();
     }
 
@@ -57,6 +57,11 @@ pub(super) async fn run(
     let born = Instant::now();
     // Small events must not wait for each other; a socket that refuses this still works.
     let _ = tcp.set_nodelay(true);
+    let unread = Arc::new(Unread::default());
+    let tcp = Watched {
+        stream: tcp,
+        watcher: Arc::clone(&unread),
+    };
     let Ok(Ok(tls)) = timeout(limits.head_time, tls.accept(tcp)).await else {
         return;
     };
@@ -68,12 +73,12 @@ pub(super) async fn run(
         return;
     };
     let framed = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-    let activity = Arc::new(Activity::new(framed));
+    let activity = Arc::new(Activity::new(framed, unread));
     table.add(&activity);
     let connection = Arc::new(Connection {
         exporter: Hex(exporter),
         service,
-        attested: AtomicBool::new(false),
+        activity: Arc::clone(&activity),
         newly_attested: Notify::new(),
         attempts: AtomicU32::new(0),
     });
@@ -86,10 +91,14 @@ pub(super) async fn run(
             response.map(|response| response.map(|reply| asked.until_sent(reply)))
         }
     });
-    let builder = builder(&limits);
+    // What was agreed on is spoken: whoever speaks HTTP/2 is watched as such.
+    let builder = match framed {
+        true => builder(&limits).http2_only(),
+        false => builder(&limits).http1_only(),
+    };
     let stream = Watched {
         stream: tls,
-        activity: Arc::clone(&activity),
+        watcher: Arc::clone(&activity),
     };
     let serving = builder.serve_connection(TokioIo::new(stream), handler);
     tokio::pin!(serving);
@@ -98,10 +107,10 @@ pub(super) async fn run(
     let mut last = born + limits.connection_age;
     let mut ending = false;
     loop {
-        let (end, cut) = match activity.due(&limits, ending) {
-            Due::Never => (None, None),
-            Due::End(at) => (Some(at), None),
-            Due::Cut(at) => (None, Some(at)),
+        let (at, ends) = match activity.due(&limits, ending) {
+            Due::Cut(at) if at <= Instant::now() => return,
+            Due::Cut(at) | Due::Look(at) => (at, false),
+            Due::End(at) => (at, true),
         };
         let over = tokio::select! {
             _ = serving.as_mut() => return,
@@ -110,10 +119,9 @@ pub(super) async fn run(
                 false
             }
             () = sleep_until(attest_by.unwrap_or(last)), if attest_by.is_some() => return,
-            () = sleep_until(cut.unwrap_or(last)), if cut.is_some() => return,
             () = sleep_until(last), if ending => return,
             () = sleep_until(last), if !ending => true,
-            () = sleep_until(end.unwrap_or(last)), if end.is_some() => true,
+            () = sleep_until(at) => ends,
             Ok(_) = drain.wait_for(|drain| *drain), if !ending => true,
             () = activity.changed() => false,
         };

@@ -36,8 +36,8 @@ use crate::tls::AttestedListener;
 /// Bounds of the service.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at once; one more takes the place of the one that was idle longest, or is closed
-    /// unread where none is idle.
+    /// Connections at once; one more takes the place of the one that was idle longest, of those that
+    /// have not attested where there is one, or is closed unread where none is idle.
     pub connections: u32,
     /// Requests at once on one connection of HTTP/2.
     pub streams: u32,
@@ -47,6 +47,9 @@ pub struct Limits {
     pub head_time: Duration,
     /// Between two requests of a connection: a person's next line must not cost another attestation.
     pub idle: Duration,
+    /// How long a piece of an answer waits for its client to take it: answers that nobody reads must
+    /// not turn others away.
+    pub unread: Duration,
     /// Each request's body.
     pub body_time: Duration,
     /// From the handshake to a successful attestation; waiting for evidence counts.
@@ -70,6 +73,7 @@ impl Default for Limits {
             body: 1024 * 1024,
             head_time: Duration::from_secs(10),
             idle: Duration::from_secs(120),
+            unread: Duration::from_secs(60),
             body_time: Duration::from_secs(60),
             attest_time: Duration::from_secs(90),
             attestations: 8,

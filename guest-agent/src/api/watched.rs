@@ -9,38 +9,40 @@ use std::task::{Context, Poll};
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::activity::Activity;
+use super::activity::{Activity, Unread};
 use super::routes::Reply;
 
 /// A request under way; it ends when this is dropped.
-pub(super) struct Asked(Arc<Activity>);
+pub(super) struct Asked {
+    activity: Arc<Activity>,
+    number: u64,
+}
 
 impl Asked {
     /// A request's head is there.
     pub fn begin(activity: &Arc<Activity>) -> Self {
-        activity.asked();
-        Self(Arc::clone(activity))
+        Self {
+            number: activity.asked(),
+            activity: Arc::clone(activity),
+        }
     }
 
     /// The request goes on until `reply` has been sent or given up.
     pub fn until_sent(self, reply: Reply) -> Sending {
-        Sending {
-            reply,
-            _asked: self,
-        }
+        Sending { reply, asked: self }
     }
 }
 
 impl Drop for Asked {
     fn drop(&mut self) {
-        self.0.answered();
+        self.activity.answered(self.number);
     }
 }
 
 /// An answer on its way.
 pub(super) struct Sending {
     reply: Reply,
-    _asked: Asked,
+    asked: Asked,
 }
 
 impl Body for Sending {
@@ -51,7 +53,15 @@ impl Body for Sending {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Pin::new(&mut self.reply).poll_frame(context)
+        let this = &mut *self;
+        let Asked { activity, number } = &this.asked;
+        activity.taken(*number);
+        let polled = Pin::new(&mut this.reply).poll_frame(context);
+        // Until more is wanted, this one waits for the client's window.
+        if matches!(polled, Poll::Ready(Some(_))) {
+            activity.given(*number);
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -63,15 +73,57 @@ impl Body for Sending {
     }
 }
 
+/// Is told what a stream does.
+pub(super) trait Watcher {
+    /// Bytes came in.
+    fn received(&self) {}
+    /// Bytes went out.
+    fn sent(&self);
+    /// Bytes cannot go out now.
+    fn blocked(&self) {}
+}
+
+/// Of what is inside TLS: only there bytes are requests and answers.
+impl Watcher for Arc<Activity> {
+    fn received(&self) {
+        Activity::received(self);
+    }
+
+    fn sent(&self) {
+        Activity::sent(self);
+    }
+}
+
+/// Of the socket below TLS: whose buffer hides what a slow client takes.
+impl Watcher for Arc<Unread> {
+    fn sent(&self) {
+        self.flowed();
+    }
+
+    fn blocked(&self) {
+        Unread::blocked(self);
+    }
+}
+
 /// A stream that tells when bytes pass.
-pub(super) struct Watched<S> {
+pub(super) struct Watched<S, W> {
     /// The stream.
     pub stream: S,
     /// Is told.
-    pub activity: Arc<Activity>,
+    pub watcher: W,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S, W: Watcher> Watched<S, W> {
+    fn wrote(&self, polled: &Poll<io::Result<usize>>) {
+        match polled {
+            Poll::Ready(Ok(1..)) => self.watcher.sent(),
+            Poll::Ready(_) => {}
+            Poll::Pending => self.watcher.blocked(),
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin, W: Watcher + Unpin> AsyncRead for Watched<S, W> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -81,22 +133,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         // The end of the stream is no request.
         if buffer.filled().len() > before {
-            self.activity.received();
+            self.watcher.received();
         }
         polled
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncWrite + Unpin, W: Watcher + Unpin> AsyncWrite for Watched<S, W> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
-        if matches!(polled, Poll::Ready(Ok(1..))) {
-            self.activity.sent();
-        }
+        self.wrote(&polled);
         polled
     }
 
@@ -118,9 +168,38 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        if matches!(polled, Poll::Ready(Ok(1..))) {
-            self.activity.sent();
-        }
+        self.wrote(&polled);
         polled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Limits;
+    use crate::api::activity::Due;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio::task::yield_now;
+
+    #[tokio::test]
+    async fn a_socket_is_blocked_until_its_reader_takes_anything() {
+        let unread = Arc::new(Unread::default());
+        let activity = Activity::new(false, Arc::clone(&unread));
+        activity.asked();
+        let blocked = || matches!(activity.due(&Limits::default(), false), Due::Cut(_));
+        let (ours, mut theirs) = duplex(2);
+        let mut stream = Watched {
+            stream: ours,
+            watcher: unread,
+        };
+        stream.write_all(b"ab").await.unwrap();
+        assert!(!blocked());
+        let writing = tokio::spawn(async move { stream.write_all(b"cd").await });
+        while !blocked() {
+            yield_now().await;
+        }
+        assert_eq!(theirs.read_u16().await.unwrap(), 0x6162);
+        writing.await.unwrap().unwrap();
+        assert!(!blocked(), "it took something");
     }
 }

@@ -1,0 +1,234 @@
+//! Questions with a canary in every place where a client can write one, those that are refused included:
+//! a refusal that quotes is a leak too.
+
+use cocoon_tests::alphabet;
+use serde_json::{Value, json};
+
+/// What no place of the host may hold.
+pub const CANARY: &str = "Q7vKanarienvogel";
+const CHAT: &str = "/v1/chat/completions";
+const COMPLETIONS: &str = "/v1/completions";
+
+/// A request, and the status that it gets.
+pub struct Question {
+    pub method: &'static str,
+    pub path: String,
+    pub body: String,
+    pub status: u16,
+}
+
+/// All of them, for the model of that name.
+pub fn all(model: &str) -> Vec<Question> {
+    let chat =
+        |fields: &Value, status| post(CHAT, with(&chat_of(model), fields).to_string(), status);
+    let complete = |fields: &Value, status| {
+        let body = with(&completion(model), fields);
+        post(COMPLETIONS, body.to_string(), status)
+    };
+    let mut all: Vec<Question> = Vec::new();
+    all.extend(chats().iter().map(|(fields, status)| chat(fields, *status)));
+    all.extend(tools().iter().map(|(fields, status)| chat(fields, *status)));
+    let formats = formats();
+    all.extend(formats.iter().map(|(fields, status)| chat(fields, *status)));
+    let completions = completions();
+    all.extend(
+        completions
+            .iter()
+            .map(|(fields, status)| complete(fields, *status)),
+    );
+    for path in [CHAT, COMPLETIONS] {
+        all.push(post(path, format!("{{{CANARY}"), 400));
+        let twice = format!("{{\"{CANARY}\":1,\"{CANARY}\":\"{CANARY}\"}}");
+        all.push(post(path, twice, 400));
+    }
+    let query = format!("?{CANARY}={CANARY}");
+    all.push(post(
+        &format!("{CHAT}{query}"),
+        chat_of(model).to_string(),
+        200,
+    ));
+    all.push(post(
+        &format!("{COMPLETIONS}{query}"),
+        completion(model).to_string(),
+        200,
+    ));
+    for (path, status) in [
+        (format!("/v1/models{query}"), 200),
+        (format!("/v1/models/{CANARY}"), 404),
+        (format!("/{CANARY}{query}"), 404),
+    ] {
+        all.push(Question {
+            method: "GET",
+            path,
+            body: String::new(),
+            status,
+        });
+    }
+    all
+}
+
+fn post(path: &str, body: String, status: u16) -> Question {
+    Question {
+        method: "POST",
+        path: path.to_owned(),
+        body,
+        status,
+    }
+}
+
+fn with(body: &Value, fields: &Value) -> Value {
+    let mut body = body.clone();
+    for (name, value) in fields.as_object().unwrap() {
+        body[name] = value.clone();
+    }
+    body
+}
+
+fn chat_of(model: &str) -> Value {
+    json!({
+        "model": model,
+        "messages": [
+            { "role": "system", "content": CANARY },
+            { "role": "user", "content": format!("Hi {CANARY}") },
+        ],
+        "stop": [CANARY],
+        "max_tokens": 2,
+        "temperature": 0,
+    })
+}
+
+fn completion(model: &str) -> Value {
+    json!({
+        "model": model,
+        "prompt": CANARY,
+        "stop": [CANARY],
+        "user": CANARY,
+        "max_tokens": 2,
+        "temperature": 0,
+    })
+}
+
+/// Fields of chats without tools.
+fn chats() -> Vec<(Value, u16)> {
+    let long = CANARY.repeat(alphabet::CONTEXT as usize);
+    let user = |content: Value| json!({ "messages": [{ "role": "user", "content": content }] });
+    vec![
+        (json!({}), 200),
+        (json!({ "stream": true }), 200),
+        (json!({ "logprobs": true, "top_logprobs": 2 }), 200),
+        (json!({ "padding": CANARY }), 200),
+        (json!({ "user": CANARY, "safety_identifier": CANARY }), 200),
+        (json!({ "metadata": { CANARY: CANARY } }), 200),
+        (
+            user(json!([{ "type": "text", "text": CANARY }, { "type": "text", "text": CANARY }])),
+            200,
+        ),
+        (json!({ "model": CANARY }), 404),
+        (json!({ CANARY: CANARY }), 400),
+        (json!({ "temperature": CANARY }), 400),
+        (json!({ "service_tier": CANARY }), 400),
+        (
+            json!({ "messages": [{ "role": CANARY, "content": CANARY }] }),
+            400,
+        ),
+        (user(json!(long)), 400),
+        (user(json!([{ "type": CANARY, "text": CANARY }])), 400),
+        (
+            user(json!([{ "type": "text", "text": CANARY, CANARY: CANARY }])),
+            400,
+        ),
+        (
+            json!({ "stream": true, "stream_options": { CANARY: CANARY } }),
+            400,
+        ),
+    ]
+}
+
+/// Tools, calls of them, and their answers.
+fn tools() -> Vec<(Value, u16)> {
+    let tool = |function: Value| json!({ "tools": [{ "type": "function", "function": function }] });
+    let called = |arguments: &str, id: &str| {
+        let function = json!({ "name": CANARY, "arguments": arguments });
+        json!({ "messages": [
+            { "role": "user", "content": CANARY },
+            { "role": "assistant", "tool_calls": [{ "id": CANARY, "type": "function", "function": function }] },
+            { "role": "tool", "tool_call_id": id, "content": [{ "type": "text", "text": CANARY }] },
+        ] })
+    };
+    let parameters = json!({ "type": "object", "properties": { CANARY: { "enum": [CANARY] } } });
+    let good = json!({ "name": CANARY, "description": CANARY, "parameters": parameters });
+    let chosen = |choice: Value| with(&tool(good.clone()), &json!({ "tool_choice": choice }));
+    let arguments = json!({ CANARY: CANARY }).to_string();
+    vec![
+        (tool(good.clone()), 200),
+        (called(&arguments, CANARY), 200),
+        (tool(json!({ "name": format!("{CANARY} {CANARY}") })), 400),
+        (tool(json!({ "name": CANARY, CANARY: CANARY })), 400),
+        (
+            tool(json!({ "name": CANARY, "description": [CANARY] })),
+            400,
+        ),
+        (tool(json!({ "name": CANARY, "parameters": CANARY })), 400),
+        (
+            tool(json!({ "name": CANARY, "parameters": { CANARY: CANARY } })),
+            400,
+        ),
+        (chosen(json!(CANARY)), 400),
+        (
+            chosen(json!({ "type": "function", "function": { "name": format!("{CANARY}2") } })),
+            400,
+        ),
+        (called(CANARY, CANARY), 400),
+        (called(&arguments, &format!("{CANARY}2")), 400),
+    ]
+}
+
+/// What answers must look like.
+fn formats() -> Vec<(Value, u16)> {
+    let format = |schema: Value| {
+        let schema = json!({ "name": CANARY, "description": CANARY, "schema": schema });
+        json!({ "response_format": { "type": "json_schema", "json_schema": schema } })
+    };
+    let within = |schema: Value| {
+        format(json!({
+            "type": "object",
+            "properties": { CANARY: schema },
+            "required": [CANARY],
+            "additionalProperties": false,
+        }))
+    };
+    vec![
+        (within(json!({ "enum": [CANARY] })), 200),
+        (within(json!({ "type": "string", "pattern": CANARY })), 200),
+        (json!({ "response_format": { "type": CANARY } }), 400),
+        (
+            json!({ "response_format": { "type": "json_object", CANARY: CANARY } }),
+            400,
+        ),
+        // Refused by the agent: by its keywords.
+        (format(json!(CANARY)), 400),
+        (format(json!({ CANARY: CANARY })), 400),
+        (within(json!({ "allOf": [{ "enum": [CANARY] }] })), 400),
+        (within(json!({ "pattern": CANARY, "maxLength": 3 })), 400),
+        (within(json!({ "$ref": format!("#/$defs/{CANARY}") })), 400),
+        // And by the engine, whose library quotes what it cannot read.
+        (
+            within(json!({ "type": "string", "pattern": format!("({CANARY}") })),
+            400,
+        ),
+    ]
+}
+
+/// Fields of completions.
+fn completions() -> Vec<(Value, u16)> {
+    vec![
+        (json!({}), 200),
+        (json!({ "stream": true, "logprobs": 2 }), 200),
+        (json!({ "model": CANARY }), 404),
+        (json!({ "prompt": [CANARY, CANARY] }), 400),
+        (json!({ "prompt": { CANARY: CANARY } }), 400),
+        (json!({ "suffix": CANARY }), 400),
+        (json!({ "echo": CANARY }), 400),
+        (json!({ CANARY: CANARY }), 400),
+    ]
+}
