@@ -189,6 +189,48 @@ async fn an_engine_that_dies_or_lies_costs_its_requests_and_not_the_machine() {
 }
 
 #[tokio::test]
+async fn an_honest_engine_may_use_the_longest_tokens() {
+    let (engine, _cancelled) = FakeEngine::new();
+    let launches = engine.launches.clone();
+    let machine = machine(engine, 1, Limits::default()).await;
+    let tools = r#","tools":[{"type":"function","function":{"name":"f"}}]"#;
+    for (prompt, extra) in [
+        ("speak at length", r#","max_tokens":1024"#.to_owned()),
+        (
+            "speak at length",
+            r#","max_tokens":64,"logprobs":true,"top_logprobs":20"#.to_owned(),
+        ),
+        ("call at length", format!(r#","max_tokens":1024{tools}"#)),
+        ("call at length", format!(r#","max_tokens":1{tools}"#)),
+    ] {
+        let mut client = Client::attested(machine.address).await;
+        let (status, body) = read(client.chat(prompt, &extra).await).await;
+        let answer: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(status.as_u16(), 200, "{prompt}{extra}: {answer}");
+        let message = &answer["choices"][0]["message"];
+        let called = message["tool_calls"][0]["function"]["arguments"].as_str();
+        let text = called.or(message["content"].as_str()).unwrap();
+        let tokens = answer["usage"]["completion_tokens"].as_u64().unwrap();
+        assert_eq!(text.len() as u64, 256 * tokens, "{prompt}{extra}");
+    }
+    assert_eq!(launches.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_schema_whose_turn_does_not_come_is_worth_another_try() {
+    let machine = machine(FakeEngine::new().0, 1, Limits::default()).await;
+    let mut client = Client::attested(machine.address).await;
+    let response = client.chat("busy", "").await;
+    assert_eq!(response.headers()["retry-after"], "5");
+    let (status, _, code, message) = refusal(response).await;
+    assert_eq!((status, code.as_deref()), (503, Some("schema_busy")));
+    assert_eq!(
+        message,
+        "The JSON schema of another answer is being made ready: try again."
+    );
+}
+
+#[tokio::test]
 async fn a_stream_that_breaks_ends_with_an_error_event() {
     let machine = machine(FakeEngine::new().0, 1, Limits::default()).await;
     let mut client = Client::attested(machine.address).await;

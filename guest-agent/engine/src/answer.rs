@@ -2,7 +2,7 @@
 //! counted, its pieces cut to frames.
 
 use cocoon_protocol::engine::{
-    FromEngine, Generation, MAX_FROM_ENGINE, Spoken, Text, TokenLogprob,
+    FromEngine, Generation, MAX_ARGUMENTS, MAX_FROM_ENGINE, Spoken, Text, TokenLogprob,
 };
 use cocoon_protocol::openai::FinishReason;
 
@@ -12,9 +12,6 @@ use crate::stops::Stops;
 
 /// Longest text in one frame: JSON escapes a byte to at most six, and log probabilities take the rest.
 const MAX_TEXT: usize = MAX_FROM_ENGINE / 16;
-/// Longest piece of a call's arguments in one frame: a piece of usual text, so that the event made of
-/// it is as long as any other.
-const MAX_ARGUMENTS: usize = 96;
 /// Log probabilities in one frame; each is at most a token and twenty others.
 const MAX_LOGPROBS: usize = 1;
 

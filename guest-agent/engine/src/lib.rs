@@ -8,6 +8,7 @@ pub mod answer;
 pub mod backend;
 pub mod calls;
 pub mod choose;
+pub mod making;
 #[cfg(feature = "mistralrs")]
 pub mod mistral;
 pub mod sample;

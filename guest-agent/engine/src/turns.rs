@@ -1,7 +1,7 @@
 //! Tools for models whose template knows none: described in the instructions, their calls and answers
 //! written into the turns, in the words that most models have seen (those of Hermes and Qwen).
 
-use cocoon_protocol::engine::{Call, Choice, Speaker, Tool, Turn};
+use cocoon_protocol::engine::{Call, Choice, Speaker, Tool, Turn, json_string};
 use zeroize::Zeroizing;
 
 /// A turn of text alone.
@@ -79,10 +79,10 @@ fn instructions(tools: &[Tool], choice: &Choice) -> Zeroizing<String> {
             .to_owned(),
     );
     for tool in tools {
-        let description = tool.description.as_deref().unwrap_or_default();
+        let description = json_string(tool.description.as_deref().unwrap_or_default());
         let line = Zeroizing::new(format!(
-            "{{\"name\": \"{}\", \"description\": {description:?}, \"parameters\": {}}}\n",
-            tool.name, tool.parameters
+            "{{\"name\": \"{}\", \"description\": {}, \"parameters\": {}}}\n",
+            tool.name, *description, tool.parameters
         ));
         text.push_str(&line);
     }
@@ -129,7 +129,7 @@ mod tests {
         ];
         let tool = Tool {
             name: "f".into(),
-            description: Some("adds \"one\"".into()),
+            description: Some("adds \"one\"\u{1} e\u{301}".into()),
             parameters: "{}".into(),
         };
         let plain = plain(&turns, &[tool], &Choice::Auto);
@@ -147,7 +147,7 @@ mod tests {
         assert!(
             plain[0]
                 .text
-                .contains(r#"{"name": "f", "description": "adds \"one\"", "parameters": {}}"#)
+                .contains("{\"name\": \"f\", \"description\": \"adds \\\"one\\\"\\u0001 e\u{301}\", \"parameters\": {}}")
         );
         assert_eq!(
             *plain[2].text,

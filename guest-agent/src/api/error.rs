@@ -251,6 +251,10 @@ impl From<Failure> for Refusal {
                 refusal.param = None;
                 refusal
             }
+            Failure::Engine(EngineFailure::Busy) => Self::unavailable(
+                "schema_busy",
+                "The JSON schema of another answer is being made ready: try again.",
+            ),
             Failure::Engine(EngineFailure::Internal) => Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "server_error",

@@ -1,10 +1,11 @@
 //! A JSON object read field by field, so that a refusal can name the field at fault. A field that is
-//! not known is refused by name: a parameter silently ignored is a wrong answer.
+//! not known is refused by name: a parameter silently ignored is a wrong answer. So is one given twice.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
-use serde::de::DeserializeOwned;
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::error::Refusal;
@@ -38,17 +39,23 @@ pub(super) struct Fields<'a>(BTreeMap<Cow<'a, str>, &'a RawValue>);
 impl<'a> Fields<'a> {
     /// Reads the object at `place`, which is empty for the whole body.
     pub fn parse(json: &'a [u8], place: &str) -> Result<Self, Refusal> {
-        serde_json::from_slice(json)
-            .map(Self)
-            .map_err(|error| match place {
-                // The error's text could quote the body: only its place is told.
-                "" => Refusal::body(format!(
-                    "The request body is not a JSON object (line {}, column {}).",
-                    error.line(),
-                    error.column()
-                )),
-                place => Refusal::field(place, format!("`{place}` must be an object.")),
-            })
+        let read: Read<'a> = serde_json::from_slice(json).map_err(|error| match place {
+            // The error's text could quote the body: only its place is told.
+            "" => Refusal::body(format!(
+                "The request body is not a JSON object (line {}, column {}).",
+                error.line(),
+                error.column()
+            )),
+            place => Refusal::field(place, format!("`{place}` must be an object.")),
+        })?;
+        match read.twice {
+            Some(name) => {
+                let param = join(place, &told(&name));
+                let message = format!("`{param}` is given twice: leave one out.");
+                Err(Refusal::field(param, message))
+            }
+            None => Ok(Self(read.fields)),
+        }
     }
 
     /// The same of a value that was not looked at.
@@ -134,14 +141,52 @@ impl<'a> Fields<'a> {
             return Ok(());
         };
         let known = UNSUPPORTED.contains(&&*name);
-        let plain = name.chars().filter(|c| !c.is_control()).take(MAX_NAME);
-        let param = join(place, &plain.collect::<String>());
+        let param = join(place, &told(&name));
         Err(match known {
             true => {
                 Refusal::unsupported(&param, format!("`{param}` is not supported: leave it out."))
             }
             false => Refusal::unknown(&param),
         })
+    }
+}
+
+/// As much of a foreign field's name as a refusal repeats.
+fn told(name: &str) -> String {
+    let plain = name.chars().filter(|c| !c.is_control());
+    plain.take(MAX_NAME).collect()
+}
+
+/// An object as it came, and the first name that came again.
+struct Read<'a> {
+    fields: BTreeMap<Cow<'a, str>, &'a RawValue>,
+    twice: Option<Cow<'a, str>>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Read<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Reader)
+    }
+}
+
+struct Reader;
+
+impl<'de> Visitor<'de> for Reader {
+    type Value = Read<'de>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Read<'de>, M::Error> {
+        let (mut fields, mut twice) = (BTreeMap::new(), None);
+        while let Some((name, raw)) = map.next_entry::<Cow<'de, str>, &'de RawValue>()? {
+            match fields.entry(name) {
+                Entry::Vacant(place) => _ = place.insert(raw),
+                Entry::Occupied(place) => twice = twice.or_else(|| Some(place.key().clone())),
+            }
+        }
+        Ok(Read { fields, twice })
     }
 }
 

@@ -8,9 +8,11 @@
 //! | text | 32 KiB |
 //! | schemas within it | 2048 |
 //! | patterns | 32 of 256 bytes, alone: not beside a length or a format |
-//! | `$ref`, `anyOf` | one of them, with nothing but annotations, definitions and a type beside it |
-//! | `$ref` | within the schema |
+//! | `$ref`, `anyOf` | one of them, with nothing but annotations and definitions beside it; in the whole schema a type too |
+//! | `$ref` | `#`, or an entry of the schema's own `$defs` or `definitions`; at most 64 after each other |
 //! | lengths, numbers of items | 65536 |
+
+mod references;
 
 use serde_json::{Map, Value};
 
@@ -61,7 +63,6 @@ const BESIDE: &[&str] = &[
     "examples",
     "readOnly",
     "title",
-    "type",
     "writeOnly",
 ];
 
@@ -79,18 +80,21 @@ pub(super) fn check(text: &str) -> Result<(), String> {
         ));
     };
     let mut counts = Counts {
+        root: &schema,
         nodes: 0,
         patterns: 0,
     };
-    counts.schema(&schema)
+    counts.schema(&schema)?;
+    references::check_chains(&schema)
 }
 
-struct Counts {
+struct Counts<'a> {
+    root: &'a Map<String, Value>,
     nodes: usize,
     patterns: usize,
 }
 
-impl Counts {
+impl Counts<'_> {
     fn schema(&mut self, schema: &Map<String, Value>) -> Result<(), String> {
         self.nodes += 1;
         if self.nodes > MAX_NODES {
@@ -98,7 +102,10 @@ impl Counts {
         }
         let one =
             usize::from(schema.contains_key("$ref")) + usize::from(schema.contains_key("anyOf"));
-        let other = |keyword: &str| !BESIDE.contains(&keyword);
+        // A type is an intersection, which copies what is referred to. Once does no harm, and OpenAI wants the
+        // whole schema to have one; copies of copies would double with every step.
+        let whole = std::ptr::eq(schema, self.root);
+        let other = |keyword: &str| !(BESIDE.contains(&keyword) || (whole && keyword == "type"));
         if one > 1 || (one == 1 && schema.keys().any(|keyword| other(keyword))) {
             // Both together is an intersection too.
             return Err("has something beside a `$ref` or an `anyOf`".to_owned());
@@ -131,10 +138,13 @@ impl Counts {
                 schemas.iter().try_for_each(|value| self.value(value))
             }
             "items" | "additionalProperties" => self.value(value),
-            "$ref" => match value.as_str().is_some_and(|place| place.starts_with('#')) {
-                true => Ok(()),
-                false => Err("has a `$ref` that leads out of it".to_owned()),
-            },
+            "$ref" => {
+                let place = value.as_str();
+                match place.and_then(|place| references::target(self.root, place)) {
+                    Some(_) => Ok(()),
+                    None => Err("has a `$ref` that is neither `#` nor an entry of its own `$defs` or `definitions`".to_owned()),
+                }
+            }
             "pattern" => {
                 self.patterns += 1;
                 let beside = ["minLength", "maxLength", "format"];
@@ -182,6 +192,7 @@ mod tests {
     fn what_needs_no_intersection_passes() {
         for schema in [
             "{}",
+            r##"{"$defs":{"a":{}},"type":"object","anyOf":[{"$ref":"#/$defs/a"},{"type":"object"}]}"##,
             r##"{"$defs":{"a":{"type":"string","pattern":"^[a-z]+$"}},"type":"object","properties":{"x":{"$ref":"#/$defs/a"},
               "y":{"anyOf":[{"type":"null"},{"type":"array","items":{"type":"integer","minimum":3},"maxItems":4}]},
               "allOf":{"const":1}},"required":["x"],"additionalProperties":false}"##,
@@ -211,8 +222,16 @@ mod tests {
             ),
             (r#"{"secret":1}"#, "uses a keyword that no schema here may"),
             (
+                r##"{"items":{"$ref":"#","type":"object"}}"##,
+                "has something beside a `$ref` or an `anyOf`",
+            ),
+            (
+                r#"{"properties":{"a":{"anyOf":[],"type":"object"}}}"#,
+                "has something beside a `$ref` or an `anyOf`",
+            ),
+            (
                 r#"{"$ref":"http://elsewhere"}"#,
-                "has a `$ref` that leads out of it",
+                "has a `$ref` that is neither `#` nor an entry of its own `$defs` or `definitions`",
             ),
             (
                 r#"{"maxLength":65537}"#,

@@ -2,6 +2,7 @@
 
 use cocoon_protocol::engine::TokenLogprob;
 use cocoon_protocol::openai::{FinishReason, Usage};
+use cocoon_protocol::wiping::WipingWriter;
 use hyper::body::Bytes;
 use serde::Serialize;
 use zeroize::{Zeroize as _, Zeroizing};
@@ -155,11 +156,11 @@ fn size(choices: &[Choice]) -> usize {
 }
 
 fn encode(envelope: &Envelope, choices: impl Serialize, usage: Usage, size: usize) -> Bytes {
-    let mut json = Vec::with_capacity(size);
+    let mut json = WipingWriter::with_capacity(size);
     let body = envelope.around(choices, Some(Some(usage)), (false, false));
     // Strings and numbers into memory: serialisation cannot fail.
     let _ = serde_json::to_writer(&mut json, &body);
-    wiped(json)
+    wiped(json.into_bytes())
 }
 
 /// Appends and wipes what a growing string leaves behind.

@@ -6,8 +6,8 @@ use std::io;
 use std::time::Duration;
 
 use cocoon_protocol::engine::{
-    FromEngine, Generation, MAX_FROM_ENGINE, MAX_TO_ENGINE, MAX_TOKEN, ModelInfo, Text, ToEngine,
-    TokenLogprob,
+    FromEngine, Generation, MAX_ARGUMENTS, MAX_FROM_ENGINE, MAX_TO_ENGINE, MAX_TOKEN, ModelInfo,
+    Text, ToEngine, TokenLogprob,
 };
 use cocoon_protocol::frame::{self, Decoder, FrameError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -25,9 +25,7 @@ const SILENCE: Duration = Duration::from_secs(600);
 const UNWRITTEN: usize = 4096;
 /// Longest context that is believed, in tokens.
 const MAX_CONTEXT: u32 = 1 << 20;
-/// Bytes of text that one token may stand for, on average.
-const BYTES_PER_TOKEN: usize = 64;
-/// Frames and bytes beyond what the tokens explain: the end of a text, an odd long token.
+/// Frames and bytes beyond what the tokens explain: the end of a text.
 const SLACK_PIECES: usize = 16;
 const SLACK_BYTES: usize = 64 * 1024;
 
@@ -37,11 +35,31 @@ const MAX_VOCABULARY: u32 = 1 << 24;
 const MAX_NAME: usize = 64;
 
 /// Frames with text that the answer to `generation` may have. What is held back comes in frames of its
-/// own: the log probabilities of tokens that a stop string could begin with, and calls of tools.
+/// own: the log probabilities of tokens that a stop string could begin with, and calls of tools, whose
+/// arguments come in short pieces however long the tokens were.
 pub(super) fn piece_limit(generation: &Generation) -> usize {
-    let tokens = usize::try_from(generation.max_tokens.min(MAX_CONTEXT)).unwrap_or(0);
-    let twice = generation.top_logprobs.is_some() || !generation.tools.is_empty();
-    tokens * (1 + usize::from(twice)) + SLACK_PIECES
+    let tokens = tokens(generation);
+    let tools = !generation.tools.is_empty();
+    let twice = generation.top_logprobs.is_some() || tools;
+    let pieces = match tools {
+        // A piece ends where a character does, up to three bytes early.
+        true => (tokens * MAX_TOKEN).div_ceil(MAX_ARGUMENTS - 3),
+        false => 0,
+    };
+    tokens * (1 + usize::from(twice)) + pieces + SLACK_PIECES
+}
+
+/// Bytes of text and log probabilities that the answer to `generation` may have.
+fn byte_limit(generation: &Generation) -> usize {
+    // A token, and those that are told with it.
+    let told = generation
+        .top_logprobs
+        .map_or(1, |top| 2 + usize::from(top));
+    tokens(generation) * MAX_TOKEN * told + SLACK_BYTES
+}
+
+fn tokens(generation: &Generation) -> usize {
+    usize::try_from(generation.max_tokens.min(MAX_CONTEXT)).unwrap_or(0)
 }
 
 /// How the life of an engine ended.
@@ -213,11 +231,7 @@ impl Link<'_> {
             } => {
                 self.highest = self.highest.max(id);
                 let pieces_left = piece_limit(&generation) - 1;
-                // A token, and those that are told with it.
-                let told = generation
-                    .top_logprobs
-                    .map_or(1, |top| 2 + usize::from(top));
-                let bytes_left = pieces_left * BYTES_PER_TOKEN * told + SLACK_BYTES;
+                let bytes_left = byte_limit(&generation);
                 let running = Running {
                     pieces,
                     max_tokens: generation.max_tokens,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use cocoon_guest_agent::engine::supervisor::{Launched, Launcher, Process};
 use cocoon_protocol::engine::{
-    Alternative, EngineFailure, FromEngine, Generation, MAX_FROM_ENGINE, MAX_TO_ENGINE, ModelInfo,
-    Prompt, Text, ToEngine, TokenLogprob,
+    Alternative, EngineFailure, FromEngine, Generation, MAX_ARGUMENTS, MAX_FROM_ENGINE,
+    MAX_TO_ENGINE, MAX_TOKEN, ModelInfo, Prompt, Text, ToEngine, TokenLogprob,
 };
 use cocoon_protocol::frame::{self, Decoder};
 use cocoon_protocol::openai::FinishReason;
@@ -185,6 +185,17 @@ fn answer(id: u64, request: &Generation) -> Option<Vec<Vec<u8>>> {
             call(1, None, "{}"),
             ended(FinishReason::ToolCalls, 7, 3),
         ],
+        "speak at length" => std::iter::once(started(7))
+            .chain((0..request.max_tokens).map(|_| delta(&"x".repeat(MAX_TOKEN))))
+            .chain([ended(FinishReason::Length, 7, request.max_tokens)])
+            .collect(),
+        "call at length" => std::iter::once(started(7))
+            .chain((0..request.max_tokens).map(|_| delta("")))
+            .chain([call(0, Some("f"), "")])
+            .chain(arguments(request.max_tokens).map(|piece| call(0, None, &piece)))
+            .chain([ended(FinishReason::ToolCalls, 7, request.max_tokens)])
+            .collect(),
+        "busy" => failed(EngineFailure::Busy),
         "say your seed" => vec![delta(&request.sampling.seed.to_string()), done(7, 1)],
         "be likely" => vec![
             encode(&FromEngine::Delta {
@@ -207,6 +218,18 @@ fn answer(id: u64, request: &Generation) -> Option<Vec<Vec<u8>>> {
             .chain([done(7, 3)])
             .collect(),
     })
+}
+
+/// Arguments as long as so many tokens make them, cut as an engine cuts them.
+fn arguments(tokens: u32) -> impl Iterator<Item = String> {
+    let bytes = MAX_TOKEN * tokens as usize;
+    let text = format!("{{\"a\":\"{}\"}}", "x".repeat(bytes - 8));
+    let pieces: Vec<String> = text
+        .as_bytes()
+        .chunks(MAX_ARGUMENTS - 3)
+        .map(|piece| String::from_utf8(piece.to_vec()).unwrap())
+        .collect();
+    pieces.into_iter()
 }
 
 fn frame_of_rubbish() -> Vec<u8> {

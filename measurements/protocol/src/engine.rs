@@ -8,7 +8,8 @@ mod generation;
 
 pub use calls::{Spoken, is_json_object, parse as parse_calls, schema_of_calls};
 pub use generation::{
-    Call, Choice, Format, Generation, Prompt, Sampling, Speaker, Tool, Turn, json_value,
+    Call, Choice, Format, Generation, Prompt, Sampling, Speaker, Tool, Turn, json_string,
+    json_value,
 };
 
 use serde::{Deserialize, Serialize};
@@ -128,6 +129,8 @@ pub enum EngineFailure {
     Grammar,
     /// The grammar of the answer became too complex while it was written.
     GrammarLimit,
+    /// The grammar of another answer took too long to wait for.
+    Busy,
     /// Anything else.
     Internal,
 }
@@ -152,8 +155,11 @@ pub struct Alternative {
     pub logprob: f32,
 }
 
-/// Most bytes of a token that an [`Alternative`] tells.
+/// Most bytes of a token: an engine serves no vocabulary with a longer one.
 pub const MAX_TOKEN: usize = 256;
+/// Longest piece of a call's arguments in one frame, in bytes: a piece of usual text, so that the event
+/// made of it is as long as any other.
+pub const MAX_ARGUMENTS: usize = 96;
 /// Most alternatives of a token.
 pub const MAX_TOP: usize = 20;
 /// Stands for any smaller log probability, as in OpenAI's answers: JSON has no infinity.

@@ -6,6 +6,8 @@
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroize;
 
+use crate::wiping::WipingWriter;
+
 /// Why a frame was refused. After any of these the stream is out of step and must be closed.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
@@ -27,15 +29,18 @@ pub enum FrameError {
     },
 }
 
-/// Encodes `message` with its length.
+/// Encodes `message` with its length. The caller wipes it where it carries a conversation; no other copy
+/// stays behind.
 ///
 /// Errors with [`FrameError::TooLong`] when the message exceeds `limit` bytes.
 pub fn encode<T: Serialize>(message: &T, limit: usize) -> Result<Vec<u8>, FrameError> {
-    let mut out = vec![0; 4];
-    serde_json::to_writer(&mut out, message).map_err(|e| FrameError::Malformed {
+    let mut writer = WipingWriter::with_capacity(512);
+    writer.push(&[0; 4]);
+    serde_json::to_writer(&mut writer, message).map_err(|e| FrameError::Malformed {
         line: e.line(),
         column: e.column(),
     })?;
+    let mut out = writer.into_bytes();
     let found = out.len() - 4;
     match u32::try_from(found) {
         Ok(length) if found <= limit => out[..4].copy_from_slice(&length.to_be_bytes()),

@@ -25,3 +25,4 @@ pub mod frame;
 pub mod manifest;
 pub mod openai;
 pub mod simulator;
+pub mod wiping;

@@ -16,7 +16,6 @@ mod tokens;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use cocoon_protocol::engine::{EngineFailure, Generation, ModelInfo, Text};
@@ -26,10 +25,11 @@ use mistralrs_core::{
     DefaultSchedulerMethod, DeviceMapSetting, MistralRs, MistralRsBuilder, ModelDType, Request,
     Response, SchedulerConfig, TokenSource,
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::backend::{Backend, Event};
 use crate::choose::{Choice, Chooser, Grammar, TooComplex};
+use crate::making::{Limits, Maker};
 use crate::utf8::Utf8;
 use grammar::Grammars;
 use request::Template;
@@ -38,8 +38,8 @@ use tokens::Tokens;
 
 /// Generations that run at once; the agent admits fewer.
 const MAX_SEQUENCES: usize = 64;
-/// How long making a grammar may take. Emulated machines are slow.
-const MAKING: Duration = Duration::from_secs(30);
+/// Exit status of an engine that a grammar did not let go of.
+const OVERRUN: i32 = 3;
 
 /// A loaded model.
 pub struct Mistral {
@@ -47,7 +47,7 @@ pub struct Mistral {
     info: ModelInfo,
     tokens: Tokens,
     grammars: Arc<Grammars>,
-    making: Arc<Semaphore>,
+    maker: Maker,
     template: Template,
 }
 
@@ -79,7 +79,7 @@ impl Mistral {
             )
         };
         let environment = metadata.tok_env().context("the model has no tokenizer")?;
-        let tokens = Tokens::new(environment, &metadata.eos_tok);
+        let tokens = Tokens::new(environment, &metadata.eos_tok)?;
         let sequences = MAX_SEQUENCES.try_into().context("no room for a sequence")?;
         let scheduler = SchedulerConfig::DefaultScheduler {
             method: DefaultSchedulerMethod::Fixed(sequences),
@@ -106,13 +106,13 @@ impl Mistral {
             info,
             tokens,
             grammars,
-            making: Arc::new(Semaphore::new(1)),
+            // The agent starts another.
+            maker: Maker::new(Limits::default(), || std::process::exit(OVERRUN)),
             template,
         })
     }
 
-    /// The grammar of the answer, made where it holds up nobody. One at a time: one that takes too long is
-    /// given up, and whoever comes while it still runs is refused, so that no more than one ever does.
+    /// The grammar of the answer, made where it holds up nobody.
     async fn grammar(
         &self,
         request: Generation,
@@ -120,20 +120,13 @@ impl Mistral {
         if !Grammars::needed(&request) {
             return Ok((request, None));
         }
-        let making = async {
-            let turn = Arc::clone(&self.making).acquire_owned().await;
-            let turn = turn.map_err(|_| EngineFailure::Internal)?;
-            let grammars = Arc::clone(&self.grammars);
-            let made = tokio::task::spawn_blocking(move || {
-                let _turn = turn;
-                let grammar = grammars.of(&request);
-                (request, grammar)
-            });
-            let (request, grammar) = made.await.map_err(|_| EngineFailure::Internal)?;
-            Ok((request, grammar?))
+        let grammars = Arc::clone(&self.grammars);
+        let work = move || {
+            let grammar = grammars.of(&request);
+            (request, grammar)
         };
-        let made = tokio::time::timeout(MAKING, making).await;
-        made.map_err(|_| EngineFailure::GrammarLimit)?
+        let (request, grammar) = self.maker.make(work).await?;
+        Ok((request, grammar?))
     }
 
     async fn run(

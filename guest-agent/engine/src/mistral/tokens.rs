@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use anyhow::ensure;
+use cocoon_protocol::engine::MAX_TOKEN;
 use mistralrs::Tensor;
 use mistralrs_core::CustomLogitsProcessor;
 use mistralrs_core::llguidance::toktrie::{TokEnv, TokTrie};
@@ -17,12 +19,19 @@ pub(super) struct Tokens {
 }
 
 impl Tokens {
-    /// Those that a loaded model speaks in.
-    pub(super) fn new(environment: TokEnv, ends: &[u32]) -> Self {
-        Self {
+    /// Those that a loaded model speaks in. Errors where one is longer than the agent believes.
+    pub(super) fn new(environment: TokEnv, ends: &[u32]) -> anyhow::Result<Self> {
+        let tokens = Self {
             environment,
             ends: ends.into(),
-        }
+        };
+        let lengths = (0..tokens.vocabulary()).map(|token| tokens.bytes(token, true).len());
+        let longest = lengths.max().unwrap_or(0);
+        ensure!(
+            longest <= MAX_TOKEN,
+            "the model's vocabulary has a token of {longest} bytes, and {MAX_TOKEN} is the most: serve another model"
+        );
+        Ok(tokens)
     }
 
     pub(super) fn environment(&self) -> &TokEnv {

@@ -280,6 +280,21 @@ fn every_refusal_names_its_field() {
             "tool_choice.function.name",
             "`tool_choice.function.name` must be the name of one of `tools`.",
         ),
+        (
+            more("\"temperature\":0,\"temp\\u0065rature\":1"),
+            "temperature",
+            "`temperature` is given twice: leave one out.",
+        ),
+        (
+            message(r#"{"role":"user","content":"a","content":null}"#),
+            "messages[0].content",
+            "`messages[0].content` is given twice: leave one out.",
+        ),
+        (
+            tools(r#"{"type":"function","function":{"x":1,"x":1}}"#),
+            "tools[0].function.x",
+            "`tools[0].function.x` is given twice: leave one out.",
+        ),
     ] {
         let found = refused(&body);
         assert_eq!(

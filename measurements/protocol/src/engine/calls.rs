@@ -67,9 +67,12 @@ fn wipe(value: Value) {
 
 /// The schema of a call of any of `tools`, or of the one that `choice` names; `None` when the model is
 /// free to call nothing, or a tool's own schema is no JSON.
+///
+/// References in a tool's schema begin at its own root, and lead to the same places in the whole.
 pub fn schema_of_calls(tools: &[Tool], choice: &Choice) -> Option<String> {
-    let one = |tool: &Tool| {
-        let arguments: Value = serde_json::from_str(&tool.parameters).ok()?;
+    let one = |tool: &Tool, place: &str| {
+        let mut arguments: Value = serde_json::from_str(&tool.parameters).ok()?;
+        move_references(&mut arguments, &format!("{place}/properties/arguments"));
         Some(json!({
             "type": "object",
             "properties": { "name": { "const": tool.name }, "arguments": arguments },
@@ -84,19 +87,44 @@ pub fn schema_of_calls(tools: &[Tool], choice: &Choice) -> Option<String> {
     if matches!(choice, Choice::Auto) {
         return None;
     }
-    let mut schemas: Vec<Value> = tools
-        .iter()
-        .filter(wanted)
-        .map(one)
-        .collect::<Option<_>>()?;
-    let mut schema = match schemas.len() {
-        0 => return None,
-        1 => schemas.pop()?,
-        _ => json!({ "anyOf": schemas }),
+    let wanted: Vec<&Tool> = tools.iter().filter(wanted).collect();
+    let mut schema = match wanted.as_slice() {
+        [] => return None,
+        [tool] => one(tool, "")?,
+        tools => {
+            let all = tools.iter().enumerate();
+            let all = all.map(|(at, tool)| one(tool, &format!("/anyOf/{at}")));
+            json!({ "anyOf": all.collect::<Option<Vec<Value>>>()? })
+        }
     };
     // Small models like to write white space for ever where they may.
     schema["x-guidance"] = json!({ "whitespace_flexible": false });
     Some(schema.to_string())
+}
+
+/// Makes the references of a schema lead on from `place`, where it is put. Only schemas have any: `const`,
+/// `default`, `enum` and `examples` are values that may look like them, and names of properties may too.
+fn move_references(schema: &mut Value, place: &str) {
+    let Value::Object(schema) = schema else {
+        return;
+    };
+    for (keyword, value) in schema {
+        match (keyword.as_str(), value) {
+            ("$ref", Value::String(to)) => {
+                if let Some(rest) = to.strip_prefix('#') {
+                    *to = format!("#{place}{rest}");
+                }
+            }
+            ("properties" | "$defs" | "definitions", Value::Object(schemas)) => schemas
+                .values_mut()
+                .for_each(|schema| move_references(schema, place)),
+            ("prefixItems" | "anyOf", Value::Array(schemas)) => schemas
+                .iter_mut()
+                .for_each(|schema| move_references(schema, place)),
+            ("items" | "additionalProperties", schema) => move_references(schema, place),
+            _ => {}
+        }
+    }
 }
 
 #[cfg(test)]
@@ -139,6 +167,46 @@ mod tests {
             "weather",
         ] {
             assert_eq!(read(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn references_lead_to_the_same_places() {
+        let parameters = r##"{"$defs":{"a":{"anyOf":[{"$ref":"#"},{"type":"null"}]}},"definitions":{"b":{}},
+            "properties":{"x":{"$ref":"#/$defs/a"},"$ref":{"items":{"$ref":"#/definitions/b"}},
+                "y":{"prefixItems":[{"$ref":"#"}],"additionalProperties":{"$ref":"#"}},
+                "z":{"const":{"$ref":"#"},"enum":[{"$ref":"#"}],"default":{"$ref":"#"},"examples":[{"$ref":"#"}]}}}"##;
+        let tool = |name: &str| Tool {
+            name: name.into(),
+            description: None,
+            parameters: parameters.into(),
+        };
+        let tools = [tool("f"), tool("g"), tool("h")];
+        for (choice, place) in [
+            (Choice::Named("g".into()), ""),
+            (Choice::Required, "/anyOf/0"),
+            (Choice::Required, "/anyOf/2"),
+        ] {
+            let schema = schema_of_calls(&tools, &choice).unwrap();
+            let schema: Value = serde_json::from_str(&schema).unwrap();
+            let root = format!("{place}/properties/arguments");
+            let put = schema.pointer(&root).unwrap();
+            let follow = |from: &str| {
+                let to = put.pointer(from).unwrap()["$ref"].as_str().unwrap();
+                schema.pointer(to.strip_prefix('#').unwrap()).unwrap()
+            };
+            let at = |place: &str| put.pointer(place).unwrap();
+            assert_eq!(follow("/properties/x"), at("/$defs/a"));
+            assert_eq!(follow("/properties/$ref/items"), at("/definitions/b"));
+            for to_root in [
+                "/$defs/a/anyOf/0",
+                "/properties/y/prefixItems/0",
+                "/properties/y/additionalProperties",
+            ] {
+                assert_eq!(follow(to_root), put, "{to_root}");
+            }
+            let values: Value = serde_json::from_str(parameters).unwrap();
+            assert_eq!(at("/properties/z"), &values["properties"]["z"]);
         }
     }
 

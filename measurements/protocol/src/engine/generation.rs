@@ -1,7 +1,9 @@
 //! What the agent asks the engine for. Every text in it is a user's: all of it is wiped on drop.
 
 use serde::{Deserialize, Serialize};
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::wiping::WipingWriter;
 
 /// One answer to be written.
 #[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
@@ -151,6 +153,14 @@ impl Default for Sampling {
             seed: 0,
         }
     }
+}
+
+/// Text as a JSON string, with its quotes.
+pub fn json_string(text: &str) -> Zeroizing<String> {
+    let mut json = WipingWriter::with_capacity(text.len() + 16);
+    // Text into memory: serialisation cannot fail, and gives text.
+    let _ = serde_json::to_writer(&mut json, text);
+    Zeroizing::new(String::from_utf8(json.into_bytes()).unwrap_or_default())
 }
 
 /// JSON in text as a value, for libraries that want one. `None` when it is no JSON.

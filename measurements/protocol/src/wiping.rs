@@ -1,0 +1,76 @@
+//! A buffer for secrets on their way out: it leaves no copy behind as it grows.
+
+use std::io::{self, Write};
+
+use zeroize::Zeroize as _;
+
+/// Bytes as they are written. Wiped on drop, and wherever they were before there was more room.
+#[derive(Default)]
+pub struct WipingWriter {
+    bytes: Vec<u8>,
+}
+
+impl WipingWriter {
+    /// One with room for `capacity` bytes.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self {
+            bytes: Vec::with_capacity(capacity),
+        }
+    }
+
+    /// Adds bytes.
+    pub fn push(&mut self, bytes: &[u8]) {
+        let length = self.bytes.len() + bytes.len();
+        if self.bytes.capacity() < length {
+            // Grow by hand: a reallocation inside Vec would leave an unwiped copy behind.
+            let mut grown = Vec::with_capacity(length.next_power_of_two());
+            grown.extend_from_slice(&self.bytes);
+            self.bytes.zeroize();
+            self.bytes = grown;
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// What was written, which the caller wipes.
+    pub fn into_bytes(mut self) -> Vec<u8> {
+        std::mem::take(&mut self.bytes)
+    }
+}
+
+impl Write for WipingWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.push(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for WipingWriter {
+    fn drop(&mut self) {
+        self.bytes.zeroize();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn everything_is_kept_and_room_at_least_doubles(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..50), 0..50)) {
+            let mut writer = WipingWriter::with_capacity(3);
+            let mut moves = 0;
+            for piece in &pieces {
+                let place = writer.bytes.as_ptr();
+                prop_assert_eq!(writer.write(piece).unwrap(), piece.len());
+                moves += usize::from(writer.bytes.as_ptr() != place);
+            }
+            prop_assert!(moves <= 12, "{moves}");
+            prop_assert_eq!(writer.into_bytes(), pieces.concat());
+        }
+    }
+}
