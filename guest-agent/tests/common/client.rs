@@ -142,7 +142,12 @@ impl Client {
             .header("host", "cocoon")
             .body(body)
             .unwrap();
-        timeout(DEADLINE, self.sender.send_request(request))
+        // The end of the last answer may have been read before the connection knows of it.
+        let answer = async {
+            self.sender.ready().await?;
+            self.sender.send_request(request).await
+        };
+        timeout(DEADLINE, answer)
             .await
             .expect("answer in time")
             .unwrap()
