@@ -76,8 +76,8 @@ async fn an_edited_command_line_is_told_by_the_verdict() {
         .map(|check| (check.id, check.cause.as_deref().unwrap_or_default()))
         .collect();
     drop(connection);
-    let cause = "edited command line: the kernel was started with another one than the manifest's; only its digest is \
-        measured, so the difference itself cannot be shown";
+    let cause = "edited command line: the kernel was started with another one than the manifest's; words missing (-) and \
+        added (+): -quiet";
     assert_eq!(failed, [("tdx.rtmr2", cause)]);
     vm.vm.shutdown().await.unwrap();
 }
