@@ -27,3 +27,4 @@ pub mod model;
 pub mod sys;
 pub mod tee;
 pub mod tls;
+pub mod wait;

@@ -6,55 +6,21 @@ use std::time::Duration;
 
 use cocoon_protocol::binding::EXPORTER_LABEL;
 use cocoon_protocol::bytes::{Hex, Hex32};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use anyone::believing_anyone;
+
+#[path = "../../guest-agent/tests/common/anyone.rs"]
+mod anyone;
+
 /// Nothing in these tests takes nearly so long.
 pub const DEADLINE: Duration = Duration::from_secs(60);
-
-#[derive(Debug)]
-struct Anyone;
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 was negotiated".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
-    }
-}
 
 /// Keeps its configuration, and with it any ticket, from connection to connection.
 pub struct Stranger(Arc<ClientConfig>);
@@ -65,15 +31,8 @@ pub struct Connection(pub TlsStream<TcpStream>);
 impl Stranger {
     /// Eager to resume and to send early data.
     pub fn new() -> Self {
-        let provider = Arc::new(rustls_graviola::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anyone))
-            .with_no_client_auth();
+        let mut config = believing_anyone(b"http/1.1");
         config.enable_early_data = true;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Self(Arc::new(config))
     }
 

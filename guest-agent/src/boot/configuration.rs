@@ -4,8 +4,7 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cocoon_protocol::binding::Tee as Kind;
 use cocoon_protocol::bytes::{Hex32, Hex48};
@@ -14,6 +13,7 @@ use cocoon_protocol::control::{CONTROL_VERSION, Configure};
 
 use crate::sys::interface;
 use crate::tee::{Platform, Tee as _, TeeError};
+use crate::wait;
 
 const INTERFACE: &str = "eth0";
 const INTERFACE_DEADLINE: Duration = Duration::from_secs(10);
@@ -137,13 +137,9 @@ pub(super) fn bring_up_network(configuration: &Configuration) -> Result<(), Conf
             source,
         }
     };
-    let until = Instant::now() + INTERFACE_DEADLINE;
-    while !Path::new("/sys/class/net").join(INTERFACE).exists() {
-        if Instant::now() >= until {
-            return Err(network("find", INTERFACE)(io::ErrorKind::NotFound.into()));
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
+    let device = Path::new("/sys/class/net").join(INTERFACE);
+    wait::until(INTERFACE_DEADLINE, || device.exists().then_some(()))
+        .ok_or_else(|| network("find", INTERFACE)(io::ErrorKind::NotFound.into()))?;
     interface::up("lo").map_err(network("bring up", "lo"))?;
     interface::set_address(INTERFACE, configuration.address, configuration.prefix)
         .map_err(network("set the address of", INTERFACE))?;

@@ -4,13 +4,14 @@
 use std::io;
 use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::engine::supervisor::Process;
+use crate::wait;
 
 /// How long a killed process may take to be gone.
 const END: Duration = Duration::from_secs(10);
@@ -75,10 +76,9 @@ impl Process for Adopted {
     fn end(&mut self) {
         // It may be gone already; what cannot be killed is PID 1's to bury later.
         let _ = self.child.kill();
-        let until = Instant::now() + END;
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait::until(END, || {
+            (!matches!(self.child.try_wait(), Ok(None))).then_some(())
+        });
         *self.children.lock() = None;
         self.children.bury_orphans();
     }

@@ -4,9 +4,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cocoon_protocol::control::PORT_NAME;
+
+use crate::wait;
 
 const PORTS: &str = "/sys/class/virtio-ports";
 
@@ -32,15 +34,14 @@ pub enum PortError {
 
 /// Finds and opens the port; returns its reading and its writing end.
 pub fn open(deadline: Duration) -> Result<(PortReader, File), PortError> {
-    let until = Instant::now() + deadline;
-    let device = loop {
+    let found = wait::until(deadline, || {
         let found = named_ports();
-        match found.as_slice() {
-            [device] => break device.clone(),
-            [] if Instant::now() < until => thread::sleep(Duration::from_millis(10)),
-            [] => return Err(PortError::Absent(deadline.as_secs())),
-            several => return Err(PortError::Duplicate(several.len())),
-        }
+        (!found.is_empty()).then_some(found)
+    });
+    let device = match found.as_deref() {
+        Some([device]) => device.clone(),
+        Some(several) => return Err(PortError::Duplicate(several.len())),
+        None => return Err(PortError::Absent(deadline.as_secs())),
     };
     let opened = OpenOptions::new().read(true).write(true).open(&device);
     let ends = opened.and_then(|port| Ok((PortReader(port.try_clone()?), port)));
@@ -68,6 +69,7 @@ impl Read for PortReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.0.read(buffer)? {
+                // Nor is there an event for it: poll(2) reports the missing host again and again.
                 0 => thread::sleep(Duration::from_millis(50)),
                 count => return Ok(count),
             }

@@ -4,13 +4,13 @@ use std::fs::{self, File, Permissions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount, umount};
 
 use super::ModelError;
 use super::volume::Mapping;
+use crate::wait;
 
 /// Where the volume is mounted meanwhile.
 const VOLUME: &str = "/volume";
@@ -169,16 +169,8 @@ fn check_memory(total: u64, meminfo: &str) -> Result<(), ModelError> {
 
 /// The kernel makes the node a moment after the mapping.
 fn wait_for(node: &Path) -> Result<(), ModelError> {
-    let until = Instant::now() + NODE_DEADLINE;
-    while !node.exists() {
-        if Instant::now() >= until {
-            return Err(ModelError::file("find", node)(
-                std::io::ErrorKind::NotFound.into(),
-            ));
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
+    wait::until(NODE_DEADLINE, || node.exists().then_some(()))
+        .ok_or_else(|| ModelError::file("find", node)(std::io::ErrorKind::NotFound.into()))
 }
 
 #[cfg(test)]

@@ -2,11 +2,11 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{ModelError, ModelReference};
 use crate::sys::device_mapper::{self, Target};
+use crate::wait;
 
 /// Serial of the virtio disk.
 pub(super) const SERIAL: &str = "cocoon-model";
@@ -33,20 +33,17 @@ pub(super) struct Mapping {
 }
 
 pub(super) fn find() -> Result<Disk, ModelError> {
-    let until = Instant::now() + DEADLINE;
-    loop {
-        let named = disks_with_serial(Path::new(BLOCK_DEVICES))?;
-        match named.as_slice() {
-            [name] => {
-                return Ok(Disk {
-                    name: name.clone(),
-                    node: Path::new("/dev").join(name),
-                });
-            }
-            [] if Instant::now() < until => thread::sleep(Duration::from_millis(10)),
-            [] => return Err(ModelError::Absent),
-            several => return Err(ModelError::Duplicate(several.len())),
-        }
+    // Drivers bind while the kernel goes on: a disk may come a moment later.
+    let named = wait::until(DEADLINE, || {
+        let named = disks_with_serial(Path::new(BLOCK_DEVICES));
+        (!matches!(&named, Ok(none) if none.is_empty())).then_some(named)
+    });
+    match named.ok_or(ModelError::Absent)??.as_slice() {
+        [name] => Ok(Disk {
+            name: name.clone(),
+            node: Path::new("/dev").join(name),
+        }),
+        several => Err(ModelError::Duplicate(several.len())),
     }
 }
 

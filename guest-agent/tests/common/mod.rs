@@ -2,6 +2,7 @@
 //! evidence of the right shape and an engine that speaks the frames over a socket pair.
 #![expect(dead_code, reason = "each test file uses its own part")]
 
+pub mod anyone;
 pub mod client;
 pub mod engine;
 

@@ -1,7 +1,6 @@
 //! A client of HTTP/2 that says how much of each answer it takes before it has read any of it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use cocoon_protocol::document::ATTEST_PATH;
 use http_body_util::Full;
@@ -9,54 +8,11 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
-use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
 use crate::common::MODEL;
-use crate::common::client::DEADLINE;
-
-#[derive(Debug)]
-struct Anyone;
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 was negotiated".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
-    }
-}
+use crate::common::client::{DEADLINE, negotiate};
 
 /// One connection. It answers pings whatever else it does.
 pub struct Framed {
@@ -68,18 +24,8 @@ impl Framed {
     /// A connection that has evidence, though it may have no room to read it: so many bytes of each
     /// answer.
     pub async fn attested(address: SocketAddr, window: u32) -> Self {
-        let provider = Arc::new(rustls_graviola::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anyone))
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let tcp = TcpStream::connect(address).await.unwrap();
-        let name = ServerName::try_from("cocoon").unwrap();
-        let connecting = TlsConnector::from(Arc::new(config)).connect(name, tcp);
-        let tls = timeout(DEADLINE, connecting).await.unwrap().unwrap();
+        let tls = timeout(DEADLINE, negotiate(address, b"h2")).await;
+        let tls = tls.unwrap().unwrap();
         let mut builder = Builder::new(TokioExecutor::new());
         builder.initial_stream_window_size(window);
         let (sender, connection) = builder.handshake(TokioIo::new(tls)).await.unwrap();
