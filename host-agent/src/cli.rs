@@ -1,24 +1,23 @@
 //! The commands. Parsing opens nothing; each command says what it does as it does it.
 
+mod config;
 mod tables;
+mod vms;
 mod voice;
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::Read;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::pin::pin;
-use std::time::Duration;
+use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand};
-use cocoon_host_agent::{Host, RunningVm, UpOptions, local, log, state};
+use cocoon_host_agent::config::values::mebibytes;
+use cocoon_host_agent::{Host, RunningVm, UpOptions, state};
 use cocoon_protocol::binding::Tee;
 use cocoon_protocol::config::{MAX_CONFIG_LEN, OperatorConfig};
-use cocoon_protocol::manifest::manifest_id;
 use cocoon_qemu::accel::Wanted;
-use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::timeout;
 use voice::Voice;
 
 /// Runs appliance VMs on this machine.
@@ -57,6 +56,11 @@ enum Command {
     ///
     /// Needs neither TDX nor KVM. The tables count for the release of QEMU that computed them, and for no other.
     Tables(tables::Tables),
+    /// Judge the daemon's configuration file, or print an example.
+    #[command(subcommand)]
+    Config(config::Config),
+    /// Print the manual page.
+    Man,
     /// Print completions for a shell.
     Completions {
         /// Which.
@@ -82,7 +86,7 @@ struct Up {
     #[arg(long)]
     vcpus: Option<u16>,
     /// Guest memory, such as 1G or 1536M.
-    #[arg(long, default_value = "1G", value_parser = memory)]
+    #[arg(long, default_value = "1G", value_parser = mebibytes)]
     memory: u32,
     /// The operator's configuration, TOML.
     #[arg(long)]
@@ -101,16 +105,21 @@ struct Up {
     manifest: Option<PathBuf>,
 }
 
-pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
+/// Exit code 1 is a command's answer "no", with reasons; errors of use and of the system are 2.
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let json = arguments.json;
     let runtime = tokio::runtime::Runtime::new().context("cannot start")?;
     match arguments.command {
-        Command::Up(up) => runtime.block_on(self::up(*up, json)),
-        Command::Down { name } => runtime.block_on(down(&name, json)),
-        Command::Ps => runtime.block_on(ps(json)),
-        Command::Logs { name } => logs(&name, json),
-        Command::Measurements { name } => measurements(&name, json),
-        Command::Tables(wanted) => runtime.block_on(tables::run(wanted, json)),
+        Command::Up(up) => runtime.block_on(self::up(*up, json))?,
+        Command::Down { name } => runtime.block_on(vms::down(&name, json))?,
+        Command::Ps => runtime.block_on(vms::ps(json))?,
+        Command::Logs { name } => vms::logs(&name, json)?,
+        Command::Measurements { name } => vms::measurements(&name, json)?,
+        Command::Tables(wanted) => runtime.block_on(tables::run(wanted, json))?,
+        Command::Config(wanted) => return config::run(&wanted, json),
+        Command::Man => {
+            clap_mangen::Man::new(Arguments::command()).render(&mut std::io::stdout())?
+        }
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,
@@ -118,9 +127,9 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
                 "cocoon-host",
                 &mut std::io::stdout(),
             );
-            Ok(())
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn up(up: Up, json: bool) -> anyhow::Result<()> {
@@ -137,7 +146,7 @@ async fn up(up: Up, json: bool) -> anyhow::Result<()> {
     let voice = Voice::new(json);
     options.reporter = voice.reporter();
     if let Some(path) = up.config {
-        options.config = config(&path)?;
+        options.config = operator(&path)?;
     }
     let (mut interrupt, mut terminate) = (
         signal(SignalKind::interrupt())?,
@@ -173,118 +182,7 @@ async fn up(up: Up, json: bool) -> anyhow::Result<()> {
     }
 }
 
-async fn down(name: &str, json: bool) -> anyhow::Result<()> {
-    let socket = state::folder(&state::root()?, name)?.join("ctl");
-    let voice = Voice::new(json);
-    let waiting = voice.waiting(
-        &format!("stopping {name}"),
-        "it finishes running requests first",
-    );
-    let stopped = local::down(&socket, Duration::from_secs(60)).await;
-    drop(waiting);
-    stopped.with_context(|| format!("cannot stop {name:?}: see `cocoon-host ps` for what runs"))?;
-    voice.note(&format!("{name} has stopped"));
-    Ok(())
-}
-
-async fn ps(json: bool) -> anyhow::Result<()> {
-    let root = state::root()?;
-    let voice = Voice::new(json);
-    let mut all = Vec::new();
-    for name in state::names(&root)? {
-        let socket = state::folder(&root, &name)?.join("ctl");
-        let mut asked = pin!(local::status(&socket));
-        // Answers come at once; only one that does not is worth a line.
-        let status = match timeout(Duration::from_millis(500), &mut asked).await {
-            Ok(status) => status,
-            Err(_) if json => asked.await,
-            Err(_) => {
-                let what = format!("asking {name}");
-                let _waiting = voice.waiting(&what, "its process is slow to answer");
-                asked.await
-            }
-        };
-        all.push((name, status.ok()));
-    }
-    let mut out = std::io::stdout().lock();
-    if json {
-        let list: Vec<_> = all
-            .iter()
-            .map(|(name, status)| json!({ "name": name, "status": status }))
-            .collect();
-        writeln!(out, "{}", json!(list))?;
-        return Ok(());
-    }
-    writeln!(
-        out,
-        "{:<20} {:<24} {:<22} {:<10} {:>8}",
-        "NAME", "STATUS", "ENDPOINT", "SIMULATED", "QEMU"
-    )?;
-    for (name, status) in all {
-        let Some(status) = status else {
-            writeln!(out, "{name:<20} stopped")?;
-            continue;
-        };
-        let pid = status
-            .qemu_pid
-            .map(|pid| pid.to_string())
-            .unwrap_or_default();
-        let simulated = status.simulated.unwrap_or_else(|| "no".into());
-        writeln!(
-            out,
-            "{name:<20} {:<24} {:<22} {simulated:<10} {pid:>8}",
-            status.doing, status.endpoint
-        )?;
-    }
-    Ok(())
-}
-
-fn logs(name: &str, json: bool) -> anyhow::Result<()> {
-    // The file for programs is JSON lines already, and made harmless when it was written.
-    let file = if json { log::FILE } else { "serial.log" };
-    let path = state::folder(&state::root()?, name)?.join(file);
-    let mut log = std::fs::File::open(&path).with_context(|| {
-        format!(
-            "cannot read {}: has the VM {name:?} ever run?",
-            path.display()
-        )
-    })?;
-    let mut out = std::io::stdout().lock();
-    if json || !out.is_terminal() {
-        std::io::copy(&mut log, &mut out)?;
-        return Ok(());
-    }
-    // The guest's output could steer the terminal.
-    let mut text = Vec::new();
-    log.take(cocoon_host_agent::up::SERIAL_LIMIT)
-        .read_to_end(&mut text)?;
-    for line in String::from_utf8_lossy(&text).lines() {
-        writeln!(out, "{}", cocoon_host_agent::text::plain(line, 2000))?;
-    }
-    Ok(())
-}
-
-fn measurements(name: &str, json: bool) -> anyhow::Result<()> {
-    let path = state::folder(&state::root()?, name)?.join("manifest.json");
-    let manifest = std::fs::read(&path).with_context(|| {
-        format!(
-            "cannot read {}: has the VM {name:?} ever run?",
-            path.display()
-        )
-    })?;
-    let id = manifest_id(&manifest);
-    if json {
-        println!(
-            "{}",
-            json!({ "name": name, "manifest": path, "manifest_id": id })
-        );
-    } else {
-        println!("{id}  {}", path.display());
-    }
-    Ok(())
-}
-
-fn config(path: &std::path::Path) -> anyhow::Result<OperatorConfig> {
+fn operator(path: &std::path::Path) -> anyhow::Result<OperatorConfig> {
     let what = || {
         format!(
             "cannot read the operator's configuration {}",
@@ -309,41 +207,9 @@ fn tee(text: &str) -> Result<Tee, String> {
     }
 }
 
-/// MiB.
-fn memory(text: &str) -> Result<u32, String> {
-    let wrong = || format!("{text:?} is no amount of memory: write it like 1G or 1536M");
-    let (digits, factor) = match text
-        .split_at_checked(text.len().saturating_sub(1))
-        .ok_or_else(wrong)?
-    {
-        (digits, "G") => (digits, 1024),
-        (digits, "M") => (digits, 1),
-        _ => return Err(wrong()),
-    };
-    digits
-        .parse::<u32>()
-        .ok()
-        .and_then(|number| number.checked_mul(factor))
-        .ok_or_else(wrong)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn amounts_of_memory() {
-        assert_eq!(memory("1G"), Ok(1024));
-        assert_eq!(memory("1536M"), Ok(1536));
-        for wrong in ["", "G", "1", "1T", "-1G", "9999999G", "1é"] {
-            assert_eq!(
-                memory(wrong),
-                Err(format!(
-                    "{wrong:?} is no amount of memory: write it like 1G or 1536M"
-                ))
-            );
-        }
-    }
 
     #[test]
     fn the_command_line_is_sound() {

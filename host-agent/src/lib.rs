@@ -15,6 +15,7 @@
 //! | [`machine`] | the control channel's state machine, pure |
 //! | [`channel`] | the driver: frames, deadlines and the simulator around it |
 //! | [`relay`] | the public listener: bytes to and fro, within limits |
+//! | [`config`] | the operator's file, judged whole before anything starts |
 //! | [`image`] | an image folder, opened file by file |
 //! | [`simulator`] | the simulator's process and its socket |
 //! | [`state`] | the folder that each VM keeps on disk, and the list of running VMs |
@@ -27,6 +28,7 @@
 #![forbid(unsafe_code)]
 
 pub mod channel;
+pub mod config;
 mod console;
 pub mod error;
 pub mod image;

@@ -25,7 +25,7 @@ use tokio::net::UnixListener;
 /// Longest path of a unix socket, in bytes.
 const SOCKET_MAX: usize = 107;
 /// Longest name of a VM.
-const NAME_MAX: usize = 32;
+pub(crate) const NAME_MAX: usize = 32;
 /// Files that say nothing once the VM is gone.
 const TRANSIENT: [&str; 4] = ["host.pid", "qemu.pid", "ctl", "sim"];
 
@@ -131,7 +131,7 @@ pub fn folder(root: &Path, name: &str) -> Result<PathBuf, StateError> {
     Ok(root.join("vms").join(name))
 }
 
-fn check(name: &str) -> Result<(), StateError> {
+pub(crate) fn check(name: &str) -> Result<(), StateError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let good = name.len() <= NAME_MAX
         && name.starts_with(|c: char| c.is_ascii_alphabetic())

@@ -3,13 +3,13 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 
+use cocoon_host_agent::config::values::mebibytes;
 use cocoon_host_agent::image::Image;
 use cocoon_host_agent::qemu;
 use cocoon_host_agent::tables::{self, Computed, FILES};
 use cocoon_protocol::binding::Tee;
 use serde_json::json;
 
-use super::memory;
 use super::voice::Voice;
 
 /// How long the emulated firmware takes, and why.
@@ -21,7 +21,7 @@ pub(super) struct Tables {
     #[arg(long)]
     image: PathBuf,
     /// Guest memory, in MiB or such as 1G or 1536M.
-    #[arg(long, value_name = "MIB", value_parser = mebibytes)]
+    #[arg(long, value_name = "MIB", value_parser = amount)]
     memory: u32,
     /// Virtual CPUs.
     #[arg(long, value_name = "N")]
@@ -91,6 +91,6 @@ fn tee(text: &str) -> Result<Tee, String> {
     }
 }
 
-fn mebibytes(text: &str) -> Result<u32, String> {
-    text.parse().or_else(|_| memory(text))
+fn amount(text: &str) -> Result<u32, String> {
+    text.parse().or_else(|_| mebibytes(text))
 }

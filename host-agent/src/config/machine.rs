@@ -1,0 +1,55 @@
+//! What a configuration is judged against beside itself: this machine, as far as a file can ask for too much of it.
+
+use std::path::Path;
+
+/// A machine.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// Its memory in MiB; `None` when that cannot be learnt.
+    pub memory_mib: Option<u64>,
+    /// Its processors.
+    pub processors: usize,
+    /// Whether a folder is there.
+    pub has_folder: fn(&Path) -> bool,
+    /// Whether a file is there.
+    pub has_file: fn(&Path) -> bool,
+}
+
+impl Machine {
+    /// This one.
+    #[must_use]
+    pub fn this() -> Self {
+        let memory = std::fs::read_to_string("/proc/meminfo");
+        Self {
+            memory_mib: memory.ok().as_deref().and_then(total),
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
+            has_folder: Path::is_dir,
+            has_file: Path::is_file,
+        }
+    }
+}
+
+/// `MemTotal` in MiB.
+fn total(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_from_the_kernels_table() {
+        let table = "MemTotal:       24682012 kB\nMemFree:         3140000 kB\n";
+        assert_eq!(total(table), Some(24_103));
+        for broken in ["", "MemTotal: x kB", "MemTotal: 12", "MemFree: 12 kB"] {
+            assert_eq!(total(broken), None, "{broken:?}");
+        }
+        let this = Machine::this();
+        assert!(this.memory_mib.is_some_and(|mib| mib > 64) && this.processors > 0);
+    }
+}
