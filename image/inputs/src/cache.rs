@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::report::Reporter;
+use crate::report::{self, Reporter};
 use crate::{Digest, Lock, digest};
 
 /// A folder shared by every run of one user; processes exclude each other by a file lock while they write.
@@ -128,15 +128,8 @@ impl Cache {
             .write(true)
             .open(&path)
             .map_err(failed("open", &path, 0))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => {
-                let task = reporter.start("waiting for another process that fills the cache", None);
-                file.lock().map_err(failed("lock", &path, 0))?;
-                task.finish("it is done");
-            }
-            Err(fs::TryLockError::Error(source)) => return Err(failed("lock", &path, 0)(source)),
-        }
+        let what = "waiting for another process that fills the cache";
+        report::exclusive(&file, reporter, what).map_err(failed("lock", &path, 0))?;
         Ok(CacheGuard { _file: file })
     }
 

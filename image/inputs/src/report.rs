@@ -1,10 +1,15 @@
-//! Progress, so that nothing long is silent: bars on a terminal, plain lines elsewhere, nothing in tests.
+//! Progress, so that nothing long is silent: bars on a terminal, plain lines and dots elsewhere, nothing in tests.
 
-use std::io::IsTerminal;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+mod lines;
+
+use std::fs::{File, TryLockError};
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+pub use lines::Lines;
 
 /// Receives what happens during long work. Callers may supply their own.
 pub trait Reporter: Send + Sync {
@@ -15,12 +20,13 @@ pub trait Reporter: Send + Sync {
     fn note(&self, line: &str);
 }
 
-/// One piece of work under way; dropping it without [`Task::finish`] leaves no bar behind.
+/// One piece of work under way, which shows by itself that it goes on until it is finished or dropped; dropping it
+/// without [`Task::finish`] leaves no bar behind.
 pub trait Task: Send {
     /// Bytes done so far (not an increment).
     fn position(&self, bytes: u64);
 
-    /// What is being done at the moment; also the way to say "still alive".
+    /// What is being done at the moment.
     fn say(&self, line: &str);
 
     /// Ends the work with a word on how it went.
@@ -30,10 +36,27 @@ pub trait Task: Send {
 /// Bars when standard error is a terminal, else lines.
 #[must_use]
 pub fn stderr() -> Arc<dyn Reporter> {
-    if std::io::stderr().is_terminal() {
+    if io::stderr().is_terminal() {
         Arc::new(Bars(MultiProgress::new()))
     } else {
         Arc::new(Lines)
+    }
+}
+
+/// Locks `file` for this process alone; `what` is awaited while another one holds it, and told so.
+///
+/// # Errors
+/// When the system refuses to lock it.
+pub fn exclusive(file: &File, reporter: &dyn Reporter, what: &str) -> io::Result<()> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            let task = reporter.start(what, None);
+            file.lock()?;
+            task.finish("it is done");
+            Ok(())
+        }
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
@@ -111,67 +134,57 @@ impl Drop for Bar {
     }
 }
 
-/// Plain lines on standard error, at most one each two seconds and piece of work.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Lines;
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
 
-const LINE_INTERVAL: Duration = Duration::from_millis(1900);
+    use super::*;
 
-impl Reporter for Lines {
-    fn start(&self, what: &str, total: Option<u64>) -> Box<dyn Task> {
-        match total {
-            Some(total) => eprintln!("{what}: {total} bytes"),
-            None => eprintln!("{what}"),
+    /// Hands on what is begun and how it ends.
+    #[derive(Clone)]
+    struct Heard(mpsc::Sender<String>);
+
+    impl Reporter for Heard {
+        fn start(&self, what: &str, _: Option<u64>) -> Box<dyn Task> {
+            self.note(what);
+            Box::new(self.clone())
         }
-        Box::new(Line {
-            what: what.to_owned(),
-            total,
-            last: Mutex::new(Instant::now()),
-        })
-    }
 
-    fn note(&self, line: &str) {
-        eprintln!("{line}");
-    }
-}
-
-struct Line {
-    what: String,
-    total: Option<u64>,
-    last: Mutex<Instant>,
-}
-
-impl Line {
-    fn due(&self) -> bool {
-        let mut last = self
-            .last
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let due = last.elapsed() >= LINE_INTERVAL;
-        if due {
-            *last = Instant::now();
-        }
-        due
-    }
-}
-
-impl Task for Line {
-    fn position(&self, bytes: u64) {
-        if self.due() {
-            match self.total {
-                Some(total) => eprintln!("{}: {bytes} of {total} bytes", self.what),
-                None => eprintln!("{}: {bytes} bytes", self.what),
-            }
+        fn note(&self, line: &str) {
+            self.0.send(line.to_owned()).unwrap();
         }
     }
 
-    fn say(&self, line: &str) {
-        if self.due() {
-            eprintln!("{}: {line}", self.what);
+    impl Task for Heard {
+        fn position(&self, _: u64) {}
+
+        fn say(&self, line: &str) {
+            self.note(line);
+        }
+
+        fn finish(&self, outcome: &str) {
+            self.note(outcome);
         }
     }
 
-    fn finish(&self, outcome: &str) {
-        eprintln!("{}: {outcome}", self.what);
+    #[test]
+    fn who_waits_for_a_lock_says_so_until_it_is_free() {
+        let deadline = Duration::from_secs(60);
+        let folder = tempfile::tempdir().unwrap();
+        let open = || File::create(folder.path().join("lock")).unwrap();
+        let (sender, heard) = mpsc::channel();
+        let first = open();
+        exclusive(&first, &Heard(sender.clone()), "waiting for another").unwrap();
+        assert_eq!(heard.try_recv(), Err(mpsc::TryRecvError::Empty));
+
+        let second = open();
+        let waiting = std::thread::spawn(move || {
+            exclusive(&second, &Heard(sender), "waiting for another").unwrap();
+        });
+        assert_eq!(heard.recv_timeout(deadline).unwrap(), "waiting for another");
+        assert_eq!(heard.try_recv(), Err(mpsc::TryRecvError::Empty));
+        drop(first);
+        assert_eq!(heard.recv_timeout(deadline).unwrap(), "it is done");
+        waiting.join().unwrap();
     }
 }

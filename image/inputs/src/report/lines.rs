@@ -1,0 +1,190 @@
+//! Progress where there is no terminal: plain lines, and a row of dots for as long as there is nothing to say.
+
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use super::{Reporter, Task};
+
+/// Plain lines on standard error, at most one each two seconds and piece of work. While a piece of work has nothing
+/// to say, a dot every two seconds shows that it goes on.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Lines;
+
+/// The longest silence, with a little room below two seconds.
+const INTERVAL: Duration = Duration::from_millis(1900);
+/// Dots in a row, about two minutes: readers of a log see whole lines only.
+const DOTS: usize = 60;
+
+impl Reporter for Lines {
+    fn start(&self, what: &str, total: Option<u64>) -> Box<dyn Task> {
+        match total {
+            Some(total) => line(&format!("{what}: {total} bytes")),
+            None => line(what),
+        }
+        let (alive, ended) = mpsc::channel();
+        std::thread::spawn(move || beat(&ended));
+        Box::new(Work {
+            what: what.to_owned(),
+            total,
+            last: Mutex::new(Instant::now()),
+            _alive: alive,
+        })
+    }
+
+    fn note(&self, text: &str) {
+        line(text);
+    }
+}
+
+struct Work {
+    what: String,
+    total: Option<u64>,
+    last: Mutex<Instant>,
+    /// Dropping it ends the dots.
+    _alive: mpsc::Sender<()>,
+}
+
+impl Work {
+    fn due(&self) -> bool {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = last.elapsed() >= INTERVAL;
+        if due {
+            *last = Instant::now();
+        }
+        due
+    }
+}
+
+impl Task for Work {
+    fn position(&self, bytes: u64) {
+        if self.due() {
+            match self.total {
+                Some(total) => line(&format!("{}: {bytes} of {total} bytes", self.what)),
+                None => line(&format!("{}: {bytes} bytes", self.what)),
+            }
+        }
+    }
+
+    fn say(&self, text: &str) {
+        if self.due() {
+            line(&format!("{}: {text}", self.what));
+        }
+    }
+
+    fn finish(&self, outcome: &str) {
+        line(&format!("{}: {outcome}", self.what));
+    }
+}
+
+impl Drop for Work {
+    /// What others write begins on a line of its own.
+    fn drop(&mut self) {
+        eprint!("{}", shared().close());
+    }
+}
+
+fn line(text: &str) {
+    let mut row = shared();
+    eprintln!("{}{text}", row.line(Instant::now()));
+}
+
+/// Until the other end of `ended` is dropped.
+fn beat(ended: &mpsc::Receiver<()>) {
+    let mut wait = INTERVAL;
+    while ended.recv_timeout(wait) == Err(mpsc::RecvTimeoutError::Timeout) {
+        let mut row = shared();
+        let (dot, next) = row.beat(Instant::now());
+        eprint!("{dot}");
+        wait = next;
+    }
+}
+
+/// The end of standard error, which all work of this process shares. Held while something is written there.
+fn shared() -> MutexGuard<'static, Row> {
+    static ROW: Mutex<Row> = Mutex::new(Row::new());
+    ROW.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What was written last.
+struct Row {
+    dots: usize,
+    last: Option<Instant>,
+}
+
+impl Row {
+    const fn new() -> Self {
+        Self {
+            dots: 0,
+            last: None,
+        }
+    }
+
+    /// What must stand before a whole line.
+    fn line(&mut self, now: Instant) -> &'static str {
+        self.last = Some(now);
+        self.close()
+    }
+
+    /// What is due at this moment, and how long from now until something can be due again.
+    fn beat(&mut self, now: Instant) -> (&'static str, Duration) {
+        let silent = self.last.map(|last| now.saturating_duration_since(last));
+        if let Some(silent) = silent.filter(|silent| *silent < INTERVAL) {
+            return ("", INTERVAL - silent);
+        }
+        self.last = Some(now);
+        self.dots += 1;
+        if self.dots < DOTS {
+            return (".", INTERVAL);
+        }
+        self.dots = 0;
+        (".\n", INTERVAL)
+    }
+
+    /// What ends an open row.
+    fn close(&mut self) -> &'static str {
+        match std::mem::take(&mut self.dots) {
+            0 => "",
+            _ => "\n",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_seconds_are_silent_and_lines_stay_whole() {
+        let mut row = Row::new();
+        let began = Instant::now();
+        let at = |millis| began + Duration::from_millis(millis);
+        assert_eq!(row.line(at(0)), "");
+        assert_eq!(row.beat(at(1000)), ("", Duration::from_millis(900)));
+        assert_eq!(row.beat(at(1900)), (".", INTERVAL));
+        // A second piece of work adds nothing to what the first has shown.
+        assert_eq!(row.beat(at(1950)), ("", Duration::from_millis(1850)));
+        assert_eq!(row.beat(at(3800)), (".", INTERVAL));
+        assert_eq!(row.line(at(4000)), "\n");
+        assert_eq!(row.beat(at(5000)), ("", INTERVAL - Duration::from_secs(1)));
+        assert_eq!(row.close(), "");
+        assert_eq!(row.beat(at(5900)), (".", INTERVAL));
+        assert_eq!(row.close(), "\n");
+        assert_eq!(row.close(), "");
+        assert!(INTERVAL < Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_log_gets_whole_rows_of_dots() {
+        let mut row = Row::new();
+        let mut now = Instant::now();
+        let text: String = (0..2 * DOTS)
+            .map(|_| {
+                now += INTERVAL;
+                row.beat(now).0
+            })
+            .collect();
+        let whole = format!("{}\n", ".".repeat(DOTS));
+        assert_eq!(text, whole.repeat(2));
+        assert_eq!(row.line(now), "");
+    }
+}
