@@ -16,10 +16,12 @@
 //! | [`channel`] | the driver: frames, deadlines and the simulator around it |
 //! | [`relay`] | the public listener: bytes to and fro, within limits |
 //! | [`config`] | the operator's file, judged whole before anything starts |
+//! | [`doctor`] | what this machine has and lacks, and what clients would say |
 //! | [`image`] | an image folder, opened file by file |
 //! | [`simulator`] | the simulator's process and its socket |
 //! | [`state`] | the folder that each VM keeps on disk, and the list of running VMs |
 //! | [`timings`] | how long everything took |
+//! | [`lifecycle`] | an appliance's life as a pure function with effects |
 //! | [`local`] | the socket behind `ps` and `down` |
 //! | [`log`] | the console and our own news, with times, for programs |
 //! | [`progress`], [`waiting`] | what happens, and how people are shown it without silence |
@@ -30,8 +32,10 @@
 pub mod channel;
 pub mod config;
 mod console;
+pub mod doctor;
 pub mod error;
 pub mod image;
+pub mod lifecycle;
 pub mod local;
 pub mod log;
 pub mod machine;

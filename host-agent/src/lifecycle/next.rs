@@ -1,0 +1,267 @@
+//! The transitions.
+
+use super::{
+    Effect, Ending, Event, Holder, Lifecycle, Millis, Rules, Stage, State, Then, backoff, later,
+};
+use crate::config::RestartPolicy;
+
+/// The next life, and what to do, in this order. `now` never goes back.
+#[must_use]
+pub fn next(
+    life: &Lifecycle,
+    now: Millis,
+    event: &Event,
+    rules: &Rules,
+) -> (Lifecycle, Vec<Effect>) {
+    let mut step = Step {
+        life: life.clone(),
+        now,
+        effects: vec![],
+    };
+    match event {
+        Event::Start => step.start(),
+        Event::Stop => step.stop(Then::Stop { resume: false }),
+        Event::Halt => step.stop(Then::Stop { resume: true }),
+        Event::Restart => step.restart(),
+        Event::Adopted => step.adopted(),
+        Event::Reached(stage) => step.reached(*stage),
+        Event::Halted(why) => {
+            if life.has_process() {
+                step.kill(Then::Fail {
+                    reason: why.clone(),
+                });
+            }
+        }
+        Event::Ended(ending) => step.ended(ending, rules),
+        Event::Tick => step.tick(rules),
+    }
+    if step.life != *life {
+        step.effects.insert(0, Effect::Publish);
+    }
+    (step.life, step.effects)
+}
+
+struct Step {
+    life: Lifecycle,
+    now: Millis,
+    effects: Vec<Effect>,
+}
+
+impl Step {
+    fn enter(&mut self, state: State) {
+        self.life.state = state;
+        self.life.since = self.now;
+    }
+
+    fn launch(&mut self) {
+        self.life.run = self.life.run.saturating_add(1);
+        self.enter(State::Preparing { restart_at: None });
+        self.effects.push(Effect::Launch(self.life.run));
+    }
+
+    fn start(&mut self) {
+        match &mut self.life.state {
+            State::Created | State::Stopped { .. } | State::Failed { .. } => {
+                self.life.failures = 0;
+                self.launch();
+            }
+            // The operator does not wait for the back-off; the failures still count.
+            State::Preparing {
+                restart_at: Some(_),
+            } => self.launch(),
+            // It is to run: not only until it is down, then.
+            State::Draining { then, .. } => *then = Then::Start,
+            State::Preparing { restart_at: None }
+            | State::Booting
+            | State::Attesting
+            | State::Serving => {}
+        }
+    }
+
+    fn stop(&mut self, then: Then) {
+        let halting = then == Then::Stop { resume: true };
+        match &mut self.life.state {
+            State::Created if halting => {}
+            State::Created
+            | State::Preparing {
+                restart_at: Some(_),
+            } => {
+                let resume = halting;
+                self.enter(State::Stopped { resume });
+            }
+            // Before QEMU runs there is nothing to finish, and nobody who could be asked.
+            State::Preparing { restart_at: None } => self.kill(then),
+            State::Booting | State::Attesting | State::Serving => self.drain(then),
+            // What the operator stopped does not come back with the daemon.
+            State::Draining {
+                then: Then::Stop { .. },
+                ..
+            } if halting => {}
+            State::Draining { then: later, .. } => *later = then,
+            State::Stopped { resume } => *resume &= halting,
+            State::Failed { .. } => {}
+        }
+    }
+
+    fn restart(&mut self) {
+        match &self.life.state {
+            State::Preparing { restart_at: None } => self.kill(Then::Start),
+            State::Booting | State::Attesting | State::Serving => self.drain(Then::Start),
+            _ => self.start(),
+        }
+    }
+
+    fn drain(&mut self, then: Then) {
+        let killed = false;
+        self.enter(State::Draining { then, killed });
+        self.effects.push(Effect::Drain(self.life.run));
+    }
+
+    /// Once: who is being killed already goes on dying, for the reason that was first.
+    fn kill(&mut self, then: Then) {
+        let then = match &self.life.state {
+            State::Draining { killed: true, .. } => return,
+            State::Draining { then, .. } => then.clone(),
+            _ => then,
+        };
+        self.enter(State::Draining { then, killed: true });
+        self.effects.push(Effect::Kill(self.life.run));
+    }
+
+    fn adopted(&mut self) {
+        match self.life.state {
+            State::Draining { killed: false, .. } => {
+                self.effects.push(Effect::Drain(self.life.run));
+            }
+            State::Draining { killed: true, .. } => self.effects.push(Effect::Kill(self.life.run)),
+            _ => {}
+        }
+    }
+
+    /// Only forward: late and repeated reports change nothing.
+    fn reached(&mut self, stage: Stage) {
+        let at = match self.life.state {
+            State::Preparing { restart_at: None } => Stage::Preparing,
+            State::Booting => Stage::Booting,
+            State::Attesting => Stage::Attesting,
+            State::Serving => Stage::Serving,
+            _ => return,
+        };
+        if stage <= at {
+            return;
+        }
+        let state = match stage {
+            // Smaller than everything.
+            Stage::Preparing => return,
+            Stage::Booting => State::Booting,
+            Stage::Attesting => State::Attesting,
+            Stage::Serving => State::Serving,
+            // Somebody asked the process itself.
+            Stage::Draining => State::Draining {
+                then: Then::Stop { resume: false },
+                killed: false,
+            },
+        };
+        self.enter(state);
+    }
+
+    fn ended(&mut self, ending: &Ending, rules: &Rules) {
+        if !self.life.has_process() {
+            return;
+        }
+        let state = self.life.state.clone();
+        match (state, ending) {
+            // However it went down: it is down, as wanted.
+            (
+                State::Draining {
+                    then: Then::Stop { resume },
+                    ..
+                },
+                _,
+            ) => {
+                self.life.failures = 0;
+                self.enter(State::Stopped { resume });
+            }
+            (
+                State::Draining {
+                    then: Then::Start, ..
+                },
+                _,
+            ) => {
+                self.life.failures = 0;
+                self.launch();
+            }
+            (
+                State::Draining {
+                    then: Then::Fail { reason },
+                    ..
+                },
+                _,
+            ) => self.failed(&reason, rules),
+            // Somebody asked the process itself, and it was quick.
+            (_, Ending::Stopped) => self.enter(State::Stopped { resume: false }),
+            (State::Serving, Ending::Failed { reason }) => {
+                if self.now >= later(self.life.since, rules.restart.healthy) {
+                    self.life.failures = 0;
+                }
+                self.failed(reason, rules);
+            }
+            (_, Ending::Failed { reason }) => self.failed(reason, rules),
+        }
+    }
+
+    fn failed(&mut self, reason: &str, rules: &Rules) {
+        let restart = &rules.restart;
+        self.life.failures = self.life.failures.saturating_add(1);
+        self.life.last_failure = Some(reason.to_owned());
+        let failures = self.life.failures;
+        if restart.policy == RestartPolicy::Never {
+            let reason = reason.to_owned();
+            return self.enter(State::Failed { reason });
+        }
+        if failures >= restart.max_failures {
+            let reason = if restart.max_failures == 1 {
+                reason.to_owned()
+            } else {
+                format!("it failed {failures} times in a row, the last time because {reason}")
+            };
+            return self.enter(State::Failed { reason });
+        }
+        let restart_at = Some(later(self.now, backoff(restart, failures)));
+        self.enter(State::Preparing { restart_at });
+    }
+
+    fn tick(&mut self, rules: &Rules) {
+        match self.life.holder(rules) {
+            Holder::Deadline(at) if self.now >= at => {}
+            _ => return,
+        }
+        let late = |what: &str, limit: std::time::Duration| Then::Fail {
+            reason: format!("{what} took more than {} seconds", limit.as_secs()),
+        };
+        let limits = &rules.deadlines;
+        match &self.life.state {
+            State::Preparing {
+                restart_at: Some(_),
+            } => self.launch(),
+            State::Preparing { restart_at: None } => {
+                self.kill(late("preparing", limits.preparing));
+            }
+            State::Booting => self.kill(late("booting", limits.booting)),
+            State::Attesting => self.kill(late("attesting", limits.attesting)),
+            State::Draining { killed: false, .. } => {
+                self.kill(late("draining", limits.draining));
+            }
+            State::Draining { killed: true, .. } => {
+                let reason = format!(
+                    "its process is alive {} seconds after SIGKILL: it hangs inside the kernel",
+                    limits.dying.as_secs()
+                );
+                self.life.last_failure = Some(reason.clone());
+                self.enter(State::Failed { reason });
+            }
+            // They have no deadline.
+            State::Created | State::Serving | State::Stopped { .. } | State::Failed { .. } => {}
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! Whatever happens in whatever order, the promises of the table hold.
+
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::RestartPolicy;
+
+fn rules() -> Rules {
+    Rules {
+        restart: Restart {
+            policy: RestartPolicy::OnFailure,
+            delay: Duration::from_secs(1),
+            max_delay: Duration::from_secs(10),
+            max_failures: 4,
+            healthy: Duration::from_secs(60),
+        },
+        deadlines: Deadlines::default(),
+    }
+}
+
+/// A life that events are fed to, with a clock.
+struct Story {
+    life: Lifecycle,
+    now: Millis,
+    rules: Rules,
+}
+
+impl Story {
+    fn new() -> Self {
+        Self {
+            life: Lifecycle::new(1000),
+            now: 1000,
+            rules: rules(),
+        }
+    }
+
+    fn hears(&mut self, event: Event) -> Vec<Effect> {
+        let (life, effects) = next(&self.life, self.now, &event, &self.rules);
+        self.life = life;
+        effects
+    }
+
+    fn serves(&mut self) {
+        for stage in [Stage::Booting, Stage::Attesting, Stage::Serving] {
+            assert_eq!(self.hears(Event::Reached(stage)), [Effect::Publish]);
+        }
+        assert_eq!(self.life.state, State::Serving);
+    }
+
+    fn breaks(&mut self, why: &str) -> Vec<Effect> {
+        let reason = why.to_owned();
+        self.hears(Event::Ended(Ending::Failed { reason }))
+    }
+
+    /// Lets the state's own deadline pass.
+    fn waits(&mut self) -> Vec<Effect> {
+        let Holder::Deadline(at) = self.life.holder(&self.rules) else {
+            panic!("{:?} has no deadline", self.life.state)
+        };
+        self.now = at - 1;
+        assert_eq!(self.hears(Event::Tick), []);
+        self.now = at;
+        self.hears(Event::Tick)
+    }
+}
+
+#[test]
+fn a_good_life() {
+    let mut story = Story::new();
+    assert_eq!(story.life.holder(&story.rules), Holder::Operator);
+    assert_eq!(
+        story.hears(Event::Start),
+        [Effect::Publish, Effect::Launch(1)]
+    );
+    assert_eq!(story.hears(Event::Start), []);
+    story.serves();
+    assert_eq!(story.life.holder(&story.rules), Holder::Process);
+    assert_eq!(story.hears(Event::Reached(Stage::Booting)), []);
+    assert_eq!(
+        story.hears(Event::Restart),
+        [Effect::Publish, Effect::Drain(1)]
+    );
+    assert_eq!(story.hears(Event::Restart), []);
+    let ended = story.hears(Event::Ended(Ending::Stopped));
+    assert_eq!(ended, [Effect::Publish, Effect::Launch(2)]);
+    story.serves();
+    assert_eq!(
+        story.hears(Event::Stop),
+        [Effect::Publish, Effect::Drain(2)]
+    );
+    assert_eq!(story.hears(Event::Stop), []);
+    assert_eq!(
+        story.hears(Event::Ended(Ending::Stopped)),
+        [Effect::Publish]
+    );
+    assert_eq!(story.life.state, State::Stopped { resume: false });
+}
+
+#[test]
+fn a_crash_loop_ends_with_its_reason() {
+    let mut story = Story::new();
+    story.hears(Event::Start);
+    for (failures, pause) in [(1, 1000), (2, 2000), (3, 4000)] {
+        story.serves();
+        assert_eq!(story.breaks("QEMU died"), [Effect::Publish]);
+        assert_eq!(story.life.failures, failures);
+        let restart_at = Some(story.now + pause);
+        assert_eq!(story.life.state, State::Preparing { restart_at });
+        let launched = story.waits();
+        assert_eq!(
+            launched,
+            [Effect::Publish, Effect::Launch(u64::from(failures) + 1)]
+        );
+    }
+    assert_eq!(story.breaks("no such image"), [Effect::Publish]);
+    let reason = "it failed 4 times in a row, the last time because no such image";
+    let expected = State::Failed {
+        reason: reason.to_owned(),
+    };
+    assert_eq!(story.life.state, expected);
+    assert_eq!(story.life.last_failure.as_deref(), Some("no such image"));
+    // The operator has mended something: it is a new life.
+    assert_eq!(
+        story.hears(Event::Start),
+        [Effect::Publish, Effect::Launch(5)]
+    );
+    assert_eq!(story.life.failures, 0);
+}
+
+#[test]
+fn a_healthy_span_makes_failures_forgotten() {
+    let mut story = Story::new();
+    story.hears(Event::Start);
+    for _ in 0..10 {
+        story.serves();
+        story.now += 60_000;
+        story.breaks("QEMU died");
+        assert_eq!(story.life.failures, 1);
+        story.waits();
+    }
+    story.serves();
+    story.now += 59_999;
+    story.breaks("QEMU died");
+    assert_eq!(story.life.failures, 2);
+}
+
+#[test]
+fn without_restarts_the_first_failure_is_the_last() {
+    let mut story = Story::new();
+    story.rules.restart.policy = RestartPolicy::Never;
+    story.hears(Event::Start);
+    assert_eq!(story.breaks("no"), [Effect::Publish]);
+    let reason = "no".to_owned();
+    assert_eq!(story.life.state, State::Failed { reason });
+}
+
+#[test]
+fn who_does_not_come_forward_is_killed_and_tried_again() {
+    for (stages, limit) in [(0, 1800), (1, 3600), (2, 1800)] {
+        let mut story = Story::new();
+        story.hears(Event::Start);
+        let reached = [Stage::Booting, Stage::Attesting];
+        for stage in &reached[..stages] {
+            story.hears(Event::Reached(*stage));
+        }
+        let doing = story.life.state.name();
+        assert_eq!(story.waits(), [Effect::Publish, Effect::Kill(1)]);
+        assert_eq!(story.breaks("killed"), [Effect::Publish]);
+        let expected = format!("{doing} took more than {limit} seconds");
+        assert_eq!(story.life.last_failure, Some(expected));
+        assert_eq!(story.waits(), [Effect::Publish, Effect::Launch(2)]);
+    }
+}
+
+#[test]
+fn who_does_not_finish_is_killed_and_who_does_not_die_is_given_up() {
+    let mut story = Story::new();
+    story.hears(Event::Start);
+    story.serves();
+    story.hears(Event::Stop);
+    assert_eq!(story.waits(), [Effect::Publish, Effect::Kill(1)]);
+    let mut dead = story.life.clone();
+    (dead, _) = next(
+        &dead,
+        story.now,
+        &Event::Ended(Ending::Stopped),
+        &story.rules,
+    );
+    assert_eq!(dead.state, State::Stopped { resume: false });
+    assert_eq!(story.waits(), [Effect::Publish]);
+    let reason = "its process is alive 30 seconds after SIGKILL: it hangs inside the kernel";
+    let reason = reason.to_owned();
+    assert_eq!(story.life.state, State::Failed { reason });
+}
+
+#[test]
+fn a_machine_that_qemu_has_stopped_counts_as_a_failure() {
+    let mut story = Story::new();
+    story.hears(Event::Start);
+    story.serves();
+    let halted = || Event::Halted("the guest panicked".to_owned());
+    assert_eq!(story.hears(halted()), [Effect::Publish, Effect::Kill(1)]);
+    assert_eq!(story.hears(halted()), []);
+    story.breaks("killed");
+    assert_eq!(
+        story.life.last_failure.as_deref(),
+        Some("the guest panicked")
+    );
+}
+
+#[test]
+fn a_new_daemon_asks_again_and_starts_what_only_the_old_ones_end_has_stopped() {
+    let mut story = Story::new();
+    story.hears(Event::Start);
+    story.serves();
+    assert_eq!(story.hears(Event::Adopted), []);
+    story.hears(Event::Halt);
+    assert_eq!(story.hears(Event::Adopted), [Effect::Drain(1)]);
+    story.waits();
+    assert_eq!(story.hears(Event::Adopted), [Effect::Kill(1)]);
+    story.hears(Event::Ended(Ending::Stopped));
+    assert_eq!(story.life.state, State::Stopped { resume: true });
+    // The operator's word is stronger than the daemon's end, and later.
+    story.hears(Event::Stop);
+    assert_eq!(story.life.state, State::Stopped { resume: false });
+    assert_eq!(story.hears(Event::Halt), []);
+    assert_eq!(story.life.state, State::Stopped { resume: false });
+}
+
+fn reason() -> impl Strategy<Value = String> {
+    "[a-z]{1,8}"
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let stage = prop_oneof![
+        Just(Stage::Preparing),
+        Just(Stage::Booting),
+        Just(Stage::Attesting),
+        Just(Stage::Serving),
+        Just(Stage::Draining),
+    ];
+    prop_oneof![
+        Just(Event::Start),
+        Just(Event::Stop),
+        Just(Event::Restart),
+        Just(Event::Halt),
+        stage.prop_map(Event::Reached),
+        reason().prop_map(Event::Halted),
+        Just(Event::Ended(Ending::Stopped)),
+        reason().prop_map(|reason| Event::Ended(Ending::Failed { reason })),
+        Just(Event::Tick),
+    ]
+}
+
+fn any_rules() -> impl Strategy<Value = Rules> {
+    (0..20_u64, 0..600_u64, 1..6_u32, 1..200_u64, any::<bool>()).prop_map(
+        |(delay, more, max_failures, healthy, never)| Rules {
+            restart: Restart {
+                policy: if never {
+                    RestartPolicy::Never
+                } else {
+                    RestartPolicy::OnFailure
+                },
+                delay: Duration::from_secs(delay),
+                max_delay: Duration::from_secs(delay + more),
+                max_failures,
+                healthy: Duration::from_secs(healthy),
+            },
+            deadlines: Deadlines::default(),
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn the_promises_hold_in_every_story(
+        rules in any_rules(),
+        events in prop::collection::vec((event(), 0..5_000_000_u64), 0..200),
+    ) {
+        let (mut life, mut now) = (Lifecycle::new(0), 0);
+        let mut done = HashSet::new();
+        for (event, pause) in events {
+            now += pause;
+            let (after, effects) = next(&life, now, &event, &rules);
+
+            // Out of the end leads the operator's start alone; a stop may only take back that it resumes.
+            if life.state.is_terminal() && !matches!(event, Event::Start | Event::Restart) {
+                prop_assert_eq!(after.state.name(), life.state.name());
+            }
+            // Whoever waits is waited for by somebody, and a deadline comes.
+            match after.holder(&rules) {
+                Holder::Deadline(at) => prop_assert!(at <= now + 3_600_000),
+                Holder::Operator => {
+                    prop_assert!(after.state.is_terminal() || after.state == State::Created);
+                }
+                Holder::Process => prop_assert!(after.has_process()),
+            }
+            // Effects are told before they are done, each once, and to the run that is alive.
+            prop_assert_eq!(effects.first() == Some(&Effect::Publish), after != life);
+            prop_assert_eq!(effects.iter().filter(|one| **one == Effect::Publish).count() <= 1, true);
+            for effect in effects {
+                match effect {
+                    Effect::Publish => {}
+                    Effect::Launch(run) => {
+                        // Never beside another.
+                        let free = !life.has_process() || matches!(event, Event::Ended(_));
+                        prop_assert!(free, "{:?} by {:?}", life.state, event);
+                        prop_assert_eq!(run, life.run + 1);
+                        prop_assert_eq!(after.run, run);
+                        prop_assert!(done.insert(effect));
+                    }
+                    Effect::Drain(run) | Effect::Kill(run) => {
+                        prop_assert!(life.has_process());
+                        prop_assert_eq!(run, life.run);
+                        prop_assert!(done.insert(effect));
+                    }
+                }
+            }
+            // A loop ends.
+            prop_assert!(after.failures <= rules.restart.max_failures);
+            if let State::Failed { reason } = &after.state {
+                prop_assert!(!reason.is_empty());
+            }
+            if let State::Preparing { restart_at: Some(at) } = after.state {
+                prop_assert!(after.failures < rules.restart.max_failures);
+                prop_assert!(after.since <= at);
+                prop_assert!(at <= after.since + 1000 * rules.restart.max_delay.as_secs());
+            }
+            // What is kept on disk is what is read again.
+            let kept = serde_json::to_vec(&after).unwrap();
+            prop_assert_eq!(&serde_json::from_slice::<Lifecycle>(&kept).unwrap(), &after);
+            life = after;
+        }
+    }
+
+    #[test]
+    fn pauses_grow_and_are_bounded(
+        delay in 0..u64::MAX / 2_000,
+        max_delay in 0..u64::MAX / 2_000,
+        failures in 1..u32::MAX,
+    ) {
+        let restart = Restart {
+            delay: Duration::from_secs(delay.min(max_delay)),
+            max_delay: Duration::from_secs(max_delay),
+            ..Restart::default()
+        };
+        let (this, after) = (backoff(&restart, failures), backoff(&restart, failures + 1));
+        prop_assert!(this <= after && after <= restart.max_delay);
+        prop_assert_eq!(backoff(&restart, 1), restart.delay);
+    }
+
+    /// An appliance that never gets far enough is given up after exactly so many tries.
+    #[test]
+    fn every_crash_loop_is_given_up(rules in any_rules(), far in 0..4_usize) {
+        let (mut life, mut now, mut launches) = (Lifecycle::new(0), 0, 0);
+        let mut event = Event::Start;
+        loop {
+            let (after, effects) = next(&life, now, &event, &rules);
+            life = after;
+            launches += effects.iter().filter(|one| matches!(one, Effect::Launch(_))).count();
+            if life.state.is_terminal() {
+                break;
+            }
+            if let Holder::Deadline(at) = life.holder(&rules)
+                && !life.has_process()
+            {
+                now = at;
+                event = Event::Tick;
+                continue;
+            }
+            for stage in [Stage::Booting, Stage::Attesting, Stage::Serving].into_iter().take(far) {
+                (life, _) = next(&life, now, &Event::Reached(stage), &rules);
+            }
+            event = Event::Ended(Ending::Failed { reason: "broken".into() });
+        }
+        let tries = match rules.restart.policy {
+            RestartPolicy::Never => 1,
+            RestartPolicy::OnFailure => rules.restart.max_failures as usize,
+        };
+        prop_assert_eq!(launches, tries);
+        prop_assert!(life.state.name() == "failed");
+    }
+}
