@@ -147,6 +147,7 @@ pub fn machine(shape: &Shape, image: Image) -> Result<Machine, SocketError> {
             host_port: 0,
             guest_port: GUEST_PORT,
         }),
+        gpu: None,
         qmp: Some(qmp.endpoint),
         pid_file: Some(shape.pid_file.clone()),
     };

@@ -153,6 +153,7 @@ impl Boot<'_> {
             control: None,
             console: Console::File(folder.join("console")),
             network: None,
+            gpu: None,
             qmp: None,
             pid_file: None,
         })?;

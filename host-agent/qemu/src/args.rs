@@ -10,6 +10,7 @@ use crate::spec::{
 use crate::text::{escaped, name, path, plain, range, socket_path};
 
 mod confidential;
+mod passthrough;
 
 /// The machine type, by version: its ACPI and SMBIOS tables are measured (RTMR0) and must not change with QEMU's.
 pub const MACHINE: &str = "pc-q35-10.0";
@@ -68,6 +69,10 @@ pub fn arguments(spec: &VmSpec) -> Result<Vec<Argument>, SpecError> {
     }
     if let Some(channel) = &spec.control {
         control(&mut args, channel)?;
+    }
+    // Last, so that no other device has another address because of it.
+    if let Some(gpu) = &spec.gpu {
+        passthrough::gpu(&mut args, gpu, spec.accel)?;
     }
     Ok(args.0)
 }

@@ -6,6 +6,7 @@
 //! | [`obtain()`] | all of that in one step, fetching included |
 //! | [`private`] | that private copy: locked packages unpacked under a content key, started through their own loader |
 //! | [`spec`] | the virtual machine as a value, checked before anything starts |
+//! | [`pci`] | the address of a PCI function |
 //! | [`args`] | that value as QEMU's command line, each argument with its reason |
 //! | [`accel`] | KVM or emulation, decided by a virtual machine that really runs |
 //! | [`process`] | a QEMU that cannot outlive its owner, with bounded diagnostics and an orderly end |
@@ -19,6 +20,7 @@ pub mod accel;
 pub mod args;
 pub mod find;
 pub mod obtain;
+pub mod pci;
 pub mod private;
 mod probe;
 pub mod process;
@@ -35,6 +37,7 @@ pub use accel::{Accel, Choice, Wanted};
 pub use args::{Argument, arguments};
 pub use find::{Qemu, Version};
 pub use obtain::obtain;
+pub use pci::PciAddress;
 pub use process::{Stopped, Vm};
 pub use qmp::Qmp;
 pub use spec::VmSpec;

@@ -40,6 +40,7 @@ pub(crate) async fn run(probe: &Probe<'_>) -> Result<String, String> {
         control: None,
         console: Console::Stream(console.endpoint),
         network: None,
+        gpu: None,
         qmp: None,
         pid_file: None,
     };

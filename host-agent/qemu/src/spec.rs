@@ -4,6 +4,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use crate::accel::Accel;
+use crate::pci::PciAddress;
 
 /// The guest's fixed IPv4 address on QEMU's user network, and its prefix length.
 pub const GUEST_ADDRESS: ([u8; 4], u8) = ([10, 0, 2, 15], 24);
@@ -46,6 +47,8 @@ pub struct VmSpec {
     pub console: Console,
     /// The network card, if any.
     pub network: Option<Network>,
+    /// A GPU of the host's, given to the machine whole.
+    pub gpu: Option<Gpu>,
     /// QEMU's control socket.
     pub qmp: Option<Endpoint>,
     /// Where QEMU writes its process id.
@@ -99,7 +102,45 @@ pub struct Snp {
     pub reduced_phys_bits: u32,
     /// QEMU's CPU model, such as `EPYC-v4`: its signature is in the measured VMSA.
     pub cpu: String,
+    /// A signed word on what may be launched, if any. Clients that follow the manifest refuse it: the image uses none.
+    pub id: Option<IdBlock>,
 }
+
+/// What the secure processor compares a launch with before it finishes it (SEV-SNP firmware ABI 56860, section 8.18).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdBlock {
+    /// `ID_BLOCK`.
+    pub block: [u8; 96],
+    /// `ID_AUTH_INFO`: keys and signatures.
+    pub auth: Box<[u8; 4096]>,
+    /// Whether an author's key vouches for the ID key.
+    pub author_key: bool,
+}
+
+/// A GPU that is passed through: bound to vfio-pci, with its whole IOMMU group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gpu {
+    /// Where it is on the host.
+    pub address: PciAddress,
+    /// Size of the firmware's 64-bit window for BARs in MiB, a power of two: see [`mmio64_mib`]. Measured (RTMR0).
+    pub mmio64_mib: u32,
+}
+
+/// The window that holds BARs of these sizes in bytes, in MiB: their sum and a GiB for everything else, as a power of
+/// two, on a multiple of which the firmware puts it; never less than the 32 GiB that edk2's OVMF takes by itself.
+#[must_use]
+pub fn mmio64_mib(bars: &[u64]) -> u32 {
+    let bytes = (bars.iter()).fold(1_u64 << 30, |sum, bar| sum.saturating_add(*bar));
+    let mib = bytes.div_ceil(1 << 20).next_power_of_two();
+    u32::try_from(mib)
+        .unwrap_or(MMIO64_MAX)
+        .clamp(MMIO64_MIN, MMIO64_MAX)
+}
+
+/// The smallest window, in MiB.
+pub const MMIO64_MIN: u32 = 32 << 10;
+/// The largest window, in MiB: a quarter of the 46 address bits that the firmware uses.
+pub const MMIO64_MAX: u32 = 16 << 20;
 
 /// A file for QEMU.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -259,6 +300,9 @@ pub enum SpecError {
         /// `TDX` or `SEV-SNP`.
         tee: &'static str,
     },
+    /// A GPU is the machine's only under a hypervisor that can hand it over.
+    #[error("a GPU can be passed to a machine under KVM only, not under emulation")]
+    GpuNeedsKvm,
     /// Without its own firmware nothing would be measured.
     #[error("{tee} needs a firmware file made for it; name one")]
     NeedsFirmware {

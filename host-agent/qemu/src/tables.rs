@@ -140,6 +140,7 @@ pub async fn tables(qemu: &Qemu, shape: &Shape, boot: &Boot<'_>) -> Result<Table
             host_port: 0,
             guest_port: 1,
         }),
+        gpu: None,
         qmp: Some(monitor.endpoint),
         pid_file: None,
     };

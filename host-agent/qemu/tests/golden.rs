@@ -33,6 +33,7 @@ fn emulated() -> VmSpec {
             host_port: 0,
             guest_port: 8443,
         }),
+        gpu: None,
         qmp: Some(Endpoint::Path("/run/cocoon, demo/qmp.sock".into())),
         pid_file: None,
     }
@@ -61,6 +62,7 @@ fn snp() -> VmSpec {
         cbitpos: 51,
         reduced_phys_bits: 1,
         cpu: "EPYC-v4".into(),
+        id: None,
     };
     VmSpec {
         accel: Accel::Kvm,
@@ -68,6 +70,29 @@ fn snp() -> VmSpec {
         console: Console::Stream(Endpoint::Connected(15)),
         ..emulated()
     }
+}
+
+fn with_gpu(spec: VmSpec) -> VmSpec {
+    let address = "0000:17:00.0".parse().expect("an address");
+    VmSpec {
+        gpu: Some(Gpu {
+            address,
+            mmio64_mib: 256 << 10,
+        }),
+        ..spec
+    }
+}
+
+/// The value of the `-object` of this type.
+fn object(spec: &VmSpec, kind: &str) -> String {
+    let arguments = arguments(spec).expect("a command line");
+    let values = arguments
+        .into_iter()
+        .filter(|argument| argument.flag == "-object");
+    values
+        .filter_map(|argument| argument.value)
+        .find(|value| value.contains(kind))
+        .expect("the object")
 }
 
 #[test]
@@ -105,27 +130,59 @@ fn snp_machine() {
 }
 
 #[test]
+fn machines_with_a_gpu() {
+    for (name, spec) in [("tdx-gpu", tdx()), ("snp-gpu", snp())] {
+        compare(name, &with_gpu(spec));
+    }
+}
+
+#[test]
+fn an_id_block_is_part_of_the_guest_object() {
+    let mut spec = snp();
+    let Confidential::Snp(snp) = &mut spec.confidential else {
+        unreachable!("made above")
+    };
+    snp.id = Some(IdBlock {
+        block: [1; 96],
+        auth: Box::new([2; 4096]),
+        author_key: true,
+    });
+    let object = object(&spec, "sev-snp-guest");
+    let block = "AQEB".repeat(32);
+    let auth = format!("{}Ag==", "AgIC".repeat(1365));
+    let end = format!(r#""id-block":"{block}","id-auth":"{auth}","author-key-enabled":true}}"#);
+    assert!(object.ends_with(&end), "{object}");
+}
+
+#[test]
+fn the_window_holds_the_bars_of_known_gpus() {
+    const MIB: u64 = 1 << 20;
+    // No GPU; H100 80 GB (BAR1 128 GiB); H200 (256 GiB); what no machine can address.
+    for (bars, mib) in [
+        (&[][..], 32 << 10),
+        (&[16 * MIB, 128 << 30, 32 * MIB][..], 256 << 10),
+        (&[16 * MIB, 256 << 30, 32 * MIB][..], 512 << 10),
+        (&[u64::MAX, u64::MAX][..], 16 << 20),
+    ] {
+        assert_eq!(mmio64_mib(bars), mib);
+    }
+}
+
+#[test]
 fn a_quote_service_on_a_unix_socket() {
     let mut spec = tdx();
     let Confidential::Tdx(tdx) = &mut spec.confidential else {
         unreachable!("made above")
     };
     tdx.quotes = QuoteSocket::Unix("/run/qgs/\"a\".socket".into());
-    let arguments = arguments(&spec).expect("a command line");
-    let object = arguments
-        .iter()
-        .filter_map(|argument| argument.value.as_deref())
-        .find(|v| v.contains("tdx-guest"));
     let end = r#""quote-generation-socket":{"type":"unix","path":"/run/qgs/\"a\".socket"}}"#;
-    assert!(
-        object.is_some_and(|object| object.ends_with(end)),
-        "{object:?}"
-    );
+    let object = object(&spec, "tdx-guest");
+    assert!(object.ends_with(end), "{object}");
 }
 
 #[test]
 fn every_argument_has_a_reason_and_no_random_device_exists() {
-    for spec in [emulated(), tdx(), snp()] {
+    for spec in [emulated(), with_gpu(tdx()), with_gpu(snp())] {
         for argument in arguments(&spec).expect("a command line") {
             assert!(argument.reason.len() > 8, "{argument}");
             // The host's randomness is not credited, so it is not offered either.
@@ -221,6 +278,14 @@ fn what_cannot_be_expressed_is_refused() {
         (
             |s| s.confidential = snp().confidential,
             SpecError::NeedsKvm { tee: "SEV-SNP" },
+        ),
+        (|s| s.gpu = with_gpu(snp()).gpu, SpecError::GpuNeedsKvm),
+        (
+            |s| {
+                *s = with_gpu(snp());
+                s.gpu.as_mut().expect("made above").mmio64_mib = 1024;
+            },
+            range("mmio64_mib", 1024, 32 << 10, 16 << 20),
         ),
         (
             |s| {

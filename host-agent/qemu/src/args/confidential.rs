@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Args;
 use crate::accel::Accel;
-use crate::spec::{Confidential, QuoteSocket, SpecError, VmSpec};
+use crate::spec::{Confidential, IdBlock, QuoteSocket, SpecError, VmSpec};
 use crate::text::{plain, range, socket_path};
 
 /// What `-machine` gets besides, beginning with a comma.
@@ -30,6 +30,7 @@ pub(super) fn objects(args: &mut Args, spec: &VmSpec) -> Result<(), SpecError> {
                 qom_type: "tdx-guest",
                 id: "tee0",
                 mrconfigid: STANDARD.encode(tdx.mrconfigid),
+                sept_ve_disable: true,
                 socket: QuoteAddress::new(&tdx.quotes)?,
             };
             let memory = Memory {
@@ -55,6 +56,7 @@ pub(super) fn objects(args: &mut Args, spec: &VmSpec) -> Result<(), SpecError> {
                 reduced_phys_bits: snp.reduced_phys_bits,
                 policy: snp.policy,
                 kernel_hashes: true,
+                identity: snp.id.as_ref().map(Identity::of),
                 host_data: STANDARD.encode(snp.host_data),
             };
             let memory = Memory {
@@ -91,7 +93,7 @@ fn bytes(spec: &VmSpec) -> u64 {
 }
 
 /// Structs of numbers and strings always serialise; an empty text would be refused by QEMU at once.
-fn json(value: &impl Serialize) -> String {
+pub(super) fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
@@ -110,6 +112,9 @@ struct TdxGuest {
     qom_type: &'static str,
     id: &'static str,
     mrconfigid: String,
+    /// QEMU's own default, said aloud: with it off the host could raise exceptions inside the domain by taking its
+    /// pages, and every verifier refuses such a domain.
+    sept_ve_disable: bool,
     #[serde(rename = "quote-generation-socket")]
     socket: QuoteAddress,
 }
@@ -146,4 +151,24 @@ struct SnpGuest {
     policy: u64,
     kernel_hashes: bool,
     host_data: String,
+    #[serde(flatten)]
+    identity: Option<Identity>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Identity {
+    id_block: String,
+    id_auth: String,
+    author_key_enabled: bool,
+}
+
+impl Identity {
+    fn of(id: &IdBlock) -> Self {
+        Self {
+            id_block: STANDARD.encode(id.block),
+            id_auth: STANDARD.encode(&*id.auth),
+            author_key_enabled: id.author_key,
+        }
+    }
 }

@@ -1,13 +1,15 @@
 //! Which QEMU and which accelerator a machine gets, tried with real ones.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::guest::{PATIENCE, Running, guest, qemu, start};
-use cocoon_inputs::{Cache, Fetcher, Lock, Mirrors, Options, Policy};
+use cocoon_inputs::report;
 use cocoon_qemu::accel::{Probe, choose};
-use cocoon_qemu::find::MINIMUM;
-use cocoon_qemu::{Accel, Wanted, obtain};
+use cocoon_qemu::obtain::GROUP;
+use cocoon_qemu::{Accel, Wanted, private};
+
+use crate::guest::{PATIENCE, Running, guest, qemu, start};
+use crate::inputs::{fetcher, firmware, kernel};
+use crate::skip::skipped;
 
 /// Small programs run on many a KVM that cannot run a kernel: only the end of a kernel's start counts.
 #[tokio::test]
@@ -44,21 +46,18 @@ async fn a_guest_that_only_says_ready_does_not_prove_kvm() {
     assert_eq!(asked.accel, Accel::Kvm);
 }
 
-/// With a kernel named by `COCOON_PROBE_KERNEL`: the answer for this machine, printed.
+/// With Debian's kernel and firmware, as for an image: the answer for this machine, printed.
 #[tokio::test]
 async fn the_answer_for_a_real_kernel() {
     let Some(qemu) = qemu().await else { return };
-    let Some(kernel) = std::env::var_os("COCOON_PROBE_KERNEL").map(PathBuf::from) else {
-        println!("SKIPPED: COCOON_PROBE_KERNEL names no kernel");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (Some(kernel), Some(firmware)) = (kernel(folder.path()), firmware(folder.path())) else {
         return;
     };
-    let firmware = std::env::var_os("COCOON_PROBE_FIRMWARE").map(PathBuf::from);
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let (kernel, firmware) = (kernel.as_path(), firmware.as_deref());
     let probe = Probe {
         qemu: &qemu,
-        kernel,
-        firmware,
+        kernel: &kernel,
+        firmware: Some(&firmware),
         cache: folder.path(),
         deadline: PATIENCE,
     };
@@ -73,27 +72,22 @@ async fn the_answer_for_a_real_kernel() {
     );
 }
 
-/// The whole way of a machine without QEMU: fetch what is locked, unpack it, start it. Needs a mirror.
+/// The whole way of a machine without QEMU: fetch what is locked, unpack it, start it.
 #[tokio::test]
 async fn a_private_copy_is_fetched_and_runs_a_machine() {
-    if std::env::var_os("COCOON_TEST_FETCH").is_none() {
-        println!("SKIPPED: COCOON_TEST_FETCH is not set");
-        return;
-    }
-    let text = include_str!("../../../../image/inputs.lock");
-    let cache = Cache::open(Cache::default_root().expect("a cache")).expect("a cache");
-    let reporter = cocoon_inputs::report::stderr();
-    let options = Options {
-        policy: Policy::AllowNewest,
-        ..Options::default()
+    let fetched = tokio::task::spawn_blocking(|| {
+        let fetcher = fetcher().map_err(|error| error.to_string())?;
+        let packages = fetcher.fetch_group(GROUP);
+        let packages = packages.map_err(|error| error.to_string())?;
+        Ok::<_, String>((fetcher.cache().root().to_owned(), packages))
+    });
+    let (cache, packages) = match fetched.await.expect("a thread") {
+        Ok(fetched) => fetched,
+        Err(error) => return skipped(format_args!("the packages cannot be had: {error}")),
     };
-    let lock = Lock::parse(text).expect("a lock");
-    let fetcher = Fetcher::new(lock, cache, Mirrors::discover(), options, reporter.clone());
-    let obtained = obtain(None, MINIMUM, fetcher.into(), reporter)
-        .await
-        .expect("a QEMU");
-    println!("{}", obtained.reason);
-    let Running { vm, qmp, .. } = start(&obtained.qemu).await;
-    assert_eq!(qmp.version(), obtained.qemu.version);
+    let qemu = private::open(&cache, packages, report::stderr()).await;
+    let qemu = qemu.expect("a private copy");
+    let Running { vm, qmp, .. } = start(&qemu).await;
+    assert_eq!(qmp.version(), qemu.version);
     vm.stop(Some(&qmp), PATIENCE).await.expect("ended");
 }

@@ -1,15 +1,20 @@
 //! A guest of sixty bytes, and the QEMU to run it.
 
+use std::error::Error;
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cocoon_qemu::find::{MINIMUM, Search, search};
+use cocoon_inputs::report;
+use cocoon_qemu::find::MINIMUM;
 use cocoon_qemu::spec::*;
-use cocoon_qemu::{Accel, Qemu, Qmp, Vm, VmSpec, socket};
+use cocoon_qemu::{Accel, Qemu, Qmp, Vm, VmSpec, obtain, socket};
 use tokio::io::AsyncReadExt;
+
+use crate::inputs::fetcher;
+use crate::skip::skipped;
 
 pub const PATIENCE: Duration = Duration::from_secs(60);
 pub const IMAGE: &[u8] = &[0x5a; 64 << 10];
@@ -68,6 +73,7 @@ pub async fn start(qemu: &Qemu) -> Running {
             host_port: 0,
             guest_port: 8443,
         }),
+        gpu: None,
         qmp: Some(qmp.endpoint),
         pid_file: Some(folder.path().join("pid")),
     };
@@ -106,20 +112,28 @@ pub fn filled(bytes: &[u8]) -> OwnedFd {
     file.into()
 }
 
+/// The named one, the system's, or the private copy.
 pub async fn qemu() -> Option<Qemu> {
     let named = std::env::var_os("COCOON_QEMU").map(PathBuf::from);
-    match search(
-        named.as_deref(),
-        std::env::var_os("PATH").as_deref(),
-        MINIMUM,
-    )
-    .await
-    .expect("a usable named QEMU")
-    {
-        Search::Found { qemu, .. } => Some(qemu),
-        Search::Unusable { reason } => {
-            println!("SKIPPED: {reason}");
+    let found = match fetcher() {
+        Ok(fetcher) => {
+            let found = obtain(named.as_deref(), MINIMUM, fetcher, report::stderr()).await;
+            found.map_err(|error| chain(&error))
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    match found {
+        Ok(obtained) => Some(obtained.qemu),
+        Err(error) => {
+            skipped(format_args!("no QEMU can be had: {error}"));
             None
         }
     }
+}
+
+/// The error with its causes.
+fn chain(error: &dyn Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let texts: Vec<String> = causes.map(ToString::to_string).collect();
+    texts.join(": ")
 }

@@ -265,6 +265,7 @@ fn bare() -> VmSpec {
         control: None,
         console: Console::Discard,
         network: None,
+        gpu: None,
         qmp: None,
         pid_file: None,
     }

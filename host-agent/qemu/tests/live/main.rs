@@ -1,8 +1,12 @@
 //! A real QEMU with a guest of sixty bytes.
 //!
-//! Uses the QEMU named by `COCOON_QEMU` or the system's; prints SKIPPED where neither is new enough.
+//! Uses the QEMU named by `COCOON_QEMU`, the system's, or else the private copy, which is fetched and unpacked if need be.
+//! Where none can be had, the tests print SKIPPED, or fail with `COCOON_NO_SKIP=1`.
 
 mod choices;
 mod guest;
+mod inputs;
 mod machine;
+#[path = "../../../../tests/src/skip.rs"]
+mod skip;
 mod tables;

@@ -1,14 +1,14 @@
 //! Tables of real machines: the same twice, and others when the machine is another.
 //!
-//! The QEMU is the named or the system's one, or else the private copy in the cache; the image is the one that the
-//! repository's tests have built there.
+//! The firmware and the kernel are those of the image's lock file.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use cocoon_qemu::Qemu;
 use cocoon_qemu::tables::{Boot, KERNEL_SPEAKS, Shape, Tables, TablesError, tables};
-use cocoon_qemu::{Qemu, private};
 
 use crate::guest::{PATIENCE, guest, qemu};
+use crate::inputs::{firmware, kernel};
 
 const SHAPE: Shape = Shape {
     vcpus: 2,
@@ -18,28 +18,6 @@ const SHAPE: Shape = Shape {
     control: true,
     address_bits: 46,
 };
-
-fn cache() -> Option<PathBuf> {
-    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    folder("COCOON_CACHE")
-        .or_else(|| Some(folder("XDG_CACHE_HOME")?.join("cocoon")))
-        .or_else(|| Some(folder("HOME")?.join(".cache/cocoon")))
-}
-
-async fn any_qemu() -> Option<Qemu> {
-    if let Some(qemu) = qemu().await {
-        return Some(qemu);
-    }
-    let copies = cache()?.join("qemu");
-    for entry in std::fs::read_dir(&copies).into_iter().flatten().flatten() {
-        if let Ok(qemu) = private::at(&entry.path()).await {
-            println!("but there is a private copy, QEMU {}", qemu.version);
-            return Some(qemu);
-        }
-    }
-    println!("SKIPPED: no private copy of QEMU in {}", copies.display());
-    None
-}
 
 async fn with_bios(qemu: &Qemu, kernel: &Path, shape: Shape) -> Tables {
     let boot = Boot {
@@ -54,7 +32,7 @@ async fn with_bios(qemu: &Qemu, kernel: &Path, shape: Shape) -> Tables {
 /// With QEMU's own BIOS and a guest of sixty bytes: needs nothing but QEMU.
 #[tokio::test]
 async fn tables_follow_from_the_shape_and_nothing_else() {
-    let Some(qemu) = any_qemu().await else { return };
+    let Some(qemu) = qemu().await else { return };
     let folder = tempfile::tempdir().expect("a temporary folder");
     let kernel = folder.path().join("kernel");
     std::fs::write(&kernel, guest()).expect("a kernel");
@@ -96,7 +74,7 @@ async fn tables_follow_from_the_shape_and_nothing_else() {
 
 #[tokio::test]
 async fn a_silent_machine_has_no_tables() {
-    let Some(qemu) = any_qemu().await else { return };
+    let Some(qemu) = qemu().await else { return };
     let folder = tempfile::tempdir().expect("a temporary folder");
     let kernel = folder.path().join("kernel");
     std::fs::write(&kernel, guest()).expect("a kernel");
@@ -125,15 +103,11 @@ async fn a_silent_machine_has_no_tables() {
 /// With the appliance's firmware: it puts the devices where the processor's address bits allow, and names itself.
 #[tokio::test]
 async fn the_firmware_decides_where_the_window_begins() {
-    let Some(qemu) = any_qemu().await else { return };
-    let Some(image) = cache().map(|cache| cache.join("tests/image")) else {
+    let Some(qemu) = qemu().await else { return };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (Some(firmware), Some(kernel)) = (firmware(folder.path()), kernel(folder.path())) else {
         return;
     };
-    let (firmware, kernel) = (image.join("OVMF.tdx.fd"), image.join("vmlinuz"));
-    if !firmware.is_file() || !kernel.is_file() {
-        println!("SKIPPED: no image in {}", image.display());
-        return;
-    }
     let boot = Boot {
         firmware: Some(&firmware),
         kernel: &kernel,

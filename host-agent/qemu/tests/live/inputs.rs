@@ -1,0 +1,71 @@
+//! Files of the image's lock file, and the QEMU for machines that have none.
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cocoon_inputs::unpack::{Limits, Node, unpack_deb};
+use cocoon_inputs::{Cache, Fetcher, Lock, Mirrors, Options, Policy, report};
+
+use crate::skip::skipped;
+
+/// Fetches what the cache lacks. The newest signed version will do where the locked one is gone.
+pub fn fetcher() -> Result<Arc<Fetcher>, Box<dyn Error>> {
+    let text = include_str!("../../../../image/inputs.lock");
+    let options = Options {
+        policy: Policy::AllowNewest,
+        ..Options::default()
+    };
+    let cache = Cache::open(Cache::default_root()?)?;
+    let lock = Lock::parse(text)?;
+    let fetcher = Fetcher::new(lock, cache, Mirrors::discover(), options, report::stderr());
+    Ok(Arc::new(fetcher))
+}
+
+/// Debian's kernel, laid down in `folder`; `None` after saying that it cannot be had.
+pub fn kernel(folder: &Path) -> Option<PathBuf> {
+    laid_down(folder.join("kernel"), unpacked("kernel", "boot/vmlinuz-"))
+}
+
+/// The firmware of an image, which boots plain machines as well: Debian's TDX firmware with a variable store in which no
+/// key forbids the kernel. Laid down in `folder`; `None` after saying that it cannot be had.
+pub fn firmware(folder: &Path) -> Option<PathBuf> {
+    let made = || {
+        let mut bytes = unpacked("firmware-tdx", "usr/share/ovmf/OVMF.inteltdx.ms.fd")?;
+        let store = unpacked("firmware-vars", "usr/share/OVMF/OVMF_VARS_4M.fd")?;
+        let place = bytes
+            .get_mut(..store.len())
+            .ok_or("the firmware is too short")?;
+        place.copy_from_slice(&store);
+        Ok(bytes)
+    };
+    laid_down(folder.join("firmware"), made())
+}
+
+fn laid_down(path: PathBuf, bytes: Result<Vec<u8>, Box<dyn Error>>) -> Option<PathBuf> {
+    match bytes {
+        Ok(bytes) => {
+            fs::write(&path, bytes).expect("a file");
+            Some(path)
+        }
+        Err(error) => {
+            skipped(format_args!("{} cannot be had: {error}", path.display()));
+            None
+        }
+    }
+}
+
+fn unpacked(group: &str, path: &str) -> Result<Vec<u8>, Box<dyn Error>> {
+    for package in fetcher()?.fetch_group(group)? {
+        let files = unpack_deb(&package.read()?, Limits::default(), |found| {
+            found.starts_with(path)
+        })?;
+        for node in files.into_values() {
+            if let Node::File { data, .. } = node {
+                return Ok(data);
+            }
+        }
+    }
+    Err(format!("no package of {group} holds it").into())
+}
