@@ -1,6 +1,7 @@
 //! The commands. Parsing opens nothing; each command says what it does as it does it.
 
 mod config;
+mod doctor;
 mod tables;
 mod vms;
 mod voice;
@@ -56,6 +57,11 @@ enum Command {
     ///
     /// Needs neither TDX nor KVM. The tables count for the release of QEMU that computed them, and for no other.
     Tables(tables::Tables),
+    /// Examine this machine: what it lacks for TDX, SEV-SNP or simulation, how to get it, and what clients would say.
+    ///
+    /// Changes nothing, and sends nothing beyond this machine. Exits with 1 when the machine is ready for none of the
+    /// modes that were asked for or, with --image, clients would refuse it in all of those.
+    Doctor(Box<doctor::Doctor>),
     /// Judge the daemon's configuration file, or print an example.
     #[command(subcommand)]
     Config(config::Config),
@@ -116,6 +122,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Logs { name } => vms::logs(&name, json)?,
         Command::Measurements { name } => vms::measurements(&name, json)?,
         Command::Tables(wanted) => runtime.block_on(tables::run(wanted, json))?,
+        Command::Doctor(wanted) => return runtime.block_on(doctor::run(*wanted, json)),
         Command::Config(wanted) => return config::run(&wanted, json),
         Command::Man => {
             clap_mangen::Man::new(Arguments::command()).render(&mut std::io::stdout())?

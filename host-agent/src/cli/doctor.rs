@@ -1,0 +1,153 @@
+//! `cocoon-host doctor`: what this machine has, what it lacks, and what clients would say.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use cocoon_host_agent::config::values::mebibytes;
+use cocoon_host_agent::doctor::clients::{self, Artefacts, Shape};
+use cocoon_host_agent::doctor::policy::PolicyFile;
+use cocoon_host_agent::doctor::real::Real;
+use cocoon_host_agent::doctor::{self, Facts, Mode, Report, Tried, Wanted, judge};
+use cocoon_host_agent::image::Image;
+use cocoon_host_agent::{UpOptions, qemu};
+use cocoon_inputs::Cache;
+use cocoon_qemu::accel;
+use cocoon_qemu::find::{Search, search};
+use cocoon_qemu::{Accel, Qemu};
+
+use super::voice::Voice;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Doctor {
+    /// Folder of an image: predicts what this machine will measure, tries KVM with its kernel, and asks whether clients
+    /// would accept it.
+    #[arg(long)]
+    image: Option<PathBuf>,
+    /// The clients' policy, TOML; without it their defaults.
+    #[arg(long, requires = "image")]
+    policy: Option<PathBuf>,
+    /// Look at this alone.
+    #[arg(long = "for", value_name = "MODE")]
+    mode: Option<For>,
+    /// The image needs a GPU; asks GPUs that nobody uses for their confidential mode, which needs root.
+    #[arg(long)]
+    gpu: bool,
+    /// Guest memory, such as 1G or 1536M.
+    #[arg(long, default_value = "1G", value_parser = mebibytes)]
+    memory: u32,
+    /// Virtual CPUs.
+    #[arg(long)]
+    vcpus: Option<u16>,
+    /// QEMU's CPU model for SEV-SNP guests.
+    #[arg(long, default_value = "EPYC-v4")]
+    cpu: String,
+    /// Public address.
+    #[arg(long, default_value = "127.0.0.1:8443")]
+    listen: SocketAddr,
+    /// QEMU to use.
+    #[arg(long, env = "COCOON_QEMU")]
+    qemu: Option<PathBuf>,
+}
+
+/// What to look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum For {
+    /// Real TDX.
+    Tdx,
+    /// Real SEV-SNP.
+    Snp,
+    /// Simulated evidence, under KVM or emulation.
+    Simulated,
+}
+
+impl For {
+    fn modes(self) -> &'static [Mode] {
+        match self {
+            Self::Tdx => &[Mode::Tdx],
+            Self::Snp => &[Mode::SevSnp],
+            Self::Simulated => &[Mode::SimulatedKvm, Mode::SimulatedEmulated],
+        }
+    }
+}
+
+pub(super) async fn run(asked: Doctor, json: bool) -> anyhow::Result<ExitCode> {
+    let voice = Voice::new(json);
+    // What can be wrong with the command is told before anything is examined.
+    let policy = match &asked.policy {
+        Some(path) => PolicyFile::load(path)?,
+        None => PolicyFile::default(),
+    };
+    let artefacts = match &asked.image {
+        Some(folder) => Some(Artefacts::read(folder)?),
+        None => None,
+    };
+    let claims_gpu = artefacts
+        .as_ref()
+        .is_some_and(|image| image.manifest.variant != "cpu");
+    let wanted = Wanted {
+        memory_mib: asked.memory,
+        listen: asked.listen,
+        gpu: asked.gpu || claims_gpu,
+        cache: Cache::default_root().ok(),
+    };
+    let qemu = doctor::qemu(&Real, asked.qemu.as_deref()).await;
+    let tried = tried(asked.image.as_deref(), asked.qemu.as_deref(), &voice).await?;
+    let waiting = (!json).then(|| voice.waiting("asking kernel, firmware and devices", "seconds"));
+    let facts = {
+        let wanted = wanted.clone();
+        tokio::task::spawn_blocking(move || Facts::read(&Real, &wanted, qemu, tried))
+            .await
+            .context("the examination was interrupted")?
+    };
+    drop(waiting);
+    let findings = judge::judge(&facts, &wanted, &policy.policy);
+    let said = artefacts.map(|image| {
+        let shape = Shape {
+            vcpus: asked.vcpus.unwrap_or_else(default_vcpus),
+            cpu_model: asked.cpu.clone(),
+        };
+        clients::judge(&image, &policy, &facts, &wanted, &shape)
+    });
+    let modes = asked.mode.map_or(&Mode::ALL[..], For::modes);
+    let report = Report::new(findings, said, modes);
+    if json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{report}");
+    }
+    Ok(ExitCode::from(u8::from(!report.accepted())))
+}
+
+/// As many as `up` gives without being told.
+fn default_vcpus() -> u16 {
+    UpOptions::new(PathBuf::new(), PathBuf::new()).vcpus
+}
+
+/// Tries KVM with the image's kernel where there are an image, a QEMU on this machine and KVM's device.
+async fn tried(image: Option<&Path>, named: Option<&Path>, voice: &Voice) -> anyhow::Result<Tried> {
+    let Some(folder) = image else {
+        return Ok(Tried::No);
+    };
+    let Some(found) = here(named).await else {
+        return Ok(Tried::No);
+    };
+    let image = Image::open(folder, None)?;
+    let note = |text: &str| voice.note(text);
+    let choice = qemu::choose(accel::Wanted::Automatic, &found, &image, note).await?;
+    Ok(Tried::Yes {
+        works: choice.accel == Accel::Kvm,
+        reason: choice.reason,
+    })
+}
+
+/// The QEMU of this machine, if it can be used; nothing is fetched.
+async fn here(named: Option<&Path>) -> Option<Qemu> {
+    let path = std::env::var_os("PATH");
+    match search(named, path.as_deref(), cocoon_qemu::find::MINIMUM).await {
+        Ok(Search::Found { qemu, .. }) => Some(qemu),
+        Ok(Search::Unusable { .. }) | Err(_) => None,
+    }
+}

@@ -1,0 +1,134 @@
+//! Examines a machine: what it has for TDX, SEV-SNP and simulated appliances, what is missing and how to get it, and
+//! whether clients would accept an image on it.
+//!
+//! ```text
+//! source (files, programs, sockets, registers, clock) ──read──▶ facts ──judge──▶ findings ──▶ ready for which modes
+//!                                            image, policy ──────┴──clients──▶ findings ──▶ accepted in which modes
+//! ```
+//!
+//! | module | is |
+//! |---|---|
+//! | [`source`] | what may be asked of a machine; [`real`] asks this one, tests ask captured ones |
+//! | [`facts`] | the answers, as plain values |
+//! | [`mod@judge`] | facts in, findings out, pure |
+//! | [`clients`] | what this machine will measure, and what clients will say to it |
+//! | [`show`] | findings for people |
+//!
+//! **No TEE host has run any of this.** What firmware, kernels and tools say there is taken from their documentation and
+//! sources; each reader names its own.
+
+pub mod clients;
+pub mod facts;
+pub mod finding;
+pub mod judge;
+pub mod policy;
+pub mod real;
+pub mod show;
+pub mod source;
+
+use std::path::Path;
+
+use cocoon_qemu::find::{MINIMUM, Origin, Search, search};
+use serde::Serialize;
+
+pub use facts::{Facts, QemuFacts, Tried, Wanted};
+pub use finding::{Finding, Mode, Readiness, Severity};
+use source::World;
+
+use crate::text::chain;
+
+/// The outcome of an examination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Everything that was looked at.
+    pub findings: Vec<Finding>,
+    /// What follows for each mode.
+    pub modes: Vec<Readiness>,
+    /// What clients would say, if an image was named.
+    pub clients: Option<Clients>,
+}
+
+/// What clients would say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Clients {
+    /// Row by row, as far as it can be told before a launch.
+    pub findings: Vec<Finding>,
+    /// Whether they would accept an appliance, for each mode.
+    pub modes: Vec<Readiness>,
+}
+
+impl Report {
+    /// What the findings mean, for `modes` alone.
+    #[must_use]
+    pub fn new(findings: Vec<Finding>, clients: Option<Vec<Finding>>, modes: &[Mode]) -> Self {
+        let matters = |finding: &Finding| finding.modes.iter().any(|mode| modes.contains(mode));
+        let all = |findings: &[Finding]| {
+            let of = |mode: &Mode| Readiness::of(*mode, findings);
+            modes.iter().map(of).collect()
+        };
+        let only = |mut findings: Vec<Finding>| {
+            findings.retain(matters);
+            findings
+        };
+        Self {
+            modes: all(&findings),
+            clients: clients.map(|findings| Clients {
+                modes: all(&findings),
+                findings: only(findings),
+            }),
+            findings: only(findings),
+        }
+    }
+
+    /// Whether there is a mode that the machine is ready for and, if they were asked, clients would accept.
+    #[must_use]
+    pub fn accepted(&self) -> bool {
+        let clients = |mode: Mode| {
+            let modes = self.clients.as_ref().map(|clients| &clients.modes);
+            modes.is_none_or(|modes| modes.iter().any(|one| one.mode == mode && one.ready))
+        };
+        (self.modes.iter()).any(|readiness| readiness.ready && clients(readiness.mode))
+    }
+}
+
+/// The QEMU that `up` would use; nothing is fetched for this.
+pub async fn qemu(world: &dyn World, named: Option<&Path>) -> QemuFacts {
+    let path = std::env::var_os("PATH");
+    let (qemu, what) = match search(named, path.as_deref(), MINIMUM).await {
+        Ok(Search::Found { qemu, reason }) => (qemu, reason),
+        Ok(Search::Unusable { reason }) => return QemuFacts::Private { reason },
+        Err(error) => {
+            return QemuFacts::Unusable {
+                reason: chain(&error),
+            };
+        }
+    };
+    let (Origin::Named(program) | Origin::System(program) | Origin::Private(program)) =
+        &qemu.origin;
+    let objects = program.to_str().and_then(|program| {
+        let ran = world.run(&[program, "-object", "help"]).ok()?;
+        ran.success.then(|| objects(&ran.output))
+    });
+    QemuFacts::Found {
+        version: qemu.version,
+        what,
+        objects,
+    }
+}
+
+/// The types that `-object help` lists, a line each behind a heading.
+fn objects(help: &str) -> Vec<String> {
+    let lines = help.lines().filter(|line| line.starts_with(' '));
+    lines.map(|line| line.trim().to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_listed_below_a_heading() {
+        let help = "List of user creatable objects:\n  authz-list\n  tdx-guest\n";
+        assert_eq!(objects(help), ["authz-list", "tdx-guest"]);
+    }
+}

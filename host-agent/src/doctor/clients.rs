@@ -1,0 +1,368 @@
+//! What this machine will measure when it runs an image, and what clients will say to that, as far as it can be told
+//! before anything is launched.
+//!
+//! The values are computed from the image's own files with the functions that clients and builders use. What only
+//! evidence can tell (patch levels of TDX, the machine's identity, advisories) is said to be so.
+
+use cocoon_measurements::manifest;
+use cocoon_measurements::policy::GpuRequirement;
+use cocoon_measurements::snp::firmware::SnpFirmware;
+use cocoon_measurements::snp::launch::{KernelHashes, Vcpus, launch_digest};
+use cocoon_measurements::tdx::event::{Rtmr, replay};
+use cocoon_measurements::tdx::mrtd::{PageOrder, mrtd};
+use cocoon_measurements::tdx::rtmr;
+use cocoon_measurements::tdx::rtmr0::Machine;
+use cocoon_measurements::tdx::tdvf::Tdvf;
+use cocoon_protocol::bytes::{Hex, Hex32, Hex48};
+use cocoon_protocol::manifest::{Manifest, PlatformSource};
+
+use super::facts::{Facts, Wanted};
+use super::finding::{Finding, Mode};
+use super::judge::PAGE_ORDER_SINCE;
+use super::policy::PolicyFile;
+use crate::text::chain;
+
+mod artefacts;
+
+pub use artefacts::{Artefacts, ArtefactsError};
+
+const TDX: &[Mode] = &[Mode::Tdx];
+const SNP: &[Mode] = &[Mode::SevSnp];
+const SIMULATED: &[Mode] = &[Mode::SimulatedKvm, Mode::SimulatedEmulated];
+const REBUILD: &str =
+    "take the image's files as they were built: `cocoon-image verify` names the one that differs";
+
+/// The machine to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape {
+    /// Virtual CPUs.
+    pub vcpus: u16,
+    /// QEMU's model for SNP guests.
+    pub cpu_model: String,
+}
+
+/// Row by row.
+#[must_use]
+pub fn judge(
+    image: &Artefacts,
+    policy: &PolicyFile,
+    facts: &Facts,
+    wanted: &Wanted,
+    shape: &Shape,
+) -> Vec<Finding> {
+    let manifest = &image.manifest;
+    let mut findings = vec![counts(image, policy, facts.host.clock.now)];
+    findings.push(intact(image));
+    findings.extend(tdx(image, facts, wanted));
+    findings.push(launch(image, shape));
+    findings.push(aml_guard(manifest, policy));
+    findings.push(
+        Finding::failure(
+            "client.collateral",
+            Mode::REAL,
+            "this release fetches no collateral of Intel's or AMD's",
+        )
+        .needed("current collateral beside the evidence, without which clients accept nothing")
+        .fix("nothing yet: real hardware cannot be accepted before a later release staples it"),
+    );
+    findings.push(
+        Finding::note(
+            "client.tcb",
+            TDX,
+            "told only by a quote, with Intel's collateral",
+        )
+        .needed(format!(
+            "a TCB status among {:?}, and no open advisory",
+            policy.policy.accepted_tcb_statuses
+        )),
+    );
+    if !policy.policy.machines.is_empty() {
+        let listed = policy.policy.machines.len();
+        findings.push(
+            Finding::warning("client.machine", Mode::REAL, "this machine's identity is told only by its evidence")
+                .needed(format!("one of the {listed} machines that the policy lists"))
+                .fix("give clients the identity that `cocoon verify` shows as evidence.machine, another way than over the connection"),
+        );
+    }
+    findings.push(gpu(manifest, policy));
+    findings.push(simulated(manifest, wanted));
+    findings
+}
+
+/// Whether the manifest counts for these clients.
+fn counts(image: &Artefacts, policy: &PolicyFile, now: u64) -> Finding {
+    let id = "client.manifest";
+    let mut believed = policy.believed();
+    let named = !believed.signers.is_empty();
+    if !named {
+        // Dates, floor and inputs are judged all the same.
+        believed.pinned = vec![image.manifest_id];
+        believed.threshold = 1;
+    }
+    match manifest::trust(
+        &image.manifest_bytes,
+        image.envelope.as_deref(),
+        &believed,
+        now,
+    ) {
+        Ok(trusted) if named => Finding::ok(
+            id,
+            &Mode::ALL,
+            format!("release {}, {}", trusted.release, trusted.basis()),
+        ),
+        Ok(trusted) => Finding::note(
+            id,
+            &Mode::ALL,
+            format!(
+                "release {}, in its time; signatures not judged, as the policy names no signer",
+                trusted.release
+            ),
+        )
+        .needed("a signature of signers whom the clients pin")
+        .fix("cocoon-image manifest sign, and publish the signer's key"),
+        Err(refusal) => Finding::failure(id, &Mode::ALL, chain(&refusal))
+            .needed("a manifest that counts for these clients")
+            .fix("build and sign a release: cocoon-image build, cocoon-image manifest sign"),
+    }
+}
+
+/// Whether the files are those of the manifest.
+fn intact(image: &Artefacts) -> Finding {
+    let id = "client.image";
+    let other: Vec<&str> = (image.files())
+        .into_iter()
+        .filter(|(name, bytes)| {
+            let listed = image.manifest.artefacts.get(*name);
+            listed.is_none_or(|listed| listed.sha256 != Hex32::sha256(bytes))
+        })
+        .map(|(name, _)| name)
+        .collect();
+    if other.is_empty() {
+        return Finding::ok(id, &Mode::ALL, "the files are those of the manifest");
+    }
+    Finding::failure(
+        id,
+        &Mode::ALL,
+        format!("not the manifest's: {}", other.join(", ")),
+    )
+    .needed("the files that the manifest describes")
+    .fix(REBUILD)
+}
+
+fn tdx(image: &Artefacts, facts: &Facts, wanted: &Wanted) -> Vec<Finding> {
+    let (expected, id) = (&image.manifest.tdx, "client.tdx.mrtd");
+    let Ok(firmware) = Tdvf::parse(&image.tdx_firmware) else {
+        return vec![
+            Finding::failure(id, TDX, "OVMF.tdx.fd is no TDX firmware")
+                .needed("the image's own")
+                .fix(REBUILD),
+        ];
+    };
+    let current = (facts.host.kernel.release).is_some_and(|release| release >= PAGE_ORDER_SINCE);
+    let order = if current {
+        PageOrder::SinglePass
+    } else {
+        PageOrder::TwoPass
+    };
+    let mut findings = vec![compared(
+        id,
+        "MRTD",
+        &expected.mrtd,
+        &Hex(mrtd(&firmware, order)),
+        "start Linux 6.16 or later, with the release's own OVMF.tdx.fd",
+    )];
+    let edk2 = Machine::simulated(0).edk2;
+    let id = "client.tdx.kernel";
+    findings.push(match rtmr::rtmr1(&image.kernel) {
+        Err(error) => Finding::failure(id, TDX, chain(&error))
+            .needed("the image's own kernel")
+            .fix(REBUILD),
+        Ok(mut events) => {
+            events.extend(rtmr::rtmr2(&image.cmdline, Some(&image.initrd), edk2));
+            let registers = replay(events.iter().map(|event| (event.rtmr, &event.digest)));
+            let kernel = compared(
+                id,
+                "RTMR1",
+                &expected.rtmr1,
+                &Hex(registers[Rtmr::Rtmr1.index()]),
+                REBUILD,
+            );
+            if kernel.prevents(Mode::Tdx) {
+                kernel
+            } else {
+                compared(
+                    id,
+                    "RTMR2",
+                    &expected.rtmr2,
+                    &Hex(registers[Rtmr::Rtmr2.index()]),
+                    REBUILD,
+                )
+            }
+        }
+    });
+    findings.push(shape_of(&image.manifest, wanted));
+    findings
+}
+
+fn compared(id: &'static str, what: &str, expected: &Hex48, found: &Hex48, fix: &str) -> Finding {
+    if expected == found {
+        return Finding::ok(
+            id,
+            TDX,
+            format!("{what} will be {found}, as the manifest says"),
+        );
+    }
+    Finding::failure(id, TDX, format!("{what} will be {found}"))
+        .needed(expected.to_string())
+        .fix(fix)
+}
+
+/// Which of the manifest's shapes of real machines this one could be.
+fn shape_of(manifest: &Manifest, wanted: &Wanted) -> Finding {
+    let (id, memory) = ("client.tdx.rtmr0", wanted.memory_mib);
+    let real: Vec<_> = (manifest.tdx.platforms.iter())
+        .filter(|platform| platform.source == PlatformSource::Computed)
+        .collect();
+    let fits: Vec<&str> = (real.iter())
+        .filter(|platform| platform.memory_mib == u64::from(memory))
+        .map(|platform| platform.name.as_str())
+        .collect();
+    if wanted.gpu {
+        return Finding::failure(
+            id,
+            TDX,
+            "the shape of a machine with a GPU cannot be computed yet",
+        )
+        .needed("a shape of the manifest's that this machine has")
+        .fix("nothing yet: use the image's variant without a GPU");
+    }
+    if fits.is_empty() {
+        let names: Vec<&str> = real.iter().map(|platform| platform.name.as_str()).collect();
+        let known = if names.is_empty() {
+            "none".to_owned()
+        } else {
+            names.join("; ")
+        };
+        return Finding::failure(id, TDX, format!("no shape of a real machine with {memory} MiB; known are: {known}"))
+            .needed("a shape that the manifest's signers computed for this QEMU, memory, vCPUs and processor")
+            .fix("ask for a shape that is listed (--memory), or let the signers add this one: cocoon-host tables, then cocoon-image manifest platform");
+    }
+    Finding::note(
+        id,
+        TDX,
+        format!("shapes with {memory} MiB: {}", fits.join("; ")),
+    )
+    .needed("the very QEMU, vCPUs and processor of one of them: its name says which")
+}
+
+/// The launch digest of this very machine.
+fn launch(image: &Artefacts, shape: &Shape) -> Finding {
+    let (id, reference) = ("client.snp.launch", &image.manifest.snp);
+    let digest = || {
+        let firmware = SnpFirmware::parse(&image.snp_firmware).map_err(|error| chain(&error))?;
+        let vcpus = Vcpus {
+            count: shape.vcpus.into(),
+            model: shape.cpu_model.parse().map_err(|error| chain(&error))?,
+            guest_features: reference.guest_features,
+        };
+        let kernel = KernelHashes::of(&image.kernel, Some(&image.initrd), &image.cmdline);
+        launch_digest(&firmware, Some(&kernel), &vcpus).map_err(|error| chain(&error))
+    };
+    let digest = match digest() {
+        Ok(digest) => Hex(digest),
+        Err(error) => {
+            return Finding::failure(id, SNP, error)
+                .needed("a launch that can be measured")
+                .fix(REBUILD);
+        }
+    };
+    let machine = format!("{} with {} vCPUs", shape.cpu_model, shape.vcpus);
+    if reference.launch.iter().any(|entry| entry.digest == digest) {
+        return Finding::ok(
+            id,
+            SNP,
+            format!("{machine} will measure {digest}, as the manifest says"),
+        );
+    }
+    let of_model = reference
+        .launch
+        .iter()
+        .filter(|entry| entry.cpu_model == shape.cpu_model);
+    let counts: Vec<String> = of_model.map(|entry| entry.vcpus.to_string()).collect();
+    Finding::failure(
+        id,
+        SNP,
+        format!("{machine} will measure {digest}, which the manifest does not list"),
+    )
+    .needed(format!(
+        "the manifest's files; for this model it lists vCPUs {}",
+        counts.join(", ")
+    ))
+    .fix("ask for a listed number with --vcpus")
+}
+
+fn aml_guard(manifest: &Manifest, policy: &PolicyFile) -> Finding {
+    let id = "client.snp.aml";
+    if manifest.aml_guard {
+        Finding::ok(
+            id,
+            SNP,
+            "the kernel keeps the host's ACPI code away from memory",
+        )
+    } else if policy.policy.accept_missing_aml_guard {
+        Finding::warning(
+            id,
+            SNP,
+            "the kernel runs the host's ACPI code; the policy accepts that",
+        )
+        .needed("an image with the guard (aml_guard)")
+        .fix("nothing yet: no variant has it")
+    } else {
+        Finding::failure(id, SNP, "the kernel runs the host's ACPI code, which SEV-SNP does not measure")
+            .needed("an image with the guard (aml_guard), or a policy that accepts its absence")
+            .fix("nothing yet: no variant has the guard; clients can set accept_missing_aml_guard, knowing what it is")
+    }
+}
+
+fn gpu(manifest: &Manifest, policy: &PolicyFile) -> Finding {
+    let id = "client.gpu";
+    match (manifest.variant.as_str(), policy.policy.gpu) {
+        ("cpu", GpuRequirement::Required) => {
+            Finding::failure(id, &Mode::ALL, "the image uses no GPU")
+                .needed("an image with one: the policy says gpu = \"required\"")
+                .fix("nothing yet: no variant with a GPU exists")
+        }
+        ("cpu", GpuRequirement::IfClaimed) => {
+            Finding::ok(id, &Mode::ALL, "the image uses none and claims none")
+        }
+        (variant, _) => {
+            Finding::failure(id, &Mode::ALL, format!("the image's variant is {variant}"))
+                .needed("evidence of its GPU")
+                .fix("nothing yet: evidence of GPUs is not verified by this release")
+        }
+    }
+}
+
+fn simulated(manifest: &Manifest, wanted: &Wanted) -> Finding {
+    let (id, memory) = ("client.simulated", wanted.memory_mib);
+    let shapes: Vec<u64> = (manifest.tdx.platforms.iter())
+        .filter(|platform| platform.source == PlatformSource::Simulator)
+        .map(|platform| platform.memory_mib)
+        .collect();
+    if shapes.contains(&memory.into()) {
+        return Finding::note(
+            id,
+            SIMULATED,
+            "accepted as simulated only, and with --trust-root",
+        )
+        .needed("real TDX or SEV-SNP for anything that is to be protected");
+    }
+    let sizes: Vec<String> = shapes.iter().map(u64::to_string).collect();
+    Finding::failure(
+        id,
+        SIMULATED,
+        format!("no simulated shape with {memory} MiB"),
+    )
+    .needed(format!("one of {} MiB", sizes.join(", ")))
+    .fix("ask for one of them with --memory")
+}

@@ -1,0 +1,242 @@
+//! Whether this machine can start SEV-SNP guests, and whether its patch levels are good enough.
+
+use cocoon_measurements::policy::{Policy, SnpPart};
+
+use super::super::facts::{Cpu, Facts, Release, Snp};
+use super::super::finding::{Finding, Mode};
+use super::super::source::Refusal;
+
+const SNP: &[Mode] = &[Mode::SevSnp];
+/// KVM starts SNP guests from here on.
+const KERNEL: Release = Release(6, 11);
+const BIOS: &str = "in the BIOS, AMD CBS > CPU Common Options: enable SMEE and SEV Control, set the SEV-ES ASID Space \
+                    Limit to 100 and SNP Memory (RMP Table) Coverage to Enabled; NBIO Common Options: enable IOMMU \
+                    and SEV-SNP Support";
+
+/// Zen 3 to Zen 5 of EPYC: family 25 (Milan 01, Genoa 11, Bergamo and Siena a0) and family 26 (Turin 02, Turin Dense 11).
+fn capable(cpu: &Cpu) -> bool {
+    let model = match cpu.family {
+        0x19 => matches!(cpu.model, 0x00..=0x0f | 0x10..=0x1f | 0xa0..=0xaf),
+        0x1a => matches!(cpu.model, 0x00..=0x1f),
+        _ => false,
+    };
+    cpu.vendor == "AuthenticAMD" && model && cpu.name.contains("EPYC")
+}
+
+pub(super) fn findings(facts: &Facts, policy: &Policy) -> Vec<Finding> {
+    let cpu = &facts.cpu;
+    if !capable(cpu) && !cpu.has("sev_snp") {
+        // Everything else would be noise.
+        return vec![
+            Finding::failure("cpu.snp", SNP, cpu.shown())
+                .needed("an EPYC 7003, 8004, 9004, 9005 or later")
+                .fix("use another machine; this one has no SEV-SNP"),
+        ];
+    }
+    let mut findings = vec![Finding::ok("cpu.snp", SNP, cpu.shown()), bios(facts)];
+    findings.extend(kernel(facts));
+    findings.push(device(&facts.snp));
+    findings.push(numbers(&facts.snp));
+    findings.push(firmware(&facts.snp));
+    findings.push(patches(cpu, &facts.snp, policy));
+    findings
+}
+
+fn bios(facts: &Facts) -> Finding {
+    let id = "bios.snp";
+    if let Some(line) = &facts.snp.refused {
+        // The IOMMU has a finding of its own, with another remedy.
+        if !line.contains("IOMMU") {
+            return Finding::failure(id, SNP, line.clone())
+                .needed("SEV-SNP, switched on")
+                .fix(BIOS);
+        }
+    }
+    let missing: Vec<&str> = ["sev", "sev_es", "sev_snp"]
+        .into_iter()
+        .filter(|flag| !facts.cpu.has(flag))
+        .collect();
+    if missing.is_empty() {
+        return Finding::ok(id, SNP, "on: the kernel lists sev, sev_es and sev_snp");
+    }
+    Finding::failure(
+        id,
+        SNP,
+        format!("the kernel does not list {}", missing.join(", ")),
+    )
+    .needed("SEV-SNP, switched on")
+    .fix(BIOS)
+}
+
+fn kernel(facts: &Facts) -> Vec<Finding> {
+    let kernel = &facts.host.kernel;
+    let id = "kernel.snp";
+    let mut findings = Vec::new();
+    findings.push(match kernel.release {
+        Some(release) if release >= KERNEL => {
+            Finding::ok(id, SNP, format!("Linux {}", kernel.name))
+        }
+        _ => Finding::failure(id, SNP, format!("Linux {}", kernel.name))
+            .needed(format!(
+                "Linux {KERNEL} or later, whose KVM starts SNP guests"
+            ))
+            .fix("install a newer kernel and start it"),
+    });
+    let [sev, es, snp] = facts.snp.kvm;
+    let id = "kvm.snp";
+    let parameters = "/sys/module/kvm_amd/parameters/{sev,sev_es,sev_snp} with the value Y";
+    findings.push(match (sev, es, snp) {
+        (Some(true), Some(true), Some(true)) => Finding::ok(id, SNP, "KVM starts SNP guests"),
+        (.., None) => Finding::failure(id, SNP, "kvm_amd has no parameter sev_snp")
+            .needed(parameters)
+            .fix("modprobe kvm_amd; if that changes nothing, install a kernel with CONFIG_KVM_AMD_SEV"),
+        _ => Finding::failure(id, SNP, "kvm_amd was loaded without SNP, or could not start it")
+            .needed(parameters)
+            .fix(
+                "add kvm_amd.sev=1 kvm_amd.sev_es=1 kvm_amd.sev_snp=1 to the kernel's command line and restart; if it \
+                 stays N, `dmesg | grep -i -e sev -e rmp` says why",
+            ),
+    });
+    let id = "iommu.snp";
+    let against = [
+        "iommu=pt",
+        "iommu.passthrough=1",
+        "iommu=off",
+        "amd_iommu=off",
+        "amd_iommu=pgtbl_v2",
+    ];
+    let told = against.into_iter().find(|argument| kernel.told(argument));
+    findings.push(match (told, &facts.snp.refused) {
+        (Some(argument), _) => {
+            Finding::failure(id, SNP, format!("the kernel was started with {argument}"))
+                .needed("the IOMMU, on and not in passthrough mode: SNP is refused otherwise")
+                .fix(format!(
+                    "remove {argument} from the kernel's command line and restart"
+                ))
+        }
+        (None, Some(line)) if line.contains("IOMMU") => Finding::failure(id, SNP, line.clone())
+            .needed("the IOMMU, on and not in passthrough mode: SNP is refused otherwise")
+            .fix("enable IOMMU in the BIOS (AMD CBS > NBIO Common Options)"),
+        _ if facts.gpus.iommu_groups == 0 => Finding::failure(id, SNP, "there is no IOMMU")
+            .needed("the IOMMU: SNP is refused otherwise")
+            .fix("enable IOMMU in the BIOS (AMD CBS > NBIO Common Options)"),
+        _ => Finding::ok(id, SNP, "on"),
+    });
+    findings
+}
+
+fn device(snp: &Snp) -> Finding {
+    let (id, needed) = ("snp.device", "/dev/sev, the way to the secure processor");
+    match snp.device {
+        Ok(()) => Finding::ok(id, SNP, "/dev/sev can be used"),
+        Err(Refusal::PermissionDenied) => {
+            Finding::failure(id, SNP, "/dev/sev may not be opened by this user")
+                .needed(needed)
+                .fix("give QEMU's user access: a udev rule KERNEL==\"sev\", GROUP=\"kvm\", MODE=\"0660\"")
+        }
+        Err(error) => Finding::failure(id, SNP, format!("/dev/sev: {error}"))
+            .needed(needed)
+            .fix("modprobe ccp; if that changes nothing, update the BIOS and enable the secure processor"),
+    }
+}
+
+fn numbers(snp: &Snp) -> Finding {
+    let id = "snp.asids";
+    let Snp {
+        cbitpos,
+        reduced_phys_bits,
+        min_sev_asid,
+        ..
+    } = snp;
+    if !(32..=63).contains(cbitpos) || *reduced_phys_bits == 0 {
+        return Finding::failure(id, SNP, "CPUID names no encryption bit")
+            .needed("leaf 8000001F, from which QEMU's options follow")
+            .fix(BIOS);
+    }
+    if *min_sev_asid <= 1 {
+        return Finding::failure(id, SNP, "no ASID is left for SNP guests")
+            .needed("at least one")
+            .fix(
+                "set the SEV-ES ASID Space Limit in the BIOS to 100 (AMD CBS > CPU Common Options)",
+            );
+    }
+    Finding::ok(
+        id,
+        SNP,
+        format!(
+            "{} SNP guests at once, encryption bit {cbitpos}, {reduced_phys_bits} address bit(s) less",
+            min_sev_asid - 1
+        ),
+    )
+}
+
+fn firmware(snp: &Snp) -> Finding {
+    match &snp.firmware {
+        Some(version) => Finding::ok("snp.firmware", SNP, format!("interface {version}")),
+        None => Finding::note(
+            "snp.firmware",
+            SNP,
+            "the kernel's log does not say or may not be read",
+        )
+        .needed("a current one: clients judge its level in every report"),
+    }
+}
+
+/// Patch levels against the clients' floor: of all parts where `snphost` tells them, else of the microcode alone, whose
+/// level is the lowest byte of its number.
+fn patches(cpu: &Cpu, snp: &Snp, policy: &Policy) -> Finding {
+    let id = "snp.tcb";
+    let byte = |number: u32| u8::try_from(number).unwrap_or(u8::MAX);
+    // Under no root yet: the processor's own word on which part it is.
+    let part = SnpPart::of(
+        None,
+        Some([byte(cpu.family), byte(cpu.model), byte(cpu.stepping)]),
+    );
+    let floor = policy.snp_tcb_floor.of(part);
+    let update =
+        "update the BIOS (and with it the secure processor's firmware), then the microcode package";
+    if let Some(tcb) = &snp.tcb {
+        let below: Vec<String> = (floor.below(&tcb.reported).into_iter())
+            .map(|(what, found, least)| format!("{what} {found} instead of {least}"))
+            .collect();
+        if below.is_empty() {
+            return Finding::ok(
+                id,
+                SNP,
+                format!("at or above the clients' floor for {part}"),
+            );
+        }
+        return Finding::failure(
+            id,
+            SNP,
+            format!("below the clients' floor for {part}: {}", below.join(", ")),
+        )
+        .needed("levels that clients accept")
+        .fix(format!(
+            "{update}; snphost commit and snphost config reset report it"
+        ));
+    }
+    let level = cpu.microcode & 0xff;
+    if level < u32::from(floor.microcode) || floor.microcode == u8::MAX {
+        return Finding::failure(
+            id,
+            SNP,
+            format!(
+                "microcode {level} is below the clients' floor of {} for {part}",
+                floor.microcode
+            ),
+        )
+        .needed("levels that clients accept")
+        .fix(update);
+    }
+    Finding::note(
+        id,
+        SNP,
+        format!(
+            "microcode {level} is at or above the clients' floor for {part}; the rest is not known"
+        ),
+    )
+    .fix(
+        "install snphost and run this command as root: it tells the levels of the secure processor",
+    )
+}

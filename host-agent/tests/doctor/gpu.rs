@@ -1,0 +1,248 @@
+//! GPUs: each finding in each of its bad forms, on a server that wants one.
+
+use cocoon_host_agent::doctor::facts::CcMode;
+use cocoon_host_agent::doctor::finding::{Mode, Severity};
+use cocoon_qemu::spec::mmio64_mib;
+
+use crate::captured::{Captured, H100_NVIDIA, H100_VFIO, SNP};
+
+/// An edit of the machine, the finding it must cause, its severity, and a part of what it must say.
+type Case = (
+    fn(Captured) -> Captured,
+    &'static str,
+    Severity,
+    &'static str,
+);
+
+const DEVICE: &str = "file /sys/bus/pci/devices/0000:17:00.0/device";
+const CONFIG: &str = "hex /sys/bus/pci/devices/0000:17:00.0/config";
+const DRIVER: &str = "link /sys/bus/pci/devices/0000:17:00.0/driver";
+const GROUP: &str = "link /sys/bus/pci/devices/0000:17:00.0/iommu_group";
+const RESETS: &str = "file /sys/bus/pci/devices/0000:17:00.0/reset_method";
+const POWER: &str = "file /sys/bus/pci/devices/0000:17:00.0/power/control";
+const MODE: &str = "run nvidia_gpu_tools.py --devices 0000:17:00.0 --query-cc-mode";
+const INFORMATION: &str = "file /proc/driver/nvidia/gpus/0000:17:00.0/information";
+
+fn server() -> Captured {
+    Captured::new(SNP).and(H100_VFIO).wanting_gpu()
+}
+
+/// A disk controller in the GPU's group.
+const COMPANION: &str = "\
+=== names /sys/kernel/iommu_groups/42/devices
+0000:00:02.0 0000:17:00.0 0000:17:00.1
+=== file /sys/bus/pci/devices/0000:17:00.1/vendor
+0x144d
+=== file /sys/bus/pci/devices/0000:17:00.1/class
+0x010802
+=== link /sys/bus/pci/devices/0000:17:00.1/driver
+nvme
+";
+
+const SWITCH: &str = "\
+=== file /sys/bus/pci/devices/0000:c3:00.0/vendor
+0x10de
+=== file /sys/bus/pci/devices/0000:c3:00.0/class
+0x068000
+";
+
+const CASES: &[Case] = &[
+    (
+        |_| Captured::new(SNP).wanting_gpu(),
+        "gpu",
+        Severity::Failure,
+        "none of NVIDIA's",
+    ),
+    (
+        |m| m.with("names /sys/kernel/iommu_groups", ""),
+        "iommu",
+        Severity::Failure,
+        "the kernel has no IOMMU groups",
+    ),
+    (
+        |m| m.without("names /sys/bus/pci/drivers/vfio-pci"),
+        "vfio",
+        Severity::Failure,
+        "the driver vfio-pci is not loaded",
+    ),
+    (
+        |m| m.with("device /dev/iommu", "denied"),
+        "vfio.iommufd",
+        Severity::Failure,
+        "/dev/iommu may not be opened by this user",
+    ),
+    (
+        |m| m.without("device /dev/iommu"),
+        "vfio.iommufd",
+        Severity::Failure,
+        "/dev/iommu: entity not found",
+    ),
+    (
+        |m| {
+            m.edited(
+                "file /proc/self/limits",
+                "unlimited            unlimited",
+                "8388608 8388608",
+            )
+        },
+        "limits.memlock",
+        Severity::Failure,
+        "8 MiB may be locked",
+    ),
+    (
+        |m| m.and(SWITCH),
+        "gpu.fabric",
+        Severity::Warning,
+        "1 NVSwitches join the GPUs",
+    ),
+    (
+        |m| m.without("run nvidia_gpu_tools.py --help"),
+        "gpu.tool",
+        Severity::Warning,
+        "NVIDIA's admin tool is not installed",
+    ),
+    (
+        |m| m.with(CONFIG, "ffffffff"),
+        "gpu.bus",
+        Severity::Failure,
+        "0000:17:00.0 (H100 PCIe) does not answer: it has fallen off the bus",
+    ),
+    (
+        |m| m.with(DEVICE, "0x20b5"),
+        "gpu.model",
+        Severity::Failure,
+        "0000:17:00.0 (10de:20b5)",
+    ),
+    (
+        |m| m.and(H100_NVIDIA),
+        "gpu.driver",
+        Severity::Failure,
+        "is held by nvidia",
+    ),
+    (
+        |m| m.without(DRIVER),
+        "gpu.driver",
+        Severity::Failure,
+        "is held by no driver",
+    ),
+    (
+        |m| m.with("device /dev/vfio/42", "busy"),
+        "gpu.driver",
+        Severity::Note,
+        "belongs to a machine that runs",
+    ),
+    (
+        |m| m.without(GROUP),
+        "gpu.group",
+        Severity::Failure,
+        "is in no IOMMU group",
+    ),
+    (
+        |m| m.and(COMPANION),
+        "gpu.group",
+        Severity::Failure,
+        "shares its IOMMU group with 0000:17:00.1 (nvme)",
+    ),
+    (
+        |m| m.with(RESETS, "bus"),
+        "gpu.reset",
+        Severity::Failure,
+        "has no function-level reset (bus)",
+    ),
+    (
+        |m| m.with(POWER, "auto"),
+        "gpu.power",
+        Severity::Warning,
+        "may be put to sleep",
+    ),
+    (
+        |m| m.edited(MODE, "CC mode is on", "CC mode is off"),
+        "gpu.cc",
+        Severity::Failure,
+        "confidential mode is off",
+    ),
+    (
+        |m| m.edited(MODE, "CC mode is on", "CC mode is devtools"),
+        "gpu.cc",
+        Severity::Failure,
+        "developer mode, in which the host sees everything",
+    ),
+    (
+        |m| m.and(H100_NVIDIA),
+        "gpu.cc",
+        Severity::Failure,
+        "confidential mode is off",
+    ),
+    (|m| m.without(MODE), "gpu.cc", Severity::Note, "not asked"),
+    (
+        |m| m.without("run nvidia_gpu_tools.py --help"),
+        "gpu.cc",
+        Severity::Note,
+        "cannot be told here",
+    ),
+    (
+        |m| {
+            m.and(H100_NVIDIA)
+                .edited(INFORMATION, "96.00.5e.00.01", "96.00.30.00.01")
+        },
+        "gpu.vbios",
+        Severity::Failure,
+        "firmware 96.00.30.00.01",
+    ),
+    (
+        |m| m.and(H100_NVIDIA),
+        "gpu.vbios",
+        Severity::Ok,
+        "firmware 96.00.5E.00.01",
+    ),
+];
+
+#[test]
+fn each_finding_in_each_bad_form() {
+    for (edit, id, severity, said) in CASES {
+        let finding = edit(server()).finding(id);
+        assert_eq!(finding.severity, *severity, "{finding:?}");
+        assert!(finding.found.contains(said), "{said:?} in {finding:?}");
+    }
+}
+
+#[test]
+fn every_finding_has_a_bad_form() {
+    for finding in server().findings() {
+        let about_gpus = ["gpu", "vfio", "limits.memlock"];
+        let ours =
+            about_gpus.iter().any(|name| finding.id.starts_with(name)) || finding.id == "iommu";
+        let covered = |(_, id, severity, _): &Case| *id == finding.id && *severity > Severity::Ok;
+        assert!(
+            !ours || CASES.iter().any(covered),
+            "{} is never bad",
+            finding.id
+        );
+    }
+}
+
+/// An image without a GPU runs beside a broken one.
+#[test]
+fn what_is_not_needed_prevents_nothing() {
+    let bad = Captured::new(SNP).and(H100_VFIO).with(CONFIG, "ffffffff");
+    let finding = bad.finding("gpu.bus");
+    assert_eq!(finding.severity, Severity::Note);
+    assert!(!finding.prevents(Mode::SevSnp));
+    assert_eq!(Captured::new(SNP).finding("gpu").severity, Severity::Note);
+}
+
+/// The admin tool reads registers: only of GPUs that nobody uses, and only where somebody wants to know.
+#[test]
+fn a_gpu_in_use_is_not_asked() {
+    let mode = |machine: &Captured| machine.facts().gpus.all[0].cc;
+    assert_eq!(mode(&server()), Some(CcMode::On));
+    assert_eq!(mode(&server().with("device /dev/vfio/42", "busy")), None);
+    assert_eq!(mode(&Captured::new(SNP).and(H100_VFIO)), None);
+    assert_eq!(mode(&server().and(H100_NVIDIA)), Some(CcMode::Off));
+}
+
+#[test]
+fn the_window_is_that_of_the_gpus_own_bars() {
+    let gpu = server().facts().gpus.all.remove(0);
+    assert_eq!(mmio64_mib(&gpu.bars), 256 << 10);
+}

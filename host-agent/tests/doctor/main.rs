@@ -1,0 +1,122 @@
+//! `cocoon-host doctor` on captured machines: good ones, a laptop, and each of them broken in every way that has a
+//! finding of its own. And on the machine that runs the tests, whatever it is.
+//!
+//! No TEE host has been examined by this program: the machines are put together from what documents the interfaces of
+//! kernels, firmware and tools; each file says where its parts are from.
+
+mod captured;
+mod clients;
+mod gpu;
+mod host;
+mod snp;
+mod tdx;
+
+use captured::{Captured, H100_VFIO, LAPTOP, SNP, TDX, faults};
+use cocoon_host_agent::doctor::finding::{Mode, Severity};
+use cocoon_host_agent::doctor::{Readiness, Report};
+
+/// The modes that a machine is ready for.
+fn ready(machine: &Captured) -> Vec<Mode> {
+    let findings = machine.findings();
+    let modes = Mode::ALL.into_iter();
+    modes
+        .filter(|mode| Readiness::of(*mode, &findings).ready)
+        .collect()
+}
+
+#[test]
+fn good_machines_are_ready_and_have_nothing_to_complain_of() {
+    use Mode::{SevSnp, SimulatedEmulated, SimulatedKvm, Tdx};
+    for (text, real, no) in [(TDX, Tdx, "cpu.snp"), (SNP, SevSnp, "cpu.tdx")] {
+        let machine = Captured::new(text);
+        assert_eq!(ready(&machine), [real, SimulatedKvm, SimulatedEmulated]);
+        // The other vendor's, and nothing else.
+        assert_eq!(faults(&machine.findings(), Severity::Warning), [no]);
+        let machine = machine.and(H100_VFIO).wanting_gpu();
+        assert_eq!(ready(&machine), [real, SimulatedKvm, SimulatedEmulated]);
+        assert_eq!(faults(&machine.findings(), Severity::Warning), [no]);
+    }
+}
+
+#[test]
+fn a_laptop_simulates_and_says_so() {
+    let machine = Captured::new(LAPTOP);
+    assert_eq!(
+        ready(&machine),
+        [Mode::SimulatedKvm, Mode::SimulatedEmulated]
+    );
+    assert_eq!(
+        faults(&machine.findings(), Severity::Failure),
+        ["cpu.tdx", "cpu.snp"]
+    );
+}
+
+#[test]
+fn whatever_is_wrong_has_a_remedy() {
+    let empty = Captured::new("=== now\n0");
+    let mut findings = empty.findings();
+    for text in [TDX, SNP, LAPTOP] {
+        findings.extend(Captured::new(text).wanting_gpu().findings());
+    }
+    for finding in findings {
+        assert!(!finding.found.is_empty(), "{finding:?}");
+        assert!(!finding.modes.is_empty(), "{finding:?}");
+        if finding.severity >= Severity::Warning {
+            assert!(!finding.needed.is_empty(), "{finding:?}");
+            assert!(!finding.fix.is_empty(), "{finding:?}");
+        }
+    }
+}
+
+#[test]
+fn a_report_keeps_to_the_modes_that_were_asked_for() {
+    let findings = Captured::new(LAPTOP).findings();
+    let report = Report::new(findings.clone(), None, &[Mode::Tdx]);
+    assert!(!report.accepted());
+    assert_eq!(report.modes.len(), 1);
+    assert_eq!(report.modes[0].because, ["cpu.tdx"]);
+    assert!(
+        report
+            .findings
+            .iter()
+            .all(|finding| finding.modes.contains(&Mode::Tdx))
+    );
+    let simulated = [Mode::SimulatedKvm, Mode::SimulatedEmulated];
+    let report = Report::new(findings, None, &simulated);
+    assert!(report.accepted());
+    let ids: Vec<_> = report.findings.iter().map(|finding| finding.id).collect();
+    assert!(!ids.contains(&"cpu.tdx"), "{ids:?}");
+}
+
+#[test]
+fn people_read_a_table_with_the_worst_last() {
+    let report = Report::new(Captured::new(LAPTOP).findings(), None, &Mode::ALL);
+    let text = report.to_string();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0], "This machine");
+    let cpu = lines
+        .iter()
+        .position(|line| line.contains("FAILURE  cpu.tdx"));
+    let at = cpu.expect("the finding");
+    assert!(lines[..at].iter().all(|line| !line.contains("FAILURE")));
+    assert!(
+        lines[at + 1].trim_start().starts_with("needed: a Xeon"),
+        "{text}"
+    );
+    assert!(lines[at + 2].trim_start().starts_with("fix: "), "{text}");
+    assert!(lines[at + 3].ends_with("for: real TDX"), "{text}");
+    let end = "\
+        real TDX                   not ready (cpu.tdx)\n\
+        real SEV-SNP               not ready (cpu.snp)\n\
+        simulated under KVM        ready\n\
+        simulated under emulation  ready\n";
+    assert!(text.ends_with(end), "{text}");
+}
+
+/// Texts of kernels and firmware could steer a terminal.
+#[test]
+fn foreign_text_is_made_harmless() {
+    let machine = Captured::new(LAPTOP).edited("file /proc/cpuinfo", "i7-1165G7", "i7\u{1b}[2J");
+    let report = Report::new(machine.findings(), None, &Mode::ALL);
+    assert!(!report.to_string().contains('\u{1b}'));
+}

@@ -1,0 +1,237 @@
+//! SEV-SNP: each finding in each of its bad forms.
+
+use cocoon_host_agent::doctor::facts::QemuFacts;
+use cocoon_host_agent::doctor::finding::{Mode, Severity};
+
+use crate::captured::{Captured, SNP, version};
+
+/// An edit of the machine, the finding it must cause, its severity, and a part of what it must say.
+type Case = (
+    fn(Captured) -> Captured,
+    &'static str,
+    Severity,
+    &'static str,
+);
+
+const CPUINFO: &str = "file /proc/cpuinfo";
+const DMESG: &str = "run dmesg";
+const TCB: &str = "run snphost show tcb";
+const CMDLINE: &str = "file /proc/cmdline";
+const ENABLED: &str = "AMD-Vi: IOMMU SNP support enabled.";
+
+const CASES: &[Case] = &[
+    (
+        |m| {
+            m.edited(CPUINFO, "cpu family\t: 25", "cpu family\t: 23")
+                .edited(CPUINFO, " sev_snp", "")
+        },
+        "cpu.snp",
+        Severity::Failure,
+        "AMD EPYC 9354 32-Core Processor (family 23, model 17",
+    ),
+    (
+        |m| m.edited(CPUINFO, " sev_es sev_snp", ""),
+        "bios.snp",
+        Severity::Failure,
+        "the kernel does not list sev_es, sev_snp",
+    ),
+    (
+        |m| {
+            m.edited(
+                DMESG,
+                "SEV-SNP: RMP table physical range",
+                "SEV-SNP: Memory for the RMP table has not been reserved by BIOS",
+            )
+        },
+        "bios.snp",
+        Severity::Failure,
+        "RMP table has not been reserved by BIOS",
+    ),
+    (
+        |m| m.with("file /proc/sys/kernel/osrelease", "6.8.0-40-generic"),
+        "kernel.snp",
+        Severity::Failure,
+        "Linux 6.8.0-40-generic",
+    ),
+    (
+        |m| m.with("file /sys/module/kvm_amd/parameters/sev_snp", "N"),
+        "kvm.snp",
+        Severity::Failure,
+        "kvm_amd was loaded without SNP",
+    ),
+    (
+        |m| m.without("file /sys/module/kvm_amd/parameters/sev_snp"),
+        "kvm.snp",
+        Severity::Failure,
+        "kvm_amd has no parameter sev_snp",
+    ),
+    (
+        |m| m.edited(CMDLINE, "quiet", "quiet iommu=pt"),
+        "iommu.snp",
+        Severity::Failure,
+        "the kernel was started with iommu=pt",
+    ),
+    (
+        |m| m.edited(CMDLINE, "quiet", "quiet amd_iommu=pgtbl_v2"),
+        "iommu.snp",
+        Severity::Failure,
+        "the kernel was started with amd_iommu=pgtbl_v2",
+    ),
+    (
+        |m| {
+            m.edited(
+                DMESG,
+                ENABLED,
+                "AMD-Vi: SNP: IOMMU SNP feature not enabled, SNP cannot be supported.",
+            )
+        },
+        "iommu.snp",
+        Severity::Failure,
+        "IOMMU SNP feature not enabled",
+    ),
+    (
+        |m| m.with("names /sys/kernel/iommu_groups", ""),
+        "iommu.snp",
+        Severity::Failure,
+        "there is no IOMMU",
+    ),
+    (
+        |m| m.without("device /dev/sev"),
+        "snp.device",
+        Severity::Failure,
+        "/dev/sev: entity not found",
+    ),
+    (
+        |m| m.with("device /dev/sev", "denied"),
+        "snp.device",
+        Severity::Failure,
+        "/dev/sev may not be opened by this user",
+    ),
+    (
+        |m| m.with("cpuid 8000001f", "0101fd3f 00004173 000003ee 00000001"),
+        "snp.asids",
+        Severity::Failure,
+        "no ASID is left for SNP guests",
+    ),
+    (
+        |m| m.with("cpuid 80000000", "80000008 0 0 0"),
+        "snp.asids",
+        Severity::Failure,
+        "CPUID names no encryption bit",
+    ),
+    (
+        |m| m.without(DMESG),
+        "snp.firmware",
+        Severity::Note,
+        "the kernel's log does not say or may not be read",
+    ),
+    (
+        |m| m.edited(TCB, "SNP:         23", "SNP:         22"),
+        "snp.tcb",
+        Severity::Failure,
+        "below the clients' floor for Genoa: SNP firmware 22 instead of 23",
+    ),
+    (
+        |m| m.without(TCB),
+        "snp.tcb",
+        Severity::Note,
+        "microcode 84 is at or above the clients' floor for Genoa; the rest is not known",
+    ),
+    (
+        |m| m.without(TCB).edited(CPUINFO, "0xa101154", "0xa101153"),
+        "snp.tcb",
+        Severity::Failure,
+        "microcode 83 is below the clients' floor of 84 for Genoa",
+    ),
+    (
+        |mut m| {
+            m.policy.snp_tcb_floor.genoa.bootloader = 255;
+            m
+        },
+        "snp.tcb",
+        Severity::Failure,
+        "boot loader 10 instead of 255",
+    ),
+    (
+        |mut m| {
+            m.qemu = QemuFacts::Found {
+                version: version(11, 1),
+                what: "without".into(),
+                objects: Some(vec!["tdx-guest".into()]),
+            };
+            m
+        },
+        "qemu.snp",
+        Severity::Failure,
+        "QEMU 11.1.3 was built without sev-snp-guest",
+    ),
+    (
+        |mut m| {
+            m.qemu = QemuFacts::Found {
+                version: version(11, 1),
+                what: "silent".into(),
+                objects: None,
+            };
+            m
+        },
+        "qemu.snp",
+        Severity::Warning,
+        "QEMU 11.1.3 does not list its objects",
+    ),
+];
+
+#[test]
+fn each_finding_in_each_bad_form() {
+    for (edit, id, severity, said) in CASES {
+        let finding = edit(Captured::new(SNP)).finding(id);
+        assert_eq!(finding.severity, *severity, "{finding:?}");
+        assert!(finding.found.contains(said), "{said:?} in {finding:?}");
+        assert_eq!(
+            finding.prevents(Mode::SevSnp),
+            *severity == Severity::Failure,
+            "{finding:?}"
+        );
+    }
+}
+
+#[test]
+fn every_finding_has_a_bad_form() {
+    let good = Captured::new(SNP).findings();
+    let snp = good
+        .iter()
+        .filter(|finding| finding.modes == [Mode::SevSnp]);
+    for finding in snp {
+        let covered = CASES.iter().any(|(_, id, ..)| *id == finding.id);
+        assert!(covered, "{} is never bad in these tests", finding.id);
+        assert_eq!(finding.severity, Severity::Ok, "{finding:?}");
+    }
+}
+
+#[test]
+fn what_the_processor_says_becomes_qemus_options() {
+    let snp = Captured::new(SNP).facts().snp;
+    assert_eq!((snp.cbitpos, snp.reduced_phys_bits), (51, 5));
+    let asids = Captured::new(SNP).finding("snp.asids");
+    assert_eq!(
+        asids.found,
+        "98 SNP guests at once, encryption bit 51, 5 address bit(s) less"
+    );
+}
+
+/// Parts that a table of numbers could confuse.
+#[test]
+fn other_processors_are_told_apart() {
+    for (from, to, capable) in [
+        ("model\t\t: 17", "model\t\t: 1", true),
+        ("model\t\t: 17", "model\t\t: 160", true),
+        ("model\t\t: 17", "model\t\t: 97", false),
+        ("AMD EPYC 9354", "AMD Ryzen 9", false),
+        ("AuthenticAMD", "HygonGenuine", false),
+    ] {
+        let machine = Captured::new(SNP)
+            .edited(CPUINFO, " sev_snp", "")
+            .edited(CPUINFO, from, to);
+        let prevented = machine.finding("cpu.snp").prevents(Mode::SevSnp);
+        assert_eq!(prevented, !capable, "{to}");
+    }
+}
