@@ -10,9 +10,13 @@ use cocoon_inputs::{Cache, Fetcher, Lock, Mirrors, Options, Policy, report};
 
 use crate::skip::skipped;
 
-/// Fetches what the cache lacks. The newest signed version will do where the locked one is gone.
+/// Fetches what the cache lacks of the image's lock file.
 pub fn fetcher() -> Result<Arc<Fetcher>, Box<dyn Error>> {
-    let text = include_str!("../../../../image/inputs.lock");
+    fetcher_of(include_str!("../../../../image/inputs.lock"))
+}
+
+/// The same of another lock file. The newest signed version will do where the locked one is gone.
+pub fn fetcher_of(text: &str) -> Result<Arc<Fetcher>, Box<dyn Error>> {
     let options = Options {
         policy: Policy::AllowNewest,
         ..Options::default()

@@ -10,3 +10,4 @@ mod machine;
 #[path = "../../../../tests/src/skip.rs"]
 mod skip;
 mod tables;
+mod tee;
