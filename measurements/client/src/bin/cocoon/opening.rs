@@ -1,0 +1,122 @@
+//! What every command that sends prompts begins with: whom to believe, and a first verified appliance.
+
+use std::io::IsTerminal as _;
+use std::time::Instant;
+
+use cocoon_client::terminal::{Waiting, say, style};
+use cocoon_client::transcript::milliseconds;
+use cocoon_client::trust::Settings;
+use cocoon_client::{Address, TableStyle, UpstreamError, Upstreams, chain, summary, table};
+use cocoon_measurements::verdict::{Class, Verdict};
+
+use crate::flags::TrustFlags;
+use crate::output::{remember, settings};
+use crate::{Outcome, unless_interrupted};
+
+/// What the flags say about it.
+pub struct Opening<'a> {
+    pub urls: &'a [Address],
+    pub trust: &'a TrustFlags,
+    /// Show the whole verdict.
+    pub verbose: bool,
+    /// Tell programs, not people.
+    pub json: bool,
+}
+
+/// A verified appliance, with a connection kept for the first request.
+pub struct Opened {
+    pub settings: Settings,
+    pub upstreams: Upstreams,
+    pub url: String,
+    pub class: Class,
+    /// The verdict in one line.
+    pub worth: String,
+    pub attested_ms: Option<u64>,
+}
+
+impl Opening<'_> {
+    /// Gives the outcome of the command where it ends here. Programs are told of every failure by `tell`: the appliance,
+    /// the verdict if there is one, and the error.
+    pub async fn open(
+        &self,
+        tell: impl Fn(String, Option<&Verdict>, &str) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Result<Opened, Outcome>> {
+        let first = &self.urls[0];
+        let settings = if self.json {
+            match self.trust.load() {
+                Ok(settings) => settings,
+                Err(error) => {
+                    let verdict = error.verdict();
+                    tell(first.to_string(), verdict.as_ref(), &chain(&error))?;
+                    return match verdict {
+                        Some(_) => Ok(Err(Outcome::Rejected)),
+                        None => Err(error.into()),
+                    };
+                }
+            }
+        } else {
+            let Some(settings) = settings(self.trust)? else {
+                return Ok(Err(Outcome::Rejected));
+            };
+            settings
+        };
+        let upstreams = Upstreams::new(settings.verifier(), self.urls.to_vec());
+        let mut waiting = Waiting::new(format!("attesting {first}"));
+        let begun = Instant::now();
+        let warming = upstreams.warm(|connection| {
+            remember(&settings, connection);
+            let verdict = connection.verdict();
+            let url = connection.address().to_string();
+            let shown = self.shown(&url, verdict);
+            (url, verdict.class, summary(verdict, false), shown)
+        });
+        let warmed = unless_interrupted(warming).await?;
+        let attested_ms = milliseconds(begun.elapsed());
+        waiting.done();
+        match warmed {
+            Ok((url, class, worth, shown)) => {
+                if !self.json {
+                    say(shown);
+                }
+                Ok(Ok(Opened {
+                    settings,
+                    upstreams,
+                    url,
+                    class,
+                    worth,
+                    attested_ms,
+                }))
+            }
+            Err(error) => {
+                if self.json {
+                    tell(first.to_string(), verdict_of(&error), &chain(&error))?;
+                }
+                if !error.is_rejection() {
+                    return Err(error.into());
+                }
+                if !self.json {
+                    say(format_args!("cocoon: {}", chain(&error)));
+                }
+                Ok(Err(Outcome::Rejected))
+            }
+        }
+    }
+
+    fn shown(&self, url: &str, verdict: &Verdict) -> String {
+        let style = style(true);
+        let color = style.color && std::io::stderr().is_terminal();
+        if self.verbose {
+            table(verdict, TableStyle { color, ..style })
+        } else {
+            format!("{url}: {}", summary(verdict, color))
+        }
+    }
+}
+
+/// Of the first appliance that was judged and refused.
+fn verdict_of(error: &UpstreamError) -> Option<&Verdict> {
+    match error {
+        UpstreamError::NoneUsable(errors) => errors.iter().find_map(|error| error.verdict()),
+        UpstreamError::Broken(_) => None,
+    }
+}

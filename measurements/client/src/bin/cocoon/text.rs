@@ -1,0 +1,202 @@
+//! `cocoon translate`, `cocoon summarize`, `cocoon reply`: a text in, what a model makes of it out.
+
+mod input;
+mod shown;
+
+use std::time::Instant;
+
+use cocoon_client::chain;
+use cocoon_client::messenger::{
+    Heard, Language, Line, MAX_DRAFTS, Messenger, MessengerError, Report, Style, Task, Tone,
+};
+use cocoon_client::terminal::say;
+use cocoon_client::transcript::{Timing, milliseconds};
+use cocoon_measurements::verdict::Verdict;
+
+use crate::chat_json::show;
+use crate::flags::{ReceiptFlags, SamplingFlags, TrustFlags};
+use crate::opening::{Opened, Opening};
+use crate::{Outcome, unless_interrupted};
+use input::{Operand, operands, read};
+use shown::Shown;
+
+/// Translate a text by a verified appliance
+///
+/// At a temperature of 0 unless told otherwise.
+#[derive(clap::Args)]
+#[command(
+    override_usage = "cocoon translate [OPTIONS] --manifest <FILE> --to <LANG> <URL>... [FILE|-]"
+)]
+pub struct Translate {
+    /// The language wanted: an ISO 639 code such as fr or pt-BR, or an English name
+    #[arg(long, value_name = "LANG")]
+    to: Language,
+    /// The text's language [default: the model finds out]
+    #[arg(long, value_name = "LANG")]
+    from: Option<Language>,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Summarize a text by a verified appliance
+///
+/// At a temperature of 0 unless told otherwise.
+#[derive(clap::Args)]
+#[command(override_usage = "cocoon summarize [OPTIONS] --manifest <FILE> <URL>... [FILE|-]")]
+pub struct Summarize {
+    /// Form of the summary
+    #[arg(long, value_enum, default_value_t)]
+    style: Style,
+    /// Most words that the model is asked for
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    words: Option<u32>,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Draft replies to a message, or to a thread of messages, by a verified appliance
+///
+/// At a temperature of 0.8 unless told otherwise.
+#[derive(clap::Args)]
+#[command(override_usage = "cocoon reply [OPTIONS] --manifest <FILE> <URL>... [FILE|-]")]
+pub struct Reply {
+    /// How many drafts
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=MAX_DRAFTS as i64))]
+    drafts: u8,
+    /// Their tone
+    #[arg(long, value_enum, default_value_t)]
+    tone: Tone,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::Args)]
+struct Common {
+    /// Appliances in order of preference, https://HOST:PORT, then the file with the text, UTF-8, at most 1 MiB;
+    /// without one, or with -, the text is read from standard input
+    #[arg(required = true, value_name = "URL|FILE")]
+    operands: Vec<Operand>,
+    #[command(flatten)]
+    trust: TrustFlags,
+    #[command(flatten)]
+    receipts: ReceiptFlags,
+    #[command(flatten)]
+    sampling: SamplingFlags,
+    /// Show the whole verdict
+    #[arg(long, short)]
+    verbose: bool,
+    /// Print one line of JSON at the end: url, class, summary, task, result, drafts, complete, usage, parts, timing,
+    /// error
+    #[arg(long, conflicts_with = "verbose")]
+    json: bool,
+}
+
+impl Translate {
+    pub async fn run(self) -> anyhow::Result<Outcome> {
+        let (to, from) = (self.to, self.from);
+        run(self.common, Task::Translate { to, from }, 1).await
+    }
+}
+
+impl Summarize {
+    pub async fn run(self) -> anyhow::Result<Outcome> {
+        let (style, words) = (self.style, self.words);
+        run(self.common, Task::Summarize { style, words }, 1).await
+    }
+}
+
+impl Reply {
+    pub async fn run(self) -> anyhow::Result<Outcome> {
+        let task = Task::Reply { tone: self.tone };
+        run(self.common, task, self.drafts.into()).await
+    }
+}
+
+async fn run(common: Common, task: Task, drafts: usize) -> anyhow::Result<Outcome> {
+    let (urls, file) = operands(&common.operands)?;
+    let text = unless_interrupted(read(file)).await??;
+    let name = task.name();
+    let opening = Opening {
+        urls: &urls,
+        trust: &common.trust,
+        verbose: common.verbose,
+        json: common.json,
+    };
+    let told = |url, verdict: Option<&Verdict>, error: &str| {
+        show(&Line::failed(name, url, verdict, error).text())
+    };
+    let opened = match opening.open(told).await? {
+        Ok(opened) => opened,
+        Err(outcome) => return Ok(outcome),
+    };
+    let options = common
+        .sampling
+        .options(&opened.settings.manifest().model.id);
+    let upstreams = common.receipts.apply(opened.upstreams.clone())?;
+    let mut report = Report::default();
+    if common.json {
+        let (begun, mut first_piece) = (Instant::now(), None);
+        let heard = |heard: Heard<'_>| {
+            if let Heard::Words(_) = heard {
+                first_piece.get_or_insert_with(|| begun.elapsed());
+            }
+        };
+        let doing = async {
+            let messenger = Messenger::new(upstreams, options).await?;
+            messenger.run(task, drafts, &text, &mut report, heard).await
+        };
+        let done = unless_interrupted(doing).await?;
+        let timing = Timing {
+            attested_ms: opened.attested_ms,
+            first_piece_ms: first_piece.and_then(milliseconds),
+            answer_ms: milliseconds(begun.elapsed()),
+        };
+        show(&line(name, &opened, &report, timing, done.as_ref().err()))?;
+        return outcome(done, |_| {});
+    }
+    let mut shown = Shown::new();
+    let doing = async {
+        let messenger = Messenger::new(upstreams, options).await?;
+        let heard = |heard: Heard<'_>| shown.hear(heard);
+        messenger.run(task, drafts, &text, &mut report, heard).await
+    };
+    let done = unless_interrupted(doing).await?;
+    shown.end(&report)?;
+    outcome(done, |error| say(format_args!("cocoon: {}", chain(error))))
+}
+
+/// The line about it.
+fn line(
+    task: &'static str,
+    opened: &Opened,
+    report: &Report,
+    timing: Timing,
+    error: Option<&MessengerError>,
+) -> zeroize::Zeroizing<String> {
+    let error = error.map(|error| chain(error));
+    let begun = Line {
+        accepted: true,
+        class: Some(opened.class),
+        summary: Some(&opened.worth),
+        model: Some(&opened.settings.manifest().model.id),
+        timing,
+        error: None,
+        ..Line::failed(task, opened.url.clone(), None, "")
+    };
+    begun.with(report, error.as_deref()).text()
+}
+
+/// A rejection between two requests is one, too.
+fn outcome(
+    done: Result<(), MessengerError>,
+    tell: impl Fn(&MessengerError),
+) -> anyhow::Result<Outcome> {
+    match done {
+        Ok(()) => Ok(Outcome::Done),
+        Err(error) if error.is_rejection() => {
+            tell(&error);
+            Ok(Outcome::Rejected)
+        }
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,418 @@
+//! Translations, summaries and replies by an appliance that answers as it is told to.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use cocoon_measurements::verdict::Class;
+use cocoon_protocol::openai::{ChatRequest, FinishReason, Role};
+use http::{Response, StatusCode};
+
+use super::double::{Body, Double, Script, content, reply, verifier};
+use crate::chat::{ChatError, ChatOptions};
+use crate::messenger::tokens::estimate;
+use crate::messenger::{
+    ContextError, Heard, JobError, Line, MAX_TEXT_LEN, Messenger, MessengerError, Report, Style,
+    Task, Tone,
+};
+use crate::transcript::Timing;
+use crate::upstreams::Upstreams;
+
+const EXCEEDED: &str = r#"{"error":{"message":"too long","type":"invalid_request_error","param":"messages","code":"context_length_exceeded"}}"#;
+
+/// What one request is answered with.
+enum Say {
+    /// Words that end as they should.
+    Words(&'static str),
+    /// Words that are cut at the limit.
+    Cut(&'static str),
+    /// That the question is too long.
+    Exceeded,
+}
+
+/// A stream of two pieces, of 3 + 2 tokens.
+fn words(text: &str, finish: &str) -> Response<Body> {
+    let half = text.len() / 2;
+    let chunk = |text: &str, finish: Option<&str>| {
+        let choice = serde_json::json!({
+            "index": 0,
+            "delta": { "content": text },
+            "finish_reason": finish,
+        });
+        format!("data: {}\n\n", serde_json::json!({ "choices": [choice] }))
+    };
+    let body = format!(
+        "{}{}data: {{\"choices\":[],\"usage\":{{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5}}}}\n\n\
+         data: [DONE]\n\n",
+        chunk(&text[..half], None),
+        chunk(&text[half..], Some(finish)),
+    );
+    reply(StatusCode::OK, "text/event-stream", body)
+}
+
+fn models(body: impl Into<Bytes>) -> Response<Body> {
+    reply(StatusCode::OK, "application/json", body)
+}
+
+/// Tells the context's length, and then says one thing after the other, the last one for ever.
+async fn appliance(context: u32, says: Vec<Say>) -> Double {
+    let count = AtomicUsize::new(0);
+    Double::start(Script {
+        answers: Box::new(move || {
+            let turn = count.fetch_add(1, Ordering::Relaxed);
+            if turn == 0 {
+                let model = serde_json::json!({ "id": "m", "context_length": context });
+                return models(serde_json::json!({ "data": [model] }).to_string());
+            }
+            match &says[(turn - 1).min(says.len() - 1)] {
+                Say::Words(text) => words(text, "stop"),
+                Say::Cut(text) => words(text, "length"),
+                Say::Exceeded => reply(StatusCode::BAD_REQUEST, "application/json", EXCEEDED),
+            }
+        }),
+        ..Script::default()
+    })
+    .await
+}
+
+fn options() -> ChatOptions {
+    ChatOptions {
+        model: "m".into(),
+        seed: Some(7),
+        ..ChatOptions::default()
+    }
+}
+
+struct Done {
+    report: Report,
+    heard: String,
+    result: Result<(), MessengerError>,
+    /// Every chat request, in order.
+    asked: Vec<ChatRequest>,
+}
+
+impl Done {
+    /// The texts that were asked about.
+    fn texts(&self) -> Vec<&str> {
+        let users = self.asked.iter().map(|request| &request.messages[1]);
+        users
+            .inspect(|message| assert_eq!(message.role, Role::User))
+            .map(|message| message.content.as_str())
+            .collect()
+    }
+
+    fn results(&self) -> Vec<&str> {
+        let results = self.report.results.iter();
+        results.map(|result| result.as_str()).collect()
+    }
+}
+
+async fn done(double: &Double, task: Task, drafts: usize, text: &str) -> Done {
+    let upstreams = Upstreams::new(content(), vec![double.address.clone()]);
+    let messenger = Messenger::new(upstreams, options()).await.unwrap();
+    let (mut report, mut heard) = (Report::default(), String::new());
+    let result = messenger
+        .run(task, drafts, text, &mut report, |one| {
+            if let Heard::Words(words) = one {
+                heard.push_str(words);
+            }
+        })
+        .await;
+    let (paths, bodies) = (double.paths(), double.bodies());
+    let chats = paths
+        .iter()
+        .zip(&bodies)
+        .filter(|(path, _)| *path == "/v1/chat/completions");
+    let asked = chats.map(|(_, body)| serde_json::from_slice(body).unwrap());
+    Done {
+        report,
+        heard,
+        result,
+        asked: asked.collect(),
+    }
+}
+
+fn translate() -> Task {
+    Task::Translate {
+        to: "fr".parse().unwrap(),
+        from: None,
+    }
+}
+
+fn summarize() -> Task {
+    Task::Summarize {
+        style: Style::Sentence,
+        words: None,
+    }
+}
+
+#[tokio::test]
+async fn a_long_text_is_translated_in_parts_and_put_together() {
+    let double = appliance(1024, vec![Say::Words("\n Bon jour \n"), Say::Words("oui")]).await;
+    let paragraph = "some words. ".repeat(20);
+    let text = format!("\n{paragraph}\n\n{paragraph}\n \n```\ncode\n```\n");
+    let done = done(&double, translate(), 1, &text).await;
+    done.result.as_ref().unwrap();
+    let paragraph = paragraph.trim_end();
+    assert_eq!(done.texts(), [paragraph, paragraph]);
+    let expected = "\nBon jour \n\noui \n \n```\ncode\n```\n";
+    assert_eq!(done.results(), [expected]);
+    assert_eq!(done.heard, expected);
+    let request = &done.asked[0];
+    assert!(
+        request.stream
+            && request
+                .stream_options
+                .is_some_and(|options| options.include_usage)
+    );
+    assert_eq!((request.temperature, request.seed), (Some(0.0), Some(8)));
+    let most = u32::try_from(2 * estimate(paragraph) + 64).unwrap();
+    assert_eq!(request.max_completion_tokens, Some(most));
+    let usage = done.report.usage().unwrap();
+    assert_eq!((usage.prompt_tokens, usage.total_tokens), (6, 10));
+    assert_eq!(done.report.class(), Some(Class::Confidential));
+    assert!(done.report.is_complete());
+}
+
+#[tokio::test]
+async fn a_part_that_is_too_long_is_cut_and_asked_again() {
+    let says = vec![Say::Exceeded, Say::Exceeded, Say::Words("x")];
+    let double = appliance(1024, says).await;
+    let text = "some words. ".repeat(20);
+    let done = done(&double, translate(), 1, text.trim()).await;
+    done.result.as_ref().unwrap();
+    let texts = done.texts();
+    assert_eq!(texts[0], text.trim());
+    assert!(text.starts_with(texts[1]) && texts[1].len() <= texts[0].len() / 2 + 8);
+    assert!(text.starts_with(texts[2]) && texts[2].len() <= texts[1].len() / 2 + 8);
+    assert_eq!(texts[2..].join(" "), text.trim());
+    assert_eq!(done.results(), [vec!["x"; texts.len() - 2].join(" ")]);
+    // Only what was answered is counted.
+    assert_eq!(done.report.parts.len(), texts.len() - 2);
+}
+
+#[tokio::test]
+async fn an_appliance_that_finds_everything_too_long_ends_it() {
+    let double = appliance(1024, vec![Say::Exceeded]).await;
+    let done = done(&double, translate(), 1, &"some words. ".repeat(20)).await;
+    let error = done.result.unwrap_err();
+    assert!(
+        matches!(error, MessengerError::Job(JobError::Part(tokens)) if tokens < 32),
+        "{error}"
+    );
+    assert!(done.asked.len() < 8 && done.report.parts.is_empty());
+    assert_eq!(done.report.usage(), None);
+}
+
+#[tokio::test]
+async fn a_long_text_is_summarized_from_notes() {
+    let says = vec![
+        Say::Words("One. "),
+        Say::Words("Two."),
+        Say::Words(" All of it.\n"),
+    ];
+    let double = appliance(2048, says).await;
+    let text = format!("{}\n\n{}", "a b c. ".repeat(200), "d e f. ".repeat(200));
+    let done = done(&double, summarize(), 1, &text).await;
+    done.result.as_ref().unwrap();
+    let texts = done.texts();
+    assert_eq!(texts.len(), 3);
+    assert_eq!(texts[2], "One.\n\nTwo.\n\n");
+    assert_eq!(done.results(), ["All of it."]);
+    assert_eq!(done.heard, "All of it.");
+    let tasks: Vec<_> = done.report.parts.iter().map(|part| part.task).collect();
+    assert_eq!(tasks, ["notes", "notes", "summarize"]);
+}
+
+#[tokio::test]
+async fn drafts_are_asked_for_one_by_one_and_differ_in_their_seeds() {
+    let says = vec![Say::Words("Yes!"), Say::Words("No."), Say::Cut("")];
+    let double = appliance(8192, says).await;
+    let task = Task::Reply { tone: Tone::Formal };
+    let done = done(&double, task, 3, "Are you coming?").await;
+    done.result.as_ref().unwrap();
+    assert_eq!(done.results(), ["Yes!", "No.", ""]);
+    let seeds: Vec<_> = done.asked.iter().map(|request| request.seed).collect();
+    assert_eq!(seeds, [Some(9), Some(8), Some(7)]);
+    assert!(done.asked.iter().all(|one| one.temperature == Some(0.8)));
+    assert!(!done.report.is_complete());
+    assert_eq!(
+        done.report.parts[2].finish_reason,
+        Some(FinishReason::Length)
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_is_refused_before_anything_is_asked() {
+    let double = appliance(8192, vec![Say::Words("x")]).await;
+    let reply = Task::Reply { tone: Tone::Same };
+    let long = "x".repeat(MAX_TEXT_LEN + 1);
+    let upstreams = Upstreams::new(content(), vec![double.address.clone()]);
+    let messenger = Messenger::new(upstreams, options()).await.unwrap();
+    let refused = async |task: &Task, drafts, text: &str| {
+        let mut report = Report::default();
+        let run = messenger.run(task.clone(), drafts, text, &mut report, |_| {});
+        run.await.unwrap_err()
+    };
+    let error = refused(&reply, 1, " \n").await;
+    assert!(matches!(error, MessengerError::Empty), "{error}");
+    let error = refused(&summarize(), 1, &long).await;
+    assert!(matches!(error, MessengerError::TooLong), "{error}");
+    for drafts in [0, 9] {
+        let error = refused(&reply, drafts, "hi").await;
+        let told = format!("{drafts} drafts cannot be had: ask for 1 to 8");
+        assert_eq!(error.to_string(), told);
+    }
+    assert_eq!(double.paths().len(), 2, "{:?}", double.paths());
+}
+
+#[tokio::test]
+async fn a_context_of_unknown_length_has_a_name() {
+    let failing = |answer: fn() -> Response<Body>| async move {
+        let script = Script {
+            answers: Box::new(answer),
+            ..Script::default()
+        };
+        let double = Double::start(script).await;
+        let upstreams = Upstreams::new(content(), vec![double.address.clone()]);
+        match Messenger::new(upstreams, options()).await {
+            Err(MessengerError::Context(error)) => error,
+            other => panic!("{other:?}"),
+        }
+    };
+    for missing in [
+        || models(r#"{"data":[{"id":"other","context_length":5}]}"#),
+        || models(r#"{"data":[{"id":"m"}]}"#),
+    ] {
+        let error = failing(missing).await;
+        assert!(
+            matches!(&error, ContextError::Missing(id) if id == "m"),
+            "{error}"
+        );
+    }
+    for malformed in [
+        || models("{}"),
+        || models(r#"{"data":[{"id":"m","context_length":-1}]}"#),
+        || models(vec![b' '; 64 * 1024 + 1]),
+    ] {
+        let error = failing(malformed).await;
+        assert!(matches!(error, ContextError::Malformed), "{error}");
+    }
+    let busy = || reply(StatusCode::SERVICE_UNAVAILABLE, "application/json", "{}");
+    let error = failing(busy).await;
+    assert!(matches!(error, ContextError::Refused(503)), "{error}");
+}
+
+/// One line of JSON, with the same fields whatever happened.
+#[tokio::test]
+async fn a_line_says_what_came_of_it() {
+    let double = appliance(8192, vec![Say::Words("Bonjour")]).await;
+    let done = done(&double, translate(), 1, "hello").await;
+    let begun = |task| Line {
+        accepted: true,
+        class: Some(Class::Simulated),
+        summary: Some("SIMULATED"),
+        model: Some("m"),
+        timing: Timing {
+            attested_ms: Some(12),
+            ..Timing::default()
+        },
+        error: None,
+        ..Line::failed(task, "https://first.example".into(), None, "")
+    };
+    let text = begun("translate").with(&done.report, None).text();
+    assert!(!text.contains('\n'), "{text:?}");
+    let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let part = serde_json::json!({
+        "task": "translate",
+        "text_bytes": 5,
+        "finish_reason": "stop",
+        "usage": { "prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5 },
+        "url": double.address.to_string(),
+        "class": "confidential",
+    });
+    for (field, value) in [
+        ("url", double.address.to_string().into()),
+        ("accepted", true.into()),
+        ("class", "confidential".into()),
+        ("verdict", serde_json::Value::Null),
+        ("model", "m".into()),
+        ("task", "translate".into()),
+        ("result", "Bonjour".into()),
+        ("drafts", serde_json::Value::Null),
+        ("complete", true.into()),
+        ("usage", part["usage"].clone()),
+        ("parts", vec![part.clone()].into()),
+        ("error", serde_json::Value::Null),
+    ] {
+        assert_eq!(line[field], value, "{field}");
+    }
+    assert_eq!(line["timing"]["attested_ms"], 12);
+    // Nothing of the appliance is known, and something came of it all the same.
+    let text = begun("reply")
+        .with(&Report::default(), Some("broken"))
+        .text();
+    let failed: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(failed["class"], "simulated");
+    assert_eq!(failed["drafts"], serde_json::json!([]));
+    for field in ["result", "usage"] {
+        assert_eq!(failed[field], serde_json::Value::Null, "{field}");
+    }
+    assert_eq!(
+        (&failed["error"], &failed["complete"]),
+        (&"broken".into(), &false.into())
+    );
+    let keys = |line: &serde_json::Value| -> Vec<String> {
+        line.as_object().unwrap().keys().cloned().collect()
+    };
+    assert_eq!(keys(&line), keys(&failed));
+}
+
+/// What several appliances are worth together is what the least is; what was rejected is asked nothing.
+#[tokio::test]
+async fn the_least_verdict_counts() {
+    let double = appliance(8192, vec![Say::Words("x")]).await;
+    let upstreams = Upstreams::new(
+        verifier(Class::Simulated, Class::Simulated, true),
+        vec![double.address.clone()],
+    );
+    let messenger = Messenger::new(upstreams, options()).await.unwrap();
+    let mut report = done(&double, translate(), 1, "hello").await.report;
+    assert_eq!(report.class(), Some(Class::Confidential));
+    let run = messenger.run(translate(), 1, "hello", &mut report, |_| {});
+    run.await.unwrap();
+    assert_eq!(report.class(), Some(Class::Simulated));
+
+    let refusing = verifier(Class::Simulated, Class::Rejected, false);
+    let upstreams = Upstreams::new(refusing, vec![double.address.clone()]);
+    let asked = double.paths().len();
+    let error = Messenger::new(upstreams, options()).await.unwrap_err();
+    assert!(error.is_rejection(), "{error}");
+    assert_eq!(double.paths().len(), asked + 1, "attestation alone");
+}
+
+/// What had come when the answer broke off stays in the report.
+#[tokio::test]
+async fn a_broken_answer_keeps_what_came() {
+    let count = AtomicUsize::new(0);
+    let double = Double::start(Script {
+        answers: Box::new(move || match count.fetch_add(1, Ordering::Relaxed) {
+            0 => models(r#"{"data":[{"id":"m","context_length":8192}]}"#),
+            _ => reply(
+                StatusCode::OK,
+                "text/event-stream",
+                "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Bon\"}}]}\n\ndata: nonsense\n\n",
+            ),
+        }),
+        ..Script::default()
+    })
+    .await;
+    let done = done(&double, translate(), 1, "hello").await;
+    let error = done.result.unwrap_err();
+    assert!(
+        matches!(error, MessengerError::Chat(ChatError::Malformed)),
+        "{error}"
+    );
+    let results: Vec<_> = done.report.results.iter().map(|one| one.as_str()).collect();
+    assert_eq!(results, ["Bon"]);
+    assert!(done.report.parts.is_empty());
+}

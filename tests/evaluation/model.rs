@@ -1,0 +1,26 @@
+//! The model whose translations are scored.
+
+use clap::Parser;
+
+use crate::appliance::Setup;
+
+#[path = "../performance/subject.rs"]
+#[expect(dead_code, reason = "the measurements of speed use more of it")]
+mod subject;
+
+/// Names a GGUF file instead of the default model.
+const VARIABLE: &str = "COCOON_TEST_MODEL";
+
+#[derive(Parser)]
+struct Options {
+    #[command(flatten)]
+    subject: subject::Options,
+}
+
+/// Engine and model as the appliance serves them, one answer at a time.
+pub async fn setup() -> anyhow::Result<Setup> {
+    let model = std::env::var(VARIABLE).ok();
+    let given = model.iter().flat_map(|path| ["--model", path]);
+    let options = Options::try_parse_from(["evaluation"].into_iter().chain(given))?;
+    Ok(subject::Subject::find(&options.subject).await?.setup(1))
+}

@@ -1,0 +1,83 @@
+//! Foreign programs that tests run: installed into the cache by their ordinary clients, under lock files, by hash.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::Context as _;
+use cocoon_protocol::bytes::Hex32;
+
+use crate::image::cache;
+
+/// Packages of Python from `requirements.txt` in `source`, as a virtual environment.
+///
+/// # Errors
+/// When they cannot be had.
+pub fn python(place: &str, source: &Path) -> anyhow::Result<PathBuf> {
+    let lock = source.join("requirements.txt");
+    installed(place, "python", &lock, |root| {
+        run(Command::new("python3").args(["-m", "venv"]).arg(root))?;
+        run(Command::new(root.join("bin/python"))
+            .args(["-m", "pip", "install", "--quiet", "--require-hashes"])
+            // Nothing is compiled, and nothing of a package runs, before its tests do.
+            .args(["--only-binary", ":all:", "--requirement"])
+            .arg(&lock))
+    })
+}
+
+/// Packages of Node from `package-lock.json` in `source`, as a folder for scripts.
+///
+/// # Errors
+/// When they cannot be had.
+pub fn node(place: &str, source: &Path) -> anyhow::Result<PathBuf> {
+    let lock = source.join("package-lock.json");
+    installed(place, "node", &lock, |root| {
+        for file in ["package.json", "package-lock.json"] {
+            fs::copy(source.join(file), root.join(file))?;
+        }
+        run(Command::new("npm")
+            .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
+            .current_dir(root))
+    })
+}
+
+/// A folder in the cache's `place` in which `install` has run to its end, once for each content of `lock`.
+fn installed(
+    place: &str,
+    name: &str,
+    lock: &Path,
+    install: impl FnOnce(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<PathBuf> {
+    let locked = fs::read(lock).with_context(|| format!("cannot read {}", lock.display()))?;
+    let place = cache()?.join(place);
+    fs::create_dir_all(&place)?;
+    let key = Hex32::sha256(&locked).to_string();
+    let root = place.join(format!("{name}-{}", &key[..16]));
+    let busy = File::create(place.join(format!("{name}.lock")))?;
+    busy.lock()?;
+    // Written last: an installation that was broken off is made anew.
+    let complete = root.join("complete");
+    if !complete.is_file() {
+        if root.exists() {
+            fs::remove_dir_all(&root)?;
+        }
+        fs::create_dir(&root)?;
+        install(&root)?;
+        File::create(&complete)?;
+    }
+    Ok(root)
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot run {program}"))?;
+    anyhow::ensure!(
+        output.status.success(),
+        "{program} failed: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
+}
