@@ -1,4 +1,4 @@
-//! A demo that is interrupted leaves no folder behind, whatever it is doing.
+//! A demo that is interrupted leaves no folder behind, whatever it is doing; one that cannot have its port does nothing.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -40,4 +40,28 @@ fn an_interrupted_demo_leaves_no_folder() {
         assert_eq!(demo.wait().unwrap().code(), Some(code), "{signal}");
         assert_eq!(runs(cache.path()), 0, "{signal}");
     }
+}
+
+/// Nobody waits for a build and a boot to learn that.
+#[test]
+fn a_taken_port_ends_the_demo_before_it_builds() {
+    let cache = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_demo"))
+        .args(["--listen", &address.to_string()])
+        .env("COCOON_CACHE", cache.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        format!(
+            "demo: port {} on 127.0.0.1 is in use: stop the program that holds it, or choose another with --listen\n",
+            address.port()
+        )
+    );
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(output.stdout, b"");
+    assert_eq!(runs(cache.path()), 0);
 }

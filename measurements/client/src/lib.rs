@@ -66,7 +66,7 @@ pub use address::{Address, AddressError};
 pub use attested::{AttestedConnection, MAX_CONNECTION_AGE, SendError};
 pub use certificate::{CertificateError, Leaf, MAX_CERTIFICATE_LEN};
 pub use chat::{Appliance, ChatError, ChatOptions, Conversation, Ending};
-pub use endpoint::{Endpoint, EndpointError, EndpointOptions, Token, TokenError};
+pub use endpoint::{Endpoint, EndpointError, EndpointOptions, LocalPort, Token, TokenError};
 pub use error::{ConnectError, Stage, chain, steers};
 pub use judge::now;
 pub use padding::{MAX_BODY_LEN, MIN_BODY_LEN, PaddingError, padded};

@@ -5,6 +5,7 @@
 
 mod api;
 mod guard;
+mod receipted;
 mod reply;
 
 use std::io;
@@ -74,13 +75,16 @@ pub enum EndpointError {
     },
 }
 
-impl Endpoint {
-    /// Takes the port.
-    pub async fn bind(
-        upstreams: Upstreams,
-        options: EndpointOptions,
-    ) -> Result<Self, EndpointError> {
-        let EndpointOptions { listen, token } = options;
+/// A port on this machine that is taken, for an endpoint to come.
+#[derive(Debug)]
+pub struct LocalPort {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl LocalPort {
+    /// Takes the port of a loopback address; 0 for any free one.
+    pub async fn take(listen: SocketAddr) -> Result<Self, EndpointError> {
         if !listen.ip().is_loopback() {
             return Err(EndpointError::NotLoopback(listen));
         }
@@ -93,15 +97,33 @@ impl Endpoint {
         };
         let listener = TcpListener::bind(listen).await.map_err(refuse)?;
         let address = listener.local_addr().map_err(refuse)?;
+        Ok(Self { listener, address })
+    }
+}
+
+impl Endpoint {
+    /// Takes the port.
+    pub async fn bind(
+        upstreams: Upstreams,
+        options: EndpointOptions,
+    ) -> Result<Self, EndpointError> {
+        let EndpointOptions { listen, token } = options;
+        Ok(Self::on(LocalPort::take(listen).await?, upstreams, token))
+    }
+
+    /// On a port that was taken before `upstreams` were known.
+    #[must_use]
+    pub fn on(port: LocalPort, upstreams: Upstreams, token: Token) -> Self {
+        let LocalPort { listener, address } = port;
         let api = Arc::new(Api {
             guard: Guard::new(address, token),
             upstreams,
         });
-        Ok(Self {
+        Self {
             listener,
             address,
             api,
-        })
+        }
     }
 
     /// What applications take as their base URL.

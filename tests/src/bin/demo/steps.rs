@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use cocoon_client::{
-    Address, ChatOptions, Conversation, Endpoint, EndpointOptions, Token, Upstreams, Verifier,
-    chain, table, terminal,
+    Address, ChatOptions, Conversation, Endpoint, LocalPort, Token, Upstreams, Verifier, chain,
+    table, terminal,
 };
 use cocoon_host_agent::progress::show;
 use cocoon_host_agent::waiting::Waiting;
@@ -63,6 +63,11 @@ async fn build_and_talk(
     talking: &Talking,
 ) -> anyhow::Result<ExitCode> {
     let reporter = report::stderr();
+    // The port first: a taken one should not cost a build and a boot.
+    let wish = match &arguments.prompt {
+        Some(prompt) => Wish::Answer(prompt.clone()),
+        None => Wish::Chat(LocalPort::take(arguments.listen).await?),
+    };
     say("1/4  building the image from locked inputs");
     let started = Instant::now();
     let (place, model) = (folder.join("image"), arguments.model.clone());
@@ -76,7 +81,7 @@ async fn build_and_talk(
         "     built in {:.0} s, signed by a key of this run",
         started.elapsed().as_secs_f64()
     ));
-    boot_and_talk(arguments, &image, folder, &reporter, talking).await
+    boot_and_talk(arguments, &image, folder, &reporter, talking, wish).await
 }
 
 async fn boot_and_talk(
@@ -85,6 +90,7 @@ async fn boot_and_talk(
     folder: &Path,
     reporter: &Arc<dyn Reporter>,
     talking: &Talking,
+    wish: Wish,
 ) -> anyhow::Result<ExitCode> {
     say("2/4  booting it: QEMU, simulated hardware");
     let executable = std::env::current_exe().context("cannot find this program's file")?;
@@ -111,6 +117,7 @@ async fn boot_and_talk(
         address,
         reporter,
         talking,
+        wish,
     };
     let outcome = converse(arguments, image, client, &vm).await;
     // The VM ends in good order whatever happened.
@@ -122,12 +129,21 @@ async fn boot_and_talk(
     Ok(code)
 }
 
+/// What the demo is to end in.
+enum Wish {
+    /// The answer to this.
+    Answer(String),
+    /// A chat, and an endpoint on this port.
+    Chat(LocalPort),
+}
+
 /// Who talks to the VM.
 struct Client<'a> {
     verifier: Verifier,
     address: Address,
     reporter: &'a Arc<dyn Reporter>,
     talking: &'a Talking,
+    wish: Wish,
 }
 
 async fn converse(
@@ -141,6 +157,7 @@ async fn converse(
         address,
         reporter,
         talking,
+        wish,
     } = client;
     let verifying = Waiting::new(&**reporter, "     handshake and evidence", SLOW);
     let connected = verifier.connect(&address).await;
@@ -171,27 +188,20 @@ async fn converse(
         model: image.manifest.model.id.clone(),
         max_tokens: Some(arguments.max_tokens),
         // Greedy: the demo's answer is the same every time.
-        temperature: arguments.prompt.is_some().then_some(0.0),
+        temperature: matches!(wish, Wish::Answer(_)).then_some(0.0),
         ..ChatOptions::default()
     };
     let mut conversation = Conversation::new(upstreams(), options, None);
-    match &arguments.prompt {
-        Some(prompt) => {
+    match wish {
+        Wish::Answer(prompt) => {
             say("4/4  asking it, over a connection attested of its own");
-            terminal::answer(&mut conversation, prompt).await?;
+            terminal::answer(&mut conversation, &prompt).await?;
         }
-        None => {
+        Wish::Chat(port) => {
             say("4/4  a chat, and an endpoint for applications");
             let token = Token::generate()?;
             let shown = token.expose().to_owned();
-            let endpoint = Endpoint::bind(
-                upstreams(),
-                EndpointOptions {
-                    listen: arguments.listen,
-                    token,
-                },
-            )
-            .await?;
+            let endpoint = Endpoint::on(port, upstreams(), token);
             say(&format!(
                 "     OPENAI_BASE_URL={} OPENAI_API_KEY={shown}",
                 endpoint.base_url()
