@@ -4,7 +4,7 @@
 //! `now`. Foreign bytes never cause a panic; every error names the structure and the offset.
 //!
 //! * Prediction: [`tdx::predict`] (MRTD and the events of RTMR0 to RTMR2), [`snp::launch`], [`pe`], [`ccel`].
-//! * Evidence: [`tdx::quote`], [`snp::report`], under the roots of trust in [`roots`].
+//! * Evidence: [`tdx::quote`], [`snp::report`], [`nvidia`], under the roots of trust in [`roots`].
 
 #![forbid(unsafe_code)]
 
@@ -15,6 +15,7 @@ pub mod ccel;
 pub mod guid;
 pub mod guid_table;
 pub mod manifest;
+pub mod nvidia;
 pub mod pe;
 pub mod policy;
 pub mod roots;

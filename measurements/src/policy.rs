@@ -1,6 +1,7 @@
 //! What a verifier demands beyond the manifest. The defaults are the safe ones; each field that loosens one says
 //! what is lost.
 
+use cocoon_protocol::bytes::Hex32;
 use serde::{Deserialize, Serialize};
 
 use crate::tdx::tcb::TcbStatus;
@@ -48,6 +49,16 @@ pub struct Policy {
     pub machines: Vec<MachineId>,
     /// When evidence of a GPU is needed.
     pub gpu: GpuRequirement,
+    /// GPUs that may serve, each the SHA-256 of its device identity's key as `gpu.device` shows it; none means any
+    /// genuine one.
+    pub gpus: Vec<Hex32>,
+    /// Greatest age of an OCSP response about a GPU's or a reference manifest's certificates, in text as above.
+    #[serde(with = "age")]
+    pub max_gpu_ocsp_age: u64,
+    /// Accept certificates of NVIDIA about which no OCSP response was presented. They may be revoked.
+    pub accept_missing_gpu_revocation: bool,
+    /// Accept GPUs in developer mode. Whoever debugs them reads everything.
+    pub accept_gpu_developer_mode: bool,
     /// Accept SEV-SNP images whose kernel runs ACPI code from the host. SEV-SNP does not measure that code, and it
     /// can read and write the guest's memory.
     pub accept_missing_aml_guard: bool,
@@ -77,6 +88,10 @@ impl Default for Policy {
             max_amd_crl_age: MAX_ROOT_CRL_AGE,
             machines: Vec::new(),
             gpu: GpuRequirement::IfClaimed,
+            gpus: Vec::new(),
+            max_gpu_ocsp_age: MAX_GPU_OCSP_AGE,
+            accept_missing_gpu_revocation: false,
+            accept_gpu_developer_mode: false,
             accept_missing_aml_guard: false,
         }
     }
@@ -91,6 +106,8 @@ pub const MAX_COLLATERAL_AGE: u64 = 30 * 24 * 60 * 60;
 /// once a year (Intel's of March 2025 was due after 379 days), so a shorter time would refuse honest hosts; this one
 /// bounds lists that would count for longer.
 pub const MAX_ROOT_CRL_AGE: u64 = 400 * 24 * 60 * 60;
+/// Default of [`Policy::max_gpu_ocsp_age`]: seven days. NVIDIA answers anew at any time, and hosts fetch daily.
+pub const MAX_GPU_OCSP_AGE: u64 = 7 * 24 * 60 * 60;
 
 /// Statuses as Intel names them: an unknown name is an error, not a status that never matches.
 mod status_names {
@@ -136,6 +153,8 @@ mod tests {
             (34_560_000, 34_560_000)
         );
         assert_eq!(safe.gpu, GpuRequirement::IfClaimed);
+        assert!(!safe.accept_missing_gpu_revocation && !safe.accept_gpu_developer_mode);
+        assert_eq!((safe.max_gpu_ocsp_age, safe.gpus.len()), (604_800, 0));
         for part in SnpPart::ALL {
             let floor = safe.snp_tcb_floor.of(part);
             assert!(floor.snp > 0 && floor.microcode > 0, "{part}: {floor:?}");

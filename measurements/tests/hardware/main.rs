@@ -11,6 +11,7 @@ mod dstack;
 mod event_logs;
 mod firmware;
 mod id_block;
+mod nvidia;
 mod snp_launch;
 mod snp_report;
 mod tdx_quote;

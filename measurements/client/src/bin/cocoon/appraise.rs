@@ -1,7 +1,8 @@
 //! `cocoon appraise`: evidence in files, judged offline: signatures, endorsements, and the platform under a policy. What
-//! it measured is printed, and compared with nothing: that is what manifests are for.
+//! it measured is printed, and compared with nothing: that is what manifests are for. A GPU is compared with its vendor's.
 
 mod appraisal;
+mod nvidia;
 
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,8 @@ pub enum Appraise {
     Tdx(Tdx),
     /// An SEV-SNP report with its certificates
     Snp(Snp),
+    /// Reports of NVIDIA's GPUs (Hopper) with certificates, reference manifests and OCSP responses
+    Nvidia(nvidia::Nvidia),
 }
 
 #[derive(clap::Args)]
@@ -83,6 +86,7 @@ pub fn run(appraise: &Appraise) -> anyhow::Result<Outcome> {
     let (common, appraisal) = match appraise {
         Appraise::Tdx(args) => (&args.common, tdx(args)?),
         Appraise::Snp(args) => (&args.common, snp(args)?),
+        Appraise::Nvidia(args) => (&args.common, nvidia::appraise(args)?),
     };
     appraisal.show(common.policy.is_some(), common.json)?;
     Ok(if appraisal.is_rejected() {

@@ -16,6 +16,8 @@ pub struct Appraisal {
     /// Whose root vouches and what the evidence says; nothing when it did not verify.
     verified: Option<(RootClass, Rows)>,
     checks: Vec<Check>,
+    /// Whether measurements were held against reference values.
+    compared: bool,
 }
 
 impl Appraisal {
@@ -24,6 +26,16 @@ impl Appraisal {
         Self {
             verified: Some((root, rows)),
             checks,
+            compared: false,
+        }
+    }
+
+    /// `checks` judge everything, the measurements among it; `root` is the one that vouches, if any does.
+    pub fn compared(root: Option<RootClass>, rows: Rows, checks: Vec<Check>) -> Self {
+        Self {
+            verified: root.map(|root| (root, rows)),
+            checks,
+            compared: true,
         }
     }
 
@@ -41,6 +53,7 @@ impl Appraisal {
         Self {
             verified: None,
             checks: vec![check],
+            compared: false,
         }
     }
 
@@ -71,9 +84,14 @@ impl Appraisal {
             Some((class, root, rows)) => {
                 let class = class.to_uppercase();
                 let policy = if named { "policy" } else { "default policy" };
+                let measurements = if self.compared {
+                    "as published"
+                } else {
+                    "not compared"
+                };
                 print(format_args!(
                     "{class}: signatures and endorsements hold under the {root} root; the {policy} is met; \
-                     measurements not compared\n"
+                     measurements {measurements}\n"
                 ))?;
                 for (name, value) in rows {
                     print(format_args!("  {name:<18} {value}\n"))?;
@@ -94,7 +112,7 @@ impl Appraisal {
             "class",
             accepted.map_or("rejected", |(class, ..)| class).into(),
         );
-        put("measurements_compared", false.into());
+        put("measurements_compared", self.compared.into());
         match accepted {
             Some((_, root, rows)) => {
                 put("root", root.into());

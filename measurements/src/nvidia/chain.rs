@@ -1,0 +1,184 @@
+//! The five certificates of a GPU: attestation key, device identity, provisioner, product line, NVIDIA's root.
+//!
+//! The attestation key belongs to one firmware on one device: the boot ROM derives it and names the firmware's digest
+//! (FWID) in its certificate, in the extension of TCG DICE for a composite device identity.
+
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+use x509_cert::{
+    der::{
+        Decode as _, Encode as _, Reader as _, SliceReader, asn1::OctetStringRef,
+        oid::ObjectIdentifier,
+    },
+    spki::SubjectPublicKeyInfoRef,
+};
+
+use super::certificate::{CertificateError, Parsed};
+use crate::snp::report::certificates_from_pem;
+
+/// Certificates of a GPU, root included.
+pub const CHAIN_LENGTH: usize = 5;
+/// The largest chain read: a GPU's has 5 KB.
+pub const MAX_CHAIN: usize = 32 << 10;
+
+const CHAIN: &str = "the GPU's certificate chain";
+/// From the leaf on, as errors call them.
+pub(super) const NAMES: [&str; CHAIN_LENGTH] = [
+    "the certificate of the GPU's attestation key",
+    "the certificate of the GPU's identity",
+    "the certificate of NVIDIA's provisioner",
+    "the certificate of NVIDIA's product line",
+    "the root of the GPU's certificates",
+];
+
+/// `tcg-dice-CompositeDeviceID`-like extension of Hopper's attestation keys.
+const HOPPER_FWID: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.5.4.1");
+/// `tcg-dice-TcbInfo`: Blackwell's.
+const TCB_INFO: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.5.4.1.1");
+const SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.2");
+
+/// Why an attestation key's firmware cannot be told.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum FirmwareIdError {
+    /// The certificate says nothing about it.
+    #[error("{} does not name its firmware (extension {HOPPER_FWID})", NAMES[0])]
+    Missing,
+    /// The extension cannot be read.
+    #[error("the firmware's digest in {} (extension {HOPPER_FWID}) cannot be read", NAMES[0])]
+    Malformed(#[source] x509_cert::der::Error),
+    /// The digest is of another kind.
+    #[error("the firmware's digest in {} is not SHA-384 but {found}", NAMES[0])]
+    Algorithm {
+        /// Which one.
+        found: ObjectIdentifier,
+    },
+    /// The certificate was made by another device's identity.
+    #[error("{} names another device identity than the key that signed it", NAMES[0])]
+    OtherDevice,
+}
+
+/// A GPU's chain, read but not verified.
+#[derive(Debug)]
+pub(super) struct DeviceChain {
+    /// From the leaf to the root.
+    pub certificates: Vec<Parsed>,
+}
+
+impl DeviceChain {
+    /// Reads PEM, the leaf first.
+    pub(super) fn parse(pem: &[u8]) -> Result<Self, CertificateError> {
+        if pem.len() > MAX_CHAIN {
+            return Err(CertificateError::TooLarge {
+                certificate: CHAIN,
+                length: pem.len(),
+            });
+        }
+        // The driver's buffer ends in zeroes.
+        let end = pem
+            .iter()
+            .rposition(|byte| *byte != 0)
+            .map_or(0, |last| last + 1);
+        let text = pem.get(..end).unwrap_or_default();
+        let ders = certificates_from_pem(text).map_err(|error| match error {
+            crate::snp::report::ChainError::Malformed { reason, .. } => {
+                CertificateError::Malformed {
+                    certificate: CHAIN,
+                    reason,
+                }
+            }
+            // Nothing else comes from reading PEM but the size, which was checked.
+            _ => CertificateError::TooLarge {
+                certificate: CHAIN,
+                length: pem.len(),
+            },
+        })?;
+        if ders.len() != CHAIN_LENGTH {
+            return Err(CertificateError::Count {
+                chain: CHAIN,
+                found: ders.len(),
+                expected: CHAIN_LENGTH,
+            });
+        }
+        let certificates = NAMES
+            .iter()
+            .zip(&ders)
+            .map(|(name, der)| Parsed::new(name, der))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { certificates })
+    }
+
+    /// The certificate of the attestation key.
+    pub(super) fn leaf(&self) -> Option<&Parsed> {
+        self.certificates.first()
+    }
+
+    /// The chip's name, which begins the leaf's common name: `GH100 A01 GSP FMC LF`.
+    pub(super) fn chip(&self) -> String {
+        let subject = self
+            .leaf()
+            .map(|leaf| leaf.certificate.tbs_certificate.subject.to_string());
+        let subject = subject.unwrap_or_default();
+        let name = subject.split("CN=").nth(1).unwrap_or_default();
+        let end = name.find(|c: char| !c.is_ascii_alphanumeric());
+        name.get(..end.unwrap_or(name.len()))
+            .unwrap_or_default()
+            .to_owned()
+    }
+
+    /// Whether the attestation key's certificate has Blackwell's form.
+    pub(super) fn has_tcb_info(&self) -> bool {
+        self.leaf()
+            .is_some_and(|leaf| leaf.extension(TCB_INFO).is_some())
+    }
+
+    /// SHA-256 of the key (SubjectPublicKeyInfo) that the device keeps for its life. An attestation key changes with the
+    /// firmware.
+    pub(super) fn device(&self) -> Result<[u8; 32], CertificateError> {
+        let identity = self.certificates.get(1).map(Parsed::key_info);
+        Ok(Sha256::digest(identity.transpose()?.unwrap_or_default()).into())
+    }
+
+    /// The digest of the firmware that the leaf's certificate names.
+    pub(super) fn firmware_id(&self) -> Result<[u8; 48], FirmwareIdError> {
+        let [leaf, identity, ..] = &self.certificates[..] else {
+            return Err(FirmwareIdError::Missing);
+        };
+        let extension = leaf
+            .extension(HOPPER_FWID)
+            .ok_or(FirmwareIdError::Missing)?;
+        let (device, algorithm, digest) = composite_device_id(extension.extn_value.as_bytes())
+            .map_err(FirmwareIdError::Malformed)?;
+        if algorithm != SHA384 {
+            return Err(FirmwareIdError::Algorithm { found: algorithm });
+        }
+        if identity.key_info().ok().as_deref() != Some(&device[..]) {
+            return Err(FirmwareIdError::OtherDevice);
+        }
+        Ok(digest)
+    }
+}
+
+/// `SEQUENCE { version INTEGER, deviceID SubjectPublicKeyInfo, fwid SEQUENCE { hashAlg OBJECT IDENTIFIER, fwid OCTET STRING } }`
+/// (TCG, "Implicit Identity Based Device Attestation"): the device's key, the digest's algorithm, the digest.
+fn composite_device_id(
+    der: &[u8],
+) -> Result<(Vec<u8>, ObjectIdentifier, [u8; 48]), x509_cert::der::Error> {
+    let mut reader = SliceReader::new(der)?;
+    let parts = reader.sequence(|outer| {
+        let _version = u8::decode(outer)?;
+        let device = SubjectPublicKeyInfoRef::decode(outer)?.to_der()?;
+        let (algorithm, digest) = outer.sequence(|inner| {
+            let algorithm = ObjectIdentifier::decode(inner)?;
+            Ok((algorithm, OctetStringRef::decode(inner)?))
+        })?;
+        let length = x509_cert::der::Length::try_from(digest.as_bytes().len())?;
+        let digest = digest.as_bytes().try_into().map_err(|_| {
+            x509_cert::der::ErrorKind::Length {
+                tag: x509_cert::der::Tag::OctetString,
+            }
+            .at(length)
+        })?;
+        Ok((device, algorithm, digest))
+    })?;
+    reader.finish(parts)
+}

@@ -1,0 +1,259 @@
+//! Whether NVIDIA has revoked a certificate, as stapled OCSP responses say (RFC 6960).
+//!
+//! A response counts when it is about the very certificate under its very issuer, signed by that issuer or by a responder
+//! that the issuer certified for this, and in its time. It answers no nonce: it was fetched for everybody, so its age is
+//! for the caller to judge.
+
+use sha2::{Digest as _, Sha256, Sha384};
+use thiserror::Error;
+use x509_cert::{
+    der::{Decode as _, Encode as _, oid::ObjectIdentifier},
+    ext::{Extensions, pkix::ExtendedKeyUsage},
+};
+use x509_ocsp::{
+    BasicOcspResponse, CertId, CertStatus, OcspGeneralizedTime, OcspResponse, OcspResponseStatus,
+    SingleResponse,
+};
+
+use super::certificate::{
+    CertificateError, EXTENDED_KEY_USAGE, Parsed, der_signature_holds, first_of,
+};
+use crate::roots::{self, ValidityError};
+
+/// The largest response read.
+pub const MAX_OCSP: usize = 16 << 10;
+/// Most certificates that a response may bring to explain its signature.
+const MAX_CERTIFICATES: usize = 4;
+/// Most certificates that one response may be about.
+const MAX_SINGLE: usize = 16;
+
+const RESPONSE: &str = "the OCSP response";
+const RESPONDER: &str = "the certificate of the OCSP responder";
+
+const BASIC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.48.1.1");
+const ECDSA_WITH_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.3");
+const OCSP_SIGNING: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.9");
+/// The nonce of whoever fetched the response.
+const NONCE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.48.1.2");
+const SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.1");
+const SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.2");
+
+/// Why a response does not count.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum OcspError {
+    /// Larger than any.
+    #[error("{RESPONSE} has {length} bytes, more than {MAX_OCSP}")]
+    TooLarge {
+        /// Bytes given.
+        length: usize,
+    },
+    /// Not what it should be.
+    #[error("{RESPONSE} is not DER of the form of RFC 6960")]
+    Malformed(#[source] x509_cert::der::Error),
+    /// The responder answered with an error.
+    #[error("{RESPONSE} says {0:?} instead of answering")]
+    NoAnswer(OcspResponseStatus),
+    /// Another kind of response than the one that there is.
+    #[error("{RESPONSE} is of another kind ({0}) than a basic one")]
+    Kind(ObjectIdentifier),
+    /// More parts than any has.
+    #[error("{RESPONSE} has {found} {what}, at most {most} are read")]
+    TooMany {
+        /// Certificates or answers.
+        what: &'static str,
+        /// How many there are.
+        found: usize,
+        /// How many are read.
+        most: usize,
+    },
+    /// It demands something that this verifier does not know.
+    #[error("{RESPONSE} has the critical extension {0}, which this verifier does not know")]
+    Critical(ObjectIdentifier),
+    /// Nobody who may answer for this issuer signed it.
+    #[error(
+        "{RESPONSE} is signed neither by the issuer nor by a responder that the issuer certified"
+    )]
+    Signer,
+    /// The responder's certificate.
+    #[error(transparent)]
+    Responder(#[from] CertificateError),
+    /// Too early or too late.
+    #[error(transparent)]
+    Validity(#[from] ValidityError),
+}
+
+/// Whether bytes are a response at all, whoever signed it and whatever it says.
+///
+/// # Errors
+/// [`OcspError`] when they are none.
+pub fn readable(der: &[u8]) -> Result<(), OcspError> {
+    Response::parse(der).map(|_| ())
+}
+
+/// What a response says of a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub status: CertStatus,
+    /// When the responder knew this, Unix time.
+    pub this_update: u64,
+    /// When it will know more.
+    pub next_update: u64,
+}
+
+/// A response, read but not verified.
+#[derive(Debug)]
+pub(super) struct Response {
+    basic: BasicOcspResponse,
+    /// The bytes under the signature, as they were sent.
+    signed: Vec<u8>,
+    certificates: Vec<Parsed>,
+}
+
+impl Response {
+    pub(super) fn parse(der: &[u8]) -> Result<Self, OcspError> {
+        if der.len() > MAX_OCSP {
+            return Err(OcspError::TooLarge { length: der.len() });
+        }
+        let response = OcspResponse::from_der(der).map_err(OcspError::Malformed)?;
+        let bytes = match (response.response_status, response.response_bytes) {
+            (OcspResponseStatus::Successful, Some(bytes)) => bytes,
+            (status, _) => return Err(OcspError::NoAnswer(status)),
+        };
+        if bytes.response_type != BASIC {
+            return Err(OcspError::Kind(bytes.response_type));
+        }
+        let der = bytes.response.as_bytes();
+        let basic = BasicOcspResponse::from_der(der).map_err(OcspError::Malformed)?;
+        let certificates = basic.certs.as_deref().unwrap_or_default();
+        let counts = [
+            ("certificates", certificates.len(), MAX_CERTIFICATES),
+            (
+                "answers",
+                basic.tbs_response_data.responses.len(),
+                MAX_SINGLE,
+            ),
+        ];
+        for (what, found, most) in counts {
+            if found > most {
+                return Err(OcspError::TooMany { what, found, most });
+            }
+        }
+        let certificates = certificates
+            .iter()
+            .map(|certificate| {
+                let der = certificate.to_der().map_err(OcspError::Malformed)?;
+                Ok(Parsed::new(RESPONDER, &der)?)
+            })
+            .collect::<Result<_, OcspError>>()?;
+        Ok(Self {
+            signed: first_of(der).map_err(OcspError::Malformed)?.to_vec(),
+            basic,
+            certificates,
+        })
+    }
+
+    /// What this response says of `certificate`; nothing when it is about others.
+    pub(super) fn about(
+        &self,
+        certificate: &Parsed,
+        issuer: &Parsed,
+        now: u64,
+    ) -> Option<Result<Answer, OcspError>> {
+        let answers = &self.basic.tbs_response_data.responses;
+        let answer = answers
+            .iter()
+            .find(|answer| names(&answer.cert_id, certificate, issuer))?;
+        Some(self.verified(answer, issuer, now))
+    }
+
+    fn verified(
+        &self,
+        answer: &SingleResponse,
+        issuer: &Parsed,
+        now: u64,
+    ) -> Result<Answer, OcspError> {
+        self.check_signature(issuer, now)?;
+        let extensions = [
+            &self.basic.tbs_response_data.response_extensions,
+            &answer.single_extensions,
+        ];
+        extensions.into_iter().try_for_each(no_critical)?;
+        let this_update = seconds(answer.this_update);
+        // Without an end it would never have to be replaced: it counts as ended when it was given.
+        let next_update = answer.next_update.map_or(this_update, seconds);
+        roots::check_dates(RESPONSE, (this_update, next_update), now)?;
+        Ok(Answer {
+            status: answer.cert_status,
+            this_update,
+            next_update,
+        })
+    }
+
+    /// The signer is found by the signature: the responder's name in the response is a hint that decides nothing.
+    fn check_signature(&self, issuer: &Parsed, now: u64) -> Result<(), OcspError> {
+        if self.basic.signature_algorithm.oid != ECDSA_WITH_SHA384 {
+            return Err(OcspError::Signer);
+        }
+        let signature = self.basic.signature.raw_bytes();
+        let signed_by = |signer: &Parsed| {
+            signer
+                .key()
+                .is_ok_and(|key| der_signature_holds(&key, &self.signed, signature))
+        };
+        let delegates = self
+            .certificates
+            .iter()
+            .filter(|certificate| may_answer(certificate));
+        if let Some(delegate) = delegates
+            .into_iter()
+            .find(|certificate| signed_by(certificate))
+        {
+            delegate.check_issued_by(issuer)?;
+            delegate.check_own(now)?;
+            return Ok(delegate.check_signer()?);
+        }
+        if signed_by(issuer) {
+            return Ok(());
+        }
+        Err(OcspError::Signer)
+    }
+}
+
+/// Whether `id` is `certificate`'s under `issuer`: digests of the issuer's name and key, and the serial number.
+fn names(id: &CertId, certificate: &Parsed, issuer: &Parsed) -> bool {
+    let body = &certificate.certificate.tbs_certificate;
+    let above = &issuer.certificate.tbs_certificate;
+    let key = above.subject_public_key_info.subject_public_key.raw_bytes();
+    let Ok(name) = above.subject.to_der() else {
+        return false;
+    };
+    let (name, key) = match id.hash_algorithm.oid {
+        SHA256 => (Sha256::digest(name).to_vec(), Sha256::digest(key).to_vec()),
+        SHA384 => (Sha384::digest(name).to_vec(), Sha384::digest(key).to_vec()),
+        // SHA-1 among them: whoever fetches responses asks with one of these.
+        _ => return false,
+    };
+    id.serial_number == body.serial_number
+        && id.issuer_name_hash.as_bytes() == name
+        && id.issuer_key_hash.as_bytes() == key
+}
+
+/// The issuer's permission to answer in its place.
+fn may_answer(certificate: &Parsed) -> bool {
+    certificate
+        .extension(EXTENDED_KEY_USAGE)
+        .and_then(|extension| ExtendedKeyUsage::from_der(extension.extn_value.as_bytes()).ok())
+        .is_some_and(|usages| usages.0.contains(&OCSP_SIGNING))
+}
+
+fn no_critical(extensions: &Option<Extensions>) -> Result<(), OcspError> {
+    let mut extensions = extensions.iter().flatten();
+    let unknown = extensions.find(|extension| extension.critical && extension.extn_id != NONCE);
+    unknown.map_or(Ok(()), |extension| {
+        Err(OcspError::Critical(extension.extn_id))
+    })
+}
+
+fn seconds(time: OcspGeneralizedTime) -> u64 {
+    time.0.to_unix_duration().as_secs()
+}

@@ -1,0 +1,159 @@
+//! One row for every certificate that NVIDIA can revoke: good, revoked, or nobody knows.
+
+use std::collections::BTreeSet;
+
+use sha2::{Digest as _, Sha256};
+use x509_ocsp::{CertStatus, RevokedInfo};
+
+use super::{
+    certificate::Parsed,
+    ocsp::{Answer, OcspError, Response},
+};
+use crate::{
+    policy::Policy,
+    verdict::{Check, chain},
+};
+
+const ID: &str = "gpu.revocation";
+
+/// The stapled responses, and which certificates have their row.
+#[derive(Debug)]
+pub(super) struct Revocations<'a> {
+    responses: Vec<Response>,
+    policy: &'a Policy,
+    now: u64,
+    told: BTreeSet<[u8; 32]>,
+}
+
+impl<'a> Revocations<'a> {
+    /// Reads the responses; a row for each that is none.
+    pub(super) fn new(stapled: &[&[u8]], policy: &'a Policy, now: u64) -> (Self, Vec<Check>) {
+        let mut responses = Vec::new();
+        let mut checks = Vec::new();
+        for (place, der) in stapled.iter().enumerate() {
+            match Response::parse(der) {
+                Ok(response) => responses.push(response),
+                Err(error) => {
+                    let title = format!("OCSP response {place}");
+                    checks.push(Check::fail(ID, title, chain(&error), ANEW));
+                }
+            }
+        }
+        let told = BTreeSet::new();
+        let revocations = Self {
+            responses,
+            policy,
+            now,
+            told,
+        };
+        (revocations, checks)
+    }
+
+    /// Rows for all certificates of `path`, which is verified, but for the last one (the root) and the first `skipped`.
+    pub(super) fn of(&mut self, path: &[Parsed], skipped: usize) -> Vec<Check> {
+        let mut checks = Vec::new();
+        for pair in path.windows(2).skip(skipped) {
+            if let [certificate, issuer] = pair
+                && self.told.insert(Sha256::digest(&certificate.der).into())
+            {
+                checks.push(self.row(certificate, issuer));
+            }
+        }
+        checks
+    }
+
+    fn row(&self, certificate: &Parsed, issuer: &Parsed) -> Check {
+        let subject = &certificate.certificate.tbs_certificate.subject;
+        let title = format!("revocation of {}", common_name(&subject.to_string()));
+        let answers = self
+            .responses
+            .iter()
+            .filter_map(|response| response.about(certificate, issuer, self.now));
+        // Of several the best one counts that can count: an old one beside a new one harms nobody, except where it says
+        // that the certificate is revoked.
+        let mut best: Option<Result<Answer, OcspError>> = None;
+        for answer in answers {
+            let revoked = matches!(
+                &answer,
+                Ok(Answer {
+                    status: CertStatus::Revoked(_),
+                    ..
+                })
+            );
+            let newer = match (&best, &answer) {
+                (None, _) | (Some(Err(_)), _) => true,
+                (Some(Ok(_)), Err(_)) => false,
+                (Some(Ok(old)), Ok(new)) => new.this_update > old.this_update,
+            };
+            if revoked {
+                best = Some(answer);
+                break;
+            }
+            if newer {
+                best = Some(answer);
+            }
+        }
+        match best {
+            None => self.missing(title),
+            Some(Err(error)) => Check::fail(ID, title, chain(&error), ANEW),
+            Some(Ok(answer)) => self.judged(title, &answer),
+        }
+    }
+
+    fn missing(&self, title: String) -> Check {
+        if self.policy.accept_missing_gpu_revocation {
+            return Check::note(ID, title, MISSING_ACCEPTED);
+        }
+        Check::fail(ID, title, MISSING, ANEW)
+    }
+
+    fn judged(&self, title: String, answer: &Answer) -> Check {
+        const HOUR: u64 = 60 * 60;
+        let most = self.policy.max_gpu_ocsp_age;
+        let age = self.now.saturating_sub(answer.this_update);
+        let row = match answer.status {
+            CertStatus::Good(_) if age > most => Check::fail(ID, title, STALE, ANEW),
+            CertStatus::Good(_) => Check::pass(ID, title, ""),
+            CertStatus::Revoked(info) => {
+                return Check::fail(ID, title, revoked(&info), DO_NOT_USE)
+                    .expected("good")
+                    .found("revoked");
+            }
+            CertStatus::Unknown(_) => {
+                return Check::fail(ID, title, UNKNOWN, DO_NOT_USE)
+                    .expected("good")
+                    .found("unknown");
+            }
+        };
+        row.expected(format!("good, said at most {} hours ago", most / HOUR))
+            .found(format!(
+                "good, said {} hours ago, at {}; next answer due at {}",
+                age.div_ceil(HOUR),
+                answer.this_update,
+                answer.next_update
+            ))
+    }
+}
+
+fn revoked(info: &RevokedInfo) -> String {
+    let time = info.revocation_time.0.to_unix_duration().as_secs();
+    let reason = info.revocation_reason.map_or_else(
+        || "without a reason".to_owned(),
+        |reason| format!("for the reason {reason:?}"),
+    );
+    format!("NVIDIA revoked it at {time} (Unix time), {reason}")
+}
+
+/// The common name in a distinguished name, or all of it.
+fn common_name(subject: &str) -> String {
+    let name = subject.split("CN=").nth(1).unwrap_or(subject);
+    let name = name.split([',', '+']).next().unwrap_or(name);
+    name.chars().filter(|c| !c.is_control()).take(80).collect()
+}
+
+const MISSING: &str = "no OCSP response about this certificate was presented: a revoked one could not be told from a good one";
+const MISSING_ACCEPTED: &str = "no OCSP response about this certificate was presented: it may be revoked; accepted because the policy says so";
+const STALE: &str = "stale OCSP response: it is still in its time, but older than this client accepts, and may hide a newer revocation";
+const UNKNOWN: &str = "NVIDIA does not know this certificate";
+const ANEW: &str = "the operator fetches NVIDIA's current OCSP responses (asking with SHA-256 or SHA-384) and staples them; check this machine's clock if it still fails";
+const DO_NOT_USE: &str = "do not use it: whoever holds the revoked key may be anybody";

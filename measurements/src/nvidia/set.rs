@@ -1,0 +1,154 @@
+//! All GPUs of a machine: as many as there must be, each another device, each with a report of its own for one nonce.
+
+use std::collections::BTreeSet;
+
+use super::{
+    DriverState, GpuAppraisal, GpuCollateral, GpuDemand, GpuEvidence,
+    device::{self, Device},
+    golden,
+    manifests::{Manifests, Part},
+    revocation::Revocations,
+};
+use crate::{policy::Policy, roots::RootClass, verdict::Check};
+
+/// Most GPUs of a machine.
+pub const MAX_GPUS: usize = 16;
+/// Most reference manifests that are read: one driver's, and one for each kind of board.
+pub const MAX_RIMS: usize = 32;
+/// Most OCSP responses that are read.
+pub const MAX_OCSP_RESPONSES: usize = 64;
+
+/// Judges the evidence of all GPUs of a machine at `now`, in seconds since 1970 on the verifier's clock.
+///
+/// Never stops at the first mismatch, but what a GPU says is compared only once its signatures hold. Development roots
+/// count as the policy names them, for devices and for manifests each.
+#[must_use]
+pub fn appraise(
+    evidence: &[GpuEvidence<'_>],
+    collateral: &GpuCollateral<'_>,
+    demand: &GpuDemand,
+    policy: &Policy,
+    now: u64,
+) -> GpuAppraisal {
+    let mut checks = vec![count(evidence.len(), demand.count)];
+    let sizes = [
+        ("GPUs", evidence.len(), MAX_GPUS),
+        ("reference manifests", collateral.rims.len(), MAX_RIMS),
+        ("OCSP responses", collateral.ocsp.len(), MAX_OCSP_RESPONSES),
+    ];
+    if let Some((what, found, most)) = sizes.into_iter().find(|(_, found, most)| found > most) {
+        let row = Check::fail("gpu.count", format!("number of {what}"), TOO_MANY, FEWER);
+        checks.push(row.expected(format!("at most {most}")).found(found));
+        return rejected(checks);
+    }
+    let (mut manifests, rows) = Manifests::new(collateral.rims, policy, now);
+    checks.extend(rows);
+    let (mut revocations, rows) = Revocations::new(collateral.ocsp, policy, now);
+    checks.extend(rows);
+    let mut gpus = Vec::new();
+    let mut roots = Vec::new();
+    for (place, evidence) in evidence.iter().enumerate() {
+        let (device, mut rows) = device::verify(evidence, policy, now);
+        if let Some(device) = device {
+            roots.push(device.root);
+            let shared = (&mut manifests, &mut revocations);
+            let (root, more) = judge(&device, evidence.driver, demand, policy, shared);
+            roots.extend(root);
+            rows.extend(more);
+            gpus.push(device.gpu);
+        } else {
+            rows.push(Check::note("gpu.measurements", "measurements", NOT_JUDGED));
+        }
+        if demand.count.unwrap_or(1).max(place + 1) > 1 {
+            for row in &mut rows {
+                row.title = format!("GPU {place}: {}", row.title);
+            }
+        }
+        checks.extend(rows);
+    }
+    let devices: BTreeSet<_> = gpus.iter().map(|gpu| gpu.device).collect();
+    if gpus.len() > 1 {
+        let (title, all) = ("different devices", gpus.len());
+        checks.push(Check::equal(
+            "gpu.distinct",
+            title,
+            &all,
+            &devices.len(),
+            || (SHOWN_TWICE, OWN_EVIDENCE),
+        ));
+    }
+    let development = roots.contains(&RootClass::Development);
+    let root = roots.first().map(|_| match development {
+        true => RootClass::Development,
+        false => RootClass::Vendor,
+    });
+    GpuAppraisal { checks, root, gpus }
+}
+
+/// What a verified GPU says, against demand, policy and manifests; and under whose root its manifests are, if it is a
+/// development root anywhere.
+fn judge(
+    device: &Device<'_>,
+    driver: Option<&DriverState>,
+    demand: &GpuDemand,
+    policy: &Policy,
+    (manifests, revocations): (&mut Manifests<'_>, &mut Revocations<'_>),
+) -> (Vec<RootClass>, Vec<Check>) {
+    let mut checks = device::judge(device, driver, demand, policy);
+    // The attestation key is made by the GPU itself: no responder knows its certificate, and the identity above it can
+    // be revoked.
+    checks.extend(revocations.of(&device.chain.certificates, 1));
+    let gpu = &device.gpu;
+    let mut manifest = |part, version: &str, name: &str| {
+        let (found, rows) = manifests.of(part, (version, name), revocations);
+        checks.extend(rows);
+        found.cloned()
+    };
+    let driver = manifest(Part::Driver, &gpu.driver_version, &gpu.driver_rim);
+    let vbios = manifest(Part::Vbios, &gpu.vbios_version, &gpu.vbios_rim);
+    let (Some((driver, one)), Some((vbios, other))) = (driver, vbios) else {
+        let title = "measurements of driver and VBIOS";
+        checks.push(Check::fail(
+            "gpu.measurements",
+            title,
+            NO_MANIFEST,
+            NO_MANIFEST_ADVICE,
+        ));
+        return (Vec::new(), checks);
+    };
+    checks.extend(golden::compare(&device.report, &driver, &vbios));
+    (vec![one, other], checks)
+}
+
+fn count(found: usize, expected: Option<usize>) -> Check {
+    let title = "number of GPUs";
+    let (good, shown) = match expected {
+        Some(expected) => (found == expected && found > 0, expected.to_string()),
+        None => (found > 0, "at least 1".to_owned()),
+    };
+    let row = if good {
+        Check::pass("gpu.count", title, found)
+    } else {
+        Check::fail("gpu.count", title, OTHER_COUNT, OWN_EVIDENCE).found(found)
+    };
+    row.expected(shown)
+}
+
+fn rejected(checks: Vec<Check>) -> GpuAppraisal {
+    GpuAppraisal {
+        checks,
+        root: None,
+        gpus: Vec::new(),
+    }
+}
+
+const TOO_MANY: &str = "more than any machine has: reading them would cost more than they can tell";
+const FEWER: &str = "the operator presents each GPU once, and only the collateral of these GPUs";
+const OTHER_COUNT: &str = "a GPU without evidence could do anything with what it is given";
+const OWN_EVIDENCE: &str =
+    "the operator collects evidence of every GPU of the machine, each its own";
+const SHOWN_TWICE: &str = "one GPU's evidence stands in for another's";
+const NOT_JUDGED: &str = "not judged: the report that carries them is not verified";
+const NO_MANIFEST: &str =
+    "not compared: the reference manifests of driver and VBIOS do not both count";
+const NO_MANIFEST_ADVICE: &str = "see the rows of the manifests";

@@ -1,0 +1,87 @@
+//! Properties: whatever the bytes are, nothing panics, and what is accepted is what was signed.
+
+use proptest::{collection::vec, prelude::*};
+
+use super::{Case, GPU, parts};
+use crate::nvidia::{
+    ocsp::MAX_OCSP,
+    rim::Rim,
+    simulated::ReportParts,
+    spdm::Report,
+    xml::{canonical, parse, reparse},
+};
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// Fields of any number and length come out as they went in.
+    #[test]
+    fn reports_read_what_was_written(
+        nonce: [u8; 32],
+        own: [u8; 32],
+        values in vec(vec(any::<u8>(), 0..64), 1..64),
+        driver in "[0-9.]{1,20}",
+    ) {
+        let mut written = ReportParts::new(nonce, &driver, [1; 8], [2; 48]);
+        written.response_nonce = own;
+        let numbered = (1_u8..).zip(values.clone());
+        written.measurements = numbered.map(|(index, value)| (index, 1, 1, value)).collect();
+        let bytes = [written.transcript(), vec![7; 96]].concat();
+        let read = Report::parse(&bytes).unwrap();
+        prop_assert_eq!(read.nonce, nonce);
+        prop_assert_eq!(read.response_nonce, own);
+        prop_assert_eq!(read.opaque.driver_version, Some(driver));
+        prop_assert_eq!(read.transcript, &written.transcript()[..]);
+        prop_assert_eq!(read.signature, [7; 96]);
+        let measured: Vec<Vec<u8>> = read.measurements.values().map(|value| value.to_vec()).collect();
+        prop_assert_eq!(measured, values);
+    }
+
+    /// Anything at all: an error, not a panic.
+    #[test]
+    fn foreign_bytes_are_refused(bytes in vec(any::<u8>(), 0..600)) {
+        let _ = Report::parse(&bytes);
+        let _ = Rim::parse(&bytes);
+        let _ = crate::nvidia::ocsp::readable(&bytes);
+        prop_assert!(bytes.len() <= MAX_OCSP);
+    }
+
+    /// Canonical form is its own canonical form, whatever document it is of.
+    #[test]
+    fn canonical_form_is_a_fixed_point(text in "(<[ab]( x:[cd]=\"[<e>]?\")?( e='[\" \t]?')?>[>\r\n\t f]{0,3}){0,4}(</[ab]>|<[ab]/>){0,5}") {
+        let document = format!("<r xmlns:x=\"urn:x\">{text}</r>");
+        if let Ok(document) = parse(document.as_bytes()) {
+            let once = canonical(document.root_element(), None);
+            let again = reparse(&once).unwrap();
+            prop_assert_eq!(canonical(again.root_element(), None), once);
+        }
+    }
+}
+
+proptest! {
+    // Each case verifies signatures.
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// One changed bit anywhere in a signed report is refused.
+    #[test]
+    fn no_bit_of_a_report_is_free(place: prop::sample::Index, bit in 0_u8..8) {
+        let mut case = Case::good();
+        let at = place.index(case.report.len());
+        case.report[at] ^= 1 << bit;
+        prop_assert!(case.judge().is_rejected(), "bit {} of byte {:#x}", bit, at);
+        prop_assert!(case.judge().gpus.is_empty());
+    }
+
+    /// A measurement that is expected cannot have another value, though the GPU signs it.
+    #[test]
+    fn no_expected_measurement_is_free(place in 0_usize..7, byte in 0_usize..48, bit in 0_u8..8) {
+        let index = [1_u8, 9, 35, 63, 0, 2, 40][place];
+        let mut changed = parts();
+        changed.measurements[usize::from(index)].3[byte] ^= 1 << bit;
+        let case = Case { report: changed.signed(&GPU.attestation.key), ..Case::good() };
+        let failed = case.failures();
+        prop_assert_eq!(failed[0].id, "gpu.measurement");
+        let title = format!("measurement {index} ");
+        prop_assert!(failed[0].title.starts_with(&title), "{}", failed[0].title);
+    }
+}

@@ -1,0 +1,242 @@
+//! OCSP responses: what they say, about whom, by whom, and when.
+
+use x509_cert::der::{Encode as _, oid::ObjectIdentifier};
+use x509_ocsp::OcspResponse;
+
+use super::{Case, GPU, NOW, NVIDIA, TIMES};
+use crate::{
+    nvidia::{
+        ocsp::{MAX_OCSP, OcspError},
+        simulated::{
+            Identity, Key, Role, Status, Template, Times,
+            status::{data, responder, response, signed},
+        },
+    },
+    verdict::Outcome,
+};
+
+/// The good case with another response about the certificate at `place` of those that can be revoked.
+fn with(place: usize, response: Vec<u8>) -> Case {
+    let mut case = Case::good();
+    case.ocsp[place] = response;
+    case
+}
+
+fn pair(place: usize) -> (&'static Identity, &'static Identity) {
+    NVIDIA.revocable(&GPU)[place]
+}
+
+const MISSING: &str = "no OCSP response about this certificate was presented: a revoked one could not be told from a good one";
+
+#[test]
+fn cocoon_gpu_11() {
+    let names = [
+        "GH100 A01 GSP BROM",
+        "Simulated GH100 Provisioner ICA 1",
+        "Simulated GH100 Identity",
+        "Simulated HCC RIM L4 Signer",
+        "Simulated Reference Value L3 GH100 001",
+        "Simulated Reference Value GH100 CA",
+    ];
+    for (place, name) in names.into_iter().enumerate() {
+        let (subject, issuer) = pair(place);
+        let judged = |status, times| {
+            let row = with(place, response(subject, issuer, status, times).unwrap()).failure();
+            assert_eq!(
+                (row.id, row.title),
+                ("gpu.revocation", format!("revocation of {name}"))
+            );
+            row.cause.unwrap()
+        };
+        assert_eq!(
+            judged(Status::Revoked(NOW - 5), TIMES),
+            format!(
+                "NVIDIA revoked it at {} (Unix time), for the reason KeyCompromise",
+                NOW - 5
+            )
+        );
+        assert_eq!(
+            judged(Status::Unknown, TIMES),
+            "NVIDIA does not know this certificate"
+        );
+        let times = |this_update, next_update| Times {
+            this_update,
+            next_update,
+        };
+        assert_eq!(
+            judged(Status::Good, times(NOW - 9, Some(NOW - 1))),
+            format!(
+                "the OCSP response was valid until {} (Unix time), and it is {NOW}: fetch a newer one",
+                NOW - 1
+            )
+        );
+        assert_eq!(
+            judged(Status::Good, times(NOW + 1, Some(NOW + 9))),
+            format!(
+                "the OCSP response is valid from {} (Unix time), and it is {NOW}: check the clock",
+                NOW + 1
+            )
+        );
+        assert!(
+            judged(Status::Good, times(NOW - 9, None))
+                .starts_with("the OCSP response was valid until")
+        );
+        let week = 7 * 86_400;
+        assert!(
+            judged(Status::Good, times(NOW - week - 1, Some(NOW + 9)))
+                .starts_with("stale OCSP response: ")
+        );
+        let mut case = Case::good();
+        case.ocsp.remove(place);
+        assert_eq!(case.refusal(), ("gpu.revocation", MISSING.to_owned()));
+        case.policy.accept_missing_gpu_revocation = true;
+        assert_eq!(case.failures(), []);
+        let noted = |row: &&crate::verdict::Check| {
+            row.id == "gpu.revocation" && row.outcome == Outcome::Note
+        };
+        assert_eq!(case.judge().checks.iter().filter(noted).count(), 1);
+    }
+    // The policy forgives silence, not bad news.
+    let (subject, issuer) = pair(0);
+    let mut case = with(
+        0,
+        response(subject, issuer, Status::Revoked(NOW), TIMES).unwrap(),
+    );
+    case.policy.accept_missing_gpu_revocation = true;
+    assert_eq!(case.refusal().0, "gpu.revocation");
+}
+
+/// Who may answer: the issuer, or a responder that the issuer certified for it.
+#[test]
+fn only_the_issuers_responder_answers() {
+    let (subject, issuer) = pair(0);
+    let good = || data(subject, issuer, Status::Good, TIMES).unwrap();
+    let own = with(0, signed(good(), &issuer.key, &[]).unwrap());
+    assert_eq!(own.failures(), []);
+
+    let refused = |response| with(0, response).refusal().1;
+    let nobody = "the OCSP response is signed neither by the issuer nor by a responder that the issuer certified";
+    let stranger = Key::from_seed("stranger").unwrap();
+    assert_eq!(refused(signed(good(), &stranger, &[]).unwrap()), nobody);
+    // A certificate of the issuer's that is for something else: the GPU's own.
+    assert_eq!(
+        refused(signed(good(), &subject.key, &[subject]).unwrap()),
+        nobody
+    );
+    // A responder of another issuer.
+    let other = responder(pair(1).1).unwrap();
+    let found = refused(signed(good(), &other.key, &[&other]).unwrap());
+    assert!(
+        found.starts_with("the certificate of the OCSP responder names another issuer"),
+        "{found}"
+    );
+    let forged = Template::new("CN=Forged", Role::Responder);
+    let mut forged = forged.self_signed(stranger.clone()).unwrap();
+    let mut body = forged.parsed().unwrap().tbs_certificate;
+    body.issuer = issuer.parsed().unwrap().tbs_certificate.subject;
+    forged.certificate = crate::nvidia::simulated::pki::sign(body, &stranger).unwrap();
+    let found = refused(signed(good(), &stranger, &[&forged]).unwrap());
+    assert_eq!(
+        found,
+        "the signature on the certificate of the OCSP responder does not hold"
+    );
+    let late = Template::new("CN=Late", Role::Responder).valid((NOW - 2, NOW - 1));
+    let late = late.issued(stranger.clone(), issuer).unwrap();
+    let found = refused(signed(good(), &stranger, &[&late]).unwrap());
+    assert!(
+        found.starts_with("the certificate of the OCSP responder was valid until"),
+        "{found}"
+    );
+    // What is signed is changed.
+    let mut response = response(subject, issuer, Status::Good, TIMES).unwrap();
+    let at = response
+        .windows(15)
+        .position(|bytes| bytes.ends_with(b"Z") && bytes.starts_with(b"20"))
+        .unwrap();
+    response[at + 3] ^= 1;
+    assert_eq!(refused(response), nobody);
+}
+
+/// Each part of the certificate's id, wrong one at a time: then the response is about another certificate.
+#[test]
+fn a_response_is_about_one_certificate_of_one_issuer() {
+    let (subject, issuer) = pair(0);
+    type Edit = fn(&mut x509_ocsp::CertId);
+    let edits: [Edit; 4] = [
+        |id| id.issuer_name_hash = x509_cert::der::asn1::OctetString::new([0; 48]).unwrap(),
+        |id| id.issuer_key_hash = x509_cert::der::asn1::OctetString::new([0; 48]).unwrap(),
+        |id| id.serial_number = x509_cert::serial_number::SerialNumber::new(&[1]).unwrap(),
+        // SHA-1.
+        |id| id.hash_algorithm.oid = ObjectIdentifier::new_unwrap("1.3.14.3.2.26"),
+    ];
+    let responder = responder(issuer).unwrap();
+    for edit in edits {
+        let mut data = data(subject, issuer, Status::Good, TIMES).unwrap();
+        edit(&mut data.responses[0].cert_id);
+        let case = with(0, signed(data, &responder.key, &[&responder]).unwrap());
+        assert_eq!(case.refusal(), ("gpu.revocation", MISSING.to_owned()));
+    }
+}
+
+/// Of several responses the newest counts, unless one says that the certificate is revoked.
+#[test]
+fn bad_news_outlive_good_ones() {
+    let (subject, issuer) = pair(0);
+    let old = Times {
+        this_update: NOW - 7200,
+        ..TIMES
+    };
+    let mut case = Case::good();
+    case.ocsp
+        .push(response(subject, issuer, Status::Revoked(NOW - 8000), old).unwrap());
+    assert!(case.refusal().1.starts_with("NVIDIA revoked it at"));
+    let mut case = Case::good();
+    let expired = Times {
+        this_update: NOW - 7200,
+        next_update: Some(NOW - 3600),
+    };
+    case.ocsp
+        .insert(0, response(subject, issuer, Status::Good, expired).unwrap());
+    assert_eq!(
+        case.failures(),
+        [],
+        "an old response beside a new one harms nobody"
+    );
+}
+
+#[test]
+fn responses_of_no_form_are_named() {
+    let refused = |response: Vec<u8>| {
+        let mut case = Case::good();
+        case.ocsp.push(response);
+        let row = case.failure();
+        assert_eq!((row.id, &*row.title), ("gpu.revocation", "OCSP response 6"));
+        row.cause.unwrap()
+    };
+    assert!(
+        refused(Vec::new()).starts_with("the OCSP response is not DER of the form of RFC 6960: ")
+    );
+    let length = MAX_OCSP + 1;
+    assert_eq!(
+        refused(vec![0; length]),
+        OcspError::TooLarge { length }.to_string()
+    );
+    let later = OcspResponse::try_later().to_der().unwrap();
+    assert_eq!(
+        refused(later),
+        "the OCSP response says TryLater instead of answering"
+    );
+    let (subject, issuer) = pair(0);
+    let mut many = data(subject, issuer, Status::Good, TIMES).unwrap();
+    many.responses = vec![many.responses[0].clone(); 17];
+    assert_eq!(
+        refused(signed(many, &issuer.key, &[]).unwrap()),
+        "the OCSP response has 17 answers, at most 16 are read"
+    );
+    let five = [issuer; 5];
+    let data = data(subject, issuer, Status::Good, TIMES).unwrap();
+    assert_eq!(
+        refused(signed(data, &issuer.key, &five).unwrap()),
+        "the OCSP response has 5 certificates, at most 4 are read"
+    );
+}

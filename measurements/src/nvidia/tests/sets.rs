@@ -1,0 +1,221 @@
+//! Several GPUs, the modes of each, and which of them may serve.
+
+use super::{Case, DRIVER, GPU, NONCE, NVIDIA, VBIOS_BYTES, failures, parts, state};
+use crate::{
+    nvidia::{DriverState, GpuEvidence, MAX_GPUS, simulated::ReportParts},
+    verdict::Outcome,
+};
+
+#[test]
+fn cocoon_gpu_12() {
+    let other = NVIDIA.gpu("second").unwrap();
+    let report = ReportParts::new(NONCE, DRIVER, VBIOS_BYTES, other.firmware_id);
+    let second = (
+        report.signed(&other.attestation.key),
+        NVIDIA.chain(&other).unwrap(),
+    );
+    let mut case = Case::good();
+    case.demand.count = Some(2);
+    case.ocsp.extend(NVIDIA.good(&other, super::TIMES).unwrap());
+    let driver = state();
+    let evidence = |report: &'static [u8], chain: &'static str| GpuEvidence {
+        report,
+        chain: chain.as_bytes(),
+        driver: None,
+    };
+    let first: GpuEvidence<'static> =
+        evidence(case.report.clone().leak(), case.chain.clone().leak());
+    let second: GpuEvidence<'static> = evidence(second.0.leak(), second.1.leak());
+    let with = |one: GpuEvidence<'static>| GpuEvidence {
+        driver: Some(&driver),
+        ..one
+    };
+    let (first, second) = (with(first), with(second));
+
+    let both = case.judge_all(&[first, second]);
+    assert_eq!(failures(&both), []);
+    let devices: Vec<_> = both.gpus.iter().map(|gpu| gpu.device).collect();
+    assert_eq!(devices, [GPU.device().unwrap(), other.device().unwrap()]);
+    // What both share has one row: manifests, and the certificates above the devices.
+    let rows = |id| both.checks.iter().filter(|check| check.id == id).count();
+    assert_eq!(
+        (
+            rows("gpu.rim.driver"),
+            rows("gpu.revocation"),
+            rows("gpu.nonce")
+        ),
+        (1, 7, 2)
+    );
+
+    let twice = failures(&case.judge_all(&[first, first]));
+    assert_eq!(twice.len(), 1);
+    assert_eq!(
+        (twice[0].id, twice[0].found.as_deref()),
+        ("gpu.distinct", Some("1"))
+    );
+    for (shown, found) in [
+        (&[first][..], "1"),
+        (&[], "0"),
+        (&[first, second, second], "3"),
+    ] {
+        let failed = failures(&case.judge_all(shown));
+        assert_eq!(
+            (failed[0].id, failed[0].found.as_deref()),
+            ("gpu.count", Some(found))
+        );
+        assert_eq!(failed[0].expected.as_deref(), Some("2"));
+    }
+    // One of two answers an older question.
+    let mut parts = ReportParts::new([1; 32], DRIVER, VBIOS_BYTES, other.firmware_id);
+    let old = parts.signed(&other.attestation.key);
+    let failed = failures(&case.judge_all(&[
+        first,
+        GpuEvidence {
+            report: &old,
+            ..second
+        },
+    ]));
+    assert_eq!(
+        (failed[0].id, &*failed[0].title),
+        ("gpu.nonce", "GPU 1: nonce of the report")
+    );
+    // One of two has a manifest of its own; here there is none.
+    parts = ReportParts::new(
+        NONCE,
+        DRIVER,
+        [0, 0x74, 0, 0x96, 0x1a, 0, 0, 0],
+        other.firmware_id,
+    );
+    let newer = parts.signed(&other.attestation.key);
+    let failed = failures(&case.judge_all(&[
+        first,
+        GpuEvidence {
+            report: &newer,
+            ..second
+        },
+    ]));
+    let row = failed
+        .iter()
+        .find(|row| row.id == "gpu.rim.vbios")
+        .unwrap();
+    assert_eq!(
+        row.expected.as_deref(),
+        Some("96.00.74.00.1A (NV_GPU_VBIOS_1010_0200_882_960074001A)")
+    );
+
+    let many = vec![first; MAX_GPUS + 1];
+    let failed = failures(&case.judge_all(&many));
+    assert_eq!(failed[1].expected.as_deref(), Some("at most 16"));
+    case.demand.count = None;
+    assert_eq!(
+        failures(&case.judge_all(&[]))[0].expected.as_deref(),
+        Some("at least 1")
+    );
+    assert!(case.judge_all(&[]).is_rejected());
+}
+
+#[test]
+fn cocoon_gpu_13() {
+    let with = |edit: fn(&mut DriverState)| {
+        let mut case = Case::good();
+        edit(case.driver.as_mut().unwrap());
+        case
+    };
+    let (off, developer) = (
+        "confidential computing is off: the host can read what the GPU holds",
+        "developer mode: debuggers and profilers can read everything",
+    );
+    let refusal = |id, cause: &str| (id, cause.to_owned());
+    assert_eq!(
+        with(|d| d.confidential_computing = false).refusal(),
+        refusal("gpu.mode", off)
+    );
+    let mut lenient = with(|d| d.developer_mode = true);
+    assert_eq!(lenient.refusal(), refusal("gpu.developer_mode", developer));
+    lenient.policy.accept_gpu_developer_mode = true;
+    assert_eq!(lenient.failures(), []);
+    let (pcie, version) = (
+        "the driver says otherwise than the report that the GPU signed",
+        "the driver names another version than the report that the GPU signed",
+    );
+    assert_eq!(
+        with(|d| d.protected_pcie = true).refusal(),
+        refusal("gpu.protected_pcie", pcie)
+    );
+    assert_eq!(
+        with(|d| d.driver_version.push('0')).refusal(),
+        refusal("gpu.versions", version)
+    );
+    assert_eq!(
+        with(|d| d.vbios_version.push('0')).refusal(),
+        refusal("gpu.versions", version)
+    );
+    assert_eq!(
+        with(|d| d.vbios_version.make_ascii_lowercase()).failures(),
+        []
+    );
+    // Nobody asked the driver.
+    let mut silent = Case::good();
+    silent.driver = None;
+    let (id, cause) = silent.refusal();
+    assert_eq!(id, "gpu.mode");
+    assert!(
+        cause.starts_with("what the driver says of the GPU's mode is missing"),
+        "{cause}"
+    );
+    silent.demand.driver_state = false;
+    assert_eq!(silent.failures(), []);
+}
+
+/// Protected PCIe: told, from either of the report's fields, and in place of full confidential computing.
+#[test]
+fn protected_pcie_is_told() {
+    for (id, value) in [(21, vec![0xaa]), (36, vec![2, 0])] {
+        let mut case = Case::reporting(|parts| *parts.field(id) = value);
+        let driver = case.driver.as_mut().unwrap();
+        driver.protected_pcie = true;
+        driver.confidential_computing = false;
+        let appraisal = case.judge();
+        assert_eq!(failures(&appraisal), []);
+        let row = appraisal
+            .checks
+            .iter()
+            .find(|row| row.id == "gpu.protected_pcie")
+            .unwrap();
+        assert_eq!(
+            (row.outcome, row.found.as_deref()),
+            (Outcome::Note, Some("on"))
+        );
+    }
+    // The driver's word alone does not stand in for confidential computing.
+    let mut case = Case::good();
+    let driver = case.driver.as_mut().unwrap();
+    driver.protected_pcie = true;
+    driver.confidential_computing = false;
+    let ids: Vec<&str> = case.failures().iter().map(|row| row.id).collect();
+    assert_eq!(ids, ["gpu.mode", "gpu.protected_pcie"]);
+}
+
+#[test]
+fn cocoon_gpu_15() {
+    let mut case = Case::good();
+    let device = GPU.device().unwrap();
+    case.policy.gpus = vec![device];
+    assert_eq!(case.failures(), []);
+    let mut other = device;
+    other.0[0] ^= 1;
+    case.policy.gpus = vec![other];
+    let row = case.failure();
+    assert_eq!(
+        (row.id, row.expected),
+        ("gpu.device", Some(other.to_string()))
+    );
+    assert_eq!(row.found, Some(device.to_string()));
+    case.policy.gpus = vec![other, other];
+    assert_eq!(
+        case.failure().expected.as_deref(),
+        Some("one of the 2 that the policy lists")
+    );
+    // The attestation key changes with the firmware; the device does not.
+    assert_eq!(parts().opaque.len(), 8);
+}

@@ -1,0 +1,254 @@
+//! XML as NVIDIA's reference manifests use it: parsed, and written in canonical form (Canonical XML 1.1, W3C).
+//!
+//! A signature is over canonical bytes, so whoever canonicalises decides what is signed. This code therefore covers what
+//! the manifests use and refuses the rest by name before any parsing: document types (and with them all entities),
+//! comments, processing instructions, CDATA sections, character references, attributes of the `xml:` namespace. What is
+//! left are elements, attributes, text and namespaces; for them versions 1.0 and 1.1 are the same.
+
+use roxmltree::{Document, Node, NodeType, ParsingOptions};
+use thiserror::Error;
+
+/// The largest document read: NVIDIA's have 21 KB.
+pub const MAX_XML: usize = 64 << 10;
+/// Most nodes: NVIDIA's have 160.
+const MAX_NODES: u32 = 2048;
+/// Most namespace declarations: NVIDIA's have 6. Every element inherits them, so their number is bounded on its own.
+const MAX_NAMESPACES: usize = 16;
+
+const XML: &str = "http://www.w3.org/XML/1998/namespace";
+
+/// What a manifest does not use, by the bytes that begin it.
+const REFUSED: [(&str, &str); 5] = [
+    ("<!--", "a comment"),
+    ("<![", "a CDATA section"),
+    ("<!", "a document type"),
+    ("<?", "a declaration or processing instruction"),
+    ("&", "an entity or character reference"),
+];
+
+/// Why a document is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum XmlError {
+    /// Larger than any manifest.
+    #[error("XML has {length} bytes, more than {MAX_XML}")]
+    TooLarge {
+        /// Bytes given.
+        length: usize,
+    },
+    /// Not UTF-8.
+    #[error("XML is not UTF-8 at offset {offset:#x}")]
+    NotUtf8 {
+        /// Where it stops being.
+        offset: usize,
+    },
+    /// Something that no manifest uses.
+    #[error(
+        "XML holds {what} at offset {offset:#x}: reference manifests use none, so none is read"
+    )]
+    Refused {
+        /// What it is.
+        what: &'static str,
+        /// Where it begins.
+        offset: usize,
+    },
+    /// More namespace declarations than any manifest has.
+    #[error("XML declares {count} namespaces, more than {MAX_NAMESPACES}")]
+    Namespaces {
+        /// How many.
+        count: usize,
+    },
+    /// Not well-formed, or too many nodes.
+    #[error("XML is not well-formed: {reason}")]
+    Malformed {
+        /// What the parser says, with line and column.
+        reason: String,
+    },
+}
+
+/// Parses a document that uses nothing but elements, attributes, text and namespaces.
+pub(super) fn parse(bytes: &[u8]) -> Result<Document<'_>, XmlError> {
+    if bytes.len() > MAX_XML {
+        return Err(XmlError::TooLarge {
+            length: bytes.len(),
+        });
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| XmlError::NotUtf8 {
+        offset: error.valid_up_to(),
+    })?;
+    if text.starts_with('\u{feff}') {
+        let what = "a byte order mark";
+        return Err(XmlError::Refused { what, offset: 0 });
+    }
+    for (begin, what) in REFUSED {
+        if let Some(offset) = text.find(begin) {
+            return Err(XmlError::Refused { what, offset });
+        }
+    }
+    let document = reparse(text)?;
+    for node in document.descendants() {
+        let refused = node
+            .attributes()
+            .find(|attribute| attribute.namespace() == Some(XML));
+        if let Some(attribute) = refused {
+            return Err(XmlError::Refused {
+                what: "an attribute of the xml: namespace",
+                offset: attribute.range().start,
+            });
+        }
+        if node
+            .namespaces()
+            .any(|namespace| namespace.uri().is_empty())
+        {
+            return Err(XmlError::Refused {
+                what: "an element that takes a namespace back",
+                offset: node.range().start,
+            });
+        }
+    }
+    Ok(document)
+}
+
+/// Parses canonical bytes, which may hold the references that canonical form prescribes.
+pub(super) fn reparse(text: &str) -> Result<Document<'_>, XmlError> {
+    let count = text.matches("xmlns").count();
+    if count > MAX_NAMESPACES {
+        return Err(XmlError::Namespaces { count });
+    }
+    let options = ParsingOptions {
+        allow_dtd: false,
+        nodes_limit: MAX_NODES,
+        entity_resolver: None,
+    };
+    Document::parse_with_options(text, options).map_err(|error| XmlError::Malformed {
+        reason: error.to_string(),
+    })
+}
+
+/// The canonical form of `apex` and everything below it but the element `without`. Namespaces that `apex` inherits are
+/// declared on it.
+pub(super) fn canonical(apex: Node<'_, '_>, without: Option<Node<'_, '_>>) -> String {
+    let mut out = String::new();
+    // Not recursive: how deep elements nest is the document's choice.
+    let mut open: Vec<Node<'_, '_>> = Vec::new();
+    let mut next = Some(apex);
+    while let Some(node) = next {
+        let skipped = Some(node) == without;
+        if !skipped {
+            match node.node_type() {
+                NodeType::Element => start_tag(&mut out, node, open.last().copied()),
+                NodeType::Text => escaped(&mut out, node.text().unwrap_or_default(), TEXT),
+                // `parse` let neither in.
+                NodeType::Root | NodeType::Comment | NodeType::PI => {}
+            }
+        }
+        let below = node.first_child().filter(|_| !skipped);
+        if node.is_element() && !skipped {
+            open.push(node);
+        }
+        next = below.or_else(|| following(&mut out, node, &mut open, skipped));
+    }
+    out
+}
+
+/// The node behind `node`, which has nothing (more) below it; the elements that end on the way are closed.
+fn following<'a, 'i>(
+    out: &mut String,
+    node: Node<'a, 'i>,
+    open: &mut Vec<Node<'a, 'i>>,
+    skipped: bool,
+) -> Option<Node<'a, 'i>> {
+    if (!node.is_element() || skipped)
+        && let Some(sibling) = node.next_sibling()
+    {
+        return Some(sibling);
+    }
+    while let Some(element) = open.pop() {
+        out.push_str("</");
+        out.push_str(qualified_name(element));
+        out.push('>');
+        if open.is_empty() {
+            return None;
+        }
+        if let Some(sibling) = element.next_sibling() {
+            return Some(sibling);
+        }
+    }
+    None
+}
+
+fn start_tag(out: &mut String, element: Node<'_, '_>, parent: Option<Node<'_, '_>>) {
+    out.push('<');
+    out.push_str(qualified_name(element));
+    let inherited = |prefix, uri| {
+        parent.is_some_and(|parent| {
+            let mut known = parent.namespaces();
+            known.any(|namespace| (namespace.name(), namespace.uri()) == (prefix, uri))
+        })
+    };
+    let mut declared: Vec<(Option<&str>, &str)> = element
+        .namespaces()
+        .map(|namespace| (namespace.name(), namespace.uri()))
+        .filter(|(prefix, uri)| *uri != XML && !inherited(*prefix, *uri))
+        .collect();
+    // By prefix; the default namespace has none and goes first.
+    declared.sort_unstable();
+    for (prefix, uri) in declared {
+        out.push_str(" xmlns");
+        if let Some(prefix) = prefix {
+            out.push(':');
+            out.push_str(prefix);
+        }
+        value(out, uri);
+    }
+    let mut attributes: Vec<_> = element.attributes().collect();
+    attributes.sort_by_key(|attribute| (attribute.namespace(), attribute.name()));
+    let source = element.document().input_text();
+    for attribute in attributes {
+        out.push(' ');
+        out.push_str(source.get(attribute.range_qname()).unwrap_or_default());
+        value(out, attribute.value());
+    }
+    out.push('>');
+}
+
+/// The element's name as it is written, prefix included: two prefixes may stand for one namespace.
+fn qualified_name<'i>(element: Node<'_, 'i>) -> &'i str {
+    let source: &'i str = element.document().input_text();
+    let tag = source.get(element.range()).unwrap_or_default();
+    let name = tag.strip_prefix('<').unwrap_or_default();
+    let end = name.find(|c: char| c.is_ascii_whitespace() || c == '>' || c == '/');
+    name.get(..end.unwrap_or(0)).unwrap_or_default()
+}
+
+fn value(out: &mut String, text: &str) {
+    out.push_str("=\"");
+    escaped(out, text, VALUE);
+    out.push('"');
+}
+
+/// What stands for a character in canonical text, and in canonical attribute values.
+const TEXT: fn(char) -> Option<&'static str> = |character| match character {
+    '&' => Some("&amp;"),
+    '<' => Some("&lt;"),
+    '>' => Some("&gt;"),
+    '\r' => Some("&#xD;"),
+    _ => None,
+};
+const VALUE: fn(char) -> Option<&'static str> = |character| match character {
+    '&' => Some("&amp;"),
+    '<' => Some("&lt;"),
+    '"' => Some("&quot;"),
+    '\t' => Some("&#x9;"),
+    '\n' => Some("&#xA;"),
+    '\r' => Some("&#xD;"),
+    _ => None,
+};
+
+fn escaped(out: &mut String, text: &str, rule: fn(char) -> Option<&'static str>) {
+    for character in text.chars() {
+        match rule(character) {
+            Some(reference) => out.push_str(reference),
+            None => out.push(character),
+        }
+    }
+}
