@@ -55,17 +55,19 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Crates that bring C, or another TLS stack, into a binary.
-const FOREIGN: &[&str] = &[
-    "aws-lc-sys",
+/// Packages with which others compile C, or look for some on the machine.
+const BUILDS_C: &[&str] = &[
+    "autotools",
+    "bindgen",
+    "cc",
     "cmake",
-    "native-tls",
-    "openssl-sys",
-    "ring",
-    "zstd-sys",
-    "lzma-sys",
-    "liblzma-sys",
+    "nasm-rs",
+    "pkg-config",
+    "system-deps",
+    "vcpkg",
 ];
+/// TLS stacks that are not ours.
+const FOREIGN: &[&str] = &["aws-lc-rs", "native-tls", "openssl", "ring"];
 
 #[test]
 fn arrows_are_the_ones_of_the_architecture() {
@@ -103,7 +105,7 @@ fn nothing_shipped_links_the_simulator() {
         "cocoon-image",
     ] {
         assert!(
-            !closure(shipped, &[]).contains("cocoon-simulator"),
+            !closure(shipped).contains("cocoon-simulator"),
             "{shipped} links the simulator"
         );
     }
@@ -111,21 +113,40 @@ fn nothing_shipped_links_the_simulator() {
 
 #[test]
 fn the_agent_is_free_of_c_and_of_the_engine() {
-    let crates = closure(
-        "cocoon-guest-agent",
-        &["--filter-platform", "x86_64-unknown-linux-musl"],
+    let target = "x86_64-unknown-linux-musl";
+    let options = ["--edges", "normal,build", "--target", target];
+    let crates = packages("cocoon-guest-agent", &options);
+    assert!(crates.contains("rustls"), "not the list: {crates:?}");
+    let brings_c: Vec<_> = crates.iter().filter(|name| brings_c(name)).collect();
+    assert_eq!(
+        brings_c,
+        Vec::<&String>::new(),
+        "the guest agent, or a build script of its, takes C"
     );
-    for name in FOREIGN {
-        assert!(!crates.contains(*name), "the guest agent links {name}");
-    }
-    for name in [
+    for name in FOREIGN.iter().chain(&[
         "cocoon-engine",
         "mistralrs",
         "mistralrs-core",
         "candle-core",
-    ] {
-        assert!(!crates.contains(name), "the guest agent links {name}");
+    ]) {
+        assert!(!crates.contains(*name), "the guest agent links {name}");
     }
+}
+
+/// The engine does have C, in build scripts and in packages that bind libraries: what is looked for can be found.
+#[test]
+fn c_would_be_noticed() {
+    let options = ["--edges", "normal,build", "--features", "mistralrs"];
+    let crates = packages("cocoon-engine", &options);
+    assert!(crates.contains("cc"), "no compiler of C: {crates:?}");
+    assert!(crates.iter().any(|name| name.ends_with("-sys")));
+    assert!(brings_c("cc") && brings_c("zstd-sys") && brings_c("openssl-src"));
+    assert!(!brings_c("rustls") && !brings_c("sys-info"));
+}
+
+/// By convention `-sys` binds a library that is not Rust, and `-src` carries its sources.
+fn brings_c(package: &str) -> bool {
+    BUILDS_C.contains(&package) || package.ends_with("-sys") || package.ends_with("-src")
 }
 
 #[test]
@@ -137,38 +158,26 @@ fn only_the_guest_build_turns_the_engine_on() {
         "cocoon-client",
     ] {
         assert!(
-            !closure(name, &[]).contains("mistralrs"),
+            !closure(name).contains("mistralrs"),
             "{name} builds mistral.rs without being asked to"
         );
     }
 }
 
 /// Names of the normal dependencies of `package`, all the way down, with its default features.
-fn closure(package: &str, options: &[&str]) -> BTreeSet<String> {
-    let mut arguments = vec![
-        "tree",
-        "--locked",
-        "--package",
-        package,
-        "--edges",
-        "normal",
-        "--prefix",
-        "none",
-        "--format",
-        "{lib}",
-    ];
-    let target = options
-        .iter()
-        .position(|o| *o == "--filter-platform")
-        .map(|i| options[i + 1]);
-    if let Some(target) = target {
-        arguments.extend(["--target", target]);
-    }
-    let output = cargo(&arguments);
-    output
+fn closure(package: &str) -> BTreeSet<String> {
+    packages(package, &["--edges", "normal"])
+}
+
+/// Names of the packages in the tree of `package`.
+fn packages(package: &str, options: &[&str]) -> BTreeSet<String> {
+    let mut arguments = vec!["tree", "--locked", "--package", package];
+    arguments.extend(["--prefix", "none", "--format", "{p}"]);
+    arguments.extend(options);
+    // The name, then version and place.
+    cargo(&arguments)
         .lines()
-        .map(|line| line.trim().replace('_', "-"))
-        .filter(|line| !line.is_empty())
+        .filter_map(|line| Some(line.split_whitespace().next()?.to_owned()))
         .collect()
 }
 
