@@ -85,6 +85,12 @@ struct Up {
     /// Public address.
     #[arg(long, default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
+    /// Start the VM in this TEE, tdx or snp; refused with a reason where the machine cannot. No TEE host has run it yet.
+    #[arg(long, value_parser = real_tee, conflicts_with = "simulate")]
+    tee: Option<Tee>,
+    /// QEMU's CPU model for SEV-SNP guests, which measure it.
+    #[arg(long, default_value = "EPYC-v4")]
+    cpu: String,
     /// Imitate this TEE where there is none; clients see it as simulated.
     #[arg(long, value_parser = tee)]
     simulate: Option<Tee>,
@@ -143,6 +149,8 @@ async fn up(up: Up, json: bool) -> anyhow::Result<()> {
     let mut options = UpOptions::new(up.image, state::root()?);
     options.name = up.name;
     options.listen = up.listen;
+    options.tee = up.tee;
+    options.cpu_model = up.cpu;
     options.simulate = up.simulate;
     options.vcpus = up.vcpus.unwrap_or(options.vcpus);
     options.memory_mib = up.memory;
@@ -204,6 +212,14 @@ fn operator(path: &std::path::Path) -> anyhow::Result<OperatorConfig> {
         .read_to_string(&mut text)
         .with_context(what)?;
     toml::from_str(&text).with_context(what)
+}
+
+fn real_tee(text: &str) -> Result<Tee, String> {
+    match text {
+        "tdx" => Ok(Tee::Tdx),
+        "snp" | "sev-snp" => Ok(Tee::SevSnp),
+        other => Err(format!("{other:?} is no TEE: use tdx or snp")),
+    }
 }
 
 fn tee(text: &str) -> Result<Tee, String> {

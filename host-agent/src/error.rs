@@ -11,6 +11,7 @@ use crate::qemu::QemuError;
 use crate::relay::ListenError;
 use crate::simulator::SimulatorError;
 use crate::state::StateError;
+use crate::tee::NotReady;
 
 /// Why there is no VM.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +28,9 @@ pub enum UpError {
     /// The VM's folder.
     #[error(transparent)]
     State(#[from] StateError),
+    /// No such TEE.
+    #[error(transparent)]
+    Tee(#[from] NotReady),
     /// No QEMU.
     #[error(transparent)]
     Qemu(#[from] QemuError),

@@ -105,6 +105,15 @@ impl Image {
             manifest,
         })
     }
+
+    /// Boots `OVMF.snp.fd` instead, as SNP guests do.
+    ///
+    /// # Errors
+    /// [`ImageError::Incomplete`].
+    pub fn use_snp_firmware(&mut self) -> Result<(), ImageError> {
+        self.firmware = open(&self.snp_firmware)?;
+        Ok(())
+    }
 }
 
 fn open(path: &Path) -> Result<File, ImageError> {

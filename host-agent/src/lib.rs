@@ -26,6 +26,7 @@
 //! | [`log`] | the console and our own news, with times, for programs |
 //! | [`progress`], [`waiting`] | what happens, and how people are shown it without silence |
 //! | [`qemu`] | the QEMU to use, and the machine to start with it |
+//! | [`tee`] | what a VM in a real TEE is started with, or what this machine lacks for it |
 //! | [`tables`] | what a signer of manifests must know of that machine as a trust domain |
 #![forbid(unsafe_code)]
 
@@ -46,6 +47,7 @@ pub mod running;
 pub mod simulator;
 pub mod state;
 pub mod tables;
+pub mod tee;
 pub mod text;
 pub mod timings;
 pub mod up;

@@ -14,6 +14,7 @@ use cocoon_protocol::config::OperatorConfig;
 use cocoon_protocol::control::GUEST_PORT;
 use cocoon_qemu::accel::Wanted;
 use cocoon_qemu::qmp::QmpError;
+use cocoon_qemu::spec::Confidential;
 use cocoon_qemu::{Qmp, Vm};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -30,6 +31,7 @@ use crate::relay::{self, Limits};
 use crate::running::{Parts, RunningVm, STOP, start};
 use crate::simulator::{Connection, Launch, Simulator};
 use crate::state::{VmFolder, fail};
+use crate::tee;
 use crate::text::plain;
 use crate::timings::Timings;
 
@@ -47,6 +49,8 @@ pub struct UpOptions {
     pub name: String,
     /// Public address; port 0 lets the system choose.
     pub listen: SocketAddr,
+    /// Real TEE to start the VM in.
+    pub tee: Option<Tee>,
     /// TEE to imitate where the guest finds none.
     pub simulate: Option<Tee>,
     /// Virtual CPUs.
@@ -63,7 +67,7 @@ pub struct UpOptions {
     pub simulator: Option<PathBuf>,
     /// Folder of the development roots; `None` is `development-roots` in the state folder.
     pub roots: Option<PathBuf>,
-    /// CPU model in simulated SNP launch digests.
+    /// CPU model of SNP guests, real or simulated: it is part of the launch digest.
     pub cpu_model: String,
     /// Manifest to publish in place of the image's.
     pub manifest: Option<PathBuf>,
@@ -86,6 +90,7 @@ impl UpOptions {
             image,
             name: "default".into(),
             listen: (Ipv4Addr::LOCALHOST, 8443).into(),
+            tee: None,
             simulate: None,
             vcpus: u16::try_from(cores.min(4)).unwrap_or(1),
             memory_mib: 1024,
@@ -118,7 +123,11 @@ impl Host {
         progress: impl Fn(Progress) + Send + Sync + 'static,
     ) -> Result<RunningVm, UpError> {
         options.config.validate()?;
-        let image = Image::open(&options.image, options.manifest.as_deref())?;
+        let mut image = Image::open(&options.image, options.manifest.as_deref())?;
+        let confidential = tee::of_this_machine(&options).await?;
+        if options.tee == Some(Tee::SevSnp) {
+            image.use_snp_firmware()?;
+        }
         let folder = Arc::new(VmFolder::take(&options.state, &options.name)?);
         let log = Arc::new(Log::new(folder.create(log::FILE)?, SERIAL_LIMIT));
         let progress = logged(Arc::clone(&log), progress);
@@ -129,7 +138,12 @@ impl Host {
         let simulator = simulator(&options, &folder, &note).await?;
         let obtained = qemu::find(options.qemu.as_deref(), Arc::clone(&options.reporter)).await?;
         note(&obtained.reason);
-        let choice = qemu::choose(options.accel, &obtained.qemu, &image, note).await?;
+        let accel = match (&confidential, options.accel) {
+            // Nothing else starts it, and a trial tells nothing about TEEs.
+            (Confidential::Tdx(_) | Confidential::Snp(_), Wanted::Automatic) => Wanted::Kvm,
+            (_, accel) => accel,
+        };
+        let choice = qemu::choose(accel, &obtained.qemu, &image, note).await?;
         note(&choice.reason);
 
         let snp_firmware = image.snp_firmware.clone();
@@ -141,7 +155,8 @@ impl Host {
             accel: choice.accel,
             pid_file: folder.file("qemu.pid"),
         };
-        let machine = qemu::machine(&shape, image)?;
+        let mut machine = qemu::machine(&shape, image)?;
+        machine.spec.confidential = confidential;
         let timings = Arc::new(Mutex::new(Timings::start()));
         let vm = Vm::spawn(&obtained.qemu, &machine.spec, machine.descriptors)?;
         let qemu_pid = vm.pid();

@@ -1,5 +1,6 @@
 //! `cocoon-host doctor`: what this machine has, what it lacks, and what clients would say.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -113,10 +114,11 @@ pub(super) async fn run(asked: Doctor, json: bool) -> anyhow::Result<ExitCode> {
     });
     let modes = asked.mode.map_or(&Mode::ALL[..], For::modes);
     let report = Report::new(findings, said, modes);
+    let mut out = std::io::stdout().lock();
     if json {
-        println!("{}", serde_json::to_string(&report)?);
+        writeln!(out, "{}", serde_json::to_string(&report)?)?;
     } else {
-        print!("{report}");
+        write!(out, "{report}")?;
     }
     Ok(ExitCode::from(u8::from(!report.accepted())))
 }
@@ -129,10 +131,10 @@ fn default_vcpus() -> u16 {
 /// Tries KVM with the image's kernel where there are an image, a QEMU on this machine and KVM's device.
 async fn tried(image: Option<&Path>, named: Option<&Path>, voice: &Voice) -> anyhow::Result<Tried> {
     let Some(folder) = image else {
-        return Ok(Tried::No);
+        return Ok(Tried::NoImage);
     };
     let Some(found) = here(named).await else {
-        return Ok(Tried::No);
+        return Ok(Tried::NoQemu);
     };
     let image = Image::open(folder, None)?;
     let note = |text: &str| voice.note(text);

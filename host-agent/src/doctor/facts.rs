@@ -17,7 +17,7 @@ pub use cpu::Cpu;
 pub use gpu::{CcMode, Gpu, Gpus};
 pub use host::{Clock, Host, Kernel, Release};
 pub use snp::{Snp, SnpTcb};
-pub use tdx::{Quotes, Registration, Tdx};
+pub use tdx::{QGS_SOCKET, Quotes, Registration, Tdx};
 
 /// What an operator wants to run; decides what is enough.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,8 +59,10 @@ pub enum QemuFacts {
 /// Whether KVM runs a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tried {
-    /// It was not tried: that needs an image.
-    No,
+    /// It was not tried: that takes an image's kernel.
+    NoImage,
+    /// It was not tried: that takes a QEMU.
+    NoQemu,
     /// It does, or does not.
     Yes {
         /// Whether it does.

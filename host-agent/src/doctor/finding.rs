@@ -143,22 +143,28 @@ pub struct Readiness {
     pub ready: bool,
     /// The findings that stand in the way, by id.
     pub because: Vec<&'static str>,
+    /// The findings that warn, by id.
+    pub warnings: Vec<&'static str>,
 }
 
 impl Readiness {
     /// What `findings` mean for `mode`.
     #[must_use]
     pub fn of(mode: Mode, findings: &[Finding]) -> Self {
-        let mut because: Vec<_> = findings
-            .iter()
-            .filter(|finding| finding.prevents(mode))
-            .map(|finding| finding.id)
-            .collect();
-        because.dedup();
+        let of = |severity| {
+            let matters = findings
+                .iter()
+                .filter(|one| one.severity == severity && one.modes.contains(&mode));
+            let mut ids: Vec<_> = matters.map(|finding| finding.id).collect();
+            ids.dedup();
+            ids
+        };
+        let because = of(Severity::Failure);
         Self {
             mode,
             ready: because.is_empty(),
             because,
+            warnings: of(Severity::Warning),
         }
     }
 }

@@ -72,8 +72,10 @@ fn mode(
     readiness: &Readiness,
     clients: Option<&Clients>,
 ) -> fmt::Result {
-    let mut line = if readiness.ready {
+    let mut line = if readiness.ready && readiness.warnings.is_empty() {
         "ready".to_owned()
+    } else if readiness.ready {
+        format!("ready, with warnings ({})", readiness.warnings.join(", "))
     } else {
         format!("not ready ({})", readiness.because.join(", "))
     };

@@ -40,7 +40,7 @@ impl Captured {
                 what: "the system's QEMU 11.1.3".into(),
                 objects: Some(objects.map(str::to_owned).to_vec()),
             },
-            tried: Tried::No,
+            tried: Tried::NoImage,
             wanted: Wanted {
                 memory_mib: 4096,
                 listen: "127.0.0.1:8443".parse().unwrap(),

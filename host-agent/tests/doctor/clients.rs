@@ -1,6 +1,7 @@
 //! What clients would say: a good image on good machines, and each refusal.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use cocoon_host_agent::doctor::clients::{self, Artefacts, ArtefactsError, Shape};
 use cocoon_host_agent::doctor::finding::{Finding, Mode, Severity};
@@ -113,6 +114,18 @@ fn image() -> Artefacts {
         manifest_id,
         envelope: None,
     }
+}
+
+/// The same as a folder.
+pub fn lay_down(folder: &Path) -> Artefacts {
+    let image = image();
+    let mut files = image.files().to_vec();
+    files.push(("model.img", b"model"));
+    files.push(("manifest.json", &image.manifest_bytes));
+    for (name, bytes) in files {
+        std::fs::write(folder.join(name), bytes).unwrap();
+    }
+    image
 }
 
 fn bytes(manifest: &Manifest) -> (Vec<u8>, Hex32) {
@@ -342,16 +355,14 @@ fn signers_of_the_policy_must_have_signed() {
 #[test]
 fn a_folder_is_read_whole_or_the_missing_file_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let image = image();
-    for (name, bytes) in image.files() {
-        std::fs::write(folder.path().join(name), bytes).unwrap();
-    }
-    std::fs::write(folder.path().join("model.img"), "model").unwrap();
+    let image = lay_down(folder.path());
     let read = || Artefacts::read(folder.path());
+    let manifest = folder.path().join("manifest.json");
+    std::fs::rename(&manifest, folder.path().join("elsewhere")).unwrap();
     let missing = read().unwrap_err();
     assert!(matches!(missing, ArtefactsError::Image(_)), "{missing:?}");
     assert!(missing.to_string().contains("manifest.json"), "{missing}");
-    std::fs::write(folder.path().join("manifest.json"), &image.manifest_bytes).unwrap();
+    std::fs::rename(folder.path().join("elsewhere"), &manifest).unwrap();
     let found = read().unwrap();
     assert_eq!(found.files(), image.files());
     assert_eq!(

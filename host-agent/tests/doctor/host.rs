@@ -154,7 +154,27 @@ const CASES: &[Case] = &[
         Severity::Ok,
         "as it was found",
     ),
-    (|m| m, "kvm.works", Severity::Note, "not tried"),
+    (
+        |m| m,
+        "kvm.works",
+        Severity::Note,
+        "not tried: that takes the kernel of an image",
+    ),
+    (
+        |mut m| {
+            m.tried = Tried::NoQemu;
+            m
+        },
+        "kvm.works",
+        Severity::Note,
+        "not tried: this machine has no QEMU yet",
+    ),
+    (
+        |m| m.edited("file /proc/cpuinfo", " lm ", " lm hypervisor "),
+        "kvm.works",
+        Severity::Warning,
+        "inside a virtual machine it often runs small programs only",
+    ),
     (
         |mut m| {
             m.qemu = QemuFacts::Private {

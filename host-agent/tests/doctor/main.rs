@@ -6,9 +6,13 @@
 
 mod captured;
 mod clients;
+mod command;
 mod gpu;
 mod host;
+#[path = "../../../tests/src/skip.rs"]
+mod skip;
 mod snp;
+mod starting;
 mod tdx;
 
 use captured::{Captured, H100_VFIO, LAPTOP, SNP, TDX, faults};

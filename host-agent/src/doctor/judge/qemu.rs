@@ -123,12 +123,27 @@ fn kvm(facts: &Facts) -> Vec<Finding> {
                 .needed("a KVM that starts the image's kernel")
                 .fix("run on the server itself; inside a virtual machine KVM often runs small programs only"),
         ),
-        Tried::No if usable => findings.push(
-            Finding::note("kvm.works", modes, "not tried: that takes the kernel of an image")
+        Tried::NoImage if usable => findings.push(
+            untried(facts, "not tried: that takes the kernel of an image")
                 .fix("name an image with --image"),
         ),
+        Tried::NoQemu if usable => findings.push(
+            untried(facts, "not tried: this machine has no QEMU yet")
+                .fix("install one, or start an appliance: `up` tries KVM by itself"),
+        ),
         // The device's own finding says it.
-        Tried::Yes { .. } | Tried::No => {}
+        Tried::Yes { .. } | Tried::NoImage | Tried::NoQemu => {}
     }
     findings
+}
+
+/// On a server KVM works; inside a virtual machine its device says little.
+fn untried(facts: &Facts, found: &str) -> Finding {
+    let id = "kvm.works";
+    if facts.cpu.has("hypervisor") {
+        let found = format!("{found}; inside a virtual machine it often runs small programs only");
+        Finding::warning(id, Mode::HARDWARE, found).needed("a KVM that starts the image's kernel")
+    } else {
+        Finding::note(id, Mode::HARDWARE, found)
+    }
 }
