@@ -108,8 +108,8 @@ fn cocoon_gpu_3() {
         let reason = format!("{name} names another issuer (CN=Another)");
         assert_eq!(under(&other).refusal(), ("gpu.chain", reason));
     }
-    for place in 1..4 {
-        let reason = format!("{} is not an authority for this chain", names[place]);
+    for (place, name) in names.into_iter().enumerate().skip(1) {
+        let reason = format!("{name} is not an authority for this chain");
         let subject = template(place).subject;
         let signer = Template::new(&subject, Role::Signer);
         assert_eq!(with(place, signer).refusal(), ("gpu.chain", reason.clone()));

@@ -177,7 +177,8 @@ fn a_manifest_has_one_signature_at_its_end() {
 /// A signed manifest that says nonsense says nothing.
 #[test]
 fn each_attribute_of_a_measurement_has_one_meaning() {
-    let changes: [(fn(&mut Resource), &str); 9] = [
+    type Edit = fn(&mut Resource);
+    let changes: [(Edit, &str); 9] = [
         (|r| "64".clone_into(&mut r.index), "index is 64"),
         (|r| "01".clone_into(&mut r.index), "index is 01"),
         (|r| "true".clone_into(&mut r.active), "active is true"),
