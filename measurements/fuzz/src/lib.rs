@@ -15,6 +15,9 @@
 //! | SEV-SNP report | `report_shown`, `report` | `report_signed` |
 //! | AMD's certificates and revocation list | `certificates_read`, `certificates` | `certificates_signed` |
 //! | Intel's collateral | `collateral` | `collateral_signed` |
+//! | GPU report (SPDM, opaque data) | `gpu_report` | `gpu_report_signed` |
+//! | reference manifest (RIM) | `rim` | `rim_signed` |
+//! | OCSP response | `ocsp` | `ocsp_signed` |
 //! | manifest | `manifest` | `manifest_pinned` |
 //! | DSSE envelope, in-toto statement | `envelope` | `envelope_signed` |
 //! | attestation document | `document` | `document_bound` |
@@ -33,6 +36,7 @@
 mod edits;
 mod endorsements;
 mod evidence;
+mod gpu;
 mod manifests;
 pub mod memory;
 mod messages;
@@ -107,6 +111,16 @@ pub const TARGETS: &[Target] = &[
         endorsements::collateral_signed,
         seeds::collateral_script,
     ),
+    verifies("gpu_report", gpu::gpu_report, gpu::seeds::report),
+    verifies(
+        "gpu_report_signed",
+        gpu::gpu_report_signed,
+        gpu::seeds::report_script,
+    ),
+    verifies("rim", gpu::rim, gpu::seeds::rim),
+    verifies("rim_signed", gpu::rim_signed, gpu::seeds::rim_script),
+    verifies("ocsp", gpu::ocsp, gpu::seeds::ocsp),
+    verifies("ocsp_signed", gpu::ocsp_signed, gpu::seeds::ocsp_script),
     parses("manifest", manifests::manifest, seeds::manifest),
     verifies(
         "manifest_pinned",
@@ -176,6 +190,7 @@ const fn verifies(name: &'static str, run: fn(&[u8]), seeds: fn() -> Vec<Vec<u8>
 pub fn warm() {
     assert!(good_evidence_is_accepted(), "the good evidence is refused");
     signed::warm();
+    gpu::warm();
 }
 
 /// Runs the target `name`: for libFuzzer's binaries.

@@ -80,7 +80,7 @@ fn mismatch(
         .checked_add(1)
         .and_then(|block| measurements.get(&block));
     let fits = |found: &&[u8]| golden.alternatives.iter().any(|good| good[..] == **found);
-    if found.is_some_and(|found| fits(found)) {
+    if found.is_some_and(fits) {
         return None;
     }
     let title = format!("measurement {index} ({}, {})", part.name(), golden.name);
