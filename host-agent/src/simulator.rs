@@ -4,13 +4,17 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use cocoon_protocol::binding::Tee;
 use cocoon_protocol::bytes::Hex64;
 use cocoon_protocol::document::{Collateral, Evidence};
 use cocoon_protocol::frame::{self, Decoder, FrameError};
 use cocoon_protocol::simulator::{MAX_SIMULATOR_MESSAGE, SimulatorReply, SimulatorRequest};
+use nix::errno::Errno;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
@@ -183,10 +187,27 @@ impl Drop for Simulator {
     fn drop(&mut self) {
         // The only failure is that it has ended.
         let _ = self.child.start_kill();
-        let deadline = Instant::now() + REAP;
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(1));
+        if let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()) {
+            await_end(Pid::from_raw(pid), REAP);
         }
+        // Reaps it.
+        let _ = self.child.try_wait();
+    }
+}
+
+/// Waits until the child has ended, or no longer than `patience`: then it hangs inside the kernel, and nobody can do more.
+/// It is not reaped, so that the number stays its own.
+fn await_end(child: Pid, patience: Duration) {
+    let (ended, end) = mpsc::channel();
+    let wait = move || {
+        let ending = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        while waitid(Id::Pid(child), ending) == Err(Errno::EINTR) {}
+        // Nobody listens after the deadline.
+        let _ = ended.send(());
+    };
+    // Without a thread nobody waits.
+    if std::thread::Builder::new().spawn(wait).is_ok() {
+        let _ = end.recv_timeout(patience);
     }
 }
 
@@ -270,5 +291,39 @@ impl Connection {
         })
         .await
         .map_err(|_| SimulatorError::Late)?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A killed simulator is gone when its owner is.
+    #[tokio::test]
+    async fn dropping_kills_and_reaps() {
+        let child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = child.id().unwrap();
+        let simulator = Simulator {
+            child,
+            socket: PathBuf::new(),
+        };
+        assert!(Path::new(&format!("/proc/{pid}")).exists());
+        drop(simulator);
+        assert!(!Path::new(&format!("/proc/{pid}")).exists());
+    }
+
+    #[test]
+    fn the_wait_for_an_end_has_an_end() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("1000")
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        await_end(pid, Duration::from_millis(10));
+        assert_eq!(child.try_wait().unwrap(), None, "it lives on");
+        child.kill().unwrap();
+        // And whoever has ended is not reaped by the waiting.
+        await_end(pid, Duration::from_secs(60));
+        assert!(child.try_wait().unwrap().is_some());
     }
 }

@@ -1,5 +1,6 @@
-//! Something that takes time, so that nobody wonders whether it still goes on: it turns on a terminal,
-//! and is told at growing intervals elsewhere.
+//! Something that takes time, so that nobody wonders whether it still goes on: how long it may be and why is told at
+//! growing intervals. In between the reporter shows that it goes on, without words: it turns on a terminal, and dots
+//! follow each other elsewhere.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
