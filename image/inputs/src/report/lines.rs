@@ -10,8 +10,10 @@ use super::{Reporter, Task};
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Lines;
 
-/// The longest silence, with a little room below two seconds.
+/// How often a piece of work may say something.
 const INTERVAL: Duration = Duration::from_millis(1900);
+/// The longest silence of all of them: a little more, so that who speaks in time spares the dot, and below two seconds.
+const SILENCE: Duration = Duration::from_millis(1950);
 /// Dots in a row, about two minutes: readers of a log see whole lines only.
 const DOTS: usize = 60;
 
@@ -90,7 +92,7 @@ fn line(text: &str) {
 
 /// Until the other end of `ended` is dropped.
 fn beat(ended: &mpsc::Receiver<()>) {
-    let mut wait = INTERVAL;
+    let mut wait = SILENCE;
     while ended.recv_timeout(wait) == Err(mpsc::RecvTimeoutError::Timeout) {
         let mut row = shared();
         let (dot, next) = row.beat(Instant::now());
@@ -128,16 +130,16 @@ impl Row {
     /// What is due at this moment, and how long from now until something can be due again.
     fn beat(&mut self, now: Instant) -> (&'static str, Duration) {
         let silent = self.last.map(|last| now.saturating_duration_since(last));
-        if let Some(silent) = silent.filter(|silent| *silent < INTERVAL) {
-            return ("", INTERVAL - silent);
+        if let Some(silent) = silent.filter(|silent| *silent < SILENCE) {
+            return ("", SILENCE - silent);
         }
         self.last = Some(now);
         self.dots += 1;
         if self.dots < DOTS {
-            return (".", INTERVAL);
+            return (".", SILENCE);
         }
         self.dots = 0;
-        (".\n", INTERVAL)
+        (".\n", SILENCE)
     }
 
     /// What ends an open row.
@@ -159,18 +161,18 @@ mod tests {
         let began = Instant::now();
         let at = |millis| began + Duration::from_millis(millis);
         assert_eq!(row.line(at(0)), "");
-        assert_eq!(row.beat(at(1000)), ("", Duration::from_millis(900)));
-        assert_eq!(row.beat(at(1900)), (".", INTERVAL));
+        assert_eq!(row.beat(at(1000)), ("", Duration::from_millis(950)));
+        assert_eq!(row.beat(at(1950)), (".", SILENCE));
         // A second piece of work adds nothing to what the first has shown.
-        assert_eq!(row.beat(at(1950)), ("", Duration::from_millis(1850)));
-        assert_eq!(row.beat(at(3800)), (".", INTERVAL));
+        assert_eq!(row.beat(at(2000)), ("", Duration::from_millis(1900)));
+        assert_eq!(row.beat(at(3900)), (".", SILENCE));
         assert_eq!(row.line(at(4000)), "\n");
-        assert_eq!(row.beat(at(5000)), ("", INTERVAL - Duration::from_secs(1)));
+        assert_eq!(row.beat(at(5000)), ("", SILENCE - Duration::from_secs(1)));
         assert_eq!(row.close(), "");
-        assert_eq!(row.beat(at(5900)), (".", INTERVAL));
+        assert_eq!(row.beat(at(5950)), (".", SILENCE));
         assert_eq!(row.close(), "\n");
         assert_eq!(row.close(), "");
-        assert!(INTERVAL < Duration::from_secs(2));
+        assert!(INTERVAL < SILENCE && SILENCE < Duration::from_secs(2));
     }
 
     #[test]
@@ -179,7 +181,7 @@ mod tests {
         let mut now = Instant::now();
         let text: String = (0..2 * DOTS)
             .map(|_| {
-                now += INTERVAL;
+                now += SILENCE;
                 row.beat(now).0
             })
             .collect();
