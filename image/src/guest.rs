@@ -11,10 +11,8 @@ pub mod stage;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::time::Duration;
 
-use cocoon_inputs::report::Reporter;
+use cocoon_inputs::report::{self, Reporter};
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
 use object::{Endianness, elf};
 use thiserror::Error;
@@ -28,8 +26,6 @@ use stage::StageError;
 
 /// The largest executable that is taken into an initrd, in bytes.
 const MAX_EXECUTABLE: u64 = 1 << 30;
-/// How often the reporter hears that another build holds the lock; it decides itself what to show and when.
-const PATIENCE: Duration = Duration::from_millis(90);
 
 /// The executables, which the assembly takes as they are.
 #[derive(Clone)]
@@ -175,27 +171,9 @@ fn lock(path: &Path, reporter: &dyn Reporter) -> Result<File, FileError> {
         .truncate(false)
         .open(path)
         .map_err(FileError::write(path))?;
-    if file.try_lock().is_ok() {
-        return Ok(file);
-    }
-    let task = reporter.start("waiting for another build of the guest", None);
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || {
-        let locked = file.lock().map(|()| file);
-        // Nobody listens when the caller is gone, and then nobody needs the lock.
-        let _ = sender.send(locked);
-    });
-    loop {
-        match receiver.recv_timeout(PATIENCE) {
-            Ok(locked) => return locked.map_err(FileError::write(path)),
-            Err(mpsc::RecvTimeoutError::Timeout) => task.say("it holds the lock"),
-            Err(mpsc::RecvTimeoutError::Disconnected) => {
-                return Err(FileError::write(path)(std::io::Error::other(
-                    "the waiting thread ended",
-                )));
-            }
-        }
-    }
+    report::exclusive(&file, reporter, "waiting for another build of the guest")
+        .map_err(FileError::write(path))?;
+    Ok(file)
 }
 
 fn executable(path: &Path) -> Result<Vec<u8>, GuestError> {
