@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cocoon_inputs::Fetched;
-use cocoon_inputs::report::Reporter;
+use cocoon_inputs::report::{self, Reporter};
 use cocoon_inputs::unpack::{Limits, unpack_deb_into};
 use sha2::{Digest, Sha256};
 
@@ -60,6 +60,14 @@ pub enum PrivateError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// The disk or the quota is full.
+    #[error(
+        "no space left for a private QEMU in {path:?}: free 300 MB, or set COCOON_CACHE to a folder on a larger disk"
+    )]
+    NoSpace {
+        /// Where.
+        path: PathBuf,
     },
     /// A package cannot be unpacked.
     #[error("cannot unpack {package:?} for a private QEMU")]
@@ -115,7 +123,10 @@ fn unpacked<P: Package>(
     let root = cache.join(&key);
     let at = |path: &Path| {
         let path = path.to_owned();
-        move |source| PrivateError::Cache { path, source }
+        move |source: io::Error| match is_full(&source) {
+            true => PrivateError::NoSpace { path },
+            false => PrivateError::Cache { path, source },
+        }
     };
     if root.is_dir() {
         return Ok(root);
@@ -123,7 +134,12 @@ fn unpacked<P: Package>(
     fs::create_dir_all(cache).map_err(at(cache))?;
     let lock = cache.join(format!("{key}.lock"));
     let held = File::create(&lock).map_err(at(&lock))?;
-    held.lock().map_err(at(&lock))?;
+    report::exclusive(
+        &held,
+        reporter,
+        "waiting for another process that unpacks it",
+    )
+    .map_err(at(&lock))?;
     if root.is_dir() {
         return Ok(root);
     }
@@ -141,9 +157,14 @@ fn unpacked<P: Package>(
                 .unwrap_or_default()
                 .to_string_lossy(),
         );
-        let fail = |source| PrivateError::Unpack {
-            package: package.file().to_owned(),
-            source,
+        let fail = |source: Box<dyn Error + Send + Sync>| match is_full(&*source) {
+            true => PrivateError::NoSpace {
+                path: cache.to_owned(),
+            },
+            false => PrivateError::Unpack {
+                package: package.file().to_owned(),
+                source,
+            },
         };
         package.unpack(&partial).map_err(fail)?;
     }
@@ -151,6 +172,19 @@ fn unpacked<P: Package>(
     describe(&partial)?;
     fs::rename(&partial, &root).map_err(at(&root))?;
     Ok(root)
+}
+
+/// Whether a full disk or quota is behind the error.
+fn is_full(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let kind = error.downcast_ref().map(io::Error::kind);
+        if let Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) = kind {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// A name that changes with any package, and not with their order.
@@ -198,78 +232,5 @@ fn describe(root: &Path) -> Result<Qemu, PrivateError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use cocoon_inputs::report::Silent;
-
-    use super::*;
-
-    /// Packages 1 and 2 make a whole copy, 3 cannot be unpacked.
-    struct Pretend(u8, PathBuf);
-
-    fn package(byte: u8) -> Pretend {
-        Pretend(byte, format!("{byte}.deb").into())
-    }
-
-    impl Package for Pretend {
-        fn file(&self) -> &Path {
-            &self.1
-        }
-
-        fn sha256(&self) -> [u8; 32] {
-            [self.0; 32]
-        }
-
-        fn unpack(&self, root: &Path) -> Result<(), Box<dyn Error + Send + Sync>> {
-            let files: &[&str] = match self.0 {
-                1 => &[
-                    "usr/lib64/ld-linux-x86-64.so.2",
-                    "usr/share/qemu/a",
-                    "usr/share/seabios/b",
-                ],
-                2 => &["usr/bin/qemu-system-x86_64"],
-                _ => return Err(io::Error::from(io::ErrorKind::StorageFull).into()),
-            };
-            for file in files.iter().map(|file| root.join(file)) {
-                fs::create_dir_all(file.parent().unwrap_or(root))?;
-                // Fails when the copy is there already: nothing is unpacked twice.
-                File::create_new(file)?;
-            }
-            Ok(())
-        }
-    }
-
-    fn make(cache: &Path, packages: &[u8]) -> Result<PathBuf, PrivateError> {
-        let packages: Vec<_> = packages.iter().copied().map(package).collect();
-        unpacked(cache, &packages, &Silent)
-    }
-
-    #[test]
-    fn a_copy_is_made_once_and_keyed_by_content() {
-        let cache = tempfile::tempdir().expect("a temporary folder");
-        let first = make(cache.path(), &[1, 2]).expect("unpacked");
-        let marker = first.join("marker");
-        fs::write(&marker, "").expect("marked");
-        assert_eq!(make(cache.path(), &[2, 1]).expect("found"), first);
-        assert!(marker.exists(), "unpacked again");
-        assert!(matches!(
-            make(cache.path(), &[]),
-            Err(PrivateError::NoPackages)
-        ));
-    }
-
-    #[test]
-    fn a_failed_unpacking_leaves_no_copy() {
-        let cache = tempfile::tempdir().expect("a temporary folder");
-        for _ in 0..2 {
-            let error = make(cache.path(), &[1, 2, 3]).expect_err("no space");
-            assert!(
-                matches!(error, PrivateError::Unpack { package, .. } if package == Path::new("3.deb"))
-            );
-        }
-        let error = make(cache.path(), &[1]).expect_err("no program");
-        assert!(matches!(
-            error,
-            PrivateError::Missing("usr/bin/qemu-system-x86_64")
-        ));
-    }
-}
+#[path = "private_tests.rs"]
+mod tests;

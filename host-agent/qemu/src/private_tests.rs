@@ -1,0 +1,104 @@
+//! A private QEMU from pretended packages: made once, never half, and a full disk is named as what it is.
+
+use std::io::Write as _;
+
+use cocoon_inputs::report::Silent;
+use cocoon_inputs::unpack::TreeError;
+
+use super::*;
+
+/// Packages 1 and 2 make a whole copy, 3 is damaged, 4 does not fit on the disk.
+struct Pretend(u8, PathBuf);
+
+fn package(byte: u8) -> Pretend {
+    Pretend(byte, format!("{byte}.deb").into())
+}
+
+impl Package for Pretend {
+    fn file(&self) -> &Path {
+        &self.1
+    }
+
+    fn sha256(&self) -> [u8; 32] {
+        [self.0; 32]
+    }
+
+    fn unpack(&self, root: &Path) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let files: &[&str] = match self.0 {
+            1 => &[
+                "usr/lib64/ld-linux-x86-64.so.2",
+                "usr/share/qemu/a",
+                "usr/share/seabios/b",
+            ],
+            2 => &["usr/bin/qemu-system-x86_64"],
+            3 => return Err("not a package".into()),
+            _ => return Err(onto_a_full_disk().into()),
+        };
+        for file in files.iter().map(|file| root.join(file)) {
+            fs::create_dir_all(file.parent().unwrap_or(root))?;
+            // Fails when the copy is there already: nothing is unpacked twice.
+            File::create_new(file)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the unpacking says when the system has no more room: here that of a device which never has any.
+fn onto_a_full_disk() -> TreeError {
+    let path = PathBuf::from("/dev/full");
+    let source = File::options()
+        .write(true)
+        .open(&path)
+        .and_then(|mut file| file.write_all(b"x"))
+        .expect_err("a full device");
+    TreeError::Write { path, source }
+}
+
+fn make(cache: &Path, packages: &[u8]) -> Result<PathBuf, PrivateError> {
+    let packages: Vec<_> = packages.iter().copied().map(package).collect();
+    unpacked(cache, &packages, &Silent)
+}
+
+#[test]
+fn a_copy_is_made_once_and_keyed_by_content() {
+    let cache = tempfile::tempdir().expect("a temporary folder");
+    let first = make(cache.path(), &[1, 2]).expect("unpacked");
+    let marker = first.join("marker");
+    fs::write(&marker, "").expect("marked");
+    assert_eq!(make(cache.path(), &[2, 1]).expect("found"), first);
+    assert!(marker.exists(), "unpacked again");
+    assert_eq!(
+        make(cache.path(), &[]).expect_err("empty").to_string(),
+        "the list of packages for a private QEMU is empty; check the lock file"
+    );
+}
+
+#[test]
+fn a_failed_unpacking_leaves_no_copy() {
+    let cache = tempfile::tempdir().expect("a temporary folder");
+    for _ in 0..2 {
+        let error = make(cache.path(), &[1, 2, 3]).expect_err("damaged");
+        assert_eq!(
+            error.to_string(),
+            "cannot unpack \"3.deb\" for a private QEMU"
+        );
+    }
+    let error = make(cache.path(), &[1]).expect_err("no program");
+    assert_eq!(
+        error.to_string(),
+        "the private QEMU's packages contain no usr/bin/qemu-system-x86_64; check the lock file"
+    );
+}
+
+#[test]
+fn a_full_disk_is_named_with_the_way_out() {
+    let cache = tempfile::tempdir().expect("a temporary folder");
+    let error = make(cache.path(), &[1, 2, 4]).expect_err("no space");
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "no space left for a private QEMU in {:?}: free 300 MB, or set COCOON_CACHE to a folder on a larger disk",
+            cache.path()
+        )
+    );
+}
