@@ -160,7 +160,8 @@ fn make_images() -> anyhow::Result<Images> {
     std::fs::create_dir_all(&place)
         .with_context(|| format!("cannot create {}", place.display()))?;
     let lock = File::create(place.join("lock"))?;
-    lock.lock()?;
+    let what = "waiting for another process with tests of the image";
+    report::exclusive(&lock, &*report::stderr(), what)?;
     let real = match std::env::var_os(VARIABLE) {
         Some(folder) => SignedImage::open(Path::new(&folder))?,
         None => current(&place)?,
