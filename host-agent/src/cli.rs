@@ -2,6 +2,7 @@
 
 mod config;
 mod doctor;
+mod gpu;
 mod tables;
 mod vms;
 mod voice;
@@ -62,6 +63,9 @@ enum Command {
     /// Changes nothing, and sends nothing beyond this machine. Exits with 1 when the machine is ready for none of the
     /// modes that were asked for or, with --image, clients would refuse it in all of those.
     Doctor(Box<doctor::Doctor>),
+    /// List GPUs, make one ready for a VM, or give it back.
+    #[command(subcommand)]
+    Gpu(gpu::Gpu),
     /// Judge the daemon's configuration file, or print an example.
     #[command(subcommand)]
     Config(config::Config),
@@ -129,6 +133,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Measurements { name } => vms::measurements(&name, json)?,
         Command::Tables(wanted) => runtime.block_on(tables::run(wanted, json))?,
         Command::Doctor(wanted) => return runtime.block_on(doctor::run(*wanted, json)),
+        Command::Gpu(wanted) => return gpu::run(&wanted, json),
         Command::Config(wanted) => return config::run(&wanted, json),
         Command::Man => {
             clap_mangen::Man::new(Arguments::command()).render(&mut std::io::stdout())?

@@ -17,6 +17,7 @@
 //! | [`relay`] | the public listener: bytes to and fro, within limits |
 //! | [`config`] | the operator's file, judged whole before anything starts |
 //! | [`doctor`] | what this machine has and lacks, and what clients would say |
+//! | [`gpu`] | makes a GPU ready for a VM, and takes it back |
 //! | [`image`] | an image folder, opened file by file |
 //! | [`simulator`] | the simulator's process and its socket |
 //! | [`state`] | the folder that each VM keeps on disk, and the list of running VMs |
@@ -35,6 +36,7 @@ pub mod config;
 mod console;
 pub mod doctor;
 pub mod error;
+pub mod gpu;
 pub mod image;
 pub mod lifecycle;
 pub mod local;

@@ -9,6 +9,7 @@ mod clients;
 mod command;
 mod gpu;
 mod host;
+mod preparing;
 #[path = "../../../tests/src/skip.rs"]
 mod skip;
 mod snp;

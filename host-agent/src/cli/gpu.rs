@@ -1,0 +1,120 @@
+//! `cocoon-host gpu`: which GPUs there are, and making one ready for a VM or the host's own again.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use cocoon_host_agent::doctor::facts::{CcMode, Gpus};
+use cocoon_host_agent::doctor::real::Real;
+use cocoon_host_agent::gpu::{Aim, RealHands, carry_out, plan};
+use cocoon_qemu::PciAddress;
+use serde_json::json;
+
+use super::voice::Voice;
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Gpu {
+    /// List NVIDIA's GPUs and who holds them.
+    List {
+        /// Ask GPUs that nobody uses for their confidential mode, with NVIDIA's admin tool: needs root, and lets the kernel
+        /// put them to sleep again.
+        #[arg(long)]
+        ask: bool,
+    },
+    /// Bind a GPU to vfio-pci, in confidential mode and freshly reset: needed before each boot of its VM. Needs root.
+    Prepare(Which),
+    /// Give a GPU back to the host's own driver, without confidential mode. Needs root.
+    Restore(Which),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Which {
+    /// Its PCI address, such as 0000:17:00.0.
+    address: PciAddress,
+    /// Show every step with its reason, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) fn run(wanted: &Gpu, json: bool) -> anyhow::Result<ExitCode> {
+    match wanted {
+        Gpu::List { ask } => list(*ask, json)?,
+        Gpu::Prepare(which) => change(which, Aim::Prepared, json)?,
+        Gpu::Restore(which) => change(which, Aim::Restored, json)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(ask: bool, json: bool) -> anyhow::Result<()> {
+    let gpus = Gpus::read(&Real, ask);
+    let mut out = std::io::stdout().lock();
+    if json {
+        let all = gpus.all.iter().map(|gpu| {
+            json!({
+                "address": gpu.address.to_string(),
+                "model": gpu.model,
+                "driver": gpu.driver,
+                "iommu_group": gpu.group,
+                "in_use": gpu.in_use,
+                "mode": gpu.cc.map(mode),
+                "vbios": gpu.vbios,
+            })
+        });
+        writeln!(out, "{}", json!(all.collect::<Vec<_>>()))?;
+        return Ok(());
+    }
+    if gpus.all.is_empty() {
+        writeln!(out, "this machine has no GPU of NVIDIA's")?;
+    }
+    for gpu in &gpus.all {
+        let driver = gpu.driver.as_deref().unwrap_or("none");
+        let used = if gpu.in_use { ", in use" } else { "" };
+        let cc = gpu.cc.map_or("unknown", mode);
+        let name = gpu.shown();
+        writeln!(out, "{name}: driver {driver}{used}, confidential mode {cc}")?;
+    }
+    Ok(())
+}
+
+fn mode(mode: CcMode) -> &'static str {
+    match mode {
+        CcMode::Off => "off",
+        CcMode::On => "on",
+        CcMode::DevTools => "devtools",
+    }
+}
+
+fn change(which: &Which, aim: Aim, json: bool) -> anyhow::Result<()> {
+    let address = which.address;
+    // Asking wakes the admin tool, which a dry run may not: then a mode that is not known is set.
+    let gpus = Gpus::read(&Real, !which.dry_run);
+    let steps = plan(&gpus, address, aim)?;
+    if which.dry_run {
+        let mut out = std::io::stdout().lock();
+        if json {
+            writeln!(out, "{}", serde_json::to_string(&steps)?)?;
+            return Ok(());
+        }
+        for step in &steps {
+            writeln!(out, "{}\n    # {}", step.action, step.reason)?;
+        }
+        return Ok(());
+    }
+    let voice = Voice::new(json);
+    carry_out(&steps, &RealHands, |step| {
+        voice.note(&format!("{} ({})", step.action, step.reason));
+    })?;
+    let after = Gpus::read(&Real, false);
+    let bound = after
+        .all
+        .iter()
+        .any(|gpu| gpu.address == address && gpu.is_bound());
+    anyhow::ensure!(
+        bound == (aim == Aim::Prepared),
+        "every step was done, and {address} is not as it should be: see `cocoon-host gpu list` and the kernel's log"
+    );
+    voice.note(match aim {
+        Aim::Prepared => "ready for a VM, for one boot",
+        Aim::Restored => "the host's own again",
+    });
+    Ok(())
+}

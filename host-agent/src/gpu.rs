@@ -1,0 +1,15 @@
+//! Makes a GPU ready to be given to a VM, and takes it back: bound to vfio-pci, in confidential mode, freshly reset.
+//!
+//! ```text
+//! facts (doctor) ──plan──▶ steps, each with its reason ──▶ shown (--dry-run), or carried out one by one ──▶ facts again
+//! ```
+//!
+//! In confidential mode a GPU takes one attach for each reset, so every boot needs a preparation of its own. **No real
+//! GPU has been prepared by this**: the steps are those of the kernel's documentation (`sysfs-bus-pci`, vfio) and of
+//! NVIDIA's gpu-admin-tools.
+
+mod hands;
+mod plan;
+
+pub use hands::{Failed, Hands, RealHands, carry_out};
+pub use plan::{Action, Aim, Planned, Unfit, plan};

@@ -1,0 +1,241 @@
+//! `cocoon-host gpu`: the plan for captured machines, and its execution on a tree of files like sysfs.
+
+use std::cell::RefCell;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use cocoon_host_agent::doctor::source::Ran;
+use cocoon_host_agent::gpu::{Aim, Hands, Planned, Unfit, carry_out, plan};
+use cocoon_qemu::PciAddress;
+
+use crate::captured::{Captured, H100_NVIDIA, H100_VFIO, LAPTOP, SNP};
+
+const GPU: &str = "0000:17:00.0";
+const FOLDER: &str = "/sys/bus/pci/devices/0000:17:00.0";
+const MODE: &str = "run nvidia_gpu_tools.py --devices 0000:17:00.0 --query-cc-mode";
+const TOOL: &str = "run nvidia_gpu_tools.py --help";
+
+fn gpu() -> PciAddress {
+    GPU.parse().unwrap()
+}
+
+fn server() -> Captured {
+    Captured::new(SNP).and(H100_VFIO).wanting_gpu()
+}
+
+fn planned(machine: &Captured, aim: Aim) -> Result<Vec<Planned>, Unfit> {
+    plan(&machine.facts().gpus, gpu(), aim)
+}
+
+/// The steps as a person would type them, below the GPU's own folder where they are there.
+fn steps(machine: &Captured, aim: Aim) -> Vec<String> {
+    let steps = planned(machine, aim).unwrap();
+    for step in &steps {
+        assert!(step.reason.len() > 8, "{step:?}");
+    }
+    let typed = steps.iter().map(|step| step.action.to_string());
+    typed
+        .map(|step| step.replace(&format!("{FOLDER}/"), ""))
+        .collect()
+}
+
+#[test]
+fn a_gpu_of_the_hosts_driver_is_taken_switched_reset_and_bound() {
+    let expected = [
+        "echo 'vfio-pci' > driver_override",
+        "echo '0000:17:00.0' > driver/unbind",
+        "nvidia_gpu_tools.py --devices 0000:17:00.0 --set-cc-mode=on --reset-after-cc-mode-switch",
+        "echo 'flr' > reset_method",
+        "echo '1' > reset",
+        "echo '0000:17:00.0' > /sys/bus/pci/drivers_probe",
+        "echo 'on' > power/control",
+    ];
+    assert_eq!(steps(&server().and(H100_NVIDIA), Aim::Prepared), expected);
+}
+
+#[test]
+fn a_prepared_gpu_is_reset_for_each_boot() {
+    let expected = [
+        "echo 'flr' > reset_method",
+        "echo '1' > reset",
+        "echo 'on' > power/control",
+    ];
+    assert_eq!(steps(&server(), Aim::Prepared), expected);
+}
+
+#[test]
+fn a_mode_that_is_wrong_or_not_known_is_set() {
+    let set =
+        "nvidia_gpu_tools.py --devices 0000:17:00.0 --set-cc-mode=on --reset-after-cc-mode-switch";
+    for machine in [
+        server().edited(MODE, "CC mode is on", "CC mode is off"),
+        server().edited(MODE, "CC mode is on", "CC mode is devtools"),
+        server().without(MODE),
+    ] {
+        let steps = steps(&machine, Aim::Prepared);
+        assert_eq!(steps[0], set);
+        assert_eq!(steps.last().unwrap(), "echo 'on' > power/control");
+    }
+}
+
+#[test]
+fn restoring_undoes_it() {
+    let expected = [
+        "echo '0000:17:00.0' > driver/unbind",
+        "nvidia_gpu_tools.py --devices 0000:17:00.0 --set-cc-mode=off --reset-after-cc-mode-switch",
+        "echo '' > driver_override",
+        "echo '0000:17:00.0' > /sys/bus/pci/drivers_probe",
+        "echo 'auto' > power/control",
+    ];
+    assert_eq!(steps(&server(), Aim::Restored), expected);
+    // What is the host's already stays as it is.
+    let own = server().and(H100_NVIDIA);
+    assert!(steps(&own, Aim::Restored).is_empty());
+}
+
+#[test]
+fn what_stands_in_the_way_is_told_before_anything_is_done() {
+    let edited =
+        |heading: &str, text: &str| server().with(&format!("file {FOLDER}/{heading}"), text);
+    let neighbour = "\
+        === names /sys/kernel/iommu_groups/42/devices\n0000:17:00.0 0000:17:00.1\n\
+        === link /sys/bus/pci/devices/0000:17:00.1/driver\nnvme\n";
+    let address = gpu();
+    for (machine, expected) in [
+        (Captured::new(LAPTOP), Unfit::Unknown(address)),
+        (
+            server().with("device /dev/vfio/42", "busy"),
+            Unfit::InUse(address),
+        ),
+        (
+            server().with(&format!("hex {FOLDER}/config"), "ffffffff"),
+            Unfit::Silent(address),
+        ),
+        (edited("device", "0x20b5"), Unfit::NotConfidential(address)),
+        (
+            server().without(&format!("link {FOLDER}/iommu_group")),
+            Unfit::NoGroup(address),
+        ),
+        (
+            server().and(neighbour),
+            Unfit::Shared {
+                address,
+                other: "0000:17:00.1".parse().unwrap(),
+                driver: "nvme".into(),
+            },
+        ),
+        (edited("reset_method", "bus"), Unfit::NoReset(address)),
+        (
+            server().without("names /sys/bus/pci/drivers/vfio-pci"),
+            Unfit::NoVfio,
+        ),
+        (server().without(TOOL), Unfit::NoTool(address)),
+    ] {
+        assert_eq!(planned(&machine, Aim::Prepared), Err(expected));
+    }
+    // Giving back needs less.
+    assert_eq!(
+        planned(&server().with("device /dev/vfio/42", "busy"), Aim::Restored),
+        Err(Unfit::InUse(address))
+    );
+    assert!(planned(&edited("reset_method", "bus"), Aim::Restored).is_ok());
+}
+
+/// A tree like sysfs, below a folder; programs are written down.
+struct Tree {
+    root: tempfile::TempDir,
+    ran: RefCell<Vec<String>>,
+    succeeds: bool,
+}
+
+impl Tree {
+    fn new(files: &[&str]) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let tree = Self {
+            root,
+            ran: RefCell::default(),
+            succeeds: true,
+        };
+        for file in files {
+            let path = tree.place(&format!("{FOLDER}/{file}"));
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        fs::write(tree.place("/sys/bus/pci/drivers_probe"), "").unwrap();
+        tree
+    }
+
+    fn place(&self, path: &str) -> PathBuf {
+        self.root.path().join(path.trim_start_matches('/'))
+    }
+
+    fn holds(&self, file: &str) -> String {
+        fs::read_to_string(self.place(&format!("{FOLDER}/{file}"))).unwrap()
+    }
+}
+
+impl Hands for Tree {
+    fn write(&self, path: &str, text: &str) -> io::Result<()> {
+        // As the real one: only what is there.
+        let mut file = fs::OpenOptions::new().write(true).open(self.place(path))?;
+        io::Write::write_all(&mut file, text.as_bytes())
+    }
+
+    fn run(&self, command: &[&str]) -> io::Result<Ran> {
+        self.ran.borrow_mut().push(command.join(" "));
+        Ok(Ran {
+            success: self.succeeds,
+            output: "ERROR GPU is broken\u{1b}[2J\n".into(),
+        })
+    }
+}
+
+const FILES: &[&str] = &[
+    "driver_override",
+    "driver/unbind",
+    "reset_method",
+    "reset",
+    "power/control",
+];
+
+#[test]
+fn a_plan_is_carried_out_in_its_order() {
+    let tree = Tree::new(FILES);
+    let steps = planned(&server().and(H100_NVIDIA), Aim::Prepared).unwrap();
+    let mut told = Vec::new();
+    carry_out(&steps, &tree, |step| told.push(step.clone())).unwrap();
+    assert_eq!(told, steps);
+    let held: Vec<String> = FILES.iter().map(|file| tree.holds(file)).collect();
+    assert_eq!(held, ["vfio-pci", GPU, "flr", "1", "on"]);
+    assert_eq!(
+        *tree.ran.borrow(),
+        [
+            "nvidia_gpu_tools.py --devices 0000:17:00.0 --set-cc-mode=on --reset-after-cc-mode-switch"
+        ]
+    );
+    assert_eq!(
+        fs::read_to_string(tree.place("/sys/bus/pci/drivers_probe")).unwrap(),
+        GPU
+    );
+}
+
+#[test]
+fn it_stops_at_the_step_that_fails() {
+    let steps = planned(&server().and(H100_NVIDIA), Aim::Prepared).unwrap();
+    let missing = Tree::new(&["driver_override", "driver/unbind", "reset_method"]);
+    let failed = carry_out(&steps, &missing, |_| ()).unwrap_err();
+    assert_eq!((failed.at, failed.of), (5, 7));
+    assert_eq!(failed.source.kind(), io::ErrorKind::NotFound);
+    assert_eq!(
+        failed.to_string(),
+        "step 5 of 7 failed: echo '1' > /sys/bus/pci/devices/0000:17:00.0/reset; the 4 before it are done, and \
+         `cocoon-host gpu prepare` or `restore` goes on from there"
+    );
+    let mut broken = Tree::new(FILES);
+    broken.succeeds = false;
+    let failed = carry_out(&steps, &broken, |_| ()).unwrap_err();
+    assert_eq!(failed.at, 3);
+    assert_eq!(failed.source.to_string(), "ERROR GPU is broken [2J");
+    assert_eq!(broken.holds("reset"), "", "nothing after it is done");
+}
