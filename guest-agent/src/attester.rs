@@ -1,11 +1,13 @@
-//! Turns bindings into attestation documents: once at boot, then one at a time for sessions.
+//! Turns bindings into attestation documents: once at boot, then for sessions, with one call of the TEE at
+//! a time. Sessions that wait while it works share the next one, over a Merkle root of their bindings.
 //!
 //! Every limit is counted before the TEE is called: a bounded queue here, attempts per connection
-//! in [`crate::api`]; a request whose client has gone, or that waited too long, costs no call.
+//! in [`crate::api`]; a request whose client has gone, or that waited too long, takes no part in a call.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use cocoon_protocol::batch;
 use cocoon_protocol::binding::{self, Claims, Freshness};
 use cocoon_protocol::bytes::{Blob, Hex32};
 use cocoon_protocol::document::{
@@ -16,8 +18,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::tee::{Tee, TeeError, check_asked};
 
-/// Sessions that may wait for evidence at once.
-pub const QUEUE: usize = 32;
+/// Sessions that may wait for evidence at once: as many as one call serves.
+pub const QUEUE: usize = batch::MAX_LEAVES;
 /// How long a session waits for its evidence at most.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -87,18 +89,8 @@ pub fn boot(tee: &dyn Tee, identity: &Identity) -> Result<BootEvidence, AttestEr
         // The certificate must stay small; the session's document carries the log.
         *event_log = Blob::default();
     }
-    let freshness = Freshness {
-        nonce: Hex32::ZERO,
-        exporter: Hex32::ZERO,
-    };
-    let document = encode(
-        identity,
-        Kind::Boot,
-        &freshness,
-        evidence,
-        None,
-        MAX_BOOT_DOCUMENT_LEN,
-    )?;
+    let document = document(identity, Kind::Boot, evidence);
+    let document = encode(&document, MAX_BOOT_DOCUMENT_LEN)?;
     Ok(BootEvidence {
         leaf_spki_sha256: identity.claims.leaf_spki_sha256,
         document,
@@ -125,23 +117,28 @@ impl Attester {
         identity: Identity,
         collateral: watch::Receiver<Option<Collateral>>,
     ) -> Self {
-        let (queue, mut jobs) = mpsc::channel::<Job>(QUEUE);
+        let (queue, mut jobs) = mpsc::channel(QUEUE);
         let model_digest = identity.claims.model_digest;
         tokio::spawn(async move {
-            while let Some(job) = jobs.recv().await {
-                if job.answer.is_closed() || Instant::now() >= job.until {
+            while let Some(first) = jobs.recv().await {
+                let waiting = gather(first, &mut jobs);
+                if waiting.is_empty() {
                     continue;
                 }
                 let (tee, identity) = (Arc::clone(&tee), identity.clone());
                 let stapled = collateral.borrow().clone();
-                let fresh = job.fresh;
-                let made =
-                    tokio::task::spawn_blocking(move || session(&*tee, &identity, &fresh, stapled))
-                        .await;
-                // The client may be gone. No panic reaches this line in the appliance: it ends the machine, and
-                // the host hears one constant. Where a panic unwinds instead, the answer is dropped, and late.
-                if let Ok(made) = made {
-                    let _ = job.answer.send(made);
+                let (fresh, answers): (Vec<_>, Vec<_>) = waiting
+                    .into_iter()
+                    .map(|job| (job.fresh, job.answer))
+                    .unzip();
+                let made = tokio::task::spawn_blocking(move || {
+                    sessions(&*tee, &identity, &fresh, stapled)
+                })
+                .await;
+                // Clients may be gone. No panic reaches this line in the appliance: it ends the machine, and the
+                // host hears one constant. Where a panic unwinds instead, the answers are dropped, and late.
+                for (answer, made) in answers.into_iter().zip(made.into_iter().flatten()) {
+                    let _ = answer.send(made);
                 }
             }
         });
@@ -154,6 +151,11 @@ impl Attester {
     /// The digest of the model that every document names.
     pub fn model_digest(&self) -> Hex32 {
         self.model_digest
+    }
+
+    /// How many sessions wait for the next call.
+    pub fn waiting(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
     }
 
     /// The document of one session, as JSON.
@@ -174,43 +176,66 @@ impl Attester {
     }
 }
 
-fn session(
-    tee: &dyn Tee,
-    identity: &Identity,
-    fresh: &Freshness,
-    collateral: Option<Collateral>,
-) -> Result<Vec<u8>, AttestError> {
-    let data = binding::report_data(&binding::session(&identity.claims, fresh));
-    let evidence = tee
-        .report(&data)
-        .map_err(|error| AttestError::Tee(Arc::new(error)))?;
-    encode(
-        identity,
-        Kind::Session,
-        fresh,
-        evidence,
-        collateral,
-        MAX_DOCUMENT_LEN,
-    )
+/// `first` and those that wait behind it, up to a full batch, without those that nobody waits for any more.
+fn gather(first: Job, jobs: &mut mpsc::Receiver<Job>) -> Vec<Job> {
+    let now = Instant::now();
+    let behind = std::iter::from_fn(|| jobs.try_recv().ok());
+    let wanted = |job: &Job| !job.answer.is_closed() && now < job.until;
+    std::iter::once(first)
+        .chain(behind)
+        .filter(wanted)
+        .take(batch::MAX_LEAVES)
+        .collect()
 }
 
-fn encode(
+/// One call for all, in their order. Its failure is everybody's.
+fn sessions(
+    tee: &dyn Tee,
     identity: &Identity,
-    kind: Kind,
-    fresh: &Freshness,
-    evidence: Evidence,
+    fresh: &[Freshness],
     collateral: Option<Collateral>,
-    limit: usize,
-) -> Result<Vec<u8>, AttestError> {
-    let document = Document {
+) -> Vec<Result<Vec<u8>, AttestError>> {
+    let bindings: Vec<_> = fresh
+        .iter()
+        .map(|fresh| binding::session(&identity.claims, fresh))
+        .collect();
+    // Between one and a full batch, as gathered: there is always something to share.
+    let Some(shared) = batch::share(&bindings) else {
+        return Vec::new();
+    };
+    let evidence = match tee.report(&shared.report_data) {
+        Ok(evidence) => evidence,
+        Err(error) => {
+            let error = Arc::new(error);
+            let failed = |_| Err(AttestError::Tee(Arc::clone(&error)));
+            return fresh.iter().map(failed).collect();
+        }
+    };
+    let mut document = document(identity, Kind::Session, evidence);
+    document.collateral = collateral;
+    let own = |(fresh, place): (&Freshness, _)| {
+        document.nonce = fresh.nonce;
+        document.batch = place;
+        encode(&document, MAX_DOCUMENT_LEN)
+    };
+    fresh.iter().zip(shared.places).map(own).collect()
+}
+
+/// A document without a nonce.
+fn document(identity: &Identity, kind: Kind, evidence: Evidence) -> Document {
+    Document {
         version: DOCUMENT_VERSION,
         kind,
         claims: identity.claims.clone(),
-        nonce: fresh.nonce,
+        nonce: Hex32::ZERO,
         evidence,
         config: identity.config.clone(),
-        collateral,
-    };
+        collateral: None,
+        batch: None,
+    }
+}
+
+fn encode(document: &Document, limit: usize) -> Result<Vec<u8>, AttestError> {
     let json = document.to_json();
     if json.len() > limit {
         return Err(AttestError::TooLong {

@@ -2,7 +2,8 @@
 //!
 //! | module | judges |
 //! |---|---|
-//! | `binding` | what the document says against what the verifier knows: nonce, TLS key, manifest, report data |
+//! | `binding` | what the document says against what the verifier knows: nonce, TLS key, manifest |
+//! | `report_data` | which binding the evidence was made for |
 //! | `tdx`, `rtmr` | verified TDX claims against the manifest |
 //! | `snp`, `snp_tcb` | verified SEV-SNP claims against the manifest, and patch levels against the floor |
 //! | `events`, `cmdline`, `untimely`, [`explain`] | nothing: they find the words about what differs |
@@ -34,6 +35,7 @@ mod events;
 mod evidence;
 pub mod explain;
 mod platform;
+mod report_data;
 mod rtmr;
 mod snp;
 mod snp_tcb;
@@ -72,7 +74,7 @@ pub fn appraise(
             evidence::tdx(quote, collateral, policy, session, now).map(|evidence| {
                 let root = evidence.verified.as_ref().map(|claims| claims.root);
                 checks.extend(root_rows(root, Tee::Tdx));
-                checks.push(binding::report_data(
+                checks.push(report_data::report_data(
                     presented,
                     manifest,
                     &evidence.measured.report_data,
@@ -101,7 +103,7 @@ pub fn appraise(
                 let verified = evidence.verified.as_ref();
                 let root = verified.map(|claims| claims.root);
                 checks.extend(root_rows(root, Tee::SevSnp));
-                checks.push(binding::report_data(
+                checks.push(report_data::report_data(
                     presented,
                     manifest,
                     &evidence.measured.report_data,

@@ -11,9 +11,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const FAMILIES: [&str; 12] = [
-    "bind", "doc", "cert", "tls", "attest", "manifest", "config", "verdict", "root", "tdx", "snp",
-    "gpu",
+const FAMILIES: [&str; 13] = [
+    "bind", "batch", "doc", "cert", "tls", "attest", "manifest", "config", "verdict", "root",
+    "tdx", "snp", "gpu",
 ];
 
 #[test]

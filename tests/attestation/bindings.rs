@@ -14,9 +14,9 @@ const REPLAYED: (&str, &str) = (
     "document.nonce",
     "replayed document: it answers another challenge than the one this client sent",
 );
-const EXPORTER: &str = "exporter mismatch: nonce and claims fit, so the evidence was made in another TLS session than this one \
-     (or for a changed meter key): the connection is relayed by someone who holds the guest's key, or an old document was \
-     given this session's nonce";
+pub const EXPORTER: &str = "exporter mismatch: nonce and claims fit, so the evidence was made in another TLS session than this one \
+     (or for a changed meter key, or for a batch whose path was left out): the connection is relayed by someone who holds \
+     the guest's key, or an old document was given this session's nonce";
 
 /// What a machine that answers `fresh` shows on the verifier's connection.
 #[track_caller]

@@ -25,8 +25,8 @@ use crate::stranger::{Connection, DEADLINE, Stranger};
 
 const CANARY: &str = "the-canary-that-must-not-leave";
 const EXPORTER: &str = "exporter mismatch: nonce and claims fit, so the evidence was made in another TLS session than this one \
-     (or for a changed meter key): the connection is relayed by someone who holds the guest's key, or an old document was \
-     given this session's nonce";
+     (or for a changed meter key, or for a batch whose path was left out): the connection is relayed by someone who holds \
+     the guest's key, or an old document was given this session's nonce";
 
 fn attest(nonce: Hex32) -> String {
     serde_json::to_string(&AttestRequest { nonce }).unwrap()

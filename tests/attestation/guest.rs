@@ -2,7 +2,8 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, LazyLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, LazyLock, Mutex};
 
 use cocoon_client::{Address, Verifier};
 use cocoon_guest_agent::api::{self, Counters, Limits, Service};
@@ -40,9 +41,26 @@ pub fn machine(kind: Kind, leaf: Hex32) -> Machine {
     vm
 }
 
-struct Simulated {
+/// Simulated hardware that counts its calls, and can be held in one.
+pub struct Simulated {
     kind: Kind,
     vm: Launched<'static>,
+    calls: AtomicU64,
+    held: Mutex<bool>,
+    released: Condvar,
+}
+
+impl Simulated {
+    /// Evidence asked for so far.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// Whether calls wait.
+    pub fn hold(&self, held: bool) {
+        *self.held.lock().unwrap() = held;
+        self.released.notify_all();
+    }
 }
 
 impl Tee for Simulated {
@@ -51,6 +69,9 @@ impl Tee for Simulated {
     }
 
     fn report(&self, data: &Hex64) -> Result<Evidence, TeeError> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let held = self.held.lock().unwrap();
+        drop(self.released.wait_while(held, |held| *held).unwrap());
         Ok(self.vm.evidence(data).unwrap())
     }
 }
@@ -70,6 +91,8 @@ pub struct Guest {
     pub address: Address,
     pub claims: Claims,
     pub counters: Arc<Counters>,
+    pub tee: Arc<Simulated>,
+    pub attester: Attester,
     _drain: watch::Sender<bool>,
 }
 
@@ -86,7 +109,13 @@ impl Guest {
             identity.claims.config_digest,
             config::digest(kind, &identity.config.0)
         );
-        let tee: Arc<dyn Tee> = Arc::new(Simulated { kind, vm: vm.vm });
+        let tee = Arc::new(Simulated {
+            kind,
+            vm: vm.vm,
+            calls: AtomicU64::new(0),
+            held: Mutex::new(false),
+            released: Condvar::new(),
+        });
         let boot = attester::boot(&*tee, &identity).unwrap();
         let listener = AttestedListener::bind((Ipv4Addr::LOCALHOST, 0).into(), &keys, &boot)
             .await
@@ -95,8 +124,10 @@ impl Guest {
         // The sender may go: the last value stays.
         let (_, stapled) = watch::channel(vm.collateral);
         let counters = Arc::new(Counters::default());
+        let hardware = Arc::clone(&tee) as Arc<dyn Tee>;
+        let attester = Attester::start(hardware, identity.clone(), stapled);
         let service = Service {
-            attester: Attester::start(tee, identity.clone(), stapled),
+            attester: attester.clone(),
             engine: supervisor::start(NoEngine, "tiny".into(), 1),
             counters: Arc::clone(&counters),
             limits: Limits::default(),
@@ -108,6 +139,8 @@ impl Guest {
             address: format!("https://{socket}").parse().unwrap(),
             claims: identity.claims,
             counters,
+            tee,
+            attester,
             _drain: drain,
         }
     }

@@ -157,6 +157,7 @@ impl Machine {
             evidence: self.evidence(&binding::session(&self.claims, &self.fresh)),
             config: Blob(self.config.clone()),
             collateral: self.collateral.clone(),
+            batch: None,
         }
     }
 

@@ -10,6 +10,7 @@
 //! | `roots` | development roots count where they are named, and nowhere else |
 //! | `manifests` | manifests that do not count |
 //! | `bindings` | replayed, relayed and edited documents |
+//! | `batches` | evidence that sessions share, and places in it that are not theirs |
 //! | `launches` | another image, command line, machine or configuration |
 //! | `event_logs` | logs that lie |
 //! | `tampered_tdx`, `tampered_snp` | each field of the reports, signed anew |
@@ -23,6 +24,7 @@
 //! | `certificates`, `connections` | SPEC.md §4 over real TLS: CERT, TLS and ATTEST |
 
 mod accepted;
+mod batches;
 mod bindings;
 mod certificates;
 mod collateral;

@@ -53,8 +53,8 @@ const COMPARED: &[(&str, Edit, Row)] = &[
         (
             "evidence.report_data",
             "exporter mismatch: nonce and claims fit, so the evidence was made in another TLS session than this one (or for a \
-             changed meter key): the connection is relayed by someone who holds the guest's key, or an old document was given \
-             this session's nonce",
+             changed meter key, or for a batch whose path was left out): the connection is relayed by someone who holds the \
+             guest's key, or an old document was given this session's nonce",
         ),
     ),
     (

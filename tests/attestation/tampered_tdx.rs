@@ -19,8 +19,8 @@ const LIES: Row = (
 );
 const NOTHING_BOUND: &str = "the evidence binds nothing: its report data are zero";
 const EXPORTER: &str = "exporter mismatch: nonce and claims fit, so the evidence was made in another TLS session than this one \
-     (or for a changed meter key): the connection is relayed by someone who holds the guest's key, or an old document was \
-     given this session's nonce";
+     (or for a changed meter key, or for a batch whose path was left out): the connection is relayed by someone who holds \
+     the guest's key, or an old document was given this session's nonce";
 
 /// Compared once the signatures hold: field, change, and the rows that fail, each with its words.
 const COMPARED: &[(&str, Edit, &[Row])] = &[

@@ -7,8 +7,8 @@ pub mod client;
 pub mod engine;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 
 use cocoon_guest_agent::api::{self, Counters, Limits, Service};
 use cocoon_guest_agent::attester::{self, Attester, Identity};
@@ -30,6 +30,28 @@ pub use engine::{FakeEngine, MODEL};
 pub struct FakeTee {
     pub config: Vec<u8>,
     pub calls: AtomicU64,
+    pub gate: Gate,
+    /// Whether calls fail.
+    pub broken: AtomicBool,
+}
+
+/// Holds calls of the TEE for as long as it is shut.
+#[derive(Default)]
+pub struct Gate {
+    shut: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Gate {
+    pub fn set(&self, shut: bool) {
+        *self.shut.lock().unwrap() = shut;
+        self.changed.notify_all();
+    }
+
+    fn pass(&self) {
+        let shut = self.shut.lock().unwrap();
+        drop(self.changed.wait_while(shut, |shut| *shut).unwrap());
+    }
 }
 
 impl FakeTee {
@@ -37,6 +59,8 @@ impl FakeTee {
         Self {
             config: OperatorConfig::default().canonical(),
             calls: AtomicU64::new(0),
+            gate: Gate::default(),
+            broken: AtomicBool::new(false),
         }
     }
 }
@@ -48,6 +72,10 @@ impl Tee for FakeTee {
 
     fn report(&self, data: &Hex64) -> Result<Evidence, TeeError> {
         self.calls.fetch_add(1, Ordering::Relaxed);
+        self.gate.pass();
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(TeeError::Race(3));
+        }
         let mut quote = vec![0; 700];
         quote[0] = 4;
         quote[232..280].copy_from_slice(&config::digest(Kind::Tdx, &self.config).0);
@@ -68,6 +96,7 @@ pub struct Machine {
     pub drain: watch::Sender<bool>,
     pub server: JoinHandle<()>,
     pub engine: cocoon_guest_agent::engine::Engine,
+    pub attester: Attester,
 }
 
 pub fn identity(keys: &Keys, config: &[u8]) -> Identity {
@@ -138,6 +167,7 @@ pub async fn machine(engine: FakeEngine, concurrent: u16, limits: Limits) -> Mac
     } = parts(engine, concurrent, limits).await;
     let address = listener.local_address().unwrap();
     let (engine, counters) = (service.engine.clone(), Arc::clone(&service.counters));
+    let attester = service.attester.clone();
     let (drain, draining) = watch::channel(false);
     let server = tokio::spawn(api::serve(listener, service, draining));
     Machine {
@@ -148,5 +178,6 @@ pub async fn machine(engine: FakeEngine, concurrent: u16, limits: Limits) -> Mac
         drain,
         server,
         engine,
+        attester,
     }
 }

@@ -45,6 +45,7 @@ pub fn document(
         evidence,
         config: Blob(config),
         collateral: Some(collateral),
+        batch: None,
     }
 }
 

@@ -3,8 +3,8 @@
 //! A target is a function of bytes that asserts what must hold of any bytes whatever: no panic, bounded memory, the same
 //! after writing and reading again, and above all that nothing is accepted which should not be. Targets come in pairs:
 //! one takes foreign bytes as they are and so tests the way to the signature check; its partner (`_signed`, `_pinned`,
-//! `_bound`, `_applied`) changes something good by a script and signs it anew with the simulator's keys, and so tests
-//! what stands behind.
+//! `_bound`, `_batched`, `_applied`) changes something good by a script and signs it anew with the simulator's keys, and
+//! so tests what stands behind.
 //!
 //! | structure | as foreign bytes | past the signatures |
 //! |---|---|---|
@@ -20,7 +20,7 @@
 //! | OCSP response | `ocsp` | `ocsp_signed` |
 //! | manifest | `manifest` | `manifest_pinned` |
 //! | DSSE envelope, in-toto statement | `envelope` | `envelope_signed` |
-//! | attestation document | `document` | `document_bound` |
+//! | attestation document | `document` | `document_bound`, `document_batched` |
 //! | control channel, engine's socket | `control_frames`, `engine_frames` | `control_message` |
 //! | policy | `policy` | `policy_applied` |
 //! | operator's configuration | `configuration` | nothing signs it |
@@ -138,6 +138,11 @@ pub const TARGETS: &[Target] = &[
         "document_bound",
         messages::document_bound,
         seeds::binding_script,
+    ),
+    verifies(
+        "document_batched",
+        messages::document_batched,
+        seeds::place_script,
     ),
     parses(
         "control_frames",

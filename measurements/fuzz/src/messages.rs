@@ -1,6 +1,8 @@
 //! Targets: what arrives over a connection: attestation documents, and the frames of control channel and engine.
 
-use cocoon_protocol::binding::{self, Tee};
+use cocoon_protocol::batch::{self, Batch};
+use cocoon_protocol::binding::{self, Freshness, Tee};
+use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::control::{GuestMessage, HostMessage, MAX_GUEST_MESSAGE, MAX_HOST_MESSAGE};
 use cocoon_protocol::document::{AttestRequest, Document, MAX_BOOT_DOCUMENT_LEN, MAX_DOCUMENT_LEN};
 use cocoon_protocol::engine::{FromEngine, MAX_FROM_ENGINE, MAX_TO_ENGINE, ToEngine};
@@ -87,6 +89,64 @@ pub fn document_bound(script: &[u8]) {
     let mut expected = good;
     expected[52..84].copy_from_slice(&meter_key.0);
     assert_eq!(session(&document, Tee::Tdx), bytes == expected);
+    document.batch = Some(Batch {
+        leaves: 2,
+        index: 0,
+        path: vec![Hex32::ZERO],
+    });
+    assert!(!session(&document, Tee::Tdx), "evidence of one session");
+}
+
+/// Places in a batch that a script changes after the hardware signed its root: exactly the right one counts.
+pub fn document_batched(script: &[u8]) {
+    let claims = claims(Tee::Tdx);
+    let (at, script) = script.split_first().unwrap_or((&0, &[]));
+    let count = 2 + at % 31;
+    let own = (at / 31) % count;
+    let waiting: Vec<_> = (0..count)
+        .map(|number| {
+            let exporter = Hex32::sha256(&[number]);
+            let other = Freshness { exporter, ..FRESH };
+            binding::session(&claims, if number == own { &FRESH } else { &other })
+        })
+        .collect();
+    let Some(shared) = batch::share(&waiting) else {
+        panic!("{count} sessions are no batch");
+    };
+    let report = TdReport {
+        report_data: shared.report_data.0,
+        ..td_report()
+    };
+    let Ok(body) = <&[u8; signer::TD10]>::try_from(&report.to_bytes()[..]).copied() else {
+        return;
+    };
+    let quote = signer::quote_4(&body);
+    let mut document = tdx_document(quote, EVENT_LOG.clone(), TDX_COLLATERAL.clone());
+    let Some(good) = shared.places[usize::from(own)].clone() else {
+        panic!("a session of a batch has no place in it");
+    };
+    let mut bytes: Vec<u8> = [good.leaves, good.index].map(u16::to_be_bytes).concat();
+    bytes.extend(good.path.iter().flat_map(|hash| hash.0));
+    edits::apply(script, &mut bytes);
+    let (numbers, path) = bytes.split_at(4);
+    let hash = |bytes: &[u8]| {
+        let mut hash = Hex32::ZERO;
+        hash.0[..bytes.len()].copy_from_slice(bytes);
+        hash
+    };
+    let place = Batch {
+        leaves: u16::from_be_bytes([numbers[0], numbers[1]]),
+        index: u16::from_be_bytes([numbers[2], numbers[3]]),
+        path: path.chunks(32).map(hash).collect(),
+    };
+    let right = place == good;
+    document.batch = Some(place);
+    assert_eq!(session(&document, Tee::Tdx), right);
+    let parsed = Document::parse(&document.to_json(), MAX_DOCUMENT_LEN);
+    assert!(
+        !right || made(parsed) == document,
+        "a good place is not read"
+    );
 }
 
 /// The control channel: both sides' messages, however the bytes arrive.

@@ -152,6 +152,7 @@ fn document(tee: Tee, evidence: Evidence, collateral: Collateral) -> Document {
         evidence,
         config: Blob(OperatorConfig::default().canonical()),
         collateral: Some(collateral),
+        batch: None,
     }
 }
 

@@ -126,3 +126,14 @@ pub fn binding_script() -> Vec<Vec<u8>> {
     scripts.push(Vec::new());
     scripts
 }
+
+/// Some places of batches, each also with one change in each of its numbers and hashes.
+pub fn place_script() -> Vec<Vec<u8>> {
+    let places = [0, 3, 30, 61, 154, 247];
+    let offsets = [1, 3, 4, 35, 36, 68, 100, 132];
+    let scripts = places.into_iter().flat_map(|place| {
+        let flips = offsets.map(|at| [&[place][..], &flip(at, 1)].concat());
+        [vec![vec![place]], flips.to_vec()].concat()
+    });
+    scripts.collect()
+}

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::batch::{Batch, BatchError};
 use crate::binding::{Claims, Tee};
 use crate::bytes::{Blob, Hex32};
 
@@ -52,6 +53,9 @@ pub struct Document {
     /// Endorsements that the host fetched. Absent in the boot document.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collateral: Option<Collateral>,
+    /// This session's place among those that share the evidence; absent where it is of this one alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<Batch>,
 }
 
 /// Which binding the report data commits to.
@@ -149,6 +153,14 @@ pub enum DocumentError {
         /// TEE of the evidence.
         found: Tee,
     },
+    /// There is no such place in a batch.
+    #[error("attestation document has a place in a batch that there cannot be")]
+    Batch(#[source] BatchError),
+    /// Sessions share evidence, boots do not.
+    #[error(
+        "attestation document of the boot has a place in a batch: only sessions share evidence"
+    )]
+    SharedBoot,
 }
 
 impl Document {
@@ -162,16 +174,24 @@ impl Document {
             });
         }
         let document: Self = serde_json::from_slice(bytes).map_err(DocumentError::Malformed)?;
-        if document.version != DOCUMENT_VERSION {
-            return Err(DocumentError::Version(document.version));
-        }
-        if document.claims.tee != document.evidence.tee() {
-            return Err(DocumentError::TeeMismatch {
-                claimed: document.claims.tee,
-                found: document.evidence.tee(),
-            });
-        }
+        document.check()?;
         Ok(document)
+    }
+
+    /// Checks the form of a document that was put together otherwise; [`Document::parse`] has done it.
+    pub fn check(&self) -> Result<(), DocumentError> {
+        if self.version != DOCUMENT_VERSION {
+            return Err(DocumentError::Version(self.version));
+        }
+        let (claimed, found) = (self.claims.tee, self.evidence.tee());
+        if claimed != found {
+            return Err(DocumentError::TeeMismatch { claimed, found });
+        }
+        match &self.batch {
+            Some(_) if self.kind == Kind::Boot => Err(DocumentError::SharedBoot),
+            Some(batch) => batch.check().map_err(DocumentError::Batch),
+            None => Ok(()),
+        }
     }
 
     /// The document as JSON.
@@ -206,6 +226,7 @@ mod tests {
             },
             config: Blob(b"{}".to_vec()),
             collateral: None,
+            batch: None,
         }
     }
 
@@ -279,6 +300,81 @@ mod tests {
             error.to_string(),
             "attestation document claims sev-snp but carries evidence of tdx"
         );
+    }
+
+    #[test]
+    fn cocoon_batch_3() {
+        let place = |leaves, index, hashes| Batch {
+            leaves,
+            index,
+            path: vec![Hex([7; 32]); hashes],
+        };
+        let reason = |kind, batch: Batch| {
+            let shared = Document {
+                kind,
+                batch: Some(batch),
+                ..document()
+            };
+            match Document::parse(&shared.to_json(), MAX_DOCUMENT_LEN) {
+                Ok(parsed) => {
+                    assert_eq!(parsed, shared);
+                    String::new()
+                }
+                Err(DocumentError::Batch(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            }
+        };
+        // A place in a full batch, and the short way of the odd one out.
+        for (leaves, index, hashes) in [(32, 31, 5), (5, 3, 3), (5, 4, 1), (2, 0, 1)] {
+            assert_eq!(reason(Kind::Session, place(leaves, index, hashes)), "");
+        }
+        for (leaves, index, hashes, expected) in [
+            (0, 0, 0, "a batch has 2 to 32 sessions, this one has 0"),
+            (1, 0, 0, "a batch has 2 to 32 sessions, this one has 1"),
+            (33, 0, 6, "a batch has 2 to 32 sessions, this one has 33"),
+            (5, 5, 3, "session 5 of a batch of 5: they count from zero"),
+            (
+                5,
+                4,
+                3,
+                "a path of 3 hashes, where session 4 of a batch of 5 has 1",
+            ),
+            (
+                32,
+                0,
+                6,
+                "a path of 6 hashes, where session 0 of a batch of 32 has 5",
+            ),
+            (
+                2,
+                0,
+                0,
+                "a path of 0 hashes, where session 0 of a batch of 2 has 1",
+            ),
+        ] {
+            assert_eq!(
+                reason(Kind::Session, place(leaves, index, hashes)),
+                expected
+            );
+        }
+        assert_eq!(
+            reason(Kind::Boot, place(2, 0, 1)),
+            "attestation document of the boot has a place in a batch: only sessions share evidence"
+        );
+        // Absent, it leaves no trace; and it has no fields but these.
+        assert!(
+            !String::from_utf8(document().to_json())
+                .unwrap()
+                .contains("batch")
+        );
+        let error = Document::parse(
+            &edited(
+                "{\"version\"",
+                "{\"batch\":{\"leaves\":2,\"index\":0,\"path\":[],\"extra\":1},\"version\"",
+            ),
+            MAX_DOCUMENT_LEN,
+        );
+        assert!(matches!(error, Err(DocumentError::Malformed(_))));
     }
 
     #[test]

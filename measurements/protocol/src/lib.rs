@@ -3,6 +3,7 @@
 //! | module | between | normative text |
 //! |---|---|---|
 //! | [`binding`] | guest and verifier: the bytes that evidence commits to | SPEC.md §2 |
+//! | [`batch`] | the same, where several sessions share one quote | SPEC.md §2.1 |
 //! | [`document`] | guest and verifier: the attestation document | SPEC.md §3 |
 //! | [`manifest`] | image builder and verifier: expected measurements | SPEC.md §5 |
 //! | [`config`] | operator, guest and verifier: the measured configuration | SPEC.md §6 |
@@ -15,6 +16,7 @@
 //! trusted: a type only says that its bytes are well formed.
 #![forbid(unsafe_code)]
 
+pub mod batch;
 pub mod binding;
 pub mod bytes;
 pub mod config;

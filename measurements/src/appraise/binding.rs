@@ -1,14 +1,14 @@
 //! What the document says against what the verifier knows on its own: the manifest it trusts, the TLS session it is
-//! in, the challenge it sent; and which of these the evidence was made for.
+//! in, the challenge it sent.
 
 use cocoon_protocol::{
-    binding::{self, Claims},
-    bytes::{Hex32, Hex64},
+    binding::Claims,
+    bytes::Hex32,
     config::{self, OperatorConfig},
-    document::{Document, DocumentError, Kind},
+    document::{Document, Kind},
 };
 
-use super::{Freshness, Presented};
+use super::Presented;
 use crate::{
     manifest::{TrustedManifest, check_time, printable},
     policy::{GpuRequirement, Policy},
@@ -66,7 +66,7 @@ pub(super) fn document(
 ) -> Vec<Check> {
     let document = presented.document;
     let claims = &document.claims;
-    let mut checks: Vec<Check> = one_tee(document).into_iter().collect();
+    let mut checks: Vec<Check> = form(document).into_iter().collect();
     checks.extend([
         kind(presented),
         nonce(presented),
@@ -98,17 +98,15 @@ pub(super) fn document(
 }
 
 /// [`Document::parse`] refuses such documents; this one may have been put together otherwise.
-fn one_tee(document: &Document) -> Option<Check> {
-    let (claimed, found) = (document.claims.tee, document.evidence.tee());
-    let error = DocumentError::TeeMismatch { claimed, found };
-    (claimed != found).then(|| {
-        Check::fail(
-            "document.form",
-            "attestation document",
-            chain(&error),
-            SERVER_ADVICE,
-        )
-    })
+fn form(document: &Document) -> Option<Check> {
+    let error = document.check().err()?;
+    let title = "attestation document";
+    Some(Check::fail(
+        "document.form",
+        title,
+        chain(&error),
+        SERVER_ADVICE,
+    ))
 }
 
 fn kind(presented: &Presented<'_>) -> Check {
@@ -207,102 +205,6 @@ fn configuration(document: &Document) -> [Check; 2] {
     [form, digest]
 }
 
-/// The evidence's report data against the binding of exactly this session. On a mismatch, tries what else the guest
-/// may have bound, to name the input that differs.
-pub(super) fn report_data(
-    presented: &Presented<'_>,
-    manifest: &TrustedManifest,
-    found: &Hex64,
-) -> Check {
-    let claims = &presented.document.claims;
-    let expected = bind(claims, presented.fresh.as_ref());
-    Check::equal(
-        "evidence.report_data",
-        "report data bind this session",
-        &expected,
-        found,
-        || {
-            (
-                differing_input(presented, manifest, found),
-                REPORT_DATA_ADVICE,
-            )
-        },
-    )
-}
-
-fn bind(claims: &Claims, fresh: Option<&Freshness>) -> Hex64 {
-    binding::report_data(&match fresh {
-        Some(fresh) => binding::session(claims, fresh),
-        None => binding::boot(claims),
-    })
-}
-
-/// Which input of the binding explains `found`. What no trial explains is named by elimination.
-fn differing_input(
-    presented: &Presented<'_>,
-    manifest: &TrustedManifest,
-    found: &Hex64,
-) -> &'static str {
-    let document = presented.document;
-    let fresh = presented.fresh;
-    if found.is_zero() {
-        return NOTHING_BOUND;
-    }
-    if fresh.is_some() && bind(&document.claims, None) == *found {
-        return BOUND_BOOT;
-    }
-    let Some(fresh) = fresh else {
-        return BOOT_CLAIMS_EDITED;
-    };
-    let earlier = Freshness {
-        nonce: document.nonce,
-        exporter: fresh.exporter,
-    };
-    if bind(&document.claims, Some(&earlier)) == *found {
-        return REPLAYED_NONCE;
-    }
-    let claims = &document.claims;
-    let corrections: [(Claims, &'static str); 4] = [
-        (
-            Claims {
-                leaf_spki_sha256: presented.leaf_spki_sha256,
-                ..claims.clone()
-            },
-            LEAF_EDITED,
-        ),
-        (
-            Claims {
-                manifest_id: manifest.id(),
-                ..claims.clone()
-            },
-            MANIFEST_EDITED,
-        ),
-        (
-            Claims {
-                model_digest: manifest.model.verity_root,
-                ..claims.clone()
-            },
-            MODEL_EDITED,
-        ),
-        (
-            Claims {
-                config_digest: config::digest(claims.tee, &document.config.0),
-                ..claims.clone()
-            },
-            CONFIG_DIGEST_EDITED,
-        ),
-    ];
-    for (corrected, cause) in corrections {
-        if bind(&corrected, Some(&fresh)) == *found {
-            return cause;
-        }
-    }
-    if document.nonce != fresh.nonce {
-        return EVIDENCE_OF_OTHER_SESSION;
-    }
-    EXPORTER_MISMATCH
-}
-
 const RENEW: &str =
     "get the current release's manifest; if it is current, set this machine's clock";
 const UNLOCKED: &str = "the manifest is unlocked: the image was built from other versions than the locked ones, so \
@@ -336,23 +238,3 @@ const CONFIG_EDITED: &str =
     "the configuration in the document is not the one whose digest the guest claims";
 const CONFIG_ADVICE: &str =
     "the operator encodes the configuration with this release's tools and starts the VM again";
-const NOTHING_BOUND: &str = "the evidence binds nothing: its report data are zero";
-const BOUND_BOOT: &str = "the evidence is that of the boot, shown as if it were of this session";
-const BOOT_CLAIMS_EDITED: &str =
-    "the evidence was made for other claims than the certificate's document makes";
-const REPLAYED_NONCE: &str =
-    "replayed nonce: the evidence is of this TLS session, but answers an earlier challenge";
-const LEAF_EDITED: &str =
-    "the leaf key in the document was changed: the evidence is of the key in use";
-const MANIFEST_EDITED: &str =
-    "the manifest's identity in the document was changed: the evidence is of your manifest";
-const MODEL_EDITED: &str =
-    "the model digest in the document was changed: the evidence is of the manifest's model";
-const CONFIG_DIGEST_EDITED: &str = "the configuration digest in the document was changed: the evidence is of the configuration shown";
-const EVIDENCE_OF_OTHER_SESSION: &str =
-    "the evidence is of another session, like the document around it";
-const EXPORTER_MISMATCH: &str = "exporter mismatch: nonce and claims fit, so the evidence was made in another TLS \
-     session than this one (or for a changed meter key): the connection is relayed by someone who holds the guest's key, \
-     or an old document was given this session's nonce";
-const REPORT_DATA_ADVICE: &str =
-    "nothing was sent; do not use this server until its operator can explain it";

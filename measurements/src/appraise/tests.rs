@@ -16,6 +16,7 @@ use crate::{
     verdict::{Check, Class, Outcome},
 };
 
+mod batch_rows;
 mod binding_rows;
 mod platform_rows;
 mod rtmr_rows;
@@ -77,6 +78,7 @@ fn document(tee: Tee, manifest: &TrustedManifest) -> Document {
         evidence,
         config: Blob(config),
         collateral: None,
+        batch: None,
     }
 }
 

@@ -126,6 +126,7 @@ fn machine_with(acpi_tables: &[u8], image: &Path, manifest: &TrustedManifest) ->
         collateral: Some(Collateral::Tdx {
             json: collateral.unwrap().into(),
         }),
+        batch: None,
     };
     let policy = Policy {
         development_roots: vec![identity.root.certificate.clone()],

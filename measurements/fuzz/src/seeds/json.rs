@@ -3,6 +3,7 @@
 use cocoon_measurements::manifest::sign;
 use cocoon_measurements::policy::Policy;
 use cocoon_measurements::tdx::tcb::TcbStatus;
+use cocoon_protocol::batch::Batch;
 use cocoon_protocol::binding::Tee;
 use cocoon_protocol::bytes::{Blob, Hex};
 use cocoon_protocol::config::OperatorConfig;
@@ -44,8 +45,15 @@ pub fn document() -> Vec<Vec<u8>> {
     let mut small = tdx_document(vec![4, 0], Vec::new(), b"{}".to_vec());
     small.collateral = None;
     let request = AttestRequest { nonce: FRESH.nonce };
+    let mut shared = small.clone();
+    shared.batch = Some(Batch {
+        leaves: 3,
+        index: 2,
+        path: vec![Hex([7; 32])],
+    });
     vec![
         small.to_json(),
+        shared.to_json(),
         tdx.to_json(),
         snp_document(SNP_REPORT.clone()).to_json(),
         made(serde_json::to_vec(&request)),

@@ -1,7 +1,8 @@
 //! What the document says against what the verifier knows.
 
 use super::{
-    super::binding::{document as rows, manifest as manifest_rows, report_data},
+    super::binding::{document as rows, manifest as manifest_rows},
+    super::report_data::report_data,
     *,
 };
 use crate::policy::GpuRequirement;
@@ -79,8 +80,8 @@ fn cocoon_verdict_7() {
     assert_eq!(
         cause(|_| (), |d| bound(&d.claims, elsewhere)),
         "exporter mismatch: nonce and claims fit, so the evidence was made in another TLS session than this one (or for a \
-         changed meter key): the connection is relayed by someone who holds the guest's key, or an old document was given \
-         this session's nonce"
+         changed meter key, or for a batch whose path was left out): the connection is relayed by someone who holds the \
+         guest's key, or an old document was given this session's nonce"
     );
     let old = Freshness {
         nonce: Hex([9; 32]),

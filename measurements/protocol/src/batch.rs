@@ -1,0 +1,207 @@
+//! One call of the TEE for several sessions (SPEC.md §2.1): the report data commit to a Merkle tree over
+//! their session bindings, and each session gets the path from its own binding to the root.
+//!
+//! The tree is that of RFC 9162 §2.1, over SHA-256. A leaf is a whole session binding, which holds the
+//! exporter of its TLS session: what a client sees of another's is a hash over a secret.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256, Sha512};
+
+use crate::binding::{self, BINDING_LEN, BINDING_VERSION};
+use crate::bytes::{Hex, Hex32, Hex64};
+
+/// Sessions that one call may serve.
+pub const MAX_LEAVES: usize = 32;
+
+const BATCH_TAG: &[u8; 16] = b"cocoon-batch-1\0\0";
+const LEAF: [u8; 1] = [0];
+const NODE: [u8; 1] = [1];
+
+/// One session's place in a batch: what leads from its binding to the root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Batch {
+    /// Sessions in the batch, 2 to [`MAX_LEAVES`].
+    pub leaves: u16,
+    /// This session's place among them, from zero.
+    pub index: u16,
+    /// The hashes beside the way from the leaf to the root, the leaf's neighbour first: as many as the
+    /// place has levels above it.
+    pub path: Vec<Hex32>,
+}
+
+/// Why a place is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// No such number of leaves.
+    #[error("a batch has 2 to {MAX_LEAVES} sessions, this one has {0}")]
+    Leaves(u16),
+    /// The index is none of the leaves.
+    #[error("session {index} of a batch of {leaves}: they count from zero")]
+    Index {
+        /// Index.
+        index: u16,
+        /// Leaves.
+        leaves: u16,
+    },
+    /// The path does not end at the root.
+    #[error(
+        "a path of {found} hashes, where session {index} of a batch of {leaves} has {expected}"
+    )]
+    Path {
+        /// Index.
+        index: u16,
+        /// Leaves.
+        leaves: u16,
+        /// Hashes found.
+        found: usize,
+        /// Hashes that lead to the root.
+        expected: usize,
+    },
+}
+
+impl Batch {
+    /// Checks form: there is such a place, and the path ends at its root.
+    pub fn check(&self) -> Result<(), BatchError> {
+        let Self { leaves, index, .. } = *self;
+        if !(2..=MAX_LEAVES).contains(&usize::from(leaves)) {
+            return Err(BatchError::Leaves(leaves));
+        }
+        if index >= leaves {
+            return Err(BatchError::Index { index, leaves });
+        }
+        let (found, expected) = (self.path.len(), turns(index.into(), leaves.into()).len());
+        if found != expected {
+            return Err(BatchError::Path {
+                index,
+                leaves,
+                found,
+                expected,
+            });
+        }
+        Ok(())
+    }
+
+    /// The report data of a batch that holds `binding` in this place.
+    pub fn report_data(&self, binding: &[u8; BINDING_LEN]) -> Result<Hex64, BatchError> {
+        self.check()?;
+        let turns = turns(self.index.into(), self.leaves.into());
+        let mut hash = leaf(binding);
+        for (beside, right) in self.path.iter().zip(turns.iter().rev()) {
+            hash = match right {
+                true => node(beside, &hash),
+                false => node(&hash, beside),
+            };
+        }
+        Ok(root_data(self.leaves, &hash))
+    }
+}
+
+/// Report data over several bindings, and each one's place.
+pub struct Shared {
+    /// What the TEE is asked to sign.
+    pub report_data: Hex64,
+    /// In the order of the bindings; `None` for a binding that is alone.
+    pub places: Vec<Option<Batch>>,
+}
+
+/// Combines session bindings. One alone gives exactly what [`binding::report_data`] gives; for none, or
+/// more than [`MAX_LEAVES`], there is nothing.
+pub fn share(bindings: &[[u8; BINDING_LEN]]) -> Option<Shared> {
+    if let [alone] = bindings {
+        return Some(Shared {
+            report_data: binding::report_data(alone),
+            places: vec![None],
+        });
+    }
+    let leaves = u16::try_from(bindings.len()).ok()?;
+    if !(2..=MAX_LEAVES).contains(&bindings.len()) {
+        return None;
+    }
+    let hashes: Vec<Hex32> = bindings.iter().map(|binding| leaf(binding)).collect();
+    let place = |index| {
+        Some(Batch {
+            leaves,
+            index,
+            path: path(index.into(), &hashes),
+        })
+    };
+    Some(Shared {
+        report_data: root_data(leaves, &root(&hashes)),
+        places: (0..leaves).map(place).collect(),
+    })
+}
+
+fn leaf(bytes: &[u8]) -> Hex32 {
+    Hex(Sha256::new()
+        .chain_update(LEAF)
+        .chain_update(bytes)
+        .finalize()
+        .into())
+}
+
+fn node(left: &Hex32, right: &Hex32) -> Hex32 {
+    let hash = Sha256::new().chain_update(NODE);
+    Hex(hash
+        .chain_update(left)
+        .chain_update(right)
+        .finalize()
+        .into())
+}
+
+fn root_data(leaves: u16, root: &Hex32) -> Hex64 {
+    let hash = Sha512::new()
+        .chain_update(BATCH_TAG)
+        .chain_update(BINDING_VERSION.to_be_bytes())
+        .chain_update(leaves.to_be_bytes());
+    Hex(hash.chain_update(root).finalize().into())
+}
+
+/// The largest power of two below `leaves`, which is at least 2.
+fn split(leaves: usize) -> usize {
+    leaves.next_power_of_two() / 2
+}
+
+/// From the root down to a leaf: whether the way turns right at each node.
+fn turns(mut index: usize, mut leaves: usize) -> Vec<bool> {
+    let mut turns = Vec::new();
+    while leaves > 1 {
+        let split = split(leaves);
+        let right = index >= split;
+        (index, leaves) = match right {
+            true => (index - split, leaves - split),
+            false => (index, split),
+        };
+        turns.push(right);
+    }
+    turns
+}
+
+/// RFC 9162 §2.1.1.
+fn root(hashes: &[Hex32]) -> Hex32 {
+    match hashes {
+        [] => Hex32::sha256(&[]),
+        [alone] => *alone,
+        several => {
+            let (left, right) = several.split_at(split(several.len()));
+            node(&root(left), &root(right))
+        }
+    }
+}
+
+/// RFC 9162 §2.1.3.1.
+fn path(index: usize, hashes: &[Hex32]) -> Vec<Hex32> {
+    if hashes.len() < 2 {
+        return Vec::new();
+    }
+    let (left, right) = hashes.split_at(split(hashes.len()));
+    let (mut path, beside) = match index.checked_sub(left.len()) {
+        None => (path(index, left), root(right)),
+        Some(index) => (path(index, right), root(left)),
+    };
+    path.push(beside);
+    path
+}
+
+#[cfg(test)]
+mod tests;
