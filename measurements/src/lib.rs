@@ -4,6 +4,7 @@
 //! `now`. Foreign bytes never cause a panic; every error names the structure and the offset.
 //!
 //! * Prediction: [`tdx::predict`] (MRTD and the events of RTMR0 to RTMR2), [`snp::launch`], [`pe`], [`ccel`].
+//! * Receipts: [`receipt`], what an attested guest signed about an answer.
 //! * Evidence: [`tdx::quote`], [`snp::report`], [`nvidia`], under the roots of trust in [`roots`].
 
 #![forbid(unsafe_code)]
@@ -18,6 +19,7 @@ pub mod manifest;
 pub mod nvidia;
 pub mod pe;
 pub mod policy;
+pub mod receipt;
 pub mod roots;
 pub mod snp;
 pub mod tdx;

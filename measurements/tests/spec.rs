@@ -11,9 +11,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const FAMILIES: [&str; 13] = [
+const FAMILIES: [&str; 14] = [
     "bind", "batch", "doc", "cert", "tls", "attest", "manifest", "config", "verdict", "root",
-    "tdx", "snp", "gpu",
+    "tdx", "snp", "gpu", "receipt",
 ];
 
 #[test]

@@ -5,6 +5,7 @@
 //! | [`binding`] | guest and verifier: the bytes that evidence commits to | SPEC.md §2 |
 //! | [`batch`] | the same, where several sessions share one quote | SPEC.md §2.1 |
 //! | [`document`] | guest and verifier: the attestation document | SPEC.md §3 |
+//! | [`receipt`] | guest and client: what an answer cost, and what it was about | SPEC.md §11 |
 //! | [`manifest`] | image builder and verifier: expected measurements | SPEC.md §5 |
 //! | [`config`] | operator, guest and verifier: the measured configuration | SPEC.md §6 |
 //! | [`control`] | host agent and guest: the control channel | this crate |
@@ -26,5 +27,6 @@ pub mod engine;
 pub mod frame;
 pub mod manifest;
 pub mod openai;
+pub mod receipt;
 pub mod simulator;
 pub mod wiping;
