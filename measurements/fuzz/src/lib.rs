@@ -22,6 +22,7 @@
 //! | DSSE envelope, in-toto statement | `envelope` | `envelope_signed` |
 //! | attestation document | `document` | `document_bound`, `document_batched` |
 //! | control channel, engine's socket | `control_frames`, `engine_frames` | `control_message` |
+//! | receipt of an answer | `receipt` | `receipt_signed` |
 //! | policy | `policy` | `policy_applied` |
 //! | operator's configuration | `configuration` | nothing signs it |
 //!
@@ -41,6 +42,7 @@ mod manifests;
 pub mod memory;
 mod messages;
 mod platform;
+mod receipts;
 mod seeds;
 mod signed;
 mod signer;
@@ -158,6 +160,12 @@ pub const TARGETS: &[Target] = &[
         "engine_frames",
         messages::engine_frames,
         seeds::engine_frames,
+    ),
+    verifies("receipt", receipts::receipt, receipts::receipt_seeds),
+    verifies(
+        "receipt_signed",
+        receipts::receipt_signed,
+        receipts::receipt_script,
     ),
     parses("policy", manifests::policy, seeds::policy),
     verifies("policy_applied", manifests::policy_applied, seeds::policy),
