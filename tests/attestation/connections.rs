@@ -206,7 +206,7 @@ async fn honest_rogue(edit: fn(Freshness, Document) -> Document) -> Rogue {
 }
 
 /// Tries to send a prompt; it is not sent, and only nonces arrive.
-async fn keeps_its_prompt(verifier: Verifier, rogue: &Rogue) -> ConnectError {
+pub async fn keeps_its_prompt(verifier: Verifier, rogue: &Rogue) -> ConnectError {
     let upstreams = Upstreams::new(verifier, vec![rogue.address.clone()]);
     let body = Bytes::from_static(CANARY.as_bytes());
     let sent = upstreams
@@ -226,8 +226,9 @@ async fn keeps_its_prompt(verifier: Verifier, rogue: &Rogue) -> ConnectError {
     errors.remove(0)
 }
 
+/// Asserts that the verdict refused at this moment, for exactly these reasons.
 #[track_caller]
-fn rejected(error: &ConnectError, at: Stage, expected: &[(&str, &str)]) {
+pub fn rejected(error: &ConnectError, at: Stage, expected: &[(&str, &str)]) {
     let ConnectError::Rejected { stage, verdict, .. } = error else {
         panic!("{}", chain(error))
     };
@@ -315,9 +316,15 @@ async fn cocoon_attest_3() {
     })
     .await;
     let error = keeps_its_prompt(verifier(), &replayed).await;
-    assert!(
-        matches!(&error, ConnectError::OtherNonce { found, .. } if *found == Hex([3; 32])),
-        "{error}"
+    let sent = replayed.seen(|seen| serde_json::from_slice::<AttestRequest>(&seen.requests[0].1));
+    assert_eq!(
+        chain(&error),
+        format!(
+            "{} answers nonce {} instead of {}: the document is a replay",
+            replayed.address,
+            Hex([3; 32]),
+            sent.unwrap().nonce
+        )
     );
 }
 

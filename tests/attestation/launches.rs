@@ -6,7 +6,7 @@ use cocoon_protocol::config::OperatorConfig;
 
 use crate::machine::{MANIFEST, Machine, Start, accepted, refused};
 
-const SNP_LAUNCH: &str = "other image, edited command line, wrong initrd, or another CPU model, vCPU count or set of guest \
+pub const SNP_LAUNCH: &str = "other image, edited command line, wrong initrd, or another CPU model, vCPU count or set of guest \
      features than the manifest lists: one digest covers them all, so it cannot be told which (the manifest assumes guest \
      features 0x1)";
 

@@ -22,6 +22,7 @@
 //! | `explained` | what was started instead, named exactly where the image's files are at hand |
 //! | `malformed` | rubbish in every place |
 //! | `certificates`, `connections` | SPEC.md §4 over real TLS: CERT, TLS and ATTEST |
+//! | `kept` | another image and late endorsements over real TLS: no prompt leaves |
 
 mod accepted;
 mod batches;
@@ -36,6 +37,7 @@ mod flipped;
 mod guest;
 mod hello;
 mod image;
+mod kept;
 mod launches;
 mod machine;
 mod malformed;

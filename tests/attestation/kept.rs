@@ -1,0 +1,119 @@
+//! What the tests of verdicts refuse, refused over real TLS by a client with a prompt in its hands: another image than
+//! the manifest's, and endorsements whose time is over. The prompt stays where it is.
+
+use cocoon_client::{ConnectError, Stage, now};
+use cocoon_protocol::binding::{self, Freshness, Tee};
+use cocoon_protocol::bytes::Hex32;
+use cocoon_protocol::document::{ATTEST_PATH, Document};
+use cocoon_simulator::tdx::{CollateralDates, TcbStatus};
+
+use crate::collateral::{DAY, intel};
+use crate::connections::{keeps_its_prompt, rejected};
+use crate::guest::{CURRENT, TODAY, verifier};
+use crate::launches::SNP_LAUNCH;
+use crate::machine::{Machine, Start};
+use crate::rogue::{Rogue, Script, certificate, evidence, key, spki_sha256};
+
+type Edit = fn(&mut Start);
+
+/// As the manifest says.
+const AS_LISTED: Edit = |_| ();
+const OTHER_INITRD: Edit = |start| start.opened.initrd.as_mut().unwrap().push(0);
+
+/// A VM that the host started as `edit` says, behind the TLS key `leaf`.
+fn machine(tee: Tee, edit: Edit, leaf: Hex32) -> Machine {
+    let mut vm = Machine::started(tee, edit);
+    vm.claims.leaf_spki_sha256 = leaf;
+    vm.claims.manifest_id = CURRENT.id();
+    vm.collateral = Some(vm.vm.collateral(*TODAY).unwrap());
+    vm
+}
+
+/// A server whose certificate shows the evidence of one VM, and whose answers are those of another with the same key.
+async fn started(tee: Tee, shown: Edit, answering: Edit, stapled: fn(&mut Machine)) -> Rogue {
+    let own = key(7);
+    let leaf = spki_sha256(&own);
+    let boot = machine(tee, shown, leaf).boot_document().to_json();
+    let mut vm = machine(tee, answering, leaf);
+    stapled(&mut vm);
+    Rogue::start(Script {
+        certificate: certificate(&own, vec![evidence(true, &boot)]),
+        key: own,
+        answer: Box::new(move |fresh: Freshness| {
+            let document = Document {
+                nonce: fresh.nonce,
+                evidence: vm.evidence(&binding::session(&vm.claims, &fresh)),
+                ..vm.document()
+            };
+            document.to_json()
+        }),
+    })
+    .await
+}
+
+fn paths(rogue: &Rogue) -> Vec<String> {
+    rogue.seen(|seen| seen.requests.iter().map(|(path, _)| path.clone()).collect())
+}
+
+#[tokio::test]
+async fn another_image_gets_no_prompt() {
+    const WRONG_INITRD: (&str, &str) = (
+        "tdx.rtmr2",
+        "wrong initrd: the kernel command line is the manifest's, the initrd is not",
+    );
+    const OTHER_REGISTER: (&str, &str) = (
+        "tdx.rtmr2",
+        "another kernel command line or another initrd than the manifest's; without an event log it cannot be told which",
+    );
+    // The certificate tells of it: nothing at all is asked of such a VM.
+    for (tee, row) in [
+        (Tee::Tdx, OTHER_REGISTER),
+        (Tee::SevSnp, ("snp.launch", SNP_LAUNCH)),
+    ] {
+        let rogue = started(tee, OTHER_INITRD, OTHER_INITRD, |_| ()).await;
+        let error = keeps_its_prompt(verifier(), &rogue).await;
+        rejected(&error, Stage::Handshake, &[row]);
+        assert_eq!(paths(&rogue), Vec::<String>::new());
+    }
+    // Or it conceals it, and the answer to the nonce tells.
+    for (tee, row) in [
+        (Tee::Tdx, WRONG_INITRD),
+        (Tee::SevSnp, ("snp.launch", SNP_LAUNCH)),
+    ] {
+        let rogue = started(tee, AS_LISTED, OTHER_INITRD, |_| ()).await;
+        let error = keeps_its_prompt(verifier(), &rogue).await;
+        rejected(&error, Stage::Attest, &[row]);
+        assert_eq!(paths(&rogue), [ATTEST_PATH]);
+    }
+}
+
+#[tokio::test]
+async fn expired_collateral_gets_no_prompt() {
+    let rogue = started(Tee::Tdx, AS_LISTED, AS_LISTED, |vm| {
+        let dates = CollateralDates {
+            issued: *TODAY - DAY,
+            next_update: *TODAY - 1,
+        };
+        vm.collateral = Some(intel(dates, TcbStatus::UpToDate));
+    })
+    .await;
+    let before = now();
+    let error = keeps_its_prompt(verifier(), &rogue).await;
+    let text = |now: u64| {
+        format!(
+            "expired collateral, or this machine's clock is wrong; for tdx: the TCB information was valid until {} (Unix \
+             time), and it is {now}: fetch a newer one",
+            *TODAY - 1
+        )
+    };
+    // The client has looked at the clock meanwhile.
+    let said = match &error {
+        ConnectError::Rejected { verdict, .. } => verdict.failures().next(),
+        _ => None,
+    };
+    let said = said.and_then(|row| row.cause.clone()).unwrap_or_default();
+    let at = (before..=now()).find(|at| text(*at) == said);
+    let at = at.unwrap_or(before);
+    rejected(&error, Stage::Attest, &[("evidence.collateral", &text(at))]);
+    assert_eq!(paths(&rogue), [ATTEST_PATH]);
+}
