@@ -12,4 +12,5 @@ mod firmware;
 mod launch_digest;
 mod measured;
 mod pe_image;
+mod reference_manifests;
 mod tools;
