@@ -1,4 +1,4 @@
-//! What a verdict costs: TDX beside `dcap-qvl` alone, SEV-SNP, and the prediction of a whole manifest.
+//! What a verdict costs: TDX beside `dcap-qvl` alone, SEV-SNP, a GPU, and the prediction of a whole manifest.
 //!
 //! `cargo bench -p cocoon-measurements`. Evidence is real, found as [`vectors`] says; artefacts are those of
 //! `COCOON_ARTEFACTS`. What is absent is named as SKIPPED. Goals and figures stand in the crate's README.
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use cocoon_measurements::appraise::appraise;
 use cocoon_measurements::ccel::EventLog;
+use cocoon_measurements::nvidia::{self, GpuCollateral, GpuDemand, GpuEvidence};
 use cocoon_measurements::policy::Policy;
 use cocoon_measurements::roots::TrustRoot;
 use cocoon_measurements::snp::cpu::CpuModel;
@@ -43,7 +44,7 @@ criterion_group! {
         .sample_size(40)
         .warm_up_time(Duration::from_secs(2))
         .measurement_time(Duration::from_secs(8));
-    targets = tdx, snp, prediction
+    targets = tdx, snp, gpu, prediction
 }
 criterion_main!(verdicts);
 
@@ -114,6 +115,46 @@ fn snp(criterion: &mut Criterion) {
     signatures_hold(&judge());
     let mut group = criterion.benchmark_group("snp");
     group.bench_function("verdict", |bencher| bencher.iter(|| black_box(judge())));
+    group.finish();
+}
+
+/// An H100's report with its chain, and the manifest of a driver in both places: what NVIDIA's own verifier checks of the
+/// same files without asking its OCSP service. No manifest of this report's own versions is published.
+fn gpu(criterion: &mut Criterion) {
+    let (Some(report), Some(chain), Some(manifest)) = (
+        vector("nvidia/nvtrust_hopperAttestationReport.txt"),
+        vector("nvidia/nvtrust_hopperCertChain.txt"),
+        vector("nvidia/NV_GPU_DRIVER_GH100_550.144.03.xml"),
+    ) else {
+        return;
+    };
+    // Within the dates of the manifest's certificates.
+    const NOW: u64 = 1_780_000_000;
+    let report = hex::decode(report.trim_ascii()).unwrap();
+    let evidence = GpuEvidence {
+        report: &report,
+        chain: &chain,
+        driver: None,
+    };
+    let demand = GpuDemand {
+        nonce: report[4..36].try_into().unwrap(),
+        count: Some(1),
+        driver_state: false,
+    };
+    let policy = Policy::default();
+    let judge = || {
+        let collateral = GpuCollateral::default();
+        let judged = nvidia::appraise(&[black_box(evidence)], &collateral, &demand, &policy, NOW);
+        assert_eq!(judged.gpus.len(), 1, "{judged:#?}");
+        judged
+    };
+    let reference = || nvidia::verify_manifest(black_box(&manifest), &policy, NOW).unwrap();
+    let mut group = criterion.benchmark_group("gpu");
+    group.bench_function("report and chain", |bencher| bencher.iter(judge));
+    group.bench_function("reference manifest", |bencher| bencher.iter(reference));
+    group.bench_function("verdict", |bencher| {
+        bencher.iter(|| (judge(), reference(), reference()));
+    });
     group.finish();
 }
 
