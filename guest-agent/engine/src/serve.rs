@@ -149,3 +149,6 @@ async fn write_frames(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
