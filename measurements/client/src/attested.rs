@@ -1,5 +1,6 @@
 //! A connection to an appliance that was verified: the only place from which a prompt is sent.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::address::Address;
 use crate::padding::{PaddingError, padded};
+use crate::receipts::Session;
 
 /// Longest life of a connection. After it the connection is cut, whatever runs on it: evidence is
 /// about a moment, and an hour is the longest that one moment may count.
@@ -32,6 +34,9 @@ pub struct AttestedConnection {
     address: Address,
     verdict: Verdict,
     claims: Claims,
+    session: Arc<Session>,
+    /// Requests that its receipts have counted; `None` when some went out whose receipts nobody saw.
+    counted: Option<u64>,
     established: Instant,
 }
 
@@ -67,6 +72,7 @@ impl AttestedConnection {
         address: Address,
         verdict: Verdict,
         claims: Claims,
+        session: Session,
         established: Instant,
     ) -> Self {
         Self {
@@ -74,6 +80,8 @@ impl AttestedConnection {
             address,
             verdict,
             claims,
+            session: Arc::new(session),
+            counted: Some(0),
             established,
         }
     }
@@ -93,14 +101,36 @@ impl AttestedConnection {
         &self.claims
     }
 
+    /// What its receipts are held against.
+    pub fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// The number of the next receipt, as far as it is known.
+    pub(crate) fn next_number(&self) -> Option<u64> {
+        self.counted.and_then(|counted| counted.checked_add(1))
+    }
+
+    /// A request goes out whose receipt nobody here will see.
+    pub(crate) fn uncounted(&mut self) {
+        self.counted = None;
+    }
+
+    /// A receipt of this number was found good.
+    pub(crate) fn counted(&mut self, number: u64) {
+        self.counted = Some(number);
+    }
+
     /// How long this connection may still be used.
     pub fn remaining(&self) -> Duration {
         MAX_CONNECTION_AGE.saturating_sub(self.established.elapsed())
     }
 
     /// Sends a chat request, padded to a size bucket. The answer is OpenAI's: JSON, or server-sent
-    /// events when `request.stream` is set; its status may be an error of the appliance.
+    /// events when `request.stream` is set; its status may be an error of the appliance. Its receipt is the caller's
+    /// to check, as [`Upstreams::generate`](crate::Upstreams::generate) does.
     pub async fn chat(&mut self, request: &ChatRequest) -> Result<Response<Incoming>, SendError> {
+        self.uncounted();
         let body = padded(request).map_err(SendError::Request)?;
         self.send(Method::POST, "/v1/chat/completions", body).await
     }

@@ -1,11 +1,10 @@
 //! Asking a question: the request built, the answer handed out piece by piece as it arrives.
 
-use bytes::Bytes;
 use cocoon_measurements::verdict::Class;
 use cocoon_protocol::openai::{
     ChatRequest, ErrorBody, FinishReason, Message, Role, StreamOptions, Usage,
 };
-use http::{Method, StatusCode};
+use http::StatusCode;
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -13,9 +12,11 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 use crate::address::Address;
 use crate::error::printable;
 use crate::padding::{PaddingError, padded};
+use crate::receipts::{AnswerError, ReceiptFault, Receipted};
 use crate::sse::{EventTooLong, Events};
 use crate::table::summary;
-use crate::upstreams::{Answer, UpstreamError, Upstreams};
+use crate::upstreams::{UpstreamError, Upstreams};
+use crate::wiped::push;
 
 /// Longest error body that is read.
 const MAX_ERROR_LEN: usize = 64 * 1024;
@@ -80,6 +81,8 @@ pub enum ChatError {
         status: u16,
         /// What it said, without control characters.
         message: String,
+        /// OpenAI's code for it, without control characters.
+        code: Option<String>,
     },
     /// The stream broke.
     #[error("the connection broke in the middle of the answer")]
@@ -87,6 +90,9 @@ pub enum ChatError {
     /// The stream ended without its end mark.
     #[error("the answer was cut short: its stream has no end mark")]
     CutShort,
+    /// Its receipt is missing or wrong.
+    #[error(transparent)]
+    Receipt(ReceiptFault),
     /// An event without end.
     #[error("the answer is not a stream of this API")]
     Event(#[from] EventTooLong),
@@ -122,16 +128,26 @@ impl Conversation {
         let question = message(Role::User, prompt);
         let mut messages = self.messages.clone();
         messages.push(question.clone());
-        let body = padded(&self.options.request(messages))?;
-        let (answer, ending) = stream(&self.upstreams, body, piece).await?;
+        let request = self.options.request(messages);
+        let (answer, ending) = send(&self.upstreams, &request, piece).await?;
         self.messages.push(question);
         self.messages.push(message(Role::Assistant, &answer));
         Ok(ending)
     }
 }
 
+impl From<AnswerError> for ChatError {
+    fn from(error: AnswerError) -> Self {
+        match error {
+            AnswerError::Broken(source) => Self::Broken(source),
+            AnswerError::Receipt(ReceiptFault::CutShort) => Self::CutShort,
+            AnswerError::Receipt(fault) => Self::Receipt(fault),
+        }
+    }
+}
+
 impl ChatOptions {
-    fn request(&self, messages: Vec<Message>) -> ChatRequest {
+    pub(crate) fn request(&self, messages: Vec<Message>) -> ChatRequest {
         ChatRequest {
             model: self.model.clone(),
             messages,
@@ -158,17 +174,17 @@ fn message(role: Role, text: &str) -> Message {
     }
 }
 
-async fn stream(
+/// Sends a request for a stream, calls `piece` with every part of the answer as it arrives, and gives the whole.
+pub(crate) async fn send(
     upstreams: &Upstreams,
-    body: Bytes,
+    request: &ChatRequest,
     mut piece: impl FnMut(&str),
 ) -> Result<(Zeroizing<String>, Ending), ChatError> {
-    let response = upstreams
-        .request(Method::POST, "/v1/chat/completions", body)
-        .await?;
+    let body = padded(request)?;
+    let response = upstreams.generate("/v1/chat/completions", body).await?;
     let status = response.status();
     let mut body = response.into_body();
-    let appliance = body.connection().map(|connection| Appliance {
+    let appliance = body.answer().connection().map(|connection| Appliance {
         address: connection.address().clone(),
         class: connection.verdict().class,
         summary: summary(connection.verdict(), false),
@@ -186,17 +202,41 @@ async fn stream(
         },
         done: false,
     };
+    let mut failure = None;
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(ChatError::Broken)?.into_data() else {
+        let frame = match (frame, failure.take()) {
+            (Ok(frame), before) => {
+                failure = before;
+                frame
+            }
+            (Err(_), Some(before)) => return Err(before),
+            (Err(error), None) => return Err(error.into()),
+        };
+        let Ok(data) = frame.into_data() else {
             continue;
         };
         let mut outcome = Ok(());
         events.push(&data, |event| {
-            if outcome.is_ok() {
+            if outcome.is_ok() && failure.is_none() {
                 outcome = reader.take(event, &mut piece);
             }
         })?;
-        outcome?;
+        match outcome {
+            // What was served until then has its receipt behind the error.
+            Err(error @ ChatError::Refused { .. }) => failure = Some(error),
+            outcome => outcome?,
+        }
+    }
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    let signed = body.receipt().map(|receipt| receipt.signed.receipt.tokens);
+    if let (Some(signed), Some(told)) = (signed, reader.ending.usage) {
+        let signed = signed.prompt.saturating_add(signed.completion);
+        let told = told.total_tokens.into();
+        if signed != told {
+            return Err(ChatError::Receipt(ReceiptFault::Usage { told, signed }));
+        }
     }
     if !reader.done {
         return Err(ChatError::CutShort);
@@ -204,7 +244,7 @@ async fn stream(
     Ok((reader.answer, reader.ending))
 }
 
-async fn refused(status: StatusCode, body: &mut Answer) -> ChatError {
+async fn refused(status: StatusCode, body: &mut Receipted) -> ChatError {
     let mut bytes = Zeroizing::new(Vec::new());
     while let Some(Ok(frame)) = body.frame().await {
         let Ok(data) = frame.into_data() else {
@@ -215,13 +255,20 @@ async fn refused(status: StatusCode, body: &mut Answer) -> ChatError {
         }
         bytes.extend_from_slice(&data);
     }
-    let message = match serde_json::from_slice::<ErrorBody>(&bytes) {
-        Ok(body) => printable(&body.error.message, 500),
-        Err(_) => "no error message that this program understands".to_owned(),
+    let (message, code) = match serde_json::from_slice::<ErrorBody>(&bytes) {
+        Ok(body) => (
+            printable(&body.error.message, 500),
+            body.error.code.map(|code| printable(&code, 100)),
+        ),
+        Err(_) => (
+            "no error message that this program understands".to_owned(),
+            None,
+        ),
     };
     ChatError::Refused {
         status: status.as_u16(),
         message,
+        code,
     }
 }
 
@@ -253,6 +300,8 @@ struct Delta {
 #[derive(Deserialize)]
 struct StreamError {
     message: String,
+    #[serde(default)]
+    code: Option<String>,
 }
 
 struct Reader {
@@ -272,6 +321,7 @@ impl Reader {
             return Err(ChatError::Refused {
                 status: 200,
                 message: printable(&error.message, 500),
+                code: error.code.map(|code| printable(&code, 100)),
             });
         }
         for choice in chunk.choices {
@@ -295,13 +345,7 @@ impl Reader {
         if length > MAX_ANSWER_LEN {
             return Err(ChatError::TooLong);
         }
-        if length > self.answer.capacity() {
-            // Moved by hand, so that the old place is wiped.
-            let mut larger = Zeroizing::new(String::with_capacity((length * 2).max(4096)));
-            larger.push_str(&self.answer);
-            self.answer = larger;
-        }
-        self.answer.push_str(text);
+        push(&mut self.answer, text);
         Ok(())
     }
 }

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cocoon_measurements::appraise::Presented;
+use cocoon_measurements::receipt::Expected;
 use cocoon_protocol::binding::{EXPORTER_LABEL, Freshness};
 use cocoon_protocol::bytes::{Hex, Hex32};
 use cocoon_protocol::document::{ATTEST_PATH, AttestRequest, Document, Kind, MAX_DOCUMENT_LEN};
 use cocoon_protocol::openai::ErrorBody;
 use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::Body;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -24,6 +25,7 @@ use crate::attested::{AttestedConnection, Channel, MAX_CONNECTION_AGE};
 use crate::certificate::Leaf;
 use crate::error::{ConnectError, Stage, printable};
 use crate::judge::Judgement;
+use crate::receipts::Session;
 use crate::tls::{self, Handshake, check_kind_and_key};
 use crate::verifier::Verifier;
 
@@ -44,7 +46,7 @@ impl Verifier {
 
         let nonce = nonce()?;
         let limit = self.deadlines.attest;
-        let document = timeout(limit, exchange(&mut channel, address, nonce))
+        let (document, bytes) = timeout(limit, exchange(&mut channel, address, nonce))
             .await
             .map_err(|_| deadline(address, Stage::Attest, limit))??;
         check_kind_and_key(address, &leaf, &document, Kind::Session)?;
@@ -60,11 +62,18 @@ impl Verifier {
             .appraise(address, document, leaf.spki_sha256, fresh)
             .await?;
         let verdict = self.accept(address, Stage::Attest, judgement)?;
+        let session = Session {
+            expected: Expected::of(&document, &bytes),
+            document: bytes,
+            leaf_spki_sha256: leaf.spki_sha256,
+            exporter,
+        };
         Ok(AttestedConnection::new(
             channel,
             address.clone(),
             verdict,
             document.claims,
+            session,
             established,
         ))
     }
@@ -185,7 +194,7 @@ async fn exchange(
     channel: &mut Channel,
     address: &Address,
     nonce: Hex32,
-) -> Result<Document, ConnectError> {
+) -> Result<(Document, Bytes), ConnectError> {
     let broken = |source| ConnectError::Broken {
         address: address.clone(),
         source,
@@ -213,15 +222,17 @@ async fn exchange(
         .ok_or_else(|| ConnectError::DocumentTooLong {
             address: address.clone(),
         })?;
-    Document::parse(&body, MAX_DOCUMENT_LEN).map_err(|source| ConnectError::Document {
+    let document = Document::parse(&body, MAX_DOCUMENT_LEN);
+    let document = document.map_err(|source| ConnectError::Document {
         address: address.clone(),
         source,
-    })
+    })?;
+    Ok((document, Bytes::from(body)))
 }
 
 /// The body, or `None` when it is longer than `limit`.
-async fn collect(
-    response: Response<Incoming>,
+pub(crate) async fn collect(
+    response: Response<impl Body<Data = Bytes, Error = hyper::Error> + Unpin>,
     limit: usize,
 ) -> Result<Option<Vec<u8>>, hyper::Error> {
     let mut body = response.into_body();

@@ -36,6 +36,8 @@
 //! | [`Upstreams`] | several appliances, with fail-over and reuse |
 //! | [`Conversation`] | questions and streamed answers |
 //! | [`Endpoint`] | the local OpenAI-compatible endpoint |
+//! | [`messenger`] | translations, summaries and replies, of long texts too |
+//! | [`receipts`] | what answers cost and what they were about, signed, checked and kept |
 //! | [`trust`] | manifest, signers and floors as files and flags name them |
 //! | [`terminal`] | conversations on a terminal, and what to show while waiting |
 //! | [`transcript`] | conversations as lines of JSON |
@@ -50,7 +52,9 @@ mod connect;
 mod endpoint;
 mod error;
 mod judge;
+pub mod messenger;
 mod padding;
+pub mod receipts;
 mod sse;
 mod table;
 pub mod terminal;
@@ -61,6 +65,7 @@ pub mod transcript;
 pub mod trust;
 mod upstreams;
 mod verifier;
+mod wiped;
 
 pub use address::{Address, AddressError};
 pub use attested::{AttestedConnection, MAX_CONNECTION_AGE, SendError};

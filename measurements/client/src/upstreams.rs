@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 use crate::address::Address;
 use crate::attested::{AttestedConnection, SendError};
 use crate::error::{ConnectError, chain};
+use crate::receipts::{Keeper, Session};
 use crate::verifier::Verifier;
 
 /// Idle connections kept per appliance.
@@ -34,6 +35,7 @@ const READY_LIMIT: Duration = Duration::from_secs(1);
 pub struct Upstreams {
     verifier: Verifier,
     upstreams: Arc<[Upstream]>,
+    keeper: Option<Arc<Keeper>>,
 }
 
 struct Upstream {
@@ -70,6 +72,7 @@ impl UpstreamError {
 /// An answer that is still arriving, with the connection it arrives on.
 pub struct Answer {
     body: Incoming,
+    session: Arc<Session>,
     // Given back when the body was read to its end, cut otherwise: dropping an answer stops its generation.
     connection: Option<AttestedConnection>,
     owner: Upstreams,
@@ -91,7 +94,20 @@ impl Upstreams {
         Self {
             verifier,
             upstreams,
+            keeper: None,
         }
+    }
+
+    /// The same, and receipts are kept.
+    pub fn with_receipts(self, keeper: Keeper) -> Self {
+        Self {
+            keeper: Some(Arc::new(keeper)),
+            ..self
+        }
+    }
+
+    pub(crate) fn keeper(&self) -> Option<Arc<Keeper>> {
+        self.keeper.clone()
     }
 
     /// Connects to the first appliance that is verified, and keeps the connection for the first
@@ -106,8 +122,25 @@ impl Upstreams {
         Ok(seen)
     }
 
-    /// Sends a request to the first appliance that is verified.
+    /// Sends a request to the first appliance that is verified. The receipts of those that generate are not looked at:
+    /// see [`generate`](Self::generate).
     pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Answer>, UpstreamError> {
+        let generates = method == Method::POST;
+        let mut response = self.send(method, path, body).await?;
+        if let Some(connection) = response.body_mut().connection.as_mut()
+            && generates
+        {
+            connection.uncounted();
+        }
+        Ok(response)
+    }
+
+    pub(crate) async fn send(
         &self,
         method: Method,
         path: &str,
@@ -121,8 +154,10 @@ impl Upstreams {
             match connection.send(method.clone(), path, body.clone()).await {
                 Ok(response) => {
                     let owner = self.clone();
+                    let session = Arc::clone(connection.session());
                     return Ok(response.map(|body| Answer {
                         body,
+                        session,
                         connection: Some(connection),
                         owner,
                         index,
@@ -198,6 +233,28 @@ impl Answer {
     /// The connection that the answer arrives on.
     pub fn connection(&self) -> Option<&AttestedConnection> {
         self.connection.as_ref()
+    }
+
+    /// What the receipt of this answer is held against.
+    pub fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// The number that its receipt must have, as far as that is known.
+    pub(crate) fn next_number(&self) -> Option<u64> {
+        self.connection.as_ref()?.next_number()
+    }
+
+    /// Its receipt is missing or wrong: the connection takes no more requests.
+    pub(crate) fn cut(&mut self) {
+        self.connection = None;
+    }
+
+    /// Its receipt of this number was found good.
+    pub(crate) fn counted(&mut self, number: u64) {
+        if let Some(connection) = &mut self.connection {
+            connection.counted(number);
+        }
     }
 }
 

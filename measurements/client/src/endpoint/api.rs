@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cocoon_measurements::verdict::Class;
+use cocoon_protocol::receipt::RECEIPT_HEADER;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Either};
+use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::guard::Guard;
+use super::receipted;
 use super::reply::{Refusal, Reply, refusal};
 use crate::error::chain;
 use crate::padding::{MAX_BODY_LEN, PaddingError, padded_object};
@@ -80,12 +82,16 @@ impl Api {
                 ));
             }
         };
-        let response = self
-            .upstreams
-            .request(method, &path, body)
-            .await
-            .map_err(bad_gateway)?;
-        Ok(forwarded(response))
+        if method == Method::POST {
+            let response = self.upstreams.generate(&path, body).await;
+            let response = response.map_err(bad_gateway)?;
+            let class = class(response.body().answer());
+            return Ok(forwarded(receipted::checked(response).await?, class));
+        }
+        let response = self.upstreams.request(method, &path, body).await;
+        let response = response.map_err(bad_gateway)?;
+        let class = class(response.body());
+        Ok(forwarded(response.map(BodyExt::boxed_unsync), class))
     }
 }
 
@@ -169,26 +175,31 @@ fn bad_gateway(error: UpstreamError) -> Refusal {
     refusal(StatusCode::BAD_GATEWAY, "upstream_error", code, message)
 }
 
-/// Status and content type pass; every other header of the appliance stays behind.
-fn forwarded(response: Response<Answer>) -> Response<Reply> {
-    let class = response
-        .body()
+/// What the verdict on the answering appliance is worth.
+fn class(answer: &Answer) -> HeaderValue {
+    let class = answer
         .connection()
         .map(|connection| connection.verdict().class);
-    let (parts, body) = response.into_parts();
-    let mut forwarded = Response::new(Either::Left(body));
-    *forwarded.status_mut() = parts.status;
-    let headers = forwarded.headers_mut();
-    if let Some(content_type) = parts.headers.get(CONTENT_TYPE) {
-        headers.insert(CONTENT_TYPE, content_type.clone());
-    }
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let class = match class {
+    HeaderValue::from_static(match class {
         Some(Class::Confidential) => "confidential",
         Some(Class::Simulated) => "simulated",
         // Cannot be: nothing is sent over a connection that was rejected.
         Some(Class::Rejected) | None => "rejected",
-    };
-    headers.insert(VERDICT, HeaderValue::from_static(class));
+    })
+}
+
+/// Status, content type and receipt pass; every other header of the appliance stays behind.
+fn forwarded(response: Response<Reply>, class: HeaderValue) -> Response<Reply> {
+    let (parts, body) = response.into_parts();
+    let mut forwarded = Response::new(body);
+    *forwarded.status_mut() = parts.status;
+    let headers = forwarded.headers_mut();
+    for name in [CONTENT_TYPE, HeaderName::from_static(RECEIPT_HEADER)] {
+        if let Some(value) = parts.headers.get(&name) {
+            headers.insert(name, value.clone());
+        }
+    }
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(VERDICT, class);
     forwarded
 }

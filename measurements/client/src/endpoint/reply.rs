@@ -4,12 +4,11 @@ use bytes::Bytes;
 use cocoon_protocol::openai::{ApiError, ErrorBody};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Response, StatusCode};
-use http_body_util::{Either, Full};
-
-use crate::upstreams::Answer;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
 
 /// An appliance's answer as it arrives, or one of our own.
-pub(super) type Reply = Either<Answer, Full<Bytes>>;
+pub(super) type Reply = UnsyncBoxBody<Bytes, hyper::Error>;
 
 /// A refusal before it becomes bytes. Boxed inside: it is the rare case everywhere.
 pub(super) struct Refusal {
@@ -35,7 +34,8 @@ impl Refusal {
     pub(super) fn into_response(self) -> Response<Reply> {
         // Strings and options: serialisation cannot fail.
         let body = serde_json::to_vec(&ErrorBody { error: *self.error }).unwrap_or_default();
-        let mut response = Response::new(Either::Right(Full::new(Bytes::from(body))));
+        let body = Full::new(Bytes::from(body)).map_err(|never| match never {});
+        let mut response = Response::new(body.boxed_unsync());
         *response.status_mut() = self.status;
         response
             .headers_mut()

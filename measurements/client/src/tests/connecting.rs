@@ -10,6 +10,7 @@ use http::{Method, StatusCode};
 use tokio::net::TcpListener;
 
 use super::double::{Attests, Carries, Double, Script, content};
+use crate::attested::AttestedConnection;
 use crate::certificate::CertificateError;
 use crate::error::{ConnectError, Stage};
 use crate::upstreams::{UpstreamError, Upstreams};
@@ -60,7 +61,8 @@ async fn an_honest_appliance_is_accepted_over_its_own_session() {
     assert_eq!(connection.verdict().class, Class::Confidential);
     // The judge compared the server's exporter with ours; another connection has another one.
     let other = content().connect(&double.address).await.unwrap();
-    assert_ne!(connection.claims().meter_key, other.claims().meter_key);
+    let exporter = |one: &AttestedConnection| one.claims().gpu_section_digest;
+    assert_ne!(exporter(&connection), exporter(&other));
     assert_eq!(connection.models().await.unwrap().status(), StatusCode::OK);
     assert_eq!(double.paths(), [ATTEST_PATH, ATTEST_PATH, "/v1/models"]);
     assert!(

@@ -29,6 +29,7 @@ use x509_cert::ext::Extension;
 use x509_cert::spki::{AlgorithmIdentifierOwned, ObjectIdentifier, SubjectPublicKeyInfoOwned};
 use x509_cert::{Certificate, TbsCertificate, Version};
 
+use super::receipting::{Receipts, Served, meter_key};
 use crate::address::Address;
 use crate::judge::{Judge, Judgement};
 use crate::verifier::Verifier;
@@ -71,6 +72,7 @@ pub struct Script {
     pub signs_with_other_key: bool,
     pub attests: Attests,
     pub answers: Answer,
+    pub receipts: Receipts,
 }
 
 impl Default for Script {
@@ -80,6 +82,7 @@ impl Default for Script {
             signs_with_other_key: false,
             attests: Attests::Honestly,
             answers: Box::new(|| reply(StatusCode::OK, "application/json", "{}")),
+            receipts: Receipts::Honest,
         }
     }
 }
@@ -120,8 +123,10 @@ impl Double {
                         .1
                         .export_keying_material([0; 32], EXPORTER_LABEL, None)
                         .unwrap();
+                    let served = Arc::new(Served::default());
                     let service = service_fn(move |request| {
-                        serve(script.clone(), seen.clone(), spki, Hex(exporter), request)
+                        let (script, served) = (script.clone(), served.clone());
+                        serve(script, seen.clone(), served, spki, Hex(exporter), request)
                     });
                     let serving = hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(tls), service);
@@ -173,6 +178,7 @@ pub fn reply(status: StatusCode, kind: &str, body: impl Into<Bytes>) -> Response
 async fn serve(
     script: Arc<Script>,
     seen: Seen,
+    served: Arc<Served>,
     spki: Hex32,
     exporter: Hex32,
     request: Request<Incoming>,
@@ -181,13 +187,18 @@ async fn serve(
     let body = request.into_body().collect().await.unwrap().to_bytes();
     seen.lock().unwrap().push((path.clone(), body.to_vec()));
     if path != ATTEST_PATH {
-        return Ok((script.answers)());
+        let response = (script.answers)();
+        return Ok(match path.ends_with("/completions") {
+            true => served.receipted(response, &body, &script.receipts).await,
+            false => response,
+        });
     }
     let nonce = serde_json::from_slice::<AttestRequest>(&body)
         .unwrap()
         .nonce;
     let document = |kind, key, nonce| {
         let bytes = document(kind, key, nonce, exporter).to_json();
+        served.attested(nonce, &bytes);
         Ok(reply(StatusCode::OK, "application/json", bytes))
     };
     match &script.attests {
@@ -206,7 +217,7 @@ async fn serve(
     }
 }
 
-/// A document that names the exporter of its connection as the meter key, for [`Judges`] to compare.
+/// A document that names the exporter of its connection as the digest of a GPU section, for [`Judges`] to compare.
 pub fn document(kind: Kind, key: Hex32, nonce: Hex32, exporter: Hex32) -> Document {
     Document {
         version: DOCUMENT_VERSION,
@@ -214,11 +225,11 @@ pub fn document(kind: Kind, key: Hex32, nonce: Hex32, exporter: Hex32) -> Docume
         claims: Claims {
             tee: Tee::Tdx,
             leaf_spki_sha256: key,
-            meter_key: exporter,
+            meter_key: meter_key(),
             manifest_id: Hex32::ZERO,
             model_digest: Hex32::ZERO,
             config_digest: Hex48::ZERO,
-            gpu_section_digest: Hex32::ZERO,
+            gpu_section_digest: exporter,
         },
         nonce,
         evidence: Evidence::Tdx {
@@ -241,7 +252,9 @@ impl Judge for Judges {
     fn judge(&self, presented: &Presented<'_>) -> Judgement {
         let class = match presented.fresh {
             None => self.boot,
-            Some(fresh) if fresh.exporter == presented.document.claims.meter_key => self.session,
+            Some(fresh) if fresh.exporter == presented.document.claims.gpu_section_digest => {
+                self.session
+            }
             Some(_) => Class::Rejected,
         };
         let mut verdict = Verdict::from(&ManifestRefusal::NobodyTrusted);

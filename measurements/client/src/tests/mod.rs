@@ -5,4 +5,8 @@ mod connecting;
 mod conversing;
 mod deciding;
 mod double;
+mod messaging;
+mod receipting;
+mod receipts;
+mod refusing;
 mod serving;

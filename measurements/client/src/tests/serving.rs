@@ -22,16 +22,16 @@ use crate::upstreams::Upstreams;
 use crate::verifier::Verifier;
 
 const TOKEN: &str = "a-token-for-these-tests";
-const CHAT: &str =
+pub const CHAT: &str =
     r#"{"model":"m","messages":[{"role":"user","content":"the canary"}],"stream":true}"#;
 
-struct Local {
+pub struct Local {
     address: SocketAddr,
     stop: oneshot::Sender<()>,
     ended: tokio::task::JoinHandle<()>,
 }
 
-async fn local(verifier: Verifier, doubles: &[&Double]) -> Local {
+pub async fn local(verifier: Verifier, doubles: &[&Double]) -> Local {
     let addresses = doubles
         .iter()
         .map(|double| double.address.clone())
@@ -80,7 +80,7 @@ impl Local {
             .unwrap()
     }
 
-    async fn chat(&self, body: impl Into<Bytes>) -> Response<Incoming> {
+    pub async fn chat(&self, body: impl Into<Bytes>) -> Response<Incoming> {
         let host = self.address.to_string();
         let authorization = format!("Bearer {TOKEN}");
         self.post(
@@ -92,7 +92,7 @@ impl Local {
     }
 }
 
-async fn error(response: Response<Incoming>) -> (u16, String, String) {
+pub async fn error(response: Response<Incoming>) -> (u16, String, String) {
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     let error = serde_json::from_slice::<ErrorBody>(&body)

@@ -1,7 +1,9 @@
 //! The `cocoon` command as people and scripts see it: what it prints, and its exit status.
 
 mod home;
+mod receipts;
 mod releases;
+mod texts;
 mod trusting;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -16,16 +18,17 @@ fn wrong_usage_is_2() {
     assert_eq!(home.run(&["verify"]).0, 2);
     let (code, _, error) = home.run(&["verify", "http://a.example", "--manifest", "m"]);
     assert_eq!(code, 2);
-    assert!(
-        error.contains("the scheme is not https; write https://HOST:PORT"),
-        "{error}"
+    assert_eq!(
+        error,
+        "error: invalid value 'http://a.example' for '<URL>': the scheme is not https; write https://HOST:PORT\n\n\
+         For more information, try '--help'.\n"
     );
     let (code, _, error) =
         home.run(&["verify", "https://a.example", "--manifest", "/no/such/file"]);
     assert_eq!(code, 2);
-    assert!(
-        error.starts_with("cocoon: cannot read manifest /no/such/file: No such file"),
-        "{error}"
+    assert_eq!(
+        error,
+        "cocoon: cannot read manifest /no/such/file: No such file or directory (os error 2)\n"
     );
 }
 
@@ -33,11 +36,16 @@ fn wrong_usage_is_2() {
 fn an_appliance_that_is_not_there_is_2() {
     let home = Home::new();
     for command in ["verify", "chat"] {
-        let child = home.start(command, &nowhere(), &[]);
+        let url = nowhere();
+        let child = home.start(command, &url, &[]);
         let (code, _, error) = ended(child.wait_with_output().unwrap());
         assert_eq!(code, 2, "{error}");
-        assert!(error.contains("cannot reach https://127.0.0.1:"), "{error}");
-        assert!(error.contains("Connection refused"), "{error}");
+        assert_eq!(
+            error,
+            format!(
+                "attesting {url} …\ncocoon: cannot reach {url}: Connection refused (os error 111)\n"
+            )
+        );
     }
 }
 
@@ -49,8 +57,13 @@ fn a_taken_port_is_named() {
     let child = home.start("connect", &nowhere(), &["--listen", &address.to_string()]);
     let (code, _, error) = ended(child.wait_with_output().unwrap());
     assert_eq!(code, 2);
-    let expected = format!("cocoon: port {} on 127.0.0.1 is in use", address.port());
-    assert!(error.contains(&expected), "{error}");
+    assert_eq!(
+        error,
+        format!(
+            "cocoon: port {} on 127.0.0.1 is in use: stop the program that holds it, or choose another with --listen\n",
+            address.port()
+        )
+    );
 }
 
 #[test]
@@ -79,13 +92,14 @@ fn evidence_that_is_none_is_rejected_offline() {
         "1752048802",
     ];
     for (arguments, reason) in [
-        (&quote[..], "quote"),
+        (&quote[..], "?"),
         (&report[..], "SNP report has 8 bytes, 1184 expected"),
     ] {
         let (code, shown, _) = home.run(arguments);
         assert_eq!(code, 1);
-        assert!(
-            shown.starts_with("REJECTED: ") && shown.contains(reason),
+        assert_eq!(
+            shown.lines().next(),
+            Some(format!("REJECTED: {reason}").as_str()),
             "{shown}"
         );
     }
@@ -104,8 +118,8 @@ fn completions_and_bad_firmware() {
     assert!(code == 0 && script.contains("_cocoon()"));
     let file = home.write("firmware", &[0; 4096]);
     for (kind, error) in [
-        ("tdx", "the firmware is not sound TDX firmware"),
-        ("snp", "the firmware is not sound SEV-SNP firmware"),
+        ("tdx", "?"),
+        ("snp", "?"),
     ] {
         let (code, _, shown) = home.run(&[
             "measure",
@@ -118,7 +132,7 @@ fn completions_and_bad_firmware() {
             "1",
         ]);
         assert_eq!(code, 2);
-        assert!(shown.contains(error), "{shown}");
+        assert_eq!(shown, format!("cocoon: {error}\n"));
     }
 }
 
@@ -138,7 +152,10 @@ fn ctrl_c_ends_a_command_in_good_order() {
         interrupt(&child);
         let (code, shown, error) = ended(child.wait_with_output().unwrap());
         assert_eq!((code, shown.as_str()), (130, ""), "{error}");
-        assert!(error.ends_with("\ncocoon: stopped by Ctrl-C\n"), "{error}");
+        assert_eq!(
+            error,
+            format!("attesting {url} …\ncocoon: stopped by Ctrl-C\n")
+        );
     }
 }
 
@@ -178,8 +195,10 @@ fn what_connect_prints_works_as_printed() {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         // Path, token and body are good: only the appliance is missing.
-        assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
-        assert!(answer.contains("no_appliance_usable"), "{answer}");
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 502 Bad Gateway\r\n"), "{head}");
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(body["error"]["code"], "no_appliance_usable");
 
         interrupt(&child);
         let (code, _, error) = ended(child.wait_with_output().unwrap());

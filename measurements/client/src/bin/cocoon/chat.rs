@@ -1,19 +1,14 @@
 //! `cocoon chat`: questions and answers on a terminal.
 
-use std::io::IsTerminal as _;
-use std::time::Instant;
-
-use cocoon_client::terminal::{Waiting, answer, say, style, talk};
-use cocoon_client::transcript::{Line, Timing, milliseconds};
-use cocoon_client::{
-    Address, ChatOptions, Conversation, UpstreamError, Upstreams, chain, summary, table,
-};
+use cocoon_client::terminal::{answer, talk};
+use cocoon_client::transcript::{Line, Timing};
+use cocoon_client::{Address, Conversation};
 use cocoon_measurements::verdict::Verdict;
 use zeroize::Zeroizing;
 
 use crate::chat_json::{self, show};
-use crate::flags::TrustFlags;
-use crate::output::{remember, settings};
+use crate::flags::{ReceiptFlags, SamplingFlags, TrustFlags};
+use crate::opening::Opening;
 use crate::{Outcome, unless_interrupted};
 
 /// Talk to a verified appliance
@@ -24,21 +19,16 @@ pub struct Args {
     urls: Vec<Address>,
     #[command(flatten)]
     trust: TrustFlags,
+    #[command(flatten)]
+    receipts: ReceiptFlags,
     /// Ask this, print the answer and end
     #[arg(long)]
     prompt: Option<String>,
     /// Instructions that the conversation begins with
     #[arg(long)]
     system: Option<String>,
-    /// Most tokens of an answer
-    #[arg(long, value_name = "N")]
-    max_tokens: Option<u32>,
-    /// 0 (always the likeliest word) to 2
-    #[arg(long)]
-    temperature: Option<f32>,
-    /// Repeats an answer
-    #[arg(long)]
-    seed: Option<i64>,
+    #[command(flatten)]
+    sampling: SamplingFlags,
     /// Show the whole verdict
     #[arg(long, short)]
     verbose: bool,
@@ -51,89 +41,36 @@ pub struct Args {
 pub async fn run(mut args: Args) -> anyhow::Result<Outcome> {
     let prompt = args.prompt.take().map(Zeroizing::new);
     let system = args.system.take().map(Zeroizing::new);
-    let url = args.urls[0].to_string();
-    let settings = if args.json {
-        match args.trust.load() {
-            Ok(settings) => settings,
-            Err(error) => {
-                let verdict = error.verdict();
-                let text = chain(&error);
-                show(&Line::failed(url, verdict.as_ref(), &text).text())?;
-                return match verdict {
-                    Some(_) => Ok(Outcome::Rejected),
-                    None => Err(error.into()),
-                };
-            }
-        }
-    } else {
-        let Some(settings) = settings(&args.trust)? else {
-            return Ok(Outcome::Rejected);
-        };
-        settings
+    let opening = Opening {
+        urls: &args.urls,
+        trust: &args.trust,
+        verbose: args.verbose,
+        json: args.json,
     };
-    let upstreams = Upstreams::new(settings.verifier(), args.urls.clone());
-    let color = style(false).color && std::io::stderr().is_terminal();
-    let mut waiting = Waiting::new(format!("attesting {}", args.urls[0]));
-    let begun = Instant::now();
-    let warming = upstreams.warm(|connection| {
-        remember(&settings, connection);
-        let verdict = connection.verdict();
-        let style = cocoon_client::TableStyle {
-            color,
-            ..style(true)
-        };
-        let address = connection.address().to_string();
-        let shown = if args.verbose {
-            table(verdict, style)
-        } else {
-            format!("{address}: {}", summary(verdict, color))
-        };
-        (address, verdict.class, summary(verdict, false), shown)
-    });
-    let warmed = unless_interrupted(warming).await?;
-    let attested_ms = milliseconds(begun.elapsed());
-    waiting.done();
-    let (url, class, worth) = match warmed {
-        Ok((address, class, worth, shown)) => {
-            if !args.json {
-                say(shown);
-            }
-            (address, class, worth)
-        }
-        Err(error) => {
-            if args.json {
-                let text = chain(&error);
-                show(&Line::failed(url, verdict_of(&error), &text).text())?;
-            }
-            if !error.is_rejection() {
-                return Err(error.into());
-            }
-            if !args.json {
-                say(format_args!("cocoon: {}", chain(&error)));
-            }
-            return Ok(Outcome::Rejected);
-        }
+    let told = |url, verdict: Option<&Verdict>, error: &str| {
+        show(&Line::failed(url, verdict, error).text())
     };
-    let options = ChatOptions {
-        model: settings.manifest().model.id.clone(),
-        max_tokens: args.max_tokens,
-        temperature: args.temperature,
-        seed: args.seed,
+    let opened = match opening.open(told).await? {
+        Ok(opened) => opened,
+        Err(outcome) => return Ok(outcome),
     };
-    let mut conversation =
-        Conversation::new(upstreams, options, system.as_deref().map(String::as_str));
+    let model = opened.settings.manifest().model.id.clone();
+    let options = args.sampling.options(&model);
+    let upstreams = args.receipts.apply(opened.upstreams)?;
+    let system = system.as_deref().map(String::as_str);
+    let mut conversation = Conversation::new(upstreams, options, system);
     if args.json {
         let first = Line {
             accepted: true,
-            class: Some(class),
-            summary: Some(&worth),
-            model: Some(&settings.manifest().model.id),
+            class: Some(opened.class),
+            summary: Some(&opened.worth),
+            model: Some(&model),
             timing: Timing {
-                attested_ms,
+                attested_ms: opened.attested_ms,
                 ..Timing::default()
             },
             error: None,
-            ..Line::failed(url, None, "")
+            ..Line::failed(opened.url, None, "")
         };
         let prompt = prompt.as_deref().map(String::as_str);
         return chat_json::run(conversation, prompt, &first).await;
@@ -145,12 +82,4 @@ pub async fn run(mut args: Args) -> anyhow::Result<Outcome> {
         None => talk(&mut conversation).await?,
     }
     Ok(Outcome::Done)
-}
-
-/// Of the first appliance that was judged and refused.
-fn verdict_of(error: &UpstreamError) -> Option<&Verdict> {
-    match error {
-        UpstreamError::NoneUsable(errors) => errors.iter().find_map(|error| error.verdict()),
-        UpstreamError::Broken(_) => None,
-    }
 }

@@ -9,7 +9,7 @@ use cocoon_client::{Address, Endpoint, EndpointOptions, Token, Upstreams, chain,
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use crate::flags::TrustFlags;
+use crate::flags::{ReceiptFlags, TrustFlags};
 use crate::output::{remember, settings};
 use crate::{Outcome, unless_interrupted};
 
@@ -24,6 +24,8 @@ pub struct Args {
     urls: Vec<Address>,
     #[command(flatten)]
     trust: TrustFlags,
+    #[command(flatten)]
+    receipts: ReceiptFlags,
     /// Where to listen; loopback only
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
@@ -48,6 +50,7 @@ pub async fn run(args: Args) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Rejected);
     };
     let upstreams = Upstreams::new(settings.verifier(), args.urls.clone());
+    let upstreams = args.receipts.apply(upstreams)?;
     // The port first: a taken one should not cost a minute of attestation.
     let endpoint = Endpoint::bind(
         upstreams.clone(),

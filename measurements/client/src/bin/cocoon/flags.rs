@@ -1,19 +1,27 @@
 //! Flags that several commands share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use cocoon_client::chain;
+use cocoon_client::receipts::{Bodies, KeepError, Keeper};
 use cocoon_client::terminal::say;
 use cocoon_client::trust::{Settings, TrustError, TrustOptions};
+use cocoon_client::{ChatOptions, Upstreams, chain};
 use cocoon_protocol::bytes::Hex32;
 
-/// Whom to believe.
+/// What to expect of an appliance.
 #[derive(Args, Clone, Debug)]
 pub struct TrustFlags {
     /// Manifest of the image that the appliance must run; its signature file MANIFEST.dsse is read when present
     #[arg(long, value_name = "FILE")]
     manifest: PathBuf,
+    #[command(flatten)]
+    belief: BeliefFlags,
+}
+
+/// Whom to believe about a manifest.
+#[derive(Args, Clone, Debug)]
+pub struct BeliefFlags {
     /// Ed25519 key of a trusted signer, instead of those in the policy file and the trust file; a threshold stated
     /// there stays (repeatable)
     #[arg(long = "signer", value_name = "HEX|FILE")]
@@ -49,8 +57,15 @@ pub struct TrustFlags {
 impl TrustFlags {
     /// Reads what the flags name.
     pub fn load(&self) -> Result<Settings, TrustError> {
+        self.belief.load(&self.manifest, cocoon_client::now())
+    }
+}
+
+impl BeliefFlags {
+    /// Reads the manifest and what the flags name; `now` is when the manifest must count.
+    pub fn load(&self, manifest: &Path, now: u64) -> Result<Settings, TrustError> {
         let options = TrustOptions {
-            manifest: self.manifest.clone(),
+            manifest: manifest.to_owned(),
             signers: self.signers.clone(),
             threshold: self.threshold,
             pinned: self.pinned.clone(),
@@ -60,10 +75,62 @@ impl TrustFlags {
             policy: self.policy.clone(),
             reset_release_floor: self.reset_release_floor,
         };
-        let settings = Settings::load(&options, cocoon_client::now())?;
+        let settings = Settings::load(&options, now)?;
         if let Some(error) = settings.unkept() {
             say(format_args!("note: {}", chain(error)));
         }
         Ok(settings)
+    }
+}
+
+/// How answers are made.
+#[derive(Args, Clone, Debug)]
+pub struct SamplingFlags {
+    /// Most tokens of an answer
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<u32>,
+    /// 0 (always the likeliest word) to 2
+    #[arg(long)]
+    temperature: Option<f32>,
+    /// Repeats an answer
+    #[arg(long)]
+    seed: Option<i64>,
+}
+
+impl SamplingFlags {
+    /// What to ask `model` for.
+    pub fn options(&self, model: &str) -> ChatOptions {
+        ChatOptions {
+            model: model.to_owned(),
+            max_tokens: self.max_tokens,
+            temperature: self.temperature,
+            seed: self.seed,
+        }
+    }
+}
+
+/// Whether receipts are kept.
+#[derive(Args, Clone, Debug)]
+pub struct ReceiptFlags {
+    /// Keep the receipt of every answer in this folder, a file each, for `cocoon receipt verify`; none holds a word of
+    /// the conversation
+    #[arg(long, value_name = "DIR")]
+    receipts: Option<PathBuf>,
+    /// Keep every request and response beside its receipt, IN CLEAR: what a receipt commits to is only shown by these
+    #[arg(long, requires = "receipts")]
+    receipts_with_text: bool,
+}
+
+impl ReceiptFlags {
+    /// The appliances, whose receipts are kept if the flags say so.
+    pub fn apply(&self, upstreams: Upstreams) -> Result<Upstreams, KeepError> {
+        let Some(folder) = &self.receipts else {
+            return Ok(upstreams);
+        };
+        let bodies = match self.receipts_with_text {
+            true => Bodies::Kept,
+            false => Bodies::Left,
+        };
+        Ok(upstreams.with_receipts(Keeper::open(folder, bodies)?))
     }
 }

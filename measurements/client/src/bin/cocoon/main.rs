@@ -6,7 +6,10 @@ mod chat_json;
 mod connect;
 mod flags;
 mod measure;
+mod opening;
 mod output;
+mod receipt;
+mod text;
 mod verify;
 
 use std::io::Write as _;
@@ -30,10 +33,15 @@ enum Command {
     Verify(verify::Args),
     Connect(connect::Args),
     Chat(chat::Args),
+    Translate(text::Translate),
+    Summarize(text::Summarize),
+    Reply(text::Reply),
     #[command(subcommand)]
     Measure(measure::Measure),
     #[command(subcommand)]
     Appraise(appraise::Appraise),
+    #[command(subcommand)]
+    Receipt(receipt::Receipt),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -75,6 +83,7 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
     match command {
         Command::Measure(measure) => measure::run(&measure),
         Command::Appraise(appraise) => appraise::run(&appraise),
+        Command::Receipt(receipt) => receipt::run(&receipt),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "cocoon", &mut script);
@@ -84,6 +93,9 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Verify(args) => block_on(async { unless_interrupted(verify::run(args)).await? }),
         Command::Connect(args) => block_on(connect::run(args)),
         Command::Chat(args) => block_on(chat::run(args)),
+        Command::Translate(args) => block_on(args.run()),
+        Command::Summarize(args) => block_on(args.run()),
+        Command::Reply(args) => block_on(args.run()),
     }
 }
 

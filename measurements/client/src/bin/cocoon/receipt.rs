@@ -1,0 +1,154 @@
+//! `cocoon receipt`: what an answer cost and what it was about, as its appliance signed it, verified offline.
+
+mod shown;
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use cocoon_client::receipts::{Bundle, BundleError, MAX_BUNDLE_LEN, MAX_KEPT_BODY};
+use cocoon_client::{MAX_BODY_LEN, now};
+use cocoon_measurements::appraise::{Presented, appraise};
+use cocoon_measurements::receipt::{Expected, judge, meter_key};
+use cocoon_measurements::verdict::{Check, Verdict};
+use cocoon_protocol::binding::Freshness;
+use cocoon_protocol::bytes::Hex32;
+use cocoon_protocol::document::Document;
+
+use crate::Outcome;
+use crate::flags::BeliefFlags;
+use shown::Shown;
+
+/// Verify receipts of answers, offline
+#[derive(clap::Subcommand)]
+pub enum Receipt {
+    Verify(Verify),
+}
+
+/// Verify one receipt, as `--receipts` of chat and connect keeps it: its signature, the meter key against the session
+/// document, and what it commits to
+#[derive(clap::Args)]
+#[command(group(clap::ArgGroup::new("anchor").required(true).args(["manifest", "meter_key"])))]
+pub struct Verify {
+    /// The receipt
+    file: PathBuf,
+    /// Judge the session document under this manifest, and believe the meter key that it names; the manifest's
+    /// signature file MANIFEST.dsse is read when present
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+    /// Believe this meter key, and leave the session document unjudged
+    #[arg(long, value_name = "HEX")]
+    meter_key: Option<Hex32>,
+    #[command(flatten)]
+    belief: BeliefFlags,
+    /// The time to judge at, in seconds since 1970, instead of now: manifests and collateral of old receipts expire
+    #[arg(long, value_name = "SECONDS")]
+    time: Option<u64>,
+    /// The request's body as it was sent, padding included
+    #[arg(long, value_name = "FILE")]
+    request: Option<PathBuf>,
+    /// The response's body as it came before the receipt
+    #[arg(long, value_name = "FILE")]
+    response: Option<PathBuf>,
+    /// Show digests in full
+    #[arg(long, short)]
+    verbose: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(receipt: &Receipt) -> anyhow::Result<Outcome> {
+    let Receipt::Verify(args) = receipt;
+    let bundle = read(&args.file, MAX_BUNDLE_LEN)?;
+    let bundle = Bundle::parse(&bundle)
+        .with_context(|| format!("{} is no use as a receipt", args.file.display()))?;
+    let digest = |path: &Option<PathBuf>, limit| {
+        let body = path.as_deref().map(|path| read(path, limit)).transpose()?;
+        anyhow::Ok(body.map(|body| Hex32::sha256(&body)))
+    };
+    let bodies = (
+        digest(&args.request, MAX_BODY_LEN)?,
+        digest(&args.response, MAX_KEPT_BODY)?,
+    );
+    let shown = match (bundle.delivery(), bundle.document()) {
+        (Ok(delivery), Ok((document, expected))) => {
+            let (verdict, mut checks) = session(args, &bundle, &document)?;
+            let expected = Expected {
+                meter_key: args.meter_key.unwrap_or(expected.meter_key),
+                request: bodies.0,
+                response: bodies.1,
+                ..expected
+            };
+            checks.extend(judge(&delivery, &expected));
+            Shown {
+                receipt: Some(delivery.signed.receipt),
+                verdict,
+                checks,
+            }
+        }
+        (Err(error), _) | (_, Err(error)) => Shown::unreadable(&error),
+    };
+    shown.show(args.verbose, args.json)?;
+    Ok(match shown.is_rejected() {
+        true => Outcome::Rejected,
+        false => Outcome::Done,
+    })
+}
+
+/// Why the meter key of the session document is believed: the verdict on it, or that it is the one that was given.
+fn session(
+    args: &Verify,
+    bundle: &Bundle,
+    document: &Document,
+) -> anyhow::Result<(Option<Verdict>, Vec<Check>)> {
+    if let Some(given) = &args.meter_key {
+        return Ok((None, meter_key(document, given)));
+    }
+    let Some(manifest) = &args.manifest else {
+        // clap has seen to it.
+        bail!("--manifest or --meter-key is needed");
+    };
+    let now = args.time.unwrap_or_else(now);
+    let settings = match args.belief.load(manifest, now) {
+        Ok(settings) => settings,
+        Err(error) => match error.verdict() {
+            Some(verdict) => return Ok((Some(verdict), Vec::new())),
+            None => return Err(error.into()),
+        },
+    };
+    let presented = Presented {
+        document,
+        leaf_spki_sha256: bundle.leaf_spki_sha256,
+        fresh: Some(Freshness {
+            nonce: document.nonce,
+            exporter: bundle.exporter,
+        }),
+    };
+    let verdict = appraise(&presented, settings.manifest(), settings.policy(), now);
+    Ok((Some(settings.explained(&verdict)), Vec::new()))
+}
+
+impl Shown {
+    /// What the bundle holds is no receipt or no document: nothing else can be said of it.
+    fn unreadable(error: &BundleError) -> Self {
+        Self {
+            receipt: None,
+            verdict: None,
+            checks: vec![shown::unreadable(error)],
+        }
+    }
+}
+
+fn read(path: &Path, limit: usize) -> anyhow::Result<Vec<u8>> {
+    let context = || format!("cannot read {}", path.display());
+    let file = std::fs::File::open(path).with_context(context)?;
+    let mut bytes = Vec::new();
+    file.take(limit as u64 + 1)
+        .read_to_end(&mut bytes)
+        .with_context(context)?;
+    if bytes.len() > limit {
+        bail!("{} has more than {limit} bytes", path.display());
+    }
+    Ok(bytes)
+}

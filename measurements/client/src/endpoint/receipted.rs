@@ -1,0 +1,112 @@
+//! Answers whose receipts an application does not look at: it gets no whole answer without a good one, and no end mark
+//! of a stream, but an error in OpenAI's words.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use cocoon_protocol::openai::ErrorBody;
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body, Frame};
+use zeroize::Zeroizing;
+
+use super::reply::{Refusal, Reply, refusal};
+use crate::error::chain;
+use crate::receipts::{AnswerError, ReceiptFault, Receipted};
+
+/// Longest whole answer, in bytes.
+const MAX_WHOLE: usize = 64 << 20;
+/// What most whole answers fit into.
+const USUAL_WHOLE: usize = 64 << 10;
+
+/// The answer, in which nothing ends well that has no good receipt. A whole one is waited for: its receipt covers all.
+pub(super) async fn checked(response: Response<Receipted>) -> Result<Response<Reply>, Refusal> {
+    if response.body().streams() {
+        return Ok(response.map(|answer| {
+            Streamed {
+                answer,
+                over: false,
+            }
+            .boxed_unsync()
+        }));
+    }
+    let (parts, answer) = response.into_parts();
+    let body = Bytes::from_owner(collect(answer).await?);
+    let body = Full::new(body).map_err(|never| match never {});
+    Ok(Response::from_parts(parts, body.boxed_unsync()))
+}
+
+async fn collect(mut answer: Receipted) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    let mut whole = Zeroizing::new(Vec::with_capacity(USUAL_WHOLE));
+    while let Some(frame) = answer.frame().await {
+        let frame = frame.map_err(|error| match error {
+            AnswerError::Receipt(fault) => refused(&fault),
+            AnswerError::Broken(_) => bad("appliance_failed", chain(&error)),
+        })?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        let length = whole.len() + data.len();
+        if length > MAX_WHOLE {
+            let message = format!("the answer exceeds {MAX_WHOLE} bytes: ask for a stream");
+            return Err(bad("answer_too_long", message));
+        }
+        if length > whole.capacity() {
+            // Moved by hand, so that the old place is wiped.
+            let mut larger = Zeroizing::new(Vec::with_capacity(2 * length));
+            larger.extend_from_slice(&whole);
+            whole = larger;
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole)
+}
+
+fn refused(fault: &ReceiptFault) -> Refusal {
+    let code = match fault {
+        ReceiptFault::Missing | ReceiptFault::CutShort => "receipt_missing",
+        _ => "receipt_refused",
+    };
+    bad(code, chain(fault))
+}
+
+fn bad(code: &str, message: String) -> Refusal {
+    refusal(StatusCode::BAD_GATEWAY, "upstream_error", code, message)
+}
+
+/// A stream as it comes, with an error event for its end where there is no good receipt.
+struct Streamed {
+    answer: Receipted,
+    over: bool,
+}
+
+impl Body for Streamed {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        let next = ready!(Pin::new(&mut self.answer).poll_frame(context));
+        self.over = !matches!(next, Some(Ok(_)));
+        Poll::Ready(match next {
+            None => None,
+            Some(Ok(frame)) => Some(Ok(frame)),
+            Some(Err(AnswerError::Broken(error))) => Some(Err(error)),
+            Some(Err(AnswerError::Receipt(fault))) => Some(Ok(Frame::data(event(&fault)))),
+        })
+    }
+}
+
+/// An event that applications know as an error. What came before it ended with an empty line.
+fn event(fault: &ReceiptFault) -> Bytes {
+    let error = *refused(fault).error;
+    // Strings and options: serialisation cannot fail.
+    let json = serde_json::to_string(&ErrorBody { error }).unwrap_or_default();
+    Bytes::from(format!("data: {json}\n\n"))
+}

@@ -1,0 +1,97 @@
+//! A receipt in a file, with everything that whoever has a manifest needs to verify it offline, and no word of the
+//! conversation. Its salt lets its holder try guesses of the text: it is not for everybody.
+
+use cocoon_measurements::receipt::Expected;
+use cocoon_protocol::bytes::{Blob, Hex32};
+use cocoon_protocol::document::{Document, DocumentError, MAX_DOCUMENT_LEN};
+use cocoon_protocol::receipt::{Delivery, ReceiptError, SignedReceipt};
+use serde::{Deserialize, Serialize};
+
+use super::Session;
+
+/// Version of the form below.
+pub const BUNDLE_VERSION: u16 = 1;
+/// Largest file, in bytes: a document in Base64, and some more.
+pub const MAX_BUNDLE_LEN: usize = MAX_DOCUMENT_LEN.div_ceil(3) * 4 + 64 * 1024;
+
+/// What the file holds, in JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bundle {
+    /// [`BUNDLE_VERSION`].
+    pub version: u16,
+    /// When it came, on the client's clock, in seconds since 1970.
+    pub received: u64,
+    /// Receipt and signature.
+    pub receipt: Blob,
+    /// The salt of its commitments.
+    pub salt: Hex32,
+    /// The session document as it arrived.
+    pub document: Blob,
+    /// SHA-256 of the SubjectPublicKeyInfo that the connection showed.
+    pub leaf_spki_sha256: Hex32,
+    /// Exporter of the TLS session: with the former, what the document's evidence commits to.
+    pub exporter: Hex32,
+}
+
+/// Why a file holds no bundle.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// Not JSON of the form.
+    #[error("it is not a bundle of a receipt in JSON")]
+    Malformed(#[source] serde_json::Error),
+    /// Of another version.
+    #[error("it has version {0}, this program knows version {BUNDLE_VERSION}: update it")]
+    Version(u16),
+    /// What it holds is no receipt.
+    #[error("its receipt cannot be read")]
+    Receipt(#[source] ReceiptError),
+    /// What it holds is no session document.
+    #[error("its session document cannot be read")]
+    Document(#[source] DocumentError),
+}
+
+impl Bundle {
+    /// A receipt that was found good, with its session.
+    pub fn new(delivery: &Delivery, session: &Session, received: u64) -> Self {
+        Self {
+            version: BUNDLE_VERSION,
+            received,
+            receipt: Blob(delivery.signed.encode().to_vec()),
+            salt: delivery.salt,
+            document: Blob(session.document.to_vec()),
+            leaf_spki_sha256: session.leaf_spki_sha256,
+            exporter: session.exporter,
+        }
+    }
+
+    /// Reads form, and judges nothing.
+    pub fn parse(json: &[u8]) -> Result<Self, BundleError> {
+        let bundle: Self = serde_json::from_slice(json).map_err(BundleError::Malformed)?;
+        match bundle.version {
+            BUNDLE_VERSION => Ok(bundle),
+            other => Err(BundleError::Version(other)),
+        }
+    }
+
+    /// As JSON.
+    pub fn to_json(&self) -> Vec<u8> {
+        // Only maps with non-string keys or failing Serialize impls make this fail: there are none.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// The receipt and its salt.
+    pub fn delivery(&self) -> Result<Delivery, BundleError> {
+        let signed = SignedReceipt::parse(&self.receipt.0).map_err(BundleError::Receipt)?;
+        let salt = self.salt;
+        Ok(Delivery { signed, salt })
+    }
+
+    /// The session document, and what the receipt must say under it.
+    pub fn document(&self) -> Result<(Document, Expected), BundleError> {
+        let bytes = &self.document.0;
+        let document = Document::parse(bytes, MAX_DOCUMENT_LEN).map_err(BundleError::Document)?;
+        let expected = Expected::of(&document, bytes);
+        Ok((document, expected))
+    }
+}

@@ -1,0 +1,116 @@
+//! Writes receipts down: one file each, for its owner's eyes alone.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use cocoon_protocol::receipt::Delivery;
+use zeroize::Zeroizing;
+
+use super::{Bundle, Session};
+use crate::error::chain;
+use crate::judge::now;
+use crate::terminal::say;
+
+/// Longest response that is kept, in bytes.
+pub const MAX_KEPT_BODY: usize = 64 << 20;
+
+/// Whether requests and responses are written beside their receipts, in clear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bodies {
+    /// They are not.
+    Left,
+    /// They are.
+    Kept,
+}
+
+/// A folder of receipts.
+#[derive(Debug)]
+pub struct Keeper {
+    folder: PathBuf,
+    bodies: Bodies,
+}
+
+/// Why receipts cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    /// No folder.
+    #[error("cannot make the folder {} for receipts", .path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// From the operating system.
+        #[source]
+        source: io::Error,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {}", .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// From the operating system.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Keeper {
+    /// Makes the folder, where there is none, for its owner alone.
+    pub fn open(folder: &Path, bodies: Bodies) -> Result<Self, KeepError> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.map_err(|source| KeepError::Folder {
+            path: folder.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            bodies,
+        })
+    }
+
+    /// Whether bodies are kept.
+    pub fn bodies(&self) -> Bodies {
+        self.bodies
+    }
+
+    /// Writes one down. An answer is not worse for a full disk: that is told, and nothing else happens.
+    pub(super) fn keep(
+        &self,
+        delivery: &Delivery,
+        session: &Session,
+        request: Option<Bytes>,
+        response: Option<Zeroizing<Vec<u8>>>,
+    ) {
+        let bundle = Bundle::new(delivery, session, now());
+        let receipt = &delivery.signed.receipt;
+        // Of this connection and no other, in order.
+        let nonce = receipt.nonce.to_string();
+        let name = format!("{}-{:04}", &nonce[..16], receipt.number);
+        let mut written = self.write(&name, "json", &bundle.to_json());
+        if let Some(request) = request {
+            written = written.and_then(|()| self.write(&name, "request", &request));
+            match response {
+                Some(response) => {
+                    written = written.and_then(|()| self.write(&name, "response", &response));
+                }
+                None => say(format_args!(
+                    "note: the response of receipt {name} exceeds {MAX_KEPT_BODY} bytes and is not kept"
+                )),
+            }
+        }
+        if let Err(error) = written {
+            say(format_args!("note: a receipt is lost: {}", chain(&error)));
+        }
+    }
+
+    fn write(&self, name: &str, kind: &str, bytes: &[u8]) -> Result<(), KeepError> {
+        let path = self.folder.join(format!("{name}.receipt.{kind}"));
+        let mut options = OpenOptions::new();
+        let opened = options.write(true).create_new(true).mode(0o600).open(&path);
+        opened
+            .and_then(|mut file| file.write_all(bytes))
+            .map_err(|source| KeepError::Write { path, source })
+    }
+}

@@ -1,0 +1,294 @@
+//! Receipts: every answer's is checked at its end, before the answer counts as whole, and kept where that was asked.
+//!
+//! A whole answer has its receipt in its head, which is possible because all of it is known before it is sent; a
+//! trailer would have to be asked for with `TE`, which nobody does. A stream has it in a comment before its end mark.
+
+mod bundle;
+mod covered;
+mod keeper;
+mod stream;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use cocoon_measurements::receipt::{Expected, judge};
+use cocoon_measurements::verdict::{Check, Outcome};
+use cocoon_protocol::bytes::Hex32;
+use cocoon_protocol::receipt::{Delivery, RECEIPT_HEADER, ReceiptError};
+use http::header::CONTENT_TYPE;
+use http::{Method, Response};
+use hyper::body::{Body, Frame, SizeHint};
+
+pub use bundle::{BUNDLE_VERSION, Bundle, BundleError, MAX_BUNDLE_LEN};
+pub use keeper::{Bodies, KeepError, Keeper, MAX_KEPT_BODY};
+
+use covered::Covered;
+use stream::{Lines, Stop};
+
+use crate::upstreams::{Answer, UpstreamError, Upstreams};
+
+/// What is known of an attested session that its receipts are held against.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// The session document as it arrived.
+    pub document: Bytes,
+    /// SHA-256 of the SubjectPublicKeyInfo that the connection showed.
+    pub leaf_spki_sha256: Hex32,
+    /// Exporter of the TLS session.
+    pub exporter: Hex32,
+    /// What the document says.
+    pub expected: Expected,
+}
+
+/// What is wrong with an answer's receipt.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiptFault {
+    /// There is none.
+    #[error(
+        "the answer has no receipt: its appliance is of an older release, or hides what it served"
+    )]
+    Missing,
+    /// A stream that ends before its receipt.
+    #[error("the answer was cut short: its stream ends without a receipt")]
+    CutShort,
+    /// No receipt of this version.
+    #[error("the answer's receipt cannot be read")]
+    Malformed(#[source] ReceiptError),
+    /// A line that is longer than any receipt.
+    #[error("the answer holds a line that begins like a receipt and is longer than one")]
+    TooLong,
+    /// More than one, or more of the answer behind it.
+    #[error("the answer goes on behind its receipt")]
+    Behind,
+    /// It does not fit the session, the request or the answer.
+    #[error("the answer's receipt is refused: {}: {}", .0.title, .0.cause.as_deref().unwrap_or("it differs"))]
+    Refused(Box<Check>),
+    /// It counts other tokens than the answer tells.
+    #[error("the answer tells {told} tokens, its receipt {signed}")]
+    Usage {
+        /// Of the answer's own usage.
+        told: u64,
+        /// Of the receipt.
+        signed: u64,
+    },
+}
+
+/// Why an answer did not come to a good end.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// The connection broke.
+    #[error("the connection broke in the middle of the answer")]
+    Broken(#[source] hyper::Error),
+    /// Its receipt is missing or wrong.
+    #[error(transparent)]
+    Receipt(#[from] ReceiptFault),
+}
+
+/// An answer that is still arriving. Its end comes only when its receipt was found good; a receipt in a stream passes
+/// as the comment that it is, and so does the end mark, but only behind one.
+pub struct Receipted {
+    answer: Answer,
+    request: Hex32,
+    /// What came before the receipt.
+    response: Covered,
+    form: Form,
+    found: Option<Delivery>,
+    keeping: Option<Keeping>,
+    /// What is told once the bytes before it have passed.
+    fault: Option<ReceiptFault>,
+    over: bool,
+}
+
+/// Where the receipt is.
+enum Form {
+    /// In a comment of a stream.
+    Stream(Lines),
+    /// In the head, or, without one, missing.
+    Whole(Result<Delivery, ReceiptFault>),
+    /// The request was refused before it reached the engine.
+    Refusal,
+}
+
+impl Upstreams {
+    /// Sends a request that generates, a body of JSON, to the first appliance that is verified. Its answer ends well
+    /// only with a good receipt.
+    pub async fn generate(
+        &self,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Receipted>, UpstreamError> {
+        let request = Hex32::sha256(&body);
+        let keeping = self.keeper().map(|keeper| Keeping {
+            request: (keeper.bodies() == Bodies::Kept).then(|| body.clone()),
+            keeper,
+        });
+        let kept = keeping.as_ref().is_some_and(|one| one.request.is_some());
+        let response = self.send(Method::POST, path, body).await?;
+        let form = form(&response);
+        Ok(response.map(|answer| Receipted {
+            answer,
+            request,
+            response: Covered::new(kept),
+            form,
+            found: None,
+            keeping,
+            fault: None,
+            over: false,
+        }))
+    }
+}
+
+/// What is to be written down with the receipt.
+struct Keeping {
+    keeper: Arc<Keeper>,
+    request: Option<Bytes>,
+}
+
+fn form(response: &Response<Answer>) -> Form {
+    let header = response.headers().get(RECEIPT_HEADER);
+    let streams = response.headers().get(CONTENT_TYPE).is_some_and(|kind| {
+        let kind = kind.as_bytes();
+        kind.starts_with(b"text/event-stream")
+    });
+    match header {
+        Some(header) => {
+            Form::Whole(Delivery::parse(header.as_bytes()).map_err(ReceiptFault::Malformed))
+        }
+        None if streams => Form::Stream(Lines::default()),
+        None if response.status().is_success() => Form::Whole(Err(ReceiptFault::Missing)),
+        None => Form::Refusal,
+    }
+}
+
+impl Receipted {
+    /// The answer underneath.
+    pub fn answer(&self) -> &Answer {
+        &self.answer
+    }
+
+    /// The receipt, once it was found good.
+    pub fn receipt(&self) -> Option<&Delivery> {
+        self.found.as_ref()
+    }
+
+    /// Whether this is a stream.
+    pub fn streams(&self) -> bool {
+        matches!(self.form, Form::Stream(_))
+    }
+
+    /// Looks at bytes that came; gives those that may pass, and keeps what is wrong with the rest.
+    fn pass(&mut self, mut data: Bytes) -> Bytes {
+        // Copied nowhere.
+        if matches!(&self.form, Form::Stream(lines) if lines.is_usual(&data)) {
+            self.response.update(&data);
+            return data;
+        }
+        let mut passed = BytesMut::with_capacity(data.len());
+        loop {
+            let Form::Stream(lines) = &mut self.form else {
+                self.response.update(&data);
+                return data;
+            };
+            let fault = match lines.push(&mut data, &mut passed, &mut self.response) {
+                Stop::Dry => return passed.freeze(),
+                Stop::Fault(fault) => fault,
+                Stop::Receipt(delivery, line) => match self.check(*delivery) {
+                    Ok(()) => {
+                        passed.extend_from_slice(&line);
+                        continue;
+                    }
+                    Err(fault) => fault,
+                },
+            };
+            self.fault = Some(fault);
+            return passed.freeze();
+        }
+    }
+
+    /// The answer is there. For a whole one the receipt is due.
+    fn end(&mut self) -> Result<(), ReceiptFault> {
+        match std::mem::replace(&mut self.form, Form::Refusal) {
+            Form::Stream(lines) => {
+                let complete = lines.complete();
+                self.form = Form::Stream(lines);
+                match complete && self.found.is_some() {
+                    true => Ok(()),
+                    false => Err(ReceiptFault::CutShort),
+                }
+            }
+            Form::Whole(delivery) => self.check(delivery?),
+            Form::Refusal => Ok(()),
+        }
+    }
+
+    /// Holds a receipt against session, request and response.
+    fn check(&mut self, delivery: Delivery) -> Result<(), ReceiptFault> {
+        let expected = Expected {
+            number: self.answer.next_number(),
+            request: Some(self.request),
+            response: Some(self.response.digest()),
+            ..self.answer.session().expected.clone()
+        };
+        let checks = judge(&delivery, &expected);
+        if let Some(check) = checks
+            .into_iter()
+            .find(|check| check.outcome == Outcome::Fail)
+        {
+            return Err(ReceiptFault::Refused(Box::new(check)));
+        }
+        self.answer.counted(delivery.signed.receipt.number);
+        if let Some(Keeping { keeper, request }) = self.keeping.take() {
+            let response = self.response.take();
+            keeper.keep(&delivery, self.answer.session(), request, response);
+        }
+        self.found = Some(delivery);
+        Ok(())
+    }
+}
+
+impl Body for Receipted {
+    type Data = Bytes;
+    type Error = AnswerError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        let this = &mut *self;
+        while !this.over {
+            let error = match this.fault.take() {
+                Some(fault) => fault.into(),
+                None => match ready!(Pin::new(&mut this.answer).poll_frame(context)) {
+                    None => match this.end() {
+                        Ok(()) => {
+                            this.over = true;
+                            break;
+                        }
+                        Err(fault) => fault.into(),
+                    },
+                    Some(Err(error)) => AnswerError::Broken(error),
+                    Some(Ok(frame)) => {
+                        // Trailers: nobody asked for any.
+                        let data = frame.into_data().unwrap_or_default();
+                        let data = this.pass(data);
+                        // Where nothing passes, a line is held back until it is whole.
+                        if data.is_empty() {
+                            continue;
+                        }
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                    }
+                },
+            };
+            this.over = true;
+            this.answer.cut();
+            return Poll::Ready(Some(Err(error)));
+        }
+        Poll::Ready(None)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
