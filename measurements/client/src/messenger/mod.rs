@@ -14,13 +14,13 @@
 //! | [`job`], [`translation`], [`digest`] | what is asked, and what comes of the answers |
 //! | [`Messenger`] | the jobs done by verified appliances |
 
+mod asking;
 mod context;
 pub mod digest;
 pub mod guarded;
 pub mod job;
 pub mod language;
 mod line;
-mod messenger;
 pub mod pieces;
 mod report;
 pub mod task;
@@ -29,12 +29,12 @@ mod tests;
 pub mod tokens;
 pub mod translation;
 
+pub use asking::{Heard, MAX_DRAFTS, MAX_TEXT_LEN, Messenger, MessengerError};
 pub use context::ContextError;
 pub use digest::Digest;
 pub use job::{Job, JobError};
 pub use language::{Language, LanguageError};
 pub use line::Line;
-pub use messenger::{Heard, MAX_DRAFTS, MAX_TEXT_LEN, Messenger, MessengerError};
 pub use report::{Part, Report};
 pub use task::{Style, Task, Tone};
 pub use translation::Translation;

@@ -121,14 +121,17 @@ fn cuts_are_where_readers_pause() {
         ]
     );
     assert_eq!(
-        found(text, 10),
+        found(text, 11),
         [
             "One two three.",
             "Four five six?",
-            "Seven eight nine",
-            "ten.",
+            "Seven eight nine ten.",
             "Eleven twelve."
         ]
+    );
+    assert_eq!(
+        found("Seven eight nine ten", 8),
+        ["Seven eight nine", "ten"]
     );
     // No white space: words as Unicode knows them, then characters.
     assert_eq!(found("你好。世界很大", 12), ["你好。", "世界很大"]);

@@ -148,7 +148,7 @@ fn summarize() -> Task {
 #[tokio::test]
 async fn a_long_text_is_translated_in_parts_and_put_together() {
     let double = appliance(1024, vec![Say::Words("\n Bon jour \n"), Say::Words("oui")]).await;
-    let paragraph = "some words. ".repeat(20);
+    let paragraph = "some words. ".repeat(40);
     let text = format!("\n{paragraph}\n\n{paragraph}\n \n```\ncode\n```\n");
     let done = done(&double, translate(), 1, &text).await;
     done.result.as_ref().unwrap();
@@ -371,13 +371,12 @@ async fn a_line_says_what_came_of_it() {
 #[tokio::test]
 async fn the_least_verdict_counts() {
     let double = appliance(8192, vec![Say::Words("x")]).await;
-    let upstreams = Upstreams::new(
-        verifier(Class::Simulated, Class::Simulated, true),
-        vec![double.address.clone()],
-    );
-    let messenger = Messenger::new(upstreams, options()).await.unwrap();
     let mut report = done(&double, translate(), 1, "hello").await.report;
     assert_eq!(report.class(), Some(Class::Confidential));
+    let double = appliance(8192, vec![Say::Words("x")]).await;
+    let simulated = verifier(Class::Simulated, Class::Simulated, true);
+    let upstreams = Upstreams::new(simulated, vec![double.address.clone()]);
+    let messenger = Messenger::new(upstreams, options()).await.unwrap();
     let run = messenger.run(translate(), 1, "hello", &mut report, |_| {});
     run.await.unwrap();
     assert_eq!(report.class(), Some(Class::Simulated));

@@ -1,11 +1,12 @@
 //! `cocoon translate`, `summarize` and `reply`: what is read, what is refused, and how that is told.
 
 use std::io::Write as _;
+use std::net::TcpListener;
 use std::process::Stdio;
 
 use cocoon_protocol::bytes::Hex32;
 
-use crate::home::{Home, ended, manifest, nowhere};
+use crate::home::{Home, ended, interrupt, manifest, nowhere};
 
 /// Arguments that believe the manifest of release 1.
 fn believed(home: &Home) -> [String; 4] {
@@ -162,4 +163,44 @@ fn a_manifest_that_does_not_count_is_1() {
         (&"rejected".into(), &false.into())
     );
     assert_eq!(line["verdict"]["checks"][0]["id"], "manifest.trust");
+}
+
+#[test]
+fn ctrl_c_ends_it_in_good_order() {
+    let home = Home::new();
+    let text = home.write("text", b"hello");
+    // Takes connections and never says a word.
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", mute.local_addr().unwrap());
+    let child = home.start("translate", &url, &["--to", "fr", &text]);
+    let _connection = mute.accept().unwrap();
+    interrupt(&child);
+    let (code, shown, error) = ended(child.wait_with_output().unwrap());
+    assert_eq!((code, shown.as_str()), (130, ""), "{error}");
+    assert!(error.ends_with("\ncocoon: stopped by Ctrl-C\n"), "{error}");
+}
+
+#[test]
+fn help_and_completions_know_them() {
+    let home = Home::new();
+    let (code, script, _) = home.run(&["completions", "bash"]);
+    assert_eq!(code, 0);
+    let (_, help, _) = home.run(&["--help"]);
+    for command in ["translate", "summarize", "reply"] {
+        assert!(
+            script.contains(&format!("cocoon,{command})")),
+            "{command}"
+        );
+        assert!(
+            help.contains(&format!("  {command} ")),
+            "{command} in {help}"
+        );
+        let (code, own, _) = home.run(&[command, "--help"]);
+        assert_eq!(code, 0);
+        let usage = format!("Usage: cocoon {command} [OPTIONS] --manifest <FILE>");
+        assert!(
+            own.contains(&usage) && own.contains("<URL>... [FILE|-]"),
+            "{own}"
+        );
+    }
 }
