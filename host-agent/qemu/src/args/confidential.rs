@@ -167,7 +167,7 @@ impl Identity {
     fn of(id: &IdBlock) -> Self {
         Self {
             id_block: STANDARD.encode(id.block),
-            id_auth: STANDARD.encode(&*id.auth),
+            id_auth: STANDARD.encode(*id.auth),
             author_key_enabled: id.author_key,
         }
     }
