@@ -17,6 +17,7 @@
 //! | `flipped` | signed bytes changed without signing anew |
 //! | `collateral` | endorsements that are late, early, stale, stripped, the other vendor's |
 //! | `endorsers` | each piece of them, from another platform or authority |
+//! | `chips` | what the certificate of a chip says, changed and certified anew |
 //! | `times` | each certificate, list and statement too early, too late and in its time |
 //! | `settings` | each field of policy and manifest, changed |
 //! | `explained` | what was started instead, named exactly where the image's files are at hand |
@@ -28,6 +29,7 @@ mod accepted;
 mod batches;
 mod bindings;
 mod certificates;
+mod chips;
 mod collateral;
 mod connections;
 mod endorsers;

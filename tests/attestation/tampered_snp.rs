@@ -6,7 +6,7 @@ use cocoon_measurements::verdict::{Outcome, Verdict};
 use cocoon_protocol::binding::{self, Tee};
 use cocoon_protocol::document::Evidence;
 use cocoon_simulator::launch::Launched;
-use cocoon_simulator::snp::SnpReport;
+use cocoon_simulator::snp::{SnpReport, Tcb};
 
 use crate::machine::{Machine, accepted, judge, outcomes, policy, refused};
 
@@ -117,7 +117,7 @@ const REFUSED_EARLY: &[(&str, Edit, Row)] = &[
     ),
     (
         "REPORTED_TCB: boot loader",
-        |r| r.tcb.bootloader += 1,
+        |r| r.reported_tcb.bootloader += 1,
         (
             "evidence.signature",
             "the SNP report and its certificate do not belong together: the boot loader of the report is at 5, its certificate \
@@ -126,7 +126,7 @@ const REFUSED_EARLY: &[(&str, Edit, Row)] = &[
     ),
     (
         "REPORTED_TCB: TEE",
-        |r| r.tcb.tee = 1,
+        |r| r.reported_tcb.tee = 1,
         (
             "evidence.signature",
             "the SNP report and its certificate do not belong together: the TEE of the report is at 1, its certificate is for \
@@ -135,7 +135,7 @@ const REFUSED_EARLY: &[(&str, Edit, Row)] = &[
     ),
     (
         "REPORTED_TCB: SNP firmware",
-        |r| r.tcb.snp -= 1,
+        |r| r.reported_tcb.snp -= 1,
         (
             "evidence.signature",
             "the SNP report and its certificate do not belong together: the SNP firmware of the report is at 26, its \
@@ -144,7 +144,7 @@ const REFUSED_EARLY: &[(&str, Edit, Row)] = &[
     ),
     (
         "REPORTED_TCB: microcode",
-        |r| r.tcb.microcode -= 1,
+        |r| r.reported_tcb.microcode -= 1,
         (
             "evidence.signature",
             "the SNP report and its certificate do not belong together: the microcode of the report is at 221, its certificate \
@@ -224,6 +224,8 @@ fn what_no_signature_redeems_is_refused_before_anything_is_compared() {
     }
 }
 
+const SIMULATED: &str = "simulated: no hardware stands behind these numbers, so they reject nothing; on hardware they would be";
+
 /// Numbers of the simulator's are held against the floor of the part that it imitates, and reject nothing: the row says
 /// both. On hardware the same row fails, which `cocoon-measurements` tests with claims under AMD's root.
 #[test]
@@ -251,7 +253,6 @@ fn each_part_of_the_tcb_is_held_against_its_floor() {
         );
         found.cause.clone().unwrap()
     };
-    const SIMULATED: &str = "simulated: no hardware stands behind these numbers, so they reject nothing; on hardware they would be";
     assert_eq!(row(|_| ()), format!("{SIMULATED} good enough"));
     type Edit = fn(&mut SnpTcbFloor);
     let edits: [(Edit, &str); 4] = [
@@ -273,12 +274,54 @@ fn each_part_of_the_tcb_is_held_against_its_floor() {
     }
 }
 
-/// Fields that decide nothing: the guest's SVN (of an ID block, which is refused), the platform's settings, and the
-/// identities of this run and its migration agent. Who changes that has to change this test.
+/// The levels that no certificate holds down: each below the floor is named alone, and the current one says nothing that
+/// the committed one does not.
+#[test]
+fn committed_and_launch_tcb_are_held_against_the_floor_too() {
+    let row = |edit: Edit| {
+        let verdict = tampered(edit);
+        accepted(&verdict);
+        let mut rows = verdict.checks.into_iter();
+        let found = rows.find(|check| check.id == "evidence.tcb").unwrap();
+        (found.found.unwrap(), found.cause.unwrap())
+    };
+    const OLD: Tcb = Tcb {
+        snp: 23,
+        ..Tcb::CURRENT
+    };
+    let good = "boot loader 4, TEE 0, SNP 27, microcode 222";
+    let old = "boot loader 4, TEE 0, SNP 23, microcode 222";
+    let low = |level| {
+        format!("{SIMULATED} below the policy's floor: {level}: SNP firmware 23 instead of 24")
+    };
+    assert_eq!(
+        row(|r| r.committed_tcb = OLD),
+        (
+            format!("reported {good}; committed {old}; at launch {good}"),
+            low("committed")
+        )
+    );
+    assert_eq!(
+        row(|r| r.launch_tcb = OLD),
+        (
+            format!("reported {good}; committed {good}; at launch {old}"),
+            low("launch")
+        )
+    );
+    assert_eq!(
+        row(|r| r.current_tcb = OLD),
+        (good.into(), format!("{SIMULATED} good enough"))
+    );
+}
+
+/// Fields that decide nothing: the guest's SVN and names (of an ID block, which is refused), the platform's settings, and
+/// the identities of this run and its migration agent. Who changes that has to change this test.
 #[test]
 fn fields_that_are_not_judged() {
-    let edits: [Edit; 4] = [
+    let edits: [Edit; 6] = [
         |r| r.guest_svn = 7,
+        |r| r.family_id[15] = 1,
+        |r| r.image_id[0] = 1,
         |r| r.platform_info ^= 1,
         |r| r.report_id[0] ^= 1,
         |r| r.report_id_ma[0] ^= 1,

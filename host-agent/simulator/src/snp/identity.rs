@@ -66,7 +66,14 @@ impl AmdIdentity {
     /// # Errors
     /// [`X509Error`] when something cannot be encoded.
     pub fn certify_vcek(&self, tcb: &Tcb, chip_id: &[u8; 64]) -> Result<Vec<u8>, X509Error> {
-        let extensions = vcek_extensions(tcb, chip_id)?;
+        self.certify_vcek_saying(vcek_extensions(tcb, chip_id)?)
+    }
+
+    /// Certifies the chip key with these extensions, whatever they say; [`vcek_extensions`] are the good ones.
+    ///
+    /// # Errors
+    /// [`X509Error`] when something cannot be encoded.
+    pub fn certify_vcek_saying(&self, extensions: Vec<Extension>) -> Result<Vec<u8>, X509Error> {
         x509::issue(
             &self.vcek.key,
             "CN=SEV-VCEK,O=Cocoon Simulator",
@@ -77,7 +84,11 @@ impl AmdIdentity {
     }
 }
 
-fn vcek_extensions(tcb: &Tcb, chip_id: &[u8; 64]) -> Result<Vec<Extension>, X509Error> {
+/// What the certificate of a chip says of it.
+///
+/// # Errors
+/// [`X509Error`] when something cannot be encoded.
+pub fn vcek_extensions(tcb: &Tcb, chip_id: &[u8; 64]) -> Result<Vec<Extension>, X509Error> {
     let number = |arc, value: u8| extension(arc, x509::encoded("number", &value)?);
     Ok(vec![
         // structVersion

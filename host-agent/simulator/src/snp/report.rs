@@ -71,8 +71,18 @@ pub struct SnpReport {
     pub policy: u64,
     /// Privilege level that asked.
     pub vmpl: u32,
-    /// What the platform is running; the reported, committed and launch TCB are the same.
-    pub tcb: Tcb,
+    /// The guest's family, as an ID block names it; none here.
+    pub family_id: [u8; 16],
+    /// The guest's image, as an ID block names it; none here.
+    pub image_id: [u8; 16],
+    /// What the platform runs.
+    pub current_tcb: Tcb,
+    /// What the chip key is derived from.
+    pub reported_tcb: Tcb,
+    /// Below which the platform cannot go back.
+    pub committed_tcb: Tcb,
+    /// What ran when the guest started.
+    pub launch_tcb: Tcb,
     /// `PLATFORM_INFO`.
     pub platform_info: u64,
     /// What the guest binds.
@@ -103,7 +113,12 @@ impl SnpReport {
             guest_svn: 0,
             policy: POLICY,
             vmpl: 0,
-            tcb: Tcb::CURRENT,
+            family_id: [0; 16],
+            image_id: [0; 16],
+            current_tcb: Tcb::CURRENT,
+            reported_tcb: Tcb::CURRENT,
+            committed_tcb: Tcb::CURRENT,
+            launch_tcb: Tcb::CURRENT,
             platform_info: PLATFORM_INFO,
             report_data: [0; 64],
             measurement,
@@ -124,8 +139,11 @@ impl SnpReport {
         put(0x000, &VERSION.to_le_bytes());
         put(0x004, &self.guest_svn.to_le_bytes());
         put(0x008, &self.policy.to_le_bytes());
+        put(0x010, &self.family_id);
+        put(0x020, &self.image_id);
         put(0x030, &self.vmpl.to_le_bytes());
         put(0x034, &SIGNATURE_ALGORITHM.to_le_bytes());
+        put(0x038, &self.current_tcb.to_bytes());
         put(0x040, &self.platform_info.to_le_bytes());
         put(0x050, &self.report_data);
         put(0x090, &self.measurement);
@@ -134,12 +152,11 @@ impl SnpReport {
         put(0x110, &self.author_key_digest);
         put(0x140, &self.report_id);
         put(0x160, &self.report_id_ma);
+        put(0x180, &self.reported_tcb.to_bytes());
         put(0x188, &CPUID);
         put(0x1a0, &self.chip_id);
-        // Current, reported, committed and launch.
-        for at in [0x038, 0x180, 0x1e0, 0x1f0] {
-            put(at, &self.tcb.to_bytes());
-        }
+        put(0x1e0, &self.committed_tcb.to_bytes());
+        put(0x1f0, &self.launch_tcb.to_bytes());
         // Current and committed.
         for at in [0x1e8, 0x1ec] {
             put(at, &FIRMWARE);
