@@ -1,6 +1,8 @@
 //! Fragment: the model volume. A GGUF file or a flat folder of safetensors, as EROFS with its dm-verity tree.
 
 pub mod erofs;
+mod gguf;
+pub mod recode;
 pub mod source;
 pub mod verity;
 
@@ -17,7 +19,7 @@ use thiserror::Error;
 
 use crate::files::{CHUNK, FileError, Pending, digest};
 use erofs::Layout;
-pub use source::{Source, SourceError};
+pub use source::{Source, SourceError, SourceFile};
 
 /// Distinguishes the salt from any other digest of the same bytes.
 const SALT_TAG: &[u8] = b"cocoon-model-salt-v1\0";
@@ -73,7 +75,7 @@ pub fn write(
     let mut files = BTreeMap::new();
     let mut done = 0;
     for file in &source.files {
-        let copied = copy(&file.path, file.size, &mut volume, |count| {
+        let copied = copy(file, &mut volume, |count| {
             done += count;
             task.position(done);
         })?;
@@ -120,37 +122,79 @@ fn first_half(salt: &Hex32) -> [u8; 16] {
     std::array::from_fn(|index| salt.0[index])
 }
 
-/// Copies exactly `size` bytes and the padding to whole blocks.
+/// Writes `file` into `folder` as a volume holds it.
+///
+/// # Errors
+/// [`FileError`] when it cannot be read or written.
+pub fn unpack(file: &SourceFile, folder: &Path) -> Result<Artefact, FileError> {
+    let mut unpacked = Pending::create(folder, &file.name)?;
+    let artefact = contents(file, |bytes| unpacked.put(bytes))?;
+    unpacked.publish()?;
+    Ok(artefact)
+}
+
+/// Copies a file as the volume shall hold it, and the padding to whole blocks.
 fn copy(
-    from: &Path,
-    size: u64,
+    from: &SourceFile,
     to: &mut Pending,
     mut copied: impl FnMut(u64),
 ) -> Result<Artefact, FileError> {
-    let mut file = File::open(from).map_err(FileError::read(from))?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; CHUNK];
-    let mut found = 0;
-    loop {
-        let count = file.read(&mut buffer).map_err(FileError::read(from))?;
-        found += count as u64;
-        if found > size || (count == 0 && found < size) {
-            return Err(FileError::Changed {
-                path: from.to_owned(),
-                expected: size,
-                found,
-            });
+    let artefact = contents(from, |bytes| {
+        copied(bytes.len() as u64);
+        to.put(bytes)
+    })?;
+    to.put(&vec![0; erofs::padding(artefact.size)])?;
+    Ok(artefact)
+}
+
+/// Gives `put` the bytes of a file as the volume shall hold it.
+fn contents(
+    from: &SourceFile,
+    mut put: impl FnMut(&[u8]) -> Result<(), FileError>,
+) -> Result<Artefact, FileError> {
+    let (mut hash, mut size) = (Sha256::new(), 0);
+    let take = |bytes: &[u8]| {
+        size += bytes.len() as u64;
+        hash.update(bytes);
+        put(bytes)
+    };
+    let mut file = File::open(&from.path).map_err(FileError::read(&from.path))?;
+    match &from.recoding {
+        Some(recoding) => {
+            let read = |source| FileError::read(&from.path)(source);
+            recoding.write(&mut file, read, take)?;
         }
-        if count == 0 {
-            break;
-        }
-        hash.update(&buffer[..count]);
-        to.put(&buffer[..count])?;
-        copied(count as u64);
+        None => exactly(&mut file, from, take)?,
     }
-    to.put(&vec![0; erofs::padding(size)])?;
     Ok(Artefact {
         sha256: digest(hash),
         size,
     })
+}
+
+/// All bytes of a file that has as many as it had.
+fn exactly(
+    file: &mut File,
+    from: &SourceFile,
+    mut put: impl FnMut(&[u8]) -> Result<(), FileError>,
+) -> Result<(), FileError> {
+    let mut buffer = vec![0; CHUNK];
+    let mut found = 0;
+    loop {
+        let count = file
+            .read(&mut buffer)
+            .map_err(FileError::read(&from.path))?;
+        found += count as u64;
+        if found > from.size || (count == 0 && found < from.size) {
+            return Err(FileError::Changed {
+                path: from.path.clone(),
+                expected: from.size,
+                found,
+            });
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        put(&buffer[..count])?;
+    }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::erofs::MAX_NAME;
+use super::recode::{self, Recoding};
 use crate::cmdline::{self, CmdlineError};
 use crate::files::FileError;
 
@@ -43,8 +44,10 @@ pub struct SourceFile {
     pub name: String,
     /// On this machine.
     pub path: PathBuf,
-    /// In bytes.
+    /// In the volume, in bytes.
     pub size: u64,
+    /// Where it is not copied as it is.
+    pub recoding: Option<Recoding>,
 }
 
 /// Why something is not a model.
@@ -224,10 +227,15 @@ fn source_file(path: &Path) -> Result<SourceFile, SourceError> {
             name: name.to_owned(),
             path: path.to_owned(),
             size,
+            recoding: None,
         }),
-        _ => Err(SourceError::Name {
-            path: path.to_owned(),
-        }),
+        _ => Err(name_error(path)),
+    }
+}
+
+fn name_error(path: &Path) -> SourceError {
+    SourceError::Name {
+        path: path.to_owned(),
     }
 }
 

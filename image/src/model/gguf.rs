@@ -1,0 +1,248 @@
+//! The beginning of a GGUF file: where its values end and which tensors follow (`docs/gguf.md` of ggml, versions 2
+//! and 3).
+//!
+//! Only what moving tensors needs. A file that is anything else than expected gives `None`: whether it is a model is
+//! for the engine to say.
+
+/// Most bytes before the tensors' data: vocabularies take a few million.
+pub const MAX_HEADER: usize = 64 << 20;
+/// Most tensors: the largest models have thousands.
+const MAX_TENSORS: u64 = 1 << 16;
+/// Dimensions of a tensor.
+const MAX_DIMENSIONS: u32 = 4;
+/// Arrays of arrays.
+const MAX_DEPTH: u32 = 4;
+/// Multiples that tensors begin at, unless a value says otherwise.
+const ALIGNMENT: u64 = 32;
+
+/// Types of values.
+mod value {
+    pub const UINT32: u32 = 4;
+    pub const STRING: u32 = 8;
+    pub const ARRAY: u32 = 9;
+}
+
+/// What precedes the tensors' data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// Magic, version, counts and values, as they are.
+    pub values: Vec<u8>,
+    /// Where in `values` the number of the file's main type lies, if it says it.
+    pub file_type: Option<usize>,
+    /// In the order of the table.
+    pub tensors: Vec<Tensor>,
+    /// Multiples that tensors begin at.
+    pub alignment: u64,
+    /// Where the data begins in the file.
+    pub data: u64,
+}
+
+/// An entry of the table of tensors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tensor {
+    /// Name and dimensions, as they are.
+    pub description: Vec<u8>,
+    /// Its values.
+    pub elements: u64,
+    /// The number of its type.
+    pub kind: u32,
+    /// Where it begins, from [`Header::data`].
+    pub offset: u64,
+}
+
+impl Header {
+    /// Reads it from `bytes`, the beginning of a file.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let mut cursor = Cursor { bytes, at: 0 };
+        if cursor.take(4)? != b"GGUF" || !(2..=3).contains(&cursor.u32()?) {
+            return None;
+        }
+        let (tensors, values) = (cursor.u64()?, cursor.u64()?);
+        if tensors > MAX_TENSORS {
+            return None;
+        }
+        let (mut alignment, mut file_type) = (ALIGNMENT, None);
+        for _ in 0..values {
+            let key = cursor.string()?;
+            let kind = cursor.u32()?;
+            let at = cursor.at;
+            cursor.skip_value(kind, 0)?;
+            match (key, kind) {
+                (b"general.alignment", value::UINT32) => {
+                    alignment = Cursor { bytes, at }.u32()?.into();
+                }
+                (b"general.file_type", value::UINT32) => file_type = Some(at),
+                _ => {}
+            }
+        }
+        let values = bytes.get(..cursor.at)?.to_vec();
+        let tensors = (0..tensors).map(|_| cursor.tensor());
+        let tensors = tensors.collect::<Option<Vec<_>>>()?;
+        if !alignment.is_power_of_two() {
+            return None;
+        }
+        Some(Self {
+            values,
+            file_type,
+            tensors,
+            alignment,
+            data: (cursor.at as u64).next_multiple_of(alignment),
+        })
+    }
+
+    /// As it stands in a file, padding included.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.values.clone();
+        for tensor in &self.tensors {
+            bytes.extend(&tensor.description);
+            bytes.extend(tensor.kind.to_le_bytes());
+            bytes.extend(tensor.offset.to_le_bytes());
+        }
+        let alignment = usize::try_from(self.alignment).unwrap_or(1);
+        bytes.resize(bytes.len().next_multiple_of(alignment), 0);
+        bytes
+    }
+}
+
+struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, count: u64) -> Option<&'a [u8]> {
+        let end = self.at.checked_add(usize::try_from(count).ok()?)?;
+        let taken = self.bytes.get(self.at..end)?;
+        self.at = end;
+        Some(taken)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
+    }
+
+    fn string(&mut self) -> Option<&'a [u8]> {
+        let length = self.u64()?;
+        self.take(length)
+    }
+
+    fn skip_value(&mut self, kind: u32, depth: u32) -> Option<()> {
+        match (kind, scalar(kind)) {
+            (_, Some(size)) => self.take(size).map(drop),
+            (value::STRING, _) => self.string().map(drop),
+            (value::ARRAY, _) if depth < MAX_DEPTH => {
+                let (kind, count) = (self.u32()?, self.u64()?);
+                match scalar(kind) {
+                    Some(size) => self.take(size.checked_mul(count)?).map(drop),
+                    // Each takes some bytes, so the end of the file ends this too.
+                    None => (0..count).try_for_each(|_| self.skip_value(kind, depth + 1)),
+                }
+            }
+            _ => None,
+        }
+    }
+
+    fn tensor(&mut self) -> Option<Tensor> {
+        let start = self.at;
+        self.string()?;
+        let dimensions = self.u32()?;
+        if dimensions > MAX_DIMENSIONS {
+            return None;
+        }
+        let elements = (0..dimensions).try_fold(1_u64, |all, _| all.checked_mul(self.u64()?))?;
+        Some(Tensor {
+            description: self.bytes.get(start..self.at)?.to_vec(),
+            elements,
+            kind: self.u32()?,
+            offset: self.u64()?,
+        })
+    }
+}
+
+/// Bytes of a value of a fixed size.
+fn scalar(kind: u32) -> Option<u64> {
+    match kind {
+        0 | 1 | 7 => Some(1),
+        2 | 3 => Some(2),
+        4..=6 => Some(4),
+        10..=12 => Some(8),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A file of one dimension per tensor: name, elements, type, data.
+    pub fn file(tensors: &[(&str, u64, u32, &[u8])]) -> Vec<u8> {
+        let string =
+            |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+        let mut bytes = b"GGUF\x03\0\0\0".to_vec();
+        bytes.extend((tensors.len() as u64).to_le_bytes());
+        bytes.extend(3_u64.to_le_bytes());
+        bytes.extend(string("general.file_type"));
+        bytes.extend([&4_u32.to_le_bytes()[..], &3_u32.to_le_bytes()].concat());
+        bytes.extend(string("words"));
+        bytes.extend([&9_u32.to_le_bytes()[..], &8_u32.to_le_bytes()].concat());
+        bytes.extend(2_u64.to_le_bytes());
+        bytes.extend([string("one"), string("two")].concat());
+        bytes.extend(string("numbers"));
+        bytes.extend([&9_u32.to_le_bytes()[..], &12_u32.to_le_bytes()].concat());
+        bytes.extend([&1_u64.to_le_bytes()[..], &[0; 8]].concat());
+        let mut data: Vec<u8> = Vec::new();
+        for (name, elements, kind, content) in tensors {
+            data.resize(data.len().next_multiple_of(32), 0);
+            bytes.extend(string(name));
+            bytes.extend(1_u32.to_le_bytes());
+            bytes.extend(elements.to_le_bytes());
+            bytes.extend(kind.to_le_bytes());
+            bytes.extend((data.len() as u64).to_le_bytes());
+            data.extend(*content);
+        }
+        bytes.resize(bytes.len().next_multiple_of(32), 0);
+        [bytes, data].concat()
+    }
+
+    #[test]
+    fn what_is_read_is_what_is_written() {
+        let bytes = file(&[("a", 2, 0, &[1; 8]), ("b", 32, 3, &[2; 20])]);
+        let header = Header::parse(&bytes).unwrap();
+        let start = usize::try_from(header.data).unwrap();
+        assert_eq!(header.encode(), bytes[..start]);
+        assert_eq!(bytes[start..start + 8], [1; 8]);
+        let shown: Vec<_> = header
+            .tensors
+            .iter()
+            .map(|tensor| (tensor.elements, tensor.kind, tensor.offset))
+            .collect();
+        assert_eq!(shown, [(2, 0, 0), (32, 3, 32)]);
+        let place = header.file_type.unwrap();
+        assert_eq!(header.values[place..place + 4], [3, 0, 0, 0]);
+    }
+
+    #[test]
+    fn every_shorter_file_is_nothing() {
+        let bytes = file(&[("a", 2, 0, &[]), ("b", 32, 3, &[])]);
+        let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        for length in 0..end - 7 {
+            assert_eq!(Header::parse(&bytes[..length]), None, "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn impossible_counts_end_at_once() {
+        let mut bytes = file(&[]);
+        bytes[8..16].fill(0xff);
+        assert_eq!(Header::parse(&bytes), None);
+        let mut bytes = file(&[]);
+        bytes[16..24].fill(0xff);
+        assert_eq!(Header::parse(&bytes), None);
+    }
+}
