@@ -35,6 +35,21 @@
 //! | Another model is mounted | | `document.model` `tdx.rtmr2` `snp.launch` | `binding_rows::cocoon_doc_5` |
 //! | A GPU is claimed, or needed, and nobody proves it | | `document.gpu` | `binding_rows::cocoon_verdict_9` |
 //!
+//! ## A GPU that is not what it says
+//!
+//! Held against evidence in files so far: no document carries a GPU's yet, so each that claims one is refused.
+//!
+//! | attack | seen | stopped by | shown by |
+//! |---|---|---|---|
+//! | An old report, or one that answers somebody else | | `gpu.nonce` | `reports::cocoon_gpu_5` |
+//! | Firmware that NVIDIA did not publish for this version, or measured with other settings | | `gpu.measurement` `gpu.measurements` | `manifests::cocoon_gpu_10` |
+//! | An attestation key that other firmware holds | | `gpu.firmware_id` `gpu.chain` | `chains::cocoon_gpu_4` `chains::cocoon_gpu_3` |
+//! | A debugging GPU | NVML calls it "devtools", and its report is genuine | `gpu.developer_mode` `gpu.mode` | `sets::cocoon_gpu_13` |
+//! | One GPU stands for several | | `gpu.distinct` `gpu.count` | `sets::cocoon_gpu_12` |
+//! | A manifest with measurements beside the signed ones, or read otherwise than signed | signature wrapping in SAML | `gpu.rim` `gpu.rim.driver` | `manifest_forms::a_manifest_has_one_signature_at_its_end` `manifests::cocoon_gpu_8` |
+//! | A revoked device or signer, and the answer about it left out | verifiers that go on when nobody answers | `gpu.revocation` | `revoked::cocoon_gpu_11` |
+//! | A simulated GPU | mock roots that reach production | `gpu.root` | `chains::cocoon_gpu_14` |
+//!
 //! ## Yesterday's word
 //!
 //! | attack | seen | stopped by | shown by |

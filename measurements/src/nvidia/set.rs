@@ -45,6 +45,7 @@ pub fn appraise(
     checks.extend(rows);
     let (mut revocations, rows) = Revocations::new(collateral.ocsp, policy, now);
     checks.extend(rows);
+    let several = evidence.len().max(demand.count.unwrap_or(1)) > 1;
     let mut gpus = Vec::new();
     let mut roots = Vec::new();
     for (place, evidence) in evidence.iter().enumerate() {
@@ -59,7 +60,7 @@ pub fn appraise(
         } else {
             rows.push(Check::note("gpu.measurements", "measurements", NOT_JUDGED));
         }
-        if demand.count.unwrap_or(1).max(place + 1) > 1 {
+        if several {
             for row in &mut rows {
                 row.title = format!("GPU {place}: {}", row.title);
             }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use cocoon_client::trust::development_roots;
-use cocoon_measurements::nvidia::{self, GpuCollateral, GpuDemand, GpuEvidence};
+use cocoon_measurements::nvidia::{self, Gpu, GpuCollateral, GpuDemand, GpuEvidence};
 use cocoon_protocol::bytes::Hex32;
 
 use super::{Common, appraisal::Appraisal, policy, read};
@@ -74,17 +74,21 @@ pub fn appraise(args: &Nvidia) -> anyhow::Result<Appraisal> {
         driver_state: false,
     };
     let judged = nvidia::appraise(&evidence, &collateral, &demand, &policy, args.common.time);
-    let mut rows = Vec::new();
-    for gpu in &judged.gpus {
-        rows.extend([
-            ("device", gpu.device.to_string()),
-            ("attestation_key", gpu.attestation_key.to_string()),
-            ("driver_version", gpu.driver_version.clone()),
-            ("vbios_version", gpu.vbios_version.clone()),
-            ("driver_rim", gpu.driver_rim.clone()),
-            ("vbios_rim", gpu.vbios_rim.clone()),
-        ]);
-    }
+    let each = |field: fn(&Gpu) -> String| {
+        let values: Vec<String> = judged.gpus.iter().map(field).collect();
+        values.join(", ")
+    };
+    let rows = vec![
+        ("device", each(|gpu| gpu.device.to_string())),
+        (
+            "attestation_key",
+            each(|gpu| gpu.attestation_key.to_string()),
+        ),
+        ("driver_version", each(|gpu| gpu.driver_version.clone())),
+        ("vbios_version", each(|gpu| gpu.vbios_version.clone())),
+        ("driver_rim", each(|gpu| gpu.driver_rim.clone())),
+        ("vbios_rim", each(|gpu| gpu.vbios_rim.clone())),
+    ];
     Ok(Appraisal::compared(judged.root, rows, judged.checks))
 }
 
