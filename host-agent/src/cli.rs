@@ -1,6 +1,7 @@
 //! The commands. Parsing opens nothing; each command says what it does as it does it.
 
 mod config;
+mod daemon;
 mod doctor;
 mod gpu;
 mod tables;
@@ -48,6 +49,45 @@ enum Command {
     Logs {
         /// Its name.
         name: String,
+        /// Go on with what comes, the host agent's news included, until Ctrl-C.
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Run the appliances of a file: start them, start again what fails, and answer the other commands.
+    ///
+    /// Ctrl-C and SIGTERM let running requests finish and stop everything; the second one does not wait. SIGHUP ends the
+    /// daemon alone: the appliances run on, as when it is killed, and the next daemon takes them over.
+    Serve(daemon::Serve),
+    /// Start an appliance of the daemon, and wait until it serves.
+    Start {
+        /// Its name.
+        name: String,
+    },
+    /// Let an appliance of the daemon finish, and start it again from what the file says.
+    Restart {
+        /// Its name.
+        name: String,
+    },
+    /// Show all that is known of an appliance of the daemon.
+    Show {
+        /// Its name.
+        name: String,
+    },
+    /// Print what happened to the daemon's appliances lately.
+    Events {
+        /// Go on with what comes, until Ctrl-C.
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// The process that owns one VM of the daemon, which starts it.
+    #[command(hide = true)]
+    Supervise {
+        /// Folder of state.
+        root: PathBuf,
+        /// Name of the VM.
+        name: String,
+        /// Number of the run.
+        run: u64,
     },
     /// Print the identity of the manifest that a VM publishes.
     Measurements {
@@ -98,10 +138,10 @@ struct Up {
     /// Imitate this TEE where there is none; clients see it as simulated.
     #[arg(long, value_parser = tee)]
     simulate: Option<Tee>,
-    /// Virtual CPUs.
+    /// Virtual CPUs: 1, 2, 4, 8, 16, 32, 48, 64 or 96, for which SNP's measurements are published.
     #[arg(long)]
     vcpus: Option<u16>,
-    /// Guest memory, such as 1G or 1536M.
+    /// Guest memory: 768M, 1G, 2G, 4G or 8G, for which TDX's measurements are published.
     #[arg(long, default_value = "1G", value_parser = mebibytes)]
     memory: u32,
     /// The operator's configuration, TOML.
@@ -129,8 +169,16 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Up(up) => runtime.block_on(self::up(*up, json))?,
         Command::Down { name } => runtime.block_on(vms::down(&name, json))?,
         Command::Ps => runtime.block_on(vms::ps(json))?,
-        Command::Logs { name } => vms::logs(&name, json)?,
-        Command::Measurements { name } => vms::measurements(&name, json)?,
+        Command::Logs { name, follow } => runtime.block_on(vms::logs(&name, follow, json))?,
+        Command::Serve(wanted) => return runtime.block_on(daemon::serve(wanted, json)),
+        Command::Start { name } => return runtime.block_on(daemon::act(&name, "start", json)),
+        Command::Restart { name } => return runtime.block_on(daemon::act(&name, "restart", json)),
+        Command::Show { name } => runtime.block_on(daemon::show(&name, json))?,
+        Command::Events { follow } => runtime.block_on(daemon::events(follow, json))?,
+        Command::Supervise { root, name, run } => {
+            runtime.block_on(daemon::supervise(&root, &name, run))?;
+        }
+        Command::Measurements { name } => runtime.block_on(vms::measurements(&name, json))?,
         Command::Tables(wanted) => runtime.block_on(tables::run(wanted, json))?,
         Command::Doctor(wanted) => return runtime.block_on(doctor::run(*wanted, json)),
         Command::Gpu(wanted) => return gpu::run(&wanted, json),

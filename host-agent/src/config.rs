@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use cocoon_protocol::binding::Tee;
 use cocoon_protocol::config::OperatorConfig;
-use cocoon_qemu::PciAddress;
 use cocoon_qemu::accel::Wanted;
 
 use crate::relay::Limits;
@@ -33,6 +32,8 @@ pub use problem::{Problem, Problems};
 
 /// Where the file is looked for when it is not named.
 pub const DEFAULT_PATH: &str = "/etc/cocoon/host.toml";
+/// Where state is kept unless the file says otherwise.
+pub const DEFAULT_STATE: &str = "/var/lib/cocoon";
 /// The commented example, which every release tests.
 pub const EXAMPLE: &str = include_str!("../docs/cocoon-host.toml");
 /// Largest file, in bytes: some thousand appliances.
@@ -79,8 +80,6 @@ pub struct Appliance {
     pub vcpus: u16,
     /// What protects it.
     pub tee: TeeMode,
-    /// GPU that it gets for itself.
-    pub gpu: Option<PciAddress>,
     /// Public address.
     pub listen: SocketAddr,
     /// KVM or emulation.

@@ -17,13 +17,18 @@
 //! | [`relay`] | the public listener: bytes to and fro, within limits |
 //! | [`config`] | the operator's file, judged whole before anything starts |
 //! | [`doctor`] | what this machine has and lacks, and what clients would say |
+//! | [`daemon`] | keeps the appliances of that file as they are wanted, with its local API |
 //! | [`gpu`] | makes a GPU ready for a VM, and takes it back |
 //! | [`image`] | an image folder, opened file by file |
+//! | [`shapes`] | the machines that a manifest lists, and what to do about others |
 //! | [`simulator`] | the simulator's process and its socket |
 //! | [`state`] | the folder that each VM keeps on disk, and the list of running VMs |
+//! | [`supervisor`] | the process that owns a VM of the daemon, and the daemon's end of its socket |
 //! | [`timings`] | how long everything took |
 //! | [`lifecycle`] | an appliance's life as a pure function with effects |
 //! | [`local`] | the socket behind `ps` and `down` |
+//! | [`client`] | what commands ask the daemon with |
+//! | [`follow`] | a file that somebody else writes, as it grows |
 //! | [`log`] | the console and our own news, with times, for programs |
 //! | [`progress`], [`waiting`] | what happens, and how people are shown it without silence |
 //! | [`qemu`] | the QEMU to use, and the machine to start with it |
@@ -32,10 +37,13 @@
 #![forbid(unsafe_code)]
 
 pub mod channel;
+pub mod client;
 pub mod config;
 mod console;
+pub mod daemon;
 pub mod doctor;
 pub mod error;
+pub mod follow;
 pub mod gpu;
 pub mod image;
 pub mod lifecycle;
@@ -46,8 +54,10 @@ pub mod progress;
 pub mod qemu;
 pub mod relay;
 pub mod running;
+pub mod shapes;
 pub mod simulator;
 pub mod state;
+pub mod supervisor;
 pub mod tables;
 pub mod tee;
 pub mod text;

@@ -11,6 +11,8 @@
 //! | `phases.json` | timings |
 //! | `trust-root.pem` | the development root, in simulated modes |
 //! | `manifest.json` | what this host publishes |
+//! | `sup`, `launch.json`, `ending.json`, `supervisor.log` | of the daemon's VMs: [`supervisor`](crate::supervisor) |
+//! | `life.json` | of the daemon's VMs: [`lifecycle`](crate::lifecycle) |
 //!
 //! The folder's mode is 0700 and the modes of what lies in it 0600, whatever the umask: whoever can connect to `ctl`
 //! can stop the VM.
@@ -143,6 +145,48 @@ pub(crate) fn check(name: &str) -> Result<(), StateError> {
     }
 }
 
+/// The folder of the VM `name`, made if necessary, its owner's alone.
+///
+/// # Errors
+/// [`StateError`].
+pub(crate) fn prepare(root: &Path, name: &str) -> Result<PathBuf, StateError> {
+    let path = folder(root, name)?;
+    if path.as_os_str().len() + "/ctl".len() > SOCKET_MAX {
+        return Err(StateError::TooLong { path });
+    }
+    folder_of_ours(&root.join("vms"))?;
+    folder_of_ours(&path)?;
+    Ok(path)
+}
+
+/// Writes a whole file for its owner alone: readers see the old one or the new one.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let mut file = private()
+        .truncate(true)
+        .open(&partial)
+        .map_err(fail("write", &partial))?;
+    file.write_all(bytes).map_err(fail("write", &partial))?;
+    fs::rename(&partial, path).map_err(fail("replace", path))
+}
+
+/// Listens at `path` for this user alone; a socket that was left behind there is replaced. Needs a runtime.
+pub(crate) fn listen(path: &Path) -> Result<UnixListener, StateError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fail("replace", path)(error)),
+        _ => bind(path),
+    }
+}
+
+fn bind(path: &Path) -> Result<UnixListener, StateError> {
+    let listener = UnixListener::bind(path).map_err(fail("listen on", path))?;
+    // Between the two calls the umask decides, inside a folder that nobody else can enter.
+    restrict(path, 0o600)?;
+    Ok(listener)
+}
+
 /// The folder of a VM that this process owns. Dropping it lets go: transient files are removed.
 #[derive(Debug)]
 pub struct VmFolder {
@@ -157,12 +201,7 @@ impl VmFolder {
     /// # Errors
     /// [`StateError`]; in particular when the VM runs already.
     pub fn take(root: &Path, name: &str) -> Result<Self, StateError> {
-        let path = folder(root, name)?;
-        if path.as_os_str().len() + "/ctl".len() > SOCKET_MAX {
-            return Err(StateError::TooLong { path });
-        }
-        folder_of_ours(&root.join("vms"))?;
-        folder_of_ours(&path)?;
+        let path = prepare(root, name)?;
         let lock_path = path.join("lock");
         let lock = private()
             .open(&lock_path)
@@ -189,13 +228,8 @@ impl VmFolder {
     /// # Errors
     /// [`StateError::NoSpace`] or [`StateError::File`].
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, StateError> {
-        let (path, partial) = (self.file(name), self.file(&format!("{name}.partial")));
-        let mut file = private()
-            .truncate(true)
-            .open(&partial)
-            .map_err(fail("write", &partial))?;
-        file.write_all(bytes).map_err(fail("write", &partial))?;
-        fs::rename(&partial, &path).map_err(fail("replace", &path))?;
+        let path = self.file(name);
+        write(&path, bytes)?;
         Ok(path)
     }
 
@@ -216,11 +250,7 @@ impl VmFolder {
     /// # Errors
     /// [`StateError::NoSpace`] or [`StateError::File`].
     pub fn listen(&self, name: &str) -> Result<UnixListener, StateError> {
-        let path = self.file(name);
-        let listener = UnixListener::bind(&path).map_err(fail("listen on", &path))?;
-        // Between the two calls the umask decides, inside a folder that nobody else can enter.
-        restrict(&path, 0o600)?;
-        Ok(listener)
+        bind(&self.file(name))
     }
 
     fn clean(&self) {
@@ -238,7 +268,7 @@ impl Drop for VmFolder {
 }
 
 /// Makes a folder that only we can enter, or makes an old one so.
-fn folder_of_ours(path: &Path) -> Result<(), StateError> {
+pub(crate) fn folder_of_ours(path: &Path) -> Result<(), StateError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -247,11 +277,11 @@ fn folder_of_ours(path: &Path) -> Result<(), StateError> {
     restrict(path, 0o700)
 }
 
-fn restrict(path: &Path, mode: u32) -> Result<(), StateError> {
+pub(crate) fn restrict(path: &Path, mode: u32) -> Result<(), StateError> {
     fs::set_permissions(path, Permissions::from_mode(mode)).map_err(fail("restrict", path))
 }
 
-fn private() -> OpenOptions {
+pub(crate) fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);
     options

@@ -1,25 +1,67 @@
 //! The commands that look at VMs and stop them.
 
 use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use cocoon_host_agent::{local, log, state};
+use cocoon_host_agent::client::Client;
+use cocoon_host_agent::daemon::api::{About, Code, List, View};
+use cocoon_host_agent::text::plain;
+use cocoon_host_agent::{follow, local, log, state};
 use cocoon_protocol::manifest::manifest_id;
 use serde_json::json;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::daemon;
 use super::voice::Voice;
 
+/// As long as the daemon itself waits for an end.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Where the VM's state is, and the daemon that keeps the VM, if one does.
+async fn keeper(name: &str) -> anyhow::Result<(PathBuf, Option<Client>)> {
+    let name = daemon::checked(name)?;
+    if let Some(client) = Client::find().await {
+        match client.get::<View>(&format!("/v1/appliances/{name}")).await {
+            Ok(_) => return Ok((client.get::<About>("/v1").await?.state, Some(client))),
+            // A VM of `up` beside the daemon's.
+            Err(error) if error.code() == Some(Code::UnknownAppliance) => {
+                let root = client.get::<About>("/v1").await?.state;
+                let folder = state::folder(&root, name)?;
+                if folder.exists() {
+                    return Ok((root, None));
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok((state::root()?, None))
+}
+
 pub(super) async fn down(name: &str, json: bool) -> anyhow::Result<()> {
-    let socket = state::folder(&state::root()?, name)?.join("ctl");
+    let (root, client) = keeper(name).await?;
     let voice = Voice::new(json);
     let waiting = voice.waiting(
         &format!("stopping {name}"),
         "it finishes running requests first",
     );
-    let stopped = local::down(&socket, Duration::from_secs(60)).await;
+    let stopped = match client {
+        Some(client) => {
+            let path = format!("/v1/appliances/{name}/stop?wait=true");
+            match timeout(PATIENCE, client.post::<View>(&path)).await {
+                Ok(stopped) => stopped.map(drop).map_err(anyhow::Error::from),
+                Err(late) => Err(late.into()),
+            }
+        }
+        None => {
+            let socket = state::folder(&root, name)?.join("ctl");
+            let stopped = local::down(&socket, Duration::from_secs(60)).await;
+            stopped.map(drop).map_err(anyhow::Error::from)
+        }
+    };
     drop(waiting);
     stopped.with_context(|| format!("cannot stop {name:?}: see `cocoon-host ps` for what runs"))?;
     voice.note(&format!("{name} has stopped"));
@@ -27,10 +69,18 @@ pub(super) async fn down(name: &str, json: bool) -> anyhow::Result<()> {
 }
 
 pub(super) async fn ps(json: bool) -> anyhow::Result<()> {
-    let root = state::root()?;
+    let (mut root, mut kept) = (state::root()?, vec![]);
+    if let Some(client) = Client::find().await {
+        root = client.get::<About>("/v1").await?.state;
+        kept = client.get::<List>("/v1/appliances").await?.appliances;
+    }
     let voice = Voice::new(json);
+    let mut names = state::names(&root)?;
+    names.extend(kept.iter().map(|view| view.name.clone()));
+    names.sort();
+    names.dedup();
     let mut all = Vec::new();
-    for name in state::names(&root)? {
+    for name in names {
         let socket = state::folder(&root, &name)?.join("ctl");
         let mut asked = pin!(local::status(&socket));
         // Answers come at once; only one that does not is worth a line.
@@ -46,10 +96,14 @@ pub(super) async fn ps(json: bool) -> anyhow::Result<()> {
         all.push((name, status.ok()));
     }
     let mut out = std::io::stdout().lock();
+    let view = |name: &str| kept.iter().find(|view| view.name == *name);
     if json {
         let list: Vec<_> = all
             .iter()
-            .map(|(name, status)| json!({ "name": name, "status": status }))
+            .map(|(name, status)| match view(name) {
+                Some(view) => json!({ "name": name, "status": status, "appliance": view }),
+                None => json!({ "name": name, "status": status }),
+            })
             .collect();
         writeln!(out, "{}", json!(list))?;
         return Ok(());
@@ -60,14 +114,22 @@ pub(super) async fn ps(json: bool) -> anyhow::Result<()> {
         "NAME", "STATUS", "ENDPOINT", "SIMULATED", "QEMU"
     )?;
     for (name, status) in all {
+        let pid = |pid: Option<u32>| pid.map(|pid| pid.to_string()).unwrap_or_default();
+        if let Some(view) = view(&name) {
+            let qemu = pid(view.report.as_ref().and_then(|report| report.qemu_pid));
+            let simulated = view.tee.strip_prefix("simulated-").unwrap_or("no");
+            let (doing, listen) = (daemon::describe(view), view.listen.to_string());
+            writeln!(
+                out,
+                "{name:<20} {doing:<24} {listen:<22} {simulated:<10} {qemu:>8}"
+            )?;
+            continue;
+        }
         let Some(status) = status else {
             writeln!(out, "{name:<20} stopped")?;
             continue;
         };
-        let pid = status
-            .qemu_pid
-            .map(|pid| pid.to_string())
-            .unwrap_or_default();
+        let pid = pid(status.qemu_pid);
         let simulated = status.simulated.unwrap_or_else(|| "no".into());
         writeln!(
             out,
@@ -78,16 +140,21 @@ pub(super) async fn ps(json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(super) fn logs(name: &str, json: bool) -> anyhow::Result<()> {
+pub(super) async fn logs(name: &str, follow: bool, json: bool) -> anyhow::Result<()> {
+    let (root, client) = keeper(name).await?;
+    if follow {
+        return match client {
+            Some(client) => {
+                let path = format!("/v1/appliances/{name}/logs?follow=true");
+                Ok(client.lines(&path, |line| entry(line, json)).await?)
+            }
+            None => followed(&state::folder(&root, name)?, name, json).await,
+        };
+    }
     // The file for programs is JSON lines already, and made harmless when it was written.
     let file = if json { log::FILE } else { "serial.log" };
-    let path = state::folder(&state::root()?, name)?.join(file);
-    let mut log = std::fs::File::open(&path).with_context(|| {
-        format!(
-            "cannot read {}: has the VM {name:?} ever run?",
-            path.display()
-        )
-    })?;
+    let path = state::folder(&root, name)?.join(file);
+    let mut log = std::fs::File::open(&path).with_context(|| unread(&path, name))?;
     let mut out = std::io::stdout().lock();
     if json || !out.is_terminal() {
         std::io::copy(&mut log, &mut out)?;
@@ -98,19 +165,51 @@ pub(super) fn logs(name: &str, json: bool) -> anyhow::Result<()> {
     log.take(cocoon_host_agent::up::SERIAL_LIMIT)
         .read_to_end(&mut text)?;
     for line in String::from_utf8_lossy(&text).lines() {
-        writeln!(out, "{}", cocoon_host_agent::text::plain(line, 2000))?;
+        writeln!(out, "{}", plain(line, 2000))?;
     }
     Ok(())
 }
 
-pub(super) fn measurements(name: &str, json: bool) -> anyhow::Result<()> {
-    let path = state::folder(&state::root()?, name)?.join("manifest.json");
-    let manifest = std::fs::read(&path).with_context(|| {
-        format!(
-            "cannot read {}: has the VM {name:?} ever run?",
-            path.display()
-        )
-    })?;
+/// The log of a VM that no daemon keeps, as it grows.
+async fn followed(folder: &Path, name: &str, json: bool) -> anyhow::Result<()> {
+    let path = folder.join(log::FILE);
+    let file = std::fs::File::open(&path).with_context(|| unread(&path, name))?;
+    let (to, mut pieces) = mpsc::channel(1);
+    let following = tokio::spawn(follow::send(file, path, true, to));
+    let mut rest = Vec::new();
+    while let Some(piece) = pieces.recv().await {
+        rest.extend_from_slice(&piece);
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = rest.drain(..=end).collect();
+            if !entry(&String::from_utf8_lossy(&line[..end]), json) {
+                return Ok(());
+            }
+        }
+    }
+    Ok(following.await?)
+}
+
+/// Prints a line of the log; false when nobody reads it any more.
+fn entry(line: &str, json: bool) -> bool {
+    let mut out = std::io::stdout().lock();
+    let told = match serde_json::from_str::<log::Entry>(line) {
+        Ok(entry) if !json => writeln!(out, "{}", plain(&entry.text, 2000)),
+        _ => writeln!(out, "{line}"),
+    };
+    told.is_ok()
+}
+
+fn unread(path: &Path, name: &str) -> String {
+    format!(
+        "cannot read {}: has the VM {name:?} ever run?",
+        path.display()
+    )
+}
+
+pub(super) async fn measurements(name: &str, json: bool) -> anyhow::Result<()> {
+    let (root, _) = keeper(name).await?;
+    let path = state::folder(&root, name)?.join("manifest.json");
+    let manifest = std::fs::read(&path).with_context(|| unread(&path, name))?;
     let id = manifest_id(&manifest);
     if json {
         println!(

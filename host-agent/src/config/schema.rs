@@ -11,13 +11,11 @@ use toml::de::{DeTable, DeValue};
 
 use super::reader::{Report, Table, Wrong};
 use super::values::{self, flag, number, path, text};
-use super::{Appliance, HostConfig, HostSettings, Restart, TeeMode};
+use super::{Appliance, DEFAULT_STATE, HostConfig, HostSettings, Restart, TeeMode};
 use crate::relay::Limits;
 
 /// The version of the schema.
 const VERSION: u16 = 1;
-/// Where state is kept unless the file says otherwise.
-const STATE: &str = "/var/lib/cocoon";
 /// An hour a connection, as clients promise themselves too.
 const LIFE_MAX: u64 = 86_400;
 /// A year: longer is a slip.
@@ -87,6 +85,7 @@ pub(super) struct Entry {
     pub(super) memory_mib: Option<At<u32>>,
     pub(super) vcpus: Option<At<u16>>,
     pub(super) tee: Option<At<TeeMode>>,
+    /// For conflicts alone: no appliance gets one yet.
     pub(super) gpu: Option<At<PciAddress>>,
     pub(super) listen: Option<At<SocketAddr>>,
     pub(super) accel: Wanted,
@@ -116,7 +115,6 @@ impl Entry {
             memory_mib: self.memory_mib?.0,
             vcpus: self.vcpus?.0,
             tee: self.tee?.0,
-            gpu: self.gpu.map(|(gpu, _)| gpu),
             listen: self.listen?.0,
             accel: self.accel,
             autostart: self.autostart,
@@ -161,7 +159,7 @@ fn host(
     let (qemu, simulator) = (named("qemu"), named("simulator"));
     let plain = |found: &Option<At<PathBuf>>| found.as_ref().map(|(path, _)| path.clone());
     let settings = HostSettings {
-        state: plain(&named("state")).unwrap_or_else(|| STATE.into()),
+        state: plain(&named("state")).unwrap_or_else(|| DEFAULT_STATE.into()),
         cache: plain(&named("cache")),
         qemu: plain(&qemu),
         simulator: plain(&simulator),
@@ -178,6 +176,11 @@ fn host(
 fn appliance(table: &DeTable<'_>, at: usize, report: &mut Report<'_>) -> Entry {
     let table = Table::open(report, "appliance", table, at, &APPLIANCE);
     refused(&table, report);
+    let gpu = table.optional(report, "gpu", values::gpu);
+    if let Some((gpu, at)) = &gpu {
+        let message = format!("giving {gpu} to an appliance is not supported by this release yet");
+        report.add(*at, "appliance.gpu", Wrong::because(message));
+    }
     Entry {
         at,
         name: table.required(report, "name", "\"first\"", values::name),
@@ -186,7 +189,7 @@ fn appliance(table: &DeTable<'_>, at: usize, report: &mut Report<'_>) -> Entry {
         memory_mib: table.required(report, "memory", "\"4G\"", guest_memory),
         vcpus: table.required(report, "vcpus", "4", number(1..=255)),
         tee: table.required(report, "tee", "\"tdx\"", values::tee),
-        gpu: table.optional(report, "gpu", values::gpu),
+        gpu,
         listen: table.required(report, "listen", "\"0.0.0.0:8443\"", values::address),
         accel: table
             .optional(report, "accelerator", values::accelerator)

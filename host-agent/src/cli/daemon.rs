@@ -1,0 +1,209 @@
+//! `cocoon-host serve`, and the commands that need it.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use cocoon_host_agent::client::Client;
+use cocoon_host_agent::config::{DEFAULT_PATH, HostConfig, LoadError, Machine};
+use cocoon_host_agent::daemon::api::{Entry, View};
+use cocoon_host_agent::daemon::{Daemon, End};
+use cocoon_host_agent::lifecycle::State;
+use cocoon_host_agent::state;
+use cocoon_host_agent::text::plain;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::voice::Voice;
+
+/// As long as a boot under emulation may take.
+const PATIENCE: Duration = Duration::from_secs(7200);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Serve {
+    /// The file that describes the appliances.
+    #[arg(long, default_value = DEFAULT_PATH)]
+    config: PathBuf,
+}
+
+pub(super) async fn serve(wanted: Serve, json: bool) -> anyhow::Result<ExitCode> {
+    let config = match HostConfig::load(&wanted.config, &Machine::this()) {
+        Err(LoadError::Problems(problems)) => {
+            eprintln!("{problems}");
+            return Ok(ExitCode::FAILURE);
+        }
+        loaded => loaded?,
+    };
+    let daemon = Daemon::take(config, &wanted.config)?;
+    let journal = daemon.journal();
+    let telling = tokio::spawn(async move {
+        let (_, mut coming) = journal.after(0);
+        // What is too quick for the terminal is in the journal still.
+        while let Ok(entry) = coming.recv().await {
+            let told = if json {
+                serde_json::to_string(&entry).map(|line| writeln!(io::stdout(), "{line}"))
+            } else {
+                Ok(writeln!(io::stderr(), "{}", words(&entry)))
+            };
+            // Nobody may read it: the appliances go on.
+            drop(told);
+        }
+    });
+    let (end, ended) = watch::channel(None);
+    let (mut interrupt, mut terminate, mut hangup) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::hangup())?,
+    );
+    let signals = tokio::spawn(async move {
+        let mut next = End::Halt;
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => next = End::Leave,
+            }
+            end.send_replace(Some(next));
+            // The second one does not wait for the last requests.
+            next = End::Leave;
+        }
+    });
+    daemon.run(ended).await;
+    signals.abort();
+    telling.abort();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `start` and `restart`: until it serves, or is given up.
+pub(super) async fn act(name: &str, verb: &str, json: bool) -> anyhow::Result<ExitCode> {
+    let client = client().await?;
+    let voice = Voice::new(json);
+    let waiting = voice.waiting(
+        &format!("{verb}ing {name}"),
+        "seconds with KVM, up to minutes under emulation",
+    );
+    let path = format!("/v1/appliances/{}/{verb}?wait=true", checked(name)?);
+    let view: View = timeout(PATIENCE, client.post(&path))
+        .await
+        .context("it neither serves nor is it given up")??;
+    drop(waiting);
+    if json {
+        writeln!(io::stdout(), "{}", serde_json::to_string(&view)?)?;
+    } else {
+        voice.note(&format!("{name}: {}", describe(&view)));
+    }
+    Ok(match view.life.state {
+        State::Serving => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
+}
+
+pub(super) async fn show(name: &str, json: bool) -> anyhow::Result<()> {
+    let path = format!("/v1/appliances/{}", checked(name)?);
+    let view: View = client().await?.get(&path).await?;
+    let mut out = io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string(&view)?)?;
+        return Ok(());
+    }
+    writeln!(out, "{name}: {}", describe(&view))?;
+    let (life, mut rows) = (&view.life, vec![]);
+    rows.push(("image", view.image.display().to_string()));
+    rows.push(("tee", view.tee.clone()));
+    rows.push((
+        "size",
+        format!("{} vCPUs, {} MiB", view.vcpus, view.memory_mib),
+    ));
+    rows.push(("listener", format!("https://{}", view.listen)));
+    rows.push((
+        "runs",
+        format!("{}, {} failures in a row", life.run, life.failures),
+    ));
+    if let Some(failure) = &life.last_failure {
+        rows.push(("last failure", plain(failure, 400)));
+    }
+    if view.outdated {
+        let how = format!("`cocoon-host restart {name}` makes it what the file says now");
+        rows.push(("outdated", how));
+    }
+    if let Some(report) = &view.report {
+        rows.push(("doing", report.doing.clone()));
+        rows.push(("supervisor", report.pid.to_string()));
+        let qemu = report.qemu_pid.map_or("none".into(), |pid| pid.to_string());
+        rows.push(("QEMU", qemu));
+        if let Some(root) = &report.trust_root {
+            rows.push(("trust root", root.display().to_string()));
+        }
+        if let Some(id) = &report.manifest_id {
+            rows.push(("manifest", id.clone()));
+        }
+    }
+    for (what, value) in rows {
+        writeln!(out, "  {what:<14}{value}")?;
+    }
+    Ok(())
+}
+
+pub(super) async fn events(follow: bool, json: bool) -> anyhow::Result<()> {
+    let path = format!("/v1/events?follow={follow}");
+    let client = client().await?;
+    let taken = client.lines(&path, |line| {
+        let told = match serde_json::from_str::<Entry>(line) {
+            Ok(entry) if !json => writeln!(io::stdout(), "{:.3} {}", entry.time, words(&entry)),
+            _ => writeln!(io::stdout(), "{line}"),
+        };
+        // Whoever read it may have seen enough.
+        told.is_ok()
+    });
+    Ok(taken.await?)
+}
+
+/// The process behind each VM of the daemon.
+pub(super) async fn supervise(root: &Path, name: &str, run: u64) -> anyhow::Result<()> {
+    cocoon_host_agent::supervisor::supervise(root, name, run).await
+}
+
+/// The state of an appliance in a few words.
+pub(super) fn describe(view: &View) -> String {
+    let doing = view.report.as_ref().map(|report| report.doing.as_str());
+    match (&view.life.state, doing) {
+        (State::Failed { reason }, _) => format!("failed: {}", plain(reason, 400)),
+        (
+            State::Preparing {
+                restart_at: Some(_),
+            },
+            _,
+        ) => "waits for its restart".to_owned(),
+        (State::Booting | State::Attesting, Some(doing)) => {
+            format!("{}, {doing}", view.life.state.name())
+        }
+        (state, _) => state.name().to_owned(),
+    }
+}
+
+async fn client() -> anyhow::Result<Client> {
+    if let Some(client) = Client::find().await {
+        return Ok(client);
+    }
+    anyhow::bail!(
+        "no daemon runs with this user's state: start one with `cocoon-host serve`, or set COCOON_STATE to its host.state"
+    )
+}
+
+/// A name that is safe in a path.
+pub(super) fn checked(name: &str) -> anyhow::Result<&str> {
+    state::folder(Path::new("/"), name)?;
+    Ok(name)
+}
+
+fn words(entry: &Entry) -> String {
+    // Reasons repeat what a guest said.
+    let text = plain(&entry.text, 1000);
+    match &entry.appliance {
+        Some(name) => format!("{name}: {text}"),
+        None => text,
+    }
+}

@@ -1,0 +1,170 @@
+//! The commands' end of the daemon's local API.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::header::HOST;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use crate::config::DEFAULT_STATE;
+use crate::daemon::SOCKET;
+use crate::daemon::api::{Code, Problem, Refusal};
+use crate::state;
+
+/// Largest answer, in bytes.
+const MAX_ANSWER: usize = 16 << 20;
+/// Longest line of a stream, in bytes.
+const MAX_LINE: usize = 64 * 1024;
+
+/// Why the daemon gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens.
+    #[error("no daemon listens on {path:?}: start one with `cocoon-host serve`")]
+    NotRunning {
+        /// The socket.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The connection failed.
+    #[error("the connection to the daemon failed")]
+    Connection(#[from] hyper::Error),
+    /// It refused.
+    #[error("{}", .0.message)]
+    Refused(Problem),
+    /// It said something else.
+    #[error("the daemon's answer is not understood: is it of another release?")]
+    Shape,
+}
+
+/// A daemon, by its socket.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// The daemon of this state folder.
+    #[must_use]
+    pub fn of(root: &Path) -> Self {
+        let socket = root.join(SOCKET);
+        Self { socket }
+    }
+
+    /// The daemon that runs here: the one of our own state folder or, unless `COCOON_STATE` names that, the one of the
+    /// machine. Where none runs, `None`.
+    pub async fn find() -> Option<Self> {
+        let own = state::root().ok();
+        let named = std::env::var_os("COCOON_STATE").is_some_and(|value| !value.is_empty());
+        let machine = (!named).then(|| PathBuf::from(DEFAULT_STATE));
+        for root in [own, machine].into_iter().flatten() {
+            let client = Self::of(&root);
+            if UnixStream::connect(&client.socket).await.is_ok() {
+                return Some(client);
+            }
+        }
+        None
+    }
+
+    /// Asks for `path`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        whole(self.send(Method::GET, path).await?).await
+    }
+
+    /// Does `path`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        whole(self.send(Method::POST, path).await?).await
+    }
+
+    /// Reads the lines of `path` until their end, or until `take` has enough of them.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn lines(
+        &self,
+        path: &str,
+        mut take: impl FnMut(&str) -> bool,
+    ) -> Result<(), ClientError> {
+        let mut response = self.send(Method::GET, path).await?;
+        if response.status() != StatusCode::OK {
+            return whole::<()>(response).await;
+        }
+        let mut rest = Vec::new();
+        while let Some(frame) = response.body_mut().frame().await {
+            let Ok(data) = frame?.into_data() else {
+                continue;
+            };
+            rest.extend_from_slice(&data);
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                let line = std::str::from_utf8(&line[..end]).map_err(|_| ClientError::Shape)?;
+                if !take(line) {
+                    return Ok(());
+                }
+            }
+            if rest.len() > MAX_LINE {
+                return Err(ClientError::Shape);
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&self, method: Method, path: &str) -> Result<Response<Incoming>, ClientError> {
+        let stream = UnixStream::connect(&self.socket).await;
+        let stream = stream.map_err(|source| ClientError::NotRunning {
+            path: self.socket.clone(),
+            source,
+        })?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // Ends with the answer, which tells of its errors.
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, "localhost")
+            .body(Empty::<Bytes>::new())
+            .map_err(|_| ClientError::Shape)?;
+        Ok(sender.send_request(request).await?)
+    }
+}
+
+impl ClientError {
+    /// What the daemon said, if it did.
+    #[must_use]
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Refused(problem) => Some(problem.code),
+            _ => None,
+        }
+    }
+}
+
+async fn whole<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, ClientError> {
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_ANSWER)
+        .collect()
+        .await;
+    let bytes = body.map_err(|_| ClientError::Shape)?.to_bytes();
+    if status == StatusCode::OK {
+        return serde_json::from_slice(&bytes).map_err(|_| ClientError::Shape);
+    }
+    match serde_json::from_slice::<Refusal>(&bytes) {
+        Ok(refusal) => Err(ClientError::Refused(refusal.error)),
+        Err(_) => Err(ClientError::Shape),
+    }
+}

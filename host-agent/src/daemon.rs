@@ -1,0 +1,213 @@
+//! `cocoon-host serve`: keeps the appliances of one file as they are wanted, and answers questions about them.
+//!
+//! ```text
+//! cocoon-host ps, start, stop, … ──HTTP──▶ server ──▶ keeper (one task for each appliance)
+//!                                            │            │ lifecycle decides, the keeper acts
+//!                                         journal ◀───────┴──▶ supervisor (one process for each VM)
+//! ```
+//!
+//! The daemon may be killed at any moment: what it decided is on disk before it acts, and VMs belong to their
+//! supervisors. The one that comes after finds both and goes on.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::config::HostConfig;
+use crate::lifecycle::Deadlines;
+use crate::state::{self, StateError};
+use crate::supervisor::Launch;
+
+pub mod api;
+mod body;
+mod clock;
+pub mod journal;
+mod keeper;
+mod server;
+mod store;
+
+use journal::Journal;
+use keeper::{Handle, Keeper};
+
+/// The API's socket in the folder of state.
+pub const SOCKET: &str = "host.sock";
+/// Held by the daemon of the folder.
+const LOCK: &str = "host.lock";
+
+/// Why there is no daemon.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The folder of state.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Another daemon has it.
+    #[error(
+        "another daemon keeps its state in {0:?}: `cocoon-host ps` talks to it; stop it, or choose another host.state"
+    )]
+    Running(PathBuf),
+    /// This program, which supervisors are started from.
+    #[error("cannot tell which program this is")]
+    Program(#[source] std::io::Error),
+}
+
+/// How the daemon is asked to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Appliances finish their requests and stop; the next daemon starts them again.
+    Halt,
+    /// Appliances go on, and the next daemon finds them.
+    Leave,
+}
+
+/// A daemon, ready to run.
+pub struct Daemon {
+    config: HostConfig,
+    file: PathBuf,
+    program: PathBuf,
+    deadlines: Deadlines,
+    listener: UnixListener,
+    journal: Arc<Journal>,
+    /// Held as long as it is open.
+    _lock: File,
+}
+
+impl Daemon {
+    /// Takes the folder of state and its socket; `file` is where `config` comes from. Needs a runtime.
+    ///
+    /// # Errors
+    /// [`DaemonError`].
+    pub fn take(config: HostConfig, file: &Path) -> Result<Self, DaemonError> {
+        let root = config.host.state.clone();
+        state::folder_of_ours(&root)?;
+        let path = root.join(LOCK);
+        let lock = state::private()
+            .open(&path)
+            .map_err(state::fail("open", &path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(DaemonError::Running(root)),
+            Err(TryLockError::Error(source)) => {
+                return Err(state::fail("lock", &path)(source).into());
+            }
+        }
+        let listener = state::listen(&root.join(SOCKET))?;
+        Ok(Self {
+            config,
+            file: file.to_owned(),
+            program: std::env::current_exe().map_err(DaemonError::Program)?,
+            deadlines: Deadlines::default(),
+            listener,
+            journal: Arc::new(Journal::default()),
+            _lock: lock,
+        })
+    }
+
+    /// Starts supervisors from `program` in place of this one.
+    #[must_use]
+    pub fn with_program(self, program: PathBuf) -> Self {
+        Self { program, ..self }
+    }
+
+    /// With other deadlines.
+    #[must_use]
+    pub fn with_deadlines(self, deadlines: Deadlines) -> Self {
+        Self { deadlines, ..self }
+    }
+
+    /// What happens, from now on.
+    #[must_use]
+    pub fn journal(&self) -> Arc<Journal> {
+        Arc::clone(&self.journal)
+    }
+
+    /// Runs until `end` says how to end; a halt returns when nothing runs any more, or when `end` says to leave after all.
+    pub async fn run(self, mut end: watch::Receiver<Option<End>>) {
+        let Self {
+            config,
+            file,
+            program,
+            deadlines,
+            listener,
+            journal,
+            _lock,
+        } = self;
+        let socket = config.host.state.join(SOCKET);
+        let mut keepers = JoinSet::new();
+        let mut handles = Vec::new();
+        self::strangers(&config, &journal).await;
+        for appliance in &config.appliances {
+            let keeper = keeper::Setting {
+                launch: Launch::new(appliance, &config.host),
+                appliance: appliance.clone(),
+                root: config.host.state.clone(),
+                cache: config.host.cache.clone(),
+                program: program.clone(),
+                deadlines,
+                journal: Arc::clone(&journal),
+            };
+            let (keeper, handle) = Keeper::new(keeper);
+            keepers.spawn(keeper.run());
+            handles.push(handle);
+        }
+        let about = api::About {
+            api: api::VERSION.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            file,
+            state: config.host.state.clone(),
+        };
+        let handles: Arc<[Handle]> = handles.into();
+        let world = server::World {
+            about,
+            handles: Arc::clone(&handles),
+            journal,
+            root: config.host.state,
+        };
+        let serving = crate::running::Task(tokio::spawn(server::serve(listener, Arc::new(world))));
+        // A dropped sender asks for nothing.
+        let first = end.wait_for(Option::is_some).await.map_or(None, |end| *end);
+        if first != Some(End::Leave) {
+            for handle in &*handles {
+                handle.halt().await;
+            }
+            let rest = async {
+                for handle in &*handles {
+                    handle.at_rest().await;
+                }
+            };
+            tokio::select! {
+                () = rest => {}
+                _ = end.wait_for(|end| *end == Some(End::Leave)) => {}
+            }
+        }
+        drop(serving);
+        // Keepers end between two steps, and each step is on disk before it is taken.
+        keepers.shutdown().await;
+        // Commands see at once that nobody is there; should it stay, the next daemon replaces it.
+        let _ = std::fs::remove_file(socket);
+    }
+}
+
+/// VMs that an earlier file named and this one does not: they are nobody's to stop without being asked.
+async fn strangers(config: &HostConfig, journal: &Journal) {
+    let root = &config.host.state;
+    for name in state::names(root).unwrap_or_default() {
+        let Some(life) = store::load(root, &name).ok().flatten() else {
+            continue;
+        };
+        if config.appliance(&name).is_none()
+            && crate::supervisor::Link::find(root, &name, life.run)
+                .await
+                .is_ok()
+        {
+            let text = format!(
+                "it runs and is not in the file any more: `cocoon-host down {name}` stops it"
+            );
+            journal.add(Some(&name), "unknown", &text);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The types of the local API, version 1: closed, each way. `host-agent/docs/api.md` describes them to strangers.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::lifecycle::Lifecycle;
+use crate::supervisor::Report;
+
+pub use super::journal::Entry;
+
+/// The version, and the first part of every path.
+pub const VERSION: &str = "v1";
+
+/// `GET /v1`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct About {
+    /// [`VERSION`].
+    pub api: String,
+    /// The daemon's release.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// The file that it keeps to.
+    pub file: PathBuf,
+    /// Where it keeps state.
+    pub state: PathBuf,
+}
+
+/// `GET /v1/appliances`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct List {
+    /// In the order of the file.
+    pub appliances: Vec<View>,
+}
+
+/// `GET /v1/appliances/NAME`: what is wanted, what it does, and what runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct View {
+    /// Its name.
+    pub name: String,
+    /// Folder of its image.
+    pub image: PathBuf,
+    /// Public address.
+    pub listen: SocketAddr,
+    /// `tdx`, `sev-snp`, `simulated-tdx` or `simulated-sev-snp`.
+    pub tee: String,
+    /// Guest memory in MiB.
+    pub memory_mib: u32,
+    /// Virtual CPUs.
+    pub vcpus: u16,
+    /// Whether it starts with the daemon.
+    pub autostart: bool,
+    /// Whether what runs was started from another description: a restart makes it the file's.
+    pub outdated: bool,
+    /// Where it is in its life.
+    pub life: Lifecycle,
+    /// What its supervisor reported last, while there is one.
+    pub report: Option<Report>,
+}
+
+/// Every answer that is no success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refusal {
+    /// What is wrong.
+    pub error: Problem,
+}
+
+/// What is wrong with a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Problem {
+    /// For programs.
+    pub code: Code,
+    /// For people.
+    pub message: String,
+}
+
+/// Kinds of problems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Code {
+    /// No such path.
+    UnknownPath,
+    /// The path takes another method.
+    WrongMethod,
+    /// The file describes no such appliance.
+    UnknownAppliance,
+    /// The path takes no such parameter.
+    UnknownParameter,
+    /// A parameter's value.
+    BadParameter,
+    /// No request has a body.
+    UnexpectedBody,
+    /// The appliance has never run.
+    NoLog,
+    /// The daemon is ending.
+    Ending,
+}
+
+impl Code {
+    /// Its HTTP status.
+    #[must_use]
+    pub fn status(self) -> u16 {
+        match self {
+            Self::UnknownPath | Self::UnknownAppliance | Self::NoLog => 404,
+            Self::WrongMethod => 405,
+            Self::UnknownParameter | Self::BadParameter | Self::UnexpectedBody => 400,
+            Self::Ending => 503,
+        }
+    }
+}
+
+impl Refusal {
+    /// A refusal.
+    #[must_use]
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self {
+            error: Problem { code, message },
+        }
+    }
+}

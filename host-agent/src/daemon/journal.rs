@@ -1,0 +1,96 @@
+//! What happened lately: kept up to a bound, and told to whoever follows.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+
+/// Events that are kept.
+const KEPT: usize = 1024;
+
+/// One event.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Number, from 1 in each daemon.
+    pub seq: u64,
+    /// Seconds since 1970.
+    pub time: f64,
+    /// Which appliance it is about, if any.
+    pub appliance: Option<String>,
+    /// The state that it entered, or `note`.
+    pub state: String,
+    /// The same for people.
+    pub text: String,
+}
+
+/// The events of one daemon.
+#[derive(Debug)]
+pub struct Journal {
+    entries: Mutex<VecDeque<Entry>>,
+    told: broadcast::Sender<Entry>,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self {
+            entries: Mutex::default(),
+            told: broadcast::channel(KEPT).0,
+        }
+    }
+}
+
+impl Journal {
+    /// Something happened.
+    pub fn add(&self, appliance: Option<&str>, state: &str, text: &str) {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let time = since.map_or(0, |since| since.as_millis()) as f64 / 1000.0;
+        let mut entries = self.lock();
+        let entry = Entry {
+            seq: entries.back().map_or(0, |last| last.seq) + 1,
+            time,
+            appliance: appliance.map(str::to_owned),
+            state: state.to_owned(),
+            text: text.to_owned(),
+        };
+        if entries.len() == KEPT {
+            entries.pop_front();
+        }
+        entries.push_back(entry.clone());
+        // Under the lock, so that nobody who follows misses one or gets it twice. Nobody may follow.
+        let _ = self.told.send(entry);
+    }
+
+    /// What is kept of the events after number `seq`, and all that come.
+    #[must_use]
+    pub fn after(&self, seq: u64) -> (Vec<Entry>, broadcast::Receiver<Entry>) {
+        let entries = self.lock();
+        let kept = entries.iter().filter(|entry| entry.seq > seq).cloned();
+        (kept.collect(), self.told.subscribe())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn events_are_numbered_bounded_and_followed() {
+        let journal = Journal::default();
+        for number in 1..=KEPT + 3 {
+            journal.add(Some("first"), "note", &number.to_string());
+        }
+        let (kept, mut follow) = journal.after(0);
+        assert_eq!((kept.len(), kept[0].seq), (KEPT, 4));
+        assert_eq!(journal.after(1026).0.len(), 1);
+        journal.add(None, "note", "last");
+        let entry = follow.recv().await.unwrap();
+        assert_eq!((entry.seq, entry.text.as_str()), (1028, "last"));
+    }
+}

@@ -1,0 +1,97 @@
+//! One process for each VM of the daemon: it owns QEMU, the control channel, the simulator and the relay, and outlives
+//! the daemon.
+//!
+//! ```text
+//! daemon ──fork──▶ supervisor ──▶ QEMU, simulator (die with the supervisor)
+//!    │                 │ control channel, console, public listener
+//!    └── socket `sup` ─┘ reports ▲ orders ▼        a new daemon connects to the same socket
+//! ```
+//!
+//! The guest takes the end of its control channel for a fault and powers off, and a connected socket cannot be handed to a
+//! process that does not exist yet; the public listener and every connection it relays belong to one process, too. So
+//! what must live as long as the VM lives in a process of its own, which does nothing but that. The daemon may be
+//! killed and come back: it finds the supervisors by their sockets and goes on from what they report.
+//!
+//! The protocol is one [`Report`] after the other to whoever connects, the newest instead of all, and [`Order`]s back,
+//! in the frames of the control channel. Daemon and supervisor may be of different releases: a report says of which
+//! version it is.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use cocoon_protocol::control::Metrics;
+use serde::{Deserialize, Serialize};
+
+use crate::lifecycle::{Ending, Stage};
+use crate::timings::Step;
+
+mod launch;
+mod link;
+mod owner;
+
+pub use launch::Launch;
+pub use link::{Heard, Link, LinkError};
+pub use owner::supervise;
+
+/// Version of the protocol.
+pub const VERSION: u16 = 1;
+/// The socket's name in the VM's folder.
+pub const SOCKET: &str = "sup";
+/// What was started, in the VM's folder.
+pub const LAUNCH: &str = "launch.json";
+/// How it ended, in the VM's folder.
+pub const ENDING: &str = "ending.json";
+/// Standard error of the supervisor, in the VM's folder.
+pub const WORDS: &str = "supervisor.log";
+/// Largest message, in bytes.
+const MAX_MESSAGE: usize = 256 * 1024;
+
+/// All that a supervisor knows of its VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// [`VERSION`].
+    pub version: u16,
+    /// Which run of the appliance this is.
+    pub run: u64,
+    /// The supervisor's own process.
+    pub pid: u32,
+    /// QEMU's process, once it runs.
+    pub qemu_pid: Option<u32>,
+    /// How far the VM has come.
+    pub stage: Stage,
+    /// The same in a few words for people.
+    pub doing: String,
+    /// Public address, once it is open.
+    pub endpoint: Option<SocketAddr>,
+    /// Identity of the manifest that is published, once the image was read.
+    pub manifest_id: Option<String>,
+    /// File of the development root, when its evidence is simulated.
+    pub trust_root: Option<PathBuf>,
+    /// How long everything took.
+    pub steps: Vec<Step>,
+    /// Counters of the guest.
+    pub metrics: Option<Metrics>,
+    /// How often the engine died and came back.
+    pub engine_restarts: u32,
+    /// Why QEMU runs no machine any more, although it is there.
+    pub halted: Option<String>,
+    /// How it ended: the last report.
+    pub ended: Option<Ending>,
+}
+
+/// What a supervisor is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// Let running requests finish, then end.
+    Drain,
+}
+
+/// What is left of a run on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ended {
+    run: u64,
+    ending: Ending,
+}

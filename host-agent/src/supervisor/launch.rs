@@ -1,0 +1,118 @@
+//! What a supervisor is to start, as the daemon leaves it in the VM's folder.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cocoon_protocol::binding::Tee;
+use cocoon_protocol::config::OperatorConfig;
+use cocoon_qemu::accel::Wanted;
+use serde::{Deserialize, Serialize};
+
+use crate::UpOptions;
+use crate::config::{Appliance, HostSettings, TeeMode};
+use crate::relay::Limits;
+
+/// One VM, as the operator described it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Launch {
+    /// Which run of the appliance this is.
+    pub run: u64,
+    /// Its name.
+    pub name: String,
+    image: PathBuf,
+    manifest: Option<PathBuf>,
+    listen: SocketAddr,
+    tee: Option<Tee>,
+    simulate: Option<Tee>,
+    vcpus: u16,
+    memory_mib: u32,
+    accelerator: String,
+    operator: OperatorConfig,
+    qemu: Option<PathBuf>,
+    simulator: Option<PathBuf>,
+    development_roots: Option<PathBuf>,
+    connections: usize,
+    idle_seconds: u64,
+    life_seconds: u64,
+}
+
+impl Launch {
+    /// The first run of `appliance`.
+    #[must_use]
+    pub fn new(appliance: &Appliance, host: &HostSettings) -> Self {
+        Self {
+            run: 0,
+            name: appliance.name.clone(),
+            image: appliance.image.clone(),
+            manifest: appliance.manifest.clone(),
+            listen: appliance.listen,
+            tee: match appliance.tee {
+                TeeMode::Real(tee) => Some(tee),
+                TeeMode::Simulated(_) => None,
+            },
+            simulate: match appliance.tee {
+                TeeMode::Simulated(tee) => Some(tee),
+                TeeMode::Real(_) => None,
+            },
+            vcpus: appliance.vcpus,
+            memory_mib: appliance.memory_mib,
+            accelerator: match appliance.accel {
+                Wanted::Automatic => "auto",
+                Wanted::Kvm => "kvm",
+                Wanted::Emulated => "tcg",
+            }
+            .to_owned(),
+            operator: appliance.operator.clone(),
+            qemu: host.qemu.clone(),
+            simulator: host.simulator.clone(),
+            development_roots: host.development_roots.clone(),
+            connections: appliance.limits.connections,
+            idle_seconds: appliance.limits.idle.as_secs(),
+            life_seconds: appliance.limits.life.as_secs(),
+        }
+    }
+
+    /// The same for another run.
+    #[must_use]
+    pub fn of_run(&self, run: u64) -> Self {
+        Self {
+            run,
+            ..self.clone()
+        }
+    }
+
+    /// What was left in the VM's folder, if that can be read.
+    #[must_use]
+    pub fn read(folder: &Path) -> Option<Self> {
+        let bytes = std::fs::read(folder.join(super::LAUNCH)).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    /// For [`Host::up`](crate::Host::up), with state in `root`.
+    ///
+    /// # Errors
+    /// An accelerator that this release does not know.
+    pub(super) fn options(&self, root: &Path) -> Result<UpOptions, cocoon_qemu::accel::AccelError> {
+        let mut options = UpOptions::new(self.image.clone(), root.to_owned());
+        options.name = self.name.clone();
+        options.manifest = self.manifest.clone();
+        options.listen = self.listen;
+        options.tee = self.tee;
+        options.simulate = self.simulate;
+        options.vcpus = self.vcpus;
+        options.memory_mib = self.memory_mib;
+        options.accel = self.accelerator.parse()?;
+        options.config = self.operator.clone();
+        options.qemu = self.qemu.clone();
+        options.simulator = self.simulator.clone();
+        options.roots = self.development_roots.clone();
+        options.limits = Limits {
+            connections: self.connections,
+            idle: Duration::from_secs(self.idle_seconds),
+            life: Duration::from_secs(self.life_seconds),
+        };
+        Ok(options)
+    }
+}

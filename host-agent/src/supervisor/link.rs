@@ -1,0 +1,250 @@
+//! The daemon's end: starts a supervisor or finds one, hears its reports, and notices its end whatever that is.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use cocoon_protocol::frame::{self, Decoder};
+use cocoon_qemu::socket::{self, SocketError};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use super::{ENDING, Ended, LAUNCH, Launch, MAX_MESSAGE, Order, Report, SOCKET, VERSION, WORDS};
+use crate::lifecycle::Ending;
+use crate::state::{self, StateError};
+use crate::text::{chain, plain};
+
+/// A process that has closed its socket is gone in no time.
+const REAP: Duration = Duration::from_secs(2);
+
+/// Why a supervisor does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The VM's folder.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Its socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// Its process.
+    #[error("cannot start the supervisor {program:?}")]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What comes from a supervisor.
+#[derive(Debug)]
+pub enum Heard {
+    /// How its VM is.
+    Report(Box<Report>),
+    /// It is gone, and its VM with it.
+    Ended(Ending),
+}
+
+/// A supervisor.
+pub struct Link {
+    folder: PathBuf,
+    run: u64,
+    stream: UnixStream,
+    decoder: Decoder,
+    buffer: Vec<u8>,
+    /// As long as this daemon started it.
+    child: Option<Child>,
+    pid: Option<u32>,
+    ended: Option<Ending>,
+}
+
+impl Link {
+    /// Starts a supervisor for `launch` with `program`, this one as a rule; state is kept in `root`, fetched files in
+    /// `cache`. It outlives us.
+    ///
+    /// # Errors
+    /// [`LinkError`]. What the VM itself lacks is heard later.
+    pub async fn start(
+        program: &Path,
+        root: &Path,
+        cache: Option<&Path>,
+        launch: &Launch,
+    ) -> Result<Self, LinkError> {
+        let folder = state::prepare(root, &launch.name)?;
+        let words = folder.join(WORDS);
+        let fail = |source| LinkError::Start {
+            program: program.to_owned(),
+            source,
+        };
+        // A launch is numbers, names and paths: serialisation cannot fail.
+        let bytes = serde_json::to_vec_pretty(launch).unwrap_or_default();
+        state::write(&folder.join(LAUNCH), &bytes)?;
+        match fs::remove_file(folder.join(ENDING)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(state::fail("remove", &folder.join(ENDING))(error).into());
+            }
+            _ => {}
+        }
+        let stderr = File::options()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&words)
+            .map_err(state::fail("write", &words))?;
+        // Made here, so that we can connect before it runs, and closed here, so that its end is the socket's.
+        let path = folder.join(SOCKET);
+        let listener = socket::listen(&path)?;
+        state::restrict(&path, 0o600)?;
+        let mut command = Command::new(program);
+        command
+            .arg("supervise")
+            .arg(root)
+            .args([&launch.name, &launch.run.to_string()])
+            .stdin(Stdio::from(listener.fd))
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .kill_on_drop(false);
+        if let Some(cache) = cache {
+            command.env("COCOON_CACHE", cache);
+        }
+        let child = command.spawn().map_err(fail)?;
+        // Standard input was kept by the command until now.
+        drop(command);
+        let stream = UnixStream::connect(&path).await.map_err(fail)?;
+        Ok(Self::over(folder, launch.run, stream, Some(child)))
+    }
+
+    /// The supervisor of `name` in its run `run`, if it is alive; else how it ended.
+    ///
+    /// # Errors
+    /// The ending, as far as it is known.
+    pub async fn find(root: &Path, name: &str, run: u64) -> Result<Self, Ending> {
+        let unknown = |error: &dyn std::error::Error| Ending::Failed {
+            reason: chain(error),
+        };
+        let folder = state::folder(root, name).map_err(|error| unknown(&error))?;
+        match UnixStream::connect(folder.join(SOCKET)).await {
+            Ok(stream) => Ok(Self::over(folder, run, stream, None)),
+            Err(_) => Err(kept(&folder, run).unwrap_or_else(|| Ending::Failed {
+                reason: "it was gone when the daemon came back".to_owned(),
+            })),
+        }
+    }
+
+    fn over(folder: PathBuf, run: u64, stream: UnixStream, child: Option<Child>) -> Self {
+        Self {
+            folder,
+            run,
+            stream,
+            decoder: Decoder::new(MAX_MESSAGE),
+            buffer: vec![0; 16 * 1024],
+            pid: child.as_ref().and_then(Child::id),
+            child,
+            ended: None,
+        }
+    }
+
+    /// The next thing heard; after [`Heard::Ended`] there is nothing more. Cancelling is harmless.
+    pub async fn next(&mut self) -> Heard {
+        loop {
+            match self.decoder.next::<Report>() {
+                Ok(Some(report)) if report.version == VERSION && report.run == self.run => {
+                    self.pid = Some(report.pid);
+                    if report.ended.is_some() {
+                        self.ended = report.ended;
+                        continue;
+                    }
+                    return Heard::Report(Box::new(report));
+                }
+                Ok(Some(report)) => {
+                    self.pid = Some(report.pid);
+                    self.misunderstood(&format!(
+                        "its supervisor reports run {} in version {}, expected were run {} and version {VERSION}",
+                        report.run, report.version, self.run
+                    ));
+                }
+                Ok(None) => match self.stream.read(&mut self.buffer).await {
+                    Ok(0) | Err(_) => return Heard::Ended(self.ending().await),
+                    Ok(count) => self.decoder.push(&self.buffer[..count]),
+                },
+                Err(error) => {
+                    self.misunderstood(&format!("its supervisor is not understood: {error}"));
+                    return Heard::Ended(self.ending().await);
+                }
+            }
+        }
+    }
+
+    /// Asks it to finish; false when it cannot be asked.
+    pub async fn drain(&mut self) -> bool {
+        let Ok(bytes) = frame::encode(&Order::Drain, MAX_MESSAGE) else {
+            return false;
+        };
+        self.stream.write_all(&bytes).await.is_ok()
+    }
+
+    /// Kills it, and QEMU and the simulator with it.
+    pub fn kill(&mut self) {
+        if let Some(child) = &mut self.child {
+            // The only failure is that it has ended.
+            let _ = child.start_kill();
+        } else if let Some(pid) = self.pid.and_then(|pid| i32::try_from(pid).ok())
+            && pid > 1
+        {
+            // Its socket is open, so the number is still its own.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+
+    /// Two daemons of different releases cannot share a VM: the operator's configuration is started anew.
+    fn misunderstood(&mut self, why: &str) {
+        self.kill();
+        self.ended = Some(Ending::Failed {
+            reason: why.to_owned(),
+        });
+    }
+
+    async fn ending(&mut self) -> Ending {
+        let status = match &mut self.child {
+            Some(child) => timeout(REAP, child.wait()).await.ok().and_then(Result::ok),
+            None => None,
+        };
+        if let Some(ended) = self.ended.take().or_else(|| kept(&self.folder, self.run)) {
+            return ended;
+        }
+        let words = fs::read(self.folder.join(WORDS)).unwrap_or_default();
+        let words = String::from_utf8_lossy(&words);
+        let last = words.lines().last().map(|line| plain(line, 400));
+        let how = status.map_or("ended".to_owned(), how);
+        let reason = match last.filter(|last| !last.is_empty()) {
+            Some(last) => format!("its supervisor {how}: {last}"),
+            None => format!("its supervisor {how}"),
+        };
+        Ending::Failed { reason }
+    }
+}
+
+fn how(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("ended with code {code}"),
+        (None, Some(signal)) => format!("was killed by signal {signal}"),
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+/// What the supervisor of run `run` left behind.
+fn kept(folder: &Path, run: u64) -> Option<Ending> {
+    let bytes = fs::read(folder.join(ENDING)).ok()?;
+    let ended: Ended = serde_json::from_slice(&bytes).ok()?;
+    (ended.run == run).then_some(ended.ending)
+}

@@ -1,0 +1,16 @@
+//! The daemon's promises, with stand-ins for the processes that own VMs: what it does when they serve, fail, hang and
+//! die, what survives itself, and its API from outside.
+//!
+//! This executable plays the supervisor, too, in the one test that the daemon's program runs by its exact name.
+
+mod api;
+mod commands;
+mod lives;
+mod processes;
+mod stand_in;
+mod world;
+
+#[test]
+fn supervise() {
+    stand_in::play();
+}

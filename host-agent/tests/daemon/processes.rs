@@ -1,0 +1,116 @@
+//! The real daemon with its real supervisors, as far as they go without an image.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use cocoon_host_agent::daemon::api::Entry;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+fn command(root: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cocoon-host"));
+    command.args(arguments).env("COCOON_STATE", root);
+    command
+}
+
+fn run(root: &Path, arguments: &[&str]) -> Output {
+    command(root, arguments).output().unwrap()
+}
+
+/// A file for one appliance whose image is an empty folder, with `more` in its table.
+fn file(folder: &Path, more: &str) -> String {
+    let path = folder.join("host.toml");
+    let text = format!(
+        "version = 1\nhost.state = {:?}\nhost.memory_reserve = \"1M\"\n[[appliance]]\nname = \"first\"\nimage = {folder:?}\n\
+         memory = \"256M\"\nvcpus = 1\ntee = \"simulated-tdx\"\nlisten = \"127.0.0.1:0\"\n{more}\n",
+        folder.join("state")
+    );
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+/// Killed when the test is over, however.
+struct Serving(Child);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn an_empty_image_is_given_up_and_the_daemon_ends_when_asked() {
+    let folder = tempfile::Builder::new()
+        .prefix("cocoon-")
+        .tempdir()
+        .unwrap();
+    let root = folder.path().join("state");
+    let file = file(
+        folder.path(),
+        "restart.delay_seconds = 0\nrestart.max_failures = 2",
+    );
+    let arguments = ["serve", "--json", "--config", &file];
+    let mut daemon = command(&root, &arguments);
+    let mut daemon = Serving(daemon.stdout(Stdio::piped()).spawn().unwrap());
+    let lines = BufReader::new(daemon.0.stdout.take().unwrap()).lines();
+    let entries = lines.map(|line| serde_json::from_str::<Entry>(&line.unwrap()).unwrap());
+    let mut states = vec![];
+    for entry in entries {
+        states.push(entry.state);
+        if states.last().is_some_and(|state| state == "failed") {
+            break;
+        }
+    }
+    // The second try is prepared at once.
+    assert_eq!(states, ["preparing", "preparing", "preparing", "failed"]);
+    let list = run(&root, &["ps", "--json"]);
+    let list: Value = serde_json::from_slice(&list.stdout).unwrap();
+    let life = &list[0]["appliance"]["life"];
+    assert_eq!(life["state"]["name"], "failed");
+    let reason = life["last_failure"].as_str().unwrap();
+    assert!(
+        reason.starts_with("the image is incomplete: cannot read "),
+        "{reason}"
+    );
+
+    let second = run(&root, &["serve", "--config", &file]);
+    assert_eq!(second.status.code(), Some(2));
+    let error = String::from_utf8(second.stderr).unwrap();
+    assert!(
+        error.contains("another daemon keeps its state in "),
+        "{error}"
+    );
+
+    let pid = Pid::from_raw(i32::try_from(daemon.0.id()).unwrap());
+    kill(pid, Signal::SIGTERM).unwrap();
+    assert_eq!(daemon.0.wait().unwrap().code(), Some(0));
+    assert!(!root.join("host.sock").exists());
+    assert_eq!(
+        String::from_utf8(run(&root, &["ps"]).stdout)
+            .unwrap()
+            .lines()
+            .count(),
+        2
+    );
+}
+
+#[test]
+fn a_broken_file_starts_nothing() {
+    let folder = tempfile::Builder::new()
+        .prefix("cocoon-")
+        .tempdir()
+        .unwrap();
+    let root = folder.path().join("state");
+    let file = file(folder.path(), "gpus = 1");
+    let served = run(&root, &["serve", "--config", &file]);
+    assert_eq!(served.status.code(), Some(1), "{served:?}");
+    let error = String::from_utf8(served.stderr).unwrap();
+    assert!(
+        error.starts_with(&format!("{file}:11:1: appliance.gpus: unknown key; ")),
+        "{error}"
+    );
+    assert!(!root.exists());
+}

@@ -1,0 +1,130 @@
+//! A supervisor without a VM: reports what a real one would, as the file `part` in its folder tells it to.
+
+use std::fs::Permissions;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use cocoon_host_agent::lifecycle::{Ending, Stage};
+use cocoon_host_agent::log::{Entry, FILE, Source};
+use cocoon_host_agent::supervisor::{Order, Report, VERSION};
+use cocoon_protocol::frame::{self, Decoder};
+use tempfile::TempDir;
+
+const LIMIT: usize = 256 * 1024;
+
+/// Holds the supervisor's arguments.
+const ARGUMENTS: &str = "COCOON_STAND_IN";
+
+/// The program to start as a supervisor: a script that runs the one test that plays, and no other, with the arguments
+/// put aside where the test harness does not take them for names of tests.
+pub fn program() -> PathBuf {
+    static SCRIPT: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+    let made = SCRIPT.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("supervisor");
+        let own = std::env::current_exe().unwrap();
+        let own = own.to_str().unwrap();
+        let text = format!(
+            "#!/bin/sh\n{ARGUMENTS}=\"$1 $2 $3 $4\" exec '{own}' --exact supervise --nocapture --test-threads 1\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
+        (folder, path)
+    });
+    made.1.clone()
+}
+
+/// Plays if this process was started as a supervisor; else it is an ordinary run of the tests.
+pub fn play() {
+    let Ok(arguments) = std::env::var(ARGUMENTS) else {
+        return;
+    };
+    let arguments: Vec<&str> = arguments.split(' ').collect();
+    let ["supervise", root, name, run] = arguments[..] else {
+        panic!("{arguments:?}")
+    };
+    let folder = Path::new(root).join("vms").join(name);
+    let part = std::fs::read_to_string(folder.join("part")).unwrap();
+    std::fs::write(folder.join("pid"), std::process::id().to_string()).unwrap();
+    let listener = UnixListener::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
+    let line = Entry {
+        time: 1.5,
+        source: Source::Host,
+        text: format!("run {run}"),
+    };
+    let line = serde_json::to_string(&line).unwrap() + "\n";
+    std::fs::write(folder.join(FILE), line).unwrap();
+    if part == "dies" {
+        eprintln!("\u{1b}[31mno words of mine");
+        std::process::abort();
+    }
+    // One daemon after the other: the next one finds what the one before left.
+    while let Ok((daemon, _)) = listener.accept() {
+        if perform(&part, &daemon, run.parse().unwrap()) {
+            return;
+        }
+    }
+}
+
+/// True when the play is over.
+fn perform(part: &str, daemon: &UnixStream, run: u64) -> bool {
+    let tell = |stage, halted: Option<&str>, ended| {
+        let report = report(run, stage, halted, ended);
+        let bytes = frame::encode(&report, LIMIT).unwrap();
+        std::io::Write::write_all(&mut &*daemon, &bytes)
+    };
+    match part {
+        "hangs" => {
+            let _ = tell(Stage::Preparing, None, None);
+        }
+        "fails" => {
+            let reason = "the image is incomplete".to_owned();
+            let _ = tell(Stage::Preparing, None, Some(Ending::Failed { reason }));
+            return true;
+        }
+        "halts" => {
+            let _ = tell(Stage::Serving, Some("the guest panicked"), None);
+        }
+        _ => {
+            for stage in [Stage::Booting, Stage::Attesting, Stage::Serving] {
+                let _ = tell(stage, None, None);
+            }
+        }
+    }
+    let (mut decoder, mut buffer) = (Decoder::new(LIMIT), [0; 1024]);
+    loop {
+        match decoder.next::<Order>().unwrap() {
+            Some(Order::Drain) if part != "deaf" => {
+                let _ = tell(Stage::Draining, None, Some(Ending::Stopped));
+                return true;
+            }
+            Some(Order::Drain) => {}
+            None => match std::io::Read::read(&mut &*daemon, &mut buffer) {
+                Ok(0) | Err(_) => return false,
+                Ok(count) => decoder.push(&buffer[..count]),
+            },
+        }
+    }
+}
+
+fn report(run: u64, stage: Stage, halted: Option<&str>, ended: Option<Ending>) -> Report {
+    Report {
+        version: VERSION,
+        run,
+        pid: std::process::id(),
+        qemu_pid: Some(7),
+        stage,
+        doing: "playing".to_owned(),
+        endpoint: Some("127.0.0.1:8443".parse().unwrap()),
+        manifest_id: Some("00".repeat(32)),
+        trust_root: None,
+        steps: vec![],
+        metrics: None,
+        engine_restarts: 0,
+        halted: halted.map(str::to_owned),
+        ended,
+    }
+}

@@ -1,0 +1,106 @@
+//! The service and the package, held against the tools that will read them, where this machine has those.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Greatest exposure that `systemd-analyze security` may find, in tenths: the unit has 21, and "MEDIUM" begins at 50.
+const EXPOSURE: &str = "25";
+
+fn packaging() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging")
+}
+
+/// The unit, with the program that was just built in the place where the package puts it.
+fn unit(folder: &Path) -> PathBuf {
+    let text = std::fs::read_to_string(packaging().join("cocoon-host.service")).unwrap();
+    let text = text.replace("/usr/bin/cocoon-host", env!("CARGO_BIN_EXE_cocoon-host"));
+    let path = folder.join("cocoon-host.service");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+fn analyze(arguments: &[&str], unit: &Path) -> Option<Output> {
+    let output = Command::new("systemd-analyze")
+        .args(arguments)
+        .arg(unit)
+        .output();
+    match output {
+        Ok(output) => Some(output),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            println!("SKIPPED: there is no systemd-analyze");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn the_unit_is_one_that_systemd_understands() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(output) = analyze(&["verify", "--man=no"], &unit(folder.path())) else {
+        return;
+    };
+    // Other units of the machine may be at fault, too; ours is named with its own.
+    let said = String::from_utf8(output.stderr).unwrap();
+    let ours: Vec<&str> = said
+        .lines()
+        .filter(|line| line.contains("cocoon-host"))
+        .collect();
+    assert_eq!(ours, [""; 0]);
+    // And it does look: a key that is none is found.
+    let text = std::fs::read_to_string(unit(folder.path())).unwrap();
+    let broken = folder.path().join("cocoon-host.service");
+    std::fs::write(&broken, text.replace("KillMode=", "KilMode=")).unwrap();
+    let said = analyze(&["verify", "--man=no"], &broken).unwrap().stderr;
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains("KilMode"), "{said}");
+}
+
+#[test]
+fn the_unit_exposes_little() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = [
+        "security",
+        "--offline=true",
+        "--threshold",
+        EXPOSURE,
+        "--no-pager",
+    ];
+    let Some(output) = analyze(&arguments, &unit(folder.path())) else {
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("unrecognized option") {
+        println!("SKIPPED: this systemd-analyze cannot judge a unit offline");
+        return;
+    }
+    assert!(
+        output.status.success(),
+        "{}{said}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+}
+
+/// A file that was renamed would otherwise be missed only when the package is built.
+#[test]
+fn the_package_names_files_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = std::fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let manifest: toml::Table = toml::from_str(&manifest).unwrap();
+    let deb = &manifest["package"]["metadata"]["deb"];
+    let mut built = vec![];
+    for asset in deb["assets"].as_array().unwrap() {
+        let source = asset[0].as_str().unwrap();
+        match source.strip_prefix("target/release/") {
+            Some(name) => built.push(name),
+            None => assert!(root.join(source).is_file(), "{source}"),
+        }
+    }
+    assert_eq!(built, ["cocoon-host", "cocoon-host.1", "cocoon-host.bash"]);
+    assert!(
+        root.join(deb["license-file"][0].as_str().unwrap())
+            .is_file()
+    );
+    let scripts = root.join(deb["maintainer-scripts"].as_str().unwrap());
+    assert!(scripts.join("postinst").is_file());
+}
