@@ -12,7 +12,7 @@ mod subject;
 const VARIABLE: &str = "COCOON_TEST_MODEL";
 
 #[derive(Parser)]
-struct Options {
+struct Wanted {
     #[command(flatten)]
     subject: subject::Options,
 }
@@ -21,6 +21,6 @@ struct Options {
 pub async fn setup() -> anyhow::Result<Setup> {
     let model = std::env::var(VARIABLE).ok();
     let given = model.iter().flat_map(|path| ["--model", path]);
-    let options = Options::try_parse_from(["evaluation"].into_iter().chain(given))?;
-    Ok(subject::Subject::find(&options.subject).await?.setup(1))
+    let wanted = Wanted::try_parse_from(["evaluation"].into_iter().chain(given))?;
+    Ok(subject::Subject::find(&wanted.subject).await?.setup(1))
 }

@@ -1,14 +1,14 @@
 //! The official clients: installed under their lock files, and run.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use cocoon_tests::image::{cache, workspace};
-use sha2::{Digest as _, Sha256};
+use cocoon_tests::image::workspace;
+use cocoon_tests::installed;
 use tokio::time::timeout;
 
 /// Makes a skipped test fail.
@@ -69,38 +69,24 @@ impl Client {
 
     /// Installs it into the cache, once for each content of its lock file.
     pub fn install(self) -> anyhow::Result<Installed> {
-        let (folder, lock, script) = match self {
-            Self::Python => ("python", "requirements.txt", "conformance.py"),
-            Self::Node => ("node", "package-lock.json", "conformance.mjs"),
+        let place = "tests/openai";
+        let source = workspace().join(place);
+        let (script, root, program) = match self {
+            Self::Python => {
+                let source = source.join("python");
+                let root = installed::python(place, &source)?;
+                let program = root.join("bin/python");
+                (source.join("conformance.py"), root, program)
+            }
+            Self::Node => {
+                let source = source.join("node");
+                let root = installed::node(place, &source)?;
+                (source.join("conformance.mjs"), root, "node".into())
+            }
         };
-        let source = workspace().join("tests/openai").join(folder);
-        let locked = fs::read(source.join(lock)).with_context(|| format!("{folder}/{lock}"))?;
-        let place = cache()?.join("tests/openai");
-        fs::create_dir_all(&place)?;
-        let key = hex::encode(&Sha256::digest(&locked)[..8]);
-        let root = place.join(format!("{folder}-{key}"));
-        let busy = File::create(place.join(format!("{folder}.lock")))?;
-        busy.lock()?;
-        // Written last: an installation that was broken off is made anew.
-        let complete = root.join("complete");
-        if !complete.is_file() {
-            if root.exists() {
-                fs::remove_dir_all(&root)?;
-            }
-            fs::create_dir(&root)?;
-            match self {
-                Self::Python => python(&source, &root)?,
-                Self::Node => node(&source, &root)?,
-            }
-            File::create(&complete)?;
-        }
         // Node looks for packages beside the script.
-        let copy = root.join(script);
-        fs::copy(source.join(script), &copy)?;
-        let program = match self {
-            Self::Python => root.join("bin/python"),
-            Self::Node => "node".into(),
-        };
+        let copy = root.join(script.file_name().context("the script has no name")?);
+        fs::copy(&script, &copy)?;
         Ok(Installed {
             program,
             script: copy,
@@ -131,36 +117,4 @@ impl Installed {
             output: format!("{told}{}", String::from_utf8_lossy(&output.stderr)),
         }
     }
-}
-
-fn python(source: &Path, root: &Path) -> anyhow::Result<()> {
-    run(Command::new("python3").args(["-m", "venv"]).arg(root))?;
-    run(Command::new(root.join("bin/python"))
-        .args(["-m", "pip", "install", "--quiet", "--require-hashes"])
-        // Nothing is compiled, and nothing of a package runs, before its tests do.
-        .args(["--only-binary", ":all:", "--requirement"])
-        .arg(source.join("requirements.txt")))
-}
-
-fn node(source: &Path, root: &Path) -> anyhow::Result<()> {
-    for file in ["package.json", "package-lock.json"] {
-        fs::copy(source.join(file), root.join(file))?;
-    }
-    run(Command::new("npm")
-        .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
-        .current_dir(root))
-}
-
-fn run(command: &mut Command) -> anyhow::Result<()> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run {program}"))?;
-    anyhow::ensure!(
-        output.status.success(),
-        "{program} failed: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(())
 }

@@ -6,6 +6,7 @@
 pub mod alphabet;
 pub mod bare;
 pub mod image;
+pub mod installed;
 pub mod processes;
 pub mod role;
 pub mod seen;

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::chat::{ChatError, Conversation, Ending};
 use crate::error::chain;
+use crate::wiped::push;
 
 /// One line. What is not known is null, so that every line has the same fields.
 #[derive(Serialize)]
@@ -68,9 +69,14 @@ impl<'a> Line<'a> {
 
     /// The line as text, wiped on drop, without a line break.
     pub fn text(&self) -> Zeroizing<String> {
-        // Only maps with non-string keys or failing Serialize impls make this fail: there are none.
-        Zeroizing::new(serde_json::to_string(self).unwrap_or_default())
+        json(self)
     }
+}
+
+/// One line of JSON, wiped on drop.
+pub(crate) fn json(line: &impl Serialize) -> Zeroizing<String> {
+    // Only maps with non-string keys or failing Serialize impls make this fail: there are none.
+    Zeroizing::new(serde_json::to_string(line).unwrap_or_default())
 }
 
 /// As [`Timing`] counts.
@@ -84,13 +90,13 @@ pub async fn ask(
     prompt: &str,
     first: &Line<'_>,
 ) -> (Zeroizing<String>, Result<(), ChatError>) {
-    let mut answer = Answer::default();
+    let mut answer = Zeroizing::default();
     let begun = Instant::now();
     let mut first_piece = None;
     let result = conversation
         .ask(prompt, |piece| {
             first_piece.get_or_insert_with(|| begun.elapsed());
-            answer.push(piece);
+            push(&mut answer, piece);
         })
         .await;
     let timing = Timing {
@@ -110,27 +116,11 @@ pub async fn ask(
         summary: appliance.map(|one| one.summary.as_str()).or(first.summary),
         verdict: None,
         model: first.model,
-        answer: Some(&answer.0),
+        answer: Some(&answer),
         finish_reason: ending.and_then(|ending| ending.finish),
         usage: ending.and_then(|ending| ending.usage),
         timing,
         error: error.as_deref(),
     };
     (line.text(), result.map(|_| ()))
-}
-
-/// Grows without leaving copies behind; the conversation bounds it.
-#[derive(Default)]
-struct Answer(Zeroizing<String>);
-
-impl Answer {
-    fn push(&mut self, piece: &str) {
-        let length = self.0.len() + piece.len();
-        if length > self.0.capacity() {
-            let mut larger = Zeroizing::new(String::with_capacity((length * 2).max(4096)));
-            larger.push_str(&self.0);
-            self.0 = larger;
-        }
-        self.0.push_str(piece);
-    }
 }
