@@ -10,7 +10,11 @@ mod boot;
 mod event_log;
 mod firmware;
 mod launch_digest;
+mod literals;
 mod measured;
 mod pe_image;
 mod reference_manifests;
+#[path = "../src/skip.rs"]
+mod skip;
 mod tools;
+mod volume;

@@ -1,7 +1,7 @@
 //! Foreign packages for the tests: fetched under a lock file, unpacked once, run through their own loader.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,26 +11,20 @@ use cocoon_inputs::{Cache, Fetched, Fetcher, Lock, Mirrors, Options, Policy, rep
 use cocoon_tests::image::{cache, workspace};
 use sha2::{Digest as _, Sha256};
 
+use crate::skip::skipped;
+
 /// What only tests use; nothing of it is in the image.
 const TOOLS: &str = include_str!("tools.lock");
+/// The same for the tests of the model volume.
+const VOLUME_TOOLS: &str = include_str!("volume.lock");
 /// The folder of the libraries inside a Debian package.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
-/// Makes a skipped test fail.
-const NO_SKIP: &str = "COCOON_NO_SKIP";
-
 /// What `open` yields, or `None` after saying that, and why, the test does not take place.
 pub fn had<T>(what: &str, open: impl FnOnce() -> anyhow::Result<T>) -> Option<T> {
     match open() {
         Ok(had) => Some(had),
         Err(error) => {
-            let line = format!("SKIPPED: {what} cannot be had: {error:#}");
-            assert!(
-                std::env::var_os(NO_SKIP).is_none_or(|value| value.is_empty()),
-                "{line}"
-            );
-            // Past the capture of a passing test's output: a test that does not take place must not look like one that
-            // did. A closed standard error leaves nobody to tell.
-            let _ = writeln!(io::stderr(), "{line}");
+            skipped(format_args!("{what} cannot be had: {error:#}"));
             None
         }
     }
@@ -45,18 +39,27 @@ pub struct Packages {
 impl Packages {
     /// The packages of `group` in the tests' own lock file.
     pub fn of_tests(group: &str) -> anyhow::Result<Self> {
-        Self::open(Lock::parse(TOOLS)?, group)
+        Self::open(Lock::parse(TOOLS)?, group, Policy::AllowNewest)
     }
 
-    /// The packages of `group` in the image's lock file.
+    /// The packages of `group` for tests of the model volume.
+    pub fn of_volumes(group: &str) -> anyhow::Result<Self> {
+        Self::open(Lock::parse(VOLUME_TOOLS)?, group, Policy::AllowNewest)
+    }
+
+    /// The packages of `group` in the image's lock file. The newest signed version will do where the locked one is
+    /// gone: nothing of it is shipped.
     pub fn of_image(group: &str) -> anyhow::Result<Self> {
-        let path = workspace().join("image/inputs.lock");
-        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        Self::open(Lock::parse(&text)?, group)
+        Self::open(image_lock()?, group, Policy::AllowNewest)
     }
 
-    fn open(lock: Lock, group: &str) -> anyhow::Result<Self> {
-        let packages = fetch(lock, group)?;
+    /// The packages of `group` in the image's lock file, and no other version of them.
+    pub fn as_locked(group: &str) -> anyhow::Result<Self> {
+        Self::open(image_lock()?, group, Policy::Release)
+    }
+
+    fn open(lock: Lock, group: &str, missing: Policy) -> anyhow::Result<Self> {
+        let packages = fetch(lock, group, missing)?;
         let place = cache()?.join("tests/packages");
         let root = place.join(format!("{group}-{}", content_key(&packages)));
         if root.is_dir() {
@@ -65,7 +68,8 @@ impl Packages {
         fs::create_dir_all(&place)?;
         // Another test wants the same packages at the same time.
         let lock = File::create(root.with_extension("lock"))?;
-        lock.lock()?;
+        let what = "waiting for another test that unpacks the same packages";
+        report::exclusive(&lock, &*report::stderr(), what)?;
         if !root.is_dir() {
             let partial = root.with_extension("partial");
             if partial.exists() {
@@ -103,6 +107,15 @@ impl Packages {
     /// `usr/bin/PROGRAM`, started through the packages' own loader with their own libraries and no variable of ours, so
     /// that the host's do not matter.
     pub fn program(&self, program: &str) -> Command {
+        self.started("usr/bin", program)
+    }
+
+    /// The same for `usr/sbin/PROGRAM`.
+    pub fn system_program(&self, program: &str) -> Command {
+        self.started("usr/sbin", program)
+    }
+
+    fn started(&self, folder: &str, program: &str) -> Command {
         let libraries = self.file(LIBRARIES);
         let mut path = libraries.clone().into_os_string();
         // Where Debian puts libraries that one program alone uses.
@@ -114,14 +127,14 @@ impl Packages {
             .env("OPENSSL_CONF", "/dev/null")
             .arg("--library-path")
             .arg(path)
-            .arg(self.file("usr/bin").join(program));
+            .arg(self.file(folder).join(program));
         command
     }
 }
 
 /// The one Python wheel of `group` in the tests' own lock file, as it is: Python imports from it.
 pub fn wheel(group: &str) -> anyhow::Result<PathBuf> {
-    let mut fetched = fetch(Lock::parse(TOOLS)?, group)?;
+    let mut fetched = fetch(Lock::parse(TOOLS)?, group, Policy::AllowNewest)?;
     let wheel = fetched.pop().context("the lock names no wheel")?;
     anyhow::ensure!(fetched.is_empty(), "the lock names several wheels");
     Ok(wheel.path)
@@ -140,10 +153,16 @@ pub fn output(command: &mut Command) -> anyhow::Result<String> {
     Ok(said)
 }
 
-/// The newest signed version will do where the locked one is gone: nothing of it is shipped.
-fn fetch(lock: Lock, group: &str) -> anyhow::Result<Vec<Fetched>> {
+fn image_lock() -> anyhow::Result<Lock> {
+    let path = workspace().join("image/inputs.lock");
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    Ok(Lock::parse(&text)?)
+}
+
+/// What to do where the locked version is `missing`.
+fn fetch(lock: Lock, group: &str, missing: Policy) -> anyhow::Result<Vec<Fetched>> {
     let options = Options {
-        policy: Policy::AllowNewest,
+        policy: missing,
         ..Options::default()
     };
     let cache = Cache::open(cache()?)?;

@@ -1,0 +1,50 @@
+//! The locked firmware against numbers that other programs gave for its release: what a default run compares with does
+//! not come from the code that it tests.
+
+use cocoon_image::firmware::path;
+use cocoon_measurements::tdx::mrtd::{PageOrder, mrtd};
+use cocoon_measurements::tdx::tdvf::Tdvf;
+use cocoon_measurements::tdx::varstore;
+use sha2::{Digest as _, Sha384};
+
+use crate::tools::{Packages, had, read};
+
+/// MRTD of `OVMF.inteltdx.ms.fd` 2026.08+ds-2, with pages added and extended in one pass, and in two: computed with a
+/// program in Python, from Intel's description of TDH.MEM.PAGE.ADD and TDH.MR.EXTEND.
+const MRTD: [(PageOrder, &str); 2] = [
+    (
+        PageOrder::SinglePass,
+        "a7a1f751abc454f9cbab198ca8d2edb2821935df525c74182b5e776cb0929e8c59aefecce725b0d08a5e9d3d3183bd08",
+    ),
+    (
+        PageOrder::TwoPass,
+        "b90b236113eb4c0d4df4ef590568c14e6028a3a31d7e8ac63dee9845df5008d3ebf82d4f5974e933798f65d7a279b9a9",
+    ),
+];
+/// The variable store without keys: an event of RTMR0 in logs of real TDX machines.
+const BLANK_STORE: &str = "344bc51c980ba621aaa00da3ed7436f7d6e549197dfe699515dfa2c6583d95e6412af21c097d473155875ffd561d6790";
+
+#[test]
+fn the_locked_tdx_firmware_has_the_measurements_that_others_computed() {
+    let Some((firmware, store)) = had("the locked firmware for TDX", || {
+        let firmware = Packages::as_locked("firmware-tdx")?.file(path::TDX);
+        let store = Packages::as_locked("firmware-vars")?.file(path::VARSTORE);
+        Ok((read(&firmware)?, read(&store)?))
+    }) else {
+        return;
+    };
+    let blank = varstore::blank(&firmware, &store).unwrap();
+    // As Debian builds it, and as the image carries it.
+    for bytes in [&firmware, &blank] {
+        let parsed = Tdvf::parse(bytes).unwrap();
+        for (order, expected) in MRTD {
+            assert_eq!(hex::encode(mrtd(&parsed, order)), expected, "{order:?}");
+        }
+    }
+    let parsed = Tdvf::parse(&blank).unwrap();
+    let volume = parsed.configuration_volume().unwrap();
+    assert_eq!(
+        hex::encode(Sha384::digest(parsed.data(volume))),
+        BLANK_STORE
+    );
+}
