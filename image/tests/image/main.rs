@@ -5,5 +5,7 @@ mod commands;
 mod guest;
 mod platform;
 mod reproducible;
+#[path = "../../../tests/src/skip.rs"]
+mod skip;
 mod volume;
 mod world;
