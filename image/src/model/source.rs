@@ -145,7 +145,23 @@ fn gguf(path: &Path) -> Result<SourceFile, SourceError> {
             found: version,
         });
     }
-    source_file(path)
+    let file = source_file(path)?;
+    match Recoding::of(path).map_err(FileError::read(path))? {
+        Some(recoding) => Ok(SourceFile {
+            name: marked(&file.name).ok_or_else(|| name_error(path))?,
+            size: recoding.size,
+            recoding: Some(recoding),
+            ..file
+        }),
+        None => Ok(file),
+    }
+}
+
+/// `Tiny.Q4_1.gguf` is `Tiny.Q4_1+Q8_0.gguf` where its tensors change.
+fn marked(name: &str) -> Option<String> {
+    let stem = name.strip_suffix(".gguf").unwrap_or(name);
+    let marked = format!("{stem}{}.gguf", recode::MARK);
+    (marked.len() <= MAX_NAME).then_some(marked)
 }
 
 fn folder(path: &Path) -> Result<Vec<SourceFile>, SourceError> {
@@ -259,6 +275,7 @@ fn id_from(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::gguf;
     use super::*;
 
     fn written(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
@@ -277,6 +294,20 @@ mod tests {
             ("tiny-model-q4_1", 12)
         );
         assert_eq!(Source::open(&path, Some("mine")).unwrap().id, "mine");
+    }
+
+    #[test]
+    fn a_file_with_slow_tensors_is_another_in_the_volume() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = gguf::tests::file(&[("slow", 32, 3, &[0; 20])]);
+        let path = written(folder.path(), "Tiny.Q4_1.gguf", &bytes);
+        let source = Source::open(&path, None).unwrap();
+        let file = &source.files[0];
+        assert_eq!(
+            (source.id.as_str(), file.name.as_str()),
+            ("tiny.q4_1", "Tiny.Q4_1+Q8_0.gguf")
+        );
+        assert_eq!(file.size, bytes.len() as u64 + 14 + 30);
     }
 
     #[test]
