@@ -17,6 +17,9 @@ use crate::up::UpOptions;
 /// Guest policy of SNP guests: SMT is allowed (bit 16), the bit that must be set is (17), and nothing else.
 const SNP_POLICY: u64 = 0x30000;
 
+/// What an operator should know before the boot.
+pub(crate) const NO_COLLATERAL: &str = "this release fetches no collateral of Intel's or AMD's: the VM's evidence is real, and clients refuse it all the same";
+
 /// This machine cannot start such a VM.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotReady {

@@ -133,6 +133,9 @@ impl Host {
         let progress = logged(Arc::clone(&log), progress);
         let note = |text: &str| progress(Progress::Note(text.to_owned()));
         folder.write("manifest.json", &image.manifest)?;
+        if options.tee.is_some() {
+            note(tee::NO_COLLATERAL);
+        }
         let listener = relay::listen(options.listen).await?;
         let endpoint = listener.local_addr().unwrap_or(options.listen);
         let simulator = simulator(&options, &folder, &note).await?;

@@ -95,7 +95,12 @@ pub(super) async fn run(asked: Doctor, json: bool) -> anyhow::Result<ExitCode> {
         cache: Cache::default_root().ok(),
     };
     let qemu = doctor::qemu(&Real, asked.qemu.as_deref()).await;
-    let tried = tried(asked.image.as_deref(), asked.qemu.as_deref(), &voice).await?;
+    let tried = tried(
+        asked.image.as_deref(),
+        asked.qemu.as_deref(),
+        (!json).then_some(&voice),
+    )
+    .await?;
     let waiting = (!json).then(|| voice.waiting("asking kernel, firmware and devices", "seconds"));
     let facts = {
         let wanted = wanted.clone();
@@ -129,7 +134,11 @@ fn default_vcpus() -> u16 {
 }
 
 /// Tries KVM with the image's kernel where there are an image, a QEMU on this machine and KVM's device.
-async fn tried(image: Option<&Path>, named: Option<&Path>, voice: &Voice) -> anyhow::Result<Tried> {
+async fn tried(
+    image: Option<&Path>,
+    named: Option<&Path>,
+    voice: Option<&Voice>,
+) -> anyhow::Result<Tried> {
     let Some(folder) = image else {
         return Ok(Tried::NoImage);
     };
@@ -137,7 +146,12 @@ async fn tried(image: Option<&Path>, named: Option<&Path>, voice: &Voice) -> any
         return Ok(Tried::NoQemu);
     };
     let image = Image::open(folder, None)?;
-    let note = |text: &str| voice.note(text);
+    // A program gets one object, with the trial's outcome in it.
+    let note = |text: &str| {
+        if let Some(voice) = voice {
+            voice.note(text);
+        }
+    };
     let choice = qemu::choose(accel::Wanted::Automatic, &found, &image, note).await?;
     Ok(Tried::Yes {
         works: choice.accel == Accel::Kvm,

@@ -17,7 +17,7 @@ use cocoon_protocol::bytes::{Hex, Hex32, Hex48};
 use cocoon_protocol::manifest::{Manifest, PlatformSource};
 
 use super::facts::{Facts, Wanted};
-use super::finding::{Finding, Mode};
+use super::finding::{Finding, Mode, Severity};
 use super::judge::PAGE_ORDER_SINCE;
 use super::policy::PolicyFile;
 use crate::text::chain;
@@ -180,24 +180,17 @@ fn tdx(image: &Artefacts, facts: &Facts, wanted: &Wanted) -> Vec<Finding> {
         Ok(mut events) => {
             events.extend(rtmr::rtmr2(&image.cmdline, Some(&image.initrd), edk2));
             let registers = replay(events.iter().map(|event| (event.rtmr, &event.digest)));
-            let kernel = compared(
-                id,
-                "RTMR1",
-                &expected.rtmr1,
-                &Hex(registers[Rtmr::Rtmr1.index()]),
-                REBUILD,
-            );
-            if kernel.prevents(Mode::Tdx) {
-                kernel
-            } else {
-                compared(
-                    id,
-                    "RTMR2",
-                    &expected.rtmr2,
-                    &Hex(registers[Rtmr::Rtmr2.index()]),
-                    REBUILD,
-                )
+            let register = |rtmr: Rtmr| Hex(registers[rtmr.index()]);
+            let (kernel, rest) = (register(Rtmr::Rtmr1), register(Rtmr::Rtmr2));
+            let mut row = compared(id, "RTMR1", &expected.rtmr1, &kernel, REBUILD);
+            if row.severity == Severity::Ok {
+                row = compared(id, "RTMR2", &expected.rtmr2, &rest, REBUILD);
             }
+            if row.severity == Severity::Ok {
+                row.found =
+                    format!("RTMR1 will be {kernel} and RTMR2 {rest}, as the manifest says");
+            }
+            row
         }
     });
     findings.push(shape_of(&image.manifest, wanted));

@@ -131,6 +131,40 @@ pub fn faults(findings: &[Finding], least: Severity) -> Vec<&'static str> {
     faults.map(|finding| finding.id).collect()
 }
 
+/// An edit of a good machine, the finding it must cause, its severity, and a part of what it must say.
+pub type Case = (
+    fn(Captured) -> Captured,
+    &'static str,
+    Severity,
+    &'static str,
+);
+
+/// Every edit causes its finding, which prevents something only if it is a failure.
+pub fn check(good: impl Fn() -> Captured, cases: &[Case]) {
+    for (edit, id, severity, said) in cases {
+        let finding = edit(good()).finding(id);
+        assert_eq!(finding.severity, *severity, "{finding:?}");
+        assert!(finding.found.contains(said), "{said:?} in {finding:?}");
+        let failure = *severity == Severity::Failure;
+        for mode in &finding.modes {
+            assert_eq!(finding.prevents(*mode), failure, "{finding:?}");
+        }
+    }
+}
+
+/// Each of the findings is bad in one of the cases.
+pub fn covered(findings: &[Finding], cases: &[Case]) {
+    assert!(!findings.is_empty());
+    for finding in findings {
+        let bad = |(_, id, severity, _): &Case| *id == finding.id && *severity > Severity::Ok;
+        assert!(
+            cases.iter().any(bad),
+            "{} is never bad in these tests",
+            finding.id
+        );
+    }
+}
+
 impl Files for Captured {
     fn read(&self, path: &str) -> Result<Vec<u8>, Refusal> {
         if let Some(text) = self.section("file", path) {

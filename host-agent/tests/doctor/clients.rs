@@ -189,6 +189,10 @@ fn predictions_are_the_manifests_digests() {
     assert!(tdx.found.contains(&image.manifest.tdx.mrtd.to_string()));
     let kernel = row("client.tdx.kernel", &image);
     assert_eq!(kernel.severity, Severity::Ok, "{kernel:?}");
+    let registers = &image.manifest.tdx;
+    for register in [registers.rtmr1, registers.rtmr2] {
+        assert!(kernel.found.contains(&register.to_string()), "{kernel:?}");
+    }
     let launch = row("client.snp.launch", &image);
     let digest = image.manifest.snp.launch[0].digest;
     assert_eq!(
