@@ -12,6 +12,7 @@
 mod grammar;
 mod request;
 mod source;
+mod threads;
 mod tokens;
 
 use std::path::Path;

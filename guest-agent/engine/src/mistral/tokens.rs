@@ -9,6 +9,7 @@ use mistralrs_core::CustomLogitsProcessor;
 use mistralrs_core::llguidance::toktrie::{TokEnv, TokTrie};
 use tokio::sync::mpsc;
 
+use super::threads;
 use crate::choose::{Choice, Chooser, TooComplex};
 
 /// The tokens of a model.
@@ -68,6 +69,7 @@ pub(super) fn processor(
 ) -> Arc<dyn CustomLogitsProcessor> {
     let chooser = Mutex::new(chooser);
     Arc::new(move |logits: &Tensor, context: &[u32]| {
+        threads::join();
         let mut values = zeroize::Zeroizing::new(logits.to_vec1::<f32>()?);
         let mut chooser = chooser.lock().unwrap_or_else(PoisonError::into_inner);
         let choice = chooser.choose(&mut values, context);
