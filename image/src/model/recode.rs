@@ -1,8 +1,8 @@
 //! Weights of types that the engine computes slowly, written into the volume as a type that it computes fast.
 //!
 //! On a CPU the engine multiplies quantised weights with candle, which has vector instructions for most types of GGUF
-//! but none for Q4_1, Q5_0 and Q5_1: those cost about ten times as much per weight. Q8_0 has the same blocks of 32
-//! weights, so that it fits wherever they do, and its rounding is a tenth of theirs or less. What it costs is memory:
+//! but none for Q4_1, Q5_0 and Q5_1: those take several times as long. Q8_0 has the same blocks of 32 weights, so that it
+//! fits wherever they do, and steps at least four times finer for weights on both sides of zero. What it costs is memory:
 //! 34 bytes for a block instead of 20 to 24.
 //!
 //! This happens where the volume is made and not where it is loaded: what is measured stays what is computed with, the
