@@ -1,13 +1,16 @@
 //! What people see on a terminal: waiting, words, conversations. Answers and verdicts go to standard
 //! output, everything beside them to standard error.
 
+mod answering;
+mod waiting;
+
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
 
 use cocoon_protocol::openai::FinishReason;
-use indicatif::{ProgressBar, ProgressStyle};
 use zeroize::Zeroizing;
+
+pub use answering::Answering;
+pub use waiting::Waiting;
 
 use crate::chat::{ChatError, Conversation, Ending};
 use crate::error::{chain, steers};
@@ -54,17 +57,16 @@ pub async fn talk(conversation: &mut Conversation) -> Result<(), TerminalError> 
 
 /// Asks one question and prints its answer as it arrives, without anything that could steer the terminal.
 pub async fn answer(conversation: &mut Conversation, prompt: &str) -> Result<(), TerminalError> {
-    let mut waiting = Waiting::new("waiting for the first word".to_owned());
+    let mut answering = Answering::new();
     let mut written = Ok(());
     let ending = conversation
         .ask(prompt, |piece| {
-            waiting.done();
             if written.is_ok() {
-                written = print(Zeroizing::new(harmless(piece)).as_str());
+                written = answering.words(piece);
             }
         })
         .await;
-    waiting.done();
+    drop(answering);
     if !matches!(
         ending,
         Err(ChatError::Request(_) | ChatError::Upstream(_) | ChatError::Refused { .. })
@@ -111,66 +113,6 @@ pub fn style(full: bool) -> TableStyle {
         color,
         width: width.map_or(TableStyle::default().width, |(width, _)| width.0),
         full,
-    }
-}
-
-/// Something that takes time, shown on standard error: turning on a terminal, one line elsewhere.
-pub struct Waiting {
-    bar: ProgressBar,
-    /// Dropping it ends the lines that are written where standard error is no terminal.
-    _told: Option<mpsc::Sender<()>>,
-}
-
-/// After how many milliseconds a line says that it goes on, where there is no terminal.
-const TOLD: [u64; 5] = [1900, 5000, 10_000, 20_000, 40_000];
-/// After those, every so many milliseconds.
-const LATER: u64 = 30_000;
-
-impl Waiting {
-    /// Shows `what` until it is done.
-    pub fn new(what: String) -> Self {
-        let bar = ProgressBar::new_spinner();
-        if bar.is_hidden() {
-            say(format_args!("{what} …"));
-            let (told, ended) = mpsc::channel();
-            std::thread::spawn(move || tell(&what, &ended));
-            return Self {
-                bar,
-                _told: Some(told),
-            };
-        }
-        // The template is a constant without errors; the default one serves as well.
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} … {elapsed}") {
-            bar.set_style(style);
-        }
-        bar.set_message(what);
-        bar.enable_steady_tick(Duration::from_millis(120));
-        Self { bar, _told: None }
-    }
-
-    /// Takes it away.
-    pub fn done(&mut self) {
-        self.bar.finish_and_clear();
-        self._told = None;
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.done();
-    }
-}
-
-/// Until the other end of `ended` is dropped.
-fn tell(what: &str, ended: &mpsc::Receiver<()>) {
-    let began = Instant::now();
-    let later = (1..).map(|count| TOLD[TOLD.len() - 1] + count * LATER);
-    for due in TOLD.into_iter().chain(later) {
-        let wait = Duration::from_millis(due).saturating_sub(began.elapsed());
-        if ended.recv_timeout(wait) != Err(mpsc::RecvTimeoutError::Timeout) {
-            return;
-        }
-        say(format_args!("{what}: {} s", began.elapsed().as_secs()));
     }
 }
 
