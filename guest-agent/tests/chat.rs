@@ -8,7 +8,7 @@ use cocoon_guest_agent::api::Limits;
 use cocoon_guest_agent::api::stream::BUCKET;
 use common::client::{DEADLINE, read, refusal};
 use common::engine::CONTEXT;
-use common::{Client, FakeEngine, MODEL, machine};
+use common::{Client, FakeEngine, MODEL, impatient, machine};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
 use tokio::time::timeout;
@@ -249,7 +249,7 @@ async fn a_stream_that_breaks_ends_with_an_error_event() {
 #[tokio::test]
 async fn a_client_that_leaves_cancels_and_frees_its_slot() {
     let (engine, mut cancelled) = FakeEngine::new();
-    let machine = machine(engine, 1, Limits::default()).await;
+    let machine = machine(engine, 1, impatient()).await;
     for stream in [r#","stream":true"#, ""] {
         let mut client = Client::attested(machine.address).await;
         if stream.is_empty() {

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use cocoon_guest_agent::api::Limits;
 use common::client::{DEADLINE, handshake};
-use common::{Client, FakeEngine, machine};
+use common::{Client, FakeEngine, impatient, machine};
 use framed::Framed;
 use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// Nobody waits for it.
@@ -141,7 +142,7 @@ async fn answers_without_a_window_are_given_up_and_others_get_theirs() {
     let limits = Limits {
         unread: Duration::from_secs(3),
         idle: NEVER,
-        ..Limits::default()
+        ..impatient()
     };
     let machine = machine(FakeEngine::new().0, 1, limits).await;
     let mut client = Client::attested(machine.address).await;
@@ -172,6 +173,7 @@ async fn answers_without_a_window_are_given_up_and_others_get_theirs() {
 async fn a_slow_reader_that_reads_is_not_cut() {
     let limits = Limits {
         unread: Duration::from_secs(2),
+        least_rate: 500,
         idle: NEVER,
         ..Limits::default()
     };
@@ -188,6 +190,108 @@ async fn a_slow_reader_that_reads_is_not_cut() {
     }
     assert!(text.ends_with(b"data: [DONE]\n\n"));
     assert!(begun.elapsed() > limits.unread, "{:?}", begun.elapsed());
+}
+
+/// Each piece is taken in time, and the answer would last for as long as the connection.
+#[tokio::test]
+async fn a_reader_that_takes_a_little_now_and_then_is_cut() {
+    let limits = Limits {
+        unread: Duration::from_secs(2),
+        least_rate: 10_000,
+        idle: NEVER,
+        ..Limits::default()
+    };
+    let machine = machine(FakeEngine::new().0, 1, limits).await;
+    let mut slow = Framed::attested(machine.address, 1024).await;
+    let mut others = slow.again();
+    let mut answer = slow.chat(&"word ".repeat(200)).await.into_body();
+    let begun = Instant::now();
+    let mut pace = tokio::time::interval(limits.unread / 8);
+    let cut = async {
+        while let Some(Ok(frame)) = answer.frame().await {
+            assert!(frame.is_data());
+            // What the others of the same connection take does not count for this one.
+            let Ok(quick) = others.try_chat("hello").await else {
+                return;
+            };
+            if quick.into_body().collect().await.is_err() {
+                return;
+            }
+            pace.tick().await;
+        }
+    };
+    timeout(DEADLINE, cut).await.expect("cut in time");
+    slow.closed().await;
+    let lasted = begun.elapsed();
+    assert!(lasted >= limits.unread, "{lasted:?}");
+}
+
+/// Strangers have a share of their own, from the first byte of their handshakes on.
+#[tokio::test]
+async fn a_flood_of_handshakes_sends_nobody_away_who_has_attested() {
+    let limits = Limits {
+        connections: 3,
+        strangers: 2,
+        head_time: Duration::from_secs(5),
+        idle: NEVER,
+        ..Limits::default()
+    };
+    let machine = machine(FakeEngine::new().0, 1, limits).await;
+    let mut attested = Client::attested(machine.address).await;
+    let mut flood = Vec::new();
+    for _ in 0..2 {
+        // Not a byte of a handshake.
+        flood.push(TcpStream::connect(machine.address).await.unwrap());
+    }
+    // They take both places that were left. More are closed unread, and nobody leaves for them.
+    for _ in 0..3 {
+        let refused = timeout(DEADLINE, handshake(machine.address)).await;
+        assert!(refused.expect("at once").is_err());
+    }
+    assert_eq!(attested.get("/healthz").await.0, 200);
+    // Handshakes that do not come end, and the share is free again.
+    drop(flood);
+    let place = async { while handshake(machine.address).await.is_err() {} };
+    timeout(DEADLINE, place).await.expect("a place is free");
+    assert_eq!(attested.get("/healthz").await.0, 200);
+}
+
+/// The share is for those that have not attested yet: who has, makes room for the next.
+#[tokio::test]
+async fn strangers_become_guests() {
+    let limits = Limits {
+        connections: 3,
+        strangers: 1,
+        idle: NEVER,
+        ..Limits::default()
+    };
+    let machine = machine(FakeEngine::new().0, 1, limits).await;
+    let mut guests = Vec::new();
+    for _ in 0..3 {
+        guests.push(Client::attested(machine.address).await);
+    }
+    for guest in &mut guests {
+        assert_eq!(guest.get("/healthz").await.0, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_leaves_for_the_next_one() {
+    let limits = Limits {
+        connections: 3,
+        strangers: 1,
+        idle: NEVER,
+        ..Limits::default()
+    };
+    let machine = machine(FakeEngine::new().0, 1, limits).await;
+    let mut first = Client::attested(machine.address).await;
+    let mut stranger = Client::connect(machine.address).await;
+    assert_eq!(stranger.get("/healthz").await.0, 421);
+    let mut second = Client::attested(machine.address).await;
+    stranger.closed().await;
+    for guest in [&mut first, &mut second] {
+        assert_eq!(guest.get("/healthz").await.0, 200);
+    }
 }
 
 #[tokio::test]

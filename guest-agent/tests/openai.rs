@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use cocoon_guest_agent::api::Limits;
 use cocoon_guest_agent::api::stream::BUCKET;
 use common::client::{read, refusal};
-use common::{Client, FakeEngine, MODEL, machine};
+use common::{Client, FakeEngine, MODEL, impatient, machine};
 use serde_json::{Value, json};
 
 const TOOLS: &str = r#","tools":[{"type":"function","function":{"name":"f"}},{"type":"function","function":{"name":"g"}}]"#;
@@ -83,7 +83,7 @@ async fn several_choices_have_their_own_seeds_and_one_prompt() {
 #[tokio::test]
 async fn choices_start_together_or_not_at_all() {
     let mut client = client(2).await;
-    let machine = machine(FakeEngine::new().0, 2, Limits::default()).await;
+    let machine = machine(FakeEngine::new().0, 2, impatient()).await;
     let mut busy = Client::attested(machine.address).await;
     let held = busy.chat("wait", STREAM).await;
     let mut other = Client::attested(machine.address).await;

@@ -5,10 +5,9 @@
 //! Reading ──a whole head──▶ Busy ──the end of the last answer──▶ Idle ──the first byte──▶ Reading
 //! ```
 //!
-//! Nobody holds an answer without taking it: where a piece of one waits for its client too long, the
-//! connection is cut.
+//! Nobody holds an answer without taking it: where its client takes it too slowly, the connection is cut
+//! (see `unread`).
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -16,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Limits;
+use super::unread::{SOCKET, Unread};
 
 /// State of one connection, shared by its stream, its requests and its owner.
 pub(super) struct Activity {
@@ -83,8 +83,8 @@ impl Activity {
     /// What to do. A connection that is `ending` was told so, and has no reason left to be idle.
     pub fn due(&self, limits: &Limits, ending: bool) -> Due {
         match *self.lock() {
-            State::Busy(_) => match self.unread.oldest() {
-                Some(since) => Due::Cut(since + limits.unread),
+            State::Busy(_) => match self.unread.until(limits.unread) {
+                Some(until) => Due::Cut(until),
                 // Not told of each piece: that would wake the owner for every token.
                 None => Due::Look(Instant::now() + limits.unread / 4),
             },
@@ -104,24 +104,24 @@ impl Activity {
         self.requests.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// A piece of an answer was given to be sent.
-    pub fn given(&self, answer: u64) {
+    /// A piece of an answer, of so many bytes, was given to be sent.
+    pub fn given(&self, answer: u64, bytes: usize) {
         // Over HTTP/1.1 there is one answer at a time, and the socket knows better whether it moves.
         if self.framed {
-            self.unread.waits(answer);
+            self.unread.given(answer, bytes, Instant::now());
         }
     }
 
     /// More of an answer is wanted: what was given is on its way.
     pub fn taken(&self, answer: u64) {
         if self.framed {
-            self.unread.moves(answer);
+            self.unread.taken(answer, Instant::now());
         }
     }
 
     /// An answer has ended.
     pub fn answered(&self, answer: u64) {
-        self.unread.moves(answer);
+        self.unread.over(answer);
         self.change(|state| match state {
             State::Busy(count @ 2..) => State::Busy(count - 1),
             State::Busy(_) => State::Idle(Instant::now()),
@@ -176,43 +176,6 @@ impl Activity {
     }
 }
 
-/// Number of the socket among what waits for a client; answers count from the next one.
-const SOCKET: u64 = 0;
-
-/// What waits for a client to take it, by number, and since when: one answer that moves must not hide
-/// another that does not.
-#[derive(Default)]
-pub(super) struct Unread(Mutex<BTreeMap<u64, Instant>>);
-
-impl Unread {
-    /// The socket takes no bytes.
-    pub fn blocked(&self) {
-        self.waits(SOCKET);
-    }
-
-    /// The socket took bytes.
-    pub fn flowed(&self) {
-        self.moves(SOCKET);
-    }
-
-    fn waits(&self, number: u64) {
-        self.lock().entry(number).or_insert_with(Instant::now);
-    }
-
-    fn moves(&self, number: u64) {
-        self.lock().remove(&number);
-    }
-
-    fn oldest(&self) -> Option<Instant> {
-        self.lock().values().min().copied()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Instant>> {
-        // Nothing panics while it holds the lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// All connections past their handshake.
 #[derive(Default)]
 pub(super) struct Table(Mutex<Vec<Weak<Activity>>>);
@@ -226,13 +189,14 @@ impl Table {
     }
 
     /// Tells the one that was idle longest to leave; false when none is idle. One that has attested
-    /// leaves only where all have: opening connections costs a stranger nothing.
-    pub fn make_room(&self) -> bool {
+    /// leaves only where all have, and never for the share of `strangers`: opening connections costs a
+    /// stranger nothing.
+    pub fn make_room(&self, strangers: bool) -> bool {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = all.iter().filter_map(Weak::upgrade);
         let idle = idle.filter_map(|activity| {
             let order = (activity.is_attested(), activity.idle_since()?);
-            Some((order, activity))
+            (!strangers || !order.0).then_some((order, activity))
         });
         let oldest = idle.min_by_key(|(order, _)| *order);
         oldest.is_some_and(|(_, activity)| {

@@ -1,7 +1,7 @@
 //! One TLS connection: handshake, exporter, attestation, requests, end of life.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cocoon_protocol::binding::EXPORTER_LABEL;
 use cocoon_protocol::bytes::{Hex, Hex32};
@@ -9,22 +9,28 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::activity::{Activity, Due, Table, Unread};
+use super::activity::{Activity, Due, Table};
+use super::unread::Unread;
 use super::watched::{Asked, Watched};
 use super::{Service, routes};
+use crate::engine::Source;
 
 /// What requests of one connection share.
 pub(super) struct Connection {
     /// The TLS session's own secret: it binds evidence to this connection.
     pub exporter: Hex32,
+    /// Whose turn it is when requests wait for the engine.
+    pub source: Source,
     pub service: Arc<Service>,
     activity: Arc<Activity>,
     newly_attested: Notify,
     attempts: AtomicU32,
+    /// Its part of the share of those that have not attested.
+    stranger: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl Connection {
@@ -33,8 +39,10 @@ impl Connection {
         self.activity.is_attested()
     }
 
-    /// Evidence over this session is being handed out.
+    /// Evidence over this session is being handed out: it is no stranger any more.
     pub fn attested(&self) {
+        let mut stranger = self.stranger.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(stranger.take());
         self.activity.attested();
         self.newly_attested.notify_one();
     }
@@ -51,13 +59,14 @@ pub(super) async fn run(
     tls: TlsAcceptor,
     service: Arc<Service>,
     table: &Table,
+    stranger: OwnedSemaphorePermit,
     mut drain: watch::Receiver<bool>,
 ) {
     let limits = service.limits;
     let born = Instant::now();
     // Small events must not wait for each other; a socket that refuses this still works.
     let _ = tcp.set_nodelay(true);
-    let unread = Arc::new(Unread::default());
+    let unread = Arc::new(Unread::new(limits.least_rate));
     let tcp = Watched {
         stream: tcp,
         watcher: Arc::clone(&unread),
@@ -77,10 +86,12 @@ pub(super) async fn run(
     table.add(&activity);
     let connection = Arc::new(Connection {
         exporter: Hex(exporter),
+        source: service.engine.source(),
         service,
         activity: Arc::clone(&activity),
         newly_attested: Notify::new(),
         attempts: AtomicU32::new(0),
+        stranger: Mutex::new(Some(stranger)),
     });
     let (shared, doing) = (Arc::clone(&connection), Arc::clone(&activity));
     let handler = service_fn(move |request| {

@@ -185,6 +185,12 @@ impl Refusal {
         refusal
     }
 
+    /// Worth another try after so many seconds.
+    fn after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+
     /// Cannot serve now.
     pub fn unavailable(code: &'static str, message: &str) -> Self {
         let mut refusal = Self::new(
@@ -201,11 +207,17 @@ impl Refusal {
 impl From<Unavailable> for Refusal {
     fn from(reason: Unavailable) -> Self {
         match reason {
-            Unavailable::Busy => {
+            Unavailable::Busy { retry_after } => {
                 Self::rate_limit("All generation slots of this machine are taken: try again.")
+                    .after(retry_after)
             }
-            Unavailable::Unread => Self::rate_limit(
+            Unavailable::Unread { retry_after } => Self::rate_limit(
                 "Too many answers of this machine are still being read: try again.",
+            )
+            .after(retry_after),
+            Unavailable::Draining => Self::unavailable(
+                "draining",
+                "This machine finishes its last answers and takes no new requests: use another.",
             ),
             Unavailable::NotReady => {
                 Self::unavailable("engine_not_ready", "The engine is loading: try again.")

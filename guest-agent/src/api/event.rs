@@ -4,9 +4,9 @@
 //! to guess an answer. So every event is filled up to a multiple of [`BUCKET`] bytes, which is
 //! larger than any usual token makes it.
 
+use cocoon_protocol::wiping::WipingWriter;
 use hyper::body::Bytes;
 use serde::Serialize;
-use zeroize::Zeroize as _;
 
 /// Events are multiples of this many bytes.
 pub const BUCKET: usize = 512;
@@ -36,14 +36,15 @@ impl Shape {
 pub(super) fn event(value: &impl Serialize, shape: Shape) -> Bytes {
     const TAIL: &[u8] = b"\"}\n\n";
     let bucket = shape.bucket();
-    // Room for a whole bucket from the start: text does not leave copies in outgrown buffers.
-    let mut bytes = Vec::with_capacity(2 * bucket);
-    bytes.extend_from_slice(b"data: ");
+    let mut json = WipingWriter::with_capacity(2 * bucket);
+    json.push(b"data: ");
     // Strings and numbers into memory: serialisation cannot fail.
-    if serde_json::to_writer(&mut bytes, value).is_err() {
-        bytes.zeroize();
+    if serde_json::to_writer(&mut json, value).is_err() {
         return Bytes::new();
     }
+    // Room for whatever comes behind it: from here on nothing moves, and no copy stays behind.
+    json.reserve(bucket + TAIL.len());
+    let mut bytes = json.into_bytes();
     if shape.obfuscate {
         bytes.truncate(bytes.len() - 2);
         let whole = (bytes.len() + TAIL.len()).next_multiple_of(bucket);

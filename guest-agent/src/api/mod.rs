@@ -9,11 +9,13 @@ pub mod error;
 mod event;
 mod fields;
 mod options;
+mod places;
 mod routes;
 mod schema;
 pub mod stream;
 mod tools;
 mod turns;
+mod unread;
 mod watched;
 mod whole;
 pub mod wire;
@@ -24,13 +26,14 @@ use std::time::Duration;
 
 use cocoon_protocol::control::Metrics;
 use cocoon_protocol::openai::Usage;
-use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use activity::Table;
+use places::{Place, Places};
 
 use crate::attester::Attester;
-use crate::engine::Engine;
+use crate::engine::{Bounds, Engine, Patience};
 use crate::tls::AttestedListener;
 
 /// Bounds of the service.
@@ -39,6 +42,9 @@ pub struct Limits {
     /// Connections at once; one more takes the place of the one that was idle longest, of those that
     /// have not attested where there is one, or is closed unread where none is idle.
     pub connections: u32,
+    /// Of them, those that have not attested, handshakes included: however many strangers come, the rest is
+    /// for those that have.
+    pub strangers: u32,
     /// Requests at once on one connection of HTTP/2.
     pub streams: u32,
     /// Bytes of a chat request.
@@ -47,9 +53,11 @@ pub struct Limits {
     pub head_time: Duration,
     /// Between two requests of a connection: a person's next line must not cost another attestation.
     pub idle: Duration,
-    /// How long a piece of an answer waits for its client to take it: answers that nobody reads must
-    /// not turn others away.
+    /// How far a client may be behind with taking an answer: answers that nobody reads must not turn
+    /// others away.
     pub unread: Duration,
+    /// Bytes in a second: who takes no fewer is never behind.
+    pub least_rate: u32,
     /// Each request's body.
     pub body_time: Duration,
     /// From the handshake to a successful attestation; waiting for evidence counts.
@@ -61,6 +69,8 @@ pub struct Limits {
     pub connection_age: Duration,
     /// What running requests get after that, or after a drain.
     pub grace: Duration,
+    /// How long requests wait for generation slots, and how much may wait.
+    pub patience: Patience,
 }
 
 impl Default for Limits {
@@ -69,16 +79,27 @@ impl Default for Limits {
             // Their product bounds what withheld request bodies can hold: 256 MiB, which the smallest
             // VM of the default model has free.
             connections: 64,
+            strangers: 32,
             streams: 4,
             body: 1024 * 1024,
             head_time: Duration::from_secs(10),
             idle: Duration::from_secs(120),
             unread: Duration::from_secs(60),
+            // Four events of usual length.
+            least_rate: 2048,
             body_time: Duration::from_secs(60),
             attest_time: Duration::from_secs(90),
             attestations: 8,
             connection_age: Duration::from_secs(3600),
             grace: Duration::from_secs(600),
+            patience: Patience {
+                time: Duration::from_secs(30),
+                bounds: Bounds {
+                    requests: 64,
+                    // Beside the bodies above: what waits with one choice holds no more than its body did.
+                    bytes: 32 * 1024 * 1024,
+                },
+            },
         }
     }
 }
@@ -158,9 +179,7 @@ pub async fn serve(listener: AttestedListener, service: Service, mut drain: watc
     let service = Arc::new(service);
     let limits = service.limits;
     let table = Arc::new(Table::default());
-    let places = Arc::new(Semaphore::new(
-        usize::try_from(limits.connections).unwrap_or(usize::MAX),
-    ));
+    let places = Places::new(&limits);
     loop {
         let accepted = tokio::select! {
             accepted = listener.tcp.accept() => accepted,
@@ -172,28 +191,21 @@ pub async fn serve(listener: AttestedListener, service: Service, mut drain: watc
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let place = match Arc::clone(&places).try_acquire_owned() {
-            Ok(place) => Some(place),
-            // Each that waits has sent one idle connection away, so that those who wait are bounded too.
-            Err(_) if table.make_room() => None,
-            Err(_) => continue,
+        let Some(promised) = places.promise(&table) else {
+            continue;
         };
         let (service, table, drain) = (Arc::clone(&service), Arc::clone(&table), drain.clone());
-        let (places, tls) = (Arc::clone(&places), listener.tls.clone());
+        let (places, tls) = (places.clone(), listener.tls.clone());
         tokio::spawn(async move {
-            let _place = match place {
-                Some(place) => place,
-                None => match timeout(limits.head_time, places.acquire_owned()).await {
-                    Ok(Ok(place)) => place,
-                    Ok(Err(_)) | Err(_) => return,
-                },
+            let Some(Place { place, share }) = places.take(promised, limits.head_time).await else {
+                return;
             };
             Counters::add(&service.counters.connections, 1);
-            connection::run(tcp, tls, service, &table, drain).await;
+            connection::run(tcp, tls, service, &table, share, drain).await;
+            drop(place);
         });
     }
     drop(listener);
-    let until = Instant::now() + limits.grace;
-    // When every place is free again, every connection has ended. Too late is the clients' loss.
-    let _ = timeout_at(until, places.acquire_many(limits.connections)).await;
+    service.engine.drain();
+    places.all_free(Instant::now() + limits.grace).await;
 }

@@ -62,8 +62,8 @@ async fn route(
         ("/healthz", _) => Err(Refusal::method("GET")),
         ("/v1/models", Method::GET) => models(service),
         ("/v1/models", _) => Err(Refusal::method("GET")),
-        ("/v1/chat/completions", Method::POST) => complete(service, request, Kind::Chat).await,
-        ("/v1/completions", Method::POST) => complete(service, request, Kind::Completion).await,
+        ("/v1/chat/completions", Method::POST) => complete(connection, request, Kind::Chat).await,
+        ("/v1/completions", Method::POST) => complete(connection, request, Kind::Completion).await,
         ("/v1/chat/completions" | "/v1/completions", _) => Err(Refusal::method("POST")),
         (path, method) => match path.strip_prefix("/v1/models/") {
             Some(id) if method == Method::GET => one_model(service, id),
@@ -140,10 +140,11 @@ fn one_model(service: &Service, id: &str) -> Result<Response<Reply>, Refusal> {
 }
 
 async fn complete(
-    service: &Service,
+    connection: &Connection,
     request: Request<Incoming>,
     kind: Kind,
 ) -> Result<Response<Reply>, Refusal> {
+    let service = &connection.service;
     let model = model(service)?;
     let body = read(service, request, service.limits.body).await?;
     let slots = service.engine.slots();
@@ -151,9 +152,19 @@ async fn complete(
         Kind::Chat => chat::parse(&body, &model, slots)?,
         Kind::Completion => chat::parse_completion(&body, &model, slots)?,
     };
+    // A prompt is no longer than the JSON that it came in, and each choice holds its own.
+    let held = body.len() * asked.generations.len();
     drop(body);
     let envelope = envelope(service, kind, model.id)?;
-    let answers = service.engine.generate(asked.generations)?;
+    let answers = service
+        .engine
+        .generate(
+            asked.generations,
+            connection.source,
+            held,
+            &service.limits.patience,
+        )
+        .await?;
     let meter = Meter::begin(&service.counters);
     if !asked.stream {
         let logprobs = asked.top_logprobs.is_some();

@@ -8,9 +8,11 @@ use std::task::{Context, Poll};
 
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
-use super::activity::{Activity, Unread};
+use super::activity::Activity;
 use super::routes::Reply;
+use super::unread::Unread;
 
 /// A request under way; it ends when this is dropped.
 pub(super) struct Asked {
@@ -58,8 +60,8 @@ impl Body for Sending {
         activity.taken(*number);
         let polled = Pin::new(&mut this.reply).poll_frame(context);
         // Until more is wanted, this one waits for the client's window.
-        if matches!(polled, Poll::Ready(Some(_))) {
-            activity.given(*number);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            activity.given(*number, frame.data_ref().map_or(0, Bytes::len));
         }
         polled
     }
@@ -77,8 +79,8 @@ impl Body for Sending {
 pub(super) trait Watcher {
     /// Bytes came in.
     fn received(&self) {}
-    /// Bytes went out.
-    fn sent(&self);
+    /// So many bytes went out.
+    fn sent(&self, bytes: usize);
     /// Bytes cannot go out now.
     fn blocked(&self) {}
 }
@@ -89,19 +91,19 @@ impl Watcher for Arc<Activity> {
         Activity::received(self);
     }
 
-    fn sent(&self) {
+    fn sent(&self, _: usize) {
         Activity::sent(self);
     }
 }
 
 /// Of the socket below TLS: whose buffer hides what a slow client takes.
 impl Watcher for Arc<Unread> {
-    fn sent(&self) {
-        self.flowed();
+    fn sent(&self, bytes: usize) {
+        self.flowed(bytes, Instant::now());
     }
 
     fn blocked(&self) {
-        Unread::blocked(self);
+        Unread::blocked(self, Instant::now());
     }
 }
 
@@ -116,7 +118,7 @@ pub(super) struct Watched<S, W> {
 impl<S, W: Watcher> Watched<S, W> {
     fn wrote(&self, polled: &Poll<io::Result<usize>>) {
         match polled {
-            Poll::Ready(Ok(1..)) => self.watcher.sent(),
+            Poll::Ready(Ok(bytes @ 1..)) => self.watcher.sent(*bytes),
             Poll::Ready(_) => {}
             Poll::Pending => self.watcher.blocked(),
         }
@@ -183,7 +185,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_socket_is_blocked_until_its_reader_takes_anything() {
-        let unread = Arc::new(Unread::default());
+        let unread = Arc::new(Unread::new(1000));
         let activity = Activity::new(false, Arc::clone(&unread));
         activity.asked();
         let blocked = || matches!(activity.due(&Limits::default(), false), Due::Cut(_));

@@ -13,11 +13,11 @@ use cocoon_protocol::frame::{self, Decoder, FrameError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use zeroize::Zeroizing;
 
-use super::{Command, EngineState, Failure, Piece};
+use super::{Command, EngineState, Failure, Piece, Slot};
 
 /// How long an engine may be silent while it loads or generates. Emulated machines are slow.
 const SILENCE: Duration = Duration::from_secs(600);
@@ -96,7 +96,7 @@ struct Running {
     calls: u32,
     pieces_left: usize,
     bytes_left: usize,
-    _permit: OwnedSemaphorePermit,
+    _slot: Slot,
 }
 
 const MORE_TOKENS: &str = "it counts more tokens than there can be";
@@ -154,7 +154,7 @@ impl Running {
 /// Serves commands with one engine until it ends. `model_id` is the name it must give.
 pub(super) async fn run(
     stream: UnixStream,
-    commands: &mut mpsc::UnboundedReceiver<Command>,
+    commands: &mut mpsc::Receiver<Command>,
     state: &watch::Sender<EngineState>,
     model_id: &str,
 ) -> LinkError {
@@ -227,7 +227,7 @@ impl Link<'_> {
                 id,
                 generation,
                 pieces,
-                permit,
+                slot,
             } => {
                 self.highest = self.highest.max(id);
                 let pieces_left = piece_limit(&generation) - 1;
@@ -240,7 +240,7 @@ impl Link<'_> {
                     calls: 0,
                     pieces_left,
                     bytes_left,
-                    _permit: permit,
+                    _slot: slot,
                 };
                 self.running.insert(id, running);
                 self.tell(&ToEngine::Generate {
@@ -248,7 +248,7 @@ impl Link<'_> {
                     request: *generation,
                 })
             }
-            Command::Cancel { id } => match self.running.remove(&id) {
+            Command::Cancel { id, .. } => match self.running.remove(&id) {
                 Some(_) => self.tell(&ToEngine::Cancel { id }),
                 None => Ok(()),
             },

@@ -3,7 +3,10 @@
 //! A slow client never holds the engine: each answer has a buffer for every piece it may ever
 //! have, and an engine that sends more is lying. A client that leaves cancels its generation.
 
+mod admission;
 pub mod link;
+mod retry;
+mod scheduler;
 pub mod supervisor;
 
 use std::sync::Arc;
@@ -11,7 +14,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cocoon_protocol::engine::{EngineFailure, Generation, ModelInfo, Text, TokenLogprob};
 use cocoon_protocol::openai::FinishReason;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
+
+pub use admission::Patience;
+pub(crate) use admission::Slot;
+use admission::{Admission, Asking, Place};
+pub use scheduler::{Bounds, Source};
 
 /// What the engine is doing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,37 +35,48 @@ pub struct EngineState {
 /// Where to send generations. Clones are the same engine.
 #[derive(Clone)]
 pub struct Engine {
-    commands: mpsc::UnboundedSender<Command>,
+    commands: mpsc::Sender<Command>,
     state: watch::Receiver<EngineState>,
-    running: Arc<Semaphore>,
-    open: Arc<Semaphore>,
+    admission: Admission,
     slots: usize,
     next_id: Arc<AtomicU64>,
+    next_source: Arc<AtomicU64>,
 }
 
-/// From handles to the link. The channel is unbounded but its content is not: every generation
-/// holds a permit and sends at most one cancellation.
+/// From handles to the link. The channel is never full: it has room for a command of each slot and each
+/// place, and every command holds one.
 pub(crate) enum Command {
     Generate {
         id: u64,
         generation: Box<Generation>,
         pieces: mpsc::Sender<Piece>,
-        permit: OwnedSemaphorePermit,
+        slot: Slot,
     },
     Cancel {
         id: u64,
+        _place: Place,
     },
 }
 
 /// Why a generation does not start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
-    /// The operator's limit of concurrent requests is reached.
+    /// The operator's limit of concurrent requests is reached, and no slot became free in time, or too
+    /// many wait for one.
     #[error("all generation slots are taken")]
-    Busy,
+    Busy {
+        /// Seconds after which it is worth trying again.
+        retry_after: u32,
+    },
     /// Too many answers are still being read by their clients.
     #[error("too many answers are still being sent")]
-    Unread,
+    Unread {
+        /// Seconds after which it is worth trying again.
+        retry_after: u32,
+    },
+    /// It waited for a slot when the machine was told to finish.
+    #[error("the machine finishes its last answers")]
+    Draining,
     /// Loading or starting again.
     #[error("the engine is not ready")]
     NotReady,
@@ -103,19 +122,17 @@ impl Engine {
     pub(crate) fn new(
         concurrent: u16,
         state: watch::Receiver<EngineState>,
-    ) -> (Self, mpsc::UnboundedReceiver<Command>) {
-        let (commands, received) = mpsc::unbounded_channel();
-        let running = Arc::new(Semaphore::new(concurrent.into()));
-        // Finished answers that slow clients still read: bounded, or they would fill the memory.
-        let open = Arc::new(Semaphore::new(usize::from(concurrent) * 4));
+    ) -> (Self, mpsc::Receiver<Command>) {
+        let admission = Admission::new(concurrent.into());
+        let (commands, received) = mpsc::channel(admission.commands());
         (
             Self {
                 commands,
                 state,
-                running,
-                open,
+                admission,
                 slots: concurrent.into(),
                 next_id: Arc::new(AtomicU64::new(1)),
+                next_source: Arc::default(),
             },
             received,
         )
@@ -136,32 +153,53 @@ impl Engine {
         self.slots
     }
 
-    /// Starts generations, all of them or none, or says at once why not.
-    pub fn generate(&self, generations: Vec<Generation>) -> Result<Vec<Answer>, Unavailable> {
-        if self.state.borrow().ready.is_none() {
-            return Err(Unavailable::NotReady);
-        }
-        let count = u32::try_from(generations.len()).map_err(|_| Unavailable::Busy)?;
-        let mut open = Arc::clone(&self.open)
-            .try_acquire_many_owned(count)
-            .map_err(|_| Unavailable::Unread)?;
-        let mut running = Arc::clone(&self.running)
-            .try_acquire_many_owned(count)
-            .map_err(|_| Unavailable::Busy)?;
+    /// A name for a connection, whose requests take turns with those of others.
+    pub fn source(&self) -> Source {
+        Source(self.next_source.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// How many requests wait for slots.
+    pub fn waiting(&self) -> usize {
+        self.admission.waiting()
+    }
+
+    /// Nobody waits for slots any more; what runs goes on.
+    pub fn drain(&self) {
+        self.admission.close();
+    }
+
+    /// Starts generations, all of them or none: when it is their turn, or says why not. They hold so many
+    /// `bytes` until then. Dropping the future gives up.
+    pub async fn generate(
+        &self,
+        generations: Vec<Generation>,
+        source: Source,
+        bytes: usize,
+        patience: &Patience,
+    ) -> Result<Vec<Answer>, Unavailable> {
+        self.check_ready()?;
+        let asking = Asking {
+            source,
+            count: generations.len(),
+            bytes,
+        };
+        let room = self.admission.enter(asking, patience).await?;
+        // The engine may have died meanwhile.
+        self.check_ready()?;
         let mut answers = Vec::with_capacity(generations.len());
-        for generation in generations {
-            // Both hold one for each generation: there is always one to split off.
-            let open = open.split(1).ok_or(Unavailable::Unread)?;
-            let permit = running.split(1).ok_or(Unavailable::Busy)?;
+        // The room has one of both for each generation.
+        let room = room.slots.into_iter().zip(room.places);
+        for (generation, (mut slot, place)) in generations.into_iter().zip(room) {
+            slot.begin();
             let id = self.next_id.fetch_add(1, Ordering::Relaxed);
             let (pieces, received) = mpsc::channel(link::piece_limit(&generation));
             let generation = Box::new(generation);
             self.commands
-                .send(Command::Generate {
+                .try_send(Command::Generate {
                     id,
                     generation,
                     pieces,
-                    permit,
+                    slot,
                 })
                 .map_err(|_| Unavailable::NotReady)?;
             answers.push(Answer {
@@ -169,10 +207,17 @@ impl Engine {
                 pieces: received,
                 commands: self.commands.clone(),
                 ended: false,
-                _open: open,
+                place: Some(place),
             });
         }
         Ok(answers)
+    }
+
+    fn check_ready(&self) -> Result<(), Unavailable> {
+        match self.state.borrow().ready {
+            Some(_) => Ok(()),
+            None => Err(Unavailable::NotReady),
+        }
     }
 }
 
@@ -180,9 +225,10 @@ impl Engine {
 pub struct Answer {
     id: u64,
     pieces: mpsc::Receiver<Piece>,
-    commands: mpsc::UnboundedSender<Command>,
+    commands: mpsc::Sender<Command>,
     ended: bool,
-    _open: OwnedSemaphorePermit,
+    /// Held until it is dropped; then by its cancellation, until the engine is told.
+    place: Option<Place>,
 }
 
 impl Answer {
@@ -210,9 +256,13 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        if !self.ended {
+        if let (false, Some(place)) = (self.ended, self.place.take()) {
             // Nobody listens when the engine is being replaced, which cancels too.
-            let _ = self.commands.send(Command::Cancel { id: self.id });
+            let cancel = Command::Cancel {
+                id: self.id,
+                _place: place,
+            };
+            let _ = self.commands.try_send(cancel);
         }
     }
 }

@@ -50,7 +50,7 @@ pub fn start(launcher: impl Launcher, model_id: String, concurrent: u16) -> Engi
 async fn supervise(
     mut launcher: impl Launcher,
     model_id: String,
-    mut commands: mpsc::UnboundedReceiver<Command>,
+    mut commands: mpsc::Receiver<Command>,
     state: watch::Sender<EngineState>,
 ) {
     let mut pause = FIRST_PAUSE;
@@ -98,7 +98,7 @@ async fn supervise(
 }
 
 /// Requests that slipped in between the death and its notice.
-fn refuse_waiting(commands: &mut mpsc::UnboundedReceiver<Command>) {
+fn refuse_waiting(commands: &mut mpsc::Receiver<Command>) {
     while let Ok(command) = commands.try_recv() {
         if let Command::Generate { pieces, .. } = command {
             // The client may be gone.

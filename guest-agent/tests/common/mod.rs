@@ -9,6 +9,7 @@ pub mod engine;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use cocoon_guest_agent::api::{self, Counters, Limits, Service};
 use cocoon_guest_agent::attester::{self, Attester, Identity};
@@ -113,6 +114,13 @@ pub fn identity(keys: &Keys, config: &[u8]) -> Identity {
         claims,
         config: Blob(config.to_vec()),
     }
+}
+
+/// The usual limits, but nobody waits for a slot.
+pub fn impatient() -> Limits {
+    let mut limits = Limits::default();
+    limits.patience.time = Duration::ZERO;
+    limits
 }
 
 /// What a service is made of, its engine ready.

@@ -1,6 +1,7 @@
 //! A client of HTTP/2 that says how much of each answer it takes before it has read any of it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use cocoon_protocol::document::ATTEST_PATH;
 use http_body_util::Full;
@@ -8,6 +9,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -17,7 +19,7 @@ use crate::common::client::{DEADLINE, negotiate};
 /// One connection. It answers pings whatever else it does.
 pub struct Framed {
     sender: SendRequest<Full<Bytes>>,
-    ended: JoinHandle<()>,
+    ended: Arc<Mutex<JoinHandle<()>>>,
 }
 
 impl Framed {
@@ -31,25 +33,38 @@ impl Framed {
         let (sender, connection) = builder.handshake(TokioIo::new(tls)).await.unwrap();
         // The server may cut it: that is what the tests are about.
         let ended = tokio::spawn(async move { drop(connection.await) });
+        let ended = Arc::new(Mutex::new(ended));
         let mut client = Self { sender, ended };
         let nonce = format!("{{\"nonce\":\"{}\"}}", "09".repeat(32));
-        assert_eq!(client.post(ATTEST_PATH, nonce).await.status(), 200);
+        let answer = client.post(ATTEST_PATH, nonce).await;
+        assert_eq!(answer.unwrap().status(), 200);
         client
     }
 
+    /// Another handle to the same connection.
+    pub fn again(&self) -> Self {
+        Self {
+            sender: self.sender.clone(),
+            ended: Arc::clone(&self.ended),
+        }
+    }
+
     /// The head of the answer to a request.
-    async fn post(&mut self, path: &str, body: String) -> Response<Incoming> {
+    async fn post(&mut self, path: &str, body: String) -> hyper::Result<Response<Incoming>> {
         let request = Request::post(format!("https://cocoon{path}"))
             .body(Full::new(Bytes::from(body)))
             .unwrap();
-        timeout(DEADLINE, self.sender.send_request(request))
-            .await
-            .expect("answer in time")
-            .unwrap()
+        let answer = timeout(DEADLINE, self.sender.send_request(request)).await;
+        answer.expect("answer in time")
     }
 
     /// A streamed chat with one message.
     pub async fn chat(&mut self, prompt: &str) -> Response<Incoming> {
+        self.try_chat(prompt).await.unwrap()
+    }
+
+    /// The same on a connection that may be cut.
+    pub async fn try_chat(&mut self, prompt: &str) -> hyper::Result<Response<Incoming>> {
         let body = serde_json::json!({
             "model": MODEL,
             "messages": [{ "role": "user", "content": prompt }],
@@ -60,7 +75,8 @@ impl Framed {
 
     /// Waits until the server has closed the connection.
     pub async fn closed(&mut self) {
-        timeout(DEADLINE, &mut self.ended)
+        let mut ended = self.ended.lock().await;
+        timeout(DEADLINE, &mut *ended)
             .await
             .expect("closed in time")
             .unwrap();

@@ -18,9 +18,9 @@ impl WipingWriter {
         }
     }
 
-    /// Adds bytes.
-    pub fn push(&mut self, bytes: &[u8]) {
-        let length = self.bytes.len() + bytes.len();
+    /// Makes room for so many bytes more.
+    pub fn reserve(&mut self, more: usize) {
+        let length = self.bytes.len() + more;
         if self.bytes.capacity() < length {
             // Grow by hand: a reallocation inside Vec would leave an unwiped copy behind.
             let mut grown = Vec::with_capacity(length.next_power_of_two());
@@ -28,6 +28,11 @@ impl WipingWriter {
             self.bytes.zeroize();
             self.bytes = grown;
         }
+    }
+
+    /// Adds bytes.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.reserve(bytes.len());
         self.bytes.extend_from_slice(bytes);
     }
 

@@ -13,7 +13,7 @@ fn limits() -> Limits {
 }
 
 fn new(framed: bool) -> Activity {
-    Activity::new(framed, Arc::default())
+    Activity::new(framed, Arc::new(Unread::new(1000)))
 }
 
 fn idle(framed: bool) -> Activity {
@@ -80,7 +80,7 @@ fn pings_are_no_requests() {
 #[test]
 fn room_is_made_by_the_one_that_was_idle_longest() {
     let table = Table::default();
-    assert!(!table.make_room());
+    assert!(!table.make_room(false));
     let busy = Arc::new(new(false));
     busy.asked();
     let reading = Arc::new(new(false));
@@ -94,11 +94,11 @@ fn room_is_made_by_the_one_that_was_idle_longest() {
     }
     drop(gone);
     let left = |activity: &Activity| matches!(*activity.lock(), State::Leaving(_));
-    assert!(table.make_room());
+    assert!(table.make_room(false));
     assert!(left(&first) && !left(&second));
-    assert!(table.make_room());
+    assert!(table.make_room(false));
     assert!(left(&second));
-    assert!(!table.make_room(), "nobody is asked twice");
+    assert!(!table.make_room(false), "nobody is asked twice");
 }
 
 #[test]
@@ -113,12 +113,15 @@ fn who_has_attested_leaves_last() {
     for activity in [&attested, &late, &stranger] {
         table.add(activity);
     }
+    let alone = Table::default();
+    alone.add(&attested);
+    assert!(!alone.make_room(true), "it is no stranger");
     let left = |activity: &Activity| matches!(*activity.lock(), State::Leaving(_));
     for newcomer in [&stranger, &late] {
-        assert!(table.make_room());
+        assert!(table.make_room(false));
         assert!(left(newcomer) && !left(&attested));
     }
-    assert!(table.make_room());
+    assert!(table.make_room(false));
     assert!(left(&attested));
 }
 
@@ -127,22 +130,22 @@ fn an_answer_that_nobody_takes_is_cut_whatever_the_others_do() {
     let activity = new(true);
     let (stuck, moving) = (activity.asked(), activity.asked());
     let before = Instant::now();
-    activity.given(stuck);
+    activity.given(stuck, 512);
     let after = Instant::now();
     let cut = due(&activity, false);
     let range = before + limits().unread..=after + limits().unread;
     assert!(matches!(cut, Due::Cut(at) if range.contains(&at)));
     for _ in 0..3 {
-        activity.given(moving);
+        activity.given(moving, 512);
         activity.taken(moving);
         activity.received();
         activity.sent();
         assert_eq!(due(&activity, false), cut);
     }
-    // Whoever takes one piece, however late, has the whole time for the next.
+    // Whoever takes a piece quickly has the whole time for the next.
     activity.taken(stuck);
     assert!(matches!(due(&activity, false), Due::Look(_)));
-    activity.given(stuck);
+    activity.given(stuck, 512);
     let Due::Cut(at) = due(&activity, false) else {
         panic!("it waits again")
     };
@@ -153,20 +156,20 @@ fn an_answer_that_nobody_takes_is_cut_whatever_the_others_do() {
 
 #[test]
 fn a_socket_that_takes_nothing_is_cut_while_an_answer_is_on_its_way() {
-    let unread = Arc::new(Unread::default());
+    let unread = Arc::new(Unread::new(1000));
     let activity = Activity::new(false, Arc::clone(&unread));
     let answer = activity.asked();
     // Of HTTP/1.1 only the socket counts.
-    activity.given(answer);
+    activity.given(answer, 512);
     assert!(matches!(due(&activity, false), Due::Look(_)));
-    unread.blocked();
+    unread.blocked(Instant::now());
     let cut = due(&activity, false);
     assert!(matches!(cut, Due::Cut(_)));
-    unread.blocked();
+    unread.blocked(Instant::now());
     assert_eq!(due(&activity, false), cut, "it was blocked all the time");
-    unread.flowed();
+    unread.flowed(512, Instant::now());
     assert!(matches!(due(&activity, false), Due::Look(_)));
-    unread.blocked();
+    unread.blocked(Instant::now());
     activity.answered(answer);
     assert!(matches!(due(&activity, false), Due::End(_)));
 }

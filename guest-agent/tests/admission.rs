@@ -1,0 +1,208 @@
+//! Requests that find no slot wait for one: in turns, for a bounded time, all of their choices together.
+
+mod common;
+#[path = "connections/framed.rs"]
+#[expect(dead_code, reason = "the tests of connections use more of it")]
+mod framed;
+
+use std::time::{Duration, Instant};
+
+use cocoon_guest_agent::api::Limits;
+use common::client::{DEADLINE, read, refusal};
+use common::{Client, FakeEngine, Machine, machine};
+use framed::Framed;
+use hyper::Response;
+use hyper::body::Incoming;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, yield_now};
+use tokio::time::timeout;
+
+const STREAM: &str = ",\"stream\":true";
+
+/// A machine with so many slots, one of them taken for as long as what is returned lives.
+async fn busy(slots: u16, limits: Limits) -> (Machine, Client, Response<Incoming>) {
+    let machine = machine(FakeEngine::new().0, slots, limits).await;
+    let mut client = Client::attested(machine.address).await;
+    let held = client.chat("wait", STREAM).await;
+    assert_eq!(held.status(), 200);
+    (machine, client, held)
+}
+
+fn ask(mut client: Client, extra: &'static str) -> JoinHandle<Response<Incoming>> {
+    tokio::spawn(async move { client.chat("hello", extra).await })
+}
+
+async fn until_waiting(machine: &Machine, count: usize) {
+    let reached = async {
+        while machine.engine.waiting() != count {
+            yield_now().await;
+        }
+    };
+    timeout(DEADLINE, reached).await.expect("they wait in time");
+}
+
+#[tokio::test]
+async fn a_request_waits_for_its_slot() {
+    let (machine, client, held) = busy(1, Limits::default()).await;
+    let waiting = ask(Client::attested(machine.address).await, "");
+    until_waiting(&machine, 1).await;
+    drop((held, client));
+    let answer = timeout(DEADLINE, waiting).await.expect("in time").unwrap();
+    assert_eq!(read(answer).await.0, 200);
+    assert_eq!(machine.engine.waiting(), 0);
+}
+
+#[tokio::test]
+async fn it_does_not_wait_for_ever() {
+    let mut limits = Limits::default();
+    limits.patience.time = Duration::from_millis(300);
+    let (machine, _client, _held) = busy(1, limits).await;
+    let begun = Instant::now();
+    let refused = ask(Client::attested(machine.address).await, "").await;
+    let refused = refused.unwrap();
+    assert!(begun.elapsed() >= limits.patience.time);
+    assert_eq!(refused.headers()["retry-after"], "1");
+    let (status, _, code, message) = refusal(refused).await;
+    assert_eq!(
+        (status, code.as_deref()),
+        (429, Some("rate_limit_exceeded"))
+    );
+    assert_eq!(
+        message,
+        "All generation slots of this machine are taken: try again."
+    );
+    assert_eq!(machine.engine.waiting(), 0);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_leaves_the_queue() {
+    let (machine, _client, held) = busy(1, Limits::default()).await;
+    // HTTP/1.1: the connection ends.
+    let gone = ask(Client::attested(machine.address).await, "");
+    until_waiting(&machine, 1).await;
+    gone.abort();
+    until_waiting(&machine, 0).await;
+    // HTTP/2: the stream is reset, and the connection lives on.
+    let mut framed = Framed::attested(machine.address, 0xffff).await;
+    let waiting = timeout(Duration::from_millis(100), framed.chat("hello")).await;
+    assert!(waiting.is_err(), "there was no slot");
+    until_waiting(&machine, 0).await;
+    drop(held);
+    assert_eq!(framed.chat("hello").await.status(), 200);
+}
+
+#[tokio::test]
+async fn connections_take_turns() {
+    let (machine, client, held) = busy(1, Limits::default()).await;
+    let (told, mut order) = mpsc::unbounded_channel();
+    let report = move |name: &'static str, answer: Response<Incoming>| {
+        assert_eq!(answer.status(), 200);
+        // Its slot is free again when it is dropped.
+        drop((answer, told.send(name)));
+    };
+    let greedy = Framed::attested(machine.address, 0xffff).await;
+    let mut many = Vec::new();
+    for count in 1..=3 {
+        let (mut greedy, report) = (greedy.again(), report.clone());
+        many.push(tokio::spawn(async move {
+            report("greedy", greedy.chat("hello").await);
+        }));
+        until_waiting(&machine, count).await;
+    }
+    let mut modest = Client::attested(machine.address).await;
+    let once = report.clone();
+    let modest = tokio::spawn(async move { once("modest", modest.chat("hello", STREAM).await) });
+    until_waiting(&machine, 4).await;
+    drop((held, client));
+    let mut names = Vec::new();
+    while names.len() < 4 {
+        let name = timeout(DEADLINE, order.recv()).await.expect("in time");
+        names.push(name.unwrap());
+    }
+    assert_eq!(names, ["greedy", "modest", "greedy", "greedy"]);
+    for task in many.into_iter().chain([modest]) {
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_is_for_those_who_have_least_in_it() {
+    let mut limits = Limits::default();
+    limits.patience.bounds.requests = 2;
+    let (machine, _client, _held) = busy(1, limits).await;
+    let greedy = Framed::attested(machine.address, 0xffff).await;
+    let mut waiting = Vec::new();
+    for count in 1..=2 {
+        let mut greedy = greedy.again();
+        waiting.push(tokio::spawn(async move { greedy.chat("hello").await }));
+        until_waiting(&machine, count).await;
+    }
+    assert_eq!(greedy.again().chat("hello").await.status(), 429);
+    let modest = ask(Client::attested(machine.address).await, "");
+    let gave_way = waiting.pop().unwrap();
+    let gave_way = timeout(DEADLINE, gave_way).await.expect("in time").unwrap();
+    assert_eq!(gave_way.status(), 429);
+    assert_eq!(machine.engine.waiting(), 2);
+    let mut third = Client::attested(machine.address).await;
+    assert_eq!(third.chat("hello", "").await.status(), 429);
+    drop((modest, waiting));
+}
+
+#[tokio::test]
+async fn what_waits_is_bounded_in_bytes() {
+    let mut limits = Limits::default();
+    limits.patience.bounds.bytes = 600;
+    let (machine, _client, _held) = busy(4, limits).await;
+    let large = "x".repeat(100);
+    let (mut one, mut other) = (
+        Client::attested(machine.address).await,
+        Client::attested(machine.address).await,
+    );
+    // Some two hundred bytes for each of four choices.
+    assert_eq!(one.chat(&large, ",\"n\":4").await.status(), 429);
+    let waiting = tokio::spawn(async move { one.chat("hello", ",\"n\":4").await });
+    until_waiting(&machine, 1).await;
+    // A slot is free, but it is not this one's turn; nor is there room for it to wait.
+    assert_eq!(other.chat(&large, ",\"n\":2").await.status(), 429);
+    waiting.abort();
+}
+
+#[tokio::test]
+async fn a_large_request_gets_all_of_its_slots_in_the_end() {
+    let (machine, client, held) = busy(2, Limits::default()).await;
+    let large = ask(Client::attested(machine.address).await, ",\"n\":2");
+    until_waiting(&machine, 1).await;
+    // A slot is free, and nobody slips through to it.
+    let small = ask(Client::attested(machine.address).await, "");
+    until_waiting(&machine, 2).await;
+    assert_eq!(machine.counters.metrics(0).requests, 1);
+    drop((held, client));
+    let large = timeout(DEADLINE, large).await.expect("in time").unwrap();
+    let (status, body) = read(large).await;
+    let answer: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(status, 200);
+    assert_eq!(answer["choices"].as_array().unwrap().len(), 2);
+    let small = timeout(DEADLINE, small).await.expect("in time").unwrap();
+    assert_eq!(read(small).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_drain_answers_who_waits() {
+    let (machine, client, held) = busy(1, Limits::default()).await;
+    let waiting = ask(Client::attested(machine.address).await, "");
+    until_waiting(&machine, 1).await;
+    machine.drain.send_replace(true);
+    let refused = timeout(DEADLINE, waiting).await.expect("in time").unwrap();
+    let (status, _, code, message) = refusal(refused).await;
+    assert_eq!((status, code.as_deref()), (503, Some("draining")));
+    assert_eq!(
+        message,
+        "This machine finishes its last answers and takes no new requests: use another."
+    );
+    assert!(!machine.server.is_finished(), "what runs goes on");
+    drop((held, client));
+    timeout(DEADLINE, machine.server)
+        .await
+        .expect("drained in time")
+        .unwrap();
+}
