@@ -20,7 +20,7 @@ fn wrong_usage_is_2() {
     assert_eq!(code, 2);
     assert_eq!(
         error,
-        "error: invalid value 'http://a.example' for '<URL>': the scheme is not https; write https://HOST:PORT\n\n\
+        "error: invalid value 'http://a.example' for '<URL>': `http://a.example` is not an appliance's address: the scheme is not https; write https://HOST:PORT\n\n\
          For more information, try '--help'.\n"
     );
     let (code, _, error) =
@@ -35,7 +35,7 @@ fn wrong_usage_is_2() {
 #[test]
 fn an_appliance_that_is_not_there_is_2() {
     let home = Home::new();
-    for command in ["verify", "chat"] {
+    for (command, first) in [("verify", ""), ("chat", "no appliance can be used: ")] {
         let url = nowhere();
         let child = home.start(command, &url, &[]);
         let (code, _, error) = ended(child.wait_with_output().unwrap());
@@ -43,7 +43,8 @@ fn an_appliance_that_is_not_there_is_2() {
         assert_eq!(
             error,
             format!(
-                "attesting {url} …\ncocoon: cannot reach {url}: Connection refused (os error 111)\n"
+                "attesting {url} …\ncocoon: {first}cannot reach {url}: check the address, and that the appliance is serving: Connection \
+                 refused (os error 111)\n"
             )
         );
     }
@@ -92,7 +93,10 @@ fn evidence_that_is_none_is_rejected_offline() {
         "1752048802",
     ];
     for (arguments, reason) in [
-        (&quote[..], "?"),
+        (
+            &quote[..],
+            "TDX quote cannot be decoded: Could not decode `Header::qe_svn`: Not enough data to fill buffer",
+        ),
         (&report[..], "SNP report has 8 bytes, 1184 expected"),
     ] {
         let (code, shown, _) = home.run(arguments);
@@ -118,8 +122,16 @@ fn completions_and_bad_firmware() {
     assert!(code == 0 && script.contains("_cocoon()"));
     let file = home.write("firmware", &[0; 4096]);
     for (kind, error) in [
-        ("tdx", "?"),
-        ("snp", "?"),
+        (
+            "tdx",
+            "the firmware is not sound TDX firmware: cannot find TDX metadata: firmware has no GUID table: \
+             96b582de-1fb2-45f7-baea-a366c55a082d expected at offset 0xfd0; use an OVMF image built for TDX or SEV",
+        ),
+        (
+            "snp",
+            "the firmware is not sound SEV-SNP firmware: cannot find SEV metadata: firmware has no GUID table: \
+             96b582de-1fb2-45f7-baea-a366c55a082d expected at offset 0xfd0; use an OVMF image built for TDX or SEV",
+        ),
     ] {
         let (code, _, shown) = home.run(&[
             "measure",
@@ -154,7 +166,7 @@ fn ctrl_c_ends_a_command_in_good_order() {
         assert_eq!((code, shown.as_str()), (130, ""), "{error}");
         assert_eq!(
             error,
-            format!("attesting {url} …\ncocoon: stopped by Ctrl-C\n")
+            format!("attesting {url} …\n\ncocoon: stopped by Ctrl-C\n")
         );
     }
 }
