@@ -2,6 +2,9 @@
 
 use cocoon_fuzz::memory::peak;
 use cocoon_measurements::ccel::{self, EventLog, LoggedEvent, MAX_EVENTS, MAX_LOG};
+use cocoon_measurements::nvidia::ocsp::{MAX_OCSP, readable};
+use cocoon_measurements::nvidia::rim::Rim;
+use cocoon_measurements::nvidia::spdm::{MAX_REPORT, Report};
 use cocoon_measurements::roots::TrustRoot;
 use cocoon_measurements::tdx::event::{Rtmr, event_type};
 use cocoon_measurements::tdx::quote::{MAX_QUOTE, verify};
@@ -52,4 +55,48 @@ fn a_log_of_1_mib_takes_no_more_than_a_few_mib() {
     let (replayed, most) = peak(|| EventLog::parse(&log).unwrap().replay());
     assert_ne!(replayed[0], [0; 48]);
     assert!(most <= LIMIT, "{most} bytes");
+}
+
+/// Reference manifests of 64 KiB: as many elements, inherited namespaces and attributes as are read, and text that grows
+/// in canonical form; each with a signature's place at its end.
+#[test]
+fn a_manifest_of_64_kib_takes_no_more_than_a_few_mib() {
+    let namespaces: String = (0..16)
+        .map(|n| format!(" xmlns:n{n}=\"urn:{n}\""))
+        .collect();
+    let open = format!("<r{namespaces}>");
+    let attributes: String = (0..9000).map(|n| format!(" a{n}=\"\"")).collect();
+    let bodies = [
+        ["<e>".repeat(2000), "</e>".repeat(2000)].concat(),
+        "<e/>".repeat(10_000),
+        "<e b=\"\"/>".repeat(2000),
+        format!("<e{}/>", attributes.get(..60_000).unwrap_or(&attributes)),
+        ">".repeat(60_000),
+        format!("<e a='{}'/>", "\t".repeat(60_000)),
+        "<Signature xmlns=\"http://www.w3.org/2000/09/xmldsig#\"/>".to_owned(),
+    ];
+    for body in bodies {
+        let text = format!("{open}{body}</r>");
+        let (judged, most) = peak(|| Rim::parse(text.as_bytes()).map(|_| ()));
+        let shown: String = body.chars().take(20).collect();
+        assert!(judged.is_err(), "{shown}");
+        assert!(most <= LIMIT, "{shown}: {most} bytes");
+    }
+}
+
+/// A report of 8 KiB, and an OCSP response of 16, filled with lengths that promise more than there is.
+#[test]
+fn reports_and_responses_take_no_more_than_they_have() {
+    for filler in [0x00, 0x01, 0x30, 0x7f, 0x82, 0xff] {
+        let mut report = vec![filler; MAX_REPORT];
+        report[..4].copy_from_slice(&[0x11, 0xe0, 1, 0xff]);
+        let (judged, most) = peak(|| Report::parse(&report).map(|_| ()));
+        assert!(judged.is_err());
+        assert!(most <= 64 << 10, "{filler:#x}: {most} bytes");
+        let mut response = vec![filler; MAX_OCSP];
+        response[..4].copy_from_slice(&[0x30, 0x82, 0x3f, 0xfc]);
+        let (judged, most) = peak(|| readable(&response));
+        assert!(judged.is_err());
+        assert!(most <= 64 << 10, "{filler:#x}: {most} bytes");
+    }
 }
