@@ -187,10 +187,7 @@ fn help_and_completions_know_them() {
     assert_eq!(code, 0);
     let (_, help, _) = home.run(&["--help"]);
     for command in ["translate", "summarize", "reply"] {
-        assert!(
-            script.contains(&format!("cocoon,{command})")),
-            "{command}"
-        );
+        assert!(script.contains(&format!("cocoon,{command})")), "{command}");
         assert!(
             help.contains(&format!("  {command} ")),
             "{command} in {help}"
