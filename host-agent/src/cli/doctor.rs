@@ -13,10 +13,12 @@ use cocoon_host_agent::doctor::policy::PolicyFile;
 use cocoon_host_agent::doctor::real::Real;
 use cocoon_host_agent::doctor::{self, Facts, Mode, Report, Tried, Wanted, judge};
 use cocoon_host_agent::image::Image;
+use cocoon_host_agent::tables::compute as computed;
 use cocoon_host_agent::{UpOptions, qemu};
 use cocoon_inputs::Cache;
 use cocoon_qemu::accel;
-use cocoon_qemu::find::{Search, search};
+use cocoon_qemu::find::{MINIMUM_TDX, Search, search};
+use cocoon_qemu::tables::Tables;
 use cocoon_qemu::{Accel, Qemu};
 
 use super::voice::Voice;
@@ -110,13 +112,20 @@ pub(super) async fn run(asked: Doctor, json: bool) -> anyhow::Result<ExitCode> {
     };
     drop(waiting);
     let findings = judge::judge(&facts, &wanted, &policy.policy);
-    let said = artefacts.map(|image| {
-        let shape = Shape {
-            vcpus: asked.vcpus.unwrap_or_else(default_vcpus),
-            cpu_model: asked.cpu.clone(),
-        };
-        clients::judge(&image, &policy, &facts, &wanted, &shape)
-    });
+    let said = match artefacts {
+        Some(image) => {
+            let vcpus = asked.vcpus.unwrap_or_else(default_vcpus);
+            let tables = tables(&asked, vcpus, &image, (!json).then_some(&voice)).await?;
+            let cpu_model = asked.cpu.clone();
+            let shape = Shape {
+                vcpus,
+                cpu_model,
+                tables,
+            };
+            Some(clients::judge(&image, &policy, &facts, &wanted, &shape))
+        }
+        None => None,
+    };
     let modes = asked.mode.map_or(&Mode::ALL[..], For::modes);
     let report = Report::new(findings, said, modes);
     let mut out = std::io::stdout().lock();
@@ -157,6 +166,33 @@ async fn tried(
         works: choice.accel == Accel::Kvm,
         reason: choice.reason,
     })
+}
+
+/// The tables of the machine as a trust domain, where a shape of the manifest's could be this one and this machine has a
+/// QEMU that starts trust domains: its firmware runs for seconds, emulated.
+async fn tables(
+    asked: &Doctor,
+    vcpus: u16,
+    image: &Artefacts,
+    voice: Option<&Voice>,
+) -> anyhow::Result<Option<Tables>> {
+    let (Some(folder), true) = (
+        &asked.image,
+        clients::wants_tables(&image.manifest, asked.memory),
+    ) else {
+        return Ok(None);
+    };
+    let found = here(asked.qemu.as_deref()).await;
+    let Some(qemu) = found.filter(|qemu| qemu.version >= MINIMUM_TDX) else {
+        return Ok(None);
+    };
+    let _waiting = voice.map(|voice| {
+        let hint = "seconds on an idle core, minutes on a busy one: its firmware is emulated";
+        voice.waiting("the machine's firmware reads its tables", hint)
+    });
+    let opened = Image::open(folder, None)?;
+    let computed = computed(opened, vcpus, asked.memory, &qemu).await?;
+    Ok(Some(computed.tables))
 }
 
 /// The QEMU of this machine, if it can be used; nothing is fetched.

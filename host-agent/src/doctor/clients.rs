@@ -15,6 +15,7 @@ use cocoon_measurements::tdx::rtmr0::Machine;
 use cocoon_measurements::tdx::tdvf::Tdvf;
 use cocoon_protocol::bytes::{Hex, Hex32, Hex48};
 use cocoon_protocol::manifest::{Manifest, PlatformSource};
+use cocoon_qemu::tables::Tables;
 
 use super::facts::{Facts, Wanted};
 use super::finding::{Finding, Mode, Severity};
@@ -23,8 +24,10 @@ use super::policy::PolicyFile;
 use crate::text::chain;
 
 mod artefacts;
+mod rtmr0;
 
 pub use artefacts::{Artefacts, ArtefactsError};
+pub use rtmr0::predicted;
 
 const TDX: &[Mode] = &[Mode::Tdx];
 const SNP: &[Mode] = &[Mode::SevSnp];
@@ -39,6 +42,14 @@ pub struct Shape {
     pub vcpus: u16,
     /// QEMU's model for SNP guests.
     pub cpu_model: String,
+    /// The tables of the machine as a trust domain under this machine's QEMU, if they were computed.
+    pub tables: Option<Tables>,
+}
+
+/// Whether the tables are worth computing: some shape has this much memory, and only they tell whether it fits.
+#[must_use]
+pub fn wants_tables(manifest: &Manifest, memory_mib: u32) -> bool {
+    !rtmr0::fitting(&manifest.tdx.platforms, memory_mib).is_empty()
 }
 
 /// Row by row.
@@ -53,7 +64,7 @@ pub fn judge(
     let manifest = &image.manifest;
     let mut findings = vec![counts(image, policy, facts.host.clock.now)];
     findings.push(intact(image));
-    findings.extend(tdx(image, facts, wanted));
+    findings.extend(tdx(image, facts, wanted, shape.tables.as_ref()));
     findings.push(launch(image, shape));
     findings.push(aml_guard(manifest, policy));
     findings.push(
@@ -149,7 +160,7 @@ fn intact(image: &Artefacts) -> Finding {
     .fix(REBUILD)
 }
 
-fn tdx(image: &Artefacts, facts: &Facts, wanted: &Wanted) -> Vec<Finding> {
+fn tdx(image: &Artefacts, facts: &Facts, wanted: &Wanted, tables: Option<&Tables>) -> Vec<Finding> {
     let (expected, id) = (&image.manifest.tdx, "client.tdx.mrtd");
     let Ok(firmware) = Tdvf::parse(&image.tdx_firmware) else {
         return vec![
@@ -193,7 +204,7 @@ fn tdx(image: &Artefacts, facts: &Facts, wanted: &Wanted) -> Vec<Finding> {
             row
         }
     });
-    findings.push(shape_of(&image.manifest, wanted));
+    findings.push(rtmr0::row(image, wanted, tables));
     findings
 }
 
@@ -208,44 +219,6 @@ fn compared(id: &'static str, what: &str, expected: &Hex48, found: &Hex48, fix: 
     Finding::failure(id, TDX, format!("{what} will be {found}"))
         .needed(expected.to_string())
         .fix(fix)
-}
-
-/// Which of the manifest's shapes of real machines this one could be.
-fn shape_of(manifest: &Manifest, wanted: &Wanted) -> Finding {
-    let (id, memory) = ("client.tdx.rtmr0", wanted.memory_mib);
-    let real: Vec<_> = (manifest.tdx.platforms.iter())
-        .filter(|platform| platform.source == PlatformSource::Computed)
-        .collect();
-    let fits: Vec<&str> = (real.iter())
-        .filter(|platform| platform.memory_mib == u64::from(memory))
-        .map(|platform| platform.name.as_str())
-        .collect();
-    if wanted.gpu {
-        return Finding::failure(
-            id,
-            TDX,
-            "the shape of a machine with a GPU cannot be computed yet",
-        )
-        .needed("a shape of the manifest's that this machine has")
-        .fix("nothing yet: use the image's variant without a GPU");
-    }
-    if fits.is_empty() {
-        let names: Vec<&str> = real.iter().map(|platform| platform.name.as_str()).collect();
-        let known = if names.is_empty() {
-            "none".to_owned()
-        } else {
-            names.join("; ")
-        };
-        return Finding::failure(id, TDX, format!("no shape of a real machine with {memory} MiB; known are: {known}"))
-            .needed("a shape that the manifest's signers computed for this QEMU, memory, vCPUs and processor")
-            .fix("ask for a shape that is listed (--memory), or let the signers add this one: cocoon-host tables, then cocoon-image manifest platform");
-    }
-    Finding::note(
-        id,
-        TDX,
-        format!("shapes with {memory} MiB: {}", fits.join("; ")),
-    )
-    .needed("the very QEMU, vCPUs and processor of one of them: its name says which")
 }
 
 /// The launch digest of this very machine.

@@ -34,7 +34,7 @@ const CMDLINE: &str = "console=ttyS0 quiet";
 const MEMORY_MIB: u64 = 4096;
 
 /// A small image in its real formats, measured by the functions that builders use, for 4 GiB and two vCPUs.
-fn image() -> Artefacts {
+pub fn image() -> Artefacts {
     let (kernel, initrd) = (firmware::kernel(), firmware::noise(4, 5000));
     let (tdx, snp) = (firmware::tdx(), firmware::snp());
     let mut events = rtmr1(&kernel).unwrap();
@@ -134,7 +134,7 @@ fn bytes(manifest: &Manifest) -> (Vec<u8>, Hex32) {
     (bytes, id)
 }
 
-fn manifest(edit: impl FnOnce(&mut Manifest)) -> Artefacts {
+pub fn manifest(edit: impl FnOnce(&mut Manifest)) -> Artefacts {
     let mut image = image();
     edit(&mut image.manifest);
     (image.manifest_bytes, image.manifest_id) = bytes(&image.manifest);
@@ -145,6 +145,7 @@ fn judge(machine: &Captured, image: &Artefacts, policy: &PolicyFile, vcpus: u16)
     let shape = Shape {
         vcpus,
         cpu_model: "EPYC-v4".into(),
+        tables: None,
     };
     clients::judge(image, policy, &machine.facts(), &machine.wanted, &shape)
 }

@@ -191,7 +191,7 @@ const CASES: &[Case] = &[
 
 #[test]
 fn each_finding_in_each_bad_form() {
-    check(|| server(), CASES);
+    check(server, CASES);
 }
 
 #[test]

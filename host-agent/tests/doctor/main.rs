@@ -10,6 +10,7 @@ mod command;
 mod gpu;
 mod host;
 mod preparing;
+mod shapes;
 #[path = "../../../tests/src/skip.rs"]
 mod skip;
 mod snp;
