@@ -92,7 +92,7 @@ impl Report {
 }
 
 /// The QEMU that `up` would use; nothing is fetched for this.
-pub async fn qemu(world: &dyn World, named: Option<&Path>) -> QemuFacts {
+pub async fn qemu(world: &(dyn World + Sync), named: Option<&Path>) -> QemuFacts {
     let path = std::env::var_os("PATH");
     let (qemu, what) = match search(named, path.as_deref(), MINIMUM).await {
         Ok(Search::Found { qemu, reason }) => (qemu, reason),
