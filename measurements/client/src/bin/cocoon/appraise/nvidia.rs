@@ -29,7 +29,7 @@ pub struct Nvidia {
     #[arg(long, value_name = "HEX")]
     nonce: Hex32,
     #[command(flatten)]
-    pub common: Common,
+    pub(super) common: Common,
 }
 
 /// Judges it. Nobody asks the driver here, so that its word on the GPU's mode is missing, which a row says.
@@ -61,8 +61,6 @@ pub fn appraise(args: &Nvidia) -> anyhow::Result<Appraisal> {
             driver: None,
         })
         .collect();
-    let slices =
-        |files: &'_ [Vec<u8>]| -> Vec<&'_ [u8]> { files.iter().map(Vec::as_slice).collect() };
     let (rims, ocsp) = (slices(&rims), slices(&ocsp));
     let collateral = GpuCollateral {
         rims: &rims,
@@ -109,4 +107,8 @@ fn report(path: &Path) -> anyhow::Result<Vec<u8>> {
 
 fn all(paths: &[PathBuf]) -> anyhow::Result<Vec<Vec<u8>>> {
     paths.iter().map(|path| read(path)).collect()
+}
+
+fn slices(files: &[Vec<u8>]) -> Vec<&[u8]> {
+    files.iter().map(Vec::as_slice).collect()
 }
