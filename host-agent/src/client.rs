@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -12,12 +13,15 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::time::timeout;
 
 use crate::config::DEFAULT_STATE;
 use crate::daemon::SOCKET;
 use crate::daemon::api::{Code, Problem, Refusal};
 use crate::state;
 
+/// How long the daemon may take to say what it knows.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Largest answer, in bytes.
 const MAX_ANSWER: usize = 16 << 20;
 /// Longest line of a stream, in bytes.
@@ -38,6 +42,9 @@ pub enum ClientError {
     /// The connection failed.
     #[error("the connection to the daemon failed")]
     Connection(#[from] hyper::Error),
+    /// It is stuck.
+    #[error("the daemon did not answer within {} seconds", PATIENCE.as_secs())]
+    Late,
     /// It refused.
     #[error("{}", .0.message)]
     Refused(Problem),
@@ -80,7 +87,10 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        whole(self.send(Method::GET, path).await?).await
+        let asked = async { whole(self.send(Method::GET, path).await?).await };
+        timeout(PATIENCE, asked)
+            .await
+            .map_err(|_| ClientError::Late)?
     }
 
     /// Does `path`.

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use crate::config::HostConfig;
 use crate::lifecycle::Deadlines;
 use crate::state::{self, StateError};
-use crate::supervisor::Launch;
+use crate::supervisor::{Launch, OWN_PROGRAM};
 
 pub mod api;
 mod body;
@@ -49,9 +49,6 @@ pub enum DaemonError {
         "another daemon keeps its state in {0:?}: `cocoon-host ps` talks to it; stop it, or choose another host.state"
     )]
     Running(PathBuf),
-    /// This program, which supervisors are started from.
-    #[error("cannot tell which program this is")]
-    Program(#[source] std::io::Error),
 }
 
 /// How the daemon is asked to end.
@@ -98,7 +95,7 @@ impl Daemon {
         Ok(Self {
             config,
             file: file.to_owned(),
-            program: std::env::current_exe().map_err(DaemonError::Program)?,
+            program: OWN_PROGRAM.into(),
             deadlines: Deadlines::default(),
             listener,
             journal: Arc::new(Journal::default()),

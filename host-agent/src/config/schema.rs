@@ -78,7 +78,6 @@ pub(super) struct Located {
 
 /// One `[[appliance]]`; what was wrong or missing is `None`.
 pub(super) struct Entry {
-    pub(super) at: usize,
     pub(super) name: Option<At<String>>,
     pub(super) image: Option<At<PathBuf>>,
     pub(super) manifest: Option<At<PathBuf>>,
@@ -182,7 +181,6 @@ fn appliance(table: &DeTable<'_>, at: usize, report: &mut Report<'_>) -> Entry {
         report.add(*at, "appliance.gpu", Wrong::because(message));
     }
     Entry {
-        at,
         name: table.required(report, "name", "\"first\"", values::name),
         image: table.required(report, "image", "\"/srv/cocoon/appliance\"", path),
         manifest: table.optional(report, "manifest", path),

@@ -17,7 +17,9 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use super::{ENDING, Ended, LAUNCH, Launch, MAX_MESSAGE, Order, Report, SOCKET, VERSION, WORDS};
+use super::{
+    ENDING, Ended, LAUNCH, Launch, MAX_MESSAGE, OWN_PROGRAM, Order, Report, SOCKET, VERSION, WORDS,
+};
 use crate::lifecycle::Ending;
 use crate::state::{self, StateError};
 use crate::text::{chain, plain};
@@ -114,6 +116,10 @@ impl Link {
             .stdout(Stdio::null())
             .stderr(stderr)
             .kill_on_drop(false);
+        if program == Path::new(OWN_PROGRAM) {
+            // For the list of processes.
+            command.arg0("cocoon-host");
+        }
         if let Some(cache) = cache {
             command.env("COCOON_CACHE", cache);
         }

@@ -64,14 +64,8 @@ async fn every_command_talks_to_the_daemon() {
             .ends_with(" first: serving on https://127.0.0.1:8443\n")
     );
 
-    let again: View = serde_json::from_str(
-        &printed(&world, &["restart", "first", "--json"])
-            .await
-            .lines()
-            .last()
-            .unwrap(),
-    )
-    .unwrap();
+    let again = printed(&world, &["restart", "first", "--json"]).await;
+    let again: View = serde_json::from_str(again.lines().last().unwrap()).unwrap();
     assert_eq!((again.life.state.name(), again.life.run), ("serving", 2));
     let down = printed(&world, &["down", "first", "--json"]).await;
     assert_eq!(
