@@ -79,6 +79,11 @@ impl Keys {
         Hex(self.meter.verifying_key().to_bytes())
     }
 
+    /// The meter key, for receipts.
+    pub(crate) fn meter(&self) -> &SigningKey {
+        &self.meter
+    }
+
     /// The leaf key, for the certificate.
     pub(crate) fn leaf(&self) -> &SecretKey {
         &self.leaf

@@ -6,19 +6,21 @@ use std::sync::atomic::Ordering;
 
 use cocoon_guest_agent::api::Limits;
 use cocoon_guest_agent::api::stream::BUCKET;
+use cocoon_protocol::receipt::RECEIPT_COMMENT;
 use common::client::{DEADLINE, read, refusal};
 use common::engine::CONTEXT;
-use common::{Client, FakeEngine, MODEL, impatient, machine};
+use common::{Client, FakeEngine, MODEL, Machine, impatient, machine};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
 use tokio::time::timeout;
 
-/// Events of a stream, without `data: `.
+/// Events of a stream, without `data: ` and without the comment that holds the receipt.
 fn events(body: &[u8]) -> Vec<&str> {
     let text = std::str::from_utf8(body).unwrap();
     text.strip_suffix("\n\n")
         .unwrap()
         .split("\n\n")
+        .filter(|event| !event.starts_with(RECEIPT_COMMENT))
         .map(|event| event.strip_prefix("data: ").unwrap())
         .collect()
 }
@@ -84,7 +86,7 @@ async fn streamed_events_have_one_length_whatever_they_say() {
         values[values.len() - 2]["choices"][0]["finish_reason"],
         "stop"
     );
-    assert_eq!(values[values.len() - 1]["usage"]["completion_tokens"], 3);
+    assert_eq!(values[values.len() - 1]["usage"]["completion_tokens"], 4);
 }
 
 #[tokio::test]
@@ -160,6 +162,25 @@ async fn an_engine_that_dies_or_lies_costs_its_requests_and_not_the_machine() {
         "be likely",
         "flood",
     ];
+    each_ends_the_engine(&machine, &lies).await;
+    assert_eq!(launches.load(Ordering::Relaxed), 8);
+}
+
+/// What it says last must be what it has counted: receipts are about that.
+#[tokio::test]
+async fn an_engine_that_miscounts_is_ended() {
+    let machine = machine(FakeEngine::new().0, 1, Limits::default()).await;
+    let lies = [
+        "lie about the sum",
+        "lie about the first count",
+        "answer before reading",
+        "read twice",
+    ];
+    each_ends_the_engine(&machine, &lies).await;
+}
+
+/// Each of these prompts makes the engine die or lie, and another takes its place.
+async fn each_ends_the_engine(machine: &Machine, lies: &[&str]) {
     for (death, prompt) in (1..).zip(lies) {
         let mut client = Client::attested(machine.address).await;
         let response = client.chat(prompt, "").await;
@@ -185,7 +206,6 @@ async fn an_engine_that_dies_or_lies_costs_its_requests_and_not_the_machine() {
         let (status, _) = read(client.chat("still there", "").await).await;
         assert_eq!(status.as_u16(), 200);
     }
-    assert_eq!(launches.load(Ordering::Relaxed), 8);
 }
 
 #[tokio::test]

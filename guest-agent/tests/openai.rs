@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use cocoon_guest_agent::api::Limits;
 use cocoon_guest_agent::api::stream::BUCKET;
+use cocoon_protocol::receipt::RECEIPT_COMMENT;
 use common::client::{read, refusal};
 use common::{Client, FakeEngine, MODEL, impatient, machine};
 use serde_json::{Value, json};
@@ -25,13 +26,15 @@ async fn answer(client: &mut Client, prompt: &str, extra: &str) -> Value {
     serde_json::from_slice(&body).unwrap()
 }
 
-/// The events of a stream that ends well, each of whole buckets.
+/// The events of a stream that ends well, each of whole buckets, without its receipt.
 async fn stream(client: &mut Client, prompt: &str, extra: &str) -> Vec<Value> {
     let (status, body) = read(client.chat(prompt, &format!("{STREAM}{extra}")).await).await;
     assert_eq!(status.as_u16(), 200, "{}", String::from_utf8_lossy(&body));
     let text = std::str::from_utf8(&body).unwrap();
     let mut events: Vec<&str> = text.split_terminator("\n\n").collect();
     assert_eq!(events.pop(), Some("data: [DONE]"));
+    let receipt = events.pop().unwrap();
+    assert!(receipt.starts_with(RECEIPT_COMMENT), "{receipt}");
     let event = |event: &str| {
         assert_eq!((event.len() + 2) % BUCKET, 0, "{event}");
         serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap()
@@ -195,7 +198,11 @@ async fn completions_continue_a_text() {
     let (_, streamed) = client.post(path, &body("one two", STREAM)).await;
     let text = String::from_utf8(streamed.to_vec()).unwrap();
     let mut said = String::new();
-    for event in text.split_terminator("\n\n") {
+    let comment = |event: &&str| event.starts_with(RECEIPT_COMMENT);
+    for event in text
+        .split_terminator("\n\n")
+        .filter(|event| !comment(event))
+    {
         let Ok(event) = serde_json::from_str::<Value>(event.strip_prefix("data: ").unwrap()) else {
             assert_eq!(event, "data: [DONE]");
             continue;
@@ -213,6 +220,54 @@ async fn completions_continue_a_text() {
     );
     let (status, ..) = refusal(client.send("GET", path, "").await).await;
     assert_eq!(status, 405);
+}
+
+#[tokio::test]
+async fn a_steady_tick_is_bounded_and_hides_what_it_is_for() {
+    let mut client = client(1).await;
+    let options = |more: &str| format!(r#","stream":true,"stream_options":{{{more}}}"#);
+    let field = "stream_options.interval_ms";
+    for (extra, message) in [
+        (
+            options(r#""interval_ms":19"#),
+            "`stream_options.interval_ms` must be 20 to 5000.",
+        ),
+        (
+            options(r#""interval_ms":5001"#),
+            "`stream_options.interval_ms` must be 20 to 5000.",
+        ),
+        (
+            options(r#""interval_ms":"1""#),
+            "`stream_options.interval_ms` must be an integer of 20 to 5000.",
+        ),
+        (
+            options(r#""interval_ms":20,"include_obfuscation":false"#),
+            "`stream_options.interval_ms` is for streams with `include_obfuscation`.",
+        ),
+        (
+            options(r#""interval_ms":20"#) + r#","logprobs":true"#,
+            "`stream_options.interval_ms` is for requests without `logprobs`.",
+        ),
+    ] {
+        let (status, param, _, found) = refusal(client.chat("hi", &extra).await).await;
+        assert_eq!((status, param.as_deref()), (400, Some(field)), "{extra}");
+        assert_eq!(found, message);
+    }
+    let extra = options(r#""interval_ms":20"#);
+    let (status, body) = read(client.chat("one two", &extra).await).await;
+    assert_eq!(status.as_u16(), 200);
+    let text = std::str::from_utf8(&body).unwrap();
+    let events: Vec<&str> = text.split_terminator("\n\n").collect();
+    let (ticks, end) = events.split_at(events.len() - 2);
+    assert!(end[0].starts_with(RECEIPT_COMMENT) && end[1] == "data: [DONE]");
+    let mut said = String::new();
+    for tick in ticks {
+        assert_eq!(tick.len() + 2, BUCKET, "{tick}");
+        let value: Value = serde_json::from_str(tick.strip_prefix("data: ").unwrap()).unwrap();
+        let content = &value["choices"][0]["delta"]["content"];
+        said.push_str(content.as_str().unwrap_or_default());
+    }
+    assert_eq!(said, "one two");
 }
 
 #[tokio::test]

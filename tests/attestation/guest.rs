@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex};
 
 use cocoon_client::{Address, Verifier};
+use cocoon_guest_agent::api::receipts::Receipts;
 use cocoon_guest_agent::api::{self, Counters, Limits, Service};
 use cocoon_guest_agent::attester::{self, Attester, Identity};
 use cocoon_guest_agent::engine::supervisor::{self, Launched as Engine, Launcher};
@@ -129,6 +130,7 @@ impl Guest {
         let service = Service {
             attester: attester.clone(),
             engine: supervisor::start(NoEngine, "tiny".into(), 1),
+            receipts: Receipts::new(&keys, &identity.claims),
             counters: Arc::clone(&counters),
             limits: Limits::default(),
         };

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use cocoon_client::{Address, Verifier};
+use cocoon_guest_agent::api::receipts::Receipts;
 use cocoon_guest_agent::api::{self, Counters, Limits, Service};
 use cocoon_guest_agent::attester::{self, Attester, Identity};
 use cocoon_guest_agent::engine::supervisor::{self, Launched as Engine, Launcher, Process};
@@ -77,9 +78,11 @@ impl Appliance {
         // The sender may go: the last value stays.
         let (_, stapled) = watch::channel(Some(collateral));
         let launcher = Native { engine, folder };
+        let receipts = Receipts::new(&keys, &identity.claims);
         let service = Service {
             attester: Attester::start(tee, identity, stapled),
             engine: supervisor::start(launcher, MODEL.into(), SLOTS),
+            receipts,
             counters: Arc::new(Counters::default()),
             limits: Limits::default(),
         };

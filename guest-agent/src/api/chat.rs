@@ -1,11 +1,13 @@
 //! Parses the requests that generate into what the engine is asked.
 
+use std::time::Duration;
+
 use cocoon_protocol::engine::{Choice, Format, Generation, ModelInfo, Prompt, Sampling};
 use serde_json::value::RawValue;
 
 use super::error::Refusal;
 use super::fields::Fields;
-use super::options::{self, Options};
+use super::options::{self, INTERVAL, Options};
 use super::{tools, turns};
 
 /// Most alternatives of a token: in chats, and in completions.
@@ -22,6 +24,8 @@ pub struct Asked {
     pub include_usage: bool,
     /// Pad events to size buckets.
     pub obfuscate: bool,
+    /// Send one event at each of these, whatever there is to tell.
+    pub interval: Option<Duration>,
     /// Tell log probabilities, with so many alternatives.
     pub top_logprobs: Option<u8>,
 }
@@ -58,7 +62,7 @@ pub fn parse(body: &[u8], model: &ModelInfo, slots: usize) -> Result<Asked, Refu
         top_logprobs,
     };
     let generations = options.samplings.iter().map(generation).collect();
-    Ok(asked(generations, &options, top_logprobs))
+    asked(generations, &options, top_logprobs)
 }
 
 /// Parses the body of a completion request: a text to be continued.
@@ -91,17 +95,26 @@ pub fn parse_completion(body: &[u8], model: &ModelInfo, slots: usize) -> Result<
         top_logprobs,
     };
     let generations = options.samplings.iter().map(generation).collect();
-    Ok(asked(generations, &options, top_logprobs))
+    asked(generations, &options, top_logprobs)
 }
 
-fn asked(generations: Vec<Generation>, options: &Options, top_logprobs: Option<u8>) -> Asked {
-    Asked {
+fn asked(
+    generations: Vec<Generation>,
+    options: &Options,
+    top_logprobs: Option<u8>,
+) -> Result<Asked, Refusal> {
+    if options.interval.is_some() && top_logprobs.is_some() {
+        let message = format!("`{INTERVAL}` is for requests without `logprobs`.");
+        return Err(Refusal::field(INTERVAL, message));
+    }
+    Ok(Asked {
         generations,
         stream: options.stream,
         include_usage: options.include_usage,
         obfuscate: options.obfuscate,
+        interval: options.interval,
         top_logprobs,
-    }
+    })
 }
 
 fn check_model(fields: &mut Fields<'_>, model: &ModelInfo) -> Result<(), Refusal> {

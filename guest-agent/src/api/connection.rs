@@ -1,6 +1,6 @@
 //! One TLS connection: handshake, exporter, attestation, requests, end of life.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cocoon_protocol::binding::EXPORTER_LABEL;
@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::activity::{Activity, Due, Table};
+use super::receipts::Session;
 use super::unread::Unread;
 use super::watched::{Asked, Watched};
 use super::{Service, routes};
@@ -31,6 +32,8 @@ pub(super) struct Connection {
     attempts: AtomicU32,
     /// Its part of the share of those that have not attested.
     stranger: Mutex<Option<OwnedSemaphorePermit>>,
+    session: Mutex<Option<Session>>,
+    generated: AtomicU64,
 }
 
 impl Connection {
@@ -40,11 +43,21 @@ impl Connection {
     }
 
     /// Evidence over this session is being handed out: it is no stranger any more.
-    pub fn attested(&self) {
-        let mut stranger = self.stranger.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(stranger.take());
+    pub fn attested(&self, session: Session) {
+        drop(self.stranger.lock().unwrap_or_else(PoisonError::into_inner).take());
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
         self.activity.attested();
         self.newly_attested.notify_one();
+    }
+
+    /// What was attested last.
+    pub fn session(&self) -> Option<Session> {
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a request that reached the engine: its number on this connection.
+    pub fn number(&self) -> u64 {
+        self.generated.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Counts an attempt to attest; false past the limit.
@@ -92,6 +105,8 @@ pub(super) async fn run(
         newly_attested: Notify::new(),
         attempts: AtomicU32::new(0),
         stranger: Mutex::new(Some(stranger)),
+        session: Mutex::default(),
+        generated: AtomicU64::new(0),
     });
     let (shared, doing) = (Arc::clone(&connection), Arc::clone(&activity));
     let handler = service_fn(move |request| {

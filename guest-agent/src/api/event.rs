@@ -22,21 +22,21 @@ pub struct Shape {
     pub obfuscate: bool,
     /// Tell log probabilities, with so many alternatives.
     pub top_logprobs: Option<u8>,
+    /// Padded events are multiples of this many bytes.
+    pub bucket: usize,
 }
 
-impl Shape {
-    /// The bucket of these events: larger with log probabilities, so that these too have one length.
-    fn bucket(self) -> usize {
-        let told = self.top_logprobs.map_or(0, |top| 1 + usize::from(top));
-        BUCKET + (told * LOGPROB).next_multiple_of(BUCKET)
-    }
+/// The bucket of usual events: larger with log probabilities, so that these too have one length.
+pub(super) fn bucket(top_logprobs: Option<u8>) -> usize {
+    let told = top_logprobs.map_or(0, |top| 1 + usize::from(top));
+    BUCKET + (told * LOGPROB).next_multiple_of(BUCKET)
 }
 
 /// One event. Where it is to be padded, the value's last field is an empty `obfuscation`, which is filled.
 pub(super) fn event(value: &impl Serialize, shape: Shape) -> Bytes {
     const TAIL: &[u8] = b"\"}\n\n";
-    let bucket = shape.bucket();
-    let mut json = WipingWriter::with_capacity(2 * bucket);
+    let bucket = shape.bucket;
+    let mut json = WipingWriter::with_capacity(2 * bucket.max(BUCKET));
     json.push(b"data: ");
     // Strings and numbers into memory: serialisation cannot fail.
     if serde_json::to_writer(&mut json, value).is_err() {
@@ -77,6 +77,7 @@ mod tests {
             include_usage: true,
             obfuscate,
             top_logprobs: top,
+            bucket: bucket(top),
         };
         let choice = ChatChoice {
             index: 0,

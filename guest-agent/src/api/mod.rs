@@ -4,14 +4,18 @@
 
 mod activity;
 pub mod chat;
+mod choices;
 mod connection;
 pub mod error;
 mod event;
 mod fields;
 mod options;
 mod places;
+pub mod receipts;
+mod reply;
 mod routes;
 mod schema;
+mod steady;
 pub mod stream;
 mod tools;
 mod turns;
@@ -21,11 +25,8 @@ mod whole;
 pub mod wire;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cocoon_protocol::control::Metrics;
-use cocoon_protocol::openai::Usage;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -34,6 +35,7 @@ use places::{Place, Places};
 
 use crate::attester::Attester;
 use crate::engine::{Bounds, Engine, Patience};
+pub use crate::metering::{Counters, Meter};
 use crate::tls::AttestedListener;
 
 /// Bounds of the service.
@@ -110,68 +112,12 @@ pub struct Service {
     pub attester: Attester,
     /// Gives answers.
     pub engine: Engine,
+    /// Signs receipts.
+    pub receipts: receipts::Receipts,
     /// What is counted.
     pub counters: Arc<Counters>,
     /// Bounds.
     pub limits: Limits,
-}
-
-/// Counters since boot.
-#[derive(Default)]
-pub struct Counters {
-    connections: AtomicU64,
-    attestations: AtomicU64,
-    requests: AtomicU64,
-    errors: AtomicU64,
-    prompt_tokens: AtomicU64,
-    completion_tokens: AtomicU64,
-}
-
-impl Counters {
-    /// What may leave the guest.
-    pub fn metrics(&self, engine_restarts: u64) -> Metrics {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Metrics {
-            connections: read(&self.connections),
-            attestations: read(&self.attestations),
-            requests: read(&self.requests),
-            errors: read(&self.errors),
-            prompt_tokens: read(&self.prompt_tokens),
-            completion_tokens: read(&self.completion_tokens),
-            engine_restarts,
-        }
-    }
-
-    fn add(counter: &AtomicU64, count: u64) {
-        counter.fetch_add(count, Ordering::Relaxed);
-    }
-}
-
-/// Counts one request that reached the engine; its end is counted once, whatever it is.
-pub struct Meter(Arc<Counters>);
-
-impl Meter {
-    fn begin(counters: &Arc<Counters>) -> Self {
-        Counters::add(&counters.requests, 1);
-        Self(Arc::clone(counters))
-    }
-
-    /// It ended well.
-    pub fn done(&self, prompt_tokens: u32, completion_tokens: u32) -> Usage {
-        Counters::add(&self.0.prompt_tokens, prompt_tokens.into());
-        Counters::add(&self.0.completion_tokens, completion_tokens.into());
-        let total_tokens = prompt_tokens.saturating_add(completion_tokens);
-        Usage {
-            prompt_tokens,
-            completion_tokens,
-            total_tokens,
-        }
-    }
-
-    /// It ended with an error.
-    pub fn failed(&self) {
-        Counters::add(&self.0.errors, 1);
-    }
 }
 
 /// Serves until `drain` becomes true and every connection has ended, at most [`Limits::grace`] later.
@@ -200,7 +146,7 @@ pub async fn serve(listener: AttestedListener, service: Service, mut drain: watc
             let Some(Place { place, share }) = places.take(promised, limits.head_time).await else {
                 return;
             };
-            Counters::add(&service.counters.connections, 1);
+            service.counters.connected();
             connection::run(tcp, tls, service, &table, share, drain).await;
             drop(place);
         });

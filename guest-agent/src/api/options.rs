@@ -8,6 +8,10 @@
 //! | `logit_bias` | 1024 tokens of the model's vocabulary, -100 to 100 |
 //! | `user`, `safety_identifier` | 1 KiB, passed over |
 //! | `metadata` | 16 KiB, passed over |
+//! | `stream_options.interval_ms` | 20 to 5000 |
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use cocoon_protocol::engine::{ModelInfo, Sampling};
 use cocoon_protocol::openai::{Stop, StreamOptions};
@@ -26,6 +30,10 @@ const MAX_METADATA: usize = 16 * 1024;
 /// Tokens of a completion whose request names no number, as in OpenAI's API.
 const COMPLETION_TOKENS: u32 = 16;
 
+/// The option for a steady tick, and its milliseconds: as short as a token, as long as somebody waits for one.
+pub(super) const INTERVAL: &str = "stream_options.interval_ms";
+const INTERVALS: RangeInclusive<u32> = 20..=5000;
+
 /// How answers are told.
 pub(super) struct Options {
     /// As server-sent events.
@@ -34,6 +42,8 @@ pub(super) struct Options {
     pub include_usage: bool,
     /// Events padded to size buckets.
     pub obfuscate: bool,
+    /// Between two events, whatever there is to tell.
+    pub interval: Option<Duration>,
     /// Most tokens of each.
     pub max_tokens: u32,
     /// Strings that end them.
@@ -50,7 +60,7 @@ pub(super) fn take(
     chat: bool,
 ) -> Result<Options, Refusal> {
     let stream = fields.take("stream", "a boolean")?.unwrap_or(false);
-    let shown = stream_options(fields, stream)?;
+    let (shown, interval) = stream_options(fields, stream)?;
     let max_tokens = max_tokens(fields, model.context_length, chat)?;
     let mut sampling = Sampling {
         temperature: fields.number("temperature", 0.0..=2.0, 1.0)?,
@@ -98,6 +108,7 @@ pub(super) fn take(
         stream,
         include_usage: shown.include_usage,
         obfuscate: shown.include_obfuscation.unwrap_or(true),
+        interval,
         max_tokens,
         stop,
         samplings,
@@ -119,9 +130,12 @@ pub(super) fn take_harmless(fields: &mut Fields<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn stream_options(fields: &mut Fields<'_>, stream: bool) -> Result<StreamOptions, Refusal> {
+fn stream_options(
+    fields: &mut Fields<'_>,
+    stream: bool,
+) -> Result<(StreamOptions, Option<Duration>), Refusal> {
     let Some(raw) = fields.take::<&RawValue>("stream_options", "an object")? else {
-        return Ok(StreamOptions::default());
+        return Ok((StreamOptions::default(), None));
     };
     if !stream {
         return Err(Refusal::field(
@@ -135,11 +149,35 @@ fn stream_options(fields: &mut Fields<'_>, stream: bool) -> Result<StreamOptions
         .take_in(place, "include_usage", "a boolean")?
         .unwrap_or(false);
     let include_obfuscation = options.take_in(place, "include_obfuscation", "a boolean")?;
+    let interval = interval(&mut options, place, include_obfuscation)?;
     options.finish(place)?;
-    Ok(StreamOptions {
+    let shown = StreamOptions {
         include_usage,
         include_obfuscation,
-    })
+    };
+    Ok((shown, interval))
+}
+
+/// Not OpenAI's. Without padding a steady tick would hide nothing.
+fn interval(
+    options: &mut Fields<'_>,
+    place: &str,
+    obfuscation: Option<bool>,
+) -> Result<Option<Duration>, Refusal> {
+    let (least, most) = (INTERVALS.start(), INTERVALS.end());
+    let shape = format!("an integer of {least} to {most}");
+    let Some(milliseconds) = options.take_in::<u32>(place, "interval_ms", &shape)? else {
+        return Ok(None);
+    };
+    if !INTERVALS.contains(&milliseconds) {
+        let message = format!("`{INTERVAL}` must be {least} to {most}.");
+        return Err(Refusal::field(INTERVAL, message));
+    }
+    if obfuscation == Some(false) {
+        let message = format!("`{INTERVAL}` is for streams with `include_obfuscation`.");
+        return Err(Refusal::field(INTERVAL, message));
+    }
+    Ok(Some(Duration::from_millis(milliseconds.into())))
 }
 
 fn max_tokens(fields: &mut Fields<'_>, context: u32, chat: bool) -> Result<u32, Refusal> {

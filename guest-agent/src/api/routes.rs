@@ -1,18 +1,17 @@
 //! Paths and methods.
 
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cocoon_protocol::binding::Freshness;
+use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::document::{ATTEST_PATH, AttestRequest};
 use cocoon_protocol::engine::ModelInfo;
+use cocoon_protocol::receipt::{Outcome, RECEIPT_HEADER};
 use http_body_util::BodyExt as _;
-use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::json;
 use tokio::time::timeout;
@@ -21,9 +20,12 @@ use zeroize::{Zeroize as _, Zeroizing};
 use super::chat;
 use super::connection::Connection;
 use super::error::Refusal;
-use super::stream::{Events, Shape};
+use super::event::bucket;
+use super::receipts::{Entry, Session};
+use super::reply::{Reply, refuse, reply, reply_json};
+use super::stream::{Events, Shape, Telling};
 use super::wire::{Envelope, Kind};
-use super::{Counters, Meter, Service, whole};
+use super::{Meter, Service, whole};
 use crate::keys;
 
 /// Bytes of an attestation request: a nonce and white space.
@@ -36,11 +38,7 @@ pub(super) async fn answer(
 ) -> Result<Response<Reply>, Infallible> {
     let outcome = route(&connection, request).await;
     Ok(outcome.unwrap_or_else(|refusal| {
-        connection
-            .service
-            .counters
-            .errors
-            .fetch_add(1, Ordering::Relaxed);
+        connection.service.counters.failed();
         refuse(&refusal)
     }))
 }
@@ -95,8 +93,11 @@ async fn attest(
         exporter: connection.exporter,
     };
     let document = service.attester.session(fresh).await?;
-    Counters::add(&service.counters.attestations, 1);
-    connection.attested();
+    service.counters.attested();
+    connection.attested(Session {
+        nonce: fresh.nonce,
+        evidence_digest: Hex32::sha256(&document),
+    });
     Ok(reply(StatusCode::OK, Bytes::from(document)))
 }
 
@@ -145,6 +146,7 @@ async fn complete(
     kind: Kind,
 ) -> Result<Response<Reply>, Refusal> {
     let service = &connection.service;
+    let session = connection.session().ok_or_else(Refusal::unattested)?;
     let model = model(service)?;
     let body = read(service, request, service.limits.body).await?;
     let slots = service.engine.slots();
@@ -152,6 +154,7 @@ async fn complete(
         Kind::Chat => chat::parse(&body, &model, slots)?,
         Kind::Completion => chat::parse_completion(&body, &model, slots)?,
     };
+    let entry = service.receipts.open(session, &body)?;
     // A prompt is no longer than the JSON that it came in, and each choice holds its own.
     let held = body.len() * asked.generations.len();
     drop(body);
@@ -165,18 +168,24 @@ async fn complete(
             &service.limits.patience,
         )
         .await?;
-    let meter = Meter::begin(&service.counters);
+    let meter = Meter::begin(&service.counters, &answers);
+    let entry = entry.numbered(connection.number());
     if !asked.stream {
         let logprobs = asked.top_logprobs.is_some();
-        let body = whole::collect(answers, &envelope, &meter, logprobs).await?;
-        return Ok(reply(StatusCode::OK, body));
+        let answered = whole::collect(answers, &envelope, &meter, logprobs).await;
+        return Ok(with_receipt(answered, &meter, entry));
     }
-    let shape = Shape {
-        include_usage: asked.include_usage,
-        obfuscate: asked.obfuscate,
-        top_logprobs: asked.top_logprobs,
+    let telling = Telling {
+        envelope,
+        shape: Shape {
+            include_usage: asked.include_usage,
+            obfuscate: asked.obfuscate,
+            top_logprobs: asked.top_logprobs,
+            bucket: bucket(asked.top_logprobs),
+        },
+        interval: asked.interval,
     };
-    let events = Events::new(answers, envelope, shape, meter);
+    let events = Events::new(answers, telling, meter, entry);
     let mut response = Response::new(Reply::Events(Box::new(events)));
     response
         .headers_mut()
@@ -185,6 +194,30 @@ async fn complete(
         .headers_mut()
         .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+/// A whole answer, or what the engine failed with, with its receipt in the head: all of it is known by now.
+fn with_receipt(
+    answered: Result<(Bytes, Outcome), Refusal>,
+    meter: &Meter,
+    mut entry: Entry,
+) -> Response<Reply> {
+    let (mut response, outcome) = match answered {
+        Ok((body, outcome)) => (reply(StatusCode::OK, body), outcome),
+        Err(refusal) => {
+            meter.failed();
+            (refuse(&refusal), Outcome::Failed)
+        }
+    };
+    if let Reply::Whole(Some(body)) = response.body() {
+        entry.sent(body);
+    }
+    if let Some(receipt) = entry.header(outcome, meter.close()) {
+        response
+            .headers_mut()
+            .insert(HeaderName::from_static(RECEIPT_HEADER), receipt);
+    }
+    response
 }
 
 fn envelope(service: &Service, kind: Kind, model: String) -> Result<Envelope, Refusal> {
@@ -244,70 +277,4 @@ async fn read(
         .await
         .map_err(|_| Refusal::slow())??;
     Ok(bytes)
-}
-
-fn refuse(refusal: &Refusal) -> Response<Reply> {
-    // Strings only: serialisation cannot fail.
-    let json = serde_json::to_vec(&refusal.to_body()).unwrap_or_default();
-    let mut response = reply(refusal.status, Bytes::from(json));
-    if let Some(seconds) = refusal.retry_after {
-        response
-            .headers_mut()
-            .insert(RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    if let Some(methods) = refusal.allow {
-        response
-            .headers_mut()
-            .insert(ALLOW, HeaderValue::from_static(methods));
-    }
-    response
-}
-
-fn reply_json(value: &serde_json::Value) -> Response<Reply> {
-    reply(StatusCode::OK, Bytes::from(value.to_string()))
-}
-
-fn reply(status: StatusCode, body: Bytes) -> Response<Reply> {
-    let mut response = Response::new(Reply::Whole(Some(body)));
-    *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-/// The body of a response.
-pub(super) enum Reply {
-    Whole(Option<Bytes>),
-    Events(Box<Events>),
-}
-
-impl Body for Reply {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match &mut *self {
-            Reply::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Reply::Events(events) => Pin::new(&mut **events).poll_frame(context),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        matches!(self, Reply::Whole(None))
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Reply::Whole(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
-            Reply::Whole(None) => SizeHint::with_exact(0),
-            Reply::Events(_) => SizeHint::default(),
-        }
-    }
 }

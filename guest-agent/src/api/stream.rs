@@ -1,61 +1,73 @@
 //! Answers as streams of OpenAI's server-sent events.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use cocoon_protocol::openai::{FinishReason, Usage};
+use cocoon_protocol::receipt::{Outcome, Tokens};
 use hyper::body::{Body, Bytes, Frame};
 use serde::Serialize;
 
-use super::Meter;
+use super::choices::Choices;
 use super::error::Refusal;
 use super::event::event;
 pub use super::event::{BUCKET, Shape};
-use super::whole::call_id;
+use super::receipts::Entry;
+use super::steady::{MIN_ROOM, Rooms, Steady};
+use super::whole::{call_id, outcome};
 use super::wire::{
     ChatChoice, ChatLogprobs, Delta, Envelope, Function, Kind, TextChoice, TextLogprobs, ToolCall,
 };
-use crate::engine::{Answer, Piece};
+use crate::engine::{Answer, MAX_NAME, Piece};
+use crate::metering::{Meter, usage};
+
+#[cfg(test)]
+mod tests;
 
 /// The body of a streamed answer. Dropping it cancels the generations.
 pub struct Events {
-    choices: Vec<Choice>,
-    /// The choice that is looked at first: none waits for the others.
-    turn: usize,
+    choices: Choices,
     envelope: Envelope,
     shape: Shape,
     meter: Meter,
-    counts: (u32, u32),
+    entry: Entry,
+    outcome: Outcome,
+    steady: Option<Steady>,
     state: State,
 }
 
-struct Choice {
-    answer: Answer,
-    /// Characters told, for the offsets of completions.
-    told: usize,
-    over: bool,
-}
-
+#[derive(Clone, Copy)]
 enum State {
     /// The first event of the choice of this number.
     Role(usize),
     Text,
-    Usage(Usage),
+    Usage(Tokens),
+    Receipt(Tokens),
     Terminator,
     End,
 }
 
+/// What an answer is made of, beside its text.
+pub struct Telling {
+    /// What every event repeats.
+    pub envelope: Envelope,
+    /// How events are shaped.
+    pub shape: Shape,
+    /// When they leave, if not as they come.
+    pub interval: Option<Duration>,
+}
+
 impl Events {
     /// A stream over answers.
-    pub fn new(answers: Vec<Answer>, envelope: Envelope, shape: Shape, meter: Meter) -> Self {
-        let choice = |answer| Choice {
-            answer,
-            told: 0,
-            over: false,
-        };
-        Self {
-            choices: answers.into_iter().map(choice).collect(),
-            turn: 0,
+    pub fn new(answers: Vec<Answer>, telling: Telling, meter: Meter, entry: Entry) -> Self {
+        let Telling {
+            envelope,
+            shape,
+            interval,
+        } = telling;
+        let mut events = Self {
+            choices: Choices::new(answers),
             state: match envelope.kind {
                 Kind::Chat => State::Role(0),
                 Kind::Completion => State::Text,
@@ -63,8 +75,50 @@ impl Events {
             envelope,
             shape,
             meter,
-            counts: (0, 0),
+            entry,
+            outcome: Outcome::Complete,
+            steady: None,
+        };
+        if let Some(interval) = interval {
+            events.steady = Some(events.steady(interval));
         }
+        events
+    }
+
+    /// Finds a size of events in which the longest without text still leaves room for some.
+    fn steady(&mut self, interval: Duration) -> Steady {
+        // Bare events, as long as they get.
+        self.shape.bucket = 1;
+        let reason = Some(FinishReason::ToolCalls);
+        let text = match self.envelope.kind {
+            Kind::Chat => self.delta(0, Delta::of(""), reason),
+            Kind::Completion => self.text(0, "", reason),
+        };
+        let call = |name: Option<&str>| {
+            let call = ToolCall {
+                index: Some(u32::MAX),
+                id: name.map(Into::into),
+                kind: name.and(Some("function")),
+                function: Function {
+                    name,
+                    arguments: "",
+                },
+            };
+            self.delta(0, Delta::calling(call), None).len()
+        };
+        let (arguments, named) = (call(None), call(Some(&"x".repeat(MAX_NAME))));
+        let most = Tokens {
+            prompt: u32::MAX.into(),
+            completion: u32::MAX.into(),
+        };
+        let (text, usage) = (text.len(), self.usage(most).len());
+        let longest = usage.max(named).max(text.max(arguments) + MIN_ROOM);
+        self.shape.bucket = longest.next_multiple_of(BUCKET);
+        let rooms = Rooms {
+            text: self.shape.bucket - text,
+            arguments: self.shape.bucket - arguments,
+        };
+        Steady::new(interval, rooms)
     }
 
     fn event(&self, choices: impl Serialize, usage: Option<Usage>) -> Bytes {
@@ -102,10 +156,7 @@ impl Events {
                 let choice = ChatChoice {
                     index,
                     message: None,
-                    delta: Some(Delta {
-                        content: Some(&text.0),
-                        ..Delta::default()
-                    }),
+                    delta: Some(Delta::of(&text.0)),
                     logprobs: told.then(|| ChatLogprobs::of(&logprobs)),
                     finish_reason: None,
                 };
@@ -113,8 +164,7 @@ impl Events {
             }
             (Piece::Delta(text, logprobs), Kind::Completion) => {
                 let told = self.shape.top_logprobs.is_some() && !logprobs.is_empty();
-                let offset = self.choices[index].told;
-                self.choices[index].told += text.0.chars().count();
+                let offset = self.choices.tell(index, &text.0);
                 let choice = TextChoice {
                     text: &text.0,
                     index,
@@ -141,29 +191,15 @@ impl Events {
                         arguments: &arguments.0,
                     },
                 };
-                let delta = Delta {
-                    tool_calls: Some([call]),
-                    ..Delta::default()
-                };
-                self.delta(index, delta, None)
+                self.delta(index, Delta::calling(call), None)
             }
-            (
-                Piece::Done {
-                    finish_reason,
-                    prompt_tokens,
-                    completion_tokens,
-                },
-                kind,
-            ) => {
-                self.choices[index].over = true;
-                let tokens = self.counts.1.saturating_add(completion_tokens);
-                // The prompt is one, however many continue it.
-                self.counts = (prompt_tokens, tokens);
-                if self.choices.iter().all(|choice| choice.over) {
-                    let usage = self.meter.done(self.counts.0, self.counts.1);
+            (Piece::Done { finish_reason }, kind) => {
+                self.outcome = outcome(self.outcome, finish_reason);
+                if self.choices.end(index) {
+                    let tokens = self.meter.close();
                     self.state = match self.shape.include_usage {
-                        true => State::Usage(usage),
-                        false => State::Terminator,
+                        true => State::Usage(tokens),
+                        false => State::Receipt(tokens),
                     };
                 }
                 match kind {
@@ -175,12 +211,18 @@ impl Events {
         })
     }
 
-    /// The status is long sent: the error comes as an event, and no `[DONE]` after it.
+    fn usage(&self, tokens: Tokens) -> Bytes {
+        let nothing: [ChatChoice<'_>; 0] = [];
+        self.event(nothing, Some(usage(tokens)))
+    }
+
+    /// The status is long sent: the error comes as an event, then the receipt, and no `[DONE]` after it.
     fn failed(&mut self, refusal: &Refusal) -> Bytes {
         self.meter.failed();
-        self.state = State::End;
+        self.outcome = Outcome::Failed;
+        self.state = State::Receipt(self.meter.close());
         // The other choices are of no use to anybody.
-        self.choices.clear();
+        self.choices.cancel();
         let body = ErrorEvent {
             error: &refusal.to_body().error,
             obfuscation: self.shape.obfuscate.then_some(""),
@@ -188,28 +230,11 @@ impl Events {
         event(&body, self.shape)
     }
 
-    /// The next piece of any choice, in turns.
+    /// The next piece: when it comes, or what there is of it at this tick.
     fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<(usize, Piece)>> {
-        let count = self.choices.len();
-        let mut pending = false;
-        for step in 0..count {
-            let index = (self.turn + step) % count;
-            let choice = &mut self.choices[index];
-            if choice.over {
-                continue;
-            }
-            match choice.answer.poll_next(context) {
-                Poll::Ready(Some(piece)) => {
-                    self.turn = (index + 1) % count;
-                    return Poll::Ready(Some((index, piece)));
-                }
-                Poll::Ready(None) => choice.over = true,
-                Poll::Pending => pending = true,
-            }
-        }
-        match pending {
-            true => Poll::Pending,
-            false => Poll::Ready(None),
+        match &mut self.steady {
+            Some(steady) => Poll::Ready(steady.next(&mut self.choices, context)),
+            None => self.choices.poll(context),
         }
     }
 }
@@ -230,38 +255,50 @@ impl Body for Events {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = &mut *self;
+        // The terminator says nothing that the receipt before it has not said.
+        if !matches!(this.state, State::Terminator | State::End)
+            && let Some(steady) = &mut this.steady
+        {
+            ready!(steady.poll_tick(context));
+        }
         let bytes = match this.state {
             State::Role(index) => {
-                this.state = match index + 1 < this.choices.len() {
+                this.state = match index + 1 < this.choices.count() {
                     true => State::Role(index + 1),
                     false => State::Text,
                 };
                 let delta = Delta {
                     role: Some("assistant"),
-                    content: Some(""),
-                    ..Delta::default()
+                    ..Delta::of("")
                 };
-                Some(this.delta(index, delta, None))
+                this.delta(index, delta, None)
             }
-            State::Text => match this.poll_piece(context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some((index, piece))) => Some(match this.piece(index, piece) {
+            State::Text => match ready!(this.poll_piece(context)) {
+                Some((index, piece)) => match this.piece(index, piece) {
                     Ok(bytes) => bytes,
                     Err(refusal) => this.failed(&refusal),
-                }),
-                Poll::Ready(None) => None,
+                },
+                // Cannot be: every choice ends with a piece that says so.
+                None => return Poll::Ready(None),
             },
-            State::Usage(usage) => {
-                this.state = State::Terminator;
-                let nothing: [ChatChoice<'_>; 0] = [];
-                Some(this.event(nothing, Some(usage)))
+            State::Usage(tokens) => {
+                this.state = State::Receipt(tokens);
+                this.usage(tokens)
+            }
+            State::Receipt(tokens) => {
+                this.state = match this.outcome {
+                    Outcome::Failed => State::End,
+                    Outcome::Complete | Outcome::Length => State::Terminator,
+                };
+                this.entry.comment(this.outcome, tokens)
             }
             State::Terminator => {
                 this.state = State::End;
-                Some(Bytes::from_static(b"data: [DONE]\n\n"))
+                Bytes::from_static(b"data: [DONE]\n\n")
             }
-            State::End => None,
+            State::End => return Poll::Ready(None),
         };
-        Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
+        this.entry.sent(&bytes);
+        Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 }

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::activity::Activity;
-use super::routes::Reply;
+use super::reply::Reply;
 use super::unread::Unread;
 
 /// A request under way; it ends when this is dropped.

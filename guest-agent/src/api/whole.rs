@@ -2,12 +2,12 @@
 
 use cocoon_protocol::engine::TokenLogprob;
 use cocoon_protocol::openai::{FinishReason, Usage};
+use cocoon_protocol::receipt::Outcome;
 use cocoon_protocol::wiping::WipingWriter;
 use hyper::body::Bytes;
 use serde::Serialize;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::Meter;
 use super::error::Refusal;
 use super::event::wiped;
 use super::wire::{
@@ -15,6 +15,7 @@ use super::wire::{
 };
 use crate::engine::{Answer, Failure, Piece};
 use crate::keys;
+use crate::metering::{Meter, usage};
 
 /// One choice as it grows. Wiped on drop.
 #[derive(Default)]
@@ -30,27 +31,25 @@ struct Call {
     arguments: Zeroizing<String>,
 }
 
-/// Waits for all choices; the body of the response. `logprobs` says whether the request asked.
+/// Waits for all choices; the body of the response, and how they ended. `logprobs` says whether the request asked.
 pub(super) async fn collect(
     answers: Vec<Answer>,
     envelope: &Envelope,
     meter: &Meter,
     logprobs: bool,
-) -> Result<Bytes, Refusal> {
-    let (mut choices, mut reasons, mut counts) = (Vec::new(), Vec::new(), (0, 0));
+) -> Result<(Bytes, Outcome), Refusal> {
+    let (mut choices, mut reasons) = (Vec::new(), Vec::new());
     // They run side by side; each has room for all of its pieces, whoever is read first.
     for mut answer in answers {
         let mut choice = Choice::default();
-        let (reason, prompt, completion) = read(&mut answer, &mut choice).await?;
-        // The prompt is one, however many continue it.
-        counts = (prompt, completion + counts.1);
+        reasons.push(read(&mut answer, &mut choice).await?);
         choices.push(choice);
-        reasons.push(reason);
     }
-    let usage = meter.done(counts.0, counts.1);
+    let ended = reasons.iter().copied().fold(Outcome::Complete, outcome);
+    let usage = usage(meter.close());
     let size = size(&choices);
     let told = choices.iter().zip(reasons).enumerate();
-    Ok(match envelope.kind {
+    let body = match envelope.kind {
         Kind::Chat => {
             let calls: Vec<Vec<ToolCall<'_>>> = choices.iter().map(Choice::tool_calls).collect();
             let mut chats = Vec::with_capacity(choices.len());
@@ -83,13 +82,19 @@ pub(super) async fn collect(
             }
             encode(envelope, &texts, usage, size)
         }
-    })
+    };
+    Ok((body, ended))
 }
 
-async fn read(
-    answer: &mut Answer,
-    choice: &mut Choice,
-) -> Result<(FinishReason, u32, u32), Refusal> {
+/// How an answer ended whose choices ended so far like `before`, and one more for this reason.
+pub(super) fn outcome(before: Outcome, reason: FinishReason) -> Outcome {
+    match reason {
+        FinishReason::Length if before == Outcome::Complete => Outcome::Length,
+        _ => before,
+    }
+}
+
+async fn read(answer: &mut Answer, choice: &mut Choice) -> Result<FinishReason, Refusal> {
     loop {
         match answer.next().await {
             Some(Piece::Delta(text, mut logprobs)) => {
@@ -110,11 +115,7 @@ async fn read(
                     append(&mut call.arguments, &arguments.0);
                 }
             }
-            Some(Piece::Done {
-                finish_reason,
-                prompt_tokens,
-                completion_tokens,
-            }) => return Ok((finish_reason, prompt_tokens, completion_tokens)),
+            Some(Piece::Done { finish_reason }) => return Ok(finish_reason),
             // Counted by the caller, like every refusal.
             Some(Piece::Failed(failure)) => return Err(failure.into()),
             None => return Err(Failure::Died.into()),
@@ -164,7 +165,7 @@ fn encode(envelope: &Envelope, choices: impl Serialize, usage: Usage, size: usiz
 }
 
 /// Appends and wipes what a growing string leaves behind.
-fn append(content: &mut Zeroizing<String>, text: &str) {
+pub(super) fn append(content: &mut Zeroizing<String>, text: &str) {
     if content.capacity() < content.len() + text.len() {
         let mut grown = String::with_capacity((content.len() + text.len()) * 2);
         grown.push_str(content);

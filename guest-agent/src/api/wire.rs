@@ -125,6 +125,24 @@ pub(super) struct Delta<'a> {
     pub tool_calls: Option<[ToolCall<'a>; 1]>,
 }
 
+impl<'a> Delta<'a> {
+    /// Text.
+    pub fn of(text: &'a str) -> Self {
+        Self {
+            content: Some(text),
+            ..Self::default()
+        }
+    }
+
+    /// A piece of a call.
+    pub fn calling(call: ToolCall<'a>) -> Self {
+        Self {
+            tool_calls: Some([call]),
+            ..Self::default()
+        }
+    }
+}
+
 /// A call; of its later pieces only `index` and `arguments` are there.
 #[derive(Serialize)]
 pub(super) struct ToolCall<'a> {

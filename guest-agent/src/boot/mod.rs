@@ -19,6 +19,7 @@ use cocoon_protocol::binding::{Claims, Tee as Kind};
 use cocoon_protocol::bytes::{Blob, Hex32};
 use cocoon_protocol::control::{CONTROL_VERSION, GUEST_PORT, GuestMessage, Phase};
 
+use crate::api::receipts::Receipts;
 use crate::api::{Counters, Limits, Service};
 use crate::attester::{self, AttestError, Attester, Identity};
 use crate::control::{Control, ControlError, port};
@@ -134,8 +135,12 @@ fn boot(console: &Console) -> Result<(), BootError> {
         console.enter(Phase::Serving);
         let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, GUEST_PORT));
         let listener = AttestedListener::bind(address, &keys, &boot_evidence).await?;
+        let receipts = Receipts::new(&keys, &identity.claims);
         let attester = Attester::start(tee, identity, control.collateral());
-        serve(listener, weights, engine, attester, &control, console).await
+        serve(
+            listener, weights, engine, attester, receipts, &control, console,
+        )
+        .await
     })
 }
 
@@ -183,6 +188,7 @@ async fn serve(
     weights: VerifiedWeights,
     engine: Engine,
     attester: Attester,
+    receipts: Receipts,
     control: &Control,
     console: &Console,
 ) -> Result<(), BootError> {
@@ -190,6 +196,7 @@ async fn serve(
     let service = Service {
         attester,
         engine,
+        receipts,
         counters: Arc::new(Counters::default()),
         limits: Limits::default(),
     };

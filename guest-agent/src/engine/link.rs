@@ -5,10 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
-use cocoon_protocol::engine::{
-    FromEngine, Generation, MAX_ARGUMENTS, MAX_FROM_ENGINE, MAX_TO_ENGINE, MAX_TOKEN, ModelInfo,
-    Text, ToEngine, TokenLogprob,
-};
+use cocoon_protocol::engine::{FromEngine, MAX_FROM_ENGINE, MAX_TO_ENGINE, ModelInfo, ToEngine};
 use cocoon_protocol::frame::{self, Decoder, FrameError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -17,50 +14,17 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use zeroize::Zeroizing;
 
-use super::{Command, EngineState, Failure, Piece, Slot};
+use super::running::Running;
+use super::{Command, EngineState, Failure, Piece};
 
 /// How long an engine may be silent while it loads or generates. Emulated machines are slow.
 const SILENCE: Duration = Duration::from_secs(600);
 /// Frames that may wait for an engine that does not read.
 const UNWRITTEN: usize = 4096;
 /// Longest context that is believed, in tokens.
-const MAX_CONTEXT: u32 = 1 << 20;
-/// Frames and bytes beyond what the tokens explain: the end of a text.
-const SLACK_PIECES: usize = 16;
-const SLACK_BYTES: usize = 64 * 1024;
-
+pub(super) const MAX_CONTEXT: u32 = 1 << 20;
 /// Largest vocabulary that is believed, in tokens.
 const MAX_VOCABULARY: u32 = 1 << 24;
-/// Longest name of a tool.
-const MAX_NAME: usize = 64;
-
-/// Frames with text that the answer to `generation` may have. What is held back comes in frames of its
-/// own: the log probabilities of tokens that a stop string could begin with, and calls of tools, whose
-/// arguments come in short pieces however long the tokens were.
-pub(super) fn piece_limit(generation: &Generation) -> usize {
-    let tokens = tokens(generation);
-    let tools = !generation.tools.is_empty();
-    let twice = generation.top_logprobs.is_some() || tools;
-    let pieces = match tools {
-        // A piece ends where a character does, up to three bytes early.
-        true => (tokens * MAX_TOKEN).div_ceil(MAX_ARGUMENTS - 3),
-        false => 0,
-    };
-    tokens * (1 + usize::from(twice)) + pieces + SLACK_PIECES
-}
-
-/// Bytes of text and log probabilities that the answer to `generation` may have.
-fn byte_limit(generation: &Generation) -> usize {
-    // A token, and those that are told with it.
-    let told = generation
-        .top_logprobs
-        .map_or(1, |top| 2 + usize::from(top));
-    tokens(generation) * MAX_TOKEN * told + SLACK_BYTES
-}
-
-fn tokens(generation: &Generation) -> usize {
-    usize::try_from(generation.max_tokens.min(MAX_CONTEXT)).unwrap_or(0)
-}
 
 /// How the life of an engine ended.
 #[derive(Debug, thiserror::Error)]
@@ -86,69 +50,6 @@ pub enum LinkError {
     /// Nobody holds a handle any more.
     #[error("the engine is not needed any more")]
     Unneeded,
-}
-
-struct Running {
-    pieces: mpsc::Sender<Piece>,
-    max_tokens: u32,
-    top_logprobs: Option<u8>,
-    tools: bool,
-    calls: u32,
-    pieces_left: usize,
-    bytes_left: usize,
-    _slot: Slot,
-}
-
-const MORE_TOKENS: &str = "it counts more tokens than there can be";
-
-impl Running {
-    /// Passes a piece on, if the request explains that there is one more, of so many bytes.
-    fn tell(&mut self, length: usize, piece: Piece) -> Result<(), LinkError> {
-        let pieces = self.pieces_left.checked_sub(1);
-        let Some((pieces_left, bytes_left)) = pieces.zip(self.bytes_left.checked_sub(length))
-        else {
-            return Err(LinkError::Lie(
-                "an answer is longer than its request allows",
-            ));
-        };
-        (self.pieces_left, self.bytes_left) = (pieces_left, bytes_left);
-        // Never full: the buffer has room for every piece that the counts above let through.
-        // Closed: the client is gone, and its cancellation is on the way.
-        let _ = self.pieces.try_send(piece);
-        Ok(())
-    }
-
-    /// Bytes of log probabilities that the request asked for.
-    fn check_logprobs(&self, logprobs: &[TokenLogprob]) -> Result<usize, LinkError> {
-        let most = self.top_logprobs.map(usize::from);
-        let mut length = 0;
-        for logprob in logprobs {
-            let few = most.is_some_and(|most| logprob.top.len() <= most);
-            let mut all = std::iter::once(&logprob.chosen).chain(&logprob.top);
-            if !few || all.any(|one| one.bytes.len() > MAX_TOKEN || one.logprob > 0.0) {
-                return Err(LinkError::Lie(
-                    "it tells probabilities that nobody asked for",
-                ));
-            }
-            let tops = logprob.top.iter().map(|one| one.bytes.len()).sum::<usize>();
-            length += logprob.chosen.bytes.len() + tops;
-        }
-        Ok(length)
-    }
-
-    /// Bytes of a call's name, if the call is the next one or goes on.
-    fn check_call(&mut self, index: u32, name: Option<&Text>) -> Result<usize, LinkError> {
-        let next = match name {
-            Some(name) if name.0.len() <= MAX_NAME => index == self.calls,
-            Some(_) => false,
-            None => index.checked_add(1) == Some(self.calls),
-        };
-        if !self.tools || !next {
-            return Err(LinkError::Lie("it calls what nobody offered"));
-        }
-        self.calls = index.saturating_add(1);
-        Ok(name.map_or(0, |name| name.0.len()))
-    }
 }
 
 /// Serves commands with one engine until it ends. `model_id` is the name it must give.
@@ -197,8 +98,7 @@ pub(super) async fn run(
     };
     writer.abort();
     for running in link.running.into_values() {
-        // The client may be gone too.
-        let _ = running.pieces.try_send(Piece::Failed(Failure::Died));
+        running.end(Piece::Failed(Failure::Died));
     }
     end
 }
@@ -227,21 +127,11 @@ impl Link<'_> {
                 id,
                 generation,
                 pieces,
+                tally,
                 slot,
             } => {
                 self.highest = self.highest.max(id);
-                let pieces_left = piece_limit(&generation) - 1;
-                let bytes_left = byte_limit(&generation);
-                let running = Running {
-                    pieces,
-                    max_tokens: generation.max_tokens,
-                    top_logprobs: generation.top_logprobs,
-                    tools: !generation.tools.is_empty(),
-                    calls: 0,
-                    pieces_left,
-                    bytes_left,
-                    _slot: slot,
-                };
+                let running = Running::new(&generation, pieces, tally, slot);
                 self.running.insert(id, running);
                 self.tell(&ToEngine::Generate {
                     id,
@@ -285,16 +175,20 @@ impl Link<'_> {
             }
             FromEngine::Started { id, prompt_tokens } => {
                 let context = self.context();
-                if self.find(id)?.is_some() && prompt_tokens > context {
-                    return Err(LinkError::Lie(MORE_TOKENS));
+                if let Some(running) = self.find(id)? {
+                    running.start(prompt_tokens, context)?;
                 }
             }
             FromEngine::Delta {
-                id, text, logprobs, ..
+                id,
+                text,
+                tokens,
+                logprobs,
             } => {
                 let Some(running) = self.find(id)? else {
                     return Ok(());
                 };
+                running.count(tokens)?;
                 let told = running.check_logprobs(&logprobs)?;
                 running.tell(text.0.len() + told, Piece::Delta(text, logprobs))?;
             }
@@ -321,21 +215,11 @@ impl Link<'_> {
                 prompt_tokens,
                 completion_tokens,
             } => {
-                let context = self.context();
                 let Some(running) = self.find(id)? else {
                     return Ok(());
                 };
-                if completion_tokens > running.max_tokens || prompt_tokens > context {
-                    return Err(LinkError::Lie(MORE_TOKENS));
-                }
-                self.end(
-                    id,
-                    Piece::Done {
-                        finish_reason,
-                        prompt_tokens,
-                        completion_tokens,
-                    },
-                );
+                running.check_end(prompt_tokens, completion_tokens)?;
+                self.end(id, Piece::Done { finish_reason });
             }
             FromEngine::Failed { id, reason } => {
                 if self.find(id)?.is_some() {
@@ -361,8 +245,7 @@ impl Link<'_> {
 
     fn end(&mut self, id: u64, piece: Piece) {
         if let Some(running) = self.running.remove(&id) {
-            // The last place in the buffer is kept for this; the client may be gone.
-            let _ = running.pieces.try_send(piece);
+            running.end(piece);
         }
     }
 

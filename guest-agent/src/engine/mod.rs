@@ -6,6 +6,7 @@
 mod admission;
 pub mod link;
 mod retry;
+mod running;
 mod scheduler;
 pub mod supervisor;
 
@@ -16,10 +17,13 @@ use cocoon_protocol::engine::{EngineFailure, Generation, ModelInfo, Text, TokenL
 use cocoon_protocol::openai::FinishReason;
 use tokio::sync::{mpsc, watch};
 
-pub use admission::Patience;
-pub(crate) use admission::Slot;
 use admission::{Admission, Asking, Place};
+pub(crate) use admission::Slot;
+pub use admission::Patience;
 pub use scheduler::{Bounds, Source};
+pub(crate) use running::MAX_NAME;
+
+use crate::metering::Tally;
 
 /// What the engine is doing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,6 +54,7 @@ pub(crate) enum Command {
         id: u64,
         generation: Box<Generation>,
         pieces: mpsc::Sender<Piece>,
+        tally: Arc<Tally>,
         slot: Slot,
     },
     Cancel {
@@ -99,10 +104,6 @@ pub enum Piece {
     Done {
         /// Why.
         finish_reason: FinishReason,
-        /// Tokens of the prompt.
-        prompt_tokens: u32,
-        /// Tokens of the answer.
-        completion_tokens: u32,
     },
     /// The end, with an error.
     Failed(Failure),
@@ -187,24 +188,27 @@ impl Engine {
         // The engine may have died meanwhile.
         self.check_ready()?;
         let mut answers = Vec::with_capacity(generations.len());
+        let tally = Arc::new(Tally::default());
         // The room has one of both for each generation.
         let room = room.slots.into_iter().zip(room.places);
         for (generation, (mut slot, place)) in generations.into_iter().zip(room) {
             slot.begin();
             let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-            let (pieces, received) = mpsc::channel(link::piece_limit(&generation));
+            let (pieces, received) = mpsc::channel(running::piece_limit(&generation));
             let generation = Box::new(generation);
             self.commands
                 .try_send(Command::Generate {
                     id,
                     generation,
                     pieces,
+                    tally: Arc::clone(&tally),
                     slot,
                 })
                 .map_err(|_| Unavailable::NotReady)?;
             answers.push(Answer {
                 id,
                 pieces: received,
+                tally: Arc::clone(&tally),
                 commands: self.commands.clone(),
                 ended: false,
                 place: Some(place),
@@ -225,6 +229,7 @@ impl Engine {
 pub struct Answer {
     id: u64,
     pieces: mpsc::Receiver<Piece>,
+    tally: Arc<Tally>,
     commands: mpsc::Sender<Command>,
     ended: bool,
     /// Held until it is dropped; then by its cancellation, until the engine is told.
@@ -232,6 +237,11 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// What the request has come to, together with its other answers.
+    pub(crate) fn tally(&self) -> &Arc<Tally> {
+        &self.tally
+    }
+
     /// The next piece; `None` after [`Piece::Done`] or [`Piece::Failed`].
     pub async fn next(&mut self) -> Option<Piece> {
         std::future::poll_fn(|context| self.poll_next(context)).await

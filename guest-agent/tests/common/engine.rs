@@ -167,14 +167,18 @@ fn answer(id: u64, request: &Generation) -> Option<Vec<Vec<u8>>> {
     let failed = |reason| vec![encode(&FromEngine::Failed { id, reason })];
     Some(match prompt {
         "die" => return None,
-        "die halfway" => vec![delta("half"), frame_of_rubbish()],
-        "wait" => vec![delta("first")],
+        "die halfway" => vec![started(7), delta("half"), frame_of_rubbish()],
+        "wait" => vec![started(7), delta("first")],
         "too long" => failed(EngineFailure::ContextLength),
         "wrong roles" => failed(EngineFailure::Template),
         "bad schema" => failed(EngineFailure::Grammar),
-        "lie about tokens" => vec![done(5, u32::MAX)],
+        "lie about tokens" => vec![started(5), done(5, u32::MAX)],
+        "lie about the sum" => vec![started(5), delta("x"), done(5, 2)],
+        "lie about the first count" => vec![started(5), delta("x"), done(6, 1)],
+        "answer before reading" => vec![delta("x")],
+        "read twice" => vec![started(5), started(5)],
         "lie about the prompt" => vec![started(u32::MAX)],
-        "call nobody" => vec![call(0, Some("f"), "{}")],
+        "call nobody" => vec![started(7), call(0, Some("f"), "{}")],
         "call twice" => vec![
             started(7),
             delta(""),
@@ -183,7 +187,7 @@ fn answer(id: u64, request: &Generation) -> Option<Vec<Vec<u8>>> {
             call(0, None, "1}"),
             call(1, Some("g"), ""),
             call(1, None, "{}"),
-            ended(FinishReason::ToolCalls, 7, 3),
+            ended(FinishReason::ToolCalls, 7, 1),
         ],
         "speak at length" => std::iter::once(started(7))
             .chain((0..request.max_tokens).map(|_| delta(&"x".repeat(MAX_TOKEN))))
@@ -196,8 +200,13 @@ fn answer(id: u64, request: &Generation) -> Option<Vec<Vec<u8>>> {
             .chain([ended(FinishReason::ToolCalls, 7, request.max_tokens)])
             .collect(),
         "busy" => failed(EngineFailure::Busy),
-        "say your seed" => vec![delta(&request.sampling.seed.to_string()), done(7, 1)],
+        "say your seed" => vec![
+            started(7),
+            delta(&request.sampling.seed.to_string()),
+            done(7, 1),
+        ],
         "be likely" => vec![
+            started(7),
             encode(&FromEngine::Delta {
                 id,
                 text: Text("x".into()),
@@ -212,12 +221,19 @@ fn answer(id: u64, request: &Generation) -> Option<Vec<Vec<u8>>> {
             tokens: 1,
             logprobs: vec![],
         })],
-        "flood" => (0..CONTEXT + 64).map(|_| delta("x")).collect(),
+        "flood" => std::iter::once(started(7))
+            .chain((0..CONTEXT + 64).map(|_| delta("x")))
+            .collect(),
         text => std::iter::once(started(7))
             .chain(text.split_inclusive(' ').map(delta))
-            .chain([done(7, 3)])
+            .chain([done(7, words(text))])
             .collect(),
     })
+}
+
+/// One token each.
+fn words(text: &str) -> u32 {
+    u32::try_from(text.split_inclusive(' ').count()).unwrap()
 }
 
 /// Arguments as long as so many tokens make them, cut as an engine cuts them.

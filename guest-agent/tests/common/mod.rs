@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use cocoon_guest_agent::api::receipts::Receipts;
 use cocoon_guest_agent::api::{self, Counters, Limits, Service};
 use cocoon_guest_agent::attester::{self, Attester, Identity};
 use cocoon_guest_agent::engine::supervisor;
@@ -151,9 +152,11 @@ pub async fn parts(engine: FakeEngine, concurrent: u16, limits: Limits) -> Parts
             .expect("engine in time")
             .unwrap(),
     );
+    let receipts = Receipts::new(&keys, &identity.claims);
     let service = Service {
         attester,
         engine,
+        receipts,
         counters: Arc::new(Counters::default()),
         limits,
     };

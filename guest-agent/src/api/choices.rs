@@ -1,0 +1,93 @@
+//! The choices of one answer as they come from the engine: none waits for the others.
+
+use std::task::{Context, Poll};
+
+use crate::engine::{Answer, Piece};
+
+/// All choices.
+pub(super) struct Choices {
+    all: Vec<Choice>,
+    /// The choice that is looked at first.
+    turn: usize,
+}
+
+struct Choice {
+    answer: Answer,
+    /// Characters told, for the offsets of completions.
+    told: usize,
+    over: bool,
+}
+
+impl Choices {
+    pub fn new(answers: Vec<Answer>) -> Self {
+        let choice = |answer| Choice {
+            answer,
+            told: 0,
+            over: false,
+        };
+        Self {
+            all: answers.into_iter().map(choice).collect(),
+            turn: 0,
+        }
+    }
+
+    pub fn count(&self) -> usize {
+        self.all.len()
+    }
+
+    /// The first that still has something to say.
+    pub fn unfinished(&self) -> usize {
+        let unfinished = self.all.iter().position(|choice| !choice.over);
+        unfinished.unwrap_or(0)
+    }
+
+    /// Ends a choice; true when it was the last one.
+    pub fn end(&mut self, index: usize) -> bool {
+        self.all[index].over = true;
+        self.all.iter().all(|choice| choice.over)
+    }
+
+    /// Counts `text` as told of a choice; the characters that were told before.
+    pub fn tell(&mut self, index: usize, text: &str) -> usize {
+        let told = self.all[index].told;
+        self.all[index].told += text.chars().count();
+        told
+    }
+
+    /// Cancels what still runs.
+    pub fn cancel(&mut self) {
+        self.all.clear();
+    }
+
+    /// The next piece of any choice, in turns.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<(usize, Piece)>> {
+        let count = self.all.len();
+        let mut pending = false;
+        for step in 0..count {
+            let index = (self.turn + step) % count;
+            match self.poll_of(index, context) {
+                Poll::Ready(Some(piece)) => {
+                    self.turn = (index + 1) % count;
+                    return Poll::Ready(Some((index, piece)));
+                }
+                Poll::Ready(None) => {}
+                Poll::Pending => pending = true,
+            }
+        }
+        match pending {
+            true => Poll::Pending,
+            false => Poll::Ready(None),
+        }
+    }
+
+    /// The next piece of one choice.
+    pub fn poll_of(&mut self, index: usize, context: &mut Context<'_>) -> Poll<Option<Piece>> {
+        let choice = &mut self.all[index];
+        if choice.over {
+            return Poll::Ready(None);
+        }
+        let polled = choice.answer.poll_next(context);
+        choice.over |= matches!(polled, Poll::Ready(None));
+        polled
+    }
+}
