@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use cocoon_protocol::control::Metrics;
 use cocoon_protocol::document::{ATTEST_PATH, AttestRequest};
+use cocoon_protocol::receipt::{DELIVERY_LEN, Delivery, RECEIPT_COMMENT};
 use cocoon_tests::trial::Appliance;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -22,11 +23,16 @@ pub async fn are_nowhere(vm: Appliance) {
     });
     connection.ask("POST", ATTEST_PATH, &nonce.unwrap()).await;
     let questions = questions::all(&vm.image.manifest.model.id);
+    let mut receipts = Vec::new();
     for question in &questions {
         let (path, body) = (&question.path, &question.body);
         let streamed = question.status == 200 && body.contains("\"stream\":true");
         let found = match streamed {
-            true => streamed_answer(&mut connection, path, body).await,
+            true => {
+                let answer = streamed_answer(&mut connection, path, body).await;
+                receipts.push(receipt(&answer));
+                answer.split(' ').nth(1).unwrap().parse().unwrap()
+            }
             false => connection.ask(question.method, path, body).await.0,
         };
         assert_eq!(found, question.status, "{path} {body:.200}");
@@ -46,6 +52,30 @@ pub async fn are_nowhere(vm: Appliance) {
     assert_eq!(found(&places, &manifest).len(), 1, "the manifest");
     assert!(found(&places, "errors").contains(&"news"));
     is_in_none_of(&places, CANARY);
+    assert!(receipts.len() > 1, "{} receipts", receipts.len());
+    for receipt in receipts {
+        is_the_clients_alone(&places, &receipt);
+    }
+}
+
+/// The receipt in a streamed answer.
+fn receipt(answer: &str) -> Delivery {
+    let (_, rest) = answer.split_once(RECEIPT_COMMENT).expect("a receipt");
+    Delivery::parse(&rest.as_bytes()[..DELIVERY_LEN]).unwrap()
+}
+
+/// With the salt, or with both commitments and a list of likely texts, somebody could guess what was said.
+fn is_the_clients_alone(places: &Places, delivery: &Delivery) {
+    let receipt = &delivery.signed.receipt;
+    for secret in [delivery.salt, receipt.request, receipt.response] {
+        is_in_none_of(places, &secret.to_string());
+        let holds = |bytes: &[u8]| bytes.windows(32).any(|window| window == secret.0);
+        let raw = places.iter().find(|(_, bytes)| holds(bytes));
+        assert!(raw.is_none(), "{:?}", raw.map(|(name, _)| name));
+    }
+    let text = delivery.to_text();
+    let salt = &text[DELIVERY_LEN - 40..DELIVERY_LEN - 2];
+    assert_eq!(found(places, salt), Vec::<&str>::new());
 }
 
 /// Everything that the host has of a VM, by name.
@@ -90,8 +120,8 @@ pub fn is_in_none_of(places: &Places, canary: &str) {
     }
 }
 
-/// The status of an answer whose end is its last chunk.
-async fn streamed_answer(connection: &mut Connection, path: &str, body: &str) -> u16 {
+/// Head and chunks of an answer whose end is its last chunk.
+async fn streamed_answer(connection: &mut Connection, path: &str, body: &str) -> String {
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: cocoon\r\ncontent-length: {}\r\n\r\n",
         body.len()
@@ -104,8 +134,7 @@ async fn streamed_answer(connection: &mut Connection, path: &str, body: &str) ->
     while !answer.ends_with(b"0\r\n\r\n") {
         assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0, "cut short");
     }
-    let answer = String::from_utf8(answer).unwrap();
-    answer.split(' ').nth(1).unwrap().parse().unwrap()
+    String::from_utf8(answer).unwrap()
 }
 
 /// The canary as it is, and as encoders write its inside.
