@@ -32,6 +32,8 @@ pub struct Image {
     pub manifest: Vec<u8>,
     /// Its identity.
     pub manifest_id: Hex32,
+    /// What it says.
+    pub content: Manifest,
 }
 
 /// Why a folder is not an image.
@@ -87,7 +89,7 @@ impl Image {
         let manifest_path = manifest.map_or_else(|| path("manifest.json"), Path::to_owned);
         let manifest = read(&manifest_path, MAX_MANIFEST_LEN + 1)?;
         // Whether it is true is for clients to judge; that it parses spares the operator a useless boot.
-        Manifest::parse(&manifest).map_err(|source| ImageError::Manifest {
+        let content = Manifest::parse(&manifest).map_err(|source| ImageError::Manifest {
             path: manifest_path,
             source,
         })?;
@@ -103,6 +105,7 @@ impl Image {
             cmdline,
             manifest_id: manifest_id(&manifest),
             manifest,
+            content,
         })
     }
 

@@ -29,6 +29,7 @@ use crate::progress::{Listener, Progress};
 use crate::qemu::{self, Shape};
 use crate::relay::{self, Limits};
 use crate::running::{Parts, RunningVm, STOP, start};
+use crate::shapes::{self, Measured};
 use crate::simulator::{Connection, Launch, Simulator};
 use crate::state::{VmFolder, fail};
 use crate::tee;
@@ -85,14 +86,14 @@ impl UpOptions {
     /// The usual: one VM named `default` on 127.0.0.1:8443 with 1 GiB.
     #[must_use]
     pub fn new(image: PathBuf, state: PathBuf) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             image,
             name: "default".into(),
             listen: (Ipv4Addr::LOCALHOST, 8443).into(),
             tee: None,
             simulate: None,
-            vcpus: u16::try_from(cores.min(4)).unwrap_or(1),
+            vcpus: shapes::usual_vcpus(processors),
             memory_mib: 1024,
             config: OperatorConfig::default(),
             accel: Wanted::Automatic,
@@ -135,6 +136,9 @@ impl Host {
         folder.write("manifest.json", &image.manifest)?;
         if options.tee.is_some() {
             note(tee::NO_COLLATERAL);
+        }
+        if let Some(warning) = unlisted(&options, &image) {
+            note(&warning);
         }
         let listener = relay::listen(options.listen).await?;
         let endpoint = listener.local_addr().unwrap_or(options.listen);
@@ -218,6 +222,19 @@ impl Host {
         };
         start(parts, status, endpoint, progress, timings, qemu_pid).await
     }
+}
+
+/// A machine that nobody can verify, and whose operator might not know it.
+fn unlisted(options: &UpOptions, image: &Image) -> Option<String> {
+    let machine = Measured {
+        tee: options.tee.or(options.simulate)?,
+        simulated: options.tee.is_none(),
+        cpu_model: &options.cpu_model,
+        vcpus: options.vcpus,
+        memory_mib: options.memory_mib,
+    };
+    let (tdx, snp) = (&image.content.tdx.platforms, &image.content.snp.launch);
+    shapes::unlisted(tdx, snp, machine)
 }
 
 /// The news, and what the log keeps of them.

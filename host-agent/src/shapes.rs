@@ -1,0 +1,167 @@
+//! The machines whose measurements a manifest lists. With any other, clients have nothing to compare its evidence with
+//! and refuse it: the operator learns of that before the boot.
+
+use std::collections::BTreeSet;
+
+use cocoon_protocol::binding::Tee;
+use cocoon_protocol::manifest::{PlatformSource, SnpLaunch, TdxPlatform};
+
+/// The part of a machine that its measurements depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Measured<'a> {
+    /// Whose evidence clients will get.
+    pub tee: Tee,
+    /// Whether that is simulated: real hardware counts only by values that were computed for it.
+    pub simulated: bool,
+    /// QEMU's name of the CPU model, which SNP measures.
+    pub cpu_model: &'a str,
+    /// Virtual CPUs.
+    pub vcpus: u16,
+    /// Guest memory in MiB, which TDX measures.
+    pub memory_mib: u32,
+}
+
+/// What is wrong with the machine, and the way out; `None` if it is one of those that a manifest lists.
+#[must_use]
+pub fn unlisted(tdx: &[TdxPlatform], snp: &[SnpLaunch], machine: Measured<'_>) -> Option<String> {
+    let (found, listed, flag) = match machine.tee {
+        Tee::Tdx => {
+            let counts =
+                |it: &&TdxPlatform| machine.simulated || it.source == PlatformSource::Computed;
+            let listed = tdx.iter().filter(counts).map(|it| it.memory_mib);
+            let listed: BTreeSet<u64> = listed.collect();
+            if listed.contains(&machine.memory_mib.into()) {
+                return None;
+            }
+            let found = format!("a TDX machine with {} MiB", machine.memory_mib);
+            let sizes = listed.iter().map(|mib| format!("{mib}M"));
+            (found, sizes.collect::<Vec<_>>(), "--memory")
+        }
+        Tee::SevSnp => {
+            let of_model = snp
+                .iter()
+                .filter(|launch| launch.cpu_model == machine.cpu_model);
+            let listed: BTreeSet<u32> = of_model.map(|launch| launch.vcpus).collect();
+            if listed.contains(&machine.vcpus.into()) {
+                return None;
+            }
+            let (vcpus, model) = (machine.vcpus, machine.cpu_model);
+            let found = format!("an SNP machine with {vcpus} vCPUs of model {model}");
+            let numbers = listed.iter().map(u32::to_string);
+            (found, numbers.collect(), "--vcpus")
+        }
+    };
+    let way_out = match &listed[..] {
+        [] => "its signers can add it".to_owned(),
+        listed => format!("listed for {flag}: {}", listed.join(", ")),
+    };
+    Some(format!(
+        "the image's manifest does not list {found}, and clients will reject this VM; {way_out}"
+    ))
+}
+
+/// How many virtual CPUs a VM has unless its operator says otherwise: one per processor, at most four, and a number
+/// that images list.
+#[must_use]
+pub fn usual_vcpus(processors: usize) -> u16 {
+    match processors {
+        0 | 1 => 1,
+        2 | 3 => 2,
+        _ => 4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cocoon_protocol::bytes::Hex;
+
+    use super::*;
+
+    fn tdx(memory: &[u64]) -> Vec<TdxPlatform> {
+        let platform = |&memory_mib| TdxPlatform {
+            name: format!("simulated, {memory_mib} MiB"),
+            memory_mib,
+            source: PlatformSource::Simulator,
+            rtmr0_events: vec![],
+        };
+        memory.iter().map(platform).collect()
+    }
+
+    fn snp(vcpus: &[u32]) -> Vec<SnpLaunch> {
+        let launch = |&vcpus| SnpLaunch {
+            cpu_model: "EPYC-v4".into(),
+            vcpus,
+            digest: Hex([8; 48]),
+        };
+        vcpus.iter().map(launch).collect()
+    }
+
+    fn machine(tee: Tee, vcpus: u16, memory_mib: u32) -> Measured<'static> {
+        Measured {
+            tee,
+            simulated: true,
+            cpu_model: "EPYC-v4",
+            vcpus,
+            memory_mib,
+        }
+    }
+
+    #[test]
+    fn tdx_measures_memory_and_snp_counts_processors() {
+        let (tdx, snp) = (tdx(&[2048, 1024]), snp(&[1, 2, 4]));
+        let unlisted = |tee, vcpus, memory| unlisted(&tdx, &snp, machine(tee, vcpus, memory));
+        assert_eq!(unlisted(Tee::Tdx, 3, 1024), None);
+        assert_eq!(unlisted(Tee::SevSnp, 4, 1536), None);
+        assert_eq!(
+            unlisted(Tee::Tdx, 2, 1536).unwrap(),
+            "the image's manifest does not list a TDX machine with 1536 MiB, and clients will reject this VM; \
+             listed for --memory: 1024M, 2048M"
+        );
+        assert_eq!(
+            unlisted(Tee::SevSnp, 3, 1024).unwrap(),
+            "the image's manifest does not list an SNP machine with 3 vCPUs of model EPYC-v4, and clients will reject \
+             this VM; listed for --vcpus: 1, 2, 4"
+        );
+    }
+
+    #[test]
+    fn an_image_for_other_hardware_says_so() {
+        let other = Measured {
+            cpu_model: "EPYC-Rome",
+            ..machine(Tee::SevSnp, 2, 1024)
+        };
+        assert_eq!(
+            unlisted(&[], &snp(&[1, 2, 4]), other).unwrap(),
+            "the image's manifest does not list an SNP machine with 2 vCPUs of model EPYC-Rome, and clients will \
+             reject this VM; its signers can add it"
+        );
+    }
+
+    #[test]
+    fn real_trust_domains_need_values_of_their_own() {
+        let mut tdx = tdx(&[1024, 2048]);
+        let real = Measured {
+            simulated: false,
+            ..machine(Tee::Tdx, 2, 1024)
+        };
+        assert_eq!(
+            unlisted(&tdx, &[], real).unwrap(),
+            "the image's manifest does not list a TDX machine with 1024 MiB, and clients will reject this VM; its signers \
+             can add it"
+        );
+        tdx[1].source = PlatformSource::Computed;
+        assert_eq!(
+            unlisted(&tdx, &[], real).unwrap(),
+            "the image's manifest does not list a TDX machine with 1024 MiB, and clients will reject this VM; listed for \
+             --memory: 2048M"
+        );
+        tdx[0].source = PlatformSource::Computed;
+        assert_eq!(unlisted(&tdx, &[], real), None);
+    }
+
+    #[test]
+    fn the_usual_number_of_processors_is_a_listed_one() {
+        let numbers: Vec<u16> = (0..7).map(usual_vcpus).collect();
+        assert_eq!(numbers, [1, 1, 2, 2, 4, 4, 4]);
+    }
+}
