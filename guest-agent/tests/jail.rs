@@ -3,7 +3,7 @@
 //! Needs root for namespaces and a C linker for the static program; without either it says so.
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -11,6 +11,9 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use cocoon_guest_agent::jail::{Cell, OUTER};
+
+#[path = "../../tests/src/skip.rs"]
+mod skip;
 
 /// Tells on descriptor 3 what it finds; its model id says what to try. Threads must work.
 const PROBE: &str = r#"
@@ -58,8 +61,15 @@ fn probe(attempt: &str) -> Option<(String, ExitStatus)> {
     fs::write(&source, PROBE).unwrap();
     fs::create_dir(&model).unwrap();
     fs::write(model.join("weights"), "of gold").unwrap();
-    if !is_root() || !has_root_mount() || !compile(&source, &engine) {
-        eprintln!("SKIPPED: the jail needs root, a root that is no chroot, and a static C library");
+    if !has_root_mount() {
+        // Continuous integration may itself run in a chroot, so this is no failure even there. Past the capture of a
+        // passing test's output; a closed standard error leaves nobody to tell.
+        let line = b"SKIPPED: the jail needs a root that is no chroot\n";
+        let _ = std::io::stderr().write_all(line);
+        return None;
+    }
+    if !is_root() || !compile(&source, &engine) {
+        skip::skipped("the jail needs root, and a static C library");
         return None;
     }
     fs::set_permissions(
