@@ -1,7 +1,7 @@
 //! The development roots on disk: made at the first start, kept private, shared by every simulator that is pointed
 //! at the same folder, and used again later so that clients can name them once.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -103,7 +103,14 @@ impl Roots {
             .open(&lock_path)
             .map_err(fail("open", &lock_path))?;
         // Held until the end of this function; the system releases it even if this process dies.
-        lock.lock().map_err(fail("lock", &lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                progress("waiting for another process that makes the development roots");
+                lock.lock().map_err(fail("lock", &lock_path))?;
+            }
+            Err(TryLockError::Error(error)) => return Err(fail("lock", &lock_path)(error)),
+        }
         if read(&folder.join("version")).is_ok_and(|version| *version == VERSION) {
             return Self::load(folder);
         }

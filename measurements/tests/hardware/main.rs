@@ -3,7 +3,9 @@
 //! Evidence is read from the folder named by `COCOON_VECTORS`, or from `../shared/vectors` beside the checkout, or
 //! else, as far as it is published there, from the crates `dcap-qvl` and `sev` where Cargo has unpacked them: a plain
 //! checkout tests real evidence, too. Firmware and kernels as Debian ships them are read from
-//! `COCOON_ARTEFACTS`. Where a file is absent, the test says SKIPPED and why on standard error.
+//! `COCOON_ARTEFACTS`. Where a file is absent, the test says SKIPPED and why on standard error, even with
+//! `COCOON_NO_SKIP`: neither published evidence nor the releases that Debian has superseded can be fetched by a lock.
+//! `tests/predictions` holds the same code against what can, the locked firmware's literals among it.
 
 mod boot_logs;
 mod crates;
