@@ -1,12 +1,20 @@
 //! `cocoon-host tables`: refusals, and the tables of a real image as far as this machine has what that takes.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::{Command, Output};
 
 use cocoon_host_agent::tables::FILES;
 use cocoon_measurements::tdx::rtmr0::{PlatformDigests, PlatformTables};
 use cocoon_measurements::tdx::smbios::ProcessorId;
+use cocoon_protocol::bytes::Hex;
+use cocoon_protocol::manifest::{MANIFEST_VERSION, Manifest, Model, SnpReference, TdxReference};
 use serde_json::Value;
+
+#[path = "../qemu/tests/live/inputs.rs"]
+mod inputs;
+#[path = "../../tests/src/skip.rs"]
+mod skip;
 
 fn run(arguments: &[&str], image: &Path, out: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_cocoon-host"))
@@ -51,21 +59,14 @@ fn what_has_no_tables_is_refused() {
     );
 }
 
-/// With an image that the repository's tests have built, and the private QEMU that they have unpacked.
+/// With the locked firmware and kernel: what else is in an image, its tables do not depend on.
 #[test]
 fn the_tables_of_an_image_can_be_measured() {
-    let Some(cache) = cache() else {
-        println!("SKIPPED: there is no cache folder");
-        return;
-    };
-    let (image, copies) = (cache.join("tests/image"), cache.join("qemu"));
-    for needed in [&image.join("OVMF.tdx.fd"), &copies] {
-        if !needed.exists() {
-            println!("SKIPPED: there is no {}", needed.display());
-            return;
-        }
-    }
     let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("image");
+    if !lay_down(&image) {
+        return;
+    }
     let out = folder.path().join("tables");
     let output = run(
         &["--json", "--memory", "768M", "--vcpus", "1"],
@@ -108,9 +109,56 @@ fn the_tables_of_an_image_can_be_measured() {
     PlatformDigests::of_tables(&tables, processor).unwrap();
 }
 
-fn cache() -> Option<PathBuf> {
-    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    folder("COCOON_CACHE")
-        .or_else(|| Some(folder("XDG_CACHE_HOME")?.join("cocoon")))
-        .or_else(|| Some(folder("HOME")?.join(".cache/cocoon")))
+/// An image that boots as far as its kernel; `false` after saying that it cannot be had.
+fn lay_down(image: &Path) -> bool {
+    std::fs::create_dir(image).unwrap();
+    let (Some(kernel), Some(firmware)) = (inputs::kernel(image), inputs::firmware(image)) else {
+        return false;
+    };
+    std::fs::rename(kernel, image.join("vmlinuz")).unwrap();
+    std::fs::rename(firmware, image.join("OVMF.tdx.fd")).unwrap();
+    let manifest = manifest().to_json();
+    for (name, bytes) in [
+        ("initrd.img", &b"none"[..]),
+        ("model.img", b"none"),
+        ("OVMF.snp.fd", b"none"),
+        ("cmdline", b"console=ttyS0"),
+        ("manifest.json", &manifest),
+    ] {
+        std::fs::write(image.join(name), bytes).unwrap();
+    }
+    true
+}
+
+fn manifest() -> Manifest {
+    Manifest {
+        version: MANIFEST_VERSION,
+        release: 1,
+        variant: "cpu".into(),
+        source_revision: "0".repeat(40),
+        not_before: 0,
+        not_after: 1,
+        inputs_lock: Hex([0; 32]),
+        unlocked: vec![],
+        aml_guard: false,
+        artefacts: BTreeMap::new(),
+        cmdline: "console=ttyS0".into(),
+        model: Model {
+            id: "none".into(),
+            verity_root: Hex([0; 32]),
+            verity_salt: Hex([0; 32]),
+            verity_data_blocks: 1,
+            files: BTreeMap::new(),
+        },
+        tdx: TdxReference {
+            mrtd: Hex([0; 48]),
+            rtmr1: Hex([0; 48]),
+            rtmr2: Hex([0; 48]),
+            platforms: vec![],
+        },
+        snp: SnpReference {
+            guest_features: 1,
+            launch: vec![],
+        },
+    }
 }
