@@ -4,7 +4,7 @@ use cocoon_measurements::verdict::{Class, Outcome};
 use cocoon_protocol::binding::Tee;
 use cocoon_protocol::control::Phase;
 use cocoon_protocol::openai::{FinishReason, Usage};
-use cocoon_tests::trial::{Appliance, Model, Trial};
+use cocoon_tests::trial::{Appliance, Model, Trial, image};
 use cocoon_tests::{alphabet, processes};
 
 use crate::demo;
@@ -30,6 +30,9 @@ const SHOWN: [Phase; 9] = [
     Phase::Engine,
     Phase::Serving,
 ];
+
+/// Kernel and initrd, in which engine and agent lie, may have so many bytes.
+const LARGEST: u64 = 40_000_000;
 
 async fn boot(name: &str, tee: Tee, model: Model) -> Appliance {
     let trial = Trial::new(demo(), name, tee, model).await.unwrap();
@@ -59,6 +62,17 @@ fn assert_console(vm: &Appliance) {
     let (_, after) = console.split_once("cocoon: serving").unwrap();
     assert_eq!(after.trim(), "", "the console is quiet while serving");
     assert!(!console.contains("panic"), "{console}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kernel_and_initrd_stay_small() {
+    let image = image(Model::Real).await.unwrap();
+    let sizes = ["vmlinuz", "initrd.img"].map(|name| {
+        let found = std::fs::metadata(image.folder.join(name)).unwrap().len();
+        assert_eq!(image.manifest.artefacts[name].size, found, "{name}");
+        found
+    });
+    assert!(sizes.iter().sum::<u64>() <= LARGEST, "{sizes:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
