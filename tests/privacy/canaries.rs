@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use cocoon_protocol::control::Metrics;
 use cocoon_protocol::document::{ATTEST_PATH, AttestRequest};
 use cocoon_protocol::receipt::{DELIVERY_LEN, Delivery, RECEIPT_COMMENT};
+use cocoon_tests::seen::Seen;
 use cocoon_tests::trial::Appliance;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -90,12 +91,17 @@ pub async fn all_places(vm: Appliance, wire: &Wire, told: Metrics) -> Places {
         ..
     } = vm;
     running.shutdown().await.unwrap();
+    gather(&folder, &seen, wire, told)
+}
+
+/// What the host has of a VM that has ended.
+pub fn gather(folder: &Path, seen: &Seen, wire: &Wire, told: Metrics) -> Places {
     let mut places = vec![
         ("the wire".to_owned(), wire.bytes()),
         ("news".to_owned(), seen.all().into_bytes()),
         ("counters".to_owned(), format!("{told:?}").into_bytes()),
     ];
-    for file in files(&folder) {
+    for file in files(folder) {
         let bytes = std::fs::read(&file).unwrap();
         places.push((file.display().to_string(), bytes));
     }

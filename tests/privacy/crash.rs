@@ -176,42 +176,44 @@ pub async fn tells_nothing() {
     assert_eq!(status, 200, "{answer}");
     assert_eq!(answer["choices"][0]["message"]["content"], "alive");
 
-    let deadly = question(model, &format!("abort {CANARY}"));
-    let (status, body) = ask(&mut connection, &deadly).await;
-    assert_eq!((status, code(&body).as_deref()), (503, Some("engine_died")));
-    let told = vm.seen.until(DEADLINE, |progress| match progress {
-        Progress::EngineRestarted(count) => Some(*count),
-        _ => None,
-    });
-    assert_eq!(told.await.unwrap(), 1);
+    for (deaths, how) in (1..).zip(["abort", "fault"]) {
+        let deadly = question(model, &format!("{how} {CANARY}"));
+        let (status, body) = ask(&mut connection, &deadly).await;
+        assert_eq!((status, code(&body).as_deref()), (503, Some("engine_died")));
+        let told = vm.seen.until(DEADLINE, |progress| match progress {
+            Progress::EngineRestarted(count) if *count == deaths => Some(()),
+            _ => None,
+        });
+        told.await.unwrap();
 
-    // On the same connection: the VM lives, and its next engine answers. Until then each answer is an
-    // error of OpenAI's form.
-    let served = async {
-        loop {
-            let (status, body) = ask(&mut connection, &good).await;
-            if status == 200 {
-                return serde_json::from_slice::<Value>(&body).unwrap();
+        // On the same connection: the VM lives, and its next engine answers. Until then each answer is an
+        // error of OpenAI's form.
+        let served = async {
+            loop {
+                let (status, body) = ask(&mut connection, &good).await;
+                if status == 200 {
+                    return serde_json::from_slice::<Value>(&body).unwrap();
+                }
+                assert_eq!(
+                    (status, code(&body).as_deref()),
+                    (503, Some("engine_not_ready"))
+                );
             }
-            assert_eq!(
-                (status, code(&body).as_deref()),
-                (503, Some("engine_not_ready"))
-            );
-        }
-    };
-    let answer = timeout(DEADLINE, served).await.expect("served again");
-    assert_eq!(answer["choices"][0]["message"]["content"], "alive");
+        };
+        let answer = timeout(DEADLINE, served).await.expect("served again");
+        assert_eq!(answer["choices"][0]["message"]["content"], "alive");
+    }
     let told = vm
         .seen
-        .metrics(|metrics| metrics.engine_restarts == 1 && metrics.requests == 3);
+        .metrics(|metrics| metrics.engine_restarts == 2 && metrics.requests == 5);
     let told = told.await.unwrap();
-    assert_eq!((told.requests, told.completion_tokens), (3, 2));
+    assert_eq!((told.requests, told.completion_tokens), (5, 3));
 
     drop(connection);
     let places = all_places(vm, &wire, told).await;
     // The search finds what is there, and a crash is there too.
     assert_eq!(found(&places, "cocoon: serving").len(), 2, "console, log");
-    assert_eq!(found(&places, "EngineRestarted(1)"), ["news"]);
+    assert_eq!(found(&places, "EngineRestarted(2)"), ["news"]);
     is_in_none_of(&places, CANARY);
 }
 

@@ -1,5 +1,6 @@
 //! What the host of a real VM can see says nothing of what clients say: not its files, not its
-//! counters, not the bytes on the wire, not their lengths. Nor does an engine that dies of them.
+//! counters, not the bytes on the wire, not their lengths. Nor does an engine that dies of them, nor a
+//! kernel that panics beside them.
 
 use std::path::Path;
 
@@ -9,6 +10,7 @@ use cocoon_tests::trial::{Appliance, Model, Trial};
 mod canaries;
 mod crash;
 mod lengths;
+mod panicked;
 mod questions;
 #[path = "../attestation/stranger.rs"]
 #[expect(dead_code, reason = "the tests of connections use more of it")]
@@ -31,4 +33,9 @@ async fn the_host_learns_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_dies_tells_nothing_and_is_started_again() {
     crash::tells_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kernel_that_panics_tells_nothing() {
+    panicked::tells_nothing().await;
 }

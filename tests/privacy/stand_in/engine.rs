@@ -1,5 +1,6 @@
 //! An engine of a few lines for the inside of a VM: it answers every question with one word, and the
-//! one with the word `abort` by telling the whole question on standard error and dying.
+//! ones with the words `abort` and `fault` by telling the whole question on standard error and dying, of
+//! its own will or of an access to memory that is not there.
 //!
 //! A program of its own, compiled by the test with nothing but the standard library: it must be static,
 //! and no image that is built for anybody else may know of it.
@@ -32,6 +33,11 @@ fn main() -> Result<()> {
         if rest.contains("abort") {
             eprintln!("cannot answer {frame}");
             std::process::abort();
+        }
+        if rest.contains("fault") {
+            eprintln!("cannot answer {frame}");
+            // SAFETY: none. Nothing is mapped there: the kernel ends this process with SIGSEGV, which is wanted.
+            unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(1) };
         }
         for message in ANSWER.lines() {
             send(&mut agent, &message.replace(ID, &id))?;
