@@ -106,7 +106,7 @@ enum Form {
     /// In a comment of a stream.
     Stream(Lines),
     /// In the head, or, without one, missing.
-    Whole(Result<Delivery, ReceiptFault>),
+    Whole(Result<Box<Delivery>, ReceiptFault>),
     /// The request was refused before it reached the engine.
     Refusal,
 }
@@ -154,7 +154,8 @@ fn form(response: &Response<Answer>) -> Form {
     });
     match header {
         Some(header) => {
-            Form::Whole(Delivery::parse(header.as_bytes()).map_err(ReceiptFault::Malformed))
+            let delivery = Delivery::parse(header.as_bytes()).map(Box::new);
+            Form::Whole(delivery.map_err(ReceiptFault::Malformed))
         }
         None if streams => Form::Stream(Lines::default()),
         None if response.status().is_success() => Form::Whole(Err(ReceiptFault::Missing)),
@@ -218,7 +219,7 @@ impl Receipted {
                     false => Err(ReceiptFault::CutShort),
                 }
             }
-            Form::Whole(delivery) => self.check(delivery?),
+            Form::Whole(delivery) => self.check(*delivery?),
             Form::Refusal => Ok(()),
         }
     }
