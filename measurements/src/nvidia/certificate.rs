@@ -3,8 +3,10 @@
 //! A path is walked by name, signature, authority and dates (RFC 5280, section 6.1). Device certificates have no extended
 //! key usage and end in the year 9999, which general-purpose validators object to.
 
+use std::collections::BTreeSet;
+
 use p384::ecdsa::{Signature, VerifyingKey, signature::Verifier as _};
-use sha2::{Digest as _, Sha384};
+use sha2::{Digest as _, Sha256, Sha384};
 use thiserror::Error;
 use x509_cert::{
     Certificate,
@@ -252,18 +254,42 @@ impl Parsed {
     }
 }
 
-/// `chain` from the signer to its root: each issued by the next, all but the first authorities, all in their time. The
-/// root is taken for what it is: whoever calls has checked it.
-pub(super) fn check_path(chain: &[Parsed], now: u64) -> Result<(), CertificateError> {
-    for (place, pair) in chain.windows(2).enumerate() {
-        let [certificate, issuer] = pair else {
-            continue;
-        };
-        certificate.check_issued_by(issuer)?;
-        certificate.check_own(now)?;
-        issuer.check_authority(place)?;
+/// Signatures that were found to hold: GPUs and manifests share most of their authorities, and each is verified once.
+#[derive(Debug, Default)]
+pub(super) struct Links(BTreeSet<[u8; 32]>);
+
+impl Links {
+    /// Name and signature of `issuer` on `certificate`, unless these very two were verified before.
+    fn check(&mut self, certificate: &Parsed, issuer: &Parsed) -> Result<(), CertificateError> {
+        // DER tells its own length, so that two certificates have one way to be put together.
+        let both = Sha256::new()
+            .chain_update(&certificate.der)
+            .chain_update(&issuer.der);
+        let both = both.finalize().into();
+        if !self.0.contains(&both) {
+            certificate.check_issued_by(issuer)?;
+            self.0.insert(both);
+        }
+        Ok(())
     }
-    chain.first().map_or(Ok(()), Parsed::check_signer)
+
+    /// `chain` from the signer to its root: each issued by the next, all but the first authorities, all in their time.
+    /// The root is taken for what it is: whoever calls has checked it.
+    pub(super) fn check_path(
+        &mut self,
+        chain: &[Parsed],
+        now: u64,
+    ) -> Result<(), CertificateError> {
+        for (place, pair) in chain.windows(2).enumerate() {
+            let [certificate, issuer] = pair else {
+                continue;
+            };
+            self.check(certificate, issuer)?;
+            certificate.check_own(now)?;
+            issuer.check_authority(place)?;
+        }
+        chain.first().map_or(Ok(()), Parsed::check_signer)
+    }
 }
 
 /// Whether an ECDSA signature in DER holds. `key` and hash are P-384's.

@@ -4,7 +4,7 @@ use cocoon_protocol::bytes::{Hex, Hex32};
 
 use super::{
     DriverState, Gpu, GpuDemand, GpuEvidence,
-    certificate::{check_path, raw_signature_holds},
+    certificate::{Links, raw_signature_holds},
     chain::{DeviceChain, FirmwareIdError},
     opaque::{Feature, Opaque},
     root::{self, Authority},
@@ -33,9 +33,10 @@ pub(super) fn verify<'a>(
     evidence: &GpuEvidence<'a>,
     policy: &Policy,
     now: u64,
+    links: &mut Links,
 ) -> (Option<Device<'a>>, Vec<Check>) {
     let mut checks = Vec::new();
-    let device = verified(evidence, policy, now, &mut checks);
+    let device = verified(evidence, policy, now, (links, &mut checks));
     let device = device.map_err(|row| checks.push(*row)).ok();
     (device, checks)
 }
@@ -44,7 +45,7 @@ fn verified<'a>(
     evidence: &GpuEvidence<'a>,
     policy: &Policy,
     now: u64,
-    checks: &mut Vec<Check>,
+    (links, checks): (&mut Links, &mut Vec<Check>),
 ) -> Result<Device<'a>, Box<Check>> {
     let refused = |id, title: &str, cause| Box::new(Check::fail(id, title, cause, OTHER_EVIDENCE));
     let title = "form of the report";
@@ -70,7 +71,9 @@ fn verified<'a>(
     let (class, row) = root::judge(Authority::Devices, anchor, policy, now)?;
     checks.push(row);
     let refused_chain = |error| refused("gpu.chain", title, chain(&error));
-    check_path(&certificates.certificates, now).map_err(refused_chain)?;
+    links
+        .check_path(&certificates.certificates, now)
+        .map_err(refused_chain)?;
     checks.push(Check::pass("gpu.chain", title, "five, up to the root"));
     let key = leaf.key().map_err(refused_chain)?;
     if !raw_signature_holds(&key, report.transcript, &report.signature) {

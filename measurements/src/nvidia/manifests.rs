@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    certificate::check_path,
+    certificate::Links,
     revocation::Revocations,
     rim::{Reference, Rim, RimError},
     root::{self, Authority},
@@ -50,12 +50,19 @@ pub fn verify_manifest(bytes: &[u8], policy: &Policy, now: u64) -> Result<Refere
             reason: row.cause.unwrap_or_default(),
         })?;
     }
-    check_path(rim.chain(), now)?;
+    Links::default().check_path(rim.chain(), now)?;
     rim.verify()
 }
 
 /// A manifest that counts, and under whose root.
 pub(super) type Verified = (Reference, RootClass);
+
+/// What all GPUs and manifests of one appraisal have in common.
+#[derive(Debug)]
+pub(super) struct Shared<'a> {
+    pub revocations: Revocations<'a>,
+    pub links: Links,
+}
 
 /// The manifests at hand.
 #[derive(Debug)]
@@ -96,12 +103,12 @@ impl<'a> Manifests<'a> {
         &mut self,
         part: Part,
         (version, name): (&str, &str),
-        revocations: &mut Revocations<'_>,
+        shared: &mut Shared<'_>,
     ) -> (Option<&Verified>, Vec<Check>) {
         let key = (part, version.to_owned());
         let mut checks = Vec::new();
         if !self.judged.contains_key(&key) {
-            let found = self.judge(part, (version, name), revocations, &mut checks);
+            let found = self.judge(part, (version, name), shared, &mut checks);
             self.judged.insert(key.clone(), found);
         }
         (self.judged.get(&key).and_then(Option::as_ref), checks)
@@ -111,7 +118,7 @@ impl<'a> Manifests<'a> {
         &self,
         part: Part,
         (version, name): (&str, &str),
-        revocations: &mut Revocations<'_>,
+        shared: &mut Shared<'_>,
         checks: &mut Vec<Check>,
     ) -> Option<Verified> {
         let title = format!("reference manifest of the {}", part.name());
@@ -138,7 +145,8 @@ impl<'a> Manifests<'a> {
                 return None;
             }
         };
-        let verified = check_path(path, self.now).map_err(|error| chain(&error));
+        let verified = shared.links.check_path(path, self.now);
+        let verified = verified.map_err(|error| chain(&error));
         match verified.and_then(|()| rim.verify().map_err(|error| chain(&error))) {
             Ok(reference)
                 if !reference
@@ -153,7 +161,7 @@ impl<'a> Manifests<'a> {
                 let active = reference.measurements.len();
                 let found = format!("{}, {active} measurements", reference.version);
                 checks.push(Check::pass(part.id(), title, found).expected(version));
-                checks.extend(revocations.of(path, 0));
+                checks.extend(shared.revocations.of(path, 0));
                 Some((reference, root))
             }
             Err(cause) => {

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use super::{
     DriverState, GpuAppraisal, GpuCollateral, GpuDemand, GpuEvidence,
+    certificate::Links,
     device::{self, Device},
     golden,
-    manifests::{Manifests, Part},
+    manifests::{Manifests, Part, Shared},
     revocation::Revocations,
 };
 use crate::{policy::Policy, roots::RootClass, verdict::Check};
@@ -43,17 +44,21 @@ pub fn appraise(
     }
     let (mut manifests, rows) = Manifests::new(collateral.rims, policy, now);
     checks.extend(rows);
-    let (mut revocations, rows) = Revocations::new(collateral.ocsp, policy, now);
+    let (revocations, rows) = Revocations::new(collateral.ocsp, policy, now);
     checks.extend(rows);
+    let mut shared = Shared {
+        revocations,
+        links: Links::default(),
+    };
     let several = evidence.len().max(demand.count.unwrap_or(1)) > 1;
     let mut gpus = Vec::new();
     let mut roots = Vec::new();
     for (place, evidence) in evidence.iter().enumerate() {
-        let (device, mut rows) = device::verify(evidence, policy, now);
+        let (device, mut rows) = device::verify(evidence, policy, now, &mut shared.links);
         if let Some(device) = device {
             roots.push(device.root);
-            let shared = (&mut manifests, &mut revocations);
-            let (root, more) = judge(&device, evidence.driver, demand, policy, shared);
+            let both = (&mut manifests, &mut shared);
+            let (root, more) = judge(&device, evidence.driver, demand, policy, both);
             roots.extend(root);
             rows.extend(more);
             gpus.push(device.gpu);
@@ -93,15 +98,16 @@ fn judge(
     driver: Option<&DriverState>,
     demand: &GpuDemand,
     policy: &Policy,
-    (manifests, revocations): (&mut Manifests<'_>, &mut Revocations<'_>),
+    (manifests, shared): (&mut Manifests<'_>, &mut Shared<'_>),
 ) -> (Vec<RootClass>, Vec<Check>) {
     let mut checks = device::judge(device, driver, demand, policy);
     // The attestation key is made by the GPU itself: no responder knows its certificate, and the identity above it can
     // be revoked.
-    checks.extend(revocations.of(&device.chain.certificates, 1));
+    let chain = &device.chain.certificates;
+    checks.extend(shared.revocations.of(chain, 1));
     let gpu = &device.gpu;
     let mut manifest = |part, version: &str, name: &str| {
-        let (found, rows) = manifests.of(part, (version, name), revocations);
+        let (found, rows) = manifests.of(part, (version, name), shared);
         checks.extend(rows);
         found.cloned()
     };

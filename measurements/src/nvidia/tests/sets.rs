@@ -2,7 +2,13 @@
 
 use super::{Case, DRIVER, GPU, NONCE, NVIDIA, VBIOS_BYTES, failures, parts, state};
 use crate::{
-    nvidia::{DriverState, GpuEvidence, MAX_GPUS, simulated::ReportParts},
+    nvidia::{
+        DriverState, GpuEvidence, MAX_GPUS,
+        simulated::{
+            Identity, Key, ReportParts,
+            pki::{pem, sign},
+        },
+    },
     verdict::Outcome,
 };
 
@@ -94,10 +100,7 @@ fn cocoon_gpu_12() {
             ..second
         },
     ]));
-    let row = failed
-        .iter()
-        .find(|row| row.id == "gpu.rim.vbios")
-        .unwrap();
+    let row = failed.iter().find(|row| row.id == "gpu.rim.vbios").unwrap();
     assert_eq!(
         row.expected.as_deref(),
         Some("96.00.74.00.1A (NV_GPU_VBIOS_1010_0200_882_960074001A)")
@@ -218,4 +221,40 @@ fn cocoon_gpu_15() {
     );
     // The attestation key changes with the firmware; the device does not.
     assert_eq!(parts().opaque.len(), 8);
+}
+
+/// Authorities are verified once for all GPUs, but only these very certificates under these very issuers.
+#[test]
+fn what_was_verified_says_nothing_of_others() {
+    let [root, line, provisioner] = &NVIDIA.devices;
+    let stranger = Key::from_seed("stranger").unwrap();
+    let mut body = line.parsed().unwrap().tbs_certificate;
+    body.subject_public_key_info = stranger.public().unwrap();
+    let forged = Identity {
+        certificate: sign(body, &stranger).unwrap(),
+        key: stranger,
+    };
+    let chain = [&GPU.attestation, &GPU.identity, provisioner, &forged, root];
+    let chain = pem(&chain).unwrap();
+    let mut case = Case::good();
+    case.demand.count = Some(2);
+    let driver = state();
+    let good = GpuEvidence {
+        report: &case.report,
+        chain: case.chain.as_bytes(),
+        driver: Some(&driver),
+    };
+    let other = GpuEvidence {
+        chain: chain.as_bytes(),
+        ..good
+    };
+    let judged = case.judge_all(&[good, other]);
+    assert_eq!(judged.gpus.len(), 1);
+    let failed = failures(&judged);
+    assert_eq!(failed.len(), 1);
+    assert_eq!(failed[0].title, "GPU 1: certificates of the GPU");
+    assert_eq!(
+        failed[0].cause.as_deref(),
+        Some("the signature on the certificate of NVIDIA's provisioner does not hold")
+    );
 }
