@@ -17,11 +17,11 @@ use cocoon_protocol::engine::{EngineFailure, Generation, ModelInfo, Text, TokenL
 use cocoon_protocol::openai::FinishReason;
 use tokio::sync::{mpsc, watch};
 
-use admission::{Admission, Asking, Place};
-pub(crate) use admission::Slot;
 pub use admission::Patience;
-pub use scheduler::{Bounds, Source};
+pub(crate) use admission::Slot;
+use admission::{Admission, Asking, Place};
 pub(crate) use running::MAX_NAME;
+pub use scheduler::{Bounds, Source};
 
 use crate::metering::Tally;
 
