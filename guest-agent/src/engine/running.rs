@@ -5,8 +5,8 @@ use std::sync::Arc;
 use cocoon_protocol::engine::{Generation, MAX_ARGUMENTS, MAX_TOKEN, Text, TokenLogprob};
 use tokio::sync::mpsc;
 
-use super::{Piece, Slot};
 use super::link::{LinkError, MAX_CONTEXT};
+use super::{Piece, Slot};
 use crate::metering::Tally;
 
 /// Frames and bytes beyond what the tokens explain: the end of a text.
