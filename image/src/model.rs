@@ -5,6 +5,7 @@ mod gguf;
 pub mod recode;
 pub mod source;
 pub mod verity;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::fs::File;

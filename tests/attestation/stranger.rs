@@ -38,6 +38,7 @@ impl Stranger {
 
     pub async fn connect(&self, address: SocketAddr) -> Connection {
         let tcp = TcpStream::connect(address).await.unwrap();
+        tcp.set_nodelay(true).unwrap();
         let name = ServerName::try_from("cocoon").unwrap();
         let connecting = TlsConnector::from(Arc::clone(&self.0)).connect(name, tcp);
         Connection(timeout(DEADLINE, connecting).await.unwrap().unwrap())

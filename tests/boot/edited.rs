@@ -82,6 +82,32 @@ async fn an_edited_command_line_is_told_by_the_verdict() {
     vm.vm.shutdown().await.unwrap();
 }
 
+/// A word that the kernel does not know changes nothing that the kernel says: the guest looks for what it should do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kernel_that_is_not_locked_down_is_not_used() {
+    let image = image(Model::Alphabet).await.unwrap();
+    let edited = image.manifest.cmdline.replace("lockdown=", "lokdown=");
+    assert_ne!(edited, image.manifest.cmdline);
+    let folder = image.with("cmdline", Some(edited.as_bytes())).unwrap();
+    let trial = Trial::new(demo(), "unlocked", Tee::Tdx, Model::Alphabet).await;
+    let mut trial = trial.unwrap();
+    trial.options.image = folder.path().to_owned();
+    let UpError::Failed { console, .. } = trial.refused().await.unwrap() else {
+        panic!("it ended otherwise")
+    };
+    let said = console
+        .iter()
+        .filter_map(|line| Some(&line[line.find("cocoon: ")?..]))
+        .next_back();
+    assert_eq!(
+        said,
+        Some(
+            "cocoon: FAILED in phase mounts: the kernel does not keep lockdown=confidentiality: \
+             /sys/kernel/security/lockdown is \"[none] integrity confidentiality\""
+        )
+    );
+}
+
 /// Boots the image in `folder` until dm-verity meets a block that is not the measured one.
 async fn corrupted(name: &str, folder: &Path) {
     let mut trial = Trial::new(demo(), name, Tee::Tdx, Model::Real)

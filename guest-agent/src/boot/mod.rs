@@ -4,6 +4,7 @@
 
 mod configuration;
 mod console;
+mod kernel;
 mod mounts;
 mod reaper;
 pub mod serving;
@@ -42,6 +43,8 @@ enum BootError {
     #[error(transparent)]
     Mounts(#[from] mounts::MountsError),
     #[error(transparent)]
+    Kernel(#[from] kernel::KernelError),
+    #[error(transparent)]
     Keys(#[from] KeyError),
     #[error(transparent)]
     Tee(#[from] TeeError),
@@ -76,6 +79,7 @@ pub fn run() -> ! {
 fn boot(console: &Console) -> Result<(), BootError> {
     console.enter(Phase::Mounts);
     mounts::early()?;
+    kernel::check()?;
 
     console.enter(Phase::Modules);
     mounts::load_modules()?;

@@ -26,7 +26,10 @@ const LOAD_DEADLINE: Duration = Duration::from_secs(1800);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WorkerError {
     /// It died before it was ready once.
-    #[error("the engine died while it loaded the model")]
+    #[error(
+        "the engine died while it loaded the model: it does not know this kind of model, its files are damaged, or the VM \
+         has too little memory"
+    )]
     Died,
     /// It takes too long.
     #[error("the engine did not load the model within {} s", LOAD_DEADLINE.as_secs())]

@@ -37,7 +37,7 @@ type Decode = fn(&[u8]) -> [f32; BLOCK];
 const SLOW: [(u32, usize, Decode); 3] = [(3, 20, q4_1), (6, 22, q5_0), (7, 24, q5_1)];
 
 /// Types whose sizes are known: number, weights of a block, bytes of a block.
-const SIZES: [(u32, u64, u64); 15] = [
+pub(super) const SIZES: [(u32, u64, u64); 15] = [
     (0, 1, 4),      // F32
     (1, 1, 2),      // F16
     (2, 32, 18),    // Q4_0

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::erofs::MAX_NAME;
 use super::recode::{self, Recoding};
+use super::whole;
 use crate::cmdline::{self, CmdlineError};
 use crate::files::FileError;
 
@@ -74,6 +75,14 @@ pub enum SourceError {
         /// Its version.
         found: u32,
     },
+    /// A GGUF file of which something is missing.
+    #[error("{path} cannot be loaded: {what}: fetch or convert it again")]
+    NotWhole {
+        /// The file.
+        path: PathBuf,
+        /// What is amiss.
+        what: String,
+    },
     /// A folder without what every model has.
     #[error("{path} is not a model folder: it has no {missing}")]
     Incomplete {
@@ -88,7 +97,7 @@ pub enum SourceError {
         /// The file.
         path: PathBuf,
         /// What is amiss.
-        what: &'static str,
+        what: String,
     },
     /// A name that the volume or the manifest cannot hold.
     #[error(
@@ -143,6 +152,12 @@ fn gguf(path: &Path) -> Result<SourceFile, SourceError> {
         return Err(SourceError::GgufVersion {
             path: path.to_owned(),
             found: version,
+        });
+    }
+    if let Some(what) = whole::gguf(path).map_err(FileError::read(path))? {
+        return Err(SourceError::NotWhole {
+            path: path.to_owned(),
+            what,
         });
     }
     let file = source_file(path)?;
@@ -204,27 +219,27 @@ fn folder(path: &Path) -> Result<Vec<SourceFile>, SourceError> {
     }
 }
 
-/// A safetensors file begins with the length of a JSON object, which begins with a brace.
+/// A safetensors file begins with the length of a JSON object, which says where its tensors lie.
 fn safetensors(path: &Path) -> Result<(), SourceError> {
-    let refuse = |what| {
-        Err(SourceError::NotSafetensors {
+    let size = fs::metadata(path).map_err(FileError::read(path))?.len();
+    let length = beginning(path, 8)?.try_into().map(u64::from_le_bytes);
+    let what = match length {
+        Err(_) => Some("it is shorter than its header's length field".to_owned()),
+        Ok(length) if length > MAX_SAFETENSORS_HEADER || length > size.saturating_sub(8) => {
+            Some("its header is longer than the file or than any header".to_owned())
+        }
+        Ok(length) => {
+            let all = beginning(path, 8 + length)?;
+            whole::safetensors(all.get(8..).unwrap_or_default(), size)
+        }
+    };
+    match what {
+        None => Ok(()),
+        Some(what) => Err(SourceError::NotSafetensors {
             path: path.to_owned(),
             what,
-        })
-    };
-    let size = fs::metadata(path).map_err(FileError::read(path))?.len();
-    let beginning = beginning(path, 9)?;
-    let Some((length, rest)) = beginning.split_first_chunk::<8>() else {
-        return refuse("it is shorter than its header's length field");
-    };
-    let length = u64::from_le_bytes(*length);
-    if length > MAX_SAFETENSORS_HEADER || length > size.saturating_sub(8) {
-        return refuse("its header is longer than the file or than any header");
+        }),
     }
-    if rest != b"{" {
-        return refuse("its header is not a JSON object");
-    }
-    Ok(())
 }
 
 fn beginning(path: &Path, count: u64) -> Result<Vec<u8>, SourceError> {
@@ -274,90 +289,4 @@ fn id_from(path: &Path) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::gguf;
-    use super::*;
-
-    fn written(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
-        let path = folder.join(name);
-        fs::write(&path, bytes).unwrap();
-        path
-    }
-
-    #[test]
-    fn a_gguf_file_names_itself() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = written(folder.path(), "Tiny Model-Q4_1.gguf", b"GGUF\x03\0\0\0rest");
-        let source = Source::open(&path, None).unwrap();
-        assert_eq!(
-            (source.id.as_str(), source.files[0].size),
-            ("tiny-model-q4_1", 12)
-        );
-        assert_eq!(Source::open(&path, Some("mine")).unwrap().id, "mine");
-    }
-
-    #[test]
-    fn a_file_with_slow_tensors_is_another_in_the_volume() {
-        let folder = tempfile::tempdir().unwrap();
-        let bytes = gguf::tests::file(&[("slow", 32, 3, &[0; 20])]);
-        let path = written(folder.path(), "Tiny.Q4_1.gguf", &bytes);
-        let source = Source::open(&path, None).unwrap();
-        let file = &source.files[0];
-        assert_eq!(
-            (source.id.as_str(), file.name.as_str()),
-            ("tiny.q4_1", "Tiny.Q4_1+Q8_0.gguf")
-        );
-        assert_eq!(file.size, bytes.len() as u64 + 14 + 30);
-    }
-
-    #[test]
-    fn what_is_not_gguf_says_so() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = written(folder.path(), "x.gguf", b"PK\x03\x04");
-        let expected = "x.gguf is not a GGUF file: it begins with [50, 4b, 03, 04], expected [47, 47, 55, 46] (\"GGUF\")";
-        assert!(
-            Source::open(&path, None)
-                .unwrap_err()
-                .to_string()
-                .ends_with(expected)
-        );
-        let path = written(folder.path(), "old.gguf", b"GGUF\x01\0\0\0");
-        let error = Source::open(&path, None).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .ends_with("old.gguf has GGUF version 1, the engine reads 2 and 3"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn an_unreadable_model_names_the_file() {
-        let error = Source::open(Path::new("/nowhere/model.gguf"), None).unwrap_err();
-        assert!(
-            matches!(&error, SourceError::File(FileError::Read { path, .. }) if path.ends_with("model.gguf"))
-        );
-    }
-
-    #[test]
-    fn a_folder_takes_what_an_engine_reads() {
-        let folder = tempfile::tempdir().unwrap();
-        let incomplete = |missing| format!("is not a model folder: it has no {missing}");
-        let refused = || {
-            Source::open(folder.path(), Some("m"))
-                .unwrap_err()
-                .to_string()
-        };
-        assert!(refused().ends_with(&incomplete("config.json")));
-        written(folder.path(), "config.json", b"{}");
-        assert!(refused().ends_with(&incomplete("*.safetensors file")));
-        written(folder.path(), "model.safetensors", b"\x02\0\0\0\0\0\0\0[]");
-        assert!(refused().ends_with("is not a safetensors file: its header is not a JSON object"));
-        written(folder.path(), "model.safetensors", b"\x02\0\0\0\0\0\0\0{}");
-        written(folder.path(), "README.md", b"");
-        fs::create_dir(folder.path().join("onnx.json")).unwrap();
-        let source = Source::open(folder.path(), Some("m")).unwrap();
-        let names: Vec<_> = source.files.iter().map(|file| file.name.as_str()).collect();
-        assert_eq!(names, ["config.json", "model.safetensors"]);
-    }
-}
+mod tests;

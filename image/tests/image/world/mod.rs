@@ -154,8 +154,10 @@ pub fn fail(command: &mut Command, code: i32) -> String {
     error
 }
 
+/// A file without tensors, and noise behind its header.
 pub fn gguf(seed: u64, length: usize) -> Vec<u8> {
-    [b"GGUF\x03\0\0\0", &firmware::noise(seed, length)[..]].concat()
+    let header = [&b"GGUF\x03\0\0\0"[..], &[0; 16]].concat();
+    [header, firmware::noise(seed, length)].concat()
 }
 
 fn builtin() -> Vec<u8> {

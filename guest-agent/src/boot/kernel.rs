@@ -1,0 +1,182 @@
+//! What the command line asks of the kernel, seen from inside: a kernel that does not know a word, or was built without
+//! what it turns on, says nothing and goes on.
+//!
+//! Only what can be seen is checked. The rest (`random.*`, `init_on_*`, `slab_nomerge`) leaves no trace outside of the
+//! kernel's own memory, which lockdown hides.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount, umount};
+
+/// Why this kernel may not run.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum KernelError {
+    /// What would tell cannot be read.
+    #[error("cannot tell whether {word} holds: cannot {operation} {path}", path = path.display())]
+    Unseen {
+        /// Word of the command line.
+        word: &'static str,
+        /// What failed.
+        operation: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel does otherwise.
+    #[error("the kernel does not keep {word}: {path} is {found:?}", path = path.display())]
+    NotKept {
+        /// Word of the command line.
+        word: &'static str,
+        /// Where that shows.
+        path: PathBuf,
+        /// What stands there.
+        found: String,
+    },
+}
+
+struct Promise {
+    word: &'static str,
+    /// Where it shows.
+    path: &'static str,
+    kept: fn(&str) -> bool,
+    #[expect(dead_code, reason = "for the reader: what rests on it")]
+    reason: &'static str,
+}
+
+const SECURITY: &str = "/sys/kernel/security";
+
+const PROMISES: [Promise; 4] = [
+    Promise {
+        word: "lockdown=confidentiality",
+        path: "/sys/kernel/security/lockdown",
+        kept: |text| {
+            text.split_whitespace()
+                .any(|mode| mode == "[confidentiality]")
+        },
+        reason: "not even PID 1 reads or changes kernel memory",
+    },
+    Promise {
+        word: "module.sig_enforce=1",
+        path: "/sys/module/module/parameters/sig_enforce",
+        kept: |text| text.trim() == "Y",
+        reason: "only modules of the kernel's maker load",
+    },
+    Promise {
+        word: "panic=-1",
+        path: "/proc/sys/kernel/panic",
+        kept: |text| text.trim() == "-1",
+        reason: "after a panic nothing lingers in memory",
+    },
+    Promise {
+        word: "vsyscall=none",
+        path: "/proc/self/maps",
+        kept: |text| !text.contains("[vsyscall]"),
+        reason: "no executable page at a fixed address",
+    },
+];
+
+/// Looks at each promise. Needs `/proc` and `/sys`; mounts securityfs for the moment, as nothing else needs it.
+pub(super) fn check() -> Result<(), KernelError> {
+    let word = PROMISES[0].word;
+    let unseen = |operation| {
+        move |source: nix::Error| KernelError::Unseen {
+            word,
+            operation,
+            path: SECURITY.into(),
+            source: source.into(),
+        }
+    };
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
+    let kind = Some("securityfs");
+    mount(kind, SECURITY, kind, flags, None::<&str>).map_err(unseen("mount"))?;
+    let kept = PROMISES.iter().try_for_each(|promise| {
+        let path = Path::new(promise.path);
+        judge(promise, path, fs::read_to_string(path))
+    });
+    umount(SECURITY).map_err(unseen("unmount"))?;
+    kept
+}
+
+fn judge(promise: &Promise, path: &Path, read: io::Result<String>) -> Result<(), KernelError> {
+    let word = promise.word;
+    match read {
+        Ok(text) if (promise.kept)(&text) => Ok(()),
+        Ok(text) => Err(KernelError::NotKept {
+            word,
+            path: path.to_owned(),
+            // The console has one line.
+            found: text.lines().next().unwrap_or_default().to_owned(),
+        }),
+        Err(source) => Err(KernelError::Unseen {
+            word,
+            operation: "read",
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(index: usize, text: &str) -> Result<(), String> {
+        let promise = &PROMISES[index];
+        let read = Ok(text.to_owned());
+        judge(promise, Path::new(promise.path), read).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_the_kernel_shows_when_it_keeps_its_word_and_when_not() {
+        let good = [
+            "none integrity [confidentiality]\n",
+            "Y\n",
+            "-1\n",
+            "7ffc0000-7ffc1000 r-xp 00000000 00:00 0    [vdso]\n",
+        ];
+        for (index, text) in good.into_iter().enumerate() {
+            assert_eq!(judged(index, text), Ok(()));
+        }
+        let bad = [
+            (
+                "none [integrity] confidentiality\n",
+                "the kernel does not keep lockdown=confidentiality: /sys/kernel/security/lockdown is \"none [integrity] \
+                 confidentiality\"",
+            ),
+            (
+                "N\n",
+                "the kernel does not keep module.sig_enforce=1: /sys/module/module/parameters/sig_enforce is \"N\"",
+            ),
+            (
+                "0\n",
+                "the kernel does not keep panic=-1: /proc/sys/kernel/panic is \"0\"",
+            ),
+            (
+                "ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0    [vsyscall]\n",
+                "the kernel does not keep vsyscall=none: /proc/self/maps is \
+                 \"ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0    [vsyscall]\"",
+            ),
+        ];
+        for (index, (text, error)) in bad.into_iter().enumerate() {
+            assert_eq!(judged(index, text), Err(error.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_shows_nothing_may_not_run() {
+        let promise = &PROMISES[1];
+        let missing = judge(
+            promise,
+            Path::new(promise.path),
+            Err(io::ErrorKind::NotFound.into()),
+        );
+        assert_eq!(
+            missing.unwrap_err().to_string(),
+            "cannot tell whether module.sig_enforce=1 holds: cannot read /sys/module/module/parameters/sig_enforce"
+        );
+    }
+}
