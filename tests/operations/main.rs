@@ -16,6 +16,7 @@ use cocoon_tests::{alphabet, processes};
 use tokio::sync::oneshot;
 
 mod interrupted;
+mod kept;
 
 /// Of a machine that is slow and busy.
 const DEADLINE: Duration = Duration::from_secs(300);

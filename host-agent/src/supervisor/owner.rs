@@ -104,7 +104,11 @@ async fn own(
         // Dropping the future ends all that it started.
         Some(Order::Drain) = ordered.recv() => return Ok(()),
     };
+    // All at once: who hears that it serves can verify it.
     report.send_modify(|report| {
+        report.stage = Stage::Serving;
+        report.doing = "serving".to_owned();
+        report.endpoint = Some(vm.endpoint);
         report.trust_root = vm.trust_root.clone();
         let manifest = std::fs::read(folder.join("manifest.json")).ok();
         report.manifest_id = manifest.map(|bytes| manifest_id(&bytes).to_string());
@@ -206,13 +210,10 @@ impl Report {
                 }
                 reached(self, stage, format!("in phase {}", phase.name()));
             }
-            Progress::Serving { endpoint, .. } => {
-                self.endpoint = Some(endpoint);
-                reached(self, Stage::Serving, "serving".to_owned());
-            }
             Progress::Metrics(metrics) => self.metrics = Some(metrics),
             Progress::EngineRestarted(count) => self.engine_restarts = count,
-            Progress::Note(_) | Progress::Work { .. } => {}
+            // Serving is said once everything about it is known.
+            Progress::Note(_) | Progress::Work { .. } | Progress::Serving { .. } => {}
         }
     }
 }

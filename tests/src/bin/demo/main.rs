@@ -57,7 +57,7 @@ impl From<SimulatedTee> for Tee {
 }
 
 fn main() -> ExitCode {
-    if let Some(code) = cocoon_tests::role::simulator_if_named() {
+    if let Some(code) = cocoon_tests::role::other_if_named() {
         return code;
     }
     match steps::run(Arguments::parse_from(words(std::env::args_os()))) {
