@@ -4,13 +4,13 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use cocoon_client::{Address, Verifier};
+use cocoon_client::{Address, Endpoint, EndpointOptions, Token, Upstreams, Verifier};
 use cocoon_guest_agent::api::receipts::Receipts;
 use cocoon_guest_agent::api::{self, Counters, Limits, Service};
 use cocoon_guest_agent::attester::{self, Attester, Identity};
@@ -37,28 +37,59 @@ pub const MODEL: &str = "alphabet-f32";
 const VARIABLE: &str = "COCOON_TEST_ENGINE";
 /// Where the image's build leaves the engine, in the cache.
 const BUILT: &str = "guest/target/x86_64-unknown-linux-gnu/engine/cocoon-engine";
-/// Answers that run at once.
-const SLOTS: u16 = 8;
-/// How long the engine may take to load a model of a few megabytes.
+/// How long the engine may take to load a model.
 const DEADLINE: Duration = Duration::from_secs(120);
 
 static TODAY: LazyLock<u64> = LazyLock::new(cocoon_client::now);
 static CURRENT: LazyLock<TrustedManifest> = LazyLock::new(|| trusted(*TODAY));
+
+/// What an engine is started with.
+#[derive(Clone)]
+pub struct Setup {
+    /// Its executable.
+    pub engine: PathBuf,
+    /// The folder with the model's one file.
+    pub folder: PathBuf,
+    /// The model's name.
+    pub model: String,
+    /// Answers that run at once.
+    pub slots: u16,
+}
 
 /// An agent that serves; it ends with its runtime, and its engine with it.
 pub struct Appliance {
     /// As clients name it.
     pub address: Address,
     _drain: watch::Sender<bool>,
+    _model: Option<TempDir>,
 }
 
 impl Appliance {
-    /// Starts both, and waits until the engine has loaded the model.
-    pub async fn start() -> anyhow::Result<Self> {
-        let engine = engine().await?;
+    /// Starts both with the model that recites the alphabet.
+    pub async fn alphabet() -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         std::fs::write(folder.path().join("alphabet-f32.gguf"), alphabet::gguf())?;
+        let setup = Setup {
+            engine: engine().await?,
+            folder: folder.path().to_owned(),
+            model: MODEL.to_owned(),
+            slots: 8,
+        };
+        let appliance = Self::start(setup).await?;
+        Ok(Self {
+            _model: Some(folder),
+            ..appliance
+        })
+    }
 
+    /// Starts both, and waits until the engine has loaded the model.
+    pub async fn start(setup: Setup) -> anyhow::Result<Self> {
+        let (model, slots) = (setup.model.clone(), setup.slots);
+        Self::with(Native(setup), &model, slots).await
+    }
+
+    /// Starts the agent with the engine that `launcher` starts.
+    pub async fn with(launcher: impl Launcher, model: &str, slots: u16) -> anyhow::Result<Self> {
         let keys = Keys::generate()?;
         let kind = Kind::SevSnp;
         let mut vm = Machine::good(kind);
@@ -77,11 +108,10 @@ impl Appliance {
         let address = format!("https://{}", listener.local_address()?).parse()?;
         // The sender may go: the last value stays.
         let (_, stapled) = watch::channel(Some(collateral));
-        let launcher = Native { engine, folder };
         let receipts = Receipts::new(&keys, &identity.claims);
         let service = Service {
             attester: Attester::start(tee, identity, stapled),
-            engine: supervisor::start(launcher, MODEL.into(), SLOTS),
+            engine: supervisor::start(launcher, model.to_owned(), slots),
             receipts,
             counters: Arc::new(Counters::default()),
             limits: Limits::default(),
@@ -96,6 +126,7 @@ impl Appliance {
         Ok(Self {
             address,
             _drain: drain,
+            _model: None,
         })
     }
 
@@ -105,8 +136,26 @@ impl Appliance {
     }
 }
 
+/// A local endpoint in front of an appliance; it ends with the runtime. Gives its base URL.
+pub async fn endpoint(appliance: &Appliance, token: &str) -> anyhow::Result<String> {
+    let options = EndpointOptions {
+        listen: (Ipv4Addr::LOCALHOST, 0).into(),
+        token: Token::new(token)?,
+    };
+    let upstreams = Upstreams::new(appliance.verifier(), vec![appliance.address.clone()]);
+    let endpoint = Endpoint::bind(upstreams, options).await?;
+    let url = endpoint.base_url();
+    tokio::spawn(endpoint.serve(std::future::pending()));
+    Ok(url)
+}
+
+/// The day that the manifest is made for.
+pub fn today() -> u64 {
+    *TODAY
+}
+
 /// The engine of these sources.
-async fn engine() -> anyhow::Result<PathBuf> {
+pub async fn engine() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os(VARIABLE) {
         return Ok(path.into());
     }
@@ -135,15 +184,12 @@ impl Tee for Simulated {
 }
 
 /// Starts engines outside of any jail.
-struct Native {
-    engine: PathBuf,
-    folder: TempDir,
-}
+struct Native(Setup);
 
 impl Launcher for Native {
     fn launch(&mut self) -> io::Result<Engine> {
         let (stream, theirs) = UnixStream::pair()?;
-        let process = start(&self.engine, self.folder.path(), theirs)?;
+        let process = start(&self.0, theirs)?;
         Ok(Engine {
             stream,
             process: Box::new(Running(process)),
@@ -152,13 +198,13 @@ impl Launcher for Native {
 }
 
 /// The engine looks for its socket at descriptor 3, where a shell puts it.
-fn start(engine: &Path, model: &Path, socket: UnixStream) -> io::Result<Child> {
+pub fn start(setup: &Setup, socket: UnixStream) -> io::Result<Child> {
     Command::new("/bin/sh")
         .args(["-c", "exec \"$0\" \"$@\" 3<&0 0</dev/null"])
-        .arg(engine)
+        .arg(&setup.engine)
         .arg("--model-dir")
-        .arg(model)
-        .args(["--model-id", MODEL, "--threads", "2"])
+        .arg(&setup.folder)
+        .args(["--model-id", &setup.model, "--threads", "2"])
         .env_clear()
         .env("HOME", "/")
         .env("RAYON_NUM_THREADS", "2")

@@ -13,9 +13,6 @@ mod image;
 #[expect(dead_code, reason = "the tests of evidence use more of it")]
 mod machine;
 
-use cocoon_client::{Endpoint, EndpointOptions, Token, Upstreams};
-use tokio::sync::oneshot;
-
 use appliance::{Appliance, MODEL};
 use clients::Client;
 
@@ -23,18 +20,10 @@ const TOKEN: &str = "a-token-that-a-person-chose";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_official_clients_get_what_they_expect() {
-    let Some(appliance) = clients::had("the engine", Appliance::start().await) else {
+    let Some(appliance) = clients::had("the engine", Appliance::alphabet().await) else {
         return;
     };
-    let options = EndpointOptions {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        token: Token::new(TOKEN).unwrap(),
-    };
-    let upstreams = Upstreams::new(appliance.verifier(), vec![appliance.address.clone()]);
-    let endpoint = Endpoint::bind(upstreams, options).await.unwrap();
-    let url = endpoint.base_url();
-    let (stop, stopped) = oneshot::channel::<()>();
-    let serving = tokio::spawn(endpoint.serve(async { drop(stopped.await) }));
+    let url = appliance::endpoint(&appliance, TOKEN).await.unwrap();
     for client in [Client::Python, Client::Node] {
         let installed = tokio::task::spawn_blocking(move || client.install());
         if let Some(installed) = clients::had(client.name(), installed.await.unwrap()) {
@@ -44,6 +33,4 @@ async fn the_official_clients_get_what_they_expect() {
             assert_eq!(said.checks, client.checks(), "{}", said.output);
         }
     }
-    stop.send(()).unwrap();
-    serving.await.unwrap();
 }

@@ -30,6 +30,14 @@ pub fn python(place: &str, source: &Path) -> anyhow::Result<PathBuf> {
 /// # Errors
 /// When they cannot be had.
 pub fn node(place: &str, source: &Path) -> anyhow::Result<PathBuf> {
+    node_with(place, source, &[])
+}
+
+/// The same, with more options for npm.
+///
+/// # Errors
+/// When they cannot be had.
+pub fn node_with(place: &str, source: &Path, options: &[&str]) -> anyhow::Result<PathBuf> {
     let lock = source.join("package-lock.json");
     installed(place, "node", &lock, |root| {
         for file in ["package.json", "package-lock.json"] {
@@ -37,6 +45,7 @@ pub fn node(place: &str, source: &Path) -> anyhow::Result<PathBuf> {
         }
         run(Command::new("npm")
             .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
+            .args(options)
             .current_dir(root))
     })
 }

@@ -1,0 +1,78 @@
+//! What serving costs, measured on this machine: the whole path against the engine alone, the engine against others,
+//! attested handshakes against plain ones, and an hour's worth of streams in ten minutes. See `README.md` here.
+//!
+//! What is compared is measured in one run, in turns, and shown as medians. Nothing here fails a test: figures are of a
+//! machine and a moment. `cargo bench -p cocoon-tests --bench performance -- --help` says what there is.
+
+mod direct;
+mod double;
+mod handshakes;
+mod path;
+mod peers;
+mod soak;
+mod soak_streams;
+mod streams;
+mod subject;
+mod table;
+
+#[path = "../openai/appliance.rs"]
+#[expect(dead_code, reason = "the clients' test uses more of it")]
+mod appliance;
+#[path = "../attestation/image.rs"]
+mod image;
+#[path = "../attestation/machine.rs"]
+#[expect(dead_code, reason = "the tests of evidence use more of it")]
+mod machine;
+#[path = "../attestation/rogue.rs"]
+#[expect(dead_code, reason = "the tests of evidence use more of it")]
+mod rogue;
+#[path = "../attestation/stranger.rs"]
+#[expect(dead_code, reason = "the tests of evidence use more of it")]
+mod stranger;
+
+use clap::{Parser, Subcommand};
+
+/// Measurements of the appliance's software, side by side.
+#[derive(Parser)]
+#[command(
+    name = "performance",
+    bin_name = "cargo bench -p cocoon-tests --bench performance --"
+)]
+struct Command {
+    #[command(subcommand)]
+    what: What,
+    /// Print JSON instead of a table.
+    #[arg(long, global = true)]
+    json: bool,
+    /// What cargo passes to every benchmark.
+    #[arg(long, global = true, hide = true)]
+    bench: bool,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Tokens per second and time to the first token: client, attested TLS, agent and engine, against the engine alone.
+    Path(path::Options),
+    /// The engine alone against the Python wheel `mistralrs` and llama.cpp, on the same model file.
+    Peers(peers::Options),
+    /// Attested handshakes per second against plain ones.
+    Handshakes(handshakes::Options),
+    /// Streams of slow readers and of clients that leave, for as long as you like; the agent's memory.
+    Soak(soak::Options),
+    /// An agent for `soak`, in a process of its own.
+    #[command(hide = true)]
+    Serve(soak::Serve),
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let command = Command::parse();
+    let table = match command.what {
+        What::Path(options) => path::measure(&options).await?,
+        What::Peers(options) => peers::measure(&options).await?,
+        What::Handshakes(options) => handshakes::measure(&options).await?,
+        What::Soak(options) => soak::measure(&options).await?,
+        What::Serve(options) => return soak::serve(options).await,
+    };
+    table.print(command.json)
+}

@@ -1,0 +1,269 @@
+//! Many streams for a long time: clients that read slowly, clients that leave, and the agent's memory.
+//!
+//! The agent runs in a process of its own, so that its memory is nobody else's. Its engine is a stand-in without a model
+//! unless the real one is asked for.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use cocoon_client::{Address, Verifier};
+use cocoon_measurements::policy::Policy;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::appliance::{Appliance, Setup};
+use crate::double::{self, Double};
+use crate::machine::{policy, trusted};
+use crate::soak_streams::{Account, Stream};
+use crate::subject::{self, Subject};
+use crate::table::Table;
+
+/// Between two looks at the memory.
+const LOOK: Duration = Duration::from_secs(1);
+/// For the agent's start, and for every stream's end when time is up.
+const DEADLINE: Duration = Duration::from_secs(180);
+
+#[derive(Args)]
+pub struct Options {
+    #[command(flatten)]
+    subject: subject::Options,
+    /// Use the real engine, with as many answers at once as the default: the others are told to come back.
+    #[arg(long)]
+    real: bool,
+    /// Clients, each of which has one answer at a time.
+    #[arg(long, default_value_t = 64)]
+    streams: u32,
+    /// How long.
+    #[arg(long, default_value_t = 600)]
+    seconds: u64,
+}
+
+#[derive(Args)]
+pub struct Serve {
+    /// The real engine; a stand-in when absent.
+    #[arg(long)]
+    engine: Option<PathBuf>,
+    /// Folder with the model.
+    #[arg(long, default_value = ".")]
+    folder: PathBuf,
+    /// The model's name.
+    #[arg(long, default_value = double::MODEL)]
+    model: String,
+    /// Answers at once.
+    #[arg(long)]
+    slots: u16,
+}
+
+/// What the agent's process says first.
+#[derive(Serialize, Deserialize)]
+struct Hello {
+    address: String,
+    today: u64,
+    roots: Vec<Vec<u8>>,
+}
+
+/// Runs the agent until standard input ends.
+pub async fn serve(options: Serve) -> anyhow::Result<()> {
+    let (slots, model) = (options.slots, options.model);
+    let appliance = match options.engine {
+        Some(engine) => {
+            let folder = options.folder;
+            Appliance::start(Setup {
+                engine,
+                folder,
+                model,
+                slots,
+            })
+            .await?
+        }
+        None => Appliance::with(Double::default(), &model, slots).await?,
+    };
+    let hello = Hello {
+        address: appliance.address.to_string(),
+        today: crate::appliance::today(),
+        roots: policy().development_roots,
+    };
+    println!("{}", serde_json::to_string(&hello)?);
+    // The runtime serves meanwhile.
+    let ended = || std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+    tokio::task::spawn_blocking(ended).await??;
+    Ok(())
+}
+
+/// The agent's process, and how to speak to it.
+struct Agent {
+    process: Child,
+    verifier: Verifier,
+    address: Address,
+}
+
+pub async fn measure(options: &Options) -> anyhow::Result<Table> {
+    let mut agent = start(options).await?;
+    let pid = agent.process.id().context("the agent ended")?;
+    let model = match options.real {
+        true => Subject::find(&options.subject).await?.setup(1).model,
+        false => double::MODEL.to_owned(),
+    };
+    let until = Instant::now() + Duration::from_secs(options.seconds);
+    let account = Arc::<Account>::default();
+    let mut streams = JoinSet::new();
+    for number in 0..options.streams {
+        let stream = Stream {
+            verifier: agent.verifier.clone(),
+            address: agent.address.clone(),
+            model: model.clone(),
+            account: Arc::clone(&account),
+            until,
+        };
+        streams.spawn(stream.run(u64::from(number)));
+    }
+    let began = Instant::now();
+    let mut looks: Vec<(f64, Memory)> = Vec::new();
+    while Instant::now() < until {
+        sleep(LOOK).await;
+        looks.push((began.elapsed().as_secs_f64(), Memory::of(pid)?));
+    }
+    let all = async { while streams.join_next().await.is_some() {} };
+    let stuck = tokio::time::timeout(DEADLINE, all).await.is_err();
+    // A whole answer still comes, and with it all that was held is free.
+    let last = Stream {
+        verifier: agent.verifier.clone(),
+        address: agent.address.clone(),
+        model,
+        account: Arc::default(),
+        until: Instant::now() + DEADLINE,
+    };
+    let served = last.once(16).await;
+    agent.process.start_kill()?;
+    agent.process.wait().await?;
+
+    let mut table = Table::new(
+        format!(
+            "{} streams for {} s, engine: {}",
+            options.streams,
+            options.seconds,
+            engine(options)
+        ),
+        &["value"],
+    );
+    for (name, count) in account.counts() {
+        table.row(name, &[count]);
+    }
+    table.row(
+        "streams without an end",
+        &[if stuck { streams.len() as f64 } else { 0.0 }],
+    );
+    let memories: [(&str, fn(&Memory) -> f64); 2] = [
+        ("agent", |memory| memory.agent),
+        ("engine", |memory| memory.engine),
+    ];
+    for (name, of) in memories {
+        // The first third fills pools and caches.
+        let later: Vec<(f64, f64)> = looks[looks.len() / 3..]
+            .iter()
+            .map(|(at, memory)| (*at, of(memory)))
+            .collect();
+        let most = later.iter().map(|(_, size)| *size).fold(0.0, f64::max);
+        if most > 0.0 {
+            table.row(format!("{name}: most memory after a third, MiB"), &[most]);
+            table.row(
+                format!("{name}: slope after a third, KiB/min"),
+                &[slope(&later) * 60.0 * 1024.0],
+            );
+        }
+    }
+    served.context("after the soak no answer comes")?;
+    anyhow::ensure!(!stuck, "streams are stuck: {:?}", account.counts());
+    Ok(table)
+}
+
+fn engine(options: &Options) -> &'static str {
+    match options.real {
+        true => "mistral.rs",
+        false => "a stand-in",
+    }
+}
+
+async fn start(options: &Options) -> anyhow::Result<Agent> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("serve");
+    if options.real {
+        let setup = Subject::find(&options.subject).await?.setup(16);
+        command
+            .arg("--engine")
+            .arg(&setup.engine)
+            .arg("--folder")
+            .arg(&setup.folder);
+        command.args(["--model", &setup.model, "--slots", "16"]);
+    } else {
+        command.args(["--slots", &options.streams.to_string()]);
+    }
+    let mut process = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let output = process.stdout.take().context("no output")?;
+    let mut line = String::new();
+    let mut lines = BufReader::new(output);
+    let reading = tokio::time::timeout(DEADLINE, lines.read_line(&mut line));
+    reading.await.context("the agent does not start")??;
+    let hello: Hello = serde_json::from_str(&line).context("the agent does not start")?;
+    let policy = Policy {
+        development_roots: hello.roots,
+        ..Policy::default()
+    };
+    Ok(Agent {
+        process,
+        verifier: Verifier::new(trusted(hello.today), policy),
+        address: hello.address.parse()?,
+    })
+}
+
+/// Resident memory in MiB.
+struct Memory {
+    agent: f64,
+    /// Of its children.
+    engine: f64,
+}
+
+impl Memory {
+    fn of(pid: u32) -> anyhow::Result<Self> {
+        let children = format!("/proc/{pid}/task/{pid}/children");
+        let children = std::fs::read_to_string(children).unwrap_or_default();
+        let engine = children
+            .split_whitespace()
+            .filter_map(|pid| resident(pid).ok());
+        Ok(Self {
+            agent: resident(&pid.to_string()).context("the agent ended")?,
+            engine: engine.sum(),
+        })
+    }
+}
+
+fn resident(pid: &str) -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next());
+    Ok(kib.context("no VmRSS")?.parse::<f64>()? / 1024.0)
+}
+
+/// Of the line that fits best, per unit of the first.
+fn slope(points: &[(f64, f64)]) -> f64 {
+    let count = f64::from(u32::try_from(points.len()).unwrap_or(u32::MAX)).max(1.0);
+    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
+    let (x, y) = (mean(|point| point.0), mean(|point| point.1));
+    let both: f64 = points
+        .iter()
+        .map(|point| (point.0 - x) * (point.1 - y))
+        .sum();
+    let spread: f64 = points.iter().map(|point| (point.0 - x).powi(2)).sum();
+    if spread > 0.0 { both / spread } else { 0.0 }
+}

@@ -1,0 +1,162 @@
+//! The clients of a soak: one answer after another, some read slowly, some given up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use cocoon_client::{Address, AttestedConnection, Verifier};
+use http_body_util::BodyExt as _;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::path::request;
+
+/// Longest silence within an answer that somebody reads.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// What became of requests.
+#[derive(Default)]
+pub struct Account {
+    whole: AtomicU64,
+    slow: AtomicU64,
+    left: AtomicU64,
+    busy: AtomicU64,
+    broken: AtomicU64,
+    silent: AtomicU64,
+}
+
+impl Account {
+    /// Names and numbers.
+    pub fn counts(&self) -> Vec<(&'static str, f64)> {
+        let count = |counter: &AtomicU64| {
+            f64::from(u32::try_from(counter.load(Ordering::Relaxed)).unwrap_or(u32::MAX))
+        };
+        vec![
+            ("answers read at once", count(&self.whole)),
+            ("answers read slowly", count(&self.slow)),
+            ("answers given up", count(&self.left)),
+            ("told to come back (429)", count(&self.busy)),
+            ("broken", count(&self.broken)),
+            ("silent for a minute", count(&self.silent)),
+        ]
+    }
+}
+
+/// One client.
+pub struct Stream {
+    pub verifier: Verifier,
+    pub address: Address,
+    pub model: String,
+    pub account: Arc<Account>,
+    pub until: Instant,
+}
+
+/// How an answer is read.
+#[derive(Clone, Copy)]
+enum Manner {
+    AtOnce,
+    Slowly,
+    /// Left after so many pieces.
+    Leaving(u64),
+}
+
+/// What one request came to.
+enum End {
+    Whole,
+    Left,
+    Busy,
+    Broken,
+    Silent,
+}
+
+impl Stream {
+    /// Asks until time is up.
+    pub async fn run(self, seed: u64) {
+        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut connection = None;
+        while Instant::now() < self.until {
+            let manner = match random.below(4) {
+                0 => Manner::Slowly,
+                1 => Manner::Leaving(random.below(40)),
+                _ => Manner::AtOnce,
+            };
+            let tokens = u32::try_from(8 + random.below(120)).unwrap_or(8);
+            let (end, back) = self.ask(connection.take(), tokens, manner).await;
+            connection = back;
+            let counter = match (&end, manner) {
+                (End::Whole, Manner::Slowly) => &self.account.slow,
+                (End::Whole, _) => &self.account.whole,
+                (End::Left, _) => &self.account.left,
+                (End::Busy, _) => &self.account.busy,
+                (End::Broken, _) => &self.account.broken,
+                (End::Silent, _) => &self.account.silent,
+            };
+            counter.fetch_add(1, Ordering::Relaxed);
+            if matches!(end, End::Busy | End::Broken) {
+                sleep(Duration::from_millis(500 + random.below(1000))).await;
+            }
+        }
+    }
+
+    /// One whole answer, or an error.
+    pub async fn once(self, tokens: u32) -> anyhow::Result<()> {
+        while Instant::now() < self.until {
+            match self.ask(None, tokens, Manner::AtOnce).await.0 {
+                End::Whole => return Ok(()),
+                End::Busy => sleep(Duration::from_secs(1)).await,
+                _ => anyhow::bail!("it broke off"),
+            }
+        }
+        anyhow::bail!("all slots stay taken")
+    }
+
+    async fn ask(
+        &self,
+        connection: Option<AttestedConnection>,
+        tokens: u32,
+        manner: Manner,
+    ) -> (End, Option<AttestedConnection>) {
+        let mut connection = match connection {
+            Some(connection) => connection,
+            None => match self.verifier.connect(&self.address).await {
+                Ok(connection) => connection,
+                Err(_) => return (End::Broken, None),
+            },
+        };
+        let Ok(response) = connection.chat(&request(&self.model, tokens)).await else {
+            return (End::Broken, None);
+        };
+        let busy = response.status().as_u16() == 429;
+        if !busy && !response.status().is_success() {
+            return (End::Broken, None);
+        }
+        let mut body = response.into_body();
+        let mut pieces = 0;
+        loop {
+            match timeout(SILENCE, body.frame()).await {
+                Err(_) => return (End::Silent, None),
+                Ok(Some(Err(_))) => return (End::Broken, None),
+                Ok(None) if busy => return (End::Busy, Some(connection)),
+                Ok(None) => return (End::Whole, Some(connection)),
+                Ok(Some(Ok(_))) => pieces += 1,
+            }
+            match manner {
+                // The connection goes with it: that is how clients leave.
+                Manner::Leaving(after) if pieces > after => return (End::Left, None),
+                Manner::Slowly => sleep(Duration::from_millis(200)).await,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Numbers that repeat from run to run (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}

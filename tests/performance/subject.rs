@@ -1,0 +1,130 @@
+//! What is measured: an engine of these sources, and the default model as published and as the appliance serves it.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Args;
+use cocoon_image::build;
+use cocoon_image::foreign::Foreign;
+use cocoon_image::model::{self, Source};
+use cocoon_inputs::report::{self, Reporter};
+use cocoon_inputs::{Cache, Fetcher, Keyring, Options as Fetching};
+use cocoon_tests::image::{cache, workspace};
+
+use crate::appliance::{self, Setup};
+
+#[derive(Args)]
+#[group(skip)]
+pub struct Options {
+    /// The engine; the one that the image's build left in the cache when absent.
+    #[arg(long)]
+    engine: Option<PathBuf>,
+    /// A GGUF file instead of the default model.
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// Serve the file as it is, and not as a model volume holds it.
+    #[arg(long)]
+    unchanged: bool,
+}
+
+/// An engine and a model.
+pub struct Subject {
+    /// The model as it was published, for other programs.
+    pub published: PathBuf,
+    /// Which engine and file these are.
+    pub note: String,
+    engine: PathBuf,
+    folder: PathBuf,
+    model: String,
+}
+
+impl Subject {
+    /// Fetches and unpacks what is missing.
+    pub async fn find(options: &Options) -> anyhow::Result<Self> {
+        let engine = match &options.engine {
+            Some(engine) => engine.clone(),
+            None => appliance::engine().await?,
+        };
+        let (given, unchanged) = (options.model.clone(), options.unchanged);
+        let made = tokio::task::spawn_blocking(move || made(given.as_deref(), unchanged));
+        let (source, folder) = made.await??;
+        let file = source.files.first().context("the model has no file")?;
+        let name = |path: &Path| {
+            path.file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+        };
+        let served = match unchanged {
+            true => name(&file.path),
+            false => Some(file.name.clone()),
+        };
+        Ok(Self {
+            note: format!("model as served: {}", served.unwrap_or_default()),
+            published: file.path.clone(),
+            engine,
+            folder,
+            model: source.id,
+        })
+    }
+
+    /// How the engine is started, for so many answers at once.
+    pub fn setup(&self, slots: u16) -> Setup {
+        Setup {
+            engine: self.engine.clone(),
+            folder: self.folder.clone(),
+            model: self.model.clone(),
+            slots,
+        }
+    }
+}
+
+/// The model, and a folder with nothing but the file to be served.
+fn made(given: Option<&Path>, unchanged: bool) -> anyhow::Result<(Source, PathBuf)> {
+    let place = cache()?.join("tests/performance");
+    fs::create_dir_all(&place).with_context(|| format!("cannot create {}", place.display()))?;
+    let lock = File::create(place.join("lock"))?;
+    lock.lock()?;
+    let source = match given {
+        Some(path) => Source::open(path, None)?,
+        None => published(&place)?,
+    };
+    let folder = place.join(if unchanged { "unchanged" } else { "served" });
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    fs::create_dir(&folder)?;
+    for file in &source.files {
+        match unchanged {
+            true => {
+                let name = file.path.file_name().context("the model has no name")?;
+                std::os::unix::fs::symlink(fs::canonicalize(&file.path)?, folder.join(name))?;
+            }
+            false => {
+                model::unpack(file, &folder)?;
+            }
+        }
+    }
+    Ok((source, folder))
+}
+
+/// The default model, from the locked inputs.
+fn published(place: &Path) -> anyhow::Result<Source> {
+    let (lock, _) = build::lock(&workspace())?;
+    let reporter: Arc<dyn Reporter> = report::stderr();
+    let options = Fetching {
+        keyring: Keyring::debian(),
+        ..Fetching::default()
+    };
+    let cache = Cache::open(&cache()?)?;
+    let fetcher = Fetcher::new(
+        lock,
+        cache,
+        build::mirrors(&[])?,
+        options,
+        Arc::clone(&reporter),
+    );
+    let folder = place.join("published");
+    fs::create_dir_all(&folder)?;
+    Ok(Foreign::new(&fetcher, &*reporter).model(&folder)?)
+}

@@ -1,0 +1,116 @@
+//! Results: medians, a table for people, JSON for programs.
+
+use std::io::Write as _;
+
+use serde_json::{Value, json};
+
+/// A table of figures.
+pub struct Table {
+    title: String,
+    columns: Vec<&'static str>,
+    rows: Vec<(String, Vec<f64>)>,
+    notes: Vec<String>,
+}
+
+impl Table {
+    /// An empty one; `columns` are named with their units.
+    pub fn new(title: impl Into<String>, columns: &[&'static str]) -> Self {
+        Self {
+            title: title.into(),
+            columns: columns.to_vec(),
+            rows: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// Adds a row, one figure for each column.
+    pub fn row(&mut self, name: impl Into<String>, figures: &[f64]) {
+        self.rows.push((name.into(), figures.to_vec()));
+    }
+
+    /// Adds a line below.
+    pub fn note(&mut self, text: impl Into<String>) {
+        self.notes.push(text.into());
+    }
+
+    /// Prints it to standard output, with the machine that it was measured on.
+    pub fn print(&self, json: bool) -> anyhow::Result<()> {
+        let text = match json {
+            true => format!("{}\n", self.json()),
+            false => self.text(),
+        };
+        Ok(std::io::stdout().write_all(text.as_bytes())?)
+    }
+
+    fn json(&self) -> Value {
+        let rows = self.rows.iter().map(|(name, figures)| {
+            let mut row = json!({ "name": name });
+            for (column, figure) in self.columns.iter().zip(figures) {
+                row[column] = json!(figure);
+            }
+            row
+        });
+        json!({
+            "title": self.title,
+            "machine": machine(),
+            "rows": rows.collect::<Vec<_>>(),
+            "notes": self.notes,
+        })
+    }
+
+    fn text(&self) -> String {
+        let names = self.rows.iter().map(|(name, _)| name.chars().count());
+        let width = names.max().unwrap_or(0);
+        let mut text = format!("{}\n{}\n\n{:width$}", self.title, machine(), "");
+        for column in &self.columns {
+            text += &format!("  {column:>12}");
+        }
+        text.push('\n');
+        for (name, figures) in &self.rows {
+            text += &format!("{name:width$}");
+            for (column, figure) in self.columns.iter().zip(figures) {
+                let space = column.chars().count().max(12);
+                text += &format!("  {:>space$}", shown(*figure));
+            }
+            text.push('\n');
+        }
+        for note in &self.notes {
+            text += &format!("{note}\n");
+        }
+        text
+    }
+}
+
+/// Three digits that count.
+fn shown(figure: f64) -> String {
+    match figure.abs() {
+        size if size >= 100.0 => format!("{figure:.0}"),
+        size if size >= 10.0 => format!("{figure:.1}"),
+        _ => format!("{figure:.2}"),
+    }
+}
+
+/// The middle one; zero of none.
+pub fn median(figures: &[f64]) -> f64 {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => 0.0,
+        odd if odd % 2 == 1 => sorted[middle],
+        _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
+    }
+}
+
+/// Processor, number of them, and how busy the machine was in the last minute.
+fn machine() -> String {
+    let processors = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = processors
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+        .map_or("unknown processor", |(_, model)| model);
+    let count = std::thread::available_parallelism().map_or(0, usize::from);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or_default().to_owned();
+    format!("{count} × {model}, load {load} when it ended")
+}
