@@ -5,6 +5,7 @@
 //! cannot be had, the test prints `SKIPPED` with the reason; with `COCOON_NO_SKIP=1` in the environment, as in
 //! continuous integration, it fails. `COCOON_TEST_ENGINE` names an engine that is built already.
 
+#[expect(dead_code, reason = "evaluation and performance use more of it")]
 mod appliance;
 mod clients;
 #[path = "../attestation/image.rs"]

@@ -26,7 +26,7 @@ struct Kept {
     image: &'static SignedImage,
     supervisor: PathBuf,
     journal: Arc<Journal>,
-    running: (JoinHandle<()>, watch::Sender<Option<End>>),
+    running: Running,
 }
 
 impl Kept {
@@ -116,10 +116,10 @@ impl Drop for Kept {
     }
 }
 
-fn begin(
-    folder: &Path,
-    supervisor: &Path,
-) -> (Arc<Journal>, (JoinHandle<()>, watch::Sender<Option<End>>)) {
+/// A daemon's task, and how it is told to end.
+type Running = (JoinHandle<()>, watch::Sender<Option<End>>);
+
+fn begin(folder: &Path, supervisor: &Path) -> (Arc<Journal>, Running) {
     let file = folder.join("host.toml");
     let config = HostConfig::load(&file, &Machine::this()).unwrap();
     let daemon = Daemon::take(config, &file).unwrap();

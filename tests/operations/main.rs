@@ -1,5 +1,5 @@
 //! An operator's day with real VMs: looking at one, asking for another of the same name, ending one
-//! while it answers, giving up on one that still boots, and interrupting the demo.
+//! while it answers, giving up on one that still boots, interrupting the demo, and the README's own commands.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -15,6 +15,8 @@ use cocoon_tests::trial::{Model, Trial};
 use cocoon_tests::{alphabet, processes};
 use tokio::sync::oneshot;
 
+mod by_hand;
+mod demonstrated;
 mod interrupted;
 mod kept;
 

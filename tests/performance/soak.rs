@@ -160,7 +160,8 @@ pub async fn measure(options: &Options) -> anyhow::Result<Table> {
         "streams without an end",
         &[if stuck { streams.len() as f64 } else { 0.0 }],
     );
-    let memories: [(&str, fn(&Memory) -> f64); 2] = [
+    type Of = fn(&Memory) -> f64;
+    let memories: [(&str, Of); 2] = [
         ("agent", |memory| memory.agent),
         ("engine", |memory| memory.engine),
     ];

@@ -5,6 +5,7 @@
 
 pub mod alphabet;
 pub mod bare;
+pub mod executables;
 pub mod image;
 pub mod installed;
 pub mod processes;

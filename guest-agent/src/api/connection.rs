@@ -44,7 +44,12 @@ impl Connection {
 
     /// Evidence over this session is being handed out: it is no stranger any more.
     pub fn attested(&self, session: Session) {
-        drop(self.stranger.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(
+            self.stranger
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
         *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
         self.activity.attested();
         self.newly_attested.notify_one();

@@ -230,7 +230,12 @@ fn keys_sign_and_are_never_overwritten() {
     assert!(trust(vec![signer(&key), signer(&second)]).is_ok());
     let refused = trust(vec![[1; 32]]).unwrap_err();
     let names: Value = serde_json::from_slice(&envelope).unwrap();
-    let name = |at: usize| names["signatures"][at]["keyid"].as_str().unwrap().to_owned();
+    let name = |at: usize| {
+        names["signatures"][at]["keyid"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
     assert_eq!(
         refused.to_string(),
         format!(

@@ -264,7 +264,10 @@ fn vector(name: &str) -> Option<String> {
     if !path.exists() {
         // No registry has it, so this is no failure even in continuous integration. Past the capture of a passing test's
         // output; a closed standard error leaves nobody to tell.
-        let line = format!("SKIPPED: {} is needed: set COCOON_VECTORS\n", path.display());
+        let line = format!(
+            "SKIPPED: {} is needed: set COCOON_VECTORS\n",
+            path.display()
+        );
         let _ = std::io::stderr().write_all(line.as_bytes());
         return None;
     }
