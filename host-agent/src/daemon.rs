@@ -12,6 +12,7 @@
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::net::UnixListener;
 use tokio::sync::watch;
@@ -163,11 +164,16 @@ impl Daemon {
             handles: Arc::clone(&handles),
             journal,
             root: config.host.state,
+            ending: AtomicBool::new(false),
         };
-        let serving = crate::running::Task(tokio::spawn(server::serve(listener, Arc::new(world))));
+        let world = Arc::new(world);
+        let serving =
+            crate::running::Task(tokio::spawn(server::serve(listener, Arc::clone(&world))));
         // A dropped sender asks for nothing.
         let first = end.wait_for(Option::is_some).await.map_or(None, |end| *end);
         if first != Some(End::Leave) {
+            // What is started from now on would outlive the halt.
+            world.ending.store(true, Ordering::SeqCst);
             for handle in &*handles {
                 handle.halt().await;
             }

@@ -11,7 +11,7 @@
 //! | `phases.json` | timings |
 //! | `trust-root.pem` | the development root, in simulated modes |
 //! | `manifest.json` | what this host publishes |
-//! | `sup`, `launch.json`, `ending.json`, `supervisor.log` | of the daemon's VMs: [`supervisor`](crate::supervisor) |
+//! | `sup`, `launch.json`, `ending.json`, `supervisor.log`, `supervisor.pid` | of the daemon's VMs: [`supervisor`](crate::supervisor) |
 //! | `life.json` | of the daemon's VMs: [`lifecycle`](crate::lifecycle) |
 //!
 //! The folder's mode is 0700 and the modes of what lies in it 0600, whatever the umask: whoever can connect to `ctl`

@@ -41,6 +41,8 @@ pub const SOCKET: &str = "sup";
 pub const LAUNCH: &str = "launch.json";
 /// How it ended, in the VM's folder.
 pub const ENDING: &str = "ending.json";
+/// Its number, for a daemon that finds it before it has reported.
+pub const PID: &str = "supervisor.pid";
 /// This very program, even when an upgrade has put another in its place: daemon and supervisor understand each other.
 pub const OWN_PROGRAM: &str = "/proc/self/exe";
 /// Standard error of the supervisor, in the VM's folder.

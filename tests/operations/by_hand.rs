@@ -151,12 +151,9 @@ fn day() {
     let (code, text, _) = said(&hands.host(&["ps", "--json"]).output().unwrap());
     let listed: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(code, Some(0));
+    let status = &listed[0]["status"];
     assert_eq!(
-        (
-            &listed[0]["name"],
-            &listed[0]["doing"],
-            &listed[0]["endpoint"]
-        ),
+        (&status["name"], &status["doing"], &status["endpoint"]),
         (&"default".into(), &"serving".into(), &endpoint.into()),
         "{text}"
     );
@@ -165,7 +162,7 @@ fn day() {
     let (code, text, told) = said(&verify);
     assert_eq!(code, Some(0), "{told}");
     let verdict: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(verdict["class"], "simulated", "{text}");
+    assert_eq!(verdict["verdict"]["class"], "simulated", "{text}");
 
     let question = [
         "chat",

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cocoon_client::Address;
 use cocoon_host_agent::client::Client;
@@ -110,8 +111,16 @@ impl Kept {
 impl Drop for Kept {
     /// Nothing that the test started outlives it: QEMU and the simulator die with their supervisors.
     fn drop(&mut self) {
-        for pid in processes::naming(self.folder.path()) {
-            kill(pid);
+        self.running.0.abort();
+        let until = Instant::now() + Duration::from_secs(30);
+        // An aborted daemon ends at its next step, and may start one more until then.
+        loop {
+            let left = processes::naming(self.folder.path());
+            if (left.is_empty() && self.running.0.is_finished()) || Instant::now() > until {
+                return;
+            }
+            left.into_iter().for_each(kill);
+            std::thread::yield_now();
         }
     }
 }

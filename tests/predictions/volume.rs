@@ -14,7 +14,9 @@ use crate::tools::{Packages, had, output};
 fn volume(folder: &Path) -> Volume {
     let path = folder.join("x.gguf");
     let noise = (0..750_000_u32).flat_map(|word| word.wrapping_mul(0x9e37_79b9).to_le_bytes());
-    let bytes: Vec<u8> = b"GGUF\x03\0\0\0".iter().copied().chain(noise).collect();
+    let bytes = b"GGUF\x03\0\0\0".iter().copied();
+    // Neither tensors nor values.
+    let bytes: Vec<u8> = bytes.chain([0; 16]).chain(noise).collect();
     fs::write(&path, bytes).unwrap();
     let source = Source::open(&path, None).unwrap();
     write(&source, folder, "model.img", 2, &Silent).unwrap()

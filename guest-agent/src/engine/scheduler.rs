@@ -122,7 +122,7 @@ impl Scheduler {
                 return Arrival::Refused;
             };
             gave_way.push(last.ticket);
-            after.lines.retain(|line| !line.waiting.is_empty());
+            after.prune();
         }
         after.join(source, wanted);
         *self = after;
@@ -159,7 +159,7 @@ impl Scheduler {
         for line in &mut self.lines {
             line.waiting.retain(|one| one.ticket != ticket);
         }
-        self.lines.retain(|line| !line.waiting.is_empty());
+        self.prune();
         self.waiting() < before
     }
 
@@ -219,6 +219,16 @@ impl Scheduler {
                 credit: usize::from(self.lines.is_empty()),
                 waiting: VecDeque::from([wanted]),
             }),
+        }
+    }
+
+    /// Lines without requests go; whoever comes to the front by that has its turn.
+    fn prune(&mut self) {
+        let source = |line: &Line| line.source;
+        let front = self.lines.front().map(source);
+        self.lines.retain(|line| !line.waiting.is_empty());
+        if self.lines.front().map(source) != front {
+            self.begin_turn();
         }
     }
 

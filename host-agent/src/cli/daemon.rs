@@ -14,7 +14,7 @@ use cocoon_host_agent::lifecycle::State;
 use cocoon_host_agent::state;
 use cocoon_host_agent::text::plain;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{broadcast::error::RecvError, watch};
 use tokio::time::timeout;
 
 use super::voice::Voice;
@@ -38,11 +38,16 @@ pub(super) async fn serve(wanted: Serve, json: bool) -> anyhow::Result<ExitCode>
         loaded => loaded?,
     };
     let daemon = Daemon::take(config, &wanted.config)?;
-    let journal = daemon.journal();
+    // Before anything happens, so that the first entries are told too.
+    let (_, mut coming) = daemon.journal().after(0);
     let telling = tokio::spawn(async move {
-        let (_, mut coming) = journal.after(0);
-        // What is too quick for the terminal is in the journal still.
-        while let Ok(entry) = coming.recv().await {
+        loop {
+            let entry = match coming.recv().await {
+                Ok(entry) => entry,
+                // What is too quick for the terminal is in the journal still.
+                Err(RecvError::Lagged(_)) => continue,
+                Err(RecvError::Closed) => return,
+            };
             let told = if json {
                 serde_json::to_string(&entry).map(|line| writeln!(io::stdout(), "{line}"))
             } else {

@@ -1,6 +1,6 @@
 //! What each appliance may have by itself, and what they may not have together, or not on this machine.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use cocoon_qemu::accel::Wanted;
 
@@ -82,9 +82,14 @@ fn taken<T>(
 
 /// Whether two listeners stand in each other's way.
 fn same(a: SocketAddr, b: SocketAddr) -> bool {
-    let everywhere = a.ip().is_unspecified() || b.ip().is_unspecified();
+    // The wildcard of IPv6 takes IPv4 too, and not the other way round.
+    let covers =
+        |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    let (one, other) = (a.ip(), b.ip());
     // Port 0 is a different one each time.
-    a.port() == b.port() && a.port() != 0 && (everywhere || a.ip() == b.ip())
+    a.port() == b.port()
+        && a.port() != 0
+        && (one == other || covers(one, other) || covers(other, one))
 }
 
 fn files(report: &mut Report<'_>, entry: &Entry, machine: &Machine) {

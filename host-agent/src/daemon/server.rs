@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,6 +43,8 @@ pub(super) struct World {
     pub(super) handles: Arc<[Handle]>,
     pub(super) journal: Arc<Journal>,
     pub(super) root: PathBuf,
+    /// Appliances are being halted.
+    pub(super) ending: AtomicBool,
 }
 
 /// Serves until dropped.
@@ -124,6 +127,9 @@ async fn act(world: &World, route: Route) -> Result<Response<Reply>, Refusal> {
         Route::Show(name) => Ok(json(&handle(&name)?.view())),
         Route::Act { name, action, wait } => {
             let handle = handle(&name)?;
+            if action != Action::Stop && world.ending.load(Ordering::SeqCst) {
+                return Err(ending());
+            }
             let (event, settled): (_, fn(&_) -> bool) = match action {
                 Action::Start => (Event::Start, keeper::settled),
                 Action::Stop => (Event::Stop, keeper::down),

@@ -191,11 +191,16 @@ fn restore(gpus: &Gpus, gpu: &Gpu) -> Result<Vec<Planned>, Unfit> {
     let address = gpu.address;
     let mut steps = Vec::new();
     let bound = gpu.is_bound();
+    // A GPU without such a mode needs none switched off.
+    let switch = gpu.model.is_some() && gpu.cc != Some(CcMode::Off);
+    // The reset after a switch must not come under whoever uses the GPU through the host's own driver.
+    let released = bound || (switch && gpu.driver.is_some());
     if bound {
         steps.push(unbind(address, "vfio-pci lets go of it"));
+    } else if released {
+        steps.push(unbind(address, "its driver lets go of it"));
     }
-    // A GPU without such a mode needs none switched off.
-    if gpu.model.is_some() && gpu.cc != Some(CcMode::Off) {
+    if switch {
         let reason = "the host's own driver cannot use a GPU in confidential mode";
         steps.push(mode(gpus, address, "off", reason)?);
     }
@@ -203,7 +208,7 @@ fn restore(gpus: &Gpus, gpu: &Gpu) -> Result<Vec<Planned>, Unfit> {
         let reason = "every driver may take it again";
         steps.push(device(address, "driver_override", "", reason));
     }
-    if bound || gpu.driver.is_none() {
+    if released || gpu.driver.is_none() {
         steps.push(probe(address, "the host's own driver takes it"));
     }
     if !gpu.may_sleep {

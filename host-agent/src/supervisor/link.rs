@@ -15,10 +15,11 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{
-    ENDING, Ended, LAUNCH, Launch, MAX_MESSAGE, OWN_PROGRAM, Order, Report, SOCKET, VERSION, WORDS,
+    ENDING, Ended, LAUNCH, Launch, MAX_MESSAGE, OWN_PROGRAM, Order, PID, Report, SOCKET, VERSION,
+    WORDS,
 };
 use crate::lifecycle::Ending;
 use crate::state::{self, StateError};
@@ -26,6 +27,8 @@ use crate::text::{chain, plain};
 
 /// A process that has closed its socket is gone in no time.
 const REAP: Duration = Duration::from_secs(2);
+/// How often it is looked for one that is not our child, for which there is no event.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Why a supervisor does not start.
 #[derive(Debug, thiserror::Error)]
@@ -90,11 +93,13 @@ impl Link {
         // A launch is numbers, names and paths: serialisation cannot fail.
         let bytes = serde_json::to_vec_pretty(launch).unwrap_or_default();
         state::write(&folder.join(LAUNCH), &bytes)?;
-        match fs::remove_file(folder.join(ENDING)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(state::fail("remove", &folder.join(ENDING))(error).into());
+        for old in [ENDING, PID] {
+            match fs::remove_file(folder.join(old)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(state::fail("remove", &folder.join(old))(error).into());
+                }
+                _ => {}
             }
-            _ => {}
         }
         let stderr = File::options()
             .create(true)
@@ -107,6 +112,7 @@ impl Link {
         let path = folder.join(SOCKET);
         let listener = socket::listen(&path)?;
         state::restrict(&path, 0o600)?;
+        let stream = UnixStream::connect(&path).await.map_err(fail)?;
         let mut command = Command::new(program);
         command
             .arg("supervise")
@@ -126,8 +132,15 @@ impl Link {
         let child = command.spawn().map_err(fail)?;
         // Standard input was kept by the command until now.
         drop(command);
-        let stream = UnixStream::connect(&path).await.map_err(fail)?;
-        Ok(Self::over(folder, launch.run, stream, Some(child)))
+        let mut link = Self::over(folder, launch.run, stream, Some(child));
+        if let Some(pid) = link.pid
+            && let Err(error) = state::write(&link.folder.join(PID), pid.to_string().as_bytes())
+        {
+            // The next daemon could not end it.
+            link.kill();
+            return Err(error.into());
+        }
+        Ok(link)
     }
 
     /// The supervisor of `name` in its run `run`, if it is alive; else how it ended.
@@ -140,7 +153,13 @@ impl Link {
         };
         let folder = state::folder(root, name).map_err(|error| unknown(&error))?;
         match UnixStream::connect(folder.join(SOCKET)).await {
-            Ok(stream) => Ok(Self::over(folder, run, stream, None)),
+            Ok(stream) => {
+                // Its socket is open, so the number is still its own, also before it has said a word.
+                let pid = fs::read_to_string(folder.join(PID)).ok();
+                let mut link = Self::over(folder, run, stream, None);
+                link.pid = pid.and_then(|text| text.trim().parse().ok());
+                Ok(link)
+            }
             Err(_) => Err(kept(&folder, run).unwrap_or_else(|| Ending::Failed {
                 reason: "it was gone when the daemon came back".to_owned(),
             })),
@@ -185,6 +204,11 @@ impl Link {
                 },
                 Err(error) => {
                     self.misunderstood(&format!("its supervisor is not understood: {error}"));
+                    // Its end is the socket's: who starts another one must not meet this one's.
+                    let gone = async {
+                        while matches!(self.stream.read(&mut self.buffer).await, Ok(1..)) {}
+                    };
+                    let _ = timeout(REAP, gone).await;
                     return Heard::Ended(self.ending().await);
                 }
             }
@@ -220,10 +244,28 @@ impl Link {
         });
     }
 
+    /// Waits for the end of a supervisor that is not our child: its socket closes a moment before it is gone, and with it
+    /// its lock and its listener.
+    async fn gone(&self) {
+        let Some(pid) = self.pid.and_then(|pid| i32::try_from(pid).ok()) else {
+            return;
+        };
+        let dead = async {
+            while kill(Pid::from_raw(pid), None).is_ok() {
+                sleep(LOOK).await;
+            }
+        };
+        // A number that another process got meanwhile costs this much and no more.
+        let _ = timeout(REAP, dead).await;
+    }
+
     async fn ending(&mut self) -> Ending {
         let status = match &mut self.child {
             Some(child) => timeout(REAP, child.wait()).await.ok().and_then(Result::ok),
-            None => None,
+            None => {
+                self.gone().await;
+                None
+            }
         };
         if let Some(ended) = self.ended.take().or_else(|| kept(&self.folder, self.run)) {
             return ended;

@@ -15,7 +15,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{ENDING, Ended, LAUNCH, Launch, MAX_MESSAGE, Order, Report, VERSION};
 use crate::error::UpError;
@@ -28,6 +28,8 @@ use crate::{Host, RunningVm};
 
 /// Daemons that may listen at once: one that goes, one that comes, and people who look.
 const LISTENERS: usize = 8;
+/// After a failure to take one.
+const RETRY: Duration = Duration::from_millis(100);
 /// How long a daemon may take to read a report.
 const READ: Duration = Duration::from_secs(10);
 /// How long the last report may take.
@@ -234,7 +236,11 @@ async fn serve(
     loop {
         tokio::select! {
             accepted = listener.accept(), if daemons.len() < LISTENERS => {
-                let Ok((stream, _)) = accepted else { continue };
+                let Ok((stream, _)) = accepted else {
+                    // Out of descriptors, as a rule: whoever waits is still there a moment later.
+                    sleep(RETRY).await;
+                    continue;
+                };
                 daemons.spawn(tell(stream, reports.clone(), orders.clone()));
             }
             Some(_) = daemons.join_next() => {}

@@ -14,6 +14,8 @@ const MAX_DIMENSIONS: u32 = 4;
 const MAX_DEPTH: u32 = 4;
 /// Multiples that tensors begin at, unless a value says otherwise.
 const ALIGNMENT: u64 = 32;
+/// The largest that is believed: what is padded to it is held in memory.
+const MAX_ALIGNMENT: u64 = 1 << 16;
 
 /// Types of values.
 mod value {
@@ -79,7 +81,7 @@ impl Header {
         let values = bytes.get(..cursor.at)?.to_vec();
         let tensors = (0..tensors).map(|_| cursor.tensor());
         let tensors = tensors.collect::<Option<Vec<_>>>()?;
-        if !alignment.is_power_of_two() {
+        if !alignment.is_power_of_two() || alignment > MAX_ALIGNMENT {
             return None;
         }
         Some(Self {

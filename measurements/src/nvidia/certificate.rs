@@ -23,7 +23,7 @@ const ECDSA_WITH_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.84
 const BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.19");
 const KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.15");
 pub(super) const EXTENDED_KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37");
-/// Critical extensions that are looked at.
+/// Critical extensions that are looked at; the last one stands on responders of OCSP only.
 const KNOWN: [ObjectIdentifier; 3] = [BASIC_CONSTRAINTS, KEY_USAGE, EXTENDED_KEY_USAGE];
 
 /// Why a certificate is refused.
@@ -280,6 +280,16 @@ impl Links {
         chain: &[Parsed],
         now: u64,
     ) -> Result<(), CertificateError> {
+        // A certificate for a purpose of its own, as a responder's is, is for no other; NVIDIA's chains name none.
+        for certificate in chain {
+            let limited = certificate
+                .extensions()
+                .any(|extension| extension.extn_id == EXTENDED_KEY_USAGE);
+            certificate.role(
+                !limited,
+                "a certificate for this chain: it is for another purpose",
+            )?;
+        }
         for (place, pair) in chain.windows(2).enumerate() {
             let [certificate, issuer] = pair else {
                 continue;

@@ -165,7 +165,9 @@ fn composite_device_id(
 ) -> Result<(Vec<u8>, ObjectIdentifier, [u8; 48]), x509_cert::der::Error> {
     let mut reader = SliceReader::new(der)?;
     let parts = reader.sequence(|outer| {
-        let _version = u8::decode(outer)?;
+        if u8::decode(outer)? != 1 {
+            return Err(x509_cert::der::Tag::Integer.value_error());
+        }
         let device = SubjectPublicKeyInfoRef::decode(outer)?.to_der()?;
         let (algorithm, digest) = outer.sequence(|inner| {
             let algorithm = ObjectIdentifier::decode(inner)?;

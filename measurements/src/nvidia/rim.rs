@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::{
     certificate::{CertificateError, Parsed},
-    signature::{CERTIFICATES, SignatureError, Signed},
+    signature::{CERTIFICATES, SignatureError, Signed, plain},
     xml::{self, XmlError},
 };
 
@@ -186,8 +186,7 @@ impl Reference {
 /// One element of the payload; nothing to expect where it is not active.
 fn measurement(resource: Node<'_, '_>) -> Result<(u8, Option<Golden>), RimError> {
     let refused = |attribute, expected| refused(resource, attribute, expected);
-    if !resource.has_tag_name((SWID, "Resource"))
-        || resource.attribute("type") != Some("Measurement")
+    if !resource.has_tag_name((SWID, "Resource")) || plain(resource, "type") != Some("Measurement")
     {
         return Err(refused("type", "Measurement, in an element Resource"));
     }
@@ -195,7 +194,7 @@ fn measurement(resource: Node<'_, '_>) -> Result<(u8, Option<Golden>), RimError>
     let index = index.ok_or_else(|| refused("index", "a number from 0 to 63"))?;
     // Lossless: at most 63.
     let index = u8::try_from(index).unwrap_or(MAX_INDEX);
-    match resource.attribute("active") {
+    match plain(resource, "active") {
         Some("False") => return Ok((index, None)),
         Some("True") => {}
         _ => return Err(refused("active", "True or False")),
@@ -255,8 +254,7 @@ fn version(meta: Node<'_, '_>) -> Result<String, RimError> {
 
 /// Printable ASCII without white space.
 fn text(element: Node<'_, '_>, name: &'static str, most: usize) -> Result<String, RimError> {
-    element
-        .attribute(name)
+    plain(element, name)
         .filter(|text| {
             (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
         })
@@ -266,15 +264,13 @@ fn text(element: Node<'_, '_>, name: &'static str, most: usize) -> Result<String
 
 /// Decimal digits, written in the one way that numbers are.
 fn number(element: Node<'_, '_>, name: &str) -> Option<usize> {
-    let text = element.attribute(name)?;
+    let text = plain(element, name)?;
     let number: usize = text.parse().ok()?;
     (number.to_string() == text).then_some(number)
 }
 
 fn refused(element: Node<'_, '_>, attribute: &'static str, expected: &'static str) -> RimError {
-    let value = element
-        .attribute(attribute)
-        .unwrap_or("missing or of another form");
+    let value = plain(element, attribute).unwrap_or("missing or of another form");
     RimError::Attribute {
         attribute,
         found: value.chars().take(80).collect(),

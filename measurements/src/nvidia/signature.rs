@@ -176,6 +176,13 @@ fn algorithm(
     elements::<0>(element, [], "nothing").map(|_| ())
 }
 
+/// The attribute without a namespace: the library looks at local names alone when none is asked for.
+pub(super) fn plain<'a>(element: Node<'a, '_>, name: &str) -> Option<&'a str> {
+    let mut attributes = element.attributes();
+    let found = attributes.find(|it| it.namespace().is_none() && it.name() == name)?;
+    Some(found.value())
+}
+
 fn attribute(
     element: Node<'_, '_>,
     name: &str,
@@ -183,7 +190,7 @@ fn attribute(
     expected: &'static str,
 ) -> Result<(), SignatureError> {
     let only = element.attributes().len() == 1;
-    if only && element.attribute(name) == Some(value) {
+    if only && plain(element, name) == Some(value) {
         return Ok(());
     }
     Err(shape(element, expected))

@@ -65,6 +65,8 @@ impl Digest {
 
     /// The last piece of `all`, of at most half of what fits, is not for notes; everything before it is.
     fn keep_end(&mut self, all: &str) {
+        // White space around it has no piece, and would leave nothing to be asked about.
+        let all = all.trim();
         let pieces = ranges(all, 0..all.len(), self.whole_limit / 2);
         let end = pieces.back().map_or(0, |last| last.start);
         self.text = Zeroizing::new(all[..end].to_owned());

@@ -210,6 +210,17 @@ fn summarize() -> Task {
 }
 
 /// Everything that is asked, with answers by `answer`.
+/// Blank lines around a message are nothing to be asked about, however many they are.
+#[test]
+fn a_reply_is_to_the_words_and_not_to_the_blanks_around_them() {
+    let blanks = "\n".repeat(3000);
+    for text in [format!("hello{blanks}"), format!("{blanks}hello")] {
+        let job = Digest::replies(Task::Reply { tone: Tone::Same }, 1024, &text, 1).unwrap();
+        let asked = asked(job, |_| "x".into()).unwrap();
+        assert_eq!(asked, [("reply", "hello".to_owned())]);
+    }
+}
+
 fn asked(
     mut job: Digest,
     mut answer: impl FnMut(&str) -> String,

@@ -4,6 +4,7 @@ use super::{Case, DRIVER, NOW, NVIDIA, OF_DRIVER, OF_VBIOS, VBIOS};
 use crate::nvidia::simulated::{
     Identity, Key, ManifestParts, Role, Template,
     manifest::{Resource, signed},
+    status::responder,
 };
 
 /// The good case with this as the driver's manifest.
@@ -72,6 +73,15 @@ fn cocoon_gpu_8() {
     assert_eq!(
         sign(&signer.key, [signer, above, values, root]).failures(),
         []
+    );
+    // A responder of OCSP signs what it is for, and no manifest.
+    let delegate = responder(above).unwrap();
+    assert_eq!(
+        cause(
+            &sign(&delegate.key, [&delegate, above, values, root]),
+            "gpu.rim.driver"
+        ),
+        "the certificate of the reference manifest's signer is not a certificate for this chain: it is for another purpose"
     );
     let stranger = Key::from_seed("stranger").unwrap();
     assert_eq!(

@@ -41,7 +41,7 @@ struct Common {
     /// Its signers do not matter
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// Judge under this development root instead of the vendor's: the evidence is SIMULATED
+    /// Accept this development root: evidence under it is SIMULATED. For TDX and SNP it stands in the place of the vendor's
     #[arg(long, value_name = "PEM")]
     trust_root: Option<PathBuf>,
     /// Print JSON
