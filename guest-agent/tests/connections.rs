@@ -296,6 +296,16 @@ async fn a_stranger_leaves_for_the_next_one() {
 
 #[tokio::test]
 async fn an_answer_on_a_socket_that_takes_nothing_is_given_up() {
+    given_up(",\"stream\":true,\"logprobs\":true,\"top_logprobs\":20").await;
+}
+
+/// One that is told whole is not taken for read because it was handed over in one piece.
+#[tokio::test]
+async fn so_is_a_whole_one() {
+    given_up(",\"logprobs\":true,\"top_logprobs\":20").await;
+}
+
+async fn given_up(extra: &str) {
     let limits = Limits {
         connections: 1,
         unread: Duration::from_secs(2),
@@ -308,7 +318,6 @@ async fn an_answer_on_a_socket_that_takes_nothing_is_given_up() {
     let mut stalled = Client::attested(machine.address).await;
     // Some sixteen megabytes: more than all buffers on the way.
     let word = format!("{} ", "x".repeat(99));
-    let extra = ",\"stream\":true,\"logprobs\":true,\"top_logprobs\":20";
     let answer = stalled.chat(&word.repeat(1500), extra).await;
     assert_eq!(answer.status(), 200);
     let begun = Instant::now();

@@ -10,6 +10,10 @@ use hyper::{Response, StatusCode};
 
 use super::error::Refusal;
 use super::stream::Events;
+use crate::engine::Answer;
+
+/// Bytes of a whole body that are handed out at once: what the client has not taken must not look as if it had.
+const PIECE: usize = 16 * 1024;
 
 /// A refusal as OpenAI's error object.
 pub(super) fn refuse(refusal: &Refusal) -> Response<Reply> {
@@ -36,7 +40,12 @@ pub(super) fn reply_json(value: &serde_json::Value) -> Response<Reply> {
 
 /// A response with a body of JSON.
 pub(super) fn reply(status: StatusCode, body: Bytes) -> Response<Reply> {
-    let mut response = Response::new(Reply::Whole(Some(body)));
+    reply_whole(status, Whole::of(body))
+}
+
+/// The same with answers of the engine.
+pub(super) fn reply_whole(status: StatusCode, body: Whole) -> Response<Reply> {
+    let mut response = Response::new(Reply::Whole(body));
     *response.status_mut() = status;
     response
         .headers_mut()
@@ -49,8 +58,35 @@ pub(super) fn reply(status: StatusCode, body: Bytes) -> Response<Reply> {
 
 /// The body of a response.
 pub(super) enum Reply {
-    Whole(Option<Bytes>),
+    Whole(Whole),
     Events(Box<Events>),
+}
+
+/// A body that is known before its head is sent.
+pub(super) struct Whole {
+    bytes: Bytes,
+    /// What is told in it. They have ended, and hold their places until the client has taken them.
+    _answers: Vec<Answer>,
+}
+
+impl Whole {
+    /// A body without answers.
+    pub fn of(bytes: Bytes) -> Self {
+        Self::with(bytes, Vec::new())
+    }
+
+    /// A body that tells `answers`.
+    pub fn with(bytes: Bytes, answers: Vec<Answer>) -> Self {
+        Self {
+            bytes,
+            _answers: answers,
+        }
+    }
+
+    /// All of what is left.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
 }
 
 impl Body for Reply {
@@ -62,19 +98,22 @@ impl Body for Reply {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match &mut *self {
-            Reply::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Reply::Whole(Whole { bytes, .. }) => {
+                let count = bytes.len().min(PIECE);
+                let piece = (count > 0).then(|| Ok(Frame::data(bytes.split_to(count))));
+                Poll::Ready(piece)
+            }
             Reply::Events(events) => Pin::new(&mut **events).poll_frame(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Reply::Whole(None))
+        matches!(self, Reply::Whole(whole) if whole.bytes.is_empty())
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Reply::Whole(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
-            Reply::Whole(None) => SizeHint::with_exact(0),
+            Reply::Whole(whole) => SizeHint::with_exact(whole.bytes.len() as u64),
             Reply::Events(_) => SizeHint::default(),
         }
     }

@@ -22,7 +22,7 @@ use super::connection::Connection;
 use super::error::Refusal;
 use super::event::bucket;
 use super::receipts::{Entry, Session};
-use super::reply::{Reply, refuse, reply, reply_json};
+use super::reply::{Reply, Whole, refuse, reply, reply_json, reply_whole};
 use super::stream::{Events, Shape, Telling};
 use super::wire::{Envelope, Kind};
 use super::{Meter, Service, whole};
@@ -198,19 +198,19 @@ async fn complete(
 
 /// A whole answer, or what the engine failed with, with its receipt in the head: all of it is known by now.
 fn with_receipt(
-    answered: Result<(Bytes, Outcome), Refusal>,
+    answered: Result<(Whole, Outcome), Refusal>,
     meter: &Meter,
     mut entry: Entry,
 ) -> Response<Reply> {
     let (mut response, outcome) = match answered {
-        Ok((body, outcome)) => (reply(StatusCode::OK, body), outcome),
+        Ok((body, outcome)) => (reply_whole(StatusCode::OK, body), outcome),
         Err(refusal) => {
             meter.failed();
             (refuse(&refusal), Outcome::Failed)
         }
     };
-    if let Reply::Whole(Some(body)) = response.body() {
-        entry.sent(body);
+    if let Reply::Whole(body) = response.body() {
+        entry.sent(body.bytes());
     }
     if let Some(receipt) = entry.header(outcome, meter.close()) {
         response

@@ -10,6 +10,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::error::Refusal;
 use super::event::wiped;
+use super::reply::Whole;
 use super::wire::{
     ChatChoice, ChatLogprobs, Envelope, Function, Kind, Message, TextChoice, TextLogprobs, ToolCall,
 };
@@ -33,16 +34,16 @@ struct Call {
 
 /// Waits for all choices; the body of the response, and how they ended. `logprobs` says whether the request asked.
 pub(super) async fn collect(
-    answers: Vec<Answer>,
+    mut answers: Vec<Answer>,
     envelope: &Envelope,
     meter: &Meter,
     logprobs: bool,
-) -> Result<(Bytes, Outcome), Refusal> {
+) -> Result<(Whole, Outcome), Refusal> {
     let (mut choices, mut reasons) = (Vec::new(), Vec::new());
     // They run side by side; each has room for all of its pieces, whoever is read first.
-    for mut answer in answers {
+    for answer in &mut answers {
         let mut choice = Choice::default();
-        reasons.push(read(&mut answer, &mut choice).await?);
+        reasons.push(read(answer, &mut choice).await?);
         choices.push(choice);
     }
     let ended = reasons.iter().copied().fold(Outcome::Complete, outcome);
@@ -83,7 +84,7 @@ pub(super) async fn collect(
             encode(envelope, &texts, usage, size)
         }
     };
-    Ok((body, ended))
+    Ok((Whole::with(body, answers), ended))
 }
 
 /// How an answer ended whose choices ended so far like `before`, and one more for this reason.

@@ -59,6 +59,30 @@ fn lines_take_turns() {
     assert_eq!(order, [11, 21, 31, 12, 13]);
 }
 
+/// Who stood behind one that leaves is next, and is not passed by those behind.
+#[test]
+fn who_leaves_takes_nobodys_turn_away() {
+    let mut scheduler = Scheduler::new(1, 4);
+    assert_eq!(
+        scheduler.arrive(Source(0), wanted(0, 1), BOUNDS),
+        Arrival::Begins
+    );
+    for (source, ticket) in [(1, 11), (2, 21), (3, 31)] {
+        assert_eq!(
+            scheduler.arrive(Source(source), wanted(ticket, 1), BOUNDS),
+            waits(&[])
+        );
+    }
+    assert!(scheduler.leave(11));
+    assert!(begin(&mut scheduler).is_empty());
+    let mut order = Vec::new();
+    for _ in 0..2 {
+        free(&mut scheduler, 1);
+        order.extend(begin(&mut scheduler));
+    }
+    assert_eq!(order, [21, 31]);
+}
+
 #[test]
 fn a_large_one_begins_and_is_paid_for() {
     let mut scheduler = Scheduler::new(4, 16);
