@@ -9,6 +9,8 @@ use super::covered::Covered;
 
 /// The line that ends a stream.
 const DONE: &[u8] = b"data: [DONE]";
+/// What clients take for that line: the space may be missing, and whatever stands behind is not looked at.
+const TAKEN_FOR_DONE: [&[u8]; 2] = [DONE, b"data:[DONE]"];
 /// Longest line that is held back, with either line break.
 const MAX_LINE: usize = RECEIPT_COMMENT.len() + DELIVERY_LEN + 2;
 
@@ -95,8 +97,10 @@ impl Lines {
                 Err(error) => Stop::Fault(ReceiptFault::Malformed(error)),
             };
         }
-        match (bare == DONE, self.receipt) {
-            (true, true) => Stop::Dry,
+        let end = TAKEN_FOR_DONE.iter().any(|mark| bare.starts_with(mark));
+        match (end, self.receipt) {
+            (true, true) if bare == DONE => Stop::Dry,
+            (true, true) => Stop::Fault(ReceiptFault::Behind),
             (true, false) => Stop::Fault(ReceiptFault::Missing),
             (false, true) => Stop::Fault(ReceiptFault::Behind),
             // A beginning that came to nothing.
@@ -109,10 +113,13 @@ impl Lines {
 }
 
 fn may_be_ours(line: &[u8]) -> bool {
-    [RECEIPT_COMMENT.as_bytes(), DONE].iter().any(|ours| {
-        let common = ours.len().min(line.len());
-        line[..common] == ours[..common]
-    })
+    let [done, tight] = TAKEN_FOR_DONE;
+    [RECEIPT_COMMENT.as_bytes(), done, tight]
+        .iter()
+        .any(|ours| {
+            let common = ours.len().min(line.len());
+            line[..common] == ours[..common]
+        })
 }
 
 #[cfg(test)]
@@ -144,6 +151,26 @@ mod tests {
 
     const BEFORE: &str =
         "data: {\"a\":1}\r\n\r\n: cocoon\n\nevent: x\ndata: [D\ndata: {\"b\":2}\n\n";
+
+    /// An application that sees an end of the stream stops reading, before the error that would follow.
+    #[test]
+    fn no_spelling_of_the_end_passes_without_a_receipt() {
+        for end in [
+            "data: [DONE]\n",
+            "data:[DONE]\n",
+            "data: [DONE]x\n",
+            "data: [DONE] \r\n",
+        ] {
+            let (mut lines, mut covered) = (Lines::default(), Covered::new(false));
+            let (mut passed, mut data) = (BytesMut::new(), Bytes::from_static(end.as_bytes()));
+            let stop = lines.push(&mut data, &mut passed, &mut covered);
+            assert!(
+                matches!(stop, Stop::Fault(ReceiptFault::Missing)),
+                "{end:?}"
+            );
+            assert!(passed.is_empty(), "{end:?}");
+        }
+    }
 
     proptest! {
         #[test]
