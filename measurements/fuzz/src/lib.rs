@@ -27,7 +27,8 @@
 //! | operator's configuration | `configuration` | nothing signs it |
 //!
 //! `cargo test` runs each target on its seeds, on their truncations and bit flips, and on what fuzzing has found
-//! (`corpus/`). To fuzz, with `cargo-fuzz` and no other toolchain than the workspace's:
+//! (`corpus/`). `run`, a script beside this crate, fuzzes for as long as one likes and adds up what was done; by hand,
+//! with `cargo-fuzz` and no other toolchain than the workspace's:
 //!
 //! ```text
 //! cargo run -p cocoon-fuzz --example seeds -- FOLDER TARGET
