@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use cocoon_guest_agent::api::Limits;
 use common::client::{DEADLINE, read, refusal};
-use common::{Client, FakeEngine, Machine, machine};
+use common::{Client, FakeEngine, Machine, impatient, machine};
 use framed::Framed;
 use hyper::Response;
 use hyper::body::Incoming;
@@ -123,6 +123,99 @@ async fn connections_take_turns() {
     for task in many.into_iter().chain([modest]) {
         task.await.unwrap();
     }
+}
+
+/// Four slots have sixteen places for answers, of which eight are for one connection: who lets its answers come as slowly
+/// as it may waits for itself alone.
+#[tokio::test]
+async fn who_holds_half_of_all_answers_waits_for_itself() {
+    let mut limits = Limits::default();
+    limits.patience.time = Duration::from_secs(3600);
+    let machine = machine(FakeEngine::new().0, 4, limits).await;
+    let mut slow = Framed::attested(machine.address, 0xffff).await;
+    // They have ended, for the engine, long before their second event.
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let answer = slow.slowly("hello", 4).await;
+        assert_eq!(answer.status(), 200);
+        held.push(answer);
+    }
+    let mut third = slow.again();
+    let third = tokio::spawn(async move { third.slowly("hello", 1).await });
+    until_waiting(&machine, 1).await;
+    // All slots are free again, and others pass.
+    let mut other = Client::attested(machine.address).await;
+    for _ in 0..3 {
+        let answer = other.chat("hello", ",\"n\":4").await;
+        assert_eq!(read(answer).await.0, 200);
+    }
+    assert_eq!(machine.engine.waiting(), 1);
+    assert!(!third.is_finished());
+    // Leaving one makes room for its own.
+    held.pop();
+    let third = timeout(DEADLINE, third).await.expect("in time").unwrap();
+    assert_eq!(third.status(), 200);
+    assert_eq!(machine.engine.waiting(), 0);
+}
+
+/// The same, told: whose fault it is that a request found no place.
+#[tokio::test]
+async fn half_of_all_answers_is_no_reason_to_refuse_others() {
+    let machine = machine(FakeEngine::new().0, 4, impatient()).await;
+    let mut slow = [
+        Framed::attested(machine.address, 0xffff).await,
+        Framed::attested(machine.address, 0xffff).await,
+    ];
+    let mut other = Client::attested(machine.address).await;
+    let mut held = Vec::new();
+    for slow in &mut slow {
+        for _ in 0..2 {
+            // The engine may still write the last one.
+            let begins = async {
+                loop {
+                    let answer = slow.slowly("hello", 4).await;
+                    if answer.status() == 200 {
+                        break answer;
+                    }
+                }
+            };
+            held.push(timeout(DEADLINE, begins).await.expect("slots are free"));
+        }
+        if held.len() == 2 {
+            let slots =
+                async { while read(other.chat("hello", ",\"n\":4").await).await.0 != 200 {} };
+            timeout(DEADLINE, slots).await.expect("slots are free");
+            let refused = slow.slowly("hello", 1).await;
+            let own = "This connection holds half of all answers that may be open at once: read some to their end, or leave them.";
+            assert_eq!(refused_with(refused).await, own);
+        }
+    }
+    // Two of them hold everything.
+    let everything = "Too many answers of this machine are still being read: try again.";
+    let refused = async {
+        loop {
+            let message = refused_with(other.chat("hello", "").await).await;
+            // The engine may still write the last one.
+            if message != "All generation slots of this machine are taken: try again." {
+                break message;
+            }
+        }
+    };
+    let message = timeout(DEADLINE, refused).await.expect("slots are free");
+    assert_eq!(message, everything);
+}
+
+/// The message of a refusal for want of room.
+async fn refused_with(refused: Response<Incoming>) -> String {
+    let after = refused.headers()["retry-after"].to_str().unwrap();
+    assert_eq!(after, "1");
+    let (status, param, code, message) = refusal(refused).await;
+    let code = code.as_deref();
+    assert_eq!(
+        (status, param, code),
+        (429, None, Some("rate_limit_exceeded"))
+    );
+    message
 }
 
 #[tokio::test]

@@ -146,12 +146,15 @@ async fn answers_without_a_window_are_given_up_and_others_get_theirs() {
     };
     let machine = machine(FakeEngine::new().0, 1, limits).await;
     let mut client = Client::attested(machine.address).await;
-    let mut hoarder = Framed::attested(machine.address, 0).await;
+    let mut hoarders = [
+        Framed::attested(machine.address, 0).await,
+        Framed::attested(machine.address, 0).await,
+    ];
     let begun = Instant::now();
-    // As many as may be open for one generation slot.
+    // As many as may be open for one generation slot, half of them of one connection.
     let mut held = Vec::new();
     while held.len() < 4 {
-        let answer = hoarder.chat("hello").await;
+        let answer = hoarders[held.len() / 2].chat("hello").await;
         // The engine may still write the last one.
         if answer.status() == 200 {
             held.push(answer);
@@ -159,8 +162,10 @@ async fn answers_without_a_window_are_given_up_and_others_get_theirs() {
         assert!(begun.elapsed() < limits.unread, "too slow a machine");
     }
     assert_eq!(client.chat("hello", "").await.status(), 429);
-    // It answers pings, and would do so for as long as it pleases.
-    hoarder.closed().await;
+    // They answer pings, and would do so for as long as they please.
+    for hoarder in &mut hoarders {
+        hoarder.closed().await;
+    }
     assert!(begun.elapsed() >= limits.unread);
     let served = async { while client.chat("hello", "").await.status() != 200 {} };
     timeout(DEADLINE, served).await.expect("places are free");

@@ -215,6 +215,10 @@ impl From<Unavailable> for Refusal {
                 "Too many answers of this machine are still being read: try again.",
             )
             .after(retry_after),
+            Unavailable::OwnUnread { retry_after } => Self::rate_limit(
+                "This connection holds half of all answers that may be open at once: read some to their end, or leave them.",
+            )
+            .after(retry_after),
             Unavailable::Draining => Self::unavailable(
                 "draining",
                 "This machine finishes its last answers and takes no new requests: use another.",

@@ -23,7 +23,7 @@ use super::error::Refusal;
 use super::event::bucket;
 use super::receipts::{Entry, Session};
 use super::reply::{Reply, Whole, refuse, reply, reply_json, reply_whole};
-use super::stream::{Events, Shape, Telling};
+use super::stream::{Events, Shape, Telling, Tick};
 use super::wire::{Envelope, Kind};
 use super::{Meter, Service, whole};
 use crate::keys;
@@ -183,7 +183,10 @@ async fn complete(
             top_logprobs: asked.top_logprobs,
             bucket: bucket(asked.top_logprobs),
         },
-        interval: asked.interval,
+        tick: asked.interval.map(|every| Tick {
+            every,
+            least_rate: service.limits.least_rate,
+        }),
     };
     let events = Events::new(answers, telling, meter, entry);
     let mut response = Response::new(Reply::Events(Box::new(events)));

@@ -55,7 +55,24 @@ pub struct Telling {
     /// How events are shaped.
     pub shape: Shape,
     /// When they leave, if not as they come.
-    pub interval: Option<Duration>,
+    pub tick: Option<Tick>,
+}
+
+/// When events leave.
+#[derive(Clone, Copy, Debug)]
+pub struct Tick {
+    /// One at each of these.
+    pub every: Duration,
+    /// Bytes in a second, at least, as of the slowest reader: a slow tick has larger events, so that an answer
+    /// does not wait longer for its ticks than it might for its reader.
+    pub least_rate: u32,
+}
+
+impl Tick {
+    fn least_event(self) -> usize {
+        let bytes = self.every.as_millis() * u128::from(self.least_rate) / 1000;
+        usize::try_from(bytes).unwrap_or(usize::MAX / 2)
+    }
 }
 
 impl Events {
@@ -64,7 +81,7 @@ impl Events {
         let Telling {
             envelope,
             shape,
-            interval,
+            tick,
         } = telling;
         let mut events = Self {
             choices: Choices::new(answers),
@@ -79,14 +96,14 @@ impl Events {
             outcome: Outcome::Complete,
             steady: None,
         };
-        if let Some(interval) = interval {
-            events.steady = Some(events.steady(interval));
+        if let Some(tick) = tick {
+            events.steady = Some(events.steady(tick));
         }
         events
     }
 
     /// Finds a size of events in which the longest without text still leaves room for some.
-    fn steady(&mut self, interval: Duration) -> Steady {
+    fn steady(&mut self, tick: Tick) -> Steady {
         // Bare events, as long as they get.
         self.shape.bucket = 1;
         let reason = Some(FinishReason::ToolCalls);
@@ -113,12 +130,12 @@ impl Events {
         };
         let (text, usage) = (text.len(), self.usage(most).len());
         let longest = usage.max(named).max(text.max(arguments) + MIN_ROOM);
-        self.shape.bucket = longest.next_multiple_of(BUCKET);
+        self.shape.bucket = longest.max(tick.least_event()).next_multiple_of(BUCKET);
         let rooms = Rooms {
             text: self.shape.bucket - text,
             arguments: self.shape.bucket - arguments,
         };
-        Steady::new(interval, rooms)
+        Steady::new(tick.every, rooms)
     }
 
     fn event(&self, choices: impl Serialize, usage: Option<Usage>) -> Bytes {

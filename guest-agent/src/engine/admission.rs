@@ -53,6 +53,7 @@ struct State {
 }
 
 struct Waiter {
+    source: Source,
     count: usize,
     answer: oneshot::Sender<Result<Room, Unavailable>>,
 }
@@ -78,8 +79,8 @@ impl Slot {
     }
 }
 
-/// The right to have an answer that is not read yet.
-pub(crate) struct Place(Admission);
+/// The right of a source to have an answer that is not read yet.
+pub(crate) struct Place(Admission, Source);
 
 impl std::fmt::Debug for Slot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -107,7 +108,8 @@ impl Drop for Slot {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.change(|state| state.scheduler.free_place());
+        let source = self.1;
+        self.0.change(|state| state.scheduler.free_place(source));
     }
 }
 
@@ -155,7 +157,7 @@ impl Admission {
     pub async fn enter(&self, asking: Asking, patience: &Patience) -> Result<Room, Unavailable> {
         let (answer, mut answered) = oneshot::channel();
         let Some(ticket) = self.arrive(asking, patience.bounds, answer)? else {
-            return Ok(self.room(asking.count));
+            return Ok(self.room(asking.source, asking.count));
         };
         let queued = Queued {
             admission: self,
@@ -171,7 +173,7 @@ impl Admission {
             // Its turn may have come in this moment.
             Err(_) => match answered.try_recv() {
                 Ok(outcome) => outcome,
-                Err(_) => Err(self.lock().busy(asking.count, self.slots)),
+                Err(_) => Err(self.lock().busy(asking.source, asking.count, self.slots)),
             },
         }
     }
@@ -220,15 +222,21 @@ impl Admission {
             true => Bounds::NONE,
             false => bounds,
         };
-        let refused = state.busy(count, self.slots);
+        let refused = state.busy(source, count, self.slots);
         match state.scheduler.arrive(source, wanted, bounds) {
             Arrival::Begins => Ok(None),
             Arrival::Refused if state.closed => Err(Unavailable::Draining),
             Arrival::Refused => Err(refused),
             Arrival::Waits { gave_way } => {
-                state.waiters.insert(ticket, Waiter { count, answer });
+                let waiter = Waiter {
+                    source,
+                    count,
+                    answer,
+                };
+                state.waiters.insert(ticket, waiter);
                 for ticket in gave_way {
                     if let Some(waiter) = state.waiters.remove(&ticket) {
+                        let refused = state.busy(waiter.source, waiter.count, self.slots);
                         // No room is in it: nothing that is dropped here takes the lock.
                         let _ = waiter.answer.send(Err(refused));
                     }
@@ -250,19 +258,21 @@ impl Admission {
         }
         // Without the lock: a client that is gone drops its room, which takes it.
         for waiter in begin {
-            let _ = waiter.answer.send(Ok(self.room(waiter.count)));
+            let _ = waiter
+                .answer
+                .send(Ok(self.room(waiter.source, waiter.count)));
         }
     }
 
     /// What the scheduler has given.
-    fn room(&self, count: usize) -> Room {
+    fn room(&self, source: Source, count: usize) -> Room {
         let slot = || Slot {
             admission: self.clone(),
             since: None,
         };
         Room {
             slots: std::iter::repeat_with(slot).take(count).collect(),
-            places: (0..count).map(|_| Place(self.clone())).collect(),
+            places: (0..count).map(|_| Place(self.clone(), source)).collect(),
         }
     }
 
@@ -274,12 +284,13 @@ impl Admission {
 
 impl State {
     /// The refusal of a request of `count` choices that does not wait, or no longer.
-    fn busy(&self, count: usize, slots: usize) -> Unavailable {
-        let ahead = self.scheduler.demand();
+    fn busy(&self, source: Source, count: usize, slots: usize) -> Unavailable {
+        let ahead = self.scheduler.demand(source);
         let retry_after = self.times.retry_after(ahead, count, slots);
-        match self.scheduler.lacking(count) {
+        match self.scheduler.lacking(source, count) {
             Lacking::Slots => Unavailable::Busy { retry_after },
             Lacking::Places => Unavailable::Unread { retry_after },
+            Lacking::Share => Unavailable::OwnUnread { retry_after },
         }
     }
 }

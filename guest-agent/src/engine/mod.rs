@@ -79,6 +79,12 @@ pub enum Unavailable {
         /// Seconds after which it is worth trying again.
         retry_after: u32,
     },
+    /// This source alone has half of all answers that may be read at once.
+    #[error("half of the answers that may be open at once are this connection's")]
+    OwnUnread {
+        /// Seconds after which it is worth trying again, if some have been read by then.
+        retry_after: u32,
+    },
     /// It waited for a slot when the machine was told to finish.
     #[error("the machine finishes its last answers")]
     Draining,

@@ -6,8 +6,11 @@
 //! credit, and its first request begins when the credit covers its choices (deficit round robin, Shreedhar
 //! and Varghese, 1996). So connections share the slots equally, however many requests they have and
 //! however large these are; and nobody overtakes the one whose turn it is, so that a large one begins too.
+//!
+//! No connection holds more than half of the places, however slowly it reads. A line that waits only for
+//! what its own connection holds has no turn, gets no credit, and keeps nobody waiting.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 /// Who asks: requests of one connection are one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,6 +64,8 @@ pub(super) enum Lacking {
     Slots,
     /// Too many answers are still being read.
     Places,
+    /// Half of all that may be read at once are of the one that asks.
+    Share,
 }
 
 /// The state.
@@ -69,6 +74,10 @@ pub(super) struct Scheduler {
     all_slots: usize,
     slots: usize,
     places: usize,
+    /// Most places of one source.
+    share: usize,
+    /// Places that sources hold: none of them holds none.
+    held: HashMap<Source, usize>,
     /// The line whose turn it is stands first. None is empty.
     lines: VecDeque<Line>,
 }
@@ -93,13 +102,18 @@ impl Scheduler {
             all_slots: slots,
             slots,
             places,
+            // What finds all slots must find its places.
+            share: slots.max(places / 2),
+            held: HashMap::new(),
             lines: VecDeque::new(),
         }
     }
 
     /// A request of `source` asks for room.
     pub fn arrive(&mut self, source: Source, wanted: Wanted, bounds: Bounds) -> Arrival {
-        if self.lines.is_empty() && self.take(wanted.count) {
+        // Who waits only for what it holds itself keeps nobody else waiting.
+        let others = |line: &Line| line.source != source && !self.may_have_turn(line);
+        if self.lines.iter().all(others) && self.take(source, wanted.count) {
             return Arrival::Begins;
         }
         // What can never begin must not wait.
@@ -131,15 +145,17 @@ impl Scheduler {
 
     /// The next request that has its room now; it waits no longer. To be asked until there is none.
     pub fn next(&mut self) -> Option<Ticket> {
+        // One of them at least, or turns would go round for ever.
+        self.lines.iter().find(|line| self.may_have_turn(line))?;
         loop {
-            let line = self.lines.front_mut()?;
-            let wanted = *line.waiting.front()?;
-            if line.credit < wanted.count {
+            let line = self.lines.front()?;
+            let (source, wanted) = (line.source, *line.waiting.front()?);
+            if !self.may_have_turn(line) || line.credit < wanted.count {
                 self.lines.rotate_left(1);
                 self.begin_turn();
                 continue;
             }
-            if !self.take(wanted.count) {
+            if !self.take(source, wanted.count) {
                 return None;
             }
             let mut line = self.lines.pop_front()?;
@@ -168,9 +184,15 @@ impl Scheduler {
         self.slots += 1;
     }
 
-    /// One answer has been read.
-    pub fn free_place(&mut self) {
+    /// One answer of `source` has been read.
+    pub fn free_place(&mut self, source: Source) {
         self.places += 1;
+        if let Some(held) = self.held.get_mut(&source) {
+            *held -= 1;
+            if *held == 0 {
+                self.held.remove(&source);
+            }
+        }
     }
 
     /// Everybody who waits goes.
@@ -183,16 +205,25 @@ impl Scheduler {
         self.lines.iter().map(|line| line.waiting.len()).sum()
     }
 
-    /// Choices of all requests that wait.
-    pub fn demand(&self) -> usize {
-        let waiting = self.lines.iter().flat_map(|line| &line.waiting);
-        waiting.map(|one| one.count).sum()
+    /// Choices of all requests that wait and may come before one of `source`.
+    pub fn demand(&self, source: Source) -> usize {
+        let before = |line: &&Line| line.source == source || self.may_have_turn(line);
+        let waiting = self.lines.iter().filter(before);
+        waiting
+            .flat_map(|line| &line.waiting)
+            .map(|one| one.count)
+            .sum()
     }
 
-    /// What those wait for whose turn it is; or else a request of `count` choices.
-    pub fn lacking(&self, count: usize) -> Lacking {
-        let first = self.lines.front().and_then(|line| line.waiting.front());
-        let count = first.map_or(count, |first| first.count);
+    /// What a request of `source` with `count` choices waits for, or those before it.
+    pub fn lacking(&self, source: Source, count: usize) -> Lacking {
+        let first = |line: &Line| line.waiting.front().map(|first| first.count);
+        let own = self.lines.iter().find(|line| line.source == source);
+        if !self.within_share(source, own.and_then(first).unwrap_or(count)) {
+            return Lacking::Share;
+        }
+        let next = self.lines.iter().find(|line| self.may_have_turn(line));
+        let count = next.and_then(first).unwrap_or(count);
         match count <= self.slots && count > self.places {
             true => Lacking::Places,
             false => Lacking::Slots,
@@ -232,18 +263,33 @@ impl Scheduler {
         }
     }
 
-    /// The line in front gets its credit, once for each time that it comes there.
+    /// The line in front gets its credit, once for each time that it comes there and could use it.
     fn begin_turn(&mut self) {
-        if let Some(line) = self.lines.front_mut() {
+        let front = self.lines.front();
+        if front.is_some_and(|line| self.may_have_turn(line))
+            && let Some(line) = self.lines.front_mut()
+        {
             line.credit += 1;
         }
     }
 
-    fn take(&mut self, count: usize) -> bool {
-        let fits = count <= self.slots && count <= self.places;
+    /// Whether a line waits for more than what its own source holds.
+    fn may_have_turn(&self, line: &Line) -> bool {
+        let first = line.waiting.front();
+        first.is_some_and(|first| self.within_share(line.source, first.count))
+    }
+
+    fn within_share(&self, source: Source, count: usize) -> bool {
+        let held = self.held.get(&source).copied().unwrap_or(0);
+        held + count <= self.share
+    }
+
+    fn take(&mut self, source: Source, count: usize) -> bool {
+        let fits = count <= self.slots && count <= self.places && self.within_share(source, count);
         if fits {
             self.slots -= count;
             self.places -= count;
+            *self.held.entry(source).or_default() += count;
         }
         fits
     }

@@ -9,6 +9,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -65,11 +66,24 @@ impl Framed {
 
     /// The same on a connection that may be cut.
     pub async fn try_chat(&mut self, prompt: &str) -> hyper::Result<Response<Incoming>> {
-        let body = serde_json::json!({
+        self.ask(prompt, serde_json::json!({})).await
+    }
+
+    /// A streamed chat with so many choices, at the slowest tick that there is.
+    pub async fn slowly(&mut self, prompt: &str, n: usize) -> Response<Incoming> {
+        let more = serde_json::json!({ "n": n, "stream_options": { "interval_ms": 5000 } });
+        self.ask(prompt, more).await.unwrap()
+    }
+
+    async fn ask(&mut self, prompt: &str, more: Value) -> hyper::Result<Response<Incoming>> {
+        let mut body = serde_json::json!({
             "model": MODEL,
             "messages": [{ "role": "user", "content": prompt }],
             "stream": true,
         });
+        if let (Value::Object(body), Value::Object(more)) = (&mut body, more) {
+            body.extend(more);
+        }
         self.post("/v1/chat/completions", body.to_string()).await
     }
 

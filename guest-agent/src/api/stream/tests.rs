@@ -19,6 +19,8 @@ use crate::keys::Keys;
 use crate::metering::Counters;
 
 const EVERY: Duration = Duration::from_millis(100);
+/// At which ticks of a tenth of a second need no larger events.
+const LEAST_RATE: u32 = 2048;
 
 /// A stream, and the engine's end of each of its choices.
 struct Stream {
@@ -57,6 +59,10 @@ impl Told {
 
 impl Stream {
     async fn open(n: usize) -> Self {
+        Self::at(EVERY, LEAST_RATE, n).await
+    }
+
+    async fn at(every: Duration, least_rate: u32, n: usize) -> Self {
         let ready = EngineState {
             ready: Some(ModelInfo {
                 id: "m".into(),
@@ -106,7 +112,7 @@ impl Stream {
                 top_logprobs: None,
                 bucket: BUCKET,
             },
-            interval: Some(EVERY),
+            tick: Some(Tick { every, least_rate }),
         };
         let meter = Meter::begin(&std::sync::Arc::new(Counters::default()), &answers);
         let events = Events::new(answers, telling, meter, entry());
@@ -229,6 +235,31 @@ fn are_ticks<'a>(told: impl Iterator<Item = &'a Told>) {
             (tick * EVERY, BUCKET),
             "{event:?}"
         );
+    }
+}
+
+/// Whoever asks for few events gets large ones: answers that wait for their ticks hold up others.
+#[tokio::test(start_paused = true)]
+async fn a_slow_tick_tells_no_less_than_the_least_rate() {
+    let every = Duration::from_secs(5);
+    let mut stream = Stream::at(every, LEAST_RATE, 1).await;
+    let first = stream.some(1).await;
+    assert_eq!(first[0].length, 5 * 2048);
+    // All the engine may ever have said about it waits already.
+    let long = "x".repeat(9000);
+    for _ in 0..3 {
+        stream.say(0, &long);
+    }
+    stream.finish(0);
+    let told = stream.rest().await;
+    let texts = told
+        .iter()
+        .filter(|event| event.text.starts_with("data: {"));
+    let said: Vec<usize> = texts.map(|event| event.content().len()).collect();
+    // Three pieces and a little, then finish and usage.
+    assert_eq!((said.len(), said.iter().sum()), (5, 27_000), "{said:?}");
+    for (tick, event) in (1..).zip(&told[..5]) {
+        assert_eq!((event.at, event.length), (tick * every, 5 * 2048));
     }
 }
 

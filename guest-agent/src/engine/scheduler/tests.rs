@@ -29,10 +29,11 @@ fn begin(scheduler: &mut Scheduler) -> Vec<Ticket> {
     std::iter::from_fn(|| scheduler.next()).collect()
 }
 
-fn free(scheduler: &mut Scheduler, count: usize) {
+/// So many answers of a source end, and are read.
+fn free(scheduler: &mut Scheduler, source: u64, count: usize) {
     for _ in 0..count {
         scheduler.free_slot();
-        scheduler.free_place();
+        scheduler.free_place(Source(source));
     }
 }
 
@@ -40,7 +41,7 @@ fn free(scheduler: &mut Scheduler, count: usize) {
 fn lines_take_turns() {
     let mut scheduler = Scheduler::new(1, 4);
     assert_eq!(
-        scheduler.arrive(Source(1), wanted(0, 1), BOUNDS),
+        scheduler.arrive(Source(1), wanted(10, 1), BOUNDS),
         Arrival::Begins
     );
     // The first connection asks thrice before the others ask once.
@@ -51,12 +52,13 @@ fn lines_take_turns() {
         );
     }
     assert!(begin(&mut scheduler).is_empty());
-    let mut order = Vec::new();
+    let mut order = vec![10];
     for _ in 0..5 {
-        free(&mut scheduler, 1);
+        // Tickets begin with the number of their source.
+        free(&mut scheduler, order[order.len() - 1] / 10, 1);
         order.extend(begin(&mut scheduler));
     }
-    assert_eq!(order, [11, 21, 31, 12, 13]);
+    assert_eq!(order[1..], [11, 21, 31, 12, 13]);
 }
 
 /// Who stood behind one that leaves is next, and is not passed by those behind.
@@ -75,12 +77,10 @@ fn who_leaves_takes_nobodys_turn_away() {
     }
     assert!(scheduler.leave(11));
     assert!(begin(&mut scheduler).is_empty());
-    let mut order = Vec::new();
-    for _ in 0..2 {
-        free(&mut scheduler, 1);
-        order.extend(begin(&mut scheduler));
-    }
-    assert_eq!(order, [21, 31]);
+    free(&mut scheduler, 0, 1);
+    assert_eq!(begin(&mut scheduler), [21]);
+    free(&mut scheduler, 2, 1);
+    assert_eq!(begin(&mut scheduler), [31]);
 }
 
 #[test]
@@ -95,13 +95,13 @@ fn a_large_one_begins_and_is_paid_for() {
         let _ = scheduler.arrive(Source(2), wanted(ticket, 1), BOUNDS);
     }
     // The small ones of the other line go first for as many slots as the large one needs, but for its first turn.
-    free(&mut scheduler, 3);
+    free(&mut scheduler, 9, 3);
     assert_eq!(begin(&mut scheduler), [20, 21, 22]);
-    free(&mut scheduler, 3);
+    free(&mut scheduler, 2, 3);
     assert!(begin(&mut scheduler).is_empty(), "three slots are free");
-    free(&mut scheduler, 1);
+    free(&mut scheduler, 9, 1);
     assert_eq!(begin(&mut scheduler), [10]);
-    free(&mut scheduler, 4);
+    free(&mut scheduler, 1, 4);
     assert_eq!(begin(&mut scheduler), [23, 24, 25]);
 }
 
@@ -182,14 +182,53 @@ fn bytes_are_bounded_too() {
 fn what_is_lacking_is_named() {
     let mut scheduler = Scheduler::new(2, 3);
     let _ = scheduler.arrive(Source(1), wanted(0, 2), BOUNDS);
-    assert_eq!(scheduler.lacking(1), Lacking::Slots);
+    assert_eq!(scheduler.lacking(Source(2), 1), Lacking::Slots);
     scheduler.free_slot();
     scheduler.free_slot();
-    assert_eq!(scheduler.lacking(2), Lacking::Places);
+    assert_eq!(scheduler.lacking(Source(2), 2), Lacking::Places);
+    assert_eq!(scheduler.lacking(Source(1), 1), Lacking::Share);
     assert_eq!(
         scheduler.arrive(Source(1), wanted(1, 3), BOUNDS),
         Arrival::Refused
     );
+}
+
+/// Two slots and eight places, four of them for one source: it holds them, and nobody else waits for that.
+#[test]
+fn who_holds_its_share_waits_alone() {
+    let mut scheduler = Scheduler::new(2, 8);
+    let begins = |scheduler: &mut Scheduler, source, ticket, count| {
+        scheduler.arrive(Source(source), wanted(ticket, count), BOUNDS) == Arrival::Begins
+    };
+    for ticket in 0..2 {
+        assert!(begins(&mut scheduler, 1, ticket, 2));
+        // They have ended, and are not read.
+        (0..2).for_each(|_| scheduler.free_slot());
+    }
+    // Both slots are free.
+    assert!(!begins(&mut scheduler, 1, 10, 1));
+    assert!(begin(&mut scheduler).is_empty());
+    assert_eq!(scheduler.lacking(Source(1), 1), Lacking::Share);
+    assert_eq!(scheduler.demand(Source(2)), 0, "it goes before nobody");
+    // Others come and go; nobody overtakes among them.
+    assert!(begins(&mut scheduler, 2, 20, 2));
+    for (source, ticket) in [(2, 21), (3, 30), (1, 11)] {
+        assert!(!begins(&mut scheduler, source, ticket, 1));
+    }
+    free(&mut scheduler, 2, 1);
+    assert_eq!(begin(&mut scheduler), [21]);
+    free(&mut scheduler, 2, 1);
+    assert_eq!(begin(&mut scheduler), [30]);
+    free(&mut scheduler, 3, 1);
+    assert!(begin(&mut scheduler).is_empty(), "a slot is free");
+    // One of its answers is read: its turn has come, once.
+    scheduler.free_place(Source(1));
+    assert_eq!(begin(&mut scheduler), [10]);
+    scheduler.free_place(Source(1));
+    assert!(begin(&mut scheduler).is_empty(), "no slot is free");
+    free(&mut scheduler, 2, 1);
+    assert_eq!(begin(&mut scheduler), [11]);
+    assert_eq!(scheduler.waiting(), 0);
 }
 
 /// What happens to a scheduler.
@@ -213,35 +252,43 @@ fn event() -> impl Strategy<Value = Event> {
 /// What a scheduler should have.
 #[derive(Default)]
 struct Model {
-    waiting: HashMap<Ticket, Wanted>,
+    waiting: HashMap<Ticket, (Source, Wanted)>,
     running: Vec<usize>,
-    unread: Vec<usize>,
+    unread: Vec<(Source, usize)>,
 }
 
 impl Model {
-    fn begins(&mut self, wanted: Wanted) {
+    fn begins(&mut self, source: Source, wanted: Wanted) {
         self.running.push(wanted.count);
-        self.unread.push(wanted.count);
+        self.unread.push((source, wanted.count));
+    }
+
+    fn held(&self, source: Source) -> usize {
+        let of = self.unread.iter().filter(|(owner, _)| *owner == source);
+        of.map(|(_, count)| count).sum()
     }
 }
 
 proptest! {
     #[test]
-    fn nothing_is_lost_and_nothing_begins_in_part(events in prop::collection::vec(event(), 1..200), slots in 1..=5_usize) {
-        let places = slots * 2;
+    fn nothing_is_lost_and_nothing_begins_in_part(
+        events in prop::collection::vec(event(), 1..200), slots in 1..=5_usize, each in 1..=4_usize
+    ) {
+        let places = slots * each;
+        let share = slots.max(places / 2);
         let mut scheduler = Scheduler::new(slots, places);
         let mut model = Model::default();
         for (ticket, event) in (1..).zip(events) {
             match event {
                 Event::Arrives(source, count, bytes) => {
-                    let wanted = Wanted { ticket, count, bytes };
-                    match scheduler.arrive(Source(source), wanted, BOUNDS) {
-                        Arrival::Begins => model.begins(wanted),
+                    let (source, wanted) = (Source(source), Wanted { ticket, count, bytes });
+                    match scheduler.arrive(source, wanted, BOUNDS) {
+                        Arrival::Begins => model.begins(source, wanted),
                         Arrival::Waits { gave_way } => {
                             for ticket in gave_way {
                                 prop_assert!(model.waiting.remove(&ticket).is_some());
                             }
-                            model.waiting.insert(ticket, wanted);
+                            model.waiting.insert(ticket, (source, wanted));
                         }
                         Arrival::Refused => prop_assert!(!model.waiting.is_empty() || count > slots || !model.running.is_empty() || !model.unread.is_empty()),
                     }
@@ -258,23 +305,42 @@ proptest! {
                     (0..count).for_each(|_| scheduler.free_slot());
                 }
                 Event::IsRead(which) if !model.unread.is_empty() => {
-                    let count = model.unread.swap_remove(which.index(model.unread.len()));
-                    (0..count).for_each(|_| scheduler.free_place());
+                    let (source, count) = model.unread.swap_remove(which.index(model.unread.len()));
+                    (0..count).for_each(|_| scheduler.free_place(source));
                 }
                 Event::Finishes(_) | Event::IsRead(_) => {}
             }
             for ticket in begin(&mut scheduler) {
                 let begun = model.waiting.remove(&ticket);
                 prop_assert!(begun.is_some(), "{} begins without having waited", ticket);
-                model.begins(begun.unwrap());
+                let (source, wanted) = begun.unwrap();
+                model.begins(source, wanted);
             }
             prop_assert_eq!(scheduler.slots + model.running.iter().sum::<usize>(), slots);
-            prop_assert_eq!(scheduler.places + model.unread.iter().sum::<usize>(), places);
+            let unread: usize = model.unread.iter().map(|(_, count)| count).sum();
+            prop_assert_eq!(scheduler.places + unread, places);
             prop_assert_eq!(scheduler.waiting(), model.waiting.len());
-            prop_assert_eq!(scheduler.demand(), model.waiting.values().map(|one| one.count).sum::<usize>());
             prop_assert!(scheduler.waiting() <= BOUNDS.requests && scheduler.bytes() <= BOUNDS.bytes);
-            // Nobody waits but for the one whose turn it is.
-            if let Some(line) = scheduler.lines.front() {
+            for source in (0..4).map(Source) {
+                prop_assert!(model.held(source) <= share);
+                prop_assert_eq!(scheduler.held.get(&source).copied().unwrap_or(0), model.held(source));
+                // Whoever is behind nobody but those that hold their share has what it wants, if there is any.
+                let alone = !model.waiting.values().any(|(other, _)| *other == source);
+                let blocked = |(other, _): &(Source, Wanted)| {
+                    let line = scheduler.lines.iter().find(|line| line.source == *other).unwrap();
+                    model.held(*other) + line.waiting[0].count > share
+                };
+                let room = model.held(source) < share && scheduler.slots > 0 && scheduler.places > 0;
+                if alone && room && model.waiting.values().all(blocked) {
+                    let one = Wanted { ticket: 0, count: 1, bytes: 1 };
+                    prop_assert_eq!(scheduler.clone().arrive(source, one, BOUNDS), Arrival::Begins);
+                }
+            }
+            // Nobody waits but for the one whose turn it is, or for what it holds itself.
+            let turn = scheduler.lines.iter().find(|line| scheduler.may_have_turn(line));
+            if let Some(line) = turn {
+                let front = &scheduler.lines[0];
+                prop_assert_eq!(front.source, line.source, "the front has no turn");
                 let count = line.waiting[0].count;
                 prop_assert!(count > scheduler.slots || count > scheduler.places);
             }
@@ -282,15 +348,23 @@ proptest! {
     }
 
     /// Lines that are never empty get equal shares, whatever their requests are like: they differ by no
-    /// more than two of the largest.
+    /// more than two of the largest. One that waits for what it holds itself changes nothing, and nothing of
+    /// its begins: its tickets have no owner here.
     #[test]
     fn who_always_waits_gets_an_equal_share(sizes in prop::collection::vec(prop::collection::vec(1..=8_usize, 1..6), 2..6), rounds in 50..300_usize) {
-        let mut scheduler = Scheduler::new(8, 8);
-        let _ = scheduler.arrive(Source(99), wanted(0, 8), Bounds { requests: 64, bytes: 1 << 20 });
+        let mut scheduler = Scheduler::new(8, 32);
+        for _ in 0..2 {
+            prop_assert_eq!(scheduler.arrive(Source(98), wanted(0, 8), BOUNDS), Arrival::Begins);
+            (0..8).for_each(|_| scheduler.free_slot());
+        }
+        for count in [1, 8] {
+            prop_assert_eq!(scheduler.arrive(Source(98), wanted(0, count), BOUNDS), waits(&[]));
+        }
+        prop_assert_eq!(scheduler.arrive(Source(99), wanted(0, 8), BOUNDS), Arrival::Begins);
         let mut owners: HashMap<Ticket, (u64, usize)> = HashMap::new();
         let mut shares = vec![0_usize; sizes.len()];
         let mut next = 1;
-        let mut held = vec![8];
+        let mut held = vec![(99, 8)];
         for _ in 0..rounds {
             for (source, counts) in (0..).zip(&sizes) {
                 while owners.values().filter(|(owner, _)| *owner == source).count() < 2 {
@@ -301,14 +375,14 @@ proptest! {
                     next += 1;
                 }
             }
-            let count = held.remove(0);
-            free(&mut scheduler, count);
+            let (source, count) = held.remove(0);
+            free(&mut scheduler, source, count);
             // One at a time, so that no line runs dry.
             while let Some(ticket) = scheduler.next() {
                 let (source, count) = owners.remove(&ticket).unwrap();
                 let source_at = usize::try_from(source).unwrap();
                 shares[source_at] += count;
-                held.push(count);
+                held.push((source, count));
                 let count = sizes[source_at][usize::try_from(next).unwrap() % sizes[source_at].len()];
                 let _ = scheduler.arrive(Source(source), wanted(next, count), Bounds { requests: 64, bytes: 1 << 20 });
                 owners.insert(next, (source, count));
