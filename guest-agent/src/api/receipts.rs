@@ -6,8 +6,7 @@ use std::sync::Arc;
 use cocoon_protocol::binding::Claims;
 use cocoon_protocol::bytes::{Hex, Hex32};
 use cocoon_protocol::receipt::{
-    Delivery, Outcome, RECEIPT_COMMENT, Receipt, SignedReceipt, Tokens, commit_request,
-    commit_response,
+    Outcome, RECEIPT_COMMENT, Receipt, SignedReceipt, Tokens, commit_request, commit_response,
 };
 use ed25519_dalek::{Signer as _, SigningKey};
 use hyper::body::Bytes;
@@ -51,10 +50,12 @@ impl Receipts {
 
     /// Begins the receipt of a request with this body. Its number comes when the engine has taken it.
     pub(super) fn open(&self, session: Session, body: &[u8]) -> Result<Entry, Refusal> {
-        let salt = keys::random::<32>().map_err(|_| {
+        let random = keys::random::<32>().map_err(|_| {
             Refusal::unavailable("no_randomness", "The kernel gave no random salt.")
         })?;
-        let request = commit_request(&Hex(*salt), &Hex32::sha256(body));
+        let mut salt = Zeroizing::new(Hex32::ZERO);
+        salt.0.copy_from_slice(&*random);
+        let request = commit_request(&salt, &Hex32::sha256(body));
         Ok(Entry {
             signing: Arc::clone(&self.0),
             session,
@@ -71,7 +72,8 @@ pub struct Entry {
     signing: Arc<Signing>,
     session: Session,
     number: u64,
-    salt: Zeroizing<[u8; 32]>,
+    /// Nowhere else, but for what hashing it leaves on the stack.
+    salt: Zeroizing<Hex32>,
     request: Hex32,
     response: Sha256,
 }
@@ -89,7 +91,6 @@ impl Entry {
 
     /// Signs. The text has the same length always.
     fn text(&self, outcome: Outcome, tokens: Tokens) -> Zeroizing<String> {
-        let salt = Hex(*self.salt);
         let response = Hex(self.response.clone().finalize().into());
         let receipt = Receipt {
             outcome,
@@ -100,14 +101,14 @@ impl Entry {
             number: self.number,
             tokens,
             request: self.request,
-            response: commit_response(&salt, &response),
+            response: commit_response(&self.salt, &response),
         };
         let signature = self.signing.key.sign(&receipt.encode());
         let signed = SignedReceipt {
             receipt,
             signature: Hex(signature.to_bytes()),
         };
-        Zeroizing::new(Delivery { signed, salt }.to_text())
+        signed.deliver(&self.salt)
     }
 
     /// As a line of a stream that clients pass over.
@@ -119,7 +120,8 @@ impl Entry {
 
     /// As the header of a whole answer. `None` cannot be: Base64 is visible ASCII.
     pub(super) fn header(&self, outcome: Outcome, tokens: Tokens) -> Option<HeaderValue> {
-        let mut value = HeaderValue::from_str(&self.text(outcome, tokens)).ok()?;
+        let text = std::mem::take(&mut *self.text(outcome, tokens));
+        let mut value = HeaderValue::from_maybe_shared(wiped(text.into_bytes())).ok()?;
         // Kept out of HTTP/2's table of headers.
         value.set_sensitive(true);
         Some(value)

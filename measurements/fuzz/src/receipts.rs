@@ -110,7 +110,7 @@ pub fn receipt_seeds() -> Vec<Vec<u8>> {
     let signed = signed(good());
     let bytes = signed.encode().to_vec();
     let text = Delivery { signed, salt: SALT }.to_text();
-    vec![bytes, text.into_bytes()]
+    vec![bytes, text.as_bytes().to_vec()]
 }
 
 /// One change in each field.

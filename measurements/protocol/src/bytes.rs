@@ -60,6 +60,12 @@ impl<const N: usize> fmt::Debug for Hex<N> {
     }
 }
 
+impl<const N: usize> zeroize::Zeroize for Hex<N> {
+    fn zeroize(&mut self) {
+        self.0.zeroize();
+    }
+}
+
 impl<const N: usize> AsRef<[u8]> for Hex<N> {
     fn as_ref(&self) -> &[u8] {
         &self.0

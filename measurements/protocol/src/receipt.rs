@@ -26,6 +26,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
 
 use crate::bytes::{Hex32, Hex64};
 
@@ -36,8 +37,10 @@ mod tests;
 pub const RECEIPT_LEN: usize = 244;
 /// Length of a receipt with its signature, in bytes.
 pub const SIGNED_LEN: usize = RECEIPT_LEN + 64;
-/// Length of what the client gets, in characters: receipt, signature and salt in Base64.
-pub const DELIVERY_LEN: usize = (SIGNED_LEN + 32).div_ceil(3) * 4;
+/// Length of receipt, signature and salt, in bytes.
+const SALTED_LEN: usize = SIGNED_LEN + 32;
+/// Length of what the client gets, in characters: all of these in Base64.
+pub const DELIVERY_LEN: usize = SALTED_LEN.div_ceil(3) * 4;
 /// Version of the layout above.
 pub const RECEIPT_VERSION: u16 = 1;
 /// The header of a whole answer that holds its receipt.
@@ -227,6 +230,20 @@ impl SignedReceipt {
         out
     }
 
+    /// As it stands, with its salt, in a header or in a stream's comment: [`DELIVERY_LEN`] characters. No other copy of
+    /// the salt is left behind.
+    pub fn deliver(&self, salt: &Hex32) -> Zeroizing<String> {
+        let mut bytes = Zeroizing::new([0; SALTED_LEN]);
+        bytes[..SIGNED_LEN].copy_from_slice(&self.encode());
+        bytes[SIGNED_LEN..].copy_from_slice(&salt.0);
+        // Straight to its place: the encoder of strings goes by way of a buffer that nobody wipes.
+        let mut text = vec![0; DELIVERY_LEN];
+        let written = STANDARD.encode_slice(bytes.as_slice(), &mut text);
+        debug_assert_eq!(written, Ok(DELIVERY_LEN));
+        // Base64 is ASCII.
+        Zeroizing::new(String::from_utf8(text).unwrap_or_default())
+    }
+
     /// Reads receipt and signature.
     pub fn parse(bytes: &[u8]) -> Result<Self, ReceiptError> {
         let exact: &[u8; SIGNED_LEN] = bytes.try_into().map_err(|_| ReceiptError::Length {
@@ -243,9 +260,9 @@ impl SignedReceipt {
 }
 
 impl Delivery {
-    /// As it stands in a header or in a stream's comment: [`DELIVERY_LEN`] characters.
-    pub fn to_text(&self) -> String {
-        STANDARD.encode([&self.signed.encode()[..], &self.salt.0].concat())
+    /// As [`SignedReceipt::deliver`] writes it.
+    pub fn to_text(&self) -> Zeroizing<String> {
+        self.signed.deliver(&self.salt)
     }
 
     /// Reads that text.
@@ -257,8 +274,11 @@ impl Delivery {
                 found: text.len(),
             });
         }
-        let bytes = STANDARD.decode(text).map_err(|_| ReceiptError::Base64)?;
-        let Some((signed, salt)) = bytes.split_last_chunk() else {
+        // Whole groups of four characters, as if none of them were padding.
+        let mut bytes = Zeroizing::new([0; DELIVERY_LEN / 4 * 3]);
+        let read = STANDARD.decode_slice(text, bytes.as_mut_slice());
+        let read = read.map_err(|_| ReceiptError::Base64)?;
+        let Some((signed, salt)) = bytes[..read].split_last_chunk() else {
             return Err(ReceiptError::Base64);
         };
         Ok(Self {
@@ -282,8 +302,8 @@ pub fn commit_response(salt: &Hex32, digest: &Hex32) -> Hex32 {
 fn commit(tag: &[u8; 16], salt: &Hex32, digest: &Hex32) -> Hex32 {
     let hash = Sha256::new()
         .chain_update(tag)
-        .chain_update(salt.0)
-        .chain_update(digest.0);
+        .chain_update(salt)
+        .chain_update(digest);
     crate::bytes::Hex(hash.finalize().into())
 }
 

@@ -141,7 +141,7 @@ impl Entry {
         let signature = Hex(self.key.sign(&receipt.encode()).to_bytes());
         let signed = SignedReceipt { receipt, signature };
         let salt = self.salt;
-        Delivery { signed, salt }.to_text()
+        Delivery { signed, salt }.to_text().to_string()
     }
 }
 
