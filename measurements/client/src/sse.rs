@@ -1,7 +1,10 @@
-//! Server-sent events, as far as OpenAI's streams use them: `data:` lines between empty lines.
+//! Server-sent events, read as the HTML standard (section 9.2.6) interprets them: `data` lines between empty ones; a
+//! line ends with CR LF, LF or CR.
 
 use zeroize::{Zeroize, Zeroizing};
 
+/// What a stream may begin with, and no field does.
+pub const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Longest event, in bytes: a token with its padding is far shorter.
 pub const MAX_EVENT_LEN: usize = 256 * 1024;
 
@@ -9,7 +12,12 @@ pub const MAX_EVENT_LEN: usize = 256 * 1024;
 #[derive(Default)]
 pub struct Events {
     buffer: Zeroizing<Vec<u8>>,
+    /// Each line with a line feed behind it.
     data: Zeroizing<Vec<u8>>,
+    /// The first line is over.
+    begun: bool,
+    /// The last byte was a carriage return: a line feed now is of the same line's end.
+    returned: bool,
 }
 
 /// An event without end.
@@ -21,7 +29,10 @@ impl Events {
     /// Adds bytes; `each` is called with the data of every event that ended.
     pub fn push(&mut self, bytes: &[u8], mut each: impl FnMut(&[u8])) -> Result<(), EventTooLong> {
         for &byte in bytes {
-            if byte == b'\n' {
+            if std::mem::replace(&mut self.returned, byte == b'\r') && byte == b'\n' {
+                continue;
+            }
+            if matches!(byte, b'\n' | b'\r') {
                 self.line(&mut each);
                 continue;
             }
@@ -34,18 +45,24 @@ impl Events {
     }
 
     fn line(&mut self, each: &mut impl FnMut(&[u8])) {
-        let line = self.buffer.strip_suffix(b"\r").unwrap_or(&self.buffer);
+        let mut line = &self.buffer[..];
+        if !std::mem::replace(&mut self.begun, true) {
+            line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
+        }
+        // What stands before the first colon; a comment has no name.
+        let end = line.iter().position(|byte| *byte == b':');
+        let (name, value) = match end {
+            Some(end) => (&line[..end], &line[end + 1..]),
+            None => (line, &b""[..]),
+        };
         if line.is_empty() {
-            if !self.data.is_empty() {
-                each(&self.data);
-                self.data.zeroize();
+            if let Some(data) = self.data.strip_suffix(b"\n") {
+                each(data);
             }
-        } else if let Some(data) = line.strip_prefix(b"data:") {
-            let data = data.strip_prefix(b" ").unwrap_or(data);
-            if !self.data.is_empty() {
-                push(&mut self.data, b"\n");
-            }
-            push(&mut self.data, data);
+            self.data.zeroize();
+        } else if name == b"data" {
+            push(&mut self.data, value.strip_prefix(b" ").unwrap_or(value));
+            push(&mut self.data, b"\n");
         }
         // Comments, names, identifiers: nothing of ours.
         self.buffer.zeroize();
@@ -78,14 +95,45 @@ mod tests {
         Ok(found)
     }
 
+    /// Every kind of line, whatever it ends with and wherever it is cut.
     #[test]
     fn events_are_whole_however_they_are_cut() {
-        let stream =
-            b": hello\r\ndata: {\"a\":1}\r\n\r\nevent: x\ndata:b\ndata: c\n\ndata: [DONE]\n\n";
-        let whole = events(&[stream]).unwrap();
-        assert_eq!(whole, ["{\"a\":1}", "b\nc", "[DONE]"]);
-        let bytes: Vec<_> = stream.chunks(1).collect();
-        assert_eq!(events(&bytes).unwrap(), whole);
+        let lines = [
+            "\u{feff}data: {\"a\":1}",
+            "",
+            ": a comment",
+            "event: x",
+            "data:b",
+            "data:  c",
+            "data",
+            "\u{feff}data: no field",
+            "dat: no field either",
+            "",
+            "",
+            "data:",
+            "",
+            "id: 1",
+            "",
+            "data: [DONE]",
+            "",
+            "data: without an end",
+        ];
+        let expected = ["{\"a\":1}", "b\n c\n", "", "[DONE]"];
+        for end in ["\n", "\r\n", "\r"] {
+            let stream = lines.join(end);
+            let stream = stream.as_bytes();
+            assert_eq!(events(&[stream]).unwrap(), expected, "{end:?}");
+            for at in 0..=stream.len() {
+                let (before, behind) = stream.split_at(at);
+                let found = events(&[before, b"", behind]).unwrap();
+                assert_eq!(found, expected, "{end:?} at {at}");
+            }
+            let bytes: Vec<_> = stream.chunks(1).collect();
+            assert_eq!(events(&bytes).unwrap(), expected, "{end:?}");
+        }
+        // Mixed: CR LF is one end, LF CR are two.
+        let found = events(&[b"data: a\n\rdata: b\r\n\ndata: c\r\r\n"]).unwrap();
+        assert_eq!(found, ["a", "b", "c"]);
     }
 
     #[test]

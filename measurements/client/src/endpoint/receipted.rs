@@ -26,6 +26,7 @@ pub(super) async fn checked(response: Response<Receipted>) -> Result<Response<Re
         return Ok(response.map(|answer| {
             Streamed {
                 answer,
+                last: [b'\n'; 2],
                 over: false,
             }
             .boxed_unsync()
@@ -78,6 +79,8 @@ fn bad(code: &str, message: String) -> Refusal {
 /// A stream as it comes, with an error event for its end where there is no good receipt.
 struct Streamed {
     answer: Receipted,
+    /// The last bytes that passed.
+    last: [u8; 2],
     over: bool,
 }
 
@@ -93,20 +96,41 @@ impl Body for Streamed {
             return Poll::Ready(None);
         }
         let next = ready!(Pin::new(&mut self.answer).poll_frame(context));
-        self.over = !matches!(next, Some(Ok(_)));
+        match &next {
+            Some(Ok(frame)) => self.passed(frame.data_ref()),
+            _ => self.over = true,
+        }
         Poll::Ready(match next {
             None => None,
             Some(Ok(frame)) => Some(Ok(frame)),
             Some(Err(AnswerError::Broken(error))) => Some(Err(error)),
-            Some(Err(AnswerError::Receipt(fault))) => Some(Ok(Frame::data(event(&fault)))),
+            Some(Err(AnswerError::Receipt(fault))) => {
+                Some(Ok(Frame::data(event(&fault, self.last))))
+            }
         })
     }
 }
 
-/// An event that applications know as an error. What came before it ended with an empty line.
-fn event(fault: &ReceiptFault) -> Bytes {
+impl Streamed {
+    fn passed(&mut self, data: Option<&Bytes>) {
+        for byte in data
+            .into_iter()
+            .flat_map(|data| data.iter().rev().take(2).rev())
+        {
+            self.last = [self.last[1], *byte];
+        }
+    }
+}
+
+/// An event that applications know as an error, behind what passed last.
+fn event(fault: &ReceiptFault, last: [u8; 2]) -> Bytes {
+    // An event that is not over would take this one for more of itself.
+    let between = match last {
+        [b'\n', b'\n'] => "",
+        _ => "\n\n",
+    };
     let error = *refused(fault).error;
     // Strings and options: serialisation cannot fail.
     let json = serde_json::to_string(&ErrorBody { error }).unwrap_or_default();
-    Bytes::from(format!("data: {json}\n\n"))
+    Bytes::from(format!("{between}data: {json}\n\n"))
 }

@@ -57,7 +57,9 @@ pub enum ReceiptFault {
     #[error("the answer's receipt cannot be read")]
     Malformed(#[source] ReceiptError),
     /// A line that is longer than any receipt.
-    #[error("the answer holds a line that begins like a receipt and is longer than one")]
+    #[error(
+        "the answer holds a line that begins like a receipt, or like an end, and is longer than one"
+    )]
     TooLong,
     /// More than one, or more of the answer behind it.
     #[error("the answer goes on behind its receipt")]

@@ -1,17 +1,19 @@
 //! The lines of a stream, as far as a receipt needs them: everything passes as it comes, but a line that may become a
-//! receipt or the end mark is held back until it is whole.
+//! receipt or the end mark is held back until it is whole. Lines are those of any reader of server-sent events: CR LF,
+//! LF and CR end one.
 
 use bytes::{Bytes, BytesMut};
 use cocoon_protocol::receipt::{DELIVERY_LEN, Delivery, RECEIPT_COMMENT};
 
 use super::ReceiptFault;
 use super::covered::Covered;
+use crate::sse::BYTE_ORDER_MARK;
 
 /// The line that ends a stream.
 const DONE: &[u8] = b"data: [DONE]";
-/// What clients take for that line: the space may be missing, and whatever stands behind is not looked at.
-const TAKEN_FOR_DONE: [&[u8]; 2] = [DONE, b"data:[DONE]"];
-/// Longest line that is held back, with either line break.
+/// What clients take for that line: any field of this name whose value begins like this.
+const TAKEN_FOR_DONE: [&[u8]; 3] = [b"data", b":", b"[DONE]"];
+/// Longest line that is held back, with its end.
 const MAX_LINE: usize = RECEIPT_COMMENT.len() + DELIVERY_LEN + 2;
 
 /// Where in a stream this is.
@@ -21,6 +23,8 @@ pub(super) struct Lines {
     held: BytesMut,
     /// Within a line that is none.
     passing: bool,
+    /// The last byte was a carriage return, which ended a line: a line feed now is of the same end.
+    returned: bool,
     /// The receipt was here.
     receipt: bool,
 }
@@ -39,9 +43,19 @@ impl Lines {
     /// Takes bytes from `data`, up to a receipt; those that may pass are added to `passed`, and until a receipt came
     /// they are covered by it.
     pub fn push(&mut self, data: &mut Bytes, passed: &mut BytesMut, covered: &mut Covered) -> Stop {
-        while !data.is_empty() {
-            let end = data.iter().position(|byte| *byte == b'\n');
+        while let Some(&first) = data.first() {
+            if std::mem::take(&mut self.returned) && first == b'\n' {
+                // Of a line that has passed.
+                let half = data.split_to(1);
+                if !self.receipt {
+                    covered.update(&half);
+                }
+                passed.extend_from_slice(&half);
+                continue;
+            }
+            let end = data.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
             let piece = data.split_to(end.map_or(data.len(), |end| end + 1));
+            self.returned = piece.ends_with(b"\r");
             if !self.passing {
                 self.held.extend_from_slice(&piece);
                 if may_be_ours(&self.held) {
@@ -77,7 +91,9 @@ impl Lines {
         let Some(line) = data.strip_suffix(b"\n\n") else {
             return false;
         };
-        self.complete() && !self.receipt && line.starts_with(b"data: {") && !line.contains(&b'\n')
+        let fresh = self.complete() && !self.returned && !self.receipt;
+        let one = !line.iter().any(|byte| matches!(byte, b'\n' | b'\r'));
+        fresh && one && line.starts_with(b"data: {")
     }
 
     /// Whether the stream may end here.
@@ -97,8 +113,7 @@ impl Lines {
                 Err(error) => Stop::Fault(ReceiptFault::Malformed(error)),
             };
         }
-        let end = TAKEN_FOR_DONE.iter().any(|mark| bare.starts_with(mark));
-        match (end, self.receipt) {
+        match (taken_for_done(line) == Like::Whole, self.receipt) {
             (true, true) if bare == DONE => Stop::Dry,
             (true, true) => Stop::Fault(ReceiptFault::Behind),
             (true, false) => Stop::Fault(ReceiptFault::Missing),
@@ -113,13 +128,38 @@ impl Lines {
 }
 
 fn may_be_ours(line: &[u8]) -> bool {
-    let [done, tight] = TAKEN_FOR_DONE;
-    [RECEIPT_COMMENT.as_bytes(), done, tight]
-        .iter()
-        .any(|ours| {
-            let common = ours.len().min(line.len());
-            line[..common] == ours[..common]
-        })
+    let comment = RECEIPT_COMMENT.as_bytes();
+    let common = comment.len().min(line.len());
+    line[..common] == comment[..common] || taken_for_done(line) != Like::Nothing
+}
+
+/// How far a line is like another.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Like {
+    Nothing,
+    /// As far as it came.
+    Beginning,
+    Whole,
+}
+
+/// Whether clients take a line for the end of the stream. More than the standard's one space is looked through, and a
+/// byte order mark at any line's beginning: some clients trim what they read.
+fn taken_for_done(line: &[u8]) -> Like {
+    if BYTE_ORDER_MARK.starts_with(line) {
+        return Like::Beginning;
+    }
+    let mut rest = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
+    for part in TAKEN_FOR_DONE {
+        while let [b' ' | b'\t', behind @ ..] = rest {
+            rest = behind;
+        }
+        match rest.strip_prefix(part) {
+            Some(behind) => rest = behind,
+            None if part.starts_with(rest) => return Like::Beginning,
+            None => return Like::Nothing,
+        }
+    }
+    Like::Whole
 }
 
 #[cfg(test)]
@@ -149,57 +189,191 @@ mod tests {
         }
     }
 
-    const BEFORE: &str =
-        "data: {\"a\":1}\r\n\r\n: cocoon\n\nevent: x\ndata: [D\ndata: {\"b\":2}\n\n";
+    /// What comes before a receipt, line by line.
+    const BEFORE: [&str; 9] = [
+        "\u{feff}data: {\"a\":1}",
+        "",
+        ": cocoon",
+        "",
+        "event: x",
+        "data: [D",
+        "data:  [",
+        "data: {\"b\":2}",
+        "",
+    ];
+
+    /// What became of a stream.
+    #[derive(Default)]
+    struct Read {
+        passed: BytesMut,
+        found: Vec<Delivery>,
+        fault: Option<ReceiptFault>,
+    }
+
+    /// Reads pieces up to their end or the first fault. Receipts are good.
+    fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Read, Lines, Covered) {
+        let (mut lines, mut covered) = (Lines::default(), Covered::new(true));
+        let mut read = Read::default();
+        for piece in pieces {
+            let mut piece = Bytes::copy_from_slice(piece);
+            // As the body does it.
+            if lines.is_usual(&piece) {
+                covered.update(&piece);
+                read.passed.extend_from_slice(&piece);
+                continue;
+            }
+            loop {
+                match lines.push(&mut piece, &mut read.passed, &mut covered) {
+                    Stop::Dry => break,
+                    Stop::Receipt(receipt, line) => {
+                        read.passed.extend_from_slice(&line);
+                        read.found.push(*receipt);
+                    }
+                    Stop::Fault(fault) => {
+                        read.fault = Some(fault);
+                        return (read, lines, covered);
+                    }
+                }
+            }
+        }
+        (read, lines, covered)
+    }
+
+    /// Whether a reader of server-sent events, which has all of a stream, sees an end in it, or would if an empty line
+    /// came next.
+    fn ends(stream: &[u8]) -> bool {
+        let text = String::from_utf8_lossy(stream).replace("\r\n", "\n");
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let data = |line: &str| {
+            let value = line.strip_prefix("data:")?;
+            Some(value.strip_prefix(' ').unwrap_or(value).to_owned())
+        };
+        let mut values = text.split(['\n', '\r']).filter_map(data);
+        values.any(|value| value.starts_with("[DONE]"))
+    }
+
+    /// All ways to cut a stream in two, and into single bytes.
+    fn cuts(stream: &[u8]) -> Vec<Vec<&[u8]>> {
+        let twice = (0..=stream.len()).map(|at| {
+            let (before, behind) = stream.split_at(at);
+            vec![before, behind]
+        });
+        twice.chain([stream.chunks(1).collect()]).collect()
+    }
 
     /// An application that sees an end of the stream stops reading, before the error that would follow.
     #[test]
     fn no_spelling_of_the_end_passes_without_a_receipt() {
-        for end in [
-            "data: [DONE]\n",
-            "data:[DONE]\n",
-            "data: [DONE]x\n",
-            "data: [DONE] \r\n",
+        for mark in [
+            "data: [DONE]",
+            "data:[DONE]",
+            "data: [DONE]x",
+            "data: [DONE] ",
+            "data:  [DONE]",
+            " data\t: [DONE]",
+            "\u{feff}data: [DONE]",
+            "\u{feff}data:[DONE]",
         ] {
-            let (mut lines, mut covered) = (Lines::default(), Covered::new(false));
-            let (mut passed, mut data) = (BytesMut::new(), Bytes::from_static(end.as_bytes()));
-            let stop = lines.push(&mut data, &mut passed, &mut covered);
-            assert!(
-                matches!(stop, Stop::Fault(ReceiptFault::Missing)),
-                "{end:?}"
-            );
-            assert!(passed.is_empty(), "{end:?}");
+            for end in ["\n", "\r\n", "\r"] {
+                for before in ["", "data: {}", ": x", "event: y"] {
+                    let stream = match before {
+                        "" => [mark, "", ""].join(end),
+                        before => [before, mark, "", ""].join(end),
+                    };
+                    for pieces in cuts(stream.as_bytes()) {
+                        let (read, ..) = read(pieces.clone());
+                        let missing = matches!(read.fault, Some(ReceiptFault::Missing));
+                        assert!(missing, "{pieces:?}");
+                        let expected = match before {
+                            "" => String::new(),
+                            before => format!("{before}{end}"),
+                        };
+                        assert_eq!(read.passed, expected.as_bytes(), "{pieces:?}");
+                    }
+                }
+            }
         }
     }
 
+    /// Every kind of line end, cut at every byte.
+    #[test]
+    fn a_receipt_is_found_whatever_its_lines_end_with() {
+        let text = delivery().to_text();
+        let receipt = format!("{RECEIPT_COMMENT}{}", *text);
+        for end in ["\n", "\r\n", "\r"] {
+            let before = BEFORE.map(|line| format!("{line}{end}")).concat();
+            let stream = format!("{before}{receipt}{end}{end}data: [DONE]{end}{end}");
+            for pieces in cuts(stream.as_bytes()) {
+                let (read, lines, mut covered) = read(pieces);
+                assert!(read.fault.is_none() && lines.complete(), "{end:?}");
+                assert_eq!(read.passed, stream.as_bytes());
+                assert_eq!(read.found, [delivery()]);
+                assert_eq!(covered.digest(), Hex32::sha256(before.as_bytes()));
+                assert_eq!(&covered.take().unwrap()[..], before.as_bytes());
+            }
+        }
+    }
+
+    /// Pieces of what might be an end, in any order.
+    fn fragment() -> impl Strategy<Value = &'static [u8]> {
+        prop::sample::select(vec![
+            &b"data"[..],
+            b":",
+            b" ",
+            b"[DONE]",
+            b"[DO",
+            b"NE]",
+            b"\r",
+            b"\n",
+            b"\r\n",
+            b"\n\n",
+            b"data: {}\n\n",
+            b"{",
+            b"x",
+            BYTE_ORDER_MARK,
+            b"\xef",
+            b"\xbb\xbf",
+        ])
+    }
+
     proptest! {
+        /// Each fragment a piece of its own, or some of them together.
+        #[test]
+        fn nothing_that_ends_a_stream_passes_without_a_receipt(
+            pieces in prop::collection::vec(prop::collection::vec(fragment(), 1..4), 1..40)
+        ) {
+            let pieces: Vec<Vec<u8>> = pieces.iter().map(|some| some.concat()).collect();
+            let whole = pieces.concat();
+            let (read, lines, covered) = read(pieces.iter().map(Vec::as_slice));
+            prop_assert!(!ends(&read.passed), "{:?}", String::from_utf8_lossy(&whole));
+            prop_assert!(whole.starts_with(&read.passed));
+            prop_assert_eq!(covered.digest(), Hex32::sha256(&read.passed));
+            if read.fault.is_none() {
+                prop_assert_eq!(read.passed.len() + lines.held.len(), whole.len());
+            } else {
+                prop_assert!(ends(&whole) || whole.len() > MAX_LINE || whole.windows(6).any(|w| w == b"[DONE]"));
+            }
+        }
+
         #[test]
         fn a_receipt_is_found_however_the_stream_is_cut(sizes in prop::collection::vec(1..40_usize, 1..60)) {
             let text = delivery().to_text();
-            let stream = format!("{BEFORE}{RECEIPT_COMMENT}{text}\n\ndata: [DONE]\n\n");
-            let (mut lines, mut covered) = (Lines::default(), Covered::new(true));
-            let (mut passed, mut found) = (BytesMut::new(), Vec::new());
-            let (mut rest, mut sizes) = (stream.as_bytes(), sizes.into_iter().cycle());
-            while !rest.is_empty() {
-                let (piece, behind) = rest.split_at(sizes.next().unwrap().min(rest.len()));
-                let mut piece = Bytes::copy_from_slice(piece);
-                loop {
-                    match lines.push(&mut piece, &mut passed, &mut covered) {
-                        Stop::Dry => break,
-                        Stop::Receipt(receipt, line) => {
-                            passed.extend_from_slice(&line);
-                            found.push(*receipt);
-                        }
-                        Stop::Fault(fault) => panic!("{fault}"),
-                    }
-                }
+            let before = BEFORE.join("\r\n") + "\r\n";
+            let stream = format!("{before}{RECEIPT_COMMENT}{}\n\ndata: [DONE]\n\n", *text);
+            let (mut pieces, mut rest) = (Vec::new(), stream.as_bytes());
+            for size in sizes.into_iter().cycle() {
+                let (piece, behind) = rest.split_at(size.min(rest.len()));
+                pieces.push(piece);
                 rest = behind;
+                if rest.is_empty() {
+                    break;
+                }
             }
-            prop_assert!(lines.complete());
-            prop_assert_eq!(&passed[..], stream.as_bytes());
-            prop_assert_eq!(found, [delivery()]);
-            prop_assert_eq!(covered.digest(), Hex32::sha256(BEFORE.as_bytes()));
-            prop_assert_eq!(&covered.take().unwrap()[..], BEFORE.as_bytes());
+            let (read, lines, covered) = read(pieces);
+            prop_assert!(read.fault.is_none() && lines.complete());
+            prop_assert_eq!(&read.passed[..], stream.as_bytes());
+            prop_assert_eq!(read.found, [delivery()]);
+            prop_assert_eq!(covered.digest(), Hex32::sha256(before.as_bytes()));
         }
     }
 }

@@ -61,6 +61,39 @@ async fn streams_without_a_good_receipt_end_with_an_error_event() {
     }
 }
 
+/// However an end is written, an application that reads server-sent events as others do gets an error in its place.
+#[tokio::test]
+async fn no_end_passes_without_a_receipt() {
+    for (stream, passed) in [
+        (
+            "data: {\"choices\":[]}\r\rdata: [DONE]\r\r",
+            "data: {\"choices\":[]}\r\r\n\n",
+        ),
+        (
+            "data: {\"choices\":[]}\r\n\r\ndata:[DONE]\r\n\r\n",
+            "data: {\"choices\":[]}\r\n\r\n\n\n",
+        ),
+        ("data: {}\ndata:[DONE]\n\n", "data: {}\n\n\n"),
+        ("data:[DONE]\n\n", ""),
+    ] {
+        let double = double("text/event-stream", stream, Receipts::Withheld).await;
+        let local = local(content(), &[&double]).await;
+        let body = local.chat(CHAT).await.into_body().collect().await;
+        let body = body.unwrap().to_bytes();
+        let text = std::str::from_utf8(&body).unwrap();
+        let rest = text
+            .strip_prefix(passed)
+            .unwrap_or_else(|| panic!("{text:?}"));
+        let error = rest.strip_prefix("data: ").unwrap();
+        let error = serde_json::from_str::<ErrorBody>(error.trim_end()).unwrap();
+        assert_eq!(
+            error.error.code.as_deref(),
+            Some("receipt_missing"),
+            "{text:?}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn good_receipts_pass_to_applications_that_want_them() {
     let streaming = double("text/event-stream", STREAM, Receipts::Honest).await;
