@@ -10,9 +10,11 @@ use cocoon_protocol::openai::{ChatRequest, FinishReason, Role};
 use http::{Response, StatusCode};
 
 use super::double::{Body, Double, Script, content, reply, verifier};
+use super::receipts::{files, holds};
 use crate::chat::ChatOptions;
 use crate::messenger::tokens::estimate;
 use crate::messenger::{Heard, Line, Messenger, MessengerError, Report, Style, Task, Tone};
+use crate::receipts::{Bodies, Keeper};
 use crate::transcript::Timing;
 use crate::upstreams::Upstreams;
 
@@ -107,6 +109,16 @@ impl Done {
 
 async fn done(double: &Double, task: Task, drafts: usize, text: &str) -> Done {
     let upstreams = Upstreams::new(content(), vec![double.address.clone()]);
+    done_over(upstreams, double, task, drafts, text).await
+}
+
+async fn done_over(
+    upstreams: Upstreams,
+    double: &Double,
+    task: Task,
+    drafts: usize,
+    text: &str,
+) -> Done {
     let messenger = Messenger::new(upstreams, options()).await.unwrap();
     let (mut report, mut heard) = (Report::default(), String::new());
     let result = messenger
@@ -187,6 +199,43 @@ async fn a_part_that_is_too_long_is_cut_and_asked_again() {
     assert_eq!(done.results(), [vec!["x"; texts.len() - 2].join(" ")]);
     // Only what was answered is counted.
     assert_eq!(done.report.parts.len(), texts.len() - 2);
+}
+
+/// Each part is a request of its own and has its own receipt, with what was asked and answered; a question that the
+/// appliance refuses has none.
+#[tokio::test]
+async fn every_part_has_its_receipt() {
+    let says = vec![Say::Words("un"), Say::Exceeded, Say::Words("deux")];
+    let double = appliance(1024, says).await;
+    let home = tempfile::tempdir().unwrap();
+    let keeper = Keeper::open(home.path(), Bodies::Kept).unwrap();
+    let upstreams = Upstreams::new(content(), vec![double.address.clone()]);
+    let paragraph = "some words. ".repeat(40);
+    let text = format!("{paragraph}\n\n{paragraph}");
+    let kept = upstreams.with_receipts(keeper);
+    let done = done_over(kept, &double, translate(), 1, text.trim()).await;
+    done.result.as_ref().unwrap();
+    // The first part, the second that was refused, and what it was cut into.
+    assert!(done.asked.len() > 3);
+    assert_eq!(done.report.parts.len(), done.asked.len() - 1);
+    let found = files(home.path());
+    assert_eq!(found.len(), 3 * done.report.parts.len());
+    let answered = [&done.asked[..1], &done.asked[2..]].concat();
+    for ((number, one), asked) in (1..).zip(found.chunks(3)).zip(answered) {
+        let [bundle, request, response] = one else {
+            panic!("{found:?}")
+        };
+        for (kind, (name, _)) in ["json", "request", "response"].iter().zip(one) {
+            let ends = format!("-{number:04}.receipt.{kind}");
+            assert!(name.ends_with(&ends), "{name} ends with {ends}");
+        }
+        assert!(holds(&bundle.1, &request.1, &response.1));
+        let request: ChatRequest = serde_json::from_slice(&request.1).unwrap();
+        assert_eq!(request.messages[1].content, asked.messages[1].content);
+        let word = if number == 1 { "u" } else { "de" };
+        let said = String::from_utf8(response.1.clone()).unwrap();
+        assert!(said.contains(&format!("\"content\":\"{word}\"")), "{said}");
+    }
 }
 
 #[tokio::test]

@@ -145,7 +145,8 @@ async fn tokens_that_the_answer_tells_are_those_that_are_signed() {
     assert_eq!(error.to_string(), fault.to_string());
 }
 
-fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+/// The files of a folder of receipts, which are their owner's alone, in order.
+pub fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| {
@@ -161,7 +162,7 @@ fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 /// Whether a kept receipt holds for these bodies.
-fn holds(bundle: &[u8], request: &[u8], response: &[u8]) -> bool {
+pub fn holds(bundle: &[u8], request: &[u8], response: &[u8]) -> bool {
     let bundle = Bundle::parse(bundle).unwrap();
     let (_, mut expected) = bundle.document().unwrap();
     expected.request = Some(Hex32::sha256(request));

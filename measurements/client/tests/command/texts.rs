@@ -74,6 +74,10 @@ fn wrong_usage_names_what_is_wrong() {
             &["reply", &url, "--tone", "rude"],
             "same, friendly, formal, brief",
         ),
+        (
+            &["translate", &url, "--to", "fr", "--receipts-with-text"],
+            "--receipts <DIR>",
+        ),
     ] {
         let (code, shown, told) = run(&home, arguments, b"hello");
         assert_eq!((code, &*shown), (2, ""), "{arguments:?}");
@@ -199,5 +203,6 @@ fn help_and_completions_know_them() {
             own.contains(&usage) && own.contains("<URL>... [FILE|-]"),
             "{own}"
         );
+        assert!(own.contains("--receipts <DIR>"), "{own}");
     }
 }
