@@ -60,6 +60,8 @@ pub struct Setup {
 pub struct Appliance {
     /// As clients name it.
     pub address: Address,
+    /// What it counts.
+    pub counters: Arc<Counters>,
     _drain: watch::Sender<bool>,
     _model: Option<TempDir>,
 }
@@ -109,11 +111,12 @@ impl Appliance {
         // The sender may go: the last value stays.
         let (_, stapled) = watch::channel(Some(collateral));
         let receipts = Receipts::new(&keys, &identity.claims);
+        let counters = Arc::new(Counters::default());
         let service = Service {
             attester: Attester::start(tee, identity, stapled),
             engine: supervisor::start(launcher, model.to_owned(), slots),
             receipts,
-            counters: Arc::new(Counters::default()),
+            counters: Arc::clone(&counters),
             limits: Limits::default(),
         };
         let mut state = service.engine.state();
@@ -125,6 +128,7 @@ impl Appliance {
         tokio::spawn(api::serve(listener, service, draining));
         Ok(Self {
             address,
+            counters,
             _drain: drain,
             _model: None,
         })
@@ -213,7 +217,8 @@ pub fn start(setup: &Setup, socket: UnixStream) -> io::Result<Child> {
         .spawn()
 }
 
-struct Running(Child);
+/// An engine's process; it ends with the value.
+pub struct Running(pub Child);
 
 impl Process for Running {
     fn end(&mut self) {

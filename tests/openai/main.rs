@@ -1,5 +1,5 @@
-//! OpenAI's own clients, for Python and for Node, against the appliance and through `cocoon connect`: the guest agent
-//! in this process over a simulated TEE, the real engine in another, and the local endpoint in front of them.
+//! The guest agent in this process over a simulated TEE, the real engine in another: OpenAI's own clients, for Python
+//! and for Node, through the local endpoint of `cocoon connect`; and what the engine does once a client has gone.
 //!
 //! The clients are fetched from their registries under lock files, by hash, into the cache. Where a client or the engine
 //! cannot be had, the test prints `SKIPPED` with the reason; with `COCOON_NO_SKIP=1` in the environment, as in
@@ -10,6 +10,7 @@ mod appliance;
 mod clients;
 #[path = "../attestation/image.rs"]
 mod image;
+mod leaving;
 #[path = "../attestation/machine.rs"]
 #[expect(dead_code, reason = "the tests of evidence use more of it")]
 mod machine;

@@ -26,6 +26,11 @@ pub fn answer(count: usize) -> String {
 
 /// The whole file.
 pub fn gguf() -> Vec<u8> {
+    of_layers(1)
+}
+
+/// The same model with more layers, each of which costs time, 3 MB, and changes no answer.
+pub fn of_layers(layers: u32) -> Vec<u8> {
     let tokens = tokens();
     let vocabulary = tokens.len();
     let square = || vec![0.0; WIDTH * WIDTH];
@@ -43,20 +48,23 @@ pub fn gguf() -> Vec<u8> {
             successors(vocabulary),
         ),
     ];
-    for name in ["attn_norm", "ffn_norm"] {
-        tensors.push((format!("blk.0.{name}.weight"), vec![WIDTH], ones()));
-    }
-    for name in [
-        "attn_q",
-        "attn_k",
-        "attn_v",
-        "attn_output",
-        "ffn_gate",
-        "ffn_up",
-        "ffn_down",
-    ] {
-        let shape = vec![WIDTH, WIDTH];
-        tensors.push((format!("blk.0.{name}.weight"), shape, square()));
+    for layer in 0..layers {
+        for name in ["attn_norm", "ffn_norm"] {
+            let name = format!("blk.{layer}.{name}.weight");
+            tensors.push((name, vec![WIDTH], ones()));
+        }
+        for name in [
+            "attn_q",
+            "attn_k",
+            "attn_v",
+            "attn_output",
+            "ffn_gate",
+            "ffn_up",
+            "ffn_down",
+        ] {
+            let name = format!("blk.{layer}.{name}.weight");
+            tensors.push((name, vec![WIDTH, WIDTH], square()));
+        }
     }
 
     let width = u32::try_from(WIDTH).unwrap_or(u32::MAX);
@@ -66,7 +74,7 @@ pub fn gguf() -> Vec<u8> {
         .collect();
     let mut values = Values::default();
     values.text("general.architecture", "llama");
-    values.number("llama.block_count", 1);
+    values.number("llama.block_count", layers);
     values.number("llama.context_length", CONTEXT);
     values.number("llama.embedding_length", width);
     values.number("llama.feed_forward_length", width);
