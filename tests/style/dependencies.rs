@@ -9,6 +9,7 @@ use serde_json::Value;
 const ARROWS: &[(&str, &[&str])] = &[
     ("cocoon-protocol", &[]),
     ("cocoon-inputs", &[]),
+    ("cocoon-kernels", &[]),
     ("cocoon-measurements", &["cocoon-protocol"]),
     ("cocoon-client", &["cocoon-measurements", "cocoon-protocol"]),
     (
@@ -142,6 +143,31 @@ fn c_would_be_noticed() {
     assert!(crates.iter().any(|name| name.ends_with("-sys")));
     assert!(brings_c("cc") && brings_c("zstd-sys") && brings_c("openssl-src"));
     assert!(!brings_c("rustls") && !brings_c("sys-info"));
+}
+
+/// Not even the binding to a compiler: what runs on a GPU is what was measured.
+#[test]
+fn kernels_are_light_and_compile_nothing_at_run_time() {
+    let mut arguments = vec!["tree", "--locked", "--package", "cocoon-kernels"];
+    arguments.extend(["--edges", "normal,build", "--prefix", "none"]);
+    arguments.extend(["--format", "{p} {f}"]);
+    let tree = cargo(&arguments);
+    let cudarc = tree.lines().find(|line| line.starts_with("cudarc "));
+    let features: Vec<&str> = cudarc
+        .and_then(|line| line.split_whitespace().nth(2))
+        .expect("cudarc with its features")
+        .split(',')
+        .collect();
+    assert_eq!(
+        features,
+        ["cuda-13000", "driver", "fallback-dynamic-loading", "std"]
+    );
+    let crates: BTreeSet<&str> = tree
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    assert!(crates.len() < 30, "{} crates: {crates:?}", crates.len());
+    assert!(!crates.iter().any(|name| brings_c(name)), "{crates:?}");
 }
 
 /// By convention `-sys` binds a library that is not Rust, and `-src` carries its sources.

@@ -1,0 +1,131 @@
+//! What the kernels cost on a GPU, beside what the driver's own memset and copy do, and beside hashing on the host.
+//!
+//! `cargo bench -p cocoon-kernels -- [--gib N] [--json]`; COCOON_KERNELS names the folder of the cubins. Every figure is
+//! a median of calls as a user makes them, between two events on the GPU.
+
+#![expect(
+    unsafe_code,
+    reason = "the driver's memset and copy take plain addresses"
+)]
+
+mod measure;
+
+use std::error::Error;
+use std::time::Instant;
+
+use cocoon_kernels::cubins::Cubins;
+use cocoon_kernels::device::{Device as _, Memory as _};
+use cocoon_kernels::gpu::{Gpu, GpuError};
+use cocoon_kernels::{sm90_blake3, sm90_scrub};
+use cudarc::driver::result;
+use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
+use measure::{Goal, Report};
+
+const GIB: u64 = 1 << 30;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let json = arguments.iter().any(|argument| argument == "--json");
+    let gib = arguments.iter().position(|argument| argument == "--gib");
+    let gib: u64 = match gib {
+        Some(at) => arguments
+            .get(at + 1)
+            .ok_or("--gib wants a number")?
+            .parse()?,
+        None => 8,
+    };
+    let Some(folder) = std::env::var_os("COCOON_KERNELS") else {
+        println!(
+            "SKIPPED: COCOON_KERNELS does not name the folder of `cocoon-image kernels build`"
+        );
+        return Ok(());
+    };
+    let gpu = match Gpu::open(0, &Cubins::read(folder.as_ref())?) {
+        Err(error @ (GpuError::NoDriver | GpuError::NoDevice { .. })) => {
+            println!("SKIPPED: {error}");
+            return Ok(());
+        }
+        opened => opened?,
+    };
+    let report = measured(&gpu, gib.max(1) * GIB)?;
+    if json {
+        println!("{}", report.json());
+    } else {
+        print!("{}", report.text());
+    }
+    Ok(())
+}
+
+fn measured(gpu: &Gpu, bytes: u64) -> Result<Report, Box<dyn Error>> {
+    let context = gpu.stream().context();
+    let ask = |attribute| context.attribute(attribute);
+    let clock = ask(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?;
+    let width = ask(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?;
+    // Two transfers for each tick of the clock, which is in kHz; the bus in bits.
+    let nominal = 2.0 * f64::from(clock) * 1e3 * f64::from(width) / 8.0;
+    let mut report = Report::new(context.name()?, nominal);
+
+    let mut memory = gpu.allocate(bytes)?;
+    let address = memory.address();
+    let words = usize::try_from(bytes / 4)?;
+    report.time(gpu, "driver's memset", bytes, |stream| {
+        // SAFETY: as many words as were allocated.
+        unsafe { sys::cuMemsetD32Async(address, 0, words, stream).result() }?;
+        Ok(())
+    })?;
+    report.time(gpu, "sm90_scrub_fill", bytes, |_| {
+        sm90_scrub::fill(gpu, &mut [memory.span_mut(0..bytes)?], 0)?;
+        Ok(())
+    })?;
+    let half = usize::try_from(bytes / 2)?;
+    // Reads one half and writes the other: both count.
+    report.time(gpu, "driver's copy", bytes, |stream| {
+        // SAFETY: two halves of one allocation.
+        Ok(unsafe { result::memcpy_dtod_async(address + bytes / 2, address, half, stream) }?)
+    })?;
+    report.time(gpu, "sm90_scrub_count", bytes, |_| {
+        let found = sm90_scrub::count(gpu, &[memory.span(0..bytes)?])?;
+        assert_eq!(found, [0], "the memory was just filled with zeros");
+        Ok(())
+    })?;
+    report.time(gpu, "sm90_blake3, one range", bytes, |_| {
+        sm90_blake3::roots(gpu, &[memory.span(0..bytes)?])?;
+        Ok(())
+    })?;
+    report.time(gpu, "sm90_blake3, misaligned by 1", bytes - 1, |_| {
+        sm90_blake3::roots(gpu, &[memory.span(1..bytes)?])?;
+        Ok(())
+    })?;
+    let tensor = 4 << 20;
+    let tensors: Vec<_> = (0..bytes / tensor)
+        .map(|i| memory.span(i * tensor..(i + 1) * tensor))
+        .collect::<Result<_, _>>()?;
+    report.time(gpu, "sm90_blake3, tensors of 4 MiB", bytes, |_| {
+        sm90_blake3::roots(gpu, &tensors)?;
+        Ok(())
+    })?;
+
+    let part = gpu.allocate(GIB)?;
+    let started = Instant::now();
+    let copy = gpu.download(&part)?;
+    let root = blake3::hash(&copy);
+    report.host("copy to the host, hash on one core", GIB, started.elapsed());
+    let ours = sm90_blake3::roots(gpu, &[part.span(0..GIB)?])?[0];
+    assert_eq!(
+        ours.to_string(),
+        root.to_string(),
+        "both hash the same bytes"
+    );
+
+    report.goals(&[
+        Goal::ratio("sm90_scrub_fill", "driver's memset", 0.9),
+        Goal::ratio("sm90_scrub_count", "driver's copy", 0.9),
+        Goal::bytes_per_second("sm90_blake3, one range", 1.1e12),
+        Goal::ratio(
+            "sm90_blake3, one range",
+            "copy to the host, hash on one core",
+            200.0,
+        ),
+    ]);
+    Ok(report)
+}

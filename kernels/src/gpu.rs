@@ -1,0 +1,352 @@
+//! An NVIDIA GPU of the Hopper generation through the driver's own interface, on one stream.
+
+#![expect(
+    unsafe_code,
+    reason = "the driver's interface is C: each call says why it is sound"
+)]
+
+use std::ffi::{CString, c_void};
+use std::sync::Arc;
+
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr as _};
+
+use crate::cubins::Cubins;
+use crate::device::{Argument, Device, DeviceError, Kernel, Memory};
+use crate::ranges::{RangeError, Span, SpanMut};
+use crate::{sm90_blake3, sm90_scrub};
+
+/// The architecture that the machine code is for.
+const CAPABILITY: (i32, i32) = (9, 0);
+
+/// A GPU with the kernels loaded. Everything happens on its stream, in order.
+pub struct Gpu {
+    stream: Arc<CudaStream>,
+    functions: Vec<(&'static str, sys::CUfunction)>,
+    modules: Vec<sys::CUmodule>,
+    multiprocessors: u32,
+}
+
+// SAFETY: handles of functions and modules may be used from any thread on which their context is current, and every
+// method makes it so.
+unsafe impl Send for Gpu {}
+// SAFETY: as above; the driver's calls on one stream may come from several threads at once.
+unsafe impl Sync for Gpu {}
+
+/// Why there is no GPU to work with.
+#[derive(Debug, thiserror::Error)]
+pub enum GpuError {
+    /// No driver on this machine.
+    #[error("there is no NVIDIA driver here: libcuda.so.1 cannot be loaded")]
+    NoDriver,
+    /// No device, or not that many.
+    #[error("there is no GPU of number {ordinal} here")]
+    NoDevice {
+        /// Which was asked for.
+        ordinal: usize,
+    },
+    /// Another generation.
+    #[error(
+        "{name} has compute capability {major}.{minor}, and the kernels are machine code for 9.0 (H100, H200)"
+    )]
+    Unsupported {
+        /// Its name.
+        name: String,
+        /// Its capability.
+        major: i32,
+        /// The lesser part of it.
+        minor: i32,
+    },
+    /// The driver refused.
+    #[error("the driver cannot {operation}")]
+    Driver {
+        /// What was tried.
+        operation: &'static str,
+        /// What it said.
+        #[source]
+        source: DriverError,
+    },
+    /// A range that is not of one allocation.
+    #[error(
+        "{length} bytes at {address:#x} do not lie in one allocation of {size} bytes at {base:#x}"
+    )]
+    Allocation {
+        /// Where the range begins.
+        address: u64,
+        /// Its bytes.
+        length: u64,
+        /// Where the allocation begins.
+        base: u64,
+        /// Its bytes.
+        size: u64,
+    },
+    /// No range at all.
+    #[error("this is no range of device memory")]
+    Range(#[from] RangeError),
+}
+
+/// Memory of a GPU.
+#[derive(Debug)]
+pub struct GpuMemory {
+    slice: CudaSlice<u8>,
+    address: u64,
+    bytes: u64,
+}
+
+impl Gpu {
+    /// The GPU of that number, on a stream of its own, in the context that all of the process shares.
+    ///
+    /// # Errors
+    /// [`GpuError`]; without driver or device it says so.
+    pub fn open(ordinal: usize, cubins: &Cubins) -> Result<Self, GpuError> {
+        // SAFETY: looks for the driver's library, whose initialisers are the driver's own.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(GpuError::NoDriver);
+        }
+        let context = CudaContext::new(ordinal).map_err(|source| match source.0 {
+            sys::CUresult::CUDA_ERROR_NO_DEVICE | sys::CUresult::CUDA_ERROR_INVALID_DEVICE => {
+                GpuError::NoDevice { ordinal }
+            }
+            _ => driver("make a context")(source),
+        })?;
+        let stream = context.new_stream().map_err(driver("make a stream"))?;
+        Self::on(stream, cubins)
+    }
+
+    /// Works on a stream of somebody else, behind what he has started on it.
+    ///
+    /// # Errors
+    /// [`GpuError`].
+    pub fn on(stream: Arc<CudaStream>, cubins: &Cubins) -> Result<Self, GpuError> {
+        let context = stream.context();
+        let ask = |attribute| {
+            context
+                .attribute(attribute)
+                .map_err(driver("describe the GPU"))
+        };
+        let major = ask(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = ask(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        if (major, minor) != CAPABILITY {
+            let name = context.name().map_err(driver("name the GPU"))?;
+            return Err(GpuError::Unsupported { name, major, minor });
+        }
+        let multiprocessors = ask(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let mut gpu = Self {
+            multiprocessors: u32::try_from(multiprocessors).unwrap_or(1).max(1),
+            functions: Vec::new(),
+            modules: Vec::new(),
+            stream,
+        };
+        gpu.load(&cubins.scrub, &[&sm90_scrub::FILL, &sm90_scrub::COUNT])?;
+        gpu.load(&cubins.blake3, &[&sm90_blake3::LEAVES, &sm90_blake3::JOIN])?;
+        Ok(gpu)
+    }
+
+    /// The stream on which everything happens.
+    #[must_use]
+    pub fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    /// Memory that somebody else has allocated, to be read: a tensor's, for example.
+    ///
+    /// # Errors
+    /// [`GpuError::Allocation`] when the driver knows of no single allocation with all of it.
+    ///
+    /// # Safety
+    /// Nobody frees or writes it for as long as the result is used.
+    pub unsafe fn span(&self, address: u64, length: u64) -> Result<Span<'_>, GpuError> {
+        self.allocated(address, length)?;
+        // SAFETY: the driver has it as memory of this device, and the caller vouches for the rest.
+        Ok(unsafe { Span::from_raw(address, length) }?)
+    }
+
+    /// Memory that somebody else has allocated, to be written.
+    ///
+    /// # Errors
+    /// [`GpuError::Allocation`] when the driver knows of no single allocation with all of it.
+    ///
+    /// # Safety
+    /// Nobody else frees or uses it for as long as the result is used.
+    pub unsafe fn span_mut(&self, address: u64, length: u64) -> Result<SpanMut<'_>, GpuError> {
+        self.allocated(address, length)?;
+        // SAFETY: the driver has it as memory of this device, and the caller vouches for the rest.
+        Ok(unsafe { SpanMut::from_raw(address, length) }?)
+    }
+
+    fn allocated(&self, address: u64, length: u64) -> Result<(), GpuError> {
+        if length == 0 {
+            return Ok(());
+        }
+        self.bind().map_err(driver("use its context"))?;
+        let (mut base, mut size) = (0, 0);
+        // SAFETY: both results are written to variables of the right types.
+        let found = unsafe { sys::cuMemGetAddressRange_v2(&raw mut base, &raw mut size, address) };
+        found
+            .result()
+            .map_err(driver("find the allocation of an address"))?;
+        let size = size as u64;
+        match (address - base).checked_add(length) {
+            Some(end) if end <= size => Ok(()),
+            _ => Err(GpuError::Allocation {
+                address,
+                length,
+                base,
+                size,
+            }),
+        }
+    }
+
+    fn load(&mut self, cubin: &[u8], kernels: &[&Kernel]) -> Result<(), GpuError> {
+        self.bind().map_err(driver("use its context"))?;
+        // SAFETY: `Cubins` has checked that this is the cubin of this crate, whose header says how long it is.
+        let module = unsafe { result::module::load_data(cubin.as_ptr().cast::<c_void>()) }
+            .map_err(driver("load a kernel"))?;
+        self.modules.push(module);
+        for kernel in kernels {
+            let name = CString::new(kernel.name).unwrap_or_default();
+            // SAFETY: the module was loaded in the context that is current.
+            let function = unsafe { result::module::get_function(module, name) }
+                .map_err(driver("find a kernel"))?;
+            self.functions.push((kernel.name, function));
+        }
+        Ok(())
+    }
+
+    fn bind(&self) -> Result<(), DriverError> {
+        self.stream.context().bind_to_thread()
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        // What was started must be done before its code goes. If the driver fails now, there is nobody to tell.
+        if self.bind().is_ok() && self.stream.synchronize().is_ok() {
+            for module in self.modules.drain(..) {
+                // SAFETY: loaded by this value, whose functions nobody can start any more.
+                let _ = unsafe { result::module::unload(module) };
+            }
+        }
+    }
+}
+
+impl Device for Gpu {
+    type Memory = GpuMemory;
+
+    fn allocate(&self, bytes: u64) -> Result<GpuMemory, DeviceError> {
+        // The driver has no allocation without bytes.
+        let length = usize::try_from(bytes.max(1)).map_err(failed("allocate that much memory"))?;
+        let slice = self.stream.alloc_zeros(length);
+        Ok(self.memory(slice.map_err(failed("allocate memory"))?, bytes))
+    }
+
+    fn upload(&self, bytes: &[u8]) -> Result<GpuMemory, DeviceError> {
+        if bytes.is_empty() {
+            return self.allocate(0);
+        }
+        let slice = self.stream.clone_htod(bytes);
+        Ok(self.memory(slice.map_err(failed("take a copy"))?, bytes.len() as u64))
+    }
+
+    fn download(&self, memory: &GpuMemory) -> Result<Vec<u8>, DeviceError> {
+        let mut bytes = self
+            .stream
+            .clone_dtoh(&memory.slice)
+            .map_err(failed("give a copy"))?;
+        self.stream
+            .synchronize()
+            .map_err(failed("finish what was started"))?;
+        bytes.truncate(usize::try_from(memory.bytes).unwrap_or(usize::MAX));
+        Ok(bytes)
+    }
+
+    fn resident(&self, kernel: &Kernel) -> u32 {
+        self.multiprocessors.saturating_mul(kernel.resident)
+    }
+
+    unsafe fn launch(
+        &self,
+        kernel: &Kernel,
+        blocks: u32,
+        arguments: &[Argument],
+    ) -> Result<(), DeviceError> {
+        let known = self.functions.iter().find(|(name, _)| *name == kernel.name);
+        let (_, function) = known.ok_or_else(|| DeviceError {
+            operation: "start a kernel that it does not have",
+            source: kernel.name.into(),
+        })?;
+        self.bind().map_err(failed("use its context"))?;
+        let mut addresses: Vec<*mut c_void> = arguments
+            .iter()
+            .map(|argument| match argument {
+                Argument::Long(long) => std::ptr::from_ref(long).cast_mut().cast(),
+                Argument::Word(word) => std::ptr::from_ref(word).cast_mut().cast(),
+            })
+            .collect();
+        let (grid, block) = ((blocks, 1, 1), (kernel.threads, 1, 1));
+        let stream = self.stream.cu_stream();
+        // SAFETY: the driver copies the arguments before it returns, and the caller vouches for them.
+        unsafe { result::launch_kernel(*function, grid, block, 0, stream, &mut addresses) }
+            .map_err(failed("start a kernel"))
+    }
+}
+
+impl Gpu {
+    fn memory(&self, slice: CudaSlice<u8>, bytes: u64) -> GpuMemory {
+        // Everything happens on this stream, so nothing needs to be awaited between two uses.
+        let (address, _same_stream) = slice.device_ptr(&self.stream);
+        drop(_same_stream);
+        GpuMemory {
+            slice,
+            address,
+            bytes,
+        }
+    }
+}
+
+impl Memory for GpuMemory {
+    fn address(&self) -> u64 {
+        self.address
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+fn driver(operation: &'static str) -> impl Fn(DriverError) -> GpuError {
+    move |source| GpuError::Driver { operation, source }
+}
+
+fn failed<E: std::error::Error + Send + Sync + 'static>(
+    operation: &'static str,
+) -> impl Fn(E) -> DeviceError {
+    move |source| DeviceError {
+        operation,
+        source: Box::new(source),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::*;
+
+    #[test]
+    fn without_a_driver_it_says_so() {
+        // SAFETY: looks for the driver's library.
+        if unsafe { sys::is_culib_present() } {
+            return;
+        }
+        let nothing = Cubins {
+            scrub: Cow::Borrowed(b""),
+            blake3: Cow::Borrowed(b""),
+        };
+        assert_eq!(
+            Gpu::open(0, &nothing).map(|_| ()).unwrap_err().to_string(),
+            "there is no NVIDIA driver here: libcuda.so.1 cannot be loaded"
+        );
+    }
+}

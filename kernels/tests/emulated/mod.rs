@@ -1,0 +1,264 @@
+//! A device that is not there: memory is the process's, and kernels are their own source, compiled for the processor
+//! with `tests/emulator/emulator.h`. Launchers and kernels are tested together, as they run on a GPU.
+
+#![expect(
+    unsafe_code,
+    reason = "calls C++ that follows the addresses it is given, as a GPU would"
+)]
+
+use std::alloc::{self, Layout};
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cocoon_kernels::device::{Argument, Device, DeviceError, Kernel, Memory};
+
+/// Names what is compiled into the kernels; set by tests that run themselves again under it.
+pub const SANITIZER: &str = "COCOON_SANITIZER";
+
+/// How the kernels are compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sanitizer {
+    /// To be quick.
+    None,
+    /// Accesses outside of memory, and what C++ does not define.
+    Address,
+    /// Accesses of two threads that no barrier orders.
+    Thread,
+}
+
+impl Sanitizer {
+    /// That of this process.
+    pub fn of_process() -> Self {
+        match std::env::var(SANITIZER).as_deref() {
+            Ok("address") => Self::Address,
+            Ok("thread") => Self::Thread,
+            _ => Self::None,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Address => "address",
+            Self::Thread => "thread",
+        }
+    }
+
+    fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::None => &[],
+            Self::Address => &["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+            Self::Thread => &["-fsanitize=thread"],
+        }
+    }
+
+    /// The library that must be there before the process begins.
+    pub fn library(self) -> PathBuf {
+        let name = format!(
+            "-print-file-name=lib{}.so",
+            match self {
+                Self::Thread => "tsan",
+                _ => "asan",
+            }
+        );
+        let output = Command::new("g++").arg(name).output().expect("g++ runs");
+        PathBuf::from(String::from_utf8(output.stdout).expect("a path").trim())
+    }
+}
+
+/// Whether kernels can be compiled for the processor; says why not.
+pub fn available() -> bool {
+    let found = Command::new("g++").arg("--version").output().is_ok();
+    if !found {
+        crate::skip::skipped(
+            "g++ is not installed, with which kernels are compiled for the processor: apt install g++",
+        );
+    }
+    found
+}
+
+/// Runs kernels on the processor.
+pub struct Emulated {
+    library: libloading::Library,
+    seed: Cell<u64>,
+    only: Cell<Option<u32>>,
+    resident: u32,
+}
+
+/// Memory of the process, aligned as a GPU's allocator aligns it unless it is large, and with nothing behind its last
+/// byte.
+pub struct Heap {
+    address: *mut u8,
+    layout: Layout,
+    bytes: usize,
+}
+
+impl Emulated {
+    /// The kernels of `tests/emulator/{source}.cc`, in an order that `seed` decides.
+    pub fn new(source: &str, seed: u64) -> Self {
+        let library = compiled(source, Sanitizer::of_process());
+        // SAFETY: compiled here from the sources of this crate; its initialisers are those of the C++ library.
+        let library = unsafe { libloading::Library::new(&library) };
+        Self {
+            library: library.unwrap_or_else(|error| panic!("{source}: {error}")),
+            seed: Cell::new(seed),
+            only: Cell::new(None),
+            resident: 3,
+        }
+    }
+
+    /// As many blocks at once, of which a launch runs only the one of this number.
+    pub fn only_block(mut self, number: u32, resident: u32) -> Self {
+        self.only = Cell::new(Some(number));
+        self.resident = resident;
+        self
+    }
+
+    /// Starts a kernel without its launcher.
+    pub fn start(&self, kernel: &Kernel, blocks: u32, arguments: &[Argument]) {
+        // SAFETY: tests name memory that they hold.
+        unsafe { self.launch(kernel, blocks, arguments) }.expect("runs");
+    }
+
+    /// The next launches take another order.
+    pub fn reseed(&self, seed: u64) {
+        self.seed.set(seed);
+    }
+}
+
+/// Compiles into a folder of its own: tests of other processes do the same at the same time.
+fn compiled(source: &str, sanitizer: Sanitizer) -> PathBuf {
+    let emulator = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulator");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let name = format!("{source}-{}-{}", sanitizer.name(), std::process::id());
+    let output = folder.join(format!("{name}.so"));
+    if output.exists() {
+        return output;
+    }
+    // Other threads of this process may be here, too: the last to finish names the file.
+    let thread = format!("{:?}", std::thread::current().id()).replace(['(', ')'], "");
+    let unfinished = folder.join(format!("{name}-{thread}"));
+    let mut compiler = Command::new("g++");
+    compiler
+        .args(["-std=c++17", "-O2", "-g", "-fPIC", "-shared"])
+        .args([
+            "-fno-strict-aliasing",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-Wno-unknown-pragmas",
+        ])
+        .args(sanitizer.flags())
+        .arg("-I")
+        .arg(&emulator)
+        .arg("-o")
+        .arg(&unfinished)
+        .arg(emulator.join(format!("{source}.cc")))
+        .env_remove("LD_PRELOAD");
+    let compiled = compiler.output().expect("g++ runs");
+    assert!(
+        compiled.status.success(),
+        "g++ {source}.cc: {}",
+        String::from_utf8_lossy(&compiled.stderr)
+    );
+    std::fs::rename(&unfinished, &output).expect("in the same folder");
+    output
+}
+
+type Entry = unsafe extern "C" fn(u32, u32, u32, u32, u64, *mut *mut c_void);
+
+impl Device for Emulated {
+    type Memory = Heap;
+
+    fn allocate(&self, bytes: u64) -> Result<Heap, DeviceError> {
+        Ok(Heap::new(usize::try_from(bytes).expect("fits")))
+    }
+
+    fn upload(&self, bytes: &[u8]) -> Result<Heap, DeviceError> {
+        let heap = Heap::new(bytes.len());
+        // SAFETY: as many bytes as were allocated, by nobody else.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), heap.address, bytes.len()) };
+        Ok(heap)
+    }
+
+    fn download(&self, memory: &Heap) -> Result<Vec<u8>, DeviceError> {
+        // SAFETY: as many bytes as were allocated, all of them initialised.
+        Ok(unsafe { std::slice::from_raw_parts(memory.address, memory.bytes) }.to_vec())
+    }
+
+    fn resident(&self, _kernel: &Kernel) -> u32 {
+        self.resident
+    }
+
+    unsafe fn launch(
+        &self,
+        kernel: &Kernel,
+        blocks: u32,
+        arguments: &[Argument],
+    ) -> Result<(), DeviceError> {
+        let mut addresses: Vec<*mut c_void> = arguments
+            .iter()
+            .map(|argument| match argument {
+                Argument::Long(long) => std::ptr::from_ref(long).cast_mut().cast(),
+                Argument::Word(word) => std::ptr::from_ref(word).cast_mut().cast(),
+            })
+            .collect();
+        let name = format!("run_{}", kernel.name);
+        // SAFETY: ENTRY of the emulator makes it with this signature.
+        let entry = unsafe { self.library.get::<Entry>(name.as_bytes()) };
+        let entry = entry.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let (first, some) = self.only.get().map_or((0, blocks), |number| (number, 1));
+        let (threads, seed) = (kernel.threads, self.seed.get());
+        // SAFETY: the caller vouches for the arguments.
+        unsafe { entry(blocks, first, some, threads, seed, addresses.as_mut_ptr()) };
+        self.seed.set(seed.wrapping_add(1));
+        Ok(())
+    }
+}
+
+impl Heap {
+    fn new(bytes: usize) -> Self {
+        // More than that the system hands out as it is touched, which it does not where it has to align.
+        let align = if bytes > 1 << 24 { 16 } else { 256 };
+        let layout = Layout::from_size_align(bytes.max(1), align).expect("small");
+        // SAFETY: the layout has at least one byte.
+        let address = unsafe { alloc::alloc_zeroed(layout) };
+        assert!(!address.is_null(), "no memory of {bytes} bytes");
+        Self {
+            address,
+            layout,
+            bytes,
+        }
+    }
+}
+
+impl Heap {
+    /// Puts `bytes` at `offset`.
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) {
+        let offset = usize::try_from(offset).expect("fits");
+        assert!(offset + bytes.len() <= self.bytes);
+        // SAFETY: within what was allocated, by its one holder.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.address.add(offset), bytes.len())
+        };
+    }
+}
+
+impl Memory for Heap {
+    fn address(&self) -> u64 {
+        self.address as u64
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes as u64
+    }
+}
+
+impl Drop for Heap {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout.
+        unsafe { alloc::dealloc(self.address, self.layout) };
+    }
+}

@@ -1,0 +1,110 @@
+//! The same on a GPU, and what only a GPU can show. Ignored: `kernels/on-gpu` runs them.
+
+use cocoon_kernels::cubins::Cubins;
+use cocoon_kernels::device::{Device as _, Memory as _};
+use cocoon_kernels::gpu::{Gpu, GpuError};
+use cocoon_kernels::{sm90_blake3, sm90_scrub};
+
+use super::bytes;
+
+/// Folder with the cubins of `cocoon-image kernels build`.
+const CUBINS: &str = "COCOON_KERNELS";
+
+fn gpu() -> Gpu {
+    let folder = std::env::var_os(CUBINS).expect("COCOON_KERNELS names the folder of the cubins");
+    Gpu::open(0, &Cubins::read(folder.as_ref()).expect("cubins")).expect("a GPU")
+}
+
+#[test]
+#[ignore = "needs a GPU of compute capability 9.0"]
+fn scrub_at_odd_sizes_and_misaligned_starts() {
+    super::sm90_scrub::counts_and_fills(&gpu(), &super::sm90_scrub::odd_sizes(64 * 1024));
+}
+
+#[test]
+#[ignore = "needs a GPU of compute capability 9.0"]
+fn blake3_at_odd_sizes_and_misaligned_starts() {
+    super::sm90_blake3::hashes(&gpu(), &super::sm90_blake3::odd_sizes());
+}
+
+#[test]
+#[ignore = "needs a GPU of compute capability 9.0"]
+fn blake3_of_a_thousand_messages_at_once() {
+    let case = (0..1000)
+        .map(|i| (i % 37, bytes(i * i % 50_000, i as u64)))
+        .collect();
+    super::sm90_blake3::hashes(&gpu(), &case);
+}
+
+/// Three passes over the tree need more than 8 GiB; this needs two, beyond 4 GiB, and an odd end.
+#[test]
+#[ignore = "needs a GPU of compute capability 9.0 and 6 GiB of its memory"]
+fn blake3_beyond_4_gib() {
+    let gpu = gpu();
+    let part = bytes(1 << 28, 5);
+    let length = (1_u64 << 32) + 12_345;
+    let mut whole = Vec::new();
+    while (whole.len() as u64) < length {
+        let room = usize::try_from(length).expect("fits") - whole.len();
+        whole.extend(&part[..room.min(part.len())]);
+    }
+    let memory = gpu.upload(&whole).expect("memory");
+    let root =
+        sm90_blake3::roots(&gpu, &[memory.span(0..length).expect("within")]).expect("hashed")[0];
+    assert_eq!(root.to_string(), blake3::hash(&whole).to_string());
+}
+
+#[test]
+#[ignore = "needs a GPU of compute capability 9.0 and 6 GiB of its memory"]
+fn scrub_beyond_4_gib() {
+    let gpu = gpu();
+    let length = (1_u64 << 32) + 4_321;
+    let mut memory = gpu.allocate(length + 10).expect("memory");
+    sm90_scrub::fill(
+        &gpu,
+        &mut [memory.span_mut(3..length).expect("within")],
+        0x80,
+    )
+    .expect("filled");
+    let counted =
+        sm90_scrub::count(&gpu, &[memory.span(0..length + 10).expect("within")]).expect("counted");
+    assert_eq!(counted, [length - 3]);
+    let scrubbed = sm90_scrub::scrub(
+        &gpu,
+        &mut [memory.span_mut(0..length + 10).expect("within")],
+    )
+    .expect("scrubbed");
+    assert_eq!((scrubbed.bytes, scrubbed.residue), (length + 10, 0));
+}
+
+/// Ranges by address must lie in one allocation, which the driver knows.
+#[test]
+#[ignore = "needs a GPU of compute capability 9.0"]
+#[expect(unsafe_code, reason = "names memory by its address")]
+fn addresses_are_checked_against_the_drivers_allocations() {
+    let gpu = gpu();
+    let memory = gpu.upload(&bytes(5000, 1)).expect("memory");
+    // SAFETY: the memory lives until the end of this test, and nobody else uses it.
+    let span = unsafe { gpu.span(memory.address() + 1, 4000) }.expect("within");
+    assert_eq!(sm90_scrub::count(&gpu, &[span]).expect("counted").len(), 1);
+    // SAFETY: refused, and so never used.
+    let beyond = unsafe { gpu.span(memory.address(), 1 << 50) }
+        .map(|_| ())
+        .unwrap_err();
+    assert!(matches!(beyond, GpuError::Allocation { .. }), "{beyond}");
+}
+
+/// One small run of every kernel, for compute-sanitizer, under which a launch takes a thousand times as long.
+#[test]
+#[ignore = "needs a GPU of compute capability 9.0"]
+fn small_for_compute_sanitizer() {
+    let gpu = gpu();
+    let sizes = [0, 1, 17, 1025, 65_537, 131_073];
+    let case = sizes
+        .iter()
+        .zip([0, 1, 3, 15, 16, 5])
+        .map(|(length, skew)| (skew, bytes(*length, 9)))
+        .collect();
+    super::sm90_scrub::counts_and_fills(&gpu, &case);
+    super::sm90_blake3::hashes(&gpu, &case);
+}

@@ -1,0 +1,134 @@
+//! The kernels under AddressSanitizer and ThreadSanitizer: what compute-sanitizer's memcheck and racecheck look for on a
+//! GPU is looked for here in the emulated kernels; and both, with the emulator itself, find planted mistakes.
+
+use std::process::{Command, Output};
+
+use cocoon_kernels::device::{Argument, Device as _, Kernel, Memory as _};
+
+use super::emulated::{Emulated, SANITIZER, Sanitizer, available};
+
+/// Names the planted mistake that the process is to run.
+const FAULT: &str = "COCOON_FAULT";
+
+/// Whether this process runs under a sanitizer.
+pub fn running() -> bool {
+    Sanitizer::of_process() != Sanitizer::None
+}
+
+/// Runs some of the tests of this program again, under the sanitizer.
+fn again(sanitizer: Sanitizer, test: &str, fault: &str) -> Output {
+    let program = std::env::current_exe().expect("this program");
+    // The test harness hands results on in a way that ThreadSanitizer does not see, as it was not compiled with it: named
+    // by its type, so that nothing of a kernel is passed over, which the planted race shows.
+    let suppressions = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(suppressions.path(), "race:CompletedTest\n").expect("a temporary file");
+    let thread_options = format!(
+        "halt_on_error=1:exitcode=66:report_thread_leaks=0:suppressions={}",
+        suppressions.path().display()
+    );
+    // At addresses that are not random: ThreadSanitizer of GCC 12 has no place for the most random ones of newer systems.
+    let mut command = Command::new("setarch");
+    command
+        .arg("--addr-no-randomize")
+        .arg(program)
+        .args([test, "--exact", "--test-threads=1", "--nocapture"])
+        .env(FAULT, fault)
+        .env(SANITIZER, sanitizer.name())
+        // What the test program itself leaks or keeps is not what is looked for.
+        .env("ASAN_OPTIONS", "detect_leaks=0:exitcode=66")
+        .env("TSAN_OPTIONS", thread_options);
+    if sanitizer != Sanitizer::None {
+        command.env("LD_PRELOAD", sanitizer.library());
+    }
+    command.output().expect("this program runs")
+}
+
+/// A whole test of each kernel, with all its sizes and starts.
+fn clean(sanitizer: Sanitizer) {
+    if !available() || running() {
+        return;
+    }
+    for kernel in ["sm90_scrub", "sm90_blake3"] {
+        let test = format!("{kernel}::emulated_at_odd_sizes_and_misaligned_starts");
+        let output = again(sanitizer, &test, "");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{test}: {said}");
+        let passed = String::from_utf8_lossy(&output.stdout).contains("1 passed; 0 failed");
+        assert!(passed, "{test} did not run: {said}");
+    }
+}
+
+#[test]
+fn no_access_outside_of_memory() {
+    clean(Sanitizer::Address);
+}
+
+#[test]
+fn no_race_between_threads() {
+    clean(Sanitizer::Thread);
+}
+
+/// In a process of its own: most mistakes end it.
+#[test]
+fn planted() {
+    let Ok(fault) = std::env::var(FAULT) else {
+        return;
+    };
+    let threads = if ["no_barrier", "half_a_barrier"].contains(&fault.as_str()) {
+        64
+    } else {
+        32
+    };
+    let kernel = Kernel {
+        name: Box::leak(fault.into_boxed_str()),
+        threads,
+        resident: 1,
+    };
+    let device = Emulated::new("faults", 0);
+    let memory = device.upload(&[1; 128]).expect("memory");
+    device.start(&kernel, 1, &[Argument::Long(memory.address())]);
+}
+
+#[test]
+fn planted_mistakes_are_found() {
+    if !available() || running() {
+        return;
+    }
+    for (fault, sanitizer, message) in [
+        (
+            "no_barrier",
+            Sanitizer::Thread,
+            "WARNING: ThreadSanitizer: data race",
+        ),
+        (
+            "past_the_end",
+            Sanitizer::Address,
+            "ERROR: AddressSanitizer: heap-buffer-overflow",
+        ),
+        (
+            "past_the_end_of_shared_memory",
+            Sanitizer::Address,
+            "ERROR: AddressSanitizer: heap-buffer-overflow",
+        ),
+        (
+            "misaligned",
+            Sanitizer::None,
+            "EMULATOR: block 0 thread 0: a vector of 128 bits at an address that is no multiple of 16",
+        ),
+        (
+            "half_a_barrier",
+            Sanitizer::None,
+            "threads of the block wait for each other in different places",
+        ),
+        (
+            "no_wait",
+            Sanitizer::None,
+            "ends with asynchronous copies that nothing waited for",
+        ),
+    ] {
+        let output = again(sanitizer, "sanitized::planted", fault);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{fault} was not found");
+        assert!(said.contains(message), "{fault}: {said}");
+    }
+}
