@@ -2,6 +2,7 @@
 
 pub mod args;
 mod image;
+mod kernels;
 mod keys;
 mod platform;
 mod stock;
@@ -14,7 +15,9 @@ use clap::CommandFactory as _;
 use cocoon_image::guest;
 use serde::Serialize;
 
-use args::{Arguments, CacheCommand, Command, ManifestCommand, ModelCommand, Origin};
+use args::{
+    Arguments, CacheCommand, Command, KernelsCommand, ManifestCommand, ModelCommand, Origin,
+};
 
 /// What a command found.
 pub enum Outcome {
@@ -60,6 +63,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Manifest(ManifestCommand::Keygen { out }) => keys::generate(&out, output),
         Command::Manifest(ManifestCommand::Diff { first, second }) => {
             keys::diff(&first, &second, output)
+        }
+        Command::Kernels(KernelsCommand::Build { out, pin, origin }) => {
+            kernels::build(&out, pin, &origin, output)
+        }
+        Command::Kernels(KernelsCommand::Toolkit { out, tools, origin }) => {
+            kernels::unpack(&out, &tools, &origin, output)
         }
         Command::Lock(arguments) => stock::lock(&arguments, output),
         Command::Cache(CacheCommand::Gc { origin, guest }) => {

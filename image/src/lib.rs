@@ -11,6 +11,7 @@
 //! | [`firmware`] | one firmware for TDX, one for SEV-SNP |
 //! | [`model`] | the model volume with its hash tree |
 //! | [`guest`] | the guest's executables, compiled |
+//! | [`cuda`] | the machine code of the GPU kernels, compiled |
 //! | [`reference`] | what hardware must report |
 //! | [`platform`] | what one real machine must, added by those who sign |
 //!
@@ -21,6 +22,7 @@ pub mod add_model;
 pub mod assemble;
 pub mod build;
 pub mod cmdline;
+pub mod cuda;
 pub mod diff;
 pub mod files;
 pub mod firmware;

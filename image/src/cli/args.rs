@@ -31,6 +31,9 @@ pub enum Command {
     /// Change an image's model.
     #[command(subcommand)]
     Model(ModelCommand),
+    /// The machine code of the GPU kernels.
+    #[command(subcommand)]
+    Kernels(KernelsCommand),
     /// The lock file of foreign inputs.
     Lock(LockArguments),
     /// The cache of foreign inputs.
@@ -235,6 +238,46 @@ pub enum ModelCommand {
     },
 }
 
+/// `kernels …`.
+#[derive(Debug, Subcommand)]
+pub enum KernelsCommand {
+    /// Compile the kernels with the locked compiler; exit code 1 when they are not what kernels/sm90.sha256 lists.
+    Build {
+        /// Folder to write the cubins to.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Make kernels/sm90.sha256 say what came of it: for whoever has changed a kernel.
+        #[arg(long)]
+        pin: bool,
+        /// Where everything comes from.
+        #[command(flatten)]
+        origin: Origin,
+    },
+    /// Lay out NVIDIA's tools, from the same locked packages, as a CUDA folder.
+    Toolkit {
+        /// Folder to make.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Which tools; may be repeated.
+        #[arg(long = "tool", value_enum, required = true)]
+        tools: Vec<Tool>,
+        /// Where everything comes from.
+        #[command(flatten)]
+        origin: Origin,
+    },
+}
+
+/// Tools of NVIDIA's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Tool {
+    /// nvcc with its headers.
+    Compiler,
+    /// cuobjdump and nvdisasm.
+    Inspect,
+    /// compute-sanitizer.
+    Sanitizer,
+}
+
 /// `lock`.
 #[derive(Debug, Args)]
 pub struct LockArguments {
@@ -283,6 +326,9 @@ mod tests {
             "manifest platform m.json --tables t --name n --memory 1024 --cpu-signature 0x806f8 --cpu-features 0xbfebfbff",
             "manifest platform m.json --tables t --name n --memory 4G --cpu-signature 1 --cpu-features 2 --json",
             "model add --image i --model m --out o",
+            "kernels build --out o",
+            "kernels build --out o --pin --json",
+            "kernels toolkit --out o --tool compiler --tool sanitizer",
             "lock --update",
             "cache gc",
             "completions bash",

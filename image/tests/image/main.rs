@@ -3,6 +3,7 @@
 
 mod commands;
 mod guest;
+mod kernels;
 mod platform;
 mod reproducible;
 #[path = "../../../tests/src/skip.rs"]

@@ -4,6 +4,9 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use super::deb::Limits;
+use super::tree::TreeError;
+
 /// Why a wheel's member cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum WheelError {
@@ -44,6 +47,31 @@ pub enum WheelError {
         member: String,
         /// Bound.
         limit: u64,
+    },
+    /// More members than allowed.
+    #[error("{path} has more than {} members", limits.members)]
+    TooMany {
+        /// Wheel.
+        path: PathBuf,
+        /// Bounds.
+        limits: Limits,
+    },
+    /// All members together are larger than allowed.
+    #[error("{path} unpacks to more than {} bytes", limits.bytes)]
+    Unbounded {
+        /// Wheel.
+        path: PathBuf,
+        /// Bounds.
+        limits: Limits,
+    },
+    /// A member's path, or writing to it, was refused.
+    #[error("cannot unpack {path}")]
+    Tree {
+        /// Wheel.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: TreeError,
     },
     /// Decompression, checksum, or the output failed.
     #[error("cannot extract {member} from {path}")]

@@ -1,0 +1,102 @@
+//! `kernels build` and `kernels toolkit`.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use cocoon_image::cuda::{self, pins, toolkit};
+use cocoon_image::{build, files};
+use cocoon_inputs::{Cache, Fetcher, Options, report};
+use serde_json::json;
+
+use super::args::{Origin, Tool};
+use super::{Outcome, Output};
+
+pub(super) fn build(
+    out: &Path,
+    pin: bool,
+    origin: &Origin,
+    output: Output,
+) -> anyhow::Result<Outcome> {
+    let source = origin.source()?;
+    let reporter = report::stderr();
+    let workshop = cuda::Workshop::open(&fetcher(origin)?, &*reporter)?;
+    let cubins = workshop.build(&source, out, pin, &*reporter)?;
+    let mut text = format!("kernels in {}\n", out.display());
+    let mut artefacts = serde_json::Map::new();
+    for (name, bytes) in &cubins.files {
+        let artefact = files::artefact(bytes);
+        writeln!(text, "  {} {:>8}  {name}", artefact.sha256, artefact.size)?;
+        artefacts.insert(name.clone(), serde_json::to_value(artefact)?);
+    }
+    let same = cubins.differences.is_empty();
+    if same {
+        writeln!(text, "identical to {}/{}", cuda::SOURCES, pins::LIST)?;
+    } else {
+        writeln!(
+            text,
+            "NOT what {}/{} lists; when the sources are meant to differ, run this with --pin:",
+            cuda::SOURCES,
+            pins::LIST
+        )?;
+    }
+    for difference in &cubins.differences {
+        writeln!(text, "  {difference}")?;
+    }
+    let value = json!({
+        "folder": out,
+        "cubins": artefacts,
+        "identical": same,
+        "differences": cubins.differences,
+    });
+    output.print(&value, text)?;
+    Ok(if same {
+        Outcome::Done
+    } else {
+        Outcome::Rejected
+    })
+}
+
+pub(super) fn unpack(
+    out: &Path,
+    tools: &[Tool],
+    origin: &Origin,
+    output: Output,
+) -> anyhow::Result<Outcome> {
+    anyhow::ensure!(
+        !out.exists(),
+        "{} exists: name a folder that does not, for the tools to be all that is in it",
+        out.display()
+    );
+    let groups: Vec<&str> = tools
+        .iter()
+        .map(|tool| match tool {
+            Tool::Compiler => toolkit::COMPILER,
+            Tool::Inspect => toolkit::INSPECT,
+            Tool::Sanitizer => toolkit::SANITIZER,
+        })
+        .collect();
+    toolkit::unpack(
+        &fetcher(origin)?,
+        &groups,
+        toolkit::ALL,
+        out,
+        &*report::stderr(),
+    )?;
+    let value = json!({ "folder": out, "groups": groups });
+    output.print(
+        &value,
+        format!("{} in {}", groups.join(", "), out.display()),
+    )?;
+    Ok(Outcome::Done)
+}
+
+fn fetcher(origin: &Origin) -> anyhow::Result<Fetcher> {
+    let (lock, _) = build::lock(&origin.source()?)?;
+    Ok(Fetcher::new(
+        lock,
+        Cache::open(origin.cache()?)?,
+        build::mirrors(&origin.mirrors)?,
+        Options::default(),
+        report::stderr(),
+    ))
+}

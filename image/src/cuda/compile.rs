@@ -1,0 +1,129 @@
+//! The compiler's run for each kernel, and its whole environment.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cocoon_inputs::report::Reporter;
+use thiserror::Error;
+
+use super::sources;
+use crate::files::{self, FileError};
+
+/// Largest source or cubin, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// What the compiler is told, each with its reason.
+const FLAGS: &[(&str, &str)] = &[
+    (
+        "-cubin",
+        "machine code alone: nothing is compiled on the machine that runs it",
+    ),
+    ("-arch=sm_90", "H100 and H200"),
+    ("-O3", "as fast as it can be made"),
+    ("-std=c++17", "what the sources are written in"),
+    (
+        "-Werror",
+        "a warning is a mistake until somebody has understood it",
+    ),
+    ("all-warnings", "all of them"),
+    ("-Xptxas", "for the assembler:"),
+    (
+        "--warn-on-spills,--warn-on-local-memory-usage,--warning-as-error",
+        "secrets and speed both want everything in registers",
+    ),
+];
+
+/// Why a kernel is not compiled.
+#[derive(Debug, Error)]
+pub enum CompileError {
+    /// The compiler does not start.
+    #[error("cannot start {program}")]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It failed.
+    #[error(
+        "nvcc cannot compile {kernel} (it needs gcc, of version 6 to 15, for the preprocessor: apt install \
+         build-essential); it said:\n{said}"
+    )]
+    Failed {
+        /// The source.
+        kernel: String,
+        /// What it said.
+        said: String,
+    },
+    /// A file.
+    #[error("cannot read or write a kernel")]
+    File(#[from] FileError),
+}
+
+/// The cubins of the kernels below `kernels`, by name, sorted; `scratch` is a folder for what is made on the way.
+///
+/// # Errors
+/// [`CompileError`], with the compiler's words.
+pub fn compile(
+    home: &Path,
+    kernels: &Path,
+    scratch: &Path,
+    reporter: &dyn Reporter,
+) -> Result<Vec<(String, Vec<u8>)>, CompileError> {
+    // Names without a folder, in a copy: no path can get into the result.
+    let work = scratch.join("work");
+    files::create_folder(&work)?;
+    let mut names = Vec::new();
+    for (name, path) in sources(kernels)? {
+        let name = name.trim_start_matches("cuda/").to_owned();
+        files::write(&work, &name, &files::read(&path, MAX_FILE)?)?;
+        names.extend(name.strip_suffix(".cu").map(ToOwned::to_owned));
+    }
+    let mut cubins = Vec::new();
+    for name in names {
+        let task = reporter.start(&format!("compiling {name}.cu"), None);
+        let (source, cubin) = (format!("{name}.cu"), format!("{name}.cubin"));
+        let program = home.join("bin/nvcc");
+        let mut command = Command::new(&program);
+        command
+            .args(FLAGS.iter().map(|(flag, _)| flag))
+            .args(["-o", &cubin, &source])
+            .current_dir(&work)
+            .env_clear()
+            .envs(environment(home, scratch, std::env::var_os("PATH")));
+        let output = command.output();
+        let output = output.map_err(|source| CompileError::Start { program, source })?;
+        if !output.status.success() {
+            let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
+            said.push_str(&String::from_utf8_lossy(&output.stderr));
+            return Err(CompileError::Failed {
+                kernel: source,
+                said,
+            });
+        }
+        cubins.push((cubin.clone(), files::read(&work.join(cubin), MAX_FILE)?));
+        task.finish("done");
+    }
+    Ok(cubins)
+}
+
+/// Where to find gcc, whose preprocessor it runs, and where to put temporary files.
+fn environment(
+    home: &Path,
+    scratch: &Path,
+    path: Option<OsString>,
+) -> [(&'static str, OsString); 3] {
+    let mut search = home.join("bin").into_os_string();
+    if let Some(path) = path {
+        search.push(":");
+        search.push(path);
+    }
+    [
+        ("PATH", search),
+        ("TMPDIR", scratch.as_os_str().to_owned()),
+        ("LC_ALL", "C".into()),
+    ]
+}

@@ -1,0 +1,195 @@
+//! `kernels/sm90.sha256`: the digests of the cubins and of their sources, in the format of `sha256sum`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use cocoon_protocol::bytes::Hex32;
+use serde::Serialize;
+use thiserror::Error;
+
+use super::sources;
+use crate::files::{self, FileError};
+
+/// The list's name below `kernels`.
+pub const LIST: &str = "sm90.sha256";
+/// Largest list or source, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// A file that is not what the list says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// The file.
+    pub file: String,
+    /// Digest of the list; `None` for a file that is not in it.
+    pub expected: Option<String>,
+    /// Digest of what is there; `None` for a file that is not.
+    pub found: Option<String>,
+}
+
+/// Why there is nothing to compare with.
+#[derive(Debug, Error)]
+pub enum PinError {
+    /// A line that is none.
+    #[error("line {line} of {LIST} is not a digest, two blanks and a name")]
+    Line {
+        /// Which, from 1.
+        line: usize,
+    },
+    /// A file.
+    #[error("cannot read or write the kernels' digests")]
+    File(#[from] FileError),
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let or_nothing =
+            |digest: &Option<String>| digest.as_deref().unwrap_or("nothing").to_owned();
+        let (found, expected) = (or_nothing(&self.found), or_nothing(&self.expected));
+        write!(formatter, "{}: {found} instead of {expected}", self.file)
+    }
+}
+
+/// Where cubins and sources are not what the list below `kernels` says.
+///
+/// # Errors
+/// [`PinError`].
+pub fn compare(kernels: &Path, cubins: &[(String, Vec<u8>)]) -> Result<Vec<Difference>, PinError> {
+    let text = files::read(&kernels.join(LIST), MAX_FILE)?;
+    let mut expected = parse(&String::from_utf8_lossy(&text))?;
+    let mut differences = Vec::new();
+    for (file, found) in digests(kernels, cubins)? {
+        let listed = expected.remove(&file);
+        if listed.as_ref() != Some(&found) {
+            differences.push(Difference {
+                file,
+                expected: listed,
+                found: Some(found),
+            });
+        }
+    }
+    differences.extend(expected.into_iter().map(|(file, digest)| Difference {
+        file,
+        expected: Some(digest),
+        found: None,
+    }));
+    Ok(differences)
+}
+
+/// Makes the list say what is there.
+///
+/// # Errors
+/// [`PinError::File`].
+pub fn write(kernels: &Path, cubins: &[(String, Vec<u8>)]) -> Result<(), PinError> {
+    let lines = digests(kernels, cubins)?;
+    let text: String = lines
+        .iter()
+        .map(|(file, digest)| format!("{digest}  {file}\n"))
+        .collect();
+    files::write(kernels, LIST, text.as_bytes())?;
+    Ok(())
+}
+
+/// Cubins first, then sources, each sorted by name.
+fn digests(
+    kernels: &Path,
+    cubins: &[(String, Vec<u8>)],
+) -> Result<Vec<(String, String)>, PinError> {
+    let digest = |bytes: &[u8]| Hex32::sha256(bytes).to_string();
+    let mut all: Vec<(String, String)> = cubins
+        .iter()
+        .map(|(name, bytes)| (name.clone(), digest(bytes)))
+        .collect();
+    all.sort();
+    for (name, path) in sources(kernels)? {
+        all.push((name, digest(&files::read(&path, MAX_FILE)?)));
+    }
+    Ok(all)
+}
+
+fn parse(text: &str) -> Result<BTreeMap<String, String>, PinError> {
+    let lines = text.lines().zip(1..).map(|(line, number)| {
+        let (digest, file) = line
+            .split_once("  ")
+            .ok_or(PinError::Line { line: number })?;
+        let is_digest = digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit());
+        match is_digest {
+            true => Ok((file.to_owned(), digest.to_owned())),
+            false => Err(PinError::Line { line: number }),
+        }
+    });
+    lines.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kernels() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("cuda")).unwrap();
+        for name in ["b.cu", "a.h"] {
+            std::fs::write(folder.path().join("cuda").join(name), name).unwrap();
+        }
+        folder
+    }
+
+    fn cubins(bytes: &str) -> Vec<(String, Vec<u8>)> {
+        vec![("b.cubin".to_owned(), bytes.as_bytes().to_vec())]
+    }
+
+    #[test]
+    fn what_was_pinned_is_no_difference_and_anything_else_is_named() {
+        let folder = kernels();
+        write(folder.path(), &cubins("one")).unwrap();
+        assert_eq!(compare(folder.path(), &cubins("one")).unwrap(), []);
+        let differences = compare(folder.path(), &cubins("two")).unwrap();
+        let (one, two) = (Hex32::sha256(b"one"), Hex32::sha256(b"two"));
+        assert_eq!(differences.len(), 1);
+        assert_eq!(
+            differences[0].to_string(),
+            format!("b.cubin: {two} instead of {one}")
+        );
+
+        std::fs::write(folder.path().join("cuda/c.h"), "new").unwrap();
+        std::fs::remove_file(folder.path().join("cuda/a.h")).unwrap();
+        let lines: Vec<String> = compare(folder.path(), &cubins("one"))
+            .unwrap()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let (gone, new) = (Hex32::sha256(b"a.h"), Hex32::sha256(b"new"));
+        assert_eq!(
+            lines,
+            [
+                format!("cuda/c.h: {new} instead of nothing"),
+                format!("cuda/a.h: nothing instead of {gone}")
+            ]
+        );
+    }
+
+    #[test]
+    fn the_list_is_in_the_format_of_sha256sum() {
+        let folder = kernels();
+        write(folder.path(), &cubins("one")).unwrap();
+        std::fs::write(folder.path().join("b.cubin"), "one").unwrap();
+        let check = std::process::Command::new("sha256sum")
+            .args(["--check", "--strict", "--quiet", LIST])
+            .current_dir(folder.path())
+            .status()
+            .unwrap();
+        assert!(check.success());
+    }
+
+    #[test]
+    fn rubbish_is_named_by_its_line() {
+        let good = format!("{}  a\n", Hex32::sha256(b""));
+        for bad in ["", "abc  b", &"g".repeat(64)] {
+            let error = parse(&format!("{good}{bad}  b\n")).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "line 2 of sm90.sha256 is not a digest, two blanks and a name"
+            );
+        }
+    }
+}
