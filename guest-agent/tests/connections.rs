@@ -3,6 +3,7 @@
 
 mod common;
 #[path = "connections/framed.rs"]
+#[expect(dead_code, reason = "the tests of admission use more of it")]
 mod framed;
 
 use std::time::{Duration, Instant};
