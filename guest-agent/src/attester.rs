@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cocoon_protocol::batch;
+use cocoon_protocol::batch::{self, Batch};
 use cocoon_protocol::binding::{self, Claims, Freshness};
 use cocoon_protocol::bytes::{Blob, Hex32};
 use cocoon_protocol::document::{
@@ -16,6 +16,8 @@ use cocoon_protocol::document::{
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
+use crate::gpu::gate::Proven;
+use crate::gpu::{Gate, GateError};
 use crate::tee::{Tee, TeeError, check_asked};
 
 /// Sessions that may wait for evidence at once: as many as one call serves.
@@ -29,6 +31,9 @@ pub enum AttestError {
     /// The TEE gave no evidence.
     #[error("cannot collect evidence")]
     Tee(#[source] Arc<TeeError>),
+    /// The GPUs gave no evidence, or none that counts.
+    #[error("cannot collect evidence of the GPUs")]
+    Gpus(#[source] GateError),
     /// The launch measured another configuration than the host handed over.
     #[error("the host's configuration is not the one that the launch measured")]
     Configuration,
@@ -54,12 +59,18 @@ pub enum AttestError {
 pub struct BootEvidence {
     leaf_spki_sha256: Hex32,
     document: Vec<u8>,
+    evidence: Evidence,
 }
 
 impl BootEvidence {
     /// The leaf key that the evidence commits to.
     pub fn leaf_spki_sha256(&self) -> Hex32 {
         self.leaf_spki_sha256
+    }
+
+    /// Evidence of the CPU, without event log: what says whose endorsements are needed.
+    pub fn evidence(&self) -> &Evidence {
+        &self.evidence
     }
 
     /// The document's JSON, for the certificate.
@@ -90,18 +101,24 @@ pub fn boot(tee: &dyn Tee, identity: &Identity) -> Result<BootEvidence, AttestEr
         *event_log = Blob::default();
     }
     let document = document(identity, Kind::Boot, evidence);
-    let document = encode(&document, MAX_BOOT_DOCUMENT_LEN)?;
     Ok(BootEvidence {
         leaf_spki_sha256: identity.claims.leaf_spki_sha256,
-        document,
+        document: encode(&document, MAX_BOOT_DOCUMENT_LEN)?,
+        evidence: document.evidence,
     })
 }
 
-/// The queue in front of the TEE.
+/// The nonce with which GPUs are asked at boot, before the claims can name their keys.
+pub fn boot_gpu_nonce(claims: &Claims) -> Hex32 {
+    binding::gpu_nonce(&binding::boot(claims))
+}
+
+/// The queue in front of the TEE, and of the GPUs.
 #[derive(Clone)]
 pub struct Attester {
     queue: mpsc::Sender<Job>,
     model_digest: Hex32,
+    gpus: Option<Arc<Gate>>,
 }
 
 struct Job {
@@ -111,12 +128,23 @@ struct Job {
 }
 
 impl Attester {
-    /// Starts the one task that calls the TEE.
+    /// Starts the one task that calls the TEE, on a machine without GPUs.
     pub fn start(
         tee: Arc<dyn Tee>,
         identity: Identity,
         collateral: watch::Receiver<Option<Collateral>>,
     ) -> Self {
+        Self::with_gpus(tee, None, identity, collateral)
+    }
+
+    /// The same, with GPUs that every session's document shows.
+    pub fn with_gpus(
+        tee: Arc<dyn Tee>,
+        gpus: Option<Arc<Gate>>,
+        identity: Identity,
+        collateral: watch::Receiver<Option<Collateral>>,
+    ) -> Self {
+        let gate = gpus.clone();
         let (queue, mut jobs) = mpsc::channel(QUEUE);
         let model_digest = identity.claims.model_digest;
         tokio::spawn(async move {
@@ -125,14 +153,14 @@ impl Attester {
                 if waiting.is_empty() {
                     continue;
                 }
-                let (tee, identity) = (Arc::clone(&tee), identity.clone());
+                let (tee, gpus, identity) = (Arc::clone(&tee), gate.clone(), identity.clone());
                 let stapled = collateral.borrow().clone();
                 let (fresh, answers): (Vec<_>, Vec<_>) = waiting
                     .into_iter()
                     .map(|job| (job.fresh, job.answer))
                     .unzip();
                 let made = tokio::task::spawn_blocking(move || {
-                    sessions(&*tee, &identity, &fresh, stapled)
+                    sessions((&*tee, gpus.as_deref()), identity, &fresh, stapled)
                 })
                 .await;
                 // Clients may be gone. No panic reaches this line in the appliance: it ends the machine, and the
@@ -145,7 +173,13 @@ impl Attester {
         Self {
             queue,
             model_digest,
+            gpus,
         }
+    }
+
+    /// The GPUs that documents show.
+    pub fn gpus(&self) -> Option<&Arc<Gate>> {
+        self.gpus.as_ref()
     }
 
     /// The digest of the model that every document names.
@@ -188,19 +222,39 @@ fn gather(first: Job, jobs: &mut mpsc::Receiver<Job>) -> Vec<Job> {
         .collect()
 }
 
-/// One call for all, in their order. Its failure is everybody's.
+/// One call for all, in their order: first of the GPUs, then of the TEE, whose evidence commits to theirs. A failure is
+/// everybody's.
 fn sessions(
-    tee: &dyn Tee,
-    identity: &Identity,
+    (tee, gpus): (&dyn Tee, Option<&Gate>),
+    mut identity: Identity,
     fresh: &[Freshness],
     collateral: Option<Collateral>,
 ) -> Vec<Result<Vec<u8>, AttestError>> {
-    let bindings: Vec<_> = fresh
-        .iter()
-        .map(|fresh| binding::session(&identity.claims, fresh))
-        .collect();
+    let bindings = |claims: &Claims| -> Vec<_> {
+        fresh
+            .iter()
+            .map(|fresh| binding::session(claims, fresh))
+            .collect()
+    };
+    // What GPUs are asked with does not hold their answer.
+    identity.claims.gpu_section_digest = Hex32::ZERO;
     // Between one and a full batch, as gathered: there is always something to share.
-    let Some(shared) = batch::share(&bindings) else {
+    let Some(asked) = batch::share(&bindings(&identity.claims)) else {
+        return Vec::new();
+    };
+    let proven = match gpus.map(|gate| gate.evidence(&asked.gpu_nonce)).transpose() {
+        Ok(proven) => proven,
+        Err(error) => {
+            return fresh
+                .iter()
+                .map(|_| Err(AttestError::Gpus(error.clone())))
+                .collect();
+        }
+    };
+    if let Some(proven) = &proven {
+        identity.claims.gpu_section_digest = proven.section.digest();
+    }
+    let Some(shared) = batch::share(&bindings(&identity.claims)) else {
         return Vec::new();
     };
     let evidence = match tee.report(&shared.report_data) {
@@ -211,14 +265,25 @@ fn sessions(
             return fresh.iter().map(failed).collect();
         }
     };
-    let mut document = document(identity, Kind::Session, evidence);
+    let mut document = document(&identity, Kind::Session, evidence);
     document.collateral = collateral;
-    let own = |(fresh, place): (&Freshness, _)| {
+    if let Some(Proven {
+        section,
+        collateral,
+    }) = proven
+    {
+        (document.gpu, document.gpu_collateral) = (Some(section), collateral);
+    }
+    let places = asked.places.into_iter().zip(shared.places);
+    let own = |(fresh, (asked, place)): (&Freshness, (Option<Batch>, Option<Batch>))| {
         document.nonce = fresh.nonce;
         document.batch = place;
+        if let Some(section) = &mut document.gpu {
+            section.path = asked.map_or_else(Vec::new, |asked| asked.path);
+        }
         encode(&document, MAX_DOCUMENT_LEN)
     };
-    fresh.iter().zip(shared.places).map(own).collect()
+    fresh.iter().zip(places).map(own).collect()
 }
 
 /// A document without a nonce.
@@ -232,6 +297,8 @@ fn document(identity: &Identity, kind: Kind, evidence: Evidence) -> Document {
         config: identity.config.clone(),
         collateral: None,
         batch: None,
+        gpu: None,
+        gpu_collateral: None,
     }
 }
 

@@ -5,6 +5,7 @@
 //! | [`attester`] | bindings to documents, one at a time | call the TEE before the limits are counted |
 //! | [`api`], [`tls`] | the attested listener and OpenAI's API | answer a prompt on a connection that has no evidence |
 //! | [`engine`] | requests to the engine and back | believe a frame |
+//! | [`gpu`] | evidence of GPUs, verified before they work | let one work that is not proven |
 //! | [`metering`] | tokens counted as they come | count what nobody told, or forget what was told |
 //! | [`control`] | the host's messages | let in what has no place now |
 //! | [`boot`], [`model`] | phases from the first mount to serving | go on after a failure |
@@ -18,6 +19,7 @@ pub mod boot;
 pub mod certificate;
 pub mod control;
 pub mod engine;
+pub mod gpu;
 pub mod jail;
 pub mod keys;
 pub mod metering;

@@ -110,6 +110,7 @@ impl Driver<'_> {
         let (asker, questions) = mpsc::channel(OUTBOX);
         let (answers, mut answered) = mpsc::channel(OUTBOX);
         // Both end with this function, when their queues close.
+        let simulated = simulator.is_some();
         let _writing = crate::running::Task(tokio::spawn(write(writer, letters)));
         let _asking = crate::running::Task(tokio::spawn(ask(simulator, questions, answers, root)));
 
@@ -158,6 +159,21 @@ impl Driver<'_> {
                         }
                         Effect::SendEvidence(id, result) => outbox
                             .try_send(HostMessage::Evidence { id, result })
+                            .is_ok(),
+                        Effect::AskGpus(id, nonce) => {
+                            asker.try_send(Question::Gpus(id, nonce)).is_ok()
+                        }
+                        Effect::SendGpus(id, result) => outbox
+                            .try_send(HostMessage::GpuEvidence { id, result })
+                            .is_ok(),
+                        // What is simulated no vendor knows.
+                        Effect::SeekCollateral(_) if simulated => {
+                            asker.try_send(Question::GpuCollateral).is_ok()
+                        }
+                        // Nobody fetches anything yet: the guest goes without.
+                        Effect::SeekCollateral(_) => true,
+                        Effect::SendCollateral(collateral, gpu) => outbox
+                            .try_send(HostMessage::Collateral { collateral, gpu })
                             .is_ok(),
                         Effect::SendDrain => outbox.try_send(HostMessage::Drain).is_ok(),
                     };
@@ -220,6 +236,8 @@ async fn write(mut writer: impl AsyncWriteExt + Unpin, mut letters: mpsc::Receiv
 enum Question {
     Launch(Tee),
     Evidence(u64, Hex64),
+    Gpus(u64, Hex32),
+    GpuCollateral,
 }
 
 /// Puts questions to the simulator one after the other.
@@ -251,6 +269,15 @@ async fn ask(
                 let result = connection.evidence(data).await;
                 Event::Evidence(id, result.map_err(|error| plain(&chain(&error), 1000)))
             }
+            Question::Gpus(id, nonce) => {
+                let result = connection.gpus(nonce).await;
+                Event::Gpus(id, result.map_err(|error| plain(&chain(&error), 1000)))
+            }
+            // A VM without simulated GPUs asked for nothing that there is.
+            Question::GpuCollateral => match connection.gpu_collateral().await {
+                Ok(collateral) => Event::Collateral(None, Some(collateral)),
+                Err(_) => continue,
+            },
         };
         if answers.send(answer).await.is_err() {
             return;

@@ -13,10 +13,15 @@ use std::collections::BTreeSet;
 
 use cocoon_protocol::binding::Tee;
 use cocoon_protocol::bytes::Hex64;
-use cocoon_protocol::control::{CONTROL_VERSION, GUEST_PORT, GuestMessage, Metrics, Phase};
-use cocoon_protocol::document::{Collateral, Evidence};
+use cocoon_protocol::control::{CONTROL_VERSION, GUEST_PORT, GuestMessage, Phase};
+use cocoon_protocol::document::Evidence;
 
 use crate::text::plain;
+
+mod gpus;
+mod words;
+
+pub use words::{Effect, Event, News};
 
 /// Requests for evidence that may be under way at once.
 pub const MAX_EVIDENCE_REQUESTS: usize = 16;
@@ -47,6 +52,8 @@ pub struct Guest {
     pub simulated: bool,
     /// Requests for evidence that are not answered yet.
     pub requests: BTreeSet<u64>,
+    /// The same of simulated GPUs.
+    pub gpu_requests: BTreeSet<u64>,
 }
 
 /// How a VM ended.
@@ -104,67 +111,6 @@ pub enum Failure {
     /// The channel closed, or QEMU ended.
     #[error("the VM ended by itself while {0}")]
     Gone(&'static str),
-}
-
-/// Something that happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// The guest said something.
-    Guest(GuestMessage),
-    /// The guest's bytes were no message.
-    Garbage(String),
-    /// The simulator has measured the VM.
-    Launched(Collateral),
-    /// The simulator has not.
-    NotLaunched(String),
-    /// The simulator's answer to a request.
-    Evidence(u64, Result<Evidence, String>),
-    /// Nothing came from the guest for so many seconds.
-    Silence(u64),
-    /// QEMU ended, or closed the channel.
-    Gone,
-    /// Somebody wants the VM to finish and end.
-    Drain,
-}
-
-/// Something to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// Let the simulator measure the VM.
-    Launch(Tee),
-    /// Send the configuration, with this collateral.
-    Configure(Option<Collateral>),
-    /// Ask the simulator for evidence.
-    AskEvidence(u64, Hex64),
-    /// Send evidence, or why there is none.
-    SendEvidence(u64, Result<Evidence, String>),
-    /// Send the wish to drain.
-    SendDrain,
-    /// Tell people.
-    Tell(News),
-    /// Accept clients.
-    Open,
-    /// Accept no more clients.
-    Close,
-    /// Stop QEMU.
-    Stop,
-}
-
-/// What people want to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
-    /// The guest spoke.
-    Hello(Option<Tee>),
-    /// A phase began.
-    Phase(Phase, u64),
-    /// Some of the phase is done.
-    Work(u64, u64),
-    /// The guest serves.
-    Serving(u64),
-    /// Counters.
-    Metrics(Metrics),
-    /// The engine died and came back.
-    EngineRestarted(u32),
 }
 
 impl State {
@@ -238,11 +184,23 @@ pub fn next(state: State, event: Event, simulate: Option<Tee>) -> (State, Vec<Ef
         (State::Draining(guest), Event::Evidence(id, result)) => {
             answered(guest, id, result, State::Draining)
         }
+        (
+            state @ (State::Booting(_) | State::Serving(_) | State::Draining(_)),
+            Event::Gpus(id, result),
+        ) => gpus::answered(state, id, result),
         (state, Event::Guest(message)) => heard(state, message, simulate),
-        // Late answers of the simulator, and a second wish to drain.
+        (state @ (State::Booting(_) | State::Serving(_)), Event::Collateral(collateral, gpu)) => {
+            (state, vec![Effect::SendCollateral(collateral, gpu)])
+        }
+        // Late answers of the simulator and of vendors, and a second wish to drain.
         (
             state,
-            Event::Launched(_) | Event::NotLaunched(_) | Event::Evidence(..) | Event::Drain,
+            Event::Launched(_)
+            | Event::NotLaunched(_)
+            | Event::Evidence(..)
+            | Event::Gpus(..)
+            | Event::Collateral(..)
+            | Event::Drain,
         ) => (state, vec![]),
     }
 }
@@ -301,6 +259,17 @@ fn heard(state: State, message: GuestMessage, simulate: Option<Tee>) -> (State, 
         (State::Draining(guest), GuestMessage::EvidenceRequest { id, report_data }) => {
             asked(guest, id, report_data, State::Draining, doing)
         }
+        (
+            state @ (State::Booting(_) | State::Serving(_) | State::Draining(_)),
+            GuestMessage::GpuEvidenceRequest { id, nonce },
+        ) => gpus::asked(state, id, nonce),
+        (
+            state @ (State::Booting(_) | State::Serving(_) | State::Draining(_)),
+            GuestMessage::CollateralRequest(request),
+        ) => match request.check() {
+            Ok(()) => (state, vec![Effect::SeekCollateral(Box::new(request))]),
+            Err(error) => illegal(&format!("a request for collateral that is none: {error}")),
+        },
         (state @ (State::Serving(_) | State::Draining(_)), GuestMessage::Metrics(metrics)) => {
             (state, vec![Effect::Tell(News::Metrics(metrics))])
         }
@@ -381,6 +350,8 @@ fn kind(message: &GuestMessage) -> &'static str {
         GuestMessage::Hello { .. } => "an unexpected `hello`",
         GuestMessage::Phase { .. } => "an unexpected `phase`",
         GuestMessage::EvidenceRequest { .. } => "an unexpected `evidence-request`",
+        GuestMessage::GpuEvidenceRequest { .. } => "an unexpected `gpu-evidence-request`",
+        GuestMessage::CollateralRequest(_) => "an unexpected `collateral-request`",
         GuestMessage::Progress { .. } => "an unexpected `progress`",
         GuestMessage::Serving { .. } => "an unexpected `serving`",
         GuestMessage::Metrics(_) => "an unexpected `metrics`",

@@ -8,9 +8,10 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use cocoon_protocol::binding::Tee;
-use cocoon_protocol::bytes::Hex64;
+use cocoon_protocol::bytes::{Hex32, Hex64};
 use cocoon_protocol::document::{Collateral, Evidence};
 use cocoon_protocol::frame::{self, Decoder, FrameError};
+use cocoon_protocol::gpu::{CollectedGpu, GpuCollateral};
 use cocoon_protocol::simulator::{MAX_SIMULATOR_MESSAGE, SimulatorReply, SimulatorRequest};
 use nix::errno::Errno;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
@@ -254,7 +255,7 @@ impl Connection {
                 root_pem,
             } => Ok((collateral, root_pem)),
             SimulatorReply::Error { message } => Err(SimulatorError::Refused(message)),
-            SimulatorReply::Evidence { .. } => Err(SimulatorError::OutOfStep),
+            _ => Err(SimulatorError::OutOfStep),
         }
     }
 
@@ -269,7 +270,31 @@ impl Connection {
         {
             SimulatorReply::Evidence { evidence } => Ok(evidence),
             SimulatorReply::Error { message } => Err(SimulatorError::Refused(message)),
-            SimulatorReply::Launched { .. } => Err(SimulatorError::OutOfStep),
+            _ => Err(SimulatorError::OutOfStep),
+        }
+    }
+
+    /// What the VM's simulated GPUs show for `nonce`.
+    ///
+    /// # Errors
+    /// As [`Self::launch`].
+    pub async fn gpus(&mut self, nonce: Hex32) -> Result<Vec<CollectedGpu>, SimulatorError> {
+        match self.ask(&SimulatorRequest::GpuEvidence { nonce }).await? {
+            SimulatorReply::GpuEvidence { gpus } => Ok(gpus),
+            SimulatorReply::Error { message } => Err(SimulatorError::Refused(message)),
+            _ => Err(SimulatorError::OutOfStep),
+        }
+    }
+
+    /// What NVIDIA would say about them.
+    ///
+    /// # Errors
+    /// As [`Self::launch`].
+    pub async fn gpu_collateral(&mut self) -> Result<GpuCollateral, SimulatorError> {
+        match self.ask(&SimulatorRequest::GpuCollateral).await? {
+            SimulatorReply::GpuCollateral { collateral } => Ok(collateral),
+            SimulatorReply::Error { message } => Err(SimulatorError::Refused(message)),
+            _ => Err(SimulatorError::OutOfStep),
         }
     }
 

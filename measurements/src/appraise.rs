@@ -7,6 +7,7 @@
 //! | `tdx`, `rtmr` | verified TDX claims against the manifest |
 //! | `snp`, `snp_tcb` | verified SEV-SNP claims against the manifest, and patch levels against the floor |
 //! | `events`, `cmdline`, `untimely`, [`explain`] | nothing: they find the words about what differs |
+//! | `gpu` | the GPUs: whether they are shown, tied to this session, and as real as the CPU |
 //! | `platform` | the machine against the allow-list, and the age of the vendor's word on it |
 //! | `evidence` | signatures and endorsements: it alone turns foreign bytes into claims |
 //!
@@ -34,6 +35,7 @@ mod cmdline;
 mod events;
 mod evidence;
 pub mod explain;
+mod gpu;
 mod platform;
 mod report_data;
 mod rtmr;
@@ -53,6 +55,9 @@ pub struct Presented<'a> {
     /// The nonce that the verifier sent and the exporter of its own TLS session. `None` judges a boot document,
     /// which never authorises anything.
     pub fresh: Option<Freshness>,
+    /// The GPU digest in the boot document of this connection's certificate, which the session's GPUs must have. `None`
+    /// judges a boot document, or one that is no longer on its connection.
+    pub handshake_gpus: Option<Hex32>,
 }
 
 /// Judges `presented` against `manifest` and `policy` at `now`, in seconds since 1970 on the verifier's clock.
@@ -118,11 +123,18 @@ pub fn appraise(
             })
         }
     };
-    let best = match root {
-        Ok(Some(RootClass::Vendor)) => Class::Confidential,
-        // What no root vouches for is worth no more than what a development root does.
-        Ok(Some(RootClass::Development) | None) => Class::Simulated,
-        Err(refusal) => {
+    let (gpus, rows) = match presented.fresh {
+        Some(fresh) => {
+            let cpu = root.as_ref().ok().copied().flatten();
+            gpu::session(presented, fresh, cpu, policy, now)
+        }
+        None => (None, Vec::new()),
+    };
+    let best = match (root, gpus) {
+        (Ok(Some(RootClass::Vendor)), None | Some(RootClass::Vendor)) => Class::Confidential,
+        // What no root vouches for is worth no more than what a development root does, anywhere.
+        (Ok(_), _) => Class::Simulated,
+        (Err(refusal), _) => {
             checks.push(*refusal);
             checks.push(Check::note(
                 "evidence.measurements",
@@ -132,6 +144,7 @@ pub fn appraise(
             Class::Rejected
         }
     };
+    checks.extend(rows);
     Verdict::of(checks, best, session)
 }
 

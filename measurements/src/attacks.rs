@@ -33,22 +33,23 @@
 //! | The launch is vouched for by a key of the host's | ID blocks, MROWNER | `snp.id_key` `snp.author_key` `tdx.owner` `tdx.owner_config` | `snp_rows::cocoon_snp_3` `tdx_rows::cocoon_tdx_6` |
 //! | A TDX module that Intel did not sign | | `tdx.module` | `tdx_rows::cocoon_tdx_6` |
 //! | Another model is mounted | | `document.model` `tdx.rtmr2` `snp.launch` | `binding_rows::cocoon_doc_5` |
-//! | A GPU is claimed, or needed, and nobody proves it | | `document.gpu` | `binding_rows::cocoon_verdict_9` |
+//! | A GPU is claimed, or needed, and nobody proves it | | `document.gpu` | `gpu_rows::cocoon_verdict_9` `gpus::gpus_that_are_missing` |
 //!
 //! ## A GPU that is not what it says
 //!
-//! Held against evidence in files so far: no document carries a GPU's yet, so each that claims one is refused.
-//!
 //! | attack | seen | stopped by | shown by |
 //! |---|---|---|---|
-//! | An old report, or one that answers somebody else | | `gpu.nonce` | `reports::cocoon_gpu_5` |
+//! | An old report, or one that answers somebody else | | `gpu.nonce` | `reports::cocoon_gpu_5` `gpu_rows::cocoon_gpu_18` |
+//! | Another machine's GPU, genuine and good, answers the very nonce of this session | a report names no VM | `gpu.keys` | `gpus::swapped_between_two_machines` `gpu_rows::cocoon_gpu_19` |
+//! | The GPUs' evidence is exchanged after the guest has shown it | | `document.gpu` `evidence.report_data` | `gpus::swapped_between_two_machines` |
+//! | One GPU is shown, and another works | | `gpu.count` | `gpus::gpus_that_are_missing` `gpu_rows::cocoon_gpu_18` |
 //! | Firmware that NVIDIA did not publish for this version, or measured with other settings | | `gpu.measurement` `gpu.measurements` | `manifests::cocoon_gpu_10` |
 //! | An attestation key that other firmware holds | | `gpu.firmware_id` `gpu.chain` | `chains::cocoon_gpu_4` `chains::cocoon_gpu_3` |
 //! | A debugging GPU | NVML calls it "devtools", and its report is genuine | `gpu.developer_mode` `gpu.mode` | `sets::cocoon_gpu_13` |
 //! | One GPU stands for several | | `gpu.distinct` `gpu.count` | `sets::cocoon_gpu_12` |
 //! | A manifest with measurements beside the signed ones, or read otherwise than signed | signature wrapping in SAML | `gpu.rim` `gpu.rim.driver` | `manifest_forms::a_manifest_has_one_signature_at_its_end` `manifests::cocoon_gpu_8` |
 //! | A revoked device or signer, and the answer about it left out | verifiers that go on when nobody answers | `gpu.revocation` | `revoked::cocoon_gpu_11` |
-//! | A simulated GPU | mock roots that reach production | `gpu.root` | `chains::cocoon_gpu_14` |
+//! | A simulated GPU, alone or beside a real CPU | mock roots that reach production | `gpu.root` `gpu.class` | `chains::cocoon_gpu_14` `gpu_rows::cocoon_gpu_20` |
 //!
 //! ## Yesterday's word
 //!
@@ -79,6 +80,10 @@
 //! every key of a chip follows, by software alone: such a forger signs any report of that chip, at any TCB. Against that
 //! help only a list of machines, whose reports are signed by a VCEK, or a policy that refuses the part
 //! (`milan = { microcode = 255 }`, and the same for `milan_x`).
+//!
+//! A host that relays a GPU's questions, live and from the guest's start on, to another genuine GPU: the evidence is good, and of
+//! that GPU. What computes is that GPU too, because the driver encrypts to the key that attests (SPEC.md §2.2), which no machine
+//! here could show; who wants certain GPUs lists them (`gpus`).
 //!
 //! Side channels of the processor, patterns of page accesses, and a host that does not serve at all.
 

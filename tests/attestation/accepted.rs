@@ -160,6 +160,7 @@ fn a_boot_document_never_authorises() {
             document: &document,
             leaf_spki_sha256: LEAF,
             fresh: None,
+            handshake_gpus: None,
         };
         let verdict = appraise(&presented, &MANIFEST, &policy(), NOW);
         let failed: Vec<_> = verdict.failures().collect();
@@ -193,6 +194,7 @@ fn an_unverified_boot_quote_says_so() {
         document: &document,
         leaf_spki_sha256: LEAF,
         fresh: None,
+        handshake_gpus: None,
     };
     let verdict = appraise(&presented, &MANIFEST, &Policy::default(), NOW);
     let signature = verdict
@@ -227,6 +229,7 @@ fn the_first_and_the_last_second_count() {
                 document: &document,
                 leaf_spki_sha256: LEAF,
                 fresh: Some(FRESH),
+                handshake_gpus: None,
             };
             accepted(&appraise(&presented, &trusted(NOW), &policy(), now));
         }

@@ -211,7 +211,7 @@ fn claims_of_the_guest() {
             &claiming(|claims| claims.gpu_section_digest = Hex([1; 32])),
             &[(
                 "document.gpu",
-                "the guest claims a GPU, and this image has none that could be judged",
+                "the guest claims a GPU, and the manifest's image has none",
             )],
         );
         // The meter key is the guest's to choose: bound, and held against nothing.
@@ -269,9 +269,12 @@ fn claims_edited_on_the_way() {
             &[
                 (
                     "document.gpu",
-                    "the guest claims a GPU, and this image has none that could be judged",
+                    "the guest claims a GPU, and the manifest's image has none",
                 ),
-                (REPORT_DATA, EXPORTER),
+                (
+                    REPORT_DATA,
+                    "the GPU digest in the document was changed: the evidence is of the GPU section shown, or of none where none is",
+                ),
             ],
         ),
     ];

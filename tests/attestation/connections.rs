@@ -32,7 +32,7 @@ fn attest(nonce: Hex32) -> String {
     serde_json::to_string(&AttestRequest { nonce }).unwrap()
 }
 
-async fn attested(connection: &mut Connection, nonce: Hex32) -> Document {
+pub async fn attested(connection: &mut Connection, nonce: Hex32) -> Document {
     let (status, body) = connection.ask("POST", ATTEST_PATH, &attest(nonce)).await;
     assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
     Document::parse(&body, MAX_DOCUMENT_LEN).unwrap()
@@ -155,6 +155,7 @@ async fn cocoon_attest_2() {
                     nonce,
                     exporter: connection.exporter(),
                 }),
+                handshake_gpus: None,
             };
             appraise(&presented, &CURRENT, &policy(), *TODAY)
         };

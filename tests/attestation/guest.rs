@@ -10,6 +10,7 @@ use cocoon_guest_agent::api::receipts::Receipts;
 use cocoon_guest_agent::api::{self, Counters, Limits, Service};
 use cocoon_guest_agent::attester::{self, Attester, Identity};
 use cocoon_guest_agent::engine::supervisor::{self, Launched as Engine, Launcher};
+use cocoon_guest_agent::gpu::Gate;
 use cocoon_guest_agent::keys::Keys;
 use cocoon_guest_agent::tee::{Tee, TeeError};
 use cocoon_guest_agent::tls::AttestedListener;
@@ -99,9 +100,22 @@ pub struct Guest {
 
 impl Guest {
     pub async fn start(kind: Kind) -> Self {
+        Self::of(|leaf| machine(kind, leaf), |_| None).await
+    }
+
+    /// A guest of the VM that `launch` makes for its TLS key, with the GPUs that `open` verifies for its claims.
+    pub async fn of(
+        launch: impl FnOnce(Hex32) -> Machine,
+        open: impl FnOnce(&Claims) -> Option<Arc<Gate>>,
+    ) -> Self {
         let keys = Keys::generate().unwrap();
-        let mut vm = machine(kind, keys.leaf_spki_sha256());
+        let mut vm = launch(keys.leaf_spki_sha256());
+        let kind = vm.claims.tee;
         vm.claims.meter_key = keys.meter_public();
+        let gpus = open(&vm.claims);
+        if let Some(gate) = &gpus {
+            vm.claims.gpu_section_digest = gate.keys_digest();
+        }
         let identity = Identity {
             claims: vm.claims.clone(),
             config: Blob(vm.config.clone()),
@@ -126,7 +140,7 @@ impl Guest {
         let (_, stapled) = watch::channel(vm.collateral);
         let counters = Arc::new(Counters::default());
         let hardware = Arc::clone(&tee) as Arc<dyn Tee>;
-        let attester = Attester::start(hardware, identity.clone(), stapled);
+        let attester = Attester::with_gpus(hardware, gpus, identity.clone(), stapled);
         let service = Service {
             attester: attester.clone(),
             engine: supervisor::start(NoEngine, "tiny".into(), 1),

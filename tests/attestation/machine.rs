@@ -158,6 +158,8 @@ impl Machine {
             config: Blob(self.config.clone()),
             collateral: self.collateral.clone(),
             batch: None,
+            gpu: None,
+            gpu_collateral: None,
         }
     }
 
@@ -198,6 +200,7 @@ pub fn session(document: &Document) -> Presented<'_> {
         document,
         leaf_spki_sha256: LEAF,
         fresh: Some(FRESH),
+        handshake_gpus: None,
     }
 }
 

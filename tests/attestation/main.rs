@@ -20,6 +20,7 @@
 //! | `chips` | what the certificate of a chip says, changed and certified anew |
 //! | `times` | each certificate, list and statement too early, too late and in its time |
 //! | `settings` | each field of policy and manifest, changed |
+//! | `gpus`, `gpu_wire` | GPUs: good ones, every bad form, exchanged ones, judged and over real TLS |
 //! | `explained` | what was started instead, named exactly where the image's files are at hand |
 //! | `malformed` | rubbish in every place |
 //! | `certificates`, `connections` | SPEC.md §4 over real TLS: CERT, TLS and ATTEST |
@@ -36,6 +37,9 @@ mod endorsers;
 mod event_logs;
 mod explained;
 mod flipped;
+mod gpu_machine;
+mod gpu_wire;
+mod gpus;
 mod guest;
 mod hello;
 mod image;

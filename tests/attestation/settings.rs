@@ -180,7 +180,7 @@ fn fields_of_the_manifest_that_are_compared() {
             Tee::Tdx,
             &[(
                 "document.gpu",
-                "the manifest is of a CUDA image, and the document carries no evidence of a GPU",
+                "the manifest is of a GPU image, and the guest shows no evidence of a GPU",
             )],
         ),
         (

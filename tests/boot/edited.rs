@@ -65,6 +65,7 @@ async fn an_edited_command_line_is_told_by_the_verdict() {
         document: &document,
         leaf_spki_sha256: document.claims.leaf_spki_sha256,
         fresh: Some(fresh),
+        handshake_gpus: None,
     };
     let policy = Policy {
         development_roots: development_roots(vm.root().unwrap().as_bytes()).unwrap(),

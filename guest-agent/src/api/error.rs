@@ -294,10 +294,12 @@ impl From<AttestError> for Refusal {
             AttestError::Late => {
                 Self::unavailable("evidence_timeout", "Evidence took too long: try again.")
             }
-            AttestError::Tee(_) | AttestError::Configuration => Self::unavailable(
-                "evidence_unavailable",
-                "This machine cannot produce evidence now.",
-            ),
+            AttestError::Tee(_) | AttestError::Gpus(_) | AttestError::Configuration => {
+                Self::unavailable(
+                    "evidence_unavailable",
+                    "This machine cannot produce evidence now.",
+                )
+            }
             AttestError::TooLong { .. } => Self::unavailable(
                 "evidence_too_large",
                 "The operator's collateral makes the evidence too large.",

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use activity::Table;
@@ -120,13 +121,17 @@ pub struct Service {
     pub limits: Limits,
 }
 
-/// Serves until `drain` becomes true and every connection has ended, at most [`Limits::grace`] later.
+/// Serves until `drain` becomes true and every connection has ended, at most [`Limits::grace`] later. Dropping the future
+/// cuts every connection, with whatever runs on it.
 pub async fn serve(listener: AttestedListener, service: Service, mut drain: watch::Receiver<bool>) {
     let service = Arc::new(service);
     let limits = service.limits;
     let table = Arc::new(Table::default());
     let places = Places::new(&limits);
+    let mut connections = JoinSet::new();
     loop {
+        // Those that have ended hold nothing any more but their place here.
+        while connections.try_join_next().is_some() {}
         let accepted = tokio::select! {
             accepted = listener.tcp.accept() => accepted,
             // An error means that nobody can ask for a drain any more: serve on.
@@ -142,7 +147,7 @@ pub async fn serve(listener: AttestedListener, service: Service, mut drain: watc
         };
         let (service, table, drain) = (Arc::clone(&service), Arc::clone(&table), drain.clone());
         let (places, tls) = (places.clone(), listener.tls.clone());
-        tokio::spawn(async move {
+        connections.spawn(async move {
             let Some(Place { place, share }) = places.take(promised, limits.head_time).await else {
                 return;
             };

@@ -4,6 +4,7 @@
 
 mod configuration;
 mod console;
+mod gpus;
 mod kernel;
 mod mounts;
 mod reaper;
@@ -61,6 +62,10 @@ enum BootError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error(transparent)]
+    Gpus(#[from] gpus::GpusError),
+    #[error(transparent)]
+    Serving(#[from] serving::ServingError),
+    #[error(transparent)]
     Worker(#[from] worker::WorkerError),
     #[error("cannot start the runtime")]
     Runtime(#[source] std::io::Error),
@@ -113,6 +118,7 @@ fn boot(console: &Console) -> Result<(), BootError> {
         source,
     })?;
     let reference = ModelReference::from_cmdline(&cmdline).map_err(ModelError::Reference)?;
+    let wanted = gpus::wanted(&cmdline, &platform)?;
     // Progress is dropped when the host does not read: it is the host's own loss.
     let weights = model::load(reference, |done, total| {
         drop(control.send(GuestMessage::Progress { done, total }))
@@ -122,9 +128,19 @@ fn boot(console: &Console) -> Result<(), BootError> {
     let keys = Keys::generate()?;
 
     console.enter(Phase::Evidence);
+    let mut identity = identity(&keys, &weights, &configuration, configuration.tee);
+    let in_tee = matches!(platform, Platform::Hardware(_));
+    // Verified first, and only then let to work; the engine and the listener come after.
+    let gate = gpus::open(wanted, &platform, &control, &identity.claims)?;
+    identity.claims.gpu_section_digest =
+        gate.as_ref().map_or(Hex32::ZERO, |gate| gate.keys_digest());
     let tee = evidence_source(platform, &control, configuration.tee);
-    let identity = identity(&keys, &weights, &configuration, configuration.tee);
     let boot_evidence = attester::boot(&*tee, &identity)?;
+    gpus::ask_for_collateral(
+        &control,
+        in_tee.then(|| boot_evidence.evidence()),
+        gate.as_deref(),
+    );
 
     console.enter(Phase::Engine);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -135,12 +151,16 @@ fn boot(console: &Console) -> Result<(), BootError> {
         let children = reaper::start().map_err(BootError::Runtime)?;
         let engine = start_engine(&weights, children, &configuration);
         worker::wait_until_ready(&engine, &control).await?;
+        if let Some(gate) = &gate {
+            let devices = engine.state().borrow().devices;
+            gate.check_engine(devices).map_err(gpus::GpusError::from)?;
+        }
 
         console.enter(Phase::Serving);
         let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, GUEST_PORT));
         let listener = AttestedListener::bind(address, &keys, &boot_evidence).await?;
         let receipts = Receipts::new(&keys, &identity.claims);
-        let attester = Attester::start(tee, identity, control.collateral());
+        let attester = Attester::with_gpus(tee, gate, identity, control.collateral());
         serve(
             listener, weights, engine, attester, receipts, &control, console,
         )

@@ -4,37 +4,88 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cocoon_protocol::control::GuestMessage;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::api::{self, Counters, Service};
 use crate::control::{Control, ControlError};
 use crate::engine::Engine;
+use crate::gpu::{Gate, GateError, gate};
 use crate::tls::AttestedListener;
 
 /// Counters leave the guest no more often: shorter spans would tell single requests apart.
 pub const METRICS: Duration = Duration::from_secs(10);
+/// How long engine and driver each may take to stop. Should one hang, the machine ends all the same, a moment later.
+const CLOSING: Duration = Duration::from_secs(5);
 
-/// Serves until the host asks for an end and the last answer is sent (`Ok`), or until it breaks the control
-/// protocol. Counters are told `every` so often, [`METRICS`] in the appliance, from the first moment to the
-/// last: during a drain too.
+/// Why nobody is served any more.
+#[derive(Debug, thiserror::Error)]
+pub enum ServingError {
+    /// The host's fault.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The GPUs are not proven any more. Its causes may quote what they say, and are not told any more.
+    #[error("the GPUs are not proven any more: {0}")]
+    Gpus(GateError),
+}
+
+/// Serves until the host asks for an end and the last answer is sent (`Ok`), until it breaks the control
+/// protocol, or until the GPUs are not proven any more: then running requests are broken off, every connection is
+/// closed and the engine ends before this returns. Counters are told `every` so often, [`METRICS`] in the appliance,
+/// from the first moment to the last: during a drain too.
 ///
 /// # Errors
-/// The host's fault.
+/// [`ServingError`].
 pub async fn run(
     listener: AttestedListener,
     service: Service,
     control: &Control,
     every: Duration,
-) -> Result<(), ControlError> {
+) -> Result<(), ServingError> {
     let mut fault = control.fault();
     let (engine, counters) = (service.engine.clone(), Arc::clone(&service.counters));
-    tokio::select! {
-        () = api::serve(listener, service, control.drain()) => Ok(()),
+    let gpus = service.attester.gpus().cloned();
+    let error = tokio::select! {
+        () = api::serve(listener, service, control.drain()) => return Ok(()),
         fault = fault.wait_for(Option::is_some) => match fault.ok().and_then(|fault| fault.clone()) {
-            Some(fault) => Err(fault),
-            None => Err(ControlError::Closed),
+            Some(fault) => return Err(fault.into()),
+            None => return Err(ControlError::Closed.into()),
         },
+        error = unproven(gpus.as_ref(), &engine) => error,
         never = report(&engine, &counters, control, every) => match never {},
+    };
+    // The service is dropped by now, and its connections with it. Nobody's words stay on a GPU that is somebody else's.
+    let _ = timeout(CLOSING, engine.end()).await;
+    if let Some(gate) = gpus {
+        let closing = tokio::task::spawn_blocking(move || gate.close());
+        let _ = timeout(CLOSING, closing).await;
+    }
+    Err(ServingError::Gpus(error))
+}
+
+/// Returns when the GPUs are not proven any more, or an engine works on others; without GPUs never.
+async fn unproven(gpus: Option<&Arc<Gate>>, engine: &Engine) -> GateError {
+    let Some(gate) = gpus else {
+        return std::future::pending().await;
+    };
+    let mut state = engine.state();
+    let engines = async {
+        loop {
+            let (ready, devices) = {
+                let state = state.borrow_and_update();
+                (state.ready.is_some(), state.devices)
+            };
+            if ready && let Err(error) = gate.check_engine(devices) {
+                return error;
+            }
+            if state.changed().await.is_err() {
+                // There are no more engines.
+                return std::future::pending().await;
+            }
+        }
+    };
+    tokio::select! {
+        error = gate.watch(gate::AGAIN) => error,
+        error = engines => error,
     }
 }
 

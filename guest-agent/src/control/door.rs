@@ -4,6 +4,7 @@
 
 use cocoon_protocol::control::{Configure, HostMessage, Phase};
 use cocoon_protocol::document::{Collateral, Evidence};
+use cocoon_protocol::gpu::{CollectedGpu, GpuCollateral};
 
 /// A message that has no place now.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -22,8 +23,10 @@ pub enum Admitted {
     Configure(Configure),
     /// The answer to the request that is waiting.
     Evidence(Result<Evidence, String>),
-    /// Newer endorsements.
-    Collateral(Collateral),
+    /// The answer to the request of GPUs' evidence that is waiting.
+    GpuEvidence(Result<Vec<CollectedGpu>, String>),
+    /// Newer endorsements of the CPU, of the GPUs, or of both.
+    Collateral(Option<Collateral>, Option<GpuCollateral>),
     /// The host asks for an orderly end.
     Drain,
     /// The answer to a request that nobody waits for any more.
@@ -37,8 +40,32 @@ pub struct Door {
     configured: bool,
     /// Whether evidence may come from the host. Never set in a TEE.
     pub simulated: bool,
+    evidence: Asked,
+    gpus: Asked,
+}
+
+/// Requests for evidence, of which one at most is waiting.
+#[derive(Debug, Default)]
+struct Asked {
     requests: u64,
     awaiting: bool,
+}
+
+impl Asked {
+    fn expect(&mut self) -> u64 {
+        self.requests += 1;
+        self.awaiting = true;
+        self.requests
+    }
+
+    /// Whether `id` answers the request that is waiting; `None` when there never was such a request.
+    fn answers(&mut self, id: u64) -> Option<bool> {
+        (1..=self.requests).contains(&id).then(|| {
+            let answers = id == self.requests && self.awaiting;
+            self.awaiting &= !answers;
+            answers
+        })
+    }
 }
 
 impl Default for Door {
@@ -47,8 +74,8 @@ impl Default for Door {
             phase: Phase::Mounts,
             configured: false,
             simulated: false,
-            requests: 0,
-            awaiting: false,
+            evidence: Asked::default(),
+            gpus: Asked::default(),
         }
     }
 }
@@ -61,14 +88,22 @@ impl Door {
 
     /// The guest asks for evidence; returns the number of the request.
     pub fn expect_evidence(&mut self) -> u64 {
-        self.requests += 1;
-        self.awaiting = true;
-        self.requests
+        self.evidence.expect()
     }
 
     /// The guest waits no longer.
     pub fn forget_evidence(&mut self) {
-        self.awaiting = false;
+        self.evidence.awaiting = false;
+    }
+
+    /// The guest asks for evidence of GPUs; returns the number of the request.
+    pub fn expect_gpus(&mut self) -> u64 {
+        self.gpus.expect()
+    }
+
+    /// The guest waits no longer.
+    pub fn forget_gpus(&mut self) {
+        self.gpus.awaiting = false;
     }
 
     /// Lets a message in or refuses it.
@@ -96,18 +131,27 @@ impl Door {
                 M::Configure(_),
             ) => refuse("configure"),
             (P::Evidence | P::Engine | P::Serving, M::Evidence { id, result })
-                if self.simulated && (1..=self.requests).contains(&id) =>
+                if self.simulated =>
             {
-                if id == self.requests && self.awaiting {
-                    self.awaiting = false;
-                    Ok(Admitted::Evidence(result))
-                } else {
-                    Ok(Admitted::Stale)
+                match self.evidence.answers(id) {
+                    Some(true) => Ok(Admitted::Evidence(result)),
+                    Some(false) => Ok(Admitted::Stale),
+                    None => refuse("evidence"),
                 }
             }
             (_, M::Evidence { .. }) => refuse("evidence"),
-            (_, M::Collateral { collateral }) if self.configured => {
-                Ok(Admitted::Collateral(collateral))
+            (P::Evidence | P::Engine | P::Serving, M::GpuEvidence { id, result })
+                if self.simulated =>
+            {
+                match self.gpus.answers(id) {
+                    Some(true) => Ok(Admitted::GpuEvidence(result)),
+                    Some(false) => Ok(Admitted::Stale),
+                    None => refuse("gpu-evidence"),
+                }
+            }
+            (_, M::GpuEvidence { .. }) => refuse("gpu-evidence"),
+            (_, M::Collateral { collateral, gpu }) if self.configured => {
+                Ok(Admitted::Collateral(collateral, gpu))
             }
             (_, M::Collateral { .. }) => refuse("collateral"),
             (_, M::Drain) if self.configured => Ok(Admitted::Drain),
@@ -192,7 +236,8 @@ mod tests {
             );
             let json = Blob(b"{}".to_vec());
             let collateral = HostMessage::Collateral {
-                collateral: Collateral::Tdx { json },
+                collateral: Some(Collateral::Tdx { json }),
+                gpu: Some(GpuCollateral::default()),
             };
             assert_eq!(
                 door.admit(collateral.clone()),
@@ -205,7 +250,7 @@ mod tests {
             assert_eq!(door.admit(HostMessage::Drain), Ok(Admitted::Drain));
             assert!(matches!(
                 door.admit(collateral),
-                Ok(Admitted::Collateral(_))
+                Ok(Admitted::Collateral(Some(_), Some(_)))
             ));
         }
     }
@@ -243,6 +288,40 @@ mod tests {
             let late = door.expect_evidence();
             door.forget_evidence();
             assert_eq!(door.admit(evidence(late)), Ok(Admitted::Stale));
+        }
+    }
+
+    /// Evidence of GPUs has a row of its own: an answer to one is none to the other.
+    #[test]
+    fn evidence_of_gpus_is_read_only_without_a_tee_and_only_for_a_known_request() {
+        let gpus = |id| HostMessage::GpuEvidence {
+            id,
+            result: Err(String::new()),
+        };
+        for phase in PHASES {
+            let refused = Err(Refused {
+                message: "gpu-evidence",
+                phase,
+            });
+            let mut door = Door {
+                configured: true,
+                ..Door::default()
+            };
+            door.enter(phase);
+            let id = door.expect_gpus();
+            assert_eq!(door.admit(gpus(id)), refused, "in a TEE");
+            door.simulated = true;
+            if phase < Phase::Evidence {
+                assert_eq!(door.admit(gpus(id)), refused);
+                continue;
+            }
+            assert!(door.admit(evidence(id)).is_err(), "nobody asked the CPU");
+            assert_eq!(door.admit(gpus(id + 1)), refused);
+            assert!(matches!(door.admit(gpus(id)), Ok(Admitted::GpuEvidence(_))));
+            assert_eq!(door.admit(gpus(id)), Ok(Admitted::Stale));
+            let late = door.expect_gpus();
+            door.forget_gpus();
+            assert_eq!(door.admit(gpus(late)), Ok(Admitted::Stale));
         }
     }
 }

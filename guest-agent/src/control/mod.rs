@@ -14,12 +14,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cocoon_protocol::bytes::Hex64;
+use cocoon_protocol::bytes::{Hex32, Hex64};
 use cocoon_protocol::control::{
     Configure, GuestMessage, HostMessage, MAX_GUEST_MESSAGE, MAX_HOST_MESSAGE, Phase,
 };
 use cocoon_protocol::document::{Collateral, Evidence};
 use cocoon_protocol::frame::{self, Decoder, FrameError};
+use cocoon_protocol::gpu::{CollectedGpu, GpuCollateral, GpuError};
 use tokio::sync::watch;
 
 use door::{Admitted, Door, Refused};
@@ -48,6 +49,9 @@ pub enum ControlError {
     /// Not a frame, or not a message.
     #[error("the host broke the control protocol")]
     Frame(#[source] Arc<FrameError>),
+    /// A message with more in it than there may be.
+    #[error("the host broke the control protocol")]
+    Bounds(#[source] GpuError),
     /// A message that has no place now.
     #[error("the host broke the control protocol")]
     Refused(#[source] Refused),
@@ -65,6 +69,9 @@ pub enum ControlError {
     /// The simulator gave none.
     #[error("the host has no simulated evidence: is its simulator running?")]
     NoEvidence,
+    /// The simulator gave none of GPUs.
+    #[error("the host has no simulated evidence of GPUs: is its simulator running?")]
+    NoGpus,
 }
 
 /// The control channel. Clones are the same channel.
@@ -78,6 +85,7 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     collateral: watch::Sender<Option<Collateral>>,
+    gpu_collateral: watch::Sender<Option<GpuCollateral>>,
     drain: watch::Sender<bool>,
     fault: watch::Sender<Option<ControlError>>,
 }
@@ -87,6 +95,7 @@ struct State {
     door: Door,
     configure: Option<Configure>,
     evidence: Option<Result<Evidence, String>>,
+    gpus: Option<Result<Vec<CollectedGpu>, String>>,
     fault: Option<ControlError>,
 }
 
@@ -103,6 +112,7 @@ impl Control {
             state: Mutex::default(),
             changed: Condvar::new(),
             collateral: watch::Sender::new(None),
+            gpu_collateral: watch::Sender::new(None),
             drain: watch::Sender::new(false),
             fault: watch::Sender::new(None),
         });
@@ -165,9 +175,31 @@ impl Control {
         answer?.map_err(|_| ControlError::NoEvidence)
     }
 
-    /// The newest endorsements.
+    /// Asks the host's simulator for evidence of GPUs. One at a time: the caller serialises.
+    pub fn simulated_gpus(
+        &self,
+        nonce: &Hex32,
+        deadline: Duration,
+    ) -> Result<Vec<CollectedGpu>, ControlError> {
+        let id = {
+            let mut state = self.shared.lock();
+            state.gpus = None;
+            state.door.expect_gpus()
+        };
+        self.send(GuestMessage::GpuEvidenceRequest { id, nonce: *nonce })?;
+        let answer = self.wait("evidence of GPUs", deadline, |state| state.gpus.take());
+        self.shared.lock().door.forget_gpus();
+        answer?.map_err(|_| ControlError::NoGpus)
+    }
+
+    /// The newest endorsements of the CPU.
     pub fn collateral(&self) -> watch::Receiver<Option<Collateral>> {
         self.shared.collateral.subscribe()
+    }
+
+    /// The newest endorsements of the GPUs, within their bounds.
+    pub fn gpu_collateral(&self) -> watch::Receiver<Option<GpuCollateral>> {
+        self.shared.gpu_collateral.subscribe()
     }
 
     /// Becomes true when the host asks for an orderly end.
@@ -233,6 +265,9 @@ impl Shared {
             loop {
                 match decoder.next::<HostMessage>() {
                     Ok(Some(message)) => {
+                        if let Err(error) = message.check() {
+                            return ControlError::Bounds(error);
+                        }
                         if let Err(refused) = self.admit(message) {
                             return ControlError::Refused(refused);
                         }
@@ -252,8 +287,14 @@ impl Shared {
                 state.configure = Some(configure);
             }
             Admitted::Evidence(result) => state.evidence = Some(result),
-            Admitted::Collateral(collateral) => {
-                drop(self.collateral.send_replace(Some(collateral)))
+            Admitted::GpuEvidence(result) => state.gpus = Some(result),
+            Admitted::Collateral(collateral, gpu) => {
+                if collateral.is_some() {
+                    self.collateral.send_replace(collateral);
+                }
+                if gpu.is_some() {
+                    self.gpu_collateral.send_replace(gpu);
+                }
             }
             Admitted::Drain => drop(self.drain.send_replace(true)),
             Admitted::Stale => {}

@@ -162,12 +162,17 @@ impl Link<'_> {
     fn hear(&mut self, message: FromEngine) -> Result<(), LinkError> {
         let ready = self.state.borrow().ready.is_some();
         match message {
-            FromEngine::Loading { .. } | FromEngine::Ready(_) if ready => {
+            FromEngine::Loading { .. } | FromEngine::Devices { .. } | FromEngine::Ready(_)
+                if ready =>
+            {
                 return Err(LinkError::Lie("it loads after it was ready"));
             }
             FromEngine::Loading { done, total } => {
                 self.state
                     .send_modify(|state| state.loading = (done.min(total), total));
+            }
+            FromEngine::Devices { count } => {
+                self.state.send_modify(|state| state.devices = count);
             }
             FromEngine::Ready(model) => {
                 self.check_model(&model)?;

@@ -32,6 +32,8 @@ pub struct EngineState {
     pub deaths: u32,
     /// Bytes of weights loaded, and in all.
     pub loading: (u64, u64),
+    /// GPUs that it works on, as it says.
+    pub devices: u16,
     /// The model, once it is ready.
     pub ready: Option<ModelInfo>,
 }
@@ -45,6 +47,7 @@ pub struct Engine {
     slots: usize,
     next_id: Arc<AtomicU64>,
     next_source: Arc<AtomicU64>,
+    end: Arc<watch::Sender<bool>>,
 }
 
 /// From handles to the link. The channel is never full: it has room for a command of each slot and each
@@ -129,9 +132,10 @@ impl Engine {
     pub(crate) fn new(
         concurrent: u16,
         state: watch::Receiver<EngineState>,
-    ) -> (Self, mpsc::Receiver<Command>) {
+    ) -> (Self, mpsc::Receiver<Command>, watch::Receiver<bool>) {
         let admission = Admission::new(concurrent.into());
         let (commands, received) = mpsc::channel(admission.commands());
+        let (end, ended) = watch::channel(false);
         (
             Self {
                 commands,
@@ -140,8 +144,10 @@ impl Engine {
                 slots: concurrent.into(),
                 next_id: Arc::new(AtomicU64::new(1)),
                 next_source: Arc::default(),
+                end: Arc::new(end),
             },
             received,
+            ended,
         )
     }
 
@@ -173,6 +179,15 @@ impl Engine {
     /// Nobody waits for slots any more; what runs goes on.
     pub fn drain(&self) {
         self.admission.close();
+    }
+
+    /// Ends the engine, with whatever it works on, and starts no other: returns when it is gone.
+    pub async fn end(&self) {
+        self.admission.close();
+        self.end.send_replace(true);
+        let mut state = self.state.clone();
+        // The supervisor holds the other end for as long as there is an engine.
+        while state.changed().await.is_ok() {}
     }
 
     /// Starts generations, all of them or none: when it is their turn, or says why not. They hold so many

@@ -42,15 +42,15 @@ pub trait Process: Send {
 /// of running generations.
 pub fn start(launcher: impl Launcher, model_id: String, concurrent: u16) -> Engine {
     let state = watch::Sender::new(EngineState::default());
-    let (engine, commands) = Engine::new(concurrent, state.subscribe());
-    tokio::spawn(supervise(launcher, model_id, commands, state));
+    let (engine, commands, end) = Engine::new(concurrent, state.subscribe());
+    tokio::spawn(supervise(launcher, model_id, (commands, end), state));
     engine
 }
 
 async fn supervise(
     mut launcher: impl Launcher,
     model_id: String,
-    mut commands: mpsc::Receiver<Command>,
+    (mut commands, mut end): (mpsc::Receiver<Command>, watch::Receiver<bool>),
     state: watch::Sender<EngineState>,
 ) {
     let mut pause = FIRST_PAUSE;
@@ -70,17 +70,24 @@ async fn supervise(
             mut process,
         }) = launched
         {
-            let end = match stream
+            let life = match stream
                 .set_nonblocking(true)
                 .and_then(|()| UnixStream::from_std(stream))
             {
-                Ok(stream) => link::run(stream, &mut commands, &state, &model_id).await,
+                Ok(stream) => tokio::select! {
+                    life = link::run(stream, &mut commands, &state, &model_id) => life,
+                    // An error says that nobody holds a handle any more, which the link hears too.
+                    Ok(_) = end.wait_for(|end| *end) => LinkError::Unneeded,
+                },
                 Err(error) => LinkError::Io(error),
             };
             let ended = tokio::task::spawn_blocking(move || process.end()).await;
-            if ended.is_err() || matches!(end, LinkError::Unneeded) {
+            if ended.is_err() || matches!(life, LinkError::Unneeded) {
                 return;
             }
+        }
+        if *end.borrow() {
+            return;
         }
         state.send_modify(|state| {
             *state = EngineState {
@@ -92,7 +99,10 @@ async fn supervise(
         if born.elapsed() >= LONG_LIFE {
             pause = FIRST_PAUSE;
         }
-        sleep(pause).await;
+        tokio::select! {
+            () = sleep(pause) => {}
+            Ok(_) = end.wait_for(|end| *end) => return,
+        }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

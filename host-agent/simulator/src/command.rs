@@ -23,7 +23,7 @@ struct Arguments {
     /// Folder of the development roots, made at the first start.
     #[arg(long)]
     roots: PathBuf,
-    /// Print the development root certificates (PEM, Intel's place first) and exit.
+    /// Print the development root certificates (PEM; Intel's place, AMD's, NVIDIA's two) and exit.
     #[arg(long)]
     print_roots: bool,
     /// End when standard input closes, as it does when the process that started this one dies.
@@ -48,9 +48,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     })?;
     if arguments.print_roots {
         print!(
-            "{}{}",
+            "{}{}{}",
             roots.root_pem(Tee::Tdx)?,
-            roots.root_pem(Tee::SevSnp)?
+            roots.root_pem(Tee::SevSnp)?,
+            roots.gpus(0)?.roots_pem()?
         );
         return Ok(());
     }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`tdx`] | the TDX module, the quoting enclave, and Intel's collateral service |
 //! | [`snp`] | the SNP firmware and AMD's certificate chain |
+//! | [`nvidia`] | H100s, their certificates, and NVIDIA's reference manifests and answers on revocation |
 //! | [`opened`] | the loader: the very bytes that a QEMU process opened |
 //! | [`launch`] | the launch of a confidential VM: those bytes, measured |
 //! | [`roots`] | the vendors' factories: keys made at the first start |
@@ -16,6 +17,7 @@
 
 pub mod command;
 pub mod launch;
+pub mod nvidia;
 pub mod opened;
 pub mod roots;
 pub mod server;

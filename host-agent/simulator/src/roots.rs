@@ -10,14 +10,19 @@ use x509_cert::Certificate;
 use x509_cert::der::{DecodePem, Encode};
 use zeroize::Zeroizing;
 
+use cocoon_measurements::nvidia;
 use cocoon_protocol::binding::Tee;
+use rand_core::{OsRng, RngCore as _};
 
+use crate::nvidia::GpuSimulator;
 use crate::snp::AmdIdentity;
 use crate::tdx::IntelIdentity;
 use crate::x509::{self, Identity, KeyKind, PrivateKey, X509Error};
 
 /// Written last, so that a folder without it is not complete. Another number: the keys are made anew.
-const VERSION: &str = "cocoon development roots 1\n";
+const VERSION: &str = "cocoon development roots 2\n";
+/// File of the NVIDIA-shaped keys' origin.
+const NVIDIA: &str = "nvidia.seed";
 /// Longer than any key or certificate here, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
 
@@ -28,6 +33,8 @@ pub struct Roots {
     pub intel: IntelIdentity,
     /// AMD-shaped.
     pub amd: AmdIdentity,
+    /// What NVIDIA-shaped keys follow from.
+    pub nvidia: String,
 }
 
 /// Why there are no roots.
@@ -127,7 +134,17 @@ impl Roots {
         Ok(Self {
             intel: IntelIdentity::generate()?,
             amd: AmdIdentity::generate(progress)?,
+            nvidia: random(),
         })
+    }
+
+    /// So many GPUs of a machine of its own, whose serial numbers nobody else has.
+    ///
+    /// # Errors
+    /// [`nvidia::simulated::Error`] when something cannot be encoded.
+    pub fn gpus(&self, count: u16) -> Result<GpuSimulator, nvidia::simulated::Error> {
+        let serials: Vec<String> = (0..count).map(|_| random()).collect();
+        GpuSimulator::new(&self.nvidia, &serials)
     }
 
     /// The root certificate of `tee`, DER.
@@ -161,6 +178,7 @@ impl Roots {
                 ask: get("amd-ask", KeyKind::Rsa)?,
                 vcek: get("amd-vcek", KeyKind::P384)?,
             },
+            nvidia: read(&folder.join(NVIDIA))?.to_string(),
         })
     }
 
@@ -181,8 +199,16 @@ impl Roots {
                 &x509::pem(&[&identity.certificate])?,
             )?;
         }
+        write(&folder.join(NVIDIA), &self.nvidia)?;
         write(&folder.join("version"), VERSION)
     }
+}
+
+/// 32 random digits.
+fn random() -> String {
+    let mut bytes = [0; 16];
+    OsRng.fill_bytes(&mut bytes);
+    hex::encode(bytes)
 }
 
 fn load(folder: &Path, name: &str, kind: KeyKind) -> Result<Identity, RootsError> {

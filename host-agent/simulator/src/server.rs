@@ -15,6 +15,7 @@ use cocoon_protocol::frame::{self, Decoder, FrameError};
 use cocoon_protocol::simulator::{MAX_SIMULATOR_MESSAGE, SimulatorReply, SimulatorRequest};
 
 use crate::launch::{LaunchOptions, Launched};
+use crate::nvidia::GpuSimulator;
 use crate::opened::Opened;
 use crate::roots::Roots;
 
@@ -133,9 +134,15 @@ fn connection(stream: &mut UnixStream, roots: &Roots) -> io::Result<()> {
     }
 }
 
+/// A launched VM and its simulated GPUs, if its measured command line asks for some.
+struct Vm<'a> {
+    launched: Launched<'a>,
+    gpus: Option<GpuSimulator>,
+}
+
 fn answer<'a>(
     request: SimulatorRequest,
-    launched: &mut Option<Launched<'a>>,
+    launched: &mut Option<Vm<'a>>,
     roots: &'a Roots,
 ) -> Result<SimulatorReply, Box<dyn Error>> {
     match (request, launched.as_ref()) {
@@ -158,23 +165,52 @@ fn answer<'a>(
                 cpu_model,
                 config: config.0,
             };
-            let vm = Launched::new(&Opened::by(pid)?, &options, roots)?;
-            let collateral = vm.collateral(now())?;
-            let reply = SimulatorReply::Launched {
-                collateral,
-                root_pem: roots.root_pem(tee)?,
+            let opened = Opened::by(pid)?;
+            let vm = Launched::new(&opened, &options, roots)?;
+            let gpus = match gpus_wanted(&opened.append) {
+                0 => None,
+                count => Some(roots.gpus(count)?),
             };
-            *launched = Some(vm);
+            let mut root_pem = roots.root_pem(tee)?;
+            if let Some(gpus) = &gpus {
+                root_pem.push_str(&gpus.roots_pem()?);
+            }
+            let reply = SimulatorReply::Launched {
+                collateral: vm.collateral(now())?,
+                root_pem,
+            };
+            *launched = Some(Vm { launched: vm, gpus });
             Ok(reply)
         }
-        (SimulatorRequest::Evidence { .. }, None) => {
+        (_, None) => {
             Err("no VM was launched on this connection: launch before asking for evidence".into())
         }
         (SimulatorRequest::Evidence { report_data }, Some(vm)) => Ok(SimulatorReply::Evidence {
-            evidence: vm.evidence(&report_data)?,
+            evidence: vm.launched.evidence(&report_data)?,
+        }),
+        (SimulatorRequest::GpuEvidence { nonce }, Some(vm)) => Ok(SimulatorReply::GpuEvidence {
+            gpus: vm.gpus.as_ref().ok_or(NO_GPUS)?.collect(&nonce)?,
+        }),
+        (SimulatorRequest::GpuCollateral, Some(vm)) => Ok(SimulatorReply::GpuCollateral {
+            collateral: vm.gpus.as_ref().ok_or(NO_GPUS)?.collateral(now())?,
         }),
     }
 }
+
+/// How many simulated GPUs a command line asks for: what is measured decides, and nobody else.
+fn gpus_wanted(command_line: &str) -> u16 {
+    let wanted = command_line
+        .split_ascii_whitespace()
+        .find_map(|word| word.strip_prefix("cocoon.gpu=simulated:"));
+    // More than a guest takes, or no number: the guest refuses its own command line.
+    wanted
+        .and_then(|count| count.parse().ok())
+        .map_or(0, |count: u16| count.min(MOST))
+}
+
+const MOST: u16 = 16;
+const NO_GPUS: &str =
+    "this VM has no simulated GPUs: its command line asks for none (cocoon.gpu=simulated:N)";
 
 type Received = Result<Option<SimulatorRequest>, FrameError>;
 

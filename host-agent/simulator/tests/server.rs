@@ -181,7 +181,7 @@ fn rubbish_opened_by_qemu_is_named() {
 }
 
 #[test]
-fn print_roots_prints_both() {
+fn print_roots_prints_all() {
     let folder = tempfile::tempdir().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_cocoon-simulator"))
         .arg("--roots")
@@ -190,6 +190,6 @@ fn print_roots_prints_both() {
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(text.matches("-----BEGIN CERTIFICATE-----").count(), 2);
+    assert_eq!(text.matches("-----BEGIN CERTIFICATE-----").count(), 4);
     assert!(output.status.success());
 }

@@ -1,5 +1,9 @@
 //! The usual course of a VM, every kind of misbehaviour, and properties of random courses.
 
+use cocoon_protocol::bytes::Hex;
+use cocoon_protocol::control::Metrics;
+use cocoon_protocol::document::Collateral;
+use cocoon_protocol::gpu::{CollateralRequest, GpuCollateral, GpuNeeds};
 use proptest::prelude::*;
 
 use super::*;
@@ -44,6 +48,21 @@ fn request(id: u64) -> Event {
         id,
         report_data: Hex64::ZERO,
     })
+}
+
+fn needs(names: &str) -> CollateralRequest {
+    CollateralRequest {
+        evidence: None,
+        gpus: vec![GpuNeeds {
+            driver_rim: names.into(),
+            vbios_rim: names.into(),
+            chain: "-----BEGIN".into(),
+        }],
+    }
+}
+
+fn wish(names: &str) -> Event {
+    Event::Guest(GuestMessage::CollateralRequest(needs(names)))
 }
 
 fn failure(events: Vec<Event>) -> String {
@@ -119,6 +138,69 @@ fn a_real_tee_needs_no_simulator_and_gets_none() {
     assert_eq!(state, State::Ended(Ending::Failed(Failure::NoTee)));
 }
 
+/// What it wants is sought, newer wishes instead of older ones, and what comes is handed on as long as it is of use.
+#[test]
+fn collateral_is_sought_and_handed_on() {
+    let came = || Event::Collateral(None, Some(GpuCollateral::default()));
+    let sent = Effect::SendCollateral(None, Some(GpuCollateral::default()));
+    let sought = |names| Effect::SeekCollateral(Box::new(needs(names)));
+    let course = [
+        booted(),
+        vec![wish("NV_A"), came(), serving(), wish("NV_B"), came()],
+    ]
+    .concat();
+    let (state, effects) = run(course.clone());
+    assert!(matches!(state, State::Serving(_)), "{state:?}");
+    let about = |effect: &Effect| {
+        matches!(
+            effect,
+            Effect::SeekCollateral(_) | Effect::SendCollateral(..)
+        )
+    };
+    let effects: Vec<Effect> = effects.into_iter().filter(about).collect();
+    assert_eq!(
+        effects,
+        [sought("NV_A"), sent.clone(), sought("NV_B"), sent]
+    );
+    let (_, late) = run([course, vec![Event::Drain, came()]].concat());
+    assert_eq!(late.iter().filter(|effect| about(effect)).count(), 4);
+}
+
+/// What simulated GPUs show is asked of the simulator, once for each request, and never for a TEE.
+#[test]
+fn simulated_gpus_are_asked_for() {
+    let asked = |id| {
+        Event::Guest(GuestMessage::GpuEvidenceRequest {
+            id,
+            nonce: Hex([1; 32]),
+        })
+    };
+    let told = |id| Event::Gpus(id, Ok(Vec::new()));
+    let (_, effects) = run([booted(), vec![asked(1), told(1), told(1), told(2)]].concat());
+    let about = |effect: &Effect| matches!(effect, Effect::AskGpus(..) | Effect::SendGpus(..));
+    let effects: Vec<Effect> = effects.into_iter().filter(about).collect();
+    assert_eq!(
+        effects,
+        [
+            Effect::AskGpus(1, Hex([1; 32])),
+            Effect::SendGpus(1, Ok(Vec::new()))
+        ]
+    );
+    let protocol = "the guest broke the control channel's protocol while";
+    assert_eq!(
+        failure([booted(), vec![asked(1), asked(1)]].concat()),
+        format!("{protocol} in phase evidence: two requests for evidence of GPUs with one number")
+    );
+    let real = Event::Guest(GuestMessage::Hello {
+        version: CONTROL_VERSION,
+        tee: Some(Tee::Tdx),
+    });
+    assert_eq!(
+        failure(vec![real, asked(1)]),
+        format!("{protocol} being configured: asking for simulated GPUs from within a TEE")
+    );
+}
+
 #[test]
 fn misbehaviour_is_named() {
     let protocol = "the guest broke the control channel's protocol while";
@@ -141,6 +223,14 @@ fn misbehaviour_is_named() {
         (
             [booted(), (0..17).map(request).collect()].concat(),
             format!("{protocol} in phase evidence: too many requests for evidence at once"),
+        ),
+        (vec![hello(), wish("NV_A")], format!("{protocol} being measured: an unexpected `collateral-request`")),
+        (
+            [booted(), vec![wish("NV_/../")]].concat(),
+            format!(
+                "{protocol} in phase evidence: a request for collateral that is none: the characters of the name of the \
+                 driver's manifest hold one that does not belong there"
+            ),
         ),
         (vec![Event::Silence(120)], "the guest was silent for 120 seconds while starting".into()),
         ([booted(), vec![Event::Gone]].concat(), "the VM ended by itself while in phase evidence".into()),
@@ -185,6 +275,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::Guest(GuestMessage::Progress { done: 1, total: 2 })),
         Just(Event::Guest(GuestMessage::Metrics(Metrics::default()))),
         Just(Event::Guest(GuestMessage::Drained)),
+        prop::sample::select(vec!["NV_A", "other"]).prop_map(wish),
+        Just(Event::Collateral(None, None)),
         Just(Event::Drain),
         Just(Event::Gone),
         Just(Event::Silence(1)),

@@ -18,6 +18,7 @@ pub fn presented(document: &Document) -> Presented<'_> {
         document,
         leaf_spki_sha256: document.claims.leaf_spki_sha256,
         fresh: Some(FRESH),
+        handshake_gpus: None,
     }
 }
 
@@ -46,6 +47,8 @@ pub fn document(
         config: Blob(config),
         collateral: Some(collateral),
         batch: None,
+        gpu: None,
+        gpu_collateral: None,
     }
 }
 

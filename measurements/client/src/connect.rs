@@ -58,9 +58,7 @@ impl Verifier {
             });
         }
         let fresh = Freshness { nonce, exporter };
-        let (judgement, document) = self
-            .appraise(address, document, leaf.spki_sha256, fresh)
-            .await?;
+        let (judgement, document) = self.appraise(address, document, &leaf, fresh).await?;
         let verdict = self.accept(address, Stage::Attest, judgement)?;
         let session = Session {
             expected: Expected::of(&document, &bytes),
@@ -126,15 +124,18 @@ impl Verifier {
         &self,
         address: &Address,
         document: Document,
-        leaf_spki_sha256: Hex32,
+        leaf: &Leaf,
         fresh: Freshness,
     ) -> Result<(Judgement, Document), ConnectError> {
         let verifier = self.clone();
+        let leaf_spki_sha256 = leaf.spki_sha256;
+        let handshake_gpus = Some(leaf.document.claims.gpu_section_digest);
         tokio::task::spawn_blocking(move || {
             let presented = Presented {
                 document: &document,
                 leaf_spki_sha256,
                 fresh: Some(fresh),
+                handshake_gpus,
             };
             (verifier.judge(&presented), document)
         })

@@ -94,6 +94,7 @@ impl Handshake {
             document: &leaf.document,
             leaf_spki_sha256: leaf.spki_sha256,
             fresh: None,
+            handshake_gpus: None,
         };
         // Good enough to go on, and nothing more: the verdict that counts is the session's.
         let _early = self.verifier.accept(

@@ -109,6 +109,7 @@ fn boot(mut document: Document, tee: Tee) {
         document: &document,
         leaf_spki_sha256: LEAF,
         fresh: None,
+        handshake_gpus: None,
     };
     let verdict = bounded(JUDGED, || appraise(&shown, &MANIFEST, &policy(tee), NOW));
     consistent(&verdict);

@@ -153,6 +153,8 @@ fn document(tee: Tee, evidence: Evidence, collateral: Collateral) -> Document {
         config: Blob(OperatorConfig::default().canonical()),
         collateral: Some(collateral),
         batch: None,
+        gpu: None,
+        gpu_collateral: None,
     }
 }
 
@@ -188,6 +190,7 @@ pub fn presented(document: &Document) -> Presented<'_> {
         document,
         leaf_spki_sha256: LEAF,
         fresh: Some(FRESH),
+        handshake_gpus: None,
     }
 }
 

@@ -10,6 +10,9 @@ use sha2::{Digest as _, Sha256, Sha512};
 use crate::binding::{self, BINDING_LEN, BINDING_VERSION};
 use crate::bytes::{Hex, Hex32, Hex64};
 
+/// Length of what the report data of a batch are the digest of, in bytes.
+const COMMITMENT_LEN: usize = 52;
+
 /// Sessions that one call may serve.
 pub const MAX_LEAVES: usize = 32;
 
@@ -84,6 +87,16 @@ impl Batch {
 
     /// The report data of a batch that holds `binding` in this place.
     pub fn report_data(&self, binding: &[u8; BINDING_LEN]) -> Result<Hex64, BatchError> {
+        self.commitment(binding).map(|bytes| digest(&bytes))
+    }
+
+    /// The nonce for the GPUs of a batch that holds `binding`, its GPU digest left out, in this place.
+    pub fn gpu_nonce(&self, binding: &[u8; BINDING_LEN]) -> Result<Hex32, BatchError> {
+        let bytes = self.commitment(&binding::without_gpus(binding))?;
+        Ok(binding::nonce_over(&bytes))
+    }
+
+    fn commitment(&self, binding: &[u8; BINDING_LEN]) -> Result<[u8; COMMITMENT_LEN], BatchError> {
         self.check()?;
         let turns = turns(self.index.into(), self.leaves.into());
         let mut hash = leaf(binding);
@@ -93,7 +106,7 @@ impl Batch {
                 false => node(&hash, beside),
             };
         }
-        Ok(root_data(self.leaves, &hash))
+        Ok(commitment(self.leaves, &hash))
     }
 }
 
@@ -101,6 +114,8 @@ impl Batch {
 pub struct Shared {
     /// What the TEE is asked to sign.
     pub report_data: Hex64,
+    /// What GPUs are asked with, where the bindings have no GPU digest yet.
+    pub gpu_nonce: Hex32,
     /// In the order of the bindings; `None` for a binding that is alone.
     pub places: Vec<Option<Batch>>,
 }
@@ -111,6 +126,7 @@ pub fn share(bindings: &[[u8; BINDING_LEN]]) -> Option<Shared> {
     if let [alone] = bindings {
         return Some(Shared {
             report_data: binding::report_data(alone),
+            gpu_nonce: binding::gpu_nonce(alone),
             places: vec![None],
         });
     }
@@ -126,8 +142,10 @@ pub fn share(bindings: &[[u8; BINDING_LEN]]) -> Option<Shared> {
             path: path(index.into(), &hashes),
         })
     };
+    let bytes = commitment(leaves, &root(&hashes));
     Some(Shared {
-        report_data: root_data(leaves, &root(&hashes)),
+        report_data: digest(&bytes),
+        gpu_nonce: binding::nonce_over(&bytes),
         places: (0..leaves).map(place).collect(),
     })
 }
@@ -149,12 +167,18 @@ fn node(left: &Hex32, right: &Hex32) -> Hex32 {
         .into())
 }
 
-fn root_data(leaves: u16, root: &Hex32) -> Hex64 {
-    let hash = Sha512::new()
-        .chain_update(BATCH_TAG)
-        .chain_update(BINDING_VERSION.to_be_bytes())
-        .chain_update(leaves.to_be_bytes());
-    Hex(hash.chain_update(root).finalize().into())
+/// What the evidence of a batch commits to.
+fn commitment(leaves: u16, root: &Hex32) -> [u8; COMMITMENT_LEN] {
+    let mut bytes = [0; COMMITMENT_LEN];
+    bytes[..16].copy_from_slice(BATCH_TAG);
+    bytes[16..18].copy_from_slice(&BINDING_VERSION.to_be_bytes());
+    bytes[18..20].copy_from_slice(&leaves.to_be_bytes());
+    bytes[20..].copy_from_slice(&root.0);
+    bytes
+}
+
+fn digest(commitment: &[u8; COMMITMENT_LEN]) -> Hex64 {
+    Hex64::from_digest(Sha512::digest(commitment).into())
 }
 
 /// The largest power of two below `leaves`, which is at least 2.

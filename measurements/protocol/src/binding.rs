@@ -12,16 +12,16 @@
 //!     84   32 manifest id: SHA-256 of the manifest's bytes
 //!    116   32 model digest: dm-verity root of the model volume
 //!    148   48 configuration digest: SHA-384 (TDX), or SHA-256 and 16 zero bytes (SNP)
-//!    196   32 SHA-256 of the GPU section, zero without a GPU
+//!    196   32 GPU digest: of the GPU section, at boot of the GPUs' keys; zero without a GPU
 //!    228   32 nonce, zero in the boot binding
 //!    260   32 TLS exporter, zero in the boot binding
 //!    292
 //! ```
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha512};
+use sha2::{Digest as _, Sha256, Sha512};
 
-use crate::bytes::{Hex32, Hex48, Hex64};
+use crate::bytes::{Hex, Hex32, Hex48, Hex64};
 
 /// Length of an encoded binding, in bytes.
 pub const BINDING_LEN: usize = 292;
@@ -32,6 +32,9 @@ pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-cocoon-session-binding";
 
 const BOOT_TAG: &[u8; 16] = b"cocoon-boot-v1\0\0";
 const SESSION_TAG: &[u8; 16] = b"cocoon-session-1";
+/// Where the GPU digest stands.
+const GPU_DIGEST: std::ops::Range<usize> = 196..228;
+const GPU_NONCE_TAG: &[u8; 16] = b"cocoon-gpu-nonce";
 
 /// The kinds of trusted execution environment that the appliance runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -79,7 +82,8 @@ pub struct Claims {
     pub model_digest: Hex32,
     /// Digest of the operator's configuration; see [`crate::config`].
     pub config_digest: Hex48,
-    /// SHA-256 of the GPU section of the document; zero when the machine has no GPU.
+    /// In a session [`crate::gpu_section::GpuSection::digest`], at boot [`crate::gpu_section::keys_digest`]; zero when
+    /// the machine has no GPU.
     pub gpu_section_digest: Hex32,
 }
 
@@ -108,8 +112,27 @@ pub fn report_data(binding: &[u8; BINDING_LEN]) -> Hex64 {
     Hex64::from_digest(Sha512::digest(binding).into())
 }
 
+/// The nonce that GPUs are asked with: SHA-256 of a tag and `committed`, which are the bytes whose SHA-512 digest the
+/// report data would be, were the GPU digest of the claims zero: a binding, or the 52 bytes of a batch.
+pub(crate) fn nonce_over(committed: &[u8]) -> Hex32 {
+    let hash = Sha256::new().chain_update(GPU_NONCE_TAG);
+    Hex(hash.chain_update(committed).finalize().into())
+}
+
+/// The nonce for the GPUs of a binding that is alone. Its GPU digest is left out: it does not exist yet.
+pub fn gpu_nonce(binding: &[u8; BINDING_LEN]) -> Hex32 {
+    nonce_over(&without_gpus(binding))
+}
+
+/// A binding with zero in place of the GPU digest.
+pub(crate) fn without_gpus(binding: &[u8; BINDING_LEN]) -> [u8; BINDING_LEN] {
+    let mut bare = *binding;
+    bare[GPU_DIGEST].fill(0);
+    bare
+}
+
 impl Hex64 {
-    const fn from_digest(digest: [u8; 64]) -> Self {
+    pub(crate) const fn from_digest(digest: [u8; 64]) -> Self {
         Self(digest)
     }
 }
@@ -143,7 +166,6 @@ fn encode(tag: &[u8; 16], claims: &Claims, nonce: &Hex32, exporter: &Hex32) -> [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bytes::Hex;
 
     fn claims() -> Claims {
         Claims {
@@ -248,6 +270,45 @@ mod tests {
             EXAMPLE_SESSION
         );
         assert_eq!(report_data(&boot(&claims())).to_string(), EXAMPLE_BOOT);
+    }
+
+    /// The examples of SPEC.md §2.2, computed by other code; the batch's stands beside the batches.
+    #[test]
+    fn cocoon_gpu_16() {
+        let fresh = Freshness {
+            nonce: Hex([7; 32]),
+            exporter: Hex([8; 32]),
+        };
+        let asked = |binding| gpu_nonce(&binding).to_string();
+        let nonce = "0d58bb12db6b1e8ace2ffc7febb02360ce91845ea7d81088be22190dffc2ced9";
+        assert_eq!(asked(session(&claims(), &fresh)), nonce);
+        assert_eq!(
+            asked(boot(&claims())),
+            "911ff6a551c803a082e153045d48c4341aa6d9383c4225de14806a4bac1c5014"
+        );
+        // The digest of what the GPUs will answer cannot be part of the question; everything else is.
+        let answered = Claims {
+            gpu_section_digest: Hex32::ZERO,
+            ..claims()
+        };
+        assert_eq!(asked(session(&answered, &fresh)), nonce);
+        let other = Claims {
+            meter_key: Hex32::ZERO,
+            ..claims()
+        };
+        assert_ne!(asked(session(&other, &fresh)), nonce);
+        for other in [
+            Freshness {
+                nonce: Hex32::ZERO,
+                ..fresh
+            },
+            Freshness {
+                exporter: Hex32::ZERO,
+                ..fresh
+            },
+        ] {
+            assert_ne!(asked(session(&claims(), &other)), nonce);
+        }
     }
 
     const EXAMPLE_SESSION: &str = "104e39425646fd9232e8ca660092371d1475368b15a4df662220dae29d887af48a50f33c88b7766b6b4f02a45605e086b061d4f7104cc4af18bb078e4727c02a";

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::binding::Tee;
 use crate::bytes::{Blob, Hex32, Hex64};
 use crate::document::{Collateral, Evidence};
+use crate::gpu::{CollateralRequest, CollectedGpu, GpuCollateral, GpuError, MAX_GPUS};
 
 /// Name of the virtio-serial port.
 pub const PORT_NAME: &str = "org.cocoon.control";
@@ -16,8 +17,8 @@ pub const PORT_NAME: &str = "org.cocoon.control";
 pub const CONTROL_VERSION: u16 = 1;
 /// Largest message from the host, in bytes: collateral is most of it.
 pub const MAX_HOST_MESSAGE: usize = 6 * 1024 * 1024;
-/// Largest message from the guest, in bytes.
-pub const MAX_GUEST_MESSAGE: usize = 64 * 1024;
+/// Largest message from the guest, in bytes: the certificates of many GPUs are most of it.
+pub const MAX_GUEST_MESSAGE: usize = 512 * 1024;
 /// TCP port that the guest serves TLS on.
 pub const GUEST_PORT: u16 = 8443;
 
@@ -39,13 +40,48 @@ pub enum HostMessage {
         /// Simulated evidence, or why there is none.
         result: Result<Evidence, String>,
     },
-    /// Newer endorsements. Each authenticates itself; stale ones can only cause a refusal.
+    /// The answer to [`GuestMessage::GpuEvidenceRequest`]; read only where no TEE was found.
+    GpuEvidence {
+        /// Number of the request.
+        id: u64,
+        /// What the simulated GPUs show, or why they show nothing.
+        result: Result<Vec<CollectedGpu>, String>,
+    },
+    /// Newer endorsements, also in answer to [`GuestMessage::CollateralRequest`]. Each authenticates itself; stale ones
+    /// can only cause a refusal. A part that is absent stays as it was.
     Collateral {
-        /// Replaces what the guest staples.
-        collateral: Collateral,
+        /// Replaces what the guest staples of the CPU's vendor.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        collateral: Option<Collateral>,
+        /// Replaces what the guest staples of the GPUs' vendor.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        gpu: Option<GpuCollateral>,
     },
     /// Finish running requests, take no new ones, then power off. Availability is the host's anyway.
     Drain,
+}
+
+impl HostMessage {
+    /// Checks number and size of what the types leave open.
+    ///
+    /// # Errors
+    /// [`GpuError`] of the GPUs' collateral or of simulated GPUs.
+    pub fn check(&self) -> Result<(), GpuError> {
+        match self {
+            HostMessage::Collateral { gpu: Some(gpu), .. } => gpu.check(),
+            HostMessage::GpuEvidence {
+                result: Ok(gpus), ..
+            } => match gpus.len() {
+                ..=MAX_GPUS => gpus.iter().try_for_each(CollectedGpu::check),
+                found => Err(GpuError::TooMany {
+                    what: "GPUs",
+                    found,
+                    limit: MAX_GPUS,
+                }),
+            },
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What the host tells a booting guest.
@@ -99,6 +135,16 @@ pub enum GuestMessage {
         /// 64 bytes of report data: a digest, which says nothing about a prompt.
         report_data: Hex64,
     },
+    /// Asks the host's simulator for evidence of simulated GPUs, as many as the measured command line says.
+    GpuEvidenceRequest {
+        /// Number to answer with, of a row of its own.
+        id: u64,
+        /// 32 bytes that every report must be about: a digest.
+        nonce: Hex32,
+    },
+    /// Asks for the vendors' endorsements of this evidence. The answer is [`HostMessage::Collateral`], when the host has
+    /// it, and again whenever the host has newer; a host without any stays silent.
+    CollateralRequest(CollateralRequest),
     /// Progress of the phase [`Phase::Model`] or [`Phase::Engine`].
     Progress {
         /// Units done, in bytes for the model and in layers or bytes for the engine.
@@ -207,6 +253,8 @@ mod tests {
     #[test]
     fn host_messages_are_a_closed_set() {
         assert!(!refused(r#"{"type":"drain"}"#));
+        assert!(!refused(r#"{"type":"collateral"}"#));
+        assert!(refused(r#"{"type":"collateral","gpu":{"rims":[]}}"#));
         assert!(refused(r#"{"type":"shell"}"#));
         assert!(refused(
             r#"{"type":"configure","version":1,"address":"10.0.2.15/24","config":"","manifest_id":"00","simulate":null,"collateral":null}"#

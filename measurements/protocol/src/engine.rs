@@ -63,6 +63,11 @@ pub enum FromEngine {
         /// Bytes in all.
         total: u64,
     },
+    /// On how many GPUs it works; before it is ready, and left out by an engine that works on none.
+    Devices {
+        /// GPUs.
+        count: u16,
+    },
     /// Ready for requests; once.
     Ready(ModelInfo),
     /// The prompt was understood and counted. Comes before everything else about a generation.

@@ -10,8 +10,11 @@
 //! | [`config`] | operator, guest and verifier: the measured configuration | SPEC.md §6 |
 //! | [`control`] | host agent and guest: the control channel | this crate |
 //! | [`engine`] | guest agent and engine: requests and tokens | this crate |
+//! | [`gpu`] | guest, host and verifier: evidence and endorsements of GPUs | SPEC.md §12 |
+//! | [`gpu_section`] | guest and verifier: evidence of the GPUs in a document | SPEC.md §2.2 |
+//! | [`gpu::collector`] | guest agent and the process that holds the GPUs | this crate |
 //! | [`simulator`] | host agent and simulator: evidence without hardware | this crate |
-//! | [`frame`] | all of the last three: one JSON value behind a length | this crate |
+//! | [`frame`] | control channel, engine, collector, simulator: one JSON value behind a length | this crate |
 //!
 //! Nothing here opens a file, a socket or a device, and nothing decides whether a value is to be
 //! trusted: a type only says that its bytes are well formed.
@@ -25,6 +28,8 @@ pub mod control;
 pub mod document;
 pub mod engine;
 pub mod frame;
+pub mod gpu;
+pub mod gpu_section;
 pub mod manifest;
 pub mod openai;
 pub mod receipt;

@@ -6,8 +6,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::binding::Tee;
-use crate::bytes::{Blob, Hex64};
+use crate::bytes::{Blob, Hex32, Hex64};
 use crate::document::{Collateral, Evidence};
+use crate::gpu::{CollectedGpu, GpuCollateral};
 
 /// Largest message in either direction, in bytes.
 pub const MAX_SIMULATOR_MESSAGE: usize = 6 * 1024 * 1024;
@@ -40,6 +41,13 @@ pub enum SimulatorRequest {
         /// 64 bytes of report data.
         report_data: Hex64,
     },
+    /// What the VM's simulated GPUs show, after `Launch`: as many as its command line asks for.
+    GpuEvidence {
+        /// 32 bytes that every report must be about.
+        nonce: Hex32,
+    },
+    /// What NVIDIA says about them.
+    GpuCollateral,
 }
 
 /// From the simulator to the host agent.
@@ -62,6 +70,16 @@ pub enum SimulatorReply {
     Evidence {
         /// Quote and event log, or report and certificates.
         evidence: Evidence,
+    },
+    /// Reports, certificates and the driver's word.
+    GpuEvidence {
+        /// One for each GPU.
+        gpus: Vec<CollectedGpu>,
+    },
+    /// Reference manifests and answers on revocation.
+    GpuCollateral {
+        /// Under the development roots.
+        collateral: GpuCollateral,
     },
     /// Refused.
     Error {

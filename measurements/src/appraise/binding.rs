@@ -2,16 +2,15 @@
 //! in, the challenge it sent.
 
 use cocoon_protocol::{
-    binding::Claims,
     bytes::Hex32,
     config::{self, OperatorConfig},
     document::{Document, Kind},
 };
 
-use super::Presented;
+use super::{Presented, gpu};
 use crate::{
     manifest::{TrustedManifest, check_time, printable},
-    policy::{GpuRequirement, Policy},
+    policy::Policy,
     verdict::{Check, chain},
 };
 
@@ -91,7 +90,7 @@ pub(super) fn document(
             &claims.model_digest,
             || (OTHER_MODEL, OTHER_MODEL_ADVICE),
         ),
-        gpu(claims, manifest, policy),
+        gpu::claimed(document, manifest, policy, presented.fresh.is_some()),
     ]);
     checks.extend(configuration(document));
     checks
@@ -158,32 +157,6 @@ fn nonce(presented: &Presented<'_>) -> Check {
     )
 }
 
-/// This version of the document has no place for GPU evidence, so every claim of a GPU is one without proof.
-fn gpu(claims: &Claims, manifest: &TrustedManifest, policy: &Policy) -> Check {
-    const ID: &str = "document.gpu";
-    let title = "GPU section";
-    let found = claims.gpu_section_digest;
-    let failed = if !found.is_zero() {
-        Some((GPU, GPU_ADVICE))
-    } else if manifest.claims_gpu() {
-        Some((GPU_UNPROVEN, GPU_UNPROVEN_ADVICE))
-    } else if policy.gpu == GpuRequirement::Required {
-        Some((GPU_REQUIRED, GPU_REQUIRED_ADVICE))
-    } else {
-        None
-    };
-    let row = match failed {
-        None => Check::pass(ID, title, found),
-        Some((cause, advice)) => Check::fail(ID, title, cause, advice).found(found),
-    };
-    let evidence = manifest.claims_gpu() || policy.gpu == GpuRequirement::Required;
-    if evidence {
-        row.expected("evidence of the GPU")
-    } else {
-        row.expected(Hex32::ZERO)
-    }
-}
-
 fn configuration(document: &Document) -> [Check; 2] {
     let title = "operator's configuration";
     let form = match OperatorConfig::parse(&document.config.0) {
@@ -226,14 +199,6 @@ const OTHER_MANIFEST: &str = "the guest was started with another manifest than y
 const OTHER_MANIFEST_ADVICE: &str = "get the manifest that the operator publishes for this machine, signed by a signer you trust; or ask the operator to update";
 const OTHER_MODEL: &str = "another model volume is mounted than the manifest's";
 const OTHER_MODEL_ADVICE: &str = "use the manifest of the model that you want; the operator starts the VM with the model volume of that manifest";
-const GPU: &str = "the guest claims a GPU, and this image has none that could be judged";
-const GPU_ADVICE: &str = "use a manifest of a GPU image, with a client that knows it";
-const GPU_UNPROVEN: &str = "the manifest is of a CUDA image, and the document carries no evidence of a GPU: prompts would reach one that nobody has checked";
-const GPU_UNPROVEN_ADVICE: &str =
-    "use a manifest of a CPU image; evidence of GPUs is not judged yet by this client";
-const GPU_REQUIRED: &str = "your policy requires a GPU, and this image has none";
-const GPU_REQUIRED_ADVICE: &str =
-    "use a machine and manifest with a GPU, or set gpu = \"if_claimed\" in the policy";
 const CONFIG_EDITED: &str =
     "the configuration in the document is not the one whose digest the guest claims";
 const CONFIG_ADVICE: &str =

@@ -3,9 +3,10 @@
 use cocoon_protocol::{
     batch::{Batch, BatchError, MAX_LEAVES},
     binding::{self, BINDING_LEN, Claims},
-    bytes::Hex64,
+    bytes::{Hex32, Hex64},
     config,
     document::Document,
+    gpu_section::GpuSection,
 };
 
 use super::{Freshness, Presented};
@@ -94,9 +95,10 @@ fn differing_input(
     if document.nonce != fresh.nonce {
         return EVIDENCE_OF_OTHER_SESSION;
     }
-    match document.batch {
-        Some(_) => NOT_IN_BATCH,
-        None => EXPORTER_MISMATCH,
+    match (&document.gpu, &document.batch) {
+        (Some(_), _) => EXPORTER_OR_GPUS,
+        (None, Some(_)) => NOT_IN_BATCH,
+        (None, None) => EXPORTER_MISMATCH,
     }
 }
 
@@ -131,7 +133,7 @@ fn misplaced_in(
 fn corrections(
     presented: &Presented<'_>,
     manifest: &TrustedManifest,
-) -> [(Claims, &'static str); 4] {
+) -> [(Claims, &'static str); 5] {
     let document = presented.document;
     let claims = &document.claims;
     [
@@ -163,6 +165,16 @@ fn corrections(
             },
             CONFIG_DIGEST_EDITED,
         ),
+        (
+            Claims {
+                gpu_section_digest: document
+                    .gpu
+                    .as_ref()
+                    .map_or(Hex32::ZERO, GpuSection::digest),
+                ..claims.clone()
+            },
+            GPU_DIGEST_EDITED,
+        ),
     ]
 }
 
@@ -179,11 +191,15 @@ const MANIFEST_EDITED: &str =
 const MODEL_EDITED: &str =
     "the model digest in the document was changed: the evidence is of the manifest's model";
 const CONFIG_DIGEST_EDITED: &str = "the configuration digest in the document was changed: the evidence is of the configuration shown";
+const GPU_DIGEST_EDITED: &str = "the GPU digest in the document was changed: the evidence is of the GPU section shown, or of none where none is";
 const EVIDENCE_OF_OTHER_SESSION: &str =
     "the evidence is of another session, like the document around it";
 const EXPORTER_MISMATCH: &str = "exporter mismatch: nonce and claims fit, so the evidence was made in another TLS \
      session than this one (or for a changed meter key, or for a batch whose path was left out): the connection is \
      relayed by someone who holds the guest's key, or an old document was given this session's nonce";
+const EXPORTER_OR_GPUS: &str = "nonce and claims fit, but the evidence is of another GPU section than this one, or was made in \
+     another TLS session (or for a changed meter key, or another batch): the GPUs' evidence was exchanged, or the \
+     connection is relayed by someone who holds the guest's key";
 const NO_BATCH: &str =
     "the place in a batch was added to the document: the evidence is of this session alone";
 const BOOT_IN_BATCH: &str = "the batch holds the boot binding where this session's belongs, and boot evidence authorises nothing";

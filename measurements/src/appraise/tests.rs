@@ -18,6 +18,7 @@ use crate::{
 
 mod batch_rows;
 mod binding_rows;
+mod gpu_rows;
 mod platform_rows;
 mod rtmr_rows;
 mod snp_rows;
@@ -79,6 +80,8 @@ fn document(tee: Tee, manifest: &TrustedManifest) -> Document {
         config: Blob(config),
         collateral: None,
         batch: None,
+        gpu: None,
+        gpu_collateral: None,
     }
 }
 
@@ -87,6 +90,7 @@ fn session(document: &Document) -> Presented<'_> {
         document,
         leaf_spki_sha256: LEAF,
         fresh: Some(FRESH),
+        handshake_gpus: None,
     }
 }
 

@@ -37,6 +37,7 @@ use crate::{roots::RootClass, verdict::Check};
 pub use certificate::CertificateError;
 pub use chain::{CHAIN_LENGTH, FirmwareIdError, MAX_CHAIN};
 pub use manifests::verify_manifest;
+pub use root::presented_roots;
 pub use set::{MAX_GPUS, MAX_OCSP_RESPONSES, MAX_RIMS, appraise};
 pub use signature::SignatureError;
 pub use xml::{MAX_XML, XmlError};
@@ -66,6 +67,18 @@ pub struct DriverState {
     pub driver_version: String,
     /// The VBIOS version.
     pub vbios_version: String,
+}
+
+impl From<&cocoon_protocol::gpu::DriverState> for DriverState {
+    fn from(told: &cocoon_protocol::gpu::DriverState) -> Self {
+        Self {
+            confidential_computing: told.confidential_computing,
+            developer_mode: told.developer_mode,
+            protected_pcie: told.protected_pcie,
+            driver_version: told.driver_version.clone(),
+            vbios_version: told.vbios_version.clone(),
+        }
+    }
 }
 
 /// What NVIDIA says about devices, drivers and certificates, fetched by whoever: it vouches for itself.

@@ -90,6 +90,19 @@ pub fn readable(der: &[u8]) -> Result<(), OcspError> {
     Response::parse(der).map(|_| ())
 }
 
+/// When the newest of the responses was made, Unix time: for whoever has no clock to trust, and leaves ages to those that
+/// have. Nothing is verified here.
+#[must_use]
+pub fn newest(responses: &[&[u8]]) -> Option<u64> {
+    let made = |der: &&[u8]| {
+        let response = Response::parse(der).ok()?;
+        let answers = &response.basic.tbs_response_data.responses;
+        let times = answers.iter().map(|answer| seconds(answer.this_update));
+        times.max()
+    };
+    responses.iter().filter_map(made).max()
+}
+
 /// What a response says of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Answer {

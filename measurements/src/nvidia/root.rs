@@ -3,7 +3,11 @@
 //! NVIDIA has two: one for devices, one for reference manifests. Each is looked for on its own, so that a development
 //! root for one never makes the other count.
 
-use super::certificate::{CertificateError, Parsed};
+use super::{
+    certificate::{CertificateError, Parsed},
+    chain::DeviceChain,
+    rim::Rim,
+};
 use crate::{
     policy::Policy,
     roots::{self, DevelopmentRoot, RootClass},
@@ -96,6 +100,22 @@ pub(super) fn judge(
     }
     let row = Check::pass("gpu.root", title, authority.vendor());
     Ok((RootClass::Vendor, row))
+}
+
+/// The development roots that chains and manifests end in, DER each: for a simulated guest, which takes any simulated GPU
+/// because it protects nothing. A verifier names its own.
+#[must_use]
+pub fn presented_roots(chains: &[&[u8]], rims: &[&[u8]]) -> Vec<Vec<u8>> {
+    let of_device = |pem: &&[u8]| Some(DeviceChain::parse(pem).ok()?.certificates.pop()?.der);
+    let of_manifest = |xml: &&[u8]| Some(Rim::parse(xml).ok()?.chain().last()?.der.clone());
+    let presented = chains.iter().filter_map(of_device);
+    let mut roots: Vec<Vec<u8>> = presented
+        .chain(rims.iter().filter_map(of_manifest))
+        .collect();
+    roots.retain(|der| DevelopmentRoot::parse(der).is_ok());
+    roots.sort_unstable();
+    roots.dedup();
+    roots
 }
 
 fn fingerprint(digest: &str) -> String {

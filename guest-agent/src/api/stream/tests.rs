@@ -73,7 +73,7 @@ impl Stream {
             ..EngineState::default()
         };
         let (state, watched) = watch::channel(ready);
-        let (engine, mut commands) = Engine::new(8, watched);
+        let (engine, mut commands, _end) = Engine::new(8, watched);
         let generation = Generation {
             prompt: Prompt::Text("p".into()),
             tools: vec![],

@@ -127,6 +127,8 @@ fn machine_with(acpi_tables: &[u8], image: &Path, manifest: &TrustedManifest) ->
             json: collateral.unwrap().into(),
         }),
         batch: None,
+        gpu: None,
+        gpu_collateral: None,
     };
     let policy = Policy {
         development_roots: vec![identity.root.certificate.clone()],
@@ -136,6 +138,7 @@ fn machine_with(acpi_tables: &[u8], image: &Path, manifest: &TrustedManifest) ->
         document: &document,
         leaf_spki_sha256: LEAF,
         fresh: Some(FRESH),
+        handshake_gpus: None,
     };
     appraise(&presented, manifest, &policy, NOW)
 }

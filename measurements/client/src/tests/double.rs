@@ -239,6 +239,8 @@ pub fn document(kind: Kind, key: Hex32, nonce: Hex32, exporter: Hex32) -> Docume
         config: Blob(vec![]),
         collateral: None,
         batch: None,
+        gpu: None,
+        gpu_collateral: None,
     }
 }
 

@@ -41,6 +41,8 @@ fn document() -> Vec<u8> {
             event_log: Blob(vec![]),
         },
         batch: None,
+        gpu: None,
+        gpu_collateral: None,
         config: Blob(vec![]),
         collateral: None,
     };

@@ -12,6 +12,7 @@ use cocoon_protocol::control::{
 };
 use cocoon_protocol::document::{AttestRequest, Evidence};
 use cocoon_protocol::engine::{EngineFailure, FromEngine, ToEngine};
+use cocoon_protocol::gpu::{CollateralRequest, GpuCollateral, GpuNeeds};
 
 use crate::manifests::SIGNER;
 use crate::platform::{
@@ -83,6 +84,13 @@ fn host_messages() -> Vec<HostMessage> {
             id: 2,
             result: Err("no simulator".into()),
         },
+        HostMessage::Collateral {
+            collateral: None,
+            gpu: Some(GpuCollateral {
+                rims: vec!["<SoftwareIdentity/>".into()],
+                ocsp: vec![Blob(vec![0x30, 0x03, 0x0a, 0x01, 0x06])],
+            }),
+        },
         HostMessage::Drain,
     ]
 }
@@ -102,6 +110,14 @@ fn guest_messages() -> Vec<GuestMessage> {
             phase: Phase::Model,
             reason: "the model volume differs".into(),
         },
+        GuestMessage::CollateralRequest(CollateralRequest {
+            evidence: None,
+            gpus: vec![GpuNeeds {
+                driver_rim: "NV_GPU_DRIVER_GH100_550.144.03".into(),
+                vbios_rim: "NV_GPU_VBIOS_1010_0200_882_96005E0001".into(),
+                chain: "-----BEGIN".into(),
+            }],
+        }),
         GuestMessage::Drained,
     ]
 }

@@ -122,8 +122,8 @@ fn no_hash_has_two_meanings() {
     assert_ne!(leaf(&as_leaf), node(&left, &right));
     // The count is part of it: the same hashes are another batch with fewer leaves.
     let top = root(&bindings.iter().map(|one| leaf(one)).collect::<Vec<_>>());
-    assert_eq!(root_data(4, &top), shared.report_data);
-    assert_ne!(root_data(2, &top), shared.report_data);
+    assert_eq!(digest(&commitment(4, &top)), shared.report_data);
+    assert_ne!(digest(&commitment(2, &top)), shared.report_data);
     for binding in bindings.iter().chain([&boot(&claims())]) {
         assert_ne!(binding::report_data(binding), shared.report_data);
     }
@@ -154,4 +154,36 @@ proptest! {
             prop_assert_ne!(bent.report_data(&bindings[at]), Ok(shared.report_data));
         }
     }
+}
+
+/// GPUs are asked once for all that wait: each session finds the way from its own binding to that nonce, whatever GPU
+/// digest it has by then.
+#[test]
+fn cocoon_batch_6() {
+    let bare = |number: u8| {
+        let claims = Claims {
+            gpu_section_digest: Hex32::ZERO,
+            ..claims()
+        };
+        let fresh = Freshness {
+            nonce: Hex([7 + 2 * number; 32]),
+            exporter: Hex([8 + 2 * number; 32]),
+        };
+        session(&claims, &fresh)
+    };
+    let asked = share(&[bare(0), bare(1), bare(2)]).unwrap();
+    // The example of SPEC.md §2.2, computed by other code.
+    assert_eq!(
+        asked.gpu_nonce.to_string(),
+        "e68a6ddb5366836c49287063998a2e5a1de706f76540238ed138d05eddcaae40"
+    );
+    for (binding, place) in waiting(3).iter().zip(&asked.places) {
+        let place = place.as_ref().unwrap();
+        assert_eq!(place.gpu_nonce(binding), Ok(asked.gpu_nonce));
+        // Nobody else's, and not the nonce of one that is alone.
+        assert_ne!(place.gpu_nonce(&binding_of(99, 99)), Ok(asked.gpu_nonce));
+        assert_ne!(binding::gpu_nonce(binding), asked.gpu_nonce);
+    }
+    let alone = share(&[bare(0)]).unwrap();
+    assert_eq!(alone.gpu_nonce, binding::gpu_nonce(&binding_of(7, 8)));
 }

@@ -5,7 +5,6 @@ use super::{
     super::report_data::report_data,
     *,
 };
-use crate::policy::GpuRequirement;
 
 fn verdict_on(edit: impl FnOnce(&mut Document)) -> (TrustedManifest, Document) {
     let manifest = trusted(&sample());
@@ -182,7 +181,7 @@ fn cocoon_doc_5() {
         (
             |d| d.claims.gpu_section_digest = Hex([1; 32]),
             "document.gpu",
-            "the guest claims a GPU, and this image has none that could be judged",
+            "the guest claims a GPU, and the manifest's image has none",
         ),
     ];
     for (edit, id, text) in cases {
@@ -240,45 +239,4 @@ fn cocoon_manifest_9() {
         (Outcome::Note, Some("1 not as locked: linux 1 2"))
     );
     no_failure(&rows);
-}
-
-/// A GPU that is claimed must be proven, and this version of the document has no proof of one.
-#[test]
-fn cocoon_verdict_9() {
-    let judge = |variant: &str, gpu| {
-        let manifest = trusted(&Manifest {
-            variant: variant.into(),
-            ..sample()
-        });
-        let document = document(Tee::Tdx, &manifest);
-        let policy = Policy {
-            gpu,
-            ..Policy::default()
-        };
-        rows(&session(&document), &manifest, &policy)
-    };
-    no_failure(&judge("cpu", GpuRequirement::IfClaimed));
-    let unproven = "the manifest is of a CUDA image, and the document carries no evidence of a GPU: prompts would reach one that \
-                    nobody has checked";
-    for (variant, gpu) in [
-        ("cuda", GpuRequirement::IfClaimed),
-        ("cuda", GpuRequirement::Required),
-        // An unknown variant is taken for more than it may be.
-        ("CPU", GpuRequirement::IfClaimed),
-    ] {
-        let checks = judge(variant, gpu);
-        assert_eq!(only_failure(&checks), ("document.gpu", unproven));
-        let row = checks.iter().find(|check| check.id == "document.gpu");
-        assert_eq!(
-            row.unwrap().expected.as_deref(),
-            Some("evidence of the GPU")
-        );
-    }
-    assert_eq!(
-        only_failure(&judge("cpu", GpuRequirement::Required)),
-        (
-            "document.gpu",
-            "your policy requires a GPU, and this image has none"
-        )
-    );
 }

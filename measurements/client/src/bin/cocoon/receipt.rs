@@ -124,6 +124,8 @@ fn session(
             nonce: document.nonce,
             exporter: bundle.exporter,
         }),
+        // The certificate was not kept; the section's own digest was bound all the same.
+        handshake_gpus: None,
     };
     let verdict = appraise(&presented, settings.manifest(), settings.policy(), now);
     Ok((Some(settings.explained(&verdict)), Vec::new()))

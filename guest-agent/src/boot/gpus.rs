@@ -1,0 +1,96 @@
+//! GPUs at boot: those that the measured command line asks for, opened behind the [`Gate`].
+
+use std::path::Path;
+use std::sync::Arc;
+
+use cocoon_protocol::binding::Claims;
+use cocoon_protocol::control::GuestMessage;
+use cocoon_protocol::document::Evidence;
+use cocoon_protocol::gpu::{CollateralRequest, GpuNeeds};
+
+use crate::attester;
+use crate::control::Control;
+use crate::gpu::collector::{Collector, CollectorError};
+use crate::gpu::gate::{Count, PATIENCE, Setup, count_on_bus};
+use crate::gpu::judge::Roots;
+use crate::gpu::simulated::Simulated;
+use crate::gpu::wanted::{Wanted, WantedError};
+use crate::gpu::{Gate, GateError, GpuSource};
+use crate::tee::Platform;
+
+/// The process that holds the GPUs, in an image that has some.
+const COLLECTOR: &str = "/cocoon-gpu";
+
+/// Whose GPUs count, and how many there are where they are simulated.
+pub(super) type Asked = Option<(Roots, Option<u16>)>;
+
+/// Why there is no GPU that may work.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum GpusError {
+    /// The measured word on them.
+    #[error(transparent)]
+    Wanted(#[from] WantedError),
+    /// They are not proven.
+    #[error(transparent)]
+    Gate(#[from] GateError),
+    /// The process that holds them.
+    #[error(transparent)]
+    Collector(#[from] CollectorError),
+}
+
+/// What the measured command line asks for, on this machine.
+pub(super) fn wanted(cmdline: &str, platform: &Platform) -> Result<Asked, GpusError> {
+    let in_tee = matches!(platform, Platform::Hardware(_));
+    Ok(Wanted::from_cmdline(cmdline)?.roots(in_tee)?)
+}
+
+/// Verifies what was asked for, and lets it work.
+pub(super) fn open(
+    asked: Asked,
+    platform: &Platform,
+    control: &Control,
+    claims: &Claims,
+) -> Result<Option<Arc<Gate>>, GpusError> {
+    let Some((roots, simulated)) = asked else {
+        return Ok(None);
+    };
+    let (source, count): (Arc<dyn GpuSource>, Count) = match (simulated, platform) {
+        (Some(count), Platform::Plain(proof)) => {
+            let source = Arc::new(Simulated::new(proof, control.clone()));
+            (source, Box::new(move || Ok(count.into())))
+        }
+        // `Wanted::roots` has refused this already.
+        (Some(_), Platform::Hardware(_)) => return Err(WantedError::SimulatedInTee.into()),
+        (None, _) => (
+            Arc::new(Collector::start(Path::new(COLLECTOR))?),
+            count_on_bus(),
+        ),
+    };
+    let setup = Setup {
+        source,
+        count,
+        roots,
+        collateral: control.gpu_collateral(),
+    };
+    let nonce = attester::boot_gpu_nonce(claims);
+    let ask = |gpus| request(control, None, gpus);
+    Ok(Some(Arc::new(Gate::open(setup, &nonce, ask, PATIENCE)?)))
+}
+
+/// Asks the host for whatever the vendors say about this boot: `evidence` where the CPU is real, and the GPUs.
+pub(super) fn ask_for_collateral(
+    control: &Control,
+    evidence: Option<&Evidence>,
+    gate: Option<&Gate>,
+) {
+    if evidence.is_some() || gate.is_some() {
+        let gpus = gate.map_or_else(Vec::new, |gate| gate.needs().to_vec());
+        request(control, evidence.cloned(), gpus);
+    }
+}
+
+fn request(control: &Control, evidence: Option<Evidence>, gpus: Vec<GpuNeeds>) {
+    // A host that does not read staples nothing: its own loss.
+    let request = CollateralRequest { evidence, gpus };
+    let _ = control.send(GuestMessage::CollateralRequest(request));
+}

@@ -1,0 +1,91 @@
+//! The device files through which NVIDIA's library reaches the driver. The driver does not make them: elsewhere a helper of
+//! NVIDIA's does, as root, and the guest has none.
+//!
+//! Where each number comes from: `/proc/devices` (the major number, under the driver's name) and
+//! `/proc/driver/nvidia/gpus/ADDRESS/information` (`Device Minor`), as the open kernel modules write them.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+
+/// The node for the driver as a whole.
+const CONTROL: (&str, u64) = ("nvidiactl", 255);
+/// Names of the driver: since R560, and before.
+const DRIVERS: [&str; 2] = ["nvidia", "nvidia-frontend"];
+
+/// Makes the node of the driver and those of its GPUs below `/dev`, for root alone. Without a driver there is nothing to
+/// make, which the collector then tells.
+///
+/// # Errors
+/// A node cannot be made; one that is there is left as it is.
+pub(super) fn make() -> io::Result<()> {
+    let devices = fs::read_to_string("/proc/devices")?;
+    let Some(major) = major(&devices) else {
+        return Ok(());
+    };
+    let mut nodes = vec![(CONTROL.0.to_owned(), CONTROL.1)];
+    for gpu in fs::read_dir("/proc/driver/nvidia/gpus")
+        .into_iter()
+        .flatten()
+    {
+        let text = fs::read_to_string(gpu?.path().join("information"))?;
+        nodes.extend(minor(&text).map(|minor| (format!("nvidia{minor}"), minor)));
+    }
+    for (name, minor) in nodes {
+        let path = Path::new("/dev").join(name);
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        match mknod(&path, SFlag::S_IFCHR, mode, makedev(major, minor)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// The driver's major number among character devices.
+fn major(devices: &str) -> Option<u64> {
+    let characters = devices
+        .lines()
+        .skip_while(|line| !line.starts_with("Character devices"))
+        .take_while(|line| !line.starts_with("Block devices"));
+    let mut all = characters.filter_map(|line| line.trim().split_once(' '));
+    let found = all.find(|(_, name)| DRIVERS.contains(name));
+    found.and_then(|(number, _)| number.parse().ok())
+}
+
+/// A GPU's minor number.
+fn minor(information: &str) -> Option<u64> {
+    let line = information
+        .lines()
+        .find_map(|line| line.strip_prefix("Device Minor:"))?;
+    line.trim().parse().ok().filter(|minor| *minor < CONTROL.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_the_drivers_own() {
+        let devices = "Character devices:\n  1 mem\n195 nvidia\n195 nvidiactl\n511 nvidia-caps\n\nBlock devices:\n  8 sd\n";
+        assert_eq!(major(devices), Some(195));
+        assert_eq!(
+            major("Character devices:\n195 nvidia-frontend\n"),
+            Some(195)
+        );
+        for none in [
+            "",
+            "Character devices:\n511 nvidia-caps\n",
+            "Character devices:\n\nBlock devices:\n195 nvidia\n",
+        ] {
+            assert_eq!(major(none), None, "{none}");
+        }
+        let information = "Model: \t\t NVIDIA H100 80GB HBM3\nIRQ:   \t\t 16\nVideo BIOS: \t 96.00.5e.00.01\nDevice Minor: \t 3\n";
+        assert_eq!(minor(information), Some(3));
+        assert_eq!(minor("Device Minor: \t 255\n"), None);
+        assert_eq!(minor("Model: x\n"), None);
+    }
+}

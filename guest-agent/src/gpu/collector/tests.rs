@@ -1,0 +1,325 @@
+//! A collector that does as a test says, on the other end of a socket pair: what is believed, and what ends it.
+
+use std::time::Instant;
+
+use cocoon_protocol::bytes::{Blob, Hex};
+use cocoon_protocol::gpu::DriverState;
+use cocoon_protocol::gpu::collector::{Found, NvmlCall, NvmlFailure, PciAddress};
+
+use super::*;
+
+const NONCE: Hex32 = Hex([7; 32]);
+/// Short, where an answer is not to come.
+const SOON: Duration = Duration::from_millis(200);
+/// Long, where it is.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn gpu(bus: u8) -> Held {
+    Held {
+        pci: PciAddress {
+            domain: 0,
+            bus,
+            device: 0,
+        },
+        device: 0x2330,
+        vbios_version: "96.00.5E.00.01".into(),
+        persistent: false,
+    }
+}
+
+fn found(gpus: Vec<Held>) -> Found {
+    Found::Gpus {
+        driver_version: "580.65.06".into(),
+        mode: Mode {
+            confidential_computing: true,
+            developer_mode: false,
+            protected_pcie: false,
+        },
+        gpus,
+    }
+}
+
+fn collected() -> CollectedGpu {
+    CollectedGpu {
+        report: Blob(vec![0x11]),
+        chain: "-----BEGIN".into(),
+        driver: DriverState {
+            confidential_computing: true,
+            developer_mode: false,
+            protected_pcie: false,
+            driver_version: "580.65.06".into(),
+            vbios_version: "96.00.5E.00.01".into(),
+        },
+    }
+}
+
+fn framed(message: &FromCollector) -> Vec<u8> {
+    frame::encode(message, MAX_FROM_COLLECTOR).unwrap()
+}
+
+/// Starts one that answers each request with the next of these bytes, and then closes when `closes`.
+fn collector(
+    answers: Vec<Vec<u8>>,
+    closes: bool,
+    patience: Duration,
+) -> Result<Collector, CollectorError> {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    thread::spawn(move || {
+        let mut decoder = Decoder::new(MAX_TO_COLLECTOR);
+        let mut chunk = [0; 1024];
+        let mut answers = answers.into_iter();
+        loop {
+            while let Some(_request) = decoder.next::<ToCollector>().unwrap() {
+                match answers.next() {
+                    // The agent may have hung up.
+                    Some(bytes) => drop(theirs.write_all(&bytes)),
+                    None if closes => return,
+                    None => {}
+                }
+            }
+            match theirs.read(&mut chunk) {
+                Ok(0) | Err(_) => return,
+                Ok(count) => decoder.push(&chunk[..count]),
+            }
+        }
+    });
+    Collector::over(ours, patience)
+}
+
+fn attached(found: Found) -> Vec<u8> {
+    let version = COLLECTOR_VERSION;
+    framed(&FromCollector::Attached { version, found })
+}
+
+/// One with a GPU, whose next answer this is.
+fn next(answer: Vec<u8>) -> Collector {
+    collector(vec![attached(found(vec![gpu(1)])), answer], true, DEADLINE).unwrap()
+}
+
+fn evidence(nonce: Hex32, gpus: Vec<Shown>) -> Vec<u8> {
+    framed(&FromCollector::Evidence { nonce, gpus })
+}
+
+fn ready(state: ReadyState) -> Vec<u8> {
+    framed(&FromCollector::Ready { state })
+}
+
+/// Waits for what happened to be this.
+fn happens(collector: &Collector, expected: Happened) {
+    let events = collector.events();
+    let until = Instant::now() + DEADLINE;
+    while *events.borrow() != expected {
+        assert!(Instant::now() < until, "{:?}", *events.borrow());
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn evidence_and_readiness_are_asked_for_one_after_the_other() {
+    let gpus = || vec![Shown::Evidence(collected()), Shown::Evidence(collected())];
+    let answers = vec![
+        attached(found(vec![gpu(1), gpu(2)])),
+        evidence(NONCE, gpus()),
+        ready(ReadyState::Ready),
+        ready(ReadyState::NotReady),
+    ];
+    let collector = collector(answers, false, DEADLINE).unwrap();
+    assert_eq!(collector.driver_version(), "580.65.06");
+    assert_eq!(collector.gpus(), [gpu(1), gpu(2)]);
+    assert!(collector.mode().confidential_computing);
+    assert_eq!(collector.collect(&NONCE), Ok(vec![collected(); 2]));
+    assert_eq!(collector.set_ready(true), Ok(()));
+    assert_eq!(collector.set_ready(false), Ok(()));
+    assert_eq!(*collector.events().borrow(), Happened::Nothing);
+}
+
+#[test]
+fn what_cannot_be_held_has_a_reason() {
+    let driver_version = || "550.54.14".to_owned();
+    for (found, expected) in [
+        (
+            Found::NoDriver,
+            "there is no driver of NVIDIA's, or its kernel module is not loaded",
+        ),
+        (
+            Found::OldDriver {
+                driver_version: driver_version(),
+            },
+            "the driver 550.54.14 knows nothing of confidential computing: build the image with one that NVIDIA released for it",
+        ),
+        (
+            Found::NoGpu {
+                driver_version: driver_version(),
+            },
+            "the driver 550.54.14 sees no GPU: pass one through to this VM",
+        ),
+        (
+            Found::Failed(NvmlFailure {
+                call: NvmlCall::Hold,
+                code: 17,
+            }),
+            "the driver fails at Hold with code 17 of nvml.h",
+        ),
+    ] {
+        let error = collector(vec![attached(found)], false, DEADLINE)
+            .err()
+            .unwrap();
+        assert_eq!(error.to_string(), format!("no GPU can be held: {expected}"));
+    }
+}
+
+#[test]
+fn a_gpu_without_evidence_is_named_and_the_collector_lives_on() {
+    let answers = vec![
+        attached(found(vec![gpu(1), gpu(2)])),
+        evidence(NONCE, vec![Shown::Evidence(collected()), Shown::Off]),
+        ready(ReadyState::Unsupported),
+        ready(ReadyState::Failed(NvmlFailure {
+            call: NvmlCall::SetReady,
+            code: 4,
+        })),
+        ready(ReadyState::NotReady),
+    ];
+    let collector = collector(answers, false, DEADLINE).unwrap();
+    let refused = |outcome: Result<(), SourceError>| outcome.unwrap_err().to_string();
+    assert_eq!(
+        refused(collector.collect(&NONCE).map(drop)),
+        "GPU 1 shows no evidence: confidential computing is off: the host turns it on (`cocoon-host gpu prepare`)"
+    );
+    assert_eq!(
+        refused(collector.set_ready(true)),
+        "the GPUs are not ready: there is no such state: confidential computing is off"
+    );
+    assert_eq!(
+        refused(collector.set_ready(true)),
+        "the GPUs are not ready: the driver fails at SetReady with code 4 of nvml.h"
+    );
+    assert_eq!(
+        refused(collector.set_ready(true)),
+        "the GPUs are not ready: they are not ready"
+    );
+    assert_eq!(*collector.events().borrow(), Happened::Nothing);
+}
+
+/// After any of these nothing is asked any more, and everybody who relies on the GPUs hears of it.
+#[test]
+fn whoever_lies_is_not_asked_again() {
+    let broken = "the process that holds the GPUs broke its protocol";
+    let two = vec![Shown::Evidence(collected()); 2];
+    for (answer, expected) in [
+        (
+            evidence(Hex([8; 32]), vec![Shown::Evidence(collected())]),
+            "the collector broke its protocol: its evidence is for another nonce or of other GPUs",
+        ),
+        (
+            evidence(NONCE, two),
+            "the collector broke its protocol: its evidence is for another nonce or of other GPUs",
+        ),
+        (
+            ready(ReadyState::Ready),
+            "the collector broke its protocol: it answers another question",
+        ),
+        (
+            vec![0xff; 4],
+            "the collector broke its protocol: frame of 4294967295 bytes exceeds the limit of 524288 bytes of this channel",
+        ),
+        (
+            [&2_u32.to_be_bytes()[..], b"{}"].concat(),
+            "the collector broke its protocol: frame is not a message of this channel (line 1, column 2)",
+        ),
+        (
+            evidence(
+                NONCE,
+                vec![Shown::Evidence(CollectedGpu {
+                    chain: String::new(),
+                    ..collected()
+                })],
+            ),
+            "the collector broke its protocol: no bytes of GPU certificates, where there must be some",
+        ),
+    ] {
+        let collector = next(answer);
+        assert_eq!(collector.collect(&NONCE).unwrap_err().to_string(), expected);
+        let after = collector.collect(&NONCE).unwrap_err().to_string();
+        assert_eq!(after, "the collector died", "after: {expected}");
+        let events = collector.events();
+        assert!(matches!(
+            *events.borrow(),
+            Happened::Nothing | Happened::Ended(_)
+        ));
+        // A lie of the agent's own finding ends the socket; one of the reader's is called so.
+        let until = Instant::now() + DEADLINE;
+        while *events.borrow() == Happened::Nothing {
+            assert!(Instant::now() < until);
+            thread::sleep(Duration::from_millis(1));
+        }
+        let ended = *events.borrow();
+        let died = Happened::Ended("the process that holds the GPUs died");
+        assert!(
+            [died, Happened::Ended(broken)].contains(&ended),
+            "{ended:?}"
+        );
+    }
+}
+
+#[test]
+fn one_that_dies_or_says_nothing_is_told() {
+    let dies = collector(vec![attached(found(vec![gpu(1)]))], true, DEADLINE).unwrap();
+    assert_eq!(
+        dies.collect(&NONCE).unwrap_err().to_string(),
+        "the collector died"
+    );
+    happens(
+        &dies,
+        Happened::Ended("the process that holds the GPUs died"),
+    );
+    let silent = collector(Vec::new(), false, SOON).err().unwrap();
+    assert_eq!(
+        silent.to_string(),
+        "the collector did not answer within 200ms"
+    );
+    // What nobody asked for: two answers to one question.
+    let twice = [
+        ready(ReadyState::Ready),
+        ready(ReadyState::Ready),
+        ready(ReadyState::Ready),
+    ]
+    .concat();
+    let eager = next(twice);
+    assert_eq!(eager.set_ready(true), Ok(()));
+    happens(
+        &eager,
+        Happened::Ended("the process that holds the GPUs broke its protocol"),
+    );
+}
+
+#[test]
+fn events_count_until_one_is_an_end() {
+    let xid = FromCollector::Event(GpuEvent::Xid {
+        gpu: Some(0),
+        code: 31,
+    });
+    let lost = FromCollector::Event(GpuEvent::Lost { gpu: None });
+    let answer = [framed(&xid), framed(&xid), ready(ReadyState::Ready)].concat();
+    let later = [framed(&lost), framed(&xid), ready(ReadyState::NotReady)].concat();
+    let answers = vec![attached(found(vec![gpu(1)])), answer, later];
+    let collector = collector(answers, false, DEADLINE).unwrap();
+    assert_eq!(collector.set_ready(true), Ok(()));
+    happens(&collector, Happened::Something(2));
+    assert_eq!(collector.set_ready(false), Ok(()));
+    happens(
+        &collector,
+        Happened::Ended("a GPU fell off the bus or needs a reset"),
+    );
+}
+
+#[test]
+fn a_program_that_is_not_there_is_named() {
+    let error = Collector::start(Path::new("/nowhere/cocoon-gpu"))
+        .err()
+        .unwrap();
+    assert_eq!(
+        error.to_string(),
+        "cannot start the collector /nowhere/cocoon-gpu"
+    );
+}

@@ -1,0 +1,305 @@
+//! Through here goes every evidence of GPUs: at boot, for sessions, again on a timer and when something happened. What it
+//! refuses once while the guest serves ends the service.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cocoon_protocol::bytes::{Hex, Hex32};
+use cocoon_protocol::gpu::{GpuCollateral, GpuNeeds};
+use cocoon_protocol::gpu_section::{GpuSection, keys_digest};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::judge::{self, Demand, Refused, Roots};
+use super::wanted::{self, WantedError};
+use super::{GpuSource, Happened, SourceError};
+use crate::{keys, wait};
+
+/// How often GPUs prove themselves though nobody asks.
+pub const AGAIN: Duration = Duration::from_secs(600);
+/// How long the host may take to get NVIDIA's word on GPUs that it has not seen before.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Counts the GPUs of the machine.
+pub type Count = Box<dyn Fn() -> Result<usize, WantedError> + Send + Sync>;
+
+/// Why GPUs may not work, or not any more. The texts hold nothing foreign; causes, told before a guest serves, may.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum GateError {
+    /// They cannot be counted.
+    #[error("cannot count the GPUs")]
+    Count(#[source] Arc<WantedError>),
+    /// There is none.
+    #[error("this image works on a GPU, and the machine has none: pass one through to the VM")]
+    NoGpu,
+    /// The source gives no evidence.
+    #[error("there is no evidence of the GPUs")]
+    Source(#[source] SourceError),
+    /// The driver does not let them work.
+    #[error("the GPUs do not take work")]
+    Ready(#[source] SourceError),
+    /// Their evidence is not what it must be.
+    #[error("the evidence of the GPUs was refused by {}", .0.ids().join(", "))]
+    Refused(#[source] Refused),
+    /// One came or went.
+    #[error("the guest counts {now} GPUs, and counted {before} at boot")]
+    Number {
+        /// At boot.
+        before: usize,
+        /// Now.
+        now: usize,
+    },
+    /// The engine works on others than those that are proven.
+    #[error("the engine works on {engine} GPUs, and the guest counts {counted}")]
+    Engine {
+        /// As the engine says.
+        engine: usize,
+        /// On the PCI bus.
+        counted: usize,
+    },
+    /// They are not what they were.
+    #[error("the GPUs are not what they were: {0}")]
+    Ended(&'static str),
+    /// No random bytes for a question.
+    #[error("cannot draw a nonce for the GPUs")]
+    Random,
+}
+
+/// What a gate is made of.
+pub struct Setup {
+    /// Where evidence comes from.
+    pub source: Arc<dyn GpuSource>,
+    /// How many GPUs there are.
+    pub count: Count,
+    /// Whose count.
+    pub roots: Roots,
+    /// NVIDIA's word, as the host hands it over.
+    pub collateral: watch::Receiver<Option<GpuCollateral>>,
+}
+
+/// Verified evidence, and what vouched for it.
+#[derive(Debug)]
+pub struct Proven {
+    /// For the document.
+    pub section: GpuSection,
+    /// For the document too: a client judges by the very same.
+    pub collateral: Option<GpuCollateral>,
+}
+
+/// GPUs that were verified at boot. Only [`Gate::open`] makes it.
+pub struct Gate {
+    setup: Setup,
+    /// Evidence is collected one at a time.
+    turn: Mutex<()>,
+    functions: usize,
+    keys: Vec<Hex32>,
+    needs: Vec<GpuNeeds>,
+    failed: watch::Sender<Option<GateError>>,
+}
+
+impl Gate {
+    /// Counts, collects, verifies, and only then lets the GPUs take work. What NVIDIA has to be asked for goes to `ask`, and
+    /// its word is waited for, no longer than `patience`. Blocks.
+    ///
+    /// # Errors
+    /// [`GateError`]: the machine must not serve.
+    pub fn open(
+        mut setup: Setup,
+        nonce: &Hex32,
+        ask: impl FnOnce(Vec<GpuNeeds>),
+        patience: Duration,
+    ) -> Result<Self, GateError> {
+        let functions = (setup.count)().map_err(|error| GateError::Count(Arc::new(error)))?;
+        if functions == 0 {
+            return Err(GateError::NoGpu);
+        }
+        let shown = setup.source.collect(nonce).map_err(GateError::Source)?;
+        let demand = Demand {
+            functions,
+            nonce,
+            roots: setup.roots,
+            keys: None,
+        };
+        let needs = judge::needs(&shown, &demand);
+        ask(needs.clone());
+        let mut last = None;
+        let judged = wait::until(patience, || {
+            if last.is_some() && !setup.collateral.has_changed().unwrap_or(false) {
+                return None;
+            }
+            let stapled = setup.collateral.borrow_and_update().clone();
+            match judge::judge(&shown, stapled.as_ref(), &demand) {
+                Ok(keys) => Some(Ok(keys)),
+                Err(refused) if refused.may_be_mended() => {
+                    last = Some(refused);
+                    None
+                }
+                Err(refused) => Some(Err(refused)),
+            }
+        });
+        let refused = || GateError::Refused(last.take().unwrap_or_default());
+        let keys = judged.ok_or_else(refused)?.map_err(GateError::Refused)?;
+        setup.source.set_ready(true).map_err(GateError::Ready)?;
+        Ok(Self {
+            setup,
+            turn: Mutex::default(),
+            functions,
+            keys,
+            needs,
+            failed: watch::Sender::new(None),
+        })
+    }
+
+    /// The GPU digest of the boot's claims.
+    pub fn keys_digest(&self) -> Hex32 {
+        keys_digest(&self.keys)
+    }
+
+    /// What NVIDIA has to be asked for.
+    pub fn needs(&self) -> &[GpuNeeds] {
+        &self.needs
+    }
+
+    /// Whether an engine that works on so many GPUs works on those that are proven. Simulated ones compute nothing: then
+    /// it works on none.
+    ///
+    /// # Errors
+    /// [`GateError::Engine`].
+    pub fn check_engine(&self, devices: u16) -> Result<(), GateError> {
+        let counted = match self.setup.roots {
+            Roots::Vendor => self.functions,
+            Roots::Development => 0,
+        };
+        match usize::from(devices) == counted {
+            true => Ok(()),
+            false => Err(GateError::Engine {
+                engine: devices.into(),
+                counted,
+            }),
+        }
+    }
+
+    /// Verified evidence over `nonce`. Blocks. What is refused ends the service: see [`Gate::failed`].
+    ///
+    /// # Errors
+    /// [`GateError::Source`] when there is no evidence this time, and the error that ended the service for ever after.
+    pub fn evidence(&self, nonce: &Hex32) -> Result<Proven, GateError> {
+        // Nothing is left half done: a poisoned turn is a turn.
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = self.failed.borrow().clone() {
+            return Err(error);
+        }
+        let now = (self.setup.count)();
+        let now = now.map_err(|error| self.fail(GateError::Count(Arc::new(error))))?;
+        if now != self.functions {
+            let before = self.functions;
+            return Err(self.fail(GateError::Number { before, now }));
+        }
+        let gpus = self
+            .setup
+            .source
+            .collect(nonce)
+            .map_err(GateError::Source)?;
+        let collateral = self.setup.collateral.borrow().clone();
+        let demand = Demand {
+            functions: self.functions,
+            nonce,
+            roots: self.setup.roots,
+            keys: Some(&self.keys),
+        };
+        judge::judge(&gpus, collateral.as_ref(), &demand)
+            .map_err(|refused| self.fail(GateError::Refused(refused)))?;
+        let section = GpuSection {
+            functions: u16::try_from(self.functions).unwrap_or(u16::MAX),
+            gpus,
+            path: Vec::new(),
+        };
+        Ok(Proven {
+            section,
+            collateral,
+        })
+    }
+
+    /// Becomes `Some` with the first error after which nobody may be served any more.
+    pub fn failed(&self) -> watch::Receiver<Option<GateError>> {
+        self.failed.subscribe()
+    }
+
+    /// Keeps the GPUs from taking work, as far as the driver still listens. Blocks.
+    pub fn close(&self) {
+        // Whether it hears this or not, the machine ends.
+        let _ = self.setup.source.set_ready(false);
+    }
+
+    /// Asks the GPUs again, `every` so often and when something happened to them; returns when nobody may be served any
+    /// more, with the reason.
+    pub async fn watch(self: &Arc<Self>, every: Duration) -> GateError {
+        let (mut events, mut failed) = (self.setup.source.events(), self.failed());
+        let mut tick = interval(every);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The boot's evidence is fresh: the first tick comes at once.
+        tick.tick().await;
+        let mut seen = 0;
+        loop {
+            if let Some(error) = failed.borrow_and_update().clone() {
+                return error;
+            }
+            let happened = *events.borrow_and_update();
+            match happened {
+                Happened::Ended(what) => return self.fail(GateError::Ended(what)),
+                Happened::Something(times) if times != seen => {
+                    seen = times;
+                    self.ask_again().await;
+                }
+                Happened::Something(_) | Happened::Nothing => tokio::select! {
+                    _ = tick.tick() => self.ask_again().await,
+                    changed = events.changed() => if changed.is_err() {
+                        return self.fail(GateError::Ended(NOBODY));
+                    },
+                    // The sender is ours.
+                    _ = failed.changed() => {}
+                },
+            }
+        }
+    }
+
+    async fn ask_again(self: &Arc<Self>) {
+        let gate = Arc::clone(self);
+        let asked = tokio::task::spawn_blocking(move || {
+            // A source may be busy once; one that is silent twice is gone.
+            for last in [false, true] {
+                let Ok(nonce) = keys::random::<32>() else {
+                    gate.fail(GateError::Random);
+                    return;
+                };
+                match gate.evidence(&Hex(*nonce)) {
+                    Err(error @ GateError::Source(_)) if last => drop(gate.fail(error)),
+                    Err(GateError::Source(_)) => {}
+                    // What was refused has been noted there.
+                    Ok(_) | Err(_) => return,
+                }
+            }
+        });
+        // No panic reaches this line in the appliance: it ends the machine.
+        let _ = asked.await;
+    }
+
+    /// Notes the first error and gives it back.
+    fn fail(&self, error: GateError) -> GateError {
+        let noted = error.clone();
+        self.failed.send_if_modified(|failed| {
+            let first = failed.is_none();
+            failed.get_or_insert(noted);
+            first
+        });
+        error
+    }
+}
+
+/// Counts NVIDIA's functions on the PCI bus of this machine.
+pub fn count_on_bus() -> Count {
+    Box::new(|| wanted::count(Path::new(wanted::PCI)))
+}
+
+const NOBODY: &str = "nobody watches them any more";

@@ -1,0 +1,113 @@
+//! Simulated GPUs behind a gate, which a test can change and silence.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use cocoon_guest_agent::gpu::gate::{Gate, GateError, Setup};
+use cocoon_guest_agent::gpu::judge::Roots;
+use cocoon_guest_agent::gpu::{GpuSource, Happened, SourceError};
+use cocoon_protocol::bytes::{Hex, Hex32};
+use cocoon_protocol::gpu::{CollectedGpu, GpuCollateral};
+use cocoon_simulator::nvidia::{Fault, GpuSimulator};
+use tokio::sync::watch;
+
+/// The boot's question.
+pub const NONCE: Hex32 = Hex([7; 32]);
+
+/// Simulated GPUs of a machine, and what was done with them.
+pub struct Bench {
+    pub simulator: Mutex<GpuSimulator>,
+    pub count: AtomicUsize,
+    did: Mutex<Vec<&'static str>>,
+    pub silent: AtomicUsize,
+    pub events: watch::Sender<Happened>,
+}
+
+pub fn simulator(serials: &[&str]) -> GpuSimulator {
+    let serials: Vec<String> = serials.iter().map(ToString::to_string).collect();
+    GpuSimulator::new("bench", &serials).unwrap()
+}
+
+impl Bench {
+    pub fn new(serials: &[&str]) -> Arc<Self> {
+        Arc::new(Self {
+            simulator: Mutex::new(simulator(serials)),
+            count: AtomicUsize::new(serials.len()),
+            did: Mutex::default(),
+            silent: AtomicUsize::new(0),
+            events: watch::Sender::default(),
+        })
+    }
+
+    pub fn faulty(fault: Fault) -> Arc<Self> {
+        let bench = Self::new(&["1001", "1002"]);
+        bench.simulator.lock().unwrap().fault = Some(fault);
+        bench
+    }
+
+    pub fn collateral(&self) -> GpuCollateral {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let simulator = self.simulator.lock().unwrap();
+        simulator.collateral(now.as_secs()).unwrap()
+    }
+
+    pub fn did(&self) -> Vec<&'static str> {
+        self.did.lock().unwrap().clone()
+    }
+
+    pub fn open_as(self: &Arc<Self>, roots: Roots) -> Result<Gate, GateError> {
+        let (host, collateral) = watch::channel(None);
+        let counted = Arc::clone(self);
+        let setup = Setup {
+            source: Arc::clone(self) as Arc<dyn GpuSource>,
+            count: Box::new(move || Ok(counted.count.load(Ordering::Relaxed))),
+            roots,
+            collateral,
+        };
+        // The host answers when it is asked, and not before.
+        let ask = |needs: Vec<_>| {
+            self.did.lock().unwrap().push("ask");
+            assert!(needs.len() <= self.count.load(Ordering::Relaxed));
+            host.send_replace(Some(self.collateral()));
+        };
+        Gate::open(setup, &NONCE, ask, Duration::ZERO)
+    }
+
+    pub fn open(self: &Arc<Self>) -> Result<Gate, GateError> {
+        self.open_as(Roots::Development)
+    }
+}
+
+impl GpuSource for Bench {
+    fn collect(&self, nonce: &Hex32) -> Result<Vec<CollectedGpu>, SourceError> {
+        self.did.lock().unwrap().push("collect");
+        let silent = |times: usize| times.checked_sub(1);
+        if self
+            .silent
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, silent)
+            .is_ok()
+        {
+            return Err(SourceError("the driver is busy".into()));
+        }
+        Ok(self.simulator.lock().unwrap().collect(nonce).unwrap())
+    }
+
+    fn set_ready(&self, ready: bool) -> Result<(), SourceError> {
+        let what = if ready { "ready" } else { "not ready" };
+        self.did.lock().unwrap().push(what);
+        Ok(())
+    }
+
+    fn events(&self) -> watch::Receiver<Happened> {
+        self.events.subscribe()
+    }
+}
+
+/// An error and its cause.
+pub fn words(error: &GateError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}

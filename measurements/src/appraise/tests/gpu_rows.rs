@@ -1,0 +1,331 @@
+//! The GPUs of a session: claimed, shown, tied to it, and as real as the CPU.
+
+use cocoon_protocol::{
+    batch,
+    gpu::{CollectedGpu, DriverState, GpuCollateral},
+    gpu_section::{GpuSection, keys_digest},
+};
+
+use super::{
+    super::gpu::{claimed, session as rows},
+    *,
+};
+use crate::{
+    nvidia::simulated::{Gpu, ReportParts, Scene},
+    policy::GpuRequirement,
+    roots::RootClass,
+};
+
+/// A GPU's machine, and what it shows.
+struct Shown {
+    scene: Scene,
+    manifest: TrustedManifest,
+    document: Document,
+}
+
+fn cuda() -> TrustedManifest {
+    trusted(&Manifest {
+        variant: "cuda".into(),
+        ..sample()
+    })
+}
+
+fn collected(scene: &Scene, gpu: &Gpu, nonce: Hex32) -> CollectedGpu {
+    let parts = ReportParts::new(nonce.0, Scene::DRIVER, Scene::VBIOS_BYTES, gpu.firmware_id);
+    CollectedGpu {
+        report: Blob(parts.signed(&gpu.attestation.key)),
+        chain: scene.nvidia.chain(gpu).unwrap(),
+        driver: DriverState {
+            confidential_computing: true,
+            developer_mode: false,
+            protected_pcie: false,
+            driver_version: Scene::DRIVER.into(),
+            vbios_version: Scene::VBIOS.into(),
+        },
+    }
+}
+
+impl Shown {
+    /// One good GPU that answered this session.
+    fn good() -> Self {
+        let scene = Scene::at(NOW).unwrap();
+        let manifest = cuda();
+        let mut document = document(Tee::Tdx, &manifest);
+        let nonce = binding::gpu_nonce(&binding::session(&document.claims, &FRESH));
+        document.gpu = Some(GpuSection {
+            functions: 1,
+            gpus: vec![collected(&scene, &scene.gpu, nonce)],
+            path: Vec::new(),
+        });
+        document.gpu_collateral = Some(GpuCollateral {
+            rims: scene.rims.clone(),
+            ocsp: scene.ocsp.iter().cloned().map(Blob).collect(),
+        });
+        let mut shown = Self {
+            scene,
+            manifest,
+            document,
+        };
+        shown.claim();
+        shown
+    }
+
+    /// The claims name the section as it is now.
+    fn claim(&mut self) {
+        let digest = self.section().digest();
+        self.document.claims.gpu_section_digest = digest;
+    }
+
+    fn section(&mut self) -> &mut GpuSection {
+        self.document.gpu.as_mut().unwrap()
+    }
+
+    /// The keys that a good boot committed to.
+    fn keys(&self) -> Hex32 {
+        let key = self.scene.gpu.attestation.key.public().unwrap();
+        let der = x509_cert::der::Encode::to_der(&key).unwrap();
+        keys_digest(&[Hex32::sha256(&der)])
+    }
+
+    fn checks(&self, handshake: Hex32, cpu: RootClass) -> (Option<RootClass>, Vec<Check>) {
+        let policy = Policy {
+            development_roots: self.scene.nvidia.roots(),
+            ..Policy::default()
+        };
+        let presented = Presented {
+            handshake_gpus: Some(handshake),
+            ..session(&self.document)
+        };
+        let mut checks = vec![claimed(&self.document, &self.manifest, &policy, true)];
+        let (root, more) = rows(&presented, FRESH, Some(cpu), &policy, NOW);
+        checks.extend(more);
+        (root, checks)
+    }
+
+    #[track_caller]
+    fn refused(&self, id: &str, cause: &str) {
+        let (_, checks) = self.checks(self.keys(), RootClass::Development);
+        assert_eq!(only_failure(&checks), (id, cause));
+    }
+}
+
+#[test]
+fn a_gpu_that_answered_this_session_is_good() {
+    let shown = Shown::good();
+    let (root, checks) = shown.checks(shown.keys(), RootClass::Development);
+    no_failure(&checks);
+    assert_eq!(root, Some(RootClass::Development));
+    let passed = |id| {
+        checks
+            .iter()
+            .any(|check| check.id == id && check.outcome == Outcome::Pass)
+    };
+    for id in [
+        "document.gpu",
+        "gpu.count",
+        "gpu.nonce",
+        "gpu.mode",
+        "gpu.measurements",
+        "gpu.keys",
+        "gpu.class",
+    ] {
+        assert!(passed(id), "{id}: {checks:#?}");
+    }
+}
+
+/// The nonce, the section and the number of GPUs are the verifier's own to compute or compare.
+#[test]
+fn cocoon_gpu_18() {
+    // Genuine evidence, of another session of the very same GPU.
+    let mut other = Shown::good();
+    let nonce = binding::gpu_nonce(&binding::session(
+        &other.document.claims,
+        &Freshness {
+            nonce: Hex([9; 32]),
+            ..FRESH
+        },
+    ));
+    let late = collected(&other.scene, &other.scene.gpu, nonce);
+    other.section().gpus[0] = late;
+    other.claim();
+    other.refused(
+        "gpu.nonce",
+        "the report answers another question: an old one, or somebody else's",
+    );
+    // Changed after the claims were made.
+    let mut edited = Shown::good();
+    edited.section().gpus[0].driver.protected_pcie = true;
+    let (_, checks) = edited.checks(edited.keys(), RootClass::Development);
+    let failed: Vec<_> = checks
+        .iter()
+        .filter(|check| check.outcome == Outcome::Fail)
+        .map(|check| check.id)
+        .collect();
+    assert_eq!(failed, ["document.gpu", "gpu.protected_pcie"]);
+    // One that the guest counted shows nothing.
+    let mut missing = Shown::good();
+    missing.section().functions = 2;
+    missing.claim();
+    missing.refused(
+        "gpu.count",
+        "a GPU without evidence could do anything with what it is given",
+    );
+}
+
+/// Sessions that share a report find their own way to its nonce, and nobody else's.
+#[test]
+fn a_shared_report_answers_each_of_its_sessions() {
+    let mut shown = Shown::good();
+    let bare = Claims {
+        gpu_section_digest: Hex32::ZERO,
+        ..shown.document.claims.clone()
+    };
+    let stranger = Freshness {
+        nonce: Hex([8; 32]),
+        exporter: Hex([9; 32]),
+    };
+    let sessions = [stranger, FRESH].map(|fresh| binding::session(&bare, &fresh));
+    let asked = batch::share(&sessions).unwrap();
+    let place = asked.places[1].clone().unwrap();
+    let report = collected(&shown.scene, &shown.scene.gpu, asked.gpu_nonce);
+    *shown.section() = GpuSection {
+        functions: 1,
+        gpus: vec![report],
+        path: place.path.clone(),
+    };
+    shown.claim();
+    shown.document.batch = Some(place);
+    let (_, checks) = shown.checks(shown.keys(), RootClass::Development);
+    no_failure(&checks);
+    shown.section().path[0].0[0] ^= 1;
+    shown.refused(
+        "gpu.nonce",
+        "the report answers another question: an old one, or somebody else's",
+    );
+    shown.section().path.clear();
+    shown.refused(
+        "gpu.nonce",
+        "a path of 0 hashes, where session 1 of a batch of 2 has 1",
+    );
+}
+
+/// Another genuine GPU that answers the right nonce is another GPU all the same.
+#[test]
+fn cocoon_gpu_19() {
+    const OTHER: &str = "other GPUs than those that the certificate of this connection committed to when the guest started: \
+                         one was exchanged, reset with other firmware, or another machine's evidence is shown";
+    let mut swapped = Shown::good();
+    let other = swapped.scene.nvidia.gpu("9999999999").unwrap();
+    let nonce = binding::gpu_nonce(&binding::session(&swapped.document.claims, &FRESH));
+    let report = collected(&swapped.scene, &other, nonce);
+    swapped.section().gpus[0] = report;
+    swapped.claim();
+    let times = crate::nvidia::simulated::Times {
+        this_update: NOW - 3600,
+        next_update: Some(NOW + 86_400),
+    };
+    let ocsp = swapped.scene.nvidia.good(&other, times).unwrap();
+    let collateral = swapped.document.gpu_collateral.as_mut().unwrap();
+    collateral.ocsp = ocsp.into_iter().map(Blob).collect();
+    swapped.refused("gpu.keys", OTHER);
+    // A boot that committed to no GPU.
+    let shown = Shown::good();
+    let (_, checks) = shown.checks(Hex32::ZERO, RootClass::Development);
+    assert_eq!(only_failure(&checks), ("gpu.keys", OTHER));
+}
+
+#[test]
+fn cocoon_gpu_20() {
+    let shown = Shown::good();
+    let (root, checks) = shown.checks(shown.keys(), RootClass::Vendor);
+    assert_eq!(root, Some(RootClass::Development));
+    assert_eq!(
+        only_failure(&checks),
+        (
+            "gpu.class",
+            "a simulated GPU beside a real CPU: an image that is what its manifest says never does that"
+        )
+    );
+}
+
+/// Evidence that nothing vouches for never hangs on one row.
+#[test]
+fn unverified_evidence_fails_twice() {
+    let mut shown = Shown::good();
+    *shown.section().gpus[0].report.0.last_mut().unwrap() ^= 1;
+    shown.claim();
+    let (root, checks) = shown.checks(shown.keys(), RootClass::Development);
+    assert_eq!(root, None);
+    let failed: Vec<_> = checks
+        .iter()
+        .filter(|check| check.outcome == Outcome::Fail)
+        .map(|check| check.id)
+        .collect();
+    assert_eq!(failed, ["gpu.signature", "gpu.class", "gpu.keys"]);
+}
+
+/// A GPU that manifest or guest claims must be proven, whatever the policy.
+#[test]
+fn cocoon_verdict_9() {
+    let judge = |variant: &str, gpu, edit: fn(&mut Document), session| {
+        let manifest = trusted(&Manifest {
+            variant: variant.into(),
+            ..sample()
+        });
+        let mut document = document(Tee::Tdx, &manifest);
+        edit(&mut document);
+        let policy = Policy {
+            gpu,
+            ..Policy::default()
+        };
+        claimed(&document, &manifest, &policy, session)
+    };
+    let nothing: fn(&mut Document) = |_| ();
+    let digest: fn(&mut Document) = |d| d.claims.gpu_section_digest = Hex([1; 32]);
+    let boot: fn(&mut Document) = |d| {
+        d.kind = Kind::Boot;
+        d.claims.gpu_section_digest = Hex([1; 32]);
+    };
+    let section: fn(&mut Document) = |d| d.gpu = Shown::good().document.gpu;
+    let unproven = "the manifest is of a GPU image, and the guest shows no evidence of a GPU: prompts would reach one that nobody \
+                    has checked";
+    let claims = "the guest claims a GPU, and the evidence of it is missing from the document";
+    let unexpected = "the guest claims a GPU, and the manifest's image has none";
+    let (if_claimed, required) = (GpuRequirement::IfClaimed, GpuRequirement::Required);
+    for (variant, gpu, edit, session, cause) in [
+        ("cuda", if_claimed, nothing, true, unproven),
+        ("cuda", required, nothing, true, unproven),
+        ("cuda", if_claimed, nothing, false, unproven),
+        // An unknown variant is taken for more than it may be.
+        ("CPU", if_claimed, nothing, true, unproven),
+        ("cuda", if_claimed, digest, true, claims),
+        ("cuda", required, digest, true, claims),
+        // A session's document in the place of a boot's.
+        ("cuda", if_claimed, digest, false, claims),
+        ("cpu", if_claimed, digest, true, unexpected),
+        ("cpu", if_claimed, boot, false, unexpected),
+        ("cpu", if_claimed, section, true, unexpected),
+        (
+            "cpu",
+            required,
+            nothing,
+            true,
+            "your policy requires a GPU, and this image has none",
+        ),
+    ] {
+        let check = judge(variant, gpu, edit, session);
+        assert_eq!(only_failure(&[check]), ("document.gpu", cause));
+    }
+    let check = judge("cpu", if_claimed, nothing, true);
+    assert_eq!(check.outcome, Outcome::Pass);
+    let check = judge("cuda", if_claimed, boot, false);
+    assert_eq!(
+        (check.outcome, check.cause.as_deref()),
+        (
+            Outcome::Note,
+            Some(
+                "the certificate commits to the keys of GPUs: the session's document has to prove these very ones"
+            )
+        )
+    );
+}
