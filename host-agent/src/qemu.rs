@@ -12,7 +12,7 @@ use cocoon_qemu::accel::{self, AccelError, Choice, Probe, Wanted};
 use cocoon_qemu::find::{MINIMUM, Qemu};
 use cocoon_qemu::obtain::{ObtainError, Obtained, obtain};
 use cocoon_qemu::socket::{self, SocketError};
-use cocoon_qemu::spec::{Blob, Channel, Confidential, Console, Disk, Network};
+use cocoon_qemu::spec::{Blob, Channel, Confidential, Console, Disk, Network, Placement};
 use cocoon_qemu::{Accel, VmSpec};
 
 use crate::image::Image;
@@ -130,6 +130,7 @@ pub fn machine(shape: &Shape, image: Image) -> Result<Machine, SocketError> {
         confidential: Confidential::None,
         vcpus: shape.vcpus,
         memory_mib: shape.memory_mib,
+        placement: Placement::default(),
         firmware: Some(Blob::Descriptor(image.firmware.as_raw_fd())),
         kernel: Blob::Descriptor(image.kernel.as_raw_fd()),
         initrd: Some(Blob::Descriptor(image.initrd.as_raw_fd())),
@@ -143,7 +144,7 @@ pub fn machine(shape: &Shape, image: Image) -> Result<Machine, SocketError> {
             endpoint: control.endpoint,
         }),
         console: Console::Stream(console.endpoint),
-        network: Some(Network {
+        network: Some(Network::User {
             host_port: 0,
             guest_port: GUEST_PORT,
         }),

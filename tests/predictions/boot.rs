@@ -14,7 +14,7 @@ use cocoon_host_agent::qemu;
 use cocoon_image::initrd::cpio::Cpio;
 use cocoon_inputs::report;
 use cocoon_qemu::find::Qemu;
-use cocoon_qemu::spec::{Blob, Confidential, Console};
+use cocoon_qemu::spec::{Blob, Confidential, Console, Placement};
 use cocoon_qemu::{Accel, Argument, VmSpec, arguments};
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -145,6 +145,7 @@ impl Boot<'_> {
             confidential: Confidential::None,
             vcpus: self.vcpus,
             memory_mib: self.memory_mib,
+            placement: Placement::default(),
             firmware: whole,
             kernel: Blob::Path(self.kernel.to_owned()),
             initrd: Some(Blob::Path(initrd)),

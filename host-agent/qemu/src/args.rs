@@ -4,19 +4,18 @@ use std::fmt;
 
 use crate::accel::Accel;
 use crate::spec::{
-    Blob, CMDLINE_MAX, Channel, Confidential, Console, Disk, Endpoint, GUEST_ADDRESS, Network,
-    SERIAL_MAX, SpecError, VmSpec,
+    Blob, CMDLINE_MAX, Channel, Confidential, Console, Disk, Endpoint, SERIAL_MAX, SpecError,
+    VmSpec,
 };
 use crate::text::{escaped, name, path, plain, range, socket_path};
 
 mod confidential;
+mod memory;
+mod network;
 mod passthrough;
 
 /// The machine type, by version: its ACPI and SMBIOS tables are measured (RTMR0) and must not change with QEMU's.
 pub const MACHINE: &str = "pc-q35-10.0";
-
-/// The card's address, fixed so that nothing the guest sees depends on the run.
-const MAC: &str = "52:54:00:12:34:56";
 
 /// What every virtio device gets, in a confidential machine or not, so that all boot the same.
 const VIRTIO: &str = "disable-legacy=on,iommu_platform=on";
@@ -65,7 +64,7 @@ pub fn arguments(spec: &VmSpec) -> Result<Vec<Argument>, SpecError> {
     boot(&mut args, spec)?;
     disks(&mut args, &spec.disks)?;
     if let Some(network) = &spec.network {
-        card(&mut args, network)?;
+        network::card(&mut args, network)?;
     }
     if let Some(channel) = &spec.control {
         control(&mut args, channel)?;
@@ -130,12 +129,14 @@ fn machine(args: &mut Args, spec: &VmSpec) -> Result<(), SpecError> {
         "{MACHINE},smm=off,vmport=off,hpet=off,sata=off,smbus=off,i8042=off,usb=off,graphics=off"
     );
     machine.push_str(confidential::machine_options(&spec.confidential));
+    machine.push_str(memory::machine_option(spec));
     args.add(
         "-machine",
         machine,
         "versioned, since its tables are measured; every legacy device the guest does not need is off",
     );
-    confidential::objects(args, spec)?;
+    memory::object(args, spec)?;
+    confidential::object(args, spec)?;
     match spec.accel {
         Accel::Kvm => args.add(
             "-accel",
@@ -254,25 +255,6 @@ fn disks(args: &mut Args, disks: &[Disk]) -> Result<(), SpecError> {
             "found by serial, not by order",
         );
     }
-    Ok(())
-}
-
-fn card(args: &mut Args, network: &Network) -> Result<(), SpecError> {
-    range("guest_port", network.guest_port.into(), 1, 65535)?;
-    let [a, b, c, d] = GUEST_ADDRESS.0;
-    args.add(
-        "-netdev",
-        format!(
-            "user,id=net0,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:{}-{a}.{b}.{c}.{d}:{}",
-            network.host_port, network.guest_port
-        ),
-        "no root needed; the guest can open no connection, only answer on one loopback port",
-    );
-    args.add(
-        "-device",
-        format!("virtio-net-pci,netdev=net0,mac={MAC},romfile=,{VIRTIO}"),
-        "fixed address; no option ROM, which would be host code run before the kernel",
-    );
     Ok(())
 }
 

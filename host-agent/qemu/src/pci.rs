@@ -3,8 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// One PCI function of the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct PciAddress {
     /// Segment.
     pub domain: u16,
@@ -27,6 +30,20 @@ impl FromStr for PciAddress {
     /// Exactly as sysfs writes it; the domain may be left out, as `lspci` does.
     fn from_str(text: &str) -> Result<Self, NotPciAddress> {
         parse(text).ok_or_else(|| NotPciAddress(text.chars().take(40).collect()))
+    }
+}
+
+impl TryFrom<String> for PciAddress {
+    type Error = NotPciAddress;
+
+    fn try_from(text: String) -> Result<Self, NotPciAddress> {
+        text.parse()
+    }
+}
+
+impl From<PciAddress> for String {
+    fn from(address: PciAddress) -> Self {
+        address.to_string()
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use crate::accel::{Accel, Probe};
 use crate::process::Vm;
 use crate::socket;
-use crate::spec::{Blob, Confidential, Console, VmSpec};
+use crate::spec::{Blob, Confidential, Console, Placement, VmSpec};
 use crate::tail::Tail;
 
 /// The kernel prints this after everything of its own has started: CPUs, memory, timers, drivers.
@@ -32,6 +32,7 @@ pub(crate) async fn run(probe: &Probe<'_>) -> Result<String, String> {
         // Two, because starting the second processor is a step of its own.
         vcpus: 2,
         memory_mib: 384,
+        placement: Placement::default(),
         firmware: probe.firmware.map(|path| Blob::Path(path.to_owned())),
         kernel: Blob::Path(probe.kernel.to_owned()),
         initrd: None,

@@ -111,6 +111,15 @@ impl Qmp {
         Ok(entries.into_iter().map(BlockStats::from).collect())
     }
 
+    /// The threads that run the virtual CPUs, in order, by the kernel's numbers.
+    ///
+    /// # Errors
+    /// See [`QmpError`].
+    pub async fn cpu_threads(&self) -> Result<Vec<i32>, QmpError> {
+        let cpus: Vec<messages::CpuFast> = self.execute("query-cpus-fast", json!({})).await?;
+        Ok(cpus.into_iter().map(|cpu| cpu.thread_id).collect())
+    }
+
     /// The loopback port that leads to `guest_port`.
     ///
     /// # Errors

@@ -3,6 +3,8 @@
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use crate::accel::Accel;
 use crate::pci::PciAddress;
 
@@ -31,6 +33,8 @@ pub struct VmSpec {
     pub vcpus: u16,
     /// Guest memory in MiB, at least 64.
     pub memory_mib: u32,
+    /// Where on the host that memory comes from. The guest cannot tell, and nothing of it is measured.
+    pub placement: Placement,
     /// Firmware for `-bios`; without it QEMU's own SeaBIOS, which no confidential machine can boot.
     pub firmware: Option<Blob>,
     /// Linux (or multiboot) kernel for direct boot.
@@ -194,13 +198,65 @@ pub enum Console {
     Stream(Endpoint),
 }
 
-/// A card on QEMU's user network: no outgoing connection, one forwarded loopback port.
+/// What the network card is connected to. The guest sees the same card in each case, at the same place; nothing of it is
+/// measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Network {
-    /// Port on 127.0.0.1; 0 lets the host choose, then ask [`Qmp::forwarded_port`](crate::Qmp::forwarded_port).
-    pub host_port: u16,
-    /// Port of the guest at [`GUEST_ADDRESS`].
-    pub guest_port: u16,
+pub enum Network {
+    /// QEMU's user network: no privileges, no outgoing connection, one forwarded loopback port.
+    User {
+        /// Port on 127.0.0.1; 0 lets the host choose, then ask [`Qmp::forwarded_port`](crate::Qmp::forwarded_port).
+        host_port: u16,
+        /// Port of the guest at [`GUEST_ADDRESS`].
+        guest_port: u16,
+    },
+    /// A TAP device that somebody made beforehand for the user QEMU runs as.
+    Tap {
+        /// Its name.
+        device: String,
+        /// Whether the kernel moves the packets (`/dev/vhost-net`) instead of QEMU.
+        vhost: bool,
+        /// The card's address, which must be the only one of its kind where TAP devices are bridged.
+        mac: [u8; 6],
+    },
+    /// A passt that listens on this unix socket, and forwards ports as it was told.
+    Passt {
+        /// The socket.
+        socket: PathBuf,
+    },
+}
+
+/// Where guest memory comes from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Placement {
+    /// Pages of this size, taken from the kernel's pool at the start. Confidential machines can have none: their private
+    /// pages come from guest_memfd, which takes no huge ones (Linux 6.16), and the pool would back the few shared ones.
+    pub hugepages: Option<HugePages>,
+    /// NUMA nodes of the host, in order; empty means any. Of a confidential machine that holds for the shared pages; the
+    /// private ones come from the node of the processor that first touches them.
+    pub nodes: Vec<u32>,
+}
+
+/// Sizes of huge pages on x86-64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HugePages {
+    /// 2 MiB.
+    #[serde(rename = "2M")]
+    TwoMib,
+    /// 1 GiB.
+    #[serde(rename = "1G")]
+    OneGib,
+}
+
+impl HugePages {
+    /// The size of one, in MiB.
+    #[must_use]
+    pub fn mib(self) -> u32 {
+        match self {
+            Self::TwoMib => 2,
+            Self::OneGib => 1024,
+        }
+    }
 }
 
 impl VmSpec {
@@ -299,6 +355,20 @@ pub enum SpecError {
     NeedsKvm {
         /// `TDX` or `SEV-SNP`.
         tee: &'static str,
+    },
+    /// Private memory is not theirs to give.
+    #[error("{tee} keeps private memory in guest_memfd, which takes no huge pages: leave them out")]
+    HugePagesInTee {
+        /// `TDX` or `SEV-SNP`.
+        tee: &'static str,
+    },
+    /// A part of a page cannot be had.
+    #[error("{memory_mib} MiB of memory are no multiple of a huge page of {page_mib} MiB")]
+    PartOfPage {
+        /// Guest memory.
+        memory_mib: u32,
+        /// The page.
+        page_mib: u32,
     },
     /// A GPU is the machine's only under a hypervisor that can hand it over.
     #[error("a GPU can be passed to a machine under KVM only, not under emulation")]

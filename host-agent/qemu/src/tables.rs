@@ -35,7 +35,7 @@ use crate::process::Vm;
 use crate::qmp::Qmp;
 use crate::qtest::Qtest;
 use crate::socket::pair;
-use crate::spec::{Confidential, Console, Network, VmSpec};
+use crate::spec::{Confidential, Console, Network, Placement, VmSpec};
 
 mod error;
 mod files;
@@ -127,6 +127,7 @@ pub async fn tables(qemu: &Qemu, shape: &Shape, boot: &Boot<'_>) -> Result<Table
         confidential: Confidential::None,
         vcpus: shape.vcpus,
         memory_mib: shape.memory_mib,
+        placement: Placement::default(),
         firmware: boot.firmware.map(|path| files.open(path)).transpose()?,
         kernel: files.open(boot.kernel)?,
         // Its only use is that the kernel's stub says when it has loaded it.
@@ -136,7 +137,7 @@ pub async fn tables(qemu: &Qemu, shape: &Shape, boot: &Boot<'_>) -> Result<Table
         disks: files.disks(shape.disks)?,
         control: shape.control.then(|| files.control()).transpose()?,
         console: Console::Stream(console.endpoint),
-        network: shape.network.then_some(Network {
+        network: shape.network.then_some(Network::User {
             host_port: 0,
             guest_port: 1,
         }),

@@ -14,16 +14,23 @@ pub(super) fn machine_options(confidential: &Confidential) -> &'static str {
     match confidential {
         Confidential::None => "",
         // The TDX module owns the local APIC, so KVM may keep no I/O APIC of its own.
-        Confidential::Tdx(_) => {
-            ",kernel-irqchip=split,confidential-guest-support=tee0,memory-backend=ram0"
-        }
-        Confidential::Snp(_) => ",confidential-guest-support=tee0,memory-backend=ram0",
+        Confidential::Tdx(_) => ",kernel-irqchip=split,confidential-guest-support=tee0",
+        Confidential::Snp(_) => ",confidential-guest-support=tee0",
     }
 }
 
-/// The objects that `-machine` refers to.
-pub(super) fn objects(args: &mut Args, spec: &VmSpec) -> Result<(), SpecError> {
-    let (tee, object, memory, reason) = match &spec.confidential {
+/// For messages; `None` for a plain machine.
+pub(super) fn tee(confidential: &Confidential) -> Option<&'static str> {
+    match confidential {
+        Confidential::None => None,
+        Confidential::Tdx(_) => Some("TDX"),
+        Confidential::Snp(_) => Some("SEV-SNP"),
+    }
+}
+
+/// The object that `-machine` names as its TEE.
+pub(super) fn object(args: &mut Args, spec: &VmSpec) -> Result<(), SpecError> {
+    let (object, reason) = match &spec.confidential {
         Confidential::None => return Ok(()),
         Confidential::Tdx(tdx) => {
             let object = TdxGuest {
@@ -33,18 +40,8 @@ pub(super) fn objects(args: &mut Args, spec: &VmSpec) -> Result<(), SpecError> {
                 sept_ve_disable: true,
                 socket: QuoteAddress::new(&tdx.quotes)?,
             };
-            let memory = Memory {
-                qom_type: "memory-backend-ram",
-                id: "ram0",
-                size: bytes(spec),
-                share: false,
-            };
-            (
-                "TDX",
-                json(&object),
-                memory,
-                "trust domain: configuration in MRCONFIGID, quotes through this service",
-            )
+            let reason = "trust domain: configuration in MRCONFIGID, quotes through this service";
+            (json(&object), reason)
         }
         Confidential::Snp(snp) => {
             range("cbitpos", snp.cbitpos.into(), 32, 63)?;
@@ -59,51 +56,24 @@ pub(super) fn objects(args: &mut Args, spec: &VmSpec) -> Result<(), SpecError> {
                 identity: snp.id.as_ref().map(Identity::of),
                 host_data: STANDARD.encode(snp.host_data),
             };
-            let memory = Memory {
-                qom_type: "memory-backend-memfd",
-                id: "ram0",
-                size: bytes(spec),
-                share: true,
-            };
-            (
-                "SEV-SNP",
-                json(&object),
-                memory,
-                "SNP guest: configuration in HOST_DATA, hashes of kernel, initrd and command line in the digest",
-            )
+            let reason = "SNP guest: configuration in HOST_DATA, hashes of kernel, initrd and command line in the digest";
+            (json(&object), reason)
         }
     };
+    let tee = tee(&spec.confidential).unwrap_or_default();
     if spec.accel != Accel::Kvm {
         return Err(SpecError::NeedsKvm { tee });
     }
     if spec.firmware.is_none() {
         return Err(SpecError::NeedsFirmware { tee });
     }
-    args.add(
-        "-object",
-        json(&memory),
-        "guest memory as an object, as the machine option wants it",
-    );
     args.add("-object", object, reason);
     Ok(())
-}
-
-fn bytes(spec: &VmSpec) -> u64 {
-    u64::from(spec.memory_mib) << 20
 }
 
 /// Structs of numbers and strings always serialise; an empty text would be refused by QEMU at once.
 pub(super) fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct Memory {
-    qom_type: &'static str,
-    id: &'static str,
-    size: u64,
-    share: bool,
 }
 
 #[derive(Serialize)]

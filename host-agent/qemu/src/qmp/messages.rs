@@ -28,6 +28,13 @@ pub enum RunState {
     Other(String),
 }
 
+/// `CpuInfoFast` of QEMU's schema, as far as it concerns us.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct CpuFast {
+    pub(super) thread_id: i32,
+}
+
 /// Something that happened to the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {

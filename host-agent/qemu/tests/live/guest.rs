@@ -56,6 +56,7 @@ pub async fn start(qemu: &Qemu) -> Running {
         confidential: Confidential::None,
         vcpus: 2,
         memory_mib: 64,
+        placement: Placement::default(),
         firmware: None,
         kernel: Blob::Descriptor(kernel.as_raw_fd()),
         initrd: None,
@@ -69,7 +70,7 @@ pub async fn start(qemu: &Qemu) -> Running {
             endpoint: control.endpoint,
         }),
         console: Console::Stream(console.endpoint),
-        network: Some(Network {
+        network: Some(Network::User {
             host_port: 0,
             guest_port: 8443,
         }),

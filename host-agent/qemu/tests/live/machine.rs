@@ -257,6 +257,7 @@ fn bare() -> VmSpec {
         confidential: Confidential::None,
         vcpus: 1,
         memory_mib: 64,
+        placement: Placement::default(),
         firmware: None,
         kernel: Blob::Path("/dev/null".into()),
         initrd: None,

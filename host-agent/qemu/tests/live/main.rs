@@ -7,6 +7,7 @@ mod choices;
 mod guest;
 mod inputs;
 mod machine;
+mod networks;
 #[path = "../../../../tests/src/skip.rs"]
 mod skip;
 mod tables;

@@ -24,7 +24,17 @@ const LOCK: &str = include_str!("tee.lock");
 async fn every_option_of_ours_is_one_of_qemus() {
     let Some(qemu) = qemu().await else { return };
     let Running { vm, qmp, .. } = start(&qemu).await;
-    for spec in machines(Path::new("/nonexistent")) {
+    let mut specs = machines(Path::new("/nonexistent"));
+    // And those that a confidential machine cannot have.
+    specs.push(VmSpec {
+        confidential: Confidential::None,
+        placement: Placement {
+            hugepages: Some(HugePages::TwoMib),
+            nodes: vec![0, 1],
+        },
+        ..specs[0].clone()
+    });
+    for spec in specs {
         for argument in arguments(&spec).expect("a command line") {
             if let Err(unknown) = known(&qmp, &argument).await {
                 panic!("{argument}: {unknown}");
@@ -55,6 +65,11 @@ async fn an_option_that_qemu_has_not_is_noticed() {
             "-device",
             "vfio-pci,id=a,hosts=0000:17:00.0",
             "vfio-pci has no hosts",
+        ),
+        (
+            "-object",
+            r#"{"qom-type":"memory-backend-memfd","id":"a","hugetlbsize":"2M"}"#,
+            "hugetlbsize of memory-backend-memfd is of type int, not \"2M\"",
         ),
         (
             "-machine",
@@ -96,6 +111,8 @@ async fn qemu_reads_the_whole_line_and_asks_the_kernel() {
     let firmware = folder.path().join("firmware");
     std::fs::write(&firmware, vec![0; 4 << 20]).expect("a file");
     for mut spec in machines(&firmware) {
+        // Not every machine lets a process bind memory.
+        spec.placement = Placement::default();
         // Without it QEMU opens /dev/iommu before it comes to the TEE.
         spec.gpu = None;
         let (module, name) = match spec.confidential {
@@ -167,7 +184,10 @@ async fn object(qmp: &Qmp, text: &str) -> Result<(), String> {
         let fits = match expected {
             "bool" => value.is_boolean(),
             "string" => value.is_string(),
+            // Of a list QEMU tells the type of its members.
+            "int" | "uint16List" if name == "host-nodes" => value.is_array(),
             "int" | "uint32" | "uint64" => value.is_u64(),
+            "HostMemPolicy" => value.is_string(),
             _ => value.is_object(),
         };
         if !fits {
@@ -249,6 +269,10 @@ fn machines(firmware: &Path) -> Vec<VmSpec> {
         confidential,
         vcpus: 2,
         memory_mib: 512,
+        placement: Placement {
+            hugepages: None,
+            nodes: vec![0],
+        },
         firmware: Some(Blob::Path(firmware.to_owned())),
         kernel: Blob::Path("/nonexistent/kernel".into()),
         initrd: Some(Blob::Path("/nonexistent/initrd".into())),
@@ -256,7 +280,7 @@ fn machines(firmware: &Path) -> Vec<VmSpec> {
         disks: Vec::new(),
         control: None,
         console: Console::Discard,
-        network: Some(Network {
+        network: Some(Network::User {
             host_port: 0,
             guest_port: 8443,
         }),

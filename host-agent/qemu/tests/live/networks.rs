@@ -1,0 +1,114 @@
+//! TAP and passt, as far as any machine can try them: a real QEMU connects to whoever listens, and takes every option.
+
+use std::path::PathBuf;
+
+use cocoon_qemu::args::arguments;
+use cocoon_qemu::qmp::{QmpError, RunState};
+use cocoon_qemu::spec::*;
+use cocoon_qemu::{Accel, Qmp, Vm, VmSpec, socket};
+use serde_json::{Value, json};
+use tokio::net::UnixListener;
+
+use crate::guest::{PATIENCE, Running, guest, qemu, start};
+
+/// A machine of which nothing but the network matters.
+fn machine(network: Network, kernel: PathBuf, qmp: Endpoint) -> VmSpec {
+    VmSpec {
+        name: "network".into(),
+        accel: Accel::Emulated,
+        confidential: Confidential::None,
+        vcpus: 2,
+        memory_mib: 64,
+        placement: Placement::default(),
+        firmware: None,
+        kernel: Blob::Path(kernel),
+        initrd: None,
+        cmdline: String::new(),
+        disks: Vec::new(),
+        control: None,
+        console: Console::Discard,
+        network: Some(network),
+        gpu: None,
+        qmp: Some(qmp),
+        pid_file: None,
+    }
+}
+
+/// It stands in for passt: QEMU connects, and the machine runs on.
+#[tokio::test]
+async fn qemu_connects_to_a_passt() {
+    let Some(qemu) = qemu().await else { return };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("passt.sock");
+    let passt = UnixListener::bind(&path).expect("a socket");
+    let kernel = folder.path().join("kernel");
+    std::fs::write(&kernel, guest()).expect("a kernel");
+    let listening = socket::listen(&folder.path().join("qmp")).expect("a socket");
+    let spec = machine(Network::Passt { socket: path }, kernel, listening.endpoint);
+    let vm = Vm::spawn(&qemu, &spec, vec![listening.fd]).expect("started");
+    let connected = tokio::time::timeout(PATIENCE, passt.accept()).await;
+    let (_stream, _) = connected.expect("QEMU connects").expect("a connection");
+    let qmp = Qmp::connect(&folder.path().join("qmp"), PATIENCE).await;
+    let qmp = qmp.unwrap_or_else(|error| panic!("{error}: {}", vm.diagnostics()));
+    assert_eq!(qmp.status().await.expect("a state"), RunState::Running);
+    // A thread for each virtual CPU, by the kernel's number.
+    let threads = qmp.cpu_threads().await.expect("threads");
+    assert_eq!(threads.len(), 2);
+    for thread in threads {
+        let own = format!("/proc/{}/task/{thread}", vm.pid());
+        assert!(std::path::Path::new(&own).exists(), "{own}");
+    }
+    vm.stop(Some(&qmp), PATIENCE).await.expect("ended");
+}
+
+/// With privileges the device comes into being and goes with QEMU; without, the kernel refuses it. An option that QEMU does
+/// not know is refused before that.
+#[tokio::test]
+async fn every_option_of_a_tap_is_one_of_qemus() {
+    let Some(qemu) = qemu().await else { return };
+    let Running { vm, qmp, .. } = start(&qemu).await;
+    let tap = Network::Tap {
+        device: "cocoon-none".into(),
+        vhost: false,
+        mac: [0x52, 0x54, 0, 0, 0, 1],
+    };
+    let spec = machine(tap, "/kernel".into(), Endpoint::Connected(9));
+    let line = arguments(&spec).expect("a command line");
+    let netdev = line.iter().find(|argument| argument.flag == "-netdev");
+    let netdev = netdev.and_then(|argument| argument.value.clone());
+    let ours = members(&netdev.expect("a network"));
+    let said = add(&qmp, ours.clone()).await;
+    let read = ["accepted", "/dev/net/tun", "cocoon-none"];
+    assert!(read.iter().any(|words| said.contains(words)), "{said}");
+    let mut wrong = ours;
+    wrong["scripts"] = json!("no");
+    let said = add(&qmp, wrong).await;
+    assert!(said.contains("Parameter 'scripts' is unexpected"), "{said}");
+    vm.stop(Some(&qmp), PATIENCE).await.expect("ended");
+}
+
+/// The option of the command line as QMP takes it.
+fn members(text: &str) -> Value {
+    let mut parts = text.split(',');
+    let mut members = json!({ "type": parts.next() });
+    for part in parts {
+        let (name, value) = part.split_once('=').expect("a member");
+        members[name] = match value {
+            "on" => json!(true),
+            "off" => json!(false),
+            text => json!(text),
+        };
+    }
+    // Another than the machine's own.
+    members["id"] = json!("another");
+    members
+}
+
+/// What QEMU says to it.
+async fn add(qmp: &Qmp, network: Value) -> String {
+    match qmp.execute::<Value>("netdev_add", network).await {
+        Ok(_) => "accepted".to_owned(),
+        Err(QmpError::Refused { description, .. }) => description,
+        Err(other) => panic!("{other}"),
+    }
+}
