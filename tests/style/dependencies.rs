@@ -17,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["cocoon-measurements", "cocoon-protocol"],
     ),
     ("cocoon-engine", &["cocoon-measurements", "cocoon-protocol"]),
+    ("cocoon-gpu", &["cocoon-measurements", "cocoon-protocol"]),
     (
         "cocoon-simulator",
         &["cocoon-measurements", "cocoon-protocol"],
@@ -44,6 +45,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "cocoon-client",
             "cocoon-engine",
+            "cocoon-gpu",
             "cocoon-guest-agent",
             "cocoon-host-agent",
             "cocoon-image",

@@ -1,0 +1,244 @@
+//! The agent's requests, answered from what the driver says. What there is not, is an answer with a name.
+
+use std::fs::File;
+use std::path::Path;
+
+use cocoon_protocol::bytes::{Blob, Hex32};
+use cocoon_protocol::gpu::collector::{
+    Found, GpuEvent, Held, Mode, NvmlCall, NvmlFailure, ReadyState, Shown,
+};
+use cocoon_protocol::gpu::{CollectedGpu, DriverState, MAX_GPUS, MAX_VERSION};
+
+use crate::driver::{Driver, Fault, Listed, Xid};
+
+/// A driver whose GPUs are held.
+pub struct Collector<D> {
+    driver: D,
+    version: String,
+    gpus: Vec<Attached>,
+}
+
+/// A GPU that is held.
+struct Attached {
+    /// Its place in the driver's list.
+    index: u32,
+    listed: Listed,
+    vbios_version: String,
+    persistent: bool,
+    /// Keeps the GPU attached: it is detached when the last of its device's files closes.
+    _open: File,
+}
+
+/// Opens every GPU of the driver that `load` brings, through the device files in `devices`.
+pub fn attach<D: Driver>(
+    load: impl FnOnce() -> Result<D, Fault>,
+    devices: &Path,
+) -> (Found, Option<Collector<D>>) {
+    match try_attach(load, devices) {
+        Ok((collector, mode)) => (collector.found(mode), Some(collector)),
+        Err(found) => (found, None),
+    }
+}
+
+fn try_attach<D: Driver>(
+    load: impl FnOnce() -> Result<D, Fault>,
+    devices: &Path,
+) -> Result<(Collector<D>, Mode), Found> {
+    let driver = load().map_err(|fault| match fault {
+        Fault::LIBRARY_NOT_FOUND | Fault::DRIVER_NOT_LOADED => Found::NoDriver,
+        fault => failed(NvmlCall::Init)(fault),
+    })?;
+    let version = driver.version().map_err(failed(NvmlCall::DriverVersion))?;
+    let version = text(version).ok_or_else(|| failed(NvmlCall::DriverVersion)(Fault::NONSENSE))?;
+    let count = driver.count().map_err(failed(NvmlCall::Devices))?;
+    if count == 0 {
+        return Err(Found::NoGpu {
+            driver_version: version,
+        });
+    }
+    if usize::try_from(count).map_or(true, |count| count > MAX_GPUS) {
+        return Err(failed(NvmlCall::Devices)(Fault::NONSENSE));
+    }
+    // Held before anything else is asked, so that no later call is the first and the last to open one.
+    let mut gpus = (0..count)
+        .map(|index| hold(&driver, index, devices))
+        .collect::<Result<Vec<_>, Found>>()?;
+    gpus.sort_by_key(|gpu| gpu.listed.pci);
+    let mode = driver.mode().map_err(|fault| match fault {
+        Fault::FUNCTION_NOT_FOUND => Found::OldDriver {
+            driver_version: version.clone(),
+        },
+        fault => failed(NvmlCall::Mode)(fault),
+    });
+    // A driver whose GPUs cannot do it at all says so here.
+    let mode = match mode {
+        Err(Found::Failed(NvmlFailure { code, .. })) if Fault(code) == Fault::NOT_SUPPORTED => OFF,
+        mode => mode?,
+    };
+    let collector = Collector {
+        driver,
+        version,
+        gpus,
+    };
+    Ok((collector, mode))
+}
+
+const OFF: Mode = Mode {
+    confidential_computing: false,
+    developer_mode: false,
+    protected_pcie: false,
+};
+
+fn hold<D: Driver>(driver: &D, index: u32, devices: &Path) -> Result<Attached, Found> {
+    let minor = driver.minor(index).map_err(failed(NvmlCall::Hold))?;
+    let path = devices.join(format!("nvidia{minor}"));
+    let open = File::options().read(true).write(true).open(path);
+    let open = open.map_err(|_| failed(NvmlCall::Hold)(Fault::OPERATING_SYSTEM))?;
+    let listed = driver.listed(index).map_err(failed(NvmlCall::PciInfo))?;
+    let vbios = driver.vbios_version(index);
+    let vbios = vbios.map_err(failed(NvmlCall::VbiosVersion))?;
+    Ok(Attached {
+        index,
+        listed,
+        vbios_version: text(vbios)
+            .ok_or_else(|| failed(NvmlCall::VbiosVersion)(Fault::NONSENSE))?,
+        // The open file holds it in any case; this is the driver's own way, which not every one allows.
+        persistent: driver.persist(index).is_ok(),
+        _open: open,
+    })
+}
+
+impl<D: Driver> Collector<D> {
+    fn found(&self, mode: Mode) -> Found {
+        let held = |gpu: &Attached| Held {
+            pci: gpu.listed.pci,
+            device: gpu.listed.device,
+            vbios_version: gpu.vbios_version.clone(),
+            persistent: gpu.persistent,
+        };
+        Found::Gpus {
+            driver_version: self.version.clone(),
+            mode,
+            gpus: self.gpus.iter().map(held).collect(),
+        }
+    }
+
+    /// What each GPU shows for this nonce. The mode is asked for anew: it is part of what is shown.
+    pub fn evidence(&self, nonce: &Hex32) -> Vec<Shown> {
+        let mode = self.driver.mode();
+        let show = |gpu: &Attached| match mode {
+            Ok(mode) if is_off(mode) => Shown::Off,
+            Ok(mode) => self.show(gpu, mode, nonce).unwrap_or_else(|shown| shown),
+            Err(fault) => shown(NvmlCall::Mode)(fault),
+        };
+        self.gpus.iter().map(show).collect()
+    }
+
+    fn show(&self, gpu: &Attached, mode: Mode, nonce: &Hex32) -> Result<Shown, Shown> {
+        let chain = self.driver.certificates(gpu.index);
+        let mut chain = chain.map_err(shown(NvmlCall::Certificate))?;
+        // The driver's buffer, filled up with zeroes.
+        let length = chain.iter().position(|byte| *byte == 0);
+        chain.truncate(length.unwrap_or(chain.len()));
+        let nonsense = |call| shown(call)(Fault::NONSENSE);
+        let chain = String::from_utf8(chain).map_err(|_| nonsense(NvmlCall::Certificate))?;
+        let report = self.driver.report(gpu.index, nonce);
+        let collected = CollectedGpu {
+            report: Blob(report.map_err(shown(NvmlCall::Report))?),
+            chain,
+            driver: DriverState {
+                confidential_computing: mode.confidential_computing,
+                developer_mode: mode.developer_mode,
+                protected_pcie: mode.protected_pcie,
+                driver_version: self.version.clone(),
+                vbios_version: gpu.vbios_version.clone(),
+            },
+        };
+        // What the agent would refuse is not sent: it could not tell the driver's fault from ours.
+        match collected.check() {
+            Ok(()) => Ok(Shown::Evidence(collected)),
+            Err(_) => Err(nonsense(NvmlCall::Report)),
+        }
+    }
+
+    /// Lets the GPUs take work, or keeps them from it, and says what the driver makes of it.
+    pub fn set_ready(&self, ready: bool) -> ReadyState {
+        match self.driver.mode() {
+            Ok(mode) if is_off(mode) => return ReadyState::Unsupported,
+            Ok(_) => {}
+            Err(fault) => return state(NvmlCall::Mode)(fault),
+        }
+        if let Err(fault) = self.driver.set_ready(ready) {
+            return state(NvmlCall::SetReady)(fault);
+        }
+        match self.driver.ready() {
+            Ok(true) => ReadyState::Ready,
+            Ok(false) => ReadyState::NotReady,
+            Err(fault) => state(NvmlCall::GetReady)(fault),
+        }
+    }
+
+    /// Tells what happens to the GPUs until nobody listens or nothing can be heard any more. Blocks.
+    pub fn listen(&self, tell: &mut dyn FnMut(GpuEvent) -> bool) {
+        let heard = self.driver.listen(&mut |xid: Xid| tell(self.event(xid)));
+        if let Err(fault) = heard {
+            let lost = matches!(fault, Fault::GPU_LOST | Fault::RESET_REQUIRED);
+            if lost && !tell(GpuEvent::Lost { gpu: None }) {
+                return;
+            }
+            tell(GpuEvent::Deaf(failure(NvmlCall::Events)(fault)));
+        }
+    }
+
+    fn event(&self, xid: Xid) -> GpuEvent {
+        let place = self
+            .gpus
+            .iter()
+            .position(|gpu| Some(gpu.listed.pci) == xid.pci);
+        GpuEvent::Xid {
+            gpu: place.and_then(|place| u8::try_from(place).ok()),
+            code: xid.code,
+        }
+    }
+}
+
+/// Protected PCIe is a mode of its own: reports are made, and confidential computing is said to be off.
+fn is_off(mode: Mode) -> bool {
+    !mode.confidential_computing && !mode.protected_pcie
+}
+
+/// A version as the agent takes it.
+fn text(version: String) -> Option<String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let good = (1..=MAX_VERSION).contains(&version.len()) && version.chars().all(plain);
+    good.then_some(version)
+}
+
+fn failure(call: NvmlCall) -> impl Fn(Fault) -> NvmlFailure {
+    move |fault| NvmlFailure {
+        call,
+        code: fault.0,
+    }
+}
+
+fn failed(call: NvmlCall) -> impl Fn(Fault) -> Found {
+    move |fault| Found::Failed(failure(call)(fault))
+}
+
+fn shown(call: NvmlCall) -> impl Fn(Fault) -> Shown {
+    move |fault| match fault {
+        Fault::NOT_SUPPORTED | Fault::FUNCTION_NOT_FOUND => Shown::Unsupported,
+        Fault::GPU_LOST | Fault::RESET_REQUIRED => Shown::Lost,
+        fault => Shown::Failed(failure(call)(fault)),
+    }
+}
+
+fn state(call: NvmlCall) -> impl Fn(Fault) -> ReadyState {
+    move |fault| match fault {
+        Fault::NOT_SUPPORTED | Fault::FUNCTION_NOT_FOUND => ReadyState::Unsupported,
+        fault => ReadyState::Failed(failure(call)(fault)),
+    }
+}
+
+#[cfg(test)]
+mod tests;
