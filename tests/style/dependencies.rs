@@ -69,6 +69,9 @@ const BUILDS_C: &[&str] = &[
     "system-deps",
     "vcpkg",
 ];
+/// Named as if they bound a library, and are Rust alone: `dirs-sys` knows where a user's folders are, and comes with the
+/// parser of SNP reports.
+const RUST_ALONE: &[&str] = &["dirs-sys"];
 /// TLS stacks that are not ours.
 const FOREIGN: &[&str] = &["aws-lc-rs", "native-tls", "openssl", "ring"];
 
@@ -174,6 +177,9 @@ fn kernels_are_light_and_compile_nothing_at_run_time() {
 
 /// By convention `-sys` binds a library that is not Rust, and `-src` carries its sources.
 fn brings_c(package: &str) -> bool {
+    if RUST_ALONE.contains(&package) {
+        return false;
+    }
     BUILDS_C.contains(&package) || package.ends_with("-sys") || package.ends_with("-src")
 }
 

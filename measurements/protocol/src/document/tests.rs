@@ -222,7 +222,8 @@ fn documents_have_gpus_where_they_have_a_place() {
     };
     const STRAY: &str = "attestation document has evidence or collateral of GPUs where none has a place: in a boot document, \
                          or without a GPU section";
-    let cases: [(fn(&mut Document), &str); 6] = [
+    type Edit = fn(&mut Document);
+    let cases: [(Edit, &str); 6] = [
         (|_| (), ""),
         (|d| d.gpu_collateral = None, ""),
         (|d| d.kind = Kind::Boot, STRAY),
