@@ -122,9 +122,10 @@ fn wanted(path: &str, parts: &[&str]) -> bool {
     part && !path.starts_with('.') && (parts == ALL || !path.starts_with("include/cccl/"))
 }
 
-/// Programs lie in `bin`, of whatever part.
+/// Programs lie in `bin`, of whatever part, or beside compute-sanitizer, which starts its helpers.
 fn runs(path: &str) -> bool {
-    path.rsplit('/').nth(1) == Some("bin") && !path.ends_with(".profile")
+    let folder = path.rsplit('/').nth(1);
+    matches!(folder, Some("bin" | "compute-sanitizer")) && !path.ends_with(".profile")
 }
 
 /// The names that linkers look for, which Python packages cannot carry: `lib64`, and each library without its version.
@@ -153,7 +154,13 @@ mod tests {
 
     #[test]
     fn only_programs_may_be_run() {
-        assert!(runs("nvidia/cu13/bin/nvcc") && runs("nvidia/cu13/nvvm/bin/cicc"));
+        for path in [
+            "nvidia/cu13/bin/nvcc",
+            "nvidia/cu13/nvvm/bin/cicc",
+            "nvidia/cu13/compute-sanitizer/TreeLauncherSubreaper",
+        ] {
+            assert!(runs(path), "{path}");
+        }
         for path in [
             "nvidia/cu13/bin/nvcc.profile",
             "nvidia/cu13/bin/crt/link.stub",

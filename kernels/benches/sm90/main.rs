@@ -1,6 +1,6 @@
 //! What the kernels cost on a GPU, beside what the driver's own memset and copy do, and beside hashing on the host.
 //!
-//! `cargo bench -p cocoon-kernels -- [--gib N] [--json]`; COCOON_KERNELS names the folder of the cubins. Every figure is
+//! `cargo bench -p cocoon-kernels -- [--mib N] [--json]`; COCOON_KERNELS names the folder of the cubins. Every figure is
 //! a median of calls as a user makes them, between two events on the GPU.
 
 #![expect(
@@ -21,18 +21,18 @@ use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
 use measure::{Goal, Report};
 
-const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let json = arguments.iter().any(|argument| argument == "--json");
-    let gib = arguments.iter().position(|argument| argument == "--gib");
-    let gib: u64 = match gib {
+    let mib = arguments.iter().position(|argument| argument == "--mib");
+    let mib: u64 = match mib {
         Some(at) => arguments
             .get(at + 1)
-            .ok_or("--gib wants a number")?
+            .ok_or("--mib wants a number")?
             .parse()?,
-        None => 8,
+        None => 8192,
     };
     let Some(folder) = std::env::var_os("COCOON_KERNELS") else {
         println!(
@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         opened => opened?,
     };
-    let report = measured(&gpu, gib.max(1) * GIB)?;
+    let report = measured(&gpu, mib.max(1) * MIB)?;
     if json {
         println!("{}", report.json());
     } else {
@@ -96,7 +96,7 @@ fn measured(gpu: &Gpu, bytes: u64) -> Result<Report, Box<dyn Error>> {
         sm90_blake3::roots(gpu, &[memory.span(1..bytes)?])?;
         Ok(())
     })?;
-    let tensor = 4 << 20;
+    let tensor = bytes.min(4 * MIB);
     let tensors: Vec<_> = (0..bytes / tensor)
         .map(|i| memory.span(i * tensor..(i + 1) * tensor))
         .collect::<Result<_, _>>()?;
@@ -105,12 +105,17 @@ fn measured(gpu: &Gpu, bytes: u64) -> Result<Report, Box<dyn Error>> {
         Ok(())
     })?;
 
-    let part = gpu.allocate(GIB)?;
+    let some = bytes.min(1024 * MIB);
+    let part = gpu.allocate(some)?;
     let started = Instant::now();
     let copy = gpu.download(&part)?;
     let root = blake3::hash(&copy);
-    report.host("copy to the host, hash on one core", GIB, started.elapsed());
-    let ours = sm90_blake3::roots(gpu, &[part.span(0..GIB)?])?[0];
+    report.host(
+        "copy to the host, hash on one core",
+        some,
+        started.elapsed(),
+    );
+    let ours = sm90_blake3::roots(gpu, &[part.span(0..some)?])?[0];
     assert_eq!(
         ours.to_string(),
         root.to_string(),

@@ -263,13 +263,19 @@ void launch(void (*kernel)(A...), u32 blocks, u32 first, u32 some, u32 threads, 
         [=] { call(kernel, arguments, std::make_index_sequence<sizeof...(A)>()); });
 }
 
+template <typename... A> u32 sizes(void (*)(A...), u32 *sizes) {
+    ((*sizes++ = sizeof(A)), ...);
+    return sizeof...(A);
+}
+
 } // namespace emulator
 
-// Makes a kernel callable by name from outside.
+// Makes a kernel callable by name from outside, and tells the sizes of its arguments, as a cubin does.
 #define ENTRY(kernel)                                                                                                  \
     extern "C" void run_##kernel(u32 blocks, u32 first, u32 some, u32 threads, u64 seed, void **arguments) {           \
         emulator::launch(kernel, blocks, first, some, threads, seed, arguments);                                       \
-    }
+    }                                                                                                                  \
+    extern "C" u32 sizes_##kernel(u32 *sizes) { return emulator::sizes(kernel, sizes); }
 
 DEVICE u32 thread() { return emulator::index(); }
 DEVICE u32 block() { return emulator::block_number; }

@@ -1,0 +1,208 @@
+// A stand-in for NVIDIA's driver, libcuda.so.1, over the emulator: as much of it as cudarc calls for this crate. It shows
+// that src/gpu.rs loads modules, passes arguments, orders what it starts and frees nothing too early. It is strict where
+// the real one is: what is started on a stream happens when somebody waits for it, arguments and host bytes are copied at
+// once, memory is garbage until it is written and again when it is freed, and a module must be an ELF file for a GPU.
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <dlfcn.h>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+using u8 = unsigned char;
+using u32 = unsigned int;
+using u64 = unsigned long long;
+using Time = std::chrono::steady_clock::time_point;
+
+enum Result : int { ok = 0, invalid_value = 1, out_of_memory = 2, invalid_device = 101, invalid_image = 200, not_found = 500 };
+
+struct Event {
+    Time at;
+};
+
+struct Function {
+    void (*run)(u32, u32, u32, u32, u64, void **);
+    std::vector<u32> sizes;
+};
+
+// One queue is enough: this crate uses one stream, and streams that wait for each other's events are in order.
+static std::mutex mutex;
+static std::deque<std::function<void()>> queue;
+static std::map<u64, size_t> allocations;
+static int anything; // what handles point to that are never followed
+static u64 launches;
+
+static void start(std::function<void()> work) {
+    std::lock_guard<std::mutex> guard(mutex);
+    queue.push_back(std::move(work));
+}
+
+static Result finish() {
+    for (;;) {
+        std::function<void()> work;
+        {
+            std::lock_guard<std::mutex> guard(mutex);
+            if (queue.empty()) {
+                return ok;
+            }
+            work = std::move(queue.front());
+            queue.pop_front();
+        }
+        work();
+    }
+}
+
+extern "C" {
+
+Result cuInit(u32) { return ok; }
+Result cuDeviceGetCount(int *count) { return *count = 1, ok; }
+Result cuDeviceGet(int *device, int ordinal) { return *device = ordinal, ordinal == 0 ? ok : invalid_device; }
+Result cuDeviceGetName(char *name, int length, int) { return std::strncpy(name, "emulated", length), ok; }
+Result cuDeviceGetAttribute(int *value, int attribute, int) {
+    const char *major = std::getenv("EMULATED_MAJOR");
+    switch (attribute) {
+    case 16: return *value = 2, ok;                               // multiprocessors
+    case 36: return *value = 1000000, ok;                         // kHz of the memory
+    case 37: return *value = 64, ok;                              // bits of its bus
+    case 75: return *value = major ? std::atoi(major) : 9, ok;    // compute capability
+    case 76: return *value = 0, ok;
+    case 115: return *value = 1, ok;                              // memory pools
+    default: return invalid_value;
+    }
+}
+Result cuDevicePrimaryCtxRetain(void **context, int) { return *context = &anything, ok; }
+Result cuDevicePrimaryCtxRelease_v2(int) { return ok; }
+Result cuCtxSetCurrent(void *) { return ok; }
+Result cuCtxGetCurrent(void **context) { return *context = nullptr, ok; }
+Result cuCtxSynchronize() { return finish(); }
+
+Result cuStreamCreate(void **stream, u32) { return *stream = &anything, ok; }
+Result cuStreamDestroy_v2(void *) { return finish(); }
+Result cuStreamSynchronize(void *) { return finish(); }
+Result cuStreamWaitEvent(void *, void *, u32) { return ok; }
+
+Result cuEventCreate(void **event, u32) { return *event = new Event(), ok; }
+Result cuEventRecord(void *event, void *) {
+    start([=] { static_cast<Event *>(event)->at = std::chrono::steady_clock::now(); });
+    return ok;
+}
+Result cuEventSynchronize(void *) { return finish(); }
+Result cuEventElapsedTime_v2(float *milliseconds, void *begin, void *end) {
+    const auto took = static_cast<Event *>(end)->at - static_cast<Event *>(begin)->at;
+    return *milliseconds = std::chrono::duration<float, std::milli>(took).count(), ok;
+}
+Result cuEventElapsedTime(float *m, void *begin, void *end) { return cuEventElapsedTime_v2(m, begin, end); }
+// Whatever was recorded in it may still be to come.
+Result cuEventDestroy_v2(void *event) {
+    start([=] { delete static_cast<Event *>(event); });
+    return ok;
+}
+
+Result cuMemAllocAsync(u64 *address, size_t bytes, void *) {
+    if (bytes == 0) {
+        return invalid_value;
+    }
+    void *const memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+    if (memory == nullptr) {
+        return out_of_memory;
+    }
+    std::memset(memory, 0xdb, bytes);
+    std::lock_guard<std::mutex> guard(mutex);
+    allocations[*address = reinterpret_cast<u64>(memory)] = bytes;
+    return ok;
+}
+Result cuMemFreeAsync(u64 address, void *) {
+    start([=] {
+        size_t bytes;
+        {
+            std::lock_guard<std::mutex> guard(mutex);
+            bytes = allocations.at(address);
+            allocations.erase(address);
+        }
+        std::memset(reinterpret_cast<void *>(address), 0xdb, bytes);
+        std::free(reinterpret_cast<void *>(address));
+    });
+    return ok;
+}
+Result cuMemGetAddressRange_v2(u64 *base, size_t *size, u64 address) {
+    std::lock_guard<std::mutex> guard(mutex);
+    auto found = allocations.upper_bound(address);
+    if (found == allocations.begin() || (--found, address - found->first >= found->second)) {
+        return invalid_value;
+    }
+    return *base = found->first, *size = found->second, ok;
+}
+Result cuMemcpyHtoDAsync_v2(u64 to, const void *from, size_t bytes, void *) {
+    std::vector<u8> copy(static_cast<const u8 *>(from), static_cast<const u8 *>(from) + bytes);
+    start([=] { std::memcpy(reinterpret_cast<void *>(to), copy.data(), copy.size()); });
+    return ok;
+}
+Result cuMemcpyDtoHAsync_v2(void *to, u64 from, size_t bytes, void *) {
+    start([=] { std::memcpy(to, reinterpret_cast<void *>(from), bytes); });
+    return ok;
+}
+Result cuMemcpyDtoDAsync_v2(u64 to, u64 from, size_t bytes, void *) {
+    start([=] { std::memmove(reinterpret_cast<void *>(to), reinterpret_cast<void *>(from), bytes); });
+    return ok;
+}
+Result cuMemsetD8Async(u64 to, u8 value, size_t bytes, void *) {
+    start([=] { std::memset(reinterpret_cast<void *>(to), value, bytes); });
+    return ok;
+}
+Result cuMemsetD32Async(u64 to, u32 value, size_t words, void *) {
+    start([=] { std::fill_n(reinterpret_cast<u32 *>(to), words, value); });
+    return ok;
+}
+
+// The kernels are the emulator's, whatever the module holds; but it must be machine code for a GPU (e_machine 190).
+Result cuModuleLoadData(void **module, const void *image) {
+    const u8 *const bytes = static_cast<const u8 *>(image);
+    const bool cubin = std::memcmp(bytes, "\x7f" "ELF", 4) == 0 && bytes[18] == 190 && bytes[19] == 0;
+    return *module = &anything, cubin ? ok : invalid_image;
+}
+Result cuModuleUnload(void *) { return ok; }
+Result cuModuleGetFunction(void **function, void *, const char *name) {
+    const std::string kernel = name;
+    // Opened by whoever uses the driver, so not where everybody's symbols are: this library's own.
+    Dl_info info;
+    dladdr(reinterpret_cast<void *>(&cuInit), &info);
+    void *const here = dlopen(info.dli_fname, RTLD_NOW);
+    void *const entry = dlsym(here, ("run_" + kernel).c_str());
+    void *const sizes = dlsym(here, ("sizes_" + kernel).c_str());
+    if (entry == nullptr || sizes == nullptr) {
+        return not_found;
+    }
+    u32 found[16];
+    const u32 count = reinterpret_cast<u32 (*)(u32 *)>(sizes)(found);
+    *function = new Function{reinterpret_cast<decltype(Function::run)>(entry), {found, found + count}};
+    return ok;
+}
+Result cuLaunchKernel(void *function, u32 blocks, u32 y, u32 z, u32 threads, u32 ty, u32 tz, u32 shared, void *,
+                      void **arguments, void **extra) {
+    if (blocks == 0 || y != 1 || z != 1 || threads == 0 || threads > 1024 || ty != 1 || tz != 1 || shared != 0 || extra) {
+        return invalid_value;
+    }
+    const Function &kernel = *static_cast<Function *>(function);
+    std::vector<std::vector<u8>> copies;
+    for (size_t i = 0; i < kernel.sizes.size(); i++) {
+        const u8 *const value = static_cast<const u8 *>(arguments[i]);
+        copies.emplace_back(value, value + kernel.sizes[i]);
+    }
+    const u64 seed = launches++;
+    start([=]() mutable {
+        std::vector<void *> values;
+        for (auto &copy : copies) {
+            values.push_back(copy.data());
+        }
+        kernel.run(blocks, 0, blocks, threads, seed, values.data());
+    });
+    return ok;
+}
+
+Result cuGetErrorName(int, const char **text) { return *text = "emulated", ok; }
+Result cuGetErrorString(int, const char **text) { return *text = "an error of the emulated driver", ok; }
+}
