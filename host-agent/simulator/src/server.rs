@@ -253,3 +253,23 @@ fn now() -> u64 {
         .unwrap_or_default()
         .as_secs()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::gpus_wanted;
+
+    #[test]
+    fn the_measured_command_line_says_how_many_gpus_there_are() {
+        for (command_line, gpus) in [
+            ("quiet panic=-1", 0),
+            ("quiet cocoon.gpu=simulated:2 panic=-1", 2),
+            ("cocoon.gpu=nvidia", 0),
+            ("cocoon.gpu=simulated:", 0),
+            ("cocoon.gpu=simulated:-1", 0),
+            ("xcocoon.gpu=simulated:1", 0),
+            ("cocoon.gpu=simulated:65535", 16),
+        ] {
+            assert_eq!(gpus_wanted(command_line), gpus, "{command_line}");
+        }
+    }
+}
