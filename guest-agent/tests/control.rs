@@ -5,14 +5,16 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use cocoon_guest_agent::control::{Control, ControlError};
-use cocoon_protocol::bytes::{Blob, Hex32, Hex64};
+use cocoon_protocol::bytes::{Blob, Hex, Hex32, Hex64};
 use cocoon_protocol::control::{
     Configure, GuestMessage, HostMessage, MAX_GUEST_MESSAGE, MAX_HOST_MESSAGE, Phase,
 };
 use cocoon_protocol::document::Evidence;
 use cocoon_protocol::frame::{self, Decoder};
+use cocoon_simulator::nvidia::GpuSimulator;
 
 const DEADLINE: Duration = Duration::from_secs(60);
+const NONCE: Hex32 = Hex([7; 32]);
 
 fn pair() -> (Control, UnixStream) {
     let (ours, host) = UnixStream::pair().unwrap();
@@ -158,6 +160,50 @@ fn simulated_evidence_is_asked_for_and_answered() {
         .simulated_evidence(&Hex64::ZERO, Duration::from_millis(1))
         .unwrap_err();
     assert_eq!(silent.to_string(), "the host sent no evidence within 0 s");
+}
+
+#[test]
+fn simulated_gpus_are_asked_for_and_answered_within_bounds() {
+    let (control, mut host) = pair();
+    control.allow_simulated_evidence();
+    control.enter(Phase::Evidence);
+    let gpus = GpuSimulator::new("control", &["1001".to_owned()]).unwrap();
+    let expected = gpus.collect(&NONCE).unwrap();
+    let mut long = expected.clone();
+    long[0].driver.driver_version = "9".repeat(65);
+    let answers = [Ok(expected.clone()), Err("canary".to_owned()), Ok(long)];
+    let simulator = std::thread::spawn(move || {
+        for result in answers {
+            let GuestMessage::GpuEvidenceRequest { id, nonce } = receive(&mut host) else {
+                panic!("another message")
+            };
+            assert_eq!(nonce, NONCE);
+            send(&mut host, &HostMessage::GpuEvidence { id, result });
+        }
+        host
+    });
+    assert_eq!(control.simulated_gpus(&NONCE, DEADLINE).unwrap(), expected);
+    let refused = control.simulated_gpus(&NONCE, DEADLINE).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "the host has no simulated evidence of GPUs: is its simulator running?"
+    );
+    let broken = control.simulated_gpus(&NONCE, DEADLINE).unwrap_err();
+    assert_eq!(
+        chain(&broken),
+        "the host broke the control protocol: 65 characters of the driver's version, where at most 64 are allowed"
+    );
+    drop(simulator.join().unwrap());
+    // In a TEE nobody asks, and nobody may answer.
+    let (control, mut host) = pair();
+    control.enter(Phase::Serving);
+    let result = Ok(expected);
+    send(&mut host, &HostMessage::GpuEvidence { id: 1, result });
+    let error = control.configure(DEADLINE).unwrap_err();
+    assert_eq!(
+        chain(&error),
+        "the host broke the control protocol: message `gpu-evidence` has no place in phase serving"
+    );
 }
 
 #[test]
