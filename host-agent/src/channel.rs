@@ -1,6 +1,7 @@
 //! The driver of a VM: one task that feeds [`machine`](crate::machine) with what happens and does what it says.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cocoon_protocol::binding::Tee;
@@ -9,6 +10,7 @@ use cocoon_protocol::control::{
     CONTROL_VERSION, Configure, GuestMessage, HostMessage, MAX_GUEST_MESSAGE, MAX_HOST_MESSAGE,
 };
 use cocoon_protocol::frame::{self, Decoder};
+use cocoon_protocol::gpu::CollateralRequest;
 use cocoon_qemu::Vm;
 use cocoon_qemu::spec::GUEST_ADDRESS;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,6 +18,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
+use crate::collateral::guest::{self, Parts};
 use crate::machine::{Effect, Ending, Event, News, State, next};
 use crate::simulator::{Connection, Launch};
 use crate::text::{chain, plain};
@@ -114,6 +117,10 @@ impl Driver<'_> {
         let _writing = crate::running::Task(tokio::spawn(write(writer, letters)));
         let _asking = crate::running::Task(tokio::spawn(ask(simulator, questions, answers, root)));
 
+        let wishes = watch::Sender::new(None);
+        let (hand, mut handed) = mpsc::channel(1);
+        let _seeking = crate::running::Task(tokio::spawn(seek(wishes.subscribe(), hand)));
+
         let mut decoder = Decoder::new(MAX_GUEST_MESSAGE);
         let mut buffer = vec![0; 16 * 1024];
         let mut state = State::Starting;
@@ -170,8 +177,11 @@ impl Driver<'_> {
                         Effect::SeekCollateral(_) if simulated => {
                             asker.try_send(Question::GpuCollateral).is_ok()
                         }
-                        // Nobody fetches anything yet: the guest goes without.
-                        Effect::SeekCollateral(_) => true,
+                        // Nobody listens where there is no place to keep any: the guest goes without.
+                        Effect::SeekCollateral(request) => {
+                            wishes.send_replace(Some(*request));
+                            true
+                        }
                         Effect::SendCollateral(collateral, gpu) => outbox
                             .try_send(HostMessage::Collateral { collateral, gpu })
                             .is_ok(),
@@ -199,6 +209,7 @@ impl Driver<'_> {
                     }
                 },
                 Some(event) = answered.recv() => events.push_back(event),
+                Some((collateral, gpu)) = handed.recv() => events.push_back(Event::Collateral(collateral, gpu)),
                 _ = vm.wait() => events.push_back(Event::Gone),
                 Some(()) = drain.recv() => events.push_back(Event::Drain),
                 () = sleep_until(deadline.map_or_else(Instant::now, |(at, _)| at)), if deadline.is_some() => {
@@ -230,6 +241,18 @@ async fn write(mut writer: impl AsyncWriteExt + Unpin, mut letters: mpsc::Receiv
         if writer.write_all(&bytes).await.is_err() {
             return;
         }
+    }
+}
+
+/// Gets the vendors' endorsements once the guest asks for some. What is missing, `cocoon-host collateral show` tells.
+async fn seek(mut wishes: watch::Receiver<Option<CollateralRequest>>, hand: mpsc::Sender<Parts>) {
+    if wishes.wait_for(Option::is_some).await.is_err() {
+        return;
+    }
+    // Looks for the system's trust roots.
+    let keeper = tokio::task::spawn_blocking(guest::keeper).await;
+    if let Ok(Ok(keeper)) = keeper {
+        guest::serve(Arc::new(keeper), wishes, hand, |_| {}).await;
     }
 }
 

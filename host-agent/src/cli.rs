@@ -1,5 +1,6 @@
 //! The commands. Parsing opens nothing; each command says what it does as it does it.
 
+mod collateral;
 mod config;
 mod daemon;
 mod doctor;
@@ -106,6 +107,8 @@ enum Command {
     /// List GPUs, make one ready for a VM, or give it back.
     #[command(subcommand)]
     Gpu(gpu::Gpu),
+    /// Fetch the vendors' endorsements of this machine's evidence, look at them, or carry them to a machine without a network.
+    Collateral(collateral::Collateral),
     /// Judge the daemon's configuration file, or print an example.
     #[command(subcommand)]
     Config(config::Config),
@@ -182,6 +185,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Tables(wanted) => runtime.block_on(tables::run(wanted, json))?,
         Command::Doctor(wanted) => return runtime.block_on(doctor::run(*wanted, json)),
         Command::Gpu(wanted) => return gpu::run(&wanted, json),
+        Command::Collateral(wanted) => return collateral::run(&wanted, json),
         Command::Config(wanted) => return config::run(&wanted, json),
         Command::Man => {
             clap_mangen::Man::new(Arguments::command()).render(&mut std::io::stdout())?

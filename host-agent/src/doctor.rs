@@ -12,12 +12,14 @@
 //! | [`facts`] | the answers, as plain values |
 //! | [`mod@judge`] | facts in, findings out, pure |
 //! | [`clients`] | what this machine will measure, and what clients will say to it |
+//! | [`collateral`] | the vendors' word on this machine, as far as it is kept |
 //! | [`show`] | findings for people |
 //!
 //! **No TEE host has run any of this.** What firmware, kernels and tools say there is taken from their documentation and
 //! sources; each reader names its own.
 
 pub mod clients;
+pub mod collateral;
 pub mod facts;
 pub mod finding;
 pub mod judge;

@@ -18,6 +18,7 @@
 //! | [`config`] | the operator's file, judged whole before anything starts |
 //! | [`doctor`] | what this machine has and lacks, and what clients would say |
 //! | [`daemon`] | keeps the appliances of that file as they are wanted, with its local API |
+//! | [`collateral`] | the vendors' word on this machine's evidence, for guests to staple |
 //! | [`gpu`] | makes a GPU ready for a VM, and takes it back |
 //! | [`image`] | an image folder, opened file by file |
 //! | [`shapes`] | the machines that a manifest lists, and what to do about others |
@@ -38,6 +39,7 @@
 
 pub mod channel;
 pub mod client;
+pub mod collateral;
 pub mod config;
 mod console;
 pub mod daemon;

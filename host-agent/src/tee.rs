@@ -18,7 +18,7 @@ use crate::up::UpOptions;
 const SNP_POLICY: u64 = 0x30000;
 
 /// What an operator should know before the boot.
-pub(crate) const NO_COLLATERAL: &str = "this release fetches no collateral of Intel's or AMD's: the VM's evidence is real, and clients refuse it all the same";
+pub(crate) const COLLATERAL: &str = "clients accept real evidence only with its vendor's endorsements, which are fetched when the guest asks for them: `cocoon-host collateral show` says what came of it";
 
 /// This machine cannot start such a VM.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

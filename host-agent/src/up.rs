@@ -135,7 +135,7 @@ impl Host {
         let note = |text: &str| progress(Progress::Note(text.to_owned()));
         folder.write("manifest.json", &image.manifest)?;
         if options.tee.is_some() {
-            note(tee::NO_COLLATERAL);
+            note(tee::COLLATERAL);
         }
         if let Some(warning) = unlisted(&options, &image) {
             note(&warning);

@@ -7,8 +7,11 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
+use cocoon_host_agent::collateral::Store;
+use cocoon_host_agent::collateral::keeper::clock;
 use cocoon_host_agent::config::values::mebibytes;
 use cocoon_host_agent::doctor::clients::{self, Artefacts, Shape};
+use cocoon_host_agent::doctor::collateral::{self, Kept};
 use cocoon_host_agent::doctor::policy::PolicyFile;
 use cocoon_host_agent::doctor::real::Real;
 use cocoon_host_agent::doctor::{self, Facts, Mode, Report, Tried, Wanted, judge};
@@ -122,7 +125,14 @@ pub(super) async fn run(asked: Doctor, json: bool) -> anyhow::Result<ExitCode> {
                 cpu_model,
                 tables,
             };
-            Some(clients::judge(&image, &policy, &facts, &wanted, &shape))
+            let mut said = clients::judge(&image, &policy, &facts, &wanted, &shape);
+            // Where there is no place to keep any, none is kept.
+            let root = Store::default_root();
+            let kept = root
+                .map(|root| Kept::of(&Store::reading(&root)))
+                .unwrap_or_default();
+            said.extend(collateral::findings(&kept, &facts, clock()));
+            Some(said)
         }
         None => None,
     };

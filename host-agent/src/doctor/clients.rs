@@ -68,15 +68,6 @@ pub fn judge(
     findings.push(launch(image, shape));
     findings.push(aml_guard(manifest, policy));
     findings.push(
-        Finding::failure(
-            "client.collateral",
-            Mode::REAL,
-            "this release fetches no collateral of Intel's or AMD's",
-        )
-        .needed("current collateral beside the evidence, without which clients accept nothing")
-        .fix("nothing yet: real hardware cannot be accepted before a later release staples it"),
-    );
-    findings.push(
         Finding::note(
             "client.tcb",
             TDX,

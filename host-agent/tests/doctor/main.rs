@@ -6,6 +6,7 @@
 
 mod captured;
 mod clients;
+mod collateral;
 mod command;
 mod gpu;
 mod host;

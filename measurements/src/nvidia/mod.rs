@@ -11,11 +11,13 @@
 //! | `xml`, `signature`, [`rim`] | reference manifests: canonical form, signature, measurements |
 //! | [`ocsp`], `revocation` | what NVIDIA says of its certificates today |
 //! | `manifests`, `golden` | the right manifests for a report, and whether it says what they expect |
+//! | [`fetching`] | what whoever fetches collateral asks for |
 //! | `device`, `set` | one GPU, and all of a machine |
 
 mod certificate;
 mod chain;
 mod device;
+pub mod fetching;
 mod golden;
 mod manifests;
 pub mod ocsp;

@@ -1,0 +1,353 @@
+//! `cocoon-host collateral`: the vendors' endorsements that guests staple: fetched, looked at, carried by hand.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use cocoon_host_agent::collateral::bundle::{Bundle, Imported, MAX_BUNDLE};
+use cocoon_host_agent::collateral::http::Client;
+use cocoon_host_agent::collateral::keeper::clock;
+use cocoon_host_agent::collateral::{Keeper, Services, Store, Want, schedule, want};
+use cocoon_host_agent::text::chain;
+use cocoon_protocol::document::Evidence;
+use cocoon_protocol::gpu::{CollateralRequest, GpuNeeds, rim_name};
+use serde_json::json;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Collateral {
+    /// Folder to keep it in, the daemon's where it runs as another user; the user's cache otherwise.
+    #[arg(long, global = true)]
+    store: Option<PathBuf>,
+    /// TOML file with other addresses than the vendors' own.
+    #[arg(long, env = "COCOON_SERVICES", global = true)]
+    services: Option<PathBuf>,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Ask the vendors for what is due, and for what the options name. Exits with 1 when something could not be had.
+    Fetch(Fetch),
+    /// List what is kept, until when it is good, and what was asked for in vain. Exits with 1 when something is missing.
+    Show(Show),
+    /// Write everything into one file, with what is missing named.
+    Export {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Take everything from such a file, checked as if the vendors had sent it. Exits with 1 when something was refused.
+    Import {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Fetch {
+    /// A TDX quote: for its platform, from Intel.
+    #[arg(long)]
+    quote: Option<PathBuf>,
+    /// An SNP report: for its chip, from AMD.
+    #[arg(long, conflicts_with = "quote")]
+    report: Option<PathBuf>,
+    /// A GPU's certificates in PEM: whether they are revoked, from NVIDIA; with --driver-rim and --vbios-rim.
+    #[arg(long, requires = "driver_rim", requires = "vbios_rim")]
+    chain: Option<PathBuf>,
+    /// Name of a driver's reference manifest, such as NV_GPU_DRIVER_GH100_550.144.03.
+    #[arg(long)]
+    driver_rim: Option<String>,
+    /// Name of a VBIOS's reference manifest, such as NV_GPU_VBIOS_1010_0200_882_96005E0001.
+    #[arg(long)]
+    vbios_rim: Option<String>,
+    /// A file that `export` wrote: for all that it names.
+    #[arg(long)]
+    bundle: Option<PathBuf>,
+    /// Also what is not due yet.
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Show {
+    /// Whether NVIDIA has a manifest of this VBIOS version, as the kept list of names says.
+    #[arg(long)]
+    vbios: Option<String>,
+    /// Whether NVIDIA has a manifest of this driver version for Hopper GPUs.
+    #[arg(long)]
+    driver: Option<String>,
+}
+
+pub(super) fn run(wanted: &Collateral, json: bool) -> anyhow::Result<ExitCode> {
+    let services = match &wanted.services {
+        Some(path) => Services::read(path)?,
+        None => Services::default(),
+    };
+    let root = match &wanted.store {
+        Some(root) => root.clone(),
+        None => Store::default_root()?,
+    };
+    let store = Store::open(&root)?;
+    let keeper = Keeper::new(store, services, Client::default(), Default::default());
+    let good = match &wanted.action {
+        Action::Fetch(fetch) => self::fetch(&keeper, fetch, json)?,
+        Action::Show(show) => self::show(&keeper, show, json)?,
+        Action::Export { file } => export(&keeper, file, json)?,
+        Action::Import { file } => import(&keeper, file, json)?,
+    };
+    Ok(ExitCode::from(u8::from(!good)))
+}
+
+/// A row of every table: what it is about, and what became of it.
+struct Row {
+    want: Want,
+    good: bool,
+    state: String,
+}
+
+fn print(rows: &[Row], json: bool) -> anyhow::Result<bool> {
+    let mut out = std::io::stdout().lock();
+    if json {
+        let rows = rows.iter().map(|row| {
+            json!({
+                "vendor": row.want.vendor(),
+                "title": row.want.title(),
+                "good": row.good,
+                "state": row.state,
+            })
+        });
+        writeln!(out, "{}", json!(rows.collect::<Vec<_>>()))?;
+    } else {
+        for row in rows {
+            let mark = if row.good { "ok     " } else { "MISSING" };
+            writeln!(out, "{mark} {}: {}", row.want.title(), row.state)?;
+        }
+    }
+    Ok(rows.iter().all(|row| row.good))
+}
+
+fn fetch(keeper: &Keeper, fetch: &Fetch, json: bool) -> anyhow::Result<bool> {
+    let now = clock();
+    let (mut named, requested) = named(fetch)?;
+    let mut known: Vec<Want> = vec![Want::RimNames];
+    known.extend(keeper.store.entries().into_iter().map(|entry| entry.want));
+    known.extend(
+        keeper
+            .store
+            .failures()
+            .into_iter()
+            .map(|failure| failure.want),
+    );
+    if !fetch.all {
+        known.retain(|want| schedule::next(want, keeper.store.known(want)) <= now);
+    }
+    named.extend(known);
+    named.sort();
+    named.dedup();
+    let mut rows = Vec::new();
+    let mut place = 0;
+    while let Some(want) = named.get(place).cloned() {
+        place += 1;
+        let fetched = keeper.fetch(&want, now);
+        if requested && fetched.is_ok() && matches!(want, Want::Rim { .. }) {
+            // Its certificates can be revoked like the GPU's.
+            let manifest = keeper.store.get(&want).map(|(_, bytes)| bytes);
+            let more = want::of_manifest(&manifest.unwrap_or_default());
+            let new: Vec<Want> = more
+                .into_iter()
+                .filter(|want| !named.contains(want))
+                .collect();
+            named.extend(new);
+        }
+        rows.push(match fetched {
+            Ok(entry) => Row {
+                state: good_for(entry.dates.due, now),
+                good: true,
+                want,
+            },
+            Err(error) => Row {
+                state: chain(&error),
+                good: false,
+                want,
+            },
+        });
+    }
+    keeper.store.prune(now)?;
+    if rows.is_empty() && !json {
+        writeln!(std::io::stdout(), "nothing is due")?;
+    }
+    print(&rows, json)
+}
+
+/// What the options name, and whether they name anything.
+fn named(fetch: &Fetch) -> anyhow::Result<(Vec<Want>, bool)> {
+    let evidence = match (&fetch.quote, &fetch.report) {
+        (Some(path), _) => Some(Evidence::Tdx {
+            quote: read(path)?.into(),
+            event_log: Vec::new().into(),
+        }),
+        (None, Some(path)) => Some(Evidence::SevSnp {
+            report: read(path)?.into(),
+            certificates: Vec::new(),
+        }),
+        (None, None) => None,
+    };
+    let mut wants = Vec::new();
+    let mut gpus = Vec::new();
+    for (option, name) in [
+        ("--driver-rim", &fetch.driver_rim),
+        ("--vbios-rim", &fetch.vbios_rim),
+    ] {
+        if let Some(name) = name {
+            rim_name("characters of the name", name).with_context(|| option.to_owned())?;
+            wants.push(Want::Rim { name: name.clone() });
+        }
+    }
+    if let (Some(chain), Some(driver_rim), Some(vbios_rim)) =
+        (&fetch.chain, &fetch.driver_rim, &fetch.vbios_rim)
+    {
+        let chain = String::from_utf8(read(chain)?).context("--chain is no PEM")?;
+        gpus.push(GpuNeeds {
+            driver_rim: driver_rim.clone(),
+            vbios_rim: vbios_rim.clone(),
+            chain,
+        });
+    }
+    wants.extend(want::of(&CollateralRequest { evidence, gpus })?);
+    if let Some(path) = &fetch.bundle {
+        wants.extend(Bundle::parse(&read(path)?)?.wants().cloned());
+    }
+    let some = !wants.is_empty();
+    Ok((wants, some))
+}
+
+fn show(keeper: &Keeper, show: &Show, json: bool) -> anyhow::Result<bool> {
+    let now = clock();
+    if show.vbios.is_some() || show.driver.is_some() {
+        return names(keeper, show, json);
+    }
+    let store = &keeper.store;
+    let mut rows: Vec<Row> = (store.entries().into_iter())
+        .map(|entry| {
+            let due = entry.dates.due;
+            let whole = store.get(&entry.want).is_some();
+            let good = whole && now <= due;
+            let mut state = match (whole, good) {
+                (false, _) => "damaged".to_owned(),
+                (true, false) => format!("ended {} ago", span(now - due)),
+                (true, true) => good_for(due, now),
+            };
+            let age = span(now.saturating_sub(entry.fetched));
+            state.push_str(&format!(", fetched {age} ago"));
+            if let Some(failure) = store.failure(&entry.want) {
+                let (times, why) = (failure.times, failure.why);
+                state.push_str(&format!("; renewal failed {times} times: {why}"));
+            }
+            Row {
+                want: entry.want,
+                good,
+                state,
+            }
+        })
+        .collect();
+    for failure in store.failures() {
+        if !rows.iter().any(|row| row.want == failure.want) {
+            let ago = span(now.saturating_sub(failure.at));
+            rows.push(Row {
+                state: format!("asked {} times, {ago} ago: {}", failure.times, failure.why),
+                good: false,
+                want: failure.want,
+            });
+        }
+    }
+    if rows.is_empty() && !json {
+        let root = store.root().display();
+        writeln!(std::io::stdout(), "nothing is kept in {root}")?;
+    }
+    print(&rows, json)
+}
+
+/// Whether manifests of these versions exist.
+fn names(keeper: &Keeper, show: &Show, json: bool) -> anyhow::Result<bool> {
+    let (_, list) = keeper
+        .store
+        .get(&Want::RimNames)
+        .context("the names of NVIDIA's manifests are not kept: `cocoon-host collateral fetch` asks for them")?;
+    let list = String::from_utf8_lossy(&list);
+    let found = want::names_of(&list, show.driver.as_deref(), show.vbios.as_deref());
+    let mut out = std::io::stdout().lock();
+    if json {
+        writeln!(out, "{}", json!(found))?;
+        return Ok(found.iter().all(|(_, names)| !names.is_empty()));
+    }
+    for (what, names) in &found {
+        match &names[..] {
+            [] => writeln!(
+                out,
+                "MISSING {what}: NVIDIA has no reference manifest of it"
+            )?,
+            some => writeln!(out, "ok      {what}: {}", some.join(", "))?,
+        }
+    }
+    Ok(found.iter().all(|(_, names)| !names.is_empty()))
+}
+
+fn export(keeper: &Keeper, file: &Path, json: bool) -> anyhow::Result<bool> {
+    let bundle = Bundle::of(keeper);
+    let path = || format!("cannot write {}", file.display());
+    std::fs::write(file, bundle.to_json()).with_context(path)?;
+    let (filled, all) = (bundle.filled(), bundle.wants().count());
+    let mut out = std::io::stdout().lock();
+    match json {
+        true => writeln!(
+            out,
+            "{}",
+            json!({ "kept": filled, "missing": all - filled })
+        )?,
+        false => writeln!(out, "{filled} of {all} written to {}", file.display())?,
+    }
+    Ok(true)
+}
+
+fn import(keeper: &Keeper, file: &Path, json: bool) -> anyhow::Result<bool> {
+    let bundle = Bundle::parse(&read(file)?)?;
+    let rows = bundle.import(keeper, clock()).into_iter();
+    let rows: Vec<Row> = rows
+        .map(|(want, outcome)| Row {
+            good: outcome.is_ok(),
+            state: match outcome {
+                Ok(Imported::Kept) => "taken".to_owned(),
+                Ok(Imported::Older) => "what is kept is as new".to_owned(),
+                Err(error) => chain(&error),
+            },
+            want,
+        })
+        .collect();
+    print(&rows, json)
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let name = || format!("cannot read {}", path.display());
+    let length = std::fs::metadata(path).with_context(name)?.len();
+    anyhow::ensure!(
+        usize::try_from(length).is_ok_and(|length| length <= MAX_BUNDLE),
+        "{} has {length} bytes, at most {MAX_BUNDLE} are read",
+        path.display()
+    );
+    std::fs::read(path).with_context(name)
+}
+
+fn good_for(due: u64, now: u64) -> String {
+    format!("good for {}", span(due.saturating_sub(now)))
+}
+
+/// Seconds as people say them.
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}

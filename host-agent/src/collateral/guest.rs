@@ -1,0 +1,91 @@
+//! One guest's wishes, fulfilled as long as it lives: at once from what is kept, and again whenever there is newer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cocoon_protocol::document::Collateral;
+use cocoon_protocol::gpu::{CollateralRequest, GpuCollateral};
+use tokio::sync::{mpsc, watch};
+
+use super::http::Client;
+use super::keeper::{Gathered, Keeper, clock};
+use super::services::Services;
+use super::store::Store;
+
+/// The shortest pause between two looks.
+const SHORTEST: Duration = Duration::from_secs(5);
+/// The longest: another process may have fetched what this guest lacks.
+const LONGEST: Duration = Duration::from_secs(15 * 60);
+
+/// What is handed to the guest.
+pub type Parts = (Option<Collateral>, Option<GpuCollateral>);
+
+/// The keeper of this process: services from the file that `COCOON_SERVICES` names or the vendors' own, kept in the user's
+/// cache. What is wrong with them is said in words.
+pub fn keeper() -> Result<Keeper, String> {
+    let services = match std::env::var_os("COCOON_SERVICES") {
+        Some(path) => Services::read(path.as_ref()).map_err(|error| crate::text::chain(&error))?,
+        None => Services::default(),
+    };
+    let store = Store::default_root()
+        .and_then(|root| Store::open(&root))
+        .map_err(|error| crate::text::chain(&error))?;
+    Ok(Keeper::new(
+        store,
+        services,
+        Client::default(),
+        Default::default(),
+    ))
+}
+
+/// Serves the newest of `wishes` until nobody wishes any more. `hand` gives parts to the guest, and says whether there still
+/// is one; `tell` hears what is missing whenever that changes.
+pub async fn serve(
+    keeper: Arc<Keeper>,
+    mut wishes: watch::Receiver<Option<CollateralRequest>>,
+    hand: mpsc::Sender<Parts>,
+    mut tell: impl FnMut(&[(String, String)]),
+) {
+    let (mut handed, mut told): (Option<Parts>, Option<Vec<(String, String)>>) = (None, None);
+    loop {
+        let wish = wishes.borrow_and_update().clone();
+        let Some(request) = wish else {
+            match wishes.changed().await {
+                Ok(()) => continue,
+                Err(_) => return,
+            }
+        };
+        let asking = Arc::clone(&keeper);
+        let gathered = tokio::task::spawn_blocking(move || asking.gather(&request, clock())).await;
+        let gathered = match gathered {
+            Ok(Ok(gathered)) => gathered,
+            Ok(Err(error)) => Gathered {
+                missing: vec![("collateral".to_owned(), crate::text::chain(&error))],
+                next: u64::MAX,
+                ..Gathered::default()
+            },
+            // It panicked, or the runtime ends.
+            Err(_) => return,
+        };
+        if told.as_ref() != Some(&gathered.missing) {
+            tell(&gathered.missing);
+            told = Some(gathered.missing);
+        }
+        let parts = (gathered.collateral, gathered.gpu);
+        if handed.as_ref() != Some(&parts) && parts != (None, None) {
+            if hand.send(parts.clone()).await.is_err() {
+                return;
+            }
+            handed = Some(parts);
+        }
+        let pause = Duration::from_secs(gathered.next.saturating_sub(clock()));
+        tokio::select! {
+            changed = wishes.changed() => match changed {
+                // A guest that asks again has forgotten, or is another one.
+                Ok(()) => handed = None,
+                Err(_) => return,
+            },
+            () = tokio::time::sleep(pause.clamp(SHORTEST, LONGEST)) => {}
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What is kept stays, what is damaged is none, and nobody's end leaves half a thing.
+
+use super::*;
+
+const NOW: u64 = 1_750_000_000;
+const DATES: Dates = Dates {
+    made: NOW - 1,
+    due: NOW + 1000,
+};
+
+fn store() -> (tempfile::TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("collateral")).unwrap();
+    (folder, store)
+}
+
+fn rim(name: &str) -> Want {
+    Want::Rim { name: name.into() }
+}
+
+#[test]
+fn what_is_kept_is_found_and_replaced() {
+    let (_folder, store) = store();
+    let want = rim("NV_A");
+    assert_eq!(store.get(&want), None);
+    let entry = store.put(&want, b"one", DATES, NOW).unwrap();
+    assert_eq!(store.get(&want), Some((entry, b"one".to_vec())));
+    let newer = store.put(&want, b"two", DATES, NOW + 5).unwrap();
+    assert_eq!(store.get(&want), Some((newer.clone(), b"two".to_vec())));
+    store.put(&Want::RimNames, b"two", DATES, NOW).unwrap();
+    let wants: Vec<Want> = store
+        .entries()
+        .into_iter()
+        .map(|entry| entry.want)
+        .collect();
+    assert_eq!(wants, [want.clone(), Want::RimNames]);
+    assert_eq!(store.known(&want).fetched, Some((NOW + 5, DATES)));
+}
+
+#[test]
+fn failures_are_counted_until_it_succeeds() {
+    let (_folder, store) = store();
+    let want = rim("NV_A");
+    for times in 1..=3 {
+        store
+            .failed(&want, "no\u{1b}[2J answer", NOW + u64::from(times))
+            .unwrap();
+        let failure = store.failure(&want).unwrap();
+        assert_eq!((failure.times, failure.at), (times, NOW + u64::from(times)));
+        assert!(!failure.why.contains('\u{1b}'), "{}", failure.why);
+    }
+    store.put(&want, b"one", DATES, NOW).unwrap();
+    assert_eq!((store.failure(&want), store.failures()), (None, vec![]));
+}
+
+/// As after a kill between any two writes, and after a disk that lost something.
+#[test]
+fn what_is_not_whole_is_none() {
+    let (_folder, store) = store();
+    let want = rim("NV_A");
+    let entry = store.put(&want, b"one", DATES, NOW).unwrap();
+    let (object, file) = (store.object(&entry.digest), store.path(ENTRIES, &want));
+    fs::write(&object, b"two").unwrap();
+    assert_eq!(store.get(&want), None);
+    fs::remove_file(&object).unwrap();
+    assert_eq!(store.get(&want), None);
+    store.put(&want, b"one", DATES, NOW).unwrap();
+    let whole = fs::read(&file).unwrap();
+    fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+    assert_eq!((store.get(&want), store.entries()), (None, vec![]));
+    // What a kill leaves behind is not taken for anything.
+    fs::write(file.with_extension("json.partial"), &whole).unwrap();
+    assert_eq!(store.entries(), vec![]);
+    // Another want's entry under this one's name.
+    let other = store.put(&rim("NV_B"), b"one", DATES, NOW).unwrap();
+    fs::write(&file, json(&other)).unwrap();
+    assert_eq!(store.get(&want), None);
+}
+
+#[test]
+fn pruning_takes_what_nobody_renews_and_nobody_names() {
+    let (_folder, store) = store();
+    let season = FORGOTTEN + 1;
+    store.put(&rim("NV_OLD"), b"old", DATES, NOW).unwrap();
+    store.failed(&rim("NV_LOST"), "no", NOW).unwrap();
+    let kept = store
+        .put(&rim("NV_NEW"), b"new", DATES, NOW + season)
+        .unwrap();
+    let stray = store.root().join(OBJECTS).join("stray");
+    fs::write(&stray, b"young").unwrap();
+    store.prune(NOW + season).unwrap();
+    assert_eq!((store.entries(), store.failures()), (vec![kept], vec![]));
+    assert!(stray.exists(), "another process may be about to name it");
+    let day = std::time::SystemTime::now() - std::time::Duration::from_secs(86_400);
+    fs::File::options()
+        .write(true)
+        .open(&stray)
+        .unwrap()
+        .set_modified(day)
+        .unwrap();
+    store.prune(NOW + season).unwrap();
+    assert!(!stray.exists());
+}

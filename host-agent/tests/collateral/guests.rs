@@ -1,0 +1,74 @@
+//! A guest that lives: handed what there is at once, and again when it asks again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cocoon_host_agent::collateral::guest::serve;
+use cocoon_measurements::nvidia::simulated::Scene;
+use cocoon_measurements::nvidia::simulated::status::Status;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use super::double::{Double, Reply};
+use super::keeper;
+use super::nvidia::{DRIVER_RIM, filed, needs, policy, responded};
+
+/// How long anything may take.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_is_handed_what_it_asks_for_and_again_when_it_asks_again() {
+    // The clock is this machine's here.
+    let now = cocoon_host_agent::collateral::keeper::clock();
+    let scene = Scene::at(now).expect("a scene");
+    let answering = Scene::at(now).expect("a scene");
+    let double = Double::start(move |asked| {
+        let times = cocoon_measurements::nvidia::simulated::status::Times {
+            this_update: now - 60,
+            next_update: Some(now + 86_400),
+        };
+        match responded(&answering, asked, Status::Good, times) {
+            Some(response) => Reply::body(response),
+            None if asked.line.ends_with(DRIVER_RIM) => filed(&answering.rims[0]),
+            // Of the VBIOS there is none.
+            None => Reply::Status(404),
+        }
+    });
+    let (_folder, keeper) = keeper(&double, policy(&scene));
+    let wishes = watch::Sender::new(None);
+    let (hand, mut handed) = mpsc::channel(4);
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let serving = tokio::spawn(serve(
+        Arc::new(keeper),
+        wishes.subscribe(),
+        hand,
+        move |missing| tell.send(missing.to_vec()).expect("a listener"),
+    ));
+    wishes.send_replace(Some(needs(&scene)));
+    let first = timeout(DEADLINE, handed.recv()).await.expect("in time");
+    let (cpu, gpu) = first.expect("parts");
+    assert_eq!(cpu, None);
+    let gpu = gpu.expect("of the GPU");
+    assert_eq!(gpu.rims, scene.rims[..1]);
+    let missing = timeout(DEADLINE, told.recv())
+        .await
+        .expect("in time")
+        .expect("told");
+    let titles: Vec<&str> = missing.iter().map(|(title, _)| title.as_str()).collect();
+    assert_eq!(
+        titles,
+        ["NVIDIA, manifest NV_GPU_VBIOS_1010_0200_882_96005E0001"]
+    );
+    // The same again: from what is kept.
+    double.take();
+    wishes.send_replace(Some(needs(&scene)));
+    let again = timeout(DEADLINE, handed.recv()).await.expect("in time");
+    assert_eq!(again.expect("parts").1, Some(gpu));
+    assert_eq!(double.lines(), Vec::<String>::new());
+    // Nobody wishes any more.
+    drop(wishes);
+    timeout(DEADLINE, serving)
+        .await
+        .expect("in time")
+        .expect("an end");
+}
