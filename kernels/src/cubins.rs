@@ -155,6 +155,15 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "embedded")]
+    fn what_is_embedded_counts() {
+        let cubins = Cubins::embedded().unwrap();
+        for cubin in [&cubins.scrub, &cubins.blake3] {
+            assert_eq!(&cubin[..4], b"\x7fELF");
+        }
+    }
+
+    #[test]
     fn other_machine_code_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let missing = Cubins::read(folder.path()).unwrap_err();

@@ -28,8 +28,13 @@ fn again(sanitizer: Sanitizer, test: &str, fault: &str) -> Output {
     );
     // At addresses that are not random: ThreadSanitizer of GCC 12 has no place for the most random ones of newer systems.
     let mut command = Command::new("setarch");
+    command.args(["--addr-no-randomize", "env"]);
+    if sanitizer != Sanitizer::None {
+        // For this program alone: setarch has random addresses still.
+        let library = sanitizer.library();
+        command.arg(format!("LD_PRELOAD={}", library.display()));
+    }
     command
-        .arg("--addr-no-randomize")
         .arg(program)
         .args([test, "--exact", "--test-threads=1", "--nocapture"])
         .env(FAULT, fault)
@@ -37,9 +42,6 @@ fn again(sanitizer: Sanitizer, test: &str, fault: &str) -> Output {
         // What the test program itself leaks or keeps is not what is looked for.
         .env("ASAN_OPTIONS", "detect_leaks=0:exitcode=66")
         .env("TSAN_OPTIONS", thread_options);
-    if sanitizer != Sanitizer::None {
-        command.env("LD_PRELOAD", sanitizer.library());
-    }
     command.output().expect("this program runs")
 }
 
