@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use p384::ecdsa::{Signature, VerifyingKey, signature::Verifier as _};
+use p384::ecdsa::{Signature, VerifyingKey};
 use sha2::{Digest as _, Sha256, Sha384};
 use thiserror::Error;
 use x509_cert::{
@@ -304,12 +304,24 @@ impl Links {
 
 /// Whether an ECDSA signature in DER holds. `key` and hash are P-384's.
 pub(super) fn der_signature_holds(key: &VerifyingKey, message: &[u8], signature: &[u8]) -> bool {
-    Signature::from_der(signature).is_ok_and(|signature| key.verify(message, &signature).is_ok())
+    Signature::from_der(signature).is_ok_and(|signature| holds(key, message, &signature))
 }
 
 /// Whether an ECDSA signature of 96 bytes (r, then s) holds.
 pub(super) fn raw_signature_holds(key: &VerifyingKey, message: &[u8], signature: &[u8]) -> bool {
-    Signature::from_slice(signature).is_ok_and(|signature| key.verify(message, &signature).is_ok())
+    Signature::from_slice(signature).is_ok_and(|signature| holds(key, message, &signature))
+}
+
+/// What a key and a signature may look like is `p384`'s strict word; the arithmetic is that of the library under TLS,
+/// which takes a fourth of the time: a GPU's verdict verifies thirteen signatures, and takes hardly longer for all else.
+fn holds(key: &VerifyingKey, message: &[u8], signature: &Signature) -> bool {
+    use graviola::{
+        hashing::Sha384,
+        signing::ecdsa::{P384, VerifyingKey as Fast},
+    };
+    Fast::<P384>::from_x962_uncompressed(key.to_encoded_point(false).as_bytes())
+        .and_then(|fast| fast.verify::<Sha384>(&[message], &signature.to_bytes()))
+        .is_ok()
 }
 
 /// The first element of a DER sequence, header included: what a certificate's or response's signature covers.

@@ -37,6 +37,33 @@ proptest! {
         prop_assert_eq!(measured, values);
     }
 
+    /// Two libraries agree on which signatures hold, over each bit of key, message and signature, in both forms.
+    #[test]
+    fn signatures_hold_as_p384_says(
+        secret in 1_u8..0xff,
+        message in vec(any::<u8>(), 0..300),
+        (place, bit) in (0_usize..96, 0_u8..9),
+    ) {
+        use p384::ecdsa::{Signature, SigningKey, signature::{Signer as _, Verifier as _}};
+        use crate::nvidia::certificate::{der_signature_holds, raw_signature_holds};
+        let signer = SigningKey::from_slice(&[secret; 48]).unwrap();
+        let good: Signature = signer.sign(&message);
+        let mut raw = good.to_bytes().to_vec();
+        if let Some(mask) = 1_u8.checked_shl(bit.into()) {
+            raw[place] ^= mask;
+        }
+        let key = signer.verifying_key();
+        let expected = Signature::from_slice(&raw).is_ok_and(|signature| key.verify(&message, &signature).is_ok());
+        prop_assert_eq!(raw_signature_holds(key, &message, &raw), expected);
+        prop_assert_eq!(expected, bit == 8);
+        if let Ok(signature) = Signature::from_slice(&raw) {
+            let der = signature.to_der();
+            prop_assert_eq!(der_signature_holds(key, &message, der.as_bytes()), expected);
+        }
+        let another = SigningKey::from_slice(&[secret % 0xfe + 1; 48]).unwrap();
+        prop_assert!(!raw_signature_holds(another.verifying_key(), &message, &raw));
+    }
+
     /// Anything at all: an error, not a panic.
     #[test]
     fn foreign_bytes_are_refused(bytes in vec(any::<u8>(), 0..600)) {
