@@ -16,6 +16,7 @@ use crate::initrd::{self, InitrdError};
 use crate::kernel::Kernel;
 use crate::model::{self, Source, VolumeError};
 use crate::reference::{self, Boot, ReferenceError};
+use crate::variant::Variant;
 
 /// Names of an image's files, in the order in which a difference between two images is best explained.
 pub mod name {
@@ -170,7 +171,8 @@ pub(crate) fn finish(
         salt: model.verity_salt,
         data_blocks: model.verity_data_blocks,
     };
-    let cmdline = cmdline::build(&token)?;
+    let gpus = Variant::named(&stamp.variant).and_then(Variant::gpus);
+    let cmdline = cmdline::build(&token, gpus)?;
     artefacts.insert(
         name::CMDLINE.to_owned(),
         files::write(folder, name::CMDLINE, cmdline.as_bytes())?,

@@ -20,6 +20,7 @@ use crate::guest::{self, Binaries, GuestError};
 use crate::model::{Source, SourceError};
 use crate::provenance;
 use crate::sbom::{self, SbomError};
+use crate::variant::Variant;
 
 /// Where the lock file lies below the sources.
 pub const LOCK_FILE: &str = "image/inputs.lock";
@@ -29,6 +30,8 @@ const MAX_LOCK: u64 = 4 << 20;
 /// What to build, and where from.
 #[derive(Debug, Clone)]
 pub struct Build {
+    /// Its kind.
+    pub variant: Variant,
     /// The workspace.
     pub source: PathBuf,
     /// The cache's folder.
@@ -98,7 +101,7 @@ pub enum BuildError {
     File(#[from] FileError),
 }
 
-/// Builds the image of the variant `cpu` into `folder`.
+/// Builds the image into `folder`.
 ///
 /// # Errors
 /// [`BuildError`].
@@ -141,7 +144,7 @@ pub fn build(
     unlocked.extend(provenance::marks(&revision, what.binaries.as_ref()));
     let stamp = Stamp {
         release: life.release,
-        variant: "cpu".to_owned(),
+        variant: what.variant.name().to_owned(),
         source_revision: revision,
         not_before: life.not_before,
         not_after: life.not_after,

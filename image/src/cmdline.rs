@@ -76,6 +76,12 @@ pub const MODEL_TOKEN: (&str, &str) = (
     "the model's identifier, dm-verity root, salt and size, so that the weights are measured",
 );
 
+/// Token that names the GPUs, in a variant that has some, and its reason.
+pub const GPU_TOKEN: (&str, &str) = (
+    "cocoon.gpu",
+    "whose GPUs the guest verifies before it serves, so that no host makes real ones of simulated ones",
+);
+
 /// Why there is no command line.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum CmdlineError {
@@ -105,11 +111,11 @@ pub struct ModelToken<'a> {
     pub data_blocks: u64,
 }
 
-/// The whole command line, as QEMU gets it with `-append`.
+/// The whole command line, as QEMU gets it with `-append`. `gpus` are those of the variant, if it has some.
 ///
 /// # Errors
 /// [`CmdlineError`] for an identifier that cannot be told there.
-pub fn build(model: &ModelToken<'_>) -> Result<String, CmdlineError> {
+pub fn build(model: &ModelToken<'_>, gpus: Option<&str>) -> Result<String, CmdlineError> {
     check_model_id(model.id)?;
     let mut line: Vec<String> = TOKENS
         .iter()
@@ -121,6 +127,7 @@ pub fn build(model: &ModelToken<'_>) -> Result<String, CmdlineError> {
         salt,
         data_blocks,
     } = model;
+    line.extend(gpus.map(|gpus| format!("{}={gpus}", GPU_TOKEN.0)));
     line.push(format!(
         "{}={id}:{root}:{salt}:{data_blocks}",
         MODEL_TOKEN.0
@@ -162,7 +169,7 @@ mod tests {
 
     #[test]
     fn every_token_has_a_reason() {
-        for (token, reason) in TOKENS.iter().chain([&MODEL_TOKEN]) {
+        for (token, reason) in TOKENS.iter().chain([&MODEL_TOKEN, &GPU_TOKEN]) {
             assert!(reason.trim().len() > 10, "{token} has no reason");
             assert!(
                 !token.contains(char::is_whitespace),
@@ -173,7 +180,7 @@ mod tests {
 
     #[test]
     fn ends_with_the_model() {
-        let line = build(&model("tiny-1.q4_1")).unwrap();
+        let line = build(&model("tiny-1.q4_1"), None).unwrap();
         let salt = Hex32::sha256(b"salt");
         assert!(
             line.ends_with(&format!(
@@ -183,13 +190,19 @@ mod tests {
             "{line}"
         );
         assert!(line.starts_with("console=ttyS0 quiet "), "{line}");
+        assert!(!line.contains(GPU_TOKEN.0), "{line}");
+        let line = build(&model("tiny-1.q4_1"), Some("simulated:1")).unwrap();
+        assert!(
+            line.contains(" cocoon.gpu=simulated:1 cocoon.model="),
+            "{line}"
+        );
     }
 
     #[test]
     fn an_identifier_cannot_smuggle_a_token() {
         for id in ["", "a b", "a:b", "A", "a\n", "ü"] {
             assert_eq!(
-                build(&model(id)),
+                build(&model(id), None),
                 Err(CmdlineError::ModelId { id: id.to_owned() })
             );
         }

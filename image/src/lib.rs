@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`kernel`] | Debian's cloud kernel and the modules that the guest loads |
 //! | [`cmdline`] | the kernel's command line |
+//! | [`variant`] | the kind of image: with or without a (simulated) GPU |
 //! | [`initrd`] | agent, engine and modules, packed |
 //! | [`firmware`] | one firmware for TDX, one for SEV-SNP |
 //! | [`model`] | the model volume with its hash tree |
@@ -35,4 +36,5 @@ pub mod platform;
 pub mod provenance;
 pub mod reference;
 pub mod sbom;
+pub mod variant;
 pub mod verify;

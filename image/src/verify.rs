@@ -13,6 +13,7 @@ use crate::assemble::name;
 use crate::build::{self, Build, BuildError, Life};
 use crate::diff::{self, Difference};
 use crate::firmware::MAX_FIRMWARE;
+use crate::variant::Variant;
 use crate::{files, provenance, reference};
 
 /// What a rebuild says of a manifest.
@@ -49,6 +50,8 @@ pub fn verify(
         not_after: manifest.not_after,
     };
     let what = Build {
+        // Another kind than these sources know is a difference like any other.
+        variant: Variant::named(&manifest.variant).unwrap_or_default(),
         model_id: Some(manifest.model.id.clone()),
         ..what.clone()
     };

@@ -10,6 +10,7 @@ use cocoon_client::trust::development_roots;
 use cocoon_image::add_model::add_model;
 use cocoon_image::build::{self, Build, Life};
 use cocoon_image::model::Source;
+use cocoon_image::variant::Variant;
 use cocoon_inputs::report::{self, Reporter, Silent};
 use cocoon_inputs::{Cache, Keyring, Policy as Missing};
 use cocoon_measurements::manifest::{self, ManifestTrust, TrustedManifest};
@@ -49,6 +50,7 @@ impl SignedImage {
         reporter: &Arc<dyn Reporter>,
     ) -> anyhow::Result<Self> {
         let what = Build {
+            variant: Variant::Cpu,
             source: workspace(),
             cache: cache()?,
             mirrors: vec![],

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use cocoon_image::variant::Variant;
 
 /// Builds and verifies the appliance image from locked inputs.
 ///
@@ -44,13 +45,6 @@ pub enum Command {
         /// Which shell.
         shell: clap_complete::Shell,
     },
-}
-
-/// Kinds of image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Variant {
-    /// Inference on the processor.
-    Cpu,
 }
 
 /// Where everything comes from.
@@ -318,6 +312,7 @@ mod tests {
     fn the_contract_parses() {
         for line in [
             "build --variant cpu --out o",
+            "build --variant cuda-simulated --out o",
             "build --variant cpu --out o --model m --release 3 --allow-newest --json",
             "verify m.json",
             "manifest sign m.json --key k",

@@ -11,6 +11,7 @@ use cocoon_image::assemble::name;
 use cocoon_image::build::{self, Build, Life};
 use cocoon_image::foreign::DEFAULT_MODEL;
 use cocoon_image::model::Source;
+use cocoon_image::variant::Variant;
 use cocoon_image::verify as rebuild;
 use cocoon_inputs::{Policy, report};
 use cocoon_protocol::manifest::{Manifest, manifest_id};
@@ -24,6 +25,7 @@ const DAY: u64 = 24 * 60 * 60;
 pub(super) fn build(arguments: &BuildArguments, output: Output) -> anyhow::Result<Outcome> {
     let life = arguments.dates.life()?;
     let mut what = arguments.making.build()?;
+    what.variant = arguments.variant;
     what.model.clone_from(&arguments.model);
     what.model_id.clone_from(&arguments.model_id);
     let manifest = build::build(&what, &life, &arguments.out, &report::stderr())?;
@@ -138,6 +140,7 @@ impl Making {
             .as_ref()
             .map(|folder| (folder.join("agent"), folder.join("engine")));
         Ok(Build {
+            variant: Variant::default(),
             source: self.origin.source()?,
             cache: self.origin.cache()?,
             mirrors: self.origin.mirrors.clone(),

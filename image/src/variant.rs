@@ -1,0 +1,57 @@
+//! Kinds of image. The manifest names it, and the measured command line says what follows from it in the guest.
+
+use clap::ValueEnum;
+
+/// A kind of image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Variant {
+    /// Inference on the processor.
+    #[default]
+    Cpu,
+    /// The same, with one simulated GPU that has to prove itself: for trials, on simulated machines alone.
+    CudaSimulated,
+}
+
+impl Variant {
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::Cpu, Self::CudaSimulated];
+
+    /// As the manifest has it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::CudaSimulated => "cuda-simulated",
+        }
+    }
+
+    /// The kind of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|variant| variant.name() == name)
+    }
+
+    /// Which GPUs the guest verifies before it serves, as the command line tells it.
+    #[must_use]
+    pub const fn gpus(self) -> Option<&'static str> {
+        match self {
+            Self::Cpu => None,
+            Self::CudaSimulated => Some("simulated:1"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_found_by_their_names() {
+        for variant in Variant::ALL {
+            assert_eq!(Variant::named(variant.name()), Some(variant));
+            let value = variant.to_possible_value();
+            assert_eq!(value.unwrap().get_name(), variant.name());
+        }
+        assert_eq!(Variant::named("cuda"), None);
+    }
+}
