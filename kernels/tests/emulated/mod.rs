@@ -147,7 +147,6 @@ fn compiled(source: &str, sanitizer: Sanitizer) -> PathBuf {
             "-fno-strict-aliasing",
             "-Wall",
             "-Wextra",
-            "-Werror",
             "-Wno-unknown-pragmas",
         ])
         .args(sanitizer.flags())

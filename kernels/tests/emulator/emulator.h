@@ -63,7 +63,7 @@ inline thread_local u32 current, block_number, block_count;
 inline thread_local bool copies_are_late;
 inline thread_local void *shared_memory;
 inline thread_local size_t shared_size;
-inline thread_local const std::function<void()> *body;
+inline thread_local std::function<void()> body;
 // What meetings order, for ThreadSanitizer: the begin, the end, barriers, and those of each warp. Whoever is first at the
 // next barrier must not be taken for having been at this one, so barriers take turns.
 struct Meetings {
@@ -116,7 +116,7 @@ inline void enter() {
 #if defined(__SANITIZE_THREAD__)
     __tsan_acquire(&meetings.begin);
 #endif
-    (*body)();
+    body();
     for (const auto &group : self().groups) {
         if (!group.empty() && copies_are_late) {
             fault("ends with asynchronous copies that nothing waited for");
@@ -241,7 +241,7 @@ inline void run(u32 blocks, u32 first, u32 some, u32 threads, u64 seed, const st
     if (threads % WARP != 0) {
         fault("a block that is not of whole warps, which is not emulated");
     }
-    body = &kernel;
+    body = kernel;
     block_count = blocks;
     copies_are_late = seed % 2 == 0;
     for (u32 i = 0; i < some; i++) {
