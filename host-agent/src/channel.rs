@@ -12,13 +12,13 @@ use cocoon_protocol::control::{
 use cocoon_protocol::frame::{self, Decoder};
 use cocoon_protocol::gpu::CollateralRequest;
 use cocoon_qemu::Vm;
-use cocoon_qemu::spec::GUEST_ADDRESS;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::collateral::guest::{self, Parts};
+use crate::config::GuestAddress;
 use crate::machine::{Effect, Ending, Event, News, State, next};
 use crate::simulator::{Connection, Launch};
 use crate::text::{chain, plain};
@@ -64,6 +64,8 @@ impl Patience {
 pub struct Settings {
     /// Canonical operator configuration.
     pub config: Vec<u8>,
+    /// The guest's address on its network.
+    pub address: GuestAddress,
     /// Identity of the manifest that this host publishes.
     pub manifest_id: Hex32,
     /// Which TEE to imitate where the guest finds none.
@@ -151,19 +153,16 @@ impl Driver<'_> {
                         Effect::AskEvidence(id, data) => {
                             asker.try_send(Question::Evidence(id, data)).is_ok()
                         }
-                        Effect::Configure(collateral) => {
-                            let ([a, b, c, d], prefix) = GUEST_ADDRESS;
-                            outbox
-                                .try_send(HostMessage::Configure(Configure {
-                                    version: CONTROL_VERSION,
-                                    address: format!("{a}.{b}.{c}.{d}/{prefix}"),
-                                    config: settings.config.clone().into(),
-                                    manifest_id: settings.manifest_id,
-                                    simulate: settings.simulate,
-                                    collateral,
-                                }))
-                                .is_ok()
-                        }
+                        Effect::Configure(collateral) => outbox
+                            .try_send(HostMessage::Configure(Configure {
+                                version: CONTROL_VERSION,
+                                address: settings.address.to_string(),
+                                config: settings.config.clone().into(),
+                                manifest_id: settings.manifest_id,
+                                simulate: settings.simulate,
+                                collateral,
+                            }))
+                            .is_ok(),
                         Effect::SendEvidence(id, result) => outbox
                             .try_send(HostMessage::Evidence { id, result })
                             .is_ok(),

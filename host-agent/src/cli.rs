@@ -6,6 +6,8 @@ mod daemon;
 mod doctor;
 mod gpu;
 mod tables;
+mod top;
+mod update;
 mod vms;
 mod voice;
 
@@ -20,6 +22,7 @@ use cocoon_host_agent::config::values::mebibytes;
 use cocoon_host_agent::{Host, RunningVm, UpOptions, state};
 use cocoon_protocol::binding::Tee;
 use cocoon_protocol::config::{MAX_CONFIG_LEN, OperatorConfig};
+use cocoon_qemu::PciAddress;
 use cocoon_qemu::accel::Wanted;
 use tokio::signal::unix::{SignalKind, signal};
 use voice::Voice;
@@ -46,6 +49,8 @@ enum Command {
     },
     /// List VMs.
     Ps,
+    /// Show what the daemon's appliances do, again and again: states, evidence, tokens per second, memory.
+    Top(top::Top),
     /// Print a VM's console; with --json its lines and the host agent's news as JSON lines of time, source and text.
     Logs {
         /// Its name.
@@ -69,6 +74,15 @@ enum Command {
         /// Its name.
         name: String,
     },
+    /// Let an appliance of the daemon run another image, without turning clients away where there is room for two VMs.
+    ///
+    /// The manifest's signatures (MANIFEST.dsse) are held against the signers that the daemon's file pins, its release against
+    /// the running one, and every file of the image against the manifest. The new VM boots beside the old one, its evidence
+    /// is judged as a client would, it takes the public listener over, and the old one finishes. If anything fails before
+    /// that, the old one goes on. Exits with 1 when it is refused or went back.
+    Update(update::Update),
+    /// Let an appliance of the daemon run again what it ran before its last update, in the same way.
+    Rollback(update::Rollback),
     /// Show all that is known of an appliance of the daemon.
     Show {
         /// Its name.
@@ -138,6 +152,9 @@ struct Up {
     /// QEMU's CPU model for SEV-SNP guests, which measure it.
     #[arg(long, default_value = "EPYC-v4")]
     cpu: String,
+    /// Give the VM this GPU, by PCI address: `cocoon-host gpu prepare` makes it ready before each boot.
+    #[arg(long)]
+    gpu: Option<PciAddress>,
     /// Imitate this TEE where there is none; clients see it as simulated.
     #[arg(long, value_parser = tee)]
     simulate: Option<Tee>,
@@ -167,15 +184,25 @@ struct Up {
 /// Exit code 1 is a command's answer "no", with reasons; errors of use and of the system are 2.
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let json = arguments.json;
-    let runtime = tokio::runtime::Runtime::new().context("cannot start")?;
+    // Who asks one question needs no threads to start.
+    let mut runtime = match arguments.command {
+        Command::Ps | Command::Show { .. } | Command::Events { .. } => {
+            tokio::runtime::Builder::new_current_thread()
+        }
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = runtime.enable_all().build().context("cannot start")?;
     match arguments.command {
         Command::Up(up) => runtime.block_on(self::up(*up, json))?,
         Command::Down { name } => runtime.block_on(vms::down(&name, json))?,
         Command::Ps => runtime.block_on(vms::ps(json))?,
+        Command::Top(wanted) => runtime.block_on(top::run(wanted, json))?,
         Command::Logs { name, follow } => runtime.block_on(vms::logs(&name, follow, json))?,
         Command::Serve(wanted) => return runtime.block_on(daemon::serve(wanted, json)),
         Command::Start { name } => return runtime.block_on(daemon::act(&name, "start", json)),
         Command::Restart { name } => return runtime.block_on(daemon::act(&name, "restart", json)),
+        Command::Update(wanted) => return runtime.block_on(update::update(wanted, json)),
+        Command::Rollback(wanted) => return runtime.block_on(update::rollback(wanted, json)),
         Command::Show { name } => runtime.block_on(daemon::show(&name, json))?,
         Command::Events { follow } => runtime.block_on(daemon::events(follow, json))?,
         Command::Supervise { root, name, run } => {
@@ -208,6 +235,7 @@ async fn up(up: Up, json: bool) -> anyhow::Result<()> {
     options.listen = up.listen;
     options.tee = up.tee;
     options.cpu_model = up.cpu;
+    options.gpu = up.gpu;
     options.simulate = up.simulate;
     options.vcpus = up.vcpus.unwrap_or(options.vcpus);
     options.memory_mib = up.memory;

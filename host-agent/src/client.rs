@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::HOST;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -67,6 +68,12 @@ impl Client {
         Self { socket }
     }
 
+    /// The folder of state.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        self.socket.parent().unwrap_or(Path::new("/"))
+    }
+
     /// The daemon that runs here: the one of our own state folder or, unless `COCOON_STATE` names that, the one of the
     /// machine. Where none runs, `None`.
     pub async fn find() -> Option<Self> {
@@ -99,6 +106,19 @@ impl Client {
     /// [`ClientError`].
     pub async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         whole(self.send(Method::POST, path).await?).await
+    }
+
+    /// Does `path` with what `body` says.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn post_with<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|_| ClientError::Shape)?;
+        whole(self.send_with(Method::POST, path, body.into()).await?).await
     }
 
     /// Reads the lines of `path` until their end, or until `take` has enough of them.
@@ -135,6 +155,15 @@ impl Client {
     }
 
     async fn send(&self, method: Method, path: &str) -> Result<Response<Incoming>, ClientError> {
+        self.send_with(method, path, Bytes::new()).await
+    }
+
+    async fn send_with(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, ClientError> {
         let stream = UnixStream::connect(&self.socket).await;
         let stream = stream.map_err(|source| ClientError::NotRunning {
             path: self.socket.clone(),
@@ -147,7 +176,7 @@ impl Client {
             .method(method)
             .uri(path)
             .header(HOST, "localhost")
-            .body(Empty::<Bytes>::new())
+            .body(Full::new(body))
             .map_err(|_| ClientError::Shape)?;
         Ok(sender.send_request(request).await?)
     }

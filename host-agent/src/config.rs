@@ -16,19 +16,27 @@ use std::time::Duration;
 
 use cocoon_protocol::binding::Tee;
 use cocoon_protocol::config::OperatorConfig;
+use cocoon_qemu::PciAddress;
 use cocoon_qemu::accel::Wanted;
+use cocoon_qemu::spec::Placement;
 
 use crate::relay::Limits;
+use crate::update::check::Updates;
+use crate::web::WebSettings;
 
 mod conflicts;
+pub mod devices;
 pub mod machine;
 pub mod problem;
 mod reader;
 mod schema;
+mod shown;
 pub mod values;
 
+pub use devices::{GuestAddress, Network};
 pub use machine::Machine;
 pub use problem::{Problem, Problems};
+pub use shown::StatusSettings;
 
 /// Where the file is looked for when it is not named.
 pub const DEFAULT_PATH: &str = "/etc/cocoon/host.toml";
@@ -44,6 +52,12 @@ pub const MAX_FILE: u64 = 1 << 20;
 pub struct HostConfig {
     /// About this machine.
     pub host: HostSettings,
+    /// Where documents are shown to anybody, if anywhere.
+    pub web: Option<WebSettings>,
+    /// Where the operator's own page and metrics are, if anywhere.
+    pub status: Option<StatusSettings>,
+    /// Whom updates come from.
+    pub updates: Updates,
     /// What it runs, in the order of the file, under names of their own.
     pub appliances: Vec<Appliance>,
 }
@@ -82,6 +96,12 @@ pub struct Appliance {
     pub tee: TeeMode,
     /// Public address.
     pub listen: SocketAddr,
+    /// The GPU that it gets for itself.
+    pub gpu: Option<PciAddress>,
+    /// How it is reached.
+    pub network: Network,
+    /// Where its memory and its processors are.
+    pub placement: Placement,
     /// KVM or emulation.
     pub accel: Wanted,
     /// Whether it starts with the daemon.

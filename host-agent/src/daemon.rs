@@ -13,15 +13,21 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::attest::{AsClients, Judge};
 use crate::config::HostConfig;
 use crate::lifecycle::Deadlines;
+use crate::publish;
 use crate::state::{self, StateError};
 use crate::supervisor::{Launch, OWN_PROGRAM};
+use crate::text::chain;
+use crate::update::store::Slot;
+use crate::web::{Web, WebError};
 
 pub mod api;
 mod body;
@@ -30,6 +36,7 @@ pub mod journal;
 mod keeper;
 mod server;
 mod store;
+mod unit;
 
 use journal::Journal;
 use keeper::{Handle, Keeper};
@@ -38,6 +45,10 @@ use keeper::{Handle, Keeper};
 pub const SOCKET: &str = "host.sock";
 /// Held by the daemon of the folder.
 const LOCK: &str = "host.lock";
+/// How long a daemon that is gone may still seem to hold it: so does a process of its own between fork and exec.
+const LOCKED: Duration = Duration::from_millis(500);
+/// Between two tries to take it.
+const RETRY: Duration = Duration::from_millis(50);
 
 /// Why there is no daemon.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +61,9 @@ pub enum DaemonError {
         "another daemon keeps its state in {0:?}: `cocoon-host ps` talks to it; stop it, or choose another host.state"
     )]
     Running(PathBuf),
+    /// What is shown to anybody.
+    #[error("nothing can be shown as [web] says")]
+    Web(#[from] WebError),
 }
 
 /// How the daemon is asked to end.
@@ -67,8 +81,11 @@ pub struct Daemon {
     file: PathBuf,
     program: PathBuf,
     deadlines: Deadlines,
+    judge: Arc<dyn Judge>,
     listener: UnixListener,
     journal: Arc<Journal>,
+    web: Option<Web>,
+    status: Option<Web>,
     /// Held as long as it is open.
     _lock: File,
 }
@@ -85,21 +102,45 @@ impl Daemon {
         let lock = state::private()
             .open(&path)
             .map_err(state::fail("open", &path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(DaemonError::Running(root)),
-            Err(TryLockError::Error(source)) => {
-                return Err(state::fail("lock", &path)(source).into());
+        let mut patience = LOCKED;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if !patience.is_zero() => {
+                    std::thread::sleep(RETRY);
+                    patience = patience.saturating_sub(RETRY);
+                }
+                Err(TryLockError::WouldBlock) => return Err(DaemonError::Running(root)),
+                Err(TryLockError::Error(source)) => {
+                    return Err(state::fail("lock", &path)(source).into());
+                }
             }
         }
+        let web = config.web.as_ref().map(Web::bind).transpose()?;
+        let journal = Journal::default();
+        let status = match &config.status {
+            None => None,
+            Some(status) => match Web::bind(&status.web) {
+                Ok(web) => Some(web),
+                Err(error) if status.named => return Err(error.into()),
+                Err(error) => {
+                    let text = format!("there is no status page: {}", chain(&error));
+                    journal.add(None, "note", &text);
+                    None
+                }
+            },
+        };
         let listener = state::listen(&root.join(SOCKET))?;
         Ok(Self {
             config,
             file: file.to_owned(),
             program: OWN_PROGRAM.into(),
             deadlines: Deadlines::default(),
+            judge: Arc::new(AsClients),
             listener,
-            journal: Arc::new(Journal::default()),
+            journal: Arc::new(journal),
+            web,
+            status,
             _lock: lock,
         })
     }
@@ -116,6 +157,12 @@ impl Daemon {
         Self { deadlines, ..self }
     }
 
+    /// With somebody else who judges the evidence of new VMs.
+    #[must_use]
+    pub fn with_judge(self, judge: Arc<dyn Judge>) -> Self {
+        Self { judge, ..self }
+    }
+
     /// What happens, from now on.
     #[must_use]
     pub fn journal(&self) -> Arc<Journal> {
@@ -129,8 +176,11 @@ impl Daemon {
             file,
             program,
             deadlines,
+            judge,
             listener,
             journal,
+            web,
+            status,
             _lock,
         } = self;
         let socket = config.host.state.join(SOCKET);
@@ -138,16 +188,19 @@ impl Daemon {
         let mut handles = Vec::new();
         self::strangers(&config, &journal).await;
         for appliance in &config.appliances {
-            let keeper = keeper::Setting {
+            let setting = keeper::Setting {
                 launch: Launch::new(appliance, &config.host),
                 appliance: appliance.clone(),
                 root: config.host.state.clone(),
                 cache: config.host.cache.clone(),
                 program: program.clone(),
                 deadlines,
+                updates: config.updates.clone(),
+                memory_reserve_mib: config.host.memory_reserve_mib,
+                judge: Arc::clone(&judge),
                 journal: Arc::clone(&journal),
             };
-            let (keeper, handle) = Keeper::new(keeper);
+            let (keeper, handle) = Keeper::new(setting);
             keepers.spawn(keeper.run());
             handles.push(handle);
         }
@@ -158,17 +211,44 @@ impl Daemon {
             file,
             state: config.host.state.clone(),
         };
+        let gpus = config.appliances.iter();
+        let gpus = gpus.filter_map(|one| Some((one.name.clone(), one.gpu?)));
+        let gpus = gpus.collect();
         let handles: Arc<[Handle]> = handles.into();
+        // Where the user's cache is not known, nothing is kept in it either.
+        let cache = config.host.cache.clone();
+        let cache = cache.or_else(|| cocoon_inputs::Cache::default_root().ok());
+        let collateral = cache.unwrap_or_default().join("collateral");
         let world = server::World {
             about,
             handles: Arc::clone(&handles),
             journal,
             root: config.host.state,
+            updates: config.updates,
+            gpus,
             ending: AtomicBool::new(false),
         };
         let world = Arc::new(world);
         let serving =
             crate::running::Task(tokio::spawn(server::serve(listener, Arc::clone(&world))));
+        let shown = Arc::clone(&handles);
+        let routes = publish::routes(publish::Sources {
+            views: Arc::new(move || shown.iter().map(Handle::view).collect()),
+            state: world.root.clone(),
+            collateral,
+            showing: Arc::new(publish::OverTls),
+        });
+        let _showing = web.map(|web| crate::running::Task(tokio::spawn(web.run(routes))));
+        let secure = config.status.is_some_and(|status| status.web.tls.is_some());
+        let _telling = status.map(|web| {
+            let listen = web.address().unwrap_or_else(|_| ([0, 0, 0, 0], 0).into());
+            let scheme = if secure { "https" } else { "http" };
+            let text = format!("status page on {scheme}://{listen}/");
+            world.journal.add(None, "note", &text);
+            let source: Arc<dyn crate::status::Source> = Arc::clone(&world) as _;
+            let routes = crate::status::routes(&source, listen);
+            crate::running::Task(tokio::spawn(web.run(routes)))
+        });
         // A dropped sender asks for nothing.
         let first = end.wait_for(Option::is_some).await.map_or(None, |end| *end);
         if first != Some(End::Leave) {
@@ -199,18 +279,22 @@ impl Daemon {
 async fn strangers(config: &HostConfig, journal: &Journal) {
     let root = &config.host.state;
     for name in state::names(root).unwrap_or_default() {
-        let Some(life) = store::load(root, &name).ok().flatten() else {
-            continue;
-        };
         if config.appliance(&name).is_none()
-            && crate::supervisor::Link::find(root, &name, life.run)
-                .await
-                .is_ok()
+            && (runs(root, &name).await || runs(&Slot::B.root(root), &name).await)
         {
             let text = format!(
                 "it runs and is not in the file any more: `cocoon-host down {name}` stops it"
             );
             journal.add(Some(&name), "unknown", &text);
         }
+    }
+}
+
+async fn runs(root: &Path, name: &str) -> bool {
+    match store::load(root, name) {
+        Ok(Some(life)) => crate::supervisor::Link::find(root, name, life.run)
+            .await
+            .is_ok(),
+        _ => false,
     }
 }

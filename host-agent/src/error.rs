@@ -5,8 +5,10 @@ use cocoon_qemu::process::{SpawnError, StopError};
 use cocoon_qemu::qmp::QmpError;
 use cocoon_qemu::socket::SocketError;
 
+use crate::gpu::NotGiven;
 use crate::image::ImageError;
 use crate::machine::Failure;
+use crate::numa::PinError;
 use crate::qemu::QemuError;
 use crate::relay::ListenError;
 use crate::simulator::SimulatorError;
@@ -31,6 +33,15 @@ pub enum UpError {
     /// No such TEE.
     #[error(transparent)]
     Tee(#[from] NotReady),
+    /// Its GPU.
+    #[error(transparent)]
+    Gpu(#[from] NotGiven),
+    /// Its place.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// Its network.
+    #[error("network: {0}")]
+    Network(String),
     /// No QEMU.
     #[error(transparent)]
     Qemu(#[from] QemuError),

@@ -8,8 +8,10 @@
 //! GPU has been prepared by this**: the steps are those of the kernel's documentation (`sysfs-bus-pci`, vfio) and of
 //! NVIDIA's gpu-admin-tools.
 
+mod given;
 mod hands;
 mod plan;
 
+pub use given::{NotGiven, given};
 pub use hands::{Failed, Hands, RealHands, carry_out};
 pub use plan::{Action, Aim, Planned, Unfit, plan};

@@ -119,6 +119,18 @@ impl Image {
     }
 }
 
+/// Identity and content of the manifest that is published for the image in `folder`: `manifest`, or the one in it.
+///
+/// # Errors
+/// [`ImageError`] names the file.
+pub fn manifest(folder: &Path, manifest: Option<&Path>) -> Result<(Hex32, Manifest), ImageError> {
+    let path = manifest.map_or_else(|| folder.join("manifest.json"), Path::to_owned);
+    let bytes = read(&path, MAX_MANIFEST_LEN + 1)?;
+    let content = Manifest::parse(&bytes);
+    let content = content.map_err(|source| ImageError::Manifest { path, source })?;
+    Ok((manifest_id(&bytes), content))
+}
+
 fn open(path: &Path) -> Result<File, ImageError> {
     let fail = |source| ImageError::Incomplete {
         path: path.to_owned(),

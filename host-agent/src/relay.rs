@@ -1,5 +1,8 @@
 //! The public listener: bytes to and fro between clients and the guest's forwarded port, encrypted end to end and
 //! opaque here. Limits keep one client from taking everything.
+//!
+//! The listener is a [`Door`], which one VM can hand to the next: both accept from the same socket and the same queue, so
+//! that nobody who knocks in between is turned away.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -53,40 +57,122 @@ pub enum ListenError {
     },
 }
 
-/// Takes the public address; nobody is accepted before [`relay`] runs.
-///
-/// # Errors
-/// [`ListenError`].
-pub async fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => ListenError::InUse(address),
-            _ => ListenError::Other { address, source },
-        })
+/// The public listener of one VM. Clones are the same door.
+#[derive(Debug, Clone)]
+pub struct Door(Arc<watch::Sender<Behind>>);
+
+#[derive(Debug)]
+struct Behind {
+    listener: Option<Arc<TcpListener>>,
+    /// Clients wait in the system's queue, for us or for another VM that has the listener, too.
+    held: bool,
 }
 
-/// Accepts clients while `open` says so and relays them to `guest`. Returns when `open` turns false (connections under
-/// way go on) and then, when its sender is dropped, with every connection cut.
-pub async fn relay(
-    listener: TcpListener,
-    guest: SocketAddr,
-    limits: Limits,
-    mut open: watch::Receiver<bool>,
-) {
+impl Door {
+    /// Without a listener yet.
+    #[must_use]
+    pub fn shut() -> Self {
+        let (listener, held) = (None, false);
+        Self(Arc::new(watch::Sender::new(Behind { listener, held })))
+    }
+
+    /// Takes the public address; nobody is accepted before [`relay`] runs.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub async fn bind(&self, address: SocketAddr) -> Result<(), ListenError> {
+        let listener = TcpListener::bind(address).await;
+        self.take(listener.map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => ListenError::InUse(address),
+            _ => ListenError::Other { address, source },
+        })?);
+        Ok(())
+    }
+
+    /// Accepts from `listener` from now on.
+    pub fn take(&self, listener: TcpListener) {
+        self.0.send_modify(|behind| {
+            behind.listener = Some(Arc::new(listener));
+            behind.held = false;
+        });
+    }
+
+    /// Accepts nobody until released; connections under way go on, and the listener stays ours.
+    pub fn hold(&self) {
+        self.0.send_modify(|behind| behind.held = true);
+    }
+
+    /// Accepts again.
+    pub fn release(&self) {
+        self.0.send_modify(|behind| behind.held = false);
+    }
+
+    /// The listener, for another VM.
+    #[must_use]
+    pub fn listener(&self) -> Option<Arc<TcpListener>> {
+        self.0.borrow().listener.clone()
+    }
+
+    /// The public address, also where the system chose the port.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.listener()?.local_addr().ok()
+    }
+
+    /// Whether it would accept.
+    #[must_use]
+    pub fn state(&self) -> DoorState {
+        let behind = self.0.borrow();
+        match (&behind.listener, behind.held) {
+            (None, _) => DoorState::Shut,
+            (Some(_), true) => DoorState::Held,
+            (Some(_), false) => DoorState::Open,
+        }
+    }
+
+    fn close(&self) {
+        self.0.send_modify(|behind| behind.listener = None);
+    }
+}
+
+/// What a door is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DoorState {
+    /// It has no listener: not yet, or not any more.
+    Shut,
+    /// Clients are accepted as soon as the guest serves.
+    Open,
+    /// It has the listener, and leaves clients to another VM.
+    Held,
+}
+
+/// Accepts clients at `door` while `open` says so and relays them to `guest`. Returns when `open` turns false (connections
+/// under way go on) and then, when its sender is dropped, with every connection cut.
+pub async fn relay(door: Door, guest: SocketAddr, limits: Limits, mut open: watch::Receiver<bool>) {
     if !turns(&mut open, true).await {
         return;
     }
     let permits = Arc::new(Semaphore::new(limits.connections));
     let mut clients = JoinSet::new();
+    let mut changes = door.0.subscribe();
     loop {
+        let listener = {
+            let behind = changes.borrow_and_update();
+            behind.listener.clone().filter(|_| !behind.held)
+        };
         let accepted = async {
+            let Some(listener) = listener else {
+                return std::future::pending().await;
+            };
             // Never closed: acquiring fails only after `close`.
             let permit = Arc::clone(&permits).acquire_owned().await.ok();
             (listener.accept().await, permit)
         };
         tokio::select! {
             _ = turns(&mut open, false) => break,
+            // The door is ours, too: its sender lives.
+            _ = changes.changed() => {}
             Some(_) = clients.join_next() => {}
             (client, permit) = accepted => match client {
                 Ok((client, _)) => {
@@ -101,7 +187,7 @@ pub async fn relay(
             },
         }
     }
-    drop(listener);
+    door.close();
     tokio::select! {
         // The sender is gone: so is the VM.
         () = async { while open.changed().await.is_ok() {} } => {}
@@ -184,16 +270,23 @@ mod tests {
         address
     }
 
+    async fn door() -> Door {
+        let door = Door::shut();
+        assert_eq!(door.state(), DoorState::Shut);
+        door.bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        door
+    }
+
     async fn start(
         limits: Limits,
     ) -> (SocketAddr, watch::Sender<bool>, tokio::task::JoinHandle<()>) {
-        let listener = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let door = door().await;
+        let address = door.address().unwrap();
         let (gate, open) = watch::channel(false);
         (
             address,
             gate,
-            tokio::spawn(relay(listener, echo().await, limits, open)),
+            tokio::spawn(relay(door, echo().await, limits, open)),
         )
     }
 
@@ -230,11 +323,64 @@ mod tests {
 
     #[tokio::test]
     async fn a_taken_port_is_named() {
-        let taken = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let address = taken.local_addr().unwrap();
-        let error = listen(address).await.unwrap_err().to_string();
+        let taken = door().await;
+        let address = taken.address().unwrap();
+        let error = Door::shut().bind(address).await.unwrap_err().to_string();
         let advice =
             "is in use by another program: choose another with --listen, or stop that program";
         assert_eq!(error, format!("{address} {advice}"));
+    }
+
+    /// One socket, two guests: whoever is held leaves the queue to the other, and nobody is refused.
+    #[tokio::test]
+    async fn a_door_is_shared_held_and_released() {
+        async fn named(name: &'static [u8]) -> SocketAddr {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            tokio::spawn(async move {
+                while let Ok((mut stream, _)) = listener.accept().await {
+                    let _ = stream.write_all(name).await;
+                }
+            });
+            address
+        }
+        async fn who(address: SocketAddr) -> String {
+            let mut said = String::new();
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.read_to_string(&mut said).await.unwrap();
+            said
+        }
+        let (old, new) = (door().await, Door::shut());
+        let address = old.address().unwrap();
+        let (gate, open) = watch::channel(true);
+        let limits = Limits::default();
+        let relays = [(&old, named(b"old").await), (&new, named(b"new").await)]
+            .map(|(door, guest)| tokio::spawn(relay(door.clone(), guest, limits, open.clone())));
+        assert_eq!(who(address).await, "old");
+        let shared = old.listener().unwrap();
+        let shared = rustix::io::dup(&*shared).unwrap();
+        let shared = std::net::TcpListener::from(shared);
+        new.take(TcpListener::from_std(shared).unwrap());
+        old.hold();
+        assert_eq!(
+            (old.state(), new.state()),
+            (DoorState::Held, DoorState::Open)
+        );
+        for _ in 0..20 {
+            assert_eq!(who(address).await, "new");
+        }
+        new.hold();
+        let waiting = tokio::spawn(who(address));
+        old.release();
+        assert_eq!(waiting.await.unwrap(), "old");
+        gate.send(false).unwrap();
+        drop(gate);
+        for relay in relays {
+            relay.await.unwrap();
+        }
+        assert_eq!(
+            (old.state(), new.state()),
+            (DoorState::Shut, DoorState::Shut)
+        );
     }
 }

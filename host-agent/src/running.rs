@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cocoon_qemu::qmp::{BlockStats, QmpError};
 use cocoon_qemu::{Qmp, Vm};
-use tokio::net::{TcpListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -18,7 +18,7 @@ use crate::error::UpError;
 use crate::local::{self, Status};
 use crate::machine::{Ending, Failure, News};
 use crate::progress::{Listener, Progress};
-use crate::relay::{self, Limits};
+use crate::relay::{self, Door, Limits};
 use crate::simulator::{Connection, Launch, Simulator};
 use crate::state::VmFolder;
 use crate::timings::Timings;
@@ -39,6 +39,8 @@ pub struct RunningVm {
     pub serial_log: PathBuf,
     /// QEMU's process.
     pub qemu_pid: u32,
+    /// Where the guest's own listener is reached, on this machine alone.
+    pub guest: SocketAddr,
     /// QEMU's control.
     pub qmp: Qmp,
     timings: Arc<Mutex<Timings>>,
@@ -104,7 +106,7 @@ pub(crate) struct Parts {
     pub(crate) console: Console,
     pub(crate) simulator: Option<(Simulator, Connection, Launch)>,
     pub(crate) settings: Settings,
-    pub(crate) listener: TcpListener,
+    pub(crate) door: Door,
     pub(crate) guest: SocketAddr,
     pub(crate) limits: Limits,
     pub(crate) folder: Arc<VmFolder>,
@@ -118,7 +120,7 @@ pub(crate) async fn start(
     timings: Arc<Mutex<Timings>>,
     qemu_pid: u32,
 ) -> Result<RunningVm, UpError> {
-    let (qmp, folder) = (parts.qmp.clone(), Arc::clone(&parts.folder));
+    let (qmp, folder, guest) = (parts.qmp.clone(), Arc::clone(&parts.folder), parts.guest);
     let local = folder.listen("ctl")?;
     let (status, watched) = watch::channel(status);
     let (drain, drained) = mpsc::channel(1);
@@ -158,6 +160,7 @@ pub(crate) async fn start(
         trust_root,
         serial_log,
         qemu_pid,
+        guest,
         qmp,
         timings,
         drain,
@@ -181,13 +184,13 @@ async fn own(
         mut console,
         simulator,
         settings,
-        listener,
+        door,
         guest,
         limits,
         folder,
     } = parts;
     let relay = Task(tokio::spawn(relay::relay(
-        listener,
+        door,
         guest,
         limits,
         gate.subscribe(),

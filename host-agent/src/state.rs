@@ -161,6 +161,14 @@ pub(crate) fn prepare(root: &Path, name: &str) -> Result<PathBuf, StateError> {
 
 /// Writes a whole file for its owner alone: readers see the old one or the new one.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
+    write_with(path, bytes, |_| Ok(()))
+}
+
+fn write_with(
+    path: &Path,
+    bytes: &[u8],
+    sync: impl FnOnce(&File) -> io::Result<()>,
+) -> Result<(), StateError> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
     let partial = PathBuf::from(partial);
@@ -169,7 +177,16 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
         .open(&partial)
         .map_err(fail("write", &partial))?;
     file.write_all(bytes).map_err(fail("write", &partial))?;
+    sync(&file).map_err(fail("write", &partial))?;
     fs::rename(&partial, path).map_err(fail("replace", path))
+}
+
+/// The same, on the disk itself before it returns: for what must survive a power cut.
+pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
+    write_with(path, bytes, File::sync_all)?;
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(fail("keep", folder))
 }
 
 /// Listens at `path` for this user alone; a socket that was left behind there is replaced. Needs a runtime.

@@ -12,6 +12,9 @@
 //! what must live as long as the VM lives in a process of its own, which does nothing but that. The daemon may be
 //! killed and come back: it finds the supervisors by their sockets and goes on from what they report.
 //!
+//! An update runs two supervisors side by side, and the public listener goes from one to the other by their sockets, without
+//! the daemon ([`Order::TakeOver`]).
+//!
 //! The protocol is one [`Report`] after the other to whoever connects, the newest instead of all, and [`Order`]s back,
 //! in the frames of the control channel. Daemon and supervisor may be of different releases: a report says of which
 //! version it is.
@@ -23,18 +26,21 @@ use cocoon_protocol::control::Metrics;
 use serde::{Deserialize, Serialize};
 
 use crate::lifecycle::{Ending, Stage};
+use crate::relay::DoorState;
 use crate::timings::Step;
 
 mod launch;
 mod link;
 mod owner;
+mod passing;
+mod telling;
 
 pub use launch::Launch;
 pub use link::{Heard, Link, LinkError};
 pub use owner::supervise;
 
 /// Version of the protocol.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// The socket's name in the VM's folder.
 pub const SOCKET: &str = "sup";
 /// What was started, in the VM's folder.
@@ -68,6 +74,12 @@ pub struct Report {
     pub doing: String,
     /// Public address, once it is open.
     pub endpoint: Option<SocketAddr>,
+    /// Where the guest's own listener is reached, on this machine alone, once it serves.
+    pub guest: Option<SocketAddr>,
+    /// Whether it has the public listener, and takes clients from it.
+    pub door: DoorState,
+    /// Why it could not take the listener over when it was told to last.
+    pub not_taken: Option<String>,
     /// Identity of the manifest that is published, once the image was read.
     pub manifest_id: Option<String>,
     /// File of the development root, when its evidence is simulated.
@@ -85,11 +97,19 @@ pub struct Report {
 }
 
 /// What a supervisor is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Order {
     /// Let running requests finish, then end.
     Drain,
+    /// Take no more clients; those that are connected go on.
+    Hold,
+    /// Take clients again.
+    Release,
+    /// Get the public listener from the supervisor behind this socket, or from the system, and take clients.
+    TakeOver(Option<PathBuf>),
+    /// Send the public listener with the next report: another supervisor asks.
+    Lend,
 }
 
 /// What is left of a run on disk.

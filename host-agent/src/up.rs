@@ -11,23 +11,26 @@ use std::time::Duration;
 use cocoon_inputs::report::{Reporter, Silent};
 use cocoon_protocol::binding::Tee;
 use cocoon_protocol::config::OperatorConfig;
-use cocoon_protocol::control::GUEST_PORT;
+use cocoon_qemu::PciAddress;
 use cocoon_qemu::accel::Wanted;
 use cocoon_qemu::qmp::QmpError;
-use cocoon_qemu::spec::Confidential;
+use cocoon_qemu::spec::{Confidential, Placement};
 use cocoon_qemu::{Qmp, Vm};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::channel::{Patience, Settings};
+use crate::config::Network;
 use crate::console::Console;
+use crate::devices::{self, Given};
 use crate::error::UpError;
 use crate::image::Image;
 use crate::local::Status;
 use crate::log::{self, Log, Source};
+use crate::numa;
 use crate::progress::{Listener, Progress};
 use crate::qemu::{self, Shape};
-use crate::relay::{self, Limits};
+use crate::relay::{Door, Limits};
 use crate::running::{Parts, RunningVm, STOP, start};
 use crate::shapes::{self, Measured};
 use crate::simulator::{Connection, Launch, Simulator};
@@ -50,10 +53,18 @@ pub struct UpOptions {
     pub name: String,
     /// Public address; port 0 lets the system choose.
     pub listen: SocketAddr,
+    /// The public listener, when it is somebody's already; `listen` is not taken then.
+    pub door: Option<Door>,
     /// Real TEE to start the VM in.
     pub tee: Option<Tee>,
     /// TEE to imitate where the guest finds none.
     pub simulate: Option<Tee>,
+    /// A GPU of this machine's that it gets for itself.
+    pub gpu: Option<PciAddress>,
+    /// How the guest is reached.
+    pub network: Network,
+    /// Where its memory and its processors are.
+    pub placement: Placement,
     /// Virtual CPUs.
     pub vcpus: u16,
     /// Guest memory in MiB.
@@ -91,8 +102,12 @@ impl UpOptions {
             image,
             name: "default".into(),
             listen: (Ipv4Addr::LOCALHOST, 8443).into(),
+            door: None,
             tee: None,
             simulate: None,
+            gpu: None,
+            network: Network::default(),
+            placement: Placement::default(),
             vcpus: shapes::usual_vcpus(processors),
             memory_mib: 1024,
             config: OperatorConfig::default(),
@@ -126,6 +141,7 @@ impl Host {
         options.config.validate()?;
         let mut image = Image::open(&options.image, options.manifest.as_deref())?;
         let confidential = tee::of_this_machine(&options).await?;
+        let given = Given::find(&options).await?;
         if options.tee == Some(Tee::SevSnp) {
             image.use_snp_firmware()?;
         }
@@ -140,18 +156,30 @@ impl Host {
         if let Some(warning) = unlisted(&options, &image) {
             note(&warning);
         }
-        let listener = relay::listen(options.listen).await?;
-        let endpoint = listener.local_addr().unwrap_or(options.listen);
-        let simulator = simulator(&options, &folder, &note).await?;
-        let obtained = qemu::find(options.qemu.as_deref(), Arc::clone(&options.reporter)).await?;
-        note(&obtained.reason);
+        let door = match options.door.clone() {
+            Some(door) => door,
+            None => {
+                let door = Door::shut();
+                door.bind(options.listen).await?;
+                door
+            }
+        };
+        let endpoint = door.address().unwrap_or(options.listen);
         let accel = match (&confidential, options.accel) {
             // Nothing else starts it, and a trial tells nothing about TEEs.
             (Confidential::Tdx(_) | Confidential::Snp(_), Wanted::Automatic) => Wanted::Kvm,
             (_, accel) => accel,
         };
-        let choice = qemu::choose(accel, &obtained.qemu, &image, note).await?;
-        note(&choice.reason);
+        let machine = async {
+            let found = qemu::find(options.qemu.as_deref(), Arc::clone(&options.reporter)).await?;
+            note(&found.reason);
+            let choice = qemu::choose(accel, &found.qemu, &image, note).await?;
+            note(&choice.reason);
+            Ok::<_, UpError>((found, choice))
+        };
+        // Side by side: each is a process that takes its time to say its first word.
+        let (simulator, (obtained, choice)) =
+            tokio::try_join!(simulator(&options, &folder, &note), machine)?;
 
         let snp_firmware = image.snp_firmware.clone();
         let manifest_id = image.manifest_id;
@@ -164,6 +192,7 @@ impl Host {
         };
         let mut machine = qemu::machine(&shape, image)?;
         machine.spec.confidential = confidential;
+        given.attach(&mut machine.spec);
         let timings = Arc::new(Mutex::new(Timings::start()));
         let vm = Vm::spawn(&obtained.qemu, &machine.spec, machine.descriptors)?;
         let qemu_pid = vm.pid();
@@ -176,10 +205,17 @@ impl Host {
             Ok(qmp) => qmp,
             Err(source) => return Err(refused(&vm, source).await),
         };
-        let guest_port = match qmp.forwarded_port(GUEST_PORT).await {
-            Ok(port) => port,
+        let guest = match devices::guest(&options.network, &qmp).await {
+            Ok(guest) => guest,
             Err(source) => return Err(refused(&vm, source).await),
         };
+        let nodes = &options.placement.nodes;
+        if !nodes.is_empty() {
+            let threads = numa::pin(&qmp, nodes).await?;
+            note(&format!(
+                "{threads} virtual CPUs run on the NUMA nodes {nodes:?}"
+            ));
+        }
 
         let canonical = options.config.canonical();
         let simulator = simulator.map(|(process, connection)| {
@@ -204,6 +240,7 @@ impl Host {
         };
         let settings = Settings {
             config: canonical,
+            address: options.network.guest(),
             manifest_id,
             simulate: options.simulate,
             patience: options.patience,
@@ -215,8 +252,8 @@ impl Host {
             console,
             simulator,
             settings,
-            listener,
-            guest: (Ipv4Addr::LOCALHOST, guest_port).into(),
+            door,
+            guest,
             limits: options.limits,
             folder: Arc::clone(&folder),
         };

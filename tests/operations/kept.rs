@@ -41,7 +41,7 @@ impl Kept {
         let simulator = role::simulator_link(executable, folder.path()).unwrap();
         let supervisor = role::supervisor_link(executable, folder.path()).unwrap();
         let mut text = format!(
-            "version = 1\n[host]\nstate = {:?}\nsimulator = {simulator:?}\ndevelopment_roots = {:?}\n",
+            "version = 1\nstatus.listen = \"off\"\n[host]\nstate = {:?}\nsimulator = {simulator:?}\ndevelopment_roots = {:?}\n",
             folder.path().join("state"),
             cache().unwrap().join("development-roots")
         );

@@ -13,6 +13,7 @@ use cocoon_host_agent::daemon::{Daemon, End};
 use cocoon_host_agent::lifecycle::State;
 use cocoon_host_agent::state;
 use cocoon_host_agent::text::plain;
+use cocoon_host_agent::watch::journald::Journald;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast::error::RecvError, watch};
 use tokio::time::timeout;
@@ -40,6 +41,7 @@ pub(super) async fn serve(wanted: Serve, json: bool) -> anyhow::Result<ExitCode>
     let daemon = Daemon::take(config, &wanted.config)?;
     // Before anything happens, so that the first entries are told too.
     let (_, mut coming) = daemon.journal().after(0);
+    let journald = (!json).then(Journald::of_this_process).flatten();
     let telling = tokio::spawn(async move {
         loop {
             let entry = match coming.recv().await {
@@ -48,6 +50,9 @@ pub(super) async fn serve(wanted: Serve, json: bool) -> anyhow::Result<ExitCode>
                 Err(RecvError::Lagged(_)) => continue,
                 Err(RecvError::Closed) => return,
             };
+            if journald.as_ref().is_some_and(|to| to.write(&entry).is_ok()) {
+                continue;
+            }
             let told = if json {
                 serde_json::to_string(&entry).map(|line| writeln!(io::stdout(), "{line}"))
             } else {
@@ -130,6 +135,20 @@ pub(super) async fn show(name: &str, json: bool) -> anyhow::Result<()> {
     if let Some(failure) = &life.last_failure {
         rows.push(("last failure", plain(failure, 400)));
     }
+    if let Some(release) = view.deployment.release {
+        let image = view.deployment.image.display();
+        rows.push(("deployed", format!("release {release}, {image}")));
+    }
+    if let Some(update) = &view.update {
+        let update = &update.update;
+        let what = if update.rollback {
+            "rollback"
+        } else {
+            "update"
+        };
+        let words = plain(&update.words(), 400);
+        rows.push((what, format!("number {}: {words}", update.number)));
+    }
     if view.outdated {
         let how = format!("`cocoon-host restart {name}` makes it what the file says now");
         rows.push(("outdated", how));
@@ -189,7 +208,7 @@ pub(super) fn describe(view: &View) -> String {
     }
 }
 
-async fn client() -> anyhow::Result<Client> {
+pub(super) async fn client() -> anyhow::Result<Client> {
     if let Some(client) = Client::find().await {
         return Ok(client);
     }
@@ -204,7 +223,7 @@ pub(super) fn checked(name: &str) -> anyhow::Result<&str> {
     Ok(name)
 }
 
-fn words(entry: &Entry) -> String {
+pub(super) fn words(entry: &Entry) -> String {
     // Reasons repeat what a guest said.
     let text = plain(&entry.text, 1000);
     match &entry.appliance {

@@ -21,28 +21,28 @@ use super::voice::Voice;
 /// As long as the daemon itself waits for an end.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Where the VM's state is, and the daemon that keeps the VM, if one does.
+/// The VM's folder, and the daemon that keeps the VM, if one does.
 async fn keeper(name: &str) -> anyhow::Result<(PathBuf, Option<Client>)> {
     let name = daemon::checked(name)?;
     if let Some(client) = Client::find().await {
         match client.get::<View>(&format!("/v1/appliances/{name}")).await {
-            Ok(_) => return Ok((client.get::<About>("/v1").await?.state, Some(client))),
+            Ok(view) => return Ok((view.folder, Some(client))),
             // A VM of `up` beside the daemon's.
             Err(error) if error.code() == Some(Code::UnknownAppliance) => {
                 let root = client.get::<About>("/v1").await?.state;
                 let folder = state::folder(&root, name)?;
                 if folder.exists() {
-                    return Ok((root, None));
+                    return Ok((folder, None));
                 }
             }
             Err(error) => return Err(error.into()),
         }
     }
-    Ok((state::root()?, None))
+    Ok((state::folder(&state::root()?, name)?, None))
 }
 
 pub(super) async fn down(name: &str, json: bool) -> anyhow::Result<()> {
-    let (root, client) = keeper(name).await?;
+    let (folder, client) = keeper(name).await?;
     let voice = Voice::new(json);
     let waiting = voice.waiting(
         &format!("stopping {name}"),
@@ -57,7 +57,7 @@ pub(super) async fn down(name: &str, json: bool) -> anyhow::Result<()> {
             }
         }
         None => {
-            let socket = state::folder(&root, name)?.join("ctl");
+            let socket = folder.join("ctl");
             let stopped = local::down(&socket, Duration::from_secs(60)).await;
             stopped.map(drop).map_err(anyhow::Error::from)
         }
@@ -71,7 +71,7 @@ pub(super) async fn down(name: &str, json: bool) -> anyhow::Result<()> {
 pub(super) async fn ps(json: bool) -> anyhow::Result<()> {
     let (mut root, mut kept) = (state::root()?, vec![]);
     if let Some(client) = Client::find().await {
-        root = client.get::<About>("/v1").await?.state;
+        root = client.root().to_owned();
         kept = client.get::<List>("/v1/appliances").await?.appliances;
     }
     let voice = Voice::new(json);
@@ -81,6 +81,11 @@ pub(super) async fn ps(json: bool) -> anyhow::Result<()> {
     names.dedup();
     let mut all = Vec::new();
     for name in names {
+        if kept.iter().any(|view| view.name == name) {
+            // The daemon has said all there is to say of it.
+            all.push((name, None));
+            continue;
+        }
         let socket = state::folder(&root, &name)?.join("ctl");
         let mut asked = pin!(local::status(&socket));
         // Answers come at once; only one that does not is worth a line.
@@ -141,19 +146,19 @@ pub(super) async fn ps(json: bool) -> anyhow::Result<()> {
 }
 
 pub(super) async fn logs(name: &str, follow: bool, json: bool) -> anyhow::Result<()> {
-    let (root, client) = keeper(name).await?;
+    let (folder, client) = keeper(name).await?;
     if follow {
         return match client {
             Some(client) => {
                 let path = format!("/v1/appliances/{name}/logs?follow=true");
                 Ok(client.lines(&path, |line| entry(line, json)).await?)
             }
-            None => followed(&state::folder(&root, name)?, name, json).await,
+            None => followed(&folder, name, json).await,
         };
     }
     // The file for programs is JSON lines already, and made harmless when it was written.
     let file = if json { log::FILE } else { "serial.log" };
-    let path = state::folder(&root, name)?.join(file);
+    let path = folder.join(file);
     let mut log = std::fs::File::open(&path).with_context(|| unread(&path, name))?;
     let mut out = std::io::stdout().lock();
     if json || !out.is_terminal() {
@@ -207,8 +212,8 @@ fn unread(path: &Path, name: &str) -> String {
 }
 
 pub(super) async fn measurements(name: &str, json: bool) -> anyhow::Result<()> {
-    let (root, _) = keeper(name).await?;
-    let path = state::folder(&root, name)?.join("manifest.json");
+    let (folder, _) = keeper(name).await?;
+    let path = folder.join("manifest.json");
     let manifest = std::fs::read(&path).with_context(|| unread(&path, name))?;
     let id = manifest_id(&manifest);
     if json {

@@ -9,6 +9,8 @@ use super::machine::Machine;
 use super::reader::{Report, Wrong};
 use super::schema::{At, Entry, Located};
 
+mod devices;
+
 /// Reports every conflict at the later of the two places, naming the line of the earlier.
 pub(super) fn find(file: &Located, machine: &Machine, report: &mut Report<'_>) {
     let all = &file.appliances;
@@ -41,15 +43,41 @@ pub(super) fn find(file: &Located, machine: &Machine, report: &mut Report<'_>) {
             |e| e.gpu.as_ref(),
             |a, b| a == b,
         );
+        devices::devices(report, before, entry, machine);
         files(report, entry, machine);
         emulated(report, entry);
     }
+    shown(report, file);
     memory(report, file, machine);
+    devices::pools(report, file, machine);
     processors(report, all, machine);
     for (key, (path, at)) in &file.files {
         if !(machine.has_file)(path) {
             let wrong = Wrong::because(format!("there is no file {}", path.display()));
             report.add(*at, key, wrong);
+        }
+    }
+}
+
+/// What is shown, to anybody or to the operator, has addresses of its own.
+fn shown(report: &mut Report<'_>, file: &Located) {
+    let appliances = file.appliances.iter().filter_map(|e| e.listen);
+    let appliances = appliances.map(|(listen, at)| (listen, at, "an appliance's"));
+    let web = file
+        .web
+        .as_ref()
+        .map(|(web, at)| (web.listen, *at, "[web]'s"));
+    let status = file.status.as_ref().filter(|(status, _)| status.named);
+    let status = status.map(|(status, at)| (status.web.listen, *at, "[status]'s"));
+    for (key, own) in [("web.listen", web), ("status.listen", status)] {
+        let Some((listen, at, _)) = own else { continue };
+        let mut others = appliances
+            .clone()
+            .chain(web.filter(|_| key == "status.listen"));
+        if let Some((_, other_at, whose)) = others.find(|(other, ..)| same(*other, listen)) {
+            let line = report.line(other_at);
+            let message = format!("{listen} is {whose}, in line {line}");
+            report.add(at, key, Wrong::because(message));
         }
     }
 }

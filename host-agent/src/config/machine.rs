@@ -2,6 +2,10 @@
 
 use std::path::Path;
 
+use cocoon_qemu::spec::HugePages;
+
+use crate::numa;
+
 /// A machine.
 #[derive(Debug, Clone)]
 pub struct Machine {
@@ -9,6 +13,10 @@ pub struct Machine {
     pub memory_mib: Option<u64>,
     /// Its processors.
     pub processors: usize,
+    /// Its NUMA nodes; none when they cannot be learnt.
+    pub nodes: Vec<u32>,
+    /// Huge pages of a size in the kernel's pool; `None` when that cannot be learnt.
+    pub hugepages: fn(HugePages) -> Option<u64>,
     /// Whether a folder is there.
     pub has_folder: fn(&Path) -> bool,
     /// Whether a file is there.
@@ -23,6 +31,8 @@ impl Machine {
         Self {
             memory_mib: memory.ok().as_deref().and_then(total),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
+            nodes: numa::nodes(),
+            hugepages: numa::hugepages,
             has_folder: Path::is_dir,
             has_file: Path::is_file,
         }

@@ -9,10 +9,14 @@ use cocoon_qemu::PciAddress;
 use cocoon_qemu::accel::Wanted;
 use toml::de::{DeTable, DeValue};
 
+use super::devices::{Devices, devices};
 use super::reader::{Report, Table, Wrong};
+use super::shown::{StatusSettings, status, web};
 use super::values::{self, flag, number, path, text};
 use super::{Appliance, DEFAULT_STATE, HostConfig, HostSettings, Restart, TeeMode};
 use crate::relay::Limits;
+use crate::update::check::Updates;
+use crate::web::WebSettings;
 
 /// The version of the schema.
 const VERSION: u16 = 1;
@@ -21,7 +25,7 @@ const LIFE_MAX: u64 = 86_400;
 /// A year: longer is a slip.
 const LONG: u64 = 365 * 86_400;
 
-const FILE: [&str; 3] = ["version", "host", "appliance"];
+const FILE: [&str; 6] = ["version", "host", "web", "status", "updates", "appliance"];
 const HOST: [&str; 6] = [
     "state",
     "cache",
@@ -29,6 +33,14 @@ const HOST: [&str; 6] = [
     "simulator",
     "development_roots",
     "memory_reserve",
+];
+const UPDATES: [&str; 6] = [
+    "signers",
+    "threshold",
+    "release_floor",
+    "allow_unlocked",
+    "start_seconds",
+    "proving_seconds",
 ];
 const APPLIANCE: [&str; 15] = [
     "name",
@@ -62,8 +74,6 @@ const RESTART: [&str; 5] = [
     "max_failures",
     "healthy_seconds",
 ];
-const NETWORK: [&str; 1] = ["mode"];
-const PLACEMENT: [&str; 2] = ["hugepages", "numa_nodes"];
 
 /// A value, and the byte at which it stands.
 pub(super) type At<T> = (T, usize);
@@ -73,6 +83,9 @@ pub(super) struct Located {
     pub(super) host: HostSettings,
     /// Keys of `[host]` that name files.
     pub(super) files: Vec<(&'static str, At<PathBuf>)>,
+    pub(super) web: Option<At<WebSettings>>,
+    pub(super) status: Option<At<StatusSettings>>,
+    pub(super) updates: Updates,
     pub(super) appliances: Vec<Entry>,
 }
 
@@ -84,8 +97,8 @@ pub(super) struct Entry {
     pub(super) memory_mib: Option<At<u32>>,
     pub(super) vcpus: Option<At<u16>>,
     pub(super) tee: Option<At<TeeMode>>,
-    /// For conflicts alone: no appliance gets one yet.
     pub(super) gpu: Option<At<PciAddress>>,
+    pub(super) devices: Devices,
     pub(super) listen: Option<At<SocketAddr>>,
     pub(super) accel: Wanted,
     pub(super) autostart: bool,
@@ -100,6 +113,9 @@ impl Located {
         let appliances = self.appliances.into_iter().map(Entry::appliance);
         Some(HostConfig {
             host: self.host,
+            web: self.web.map(|(web, _)| web),
+            status: self.status.map(|(status, _)| status),
+            updates: self.updates,
             appliances: appliances.collect::<Option<_>>()?,
         })
     }
@@ -115,6 +131,9 @@ impl Entry {
             vcpus: self.vcpus?.0,
             tee: self.tee?.0,
             listen: self.listen?.0,
+            gpu: self.gpu.map(|(gpu, _)| gpu),
+            network: self.devices.network.0,
+            placement: self.devices.placement,
             accel: self.accel,
             autostart: self.autostart,
             limits: self.limits,
@@ -133,7 +152,10 @@ pub(super) fn read(text: &str, report: &mut Report<'_>) -> Located {
     }
     let file = Table::open(report, "", document.get_ref(), 0, &FILE);
     file.required(report, "version", "1", number(VERSION..=VERSION));
-    let (host, files) = host(&file, report);
+    let (host, mut files) = host(&file, report);
+    let web = web(&file, report, &mut files);
+    let status = status(&file, report, &mut files);
+    let updates = updates(&file, report);
     let entries = file.tables(report, "appliance");
     if entries.is_empty() && !file.has("appliance") {
         let wrong = Wrong::because("there is no appliance: begin one with [[appliance]]");
@@ -144,6 +166,9 @@ pub(super) fn read(text: &str, report: &mut Report<'_>) -> Located {
     Located {
         host,
         files,
+        web,
+        status,
+        updates,
         appliances: appliances.collect(),
     }
 }
@@ -172,14 +197,53 @@ fn host(
     (settings, files.collect())
 }
 
+fn updates(file: &Table<'_, '_>, report: &mut Report<'_>) -> Updates {
+    let table = file.table(report, "updates", &UPDATES);
+    let usual = Updates::default();
+    let signers = table.optional(report, "signers", values::signers);
+    let threshold = table.optional(report, "threshold", number(1..=64_u32));
+    let release_floor =
+        table.optional(report, "release_floor", number(0..=i64::MAX.unsigned_abs()));
+    let unlocked = table.optional(report, "allow_unlocked", flag);
+    let updates = Updates {
+        signers: signers.map_or(usual.signers, |(signers, _)| signers),
+        threshold: threshold
+            .and_then(|(threshold, _)| usize::try_from(threshold).ok())
+            .unwrap_or(usual.threshold),
+        release_floor: release_floor.map_or(usual.release_floor, |(floor, _)| floor),
+        allow_unlocked: unlocked.map_or(usual.allow_unlocked, |(allow, _)| allow),
+        limits: crate::update::Limits {
+            starting: seconds(
+                &table,
+                report,
+                "start_seconds",
+                1..=LIFE_MAX,
+                usual.limits.starting,
+            ),
+            proving: seconds(
+                &table,
+                report,
+                "proving_seconds",
+                1..=LIFE_MAX,
+                usual.limits.proving,
+            ),
+            ..usual.limits
+        },
+    };
+    let count = updates.signers.len();
+    if count > 0 && updates.threshold > count {
+        let words = format!(
+            "{} signatures are demanded of {count} signers",
+            updates.threshold
+        );
+        table.wrong(report, "threshold", Wrong::because(words));
+    }
+    updates
+}
+
 fn appliance(table: &DeTable<'_>, at: usize, report: &mut Report<'_>) -> Entry {
     let table = Table::open(report, "appliance", table, at, &APPLIANCE);
-    refused(&table, report);
     let gpu = table.optional(report, "gpu", values::gpu);
-    if let Some((gpu, at)) = &gpu {
-        let message = format!("giving {gpu} to an appliance is not supported by this release yet");
-        report.add(*at, "appliance.gpu", Wrong::because(message));
-    }
     Entry {
         name: table.required(report, "name", "\"first\"", values::name),
         image: table.required(report, "image", "\"/srv/cocoon/appliance\"", path),
@@ -188,6 +252,7 @@ fn appliance(table: &DeTable<'_>, at: usize, report: &mut Report<'_>) -> Entry {
         vcpus: table.required(report, "vcpus", "4", number(1..=255)),
         tee: table.required(report, "tee", "\"tdx\"", values::tee),
         gpu,
+        devices: devices(&table, report),
         listen: table.required(report, "listen", "\"0.0.0.0:8443\"", values::address),
         accel: table
             .optional(report, "accelerator", values::accelerator)
@@ -199,22 +264,6 @@ fn appliance(table: &DeTable<'_>, at: usize, report: &mut Report<'_>) -> Entry {
         operator: operator(&table, report),
         restart: restart(&table, report),
     }
-}
-
-/// What later releases may do and this one does not.
-fn refused(appliance: &Table<'_, '_>, report: &mut Report<'_>) {
-    let network = appliance.table(report, "network", &NETWORK);
-    network.optional(report, "mode", values::only("user", &["tap", "passt"]));
-    let placement = appliance.table(report, "placement", &PLACEMENT);
-    let hugepages = values::only("none", &["2M", "1G", "transparent"]);
-    placement.optional(report, "hugepages", hugepages);
-    placement.optional(report, "numa_nodes", |value| match value {
-        DeValue::Array(nodes) if nodes.is_empty() => Ok(()),
-        _ => Err(Wrong {
-            allowed: Some("[]".to_owned()),
-            ..Wrong::because("placing an appliance is not supported by this release yet")
-        }),
-    });
 }
 
 fn guest_memory(value: &DeValue<'_>) -> Result<u32, Wrong> {

@@ -3,12 +3,17 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::web::TlsFiles;
+
+mod devices;
 
 /// A machine on which everything fits.
 fn large() -> Machine {
     Machine {
         memory_mib: Some(1 << 20),
         processors: 64,
+        nodes: vec![0, 1],
+        hugepages: |_| Some(8),
         has_folder: |_| true,
         has_file: |_| true,
     }
@@ -60,8 +65,28 @@ fn the_example_is_valid_and_shows_the_defaults() {
     expected.host.qemu = Some("/usr/bin/qemu-system-x86_64".into());
     expected.host.simulator = Some("/usr/bin/cocoon-simulator".into());
     expected.host.development_roots = Some("/var/lib/cocoon/development-roots".into());
+    let signer = [0x11; 32];
+    expected.updates.signers = vec![signer];
+    expected.web = Some(WebSettings {
+        listen: "0.0.0.0:8444".parse().unwrap(),
+        tls: Some(TlsFiles {
+            certificate: "/etc/cocoon/web.pem".into(),
+            key: "/etc/cocoon/web.key".into(),
+        }),
+    });
+    expected.status = Some(StatusSettings {
+        web: WebSettings {
+            listen: "127.0.0.1:8450".parse().unwrap(),
+            tls: Some(TlsFiles {
+                certificate: "/etc/cocoon/status.pem".into(),
+                key: "/etc/cocoon/status.key".into(),
+            }),
+        },
+        named: true,
+    });
     let appliance = &mut expected.appliances[0];
     appliance.manifest = Some("/srv/cocoon/manifest.json".into());
+    appliance.gpu = Some("0000:41:00.0".parse().unwrap());
     let address = "EQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAM9c";
     appliance.operator.payout_address = Some(address.into());
     assert_eq!(stated, expected);
@@ -72,6 +97,11 @@ fn defaults_apply_where_nothing_is_said() {
     let config = HostConfig::parse(MINIMAL, "f", &large()).unwrap();
     assert_eq!(config.host.state, Path::new("/var/lib/cocoon"));
     assert_eq!(config.host.memory_reserve_mib, 1024);
+    let status = config.status.unwrap();
+    assert_eq!(
+        (status.web.listen.port(), status.web.tls, status.named),
+        (8450, None, false)
+    );
     let first = &config.appliances[0];
     assert_eq!(first.tee, TeeMode::Real(Tee::Tdx));
     assert_eq!(
@@ -96,21 +126,45 @@ fn every_error_names_the_place_the_key_and_what_is_allowed() {
         ("restart.delay_seconds = 400", "9:25: appliance.restart.delay_seconds: 400 seconds is longer than max_delay_seconds, 300".to_owned()),
         ("restart = 3", "9:11: appliance.restart: found 3; allowed: a table".to_owned()),
         ("listener.connections = -1", "9:24: appliance.listener.connections: found -1; allowed: a number from 1 to 65536".to_owned()),
-        ("network.mode = \"passt\"", "9:16: appliance.network.mode: \"passt\" is not supported by this release yet; allowed: \"user\"".to_owned()),
-        ("network.mode = \"usr\"", "9:16: appliance.network.mode: found \"usr\"; allowed: \"user\"; did you mean \"user\"?".to_owned()),
-        ("placement.hugepages = \"1G\"", "9:23: appliance.placement.hugepages: \"1G\" is not supported by this release yet; allowed: \"none\"".to_owned()),
-        ("placement.numa_nodes = [0]", "9:24: appliance.placement.numa_nodes: placing an appliance is not supported by this release yet; allowed: []".to_owned()),
         ("operator.name = \"a b\"", "9:17: appliance.operator.name: must be 1 to 64 characters of A-Z a-z 0-9 . _ -".to_owned()),
         ("operator.payout_address = \"\"", "9:27: appliance.operator.payout_address: must be a TON address".to_owned()),
         ("operator.max_concurrent_requests = 2000", "9:36: appliance.operator.max_concurrent_requests: found 2000; allowed: a number from 1 to 1024".to_owned()),
         ("operator.price_prompt_million = 1.5", "9:33: appliance.operator.price_prompt_million: found 1.5; allowed: a number from 0 to 9223372036854775807".to_owned()),
         ("[host]\nmemory_reserve = \"4gb\"", format!("10:18: host.memory_reserve: found \"4gb\"; {amount}; did you mean \"4G\"?")),
         ("[host]\nstate = 1979-05-27", "10:9: host.state: found a date; allowed: a path that begins with /".to_owned()),
-        ("[hots]", "9:2: hots: unknown key; allowed: version, host, appliance; did you mean `host`?".to_owned()),
+        ("[web]\nlisten = \"0.0.0.0:1\"", "10:10: web.listen: without certificate and key it must be a loopback address, for a proxy".to_owned()),
+        ("[web]\nlisten = \"127.0.0.1:1\"\nkey = \"/key\"", "10:10: web.listen: certificate and key go together".to_owned()),
+        ("[web]\nlisten = \"127.0.0.1:8443\"", "10:10: web.listen: 127.0.0.1:8443 is an appliance's, in line 8".to_owned()),
+        ("[updates]\nsigners = [\"ab\"]", "10:11: updates.signers: found \"ab\"; allowed: keys as `cocoon-image manifest keygen` prints them, such as [\"64 hexadecimal digits\"]".to_owned()),
+        ("[status]\nlisten = \"0.0.0.0:1\"", "10:10: status.listen: without certificate and key it must be a loopback address, for a proxy".to_owned()),
+        ("[status]\nlisten = \"127.0.0.1:8443\"", "10:10: status.listen: 127.0.0.1:8443 is an appliance's, in line 8".to_owned()),
+        ("[status]\nlisten = \"of\"", "10:10: status.listen: found \"of\"; allowed: an IP address and a port, such as \"0.0.0.0:8443\" or \"[::]:8443\", or \"off\"".to_owned()),
+        ("[web]\nlisten = \"127.0.0.1:2\"\n[status]\nlisten = \"127.0.0.1:2\"", "12:10: status.listen: 127.0.0.1:2 is [web]'s, in line 10".to_owned()),
+        ("[hots]", "9:2: hots: unknown key; allowed: version, host, web, status, updates, appliance; did you mean `host`?".to_owned()),
     ];
     for (line, expected) in cases {
         assert_eq!(said(line), [format!("f:{expected}")], "{line}");
     }
+}
+
+/// A threshold that nobody could reach would be noticed only when an update is needed.
+#[test]
+fn signers_and_their_number_fit() {
+    let (one, two) = ("11".repeat(32), "22".repeat(32));
+    let both = format!("[updates]\nsigners = [\"{one}\", \"{two}\"]\nthreshold = 2");
+    assert_eq!(said(&both), [""; 0]);
+    let wrong = said(&both.replace("= 2", "= 3"));
+    assert_eq!(
+        wrong,
+        ["f:11:13: updates.threshold: 3 signatures are demanded of 2 signers"]
+    );
+    let twice = said(&both.replace(&two, &one));
+    assert_eq!(
+        twice,
+        [format!(
+            "f:10:11: updates.signers: {one} stands there twice"
+        )]
+    );
 }
 
 #[test]
@@ -178,7 +232,7 @@ fn everything_that_is_wrong_is_said_at_once_and_in_order() {
     let text = "verison = 1\n[[appliance]]\nname = 3\ntee = \"tdx\ngpu = \"x\"\n";
     let expected = [
         "f:1:1: version: missing: add it, such as `version = 1`",
-        "f:1:1: verison: unknown key; allowed: version, host, appliance; did you mean `version`?",
+        "f:1:1: verison: unknown key; allowed: version, host, web, status, updates, appliance; did you mean `version`?",
         "f:2:1: appliance.image: missing: add it, such as `image = \"/srv/cocoon/appliance\"`",
         "f:2:1: appliance.memory: missing: add it, such as `memory = \"4G\"`",
         "f:2:1: appliance.vcpus: missing: add it, such as `vcpus = 4`",
@@ -230,16 +284,10 @@ fn appliances_do_not_stand_in_each_others_way() {
         ]
     );
     let gpus = fine.replace("\n\n", "\ngpu = \"41:00.0\"\n");
-    let unsupported =
-        "appliance.gpu: giving 0000:41:00.0 to an appliance is not supported by this release yet";
     let taken = "0000:41:00.0 is taken by the appliance whose gpu is 0000:41:00.0 in line 9";
     assert_eq!(
         problems(&gpus, &large()),
-        [
-            format!("f:9:7: {unsupported}"),
-            format!("f:17:7: {unsupported}"),
-            format!("f:17:7: appliance.gpu: {taken}"),
-        ]
+        [format!("f:17:7: appliance.gpu: {taken}")]
     );
     assert_eq!(case("second", "127.0.0.2:8443", ""), [""; 0]);
 }
@@ -263,6 +311,8 @@ fn a_machine_is_not_asked_for_more_than_it_has() {
     assert_eq!(problems(&by_hand, &machine(2047)).len(), 2);
     let bare = Machine {
         processors: 0,
+        nodes: vec![],
+        hugepages: |_| None,
         has_folder: |_| false,
         has_file: |_| false,
         memory_mib: None,

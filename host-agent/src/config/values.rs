@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use cocoon_protocol::binding::Tee;
+use cocoon_protocol::bytes::Hex32;
 use cocoon_qemu::PciAddress;
 use cocoon_qemu::accel::Wanted;
 use toml::de::DeValue;
@@ -145,6 +146,29 @@ pub(super) fn address(value: &DeValue<'_>) -> Read<SocketAddr> {
     })
 }
 
+/// Ed25519 public keys, each once.
+pub(super) fn signers(value: &DeValue<'_>) -> Read<Vec<[u8; 32]>> {
+    let allowed =
+        "keys as `cocoon-image manifest keygen` prints them, such as [\"64 hexadecimal digits\"]";
+    let wrong = || Wrong::found(&described(value), allowed);
+    let DeValue::Array(keys) = value else {
+        return Err(wrong());
+    };
+    let mut signers: Vec<[u8; 32]> = vec![];
+    for key in keys.iter() {
+        let key = key.get_ref();
+        let parsed = key.as_str().and_then(|text| text.parse::<Hex32>().ok());
+        let Some(parsed) = parsed else {
+            return Err(Wrong::found(&described(key), allowed));
+        };
+        if signers.contains(&parsed.0) {
+            return Err(Wrong::because(format!("{parsed} stands there twice")));
+        }
+        signers.push(parsed.0);
+    }
+    Ok(signers)
+}
+
 pub(super) fn gpu(value: &DeValue<'_>) -> Read<PciAddress> {
     let allowed = "the PCI address of a GPU, such as \"0000:41:00.0\"";
     let wrong = || Wrong::found(&described(value), allowed);
@@ -164,25 +188,7 @@ pub(super) fn restart(value: &DeValue<'_>) -> Read<RestartPolicy> {
     one_of(value, &RESTARTS)
 }
 
-/// A word that this release takes, or one that a later one may: refused by name, so that nobody believes it holds.
-pub(super) fn only(
-    taken: &'static str,
-    later: &'static [&'static str],
-) -> impl Fn(&DeValue<'_>) -> Read<()> {
-    move |value| {
-        let found = value.as_str();
-        if found.is_some_and(|word| later.contains(&word)) {
-            let message = format!("{} is not supported by this release yet", described(value));
-            return Err(Wrong {
-                allowed: Some(format!("{taken:?}")),
-                ..Wrong::because(message)
-            });
-        }
-        one_of(value, &[(taken, ())])
-    }
-}
-
-fn one_of<T: Copy>(value: &DeValue<'_>, choices: &[(&'static str, T)]) -> Read<T> {
+pub(super) fn one_of<T: Copy>(value: &DeValue<'_>, choices: &[(&'static str, T)]) -> Read<T> {
     let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
     let allowed = words
         .iter()

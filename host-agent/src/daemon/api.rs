@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::lifecycle::Lifecycle;
 use crate::supervisor::Report;
+use crate::update::{Deployment, Update};
 
 pub use super::journal::Entry;
 
@@ -57,10 +58,44 @@ pub struct View {
     pub autostart: bool,
     /// Whether what runs was started from another description: a restart makes it the file's.
     pub outdated: bool,
+    /// The folder that its VM keeps: console, log, timings, the published manifest.
+    pub folder: PathBuf,
+    /// What it runs, or would: as in the file, until an update.
+    pub deployment: Deployment,
+    /// What it ran before that: what a rollback goes back to.
+    pub previous: Option<Deployment>,
     /// Where it is in its life.
     pub life: Lifecycle,
     /// What its supervisor reported last, while there is one.
     pub report: Option<Report>,
+    /// The update under way, or the last one.
+    pub update: Option<UpdateView>,
+}
+
+/// An update, and the VM beside the appliance's while there is one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateView {
+    /// Where it is.
+    pub update: Update,
+    /// The life of the other VM: the new one, and once the new one is the appliance, the old one.
+    pub life: Option<Lifecycle>,
+    /// What that one's supervisor reported last.
+    pub report: Option<Report>,
+}
+
+/// The body of `POST /v1/appliances/NAME/update`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateRequest {
+    /// The manifest; its signatures lie beside it in `….dsse`.
+    pub manifest: PathBuf,
+    /// Folder of the image, when it is not the manifest's.
+    #[serde(default)]
+    pub image: Option<PathBuf>,
+    /// Let the old VM finish before the new one starts, even where there is room for both.
+    #[serde(default)]
+    pub drain_first: bool,
 }
 
 /// Every answer that is no success.
@@ -95,8 +130,16 @@ pub enum Code {
     UnknownParameter,
     /// A parameter's value.
     BadParameter,
-    /// No request has a body.
+    /// Only an update has a body.
     UnexpectedBody,
+    /// The body is not what it should be.
+    BadBody,
+    /// An update is under way.
+    Updating,
+    /// The image may not replace the running one.
+    UpdateRefused,
+    /// There is no deployment to go back to.
+    NothingBefore,
     /// The appliance has never run.
     NoLog,
     /// The daemon is ending.
@@ -110,7 +153,11 @@ impl Code {
         match self {
             Self::UnknownPath | Self::UnknownAppliance | Self::NoLog => 404,
             Self::WrongMethod => 405,
-            Self::UnknownParameter | Self::BadParameter | Self::UnexpectedBody => 400,
+            Self::UnknownParameter | Self::BadParameter | Self::UnexpectedBody | Self::BadBody => {
+                400
+            }
+            Self::Updating | Self::NothingBefore => 409,
+            Self::UpdateRefused => 422,
             Self::Ending => 503,
         }
     }

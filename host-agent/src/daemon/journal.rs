@@ -71,6 +71,18 @@ impl Journal {
         (kept.collect(), self.told.subscribe())
     }
 
+    /// How many there were.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.lock().back().map_or(0, |last| last.seq)
+    }
+
+    /// The newest `most` of those that are kept, the newest first.
+    #[must_use]
+    pub fn newest(&self, most: usize) -> Vec<Entry> {
+        self.lock().iter().rev().take(most).cloned().collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, VecDeque<Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -92,5 +104,8 @@ mod tests {
         journal.add(None, "note", "last");
         let entry = follow.recv().await.unwrap();
         assert_eq!((entry.seq, entry.text.as_str()), (1028, "last"));
+        assert_eq!(journal.count(), 1028);
+        let newest: Vec<u64> = journal.newest(2).iter().map(|entry| entry.seq).collect();
+        assert_eq!(newest, [1028, 1027]);
     }
 }

@@ -1,22 +1,28 @@
-//! One task for each appliance: feeds its lifecycle with what happens, and does what that says.
+//! One task for each appliance: its VM, and during an update the VM beside it.
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
-use super::api::View;
+use super::api::{Code, Refusal, UpdateView, View};
 use super::clock::Clock;
 use super::journal::Journal;
-use super::store;
+use super::unit::{Happened, Role, Unit};
+use crate::attest::Judge;
 use crate::config::{Appliance, TeeMode};
-use crate::lifecycle::{
-    Deadlines, Effect, Ending, Event, Holder, Lifecycle, Millis, Rules, State, next,
-};
-use crate::supervisor::{Heard, Launch, Link, Report};
+use crate::lifecycle::{Deadlines, Event, State};
+use crate::supervisor::Launch;
 use crate::text::chain;
+use crate::update::Deployment;
+use crate::update::check::Updates;
+use crate::update::store::{self, Kept};
+use crate::watch::{Meter, Rates};
+
+mod updating;
+
+use updating::Judgement;
 
 /// Commands that wait. People do not give more.
 const COMMANDS: usize = 16;
@@ -29,16 +35,32 @@ pub(super) struct Setting {
     pub(super) cache: Option<PathBuf>,
     pub(super) program: PathBuf,
     pub(super) deadlines: Deadlines,
+    pub(super) updates: Updates,
+    pub(super) memory_reserve_mib: u32,
+    pub(super) judge: Arc<dyn Judge>,
     pub(super) journal: Arc<Journal>,
 }
 
-type Command = (Event, oneshot::Sender<View>);
+/// What is wanted.
+#[derive(Debug)]
+pub(super) enum Wanted {
+    /// Of the appliance's life.
+    Life(Event),
+    /// That it runs something else.
+    Update { to: Deployment, drain_first: bool },
+    /// That it runs what it ran before.
+    Rollback { drain_first: bool },
+}
+
+type Command = (Wanted, oneshot::Sender<Result<View, Refusal>>);
 
 /// The way to a keeper.
 pub(super) struct Handle {
     pub(super) name: String,
     commands: mpsc::Sender<Command>,
     view: watch::Receiver<View>,
+    meter: Arc<Mutex<Meter>>,
+    clock: Clock,
 }
 
 impl Handle {
@@ -46,80 +68,114 @@ impl Handle {
         self.view.borrow().clone()
     }
 
-    /// Gives a command; the view after it was taken. `None` when the daemon is ending.
-    pub(super) async fn command(&self, event: Event) -> Option<View> {
+    /// What its guest does in a second.
+    pub(super) fn rates(&self) -> Option<Rates> {
+        let meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
+        meter.rates(self.clock.now())
+    }
+
+    /// Gives a command; the view after it was taken.
+    ///
+    /// # Errors
+    /// That it cannot be done now, or that the daemon is ending.
+    pub(super) async fn command(&self, wanted: Wanted) -> Result<View, Refusal> {
+        let ending = || Refusal::new(Code::Ending, "the daemon is ending");
         let (answer, answered) = oneshot::channel();
-        self.commands.send((event, answer)).await.ok()?;
-        answered.await.ok()
+        let sent = self.commands.send((wanted, answer)).await;
+        sent.map_err(|_| ending())?;
+        answered.await.map_err(|_| ending())?
     }
 
     /// Waits until `settled`; the view then. `None` when the daemon is ending.
-    pub(super) async fn wait(&self, settled: impl Fn(&State) -> bool) -> Option<View> {
+    pub(super) async fn wait(&self, settled: impl Fn(&View) -> bool) -> Option<View> {
         let mut view = self.view.clone();
-        let settled = view.wait_for(|view| settled(&view.life.state)).await;
+        let settled = view.wait_for(|view| settled(view)).await;
         settled.ok().map(|view| view.clone())
     }
 
     pub(super) async fn halt(&self) {
         // Gone is as good as halted.
-        let _ = self.command(Event::Halt).await;
+        let _ = self.command(Wanted::Life(Event::Halt)).await;
     }
 
     /// Waits until nothing runs.
     pub(super) async fn at_rest(&self) {
         let mut view = self.view.clone();
-        let _ = view.wait_for(|view| !view.life.has_process()).await;
+        let _ = view.wait_for(|view| !has_process(view)).await;
     }
 }
 
 pub(super) struct Keeper {
-    setting: Setting,
-    rules: Rules,
+    setting: Arc<Setting>,
     clock: Clock,
-    life: Lifecycle,
-    link: Option<Link>,
-    report: Option<Report>,
-    /// What the running supervisor was started with.
-    launched: Option<Launch>,
+    kept: Kept,
+    /// The appliance's VM.
+    main: Unit,
+    /// The one that an update tries, or has replaced.
+    other: Option<Unit>,
+    judgement: Option<Judgement>,
+    /// The file names another image than when the last update was kept.
+    edited: bool,
+    /// The daemon ends: what is half done is the next one's.
+    halting: bool,
     commands: mpsc::Receiver<Command>,
     view: watch::Sender<View>,
+    meter: Arc<Mutex<Meter>>,
+    /// For the journal, as those of [`Unit`].
+    news: Vec<(&'static str, String)>,
 }
 
 impl Keeper {
     /// A keeper that goes on from what was kept on disk.
     pub(super) fn new(setting: Setting) -> (Self, Handle) {
-        let name = setting.appliance.name.clone();
-        let life = match store::load(&setting.root, &name) {
-            Ok(Some(life)) => life,
-            Ok(None) => Lifecycle::new(Clock::new(0).now()),
+        let setting = Arc::new(setting);
+        let appliance = &setting.appliance;
+        let name = appliance.name.clone();
+        let (image, manifest) = (&appliance.image, appliance.manifest.as_deref());
+        let (mut news, mut before) = (vec![], <(PathBuf, Option<PathBuf>)>::default());
+        let kept = match store::load(&setting.root, &name) {
+            Ok(Some(kept)) => {
+                before = kept.file.clone();
+                kept.of_file(image, manifest)
+            }
+            Ok(None) => Kept::first(image, manifest),
             Err(error) => {
-                let text = format!("its earlier life is lost: {}", chain(&error));
-                setting.journal.add(Some(&name), "note", &text);
-                Lifecycle::new(Clock::new(0).now())
+                let text = format!("its earlier updates are forgotten: {}", chain(&error));
+                news.push(("note", text));
+                Kept::first(image, manifest)
             }
         };
-        let rules = Rules {
-            restart: setting.appliance.restart,
-            deadlines: setting.deadlines,
-        };
+        let edited = kept.update.is_some() && kept.file != before;
+        let main = Unit::load(
+            &setting,
+            kept.slot,
+            Role::Main,
+            launch(&setting, &kept.current),
+        );
         let (sender, commands) = mpsc::channel(COMMANDS);
-        let first = view(&setting, &life, None, None);
+        let first = view(&setting, &kept, &main, None);
         let (view, watched) = watch::channel(first);
+        let (meter, clock) = (Arc::<Mutex<Meter>>::default(), Clock::new(main.life.since));
         let keeper = Self {
-            clock: Clock::new(life.since),
+            clock,
             setting,
-            rules,
-            life,
-            link: None,
-            report: None,
-            launched: None,
+            kept,
+            main,
+            other: None,
+            judgement: None,
+            edited,
+            halting: false,
             commands,
             view,
+            meter: Arc::clone(&meter),
+            news,
         };
         let handle = Handle {
             name,
             commands: sender,
             view: watched,
+            meter,
+            clock,
         };
         (keeper, handle)
     }
@@ -128,188 +184,127 @@ impl Keeper {
     pub(super) async fn run(mut self) {
         self.resume().await;
         loop {
-            let deadline = match self.life.holder(&self.rules) {
-                Holder::Deadline(at) => Some(self.clock.until(at)),
-                Holder::Operator | Holder::Process => None,
-            };
+            let update = self.kept.under_way().filter(|_| !self.halting);
+            let until = update.and_then(|update| update.until);
+            let until = until.map(|until| self.clock.until(until));
             tokio::select! {
                 command = self.commands.recv() => {
-                    let Some((event, answer)) = command else { return };
-                    self.take(event).await;
+                    let Some((wanted, answer)) = command else { return };
+                    let refused = self.command(wanted).await.err();
+                    self.settle().await;
+                    self.show();
+                    let view = self.view.borrow().clone();
                     // Whoever asked may have left.
-                    let _ = answer.send(self.view.borrow().clone());
+                    let _ = answer.send(refused.map_or(Ok(view), Err));
+                    continue;
                 }
-                heard = hear(&mut self.link) => self.hear(heard).await,
-                () = sleep(deadline.unwrap_or_default()), if deadline.is_some() => {
-                    self.take(Event::Tick).await;
+                what = self.main.next() => {
+                    let counts = matches!(what, Happened::Heard(_));
+                    self.main.happened(what).await;
+                    if counts {
+                        self.count();
+                    }
                 }
+                what = next(&mut self.other) => {
+                    if let Some(other) = &mut self.other {
+                        other.happened(what).await;
+                    }
+                }
+                judged = updating::judged(&mut self.judgement) => self.judged(judged).await,
+                () = sleep(until.unwrap_or_default()), if until.is_some() => self.tick().await,
             }
+            self.settle().await;
+            self.show();
         }
     }
 
     /// Finds what an earlier daemon left running, and starts what is wanted.
     async fn resume(&mut self) {
-        let (root, name) = (&self.setting.root, &self.setting.appliance.name);
-        if self.life.has_process() {
-            match Link::find(root, name, self.life.run).await {
-                Ok(link) => {
-                    let folder = crate::state::folder(root, name).ok();
-                    self.launched = folder.as_deref().and_then(Launch::read);
-                    self.link = Some(link);
-                    self.note("found running, and taken over");
-                    self.take(Event::Adopted).await;
-                }
-                Err(ending) => self.take(Event::Ended(ending)).await,
-            }
-        }
-        let wanted = match self.life.state {
+        self.main.resume().await;
+        self.resume_update().await;
+        let wanted = match self.main.life.state {
             State::Created => self.setting.appliance.autostart,
             State::Stopped { resume } => resume,
             _ => false,
         };
         if wanted {
-            self.take(Event::Start).await;
+            self.main.take(Event::Start).await;
         }
+        self.settle().await;
         self.show();
     }
 
-    async fn hear(&mut self, heard: Heard) {
-        match heard {
-            Heard::Report(report) => {
-                let (stage, halted) = (report.stage, report.halted.clone());
-                self.report = Some(*report);
-                self.take(Event::Reached(stage)).await;
-                if let Some(why) = halted {
-                    self.take(Event::Halted(why)).await;
+    async fn command(&mut self, wanted: Wanted) -> Result<(), Refusal> {
+        match wanted {
+            Wanted::Life(event @ (Event::Start | Event::Restart)) => {
+                if let Some(update) = self.kept.under_way() {
+                    let message = format!("an update is under way: {}", update.words());
+                    return Err(Refusal::new(Code::Updating, message));
                 }
-                self.show();
+                self.main.take(event).await;
             }
-            Heard::Ended(ending) => {
-                self.link = None;
-                self.report = None;
-                self.launched = None;
-                self.take(Event::Ended(ending)).await;
-                self.show();
-            }
-        }
-    }
-
-    /// The event, and whatever follows from it at once.
-    async fn take(&mut self, event: Event) {
-        let mut events = VecDeque::from([event]);
-        while let Some(event) = events.pop_front() {
-            let now: Millis = self.clock.now();
-            let (life, effects) = next(&self.life, now, &event, &self.rules);
-            let changed = life.state != self.life.state;
-            self.life = life;
-            for effect in effects {
-                match effect {
-                    Effect::Publish => self.publish(changed),
-                    Effect::Launch(run) => {
-                        if let Err(reason) = self.launch(run).await {
-                            events.push_back(Event::Ended(Ending::Failed { reason }));
-                        }
-                    }
-                    Effect::Drain(_) => {
-                        if let Some(link) = &mut self.link
-                            && !link.drain().await
-                        {
-                            self.note("it cannot be asked to finish");
-                        }
-                    }
-                    Effect::Kill(_) => {
-                        if let Some(link) = &mut self.link {
-                            link.kill();
-                        }
-                    }
+            Wanted::Life(Event::Halt) => {
+                self.halting = true;
+                if let Some(other) = &mut self.other {
+                    other.take(Event::Halt).await;
                 }
+                self.main.take(Event::Halt).await;
             }
+            Wanted::Life(event) => {
+                if event == Event::Stop {
+                    self.cancel_update("the operator stopped the appliance")
+                        .await;
+                }
+                self.main.take(event).await;
+            }
+            Wanted::Update { to, drain_first } => self.begin_update(to, false, drain_first).await?,
+            Wanted::Rollback { drain_first } => self.begin_rollback(drain_first).await?,
         }
-    }
-
-    fn publish(&mut self, changed: bool) {
-        let name = &self.setting.appliance.name;
-        if let Err(error) = store::save(&self.setting.root, name, &self.life) {
-            self.note(&format!("its state is not kept: {}", chain(&error)));
-        }
-        if changed {
-            let text = self.words();
-            let state = self.life.state.name();
-            self.setting.journal.add(Some(name), state, &text);
-        }
-        self.show();
-    }
-
-    async fn launch(&mut self, run: u64) -> Result<(), String> {
-        let Setting {
-            program,
-            root,
-            cache,
-            ..
-        } = &self.setting;
-        let launch = self.setting.launch.of_run(run);
-        let link = Link::start(program, root, cache.as_deref(), &launch).await;
-        self.link = Some(link.map_err(|error| chain(&error))?);
-        self.launched = Some(launch);
-        self.show();
         Ok(())
     }
 
-    /// The state for people.
-    fn words(&self) -> String {
-        let failure = self.life.last_failure.as_deref().unwrap_or_default();
-        match &self.life.state {
-            State::Preparing {
-                restart_at: Some(at),
-            } => format!(
-                "failed (number {} in a row) and is started again in {:.1} s: {failure}",
-                self.life.failures,
-                self.clock.until(*at).as_secs_f64()
-            ),
-            State::Serving => match self.report.as_ref().and_then(|report| report.endpoint) {
-                Some(endpoint) => format!("serving on https://{endpoint}"),
-                None => "serving".to_owned(),
-            },
-            State::Failed { reason } => format!("given up: {reason}"),
-            State::Draining { killed: true, .. } => "killed".to_owned(),
-            other => other.name().to_owned(),
+    /// What its guest counts, for what it does in a second.
+    fn count(&self) {
+        let metrics = self.main.report.as_ref().and_then(|report| report.metrics);
+        let mut meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
+        match metrics {
+            Some(metrics) => meter.add(self.clock.now(), metrics),
+            None => meter.clear(),
         }
     }
 
-    fn note(&self, text: &str) {
-        let name = &self.setting.appliance.name;
-        self.setting.journal.add(Some(name), "note", text);
-    }
-
-    fn show(&self) {
-        let view = view(
-            &self.setting,
-            &self.life,
-            self.report.as_ref(),
-            self.launched.as_ref(),
-        );
+    /// Shows everybody what is, and then tells what led there.
+    fn show(&mut self) {
+        let view = view(&self.setting, &self.kept, &self.main, self.other.as_ref());
         self.view.send_if_modified(|shown| {
             let differs = *shown != view;
             *shown = view;
             differs
         });
+        let other = self.other.as_mut().map(|other| &mut other.news);
+        let news = [Some(&mut self.main.news), other, Some(&mut self.news)];
+        for (state, text) in news.into_iter().flatten().flat_map(std::mem::take) {
+            let name = &self.setting.appliance.name;
+            self.setting.journal.add(Some(name), state, &text);
+        }
     }
 }
 
-/// Waits for ever where nothing runs.
-async fn hear(link: &mut Option<Link>) -> Heard {
-    match link {
-        Some(link) => link.next().await,
+/// Waits for ever where there is no such VM.
+async fn next(unit: &mut Option<Unit>) -> Happened {
+    match unit {
+        Some(unit) => unit.next().await,
         None => std::future::pending().await,
     }
 }
 
-fn view(
-    setting: &Setting,
-    life: &Lifecycle,
-    report: Option<&Report>,
-    launched: Option<&Launch>,
-) -> View {
+/// What starts `deployment`.
+fn launch(setting: &Setting, deployment: &Deployment) -> Launch {
+    let manifest = deployment.manifest.as_deref();
+    setting.launch.of_image(&deployment.image, manifest)
+}
+
+fn view(setting: &Setting, kept: &Kept, main: &Unit, other: Option<&Unit>) -> View {
     let appliance = &setting.appliance;
     View {
         name: appliance.name.clone(),
@@ -322,18 +317,40 @@ fn view(
         memory_mib: appliance.memory_mib,
         vcpus: appliance.vcpus,
         autostart: appliance.autostart,
-        outdated: launched.is_some_and(|launch| launch.of_run(0) != setting.launch),
-        life: life.clone(),
-        report: report.cloned(),
+        outdated: main.is_outdated(),
+        folder: main.folder(),
+        deployment: kept.current.clone(),
+        previous: kept.previous.clone(),
+        life: main.life.clone(),
+        report: main.report.clone(),
+        update: kept.update.clone().map(|update| UpdateView {
+            update,
+            life: other.map(|other| other.life.clone()),
+            report: other.and_then(|other| other.report.clone()),
+        }),
     }
 }
 
+/// Whether a process of either VM may be alive.
+fn has_process(view: &View) -> bool {
+    let other = view.update.as_ref().and_then(|update| update.life.as_ref());
+    view.life.has_process() || other.is_some_and(crate::lifecycle::Lifecycle::has_process)
+}
+
 /// Whether an appliance that was started has come to where it stays.
-pub(super) fn settled(state: &State) -> bool {
+pub(super) fn settled(view: &View) -> bool {
+    let state = &view.life.state;
     state.is_terminal() || matches!(state, State::Serving | State::Created)
 }
 
 /// Whether nothing of it runs or will.
-pub(super) fn down(state: &State) -> bool {
-    state.is_terminal() || *state == State::Created
+pub(super) fn down(view: &View) -> bool {
+    let state = &view.life.state;
+    !has_process(view) && (state.is_terminal() || *state == State::Created)
+}
+
+/// Whether no update is under way.
+pub(super) fn updated(view: &View) -> bool {
+    let update = view.update.as_ref();
+    update.is_none_or(|update| update.update.is_over())
 }

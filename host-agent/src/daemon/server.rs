@@ -1,5 +1,6 @@
 //! The local API over HTTP/1.1 on a Unix socket of this user alone.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cocoon_qemu::PciAddress;
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE};
 use hyper::server::conn::http1;
@@ -16,13 +19,21 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, broadcast::error::RecvError, mpsc};
+use tokio::time::timeout;
 
-use super::api::{About, Code, List, Refusal};
+use super::api::{About, Code, List, Refusal, UpdateRequest, View};
 use super::body::Reply;
+use super::clock::Clock;
 use super::journal::{Entry, Journal};
-use super::keeper::{self, Handle};
+use super::keeper::{self, Handle, Wanted};
+use crate::doctor::real::Real;
 use crate::lifecycle::Event;
-use crate::{follow, log, state};
+use crate::status::Source;
+use crate::text::chain;
+use crate::update::check::{self, Updates};
+use crate::update::store;
+use crate::watch::{GpuUse, HostUse, ProcessUse, Watch, Watched};
+use crate::{follow, log};
 
 mod route;
 
@@ -34,6 +45,8 @@ const CONNECTIONS: usize = 64;
 const HEADERS: Duration = Duration::from_secs(10);
 /// How long to leave a system alone that cannot accept a connection.
 const RETRY: Duration = Duration::from_millis(100);
+/// Largest body of a request, in bytes.
+const MAX_BODY: usize = 16 * 1024;
 /// Lines that wait to be taken.
 const LINES: usize = 16;
 
@@ -43,8 +56,64 @@ pub(super) struct World {
     pub(super) handles: Arc<[Handle]>,
     pub(super) journal: Arc<Journal>,
     pub(super) root: PathBuf,
+    pub(super) updates: Updates,
+    /// GPUs of appliances, by name.
+    pub(super) gpus: HashMap<String, PciAddress>,
     /// Appliances are being halted.
     pub(super) ending: AtomicBool,
+}
+
+impl World {
+    fn handle(&self, name: &str) -> Result<&Handle, Refusal> {
+        let found = self.handles.iter().find(|handle| handle.name == name);
+        found.ok_or_else(|| {
+            let message = format!(
+                "{} describes no appliance {name:?}",
+                self.about.file.display()
+            );
+            Refusal::new(Code::UnknownAppliance, message)
+        })
+    }
+
+    /// What is started while the daemon ends would outlive it.
+    fn lives(&self) -> Result<(), Refusal> {
+        match self.ending.load(Ordering::SeqCst) {
+            true => Err(Refusal::new(Code::Ending, "the daemon is ending")),
+            false => Ok(()),
+        }
+    }
+
+    /// What everything is doing now.
+    pub(super) fn watch(&self) -> Watch {
+        let files = &Real;
+        let watched = self.handles.iter().map(|handle| {
+            let view = handle.view();
+            let pid = view.report.as_ref().and_then(|report| report.qemu_pid);
+            let qemu = pid.and_then(|pid| ProcessUse::read(files, pid));
+            let gpu = self.gpus.get(&handle.name);
+            let gpu = gpu.map(|address| GpuUse::read(files, *address));
+            Watched::new(view, handle.rates(), qemu, gpu)
+        });
+        Watch {
+            time: Clock::new(0).now(),
+            version: self.about.version.clone(),
+            file: self.about.file.clone(),
+            events: self.journal.count(),
+            host: HostUse::read(files),
+            daemon: ProcessUse::read(files, self.about.pid).unwrap_or_default(),
+            appliances: watched.collect(),
+        }
+    }
+}
+
+impl Source for World {
+    fn watch(&self) -> Watch {
+        Self::watch(self)
+    }
+
+    fn events(&self, most: usize) -> Vec<Entry> {
+        self.journal.newest(most)
+    }
 }
 
 /// Serves until dropped.
@@ -83,11 +152,15 @@ pub(super) async fn serve(listener: UnixListener, world: Arc<World>) {
 async fn answer(world: &World, request: Request<Incoming>) -> Response<Reply> {
     let uri = request.uri();
     let route = route::find(request.method(), uri.path(), uri.query());
-    let empty = request.body().is_end_stream();
+    let (uri, empty) = (uri.clone(), request.body().is_end_stream());
     let answered = match route {
+        Ok(Route::Update { name, wait }) => match body(request).await {
+            Ok(wanted) => update(world, &name, wanted, wait).await,
+            Err(refusal) => Err(refusal),
+        },
         Ok(_) if !empty => Err(Refusal::new(
             Code::UnexpectedBody,
-            "requests have no body: leave it out",
+            "only an update has a body: leave it out",
         )),
         Ok(route) => act(world, route).await,
         Err(refusal) => Err(refusal),
@@ -107,44 +180,91 @@ async fn answer(world: &World, request: Request<Incoming>) -> Response<Reply> {
     })
 }
 
+/// What an update's body has to be.
+const UPDATE_BODY: &str = "the body must be JSON: {\"manifest\": PATH, \"image\": PATH or null, \"drain_first\": true or false}";
+
+async fn body(request: Request<Incoming>) -> Result<UpdateRequest, Refusal> {
+    let refused = || Refusal::new(Code::BadBody, UPDATE_BODY);
+    let body = Limited::new(request.into_body(), MAX_BODY).collect();
+    let bytes = timeout(HEADERS, body).await.map_err(|_| refused())?;
+    let bytes = bytes.map_err(|_| refused())?.to_bytes();
+    serde_json::from_slice(&bytes).map_err(|_| refused())
+}
+
+/// Checks the image, which may take a while, and then has it run.
+async fn update(
+    world: &World,
+    name: &str,
+    wanted: UpdateRequest,
+    wait: bool,
+) -> Result<Response<Reply>, Refusal> {
+    let handle = world.handle(name)?;
+    world.lives()?;
+    let refused = |why: String| Refusal::new(Code::UpdateRefused, why);
+    let (root, own) = (world.root.clone(), handle.name.clone());
+    let (updates, release) = (world.updates.clone(), handle.view().deployment.release);
+    let drain_first = wanted.drain_first;
+    let checking = tokio::task::spawn_blocking(move || {
+        let now = Clock::new(0).now() / 1000;
+        let image = wanted.image.as_deref();
+        let checked = check::check(&wanted.manifest, image, &updates, release, now);
+        let checked = checked.map_err(|error| chain(&error))?;
+        store::keep(&root, &own, &checked).map_err(|error| chain(&error))
+    });
+    let to = checking.await.map_err(|error| refused(chain(&error)))?;
+    let to = to.map_err(refused)?;
+    changed(handle, Wanted::Update { to, drain_first }, wait).await
+}
+
+async fn changed(handle: &Handle, wanted: Wanted, wait: bool) -> Result<Response<Reply>, Refusal> {
+    let mut view = handle.command(wanted).await?;
+    if wait {
+        let ended = handle.wait(keeper::updated).await;
+        view = ended.ok_or_else(|| Refusal::new(Code::Ending, "the daemon is ending"))?;
+    }
+    Ok(json(&view))
+}
+
 async fn act(world: &World, route: Route) -> Result<Response<Reply>, Refusal> {
     let ending = || Refusal::new(Code::Ending, "the daemon is ending");
-    let handle = |name: &str| {
-        let found = world.handles.iter().find(|handle| handle.name == name);
-        found.ok_or_else(|| {
-            let message = format!(
-                "{} describes no appliance {name:?}",
-                world.about.file.display()
-            );
-            Refusal::new(Code::UnknownAppliance, message)
-        })
-    };
+    let handle = |name: &str| world.handle(name);
     match route {
         Route::About => Ok(json(&world.about)),
+        Route::Watch => Ok(json(&world.watch())),
         Route::List => Ok(json(&List {
             appliances: world.handles.iter().map(Handle::view).collect(),
         })),
         Route::Show(name) => Ok(json(&handle(&name)?.view())),
         Route::Act { name, action, wait } => {
             let handle = handle(&name)?;
-            if action != Action::Stop && world.ending.load(Ordering::SeqCst) {
-                return Err(ending());
+            if action != Action::Stop {
+                world.lives()?;
             }
-            let (event, settled): (_, fn(&_) -> bool) = match action {
+            let (event, settled): (_, fn(&View) -> bool) = match action {
                 Action::Start => (Event::Start, keeper::settled),
                 Action::Stop => (Event::Stop, keeper::down),
                 Action::Restart => (Event::Restart, keeper::settled),
             };
-            let mut view = handle.command(event).await.ok_or_else(ending)?;
+            let mut view = handle.command(Wanted::Life(event)).await?;
             if wait {
                 view = handle.wait(settled).await.ok_or_else(ending)?;
             }
             Ok(json(&view))
         }
+        Route::Rollback {
+            name,
+            drain_first,
+            wait,
+        } => {
+            let handle = world.handle(&name)?;
+            world.lives()?;
+            changed(handle, Wanted::Rollback { drain_first }, wait).await
+        }
+        // Its body was needed, and it was done where that was read.
+        Route::Update { .. } => Err(Refusal::new(Code::BadBody, UPDATE_BODY)),
         Route::Logs { name, follow } => {
             let handle = handle(&name)?;
-            let folder = state::folder(&world.root, &handle.name);
-            let path = folder.map_err(|_| ending())?.join(log::FILE);
+            let path = handle.view().folder.join(log::FILE);
             let file = std::fs::File::open(&path).map_err(|_| {
                 Refusal::new(
                     Code::NoLog,

@@ -287,16 +287,25 @@ fn gpu(manifest: &Manifest, policy: &PolicyFile) -> Finding {
         ("cpu", GpuRequirement::Required) => {
             Finding::failure(id, &Mode::ALL, "the image uses no GPU")
                 .needed("an image with one: the policy says gpu = \"required\"")
-                .fix("nothing yet: no variant with a GPU exists")
+                .fix("nothing yet: the only variant with a GPU has a simulated one")
         }
         ("cpu", GpuRequirement::IfClaimed) => {
             Finding::ok(id, &Mode::ALL, "the image uses none and claims none")
         }
-        (variant, _) => {
-            Finding::failure(id, &Mode::ALL, format!("the image's variant is {variant}"))
-                .needed("evidence of its GPU")
-                .fix("nothing yet: evidence of GPUs is not verified by this release")
-        }
+        ("cuda-simulated", _) => Finding::failure(
+            id,
+            Mode::REAL,
+            "the image's GPU is simulated, and guests refuse that in a TEE",
+        )
+        .needed("a simulated machine, or an image without that GPU")
+        .fix("cocoon-image build --variant cpu"),
+        (variant, _) => Finding::note(
+            id,
+            &Mode::ALL,
+            format!(
+                "the image's variant is {variant}: clients refuse it without evidence of its GPUs, each under NVIDIA's roots"
+            ),
+        ),
     }
 }
 

@@ -14,7 +14,7 @@ mod snp;
 mod tdx;
 
 pub use cpu::Cpu;
-pub use gpu::{CcMode, DEVICES, Gpu, Gpus};
+pub use gpu::{CcMode, DEVICES, Gpu, Gpus, model};
 pub use host::{Clock, Host, Kernel, Release};
 pub use snp::{Snp, SnpTcb};
 pub use tdx::{QGS_SOCKET, Quotes, Registration, Tdx};

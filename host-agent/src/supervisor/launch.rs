@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use cocoon_protocol::binding::Tee;
 use cocoon_protocol::config::OperatorConfig;
+use cocoon_qemu::PciAddress;
 use cocoon_qemu::accel::Wanted;
+use cocoon_qemu::spec::Placement;
 use serde::{Deserialize, Serialize};
 
 use crate::UpOptions;
-use crate::config::{Appliance, HostSettings, TeeMode};
+use crate::config::{Appliance, HostSettings, Network, TeeMode};
 use crate::relay::Limits;
 
 /// One VM, as the operator described it.
@@ -24,8 +26,13 @@ pub struct Launch {
     image: PathBuf,
     manifest: Option<PathBuf>,
     listen: SocketAddr,
+    /// Whether it leaves the public listener alone until it is told to take it over.
+    pub waits: bool,
     tee: Option<Tee>,
     simulate: Option<Tee>,
+    gpu: Option<PciAddress>,
+    network: Network,
+    placement: Placement,
     vcpus: u16,
     memory_mib: u32,
     accelerator: String,
@@ -48,6 +55,7 @@ impl Launch {
             image: appliance.image.clone(),
             manifest: appliance.manifest.clone(),
             listen: appliance.listen,
+            waits: false,
             tee: match appliance.tee {
                 TeeMode::Real(tee) => Some(tee),
                 TeeMode::Simulated(_) => None,
@@ -56,6 +64,9 @@ impl Launch {
                 TeeMode::Simulated(tee) => Some(tee),
                 TeeMode::Real(_) => None,
             },
+            gpu: appliance.gpu,
+            network: appliance.network.clone(),
+            placement: appliance.placement.clone(),
             vcpus: appliance.vcpus,
             memory_mib: appliance.memory_mib,
             accelerator: match appliance.accel {
@@ -67,7 +78,12 @@ impl Launch {
             operator: appliance.operator.clone(),
             qemu: host.qemu.clone(),
             simulator: host.simulator.clone(),
-            development_roots: host.development_roots.clone(),
+            // In the host's own folder, also for a VM that lives beside another.
+            development_roots: Some(
+                host.development_roots
+                    .clone()
+                    .unwrap_or_else(|| host.state.join("development-roots")),
+            ),
             connections: appliance.limits.connections,
             idle_seconds: appliance.limits.idle.as_secs(),
             life_seconds: appliance.limits.life.as_secs(),
@@ -81,6 +97,35 @@ impl Launch {
             run,
             ..self.clone()
         }
+    }
+
+    /// The same for another image.
+    #[must_use]
+    pub fn of_image(&self, image: &Path, manifest: Option<&Path>) -> Self {
+        Self {
+            image: image.to_owned(),
+            manifest: manifest.map(Path::to_owned),
+            ..self.clone()
+        }
+    }
+
+    /// The same, but it leaves the public listener alone until it is told to take it over.
+    #[must_use]
+    pub fn waiting(self, waits: bool) -> Self {
+        Self { waits, ..self }
+    }
+
+    /// The public address.
+    #[must_use]
+    pub fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Whether it needs what no other VM can have at the same time: a GPU, or a network of its own. Then its successor
+    /// starts when it has ended, and not beside it.
+    #[must_use]
+    pub fn is_exclusive(&self) -> bool {
+        self.gpu.is_some() || self.network != Network::User
     }
 
     /// What was left in the VM's folder, if that can be read.
@@ -101,6 +146,9 @@ impl Launch {
         options.listen = self.listen;
         options.tee = self.tee;
         options.simulate = self.simulate;
+        options.gpu = self.gpu;
+        options.network = self.network.clone();
+        options.placement = self.placement.clone();
         options.vcpus = self.vcpus;
         options.memory_mib = self.memory_mib;
         options.accel = self.accelerator.parse()?;

@@ -136,8 +136,11 @@ impl Link {
         if let Some(pid) = link.pid
             && let Err(error) = state::write(&link.folder.join(PID), pid.to_string().as_bytes())
         {
-            // The next daemon could not end it.
+            // The next daemon could not end it. Whoever starts another one must not meet this one's socket.
             link.kill();
+            if let Some(child) = &mut link.child {
+                let _ = timeout(REAP, child.wait()).await;
+            }
             return Err(error.into());
         }
         Ok(link)
@@ -215,9 +218,9 @@ impl Link {
         }
     }
 
-    /// Asks it to finish; false when it cannot be asked.
-    pub async fn drain(&mut self) -> bool {
-        let Ok(bytes) = frame::encode(&Order::Drain, MAX_MESSAGE) else {
+    /// Tells it something; false when it cannot be told.
+    pub async fn tell(&mut self, order: &Order) -> bool {
+        let Ok(bytes) = frame::encode(order, MAX_MESSAGE) else {
             return false;
         };
         self.stream.write_all(&bytes).await.is_ok()

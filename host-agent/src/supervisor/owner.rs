@@ -2,36 +2,32 @@
 
 use std::io;
 use std::os::fd::AsFd as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use cocoon_protocol::control::Phase;
-use cocoon_protocol::frame::{self, Decoder};
 use cocoon_protocol::manifest::manifest_id;
 use cocoon_qemu::qmp::{self, RunState};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-use super::{ENDING, Ended, LAUNCH, Launch, MAX_MESSAGE, Order, Report, VERSION};
+use super::telling::serve;
+use super::{ENDING, Ended, LAUNCH, Launch, Order, Report, VERSION, passing};
 use crate::error::UpError;
 use crate::lifecycle::{Ending, Stage};
 use crate::progress::Progress;
+use crate::relay::{Door, DoorState};
 use crate::state;
 use crate::text::chain;
 use crate::timings::Step;
 use crate::{Host, RunningVm};
 
-/// Daemons that may listen at once: one that goes, one that comes, and people who look.
-const LISTENERS: usize = 8;
-/// After a failure to take one.
-const RETRY: Duration = Duration::from_millis(100);
-/// How long a daemon may take to read a report.
-const READ: Duration = Duration::from_secs(10);
+/// Orders that wait.
+const ORDERS: usize = 8;
 /// How long the last report may take.
 const LAST: Duration = Duration::from_secs(2);
 
@@ -49,7 +45,8 @@ pub async fn supervise(root: &Path, name: &str, run: u64) -> anyhow::Result<()> 
     let socket = UnixListener::from_std(socket).context("standard input is no listening socket")?;
     let folder = state::folder(root, name)?;
     let (report, reports) = watch::channel(Report::first(run));
-    let (orders, mut ordered) = mpsc::channel(1);
+    let (orders, mut ordered) = mpsc::channel(ORDERS);
+    let door = Door::shut();
     let mut terminate = signal(SignalKind::terminate())?;
     let asked = orders.clone();
     let signals = tokio::spawn(async move {
@@ -57,8 +54,13 @@ pub async fn supervise(root: &Path, name: &str, run: u64) -> anyhow::Result<()> 
         terminate.recv().await;
         let _ = asked.try_send(Order::Drain);
     });
-    let serving = tokio::spawn(serve(socket, reports, orders));
-    let ending = match own(root, &folder, run, &report, &mut ordered).await {
+    let serving = tokio::spawn(serve(socket, reports, orders, door.clone()));
+    let own = Own {
+        folder: &folder,
+        report: &report,
+        door,
+    };
+    let ending = match own.run(root, run, &mut ordered).await {
         Ok(()) => Ending::Stopped,
         Err(reason) => Ending::Failed { reason },
     };
@@ -79,73 +81,158 @@ pub async fn supervise(root: &Path, name: &str, run: u64) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// From the launch to the end.
-async fn own(
-    root: &Path,
-    folder: &Path,
-    run: u64,
-    report: &watch::Sender<Report>,
-    ordered: &mut mpsc::Receiver<Order>,
-) -> Result<(), String> {
-    let said = |error: &dyn std::error::Error| chain(error);
-    let launch = std::fs::read(folder.join(LAUNCH)).map_err(|error| said(&error))?;
-    let launch: Launch = serde_json::from_slice(&launch).map_err(|error| said(&error))?;
-    if launch.run != run {
-        return Err(format!(
-            "run {run} was to be started, {LAUNCH} is of run {}",
-            launch.run
-        ));
-    }
-    let options = launch.options(root).map_err(|error| said(&error))?;
-    let told = report.clone();
-    let booting = Host::up(options, move |progress| {
-        told.send_modify(|report| report.hear(progress));
-    });
-    let mut vm: RunningVm = tokio::select! {
-        vm = booting => vm.map_err(|error| said(&error))?,
-        // Dropping the future ends all that it started.
-        Some(Order::Drain) = ordered.recv() => return Ok(()),
-    };
-    // All at once: who hears that it serves can verify it.
-    report.send_modify(|report| {
-        report.stage = Stage::Serving;
-        report.doing = "serving".to_owned();
-        report.endpoint = Some(vm.endpoint);
-        report.trust_root = vm.trust_root.clone();
-        let manifest = std::fs::read(folder.join("manifest.json")).ok();
-        report.manifest_id = manifest.map(|bytes| manifest_id(&bytes).to_string());
-        report.steps = vm.timings().steps().to_vec();
-    });
-    let mut events = vm.qmp.events();
-    loop {
-        tokio::select! {
-            ended = vm.wait() => return ended.map_err(|error| said(&error)),
-            Some(Order::Drain) = ordered.recv() => break,
-            event = events.recv() => match event {
-                Ok(qmp::Event::Stop | qmp::Event::GuestPanicked { .. }) => {
-                    if let Some(why) = halted(&vm).await {
-                        report.send_modify(|report| report.halted = Some(why));
+/// A VM, and what is told about it.
+struct Own<'a> {
+    folder: &'a Path,
+    report: &'a watch::Sender<Report>,
+    door: Door,
+}
+
+impl Own<'_> {
+    /// From the launch to the end.
+    async fn run(
+        &self,
+        root: &Path,
+        run: u64,
+        ordered: &mut mpsc::Receiver<Order>,
+    ) -> Result<(), String> {
+        let said = |error: &dyn std::error::Error| chain(error);
+        let launch = std::fs::read(self.folder.join(LAUNCH)).map_err(|error| said(&error))?;
+        let launch: Launch = serde_json::from_slice(&launch).map_err(|error| said(&error))?;
+        if launch.run != run {
+            return Err(format!(
+                "run {run} was to be started, {LAUNCH} is of run {}",
+                launch.run
+            ));
+        }
+        let mut options = launch.options(root).map_err(|error| said(&error))?;
+        if !launch.waits {
+            let bound = self.door.bind(launch.listen()).await;
+            bound.map_err(|error| said(&error))?;
+            self.tell_door(None);
+        }
+        options.door = Some(self.door.clone());
+        let told = self.report.clone();
+        let booting = Host::up(options, move |progress| {
+            told.send_modify(|report| report.hear(progress));
+        });
+        tokio::pin!(booting);
+        let mut vm: RunningVm = loop {
+            tokio::select! {
+                vm = &mut booting => break vm.map_err(|error| said(&error))?,
+                Some(order) = ordered.recv() => {
+                    if self.obey(order, &launch).await {
+                        // Dropping the future ends all that it started.
+                        return Ok(());
                     }
                 }
-                Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
-                // QEMU is ending, which `wait` will tell.
-                Err(tokio::sync::broadcast::error::RecvError::Closed) => {
-                    tokio::select! {
-                        ended = vm.wait() => return ended.map_err(|error| said(&error)),
-                        Some(Order::Drain) = ordered.recv() => break,
-                    }
-                }
-            },
+            }
+        };
+        self.serves(&vm);
+        if !self.until_drained(&mut vm, ordered, &launch).await? {
+            return Ok(());
+        }
+        self.report.send_modify(|report| {
+            report.stage = Stage::Draining;
+            report.doing = "draining".to_owned();
+        });
+        match vm.shutdown().await {
+            // It is down all the same; that it was not quick is in the log.
+            Ok(()) | Err(UpError::Failed { .. }) => Ok(()),
+            Err(error) => Err(said(&error)),
         }
     }
-    report.send_modify(|report| {
-        report.stage = Stage::Draining;
-        report.doing = "draining".to_owned();
-    });
-    match vm.shutdown().await {
-        // It is down all the same; that it was not quick is in the log.
-        Ok(()) | Err(UpError::Failed { .. }) => Ok(()),
-        Err(error) => Err(said(&error)),
+
+    /// All at once: who hears that it serves can verify it.
+    fn serves(&self, vm: &RunningVm) {
+        self.report.send_modify(|report| {
+            report.stage = Stage::Serving;
+            report.doing = "serving".to_owned();
+            report.endpoint = self.door.address();
+            report.guest = Some(vm.guest);
+            report.trust_root = vm.trust_root.clone();
+            let manifest = std::fs::read(self.folder.join("manifest.json")).ok();
+            report.manifest_id = manifest.map(|bytes| manifest_id(&bytes).to_string());
+            report.steps = vm.timings().steps().to_vec();
+        });
+    }
+
+    /// True when it is to be drained, false when it has ended as asked.
+    async fn until_drained(
+        &self,
+        vm: &mut RunningVm,
+        ordered: &mut mpsc::Receiver<Order>,
+        launch: &Launch,
+    ) -> Result<bool, String> {
+        let mut events = vm.qmp.events();
+        let mut heard = true;
+        loop {
+            tokio::select! {
+                ended = vm.wait() => return ended.map(|()| false).map_err(|error| chain(&error)),
+                Some(order) = ordered.recv() => {
+                    if self.obey(order, launch).await {
+                        return Ok(true);
+                    }
+                }
+                event = events.recv(), if heard => match event {
+                    Ok(qmp::Event::Stop | qmp::Event::GuestPanicked { .. }) => {
+                        if let Some(why) = halted(vm).await {
+                            self.report.send_modify(|report| report.halted = Some(why));
+                        }
+                    }
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    // QEMU is ending, which `wait` will tell.
+                    Err(RecvError::Closed) => heard = false,
+                },
+            }
+        }
+    }
+
+    /// True when it is to be drained.
+    async fn obey(&self, order: Order, launch: &Launch) -> bool {
+        let refusal = match order {
+            Order::Drain => return true,
+            // Answered where it is asked.
+            Order::Lend => return false,
+            Order::Hold => {
+                self.door.hold();
+                None
+            }
+            Order::Release => {
+                self.door.release();
+                None
+            }
+            Order::TakeOver(from) => self.take_over(from, launch).await.err(),
+        };
+        self.tell_door(refusal);
+        false
+    }
+
+    async fn take_over(&self, from: Option<PathBuf>, launch: &Launch) -> Result<(), String> {
+        if self.door.listener().is_some() {
+            self.door.release();
+            return Ok(());
+        }
+        let Some(from) = from else {
+            let bound = self.door.bind(launch.listen()).await;
+            return bound.map_err(|error| chain(&error));
+        };
+        // It has deadlines of its own.
+        let borrowed = tokio::task::spawn_blocking(move || passing::borrow(&from)).await;
+        let borrowed = borrowed.map_err(|error| chain(&error))?;
+        let taken = borrowed.and_then(TcpListener::from_std);
+        self.door.take(taken.map_err(|error| chain(&error))?);
+        Ok(())
+    }
+
+    fn tell_door(&self, refusal: Option<String>) {
+        self.report.send_modify(|report| {
+            report.door = self.door.state();
+            report.not_taken = refusal;
+            if report.stage >= Stage::Serving {
+                report.endpoint = self.door.address();
+            }
+        });
     }
 }
 
@@ -162,7 +249,7 @@ async fn halted(vm: &RunningVm) -> Option<String> {
 }
 
 impl Report {
-    fn first(run: u64) -> Self {
+    pub(crate) fn first(run: u64) -> Self {
         Self {
             version: VERSION,
             run,
@@ -171,6 +258,9 @@ impl Report {
             stage: Stage::Preparing,
             doing: "preparing".to_owned(),
             endpoint: None,
+            guest: None,
+            door: DoorState::Shut,
+            not_taken: None,
             manifest_id: None,
             trust_root: None,
             steps: vec![],
@@ -216,77 +306,6 @@ impl Report {
             Progress::EngineRestarted(count) => self.engine_restarts = count,
             // Serving is said once everything about it is known.
             Progress::Note(_) | Progress::Work { .. } | Progress::Serving { .. } => {}
-        }
-    }
-}
-
-/// Serves daemons until the last report is out.
-async fn serve(
-    listener: UnixListener,
-    reports: watch::Receiver<Report>,
-    orders: mpsc::Sender<Order>,
-) {
-    let mut daemons = JoinSet::new();
-    let mut watched = reports.clone();
-    let ended = async move {
-        // An error is the end of all reports, after the last one was sent.
-        let _ = watched.wait_for(|report| report.ended.is_some()).await;
-    };
-    tokio::pin!(ended);
-    loop {
-        tokio::select! {
-            accepted = listener.accept(), if daemons.len() < LISTENERS => {
-                let Ok((stream, _)) = accepted else {
-                    // Out of descriptors, as a rule: whoever waits is still there a moment later.
-                    sleep(RETRY).await;
-                    continue;
-                };
-                daemons.spawn(tell(stream, reports.clone(), orders.clone()));
-            }
-            Some(_) = daemons.join_next() => {}
-            () = &mut ended => break,
-        }
-    }
-    while daemons.join_next().await.is_some() {}
-}
-
-/// One daemon: the newest report whenever there is one, and its orders.
-async fn tell(
-    stream: UnixStream,
-    mut reports: watch::Receiver<Report>,
-    orders: mpsc::Sender<Order>,
-) {
-    let (mut reader, mut writer) = stream.into_split();
-    let (mut decoder, mut buffer) = (Decoder::new(MAX_MESSAGE), vec![0; 1024]);
-    reports.mark_changed();
-    loop {
-        tokio::select! {
-            changed = reports.changed() => {
-                let report = reports.borrow_and_update().clone();
-                if changed.is_err() && report.ended.is_none() {
-                    return;
-                }
-                let last = report.ended.is_some();
-                let Ok(bytes) = frame::encode(&report, MAX_MESSAGE) else { return };
-                match timeout(READ, writer.write_all(&bytes)).await {
-                    Ok(Ok(())) if !last => {}
-                    _ => return,
-                }
-            }
-            read = reader.read(&mut buffer) => match read {
-                Ok(0) | Err(_) => return,
-                Ok(count) => {
-                    decoder.push(&buffer[..count]);
-                    loop {
-                        match decoder.next::<Order>() {
-                            // Full means that it is asked already.
-                            Ok(Some(order)) => drop(orders.try_send(order)),
-                            Ok(None) => break,
-                            Err(_) => return,
-                        }
-                    }
-                }
-            },
         }
     }
 }

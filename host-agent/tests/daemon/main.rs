@@ -8,6 +8,7 @@ mod commands;
 mod lives;
 mod processes;
 mod stand_in;
+mod watching;
 mod world;
 
 #[test]

@@ -23,7 +23,7 @@ fn run(root: &Path, arguments: &[&str]) -> Output {
 fn file(folder: &Path, more: &str) -> String {
     let path = folder.join("host.toml");
     let text = format!(
-        "version = 1\nhost.state = {:?}\nhost.memory_reserve = \"1M\"\n[[appliance]]\nname = \"first\"\nimage = {folder:?}\n\
+        "version = 1\nstatus.listen = \"off\"\nhost.state = {:?}\nhost.memory_reserve = \"1M\"\n[[appliance]]\nname = \"first\"\nimage = {folder:?}\n\
          memory = \"256M\"\nvcpus = 1\ntee = \"simulated-tdx\"\nlisten = \"127.0.0.1:0\"\n{more}\n",
         folder.join("state")
     );
@@ -109,7 +109,7 @@ fn a_broken_file_starts_nothing() {
     assert_eq!(served.status.code(), Some(1), "{served:?}");
     let error = String::from_utf8(served.stderr).unwrap();
     assert!(
-        error.starts_with(&format!("{file}:11:1: appliance.gpus: unknown key; ")),
+        error.starts_with(&format!("{file}:12:1: appliance.gpus: unknown key; ")),
         "{error}"
     );
     assert!(!root.exists());

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use cocoon_host_agent::lifecycle::{Ending, Stage};
 use cocoon_host_agent::log::{Entry, FILE, Source};
+use cocoon_host_agent::relay::DoorState;
 use cocoon_host_agent::supervisor::{Order, Report, VERSION};
 use cocoon_protocol::frame::{self, Decoder};
 use tempfile::TempDir;
@@ -101,7 +102,7 @@ fn perform(part: &str, daemon: &UnixStream, run: u64) -> bool {
                 let _ = tell(Stage::Draining, None, Some(Ending::Stopped));
                 return true;
             }
-            Some(Order::Drain) => {}
+            Some(_) => {}
             None => match std::io::Read::read(&mut &*daemon, &mut buffer) {
                 Ok(0) | Err(_) => return false,
                 Ok(count) => decoder.push(&buffer[..count]),
@@ -119,6 +120,9 @@ fn report(run: u64, stage: Stage, halted: Option<&str>, ended: Option<Ending>) -
         stage,
         doing: "playing".to_owned(),
         endpoint: Some("127.0.0.1:8443".parse().unwrap()),
+        guest: None,
+        door: DoorState::Open,
+        not_taken: None,
         manifest_id: Some("00".repeat(32)),
         trust_root: None,
         steps: vec![],

@@ -44,7 +44,11 @@ impl World {
             running: None,
             journal: Arc::default(),
         };
-        let mut text = format!("version = 1\n[host]\nstate = {:?}\n", world.root());
+        // Tests run at once, and the status page has one usual place.
+        let mut text = format!(
+            "version = 1\nstatus.listen = \"off\"\n[host]\nstate = {:?}\n",
+            world.root()
+        );
         for (index, (name, part)) in parts.iter().enumerate() {
             let folder = world.root().join("vms").join(name);
             std::fs::create_dir_all(&folder).unwrap();
@@ -78,6 +82,8 @@ impl World {
         let machine = Machine {
             memory_mib: None,
             processors: 64,
+            nodes: vec![],
+            hugepages: |_| None,
             has_folder: Path::is_dir,
             has_file: Path::is_file,
         };

@@ -275,8 +275,8 @@ fn each_refusal_of_an_image() {
         ),
         (
             "client.gpu",
-            manifest(|m| m.variant = "cuda".into()),
-            "the image's variant is cuda",
+            manifest(|m| m.variant = "cuda-simulated".into()),
+            "the image's GPU is simulated",
         ),
         (
             "client.simulated",

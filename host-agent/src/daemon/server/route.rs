@@ -9,11 +9,21 @@ use crate::text::plain;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Route {
     About,
+    Watch,
     List,
     Show(String),
     Act {
         name: String,
         action: Action,
+        wait: bool,
+    },
+    Update {
+        name: String,
+        wait: bool,
+    },
+    Rollback {
+        name: String,
+        drain_first: bool,
         wait: bool,
     },
     Logs {
@@ -45,11 +55,21 @@ pub(super) fn find(method: &Method, path: &str, query: Option<&str>) -> Result<R
     let mut query = Query::parse(query)?;
     let route = match &parts(path)[..] {
         [] => Route::About,
+        ["watch"] => Route::Watch,
         ["appliances"] => Route::List,
         ["appliances", name] => Route::Show((*name).to_owned()),
         ["appliances", name, "logs"] => Route::Logs {
             name: (*name).to_owned(),
             follow: query.flag("follow")?,
+        },
+        ["appliances", name, "update"] => Route::Update {
+            name: (*name).to_owned(),
+            wait: query.flag("wait")?,
+        },
+        ["appliances", name, "rollback"] => Route::Rollback {
+            name: (*name).to_owned(),
+            drain_first: query.flag("drain_first")?,
+            wait: query.flag("wait")?,
         },
         ["appliances", name, verb] => Route::Act {
             name: (*name).to_owned(),
@@ -79,7 +99,11 @@ pub(super) fn find(method: &Method, path: &str, query: Option<&str>) -> Result<R
 /// The one method that a known path takes.
 pub(super) fn method(path: &str) -> &'static str {
     match parts(path)[..] {
-        ["appliances", _, "start" | "stop" | "restart"] => "POST",
+        [
+            "appliances",
+            _,
+            "start" | "stop" | "restart" | "update" | "rollback",
+        ] => "POST",
         _ => "GET",
     }
 }
@@ -160,6 +184,7 @@ mod tests {
     fn every_path_has_its_method_and_parameters() {
         let get = |path, query| find(&Method::GET, path, query).unwrap();
         assert_eq!(get("/v1", None), Route::About);
+        assert_eq!(get("/v1/watch", None), Route::Watch);
         assert_eq!(get("/v1/appliances", Some("")), Route::List);
         assert_eq!(get("/v1/appliances/a", None), Route::Show("a".into()));
         let (since, follow) = (7, true);
@@ -186,6 +211,25 @@ mod tests {
             assert_eq!(found, Route::Act { name, action, wait });
             assert_eq!(code(Method::GET, &path, None), Code::WrongMethod);
             assert_eq!(method(&path), "POST");
+        }
+    }
+
+    #[test]
+    fn updates_and_rollbacks_are_posted() {
+        let post = |path, query| find(&Method::POST, path, query).unwrap();
+        let (name, wait) = ("a".to_owned(), true);
+        let found = post("/v1/appliances/a/update", Some("wait=true"));
+        assert_eq!(found, Route::Update { name, wait });
+        let rollback = Route::Rollback {
+            name: "a".into(),
+            drain_first: true,
+            wait: false,
+        };
+        let found = post("/v1/appliances/a/rollback", Some("drain_first=true"));
+        assert_eq!(found, rollback);
+        for verb in ["update", "rollback"] {
+            let path = format!("/v1/appliances/a/{verb}");
+            assert_eq!(code(Method::GET, &path, None), Code::WrongMethod);
         }
     }
 

@@ -34,6 +34,13 @@ const CONFIDENTIAL: [(u16, &str); 11] = [
     (0x3182, "B300 SXM6"),
 ];
 
+/// The name of a GPU with a confidential mode, by NVIDIA's device id.
+#[must_use]
+pub fn model(device: u16) -> Option<&'static str> {
+    let known = CONFIDENTIAL.iter().find(|(id, _)| *id == device);
+    known.map(|(_, name)| *name)
+}
+
 /// A GPU's confidential-computing mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CcMode {
@@ -171,9 +178,7 @@ impl Gpu {
         let config = world.read(&format!("{DEVICES}/{address}/config"));
         let mut gpu = Self {
             address,
-            model: (CONFIDENTIAL.iter())
-                .find(|(id, _)| *id == device)
-                .map(|(_, name)| *name),
+            model: model(device),
             device,
             driver,
             driver_override: file(world, address, "driver_override")

@@ -1,0 +1,212 @@
+//! What an operator feels and pays: how long commands take, what the daemon costs while two VMs serve, and how soon a VM
+//! that was killed serves again. With stand-ins for QEMU and the guest, whose boot takes no time worth counting.
+//!
+//! `cargo bench -p cocoon-host-agent`
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use cocoon_host_agent::client::Client;
+use cocoon_host_agent::daemon::api::{List, View};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+#[path = "../tests/updates/image.rs"]
+mod image;
+#[path = "../tests/updates/machine.rs"]
+mod machine;
+
+/// How long the daemon is watched while it does nothing.
+const IDLE: Duration = Duration::from_secs(20);
+/// Kills of a VM.
+const KILLS: usize = 10;
+/// Of a machine that is slow and busy.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// A daemon in a process of its own, ended with the bench.
+struct Daemon {
+    process: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Daemon {
+    fn start() -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("cocoon-")
+            .tempdir()
+            .unwrap();
+        let (qemu, simulator) = machine::programs(folder.path());
+        let state = folder.path().join("state");
+        let mut text = format!(
+            "version = 1\nstatus.listen = \"off\"\n[host]\nstate = {state:?}\ncache = {:?}\nqemu = {qemu:?}\n\
+             simulator = {simulator:?}\nmemory_reserve = \"1M\"\n",
+            folder.path().join("cache")
+        );
+        for name in ["first", "second"] {
+            let words = format!("serves {name}");
+            let image = image::make(folder.path(), name, &words, 1, &image::SIGNER);
+            text += &format!(
+                "[[appliance]]\nname = {name:?}\nimage = {image:?}\nmemory = \"256M\"\nvcpus = 1\ntee = \"simulated-tdx\"\n\
+                 accelerator = \"tcg\"\nlisten = \"127.0.0.1:0\"\nrestart.delay_seconds = 0\nrestart.max_failures = 1000\n"
+            );
+        }
+        let file = folder.path().join("host.toml");
+        std::fs::write(&file, text).unwrap();
+        let process = Command::new(env!("CARGO_BIN_EXE_cocoon-host"))
+            .args(["serve", "--config"])
+            .arg(&file)
+            .env("COCOON_STATE", &state)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { process, folder }
+    }
+
+    fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    fn client(&self) -> Client {
+        Client::of(&self.state())
+    }
+
+    fn ps(&self) -> Duration {
+        let began = Instant::now();
+        let output = Command::new(env!("CARGO_BIN_EXE_cocoon-host"))
+            .arg("ps")
+            .env("COCOON_STATE", self.state())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        began.elapsed()
+    }
+
+    async fn view(&self, name: &str) -> Option<View> {
+        self.client()
+            .get(&format!("/v1/appliances/{name}"))
+            .await
+            .ok()
+    }
+
+    async fn serving(&self, name: &str, run: u64) -> View {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            if let Some(view) = self.view(name).await
+                && view.life.run >= run
+                && view.life.state.name() == "serving"
+            {
+                return view;
+            }
+            assert!(Instant::now() < until, "{name} does not serve");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Ok(pid) = i32::try_from(self.process.id()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+        }
+        let _ = self.process.wait();
+    }
+}
+
+/// Resident memory in kB, and processor time in ticks, of a process.
+fn costs(pid: u32) -> (u64, u64) {
+    let read = |name: &str| {
+        std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join(name)).unwrap()
+    };
+    let status = read("status");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap();
+    let resident = line
+        .trim()
+        .strip_suffix(" kB")
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    let stat = read("stat");
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    let ticks = |index: usize| fields[index].parse::<u64>().unwrap();
+    (resident, ticks(11) + ticks(12))
+}
+
+fn row(what: &str, mut times: Vec<Duration>, goal: &str) {
+    times.sort();
+    let at = |percent: usize| times[(times.len() - 1) * percent / 100].as_secs_f64() * 1000.0;
+    println!(
+        "| {what} | {:.1} ms | {:.1} ms | {:.1} ms | {goal} |",
+        at(50),
+        at(90),
+        at(100)
+    );
+}
+
+fn main() {
+    // Started by a script in place of QEMU.
+    machine::play();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(measure());
+}
+
+async fn measure() {
+    let daemon = Daemon::start();
+    for name in ["first", "second"] {
+        daemon.serving(name, 1).await;
+    }
+    println!("| | median | 90 % | most | goal |\n|---|---|---|---|---|");
+    let mut answers = vec![];
+    for _ in 0..500 {
+        let began = Instant::now();
+        let list: List = daemon.client().get("/v1/appliances").await.unwrap();
+        assert_eq!(list.appliances.len(), 2);
+        answers.push(began.elapsed());
+    }
+    row("`GET /v1/appliances`", answers, "");
+    row(
+        "`cocoon-host ps`, with its process",
+        (0..100).map(|_| daemon.ps()).collect(),
+        "50 ms",
+    );
+
+    let mut again = vec![];
+    for _ in 0..KILLS {
+        let view = daemon.view("first").await.unwrap();
+        let qemu = view.report.unwrap().qemu_pid.unwrap();
+        let began = Instant::now();
+        kill(Pid::from_raw(i32::try_from(qemu).unwrap()), Signal::SIGKILL).unwrap();
+        daemon.serving("first", view.life.run + 1).await;
+        again.push(began.elapsed());
+    }
+    row("from `kill -9` of QEMU to serving again", again, "1 s");
+
+    let pid = daemon.process.id();
+    let supervisor = daemon.view("second").await.unwrap().report.unwrap().pid;
+    let before = (costs(pid).1, costs(supervisor).1);
+    tokio::time::sleep(IDLE).await;
+    let (resident, ticks) = costs(pid);
+    let (each, own) = costs(supervisor);
+    // A tick is a hundredth of a second on every Linux of today.
+    let share = |ticks: u64| ticks as f64 / IDLE.as_secs_f64();
+    println!("\n| | daemon | each supervisor | goal |\n|---|---|---|---|");
+    println!(
+        "| resident | {:.1} MB | {:.1} MB | 20 MB |",
+        resident as f64 / 1000.0,
+        each as f64 / 1000.0
+    );
+    println!(
+        "| of a core, idle | {:.2} % | {:.2} % | 0.5 % |",
+        share(ticks - before.0),
+        share(own - before.1)
+    );
+}

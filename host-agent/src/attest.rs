@@ -1,0 +1,173 @@
+//! What the host can know of a guest's evidence: it asks as a client would, over the guest's own loopback port, and judges
+//! what it is shown with the client's own functions. The verdict protects nobody, because the host judges for itself; it
+//! tells the operator beforehand what clients will say.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use cocoon_measurements::appraise::{Presented, appraise};
+use cocoon_measurements::manifest::{ManifestRefusal, ManifestTrust, trust};
+use cocoon_measurements::policy::Policy;
+use cocoon_measurements::verdict::{Class, Outcome, Verdict};
+use cocoon_protocol::manifest::{MAX_MANIFEST_LEN, manifest_id};
+use tokio::time::timeout;
+
+use crate::text::{chain, plain};
+
+mod guest;
+
+pub use guest::{GuestError, Shown, show};
+
+/// As long as a client is ready to wait: connection, handshake and document.
+const PATIENCE: Duration = Duration::from_secs(100);
+
+/// Whose evidence is to be judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The guest's listener on this machine.
+    pub guest: SocketAddr,
+    /// File of the manifest that is published for it.
+    pub manifest: PathBuf,
+    /// File of the development root, for simulated evidence.
+    pub trust_root: Option<PathBuf>,
+}
+
+/// A judgement to come: in words, good ones or what is wrong.
+pub type Judging = Pin<Box<dyn Future<Output = Result<String, String>> + Send>>;
+
+/// Who judges the evidence of a VM that an update has started.
+pub trait Judge: Send + Sync {
+    /// Judges.
+    fn judge(&self, asked: Asked) -> Judging;
+}
+
+/// As a client with the default policy would.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AsClients;
+
+impl Judge for AsClients {
+    fn judge(&self, asked: Asked) -> Judging {
+        Box::pin(async move {
+            let judged = timeout(PATIENCE, examine(&asked)).await;
+            let seconds = PATIENCE.as_secs();
+            let late = |_| format!("it showed none within {seconds} seconds");
+            let verdict = judged.map_err(late)?.map_err(|error| chain(&error))?;
+            match verdict.class {
+                Class::Rejected => Err(failures(&verdict)),
+                Class::Simulated => Ok("its evidence is accepted as simulated".to_owned()),
+                Class::Confidential => Ok("its evidence is accepted as confidential".to_owned()),
+            }
+        })
+    }
+}
+
+/// Why there is no verdict.
+#[derive(Debug, thiserror::Error)]
+pub enum ExamineError {
+    /// A file of the VM.
+    #[error("cannot read {path:?}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The manifest counts for nobody.
+    #[error(transparent)]
+    Manifest(#[from] ManifestRefusal),
+    /// The file of the development root.
+    #[error("{path:?} holds no certificate in PEM")]
+    Root {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The guest showed nothing.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// The appraisal broke off.
+    #[error("the appraisal broke off")]
+    Lost,
+}
+
+/// Asks the guest for fresh evidence and judges it as a client that believes this manifest would.
+///
+/// # Errors
+/// [`ExamineError`]; a verdict that rejects is none.
+pub async fn examine(asked: &Asked) -> Result<Verdict, ExamineError> {
+    let now = now();
+    let bytes = read(&asked.manifest, MAX_MANIFEST_LEN)?;
+    // Whether it is signed was asked before; here it is held against what it describes.
+    let believed = ManifestTrust {
+        pinned: vec![manifest_id(&bytes)],
+        allow_unlocked: true,
+        ..ManifestTrust::default()
+    };
+    let manifest = trust(&bytes, None, &believed, now)?;
+    let mut policy = Policy::default();
+    if let Some(path) = &asked.trust_root {
+        policy.development_roots = roots(path)?;
+    }
+    let shown = show(asked.guest).await?;
+    let judged = tokio::task::spawn_blocking(move || {
+        let Shown {
+            document,
+            leaf_spki_sha256,
+            handshake_gpus,
+            fresh,
+            ..
+        } = shown;
+        let presented = Presented {
+            document: &document,
+            leaf_spki_sha256,
+            fresh: Some(fresh),
+            handshake_gpus,
+        };
+        appraise(&presented, &manifest, &policy, now)
+    });
+    judged.await.map_err(|_| ExamineError::Lost)
+}
+
+fn roots(path: &Path) -> Result<Vec<Vec<u8>>, ExamineError> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
+    let pem = read(path, 64 * 1024)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let found = found.unwrap_or_default();
+    if found.is_empty() {
+        let path = path.to_owned();
+        return Err(ExamineError::Root { path });
+    }
+    Ok(found.into_iter().map(|der| der.to_vec()).collect())
+}
+
+fn read(path: &Path, limit: usize) -> Result<Vec<u8>, ExamineError> {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(limit as u64 + 1).read_to_end(&mut bytes))
+        .map_err(|source| ExamineError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+    Ok(bytes)
+}
+
+fn failures(verdict: &Verdict) -> String {
+    let failed = verdict
+        .checks
+        .iter()
+        .filter(|check| check.outcome == Outcome::Fail);
+    let words = failed.take(3).map(|check| match &check.cause {
+        Some(cause) => format!("{}: {cause}", check.title),
+        None => check.title.clone(),
+    });
+    plain(&words.collect::<Vec<_>>().join("; "), 800)
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,263 @@
+//! A conversation with a guest: TLS, a nonce, a document. What a client does before its first prompt, and nothing else.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use cocoon_protocol::binding::{EXPORTER_LABEL, Freshness};
+use cocoon_protocol::bytes::{Hex, Hex32};
+use cocoon_protocol::document::{
+    ATTEST_PATH, AttestRequest, Document, DocumentError, EVIDENCE_OID, MAX_BOOT_DOCUMENT_LEN,
+    MAX_DOCUMENT_LEN,
+};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1;
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use x509_cert::Certificate;
+use x509_cert::der::{Decode as _, Encode as _};
+use x509_cert::spki::ObjectIdentifier;
+
+/// Room in a certificate for all but the boot document.
+const REST: usize = 2048;
+
+/// What a guest showed.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// The document, as it came.
+    pub bytes: Bytes,
+    /// The same, read.
+    pub document: Document,
+    /// Of the certificate's key, which signed the handshake.
+    pub leaf_spki_sha256: Hex32,
+    /// The GPU digest of the boot document in that certificate.
+    pub handshake_gpus: Option<Hex32>,
+    /// Our nonce, and the session's exporter.
+    pub fresh: Freshness,
+}
+
+/// Why a guest showed nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestError {
+    /// No connection.
+    #[error("the guest's listener cannot be reached")]
+    Reach(#[source] io::Error),
+    /// No session.
+    #[error("the TLS handshake with the guest failed")]
+    Handshake(#[source] io::Error),
+    /// No randomness, no TLS.
+    #[error("cannot prepare a question to the guest: {0}")]
+    Prepare(String),
+    /// The connection broke.
+    #[error("the connection to the guest broke")]
+    Broken(#[source] hyper::Error),
+    /// It refused, or said too much.
+    #[error("the guest answered the question for its evidence with status {0}")]
+    Status(StatusCode),
+    /// Too long.
+    #[error("the guest's document is longer than {MAX_DOCUMENT_LEN} bytes")]
+    TooLong,
+    /// Not a document.
+    #[error("the guest's evidence is no document")]
+    Document(#[source] DocumentError),
+    /// Of another question.
+    #[error("the guest answered another nonce than the one it was sent")]
+    OtherNonce,
+}
+
+/// Asks the guest at `address` for its evidence over this very session. There is no deadline of its own.
+///
+/// # Errors
+/// [`GuestError`].
+pub async fn show(address: SocketAddr) -> Result<Shown, GuestError> {
+    let tcp = TcpStream::connect(address)
+        .await
+        .map_err(GuestError::Reach)?;
+    let (config, seen) = config()?;
+    let name = ServerName::IpAddress(address.ip().into());
+    let connector = TlsConnector::from(Arc::new(config));
+    let tls = connector
+        .connect(name, tcp)
+        .await
+        .map_err(GuestError::Handshake)?;
+    let exporter = tls
+        .get_ref()
+        .1
+        .export_keying_material([0; 32], EXPORTER_LABEL, None)
+        .map_err(|error| GuestError::Prepare(error.to_string()))?;
+    let leaf = seen
+        .take()
+        .ok_or_else(|| GuestError::Handshake(io::Error::other("it showed no certificate")))?;
+    let mut nonce = Hex32::ZERO;
+    getrandom::fill(&mut nonce.0).map_err(|error| GuestError::Prepare(error.to_string()))?;
+    let bytes = exchange(TokioIo::new(tls), address, nonce).await?;
+    let document = Document::parse(&bytes, MAX_DOCUMENT_LEN).map_err(GuestError::Document)?;
+    if document.nonce != nonce {
+        return Err(GuestError::OtherNonce);
+    }
+    Ok(Shown {
+        bytes,
+        document,
+        leaf_spki_sha256: leaf.spki_sha256,
+        handshake_gpus: leaf.gpus,
+        fresh: Freshness {
+            nonce,
+            exporter: Hex(exporter),
+        },
+    })
+}
+
+async fn exchange(
+    stream: TokioIo<tokio_rustls::client::TlsStream<TcpStream>>,
+    address: SocketAddr,
+    nonce: Hex32,
+) -> Result<Bytes, GuestError> {
+    let (mut sender, connection) = http1::handshake(stream).await.map_err(GuestError::Broken)?;
+    // Ends with the answer, which tells of its errors.
+    let _connection = crate::running::Task(tokio::spawn(connection));
+    let prepare = |error: &dyn std::error::Error| GuestError::Prepare(error.to_string());
+    let body = serde_json::to_vec(&AttestRequest { nonce }).map_err(|error| prepare(&error))?;
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(ATTEST_PATH)
+        .header(HOST, address.to_string())
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|error| prepare(&error))?;
+    let response = sender
+        .send_request(request)
+        .await
+        .map_err(GuestError::Broken)?;
+    if response.status() != StatusCode::OK {
+        return Err(GuestError::Status(response.status()));
+    }
+    let body = Limited::new(response.into_body(), MAX_DOCUMENT_LEN).collect();
+    Ok(body.await.map_err(|_| GuestError::TooLong)?.to_bytes())
+}
+
+/// What of a leaf matters here.
+struct Leaf {
+    /// SHA-256 of its SubjectPublicKeyInfo.
+    spki_sha256: Hex32,
+    /// The GPU digest of the boot document in it, if it has one.
+    gpus: Option<Hex32>,
+}
+
+/// The leaf, once a handshake has shown one.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Option<Leaf>>>);
+
+impl Seen {
+    fn take(&self) -> Option<Leaf> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+fn config() -> Result<(ClientConfig, Seen), GuestError> {
+    let provider = Arc::new(rustls_graviola::default_provider());
+    let seen = Seen::default();
+    let verifier = AnyLeaf {
+        algorithms: provider.signature_verification_algorithms,
+        seen: seen.clone(),
+    };
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| GuestError::Prepare(error.to_string()))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok((config, seen))
+}
+
+/// The GPU digest of the boot document in a certificate. One that is not there is for the appraisal to miss.
+fn gpus(leaf: &CertificateDer<'_>) -> Option<Hex32> {
+    let parsed = Certificate::from_der(leaf).ok()?;
+    let extensions = parsed.tbs_certificate.extensions?;
+    let oid = ObjectIdentifier::new(EVIDENCE_OID).ok()?;
+    let evidence = extensions
+        .iter()
+        .find(|extension| extension.extn_id == oid)?;
+    let boot = Document::parse(evidence.extn_value.as_bytes(), MAX_BOOT_DOCUMENT_LEN).ok()?;
+    Some(boot.claims.gpu_section_digest)
+}
+
+/// Any certificate will do, as long as the handshake is signed by its key: the evidence says whose that is.
+#[derive(Clone)]
+struct AnyLeaf {
+    algorithms: WebPkiSupportedAlgorithms,
+    seen: Seen,
+}
+
+impl AnyLeaf {
+    fn spki(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, rustls::Error> {
+        let bad = || rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding);
+        if certificate.len() > MAX_BOOT_DOCUMENT_LEN + REST {
+            return Err(bad());
+        }
+        let parsed = Certificate::from_der(certificate).map_err(|_| bad())?;
+        let spki = parsed.tbs_certificate.subject_public_key_info;
+        spki.to_der().map_err(|_| bad())
+    }
+}
+
+impl std::fmt::Debug for AnyLeaf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AnyLeaf")
+    }
+}
+
+impl ServerCertVerifier for AnyLeaf {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let spki = Self::spki(leaf)?;
+        let leaf = Leaf {
+            spki_sha256: Hex32::sha256(&spki),
+            gpus: gpus(leaf),
+        };
+        *self.seen.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(leaf);
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _leaf: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::PeerIncompatible(
+            rustls::PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
+        ))
+    }
+
+    // By the bare key: the ready-made check refuses certificates with critical extensions that it does not know.
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let spki = SubjectPublicKeyInfoDer::from(Self::spki(leaf)?);
+        verify_tls13_signature_with_raw_key(message, &spki, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,135 @@
+//! `cocoon-host update` and `rollback`: asks the daemon, and tells how it goes.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use cocoon_host_agent::client::{Client, ClientError};
+use cocoon_host_agent::daemon::api::{Code, Entry, UpdateRequest, View};
+use cocoon_host_agent::text::plain;
+use cocoon_host_agent::update::Phase;
+use serde_json::json;
+
+use super::daemon::{checked, client, words};
+use super::voice::Voice;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Update {
+    /// The appliance's name.
+    name: String,
+    /// The new image's manifest; its signatures lie beside it in MANIFEST.dsse, as `cocoon-image manifest sign` leaves them.
+    manifest: PathBuf,
+    /// Folder of the new image, when it is not the manifest's.
+    #[arg(long)]
+    image: Option<PathBuf>,
+    /// Let the old VM finish before the new one starts, even where there is room for both.
+    #[arg(long)]
+    drain_first: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Rollback {
+    /// The appliance's name.
+    name: String,
+    /// Let the running VM finish before the other one starts, even where there is room for both.
+    #[arg(long)]
+    drain_first: bool,
+}
+
+pub(super) async fn update(wanted: Update, json: bool) -> anyhow::Result<ExitCode> {
+    let absolute = |path: &Path| {
+        let path = std::path::absolute(path);
+        path.context("the current folder is not there any more")
+    };
+    let request = UpdateRequest {
+        manifest: absolute(&wanted.manifest)?,
+        image: wanted.image.as_deref().map(absolute).transpose()?,
+        drain_first: wanted.drain_first,
+    };
+    let path = format!("/v1/appliances/{}/update?wait=true", checked(&wanted.name)?);
+    let client = client().await?;
+    let asked = async { client.post_with::<View>(&path, &request).await };
+    told(&client, &wanted.name, "update", asked, json).await
+}
+
+pub(super) async fn rollback(wanted: Rollback, json: bool) -> anyhow::Result<ExitCode> {
+    let name = checked(&wanted.name)?;
+    let first = wanted.drain_first;
+    let path = format!("/v1/appliances/{name}/rollback?wait=true&drain_first={first}");
+    let client = client().await?;
+    let asked = async { client.post::<View>(&path).await };
+    told(&client, name, "rollback", asked, json).await
+}
+
+/// Waits for the end, and tells what happens until then.
+async fn told(
+    client: &Client,
+    name: &str,
+    what: &str,
+    asked: impl Future<Output = Result<View, ClientError>>,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let voice = Voice::new(json);
+    let mut last = 0;
+    let before = client.lines("/v1/events", |line| {
+        last = serde_json::from_str::<Entry>(line).map_or(last, |entry| entry.seq);
+        true
+    });
+    before.await?;
+    let path = format!("/v1/events?since={last}&follow=true");
+    let telling = client.lines(&path, |line| {
+        match serde_json::from_str::<Entry>(line) {
+            Ok(entry) if entry.appliance.as_deref() == Some(name) => voice.note(&words(&entry)),
+            _ => {}
+        }
+        true
+    });
+    let waiting = voice.waiting(
+        &format!("{what} of {name}: reading the new image"),
+        "seconds with KVM, minutes under emulation",
+    );
+    tokio::pin!(asked);
+    tokio::pin!(telling);
+    let answer = tokio::select! {
+        biased;
+        answer = &mut asked => answer,
+        // The daemon goes away, which the answer will say; or it told too much at once.
+        _ = &mut telling => asked.await,
+    };
+    drop(waiting);
+    let view = match answer {
+        Ok(view) => view,
+        Err(error) if error.code().is_some_and(is_answer) => {
+            let (reason, code) = (plain(&error.to_string(), 1000), error.code());
+            if json {
+                let refused = json!({ "event": "refused", "code": code, "reason": reason });
+                writeln!(io::stdout(), "{refused}")?;
+            } else {
+                voice.note(&format!("refused: {reason}"));
+            }
+            return Ok(ExitCode::FAILURE);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if json {
+        writeln!(io::stdout(), "{}", serde_json::to_string(&view)?)?;
+    }
+    let update = view.update.as_ref().map(|update| &update.update);
+    let done = update.is_some_and(|update| update.phase == Phase::Done);
+    if let (false, Some(update)) = (json, update) {
+        voice.note(&format!("{name}: {}", plain(&update.words(), 1000)));
+    }
+    Ok(match done {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+/// Whether it is the daemon's "no", with reasons, rather than a slip.
+fn is_answer(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Updating | Code::UpdateRefused | Code::NothingBefore
+    )
+}

@@ -1,0 +1,313 @@
+//! Updates: feeds [`update`](crate::update) with what becomes of the two VMs, and does what that says.
+
+use std::collections::VecDeque;
+
+use tokio::task::JoinHandle;
+
+use super::{Keeper, launch};
+use crate::attest::Asked;
+use crate::daemon::api::{Code, Refusal};
+use crate::daemon::unit::{Role, Unit};
+use crate::lifecycle::{self, State};
+use crate::relay::DoorState;
+use crate::supervisor::Order;
+use crate::text::{chain, plain};
+use crate::update::plan::{Facts, available_mib, plan};
+use crate::update::{Deployment, Effect, Event, Phase, Way, begin, next, store};
+
+/// The new VM's evidence is being judged.
+pub(super) struct Judgement(JoinHandle<Result<String, String>>);
+
+impl Drop for Judgement {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The judgement; never where none is under way.
+pub(super) async fn judged(judgement: &mut Option<Judgement>) -> Result<String, String> {
+    match judgement {
+        Some(judgement) => {
+            let judged = (&mut judgement.0).await;
+            judged.unwrap_or_else(|error| Err(chain(&error)))
+        }
+        None => std::future::pending().await,
+    }
+}
+
+impl Keeper {
+    pub(super) async fn begin_update(
+        &mut self,
+        to: Deployment,
+        rollback: bool,
+        drain_first: bool,
+    ) -> Result<(), Refusal> {
+        if let Some(update) = self.kept.under_way() {
+            let message = format!("an update is under way: {}", update.words());
+            return Err(Refusal::new(Code::Updating, message));
+        }
+        let plan = plan(&Facts {
+            available_mib: available_mib(),
+            reserve_mib: self.setting.memory_reserve_mib,
+            wanted_mib: self.setting.appliance.memory_mib,
+            exclusive: self.setting.launch.is_exclusive(),
+            runs: self.main.life.has_process(),
+            drain_first,
+        });
+        if let Some(because) = &plan.because {
+            let text = format!("the old VM finishes before the new one starts: {because}");
+            self.news.push(("update", text));
+        }
+        if let (Some(newer), Some(older)) = (self.kept.current.release, to.release)
+            && older < newer
+        {
+            let text = format!(
+                "this goes back from release {newer} to {older}: clients that have seen release {newer} refuse {older} until \
+                 they are told --reset-release-floor"
+            );
+            self.news.push(("update", text));
+        }
+        let number = self.kept.update.as_ref().map_or(0, |last| last.number) + 1;
+        let limits = &self.setting.updates.limits;
+        let (update, effects) = begin(number, rollback, plan.way, to, self.clock.now(), limits);
+        let before = self.kept.update.replace(update);
+        if let Err(why) = self.keep() {
+            self.kept.update = before;
+            let message = format!("nothing was begun, because it cannot be kept: {why}");
+            return Err(Refusal::new(Code::UpdateRefused, message));
+        }
+        self.perform(effects).await;
+        Ok(())
+    }
+
+    pub(super) async fn begin_rollback(&mut self, drain_first: bool) -> Result<(), Refusal> {
+        let refused = |message: String| Refusal::new(Code::NothingBefore, message);
+        let Some(to) = self.kept.previous.clone() else {
+            let message = "it was never updated: there is nothing to go back to";
+            return Err(refused(message.to_owned()));
+        };
+        let now = Deployment::read(&to.image, to.manifest.as_deref());
+        if now.manifest_id.is_none() || (to.manifest_id.is_some() && now != to) {
+            let message = format!(
+                "the manifest of {} is not there any more, or another one: `cocoon-host update` takes any signed image",
+                to.image.display()
+            );
+            return Err(refused(message));
+        }
+        self.begin_update(to, true, drain_first).await
+    }
+
+    pub(super) async fn cancel_update(&mut self, why: &str) {
+        self.update(Event::Cancel(why.to_owned())).await;
+    }
+
+    pub(super) async fn tick(&mut self) {
+        self.update(Event::Tick).await;
+    }
+
+    pub(super) async fn judged(&mut self, judged: Result<String, String>) {
+        self.judgement = None;
+        if self.halting {
+            return;
+        }
+        match judged {
+            Ok(words) => {
+                self.news.push(("update", words));
+                self.update(Event::Accepted).await;
+            }
+            Err(why) => self.update(Event::Refused(plain(&why, 1000))).await,
+        }
+    }
+
+    /// Finds the other VM of an update that an earlier daemon began, and goes on.
+    pub(super) async fn resume_update(&mut self) {
+        let Some(update) = self.kept.under_way() else {
+            return;
+        };
+        let (role, deployment) = match update.is_committed() {
+            true => (Role::Old, self.kept.previous.clone()),
+            false => (Role::New, Some(update.to.clone())),
+        };
+        if update.phase != Phase::Emptying
+            && let Some(deployment) = deployment
+        {
+            let launch = launch(&self.setting, &deployment);
+            let mut other = Unit::load(&self.setting, self.kept.slot.other(), role, launch);
+            other.resume().await;
+            self.other = Some(other);
+        }
+        self.update(Event::Resumed).await;
+        if self.edited {
+            self.cancel_update("the file names another image now").await;
+        }
+    }
+
+    /// Derives what has become of the VMs, until nothing more follows.
+    pub(super) async fn settle(&mut self) {
+        while !self.halting
+            && let Some(event) = self.event()
+        {
+            self.update(event).await;
+        }
+        let update = self.kept.under_way();
+        if update.is_some_and(|update| update.phase == Phase::Examining) && self.judgement.is_none()
+        {
+            self.examine();
+        }
+    }
+
+    fn event(&self) -> Option<Event> {
+        let update = self.kept.under_way()?;
+        let gone = |unit: Option<&Unit>| match unit.map(|unit| &unit.life.state) {
+            None => Some("it was gone when the daemon came back".to_owned()),
+            Some(State::Failed { reason }) => Some(reason.clone()),
+            Some(State::Stopped { .. } | State::Created) => Some("it was stopped".to_owned()),
+            Some(_) => None,
+        };
+        let other = self.other.as_ref();
+        if update.has_new()
+            && let Some(reason) = gone(other)
+        {
+            return Some(Event::NewEnded(reason));
+        }
+        let report = other.and_then(|other| other.report.as_ref());
+        match update.phase {
+            Phase::Emptying if gone(Some(&self.main)).is_some() => Some(Event::OldEnded),
+            Phase::Retiring if gone(other).is_some() => Some(Event::OldEnded),
+            Phase::Starting => {
+                let serves = other.is_some_and(|other| other.life.state == State::Serving);
+                serves.then_some(Event::NewServes)
+            }
+            Phase::Switching => match (report?.door, &report?.not_taken) {
+                (DoorState::Open, _) => Some(Event::Switched),
+                (_, Some(why)) => Some(Event::NotSwitched(plain(why, 400))),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    async fn update(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let Some(update) = self.kept.under_way() else {
+                return;
+            };
+            let limits = &self.setting.updates.limits;
+            let (update, effects) = next(update, self.clock.now(), &event, limits);
+            let before = self.kept.clone();
+            let goes_on = !update.is_over() && !matches!(update.phase, Phase::Reverting { .. });
+            self.kept.update = Some(update);
+            if effects.contains(&Effect::Commit) {
+                self.kept.commit();
+            }
+            if effects.contains(&Effect::Publish)
+                && let Err(why) = self.keep()
+            {
+                self.news
+                    .push(("note", format!("the update is not kept: {why}")));
+                if goes_on {
+                    // A daemon that comes back would not know of it: so it does not happen.
+                    self.kept = before;
+                    events.push_back(Event::NotKept(why));
+                    continue;
+                }
+            }
+            self.perform(effects).await;
+        }
+    }
+
+    fn keep(&self) -> Result<(), String> {
+        let name = &self.setting.appliance.name;
+        store::save(&self.setting.root, name, &self.kept).map_err(|error| chain(&error))
+    }
+
+    /// What is on disk already.
+    async fn perform(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            self.perform_one(effect).await;
+        }
+        if self.kept.under_way().is_none() {
+            self.judgement = None;
+            // Whoever is left of a committed update in place has ended long ago.
+            self.other = None;
+            store::prune(&self.setting.root, &self.setting.appliance.name, &self.kept);
+        }
+    }
+
+    async fn perform_one(&mut self, effect: Effect) {
+        let Some(update) = self.kept.update.clone() else {
+            return;
+        };
+        match effect {
+            Effect::Publish => self.news.push(("update", update.words())),
+            Effect::EmptyOld => self.main.take(lifecycle::Event::Stop).await,
+            Effect::StartNew => {
+                let launch = launch(&self.setting, &update.to);
+                let slot = self.kept.slot.other();
+                let mut other = Unit::load(&self.setting, slot, Role::New, launch);
+                other.take(lifecycle::Event::Start).await;
+                self.other = Some(other);
+            }
+            Effect::Examine => self.examine(),
+            Effect::Switch => {
+                let from = match update.way {
+                    Way::Beside => self.main.lender(),
+                    Way::InPlace => None,
+                };
+                self.tell_other(&Order::TakeOver(from)).await;
+            }
+            Effect::HoldOld => self.main.tell(&Order::Hold).await,
+            Effect::ReleaseOld => self.main.tell(&Order::Release).await,
+            Effect::Commit => {
+                if let Some(new) = self.other.take() {
+                    let mut old = std::mem::replace(&mut self.main, new);
+                    old.plays(Role::Old);
+                    self.other = Some(old);
+                }
+                self.main.plays(Role::Main);
+                self.count();
+            }
+            Effect::RetireOld => {
+                if let Some(other) = &mut self.other {
+                    other.take(lifecycle::Event::Stop).await;
+                }
+            }
+            Effect::KillNew => {
+                self.judgement = None;
+                if let Some(other) = &mut self.other {
+                    let why = "the update goes back".to_owned();
+                    other.take(lifecycle::Event::Halted(why)).await;
+                }
+            }
+            Effect::StartOld => self.main.take(lifecycle::Event::Start).await,
+        }
+    }
+
+    async fn tell_other(&mut self, order: &Order) {
+        if let Some(other) = &mut self.other {
+            other.tell(order).await;
+        }
+    }
+
+    fn examine(&mut self) {
+        let Some(other) = &self.other else { return };
+        let report = other.report.as_ref();
+        let Some(guest) = report.and_then(|report| report.guest) else {
+            // A new daemon has not heard of it yet: it asks again once it has.
+            return;
+        };
+        let asked = Asked {
+            guest,
+            manifest: other.folder().join("manifest.json"),
+            trust_root: report.and_then(|report| report.trust_root.clone()),
+        };
+        let judge = std::sync::Arc::clone(&self.setting.judge);
+        self.judgement = Some(Judgement(tokio::spawn(async move {
+            judge
+                .judge(asked)
+                .await
+                .map_err(|why| format!("a client would not accept its evidence: {why}"))
+        })));
+    }
+}

@@ -1,0 +1,273 @@
+//! One VM of an appliance: feeds its lifecycle with what happens, and does what that says.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::time::sleep;
+
+use super::clock::Clock;
+use super::keeper::Setting;
+use super::store;
+use crate::config::RestartPolicy;
+use crate::lifecycle::{Effect, Ending, Event, Holder, Lifecycle, Millis, Rules, State, next};
+use crate::relay::DoorState;
+use crate::state;
+use crate::supervisor::{Heard, Launch, Link, Order, Report, SOCKET};
+use crate::text::chain;
+use crate::update::store::Slot;
+
+/// What a VM is to its appliance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// The appliance itself.
+    Main,
+    /// What an update tries: it is not started again when it fails.
+    New,
+    /// What an update replaced.
+    Old,
+}
+
+/// One VM, or the place for one.
+pub(super) struct Unit {
+    setting: Arc<Setting>,
+    slot: Slot,
+    role: Role,
+    rules: Rules,
+    clock: Clock,
+    /// Of the next run.
+    pub(super) launch: Launch,
+    pub(super) life: Lifecycle,
+    pub(super) report: Option<Report>,
+    /// What the running supervisor was started with.
+    pub(super) launched: Option<Launch>,
+    link: Option<Link>,
+    /// For the journal, once the view shows it: whoever hears of something sees it.
+    pub(super) news: Vec<(&'static str, String)>,
+}
+
+/// What happened to a VM.
+pub(super) enum Happened {
+    /// Its supervisor said something, or is gone.
+    Heard(Heard),
+    /// A deadline has passed.
+    Tick,
+}
+
+impl Unit {
+    /// The VM in `slot`, as it was kept on disk.
+    pub(super) fn load(setting: &Arc<Setting>, slot: Slot, role: Role, launch: Launch) -> Self {
+        let (name, now) = (&setting.appliance.name, Clock::new(0).now());
+        let mut lost = None;
+        let life = match store::load(&slot.root(&setting.root), name) {
+            Ok(Some(life)) => life,
+            Ok(None) => Lifecycle::new(now),
+            Err(error) => {
+                lost = Some(format!("its earlier life is lost: {}", chain(&error)));
+                Lifecycle::new(now)
+            }
+        };
+        let rules = Rules {
+            restart: setting.appliance.restart,
+            deadlines: setting.deadlines,
+        };
+        let mut unit = Self {
+            clock: Clock::new(life.since),
+            setting: Arc::clone(setting),
+            slot,
+            role,
+            rules,
+            launch,
+            life,
+            report: None,
+            launched: None,
+            link: None,
+            news: lost.into_iter().map(|text| ("note", text)).collect(),
+        };
+        unit.plays(role);
+        unit
+    }
+
+    /// From now on it is something else to its appliance.
+    pub(super) fn plays(&mut self, role: Role) {
+        self.role = role;
+        self.rules.restart = self.setting.appliance.restart;
+        if role != Role::Main {
+            self.rules.restart.policy = RestartPolicy::Never;
+        }
+        self.launch = self.launch.clone().waiting(role == Role::New);
+    }
+
+    /// The VM's folder.
+    pub(super) fn folder(&self) -> PathBuf {
+        let root = self.slot.root(&self.setting.root);
+        // The name was checked when the file was read.
+        state::folder(&root, &self.setting.appliance.name).unwrap_or(root)
+    }
+
+    /// Where its supervisor listens, if it has the public listener.
+    pub(super) fn lender(&self) -> Option<PathBuf> {
+        let has = match &self.report {
+            Some(report) => report.door != DoorState::Shut,
+            // Just taken over from an earlier daemon: it will say so itself if it has none.
+            None => self.link.is_some(),
+        };
+        has.then(|| self.folder().join(SOCKET))
+    }
+
+    /// Whether it was started from something else than what it would be started from now.
+    pub(super) fn is_outdated(&self) -> bool {
+        let launched = self.launched.as_ref();
+        let same = |launch: &Launch| launch.of_run(0).waiting(false);
+        launched.is_some_and(|launched| same(launched) != same(&self.launch))
+    }
+
+    /// Finds what an earlier daemon left running.
+    pub(super) async fn resume(&mut self) {
+        if !self.life.has_process() {
+            return;
+        }
+        let root = self.slot.root(&self.setting.root);
+        match Link::find(&root, &self.setting.appliance.name, self.life.run).await {
+            Ok(link) => {
+                self.launched = Launch::read(&self.folder());
+                self.link = Some(link);
+                self.note("found running, and taken over");
+                self.take(Event::Adopted).await;
+            }
+            Err(ending) => self.take(Event::Ended(ending)).await,
+        }
+    }
+
+    /// What happens next; for ever where nothing can. Cancelling is harmless.
+    pub(super) async fn next(&mut self) -> Happened {
+        let deadline = match self.life.holder(&self.rules) {
+            Holder::Deadline(at) => Some(self.clock.until(at)),
+            Holder::Operator | Holder::Process => None,
+        };
+        let heard = async {
+            match &mut self.link {
+                Some(link) => link.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            heard = heard => Happened::Heard(heard),
+            () = sleep(deadline.unwrap_or_default()), if deadline.is_some() => Happened::Tick,
+        }
+    }
+
+    pub(super) async fn happened(&mut self, what: Happened) {
+        match what {
+            Happened::Tick => self.take(Event::Tick).await,
+            Happened::Heard(Heard::Report(report)) => {
+                let (stage, halted) = (report.stage, report.halted.clone());
+                self.report = Some(*report);
+                self.take(Event::Reached(stage)).await;
+                if let Some(why) = halted {
+                    self.take(Event::Halted(why)).await;
+                }
+            }
+            Happened::Heard(Heard::Ended(ending)) => {
+                self.link = None;
+                self.report = None;
+                self.launched = None;
+                self.take(Event::Ended(ending)).await;
+            }
+        }
+    }
+
+    /// Tells its supervisor something. One that is gone has no use for it.
+    pub(super) async fn tell(&mut self, order: &Order) {
+        if let Some(link) = &mut self.link
+            && !link.tell(order).await
+        {
+            self.note("it cannot be told what to do");
+        }
+    }
+
+    /// The event, and whatever follows from it at once.
+    pub(super) async fn take(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let now: Millis = self.clock.now();
+            let (life, effects) = next(&self.life, now, &event, &self.rules);
+            let changed = life.state != self.life.state;
+            self.life = life;
+            for effect in effects {
+                match effect {
+                    Effect::Publish => self.publish(changed),
+                    Effect::Launch(run) => {
+                        if let Err(reason) = self.launch(run).await {
+                            events.push_back(Event::Ended(Ending::Failed { reason }));
+                        }
+                    }
+                    Effect::Drain(_) => self.tell(&Order::Drain).await,
+                    Effect::Kill(_) => {
+                        if let Some(link) = &mut self.link {
+                            link.kill();
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn publish(&mut self, changed: bool) {
+        let (root, name) = (
+            self.slot.root(&self.setting.root),
+            &self.setting.appliance.name,
+        );
+        if let Err(error) = store::save(&root, name, &self.life) {
+            self.note(&format!("its state is not kept: {}", chain(&error)));
+        }
+        if changed {
+            let text = self.words();
+            match self.role {
+                Role::Main => self.news.push((self.life.state.name(), text)),
+                Role::New => self.note(&format!("the new VM: {text}")),
+                Role::Old => self.note(&format!("the old VM: {text}")),
+            }
+        }
+    }
+
+    async fn launch(&mut self, run: u64) -> Result<(), String> {
+        let Setting {
+            program,
+            root,
+            cache,
+            ..
+        } = &*self.setting;
+        let root = self.slot.root(root);
+        let launch = self.launch.of_run(run);
+        let link = Link::start(program, &root, cache.as_deref(), &launch).await;
+        self.link = Some(link.map_err(|error| chain(&error))?);
+        self.launched = Some(launch);
+        Ok(())
+    }
+
+    /// The state for people.
+    fn words(&self) -> String {
+        let failure = self.life.last_failure.as_deref().unwrap_or_default();
+        match &self.life.state {
+            State::Preparing {
+                restart_at: Some(at),
+            } => format!(
+                "failed (number {} in a row) and is started again in {:.1} s: {failure}",
+                self.life.failures,
+                self.clock.until(*at).as_secs_f64()
+            ),
+            State::Serving => match self.report.as_ref().and_then(|report| report.endpoint) {
+                Some(endpoint) => format!("serving on https://{endpoint}"),
+                None => "serving".to_owned(),
+            },
+            State::Failed { reason } => format!("given up: {reason}"),
+            State::Draining { killed: true, .. } => "killed".to_owned(),
+            other => other.name().to_owned(),
+        }
+    }
+
+    fn note(&mut self, text: &str) {
+        self.news.push(("note", text.to_owned()));
+    }
+}

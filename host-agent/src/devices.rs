@@ -1,0 +1,182 @@
+//! What of this machine a VM gets for itself: from what the operator wrote to what QEMU is told, and the ways in which
+//! that cannot be had today.
+
+use std::fs::OpenOptions;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use cocoon_protocol::control::GUEST_PORT;
+use cocoon_qemu::Qmp;
+use cocoon_qemu::qmp::QmpError;
+use cocoon_qemu::spec::{self, Placement, VmSpec};
+
+use crate::config::Network;
+use crate::doctor::facts::Gpus;
+use crate::doctor::real::Real;
+use crate::error::UpError;
+use crate::gpu;
+use crate::up::UpOptions;
+
+/// The kernel moves packets where this can be opened.
+const VHOST: &str = "/dev/vhost-net";
+/// Network devices.
+const DEVICES: &str = "/sys/class/net";
+
+/// What a VM is given.
+pub(crate) struct Given {
+    network: spec::Network,
+    placement: Placement,
+    gpu: Option<spec::Gpu>,
+}
+
+impl Given {
+    /// What `options` want of this machine.
+    ///
+    /// # Errors
+    /// A device that is not there or not ready, with what to do.
+    pub(crate) async fn find(options: &UpOptions) -> Result<Self, UpError> {
+        let has = |path: &str| Path::new(path).exists();
+        let opens = |path: &str| OpenOptions::new().read(true).write(true).open(path).is_ok();
+        let gpu = match options.gpu {
+            None => None,
+            Some(address) => {
+                // Nothing is asked of the GPU itself; a panic would be a bug of the reader.
+                let gpus = tokio::task::spawn_blocking(|| Gpus::read(&Real, false));
+                let gpus = gpus.await.map_err(|_| UpError::Lost)?;
+                Some(gpu::given(&gpus, address)?)
+            }
+        };
+        Ok(Self {
+            network: network(&options.network, has, opens)?,
+            placement: options.placement.clone(),
+            gpu,
+        })
+    }
+
+    pub(crate) fn attach(self, spec: &mut VmSpec) {
+        spec.network = Some(self.network);
+        spec.placement = self.placement;
+        spec.gpu = self.gpu;
+    }
+}
+
+/// What QEMU is told of the network. `has` is whether a path exists, `opens` whether a device can be used.
+fn network(
+    wanted: &Network,
+    has: impl Fn(&str) -> bool,
+    opens: impl Fn(&str) -> bool,
+) -> Result<spec::Network, UpError> {
+    Ok(match wanted {
+        Network::User => spec::Network::User {
+            host_port: 0,
+            guest_port: GUEST_PORT,
+        },
+        Network::Tap {
+            device,
+            address,
+            vhost,
+        } => {
+            // Only TUN and TAP devices have it.
+            if !has(&format!("{DEVICES}/{device}/tun_flags")) {
+                return Err(UpError::Network(format!(
+                    "there is no TAP device {device}: `ip tuntap add dev {device} mode tap user USER vnet_hdr` makes one"
+                )));
+            }
+            let vhost = match vhost {
+                Some(true) if !opens(VHOST) => {
+                    return Err(UpError::Network(format!(
+                        "vhost is demanded, and {VHOST} cannot be opened: modprobe vhost_net, and let this user open it"
+                    )));
+                }
+                Some(vhost) => *vhost,
+                None => opens(VHOST),
+            };
+            let [_, b, c, d] = address.ip.octets();
+            spec::Network::Tap {
+                device: device.clone(),
+                vhost,
+                // As unlike any other guest's as the address is.
+                mac: [0x52, 0x54, 0x00, b, c, d],
+            }
+        }
+        Network::Passt { socket, .. } => {
+            if !has(&socket.display().to_string()) {
+                return Err(UpError::Network(format!(
+                    "there is no socket {}: start passt first",
+                    socket.display()
+                )));
+            }
+            spec::Network::Passt {
+                socket: socket.clone(),
+            }
+        }
+    })
+}
+
+/// Where the relay reaches the guest.
+///
+/// # Errors
+/// QEMU does not tell the port that it forwards.
+pub(crate) async fn guest(network: &Network, qmp: &Qmp) -> Result<SocketAddr, QmpError> {
+    Ok(match network {
+        Network::User => (Ipv4Addr::LOCALHOST, qmp.forwarded_port(GUEST_PORT).await?).into(),
+        Network::Tap { address, .. } => (address.ip, GUEST_PORT).into(),
+        Network::Passt { relay, .. } => *relay,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tap(vhost: Option<bool>) -> Network {
+        Network::Tap {
+            device: "cocoon0".to_owned(),
+            address: "10.77.1.2/30".parse().unwrap(),
+            vhost,
+        }
+    }
+
+    #[test]
+    fn the_kernel_moves_packets_where_it_can() {
+        for (wanted, opens, expected) in [
+            (None, true, true),
+            (None, false, false),
+            (Some(false), true, false),
+            (Some(true), true, true),
+        ] {
+            let told = network(&tap(wanted), |_| true, |_| opens).unwrap();
+            let expected = spec::Network::Tap {
+                device: "cocoon0".to_owned(),
+                vhost: expected,
+                mac: [0x52, 0x54, 0, 77, 1, 2],
+            };
+            assert_eq!(told, expected);
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_a_remedy() {
+        let said = |network: &Network, has, opens| {
+            let told = self::network(network, |_| has, |_| opens);
+            told.unwrap_err().to_string()
+        };
+        assert_eq!(
+            said(&tap(None), false, true),
+            "network: there is no TAP device cocoon0: `ip tuntap add dev cocoon0 mode tap user USER vnet_hdr` makes one"
+        );
+        assert_eq!(
+            said(&tap(Some(true)), true, false),
+            "network: vhost is demanded, and /dev/vhost-net cannot be opened: modprobe vhost_net, and let this user open it"
+        );
+        let passt = Network::Passt {
+            socket: "/run/passt".into(),
+            relay: "127.0.0.1:1".parse().unwrap(),
+            address: Default::default(),
+        };
+        assert_eq!(
+            said(&passt, false, true),
+            "network: there is no socket /run/passt: start passt first"
+        );
+    }
+}

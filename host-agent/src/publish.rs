@@ -1,0 +1,142 @@
+//! What this host publishes under `/.well-known/cocoon/`: manifests with their signatures, the platform values of its
+//! appliances, their evidence, and vendors' collateral. `docs/publishing.md` describes it to strangers.
+//!
+//! Nothing here is believed because this host says it: manifests count by their signatures, evidence and collateral by
+//! theirs. Every document is read when it is asked for, within a bound, and is of bytes that do not depend on who asks.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hyper::http::request::Parts;
+
+use crate::daemon::api::View;
+use crate::web::{Cache, Page, Route};
+
+mod evidence;
+mod files;
+mod index;
+
+pub use evidence::{Asking, OverTls, Published, Showing};
+pub use index::{Index, Listed, Named};
+
+use evidence::Evidence;
+
+/// Where everything is.
+pub const ROOT: &str = "/.well-known/cocoon/";
+/// How long what may change is kept, in seconds.
+const CHANGES: u32 = 60;
+
+/// What a publisher reads.
+pub struct Sources {
+    /// The appliances as they are now.
+    pub views: Arc<dyn Fn() -> Vec<View> + Send + Sync>,
+    /// The daemon's folder of state.
+    pub state: PathBuf,
+    /// The folder of collateral, which may not be there.
+    pub collateral: PathBuf,
+    /// Who asks guests for their evidence.
+    pub showing: Arc<dyn Showing>,
+}
+
+/// A document: its media type, its bytes, and how long it may be kept.
+struct Document {
+    kind: &'static str,
+    bytes: Vec<u8>,
+    cache: Cache,
+}
+
+const JSON: &str = "application/json";
+const BYTES: &str = "application/octet-stream";
+
+/// The routes.
+#[must_use]
+pub fn routes(sources: Sources) -> Vec<Route> {
+    let publisher = Arc::new(Publisher {
+        evidence: Evidence::new(Arc::clone(&sources.showing)),
+        sources,
+    });
+    let answer = move |parts: Parts| {
+        let publisher = Arc::clone(&publisher);
+        async move { publisher.answer(parts.uri.path()).await }
+    };
+    let bare = ROOT.trim_end_matches('/');
+    vec![
+        Route::exact(bare, answer.clone()),
+        Route::exact(ROOT, answer.clone()),
+        Route::below(ROOT, answer),
+    ]
+}
+
+struct Publisher {
+    sources: Sources,
+    evidence: Evidence,
+}
+
+impl Publisher {
+    async fn answer(self: Arc<Self>, path: &str) -> Page {
+        let rest = path.strip_prefix(ROOT).unwrap_or_default();
+        let parts: Vec<String> = rest.split('/').map(str::to_owned).collect();
+        let views = (self.sources.views)();
+        let found = match &parts[..] {
+            [appliances, name, document]
+                if appliances == "appliances" && document == "evidence.json" =>
+            {
+                let view = views.iter().find(|view| view.name == *name);
+                match view {
+                    Some(view) => self.evidence.of(view).await,
+                    None => None,
+                }
+            }
+            _ => {
+                let read = tokio::task::spawn_blocking(move || self.file(&parts, &views));
+                read.await.unwrap_or_default()
+            }
+        };
+        let Some(document) = found else {
+            return Page::missing();
+        };
+        // Verifiers may be pages of other sites: nothing here is anybody's secret.
+        Page::new(document.kind, document.bytes)
+            .cached(document.cache)
+            .with("access-control-allow-origin", "*")
+    }
+
+    fn file(&self, parts: &[String], views: &[View]) -> Option<Document> {
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        match parts[..] {
+            [""] | ["index.json"] => Some(json(&index::index(&self.sources, views), CHANGES)),
+            ["manifest.json"] => files::only_manifest(views, false),
+            ["manifest.json.dsse"] => files::only_manifest(views, true),
+            ["manifests", name] => files::manifest(views, name),
+            ["appliances", name, rest] => {
+                let view = views.iter().find(|view| view.name == name)?;
+                match rest {
+                    "manifest.json" => files::current(view, false, Cache::Seconds(CHANGES)),
+                    "manifest.json.dsse" => files::current(view, true, Cache::Seconds(CHANGES)),
+                    "platform.json" => Some(json(&files::platform(view)?, CHANGES)),
+                    _ => None,
+                }
+            }
+            ["appliances", name, "tables", file] => {
+                files::table(&self.sources.state, views, name, file)
+            }
+            ["collateral", "entries.json"] => {
+                Some(json(&files::entries(&self.sources.collateral), CHANGES))
+            }
+            ["collateral", digest] => files::object(&self.sources.collateral, digest),
+            _ => None,
+        }
+    }
+}
+
+fn json(value: &impl serde::Serialize, seconds: u32) -> Document {
+    Document {
+        kind: JSON,
+        // Our own types: serialisation cannot fail.
+        bytes: serde_json::to_vec_pretty(value).unwrap_or_default(),
+        cache: Cache::Seconds(seconds),
+    }
+}
+
+#[cfg(test)]
+mod tests;

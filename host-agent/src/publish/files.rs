@@ -1,0 +1,187 @@
+//! Documents that lie in files: manifests, tables, collateral.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use cocoon_measurements::manifest::MAX_ENVELOPE_LEN;
+use cocoon_protocol::bytes::Hex32;
+use cocoon_protocol::manifest::{MAX_MANIFEST_LEN, Manifest, SnpLaunch, TdxPlatform, manifest_id};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{BYTES, Document, JSON};
+use crate::daemon::api::View;
+use crate::tables;
+use crate::update::Deployment;
+use crate::web::Cache;
+
+/// Largest file of tables or collateral, in bytes.
+const MAX_FILE: usize = 8 << 20;
+/// Most collateral that is listed.
+const MAX_ENTRIES: usize = 1024;
+
+/// The file of a deployment's manifest, or of its signatures.
+pub(super) fn path(deployment: &Deployment, signatures: bool) -> PathBuf {
+    let own = || deployment.image.join("manifest.json");
+    let mut path = deployment
+        .manifest
+        .clone()
+        .unwrap_or_else(own)
+        .into_os_string();
+    if signatures {
+        path.push(".dsse");
+    }
+    path.into()
+}
+
+/// What an appliance runs, or would.
+pub(super) fn current(view: &View, signatures: bool, cache: Cache) -> Option<Document> {
+    let limit = if signatures {
+        MAX_ENVELOPE_LEN
+    } else {
+        MAX_MANIFEST_LEN
+    };
+    Some(Document {
+        kind: JSON,
+        bytes: read(&path(&view.deployment, signatures), limit)?,
+        cache,
+    })
+}
+
+/// The manifest of this host, where all its appliances have one.
+pub(super) fn only_manifest(views: &[View], signatures: bool) -> Option<Document> {
+    let (first, rest) = views.split_first()?;
+    let same = |view: &View| view.deployment.manifest_id == first.deployment.manifest_id;
+    if !rest.iter().all(same) {
+        return None;
+    }
+    current(first, signatures, Cache::Seconds(super::CHANGES))
+}
+
+/// `ID.json`, or `ID.json.dsse`: one that an appliance runs, or ran before.
+pub(super) fn manifest(views: &[View], name: &str) -> Option<Document> {
+    let (id, signatures) = match name.strip_suffix(".json.dsse") {
+        Some(id) => (id, true),
+        None => (name.strip_suffix(".json")?, false),
+    };
+    let id: Hex32 = id.parse().ok()?;
+    let mut deployments = views
+        .iter()
+        .flat_map(|view| [Some(&view.deployment), view.previous.as_ref()])
+        .flatten()
+        .filter(|deployment| deployment.manifest_id == Some(id));
+    let deployment = deployments.next()?;
+    let bytes = read(&path(deployment, false), MAX_MANIFEST_LEN)?;
+    // Its name is a promise: a file that was edited since is not under it any more.
+    if manifest_id(&bytes) != id {
+        return None;
+    }
+    Some(match signatures {
+        false => Document {
+            kind: JSON,
+            bytes,
+            cache: Cache::Forever,
+        },
+        // More may sign.
+        true => Document {
+            kind: JSON,
+            bytes: read(&path(deployment, true), MAX_ENVELOPE_LEN)?,
+            cache: Cache::Seconds(super::CHANGES),
+        },
+    })
+}
+
+/// The machine of an appliance, and what its manifest lists for it.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Platform {
+    tee: String,
+    simulated: bool,
+    vcpus: u16,
+    memory_mib: u32,
+    manifest_id: Hex32,
+    /// TDX: shapes of this memory, any of which may be this machine's.
+    tdx: Vec<TdxPlatform>,
+    /// SEV-SNP: launch digests of this number of vCPUs.
+    snp: Vec<SnpLaunch>,
+}
+
+/// `platform.json` of an appliance.
+pub(super) fn platform(view: &View) -> Option<Platform> {
+    let bytes = read(&path(&view.deployment, false), MAX_MANIFEST_LEN)?;
+    let manifest = Manifest::parse(&bytes).ok()?;
+    let tee = view.tee.strip_prefix("simulated-").unwrap_or(&view.tee);
+    let (mut tdx, mut snp) = (manifest.tdx.platforms, manifest.snp.launch);
+    tdx.retain(|shape| tee == "tdx" && shape.memory_mib == u64::from(view.memory_mib));
+    snp.retain(|launch| tee == "sev-snp" && launch.vcpus == u32::from(view.vcpus));
+    Some(Platform {
+        tee: tee.to_owned(),
+        simulated: tee != view.tee,
+        vcpus: view.vcpus,
+        memory_mib: view.memory_mib,
+        manifest_id: manifest_id(&bytes),
+        tdx,
+        snp,
+    })
+}
+
+/// The folder in which `cocoon-host tables --out` leaves an appliance's tables for everybody.
+pub(super) fn tables_of(state: &Path, name: &str) -> PathBuf {
+    state.join("tables").join(name)
+}
+
+pub(super) fn table(state: &Path, views: &[View], name: &str, file: &str) -> Option<Document> {
+    let known = tables::FILES.contains(&file) && views.iter().any(|view| view.name == name);
+    let bytes = known.then(|| read(&tables_of(state, name).join(file), MAX_FILE))??;
+    Some(Document {
+        kind: BYTES,
+        bytes,
+        cache: Cache::Seconds(super::CHANGES),
+    })
+}
+
+/// What is known of the collateral: for what each object is, and when it was fetched.
+pub(super) fn entries(folder: &Path) -> Vec<Value> {
+    let mut found: Vec<PathBuf> = std::fs::read_dir(folder.join("entries"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "json"))
+        .take(MAX_ENTRIES)
+        .collect();
+    found.sort();
+    let read = |path: &PathBuf| serde_json::from_slice(&read(path, MAX_FILE)?).ok();
+    found.iter().filter_map(read).collect()
+}
+
+/// The digests that they name.
+pub(super) fn digests(folder: &Path) -> Vec<Hex32> {
+    let digest = |entry: &Value| entry.get("digest")?.as_str()?.parse().ok();
+    let mut digests: Vec<Hex32> = entries(folder).iter().filter_map(digest).collect();
+    digests.sort_by_key(|digest| digest.0);
+    digests.dedup();
+    digests
+}
+
+/// An object by its digest, if it is still that.
+pub(super) fn object(folder: &Path, digest: &str) -> Option<Document> {
+    let digest: Hex32 = digest.parse().ok()?;
+    let bytes = read(&folder.join("objects").join(digest.to_string()), MAX_FILE)?;
+    (Hex32::sha256(&bytes) == digest).then_some(Document {
+        kind: BYTES,
+        bytes,
+        cache: Cache::Forever,
+    })
+}
+
+/// The file, if it is there, a file, and no larger than that.
+pub(super) fn read(path: &Path, limit: usize) -> Option<Vec<u8>> {
+    let file = File::open(path).ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    file.take(limit as u64 + 1).read_to_end(&mut bytes).ok()?;
+    (bytes.len() <= limit).then_some(bytes)
+}

@@ -1,0 +1,153 @@
+//! Numbers, durations and times for people.
+
+use crate::lifecycle::Millis;
+
+/// What stands where nothing is known.
+pub(super) const UNKNOWN: &str = "–";
+
+/// A count with its thousands apart.
+pub(super) fn count(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A duration in its largest unit, with a space that does not break.
+pub(super) fn age(millis: Millis) -> String {
+    let seconds = millis / 1000;
+    match seconds {
+        0..60 => format!("{seconds}\u{a0}s"),
+        60..3_600 => format!("{}\u{a0}min", seconds / 60),
+        3_600..172_800 => format!("{}\u{a0}h", seconds / 3_600),
+        _ => format!("{}\u{a0}d", seconds / 86_400),
+    }
+}
+
+/// A part of a boot.
+pub(super) fn span(millis: u64) -> String {
+    match millis {
+        0..1_000 => format!("{millis}\u{a0}ms"),
+        1_000..100_000 => {
+            let tenths = millis / 100;
+            format!("{}.{}\u{a0}s", tenths / 10, tenths % 10)
+        }
+        _ => format!("{}\u{a0}s", millis / 1000),
+    }
+}
+
+/// An amount of memory in GiB, or MiB where that is less than one.
+pub(super) fn memory(bytes: u64) -> String {
+    let mib = bytes >> 20;
+    match mib {
+        0..1024 => format!("{mib}\u{a0}MiB"),
+        10_485_760.. => format!("{}\u{a0}TiB", count(mib >> 20)),
+        _ if mib.is_multiple_of(1024) || mib >= 102_400 => format!("{}\u{a0}GiB", count(mib >> 10)),
+        _ => format!("{:.1}\u{a0}GiB", mib as f64 / 1024.0),
+    }
+}
+
+/// A number of something in a second.
+pub(super) fn rate(rate: f64) -> String {
+    if rate == 0.0 {
+        return "0".to_owned();
+    }
+    if rate < 10.0 {
+        return format!("{rate:.1}");
+    }
+    // Counters of hostile guests may be anything; beyond this nobody reads on.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between the bounds"
+    )]
+    let whole = rate.round().clamp(0.0, 999_999.0) as u64;
+    count(whole)
+}
+
+/// The time of day in UTC, and the whole of it for programs, of seconds since 1970.
+pub(super) fn time(seconds: f64) -> (String, String) {
+    // No clock is that far; casts of floats saturate.
+    let whole = seconds.clamp(0.0, 253_402_300_799.0);
+    #[expect(clippy::cast_possible_truncation, reason = "clamped above")]
+    let whole = whole as i64;
+    let (days, rest) = (whole.div_euclid(86_400), whole.rem_euclid(86_400));
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    let (year, month, day) = date(days);
+    let clock = format!("{hour:02}:{minute:02}:{second:02}");
+    let full = format!("{year:04}-{month:02}-{day:02}T{clock}Z");
+    (clock, full)
+}
+
+/// Year, month and day of a day counted from 1970 (H. Hinnant, "chrono-compatible low-level date algorithms").
+fn date(days: i64) -> (i64, i64, i64) {
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = shifted_month + if shifted_month < 10 { 3 } else { -9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    (year, month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short() {
+        let counts = [
+            (0, "0"),
+            (999, "999"),
+            (1_000, "1,000"),
+            (1_234_567, "1,234,567"),
+        ];
+        for (number, expected) in counts {
+            assert_eq!(count(number), expected);
+        }
+        let spans = [
+            (9, "9 ms"),
+            (1_850, "1.8 s"),
+            (99_999, "99.9 s"),
+            (100_000, "100 s"),
+        ];
+        for (millis, expected) in spans {
+            assert_eq!(span(millis).replace('\u{a0}', " "), expected);
+        }
+        let amounts = [
+            (u64::MAX, "16,777,215 TiB"),
+            (512 << 20, "512 MiB"),
+            (96 << 30, "96 GiB"),
+            (3 << 29, "1.5 GiB"),
+        ];
+        for (bytes, expected) in amounts {
+            assert_eq!(memory(bytes).replace('\u{a0}', " "), expected);
+        }
+        for (number, expected) in [
+            (0.0, "0"),
+            (2.25, "2.2"),
+            (412.6, "413"),
+            (1e300, "999,999"),
+        ] {
+            assert_eq!(rate(number), expected);
+        }
+    }
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        let full = |seconds| time(seconds).1;
+        assert_eq!(full(0.0), "1970-01-01T00:00:00Z");
+        assert_eq!(full(951_782_400.5), "2000-02-29T00:00:00Z");
+        assert_eq!(full(1_760_000_000.0), "2025-10-09T08:53:20Z");
+        assert_eq!(full(f64::NAN), "1970-01-01T00:00:00Z");
+        assert_eq!(full(1e300), "9999-12-31T23:59:59Z");
+        assert_eq!(time(1_760_000_000.0).0, "08:53:20");
+    }
+}

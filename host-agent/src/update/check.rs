@@ -1,0 +1,195 @@
+//! Whether an image may replace the running one: its manifest is signed by enough of the operator's pinned signers, in
+//! its time and of no older release, and every file of the image is the one that the manifest names.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use cocoon_measurements::manifest::{
+    MAX_ENVELOPE_LEN, ManifestRefusal, ManifestTrust, RELEASE_FLOOR, trust,
+};
+use cocoon_protocol::bytes::{Hex, Hex32};
+use cocoon_protocol::manifest::{Artefact, MAX_MANIFEST_LEN};
+use sha2::{Digest, Sha256};
+
+/// `[updates]`: whom the operator believes about images, and how long an update may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Updates {
+    /// Ed25519 public keys.
+    pub signers: Vec<[u8; 32]>,
+    /// How many of them must have signed.
+    pub threshold: usize,
+    /// Releases below this one are refused.
+    pub release_floor: u64,
+    /// Take manifests whose inputs were not the locked ones.
+    pub allow_unlocked: bool,
+    /// How long the phases may last.
+    pub limits: super::Limits,
+}
+
+impl Default for Updates {
+    /// Nobody is believed.
+    fn default() -> Self {
+        Self {
+            signers: vec![],
+            threshold: 1,
+            release_floor: RELEASE_FLOOR,
+            allow_unlocked: false,
+            limits: super::Limits::default(),
+        }
+    }
+}
+
+/// An image that may run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    /// Its folder.
+    pub image: PathBuf,
+    /// The manifest's bytes.
+    pub manifest: Vec<u8>,
+    /// The signature file's.
+    pub envelope: Vec<u8>,
+    /// The manifest's identity.
+    pub id: Hex32,
+    /// Its release.
+    pub release: u64,
+    /// Why it counts, for people.
+    pub basis: String,
+}
+
+/// Why not.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// The configuration names nobody.
+    #[error(
+        "no signer of updates is pinned: name the keys that you trust as `signers` of [updates] in the configuration"
+    )]
+    NoSigners,
+    /// A file that cannot be read.
+    #[error("cannot read {path:?}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A file that is too large to be what it should be.
+    #[error("{path:?} is larger than {limit} bytes")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        limit: usize,
+    },
+    /// The manifest does not count.
+    #[error(transparent)]
+    Refused(#[from] ManifestRefusal),
+    /// A file of the image is another one.
+    #[error(
+        "{path:?} is not the file that the manifest names: {what}; take image and manifest from the same release"
+    )]
+    OtherFile {
+        /// The file.
+        path: PathBuf,
+        /// What differs.
+        what: String,
+    },
+    /// A name that leaves the folder.
+    #[error("the manifest names a file {0:?}, which is no name in the image's folder")]
+    Name(String),
+}
+
+/// Checks the manifest at `manifest`, whose signatures lie beside it in `….dsse`, and the image in `image`, or else in
+/// the manifest's folder. `release` is the running one. Reads every byte of the image.
+///
+/// # Errors
+/// [`CheckError`] says what to do.
+pub fn check(
+    manifest: &Path,
+    image: Option<&Path>,
+    updates: &Updates,
+    release: Option<u64>,
+    now: u64,
+) -> Result<Checked, CheckError> {
+    if updates.signers.is_empty() {
+        return Err(CheckError::NoSigners);
+    }
+    let bytes = read(manifest, MAX_MANIFEST_LEN)?;
+    let mut beside = manifest.as_os_str().to_owned();
+    beside.push(".dsse");
+    let envelope = match read(Path::new(&beside), MAX_ENVELOPE_LEN) {
+        Ok(envelope) => Some(envelope),
+        // In words that say what is missing.
+        Err(CheckError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    let believed = ManifestTrust {
+        signers: updates.signers.clone(),
+        threshold: updates.threshold,
+        pinned: vec![],
+        allow_unlocked: updates.allow_unlocked,
+        release_floor: updates.release_floor.max(release.unwrap_or(0)),
+    };
+    let trusted = trust(&bytes, envelope.as_deref(), &believed, now)?;
+    let folder = manifest.parent().unwrap_or(Path::new("/"));
+    let image = image.unwrap_or(folder).to_owned();
+    for (name, artefact) in &trusted.artefacts {
+        if name.contains('/') || name.starts_with('.') {
+            return Err(CheckError::Name(name.chars().take(80).collect()));
+        }
+        artefact_is(&image.join(name), artefact)?;
+    }
+    Ok(Checked {
+        image,
+        id: trusted.id(),
+        release: trusted.release,
+        basis: trusted.basis().to_string(),
+        manifest: bytes,
+        envelope: envelope.unwrap_or_default(),
+    })
+}
+
+fn artefact_is(path: &Path, artefact: &Artefact) -> Result<(), CheckError> {
+    let fail = |source| CheckError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let other = |what: String| CheckError::OtherFile {
+        path: path.to_owned(),
+        what,
+    };
+    let mut file = File::open(path).map_err(fail)?;
+    let size = file.metadata().map_err(fail)?.len();
+    if size != artefact.size {
+        return Err(other(format!(
+            "it has {size} bytes, expected are {}",
+            artefact.size
+        )));
+    }
+    let mut hash = Sha256::new();
+    io::copy(&mut file, &mut hash).map_err(fail)?;
+    let found: Hex32 = Hex(hash.finalize().into());
+    if found != artefact.sha256 {
+        let expected = artefact.sha256;
+        return Err(other(format!(
+            "its SHA-256 is {found}, expected is {expected}"
+        )));
+    }
+    Ok(())
+}
+
+fn read(path: &Path, limit: usize) -> Result<Vec<u8>, CheckError> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(limit as u64 + 1).read_to_end(&mut bytes))
+        .map_err(|source| CheckError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+    if bytes.len() > limit {
+        let path = path.to_owned();
+        return Err(CheckError::TooLarge { path, limit });
+    }
+    Ok(bytes)
+}

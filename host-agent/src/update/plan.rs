@@ -1,0 +1,150 @@
+//! Whether the new VM can run beside the old one.
+
+use std::path::Path;
+
+use super::Way;
+
+/// What QEMU needs beside the guest's memory, in MiB.
+const OVERHEAD_MIB: u64 = 256;
+
+/// What the choice depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// Memory that the machine has left, in MiB; `None` when that cannot be learnt.
+    pub available_mib: Option<u64>,
+    /// Memory that no appliance may have, in MiB.
+    pub reserve_mib: u32,
+    /// The new VM's memory in MiB.
+    pub wanted_mib: u32,
+    /// Whether it has something that cannot be in two VMs: a GPU, or a network of its own.
+    pub exclusive: bool,
+    /// Whether the old VM runs.
+    pub runs: bool,
+    /// Whether the operator wants the old one to finish first.
+    pub drain_first: bool,
+}
+
+/// The way, and why it is not the better one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// How.
+    pub way: Way,
+    /// Why clients are turned away for a while; `None` where they are not.
+    pub because: Option<String>,
+}
+
+/// Chooses.
+#[must_use]
+pub fn plan(facts: &Facts) -> Plan {
+    let needed = u64::from(facts.wanted_mib) + u64::from(facts.reserve_mib) + OVERHEAD_MIB;
+    let because = match facts.available_mib {
+        _ if !facts.runs => None,
+        _ if facts.drain_first => Some("as asked".to_owned()),
+        _ if facts.exclusive => Some("its GPU or its network cannot be in two VMs".to_owned()),
+        None => Some("how much memory is free cannot be learnt".to_owned()),
+        Some(available) if available < needed => Some(format!(
+            "{available} MiB of memory are free, and a VM beside the old one takes {needed} MiB, what the machine keeps for \
+             itself included"
+        )),
+        Some(_) => None,
+    };
+    let way = match because {
+        Some(_) => Way::InPlace,
+        None => Way::Beside,
+    };
+    Plan { way, because }
+}
+
+/// `MemAvailable` of this machine, in MiB.
+#[must_use]
+pub fn available_mib() -> Option<u64> {
+    let meminfo = std::fs::read_to_string(Path::new("/proc/meminfo")).ok()?;
+    available(&meminfo)
+}
+
+fn available(meminfo: &str) -> Option<u64> {
+    let mut lines = meminfo.lines();
+    let line = lines.find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOMY: Facts = Facts {
+        available_mib: Some(4096),
+        reserve_mib: 1024,
+        wanted_mib: 1024,
+        exclusive: false,
+        runs: true,
+        drain_first: false,
+    };
+
+    fn because(facts: Facts) -> Option<String> {
+        let plan = plan(&facts);
+        assert_eq!(plan.because.is_some(), plan.way == Way::InPlace);
+        plan.because
+    }
+
+    #[test]
+    fn beside_where_memory_and_devices_allow() {
+        assert_eq!(because(ROOMY), None);
+        let exactly = Facts {
+            available_mib: Some(2304),
+            ..ROOMY
+        };
+        assert_eq!(because(exactly), None);
+        let tight = Facts {
+            available_mib: Some(2303),
+            ..ROOMY
+        };
+        assert_eq!(
+            because(tight).unwrap(),
+            "2303 MiB of memory are free, and a VM beside the old one takes 2304 MiB, what the machine keeps for itself \
+             included"
+        );
+        let stopped = Facts {
+            runs: false,
+            exclusive: true,
+            ..tight
+        };
+        assert_eq!(because(stopped), None);
+    }
+
+    #[test]
+    fn else_the_old_one_finishes_first_and_the_reason_is_said() {
+        let exclusive = Facts {
+            exclusive: true,
+            ..ROOMY
+        };
+        assert_eq!(
+            because(exclusive).unwrap(),
+            "its GPU or its network cannot be in two VMs"
+        );
+        let asked = Facts {
+            drain_first: true,
+            ..exclusive
+        };
+        assert_eq!(because(asked).unwrap(), "as asked");
+        let unknown = Facts {
+            available_mib: None,
+            ..ROOMY
+        };
+        assert_eq!(
+            because(unknown).unwrap(),
+            "how much memory is free cannot be learnt"
+        );
+    }
+
+    #[test]
+    fn free_memory_is_read_from_the_kernels_table() {
+        let table = "MemTotal:       24682012 kB\nMemFree:  1 kB\nMemAvailable:    3140000 kB\n";
+        assert_eq!(available(table), Some(3066));
+        for broken in ["", "MemAvailable: x kB", "MemAvailable: 12"] {
+            assert_eq!(available(broken), None, "{broken:?}");
+        }
+        assert!(available_mib().is_some_and(|mib| mib > 16));
+    }
+}

@@ -1,0 +1,300 @@
+//! Which deployment is an appliance's, on disk: `deployment.json` in its folder, replaced in one step, and beside it the
+//! manifests that updates brought.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use cocoon_protocol::bytes::Hex32;
+use serde::{Deserialize, Serialize};
+
+use super::check::Checked;
+use super::{Deployment, Update};
+use crate::state::{self, StateError};
+
+/// Its name in the appliance's folder.
+const FILE: &str = "deployment.json";
+/// Folder of manifests there.
+const MANIFESTS: &str = "manifests";
+/// Largest such file, in bytes.
+const MAX_LEN: u64 = 64 * 1024;
+
+/// One of the two places where an appliance's VM may live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Slot {
+    /// `vms/NAME` in the folder of state.
+    A,
+    /// `b/vms/NAME` there.
+    B,
+}
+
+impl Slot {
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+
+    /// The folder whose `vms` holds the VM's.
+    #[must_use]
+    pub fn root(self, state: &Path) -> PathBuf {
+        match self {
+            Self::A => state.to_owned(),
+            Self::B => state.join("b"),
+        }
+    }
+}
+
+/// What is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kept {
+    /// Image and manifest that the configuration named when this was written. Once it names others, they count.
+    pub file: (PathBuf, Option<PathBuf>),
+    /// Where the appliance's VM lives.
+    pub slot: Slot,
+    /// What it runs.
+    pub current: Deployment,
+    /// What it ran before, for a rollback.
+    pub previous: Option<Deployment>,
+    /// The update under way, or the last one.
+    pub update: Option<Update>,
+}
+
+impl Kept {
+    /// Nothing was ever updated: what the file names.
+    #[must_use]
+    pub fn first(image: &Path, manifest: Option<&Path>) -> Self {
+        Self {
+            file: (image.to_owned(), manifest.map(Path::to_owned)),
+            slot: Slot::A,
+            current: Deployment::read(image, manifest),
+            previous: None,
+            update: None,
+        }
+    }
+
+    /// The same after the file was edited, if it was: what it names now counts, and what ran before can be gone back to.
+    #[must_use]
+    pub fn of_file(self, image: &Path, manifest: Option<&Path>) -> Self {
+        let first = Self::first(image, manifest);
+        if self.file == first.file {
+            return self;
+        }
+        Self {
+            file: first.file,
+            current: first.current,
+            previous: Some(self.current),
+            ..self
+        }
+    }
+
+    /// The update under way.
+    #[must_use]
+    pub fn under_way(&self) -> Option<&Update> {
+        self.update.as_ref().filter(|update| !update.is_over())
+    }
+
+    /// The new deployment becomes the appliance's.
+    pub fn commit(&mut self) {
+        if let Some(update) = &self.update {
+            let to = update.to.clone();
+            self.previous = Some(std::mem::replace(&mut self.current, to));
+            self.slot = self.slot.other();
+        }
+    }
+}
+
+impl Deployment {
+    /// With what the manifest says, as far as it can be read.
+    #[must_use]
+    pub fn read(image: &Path, manifest: Option<&Path>) -> Self {
+        let opened = crate::image::manifest(image, manifest).ok();
+        Self {
+            image: image.to_owned(),
+            manifest: manifest.map(Path::to_owned),
+            manifest_id: opened.as_ref().map(|(id, _)| *id),
+            release: opened.map(|(_, manifest)| manifest.release),
+        }
+    }
+}
+
+/// Why what was kept is not understood.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The folder.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Its content.
+    #[error("{path:?} is damaged")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// What was kept of `name`, if anything.
+///
+/// # Errors
+/// [`LoadError`].
+pub fn load(root: &Path, name: &str) -> Result<Option<Kept>, LoadError> {
+    let path = state::folder(root, name)?.join(FILE);
+    let bytes = match read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(state::fail("read", &path))?,
+    };
+    let kept = serde_json::from_slice(&bytes);
+    kept.map(Some)
+        .map_err(|source| LoadError::Damaged { path, source })
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(
+        &mut io::Read::take(fs::File::open(path)?, MAX_LEN),
+        &mut bytes,
+    )?;
+    Ok(bytes)
+}
+
+/// Keeps `kept`, on the disk itself: an update may be followed by a power cut.
+///
+/// # Errors
+/// [`StateError`].
+pub fn save(root: &Path, name: &str, kept: &Kept) -> Result<(), StateError> {
+    let path = state::prepare(root, name)?.join(FILE);
+    // Numbers, names and paths: serialisation cannot fail.
+    state::write_durably(&path, &serde_json::to_vec_pretty(kept).unwrap_or_default())
+}
+
+/// Keeps a manifest and its signatures, so that what was checked is what is published, whatever becomes of the files.
+///
+/// # Errors
+/// [`StateError`].
+pub fn keep(root: &Path, name: &str, checked: &Checked) -> Result<Deployment, StateError> {
+    let folder = state::prepare(root, name)?.join(MANIFESTS);
+    state::folder_of_ours(&folder)?;
+    let path = folder.join(format!("{}.json", checked.id));
+    state::write_durably(
+        &folder.join(format!("{}.json.dsse", checked.id)),
+        &checked.envelope,
+    )?;
+    state::write_durably(&path, &checked.manifest)?;
+    Ok(Deployment {
+        image: checked.image.clone(),
+        manifest: Some(path),
+        manifest_id: Some(checked.id),
+        release: Some(checked.release),
+    })
+}
+
+/// Removes the manifests that `kept` does not name any more.
+pub fn prune(root: &Path, name: &str, kept: &Kept) {
+    let Ok(folder) = state::folder(root, name) else {
+        return;
+    };
+    let to = kept.under_way().map(|update| &update.to);
+    let named = [Some(&kept.current), kept.previous.as_ref(), to];
+    let ids: Vec<Hex32> = named
+        .into_iter()
+        .flatten()
+        .filter_map(|deployment| deployment.manifest_id)
+        .collect();
+    for entry in fs::read_dir(folder.join(MANIFESTS))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let name = entry.file_name();
+        let id = name.to_str().and_then(|name| name.split('.').next());
+        let wanted = id.and_then(|id| id.parse::<Hex32>().ok());
+        if !wanted.is_some_and(|id| ids.contains(&id)) {
+            // One that stays costs its bytes, and is tried again after the next update.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::update::{Phase, Way};
+
+    fn kept() -> Kept {
+        Kept::first(Path::new("/image"), None)
+    }
+
+    fn deployment(image: &str) -> Deployment {
+        Deployment {
+            image: image.into(),
+            manifest: None,
+            manifest_id: None,
+            release: None,
+        }
+    }
+
+    #[test]
+    fn what_was_updated_holds_until_the_file_names_another_image() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(load(root.path(), "first").unwrap(), None);
+        let mut kept = kept();
+        kept.update = Some(Update {
+            number: 1,
+            rollback: false,
+            way: Way::Beside,
+            phase: Phase::Retiring,
+            since: 1,
+            until: None,
+            to: deployment("/newer"),
+        });
+        kept.commit();
+        assert_eq!((kept.slot, &kept.current), (Slot::B, &deployment("/newer")));
+        assert_eq!(kept.previous, Some(deployment("/image")));
+        save(root.path(), "first", &kept).unwrap();
+        let again = load(root.path(), "first").unwrap().unwrap();
+        assert_eq!(again, kept);
+        assert_eq!(again.clone().of_file(Path::new("/image"), None), kept);
+        let edited = again.of_file(Path::new("/image"), Some(Path::new("/signed")));
+        assert_eq!(edited.previous, Some(deployment("/newer")));
+        assert_eq!(
+            edited.current.manifest.as_deref(),
+            Some(Path::new("/signed"))
+        );
+        assert_eq!(edited.slot, Slot::B);
+
+        let path = root.path().join("vms/first").join(FILE);
+        fs::write(&path, "{").unwrap();
+        let error = load(root.path(), "first").unwrap_err().to_string();
+        assert_eq!(error, format!("{path:?} is damaged"));
+    }
+
+    #[test]
+    fn manifests_are_kept_as_long_as_they_are_named() {
+        let root = tempfile::tempdir().unwrap();
+        let checked = |byte| Checked {
+            image: "/newer".into(),
+            manifest: vec![byte],
+            envelope: vec![byte, byte],
+            id: Hex32::sha256(&[byte]),
+            release: 2,
+            basis: String::new(),
+        };
+        let mut kept = kept();
+        kept.current = keep(root.path(), "first", &checked(1)).unwrap();
+        keep(root.path(), "first", &checked(2)).unwrap();
+        prune(root.path(), "first", &kept);
+        let folder = root.path().join("vms/first").join(MANIFESTS);
+        let mut left: Vec<_> = fs::read_dir(folder).unwrap().flatten().collect();
+        left.sort_by_key(|entry| entry.path().as_os_str().len());
+        let read = |index: usize| fs::read(left[index].path()).unwrap();
+        assert_eq!((left.len(), read(0), read(1)), (2, vec![1], vec![1, 1]));
+        assert_eq!(kept.current.manifest, Some(left[0].path()));
+    }
+}

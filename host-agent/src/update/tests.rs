@@ -1,0 +1,317 @@
+//! The promises of an update, against a world of two VMs in which everything may happen.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const LIMITS: Limits = Limits {
+    starting: Duration::from_secs(60),
+    switching: Duration::from_secs(5),
+    proving: Duration::from_secs(10),
+};
+
+fn deployment() -> Deployment {
+    Deployment {
+        image: "/newer".into(),
+        manifest: None,
+        manifest_id: None,
+        release: Some(2),
+    }
+}
+
+fn begun(way: Way) -> (Update, Vec<Effect>) {
+    begin(1, false, way, deployment(), 1000, &LIMITS)
+}
+
+/// Walks `events` from the beginning; every effect but `Publish`, in order.
+fn walk(way: Way, events: &[Event]) -> (Update, Vec<Effect>) {
+    let (mut update, mut effects) = begun(way);
+    for event in events {
+        let now = update.until.filter(|_| *event == Event::Tick);
+        let now = now.unwrap_or(update.since);
+        let (after, more) = next(&update, now, event, &LIMITS);
+        update = after;
+        effects.extend(more);
+    }
+    effects.retain(|effect| *effect != Effect::Publish);
+    (update, effects)
+}
+
+#[test]
+fn beside_the_old_one_serves_until_the_new_one_has_proved_itself() {
+    use Event::*;
+    let events = [NewServes, Accepted, Switched, Tick, OldEnded];
+    let (update, effects) = walk(Way::Beside, &events);
+    assert_eq!(update.phase, Phase::Done);
+    let expected = [
+        Effect::StartNew,
+        Effect::Examine,
+        Effect::Switch,
+        Effect::HoldOld,
+        Effect::Commit,
+        Effect::RetireOld,
+    ];
+    assert_eq!(effects, expected);
+}
+
+#[test]
+fn in_place_the_old_one_finishes_first_and_comes_back_if_need_be() {
+    use Event::*;
+    let (update, effects) = walk(
+        Way::InPlace,
+        &[OldEnded, NewServes, Accepted, Switched, Tick],
+    );
+    assert_eq!(update.phase, Phase::Done);
+    let expected = [
+        Effect::EmptyOld,
+        Effect::StartNew,
+        Effect::Examine,
+        Effect::Switch,
+        Effect::Commit,
+    ];
+    assert_eq!(effects, expected);
+    let events = [OldEnded, NewEnded("no disk".into())];
+    let (update, effects) = walk(Way::InPlace, &events);
+    let reason = "no disk".to_owned();
+    assert_eq!(update.phase, Phase::Failed { reason });
+    assert_eq!(effects.last(), Some(&Effect::StartOld));
+}
+
+#[test]
+fn whatever_is_late_or_refused_goes_back_with_its_reason() {
+    use Event::*;
+    let refused = || Refused("the MRTD differs".into());
+    let cases: [(&[Event], &str); 5] = [
+        (&[Tick], "it did not serve within 60 seconds"),
+        (
+            &[NewServes, Tick],
+            "its evidence was not accepted within 60 seconds",
+        ),
+        (&[NewServes, refused()], "the MRTD differs"),
+        (
+            &[NewServes, Accepted, Tick],
+            "it did not get the public listener within 5 seconds",
+        ),
+        (
+            &[NewServes, Accepted, NotSwitched("no listener".into())],
+            "no listener",
+        ),
+    ];
+    for (events, expected) in cases {
+        let (update, effects) = walk(Way::Beside, events);
+        let (reason, restore) = (expected.to_owned(), true);
+        assert_eq!(update.phase, Phase::Reverting { reason, restore });
+        let last = &effects[effects.len() - 2..];
+        assert_eq!(last, [Effect::ReleaseOld, Effect::KillNew], "{expected}");
+        let gone = NewEnded("killed".into());
+        let (update, _) = next(&update, 2000, &gone, &LIMITS);
+        let reason = expected.to_owned();
+        assert_eq!(update.phase, Phase::Failed { reason });
+    }
+}
+
+#[test]
+fn what_the_operator_stops_is_not_started_again() {
+    use Event::*;
+    let (stop, gone) = (|| Cancel("stopped".into()), || NewEnded("killed".into()));
+    for way in [Way::Beside, Way::InPlace] {
+        let (update, effects) = walk(way, &[OldEnded, stop(), gone()]);
+        let reason = "stopped".to_owned();
+        assert_eq!(update.phase, Phase::Failed { reason });
+        assert!(!effects.contains(&Effect::StartOld) && !effects.contains(&Effect::ReleaseOld));
+        assert!(effects.contains(&Effect::KillNew));
+    }
+    // Also when it goes back already.
+    let events = [OldEnded, NewServes, Refused("no".into()), stop(), gone()];
+    let (_, effects) = walk(Way::InPlace, &events);
+    assert!(!effects.contains(&Effect::StartOld));
+}
+
+/// Two VMs, of which the effects are true, and what cannot be seen from an update alone.
+#[derive(Debug, Default)]
+struct World {
+    old: Vm,
+    new: Vm,
+    commits: u32,
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct Vm {
+    alive: bool,
+    /// Takes public connections.
+    open: bool,
+    draining: bool,
+}
+
+impl World {
+    fn with_old() -> Self {
+        let old = Vm {
+            alive: true,
+            open: true,
+            draining: false,
+        };
+        Self {
+            old,
+            ..Self::default()
+        }
+    }
+
+    fn perform(&mut self, effects: &[Effect]) {
+        for effect in effects {
+            match effect {
+                Effect::Publish | Effect::Examine => {}
+                Effect::EmptyOld | Effect::RetireOld => {
+                    self.old.open = false;
+                    self.old.draining = true;
+                }
+                Effect::StartNew => {
+                    assert!(!self.new.alive, "two new VMs at once");
+                    self.new.alive = true;
+                }
+                Effect::Switch => self.new.open = self.new.alive,
+                Effect::HoldOld => self.old.open = false,
+                Effect::ReleaseOld => self.old.open = self.old.alive && !self.old.draining,
+                Effect::Commit => self.commits += 1,
+                // Killed, and dead a moment later: an event of its own.
+                Effect::KillNew => self.new.open = false,
+                Effect::StartOld => {
+                    self.old = Vm {
+                        alive: true,
+                        open: true,
+                        draining: false,
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What happens next, by number: half of it is what an update waits for.
+fn event(number: u8, update: &Update, world: &mut World) -> Event {
+    match number % 16 {
+        0..=3 if update.phase == Phase::Starting => Event::NewServes,
+        0..=3 if update.phase == Phase::Examining => Event::Accepted,
+        0..=3 if update.phase == Phase::Switching => Event::Switched,
+        4 => Event::Refused("refused".into()),
+        5 => Event::NotSwitched("taken".into()),
+        6 if world.new.alive => {
+            world.new = Vm::default();
+            Event::NewEnded("died".into())
+        }
+        7 | 8 if matches!(update.phase, Phase::Reverting { .. }) && world.new.alive => {
+            world.new = Vm::default();
+            Event::NewEnded("killed".into())
+        }
+        9 | 10 if world.old.draining => {
+            world.old = Vm::default();
+            Event::OldEnded
+        }
+        11 => Event::Resumed,
+        12 => Event::NewServes,
+        13 => Event::Accepted,
+        14 if number > 200 => Event::NotKept("no space left".into()),
+        _ => Event::Tick,
+    }
+}
+
+proptest! {
+    /// Beside: in every moment somebody takes the public connections. Either way: one commit at most, of an accepted VM;
+    /// what is over stays so; and what is not over has a deadline or a process that ends.
+    #[test]
+    fn somebody_always_serves(
+        numbers in prop::collection::vec(any::<u8>(), 1..60),
+        beside: bool,
+    ) {
+        let way = if beside { Way::Beside } else { Way::InPlace };
+        let mut world = World::with_old();
+        let (mut update, effects) = begun(way);
+        world.perform(&effects);
+        let (mut now, mut accepted) = (1000, false);
+        for number in numbers {
+            let before = update.clone();
+            let event = event(number, &update, &mut world);
+            now = if number % 3 == 0 { update.until.unwrap_or(now).max(now) } else { now + 1 };
+            accepted |= event == Event::Accepted && update.phase == Phase::Examining;
+            let (after, effects) = next(&update, now, &event, &LIMITS);
+            update = after;
+            world.perform(&effects);
+            prop_assert!(world.commits <= 1);
+            prop_assert_eq!(world.commits == 1, update.is_committed());
+            prop_assert!(!update.is_committed() || accepted);
+            if before.is_over() {
+                prop_assert_eq!(&before, &update);
+                prop_assert!(effects.is_empty());
+            }
+            if way == Way::Beside && !update.is_committed() {
+                prop_assert!(world.old.open || world.new.open, "{:?}", world);
+                prop_assert!(world.old.alive);
+            }
+            let process = match update.phase {
+                Phase::Emptying | Phase::Retiring => world.old.alive,
+                Phase::Reverting { .. } => world.new.alive,
+                Phase::Done | Phase::Failed { .. } => true,
+                _ => update.until.is_some(),
+            };
+            prop_assert!(process, "{update:?} has no end");
+            if let Phase::Failed { .. } = update.phase {
+                prop_assert!(world.old.alive && world.old.open && !world.old.draining);
+            }
+        }
+    }
+
+    /// A daemon that comes back at any moment finds one of two deployments, and the update goes on to an end.
+    #[test]
+    fn a_killed_daemon_recovers_into_a_whole_state(
+        numbers in prop::collection::vec(any::<u8>(), 0..30),
+        beside: bool,
+        new_lives: bool,
+    ) {
+        let way = if beside { Way::Beside } else { Way::InPlace };
+        let mut world = World::with_old();
+        let (mut update, effects) = begun(way);
+        world.perform(&effects);
+        let mut now = 1000;
+        for number in numbers {
+            let event = event(number, &update, &mut world);
+            now = update.until.filter(|_| number % 3 == 0).unwrap_or(now).max(now) + 1;
+            let (after, effects) = next(&update, now, &event, &LIMITS);
+            update = after;
+            world.perform(&effects);
+        }
+        // As it is read back from the disk.
+        let kept = serde_json::to_vec(&update).unwrap();
+        let mut update: Update = serde_json::from_slice(&kept).unwrap();
+        let mut events = vec![];
+        if !new_lives && update.has_new() {
+            world.new = Vm::default();
+            events.push(Event::NewEnded("it was gone when the daemon came back".into()));
+        }
+        events.push(Event::Resumed);
+        for _ in 0..20 {
+            if update.is_over() {
+                break;
+            }
+            let event = events.pop().unwrap_or_else(|| match update.phase {
+                Phase::Emptying | Phase::Retiring => Event::OldEnded,
+                Phase::Reverting { .. } => Event::NewEnded("killed".into()),
+                _ => Event::Tick,
+            });
+            now = update.until.unwrap_or(now).max(now);
+            let (after, effects) = next(&update, now, &event, &LIMITS);
+            update = after;
+            if event == Event::OldEnded {
+                world.old = Vm::default();
+            }
+            if matches!(event, Event::NewEnded(_)) {
+                world.new = Vm::default();
+            }
+            world.perform(&effects);
+        }
+        prop_assert!(update.is_over(), "{update:?}");
+        match update.phase {
+            // Its life is its own from then on.
+            Phase::Done => prop_assert!(world.commits == 1),
+            _ => prop_assert!(world.commits == 0 && world.old.alive && !world.old.draining),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Structured logs: the daemon's events as records of systemd's journal, where it runs under that.
+//!
+//! The native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL) is one datagram of `FIELD=value` lines to a fixed socket. The
+//! crates for it bring a tracing framework or ten packages for that datagram, and neither lets a test listen.
+
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+
+use crate::daemon::journal::Entry;
+use crate::text::plain;
+
+/// Where the journal listens.
+pub const SOCKET: &str = "/run/systemd/journal/socket";
+/// Under this name records are found: `journalctl -t cocoon-host`.
+const IDENTIFIER: &str = "cocoon-host";
+/// Longest text that a record holds, in characters: reasons repeat what a guest said.
+const MAX_TEXT: usize = 1000;
+
+/// The journal.
+#[derive(Debug)]
+pub struct Journald {
+    socket: UnixDatagram,
+}
+
+impl Journald {
+    /// The journal that standard error goes to, if it does (`JOURNAL_STREAM`, systemd.exec(5)): device and inode tell
+    /// whether it still does, since a shell may have sent it elsewhere.
+    #[must_use]
+    pub fn of_this_process() -> Option<Self> {
+        let stream = std::env::var("JOURNAL_STREAM").ok()?;
+        let error = std::fs::metadata("/proc/self/fd/2").ok()?;
+        (stream == format!("{}:{}", error.dev(), error.ino())).then_some(())?;
+        Self::at(Path::new(SOCKET)).ok()
+    }
+
+    /// The journal that listens at `path`.
+    ///
+    /// # Errors
+    /// Nobody does.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        socket.connect(path)?;
+        // A journal that does not keep up loses records; the appliances go on.
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket })
+    }
+
+    /// Writes an event.
+    ///
+    /// # Errors
+    /// The journal takes none.
+    pub fn write(&self, entry: &Entry) -> io::Result<()> {
+        self.socket.send(&record(entry)).map(drop)
+    }
+}
+
+/// The event as a record. No value has a line end, so that every field is one line.
+fn record(entry: &Entry) -> Vec<u8> {
+    let text = plain(&entry.text, MAX_TEXT);
+    let message = match &entry.appliance {
+        Some(name) => format!("{name}: {text}"),
+        None => text,
+    };
+    let mut fields = vec![
+        ("MESSAGE", message),
+        ("PRIORITY", priority(&entry.state).to_string()),
+        ("SYSLOG_IDENTIFIER", IDENTIFIER.to_owned()),
+        ("COCOON_EVENT", entry.seq.to_string()),
+        ("COCOON_STATE", plain(&entry.state, MAX_TEXT)),
+    ];
+    if let Some(name) = &entry.appliance {
+        fields.push(("COCOON_APPLIANCE", plain(name, MAX_TEXT)));
+    }
+    let lines = fields
+        .iter()
+        .map(|(field, value)| format!("{field}={value}\n"));
+    lines.collect::<String>().into_bytes()
+}
+
+/// As syslog(3) counts: an appliance that is given up is an error, what needs a look a warning.
+fn priority(state: &str) -> u8 {
+    match state {
+        "failed" => 3,
+        "unknown" => 4,
+        "note" => 5,
+        _ => 6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_record_with_fields() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let journal = UnixDatagram::bind(&path).unwrap();
+        let entry = Entry {
+            seq: 7,
+            time: 1.5,
+            appliance: Some("first".to_owned()),
+            state: "failed".to_owned(),
+            text: "given up: \u{1b}[2J\nMESSAGE=forged".to_owned(),
+        };
+        let ours = Journald::at(&path).unwrap();
+        ours.write(&entry).unwrap();
+        let mut buffer = [0; 1024];
+        let length = journal.recv(&mut buffer).unwrap();
+        let expected = "MESSAGE=first: given up: [2J MESSAGE=forged\nPRIORITY=3\n\
+            SYSLOG_IDENTIFIER=cocoon-host\nCOCOON_EVENT=7\nCOCOON_STATE=failed\nCOCOON_APPLIANCE=first\n";
+        assert_eq!(std::str::from_utf8(&buffer[..length]).unwrap(), expected);
+        drop(journal);
+        assert!(ours.write(&entry).is_err());
+    }
+
+    #[test]
+    fn without_a_journal_there_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(Journald::at(&folder.path().join("socket")).is_err());
+    }
+}

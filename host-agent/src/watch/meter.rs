@@ -1,0 +1,133 @@
+//! What a guest does in a second, from the counters that it tells about every ten.
+
+use std::collections::VecDeque;
+
+use cocoon_protocol::control::Metrics;
+use serde::{Deserialize, Serialize};
+
+use crate::lifecycle::Millis;
+
+/// Over how long a rate is taken: long answers change no counter before their end, so that less would flicker.
+const WINDOW: Millis = 60_000;
+/// A guest that has told nothing for so long is not doing what it did.
+const STALE: Millis = 30_000;
+/// More samples than a window has; a guest that tells too often replaces its newest.
+const KEPT: usize = 16;
+/// Samples nearer to each other than this are one.
+const APART: Millis = 2_000;
+
+/// What a guest does in a second.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rates {
+    /// Tokens that it makes.
+    pub completion_tokens: f64,
+    /// Tokens of prompts that it reads.
+    pub prompt_tokens: f64,
+    /// Requests that reach its engine.
+    pub requests: f64,
+    /// Over how many seconds these were taken.
+    pub seconds: f64,
+}
+
+/// Counters with times.
+#[derive(Debug, Clone, Default)]
+pub struct Meter {
+    samples: VecDeque<(Millis, Metrics)>,
+}
+
+impl Meter {
+    /// The guest's counters are these now.
+    pub fn add(&mut self, now: Millis, metrics: Metrics) {
+        let newest = self.samples.len().checked_sub(2);
+        let before = newest.and_then(|index| self.samples.get(index));
+        if before.is_some_and(|(at, _)| now.saturating_sub(*at) < APART) {
+            self.samples.pop_back();
+        }
+        self.samples.push_back((now, metrics));
+        // The one at the window's far end is needed still.
+        let outside = |index: usize| {
+            let sample = self.samples.get(index);
+            sample.is_some_and(|(at, _)| now.saturating_sub(*at) >= WINDOW)
+        };
+        let old = (1..self.samples.len())
+            .take_while(|index| outside(*index))
+            .count();
+        let old = old.max(self.samples.len().saturating_sub(KEPT));
+        self.samples.drain(..old);
+    }
+
+    /// Another guest begins to count.
+    pub fn clear(&mut self) {
+        self.samples.clear();
+    }
+
+    /// The rates now; `None` while they cannot be known.
+    #[must_use]
+    pub fn rates(&self, now: Millis) -> Option<Rates> {
+        let ((from, first), (to, last)) = (self.samples.front()?, self.samples.back()?);
+        if to <= from || now.saturating_sub(*to) > STALE {
+            return None;
+        }
+        let seconds = (to - from) as f64 / 1000.0;
+        // A guest that counts backwards does nothing.
+        let rate = |of: fn(&Metrics) -> u64| of(last).saturating_sub(of(first)) as f64 / seconds;
+        Some(Rates {
+            completion_tokens: rate(|metrics| metrics.completion_tokens),
+            prompt_tokens: rate(|metrics| metrics.prompt_tokens),
+            requests: rate(|metrics| metrics.requests),
+            seconds,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn tokens(completion_tokens: u64) -> Metrics {
+        Metrics {
+            completion_tokens,
+            ..Metrics::default()
+        }
+    }
+
+    #[test]
+    fn a_rate_is_of_the_last_minute_and_of_nothing_older() {
+        let mut meter = Meter::default();
+        assert_eq!(meter.rates(0), None);
+        meter.add(1_000, tokens(0));
+        assert_eq!(meter.rates(1_000), None);
+        meter.add(11_000, tokens(50));
+        let rates = meter.rates(12_000).unwrap();
+        assert_eq!((rates.completion_tokens, rates.seconds), (5.0, 10.0));
+        for tick in 2..20 {
+            meter.add(1_000 + tick * 10_000, tokens(50 + tick * 100));
+        }
+        let rates = meter.rates(191_000).unwrap();
+        assert_eq!((rates.completion_tokens, rates.seconds), (10.0, 60.0));
+        // It has fallen silent.
+        assert_eq!(meter.rates(191_000 + STALE + 1), None);
+        meter.clear();
+        assert_eq!(meter.rates(191_000), None);
+    }
+
+    proptest! {
+        /// Whatever a guest tells and whenever: no rate is negative or endless, and little is kept.
+        #[test]
+        fn no_guest_can_break_a_rate(told in prop::collection::vec((0..5_000_u64, any::<u64>()), 0..200)) {
+            let (mut meter, mut now) = (Meter::default(), 1);
+            for (later, count) in told {
+                now += later;
+                meter.add(now, tokens(count));
+                prop_assert!(meter.samples.len() <= KEPT);
+                if let Some(rates) = meter.rates(now) {
+                    prop_assert!(rates.completion_tokens.is_finite() && rates.completion_tokens >= 0.0);
+                    prop_assert!(rates.seconds > 0.0);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Single numbers of a moment, with their labels.
+
+use Number::Count;
+use cocoon_protocol::control::Metrics;
+
+use super::super::{Watch, Watched};
+
+/// A number: counts are whole, everything else is not.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Number {
+    Count(u64),
+    Real(f64),
+}
+
+/// One number with its labels.
+pub(super) type Sample = (Vec<(&'static str, String)>, Number);
+
+pub(super) fn one(number: Number) -> Vec<Sample> {
+    vec![(vec![], number)]
+}
+
+pub(super) fn known(number: Option<Number>) -> Vec<Sample> {
+    number.map(one).unwrap_or_default()
+}
+
+pub(super) fn each(watch: &Watch, sample: impl Fn(&Watched) -> Option<Sample>) -> Vec<Sample> {
+    watch.appliances.iter().filter_map(sample).collect()
+}
+
+pub(super) fn number(watch: &Watch, of: impl Fn(&Watched) -> Option<Number>) -> Vec<Sample> {
+    each(watch, |one| Some((labels(one, &[]), of(one)?)))
+}
+
+pub(super) fn told(watch: &Watch, of: fn(&Metrics) -> u64) -> Vec<Sample> {
+    number(watch, |one| {
+        Some(Count(of(one.view.report.as_ref()?.metrics.as_ref()?)))
+    })
+}
+
+pub(super) fn labels(one: &Watched, more: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
+    let appliance = ("appliance", one.view.name.clone());
+    let more = more
+        .iter()
+        .map(|(label, value)| (*label, (*value).to_owned()));
+    std::iter::once(appliance).chain(more).collect()
+}
+
+pub(super) fn seconds(millis: u64) -> f64 {
+    millis as f64 / 1000.0
+}

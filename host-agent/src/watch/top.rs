@@ -1,0 +1,125 @@
+//! `cocoon-host top`: the table, as text.
+
+use super::{Evidence, Watch, Watched};
+use crate::lifecycle::Millis;
+use crate::text::plain;
+
+/// What stands where nothing is known.
+pub const UNKNOWN: &str = "–";
+/// Columns that may shrink end at the least at this.
+const NAME: usize = 24;
+
+/// The table at one moment, in lines of at most `width` columns.
+#[must_use]
+pub fn table(watch: &Watch, width: usize) -> String {
+    let host = &watch.host;
+    let serving = watch.appliances.iter();
+    let serving = serving.filter(|one| one.view.life.state.name() == "serving");
+    let tokens: f64 = rates(watch).map(|rates| rates.completion_tokens).sum();
+    let memory = match (host.memory_available_bytes, host.memory_bytes) {
+        (Some(free), Some(all)) => format!("{} of {} free", bytes(free), bytes(all)),
+        _ => UNKNOWN.to_owned(),
+    };
+    let load = host
+        .load1
+        .map_or(UNKNOWN.to_owned(), |load| format!("{load:.2}"));
+    let processors = (host.processors).map_or(UNKNOWN.to_owned(), |count| count.to_string());
+    let mut lines = vec![
+        format!(
+            "cocoon-host {} · {} of {} serving · {} tokens/s",
+            watch.version,
+            serving.count(),
+            watch.appliances.len(),
+            rate(rates(watch).next().map(|_| tokens)),
+        ),
+        format!("load {load} on {processors} processors · memory {memory}"),
+        String::new(),
+        format!(
+            "{:<NAME$} {:<10} {:>6} {:<17} {:>8} {:>8} {:>9} {:>7} {:>9}",
+            "NAME", "STATE", "FOR", "EVIDENCE", "TOK/S", "REQ/S", "ANSWERED", "ERRORS", "MEMORY"
+        ),
+    ];
+    lines.extend(watch.appliances.iter().map(|one| row(one, watch.time)));
+    let mut table = String::new();
+    for line in lines {
+        table.extend(line.chars().take(width));
+        table.push('\n');
+    }
+    table
+}
+
+fn rates(watch: &Watch) -> impl Iterator<Item = super::Rates> {
+    watch.appliances.iter().filter_map(|one| one.rates)
+}
+
+fn row(one: &Watched, now: Millis) -> String {
+    let view = &one.view;
+    let metrics = view.report.as_ref().and_then(|report| report.metrics);
+    let count = |count: Option<u64>| count.map_or(UNKNOWN.to_owned(), |count| count.to_string());
+    let resident = one.qemu.map(|qemu| bytes(qemu.resident_bytes));
+    format!(
+        "{:<NAME$} {:<10} {:>6} {:<17} {:>8} {:>8} {:>9} {:>7} {:>9}",
+        plain(&view.name, NAME),
+        view.life.state.name(),
+        age(now.saturating_sub(view.life.since)),
+        evidence(one, now),
+        rate(one.rates.map(|rates| rates.completion_tokens)),
+        rate(one.rates.map(|rates| rates.requests)),
+        count(metrics.map(|metrics| metrics.requests)),
+        count(metrics.map(|metrics| metrics.errors)),
+        resident.unwrap_or_else(|| UNKNOWN.to_owned()),
+    )
+}
+
+/// What is known of the evidence, in a few letters.
+#[must_use]
+pub fn evidence(one: &Watched, now: Millis) -> String {
+    let kind = if one.is_simulated() {
+        "simulated"
+    } else {
+        "real"
+    };
+    match one.evidence {
+        Evidence::None => UNKNOWN.to_owned(),
+        Evidence::Coming => "on its way".to_owned(),
+        Evidence::Taken { at: None } => kind.to_owned(),
+        Evidence::Taken { at: Some(at) } => format!("{kind}, {}", age(now.saturating_sub(at))),
+    }
+}
+
+/// A number of something in a second, as precise as it is worth.
+#[must_use]
+pub fn rate(rate: Option<f64>) -> String {
+    match rate {
+        None => UNKNOWN.to_owned(),
+        Some(0.0) => "0".to_owned(),
+        Some(rate) if rate < 100.0 => format!("{rate:.1}"),
+        Some(rate) => format!("{rate:.0}"),
+    }
+}
+
+/// A duration in its largest unit.
+#[must_use]
+pub fn age(millis: Millis) -> String {
+    let seconds = millis / 1000;
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m", seconds / 60),
+        3_600..172_800 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// An amount of memory in its largest unit, of 1024 each.
+#[must_use]
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let mut amount = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while amount >= 1024.0 && unit + 1 < UNITS.len() {
+        amount /= 1024.0;
+        unit += 1;
+    }
+    let digits = usize::from(unit >= 2 && amount < 100.0);
+    format!("{amount:.digits$} {}", UNITS[unit])
+}

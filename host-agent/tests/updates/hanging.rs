@@ -1,0 +1,73 @@
+//! Guests that hang in each phase of their boot, and say so in none.
+
+use std::time::Duration;
+
+use cocoon_host_agent::lifecycle::{Deadlines, State};
+use cocoon_host_agent::update::Phase;
+
+use crate::world::{World, line};
+
+/// The phases that the host hears of, and what becomes of an appliance whose guest hangs there.
+const PHASES: [(&str, &str); 7] = [
+    ("hello", "booting took more than 10 seconds"),
+    ("configuration", "booting took more than 10 seconds"),
+    ("model", "booting took more than 10 seconds"),
+    ("keys", "booting took more than 10 seconds"),
+    ("evidence", "attesting took more than 5 seconds"),
+    ("engine", "attesting took more than 5 seconds"),
+    ("serving", "attesting took more than 5 seconds"),
+];
+
+/// Each is killed at its deadline, with QEMU and the simulator, and given up with the reason.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_hangs_in_any_phase_is_killed_and_named() {
+    let deadlines = Deadlines {
+        booting: Duration::from_secs(10),
+        attesting: Duration::from_secs(5),
+        ..Deadlines::default()
+    };
+    let words = PHASES.map(|(phase, _)| format!("hangs {phase}"));
+    let names = PHASES.map(|(phase, _)| format!("in-{phase}"));
+    let parts: Vec<(&str, &str)> = names
+        .iter()
+        .map(String::as_str)
+        .zip(words.iter().map(String::as_str))
+        .collect();
+    let world = World::of(&parts, "restart.policy = \"never\"", deadlines).await;
+    for (name, (_, reason)) in names.iter().zip(PHASES) {
+        let view = world
+            .until(name, |view| view.life.state.is_terminal())
+            .await;
+        let reason = reason.to_owned();
+        assert_eq!(
+            view.life.state,
+            State::Failed { reason },
+            "{name}: {:#?}",
+            world.told()
+        );
+        let pid = std::fs::read_to_string(view.folder.join("supervisor.pid")).unwrap();
+        let process = format!("/proc/{}/fd", pid.trim());
+        assert!(
+            std::fs::read_dir(process).is_err(),
+            "{name} left its supervisor"
+        );
+    }
+}
+
+/// The same in an update: the old VM never notices.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_to_a_guest_that_hangs_goes_back() {
+    let mut world = World::new("serves old", "").await;
+    world.serving("first").await;
+    world.kill().await;
+    world.edit("start_seconds = 60", "start_seconds = 2");
+    world.begin();
+    let before = world.serving("first").await;
+    let image = world.image("hanging", "hangs engine", 6);
+    let view = world.update(&image, false, true).await.unwrap();
+    let reason = "it did not serve within 2 seconds".to_owned();
+    assert_eq!(view.update.unwrap().update.phase, Phase::Failed { reason });
+    assert_eq!(view.life, before.life);
+    let address = view.report.unwrap().endpoint.unwrap().to_string();
+    assert_eq!(line(&address, "still").await.unwrap(), "old still");
+}

@@ -1,0 +1,124 @@
+//! Clients that ask all the time, and count what they get.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::world::line;
+
+/// Clients of each kind.
+const CLIENTS: usize = 4;
+
+/// What they got.
+#[derive(Debug, Default)]
+pub struct Got {
+    /// Answers by who gave them.
+    pub answers: BTreeMap<String, u64>,
+    /// Requests without one.
+    pub failed: Vec<String>,
+}
+
+/// Clients under way.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    clients: JoinSet<Got>,
+}
+
+impl Load {
+    /// Some make a connection for each request; some keep theirs, as HTTP clients do, and ask again on a new one when it
+    /// was closed while it carried nothing.
+    pub fn on(address: String) -> Self {
+        let (stop, mut clients) = (Arc::new(AtomicBool::new(false)), JoinSet::new());
+        for number in 0..CLIENTS {
+            clients.spawn(fresh(address.clone(), number, Arc::clone(&stop)));
+            clients.spawn(kept(address.clone(), number, Arc::clone(&stop)));
+        }
+        Self { stop, clients }
+    }
+
+    /// All that they got.
+    pub async fn end(self) -> Got {
+        self.stop.store(true, Ordering::SeqCst);
+        let mut all = Got::default();
+        for got in self.clients.join_all().await {
+            for (who, count) in got.answers {
+                *all.answers.entry(who).or_default() += count;
+            }
+            all.failed.extend(got.failed);
+        }
+        all
+    }
+}
+
+impl Got {
+    fn take(&mut self, answer: std::io::Result<String>, asked: &str) {
+        match answer {
+            Ok(answer) => match answer.split_once(' ') {
+                Some((who, echo)) if echo == asked => {
+                    *self.answers.entry(who.to_owned()).or_default() += 1;
+                }
+                _ => self.failed.push(format!("{asked}: {answer:?}")),
+            },
+            Err(error) => self.failed.push(format!("{asked}: {error}")),
+        }
+    }
+}
+
+async fn fresh(address: String, number: usize, stop: Arc<AtomicBool>) -> Got {
+    let mut got = Got::default();
+    for request in 0.. {
+        if stop.load(Ordering::SeqCst) {
+            break;
+        }
+        let asked = format!("fresh-{number}-{request}");
+        got.take(line(&address, &asked).await, &asked);
+    }
+    got
+}
+
+async fn kept(address: String, number: usize, stop: Arc<AtomicBool>) -> Got {
+    let mut got = Got::default();
+    let mut connection: Option<BufReader<TcpStream>> = None;
+    for request in 0.. {
+        if stop.load(Ordering::SeqCst) {
+            break;
+        }
+        let asked = format!("kept-{number}-{request}");
+        let answer = match connection.take() {
+            Some(mut old) => ask(&mut old, &asked).await.map(|answer| (answer, old)),
+            None => Err(std::io::ErrorKind::NotConnected.into()),
+        };
+        let answer = match answer {
+            Ok(answer) => Ok(answer),
+            // It was closed between two requests.
+            Err(_) => on_new(&address, &asked).await,
+        };
+        match answer {
+            Ok((answer, kept)) => {
+                connection = Some(kept);
+                got.take(Ok(answer), &asked);
+            }
+            Err(error) => got.take(Err(error), &asked),
+        }
+    }
+    got
+}
+
+async fn on_new(address: &str, asked: &str) -> std::io::Result<(String, BufReader<TcpStream>)> {
+    let mut stream = BufReader::new(TcpStream::connect(address).await?);
+    let answer = ask(&mut stream, asked).await?;
+    Ok((answer, stream))
+}
+
+async fn ask(stream: &mut BufReader<TcpStream>, asked: &str) -> std::io::Result<String> {
+    stream.write_all(format!("{asked}\n").as_bytes()).await?;
+    let mut answer = String::new();
+    match stream.read_line(&mut answer).await? {
+        0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(answer.trim_end().to_owned()),
+    }
+}

@@ -1,0 +1,151 @@
+//! Updates that are refused before anything happens, each with its reason, and those that go back.
+
+use std::path::Path;
+
+use cocoon_host_agent::daemon::api::Code;
+use cocoon_host_agent::lifecycle::State;
+use cocoon_host_agent::update::Phase;
+
+use crate::image::{STRANGER, make};
+use crate::load::Load;
+use crate::world::{World, line};
+
+async fn refusal(world: &World, image: &Path) -> String {
+    let error = world.update(image, false, true).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::UpdateRefused));
+    error.to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_not_run_is_refused_with_its_reason_and_changes_nothing() {
+    let world = World::new("serves old", "").await;
+    let before = world.serving("first").await;
+
+    let unsigned = world.image("unsigned", "serves new", 6);
+    std::fs::remove_file(unsigned.join("manifest.json.dsse")).unwrap();
+    let said = refusal(&world, &unsigned).await;
+    let expected = "is not signed: get its signature file (manifest.json.dsse), or pin its hash if you built it yourself";
+    assert!(said.ends_with(expected), "{said}");
+
+    let foreign = make(world.path(), "foreign", "serves new", 6, &STRANGER);
+    let said = refusal(&world, &foreign).await;
+    assert!(
+        said.contains(" is signed by nobody you trust: signed by "),
+        "{said}"
+    );
+
+    let older = world.image("older", "serves new", 4);
+    let said = refusal(&world, &older).await;
+    let expected = "is of release 4, older than the lowest accepted, 5: the image was rolled back; the operator has to update";
+    assert!(said.ends_with(expected), "{said}");
+
+    let changed = world.image("changed", "serves new", 6);
+    let kernel = changed.join("vmlinuz");
+    let size = std::fs::metadata(&kernel).unwrap().len();
+    std::fs::write(&kernel, "longer than it was, and other").unwrap();
+    let said = refusal(&world, &changed).await;
+    let expected = format!(
+        "{kernel:?} is not the file that the manifest names: it has 29 bytes, expected are {size}; take image and manifest \
+         from the same release"
+    );
+    assert_eq!(said, expected);
+    std::fs::write(&kernel, "x".repeat(usize::try_from(size).unwrap())).unwrap();
+    let said = refusal(&world, &changed).await;
+    assert!(
+        said.contains(" is not the file that the manifest names: its SHA-256 is "),
+        "{said}"
+    );
+
+    let missing = world.path().join("missing");
+    let said = refusal(&world, &missing).await;
+    let expected = format!(
+        "cannot read {:?}: No such file or directory (os error 2)",
+        missing.join("manifest.json")
+    );
+    assert_eq!(said, expected);
+
+    let error = world.post("first/rollback").await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::NothingBefore));
+    assert_eq!(
+        error.to_string(),
+        "it was never updated: there is nothing to go back to"
+    );
+
+    let after = world.show("first").await;
+    assert_eq!(after, before);
+}
+
+/// The new VM is not accepted, fails, or hangs: the old one serves as if nothing had been, and the reason is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_fails_goes_back_and_disturbs_nobody() {
+    let world = World::new("serves old", "").await;
+    let before = world.serving("first").await;
+    let address = before
+        .report
+        .as_ref()
+        .unwrap()
+        .endpoint
+        .unwrap()
+        .to_string();
+    let load = Load::on(address.clone());
+    let cases = [
+        (
+            "refused new",
+            "a client would not accept its evidence: refused",
+        ),
+        (
+            "fails model",
+            "the guest failed in phase model: as it was told",
+        ),
+    ];
+    for (number, (words, expected)) in cases.into_iter().enumerate() {
+        let image = world.image(&format!("image-{number}"), words, 6);
+        let view = world.update(&image, false, true).await.unwrap();
+        let Phase::Failed { reason } = &view.update.as_ref().unwrap().update.phase else {
+            panic!("{view:#?}")
+        };
+        assert!(reason.contains(expected), "{reason}");
+        assert_eq!(
+            (&view.deployment, &view.life),
+            (&before.deployment, &before.life)
+        );
+        assert_eq!(view.update.unwrap().life, None);
+    }
+    let got = load.end().await;
+    assert_eq!(got.failed, [""; 0], "{:#?}", world.told());
+    assert_eq!(got.answers.keys().collect::<Vec<_>>(), ["old"]);
+    assert_eq!(world.show("first").await.report, before.report);
+    // Nothing of the new ones is left.
+    let socket = world.root().join("b/vms/first/sup");
+    assert!(tokio::net::UnixStream::connect(socket).await.is_err());
+}
+
+/// Only one update at a time, and no other orders in between but to stop, which ends both VMs.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_under_way_refuses_other_orders_but_to_stop() {
+    let world = World::new("serves old", "").await;
+    world.serving("first").await;
+    let newer = world.image("newer", "waits new", 6);
+    world.update(&newer, false, false).await.unwrap();
+    world.phase("starting").await;
+    for path in ["first/start", "first/restart", "first/rollback"] {
+        let error = world.post(path).await.unwrap_err();
+        let expected = match path {
+            "first/rollback" => Code::NothingBefore,
+            _ => Code::Updating,
+        };
+        assert_eq!(error.code(), Some(expected), "{path}: {error}");
+    }
+    let error = world.update(&newer, false, false).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "an update is under way: the new VM boots beside the old one, which serves"
+    );
+    let view = world.post("first/stop?wait=true").await.unwrap();
+    assert_eq!(view.life.state, State::Stopped { resume: false });
+    let reason = "the operator stopped the appliance".to_owned();
+    assert_eq!(view.update.unwrap().update.phase, Phase::Failed { reason });
+    let view = world.post("first/start?wait=true").await.unwrap();
+    let address = view.report.unwrap().endpoint.unwrap().to_string();
+    assert_eq!(line(&address, "still").await.unwrap(), "old still");
+}

@@ -1,0 +1,137 @@
+//! Daemons that are killed in the middle of an update, alone or with a VM: what comes after is one of two whole states.
+
+use std::sync::atomic::Ordering;
+
+use cocoon_host_agent::daemon::api::View;
+use cocoon_host_agent::update::Phase;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::load::Load;
+use crate::machine::SLOWLY;
+use crate::world::{World, line};
+
+fn endpoint(view: &View) -> String {
+    view.report.as_ref().unwrap().endpoint.unwrap().to_string()
+}
+
+fn new_pid(view: &View) -> u32 {
+    view.update.as_ref().unwrap().report.as_ref().unwrap().pid
+}
+
+fn killed(pid: u32) {
+    kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
+}
+
+/// An update of a serving appliance, brought to `phase`.
+async fn updating(phase: &str) -> (World, String) {
+    let world = World::new("serves old", "restart.delay_seconds = 0").await;
+    let address = endpoint(&world.serving("first").await);
+    let words = if phase == "starting" {
+        "waits new"
+    } else {
+        "serves new"
+    };
+    let newer = world.image("newer", words, 6);
+    world
+        .judge
+        .held
+        .store(phase == "examining", Ordering::SeqCst);
+    world.update(&newer, false, false).await.unwrap();
+    world.phase(phase).await;
+    (world, address)
+}
+
+fn go(world: &World) {
+    std::fs::write(world.root().join("b/vms/first/go"), "").unwrap();
+    world.judge.held.store(false, Ordering::SeqCst);
+}
+
+/// Both VMs live on: the next daemon finds them and finishes, and nobody is turned away.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_daemon_finishes_what_was_begun() {
+    for phase in ["starting", "examining", "proving"] {
+        let (mut world, address) = updating(phase).await;
+        let load = Load::on(address.clone());
+        world.kill().await;
+        world.begin();
+        go(&world);
+        let view = world.phase("done").await;
+        assert_eq!(line(&address, phase).await.unwrap(), format!("new {phase}"));
+        let got = load.end().await;
+        assert_eq!(got.failed, [""; 0], "{phase}: {:#?}", world.told());
+        assert_eq!(view.deployment.release, Some(6), "{phase}");
+    }
+}
+
+/// The new VM dies with the daemon: the old one is the appliance, and takes clients again.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_new_vm_the_old_one_is_the_appliance() {
+    for phase in ["starting", "examining", "proving"] {
+        let (mut world, address) = updating(phase).await;
+        let view = world
+            .until("first", |view| {
+                view.update.as_ref().unwrap().report.is_some()
+            })
+            .await;
+        world.kill().await;
+        killed(new_pid(&view));
+        world.begin();
+        let view = world.phase("failed").await;
+        assert_eq!(view.deployment.release, Some(5), "{phase}");
+        assert_eq!(line(&address, phase).await.unwrap(), format!("old {phase}"));
+        let reason = "it was gone when the daemon came back".to_owned();
+        let found = view.update.unwrap().update.phase;
+        assert_eq!(found, Phase::Failed { reason }, "{phase}");
+    }
+}
+
+/// The new VM dies while it proves itself: the old one, kept ready, takes over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_vm_that_dies_while_it_proves_itself_is_replaced_by_the_old_one() {
+    let (world, address) = updating("proving").await;
+    killed(new_pid(&world.show("first").await));
+    let view = world.phase("failed").await;
+    assert_eq!(line(&address, "again").await.unwrap(), "old again");
+    assert_eq!(view.deployment.release, Some(5));
+}
+
+/// Daemon, both supervisors and their machines, all at once: the old deployment starts again.
+#[tokio::test(flavor = "multi_thread")]
+async fn when_everything_is_killed_the_old_one_starts_again() {
+    let (mut world, _) = updating("proving").await;
+    let view = world.show("first").await;
+    world.kill().await;
+    killed(new_pid(&view));
+    killed(view.report.as_ref().unwrap().pid);
+    world.begin();
+    world.phase("failed").await;
+    let view = world.serving("first").await;
+    assert_eq!(line(&endpoint(&view), "again").await.unwrap(), "old again");
+    assert_eq!((view.deployment.release, view.life.run), (Some(5), 2));
+}
+
+/// While the old one finishes, the new one is the appliance already.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_dies_while_the_old_vm_finishes_changes_nothing() {
+    let world = World::new("serves old", "").await;
+    let address = endpoint(&world.serving("first").await);
+    let newer = world.image("newer", "serves new", 6);
+    world.update(&newer, false, false).await.unwrap();
+    // One request after the other holds the old one until then.
+    let asked = address.clone();
+    let slow = tokio::spawn(async move { line(&asked, SLOWLY).await });
+    let mut world = world;
+    world
+        .until("first", |view| {
+            let phase = view.update.as_ref().unwrap().update.phase.name();
+            ["retiring", "done"].contains(&phase)
+        })
+        .await;
+    world.kill().await;
+    world.begin();
+    let view = world.phase("done").await;
+    assert_eq!(view.deployment.release, Some(6));
+    assert_eq!(line(&address, "now").await.unwrap(), "new now");
+    assert!(slow.await.unwrap().unwrap().ends_with(SLOWLY));
+}

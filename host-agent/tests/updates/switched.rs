@@ -1,0 +1,144 @@
+//! Updates that succeed, and rollbacks.
+
+use cocoon_host_agent::daemon::End;
+use cocoon_host_agent::lifecycle::State;
+use cocoon_host_agent::update::store::Slot;
+use cocoon_host_agent::update::{Phase, Way};
+
+use crate::load::Load;
+use crate::machine::SLOWLY;
+use crate::world::{World, line};
+
+fn endpoint(view: &cocoon_host_agent::daemon::api::View) -> String {
+    view.report.as_ref().unwrap().endpoint.unwrap().to_string()
+}
+
+/// The issue's promise: nobody who asks in the meantime is turned away, on the way there and back.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_fails_while_an_appliance_is_updated_and_rolled_back() {
+    let world = World::new("serves old", "").await;
+    let before = world.serving("first").await;
+    let address = endpoint(&before);
+    let newer = world.image("newer", "serves new", 6);
+
+    let load = Load::on(address.clone());
+    // It takes longer than all the rest: the old VM finishes it.
+    let (asked, late) = (address.clone(), tokio::sync::oneshot::channel());
+    let slow = tokio::spawn(async move {
+        late.0.send(()).unwrap();
+        line(&asked, SLOWLY).await
+    });
+    late.1.await.unwrap();
+    let view = world.update(&newer, false, true).await.unwrap();
+    assert_eq!(line(&address, "and now").await.unwrap(), "new and now");
+    let got = load.end().await;
+    assert_eq!(got.failed, [""; 0], "{:#?}", world.told());
+    assert!(
+        got.answers["old"] > 10 && got.answers["new"] > 10,
+        "{got:?}"
+    );
+    assert_eq!(slow.await.unwrap().unwrap(), format!("old {SLOWLY}"));
+
+    let update = view.update.as_ref().unwrap();
+    assert_eq!(
+        (&update.update.phase, update.update.way),
+        (&Phase::Done, Way::Beside)
+    );
+    assert_eq!(
+        (view.deployment.release, &view.deployment.image),
+        (Some(6), &newer)
+    );
+    assert_eq!(view.previous.as_ref().unwrap().release, Some(5));
+    assert_eq!(view.folder, Slot::B.root(&world.root()).join("vms/first"));
+    assert_eq!(view.life.state, State::Serving);
+    assert_eq!(endpoint(&view), address);
+    // The old one is gone, and not merely out of the way.
+    let pid = before.report.unwrap().pid;
+    world
+        .until("first", |_| {
+            !std::path::Path::new(&format!("/proc/{pid}")).exists()
+        })
+        .await;
+
+    let load = Load::on(address.clone());
+    let view = world.post("first/rollback?wait=true").await.unwrap();
+    assert_eq!(line(&address, "again").await.unwrap(), "old again");
+    let got = load.end().await;
+    assert_eq!(got.failed, [""; 0], "{:#?}", world.told());
+    assert!(
+        got.answers["old"] > 10 && got.answers["new"] > 10,
+        "{got:?}"
+    );
+    assert_eq!(
+        (view.deployment.release, view.folder),
+        (Some(5), before.folder)
+    );
+    assert!(view.update.unwrap().update.rollback);
+    assert!(world.says(
+        "this goes back from release 6 to 5: clients that have seen release 6 refuse 5 until they are told \
+         --reset-release-floor"
+    ));
+}
+
+/// Where there is no room for two, that is said; and what was updated stays so, whatever the file's image.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_place_the_old_one_finishes_first_and_that_is_said() {
+    let mut world = World::new("serves old", "restart.delay_seconds = 0").await;
+    let before = world.serving("first").await;
+    let newer = world.image("newer", "serves new", 6);
+    let (asked, late) = (endpoint(&before), tokio::sync::oneshot::channel());
+    let slow = tokio::spawn(async move {
+        late.0.send(()).unwrap();
+        line(&asked, SLOWLY).await
+    });
+    late.1.await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    let view = world.update(&newer, true, true).await.unwrap();
+    assert_eq!(slow.await.unwrap().unwrap(), format!("old {SLOWLY}"));
+    assert!(world.says("the old VM finishes before the new one starts: as asked"));
+    let update = &view.update.as_ref().unwrap().update;
+    assert_eq!((&update.phase, update.way), (&Phase::Done, Way::InPlace));
+    assert_eq!(line(&endpoint(&view), "now").await.unwrap(), "new now");
+
+    // The manifest that was checked is the one that is published.
+    let published = std::fs::read(view.folder.join("manifest.json")).unwrap();
+    assert_eq!(
+        published,
+        std::fs::read(newer.join("manifest.json")).unwrap()
+    );
+    assert!(view.deployment.manifest.unwrap().starts_with(world.root()));
+
+    // A new daemon, and a new run, are of the new image.
+    world.end(End::Halt).await;
+    world.begin();
+    let view = world.serving("first").await;
+    assert_eq!(line(&endpoint(&view), "still").await.unwrap(), "new still");
+    assert!(!view.outdated);
+    // Until the file names another.
+    world.end(End::Halt).await;
+    let other = world.image("other", "serves other", 4);
+    world.edit("image-first", other.file_name().unwrap().to_str().unwrap());
+    world.begin();
+    let view = world.serving("first").await;
+    assert_eq!(line(&endpoint(&view), "and").await.unwrap(), "other and");
+    assert_eq!(view.previous.unwrap().image, newer);
+}
+
+/// Whoever is switched to has a life like anybody's.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_new_vm_is_restarted_when_it_dies() {
+    let world = World::new("serves old", "restart.delay_seconds = 0").await;
+    world.serving("first").await;
+    let newer = world.image("newer", "serves new", 6);
+    let view = world.update(&newer, false, true).await.unwrap();
+    let (run, pid) = (view.life.run, view.report.unwrap().pid);
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    let view = world
+        .until("first", |view| {
+            view.life.run > run && view.life.state == State::Serving
+        })
+        .await;
+    assert_eq!(line(&endpoint(&view), "again").await.unwrap(), "new again");
+    assert_eq!(view.deployment.image, newer);
+}

@@ -1,0 +1,94 @@
+//! The metrics: exact in text, closed in number, and all in the page.
+
+use std::collections::BTreeSet;
+
+use cocoon_host_agent::watch::metrics::text;
+
+use crate::moments::{busy, serving, watch};
+
+const PAGE: &str = include_str!("../../docs/metrics.md");
+
+/// Families as they are exported: name, then type.
+fn families(text: &str) -> BTreeSet<(String, String)> {
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let pairs = types.map(|line| line.split_once(' ').unwrap());
+    pairs
+        .map(|(name, kind)| {
+            let total = if kind == "counter" { "_total" } else { "" };
+            (format!("{name}{total}"), kind.to_owned())
+        })
+        .collect()
+}
+
+#[test]
+fn the_page_lists_every_family_and_no_other() {
+    let rows = PAGE.lines().filter(|line| line.starts_with("| `"));
+    let listed: BTreeSet<(String, String)> = rows
+        .map(|row| {
+            let mut cells = row.split('|').map(str::trim).skip(1);
+            let name = cells.next().unwrap().trim_matches('`').to_owned();
+            (name, cells.next().unwrap().to_owned())
+        })
+        .collect();
+    let exported = families(&text(&busy()));
+    assert_eq!(listed, exported);
+    assert!(exported.len() > 25, "{exported:?}");
+    // A machine with nothing to do has the same ones.
+    assert_eq!(families(&text(&watch(vec![]))), exported);
+}
+
+#[test]
+fn the_page_names_every_label_of_every_family() {
+    for line in text(&busy()).lines().filter(|line| !line.starts_with('#')) {
+        let (name, rest) = line.split_at(line.find(['{', ' ']).unwrap());
+        let row = PAGE
+            .lines()
+            .find(|row| row.starts_with(&format!("| `{name}`")));
+        let row = row.unwrap_or_else(|| panic!("{name} is not in the page"));
+        let labels = rest.strip_prefix('{').and_then(|rest| rest.split_once('}'));
+        if let Some((labels, _)) = labels {
+            for label in labels.split(',') {
+                let (label, _) = label.split_once('=').unwrap();
+                assert!(row.contains(&format!("`{label}`")), "{row} lacks {label}");
+            }
+        }
+    }
+}
+
+#[test]
+fn numbers_are_exact_and_labelled() {
+    let text = text(&busy());
+    for line in [
+        "# UNIT cocoon_host_memory_available_bytes bytes",
+        "cocoon_host_info{version=\"0.1.0\"} 1",
+        "cocoon_host_memory_available_bytes 128849018880",
+        "cocoon_host_events_total 57",
+        "process_cpu_seconds_total 4.5",
+        "cocoon_appliance_state{appliance=\"llama-8b\",state=\"serving\"} 1",
+        "cocoon_appliance_state{appliance=\"llama-8b\",state=\"failed\"} 0",
+        "cocoon_appliance_state{appliance=\"mixtral\",state=\"failed\"} 1",
+        "cocoon_appliance_failures{appliance=\"mixtral\"} 5",
+        "cocoon_appliance_info{appliance=\"try-out\",tee=\"simulated-tdx\"} 1",
+        "cocoon_appliance_boot_phase_duration_seconds{appliance=\"llama-8b\",phase=\"model\"} 2.33",
+        "cocoon_appliance_evidence_timestamp_seconds{appliance=\"llama-8b\"} 1759992738.54",
+        // More than a floating-point number could hold.
+        "cocoon_guest_prompt_tokens_total{appliance=\"llama-8b\"} 9007199254740993",
+        "cocoon_gpu_info{appliance=\"llama-8b\",address=\"0000:17:00.0\",model=\"H100 SXM5 80 GB\"} 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    assert!(text.ends_with("# EOF\n"), "{text}");
+}
+
+/// Zero would be a lie.
+#[test]
+fn what_is_unknown_is_absent() {
+    let text = text(&watch(vec![serving("a")]));
+    for name in ["cocoon_gpu_temperature_celsius", "cocoon_gpu_memory_bytes"] {
+        let sample = format!("{name}{{");
+        assert!(text.contains(&format!("# TYPE {name} gauge")), "{text}");
+        assert!(!text.contains(&sample), "{text}");
+    }
+    let idle = self::text(&watch(vec![]));
+    assert!(!idle.contains("appliance="), "{idle}");
+}

@@ -1,0 +1,98 @@
+//! The page without a browser: what it holds, and that its colours can be told apart.
+
+use cocoon_host_agent::status::{STYLE, page};
+
+use crate::moments::{busy, events, hostile, hostile_events, watch};
+
+#[test]
+fn the_page_asks_for_nothing_of_anybody_else() {
+    let page = page(&hostile(), &hostile_events());
+    let links = page.match_indices("=\"http").count() + page.match_indices("='http").count();
+    assert_eq!(links, 0, "{page}");
+    assert!(
+        !STYLE.contains("url(") && !STYLE.contains("@import"),
+        "the style loads something"
+    );
+    for (place, _) in page.match_indices("<script") {
+        assert!(page[place..].starts_with("<script src=\"/script.js\" defer></script>"));
+    }
+    assert!(!page.contains(" style="), "{page}");
+}
+
+#[test]
+fn empty_machines_have_pages_of_their_own() {
+    let page = page(&watch(vec![]), &[]);
+    assert!(page.contains("<h2>No appliance yet</h2>"), "{page}");
+    assert!(
+        page.contains("Nothing has happened since the daemon’s start."),
+        "{page}"
+    );
+    assert!(
+        page.contains("<title>0 of 0 serving · Cocoon</title>"),
+        "{page}"
+    );
+}
+
+#[test]
+fn what_nobody_knows_is_a_dash() {
+    let page = page(&busy(), &events()).replace('\u{a0}', " ");
+    assert!(
+        page.contains("H100 SXM5 80 GB<span class=\"how\">memory –, temperature –</span>"),
+        "{page}"
+    );
+    assert!(
+        page.contains("Simulated TDX, proves nothing · 2 h old · given to 1,198 clients"),
+        "{page}"
+    );
+    assert!(page.contains("SEV-SNP, none yet"), "{page}");
+}
+
+/// WCAG 2.2, 1.4.3 for text and 1.4.11 for shapes and bars.
+#[test]
+fn colours_can_be_told_from_what_they_stand_on() {
+    let (light, dark) = STYLE.split_once("(prefers-color-scheme: dark)").unwrap();
+    for (theme, name) in [(light, "light"), (dark, "dark")] {
+        let colour = |name: &str| {
+            let (_, rest) = theme.split_once(&format!("--{name}: #")).unwrap();
+            u32::from_str_radix(&rest[..6], 16).unwrap()
+        };
+        for (front, back, least) in [
+            ("ink", "page", 7.0),
+            ("ink", "card", 7.0),
+            ("ink", "rail", 7.0),
+            ("soft", "page", 4.5),
+            ("soft", "card", 4.5),
+            ("good", "card", 4.5),
+            ("moving", "card", 4.5),
+            ("resting", "card", 4.5),
+            ("bad", "card", 4.5),
+            ("bad", "bad-page", 4.5),
+            ("bar", "card", 3.0),
+            ("bar", "rail", 3.0),
+        ] {
+            let found = contrast(colour(front), colour(back));
+            assert!(
+                found >= least,
+                "{name}: {front} on {back} has {found:.2}, {least} is needed"
+            );
+        }
+    }
+}
+
+fn contrast(a: u32, b: u32) -> f64 {
+    let (a, b) = (luminance(a), luminance(b));
+    (a.max(b) + 0.05) / (a.min(b) + 0.05)
+}
+
+/// Relative luminance of an sRGB colour.
+fn luminance(colour: u32) -> f64 {
+    let part = |shift: u32| {
+        let value = f64::from(colour >> shift & 0xff) / 255.0;
+        if value <= 0.040_45 {
+            value / 12.92
+        } else {
+            ((value + 0.055) / 1.055).powf(2.4)
+        }
+    };
+    0.2126 * part(16) + 0.7152 * part(8) + 0.0722 * part(0)
+}
