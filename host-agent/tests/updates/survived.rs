@@ -23,6 +23,14 @@ fn killed(pid: u32) {
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
 }
 
+/// Whoever was killed is gone once its socket is.
+async fn closed(world: &World, socket: &str) {
+    let socket = world.root().join(socket);
+    while tokio::net::UnixStream::connect(&socket).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// An update of a serving appliance, brought to `phase`.
 async fn updating(phase: &str) -> (World, String) {
     let world = World::new("serves old", "restart.delay_seconds = 0").await;
@@ -76,6 +84,7 @@ async fn without_the_new_vm_the_old_one_is_the_appliance() {
             .await;
         world.kill().await;
         killed(new_pid(&view));
+        closed(&world, "b/vms/first/sup").await;
         world.begin();
         let view = world.phase("failed").await;
         assert_eq!(view.deployment.release, Some(5), "{phase}");
@@ -104,6 +113,8 @@ async fn when_everything_is_killed_the_old_one_starts_again() {
     world.kill().await;
     killed(new_pid(&view));
     killed(view.report.as_ref().unwrap().pid);
+    closed(&world, "b/vms/first/sup").await;
+    closed(&world, "vms/first/sup").await;
     world.begin();
     world.phase("failed").await;
     let view = world.serving("first").await;
