@@ -20,7 +20,7 @@ pub const MAX_INITRD: u64 = 2 << 30;
 const PROGRAM: &str = "qemu-system-x86_64";
 const WITHOUT_VALUE: [&str; 3] = ["-no-user-config", "-nodefaults", "-no-reboot"];
 /// Arguments that put nothing measured into the guest's memory.
-const WITH_VALUE: [&str; 15] = [
+const WITH_VALUE: [&str; 16] = [
     "-L",
     "-accel",
     "-blockdev",
@@ -33,6 +33,7 @@ const WITH_VALUE: [&str; 15] = [
     "-monitor",
     "-name",
     "-netdev",
+    "-object",
     "-pidfile",
     "-sandbox",
     "-serial",
@@ -45,6 +46,8 @@ const DEVICES: [&str; 4] = [
     "virtio-serial-pci",
     "virtserialport",
 ];
+/// Objects that are memory and begin empty: where it comes from is not measured. A file, for one, would not be empty.
+const OBJECTS: [&str; 2] = ["memory-backend-memfd", "memory-backend-ram"];
 /// Options of `-machine` that name things to boot.
 const MACHINE_BOOTS: [&str; 5] = ["append", "dtb", "firmware", "initrd", "kernel"];
 
@@ -249,6 +252,10 @@ fn harmless(flag: &str, value: &str) -> bool {
     let mut parts = value.split(',');
     match flag {
         "-device" => parts.next().is_some_and(|driver| DEVICES.contains(&driver)),
+        "-object" => {
+            let object = serde_json::from_str::<serde_json::Value>(value);
+            object.is_ok_and(|object| OBJECTS.iter().any(|known| object["qom-type"] == *known))
+        }
         "-machine" => parts.all(|part| {
             let key = part.split('=').next().unwrap_or_default();
             !MACHINE_BOOTS.contains(&key) && !key.starts_with("pflash")

@@ -86,7 +86,6 @@ fn the_example_is_valid_and_shows_the_defaults() {
     });
     let appliance = &mut expected.appliances[0];
     appliance.manifest = Some("/srv/cocoon/manifest.json".into());
-    appliance.gpu = Some("0000:41:00.0".parse().unwrap());
     let address = "EQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAM9c";
     appliance.operator.payout_address = Some(address.into());
     assert_eq!(stated, expected);

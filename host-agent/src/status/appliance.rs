@@ -4,6 +4,7 @@ use super::html::Html;
 use super::words::{UNKNOWN, age, count, memory, rate};
 use super::{boot, words};
 use crate::lifecycle::{Millis, State};
+use crate::update::Phase;
 use crate::watch::{Evidence, Watched};
 
 /// How a state looks: a shape and a colour, each of which tells it alone.
@@ -116,11 +117,23 @@ fn trouble(one: &Watched) -> Option<String> {
         State::Serving if one.rates.is_none() && told(one).is_some() => Some(
             "The guest has told nothing for a while: its figures are the last ones.".to_owned(),
         ),
+        _ if updating(one).is_some() => updating(one),
         _ if one.view.outdated => {
             Some("Runs what the file said before: a restart makes it what it says now.".to_owned())
         }
         _ => None,
     }
+}
+
+/// The update under way, or the last one if it failed.
+fn updating(one: &Watched) -> Option<String> {
+    let update = &one.view.update.as_ref()?.update;
+    let what = if update.rollback {
+        "Rollback"
+    } else {
+        "Update"
+    };
+    (update.phase != Phase::Done).then(|| format!("{what}: {}.", update.words()))
 }
 
 fn told(one: &Watched) -> Option<cocoon_protocol::control::Metrics> {

@@ -1,8 +1,10 @@
 //! The page without a browser: what it holds, and that its colours can be told apart.
 
+use cocoon_host_agent::daemon::api::UpdateView;
 use cocoon_host_agent::status::{STYLE, page};
+use cocoon_host_agent::update::{Phase, Update, Way};
 
-use crate::moments::{busy, events, hostile, hostile_events, watch};
+use crate::moments::{busy, events, hostile, hostile_events, serving, watch};
 
 #[test]
 fn the_page_asks_for_nothing_of_anybody_else() {
@@ -45,6 +47,32 @@ fn what_nobody_knows_is_a_dash() {
         "{page}"
     );
     assert!(page.contains("SEV-SNP, none yet"), "{page}");
+}
+
+#[test]
+fn an_update_is_told_until_it_is_done() {
+    let mut one = serving("first");
+    let update = |phase| UpdateView {
+        update: Update {
+            number: 1,
+            rollback: false,
+            way: Way::Beside,
+            phase,
+            since: 0,
+            until: None,
+            to: one.view.deployment.clone(),
+        },
+        life: None,
+        report: None,
+    };
+    let (starting, done) = (update(Phase::Starting), update(Phase::Done));
+    one.view.update = Some(starting);
+    let text = page(&watch(vec![one.clone()]), &[]);
+    let told = "Update: the new VM boots beside the old one, which serves.";
+    assert!(text.contains(told), "{text}");
+    one.view.update = Some(done);
+    let text = page(&watch(vec![one]), &[]);
+    assert!(!text.contains("Update:"), "{text}");
 }
 
 /// WCAG 2.2, 1.4.3 for text and 1.4.11 for shapes and bars.

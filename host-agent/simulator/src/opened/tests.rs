@@ -50,12 +50,31 @@ fn measured_arguments_are_found_behind_the_loader() {
     assert_eq!(parse(GOOD).unwrap(), expected);
 }
 
+/// Huge pages, nodes of the host and other networks are nothing that is measured.
+#[test]
+fn where_memory_and_bytes_come_from_does_not_matter() {
+    let ram = r#"{"qom-type":"memory-backend-memfd","id":"ram0","size":1073741824,"host-nodes":[0],"policy":"bind"}"#;
+    let machine = "pc-q35-10.0,memory-backend=ram0";
+    let network = "stream,id=net0,server=off,addr.type=unix,addr.path=/run/passt";
+    let further = ["-object", ram, "-machine", machine, "-netdev", network];
+    let given = parse(&[GOOD, &further].concat()).unwrap();
+    assert_eq!(given, parse(GOOD).unwrap());
+}
+
 #[test]
 fn whatever_could_change_the_memory_is_refused() {
     for (further, what) in [
         (&["-fw_cfg", "name=a,file=b"][..], "-fw_cfg"),
         (&["-pflash", "x"], "-pflash"),
         (&["-device", "loader,file=x"], "-device loader,file=x"),
+        (
+            &["-object", "memory-backend-ram,id=a"],
+            "-object memory-backend-ram,id=a",
+        ),
+        (
+            &["-object", r#"{"qom-type":"memory-backend-file","id":"a"}"#],
+            r#"-object {"qom-type":"memory-backend-file","id":"a"}"#,
+        ),
         (&["-machine", "pflash0=x"], "-machine pflash0=x"),
         (&["-machine", "q35,kernel=/x"], "-machine q35,kernel=/x"),
         (&["--kernel", "/dev/fd/9"], "--kernel"),

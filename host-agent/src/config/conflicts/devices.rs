@@ -17,6 +17,11 @@ pub(super) fn devices(report: &mut Report<'_>, before: &[Entry], entry: &Entry, 
         let message =
             format!("{gpu} can be given to a VM under KVM only, and accelerator is \"tcg\"");
         report.add(*at, "appliance.gpu", Wrong::because(message));
+    } else if let (Some((gpu, at)), Some((TeeMode::Simulated(_), _))) = (&entry.gpu, entry.tee) {
+        let message = format!(
+            "{gpu} changes what is measured, and a simulated TEE measures no machine with a GPU"
+        );
+        report.add(*at, "appliance.gpu", Wrong::because(message));
     }
 }
 
