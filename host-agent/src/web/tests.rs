@@ -129,3 +129,23 @@ async fn files_that_are_no_certificate_are_named() {
     let expected = format!("{certificate:?} holds no private key in PEM");
     assert_eq!(said(certificate.clone(), certificate), Some(expected));
 }
+
+/// The handshake is one that a client of ours checks, and what is answered behind it is the same.
+#[tokio::test]
+async fn over_tls_the_same_is_answered() {
+    let tests = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/web");
+    let settings = WebSettings {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        tls: Some(TlsFiles {
+            certificate: tests.join("certificate.pem"),
+            key: tests.join("key.pem"),
+        }),
+    };
+    let web = Web::bind(&settings).unwrap();
+    let address = web.address().unwrap();
+    let _web = crate::running::Task(tokio::spawn(web.run(vec![])));
+    let error = crate::attest::show(address).await.unwrap_err();
+    let expected =
+        "the guest answered the question for its evidence with status 405 Method Not Allowed";
+    assert_eq!(error.to_string(), expected);
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cocoon_measurements::manifest::{public_key, sign};
+use cocoon_measurements::manifest::sign;
 use cocoon_protocol::bytes::{Hex, Hex32};
 use cocoon_protocol::manifest::{
     Artefact, MANIFEST_VERSION, Manifest, Model, SnpReference, TdxReference,
@@ -12,13 +12,6 @@ use cocoon_protocol::manifest::{
 
 /// The key of the signer whom the daemon's file pins.
 pub const SIGNER: [u8; 32] = [7; 32];
-/// Somebody else's.
-pub const STRANGER: [u8; 32] = [8; 32];
-
-/// The signer as the file names it.
-pub fn pinned() -> String {
-    Hex(public_key(&SIGNER)).to_string()
-}
 
 /// Makes an image in `folder/name` whose machine does what `words` say, signed by `key`.
 pub fn make(folder: &Path, name: &str, words: &str, release: u64, key: &[u8; 32]) -> PathBuf {

@@ -6,9 +6,12 @@ use cocoon_host_agent::daemon::api::Code;
 use cocoon_host_agent::lifecycle::State;
 use cocoon_host_agent::update::Phase;
 
-use crate::image::{STRANGER, make};
+use crate::image::make;
 use crate::load::Load;
 use crate::world::{World, line};
+
+/// Somebody whom the file does not name.
+const STRANGER: [u8; 32] = [8; 32];
 
 async fn refusal(world: &World, image: &Path) -> String {
     let error = world.update(image, false, true).await.unwrap_err();

@@ -12,6 +12,8 @@ use cocoon_host_agent::daemon::api::{UpdateRequest, View};
 use cocoon_host_agent::daemon::journal::{Entry, Journal};
 use cocoon_host_agent::daemon::{Daemon, End};
 use cocoon_host_agent::lifecycle::Deadlines;
+use cocoon_measurements::manifest::public_key;
+use cocoon_protocol::bytes::Hex;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
@@ -74,7 +76,7 @@ impl World {
              [updates]\nsigners = [\"{}\"]\nproving_seconds = 1\nstart_seconds = 60\n",
             folder.path().join("state"),
             folder.path().join("cache"),
-            image::pinned(),
+            Hex(public_key(&image::SIGNER)),
         );
         for (name, words) in parts {
             let image = image::make(
