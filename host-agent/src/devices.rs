@@ -121,7 +121,11 @@ pub(crate) async fn guest(network: &Network, qmp: &Qmp) -> Result<SocketAddr, Qm
     Ok(match network {
         Network::User => (Ipv4Addr::LOCALHOST, qmp.forwarded_port(GUEST_PORT).await?).into(),
         Network::Tap { address, .. } => (address.ip, GUEST_PORT).into(),
-        Network::Passt { relay, .. } => *relay,
+        Network::Passt { relay, .. } => {
+            // passt sends to everybody until it has heard the card, and TCP takes nothing that is sent to everybody.
+            qmp.announce().await?;
+            *relay
+        }
     })
 }
 

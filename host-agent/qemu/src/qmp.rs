@@ -120,6 +120,18 @@ impl Qmp {
         Ok(cpus.into_iter().map(|cpu| cpu.thread_id).collect())
     }
 
+    /// Lets the network card say its address to whoever is behind it, a few times: a guest that only answers says nothing
+    /// by itself.
+    ///
+    /// # Errors
+    /// See [`QmpError`].
+    pub async fn announce(&self) -> Result<(), QmpError> {
+        let times = json!({ "initial": 50, "max": 550, "rounds": 5, "step": 100 });
+        self.execute::<Value>("announce-self", times)
+            .await
+            .map(drop)
+    }
+
     /// The loopback port that leads to `guest_port`.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use cocoon_qemu::qmp::{QmpError, RunState};
 use cocoon_qemu::spec::*;
 use cocoon_qemu::{Accel, Qmp, Vm, VmSpec, socket};
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixListener;
 
 use crate::guest::{PATIENCE, Running, guest, qemu, start};
@@ -47,10 +48,17 @@ async fn qemu_connects_to_a_passt() {
     let spec = machine(Network::Passt { socket: path }, kernel, listening.endpoint);
     let vm = Vm::spawn(&qemu, &spec, vec![listening.fd]).expect("started");
     let connected = tokio::time::timeout(PATIENCE, passt.accept()).await;
-    let (_stream, _) = connected.expect("QEMU connects").expect("a connection");
+    let (mut stream, _) = connected.expect("QEMU connects").expect("a connection");
     let qmp = Qmp::connect(&folder.path().join("qmp"), PATIENCE).await;
     let qmp = qmp.unwrap_or_else(|error| panic!("{error}: {}", vm.diagnostics()));
     assert_eq!(qmp.status().await.expect("a state"), RunState::Running);
+    // Whoever is behind the card hears its address: a frame behind its length, and whom it is from.
+    qmp.announce().await.expect("announced");
+    let mut frame = [0; 4 + 60];
+    let heard = tokio::time::timeout(PATIENCE, stream.read_exact(&mut frame)).await;
+    heard.expect("in time").expect("a frame");
+    assert_eq!(frame[..4], 60_u32.to_be_bytes());
+    assert_eq!(frame[10..16], [0x52, 0x54, 0x00, 0x12, 0x34, 0x56]);
     // A thread for each virtual CPU, by the kernel's number.
     let threads = qmp.cpu_threads().await.expect("threads");
     assert_eq!(threads.len(), 2);
