@@ -242,12 +242,14 @@ impl Collector {
 impl Link {
     fn ask(&mut self, request: &ToCollector) -> Result<FromCollector, CollectorError> {
         let bytes = frame::encode(request, MAX_TO_COLLECTOR).map_err(CollectorError::Frame)?;
-        let answer = match self.socket.write_all(&bytes) {
-            Ok(()) => self.answers.recv_timeout(self.patience),
-            // The reader may know better why.
-            Err(_) => self.answers.recv_timeout(Duration::ZERO),
-        };
-        match answer {
+        if self.socket.write_all(&bytes).is_err() {
+            // The reader may know why. An answer that came too late for its own question is none to this one.
+            return Err(match self.answers.try_recv() {
+                Ok(Err(error)) => error,
+                Ok(Ok(_)) | Err(_) => CollectorError::Died,
+            });
+        }
+        match self.answers.recv_timeout(self.patience) {
             Ok(answer) => answer,
             Err(RecvTimeoutError::Disconnected) => Err(CollectorError::Died),
             Err(RecvTimeoutError::Timeout) => {
