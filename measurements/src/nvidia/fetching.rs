@@ -189,8 +189,8 @@ mod tests {
         let (certificate, issuer) = &found[0];
         let asked = OcspRequest::from_der(&request(certificate, issuer).unwrap()).unwrap();
         // What the simulated responder names is what was asked for.
-        let answered = response(&gpu.identity, &nvidia.devices[2], Status::Good);
-        let answered = status::decoded(&answered).unwrap().responses.remove(0);
+        let answered = status::data(&gpu.identity, &nvidia.devices[2], Status::Good, TIMES);
+        let answered = answered.unwrap().responses.remove(0);
         assert_eq!(asked.tbs_request.request_list[0].req_cert, answered.cert_id);
     }
 
