@@ -31,6 +31,14 @@ pub enum TrustError {
         /// Bytes allowed.
         limit: usize,
     },
+    /// A manifest cannot be had from where it is published.
+    #[error("cannot fetch the manifest {url}: {why}")]
+    Fetch {
+        /// Where.
+        url: String,
+        /// Why not.
+        why: String,
+    },
     /// A signer is neither a key nor a file with one.
     #[error("`{0}` is no signer: give 64 hexadecimal digits, or a file that holds them")]
     Signer(String),

@@ -1,6 +1,7 @@
 //! Whom a client believes: flags, the trust file and a policy file become a manifest that counts and a policy.
 
 mod error;
+mod fetch;
 mod file;
 mod floors;
 mod releases;
@@ -26,6 +27,7 @@ pub use store::TrustFileError;
 
 use crate::attested::AttestedConnection;
 use crate::verifier::Verifier;
+use fetch::Url;
 use floors::Floors;
 use releases::Releases;
 
@@ -38,7 +40,8 @@ const MAX_FIRMWARE: usize = 32 << 20;
 /// What a command's flags say.
 #[derive(Clone, Debug, Default)]
 pub struct TrustOptions {
-    /// The manifest. Its signature file, `.dsse` behind the same name, is read when it is there.
+    /// The manifest: a file, or the URL (`https://` or `http://`) of one, or of a host that publishes it. Its signature
+    /// file, `.dsse` behind the same name, is read when it is there.
     pub manifest: PathBuf,
     /// Ed25519 public keys, 64 hexadecimal digits each, or files that hold one.
     pub signers: Vec<String>,
@@ -89,8 +92,14 @@ impl Settings {
             file = file.under_policy(policy)?;
             floors.state(file::POLICY_FILE, policy, file.release_floor);
         }
-        let bytes = read("manifest", &options.manifest, MAX_MANIFEST_LEN)?;
-        let envelope = envelope(&options.manifest)?;
+        let url = Url::of(&options.manifest)?;
+        let (bytes, envelope) = match &url {
+            Some(url) => url.fetch()?,
+            None => {
+                let bytes = read("manifest", &options.manifest, MAX_MANIFEST_LEN)?;
+                (bytes, envelope(&options.manifest)?)
+            }
+        };
         let mut believed = believed(options, &file)?;
         let memory = path.as_deref().map(releases::path_beside);
         if let Some(memory) = &memory
@@ -116,7 +125,9 @@ impl Settings {
         }
         let reset = options.reset_release_floor;
         let unkept = remember(memory.as_deref(), &manifest, &believed, reset).err();
-        let folder = options.manifest.parent().map(Path::to_owned);
+        // What is published has no files beside it.
+        let folder = options.manifest.parent().filter(|_| url.is_none());
+        let folder = folder.map(Path::to_owned);
         Ok(Self {
             manifest,
             policy,

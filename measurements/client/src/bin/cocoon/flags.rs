@@ -12,8 +12,9 @@ use cocoon_protocol::bytes::Hex32;
 /// What to expect of an appliance.
 #[derive(Args, Clone, Debug)]
 pub struct TrustFlags {
-    /// Manifest of the image that the appliance must run; its signature file MANIFEST.dsse is read when present
-    #[arg(long, value_name = "FILE")]
+    /// Manifest of the image that the appliance must run; its signature file MANIFEST.dsse is read when present. Also the
+    /// URL of one, or https://HOST:PORT of a host that publishes it: it counts by its signatures or its hash all the same
+    #[arg(long, value_name = "FILE|URL")]
     manifest: PathBuf,
     #[command(flatten)]
     belief: BeliefFlags,
