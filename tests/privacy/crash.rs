@@ -12,6 +12,7 @@ use cocoon_client::AttestedConnection;
 use cocoon_host_agent::Progress;
 use cocoon_image::build::{self, Build, Life};
 use cocoon_image::guest;
+use cocoon_image::variant::Variant;
 use cocoon_inputs::report::{Reporter, Silent};
 use cocoon_inputs::{Keyring, Policy};
 use cocoon_protocol::binding::Tee;
@@ -105,6 +106,7 @@ fn image(folder: &Path) -> anyhow::Result<SignedImage> {
     let model = folder.join("alphabet-f32.gguf");
     std::fs::write(&model, alphabet::gguf())?;
     let what = Build {
+        variant: Variant::Cpu,
         source: workspace(),
         cache: cache()?,
         mirrors: vec![],
