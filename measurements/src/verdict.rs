@@ -10,7 +10,8 @@ use serde::Serialize;
 pub enum Class {
     /// At least one check failed.
     Rejected,
-    /// Everything fits, under a development root that the policy names: nothing is protected from the host.
+    /// Everything fits, under a development root that the policy names or with a GPU in developer mode that it accepts:
+    /// nothing is protected from the host.
     Simulated,
     /// Everything fits, under the CPU vendor's root.
     Confidential,

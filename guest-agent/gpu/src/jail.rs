@@ -1,8 +1,10 @@
 //! What this process gives up before it loads the driver's library.
 //!
-//! Not its user: the driver lets only an administrator (`CAP_SYS_ADMIN`) set the ready state. So what such a one could do
-//! besides is refused by the kernel: other processes, programs, mounts, networks, modules, new devices. What the library
-//! may want is not listed, because nobody here has seen it run under a filter: this one names what is refused.
+//! Not its user, who owns the device files, and not `CAP_SYS_ADMIN`: the driver lets only an administrator set the ready
+//! state. Every other capability goes, for good: without `CAP_SYS_PTRACE` the kernel opens no memory of a process that
+//! cannot be dumped, such as the agent's with its keys, though the user is the same. What an administrator could do
+//! besides is refused by a filter: other processes, programs, mounts, networks, modules, new devices. What the library may
+//! want is not listed, because nobody here has seen it run under a filter: this one names what is refused.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +14,9 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::geteuid;
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, remove_capability_from_bounding_set, set_capabilities,
+};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch, apply_filter,
@@ -39,6 +44,9 @@ const REFUSED: &[(libc::c_long, &str)] = &[
     (libc::SYS_vfork, "other processes"),
     (libc::SYS_kill, "signals to others"),
     (libc::SYS_tkill, "signals to others"),
+    (libc::SYS_tgkill, "signals to others"),
+    (libc::SYS_rt_sigqueueinfo, "signals to others"),
+    (libc::SYS_rt_tgsigqueueinfo, "signals to others"),
     (libc::SYS_pidfd_open, "a hold on others"),
     (libc::SYS_pidfd_getfd, "descriptors of others"),
     (libc::SYS_pidfd_send_signal, "signals to others"),
@@ -105,6 +113,7 @@ pub fn enter() -> Result<(), JailError> {
     if geteuid().is_root() {
         let flags = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
         system("leave namespaces", unshare(flags))?;
+        system("give up capabilities", keep(CapabilitySet::SYS_ADMIN))?;
     }
     // A core file would hold what the driver keeps; a descriptor for each GPU, the library's own, and the socket.
     for (resource, limit) in [(Resource::RLIMIT_CORE, 0), (Resource::RLIMIT_NOFILE, 256)] {
@@ -116,6 +125,30 @@ pub fn enter() -> Result<(), JailError> {
         apply_filter(&filter)?;
     }
     Ok(())
+}
+
+/// Leaves this thread, and all that it starts, no capability but these; no program that it could execute gets more.
+fn keep(kept: CapabilitySet) -> nix::Result<()> {
+    let errno = |error: rustix::io::Errno| Errno::from_raw(error.raw_os_error());
+    for bit in 0..u64::BITS {
+        let capability = CapabilitySet::from_bits_retain(1 << bit);
+        if kept.contains(capability) {
+            continue;
+        }
+        match remove_capability_from_bounding_set(capability) {
+            Ok(()) => {}
+            // The kernel knows no more of them.
+            Err(rustix::io::Errno::INVAL) => break,
+            Err(error) => return Err(errno(error)),
+        }
+    }
+    // With these the kernel empties the ambient set too.
+    let sets = CapabilitySets {
+        effective: kept,
+        permitted: kept,
+        inheritable: CapabilitySet::empty(),
+    };
+    set_capabilities(None, sets).map_err(errno)
 }
 
 /// What is refused, and what is said not to exist.
@@ -144,7 +177,72 @@ fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
+    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+    use std::process::{Command, Stdio};
+
     use super::*;
+
+    /// Set for the other process of the test below.
+    const STANDS_STILL: &str = "COCOON_GPU_STANDS_STILL";
+
+    /// As PID 1 in the appliance: root with every capability, and not to be dumped.
+    #[test]
+    fn the_memory_of_a_process_that_cannot_be_dumped_stays_closed() {
+        if std::env::var_os(STANDS_STILL).is_some() {
+            prctl::set_dumpable(false).unwrap();
+            println!("undumpable");
+            // Until the test closes it.
+            drop(std::io::stdin().read(&mut [0]));
+            return;
+        }
+        let name = "jail::tests::the_memory_of_a_process_that_cannot_be_dumped_stays_closed";
+        let mut other = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(STANDS_STILL, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(other.stdout.take().unwrap()).lines();
+        let stands = lines
+            .by_ref()
+            .map_while(Result::ok)
+            .any(|line| line.contains("undumpable"));
+        assert!(stands, "the other process ended");
+        let memory = format!("/proc/{}/mem", other.id());
+        // A thread: what it gives up, others keep.
+        let tried = std::thread::spawn(move || {
+            if File::open(&memory).is_err() {
+                return None;
+            }
+            if let Err(error) = keep(CapabilitySet::SYS_ADMIN) {
+                assert_eq!(error, Errno::EPERM);
+                return None;
+            }
+            let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+            Some((status, File::open(&memory).map(drop)))
+        });
+        let tried = tried.join().unwrap();
+        drop(other.stdin.take());
+        other.wait().unwrap();
+        let Some((status, opened)) = tried else {
+            // Past the capture of a test's output, so that it is seen.
+            let line = b"SKIPPED: giving up capabilities needs root with all of them\n";
+            std::io::stderr().write_all(line).unwrap();
+            return;
+        };
+        let sets: Vec<&str> = (status.lines())
+            .filter(|line| line.starts_with("Cap"))
+            .filter_map(|line| line.split_whitespace().nth(1))
+            .collect();
+        // Inheritable, permitted, effective, bounding, ambient; CAP_SYS_ADMIN is the 21st bit.
+        let (none, admin) = ("0000000000000000", "0000000000200000");
+        assert_eq!(sets, [none, admin, admin, admin, none]);
+        let error = opened.expect_err("the memory was opened");
+        let refused = [libc::EACCES, libc::EPERM].map(Some);
+        assert!(refused.contains(&error.raw_os_error()), "{error}");
+    }
 
     #[test]
     fn every_refusal_has_a_reason_and_stands_once() {

@@ -98,25 +98,38 @@ pub(super) fn session(
             || (OTHER_KEYS, OTHER_KEYS_ADVICE),
         )
     }));
-    match (cpu, judged.root) {
+    let (worth, row) = class(cpu, judged.root, judged.developer_mode);
+    checks.extend(row);
+    (worth, checks)
+}
+
+/// What GPUs under the root `gpus` are worth beside a CPU under the root `cpu`, and the row that says so. Developer mode, where
+/// the policy accepts it, protects no more than a simulated GPU does, whoever made this one.
+pub(super) fn class(
+    cpu: Option<RootClass>,
+    gpus: Option<RootClass>,
+    developer_mode: bool,
+) -> (Option<RootClass>, Option<Check>) {
+    const ID: &str = "gpu.class";
+    let worth = gpus.map(|root| match developer_mode {
+        true => RootClass::Development,
+        false => root,
+    });
+    let row = match (cpu, gpus) {
         (Some(RootClass::Vendor), Some(RootClass::Development)) => {
-            checks.push(Check::fail(
-                "gpu.class",
-                CLASS,
-                SIMULATED_BESIDE_REAL,
-                DO_NOT_USE,
-            ));
+            Check::fail(ID, CLASS, SIMULATED_BESIDE_REAL, DO_NOT_USE)
         }
-        (Some(_), Some(RootClass::Vendor)) => {
-            checks.push(Check::pass("gpu.class", CLASS, "NVIDIA's"))
+        (Some(_), Some(RootClass::Vendor)) if developer_mode => {
+            Check::note(ID, CLASS, DEVELOPER_MODE).found("NVIDIA's, in developer mode")
         }
+        (Some(_), Some(RootClass::Vendor)) => Check::pass(ID, CLASS, "NVIDIA's"),
         (Some(_), Some(RootClass::Development)) => {
-            checks.push(Check::pass("gpu.class", CLASS, "simulated, like the CPU"));
+            Check::pass(ID, CLASS, "simulated, like the CPU")
         }
         // Without a verified CPU nothing is worth anything.
-        (None, _) | (_, None) => {}
-    }
-    (judged.root, checks)
+        (None, _) | (_, None) => return (worth, None),
+    };
+    (worth, Some(row))
 }
 
 /// The nonce that the reports must answer, computed from what the verifier knows of this session.
@@ -197,4 +210,6 @@ const OTHER_KEYS_ADVICE: &str =
     "nothing was sent; connect again, and if it happens again do not use this server";
 const SIMULATED_BESIDE_REAL: &str =
     "a simulated GPU beside a real CPU: an image that is what its manifest says never does that";
+const DEVELOPER_MODE: &str = "a GPU in developer mode, which your policy accepts, protects nothing: the whole is worth no more than a \
+     simulated machine";
 const DO_NOT_USE: &str = "do not use this machine: simulated GPUs are for simulated machines";

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::{
-    certificate::Links,
+    certificate::{CertificateError, Links},
     revocation::Revocations,
     rim::{Reference, Rim, RimError},
     root::{self, Authority},
 };
 use crate::{
     policy::Policy,
-    roots::RootClass,
+    roots::{RootClass, ValidityError},
     verdict::{Check, chain},
 };
 
@@ -72,6 +72,7 @@ pub(super) struct Manifests<'a> {
     judged: BTreeMap<(Part, String), Option<Verified>>,
     policy: &'a Policy,
     now: u64,
+    lapses: usize,
 }
 
 impl<'a> Manifests<'a> {
@@ -93,8 +94,14 @@ impl<'a> Manifests<'a> {
             judged: BTreeMap::new(),
             policy,
             now,
+            lapses: 0,
         };
         (manifests, checks)
+    }
+
+    /// How many rows failed only because a manifest is absent, or its certificates have ended.
+    pub(super) fn lapses(&self) -> usize {
+        self.lapses
     }
 
     /// The manifest of this version of `part`, if it counts, which NVIDIA keeps under `name`. Rows come with the first
@@ -115,7 +122,7 @@ impl<'a> Manifests<'a> {
     }
 
     fn judge(
-        &self,
+        &mut self,
         part: Part,
         (version, name): (&str, &str),
         shared: &mut Shared<'_>,
@@ -132,6 +139,7 @@ impl<'a> Manifests<'a> {
             let expected = format!("{version} ({name})");
             let row = Check::fail(part.id(), title, ABSENT, FETCH).expected(expected);
             checks.push(row.found(found));
+            self.lapses += 1;
             return None;
         };
         let path = rim.chain();
@@ -146,6 +154,9 @@ impl<'a> Manifests<'a> {
             }
         };
         let verified = shared.links.check_path(path, self.now);
+        if let Err(CertificateError::Validity(ValidityError::Expired { .. })) = &verified {
+            self.lapses += 1;
+        }
         let verified = verified.map_err(|error| chain(&error));
         match verified.and_then(|()| rim.verify().map_err(|error| chain(&error))) {
             Ok(reference)

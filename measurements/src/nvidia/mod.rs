@@ -112,6 +112,12 @@ pub struct GpuAppraisal {
     pub root: Option<RootClass>,
     /// The GPUs whose reports were verified, in the order in which they were shown.
     pub gpus: Vec<Gpu>,
+    /// A GPU is in developer mode, as its driver says. Where the policy accepts that, nothing is protected all the same:
+    /// it is worth no more than a simulated one.
+    pub developer_mode: bool,
+    /// Something failed, and nothing but this: an answer of NVIDIA's is absent or over its time. Nothing speaks against the
+    /// GPUs then, and not enough for them.
+    pub lapsed: bool,
 }
 
 /// What a verified report says.

@@ -6,11 +6,12 @@ use sha2::{Digest as _, Sha256};
 use x509_ocsp::{CertStatus, RevokedInfo};
 
 use super::{
-    certificate::Parsed,
+    certificate::{CertificateError, Parsed},
     ocsp::{Answer, OcspError, Response},
 };
 use crate::{
     policy::Policy,
+    roots::ValidityError,
     verdict::{Check, chain},
 };
 
@@ -23,6 +24,7 @@ pub(super) struct Revocations<'a> {
     policy: &'a Policy,
     now: u64,
     told: BTreeSet<[u8; 32]>,
+    lapses: usize,
 }
 
 impl<'a> Revocations<'a> {
@@ -45,8 +47,14 @@ impl<'a> Revocations<'a> {
             policy,
             now,
             told,
+            lapses: 0,
         };
         (revocations, checks)
+    }
+
+    /// How many rows failed only because an answer is absent or over its time.
+    pub(super) fn lapses(&self) -> usize {
+        self.lapses
     }
 
     /// Rows for all certificates of `path`, which is verified, but for the last one (the root) and the first `skipped`.
@@ -62,7 +70,7 @@ impl<'a> Revocations<'a> {
         checks
     }
 
-    fn row(&self, certificate: &Parsed, issuer: &Parsed) -> Check {
+    fn row(&mut self, certificate: &Parsed, issuer: &Parsed) -> Check {
         let subject = &certificate.certificate.tbs_certificate.subject;
         let title = format!("revocation of {}", common_name(&subject.to_string()));
         let answers = self
@@ -95,24 +103,31 @@ impl<'a> Revocations<'a> {
         }
         match best {
             None => self.missing(title),
-            Some(Err(error)) => Check::fail(ID, title, chain(&error), ANEW),
+            Some(Err(error)) => {
+                self.lapses += usize::from(ended(&error));
+                Check::fail(ID, title, chain(&error), ANEW)
+            }
             Some(Ok(answer)) => self.judged(title, &answer),
         }
     }
 
-    fn missing(&self, title: String) -> Check {
+    fn missing(&mut self, title: String) -> Check {
         if self.policy.accept_missing_gpu_revocation {
             return Check::note(ID, title, MISSING_ACCEPTED);
         }
+        self.lapses += 1;
         Check::fail(ID, title, MISSING, ANEW)
     }
 
-    fn judged(&self, title: String, answer: &Answer) -> Check {
+    fn judged(&mut self, title: String, answer: &Answer) -> Check {
         const HOUR: u64 = 60 * 60;
         let most = self.policy.max_gpu_ocsp_age;
         let age = self.now.saturating_sub(answer.this_update);
         let row = match answer.status {
-            CertStatus::Good(_) if age > most => Check::fail(ID, title, STALE, ANEW),
+            CertStatus::Good(_) if age > most => {
+                self.lapses += 1;
+                Check::fail(ID, title, STALE, ANEW)
+            }
             CertStatus::Good(_) => Check::pass(ID, title, ""),
             CertStatus::Revoked(info) => {
                 return Check::fail(ID, title, revoked(&info), DO_NOT_USE)
@@ -133,6 +148,16 @@ impl<'a> Revocations<'a> {
                 answer.next_update
             ))
     }
+}
+
+/// Whether a response fails for its age alone: its own, or its responder's certificate's.
+fn ended(error: &OcspError) -> bool {
+    use ValidityError::Expired;
+    matches!(
+        error,
+        OcspError::Validity(Expired { .. })
+            | OcspError::Responder(CertificateError::Validity(Expired { .. }))
+    )
 }
 
 fn revoked(info: &RevokedInfo) -> String {

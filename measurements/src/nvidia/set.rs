@@ -10,7 +10,11 @@ use super::{
     manifests::{Manifests, Part, Shared},
     revocation::Revocations,
 };
-use crate::{policy::Policy, roots::RootClass, verdict::Check};
+use crate::{
+    policy::Policy,
+    roots::RootClass,
+    verdict::{Check, Outcome},
+};
 
 /// Most GPUs of a machine.
 pub const MAX_GPUS: usize = 16;
@@ -88,7 +92,19 @@ pub fn appraise(
         true => RootClass::Development,
         false => RootClass::Vendor,
     });
-    GpuAppraisal { checks, root, gpus }
+    let developer = |gpu: &GpuEvidence<'_>| gpu.driver.is_some_and(|said| said.developer_mode);
+    let failed = (checks.iter()).filter(|row| row.outcome == Outcome::Fail);
+    // A measurement without its manifest fails for what that one's row says.
+    let (following, own): (Vec<_>, Vec<_>) =
+        failed.partition(|row| row.cause.as_deref() == Some(NO_MANIFEST));
+    let lapses = manifests.lapses() + shared.revocations.lapses();
+    GpuAppraisal {
+        root,
+        gpus,
+        developer_mode: evidence.iter().any(developer),
+        lapsed: own.len() == lapses && lapses + following.len() > 0,
+        checks,
+    }
 }
 
 /// What a verified GPU says, against demand, policy and manifests; and under whose root its manifests are, if it is a
@@ -146,6 +162,8 @@ fn rejected(checks: Vec<Check>) -> GpuAppraisal {
         checks,
         root: None,
         gpus: Vec::new(),
+        developer_mode: false,
+        lapsed: false,
     }
 }
 

@@ -7,7 +7,7 @@ use cocoon_protocol::{
 };
 
 use super::{
-    super::gpu::{claimed, session as rows},
+    super::gpu::{claimed, class, session as rows},
     *,
 };
 use crate::{
@@ -246,6 +246,19 @@ fn cocoon_gpu_20() {
             "a simulated GPU beside a real CPU: an image that is what its manifest says never does that"
         )
     );
+}
+
+/// Whoever accepts developer mode gets no more than a simulated machine for it, under NVIDIA's root too.
+#[test]
+fn developer_mode_is_worth_no_more_than_a_simulated_gpu() {
+    let vendor = Some(RootClass::Vendor);
+    let (worth, row) = class(vendor, vendor, true);
+    assert_eq!(worth, Some(RootClass::Development));
+    let row = row.unwrap();
+    assert_eq!((row.id, row.outcome), ("gpu.class", Outcome::Note));
+    let (worth, row) = class(vendor, vendor, false);
+    assert_eq!((worth, row.unwrap().outcome), (vendor, Outcome::Pass));
+    assert_eq!(class(vendor, None, true), (None, None));
 }
 
 /// Evidence that nothing vouches for never hangs on one row.

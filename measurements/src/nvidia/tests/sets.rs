@@ -137,6 +137,9 @@ fn cocoon_gpu_13() {
     assert_eq!(lenient.refusal(), refusal("gpu.developer_mode", developer));
     lenient.policy.accept_gpu_developer_mode = true;
     assert_eq!(lenient.failures(), []);
+    // Accepted, and told: whoever judges the whole takes it for a simulated one.
+    assert!(lenient.judge().developer_mode);
+    assert!(!Case::good().judge().developer_mode);
     let (pcie, version) = (
         "the driver says otherwise than the report that the GPU signed",
         "the driver names another version than the report that the GPU signed",
