@@ -147,7 +147,7 @@ fn boot(console: &Console) -> Result<(), BootError> {
         .enable_all()
         .build()
         .map_err(BootError::Runtime)?;
-    runtime.block_on(async {
+    to_the_end(runtime, async {
         let children = reaper::start().map_err(BootError::Runtime)?;
         let engine = start_engine(&weights, children, &configuration);
         worker::wait_until_ready(&engine, &control).await?;
@@ -166,6 +166,14 @@ fn boot(console: &Console) -> Result<(), BootError> {
         )
         .await
     })
+}
+
+/// Runs `future` and gives what it comes to, without waiting for what blocks behind it: a GPU's driver may, for minutes,
+/// and the reason is told and the machine ended at once.
+fn to_the_end<T>(runtime: tokio::runtime::Runtime, future: impl Future<Output = T>) -> T {
+    let outcome = runtime.block_on(future);
+    runtime.shutdown_background();
+    outcome
 }
 
 fn evidence_source(platform: Platform, control: &Control, kind: Kind) -> Arc<dyn Tee> {
@@ -227,4 +235,36 @@ async fn serve(
     console.serving(GUEST_PORT);
     serving::run(listener, service, control, serving::METRICS).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn what_blocks_keeps_no_machine_from_its_end() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+        let (release, blocked) = mpsc::channel::<()>();
+        let (tell, told) = mpsc::channel();
+        let (begin, began) = mpsc::channel();
+        let ending = std::thread::spawn(move || {
+            let outcome = to_the_end(runtime, async move {
+                let source = move || {
+                    begin.send(()).unwrap();
+                    let _ = blocked.recv();
+                };
+                drop(tokio::task::spawn_blocking(source));
+                began.recv().unwrap();
+                "lost"
+            });
+            tell.send(outcome).unwrap();
+        });
+        // It still blocks.
+        let outcome = told.recv_timeout(Duration::from_secs(60));
+        assert_eq!(outcome, Ok("lost"));
+        drop(release);
+        ending.join().unwrap();
+    }
 }

@@ -79,6 +79,14 @@ pub enum CollectorError {
         /// Why not.
         why: String,
     },
+    /// A GPU that is gone, or never shows evidence as it is now, and why.
+    #[error("GPU {gpu} shows no evidence: {why}")]
+    Gone {
+        /// Its place.
+        gpu: usize,
+        /// Why not.
+        why: String,
+    },
     /// The GPUs are not as they were told to be.
     #[error("the GPUs are not {wanted}: {why}")]
     Ready {
@@ -193,7 +201,11 @@ impl Collector {
         let shown = gpus.into_iter().enumerate();
         let taken = shown.map(|(gpu, shown)| match shown {
             Shown::Evidence(collected) => Ok(collected),
-            other => Err(CollectorError::Shown {
+            Shown::Failed(failure) => Err(CollectorError::Shown {
+                gpu,
+                why: failed(failure),
+            }),
+            other @ (Shown::Off | Shown::Unsupported | Shown::Lost) => Err(CollectorError::Gone {
                 gpu,
                 why: why_not(&other),
             }),
@@ -289,7 +301,11 @@ impl GpuSource for Collector {
 fn words(error: CollectorError) -> SourceError {
     let cause = std::error::Error::source(&error);
     let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
-    SourceError(format!("{error}{cause}"))
+    let text = format!("{error}{cause}");
+    match error {
+        CollectorError::Gone { .. } => SourceError::Final(text),
+        _ => SourceError::Failed(text),
+    }
 }
 
 /// Reads until the end, which it tells everybody.

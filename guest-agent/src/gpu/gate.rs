@@ -42,6 +42,9 @@ pub enum GateError {
     /// Their evidence is not what it must be.
     #[error("the evidence of the GPUs was refused by {}", .0.ids().join(", "))]
     Refused(#[source] Refused),
+    /// Their evidence is what it must be, and NVIDIA's word on it is absent or over its time.
+    #[error("an answer of NVIDIA's about the GPUs is absent or over its time: {}", .0.ids().join(", "))]
+    Lapsed(#[source] Refused),
     /// One came or went.
     #[error("the guest counts {now} GPUs, and counted {before} at boot")]
     Number {
@@ -183,7 +186,8 @@ impl Gate {
     /// Verified evidence over `nonce`. Blocks. What is refused ends the service: see [`Gate::failed`].
     ///
     /// # Errors
-    /// [`GateError::Source`] when there is no evidence this time, and the error that ended the service for ever after.
+    /// [`GateError::Source`] when there is no evidence this time, [`GateError::Lapsed`] when NVIDIA's word on it has to come
+    /// first, and the error that ended the service for ever after.
     pub fn evidence(&self, nonce: &Hex32) -> Result<Proven, GateError> {
         // Nothing is left half done: a poisoned turn is a turn.
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
@@ -196,11 +200,11 @@ impl Gate {
             let before = self.functions;
             return Err(self.fail(GateError::Number { before, now }));
         }
-        let gpus = self
-            .setup
-            .source
-            .collect(nonce)
-            .map_err(GateError::Source)?;
+        let collected = self.setup.source.collect(nonce);
+        let gpus = collected.map_err(|error| match error {
+            SourceError::Failed(_) => GateError::Source(error),
+            SourceError::Final(_) => self.fail(GateError::Source(error)),
+        })?;
         let collateral = self.setup.collateral.borrow().clone();
         let demand = Demand {
             functions: self.functions,
@@ -208,8 +212,12 @@ impl Gate {
             roots: self.setup.roots,
             keys: Some(&self.keys),
         };
-        judge::judge(&gpus, collateral.as_ref(), &demand)
-            .map_err(|refused| self.fail(GateError::Refused(refused)))?;
+        let judged = judge::judge(&gpus, collateral.as_ref(), &demand);
+        judged.map_err(|refused| match refused.is_lapse() {
+            // The host may yet get that answer; until then no session is told that the GPUs are good.
+            true => GateError::Lapsed(refused),
+            false => self.fail(GateError::Refused(refused)),
+        })?;
         let section = GpuSection {
             functions: u16::try_from(self.functions).unwrap_or(u16::MAX),
             gpus,
@@ -276,7 +284,7 @@ impl Gate {
                 match gate.evidence(&Hex(*nonce)) {
                     Err(error @ GateError::Source(_)) if last => drop(gate.fail(error)),
                     Err(GateError::Source(_)) => {}
-                    // What was refused has been noted there.
+                    // What was refused has been noted there; what lapsed is asked about again in time.
                     Ok(_) | Err(_) => return,
                 }
             }

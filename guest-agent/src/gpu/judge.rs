@@ -40,12 +40,14 @@ pub struct Demand<'a> {
 #[error("{}", self.first())]
 pub struct Refused {
     checks: Vec<(&'static str, String)>,
+    lapsed: bool,
 }
 
 impl Refused {
     fn because(id: &'static str, cause: &str) -> Self {
         Self {
             checks: vec![(id, cause.to_owned())],
+            lapsed: false,
         }
     }
 
@@ -65,6 +67,12 @@ impl Refused {
         let stapled =
             |id: &str| id == "gpu.measurements" || MENDED.iter().any(|own| id.starts_with(own));
         self.checks.iter().all(|(id, _)| stapled(id))
+    }
+
+    /// Whether nothing is wrong but that an answer of NVIDIA's is absent or over its time: nothing that the GPUs show, no
+    /// answer that speaks against them, and none that is damaged.
+    pub fn is_lapse(&self) -> bool {
+        self.lapsed
     }
 
     /// The first failed check with its cause, for the operator of a guest that has seen no prompt yet.
@@ -93,14 +101,20 @@ pub fn judge(
         .map(|gpu| gpu.attestation_key)
         .collect();
     let failed = |check: &&Check| check.outcome == Outcome::Fail;
-    let checks: Vec<_> = appraisal
+    let mut checks: Vec<_> = appraisal
         .checks
         .iter()
         .filter(failed)
         .map(|check| (check.id, words(check)))
         .collect();
     if !checks.is_empty() {
-        return Err(Refused { checks });
+        // A GPU that was exchanged shall not pass for one whose answers lapsed.
+        let exchanged = demand.keys.is_some_and(|at_boot| at_boot != keys);
+        if exchanged {
+            checks.push(("gpu.keys", OTHER_KEYS.to_owned()));
+        }
+        let lapsed = appraisal.lapsed && !exchanged;
+        return Err(Refused { checks, lapsed });
     }
     if appraisal.is_rejected() || keys.len() != demand.functions {
         return Err(Refused::because("gpu.count", UNVERIFIED));

@@ -55,5 +55,11 @@ pub enum Happened {
 
 /// Why a source gives nothing. In our own words: never foreign text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct SourceError(pub String);
+pub enum SourceError {
+    /// Not this time: asked again, it may.
+    #[error("{0}")]
+    Failed(String),
+    /// A GPU is not what it was, and will not be again before this machine ends: lost, or without confidential computing.
+    #[error("{0}")]
+    Final(String),
+}

@@ -35,7 +35,7 @@ impl GpuSource for Simulated {
     fn collect(&self, nonce: &Hex32) -> Result<Vec<CollectedGpu>, SourceError> {
         self.control
             .simulated_gpus(nonce, DEADLINE)
-            .map_err(|error| SourceError(error.to_string()))
+            .map_err(|error| SourceError::Failed(error.to_string()))
     }
 
     /// Nothing computes on them.

@@ -1,6 +1,6 @@
 //! Simulated GPUs behind a gate, which a test can change and silence.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,6 +21,7 @@ pub struct Bench {
     pub count: AtomicUsize,
     did: Mutex<Vec<&'static str>>,
     pub silent: AtomicUsize,
+    pub lost: AtomicBool,
     pub events: watch::Sender<Happened>,
 }
 
@@ -36,6 +37,7 @@ impl Bench {
             count: AtomicUsize::new(serials.len()),
             did: Mutex::default(),
             silent: AtomicUsize::new(0),
+            lost: AtomicBool::new(false),
             events: watch::Sender::default(),
         })
     }
@@ -88,7 +90,10 @@ impl GpuSource for Bench {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, silent)
             .is_ok()
         {
-            return Err(SourceError("the driver is busy".into()));
+            return Err(SourceError::Failed("the driver is busy".into()));
+        }
+        if self.lost.load(Ordering::Relaxed) {
+            return Err(SourceError::Final("GPU 0 shows no evidence: lost".into()));
         }
         Ok(self.simulator.lock().unwrap().collect(nonce).unwrap())
     }

@@ -173,6 +173,16 @@ fn a_gpu_without_evidence_is_named_and_the_collector_lives_on() {
     let answers = vec![
         attached(found(vec![gpu(1), gpu(2)])),
         evidence(NONCE, vec![Shown::Evidence(collected()), Shown::Off]),
+        evidence(
+            NONCE,
+            vec![
+                Shown::Failed(NvmlFailure {
+                    call: NvmlCall::Report,
+                    code: 999,
+                }),
+                Shown::Lost,
+            ],
+        ),
         ready(ReadyState::Unsupported),
         ready(ReadyState::Failed(NvmlFailure {
             call: NvmlCall::SetReady,
@@ -182,10 +192,12 @@ fn a_gpu_without_evidence_is_named_and_the_collector_lives_on() {
     ];
     let collector = collector(answers, false, DEADLINE).unwrap();
     let refused = |outcome: Result<(), SourceError>| outcome.unwrap_err().to_string();
-    assert_eq!(
-        refused(collector.collect(&NONCE).map(drop)),
-        "GPU 1 shows no evidence: confidential computing is off: the host turns it on (`cocoon-host gpu prepare`)"
-    );
+    let off = "GPU 1 shows no evidence: confidential computing is off: the host turns it on (`cocoon-host gpu prepare`)";
+    let last = SourceError::Final(off.to_owned());
+    assert_eq!(collector.collect(&NONCE), Err(last));
+    let text = "GPU 0 shows no evidence: the driver fails at Report with code 999 of nvml.h";
+    let once = SourceError::Failed(text.to_owned());
+    assert_eq!(collector.collect(&NONCE), Err(once));
     assert_eq!(
         refused(collector.set_ready(true)),
         "the GPUs are not ready: there is no such state: confidential computing is off"
