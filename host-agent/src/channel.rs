@@ -121,7 +121,8 @@ impl Driver<'_> {
 
         let wishes = watch::Sender::new(None);
         let (hand, mut handed) = mpsc::channel(1);
-        let _seeking = crate::running::Task(tokio::spawn(seek(wishes.subscribe(), hand)));
+        let (tell, mut told) = mpsc::channel(OUTBOX);
+        let _seeking = crate::running::Task(tokio::spawn(seek(wishes.subscribe(), hand, tell)));
 
         let mut decoder = Decoder::new(MAX_GUEST_MESSAGE);
         let mut buffer = vec![0; 16 * 1024];
@@ -209,6 +210,7 @@ impl Driver<'_> {
                 },
                 Some(event) = answered.recv() => events.push_back(event),
                 Some((collateral, gpu)) = handed.recv() => events.push_back(Event::Collateral(collateral, gpu)),
+                Some(note) = told.recv() => news(&News::Note(note)),
                 _ = vm.wait() => events.push_back(Event::Gone),
                 Some(()) = drain.recv() => events.push_back(Event::Drain),
                 () = sleep_until(deadline.map_or_else(Instant::now, |(at, _)| at)), if deadline.is_some() => {
@@ -243,16 +245,43 @@ async fn write(mut writer: impl AsyncWriteExt + Unpin, mut letters: mpsc::Receiv
     }
 }
 
-/// Gets the vendors' endorsements once the guest asks for some. What is missing, `cocoon-host collateral show` tells.
-async fn seek(mut wishes: watch::Receiver<Option<CollateralRequest>>, hand: mpsc::Sender<Parts>) {
+/// Gets the vendors' endorsements once the guest asks for some, and tells what is missing: at once, and whenever it changes.
+async fn seek(
+    mut wishes: watch::Receiver<Option<CollateralRequest>>,
+    hand: mpsc::Sender<Parts>,
+    tell: mpsc::Sender<String>,
+) {
     if wishes.wait_for(Option::is_some).await.is_err() {
         return;
     }
     // Looks for the system's trust roots.
     let keeper = tokio::task::spawn_blocking(guest::keeper).await;
-    if let Ok(Ok(keeper)) = keeper {
-        guest::serve(Arc::new(keeper), wishes, hand, |_| {}).await;
+    // Notes that nobody takes are lost: whoever drives the VM is busy, or gone.
+    let note = |text: String| drop(tell.try_send(plain(&text, 1000)));
+    match keeper {
+        Ok(Ok(keeper)) => {
+            let mut lacks = false;
+            let missing = |missing: &[(String, String)]| {
+                notes(missing, lacks).into_iter().for_each(note);
+                lacks = !missing.is_empty();
+            };
+            guest::serve(Arc::new(keeper), wishes, hand, missing).await;
+        }
+        Ok(Err(why)) => note(format!("the guest gets no endorsements: {why}")),
+        // It panicked, which has its own words, or the runtime ends.
+        Err(_) => {}
     }
+}
+
+/// What the operator is told of what vendors did not answer; `lacked` says whether something was missing before.
+fn notes(missing: &[(String, String)], lacked: bool) -> Vec<String> {
+    if missing.is_empty() {
+        let whole = "the guest's endorsements are all there";
+        return lacked.then(|| whole.to_owned()).into_iter().collect();
+    }
+    let one =
+        |(what, why): &(String, String)| format!("no endorsement for the guest: {what}: {why}");
+    missing.iter().map(one).collect()
 }
 
 enum Question {
@@ -304,5 +333,24 @@ async fn ask(
         if answers.send(answer).await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_told_and_that_it_came() {
+        let missing = [(
+            "NVIDIA, manifest X".to_owned(),
+            "HTTP status 503".to_owned(),
+        )];
+        assert_eq!(
+            notes(&missing, false),
+            ["no endorsement for the guest: NVIDIA, manifest X: HTTP status 503"]
+        );
+        assert_eq!(notes(&[], true), ["the guest's endorsements are all there"]);
+        assert_eq!(notes(&[], false), Vec::<String>::new());
     }
 }

@@ -287,6 +287,7 @@ fn reporter(
             }),
             News::Metrics(metrics) => progress(Progress::Metrics(*metrics)),
             News::EngineRestarted(count) => progress(Progress::EngineRestarted(*count)),
+            News::Note(text) => progress(Progress::Note(text.clone())),
         }
     })
 }

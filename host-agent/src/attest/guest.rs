@@ -108,7 +108,7 @@ pub async fn show(address: SocketAddr) -> Result<Shown, GuestError> {
         bytes,
         document,
         leaf_spki_sha256: leaf.spki_sha256,
-        handshake_gpus: leaf.gpus,
+        handshake_gpus: Some(leaf.gpus),
         fresh: Freshness {
             nonce,
             exporter: Hex(exporter),
@@ -148,8 +148,8 @@ async fn exchange(
 struct Leaf {
     /// SHA-256 of its SubjectPublicKeyInfo.
     spki_sha256: Hex32,
-    /// The GPU digest of the boot document in it, if it has one.
-    gpus: Option<Hex32>,
+    /// The GPU digest of the boot document in it.
+    gpus: Hex32,
 }
 
 /// The leaf, once a handshake has shown one.
@@ -180,8 +180,13 @@ fn config() -> Result<(ClientConfig, Seen), GuestError> {
     Ok((config, seen))
 }
 
-/// The GPU digest of the boot document in a certificate. One that is not there is for the appraisal to miss.
-fn gpus(leaf: &CertificateDer<'_>) -> Option<Hex32> {
+/// The GPU digest of the boot document in a certificate. One that cannot be read commits to none, and GPUs that are shown
+/// all the same are refused for it (`gpu.keys`).
+fn gpus(leaf: &CertificateDer<'_>) -> Hex32 {
+    committed(leaf).unwrap_or(Hex32::ZERO)
+}
+
+fn committed(leaf: &CertificateDer<'_>) -> Option<Hex32> {
     let parsed = Certificate::from_der(leaf).ok()?;
     let extensions = parsed.tbs_certificate.extensions?;
     let oid = ObjectIdentifier::new(EVIDENCE_OID).ok()?;
@@ -259,5 +264,16 @@ impl ServerCertVerifier for AnyLeaf {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_without_a_boot_document_commits_to_no_gpu() {
+        let leaf = CertificateDer::from(vec![0x30, 0]);
+        assert_eq!(gpus(&leaf), Hex32::ZERO);
     }
 }

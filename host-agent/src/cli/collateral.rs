@@ -140,7 +140,7 @@ fn fetch(keeper: &Keeper, fetch: &Fetch, json: bool) -> anyhow::Result<bool> {
             .map(|failure| failure.want),
     );
     if !fetch.all {
-        known.retain(|want| schedule::next(want, keeper.store.known(want)) <= now);
+        known.retain(|want| schedule::next(want, keeper.store.known(want), now) <= now);
     }
     named.extend(known);
     named.sort();

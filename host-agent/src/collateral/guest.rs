@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cocoon_protocol::document::Collateral;
-use cocoon_protocol::gpu::{CollateralRequest, GpuCollateral};
+use cocoon_protocol::gpu::{CollateralRequest, GpuCollateral, GpuNeeds};
 use tokio::sync::{mpsc, watch};
 
 use super::http::Client;
@@ -38,8 +38,12 @@ pub fn keeper() -> Result<Keeper, String> {
     ))
 }
 
+/// The GPUs' part that was last whole, and for which GPUs.
+type Whole = Option<(Vec<GpuNeeds>, GpuCollateral)>;
+
 /// Serves the newest of `wishes` until nobody wishes any more. `hand` gives parts to the guest, and says whether there still
-/// is one; `tell` hears what is missing whenever that changes.
+/// is one; `tell` hears what is missing whenever that changes. What the guest has of NVIDIA's is replaced by what is whole and
+/// by nothing less: an answer that lapses and cannot be renewed is for clients to judge, and leaves the guest what it had.
 pub async fn serve(
     keeper: Arc<Keeper>,
     mut wishes: watch::Receiver<Option<CollateralRequest>>,
@@ -47,6 +51,7 @@ pub async fn serve(
     mut tell: impl FnMut(&[(String, String)]),
 ) {
     let (mut handed, mut told): (Option<Parts>, Option<Vec<(String, String)>>) = (None, None);
+    let mut whole: Whole = None;
     loop {
         let wish = wishes.borrow_and_update().clone();
         let Some(request) = wish else {
@@ -55,7 +60,7 @@ pub async fn serve(
                 Err(_) => return,
             }
         };
-        let asking = Arc::clone(&keeper);
+        let (asking, gpus) = (Arc::clone(&keeper), request.gpus.clone());
         let gathered = tokio::task::spawn_blocking(move || asking.gather(&request, clock())).await;
         let gathered = match gathered {
             Ok(Ok(gathered)) => gathered,
@@ -71,7 +76,16 @@ pub async fn serve(
             tell(&gathered.missing);
             told = Some(gathered.missing);
         }
-        let parts = (gathered.collateral, gathered.gpu);
+        let before = handed.as_ref().and_then(|(_, gpu)| gpu.clone());
+        let gpu = match (gathered.gpu, &whole) {
+            (Some(gpu), _) if gathered.gpu_whole => {
+                whole = Some((gpus, gpu.clone()));
+                Some(gpu)
+            }
+            (_, Some((of, last))) if *of == gpus => Some(last.clone()),
+            (gpu, _) => before.or(gpu),
+        };
+        let parts = (gathered.collateral, gpu);
         if handed.as_ref() != Some(&parts) && parts != (None, None) {
             if hand.send(parts.clone()).await.is_err() {
                 return;

@@ -31,6 +31,8 @@ pub struct Gathered {
     pub collateral: Option<Collateral>,
     /// Of the GPUs'.
     pub gpu: Option<GpuCollateral>,
+    /// Whether that is all of it: no manifest and no response of NVIDIA's is missing.
+    pub gpu_whole: bool,
     /// What there is not, with the reason.
     pub missing: Vec<(String, String)>,
     /// When to look again, Unix time.
@@ -68,6 +70,7 @@ impl Keeper {
     pub fn gather(&self, request: &CollateralRequest, now: u64) -> Result<Gathered, WantError> {
         let mut gathered = Gathered {
             next: u64::MAX,
+            gpu_whole: true,
             ..Gathered::default()
         };
         let mut gpu = GpuCollateral::default();
@@ -80,11 +83,12 @@ impl Keeper {
             let had = self.have(&want, now);
             gathered.next = gathered
                 .next
-                .min(schedule::next(&want, self.store.known(&want)));
+                .min(schedule::next(&want, self.store.known(&want), now));
             let bytes = match had {
                 Ok(bytes) => bytes,
                 Err(why) => {
                     gathered.missing.push((want.title(), why));
+                    gathered.gpu_whole &= !matches!(want, Want::Rim { .. } | Want::Ocsp { .. });
                     continue;
                 }
             };
@@ -104,14 +108,23 @@ impl Keeper {
             }
         }
         let some = !gpu.rims.is_empty() || !gpu.ocsp.is_empty();
-        gathered.gpu = some.then_some(gpu);
+        // A guest takes whoever sends it more than there may be for broken.
+        match gpu.check() {
+            Ok(()) => gathered.gpu = some.then_some(gpu),
+            Err(error) => {
+                let missing = ("NVIDIA, all of it together".to_owned(), error.to_string());
+                gathered.missing.push(missing);
+                gathered.gpu_whole = false;
+            }
+        }
+        gathered.gpu_whole &= gathered.gpu.is_some();
         Ok(gathered)
     }
 
     /// What is good for `want` now: asked for anew when it is time, and else what is kept.
     fn have(&self, want: &Want, now: u64) -> Result<Vec<u8>, String> {
         let mut why = None;
-        if schedule::next(want, self.store.known(want)) <= now {
+        if schedule::next(want, self.store.known(want), now) <= now {
             why = self.fetch(want, now).err().map(|error| chain(&error));
         }
         let kept = match self.store.get(want) {

@@ -65,6 +65,11 @@ pub(super) fn rim(
 ) -> Result<Vec<u8>, CollateralError> {
     let url = format!("{}/{name}", services.nvidia_rim.trim_end_matches('/'));
     let key = services.nvidia_key_file.as_deref().map(key).transpose()?;
+    if key.is_some() && !services.keeps_key() {
+        return Err(CollateralError::Unasked(
+            "nvidia_rim would carry the key of nvidia_key_file in the clear: use https://, or http:// on this machine's loopback",
+        ));
+    }
     // In Base64 within JSON, with more beside it.
     let answer = client.get(&url, 2 * MAX_RIM, key.as_deref());
     let answer = answer.map_err(|error| match error {

@@ -20,16 +20,17 @@ pub struct Known {
     pub failed: Option<(u64, u32)>,
 }
 
-/// When to ask for it next, Unix time; now or earlier says now.
+/// When to ask for it next, Unix time; `now` or earlier says now. What was noted at a time that is yet to come was noted by a
+/// wrong clock, and counts for nothing.
 #[must_use]
-pub fn next(want: &Want, known: Known) -> u64 {
-    let renewal = known.fetched.map_or(0, |(at, dates)| {
+pub fn next(want: &Want, known: Known, now: u64) -> u64 {
+    let fetched = known.fetched.filter(|(at, _)| *at <= now);
+    let failed = known.failed.filter(|(at, _)| *at <= now);
+    let renewal = fetched.map_or(0, |(at, dates)| {
         let life = dates.due.saturating_sub(at);
         at.saturating_add((life / 2).min(longest(want)))
     });
-    let pause = known
-        .failed
-        .map_or(0, |(at, times)| at.saturating_add(pause(times)));
+    let pause = failed.map_or(0, |(at, times)| at.saturating_add(pause(times)));
     renewal.max(pause)
 }
 
@@ -76,7 +77,7 @@ mod tests {
     #[test]
     fn what_is_missing_is_asked_for_at_once_and_then_less_and_less_often() {
         let want = Want::RimNames;
-        assert_eq!(next(&want, Known::default()), 0);
+        assert_eq!(next(&want, Known::default(), NOW), 0);
         let pauses: Vec<u64> = (1..10)
             .map(|times| {
                 let failed = Some((NOW, times));
@@ -86,6 +87,7 @@ mod tests {
                         failed,
                         fetched: None,
                     },
+                    NOW,
                 ) - NOW
             })
             .collect();
@@ -96,11 +98,12 @@ mod tests {
     fn what_is_kept_is_renewed_at_half_its_life_or_sooner() {
         // Two hours old and good for six more: at four, that is in two.
         assert_eq!(
-            next(&Want::RimNames, kept(2 * HOUR, 6 * HOUR)),
+            next(&Want::RimNames, kept(2 * HOUR, 6 * HOUR), NOW),
             NOW + 2 * HOUR
         );
         // Good for a month: after a day.
-        assert_eq!(next(&Want::RimNames, kept(HOUR, 30 * DAY)), NOW + 23 * HOUR);
+        let month = kept(HOUR, 30 * DAY);
+        assert_eq!(next(&Want::RimNames, month, NOW), NOW + 23 * HOUR);
         // It ended: long ago.
         let ended = Known {
             fetched: Some((
@@ -112,7 +115,26 @@ mod tests {
             )),
             failed: None,
         };
-        assert_eq!(next(&Want::RimNames, ended), NOW);
+        assert_eq!(next(&Want::RimNames, ended, NOW), NOW);
+    }
+
+    #[test]
+    fn what_a_wrong_clock_noted_keeps_nobody_from_asking() {
+        let later = Dates {
+            made: NOW,
+            due: NOW + 60 * DAY,
+        };
+        let ahead = Known {
+            fetched: Some((NOW + 1, later)),
+            failed: Some((NOW + 30 * DAY, 9)),
+        };
+        assert_eq!(next(&Want::RimNames, ahead, NOW), 0);
+        // One of the two that is right counts.
+        let known = Known {
+            failed: Some((NOW, 1)),
+            ..ahead
+        };
+        assert_eq!(next(&Want::RimNames, known, NOW), NOW + FIRST_PAUSE);
     }
 
     proptest! {
@@ -120,7 +142,7 @@ mod tests {
         fn failures_never_make_it_sooner_and_never_add_more_than_an_hour(age in 0..DAY, left in 0..60 * DAY, since in 0..DAY, times in 1..u32::MAX) {
             let good = kept(age, left);
             let failed = Known { failed: Some((NOW - since, times)), ..good };
-            let (sooner, later) = (next(&Want::RimNames, good), next(&Want::RimNames, failed));
+            let (sooner, later) = (next(&Want::RimNames, good, NOW), next(&Want::RimNames, failed, NOW));
             prop_assert!(later >= sooner);
             prop_assert!(later <= sooner.max(NOW - since + LONGEST_PAUSE));
         }

@@ -1,5 +1,6 @@
 //! Where the vendors are asked: their own services, or mirrors that an operator names.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -67,6 +68,16 @@ pub enum ServicesError {
         /// What stands there.
         found: String,
     },
+    /// A key that anybody on the way could read.
+    #[error(
+        "{path:?}: nvidia_key_file is set, and nvidia_rim is {found:?}, over which the key would travel in the clear: use https://, or http:// on this machine's loopback"
+    )]
+    PlainKey {
+        /// Which file.
+        path: PathBuf,
+        /// The address.
+        found: String,
+    },
 }
 
 impl Services {
@@ -93,7 +104,25 @@ impl Services {
                 });
             }
         }
+        if services.nvidia_key_file.is_some() && !services.keeps_key() {
+            return Err(ServicesError::PlainKey {
+                path: path.to_owned(),
+                found: crate::text::plain(&services.nvidia_rim, 100),
+            });
+        }
         Ok(services)
+    }
+
+    /// Whether a key that is sent to NVIDIA's manifests stays between this machine and their service.
+    pub(super) fn keeps_key(&self) -> bool {
+        let Ok(address) = self.nvidia_rim.parse::<hyper::Uri>() else {
+            return false;
+        };
+        let host = address.host().unwrap_or_default();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let loopback = host == "localhost"
+            || (host.parse::<IpAddr>()).is_ok_and(|address| address.is_loopback());
+        address.scheme_str() == Some("https") || loopback
     }
 
     fn addresses(&self) -> [(&'static str, &str); 5] {
@@ -133,5 +162,35 @@ mod tests {
                 .unwrap_err()
                 .starts_with("F does not name services: unknown field `amt`")
         );
+    }
+
+    #[test]
+    fn a_key_goes_over_no_address_that_anybody_can_read() {
+        let with_key =
+            |rim: &str| read(&format!("nvidia_key_file = \"/k\"\nnvidia_rim = \"{rim}\""));
+        for good in [
+            "https://mirror.example/rim",
+            "http://127.0.0.1:9/rim",
+            "http://[::1]:9/rim",
+            "http://localhost/rim",
+        ] {
+            assert_eq!(with_key(good).unwrap().nvidia_rim, good);
+        }
+        for bad in [
+            "http://mirror.example/rim",
+            "http://127.0.0.1@mirror.example/rim",
+            "http://127.0.0.1.example/rim",
+            "http://10.0.0.1/rim",
+        ] {
+            assert_eq!(
+                with_key(bad).unwrap_err(),
+                format!(
+                    "F: nvidia_key_file is set, and nvidia_rim is {bad:?}, over which the key would travel in the clear: use \
+                     https://, or http:// on this machine's loopback"
+                )
+            );
+        }
+        // Without a key there is nothing to read.
+        assert!(read("nvidia_rim = \"http://mirror.example/rim\"").is_ok());
     }
 }

@@ -77,4 +77,6 @@ pub enum News {
     Metrics(Metrics),
     /// The engine died and came back.
     EngineRestarted(u32),
+    /// Something else that an operator should know, in plain text.
+    Note(String),
 }

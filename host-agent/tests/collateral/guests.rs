@@ -1,6 +1,7 @@
 //! A guest that lives: handed what there is at once, and again when it asks again.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cocoon_host_agent::collateral::guest::serve;
@@ -66,6 +67,69 @@ async fn a_guest_is_handed_what_it_asks_for_and_again_when_it_asks_again() {
     assert_eq!(again.expect("parts").1, Some(gpu));
     assert_eq!(double.lines(), Vec::<String>::new());
     // Nobody wishes any more.
+    drop(wishes);
+    timeout(DEADLINE, serving)
+        .await
+        .expect("in time")
+        .expect("an end");
+}
+
+/// What cannot be had any more is not what a guest loses: it keeps what was whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_is_never_handed_less_than_it_had() {
+    let now = cocoon_host_agent::collateral::keeper::clock();
+    let scene = Scene::at(now).expect("a scene");
+    let answering = Scene::at(now).expect("a scene");
+    let gone = Arc::new(AtomicBool::new(false));
+    let away = Arc::clone(&gone);
+    let double = Double::start(move |asked| {
+        let times = cocoon_measurements::nvidia::simulated::status::Times {
+            this_update: now - 60,
+            next_update: Some(now + 86_400),
+        };
+        match responded(&answering, asked, Status::Good, times) {
+            _ if away.load(Ordering::Relaxed) => Reply::Status(503),
+            Some(response) => Reply::body(response),
+            None if asked.line.ends_with(DRIVER_RIM) => filed(&answering.rims[0]),
+            None => filed(&answering.rims[1]),
+        }
+    });
+    let (folder, keeper) = keeper(&double, policy(&scene));
+    let wishes = watch::Sender::new(None);
+    let (hand, mut handed) = mpsc::channel(4);
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let serving = tokio::spawn(serve(
+        Arc::new(keeper),
+        wishes.subscribe(),
+        hand,
+        move |missing| tell.send(missing.len()).expect("a listener"),
+    ));
+    wishes.send_replace(Some(needs(&scene)));
+    let first = timeout(DEADLINE, handed.recv()).await.expect("in time");
+    let whole = first.expect("parts").1.expect("of the GPU");
+    assert_eq!((whole.rims.len(), whole.ocsp.len()), (2, 6));
+    assert_eq!(
+        timeout(DEADLINE, told.recv()).await.expect("in time"),
+        Some(0)
+    );
+    // The responses are gone, and there are no others.
+    gone.store(true, Ordering::Relaxed);
+    for entry in std::fs::read_dir(folder.path().join("entries")).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if std::fs::read_to_string(&path)
+            .expect("text")
+            .contains("ocsp")
+        {
+            std::fs::remove_file(path).expect("removed");
+        }
+    }
+    wishes.send_replace(Some(needs(&scene)));
+    let again = timeout(DEADLINE, handed.recv()).await.expect("in time");
+    assert_eq!(again.expect("parts").1, Some(whole));
+    assert_eq!(
+        timeout(DEADLINE, told.recv()).await.expect("in time"),
+        Some(6)
+    );
     drop(wishes);
     timeout(DEADLINE, serving)
         .await
