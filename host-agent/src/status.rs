@@ -72,7 +72,8 @@ pub fn routes(source: &Arc<dyn Source>, listen: SocketAddr) -> Vec<Route> {
             Page::new(metrics::CONTENT_TYPE, metrics::text(&source.watch()))
         }),
         route("/style.css", |_| {
-            Page::new("text/css; charset=utf-8", STYLE)
+            // Its address has the release in it.
+            Page::new("text/css; charset=utf-8", STYLE).cached(Cache::Seconds(3600))
         }),
         route("/script.js", |_| {
             Page::new("text/javascript; charset=utf-8", SCRIPT)

@@ -40,7 +40,7 @@ use tls::Tls;
 
 /// Connections at once; more wait in the system's queue.
 const CONNECTIONS: usize = 256;
-/// Connections at once from one address. The loopback interface is a proxy, behind which are many.
+/// Connections at once from one address, or one network of IPv6 (/64), all of which one client may have. The loopback interface is a proxy, behind which are many.
 const OF_ONE: usize = 32;
 /// How long a handshake, or a request's head, may take; a connection that is kept waits as long for the next request.
 const HEAD: Duration = Duration::from_secs(20);
@@ -200,14 +200,28 @@ struct Place {
 
 impl Place {
     fn take(all: &Arc<Mutex<HashMap<IpAddr, usize>>>, from: IpAddr) -> Option<Self> {
+        // A listener of IPv6 sees IPv4 in its clothes.
+        let from = from.to_canonical();
+        let (local, from) = (from.is_loopback(), client(from));
         let mut counts = all.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(from).or_insert(0);
-        if *count >= OF_ONE && !from.is_loopback() {
+        if *count >= OF_ONE && !local {
             return None;
         }
         *count += 1;
         let all = Arc::clone(all);
         Some(Self { from, all })
+    }
+}
+
+/// What one client has at least of the addresses: of IPv6, a network of 64 bits (RFC 6177).
+fn client(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => {
+            let network = address.to_bits() & !u128::from(u64::MAX);
+            IpAddr::V6(std::net::Ipv6Addr::from_bits(network))
+        }
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) fn card(html: &mut Html, one: &Watched, now: Millis) {
     shape(html, &look(&life.state));
     html.around("<b>", state_word(&life.state), "</b> <span class=\"for\">");
     html.text(&since(one, now)).raw("</span></p></header>");
-    if let Some(trouble) = trouble(one) {
+    if let Some(trouble) = trouble(one, now) {
         html.around("<p class=\"trouble\">", &trouble, "</p>");
     }
     if matches!(life.state, State::Serving | State::Draining { .. }) {
@@ -100,7 +100,7 @@ fn since(one: &Watched, now: Millis) -> String {
 }
 
 /// What somebody should look at, in a sentence.
-fn trouble(one: &Watched) -> Option<String> {
+fn trouble(one: &Watched, now: Millis) -> Option<String> {
     let life = &one.view.life;
     let halted = one
         .view
@@ -117,7 +117,7 @@ fn trouble(one: &Watched) -> Option<String> {
         State::Serving if one.rates.is_none() && told(one).is_some() => Some(
             "The guest has told nothing for a while: its figures are the last ones.".to_owned(),
         ),
-        _ if updating(one).is_some() => updating(one),
+        _ if updating(one, now).is_some() => updating(one, now),
         _ if one.view.outdated => {
             Some("Runs what the file said before: a restart makes it what it says now.".to_owned())
         }
@@ -126,14 +126,22 @@ fn trouble(one: &Watched) -> Option<String> {
 }
 
 /// The update under way, or the last one if it failed.
-fn updating(one: &Watched) -> Option<String> {
+fn updating(one: &Watched, now: Millis) -> Option<String> {
     let update = &one.view.update.as_ref()?.update;
     let what = if update.rollback {
         "Rollback"
     } else {
         "Update"
     };
-    (update.phase != Phase::Done).then(|| format!("{what}: {}.", update.words()))
+    let words = update.words();
+    match update.phase {
+        Phase::Done => None,
+        Phase::Failed { .. } => {
+            let ago = age(now.saturating_sub(update.since));
+            Some(format!("{what}, {ago} ago: {words}."))
+        }
+        _ => Some(format!("{what}: {words}.")),
+    }
 }
 
 fn told(one: &Watched) -> Option<cocoon_protocol::control::Metrics> {

@@ -18,7 +18,9 @@ pub fn page(watch: &Watch, events: &[Entry]) -> String {
     html.raw("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">");
     html.raw("<meta name=\"color-scheme\" content=\"light dark\"><meta name=\"robots\" content=\"noindex\">");
     html.around("<title>", &headline(watch), " · Cocoon</title>");
-    html.raw("<link rel=\"stylesheet\" href=\"/style.css\"><link rel=\"icon\" href=\"/icon.svg\">");
+    html.raw("<link rel=\"stylesheet\" href=\"/style.css?");
+    html.text(&watch.version)
+        .raw("\"><link rel=\"icon\" href=\"/icon.svg\">");
     html.raw(REFRESH);
     html.raw("<script src=\"/script.js\" defer></script></head><body><header class=\"top\">");
     html.raw("<h1><svg class=\"mark\" viewBox=\"0 0 32 32\" aria-hidden=\"true\">");

@@ -4,7 +4,7 @@ use cocoon_host_agent::daemon::api::UpdateView;
 use cocoon_host_agent::status::{STYLE, page};
 use cocoon_host_agent::update::{Phase, Update, Way};
 
-use crate::moments::{busy, events, hostile, hostile_events, serving, watch};
+use crate::moments::{NOW, busy, events, hostile, hostile_events, serving, watch};
 
 #[test]
 fn the_page_asks_for_nothing_of_anybody_else() {
@@ -69,6 +69,13 @@ fn an_update_is_told_until_it_is_done() {
     one.view.update = Some(starting);
     let text = page(&watch(vec![one.clone()]), &[]);
     let told = "Update: the new VM boots beside the old one, which serves.";
+    assert!(text.contains(told), "{text}");
+    let reason = "no disk".to_owned();
+    let mut failed = update(Phase::Failed { reason });
+    failed.update.since = NOW - 7_200_000;
+    one.view.update = Some(failed);
+    let text = page(&watch(vec![one.clone()]), &[]);
+    let told = "Update, 2\u{a0}h ago: the old VM is the appliance, as before: no disk.";
     assert!(text.contains(told), "{text}");
     one.view.update = Some(done);
     let text = page(&watch(vec![one]), &[]);
