@@ -28,6 +28,9 @@ use crate::{Host, RunningVm};
 
 /// Orders that wait.
 const ORDERS: usize = 8;
+/// Most of the reason of a VM's end that is kept and told, in characters: it goes into the appliance's life, into an update
+/// and into events, each of which is read back within bounds.
+const REASON: usize = 4000;
 /// How long the last report may take.
 const LAST: Duration = Duration::from_secs(2);
 
@@ -62,7 +65,9 @@ pub async fn supervise(root: &Path, name: &str, run: u64) -> anyhow::Result<()> 
     };
     let ending = match own.run(root, run, &mut ordered).await {
         Ok(()) => Ending::Stopped,
-        Err(reason) => Ending::Failed { reason },
+        Err(reason) => Ending::Failed {
+            reason: bounded(reason),
+        },
     };
     let ended = Ended {
         run,
@@ -248,6 +253,18 @@ async fn halted(vm: &RunningVm) -> Option<String> {
     }
 }
 
+/// Its beginning says what failed, its end what QEMU said last.
+fn bounded(reason: String) -> String {
+    let count = reason.chars().count();
+    if count <= REASON {
+        return reason;
+    }
+    let (half, gap) = (REASON / 2, " … ");
+    let head: String = reason.chars().take(half).collect();
+    let tail = reason.chars().skip(count - half + gap.chars().count());
+    head + gap + &tail.collect::<String>()
+}
+
 impl Report {
     pub(crate) fn first(run: u64) -> Self {
         Self {
@@ -307,5 +324,21 @@ impl Report {
             // Serving is said once everything about it is known.
             Progress::Note(_) | Progress::Work { .. } | Progress::Serving { .. } => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_bounded_and_keep_both_ends() {
+        assert_eq!(bounded("QEMU died".to_owned()), "QEMU died");
+        let long = format!("the guest failed{}no memory", "é\u{1b}".repeat(40_000));
+        let short = bounded(long);
+        assert_eq!(short.chars().count(), REASON);
+        assert!(short.starts_with("the guest failed") && short.ends_with("no memory"));
+        // Twice in a life, once in an update, and in a line of the API.
+        assert!(serde_json::to_vec(&short).unwrap().len() < 24 * 1024);
     }
 }

@@ -16,7 +16,7 @@ use crate::state::{self, StateError};
 const FILE: &str = "deployment.json";
 /// Folder of manifests there.
 const MANIFESTS: &str = "manifests";
-/// Largest such file, in bytes.
+/// Largest such file, in bytes: no larger one is written or read.
 const MAX_LEN: u64 = 64 * 1024;
 
 /// One of the two places where an appliance's VM may live.
@@ -167,11 +167,19 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 /// Keeps `kept`, on the disk itself: an update may be followed by a power cut.
 ///
 /// # Errors
-/// [`StateError`].
+/// [`StateError`], also when it is too long to be read back: then what was kept before stays.
 pub fn save(root: &Path, name: &str, kept: &Kept) -> Result<(), StateError> {
     let path = state::prepare(root, name)?.join(FILE);
     // Numbers, names and paths: serialisation cannot fail.
-    state::write_durably(&path, &serde_json::to_vec_pretty(kept).unwrap_or_default())
+    let bytes = serde_json::to_vec_pretty(kept).unwrap_or_default();
+    if bytes.len() as u64 > MAX_LEN {
+        let text = format!(
+            "{} bytes are more than the {MAX_LEN} that are read back",
+            bytes.len()
+        );
+        return Err(state::fail("keep", &path)(io::Error::other(text)));
+    }
+    state::write_durably(&path, &bytes)
 }
 
 /// Keeps a manifest and its signatures, so that what was checked is what is published, whatever becomes of the files.
@@ -270,6 +278,19 @@ mod tests {
         assert_eq!(edited.slot, Slot::B);
 
         let path = root.path().join("vms/first").join(FILE);
+        let mut long = kept.clone();
+        if let Some(update) = &mut long.update {
+            let reason = "x".repeat(70_000);
+            update.phase = Phase::Failed { reason };
+        }
+        let error = save(root.path(), "first", &long).unwrap_err();
+        let error = crate::text::chain(&error);
+        assert!(
+            error.starts_with(&format!("cannot keep {path:?}: 70"))
+                && error.ends_with(" bytes are more than the 65536 that are read back"),
+            "{error}"
+        );
+        assert_eq!(load(root.path(), "first").unwrap().unwrap(), kept);
         fs::write(&path, "{").unwrap();
         let error = load(root.path(), "first").unwrap_err().to_string();
         assert_eq!(error, format!("{path:?} is damaged"));
