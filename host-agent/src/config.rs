@@ -224,6 +224,25 @@ impl HostConfig {
         }
     }
 
+    /// The status page, or why there is none where the file does not name its address: appliances come first.
+    ///
+    /// # Errors
+    /// Whose the usual address is.
+    pub fn status_page(&self) -> Result<Option<&StatusSettings>, String> {
+        let Some(status) = &self.status else {
+            return Ok(None);
+        };
+        let listen = status.web.listen;
+        let mut all = self.appliances.iter();
+        match all.find(|one| conflicts::same(one.listen, listen)) {
+            Some(one) if !status.named => Err(format!(
+                "{listen} is {:?}'s: name another address as listen of [status], or \"off\"",
+                one.name
+            )),
+            _ => Ok(Some(status)),
+        }
+    }
+
     /// The appliance called `name`.
     #[must_use]
     pub fn appliance(&self, name: &str) -> Option<&Appliance> {

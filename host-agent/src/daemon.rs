@@ -34,6 +34,7 @@ mod body;
 mod clock;
 pub mod journal;
 mod keeper;
+mod rooms;
 mod server;
 mod store;
 mod unit;
@@ -118,9 +119,13 @@ impl Daemon {
         }
         let web = config.web.as_ref().map(Web::bind).transpose()?;
         let journal = Journal::default();
-        let status = match &config.status {
-            None => None,
-            Some(status) => match Web::bind(&status.web) {
+        let status = match config.status_page() {
+            Ok(None) => None,
+            Err(why) => {
+                journal.add(None, "note", &format!("there is no status page: {why}"));
+                None
+            }
+            Ok(Some(status)) => match Web::bind(&status.web) {
                 Ok(web) => Some(web),
                 Err(error) if status.named => return Err(error.into()),
                 Err(error) => {
@@ -186,6 +191,7 @@ impl Daemon {
         let socket = config.host.state.join(SOCKET);
         let mut keepers = JoinSet::new();
         let mut handles = Vec::new();
+        let rooms = Arc::<rooms::Rooms>::default();
         self::strangers(&config, &journal).await;
         for appliance in &config.appliances {
             let setting = keeper::Setting {
@@ -198,6 +204,7 @@ impl Daemon {
                 updates: config.updates.clone(),
                 memory_reserve_mib: config.host.memory_reserve_mib,
                 judge: Arc::clone(&judge),
+                rooms: Arc::clone(&rooms),
                 journal: Arc::clone(&journal),
             };
             let (keeper, handle) = Keeper::new(setting);

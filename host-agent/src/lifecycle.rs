@@ -197,6 +197,9 @@ pub struct Deadlines {
     pub attesting: Duration,
     /// The last requests.
     pub draining: Duration,
+    /// The same of a VM that an update has replaced. Nobody waits for its end, so it has all the time that its guest gives
+    /// running requests, and a minute to end.
+    pub retiring: Duration,
     /// From SIGKILL to the end.
     pub dying: Duration,
 }
@@ -208,6 +211,7 @@ impl Default for Deadlines {
             booting: Duration::from_secs(3600),
             attesting: Duration::from_secs(1800),
             draining: Duration::from_secs(180),
+            retiring: Duration::from_secs(660),
             dying: Duration::from_secs(30),
         }
     }

@@ -5,7 +5,8 @@
 //! theirs. Every document is read when it is asked for, within a bound, and is of bytes that do not depend on who asks.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use hyper::http::request::Parts;
 
@@ -39,6 +40,7 @@ pub struct Sources {
 }
 
 /// A document: its media type, its bytes, and how long it may be kept.
+#[derive(Clone)]
 struct Document {
     kind: &'static str,
     bytes: Vec<u8>,
@@ -52,6 +54,7 @@ const BYTES: &str = "application/octet-stream";
 #[must_use]
 pub fn routes(sources: Sources) -> Vec<Route> {
     let publisher = Arc::new(Publisher {
+        index: Mutex::default(),
         evidence: Evidence::new(Arc::clone(&sources.showing)),
         sources,
     });
@@ -68,6 +71,8 @@ pub fn routes(sources: Sources) -> Vec<Route> {
 }
 
 struct Publisher {
+    /// The index as it was made last: it takes the digests of everything.
+    index: Mutex<Option<(Instant, Document)>>,
     sources: Sources,
     evidence: Evidence,
 }
@@ -101,10 +106,24 @@ impl Publisher {
             .with("access-control-allow-origin", "*")
     }
 
+    /// Held while one is made: others wait for that one.
+    fn index(&self, views: &[View]) -> Document {
+        let mut kept = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        let life = Duration::from_secs(CHANGES.into());
+        match &*kept {
+            Some((at, document)) if at.elapsed() < life => document.clone(),
+            _ => {
+                let document = json(&index::index(&self.sources, views), CHANGES);
+                *kept = Some((Instant::now(), document.clone()));
+                document
+            }
+        }
+    }
+
     fn file(&self, parts: &[String], views: &[View]) -> Option<Document> {
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         match parts[..] {
-            [""] | ["index.json"] => Some(json(&index::index(&self.sources, views), CHANGES)),
+            [""] | ["index.json"] => Some(self.index(views)),
             ["manifest.json"] => files::only_manifest(views, false),
             ["manifest.json.dsse"] => files::only_manifest(views, true),
             ["manifests", name] => files::manifest(views, name),

@@ -129,10 +129,12 @@ pub enum Event {
     NotSwitched(String),
     /// No process of the new VM is left.
     NewEnded(String),
-    /// The operator wants the appliance to stop, or the daemon ends.
+    /// The operator wants the appliance to stop: the old VM is not to serve again.
     Cancel(String),
     /// The disk did not take the last step, which was not done.
     NotKept(String),
+    /// The operator's file names another image than this update began from: the old VM goes on.
+    Superseded(String),
     /// A new daemon has taken up both VMs, as far as they live: what the old one may not have done is done again.
     Resumed,
     /// Time has passed.

@@ -9,9 +9,11 @@ use anyhow::Context as _;
 use cocoon_host_agent::client::Client;
 use cocoon_host_agent::daemon::api::{About, Code, List, View};
 use cocoon_host_agent::text::plain;
+use cocoon_host_agent::update::store::{self, Slot};
 use cocoon_host_agent::{follow, local, log, state};
 use cocoon_protocol::manifest::manifest_id;
 use serde_json::json;
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -21,44 +23,84 @@ use super::voice::Voice;
 /// As long as the daemon itself waits for an end.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// The VM's folder, and the daemon that keeps the VM, if one does.
-async fn keeper(name: &str) -> anyhow::Result<(PathBuf, Option<Client>)> {
+/// Who keeps a VM.
+enum Keeper {
+    Daemon(Client),
+    /// None: its folder is in this folder of state.
+    Nobody(PathBuf),
+}
+
+/// The VM's folder, and who keeps the VM.
+async fn keeper(name: &str) -> anyhow::Result<(PathBuf, Keeper)> {
     let name = daemon::checked(name)?;
     if let Some(client) = Client::find().await {
         match client.get::<View>(&format!("/v1/appliances/{name}")).await {
-            Ok(view) => return Ok((view.folder, Some(client))),
+            Ok(view) => return Ok((view.folder, Keeper::Daemon(client))),
             // A VM of `up` beside the daemon's.
             Err(error) if error.code() == Some(Code::UnknownAppliance) => {
                 let root = client.get::<About>("/v1").await?.state;
-                let folder = state::folder(&root, name)?;
+                let folder = place(&root, name).await?;
                 if folder.exists() {
-                    return Ok((folder, None));
+                    return Ok((folder, Keeper::Nobody(root)));
                 }
             }
             Err(error) => return Err(error.into()),
         }
     }
-    Ok((state::folder(&state::root()?, name)?, None))
+    let root = state::root()?;
+    Ok((place(&root, name).await?, Keeper::Nobody(root)))
+}
+
+/// Both places where a VM of this name may live.
+fn places(root: &Path, name: &str) -> anyhow::Result<[PathBuf; 2]> {
+    let [a, b] = [Slot::A, Slot::B].map(|slot| state::folder(&slot.root(root), name));
+    Ok([a?, b?])
+}
+
+/// Whether a VM listens there, however slow it is to answer.
+async fn runs(folder: &Path) -> bool {
+    UnixStream::connect(folder.join("ctl")).await.is_ok()
+}
+
+/// That of a VM which no daemon keeps: where it runs, or ran last.
+async fn place(root: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    let [a, b] = places(root, name)?;
+    for folder in [&a, &b] {
+        if runs(folder).await {
+            return Ok(folder.clone());
+        }
+    }
+    let kept = store::load(root, name).ok().flatten();
+    match kept {
+        Some(kept) if kept.slot == Slot::B => Ok(b),
+        _ => Ok(a),
+    }
 }
 
 pub(super) async fn down(name: &str, json: bool) -> anyhow::Result<()> {
-    let (folder, client) = keeper(name).await?;
+    let (folder, keeper) = keeper(name).await?;
     let voice = Voice::new(json);
     let waiting = voice.waiting(
         &format!("stopping {name}"),
         "it finishes running requests first",
     );
-    let stopped = match client {
-        Some(client) => {
+    let stopped = match keeper {
+        Keeper::Daemon(client) => {
             let path = format!("/v1/appliances/{name}/stop?wait=true");
             match timeout(PATIENCE, client.post::<View>(&path)).await {
                 Ok(stopped) => stopped.map(drop).map_err(anyhow::Error::from),
                 Err(late) => Err(late.into()),
             }
         }
-        None => {
-            let socket = folder.join("ctl");
-            let stopped = local::down(&socket, Duration::from_secs(60)).await;
+        Keeper::Nobody(root) => {
+            let mut stopped = local::down(&folder.join("ctl"), Duration::from_secs(60)).await;
+            // In the middle of an update there are two: the other one is found once this one is gone.
+            if stopped.is_ok() {
+                let other = place(&root, name).await?;
+                if runs(&other).await {
+                    stopped = local::down(&other.join("ctl"), Duration::from_secs(60)).await;
+                }
+            }
             stopped.map(drop).map_err(anyhow::Error::from)
         }
     };
@@ -86,7 +128,7 @@ pub(super) async fn ps(json: bool) -> anyhow::Result<()> {
             all.push((name, None));
             continue;
         }
-        let socket = state::folder(&root, &name)?.join("ctl");
+        let socket = place(&root, &name).await?.join("ctl");
         let mut asked = pin!(local::status(&socket));
         // Answers come at once; only one that does not is worth a line.
         let status = match timeout(Duration::from_millis(500), &mut asked).await {
@@ -146,14 +188,14 @@ pub(super) async fn ps(json: bool) -> anyhow::Result<()> {
 }
 
 pub(super) async fn logs(name: &str, follow: bool, json: bool) -> anyhow::Result<()> {
-    let (folder, client) = keeper(name).await?;
+    let (folder, keeper) = keeper(name).await?;
     if follow {
-        return match client {
-            Some(client) => {
+        return match keeper {
+            Keeper::Daemon(client) => {
                 let path = format!("/v1/appliances/{name}/logs?follow=true");
                 Ok(client.lines(&path, |line| entry(line, json)).await?)
             }
-            None => followed(&folder, name, json).await,
+            Keeper::Nobody(_) => followed(&folder, name, json).await,
         };
     }
     // The file for programs is JSON lines already, and made harmless when it was written.

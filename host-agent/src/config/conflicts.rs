@@ -109,7 +109,7 @@ fn taken<T>(
 }
 
 /// Whether two listeners stand in each other's way.
-fn same(a: SocketAddr, b: SocketAddr) -> bool {
+pub(super) fn same(a: SocketAddr, b: SocketAddr) -> bool {
     // The wildcard of IPv6 takes IPv4 too, and not the other way round.
     let covers =
         |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());

@@ -91,6 +91,24 @@ fn the_example_is_valid_and_shows_the_defaults() {
     assert_eq!(stated, expected);
 }
 
+/// The page's usual address is nobody's who was not asked: an appliance may have it.
+#[test]
+fn an_appliance_may_have_the_status_pages_usual_address() {
+    let config = HostConfig::parse(MINIMAL, "f", &large()).unwrap();
+    assert!(config.status_page().unwrap().is_some());
+    for listen in ["127.0.0.1:8450", "0.0.0.0:8450"] {
+        let text = MINIMAL.replace("127.0.0.1:8443", listen);
+        assert_ne!(text, MINIMAL);
+        let config = HostConfig::parse(&text, "f", &large()).unwrap();
+        let why = config.status_page().unwrap_err();
+        let name = &config.appliances[0].name;
+        let expected = format!(
+            "127.0.0.1:8450 is {name:?}'s: name another address as listen of [status], or \"off\""
+        );
+        assert_eq!(why, expected);
+    }
+}
+
 #[test]
 fn defaults_apply_where_nothing_is_said() {
     let config = HostConfig::parse(MINIMAL, "f", &large()).unwrap();

@@ -64,6 +64,8 @@ pub struct View {
     pub deployment: Deployment,
     /// What it ran before that: what a rollback goes back to.
     pub previous: Option<Deployment>,
+    /// Runs so far, those of every VM that updates put beside it included: it never falls, also when an update changes `life`.
+    pub runs: u64,
     /// Where it is in its life.
     pub life: Lifecycle,
     /// What its supervisor reported last, while there is one.

@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use super::api::{Code, Refusal, UpdateView, View};
 use super::clock::Clock;
 use super::journal::Journal;
+use super::rooms::Rooms;
 use super::unit::{Happened, Role, Unit};
 use crate::attest::Judge;
 use crate::config::{Appliance, TeeMode};
@@ -38,6 +39,7 @@ pub(super) struct Setting {
     pub(super) updates: Updates,
     pub(super) memory_reserve_mib: u32,
     pub(super) judge: Arc<dyn Judge>,
+    pub(super) rooms: Arc<Rooms>,
     pub(super) journal: Arc<Journal>,
 }
 
@@ -114,6 +116,8 @@ pub(super) struct Keeper {
     /// The one that an update tries, or has replaced.
     other: Option<Unit>,
     judgement: Option<Judgement>,
+    /// Runs in the place where `other` lives, or lived.
+    other_runs: u64,
     /// The file names another image than when the last update was kept.
     edited: bool,
     /// The daemon ends: what is half done is the next one's.
@@ -153,7 +157,10 @@ impl Keeper {
             launch(&setting, &kept.current),
         );
         let (sender, commands) = mpsc::channel(COMMANDS);
-        let first = view(&setting, &kept, &main, None);
+        let beside = kept.slot.other().root(&setting.root);
+        let beside = super::store::load(&beside, &name).ok().flatten();
+        let other_runs = beside.map_or(0, |life| life.run);
+        let first = view(&setting, &kept, &main, None, other_runs);
         let (view, watched) = watch::channel(first);
         let (meter, clock) = (Arc::<Mutex<Meter>>::default(), Clock::new(main.life.since));
         let keeper = Self {
@@ -163,6 +170,7 @@ impl Keeper {
             main,
             other: None,
             judgement: None,
+            other_runs,
             edited,
             halting: false,
             commands,
@@ -214,6 +222,7 @@ impl Keeper {
                 () = sleep(until.unwrap_or_default()), if until.is_some() => self.tick().await,
             }
             self.settle().await;
+            self.refresh();
             self.show();
         }
     }
@@ -235,6 +244,11 @@ impl Keeper {
     }
 
     async fn command(&mut self, wanted: Wanted) -> Result<(), Refusal> {
+        let stops = matches!(wanted, Wanted::Life(Event::Stop | Event::Halt));
+        if self.halting && !stops {
+            // It was asked before, and what was to be read first took its time.
+            return Err(Refusal::new(Code::Ending, "the daemon is ending"));
+        }
         match wanted {
             Wanted::Life(event @ (Event::Start | Event::Restart)) => {
                 if let Some(update) = self.kept.under_way() {
@@ -275,7 +289,21 @@ impl Keeper {
 
     /// Shows everybody what is, and then tells what led there.
     fn show(&mut self) {
-        let view = view(&self.setting, &self.kept, &self.main, self.other.as_ref());
+        let units = [Some(&self.main), self.other.as_ref()]
+            .into_iter()
+            .flatten();
+        let rooms = units.filter_map(|unit| unit.room()).collect();
+        let name = &self.setting.appliance.name;
+        self.setting.rooms.set(name, rooms);
+        let other = self.other.as_ref();
+        self.other_runs = other.map_or(self.other_runs, |other| other.life.run);
+        let view = view(
+            &self.setting,
+            &self.kept,
+            &self.main,
+            other,
+            self.other_runs,
+        );
         self.view.send_if_modified(|shown| {
             let differs = *shown != view;
             *shown = view;
@@ -304,7 +332,13 @@ fn launch(setting: &Setting, deployment: &Deployment) -> Launch {
     setting.launch.of_image(&deployment.image, manifest)
 }
 
-fn view(setting: &Setting, kept: &Kept, main: &Unit, other: Option<&Unit>) -> View {
+fn view(
+    setting: &Setting,
+    kept: &Kept,
+    main: &Unit,
+    other: Option<&Unit>,
+    other_runs: u64,
+) -> View {
     let appliance = &setting.appliance;
     View {
         name: appliance.name.clone(),
@@ -321,6 +355,7 @@ fn view(setting: &Setting, kept: &Kept, main: &Unit, other: Option<&Unit>) -> Vi
         folder: main.folder(),
         deployment: kept.current.clone(),
         previous: kept.previous.clone(),
+        runs: main.life.run.saturating_add(other_runs),
         life: main.life.clone(),
         report: main.report.clone(),
         update: kept.update.clone().map(|update| UpdateView {

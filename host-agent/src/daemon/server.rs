@@ -75,6 +75,19 @@ impl World {
         })
     }
 
+    /// Of an appliance with a GPU the new VM would get one that nobody has prepared: there is no update then.
+    fn updatable(&self, name: &str) -> Result<&Handle, Refusal> {
+        let handle = self.handle(name)?;
+        self.lives()?;
+        match self.gpus.get(name) {
+            None => Ok(handle),
+            Some(address) => Err(Refusal::new(
+                Code::UpdateRefused,
+                no_update(name, address, &self.about),
+            )),
+        }
+    }
+
     /// What is started while the daemon ends would outlive it.
     fn lives(&self) -> Result<(), Refusal> {
         match self.ending.load(Ordering::SeqCst) {
@@ -104,6 +117,14 @@ impl World {
             appliances: watched.collect(),
         }
     }
+}
+
+fn no_update(name: &str, address: &PciAddress, about: &About) -> String {
+    let file = about.file.display();
+    format!(
+        "{name:?} has a GPU, which has to be prepared before each boot: `cocoon-host down {name}`, \
+         `cocoon-host gpu prepare {address}`, name the other image in {file}, and start the daemon again"
+    )
 }
 
 impl Source for World {
@@ -198,8 +219,7 @@ async fn update(
     wanted: UpdateRequest,
     wait: bool,
 ) -> Result<Response<Reply>, Refusal> {
-    let handle = world.handle(name)?;
-    world.lives()?;
+    let handle = world.updatable(name)?;
     let refused = |why: String| Refusal::new(Code::UpdateRefused, why);
     let (root, own) = (world.root.clone(), handle.name.clone());
     let (updates, release) = (world.updates.clone(), handle.view().deployment.release);
@@ -256,8 +276,7 @@ async fn act(world: &World, route: Route) -> Result<Response<Reply>, Refusal> {
             drain_first,
             wait,
         } => {
-            let handle = world.handle(&name)?;
-            world.lives()?;
+            let handle = world.updatable(&name)?;
             changed(handle, Wanted::Rollback { drain_first }, wait).await
         }
         // Its body was needed, and it was done where that was read.
@@ -331,4 +350,36 @@ fn response(kind: &'static str, reply: Reply) -> Response<Reply> {
     let kind = hyper::header::HeaderValue::from_static(kind);
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_appliance_with_a_gpu_is_updated_by_hand() {
+        let world = World {
+            about: About {
+                api: "v1".into(),
+                version: "0".into(),
+                pid: 1,
+                file: "/etc/cocoon/host.toml".into(),
+                state: "/var/lib/cocoon".into(),
+            },
+            handles: Arc::from([]),
+            journal: Arc::default(),
+            root: "/var/lib/cocoon".into(),
+            updates: Updates::default(),
+            gpus: HashMap::new(),
+            ending: AtomicBool::new(false),
+        };
+        let address = "0000:41:00.0".parse().unwrap();
+        assert_eq!(
+            no_update("first", &address, &world.about),
+            "\"first\" has a GPU, which has to be prepared before each boot: `cocoon-host down first`, `cocoon-host gpu \
+             prepare 0000:41:00.0`, name the other image in /etc/cocoon/host.toml, and start the daemon again"
+        );
+        let unknown = world.updatable("first").err().unwrap();
+        assert_eq!(unknown.error.code, Code::UnknownAppliance);
+    }
 }

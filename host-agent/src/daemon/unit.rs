@@ -8,6 +8,7 @@ use tokio::time::sleep;
 
 use super::clock::Clock;
 use super::keeper::Setting;
+use super::rooms::Room;
 use super::store;
 use crate::config::RestartPolicy;
 use crate::lifecycle::{Effect, Ending, Event, Holder, Lifecycle, Millis, Rules, State, next};
@@ -92,6 +93,10 @@ impl Unit {
     pub(super) fn plays(&mut self, role: Role) {
         self.role = role;
         self.rules.restart = self.setting.appliance.restart;
+        self.rules.deadlines = self.setting.deadlines;
+        if role == Role::Old {
+            self.rules.deadlines.draining = self.setting.deadlines.retiring;
+        }
         if role != Role::Main {
             self.rules.restart.policy = RestartPolicy::Never;
         }
@@ -120,6 +125,19 @@ impl Unit {
         let launched = self.launched.as_ref();
         let same = |launch: &Launch| launch.of_run(0).waiting(false);
         launched.is_some_and(|launched| same(launched) != same(&self.launch))
+    }
+
+    /// Its part of the machine's memory, while it runs or is about to.
+    pub(super) fn room(&self) -> Option<Room> {
+        let pid = self.report.as_ref().and_then(|report| report.qemu_pid);
+        let memory_mib = self.setting.appliance.memory_mib;
+        self.comes().then_some(Room { memory_mib, pid })
+    }
+
+    /// Whether it runs, or is about to be started again.
+    pub(super) fn comes(&self) -> bool {
+        let restart_at = matches!(self.life.state, State::Preparing { .. });
+        self.life.has_process() || restart_at
     }
 
     /// Finds what an earlier daemon left running.

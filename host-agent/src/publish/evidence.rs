@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::document;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use tokio::sync::Mutex as Turns;
 use tokio::time::timeout;
 
 use super::{Document, json};
@@ -62,25 +62,32 @@ impl Showing for OverTls {
 
 pub(super) struct Evidence {
     showing: Arc<dyn Showing>,
-    kept: Mutex<HashMap<String, Kept>>,
+    kept: Mutex<HashMap<String, Arc<Turns<Option<Kept>>>>>,
 }
 
 /// One appliance's, for its last run that was asked.
 struct Kept {
-    run: u64,
-    guest: SocketAddr,
+    of: Of,
     at: Instant,
     found: Option<Vec<u8>>,
 }
 
+/// Which VM it is: runs are counted in each of an appliance's two places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Of {
+    run: u64,
+    supervisor: u32,
+    guest: SocketAddr,
+}
+
 impl Kept {
-    fn counts(&self, run: u64, guest: SocketAddr) -> bool {
+    fn counts(&self, of: Of) -> bool {
         let life = if self.found.is_some() {
             KEPT
         } else {
             LEFT_ALONE
         };
-        self.run == run && self.guest == guest && self.at.elapsed() < life
+        self.of == of && self.at.elapsed() < life
     }
 }
 
@@ -92,46 +99,48 @@ impl Evidence {
         }
     }
 
-    /// Of an appliance that serves; one question at a time, over all appliances.
+    /// Of an appliance that serves; one question to it at a time, which goes on when whoever put it has left.
     pub(super) async fn of(&self, view: &View) -> Option<Document> {
         let report = view.report.as_ref()?;
-        let (run, guest) = (view.life.run, report.guest?);
-        let mut kept = self.kept.lock().await;
-        if !kept
-            .get(&view.name)
-            .is_some_and(|kept| kept.counts(run, guest))
-        {
-            let found = self.ask(run, guest).await;
-            let at = Instant::now();
-            let new = Kept {
-                run,
-                guest,
-                at,
-                found,
-            };
-            kept.insert(view.name.clone(), new);
+        let of = Of {
+            run: view.life.run,
+            supervisor: report.pid,
+            guest: report.guest?,
+        };
+        let turns = {
+            let mut all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(all.entry(view.name.clone()).or_default())
+        };
+        let mut kept = turns.lock_owned().await;
+        if !kept.as_ref().is_some_and(|kept| kept.counts(of)) {
+            let asking = self.showing.ask(of.guest);
+            // The guest was asked, whoever hears the answer: leaving early must not let anybody ask again at once.
+            let asked = tokio::spawn(async move {
+                let found = published(of.run, asking).await;
+                let at = Instant::now();
+                *kept = Some(Kept { of, at, found });
+                kept
+            });
+            kept = asked.await.ok()?;
         }
-        let bytes = kept.get(&view.name)?.found.clone()?;
+        let bytes = kept.as_ref()?.found.clone()?;
         Some(Document {
             bytes,
             ..json(&(), super::CHANGES)
         })
     }
+}
 
-    async fn ask(&self, run: u64, guest: SocketAddr) -> Option<Vec<u8>> {
-        let shown = timeout(PATIENCE, self.showing.ask(guest))
-            .await
-            .ok()?
-            .ok()?;
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let published = Published {
-            version: 1,
-            run,
-            time: since.map_or(0, |since| since.as_secs()),
-            leaf_spki_sha256: shown.leaf_spki_sha256,
-            exporter: shown.fresh.exporter,
-            document: shown.document,
-        };
-        serde_json::to_vec(&published).ok()
-    }
+async fn published(run: u64, asking: Asking) -> Option<Vec<u8>> {
+    let shown = timeout(PATIENCE, asking).await.ok()?.ok()?;
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let published = Published {
+        version: 1,
+        run,
+        time: since.map_or(0, |since| since.as_secs()),
+        leaf_spki_sha256: shown.leaf_spki_sha256,
+        exporter: shown.fresh.exporter,
+        document: shown.document,
+    };
+    serde_json::to_vec(&published).ok()
 }

@@ -35,16 +35,31 @@ pub(super) fn path(deployment: &Deployment, signatures: bool) -> PathBuf {
     path.into()
 }
 
-/// What an appliance runs, or would.
-pub(super) fn current(view: &View, signatures: bool, cache: Cache) -> Option<Document> {
-    let limit = if signatures {
-        MAX_ENVELOPE_LEN
-    } else {
-        MAX_MANIFEST_LEN
+/// The manifest that an appliance runs with, or would.
+fn own(view: &View) -> Option<Vec<u8>> {
+    let running = view.report.as_ref();
+    let running = running.and_then(|report| report.manifest_id.as_deref());
+    let Some(id) = running else {
+        return read(&path(&view.deployment, false), MAX_MANIFEST_LEN);
     };
+    // Its own copy: the one in the image's folder may have been replaced since.
+    let bytes = read(&view.folder.join("manifest.json"), MAX_MANIFEST_LEN)?;
+    (manifest_id(&bytes).to_string() == id).then_some(bytes)
+}
+
+/// What an appliance runs, or would. Signatures beside another manifest are not its own.
+pub(super) fn current(view: &View, signatures: bool, cache: Cache) -> Option<Document> {
+    let mut bytes = own(view)?;
+    if signatures {
+        let beside = read(&path(&view.deployment, false), MAX_MANIFEST_LEN)?;
+        if beside != bytes {
+            return None;
+        }
+        bytes = read(&path(&view.deployment, true), MAX_ENVELOPE_LEN)?;
+    }
     Some(Document {
         kind: JSON,
-        bytes: read(&path(&view.deployment, signatures), limit)?,
+        bytes,
         cache,
     })
 }
@@ -108,7 +123,7 @@ pub(super) struct Platform {
 
 /// `platform.json` of an appliance.
 pub(super) fn platform(view: &View) -> Option<Platform> {
-    let bytes = read(&path(&view.deployment, false), MAX_MANIFEST_LEN)?;
+    let bytes = own(view)?;
     let manifest = Manifest::parse(&bytes).ok()?;
     let tee = view.tee.strip_prefix("simulated-").unwrap_or(&view.tee);
     let (mut tdx, mut snp) = (manifest.tdx.platforms, manifest.snp.launch);

@@ -84,6 +84,7 @@ fn view(folder: &TempDir, name: &str, tee: &str, release: u64) -> View {
             release: Some(release),
         },
         previous: None,
+        runs: 1,
         life: Lifecycle {
             state: State::Serving,
             ..Lifecycle::new(1)
@@ -107,6 +108,7 @@ impl Showing for Silent {
 fn publisher(folder: &TempDir, views: Vec<View>) -> Publisher {
     let showing: Arc<dyn Showing> = Arc::new(Silent::default());
     Publisher {
+        index: Mutex::default(),
         evidence: Evidence::new(Arc::clone(&showing)),
         sources: Sources {
             views: Arc::new(move || views.clone()),
@@ -245,6 +247,10 @@ fn the_index_names_what_there_is_with_its_digest() {
     let publisher = publisher(&folder, vec![first]);
     let bytes = found(&publisher, "").unwrap().bytes;
     let index: Index = serde_json::from_slice(&bytes).unwrap();
+    // It is made anew when it may not be kept any more, and no sooner.
+    std::fs::remove_file(table.join("smbios.bin")).unwrap();
+    assert_eq!(found(&publisher, "index.json").unwrap().bytes, bytes);
+    std::fs::write(table.join("smbios.bin"), "tables").unwrap();
     let listed = &index.appliances[0];
     assert_eq!(
         (listed.port, listed.serves, listed.release),
@@ -293,4 +299,81 @@ async fn a_guest_is_not_asked_by_everybody() {
     first.life.run += 1;
     assert!(evidence.of(&first).await.is_none());
     assert_eq!(silent.0.load(Ordering::SeqCst), 2);
+    // The same run in the other place of an updated appliance.
+    first.report.as_mut().unwrap().pid += 1;
+    assert!(evidence.of(&first).await.is_none());
+    assert_eq!(silent.0.load(Ordering::SeqCst), 3);
+}
+
+/// Answers once it may.
+struct Slow(AtomicUsize, Arc<tokio::sync::Notify>);
+
+impl Showing for Slow {
+    fn ask(&self, _: SocketAddr) -> Asking {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        let go = Arc::clone(&self.1);
+        Box::pin(async move {
+            go.notified().await;
+            Err(GuestError::OtherNonce)
+        })
+    }
+}
+
+/// Whoever leaves before the answer has asked all the same; other appliances are not kept waiting.
+#[tokio::test]
+async fn leaving_early_lets_nobody_ask_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let slow = Arc::new(Slow(AtomicUsize::new(0), Arc::default()));
+    let evidence = Evidence::new(Arc::clone(&slow) as Arc<dyn Showing>);
+    let asked = |name: &str| {
+        let mut view = view(&folder, name, "tdx", 1);
+        view.report = Some(crate::supervisor::Report {
+            guest: Some("127.0.0.1:1".parse().unwrap()),
+            ..crate::supervisor::Report::first(1)
+        });
+        view
+    };
+    let (first, second) = (asked("first"), asked("second"));
+    for (view, count) in [(&first, 1), (&first, 1), (&second, 2)] {
+        tokio::select! {
+            biased;
+            _ = evidence.of(view) => panic!("nobody has answered"),
+            () = tokio::task::yield_now() => {}
+        }
+        assert_eq!(slow.0.load(Ordering::SeqCst), count);
+    }
+    slow.1.notify_waiters();
+    tokio::task::yield_now().await;
+    for view in [&first, &second] {
+        slow.1.notify_one();
+        assert!(evidence.of(view).await.is_none());
+    }
+    assert_eq!(slow.0.load(Ordering::SeqCst), 2);
+}
+
+/// What runs counts, also when its image's folder has another manifest by now.
+#[test]
+fn the_manifest_of_a_running_vm_is_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = view(&folder, "first", "tdx", 1);
+    first.folder = folder.path().join("vm");
+    std::fs::create_dir(&first.folder).unwrap();
+    let bytes = manifest(1);
+    std::fs::write(first.folder.join("manifest.json"), &bytes).unwrap();
+    first.report = Some(crate::supervisor::Report {
+        manifest_id: Some(manifest_id(&bytes).to_string()),
+        ..crate::supervisor::Report::first(1)
+    });
+    let image = first.image.join("manifest.json");
+    let publisher = publisher(&folder, vec![first.clone()]);
+    let own = |file: &str| found(&publisher, &format!("appliances/first/{file}"));
+    assert_eq!(own("manifest.json").unwrap().bytes, bytes);
+    assert_eq!(own("manifest.json.dsse").unwrap().bytes, b"{}");
+    std::fs::write(image, manifest(2)).unwrap();
+    assert_eq!(own("manifest.json").unwrap().bytes, bytes);
+    assert!(own("manifest.json.dsse").is_none());
+    assert_eq!(
+        files::platform(&first).unwrap(),
+        files::platform(&view(&folder, "first", "tdx", 1)).unwrap()
+    );
 }

@@ -71,7 +71,7 @@ pub fn next(update: &Update, now: Millis, event: &Event, limits: &Limits) -> (Up
         }
         Event::NewEnded(why) => step.new_ended(why),
         Event::Cancel(why) => step.cancel(why),
-        Event::NotKept(why) => step.not_kept(why),
+        Event::NotKept(why) | Event::Superseded(why) => step.give_up(why),
         Event::Resumed => step.resumed(),
         Event::Tick => step.tick(),
     }
@@ -178,7 +178,7 @@ impl<'a> Step<'a> {
         }
     }
 
-    fn not_kept(&mut self, why: &str) {
+    fn give_up(&mut self, why: &str) {
         match &self.update.phase {
             Phase::Emptying => {
                 let reason = why.to_owned();

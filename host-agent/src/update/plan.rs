@@ -12,13 +12,17 @@ const OVERHEAD_MIB: u64 = 256;
 pub struct Facts {
     /// Memory that the machine has left, in MiB; `None` when that cannot be learnt.
     pub available_mib: Option<u64>,
+    /// What of it guests that run may still come to use: they have not touched it yet.
+    pub promised_mib: u64,
     /// Memory that no appliance may have, in MiB.
     pub reserve_mib: u32,
     /// The new VM's memory in MiB.
     pub wanted_mib: u32,
-    /// Whether it has something that cannot be in two VMs: a GPU, or a network of its own.
+    /// Whether it has something that cannot be in two VMs: a network of its own.
     pub exclusive: bool,
-    /// Whether the old VM runs.
+    /// Whether its memory has a place: huge pages or NUMA nodes, of which it is not known how much is left.
+    pub placed: bool,
+    /// Whether the old VM runs, or is about to be started again.
     pub runs: bool,
     /// Whether the operator wants the old one to finish first.
     pub drain_first: bool,
@@ -37,14 +41,17 @@ pub struct Plan {
 #[must_use]
 pub fn plan(facts: &Facts) -> Plan {
     let needed = u64::from(facts.wanted_mib) + u64::from(facts.reserve_mib) + OVERHEAD_MIB;
-    let because = match facts.available_mib {
+    let available = facts.available_mib;
+    let available = available.map(|mib| mib.saturating_sub(facts.promised_mib));
+    let because = match available {
         _ if !facts.runs => None,
         _ if facts.drain_first => Some("as asked".to_owned()),
-        _ if facts.exclusive => Some("its GPU or its network cannot be in two VMs".to_owned()),
+        _ if facts.exclusive => Some("its network cannot be in two VMs".to_owned()),
+        _ if facts.placed => Some("its memory is of huge pages or NUMA nodes".to_owned()),
         None => Some("how much memory is free cannot be learnt".to_owned()),
         Some(available) if available < needed => Some(format!(
-            "{available} MiB of memory are free, and a VM beside the old one takes {needed} MiB, what the machine keeps for \
-             itself included"
+            "{available} MiB of memory are free of what running VMs may come to use, and a VM beside the old one takes \
+             {needed} MiB, what the machine keeps for itself included"
         )),
         Some(_) => None,
     };
@@ -75,9 +82,11 @@ mod tests {
 
     const ROOMY: Facts = Facts {
         available_mib: Some(4096),
+        promised_mib: 0,
         reserve_mib: 1024,
         wanted_mib: 1024,
         exclusive: false,
+        placed: false,
         runs: true,
         drain_first: false,
     };
@@ -102,9 +111,14 @@ mod tests {
         };
         assert_eq!(
             because(tight).unwrap(),
-            "2303 MiB of memory are free, and a VM beside the old one takes 2304 MiB, what the machine keeps for itself \
-             included"
+            "2303 MiB of memory are free of what running VMs may come to use, and a VM beside the old one takes 2304 MiB, \
+             what the machine keeps for itself included"
         );
+        let promised = Facts {
+            promised_mib: 4096 - 2303,
+            ..ROOMY
+        };
+        assert_eq!(because(promised), because(tight));
         let stopped = Facts {
             runs: false,
             exclusive: true,
@@ -121,7 +135,15 @@ mod tests {
         };
         assert_eq!(
             because(exclusive).unwrap(),
-            "its GPU or its network cannot be in two VMs"
+            "its network cannot be in two VMs"
+        );
+        let placed = Facts {
+            placed: true,
+            ..ROOMY
+        };
+        assert_eq!(
+            because(placed).unwrap(),
+            "its memory is of huge pages or NUMA nodes"
         );
         let asked = Facts {
             drain_first: true,

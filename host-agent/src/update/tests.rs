@@ -127,6 +127,30 @@ fn what_the_operator_stops_is_not_started_again() {
     assert!(!effects.contains(&Effect::StartOld));
 }
 
+#[test]
+fn what_the_file_supersedes_goes_back_to_the_old_vm() {
+    use Event::*;
+    let why = || "the file names another image now".to_owned();
+    let gone = || NewEnded("killed".into());
+    let events = [NewServes, Accepted, Switched, Superseded(why()), gone()];
+    let (update, effects) = walk(Way::Beside, &events);
+    assert_eq!(update.phase, Phase::Failed { reason: why() });
+    assert_eq!(effects.last(), Some(&Effect::ReleaseOld));
+    for events in [
+        &[Superseded(why())][..],
+        &[OldEnded, Superseded(why()), gone()],
+    ] {
+        let (update, effects) = walk(Way::InPlace, events);
+        assert_eq!(update.phase, Phase::Failed { reason: why() });
+        assert_eq!(effects.last(), Some(&Effect::StartOld));
+    }
+    // The new one is the appliance already: its own life goes on.
+    let events = [NewServes, Accepted, Switched, Tick];
+    let (before, _) = walk(Way::Beside, &events);
+    let (after, effects) = next(&before, 2000, &Superseded(why()), &LIMITS);
+    assert_eq!((after, effects), (before, vec![]));
+}
+
 /// Two VMs, of which the effects are true, and what cannot be seen from an update alone.
 #[derive(Debug, Default)]
 struct World {
@@ -210,6 +234,8 @@ fn event(number: u8, update: &Update, world: &mut World) -> Event {
         12 => Event::NewServes,
         13 => Event::Accepted,
         14 if number > 200 => Event::NotKept("no space left".into()),
+        15 if number > 200 => Event::Superseded("the file names another image now".into()),
+        15 if number < 40 => Event::Cancel("stopped".into()),
         _ => Event::Tick,
     }
 }
@@ -226,10 +252,12 @@ proptest! {
         let mut world = World::with_old();
         let (mut update, effects) = begun(way);
         world.perform(&effects);
-        let (mut now, mut accepted) = (1000, false);
+        let (mut now, mut accepted, mut stopped) = (1000, false, false);
         for number in numbers {
             let before = update.clone();
             let event = event(number, &update, &mut world);
+            // From then on nobody is to serve; what was committed before goes on to its own end.
+            stopped |= matches!(event, Event::Cancel(_));
             now = if number % 3 == 0 { update.until.unwrap_or(now).max(now) } else { now + 1 };
             accepted |= event == Event::Accepted && update.phase == Phase::Examining;
             let (after, effects) = next(&update, now, &event, &LIMITS);
@@ -242,7 +270,7 @@ proptest! {
                 prop_assert_eq!(&before, &update);
                 prop_assert!(effects.is_empty());
             }
-            if way == Way::Beside && !update.is_committed() {
+            if way == Way::Beside && !update.is_committed() && !stopped {
                 prop_assert!(world.old.open || world.new.open, "{:?}", world);
                 prop_assert!(world.old.alive);
             }
@@ -253,7 +281,7 @@ proptest! {
                 _ => update.until.is_some(),
             };
             prop_assert!(process, "{update:?} has no end");
-            if let Phase::Failed { .. } = update.phase {
+            if let (Phase::Failed { .. }, false) = (&update.phase, stopped) {
                 prop_assert!(world.old.alive && world.old.open && !world.old.draining);
             }
         }
@@ -265,14 +293,16 @@ proptest! {
         numbers in prop::collection::vec(any::<u8>(), 0..30),
         beside: bool,
         new_lives: bool,
+        edited: bool,
     ) {
         let way = if beside { Way::Beside } else { Way::InPlace };
         let mut world = World::with_old();
         let (mut update, effects) = begun(way);
         world.perform(&effects);
-        let mut now = 1000;
+        let (mut now, mut stopped) = (1000, false);
         for number in numbers {
             let event = event(number, &update, &mut world);
+            stopped |= matches!(event, Event::Cancel(_));
             now = update.until.filter(|_| number % 3 == 0).unwrap_or(now).max(now) + 1;
             let (after, effects) = next(&update, now, &event, &LIMITS);
             update = after;
@@ -285,6 +315,9 @@ proptest! {
         if !new_lives && update.has_new() {
             world.new = Vm::default();
             events.push(Event::NewEnded("it was gone when the daemon came back".into()));
+        }
+        if edited {
+            events.push(Event::Superseded("the file names another image now".into()));
         }
         events.push(Event::Resumed);
         for _ in 0..20 {
@@ -311,7 +344,11 @@ proptest! {
         match update.phase {
             // Its life is its own from then on.
             Phase::Done => prop_assert!(world.commits == 1),
-            _ => prop_assert!(world.commits == 0 && world.old.alive && !world.old.draining),
+            _ => {
+                prop_assert!(world.commits == 0);
+                let whole = world.old.alive && world.old.open && !world.old.draining;
+                prop_assert!(stopped || whole, "{world:?}");
+            }
         }
     }
 }

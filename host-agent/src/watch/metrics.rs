@@ -202,8 +202,8 @@ static FAMILIES: &[Family] = &[
     counter(
         "cocoon_appliance_runs",
         None,
-        "Times that it was started",
-        |watch| number(watch, |one| Some(Count(one.view.life.run))),
+        "Times that a VM of it was started, those of updates included",
+        |watch| number(watch, |one| Some(Count(one.view.runs))),
     ),
     gauge(
         "cocoon_appliance_failures",

@@ -79,6 +79,7 @@ async fn the_shapes_of_answers_are_those_of_the_document() {
             "image": world.root(), "manifest": null, "manifest_id": null, "release": null
         },
         "previous": null,
+        "runs": 1,
         "update": null,
         "life": {
             "state": { "name": "serving" }, "since": null, "run": 1, "failures": 0, "last_failure": null

@@ -122,6 +122,39 @@ async fn when_everything_is_killed_the_old_one_starts_again() {
     assert_eq!((view.deployment.release, view.life.run), (Some(5), 2));
 }
 
+/// The file was edited meanwhile: the update goes back, and the old VM takes clients again, or, where it had to end first,
+/// what the file names is started.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edited_file_ends_the_update_and_leaves_nobody_without_a_vm() {
+    let reason = || "the file names another image now".to_owned();
+    for phase in ["starting", "examining", "proving"] {
+        let (mut world, address) = updating(phase).await;
+        world.kill().await;
+        world.image("other", "serves other", 7);
+        world.edit("image-first", "other");
+        world.begin();
+        let view = world.phase("failed").await;
+        let found = view.update.unwrap().update.phase;
+        assert_eq!(found, Phase::Failed { reason: reason() }, "{phase}");
+        assert_eq!(line(&address, phase).await.unwrap(), format!("old {phase}"));
+    }
+
+    let mut world = World::new("serves old", "").await;
+    world.serving("first").await;
+    let newer = world.image("newer", "waits new", 6);
+    world.update(&newer, true, false).await.unwrap();
+    world.phase("starting").await;
+    world.kill().await;
+    world.image("other", "serves other", 7);
+    world.edit("image-first", "other");
+    world.begin();
+    let view = world.phase("failed").await;
+    let found = view.update.unwrap().update.phase;
+    assert_eq!(found, Phase::Failed { reason: reason() });
+    let view = world.serving("first").await;
+    assert_eq!(line(&endpoint(&view), "now").await.unwrap(), "other now");
+}
+
 /// While the old one finishes, the new one is the appliance already.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_that_dies_while_the_old_vm_finishes_changes_nothing() {

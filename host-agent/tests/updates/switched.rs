@@ -124,6 +124,51 @@ async fn in_place_the_old_one_finishes_first_and_that_is_said() {
     assert_eq!(view.previous.unwrap().image, newer);
 }
 
+/// A VM in the other place, which the file does not name any more, is found by its name and can be stopped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_in_the_other_place_is_shown_and_stopped() {
+    let mut world = World::new("serves old", "").await;
+    let before = world.serving("first").await;
+    let newer = world.image("newer", "serves new", 6);
+    let view = world.update(&newer, false, true).await.unwrap();
+    assert_eq!((before.runs, view.runs, view.life.run), (1, 2, 1));
+    let pid = view.report.unwrap().pid;
+    world.end(End::Leave).await;
+    world.edit("name = \"first\"", "name = \"second\"");
+    world.begin();
+    world.serving("second").await;
+    assert!(
+        world.says("it runs and is not in the file any more: `cocoon-host down first` stops it")
+    );
+
+    let row = |table: &str| {
+        let row = table.lines().find(|line| line.starts_with("first "));
+        row.map(|row| row.split_whitespace().nth(1).unwrap_or_default().to_owned())
+    };
+    let shown = command(&world, &["ps"]).await;
+    assert_eq!(row(&shown).as_deref(), Some("serving"), "{shown}");
+    let id = cocoon_host_agent::image::manifest(&newer, None).unwrap().0;
+    let measured = command(&world, &["measurements", "first"]).await;
+    assert!(measured.starts_with(&id.to_string()), "{measured}");
+    command(&world, &["down", "first"]).await;
+    world
+        .until("second", |_| {
+            !std::path::Path::new(&format!("/proc/{pid}/fd/0")).exists()
+        })
+        .await;
+    let shown = command(&world, &["ps"]).await;
+    assert_eq!(row(&shown).as_deref(), Some("stopped"), "{shown}");
+}
+
+/// What the command prints.
+async fn command(world: &World, arguments: &[&str]) -> String {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_cocoon-host"));
+    command.args(arguments).env("COCOON_STATE", world.root());
+    let output = command.output().await.unwrap();
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
 /// Whoever is switched to has a life like anybody's.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_new_vm_is_restarted_when_it_dies() {

@@ -56,6 +56,7 @@ fn view(name: &str, state: State, since: u64) -> View {
             release: Some(7),
         },
         previous: None,
+        runs: 3,
         life: Lifecycle {
             state,
             since,

@@ -1,13 +1,18 @@
 //! Updates: feeds [`update`](crate::update) with what becomes of the two VMs, and does what that says.
 
 use std::collections::VecDeque;
+use std::sync::PoisonError;
 
+use cocoon_protocol::bytes::Hex32;
+use cocoon_qemu::spec::Placement;
 use tokio::task::JoinHandle;
 
 use super::{Keeper, launch};
 use crate::attest::Asked;
 use crate::daemon::api::{Code, Refusal};
+use crate::daemon::rooms::Room;
 use crate::daemon::unit::{Role, Unit};
+use crate::doctor::real::Real;
 use crate::lifecycle::{self, State};
 use crate::relay::DoorState;
 use crate::supervisor::Order;
@@ -46,14 +51,28 @@ impl Keeper {
             let message = format!("an update is under way: {}", update.words());
             return Err(Refusal::new(Code::Updating, message));
         }
-        let plan = plan(&Facts {
-            available_mib: available_mib(),
-            reserve_mib: self.setting.memory_reserve_mib,
-            wanted_mib: self.setting.appliance.memory_mib,
-            exclusive: self.setting.launch.is_exclusive(),
-            runs: self.main.life.has_process(),
-            drain_first,
-        });
+        let appliance = &self.setting.appliance;
+        let room = Room {
+            memory_mib: appliance.memory_mib,
+            pid: None,
+        };
+        let decide = |promised_mib| {
+            let plan = plan(&Facts {
+                available_mib: available_mib(),
+                promised_mib,
+                reserve_mib: self.setting.memory_reserve_mib,
+                wanted_mib: appliance.memory_mib,
+                exclusive: self.setting.launch.is_exclusive(),
+                placed: appliance.placement != Placement::default(),
+                runs: self.main.comes(),
+                drain_first,
+            });
+            let beside = plan.way == Way::Beside;
+            (plan, beside)
+        };
+        // Kept until the keeper shows what became of it, which is the next thing it does.
+        let rooms = &self.setting.rooms;
+        let plan = rooms.decide(&appliance.name, room, &Real, decide);
         if let Some(because) = &plan.because {
             let text = format!("the old VM finishes before the new one starts: {because}");
             self.news.push(("update", text));
@@ -138,7 +157,8 @@ impl Keeper {
         }
         self.update(Event::Resumed).await;
         if self.edited {
-            self.cancel_update("the file names another image now").await;
+            let why = "the file names another image now".to_owned();
+            self.update(Event::Superseded(why)).await;
         }
     }
 
@@ -217,6 +237,27 @@ impl Keeper {
         }
     }
 
+    /// The image may have been built anew in its folder since its manifest was read: what runs is what counts.
+    pub(super) fn refresh(&mut self) {
+        let report = self.main.report.as_ref();
+        let id = report.and_then(|report| report.manifest_id.as_deref()?.parse::<Hex32>().ok());
+        let current = &mut self.kept.current;
+        // What runs since before the file was edited is not what the file names.
+        if id.is_none() || id == current.manifest_id || self.main.is_outdated() {
+            return;
+        }
+        let path = self.main.folder().join("manifest.json");
+        if let Ok(opened) = crate::image::manifest(&current.image, Some(&path))
+            && Some(opened.0) == id
+        {
+            (current.manifest_id, current.release) = (id, Some(opened.1.release));
+            if let Err(why) = self.keep() {
+                let text = format!("the manifest's identity is not kept: {why}");
+                self.news.push(("note", text));
+            }
+        }
+    }
+
     fn keep(&self) -> Result<(), String> {
         let name = &self.setting.appliance.name;
         store::save(&self.setting.root, name, &self.kept).map_err(|error| chain(&error))
@@ -230,7 +271,9 @@ impl Keeper {
         if self.kept.under_way().is_none() {
             self.judgement = None;
             // Whoever is left of a committed update in place has ended long ago.
-            self.other = None;
+            if let Some(other) = self.other.take() {
+                self.other_runs = other.life.run;
+            }
             store::prune(&self.setting.root, &self.setting.appliance.name, &self.kept);
         }
     }
@@ -260,6 +303,11 @@ impl Keeper {
             Effect::HoldOld => self.main.tell(&Order::Hold).await,
             Effect::ReleaseOld => self.main.tell(&Order::Release).await,
             Effect::Commit => {
+                self.other_runs = self.main.life.run;
+                // Another guest counts from here on.
+                let mut meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
+                meter.clear();
+                drop(meter);
                 if let Some(new) = self.other.take() {
                     let mut old = std::mem::replace(&mut self.main, new);
                     old.plays(Role::Old);
