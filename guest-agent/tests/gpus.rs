@@ -3,6 +3,8 @@
 #[path = "gpus/bench.rs"]
 mod bench;
 mod common;
+#[path = "gpus/lapses.rs"]
+mod lapses;
 
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
@@ -26,7 +28,6 @@ use cocoon_protocol::bytes::{Blob, Hex, Hex32};
 use cocoon_protocol::control::{Configure, HostMessage, MAX_HOST_MESSAGE, Phase};
 use cocoon_protocol::engine::{FromEngine, MAX_FROM_ENGINE};
 use cocoon_protocol::frame;
-use cocoon_protocol::gpu::GpuCollateral;
 use cocoon_simulator::nvidia::Fault;
 use common::client::{DEADLINE, read};
 use common::{Client, FakeEngine, Parts, parts};
@@ -178,78 +179,6 @@ fn what_changes_while_the_guest_serves_ends_it() {
     assert_eq!(words(&gate.failed().borrow().clone().unwrap()), lost);
     bench.lost.store(false, Ordering::Relaxed);
     assert_eq!(words(&gate.evidence(&NONCE).unwrap_err()), lost);
-}
-
-/// A vendor's service that is away costs sessions their evidence for as long, and the machine nothing.
-#[test]
-fn what_lapses_fails_sessions_and_nothing_else() {
-    let open = |bench: &Arc<Bench>| {
-        let (host, collateral) = watch::channel(Some(bench.collateral()));
-        let setup = Setup {
-            source: Arc::clone(bench) as Arc<dyn GpuSource>,
-            count: Box::new(|| Ok(1)),
-            roots: Roots::Development,
-            collateral,
-        };
-        (
-            host,
-            Gate::open(setup, &NONCE, |_| (), Duration::ZERO).unwrap(),
-        )
-    };
-    let bench = Bench::new(&["1001"]);
-    let (host, gate) = open(&bench);
-    let without = |edit: fn(&mut GpuCollateral)| {
-        let mut collateral = bench.collateral();
-        edit(&mut collateral);
-        Some(collateral)
-    };
-    for (handed, ids) in [
-        (None, "gpu.rim.driver, gpu.rim.vbios, gpu.measurements"),
-        (without(|all| all.ocsp.truncate(0)), "gpu.revocation"),
-        (
-            without(|all| all.rims.truncate(1)),
-            "gpu.rim.vbios, gpu.measurements",
-        ),
-    ] {
-        host.send_replace(handed);
-        let error = gate.evidence(&NONCE).unwrap_err().to_string();
-        let text = "an answer of NVIDIA's about the GPUs is absent or over its time: ";
-        let found = error.strip_prefix(text).expect(&error);
-        let found: Vec<&str> = found.split(", ").collect();
-        assert!(ids.split(", ").all(|id| found.contains(&id)), "{error}");
-        assert!(gate.failed().borrow().is_none());
-    }
-    host.send_replace(Some(bench.collateral()));
-    assert!(gate.evidence(&NONCE).is_ok());
-    // Behind what lapsed nothing else hides: another GPU, a damaged answer, a revoked certificate.
-    host.send_replace(None);
-    *bench.simulator.lock().unwrap() = simulator(&["2002"]);
-    let error = gate.evidence(&NONCE).unwrap_err().to_string();
-    assert!(
-        error.starts_with("the evidence of the GPUs was refused by "),
-        "{error}"
-    );
-    assert!(error.ends_with(", gpu.keys"), "{error}");
-    assert!(gate.failed().borrow().is_some());
-    let bench = Bench::new(&["1001"]);
-    let (host, gate) = open(&bench);
-    let mut damaged = bench.collateral();
-    damaged.ocsp[0].0.truncate(40);
-    host.send_replace(Some(damaged));
-    assert_eq!(
-        gate.evidence(&NONCE).unwrap_err().to_string(),
-        "the evidence of the GPUs was refused by gpu.revocation"
-    );
-    assert!(gate.failed().borrow().is_some());
-    let bench = Bench::new(&["1001"]);
-    let (host, gate) = open(&bench);
-    bench.simulator.lock().unwrap().fault = Some(Fault::Revoked);
-    host.send_replace(Some(bench.collateral()));
-    assert_eq!(
-        gate.evidence(&NONCE).unwrap_err().to_string(),
-        "the evidence of the GPUs was refused by gpu.revocation"
-    );
-    assert!(gate.failed().borrow().is_some());
 }
 
 #[tokio::test]
