@@ -25,6 +25,8 @@ use crate::timings::Timings;
 
 /// How long each step of ending QEMU may take.
 pub(crate) const STOP: Duration = Duration::from_secs(5);
+/// How long the last bytes of a guest that has finished may take to its clients.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// A VM that serves. Dropping it kills it and all that belongs to it.
 #[derive(Debug)]
@@ -189,7 +191,7 @@ async fn own(
         limits,
         folder,
     } = parts;
-    let relay = Task(tokio::spawn(relay::relay(
+    let mut relay = Task(tokio::spawn(relay::relay(
         door,
         guest,
         limits,
@@ -199,6 +201,8 @@ async fn own(
         Some((process, connection, launch)) => (Some(process), Some((connection, launch))),
         None => (None, None),
     };
+    // The relay cuts its connections when the last of these is gone.
+    let relaying = gate.clone();
     let driver = Driver {
         settings,
         control,
@@ -210,6 +214,11 @@ async fn own(
         news,
     };
     let ending = driver.run().await;
+    if matches!(ending, Ending::Stopped) {
+        // The guest has given its last answers away, which does not mean that they have arrived.
+        relaying.send_replace(false);
+        let _ = timeout(LINGER, &mut relay.0).await;
+    }
     drop(relay);
     if matches!(
         ending,

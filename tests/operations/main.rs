@@ -19,6 +19,7 @@ mod by_hand;
 mod demonstrated;
 mod interrupted;
 mod kept;
+mod updated;
 
 /// Of a machine that is slow and busy.
 const DEADLINE: Duration = Duration::from_secs(300);

@@ -16,7 +16,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -47,6 +47,17 @@ const PHASES: [Phase; 7] = [
     Phase::Engine,
     Phase::Serving,
 ];
+
+/// What a machine began is in this file of its VM's folder, a line for each request.
+const BEGUN: &str = "begun";
+
+/// What all machines of `name` began, in both places where its VM may live.
+pub fn begun(root: &Path, name: &str) -> Vec<String> {
+    let read = |root: PathBuf| std::fs::read_to_string(root.join("vms").join(name).join(BEGUN));
+    let texts = [root.to_owned(), root.join("b")].map(|root| read(root).unwrap_or_default());
+    let lines = texts.iter().flat_map(|text| text.lines());
+    lines.map(str::to_owned).collect()
+}
 
 /// Writes the scripts to start in place of QEMU and of the simulator.
 pub fn programs(folder: &Path) -> (PathBuf, PathBuf) {
@@ -131,7 +142,8 @@ pub fn play() {
             name: word.to_owned(),
             accepted: part != "refused",
             draining: AtomicBool::new(false),
-            busy: AtomicUsize::new(0),
+            turns: Mutex::default(),
+            begun: Path::new(folder).join(BEGUN),
             clients: Mutex::default(),
         }),
     }
@@ -268,12 +280,33 @@ struct Service {
     name: String,
     accepted: bool,
     draining: AtomicBool,
-    /// Requests that run.
-    busy: AtomicUsize,
+    turns: Mutex<Turns>,
+    /// The file of what it began.
+    begun: PathBuf,
     clients: Mutex<HashMap<u64, TcpStream>>,
 }
 
+/// Requests that run, and whether there will be no more.
+#[derive(Default)]
+struct Turns {
+    busy: usize,
+    closed: bool,
+}
+
 impl Service {
+    /// False where it will not be begun: whoever sent it sees its connection close.
+    fn begins(&self, line: &str) -> bool {
+        let mut turns = self.turns.lock().unwrap();
+        if turns.closed {
+            return false;
+        }
+        turns.busy += 1;
+        let mut file = std::fs::File::options();
+        let mut file = file.append(true).create(true).open(&self.begun).unwrap();
+        file.write_all(format!("{line}\n").as_bytes()).unwrap();
+        true
+    }
+
     fn serve(self: &Arc<Self>, listener: &TcpListener) {
         for number in 0.. {
             let Ok((client, _)) = listener.accept() else {
@@ -294,7 +327,9 @@ impl Service {
     fn talk(&self, client: &TcpStream) {
         for line in BufReader::new(client).lines() {
             let Ok(line) = line else { return };
-            self.busy.fetch_add(1, Ordering::SeqCst);
+            if !self.begins(&line) {
+                return;
+            }
             let answer = match line.as_str() {
                 "judge" if self.accepted => "accepted\n".to_owned(),
                 "judge" => "refused\n".to_owned(),
@@ -307,14 +342,20 @@ impl Service {
             if self.draining.load(Ordering::SeqCst) {
                 let _ = client.shutdown(Shutdown::Both);
             }
-            self.busy.fetch_sub(1, Ordering::SeqCst);
+            self.turns.lock().unwrap().busy -= 1;
         }
     }
 
     /// Nobody new is served from here on: the host's listener leads elsewhere. Whoever waits for an answer gets it.
     fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
-        while self.busy.load(Ordering::SeqCst) > 0 {
+        loop {
+            let mut turns = self.turns.lock().unwrap();
+            if turns.busy == 0 {
+                turns.closed = true;
+                break;
+            }
+            drop(turns);
             thread::sleep(Duration::from_millis(1));
         }
         for client in self.clients.lock().unwrap().values() {

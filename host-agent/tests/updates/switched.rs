@@ -1,13 +1,16 @@
 //! Updates that succeed, and rollbacks.
 
+use std::time::Duration;
+
 use cocoon_host_agent::daemon::End;
 use cocoon_host_agent::lifecycle::State;
 use cocoon_host_agent::update::store::Slot;
 use cocoon_host_agent::update::{Phase, Way};
+use tokio::time::timeout;
 
 use crate::load::Load;
-use crate::machine::SLOWLY;
-use crate::world::{World, line};
+use crate::machine::{SLOWLY, begun};
+use crate::world::{DEADLINE, World, line};
 
 fn endpoint(view: &cocoon_host_agent::daemon::api::View) -> String {
     view.report.as_ref().unwrap().endpoint.unwrap().to_string()
@@ -21,7 +24,7 @@ async fn no_request_fails_while_an_appliance_is_updated_and_rolled_back() {
     let address = endpoint(&before);
     let newer = world.image("newer", "serves new", 6);
 
-    let load = Load::on(address.clone());
+    let load = Load::on(&world, address.clone());
     // It takes longer than all the rest: the old VM finishes it.
     let (asked, late) = (address.clone(), tokio::sync::oneshot::channel());
     let slow = tokio::spawn(async move {
@@ -60,7 +63,7 @@ async fn no_request_fails_while_an_appliance_is_updated_and_rolled_back() {
         })
         .await;
 
-    let load = Load::on(address.clone());
+    let load = Load::on(&world, address.clone());
     let view = world.post("first/rollback?wait=true").await.unwrap();
     assert_eq!(line(&address, "again").await.unwrap(), "old again");
     let got = load.end().await;
@@ -86,13 +89,17 @@ async fn in_place_the_old_one_finishes_first_and_that_is_said() {
     let mut world = World::new("serves old", "restart.delay_seconds = 0").await;
     let before = world.serving("first").await;
     let newer = world.image("newer", "serves new", 6);
-    let (asked, late) = (endpoint(&before), tokio::sync::oneshot::channel());
-    let slow = tokio::spawn(async move {
-        late.0.send(()).unwrap();
-        line(&asked, SLOWLY).await
-    });
-    late.1.await.unwrap();
-    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    let asked = endpoint(&before);
+    let slow = tokio::spawn(async move { line(&asked, SLOWLY).await });
+    let is_begun = async {
+        while !begun(&world.root(), "first")
+            .iter()
+            .any(|one| one == SLOWLY)
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(DEADLINE, is_begun).await.unwrap();
     let view = world.update(&newer, true, true).await.unwrap();
     assert_eq!(slow.await.unwrap().unwrap(), format!("old {SLOWLY}"));
     assert!(world.says("the old VM finishes before the new one starts: as asked"));

@@ -1,0 +1,189 @@
+//! An update with real VMs and simulated evidence: to the same image under a newer, signed manifest, while clients verify
+//! whichever release they meet, and ask. Nobody is turned away.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use cocoon_client::{Address, ConnectError};
+use cocoon_host_agent::client::Client;
+use cocoon_host_agent::config::{HostConfig, Machine};
+use cocoon_host_agent::daemon::api::{UpdateRequest, View};
+use cocoon_host_agent::daemon::{Daemon, End};
+use cocoon_host_agent::lifecycle::State;
+use cocoon_host_agent::update::{Phase, Way};
+use cocoon_measurements::manifest::{public_key, sign};
+use cocoon_protocol::bytes::Hex;
+use cocoon_tests::image::{SignedImage, cache};
+use cocoon_tests::trial::{self, Model};
+use cocoon_tests::{processes, role};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::DEADLINE;
+
+/// Who signs for this test.
+const SIGNER: [u8; 32] = [9; 32];
+
+/// The shared image under a manifest of the next release: a folder of links.
+fn newer(image: &SignedImage) -> (tempfile::TempDir, SignedImage) {
+    let mut manifest = image.manifest.clone();
+    manifest.release += 1;
+    let bytes = manifest.to_json();
+    let envelope = sign(&bytes, &SIGNER).unwrap();
+    let folder = image.with("manifest.json", Some(&bytes)).unwrap();
+    let signatures = folder.path().join("manifest.json.dsse");
+    let _ = std::fs::remove_file(&signatures);
+    std::fs::write(signatures, &envelope).unwrap();
+    let newer = SignedImage {
+        folder: folder.path().to_owned(),
+        manifest,
+        bytes,
+        envelope,
+        signer: public_key(&SIGNER),
+    };
+    (folder, newer)
+}
+
+fn file(folder: &Path, image: &SignedImage) -> PathBuf {
+    let executable = Path::new(env!("CARGO_BIN_EXE_demo"));
+    let simulator = role::simulator_link(executable, folder).unwrap();
+    let text = format!(
+        "version = 1\nstatus.listen = \"off\"\n[host]\nstate = {:?}\nsimulator = {simulator:?}\ndevelopment_roots = {:?}\n\
+         [updates]\nsigners = [\"{}\"]\nallow_unlocked = true\nproving_seconds = 2\n\
+         [[appliance]]\nname = \"first\"\nimage = {:?}\nmemory = \"1G\"\nvcpus = 1\ntee = \"simulated-tdx\"\n\
+         listen = \"127.0.0.1:0\"\n",
+        folder.join("state"),
+        cache().unwrap().join("development-roots"),
+        Hex(public_key(&SIGNER)),
+        image.folder
+    );
+    let file = folder.join("host.toml");
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
+/// Clients that connect, verify the one image or the other, ask what models there are, and leave. What counts as no
+/// failure is the refusal of the other release's manifest, and nothing else.
+async fn asks(
+    address: Address,
+    root: String,
+    images: [SignedImage; 2],
+    stop: Arc<AtomicBool>,
+    by: Arc<[AtomicU32; 2]>,
+) -> Vec<String> {
+    let verifiers = images.map(|image| image.verifier(&root).unwrap());
+    let mut failed = vec![];
+    while !stop.load(Ordering::SeqCst) {
+        let mut served = false;
+        for (verifier, count) in verifiers.iter().zip(by.iter()) {
+            match verifier.connect(&address).await {
+                Ok(mut connection) => match connection.models().await {
+                    Ok(answer) if answer.status() == 200 => {
+                        count.fetch_add(1, Ordering::SeqCst);
+                        served = true;
+                        break;
+                    }
+                    Ok(answer) => failed.push(answer.status().to_string()),
+                    Err(error) => failed.push(error.to_string()),
+                },
+                Err(error) if is_of_the_other_release(&error) => {}
+                Err(error) => failed.push(error.to_string()),
+            }
+        }
+        // The old release is asked for first, so that a switch between both questions leaves nobody without an answer.
+        if !served {
+            failed.push("neither release".to_owned());
+        }
+    }
+    failed
+}
+
+fn is_of_the_other_release(error: &ConnectError) -> bool {
+    let Some(verdict) = error.verdict() else {
+        return false;
+    };
+    let failed: Vec<&str> = verdict.failures().map(|check| check.id).collect();
+    failed == ["document.manifest"]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_appliance_is_updated_under_its_clients() {
+    let _turn = trial::turn(2).await;
+    let folder = tempfile::Builder::new()
+        .prefix("cocoon-")
+        .tempdir()
+        .unwrap();
+    let image = trial::image(Model::Alphabet).await.unwrap();
+    let (_links, newer) = newer(image);
+    let path = file(folder.path(), image);
+    let config = HostConfig::load(&path, &Machine::this()).unwrap();
+    let supervisor = role::supervisor_link(Path::new(env!("CARGO_BIN_EXE_demo")), folder.path());
+    let daemon = Daemon::take(config, &path)
+        .unwrap()
+        .with_program(supervisor.unwrap());
+    let journal = daemon.journal();
+    let (end, ended) = watch::channel(None);
+    let running = tokio::spawn(daemon.run(ended));
+    let client = Client::of(&folder.path().join("state"));
+
+    let show = || client.get::<View>("/v1/appliances/first");
+    let until = Instant::now() + DEADLINE;
+    let before = loop {
+        match show().await {
+            Ok(view) if view.life.state == State::Serving => break view,
+            _ => assert!(Instant::now() < until, "{:#?}", journal.after(0).0),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let report = before.report.unwrap();
+    let root = std::fs::read_to_string(report.trust_root.unwrap()).unwrap();
+    let address: Address = format!("https://{}", report.endpoint.unwrap())
+        .parse()
+        .unwrap();
+    let (stop, by) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::<[AtomicU32; 2]>::default(),
+    );
+    let images = [image.clone(), newer.clone()];
+    let asking = tokio::spawn(asks(
+        address,
+        root,
+        images,
+        Arc::clone(&stop),
+        Arc::clone(&by),
+    ));
+
+    let request = UpdateRequest {
+        manifest: newer.folder.join("manifest.json"),
+        image: None,
+        drain_first: false,
+    };
+    let updated = client.post_with::<View>("/v1/appliances/first/update?wait=true", &request);
+    let view = timeout(DEADLINE, updated).await.unwrap().unwrap();
+    let update = view.update.unwrap().update;
+    assert_eq!(
+        (&update.phase, update.way),
+        (&Phase::Done, Way::Beside),
+        "{:#?}",
+        journal.after(0).0
+    );
+    assert_eq!(view.deployment.release, Some(newer.manifest.release));
+    let said = journal.after(0).0;
+    assert!(
+        said.iter()
+            .any(|entry| entry.text == "its evidence is accepted as simulated"),
+        "{said:#?}"
+    );
+    stop.store(true, Ordering::SeqCst);
+    let failed = asking.await.unwrap();
+    // Who met the other release was refused for that, and served at the next try; nothing else failed.
+    let (old, new) = (by[0].load(Ordering::SeqCst), by[1].load(Ordering::SeqCst));
+    assert!(old > 0 && new > 0, "{old} and {new}: {said:#?}");
+    assert_eq!(failed, [""; 0], "{said:#?}");
+
+    end.send(Some(End::Halt)).unwrap();
+    timeout(DEADLINE, running).await.unwrap().unwrap();
+    assert!(processes::naming(folder.path()).is_empty());
+}
