@@ -1,7 +1,7 @@
 //! Clients that ask all the time, and count what they get.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::machine::begun;
+use crate::machine::BEGUN;
 use crate::world::{World, line};
 
 /// Clients of each kind.
@@ -149,4 +149,12 @@ async fn ask(stream: &mut BufReader<TcpStream>, asked: &str) -> std::io::Result<
         0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
         _ => Ok(answer.trim_end().to_owned()),
     }
+}
+
+/// What all machines of `name` began, in both places where its VM may live.
+pub fn begun(root: &Path, name: &str) -> Vec<String> {
+    let read = |root: PathBuf| std::fs::read_to_string(root.join("vms").join(name).join(BEGUN));
+    let texts = [root.to_owned(), root.join("b")].map(|root| read(root).unwrap_or_default());
+    let lines = texts.iter().flat_map(|text| text.lines());
+    lines.map(str::to_owned).collect()
 }

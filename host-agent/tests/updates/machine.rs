@@ -49,15 +49,7 @@ const PHASES: [Phase; 7] = [
 ];
 
 /// What a machine began is in this file of its VM's folder, a line for each request.
-const BEGUN: &str = "begun";
-
-/// What all machines of `name` began, in both places where its VM may live.
-pub fn begun(root: &Path, name: &str) -> Vec<String> {
-    let read = |root: PathBuf| std::fs::read_to_string(root.join("vms").join(name).join(BEGUN));
-    let texts = [root.to_owned(), root.join("b")].map(|root| read(root).unwrap_or_default());
-    let lines = texts.iter().flat_map(|text| text.lines());
-    lines.map(str::to_owned).collect()
-}
+pub const BEGUN: &str = "begun";
 
 /// Writes the scripts to start in place of QEMU and of the simulator.
 pub fn programs(folder: &Path) -> (PathBuf, PathBuf) {

@@ -8,8 +8,8 @@ use cocoon_host_agent::update::store::Slot;
 use cocoon_host_agent::update::{Phase, Way};
 use tokio::time::timeout;
 
-use crate::load::Load;
-use crate::machine::{SLOWLY, begun};
+use crate::load::{Load, begun};
+use crate::machine::SLOWLY;
 use crate::world::{DEADLINE, World, line};
 
 fn endpoint(view: &cocoon_host_agent::daemon::api::View) -> String {
