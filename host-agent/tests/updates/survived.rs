@@ -60,7 +60,7 @@ fn go(world: &World) {
 async fn the_next_daemon_finishes_what_was_begun() {
     for phase in ["starting", "examining", "proving"] {
         let (mut world, address) = updating(phase).await;
-        let load = Load::on(&world, address.clone());
+        let load = Load::on(address.clone());
         world.kill().await;
         world.begin();
         go(&world);
