@@ -30,7 +30,6 @@ use crate::update::store::Slot;
 use crate::web::{Web, WebError};
 
 pub mod api;
-mod body;
 mod clock;
 pub mod journal;
 mod keeper;

@@ -22,7 +22,6 @@ use tokio::sync::{Semaphore, broadcast::error::RecvError, mpsc};
 use tokio::time::timeout;
 
 use super::api::{About, Code, List, Refusal, UpdateRequest, View};
-use super::body::Reply;
 use super::clock::Clock;
 use super::journal::{Entry, Journal};
 use super::keeper::{self, Handle, Wanted};
@@ -33,6 +32,7 @@ use crate::text::chain;
 use crate::update::check::{self, Updates};
 use crate::update::store;
 use crate::watch::{GpuUse, HostUse, ProcessUse, Watch, Watched};
+use crate::web::Body;
 use crate::{follow, log};
 
 mod route;
@@ -170,7 +170,7 @@ pub(super) async fn serve(listener: UnixListener, world: Arc<World>) {
     }
 }
 
-async fn answer(world: &World, request: Request<Incoming>) -> Response<Reply> {
+async fn answer(world: &World, request: Request<Incoming>) -> Response<Body> {
     let uri = request.uri();
     let route = route::find(request.method(), uri.path(), uri.query());
     let (uri, empty) = (uri.clone(), request.body().is_end_stream());
@@ -218,7 +218,7 @@ async fn update(
     name: &str,
     wanted: UpdateRequest,
     wait: bool,
-) -> Result<Response<Reply>, Refusal> {
+) -> Result<Response<Body>, Refusal> {
     let handle = world.updatable(name)?;
     let refused = |why: String| Refusal::new(Code::UpdateRefused, why);
     let (root, own) = (world.root.clone(), handle.name.clone());
@@ -236,7 +236,7 @@ async fn update(
     changed(handle, Wanted::Update { to, drain_first }, wait).await
 }
 
-async fn changed(handle: &Handle, wanted: Wanted, wait: bool) -> Result<Response<Reply>, Refusal> {
+async fn changed(handle: &Handle, wanted: Wanted, wait: bool) -> Result<Response<Body>, Refusal> {
     let mut view = handle.command(wanted).await?;
     if wait {
         let ended = handle.wait(keeper::updated).await;
@@ -245,7 +245,7 @@ async fn changed(handle: &Handle, wanted: Wanted, wait: bool) -> Result<Response
     Ok(json(&view))
 }
 
-async fn act(world: &World, route: Route) -> Result<Response<Reply>, Refusal> {
+async fn act(world: &World, route: Route) -> Result<Response<Body>, Refusal> {
     let ending = || Refusal::new(Code::Ending, "the daemon is ending");
     let handle = |name: &str| world.handle(name);
     match route {
@@ -329,23 +329,23 @@ fn line(entry: &Entry) -> Bytes {
     line.into()
 }
 
-fn lines<F>(send: impl FnOnce(mpsc::Sender<Bytes>) -> F) -> Response<Reply>
+fn lines<F>(send: impl FnOnce(mpsc::Sender<Bytes>) -> F) -> Response<Body>
 where
     F: Future<Output = ()> + Send + 'static,
 {
     let (to, lines) = mpsc::channel(LINES);
     // Ends when the client is gone: then the receiver is, too.
     tokio::spawn(send(to));
-    response("application/x-ndjson", Reply::Lines(lines))
+    response("application/x-ndjson", Body::Pieces(lines))
 }
 
-fn json(answer: &impl Serialize) -> Response<Reply> {
+fn json(answer: &impl Serialize) -> Response<Body> {
     // Our own types: serialisation cannot fail.
     let bytes = serde_json::to_vec(answer).unwrap_or_default();
-    response("application/json", Reply::Whole(Some(bytes.into())))
+    response("application/json", Body::Whole(Some(bytes.into())))
 }
 
-fn response(kind: &'static str, reply: Reply) -> Response<Reply> {
+fn response(kind: &'static str, reply: Body) -> Response<Body> {
     let mut response = Response::new(reply);
     let kind = hyper::header::HeaderValue::from_static(kind);
     response.headers_mut().insert(CONTENT_TYPE, kind);

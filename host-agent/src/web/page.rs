@@ -38,7 +38,7 @@ pub struct Page {
 /// What an answer consists of.
 #[derive(Debug)]
 pub enum Body {
-    /// All at once, with its length and, where it may be kept, its `ETag`.
+    /// All at once, with its length.
     Whole(Option<Bytes>),
     /// Piece by piece as they come, until the sender is dropped or the connection's life is over.
     Pieces(mpsc::Receiver<Bytes>),
