@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use cocoon_measurements::appraise::{Presented, appraise};
 use cocoon_measurements::manifest::{ManifestRefusal, ManifestTrust, trust};
@@ -14,6 +14,7 @@ use cocoon_measurements::verdict::{Class, Outcome, Verdict};
 use cocoon_protocol::manifest::{MAX_MANIFEST_LEN, manifest_id};
 use tokio::time::timeout;
 
+use crate::collateral::keeper::clock;
 use crate::text::{chain, plain};
 
 mod guest;
@@ -97,7 +98,7 @@ pub enum ExamineError {
 /// # Errors
 /// [`ExamineError`]; a verdict that rejects is none.
 pub async fn examine(asked: &Asked) -> Result<Verdict, ExamineError> {
-    let now = now();
+    let now = clock();
     let bytes = read(&asked.manifest, MAX_MANIFEST_LEN)?;
     // Whether it is signed was asked before; here it is held against what it describes.
     let believed = ManifestTrust {
@@ -165,9 +166,4 @@ fn failures(verdict: &Verdict) -> String {
         None => check.title.clone(),
     });
     plain(&words.collect::<Vec<_>>().join("; "), 800)
-}
-
-fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
 }

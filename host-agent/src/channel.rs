@@ -15,7 +15,7 @@ use cocoon_qemu::Vm;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::collateral::guest::{self, Parts};
 use crate::config::GuestAddress;
@@ -25,6 +25,8 @@ use crate::text::{chain, plain};
 
 /// Messages to the guest that wait to be read by it. It reads at once or is broken.
 const OUTBOX: usize = 64;
+/// How long it may take to read what a guest said before it ended.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How long the guest may be silent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,7 +213,17 @@ impl Driver<'_> {
                 Some(event) = answered.recv() => events.push_back(event),
                 Some((collateral, gpu)) = handed.recv() => events.push_back(Event::Collateral(collateral, gpu)),
                 Some(note) = told.recv() => news(&News::Note(note)),
-                _ = vm.wait() => events.push_back(Event::Gone),
+                _ = vm.wait() => {
+                    // What it said last, such as why it ends, is still to be read; nobody writes any more.
+                    let rest = async {
+                        while let Ok(count @ 1..) = reader.read(&mut buffer).await {
+                            decoder.push(&buffer[..count]);
+                            collect(&mut decoder, &mut events);
+                        }
+                    };
+                    let _ = timeout(LAST_WORDS, rest).await;
+                    events.push_back(Event::Gone);
+                }
                 Some(()) = drain.recv() => events.push_back(Event::Drain),
                 () = sleep_until(deadline.map_or_else(Instant::now, |(at, _)| at)), if deadline.is_some() => {
                     let patience = deadline.map_or(Duration::ZERO, |(_, patience)| patience);

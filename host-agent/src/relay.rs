@@ -44,10 +44,14 @@ impl Default for Limits {
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Somebody else has it.
-    #[error("{0} is in use by another program: choose another with --listen, or stop that program")]
+    #[error(
+        "{0} is in use by another program: choose another (--listen, or `listen` in the file), or stop that program"
+    )]
     InUse(SocketAddr),
     /// Anything else.
-    #[error("cannot listen on {address}: choose another address with --listen")]
+    #[error(
+        "cannot listen on {address}: choose another address (--listen, or `listen` in the file)"
+    )]
     Other {
         /// Where.
         address: SocketAddr,
@@ -326,8 +330,7 @@ mod tests {
         let taken = door().await;
         let address = taken.address().unwrap();
         let error = Door::shut().bind(address).await.unwrap_err().to_string();
-        let advice =
-            "is in use by another program: choose another with --listen, or stop that program";
+        let advice = "is in use by another program: choose another (--listen, or `listen` in the file), or stop that program";
         assert_eq!(error, format!("{address} {advice}"));
     }
 

@@ -93,7 +93,7 @@ async fn a_port_in_use() {
     assert_eq!(
         refusal(|trial| trial.options.listen = address).await,
         format!(
-            "{address} is in use by another program: choose another with --listen, or stop that program"
+            "{address} is in use by another program: choose another (--listen, or `listen` in the file), or stop that program"
         )
     );
 }

@@ -16,7 +16,7 @@ use serde_json::json;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Collateral {
-    /// Folder to keep it in, the daemon's where it runs as another user; the user's cache otherwise.
+    /// Folder to keep it in: `collateral` in the daemon's host.cache where its file names one; the user's cache otherwise.
     #[arg(long, global = true)]
     store: Option<PathBuf>,
     /// TOML file with other addresses than the vendors' own.

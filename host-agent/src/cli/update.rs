@@ -9,6 +9,7 @@ use cocoon_host_agent::client::{Client, ClientError};
 use cocoon_host_agent::daemon::api::{Code, Entry, UpdateRequest, View};
 use cocoon_host_agent::text::plain;
 use cocoon_host_agent::update::Phase;
+use cocoon_host_agent::watch::Watch;
 use serde_json::json;
 
 use super::daemon::{checked, client, words};
@@ -71,12 +72,7 @@ async fn told(
     json: bool,
 ) -> anyhow::Result<ExitCode> {
     let voice = Voice::new(json);
-    let mut last = 0;
-    let before = client.lines("/v1/events", |line| {
-        last = serde_json::from_str::<Entry>(line).map_or(last, |entry| entry.seq);
-        true
-    });
-    before.await?;
+    let last = client.get::<Watch>("/v1/watch").await?.events;
     let path = format!("/v1/events?since={last}&follow=true");
     let telling = client.lines(&path, |line| {
         match serde_json::from_str::<Entry>(line) {

@@ -61,7 +61,13 @@ pub async fn serve(
             }
         };
         let (asking, gpus) = (Arc::clone(&keeper), request.gpus.clone());
-        let gathered = tokio::task::spawn_blocking(move || asking.gather(&request, clock())).await;
+        let gathered = tokio::task::spawn_blocking(move || {
+            let gathered = asking.gather(&request, clock());
+            // What cannot be removed costs its bytes, and is tried again.
+            let _ = asking.store.prune(clock());
+            gathered
+        })
+        .await;
         let gathered = match gathered {
             Ok(Ok(gathered)) => gathered,
             Ok(Err(error)) => Gathered {

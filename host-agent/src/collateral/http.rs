@@ -29,7 +29,9 @@ pub enum HttpError {
         status: u16,
     },
     /// No answer, or not all of it, or not in time.
-    #[error("{url}: no answer")]
+    #[error(
+        "{url}: no answer; check the network, HTTPS_PROXY and the trusted roots, or name a mirror in the file of COCOON_SERVICES"
+    )]
     Transfer {
         /// Address.
         url: String,

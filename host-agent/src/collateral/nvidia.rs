@@ -78,6 +78,11 @@ pub(super) fn rim(
             url,
             advice: "there is nothing to compare this driver or VBIOS with: use a version that NVIDIA released for confidential computing",
         },
+        HttpError::Status {
+            status: 401 | 403, ..
+        } => CollateralError::Unasked(
+            "NVIDIA asks for a key, or refuses this one: name its file as nvidia_key_file in the file of services",
+        ),
         other => other.into(),
     })?;
     let refused = wrong(RIM, NVIDIA);

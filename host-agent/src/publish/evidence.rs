@@ -133,11 +133,10 @@ impl Evidence {
 
 async fn published(run: u64, asking: Asking) -> Option<Vec<u8>> {
     let shown = timeout(PATIENCE, asking).await.ok()?.ok()?;
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let published = Published {
         version: 1,
         run,
-        time: since.map_or(0, |since| since.as_secs()),
+        time: crate::collateral::keeper::clock(),
         leaf_spki_sha256: shown.leaf_spki_sha256,
         exporter: shown.fresh.exporter,
         document: shown.document,

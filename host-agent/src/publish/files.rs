@@ -8,9 +8,9 @@ use cocoon_measurements::manifest::MAX_ENVELOPE_LEN;
 use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::manifest::{MAX_MANIFEST_LEN, Manifest, SnpLaunch, TdxPlatform, manifest_id};
 use serde::Serialize;
-use serde_json::Value;
 
 use super::{BYTES, Document, JSON};
+use crate::collateral::store::{Entry, Store};
 use crate::daemon::api::View;
 use crate::tables;
 use crate::update::Deployment;
@@ -156,24 +156,15 @@ pub(super) fn table(state: &Path, views: &[View], name: &str, file: &str) -> Opt
 }
 
 /// What is known of the collateral: for what each object is, and when it was fetched.
-pub(super) fn entries(folder: &Path) -> Vec<Value> {
-    let mut found: Vec<PathBuf> = std::fs::read_dir(folder.join("entries"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|end| end == "json"))
-        .take(MAX_ENTRIES)
-        .collect();
-    found.sort();
-    let read = |path: &PathBuf| serde_json::from_slice(&read(path, MAX_FILE)?).ok();
-    found.iter().filter_map(read).collect()
+pub(super) fn entries(folder: &Path) -> Vec<Entry> {
+    let mut entries = Store::reading(folder).entries();
+    entries.truncate(MAX_ENTRIES);
+    entries
 }
 
 /// The digests that they name.
 pub(super) fn digests(folder: &Path) -> Vec<Hex32> {
-    let digest = |entry: &Value| entry.get("digest")?.as_str()?.parse().ok();
-    let mut digests: Vec<Hex32> = entries(folder).iter().filter_map(digest).collect();
+    let mut digests: Vec<Hex32> = entries(folder).iter().map(|entry| entry.digest).collect();
     digests.sort_by_key(|digest| digest.0);
     digests.dedup();
     digests

@@ -13,6 +13,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::attest::GuestError;
+use crate::collateral::Dates;
+use crate::collateral::store::Store;
+use crate::collateral::want::Want;
 use crate::lifecycle::{Lifecycle, State};
 use crate::update::Deployment;
 
@@ -196,17 +199,18 @@ fn collateral_is_found_by_its_digest_alone() {
         b"[]"
     );
     let store = folder.path().join("collateral");
-    for name in ["objects", "entries"] {
-        std::fs::create_dir_all(store.join(name)).unwrap();
-    }
-    let digest = Hex32::sha256(b"a list of revoked keys");
+    let kept = Store::open(&store).unwrap();
+    let bytes = b"a list of revoked keys";
+    let entry = kept.put(&Want::RimNames, bytes, Dates { made: 1, due: 2 }, 1);
+    let digest = entry.unwrap().digest;
     let object = store.join("objects").join(digest.to_string());
-    std::fs::write(&object, "a list of revoked keys").unwrap();
-    let entry = serde_json::json!({ "want": "crl", "digest": digest });
-    std::fs::write(store.join("entries/k.json"), entry.to_string()).unwrap();
     let document = found(&publisher, &format!("collateral/{digest}")).unwrap();
     assert_eq!(document.bytes, b"a list of revoked keys");
     assert_eq!(document.cache, Cache::Forever);
+    let entries = found(&publisher, "collateral/entries.json").unwrap().bytes;
+    let entries: Vec<serde_json::Value> = serde_json::from_slice(&entries).unwrap();
+    assert_eq!(entries.len(), 1);
+    assert_eq!(entries[0]["digest"], digest.to_string());
     let index = index::index(&publisher.sources, &[]);
     assert_eq!(index.collateral, [digest]);
     std::fs::write(&object, "something else").unwrap();

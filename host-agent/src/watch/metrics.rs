@@ -141,7 +141,7 @@ static FAMILIES: &[Family] = &[
     gauge(
         "cocoon_host_processors",
         None,
-        "Processors of the machine",
+        "Processors that the daemon may use",
         |watch| known(watch.host.processors.map(Count)),
     ),
     gauge(
@@ -335,13 +335,13 @@ static FAMILIES: &[Family] = &[
     gauge(
         "cocoon_gpu_memory",
         Some(Unit::Bytes),
-        "Its memory, where the host can see it",
+        "Its memory; not known in this release",
         |watch| number(watch, |one| Some(Count(one.gpu.as_ref()?.memory_bytes?))),
     ),
     gauge(
         "cocoon_gpu_memory_used",
         Some(Unit::Bytes),
-        "What of it is in use, where the host can see it",
+        "What of it is in use; not known in this release",
         |watch| {
             number(watch, |one| {
                 Some(Count(one.gpu.as_ref()?.memory_used_bytes?))

@@ -53,7 +53,7 @@ fn a_service_that_refuses_or_sends_elsewhere() {
 fn an_answer_that_breaks_off_or_never_comes() {
     let broken = refused(|| Reply::Truncated(b"{\"rim\":\"".to_vec()));
     assert!(
-        broken.starts_with(&format!("{AT}: no answer: ")),
+        broken.starts_with(&format!("{AT}: no answer; ")),
         "{broken}"
     );
     let double = Double::start(|_| Reply::Silence);
@@ -61,7 +61,7 @@ fn an_answer_that_breaks_off_or_never_comes() {
     let keeper = keeper_in(folder.path(), &double, policy(&scene()));
     let began = Instant::now();
     let error = chain(&keeper.fetch(&manifest(), NOW).unwrap_err());
-    assert!(error.contains(": no answer: "), "{error}");
+    assert!(error.contains(": no answer; "), "{error}");
     assert!(
         began.elapsed() < Duration::from_secs(30),
         "{:?}",

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::machine::BEGUN;
-use crate::world::line;
+use crate::world::{World, line};
 
 /// Clients of each kind.
 const CLIENTS: usize = 4;
@@ -22,18 +22,21 @@ pub struct Got {
     pub answers: BTreeMap<String, u64>,
     /// Requests without one.
     pub failed: Vec<String>,
+    /// Requests that were sent on a kept connection, got nothing, and were sent again on a new one.
+    again: Vec<String>,
 }
 
 /// Clients under way.
 pub struct Load {
     stop: Arc<AtomicBool>,
     clients: JoinSet<Got>,
+    root: PathBuf,
 }
 
 impl Load {
     /// Some make a connection for each request; some keep theirs, as HTTP clients do, and ask again on a new one when it
-    /// was closed without an answer.
-    pub fn on(address: String) -> Self {
+    /// was closed while it carried nothing: what a machine of `world` began must not be lost.
+    pub fn on(world: &World, address: String) -> Self {
         // No two requests of a test process have one name.
         static LOADS: AtomicUsize = AtomicUsize::new(0);
         let (stop, mut clients) = (Arc::new(AtomicBool::new(false)), JoinSet::new());
@@ -42,7 +45,12 @@ impl Load {
             clients.spawn(fresh(address.clone(), number, Arc::clone(&stop)));
             clients.spawn(kept(address.clone(), number, Arc::clone(&stop)));
         }
-        Self { stop, clients }
+        let root = world.root();
+        Self {
+            stop,
+            clients,
+            root,
+        }
     }
 
     /// All that they got.
@@ -54,6 +62,16 @@ impl Load {
                 *all.answers.entry(who).or_default() += count;
             }
             all.failed.extend(got.failed);
+            all.again.extend(got.again);
+        }
+        let begun = begun(&self.root, "first");
+        for asked in &all.again {
+            let times = begun.iter().filter(|one| *one == asked).count();
+            if times > 1 {
+                all.failed.push(format!(
+                    "{asked}: a machine began it, and its answer was lost"
+                ));
+            }
         }
         all
     }
@@ -100,7 +118,12 @@ async fn kept(address: String, number: usize, stop: Arc<AtomicBool>) -> Got {
         let answer = match answer {
             Ok(answer) => Ok(answer),
             // It was closed between two requests, or so it seems.
-            Err(_) => on_new(&address, &asked).await,
+            Err(error) => {
+                if error.kind() != std::io::ErrorKind::NotConnected {
+                    got.again.push(asked.clone());
+                }
+                on_new(&address, &asked).await
+            }
         };
         match answer {
             Ok((answer, kept)) => {
@@ -119,7 +142,7 @@ async fn on_new(address: &str, asked: &str) -> std::io::Result<(String, BufReade
     Ok((answer, stream))
 }
 
-async fn ask(stream: &mut BufReader<TcpStream>, asked: &str) -> std::io::Result<String> {
+pub async fn ask(stream: &mut BufReader<TcpStream>, asked: &str) -> std::io::Result<String> {
     stream.write_all(format!("{asked}\n").as_bytes()).await?;
     let mut answer = String::new();
     match stream.read_line(&mut answer).await? {

@@ -331,10 +331,15 @@ impl Service {
                 }
             };
             let _ = (&mut &*client).write_all(answer.as_bytes());
-            if self.draining.load(Ordering::SeqCst) {
+            let last = self.draining.load(Ordering::SeqCst);
+            if last {
                 let _ = client.shutdown(Shutdown::Both);
             }
             self.turns.lock().unwrap().busy -= 1;
+            if last {
+                // What came in the meantime can still be read here, and could not be answered.
+                return;
+            }
         }
     }
 

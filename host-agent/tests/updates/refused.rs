@@ -90,7 +90,7 @@ async fn an_update_that_fails_goes_back_and_disturbs_nobody() {
         .endpoint
         .unwrap()
         .to_string();
-    let load = Load::on(address.clone());
+    let load = Load::on(&world, address.clone());
     let cases = [
         (
             "refused new",

@@ -1,13 +1,13 @@
 //! Daemons that are killed in the middle of an update, alone or with a VM: what comes after is one of two whole states.
 
-use std::sync::atomic::Ordering;
-
 use cocoon_host_agent::daemon::api::View;
 use cocoon_host_agent::update::Phase;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::io::BufReader;
+use tokio::net::TcpStream;
 
-use crate::load::Load;
+use crate::load::{Load, ask};
 use crate::machine::SLOWLY;
 use crate::world::{World, line};
 
@@ -41,10 +41,7 @@ async fn updating(phase: &str) -> (World, String) {
         "serves new"
     };
     let newer = world.image("newer", words, 6);
-    world
-        .judge
-        .held
-        .store(phase == "examining", Ordering::SeqCst);
+    world.judge.held.send_replace(phase == "examining");
     world.update(&newer, false, false).await.unwrap();
     world.phase(phase).await;
     (world, address)
@@ -52,7 +49,7 @@ async fn updating(phase: &str) -> (World, String) {
 
 fn go(world: &World) {
     std::fs::write(world.root().join("b/vms/first/go"), "").unwrap();
-    world.judge.held.store(false, Ordering::SeqCst);
+    world.judge.held.send_replace(false);
 }
 
 /// Both VMs live on: the next daemon finds them and finishes, and nobody is turned away.
@@ -60,7 +57,7 @@ fn go(world: &World) {
 async fn the_next_daemon_finishes_what_was_begun() {
     for phase in ["starting", "examining", "proving"] {
         let (mut world, address) = updating(phase).await;
-        let load = Load::on(address.clone());
+        let load = Load::on(&world, address.clone());
         world.kill().await;
         world.begin();
         go(&world);
@@ -161,21 +158,18 @@ async fn a_daemon_that_dies_while_the_old_vm_finishes_changes_nothing() {
     let world = World::new("serves old", "").await;
     let address = endpoint(&world.serving("first").await);
     let newer = world.image("newer", "serves new", 6);
+    let mut held = BufReader::new(TcpStream::connect(&address).await.unwrap());
+    assert_eq!(ask(&mut held, "before").await.unwrap(), "old before");
     world.update(&newer, false, false).await.unwrap();
-    // One request after the other holds the old one until then.
-    let asked = address.clone();
-    let slow = tokio::spawn(async move { line(&asked, SLOWLY).await });
+    world.phase("proving").await;
+    // Longer than the rest of proving: the old one finishes it.
+    let slow = tokio::spawn(async move { ask(&mut held, SLOWLY).await });
     let mut world = world;
-    world
-        .until("first", |view| {
-            let phase = view.update.as_ref().unwrap().update.phase.name();
-            ["retiring", "done"].contains(&phase)
-        })
-        .await;
+    world.phase("retiring").await;
     world.kill().await;
     world.begin();
     let view = world.phase("done").await;
     assert_eq!(view.deployment.release, Some(6));
     assert_eq!(line(&address, "now").await.unwrap(), "new now");
-    assert!(slow.await.unwrap().unwrap().ends_with(SLOWLY));
+    assert_eq!(slow.await.unwrap().unwrap(), format!("old {SLOWLY}"));
 }

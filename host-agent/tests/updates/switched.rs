@@ -24,7 +24,7 @@ async fn no_request_fails_while_an_appliance_is_updated_and_rolled_back() {
     let address = endpoint(&before);
     let newer = world.image("newer", "serves new", 6);
 
-    let load = Load::on(address.clone());
+    let load = Load::on(&world, address.clone());
     // It takes longer than all the rest: the old VM finishes it.
     let (asked, late) = (address.clone(), tokio::sync::oneshot::channel());
     let slow = tokio::spawn(async move {
@@ -63,7 +63,7 @@ async fn no_request_fails_while_an_appliance_is_updated_and_rolled_back() {
         })
         .await;
 
-    let load = Load::on(address.clone());
+    let load = Load::on(&world, address.clone());
     let view = world.post("first/rollback?wait=true").await.unwrap();
     assert_eq!(line(&address, "again").await.unwrap(), "old again");
     let got = load.end().await;

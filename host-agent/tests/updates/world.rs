@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cocoon_host_agent::attest::{Asked, Judge, Judging};
@@ -29,16 +28,15 @@ pub const DEADLINE: Duration = Duration::from_secs(120);
 /// Asks the stand-in guest what it is to be told; waits while it is held.
 #[derive(Clone, Default)]
 pub struct ToldJudge {
-    pub held: Arc<AtomicBool>,
+    pub held: Arc<watch::Sender<bool>>,
 }
 
 impl Judge for ToldJudge {
     fn judge(&self, asked: Asked) -> Judging {
         let held = Arc::clone(&self.held);
         Box::pin(async move {
-            while held.load(Ordering::SeqCst) {
-                tokio::task::yield_now().await;
-            }
+            // Its sender lives with the world.
+            let _ = held.subscribe().wait_for(|held| !held).await;
             assert!(asked.manifest.ends_with("manifest.json") && asked.manifest.is_file());
             match line(&asked.guest.to_string(), "judge").await {
                 Ok(answer) if answer == "accepted" => Ok("the tests' judge accepts it".to_owned()),
