@@ -1,11 +1,13 @@
-//! One suite of the Debian archive: InRelease, its signature, its dates, and the Packages index it vouches for.
+//! One suite of the Debian archive: InRelease, its signature, its dates, and the Packages indices it vouches for.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::archive_error::ArchiveError;
+use crate::lock::MAIN;
 use crate::openpgp::{self, Signed};
 use crate::report::Reporter;
 use crate::{Cache, CacheError, Digest, Http, Mirrors, Release, date};
@@ -13,8 +15,6 @@ use crate::{Cache, CacheError, Digest, Http, Mirrors, Release, date};
 const MAX_INRELEASE_BYTES: u64 = 4 << 20;
 const MAX_PACKAGES_XZ_BYTES: u64 = 64 << 20;
 const MAX_PACKAGES_BYTES: u64 = 512 << 20;
-/// The only index that is used.
-const INDEX: &str = "main/binary-amd64/Packages.xz";
 
 /// The keys that may sign a Release file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,10 +69,18 @@ impl Keyring {
     }
 }
 
-/// A verified suite with the text of its index.
+/// A verified suite with the texts of its indices by component.
 pub(crate) struct Suite {
     pub release: Release,
-    pub packages: String,
+    pub packages: BTreeMap<String, String>,
+}
+
+/// One index of a suite, as its InRelease names it.
+struct Index {
+    /// Below the suite's folder, such as `main/binary-amd64`.
+    folder: String,
+    sha256: Digest,
+    size: u64,
 }
 
 /// The verified fields of an InRelease file.
@@ -85,31 +93,55 @@ pub(crate) struct InRelease {
 }
 
 impl Archive {
-    /// Fetches and verifies InRelease and index of `suite`.
-    pub(crate) fn suite(&self, suite: &str) -> Result<Suite, ArchiveError> {
+    /// Fetches and verifies InRelease of `suite` and its indices of `main` and of `components`.
+    pub(crate) fn suite(
+        &self,
+        suite: &str,
+        components: &BTreeSet<&str>,
+    ) -> Result<Suite, ArchiveError> {
         let inrelease = self.inrelease(suite)?;
         self.check_dates(suite, &inrelease)?;
-        let (sha256, size) = index_hash(suite, &inrelease.text)?;
-        let path = match self
-            .cache
-            .lookup(&sha256, size)
-            .map_err(cache_error(suite))?
-        {
-            Some(path) => path,
-            None => self.fetch_index(suite, &inrelease, &sha256, size)?,
-        };
-        let task = self
-            .reporter
-            .start(&format!("reading the index of {suite}"), None);
-        let packages = decompress(suite, &path)?;
-        task.finish(&format!("dated {}", inrelease.date));
+        // An old mirror's file and a new one's indices would not fit, so that all follow from this one text.
+        let main = self.index(suite, MAIN, &inrelease)?;
+        let mut packages = BTreeMap::from([(MAIN.to_owned(), main.1)]);
+        let mut others = BTreeMap::new();
+        for component in components.iter().filter(|component| **component != MAIN) {
+            let (sha256, text) = self.index(suite, component, &inrelease)?;
+            others.insert((*component).to_owned(), sha256);
+            packages.insert((*component).to_owned(), text);
+        }
         let release = Release {
             suite: suite.to_owned(),
             date: inrelease.date,
             inrelease_sha256: inrelease.sha256,
-            packages_sha256: sha256,
+            packages_sha256: main.0,
+            components: others,
         };
         Ok(Suite { release, packages })
+    }
+
+    /// Digest and text of one index.
+    fn index(
+        &self,
+        suite: &str,
+        component: &str,
+        inrelease: &InRelease,
+    ) -> Result<(Digest, String), ArchiveError> {
+        let index = Index::named(suite, component, &inrelease.text)?;
+        let path = match self
+            .cache
+            .lookup(&index.sha256, index.size)
+            .map_err(cache_error(suite))?
+        {
+            Some(path) => path,
+            None => self.fetch_index(suite, inrelease, &index)?,
+        };
+        let task = self
+            .reporter
+            .start(&format!("reading the index of {suite} {component}"), None);
+        let packages = decompress(suite, &path)?;
+        task.finish(&format!("dated {}", inrelease.date));
+        Ok((index.sha256, packages))
     }
 
     /// Where the suite's own, signed Release file says that old files are; `None` if it does not say.
@@ -201,25 +233,28 @@ impl Archive {
         &self,
         suite: &str,
         inrelease: &InRelease,
-        sha256: &Digest,
-        size: u64,
+        index: &Index,
     ) -> Result<PathBuf, ArchiveError> {
-        let dir = format!("{}/dists/{suite}", inrelease.base);
+        let Index {
+            folder,
+            sha256,
+            size,
+        } = index;
+        let dir = format!("{}/dists/{suite}/{folder}", inrelease.base);
         // By hash first: the plain name changes under our feet when the mirror updates.
-        let by_hash = format!("{dir}/main/binary-amd64/by-hash/SHA256/{sha256}");
+        let by_hash = format!("{dir}/by-hash/SHA256/{sha256}");
+        let plain = format!("{dir}/Packages.xz");
         let _guard = self
             .cache
             .exclusive(&*self.reporter)
             .map_err(cache_error(suite))?;
         let task = self
             .reporter
-            .start(&format!("package index of {suite}"), Some(size));
+            .start(&format!("package index of {suite}"), Some(*size));
         let part = self.cache.part(sha256);
-        let mut result = self.http.download(&by_hash, size, &part, &*task);
+        let mut result = self.http.download(&by_hash, *size, &part, &*task);
         if result.is_err() {
-            result = self
-                .http
-                .download(&format!("{dir}/{INDEX}"), size, &part, &*task);
+            result = self.http.download(&plain, *size, &part, &*task);
         }
         result.map_err(|source| ArchiveError::Fetch {
             document: "package index",
@@ -228,7 +263,7 @@ impl Archive {
         })?;
         task.finish("fetched");
         self.cache
-            .insert(&part, INDEX, sha256, size)
+            .insert(&part, &plain, sha256, *size)
             .map_err(|error| match error {
                 CacheError::Hash { .. } | CacheError::Size { .. } => ArchiveError::Index {
                     suite: suite.to_owned(),
@@ -242,25 +277,42 @@ impl Archive {
     }
 }
 
-/// Digest and size that the SHA256 section names for the index.
-fn index_hash(suite: &str, text: &str) -> Result<(Digest, u64), ArchiveError> {
-    let section = text
-        .lines()
-        .skip_while(|line| line.trim_end() != "SHA256:")
-        .skip(1)
-        .take_while(|line| line.starts_with(' '));
-    for line in section {
-        let mut words = line.split_whitespace();
-        if let (Some(hash), Some(size), Some(INDEX)) = (words.next(), words.next(), words.next()) {
-            let hash = Digest::parse(hash).map_err(|_| bad_field(suite, "SHA256", line))?;
+impl Index {
+    /// What the SHA256 section of a Release file says of a component's index.
+    fn named(suite: &str, component: &str, text: &str) -> Result<Self, ArchiveError> {
+        let folder = format!("{component}/binary-amd64");
+        let path = format!("{folder}/Packages.xz");
+        let section = text
+            .lines()
+            .skip_while(|line| line.trim_end() != "SHA256:")
+            .skip(1)
+            .take_while(|line| line.starts_with(' '));
+        for line in section {
+            let mut words = line.split_whitespace();
+            let (Some(hash), Some(size), Some(name)) = (words.next(), words.next(), words.next())
+            else {
+                continue;
+            };
+            if name != path {
+                continue;
+            }
+            let sha256 = Digest::parse(hash).map_err(|_| bad_field(suite, "SHA256", line))?;
             let size = size
                 .parse()
                 .ok()
-                .filter(|size| (1..=MAX_PACKAGES_XZ_BYTES).contains(size));
-            return Ok((hash, size.ok_or_else(|| bad_field(suite, "SHA256", line))?));
+                .filter(|size| (1..=MAX_PACKAGES_XZ_BYTES).contains(size))
+                .ok_or_else(|| bad_field(suite, "SHA256", line))?;
+            return Ok(Self {
+                folder,
+                sha256,
+                size,
+            });
         }
+        Err(ArchiveError::NoIndex {
+            suite: suite.to_owned(),
+            component: component.to_owned(),
+        })
     }
-    Err(bad_field(suite, "SHA256", ""))
 }
 
 fn decompress(suite: &str, path: &Path) -> Result<String, ArchiveError> {

@@ -52,6 +52,14 @@ pub enum ArchiveError {
         /// What stands there.
         found: String,
     },
+    /// The Release file names no index of a component.
+    #[error("suite {suite} has no component {component} for amd64")]
+    NoIndex {
+        /// Suite.
+        suite: String,
+        /// Component, such as `non-free`.
+        component: String,
+    },
     /// Older than allowed.
     #[error(
         "the InRelease of suite {suite} expired {days} days ago: the mirror is stale, or someone replays an old one; try another with --mirror URL"

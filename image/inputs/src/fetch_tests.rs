@@ -36,6 +36,7 @@ impl World {
             date,
             inrelease_sha256: zero,
             packages_sha256: zero,
+            components: std::collections::BTreeMap::new(),
         };
         let request = Request {
             group: "g".to_owned(),
@@ -43,6 +44,7 @@ impl World {
             name: "app".to_owned(),
             version: None,
             suites: vec!["trixie".to_owned()],
+            components: Vec::new(),
             take: Take::Package,
             without: Vec::new(),
             reason: "test".to_owned(),

@@ -72,21 +72,26 @@ pub enum HttpError {
     },
 }
 
+/// TLS for a client of `ureq`: the system's trust roots (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured), and no C.
+#[must_use]
+pub fn tls() -> TlsConfig {
+    let roots = rustls_native_certs::load_native_certs().certs;
+    let roots = roots
+        .iter()
+        .map(|root| Certificate::from_der(root).to_owned());
+    TlsConfig::builder()
+        .unversioned_rustls_crypto_provider(Arc::new(rustls_graviola::default_provider()))
+        .root_certs(RootCerts::Specific(Arc::new(roots.collect())))
+        .build()
+}
+
 impl Http {
-    /// A client with the system's trust roots (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured) and the proxy
-    /// that `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` name.
+    /// A client with the system's trust roots ([`tls`]) and the proxy that `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and
+    /// `NO_PROXY` name.
     #[must_use]
     pub fn new() -> Self {
-        let roots = rustls_native_certs::load_native_certs().certs;
-        let roots = roots
-            .iter()
-            .map(|root| Certificate::from_der(root).to_owned());
-        let tls = TlsConfig::builder()
-            .unversioned_rustls_crypto_provider(Arc::new(rustls_graviola::default_provider()))
-            .root_certs(RootCerts::Specific(Arc::new(roots.collect())))
-            .build();
         let config = ureq::Agent::config_builder()
-            .tls_config(tls)
+            .tls_config(tls())
             .http_status_as_error(false)
             .max_redirects(5)
             .user_agent(concat!("cocoon-inputs/", env!("CARGO_PKG_VERSION")))

@@ -7,12 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Digest;
 use crate::canonical::Canonical;
 use crate::names::{is_name, is_relative, is_version};
+use crate::{Digest, LockError};
 
 /// Version of the file's format.
-const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
+/// The component that a request means when it names none.
+pub(crate) const MAIN: &str = "main";
 /// No input is larger than this, whatever the lock says: bounds disk and memory.
 pub const MAX_INPUT_BYTES: u64 = 8 << 30;
 
@@ -45,10 +47,13 @@ pub struct Request {
     /// Suites to choose from; the highest version wins.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub suites: Vec<String>,
+    /// Parts of these suites to choose from, such as `non-free`; `main` alone when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub components: Vec<String>,
     /// What to lock.
     #[serde(default)]
     pub take: Take,
-    /// Packages left out of a closure.
+    /// Packages left out of a closure; a name that ends in `*` leaves out all that begin so.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub without: Vec<String>,
     /// Why this input exists and, for `without`, why it can be left out.
@@ -90,6 +95,9 @@ pub struct Release {
     pub inrelease_sha256: Digest,
     /// Digest of `main/binary-amd64/Packages.xz`, as InRelease names it.
     pub packages_sha256: Digest,
+    /// The same of each other component that was searched.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub components: BTreeMap<String, Digest>,
 }
 
 /// One locked file.
@@ -115,44 +123,6 @@ pub struct Entry {
     pub size: u64,
     /// Groups that need it.
     pub groups: Vec<String>,
-}
-
-/// Why a lock file was refused.
-#[derive(Debug, thiserror::Error)]
-pub enum LockError {
-    /// Not TOML, a missing field, or an unknown one.
-    #[error("cannot parse the lock file")]
-    Syntax(#[source] Box<toml::de::Error>),
-    /// Written by another version of this program.
-    #[error("the lock file has format {found}, this program reads {FORMAT}")]
-    Format {
-        /// Format in the file.
-        found: u32,
-    },
-    /// The same package twice in one group.
-    #[error("{name} stands twice in group {group} of the lock file")]
-    Duplicate {
-        /// Package.
-        name: String,
-        /// Group.
-        group: String,
-    },
-    /// Two releases for one suite.
-    #[error("suite {suite} has two [[release]] tables in the lock file")]
-    DuplicateRelease {
-        /// Suite.
-        suite: String,
-    },
-    /// A field with a value that cannot be right.
-    #[error("{table} {name} of the lock file: {problem}")]
-    Field {
-        /// Table.
-        table: &'static str,
-        /// Entry's or request's name.
-        name: String,
-        /// What is wrong.
-        problem: String,
-    },
 }
 
 impl Lock {
@@ -210,7 +180,7 @@ impl Lock {
     /// SHA-256 over a canonical form (length-prefixed fields, sorted): independent of layout and comments.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        let mut form = Canonical::new("cocoon inputs lock 1");
+        let mut form = Canonical::new("cocoon inputs lock 2");
         for request in &self.requests {
             let take = match request.take {
                 Take::Package => "package",
@@ -220,6 +190,7 @@ impl Lock {
             form.fields(&[&request.group, request.kind.name(), &request.name, take]);
             form.fields(&[request.version.as_deref().unwrap_or_default()]);
             form.list(&request.suites);
+            form.list(&request.components);
             form.list(&request.without);
         }
         form.fields(&["releases"]);
@@ -229,6 +200,10 @@ impl Lock {
                 release.packages_sha256.to_string(),
             ];
             form.fields(&[&release.suite, &release.date, &hashes[0], &hashes[1]]);
+            form.fields(&[&release.components.len().to_string()]);
+            for (component, packages) in &release.components {
+                form.fields(&[component, &packages.to_string()]);
+            }
         }
         form.fields(&["inputs"]);
         for entry in &self.inputs {
@@ -285,6 +260,10 @@ impl Lock {
                     format!("{:?} is not a date", release.date),
                 ));
             }
+            if let Some(component) = release.components.keys().find(|c| !is_other(c)) {
+                let problem = format!("{component:?} is not the name of a component beside main");
+                return Err(refuse("release", &release.suite, problem));
+            }
         }
         for request in &self.requests {
             request.check()?;
@@ -332,6 +311,13 @@ impl Kind {
 }
 
 impl Request {
+    /// Where its packages are looked for in each suite.
+    pub(crate) fn components(&self) -> impl Iterator<Item = &str> {
+        let main = self.components.is_empty().then_some(MAIN);
+        main.into_iter()
+            .chain(self.components.iter().map(String::as_str))
+    }
+
     fn check(&self) -> Result<(), LockError> {
         let problem = match self.kind {
             _ if !is_name(&self.name) => "name has characters that no package name has",
@@ -343,8 +329,12 @@ impl Request {
             Kind::Debian if !self.suites.iter().all(|s| is_name(s)) => {
                 "suite has characters that no suite name has"
             }
+            Kind::Debian if !self.components.iter().all(|c| is_name(c)) => {
+                "component has characters that no component name has"
+            }
             Kind::Python if self.version.is_none() => "version must be given",
             Kind::Python if !self.suites.is_empty() => "a Python package has no suites",
+            Kind::Python if !self.components.is_empty() => "a Python package has no components",
             _ if self.reason.trim().is_empty() => "reason must say why the input exists",
             _ => return Ok(()),
         };
@@ -372,6 +362,11 @@ impl Entry {
         };
         Err(refuse("input", &self.name, problem))
     }
+}
+
+/// Whether this can be a component whose index a release lists beside that of `main`.
+fn is_other(component: &str) -> bool {
+    component != MAIN && is_name(component)
 }
 
 fn refuse(table: &'static str, name: &str, problem: impl Into<String>) -> LockError {

@@ -115,3 +115,37 @@ fn fields_that_cannot_be_right_are_refused() {
         );
     }
 }
+
+#[test]
+fn components_are_named_once_and_move_the_digest() {
+    let digest = |text: &str| Lock::parse(text).expect("valid").digest();
+    let edited = |from: &str, to: &str| {
+        let edited = text(INPUT).replacen(from, to, 1);
+        assert_ne!(edited, text(INPUT));
+        edited
+    };
+    let asked = edited(
+        "suites = ['trixie']\n",
+        "suites = ['trixie']\ncomponents = ['non-free']\n",
+    );
+    let index = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let listed = edited(
+        "[[input]]",
+        &format!("[release.components]\nnon-free = '{index}'\n[[input]]"),
+    );
+    assert_ne!(digest(&asked), digest(&text(INPUT)));
+    assert_ne!(digest(&listed), digest(&text(INPUT)));
+    assert_eq!(
+        refusal(&asked.replacen("non-free", "../main", 1)),
+        "request linux of the lock file: component has characters that no component name has"
+    );
+    assert_eq!(
+        refusal(&listed.replacen("non-free =", "main =", 1)),
+        "release trixie of the lock file: \"main\" is not the name of a component beside main"
+    );
+    let python = "[[request]]\ngroup = 'kernel'\nkind = 'python'\nname = 'x'\nversion = '1'\ncomponents = ['main']\nreason = 'r'\n";
+    assert_eq!(
+        refusal(&format!("format = 1\n{python}")),
+        "request x of the lock file: a Python package has no components"
+    );
+}

@@ -80,15 +80,23 @@ pub enum ResolveError {
 /// # Errors
 /// [`ResolveError`]; nothing is guessed.
 pub fn resolve(archive: &Archive, requests: &[Request]) -> Result<Lock, ResolveError> {
-    let mut suites = BTreeMap::new();
-    for name in requests.iter().flat_map(|request| &request.suites) {
-        if !suites.contains_key(name) {
-            let suite = archive.suite(name).map_err(|source| ResolveError::Suite {
-                suite: name.clone(),
-                source: Box::new(source),
-            })?;
-            suites.insert(name.clone(), suite);
+    let mut wanted: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for request in requests {
+        for suite in &request.suites {
+            wanted
+                .entry(suite)
+                .or_default()
+                .extend(request.components());
         }
+    }
+    let mut suites = BTreeMap::new();
+    for (name, components) in &wanted {
+        let read = archive.suite(name, components);
+        let suite = read.map_err(|source| ResolveError::Suite {
+            suite: (*name).to_owned(),
+            source: Box::new(source),
+        })?;
+        suites.insert((*name).to_owned(), suite);
     }
     let indices = indices(&suites)?;
     let mut inputs: BTreeMap<(String, String, String), Entry> = BTreeMap::new();
@@ -136,44 +144,49 @@ pub fn resolve(archive: &Archive, requests: &[Request]) -> Result<Lock, ResolveE
 }
 
 type Index<'a> = BTreeMap<&'a str, Vec<Package<'a>>>;
+/// By suite and component.
+type Indices<'a> = BTreeMap<(&'a str, &'a str), Index<'a>>;
 
 /// Packages by name, and by each name they provide.
-fn indices(suites: &BTreeMap<String, Suite>) -> Result<BTreeMap<&str, Index<'_>>, ResolveError> {
+fn indices(suites: &BTreeMap<String, Suite>) -> Result<Indices<'_>, ResolveError> {
     let mut indices = BTreeMap::new();
     for (name, suite) in suites {
-        let parsed = packages::parse(name, &suite.packages).map_err(|source| {
-            let source = ArchiveError::Packages {
-                suite: name.clone(),
-                source,
-            };
-            ResolveError::Suite {
-                suite: name.clone(),
-                source: Box::new(source),
-            }
-        })?;
-        let mut index: Index<'_> = BTreeMap::new();
-        for package in parsed {
-            let provided: BTreeSet<&str> = packages::relations(package.provides)
-                .flatten()
-                .map(|r| r.name)
-                .collect();
-            for provided in provided
-                .into_iter()
-                .filter(|provided| *provided != package.name)
-            {
-                index.entry(provided).or_default().push(package.clone());
-            }
-            index.entry(package.name).or_default().push(package);
+        for (component, text) in &suite.packages {
+            indices.insert((name.as_str(), component.as_str()), index(name, text)?);
         }
-        indices.insert(name.as_str(), index);
     }
     Ok(indices)
 }
 
-fn debian(
-    indices: &BTreeMap<&str, Index<'_>>,
-    request: &Request,
-) -> Result<Vec<Entry>, ResolveError> {
+fn index<'a>(suite: &str, text: &'a str) -> Result<Index<'a>, ResolveError> {
+    let parsed = packages::parse(suite, text).map_err(|source| {
+        let source = ArchiveError::Packages {
+            suite: suite.to_owned(),
+            source,
+        };
+        ResolveError::Suite {
+            suite: suite.to_owned(),
+            source: Box::new(source),
+        }
+    })?;
+    let mut index: Index<'_> = BTreeMap::new();
+    for package in parsed {
+        let provided: BTreeSet<&str> = packages::relations(package.provides)
+            .flatten()
+            .map(|r| r.name)
+            .collect();
+        for provided in provided
+            .into_iter()
+            .filter(|provided| *provided != package.name)
+        {
+            index.entry(provided).or_default().push(package.clone());
+        }
+        index.entry(package.name).or_default().push(package);
+    }
+    Ok(index)
+}
+
+fn debian(indices: &Indices<'_>, request: &Request) -> Result<Vec<Entry>, ResolveError> {
     let search = Search { indices, request };
     let top = search
         .newest(&Relation {
@@ -198,7 +211,7 @@ fn debian(
 type Found<'a> = (&'a str, Package<'a>);
 
 struct Search<'a> {
-    indices: &'a BTreeMap<&'a str, Index<'a>>,
+    indices: &'a Indices<'a>,
     request: &'a Request,
 }
 
@@ -207,8 +220,13 @@ impl<'a> Search<'a> {
     /// version, then the name, then the suite named first, so that the answer does not depend on order.
     fn newest(&self, wanted: &Relation<'_>) -> Option<Found<'a>> {
         let mut best: Option<Found<'a>> = None;
-        for suite in &self.request.suites {
-            let Some((suite, index)) = self.indices.get_key_value(suite.as_str()) else {
+        let places = self
+            .request
+            .suites
+            .iter()
+            .flat_map(|suite| self.request.components().map(|c| (suite.as_str(), c)));
+        for place in places {
+            let Some(((suite, _), index)) = self.indices.get_key_value(&place) else {
                 continue;
             };
             for package in index
@@ -277,7 +295,7 @@ impl<'a> Search<'a> {
                     self.request
                         .without
                         .iter()
-                        .any(|name| name == relation.name)
+                        .any(|name| is_left_out(name, relation.name))
                 };
                 let met = group.iter().any(|r| {
                     taken.values().any(|(_, p)| packages::provides(p, r))
@@ -314,6 +332,14 @@ impl<'a> Search<'a> {
                     suites: self.request.suites.clone(),
                 }
             })
+    }
+}
+
+/// `linux-image-*` leaves out every package whose name begins so: those of kernels carry their version.
+fn is_left_out(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning),
+        None => pattern == name,
     }
 }
 

@@ -5,21 +5,26 @@ use std::time::Duration;
 
 use super::*;
 use crate::report::Silent;
-use crate::testing::{Deb, Server, date, key, now, public, publish};
-use crate::{Cache, Http, Keyring, Mirrors};
+use crate::testing::{Deb, Server, date, key, now, public, publish_components};
+use crate::{Cache, Digest, Http, Keyring, Mirrors};
 
 struct World {
     _dir: tempfile::TempDir,
+    server: Server,
     archive: Archive,
 }
 
 fn world(fields: &str, debs: &[Deb<'_>]) -> World {
+    components(fields, &[("main", debs)])
+}
+
+fn components(fields: &str, components: &[(&str, &[Deb<'_>])]) -> World {
     let (dir, server, key) = (
         tempfile::tempdir().expect("temporary folder"),
         Server::start([]),
         key(),
     );
-    publish(&server, &key, "trixie", fields, debs);
+    publish_components(&server, &key, "trixie", fields, components);
     let keyring = dir.path().join("keyring.gpg");
     std::fs::write(&keyring, public(&key)).expect("writes");
     let archive = Archive {
@@ -31,7 +36,11 @@ fn world(fields: &str, debs: &[Deb<'_>]) -> World {
         expired_tolerance: Duration::from_secs(3 * 86_400),
         reporter: Arc::new(Silent),
     };
-    World { _dir: dir, archive }
+    World {
+        _dir: dir,
+        server,
+        archive,
+    }
 }
 
 fn request(name: &str, take: Take) -> Request {
@@ -43,6 +52,7 @@ fn request(name: &str, take: Take) -> Request {
         name: name.to_owned(),
         version: None,
         suites,
+        components: Vec::new(),
         take,
         without,
         reason,
@@ -161,5 +171,138 @@ fn a_release_by_another_key_is_refused() {
     assert_eq!(
         error,
         "cannot read suite trixie: the InRelease of suite trixie is not signed by Debian's archive key"
+    );
+}
+
+/// Two components, of which the second needs the first and has a newer package of the same name.
+fn parts() -> World {
+    components(
+        "",
+        &[
+            ("main", &[("liba", "1", "", b"a"), ("libb", "1", "", b"b")]),
+            (
+                "non-free",
+                &[
+                    ("driver", "1", "Depends: liba\n", b"d"),
+                    ("libb", "2", "", b"other"),
+                ],
+            ),
+            ("contrib", &[]),
+        ],
+    )
+}
+
+fn of(components: &[&str], request: Request) -> Request {
+    let components = components.iter().map(|name| (*name).to_owned()).collect();
+    Request {
+        components,
+        ..request
+    }
+}
+
+#[test]
+fn only_the_named_components_are_searched() {
+    let world = parts();
+    let package = |name| request(name, Take::Package);
+    assert_eq!(
+        names(&world, package("driver")),
+        Err("no package driver in trixie".to_owned())
+    );
+    assert_eq!(
+        names(&world, package("libb")),
+        Ok(vec!["libb 1".to_owned()])
+    );
+    // Nobody who asks for nothing of theirs gets their index.
+    let hits = world.server.hits();
+    assert!(!hits.iter().any(|hit| hit.contains("non-free")), "{hits:?}");
+    assert_eq!(
+        names(&world, of(&["main", "non-free"], package("libb"))),
+        Ok(vec!["libb 2".to_owned()])
+    );
+    let closure = || request("driver", Take::Closure);
+    assert_eq!(
+        names(&world, of(&["main", "non-free"], closure())),
+        Ok(["driver 1", "liba 1"].map(str::to_owned).to_vec())
+    );
+    assert_eq!(
+        names(&world, of(&["non-free"], closure())),
+        Err("driver depends on liba, which nothing in trixie satisfies".to_owned())
+    );
+    assert_eq!(
+        names(&world, of(&["contrib"], package("driver"))),
+        Err("no package driver in trixie".to_owned())
+    );
+    assert_eq!(
+        names(&world, of(&["restricted"], package("driver"))),
+        Err(
+            "cannot read suite trixie: suite trixie has no component restricted for amd64"
+                .to_owned()
+        )
+    );
+}
+
+#[test]
+fn the_lock_names_every_index_that_was_searched() {
+    let world = parts();
+    let requests = [
+        of(&["non-free"], request("driver", Take::Package)),
+        request("liba", Take::Package),
+    ];
+    let lock = resolve(&world.archive, &requests).expect("resolves");
+    let release = lock.release("trixie").expect("listed");
+    let index = |component: &str| {
+        let path = format!("/debian/dists/trixie/{component}/binary-amd64/Packages.xz");
+        Digest::of(&world.server.page(&path))
+    };
+    assert_eq!(release.packages_sha256, index("main"));
+    let others: Vec<_> = release.components.iter().collect();
+    assert_eq!(others, [(&"non-free".to_owned(), &index("non-free"))]);
+    assert_eq!(Lock::parse(&lock.render()).expect("own output"), lock);
+}
+
+#[test]
+fn an_index_that_is_not_the_signed_one_is_refused() {
+    let world = parts();
+    let index = "/debian/dists/trixie/non-free/binary-amd64/Packages.xz";
+    let mut other = world.server.page(index);
+    let signed = Digest::of(&other);
+    if let Some(last) = other.last_mut() {
+        *last ^= 1;
+    }
+    let found = Digest::of(&other);
+    world.server.put(index, other);
+    let wanted = of(&["non-free"], request("driver", Take::Package));
+    let error = names(&world, wanted).expect_err("damaged");
+    let damaged =
+        "cannot read suite trixie: the package index of suite trixie is damaged: ".to_owned();
+    assert!(error.starts_with(&damaged), "{error}");
+    let hashes = error.contains(&signed.to_string()) && error.contains(&found.to_string());
+    assert!(hashes, "{error}");
+}
+
+#[test]
+fn a_star_leaves_out_what_carries_a_version_in_its_name() {
+    let world = world(
+        "",
+        &[
+            (
+                "headers",
+                "1",
+                "Depends: linux-image-1 | linux-image-1-unsigned, kbuild-1\n",
+                b"h",
+            ),
+            ("kbuild-1", "1", "", b"k"),
+            ("linux-image-1", "1", "", b"i"),
+        ],
+    );
+    let headers = |without: &[&str]| Request {
+        without: without.iter().map(|name| (*name).to_owned()).collect(),
+        ..request("headers", Take::Closure)
+    };
+    let without = ["headers 1", "kbuild-1 1"].map(str::to_owned).to_vec();
+    assert_eq!(names(&world, headers(&["linux-image-*"])), Ok(without));
+    assert_eq!(
+        names(&world, headers(&["linux-image"])).map(|found| found.len()),
+        Ok(3)
     );
 }

@@ -75,6 +75,11 @@ impl Server {
             .insert(path.to_owned(), page.into());
     }
 
+    pub(crate) fn page(&self, path: &str) -> Vec<u8> {
+        let pages = self.pages.lock().expect("no panic");
+        pages.get(path).cloned().unwrap_or_default().body
+    }
+
     pub(crate) fn remove(&self, path: &str) {
         self.pages.lock().expect("no panic").remove(path);
     }
@@ -196,7 +201,7 @@ pub(crate) fn xz(bytes: &[u8]) -> Vec<u8> {
 /// Name, version, extra fields, content.
 pub(crate) type Deb<'a> = (&'a str, &'a str, &'a str, &'a [u8]);
 
-/// Puts a signed suite with these packages on the server.
+/// Puts a signed suite with these packages, all in `main`, on the server.
 pub(crate) fn publish(
     server: &Server,
     key: &SignedSecretKey,
@@ -204,29 +209,39 @@ pub(crate) fn publish(
     fields: &str,
     debs: &[Deb<'_>],
 ) {
-    let mut packages = String::new();
-    for (name, version, extra, content) in debs {
-        let path = format!("pool/main/{name}_{version}_amd64.deb");
-        packages += &format!(
-            "Package: {name}\nVersion: {version}\nArchitecture: amd64\n{extra}Filename: {path}\nSize: {}\nSHA256: {}\n\n",
-            content.len(),
-            Digest::of(content)
+    publish_components(server, key, suite, fields, &[("main", debs)]);
+}
+
+/// The same with packages by component.
+pub(crate) fn publish_components(
+    server: &Server,
+    key: &SignedSecretKey,
+    suite: &str,
+    fields: &str,
+    components: &[(&str, &[Deb<'_>])],
+) {
+    let date = date(now() - 60);
+    let mut text = format!("Origin: Debian\nCodename: {suite}\nDate: {date}\n{fields}SHA256:\n");
+    for (component, debs) in components {
+        let mut packages = String::new();
+        for (name, version, extra, content) in *debs {
+            let path = format!("pool/{component}/{name}_{version}_amd64.deb");
+            packages += &format!(
+                "Package: {name}\nVersion: {version}\nArchitecture: amd64\n{extra}Filename: {path}\nSize: {}\nSHA256: {}\n\n",
+                content.len(),
+                Digest::of(content)
+            );
+            server.put(&format!("/debian/{path}"), content.to_vec());
+        }
+        let (index, path) = (
+            xz(packages.as_bytes()),
+            format!("{component}/binary-amd64/Packages.xz"),
         );
-        server.put(&format!("/debian/{path}"), content.to_vec());
+        text += &format!(" {} {} {path}\n", Digest::of(&index), index.len());
+        server.put(&format!("/debian/dists/{suite}/{path}"), index);
     }
-    let index = xz(packages.as_bytes());
-    let text = format!(
-        "Origin: Debian\nCodename: {suite}\nDate: {}\n{fields}SHA256:\n {} {} main/binary-amd64/Packages.xz\n",
-        date(now() - 60),
-        Digest::of(&index),
-        index.len()
-    );
     server.put(
         &format!("/debian/dists/{suite}/InRelease"),
         sign(&text, key),
-    );
-    server.put(
-        &format!("/debian/dists/{suite}/main/binary-amd64/Packages.xz"),
-        index,
     );
 }

@@ -128,6 +128,18 @@ pub fn unpack_deb_into(
     Ok(tree.into_keys().collect())
 }
 
+/// Unpacks the members of a `.tar.xz` for which `keep` is true: some packages carry their sources as one.
+///
+/// # Errors
+/// As [`unpack_deb`].
+pub fn unpack_tar_xz(
+    archive: &[u8],
+    limits: Limits,
+    keep: impl Fn(&str) -> bool,
+) -> Result<Tree, UnpackError> {
+    unpack_data("data.tar.xz", archive, limits, &keep)
+}
+
 fn unpack_data(
     name: &str,
     data: impl Read,

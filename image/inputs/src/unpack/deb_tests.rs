@@ -199,3 +199,26 @@ fn containers_that_are_not_packages_are_refused() {
     );
     assert!(error(&whole[..whole.len() - 40]).starts_with("cannot read the package"));
 }
+
+#[test]
+fn an_archive_within_a_package_is_held_to_the_same_rules() {
+    let members: &[_] = &[
+        ("modules/a.c", Type::Regular, "", b"source".as_slice()),
+        ("modules/b.c", Type::Regular, "", b"left"),
+    ];
+    let tree = unpack_tar_xz(&xz(&tar_of(members)), Limits::default(), |path| {
+        path.ends_with("a.c")
+    });
+    let tree = tree.expect("valid");
+    let found: Vec<_> = tree
+        .iter()
+        .map(|(path, node)| (path, node.data()))
+        .collect();
+    assert_eq!(found, [(&"modules/a.c".to_owned(), Some(&b"source"[..]))]);
+    let outside: &[_] = &[("../a.c", Type::Regular, "", b"x".as_slice())];
+    let error = unpack_tar_xz(&xz(&tar_of(outside)), Limits::default(), |_| true);
+    assert_eq!(
+        refusal(&error.expect_err("refused")),
+        "cannot unpack the package: member \"../a.c\" would lie outside the folder"
+    );
+}

@@ -62,6 +62,7 @@ impl World {
                 name: name.to_owned(),
                 version: None,
                 suites: vec!["test".to_owned()],
+                components: vec![],
                 take: Take::Package,
                 without: vec![],
                 reason: "a test's input".to_owned(),
@@ -83,6 +84,7 @@ impl World {
             date: "Thu, 01 Jan 1970 00:00:00 UTC".to_owned(),
             inrelease_sha256: Digest::of(b""),
             packages_sha256: Digest::of(b""),
+            components: std::collections::BTreeMap::new(),
         };
         let lock = Lock::new(requests, vec![release], entries).unwrap();
         world.write("source/image/inputs.lock", lock.render().as_bytes());
