@@ -12,9 +12,10 @@ use tokio::time::Instant;
 
 use crate::appliance::Appliance;
 use crate::direct::Direct;
+use crate::double::{self, Double};
 use crate::streams::{QUESTION, Timing, Together};
 use crate::subject::{self, Subject};
-use crate::table::{Table, median};
+use crate::table::{Table, median, quantile};
 
 #[derive(Args)]
 pub struct Options {
@@ -26,34 +27,61 @@ pub struct Options {
     /// Tokens of each answer.
     #[arg(long, default_value_t = 64)]
     tokens: u32,
-    /// Turns; in each, both ways are measured, and the other one goes first.
-    #[arg(long, default_value_t = 5)]
+    /// Turns; in each, both engines are started and both ways are measured, and the other one goes first.
+    #[arg(long, default_value_t = 9)]
     rounds: usize,
 }
 
-/// What was measured of one number of streams: tokens per second and milliseconds, of both ways.
+/// What was measured of one number of streams: tokens per second and milliseconds, of both ways, turn by turn.
 #[derive(Default)]
 struct Figures {
     throughput: [Vec<f64>; 2],
     first: [Vec<f64>; 2],
 }
 
+impl Figures {
+    /// The figures of a row: medians, and for what is compared, which is compared within each turn, its middle half.
+    fn row(&self) -> [f64; 10] {
+        let turns = |both: &[Vec<f64>; 2], of: fn(f64, f64) -> f64| {
+            let pairs = both[0].iter().zip(&both[1]);
+            let each: Vec<f64> = pairs.map(|(engine, path)| of(*engine, *path)).collect();
+            [0.5, 0.25, 0.75].map(|part| quantile(&each, part))
+        };
+        let [ratio, ratio_low, ratio_high] = turns(&self.throughput, |engine, path| path / engine);
+        let [added, added_low, added_high] = turns(&self.first, |engine, path| path - engine);
+        let [engine, path] = [0, 1].map(|way| median(&self.throughput[way]));
+        let [engine_first, path_first] = [0, 1].map(|way| median(&self.first[way]));
+        [
+            engine,
+            path,
+            ratio,
+            ratio_low,
+            ratio_high,
+            engine_first,
+            path_first,
+            added,
+            added_low,
+            added_high,
+        ]
+    }
+}
+
 pub async fn measure(options: &Options) -> anyhow::Result<Table> {
     let subject = Subject::find(&options.subject).await?;
     let most = options.streams.iter().copied().max().unwrap_or(1);
     let setup = subject.setup(u16::try_from(most)?);
-    let mut direct = Direct::start(&setup).await?;
-    let appliance = Appliance::start(setup.clone()).await?;
-    let mut clients = Vec::new();
-    for _ in 0..most {
-        clients.push(connect(&appliance.verifier(), &appliance).await?);
-    }
-    // Both are warm before anything counts.
-    direct.ask(QUESTION, 4, 2).await?;
-    clients = ask(clients, &setup.model, 4, 2).await?.1;
-
     let mut figures: Vec<Figures> = options.streams.iter().map(|_| Figures::default()).collect();
     for round in 0..options.rounds {
+        // Both engines anew: where a process happens to lie in memory makes it some hundredths faster or slower.
+        let mut direct = Direct::start(&setup).await?;
+        let appliance = Appliance::start(setup.clone()).await?;
+        let mut clients = Vec::new();
+        for _ in 0..most {
+            clients.push(connect(&appliance.verifier(), &appliance).await?);
+        }
+        // Both are warm before anything counts.
+        direct.ask(QUESTION, 4, 2).await?;
+        clients = ask(clients, &setup.model, 4, 2).await?.1;
         for (count, figures) in options.streams.iter().zip(&mut figures) {
             for way in [round % 2, 1 - round % 2] {
                 let together = match way {
@@ -70,37 +98,59 @@ pub async fn measure(options: &Options) -> anyhow::Result<Table> {
             }
         }
     }
+    let title = format!(
+        "The whole path against the engine alone: {} tokens an answer, medians of {} rounds, and of what is compared \
+         the middle half",
+        options.tokens, options.rounds
+    );
+    let added = first_alone(&options.streams).await?;
     let mut table = Table::new(
-        format!(
-            "The whole path against the engine alone: {} tokens an answer, medians of {} rounds",
-            options.tokens, options.rounds
-        ),
+        title,
         &[
             "engine tok/s",
             "path tok/s",
             "ratio",
+            "from",
+            "to",
             "engine first ms",
             "path first ms",
             "added ms",
+            "added from",
+            "added to",
+            "path alone ms",
         ],
     );
-    for (count, figures) in options.streams.iter().zip(&figures) {
-        let [engine, path] = [0, 1].map(|way| median(&figures.throughput[way]));
-        let [engine_first, path_first] = [0, 1].map(|way| median(&figures.first[way]));
-        table.row(
-            format!("{count} streams"),
-            &[
-                engine,
-                path,
-                path / engine,
-                engine_first,
-                path_first,
-                path_first - engine_first,
-            ],
-        );
+    for ((count, figures), alone) in options.streams.iter().zip(&figures).zip(added) {
+        let mut row = figures.row().to_vec();
+        row.push(alone);
+        table.row(format!("{count} streams"), &row);
     }
     table.note(subject.note);
     Ok(table)
+}
+
+/// Milliseconds to the first text of an engine that answers at once: all of them are the path's. A prompt takes a real
+/// engine hundreds of milliseconds, never twice the same, and hides what little is added.
+async fn first_alone(streams: &[usize]) -> anyhow::Result<Vec<f64>> {
+    const TURNS: usize = 50;
+    let most = streams.iter().copied().max().unwrap_or(1);
+    let slots = u16::try_from(most)?;
+    let appliance = Appliance::with(Double::default(), double::MODEL, slots).await?;
+    let mut clients = Vec::new();
+    for _ in 0..most {
+        clients.push(connect(&appliance.verifier(), &appliance).await?);
+    }
+    let mut medians = Vec::new();
+    for count in streams {
+        let mut turns = Vec::new();
+        for _ in 0..TURNS {
+            let (together, back) = ask(clients, double::MODEL, 1, *count).await?;
+            clients = back;
+            turns.push(together.first());
+        }
+        medians.push(median(&turns));
+    }
+    Ok(medians)
 }
 
 async fn connect(verifier: &Verifier, appliance: &Appliance) -> anyhow::Result<AttestedConnection> {

@@ -167,7 +167,7 @@ fn peers() -> anyhow::Result<[PathBuf; 2]> {
     let source = workspace().join(place).join("peers");
     let python = installed::python(place, &source)?;
     // The binaries for other machines are optional; those for this one are asked for by name.
-    let node = installed::node_with(place, &source, &["--omit=optional"])?;
+    let node = installed::node_without_optional(place, &source)?;
     // Node looks for packages beside the script.
     for (root, script) in [(&python, "wheel.py"), (&node, "llama.mjs")] {
         std::fs::copy(source.join(script), root.join(script))

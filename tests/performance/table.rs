@@ -92,13 +92,22 @@ fn shown(figure: f64) -> String {
 
 /// The middle one; zero of none.
 pub fn median(figures: &[f64]) -> f64 {
+    quantile(figures, 0.5)
+}
+
+/// The figure below which `part` of all are, between neighbours in proportion; zero of none.
+pub fn quantile(figures: &[f64], part: f64) -> f64 {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => 0.0,
-        odd if odd % 2 == 1 => sorted[middle],
-        _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
+    let mut behind = part * sorted.len().saturating_sub(1) as f64;
+    let mut pairs = sorted.windows(2);
+    while behind > 1.0 {
+        behind -= 1.0;
+        pairs.next();
+    }
+    match (pairs.next(), sorted.first()) {
+        (Some([below, above]), _) => below + (above - below) * behind,
+        (_, only) => only.copied().unwrap_or(0.0),
     }
 }
 

@@ -30,22 +30,35 @@ pub fn python(place: &str, source: &Path) -> anyhow::Result<PathBuf> {
 /// # Errors
 /// When they cannot be had.
 pub fn node(place: &str, source: &Path) -> anyhow::Result<PathBuf> {
-    node_with(place, source, &[])
+    node_with(place, source, &["ci"])
 }
 
-/// The same, with more options for npm.
+/// The same without optional packages, which need not all be in the lock file: `npm ci` would insist on them even where a
+/// mirror lacks those of other machines.
 ///
 /// # Errors
-/// When they cannot be had.
-pub fn node_with(place: &str, source: &Path, options: &[&str]) -> anyhow::Result<PathBuf> {
+/// When they cannot be had, or when one that is not in the lock file would be installed.
+pub fn node_without_optional(place: &str, source: &Path) -> anyhow::Result<PathBuf> {
+    let root = node_with(place, source, &["install", "--omit=optional"])?;
+    let [locked, used] = [source, &root].map(|folder| fs::read(folder.join("package-lock.json")));
+    anyhow::ensure!(
+        locked? == used?,
+        "npm installed what {}/package-lock.json does not list: remove {}, and make the list anew with npm",
+        source.display(),
+        root.display()
+    );
+    Ok(root)
+}
+
+fn node_with(place: &str, source: &Path, command: &[&str]) -> anyhow::Result<PathBuf> {
     let lock = source.join("package-lock.json");
     installed(place, "node", &lock, |root| {
         for file in ["package.json", "package-lock.json"] {
             fs::copy(source.join(file), root.join(file))?;
         }
         run(Command::new("npm")
-            .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
-            .args(options)
+            .args(command)
+            .args(["--ignore-scripts", "--no-audit", "--no-fund"])
             .current_dir(root))
     })
 }
