@@ -4,6 +4,7 @@
 //! What is compared is measured in one run, in turns, and shown as medians. Nothing here fails a test: figures are of a
 //! machine and a moment. `cargo bench -p cocoon-tests --bench performance -- --help` says what there is.
 
+mod asked;
 mod direct;
 mod double;
 mod handshakes;

@@ -8,7 +8,7 @@ use cocoon_client::{Address, AttestedConnection, Verifier};
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::path::request;
+use crate::asked::request;
 
 /// Longest silence within an answer that somebody reads.
 const SILENCE: Duration = Duration::from_secs(60);
