@@ -5,6 +5,8 @@ mod bench;
 mod common;
 #[path = "gpus/lapses.rs"]
 mod lapses;
+#[path = "gpus/used.rs"]
+mod used;
 
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;

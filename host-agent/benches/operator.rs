@@ -12,7 +12,7 @@ use cocoon_host_agent::daemon::api::{List, View};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-#[path = "../tests/updates/image.rs"]
+#[path = "../tests/common/image.rs"]
 mod image;
 #[path = "../tests/updates/machine.rs"]
 mod machine;
@@ -113,7 +113,7 @@ impl Drop for Daemon {
     }
 }
 
-/// Resident memory in kB, and processor time in ticks, of a process.
+/// Resident memory in KiB, and processor time in ticks, of a process.
 fn costs(pid: u32) -> (u64, u64) {
     let read = |name: &str| {
         std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join(name)).unwrap()
@@ -199,10 +199,11 @@ async fn measure() {
     // A tick is a hundredth of a second on every Linux of today.
     let share = |ticks: u64| ticks as f64 / IDLE.as_secs_f64();
     println!("\n| | daemon | each supervisor | goal |\n|---|---|---|---|");
+    let megabytes = |kibibytes: u64| kibibytes as f64 * 1024.0 / 1e6;
     println!(
         "| resident | {:.1} MB | {:.1} MB | 20 MB |",
-        resident as f64 / 1000.0,
-        each as f64 / 1000.0
+        megabytes(resident),
+        megabytes(each)
     );
     println!(
         "| of a core, idle | {:.2} % | {:.2} % | 0.5 % |",

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use cocoon_measurements::appraise::{Presented, appraise};
 use cocoon_measurements::manifest::{ManifestRefusal, ManifestTrust, trust};
-use cocoon_measurements::policy::Policy;
 use cocoon_measurements::verdict::{Class, Outcome, Verdict};
 use cocoon_protocol::manifest::{MAX_MANIFEST_LEN, manifest_id};
 use tokio::time::timeout;
 
 use crate::collateral::keeper::clock;
+use crate::doctor::policy::{PolicyError, PolicyFile};
 use crate::text::{chain, plain};
 
 mod guest;
@@ -33,6 +33,8 @@ pub struct Asked {
     pub manifest: PathBuf,
     /// File of the development root, for simulated evidence.
     pub trust_root: Option<PathBuf>,
+    /// A client's policy file; `None` for the default policy.
+    pub policy: Option<PathBuf>,
 }
 
 /// A judgement to come: in words, good ones or what is wrong.
@@ -44,7 +46,7 @@ pub trait Judge: Send + Sync {
     fn judge(&self, asked: Asked) -> Judging;
 }
 
-/// As a client with the default policy would.
+/// As a client with the asked-for policy would.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AsClients;
 
@@ -55,10 +57,14 @@ impl Judge for AsClients {
             let seconds = PATIENCE.as_secs();
             let late = |_| format!("it showed none within {seconds} seconds");
             let verdict = judged.map_err(late)?.map_err(|error| chain(&error))?;
+            let by = match &asked.policy {
+                Some(path) => format!(" (policy {})", path.display()),
+                None => String::new(),
+            };
             match verdict.class {
-                Class::Rejected => Err(failures(&verdict)),
-                Class::Simulated => Ok("its evidence is accepted as simulated".to_owned()),
-                Class::Confidential => Ok("its evidence is accepted as confidential".to_owned()),
+                Class::Rejected => Err(failures(&verdict) + &by),
+                Class::Simulated => Ok(format!("its evidence is accepted as simulated{by}")),
+                Class::Confidential => Ok(format!("its evidence is accepted as confidential{by}")),
             }
         })
     }
@@ -79,6 +85,9 @@ pub enum ExamineError {
     /// The manifest counts for nobody.
     #[error(transparent)]
     Manifest(#[from] ManifestRefusal),
+    /// The policy.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// The file of the development root.
     #[error("{path:?} holds no certificate in PEM")]
     Root {
@@ -101,13 +110,16 @@ pub async fn examine(asked: &Asked) -> Result<Verdict, ExamineError> {
     let now = clock();
     let bytes = read(&asked.manifest, MAX_MANIFEST_LEN)?;
     // Whether it is signed was asked before; here it is held against what it describes.
+    let file = asked.policy.as_deref().map(PolicyFile::load).transpose()?;
+    let file = file.unwrap_or_default();
     let believed = ManifestTrust {
         pinned: vec![manifest_id(&bytes)],
         allow_unlocked: true,
+        release_floor: file.believed().release_floor,
         ..ManifestTrust::default()
     };
     let manifest = trust(&bytes, None, &believed, now)?;
-    let mut policy = Policy::default();
+    let mut policy = file.policy;
     if let Some(path) = &asked.trust_root {
         policy.development_roots = roots(path)?;
     }

@@ -152,7 +152,7 @@ struct Up {
     /// QEMU's CPU model for SEV-SNP guests, which measure it.
     #[arg(long, default_value = "EPYC-v4")]
     cpu: String,
-    /// Give the VM this GPU, by PCI address: `cocoon-host gpu prepare` makes it ready before each boot.
+    /// Give the VM this GPU, by PCI address: `cocoon-host gpu prepare` makes it ready, once after each start of the machine.
     #[arg(long)]
     gpu: Option<PciAddress>,
     /// Imitate this TEE where there is none; clients see it as simulated.

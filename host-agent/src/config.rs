@@ -128,7 +128,7 @@ pub enum TeeMode {
 pub struct Restart {
     /// Whether to start again at all.
     pub policy: RestartPolicy,
-    /// Before the first restart.
+    /// Before the second restart in a row; the first comes at once.
     pub delay: Duration,
     /// Never longer than this, however often it was doubled.
     pub max_delay: Duration,

@@ -24,6 +24,7 @@ use crate::config::HostConfig;
 use crate::lifecycle::Deadlines;
 use crate::publish;
 use crate::state::{self, StateError};
+use crate::status::{Login, LoginError};
 use crate::supervisor::{Launch, OWN_PROGRAM};
 use crate::text::chain;
 use crate::update::store::Slot;
@@ -64,6 +65,9 @@ pub enum DaemonError {
     /// What is shown to anybody.
     #[error("nothing can be shown as [web] says")]
     Web(#[from] WebError),
+    /// Who may see the status page.
+    #[error(transparent)]
+    Login(#[from] LoginError),
 }
 
 /// How the daemon is asked to end.
@@ -86,6 +90,7 @@ pub struct Daemon {
     journal: Arc<Journal>,
     web: Option<Web>,
     status: Option<Web>,
+    login: Option<Login>,
     /// Held as long as it is open.
     _lock: File,
 }
@@ -118,6 +123,11 @@ impl Daemon {
         }
         let web = config.web.as_ref().map(Web::bind).transpose()?;
         let journal = Journal::default();
+        let login = config
+            .status
+            .as_ref()
+            .and_then(|status| status.login.as_deref());
+        let login = login.map(Login::load).transpose()?;
         let status = match config.status_page() {
             Ok(None) => None,
             Err(why) => {
@@ -145,6 +155,7 @@ impl Daemon {
             journal: Arc::new(journal),
             web,
             status,
+            login,
             _lock: lock,
         })
     }
@@ -185,6 +196,7 @@ impl Daemon {
             journal,
             web,
             status,
+            login,
             _lock,
         } = self;
         let socket = config.host.state.join(SOCKET);
@@ -252,7 +264,7 @@ impl Daemon {
             let text = format!("status page on {scheme}://{listen}/");
             world.journal.add(None, "note", &text);
             let source: Arc<dyn crate::status::Source> = Arc::clone(&world) as _;
-            let routes = crate::status::routes(&source, listen);
+            let routes = crate::status::routes(&source, listen, login.as_ref());
             crate::running::Task(tokio::spawn(web.run(routes)))
         });
         // A dropped sender asks for nothing.

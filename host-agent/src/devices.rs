@@ -4,17 +4,19 @@
 use std::fs::OpenOptions;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use cocoon_protocol::control::GUEST_PORT;
-use cocoon_qemu::Qmp;
 use cocoon_qemu::qmp::QmpError;
 use cocoon_qemu::spec::{self, Placement, VmSpec};
+use cocoon_qemu::{PciAddress, Qmp};
+use tokio::time::sleep;
 
 use crate::config::Network;
-use crate::doctor::facts::Gpus;
+use crate::doctor::facts::{Gpu, Gpus};
 use crate::doctor::real::Real;
 use crate::error::UpError;
-use crate::gpu;
+use crate::gpu::{self, RealHands};
 use crate::up::UpOptions;
 
 /// The kernel moves packets where this can be opened.
@@ -29,6 +31,11 @@ pub(crate) struct Given {
     gpu: Option<spec::Gpu>,
 }
 
+/// A VM that ended a moment ago may still hold its GPU: the kernel gives its memory back page by page.
+const RELEASE: Duration = Duration::from_secs(30);
+/// Between two looks.
+const AGAIN: Duration = Duration::from_millis(200);
+
 impl Given {
     /// What `options` want of this machine.
     ///
@@ -39,12 +46,7 @@ impl Given {
         let opens = |path: &str| OpenOptions::new().read(true).write(true).open(path).is_ok();
         let gpu = match options.gpu {
             None => None,
-            Some(address) => {
-                // Nothing is asked of the GPU itself; a panic would be a bug of the reader.
-                let gpus = tokio::task::spawn_blocking(|| Gpus::read(&Real, false));
-                let gpus = gpus.await.map_err(|_| UpError::Lost)?;
-                Some(gpu::given(&gpus, address)?)
-            }
+            Some(address) => Some(gpu::given(&released(address).await?, address)?),
         };
         Ok(Self {
             network: network(&options.network, has, opens)?,
@@ -53,10 +55,39 @@ impl Given {
         })
     }
 
+    /// Makes the GPU ready for the one attach that follows; the last thing before QEMU starts. What was done, for people.
+    ///
+    /// # Errors
+    /// Nobody resets it.
+    pub(crate) async fn refresh(&self) -> Result<Option<String>, UpError> {
+        let Some(address) = self.gpu.as_ref().map(|gpu| gpu.address) else {
+            return Ok(None);
+        };
+        let reset = move || gpu::fresh(&Gpus::read(&Real, false), address, &RealHands);
+        let reset = tokio::task::spawn_blocking(reset).await;
+        let fresh = reset.map_err(|_| UpError::Lost)??;
+        Ok(Some(format!("the GPU {address} {}", fresh.words())))
+    }
+
     pub(crate) fn attach(self, spec: &mut VmSpec) {
         spec.network = Some(self.network);
         spec.placement = self.placement;
         spec.gpu = self.gpu;
+    }
+}
+
+/// What is known of the GPUs once nobody has the one at `address`, or when that has lasted too long.
+async fn released(address: PciAddress) -> Result<Gpus, UpError> {
+    let began = Instant::now();
+    loop {
+        // Nothing is asked of the GPU itself; a panic would be a bug of the reader.
+        let gpus = tokio::task::spawn_blocking(|| Gpus::read(&Real, false));
+        let gpus = gpus.await.map_err(|_| UpError::Lost)?;
+        let used = |gpu: &Gpu| gpu.address == address && gpu.in_use;
+        if !gpus.all.iter().any(used) || began.elapsed() > RELEASE {
+            return Ok(gpus);
+        }
+        sleep(AGAIN).await;
     }
 }
 

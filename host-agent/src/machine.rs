@@ -15,6 +15,7 @@ use cocoon_protocol::binding::Tee;
 use cocoon_protocol::bytes::Hex64;
 use cocoon_protocol::control::{CONTROL_VERSION, GUEST_PORT, GuestMessage, Phase};
 use cocoon_protocol::document::Evidence;
+use cocoon_protocol::gpu::MAX_GPUS;
 
 use crate::text::plain;
 
@@ -273,6 +274,12 @@ fn heard(state: State, message: GuestMessage, simulate: Option<Tee>) -> (State, 
         (state @ (State::Serving(_) | State::Draining(_)), GuestMessage::Metrics(metrics)) => {
             (state, vec![Effect::Tell(News::Metrics(metrics))])
         }
+        (state @ (State::Serving(_) | State::Draining(_)), GuestMessage::GpuMetrics { gpus }) => {
+            match gpus.len() {
+                ..=MAX_GPUS => (state, vec![Effect::Tell(News::Gpus(gpus))]),
+                _ => illegal("telling of more GPUs than a machine has"),
+            }
+        }
         (
             state @ (State::Serving(_) | State::Draining(_)),
             GuestMessage::EngineRestarted { count },
@@ -355,6 +362,7 @@ fn kind(message: &GuestMessage) -> &'static str {
         GuestMessage::Progress { .. } => "an unexpected `progress`",
         GuestMessage::Serving { .. } => "an unexpected `serving`",
         GuestMessage::Metrics(_) => "an unexpected `metrics`",
+        GuestMessage::GpuMetrics { .. } => "an unexpected `gpu-metrics`",
         GuestMessage::EngineRestarted { .. } => "an unexpected `engine-restarted`",
         GuestMessage::Failed { .. } => "an unexpected `failed`",
         GuestMessage::Drained => "an unexpected `drained`",

@@ -18,11 +18,14 @@ pub enum PinError {
     #[error("the NUMA nodes {0:?} have no processors: name others in placement.numa_nodes")]
     NoProcessors(Vec<u32>),
     /// QEMU does not tell its threads.
-    #[error("QEMU does not tell the threads of its processors")]
+    #[error(
+        "QEMU does not tell the threads of its processors, which then stay on any node: leave placement.numa_nodes out"
+    )]
     Threads(#[from] QmpError),
     /// The kernel refuses.
     #[error(
-        "the kernel does not bind thread {thread} to the processors of the NUMA nodes {nodes:?}"
+        "the kernel does not bind thread {thread} to the processors of the NUMA nodes {nodes:?}, named in \
+         placement.numa_nodes: name others, or let this service have those (AllowedCPUs= of its unit)"
     )]
     Refused {
         /// The thread.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use cocoon_inputs::report::Reporter;
 use cocoon_protocol::control::{Metrics, Phase};
+use cocoon_protocol::gpu::GpuMetrics;
 
 use crate::waiting::Waiting;
 
@@ -42,6 +43,8 @@ pub enum Progress {
     },
     /// Counters.
     Metrics(Metrics),
+    /// How the guest's GPUs are used.
+    Gpus(Vec<GpuMetrics>),
     /// The engine died so often and was started again.
     EngineRestarted(u32),
 }
@@ -62,7 +65,7 @@ impl Progress {
                 format!("the engine died and was started again (time {count})")
             }
             // Every ten seconds for ever, and many times a second.
-            Self::Metrics(_) | Self::Work { .. } => return None,
+            Self::Metrics(_) | Self::Gpus(_) | Self::Work { .. } => return None,
         })
     }
 }
@@ -100,7 +103,10 @@ pub fn show(
                 }
             }
             Progress::Serving { since_start, .. } => next(None, &until(since_start)),
-            Progress::Note(_) | Progress::Metrics(_) | Progress::EngineRestarted(_) => {}
+            Progress::Note(_)
+            | Progress::Metrics(_)
+            | Progress::Gpus(_)
+            | Progress::EngineRestarted(_) => {}
         }
         drop(current);
         let step = matches!(progress, Progress::Started(_) | Progress::Phase { .. });
@@ -180,6 +186,7 @@ mod tests {
                 since_start,
             },
             Progress::Metrics(Metrics::default()),
+            Progress::Gpus(vec![GpuMetrics::default()]),
             Progress::EngineRestarted(1),
         ] {
             listener(progress);

@@ -295,6 +295,7 @@ fn reporter(
                 total: *total,
             }),
             News::Metrics(metrics) => progress(Progress::Metrics(*metrics)),
+            News::Gpus(gpus) => progress(Progress::Gpus(gpus.clone())),
             News::EngineRestarted(count) => progress(Progress::EngineRestarted(*count)),
             News::Note(text) => progress(Progress::Note(text.clone())),
         }

@@ -23,9 +23,11 @@ use crate::web::{Cache, Page, Route};
 mod appliance;
 mod boot;
 mod html;
+mod login;
 mod page;
 mod words;
 
+pub use login::{Login, LoginError};
 pub use page::page;
 
 /// Where the page is unless the file says otherwise.
@@ -49,15 +51,17 @@ pub trait Source: Send + Sync + 'static {
     fn events(&self, most: usize) -> Vec<Entry>;
 }
 
-/// The routes of a listener at `listen`.
+/// The routes of a listener at `listen`, for whoever knows `login`, or for anybody who comes there.
 #[must_use]
-pub fn routes(source: &Arc<dyn Source>, listen: SocketAddr) -> Vec<Route> {
+pub fn routes(source: &Arc<dyn Source>, listen: SocketAddr, login: Option<&Login>) -> Vec<Route> {
     let route = |path, page: fn(&dyn Source) -> Page| {
-        let source = Arc::clone(source);
+        let (source, login) = (Arc::clone(source), login.cloned());
         Route::exact(path, move |parts| {
-            let page = match meant(&parts, listen.ip()) {
-                true => page(&*source),
-                false => Page::text(StatusCode::MISDIRECTED_REQUEST, MISDIRECTED),
+            let known = login.as_ref().is_none_or(|login| login.knows(&parts));
+            let page = match (meant(&parts, listen.ip()), known) {
+                (true, true) => page(&*source),
+                (true, false) => Login::refusal(),
+                (false, _) => Page::text(StatusCode::MISDIRECTED_REQUEST, MISDIRECTED),
             };
             std::future::ready(page)
         })

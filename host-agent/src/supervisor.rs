@@ -23,6 +23,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use cocoon_protocol::control::Metrics;
+use cocoon_protocol::gpu::GpuMetrics;
 use serde::{Deserialize, Serialize};
 
 use crate::lifecycle::{Ending, Stage};
@@ -40,7 +41,7 @@ pub use link::{Heard, Link, LinkError};
 pub use owner::supervise;
 
 /// Version of the protocol.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// The socket's name in the VM's folder.
 pub const SOCKET: &str = "sup";
 /// What was started, in the VM's folder.
@@ -88,6 +89,8 @@ pub struct Report {
     pub steps: Vec<Step>,
     /// Counters of the guest.
     pub metrics: Option<Metrics>,
+    /// How the guest's GPUs are used, by their addresses there; empty until it tells, and without GPUs.
+    pub gpus: Vec<GpuMetrics>,
     /// How often the engine died and came back.
     pub engine_restarts: u32,
     /// Why QEMU runs no machine any more, although it is there.

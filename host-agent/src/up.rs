@@ -192,6 +192,9 @@ impl Host {
         };
         let mut machine = qemu::machine(&shape, image)?;
         machine.spec.confidential = confidential;
+        if let Some(text) = given.refresh().await? {
+            note(&text);
+        }
         given.attach(&mut machine.spec);
         let timings = Arc::new(Mutex::new(Timings::start()));
         let vm = Vm::spawn(&obtained.qemu, &machine.spec, machine.descriptors)?;

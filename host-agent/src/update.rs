@@ -78,6 +78,9 @@ pub struct Update {
     pub until: Option<Millis>,
     /// What is to run.
     pub to: Deployment,
+    /// The client's policy file by which the new VM's evidence is judged; `None` for the default policy.
+    #[serde(default)]
+    pub policy: Option<PathBuf>,
 }
 
 /// Where an update is.

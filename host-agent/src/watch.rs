@@ -64,8 +64,8 @@ pub struct Watched {
     pub phases: Vec<PhaseTime>,
     /// QEMU.
     pub qemu: Option<ProcessUse>,
-    /// The GPU that is its own.
-    pub gpu: Option<GpuUse>,
+    /// The GPUs that are its own.
+    pub gpus: Vec<GpuUse>,
 }
 
 /// What this machine knows of an appliance's evidence. Whether it convinces anybody is for clients to say.
@@ -84,13 +84,13 @@ pub enum Evidence {
 }
 
 impl Watched {
-    /// What is known of `view` with its guest's `rates`, where QEMU's use and the GPU's were looked up.
+    /// What is known of `view` with its guest's `rates`, where QEMU's use and its GPUs' were looked up.
     #[must_use]
     pub fn new(
         view: View,
         rates: Option<Rates>,
         qemu: Option<ProcessUse>,
-        gpu: Option<GpuUse>,
+        gpus: Vec<GpuUse>,
     ) -> Self {
         let steps = view.report.as_ref().map_or(&[][..], |report| &report.steps);
         let evidence = match view.life.state {
@@ -105,7 +105,7 @@ impl Watched {
             rates,
             evidence,
             qemu,
-            gpu,
+            gpus,
             view,
         }
     }
@@ -113,6 +113,11 @@ impl Watched {
     /// Whether its TEE is imitated.
     #[must_use]
     pub fn is_simulated(&self) -> bool {
-        self.view.tee.starts_with("simulated-")
+        is_simulated(&self.view)
     }
+}
+
+/// Whether its TEE is imitated.
+pub(crate) fn is_simulated(view: &View) -> bool {
+    view.tee.starts_with("simulated-")
 }

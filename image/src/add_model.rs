@@ -74,6 +74,8 @@ pub fn add_model(
     reporter: &dyn Reporter,
 ) -> Result<Manifest, AddModelError> {
     let old = read_manifest(&image.join(name::MANIFEST))?;
+    // What follows from it must be known before anything is replaced.
+    assemble::variant(&old.variant)?;
     let kept = |name: &str, limit| -> Result<Vec<u8>, AddModelError> {
         let path = image.join(name);
         let bytes = files::read(&path, limit)?;

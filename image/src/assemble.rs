@@ -90,6 +90,11 @@ pub enum AssembleError {
     /// The reference values.
     #[error("cannot make {}", name::MANIFEST)]
     Reference(#[from] ReferenceError),
+    /// A kind of image whose command line is not known here.
+    #[error(
+        "the manifest says that the image is of the variant {0:?}, which this release does not know: use the one that built it"
+    )]
+    Variant(String),
     /// A file.
     #[error("cannot write the image")]
     File(#[from] FileError),
@@ -157,6 +162,11 @@ pub(crate) fn begin(folder: &Path) -> Result<(), FileError> {
     files::remove_if_present(&folder.join(name::ENVELOPE))
 }
 
+/// The kind of image of this name.
+pub(crate) fn variant(name: &str) -> Result<Variant, AssembleError> {
+    Variant::named(name).ok_or_else(|| AssembleError::Variant(name.chars().take(40).collect()))
+}
+
 /// Writes the command line for `model` and the manifest of it all.
 pub(crate) fn finish(
     images: &Images<'_>,
@@ -171,7 +181,7 @@ pub(crate) fn finish(
         salt: model.verity_salt,
         data_blocks: model.verity_data_blocks,
     };
-    let gpus = Variant::named(&stamp.variant).and_then(Variant::gpus);
+    let gpus = variant(&stamp.variant)?.gpus();
     let cmdline = cmdline::build(&token, gpus)?;
     artefacts.insert(
         name::CMDLINE.to_owned(),

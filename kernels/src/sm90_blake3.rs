@@ -41,7 +41,9 @@ pub enum Blake3Error {
     #[error("cannot hash device memory")]
     Device(#[from] DeviceError),
     /// A root that no kernel has written.
-    #[error("range {index} was not hashed, though the device reports no error")]
+    #[error(
+        "range {index} was not hashed, though the device reports no error: hash it again, and reset the GPU if that lasts"
+    )]
     Incomplete {
         /// Which.
         index: usize,
@@ -145,7 +147,7 @@ mod tests {
         bytes[32..].fill(0);
         assert_eq!(
             complete(&bytes, 2).unwrap_err().to_string(),
-            "range 1 was not hashed, though the device reports no error"
+            "range 1 was not hashed, though the device reports no error: hash it again, and reset the GPU if that lasts"
         );
     }
 

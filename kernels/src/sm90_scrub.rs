@@ -24,7 +24,7 @@ const TILE: u64 = 64 * 1024;
 const TILE_ALIGNMENT: u64 = 128;
 
 /// What [`scrub`] did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Scrubbed {
     /// Bytes that were overwritten with zeros, and then read again.
     pub bytes: u64,
@@ -42,7 +42,10 @@ pub enum ScrubError {
     #[error("cannot scrub device memory")]
     Device(#[from] DeviceError),
     /// The kernel did not see everything, so that its count means nothing.
-    #[error("only {examined} of {bytes} bytes were examined: what the others hold is unknown")]
+    #[error(
+        "the kernel examined {examined} of {bytes} bytes, and what the others hold is unknown: give these ranges to nobody, and \
+         reset the GPU"
+    )]
     Incomplete {
         /// Bytes that the kernel says it has seen.
         examined: u64,
@@ -61,21 +64,36 @@ pub fn fill<D: Device>(
     ranges: &mut [SpanMut<'_>],
     byte: u8,
 ) -> Result<u64, ScrubError> {
-    let spans: Vec<Span<'_>> = ranges.iter().map(SpanMut::as_span).collect();
-    let tiled = ranges::tiled(&spans, tiles)?;
+    let tiled = tiled_mut(ranges)?;
     if tiled.total > 0 {
         let table = device.upload(&tiled.table)?;
-        let arguments = [
-            Argument::Long(table.address()),
-            Argument::Word(tiled.count),
-            Argument::Long(tiled.total),
-            Argument::Word(u32::from_ne_bytes([byte; 4])),
-        ];
-        // SAFETY: these are the kernel's arguments; the table has `count` entries, whose ranges the caller has for
-        // himself alone, and is freed behind the kernel.
-        unsafe { device.launch(&FILL, blocks(device, &FILL, &tiled), &arguments) }?;
+        start_fill(device, ranges, &tiled, &table, byte)?;
     }
     Ok(tiled.bytes)
+}
+
+fn tiled_mut(ranges: &[SpanMut<'_>]) -> Result<Tiled, RangeError> {
+    let spans: Vec<Span<'_>> = ranges.iter().map(SpanMut::as_span).collect();
+    ranges::tiled(&spans, tiles)
+}
+
+/// Starts the kernel over `tiled`, which are the tiles of `ranges` and lie in `table` on the device.
+fn start_fill<D: Device>(
+    device: &D,
+    _ranges: &mut [SpanMut<'_>],
+    tiled: &Tiled,
+    table: &D::Memory,
+    byte: u8,
+) -> Result<(), DeviceError> {
+    let arguments = [
+        Argument::Long(table.address()),
+        Argument::Word(tiled.count),
+        Argument::Long(tiled.total),
+        Argument::Word(u32::from_ne_bytes([byte; 4])),
+    ];
+    // SAFETY: these are the kernel's arguments; the table has `count` entries, whose ranges the caller has for himself
+    // alone, and is freed behind the kernel.
+    unsafe { device.launch(&FILL, blocks(device, &FILL, tiled), &arguments) }
 }
 
 /// How many bytes of each range are not zero. Ranges may overlap.
@@ -88,6 +106,16 @@ pub fn count<D: Device>(device: &D, ranges: &[Span<'_>]) -> Result<Vec<u64>, Scr
         return Ok(vec![0; ranges.len()]);
     }
     let table = device.upload(&tiled.table)?;
+    counted(device, ranges.len(), &tiled, &table)
+}
+
+/// What the kernel counts over `tiled`, the tiles of so many ranges, which lie in `table` on the device.
+fn counted<D: Device>(
+    device: &D,
+    ranges: usize,
+    tiled: &Tiled,
+    table: &D::Memory,
+) -> Result<Vec<u64>, ScrubError> {
     // One number for each range, then that of the bytes examined: one copy back.
     let numbers = device.allocate(8 * (u64::from(tiled.count) + 1))?;
     let arguments = [
@@ -99,14 +127,14 @@ pub fn count<D: Device>(device: &D, ranges: &[Span<'_>]) -> Result<Vec<u64>, Scr
     ];
     // SAFETY: these are the kernel's arguments; the table has `count` entries, whose ranges the caller lets be read, and
     // it adds to one number of each and to the one behind them.
-    unsafe { device.launch(&COUNT, blocks(device, &COUNT, &tiled), &arguments) }?;
+    unsafe { device.launch(&COUNT, blocks(device, &COUNT, tiled), &arguments) }?;
     let mut found: Vec<u64> = device
         .download(&numbers)?
         .chunks_exact(8)
         .filter_map(|word| Some(u64::from_le_bytes(word.try_into().ok()?)))
         .collect();
     let examined = found.pop().unwrap_or_default();
-    if examined != tiled.bytes || found.len() != ranges.len() {
+    if examined != tiled.bytes || found.len() != ranges {
         return Err(ScrubError::Incomplete {
             examined,
             bytes: tiled.bytes,
@@ -120,10 +148,18 @@ pub fn count<D: Device>(device: &D, ranges: &[Span<'_>]) -> Result<Vec<u64>, Scr
 /// # Errors
 /// [`ScrubError`].
 pub fn scrub<D: Device>(device: &D, ranges: &mut [SpanMut<'_>]) -> Result<Scrubbed, ScrubError> {
-    let bytes = fill(device, ranges, 0)?;
-    let spans: Vec<Span<'_>> = ranges.iter().map(SpanMut::as_span).collect();
-    let residue = count(device, &spans)?.into_iter().sum();
-    Ok(Scrubbed { bytes, residue })
+    let tiled = tiled_mut(ranges)?;
+    if tiled.total == 0 {
+        return Ok(Scrubbed::default());
+    }
+    // One table for both kernels.
+    let table = device.upload(&tiled.table)?;
+    start_fill(device, ranges, &tiled, &table, 0)?;
+    let residue = counted(device, ranges.len(), &tiled, &table)?;
+    Ok(Scrubbed {
+        bytes: tiled.bytes,
+        residue: residue.into_iter().sum(),
+    })
 }
 
 /// Tiles that a range touches; `piece` in the kernel cuts it into the same.

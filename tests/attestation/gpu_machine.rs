@@ -16,7 +16,7 @@ use cocoon_measurements::verdict::Verdict;
 use cocoon_protocol::binding::{self, Claims, Tee};
 use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::document::Document;
-use cocoon_protocol::gpu::{CollectedGpu, GpuCollateral};
+use cocoon_protocol::gpu::{CollectedGpu, GpuCollateral, GpuMetrics};
 use cocoon_protocol::gpu_section::GpuSection;
 use cocoon_simulator::nvidia::GpuSimulator;
 use tokio::sync::watch;
@@ -199,6 +199,10 @@ impl GpuSource for Passed {
 
     fn set_ready(&self, _ready: bool) -> Result<(), SourceError> {
         Ok(())
+    }
+
+    fn metrics(&self) -> Result<Vec<GpuMetrics>, SourceError> {
+        Ok(Vec::new())
     }
 
     fn events(&self) -> watch::Receiver<Happened> {

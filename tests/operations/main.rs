@@ -19,6 +19,9 @@ mod by_hand;
 mod demonstrated;
 mod interrupted;
 mod kept;
+mod passt;
+#[path = "../src/skip.rs"]
+mod skip;
 mod updated;
 
 /// Of a machine that is slow and busy.

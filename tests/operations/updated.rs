@@ -155,10 +155,14 @@ async fn an_appliance_is_updated_under_its_clients() {
         Arc::clone(&by),
     ));
 
+    // A client's that is as strict as can be here.
+    let policy = folder.path().join("policy.toml");
+    let floor = format!("release_floor = {}\n", newer.manifest.release);
+    std::fs::write(&policy, floor).unwrap();
     let request = UpdateRequest {
         manifest: newer.folder.join("manifest.json"),
-        image: None,
-        drain_first: false,
+        policy: Some(policy.clone()),
+        ..UpdateRequest::default()
     };
     let updated = client.post_with::<View>("/v1/appliances/first/update?wait=true", &request);
     let view = timeout(DEADLINE, updated).await.unwrap().unwrap();
@@ -171,11 +175,11 @@ async fn an_appliance_is_updated_under_its_clients() {
     );
     assert_eq!(view.deployment.release, Some(newer.manifest.release));
     let said = journal.after(0).0;
-    assert!(
-        said.iter()
-            .any(|entry| entry.text == "its evidence is accepted as simulated"),
-        "{said:#?}"
+    let accepted = format!(
+        "its evidence is accepted as simulated (policy {})",
+        policy.display()
     );
+    assert!(said.iter().any(|entry| entry.text == accepted), "{said:#?}");
     stop.store(true, Ordering::SeqCst);
     let failed = asking.await.unwrap();
     // Who met the other release was refused for that, and served at the next try; nothing else failed.

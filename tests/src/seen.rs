@@ -34,6 +34,7 @@ impl Seen {
             Progress::Note(text) => text.clone(),
             Progress::Started(_) => "QEMU runs".to_owned(),
             Progress::Metrics(metrics) => format!("{metrics:?}"),
+            Progress::Gpus(gpus) => format!("{gpus:?}"),
             Progress::EngineRestarted(count) => format!("engine restarted, {count}"),
             Progress::Work { .. } => String::new(),
         };

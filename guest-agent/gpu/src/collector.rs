@@ -7,9 +7,12 @@ use cocoon_protocol::bytes::{Blob, Hex32};
 use cocoon_protocol::gpu::collector::{
     Found, GpuEvent, Held, Mode, NvmlCall, NvmlFailure, ReadyState, Shown,
 };
-use cocoon_protocol::gpu::{CollectedGpu, DriverState, MAX_GPUS, MAX_VERSION};
+use cocoon_protocol::gpu::{CollectedGpu, DriverState, GpuMetrics, MAX_GPUS, MAX_VERSION};
 
 use crate::driver::{Driver, Fault, Listed, Xid};
+
+/// No GPU is as hot as so many degrees Celsius.
+const HOTTEST: u16 = 200;
 
 /// A driver whose GPUs are held.
 pub struct Collector<D> {
@@ -176,6 +179,24 @@ impl<D: Driver> Collector<D> {
             Ok(false) => ReadyState::NotReady,
             Err(fault) => state(NvmlCall::GetReady)(fault),
         }
+    }
+
+    /// How each GPU is used. What the driver refuses, as it may in confidential computing, and what there cannot be is absent:
+    /// a GPU that is lost shows that by its evidence.
+    pub fn metrics(&self) -> Vec<GpuMetrics> {
+        let metrics = |gpu: &Attached| {
+            let memory = self.driver.memory(gpu.index).ok();
+            let memory = memory.filter(|memory| memory.total > 0 && memory.used <= memory.total);
+            let temperature = self.driver.temperature(gpu.index).ok();
+            GpuMetrics {
+                memory_bytes: memory.map(|memory| memory.total),
+                memory_used_bytes: memory.map(|memory| memory.used),
+                temperature_celsius: temperature
+                    .and_then(|degrees| u16::try_from(degrees).ok())
+                    .filter(|degrees| *degrees < HOTTEST),
+            }
+        };
+        self.gpus.iter().map(metrics).collect()
     }
 
     /// Tells what happens to the GPUs until nobody listens or nothing can be heard any more. Blocks.

@@ -39,6 +39,15 @@ pub struct Listed {
     pub device: u16,
 }
 
+/// The memory of a GPU, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// All of it.
+    pub total: u64,
+    /// What of it is in use.
+    pub used: u64,
+}
+
 /// Something that happened to a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Xid {
@@ -72,6 +81,10 @@ pub trait Driver: Send + Sync + 'static {
     fn set_ready(&self, ready: bool) -> Result<(), Fault>;
     /// Whether they take work.
     fn ready(&self) -> Result<bool, Fault>;
+    /// Its memory, all of it and what of it is in use, in bytes.
+    fn memory(&self, gpu: u32) -> Result<Memory, Fault>;
+    /// Its temperature in degrees Celsius.
+    fn temperature(&self, gpu: u32) -> Result<u32, Fault>;
     /// Waits for critical errors of all GPUs, and calls `tell` with each until it says false. Returns early only with the
     /// fault that keeps it from hearing more.
     fn listen(&self, tell: &mut dyn FnMut(Xid) -> bool) -> Result<(), Fault>;

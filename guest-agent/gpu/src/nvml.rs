@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::gpu::collector::{Mode, PciAddress};
 use nvml_wrapper::bitmasks::event::EventTypes;
+use nvml_wrapper::enum_wrappers::device::TemperatureSensor;
 use nvml_wrapper::enums::event::XidError;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::struct_wrappers::device::PciInfo;
 use nvml_wrapper::{Device, Nvml as Library};
 
-use crate::driver::{Driver, Fault, Listed, Xid};
+use crate::driver::{Driver, Fault, Listed, Memory, Xid};
 
 /// NVIDIA's number among vendors of PCI devices.
 const NVIDIA: u16 = 0x10de;
@@ -96,6 +97,19 @@ impl Driver for Nvml {
     fn ready(&self) -> Result<bool, Fault> {
         let device = self.device(0)?;
         device.get_confidential_compute_state().map_err(fault)
+    }
+
+    fn memory(&self, gpu: u32) -> Result<Memory, Fault> {
+        let memory = self.device(gpu)?.memory_info().map_err(fault)?;
+        Ok(Memory {
+            total: memory.total,
+            used: memory.used,
+        })
+    }
+
+    fn temperature(&self, gpu: u32) -> Result<u32, Fault> {
+        let device = self.device(gpu)?;
+        device.temperature(TemperatureSensor::Gpu).map_err(fault)
     }
 
     fn listen(&self, tell: &mut dyn FnMut(Xid) -> bool) -> Result<(), Fault> {

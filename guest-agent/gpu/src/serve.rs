@@ -104,6 +104,12 @@ pub fn serve<D: Driver>(
                         collector.set_ready(ready)
                     }),
             },
+            ToCollector::Metrics => FromCollector::Metrics {
+                gpus: collector
+                    .as_ref()
+                    .map(|collector| collector.metrics())
+                    .unwrap_or_default(),
+            },
         })?;
     }
     Ok(())

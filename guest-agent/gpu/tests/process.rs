@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use cocoon_protocol::bytes::Hex;
 use cocoon_protocol::frame::{self, Decoder};
+use cocoon_protocol::gpu::GpuMetrics;
 use cocoon_protocol::gpu::collector::{
     COLLECTOR_VERSION, Found, FromCollector, GpuEvent, MAX_FROM_COLLECTOR, MAX_TO_COLLECTOR,
     ReadyState, Shown, ToCollector,
@@ -147,6 +148,9 @@ fn without_a_library_there_is_no_driver() {
         state: ReadyState::Unsupported,
     };
     assert_eq!(process.hear(), Some(unsupported));
+    process.tell(&ToCollector::Metrics);
+    let gpus = Vec::new();
+    assert_eq!(process.hear(), Some(FromCollector::Metrics { gpus }));
     assert_eq!(process.end(), (Some(0), String::new()));
 }
 
@@ -212,6 +216,14 @@ fn gpus_with_confidential_computing_show_evidence_and_become_ready() {
     for expected in [ready, xid] {
         assert!(heard.contains(&Some(expected)), "{heard:?}");
     }
+    process.tell(&ToCollector::Metrics);
+    let used = |gib: u64, temperature_celsius| GpuMetrics {
+        memory_bytes: Some(80 << 30),
+        memory_used_bytes: Some(gib << 30),
+        temperature_celsius,
+    };
+    let gpus = vec![used(1, Some(41)), used(2, None)];
+    assert_eq!(process.hear(), Some(FromCollector::Metrics { gpus }));
     process.tell(&ToCollector::SetReady { ready: false });
     let state = ReadyState::NotReady;
     assert_eq!(process.hear(), Some(FromCollector::Ready { state }));

@@ -9,6 +9,7 @@ typedef struct {
     unsigned cec, size, cec_size;
     unsigned char nonce[32], report[0x2000], cec_report[0x1000];
 } report_t;
+typedef struct { unsigned version; unsigned long long total, reserved, free, used; } memory_t;
 typedef struct { void *device; unsigned long long type, data; unsigned gpu, compute; } event_t;
 
 static unsigned ready;
@@ -51,6 +52,17 @@ int nvmlDeviceGetConfComputeGpuAttestationReport(void *device, report_t *out) {
     return 0;
 }
 #endif
+int nvmlDeviceGetMemoryInfo_v2(void *device, memory_t *out) {
+    if (out->version != (sizeof *out | 2 << 24)) return 25;
+    out->total = 80ull << 30;
+    out->used = (unsigned long long)(long)device << 30;
+    return 0;
+}
+/* The second one's driver refuses, as one may in confidential computing. */
+int nvmlDeviceGetTemperature(void *device, int sensor, unsigned *out) {
+    *out = 41;
+    return sensor == 0 && device == (void *)1 ? 0 : 3;
+}
 int nvmlEventSetCreate(void **out) { *out = &ready; return 0; }
 int nvmlEventSetFree(void *set) { return 0; }
 int nvmlDeviceRegisterEvents(void *device, unsigned long long types, void *set) { return types == 8 ? 0 : 2; }

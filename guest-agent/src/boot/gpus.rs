@@ -56,7 +56,7 @@ pub(super) fn open(
     };
     let (source, count): (Arc<dyn GpuSource>, Count) = match (simulated, platform) {
         (Some(count), Platform::Plain(proof)) => {
-            let source = Arc::new(Simulated::new(proof, control.clone()));
+            let source = Arc::new(Simulated::new(proof, control.clone(), count));
             (source, Box::new(move || Ok(count.into())))
         }
         // `Wanted::roots` has refused this already.

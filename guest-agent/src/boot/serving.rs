@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cocoon_protocol::control::GuestMessage;
+use cocoon_protocol::gpu::GpuMetrics;
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::api::{self, Counters, Service};
@@ -51,7 +53,7 @@ pub async fn run(
             None => return Err(ControlError::Closed.into()),
         },
         error = unproven(gpus.as_ref(), &engine) => error,
-        never = report(&engine, &counters, control, every) => match never {},
+        never = report(&engine, &counters, gpus.as_ref(), control, every) => match never {},
     };
     // The service is dropped by now, and its connections with it. Nobody's words stay on a GPU that is somebody else's.
     let _ = timeout(CLOSING, engine.end()).await;
@@ -89,14 +91,16 @@ async fn unproven(gpus: Option<&Arc<Gate>>, engine: &Engine) -> GateError {
     }
 }
 
-/// Tells the host counters and restarts. Both are dropped when it does not read.
+/// Tells the host counters, restarts, and how GPUs are used. All are dropped when it does not read.
 async fn report(
     engine: &Engine,
     counters: &Counters,
+    gpus: Option<&Arc<Gate>>,
     control: &Control,
     every: Duration,
 ) -> std::convert::Infallible {
     let mut state = engine.state();
+    let mut asking: Option<JoinHandle<Vec<GpuMetrics>>> = None;
     let mut deaths = state.borrow_and_update().deaths;
     let mut tick = interval(every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -106,6 +110,16 @@ async fn report(
                 // Unchanged ones too: the host takes a guest that says nothing during a drain for dead, and a
                 // long answer changes no counter before its end. A host that does not listen is its own loss.
                 let _ = control.send(GuestMessage::Metrics(counters.metrics(deaths.into())));
+                // One question at a time: a driver may take longer than a tick.
+                if asking.is_none() && let Some(gate) = gpus.map(Arc::clone) {
+                    asking = Some(tokio::task::spawn_blocking(move || gate.metrics()));
+                }
+            }
+            gpus = answered(&mut asking) => {
+                asking = None;
+                if !gpus.is_empty() {
+                    let _ = control.send(GuestMessage::GpuMetrics { gpus });
+                }
             }
             Ok(()) = state.changed() => {
                 let now = state.borrow_and_update().deaths;
@@ -115,5 +129,14 @@ async fn report(
                 }
             }
         }
+    }
+}
+
+/// The answer; never where nothing is asked.
+async fn answered(asking: &mut Option<JoinHandle<Vec<GpuMetrics>>>) -> Vec<GpuMetrics> {
+    match asking {
+        // No panic reaches this line in the appliance: it ends the machine.
+        Some(asking) => asking.await.unwrap_or_default(),
+        None => std::future::pending().await,
     }
 }

@@ -22,7 +22,7 @@ use cocoon_protocol::gpu::collector::{
     COLLECTOR_VERSION, FromCollector, GpuEvent, Held, MAX_FROM_COLLECTOR, MAX_TO_COLLECTOR, Mode,
     ReadyState, Shown, ToCollector,
 };
-use cocoon_protocol::gpu::{CollectedGpu, GpuError};
+use cocoon_protocol::gpu::{CollectedGpu, GpuError, GpuMetrics};
 use tokio::sync::watch;
 
 use super::{GpuSource, Happened, SourceError};
@@ -236,6 +236,14 @@ impl Collector {
         Err(CollectorError::Ready { wanted, why })
     }
 
+    fn used(&self) -> Result<Vec<GpuMetrics>, CollectorError> {
+        match self.ask(&ToCollector::Metrics)? {
+            FromCollector::Metrics { gpus } if gpus.len() == self.gpus.len() => Ok(gpus),
+            FromCollector::Metrics { .. } => Err(self.end("it tells of other GPUs")),
+            _ => Err(self.end("it answers another question")),
+        }
+    }
+
     fn ask(&self, request: &ToCollector) -> Result<FromCollector, CollectorError> {
         self.lock().ask(request)
     }
@@ -291,6 +299,10 @@ impl GpuSource for Collector {
 
     fn set_ready(&self, ready: bool) -> Result<(), SourceError> {
         self.ready(ready).map_err(words)
+    }
+
+    fn metrics(&self) -> Result<Vec<GpuMetrics>, SourceError> {
+        self.used().map_err(words)
     }
 
     fn events(&self) -> watch::Receiver<Happened> {

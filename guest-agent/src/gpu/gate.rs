@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cocoon_protocol::bytes::{Hex, Hex32};
-use cocoon_protocol::gpu::{GpuCollateral, GpuNeeds};
+use cocoon_protocol::gpu::{GpuCollateral, GpuMetrics, GpuNeeds};
 use cocoon_protocol::gpu_section::{GpuSection, keys_digest};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
@@ -227,6 +227,12 @@ impl Gate {
             section,
             collateral,
         })
+    }
+
+    /// How the GPUs are used, as far as that is known. Blocks, behind whatever else is asked of them. It proves nothing and
+    /// ends nothing: a driver that fails here shows that with the next evidence.
+    pub fn metrics(&self) -> Vec<GpuMetrics> {
+        self.setup.source.metrics().unwrap_or_default()
     }
 
     /// Becomes `Some` with the first error after which nobody may be served any more.

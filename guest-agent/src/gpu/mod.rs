@@ -18,7 +18,7 @@ pub mod simulated;
 pub mod wanted;
 
 use cocoon_protocol::bytes::Hex32;
-use cocoon_protocol::gpu::CollectedGpu;
+use cocoon_protocol::gpu::{CollectedGpu, GpuMetrics};
 use tokio::sync::watch;
 
 pub use gate::{Gate, GateError};
@@ -36,6 +36,12 @@ pub trait GpuSource: Send + Sync {
     /// # Errors
     /// The driver did not do it.
     fn set_ready(&self, ready: bool) -> Result<(), SourceError>;
+
+    /// How the GPUs are used, in the order of their evidence. Blocks. What is not known is absent.
+    ///
+    /// # Errors
+    /// Nothing is known at all.
+    fn metrics(&self) -> Result<Vec<GpuMetrics>, SourceError>;
 
     /// What happened to the GPUs since.
     fn events(&self) -> watch::Receiver<Happened>;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use cocoon_protocol::bytes::Hex32;
-use cocoon_protocol::gpu::CollectedGpu;
+use cocoon_protocol::gpu::{CollectedGpu, GpuMetrics};
 use tokio::sync::watch;
 
 use super::{GpuSource, Happened, SourceError};
@@ -14,18 +14,27 @@ use crate::tee::NoTee;
 /// How long the host may take.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// What an H100 tells that does nothing, as NVIDIA's tools show one with 80 GB: nothing computes on these.
+const AT_REST: GpuMetrics = GpuMetrics {
+    memory_bytes: Some(81_559 << 20),
+    memory_used_bytes: Some(0),
+    temperature_celsius: Some(30),
+};
+
 /// Imitated GPUs. Their evidence verifies only under development roots.
 pub struct Simulated {
     control: Control,
+    count: u16,
     events: watch::Sender<Happened>,
 }
 
 impl Simulated {
-    /// Imitates, on a machine that is proved to be no TEE.
-    pub fn new(_proof: &NoTee, control: Control) -> Self {
+    /// Imitates so many, on a machine that is proved to be no TEE.
+    pub fn new(_proof: &NoTee, control: Control, count: u16) -> Self {
         control.allow_simulated_evidence();
         Self {
             control,
+            count,
             events: watch::Sender::default(),
         }
     }
@@ -41,6 +50,10 @@ impl GpuSource for Simulated {
     /// Nothing computes on them.
     fn set_ready(&self, _ready: bool) -> Result<(), SourceError> {
         Ok(())
+    }
+
+    fn metrics(&self) -> Result<Vec<GpuMetrics>, SourceError> {
+        Ok(vec![AT_REST; self.count.into()])
     }
 
     /// Nothing happens to them.

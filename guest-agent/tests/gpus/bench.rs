@@ -8,7 +8,7 @@ use cocoon_guest_agent::gpu::gate::{Gate, GateError, Setup};
 use cocoon_guest_agent::gpu::judge::Roots;
 use cocoon_guest_agent::gpu::{GpuSource, Happened, SourceError};
 use cocoon_protocol::bytes::{Hex, Hex32};
-use cocoon_protocol::gpu::{CollectedGpu, GpuCollateral};
+use cocoon_protocol::gpu::{CollectedGpu, GpuCollateral, GpuMetrics};
 use cocoon_simulator::nvidia::{Fault, GpuSimulator};
 use tokio::sync::watch;
 
@@ -102,6 +102,19 @@ impl GpuSource for Bench {
         let what = if ready { "ready" } else { "not ready" };
         self.did.lock().unwrap().push(what);
         Ok(())
+    }
+
+    fn metrics(&self) -> Result<Vec<GpuMetrics>, SourceError> {
+        let count = self.count.load(Ordering::Relaxed);
+        let used = GpuMetrics {
+            memory_bytes: Some(80 << 30),
+            memory_used_bytes: Some(7 << 30),
+            temperature_celsius: None,
+        };
+        match self.lost.load(Ordering::Relaxed) {
+            true => Err(SourceError::Final("lost".into())),
+            false => Ok(vec![used; count]),
+        }
     }
 
     fn events(&self) -> watch::Receiver<Happened> {

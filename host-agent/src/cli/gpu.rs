@@ -20,7 +20,7 @@ pub(super) enum Gpu {
         #[arg(long)]
         ask: bool,
     },
-    /// Bind a GPU to vfio-pci, in confidential mode and freshly reset: needed before each boot of its VM. Needs root.
+    /// Bind a GPU to vfio-pci, in confidential mode and freshly reset: once after each start of the machine. Needs root.
     Prepare(Which),
     /// Give a GPU back to the host's own driver, without confidential mode. Needs root.
     Restore(Which),
@@ -113,7 +113,7 @@ fn change(which: &Which, aim: Aim, json: bool) -> anyhow::Result<()> {
         "every step was done, and {address} is not as it should be: see `cocoon-host gpu list` and the kernel's log"
     );
     voice.note(match aim {
-        Aim::Prepared => "ready for a VM, for one boot",
+        Aim::Prepared => "ready for a VM",
         Aim::Restored => "the host's own again",
     });
     Ok(())

@@ -27,6 +27,9 @@ pub(super) struct Update {
     /// Let the old VM finish before the new one starts, even where there is room for both.
     #[arg(long)]
     drain_first: bool,
+    /// Judge the new VM's evidence by this policy file of a client's, in place of the one that the daemon's file names.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -47,6 +50,7 @@ pub(super) async fn update(wanted: Update, json: bool) -> anyhow::Result<ExitCod
         manifest: absolute(&wanted.manifest)?,
         image: wanted.image.as_deref().map(absolute).transpose()?,
         drain_first: wanted.drain_first,
+        policy: wanted.policy.as_deref().map(absolute).transpose()?,
     };
     let path = format!("/v1/appliances/{}/update?wait=true", checked(&wanted.name)?);
     let client = client().await?;

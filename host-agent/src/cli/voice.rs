@@ -74,6 +74,7 @@ fn event(progress: &Progress) -> Value {
             since_start,
         } => json!({ "event": "serving", "endpoint": endpoint, "ms": since_start.as_millis() }),
         Progress::Metrics(metrics) => json!({ "event": "metrics", "metrics": metrics }),
+        Progress::Gpus(gpus) => json!({ "event": "gpus", "gpus": gpus }),
         Progress::EngineRestarted(count) => json!({ "event": "engine-restarted", "count": count }),
     }
 }

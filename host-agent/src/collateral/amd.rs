@@ -93,7 +93,7 @@ fn path(product: Product, chip: &Hex64, tcb: &Hex<8>) -> String {
 
 /// Whether this is collateral for this chip that is good at `now`.
 pub(super) fn check(bytes: &[u8], chip: &Hex64, now: u64) -> Result<Dates, CollateralError> {
-    let parsed = serde_json::from_slice(bytes);
+    let parsed = serde_json::from_slice::<Collateral>(bytes);
     let (certificates, list) = match parsed {
         Ok(Collateral::SevSnp {
             certificates,

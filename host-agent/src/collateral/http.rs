@@ -1,10 +1,9 @@
 //! One question to a vendor's service: bounded in size and time, never repeated here. When to ask again, others know.
 
 use std::io::Read as _;
-use std::sync::Arc;
 use std::time::Duration;
 
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use cocoon_inputs::tls;
 
 /// How long one question may take in all.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -92,16 +91,8 @@ impl Client {
     /// A client with the system's trust roots and proxies that asks for at most so long.
     #[must_use]
     pub fn with_patience(patience: Duration) -> Self {
-        let roots = rustls_native_certs::load_native_certs().certs;
-        let roots = roots
-            .iter()
-            .map(|root| Certificate::from_der(root).to_owned());
-        let tls = TlsConfig::builder()
-            .unversioned_rustls_crypto_provider(Arc::new(rustls_graviola::default_provider()))
-            .root_certs(RootCerts::Specific(Arc::new(roots.collect())))
-            .build();
         let config = ureq::Agent::config_builder()
-            .tls_config(tls)
+            .tls_config(tls())
             .http_status_as_error(false)
             // Vendors' documents lie where they say: elsewhere is a portal's page.
             .max_redirects(0)

@@ -34,11 +34,12 @@ const HOST: [&str; 6] = [
     "development_roots",
     "memory_reserve",
 ];
-const UPDATES: [&str; 6] = [
+const UPDATES: [&str; 7] = [
     "signers",
     "threshold",
     "release_floor",
     "allow_unlocked",
+    "policy",
     "start_seconds",
     "proving_seconds",
 ];
@@ -155,7 +156,7 @@ pub(super) fn read(text: &str, report: &mut Report<'_>) -> Located {
     let (host, mut files) = host(&file, report);
     let web = web(&file, report, &mut files);
     let status = status(&file, report, &mut files);
-    let updates = updates(&file, report);
+    let updates = updates(&file, report, &mut files);
     let entries = file.tables(report, "appliance");
     if entries.is_empty() && !file.has("appliance") {
         let wrong = Wrong::because("there is no appliance: begin one with [[appliance]]");
@@ -197,7 +198,11 @@ fn host(
     (settings, files.collect())
 }
 
-fn updates(file: &Table<'_, '_>, report: &mut Report<'_>) -> Updates {
+fn updates(
+    file: &Table<'_, '_>,
+    report: &mut Report<'_>,
+    files: &mut Vec<(&'static str, At<PathBuf>)>,
+) -> Updates {
     let table = file.table(report, "updates", &UPDATES);
     let usual = Updates::default();
     let signers = table.optional(report, "signers", values::signers);
@@ -205,6 +210,10 @@ fn updates(file: &Table<'_, '_>, report: &mut Report<'_>) -> Updates {
     let release_floor =
         table.optional(report, "release_floor", number(0..=i64::MAX.unsigned_abs()));
     let unlocked = table.optional(report, "allow_unlocked", flag);
+    let policy = table.optional(report, "policy", path);
+    if let Some(policy) = &policy {
+        files.push(("updates.policy", policy.clone()));
+    }
     let updates = Updates {
         signers: signers.map_or(usual.signers, |(signers, _)| signers),
         threshold: threshold
@@ -212,6 +221,7 @@ fn updates(file: &Table<'_, '_>, report: &mut Report<'_>) -> Updates {
             .unwrap_or(usual.threshold),
         release_floor: release_floor.map_or(usual.release_floor, |(floor, _)| floor),
         allow_unlocked: unlocked.map_or(usual.allow_unlocked, |(allow, _)| allow),
+        policy: policy.map(|(policy, _)| policy),
         limits: crate::update::Limits {
             starting: seconds(
                 &table,

@@ -11,7 +11,8 @@ use super::values::{self, path};
 use crate::status::DEFAULT_LISTEN;
 use crate::web::{TlsFiles, WebSettings};
 
-const KEYS: [&str; 3] = ["listen", "certificate", "key"];
+const WEB: [&str; 3] = ["listen", "certificate", "key"];
+const STATUS: [&str; 4] = ["listen", "certificate", "key", "login"];
 /// In place of an address.
 const OFF: &str = "off";
 
@@ -25,6 +26,8 @@ pub struct StatusSettings {
     pub web: WebSettings,
     /// Whether the file says so: then it must be had, whereas the usual place may be another program's.
     pub named: bool,
+    /// File of the name and the password without which nothing is shown.
+    pub login: Option<PathBuf>,
 }
 
 /// Without an address nothing is shown, and without a certificate only to this machine.
@@ -33,7 +36,7 @@ pub(super) fn web(
     report: &mut Report<'_>,
     files: &mut Files,
 ) -> Option<At<WebSettings>> {
-    let table = file.table(report, "web", &KEYS);
+    let table = file.table(report, "web", &WEB);
     let keys = ["web.certificate", "web.key"];
     let pair = pair(&table, report, keys, files);
     let (listen, at) = table.optional(report, "listen", values::address)?;
@@ -47,9 +50,13 @@ pub(super) fn status(
     report: &mut Report<'_>,
     files: &mut Files,
 ) -> Option<At<StatusSettings>> {
-    let table = file.table(report, "status", &KEYS);
+    let table = file.table(report, "status", &STATUS);
     let keys = ["status.certificate", "status.key"];
     let pair = pair(&table, report, keys, files);
+    let login = table.optional(report, "login", path);
+    if let Some(login) = &login {
+        files.push(("status.login", login.clone()));
+    }
     let named = table.optional(report, "listen", address_or_off);
     let (listen, at) = match named {
         Some((None, _)) => return None,
@@ -59,7 +66,8 @@ pub(super) fn status(
     };
     let tls = tls(&table, report, pair, listen);
     let (web, named) = (WebSettings { listen, tls }, named.is_some());
-    Some((StatusSettings { web, named }, at))
+    let login = login.map(|(login, _)| login);
+    Some((StatusSettings { web, named, login }, at))
 }
 
 /// Certificate and key, as far as they are named.

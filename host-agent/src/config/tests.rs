@@ -67,6 +67,7 @@ fn the_example_is_valid_and_shows_the_defaults() {
     expected.host.development_roots = Some("/var/lib/cocoon/development-roots".into());
     let signer = [0x11; 32];
     expected.updates.signers = vec![signer];
+    expected.updates.policy = Some("/etc/cocoon/policy.toml".into());
     expected.web = Some(WebSettings {
         listen: "0.0.0.0:8444".parse().unwrap(),
         tls: Some(TlsFiles {
@@ -83,6 +84,7 @@ fn the_example_is_valid_and_shows_the_defaults() {
             }),
         },
         named: true,
+        login: Some("/etc/cocoon/status.login".into()),
     });
     let appliance = &mut expected.appliances[0];
     appliance.manifest = Some("/srv/cocoon/manifest.json".into());

@@ -87,7 +87,7 @@ pub struct UpdateView {
 }
 
 /// The body of `POST /v1/appliances/NAME/update`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateRequest {
     /// The manifest; its signatures lie beside it in `….dsse`.
@@ -98,6 +98,9 @@ pub struct UpdateRequest {
     /// Let the old VM finish before the new one starts, even where there is room for both.
     #[serde(default)]
     pub drain_first: bool,
+    /// A client's policy file to judge the new VM's evidence by, in place of the one of `[updates]`.
+    #[serde(default)]
+    pub policy: Option<PathBuf>,
 }
 
 /// Every answer that is no success.

@@ -10,6 +10,9 @@ use tokio::sync::broadcast;
 /// Events that are kept.
 const KEPT: usize = 1024;
 
+/// The state of an event that says that an update has failed, and why.
+pub const UPDATE_FAILED: &str = "update-failed";
+
 /// One event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,7 +23,7 @@ pub struct Entry {
     pub time: f64,
     /// Which appliance it is about, if any.
     pub appliance: Option<String>,
-    /// The state that it entered, or `note`.
+    /// The state that it entered, `update`, [`UPDATE_FAILED`], `unknown` or `note`.
     pub state: String,
     /// The same for people.
     pub text: String,

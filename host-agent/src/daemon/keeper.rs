@@ -49,7 +49,11 @@ pub(super) enum Wanted {
     /// Of the appliance's life.
     Life(Event),
     /// That it runs something else.
-    Update { to: Deployment, drain_first: bool },
+    Update {
+        to: Deployment,
+        drain_first: bool,
+        policy: Option<PathBuf>,
+    },
     /// That it runs what it ran before.
     Rollback { drain_first: bool },
 }
@@ -271,7 +275,11 @@ impl Keeper {
                 }
                 self.main.take(event).await;
             }
-            Wanted::Update { to, drain_first } => self.begin_update(to, false, drain_first).await?,
+            Wanted::Update {
+                to,
+                drain_first,
+                policy,
+            } => self.begin_update(to, false, drain_first, policy).await?,
             Wanted::Rollback { drain_first } => self.begin_rollback(drain_first).await?,
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -25,6 +25,7 @@ use super::api::{About, Code, List, Refusal, UpdateRequest, View};
 use super::clock::Clock;
 use super::journal::{Entry, Journal};
 use super::keeper::{self, Handle, Wanted};
+use crate::doctor::policy::PolicyFile;
 use crate::doctor::real::Real;
 use crate::lifecycle::Event;
 use crate::status::Source;
@@ -33,7 +34,7 @@ use crate::update::check::{self, Updates};
 use crate::update::store;
 use crate::watch::{GpuUse, HostUse, ProcessUse, Watch, Watched};
 use crate::web::Body;
-use crate::{follow, log};
+use crate::{follow, log, watch};
 
 mod route;
 
@@ -75,19 +76,6 @@ impl World {
         })
     }
 
-    /// Of an appliance with a GPU the new VM would get one that nobody has prepared: there is no update then.
-    fn updatable(&self, name: &str) -> Result<&Handle, Refusal> {
-        let handle = self.handle(name)?;
-        self.lives()?;
-        match self.gpus.get(name) {
-            None => Ok(handle),
-            Some(address) => Err(Refusal::new(
-                Code::UpdateRefused,
-                no_update(name, address, &self.about),
-            )),
-        }
-    }
-
     /// What is started while the daemon ends would outlive it.
     fn lives(&self) -> Result<(), Refusal> {
         match self.ending.load(Ordering::SeqCst) {
@@ -103,9 +91,11 @@ impl World {
             let view = handle.view();
             let pid = view.report.as_ref().and_then(|report| report.qemu_pid);
             let qemu = pid.and_then(|pid| ProcessUse::read(files, pid));
-            let gpu = self.gpus.get(&handle.name);
-            let gpu = gpu.map(|address| GpuUse::read(files, *address));
-            Watched::new(view, handle.rates(), qemu, gpu)
+            let address = self.gpus.get(&handle.name).copied();
+            let told = view.report.as_ref().map(|report| &report.gpus[..]);
+            let simulated = watch::is_simulated(&view);
+            let gpus = GpuUse::all(files, address, simulated, told.unwrap_or_default());
+            Watched::new(view, handle.rates(), qemu, gpus)
         });
         Watch {
             time: Clock::new(0).now(),
@@ -117,14 +107,6 @@ impl World {
             appliances: watched.collect(),
         }
     }
-}
-
-fn no_update(name: &str, address: &PciAddress, about: &About) -> String {
-    let file = about.file.display();
-    format!(
-        "{name:?} has a GPU, which has to be prepared before each boot: `cocoon-host down {name}`, \
-         `cocoon-host gpu prepare {address}`, name the other image in {file}, and start the daemon again"
-    )
 }
 
 impl Source for World {
@@ -202,7 +184,8 @@ async fn answer(world: &World, request: Request<Incoming>) -> Response<Body> {
 }
 
 /// What an update's body has to be.
-const UPDATE_BODY: &str = "the body must be JSON: {\"manifest\": PATH, \"image\": PATH or null, \"drain_first\": true or false}";
+const UPDATE_BODY: &str = "the body must be JSON: {\"manifest\": PATH, \"image\": PATH or null, \"drain_first\": true or false, \
+    \"policy\": PATH or null}";
 
 async fn body(request: Request<Incoming>) -> Result<UpdateRequest, Refusal> {
     let refused = || Refusal::new(Code::BadBody, UPDATE_BODY);
@@ -219,12 +202,20 @@ async fn update(
     wanted: UpdateRequest,
     wait: bool,
 ) -> Result<Response<Body>, Refusal> {
-    let handle = world.updatable(name)?;
+    let handle = world.handle(name)?;
+    world.lives()?;
     let refused = |why: String| Refusal::new(Code::UpdateRefused, why);
     let (root, own) = (world.root.clone(), handle.name.clone());
     let (updates, release) = (world.updates.clone(), handle.view().deployment.release);
-    let drain_first = wanted.drain_first;
+    let UpdateRequest {
+        drain_first,
+        policy,
+        ..
+    } = wanted.clone();
+    let policy = policy.or_else(|| updates.policy.clone());
+    let judged_by = policy.clone();
     let checking = tokio::task::spawn_blocking(move || {
+        judgeable(judged_by.as_deref())?;
         let now = Clock::new(0).now() / 1000;
         let image = wanted.image.as_deref();
         let checked = check::check(&wanted.manifest, image, &updates, release, now);
@@ -233,7 +224,18 @@ async fn update(
     });
     let to = checking.await.map_err(|error| refused(chain(&error)))?;
     let to = to.map_err(refused)?;
-    changed(handle, Wanted::Update { to, drain_first }, wait).await
+    let wanted = Wanted::Update {
+        to,
+        drain_first,
+        policy,
+    };
+    changed(handle, wanted, wait).await
+}
+
+/// Whether evidence can be judged by that policy: better asked before the old VM has ended.
+fn judgeable(policy: Option<&Path>) -> Result<(), String> {
+    let read = policy.map(PolicyFile::load).transpose();
+    read.map(drop).map_err(|error| chain(&error))
 }
 
 async fn changed(handle: &Handle, wanted: Wanted, wait: bool) -> Result<Response<Body>, Refusal> {
@@ -276,7 +278,10 @@ async fn act(world: &World, route: Route) -> Result<Response<Body>, Refusal> {
             drain_first,
             wait,
         } => {
-            let handle = world.updatable(&name)?;
+            let handle = handle(&name)?;
+            world.lives()?;
+            let refused = |why| Refusal::new(Code::UpdateRefused, why);
+            judgeable(world.updates.policy.as_deref()).map_err(refused)?;
             changed(handle, Wanted::Rollback { drain_first }, wait).await
         }
         // Its body was needed, and it was done where that was read.
@@ -350,36 +355,4 @@ fn response(kind: &'static str, reply: Body) -> Response<Body> {
     let kind = hyper::header::HeaderValue::from_static(kind);
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_appliance_with_a_gpu_is_updated_by_hand() {
-        let world = World {
-            about: About {
-                api: "v1".into(),
-                version: "0".into(),
-                pid: 1,
-                file: "/etc/cocoon/host.toml".into(),
-                state: "/var/lib/cocoon".into(),
-            },
-            handles: Arc::from([]),
-            journal: Arc::default(),
-            root: "/var/lib/cocoon".into(),
-            updates: Updates::default(),
-            gpus: HashMap::new(),
-            ending: AtomicBool::new(false),
-        };
-        let address = "0000:41:00.0".parse().unwrap();
-        assert_eq!(
-            no_update("first", &address, &world.about),
-            "\"first\" has a GPU, which has to be prepared before each boot: `cocoon-host down first`, `cocoon-host gpu \
-             prepare 0000:41:00.0`, name the other image in /etc/cocoon/host.toml, and start the daemon again"
-        );
-        let unknown = world.updatable("first").err().unwrap();
-        assert_eq!(unknown.error.code, Code::UnknownAppliance);
-    }
 }

@@ -30,6 +30,25 @@ pub enum NotGiven {
     /// Not in confidential mode, which clients demand.
     #[error("{0} is not in confidential mode: `cocoon-host gpu prepare {0}` switches it on")]
     NotConfidential(PciAddress),
+    /// This user may not reset it, and the kernel would not do it as it must be done.
+    #[error(
+        "{address} would not be reset before this boot, which in confidential mode it must be: this user may not do it, and \
+         the kernel would by {method} and not by flr: `cocoon-host gpu prepare {address}`, as root, names that"
+    )]
+    NoReset {
+        /// The GPU.
+        address: PciAddress,
+        /// What the kernel would try first.
+        method: String,
+    },
+    /// The reset failed.
+    #[error("{address} cannot be reset before this boot: {why}")]
+    Reset {
+        /// The GPU.
+        address: PciAddress,
+        /// The step, and the kernel's word.
+        why: String,
+    },
     /// Nothing to hand it over with.
     #[error("/dev/iommu cannot be opened ({0}): load iommufd, and let this user open it")]
     NoIommufd(std::io::ErrorKind),

@@ -136,18 +136,7 @@ fn prepare(gpus: &Gpus, gpu: &Gpu) -> Result<Vec<Planned>, Unfit> {
         let reason = "confidential mode, in force after the reset that follows";
         steps.push(mode(gpus, address, "on", reason)?);
     }
-    steps.push(device(
-        address,
-        "reset_method",
-        "flr",
-        "the reset is of this function alone",
-    ));
-    steps.push(device(
-        address,
-        "reset",
-        "1",
-        "one attach for each reset: the next one is the VM's",
-    ));
+    steps.extend(reset(address));
     if !gpu.is_bound() {
         let reason = "vfio-pci takes it, and hands it to a VM";
         steps.push(probe(address, reason));
@@ -156,6 +145,24 @@ fn prepare(gpus: &Gpus, gpu: &Gpu) -> Result<Vec<Planned>, Unfit> {
     let reason = "never asleep: some GPUs do not wake up again";
     steps.push(device(address, "power/control", "on", reason));
     Ok(steps)
+}
+
+/// The function's own reset.
+pub(super) fn reset(address: PciAddress) -> [Planned; 2] {
+    [
+        device(
+            address,
+            "reset_method",
+            "flr",
+            "the reset is of this function alone",
+        ),
+        device(
+            address,
+            "reset",
+            "1",
+            "one attach for each reset: the next one is the VM's",
+        ),
+    ]
 }
 
 /// Everything that no step can change.

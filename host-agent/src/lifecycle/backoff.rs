@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use crate::config::Restart;
 
-/// The pause after so many failures in a row: it doubles, and never exceeds the greatest delay.
+/// The pause after so many failures in a row. After the first there is none: what failed once is wanted back at once. From the
+/// second on it doubles, and never exceeds the greatest delay.
 #[must_use]
 pub fn backoff(restart: &Restart, failures: u32) -> Duration {
-    let doublings = failures.saturating_sub(1).min(31);
+    let Some(doublings) = failures.checked_sub(2) else {
+        return Duration::ZERO;
+    };
     restart
         .delay
-        .saturating_mul(1 << doublings)
+        .saturating_mul(1 << doublings.min(31))
         .min(restart.max_delay)
 }

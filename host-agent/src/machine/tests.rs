@@ -3,7 +3,7 @@
 use cocoon_protocol::bytes::Hex;
 use cocoon_protocol::control::Metrics;
 use cocoon_protocol::document::Collateral;
-use cocoon_protocol::gpu::{CollateralRequest, GpuCollateral, GpuNeeds};
+use cocoon_protocol::gpu::{CollateralRequest, GpuCollateral, GpuMetrics, GpuNeeds};
 use proptest::prelude::*;
 
 use super::*;
@@ -253,6 +253,36 @@ fn misbehaviour_is_named() {
     }
 }
 
+fn gpus(count: usize) -> Event {
+    let gpus = vec![GpuMetrics::default(); count];
+    Event::Guest(GuestMessage::GpuMetrics { gpus })
+}
+
+#[test]
+fn how_gpus_are_used_is_told_of_as_many_as_a_machine_has() {
+    let served = || State::Serving(Guest::default());
+    let (state, effects) = next(served(), gpus(MAX_GPUS), None);
+    let told = vec![GpuMetrics::default(); MAX_GPUS];
+    assert_eq!(
+        (state, effects),
+        (served(), vec![Effect::Tell(News::Gpus(told))])
+    );
+    let broken = |state: State, what: &str| {
+        let doing = state.doing();
+        let what = what.to_owned();
+        Ending::Failed(Failure::Protocol { state: doing, what })
+    };
+    let (state, _) = next(served(), gpus(MAX_GPUS + 1), None);
+    let expected = broken(served(), "telling of more GPUs than a machine has");
+    assert_eq!(state, State::Ended(expected));
+    let booting = || State::Booting(Guest::default());
+    let (state, _) = next(booting(), gpus(1), None);
+    assert_eq!(
+        state,
+        State::Ended(broken(booting(), "an unexpected `gpu-metrics`"))
+    );
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let phases = prop::sample::select(vec![
         Phase::Mounts,
@@ -274,6 +304,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(serving()),
         Just(Event::Guest(GuestMessage::Progress { done: 1, total: 2 })),
         Just(Event::Guest(GuestMessage::Metrics(Metrics::default()))),
+        (0..20_usize).prop_map(gpus),
         Just(Event::Guest(GuestMessage::Drained)),
         prop::sample::select(vec!["NV_A", "other"]).prop_map(wish),
         Just(Event::Collateral(None, None)),

@@ -4,7 +4,7 @@ use cocoon_protocol::binding::Tee;
 use cocoon_protocol::bytes::{Hex32, Hex64};
 use cocoon_protocol::control::{GuestMessage, Metrics, Phase};
 use cocoon_protocol::document::{Collateral, Evidence};
-use cocoon_protocol::gpu::{CollateralRequest, CollectedGpu, GpuCollateral};
+use cocoon_protocol::gpu::{CollateralRequest, CollectedGpu, GpuCollateral, GpuMetrics};
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +75,8 @@ pub enum News {
     Serving(u64),
     /// Counters.
     Metrics(Metrics),
+    /// How its GPUs are used.
+    Gpus(Vec<GpuMetrics>),
     /// The engine died and came back.
     EngineRestarted(u32),
     /// Something else that an operator should know, in plain text.

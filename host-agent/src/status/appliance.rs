@@ -170,7 +170,7 @@ fn facts(html: &mut Html, one: &Watched, now: Millis) {
     html.raw("<dl class=\"facts\"><div><dt>Evidence</dt><dd class=\"evidence\">");
     seal(html, one);
     html.around("<span>", &evidence(one, now), "</span></dd></div>");
-    gpu(html, one);
+    gpus(html, one);
     let mut fact = |name: &'static str, value: &str| {
         html.around("<div><dt>", name, "</dt><dd>")
             .text(value)
@@ -242,27 +242,31 @@ fn clients(number: u64) -> String {
     }
 }
 
-/// What it is on one line, how it is on the next.
-fn gpu(html: &mut Html, one: &Watched) {
+/// Each in a line of what it is and one of how it is.
+fn gpus(html: &mut Html, one: &Watched) {
     html.raw("<div><dt>GPU</dt><dd>");
-    match &one.gpu {
-        None => html.raw("none"),
-        Some(gpu) => {
-            let memory = match (gpu.memory_used_bytes, gpu.memory_bytes) {
-                (Some(used), Some(all)) => {
-                    format!("{} of {}", words::memory(used), words::memory(all))
-                }
-                (None, Some(all)) => words::memory(all),
-                _ => UNKNOWN.to_owned(),
-            };
-            let degrees = gpu.temperature_celsius;
-            let degrees = degrees.filter(|degrees| degrees.abs() < 1000.0);
-            let degrees = degrees.map(|degrees| format!("{degrees:.0}\u{a0}°C"));
-            html.text(gpu.model.as_deref().unwrap_or(&gpu.address));
-            html.around("<span class=\"how\">memory ", &memory, ", temperature ");
-            html.text(degrees.as_deref().unwrap_or(UNKNOWN))
-                .raw("</span>")
-        }
-    };
+    if one.gpus.is_empty() {
+        html.raw("none");
+    }
+    for gpu in &one.gpus {
+        let memory = match (gpu.memory_used_bytes, gpu.memory_bytes) {
+            (Some(used), Some(all)) => {
+                format!("{} of {}", words::memory(used), words::memory(all))
+            }
+            (None, Some(all)) => words::memory(all),
+            _ => UNKNOWN.to_owned(),
+        };
+        let degrees = gpu.temperature_celsius;
+        let degrees = degrees.filter(|degrees| degrees.abs() < 1000.0);
+        let degrees = degrees.map(|degrees| format!("{degrees:.0}\u{a0}°C"));
+        html.around(
+            "<span class=\"what\">",
+            gpu.model.as_deref().unwrap_or(&gpu.address),
+            "</span>",
+        );
+        html.around("<span class=\"how\">memory ", &memory, ", temperature ");
+        html.text(degrees.as_deref().unwrap_or(UNKNOWN))
+            .raw("</span>");
+    }
     html.raw("</dd></div>");
 }

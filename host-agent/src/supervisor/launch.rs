@@ -121,11 +121,15 @@ impl Launch {
         self.listen
     }
 
-    /// Whether it needs what no other VM can have at the same time: a GPU, or a network of its own. Then its successor
-    /// starts when it has ended, and not beside it.
+    /// What of it no other VM can have at the same time, if anything: then its successor starts when it has ended, and not
+    /// beside it.
     #[must_use]
-    pub fn is_exclusive(&self) -> bool {
-        self.gpu.is_some() || self.network != Network::User
+    pub fn exclusive(&self) -> Option<&'static str> {
+        match (&self.gpu, &self.network) {
+            (Some(_), _) => Some("its GPU"),
+            (None, Network::Tap { .. } | Network::Passt { .. }) => Some("its network"),
+            (None, Network::User) => None,
+        }
     }
 
     /// What was left in the VM's folder, if that can be read.

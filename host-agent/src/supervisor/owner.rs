@@ -282,6 +282,7 @@ impl Report {
             trust_root: None,
             steps: vec![],
             metrics: None,
+            gpus: vec![],
             engine_restarts: 0,
             halted: None,
             ended: None,
@@ -320,6 +321,7 @@ impl Report {
                 reached(self, stage, format!("in phase {}", phase.name()));
             }
             Progress::Metrics(metrics) => self.metrics = Some(metrics),
+            Progress::Gpus(gpus) => self.gpus = gpus,
             Progress::EngineRestarted(count) => self.engine_restarts = count,
             // Serving is said once everything about it is known.
             Progress::Note(_) | Progress::Work { .. } | Progress::Serving { .. } => {}

@@ -23,6 +23,8 @@ pub struct Updates {
     pub release_floor: u64,
     /// Take manifests whose inputs were not the locked ones.
     pub allow_unlocked: bool,
+    /// The policy file of the clients whose judgement on a new VM's evidence counts; `None` for the default one.
+    pub policy: Option<PathBuf>,
     /// How long the phases may last.
     pub limits: super::Limits,
 }
@@ -35,6 +37,7 @@ impl Default for Updates {
             threshold: 1,
             release_floor: RELEASE_FLOOR,
             allow_unlocked: false,
+            policy: None,
             limits: super::Limits::default(),
         }
     }

@@ -23,6 +23,7 @@ pub fn begin(
         since: now,
         until: None,
         to,
+        policy: None,
     };
     let mut step = Step::new(&update, now, limits);
     match way {

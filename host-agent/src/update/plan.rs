@@ -18,8 +18,8 @@ pub struct Facts {
     pub reserve_mib: u32,
     /// The new VM's memory in MiB.
     pub wanted_mib: u32,
-    /// Whether it has something that cannot be in two VMs: a network of its own.
-    pub exclusive: bool,
+    /// What it has that cannot be in two VMs: a GPU, or a network of its own.
+    pub exclusive: Option<&'static str>,
     /// Whether its memory has a place: huge pages or NUMA nodes, of which it is not known how much is left.
     pub placed: bool,
     /// Whether the old VM runs, or is about to be started again.
@@ -46,7 +46,9 @@ pub fn plan(facts: &Facts) -> Plan {
     let because = match available {
         _ if !facts.runs => None,
         _ if facts.drain_first => Some("as asked".to_owned()),
-        _ if facts.exclusive => Some("its network cannot be in two VMs".to_owned()),
+        _ if facts.exclusive.is_some() => {
+            (facts.exclusive).map(|what| format!("{what} cannot be in two VMs"))
+        }
         _ if facts.placed => Some("its memory is of huge pages or NUMA nodes".to_owned()),
         None => Some("how much memory is free cannot be learnt".to_owned()),
         Some(available) if available < needed => Some(format!(
@@ -78,7 +80,7 @@ mod tests {
         promised_mib: 0,
         reserve_mib: 1024,
         wanted_mib: 1024,
-        exclusive: false,
+        exclusive: None,
         placed: false,
         runs: true,
         drain_first: false,
@@ -114,7 +116,7 @@ mod tests {
         assert_eq!(because(promised), because(tight));
         let stopped = Facts {
             runs: false,
-            exclusive: true,
+            exclusive: Some("its GPU"),
             ..tight
         };
         assert_eq!(because(stopped), None);
@@ -123,13 +125,10 @@ mod tests {
     #[test]
     fn else_the_old_one_finishes_first_and_the_reason_is_said() {
         let exclusive = Facts {
-            exclusive: true,
+            exclusive: Some("its GPU"),
             ..ROOMY
         };
-        assert_eq!(
-            because(exclusive).unwrap(),
-            "its network cannot be in two VMs"
-        );
+        assert_eq!(because(exclusive).unwrap(), "its GPU cannot be in two VMs");
         let placed = Facts {
             placed: true,
             ..ROOMY

@@ -261,6 +261,7 @@ mod tests {
             since: 1,
             until: None,
             to: deployment("/newer"),
+            policy: None,
         });
         kept.commit();
         assert_eq!((kept.slot, &kept.current), (Slot::B, &deployment("/newer")));

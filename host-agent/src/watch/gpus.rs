@@ -1,20 +1,25 @@
-//! What this machine knows of the GPU that an appliance has.
+//! What this machine knows of the GPUs that an appliance has.
 //!
-//! A GPU that is passed through belongs to its guest: its memory and temperature are known there, and the control
-//! channel of this release has no place for them. The host sees what the kernel says of any PCI function, and the
-//! temperature where the driver that holds it reports one (`hwmon`), which vfio-pci does not. Nothing else is shown.
+//! A GPU that is passed through belongs to its guest, whose driver alone knows its memory and temperature: the guest tells
+//! them, as it tells its counters, and a GPU in confidential computing may have its driver refuse them. The host itself sees
+//! what the kernel says of any PCI function, and the temperature where the driver that holds it reports one (`hwmon`), which
+//! vfio-pci does not. Nothing else is shown, and nothing is zero that nobody said.
 
+use cocoon_protocol::gpu::GpuMetrics;
 use cocoon_qemu::PciAddress;
 use serde::{Deserialize, Serialize};
 
 use crate::doctor::facts::{DEVICES, model};
 use crate::doctor::source::Files;
 
+/// In the place of an address.
+pub const SIMULATED: &str = "simulated";
+
 /// A GPU.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GpuUse {
-    /// Where it is.
+    /// Where it is; [`SIMULATED`] for one that is nowhere.
     pub address: String,
     /// What it is, if it has a confidential mode.
     pub model: Option<String>,
@@ -29,6 +34,50 @@ pub struct GpuUse {
 }
 
 impl GpuUse {
+    /// What is known of an appliance's GPUs: of the one at `address`, or of those that a `simulated` TEE's guest imitates;
+    /// with what the guest has `told`.
+    #[must_use]
+    pub fn all(
+        files: &dyn Files,
+        address: Option<PciAddress>,
+        simulated: bool,
+        told: &[GpuMetrics],
+    ) -> Vec<Self> {
+        let mut gpus: Vec<Self> = match address {
+            Some(address) => vec![Self::read(files, address)],
+            None if simulated => told.iter().map(|_| Self::imitated()).collect(),
+            // Whatever it says of them: it was given none.
+            None => vec![],
+        };
+        // In the guest's own order, which for one is the host's.
+        for (gpu, told) in gpus.iter_mut().zip(told) {
+            gpu.hear(told);
+        }
+        gpus
+    }
+
+    fn imitated() -> Self {
+        Self {
+            address: SIMULATED.to_owned(),
+            model: None,
+            driver: None,
+            memory_bytes: None,
+            memory_used_bytes: None,
+            temperature_celsius: None,
+        }
+    }
+
+    /// A guest that says what cannot be is taken to have said nothing.
+    fn hear(&mut self, told: &GpuMetrics) {
+        let used = told.memory_used_bytes;
+        let fits = |used: &u64| told.memory_bytes.is_none_or(|all| *used <= all);
+        self.memory_bytes = told.memory_bytes;
+        self.memory_used_bytes = used.filter(fits);
+        if let Some(degrees) = told.temperature_celsius {
+            self.temperature_celsius = Some(degrees.into());
+        }
+    }
+
     /// What is known of the GPU at `address`, from files alone: neither the GPU is asked, which may be its guest's, nor
     /// its IOMMU group opened, which QEMU may be about to do.
     #[must_use]
@@ -115,6 +164,40 @@ mod tests {
             GpuUse::read(&files, address).temperature_celsius,
             Some(41.5)
         );
+        let told = GpuMetrics {
+            memory_bytes: Some(80 << 30),
+            memory_used_bytes: Some(3 << 30),
+            temperature_celsius: None,
+        };
+        let all =
+            |address, simulated, told: &[GpuMetrics]| GpuUse::all(&files, address, simulated, told);
+        let [gpu] = &all(Some(address), false, &[told])[..] else {
+            panic!("not one GPU")
+        };
+        assert_eq!(gpu.model.as_deref(), Some("H100 SXM5 80 GB"));
+        let memory = (gpu.memory_used_bytes, gpu.memory_bytes);
+        assert_eq!(memory, (Some(3 << 30), Some(80 << 30)));
+        // The host's, where the guest says none, and the guest's where it does.
+        assert_eq!(gpu.temperature_celsius, Some(41.5));
+        let hot = GpuMetrics {
+            temperature_celsius: Some(64),
+            // More than there is.
+            memory_used_bytes: Some(81 << 30),
+            ..told
+        };
+        let [gpu] = &all(Some(address), false, &[hot, told])[..] else {
+            panic!("it has one, whatever its guest says")
+        };
+        assert_eq!(gpu.temperature_celsius, Some(64.0));
+        assert_eq!(gpu.memory_used_bytes, None);
+        // None was given to it.
+        assert_eq!(all(None, false, &[told]), []);
+        let [one, other] = &all(None, true, &[told, hot])[..] else {
+            panic!("not two GPUs")
+        };
+        assert_eq!((&*one.address, &one.model), (SIMULATED, &None));
+        assert_eq!(one.memory_used_bytes, Some(3 << 30));
+        assert_eq!(other.temperature_celsius, Some(64.0));
         let gone = GpuUse::read(&files, "0000:18:00.0".parse().unwrap());
         assert_eq!((gone.model, gone.driver), (None, None));
     }

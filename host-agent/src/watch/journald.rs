@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
-use crate::daemon::journal::Entry;
+use crate::daemon::journal::{Entry, UPDATE_FAILED};
 use crate::text::plain;
 
 /// Where the journal listens.
@@ -83,7 +83,7 @@ fn record(entry: &Entry) -> Vec<u8> {
 fn priority(state: &str) -> u8 {
     match state {
         "failed" => 3,
-        "unknown" => 4,
+        "unknown" | UPDATE_FAILED => 4,
         "note" => 5,
         _ => 6,
     }
@@ -114,6 +114,19 @@ mod tests {
         assert_eq!(std::str::from_utf8(&buffer[..length]).unwrap(), expected);
         drop(journal);
         assert!(ours.write(&entry).is_err());
+    }
+
+    #[test]
+    fn what_needs_a_look_is_a_warning() {
+        let states = [
+            "failed",
+            "unknown",
+            "update-failed",
+            "note",
+            "update",
+            "serving",
+        ];
+        assert_eq!(states.map(priority), [3, 4, 4, 5, 6, 6]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::{Evidence, Watch, Watched};
 mod samples;
 
 use samples::Number::{Count, Real};
-use samples::{Sample, each, known, labels, number, one, seconds, told};
+use samples::{Sample, each, gpus, known, labels, number, one, seconds, told};
 
 /// What `/metrics` is served as.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -315,47 +315,45 @@ static FAMILIES: &[Family] = &[
         "Times that its engine died and came back",
         |watch| told(watch, |metrics| metrics.engine_restarts),
     ),
-    // What the host knows of the GPU that it has.
+    // What the host knows of the GPUs that it has, and what its guest tells of them.
     gauge(
         "cocoon_gpu_info",
         None,
-        "The GPU that is an appliance's",
+        "A GPU that is an appliance's",
         |watch| {
-            let sample = |one: &Watched| {
-                let gpu = one.gpu.as_ref()?;
-                let model = gpu.model.as_deref().unwrap_or("unknown");
-                Some((
-                    labels(one, &[("address", &gpu.address), ("model", model)]),
-                    Count(1),
-                ))
+            let of = |one: &Watched| {
+                let numbered = one.gpus.iter().enumerate();
+                let samples = numbered.map(|(place, gpu)| {
+                    let (place, model) = (place.to_string(), gpu.model.as_deref());
+                    let model = model.unwrap_or("unknown");
+                    let named = [
+                        ("gpu", &*place),
+                        ("address", &*gpu.address),
+                        ("model", model),
+                    ];
+                    (labels(one, &named), Count(1))
+                });
+                samples.collect::<Vec<_>>()
             };
-            each(watch, sample)
+            watch.appliances.iter().flat_map(of).collect()
         },
     ),
     gauge(
         "cocoon_gpu_memory",
         Some(Unit::Bytes),
-        "Its memory; not known in this release",
-        |watch| number(watch, |one| Some(Count(one.gpu.as_ref()?.memory_bytes?))),
+        "Its memory, as its guest tells",
+        |watch| gpus(watch, |gpu| gpu.memory_bytes.map(Count)),
     ),
     gauge(
         "cocoon_gpu_memory_used",
         Some(Unit::Bytes),
-        "What of it is in use; not known in this release",
-        |watch| {
-            number(watch, |one| {
-                Some(Count(one.gpu.as_ref()?.memory_used_bytes?))
-            })
-        },
+        "What of it is in use, as its guest tells",
+        |watch| gpus(watch, |gpu| gpu.memory_used_bytes.map(Count)),
     ),
     gauge(
         "cocoon_gpu_temperature",
         Some(Unit::Celsius),
-        "Its temperature, where the host can see it",
-        |watch| {
-            number(watch, |one| {
-                Some(Real(one.gpu.as_ref()?.temperature_celsius?))
-            })
-        },
+        "Its temperature, as its guest tells, or else the host's driver",
+        |watch| gpus(watch, |gpu| gpu.temperature_celsius.map(Real)),
     ),
 ];

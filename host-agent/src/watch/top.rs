@@ -35,8 +35,18 @@ pub fn table(watch: &Watch, width: usize) -> String {
         format!("load {load} on {processors} processors · memory {memory}"),
         String::new(),
         format!(
-            "{:<NAME$} {:<10} {:>6} {:<17} {:>8} {:>8} {:>9} {:>7} {:>9}",
-            "NAME", "STATE", "FOR", "EVIDENCE", "TOK/S", "REQ/S", "ANSWERED", "ERRORS", "MEMORY"
+            "{:<NAME$} {:<10} {:>6} {:<17} {:>8} {:>8} {:>9} {:>7} {:>9} {:>9} {:>6}",
+            "NAME",
+            "STATE",
+            "FOR",
+            "EVIDENCE",
+            "TOK/S",
+            "REQ/S",
+            "ANSWERED",
+            "ERRORS",
+            "MEMORY",
+            "GPU USED",
+            "GPU °C"
         ),
     ];
     lines.extend(watch.appliances.iter().map(|one| row(one, watch.time)));
@@ -58,7 +68,7 @@ fn row(one: &Watched, now: Millis) -> String {
     let count = |count: Option<u64>| count.map_or(UNKNOWN.to_owned(), |count| count.to_string());
     let resident = one.qemu.map(|qemu| bytes(qemu.resident_bytes));
     format!(
-        "{:<NAME$} {:<10} {:>6} {:<17} {:>8} {:>8} {:>9} {:>7} {:>9}",
+        "{:<NAME$} {:<10} {:>6} {:<17} {:>8} {:>8} {:>9} {:>7} {:>9} {:>9} {:>6}",
         plain(&view.name, NAME),
         view.life.state.name(),
         age(now.saturating_sub(view.life.since)),
@@ -68,7 +78,24 @@ fn row(one: &Watched, now: Millis) -> String {
         count(metrics.map(|metrics| metrics.requests)),
         count(metrics.map(|metrics| metrics.errors)),
         resident.unwrap_or_else(|| UNKNOWN.to_owned()),
+        gpu_memory(one).map_or(UNKNOWN.to_owned(), bytes),
+        warmest(one).map_or(UNKNOWN.to_owned(), |degrees| format!("{degrees:.0}")),
     )
+}
+
+/// What of its GPUs' memory is in use, if that is known of all of them.
+fn gpu_memory(one: &Watched) -> Option<u64> {
+    let used = one.gpus.iter().map(|gpu| gpu.memory_used_bytes);
+    let all: Vec<u64> = used.collect::<Option<_>>()?;
+    let sum = |sum: u64, used: u64| sum.saturating_add(used);
+    (!all.is_empty()).then(|| all.into_iter().fold(0, sum))
+}
+
+/// In degrees Celsius.
+fn warmest(one: &Watched) -> Option<f64> {
+    let known = one.gpus.iter().filter_map(|gpu| gpu.temperature_celsius);
+    let sane = known.filter(|degrees| degrees.abs() < 1000.0);
+    sane.max_by(f64::total_cmp)
 }
 
 /// What is known of the evidence, in a few letters.

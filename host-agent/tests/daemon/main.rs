@@ -5,6 +5,11 @@
 
 mod api;
 mod commands;
+mod gpus;
+#[path = "../common/hosted.rs"]
+mod hosted;
+#[path = "../common/image.rs"]
+mod image;
 mod lives;
 mod processes;
 mod stand_in;

@@ -1,6 +1,7 @@
 //! A supervisor without a VM: reports what a real one would, as the file `part` in its folder tells it to.
 
 use std::fs::Permissions;
+use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -10,7 +11,7 @@ use std::sync::OnceLock;
 use cocoon_host_agent::lifecycle::{Ending, Stage};
 use cocoon_host_agent::log::{Entry, FILE, Source};
 use cocoon_host_agent::relay::DoorState;
-use cocoon_host_agent::supervisor::{Order, Report, VERSION};
+use cocoon_host_agent::supervisor::{Launch, Order, Report, VERSION};
 use cocoon_protocol::frame::{self, Decoder};
 use tempfile::TempDir;
 
@@ -62,73 +63,100 @@ pub fn play() {
         eprintln!("\u{1b}[31mno words of mine");
         std::process::abort();
     }
+    let waits = Launch::read(&folder).is_some_and(|launch| launch.waits);
+    let mut play = Play {
+        run: run.parse().unwrap(),
+        // Where somebody asks it for evidence: the tests' judges do not.
+        guest: waits.then(|| "127.0.0.1:9".parse().unwrap()),
+        door: match waits {
+            true => DoorState::Shut,
+            false => DoorState::Open,
+        },
+    };
     // One daemon after the other: the next one finds what the one before left.
     while let Ok((daemon, _)) = listener.accept() {
-        if perform(&part, &daemon, run.parse().unwrap()) {
+        if play.perform(&part, &daemon) {
             return;
         }
     }
 }
 
-/// True when the play is over.
-fn perform(part: &str, daemon: &UnixStream, run: u64) -> bool {
-    let tell = |stage, halted: Option<&str>, ended| {
-        let report = report(run, stage, halted, ended);
-        let bytes = frame::encode(&report, LIMIT).unwrap();
-        std::io::Write::write_all(&mut &*daemon, &bytes)
-    };
-    match part {
-        "hangs" => {
-            let _ = tell(Stage::Preparing, None, None);
-        }
-        "fails" => {
-            let reason = "the image is incomplete".to_owned();
-            let _ = tell(Stage::Preparing, None, Some(Ending::Failed { reason }));
-            return true;
-        }
-        "halts" => {
-            let _ = tell(Stage::Serving, Some("the guest panicked"), None);
-        }
-        _ => {
-            for stage in [Stage::Booting, Stage::Attesting, Stage::Serving] {
-                let _ = tell(stage, None, None);
-            }
-        }
-    }
-    let (mut decoder, mut buffer) = (Decoder::new(LIMIT), [0; 1024]);
-    loop {
-        match decoder.next::<Order>().unwrap() {
-            Some(Order::Drain) if part != "deaf" => {
-                let _ = tell(Stage::Draining, None, Some(Ending::Stopped));
-                return true;
-            }
-            Some(_) => {}
-            None => match std::io::Read::read(&mut &*daemon, &mut buffer) {
-                Ok(0) | Err(_) => return false,
-                Ok(count) => decoder.push(&buffer[..count]),
-            },
-        }
-    }
+/// What it knows of itself, whatever daemon asks.
+struct Play {
+    run: u64,
+    guest: Option<SocketAddr>,
+    door: DoorState,
 }
 
-fn report(run: u64, stage: Stage, halted: Option<&str>, ended: Option<Ending>) -> Report {
-    Report {
-        version: VERSION,
-        run,
-        pid: std::process::id(),
-        qemu_pid: Some(7),
-        stage,
-        doing: "playing".to_owned(),
-        endpoint: Some("127.0.0.1:8443".parse().unwrap()),
-        guest: None,
-        door: DoorState::Open,
-        not_taken: None,
-        manifest_id: Some("00".repeat(32)),
-        trust_root: None,
-        steps: vec![],
-        metrics: None,
-        engine_restarts: 0,
-        halted: halted.map(str::to_owned),
-        ended,
+impl Play {
+    /// True when the play is over.
+    fn perform(&mut self, part: &str, daemon: &UnixStream) -> bool {
+        match part {
+            "hangs" => self.tell(daemon, Stage::Preparing, None, None),
+            "fails" => {
+                let reason = "the image is incomplete".to_owned();
+                self.tell(
+                    daemon,
+                    Stage::Preparing,
+                    None,
+                    Some(Ending::Failed { reason }),
+                );
+                return true;
+            }
+            "halts" => self.tell(daemon, Stage::Serving, Some("the guest panicked"), None),
+            _ => {
+                for stage in [Stage::Booting, Stage::Attesting, Stage::Serving] {
+                    self.tell(daemon, stage, None, None);
+                }
+            }
+        }
+        let (mut decoder, mut buffer) = (Decoder::new(LIMIT), [0; 1024]);
+        loop {
+            match decoder.next::<Order>().unwrap() {
+                Some(Order::Drain) if part != "deaf" => {
+                    self.tell(daemon, Stage::Draining, None, Some(Ending::Stopped));
+                    return true;
+                }
+                Some(Order::TakeOver(_)) => {
+                    self.door = DoorState::Open;
+                    self.tell(daemon, Stage::Serving, None, None);
+                }
+                Some(_) => {}
+                None => match std::io::Read::read(&mut &*daemon, &mut buffer) {
+                    Ok(0) | Err(_) => return false,
+                    Ok(count) => decoder.push(&buffer[..count]),
+                },
+            }
+        }
+    }
+
+    /// The daemon may be gone.
+    fn tell(&self, daemon: &UnixStream, stage: Stage, halted: Option<&str>, ended: Option<Ending>) {
+        let report = self.report(stage, halted, ended);
+        let bytes = frame::encode(&report, LIMIT).unwrap();
+        let _ = std::io::Write::write_all(&mut &*daemon, &bytes);
+    }
+
+    fn report(&self, stage: Stage, halted: Option<&str>, ended: Option<Ending>) -> Report {
+        Report {
+            version: VERSION,
+            run: self.run,
+            pid: std::process::id(),
+            qemu_pid: Some(7),
+            stage,
+            doing: "playing".to_owned(),
+            endpoint: Some("127.0.0.1:8443".parse().unwrap()),
+            guest: self.guest,
+            door: self.door,
+            not_taken: None,
+            manifest_id: Some("00".repeat(32)),
+            trust_root: None,
+            steps: vec![],
+            metrics: None,
+            gpus: vec![],
+            engine_restarts: 0,
+            halted: halted.map(str::to_owned),
+            ended,
+        }
     }
 }

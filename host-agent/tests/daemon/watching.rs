@@ -1,5 +1,8 @@
 //! What a daemon shows to its operator: moments over the API, the page and the metrics over HTTP.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+
 use cocoon_host_agent::daemon::End;
 use cocoon_host_agent::lifecycle::Deadlines;
 use cocoon_host_agent::watch::{Evidence, Watch};
@@ -77,7 +80,48 @@ async fn the_page_and_the_metrics_are_the_operators() {
     );
 }
 
-/// Head and body of an answer.
+#[tokio::test]
+async fn with_a_login_nothing_is_shown_without() {
+    let mut world = World::new(&[("first", "serves")], "", Deadlines::default()).await;
+    world.serving("first").await;
+    world.end(End::Leave).await;
+    let login = world.path().join("login");
+    std::fs::write(&login, "operator:correct horse battery\n").unwrap();
+    std::fs::set_permissions(&login, Permissions::from_mode(0o600)).unwrap();
+    let text = std::fs::read_to_string(world.file()).unwrap();
+    let shown = format!("status.listen = \"127.0.0.1:0\"\nstatus.login = {login:?}");
+    std::fs::write(
+        world.file(),
+        text.replace("status.listen = \"off\"", &shown),
+    )
+    .unwrap();
+    world.begin(Deadlines::default()).await;
+    world.until("first", "note").await;
+    let said = world.journal.after(0).0;
+    let address = said
+        .iter()
+        .find_map(|entry| entry.text.strip_prefix("status page on http://"));
+    let address = address.expect("a status page").trim_end_matches('/');
+    // `operator:correct horse battery`, and another password.
+    let known =
+        format!("{address}\r\nauthorization: Basic b3BlcmF0b3I6Y29ycmVjdCBob3JzZSBiYXR0ZXJ5");
+    let other =
+        format!("{address}\r\nauthorization: Basic b3BlcmF0b3I6Y29ycmVjdCBob3JzZSBiYXR0ZXJ6");
+    for path in ["/", "/metrics", "/style.css", "/script.js"] {
+        for nobody in [address, &other] {
+            let (head, body) = get(address, path, nobody).await;
+            assert!(head.starts_with("HTTP/1.1 401 "), "{path}: {head}");
+            let challenge = "www-authenticate: Basic realm=\"cocoon-host\"";
+            assert!(head.contains(challenge), "{head}");
+            let words = "who are you? see login of [status] in the configuration file\n";
+            assert_eq!(body, words, "{path}");
+        }
+        let (head, _) = get(address, path, &known).await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{path}: {head}");
+    }
+}
+
+/// Head and body of an answer; `host` may be followed by lines of other headers.
 async fn get(address: &str, path: &str, host: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");

@@ -1,22 +1,15 @@
 //! A daemon with appliances that play parts, in a folder of its own.
 
-use std::path::{Path, PathBuf};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cocoon_host_agent::client::Client;
-use cocoon_host_agent::config::{HostConfig, Machine};
+use cocoon_host_agent::attest::{AsClients, Judge};
 use cocoon_host_agent::daemon::api::View;
-use cocoon_host_agent::daemon::journal::Journal;
-use cocoon_host_agent::daemon::{Daemon, End};
 use cocoon_host_agent::lifecycle::Deadlines;
-use tempfile::TempDir;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Of a machine that is slow and busy.
-pub const DEADLINE: Duration = Duration::from_secs(120);
+use crate::hosted::{DEADLINE, Hosted};
 
 /// Nobody has long to finish.
 pub fn impatient() -> Deadlines {
@@ -27,35 +20,51 @@ pub fn impatient() -> Deadlines {
 }
 
 pub struct World {
-    folder: TempDir,
-    running: Option<(JoinHandle<()>, watch::Sender<Option<End>>)>,
-    pub journal: Arc<Journal>,
+    hosted: Hosted,
+    judge: Arc<dyn Judge>,
+}
+
+impl Deref for World {
+    type Target = Hosted;
+
+    fn deref(&self) -> &Hosted {
+        &self.hosted
+    }
+}
+
+impl DerefMut for World {
+    fn deref_mut(&mut self) -> &mut Hosted {
+        &mut self.hosted
+    }
 }
 
 impl World {
     /// With these appliances, each by name and part; `more` stands in each one's table.
     pub async fn new(parts: &[(&str, &str)], more: &str, deadlines: Deadlines) -> Self {
-        let folder = tempfile::Builder::new()
-            .prefix("cocoon-")
-            .tempdir()
-            .unwrap();
-        let mut world = Self {
-            folder,
-            running: None,
-            journal: Arc::default(),
-        };
+        let more = format!("tee = \"simulated-tdx\"\n{more}");
+        Self::of(parts, "", &more, deadlines, Arc::new(AsClients)).await
+    }
+
+    /// The same with `head` before all appliances, whose TEE is in `more`, and with somebody who judges evidence.
+    pub async fn of(
+        parts: &[(&str, &str)],
+        head: &str,
+        more: &str,
+        deadlines: Deadlines,
+        judge: Arc<dyn Judge>,
+    ) -> Self {
+        let hosted = Hosted::new();
+        let mut world = Self { hosted, judge };
         // Tests run at once, and the status page has one usual place.
         let mut text = format!(
-            "version = 1\nstatus.listen = \"off\"\n[host]\nstate = {:?}\n",
+            "version = 1\nstatus.listen = \"off\"\n[host]\nstate = {:?}\n{head}\n",
             world.root()
         );
         for (index, (name, part)) in parts.iter().enumerate() {
-            let folder = world.root().join("vms").join(name);
-            std::fs::create_dir_all(&folder).unwrap();
-            std::fs::write(folder.join("part"), part).unwrap();
+            world.part(&format!("vms/{name}"), part);
             text += &format!(
                 "[[appliance]]\nname = {name:?}\nimage = {:?}\nmemory = \"256M\"\nvcpus = 1\n\
-                 tee = \"simulated-tdx\"\nlisten = \"127.0.0.1:{}\"\n{more}\n",
+                 listen = \"127.0.0.1:{}\"\n{more}\n",
                 world.root(),
                 8443 + index
             );
@@ -65,55 +74,22 @@ impl World {
         world
     }
 
-    pub fn root(&self) -> PathBuf {
-        self.folder.path().join("state")
-    }
-
-    pub fn file(&self) -> PathBuf {
-        self.folder.path().join("host.toml")
-    }
-
-    pub fn client(&self) -> Client {
-        Client::of(&self.root())
+    /// What the supervisor in `folder` of the state plays.
+    pub fn part(&self, folder: &str, part: &str) {
+        let folder = self.root().join(folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("part"), part).unwrap();
     }
 
     /// A daemon of the same folder and file.
     pub async fn begin(&mut self, deadlines: Deadlines) {
-        let machine = Machine {
-            memory_mib: None,
-            processors: 64,
-            nodes: vec![],
-            hugepages: |_| None,
-            has_folder: Path::is_dir,
-            has_file: Path::is_file,
-        };
-        let config = HostConfig::load(&self.file(), &machine).unwrap();
-        let daemon = Daemon::take(config, &self.file())
-            .unwrap()
-            .with_program(crate::stand_in::program())
-            .with_deadlines(deadlines);
-        self.journal = daemon.journal();
-        let (end, ended) = watch::channel(None);
-        self.running = Some((tokio::spawn(daemon.run(ended)), end));
-    }
-
-    /// As `kill -9` would: nothing more is done, and nobody is told.
-    pub async fn kill(&mut self) {
-        let (task, _end) = self.running.take().unwrap();
-        task.abort();
-        assert!(task.await.unwrap_err().is_cancelled());
-    }
-
-    /// In good order.
-    pub async fn end(&mut self, how: End) {
-        let (task, end) = self.running.take().unwrap();
-        end.send(Some(how)).unwrap();
-        timeout(DEADLINE, task).await.unwrap().unwrap();
-    }
-
-    pub async fn show(&self, name: &str) -> View {
-        let path = format!("/v1/appliances/{name}");
-        self.client().get(&path).await.unwrap()
+        let judge = Arc::clone(&self.judge);
+        self.start(|daemon| {
+            daemon
+                .with_program(crate::stand_in::program())
+                .with_deadlines(deadlines)
+                .with_judge(judge)
+        });
     }
 
     /// Commands are waited for.
@@ -161,8 +137,10 @@ impl World {
 impl Drop for World {
     /// Nothing that a test started outlives it.
     fn drop(&mut self) {
-        let names = std::fs::read_dir(self.root().join("vms"));
-        for folder in names.into_iter().flatten().flatten() {
+        // Before the machines, so that it starts none again.
+        self.abort();
+        let places = ["vms", "b/vms"].map(|place| std::fs::read_dir(self.root().join(place)));
+        for folder in places.into_iter().flatten().flatten().flatten() {
             // A stand-in ends when its socket's other ends are gone and it is told to drain; the quick way is its number.
             if let Ok(text) = std::fs::read_to_string(folder.path().join("pid"))
                 && let Ok(pid) = text.parse()

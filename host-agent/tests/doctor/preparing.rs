@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use cocoon_host_agent::doctor::source::Ran;
-use cocoon_host_agent::gpu::{Aim, Hands, Planned, Unfit, carry_out, plan};
+use cocoon_host_agent::gpu::{Aim, Fresh, Hands, NotGiven, Planned, Unfit, carry_out, fresh, plan};
 use cocoon_qemu::PciAddress;
 
 use crate::captured::{Captured, H100_NVIDIA, H100_VFIO, LAPTOP, SNP};
@@ -238,4 +238,51 @@ fn it_stops_at_the_step_that_fails() {
     assert_eq!(failed.at, 3);
     assert_eq!(failed.source.to_string(), "ERROR GPU is broken [2J");
     assert_eq!(broken.holds("reset"), "", "nothing after it is done");
+}
+
+/// Hands that may not write: a user's, or those of a service to whom sysfs is read-only.
+struct Bound(io::ErrorKind);
+
+impl Hands for Bound {
+    fn write(&self, _: &str, _: &str) -> io::Result<()> {
+        Err(self.0.into())
+    }
+
+    fn run(&self, command: &[&str]) -> io::Result<Ran> {
+        panic!("{command:?} is run")
+    }
+}
+
+#[test]
+fn before_each_boot_a_gpu_is_reset_by_us_or_by_the_kernel() {
+    let gpus = server().facts().gpus;
+    let tree = Tree::new(FILES);
+    assert_eq!(fresh(&gpus, gpu(), &tree), Ok(Fresh::Reset));
+    let held: Vec<String> = FILES.iter().map(|file| tree.holds(file)).collect();
+    assert_eq!(held, ["", "", "flr", "1", ""], "nothing else is done");
+    assert!(tree.ran.borrow().is_empty());
+
+    for kind in [
+        io::ErrorKind::PermissionDenied,
+        io::ErrorKind::ReadOnlyFilesystem,
+    ] {
+        let by = |methods: &str| {
+            let machine = server().with(&format!("file {FOLDER}/reset_method"), methods);
+            fresh(&machine.facts().gpus, gpu(), &Bound(kind))
+        };
+        assert_eq!(by("flr"), Ok(Fresh::ByKernel));
+        assert_eq!(by("flr bus"), Ok(Fresh::ByKernel));
+        assert_eq!(
+            by("bus flr").unwrap_err().to_string(),
+            "0000:17:00.0 would not be reset before this boot, which in confidential mode it must be: this user may not do \
+             it, and the kernel would by bus and not by flr: `cocoon-host gpu prepare 0000:17:00.0`, as root, names that"
+        );
+        let method = "no method".to_owned();
+        let address = gpu();
+        assert_eq!(by(""), Err(NotGiven::NoReset { address, method }));
+    }
+    let broken = fresh(&gpus, gpu(), &Bound(io::ErrorKind::TimedOut)).unwrap_err();
+    let expected =
+        "0000:17:00.0 cannot be reset before this boot: step 1 of 2 failed: echo 'flr' > ";
+    assert!(broken.to_string().starts_with(expected), "{broken}");
 }

@@ -5,6 +5,9 @@
 
 mod disks;
 mod hanging;
+#[path = "../common/hosted.rs"]
+mod hosted;
+#[path = "../common/image.rs"]
 mod image;
 mod load;
 mod machine;

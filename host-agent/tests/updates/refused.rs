@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use cocoon_host_agent::daemon::api::Code;
+use cocoon_host_agent::daemon::End;
+use cocoon_host_agent::daemon::api::{Code, UpdateRequest};
+use cocoon_host_agent::daemon::journal::UPDATE_FAILED;
 use cocoon_host_agent::lifecycle::State;
 use cocoon_host_agent::update::Phase;
 
@@ -114,6 +116,13 @@ async fn an_update_that_fails_goes_back_and_disturbs_nobody() {
         );
         assert_eq!(view.update.unwrap().life, None);
     }
+    let failed = world.told().into_iter();
+    let failed: Vec<String> = failed
+        .filter(|entry| entry.state == UPDATE_FAILED)
+        .map(|entry| entry.text)
+        .collect();
+    assert_eq!(failed.len(), 2, "{failed:?}");
+    assert!(failed[0].contains(cases[0].1) && failed[1].contains(cases[1].1));
     let got = load.end().await;
     assert_eq!(got.failed, [""; 0], "{:#?}", world.told());
     assert_eq!(got.answers.keys().collect::<Vec<_>>(), ["old"]);
@@ -121,6 +130,64 @@ async fn an_update_that_fails_goes_back_and_disturbs_nobody() {
     // Nothing of the new ones is left.
     let socket = world.root().join("b/vms/first/sup");
     assert!(tokio::net::UnixStream::connect(socket).await.is_err());
+}
+
+/// A policy that nobody can judge by is told before anything ends; one that can be read is the judge's, and no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn evidence_is_judged_by_the_policy_that_was_named_and_floors_hold_for_rollbacks() {
+    let mut world = World::new("serves old", "").await;
+    let before = world.serving("first").await;
+    let policy = world.path().join("policy.toml");
+    let request = UpdateRequest {
+        manifest: world.image("newer", "serves new", 6).join("manifest.json"),
+        policy: Some(policy.clone()),
+        ..UpdateRequest::default()
+    };
+    std::fs::write(&policy, "[policy]\nmachnes = []\n").unwrap();
+    let error = world.ask(request.clone(), true).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::UpdateRefused));
+    let (said, expected) = (
+        error.to_string(),
+        format!("{policy:?} is not a policy of the client's: "),
+    );
+    assert!(
+        said.starts_with(&expected) && said.contains("unknown field `machnes`"),
+        "{said}"
+    );
+    assert_eq!(world.show("first").await, before);
+
+    std::fs::write(&policy, "release_floor = 6\n").unwrap();
+    let view = world.ask(request, true).await.unwrap();
+    let update = view.update.unwrap().update;
+    assert_eq!(
+        (&update.phase, &update.policy),
+        (&Phase::Done, &Some(policy.clone()))
+    );
+    assert_eq!(
+        *world.judge.policies.lock().unwrap(),
+        [Some(policy.clone())]
+    );
+
+    // The same in the file, with a floor that the release before does not reach.
+    world.end(End::Leave).await;
+    let more = format!("proving_seconds = 1\npolicy = {policy:?}\nrelease_floor = 6");
+    world.edit("proving_seconds = 1", &more);
+    world.begin();
+    let before = world.serving("first").await;
+    let error = world.post("first/rollback").await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::UpdateRefused));
+    assert_eq!(
+        error.to_string(),
+        "it ran release 5 before, and clients refuse what is older than 6, the release_floor of [updates]: lower that and \
+         start the daemon again if yours do not, or `cocoon-host update` to a newer image"
+    );
+    assert_eq!(world.show("first").await.update, before.update);
+    let newest = world.image("newest", "serves newest", 7);
+    world.update(&newest, false, true).await.unwrap();
+    assert_eq!(
+        world.judge.policies.lock().unwrap().last(),
+        Some(&Some(policy))
+    );
 }
 
 /// Only one update at a time, and no other orders in between but to stop, which ends both VMs.

@@ -1,39 +1,38 @@
 //! A daemon whose supervisors are the real ones, and whose machines are not.
 
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cocoon_host_agent::attest::{Asked, Judge, Judging};
-use cocoon_host_agent::client::{Client, ClientError};
-use cocoon_host_agent::config::{HostConfig, Machine};
+use cocoon_host_agent::client::ClientError;
 use cocoon_host_agent::daemon::api::{UpdateRequest, View};
-use cocoon_host_agent::daemon::journal::{Entry, Journal};
-use cocoon_host_agent::daemon::{Daemon, End};
+use cocoon_host_agent::daemon::journal::Entry;
 use cocoon_host_agent::lifecycle::Deadlines;
 use cocoon_measurements::manifest::public_key;
 use cocoon_protocol::bytes::Hex;
-use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+pub use crate::hosted::DEADLINE;
+use crate::hosted::Hosted;
 use crate::{image, machine};
-
-/// Of a machine that is slow and busy.
-pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Asks the stand-in guest what it is to be told; waits while it is held.
 #[derive(Clone, Default)]
 pub struct ToldJudge {
     pub held: Arc<watch::Sender<bool>>,
+    /// By which policies it was to judge.
+    pub policies: Arc<Mutex<Vec<Option<PathBuf>>>>,
 }
 
 impl Judge for ToldJudge {
     fn judge(&self, asked: Asked) -> Judging {
         let held = Arc::clone(&self.held);
+        self.policies.lock().unwrap().push(asked.policy.clone());
         Box::pin(async move {
             // Its sender lives with the world.
             let _ = held.subscribe().wait_for(|held| !held).await;
@@ -48,11 +47,23 @@ impl Judge for ToldJudge {
 }
 
 pub struct World {
-    folder: TempDir,
-    running: Option<(JoinHandle<()>, watch::Sender<Option<End>>)>,
+    hosted: Hosted,
     deadlines: Deadlines,
     pub judge: ToldJudge,
-    pub journal: Arc<Journal>,
+}
+
+impl Deref for World {
+    type Target = Hosted;
+
+    fn deref(&self) -> &Hosted {
+        &self.hosted
+    }
+}
+
+impl DerefMut for World {
+    fn deref_mut(&mut self) -> &mut Hosted {
+        &mut self.hosted
+    }
 }
 
 impl World {
@@ -63,22 +74,19 @@ impl World {
 
     /// With these appliances, each by name and words.
     pub async fn of(parts: &[(&str, &str)], more: &str, deadlines: Deadlines) -> Self {
-        let folder = tempfile::Builder::new()
-            .prefix("cocoon-")
-            .tempdir()
-            .unwrap();
-        let (qemu, simulator) = machine::programs(folder.path());
+        let hosted = Hosted::new();
+        let (qemu, simulator) = machine::programs(hosted.path());
         let mut text = format!(
             "version = 1\nstatus.listen = \"off\"\n[host]\nstate = {:?}\ncache = {:?}\nqemu = {qemu:?}\n\
              simulator = {simulator:?}\nmemory_reserve = \"1M\"\n\
              [updates]\nsigners = [\"{}\"]\nproving_seconds = 1\nstart_seconds = 60\n",
-            folder.path().join("state"),
-            folder.path().join("cache"),
+            hosted.root(),
+            hosted.path().join("cache"),
             Hex(public_key(&image::SIGNER)),
         );
         for (name, words) in parts {
             let image = image::make(
-                folder.path(),
+                hosted.path(),
                 &format!("image-{name}"),
                 words,
                 5,
@@ -89,33 +97,19 @@ impl World {
                  accelerator = \"tcg\"\nlisten = \"127.0.0.1:0\"\n{more}\n",
             );
         }
-        std::fs::write(folder.path().join("host.toml"), text).unwrap();
+        std::fs::write(hosted.file(), text).unwrap();
         let mut world = Self {
-            folder,
-            running: None,
+            hosted,
             deadlines,
             judge: ToldJudge::default(),
-            journal: Arc::default(),
         };
         world.begin();
         world
     }
 
-    pub fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
-    pub fn root(&self) -> PathBuf {
-        self.path().join("state")
-    }
-
-    pub fn client(&self) -> Client {
-        Client::of(&self.root())
-    }
-
     /// Changes the daemon's file, for the next daemon.
     pub fn edit(&self, from: &str, to: &str) {
-        let path = self.path().join("host.toml");
+        let path = self.file();
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains(from));
         std::fs::write(path, text.replace(from, to)).unwrap();
@@ -123,39 +117,13 @@ impl World {
 
     /// A daemon of the same folder and file.
     pub fn begin(&mut self) {
-        let machine = Machine {
-            memory_mib: None,
-            processors: 64,
-            ..Machine::this()
-        };
-        let file = self.path().join("host.toml");
-        let config = HostConfig::load(&file, &machine).unwrap();
-        let daemon = Daemon::take(config, &file)
-            .unwrap()
-            .with_program(env!("CARGO_BIN_EXE_cocoon-host").into())
-            .with_deadlines(self.deadlines)
-            .with_judge(Arc::new(self.judge.clone()));
-        self.journal = daemon.journal();
-        let (end, ended) = watch::channel(None);
-        self.running = Some((tokio::spawn(daemon.run(ended)), end));
-    }
-
-    /// As `kill -9` would: nothing more is done, and nobody is told.
-    pub async fn kill(&mut self) {
-        let (task, _end) = self.running.take().unwrap();
-        task.abort();
-        assert!(task.await.unwrap_err().is_cancelled());
-    }
-
-    pub async fn end(&mut self, how: End) {
-        let (task, end) = self.running.take().unwrap();
-        end.send(Some(how)).unwrap();
-        timeout(DEADLINE, task).await.unwrap().unwrap();
-    }
-
-    pub async fn show(&self, name: &str) -> View {
-        let path = format!("/v1/appliances/{name}");
-        self.client().get(&path).await.unwrap()
+        let (deadlines, judge) = (self.deadlines, Arc::new(self.judge.clone()));
+        self.start(|daemon| {
+            daemon
+                .with_program(env!("CARGO_BIN_EXE_cocoon-host").into())
+                .with_deadlines(deadlines)
+                .with_judge(judge)
+        });
     }
 
     /// An image of these words and this release, signed by whom the file pins.
@@ -172,9 +140,14 @@ impl World {
     ) -> Result<View, ClientError> {
         let request = UpdateRequest {
             manifest: image.join("manifest.json"),
-            image: None,
             drain_first,
+            ..UpdateRequest::default()
         };
+        self.ask(request, wait).await
+    }
+
+    /// Asks for an update of `first` as `request` says, and waits for its end if `wait`.
+    pub async fn ask(&self, request: UpdateRequest, wait: bool) -> Result<View, ClientError> {
         let path = format!("/v1/appliances/first/update?wait={wait}");
         let client = self.client();
         let asked = client.post_with(&path, &request);
@@ -243,9 +216,8 @@ pub async fn line(address: &str, line: &str) -> std::io::Result<String> {
 impl Drop for World {
     /// Nothing that a test started outlives it: machines and simulators die with their supervisors.
     fn drop(&mut self) {
-        if let Some((task, _)) = self.running.take() {
-            task.abort();
-        }
+        // Before the machines, so that it starts none again.
+        self.abort();
         for root in [self.root(), self.root().join("b")] {
             for folder in std::fs::read_dir(root.join("vms"))
                 .into_iter()

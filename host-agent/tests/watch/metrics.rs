@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use cocoon_host_agent::lifecycle::{State, Then};
 use cocoon_host_agent::watch::metrics::text;
 
-use crate::moments::{busy, serving, watch};
+use crate::moments::{busy, serving, silent, watch};
 
 const PAGE: &str = include_str!("../../docs/metrics.md");
 
@@ -73,18 +74,71 @@ fn numbers_are_exact_and_labelled() {
         "cocoon_appliance_evidence_timestamp_seconds{appliance=\"llama-8b\"} 1759992738.54",
         // More than a floating-point number could hold.
         "cocoon_guest_prompt_tokens_total{appliance=\"llama-8b\"} 9007199254740993",
-        "cocoon_gpu_info{appliance=\"llama-8b\",address=\"0000:17:00.0\",model=\"H100 SXM5 80 GB\"} 1",
+        "cocoon_gpu_info{appliance=\"llama-8b\",gpu=\"0\",address=\"0000:17:00.0\",model=\"H100 SXM5 80 GB\"} 1",
+        "cocoon_gpu_memory_bytes{appliance=\"llama-8b\",gpu=\"0\"} 85520809984",
+        "cocoon_gpu_memory_used_bytes{appliance=\"llama-8b\",gpu=\"0\"} 64961380352",
+        "cocoon_gpu_temperature_celsius{appliance=\"llama-8b\",gpu=\"0\"} 64.0",
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
     }
     assert!(text.ends_with("# EOF\n"), "{text}");
 }
 
+/// A state that the list of labels forgot would have no 1 at all.
+#[test]
+fn every_state_is_the_one_of_its_name() {
+    let states = [
+        State::Created,
+        State::Preparing { restart_at: None },
+        State::Booting,
+        State::Attesting,
+        State::Serving,
+        State::Draining {
+            then: Then::Start,
+            killed: false,
+        },
+        State::Stopped { resume: false },
+        State::Failed {
+            reason: String::new(),
+        },
+    ];
+    for (place, state) in states.into_iter().enumerate() {
+        // A new state does not compile here before it stands above.
+        let known = match state {
+            State::Created => 0,
+            State::Preparing { .. } => 1,
+            State::Booting => 2,
+            State::Attesting => 3,
+            State::Serving => 4,
+            State::Draining { .. } => 5,
+            State::Stopped { .. } => 6,
+            State::Failed { .. } => 7,
+        };
+        assert_eq!(known, place);
+        let name = state.name();
+        let mut one = serving("a");
+        one.view.life.state = state;
+        let text = text(&watch(vec![one]));
+        let of = text
+            .lines()
+            .filter(|line| line.starts_with("cocoon_appliance_state{"));
+        let ones: Vec<&str> = of.filter(|line| line.ends_with(" 1")).collect();
+        let expected = format!("cocoon_appliance_state{{appliance=\"a\",state=\"{name}\"}} 1");
+        assert_eq!(ones, [expected]);
+    }
+}
+
 /// Zero would be a lie.
 #[test]
 fn what_is_unknown_is_absent() {
-    let text = text(&watch(vec![serving("a")]));
-    for name in ["cocoon_gpu_temperature_celsius", "cocoon_gpu_memory_bytes"] {
+    let mut one = serving("a");
+    one.gpus = vec![silent()];
+    let text = text(&watch(vec![one]));
+    for name in [
+        "cocoon_gpu_temperature_celsius",
+        "cocoon_gpu_memory_bytes",
+        "cocoon_gpu_memory_used_bytes",
+    ] {
         let sample = format!("{name}{{");
         assert!(text.contains(&format!("# TYPE {name} gauge")), "{text}");
         assert!(!text.contains(&sample), "{text}");

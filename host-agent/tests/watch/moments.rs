@@ -85,6 +85,7 @@ fn report(stage: Stage, doing: &str, steps: Vec<Step>) -> Report {
         trust_root: None,
         steps,
         metrics: None,
+        gpus: vec![],
         engine_restarts: 0,
         halted: None,
         ended: None,
@@ -116,22 +117,36 @@ pub fn serving(name: &str) -> Watched {
         cpu_seconds: 5_000.25,
         resident_bytes: 99 << 30,
     };
-    let gpu = GpuUse {
+    Watched::new(view, Some(rates), Some(qemu), vec![told()])
+}
+
+/// A GPU whose guest tells everything of it.
+fn told() -> GpuUse {
+    GpuUse {
+        memory_bytes: Some(81_559 << 20),
+        memory_used_bytes: Some(61_952 << 20),
+        temperature_celsius: Some(64.0),
+        ..silent()
+    }
+}
+
+/// A GPU whose driver tells its guest nothing.
+pub fn silent() -> GpuUse {
+    GpuUse {
         address: "0000:17:00.0".to_owned(),
         model: Some("H100 SXM5 80 GB".to_owned()),
         driver: Some("vfio-pci".to_owned()),
         memory_bytes: None,
         memory_used_bytes: None,
         temperature_celsius: None,
-    };
-    Watched::new(view, Some(rates), Some(qemu), Some(gpu))
+    }
 }
 
 fn booting() -> Watched {
     let mut view = view("llama-70b", State::Booting, NOW - 3_000);
     view.tee = "sev-snp".to_owned();
     view.report = Some(report(Stage::Booting, "in phase model", steps(6)));
-    Watched::new(view, None, None, None)
+    Watched::new(view, None, None, vec![])
 }
 
 fn failed() -> Watched {
@@ -140,7 +155,7 @@ fn failed() -> Watched {
     view.life.run = 5;
     view.life.failures = 5;
     view.outdated = true;
-    Watched::new(view, None, None, None)
+    Watched::new(view, None, None, vec![])
 }
 
 fn simulated() -> Watched {
@@ -148,7 +163,7 @@ fn simulated() -> Watched {
     one.view.tee = "simulated-tdx".to_owned();
     one.view.memory_mib = 1024;
     one.view.vcpus = 2;
-    Watched::new(one.view, None, one.qemu, None)
+    Watched::new(one.view, None, one.qemu, vec![])
 }
 
 /// With these appliances.
@@ -217,7 +232,7 @@ pub fn hostile() -> Watch {
         requests: 1e18,
         seconds: 60.0,
     });
-    if let Some(gpu) = &mut other.gpu {
+    if let Some(gpu) = other.gpus.first_mut() {
         gpu.model = Some(long.clone());
         gpu.temperature_celsius = Some(f64::MAX);
         gpu.memory_bytes = Some(u64::MAX);

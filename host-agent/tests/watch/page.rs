@@ -3,8 +3,9 @@
 use cocoon_host_agent::daemon::api::UpdateView;
 use cocoon_host_agent::status::{STYLE, page};
 use cocoon_host_agent::update::{Phase, Update, Way};
+use cocoon_host_agent::watch::GpuUse;
 
-use crate::moments::{NOW, busy, events, hostile, hostile_events, serving, watch};
+use crate::moments::{NOW, busy, events, hostile, hostile_events, serving, silent, watch};
 
 #[test]
 fn the_page_asks_for_nothing_of_anybody_else() {
@@ -38,10 +39,23 @@ fn empty_machines_have_pages_of_their_own() {
 #[test]
 fn what_nobody_knows_is_a_dash() {
     let page = page(&busy(), &events()).replace('\u{a0}', " ");
-    assert!(
-        page.contains("H100 SXM5 80 GB<span class=\"how\">memory –, temperature –</span>"),
-        "{page}"
-    );
+    let told = "H100 SXM5 80 GB</span><span class=\"how\">memory 60.5 GiB of 79.6 GiB, temperature 64 °C</span>";
+    assert!(page.contains(told), "{page}");
+    let mut one = serving("a");
+    let imitated = GpuUse {
+        address: "simulated".to_owned(),
+        model: None,
+        memory_bytes: Some(1 << 30),
+        ..silent()
+    };
+    one.gpus = vec![silent(), imitated];
+    let text = self::page(&watch(vec![one]), &[]).replace('\u{a0}', " ");
+    for told in [
+        "H100 SXM5 80 GB</span><span class=\"how\">memory –, temperature –</span>",
+        "simulated</span><span class=\"how\">memory 1 GiB, temperature –</span>",
+    ] {
+        assert!(text.contains(told), "{text}");
+    }
     assert!(
         page.contains("Simulated TDX, proves nothing · 2 h old · given to 1,198 clients"),
         "{page}"
@@ -61,6 +75,7 @@ fn an_update_is_told_until_it_is_done() {
             since: 0,
             until: None,
             to: one.view.deployment.clone(),
+            policy: None,
         },
         life: None,
         report: None,

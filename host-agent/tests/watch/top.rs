@@ -10,11 +10,11 @@ fn the_table_shows_what_is_known() {
 cocoon-host 0.1.0 · 2 of 4 serving · 413 tokens/s
 load 3.25 on 128 processors · memory 120 GiB of 512 GiB free
 
-NAME                     STATE         FOR EVIDENCE             TOK/S    REQ/S  ANSWERED  ERRORS    MEMORY
-llama-8b                 serving        2h real, 2h               413      2.2      5432       3  99.0 GiB
-try-out                  serving        2h simulated, 2h            –        –      5432       3  99.0 GiB
-llama-70b                booting        3s –                        –        –         –       –         –
-mixtral                  failed        24h –                        –        –         –       –         –
+NAME                     STATE         FOR EVIDENCE             TOK/S    REQ/S  ANSWERED  ERRORS    MEMORY  GPU USED GPU °C
+llama-8b                 serving        2h real, 2h               413      2.2      5432       3  99.0 GiB  60.5 GiB     64
+try-out                  serving        2h simulated, 2h            –        –      5432       3  99.0 GiB         –      –
+llama-70b                booting        3s –                        –        –         –       –         –         –      –
+mixtral                  failed        24h –                        –        –         –       –         –         –      –
 ";
     assert_eq!(table(&busy(), usize::MAX), expected);
     let narrow = table(&busy(), 20);

@@ -79,7 +79,16 @@ pub fn unpack(
     home: &Path,
     reporter: &dyn Reporter,
 ) -> Result<(), ToolkitError> {
-    let above = home.with_extension("unpacking");
+    let parent = match home.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    files::create_folder(parent)?;
+    // Beside it, so that it takes one step to its place; gone by itself whatever happens.
+    let above = tempfile::Builder::new()
+        .prefix(".unpacking-")
+        .tempdir_in(parent);
+    let above = above.map_err(FileError::write(parent))?;
     for group in groups {
         let packages = fetcher.fetch_group(group);
         let packages = packages.map_err(|source| ToolkitError::Fetch {
@@ -96,7 +105,7 @@ pub fn unpack(
                 below.is_some_and(|path| wanted(path, parts))
             };
             let limits = Limits::default();
-            unpack::unpack_wheel_into(&package.path, limits, keep, runs, &above).map_err(
+            unpack::unpack_wheel_into(&package.path, limits, keep, runs, above.path()).map_err(
                 |source| ToolkitError::Unpack {
                     name: name.clone(),
                     source,
@@ -108,11 +117,7 @@ pub fn unpack(
             task.finish("done");
         }
     }
-    if let Some(parent) = home.parent() {
-        files::create_folder(parent)?;
-    }
-    std::fs::rename(above.join(PREFIX), home).map_err(FileError::write(home))?;
-    std::fs::remove_dir_all(&above).map_err(FileError::write(&above))?;
+    std::fs::rename(above.path().join(PREFIX), home).map_err(FileError::write(home))?;
     link_libraries(home)
 }
 

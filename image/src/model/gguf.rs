@@ -230,6 +230,30 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn data_begins_where_the_files_own_alignment_says() {
+        let with = |alignment: u32| {
+            let mut bytes = file(&[("a", 2, 0, &[1; 8])]);
+            let key = b"general.alignment";
+            let length = key.len() as u64;
+            let (kind, value) = (4_u32.to_le_bytes(), alignment.to_le_bytes());
+            let entry = [&length.to_le_bytes()[..], key, &kind, &value].concat();
+            bytes[16..24].copy_from_slice(&4_u64.to_le_bytes());
+            bytes.splice(24..24, entry);
+            Header::parse(&bytes)
+        };
+        let unpadded = with(1).unwrap().data;
+        for alignment in [1, 8, 64, 4096, 1 << 16] {
+            let header = with(alignment).unwrap();
+            assert_eq!(header.alignment, alignment.into());
+            assert_eq!(header.data, unpadded.next_multiple_of(alignment.into()));
+            assert_eq!(header.encode().len() as u64, header.data);
+        }
+        for impossible in [0, 3, 33, 1 << 17, u32::MAX] {
+            assert_eq!(with(impossible), None, "{impossible}");
+        }
+    }
+
+    #[test]
     fn every_shorter_file_is_nothing() {
         let bytes = file(&[("a", 2, 0, &[]), ("b", 32, 3, &[])]);
         let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();

@@ -146,6 +146,45 @@ fn another_model_leaves_the_rest_alone() {
     );
 }
 
+/// What the command line says of GPUs follows from the variant, with whatever model.
+#[test]
+fn an_image_with_a_simulated_gpu_asks_for_it_with_every_model() {
+    const GPUS: &str = " cocoon.gpu=simulated:1 ";
+    let (world, plain) = built();
+    assert!(
+        !fs::read_to_string(plain.join("cmdline"))
+            .unwrap()
+            .contains("cocoon.gpu")
+    );
+    let image = world.path("simulated");
+    let build = world.build(&image);
+    let arguments = build.get_args().map(|argument| match argument.to_str() {
+        Some("cpu") => "cuda-simulated".into(),
+        _ => argument.to_owned(),
+    });
+    succeed(program().args(arguments));
+    world.write("other.gguf", &gguf(6, 70_000));
+    succeed(&mut command_add(&world, &image));
+    for (image, model) in [(image.clone(), "tiny"), (world.path("third"), "other")] {
+        let cmdline = fs::read_to_string(image.join("cmdline")).unwrap();
+        assert!(cmdline.contains(GPUS), "{cmdline}");
+        let manifest = manifest(&image);
+        assert_eq!(
+            (&*manifest.variant, &*manifest.model.id),
+            ("cuda-simulated", model)
+        );
+    }
+
+    // One that this release does not know would get a command line that is another variant's.
+    let path = image.join("manifest.json");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("\"cuda-simulated\"", "\"cuda-next\"")).unwrap();
+    let error = fail(&mut command_add(&world, &image), 2);
+    let expected = "the manifest says that the image is of the variant \"cuda-next\", which this release does not know: use the one that \
+                    built it";
+    assert!(error.contains(expected), "{error}");
+}
+
 fn command_add(world: &World, image: &Path) -> std::process::Command {
     let mut command = program();
     command

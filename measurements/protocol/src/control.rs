@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::binding::Tee;
 use crate::bytes::{Blob, Hex32, Hex64};
 use crate::document::{Collateral, Evidence};
-use crate::gpu::{CollateralRequest, CollectedGpu, GpuCollateral, GpuError, MAX_GPUS};
+use crate::gpu::{CollateralRequest, CollectedGpu, GpuCollateral, GpuError, GpuMetrics, MAX_GPUS};
 
 /// Name of the virtio-serial port.
 pub const PORT_NAME: &str = "org.cocoon.control";
@@ -161,6 +161,11 @@ pub enum GuestMessage {
     },
     /// Counters, at most every ten seconds.
     Metrics(Metrics),
+    /// How the GPUs are used, at most every ten seconds; never where there are none.
+    GpuMetrics {
+        /// One for each GPU, by their addresses in the guest; at most [`MAX_GPUS`].
+        gpus: Vec<GpuMetrics>,
+    },
     /// The engine died and is being started again.
     EngineRestarted {
         /// Deaths since boot.

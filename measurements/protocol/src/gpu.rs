@@ -69,6 +69,19 @@ pub struct GpuCollateral {
     pub ocsp: Vec<Blob>,
 }
 
+/// How one GPU is used and how warm it is, as its driver says: numbers alone, each absent where the driver does not tell it,
+/// which a GPU in confidential computing may have it refuse. Never zero in place of nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GpuMetrics {
+    /// Its memory, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// What of it is in use, in bytes: weights and caches of all requests together.
+    pub memory_used_bytes: Option<u64>,
+    /// Its temperature in whole degrees Celsius.
+    pub temperature_celsius: Option<u16>,
+}
+
 /// For which evidence a guest needs endorsements. Nothing in it is secret: any client is shown the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -9,6 +9,7 @@ use cocoon_protocol::gpu::collector::PciAddress;
 use tempfile::TempDir;
 
 use super::*;
+use crate::driver::Memory;
 
 const NONCE: Hex32 = Hex([7; 32]);
 
@@ -22,6 +23,8 @@ struct Answers {
     report: Result<Vec<u8>, Fault>,
     set_ready: Result<(), Fault>,
     persist: Result<(), Fault>,
+    memory: Result<Memory, Fault>,
+    temperature: Result<u32, Fault>,
     events: Vec<Xid>,
     deaf: Fault,
     ready: Mutex<bool>,
@@ -40,6 +43,11 @@ fn on() -> Answers {
         report: Ok(vec![0x11]),
         set_ready: Ok(()),
         persist: Ok(()),
+        memory: Ok(Memory {
+            total: 80 << 30,
+            used: 3 << 30,
+        }),
+        temperature: Ok(41),
         events: Vec::new(),
         deaf: Fault::NOT_SUPPORTED,
         ready: Mutex::new(false),
@@ -95,6 +103,17 @@ impl Driver for Answers {
     }
     fn ready(&self) -> Result<bool, Fault> {
         Ok(*self.ready.lock().unwrap())
+    }
+    // The driver's number stands in both.
+    fn memory(&self, gpu: u32) -> Result<Memory, Fault> {
+        let memory = self.memory?;
+        Ok(Memory {
+            used: memory.used + u64::from(gpu),
+            ..memory
+        })
+    }
+    fn temperature(&self, gpu: u32) -> Result<u32, Fault> {
+        self.temperature.map(|degrees| degrees + gpu)
     }
     fn listen(&self, tell: &mut dyn FnMut(Xid) -> bool) -> Result<(), Fault> {
         match self.events.iter().all(|event| tell(*event)) {
@@ -292,6 +311,33 @@ fn the_ready_state_is_what_the_driver_says_afterwards() {
     let off = attached(off);
     assert_eq!(off.set_ready(true), ReadyState::Unsupported);
     assert!(!*off.driver.ready.lock().unwrap(), "asked all the same");
+}
+
+#[test]
+fn what_the_driver_does_not_tell_of_a_gpus_use_is_absent_and_never_zero() {
+    let metrics = |driver: Answers| attached(driver).metrics();
+    let told = |used: u64, degrees| GpuMetrics {
+        memory_bytes: Some(80 << 30),
+        memory_used_bytes: Some((3_u64 << 30) + used),
+        temperature_celsius: Some(degrees),
+    };
+    // In the order of the addresses, as everything is.
+    let two = Answers { count: 2, ..on() };
+    assert_eq!(metrics(two), [told(1, 42), told(0, 41)]);
+    let refused = Answers {
+        memory: Err(Fault::NOT_SUPPORTED),
+        temperature: Err(Fault::NO_PERMISSION),
+        ..on()
+    };
+    assert_eq!(metrics(refused), [GpuMetrics::default()]);
+    for (total, used, degrees) in [(0, 0, 200), (1 << 30, 2 << 30, u32::MAX)] {
+        let odd = Answers {
+            memory: Ok(Memory { total, used }),
+            temperature: Ok(degrees),
+            ..on()
+        };
+        assert_eq!(metrics(odd), [GpuMetrics::default()]);
+    }
 }
 
 #[test]

@@ -100,6 +100,11 @@ fn evidence(nonce: Hex32, gpus: Vec<Shown>) -> Vec<u8> {
     framed(&FromCollector::Evidence { nonce, gpus })
 }
 
+fn used(count: usize) -> Vec<u8> {
+    let gpus = vec![GpuMetrics::default(); count];
+    framed(&FromCollector::Metrics { gpus })
+}
+
 fn ready(state: ReadyState) -> Vec<u8> {
     framed(&FromCollector::Ready { state })
 }
@@ -121,6 +126,7 @@ fn evidence_and_readiness_are_asked_for_one_after_the_other() {
         attached(found(vec![gpu(1), gpu(2)])),
         evidence(NONCE, gpus()),
         ready(ReadyState::Ready),
+        used(2),
         ready(ReadyState::NotReady),
     ];
     let collector = collector(answers, false, DEADLINE).unwrap();
@@ -129,6 +135,7 @@ fn evidence_and_readiness_are_asked_for_one_after_the_other() {
     assert!(collector.mode().confidential_computing);
     assert_eq!(collector.collect(&NONCE), Ok(vec![collected(); 2]));
     assert_eq!(collector.set_ready(true), Ok(()));
+    assert_eq!(collector.metrics(), Ok(vec![GpuMetrics::default(); 2]));
     assert_eq!(collector.set_ready(false), Ok(()));
     assert_eq!(*collector.events().borrow(), Happened::Nothing);
 }
@@ -271,6 +278,29 @@ fn whoever_lies_is_not_asked_again() {
             [died, Happened::Ended(broken)].contains(&ended),
             "{ended:?}"
         );
+    }
+}
+
+#[test]
+fn whoever_tells_of_other_gpus_is_not_asked_again() {
+    for (answer, expected) in [
+        (
+            used(2),
+            "the collector broke its protocol: it tells of other GPUs",
+        ),
+        (
+            ready(ReadyState::Ready),
+            "the collector broke its protocol: it answers another question",
+        ),
+        (
+            used(17),
+            "the collector broke its protocol: 17 GPUs, where at most 16 are allowed",
+        ),
+    ] {
+        let collector = next(answer);
+        assert_eq!(collector.metrics().unwrap_err().to_string(), expected);
+        let after = collector.metrics().unwrap_err().to_string();
+        assert_eq!(after, "the collector died", "after: {expected}");
     }
 }
 

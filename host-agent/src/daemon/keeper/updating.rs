@@ -1,6 +1,7 @@
 //! Updates: feeds [`update`](crate::update) with what becomes of the two VMs, and does what that says.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::PoisonError;
 
 use cocoon_protocol::bytes::Hex32;
@@ -10,6 +11,7 @@ use tokio::task::JoinHandle;
 use super::{Keeper, launch};
 use crate::attest::Asked;
 use crate::daemon::api::{Code, Refusal};
+use crate::daemon::journal::UPDATE_FAILED;
 use crate::daemon::rooms::Room;
 use crate::daemon::unit::{Role, Unit};
 use crate::doctor::real::Real;
@@ -46,6 +48,7 @@ impl Keeper {
         to: Deployment,
         rollback: bool,
         drain_first: bool,
+        policy: Option<PathBuf>,
     ) -> Result<(), Refusal> {
         if let Some(update) = self.kept.under_way() {
             let message = format!("an update is under way: {}", update.words());
@@ -62,7 +65,7 @@ impl Keeper {
                 promised_mib,
                 reserve_mib: self.setting.memory_reserve_mib,
                 wanted_mib: appliance.memory_mib,
-                exclusive: self.setting.launch.is_exclusive(),
+                exclusive: self.setting.launch.exclusive(),
                 placed: appliance.placement != Placement::default(),
                 runs: self.main.comes(),
                 drain_first,
@@ -88,7 +91,8 @@ impl Keeper {
         }
         let number = self.kept.update.as_ref().map_or(0, |last| last.number) + 1;
         let limits = &self.setting.updates.limits;
-        let (update, effects) = begin(number, rollback, plan.way, to, self.clock.now(), limits);
+        let (mut update, effects) = begin(number, rollback, plan.way, to, self.clock.now(), limits);
+        update.policy = policy;
         let before = self.kept.update.replace(update);
         if let Err(why) = self.keep() {
             self.kept.update = before;
@@ -113,7 +117,16 @@ impl Keeper {
             );
             return Err(refused(message));
         }
-        self.begin_update(to, true, drain_first).await
+        let floor = self.setting.updates.release_floor;
+        if let Some(release) = now.release.filter(|release| *release < floor) {
+            let message = format!(
+                "it ran release {release} before, and clients refuse what is older than {floor}, the release_floor of \
+                 [updates]: lower that and start the daemon again if yours do not, or `cocoon-host update` to a newer image"
+            );
+            return Err(Refusal::new(Code::UpdateRefused, message));
+        }
+        let policy = self.setting.updates.policy.clone();
+        self.begin_update(to, true, drain_first, policy).await
     }
 
     pub(super) async fn cancel_update(&mut self, why: &str) {
@@ -283,7 +296,13 @@ impl Keeper {
             return;
         };
         match effect {
-            Effect::Publish => self.news.push(("update", update.words())),
+            Effect::Publish => {
+                let state = match update.phase {
+                    Phase::Failed { .. } => UPDATE_FAILED,
+                    _ => "update",
+                };
+                self.news.push((state, update.words()));
+            }
             Effect::EmptyOld => self.main.take(lifecycle::Event::Stop).await,
             Effect::StartNew => {
                 let launch = launch(&self.setting, &update.to);
@@ -349,6 +368,7 @@ impl Keeper {
             guest,
             manifest: other.folder().join("manifest.json"),
             trust_root: report.and_then(|report| report.trust_root.clone()),
+            policy: (self.kept.under_way()).and_then(|update| update.policy.clone()),
         };
         let judge = std::sync::Arc::clone(&self.setting.judge);
         self.judgement = Some(Judgement(tokio::spawn(async move {

@@ -3,7 +3,7 @@
 use Number::Count;
 use cocoon_protocol::control::Metrics;
 
-use super::super::{Watch, Watched};
+use super::super::{GpuUse, Watch, Watched};
 
 /// A number: counts are whole, everything else is not.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -29,6 +29,19 @@ pub(super) fn each(watch: &Watch, sample: impl Fn(&Watched) -> Option<Sample>) -
 
 pub(super) fn number(watch: &Watch, of: impl Fn(&Watched) -> Option<Number>) -> Vec<Sample> {
     each(watch, |one| Some((labels(one, &[]), of(one)?)))
+}
+
+/// One number of each GPU that has it, by its place among the appliance's.
+pub(super) fn gpus(watch: &Watch, of: fn(&GpuUse) -> Option<Number>) -> Vec<Sample> {
+    let of_one = |one: &Watched| {
+        let numbered = one.gpus.iter().enumerate();
+        let samples = numbered.filter_map(|(place, gpu)| {
+            let place = place.to_string();
+            Some((labels(one, &[("gpu", &place)]), of(gpu)?))
+        });
+        samples.collect::<Vec<_>>()
+    };
+    watch.appliances.iter().flat_map(of_one).collect()
 }
 
 pub(super) fn told(watch: &Watch, of: fn(&Metrics) -> u64) -> Vec<Sample> {

@@ -12,7 +12,7 @@ use cocoon_protocol::control::{
 };
 use cocoon_protocol::document::{AttestRequest, Evidence};
 use cocoon_protocol::engine::{EngineFailure, FromEngine, ToEngine};
-use cocoon_protocol::gpu::{CollateralRequest, GpuCollateral, GpuNeeds};
+use cocoon_protocol::gpu::{CollateralRequest, GpuCollateral, GpuMetrics, GpuNeeds};
 
 use crate::manifests::SIGNER;
 use crate::platform::{
@@ -106,6 +106,13 @@ fn guest_messages() -> Vec<GuestMessage> {
             report_data: Hex([7; 64]),
         },
         GuestMessage::Metrics(Metrics::default()),
+        GuestMessage::GpuMetrics {
+            gpus: vec![GpuMetrics {
+                memory_bytes: Some(85_520_809_984),
+                memory_used_bytes: None,
+                temperature_celsius: Some(41),
+            }],
+        },
         GuestMessage::Failed {
             phase: Phase::Model,
             reason: "the model volume differs".into(),

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CollectedGpu, GpuError, MAX_GPUS, counted, version};
+use super::{CollectedGpu, GpuError, GpuMetrics, MAX_GPUS, counted, version};
 use crate::bytes::Hex32;
 
 /// Version of this protocol, named by both sides.
@@ -40,6 +40,8 @@ pub enum ToCollector {
         /// Which.
         ready: bool,
     },
+    /// How the GPUs are used; answered by [`FromCollector::Metrics`].
+    Metrics,
 }
 
 /// From the collector to the agent.
@@ -69,6 +71,11 @@ pub enum FromCollector {
     Ready {
         /// What the driver says when it is asked afterwards.
         state: ReadyState,
+    },
+    /// How each GPU is used, in the order of [`Found::Gpus`].
+    Metrics {
+        /// One for each GPU; what the driver refuses is absent.
+        gpus: Vec<GpuMetrics>,
     },
     /// Something happened to a GPU or to the driver; unasked.
     Event(GpuEvent),
@@ -266,6 +273,7 @@ impl FromCollector {
                     _ => Ok(()),
                 })
             }
+            FromCollector::Metrics { gpus } => counted("GPUs", gpus.len(), MAX_GPUS),
             FromCollector::Ready { .. } | FromCollector::Event(_) => Ok(()),
         }
     }

@@ -221,6 +221,24 @@ fn messages_of_the_collector_stand_as_documented() {
         json(&xid),
         r#"{"type":"event","event":"xid","gpu":0,"code":79}"#
     );
+    let metrics = FromCollector::Metrics {
+        gpus: vec![GpuMetrics {
+            memory_bytes: Some(85_520_809_984),
+            memory_used_bytes: None,
+            temperature_celsius: Some(41),
+        }],
+    };
+    assert_eq!(
+        serde_json::to_string(&metrics).unwrap(),
+        r#"{"type":"metrics","gpus":[{"memory_bytes":85520809984,"memory_used_bytes":null,"temperature_celsius":41}]}"#
+    );
+    let many = FromCollector::Metrics {
+        gpus: vec![GpuMetrics::default(); MAX_GPUS + 1],
+    };
+    assert_eq!(
+        many.check().unwrap_err().to_string(),
+        "17 GPUs, where at most 16 are allowed"
+    );
     let failed = FromCollector::Ready {
         state: ReadyState::Failed(NvmlFailure {
             call: NvmlCall::SetReady,

@@ -25,7 +25,7 @@ pub enum Receipt {
     Verify(Verify),
 }
 
-/// Verify one receipt, as `--receipts` of chat and connect keeps it: its signature, the meter key against the session
+/// Verify one receipt, as `--receipts` keeps it: its signature, the meter key against the session
 /// document, and what it commits to
 #[derive(clap::Args)]
 #[command(group(clap::ArgGroup::new("anchor").required(true).args(["manifest", "meter_key"])))]

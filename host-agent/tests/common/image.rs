@@ -51,6 +51,7 @@ pub fn make(folder: &Path, name: &str, words: &str, release: u64, key: &[u8; 32]
         inputs_lock: Hex([1; 32]),
         unlocked: vec![],
         aml_guard: false,
+        gpu: None,
         artefacts,
         cmdline: words.into(),
         model: Model {
