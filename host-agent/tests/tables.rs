@@ -141,6 +141,7 @@ fn manifest() -> Manifest {
         inputs_lock: Hex([0; 32]),
         unlocked: vec![],
         aml_guard: false,
+        gpu: None,
         artefacts: BTreeMap::new(),
         cmdline: "console=ttyS0".into(),
         model: Model {

@@ -55,6 +55,7 @@ impl Image {
             inputs_lock: Hex([9; 32]),
             unlocked: Vec::new(),
             aml_guard: false,
+            gpu: None,
             artefacts: BTreeMap::from([
                 ("vmlinuz".into(), artefact(&self.kernel)),
                 ("initrd.img".into(), artefact(&self.initrd)),

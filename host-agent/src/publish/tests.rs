@@ -41,6 +41,7 @@ fn manifest(release: u64) -> Vec<u8> {
         inputs_lock: Hex([1; 32]),
         unlocked: vec![],
         aml_guard: false,
+        gpu: None,
         artefacts: BTreeMap::new(),
         cmdline: "quiet".into(),
         model: Model {

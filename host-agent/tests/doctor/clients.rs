@@ -68,6 +68,7 @@ pub fn image() -> Artefacts {
         inputs_lock: Hex([9; 32]),
         unlocked: Vec::new(),
         aml_guard: true,
+        gpu: None,
         artefacts: BTreeMap::from([
             ("vmlinuz".into(), artefact(&kernel)),
             ("initrd.img".into(), artefact(&initrd)),

@@ -226,6 +226,7 @@ pub fn reference() -> Manifest {
         inputs_lock: Hex([9; 32]),
         unlocked: Vec::new(),
         aml_guard: true,
+        gpu: None,
         artefacts: [].into(),
         cmdline: "console=ttyS0 quiet".into(),
         model: Model {

@@ -39,12 +39,16 @@ pub struct Manifest {
     pub unlocked: Vec<String>,
     /// Whether the kernel keeps host-supplied ACPI code away from guest memory.
     pub aml_guard: bool,
-    /// Artefacts by file name: `vmlinuz`, `initrd.img`, `cmdline`, `OVMF.tdx.fd`, `OVMF.snp.fd`, `model.img`, `sbom.spdx.json`.
+    /// Artefacts by file name: `vmlinuz`, `initrd.img`, `cmdline`, `OVMF.tdx.fd`, `OVMF.snp.fd`, `model.img`, `sbom.spdx.json`,
+    /// and `runtime.img` in an image with real GPUs.
     pub artefacts: BTreeMap<String, Artefact>,
     /// The kernel command line, exactly.
     pub cmdline: String,
     /// The model.
     pub model: Model,
+    /// What an image with real GPUs has besides; absent in others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuImage>,
     /// Expected TDX measurements.
     pub tdx: TdxReference,
     /// Expected SNP measurements.
@@ -68,6 +72,32 @@ pub struct Model {
     /// Identifier in the API.
     pub id: String,
     /// The model digest of the claims: dm-verity root hash.
+    pub verity_root: Hex32,
+    /// dm-verity salt.
+    pub verity_salt: Hex32,
+    /// Data blocks of 4096 bytes; the hash tree begins behind them.
+    pub verity_data_blocks: u64,
+    /// The files in the volume.
+    pub files: BTreeMap<String, Artefact>,
+}
+
+/// What an image with real GPUs has, and what it is without.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GpuImage {
+    /// Version of NVIDIA's driver, such as `550.163.01`.
+    pub driver: String,
+    /// The volume with the programs and libraries that use the GPUs.
+    pub runtime: Runtime,
+    /// Protections that images without GPUs have and this one has not, or later, each with the reason.
+    pub without: BTreeMap<String, String>,
+}
+
+/// The runtime volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Runtime {
+    /// dm-verity root hash.
     pub verity_root: Hex32,
     /// dm-verity salt.
     pub verity_salt: Hex32,
@@ -131,7 +161,7 @@ pub struct ReferenceEvent {
 pub struct SnpReference {
     /// Guest features (`SEV_FEATURES`) that the digests assume.
     pub guest_features: u64,
-    /// Launch digests by CPU model and vCPU count.
+    /// Launch digests by CPU model and vCPU count; none where the image is not released for SEV-SNP.
     pub launch: Vec<SnpLaunch>,
 }
 
@@ -230,6 +260,7 @@ mod tests {
                 verity_data_blocks: 1,
                 files: BTreeMap::new(),
             },
+            gpu: None,
             tdx: TdxReference {
                 mrtd: Hex([4; 48]),
                 rtmr1: Hex([5; 48]),
@@ -265,6 +296,7 @@ mod tests {
         assert_ne!(manifest_id(&spaced), manifest_id(&bytes));
         assert_eq!(manifest_id(&bytes), Hex32::sha256(&bytes));
         let text = String::from_utf8(bytes).unwrap();
+        assert!(!text.contains("\"gpu\""));
         for (from, to) in [
             ("\"version\"", "\"extra\": 1, \"version\""),
             ("\"memory_mib\"", "\"extra\": 1, \"memory_mib\""),
@@ -283,6 +315,30 @@ mod tests {
             Manifest::parse(newer.as_bytes()).unwrap_err().to_string(),
             "manifest has version 2, this program knows version 1: update it"
         );
+    }
+
+    #[test]
+    fn an_image_with_gpus_says_what_it_is_without() {
+        let runtime = Runtime {
+            verity_root: Hex([2; 32]),
+            verity_salt: Hex([3; 32]),
+            verity_data_blocks: 1,
+            files: BTreeMap::new(),
+        };
+        let gpu = GpuImage {
+            driver: "550.163.01".into(),
+            runtime,
+            without: BTreeMap::from([("a lock".into(), "no key".into())]),
+        };
+        let with = Manifest {
+            gpu: Some(gpu),
+            ..manifest()
+        };
+        assert_eq!(Manifest::parse(&with.to_json()).unwrap(), with);
+        let text = String::from_utf8(with.to_json()).unwrap();
+        let more = text.replacen("\"driver\"", "\"extra\": 1, \"driver\"", 1);
+        let error = Manifest::parse(more.as_bytes()).unwrap_err();
+        assert!(matches!(error, ManifestError::Malformed(_)), "{error}");
     }
 
     #[test]

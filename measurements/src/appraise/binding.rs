@@ -30,12 +30,23 @@ pub(super) fn manifest(manifest: &TrustedManifest, now: u64) -> Vec<Check> {
     };
     let release = Check::pass("manifest.release", "release", manifest.release)
         .expected(format!("at least {}", manifest.release_floor()));
-    vec![
+    let mut checks = vec![
         Check::pass("manifest.trust", "manifest counts", manifest.basis()).expected(manifest.id()),
         time.expected(span),
         release,
         locked(manifest),
-    ]
+    ];
+    checks.extend(without(manifest));
+    checks
+}
+
+/// What an image gives up for its GPUs, in the words of who signs it.
+fn without(manifest: &TrustedManifest) -> impl Iterator<Item = Check> + '_ {
+    let all = manifest.gpu.iter().flat_map(|gpu| &gpu.without);
+    all.take(8).map(|(protection, reason)| {
+        let title = format!("without {}", printable(protection));
+        Check::note("manifest.without", title, printable(reason))
+    })
 }
 
 fn locked(manifest: &TrustedManifest) -> Check {

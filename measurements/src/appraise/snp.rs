@@ -149,6 +149,9 @@ fn launch(found: &Hex48, manifest: &Manifest) -> Check {
         let shape = format!("{} with {} vCPUs", entry.cpu_model, entry.vcpus);
         return Check::pass("snp.launch", title, shape).expected(found);
     }
+    if table.is_empty() {
+        return Check::fail("snp.launch", title, NOT_RELEASED, NOT_RELEASED_ADVICE).found(found);
+    }
     let shapes: Vec<String> = table
         .iter()
         .map(|entry| format!("{} x {}", entry.cpu_model, entry.vcpus))
@@ -223,6 +226,10 @@ fn aml_guard(manifest: &Manifest, policy: &Policy, root: RootClass) -> Check {
 }
 
 const OTHER_LAUNCH: &str = "other image, edited command line, wrong initrd, or another CPU model, vCPU count or set of guest features than the manifest lists: one digest covers them all, so it cannot be told which (the manifest assumes guest features";
+const NOT_RELEASED: &str =
+    "the manifest lists no launch digest: this image is not released for SEV-SNP";
+const NOT_RELEASED_ADVICE: &str =
+    "use an image whose manifest lists some, or ask the operator to start this one in a TDX machine";
 const IMAGE_ADVICE: &str = "the operator starts the VM with the files of the manifest's image, unchanged, and a CPU model and vCPU count that the manifest lists; `cocoon measure snp` computes the digest of any combination";
 const LAUNCH_ADVICE: &str =
     "the operator starts the VM with this release's cocoon-host, without settings of their own";

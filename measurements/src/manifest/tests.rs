@@ -32,6 +32,7 @@ pub(crate) fn sample() -> Manifest {
         inputs_lock: Hex([9; 32]),
         unlocked: Vec::new(),
         aml_guard: false,
+        gpu: None,
         artefacts: BTreeMap::from([
             ("vmlinuz".into(), artefact(1)),
             ("initrd.img".into(), artefact(2)),

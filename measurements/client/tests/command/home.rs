@@ -84,6 +84,7 @@ pub fn manifest(release: u64) -> Vec<u8> {
         inputs_lock: Hex32::ZERO,
         unlocked: vec![],
         aml_guard: false,
+        gpu: None,
         artefacts: BTreeMap::new(),
         cmdline: String::new(),
         model: Model {

@@ -3,8 +3,11 @@
 use super::{
     super::binding::{document as rows, manifest as manifest_rows},
     super::report_data::report_data,
-    *,
+    snp_rows, *,
 };
+use crate::roots::RootClass;
+use cocoon_protocol::manifest::{GpuImage, Runtime};
+use std::collections::BTreeMap;
 
 fn verdict_on(edit: impl FnOnce(&mut Document)) -> (TrustedManifest, Document) {
     let manifest = trusted(&sample());
@@ -239,4 +242,53 @@ fn cocoon_manifest_9() {
         (Outcome::Note, Some("1 not as locked: linux 1 2"))
     );
     no_failure(&rows);
+}
+
+/// What an image is without is shown and no reason to refuse it; without launch digests SEV-SNP is.
+#[test]
+fn cocoon_manifest_12() {
+    let runtime = Runtime {
+        verity_root: Hex([1; 32]),
+        verity_salt: Hex([2; 32]),
+        verity_data_blocks: 3,
+        files: BTreeMap::new(),
+    };
+    let without = [("signed modules", "nobody's key"), ("a lock", "too early")];
+    let gpu = GpuImage {
+        driver: "550.163.01".into(),
+        runtime,
+        without: without.map(|(what, why)| (what.into(), why.into())).into(),
+    };
+    let manifest = Manifest {
+        gpu: Some(gpu),
+        ..sample()
+    };
+    assert!(manifest.snp.launch.is_empty());
+    let manifest = trusted(&manifest);
+    let rows = manifest_rows(&manifest, NOW);
+    let shown: Vec<_> = rows
+        .iter()
+        .filter(|check| check.id == "manifest.without")
+        .map(|check| (check.title.as_str(), check.outcome, check.cause.as_deref()))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            ("without a lock", Outcome::Note, Some("too early")),
+            ("without signed modules", Outcome::Note, Some("nobody's key")),
+        ]
+    );
+    no_failure(&rows);
+    let none = manifest_rows(&trusted(&sample()), NOW);
+    assert!(none.iter().all(|check| check.id != "manifest.without"));
+    let claims = snp_rows::claims(RootClass::Vendor);
+    let rows = snp_rows::rows(&claims, &manifest, &Policy::default());
+    let launch = rows.iter().find(|check| check.id == "snp.launch").unwrap();
+    assert_eq!(
+        (launch.outcome, launch.cause.as_deref()),
+        (
+            Outcome::Fail,
+            Some("the manifest lists no launch digest: this image is not released for SEV-SNP")
+        )
+    );
 }
