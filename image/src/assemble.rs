@@ -220,6 +220,7 @@ pub(crate) fn finish(
         artefacts,
         cmdline,
         model,
+        gpu: None,
         tdx,
         snp,
     };
