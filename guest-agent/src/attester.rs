@@ -7,12 +7,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cocoon_protocol::batch::{self, Batch};
+use cocoon_protocol::batch::{self, Batch, Shared};
 use cocoon_protocol::binding::{self, Claims, Freshness};
 use cocoon_protocol::bytes::{Blob, Hex32};
 use cocoon_protocol::document::{
     Collateral, DOCUMENT_VERSION, Document, Evidence, Kind, MAX_BOOT_DOCUMENT_LEN, MAX_DOCUMENT_LEN,
 };
+use cocoon_protocol::pieces::{MAX_PIECES_LEN, Pieces};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -26,7 +27,7 @@ pub const QUEUE: usize = batch::MAX_LEAVES;
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Why there is no document.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum AttestError {
     /// The TEE gave no evidence.
     #[error("cannot collect evidence")]
@@ -38,14 +39,20 @@ pub enum AttestError {
     #[error("the host's configuration is not the one that the launch measured")]
     Configuration,
     /// Longer than a verifier reads.
-    #[error(
-        "attestation document of {found} bytes exceeds the limit of {limit}: the host's collateral is too large"
-    )]
+    #[error("attestation document of {found} bytes exceeds the limit of {limit}")]
     TooLong {
         /// Bytes.
         found: usize,
         /// Limit.
         limit: usize,
+    },
+    /// More than a verifier fetches.
+    #[error(
+        "the host's collateral has {found} bytes, more than the {MAX_PIECES_LEN} that clients fetch"
+    )]
+    Collateral {
+        /// Bytes.
+        found: usize,
     },
     /// Too many sessions wait.
     #[error("{QUEUE} sessions are waiting for evidence")]
@@ -121,10 +128,19 @@ pub struct Attester {
     gpus: Option<Arc<Gate>>,
 }
 
+/// What a session is answered with.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// The document in JSON, which names its collateral.
+    pub document: Vec<u8>,
+    /// What it names, until the client asks for it.
+    pub collateral: Arc<Pieces>,
+}
+
 struct Job {
     fresh: Freshness,
     until: Instant,
-    answer: oneshot::Sender<Result<Vec<u8>, AttestError>>,
+    answer: oneshot::Sender<Result<Shown, AttestError>>,
 }
 
 impl Attester {
@@ -192,8 +208,8 @@ impl Attester {
         self.queue.max_capacity() - self.queue.capacity()
     }
 
-    /// The document of one session, as JSON.
-    pub async fn session(&self, fresh: Freshness) -> Result<Vec<u8>, AttestError> {
+    /// The document of one session.
+    pub async fn session(&self, fresh: Freshness) -> Result<Shown, AttestError> {
         let until = Instant::now() + DEADLINE;
         let (answer, made) = oneshot::channel();
         self.queue
@@ -222,49 +238,43 @@ fn gather(first: Job, jobs: &mut mpsc::Receiver<Job>) -> Vec<Job> {
         .collect()
 }
 
-/// One call for all, in their order: first of the GPUs, then of the TEE, whose evidence commits to theirs. A failure is
-/// everybody's.
+/// One call for all, in their order. A failure is everybody's.
 fn sessions(
+    sources: (&dyn Tee, Option<&Gate>),
+    identity: Identity,
+    fresh: &[Freshness],
+    collateral: Option<Collateral>,
+) -> Vec<Result<Shown, AttestError>> {
+    collect(sources, identity, fresh, collateral)
+        .unwrap_or_else(|error| fresh.iter().map(|_| Err(error.clone())).collect())
+}
+
+/// First the GPUs are asked, then the TEE, whose evidence commits to theirs.
+fn collect(
     (tee, gpus): (&dyn Tee, Option<&Gate>),
     mut identity: Identity,
     fresh: &[Freshness],
     collateral: Option<Collateral>,
-) -> Vec<Result<Vec<u8>, AttestError>> {
-    let bindings = |claims: &Claims| -> Vec<_> {
-        fresh
-            .iter()
-            .map(|fresh| binding::session(claims, fresh))
-            .collect()
-    };
+) -> Result<Vec<Result<Shown, AttestError>>, AttestError> {
     // What GPUs are asked with does not hold their answer.
     identity.claims.gpu_section_digest = Hex32::ZERO;
-    // Between one and a full batch, as gathered: there is always something to share.
-    let Some(asked) = batch::share(&bindings(&identity.claims)) else {
-        return Vec::new();
-    };
-    let proven = match gpus.map(|gate| gate.evidence(&asked.gpu_nonce)).transpose() {
-        Ok(proven) => proven,
-        Err(error) => {
-            return fresh
-                .iter()
-                .map(|_| Err(AttestError::Gpus(error.clone())))
-                .collect();
+    let mut shared = share(&identity.claims, fresh)?;
+    let mut paths = Vec::new();
+    let proven = match gpus {
+        Some(gate) => {
+            let proven = gate
+                .evidence(&shared.gpu_nonce)
+                .map_err(AttestError::Gpus)?;
+            identity.claims.gpu_section_digest = proven.section.digest();
+            let asked = std::mem::replace(&mut shared, share(&identity.claims, fresh)?);
+            let path = |place: Option<Batch>| place.map_or_else(Vec::new, |place| place.path);
+            paths = asked.places.into_iter().map(path).collect();
+            Some(proven)
         }
+        None => None,
     };
-    if let Some(proven) = &proven {
-        identity.claims.gpu_section_digest = proven.section.digest();
-    }
-    let Some(shared) = batch::share(&bindings(&identity.claims)) else {
-        return Vec::new();
-    };
-    let evidence = match tee.report(&shared.report_data) {
-        Ok(evidence) => evidence,
-        Err(error) => {
-            let error = Arc::new(error);
-            let failed = |_| Err(AttestError::Tee(Arc::clone(&error)));
-            return fresh.iter().map(failed).collect();
-        }
-    };
+    let evidence = tee.report(&shared.report_data);
+    let evidence = evidence.map_err(|error| AttestError::Tee(Arc::new(error)))?;
     let mut document = document(&identity, Kind::Session, evidence);
     document.collateral = collateral;
     if let Some(Proven {
@@ -274,16 +284,30 @@ fn sessions(
     {
         (document.gpu, document.gpu_collateral) = (Some(section), collateral);
     }
-    let places = asked.places.into_iter().zip(shared.places);
-    let own = |(fresh, (asked, place)): (&Freshness, (Option<Batch>, Option<Batch>))| {
+    let collateral = Arc::new(document.name_collateral());
+    if collateral.encoded_len() > MAX_PIECES_LEN {
+        let found = collateral.encoded_len();
+        return Err(AttestError::Collateral { found });
+    }
+    let mut paths = paths.into_iter();
+    let own = |(fresh, place): (&Freshness, Option<Batch>)| {
         document.nonce = fresh.nonce;
         document.batch = place;
         if let Some(section) = &mut document.gpu {
-            section.path = asked.map_or_else(Vec::new, |asked| asked.path);
+            section.path = paths.next().unwrap_or_default();
         }
-        encode(&document, MAX_DOCUMENT_LEN)
+        Ok(Shown {
+            document: encode(&document, MAX_DOCUMENT_LEN)?,
+            collateral: Arc::clone(&collateral),
+        })
     };
-    fresh.iter().zip(places).map(own).collect()
+    Ok(fresh.iter().zip(shared.places).map(own).collect())
+}
+
+/// One to a full batch share, as gathered: there is always something.
+fn share(claims: &Claims, fresh: &[Freshness]) -> Result<Shared, AttestError> {
+    let own = |fresh| binding::session(claims, fresh);
+    batch::share(&fresh.iter().map(own).collect::<Vec<_>>()).ok_or(AttestError::Busy)
 }
 
 /// A document without a nonce.
@@ -299,6 +323,7 @@ fn document(identity: &Identity, kind: Kind, evidence: Evidence) -> Document {
         batch: None,
         gpu: None,
         gpu_collateral: None,
+        named: None,
     }
 }
 

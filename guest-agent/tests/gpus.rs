@@ -5,6 +5,8 @@ mod bench;
 mod common;
 #[path = "gpus/lapses.rs"]
 mod lapses;
+#[path = "gpus/storms.rs"]
+mod storms;
 #[path = "gpus/used.rs"]
 mod used;
 
@@ -54,7 +56,7 @@ fn good_gpus_are_verified_and_then_let_to_work() {
     assert!(gate.check_engine(0).is_ok());
     assert_eq!(
         gate.check_engine(2).unwrap_err().to_string(),
-        "the engine works on 2 GPUs, and the guest counts 0"
+        "the engine works on 2 GPUs, and the guest counts 0: boot again; if that does not help, this image's engine does not fit this machine"
     );
 }
 
@@ -160,7 +162,7 @@ fn what_changes_while_the_guest_serves_ends_it() {
     bench.count.store(3, Ordering::Relaxed);
     assert_eq!(
         words(&gate.evidence(&NONCE).unwrap_err()),
-        "the guest counts 3 GPUs, and counted 2 at boot"
+        "the guest counts 3 GPUs, and counted 2 at boot: boot again with those that it shall have"
     );
     assert!(gate.failed().borrow().is_some());
 
@@ -273,7 +275,7 @@ async fn cocoon_gpu_21() {
         let mut client = Client::connect(address).await;
         let nonce = Hex([9; 32]);
         let document = client.attest(nonce).await;
-        let section = document.gpu.unwrap();
+        let section = document.gpu.clone().unwrap();
         assert_eq!(document.claims.gpu_section_digest, section.digest());
         let fresh = Freshness {
             nonce,
@@ -282,7 +284,12 @@ async fn cocoon_gpu_21() {
         let asked = binding::gpu_nonce(&binding::session(&document.claims, &fresh));
         assert_eq!(section.gpus[0].report.0[4..36], asked.0);
         assert_eq!(
-            document.gpu_collateral.unwrap().rims,
+            client
+                .whole(document.clone())
+                .await
+                .gpu_collateral
+                .unwrap()
+                .rims,
             bench.collateral().rims
         );
         let answer = client.chat("wait", ",\"stream\":true").await;
@@ -292,7 +299,7 @@ async fn cocoon_gpu_21() {
         bench.events.send_replace(event);
         let ended = timeout(DEADLINE, serving).await.expect("ends in time");
         assert_eq!(ended.unwrap().unwrap_err().to_string(), text);
-        // Everything is gone by now, and in this order.
+        // Everything is gone by now.
         assert!(engine.state().has_changed().is_err(), "there is an engine");
         assert_eq!(bench.did().last(), Some(&"not ready"));
         let rest = timeout(
@@ -326,7 +333,7 @@ async fn an_engine_on_other_gpus_ends_the_service() {
     let ended = timeout(DEADLINE, serving).await.expect("ends in time");
     assert_eq!(
         ended.unwrap_err().to_string(),
-        "the GPUs are not proven any more: the engine works on 1 GPUs, and the guest counts 0"
+        "the GPUs are not proven any more: the engine works on 1 GPUs, and the guest counts 0: boot again; if that does not help, this image's engine does not fit this machine"
     );
 }
 

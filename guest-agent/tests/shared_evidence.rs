@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use cocoon_guest_agent::api::Limits;
-use cocoon_guest_agent::attester::{AttestError, Attester, Identity, QUEUE};
+use cocoon_guest_agent::attester::{AttestError, Attester, Identity, QUEUE, Shown};
 use cocoon_guest_agent::keys::Keys;
 use cocoon_guest_agent::tee::Tee;
 use cocoon_protocol::batch::{self, MAX_LEAVES};
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::timeout;
 
-type Answer = JoinHandle<Result<Vec<u8>, AttestError>>;
+type Answer = JoinHandle<Result<Shown, AttestError>>;
 
 /// An attester whose TEE's gate is shut.
 struct Bench {
@@ -83,8 +83,8 @@ impl Bench {
 }
 
 async fn document(answer: Answer) -> Document {
-    let json = timeout(DEADLINE, answer).await.expect("in time");
-    Document::parse(&json.unwrap().unwrap(), MAX_DOCUMENT_LEN).unwrap()
+    let shown = timeout(DEADLINE, answer).await.expect("in time");
+    Document::parse(&shown.unwrap().unwrap().document, MAX_DOCUMENT_LEN).unwrap()
 }
 
 fn signed(document: &Document) -> Hex64 {

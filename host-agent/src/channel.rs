@@ -7,7 +7,8 @@ use std::time::Duration;
 use cocoon_protocol::binding::Tee;
 use cocoon_protocol::bytes::{Hex32, Hex64};
 use cocoon_protocol::control::{
-    CONTROL_VERSION, Configure, GuestMessage, HostMessage, MAX_GUEST_MESSAGE, MAX_HOST_MESSAGE,
+    CONTROL_VERSION, Configure, GuestMessage, HostMessage, LONGEST_SILENCE, MAX_GUEST_MESSAGE,
+    MAX_HOST_MESSAGE,
 };
 use cocoon_protocol::frame::{self, Decoder};
 use cocoon_protocol::gpu::CollateralRequest;
@@ -43,7 +44,7 @@ impl Default for Patience {
     fn default() -> Self {
         Self {
             start: Duration::from_secs(180),
-            boot: Duration::from_secs(300),
+            boot: LONGEST_SILENCE,
             drain: Duration::from_secs(30),
         }
     }

@@ -58,6 +58,7 @@
 //! | The platform's firmware or microcode is rolled back to one with a published weakness | | `evidence.tcb` `evidence.advisories` | `tdx_rows::cocoon_tdx_9` `platform_rows::cocoon_snp_8` |
 //! | The patch level is taken from the report's own words instead of the certificate's | private inference on SNP, audit of 2026 | `evidence.signature` | `endorsers::of_another_platform` |
 //! | Collateral from before a fix, still in its time | | `evidence.collateral` `evidence.tcb_evaluation` | `collateral::stale` `tdx_rows::cocoon_tdx_9` |
+//! | An old piece of collateral is named that the client still has from another time | what is kept outlives what it says | `evidence.collateral` | `kept::cocoon_collateral_3` |
 //! | Revocation data are left out | verifiers that fetch, and go on when that fails | `evidence.collateral` | `collateral::stripped` `snp_rows::cocoon_snp_6` |
 //! | The clock is turned, on either side | | `evidence.collateral` `manifest.time` | `collateral::expired` `collateral::too_early` `manifests::expired_and_not_yet_valid` |
 //! | An old image with a known hole | releases without a floor | `manifest.release` `manifest.time` | `manifests::release_below_the_floor` |

@@ -11,9 +11,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const FAMILIES: [&str; 14] = [
-    "bind", "batch", "doc", "cert", "tls", "attest", "manifest", "config", "verdict", "root",
-    "tdx", "snp", "gpu", "receipt",
+const FAMILIES: [&str; 15] = [
+    "bind",
+    "batch",
+    "doc",
+    "collateral",
+    "cert",
+    "tls",
+    "attest",
+    "manifest",
+    "config",
+    "verdict",
+    "root",
+    "tdx",
+    "snp",
+    "gpu",
+    "receipt",
 ];
 
 #[test]

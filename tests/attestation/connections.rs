@@ -10,6 +10,7 @@ use cocoon_protocol::binding::{self, Freshness, Tee};
 use cocoon_protocol::bytes::{Hex, Hex32};
 use cocoon_protocol::document::{ATTEST_PATH, AttestRequest, Document, MAX_DOCUMENT_LEN};
 use cocoon_protocol::openai::ErrorBody;
+use cocoon_protocol::pieces::{COLLATERAL_PATH, Pieces, PiecesRequest};
 use hyper::Method;
 use hyper::body::Bytes;
 use rustls::{HandshakeKind, NamedGroup, ProtocolVersion};
@@ -36,6 +37,26 @@ pub async fn attested(connection: &mut Connection, nonce: Hex32) -> Document {
     let (status, body) = connection.ask("POST", ATTEST_PATH, &attest(nonce)).await;
     assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
     Document::parse(&body, MAX_DOCUMENT_LEN).unwrap()
+}
+
+/// The pieces that a document names, asked for on its connection.
+pub async fn pieces(connection: &mut Connection, document: &Document) -> Pieces {
+    let names = document.names();
+    let question = serde_json::to_string(&PiecesRequest {
+        pieces: names.clone(),
+    });
+    let question = question.unwrap();
+    let (status, answer) = connection.ask("POST", COLLATERAL_PATH, &question).await;
+    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&answer));
+    Pieces::decode(&answer, &names).unwrap()
+}
+
+/// A document with its collateral.
+async fn whole(connection: &mut Connection, nonce: Hex32) -> Document {
+    let mut document = attested(connection, nonce).await;
+    let pieces = pieces(connection, &document).await;
+    document.fill(&pieces).unwrap();
+    document
 }
 
 #[tokio::test]
@@ -143,10 +164,7 @@ async fn cocoon_attest_2() {
             stranger.connect(guest.socket).await,
         );
         let nonce = Hex([5; 32]);
-        let (first, second) = (
-            attested(&mut one, nonce).await,
-            attested(&mut two, nonce).await,
-        );
+        let (first, second) = (whole(&mut one, nonce).await, whole(&mut two, nonce).await);
         let judged = |document: &Document, connection: &Connection| -> Verdict {
             let presented = Presented {
                 document,

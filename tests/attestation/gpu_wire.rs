@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use cocoon_client::{ConnectError, Stage, TableStyle, table};
+use cocoon_client::{CollateralCache, ConnectError, Stage, TableStyle, table};
 use cocoon_protocol::binding::{Claims, Freshness, Tee};
 use cocoon_protocol::bytes::{Hex, Hex32};
 use cocoon_protocol::document::{Document, Evidence};
@@ -12,7 +12,7 @@ use cocoon_simulator::nvidia::{Fault, GpuSimulator};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use crate::connections::{attested, keeps_its_prompt, rejected};
+use crate::connections::{attested, keeps_its_prompt, pieces, rejected};
 use crate::gpu_machine::{CUDA_TODAY, Passed, believing, gpus, keys_of, launched, shown, verifier};
 use crate::guest::{Guest, TODAY};
 use crate::machine::accepted;
@@ -20,9 +20,9 @@ use crate::rogue::{Rogue, Script, certificate, evidence, key, spki_sha256};
 use crate::stranger::{DEADLINE, Stranger};
 
 const BOTH: [Tee; 2] = [Tee::Tdx, Tee::SevSnp];
-/// Evidence of a session in JSON: quote, GPU report, claims; without event log and endorsements.
+/// Evidence of a session in JSON: quote, GPU report, claims, names of collateral; without event log.
 const MAX_EVIDENCE: usize = 20_000;
-/// NVIDIA's word on one model, driver and VBIOS, in JSON.
+/// NVIDIA's word on one model, driver and VBIOS.
 const MAX_GPU_COLLATERAL: usize = 60_000;
 
 async fn guest(tee: Tee, gpus: &Arc<Passed>) -> Guest {
@@ -60,10 +60,15 @@ async fn evidence_and_collateral_are_small() {
         let guest = guest(tee, &passed).await;
         let mut connection = Stranger::new().connect(guest.socket).await;
         let mut document = attested(&mut connection, Hex([5; 32])).await;
-        let collateral = serde_json::to_vec(&document.gpu_collateral.take())
-            .unwrap()
-            .len();
-        document.collateral = None;
+        let pieces = pieces(&mut connection, &document).await;
+        let named = document.named.clone().unwrap();
+        let gpu = named.gpu_collateral.unwrap();
+        let sizes = gpu
+            .rims
+            .iter()
+            .chain(&gpu.ocsp)
+            .map(|name| pieces.get(name).unwrap().len());
+        let collateral: usize = sizes.sum();
         if let Evidence::Tdx { event_log, .. } = &mut document.evidence {
             event_log.0.clear();
         }
@@ -73,6 +78,38 @@ async fn evidence_and_collateral_are_small() {
         );
         assert!(evidence <= MAX_EVIDENCE, "{evidence}");
         assert!(collateral <= MAX_GPU_COLLATERAL, "{collateral}");
+    }
+}
+
+/// What the vendors say is the same for the next connection, and for another machine with the same GPU, driver and VBIOS.
+#[tokio::test(flavor = "multi_thread")]
+async fn collateral_is_fetched_once() {
+    for tee in BOTH {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Arc::new(CollateralCache::open(folder.path()).unwrap());
+        let verifier = verifier().with_cache(cache);
+        let passed = Passed::through(gpus("1001"));
+        let first = guest(tee, &passed).await;
+        let connect = |guest: &Guest| {
+            let (verifier, address) = (verifier.clone(), guest.address.clone());
+            async move {
+                let connection = verifier.connect(&address).await.unwrap();
+                accepted(connection.verdict());
+                connection.collateral()
+            }
+        };
+        let all = connect(&first).await;
+        assert!(all.pieces > 4 && all.cached_pieces == 0, "{all}");
+        let again = connect(&first).await;
+        assert_eq!((again.pieces, again.bytes), (all.pieces, all.bytes));
+        assert_eq!(
+            (again.cached_pieces, again.cached_bytes),
+            (all.pieces, all.bytes)
+        );
+        // Its CPU has a collateral of its own; what NVIDIA says is what it was.
+        let second = guest(tee, &passed).await;
+        let other = connect(&second).await;
+        assert!(other.cached_pieces >= all.pieces - 4, "{other}");
     }
 }
 

@@ -1,13 +1,15 @@
 //! What the tests of verdicts refuse, refused over real TLS by a client with a prompt in its hands: another image than
 //! the manifest's, and endorsements whose time is over. The prompt stays where it is.
 
-use cocoon_client::{ConnectError, Stage, now};
+use std::sync::Arc;
+
+use cocoon_client::{CollateralCache, ConnectError, Stage, now};
 use cocoon_protocol::binding::{self, Freshness, Tee};
 use cocoon_protocol::bytes::Hex32;
-use cocoon_protocol::document::{ATTEST_PATH, Document};
+use cocoon_protocol::document::{ATTEST_PATH, Collateral, Document};
 use cocoon_simulator::tdx::{CollateralDates, TcbStatus};
 
-use crate::collateral::{DAY, intel};
+use crate::collateral::{DAY, STALE, intel};
 use crate::connections::{keeps_its_prompt, rejected};
 use crate::guest::{CURRENT, TODAY, verifier};
 use crate::launches::SNP_LAUNCH;
@@ -30,7 +32,22 @@ fn machine(tee: Tee, edit: Edit, leaf: Hex32) -> Machine {
 }
 
 /// A server whose certificate shows the evidence of one VM, and whose answers are those of another with the same key.
-async fn started(tee: Tee, shown: Edit, answering: Edit, stapled: fn(&mut Machine)) -> Rogue {
+async fn started(
+    tee: Tee,
+    shown: Edit,
+    answering: Edit,
+    stapled: impl FnOnce(&mut Machine),
+) -> Rogue {
+    answering_with(tee, (shown, answering), stapled, |_| ()).await
+}
+
+/// The same, with documents that `last` changes before they are sent.
+async fn answering_with(
+    tee: Tee,
+    (shown, answering): (Edit, Edit),
+    stapled: impl FnOnce(&mut Machine),
+    last: fn(&mut Document),
+) -> Rogue {
     let own = key(7);
     let leaf = spki_sha256(&own);
     let boot = machine(tee, shown, leaf).boot_document().to_json();
@@ -40,11 +57,12 @@ async fn started(tee: Tee, shown: Edit, answering: Edit, stapled: fn(&mut Machin
         certificate: certificate(&own, vec![evidence(true, &boot)]),
         key: own,
         answer: Box::new(move |fresh: Freshness| {
-            let document = Document {
+            let mut document = Document {
                 nonce: fresh.nonce,
                 evidence: vm.evidence(&binding::session(&vm.claims, &fresh)),
                 ..vm.document()
             };
+            last(&mut document);
             document.to_json()
         }),
     })
@@ -116,4 +134,40 @@ async fn expired_collateral_gets_no_prompt() {
     let at = at.unwrap_or(before);
     rejected(&error, Stage::Attest, &[("evidence.collateral", &text(at))]);
     assert_eq!(paths(&rogue), [ATTEST_PATH]);
+}
+
+/// A client's cache keeps bytes and no validity: what comes from it is judged by the clock and the policy like what is
+/// fetched. Naming an old piece that the client still has gains nothing.
+#[tokio::test]
+async fn cocoon_collateral_3() {
+    let folder = tempfile::tempdir().unwrap();
+    for (days, accepted) in [(1, true), (31, false)] {
+        let dates = CollateralDates {
+            issued: *TODAY - days * DAY,
+            next_update: *TODAY + DAY,
+        };
+        let collateral = intel(dates, TcbStatus::UpToDate);
+        let Collateral::Tdx { json } = &collateral else {
+            panic!("Intel's collateral is JSON")
+        };
+        // As it lies there after a connection at which it was new.
+        let file = folder.path().join(Hex32::sha256(&json.0).to_string());
+        std::fs::write(&file, &json.0).unwrap();
+        let stapled = |vm: &mut Machine| vm.collateral = Some(collateral.clone());
+        let as_listed = (AS_LISTED, AS_LISTED);
+        let name = |document: &mut Document| drop(document.name_collateral());
+        let rogue = answering_with(Tee::Tdx, as_listed, stapled, name).await;
+        let cache = Arc::new(CollateralCache::open(folder.path()).unwrap());
+        let verifier = verifier().with_cache(cache);
+        let used = match accepted {
+            true => verifier.connect(&rogue.address).await.unwrap().collateral(),
+            false => {
+                let error = keeps_its_prompt(verifier, &rogue).await;
+                rejected(&error, Stage::Attest, &[STALE]);
+                error.collateral().unwrap()
+            }
+        };
+        assert_eq!((used.pieces, used.cached_pieces), (1, 1));
+        assert_eq!(paths(&rogue), [ATTEST_PATH]);
+    }
 }

@@ -160,6 +160,7 @@ impl Machine {
             batch: None,
             gpu: None,
             gpu_collateral: None,
+            named: None,
         }
     }
 

@@ -69,7 +69,7 @@ fn documents_of_no_form() {
         (b"", "EOF while parsing a value at line 1 column 0"),
         (
             b"[]",
-            "invalid length 0, expected struct Document with 10 elements at line 1 column 2",
+            "invalid length 0, expected struct Document with 11 elements at line 1 column 2",
         ),
         (
             b"null",

@@ -7,7 +7,7 @@ use cocoon_protocol::bytes::{Blob, Hex32};
 use cocoon_protocol::gpu::collector::{
     Found, GpuEvent, Held, Mode, NvmlCall, NvmlFailure, ReadyState, Shown,
 };
-use cocoon_protocol::gpu::{CollectedGpu, DriverState, GpuMetrics, MAX_GPUS, MAX_VERSION};
+use cocoon_protocol::gpu::{self, CollectedGpu, DriverState, GpuMetrics, MAX_GPUS};
 
 use crate::driver::{Driver, Fault, Listed, Xid};
 
@@ -67,16 +67,16 @@ fn try_attach<D: Driver>(
         .map(|index| hold(&driver, index, devices))
         .collect::<Result<Vec<_>, Found>>()?;
     gpus.sort_by_key(|gpu| gpu.listed.pci);
-    let mode = driver.mode().map_err(|fault| match fault {
-        Fault::FUNCTION_NOT_FOUND => Found::OldDriver {
-            driver_version: version.clone(),
-        },
-        fault => failed(NvmlCall::Mode)(fault),
-    });
-    // A driver whose GPUs cannot do it at all says so here.
-    let mode = match mode {
-        Err(Found::Failed(NvmlFailure { code, .. })) if Fault(code) == Fault::NOT_SUPPORTED => OFF,
-        mode => mode?,
+    let mode = match driver.mode() {
+        Ok(mode) => mode,
+        // A driver whose GPUs cannot do it at all says so here.
+        Err(Fault::NOT_SUPPORTED) => OFF,
+        Err(Fault::FUNCTION_NOT_FOUND) => {
+            return Err(Found::OldDriver {
+                driver_version: version,
+            });
+        }
+        Err(fault) => return Err(failed(NvmlCall::Mode)(fault)),
     };
     let collector = Collector {
         driver,
@@ -230,9 +230,8 @@ fn is_off(mode: Mode) -> bool {
 
 /// A version as the agent takes it.
 fn text(version: String) -> Option<String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let good = (1..=MAX_VERSION).contains(&version.len()) && version.chars().all(plain);
-    good.then_some(version)
+    let good = gpu::version("characters of a version", &version);
+    good.is_ok().then_some(version)
 }
 
 fn failure(call: NvmlCall) -> impl Fn(Fault) -> NvmlFailure {

@@ -178,7 +178,9 @@ fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
 #[cfg(test)]
 mod tests {
     use std::fs::{self, File};
-    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+    use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+    use std::net::UdpSocket;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
     use std::process::{Command, Stdio};
 
     use super::*;
@@ -242,6 +244,39 @@ mod tests {
         let error = opened.expect_err("the memory was opened");
         let refused = [libc::EACCES, libc::EPERM].map(Some);
         assert!(refused.contains(&error.raw_os_error()), "{error}");
+    }
+
+    /// On a thread of its own: filters hold for a thread and for those that it starts.
+    #[test]
+    fn networks_and_other_processes_are_refused_and_threads_are_not() {
+        let jailed = std::thread::spawn(|| {
+            prctl::set_no_new_privs().unwrap();
+            for filter in filters().unwrap() {
+                apply_filter(&filter).unwrap();
+            }
+            let refused: [(&str, io::Result<()>); 4] = [
+                ("socket", UdpSocket::bind("127.0.0.1:0").map(drop)),
+                ("unix socket", UnixDatagram::unbound().map(drop)),
+                ("program", Command::new("/bin/true").status().map(drop)),
+                (
+                    "namespace",
+                    unshare(CloneFlags::CLONE_NEWUSER).map_err(Into::into),
+                ),
+            ];
+            let threads = std::thread::Builder::new()
+                .spawn(|| 7)
+                .map(|one| one.join());
+            let pair = UnixStream::pair().map(drop);
+            (refused, threads, pair, File::open("/dev/null").map(drop))
+        });
+        let (refused, threads, pair, file) = jailed.join().unwrap();
+        for (what, outcome) in refused {
+            let error = outcome.expect_err(what);
+            assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{what}: {error}");
+        }
+        // What the agent and the driver's library need: threads, the socket pair, files.
+        assert_eq!(threads.unwrap().unwrap(), 7);
+        assert!(pair.is_ok() && file.is_ok());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cocoon_protocol::binding::EXPORTER_LABEL;
 use cocoon_protocol::bytes::{Hex, Hex32};
+use cocoon_protocol::pieces::Pieces;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -33,6 +34,8 @@ pub(super) struct Connection {
     /// Its part of the share of those that have not attested.
     stranger: Mutex<Option<OwnedSemaphorePermit>>,
     session: Mutex<Option<Session>>,
+    /// What the last document names, until it was asked for.
+    collateral: Mutex<Option<Arc<Pieces>>>,
     generated: AtomicU64,
 }
 
@@ -42,8 +45,12 @@ impl Connection {
         self.activity.is_attested()
     }
 
-    /// Evidence over this session is being handed out: it is no stranger any more.
-    pub fn attested(&self, session: Session) {
+    /// Evidence over this session is being handed out, which names `collateral`: it is no stranger any more.
+    pub fn attested(&self, session: Session, collateral: Arc<Pieces>) {
+        *self
+            .collateral
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(collateral);
         drop(
             self.stranger
                 .lock()
@@ -58,6 +65,15 @@ impl Connection {
     /// What was attested last.
     pub fn session(&self) -> Option<Session> {
         *self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the last document names, once: old collateral is kept for nobody, and attesting again is what is bounded.
+    pub fn take_collateral(&self) -> Option<Arc<Pieces>> {
+        let mut held = self
+            .collateral
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        held.take()
     }
 
     /// Counts a request that reached the engine: its number on this connection.
@@ -111,6 +127,7 @@ pub(super) async fn run(
         attempts: AtomicU32::new(0),
         stranger: Mutex::new(Some(stranger)),
         session: Mutex::default(),
+        collateral: Mutex::default(),
         generated: AtomicU64::new(0),
     });
     let (shared, doing) = (Arc::clone(&connection), Arc::clone(&activity));

@@ -7,6 +7,7 @@ use hyper::StatusCode;
 
 use crate::attester::AttestError;
 use crate::engine::{Failure, Unavailable};
+use crate::gpu::GateError;
 
 /// A refusal: a status and OpenAI's object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,6 +123,19 @@ impl Refusal {
             "invalid_request_error",
             Some("unknown_url"),
             "Unknown URL.",
+        )
+    }
+
+    /// Collateral that this connection's document does not name, or that was fetched.
+    pub fn no_collateral() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "invalid_request_error",
+            Some("unknown_collateral"),
+            format!(
+                "Collateral is handed out once for each document, and only what that document names: POST {} again.",
+                cocoon_protocol::document::ATTEST_PATH
+            ),
         )
     }
 
@@ -294,6 +308,11 @@ impl From<AttestError> for Refusal {
             AttestError::Late => {
                 Self::unavailable("evidence_timeout", "Evidence took too long: try again.")
             }
+            AttestError::Gpus(GateError::Lapsed(_)) => Self::unavailable(
+                "gpu_collateral_lapsed",
+                "NVIDIA's word on this machine's GPUs is missing or over its time: its host has to fetch it anew; use another \
+                 machine meanwhile.",
+            ),
             AttestError::Tee(_) | AttestError::Gpus(_) | AttestError::Configuration => {
                 Self::unavailable(
                     "evidence_unavailable",
@@ -302,7 +321,12 @@ impl From<AttestError> for Refusal {
             }
             AttestError::TooLong { .. } => Self::unavailable(
                 "evidence_too_large",
-                "The operator's collateral makes the evidence too large.",
+                "This machine's evidence is larger than clients read: its operator has to look after it.",
+            ),
+            AttestError::Collateral { .. } => Self::unavailable(
+                "collateral_too_large",
+                "The vendors' answers that this machine's host hands over are larger than clients fetch: its operator has \
+                 to look after them.",
             ),
         }
     }

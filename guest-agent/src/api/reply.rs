@@ -43,7 +43,15 @@ pub(super) fn reply(status: StatusCode, body: Bytes) -> Response<Reply> {
     reply_whole(status, Whole::of(body))
 }
 
-/// The same with answers of the engine.
+/// A success with a body of bytes.
+pub(super) fn reply_bytes(body: Bytes) -> Response<Reply> {
+    let mut response = reply(StatusCode::OK, body);
+    let kind = HeaderValue::from_static("application/octet-stream");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+/// A response with answers of the engine in its body of JSON.
 pub(super) fn reply_whole(status: StatusCode, body: Whole) -> Response<Reply> {
     let mut response = Response::new(Reply::Whole(body));
     *response.status_mut() = status;

@@ -8,6 +8,7 @@ use cocoon_protocol::binding::Freshness;
 use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::document::{ATTEST_PATH, AttestRequest};
 use cocoon_protocol::engine::ModelInfo;
+use cocoon_protocol::pieces::{COLLATERAL_PATH, MAX_PIECES_REQUEST, PiecesRequest};
 use cocoon_protocol::receipt::{Outcome, RECEIPT_HEADER};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Bytes, Incoming};
@@ -22,7 +23,7 @@ use super::connection::Connection;
 use super::error::Refusal;
 use super::event::bucket;
 use super::receipts::{Entry, Session};
-use super::reply::{Reply, Whole, refuse, reply, reply_json, reply_whole};
+use super::reply::{Reply, Whole, refuse, reply, reply_bytes, reply_json, reply_whole};
 use super::stream::{Events, Shape, Telling, Tick};
 use super::wire::{Envelope, Kind};
 use super::{Meter, Service, whole};
@@ -56,6 +57,8 @@ async fn route(
     match (path, method) {
         (ATTEST_PATH, Method::POST) => attest(connection, request).await,
         (ATTEST_PATH, _) => Err(Refusal::method("POST")),
+        (COLLATERAL_PATH, Method::POST) => collateral(connection, request).await,
+        (COLLATERAL_PATH, _) => Err(Refusal::method("POST")),
         ("/healthz", Method::GET) => health(service),
         ("/healthz", _) => Err(Refusal::method("GET")),
         ("/v1/models", Method::GET) => models(service),
@@ -92,13 +95,33 @@ async fn attest(
         nonce: request.nonce,
         exporter: connection.exporter,
     };
-    let document = service.attester.session(fresh).await?;
+    let shown = service.attester.session(fresh).await?;
     service.counters.attested();
-    connection.attested(Session {
+    let session = Session {
         nonce: fresh.nonce,
-        evidence_digest: Hex32::sha256(&document),
-    });
-    Ok(reply(StatusCode::OK, Bytes::from(document)))
+        evidence_digest: Hex32::sha256(&shown.document),
+    };
+    connection.attested(session, shown.collateral);
+    Ok(reply(StatusCode::OK, Bytes::from(shown.document)))
+}
+
+/// Pieces of what this connection's document names: they are no secret, and everybody's who attested.
+async fn collateral(
+    connection: &Connection,
+    request: Request<Incoming>,
+) -> Result<Response<Reply>, Refusal> {
+    let body = read(&connection.service, request, MAX_PIECES_REQUEST).await?;
+    let asked = serde_json::from_slice::<PiecesRequest>(&body).ok();
+    let asked = asked.filter(|asked| asked.check().is_ok()).ok_or_else(|| {
+        Refusal::field(
+            "pieces",
+            "The body must be {\"pieces\": [1 to 105 different digests of 64 hexadecimal digits]}.",
+        )
+    })?;
+    let held = connection.take_collateral();
+    let answer = held.and_then(|held| held.encode(&asked.pieces));
+    let answer = answer.ok_or_else(Refusal::no_collateral)?;
+    Ok(reply_bytes(Bytes::from(answer)))
 }
 
 fn model(service: &Service) -> Result<ModelInfo, Refusal> {

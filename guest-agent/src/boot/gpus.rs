@@ -4,19 +4,27 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cocoon_protocol::binding::Claims;
-use cocoon_protocol::control::GuestMessage;
+use cocoon_protocol::control::{GuestMessage, LONGEST_SILENCE};
 use cocoon_protocol::document::Evidence;
 use cocoon_protocol::gpu::{CollateralRequest, GpuNeeds};
 
 use crate::attester;
 use crate::control::Control;
-use crate::gpu::collector::{Collector, CollectorError};
+use crate::gpu::collector::{self, Collector, CollectorError};
 use crate::gpu::gate::{Count, PATIENCE, Setup, count_on_bus};
 use crate::gpu::judge::Roots;
 use crate::gpu::simulated::Simulated;
 use crate::gpu::wanted::{Wanted, WantedError};
 use crate::gpu::{Gate, GateError, GpuSource};
-use crate::tee::Platform;
+use crate::tee::{Platform, simulated};
+
+/// Nothing is told while GPUs are attached and show their evidence, nor while NVIDIA's word on them comes, they are let to
+/// work and the CPU's evidence is made: the host must not take that for an end.
+const _: () = {
+    let first = 2 * collector::PATIENCE.as_secs();
+    let second = PATIENCE.as_secs() + collector::PATIENCE.as_secs() + simulated::DEADLINE.as_secs();
+    assert!(first < LONGEST_SILENCE.as_secs() && second < LONGEST_SILENCE.as_secs());
+};
 
 /// The process that holds the GPUs, in an image that has some.
 const COLLECTOR: &str = "/cocoon-gpu";
@@ -77,15 +85,16 @@ pub(super) fn open(
     Ok(Some(Arc::new(Gate::open(setup, &nonce, ask, PATIENCE)?)))
 }
 
-/// Asks the host for whatever the vendors say about this boot: `evidence` where the CPU is real, and the GPUs.
+/// Asks the host for whatever the vendors say about this boot, where the CPU is real: its evidence, and the GPUs beside it.
+/// About GPUs alone it was asked when they were opened.
 pub(super) fn ask_for_collateral(
     control: &Control,
     evidence: Option<&Evidence>,
     gate: Option<&Gate>,
 ) {
-    if evidence.is_some() || gate.is_some() {
+    if let Some(evidence) = evidence {
         let gpus = gate.map_or_else(Vec::new, |gate| gate.needs().to_vec());
-        request(control, evidence.cloned(), gpus);
+        request(control, Some(evidence.clone()), gpus);
     }
 }
 

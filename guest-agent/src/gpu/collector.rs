@@ -30,10 +30,10 @@ use super::{GpuSource, Happened, SourceError};
 mod nodes;
 mod words;
 
-use words::{failed, held, why_not};
+use words::{AGAIN, OFF, failed, held, why_not};
 
 /// How long each answer may take: the driver initialises several GPUs, or lets each sign a report.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Why there is no collector, or none any more.
 #[derive(Debug, thiserror::Error)]
@@ -226,11 +226,11 @@ impl Collector {
             return Ok(());
         }
         let why = match state {
-            ReadyState::Ready => "they are ready".to_owned(),
-            ReadyState::NotReady => "they are not ready".to_owned(),
-            ReadyState::Unsupported => {
-                "there is no such state: confidential computing is off".to_owned()
+            ReadyState::Ready => format!("the driver was told, and says that they are: {AGAIN}"),
+            ReadyState::NotReady => {
+                format!("the driver was told, and says that they are not: {AGAIN}")
             }
+            ReadyState::Unsupported => format!("there is no such state: {OFF}"),
             ReadyState::Failed(failure) => failed(failure),
         };
         Err(CollectorError::Ready { wanted, why })

@@ -9,7 +9,7 @@ use cocoon_protocol::bytes::{Hex, Hex32};
 use cocoon_protocol::gpu::{GpuCollateral, GpuMetrics, GpuNeeds};
 use cocoon_protocol::gpu_section::{GpuSection, keys_digest};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::judge::{self, Demand, Refused, Roots};
 use super::wanted::{self, WantedError};
@@ -20,6 +20,9 @@ use crate::{keys, wait};
 pub const AGAIN: Duration = Duration::from_secs(600);
 /// How long the host may take to get NVIDIA's word on GPUs that it has not seen before.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+/// How long GPUs are left alone after they proved themselves, whatever the driver reports meanwhile: errors come in storms,
+/// and each question keeps sessions waiting.
+pub const PAUSE: Duration = Duration::from_secs(5);
 
 /// Counts the GPUs of the machine.
 pub type Count = Box<dyn Fn() -> Result<usize, WantedError> + Send + Sync>;
@@ -43,10 +46,15 @@ pub enum GateError {
     #[error("the evidence of the GPUs was refused by {}", .0.ids().join(", "))]
     Refused(#[source] Refused),
     /// Their evidence is what it must be, and NVIDIA's word on it is absent or over its time.
-    #[error("an answer of NVIDIA's about the GPUs is absent or over its time: {}", .0.ids().join(", "))]
+    #[error(
+        "an answer of NVIDIA's about the GPUs is absent or over its time, and the host has to fetch it (`cocoon-host \
+         collateral`): {}", .0.ids().join(", ")
+    )]
     Lapsed(#[source] Refused),
     /// One came or went.
-    #[error("the guest counts {now} GPUs, and counted {before} at boot")]
+    #[error(
+        "the guest counts {now} GPUs, and counted {before} at boot: boot again with those that it shall have"
+    )]
     Number {
         /// At boot.
         before: usize,
@@ -54,7 +62,10 @@ pub enum GateError {
         now: usize,
     },
     /// The engine works on others than those that are proven.
-    #[error("the engine works on {engine} GPUs, and the guest counts {counted}")]
+    #[error(
+        "the engine works on {engine} GPUs, and the guest counts {counted}: boot again; if that does not help, this image's \
+         engine does not fit this machine"
+    )]
     Engine {
         /// As the engine says.
         engine: usize,
@@ -246,28 +257,31 @@ impl Gate {
         let _ = self.setup.source.set_ready(false);
     }
 
-    /// Asks the GPUs again, `every` so often and when something happened to them; returns when nobody may be served any
-    /// more, with the reason.
+    /// Asks the GPUs again, `every` so often and when something happened to them, for all that happened within [`PAUSE`]
+    /// together; returns when nobody may be served any more, with the reason.
     pub async fn watch(self: &Arc<Self>, every: Duration) -> GateError {
         let (mut events, mut failed) = (self.setup.source.events(), self.failed());
         let mut tick = interval(every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The boot's evidence is fresh: the first tick comes at once.
         tick.tick().await;
-        let mut seen = 0;
+        let (mut seen, mut alone_until) = (0, Instant::now());
         loop {
             if let Some(error) = failed.borrow_and_update().clone() {
                 return error;
             }
             let happened = *events.borrow_and_update();
+            let due = matches!(happened, Happened::Something(times) if times != seen);
             match happened {
                 Happened::Ended(what) => return self.fail(GateError::Ended(what)),
-                Happened::Something(times) if times != seen => {
+                Happened::Something(times) if due && alone_until <= Instant::now() => {
                     seen = times;
                     self.ask_again().await;
+                    alone_until = Instant::now() + PAUSE;
                 }
                 Happened::Something(_) | Happened::Nothing => tokio::select! {
                     _ = tick.tick() => self.ask_again().await,
+                    () = sleep_until(alone_until), if due => {}
                     changed = events.changed() => if changed.is_err() {
                         return self.fail(GateError::Ended(NOBODY));
                     },

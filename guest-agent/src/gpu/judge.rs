@@ -6,7 +6,7 @@
 //! any development root counts, because nothing there is protected; in a TEE none does.
 
 use cocoon_measurements::nvidia::{
-    self, DriverState, GpuAppraisal, GpuCollateral, GpuDemand, GpuEvidence, ocsp, presented_roots,
+    self, GpuAppraisal, GpuCollateral, GpuDemand, GpuEvidence, ocsp, presented_roots,
 };
 use cocoon_measurements::policy::Policy;
 use cocoon_measurements::verdict::{Check, Outcome};
@@ -144,16 +144,7 @@ fn appraise(
     stapled: Option<&Stapled>,
     demand: &Demand<'_>,
 ) -> GpuAppraisal {
-    let drivers: Vec<DriverState> = shown.iter().map(|gpu| (&gpu.driver).into()).collect();
-    let evidence: Vec<GpuEvidence<'_>> = shown
-        .iter()
-        .zip(&drivers)
-        .map(|(gpu, driver)| GpuEvidence {
-            report: &gpu.report.0,
-            chain: gpu.chain.as_bytes(),
-            driver: Some(driver),
-        })
-        .collect();
+    let evidence: Vec<_> = shown.iter().map(GpuEvidence::of).collect();
     let rims = stapled.map_or(&[][..], |stapled| &stapled.rims);
     let rims: Vec<&[u8]> = rims.iter().map(String::as_bytes).collect();
     let ocsp = stapled.map_or(&[][..], |stapled| &stapled.ocsp);

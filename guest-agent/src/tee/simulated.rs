@@ -10,7 +10,7 @@ use super::{NoTee, Tee, TeeError, check_asked};
 use crate::control::Control;
 
 /// How long the host may take: it reads whole firmware files the first time, perhaps on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// An imitated TEE. Its evidence verifies only under development roots.
 pub struct Simulated {

@@ -9,6 +9,7 @@ use cocoon_protocol::binding::EXPORTER_LABEL;
 use cocoon_protocol::bytes::{Hex, Hex32};
 use cocoon_protocol::document::{ATTEST_PATH, Document, MAX_DOCUMENT_LEN};
 use cocoon_protocol::openai::ErrorBody;
+use cocoon_protocol::pieces::{COLLATERAL_PATH, Pieces, PiecesRequest};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -91,6 +92,17 @@ impl Client {
             .await;
         assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&body));
         Document::parse(&body, MAX_DOCUMENT_LEN).unwrap()
+    }
+
+    /// A document with the collateral that it names, which is fetched.
+    pub async fn whole(&mut self, mut document: Document) -> Document {
+        let pieces = document.names();
+        let asked = serde_json::to_string(&PiecesRequest { pieces }).unwrap();
+        let (status, body) = self.post(COLLATERAL_PATH, &asked).await;
+        assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&body));
+        let pieces = Pieces::decode(&body, &document.names()).unwrap();
+        document.fill(&pieces).unwrap();
+        document
     }
 
     pub async fn send(&mut self, method: &str, path: &str, body: &str) -> Response<Incoming> {

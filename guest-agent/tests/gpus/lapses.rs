@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cocoon_guest_agent::api::error::Refusal;
+use cocoon_guest_agent::attester::AttestError;
 use cocoon_guest_agent::gpu::GpuSource;
 use cocoon_guest_agent::gpu::gate::{Gate, Setup};
 use cocoon_guest_agent::gpu::judge::Roots;
@@ -11,6 +13,8 @@ use cocoon_simulator::nvidia::Fault;
 use tokio::sync::watch;
 
 use super::bench::{Bench, NONCE, simulator};
+
+const LAPSED: &str = "NVIDIA's word on this machine's GPUs is missing or over its time: its host has to fetch it anew; use another machine meanwhile.";
 
 /// A vendor's service that is away costs sessions their evidence for as long, and the machine nothing.
 #[test]
@@ -44,8 +48,13 @@ fn what_lapses_fails_sessions_and_nothing_else() {
         ),
     ] {
         host.send_replace(handed);
-        let error = gate.evidence(&NONCE).unwrap_err().to_string();
-        let text = "an answer of NVIDIA's about the GPUs is absent or over its time: ";
+        let error = gate.evidence(&NONCE).unwrap_err();
+        let refusal = Refusal::from(AttestError::Gpus(error.clone()));
+        let told = (refusal.status.as_u16(), refusal.code, &*refusal.message);
+        assert_eq!(told, (503, Some("gpu_collateral_lapsed"), LAPSED));
+        let error = error.to_string();
+        let text = "an answer of NVIDIA's about the GPUs is absent or over its time, and the host has to fetch it \
+                    (`cocoon-host collateral`): ";
         let found = error.strip_prefix(text).expect(&error);
         let found: Vec<&str> = found.split(", ").collect();
         assert!(ids.split(", ").all(|id| found.contains(&id)), "{error}");

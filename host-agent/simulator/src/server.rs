@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cocoon_protocol::frame::{self, Decoder, FrameError};
+use cocoon_protocol::gpu::MAX_GPUS;
 use cocoon_protocol::simulator::{MAX_SIMULATOR_MESSAGE, SimulatorReply, SimulatorRequest};
 
 use crate::launch::{LaunchOptions, Launched};
@@ -205,10 +206,10 @@ fn gpus_wanted(command_line: &str) -> u16 {
     // More than a guest takes, or no number: the guest refuses its own command line.
     wanted
         .and_then(|count| count.parse().ok())
-        .map_or(0, |count: u16| count.min(MOST))
+        .and_then(|count: usize| u16::try_from(count.min(MAX_GPUS)).ok())
+        .unwrap_or(0)
 }
 
-const MOST: u16 = 16;
 const NO_GPUS: &str =
     "this VM has no simulated GPUs: its command line asks for none (cocoon.gpu=simulated:N)";
 

@@ -11,6 +11,9 @@ use cocoon_protocol::document::{
     ATTEST_PATH, AttestRequest, Document, DocumentError, EVIDENCE_OID, MAX_BOOT_DOCUMENT_LEN,
     MAX_DOCUMENT_LEN,
 };
+use cocoon_protocol::pieces::{
+    COLLATERAL_PATH, MAX_PIECES_LEN, Pieces, PiecesError, PiecesRequest,
+};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper::header::{CONTENT_TYPE, HOST};
@@ -35,7 +38,7 @@ const REST: usize = 2048;
 pub struct Shown {
     /// The document, as it came.
     pub bytes: Bytes,
-    /// The same, read.
+    /// The same, read, with the collateral that it names.
     pub document: Document,
     /// Of the certificate's key, which signed the handshake.
     pub leaf_spki_sha256: Hex32,
@@ -60,15 +63,28 @@ pub enum GuestError {
     /// The connection broke.
     #[error("the connection to the guest broke")]
     Broken(#[source] hyper::Error),
-    /// It refused, or said too much.
-    #[error("the guest answered the question for its evidence with status {0}")]
-    Status(StatusCode),
+    /// It refused.
+    #[error("the guest answered the question for its {of} with status {status}")]
+    Status {
+        /// For what.
+        of: &'static str,
+        /// How.
+        status: StatusCode,
+    },
     /// Too long.
-    #[error("the guest's document is longer than {MAX_DOCUMENT_LEN} bytes")]
-    TooLong,
+    #[error("the guest's {of} is longer than {limit} bytes, or broke off")]
+    TooLong {
+        /// What.
+        of: &'static str,
+        /// How long it may be.
+        limit: usize,
+    },
     /// Not a document.
     #[error("the guest's evidence is no document")]
     Document(#[source] DocumentError),
+    /// Not the collateral of that document.
+    #[error("the guest's collateral is not what its document names")]
+    Collateral(#[source] PiecesError),
     /// Of another question.
     #[error("the guest answered another nonce than the one it was sent")]
     OtherNonce,
@@ -99,11 +115,20 @@ pub async fn show(address: SocketAddr) -> Result<Shown, GuestError> {
         .ok_or_else(|| GuestError::Handshake(io::Error::other("it showed no certificate")))?;
     let mut nonce = Hex32::ZERO;
     getrandom::fill(&mut nonce.0).map_err(|error| GuestError::Prepare(error.to_string()))?;
-    let bytes = exchange(TokioIo::new(tls), address, nonce).await?;
-    let document = Document::parse(&bytes, MAX_DOCUMENT_LEN).map_err(GuestError::Document)?;
+    let (sender, connection) = http1::handshake(TokioIo::new(tls))
+        .await
+        .map_err(GuestError::Broken)?;
+    // Ends with the last answer, which tells of its errors.
+    let _connection = crate::running::Task(tokio::spawn(connection));
+    let mut guest = Guest { sender, address };
+    let request = AttestRequest { nonce };
+    let bytes = guest.ask(EVIDENCE, ATTEST_PATH, &request, MAX_DOCUMENT_LEN);
+    let bytes = bytes.await?;
+    let mut document = Document::parse(&bytes, MAX_DOCUMENT_LEN).map_err(GuestError::Document)?;
     if document.nonce != nonce {
         return Err(GuestError::OtherNonce);
     }
+    guest.complete(&mut document).await?;
     Ok(Shown {
         bytes,
         document,
@@ -116,32 +141,58 @@ pub async fn show(address: SocketAddr) -> Result<Shown, GuestError> {
     })
 }
 
-async fn exchange(
-    stream: TokioIo<tokio_rustls::client::TlsStream<TcpStream>>,
+const EVIDENCE: &str = "evidence";
+const COLLATERAL: &str = "collateral";
+
+/// A guest that can be asked.
+struct Guest {
+    sender: http1::SendRequest<Full<Bytes>>,
     address: SocketAddr,
-    nonce: Hex32,
-) -> Result<Bytes, GuestError> {
-    let (mut sender, connection) = http1::handshake(stream).await.map_err(GuestError::Broken)?;
-    // Ends with the answer, which tells of its errors.
-    let _connection = crate::running::Task(tokio::spawn(connection));
-    let prepare = |error: &dyn std::error::Error| GuestError::Prepare(error.to_string());
-    let body = serde_json::to_vec(&AttestRequest { nonce }).map_err(|error| prepare(&error))?;
-    let request = Request::builder()
-        .method(Method::POST)
-        .uri(ATTEST_PATH)
-        .header(HOST, address.to_string())
-        .header(CONTENT_TYPE, "application/json")
-        .body(Full::new(Bytes::from(body)))
-        .map_err(|error| prepare(&error))?;
-    let response = sender
-        .send_request(request)
-        .await
-        .map_err(GuestError::Broken)?;
-    if response.status() != StatusCode::OK {
-        return Err(GuestError::Status(response.status()));
+}
+
+impl Guest {
+    /// Puts the collateral that a document names in its place. Nothing is kept: who asks rarely is not spared much.
+    async fn complete(&mut self, document: &mut Document) -> Result<(), GuestError> {
+        let names = document.names();
+        let mut pieces = Pieces::default();
+        if !names.is_empty() {
+            let request = PiecesRequest { pieces: names };
+            let answer = self.ask(COLLATERAL, COLLATERAL_PATH, &request, MAX_PIECES_LEN);
+            let decoded = Pieces::decode(&answer.await?, &request.pieces);
+            pieces = decoded.map_err(GuestError::Collateral)?;
+        }
+        document.fill(&pieces).map_err(GuestError::Collateral)
     }
-    let body = Limited::new(response.into_body(), MAX_DOCUMENT_LEN).collect();
-    Ok(body.await.map_err(|_| GuestError::TooLong)?.to_bytes())
+
+    async fn ask(
+        &mut self,
+        of: &'static str,
+        path: &str,
+        body: &impl serde::Serialize,
+        limit: usize,
+    ) -> Result<Bytes, GuestError> {
+        let prepare = |error: &dyn std::error::Error| GuestError::Prepare(error.to_string());
+        let body = serde_json::to_vec(body).map_err(|error| prepare(&error))?;
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .header(HOST, self.address.to_string())
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| prepare(&error))?;
+        let answered = async {
+            self.sender.ready().await?;
+            self.sender.send_request(request).await
+        };
+        let response = answered.await.map_err(GuestError::Broken)?;
+        let status = response.status();
+        if status != StatusCode::OK {
+            return Err(GuestError::Status { of, status });
+        }
+        let body = Limited::new(response.into_body(), limit).collect().await;
+        let body = body.map_err(|_| GuestError::TooLong { of, limit })?;
+        Ok(body.to_bytes())
+    }
 }
 
 /// What of a leaf matters here.

@@ -5,6 +5,7 @@
 
 #![expect(missing_docs, reason = "criterion's macro makes a public function")]
 
+mod peer;
 mod shown;
 mod vectors;
 
@@ -32,6 +33,7 @@ use cocoon_protocol::document::{Collateral, Evidence};
 use criterion::{Criterion, criterion_group, criterion_main};
 use dcap_qvl::{QuoteCollateralV3, QuotePolicy, verify::QuoteVerifier};
 
+use peer::Peer;
 use shown::{document, manifest, presented};
 use vectors::{artefact, vector};
 
@@ -121,11 +123,12 @@ fn snp(criterion: &mut Criterion) {
 /// An H100's report with its chain, and the manifest of a driver in both places: what NVIDIA's own verifier checks of the
 /// same files without asking its OCSP service. No manifest of this report's own versions is published.
 fn gpu(criterion: &mut Criterion) {
-    let (Some(report), Some(chain), Some(manifest)) = (
-        vector("nvidia/nvtrust_hopperAttestationReport.txt"),
-        vector("nvidia/nvtrust_hopperCertChain.txt"),
-        vector("nvidia/NV_GPU_DRIVER_GH100_550.144.03.xml"),
-    ) else {
+    const FILES: [&str; 3] = [
+        "nvidia/nvtrust_hopperAttestationReport.txt",
+        "nvidia/nvtrust_hopperCertChain.txt",
+        "nvidia/NV_GPU_DRIVER_GH100_550.144.03.xml",
+    ];
+    let [Some(report), Some(chain), Some(manifest)] = FILES.map(vector) else {
         return;
     };
     // Within the dates of the manifest's certificates.
@@ -155,6 +158,11 @@ fn gpu(criterion: &mut Criterion) {
     group.bench_function("verdict", |bencher| {
         bencher.iter(|| (judge(), reference(), reference()));
     });
+    if let Some(mut peer) = Peer::start(FILES) {
+        group.bench_function("verdict of NVIDIA's verifier", |bencher| {
+            bencher.iter_custom(|count| peer.verdicts(count));
+        });
+    }
     group.finish();
 }
 

@@ -49,6 +49,7 @@ pub fn document(
         batch: None,
         gpu: None,
         gpu_collateral: None,
+        named: None,
     }
 }
 

@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// The bytes of a vector such as `tdx/dcapqvl_tdx_quote`.
 pub fn vector(path: &str) -> Option<Vec<u8>> {
-    let beside = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/vectors"));
-    let folder = variable("COCOON_VECTORS").unwrap_or_else(beside);
+    let folder = folder();
     let found = read(&folder.join(path)).or_else(|| read(&shipped(path)?));
     if found.is_none() {
         println!(
@@ -18,6 +17,16 @@ pub fn vector(path: &str) -> Option<Vec<u8>> {
         );
     }
     found
+}
+
+/// Where a vector is that was found.
+pub fn path_of(path: &str) -> PathBuf {
+    folder().join(path)
+}
+
+fn folder() -> PathBuf {
+    let beside = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/vectors"));
+    variable("COCOON_VECTORS").unwrap_or_else(beside)
 }
 
 /// The bytes of an artefact such as `OVMF.amdsev.fd`.
@@ -56,7 +65,7 @@ fn shipped(path: &str) -> Option<PathBuf> {
     clippy::disallowed_methods,
     reason = "a benchmark finds its evidence by environment; the crate itself does not"
 )]
-fn variable(name: &str) -> Option<PathBuf> {
+pub fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).map(PathBuf::from)
 }
 

@@ -15,6 +15,7 @@ use hyper::client::conn::http1::SendRequest;
 use tokio::time::Instant;
 
 use crate::address::Address;
+use crate::collateral::CollateralUse;
 use crate::padding::{PaddingError, padded};
 use crate::receipts::Session;
 
@@ -35,6 +36,7 @@ pub struct AttestedConnection {
     verdict: Verdict,
     claims: Claims,
     session: Arc<Session>,
+    collateral: CollateralUse,
     /// Requests that its receipts have counted; `None` when some went out whose receipts nobody saw.
     counted: Option<u64>,
     established: Instant,
@@ -73,6 +75,7 @@ impl AttestedConnection {
         verdict: Verdict,
         claims: Claims,
         session: Session,
+        collateral: CollateralUse,
         established: Instant,
     ) -> Self {
         Self {
@@ -81,6 +84,7 @@ impl AttestedConnection {
             verdict,
             claims,
             session: Arc::new(session),
+            collateral,
             counted: Some(0),
             established,
         }
@@ -104,6 +108,11 @@ impl AttestedConnection {
     /// What its receipts are held against.
     pub fn session(&self) -> &Arc<Session> {
         &self.session
+    }
+
+    /// Where the collateral came from that the verdict rests on.
+    pub fn collateral(&self) -> CollateralUse {
+        self.collateral
     }
 
     /// The number of the next receipt, as far as it is known.

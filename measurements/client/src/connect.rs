@@ -30,7 +30,7 @@ use crate::tls::{self, Handshake, check_kind_and_key};
 use crate::verifier::Verifier;
 
 /// Longest error body that is read before the verdict.
-const MAX_ERROR_LEN: usize = 16 * 1024;
+pub(crate) const MAX_ERROR_LEN: usize = 16 * 1024;
 
 impl Verifier {
     /// Connects to an appliance and verifies it: the only way to an [`AttestedConnection`].
@@ -46,9 +46,10 @@ impl Verifier {
 
         let nonce = nonce()?;
         let limit = self.deadlines.attest;
-        let (document, bytes) = timeout(limit, exchange(&mut channel, address, nonce))
-            .await
-            .map_err(|_| deadline(address, Stage::Attest, limit))??;
+        let until = Instant::now() + limit;
+        let late = |_| deadline(address, Stage::Attest, limit);
+        let exchanged = timeout_at(until, exchange(&mut channel, address, nonce));
+        let (mut document, bytes) = exchanged.await.map_err(late)??;
         check_kind_and_key(address, &leaf, &document, Kind::Session)?;
         if document.nonce != nonce {
             return Err(ConnectError::OtherNonce {
@@ -57,12 +58,17 @@ impl Verifier {
                 found: document.nonce,
             });
         }
+        let completed = timeout_at(until, self.complete(&mut channel, address, &mut document));
+        let gathered = completed.await.map_err(late)??;
         let fresh = Freshness { nonce, exporter };
         let (judgement, document) = self.appraise(address, document, &leaf, fresh).await?;
-        let verdict = self.accept(address, Stage::Attest, judgement)?;
+        let used = gathered.used;
+        let accepted = self.accept(address, Stage::Attest, judgement);
+        let verdict = accepted.map_err(|error| error.resting_on(used))?;
         let session = Session {
             expected: Expected::of(&document, &bytes),
             document: bytes,
+            collateral: self.keep(gathered).await,
             leaf_spki_sha256: leaf.spki_sha256,
             exporter,
         };
@@ -72,6 +78,7 @@ impl Verifier {
             verdict,
             document.claims,
             session,
+            used,
             established,
         ))
     }
@@ -250,7 +257,7 @@ pub(crate) async fn collect(
     Ok(Some(bytes))
 }
 
-fn refusal_text(body: &[u8]) -> String {
+pub(crate) fn refusal_text(body: &[u8]) -> String {
     match serde_json::from_slice::<ErrorBody>(body) {
         Ok(body) => printable(&body.error.message, 300),
         Err(_) => "no error message that this program understands".to_owned(),

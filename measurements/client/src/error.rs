@@ -5,9 +5,11 @@ use std::time::Duration;
 use cocoon_measurements::verdict::{Class, Outcome, Verdict};
 use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::document::{DocumentError, Kind, MAX_DOCUMENT_LEN};
+use cocoon_protocol::pieces::{MAX_PIECES_LEN, PiecesError};
 
 use crate::address::Address;
 use crate::certificate::CertificateError;
+use crate::collateral::CollateralUse;
 
 /// What the client was doing when it gave up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +148,33 @@ pub enum ConnectError {
         /// The nonce in the document.
         found: Hex32,
     },
+    /// The appliance answered the question for its collateral with an error.
+    #[error("{address} withholds collateral that its document names: status {status}: {message}")]
+    NoCollateral {
+        /// The appliance.
+        address: Address,
+        /// HTTP status.
+        status: u16,
+        /// What it said, shortened and stripped of control characters.
+        message: String,
+    },
+    /// Its collateral is longer than any.
+    #[error("{address} sends more than the {MAX_PIECES_LEN} bytes that collateral may have")]
+    CollateralTooLong {
+        /// The appliance.
+        address: Address,
+    },
+    /// Its collateral is not what its document names.
+    #[error(
+        "{address} sends other collateral than its document names: try again, or another appliance"
+    )]
+    Collateral {
+        /// The appliance.
+        address: Address,
+        /// What is wrong with it.
+        #[source]
+        source: PiecesError,
+    },
     /// This side's TLS session gave no exporter.
     #[error("cannot take the exporter of the TLS session with {address}")]
     Exporter {
@@ -185,6 +214,8 @@ pub enum ConnectError {
         stage: Stage,
         /// Every check with its reason.
         verdict: Box<Verdict>,
+        /// Where the collateral came from; `None` in the handshake, which has none.
+        collateral: Option<CollateralUse>,
     },
 }
 
@@ -195,6 +226,22 @@ impl ConnectError {
             ConnectError::Rejected { verdict, .. } => Some(verdict),
             _ => None,
         }
+    }
+
+    /// Where the collateral came from, when the evidence was judged with some.
+    pub fn collateral(&self) -> Option<CollateralUse> {
+        match self {
+            ConnectError::Rejected { collateral, .. } => *collateral,
+            _ => None,
+        }
+    }
+
+    /// The same, of a verdict that rests on this collateral.
+    pub(crate) fn resting_on(mut self, used: CollateralUse) -> Self {
+        if let ConnectError::Rejected { collateral, .. } = &mut self {
+            *collateral = Some(used);
+        }
+        self
     }
 
     /// Whether the appliance was refused for what it showed, rather than not reached.
@@ -208,6 +255,9 @@ impl ConnectError {
             | ConnectError::DocumentTooLong { .. }
             | ConnectError::Document { .. }
             | ConnectError::OtherNonce { .. }
+            | ConnectError::NoCollateral { .. }
+            | ConnectError::CollateralTooLong { .. }
+            | ConnectError::Collateral { .. }
             | ConnectError::Downgrade { .. }
             | ConnectError::Rejected { .. } => true,
             ConnectError::Unreachable { .. }

@@ -33,6 +33,7 @@
 //! | module | provides |
 //! |---|---|
 //! | [`Verifier`], [`AttestedConnection`] | a connection, verified |
+//! | [`CollateralCache`] | what vendors say of machines, kept between connections |
 //! | [`Upstreams`] | several appliances, with fail-over and reuse |
 //! | [`Conversation`] | questions and streamed answers |
 //! | [`Endpoint`] | the local OpenAI-compatible endpoint |
@@ -48,6 +49,7 @@ mod address;
 mod attested;
 mod certificate;
 mod chat;
+mod collateral;
 mod connect;
 mod endpoint;
 mod error;
@@ -71,6 +73,9 @@ pub use address::{Address, AddressError};
 pub use attested::{AttestedConnection, MAX_CONNECTION_AGE, SendError};
 pub use certificate::{CertificateError, Leaf, MAX_CERTIFICATE_LEN};
 pub use chat::{Appliance, ChatError, ChatOptions, Conversation, Ending};
+pub use collateral::{
+    CacheError, CollateralCache, CollateralUse, MAX_CACHED_BYTES, MAX_CACHED_PIECES, MAX_UNUSED,
+};
 pub use endpoint::{Endpoint, EndpointError, EndpointOptions, LocalPort, Token, TokenError};
 pub use error::{ConnectError, Stage, chain, steers};
 pub use judge::now;

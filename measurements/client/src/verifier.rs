@@ -11,6 +11,7 @@ use cocoon_measurements::verdict::{Class, Verdict};
 use rustls::crypto::CryptoProvider;
 
 use crate::address::Address;
+use crate::collateral::CollateralCache;
 use crate::error::{ConnectError, Stage};
 use crate::judge::{Appraiser, Judge, Judgement};
 use crate::tls;
@@ -23,7 +24,7 @@ pub struct Deadlines {
     pub reach: Duration,
     /// TLS handshake.
     pub handshake: Duration,
-    /// From the nonce sent to the whole document received.
+    /// From the nonce sent to the whole document received, with the collateral that it names.
     pub attest: Duration,
 }
 
@@ -47,6 +48,7 @@ pub struct Verifier {
     known: Arc<BTreeMap<String, KnownHost>>,
     release: u64,
     provider: Arc<CryptoProvider>,
+    pub(crate) cache: Option<Arc<CollateralCache>>,
 }
 
 impl Verifier {
@@ -74,6 +76,16 @@ impl Verifier {
         }
     }
 
+    /// Keeps collateral of accepted appliances there, and fetches only what is not there. Without it every connection
+    /// fetches all of its collateral, in one round more, and no appliance can tell from it whether this client was there
+    /// before.
+    pub fn with_cache(self, cache: Arc<CollateralCache>) -> Self {
+        Self {
+            cache: Some(cache),
+            ..self
+        }
+    }
+
     pub(crate) fn with_judge(judge: Arc<dyn Judge>, simulated_accepted: bool) -> Self {
         let provider = Arc::new(tls::provider());
         Self {
@@ -83,6 +95,7 @@ impl Verifier {
             known: Arc::default(),
             release: 0,
             provider,
+            cache: None,
         }
     }
 
@@ -123,6 +136,7 @@ impl Verifier {
             address: address.clone(),
             stage,
             verdict: Box::new(verdict),
+            collateral: None,
         })
     }
 

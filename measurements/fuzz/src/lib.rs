@@ -21,7 +21,8 @@
 //! | manifest | `manifest` | `manifest_pinned` |
 //! | DSSE envelope, in-toto statement | `envelope` | `envelope_signed` |
 //! | attestation document | `document` | `document_bound`, `document_batched` |
-//! | control channel, engine's socket | `control_frames`, `engine_frames` | `control_message` |
+//! | collateral that a document names | `collateral_pieces` | nothing signs it |
+//! | control channel, engine's and collector's sockets | `control_frames`, `engine_frames`, `collector_frames` | `control_message` |
 //! | receipt of an answer | `receipt` | `receipt_signed` |
 //! | policy | `policy` | `policy_applied` |
 //! | operator's configuration | `configuration` | nothing signs it |
@@ -161,6 +162,16 @@ pub const TARGETS: &[Target] = &[
         "engine_frames",
         messages::engine_frames,
         seeds::engine_frames,
+    ),
+    parses(
+        "collector_frames",
+        messages::collector_frames,
+        seeds::collector_frames,
+    ),
+    parses(
+        "collateral_pieces",
+        messages::collateral_pieces,
+        seeds::collateral_pieces,
     ),
     verifies("receipt", receipts::receipt, receipts::receipt_seeds),
     verifies(

@@ -1,4 +1,5 @@
-//! Targets: what arrives over a connection: attestation documents, and the frames of control channel and engine.
+//! Targets: what arrives over a connection: attestation documents and their collateral, and the frames of control channel,
+//! engine and collector.
 
 use cocoon_protocol::batch::{self, Batch};
 use cocoon_protocol::binding::{self, Freshness, Tee};
@@ -7,6 +8,11 @@ use cocoon_protocol::control::{GuestMessage, HostMessage, MAX_GUEST_MESSAGE, MAX
 use cocoon_protocol::document::{AttestRequest, Document, MAX_BOOT_DOCUMENT_LEN, MAX_DOCUMENT_LEN};
 use cocoon_protocol::engine::{FromEngine, MAX_FROM_ENGINE, MAX_TO_ENGINE, ToEngine};
 use cocoon_protocol::frame::{Decoder, encode};
+use cocoon_protocol::gpu::MAX_GPUS;
+use cocoon_protocol::gpu::collector::{
+    Found, FromCollector, MAX_FROM_COLLECTOR, MAX_TO_COLLECTOR, ToCollector,
+};
+use cocoon_protocol::pieces::{MAX_PIECES, Pieces, PiecesRequest};
 use cocoon_simulator::tdx::TdReport;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -28,6 +34,7 @@ pub fn document(data: &[u8]) {
         assert_eq!(document.claims.tee, document.evidence.tee());
         let written = document.to_json();
         assert_eq!(made(Document::parse(&written, MAX_DOCUMENT_LEN)), document);
+        named(&document);
         let tee = document.claims.tee;
         if session(&document, tee) {
             // Only evidence over exactly these was ever signed.
@@ -46,6 +53,37 @@ pub fn document(data: &[u8]) {
             made(serde_json::from_slice::<AttestRequest>(&written)),
             request
         );
+    }
+}
+
+/// Named and made whole again it is the same; and what names collateral is not whole without it.
+fn named(document: &Document) {
+    let names = document.names();
+    assert!(names.len() <= MAX_PIECES);
+    let mut other = document.clone();
+    match document.named {
+        None => {
+            let pieces = other.name_collateral();
+            made(other.fill(&pieces));
+            assert_eq!(other, *document);
+        }
+        Some(_) => assert_eq!(other.fill(&Pieces::default()).is_err(), !names.is_empty()),
+    }
+}
+
+/// The answer to a question for collateral, and the question: only what was asked for is ever taken.
+pub fn collateral_pieces(data: &[u8]) {
+    if let Ok(request) = serde_json::from_slice::<PiecesRequest>(data) {
+        let bounded = request.check().is_ok();
+        assert!(!bounded || (1..=MAX_PIECES).contains(&request.pieces.len()));
+    }
+    // The first two bytes are what was asked for.
+    let Some((asked, answer)) = data.split_at_checked(2) else {
+        return;
+    };
+    let asked = [Hex32::sha256(&asked[..1]), Hex32::sha256(&asked[1..])];
+    if let Ok(pieces) = bounded(READ + 2 * answer.len(), || Pieces::decode(answer, &asked)) {
+        assert_eq!(pieces.encode(&asked).as_deref(), Some(answer));
     }
 }
 
@@ -167,6 +205,27 @@ pub fn engine_frames(data: &[u8]) {
     frames::<ToEngine>(data, MAX_TO_ENGINE);
     message::<FromEngine>(data, MAX_FROM_ENGINE);
     message::<ToEngine>(data, MAX_TO_ENGINE);
+}
+
+/// The collector's socket: frames of both sides, then the same bytes as one message, which is checked.
+pub fn collector_frames(data: &[u8]) {
+    frames::<FromCollector>(data, MAX_FROM_COLLECTOR);
+    frames::<ToCollector>(data, MAX_TO_COLLECTOR);
+    message::<FromCollector>(data, MAX_FROM_COLLECTOR);
+    message::<ToCollector>(data, MAX_TO_COLLECTOR);
+    let checked = |message: &FromCollector| message.check().is_ok();
+    if let Some(message) = serde_json::from_slice(data).ok().filter(checked) {
+        let gpus = match message {
+            FromCollector::Attached {
+                found: Found::Gpus { gpus, .. },
+                ..
+            } => gpus.len(),
+            FromCollector::Evidence { gpus, .. } => gpus.len(),
+            FromCollector::Metrics { gpus } => gpus.len(),
+            _ => 0,
+        };
+        assert!(gpus <= MAX_GPUS);
+    }
 }
 
 /// The first byte says in which pieces the rest arrives. All at once gives the same messages and the same end.

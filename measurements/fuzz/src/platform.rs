@@ -155,6 +155,7 @@ fn document(tee: Tee, evidence: Evidence, collateral: Collateral) -> Document {
         batch: None,
         gpu: None,
         gpu_collateral: None,
+        named: None,
     }
 }
 

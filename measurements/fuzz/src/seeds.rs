@@ -16,8 +16,8 @@ use crate::signer;
 
 pub use images::{firmware_snp, firmware_tdx, pe};
 pub use json::{
-    configuration, control_frames, control_messages, document, engine_frames, envelope, manifest,
-    policy, statement,
+    collateral_pieces, collector_frames, configuration, control_frames, control_messages, document,
+    engine_frames, envelope, manifest, policy, statement,
 };
 
 pub fn event_log() -> Vec<Vec<u8>> {

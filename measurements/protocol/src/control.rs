@@ -4,6 +4,8 @@
 //! said beside it. Nothing derived from prompts or answers has a place in a guest message: the
 //! schema is closed, names and numbers only.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::binding::Tee;
@@ -19,6 +21,8 @@ pub const CONTROL_VERSION: u16 = 1;
 pub const MAX_HOST_MESSAGE: usize = 6 * 1024 * 1024;
 /// Largest message from the guest, in bytes: the certificates of many GPUs are most of it.
 pub const MAX_GUEST_MESSAGE: usize = 512 * 1024;
+/// Longest time in which a guest that boots says nothing; a host that heard nothing for longer gives it up.
+pub const LONGEST_SILENCE: Duration = Duration::from_secs(480);
 /// TCP port that the guest serves TLS on.
 pub const GUEST_PORT: u16 = 8443;
 

@@ -10,6 +10,9 @@ use crate::binding::{Claims, Tee};
 use crate::bytes::{Blob, Hex32};
 use crate::gpu::{GpuCollateral, GpuError};
 use crate::gpu_section::{GpuSection, SectionError};
+use crate::pieces::Names;
+
+mod naming;
 
 /// Version of the document's schema.
 pub const DOCUMENT_VERSION: u16 = 1;
@@ -64,6 +67,10 @@ pub struct Document {
     /// What NVIDIA says about them. Absent where `gpu` is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu_collateral: Option<GpuCollateral>,
+    /// What stands in place of both collaterals where the document travels over a session: their digests. Whole documents,
+    /// which are judged and kept, have none: see [`Document::fill`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named: Option<Names>,
 }
 
 /// Which binding the report data commits to.
@@ -112,25 +119,25 @@ impl Evidence {
 }
 
 /// Endorsements and revocation data, fetched by the untrusted host and stapled by the guest. Each
-/// item authenticates itself by its signature chain.
+/// item authenticates itself by its signature chain. The same shape holds their digests: see [`Names`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     rename_all = "kebab-case",
     rename_all_fields = "snake_case",
     deny_unknown_fields
 )]
-pub enum Collateral {
+pub enum Collateral<Piece = Blob> {
     /// Intel's, as the PCS serves it (JSON of `dcap_qvl::QuoteCollateralV3`).
     Tdx {
         /// UTF-8 JSON.
-        json: Blob,
+        json: Piece,
     },
     /// AMD's: chain and CRL, each DER.
     SevSnp {
         /// VCEK or VLEK, ASK, ARK.
-        certificates: Vec<Blob>,
+        certificates: Vec<Piece>,
         /// Certificate revocation list of the ARK, when the host has one.
-        crl: Option<Blob>,
+        crl: Option<Piece>,
     },
 }
 
@@ -181,6 +188,22 @@ pub enum DocumentError {
          GPU section"
     )]
     StrayGpu,
+    /// A boot document has no collateral.
+    #[error("attestation document of the boot names collateral: only those of sessions have some")]
+    NamedInBoot,
+    /// Both at once.
+    #[error("attestation document names collateral that it holds as well: one or the other")]
+    NamedAndHeld,
+    /// More than travels.
+    #[error("attestation document names {found} {what}, where at most {limit} are allowed")]
+    TooManyNames {
+        /// Of what, in the plural.
+        what: &'static str,
+        /// How many there are.
+        found: usize,
+        /// How many there may be.
+        limit: usize,
+    },
 }
 
 impl Document {
@@ -212,6 +235,7 @@ impl Document {
             Some(batch) => batch.check().map_err(DocumentError::Batch)?,
             None => {}
         }
+        self.check_names()?;
         self.check_gpus()
     }
 

@@ -59,14 +59,14 @@ pub struct DriverState {
 }
 
 /// NVIDIA's word on drivers, firmware and certificates, fetched by the untrusted host and stapled by the guest. Each item
-/// authenticates itself.
+/// authenticates itself. The same shape holds their digests: see [`Names`](crate::pieces::Names).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct GpuCollateral {
+pub struct GpuCollateral<Manifest = String, Response = Blob> {
     /// Reference manifests: the XML as it is.
-    pub rims: Vec<String>,
+    pub rims: Vec<Manifest>,
     /// OCSP responses, DER.
-    pub ocsp: Vec<Blob>,
+    pub ocsp: Vec<Response>,
 }
 
 /// How one GPU is used and how warm it is, as its driver says: numbers alone, each absent where the driver does not tell it,
@@ -214,7 +214,11 @@ pub fn rim_name(what: &'static str, name: &str) -> Result<(), GpuError> {
     }
 }
 
-fn version(what: &'static str, text: &str) -> Result<(), GpuError> {
+/// Checks the version of a driver or of a VBIOS: 1 to [`MAX_VERSION`] characters of `[A-Za-z0-9._-]`.
+///
+/// # Errors
+/// [`GpuError`] with `what` in its text, such as "characters of the driver's version".
+pub fn version(what: &'static str, text: &str) -> Result<(), GpuError> {
     sized(what, text.len(), MAX_VERSION)?;
     let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     match text.chars().all(allowed) {

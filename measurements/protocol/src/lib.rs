@@ -5,6 +5,7 @@
 //! | [`binding`] | guest and verifier: the bytes that evidence commits to | SPEC.md §2 |
 //! | [`batch`] | the same, where several sessions share one quote | SPEC.md §2.1 |
 //! | [`document`] | guest and verifier: the attestation document | SPEC.md §3 |
+//! | [`pieces`] | guest and verifier: the collateral that a document names | SPEC.md §3.1 |
 //! | [`receipt`] | guest and client: what an answer cost, and what it was about | SPEC.md §11 |
 //! | [`manifest`] | image builder and verifier: expected measurements | SPEC.md §5 |
 //! | [`config`] | operator, guest and verifier: the measured configuration | SPEC.md §6 |
@@ -32,6 +33,7 @@ pub mod gpu;
 pub mod gpu_section;
 pub mod manifest;
 pub mod openai;
+pub mod pieces;
 pub mod receipt;
 pub mod simulator;
 pub mod wiping;

@@ -15,7 +15,7 @@ use cocoon_protocol::{
 use super::{Freshness, Presented};
 use crate::{
     manifest::TrustedManifest,
-    nvidia::{self, DriverState, GpuAppraisal, GpuCollateral, GpuDemand, GpuEvidence},
+    nvidia::{self, GpuAppraisal, GpuCollateral, GpuDemand, GpuEvidence},
     policy::{GpuRequirement, Policy},
     roots::RootClass,
     verdict::{Check, chain},
@@ -152,21 +152,8 @@ fn judge(
     policy: &Policy,
     now: u64,
 ) -> GpuAppraisal {
-    let drivers: Vec<DriverState> = section
-        .gpus
-        .iter()
-        .map(|gpu| (&gpu.driver).into())
-        .collect();
-    let evidence: Vec<GpuEvidence<'_>> = section
-        .gpus
-        .iter()
-        .zip(&drivers)
-        .map(|(gpu, driver)| GpuEvidence {
-            report: &gpu.report.0,
-            chain: gpu.chain.as_bytes(),
-            driver: Some(driver),
-        })
-        .collect();
+    let evidence = section.gpus.iter().map(GpuEvidence::of);
+    let evidence: Vec<_> = evidence.collect();
     let stapled = document.gpu_collateral.as_ref();
     let rims: Vec<&[u8]> = stapled
         .into_iter()

@@ -82,6 +82,7 @@ fn document(tee: Tee, manifest: &TrustedManifest) -> Document {
         batch: None,
         gpu: None,
         gpu_collateral: None,
+        named: None,
     }
 }
 

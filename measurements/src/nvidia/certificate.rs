@@ -17,6 +17,7 @@ use x509_cert::{
     },
 };
 
+use super::MAX_CHAIN;
 use crate::roots::{self, MAX_CERTIFICATE, ValidityError};
 
 const ECDSA_WITH_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.3");
@@ -34,6 +35,12 @@ pub enum CertificateError {
     TooLarge {
         /// Which one.
         certificate: &'static str,
+        /// Bytes given.
+        length: usize,
+    },
+    /// A chain larger than any.
+    #[error("the GPU's certificate chain has {length} bytes of PEM, more than {MAX_CHAIN}")]
+    ChainTooLarge {
         /// Bytes given.
         length: usize,
     },

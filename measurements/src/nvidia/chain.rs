@@ -13,14 +13,14 @@ use x509_cert::{
     spki::SubjectPublicKeyInfoRef,
 };
 
-use super::certificate::{CertificateError, Parsed};
+use super::{
+    MAX_CHAIN,
+    certificate::{CertificateError, Parsed},
+};
 use crate::snp::report::certificates_from_pem;
 
 /// Certificates of a GPU, root included.
 pub const CHAIN_LENGTH: usize = 5;
-/// The largest chain read: a GPU's has 5 KB.
-pub const MAX_CHAIN: usize = 32 << 10;
-
 const CHAIN: &str = "the GPU's certificate chain";
 /// From the leaf on, as errors call them.
 pub(super) const NAMES: [&str; CHAIN_LENGTH] = [
@@ -68,10 +68,8 @@ impl DeviceChain {
     /// Reads PEM, the leaf first.
     pub(super) fn parse(pem: &[u8]) -> Result<Self, CertificateError> {
         if pem.len() > MAX_CHAIN {
-            return Err(CertificateError::TooLarge {
-                certificate: CHAIN,
-                length: pem.len(),
-            });
+            let length = pem.len();
+            return Err(CertificateError::ChainTooLarge { length });
         }
         // The driver's buffer ends in zeroes.
         let end = pem

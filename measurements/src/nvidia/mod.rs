@@ -32,15 +32,17 @@ pub mod simulated;
 pub mod spdm;
 mod xml;
 
-use cocoon_protocol::bytes::Hex32;
+use cocoon_protocol::{bytes::Hex32, gpu::CollectedGpu};
 
 use crate::{roots::RootClass, verdict::Check};
 
 pub use certificate::CertificateError;
-pub use chain::{CHAIN_LENGTH, FirmwareIdError, MAX_CHAIN};
+pub use chain::{CHAIN_LENGTH, FirmwareIdError};
+/// What may travel is what is read: one bound for each.
+pub use cocoon_protocol::gpu::{DriverState, MAX_CHAIN, MAX_GPUS, MAX_OCSP_RESPONSES, MAX_RIMS};
 pub use manifests::verify_manifest;
 pub use root::presented_roots;
-pub use set::{MAX_GPUS, MAX_OCSP_RESPONSES, MAX_RIMS, appraise};
+pub use set::appraise;
 pub use signature::SignatureError;
 pub use xml::{MAX_XML, XmlError};
 
@@ -56,29 +58,14 @@ pub struct GpuEvidence<'a> {
     pub driver: Option<&'a DriverState>,
 }
 
-/// What the driver (NVML) says of a GPU.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DriverState {
-    /// Confidential computing is on.
-    pub confidential_computing: bool,
-    /// In developer mode everything works and nothing is protected.
-    pub developer_mode: bool,
-    /// Several GPUs under PCIe protection.
-    pub protected_pcie: bool,
-    /// The driver's version.
-    pub driver_version: String,
-    /// The VBIOS version.
-    pub vbios_version: String,
-}
-
-impl From<&cocoon_protocol::gpu::DriverState> for DriverState {
-    fn from(told: &cocoon_protocol::gpu::DriverState) -> Self {
+impl<'a> GpuEvidence<'a> {
+    /// What a guest collected, the driver's word with it.
+    #[must_use]
+    pub fn of(gpu: &'a CollectedGpu) -> Self {
         Self {
-            confidential_computing: told.confidential_computing,
-            developer_mode: told.developer_mode,
-            protected_pcie: told.protected_pcie,
-            driver_version: told.driver_version.clone(),
-            vbios_version: told.vbios_version.clone(),
+            report: &gpu.report.0,
+            chain: gpu.chain.as_bytes(),
+            driver: Some(&gpu.driver),
         }
     }
 }

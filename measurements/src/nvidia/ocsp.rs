@@ -15,13 +15,14 @@ use x509_ocsp::{
     SingleResponse,
 };
 
+/// The largest response read.
+pub use cocoon_protocol::gpu::MAX_OCSP;
+
 use super::certificate::{
     CertificateError, EXTENDED_KEY_USAGE, Parsed, der_signature_holds, first_of,
 };
 use crate::roots::{self, ValidityError};
 
-/// The largest response read.
-pub const MAX_OCSP: usize = 16 << 10;
 /// Most certificates that a response may bring to explain its signature.
 const MAX_CERTIFICATES: usize = 4;
 /// Most certificates that one response may be about.

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    DriverState, GpuAppraisal, GpuCollateral, GpuDemand, GpuEvidence,
+    DriverState, GpuAppraisal, GpuCollateral, GpuDemand, GpuEvidence, MAX_GPUS, MAX_OCSP_RESPONSES,
+    MAX_RIMS,
     certificate::Links,
     device::{self, Device},
     golden,
@@ -15,13 +16,6 @@ use crate::{
     roots::RootClass,
     verdict::{Check, Outcome},
 };
-
-/// Most GPUs of a machine.
-pub const MAX_GPUS: usize = 16;
-/// Most reference manifests that are read: one driver's, and one for each kind of board.
-pub const MAX_RIMS: usize = 32;
-/// Most OCSP responses that are read.
-pub const MAX_OCSP_RESPONSES: usize = 64;
 
 /// Judges the evidence of all GPUs of a machine at `now`, in seconds since 1970 on the verifier's clock.
 ///

@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
+/// The largest report read.
+pub use cocoon_protocol::gpu::MAX_REPORT;
+
 use super::opaque::{Opaque, OpaqueError};
 use crate::{Truncated, bytes::Reader};
 
-/// The largest report read: the driver's own buffer for one.
-pub const MAX_REPORT: usize = 8 << 10;
 /// Bytes of the request.
 pub const REQUEST_LENGTH: usize = 37;
 /// Bytes of a signature: two numbers of P-384, big-endian.

@@ -9,7 +9,8 @@ use roxmltree::{Document, Node, NodeType, ParsingOptions};
 use thiserror::Error;
 
 /// The largest document read: NVIDIA's have 21 KB.
-pub const MAX_XML: usize = 64 << 10;
+pub use cocoon_protocol::gpu::MAX_RIM as MAX_XML;
+
 /// Most nodes: NVIDIA's have 160.
 const MAX_NODES: u32 = 2048;
 /// Most namespace declarations: NVIDIA's have 6. Every element inherits them, so their number is bounded on its own.

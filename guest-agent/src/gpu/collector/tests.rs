@@ -207,7 +207,7 @@ fn a_gpu_without_evidence_is_named_and_the_collector_lives_on() {
     assert_eq!(collector.collect(&NONCE), Err(once));
     assert_eq!(
         refused(collector.set_ready(true)),
-        "the GPUs are not ready: there is no such state: confidential computing is off"
+        "the GPUs are not ready: there is no such state: confidential computing is off: the host turns it on (`cocoon-host gpu prepare`)"
     );
     assert_eq!(
         refused(collector.set_ready(true)),
@@ -215,7 +215,7 @@ fn a_gpu_without_evidence_is_named_and_the_collector_lives_on() {
     );
     assert_eq!(
         refused(collector.set_ready(true)),
-        "the GPUs are not ready: they are not ready"
+        "the GPUs are not ready: the driver was told, and says that they are not: boot again; if that does not help, the host resets the GPU (`cocoon-host gpu prepare`)"
     );
     assert_eq!(*collector.events().borrow(), Happened::Nothing);
 }

@@ -30,10 +30,7 @@ pub(super) fn held(found: Found) -> Result<(String, Mode, Vec<Held>), CollectorE
 pub(super) fn why_not(shown: &Shown) -> String {
     match shown {
         Shown::Evidence(_) => "it does".to_owned(),
-        Shown::Off => {
-            "confidential computing is off: the host turns it on (`cocoon-host gpu prepare`)"
-                .to_owned()
-        }
+        Shown::Off => OFF.to_owned(),
         Shown::Unsupported => "this GPU or this driver makes no reports".to_owned(),
         Shown::Lost => "it fell off the bus or needs a reset".to_owned(),
         Shown::Failed(failure) => failed(*failure),
@@ -48,3 +45,10 @@ pub(super) fn failed(failure: NvmlFailure) -> String {
         code => format!("the driver fails at {call:?} with code {code} of nvml.h"),
     }
 }
+
+/// What the host has to do where the mode is off.
+pub(super) const OFF: &str =
+    "confidential computing is off: the host turns it on (`cocoon-host gpu prepare`)";
+/// What an operator has to do with a driver that does not do as it is told.
+pub(super) const AGAIN: &str =
+    "boot again; if that does not help, the host resets the GPU (`cocoon-host gpu prepare`)";

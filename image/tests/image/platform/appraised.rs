@@ -129,6 +129,7 @@ fn machine_with(acpi_tables: &[u8], image: &Path, manifest: &TrustedManifest) ->
         batch: None,
         gpu: None,
         gpu_collateral: None,
+        named: None,
     };
     let policy = Policy {
         development_roots: vec![identity.root.certificate.clone()],

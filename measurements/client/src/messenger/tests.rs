@@ -209,7 +209,6 @@ fn summarize() -> Task {
     }
 }
 
-/// Everything that is asked, with answers by `answer`.
 /// Blank lines around a message are nothing to be asked about, however many they are.
 #[test]
 fn a_reply_is_to_the_words_and_not_to_the_blanks_around_them() {
@@ -221,6 +220,7 @@ fn a_reply_is_to_the_words_and_not_to_the_blanks_around_them() {
     }
 }
 
+/// Everything that is asked, with answers by `answer`.
 fn asked(
     mut job: Digest,
     mut answer: impl FnMut(&str) -> String,

@@ -4,6 +4,7 @@
 use cocoon_measurements::receipt::Expected;
 use cocoon_protocol::bytes::{Blob, Hex32};
 use cocoon_protocol::document::{Document, DocumentError, MAX_DOCUMENT_LEN};
+use cocoon_protocol::pieces::{MAX_PIECES_LEN, Pieces, PiecesError};
 use cocoon_protocol::receipt::{Delivery, ReceiptError, SignedReceipt};
 use serde::{Deserialize, Serialize};
 
@@ -11,8 +12,8 @@ use super::Session;
 
 /// Version of the form below.
 pub const BUNDLE_VERSION: u16 = 1;
-/// Largest file, in bytes: a document in Base64, and some more.
-pub const MAX_BUNDLE_LEN: usize = MAX_DOCUMENT_LEN.div_ceil(3) * 4 + 64 * 1024;
+/// Largest file, in bytes: a document and its collateral in Base64, and some more.
+pub const MAX_BUNDLE_LEN: usize = (MAX_DOCUMENT_LEN + MAX_PIECES_LEN).div_ceil(3) * 4 + 64 * 1024;
 
 /// What the file holds, in JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +29,9 @@ pub struct Bundle {
     pub salt: Hex32,
     /// The session document as it arrived.
     pub document: Blob,
+    /// The pieces of collateral that it names, in any order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub collateral: Vec<Blob>,
     /// SHA-256 of the SubjectPublicKeyInfo that the connection showed.
     pub leaf_spki_sha256: Hex32,
     /// Exporter of the TLS session: with the former, what the document's evidence commits to.
@@ -49,6 +53,9 @@ pub enum BundleError {
     /// What it holds is no session document.
     #[error("its session document cannot be read")]
     Document(#[source] DocumentError),
+    /// What it holds is not the collateral of that document.
+    #[error("its session document is not whole")]
+    Collateral(#[source] PiecesError),
 }
 
 impl Bundle {
@@ -60,6 +67,11 @@ impl Bundle {
             receipt: Blob(delivery.signed.encode().to_vec()),
             salt: delivery.salt,
             document: Blob(session.document.to_vec()),
+            collateral: session
+                .collateral
+                .iter()
+                .map(|(_, piece)| Blob(piece.to_vec()))
+                .collect(),
             leaf_spki_sha256: session.leaf_spki_sha256,
             exporter: session.exporter,
         }
@@ -87,11 +99,17 @@ impl Bundle {
         Ok(Delivery { signed, salt })
     }
 
-    /// The session document, and what the receipt must say under it.
+    /// The whole session document, and what the receipt must say under it.
     pub fn document(&self) -> Result<(Document, Expected), BundleError> {
         let bytes = &self.document.0;
-        let document = Document::parse(bytes, MAX_DOCUMENT_LEN).map_err(BundleError::Document)?;
+        let parsed = Document::parse(bytes, MAX_DOCUMENT_LEN);
+        let mut document = parsed.map_err(BundleError::Document)?;
         let expected = Expected::of(&document, bytes);
+        let mut pieces = Pieces::default();
+        for piece in &self.collateral {
+            pieces.insert(piece.0.clone());
+        }
+        document.fill(&pieces).map_err(BundleError::Collateral)?;
         Ok((document, expected))
     }
 }

@@ -16,6 +16,7 @@ use bytes::{Bytes, BytesMut};
 use cocoon_measurements::receipt::{Expected, judge};
 use cocoon_measurements::verdict::{Check, Outcome};
 use cocoon_protocol::bytes::Hex32;
+use cocoon_protocol::pieces::Pieces;
 use cocoon_protocol::receipt::{Delivery, RECEIPT_HEADER, ReceiptError};
 use http::header::CONTENT_TYPE;
 use http::{Method, Response};
@@ -34,6 +35,8 @@ use crate::upstreams::{Answer, UpstreamError, Upstreams};
 pub struct Session {
     /// The session document as it arrived.
     pub document: Bytes,
+    /// The collateral that it names.
+    pub collateral: Pieces,
     /// SHA-256 of the SubjectPublicKeyInfo that the connection showed.
     pub leaf_spki_sha256: Hex32,
     /// Exporter of the TLS session.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use cocoon_measurements::verdict::Class;
 use cocoon_protocol::bytes::{Hex, Hex32};
 use cocoon_protocol::document::{ATTEST_PATH, DocumentError, Kind, MAX_BOOT_DOCUMENT_LEN};
+use cocoon_protocol::pieces::COLLATERAL_PATH;
 use http::{Method, StatusCode};
 use tokio::net::TcpListener;
 
@@ -35,8 +36,11 @@ pub async fn refused_by(verifier: Verifier, script: Script) -> ConnectError {
         .await;
     assert!(matches!(sent.map(drop), Err(UpstreamError::NoneUsable(errors)) if errors.len() == 1));
     assert!(
-        double.paths().iter().all(|path| path == ATTEST_PATH),
-        "only nonces arrive: {:?}",
+        double
+            .paths()
+            .iter()
+            .all(|path| path == ATTEST_PATH || path == COLLATERAL_PATH),
+        "only nonces and questions for collateral arrive: {:?}",
         double.paths()
     );
     let canary = |body: &Vec<u8>| {

@@ -10,6 +10,7 @@ use cocoon_protocol::document::{
     ATTEST_PATH, AttestRequest, DOCUMENT_VERSION, Document, EVIDENCE_OID, Evidence, Kind,
     MAX_DOCUMENT_LEN,
 };
+use cocoon_protocol::pieces::COLLATERAL_PATH;
 use http::{Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
@@ -30,6 +31,7 @@ use x509_cert::spki::{AlgorithmIdentifierOwned, ObjectIdentifier, SubjectPublicK
 use x509_cert::{Certificate, TbsCertificate, Version};
 
 use super::receipting::{Receipts, Served, meter_key};
+use super::stapling::Stapled;
 use crate::address::Address;
 use crate::judge::{Judge, Judgement};
 use crate::verifier::Verifier;
@@ -73,6 +75,8 @@ pub struct Script {
     pub attests: Attests,
     pub answers: Answer,
     pub receipts: Receipts,
+    /// What the document names.
+    pub stapled: Option<Stapled>,
 }
 
 impl Default for Script {
@@ -83,6 +87,7 @@ impl Default for Script {
             attests: Attests::Honestly,
             answers: Box::new(|| reply(StatusCode::OK, "application/json", "{}")),
             receipts: Receipts::Honest,
+            stapled: None,
         }
     }
 }
@@ -186,6 +191,9 @@ async fn serve(
     let path = request.uri().path().to_owned();
     let body = request.into_body().collect().await.unwrap().to_bytes();
     seen.lock().unwrap().push((path.clone(), body.to_vec()));
+    if let Some(stapled) = script.stapled.as_ref().filter(|_| path == COLLATERAL_PATH) {
+        return stapled.hand_out(&body);
+    }
     if path != ATTEST_PATH {
         let response = (script.answers)();
         return Ok(match path.ends_with("/completions") {
@@ -197,7 +205,11 @@ async fn serve(
         .unwrap()
         .nonce;
     let document = |kind, key, nonce| {
-        let bytes = document(kind, key, nonce, exporter).to_json();
+        let mut document = document(kind, key, nonce, exporter);
+        if let Some(stapled) = &script.stapled {
+            stapled.name(&mut document);
+        }
+        let bytes = document.to_json();
         served.attested(nonce, &bytes);
         Ok(reply(StatusCode::OK, "application/json", bytes))
     };
@@ -241,6 +253,7 @@ pub fn document(kind: Kind, key: Hex32, nonce: Hex32, exporter: Hex32) -> Docume
         batch: None,
         gpu: None,
         gpu_collateral: None,
+        named: None,
     }
 }
 

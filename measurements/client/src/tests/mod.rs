@@ -1,6 +1,7 @@
 //! The client against servers that lie, each in its own way. The judge of evidence is injected here,
 //! inside the crate and in tests only; the real one has its own tests in `cocoon-measurements`.
 
+mod collateral;
 mod connecting;
 mod conversing;
 mod deciding;
@@ -10,3 +11,4 @@ mod receipting;
 mod receipts;
 mod refusing;
 mod serving;
+mod stapling;

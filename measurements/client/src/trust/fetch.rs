@@ -90,28 +90,31 @@ impl Url {
     }
 
     async fn both(&self) -> Result<Fetched, String> {
-        let manifest = self.get(&self.path, MAX_MANIFEST_LEN).await?;
-        let Some(manifest) = manifest else {
+        let tls = self.tls.then(connector).transpose()?;
+        let get = |path, limit| self.get(tls.as_ref(), path, limit);
+        let Some(manifest) = get(self.path.clone(), MAX_MANIFEST_LEN).await? else {
             return Err(format!("there is no {}", self.path));
         };
-        let signatures = self
-            .get(&format!("{}.dsse", self.path), MAX_ENVELOPE_LEN)
-            .await?;
+        let signatures = get(format!("{}.dsse", self.path), MAX_ENVELOPE_LEN).await?;
         Ok((manifest, signatures))
     }
 
-    async fn get(&self, path: &str, limit: usize) -> Result<Option<Vec<u8>>, String> {
+    async fn get(
+        &self,
+        tls: Option<&TlsConnector>,
+        path: String,
+        limit: usize,
+    ) -> Result<Option<Vec<u8>>, String> {
         let got = async {
             let tcp = TcpStream::connect((self.host.as_str(), self.port)).await;
             let tcp = tcp.map_err(|error| format!("cannot connect: {error}"))?;
-            if !self.tls {
-                return self.ask(tcp, path, limit).await;
-            }
+            let Some(tls) = tls else {
+                return self.ask(tcp, &path, limit).await;
+            };
             let name = ServerName::try_from(self.host.clone()).map_err(|e| e.to_string())?;
-            let connector = TlsConnector::from(Arc::new(config()?));
-            let tls = connector.connect(name, tcp).await;
+            let tls = tls.connect(name, tcp).await;
             let tls = tls.map_err(|error: io::Error| format!("no TLS session: {error}"))?;
-            self.ask(tls, path, limit).await
+            self.ask(tls, &path, limit).await
         };
         let late = |_| format!("no answer within {} seconds", PATIENCE.as_secs());
         tokio::time::timeout(PATIENCE, got).await.map_err(late)?
@@ -158,8 +161,8 @@ fn failed(url: &str, why: &str) -> TrustError {
     }
 }
 
-/// The machine's own authorities.
-fn config() -> Result<ClientConfig, String> {
+/// Believes the machine's own authorities.
+fn connector() -> Result<TlsConnector, String> {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(found.certs.into_iter().map(CertificateDer::into_owned));
@@ -173,7 +176,7 @@ fn config() -> Result<ClientConfig, String> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
+    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 #[cfg(test)]
@@ -215,9 +218,7 @@ mod tests {
     }
 
     /// Answers each request by its path.
-    fn server(
-        answers: &'static [(&'static str, &'static str)],
-    ) -> (u16, std::thread::JoinHandle<()>) {
+    fn server(answers: Vec<(&'static str, String)>) -> (u16, std::thread::JoinHandle<()>) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let serving = std::thread::spawn(move || {
@@ -230,25 +231,39 @@ mod tests {
                     request.starts_with(&format!("GET {path} HTTP/1.1\r\n")),
                     "{request}"
                 );
-                stream.write_all(answer.as_bytes()).unwrap();
+                // Who has read enough may have gone before the last of it.
+                let written = stream.write_all(answer.as_bytes());
+                let gone = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
+                assert!(
+                    written
+                        .map_err(|error| error.kind())
+                        .err()
+                        .is_none_or(|kind| gone.contains(&kind))
+                );
             }
         });
         (port, serving)
     }
 
-    const FOUND: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
     const MISSING: &str = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
+
+    fn found(body: &str) -> String {
+        format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    }
 
     #[test]
     fn manifest_and_signatures_are_fetched_and_may_be_missing() {
-        let (port, serving) = server(&[
-            (WELL_KNOWN, FOUND),
-            ("/.well-known/cocoon/manifest.json.dsse", FOUND),
+        let (port, serving) = server(vec![
+            (WELL_KNOWN, found("{}")),
+            ("/.well-known/cocoon/manifest.json.dsse", found("{}")),
         ]);
         let fetched = url(&format!("http://127.0.0.1:{port}/")).fetch().unwrap();
         assert_eq!(fetched, (b"{}".to_vec(), Some(b"{}".to_vec())));
         serving.join().unwrap();
-        let (port, serving) = server(&[("/m", FOUND), ("/m.dsse", MISSING)]);
+        let (port, serving) = server(vec![("/m", found("{}")), ("/m.dsse", MISSING.into())]);
         let fetched = url(&format!("http://127.0.0.1:{port}/m")).fetch().unwrap();
         assert_eq!(fetched, (b"{}".to_vec(), None));
         serving.join().unwrap();
@@ -258,15 +273,20 @@ mod tests {
     fn what_is_no_manifest_is_said() {
         let moved =
             "HTTP/1.1 302 Found\r\nlocation: http://elsewhere/\r\ncontent-length: 0\r\n\r\n";
-        let long = "HTTP/1.1 200 OK\r\ncontent-length: 2000000\r\n\r\n";
+        // One byte more than a manifest may have, all of it sent.
+        let long = found(&" ".repeat(MAX_MANIFEST_LEN + 1));
+        let broken = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n{}";
         let cases = [
-            (MISSING, "there is no /m"),
-            (moved, "/m is answered with status 302 Found"),
+            (MISSING.to_owned(), "there is no /m"),
+            (moved.to_owned(), "/m is answered with status 302 Found"),
             (long, "/m is longer than 1048576 bytes, or broke off"),
+            (
+                broken.to_owned(),
+                "/m is longer than 1048576 bytes, or broke off",
+            ),
         ];
         for (answer, why) in cases {
-            let answers: &'static [_] = Box::leak(Box::new([("/m", answer)]));
-            let (port, serving) = server(answers);
+            let (port, serving) = server(vec![("/m", answer)]);
             let text = format!("http://127.0.0.1:{port}/m");
             let error = url(&text).fetch().unwrap_err().to_string();
             assert_eq!(error, format!("cannot fetch the manifest {text}: {why}"));

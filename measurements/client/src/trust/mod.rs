@@ -10,6 +10,7 @@ mod store;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use cocoon_measurements::appraise::explain::{Artefacts, explain};
 use cocoon_measurements::manifest::{
@@ -26,6 +27,7 @@ pub use roots::{RootError, development_roots};
 pub use store::TrustFileError;
 
 use crate::attested::AttestedConnection;
+use crate::collateral::CollateralCache;
 use crate::verifier::Verifier;
 use fetch::Url;
 use floors::Floors;
@@ -73,6 +75,7 @@ pub struct Settings {
     /// Where the manifest lies, and perhaps its image.
     folder: PathBuf,
     unkept: Option<TrustFileError>,
+    cache: Option<Arc<CollateralCache>>,
 }
 
 impl Settings {
@@ -135,6 +138,7 @@ impl Settings {
             path,
             folder: folder.unwrap_or_default(),
             unkept,
+            cache: None,
         })
     }
 
@@ -168,10 +172,22 @@ impl Settings {
         &self.policy
     }
 
+    /// Keeps collateral between connections.
+    pub fn with_cache(self, cache: CollateralCache) -> Self {
+        Self {
+            cache: Some(Arc::new(cache)),
+            ..self
+        }
+    }
+
     /// Makes connections under these settings.
     pub fn verifier(&self) -> Verifier {
-        Verifier::new(self.manifest.clone(), self.policy.clone())
-            .with_known_hosts(self.file.known_hosts.clone())
+        let verifier = Verifier::new(self.manifest.clone(), self.policy.clone())
+            .with_known_hosts(self.file.known_hosts.clone());
+        match &self.cache {
+            Some(cache) => verifier.with_cache(Arc::clone(cache)),
+            None => verifier,
+        }
     }
 
     /// Remembers a confidential appliance, so that it cannot become less unnoticed. The error

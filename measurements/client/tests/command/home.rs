@@ -31,7 +31,9 @@ impl Home {
         command
             .args(arguments)
             .env_remove("XDG_CONFIG_HOME")
+            .env_remove("XDG_CACHE_HOME")
             .env_remove("COCOON_TRUST_FILE")
+            .env_remove("COCOON_COLLATERAL_CACHE")
             .env("HOME", self.0.path());
         command
     }

@@ -43,6 +43,7 @@ fn document() -> Vec<u8> {
         batch: None,
         gpu: None,
         gpu_collateral: None,
+        named: None,
         config: Blob(vec![]),
         collateral: None,
     };
@@ -74,6 +75,7 @@ fn kept(edit: fn(&mut Receipt)) -> Vec<u8> {
         receipt: Blob(SignedReceipt { receipt, signature }.encode().to_vec()),
         salt: SALT,
         document: Blob(document),
+        collateral: Vec::new(),
         leaf_spki_sha256: Hex([1; 32]),
         exporter: Hex([6; 32]),
     };

@@ -227,3 +227,41 @@ fn chat_in_json_says_why_nothing_was_asked() {
 fn manifest_at(path: &str) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
+
+/// Where collateral is kept, who may look, and what is said where it cannot be.
+#[test]
+fn collateral_is_kept_where_it_is_named() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let home = Home::new();
+    let bytes = manifest(1);
+    let path = home.write("manifest.json", &bytes);
+    let pin = Hex32::sha256(&bytes).to_string();
+    let verify = |flags: &[&str]| {
+        let nowhere = nowhere();
+        let arguments = [
+            "verify",
+            &nowhere,
+            "--manifest",
+            &path,
+            "--manifest-sha256",
+            &pin,
+        ];
+        let (code, _, error) = home.run(&[&arguments, flags].concat());
+        assert_eq!(code, 2);
+        error
+    };
+    let usual = home.path(".cache/cocoon-client/collateral");
+    verify(&["--no-collateral-cache"]);
+    assert!(!usual.exists());
+    verify(&[]);
+    let mode = std::fs::metadata(&usual).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    let elsewhere = home.path("elsewhere").display().to_string();
+    verify(&["--collateral-cache", &elsewhere]);
+    assert!(home.path("elsewhere").is_dir());
+    let error = verify(&["--collateral-cache", &path]);
+    let note = format!(
+        "note: collateral is not kept, so it is fetched each time: cannot make the folder {path} for its owner alone: "
+    );
+    assert!(error.starts_with(&note), "{error}");
+}

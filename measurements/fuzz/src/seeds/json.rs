@@ -12,7 +12,14 @@ use cocoon_protocol::control::{
 };
 use cocoon_protocol::document::{AttestRequest, Evidence};
 use cocoon_protocol::engine::{EngineFailure, FromEngine, ToEngine};
-use cocoon_protocol::gpu::{CollateralRequest, GpuCollateral, GpuMetrics, GpuNeeds};
+use cocoon_protocol::gpu::collector::{
+    COLLECTOR_VERSION, Found, FromCollector, GpuEvent, Held, Mode, NvmlCall, NvmlFailure,
+    PciAddress, ReadyState, Shown, ToCollector,
+};
+use cocoon_protocol::gpu::{
+    CollateralRequest, CollectedGpu, DriverState, GpuCollateral, GpuMetrics, GpuNeeds,
+};
+use cocoon_protocol::pieces::{Pieces, PiecesRequest};
 
 use crate::manifests::SIGNER;
 use crate::platform::{
@@ -52,9 +59,12 @@ pub fn document() -> Vec<Vec<u8>> {
         index: 2,
         path: vec![Hex([7; 32])],
     });
+    let mut named = tdx.clone();
+    named.name_collateral();
     vec![
         small.to_json(),
         shared.to_json(),
+        named.to_json(),
         tdx.to_json(),
         snp_document(SNP_REPORT.clone()).to_json(),
         made(serde_json::to_vec(&request)),
@@ -175,6 +185,87 @@ pub fn engine_frames() -> Vec<Vec<u8>> {
     ];
     texts.extend(others.map(|text| text.as_bytes().to_vec()));
     [streams(&texts, 5), texts].concat()
+}
+
+/// Messages of both sides, in frames and alone.
+pub fn collector_frames() -> Vec<Vec<u8>> {
+    let driver_version = "550.144.03".to_owned();
+    let vbios_version = "96.00.5E.00.01".to_owned();
+    let (nonce, version) = (Hex([5; 32]), COLLECTOR_VERSION);
+    let mode = Mode {
+        confidential_computing: true,
+        developer_mode: false,
+        protected_pcie: false,
+    };
+    let held = Held {
+        pci: PciAddress {
+            domain: 0,
+            bus: 1,
+            device: 0,
+        },
+        device: 0x2330,
+        vbios_version: vbios_version.clone(),
+        persistent: true,
+    };
+    let evidence = Shown::Evidence(CollectedGpu {
+        report: Blob(vec![0x11, 0xe0]),
+        chain: "-----BEGIN".into(),
+        driver: DriverState {
+            confidential_computing: true,
+            developer_mode: false,
+            protected_pcie: false,
+            driver_version: driver_version.clone(),
+            vbios_version,
+        },
+    });
+    let found = Found::Gpus {
+        driver_version,
+        mode,
+        gpus: vec![held],
+    };
+    let failure = NvmlFailure {
+        call: NvmlCall::Report,
+        code: 15,
+    };
+    let from = [
+        FromCollector::Attached { version, found },
+        FromCollector::Evidence {
+            nonce,
+            gpus: vec![evidence, Shown::Off, Shown::Failed(failure)],
+        },
+        FromCollector::Ready {
+            state: ReadyState::Ready,
+        },
+        FromCollector::Event(GpuEvent::Xid {
+            gpu: Some(0),
+            code: 79,
+        }),
+        FromCollector::Event(GpuEvent::Deaf(failure)),
+    ];
+    let to = [
+        ToCollector::Attach { version },
+        ToCollector::Evidence { nonce },
+        ToCollector::SetReady { ready: true },
+    ];
+    let from = from.iter().map(serde_json::to_vec).map(made);
+    let texts: Vec<_> = from
+        .chain(to.iter().map(serde_json::to_vec).map(made))
+        .collect();
+    [streams(&texts, 5), texts].concat()
+}
+
+/// A question, and the answer to one for the pieces `a` and `b`.
+pub fn collateral_pieces() -> Vec<Vec<u8>> {
+    let mut pieces = Pieces::default();
+    let asked = [b"a", b"b"].map(|piece| pieces.insert(piece.to_vec()));
+    let answer = pieces.encode(&asked).unwrap_or_default();
+    let request = PiecesRequest {
+        pieces: asked.to_vec(),
+    };
+    vec![
+        made(serde_json::to_vec(&request)),
+        [b"ab", &answer[..]].concat(),
+    ]
 }
 
 pub fn policy() -> Vec<Vec<u8>> {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::bytes::Hex;
 
-fn document() -> Document {
+pub(super) fn document() -> Document {
     Document {
         version: DOCUMENT_VERSION,
         kind: Kind::Boot,
@@ -26,6 +26,7 @@ fn document() -> Document {
         batch: None,
         gpu: None,
         gpu_collateral: None,
+        named: None,
     }
 }
 

@@ -3,7 +3,8 @@
 use super::{Case, DRIVER, GPU, NONCE, NVIDIA, VBIOS_BYTES, failures, parts, state};
 use crate::{
     nvidia::{
-        DriverState, GpuEvidence, MAX_GPUS,
+        DriverState, GpuEvidence, MAX_CHAIN, MAX_GPUS, MAX_OCSP_RESPONSES, MAX_RIMS,
+        ocsp::MAX_OCSP,
         simulated::{
             Identity, Key, ReportParts,
             pki::{pem, sign},
@@ -11,6 +12,7 @@ use crate::{
     },
     verdict::Outcome,
 };
+use cocoon_protocol::gpu::MAX_RIM;
 
 #[test]
 fn cocoon_gpu_12() {
@@ -115,6 +117,58 @@ fn cocoon_gpu_12() {
         Some("at least 1")
     );
     assert!(case.judge_all(&[]).is_rejected());
+}
+
+/// One more of anything, and one byte more of each.
+#[test]
+fn cocoon_gpu_23() {
+    let refusal = |edit: &dyn Fn(&mut Case)| {
+        let mut case = Case::good();
+        edit(&mut case);
+        let row = case.failures().remove(0);
+        (row.id, row.title.clone(), row.expected.or(row.cause))
+    };
+    let refused = |id, title: &str, why: &str| (id, title.to_owned(), Some(why.to_owned()));
+    assert_eq!(
+        refusal(&|case| case.rims.resize(MAX_RIMS + 1, String::new())),
+        refused("gpu.count", "number of reference manifests", "at most 32")
+    );
+    assert_eq!(
+        refusal(&|case| case.ocsp.resize(MAX_OCSP_RESPONSES + 1, Vec::new())),
+        refused("gpu.count", "number of OCSP responses", "at most 64")
+    );
+    let case = Case::good();
+    let evidence = GpuEvidence {
+        report: &case.report,
+        chain: case.chain.as_bytes(),
+        driver: case.driver.as_ref(),
+    };
+    let row = failures(&case.judge_all(&vec![evidence; MAX_GPUS + 1])).remove(1);
+    assert_eq!((row.id, &*row.title), ("gpu.count", "number of GPUs"));
+    assert_eq!(row.expected.as_deref(), Some("at most 16"));
+
+    let longest = |chain: &mut String, length| *chain += &"\n".repeat(length - chain.len());
+    let mut case = Case::good();
+    longest(&mut case.chain, MAX_CHAIN);
+    assert_eq!(case.failures(), []);
+    assert_eq!(
+        refusal(&|case| longest(&mut case.chain, MAX_CHAIN + 1)),
+        refused(
+            "gpu.chain",
+            "certificates of the GPU",
+            "the GPU's certificate chain has 8193 bytes of PEM, more than 8192"
+        )
+    );
+    let (_, _, why) = refusal(&|case| case.rims.push(" ".repeat(MAX_RIM + 1)));
+    let why = why.unwrap();
+    assert!(
+        why.ends_with("XML has 65537 bytes, more than 65536"),
+        "{why}"
+    );
+    let (id, _, why) = refusal(&|case| case.ocsp.push(vec![0; MAX_OCSP + 1]));
+    assert_eq!(id, "gpu.revocation");
+    let expected = "the OCSP response has 16385 bytes, more than 16384";
+    assert_eq!(why.as_deref(), Some(expected));
 }
 
 #[test]

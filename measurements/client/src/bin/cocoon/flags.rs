@@ -6,7 +6,7 @@ use clap::Args;
 use cocoon_client::receipts::{Bodies, KeepError, Keeper};
 use cocoon_client::terminal::say;
 use cocoon_client::trust::{Settings, TrustError, TrustOptions};
-use cocoon_client::{ChatOptions, Upstreams, chain};
+use cocoon_client::{ChatOptions, CollateralCache, Upstreams, chain};
 use cocoon_protocol::bytes::Hex32;
 
 /// What to expect of an appliance.
@@ -18,6 +18,14 @@ pub struct TrustFlags {
     manifest: PathBuf,
     #[command(flatten)]
     belief: BeliefFlags,
+    /// Keep what vendors say of accepted appliances (collateral) in this folder, so that only what changed is fetched the
+    /// next time [default: ~/.cache/cocoon-client/collateral]
+    #[arg(long, value_name = "DIR", env = "COCOON_COLLATERAL_CACHE")]
+    collateral_cache: Option<PathBuf>,
+    /// Keep none of it, and fetch it each time: from what is not fetched an appliance could tell that this client was
+    /// there before
+    #[arg(long)]
+    no_collateral_cache: bool,
 }
 
 /// Whom to believe about a manifest.
@@ -58,7 +66,21 @@ pub struct BeliefFlags {
 impl TrustFlags {
     /// Reads what the flags name.
     pub fn load(&self) -> Result<Settings, TrustError> {
-        self.belief.load(&self.manifest, cocoon_client::now())
+        let settings = self.belief.load(&self.manifest, cocoon_client::now())?;
+        if self.no_collateral_cache {
+            return Ok(settings);
+        }
+        let named = self.collateral_cache.as_deref();
+        let folder = named
+            .map(Path::to_owned)
+            .or_else(CollateralCache::default_folder);
+        match folder.map(|folder| CollateralCache::open(&folder)) {
+            Some(Ok(cache)) => return Ok(settings.with_cache(cache)),
+            Some(Err(error)) if named.is_some() => say(format_args!("note: {}", chain(&error))),
+            // Nobody asked for it, and a home may be read-only.
+            Some(Err(_)) | None => {}
+        }
+        Ok(settings)
     }
 }
 

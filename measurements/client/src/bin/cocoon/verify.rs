@@ -1,7 +1,7 @@
 //! `cocoon verify`: one connection, one verdict.
 
 use cocoon_client::terminal::{Waiting, print, say, style};
-use cocoon_client::{Address, AttestedConnection, ConnectError, chain, table};
+use cocoon_client::{Address, AttestedConnection, CollateralUse, ConnectError, chain, table};
 use cocoon_measurements::verdict::Verdict;
 use cocoon_protocol::binding::Claims;
 use serde::Serialize;
@@ -32,7 +32,19 @@ struct Report<'a> {
     accepted: bool,
     verdict: Option<&'a Verdict>,
     claims: Option<&'a Claims>,
+    /// Where the vendors' word came from that the verdict rests on.
+    collateral: Option<CollateralUse>,
     error: Option<String>,
+}
+
+/// What became of a connection.
+type Shown<'a> = Result<&'a AttestedConnection, Refused<'a>>;
+
+/// Why there is none.
+struct Refused<'a> {
+    verdict: Option<&'a Verdict>,
+    collateral: Option<CollateralUse>,
+    error: String,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<Outcome> {
@@ -42,7 +54,12 @@ pub async fn run(args: Args) -> anyhow::Result<Outcome> {
             let Some(verdict) = error.verdict() else {
                 return Err(error.into());
             };
-            show(&args, Err((Some(&verdict), chain(&error))))?;
+            let refused = Refused {
+                verdict: Some(&verdict),
+                collateral: None,
+                error: chain(&error),
+            };
+            show(&args, Err(refused))?;
             return Ok(Outcome::Rejected);
         }
     };
@@ -57,7 +74,12 @@ pub async fn run(args: Args) -> anyhow::Result<Outcome> {
         }
         Err(error) if error.is_rejection() => {
             let verdict = error.verdict().map(|verdict| settings.explained(verdict));
-            show(&args, Err((verdict.as_ref(), chain(&error))))?;
+            let refused = Refused {
+                verdict: verdict.as_ref(),
+                collateral: error.collateral(),
+                error: chain(&error),
+            };
+            show(&args, Err(refused))?;
             Ok(Outcome::Rejected)
         }
         Err(error) => Err(unreached(&args, error)?),
@@ -67,18 +89,20 @@ pub async fn run(args: Args) -> anyhow::Result<Outcome> {
 /// Not reached is no verdict, but programs that asked for JSON get some.
 fn unreached(args: &Args, error: ConnectError) -> anyhow::Result<anyhow::Error> {
     if args.json {
-        show(args, Err((None, chain(&error))))?;
+        let refused = Refused {
+            verdict: None,
+            collateral: None,
+            error: chain(&error),
+        };
+        show(args, Err(refused))?;
     }
     Ok(error.into())
 }
 
-fn show(
-    args: &Args,
-    result: Result<&AttestedConnection, (Option<&Verdict>, String)>,
-) -> anyhow::Result<()> {
-    let verdict = match &result {
-        Ok(connection) => Some(connection.verdict()),
-        Err((verdict, _)) => *verdict,
+fn show(args: &Args, result: Shown<'_>) -> anyhow::Result<()> {
+    let (verdict, collateral) = match &result {
+        Ok(connection) => (Some(connection.verdict()), Some(connection.collateral())),
+        Err(refused) => (refused.verdict, refused.collateral),
     };
     if args.json {
         let report = Report {
@@ -86,7 +110,8 @@ fn show(
             accepted: result.is_ok(),
             verdict,
             claims: result.as_ref().ok().map(|connection| connection.claims()),
-            error: result.as_ref().err().map(|(_, error)| error.clone()),
+            collateral,
+            error: result.err().map(|refused| refused.error),
         };
         print(format_args!("{}\n", serde_json::to_string_pretty(&report)?))?;
         return Ok(());
@@ -94,9 +119,16 @@ fn show(
     if let Some(verdict) = verdict {
         print(format_args!("{}\n", table(verdict, style(args.verbose))))?;
     }
-    match &result {
-        Err((None, error)) => print(format_args!("REJECTED: {error}\n"))?,
-        Err((Some(_), _)) => say(format_args!(
+    if let Some(used) = collateral {
+        print(format_args!("\ncollateral: {used}\n"))?;
+    }
+    match result {
+        Err(Refused {
+            verdict: None,
+            error,
+            ..
+        }) => print(format_args!("REJECTED: {error}\n"))?,
+        Err(_) => say(format_args!(
             "{} is not to be trusted with a prompt",
             args.url
         )),

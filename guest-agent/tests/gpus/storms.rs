@@ -1,0 +1,61 @@
+//! A driver that reports one error after the other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cocoon_guest_agent::gpu::Happened;
+use cocoon_guest_agent::gpu::gate::{AGAIN, PAUSE};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::bench::Bench;
+
+/// However many errors come, the GPUs are asked once in a while, and for the last of them too; and an end among them is
+/// heard at once.
+#[tokio::test(start_paused = true)]
+async fn errors_in_a_storm_are_asked_about_together() {
+    let bench = Bench::new(&["1001"]);
+    let gate = Arc::new(bench.open().unwrap());
+    let asked = || {
+        bench
+            .did()
+            .iter()
+            .filter(|what| **what == "collect")
+            .count()
+            - 1
+    };
+    let watched = Arc::clone(&gate);
+    let watching = tokio::spawn(async move { watched.watch(AGAIN).await });
+    let begun = Instant::now();
+    for times in 1..=2000 {
+        bench.events.send_replace(Happened::Something(times));
+        sleep(Duration::from_millis(10)).await;
+    }
+    // At once, then after each pause.
+    let pauses = begun.elapsed().as_secs() / PAUSE.as_secs();
+    let most = usize::try_from(pauses).unwrap() + 1;
+    let so_far = asked();
+    assert!((2..=most).contains(&so_far), "{so_far} of at most {most}");
+    sleep(PAUSE).await;
+    let last = asked();
+    assert!(
+        (so_far..=so_far + 1).contains(&last),
+        "{last} after {so_far}"
+    );
+    sleep(PAUSE * 10).await;
+    assert_eq!(asked(), last, "nothing happens any more");
+    assert!(gate.failed().borrow().is_none());
+
+    bench.events.send_replace(Happened::Something(2001));
+    sleep(Duration::from_millis(10)).await;
+    let before = Instant::now();
+    bench.events.send_replace(Happened::Something(2002));
+    bench
+        .events
+        .send_replace(Happened::Ended("the driver has lost a GPU"));
+    let reason = timeout(PAUSE, watching).await.unwrap().unwrap();
+    assert_eq!(
+        reason.to_string(),
+        "the GPUs are not what they were: the driver has lost a GPU"
+    );
+    assert!(before.elapsed() < PAUSE);
+}
