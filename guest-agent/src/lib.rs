@@ -8,7 +8,8 @@
 //! | [`gpu`] | evidence of GPUs, verified before they work | let one work that is not proven |
 //! | [`metering`] | tokens counted as they come | count what nobody told, or forget what was told |
 //! | [`control`] | the host's messages | let in what has no place now |
-//! | [`boot`], [`model`] | phases from the first mount to serving | go on after a failure |
+//! | [`boot`], [`model`], [`runtime`] | phases from the first mount to serving | go on after a failure |
+//! | [`volume`] | disks of the host's, verified and read into memory | leave one attached |
 //! | [`jail`] | the engine's namespaces and system calls | share anything but a socket pair |
 //! | [`tee`] | evidence from hardware, or from the simulator without | simulate in a TEE |
 //! | [`sys`] | the only unsafe code | grow |
@@ -24,6 +25,7 @@ pub mod jail;
 pub mod keys;
 pub mod metering;
 pub mod model;
+pub mod runtime;
 #[expect(
     unsafe_code,
     reason = "ioctls and system calls that no safe library offers"
@@ -31,4 +33,5 @@ pub mod model;
 pub mod sys;
 pub mod tee;
 pub mod tls;
+pub mod volume;
 pub mod wait;

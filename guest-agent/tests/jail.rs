@@ -81,6 +81,7 @@ fn probe(attempt: &str) -> Option<(String, ExitStatus)> {
         engine,
         model,
         model_id: attempt.into(),
+        gpus: false,
         threads: 2,
     };
     let (mut ours, theirs) = UnixStream::pair().unwrap();

@@ -1,6 +1,5 @@
 //! GPUs at boot: those that the measured command line asks for, opened behind the [`Gate`].
 
-use std::path::Path;
 use std::sync::Arc;
 
 use cocoon_protocol::binding::Claims;
@@ -16,6 +15,7 @@ use crate::gpu::judge::Roots;
 use crate::gpu::simulated::Simulated;
 use crate::gpu::wanted::{Wanted, WantedError};
 use crate::gpu::{Gate, GateError, GpuSource};
+use crate::runtime::{Runtime, RuntimeError};
 use crate::tee::{Platform, simulated};
 
 /// Nothing is told while GPUs are attached and show their evidence, nor while NVIDIA's word on them comes, they are let to
@@ -25,9 +25,6 @@ const _: () = {
     let second = PATIENCE.as_secs() + collector::PATIENCE.as_secs() + simulated::DEADLINE.as_secs();
     assert!(first < LONGEST_SILENCE.as_secs() && second < LONGEST_SILENCE.as_secs());
 };
-
-/// The process that holds the GPUs, in an image that has some.
-const COLLECTOR: &str = "/cocoon-gpu";
 
 /// Whose GPUs count, and how many there are where they are simulated.
 pub(super) type Asked = Option<(Roots, Option<u16>)>;
@@ -44,18 +41,28 @@ pub(super) enum GpusError {
     /// The process that holds them.
     #[error(transparent)]
     Collector(#[from] CollectorError),
+    /// Its program.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// None at all.
+    #[error(
+        "no GPU found: there is none of NVIDIA's on this machine's PCI bus, and this image is for them; give it one, or \
+         start the image of variant cpu"
+    )]
+    None,
 }
 
 /// What the measured command line asks for, on this machine.
-pub(super) fn wanted(cmdline: &str, platform: &Platform) -> Result<Asked, GpusError> {
+pub(super) fn asked(wanted: Wanted, platform: &Platform) -> Result<Asked, GpusError> {
     let in_tee = matches!(platform, Platform::Hardware(_));
-    Ok(Wanted::from_cmdline(cmdline)?.roots(in_tee)?)
+    Ok(wanted.roots(in_tee)?)
 }
 
 /// Verifies what was asked for, and lets it work.
 pub(super) fn open(
     asked: Asked,
     platform: &Platform,
+    runtime: Option<&Runtime>,
     control: &Control,
     claims: &Claims,
 ) -> Result<Option<Arc<Gate>>, GpusError> {
@@ -69,10 +76,10 @@ pub(super) fn open(
         }
         // `Wanted::roots` has refused this already.
         (Some(_), Platform::Hardware(_)) => return Err(WantedError::SimulatedInTee.into()),
-        (None, _) => (
-            Arc::new(Collector::start(Path::new(COLLECTOR))?),
-            count_on_bus(),
-        ),
+        (None, _) => {
+            let program = runtime.ok_or(RuntimeError::Missing)?.collector();
+            (Arc::new(Collector::start(&program)?), count_on_bus())
+        }
     };
     let setup = Setup {
         source,

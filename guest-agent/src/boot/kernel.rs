@@ -38,6 +38,16 @@ pub(super) enum KernelError {
     },
 }
 
+/// Which modules this kernel takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Modules {
+    /// Those of its maker.
+    Signed,
+    /// NVIDIA's too, which nobody signs whose key it holds: the command line of such an image says so by what it does not
+    /// say, and is measured.
+    Any,
+}
+
 struct Promise {
     word: &'static str,
     /// Where it shows.
@@ -48,6 +58,10 @@ struct Promise {
 }
 
 const SECURITY: &str = "/sys/kernel/security";
+/// The strictest mode of lockdown, and where it is set.
+const LOCKDOWN: (&str, &str) = ("confidentiality", "/sys/kernel/security/lockdown");
+/// The promise that only an image without NVIDIA's modules makes.
+const SIGNED: &str = "module.sig_enforce=1";
 
 const PROMISES: [Promise; 4] = [
     Promise {
@@ -60,7 +74,7 @@ const PROMISES: [Promise; 4] = [
         reason: "not even PID 1 reads or changes kernel memory",
     },
     Promise {
-        word: "module.sig_enforce=1",
+        word: SIGNED,
         path: "/sys/module/module/parameters/sig_enforce",
         kept: |text| text.trim() == "Y",
         reason: "only modules of the kernel's maker load",
@@ -80,7 +94,32 @@ const PROMISES: [Promise; 4] = [
 ];
 
 /// Looks at each promise. Needs `/proc` and `/sys`; mounts securityfs for the moment, as nothing else needs it.
-pub(super) fn check() -> Result<(), KernelError> {
+pub(super) fn check(modules: Modules) -> Result<(), KernelError> {
+    with_security(|| {
+        let all = PROMISES.iter();
+        let mut kept = all.filter(|promise| modules == Modules::Signed || promise.word != SIGNED);
+        kept.try_for_each(|promise| {
+            let path = Path::new(promise.path);
+            judge(promise, path, fs::read_to_string(path))
+        })
+    })
+}
+
+/// Raises lockdown to what other images begin with: after the last module that it would have refused. It cannot be
+/// lowered again.
+pub(super) fn lock_down() -> Result<(), KernelError> {
+    let (mode, path) = LOCKDOWN;
+    with_security(|| {
+        fs::write(path, mode).map_err(|source| KernelError::Unseen {
+            word: PROMISES[0].word,
+            operation: "write",
+            path: path.into(),
+            source,
+        })
+    })
+}
+
+fn with_security(look: impl FnOnce() -> Result<(), KernelError>) -> Result<(), KernelError> {
     let word = PROMISES[0].word;
     let unseen = |operation| {
         move |source: nix::Error| KernelError::Unseen {
@@ -93,10 +132,7 @@ pub(super) fn check() -> Result<(), KernelError> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
     let kind = Some("securityfs");
     mount(kind, SECURITY, kind, flags, None::<&str>).map_err(unseen("mount"))?;
-    let kept = PROMISES.iter().try_for_each(|promise| {
-        let path = Path::new(promise.path);
-        judge(promise, path, fs::read_to_string(path))
-    });
+    let kept = look();
     umount(SECURITY).map_err(unseen("unmount"))?;
     kept
 }

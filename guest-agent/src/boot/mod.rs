@@ -4,6 +4,7 @@
 
 mod configuration;
 mod console;
+mod driver;
 mod gpus;
 mod kernel;
 mod mounts;
@@ -13,7 +14,6 @@ mod worker;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,17 +26,22 @@ use crate::api::{Counters, Limits, Service};
 use crate::attester::{self, AttestError, Attester, Identity};
 use crate::control::{Control, ControlError, port};
 use crate::engine::{Engine, supervisor};
+use crate::gpu::wanted::Wanted;
 use crate::keys::{self, KeyError, Keys};
 use crate::model::{self, ModelError, ModelReference, VerifiedWeights};
+use crate::runtime::{self, RuntimeError};
 use crate::tee::simulated::Simulated;
 use crate::tee::{self, Platform, Tee, TeeError};
 use crate::tls::{AttestedListener, TlsError};
 use configuration::Configuration;
 use console::{Console, Ending};
+use kernel::Modules;
 
 /// How long the host may take to connect and configure.
 const CONFIGURE_DEADLINE: Duration = Duration::from_secs(120);
 const PORT_DEADLINE: Duration = Duration::from_secs(10);
+/// The measured words.
+const CMDLINE: &str = "/proc/cmdline";
 
 /// Why a boot failed: one variant per phase, or nearly.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +61,11 @@ enum BootError {
     #[error(transparent)]
     Configuration(#[from] configuration::ConfigurationError),
     #[error(transparent)]
+    Driver(#[from] driver::DriverError),
+    #[error(transparent)]
     Model(#[from] ModelError),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
     #[error(transparent)]
     Attest(#[from] AttestError),
     #[error(transparent)]
@@ -67,8 +76,10 @@ enum BootError {
     Serving(#[from] serving::ServingError),
     #[error(transparent)]
     Worker(#[from] worker::WorkerError),
-    #[error("cannot start the runtime")]
-    Runtime(#[source] std::io::Error),
+    #[error("cannot read {CMDLINE}")]
+    Cmdline(#[source] std::io::Error),
+    #[error("cannot start the agent's threads")]
+    Threads(#[source] std::io::Error),
 }
 
 /// Boots, serves, and powers off. Must run as PID 1 with one thread.
@@ -84,10 +95,21 @@ pub fn run() -> ! {
 fn boot(console: &Console) -> Result<(), BootError> {
     console.enter(Phase::Mounts);
     mounts::early()?;
-    kernel::check()?;
+    let cmdline = fs::read_to_string(CMDLINE).map_err(BootError::Cmdline)?;
+    let wanted = Wanted::from_cmdline(&cmdline).map_err(gpus::GpusError::from)?;
+    let real_gpus = wanted == Wanted::Nvidia;
+    if !real_gpus {
+        kernel::check(Modules::Signed)?;
+    }
 
     console.enter(Phase::Modules);
     mounts::load_modules()?;
+    let found = real_gpus.then(driver::start).transpose()?;
+    mounts::lock_modules()?;
+    if real_gpus {
+        kernel::lock_down()?;
+        kernel::check(Modules::Any)?;
+    }
     mounts::late()?;
     keys::require_rdrand()?;
 
@@ -104,6 +126,10 @@ fn boot(console: &Console) -> Result<(), BootError> {
         version: CONTROL_VERSION,
         tee,
     })?;
+    // Told where the host can hear it.
+    if found == Some(0) {
+        return Err(gpus::GpusError::None.into());
+    }
 
     console.enter(Phase::Configuration);
     let configure = control.configure(CONFIGURE_DEADLINE)?;
@@ -111,18 +137,14 @@ fn boot(console: &Console) -> Result<(), BootError> {
     configuration::bring_up_network(&configuration)?;
 
     console.enter(Phase::Model);
-    let cmdline = Path::new("/proc/cmdline");
-    let cmdline = fs::read_to_string(cmdline).map_err(|source| ModelError::File {
-        operation: "read",
-        path: cmdline.into(),
-        source,
-    })?;
     let reference = ModelReference::from_cmdline(&cmdline).map_err(ModelError::Reference)?;
-    let wanted = gpus::wanted(&cmdline, &platform)?;
+    let wanted = gpus::asked(wanted, &platform)?;
     // Progress is dropped when the host does not read: it is the host's own loss.
-    let weights = model::load(reference, |done, total| {
-        drop(control.send(GuestMessage::Progress { done, total }))
-    })?;
+    let progress = |done, total| drop(control.send(GuestMessage::Progress { done, total }));
+    let weights = model::load(reference, progress)?;
+    let runtime = real_gpus.then(|| runtime::load(&cmdline, progress));
+    let runtime = runtime.transpose()?;
+    let runtime = runtime.as_ref();
 
     console.enter(Phase::Keys);
     let keys = Keys::generate()?;
@@ -131,7 +153,7 @@ fn boot(console: &Console) -> Result<(), BootError> {
     let mut identity = identity(&keys, &weights, &configuration, configuration.tee);
     let in_tee = matches!(platform, Platform::Hardware(_));
     // Verified first, and only then let to work; the engine and the listener come after.
-    let gate = gpus::open(wanted, &platform, &control, &identity.claims)?;
+    let gate = gpus::open(wanted, &platform, runtime, &control, &identity.claims)?;
     identity.claims.gpu_section_digest =
         gate.as_ref().map_or(Hex32::ZERO, |gate| gate.keys_digest());
     let tee = evidence_source(platform, &control, configuration.tee);
@@ -143,13 +165,14 @@ fn boot(console: &Console) -> Result<(), BootError> {
     );
 
     console.enter(Phase::Engine);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let threads = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(BootError::Runtime)?;
-    to_the_end(runtime, async {
-        let children = reaper::start().map_err(BootError::Runtime)?;
-        let engine = start_engine(&weights, children, &configuration);
+        .map_err(BootError::Threads)?;
+    to_the_end(threads, async {
+        let children = reaper::start().map_err(BootError::Threads)?;
+        let launcher = worker::JailedEngine::new(&weights, runtime, children);
+        let engine = start_engine(launcher, &weights, &configuration);
         worker::wait_until_ready(&engine, &control).await?;
         if let Some(gate) = &gate {
             let devices = engine.state().borrow().devices;
@@ -194,7 +217,7 @@ fn identity(
         leaf_spki_sha256: keys.leaf_spki_sha256(),
         meter_key: keys.meter_public(),
         manifest_id: configuration.manifest_id,
-        model_digest: weights.reference().root,
+        model_digest: weights.reference().verity.root,
         config_digest: configuration.digest,
         gpu_section_digest: Hex32::ZERO,
     };
@@ -205,11 +228,10 @@ fn identity(
 }
 
 fn start_engine(
+    launcher: worker::JailedEngine,
     weights: &VerifiedWeights,
-    children: reaper::Children,
     configuration: &Configuration,
 ) -> Engine {
-    let launcher = worker::JailedEngine::new(weights, children);
     let id = weights.reference().id.clone();
     supervisor::start(launcher, id, configuration.operator.max_concurrent_requests)
 }

@@ -241,8 +241,7 @@ pub(super) fn early() -> Result<(), MountsError> {
     }
 }
 
-/// Loads the listed modules in their order, and locks the door: nothing is loaded after that, not
-/// even by a compromised agent.
+/// Loads the listed modules in their order.
 pub(super) fn load_modules() -> Result<(), MountsError> {
     for path in read("/modules.list")?
         .lines()
@@ -262,6 +261,11 @@ pub(super) fn load_modules() -> Result<(), MountsError> {
             }
         }
     }
+    Ok(())
+}
+
+/// Locks the door: nothing is loaded after that, not even by a compromised agent.
+pub(super) fn lock_modules() -> Result<(), MountsError> {
     let (path, value) = ("kernel/modules_disabled", "1");
     fs::write("/proc/sys/kernel/modules_disabled", value).map_err(|source| MountsError::Setting {
         path,

@@ -17,7 +17,9 @@ use crate::engine::Engine;
 use crate::engine::supervisor::{Launched, Launcher};
 use crate::jail::{Cell, OUTER};
 use crate::model::{MODEL_DIR, VerifiedWeights};
+use crate::runtime::Runtime;
 
+/// The engine of an image without GPUs.
 const ENGINE: &str = "/engine";
 /// How long the first load may take. Emulated machines are slow.
 const LOAD_DEADLINE: Duration = Duration::from_secs(1800);
@@ -43,14 +45,15 @@ pub(super) struct JailedEngine {
 }
 
 impl JailedEngine {
-    pub fn new(weights: &VerifiedWeights, children: Children) -> Self {
+    pub fn new(weights: &VerifiedWeights, runtime: Option<&Runtime>, children: Children) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let model_id = weights.reference().id.clone();
         let cell = Cell {
-            engine: ENGINE.into(),
+            engine: runtime.map_or_else(|| ENGINE.into(), Runtime::engine),
             model: MODEL_DIR.into(),
             model_id,
             threads,
+            gpus: runtime.is_some(),
         };
         Self { cell, children }
     }
@@ -58,8 +61,11 @@ impl JailedEngine {
 
 impl Launcher for JailedEngine {
     fn launch(&mut self) -> io::Result<Launched> {
-        // A program that its user may execute but not read cannot be dumped or traced by that user.
-        fs::set_permissions(ENGINE, Permissions::from_mode(0o511))?;
+        // A program that its user may execute but not read cannot be dumped or traced by that user. One of the runtime
+        // volume is so already.
+        if !self.cell.gpus {
+            fs::set_permissions(&self.cell.engine, Permissions::from_mode(0o511))?;
+        }
         let (ours, theirs) = UnixStream::pair()?;
         let child = Command::new("/proc/self/exe")
             .arg(OUTER)

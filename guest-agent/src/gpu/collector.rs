@@ -3,11 +3,9 @@
 //! One request at a time, each with a deadline. What comes is foreign input: a frame that is none, an answer to another
 //! question or none in time ends the collector, and with it whatever rests on its GPUs.
 
-use std::fs::{self, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -26,6 +24,7 @@ use cocoon_protocol::gpu::{CollectedGpu, GpuError, GpuMetrics};
 use tokio::sync::watch;
 
 use super::{GpuSource, Happened, SourceError};
+use crate::runtime::LIBRARIES;
 
 mod nodes;
 mod words;
@@ -124,12 +123,11 @@ impl Collector {
             source,
         };
         nodes::make().map_err(CollectorError::Nodes)?;
-        // A program that may be executed but not read cannot be dumped.
-        fs::set_permissions(program, Permissions::from_mode(0o511)).map_err(failed)?;
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         // Its end is the socket's, which is noticed there; PID 1 buries it with other orphans.
         let _child = Command::new(program)
             .env_clear()
+            .env(LIBRARIES.0, LIBRARIES.1)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -105,16 +105,24 @@ impl Wanted {
     }
 }
 
-/// NVIDIA's GPUs in a folder like [`PCI`], each a function of a display controller.
+/// How many there are of [`addresses`].
+///
+/// # Errors
+/// As there.
+pub fn count(bus: &Path) -> Result<usize, WantedError> {
+    Ok(addresses(bus)?.len())
+}
+
+/// NVIDIA's GPUs in a folder like [`PCI`], each a function of a display controller, sorted.
 ///
 /// # Errors
 /// [`WantedError::NoGpu`] for another function of NVIDIA's, [`WantedError::Bus`] when the folder or a file cannot be read.
-pub fn count(bus: &Path) -> Result<usize, WantedError> {
+pub fn addresses(bus: &Path) -> Result<Vec<String>, WantedError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         |source| WantedError::Bus { path, source }
     };
-    let mut found = 0;
+    let mut found = Vec::new();
     for entry in fs::read_dir(bus).map_err(failed(bus))? {
         let folder = entry.map_err(failed(bus))?.path();
         let number = |file: &str| {
@@ -127,14 +135,14 @@ pub fn count(bus: &Path) -> Result<usize, WantedError> {
         if number("vendor")? != NVIDIA {
             continue;
         }
-        let class = number("class")?;
+        let address = folder.file_name().unwrap_or_default().to_string_lossy();
+        let (address, class) = (address.into_owned(), number("class")?);
         if class >> 16 != DISPLAY {
-            let address = folder.file_name().unwrap_or_default().to_string_lossy();
-            let address = address.into_owned();
             return Err(WantedError::NoGpu { address, class });
         }
-        found += 1;
+        found.push(address);
     }
+    found.sort();
     Ok(found)
 }
 
@@ -187,6 +195,8 @@ mod tests {
         let other = ("0001:02:00.0", "0x10de", "0x030000");
         assert_eq!(count(bus(&[bridge]).path()).unwrap(), 0);
         assert_eq!(count(bus(&[bridge, one, other]).path()).unwrap(), 2);
+        let found = addresses(bus(&[other, bridge, one]).path()).unwrap();
+        assert_eq!(found, ["0000:01:00.0", "0001:02:00.0"]);
         let switch = ("0000:05:00.0", "0x10de", "0x068000");
         assert_eq!(
             count(bus(&[one, switch]).path()).unwrap_err().to_string(),

@@ -16,11 +16,9 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{self, Gid, Uid};
 
-use super::{Cell, JailError, seccomp};
+use super::{Cell, JailError, NOBODY, gpus, seccomp};
 use crate::sys;
 
-/// User and group of the engine: nobody, who owns no file.
-const NOBODY: u32 = 65534;
 /// Where the new root is put together; exists in the new mount namespace only.
 const STAGE: &str = "/.engine-root";
 
@@ -52,15 +50,25 @@ pub(super) fn enter(cell: &Cell) -> Result<Infallible, JailError> {
     root(cell)?;
     system("set the host name", unistd::sethostname("engine"))?;
     for (resource, limit, _reason) in RLIMITS {
+        let limit = match resource {
+            Resource::RLIMIT_NOFILE if cell.gpus => gpus::DESCRIPTORS,
+            _ => limit,
+        };
         system("set a limit", setrlimit(resource, limit, limit))?;
     }
     rights()?;
-    seccomp::install()?;
-    let error = Command::new("/engine")
+    seccomp::install(cell.gpus)?;
+    let program = if cell.gpus {
+        &*cell.engine
+    } else {
+        Path::new("/engine")
+    };
+    let error = Command::new(program)
         .args(["--model-dir", "/model", "--model-id", &cell.model_id])
         .args(["--threads", &cell.threads.to_string()])
         .env_clear()
         .envs(environment(cell))
+        .envs(gpus::ENVIRONMENT.iter().copied().filter(|_| cell.gpus))
         .stdin(Stdio::inherit())
         .exec();
     Err(JailError::File {
@@ -124,9 +132,11 @@ fn root(cell: &Cell) -> Result<(), JailError> {
     )?;
 
     let (engine, model) = (stage.join("engine"), stage.join("model"));
-    file("create the engine's place", File::create(&engine).map(drop))?;
     file("create the model's place", fs::create_dir(&model))?;
-    bind(&cell.engine, &engine, plain)?;
+    if !cell.gpus {
+        file("create the engine's place", File::create(&engine).map(drop))?;
+        bind(&cell.engine, &engine, plain)?;
+    }
     bind(&cell.model, &model, plain | MsFlags::MS_NOEXEC)?;
     file(
         "create the devices' place",
@@ -137,6 +147,9 @@ fn root(cell: &Cell) -> Result<(), JailError> {
         file("create a device's place", File::create(&place).map(drop))?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
         bind(&Path::new("/dev").join(device), &place, flags)?;
+    }
+    if cell.gpus {
+        gpus::lend(stage)?;
     }
     // Nobody, not even its owner, may add a file.
     file(
@@ -159,7 +172,7 @@ fn root(cell: &Cell) -> Result<(), JailError> {
     system("enter the new root", unistd::chdir("/"))
 }
 
-fn bind(source: &Path, target: &Path, flags: MsFlags) -> Result<(), JailError> {
+pub(super) fn bind(source: &Path, target: &Path, flags: MsFlags) -> Result<(), JailError> {
     let none = None::<&str>;
     system(
         "bind into the new root",
@@ -185,10 +198,13 @@ fn rights() -> Result<(), JailError> {
     system("die with the jail", prctl::set_pdeathsig(Signal::SIGKILL))
 }
 
-fn system<T>(operation: &'static str, outcome: nix::Result<T>) -> Result<T, JailError> {
+pub(super) fn system<T>(operation: &'static str, outcome: nix::Result<T>) -> Result<T, JailError> {
     outcome.map_err(|source| JailError::System { operation, source })
 }
 
-fn file<T>(operation: &'static str, outcome: std::io::Result<T>) -> Result<T, JailError> {
+pub(super) fn file<T>(
+    operation: &'static str,
+    outcome: std::io::Result<T>,
+) -> Result<T, JailError> {
     outcome.map_err(|source| JailError::File { operation, source })
 }

@@ -7,9 +7,10 @@
 //! ```
 //!
 //! What is left to the engine: its own file, the model read-only, the kernel's random devices, the socket pair on
-//! descriptor 3.
+//! descriptor 3. With real GPUs it also gets what NVIDIA's library wants, in [`gpus`].
 
 mod cell;
+mod gpus;
 pub mod seccomp;
 
 use std::os::unix::process::ExitStatusExt as _;
@@ -24,6 +25,9 @@ pub const OUTER: &str = "engine-jail";
 /// First argument of the inner helper.
 pub const INNER: &str = "engine-cell";
 
+/// User and group of the engine: nobody, who owns no file; its group may use the GPUs' device files.
+pub(crate) const NOBODY: u32 = 65534;
+
 /// What a helper is told on its command line, by the agent only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cell {
@@ -35,14 +39,19 @@ pub struct Cell {
     pub model_id: String,
     /// Threads to compute with.
     pub threads: usize,
+    /// Whether it computes on GPUs: then its file is one of the runtime volume.
+    pub gpus: bool,
 }
+
+/// The last argument of an engine with GPUs, and without.
+const GPUS: [&str; 2] = ["gpus", "no-gpus"];
 
 /// Why there is no jail. Its text goes nowhere but to an exit status in the appliance, and to a
 /// person's terminal in tests.
 #[derive(Debug, thiserror::Error)]
 pub enum JailError {
     /// The command line is not the agent's.
-    #[error("usage: ENGINE MODEL-DIR MODEL-ID THREADS")]
+    #[error("usage: ENGINE MODEL-DIR MODEL-ID THREADS gpus|no-gpus")]
     Usage,
     /// A system call failed.
     #[error("jail: cannot {operation}")]
@@ -72,13 +81,14 @@ pub enum JailError {
 
 impl Cell {
     /// Arguments behind the helper's name.
-    pub fn to_args(&self) -> [std::ffi::OsString; 4] {
+    pub fn to_args(&self) -> [std::ffi::OsString; 5] {
         let threads = self.threads.to_string();
         [
             self.engine.clone().into(),
             self.model.clone().into(),
             self.model_id.clone().into(),
             threads.into(),
+            GPUS[usize::from(!self.gpus)].into(),
         ]
     }
 
@@ -88,12 +98,17 @@ impl Cell {
     ) -> Result<Self, JailError> {
         let mut next = || args.next().ok_or(JailError::Usage);
         let (engine, model, model_id, threads) = (next()?, next()?, next()?, next()?);
+        let gpus = next()?;
         let text = |value: std::ffi::OsString| value.into_string().map_err(|_| JailError::Usage);
         Ok(Self {
             engine: engine.into(),
             model: model.into(),
             model_id: text(model_id)?,
             threads: text(threads)?.parse().map_err(|_| JailError::Usage)?,
+            gpus: match GPUS.iter().position(|word| gpus == *word) {
+                Some(place) => place == 0,
+                None => return Err(JailError::Usage),
+            },
         })
     }
 }

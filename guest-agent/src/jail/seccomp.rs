@@ -4,6 +4,7 @@
 //! implemented" to calls that libraries probe for, the other allows.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use nix::libc;
 use seccompiler::{
@@ -212,6 +213,35 @@ const ALLOWED: &[Allowed] = &[
     any(libc::SYS_getegid, "libc: secure mode"),
 ];
 
+/// What NVIDIA's library does besides. It was never seen under this filter: what is not listed is refused where GPUs are,
+/// and kills where there are none.
+const WITH_GPUS: &[Allowed] = &[
+    any(
+        libc::SYS_mmap,
+        "the loader maps libraries to be executed, the driver maps the GPU's registers",
+    ),
+    any(
+        libc::SYS_mprotect,
+        "libraries are relocated, then made executable",
+    ),
+    when(
+        libc::SYS_ioctl,
+        &[
+            (1, 0xff00, 0x4600),
+            (1, 0xffff_ff00, 0),
+            (1, 0xffff_fffe, 0x3000_0000),
+            (1, 0xffff_ffff, 0x3000_0002),
+        ],
+        "the driver's calls (type 'F'), and those of managed memory, which are small numbers and two large ones",
+    ),
+    any(libc::SYS_fcntl, "the library locks nothing, but asks"),
+    any(libc::SYS_pipe, "waking between the library's threads"),
+    any(libc::SYS_dup, "copies of device files"),
+    any(libc::SYS_msync, "memory shared with the driver"),
+    any(libc::SYS_getppid, "which process it is"),
+    any(libc::SYS_getpgrp, "which process it is"),
+];
+
 /// Calls that libraries probe and do without: answered with ENOSYS instead of death.
 const ABSENT: &[(libc::c_long, &str)] = &[
     (
@@ -253,36 +283,43 @@ const ABSENT: &[(libc::c_long, &str)] = &[
     (libc::SYS_unlink, "temporary files that were never made"),
 ];
 
-/// Installs both filters for this thread and what it becomes.
-pub fn install() -> Result<(), JailError> {
-    for filter in filters()? {
+/// Installs both filters for this thread and what it becomes, an engine with or without `gpus`.
+pub fn install(gpus: bool) -> Result<(), JailError> {
+    for filter in filters(gpus)? {
         apply_filter(&filter)?;
     }
     Ok(())
 }
 
 /// The filters in the order of installation.
-fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
+fn filters(gpus: bool) -> Result<[BpfProgram; 2], seccompiler::BackendError> {
     let absent = ABSENT.iter().map(|(call, _)| (*call, Vec::new())).collect();
     let enosys = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
     let absent = SeccompFilter::new(absent, SeccompAction::Allow, enosys, TargetArch::x86_64)?;
 
     let mut allowed: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    for Allowed { call, when, .. } in ALLOWED {
+    let more = WITH_GPUS.iter().filter(|_| gpus);
+    for Allowed { call, when, .. } in ALLOWED.iter().chain(more) {
         let rules = when.iter().map(|(index, mask, value)| {
             let condition = SeccompCondition::new(*index, Len::Qword, Op::MaskedEq(*mask), *value)?;
             SeccompRule::new(vec![condition])
         });
-        allowed.insert(*call, rules.collect::<Result<_, _>>()?);
+        let rules = rules.collect::<Result<Vec<_>, _>>()?;
+        match allowed.entry(*call) {
+            // Without a condition it is allowed whatever else was said.
+            Entry::Occupied(mut other) if rules.is_empty() => other.get_mut().clear(),
+            Entry::Occupied(mut other) => other.get_mut().extend(rules),
+            Entry::Vacant(place) => drop(place.insert(rules)),
+        }
     }
     // The other filter decides about these; here they only must not kill.
     allowed.extend(ABSENT.iter().map(|(call, _)| (*call, Vec::new())));
-    let allowed = SeccompFilter::new(
-        allowed,
-        SeccompAction::KillProcess,
-        SeccompAction::Allow,
-        TargetArch::x86_64,
-    )?;
+    let otherwise = if gpus {
+        SeccompAction::Errno(libc::EPERM.unsigned_abs())
+    } else {
+        SeccompAction::KillProcess
+    };
+    let allowed = SeccompFilter::new(allowed, otherwise, SeccompAction::Allow, TargetArch::x86_64)?;
     Ok([absent.try_into()?, allowed.try_into()?])
 }
 
@@ -293,6 +330,9 @@ mod tests {
     #[test]
     fn every_call_has_a_reason_and_stands_once() {
         let mut seen = std::collections::BTreeSet::new();
+        for Allowed { call, reason, .. } in WITH_GPUS {
+            assert!(reason.len() > 8, "system call {call} has no reason");
+        }
         let reasons = ALLOWED
             .iter()
             .map(|a| (a.call, a.reason))
@@ -305,7 +345,7 @@ mod tests {
 
     #[test]
     fn filters_compile_within_the_kernels_limit() {
-        for filter in filters().unwrap() {
+        for filter in [false, true].map(|gpus| filters(gpus).unwrap()).concat() {
             assert!(filter.len() <= 4096, "{} instructions", filter.len());
         }
     }

@@ -1,24 +1,18 @@
 //! The command line's word for the model: `cocoon.model=ID:ROOT:SALT:DATA_BLOCKS`. It is measured,
 //! so it is what the client's manifest says, or there is no verdict.
 
-use cocoon_protocol::bytes::Hex32;
+use crate::volume::Verity;
 
 /// Token of the command line.
 const TOKEN: &str = "cocoon.model=";
-/// A petabyte of blocks: more than any disk, little enough that sectors do not overflow.
-const MAX_BLOCKS: u64 = 1 << 38;
 
 /// Which model, and how its volume verifies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelReference {
     /// Identifier in the API.
     pub id: String,
-    /// dm-verity root hash.
-    pub root: Hex32,
-    /// dm-verity salt.
-    pub salt: Hex32,
-    /// Data blocks of 4096 bytes; the hash tree begins right behind.
-    pub data_blocks: u64,
+    /// What its blocks are compared with.
+    pub verity: Verity,
 }
 
 /// Why there is none.
@@ -54,16 +48,11 @@ impl ModelReference {
             return None;
         };
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        let blocks: u64 = blocks.parse().ok()?;
-        let fits = (1..=64).contains(&id.len())
-            && id.bytes().all(plain)
-            && (1..=MAX_BLOCKS).contains(&blocks);
+        let fits = (1..=64).contains(&id.len()) && id.bytes().all(plain);
         fits.then_some(())?;
         Some(Self {
             id: id.to_owned(),
-            root: root.parse().ok()?,
-            salt: salt.parse().ok()?,
-            data_blocks: blocks,
+            verity: Verity::parse(root, salt, blocks)?,
         })
     }
 }
@@ -77,8 +66,9 @@ mod tests {
         let hash = "ab".repeat(32);
         let token = format!("cocoon.model=smol-1.5:{hash}:{hash}:42");
         let found = ModelReference::from_cmdline(&format!("quiet {token} panic=-1\n")).unwrap();
-        assert_eq!((found.id.as_str(), found.data_blocks), ("smol-1.5", 42));
-        assert_eq!(found.root.to_string(), hash);
+        let blocks = found.verity.data_blocks;
+        assert_eq!((found.id.as_str(), blocks), ("smol-1.5", 42));
+        assert_eq!(found.verity.root.to_string(), hash);
         for (cmdline, error) in [
             ("quiet".to_owned(), ReferenceError::Missing),
             (format!("{token} {token}"), ReferenceError::Repeated),

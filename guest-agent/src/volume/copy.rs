@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount, umount};
 
-use super::ModelError;
-use super::volume::Mapping;
+use super::disk::Mapping;
+use super::{Volume, VolumeError};
 use crate::wait;
 
 /// Where the volume is mounted meanwhile.
 const VOLUME: &str = "/volume";
+/// Permissions of what is only read.
+const READ: u32 = 0o444;
 const MAX_DEPTH: usize = 4;
 const MAX_FILES: usize = 4096;
 const CHUNK: usize = 1024 * 1024;
@@ -23,29 +25,39 @@ const NODE_DEADLINE: Duration = Duration::from_secs(10);
 const MIB: u64 = 1024 * 1024;
 
 pub(super) fn into_memory(
+    what: &'static Volume,
     mapping: &Mapping,
-    target: &Path,
     mut progress: impl FnMut(u64, u64),
-) -> Result<Vec<(PathBuf, u64)>, ModelError> {
-    let volume = Path::new(VOLUME);
-    let plain = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+) -> Result<Vec<(PathBuf, u64)>, VolumeError> {
+    let (volume, target) = (Path::new(VOLUME), Path::new(what.folder));
+    let inert = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let plain = if what.programs.is_empty() {
+        inert | MsFlags::MS_NOEXEC
+    } else {
+        inert
+    };
     for folder in [volume, target] {
-        fs::create_dir_all(folder).map_err(ModelError::file("create", folder))?;
+        fs::create_dir_all(folder).map_err(VolumeError::file("create", folder))?;
     }
     wait_for(&mapping.node)?;
     let none = None::<&str>;
     let mounted = |operation, outcome: nix::Result<()>| {
-        outcome.map_err(|source| ModelError::Mount { operation, source })
+        outcome.map_err(|source| VolumeError::Mount {
+            volume: what,
+            operation,
+            source,
+        })
     };
     let sealed = plain | MsFlags::MS_RDONLY;
+    let source = inert | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
     mounted(
-        "mount the model volume",
-        mount(Some(&mapping.node), volume, Some("erofs"), sealed, none),
+        "mount the file system",
+        mount(Some(&mapping.node), volume, Some("erofs"), source, none),
     )?;
     mounted(
-        "mount memory for the model",
+        "mount memory for the files",
         mount(
-            Some("model"),
+            Some(what.what),
             target,
             Some("ramfs"),
             plain,
@@ -54,27 +66,42 @@ pub(super) fn into_memory(
     )?;
 
     let mut files = Vec::new();
-    list(volume, Path::new(""), 0, &mut files)?;
+    list(what, volume, Path::new(""), 0, &mut files)?;
     let total = files.iter().map(|(_, size)| size).sum();
     check_memory(
+        what,
         total,
         &fs::read_to_string("/proc/meminfo").unwrap_or_default(),
     )?;
     progress(0, total);
     let (mut done, mut reported) = (0, Instant::now());
     for (path, size) in &files {
-        copy(&volume.join(path), &target.join(path), *size, |bytes| {
+        let copied = copy(&volume.join(path), &target.join(path), *size, |bytes| {
             done += bytes;
             if reported.elapsed() >= REPORT {
                 progress(done, total);
                 reported = Instant::now();
             }
         })?;
+        if !copied {
+            return Err(VolumeError::Shape {
+                volume: what,
+                problem: "a file that is shorter than it says",
+            });
+        }
+        let program = what
+            .programs
+            .iter()
+            .find(|(name, _)| path == Path::new(name));
+        let mode = program.map_or(READ, |(_, mode)| *mode);
+        let file = target.join(path);
+        fs::set_permissions(&file, Permissions::from_mode(mode))
+            .map_err(VolumeError::file("protect", &file))?;
     }
     progress(total, total);
-    mounted("unmount the model volume", umount(volume))?;
+    mounted("unmount the file system", umount(volume))?;
     mounted(
-        "seal the model",
+        "seal the files",
         mount(none, target, none, MsFlags::MS_REMOUNT | sealed, none),
     )?;
     Ok(files)
@@ -83,75 +110,73 @@ pub(super) fn into_memory(
 /// Regular files under `root`, relative, in name order. The volume is measured, so that its limits
 /// are those of the image builder; they are checked because a bug is not an attack and hurts as well.
 fn list(
+    volume: &'static Volume,
     root: &Path,
     folder: &Path,
     depth: usize,
     files: &mut Vec<(PathBuf, u64)>,
-) -> Result<(), ModelError> {
+) -> Result<(), VolumeError> {
+    let shape = |problem| VolumeError::Shape { volume, problem };
     if depth > MAX_DEPTH {
-        return Err(ModelError::Shape("folders nested too deeply"));
+        return Err(shape("folders nested too deeply"));
     }
     let here = root.join(folder);
-    let entries = fs::read_dir(&here).map_err(ModelError::file("list", &here))?;
+    let entries = fs::read_dir(&here).map_err(VolumeError::file("list", &here))?;
     let mut names: Vec<_> = entries
         .map(|entry| entry.map(|entry| entry.file_name()))
         .collect::<Result<_, _>>()
-        .map_err(ModelError::file("list", &here))?;
+        .map_err(VolumeError::file("list", &here))?;
     names.sort();
     for name in names {
         let path = folder.join(name);
         let whole = root.join(&path);
-        let kind = fs::symlink_metadata(&whole).map_err(ModelError::file("read", &whole))?;
+        let kind = fs::symlink_metadata(&whole).map_err(VolumeError::file("read", &whole))?;
         if kind.is_dir() {
-            list(root, &path, depth + 1, files)?;
+            list(volume, root, &path, depth + 1, files)?;
         } else if kind.is_file() {
             files.push((path, kind.len()));
         } else {
-            return Err(ModelError::Shape(
-                "something that is neither file nor folder",
-            ));
+            return Err(shape("something that is neither file nor folder"));
         }
         if files.len() > MAX_FILES {
-            return Err(ModelError::Shape("too many files"));
+            return Err(shape("too many files"));
         }
     }
     Ok(())
 }
 
+/// Whether the file was as long as it says.
 fn copy(
     from: &Path,
     to: &Path,
     size: u64,
     mut progress: impl FnMut(u64),
-) -> Result<(), ModelError> {
+) -> Result<bool, VolumeError> {
     if let Some(folder) = to.parent() {
-        fs::create_dir_all(folder).map_err(ModelError::file("create", folder))?;
+        fs::create_dir_all(folder).map_err(VolumeError::file("create", folder))?;
     }
-    let source = File::open(from).map_err(ModelError::file("open", from))?;
-    let mut target = File::create(to).map_err(ModelError::file("create", to))?;
+    let source = File::open(from).map_err(VolumeError::file("open", from))?;
+    let mut target = File::create(to).map_err(VolumeError::file("create", to))?;
     let mut chunk = vec![0; CHUNK];
     let mut source = source.take(size);
     let mut copied = 0;
     loop {
         let count = source
             .read(&mut chunk)
-            .map_err(ModelError::file("read", from))?;
+            .map_err(VolumeError::file("read", from))?;
         if count == 0 {
             break;
         }
         target
             .write_all(&chunk[..count])
-            .map_err(ModelError::file("write", to))?;
+            .map_err(VolumeError::file("write", to))?;
         copied += count as u64;
         progress(count as u64);
     }
-    if copied != size {
-        return Err(ModelError::Shape("a file that is shorter than it says"));
-    }
-    fs::set_permissions(to, Permissions::from_mode(0o444)).map_err(ModelError::file("protect", to))
+    Ok(copied == size)
 }
 
-fn check_memory(total: u64, meminfo: &str) -> Result<(), ModelError> {
+fn check_memory(volume: &'static Volume, total: u64, meminfo: &str) -> Result<(), VolumeError> {
     let line = meminfo
         .lines()
         .find_map(|line| line.strip_prefix("MemAvailable:"));
@@ -161,21 +186,32 @@ fn check_memory(total: u64, meminfo: &str) -> Result<(), ModelError> {
         / 1024;
     let needed = total.div_ceil(MIB);
     if needed > free {
-        Err(ModelError::Memory { needed, free })
+        Err(VolumeError::Memory {
+            volume,
+            needed,
+            free,
+        })
     } else {
         Ok(())
     }
 }
 
 /// The kernel makes the node a moment after the mapping.
-fn wait_for(node: &Path) -> Result<(), ModelError> {
+fn wait_for(node: &Path) -> Result<(), VolumeError> {
     wait::until(NODE_DEADLINE, || node.exists().then_some(()))
-        .ok_or_else(|| ModelError::file("find", node)(std::io::ErrorKind::NotFound.into()))
+        .ok_or_else(|| VolumeError::file("find", node)(std::io::ErrorKind::NotFound.into()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    static MODEL: Volume = Volume {
+        what: "model",
+        serial: "serial",
+        folder: "/model",
+        programs: &[],
+    };
 
     #[test]
     fn files_are_listed_and_copied_whole() {
@@ -184,7 +220,7 @@ mod tests {
         fs::write(from.path().join("sub/b"), [1; 3]).unwrap();
         fs::write(from.path().join("a"), vec![2; CHUNK + 1]).unwrap();
         let mut files = Vec::new();
-        list(from.path(), Path::new(""), 0, &mut files).unwrap();
+        list(&MODEL, from.path(), Path::new(""), 0, &mut files).unwrap();
         let size = CHUNK as u64 + 1;
         assert_eq!(
             files,
@@ -192,27 +228,24 @@ mod tests {
         );
         let to = tempfile::tempdir().unwrap();
         let mut done = 0;
-        copy(
+        let copied = copy(
             &from.path().join("a"),
             &to.path().join("x/a"),
             size,
             |bytes| done += bytes,
-        )
-        .unwrap();
+        );
+        assert!(copied.unwrap());
         assert_eq!(done, size);
         assert_eq!(fs::read(to.path().join("x/a")).unwrap(), vec![2; CHUNK + 1]);
-        let error = copy(&from.path().join("sub/b"), &to.path().join("b"), 4, |_| ()).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "model volume has a file that is shorter than it says"
-        );
+        let short = copy(&from.path().join("sub/b"), &to.path().join("b"), 4, |_| ());
+        assert!(!short.unwrap());
     }
 
     #[test]
     fn links_are_refused() {
         let from = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("/etc", from.path().join("link")).unwrap();
-        let error = list(from.path(), Path::new(""), 0, &mut Vec::new()).unwrap_err();
+        let error = list(&MODEL, from.path(), Path::new(""), 0, &mut Vec::new()).unwrap_err();
         assert_eq!(
             error.to_string(),
             "model volume has something that is neither file nor folder"
@@ -221,8 +254,8 @@ mod tests {
 
     #[test]
     fn too_little_memory_is_told_in_numbers() {
-        let error =
-            check_memory(300 * MIB + 1, "MemTotal: 1 kB\nMemAvailable:   102400 kB\n").unwrap_err();
+        let meminfo = "MemTotal: 1 kB\nMemAvailable:   102400 kB\n";
+        let error = check_memory(&MODEL, 300 * MIB + 1, meminfo).unwrap_err();
         assert_eq!(
             error.to_string(),
             "model of 301 MiB does not fit into 100 MiB of free memory: give the machine more"

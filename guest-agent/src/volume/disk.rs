@@ -4,16 +4,13 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{ModelError, ModelReference};
+use super::{Verity, Volume, VolumeError};
 use crate::sys::device_mapper::{self, Target};
 use crate::wait;
 
-/// Serial of the virtio disk.
-pub(super) const SERIAL: &str = "cocoon-model";
 const BLOCK_DEVICES: &str = "/sys/block";
 const UNBIND: &str = "/sys/bus/virtio/drivers/virtio_blk/unbind";
 const CONTROL: &str = "/dev/mapper/control";
-const MAPPING: &str = "model";
 /// How long the kernel may take to see a disk.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Sectors of 512 bytes in a block of 4096.
@@ -21,6 +18,7 @@ const SECTORS: u64 = 8;
 
 /// The one disk with the serial.
 pub(super) struct Disk {
+    volume: &'static Volume,
     name: String,
     node: PathBuf,
 }
@@ -28,70 +26,84 @@ pub(super) struct Disk {
 /// The volume behind dm-verity.
 pub(super) struct Mapping {
     control: File,
+    name: &'static str,
     /// Device node of the verified blocks.
     pub node: PathBuf,
 }
 
-pub(super) fn find() -> Result<Disk, ModelError> {
+pub(super) fn find(volume: &'static Volume) -> Result<Disk, VolumeError> {
     // Drivers bind while the kernel goes on: a disk may come a moment later.
     let named = wait::until(DEADLINE, || {
-        let named = disks_with_serial(Path::new(BLOCK_DEVICES));
+        let named = disks_with_serial(Path::new(BLOCK_DEVICES), volume.serial);
         (!matches!(&named, Ok(none) if none.is_empty())).then_some(named)
     });
-    match named.ok_or(ModelError::Absent)??.as_slice() {
+    match named.ok_or(VolumeError::Absent(volume))??.as_slice() {
         [name] => Ok(Disk {
+            volume,
             name: name.clone(),
             node: Path::new("/dev").join(name),
         }),
-        several => Err(ModelError::Duplicate(several.len())),
+        several => Err(VolumeError::Duplicate {
+            volume,
+            found: several.len(),
+        }),
     }
 }
 
-fn disks_with_serial(folder: &Path) -> Result<Vec<String>, ModelError> {
-    let entries = fs::read_dir(folder).map_err(ModelError::file("list", folder))?;
+fn disks_with_serial(folder: &Path, wanted: &str) -> Result<Vec<String>, VolumeError> {
+    let entries = fs::read_dir(folder).map_err(VolumeError::file("list", folder))?;
     let mut found = Vec::new();
     for entry in entries.flatten() {
         // Only virtio disks have the file; other disks are none of our business.
         let serial = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
-        if serial.trim_end() == SERIAL {
+        if serial.trim_end() == wanted {
             found.push(entry.file_name().to_string_lossy().into_owned());
         }
     }
     Ok(found)
 }
 
-pub(super) fn open(disk: &Disk, reference: &ModelReference) -> Result<Mapping, ModelError> {
+pub(super) fn open(disk: &Disk, verity: &Verity) -> Result<Mapping, VolumeError> {
+    let volume = disk.volume;
     let size_file = Path::new(BLOCK_DEVICES).join(&disk.name).join("size");
-    let size = fs::read_to_string(&size_file).map_err(ModelError::file("read", &size_file))?;
+    let size = fs::read_to_string(&size_file).map_err(VolumeError::file("read", &size_file))?;
     let found = size.trim_end().parse().unwrap_or(0);
-    let expected = reference.data_blocks * SECTORS;
+    let expected = verity.data_blocks * SECTORS;
     if found <= expected {
-        return Err(ModelError::Short { found, expected });
+        return Err(VolumeError::Short {
+            volume,
+            found,
+            expected,
+        });
     }
     let control_path = Path::new(CONTROL);
     let control = File::options().read(true).write(true).open(control_path);
-    let control = control.map_err(ModelError::file("open", control_path))?;
-    let params = verity_table(&disk.node, reference);
+    let control = control.map_err(VolumeError::file("open", control_path))?;
+    let params = verity_table(&disk.node, verity);
     let target = Target {
         kind: "verity",
         sectors: expected,
         params: &params,
     };
-    let minor = device_mapper::create(&control, MAPPING, &target)
-        .map_err(ModelError::file("set up dm-verity on", &disk.node))?;
+    let name = volume.what;
+    let minor = device_mapper::create(&control, name, &target)
+        .map_err(VolumeError::file("set up dm-verity on", &disk.node))?;
     let node = PathBuf::from(format!("/dev/dm-{minor}"));
-    Ok(Mapping { control, node })
+    Ok(Mapping {
+        control,
+        name,
+        node,
+    })
 }
 
 /// Parameters of the target. A block that does not verify stops the machine: an I/O error could be
 /// taken for something to be handled.
-fn verity_table(node: &Path, reference: &ModelReference) -> String {
-    let ModelReference {
+fn verity_table(node: &Path, verity: &Verity) -> String {
+    let Verity {
         root,
         salt,
         data_blocks,
-        ..
-    } = reference;
+    } = verity;
     let node = node.display();
     format!(
         "1 {node} {node} 4096 4096 {data_blocks} {data_blocks} sha256 {root} {salt} 1 panic_on_corruption"
@@ -100,24 +112,27 @@ fn verity_table(node: &Path, reference: &ModelReference) -> String {
 
 impl Mapping {
     /// Takes the mapping down; nothing may be mounted from it.
-    pub(super) fn close(self) -> Result<(), ModelError> {
-        device_mapper::remove(&self.control, MAPPING)
-            .map_err(ModelError::file("remove dm-verity from", &self.node))
+    pub(super) fn close(self) -> Result<(), VolumeError> {
+        device_mapper::remove(&self.control, self.name)
+            .map_err(VolumeError::file("remove dm-verity from", &self.node))
     }
 }
 
 /// Takes the disk from its driver: from now on the guest cannot read it.
-pub(super) fn detach(disk: &Disk) -> Result<(), ModelError> {
+pub(super) fn detach(disk: &Disk) -> Result<(), VolumeError> {
     let link = Path::new(BLOCK_DEVICES).join(&disk.name).join("device");
-    let device = fs::read_link(&link).map_err(ModelError::file("read", &link))?;
+    let device = fs::read_link(&link).map_err(VolumeError::file("read", &link))?;
     let device = device
         .file_name()
         .map(|name| name.as_encoded_bytes().to_vec())
         .unwrap_or_default();
     let unbind = Path::new(UNBIND);
-    fs::write(unbind, device).map_err(ModelError::file("write", unbind))?;
+    fs::write(unbind, device).map_err(VolumeError::file("write", unbind))?;
     if Path::new(BLOCK_DEVICES).join(&disk.name).exists() {
-        return Err(ModelError::Attached(disk.name.clone()));
+        return Err(VolumeError::Attached {
+            volume: disk.volume,
+            name: disk.name.clone(),
+        });
     }
     Ok(())
 }
@@ -139,19 +154,19 @@ mod tests {
             fs::write(folder.path().join(name).join("serial"), serial).unwrap();
         }
         fs::create_dir(folder.path().join("ram0")).unwrap();
-        assert_eq!(disks_with_serial(folder.path()).unwrap(), ["vdb"]);
+        let found = disks_with_serial(folder.path(), "cocoon-model").unwrap();
+        assert_eq!(found, ["vdb"]);
     }
 
     #[test]
     fn table_stops_the_machine_on_corruption() {
-        let reference = ModelReference {
-            id: "m".into(),
+        let verity = Verity {
             root: Hex([0xaa; 32]),
             salt: Hex([0xbb; 32]),
             data_blocks: 7,
         };
         assert_eq!(
-            verity_table(Path::new("/dev/vdb"), &reference),
+            verity_table(Path::new("/dev/vdb"), &verity),
             format!(
                 "1 /dev/vdb /dev/vdb 4096 4096 7 7 sha256 {} {} 1 panic_on_corruption",
                 "aa".repeat(32),

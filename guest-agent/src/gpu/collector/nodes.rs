@@ -4,55 +4,65 @@
 //! Where each number comes from: `/proc/devices` (the major number, under the driver's name) and
 //! `/proc/driver/nvidia/gpus/ADDRESS/information` (`Device Minor`), as the open kernel modules write them.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::unistd::{Gid, chown};
+
+use crate::jail::NOBODY;
 
 /// The node for the driver as a whole.
 const CONTROL: (&str, u64) = ("nvidiactl", 255);
 /// Names of the driver: since R560, and before.
 const DRIVERS: [&str; 2] = ["nvidia", "nvidia-frontend"];
+/// The node for memory that CUDA manages, which is a driver of its own with one name.
+const MANAGED: (&str, u64) = ("nvidia-uvm", 0);
 
-/// Makes the node of the driver and those of its GPUs below `/dev`, for root alone. Without a driver there is nothing to
-/// make, which the collector then tells.
+/// Makes the node of the driver, those of its GPUs and that of managed memory below `/dev`, for root and for the engine's
+/// group. Without a driver there is nothing to make, which the collector then tells.
 ///
 /// # Errors
-/// A node cannot be made; one that is there is left as it is.
+/// A node cannot be made; one that is there gets its owner all the same.
 pub(super) fn make() -> io::Result<()> {
     let devices = fs::read_to_string("/proc/devices")?;
-    let Some(major) = major(&devices) else {
+    let Some(major) = major(&devices, &DRIVERS) else {
         return Ok(());
     };
-    let mut nodes = vec![(CONTROL.0.to_owned(), CONTROL.1)];
+    let mut nodes = vec![(CONTROL.0.to_owned(), major, CONTROL.1)];
+    if let Some(managed) = self::major(&devices, &[MANAGED.0]) {
+        nodes.push((MANAGED.0.to_owned(), managed, MANAGED.1));
+    }
     for gpu in fs::read_dir("/proc/driver/nvidia/gpus")
         .into_iter()
         .flatten()
     {
         let text = fs::read_to_string(gpu?.path().join("information"))?;
-        nodes.extend(minor(&text).map(|minor| (format!("nvidia{minor}"), minor)));
+        nodes.extend(minor(&text).map(|minor| (format!("nvidia{minor}"), major, minor)));
     }
-    for (name, minor) in nodes {
+    for (name, major, minor) in nodes {
         let path = Path::new("/dev").join(name);
-        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-        match mknod(&path, SFlag::S_IFCHR, mode, makedev(major, minor)) {
+        match mknod(&path, SFlag::S_IFCHR, Mode::empty(), makedev(major, minor)) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(error) => return Err(error.into()),
         }
+        chown(&path, None, Some(Gid::from_raw(NOBODY)))?;
+        fs::set_permissions(&path, Permissions::from_mode(0o660))?;
     }
     Ok(())
 }
 
-/// The driver's major number among character devices.
-fn major(devices: &str) -> Option<u64> {
+/// A driver's major number among character devices, by one of its names.
+fn major(devices: &str, names: &[&str]) -> Option<u64> {
     let characters = devices
         .lines()
         .skip_while(|line| !line.starts_with("Character devices"))
         .take_while(|line| !line.starts_with("Block devices"));
     let mut all = characters.filter_map(|line| line.trim().split_once(' '));
-    let found = all.find(|(_, name)| DRIVERS.contains(name));
+    let found = all.find(|(_, name)| names.contains(name));
     found.and_then(|(number, _)| number.parse().ok())
 }
 
@@ -70,10 +80,11 @@ mod tests {
 
     #[test]
     fn numbers_are_the_drivers_own() {
-        let devices = "Character devices:\n  1 mem\n195 nvidia\n195 nvidiactl\n511 nvidia-caps\n\nBlock devices:\n  8 sd\n";
-        assert_eq!(major(devices), Some(195));
+        let devices = "Character devices:\n  1 mem\n195 nvidia\n195 nvidiactl\n510 nvidia-uvm\n511 nvidia-caps\n\nBlock devices:\n  8 sd\n";
+        assert_eq!(major(devices, &DRIVERS), Some(195));
+        assert_eq!(major(devices, &[MANAGED.0]), Some(510));
         assert_eq!(
-            major("Character devices:\n195 nvidia-frontend\n"),
+            major("Character devices:\n195 nvidia-frontend\n", &DRIVERS),
             Some(195)
         );
         for none in [
@@ -81,7 +92,7 @@ mod tests {
             "Character devices:\n511 nvidia-caps\n",
             "Character devices:\n\nBlock devices:\n195 nvidia\n",
         ] {
-            assert_eq!(major(none), None, "{none}");
+            assert_eq!(major(none, &DRIVERS), None, "{none}");
         }
         let information = "Model: \t\t NVIDIA H100 80GB HBM3\nIRQ:   \t\t 16\nVideo BIOS: \t 96.00.5e.00.01\nDevice Minor: \t 3\n";
         assert_eq!(minor(information), Some(3));
