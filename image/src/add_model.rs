@@ -107,6 +107,9 @@ pub fn add_model(
         name::SBOM.to_owned(),
         files::write(folder, name::SBOM, &sbom)?,
     );
+    if old.gpu.is_some() {
+        keep_runtime(image, folder, &old, reporter)?;
+    }
     if !same_folder(image, folder) {
         for (name, bytes) in parts {
             files::write(folder, name, bytes)?;
@@ -134,10 +137,30 @@ pub fn add_model(
     Ok(assemble::finish(
         &images,
         volume.model,
+        old.gpu,
         artefacts,
         &stamp,
         folder,
     )?)
+}
+
+/// The runtime volume stays as it is: it is compared with the manifest, and copied where the image gets another folder.
+fn keep_runtime(
+    image: &Path,
+    folder: &Path,
+    old: &Manifest,
+    reporter: &dyn Reporter,
+) -> Result<(), AddModelError> {
+    let (path, kept) = (image.join(name::RUNTIME), folder.join(name::RUNTIME));
+    let task = reporter.start("checking the runtime volume", None);
+    if Some(&files::artefact_of(&path)?) != old.artefacts.get(name::RUNTIME) {
+        return Err(AddModelError::Altered { path });
+    }
+    if !same_folder(image, folder) {
+        fs::copy(&path, &kept).map_err(FileError::write(&kept))?;
+    }
+    task.finish("done");
+    Ok(())
 }
 
 fn same_folder(one: &Path, other: &Path) -> bool {

@@ -5,17 +5,21 @@ use std::path::Path;
 
 use cocoon_inputs::report::Reporter;
 use cocoon_protocol::bytes::Hex32;
-use cocoon_protocol::manifest::{Artefact, MANIFEST_VERSION, Manifest, Model, TdxPlatform};
+use cocoon_protocol::manifest::{
+    Artefact, GpuImage, MANIFEST_VERSION, Manifest, Model, TdxPlatform,
+};
 use thiserror::Error;
 
-use crate::cmdline::{self, CmdlineError, ModelToken};
+use crate::cmdline::{self, CmdlineError, ModelToken, RuntimeToken};
+use crate::driver::Driver;
 use crate::files::{self, FileError};
 use crate::firmware::Firmware;
 use crate::guest::Binaries;
-use crate::initrd::{self, InitrdError};
+use crate::initrd::{self, InitrdError, Parts};
 use crate::kernel::Kernel;
 use crate::model::{self, Source, VolumeError};
 use crate::reference::{self, Boot, ReferenceError};
+use crate::runtime::{self, RuntimeError};
 use crate::variant::Variant;
 
 /// Names of an image's files, in the order in which a difference between two images is best explained.
@@ -30,6 +34,8 @@ pub mod name {
     pub const TDX: &str = "OVMF.tdx.fd";
     /// Firmware for SEV-SNP.
     pub const SNP: &str = "OVMF.snp.fd";
+    /// The programs and libraries that use the GPUs, in an image with real ones.
+    pub const RUNTIME: &str = "runtime.img";
     /// The model volume.
     pub const MODEL: &str = "model.img";
     /// What it is made of.
@@ -39,7 +45,7 @@ pub mod name {
     /// Its signatures.
     pub const ENVELOPE: &str = "manifest.json.dsse";
     /// What the manifest lists, causes before effects: the command line names the model.
-    pub const ARTEFACTS: [&str; 7] = [KERNEL, INITRD, TDX, SNP, MODEL, CMDLINE, SBOM];
+    pub const ARTEFACTS: [&str; 8] = [KERNEL, INITRD, TDX, SNP, RUNTIME, MODEL, CMDLINE, SBOM];
 }
 
 /// Everything that decides the artefacts' bytes.
@@ -54,6 +60,16 @@ pub struct Ingredients {
     pub model: Source,
     /// The SPDX document of all this.
     pub sbom: Vec<u8>,
+    /// What an image with real GPUs has besides.
+    pub gpu: Option<Gpu>,
+}
+
+/// What an image with real GPUs has besides.
+pub struct Gpu {
+    /// NVIDIA's kernel modules.
+    pub driver: Driver,
+    /// The runtime volume's files, the GPUs' firmware among them.
+    pub runtime: runtime::Files,
 }
 
 /// What the manifest says besides measurements.
@@ -84,6 +100,9 @@ pub enum AssembleError {
     /// The model volume.
     #[error("cannot make {}", name::MODEL)]
     Model(#[from] VolumeError),
+    /// The runtime volume.
+    #[error("cannot make {}", name::RUNTIME)]
+    Runtime(#[from] RuntimeError),
     /// The command line.
     #[error("cannot make {}", name::CMDLINE)]
     Cmdline(#[from] CmdlineError),
@@ -121,10 +140,30 @@ pub fn assemble(
         binaries,
         model,
         sbom,
+        gpu,
     } = ingredients;
-    let initrd = initrd::build(&binaries.agent, &binaries.engine, &kernel.modules, reporter)?;
+    let parts = Parts {
+        agent: &binaries.agent,
+        engine: binaries.engine.as_deref(),
+        modules: &kernel.modules,
+        driver: gpu.as_ref().map(|gpu| &gpu.driver),
+    };
+    let initrd = initrd::build(&parts, reporter)?;
     let volume = model::write(model, folder, name::MODEL, jobs, reporter)?;
     let mut artefacts = BTreeMap::from([(name::MODEL.to_owned(), volume.artefact)]);
+    let mut listed = None;
+    if let Some(Gpu { driver, runtime }) = gpu {
+        let (runtime, artefact) = runtime::write(runtime, folder, name::RUNTIME, jobs, reporter)?;
+        artefacts.insert(name::RUNTIME.to_owned(), artefact);
+        let without = cmdline::WITHOUT.iter();
+        listed = Some(GpuImage {
+            driver: driver.version.clone(),
+            runtime,
+            without: without
+                .map(|(_, name, reason)| ((*name).to_owned(), (*reason).to_owned()))
+                .collect(),
+        });
+    }
     let parts: [(&str, &[u8]); 5] = [
         (name::KERNEL, &kernel.vmlinuz),
         (name::INITRD, &initrd),
@@ -142,7 +181,7 @@ pub fn assemble(
         snp: &firmware.snp,
         platforms: &[],
     };
-    finish(&images, volume.model, artefacts, stamp, folder)
+    finish(&images, volume.model, listed, artefacts, stamp, folder)
 }
 
 /// The artefacts that stay when only the model changes.
@@ -167,10 +206,11 @@ pub(crate) fn variant(name: &str) -> Result<Variant, AssembleError> {
     Variant::named(name).ok_or_else(|| AssembleError::Variant(name.chars().take(40).collect()))
 }
 
-/// Writes the command line for `model` and the manifest of it all.
+/// Writes the command line for `model` and `gpu`, and the manifest of it all.
 pub(crate) fn finish(
     images: &Images<'_>,
     model: Model,
+    gpu: Option<GpuImage>,
     mut artefacts: BTreeMap<String, Artefact>,
     stamp: &Stamp,
     folder: &Path,
@@ -181,8 +221,13 @@ pub(crate) fn finish(
         salt: model.verity_salt,
         data_blocks: model.verity_data_blocks,
     };
+    let runtime = gpu.as_ref().map(|gpu| RuntimeToken {
+        root: gpu.runtime.verity_root,
+        salt: gpu.runtime.verity_salt,
+        data_blocks: gpu.runtime.verity_data_blocks,
+    });
     let gpus = variant(&stamp.variant)?.gpus();
-    let cmdline = cmdline::build(&token, gpus)?;
+    let cmdline = cmdline::build(&token, gpus, runtime.as_ref())?;
     artefacts.insert(
         name::CMDLINE.to_owned(),
         files::write(folder, name::CMDLINE, cmdline.as_bytes())?,
@@ -192,10 +237,13 @@ pub(crate) fn finish(
         initrd: images.initrd,
         cmdline: &cmdline,
     };
-    let (mut tdx, snp) = (
-        reference::tdx(images.tdx, &boot)?,
-        reference::snp(images.snp, &boot)?,
-    );
+    let mut tdx = reference::tdx(images.tdx, &boot)?;
+    let mut snp = reference::snp(images.snp, &boot)?;
+    if gpu.is_some() {
+        // No kernel with the guard against the host's ACPI code runs NVIDIA's driver yet: SEV-SNP would not tell of that
+        // code, so this image is not released for it.
+        snp.launch.clear();
+    }
     tdx.platforms.extend_from_slice(images.platforms);
     let Stamp {
         release,
@@ -220,7 +268,7 @@ pub(crate) fn finish(
         artefacts,
         cmdline,
         model,
-        gpu: None,
+        gpu,
         tdx,
         snp,
     };

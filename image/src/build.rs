@@ -1,5 +1,7 @@
 //! From sources and lock file to an image: fetch, compile, assemble.
 
+mod cuda;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,16 +16,21 @@ use cocoon_protocol::manifest::Manifest;
 use thiserror::Error;
 
 use crate::assemble::{self, AssembleError, Ingredients, Stamp};
+use crate::driver::DriverError;
 use crate::files::{self, FileError};
 use crate::foreign::{Foreign, ForeignError};
 use crate::guest::{self, Binaries, GuestError};
+use crate::kernel;
 use crate::model::{Source, SourceError};
 use crate::provenance;
+use crate::runtime::{self, RuntimeError};
 use crate::sbom::{self, SbomError};
 use crate::variant::Variant;
 
 /// Where the lock file lies below the sources.
 pub const LOCK_FILE: &str = "image/inputs.lock";
+/// The agent's name in a folder of executables.
+pub const AGENT: &str = "agent";
 /// The largest lock file, in bytes.
 const MAX_LOCK: u64 = 4 << 20;
 
@@ -46,8 +53,8 @@ pub struct Build {
     pub model: Option<PathBuf>,
     /// Its identifier, where the file's name is not to be it.
     pub model_id: Option<String>,
-    /// Executables to take instead of building: agent and engine.
-    pub binaries: Option<(PathBuf, PathBuf)>,
+    /// A folder with executables to take instead of building: [`AGENT`], `engine`, and for GPUs `cocoon-gpu`.
+    pub binaries: Option<PathBuf>,
     /// Threads for hashing.
     pub jobs: usize,
 }
@@ -90,6 +97,15 @@ pub enum BuildError {
     /// The guest's executables.
     #[error("cannot have the guest's executables")]
     Guest(#[from] GuestError),
+    /// NVIDIA's modules.
+    #[error("cannot have NVIDIA's driver")]
+    Driver(#[from] DriverError),
+    /// The engine for GPUs.
+    #[error("cannot have the engine for GPUs")]
+    Engine(#[from] crate::cuda::engine::EngineError),
+    /// The programs that use the GPUs.
+    #[error("cannot put the runtime volume together")]
+    Runtime(#[from] RuntimeError),
     /// The assembly.
     #[error("cannot assemble the image")]
     Assemble(#[from] AssembleError),
@@ -123,14 +139,22 @@ pub fn build(
     let cache = fetcher.cache().root().to_owned();
     let scratch = scratch(&cache)?;
     let mut foreign = Foreign::new(&fetcher, &**reporter);
-    let (kernel, firmware) = (foreign.kernel()?, foreign.firmware()?);
+    let with_gpus = what.variant == Variant::Cuda;
+    let more = if with_gpus { kernel::FOR_DRIVER } else { &[] };
+    let (kernel, firmware) = (foreign.kernel(more)?, foreign.firmware()?);
     let model = match given {
         Some(model) => model,
         None => foreign.model(scratch.path())?,
     };
-    let binaries = match &what.binaries {
-        Some((agent, engine)) => Binaries::read(agent, engine)?,
-        None => guest::build(&what.source, &cache, &**reporter)?,
+    let (gpu, binaries) = if with_gpus {
+        let (gpu, binaries) = cuda::make(what, &fetcher, &mut foreign, &kernel, &**reporter)?;
+        (Some(gpu), binaries)
+    } else {
+        let binaries = match &what.binaries {
+            Some(folder) => Binaries::read(&folder.join(AGENT), &folder.join(runtime::ENGINE))?,
+            None => guest::build(&what.source, &cache, &**reporter)?,
+        };
+        (None, binaries)
     };
     let revision = provenance::revision(&what.source);
     let checksums = if binaries.crates.is_empty() {
@@ -139,9 +163,15 @@ pub fn build(
         let cargo_lock = files::read(&what.source.join("Cargo.lock"), MAX_LOCK)?;
         sbom::checksums(&String::from_utf8_lossy(&cargo_lock))?
     };
-    let sbom = sbom::document(&foreign.taken, &binaries.crates, &checksums, inputs_lock);
+    let sbom = sbom::document(
+        &foreign.taken,
+        &foreign.tools,
+        &binaries.crates,
+        &checksums,
+        inputs_lock,
+    );
     let mut unlocked = foreign.unlocked;
-    unlocked.extend(provenance::marks(&revision, what.binaries.as_ref()));
+    unlocked.extend(provenance::marks(&revision, what.binaries.as_deref()));
     let stamp = Stamp {
         release: life.release,
         variant: what.variant.name().to_owned(),
@@ -157,6 +187,7 @@ pub fn build(
         binaries,
         model,
         sbom,
+        gpu,
     };
     Ok(assemble::assemble(
         &ingredients,

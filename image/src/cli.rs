@@ -64,9 +64,13 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Manifest(ManifestCommand::Diff { first, second }) => {
             keys::diff(&first, &second, output)
         }
-        Command::Kernels(KernelsCommand::Build { out, pin, origin }) => {
-            kernels::build(&out, pin, &origin, output)
-        }
+        Command::Kernels(KernelsCommand::Build {
+            out,
+            pin,
+            release,
+            origin,
+        }) => kernels::build(&out, pin, release, &origin, output),
+        Command::Engine { out, origin } => kernels::engine(&out, &origin, output),
         Command::Kernels(KernelsCommand::Toolkit { out, tools, origin }) => {
             kernels::unpack(&out, &tools, &origin, output)
         }

@@ -82,6 +82,34 @@ pub const GPU_TOKEN: (&str, &str) = (
     "whose GPUs the guest verifies before it serves, so that no host makes real ones of simulated ones",
 );
 
+/// Token that names the runtime volume, in a variant that has one, and its reason.
+pub const RUNTIME_TOKEN: (&str, &str) = (
+    "cocoon.runtime",
+    "dm-verity root, salt and size of the volume with the programs that use the GPUs, so that they are measured",
+);
+
+/// Tokens of a variant with real GPUs, each with its reason.
+pub const GPU_TOKENS: &[(&str, &str)] = &[(
+    "swiotlb=1048576",
+    "2 GiB of memory that the host may see, through which everything encrypted crosses to a GPU; others need a few MiB",
+)];
+
+/// What a variant with real GPUs is without: the token, what the manifest calls it, and why.
+pub const WITHOUT: &[(&str, &str, &str)] = &[
+    (
+        "module.sig_enforce=1",
+        "signatures of kernel modules",
+        "NVIDIA's modules are compiled with the image and signed by nobody whose key the kernel holds: only what the \
+         measured initrd holds is there to be loaded, and after it nothing is",
+    ),
+    (
+        "lockdown=confidentiality",
+        "kernel lockdown from the start",
+        "it would refuse modules without a signature: the guest raises it after the last of them, before it talks to the \
+         host",
+    ),
+];
+
 /// Why there is no command line.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum CmdlineError {
@@ -111,14 +139,35 @@ pub struct ModelToken<'a> {
     pub data_blocks: u64,
 }
 
-/// The whole command line, as QEMU gets it with `-append`. `gpus` are those of the variant, if it has some.
+/// The runtime volume, as the command line tells of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RuntimeToken {
+    /// dm-verity root hash.
+    pub root: Hex32,
+    /// dm-verity salt.
+    pub salt: Hex32,
+    /// Data blocks of 4096 bytes.
+    pub data_blocks: u64,
+}
+
+/// The whole command line, as QEMU gets it with `-append`. `gpus` are those of the variant, if it has some, and `runtime`
+/// their volume, if they are real.
 ///
 /// # Errors
 /// [`CmdlineError`] for an identifier that cannot be told there.
-pub fn build(model: &ModelToken<'_>, gpus: Option<&str>) -> Result<String, CmdlineError> {
+pub fn build(
+    model: &ModelToken<'_>,
+    gpus: Option<&str>,
+    runtime: Option<&RuntimeToken>,
+) -> Result<String, CmdlineError> {
     check_model_id(model.id)?;
+    let without =
+        |token: &str| runtime.is_some() && WITHOUT.iter().any(|(word, ..)| *word == token);
+    let more = GPU_TOKENS.iter().filter(|_| runtime.is_some());
     let mut line: Vec<String> = TOKENS
         .iter()
+        .filter(|(token, _)| !without(token))
+        .chain(more)
         .map(|(token, _)| (*token).to_owned())
         .collect();
     let ModelToken {
@@ -128,6 +177,14 @@ pub fn build(model: &ModelToken<'_>, gpus: Option<&str>) -> Result<String, Cmdli
         data_blocks,
     } = model;
     line.extend(gpus.map(|gpus| format!("{}={gpus}", GPU_TOKEN.0)));
+    line.extend(runtime.map(|runtime| {
+        let RuntimeToken {
+            root,
+            salt,
+            data_blocks,
+        } = runtime;
+        format!("{}={root}:{salt}:{data_blocks}", RUNTIME_TOKEN.0)
+    }));
     line.push(format!(
         "{}={id}:{root}:{salt}:{data_blocks}",
         MODEL_TOKEN.0
@@ -169,7 +226,8 @@ mod tests {
 
     #[test]
     fn every_token_has_a_reason() {
-        for (token, reason) in TOKENS.iter().chain([&MODEL_TOKEN, &GPU_TOKEN]) {
+        let named = [&MODEL_TOKEN, &GPU_TOKEN, &RUNTIME_TOKEN];
+        for (token, reason) in TOKENS.iter().chain(GPU_TOKENS).chain(named) {
             assert!(reason.trim().len() > 10, "{token} has no reason");
             assert!(
                 !token.contains(char::is_whitespace),
@@ -180,7 +238,7 @@ mod tests {
 
     #[test]
     fn ends_with_the_model() {
-        let line = build(&model("tiny-1.q4_1"), None).unwrap();
+        let line = build(&model("tiny-1.q4_1"), None, None).unwrap();
         let salt = Hex32::sha256(b"salt");
         assert!(
             line.ends_with(&format!(
@@ -191,7 +249,7 @@ mod tests {
         );
         assert!(line.starts_with("console=ttyS0 quiet "), "{line}");
         assert!(!line.contains(GPU_TOKEN.0), "{line}");
-        let line = build(&model("tiny-1.q4_1"), Some("simulated:1")).unwrap();
+        let line = build(&model("tiny-1.q4_1"), Some("simulated:1"), None).unwrap();
         assert!(
             line.contains(" cocoon.gpu=simulated:1 cocoon.model="),
             "{line}"
@@ -199,10 +257,32 @@ mod tests {
     }
 
     #[test]
+    fn real_gpus_cost_exactly_what_the_manifest_says() {
+        let words = |line: &str| -> Vec<String> { line.split(' ').map(str::to_owned).collect() };
+        let runtime = RuntimeToken {
+            root: Hex32::sha256(b"root"),
+            salt: Hex32::ZERO,
+            data_blocks: 7,
+        };
+        let plain = words(&build(&model("m"), None, None).unwrap());
+        let with = words(&build(&model("m"), Some("nvidia"), Some(&runtime)).unwrap());
+        let lost: Vec<&String> = plain.iter().filter(|word| !with.contains(word)).collect();
+        let named: Vec<&str> = WITHOUT.iter().map(|(token, ..)| *token).collect();
+        assert_eq!(lost, named);
+        let gained: Vec<&String> = with.iter().filter(|word| !plain.contains(word)).collect();
+        let volume = format!("cocoon.runtime={}:{}:7", runtime.root, runtime.salt);
+        assert_eq!(gained, ["swiotlb=1048576", "cocoon.gpu=nvidia", &volume]);
+        for (token, name, reason) in WITHOUT {
+            assert!(TOKENS.iter().any(|(word, _)| word == token), "{token}");
+            assert!(name.len() > 8 && reason.len() > 20, "{token}");
+        }
+    }
+
+    #[test]
     fn an_identifier_cannot_smuggle_a_token() {
         for id in ["", "a b", "a:b", "A", "a\n", "ü"] {
             assert_eq!(
-                build(&model(id), None),
+                build(&model(id), None, None),
                 Err(CmdlineError::ModelId { id: id.to_owned() })
             );
         }

@@ -1,14 +1,18 @@
 //! Fragment: the machine code of the GPU kernels, compiled by a locked compiler, and compared with what it must be.
 //!
-//! The compiler is put together from Python packages of the lock file, runs in a folder that vanishes, and sees nothing
-//! of the machine but its C preprocessor. No cubin is committed: `kernels/sm90.sha256` says which bytes count.
+//! The compiler is put together from packages of the lock file, runs in a folder that vanishes, and sees nothing
+//! of the machine but its C preprocessor. No cubin is committed: `kernels/sm90.sha256` says which bytes count, and
+//! `kernels/sm90.cuda-12.sha256` which ones do in the image, whose driver takes no newer code.
 
 pub mod compile;
+pub mod engine;
+pub mod nvcc12;
 pub mod pins;
 pub mod toolkit;
 
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use cocoon_inputs::Fetcher;
 use cocoon_inputs::report::Reporter;
 use thiserror::Error;
@@ -24,12 +28,35 @@ pub const SOURCES: &str = "kernels";
 /// The compiler's folder in a workshop.
 const HOME: &str = "toolkit";
 
+/// A release of CUDA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Release {
+    /// For drivers from R580 on, the first release of confidential computing that is maintained.
+    #[default]
+    #[value(name = "13.0")]
+    Cuda13,
+    /// For drivers from R550 on, as the image has one.
+    #[value(name = "12.4")]
+    Cuda12,
+}
+
+impl Release {
+    /// The list of its cubins, below `kernels`.
+    #[must_use]
+    pub const fn list(self) -> &'static str {
+        match self {
+            Self::Cuda13 => "sm90.sha256",
+            Self::Cuda12 => "sm90.cuda-12.sha256",
+        }
+    }
+}
+
 /// What was made.
 #[derive(Debug, Clone)]
 pub struct Cubins {
     /// The files by name, sorted.
     pub files: Vec<(String, Vec<u8>)>,
-    /// Where they, or their sources, are not what `kernels/sm90.sha256` lists.
+    /// Where they, or their sources, are not what the list below `kernels` has.
     pub differences: Vec<Difference>,
 }
 
@@ -45,6 +72,9 @@ pub enum CudaError {
     /// The list of digests.
     #[error("cannot compare the kernels")]
     Pins(#[from] PinError),
+    /// The machine's C++ compiler.
+    #[error("cannot compile the kernels")]
+    Host(#[from] engine::HostError),
     /// A file.
     #[error("cannot prepare the kernels")]
     File(#[from] FileError),
@@ -53,6 +83,8 @@ pub enum CudaError {
 /// The compiler, laid out in a folder that vanishes with it.
 pub struct Workshop {
     scratch: tempfile::TempDir,
+    release: Release,
+    host: Option<String>,
 }
 
 impl Workshop {
@@ -60,17 +92,32 @@ impl Workshop {
     ///
     /// # Errors
     /// [`CudaError`].
-    pub fn open(fetcher: &Fetcher, reporter: &dyn Reporter) -> Result<Self, CudaError> {
+    pub fn open(
+        fetcher: &Fetcher,
+        release: Release,
+        reporter: &dyn Reporter,
+    ) -> Result<Self, CudaError> {
+        let host = match release {
+            Release::Cuda13 => None,
+            Release::Cuda12 => Some(engine::compiler()?),
+        };
         let scratch = build::scratch(fetcher.cache().root())?;
         let home = scratch.path().join(HOME);
-        toolkit::unpack(
-            fetcher,
-            &[toolkit::COMPILER],
-            toolkit::CUBINS,
-            &home,
-            reporter,
-        )?;
-        Ok(Self { scratch })
+        match release {
+            Release::Cuda13 => toolkit::unpack(
+                fetcher,
+                &[toolkit::COMPILER],
+                toolkit::CUBINS,
+                &home,
+                reporter,
+            )?,
+            Release::Cuda12 => nvcc12::unpack(fetcher, &home, reporter)?,
+        }
+        Ok(Self {
+            scratch,
+            release,
+            host,
+        })
     }
 
     /// Compiles every kernel of the workspace at `source` into `folder`; with `pin`, what came of it is what counts from
@@ -86,15 +133,17 @@ impl Workshop {
         reporter: &dyn Reporter,
     ) -> Result<Cubins, CudaError> {
         let (kernels, scratch) = (source.join(SOURCES), self.scratch.path());
-        let files = compile::compile(&scratch.join(HOME), &kernels, scratch, reporter)?;
+        let (home, host) = (scratch.join(HOME), self.host.as_deref());
+        let files = compile::compile(&home, &kernels, scratch, host, reporter)?;
         files::create_folder(folder)?;
         for (name, bytes) in &files {
             files::write(folder, name, bytes)?;
         }
+        let list = self.release.list();
         if pin {
-            pins::write(&kernels, &files)?;
+            pins::write(&kernels, list, &files)?;
         }
-        let differences = pins::compare(&kernels, &files)?;
+        let differences = pins::compare(&kernels, list, &files)?;
         Ok(Cubins { files, differences })
     }
 }

@@ -23,8 +23,12 @@ mod group {
     pub const FIRMWARE_TDX: &str = "firmware-tdx";
     pub const FIRMWARE_VARS: &str = "firmware-vars";
     pub const FIRMWARE_SNP: &str = "firmware-snp";
+    pub const FIRMWARE_GPU: &str = "driver-firmware";
     pub const MODEL: &str = "model";
 }
+
+/// The firmware of GPUs from GA10x on, H100 and H200 among them (`nv-firmware.h` of the driver).
+pub const GPU_FIRMWARE: &str = "gsp_ga10x.bin";
 
 /// Why a foreign ingredient cannot be had.
 #[derive(Debug, Error)]
@@ -74,6 +78,16 @@ pub enum ForeignError {
         /// The file.
         path: &'static str,
     },
+    /// Firmware of another release than the driver's.
+    #[error(
+        "package {name} has no file {path}: firmware and driver must be of one release; run `cocoon-image lock --update`"
+    )]
+    NoGpuFirmware {
+        /// Package.
+        name: String,
+        /// The file.
+        path: String,
+    },
     /// The kernel.
     #[error("cannot take the kernel from package {name}")]
     Kernel {
@@ -105,6 +119,8 @@ pub struct Foreign<'a> {
     pub unlocked: Vec<String>,
     /// The packages that were taken.
     pub taken: Vec<Entry>,
+    /// The packages with which something was made.
+    pub tools: Vec<Entry>,
 }
 
 impl<'a> Foreign<'a> {
@@ -115,20 +131,69 @@ impl<'a> Foreign<'a> {
             reporter,
             unlocked: Vec::new(),
             taken: Vec::new(),
+            tools: Vec::new(),
         }
     }
 
-    /// The kernel.
+    /// The kernel, with the modules in `more` besides its own.
     ///
     /// # Errors
     /// [`ForeignError`].
-    pub fn kernel(&mut self) -> Result<Kernel, ForeignError> {
+    pub fn kernel(&mut self, more: &[(&str, &str)]) -> Result<Kernel, ForeignError> {
         let package = self.fetch(group::KERNEL)?;
         let files = self.unpacked(&package, Kernel::wants)?;
-        Kernel::select(&files).map_err(|source| ForeignError::Kernel {
+        Kernel::select(&files, more).map_err(|source| ForeignError::Kernel {
             name: package.entry.name,
             source,
         })
+    }
+
+    /// The firmware of NVIDIA's GPUs, for a driver of this version.
+    ///
+    /// # Errors
+    /// [`ForeignError`]; firmware of another version has no such file.
+    pub fn gpu_firmware(&mut self, driver: &str) -> Result<Vec<u8>, ForeignError> {
+        let package = self.fetch(group::FIRMWARE_GPU)?;
+        let path = format!("usr/lib/firmware/nvidia/{driver}/{GPU_FIRMWARE}");
+        let mut files = self.unpacked(&package, |found| found == path)?;
+        let name = package.entry.name;
+        files
+            .remove(&path)
+            .ok_or(ForeignError::NoGpuFirmware { name, path })
+    }
+
+    /// Every package of a group, of which [`Self::contains`] or [`Self::uses`] is to be told.
+    ///
+    /// # Errors
+    /// [`ForeignError`].
+    pub fn group(&mut self, group: &'static str) -> Result<Vec<Fetched>, ForeignError> {
+        let packages = self.fetcher.fetch_group(group);
+        packages.map_err(|source| ForeignError::Fetch {
+            group,
+            source: Box::new(source),
+        })
+    }
+
+    /// `package` goes into the image.
+    pub fn contains(&mut self, package: &Fetched) {
+        self.unlock(package);
+        self.taken.push(package.entry.clone());
+    }
+
+    /// `package` makes something of the image and does not go into it.
+    pub fn uses(&mut self, package: &Fetched) {
+        self.unlock(package);
+        self.tools.push(package.entry.clone());
+    }
+
+    fn unlock(&mut self, package: &Fetched) {
+        if let Some(locked) = &package.substituted {
+            let found = &package.entry;
+            self.unlocked.push(format!(
+                "{} {} {}",
+                found.name, locked.version, found.version
+            ));
+        }
     }
 
     /// Both firmware images.
@@ -164,27 +229,14 @@ impl<'a> Foreign<'a> {
     }
 
     fn fetch(&mut self, group: &'static str) -> Result<Fetched, ForeignError> {
-        let mut fetched =
-            self.fetcher
-                .fetch_group(group)
-                .map_err(|source| ForeignError::Fetch {
-                    group,
-                    source: Box::new(source),
-                })?;
+        let mut fetched = self.group(group)?;
         let (Some(package), true) = (fetched.pop(), fetched.is_empty()) else {
             return Err(ForeignError::NotOne {
                 group,
                 found: fetched.len() + 1,
             });
         };
-        if let Some(locked) = &package.substituted {
-            let found = &package.entry;
-            self.unlocked.push(format!(
-                "{} {} {}",
-                found.name, locked.version, found.version
-            ));
-        }
-        self.taken.push(package.entry.clone());
+        self.contains(&package);
         Ok(package)
     }
 

@@ -24,6 +24,12 @@ use recipe::{Recipe, RecipeError};
 use settings::SettingsError;
 use stage::StageError;
 
+pub use recipe::Cuda;
+
+/// The folder of the cache with agent and engine.
+pub const FOLDER: &str = "guest";
+/// The folder of the cache with the engine for GPUs, and what that is made with.
+pub const CUDA_FOLDER: &str = "guest-cuda";
 /// The largest executable that is taken into an initrd, in bytes.
 const MAX_EXECUTABLE: u64 = 1 << 30;
 
@@ -32,8 +38,8 @@ const MAX_EXECUTABLE: u64 = 1 << 30;
 pub struct Binaries {
     /// PID 1.
     pub agent: Vec<u8>,
-    /// The inference worker.
-    pub engine: Vec<u8>,
+    /// The inference worker, where it is static; that of GPUs lies in the runtime volume.
+    pub engine: Option<Vec<u8>>,
     /// What is compiled into them; unknown, and so empty, for executables that were given.
     pub crates: BTreeSet<Crate>,
 }
@@ -82,8 +88,19 @@ impl Binaries {
     /// [`GuestError`] when one cannot be read or is anything else.
     pub fn read(agent: &Path, engine: &Path) -> Result<Self, GuestError> {
         Ok(Self {
+            engine: Some(executable(engine)?),
+            ..Self::read_agent(agent)?
+        })
+    }
+
+    /// Reads the agent alone.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_agent(agent: &Path) -> Result<Self, GuestError> {
+        Ok(Self {
             agent: executable(agent)?,
-            engine: executable(engine)?,
+            engine: None,
             crates: BTreeSet::new(),
         })
     }
@@ -96,15 +113,44 @@ impl Binaries {
 /// # Errors
 /// [`GuestError`], with the compiler's last words when it was the code's fault.
 pub fn build(source: &Path, cache: &Path, reporter: &dyn Reporter) -> Result<Binaries, GuestError> {
-    let workshop = Workshop::open(source, cache, reporter)?;
+    let workshop = Workshop::open(source, &cache.join(FOLDER), reporter)?;
     let (agent, mut crates) = workshop.run(recipe::agent, reporter)?;
     let (engine, more) = workshop.run(recipe::engine, reporter)?;
     crates.extend(more);
     Ok(Binaries {
         agent,
-        engine,
+        engine: Some(engine),
         crates,
     })
+}
+
+/// Builds the agent, and the collector: the process that holds the GPUs, linked to the libraries of the runtime volume.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_with_collector(
+    source: &Path,
+    cache: &Path,
+    reporter: &dyn Reporter,
+) -> Result<(Binaries, Vec<u8>), GuestError> {
+    let workshop = Workshop::open(source, &cache.join(FOLDER), reporter)?;
+    let (agent, mut crates) = workshop.run(recipe::agent, reporter)?;
+    let (path, more) = workshop.make(recipe::collector, reporter)?;
+    crates.extend(more);
+    let binaries = Binaries {
+        agent,
+        engine: None,
+        crates,
+    };
+    Ok((binaries, read_program(&path)?))
+}
+
+/// Reads a program of the runtime volume, which judges it.
+///
+/// # Errors
+/// [`GuestError::File`].
+pub fn read_program(path: &Path) -> Result<Vec<u8>, GuestError> {
+    Ok(files::read(path, MAX_EXECUTABLE)?)
 }
 
 /// Builds the agent alone, as [`build`] does.
@@ -116,8 +162,26 @@ pub fn build_agent(
     cache: &Path,
     reporter: &dyn Reporter,
 ) -> Result<Vec<u8>, GuestError> {
-    let (agent, _) = Workshop::open(source, cache, reporter)?.run(recipe::agent, reporter)?;
+    let workshop = Workshop::open(source, &cache.join(FOLDER), reporter)?;
+    let (agent, _) = workshop.run(recipe::agent, reporter)?;
     Ok(agent)
+}
+
+/// Builds the engine for NVIDIA's GPUs alone, a dynamic executable, with everything kept in [`CUDA_FOLDER`] of `cache`: it
+/// takes long, and nobody who builds the others waits for it.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_cuda_engine(
+    source: &Path,
+    cache: &Path,
+    cuda: &Cuda,
+    reporter: &dyn Reporter,
+) -> Result<(Vec<u8>, BTreeSet<Crate>), GuestError> {
+    let workshop = Workshop::open(source, &cache.join(CUDA_FOLDER), reporter)?;
+    let recipe = |environment: &_, guest: &_| recipe::cuda_engine(environment, guest, cuda);
+    let (path, crates) = workshop.make(recipe, reporter)?;
+    Ok((read_program(&path)?, crates))
 }
 
 /// The staged sources and the target folder, held against other builds until dropped.
@@ -128,11 +192,10 @@ struct Workshop {
 }
 
 impl Workshop {
-    fn open(source: &Path, cache: &Path, reporter: &dyn Reporter) -> Result<Self, GuestError> {
-        let guest = cache.join("guest");
-        files::create_folder(&guest)?;
+    fn open(source: &Path, guest: &Path, reporter: &dyn Reporter) -> Result<Self, GuestError> {
+        files::create_folder(guest)?;
         // As cargo sees it: it looks for settings above the real folder, and its paths are mapped away.
-        let guest = fs::canonicalize(&guest).map_err(FileError::read(&guest))?;
+        let guest = fs::canonicalize(guest).map_err(FileError::read(guest))?;
         let lock = lock(&guest.join("lock"), reporter)?;
         let staged = guest.join("src");
         stage::stage(source, &staged)?;
@@ -153,13 +216,22 @@ impl Workshop {
         recipe: fn(&recipe::Environment, &Path) -> Result<Recipe, RecipeError>,
         reporter: &dyn Reporter,
     ) -> Result<(Vec<u8>, BTreeSet<Crate>), GuestError> {
+        let (path, crates) = self.make(recipe, reporter)?;
+        Ok((executable(&path)?, crates))
+    }
+
+    /// The executable's path, which holds under the lock alone.
+    fn make(
+        &self,
+        recipe: impl FnOnce(&recipe::Environment, &Path) -> Result<Recipe, RecipeError>,
+        reporter: &dyn Reporter,
+    ) -> Result<(PathBuf, BTreeSet<Crate>), GuestError> {
         let recipe = recipe(&self.environment, &self.guest)?;
         let built = cargo::build(&recipe, &self.guest.join("src"), reporter);
-        let (path, crates) = built.map_err(|source| GuestError::Cargo {
+        built.map_err(|source| GuestError::Cargo {
             package: recipe.package,
             source,
-        })?;
-        Ok((executable(&path)?, crates))
+        })
     }
 }
 

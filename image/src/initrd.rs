@@ -1,4 +1,5 @@
-//! Fragment: the initrd. Agent, engine and kernel modules, and nothing else: no shell, no tool, no library.
+//! Fragment: the initrd. Agent, engine and kernel modules, and nothing else: no shell, no tool, no library. In an image with
+//! real GPUs NVIDIA's modules are in it too, and the engine is in the runtime volume.
 
 pub mod cpio;
 
@@ -7,6 +8,8 @@ use std::io::Write as _;
 use cocoon_inputs::report::Reporter;
 use thiserror::Error;
 
+use crate::driver::Driver;
+use crate::foreign::GPU_FIRMWARE;
 use crate::kernel::Module;
 use cpio::{Cpio, CpioError};
 
@@ -35,6 +38,28 @@ pub const FOLDERS: &[(&str, &str)] = &[
     ("lib/modules", "the modules, in load order"),
 ];
 
+/// What an image with real GPUs has besides.
+pub const GPU_FOLDERS: &[(&str, &str)] = &[
+    (
+        "runtime",
+        "the programs and libraries that use the GPUs, in unevictable memory",
+    ),
+    ("lib/firmware", "where the kernel looks for firmware"),
+    ("lib/firmware/nvidia", "the same, for NVIDIA's driver"),
+];
+
+/// What is packed.
+pub struct Parts<'a> {
+    /// PID 1.
+    pub agent: &'a [u8],
+    /// The inference worker, where it needs no library.
+    pub engine: Option<&'a [u8]>,
+    /// The kernel's modules in load order.
+    pub modules: &'a [Module],
+    /// NVIDIA's driver, in an image with real GPUs.
+    pub driver: Option<&'a Driver>,
+}
+
 /// Why there is no initrd.
 #[derive(Debug, Error)]
 pub enum InitrdError {
@@ -46,30 +71,44 @@ pub enum InitrdError {
     Compress(#[source] std::io::Error),
 }
 
-/// The compressed initrd: `/init` is `agent`, `/engine` is `engine`, `/modules.list` names the modules in load order.
+/// The compressed initrd: `/init` is the agent, `/engine` the engine, `/modules.list` names the modules in load order, and
+/// `/driver.list` those of NVIDIA's driver, which load after the GPUs have been reset.
 ///
 /// # Errors
 /// [`InitrdError`] when something does not fit into the archive.
-pub fn build(
-    agent: &[u8],
-    engine: &[u8],
-    modules: &[Module],
-    reporter: &dyn Reporter,
-) -> Result<Vec<u8>, InitrdError> {
+pub fn build(parts: &Parts<'_>, reporter: &dyn Reporter) -> Result<Vec<u8>, InitrdError> {
     let mut archive = Cpio::default();
-    for (folder, _) in FOLDERS {
+    let gpu_folders = GPU_FOLDERS.iter().filter(|_| parts.driver.is_some());
+    for (folder, _) in FOLDERS.iter().chain(gpu_folders) {
         archive.folder(folder)?;
     }
-    archive.file("init", 0o755, agent)?;
-    archive.file("engine", 0o755, engine)?;
+    archive.file("init", 0o755, parts.agent)?;
+    if let Some(engine) = parts.engine {
+        archive.file("engine", 0o755, engine)?;
+    }
+    let list = pack(&mut archive, 0, parts.modules)?;
+    archive.file("modules.list", 0o644, list.as_bytes())?;
+    if let Some(driver) = parts.driver {
+        let list = pack(&mut archive, parts.modules.len(), &driver.modules)?;
+        archive.file("driver.list", 0o644, list.as_bytes())?;
+        // The kernel opens it when a GPU is first used, by when the runtime volume is there.
+        let folder = format!("lib/firmware/nvidia/{}", driver.version);
+        archive.folder(&folder)?;
+        let place = format!("{folder}/{GPU_FIRMWARE}");
+        archive.link(&place, &format!("/runtime/{GPU_FIRMWARE}"))?;
+    }
+    compress(&archive.finish(), reporter).map_err(InitrdError::Compress)
+}
+
+/// Adds modules, numbered from `first` on, and lists them.
+fn pack(archive: &mut Cpio, first: usize, modules: &[Module]) -> Result<String, CpioError> {
     let mut list = String::new();
     for (number, module) in modules.iter().enumerate() {
-        let path = format!("lib/modules/{number:02}-{}.ko", module.name);
+        let path = format!("lib/modules/{:02}-{}.ko", first + number, module.name);
         archive.file(&path, 0o644, &module.bytes)?;
         list += &format!("/{path}\n");
     }
-    archive.file("modules.list", 0o644, list.as_bytes())?;
-    compress(&archive.finish(), reporter).map_err(InitrdError::Compress)
+    Ok(list)
 }
 
 /// One thread always: with more, the output would depend on their number.
@@ -93,14 +132,9 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn holds_what_the_agent_expects_and_nothing_else() {
-        let modules = [Module {
-            name: "dm_mod".to_owned(),
-            bytes: b"ko".to_vec(),
-        }];
-        let initrd = build(b"agent", b"engine", &modules, &Silent).unwrap();
-        let archive = zstd::decode_all(&initrd[..]).unwrap();
+    /// Every path of a compressed archive, in its order.
+    fn names(initrd: &[u8]) -> Vec<String> {
+        let archive = zstd::decode_all(initrd).unwrap();
         let mut names = Vec::new();
         let mut at = 0;
         loop {
@@ -111,27 +145,72 @@ mod tests {
             let (size, name_size) = (field(6), field(11));
             let name = std::str::from_utf8(&archive[at + 110..at + 110 + name_size - 1]).unwrap();
             if name == "TRAILER!!!" {
-                break;
+                return names;
             }
             names.push(name.to_owned());
             at = (at + 110 + name_size).next_multiple_of(4);
             at = (at + size).next_multiple_of(4);
         }
-        let mut expected: Vec<_> = FOLDERS
-            .iter()
-            .map(|(folder, _)| (*folder).to_owned())
-            .collect();
+    }
+
+    fn module(name: &str) -> Module {
+        Module {
+            name: name.to_owned(),
+            bytes: b"ko".to_vec(),
+        }
+    }
+
+    fn folders(more: &[(&str, &str)]) -> Vec<String> {
+        let all = FOLDERS.iter().chain(more);
+        all.map(|(folder, _)| (*folder).to_owned()).collect()
+    }
+
+    #[test]
+    fn holds_what_the_agent_expects_and_nothing_else() {
+        let parts = Parts {
+            agent: b"agent",
+            engine: Some(b"engine"),
+            modules: &[module("dm_mod")],
+            driver: None,
+        };
+        let mut expected = folders(&[]);
         expected.extend(
             ["init", "engine", "lib/modules/00-dm_mod.ko", "modules.list"].map(str::to_owned),
         );
-        assert_eq!(names, expected);
+        assert_eq!(names(&build(&parts, &Silent).unwrap()), expected);
+    }
+
+    #[test]
+    fn with_gpus_it_holds_the_driver_and_no_engine() {
+        let driver = Driver {
+            version: "1.2".to_owned(),
+            modules: vec![module("nvidia")],
+        };
+        let parts = Parts {
+            agent: b"agent",
+            engine: None,
+            modules: &[module("dm_mod")],
+            driver: Some(&driver),
+        };
+        let mut expected = folders(GPU_FOLDERS);
+        expected.extend(
+            [
+                "init",
+                "lib/modules/00-dm_mod.ko",
+                "modules.list",
+                "lib/modules/01-nvidia.ko",
+                "driver.list",
+                "lib/firmware/nvidia/1.2",
+                "lib/firmware/nvidia/1.2/gsp_ga10x.bin",
+            ]
+            .map(str::to_owned),
+        );
+        assert_eq!(names(&build(&parts, &Silent).unwrap()), expected);
     }
 
     #[test]
     fn every_folder_has_a_reason() {
-        assert_eq!(
-            FOLDERS.iter().find(|(_, reason)| reason.trim().is_empty()),
-            None
-        );
+        let mut all = FOLDERS.iter().chain(GPU_FOLDERS);
+        assert_eq!(all.find(|(_, reason)| reason.trim().is_empty()), None);
     }
 }

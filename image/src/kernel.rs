@@ -11,6 +11,20 @@ use thiserror::Error;
 
 pub use closure::{ClosureError, MODULES, Module};
 
+/// What NVIDIA's driver uses of the kernel's cryptography, each with its reason. It asks for algorithms by name while it
+/// runs, when nothing can be loaded any more; only the slow ones of them are built in, or none.
+pub const FOR_DRIVER: &[(&str, &str)] = &[
+    ("gcm", "AES-GCM, for everything that crosses to a GPU"),
+    ("ghash-generic", "the authentication in it"),
+    ("ghash-clmulni-intel", "the same at the processor's speed"),
+    ("aesni-intel", "AES at the processor's speed"),
+    (
+        "sha512-ssse3",
+        "SHA-384 of a GPU's certificates and key exchange",
+    ),
+    ("ecdh_generic", "the key exchange with a GPU"),
+];
+
 /// The largest kernel that is taken for one, in bytes.
 pub const MAX_KERNEL: usize = 64 << 20;
 
@@ -19,8 +33,11 @@ pub const MAX_KERNEL: usize = 64 << 20;
 pub struct Kernel {
     /// The EFI executable.
     pub vmlinuz: Vec<u8>,
-    /// The modules of [`MODULES`] and all that they depend on, in load order, uncompressed and signed.
+    /// The modules of [`MODULES`] and what else was wanted with all that they depend on, in load order, uncompressed and
+    /// signed.
     pub modules: Vec<Module>,
+    /// Its release as `uname -r` says it, such as `6.12.117+deb13-cloud-amd64`.
+    pub release: String,
 }
 
 /// Why a package yields no kernel.
@@ -54,11 +71,14 @@ impl Kernel {
                 && (path.contains(".ko") || path.ends_with("/modules.builtin"))
     }
 
-    /// Selects from the files of an unpacked kernel package, by path.
+    /// Selects from the files of an unpacked kernel package, by path: kernel, [`MODULES`], and the modules in `more`.
     ///
     /// # Errors
     /// [`KernelError`] when it is not such a package or lacks a module.
-    pub fn select(files: &BTreeMap<String, Vec<u8>>) -> Result<Self, KernelError> {
+    pub fn select(
+        files: &BTreeMap<String, Vec<u8>>,
+        more: &[(&str, &str)],
+    ) -> Result<Self, KernelError> {
         let named = |path: &&String| path.trim_start_matches("./").starts_with("boot/vmlinuz-");
         let kernels: Vec<&String> = files.keys().filter(named).collect();
         let [path] = kernels[..] else {
@@ -71,9 +91,11 @@ impl Kernel {
             path: path.clone(),
             what,
         })?;
+        let (_, release) = path.split_once("vmlinuz-").unwrap_or_default();
         Ok(Self {
             vmlinuz,
-            modules: closure::closure(files, MODULES)?,
+            modules: closure::closure(files, &[MODULES, more].concat())?,
+            release: release.to_owned(),
         })
     }
 }
@@ -109,14 +131,14 @@ mod tests {
 
     #[test]
     fn a_package_without_kernel_or_with_another_file_is_refused() {
-        let none = Kernel::select(&BTreeMap::new()).unwrap_err();
+        let none = Kernel::select(&BTreeMap::new(), &[]).unwrap_err();
         assert_eq!(
             none.to_string(),
             "the kernel package holds 0 files boot/vmlinuz-*, expected one"
         );
         let other = BTreeMap::from([("boot/vmlinuz-1".to_owned(), b"MZ".to_vec())]);
         assert_eq!(
-            Kernel::select(&other).unwrap_err().to_string(),
+            Kernel::select(&other, &[]).unwrap_err().to_string(),
             "boot/vmlinuz-1 is not a bootable kernel: the Linux boot header is missing at offset 0x202"
         );
     }

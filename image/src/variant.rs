@@ -10,11 +10,13 @@ pub enum Variant {
     Cpu,
     /// The same, with one simulated GPU that has to prove itself: for trials, on simulated machines alone.
     CudaSimulated,
+    /// Inference on NVIDIA's GPUs in confidential-computing mode; TDX alone.
+    Cuda,
 }
 
 impl Variant {
     /// Every kind.
-    pub const ALL: [Self; 2] = [Self::Cpu, Self::CudaSimulated];
+    pub const ALL: [Self; 3] = [Self::Cpu, Self::CudaSimulated, Self::Cuda];
 
     /// As the manifest has it.
     #[must_use]
@@ -22,6 +24,7 @@ impl Variant {
         match self {
             Self::Cpu => "cpu",
             Self::CudaSimulated => "cuda-simulated",
+            Self::Cuda => "cuda",
         }
     }
 
@@ -37,6 +40,7 @@ impl Variant {
         match self {
             Self::Cpu => None,
             Self::CudaSimulated => Some("simulated:1"),
+            Self::Cuda => Some("nvidia"),
         }
     }
 }
@@ -52,6 +56,6 @@ mod tests {
             let value = variant.to_possible_value();
             assert_eq!(value.unwrap().get_name(), variant.name());
         }
-        assert_eq!(Variant::named("cuda"), None);
+        assert_eq!(Variant::named("gpu"), None);
     }
 }

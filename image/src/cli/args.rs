@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use cocoon_image::cuda::Release;
 use cocoon_image::variant::Variant;
 
 /// Builds and verifies the appliance image from locked inputs.
@@ -35,6 +36,15 @@ pub enum Command {
     /// The machine code of the GPU kernels.
     #[command(subcommand)]
     Kernels(KernelsCommand),
+    /// Build the inference worker of the CUDA image alone; the first time takes half an hour.
+    Engine {
+        /// File to write it to.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Where everything comes from.
+        #[command(flatten)]
+        origin: Origin,
+    },
     /// The lock file of foreign inputs.
     Lock(LockArguments),
     /// The cache of foreign inputs.
@@ -73,7 +83,8 @@ pub struct Making {
     /// Where a locked file is gone, take the newest signed one and mark the manifest unlocked.
     #[arg(long)]
     pub allow_newest: bool,
-    /// Folder with the executables `agent` and `engine`, to be taken instead of compiling them.
+    /// Folder with the executables `agent` and `engine`, for the variant cuda `cocoon-gpu` too, to be taken instead of
+    /// compiling them.
     #[arg(long, value_name = "DIR")]
     pub guest_binaries: Option<PathBuf>,
     /// Threads for hashing; no effect on the result [default: one per processor]
@@ -243,6 +254,9 @@ pub enum KernelsCommand {
         /// Make kernels/sm90.sha256 say what came of it: for whoever has changed a kernel.
         #[arg(long)]
         pin: bool,
+        /// Release of CUDA; that of the image is 12.4, whose list is kernels/sm90.cuda-12.sha256.
+        #[arg(long, value_enum, default_value_t)]
+        release: Release,
         /// Where everything comes from.
         #[command(flatten)]
         origin: Origin,
@@ -291,7 +305,8 @@ pub enum CacheCommand {
         /// Where everything comes from.
         #[command(flatten)]
         origin: Origin,
-        /// Remove the compiled guest too: the next build takes a quarter of an hour.
+        /// Remove the compiled guest and NVIDIA's compiled modules too: the next build takes a quarter of an hour, for GPUs
+        /// much longer.
         #[arg(long)]
         guest: bool,
     },
@@ -313,6 +328,7 @@ mod tests {
         for line in [
             "build --variant cpu --out o",
             "build --variant cuda-simulated --out o",
+            "build --variant cuda --out o",
             "build --variant cpu --out o --model m --release 3 --allow-newest --json",
             "verify m.json",
             "manifest sign m.json --key k",
@@ -323,6 +339,8 @@ mod tests {
             "model add --image i --model m --out o",
             "kernels build --out o",
             "kernels build --out o --pin --json",
+            "kernels build --out o --release 12.4",
+            "engine --out o --json",
             "kernels toolkit --out o --tool compiler --tool sanitizer",
             "lock --update",
             "cache gc",

@@ -135,10 +135,6 @@ impl Making {
         } else {
             Policy::Release
         };
-        let binaries = self
-            .guest_binaries
-            .as_ref()
-            .map(|folder| (folder.join("agent"), folder.join("engine")));
         Ok(Build {
             variant: Variant::default(),
             source: self.origin.source()?,
@@ -148,7 +144,7 @@ impl Making {
             policy,
             model: None,
             model_id: None,
-            binaries,
+            binaries: self.guest_binaries.clone(),
             jobs: threads(self.jobs),
         })
     }

@@ -1,9 +1,10 @@
-//! `kernels build` and `kernels toolkit`.
+//! `kernels build`, `kernels toolkit` and `engine`.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
-use cocoon_image::cuda::{self, pins, toolkit};
+use anyhow::Context as _;
+use cocoon_image::cuda::{self, Release, engine, toolkit};
 use cocoon_image::{build, files};
 use cocoon_inputs::{Cache, Fetcher, Options, report};
 use serde_json::json;
@@ -14,12 +15,13 @@ use super::{Outcome, Output};
 pub(super) fn build(
     out: &Path,
     pin: bool,
+    release: Release,
     origin: &Origin,
     output: Output,
 ) -> anyhow::Result<Outcome> {
     let source = origin.source()?;
     let reporter = report::stderr();
-    let workshop = cuda::Workshop::open(&fetcher(origin)?, &*reporter)?;
+    let workshop = cuda::Workshop::open(&fetcher(origin)?, release, &*reporter)?;
     let cubins = workshop.build(&source, out, pin, &*reporter)?;
     let mut text = format!("kernels in {}\n", out.display());
     let mut artefacts = serde_json::Map::new();
@@ -30,13 +32,13 @@ pub(super) fn build(
     }
     let same = cubins.differences.is_empty();
     if same {
-        writeln!(text, "identical to {}/{}", cuda::SOURCES, pins::LIST)?;
+        writeln!(text, "identical to {}/{}", cuda::SOURCES, release.list())?;
     } else {
         writeln!(
             text,
             "NOT what {}/{} lists; when the sources are meant to differ, run this with --pin:",
             cuda::SOURCES,
-            pins::LIST
+            release.list()
         )?;
     }
     for difference in &cubins.differences {
@@ -87,6 +89,24 @@ pub(super) fn unpack(
         &value,
         format!("{} in {}", groups.join(", "), out.display()),
     )?;
+    Ok(Outcome::Done)
+}
+
+pub(super) fn engine(out: &Path, origin: &Origin, output: Output) -> anyhow::Result<Outcome> {
+    let (source, cache) = (origin.source()?, origin.cache()?);
+    let reporter = report::stderr();
+    let (engine, crates) = engine::build(&source, &cache, &fetcher(origin)?, &*reporter)?;
+    std::fs::write(out, &engine).with_context(|| format!("cannot write {}", out.display()))?;
+    let artefact = files::artefact(&engine);
+    let text = format!(
+        "{} {:>8}  {}\nof {} crates; it starts only in the image, beside the driver",
+        artefact.sha256,
+        artefact.size,
+        out.display(),
+        crates.len()
+    );
+    let value = json!({ "engine": out, "artefact": artefact, "crates": crates.len() });
+    output.print(&value, text)?;
     Ok(Outcome::Done)
 }
 

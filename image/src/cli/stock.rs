@@ -48,8 +48,10 @@ pub(super) fn collect(origin: &Origin, guest: bool, output: Output) -> anyhow::R
     let cache = Cache::open(&root)?;
     let collected = cache.gc(&[&lock], &*report::stderr())?;
     let abandoned = build::remove_abandoned(&root, Duration::from_secs(24 * 60 * 60))?;
-    if guest {
-        let folder = root.join("guest");
+    for folder in ["guest", "guest-cuda", "driver"].map(|name| root.join(name)) {
+        if !guest {
+            break;
+        }
         let removed = std::fs::remove_dir_all(&folder);
         let gone = removed.or_else(|error| {
             if error.kind() == std::io::ErrorKind::NotFound {

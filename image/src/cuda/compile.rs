@@ -63,7 +63,8 @@ pub enum CompileError {
     File(#[from] FileError),
 }
 
-/// The cubins of the kernels below `kernels`, by name, sorted; `scratch` is a folder for what is made on the way.
+/// The cubins of the kernels below `kernels`, by name, sorted; `scratch` is a folder for what is made on the way, and `host`
+/// a C++ compiler where it is not the machine's usual one.
 ///
 /// # Errors
 /// [`CompileError`], with the compiler's words.
@@ -71,6 +72,7 @@ pub fn compile(
     home: &Path,
     kernels: &Path,
     scratch: &Path,
+    host: Option<&str>,
     reporter: &dyn Reporter,
 ) -> Result<Vec<(String, Vec<u8>)>, CompileError> {
     // Names without a folder, in a copy: no path can get into the result.
@@ -90,6 +92,7 @@ pub fn compile(
         let mut command = Command::new(&program);
         command
             .args(FLAGS.iter().map(|(flag, _)| flag))
+            .args(host.map(|host| format!("-ccbin={host}")))
             .args(["-o", &cubin, &source])
             .current_dir(&work)
             .env_clear()

@@ -1,4 +1,5 @@
-//! `kernels/sm90.sha256`: the digests of the cubins and of their sources, in the format of `sha256sum`.
+//! `kernels/sm90.sha256` and its like for another compiler: the digests of the cubins and of their sources, in the format of
+//! `sha256sum`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,8 +12,6 @@ use thiserror::Error;
 use super::sources;
 use crate::files::{self, FileError};
 
-/// The list's name below `kernels`.
-pub const LIST: &str = "sm90.sha256";
 /// Largest list or source, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -31,8 +30,12 @@ pub struct Difference {
 #[derive(Debug, Error)]
 pub enum PinError {
     /// A line that is none.
-    #[error("line {line} of {LIST} is not a digest, two blanks and a name")]
+    #[error(
+        "line {line} of kernels/{list} is not a digest, two blanks and a name: `cocoon-image kernels build --pin` writes it anew"
+    )]
     Line {
+        /// The list.
+        list: String,
         /// Which, from 1.
         line: usize,
     },
@@ -54,9 +57,13 @@ impl fmt::Display for Difference {
 ///
 /// # Errors
 /// [`PinError`].
-pub fn compare(kernels: &Path, cubins: &[(String, Vec<u8>)]) -> Result<Vec<Difference>, PinError> {
-    let text = files::read(&kernels.join(LIST), MAX_FILE)?;
-    let mut expected = parse(&String::from_utf8_lossy(&text))?;
+pub fn compare(
+    kernels: &Path,
+    list: &str,
+    cubins: &[(String, Vec<u8>)],
+) -> Result<Vec<Difference>, PinError> {
+    let text = files::read(&kernels.join(list), MAX_FILE)?;
+    let mut expected = parse(list, &String::from_utf8_lossy(&text))?;
     let mut differences = Vec::new();
     for (file, found) in digests(kernels, cubins)? {
         let listed = expected.remove(&file);
@@ -80,13 +87,13 @@ pub fn compare(kernels: &Path, cubins: &[(String, Vec<u8>)]) -> Result<Vec<Diffe
 ///
 /// # Errors
 /// [`PinError::File`].
-pub fn write(kernels: &Path, cubins: &[(String, Vec<u8>)]) -> Result<(), PinError> {
+pub fn write(kernels: &Path, list: &str, cubins: &[(String, Vec<u8>)]) -> Result<(), PinError> {
     let lines = digests(kernels, cubins)?;
     let text: String = lines
         .iter()
         .map(|(file, digest)| format!("{digest}  {file}\n"))
         .collect();
-    files::write(kernels, LIST, text.as_bytes())?;
+    files::write(kernels, list, text.as_bytes())?;
     Ok(())
 }
 
@@ -107,15 +114,17 @@ fn digests(
     Ok(all)
 }
 
-fn parse(text: &str) -> Result<BTreeMap<String, String>, PinError> {
+fn parse(list: &str, text: &str) -> Result<BTreeMap<String, String>, PinError> {
     let lines = text.lines().zip(1..).map(|(line, number)| {
-        let (digest, file) = line
-            .split_once("  ")
-            .ok_or(PinError::Line { line: number })?;
+        let refused = || PinError::Line {
+            list: list.to_owned(),
+            line: number,
+        };
+        let (digest, file) = line.split_once("  ").ok_or_else(refused)?;
         let is_digest = digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit());
         match is_digest {
             true => Ok((file.to_owned(), digest.to_owned())),
-            false => Err(PinError::Line { line: number }),
+            false => Err(refused()),
         }
     });
     lines.collect()
@@ -124,6 +133,8 @@ fn parse(text: &str) -> Result<BTreeMap<String, String>, PinError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LIST: &str = "sm90.sha256";
 
     fn kernels() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
@@ -141,9 +152,9 @@ mod tests {
     #[test]
     fn what_was_pinned_is_no_difference_and_anything_else_is_named() {
         let folder = kernels();
-        write(folder.path(), &cubins("one")).unwrap();
-        assert_eq!(compare(folder.path(), &cubins("one")).unwrap(), []);
-        let differences = compare(folder.path(), &cubins("two")).unwrap();
+        write(folder.path(), LIST, &cubins("one")).unwrap();
+        assert_eq!(compare(folder.path(), LIST, &cubins("one")).unwrap(), []);
+        let differences = compare(folder.path(), LIST, &cubins("two")).unwrap();
         let (one, two) = (Hex32::sha256(b"one"), Hex32::sha256(b"two"));
         assert_eq!(differences.len(), 1);
         assert_eq!(
@@ -153,7 +164,7 @@ mod tests {
 
         std::fs::write(folder.path().join("cuda/c.h"), "new").unwrap();
         std::fs::remove_file(folder.path().join("cuda/a.h")).unwrap();
-        let lines: Vec<String> = compare(folder.path(), &cubins("one"))
+        let lines: Vec<String> = compare(folder.path(), LIST, &cubins("one"))
             .unwrap()
             .iter()
             .map(ToString::to_string)
@@ -171,7 +182,7 @@ mod tests {
     #[test]
     fn the_list_is_in_the_format_of_sha256sum() {
         let folder = kernels();
-        write(folder.path(), &cubins("one")).unwrap();
+        write(folder.path(), LIST, &cubins("one")).unwrap();
         std::fs::write(folder.path().join("b.cubin"), "one").unwrap();
         let check = std::process::Command::new("sha256sum")
             .args(["--check", "--strict", "--quiet", LIST])
@@ -185,10 +196,10 @@ mod tests {
     fn rubbish_is_named_by_its_line() {
         let good = format!("{}  a\n", Hex32::sha256(b""));
         for bad in ["", "abc  b", &"g".repeat(64)] {
-            let error = parse(&format!("{good}{bad}  b\n")).unwrap_err();
+            let error = parse(LIST, &format!("{good}{bad}  b\n")).unwrap_err();
             assert_eq!(
                 error.to_string(),
-                "line 2 of sm90.sha256 is not a digest, two blanks and a name"
+                "line 2 of kernels/sm90.sha256 is not a digest, two blanks and a name: `cocoon-image kernels build --pin` writes it anew"
             );
         }
     }

@@ -4,8 +4,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use cocoon_inputs::report::Reporter;
-use cocoon_inputs::unpack::{self, Limits, WheelError};
-use cocoon_inputs::{FetchError, Fetcher};
+use cocoon_inputs::unpack::{self, Limits, UnpackError, WheelError};
+use cocoon_inputs::{CacheError, FetchError, Fetched, Fetcher};
 use thiserror::Error;
 
 use crate::files::{self, FileError};
@@ -41,9 +41,27 @@ pub enum ToolkitError {
         #[source]
         source: WheelError,
     },
+    /// A Debian package that changed in the cache.
+    #[error("cannot read {name} from the cache")]
+    Cache {
+        /// Package.
+        name: String,
+        /// Why.
+        #[source]
+        source: CacheError,
+    },
+    /// A Debian package that is not to be unpacked.
+    #[error("cannot unpack {name}")]
+    Package {
+        /// Package.
+        name: String,
+        /// Why.
+        #[source]
+        source: UnpackError,
+    },
     /// The packages are laid out in another way.
     #[error(
-        "package {name} has nothing below {PREFIX}: its layout has changed, and this program must follow"
+        "package {name} has nothing where its tools should be: its layout has changed, and this program must follow"
     )]
     Layout {
         /// Package.
@@ -90,12 +108,7 @@ pub fn unpack(
         .tempdir_in(parent);
     let above = above.map_err(FileError::write(parent))?;
     for group in groups {
-        let packages = fetcher.fetch_group(group);
-        let packages = packages.map_err(|source| ToolkitError::Fetch {
-            group,
-            source: Box::new(source),
-        })?;
-        for package in packages {
+        for package in fetch(fetcher, group)? {
             let name = package.entry.name;
             let task = reporter.start(&format!("unpacking {name}"), None);
             let mut known = false;
@@ -119,6 +132,15 @@ pub fn unpack(
     }
     std::fs::rename(above.path().join(PREFIX), home).map_err(FileError::write(home))?;
     link_libraries(home)
+}
+
+/// The packages of a group.
+pub(super) fn fetch(fetcher: &Fetcher, group: &'static str) -> Result<Vec<Fetched>, ToolkitError> {
+    let packages = fetcher.fetch_group(group);
+    packages.map_err(|source| ToolkitError::Fetch {
+        group,
+        source: Box::new(source),
+    })
 }
 
 /// The packages' own records, in hidden folders, are no tools; C++ algorithms are needed for everything or for nothing.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::settings;
+use crate::runtime::LOADER;
 
 /// Variables that may reach cargo: where tools and downloads are found. Anything else could change the result.
 pub const PASSED: &[&str] = &[
@@ -45,6 +46,19 @@ pub struct Environment {
     variables: Vec<(&'static str, OsString)>,
     cargo_home: String,
     registries: Vec<String>,
+}
+
+/// What an engine for NVIDIA's GPUs is made with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cuda {
+    /// The compiler's folder.
+    pub home: PathBuf,
+    /// A folder with the libraries to link to.
+    pub libraries: PathBuf,
+    /// A folder with the kernels' machine code.
+    pub cubins: PathBuf,
+    /// The C++ compiler that nvcc runs.
+    pub compiler: String,
 }
 
 /// One run of `cargo build`.
@@ -173,6 +187,90 @@ pub fn engine(environment: &Environment, guest: &Path) -> Result<Recipe, RecipeE
     )
 }
 
+/// The process that holds the GPUs: dynamic, because NVIDIA's library is; started by the runtime volume's loader.
+///
+/// # Errors
+/// As [`agent`].
+pub fn collector(environment: &Environment, guest: &Path) -> Result<Recipe, RecipeError> {
+    let loader = format!("-Clink-arg=-Wl,--dynamic-linker={LOADER}");
+    let flags = [
+        "-Ctarget-cpu=x86-64-v3",
+        "-Clink-arg=-Wl,--build-id=none",
+        loader.as_str(),
+    ];
+    let selection = vec![
+        "--package",
+        "cocoon-gpu",
+        "--target",
+        "x86_64-unknown-linux-gnu",
+    ];
+    recipe("cocoon-gpu", "agent", selection, &flags, environment, guest)
+}
+
+/// The inference worker for NVIDIA's GPUs: dynamic, a program of the image's runtime volume, of which it names the loader.
+///
+/// # Errors
+/// As [`agent`].
+pub fn cuda_engine(
+    environment: &Environment,
+    guest: &Path,
+    cuda: &Cuda,
+) -> Result<Recipe, RecipeError> {
+    let libraries = format!("-Lnative={}", flag_path(&cuda.libraries)?);
+    let loader = format!("-Clink-arg=-Wl,--dynamic-linker={LOADER}");
+    let flags = [
+        "-Ctarget-cpu=x86-64-v3",
+        "-Clink-arg=-Wl,--build-id=none",
+        loader.as_str(),
+        // NVIDIA's libraries are linked to others that only the image has.
+        "-Clink-arg=-Wl,--allow-shlib-undefined",
+        &libraries,
+    ];
+    let selection = vec![
+        "--package",
+        "cocoon-engine",
+        "--features",
+        "cuda",
+        "--target",
+        "x86_64-unknown-linux-gnu",
+    ];
+    let mut recipe = recipe(
+        "cocoon-engine",
+        "engine",
+        selection,
+        &flags,
+        environment,
+        guest,
+    )?;
+    let home = flag_path(&cuda.home)?;
+    // nvcc takes them for its C++ compiler, in one word.
+    let mut variables = recipe.environment.iter();
+    let maps = variables.find(|(name, _)| *name == "CXXFLAGS");
+    let maps = maps.map(|(_, flags)| flags.to_string_lossy().replace(' ', ","));
+    let maps = format!("-Xcompiler={}", maps.unwrap_or_default());
+    // Build scripts ask nvcc for its version.
+    let paths = recipe.environment.iter_mut();
+    for (_, value) in paths.filter(|(name, _)| *name == "PATH") {
+        *value = prefixed(&format!("{home}/bin:"), value);
+    }
+    recipe.environment.extend([
+        ("CUDA_HOME", home.into()),
+        // An H100; there is no nvidia-smi to ask.
+        ("CUDA_COMPUTE_CAP", "90".into()),
+        ("CUDAFORGE_THREADS", "2".into()),
+        ("NVCC_CCBIN", cuda.compiler.clone().into()),
+        ("NVCC_APPEND_FLAGS", maps.into()),
+        ("COCOON_KERNELS", flag_path(&cuda.cubins)?.into()),
+    ]);
+    Ok(recipe)
+}
+
+fn prefixed(prefix: &str, value: &OsString) -> OsString {
+    let mut whole = OsString::from(prefix);
+    whole.push(value);
+    whole
+}
+
 fn recipe(
     package: &'static str,
     profile: &'static str,
@@ -291,6 +389,45 @@ mod tests {
             variable(&recipe, "CARGO_TARGET_DIR"),
             Some("/c/guest/target")
         );
+    }
+
+    #[test]
+    fn the_engine_for_gpus_is_this_one() {
+        let cuda = Cuda {
+            home: "/c/cuda-12".into(),
+            libraries: "/c/libraries".into(),
+            cubins: "/c/cubins".into(),
+            compiler: "g++-13".into(),
+        };
+        let recipe = cuda_engine(&environment(), Path::new("/c/guest"), &cuda).unwrap();
+        assert_eq!(
+            recipe.arguments.join(" "),
+            "--locked --profile engine --message-format json-render-diagnostics --package cocoon-engine \
+             --features cuda --target x86_64-unknown-linux-gnu"
+        );
+        assert_eq!(
+            variable(&recipe, "CARGO_ENCODED_RUSTFLAGS")
+                .unwrap()
+                .replace('\u{1f}', " "),
+            "-Ctarget-cpu=x86-64-v3 -Clink-arg=-Wl,--build-id=none \
+             -Clink-arg=-Wl,--dynamic-linker=/runtime/ld-linux-x86-64.so.2 \
+             -Clink-arg=-Wl,--allow-shlib-undefined -Lnative=/c/libraries \
+             --remap-path-prefix=/home/u/.cargo=/cargo --remap-path-prefix=/c/guest/src=/src"
+        );
+        for (name, value) in [
+            ("PATH", "/c/cuda-12/bin:/bin"),
+            ("CARGO_TARGET_DIR", "/c/guest/target"),
+            ("CUDA_HOME", "/c/cuda-12"),
+            ("CUDA_COMPUTE_CAP", "90"),
+            ("NVCC_CCBIN", "g++-13"),
+            ("COCOON_KERNELS", "/c/cubins"),
+            (
+                "NVCC_APPEND_FLAGS",
+                "-Xcompiler=-ffile-prefix-map=/home/u/.cargo=/cargo,-ffile-prefix-map=/c/guest/target=/target",
+            ),
+        ] {
+            assert_eq!(variable(&recipe, name), Some(value), "{name}");
+        }
     }
 
     #[test]

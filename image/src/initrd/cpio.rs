@@ -53,6 +53,14 @@ impl Cpio {
         self.entry(path, 0o100_000 | mode, 1, data)
     }
 
+    /// Adds a symbolic link to `target`; its folder must stand before it.
+    ///
+    /// # Errors
+    /// [`CpioError`] for a path that cannot be.
+    pub fn link(&mut self, path: &str, target: &str) -> Result<(), CpioError> {
+        self.entry(path, 0o120_777, 1, target.as_bytes())
+    }
+
     /// The archive, padded to 512 bytes.
     #[must_use]
     pub fn finish(mut self) -> Vec<u8> {

@@ -25,6 +25,8 @@ pub struct Modinfo {
     pub depends: Vec<String>,
     /// Whether a signature is appended. Whose, the kernel judges.
     pub signed: bool,
+    /// The kernel that it is made for, and how that was configured; the kernel compares it with its own.
+    pub vermagic: String,
 }
 
 /// Reads the description of the uncompressed module `bytes`.
@@ -36,13 +38,20 @@ pub fn parse(bytes: &[u8]) -> Result<Modinfo, ModinfoError> {
     let values = data
         .split(|byte| *byte == 0)
         .filter_map(|entry| std::str::from_utf8(entry).ok());
-    let depends = values.filter_map(|entry| entry.strip_prefix("depends="));
+    let mut vermagic = String::new();
+    let depends = values.filter_map(|entry| {
+        if let Some(text) = entry.strip_prefix("vermagic=") {
+            text.clone_into(&mut vermagic);
+        }
+        entry.strip_prefix("depends=")
+    });
     let depends = depends
         .flat_map(|list| list.split(','))
         .filter(|name| !name.is_empty());
     Ok(Modinfo {
         depends: depends.map(str::to_owned).collect(),
         signed: bytes.ends_with(SIGNATURE_MARK),
+        vermagic,
     })
 }
 
@@ -71,7 +80,8 @@ mod tests {
             parsed,
             Modinfo {
                 depends: vec!["dm-mod".to_owned(), "dm_bufio".to_owned()],
-                signed: true
+                signed: true,
+                vermagic: String::new(),
             }
         );
         assert_eq!(parse(&module("", false)).unwrap(), Modinfo::default());

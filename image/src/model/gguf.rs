@@ -244,8 +244,8 @@ pub(super) mod tests {
         let unpadded = with(1).unwrap().data;
         for alignment in [1, 8, 64, 4096, 1 << 16] {
             let header = with(alignment).unwrap();
-            assert_eq!(header.alignment, alignment.into());
-            assert_eq!(header.data, unpadded.next_multiple_of(alignment.into()));
+            assert_eq!(header.alignment, u64::from(alignment));
+            assert_eq!(header.data, unpadded.next_multiple_of(u64::from(alignment)));
             assert_eq!(header.encode().len() as u64, header.data);
         }
         for impossible in [0, 3, 33, 1 << 17, u32::MAX] {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cocoon_image::cuda::{Workshop, toolkit};
+use cocoon_image::cuda::{Release, Workshop, nvcc12, toolkit};
 use cocoon_image::{build, guest};
 use cocoon_inputs::{Cache, Fetcher, Options, report};
 
@@ -36,7 +36,16 @@ fn fetcher(groups: &[&str]) -> Option<Fetcher> {
 
 #[test]
 fn kernels_built_in_two_folders_are_identical_and_the_pinned_ones() {
-    let Some(fetcher) = fetcher(&[toolkit::COMPILER]) else {
+    built_twice(Release::Cuda13, toolkit::COMPILER);
+}
+
+#[test]
+fn and_so_are_those_of_the_image() {
+    built_twice(Release::Cuda12, nvcc12::GROUP);
+}
+
+fn built_twice(release: Release, group: &str) {
+    let Some(fetcher) = fetcher(&[group]) else {
         return;
     };
     let (elsewhere, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -48,7 +57,7 @@ fn kernels_built_in_two_folders_are_identical_and_the_pinned_ones() {
     }
     let reporter = &*report::stderr();
     let [(_, one), (workshop, two)] = [&source(), &other].map(|source| {
-        let workshop = Workshop::open(&fetcher, reporter).unwrap();
+        let workshop = Workshop::open(&fetcher, release, reporter).unwrap();
         let folder = out.path().join(source.file_name().unwrap());
         let built = workshop.build(source, &folder, false, reporter).unwrap();
         (workshop, built)
@@ -82,7 +91,8 @@ fn kernels_built_in_two_folders_are_identical_and_the_pinned_ones() {
 /// Files of the kernels that a build reads.
 fn sources() -> Vec<(String, Vec<u8>)> {
     let folder = source().join("kernels");
-    let mut names = vec!["sm90.sha256".to_owned()];
+    let lists = [Release::Cuda13, Release::Cuda12];
+    let mut names = lists.map(|release| release.list().to_owned()).to_vec();
     for entry in fs::read_dir(folder.join("cuda")).unwrap() {
         names.push(format!(
             "cuda/{}",
@@ -111,7 +121,7 @@ fn machine_code_spills_nothing_and_moves_vectors() {
         reporter,
     )
     .unwrap();
-    let workshop = Workshop::open(&fetcher, reporter).unwrap();
+    let workshop = Workshop::open(&fetcher, Release::Cuda13, reporter).unwrap();
     workshop
         .build(&source(), folder.path(), false, reporter)
         .unwrap();

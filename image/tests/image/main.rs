@@ -2,6 +2,7 @@
 //! and each command refuses bad input in so many words.
 
 mod commands;
+mod driver;
 mod guest;
 mod kernels;
 mod platform;

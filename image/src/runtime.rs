@@ -1,0 +1,261 @@
+//! Fragment: the runtime volume of an image with GPUs. Two programs, and the libraries that these need, and nothing else:
+//! no shell, no tool, no compiler but the one inside NVIDIA's driver.
+//!
+//! A flat folder, written like a model's volume and verified by the guest in the same way. What is in it follows from the
+//! programs: each library that one of them, or one of their libraries, is linked to, and those of [`CATALOGUE`] that are
+//! opened by name while it runs.
+
+pub mod catalogue;
+mod linked;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use cocoon_inputs::report::Reporter;
+use cocoon_inputs::unpack::{self, Limits, Node, Tree, UnpackError};
+use cocoon_inputs::{CacheError, Fetched};
+use cocoon_protocol::manifest::{Artefact, Runtime};
+use thiserror::Error;
+
+use crate::files::{self, FileError};
+use crate::model::{self, SourceFile, VolumeError};
+pub use catalogue::{CATALOGUE, Library};
+use linked::LinkError;
+
+/// Group of the libraries in the lock file.
+pub const GROUP: &str = "cuda-runtime";
+/// The loader, by the name that the kernel looks for: programs of the volume name it so.
+pub const LOADER: &str = "/runtime/ld-linux-x86-64.so.2";
+/// The inference worker's name in the volume.
+pub const ENGINE: &str = "engine";
+/// The name of the process that holds the GPUs.
+pub const COLLECTOR: &str = "cocoon-gpu";
+
+/// Why there is no runtime volume.
+#[derive(Debug, Error)]
+pub enum RuntimeError {
+    /// Changed in the cache.
+    #[error("cannot read {name} from the cache")]
+    Cache {
+        /// Package.
+        name: String,
+        /// Why.
+        #[source]
+        source: CacheError,
+    },
+    /// Not to be unpacked.
+    #[error("cannot unpack {name}")]
+    Unpack {
+        /// Package.
+        name: String,
+        /// Why.
+        #[source]
+        source: UnpackError,
+    },
+    /// The lock lacks a package.
+    #[error("group {GROUP} of the lock file has no package {package}")]
+    NoPackage {
+        /// Package.
+        package: &'static str,
+    },
+    /// A file that the package should have.
+    #[error(
+        "package {package} has no file {path}: its layout has changed, and this program must follow"
+    )]
+    NoFile {
+        /// Package.
+        package: &'static str,
+        /// The file.
+        path: String,
+    },
+    /// Not a program or library.
+    #[error("{name} cannot go into the runtime volume")]
+    Link {
+        /// Which file.
+        name: String,
+        /// Why.
+        #[source]
+        source: LinkError,
+    },
+    /// A library that nobody has.
+    #[error("{name} is linked to {needed}, which no package of group {GROUP} is known to hold")]
+    Missing {
+        /// Who needs it.
+        name: String,
+        /// What.
+        needed: String,
+    },
+    /// The volume.
+    #[error("cannot make the runtime volume")]
+    Volume(#[from] VolumeError),
+    /// A file.
+    #[error("cannot lay the runtime out")]
+    File(#[from] FileError),
+}
+
+/// The volume's files by name.
+pub type Files = BTreeMap<String, Vec<u8>>;
+
+/// The programs with every library that they need, out of `packages`, which are those of [`GROUP`]. `driver` is the
+/// version of NVIDIA's driver, of which some files bear the name.
+///
+/// # Errors
+/// [`RuntimeError`] naming what is missing.
+pub fn select(
+    programs: [(&str, Vec<u8>); 2],
+    packages: &[Fetched],
+    driver: &str,
+    reporter: &dyn Reporter,
+) -> Result<Files, RuntimeError> {
+    let mut files = Files::new();
+    let mut waiting: Vec<(String, String)> = Vec::new();
+    for (name, bytes) in programs {
+        let link = |source| RuntimeError::Link {
+            name: name.to_owned(),
+            source,
+        };
+        linked::check_program(&bytes, LOADER).map_err(link)?;
+        let needed = linked::needed(&bytes).map_err(link)?;
+        waiting.extend(needed.into_iter().map(|needed| (name.to_owned(), needed)));
+        files.insert(name.to_owned(), bytes);
+    }
+    let opened = CATALOGUE.iter().filter(|library| library.opened);
+    waiting.extend(opened.map(|library| ("the image".to_owned(), library.name(driver))));
+    let mut trees: BTreeMap<&str, Tree> = BTreeMap::new();
+    while let Some((name, needed)) = waiting.pop() {
+        if files.contains_key(&needed) {
+            continue;
+        }
+        let library = CATALOGUE
+            .iter()
+            .find(|library| library.name(driver) == needed)
+            .ok_or_else(|| RuntimeError::Missing {
+                name,
+                needed: needed.clone(),
+            })?;
+        let tree = match trees.entry(library.package) {
+            std::collections::btree_map::Entry::Occupied(tree) => tree.into_mut(),
+            std::collections::btree_map::Entry::Vacant(place) => {
+                place.insert(unpacked(library.package, packages, reporter)?)
+            }
+        };
+        let bytes = library.take(tree, driver)?;
+        let more = linked::needed(&bytes).map_err(|source| RuntimeError::Link {
+            name: needed.clone(),
+            source,
+        })?;
+        waiting.extend(more.into_iter().map(|more| (needed.clone(), more)));
+        files.insert(needed, bytes);
+    }
+    Ok(files)
+}
+
+/// Writes the volume of `files` to `folder/name`, hashing with `jobs` threads.
+///
+/// # Errors
+/// [`RuntimeError`].
+pub fn write(
+    files: &Files,
+    folder: &Path,
+    name: &str,
+    jobs: usize,
+    reporter: &dyn Reporter,
+) -> Result<(Runtime, Artefact), RuntimeError> {
+    let scratch = tempfile::tempdir_in(folder).map_err(FileError::write(folder))?;
+    let mut sources = Vec::new();
+    for (name, bytes) in files {
+        let artefact = files::write(scratch.path(), name, bytes)?;
+        sources.push(SourceFile {
+            name: name.clone(),
+            path: scratch.path().join(name),
+            size: artefact.size,
+            recoding: None,
+        });
+    }
+    let written = model::write_files(&sources, folder, name, jobs, reporter)?;
+    let runtime = Runtime {
+        verity_root: written.tree.root,
+        verity_salt: written.salt,
+        verity_data_blocks: written.tree.data_blocks,
+        files: written.files,
+    };
+    Ok((runtime, written.tree.volume))
+}
+
+/// The files of one package, as far as the catalogue may want them.
+fn unpacked(
+    package: &'static str,
+    packages: &[Fetched],
+    reporter: &dyn Reporter,
+) -> Result<Tree, RuntimeError> {
+    let fetched = packages
+        .iter()
+        .find(|fetched| fetched.entry.name == package)
+        .ok_or(RuntimeError::NoPackage { package })?;
+    let name = || package.to_owned();
+    let bytes = fetched.read().map_err(|source| RuntimeError::Cache {
+        name: name(),
+        source,
+    })?;
+    let task = reporter.start(&format!("unpacking {package}"), None);
+    let is_library = |path: &str| path.starts_with("usr/lib/") && path.contains(".so");
+    let tree = unpack::unpack_deb(&bytes, Limits::default(), is_library);
+    let tree = tree.map_err(|source| RuntimeError::Unpack {
+        name: name(),
+        source,
+    })?;
+    task.finish("done");
+    Ok(tree)
+}
+
+/// The place of the file that `path` leads to, through the links of its package.
+fn followed(tree: &Tree, path: &str) -> Option<String> {
+    let mut path = path.to_owned();
+    let mut seen = BTreeSet::new();
+    while seen.insert(path.clone()) {
+        match tree.get(&path)? {
+            Node::File { .. } => return Some(path),
+            Node::Symlink { target } => {
+                let (folder, _) = path.rsplit_once('/')?;
+                let mut parts: Vec<&str> = folder.split('/').collect();
+                for part in target.split('/') {
+                    match part {
+                        ".." => drop(parts.pop()),
+                        "" | "." => {}
+                        part => parts.push(part),
+                    }
+                }
+                path = parts.join("/");
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(data: &[u8]) -> Node {
+        let data = data.to_vec();
+        Node::File { mode: 0o644, data }
+    }
+
+    #[test]
+    fn links_are_followed_within_a_package_and_circles_end() {
+        let link = |target: &str| Node::Symlink {
+            target: target.to_owned(),
+        };
+        let tree = Tree::from([
+            ("usr/lib/a/x.so.1".to_owned(), link("x.so.1.2")),
+            ("usr/lib/a/x.so.1.2".to_owned(), link("../b/x.so.1.2")),
+            ("usr/lib/b/x.so.1.2".to_owned(), file(b"x")),
+            ("usr/lib/b/one".to_owned(), link("two")),
+            ("usr/lib/b/two".to_owned(), link("one")),
+        ]);
+        let found = followed(&tree, "usr/lib/a/x.so.1");
+        assert_eq!(found.as_deref(), Some("usr/lib/b/x.so.1.2"));
+        assert_eq!(followed(&tree, "usr/lib/b/one"), None);
+        assert_eq!(followed(&tree, "usr/lib/b/three"), None);
+    }
+}

@@ -1,0 +1,109 @@
+//! What a program or library is linked to, out of its own file.
+
+use object::read::elf::{Dyn as _, ElfFile64, FileHeader as _, ProgramHeader as _};
+use object::{Endianness, elf};
+use thiserror::Error;
+
+/// Why a file cannot be linked at run time.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum LinkError {
+    /// Not ELF for this machine.
+    #[error("it is no ELF file for x86-64")]
+    NotElf,
+    /// Its tables contradict each other.
+    #[error("its dynamic section is damaged")]
+    Damaged,
+    /// A static program, or one for another place.
+    #[error("it asks for the loader {found:?}, expected {expected}")]
+    Loader {
+        /// What it asks for; nothing if it is static.
+        found: Option<String>,
+        /// The volume's.
+        expected: String,
+    },
+}
+
+type Elf<'a> = ElfFile64<'a, Endianness>;
+
+/// The libraries that a file names (`DT_NEEDED`), in its order.
+pub(super) fn needed(bytes: &[u8]) -> Result<Vec<String>, LinkError> {
+    let elf = parse(bytes)?;
+    let (endian, data) = (elf.endian(), elf.data());
+    let sections = elf.elf_section_table();
+    let Some((dynamic, strings)) = sections
+        .dynamic(endian, data)
+        .map_err(|_| LinkError::Damaged)?
+    else {
+        return Ok(Vec::new());
+    };
+    let strings = sections
+        .strings(endian, data, strings)
+        .map_err(|_| LinkError::Damaged)?;
+    let mut names = Vec::new();
+    for entry in dynamic {
+        if entry.tag(endian) == elf::DT_NEEDED {
+            let name = entry
+                .string(endian, strings)
+                .map_err(|_| LinkError::Damaged)?;
+            names.push(String::from_utf8_lossy(name).into_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// Whether a program starts with the loader at `expected`.
+pub(super) fn check_program(bytes: &[u8], expected: &str) -> Result<(), LinkError> {
+    let elf = parse(bytes)?;
+    let endian = elf.endian();
+    let mut found = None;
+    for segment in elf.elf_program_headers() {
+        if let Ok(Some(name)) = segment.interpreter(endian, elf.data()) {
+            found = Some(String::from_utf8_lossy(name).into_owned());
+        }
+    }
+    if found.as_deref() == Some(expected) {
+        return Ok(());
+    }
+    Err(LinkError::Loader {
+        found,
+        expected: expected.to_owned(),
+    })
+}
+
+fn parse(bytes: &[u8]) -> Result<Elf<'_>, LinkError> {
+    let elf = Elf::parse(bytes).map_err(|_| LinkError::NotElf)?;
+    match elf.elf_header().e_machine(elf.endian()) {
+        elf::EM_X86_64 => Ok(elf),
+        _ => Err(LinkError::NotElf),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_of_this_machine_names_its_libraries_and_loader() {
+        let shell = std::fs::read("/bin/sh").unwrap();
+        assert!(needed(&shell).unwrap().contains(&"libc.so.6".to_owned()));
+        assert_eq!(check_program(&shell, "/lib64/ld-linux-x86-64.so.2"), Ok(()));
+        let error = check_program(&shell, "/runtime/ld-linux-x86-64.so.2").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "it asks for the loader Some(\"/lib64/ld-linux-x86-64.so.2\"), expected /runtime/ld-linux-x86-64.so.2"
+        );
+        assert_eq!(needed(b"#!/bin/sh"), Err(LinkError::NotElf));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(at in 0_usize..4096, value: u8, cut in 0_usize..4096) {
+            let mut bytes = std::fs::read("/bin/sh").unwrap();
+            bytes[at] = value;
+            let _ = needed(&bytes);
+            let _ = check_program(&bytes, "x");
+            bytes.truncate(cut);
+            let _ = needed(&bytes);
+        }
+    }
+}

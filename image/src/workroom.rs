@@ -1,0 +1,252 @@
+//! A root folder made of locked packages, in which a command runs as if it were the machine: what comes of it does not
+//! depend on the compiler, linker or shell of the machine that it runs on.
+//!
+//! Nothing is installed and no maintainer script runs: packages are unpacked into a folder that vanishes. The command gets
+//! that folder as its root, namespaces of its own without a network, and no environment but the one it is given. Entering
+//! it takes `unshare` (util-linux) and either root or user namespaces.
+
+use std::ffi::OsString;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::{fs, io, thread};
+
+use cocoon_inputs::report::{Reporter, Task};
+use cocoon_inputs::unpack::{self, Limits, TreeError, UnpackError};
+use cocoon_inputs::{CacheError, Fetched};
+use thiserror::Error;
+
+use crate::build;
+use crate::files::{self, FileError};
+
+/// Documentation of any sort: of no use to a compiler.
+const LEFT_OUT: &[&str] = &[
+    "usr/share/doc/",
+    "usr/share/info/",
+    "usr/share/lintian/",
+    "usr/share/locale/",
+    "usr/share/man/",
+];
+/// Old names of folders, which a package that is not taken would make.
+const MERGED: &[(&str, &str)] = &[
+    ("bin", "usr/bin"),
+    ("sbin", "usr/sbin"),
+    ("lib", "usr/lib"),
+    ("lib64", "usr/lib64"),
+];
+/// Names that packages' scripts would give.
+const CHOSEN: &[(&str, &str)] = &[("usr/bin/awk", "mawk")];
+/// Devices of the machine that programs want, lent for the time of a command.
+const DEVICES: &[&str] = &["null", "zero", "urandom"];
+/// Makes the devices visible and becomes the command: `$1` is the root, `$2` the folder in it, the rest is the command.
+const ENTER: &str = "set -e\nroot=$1 folder=$2\nshift 2\n\
+    for device in null zero urandom; do mount --bind /dev/$device \"$root/dev/$device\"; done\n\
+    exec chroot \"$root\" /usr/bin/env -C \"$folder\" \"$@\"\n";
+/// Lines of a command's output that an error repeats.
+const LAST_LINES: usize = 40;
+
+/// The folder.
+pub struct Workroom {
+    scratch: tempfile::TempDir,
+}
+
+/// What runs in one.
+pub struct Job<'a> {
+    /// For people.
+    pub what: &'a str,
+    /// Where, as seen from inside.
+    pub folder: &'a str,
+    /// Program and arguments.
+    pub command: &'a [String],
+    /// The whole environment.
+    pub environment: &'a [(&'a str, String)],
+}
+
+/// Why nothing came of it.
+#[derive(Debug, Error)]
+pub enum WorkroomError {
+    /// Changed in the cache.
+    #[error("cannot read {name} from the cache")]
+    Cache {
+        /// Package.
+        name: String,
+        /// Why.
+        #[source]
+        source: CacheError,
+    },
+    /// Not to be unpacked.
+    #[error("cannot unpack {name}")]
+    Unpack {
+        /// Package.
+        name: String,
+        /// Why.
+        #[source]
+        source: UnpackError,
+    },
+    /// Not to be written.
+    #[error("cannot lay out the folder that {what} works in")]
+    Tree {
+        /// Who would work there.
+        what: String,
+        /// Why.
+        #[source]
+        source: TreeError,
+    },
+    /// A file.
+    #[error("cannot prepare a folder to work in")]
+    File(#[from] FileError),
+    /// The helper is missing.
+    #[error("cannot run unshare: apt install util-linux")]
+    Start(#[source] io::Error),
+    /// No namespaces.
+    #[error(
+        "this machine lets nobody enter a folder as its root: {said} (user namespaces are off, or this is a container \
+         without the right to make them: run as root, or allow them)"
+    )]
+    Closed {
+        /// What the helper said.
+        said: String,
+    },
+    /// The command failed.
+    #[error("{what} failed ({status}); its last words:\n{said}")]
+    Failed {
+        /// The command.
+        what: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of what it wrote.
+        said: String,
+    },
+}
+
+impl Workroom {
+    /// Lays out `packages` in a folder below `cache`.
+    ///
+    /// # Errors
+    /// [`WorkroomError`].
+    pub fn furnish(
+        packages: &[Fetched],
+        cache: &Path,
+        reporter: &dyn Reporter,
+    ) -> Result<Self, WorkroomError> {
+        let scratch = build::scratch(cache)?;
+        let root = scratch.path();
+        for (old, merged) in MERGED {
+            let link = root.join(old);
+            files::create_folder(&root.join(merged))?;
+            symlink(merged, &link).map_err(FileError::write(&link))?;
+        }
+        let task = reporter.start("laying out a build root", Some(packages.len() as u64));
+        for (number, package) in packages.iter().enumerate() {
+            let name = || package.entry.name.clone();
+            let bytes = package.read().map_err(|source| WorkroomError::Cache {
+                name: name(),
+                source,
+            })?;
+            let kept = |path: &str| !LEFT_OUT.iter().any(|folder| path.starts_with(folder));
+            unpack::unpack_deb_into(&bytes, Limits::default(), kept, root).map_err(|source| {
+                WorkroomError::Unpack {
+                    name: name(),
+                    source,
+                }
+            })?;
+            task.position(number as u64 + 1);
+        }
+        for (name, chosen) in CHOSEN {
+            let link = root.join(name);
+            symlink(chosen, &link).map_err(FileError::write(&link))?;
+        }
+        for folder in ["dev", "tmp"] {
+            files::create_folder(&root.join(folder))?;
+        }
+        for device in DEVICES {
+            files::write(&root.join("dev"), device, b"")?;
+        }
+        task.finish("done");
+        Ok(Self { scratch })
+    }
+
+    /// The folder, as seen from outside.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// Runs `job` until it ends.
+    ///
+    /// # Errors
+    /// [`WorkroomError`], with the command's last words.
+    pub fn run(&self, job: &Job<'_>, reporter: &dyn Reporter) -> Result<(), WorkroomError> {
+        let task = reporter.start(job.what, None);
+        let (status, said) = run(&self.unshare(job), &*task)?;
+        if status.success() {
+            task.finish("done");
+            return Ok(());
+        }
+        if said.starts_with("unshare: ") || said.starts_with("mount: ") {
+            let said = said.lines().next().unwrap_or_default().to_owned();
+            return Err(WorkroomError::Closed { said });
+        }
+        Err(WorkroomError::Failed {
+            what: job.what.to_owned(),
+            status,
+            said,
+        })
+    }
+
+    /// The helper's arguments: root needs no user namespace, and may not be allowed one.
+    fn unshare(&self, job: &Job<'_>) -> Vec<OsString> {
+        let owner = fs::metadata("/proc/self").map(|me| std::os::unix::fs::MetadataExt::uid(&me));
+        let mut arguments: Vec<OsString> = Vec::new();
+        if owner.ok() != Some(0) {
+            arguments.extend(["--user", "--map-root-user"].map(Into::into));
+        }
+        let shared = ["--mount", "--net", "--ipc", "--uts", "--pid", "--fork"];
+        arguments.extend(shared.map(Into::into));
+        arguments.extend(["--kill-child", "/bin/sh", "-c", ENTER, "sh"].map(Into::into));
+        arguments.push(self.root().into());
+        arguments.extend([job.folder, "-i"].map(Into::into));
+        let variables = job.environment.iter();
+        arguments.extend(variables.map(|(name, value)| format!("{name}={value}").into()));
+        arguments.extend(job.command.iter().map(Into::into));
+        arguments
+    }
+}
+
+/// Runs the helper, telling each line; its status and last lines.
+fn run(arguments: &[OsString], task: &dyn Task) -> Result<(ExitStatus, String), WorkroomError> {
+    let mut child = Command::new("unshare")
+        .args(arguments)
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(WorkroomError::Start)?;
+    let gone = || WorkroomError::Start(io::ErrorKind::BrokenPipe.into());
+    let stdout = child.stdout.take().ok_or_else(gone)?;
+    let mut stderr = child.stderr.take().ok_or_else(gone)?;
+    let complaints = thread::spawn(move || {
+        let mut text = Vec::new();
+        // What cannot be read cannot be repeated; how it ended is known all the same.
+        let _ = stderr.read_to_end(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = line.map_err(WorkroomError::Start)?;
+        task.say(String::from_utf8_lossy(&line).trim());
+    }
+    let status = child.wait().map_err(WorkroomError::Start)?;
+    let said = complaints.join().unwrap_or_default();
+    let lines: Vec<&str> = said.lines().collect();
+    let last = lines.len().saturating_sub(LAST_LINES);
+    Ok((status, lines[last..].join("\n")))
+}
+
+/// Where something inside lies outside.
+pub(crate) fn outside(root: &Path, inside: &str) -> PathBuf {
+    root.join(inside.trim_start_matches('/'))
+}
