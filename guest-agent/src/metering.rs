@@ -7,7 +7,7 @@ use cocoon_protocol::control::Metrics;
 use cocoon_protocol::openai::Usage;
 use cocoon_protocol::receipt::Tokens;
 
-use crate::engine::Answer;
+use crate::engine::{Answer, EngineState};
 
 /// Counters since boot.
 #[derive(Default)]
@@ -22,7 +22,7 @@ pub struct Counters {
 
 impl Counters {
     /// What may leave the guest.
-    pub fn metrics(&self, engine_restarts: u64) -> Metrics {
+    pub fn metrics(&self, engine: &EngineState) -> Metrics {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Metrics {
             connections: read(&self.connections),
@@ -31,7 +31,8 @@ impl Counters {
             errors: read(&self.errors),
             prompt_tokens: read(&self.prompt_tokens),
             completion_tokens: read(&self.completion_tokens),
-            engine_restarts,
+            engine_restarts: engine.deaths.into(),
+            gpu: engine.gpu,
         }
     }
 
@@ -167,10 +168,13 @@ mod tests {
         }
         tally.completion(2);
         drop(tally);
-        assert_eq!(counters.metrics(0).completion_tokens, 0);
+        assert_eq!(
+            counters.metrics(&EngineState::default()).completion_tokens,
+            0
+        );
         link.completion(1);
         drop(link);
-        let metrics = counters.metrics(0);
+        let metrics = counters.metrics(&EngineState::default());
         assert_eq!((metrics.prompt_tokens, metrics.completion_tokens), (7, 3));
     }
 
@@ -191,6 +195,9 @@ mod tests {
             }
         );
         drop(tally);
-        assert_eq!(counters.metrics(0).completion_tokens, 2);
+        assert_eq!(
+            counters.metrics(&EngineState::default()).completion_tokens,
+            2
+        );
     }
 }

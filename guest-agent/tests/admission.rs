@@ -8,6 +8,7 @@ mod framed;
 use std::time::{Duration, Instant};
 
 use cocoon_guest_agent::api::Limits;
+use cocoon_guest_agent::engine::EngineState;
 use common::client::{DEADLINE, read, refusal};
 use common::{Client, FakeEngine, Machine, impatient, machine};
 use framed::Framed;
@@ -268,7 +269,10 @@ async fn a_large_request_gets_all_of_its_slots_in_the_end() {
     // A slot is free, and nobody slips through to it.
     let small = ask(Client::attested(machine.address).await, "");
     until_waiting(&machine, 2).await;
-    assert_eq!(machine.counters.metrics(0).requests, 1);
+    assert_eq!(
+        machine.counters.metrics(&EngineState::default()).requests,
+        1
+    );
     drop((held, client));
     let large = timeout(DEADLINE, large).await.expect("in time").unwrap();
     let (status, body) = read(large).await;

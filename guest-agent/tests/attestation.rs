@@ -4,6 +4,7 @@ mod common;
 
 use cocoon_guest_agent::api::Limits;
 use cocoon_guest_agent::attester;
+use cocoon_guest_agent::engine::EngineState;
 use cocoon_guest_agent::keys::Keys;
 use cocoon_guest_agent::tls::AttestedListener;
 use cocoon_protocol::binding::{self, Freshness};
@@ -37,7 +38,10 @@ async fn any_other_first_request_is_misdirected() {
         );
         assert_eq!((param, message.as_str()), (None, UNATTESTED));
     }
-    assert_eq!(machine.counters.metrics(0).requests, 0);
+    assert_eq!(
+        machine.counters.metrics(&EngineState::default()).requests,
+        0
+    );
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use cocoon_guest_agent::api::Limits;
 use cocoon_guest_agent::api::stream::BUCKET;
+use cocoon_guest_agent::engine::EngineState;
 use cocoon_protocol::receipt::RECEIPT_COMMENT;
 use common::client::{DEADLINE, read, refusal};
 use common::engine::CONTEXT;
@@ -44,7 +45,7 @@ async fn health_models_and_a_whole_answer() {
     assert_eq!(answer["choices"][0]["message"]["content"], "one two three");
     assert_eq!(answer["choices"][0]["finish_reason"], "stop");
     assert_eq!(answer["usage"]["total_tokens"], 10);
-    let metrics = machine.counters.metrics(0);
+    let metrics = machine.counters.metrics(&EngineState::default());
     assert_eq!((metrics.requests, metrics.errors), (1, 0));
     assert_eq!(
         (

@@ -30,7 +30,7 @@ use cocoon_guest_agent::tee::Tee;
 use cocoon_protocol::binding::{self, Freshness};
 use cocoon_protocol::bytes::{Blob, Hex, Hex32};
 use cocoon_protocol::control::{Configure, HostMessage, MAX_HOST_MESSAGE, Phase};
-use cocoon_protocol::engine::{FromEngine, MAX_FROM_ENGINE};
+use cocoon_protocol::engine::GpuCounts;
 use cocoon_protocol::frame;
 use cocoon_simulator::nvidia::Fault;
 use common::client::{DEADLINE, read};
@@ -317,8 +317,7 @@ async fn cocoon_gpu_21() {
 async fn an_engine_on_other_gpus_ends_the_service() {
     let gate = Arc::new(Bench::new(&["1001"]).open().unwrap());
     let mut engine = FakeEngine::new().0;
-    let devices = FromEngine::Devices { count: 1 };
-    engine.greeting = frame::encode(&devices, MAX_FROM_ENGINE).unwrap();
+    engine.greeting = common::engine::on_gpus(1, GpuCounts::default());
     let Parts {
         listener,
         mut service,

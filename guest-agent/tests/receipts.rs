@@ -3,6 +3,7 @@
 mod common;
 
 use cocoon_guest_agent::api::Limits;
+use cocoon_guest_agent::engine::EngineState;
 use cocoon_protocol::bytes::{Hex, Hex32};
 use cocoon_protocol::document::ATTEST_PATH;
 use cocoon_protocol::receipt::{
@@ -179,7 +180,10 @@ async fn cocoon_receipt_7() {
     let counted = |metrics: &cocoon_protocol::control::Metrics| {
         tokens(metrics.prompt_tokens, metrics.completion_tokens)
     };
-    assert_eq!(counted(&machine.counters.metrics(0)), tokens(7, 3));
+    assert_eq!(
+        counted(&machine.counters.metrics(&EngineState::default())),
+        tokens(7, 3)
+    );
 
     for (already, stream) in [(tokens(7, 3), STREAM), (tokens(14, 5), "")] {
         let mut leaving = Client::attested(machine.address).await;
@@ -198,7 +202,10 @@ async fn cocoon_receipt_7() {
                 seen.push_str(std::str::from_utf8(&data).unwrap());
             }
         }
-        assert_eq!(counted(&machine.counters.metrics(0)), already);
+        assert_eq!(
+            counted(&machine.counters.metrics(&EngineState::default())),
+            already
+        );
         drop(leaving);
         for _ in 0..2 {
             let heard = timeout(DEADLINE, cancelled.recv()).await;
@@ -206,7 +213,7 @@ async fn cocoon_receipt_7() {
         }
         let more = tokens(already.prompt + 7, already.completion + 2);
         let settled = async {
-            while counted(&machine.counters.metrics(0)) != more {
+            while counted(&machine.counters.metrics(&EngineState::default())) != more {
                 tokio::task::yield_now().await;
             }
         };
@@ -224,7 +231,8 @@ async fn cocoon_receipt_8() {
     assert_ne!(one.receipt.request, same.receipt.request);
     assert!(!one.salt.is_zero() && !same.salt.is_zero());
     // Nor does any of it reach the host as a counter.
-    let metrics = serde_json::to_string(&machine.counters.metrics(0)).unwrap();
+    let metrics =
+        serde_json::to_string(&machine.counters.metrics(&EngineState::default())).unwrap();
     for secret in [one.salt, one.receipt.request, one.receipt.response] {
         assert!(!metrics.contains(&secret.to_string()));
     }

@@ -1,7 +1,8 @@
 //! The kernels' machine code, which is used only if it has the digest that this crate names.
 //!
 //! `sm90.sha256` lists, in the format of `sha256sum`, the cubins that the locked compiler makes of `cuda/`, and the
-//! sources that they are made of. `cocoon-image kernels build` makes them and compares; a test compares the sources, so
+//! sources that they are made of; `sm90.cuda-12.sha256` does so for the compiler of the image, whose driver takes no newer
+//! code. Those of either list count. `cocoon-image kernels build` makes them and compares; a test compares the sources, so
 //! that nobody changes a kernel without building it; no cubin is ever committed.
 
 use std::borrow::Cow;
@@ -11,8 +12,11 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-/// The list of digests.
-pub const PINNED: &str = include_str!("../sm90.sha256");
+/// The lists of digests.
+pub const PINNED: [&str; 2] = [
+    include_str!("../sm90.sha256"),
+    include_str!("../sm90.cuda-12.sha256"),
+];
 /// The largest cubin that is read, in bytes: ours have some tens of thousands.
 const MAX_CUBIN: u64 = 1 << 20;
 
@@ -37,16 +41,18 @@ pub enum CubinError {
     },
     /// Not what the locked compiler makes of the sources of this crate.
     #[error(
-        "{name} has SHA-256 {found}, and this program uses only {expected}: make it with `cocoon-image kernels build` of \
-         the same sources"
+        "{name} has SHA-256 {found}, and this program uses only {expected} or {or}: make it with `cocoon-image kernels \
+         build` of the same sources"
     )]
     Digest {
         /// Which.
         name: &'static str,
         /// Digest of what was given.
         found: String,
-        /// Digest in the list.
+        /// Digest in the first list.
         expected: &'static str,
+        /// Digest in the other.
+        or: &'static str,
     },
 }
 
@@ -93,25 +99,25 @@ impl Cubins {
     }
 }
 
-/// The digest that the list has for a file; empty, which nothing has, for a file that is not in it.
-#[must_use]
-pub fn pinned(file: &str) -> &'static str {
+/// The digest that a list has for a file; empty, which nothing has, for a file that is not in it.
+fn pinned(list: &'static str, file: &str) -> &'static str {
     let named = |line: &'static str| line.split_once("  ").filter(|(_, name)| *name == file);
-    PINNED
-        .lines()
+    list.lines()
         .find_map(named)
         .map_or("", |(digest, _)| digest)
 }
 
 fn check(name: &'static str, bytes: &[u8]) -> Result<(), CubinError> {
-    let (found, expected) = (hex::encode(Sha256::digest(bytes)), pinned(name));
-    if found == expected {
+    let found = hex::encode(Sha256::digest(bytes));
+    let [expected, or] = PINNED.map(|list| pinned(list, name));
+    if found == expected || found == or {
         return Ok(());
     }
     Err(CubinError::Digest {
         name,
         found,
         expected,
+        or,
     })
 }
 
@@ -126,8 +132,22 @@ fn read(path: &Path) -> Result<Vec<u8>, CubinError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// The machine of GPUs in an ELF header.
+    pub const CUBIN: u8 = 190;
+
+    /// What the stand-in of the driver takes for machine code of a GPU: an ELF header of that machine.
+    pub fn cubins(machine: u8) -> Cubins {
+        let mut header = vec![0; 64];
+        header[..4].copy_from_slice(b"\x7fELF");
+        header[18] = machine;
+        Cubins {
+            scrub: Cow::Owned(header.clone()),
+            blake3: Cow::Owned(header),
+        }
+    }
 
     #[test]
     fn whoever_changes_a_kernel_builds_it() {
@@ -137,20 +157,23 @@ mod tests {
             .map(|entry| format!("cuda/{}", entry.unwrap().file_name().to_str().unwrap()))
             .collect();
         sources.sort();
-        let listed: Vec<&str> = PINNED
-            .lines()
-            .filter_map(|line| line.split_once("  "))
-            .map(|(_, name)| name)
-            .collect();
-        assert_eq!(listed[..2], [name::BLAKE3, name::SCRUB]);
-        assert_eq!(listed[2..], sources, "sm90.sha256 lists other sources");
-        for source in sources {
-            let digest = hex::encode(Sha256::digest(std::fs::read(folder.join(&source)).unwrap()));
-            assert_eq!(
-                digest,
-                pinned(&source),
-                "{source} has changed: run `cocoon-image kernels build --out DIR --pin` and the tests on a GPU"
-            );
+        for list in PINNED {
+            let listed: Vec<&str> = list
+                .lines()
+                .filter_map(|line| line.split_once("  "))
+                .map(|(_, name)| name)
+                .collect();
+            assert_eq!(listed[..2], [name::BLAKE3, name::SCRUB]);
+            assert_eq!(listed[2..], sources, "a list has other sources");
+            for source in &sources {
+                let bytes = std::fs::read(folder.join(source)).unwrap();
+                assert_eq!(
+                    hex::encode(Sha256::digest(bytes)),
+                    pinned(list, source),
+                    "{source} has changed: run `cocoon-image kernels build --out DIR --pin` for releases 13.0 and 12.4, and \
+                     the tests on a GPU"
+                );
+            }
         }
     }
 
@@ -182,11 +205,12 @@ mod tests {
         assert_eq!(
             Cubins::read(folder.path()).unwrap_err().to_string(),
             format!(
-                "sm90_scrub.cubin has SHA-256 {found}, and this program uses only {}: make it with `cocoon-image kernels \
-                 build` of the same sources",
-                pinned(name::SCRUB)
+                "sm90_scrub.cubin has SHA-256 {found}, and this program uses only {} or {}: make it with `cocoon-image \
+                 kernels build` of the same sources",
+                pinned(PINNED[0], name::SCRUB),
+                pinned(PINNED[1], name::SCRUB)
             )
         );
-        assert_eq!(pinned("nothing"), "");
+        assert_eq!(pinned(PINNED[0], "nothing"), "");
     }
 }

@@ -8,9 +8,11 @@
 use std::ffi::{CString, c_void};
 use std::sync::Arc;
 
+#[cfg(not(feature = "linked"))]
+use cudarc::driver::CudaContext;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
-use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr as _};
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr as _};
 
 use crate::cubins::Cubins;
 use crate::device::{Argument, Device, DeviceError, Kernel, Memory};
@@ -95,10 +97,12 @@ pub struct GpuMemory {
 }
 
 impl Gpu {
-    /// The GPU of that number, on a stream of its own, in the context that all of the process shares.
+    /// The GPU of that number, on a stream of its own, in the context that all of the process shares. A program that is
+    /// linked to the driver does not start without one, and has no use for this.
     ///
     /// # Errors
     /// [`GpuError`]; without driver or device it says so.
+    #[cfg(not(feature = "linked"))]
     pub fn open(ordinal: usize, cubins: &Cubins) -> Result<Self, GpuError> {
         // SAFETY: looks for the driver's library, whose initialisers are the driver's own.
         if !unsafe { sys::is_culib_present() } {
@@ -147,6 +151,17 @@ impl Gpu {
     #[must_use]
     pub fn stream(&self) -> &Arc<CudaStream> {
         &self.stream
+    }
+
+    /// Waits until every stream of this GPU has done what it was given to do.
+    ///
+    /// # Errors
+    /// [`DeviceError`], also of what was started before.
+    pub fn finish(&self) -> Result<(), DeviceError> {
+        self.stream
+            .context()
+            .synchronize()
+            .map_err(failed("finish what was started"))
     }
 
     /// Memory that somebody else has allocated, to be read: a tensor's, for example.
@@ -330,5 +345,5 @@ fn failed<E: std::error::Error + Send + Sync + 'static>(
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "linked")))]
 mod tests;

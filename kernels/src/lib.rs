@@ -4,8 +4,11 @@
 //! |---|---|
 //! | [`sm90_scrub`] | fills ranges of device memory, and counts the bytes in them that are not zero |
 //! | [`sm90_blake3`] | the BLAKE3 root of ranges of device memory, the same that `b3sum` prints |
+//! | [`ledger`] | what a process has on a GPU, what it has given back, and what has crossed |
+//! | `interposed` | the driver's own calls, which feed that table; with feature `linked` |
 //!
-//! ```no_run
+#![cfg_attr(feature = "linked", doc = "```ignore")]
+#![cfg_attr(not(feature = "linked"), doc = "```no_run")]
 //! use cocoon_kernels::cubins::Cubins;
 //! use cocoon_kernels::device::{Device, Memory};
 //! use cocoon_kernels::gpu::Gpu;
@@ -28,6 +31,9 @@
 pub mod cubins;
 pub mod device;
 pub mod gpu;
+#[cfg(any(feature = "linked", test))]
+pub mod interposed;
+pub mod ledger;
 pub mod ranges;
 pub mod reference;
 pub mod sm90_blake3;

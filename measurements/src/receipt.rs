@@ -3,7 +3,7 @@
 
 use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::document::Document;
-use cocoon_protocol::receipt::{Delivery, commit_request, commit_response};
+use cocoon_protocol::receipt::{Delivery, EngineSection, commit_request, commit_response};
 use ed25519_dalek::{Signature, VerifyingKey};
 
 use crate::verdict::Check;
@@ -123,7 +123,27 @@ pub fn judge(delivery: &Delivery, expected: &Expected) -> Vec<Check> {
             None => Check::note(id, title, "not opened: the body is not at hand"),
         });
     }
+    checks.push(engine(receipt.engine.as_ref()));
     checks
+}
+
+/// What the engine has left in the memory of its GPUs: nothing, or the receipt is refused.
+fn engine(section: Option<&EngineSection>) -> Check {
+    let (id, title) = ("receipt.engine", "what the engine leaves in GPUs");
+    match section {
+        None => Check::note(id, title, "it computes on the processor"),
+        Some(section) if section.residue_bytes == 0 => Check::pass(
+            id,
+            title,
+            format_args!(
+                "nothing in {} bytes; weights {}",
+                section.scrubbed_bytes, section.weights_root
+            ),
+        ),
+        Some(section) => Check::fail(id, title, RESIDUE, ELSEWHERE)
+            .expected("0 bytes")
+            .found(format_args!("{} bytes", section.residue_bytes)),
+    }
 }
 
 /// Whether a session document names the meter key that somebody believes in on other grounds; nothing else is known of
@@ -157,6 +177,8 @@ fn number(expected: Option<u64>, found: u64) -> Check {
     })
 }
 
+const RESIDUE: &str = "memory that was overwritten did not stay so: a GPU or its driver cannot be trusted with prompts";
+const ELSEWHERE: &str = "ask another appliance, and tell its operator";
 const METER_KEY: &str = "meter key of the session document";
 const UNJUDGED: &str =
     "not judged without a manifest: what ran there is as good as the word for its meter key";

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use cocoon_client::{Address, ConnectError, Stage, UpstreamError, Upstreams, Verifier, chain};
+use cocoon_guest_agent::engine::EngineState;
 use cocoon_measurements::appraise::{Presented, appraise};
 use cocoon_measurements::policy::Policy;
 use cocoon_measurements::verdict::{Class, Verdict};
@@ -355,7 +356,7 @@ async fn simulated_guests_are_refused_without_their_root() {
     let connect = async |tee| {
         let guest = Guest::start(tee).await;
         let error = strict().connect(&guest.address).await.expect_err("refused");
-        assert_eq!(guest.counters.metrics(0).requests, 0);
+        assert_eq!(guest.counters.metrics(&EngineState::default()).requests, 0);
         error
     };
     rejected(

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use cocoon_client::Upstreams;
 use cocoon_client::receipts::Receipted;
+use cocoon_guest_agent::engine::EngineState;
 use cocoon_guest_agent::engine::supervisor::{Launched, Launcher};
 use cocoon_protocol::engine::{FromEngine, MAX_FROM_ENGINE, MAX_TO_ENGINE, ToEngine};
 use cocoon_protocol::frame::Decoder;
@@ -97,7 +98,7 @@ async fn the_engine_stops_within_one_token() {
     let told = u32::try_from(letters.len()).unwrap();
     assert_eq!(gone.cancelled, Some((gone.id, told)));
     let counted = || {
-        let metrics = appliance.counters.metrics(0);
+        let metrics = appliance.counters.metrics(&EngineState::default());
         (metrics.requests, metrics.completion_tokens)
     };
     let expected = u64::from(2 * COMPARED + told);

@@ -16,7 +16,11 @@ const ARROWS: &[(&str, &[&str])] = &[
         "cocoon-guest-agent",
         &["cocoon-measurements", "cocoon-protocol"],
     ),
-    ("cocoon-engine", &["cocoon-measurements", "cocoon-protocol"]),
+    (
+        "cocoon-engine",
+        // The kernels in the build for GPUs alone.
+        &["cocoon-kernels", "cocoon-measurements", "cocoon-protocol"],
+    ),
     ("cocoon-gpu", &["cocoon-measurements", "cocoon-protocol"]),
     (
         "cocoon-simulator",

@@ -2,9 +2,11 @@
 
 use std::future::Future;
 
-use cocoon_protocol::engine::{EngineFailure, Generation, ModelInfo, Text, TokenLogprob};
+use cocoon_protocol::engine::{
+    EngineFailure, Generation, GpuCounts, ModelInfo, Text, TokenLogprob, Weights,
+};
 use cocoon_protocol::openai::FinishReason;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Something that generates text.
 pub trait Backend: Send + Sync + 'static {
@@ -22,6 +24,26 @@ pub trait Backend: Send + Sync + 'static {
         request: Generation,
         events: mpsc::Sender<Event>,
     ) -> impl Future<Output = ()> + Send;
+
+    /// The GPU that it works on, if it works on one.
+    fn gpu(&self) -> Option<&Gpu> {
+        None
+    }
+
+    /// What is left to do when no generation runs and none will any more: the process ends then.
+    fn close(&self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+}
+
+/// What there is to tell of a GPU.
+pub struct Gpu {
+    /// How many they are.
+    pub devices: u16,
+    /// The weights in its memory, measured after they were loaded.
+    pub weights: Weights,
+    /// What was done to its memory. Closed when that cannot be said any more: nothing may be served then.
+    pub counts: watch::Receiver<GpuCounts>,
 }
 
 /// What happens in a generation.

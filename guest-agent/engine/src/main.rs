@@ -44,11 +44,15 @@ fn run() -> anyhow::Result<()> {
 
 #[cfg(feature = "mistralrs")]
 async fn start(arguments: Arguments, socket: UnixStream) -> anyhow::Result<()> {
+    use cocoon_engine::Backend as _;
     use cocoon_engine::mistral::Mistral;
     use std::sync::Arc;
 
     let backend = Mistral::load(&arguments.model_dir, &arguments.model_id).await?;
-    Ok(cocoon_engine::serve::serve(socket, Arc::new(backend)).await?)
+    let backend = Arc::new(backend);
+    let served = cocoon_engine::serve::serve(socket, Arc::clone(&backend)).await;
+    backend.close().await;
+    Ok(served?)
 }
 
 #[cfg(not(feature = "mistralrs"))]

@@ -6,17 +6,20 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use cocoon_protocol::engine::{FromEngine, Generation, MAX_FROM_ENGINE, MAX_TO_ENGINE, ToEngine};
+use cocoon_protocol::engine::{
+    FromEngine, Generation, GpuCounts, MAX_FROM_ENGINE, MAX_TENSORS_IN_FRAME, MAX_TO_ENGINE,
+    ToEngine,
+};
 use cocoon_protocol::frame::{Decoder, FrameError, encode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::answer::Answer;
-use crate::backend::Backend;
+use crate::backend::{Backend, Gpu};
 
 /// Frames that may wait for the socket.
 const QUEUE: usize = 256;
@@ -39,15 +42,22 @@ pub enum ServeError {
     /// An identifier came twice.
     #[error("the agent reused the generation identifier {0}")]
     Reused(u64),
+    /// What is left in the GPU's memory is unknown.
+    #[error("the GPU's memory cannot be scrubbed any more, or was not clean after it")]
+    Gpu,
 }
 
-/// Announces the model, then serves until the agent closes the socket.
+/// Announces the GPU and the model, then serves until the agent closes the socket. No generation runs when it returns.
 pub async fn serve<B: Backend>(socket: UnixStream, backend: Arc<B>) -> Result<(), ServeError> {
     let (mut reader, writer) = socket.into_split();
     let (frames, queue) = mpsc::channel(QUEUE);
     let mut tasks = JoinSet::new();
     tasks.spawn(write_frames(writer, queue));
-    // The writer was just started and the queue is empty: this cannot wait.
+    // A writer that has failed is noticed below.
+    if let Some(gpu) = backend.gpu() {
+        announce(gpu, &frames).await;
+        tasks.spawn(tell_counts(gpu.counts.clone(), frames.clone()));
+    }
     let _ = frames.send(FromEngine::Ready(backend.info().clone())).await;
 
     let mut running = Running {
@@ -79,6 +89,41 @@ pub async fn serve<B: Backend>(socket: UnixStream, backend: Arc<B>) -> Result<()
     }
 }
 
+/// What is told of a GPU before the engine is ready.
+async fn announce(gpu: &Gpu, frames: &mpsc::Sender<FromEngine>) {
+    let count = gpu.devices;
+    let parts = gpu.weights.tensors.chunks(MAX_TENSORS_IN_FRAME);
+    let told = std::iter::once(FromEngine::Devices { count })
+        .chain(parts.map(|part| FromEngine::Tensors {
+            tensors: part.to_vec(),
+        }))
+        .chain([
+            FromEngine::Measured {
+                root: gpu.weights.root,
+                pool_bytes: gpu.weights.pool_bytes,
+            },
+            FromEngine::Gpu(*gpu.counts.borrow()),
+        ]);
+    for frame in told {
+        // A writer that has failed is noticed by whoever waits for it.
+        let _ = frames.send(frame).await;
+    }
+}
+
+/// Tells the counts whenever they change, for as long as they can be told.
+async fn tell_counts(
+    mut counts: watch::Receiver<GpuCounts>,
+    frames: mpsc::Sender<FromEngine>,
+) -> Result<(), ServeError> {
+    loop {
+        counts.changed().await.map_err(|_| ServeError::Gpu)?;
+        let now = *counts.borrow_and_update();
+        if frames.send(FromEngine::Gpu(now)).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
 struct Running<B> {
     backend: Arc<B>,
     frames: mpsc::Sender<FromEngine>,
@@ -101,6 +146,12 @@ impl<B: Backend> Running<B> {
         if let Some(task) = self.tasks.remove(&id) {
             task.abort();
         }
+    }
+}
+
+impl<B> Drop for Running<B> {
+    fn drop(&mut self) {
+        self.tasks.values().for_each(JoinHandle::abort);
     }
 }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use cocoon_protocol::binding::Claims;
 use cocoon_protocol::bytes::{Hex, Hex32};
 use cocoon_protocol::receipt::{
-    Outcome, RECEIPT_COMMENT, Receipt, SignedReceipt, Tokens, commit_request, commit_response,
+    EngineSection, Outcome, RECEIPT_COMMENT, Receipt, SignedReceipt, Tokens, commit_request,
+    commit_response,
 };
 use ed25519_dalek::{Signer as _, SigningKey};
 use hyper::body::Bytes;
@@ -48,8 +49,14 @@ impl Receipts {
         }))
     }
 
-    /// Begins the receipt of a request with this body. Its number comes when the engine has taken it.
-    pub(super) fn open(&self, session: Session, body: &[u8]) -> Result<Entry, Refusal> {
+    /// Begins the receipt of a request with this body, which finds the engine's GPUs so. Its number comes when the engine
+    /// has taken it.
+    pub(super) fn open(
+        &self,
+        session: Session,
+        body: &[u8],
+        engine: Option<EngineSection>,
+    ) -> Result<Entry, Refusal> {
         let random = keys::random::<32>().map_err(|_| {
             Refusal::unavailable("no_randomness", "The kernel gave no random salt.")
         })?;
@@ -63,6 +70,7 @@ impl Receipts {
             salt,
             request,
             response: Sha256::new(),
+            engine,
         })
     }
 }
@@ -76,6 +84,7 @@ pub struct Entry {
     salt: Zeroizing<Hex32>,
     request: Hex32,
     response: Sha256,
+    engine: Option<EngineSection>,
 }
 
 impl Entry {
@@ -102,6 +111,7 @@ impl Entry {
             tokens,
             request: self.request,
             response: commit_response(&self.salt, &response),
+            engine: self.engine,
         };
         let signature = self.signing.key.sign(&receipt.encode());
         let signed = SignedReceipt {

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use cocoon_protocol::binding::Freshness;
 use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::document::{ATTEST_PATH, AttestRequest};
-use cocoon_protocol::engine::ModelInfo;
+use cocoon_protocol::engine::{ModelInfo, WEIGHTS_PATH};
 use cocoon_protocol::pieces::{COLLATERAL_PATH, MAX_PIECES_REQUEST, PiecesRequest};
 use cocoon_protocol::receipt::{Outcome, RECEIPT_HEADER};
 use http_body_util::BodyExt as _;
@@ -59,6 +59,8 @@ async fn route(
         (ATTEST_PATH, _) => Err(Refusal::method("POST")),
         (COLLATERAL_PATH, Method::POST) => collateral(connection, request).await,
         (COLLATERAL_PATH, _) => Err(Refusal::method("POST")),
+        (WEIGHTS_PATH, Method::GET) => weights(service),
+        (WEIGHTS_PATH, _) => Err(Refusal::method("GET")),
         ("/healthz", Method::GET) => health(service),
         ("/healthz", _) => Err(Refusal::method("GET")),
         ("/v1/models", Method::GET) => models(service),
@@ -131,6 +133,14 @@ fn model(service: &Service) -> Result<ModelInfo, Refusal> {
         .ok_or_else(|| crate::engine::Unavailable::NotReady.into())
 }
 
+/// The weights as they were measured in the GPUs' memory; where there are none, there is no such thing.
+fn weights(service: &Service) -> Result<Response<Reply>, Refusal> {
+    let weights = service.engine.weights().ok_or_else(Refusal::not_found)?;
+    // Numbers and digests into memory: serialisation cannot fail.
+    let json = serde_json::to_vec(&*weights).unwrap_or_default();
+    Ok(reply(StatusCode::OK, Bytes::from(json)))
+}
+
 fn health(service: &Service) -> Result<Response<Reply>, Refusal> {
     model(service)?;
     Ok(reply_json(&json!({"status": "ok"})))
@@ -177,7 +187,8 @@ async fn complete(
         Kind::Chat => chat::parse(&body, &model, slots)?,
         Kind::Completion => chat::parse_completion(&body, &model, slots)?,
     };
-    let entry = service.receipts.open(session, &body)?;
+    let section = service.engine.section();
+    let entry = service.receipts.open(session, &body, section)?;
     // A prompt is no longer than the JSON that it came in, and each choice holds its own.
     let held = body.len() * asked.generations.len();
     drop(body);

@@ -82,4 +82,11 @@ impl Process for Adopted {
         *self.children.lock() = None;
         self.children.bury_orphans();
     }
+
+    fn finish(&mut self, patience: Duration) {
+        wait::until(patience, || {
+            (!matches!(self.child.try_wait(), Ok(None))).then_some(())
+        });
+        self.end();
+    }
 }

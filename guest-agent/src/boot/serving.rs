@@ -47,16 +47,20 @@ pub async fn run(
     let (engine, counters) = (service.engine.clone(), Arc::clone(&service.counters));
     let gpus = service.attester.gpus().cloned();
     let error = tokio::select! {
-        () = api::serve(listener, service, control.drain()) => return Ok(()),
+        () = api::serve(listener, service, control.drain()) => None,
         fault = fault.wait_for(Option::is_some) => match fault.ok().and_then(|fault| fault.clone()) {
             Some(fault) => return Err(fault.into()),
             None => return Err(ControlError::Closed.into()),
         },
-        error = unproven(gpus.as_ref(), &engine) => error,
+        error = unproven(gpus.as_ref(), &engine) => Some(error),
         never = report(&engine, &counters, gpus.as_ref(), control, every) => match never {},
     };
-    // The service is dropped by now, and its connections with it. Nobody's words stay on a GPU that is somebody else's.
+    // The service is dropped by now, and its connections with it. Nobody's words stay on a GPU that is somebody else's, and an
+    // engine whose work is done leaves it clean.
     let _ = timeout(CLOSING, engine.end()).await;
+    let Some(error) = error else {
+        return Ok(());
+    };
     if let Some(gate) = gpus {
         let closing = tokio::task::spawn_blocking(move || gate.close());
         let _ = timeout(CLOSING, closing).await;
@@ -109,7 +113,8 @@ async fn report(
             _ = tick.tick() => {
                 // Unchanged ones too: the host takes a guest that says nothing during a drain for dead, and a
                 // long answer changes no counter before its end. A host that does not listen is its own loss.
-                let _ = control.send(GuestMessage::Metrics(counters.metrics(deaths.into())));
+                let metrics = counters.metrics(&state.borrow());
+                let _ = control.send(GuestMessage::Metrics(metrics));
                 // One question at a time: a driver may take longer than a tick.
                 if asking.is_none() && let Some(gate) = gpus.map(Arc::clone) {
                     asking = Some(tokio::task::spawn_blocking(move || gate.metrics()));

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use zeroize::Zeroizing;
 
+use super::graphics::Graphics;
 use super::running::Running;
 use super::{Command, EngineState, Failure, Piece};
 
@@ -66,6 +67,7 @@ pub(super) async fn run(
         running: HashMap::new(),
         highest: 0,
         frames,
+        graphics: Graphics::since(state.borrow().gpu),
         state,
         model_id,
     };
@@ -116,6 +118,7 @@ struct Link<'a> {
     running: HashMap<u64, Running>,
     highest: u64,
     frames: mpsc::Sender<Zeroizing<Vec<u8>>>,
+    graphics: Graphics,
     state: &'a watch::Sender<EngineState>,
     model_id: &'a str,
 }
@@ -162,7 +165,11 @@ impl Link<'_> {
     fn hear(&mut self, message: FromEngine) -> Result<(), LinkError> {
         let ready = self.state.borrow().ready.is_some();
         match message {
-            FromEngine::Loading { .. } | FromEngine::Devices { .. } | FromEngine::Ready(_)
+            FromEngine::Loading { .. }
+            | FromEngine::Devices { .. }
+            | FromEngine::Tensors { .. }
+            | FromEngine::Measured { .. }
+            | FromEngine::Ready(_)
                 if ready =>
             {
                 return Err(LinkError::Lie("it loads after it was ready"));
@@ -172,10 +179,22 @@ impl Link<'_> {
                     .send_modify(|state| state.loading = (done.min(total), total));
             }
             FromEngine::Devices { count } => {
+                self.graphics.works_on(count)?;
                 self.state.send_modify(|state| state.devices = count);
+            }
+            FromEngine::Tensors { tensors } => self.graphics.measured(tensors)?,
+            FromEngine::Measured { root, pool_bytes } => {
+                let weights = self.graphics.all_measured(root, pool_bytes)?;
+                self.state
+                    .send_modify(|state| state.weights = Some(weights));
+            }
+            FromEngine::Gpu(counts) => {
+                let total = self.graphics.counted(counts)?;
+                self.state.send_modify(|state| state.gpu = Some(total));
             }
             FromEngine::Ready(model) => {
                 self.check_model(&model)?;
+                self.graphics.check_ready()?;
                 self.state.send_modify(|state| state.ready = Some(model));
             }
             FromEngine::Started { id, prompt_tokens } => {

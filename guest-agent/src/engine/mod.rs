@@ -4,6 +4,7 @@
 //! have, and an engine that sends more is lying. A client that leaves cancels its generation.
 
 mod admission;
+mod graphics;
 pub mod link;
 mod retry;
 mod running;
@@ -13,8 +14,11 @@ pub mod supervisor;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cocoon_protocol::engine::{EngineFailure, Generation, ModelInfo, Text, TokenLogprob};
+use cocoon_protocol::engine::{
+    EngineFailure, Generation, GpuCounts, ModelInfo, Text, TokenLogprob, Weights,
+};
 use cocoon_protocol::openai::FinishReason;
+use cocoon_protocol::receipt::EngineSection;
 use tokio::sync::{mpsc, watch};
 
 pub use admission::Patience;
@@ -34,6 +38,10 @@ pub struct EngineState {
     pub loading: (u64, u64),
     /// GPUs that it works on, as it says.
     pub devices: u16,
+    /// The weights in their memory, once all were told. Nobody but the engine can measure them.
+    pub weights: Option<Arc<Weights>>,
+    /// What was done to their memory since boot, by all engines; `None` where there was never one on a GPU.
+    pub gpu: Option<GpuCounts>,
     /// The model, once it is ready.
     pub ready: Option<ModelInfo>,
 }
@@ -159,6 +167,22 @@ impl Engine {
     /// The model, when the engine is ready.
     pub fn model(&self) -> Option<ModelInfo> {
         self.state.borrow().ready.clone()
+    }
+
+    /// The weights in the GPUs' memory; `None` where it works on none.
+    pub fn weights(&self) -> Option<Arc<Weights>> {
+        self.state.borrow().weights.clone()
+    }
+
+    /// What receipts say of its GPUs; `None` where it works on none.
+    pub(crate) fn section(&self) -> Option<EngineSection> {
+        let state = self.state.borrow();
+        let weights = state.weights.as_ref()?;
+        Some(EngineSection {
+            weights_root: weights.root,
+            scrubbed_bytes: weights.pool_bytes,
+            residue_bytes: state.gpu?.residue_bytes,
+        })
     }
 
     /// How many generations may run at once.

@@ -13,6 +13,8 @@ use super::{Command, Engine, EngineState, Failure, Piece};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long an engine that is not needed any more may take to end.
+const FINISHING: Duration = Duration::from_secs(3);
 /// An engine that lived this long earns a quick restart again.
 const LONG_LIFE: Duration = Duration::from_secs(60);
 
@@ -34,6 +36,13 @@ pub struct Launched {
 pub trait Process: Send {
     /// Kills it if it lives and waits until it is gone.
     fn end(&mut self);
+
+    /// Its socket is closed: gives it so much time to end by itself, in which it erases what it has left on GPUs, and then
+    /// does as [`Self::end`].
+    fn finish(&mut self, patience: Duration) {
+        let _ = patience;
+        self.end();
+    }
 }
 
 /// Starts the supervisor task and gives the handle to its engine.
@@ -81,8 +90,12 @@ async fn supervise(
                 },
                 Err(error) => LinkError::Io(error),
             };
-            let ended = tokio::task::spawn_blocking(move || process.end()).await;
-            if ended.is_err() || matches!(life, LinkError::Unneeded) {
+            let unneeded = matches!(life, LinkError::Unneeded);
+            let ended = tokio::task::spawn_blocking(move || match unneeded {
+                true => process.finish(FINISHING),
+                false => process.end(),
+            });
+            if ended.await.is_err() || unneeded {
                 return;
             }
         }
@@ -92,6 +105,7 @@ async fn supervise(
         state.send_modify(|state| {
             *state = EngineState {
                 deaths: state.deaths.saturating_add(1),
+                gpu: state.gpu,
                 ..EngineState::default()
             };
         });

@@ -5,9 +5,10 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 
 use cocoon_guest_agent::engine::supervisor::{Launched, Launcher, Process};
+use cocoon_protocol::bytes::Hex;
 use cocoon_protocol::engine::{
-    Alternative, EngineFailure, FromEngine, Generation, MAX_ARGUMENTS, MAX_FROM_ENGINE,
-    MAX_TO_ENGINE, MAX_TOKEN, ModelInfo, Prompt, Text, ToEngine, TokenLogprob,
+    Alternative, EngineFailure, FromEngine, Generation, GpuCounts, MAX_ARGUMENTS, MAX_FROM_ENGINE,
+    MAX_TO_ENGINE, MAX_TOKEN, ModelInfo, Prompt, TensorRoot, Text, ToEngine, TokenLogprob,
 };
 use cocoon_protocol::frame::{self, Decoder};
 use cocoon_protocol::openai::FinishReason;
@@ -68,6 +69,26 @@ impl Launcher for FakeEngine {
 
 fn encode(message: &FromEngine) -> Vec<u8> {
     frame::encode(message, MAX_FROM_ENGINE).unwrap()
+}
+
+/// What an engine on so many GPUs says before it is ready.
+pub fn on_gpus(count: u16, counts: GpuCounts) -> Vec<u8> {
+    let tensors = [1, 2].map(|root| TensorRoot {
+        root: Hex([root; 32]),
+        bytes: 4096,
+    });
+    let told = [
+        FromEngine::Devices { count },
+        FromEngine::Tensors {
+            tensors: tensors.to_vec(),
+        },
+        FromEngine::Measured {
+            root: Hex([3; 32]),
+            pool_bytes: 1 << 30,
+        },
+        FromEngine::Gpu(counts),
+    ];
+    told.iter().flat_map(encode).collect()
 }
 
 pub fn ready() -> Vec<u8> {

@@ -19,7 +19,7 @@ use super::{Evidence, Watch, Watched};
 mod samples;
 
 use samples::Number::{Count, Real};
-use samples::{Sample, each, gpus, known, labels, number, one, seconds, told};
+use samples::{Sample, each, gpus, known, labels, number, one, seconds, told, told_of_gpus};
 
 /// What `/metrics` is served as.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -314,6 +314,42 @@ static FAMILIES: &[Family] = &[
         None,
         "Times that its engine died and came back",
         |watch| told(watch, |metrics| metrics.engine_restarts),
+    ),
+    counter(
+        "cocoon_guest_gpu_to_device",
+        Some(Unit::Bytes),
+        "Bytes that its engine copied to its GPUs",
+        |watch| told_of_gpus(watch, |gpu| gpu.to_device.bytes),
+    ),
+    counter(
+        "cocoon_guest_gpu_to_device_copies",
+        None,
+        "Copies of its engine to its GPUs",
+        |watch| told_of_gpus(watch, |gpu| gpu.to_device.calls),
+    ),
+    counter(
+        "cocoon_guest_gpu_to_host",
+        Some(Unit::Bytes),
+        "Bytes that its engine copied from its GPUs",
+        |watch| told_of_gpus(watch, |gpu| gpu.to_host.bytes),
+    ),
+    counter(
+        "cocoon_guest_gpu_to_host_copies",
+        None,
+        "Copies of its engine from its GPUs",
+        |watch| told_of_gpus(watch, |gpu| gpu.to_host.calls),
+    ),
+    counter(
+        "cocoon_guest_gpu_scrubbed",
+        Some(Unit::Bytes),
+        "Bytes of its GPUs that were overwritten after requests, and read again",
+        |watch| told_of_gpus(watch, |gpu| gpu.scrubbed_bytes),
+    ),
+    counter(
+        "cocoon_guest_gpu_residue",
+        Some(Unit::Bytes),
+        "Bytes of these that were not zero when they were read",
+        |watch| told_of_gpus(watch, |gpu| gpu.residue_bytes),
     ),
     // What the host knows of the GPUs that it has, and what its guest tells of them.
     gauge(

@@ -10,6 +10,7 @@ use cocoon_host_agent::timings::Step;
 use cocoon_host_agent::update::Deployment;
 use cocoon_host_agent::watch::{GpuUse, HostUse, ProcessUse, Rates, Watch, Watched};
 use cocoon_protocol::control::Metrics;
+use cocoon_protocol::engine::{Crossings, GpuCounts};
 
 /// Of every moment here, in milliseconds since 1970.
 pub const NOW: u64 = 1_760_000_000_000;
@@ -105,6 +106,18 @@ pub fn serving(name: &str) -> Watched {
         prompt_tokens: 9_007_199_254_740_993,
         completion_tokens: 812_345,
         engine_restarts: 1,
+        gpu: Some(GpuCounts {
+            to_device: Crossings {
+                bytes: 16_107_000_000,
+                calls: 10_560_778,
+            },
+            to_host: Crossings {
+                bytes: 416_783_000_000,
+                calls: 812_345,
+            },
+            scrubbed_bytes: 277_132_083_200,
+            residue_bytes: 0,
+        }),
     });
     view.report = Some(report);
     let rates = Rates {
@@ -224,6 +237,7 @@ pub fn hostile() -> Watch {
         prompt_tokens: u64::MAX,
         completion_tokens: u64::MAX,
         engine_restarts: u64::MAX,
+        gpu: None,
     });
     report.halted = Some(format!("{script}{long}"));
     other.rates = Some(Rates {

@@ -1,28 +1,14 @@
 //! The binding to the driver, over a stand-in for it (`tests/emulator/driver.cc`): what is started, in which order, with
 //! which arguments, on memory that is not freed too early.
 
-use std::borrow::Cow;
-use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use super::*;
+use crate::cubins::tests::{CUBIN, cubins};
 use crate::reference;
 
-#[path = "../../../tests/src/skip.rs"]
-mod skip;
-
-/// What the stand-in takes for machine code of a GPU: an ELF header of that machine.
-fn cubins(machine: u8) -> Cubins {
-    let mut header = vec![0; 64];
-    header[..4].copy_from_slice(b"\x7fELF");
-    header[18] = machine;
-    Cubins {
-        scrub: Cow::Owned(header.clone()),
-        blake3: Cow::Owned(header),
-    }
-}
-
-const CUBIN: u8 = 190;
+#[path = "../../tests/emulator/stand_in.rs"]
+mod stand_in;
 
 #[test]
 fn without_a_driver_it_says_so() {
@@ -46,49 +32,23 @@ fn refused(ordinal: usize, cubins: &Cubins) -> String {
 #[test]
 fn over_an_emulated_driver() {
     let folder = tempfile::tempdir().unwrap();
-    let emulator = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulator");
-    let mut compiler = Command::new("g++");
-    compiler
-        .args([
-            "-std=c++17",
-            "-O2",
-            "-fPIC",
-            "-shared",
-            "-fno-strict-aliasing",
-        ])
-        .args(["-Wall", "-Wextra", "-Wno-unknown-pragmas"])
-        .arg("-I")
-        .arg(&emulator)
-        .args(["-Wl,-soname,libcuda.so.1", "-o"])
-        .arg(folder.path().join("libcuda.so.1"))
-        .args(["driver.cc", "sm90_scrub.cc", "sm90_blake3.cc"].map(|name| emulator.join(name)))
-        .arg("-ldl");
-    let Ok(compiled) = compiler.output() else {
-        return skip::skipped("g++ is not installed, with which the driver's stand-in is compiled");
-    };
-    assert!(compiled.status.success(), "{}", text(&compiled.stderr));
-    for (test, major) in [("works", "9"), ("another_generation_is_refused", "10")] {
+    if !stand_in::compiled(folder.path()) {
+        return;
+    }
+    for (test, major) in [
+        ("gpu::tests::works", "9"),
+        ("gpu::tests::another_generation_is_refused", "10"),
+        ("interposed::tests::passing_by::is_noticed", "9"),
+    ] {
         // A process of its own: whether there is a driver is found out once.
         let output = Command::new(std::env::current_exe().unwrap())
-            .args([&format!("gpu::tests::{test}"), "--exact", "--ignored"])
+            .args([test, "--exact", "--ignored"])
             .env("LD_LIBRARY_PATH", folder.path())
             .env("EMULATED_MAJOR", major)
             .output()
             .unwrap();
-        passed(test, &output);
+        stand_in::passed(test, &output);
     }
-}
-
-fn passed(test: &str, output: &Output) {
-    let (said, complained) = (text(&output.stdout), text(&output.stderr));
-    assert!(
-        output.status.success() && said.contains("1 passed"),
-        "{test}: {said}{complained}"
-    );
-}
-
-fn text(bytes: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(bytes)
 }
 
 #[test]

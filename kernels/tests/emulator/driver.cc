@@ -2,6 +2,8 @@
 // that src/gpu.rs loads modules, passes arguments, orders what it starts and frees nothing too early. It is strict where
 // the real one is: what is started on a stream happens when somebody waits for it, arguments and host bytes are copied at
 // once, memory is garbage until it is written and again when it is freed, and a module must be an ELF file for a GPU.
+// EMULATED_BYTES is how much memory it has; with EMULATED_FAULT=deaf nothing that should fill memory does.
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -33,6 +35,8 @@ struct Function {
 static std::mutex mutex;
 static std::deque<std::function<void()>> queue;
 static std::map<u64, size_t> allocations;
+static size_t in_use;           // bytes, as of what was started
+static u64 freed_with_contents; // allocations that were not all zero when they were freed
 static int anything; // what handles point to that are never followed
 static u64 launches;
 
@@ -56,6 +60,8 @@ static Result finish() {
     }
 }
 
+static void nothing(u32, u32, u32, u32, u64, void **) {}
+
 extern "C" {
 
 Result cuInit(u32) { return ok; }
@@ -76,6 +82,7 @@ Result cuDeviceGetAttribute(int *value, int attribute, int) {
 }
 Result cuDevicePrimaryCtxRetain(void **context, int) { return *context = &anything, ok; }
 Result cuDevicePrimaryCtxRelease_v2(int) { return ok; }
+Result cuCtxDestroy_v2(void *) { return ok; }
 Result cuCtxSetCurrent(void *) { return ok; }
 Result cuCtxGetCurrent(void **context) { return *context = nullptr, ok; }
 Result cuCtxSynchronize() { return finish(); }
@@ -106,16 +113,28 @@ Result cuMemAllocAsync(u64 *address, size_t bytes, void *) {
     if (bytes == 0) {
         return invalid_value;
     }
+    const char *const most = std::getenv("EMULATED_BYTES");
+    std::lock_guard<std::mutex> guard(mutex);
+    if (most && in_use + bytes > std::strtoull(most, nullptr, 10)) {
+        return out_of_memory;
+    }
     void *const memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
     if (memory == nullptr) {
         return out_of_memory;
     }
     std::memset(memory, 0xdb, bytes);
-    std::lock_guard<std::mutex> guard(mutex);
+    in_use += bytes;
     allocations[*address = reinterpret_cast<u64>(memory)] = bytes;
     return ok;
 }
 Result cuMemFreeAsync(u64 address, void *) {
+    {
+        std::lock_guard<std::mutex> guard(mutex);
+        if (!allocations.count(address)) {
+            return invalid_value;
+        }
+        in_use -= allocations.at(address);
+    }
     start([=] {
         size_t bytes;
         {
@@ -123,11 +142,25 @@ Result cuMemFreeAsync(u64 address, void *) {
             bytes = allocations.at(address);
             allocations.erase(address);
         }
+        const u8 *const held = reinterpret_cast<const u8 *>(address);
+        freed_with_contents += std::any_of(held, held + bytes, [](u8 byte) { return byte != 0; });
         std::memset(reinterpret_cast<void *>(address), 0xdb, bytes);
         std::free(reinterpret_cast<void *>(address));
     });
     return ok;
 }
+// Those without a stream wait for everything.
+Result cuMemAlloc_v2(u64 *address, size_t bytes) { return cuMemAllocAsync(address, bytes, nullptr); }
+Result cuMemFree_v2(u64 address) {
+    const Result freed = cuMemFreeAsync(address, nullptr);
+    return freed == ok ? finish() : freed;
+}
+Result cuMemAllocManaged(u64 *address, size_t bytes, u32) { return cuMemAlloc_v2(address, bytes); }
+Result cuMemHostAlloc(void **address, size_t bytes, u32) { return *address = std::malloc(bytes), ok; }
+Result cuMemFreeHost(void *address) { return std::free(address), ok; }
+// For the tests alone.
+u64 emulated_freed_with_contents() { return finish(), freed_with_contents; }
+
 Result cuMemGetAddressRange_v2(u64 *base, size_t *size, u64 address) {
     std::lock_guard<std::mutex> guard(mutex);
     auto found = allocations.upper_bound(address);
@@ -144,6 +177,12 @@ Result cuMemcpyHtoDAsync_v2(u64 to, const void *from, size_t bytes, void *) {
 Result cuMemcpyDtoHAsync_v2(void *to, u64 from, size_t bytes, void *) {
     start([=] { std::memcpy(to, reinterpret_cast<void *>(from), bytes); });
     return ok;
+}
+Result cuMemcpyHtoD_v2(u64 to, const void *from, size_t bytes) {
+    return cuMemcpyHtoDAsync_v2(to, from, bytes, nullptr), finish();
+}
+Result cuMemcpyDtoH_v2(void *to, u64 from, size_t bytes) {
+    return cuMemcpyDtoHAsync_v2(to, from, bytes, nullptr), finish();
 }
 Result cuMemcpyDtoDAsync_v2(u64 to, u64 from, size_t bytes, void *) {
     start([=] { std::memmove(reinterpret_cast<void *>(to), reinterpret_cast<void *>(from), bytes); });
@@ -171,7 +210,9 @@ Result cuModuleGetFunction(void **function, void *, const char *name) {
     Dl_info info;
     dladdr(reinterpret_cast<void *>(&cuInit), &info);
     void *const here = dlopen(info.dli_fname, RTLD_NOW);
-    void *const entry = dlsym(here, ("run_" + kernel).c_str());
+    const char *const fault = std::getenv("EMULATED_FAULT");
+    const bool deaf = fault && std::string(fault) == "deaf" && kernel == "sm90_scrub_fill";
+    void *const entry = deaf ? reinterpret_cast<void *>(&nothing) : dlsym(here, ("run_" + kernel).c_str());
     void *const sizes = dlsym(here, ("sizes_" + kernel).c_str());
     if (entry == nullptr || sizes == nullptr) {
         return not_found;

@@ -6,8 +6,8 @@ use cocoon_measurements::receipt::{Expected, judge};
 use cocoon_measurements::verdict::{Check, Outcome as Ended};
 use cocoon_protocol::bytes::{Hex, Hex32};
 use cocoon_protocol::receipt::{
-    DELIVERY_LEN, Delivery, Outcome, RECEIPT_LEN, Receipt, SignedReceipt, Tokens, commit_request,
-    commit_response,
+    DELIVERY_LEN, Delivery, EngineSection, Outcome, RECEIPT_LEN, Receipt, SignedReceipt, Tokens,
+    commit_request, commit_response,
 };
 use ed25519_dalek::{Signer as _, SigningKey};
 
@@ -35,6 +35,11 @@ fn good() -> Receipt {
         },
         request: commit_request(&SALT, &Hex32::ZERO),
         response: commit_response(&SALT, &Hex32::ZERO),
+        engine: Some(EngineSection {
+            weights_root: Hex([12; 32]),
+            scrubbed_bytes: 13,
+            residue_bytes: 0,
+        }),
     }
 }
 
@@ -84,7 +89,8 @@ pub fn receipt(data: &[u8]) {
     }
 }
 
-/// Receipts that a script changes before the meter key signs them: only what is counted may differ.
+/// Receipts that a script changes before the meter key signs them: only what is counted may differ, and what an engine says
+/// of its GPUs, unless that is a residue.
 pub fn receipt_signed(script: &[u8]) {
     let mut bytes = [0; RECEIPT_LEN];
     bytes.copy_from_slice(&edits::edited(script, &good().encode()));
@@ -96,6 +102,10 @@ pub fn receipt_signed(script: &[u8]) {
     let uncounted = Receipt {
         outcome: good().outcome,
         tokens: good().tokens,
+        engine: match receipt.engine {
+            Some(section) if section.residue_bytes > 0 => Some(section),
+            _ => good().engine,
+        },
         ..receipt.clone()
     };
     let delivery = Delivery {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::binding::Tee;
 use crate::bytes::{Blob, Hex32, Hex64};
 use crate::document::{Collateral, Evidence};
+use crate::engine::GpuCounts;
 use crate::gpu::{CollateralRequest, CollectedGpu, GpuCollateral, GpuError, GpuMetrics, MAX_GPUS};
 
 /// Name of the virtio-serial port.
@@ -245,6 +246,9 @@ pub struct Metrics {
     pub completion_tokens: u64,
     /// Times the engine was started again.
     pub engine_restarts: u64,
+    /// What was done to the GPUs' memory; left out where no engine works on any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuCounts>,
 }
 
 #[cfg(test)]

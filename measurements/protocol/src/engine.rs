@@ -5,16 +5,21 @@
 
 mod calls;
 mod generation;
+mod gpu;
 
 pub use calls::{Spoken, is_json_object, parse as parse_calls, schema_of_calls};
 pub use generation::{
     Call, Choice, Format, Generation, Prompt, Sampling, Speaker, Tool, Turn, json_string,
     json_value,
 };
+pub use gpu::{
+    Crossings, GpuCounts, MAX_TENSORS, MAX_TENSORS_IN_FRAME, TensorRoot, WEIGHTS_PATH, Weights,
+};
 
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use crate::bytes::Hex32;
 use crate::openai::FinishReason;
 
 /// File descriptor on which the engine finds its socket.
@@ -68,6 +73,20 @@ pub enum FromEngine {
         /// GPUs.
         count: u16,
     },
+    /// Tensors in the GPUs' memory, at most [`MAX_TENSORS_IN_FRAME`], sorted through all such frames; left out as above.
+    Tensors {
+        /// The next ones.
+        tensors: Vec<TensorRoot>,
+    },
+    /// All of them were told, and this is the model's root; left out as above.
+    Measured {
+        /// BLAKE3 over [`Weights::encode`].
+        root: Hex32,
+        /// Bytes of caches and scratch memory, all of which every scrub overwrites.
+        pool_bytes: u64,
+    },
+    /// What was done to the GPUs' memory until now; once before it is ready, then again and again; left out as above.
+    Gpu(GpuCounts),
     /// Ready for requests; once.
     Ready(ModelInfo),
     /// The prompt was understood and counted. Comes before everything else about a generation.

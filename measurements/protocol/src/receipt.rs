@@ -3,9 +3,9 @@
 //! ```text
 //! offset size field
 //!      0   16 tag: "cocoon-receipt-1"
-//!     16    2 version, big-endian, 1
+//!     16    2 version, big-endian, 2
 //!     18    1 outcome: 1 complete, 2 length, 3 failed
-//!     19    1 zero
+//!     19    1 engine: 0 on the processor, 1 on GPUs
 //!     20   32 manifest id
 //!     52   32 model digest
 //!     84   32 evidence digest: SHA-256 of the session document as it was sent
@@ -16,8 +16,9 @@
 //!    172    8 cached tokens of the prompt, big-endian, 0
 //!    180   32 commitment to the request's body
 //!    212   32 commitment to the response's body
-//!    244   64 Ed25519 signature of all of the above by the meter key
-//!    308
+//!    244   48 engine section: 32 root of the weights, 8 scrubbed bytes, 8 residue bytes, big-endian; zero on the processor
+//!    292   64 Ed25519 signature of all of the above by the meter key
+//!    356
 //! ```
 //!
 //! The client gets it with the salt of both commitments behind it, in Base64, so always as one length.
@@ -34,7 +35,9 @@ use crate::bytes::{Hex32, Hex64};
 mod tests;
 
 /// Length of what is signed, in bytes.
-pub const RECEIPT_LEN: usize = 244;
+pub const RECEIPT_LEN: usize = 292;
+/// Length of the engine section, in bytes.
+const SECTION_LEN: usize = 48;
 /// Length of a receipt with its signature, in bytes.
 pub const SIGNED_LEN: usize = RECEIPT_LEN + 64;
 /// Length of receipt, signature and salt, in bytes.
@@ -42,7 +45,7 @@ const SALTED_LEN: usize = SIGNED_LEN + 32;
 /// Length of what the client gets, in characters: all of these in Base64.
 pub const DELIVERY_LEN: usize = SALTED_LEN.div_ceil(3) * 4;
 /// Version of the layout above.
-pub const RECEIPT_VERSION: u16 = 1;
+pub const RECEIPT_VERSION: u16 = 2;
 /// The header of a whole answer that holds its receipt.
 pub const RECEIPT_HEADER: &str = "cocoon-receipt";
 /// What the line of a stream that holds its receipt begins with: a comment, which other clients pass over.
@@ -73,6 +76,20 @@ pub struct Tokens {
     pub completion: u64,
 }
 
+/// What an engine on GPUs has done to their memory: the engine section.
+///
+/// Nothing in it depends on what others asked: what is counted of everybody together is for the host alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct EngineSection {
+    /// BLAKE3 root of the weights as they were loaded into the GPUs' memory.
+    pub weights_root: Hex32,
+    /// Bytes for caches and scratch memory, all of which are overwritten and then read again before the first request and
+    /// whenever none runs. Not 0.
+    pub scrubbed_bytes: u64,
+    /// How many bytes were not zero in all of these readings since boot.
+    pub residue_bytes: u64,
+}
+
 /// What is signed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Receipt {
@@ -94,6 +111,8 @@ pub struct Receipt {
     pub request: Hex32,
     /// [`commit_response`] of the response's body.
     pub response: Hex32,
+    /// The engine's GPUs; `None` where it computes on the processor.
+    pub engine: Option<EngineSection>,
 }
 
 /// A receipt and its signature, which is not checked.
@@ -139,9 +158,11 @@ pub enum ReceiptError {
     /// An outcome of another version.
     #[error("receipt has outcome {0}, this version has 1, 2 and 3")]
     Outcome(u8),
-    /// A byte that must be zero.
-    #[error("byte 19 of a receipt is zero, found {0}")]
-    Reserved(u8),
+    /// An engine section that is none.
+    #[error(
+        "byte 19 of a receipt is 1 before a section of an engine on GPUs, and 0 before zeros; found {0} before something else"
+    )]
+    Engine(u8),
     /// Requests count from 1.
     #[error("requests count from 1, the receipt has number 0")]
     Number,
@@ -156,11 +177,12 @@ impl Receipt {
         let version = RECEIPT_VERSION.to_be_bytes();
         let numbers = [self.number, self.tokens.prompt, self.tokens.completion, 0];
         let [number, prompt, completion, cached] = numbers.map(u64::to_be_bytes);
-        let fields: [&[u8]; 14] = [
+        let section = self.engine.map_or([0; SECTION_LEN], |one| one.encode());
+        let fields: [&[u8]; 15] = [
             TAG,
             &version,
             &[self.outcome.code()],
-            &[0],
+            &[self.engine.is_some().into()],
             &self.manifest_id.0,
             &self.model_digest.0,
             &self.evidence_digest.0,
@@ -171,6 +193,7 @@ impl Receipt {
             &cached,
             &self.request.0,
             &self.response.0,
+            &section,
         ];
         let mut out = [0; RECEIPT_LEN];
         let mut at = 0;
@@ -192,10 +215,7 @@ impl Receipt {
         if version != RECEIPT_VERSION {
             return Err(ReceiptError::Version(version));
         }
-        let [outcome, reserved] = fields.take();
-        if reserved != 0 {
-            return Err(ReceiptError::Reserved(reserved));
-        }
+        let [outcome, engine] = fields.take();
         let outcome = Outcome::of(outcome).ok_or(ReceiptError::Outcome(outcome))?;
         let [manifest_id, model_digest, evidence_digest, nonce] = fields.digests();
         let [number, prompt, completion, cached] =
@@ -207,6 +227,7 @@ impl Receipt {
             return Err(ReceiptError::Cached(cached));
         }
         let [request, response] = fields.digests();
+        let engine = EngineSection::parse(engine, &fields.take())?;
         Ok(Self {
             outcome,
             manifest_id,
@@ -217,7 +238,34 @@ impl Receipt {
             tokens: Tokens { prompt, completion },
             request,
             response,
+            engine,
         })
+    }
+}
+
+impl EngineSection {
+    fn encode(&self) -> [u8; SECTION_LEN] {
+        let mut out = [0; SECTION_LEN];
+        out[..32].copy_from_slice(&self.weights_root.0);
+        out[32..40].copy_from_slice(&self.scrubbed_bytes.to_be_bytes());
+        out[40..].copy_from_slice(&self.residue_bytes.to_be_bytes());
+        out
+    }
+
+    fn parse(kind: u8, bytes: &[u8; SECTION_LEN]) -> Result<Option<Self>, ReceiptError> {
+        let mut fields = Fields(bytes);
+        let [weights_root] = fields.digests();
+        let [scrubbed_bytes, residue_bytes] =
+            std::array::from_fn(|_| u64::from_be_bytes(fields.take()));
+        match kind {
+            0 if *bytes == [0; SECTION_LEN] => Ok(None),
+            1 if scrubbed_bytes > 0 => Ok(Some(Self {
+                weights_root,
+                scrubbed_bytes,
+                residue_bytes,
+            })),
+            kind => Err(ReceiptError::Engine(kind)),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! A good receipt is accepted; one with any field changed is refused with that field's name, under a new signature too.
 
 use cocoon_protocol::bytes::{Hex, Hex64};
-use cocoon_protocol::receipt::{Outcome as Ended, Receipt, SignedReceipt, Tokens};
+use cocoon_protocol::receipt::{EngineSection, Outcome as Ended, Receipt, SignedReceipt, Tokens};
 use ed25519_dalek::{Signer as _, SigningKey};
 
 use super::*;
@@ -40,6 +40,11 @@ fn receipt() -> Receipt {
         },
         request: commit_request(&SALT, &Hex32::sha256(b"question")),
         response: commit_response(&SALT, &Hex32::sha256(b"answer")),
+        engine: Some(EngineSection {
+            weights_root: Hex([12; 32]),
+            scrubbed_bytes: 13,
+            residue_bytes: 0,
+        }),
     }
 }
 
@@ -80,7 +85,8 @@ fn a_good_receipt_passes_every_check() {
             "receipt.nonce",
             "receipt.number",
             "receipt.request",
-            "receipt.response"
+            "receipt.response",
+            "receipt.engine"
         ]
     );
     assert!(checks.iter().all(|check| check.outcome == Outcome::Pass));
@@ -183,4 +189,22 @@ fn cocoon_receipt_12() {
     let checks = judge(&salted, &unknown);
     let notes = checks.iter().filter(|check| check.outcome == Outcome::Note);
     assert_eq!(notes.count(), 3);
+}
+
+#[test]
+fn cocoon_receipt_14() {
+    let residue = |receipt: &mut Receipt| {
+        let section = receipt.engine.as_mut().unwrap();
+        section.residue_bytes = 1;
+    };
+    assert_eq!(refused(residue), ["receipt.engine"]);
+    assert!(refused(|receipt| receipt.engine = None).is_empty());
+    let mut on_processor = receipt();
+    on_processor.engine = None;
+    let checks = judge(&signed(on_processor, &key(1)), &expected());
+    let last = checks.last().unwrap();
+    assert_eq!(
+        (last.outcome, last.cause.as_deref()),
+        (Outcome::Note, Some("it computes on the processor"))
+    );
 }

@@ -1,17 +1,20 @@
 //! mistral.rs 0.8.1 as a [`Backend`].
 //!
 //! Chosen against its defaults: no prefix cache (it is shared by all requests, so timing tells one
-//! user what another asked), F32 arithmetic (the fastest on a CPU, and the automatic choice of F16
-//! is not), our own choice of every token ([`crate::choose`]), our own reading of stop strings and of
+//! user what another asked), the type of the arithmetic (F32 on a CPU, BF16 on a GPU), our own choice of every token ([`crate::choose`]), our own reading of stop strings and of
 //! calls, no device map (it reads the host's memory size from `/proc`, which the engine does not have),
 //! no logging.
 //!
-//! What stays in the library's hands and is not wiped: token lists, decoded strings, KV tensors and
-//! grammars of finished requests, until the allocator reuses their memory. They never leave this process.
+//! What stays in the library's hands and is not wiped: token lists, decoded strings, KV tensors (of a CPU; a GPU's are
+//! scrubbed) and grammars of finished requests, until the allocator reuses their memory. They never leave this process.
 
 mod grammar;
+#[cfg_attr(not(feature = "cuda"), path = "cpu.rs")]
+#[cfg_attr(feature = "cuda", path = "cuda/mod.rs")]
+mod hardware;
 mod request;
 mod source;
+#[cfg(not(feature = "cuda"))]
 mod threads;
 mod tokens;
 
@@ -21,18 +24,18 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use cocoon_protocol::engine::{EngineFailure, Generation, ModelInfo, Text};
 use cocoon_protocol::openai::FinishReason;
-use mistralrs::Device;
 use mistralrs_core::{
-    DefaultSchedulerMethod, DeviceMapSetting, MistralRs, MistralRsBuilder, ModelDType, Request,
-    Response, SchedulerConfig, TokenSource,
+    DefaultSchedulerMethod, DeviceMapSetting, MistralRs, MistralRsBuilder, Request, Response,
+    SchedulerConfig, TokenSource,
 };
 use tokio::sync::mpsc;
 
-use crate::backend::{Backend, Event};
+use crate::backend::{Backend, Event, Gpu};
 use crate::choose::{Choice, Chooser, Grammar, TooComplex};
 use crate::making::{Limits, Maker};
 use crate::utf8::Utf8;
 use grammar::Grammars;
+use hardware::Hardware;
 use request::Template;
 use source::Source;
 use tokens::Tokens;
@@ -44,6 +47,7 @@ const OVERRUN: i32 = 3;
 
 /// A loaded model.
 pub struct Mistral {
+    hardware: Hardware,
     runner: Arc<MistralRs>,
     info: ModelInfo,
     tokens: Tokens,
@@ -58,18 +62,19 @@ impl Mistral {
     /// The arithmetic runs on as many threads as `RAYON_NUM_THREADS` says, which the agent sets to
     /// the VM's processors: both thread pools under the library read nothing else.
     pub async fn load(folder: &Path, id: &str) -> anyhow::Result<Self> {
+        let hardware = Hardware::open()?;
         let source = Source::find(folder)?;
         let loader = source.loader(folder)?;
         let pipeline = loader
             .load_model_from_hf(
                 None,
                 TokenSource::None,
-                &ModelDType::F32,
-                &Device::Cpu,
+                &hardware::DTYPE,
+                &hardware.device(),
                 true,
                 DeviceMapSetting::dummy(),
                 None,
-                None,
+                Hardware::paged_attention()?,
             )
             .context("cannot load the weights")?;
         let (metadata, template) = {
@@ -82,14 +87,22 @@ impl Mistral {
         let environment = metadata.tok_env().context("the model has no tokenizer")?;
         let tokens = Tokens::new(environment, &metadata.eos_tok)?;
         let sequences = MAX_SEQUENCES.try_into().context("no room for a sequence")?;
-        let scheduler = SchedulerConfig::DefaultScheduler {
-            method: DefaultSchedulerMethod::Fixed(sequences),
+        let scheduler = match metadata.cache_config.clone() {
+            Some(config) => SchedulerConfig::PagedAttentionMeta {
+                max_num_seqs: MAX_SEQUENCES,
+                config,
+            },
+            None => SchedulerConfig::DefaultScheduler {
+                method: DefaultSchedulerMethod::Fixed(sequences),
+            },
         };
+        let hardware = hardware.loaded(pipeline.clone()).await?;
         let runner = MistralRsBuilder::new(pipeline, scheduler, false, None)
             .with_no_prefix_cache(true)
             .with_prefix_cache_n(0)
             .build()
             .await;
+        let hardware = hardware.cleaned().await?;
         let context = runner
             .max_sequence_length(None)
             .ok()
@@ -103,6 +116,7 @@ impl Mistral {
         };
         let grammars = Arc::new(Grammars::new(tokens.clone()));
         Ok(Self {
+            hardware,
             runner,
             info,
             tokens,
@@ -150,7 +164,8 @@ impl Mistral {
         // Room for the whole answer: the library's loop waits for this queue, and must not wait
         // for a slow reader.
         let most = request.max_tokens.min(self.info.context_length);
-        let (responses, mut received) = mpsc::channel(usize::try_from(most).unwrap_or(0) + 8);
+        let (responses, received) = mpsc::channel(usize::try_from(most).unwrap_or(0) + 8);
+        let mut received = self.hardware.enter(received).await;
         let end = self.tokens.ends().first().copied();
         let processor = tokens::processor(chooser, choices, end);
         let normal = request::normal(&request, &self.template, responses, processor)?;
@@ -209,6 +224,14 @@ impl Backend for Mistral {
         };
         // Nobody listens any more where the client has gone.
         let _ = events.send(end).await;
+    }
+
+    fn gpu(&self) -> Option<&Gpu> {
+        self.hardware.gpu()
+    }
+
+    async fn close(&self) {
+        self.hardware.close().await;
     }
 }
 

@@ -9,6 +9,7 @@ use mistralrs_core::CustomLogitsProcessor;
 use mistralrs_core::llguidance::toktrie::{TokEnv, TokTrie};
 use tokio::sync::mpsc;
 
+#[cfg(not(feature = "cuda"))]
 use super::threads;
 use crate::choose::{Choice, Chooser, TooComplex};
 
@@ -69,6 +70,7 @@ pub(super) fn processor(
 ) -> Arc<dyn CustomLogitsProcessor> {
     let chooser = Mutex::new(chooser);
     Arc::new(move |logits: &Tensor, context: &[u32]| {
+        #[cfg(not(feature = "cuda"))]
         threads::join();
         let mut values = zeroize::Zeroizing::new(logits.to_vec1::<f32>()?);
         let mut chooser = chooser.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,9 +1,12 @@
-//! What a cancellation costs: no more than the token that is being computed.
+//! What a cancellation costs: no more than the token that is being computed. What is told of a GPU, and for how long.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use cocoon_protocol::engine::{Choice, Format, ModelInfo, Prompt, Sampling, Text};
+use cocoon_protocol::bytes::Hex;
+use cocoon_protocol::engine::{
+    Choice, Format, ModelInfo, Prompt, Sampling, TensorRoot, Text, Weights,
+};
 use cocoon_protocol::openai::FinishReason;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -18,11 +21,32 @@ struct Stepwise {
     info: ModelInfo,
     computed: AtomicU32,
     steps: Semaphore,
+    gpu: Option<Gpu>,
+}
+
+impl Stepwise {
+    fn new(steps: usize, gpu: Option<Gpu>) -> Self {
+        Self {
+            info: ModelInfo {
+                id: "m".into(),
+                context_length: 1000,
+                quantization: "F32".into(),
+                vocabulary: 10,
+            },
+            computed: AtomicU32::new(0),
+            steps: Semaphore::new(steps),
+            gpu,
+        }
+    }
 }
 
 impl Backend for Stepwise {
     fn info(&self) -> &ModelInfo {
         &self.info
+    }
+
+    fn gpu(&self) -> Option<&Gpu> {
+        self.gpu.as_ref()
     }
 
     async fn generate(&self, request: Generation, events: mpsc::Sender<Event>) {
@@ -94,24 +118,22 @@ impl Agent {
     }
 }
 
-#[tokio::test]
-async fn a_cancelled_generation_computes_no_more_than_one_further_token() {
-    let backend = Arc::new(Stepwise {
-        info: ModelInfo {
-            id: "m".into(),
-            context_length: 1000,
-            quantization: "F32".into(),
-            vocabulary: 10,
-        },
-        computed: AtomicU32::new(0),
-        steps: Semaphore::new(3),
-    });
+type Served = JoinHandle<Result<(), ServeError>>;
+
+fn started(backend: &Arc<Stepwise>) -> (Agent, Served) {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let served = tokio::spawn(serve(theirs, Arc::clone(&backend)));
-    let mut agent = Agent {
+    let served = tokio::spawn(serve(theirs, Arc::clone(backend)));
+    let agent = Agent {
         socket: ours,
         decoder: Decoder::new(MAX_FROM_ENGINE),
     };
+    (agent, served)
+}
+
+#[tokio::test]
+async fn a_cancelled_generation_computes_no_more_than_one_further_token() {
+    let backend = Arc::new(Stepwise::new(3, None));
+    let (mut agent, served) = started(&backend);
     assert!(matches!(agent.hear().await, FromEngine::Ready(_)));
     let request = generation(500);
     agent.tell(&ToEngine::Generate { id: 1, request }).await;
@@ -143,6 +165,62 @@ async fn a_cancelled_generation_computes_no_more_than_one_further_token() {
     assert!((103..=104).contains(&computed), "{computed} tokens");
     drop(agent);
     timeout(DEADLINE, served).await.unwrap().unwrap().unwrap();
+}
+
+/// More tensors than one frame holds; then the counts, for as long as they can be told, and no longer.
+#[tokio::test]
+async fn what_a_gpu_holds_is_told_before_and_while_it_serves() {
+    let (change, counts) = watch::channel(GpuCounts::default());
+    let tensor = |root: usize| TensorRoot {
+        root: Hex([u8::try_from(root % 200).unwrap(); 32]),
+        bytes: 1,
+    };
+    let weights = Weights {
+        root: Hex([9; 32]),
+        pool_bytes: 5,
+        tensors: (0..MAX_TENSORS_IN_FRAME + 1).map(tensor).collect(),
+    };
+    let gpu = Gpu {
+        devices: 1,
+        weights: weights.clone(),
+        counts,
+    };
+    let backend = Arc::new(Stepwise::new(0, Some(gpu)));
+    let (mut agent, served) = started(&backend);
+    assert!(matches!(
+        agent.hear().await,
+        FromEngine::Devices { count: 1 }
+    ));
+    let mut told = Vec::new();
+    for length in [MAX_TENSORS_IN_FRAME, 1] {
+        let FromEngine::Tensors { tensors } = agent.hear().await else {
+            panic!("no tensors");
+        };
+        assert_eq!(tensors.len(), length);
+        told.extend(tensors);
+    }
+    assert_eq!(told, weights.tensors);
+    let FromEngine::Measured { root, pool_bytes } = agent.hear().await else {
+        panic!("no root");
+    };
+    assert_eq!((root, pool_bytes), (Hex([9; 32]), 5));
+    assert!(
+        matches!(agent.hear().await, FromEngine::Gpu(counts) if counts == GpuCounts::default())
+    );
+    assert!(matches!(agent.hear().await, FromEngine::Ready(_)));
+
+    let now = GpuCounts {
+        scrubbed_bytes: 7,
+        ..GpuCounts::default()
+    };
+    change.send_replace(now);
+    assert!(matches!(agent.hear().await, FromEngine::Gpu(counts) if counts == now));
+    drop(change);
+    let ended = timeout(DEADLINE, served).await.unwrap().unwrap();
+    assert_eq!(
+        ended.unwrap_err().to_string(),
+        "the GPU's memory cannot be scrubbed any more, or was not clean after it"
+    );
 }
 
 /// A message that nobody expected.

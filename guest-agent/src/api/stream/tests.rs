@@ -183,7 +183,8 @@ fn entry() -> Entry {
         nonce: Hex32::ZERO,
         evidence_digest: Hex32::ZERO,
     };
-    let entry = Receipts::new(&keys, &claims).open(session, b"{}").unwrap();
+    let receipts = Receipts::new(&keys, &claims);
+    let entry = receipts.open(session, b"{}", None).unwrap();
     entry.numbered(1)
 }
 

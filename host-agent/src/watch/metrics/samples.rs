@@ -2,6 +2,7 @@
 
 use Number::Count;
 use cocoon_protocol::control::Metrics;
+use cocoon_protocol::engine::GpuCounts;
 
 use super::super::{GpuUse, Watch, Watched};
 
@@ -47,6 +48,14 @@ pub(super) fn gpus(watch: &Watch, of: fn(&GpuUse) -> Option<Number>) -> Vec<Samp
 pub(super) fn told(watch: &Watch, of: fn(&Metrics) -> u64) -> Vec<Sample> {
     number(watch, |one| {
         Some(Count(of(one.view.report.as_ref()?.metrics.as_ref()?)))
+    })
+}
+
+/// A number of the engine's GPUs; nothing where it works on none.
+pub(super) fn told_of_gpus(watch: &Watch, of: fn(&GpuCounts) -> u64) -> Vec<Sample> {
+    number(watch, |one| {
+        let metrics = one.view.report.as_ref()?.metrics.as_ref()?;
+        Some(Count(of(metrics.gpu.as_ref()?)))
     })
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cocoon_measurements::verdict::Class;
+use cocoon_protocol::engine::WEIGHTS_PATH;
 use cocoon_protocol::receipt::RECEIPT_HEADER;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
@@ -61,7 +62,7 @@ impl Api {
             ("POST", "/v1/chat/completions" | "/v1/completions") => {
                 (Method::POST, padded_body(request).await?)
             }
-            ("GET", "/v1/models") => (Method::GET, Bytes::new()),
+            ("GET", "/v1/models" | WEIGHTS_PATH) => (Method::GET, Bytes::new()),
             ("GET", _) if is_model => (Method::GET, Bytes::new()),
             (_, "/v1/chat/completions" | "/v1/completions" | "/v1/models") => {
                 let message = format!("this path takes another method: {PATHS}");

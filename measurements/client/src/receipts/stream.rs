@@ -182,6 +182,7 @@ mod tests {
                     tokens: Tokens::default(),
                     request: Hex([5; 32]),
                     response: Hex([6; 32]),
+                    engine: None,
                 },
                 signature: Hex([7; 64]),
             },

@@ -112,6 +112,7 @@ impl Served {
             tokens: Tokens::default(),
             request: commit_request(&salt, &Hex32::sha256(request)),
             response: Hex32::ZERO,
+            engine: None,
         };
         let seed = if matches!(how, Receipts::Forged) {
             6

@@ -7,7 +7,7 @@ use cocoon_measurements::receipt::judge;
 use cocoon_measurements::verdict::Outcome;
 use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::document::ATTEST_PATH;
-use cocoon_protocol::receipt::Tokens;
+use cocoon_protocol::receipt::{EngineSection, Receipt, Tokens};
 use http::StatusCode;
 use http_body_util::BodyExt;
 
@@ -92,7 +92,15 @@ async fn cocoon_receipt_13() {
             refused_by(body, Receipts::Forged).await,
             "receipt.signature"
         );
-        let edits: [(fn(&mut cocoon_protocol::receipt::Receipt), _); 7] = [
+        let residue = |one: &mut Receipt| {
+            one.engine = Some(EngineSection {
+                weights_root: Hex32::ZERO,
+                scrubbed_bytes: 2,
+                residue_bytes: 1,
+            });
+        };
+        let edits: [(fn(&mut Receipt), _); 8] = [
+            (residue, "receipt.engine"),
             (|one| one.manifest_id.0[0] ^= 1, "receipt.manifest"),
             (|one| one.model_digest.0[0] ^= 1, "receipt.model"),
             (|one| one.evidence_digest.0[0] ^= 1, "receipt.evidence"),
@@ -107,7 +115,7 @@ async fn cocoon_receipt_13() {
     }
     let twice = refused(STREAM, Receipts::Twice).await;
     assert!(matches!(twice, ReceiptFault::Behind), "{twice}");
-    let long = "x".repeat(500).leak();
+    let long = "x".repeat(600).leak();
     let endless = refused(STREAM, Receipts::Replaced(long)).await;
     assert!(matches!(endless, ReceiptFault::TooLong), "{endless}");
     let cut = STREAM.trim_end_matches("data: [DONE]\n\n");

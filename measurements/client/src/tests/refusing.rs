@@ -106,5 +106,5 @@ async fn good_receipts_pass_to_applications_that_want_them() {
     assert!(rest.ends_with("\n\ndata: [DONE]\n\n"), "{rest}");
     let there = local(content(), &[&whole]).await;
     let response = there.chat(CHAT).await;
-    assert_eq!(response.headers()["cocoon-receipt"].len(), 456);
+    assert_eq!(response.headers()["cocoon-receipt"].len(), 520);
 }

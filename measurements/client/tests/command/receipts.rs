@@ -66,6 +66,7 @@ fn kept(edit: fn(&mut Receipt)) -> Vec<u8> {
         },
         request: commit_request(&SALT, &Hex32::sha256(b"question")),
         response: commit_response(&SALT, &Hex32::sha256(b"answer")),
+        engine: None,
     };
     edit(&mut receipt);
     let signature = Hex(key().sign(&receipt.encode()).to_bytes());
@@ -160,7 +161,7 @@ fn every_other_is_refused_by_name() {
     assert_eq!((code, failed(&report)), (1, vec!["receipt.form"]));
     assert_eq!(
         report["checks"][0]["cause"],
-        "its receipt cannot be read: a receipt has 308 bytes, found 3"
+        "its receipt cannot be read: a receipt has 356 bytes, found 3"
     );
 }
 

@@ -181,6 +181,10 @@ pub fn engine_frames() -> Vec<Vec<u8>> {
         r#"{"type":"ready","id":"model","context_length":8192,"quantization":"Q4_1"}"#,
         r#"{"type":"delta","id":1,"text":"a","tokens":1}"#,
         r#"{"type":"done","id":1,"finish_reason":"stop","prompt_tokens":1,"completion_tokens":2}"#,
+        r#"{"type":"devices","count":1}"#,
+        r#"{"type":"tensors","tensors":[{"root":"0101010101010101010101010101010101010101010101010101010101010101","bytes":1}]}"#,
+        r#"{"type":"measured","root":"0101010101010101010101010101010101010101010101010101010101010101","pool_bytes":1}"#,
+        r#"{"type":"gpu","to_device":{"bytes":1,"calls":1},"to_host":{"bytes":1,"calls":1},"scrubbed_bytes":2,"residue_bytes":1}"#,
         r#"{"type":"generate","id":1,"request":{"messages":[{"role":"user","content":"a"}],"max_tokens":5,"temperature":0.5,"top_p":1.0,"seed":1,"stop":["b"]}}"#,
     ];
     texts.extend(others.map(|text| text.as_bytes().to_vec()));

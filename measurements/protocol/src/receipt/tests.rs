@@ -18,6 +18,11 @@ fn receipt() -> Receipt {
         },
         request: Hex([8; 32]),
         response: Hex([9; 32]),
+        engine: Some(EngineSection {
+            weights_root: Hex([12; 32]),
+            scrubbed_bytes: 13,
+            residue_bytes: 14,
+        }),
     }
 }
 
@@ -35,11 +40,19 @@ fn delivery() -> Delivery {
 fn cocoon_receipt_1() {
     let bytes = receipt().encode();
     assert_eq!(&bytes[..16], b"cocoon-receipt-1");
-    assert_eq!(&bytes[16..20], &[0, 1, 2, 0]);
-    for (at, value) in [(20, 1), (52, 2), (84, 3), (116, 4), (180, 8), (212, 9)] {
+    assert_eq!(&bytes[16..20], &[0, 2, 2, 1]);
+    for (at, value) in [
+        (20, 1),
+        (52, 2),
+        (84, 3),
+        (116, 4),
+        (180, 8),
+        (212, 9),
+        (244, 12),
+    ] {
         assert_eq!(bytes[at..at + 32], [value; 32], "field at offset {at}");
     }
-    for (at, value) in [(148, 5), (156, 6), (164, 7), (172, 0)] {
+    for (at, value) in [(148, 5), (156, 6), (164, 7), (172, 0), (276, 13), (284, 14)] {
         assert_eq!(
             bytes[at..at + 8],
             u64::to_be_bytes(value),
@@ -53,8 +66,15 @@ fn cocoon_receipt_1() {
     );
     assert_eq!(
         (RECEIPT_LEN, SIGNED_LEN, DELIVERY_LEN, signed.len()),
-        (244, 308, 456, 308)
+        (292, 356, 520, 356)
     );
+    let on_processor = Receipt {
+        engine: None,
+        ..receipt()
+    };
+    let bytes = on_processor.encode();
+    assert_eq!((bytes[19], &bytes[244..]), (0, &[0; 48][..]));
+    assert_eq!(Receipt::parse(&bytes), Ok(on_processor));
 }
 
 /// The example of SPEC.md §11, for second implementations.
@@ -70,7 +90,7 @@ fn the_example_of_the_specification() {
     );
 }
 
-const EXAMPLE: &str = "544999e1ccc479cb99a93a5fdaecd260ef17c6665cc6713e31aedd7b40305720";
+const EXAMPLE: &str = "486fed37ddcb74796da4893d8a0fc7798807952d4ae9b76edf29817443d5a302";
 const EXAMPLE_REQUEST: &str = "06a73ba2b5e5e3edccd8284f4a26528b1f8f25efed1bdc893c743c54e608f2c9";
 const EXAMPLE_RESPONSE: &str = "07f78a688923cb99a38179ea0971252ff417a6010a1ce7e6a83f5ea84eb52e59";
 
@@ -84,10 +104,14 @@ fn cocoon_receipt_2() {
     };
     assert_eq!(refused(|b| b[0] ^= 1), ReceiptError::Tag);
     assert_eq!(refused(|b| b[15] = b'2'), ReceiptError::Tag);
-    assert_eq!(refused(|b| b[17] = 2), ReceiptError::Version(2));
+    assert_eq!(refused(|b| b[17] = 1), ReceiptError::Version(1));
     assert_eq!(refused(|b| b[18] = 0), ReceiptError::Outcome(0));
     assert_eq!(refused(|b| b[18] = 4), ReceiptError::Outcome(4));
-    assert_eq!(refused(|b| b[19] = 1), ReceiptError::Reserved(1));
+    // A section where there is none, none where there is one, no such kind, and a scrub of nothing.
+    assert_eq!(refused(|b| b[19] = 0), ReceiptError::Engine(0));
+    assert_eq!(refused(|b| b[244..].fill(0)), ReceiptError::Engine(1));
+    assert_eq!(refused(|b| b[19] = 2), ReceiptError::Engine(2));
+    assert_eq!(refused(|b| b[283] = 0), ReceiptError::Engine(1));
     assert_eq!(refused(|b| b[155] = 0), ReceiptError::Number);
     assert_eq!(refused(|b| b[179] = 9), ReceiptError::Cached(9));
     for found in [0, SIGNED_LEN - 1, SIGNED_LEN + 1] {
@@ -170,7 +194,8 @@ proptest! {
         if let Ok(read) = SignedReceipt::parse(&signed) {
             prop_assert_eq!(read.encode(), signed);
         } else {
-            prop_assert!(at < 20 || (148..156).contains(&at) || (172..180).contains(&at), "{}", at);
+            let counted = [148..156, 172..180, 276..284];
+            prop_assert!(at < 20 || counted.iter().any(|range| range.contains(&at)), "{}", at);
         }
     }
 }

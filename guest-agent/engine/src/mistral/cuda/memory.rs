@@ -1,0 +1,149 @@
+//! The GPU's memory: what is in it after loading, and what must not be in it after a request.
+
+#![expect(
+    unsafe_code,
+    reason = "memory of candle's is handed to the kernels by its address"
+)]
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail, ensure};
+use candle_core::cuda_backend::CudaStorageSlice as Slice;
+use candle_core::cuda_backend::cudarc::cublas::sys::{cublasSetWorkspace_v2, cublasStatus_t};
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr as _};
+use candle_core::{Storage, Tensor};
+use cocoon_kernels::gpu::Gpu as Kernels;
+use cocoon_kernels::reference;
+use cocoon_kernels::{interposed, sm90_blake3};
+use cocoon_protocol::bytes::Hex;
+use cocoon_protocol::engine::{MAX_TENSORS, TensorRoot, Weights};
+use mistralrs::Device;
+use mistralrs_core::Pipeline;
+use tokio::sync::Mutex;
+
+/// cuBLAS's scratch memory, of the size that NVIDIA recommends for this generation. Its own would be out of reach.
+const WORKSPACE: usize = 32 << 20;
+
+/// A GPU's memory with a model in it.
+pub(super) struct Memory {
+    kernels: Arc<Kernels>,
+    pipeline: Arc<Mutex<dyn Pipeline>>,
+    /// Address and bytes of what is overwritten with every scrub: KV caches and scratch memory of cuBLAS and cuBLASLt,
+    /// which live as long as the pipeline, this value and the process do.
+    pool: Vec<(u64, u64)>,
+    _workspace: CudaSlice<u8>,
+}
+
+impl Memory {
+    /// With a model just loaded, and `scratch` memory of libraries, which is never freed.
+    pub async fn new(
+        kernels: Kernels,
+        device: &Device,
+        scratch: Vec<(u64, u64)>,
+        pipeline: Arc<Mutex<dyn Pipeline>>,
+    ) -> anyhow::Result<Self> {
+        let device = device.as_cuda_device().context("not a GPU")?;
+        let stream = device.cuda_stream();
+        let workspace = stream.alloc_zeros::<u8>(WORKSPACE)?;
+        let mut pool = vec![range(&workspace, &stream)];
+        let blas = device.cublas_handle();
+        let place = std::ptr::with_exposed_provenance_mut(usize::try_from(pool[0].0)?);
+        // SAFETY: the handle is candle's; the memory is as large as said and lives as long as this value, after which
+        // nothing is computed any more.
+        let taken = unsafe { cublasSetWorkspace_v2(*blas.handle(), place, WORKSPACE) };
+        ensure!(
+            taken == cublasStatus_t::CUBLAS_STATUS_SUCCESS,
+            "cuBLAS does not take a workspace: {taken:?}"
+        );
+        pool.extend(scratch);
+        let metadata = pipeline.lock().await.get_metadata();
+        let caches = metadata.cache_engine.as_ref();
+        let caches = caches.context("the library has no paged attention for this model")?;
+        for (keys, values) in caches.get_kv_cache().iter() {
+            pool.push(of_tensor(keys, &stream)?);
+            pool.push(of_tensor(values, &stream)?);
+        }
+        Ok(Self {
+            kernels: Arc::new(kernels),
+            pipeline,
+            pool,
+            _workspace: workspace,
+        })
+    }
+
+    /// Measures what the host has uploaded and is still in use: the weights, where they lie.
+    pub fn weights(&self) -> anyhow::Result<Weights> {
+        let uploads = interposed::uploads();
+        ensure!(
+            (1..=MAX_TENSORS).contains(&uploads.len()),
+            "{} uploads are in use after loading: no model looks so",
+            uploads.len()
+        );
+        let spans: Result<Vec<_>, _> = uploads
+            .iter()
+            // SAFETY: nothing is computed before loading is done, so that nobody frees or writes them.
+            .map(|upload| unsafe { self.kernels.span(upload.address, upload.bytes) })
+            .collect();
+        let roots = sm90_blake3::roots(&*self.kernels, &spans?)
+            .context("cannot measure the weights in the GPU's memory")?;
+        let mut tensors: Vec<TensorRoot> = roots
+            .iter()
+            .zip(&uploads)
+            .map(|(root, upload)| TensorRoot {
+                root: Hex(root.0),
+                bytes: upload.bytes,
+            })
+            .collect();
+        tensors.sort_unstable();
+        let root = Hex(reference::blake3::hash(&Weights::encode(&tensors)));
+        let pool_bytes = self.pool.iter().map(|(_, bytes)| bytes).sum();
+        Ok(Weights {
+            root,
+            pool_bytes,
+            tensors,
+        })
+    }
+
+    /// Overwrites and counts the pool and what was given back, between two steps of the library. Nobody may have a
+    /// generation that is still listened to.
+    ///
+    /// Errors when anything was left, or nobody can say.
+    pub async fn scrub(self: &Arc<Self>) -> anyhow::Result<()> {
+        let steps = self.pipeline.lock().await;
+        let memory = Arc::clone(self);
+        let scrubbed = tokio::task::spawn_blocking(move || {
+            // SAFETY: these are whole allocations, and nobody computes while the pipeline is locked.
+            unsafe { interposed::scrub(&memory.kernels, &memory.pool) }
+        });
+        let scrubbed = scrubbed.await?.context("cannot scrub the GPU's memory")?;
+        drop(steps);
+        ensure!(
+            scrubbed.residue == 0,
+            "{} of {} bytes are not zero after a scrub",
+            scrubbed.residue,
+            scrubbed.bytes
+        );
+        let strays = interposed::counts().strays;
+        ensure!(strays == 0, "{strays} allocations passed the table by");
+        Ok(())
+    }
+}
+
+fn range<T>(slice: &CudaSlice<T>, stream: &CudaStream) -> (u64, u64) {
+    (slice.device_ptr(stream).0, slice.num_bytes() as u64)
+}
+
+fn of_tensor(tensor: &Tensor, stream: &CudaStream) -> anyhow::Result<(u64, u64)> {
+    let (storage, _) = tensor.storage_and_layout();
+    let Storage::Cuda(storage) = &*storage else {
+        bail!("a KV cache is not on the GPU");
+    };
+    Ok(match &storage.slice {
+        Slice::BF16(slice) => range(slice, stream),
+        Slice::F16(slice) => range(slice, stream),
+        Slice::F32(slice) => range(slice, stream),
+        Slice::F8E4M3(slice) => range(slice, stream),
+        Slice::U8(slice) => range(slice, stream),
+        _ => bail!("a KV cache is of a type that this program does not know"),
+    })
+}

@@ -1,0 +1,190 @@
+//! What one life of an engine says of its GPUs: either nothing, or all of it, before it is ready, and never what cannot be.
+
+use std::sync::Arc;
+
+use cocoon_protocol::bytes::Hex32;
+use cocoon_protocol::engine::{GpuCounts, MAX_TENSORS, TensorRoot, Weights};
+
+use super::link::LinkError;
+
+/// What was told so far.
+pub(super) struct Graphics {
+    /// What former lives have counted.
+    before: GpuCounts,
+    devices: u16,
+    tensors: Vec<TensorRoot>,
+    measured: bool,
+    counts: Option<GpuCounts>,
+}
+
+impl Graphics {
+    /// A new life, after others that have counted so much.
+    pub fn since(before: Option<GpuCounts>) -> Self {
+        Self {
+            before: before.unwrap_or_default(),
+            devices: 0,
+            tensors: Vec::new(),
+            measured: false,
+            counts: None,
+        }
+    }
+
+    pub fn works_on(&mut self, count: u16) -> Result<(), LinkError> {
+        if count == 0 || self.devices != 0 {
+            return Err(LinkError::Lie("it counts its GPUs twice, or to none"));
+        }
+        self.devices = count;
+        Ok(())
+    }
+
+    /// A part of the list of tensors.
+    pub fn measured(&mut self, tensors: Vec<TensorRoot>) -> Result<(), LinkError> {
+        self.check_gpu()?;
+        if self.measured || self.tensors.len() + tensors.len() > MAX_TENSORS {
+            return Err(LinkError::Lie("it measures more tensors than a model has"));
+        }
+        self.tensors.extend(tensors);
+        if !self.tensors.is_sorted() {
+            return Err(LinkError::Lie("its tensors are not sorted"));
+        }
+        Ok(())
+    }
+
+    /// The list is complete.
+    pub fn all_measured(
+        &mut self,
+        root: Hex32,
+        pool_bytes: u64,
+    ) -> Result<Arc<Weights>, LinkError> {
+        self.check_gpu()?;
+        if self.measured || self.tensors.is_empty() || pool_bytes == 0 {
+            return Err(LinkError::Lie("it measures its weights twice, or none"));
+        }
+        self.measured = true;
+        let tensors = std::mem::take(&mut self.tensors);
+        Ok(Arc::new(Weights {
+            root,
+            pool_bytes,
+            tensors,
+        }))
+    }
+
+    /// What was counted in this life; returns what was counted since boot.
+    pub fn counted(&mut self, counts: GpuCounts) -> Result<GpuCounts, LinkError> {
+        self.check_gpu()?;
+        if !counts.follow(&self.counts.unwrap_or_default())
+            || counts.residue_bytes > counts.scrubbed_bytes
+        {
+            return Err(LinkError::Lie("its counts of the GPUs' memory cannot be"));
+        }
+        self.counts = Some(counts);
+        Ok(self.before.plus(&counts))
+    }
+
+    /// Whether it has told everything, or nothing.
+    pub fn check_ready(&self) -> Result<(), LinkError> {
+        if self.devices > 0 && !(self.measured && self.counts.is_some()) {
+            return Err(LinkError::Lie(
+                "it works on GPUs and does not say what is in their memory",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_gpu(&self) -> Result<(), LinkError> {
+        match self.devices {
+            0 => Err(LinkError::Lie("it speaks of GPUs and works on none")),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cocoon_protocol::bytes::Hex;
+    use cocoon_protocol::engine::Crossings;
+
+    use super::*;
+
+    fn tensor(root: u8) -> TensorRoot {
+        TensorRoot {
+            root: Hex([root; 32]),
+            bytes: 1,
+        }
+    }
+
+    fn counts(scrubbed_bytes: u64, residue_bytes: u64) -> GpuCounts {
+        GpuCounts {
+            scrubbed_bytes,
+            residue_bytes,
+            to_device: Crossings { bytes: 9, calls: 1 },
+            ..GpuCounts::default()
+        }
+    }
+
+    fn lie<T>(outcome: Result<T, LinkError>) -> String {
+        outcome.map(|_| ()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_engine_without_gpus_says_nothing_of_them() {
+        let mut none = Graphics::since(None);
+        assert!(none.check_ready().is_ok());
+        let told = "the engine broke its protocol: it speaks of GPUs and works on none";
+        assert_eq!(lie(none.measured(vec![])), told);
+        assert_eq!(lie(none.all_measured(Hex([1; 32]), 1)), told);
+        assert_eq!(lie(none.counted(counts(1, 0))), told);
+        assert_eq!(
+            lie(none.works_on(0)),
+            "the engine broke its protocol: it counts its GPUs twice, or to none"
+        );
+    }
+
+    #[test]
+    fn everything_must_be_told_and_be_possible() {
+        let mut gpu = Graphics::since(Some(counts(100, 3)));
+        gpu.works_on(1).unwrap();
+        assert_eq!(
+            lie(gpu.check_ready()),
+            "the engine broke its protocol: it works on GPUs and does not say what is in their memory"
+        );
+        gpu.measured(vec![tensor(1), tensor(1)]).unwrap();
+        gpu.measured(vec![tensor(2)]).unwrap();
+        let weights = gpu.all_measured(Hex([7; 32]), 1).unwrap();
+        assert_eq!((weights.tensors.len(), weights.root), (3, Hex([7; 32])));
+        assert_eq!(
+            lie(gpu.all_measured(Hex([7; 32]), 1)),
+            "the engine broke its protocol: it measures its weights twice, or none"
+        );
+        let total = gpu.counted(counts(10, 0)).unwrap();
+        assert_eq!((total.scrubbed_bytes, total.residue_bytes), (110, 3));
+        assert_eq!(
+            total.to_device,
+            Crossings {
+                bytes: 18,
+                calls: 2
+            }
+        );
+        assert!(gpu.check_ready().is_ok());
+        let cannot = "the engine broke its protocol: its counts of the GPUs' memory cannot be";
+        assert_eq!(lie(gpu.counted(counts(9, 0))), cannot);
+        assert_eq!(lie(gpu.counted(counts(11, 12))), cannot);
+    }
+
+    #[test]
+    fn tensors_are_sorted_and_bounded() {
+        let mut gpu = Graphics::since(None);
+        gpu.works_on(1).unwrap();
+        gpu.measured(vec![tensor(2)]).unwrap();
+        assert_eq!(
+            lie(gpu.measured(vec![tensor(1)])),
+            "the engine broke its protocol: its tensors are not sorted"
+        );
+        let mut gpu = Graphics::since(None);
+        gpu.works_on(1).unwrap();
+        assert_eq!(
+            lie(gpu.measured(vec![tensor(1); MAX_TENSORS + 1])),
+            "the engine broke its protocol: it measures more tensors than a model has"
+        );
+    }
+}

@@ -1,0 +1,117 @@
+//! What an engine on GPUs says of their memory, and to whom it is told.
+
+mod common;
+
+use cocoon_guest_agent::api::Limits;
+use cocoon_protocol::bytes::Hex;
+use cocoon_protocol::engine::{Crossings, GpuCounts, WEIGHTS_PATH, Weights};
+use cocoon_protocol::receipt::{Delivery, EngineSection, RECEIPT_HEADER};
+use common::client::DEADLINE;
+use common::engine::on_gpus;
+use common::{Client, FakeEngine, Machine, machine};
+use http_body_util::BodyExt as _;
+use hyper::StatusCode;
+use tokio::time::timeout;
+
+const COUNTS: GpuCounts = GpuCounts {
+    to_device: Crossings {
+        bytes: 270_000_000,
+        calls: 310,
+    },
+    to_host: Crossings {
+        bytes: 64,
+        calls: 3,
+    },
+    scrubbed_bytes: 1 << 30,
+    residue_bytes: 0,
+};
+
+async fn on(counts: Option<GpuCounts>) -> Machine {
+    let mut engine = FakeEngine::new().0;
+    if let Some(counts) = counts {
+        engine.greeting = on_gpus(1, counts);
+    }
+    machine(engine, 1, Limits::default()).await
+}
+
+async fn section(client: &mut Client) -> Option<EngineSection> {
+    let response = client.chat("one two three", "").await;
+    let text = response.headers()[RECEIPT_HEADER].clone();
+    let delivery = Delivery::parse(text.as_bytes()).unwrap();
+    delivery.signed.receipt.engine
+}
+
+#[tokio::test]
+async fn receipts_and_clients_are_told_of_the_weights_and_of_what_is_left() {
+    let machine = on(Some(COUNTS)).await;
+    let mut client = Client::attested(machine.address).await;
+    let expected = EngineSection {
+        weights_root: Hex([3; 32]),
+        scrubbed_bytes: 1 << 30,
+        residue_bytes: 0,
+    };
+    assert_eq!(section(&mut client).await, Some(expected));
+    let (status, body) = client.get(WEIGHTS_PATH).await;
+    assert_eq!(status, StatusCode::OK);
+    let weights: Weights = serde_json::from_slice(&body).unwrap();
+    assert_eq!((weights.root, weights.tensors.len()), (Hex([3; 32]), 2));
+    assert_eq!(weights.tensors[1].root, Hex([2; 32]));
+    assert_eq!(
+        machine
+            .counters
+            .metrics(&machine.engine.state().borrow())
+            .gpu,
+        Some(COUNTS)
+    );
+}
+
+#[tokio::test]
+async fn an_engine_on_the_processor_has_none_of_it() {
+    let machine = on(None).await;
+    let mut client = Client::attested(machine.address).await;
+    assert_eq!(section(&mut client).await, None);
+    assert_eq!(client.get(WEIGHTS_PATH).await.0, StatusCode::NOT_FOUND);
+    let metrics = machine.counters.metrics(&machine.engine.state().borrow());
+    assert_eq!(metrics.gpu, None);
+    // And says nothing, rather than zero.
+    let json = serde_json::to_value(metrics).unwrap();
+    assert!(json.get("gpu").is_none(), "{json}");
+}
+
+#[tokio::test]
+async fn counts_are_those_of_all_engines_since_boot() {
+    let machine = on(Some(COUNTS)).await;
+    let mut client = Client::attested(machine.address).await;
+    let mut state = machine.engine.state();
+    let answer = client.chat("die halfway", ",\"stream\":true").await;
+    timeout(DEADLINE, answer.into_body().collect())
+        .await
+        .unwrap()
+        .unwrap();
+    let again = state.wait_for(|state| state.deaths == 1 && state.ready.is_some());
+    let total = timeout(DEADLINE, again)
+        .await
+        .unwrap()
+        .unwrap()
+        .gpu
+        .unwrap();
+    assert_eq!(total, COUNTS.plus(&COUNTS));
+    assert_eq!(total.to_device.calls, 620);
+}
+
+#[tokio::test]
+async fn an_engine_that_hides_what_is_in_memory_never_serves() {
+    // A residue larger than what was read is impossible, too.
+    let residue = GpuCounts {
+        scrubbed_bytes: 1,
+        residue_bytes: 2,
+        ..COUNTS
+    };
+    let mut engine = FakeEngine::new().0;
+    engine.greeting = on_gpus(1, residue);
+    let engine = cocoon_guest_agent::engine::supervisor::start(engine, common::MODEL.into(), 1);
+    let mut state = engine.state();
+    let dead = state.wait_for(|state| state.deaths > 0);
+    let state = timeout(DEADLINE, dead).await.unwrap().unwrap().clone();
+    assert_eq!((state.ready, state.gpu), (None, None));
+}

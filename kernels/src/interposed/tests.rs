@@ -1,0 +1,165 @@
+//! The interposed calls over a stand-in for the driver (`tests/emulator/driver.cc`): in a program that is linked to it, as
+//! the engine is, and in one that opens it, in which calls pass by. Each test is a process of its own, for the table is the
+//! process's.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, CudaStream};
+
+use super::*;
+use crate::cubins::tests::{CUBIN, cubins};
+
+/// The GPU on the stream that candle uses.
+fn gpu() -> (Gpu, Arc<CudaStream>) {
+    let stream = CudaContext::new(0).unwrap().default_stream();
+    (
+        Gpu::on(Arc::clone(&stream), &cubins(CUBIN)).unwrap(),
+        stream,
+    )
+}
+
+#[cfg(not(feature = "linked"))]
+mod passing_by {
+    use super::*;
+
+    #[test]
+    #[ignore = "run by `gpu::tests::over_an_emulated_driver`"]
+    fn is_noticed() {
+        assert_eq!(
+            self_test(&gpu().0).unwrap_err().to_string(),
+            "the GPU's memory is not watched: an allocation is not in the table with what was written to it; this program is \
+             linked so that calls of the driver pass by it"
+        );
+        assert_eq!(counts(), Counts::default());
+    }
+}
+
+#[cfg(feature = "linked")]
+mod linked {
+    use cudarc::driver::{CudaSlice, DevicePtr as _};
+
+    use super::*;
+    use crate::device::Device as _;
+    use crate::sm90_blake3;
+
+    unsafe extern "C" {
+        /// Of the stand-in: allocations that were not all zero when the driver got them back.
+        safe fn emulated_freed_with_contents() -> u64;
+    }
+
+    /// What it holds, once it holds that: the stand-in copies when somebody waits.
+    fn read(memory: &CudaSlice<u8>, stream: &Arc<CudaStream>) -> Vec<u8> {
+        let bytes = stream.clone_dtoh(memory).unwrap();
+        stream.synchronize().unwrap();
+        bytes
+    }
+
+    fn address(memory: &CudaSlice<u8>, stream: &CudaStream) -> (u64, u64) {
+        (memory.device_ptr(stream).0, memory.len() as u64)
+    }
+
+    #[test]
+    #[ignore = "run by `tests/linked.rs`"]
+    fn a_scrub_erases_what_was_given_back_and_the_pool_and_nothing_else() {
+        let (gpu, stream) = gpu();
+        self_test(&gpu).unwrap();
+        let before = counts();
+        // The pattern, and what counting it took: a table and numbers.
+        assert_eq!(
+            (before.scrubbed_bytes, before.residue_bytes),
+            (200_192 + 2 * 512, 0)
+        );
+
+        let weights = stream.clone_htod(&[7; 100_000]).unwrap();
+        let pool = stream.clone_htod(&[9; 5_000]).unwrap();
+        let uploads = uploads();
+        let expected = [&weights, &pool].map(|memory| address(memory, &stream));
+        let written = uploads.iter().map(|upload| (upload.address, upload.bytes));
+        assert_eq!(written.collect::<Vec<_>>(), expected);
+        for length in 1..100 {
+            drop(stream.clone_htod(&vec![1_u8; length * 37]).unwrap());
+        }
+        // SAFETY: the pool is used by nobody until the scrub is done.
+        let scrubbed = unsafe { scrub(&gpu, &[address(&pool, &stream)]) }.unwrap();
+        assert!(
+            scrubbed.bytes > 5_000 && scrubbed.residue == 0,
+            "{scrubbed:?}"
+        );
+        assert_eq!(read(&pool, &stream), [0; 5_000]);
+        assert_eq!(read(&weights, &stream), [7; 100_000]);
+        // SAFETY: the memory lives, and nobody writes it.
+        let span = unsafe { gpu.span(expected[0].0, 100_000) }.unwrap();
+        let root = sm90_blake3::roots(&gpu, &[span]).unwrap()[0];
+        assert_eq!(root.0, *blake3::hash(&[7; 100_000]).as_bytes());
+
+        let after = counts();
+        assert_eq!(after.scrubbed_bytes - before.scrubbed_bytes, scrubbed.bytes);
+        assert_eq!((after.residue_bytes, after.strays), (0, 0));
+        // A second scrub has only what the first one left of its own: its table and its numbers.
+        // SAFETY: there is no pool.
+        let again = unsafe { scrub(&gpu, &[]) }.unwrap();
+        assert!(again.bytes < scrubbed.bytes / 2, "{again:?}");
+        assert_eq!(emulated_freed_with_contents(), 0);
+    }
+
+    #[test]
+    #[ignore = "run by `tests/linked.rs`"]
+    fn where_memory_is_short_it_goes_back_to_the_driver_overwritten() {
+        let (gpu, stream) = gpu();
+        self_test(&gpu).unwrap();
+        // 1 MB in all, as `tests/linked.rs` says.
+        for length in [400_000, 500_000, 600_000] {
+            let memory = stream.clone_htod(&vec![3_u8; length]).unwrap();
+            assert_eq!(read(&memory, &stream), vec![3; length]);
+        }
+        // SAFETY: never written to, nor read.
+        let too_much = unsafe { stream.alloc::<u8>(1_000_001) };
+        assert_eq!(
+            too_much.unwrap_err().0,
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY
+        );
+        // SAFETY: written at once, below; without a stream.
+        let plain = unsafe { cudarc::driver::result::malloc_sync(1_000) }.unwrap();
+        // SAFETY: as many bytes as were allocated.
+        unsafe { cudarc::driver::result::memcpy_htod_sync(plain, &[5_u8; 1_000]) }.unwrap();
+        assert!(uploads().contains(&Upload {
+            address: plain,
+            bytes: 1_000
+        }));
+        // SAFETY: allocated above, and used by nobody.
+        unsafe { cudarc::driver::result::free_sync(plain) }.unwrap();
+        assert_eq!((emulated_freed_with_contents(), counts().strays), (0, 0));
+        drop(gpu);
+    }
+
+    #[test]
+    #[ignore = "run by `tests/linked.rs`"]
+    fn a_scrub_that_does_not_erase_is_found_out() {
+        let error = self_test(&gpu().0).unwrap_err();
+        let SelfTestError::Residue { bytes } = error else {
+            panic!("{error}");
+        };
+        // The pattern, and garbage up to the end of its allocation and in the scrub's own.
+        assert!((200_192..201_216).contains(&bytes), "{bytes}");
+        assert_eq!(counts().residue_bytes, bytes);
+        assert_eq!(
+            error.to_string(),
+            format!("a scrub has left {bytes} bytes that are not zero")
+        );
+    }
+
+    #[test]
+    #[ignore = "run by `tests/linked.rs`"]
+    fn memory_through_which_things_cross_uncounted_is_refused() {
+        let (gpu, stream) = gpu();
+        let refused = Err(sys::CUresult::CUDA_ERROR_NOT_SUPPORTED);
+        let flags = sys::CUmemAttach_flags_enum::CU_MEM_ATTACH_GLOBAL;
+        // SAFETY: refused, and so never used.
+        let managed = unsafe { cudarc::driver::result::malloc_managed(8, flags) };
+        assert_eq!(managed.map_err(|error| error.0).map(|_| ()), refused);
+        // SAFETY: refused, and so never used.
+        let pinned = unsafe { stream.context().alloc_pinned::<u8>(8) };
+        assert_eq!(pinned.map_err(|error| error.0).map(|_| ()), refused);
+        drop(gpu.allocate(1));
+    }
+}

@@ -1,0 +1,319 @@
+//! What a process has on a GPU, as a table without a GPU: which memory is in use, which was given back and still holds
+//! what was in it, and what has crossed between host and device.
+//!
+//! Memory that is given back is not freed. It is *kept*, to be handed out again to whoever asks for as much on the same
+//! stream, and it is *dirty* until somebody has overwritten it. What leaves the table leaves it either clean or with the
+//! order to overwrite it first, so that nothing goes back to the driver with a prompt in it. Keeping also makes one scrub
+//! of everything that a request has left possible, in one launch, where a memset for each of its thousand small tensors
+//! would cost more than the tensors.
+//!
+//! The calls that feed the table are in `interposed`, where there is a driver to be linked to.
+
+use std::collections::{BTreeMap, HashMap};
+
+/// Allocations are multiples of this many bytes, so that tensors of nearly one size share their memory. The driver's own
+/// allocator rounds as far.
+const GRAIN: u64 = 512;
+
+/// Streams, by their handles. `None` is memory that belongs to no stream: it is never kept.
+pub type Stream = Option<u64>;
+
+/// Memory that the driver has allocated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block {
+    /// Where it begins.
+    pub address: u64,
+    /// How many bytes it has.
+    pub bytes: u64,
+    /// On which stream it was given back.
+    pub stream: Stream,
+}
+
+/// Memory that must go back to the driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retired {
+    /// Which.
+    pub block: Block,
+    /// Whether it must be overwritten first.
+    pub dirty: bool,
+}
+
+/// Bytes and calls one way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Crossings {
+    /// Bytes copied.
+    pub bytes: u64,
+    /// Copies.
+    pub calls: u64,
+}
+
+/// Everything that was counted since the process began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Copies from the host to the device.
+    pub to_device: Crossings,
+    /// Copies from the device to the host.
+    pub to_host: Crossings,
+    /// Times that memory was handed out.
+    pub allocations: u64,
+    /// Times that it was given back.
+    pub releases: u64,
+    /// Bytes that were overwritten and then read again.
+    pub scrubbed_bytes: u64,
+    /// How many of them were not zero when they were read.
+    pub residue_bytes: u64,
+    /// Memory that came or went and was not in the table as it should have been: the table is wrong unless this is 0.
+    pub strays: u64,
+}
+
+/// What the host has put into memory that is in use: its first `bytes` bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Upload {
+    /// Where it begins.
+    pub address: u64,
+    /// How many bytes the host has written, from the beginning on.
+    pub bytes: u64,
+}
+
+#[derive(Debug)]
+struct Live {
+    bytes: u64,
+    uploaded: u64,
+    order: u64,
+}
+
+#[derive(Debug)]
+struct Kept {
+    block: Block,
+    dirty: bool,
+}
+
+/// The table.
+#[derive(Debug)]
+pub struct Ledger {
+    live: BTreeMap<u64, Live>,
+    /// By the order in which it was given back.
+    kept: BTreeMap<u64, Kept>,
+    /// Orders of kept blocks by stream and size, each list rising.
+    sizes: HashMap<(u64, u64), Vec<u64>>,
+    kept_bytes: u64,
+    most: u64,
+    orders: u64,
+    counts: Counts,
+}
+
+impl Ledger {
+    /// An empty table that keeps at most `most` bytes of what is given back.
+    #[must_use]
+    pub fn new(most: u64) -> Self {
+        Self {
+            live: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            sizes: HashMap::new(),
+            kept_bytes: 0,
+            most,
+            orders: 0,
+            counts: Counts::default(),
+        }
+    }
+
+    /// How many bytes to allocate where `bytes` are asked for.
+    #[must_use]
+    pub fn capacity(bytes: u64) -> u64 {
+        bytes.checked_next_multiple_of(GRAIN).unwrap_or(bytes)
+    }
+
+    /// Kept memory of exactly `bytes` bytes on `stream`, which is in use from now on: that which was given back last.
+    pub fn reuse(&mut self, bytes: u64, stream: u64) -> Option<u64> {
+        let order = self.sizes.get_mut(&(stream, bytes))?.pop()?;
+        let kept = self.kept.remove(&order)?;
+        self.kept_bytes = self.kept_bytes.saturating_sub(bytes);
+        self.hand_out(kept.block.address, bytes);
+        Some(kept.block.address)
+    }
+
+    /// The driver has allocated memory.
+    pub fn allocated(&mut self, address: u64, bytes: u64) {
+        self.hand_out(address, bytes);
+    }
+
+    /// Memory was given back on `stream`: what must go to the driver now, or `None` where the table does not know the
+    /// address, which the driver must judge.
+    pub fn released(&mut self, address: u64, stream: Stream) -> Option<Vec<Retired>> {
+        let Some(live) = self.live.remove(&address) else {
+            self.counts.strays += 1;
+            return None;
+        };
+        self.counts.releases += 1;
+        let block = Block {
+            address,
+            bytes: live.bytes,
+            stream,
+        };
+        self.keep(block, true);
+        let mut retired = Vec::new();
+        if stream.is_none() {
+            retired.push(Retired { block, dirty: true });
+        }
+        while self.kept_bytes > self.most {
+            retired.extend(self.retire_oldest());
+        }
+        Some(retired)
+    }
+
+    /// Everything that is kept, to be given to the driver: there is no memory left.
+    pub fn retire_all(&mut self) -> Vec<Retired> {
+        std::iter::from_fn(|| self.retire_oldest()).collect()
+    }
+
+    /// Every dirty block, which is nobody's until [`Self::put_back`].
+    pub fn take_dirty(&mut self) -> Vec<Block> {
+        let dirty = self.kept.iter().filter(|(_, kept)| kept.dirty);
+        let orders: Vec<u64> = dirty.map(|(order, _)| *order).collect();
+        orders
+            .iter()
+            .filter_map(|order| self.take(*order))
+            .map(|kept| kept.block)
+            .collect()
+    }
+
+    /// Keeps `blocks` again; `dirty` unless they were overwritten.
+    pub fn put_back(&mut self, blocks: &[Block], dirty: bool) {
+        for block in blocks {
+            self.keep(*block, dirty);
+        }
+    }
+
+    /// So many bytes were overwritten and read again, and so many of them were not zero.
+    pub fn scrubbed(&mut self, bytes: u64, residue: u64) {
+        add(&mut self.counts.scrubbed_bytes, bytes);
+        add(&mut self.counts.residue_bytes, residue);
+    }
+
+    /// The host has copied `bytes` bytes to `address`.
+    pub fn wrote(&mut self, address: u64, bytes: u64) {
+        add(&mut self.counts.to_device.bytes, bytes);
+        add(&mut self.counts.to_device.calls, 1);
+        let Some((base, live)) = self.live.range_mut(..=address).next_back() else {
+            return;
+        };
+        let offset = address - base;
+        let end = offset.saturating_add(bytes);
+        if offset <= live.uploaded && end <= live.bytes {
+            live.uploaded = live.uploaded.max(end);
+        }
+    }
+
+    /// The host has copied `bytes` bytes from the device.
+    pub fn read(&mut self, bytes: u64) {
+        add(&mut self.counts.to_host.bytes, bytes);
+        add(&mut self.counts.to_host.calls, 1);
+    }
+
+    /// What the host has written and is in use, in the order in which the memory was handed out.
+    #[must_use]
+    pub fn uploads(&self) -> Vec<Upload> {
+        let mut written: Vec<(u64, Upload)> = self
+            .live
+            .iter()
+            .filter(|(_, live)| live.uploaded > 0)
+            .map(|(address, live)| {
+                let (address, bytes) = (*address, live.uploaded);
+                (live.order, Upload { address, bytes })
+            })
+            .collect();
+        written.sort_unstable_by_key(|(order, _)| *order);
+        written.into_iter().map(|(_, upload)| upload).collect()
+    }
+
+    /// A moment, to be asked about later.
+    #[must_use]
+    pub fn moment(&self) -> u64 {
+        self.orders
+    }
+
+    /// Address and bytes of what was handed out since `moment`, is in use, and was never written by the host.
+    #[must_use]
+    pub fn scratch_since(&self, moment: u64) -> Vec<(u64, u64)> {
+        let scratch = |live: &Live| live.order > moment && live.uploaded == 0;
+        self.live
+            .iter()
+            .filter(|(_, live)| scratch(live))
+            .map(|(address, live)| (*address, live.bytes))
+            .collect()
+    }
+
+    /// Bytes in use.
+    #[must_use]
+    pub fn live_bytes(&self) -> u64 {
+        self.live.values().map(|live| live.bytes).sum()
+    }
+
+    /// Whether memory at this address is in use.
+    #[must_use]
+    pub fn is_live(&self, address: u64) -> bool {
+        self.live.contains_key(&address)
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    fn hand_out(&mut self, address: u64, bytes: u64) {
+        self.counts.allocations += 1;
+        let live = Live {
+            bytes,
+            uploaded: 0,
+            order: self.next(),
+        };
+        if self.live.insert(address, live).is_some() {
+            // It went without passing here.
+            self.counts.strays += 1;
+        }
+    }
+
+    fn keep(&mut self, block: Block, dirty: bool) {
+        let Some(stream) = block.stream else {
+            return;
+        };
+        let order = self.next();
+        self.kept_bytes = self.kept_bytes.saturating_add(block.bytes);
+        self.sizes
+            .entry((stream, block.bytes))
+            .or_default()
+            .push(order);
+        self.kept.insert(order, Kept { block, dirty });
+    }
+
+    fn retire_oldest(&mut self) -> Option<Retired> {
+        let oldest = *self.kept.keys().next()?;
+        let Kept { block, dirty } = self.take(oldest)?;
+        Some(Retired { block, dirty })
+    }
+
+    fn take(&mut self, order: u64) -> Option<Kept> {
+        let kept = self.kept.remove(&order)?;
+        self.kept_bytes = self.kept_bytes.saturating_sub(kept.block.bytes);
+        let key = (kept.block.stream?, kept.block.bytes);
+        let orders = self.sizes.get_mut(&key)?;
+        orders.retain(|other| *other != order);
+        if orders.is_empty() {
+            self.sizes.remove(&key);
+        }
+        Some(kept)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.orders += 1;
+        self.orders
+    }
+}
+
+fn add(counter: &mut u64, more: u64) {
+    *counter = counter.saturating_add(more);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,231 @@
+//! The table against a model that knows what every byte of memory holds.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const STREAM: u64 = 7;
+
+fn ledger() -> Ledger {
+    Ledger::new(1 << 20)
+}
+
+fn block(address: u64, bytes: u64) -> Block {
+    Block {
+        address,
+        bytes,
+        stream: Some(STREAM),
+    }
+}
+
+#[test]
+fn memory_is_handed_out_again_to_whoever_wants_as_much_on_the_same_stream() {
+    let mut ledger = ledger();
+    for address in [0x1000, 0x2000, 0x3000] {
+        ledger.allocated(address, 512);
+        assert_eq!(ledger.released(address, Some(STREAM)), Some(vec![]));
+    }
+    assert_eq!(ledger.reuse(1024, STREAM), None);
+    assert_eq!(ledger.reuse(512, STREAM + 1), None);
+    // The last first: that is what caches still hold.
+    assert_eq!(ledger.reuse(512, STREAM), Some(0x3000));
+    assert_eq!(ledger.reuse(512, STREAM), Some(0x2000));
+    assert!(ledger.is_live(0x2000) && !ledger.is_live(0x1000));
+    assert_eq!(ledger.live_bytes(), 1024);
+    assert_eq!(ledger.take_dirty(), [block(0x1000, 512)]);
+    assert_eq!(ledger.reuse(512, STREAM), None);
+    let counts = ledger.counts();
+    assert_eq!(
+        (counts.allocations, counts.releases, counts.strays),
+        (5, 3, 0)
+    );
+}
+
+#[test]
+fn what_is_kept_is_bounded_and_leaves_in_the_order_in_which_it_came() {
+    let mut ledger = Ledger::new(1024);
+    for address in [0x1000, 0x2000, 0x3000] {
+        ledger.allocated(address, 512);
+    }
+    assert_eq!(ledger.released(0x2000, Some(STREAM)), Some(vec![]));
+    let clean = ledger.take_dirty();
+    ledger.put_back(&clean, false);
+    assert_eq!(ledger.released(0x1000, Some(STREAM)), Some(vec![]));
+    let first = Retired {
+        block: block(0x2000, 512),
+        dirty: false,
+    };
+    assert_eq!(ledger.released(0x3000, Some(STREAM)), Some(vec![first]));
+    let rest = [0x1000, 0x3000].map(|address| Retired {
+        block: block(address, 512),
+        dirty: true,
+    });
+    assert_eq!(ledger.retire_all(), rest);
+    assert_eq!(ledger.retire_all(), []);
+}
+
+#[test]
+fn memory_of_no_stream_goes_at_once_and_is_overwritten_first() {
+    let mut ledger = ledger();
+    ledger.allocated(0x1000, 100);
+    let block = Block {
+        stream: None,
+        ..block(0x1000, 100)
+    };
+    let gone = Retired { block, dirty: true };
+    assert_eq!(ledger.released(0x1000, None), Some(vec![gone]));
+    assert_eq!((ledger.take_dirty(), ledger.retire_all()), (vec![], vec![]));
+}
+
+#[test]
+fn what_passes_by_the_table_is_noticed() {
+    let mut ledger = ledger();
+    assert_eq!(ledger.released(0x1000, Some(STREAM)), None);
+    assert_eq!(ledger.counts().strays, 1);
+    ledger.allocated(0x1000, 512);
+    ledger.allocated(0x1000, 512);
+    assert_eq!(ledger.counts().strays, 2);
+}
+
+#[test]
+fn uploads_are_what_the_host_wrote_from_the_beginning_on() {
+    let mut ledger = ledger();
+    ledger.allocated(0x9000, 1024);
+    ledger.allocated(0x1000, 1024);
+    ledger.allocated(0x5000, 512);
+    ledger.wrote(0x1000, 300);
+    ledger.wrote(0x1000 + 300, 200);
+    // A gap, too much, and nobody's: they cross, and make no upload.
+    ledger.wrote(0x5000 + 8, 100);
+    ledger.wrote(0x9000, 1025);
+    ledger.wrote(0x10, 1);
+    assert_eq!(
+        ledger.uploads(),
+        [Upload {
+            address: 0x1000,
+            bytes: 500
+        }]
+    );
+    ledger.wrote(0x9000, 1024);
+    assert_eq!(
+        ledger
+            .uploads()
+            .iter()
+            .map(|upload| upload.address)
+            .collect::<Vec<_>>(),
+        [0x9000, 0x1000]
+    );
+    let moment = ledger.moment();
+    ledger.allocated(0x20_000, 512);
+    ledger.allocated(0x30_000, 512);
+    ledger.wrote(0x30_000, 0);
+    assert_eq!(
+        ledger.scratch_since(moment),
+        [(0x20_000, 512), (0x30_000, 512)]
+    );
+    ledger.wrote(0x30_000, 1);
+    assert_eq!(ledger.scratch_since(moment), [(0x20_000, 512)]);
+    ledger.read(12);
+    let counts = ledger.counts();
+    let sum = 300 + 200 + 100 + 1025 + 1 + 1024 + 1;
+    assert_eq!((counts.to_device.bytes, counts.to_device.calls), (sum, 8));
+    assert_eq!((counts.to_host.bytes, counts.to_host.calls), (12, 1));
+    // Handed out again, it is somebody else's.
+    ledger.released(0x1000, Some(STREAM));
+    assert_eq!(ledger.reuse(1024, STREAM), Some(0x1000));
+    assert_eq!(ledger.uploads().len(), 2);
+}
+
+#[test]
+fn sizes_are_rounded_as_the_driver_rounds_them() {
+    assert_eq!(Ledger::capacity(0), 0);
+    assert_eq!(Ledger::capacity(1), 512);
+    assert_eq!(Ledger::capacity(512), 512);
+    assert_eq!(Ledger::capacity(513), 1024);
+    assert_eq!(Ledger::capacity(u64::MAX), u64::MAX);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Allocate { grains: u64, stream: u64 },
+    Release { which: usize, stream: Stream },
+    Scrub,
+    Fail,
+    Exhaust,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (1..4_u64, 0..2_u64).prop_map(|(grains, stream)| Step::Allocate { grains, stream }),
+        8 => (any::<usize>(), prop::option::weighted(0.9, 0..2_u64))
+            .prop_map(|(which, stream)| Step::Release { which, stream }),
+        1 => Just(Step::Scrub),
+        1 => Just(Step::Fail),
+        1 => Just(Step::Exhaust),
+    ]
+}
+
+/// Memory as the model sees it: its size, and whether somebody has written it since it was last all zero.
+type Memory = BTreeMap<u64, (u64, bool)>;
+
+/// What the interposed calls do with retired memory.
+fn free(memory: &mut Memory, retired: &[Retired]) -> Result<(), TestCaseError> {
+    for Retired { block, dirty } in retired {
+        let held = memory.remove(&block.address);
+        let (bytes, written) = held.expect("what goes to the driver came from it");
+        prop_assert_eq!(bytes, block.bytes);
+        prop_assert!(*dirty || !written, "a prompt goes to the driver");
+    }
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn nothing_goes_to_the_driver_before_it_is_overwritten(steps in prop::collection::vec(step(), 0..200)) {
+        let mut ledger = Ledger::new(8 * GRAIN);
+        let (mut memory, mut live, mut fresh) = (Memory::new(), Vec::new(), 0x1000);
+        for step in steps {
+            match step {
+                Step::Allocate { grains, stream } => {
+                    let bytes = grains * GRAIN;
+                    let address = ledger.reuse(bytes, stream).unwrap_or_else(|| {
+                        fresh += 0x10_000;
+                        ledger.allocated(fresh, bytes);
+                        fresh
+                    });
+                    prop_assert!(!live.contains(&address), "in use twice");
+                    live.push(address);
+                    // Whoever asks for memory writes it.
+                    memory.insert(address, (bytes, true));
+                }
+                Step::Release { which, stream } if !live.is_empty() => {
+                    let address = live.swap_remove(which % live.len());
+                    let retired = ledger.released(address, stream).expect("known");
+                    free(&mut memory, &retired)?;
+                }
+                Step::Release { .. } => {}
+                Step::Scrub => {
+                    let dirty = ledger.take_dirty();
+                    for block in &dirty {
+                        prop_assert!(!live.contains(&block.address), "in use, and scrubbed");
+                        memory.insert(block.address, (block.bytes, false));
+                    }
+                    ledger.put_back(&dirty, false);
+                    let kept = memory.iter().filter(|(address, _)| !live.contains(address));
+                    prop_assert!(kept.into_iter().all(|(_, (_, written))| !written), "left behind");
+                }
+                Step::Fail => {
+                    let dirty = ledger.take_dirty();
+                    ledger.put_back(&dirty, true);
+                }
+                Step::Exhaust => free(&mut memory, &ledger.retire_all())?,
+            }
+            let kept = memory.iter().filter(|(address, _)| !live.contains(address));
+            let kept: u64 = kept.map(|(_, (bytes, _))| bytes).sum();
+            prop_assert!(kept <= 8 * GRAIN);
+            prop_assert_eq!(ledger.counts().strays, 0);
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What an engine on a GPU says of it: the weights as they lie there, and what has been done to its memory.
+
+use serde::{Deserialize, Serialize};
+
+use crate::bytes::Hex32;
+
+/// Where clients find [`Weights`].
+pub const WEIGHTS_PATH: &str = "/.well-known/cocoon/weights";
+/// Most tensors in one frame.
+pub const MAX_TENSORS_IN_FRAME: usize = 256;
+/// Most tensors of a model.
+pub const MAX_TENSORS: usize = 1 << 15;
+
+/// What the host has written to one piece of the GPU's memory, measured there once the model was loaded. Of a GGUF file
+/// these are the bytes of a tensor, as they stand in the file, wherever the engine computes with the file's own format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TensorRoot {
+    /// Their BLAKE3 hash, as `b3sum` prints it.
+    pub root: Hex32,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+/// A model in the GPU's memory, and what is beside it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Weights {
+    /// BLAKE3 over [`Self::encode`].
+    pub root: Hex32,
+    /// Bytes of caches and scratch memory, all of which every scrub overwrites.
+    pub pool_bytes: u64,
+    /// Its tensors, sorted by root and then by bytes: in which order they were loaded means nothing.
+    pub tensors: Vec<TensorRoot>,
+}
+
+impl Weights {
+    /// What the whole model's root is the BLAKE3 hash of: a tag of 16 bytes, then the root and the bytes, big-endian in
+    /// eight bytes, of each tensor.
+    pub fn encode(tensors: &[TensorRoot]) -> Vec<u8> {
+        let mut bytes = b"cocoon-weights-1".to_vec();
+        for tensor in tensors {
+            bytes.extend(tensor.root.0);
+            bytes.extend(tensor.bytes.to_be_bytes());
+        }
+        bytes
+    }
+}
+
+/// Copies one way between the host's memory and the GPU's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Crossings {
+    /// Bytes.
+    pub bytes: u64,
+    /// Copies.
+    pub calls: u64,
+}
+
+/// Counted since the engine began to load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GpuCounts {
+    /// To the GPU, the weights included.
+    pub to_device: Crossings,
+    /// From the GPU.
+    pub to_host: Crossings,
+    /// Bytes of caches and freed memory that were overwritten and then read again.
+    pub scrubbed_bytes: u64,
+    /// How many of them were not zero when they were read.
+    pub residue_bytes: u64,
+}
+
+impl GpuCounts {
+    /// Whether these can have come after `before`: no counter ever falls.
+    pub fn follow(&self, before: &Self) -> bool {
+        self.numbers()
+            .iter()
+            .zip(before.numbers())
+            .all(|(now, before)| *now >= before)
+    }
+
+    /// Adds what was counted by another life of the engine.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        let sum = |one: Crossings, other: Crossings| Crossings {
+            bytes: one.bytes.saturating_add(other.bytes),
+            calls: one.calls.saturating_add(other.calls),
+        };
+        Self {
+            to_device: sum(self.to_device, other.to_device),
+            to_host: sum(self.to_host, other.to_host),
+            scrubbed_bytes: self.scrubbed_bytes.saturating_add(other.scrubbed_bytes),
+            residue_bytes: self.residue_bytes.saturating_add(other.residue_bytes),
+        }
+    }
+
+    fn numbers(&self) -> [u64; 6] {
+        [
+            self.to_device.bytes,
+            self.to_device.calls,
+            self.to_host.bytes,
+            self.to_host.calls,
+            self.scrubbed_bytes,
+            self.residue_bytes,
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_never_fall() {
+        let before = GpuCounts {
+            to_host: Crossings { bytes: 3, calls: 1 },
+            ..GpuCounts::default()
+        };
+        assert!(before.follow(&GpuCounts::default()) && before.follow(&before));
+        assert!(!GpuCounts::default().follow(&before));
+        let sum = before.plus(&before);
+        assert_eq!(sum.to_host, Crossings { bytes: 6, calls: 2 });
+    }
+
+    #[test]
+    fn the_models_root_is_over_this() {
+        let tensor = TensorRoot {
+            root: crate::bytes::Hex([7; 32]),
+            bytes: 258,
+        };
+        let encoded = Weights::encode(&[tensor]);
+        assert_eq!(encoded.len(), 16 + 40);
+        assert_eq!(&encoded[..16], b"cocoon-weights-1");
+        assert_eq!(encoded[16..48], [7; 32]);
+        assert_eq!(encoded[48..], [0, 0, 0, 0, 0, 0, 1, 2]);
+    }
+}
