@@ -3,7 +3,7 @@
 use std::fs::{self, File, Permissions};
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -30,7 +30,8 @@ impl Passt {
         let relay = free.local_addr().unwrap();
         drop(free);
         let (socket, words) = (folder.join("passt.sock"), folder.join("passt.log"));
-        let process = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(["--foreground", "--stderr", "--socket"])
             .arg(&socket)
             .args([
@@ -41,17 +42,16 @@ impl Passt {
                 "--gateway",
                 "10.0.2.2",
             ])
-            .args([
-                "--no-map-gw",
-                "--no-dhcp",
-                "--no-dhcpv6",
-                "--no-ra",
-                "--no-ndp",
-            ])
-            .args(["--udp-ports", "none", "--tcp-ports"])
+            .args(["--no-map-gw", "--no-dhcp", "--no-dhcpv6"])
+            .args(["--no-ra", "--no-ndp", "--udp-ports", "none"])
+            .arg("--tcp-ports")
             .arg(format!("127.0.0.1/{}:8443", relay.port()))
-            .stderr(File::create(&words).unwrap())
-            .spawn();
+            .stderr(File::create(&words).unwrap());
+        if fs::metadata(folder).unwrap().uid() == 0 {
+            // Else it becomes nobody, who may make no socket here.
+            command.args(["--runas", "0:0"]);
+        }
+        let process = command.spawn();
         let process = process.map_err(|error| format!("{}: {error}", program.display()))?;
         let mut passt = Self {
             process,
@@ -73,7 +73,7 @@ impl Passt {
 
 impl Drop for Passt {
     fn drop(&mut self) {
-        // It ends by itself with QEMU.
+        // It may have ended by itself.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -144,5 +144,6 @@ async fn clients_are_answered_through_passt() {
         .expect("answered in time")
         .unwrap();
     assert_eq!(answer, alphabet::answer(20));
+    drop(conversation);
     vm.vm.shutdown().await.unwrap();
 }
