@@ -23,6 +23,7 @@ pub mod engine;
 pub mod gpu;
 pub mod jail;
 pub mod keys;
+pub mod memory;
 pub mod metering;
 pub mod model;
 pub mod runtime;

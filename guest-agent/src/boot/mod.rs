@@ -2,6 +2,7 @@
 //! [`serve`] asks for [`AttestedListener`] and [`VerifiedWeights`], which only the phases that
 //! check can make. Whatever fails ends the machine with one line.
 
+mod capacity;
 mod configuration;
 mod console;
 mod driver;
@@ -22,7 +23,7 @@ use cocoon_protocol::bytes::{Blob, Hex32};
 use cocoon_protocol::control::{CONTROL_VERSION, GUEST_PORT, GuestMessage, Phase};
 
 use crate::api::receipts::Receipts;
-use crate::api::{Counters, Limits, Service};
+use crate::api::{Counters, Service};
 use crate::attester::{self, AttestError, Attester, Identity};
 use crate::control::{Control, ControlError, port};
 use crate::engine::{Engine, supervisor};
@@ -252,7 +253,7 @@ async fn serve(
         engine,
         receipts,
         counters: Arc::new(Counters::default()),
-        limits: Limits::default(),
+        limits: capacity::limits(),
     };
     console.serving(GUEST_PORT);
     serving::run(listener, service, control, serving::METRICS).await?;
