@@ -169,7 +169,7 @@ fn kernels_are_light_and_compile_nothing_at_run_time() {
         .collect();
     assert_eq!(
         features,
-        ["cuda-13000", "driver", "fallback-dynamic-loading", "std"]
+        ["cuda-12040", "driver", "fallback-dynamic-loading", "std"]
     );
     let crates: BTreeSet<&str> = tree
         .lines()
