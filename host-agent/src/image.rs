@@ -22,6 +22,8 @@ pub struct Image {
     pub firmware: File,
     /// `model.img`.
     pub model: File,
+    /// `runtime.img`, of an image for real GPUs.
+    pub runtime: Option<File>,
     /// Path of `OVMF.snp.fd`, for the simulator.
     pub snp_firmware: PathBuf,
     /// Path of `vmlinuz` and `OVMF.tdx.fd`, for the accelerator's probe.
@@ -100,6 +102,11 @@ impl Image {
             initrd: open("initrd.img")?,
             firmware: open("OVMF.tdx.fd")?,
             model: open("model.img")?,
+            runtime: content
+                .gpu
+                .is_some()
+                .then(|| open("runtime.img"))
+                .transpose()?,
             snp_firmware: absolute(&path("OVMF.snp.fd")),
             probe: (path("vmlinuz"), path("OVMF.tdx.fd")),
             cmdline,

@@ -1,5 +1,6 @@
 //! The QEMU to use, and the machine to start with it.
 
+use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +22,8 @@ use crate::image::Image;
 const LOCK: &str = include_str!("../../image/inputs.lock");
 /// Serial of the model volume, by which the guest finds it.
 const MODEL_SERIAL: &str = "cocoon-model";
+/// Serial of the runtime volume.
+const RUNTIME_SERIAL: &str = "cocoon-runtime";
 /// How long a kernel may take to show that KVM runs it.
 const PROBE: Duration = Duration::from_secs(20);
 
@@ -124,6 +127,17 @@ pub struct Shape {
 pub fn machine(shape: &Shape, image: Image) -> Result<Machine, SocketError> {
     let ((qmp, our_qmp), (control, our_control), (console, our_console)) =
         (socket::pair()?, socket::pair()?, socket::pair()?);
+    let volumes = [
+        (Some(&image.model), MODEL_SERIAL),
+        (image.runtime.as_ref(), RUNTIME_SERIAL),
+    ];
+    let disk = |(file, serial): (Option<&File>, &str)| {
+        Some(Disk {
+            source: Blob::Descriptor(file?.as_raw_fd()),
+            serial: serial.into(),
+        })
+    };
+    let disks = volumes.into_iter().filter_map(disk).collect();
     let spec = VmSpec {
         name: shape.name.clone(),
         accel: shape.accel,
@@ -135,10 +149,7 @@ pub fn machine(shape: &Shape, image: Image) -> Result<Machine, SocketError> {
         kernel: Blob::Descriptor(image.kernel.as_raw_fd()),
         initrd: Some(Blob::Descriptor(image.initrd.as_raw_fd())),
         cmdline: image.cmdline,
-        disks: vec![Disk {
-            source: Blob::Descriptor(image.model.as_raw_fd()),
-            serial: MODEL_SERIAL.into(),
-        }],
+        disks,
         control: Some(Channel {
             port: PORT_NAME.into(),
             endpoint: control.endpoint,
@@ -152,9 +163,11 @@ pub fn machine(shape: &Shape, image: Image) -> Result<Machine, SocketError> {
         qmp: Some(qmp.endpoint),
         pid_file: Some(shape.pid_file.clone()),
     };
-    let files = [image.firmware, image.kernel, image.initrd, image.model].map(OwnedFd::from);
+    let files = [image.firmware, image.kernel, image.initrd, image.model];
     let descriptors = files
         .into_iter()
+        .chain(image.runtime)
+        .map(OwnedFd::from)
         .chain([qmp.fd, control.fd, console.fd])
         .collect();
     Ok(Machine {
@@ -164,4 +177,80 @@ pub fn machine(shape: &Shape, image: Image) -> Result<Machine, SocketError> {
         control: our_control,
         console: our_console,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// An image of a few bytes, for GPUs or without.
+    fn folder(gpu: bool) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for name in [
+            "vmlinuz",
+            "initrd.img",
+            "OVMF.tdx.fd",
+            "OVMF.snp.fd",
+            "model.img",
+            "cmdline",
+        ] {
+            fs::write(folder.path().join(name), name).unwrap();
+        }
+        let (half, whole) = ("00".repeat(32), "00".repeat(48));
+        let verity = format!(
+            r#""verity_root":"{half}","verity_salt":"{half}","verity_data_blocks":1,"files":{{}}"#
+        );
+        let gpu = match gpu {
+            true => format!(r#""gpu":{{"driver":"1.2","runtime":{{{verity}}},"without":{{}}}},"#),
+            false => String::new(),
+        };
+        let manifest = format!(
+            r#"{{"version":1,"release":1,"variant":"v","source_revision":"0","not_before":0,"not_after":1,
+            "inputs_lock":"{half}","unlocked":[],"aml_guard":false,"artefacts":{{}},"cmdline":"quiet",{gpu}
+            "model":{{"id":"m",{verity}}},"tdx":{{"mrtd":"{whole}","rtmr1":"{whole}","rtmr2":"{whole}","platforms":[]}},
+            "snp":{{"guest_features":1,"launch":[]}}}}"#
+        );
+        fs::write(folder.path().join("manifest.json"), manifest).unwrap();
+        folder
+    }
+
+    fn serials(folder: &Path) -> Vec<String> {
+        let shape = Shape {
+            name: "m".into(),
+            vcpus: 1,
+            memory_mib: 1024,
+            accel: cocoon_qemu::Accel::Emulated,
+            pid_file: folder.join("pid"),
+        };
+        let machine = machine(&shape, Image::open(folder, None).unwrap()).unwrap();
+        // Every file that QEMU is told to open is there to be handed over.
+        let handed: Vec<i32> = machine.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        assert!(
+            machine
+                .spec
+                .descriptors()
+                .iter()
+                .all(|fd| handed.contains(fd))
+        );
+        let disks = machine.spec.disks.into_iter();
+        disks.map(|disk| disk.serial).collect()
+    }
+
+    #[test]
+    fn an_image_for_gpus_has_its_runtime_on_a_second_disk() {
+        let plain = folder(false);
+        assert_eq!(serials(plain.path()), ["cocoon-model"]);
+        let with = folder(true);
+        let runtime = with.path().join("runtime.img");
+        assert_eq!(
+            Image::open(with.path(), None).unwrap_err().to_string(),
+            format!(
+                "the image is incomplete: cannot read {runtime:?}; build it with `cocoon-image build --variant cpu --out DIR`"
+            )
+        );
+        fs::write(&runtime, "libraries").unwrap();
+        assert_eq!(serials(with.path()), ["cocoon-model", "cocoon-runtime"]);
+    }
 }

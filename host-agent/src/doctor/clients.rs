@@ -233,6 +233,15 @@ fn launch(image: &Artefacts, shape: &Shape) -> Finding {
                 .fix(REBUILD);
         }
     };
+    if reference.launch.is_empty() {
+        return Finding::failure(
+            id,
+            SNP,
+            "the image is not released for SEV-SNP: its manifest lists no launch digest",
+        )
+        .needed("an image whose manifest lists some, or TDX")
+        .fix("start it on a TDX machine");
+    }
     let machine = format!("{} with {} vCPUs", shape.cpu_model, shape.vcpus);
     if reference.launch.iter().any(|entry| entry.digest == digest) {
         return Finding::ok(
@@ -287,7 +296,7 @@ fn gpu(manifest: &Manifest, policy: &PolicyFile) -> Finding {
         ("cpu", GpuRequirement::Required) => {
             Finding::failure(id, &Mode::ALL, "the image uses no GPU")
                 .needed("an image with one: the policy says gpu = \"required\"")
-                .fix("nothing yet: the only variant with a GPU has a simulated one")
+                .fix("cocoon-image build --variant cuda")
         }
         ("cpu", GpuRequirement::IfClaimed) => {
             Finding::ok(id, &Mode::ALL, "the image uses none and claims none")

@@ -82,6 +82,12 @@ fn with_gpu(spec: VmSpec) -> VmSpec {
             address,
             mmio64_mib: 256 << 10,
         }),
+        disks: [("cocoon-model", 13), ("cocoon-runtime", 16)]
+            .map(|(serial, fd)| Disk {
+                source: Blob::Descriptor(fd),
+                serial: serial.into(),
+            })
+            .into(),
         ..spec
     }
 }
