@@ -137,8 +137,9 @@ impl Workroom {
             files::create_folder(&root.join(merged))?;
             symlink(merged, &link).map_err(FileError::write(&link))?;
         }
-        let task = reporter.start("laying out a build root", Some(packages.len() as u64));
-        for (number, package) in packages.iter().enumerate() {
+        let task = reporter.start("laying out a build root", None);
+        for package in packages {
+            task.say(&package.entry.name);
             let name = || package.entry.name.clone();
             let bytes = package.read().map_err(|source| WorkroomError::Cache {
                 name: name(),
@@ -151,7 +152,6 @@ impl Workroom {
                     source,
                 }
             })?;
-            task.position(number as u64 + 1);
         }
         for (name, chosen) in CHOSEN {
             let link = root.join(name);

@@ -43,7 +43,8 @@ pub fn append(
     reporter: &dyn Reporter,
 ) -> Result<Tree, FileError> {
     let length = file.metadata().map_err(FileError::read(path))?.len();
-    let task = reporter.start("hashing the model volume", Some(length));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let task = reporter.start(&format!("hashing {name}"), Some(length));
     file.seek(SeekFrom::Start(0))
         .map_err(FileError::read(path))?;
     let (mut volume, mut leaves) = (Sha256::new(), Vec::new());
