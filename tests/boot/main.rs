@@ -6,12 +6,14 @@
 //! | `edited` | another command line is told by the verdict, another model volume ends the boot |
 //! | `disks` | disks that are missing, doubled, cut short, swapped |
 //! | `hosts` | a host that says garbage, too much, or nothing |
+//! | `gpus` | the image for real GPUs says that there is none |
 //! | `turned_away` | what the host agent refuses before it starts anything |
 
 use std::path::Path;
 
 mod disks;
 mod edited;
+mod gpus;
 mod hosts;
 mod served;
 #[path = "../attestation/stranger.rs"]
