@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -18,6 +19,9 @@ use tokio::task::JoinSet;
 
 /// How long to leave a system alone that cannot accept a connection.
 const RETRY: Duration = Duration::from_millis(100);
+
+/// Descriptors of everything but clients.
+const OTHERS: u64 = 256;
 
 /// What the relay allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +37,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 256,
+            connections: 4096,
             idle: Duration::from_secs(600),
             life: Duration::from_secs(3600),
         }
@@ -157,7 +161,7 @@ pub async fn relay(door: Door, guest: SocketAddr, limits: Limits, mut open: watc
     if !turns(&mut open, true).await {
         return;
     }
-    let permits = Arc::new(Semaphore::new(limits.connections));
+    let permits = Arc::new(Semaphore::new(room(limits.connections)));
     let mut clients = JoinSet::new();
     let mut changes = door.0.subscribe();
     loop {
@@ -202,6 +206,23 @@ pub async fn relay(door: Door, guest: SocketAddr, limits: Limits, mut open: watc
 /// Waits until `open` is `value`; false when it never will be.
 pub(crate) async fn turns(open: &mut watch::Receiver<bool>, value: bool) -> bool {
     open.wait_for(|open| *open == value).await.is_ok()
+}
+
+/// Connections for which there are descriptors, two each: shells start programs with 1024, and let them have more.
+fn room(connections: usize) -> usize {
+    let wanted = u64::try_from(connections).unwrap_or(u64::MAX);
+    let needed = wanted.saturating_mul(2).saturating_add(OTHERS);
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return connections;
+    };
+    let had = match soft < needed {
+        true if setrlimit(Resource::RLIMIT_NOFILE, needed.min(hard), hard).is_ok() => {
+            needed.min(hard)
+        }
+        _ => soft,
+    };
+    let most = (had.saturating_sub(OTHERS) / 2).clamp(1, wanted.max(1));
+    usize::try_from(most).unwrap_or(connections)
 }
 
 async fn connect(client: TcpStream, guest: SocketAddr, limits: Limits) -> io::Result<()> {
@@ -292,6 +313,16 @@ mod tests {
             gate,
             tokio::spawn(relay(door, echo().await, limits, open)),
         )
+    }
+
+    #[test]
+    fn connections_are_no_more_than_there_are_descriptors_for() {
+        assert_eq!(room(1), 1);
+        let most = room(usize::MAX);
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        assert_eq!(soft, hard, "as many as there may be");
+        assert_eq!(most as u64, (hard - OTHERS) / 2);
+        assert_eq!(room(2), 2);
     }
 
     #[tokio::test]

@@ -156,6 +156,9 @@ pub async fn measure(options: &Options) -> anyhow::Result<Table> {
     for (name, count) in account.counts() {
         table.row(name, &[count]);
     }
+    for why in account.reasons() {
+        table.note(why);
+    }
     table.row(
         "streams without an end",
         &[if stuck { streams.len() as f64 } else { 0.0 }],

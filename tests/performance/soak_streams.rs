@@ -1,7 +1,8 @@
 //! The clients of a soak: one answer after another, some read slowly, some given up.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cocoon_client::{Address, AttestedConnection, Verifier};
@@ -22,6 +23,7 @@ pub struct Account {
     busy: AtomicU64,
     broken: AtomicU64,
     silent: AtomicU64,
+    why: Mutex<BTreeMap<String, u32>>,
 }
 
 impl Account {
@@ -38,6 +40,15 @@ impl Account {
             ("broken", count(&self.broken)),
             ("silent for a minute", count(&self.silent)),
         ]
+    }
+
+    /// What broke, and how often.
+    pub fn reasons(&self) -> Vec<String> {
+        let why = self.why.lock().unwrap();
+        let told = why
+            .iter()
+            .map(|(why, times)| format!("broken {times} times: {why}"));
+        told.collect()
     }
 }
 
@@ -64,7 +75,7 @@ enum End {
     Whole,
     Left,
     Busy,
-    Broken,
+    Broken(String),
     Silent,
 }
 
@@ -87,11 +98,15 @@ impl Stream {
                 (End::Whole, _) => &self.account.whole,
                 (End::Left, _) => &self.account.left,
                 (End::Busy, _) => &self.account.busy,
-                (End::Broken, _) => &self.account.broken,
+                (End::Broken(why), _) => {
+                    let mut all = self.account.why.lock().unwrap();
+                    *all.entry(why.clone()).or_default() += 1;
+                    &self.account.broken
+                }
                 (End::Silent, _) => &self.account.silent,
             };
             counter.fetch_add(1, Ordering::Relaxed);
-            if matches!(end, End::Busy | End::Broken) {
+            if matches!(end, End::Busy | End::Broken(_)) {
                 sleep(Duration::from_millis(500 + random.below(1000))).await;
             }
         }
@@ -103,7 +118,8 @@ impl Stream {
             match self.ask(None, tokens, Manner::AtOnce).await.0 {
                 End::Whole => return Ok(()),
                 End::Busy => sleep(Duration::from_secs(1)).await,
-                _ => anyhow::bail!("it broke off"),
+                End::Broken(why) => anyhow::bail!("it broke off: {why}"),
+                End::Left | End::Silent => anyhow::bail!("it broke off"),
             }
         }
         anyhow::bail!("all slots stay taken")
@@ -115,26 +131,32 @@ impl Stream {
         tokens: u32,
         manner: Manner,
     ) -> (End, Option<AttestedConnection>) {
+        let broken = |what: &str, why: &dyn std::fmt::Display| {
+            (End::Broken(format!("{what}: {why:#}")), None)
+        };
         let mut connection = match connection {
             Some(connection) => connection,
             None => match self.verifier.connect(&self.address).await {
                 Ok(connection) => connection,
-                Err(_) => return (End::Broken, None),
+                Err(error) => return broken("no connection", &anyhow::Error::from(error)),
             },
         };
-        let Ok(response) = connection.chat(&request(&self.model, tokens)).await else {
-            return (End::Broken, None);
+        let response = match connection.chat(&request(&self.model, tokens)).await {
+            Ok(response) => response,
+            Err(error) => return broken("no answer", &anyhow::Error::from(error)),
         };
         let busy = response.status().as_u16() == 429;
         if !busy && !response.status().is_success() {
-            return (End::Broken, None);
+            return broken("refused", &response.status());
         }
         let mut body = response.into_body();
         let mut pieces = 0;
         loop {
             match timeout(SILENCE, body.frame()).await {
                 Err(_) => return (End::Silent, None),
-                Ok(Some(Err(_))) => return (End::Broken, None),
+                Ok(Some(Err(error))) => {
+                    return broken("the answer ends", &anyhow::Error::from(error));
+                }
                 Ok(None) if busy => return (End::Busy, Some(connection)),
                 Ok(None) => return (End::Whole, Some(connection)),
                 Ok(Some(Ok(_))) => pieces += 1,

@@ -63,7 +63,7 @@ const CASES: &[Case] = &[
         "512 reserved and free (1024 MiB)",
     ),
     (
-        |m| m.edited(LIMITS, "1024  ", "256  "),
+        |m| m.edited(LIMITS, "1048576  ", "256  "),
         "limits.files",
         Severity::Warning,
         "256 open files",

@@ -116,8 +116,8 @@ impl Host {
                 amount("HugePages_Free:").unwrap_or_default(),
                 amount("Hugepagesize:").unwrap_or_default(),
             ),
-            open_files: soft_limit(&limits, "Max open files"),
-            locked_memory: soft_limit(&limits, "Max locked memory"),
+            open_files: hard_limit(&limits, "Max open files"),
+            locked_memory: hard_limit(&limits, "Max locked memory"),
             clock: Clock {
                 now: world.now(),
                 synchronised: synchronised(world),
@@ -134,10 +134,10 @@ fn amount(text: &str, name: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// The soft limit of `/proc/self/limits`; without a limit the largest number.
-fn soft_limit(text: &str, name: &str) -> Option<u64> {
+/// The hard limit of `/proc/self/limits`, up to which programs may raise the other; without a limit the largest number.
+fn hard_limit(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    match line.split_whitespace().next()? {
+    match line.split_whitespace().nth(1)? {
         "unlimited" => Some(u64::MAX),
         number => number.parse().ok(),
     }

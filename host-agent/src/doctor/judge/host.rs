@@ -11,7 +11,7 @@ const OVERHEAD_MIB: u64 = 512;
 /// Room for a private QEMU, an image and its model, in MiB.
 const CACHE_MIB: u64 = 1024;
 /// Two for each connection of the public listener, and QEMU's.
-const FILES: u64 = 1024;
+const FILES: u64 = 8448;
 /// 1 January 2026: this program is younger.
 const NOT_BEFORE: u64 = 1_767_225_600;
 
