@@ -228,8 +228,7 @@ fn aml_guard(manifest: &Manifest, policy: &Policy, root: RootClass) -> Check {
 const OTHER_LAUNCH: &str = "other image, edited command line, wrong initrd, or another CPU model, vCPU count or set of guest features than the manifest lists: one digest covers them all, so it cannot be told which (the manifest assumes guest features";
 const NOT_RELEASED: &str =
     "the manifest lists no launch digest: this image is not released for SEV-SNP";
-const NOT_RELEASED_ADVICE: &str =
-    "use an image whose manifest lists some, or ask the operator to start this one in a TDX machine";
+const NOT_RELEASED_ADVICE: &str = "use an image whose manifest lists some, or ask the operator to start this one in a TDX machine";
 const IMAGE_ADVICE: &str = "the operator starts the VM with the files of the manifest's image, unchanged, and a CPU model and vCPU count that the manifest lists; `cocoon measure snp` computes the digest of any combination";
 const LAUNCH_ADVICE: &str =
     "the operator starts the VM with this release's cocoon-host, without settings of their own";

@@ -275,7 +275,11 @@ fn cocoon_manifest_12() {
         shown,
         [
             ("without a lock", Outcome::Note, Some("too early")),
-            ("without signed modules", Outcome::Note, Some("nobody's key")),
+            (
+                "without signed modules",
+                Outcome::Note,
+                Some("nobody's key")
+            ),
         ]
     );
     no_failure(&rows);
