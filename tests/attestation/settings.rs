@@ -236,7 +236,10 @@ fn fields_of_the_manifest_that_are_compared() {
             "snp.launch: none",
             |m| m.snp.launch.clear(),
             Tee::SevSnp,
-            &[("snp.launch", LAUNCH)],
+            &[(
+                "snp.launch",
+                "the manifest lists no launch digest: this image is not released for SEV-SNP",
+            )],
         ),
         (
             "snp.launch: digests",

@@ -3,7 +3,7 @@
 //!
 //! The engine is a stand-in that no other image knows of: the same agent, another executable beside it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,8 +67,8 @@ fn words(model_id: &str) -> anyhow::Result<(String, String)> {
     Ok((serde_json::to_string(&ready)?, answer?.join("\n")))
 }
 
-/// Compiles the stand-in as the agent is compiled: static, without C.
-fn engine(folder: &Path, model_id: &str) -> anyhow::Result<PathBuf> {
+/// Compiles the stand-in as the agent is compiled, static, without C: `engine` in `folder`.
+fn engine(folder: &Path, model_id: &str) -> anyhow::Result<()> {
     let (ready, answer) = words(model_id)?;
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("privacy/stand_in/engine.rs");
     let program = folder.join("engine");
@@ -92,17 +92,19 @@ fn engine(folder: &Path, model_id: &str) -> anyhow::Result<PathBuf> {
         "{}",
         String::from_utf8_lossy(&compiled.stderr)
     );
-    Ok(program)
+    Ok(())
 }
 
 /// The image of these sources, with the stand-in in the engine's place.
 fn image(folder: &Path) -> anyhow::Result<SignedImage> {
     let reporter: Arc<dyn Reporter> = Arc::new(Silent);
-    let agent = folder.join("agent");
+    let binaries = folder.join("binaries");
+    std::fs::create_dir(&binaries)?;
     std::fs::write(
-        &agent,
+        binaries.join(build::AGENT),
         guest::build_agent(&workspace(), &cache()?, &*reporter)?,
     )?;
+    engine(&binaries, MODEL)?;
     let model = folder.join("alphabet-f32.gguf");
     std::fs::write(&model, alphabet::gguf())?;
     let what = Build {
@@ -114,7 +116,7 @@ fn image(folder: &Path) -> anyhow::Result<SignedImage> {
         policy: Policy::AllowNewest,
         model: Some(model),
         model_id: Some(MODEL.to_owned()),
-        binaries: Some((agent, engine(folder, MODEL)?)),
+        binaries: Some(binaries),
         jobs: 1,
     };
     let life = Life {

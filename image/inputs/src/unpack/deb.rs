@@ -215,6 +215,10 @@ fn read_members(
         let node = match kind {
             tar::EntryType::Directory => continue,
             tar::EntryType::Symlink => {
+                // Debian's own packages have links to /etc; what nobody keeps leads nowhere.
+                if !keep(&path) {
+                    continue;
+                }
                 let target = link()?;
                 tree::check_link(&path, &target).map_err(UnpackError::Tree)?;
                 Node::Symlink { target }

@@ -141,6 +141,18 @@ fn members_that_leave_the_folder_or_are_no_files_are_refused() {
 }
 
 #[test]
+fn links_that_nobody_keeps_lead_nowhere() {
+    let members: &[_] = &[
+        ("bin/x", Type::Regular, "", b"program".as_slice()),
+        ("bin/x.profile", Type::Symlink, "/etc/x.profile", b""),
+    ];
+    let deb = deb_of("data.tar", &tar_of(members));
+    let tree = unpack_deb(&deb, Limits::default(), |path| path == "bin/x").expect("valid");
+    assert_eq!(tree.keys().collect::<Vec<_>>(), ["bin/x"]);
+    unpack_deb(&deb, Limits::default(), |_| true).expect_err("kept, it is refused");
+}
+
+#[test]
 fn writing_through_a_link_of_an_earlier_package_is_refused() {
     let dir = tempfile::tempdir().expect("temporary folder");
     std::os::unix::fs::symlink("elsewhere", dir.path().join("lib")).expect("links");
