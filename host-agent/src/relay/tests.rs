@@ -1,0 +1,138 @@
+//! Clients and guests on loopback.
+
+use super::*;
+
+async fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut read, mut write) = stream.into_split();
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+            });
+        }
+    });
+    address
+}
+
+async fn door() -> Door {
+    let door = Door::shut();
+    assert_eq!(door.state(), DoorState::Shut);
+    door.bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    door
+}
+
+async fn start(limits: Limits) -> (SocketAddr, watch::Sender<bool>, tokio::task::JoinHandle<()>) {
+    let door = door().await;
+    let address = door.address().unwrap();
+    let (gate, open) = watch::channel(false);
+    (
+        address,
+        gate,
+        tokio::spawn(relay(door, echo().await, limits, open)),
+    )
+}
+
+#[test]
+fn connections_are_no_more_than_there_are_descriptors_for() {
+    assert_eq!(room(1), 1);
+    let most = room(usize::MAX);
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    assert_eq!(soft, hard, "as many as there may be");
+    assert_eq!(most as u64, (hard - OTHERS) / 2);
+    assert_eq!(room(2), 2);
+}
+
+#[tokio::test]
+async fn clients_wait_for_the_gate_and_finish_after_it_closes() {
+    let (address, gate, task) = start(Limits::default()).await;
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(b"hello").await.unwrap();
+    gate.send(true).unwrap();
+    let mut answer = [0; 5];
+    client.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"hello");
+    gate.send(false).unwrap();
+    client.write_all(b"again").await.unwrap();
+    client.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"again");
+    drop(client);
+    task.await.unwrap();
+    let refused = TcpStream::connect(address).await.unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+}
+
+#[tokio::test]
+async fn idle_connections_are_cut() {
+    let limits = Limits {
+        idle: Duration::from_millis(20),
+        ..Limits::default()
+    };
+    let (address, gate, _task) = start(limits).await;
+    gate.send(true).unwrap();
+    let mut client = TcpStream::connect(address).await.unwrap();
+    assert!(matches!(client.read(&mut [0]).await, Ok(0) | Err(_)));
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named() {
+    let taken = door().await;
+    let address = taken.address().unwrap();
+    let error = Door::shut().bind(address).await.unwrap_err().to_string();
+    let advice = "is in use by another program: choose another (--listen, or `listen` in the file), or stop that program";
+    assert_eq!(error, format!("{address} {advice}"));
+}
+
+/// One socket, two guests: whoever is held leaves the queue to the other, and nobody is refused.
+#[tokio::test]
+async fn a_door_is_shared_held_and_released() {
+    async fn named(name: &'static [u8]) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.write_all(name).await;
+            }
+        });
+        address
+    }
+    async fn who(address: SocketAddr) -> String {
+        let mut said = String::new();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.read_to_string(&mut said).await.unwrap();
+        said
+    }
+    let (old, new) = (door().await, Door::shut());
+    let address = old.address().unwrap();
+    let (gate, open) = watch::channel(true);
+    let limits = Limits::default();
+    let relays = [(&old, named(b"old").await), (&new, named(b"new").await)]
+        .map(|(door, guest)| tokio::spawn(relay(door.clone(), guest, limits, open.clone())));
+    assert_eq!(who(address).await, "old");
+    let shared = old.listener().unwrap();
+    let shared = rustix::io::dup(&*shared).unwrap();
+    let shared = std::net::TcpListener::from(shared);
+    new.take(TcpListener::from_std(shared).unwrap());
+    old.hold();
+    assert_eq!(
+        (old.state(), new.state()),
+        (DoorState::Held, DoorState::Open)
+    );
+    for _ in 0..20 {
+        assert_eq!(who(address).await, "new");
+    }
+    new.hold();
+    let waiting = tokio::spawn(who(address));
+    old.release();
+    assert_eq!(waiting.await.unwrap(), "old");
+    gate.send(false).unwrap();
+    drop(gate);
+    for relay in relays {
+        relay.await.unwrap();
+    }
+    assert_eq!(
+        (old.state(), new.state()),
+        (DoorState::Shut, DoorState::Shut)
+    );
+}
