@@ -13,6 +13,7 @@ use cocoon_measurements::policy::Policy;
 use cocoon_protocol::binding::{Freshness, Tee};
 use cocoon_protocol::bytes::Hex;
 use cocoon_protocol::document::{ATTEST_PATH, AttestRequest, Document, MAX_DOCUMENT_LEN};
+use cocoon_protocol::pieces::{COLLATERAL_PATH, Pieces, PiecesRequest};
 use cocoon_tests::image::SignedImage;
 use cocoon_tests::now;
 use cocoon_tests::trial::{Model, Trial, image};
@@ -60,7 +61,16 @@ async fn an_edited_command_line_is_told_by_the_verdict() {
     let request = serde_json::to_string(&AttestRequest { nonce: fresh.nonce }).unwrap();
     let (status, body) = connection.ask("POST", ATTEST_PATH, &request).await;
     assert_eq!(status, 200);
-    let document = Document::parse(&body, MAX_DOCUMENT_LEN).unwrap();
+    let mut document = Document::parse(&body, MAX_DOCUMENT_LEN).unwrap();
+    let pieces = document.names();
+    let question = PiecesRequest {
+        pieces: pieces.clone(),
+    };
+    let question = serde_json::to_string(&question).unwrap();
+    let (status, answer) = connection.ask("POST", COLLATERAL_PATH, &question).await;
+    assert_eq!(status, 200);
+    let pieces = Pieces::decode(&answer, &pieces).unwrap();
+    document.fill(&pieces).unwrap();
     let presented = Presented {
         document: &document,
         leaf_spki_sha256: document.claims.leaf_spki_sha256,
