@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::clock::Clock;
 use super::keeper::Setting;
@@ -17,6 +18,9 @@ use crate::state;
 use crate::supervisor::{Heard, Launch, Link, Order, Report, SOCKET};
 use crate::text::chain;
 use crate::update::store::Slot;
+
+/// How long a supervisor that was found may take to say how it is, before that is told without it.
+const FIRST_REPORT: Duration = Duration::from_secs(1);
 
 /// What a VM is to its appliance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,11 +151,16 @@ impl Unit {
         }
         let root = self.slot.root(&self.setting.root);
         match Link::find(&root, &self.setting.appliance.name, self.life.run).await {
-            Ok(link) => {
+            Ok(mut link) => {
                 self.launched = Launch::read(&self.folder());
+                // It says how it is without being asked: who hears that it was found can see that, too.
+                let first = timeout(FIRST_REPORT, link.next()).await.ok();
                 self.link = Some(link);
                 self.note("found running, and taken over");
                 self.take(Event::Adopted).await;
+                if let Some(heard) = first {
+                    self.happened(Happened::Heard(heard)).await;
+                }
             }
             Err(ending) => self.take(Event::Ended(ending)).await,
         }
