@@ -15,8 +15,7 @@ pub mod source;
 use std::path::{Path, PathBuf};
 
 use cocoon_inputs::report::Reporter;
-use cocoon_inputs::unpack::UnpackError;
-use cocoon_inputs::{CacheError, FetchError, Fetched, Fetcher};
+use cocoon_inputs::{FetchError, Fetched, Fetcher};
 use cocoon_protocol::bytes::Hex32;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
@@ -24,6 +23,7 @@ use thiserror::Error;
 use crate::files::{self, FileError};
 use crate::kernel::Module;
 use crate::kernel::modinfo::{self, ModinfoError};
+use crate::package::{self, PackageError};
 use crate::workroom::{Workroom, WorkroomError};
 use source::SourceError;
 
@@ -69,24 +69,9 @@ pub enum DriverError {
         #[source]
         source: Box<FetchError>,
     },
-    /// Changed in the cache.
-    #[error("cannot read {name} from the cache")]
-    Cache {
-        /// Package.
-        name: String,
-        /// Why.
-        #[source]
-        source: CacheError,
-    },
-    /// Not to be unpacked.
-    #[error("cannot unpack {name}")]
-    Unpack {
-        /// Package.
-        name: String,
-        /// Why.
-        #[source]
-        source: UnpackError,
-    },
+    /// Nothing to be had from a package.
+    #[error(transparent)]
+    Package(#[from] PackageError),
     /// The sources are laid out in another way.
     #[error("cannot use the driver's sources")]
     Source(#[from] SourceError),
@@ -218,16 +203,11 @@ impl Ingredients {
         cache: &Path,
         reporter: &dyn Reporter,
     ) -> Result<Vec<Vec<u8>>, DriverError> {
-        let name = || self.source.entry.name.clone();
-        let package = self.source.read().map_err(|source| DriverError::Cache {
-            name: name(),
-            source,
-        })?;
-        let tree = source::tree(&package).map_err(|source| match source {
-            SourceError::Unpack(source) => DriverError::Unpack {
-                name: name(),
-                source,
-            },
+        let bytes = package::read(&self.source)?;
+        let tree = source::tree(&bytes).map_err(|source| match source {
+            SourceError::Unpack(source) => {
+                DriverError::Package(PackageError::unpack(&self.source)(source))
+            }
             other => other.into(),
         })?;
         let room = Workroom::furnish(&self.tools, cache, reporter)?;

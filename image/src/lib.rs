@@ -35,6 +35,7 @@ pub mod guest;
 pub mod initrd;
 pub mod kernel;
 pub mod model;
+pub mod package;
 pub mod platform;
 pub mod provenance;
 pub mod reference;

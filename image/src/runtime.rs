@@ -11,14 +11,15 @@ mod linked;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use cocoon_inputs::Fetched;
 use cocoon_inputs::report::Reporter;
-use cocoon_inputs::unpack::{self, Limits, Node, Tree, UnpackError};
-use cocoon_inputs::{CacheError, Fetched};
+use cocoon_inputs::unpack::{Node, Tree};
 use cocoon_protocol::manifest::{Artefact, Runtime};
 use thiserror::Error;
 
 use crate::files::{self, FileError};
 use crate::model::{self, SourceFile, VolumeError};
+use crate::package::{self, PackageError};
 pub use catalogue::{CATALOGUE, Library};
 use linked::LinkError;
 
@@ -34,24 +35,9 @@ pub const COLLECTOR: &str = "cocoon-gpu";
 /// Why there is no runtime volume.
 #[derive(Debug, Error)]
 pub enum RuntimeError {
-    /// Changed in the cache.
-    #[error("cannot read {name} from the cache")]
-    Cache {
-        /// Package.
-        name: String,
-        /// Why.
-        #[source]
-        source: CacheError,
-    },
-    /// Not to be unpacked.
-    #[error("cannot unpack {name}")]
-    Unpack {
-        /// Package.
-        name: String,
-        /// Why.
-        #[source]
-        source: UnpackError,
-    },
+    /// Nothing to be had from a package.
+    #[error(transparent)]
+    Package(#[from] PackageError),
     /// The lock lacks a package.
     #[error("group {GROUP} of the lock file has no package {package}")]
     NoPackage {
@@ -184,26 +170,17 @@ pub fn write(
 
 /// The files of one package, as far as the catalogue may want them.
 fn unpacked(
-    package: &'static str,
+    name: &'static str,
     packages: &[Fetched],
     reporter: &dyn Reporter,
 ) -> Result<Tree, RuntimeError> {
     let fetched = packages
         .iter()
-        .find(|fetched| fetched.entry.name == package)
-        .ok_or(RuntimeError::NoPackage { package })?;
-    let name = || package.to_owned();
-    let bytes = fetched.read().map_err(|source| RuntimeError::Cache {
-        name: name(),
-        source,
-    })?;
-    let task = reporter.start(&format!("unpacking {package}"), None);
+        .find(|fetched| fetched.entry.name == name)
+        .ok_or(RuntimeError::NoPackage { package: name })?;
+    let task = reporter.start(&format!("unpacking {name}"), None);
     let is_library = |path: &str| path.starts_with("usr/lib/") && path.contains(".so");
-    let tree = unpack::unpack_deb(&bytes, Limits::default(), is_library);
-    let tree = tree.map_err(|source| RuntimeError::Unpack {
-        name: name(),
-        source,
-    })?;
+    let tree = package::unpacked(fetched, is_library)?;
     task.finish("done");
     Ok(tree)
 }

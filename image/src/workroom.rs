@@ -12,13 +12,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::{fs, io, thread};
 
+use cocoon_inputs::Fetched;
 use cocoon_inputs::report::{Reporter, Task};
-use cocoon_inputs::unpack::{self, Limits, TreeError, UnpackError};
-use cocoon_inputs::{CacheError, Fetched};
+use cocoon_inputs::unpack::{self, Limits, TreeError};
 use thiserror::Error;
 
 use crate::build;
 use crate::files::{self, FileError};
+use crate::package::{self, PackageError};
 
 /// Documentation of any sort: of no use to a compiler.
 const LEFT_OUT: &[&str] = &[
@@ -66,24 +67,9 @@ pub struct Job<'a> {
 /// Why nothing came of it.
 #[derive(Debug, Error)]
 pub enum WorkroomError {
-    /// Changed in the cache.
-    #[error("cannot read {name} from the cache")]
-    Cache {
-        /// Package.
-        name: String,
-        /// Why.
-        #[source]
-        source: CacheError,
-    },
-    /// Not to be unpacked.
-    #[error("cannot unpack {name}")]
-    Unpack {
-        /// Package.
-        name: String,
-        /// Why.
-        #[source]
-        source: UnpackError,
-    },
+    /// Nothing to be had from a package.
+    #[error(transparent)]
+    Package(#[from] PackageError),
     /// Not to be written.
     #[error("cannot lay out the folder that {what} works in")]
     Tree {
@@ -140,18 +126,10 @@ impl Workroom {
         let task = reporter.start("laying out a build root", None);
         for package in packages {
             task.say(&package.entry.name);
-            let name = || package.entry.name.clone();
-            let bytes = package.read().map_err(|source| WorkroomError::Cache {
-                name: name(),
-                source,
-            })?;
+            let bytes = package::read(package)?;
             let kept = |path: &str| !LEFT_OUT.iter().any(|folder| path.starts_with(folder));
-            unpack::unpack_deb_into(&bytes, Limits::default(), kept, root).map_err(|source| {
-                WorkroomError::Unpack {
-                    name: name(),
-                    source,
-                }
-            })?;
+            unpack::unpack_deb_into(&bytes, Limits::default(), kept, root)
+                .map_err(PackageError::unpack(package))?;
         }
         for (name, chosen) in CHOSEN {
             let link = root.join(name);

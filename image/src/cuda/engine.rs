@@ -12,7 +12,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use cocoon_inputs::report::Reporter;
-use cocoon_inputs::unpack::{self, Limits, Node};
+use cocoon_inputs::unpack::Node;
 use cocoon_inputs::{Fetched, Fetcher};
 use cocoon_protocol::bytes::Hex32;
 use thiserror::Error;
@@ -21,6 +21,7 @@ use super::toolkit::{ToolkitError, fetch};
 use super::{CudaError, Release, nvcc12, pins};
 use crate::files::{self, FileError};
 use crate::guest::{self, GuestError};
+use crate::package;
 use crate::sbom::Crate;
 
 pub use host::{HostError, compiler};
@@ -157,20 +158,11 @@ fn is_linked(package: &str) -> bool {
 }
 
 fn take_libraries(package: &Fetched, home: &Path) -> Result<(), ToolkitError> {
-    let name = || package.entry.name.clone();
-    let bytes = package.read().map_err(|source| ToolkitError::Cache {
-        name: name(),
-        source,
-    })?;
     let wanted = |path: &str| {
         let file = path.rsplit('/').next().unwrap_or(path);
         LINKED.iter().any(|linked| file.starts_with(linked))
     };
-    let tree = unpack::unpack_deb(&bytes, Limits::default(), wanted);
-    let tree = tree.map_err(|source| ToolkitError::Package {
-        name: name(),
-        source,
-    })?;
+    let tree = package::unpacked(package, wanted)?;
     for (path, node) in &tree {
         let file = path.rsplit('/').next().unwrap_or(path);
         match node {

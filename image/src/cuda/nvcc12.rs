@@ -11,6 +11,7 @@ use cocoon_inputs::{Fetched, Fetcher};
 
 use super::toolkit::{ToolkitError, fetch};
 use crate::files::{self, FileError};
+use crate::package;
 
 /// Group of compiler and headers in the lock file.
 pub const GROUP: &str = "cuda-12";
@@ -92,16 +93,7 @@ fn header(path: &str) -> Option<&str> {
 
 /// The programs of Debian's package.
 fn programs(package: &Fetched, home: &Path) -> Result<bool, ToolkitError> {
-    let name = || package.entry.name.clone();
-    let bytes = package.read().map_err(|source| ToolkitError::Cache {
-        name: name(),
-        source,
-    })?;
-    let tree = unpack::unpack_deb(&bytes, Limits::default(), |path| program(path).is_some());
-    let tree = tree.map_err(|source| ToolkitError::Package {
-        name: name(),
-        source,
-    })?;
+    let tree = package::unpacked(package, |path| program(path).is_some())?;
     for (path, node) in &tree {
         let (Some(to), Some(data)) = (program(path), node.data()) else {
             continue;

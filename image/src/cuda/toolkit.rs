@@ -4,11 +4,12 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use cocoon_inputs::report::Reporter;
-use cocoon_inputs::unpack::{self, Limits, UnpackError, WheelError};
-use cocoon_inputs::{CacheError, FetchError, Fetched, Fetcher};
+use cocoon_inputs::unpack::{self, Limits, WheelError};
+use cocoon_inputs::{FetchError, Fetched, Fetcher};
 use thiserror::Error;
 
 use crate::files::{self, FileError};
+use crate::package::PackageError;
 
 /// Group of the compiler with its headers.
 pub const COMPILER: &str = "cuda";
@@ -41,24 +42,9 @@ pub enum ToolkitError {
         #[source]
         source: WheelError,
     },
-    /// A Debian package that changed in the cache.
-    #[error("cannot read {name} from the cache")]
-    Cache {
-        /// Package.
-        name: String,
-        /// Why.
-        #[source]
-        source: CacheError,
-    },
-    /// A Debian package that is not to be unpacked.
-    #[error("cannot unpack {name}")]
-    Package {
-        /// Package.
-        name: String,
-        /// Why.
-        #[source]
-        source: UnpackError,
-    },
+    /// Nothing to be had from a Debian package.
+    #[error(transparent)]
+    Package(#[from] PackageError),
     /// The packages are laid out in another way.
     #[error(
         "package {name} has nothing where its tools should be: its layout has changed, and this program must follow"
