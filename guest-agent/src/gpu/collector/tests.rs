@@ -1,12 +1,11 @@
 //! A collector that does as a test says, on the other end of a socket pair: what is believed, and what ends it.
 
-use std::time::Instant;
-
 use cocoon_protocol::bytes::{Blob, Hex};
 use cocoon_protocol::gpu::DriverState;
 use cocoon_protocol::gpu::collector::{Found, NvmlCall, NvmlFailure, PciAddress};
 
 use super::*;
+use crate::wait;
 
 const NONCE: Hex32 = Hex([7; 32]);
 /// Short, where an answer is not to come.
@@ -112,11 +111,8 @@ fn ready(state: ReadyState) -> Vec<u8> {
 /// Waits for what happened to be this.
 fn happens(collector: &Collector, expected: Happened) {
     let events = collector.events();
-    let until = Instant::now() + DEADLINE;
-    while *events.borrow() != expected {
-        assert!(Instant::now() < until, "{:?}", *events.borrow());
-        thread::sleep(Duration::from_millis(1));
-    }
+    let happened = wait::until(DEADLINE, || (*events.borrow() == expected).then_some(()));
+    assert!(happened.is_some(), "{:?}", *events.borrow());
 }
 
 #[test]
@@ -267,12 +263,10 @@ fn whoever_lies_is_not_asked_again() {
             Happened::Nothing | Happened::Ended(_)
         ));
         // A lie of the agent's own finding ends the socket; one of the reader's is called so.
-        let until = Instant::now() + DEADLINE;
-        while *events.borrow() == Happened::Nothing {
-            assert!(Instant::now() < until);
-            thread::sleep(Duration::from_millis(1));
-        }
-        let ended = *events.borrow();
+        let ended = wait::until(DEADLINE, || {
+            Some(*events.borrow()).filter(|happened| *happened != Happened::Nothing)
+        });
+        let ended = ended.unwrap();
         let died = Happened::Ended("the process that holds the GPUs died");
         assert!(
             [died, Happened::Ended(broken)].contains(&ended),
