@@ -47,7 +47,8 @@ impl std::fmt::Display for CollateralUse {
             0 => f.write_str("in the document itself"),
             _ => write!(
                 f,
-                "{pieces} pieces, {bytes} bytes: {cached_pieces} from the cache, {} fetched ({} bytes)",
+                "{pieces} {}, {bytes} bytes: {cached_pieces} from the cache, {} fetched ({} bytes)",
+                if *pieces == 1 { "piece" } else { "pieces" },
                 pieces - cached_pieces,
                 bytes - cached_bytes
             ),
