@@ -2,6 +2,7 @@
 
 pub mod attributes;
 pub mod boot_variables;
+mod crypto;
 pub mod event;
 pub mod hob;
 pub mod mrtd;

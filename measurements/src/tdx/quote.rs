@@ -17,6 +17,7 @@ use x509_cert::{
 
 use super::{
     attributes::{AttributeError, check_attributes},
+    crypto::Fast,
     tcb::{TcbError, TcbPolicy, TcbStatus},
 };
 use crate::{
@@ -257,9 +258,9 @@ pub(crate) fn parse_collateral(json: &[u8]) -> Result<QuoteCollateralV3, QuoteEr
     serde_json::from_slice(json).map_err(|error| QuoteError::Collateral(Refusal::new(&error)))
 }
 
-fn verifier(root: &TrustRoot, now: u64) -> Result<QuoteVerifier, QuoteError> {
+fn verifier(root: &TrustRoot, now: u64) -> Result<QuoteVerifier<Fast>, QuoteError> {
     match root {
-        TrustRoot::Vendor => Ok(QuoteVerifier::new_prod()),
+        TrustRoot::Vendor => Ok(QuoteVerifier::new_prod().with_config()),
         TrustRoot::Development(root) => {
             roots::check_dates(
                 roots::DEVELOPMENT_ROOT,
@@ -272,7 +273,7 @@ fn verifier(root: &TrustRoot, now: u64) -> Result<QuoteVerifier, QuoteError> {
                     root: "development",
                     reason: Refusal(format!("the root cannot be encoded: {error}")),
                 })?;
-            Ok(QuoteVerifier::new(der))
+            Ok(QuoteVerifier::new_with_config(der))
         }
     }
 }
