@@ -181,7 +181,10 @@ impl Keeper {
             Want::Ocsp {
                 certificate,
                 issuer,
-            } => nvidia::check_ocsp(bytes, &certificate.0.0, &issuer.0.0, now),
+            } => {
+                let pair = (&certificate.0.0[..], &issuer.0.0[..]);
+                nvidia::check_ocsp(bytes, pair, &self.policy, now)
+            }
         }
     }
 }

@@ -144,20 +144,25 @@ pub(super) fn ocsp(
     Ok(answer.body)
 }
 
-/// Whether this is a response about this certificate, verified and good at `now`; what it says is for others.
+/// Whether this is a response about this certificate, verified and good at `now`; what it says is for others. One that names
+/// no next one is good for as long as `policy`, which is that of clients, takes one of its age.
 pub(super) fn check_ocsp(
     bytes: &[u8],
-    certificate: &[u8],
-    issuer: &[u8],
+    (certificate, issuer): (&[u8], &[u8]),
+    policy: &Policy,
     now: u64,
 ) -> Result<Dates, CollateralError> {
     let refused = wrong(OCSP, NVIDIA);
     let told = fetching::told(bytes, certificate, issuer, now);
     match told.map_err(|error| refused(chain(&error)))? {
-        Some(told) => Ok(Dates {
-            made: told.made,
-            due: told.due,
-        }),
+        Some(told) => {
+            let oldest = told.made.saturating_add(policy.max_gpu_ocsp_age);
+            Dates {
+                made: told.made,
+                due: told.due.unwrap_or(oldest),
+            }
+            .hold(OCSP, NVIDIA, now)
+        }
         None => Err(refused("it is about another certificate".to_owned())),
     }
 }

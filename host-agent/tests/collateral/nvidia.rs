@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cocoon_host_agent::collateral::Want;
+use cocoon_host_agent::collateral::{Gathered, Want};
 use cocoon_measurements::nvidia::simulated::status::{self, Status, Times};
 use cocoon_measurements::nvidia::simulated::{ManifestParts, Scene};
 use cocoon_measurements::nvidia::{self, GpuDemand, GpuEvidence, fetching};
@@ -170,6 +170,52 @@ fn what_cannot_be_renewed_serves_until_it_ends() {
         assert!(title.starts_with("NVIDIA, revocation of "), "{title}");
         assert_eq!(*why, format!("{}/ocsp: HTTP status 503", gone.url()));
     }
+}
+
+/// A responder that names no time for its next answer: what it says is kept for as long as clients take it.
+#[test]
+fn a_response_without_an_end_is_kept_for_a_week() {
+    let made = times().this_update;
+    let double = Double::start(move |asked| {
+        let open = Times {
+            this_update: made,
+            next_update: None,
+        };
+        let response = responded(&scene(), asked, Status::Good, open);
+        response.map_or(Reply::Status(404), Reply::body)
+    });
+    let (folder, first) = keeper(&double, policy(&scene()));
+    let good = first.gather(&needs(&scene()), NOW).unwrap();
+    let responses = |gathered: &Gathered| gathered.gpu.as_ref().map_or(0, |gpu| gpu.ocsp.len());
+    assert_eq!(responses(&good), 3);
+    let gone = Double::start(|_| Reply::Status(503));
+    let keeper = super::keeper_in(folder.path(), &gone, policy(&scene()));
+    let end = made + 7 * 86_400;
+    let kept = keeper.gather(&needs(&scene()), end).unwrap();
+    assert_eq!(responses(&kept), 3);
+    let asked = |lines: Vec<String>| lines.iter().filter(|line| *line == "POST /ocsp").count();
+    assert_eq!(asked(gone.lines()), 3, "they are renewed as all are");
+    let ended = keeper.gather(&needs(&scene()), end + 1).unwrap();
+    assert_eq!(responses(&ended), 0);
+    // One that is already as old when it comes is none.
+    let late = Double::start(move |asked| {
+        let old = Times {
+            this_update: NOW - 7 * 86_400 - 1,
+            next_update: None,
+        };
+        let response = responded(&scene(), asked, Status::Good, old);
+        response.map_or(Reply::Status(404), Reply::body)
+    });
+    let (_folder, keeper) = super::keeper(&late, policy(&scene()));
+    let gathered = keeper.gather(&needs(&scene()), NOW).unwrap();
+    let why = format!(
+        "the OCSP response from NVIDIA is good from {} to {} (Unix time), and it is {NOW}: check this machine's clock, or ask again \
+         later",
+        NOW - 7 * 86_400 - 1,
+        NOW - 1
+    );
+    let refused = gathered.missing.iter().filter(|(_, told)| *told == why);
+    assert_eq!(refused.count(), 3, "{:?}", gathered.missing);
 }
 
 #[test]

@@ -126,8 +126,8 @@ pub struct Told {
     pub said: Said,
     /// When it was made, Unix time.
     pub made: u64,
-    /// When the next one is due.
-    pub due: u64,
+    /// When the next one is due; nothing where newer ones are to be had at any time.
+    pub due: Option<u64>,
 }
 
 /// What `response` says of `certificate` under `issuer` at `now`, verified; nothing where it is about others.
@@ -207,9 +207,16 @@ mod tests {
             (Status::Unknown, Said::Unknown),
         ] {
             let response = response(&gpu.identity, provisioner, status);
-            let (made, due) = (NOW - 60, NOW + 60);
+            let (made, due) = (NOW - 60, Some(NOW + 60));
             assert_eq!(told(&response), Ok(Some(Told { said, made, due })));
         }
+        let open = Times {
+            next_update: None,
+            ..TIMES
+        };
+        let open = status::response(&gpu.identity, provisioner, Status::Good, open).unwrap();
+        let (said, made, due) = (Said::Good, NOW - 60, None);
+        assert_eq!(told(&open), Ok(Some(Told { said, made, due })));
         let other = response(provisioner, line, Status::Good);
         assert_eq!(told(&other), Ok(None));
         // The right name in it, signed for another issuer.

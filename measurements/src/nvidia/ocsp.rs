@@ -110,8 +110,8 @@ pub(super) struct Answer {
     pub status: CertStatus,
     /// When the responder knew this, Unix time.
     pub this_update: u64,
-    /// When it will know more.
-    pub next_update: u64,
+    /// When it will know more; nothing where it may know more at any time.
+    pub next_update: Option<u64>,
 }
 
 /// A response, read but not verified.
@@ -193,9 +193,10 @@ impl Response {
         ];
         extensions.into_iter().try_for_each(no_critical)?;
         let this_update = seconds(answer.this_update);
-        // Without an end it would never have to be replaced: it counts as ended when it was given.
-        let next_update = answer.next_update.map_or(this_update, seconds);
-        roots::check_dates(RESPONSE, (this_update, next_update), now)?;
+        // Without an end newer ones are to be had at any time (RFC 6960, section 4.2.2.1), and age alone decides.
+        let next_update = answer.next_update.map(seconds);
+        let end = next_update.unwrap_or(u64::MAX);
+        roots::check_dates(RESPONSE, (this_update, end), now)?;
         Ok(Answer {
             status: answer.cert_status,
             this_update,

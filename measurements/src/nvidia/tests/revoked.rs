@@ -77,15 +77,13 @@ fn cocoon_gpu_11() {
                 NOW + 1
             )
         );
-        assert!(
-            judged(Status::Good, times(NOW - 9, None))
-                .starts_with("the OCSP response was valid until")
-        );
         let week = 7 * 86_400;
-        assert!(
-            judged(Status::Good, times(NOW - week - 1, Some(NOW + 9)))
-                .starts_with("stale OCSP response: ")
-        );
+        for next in [Some(NOW + 9), None] {
+            assert_eq!(
+                judged(Status::Good, times(NOW - week - 1, next)),
+                "stale OCSP response: it is still in its time, but older than this client accepts, and may hide a newer revocation"
+            );
+        }
         let mut case = Case::good();
         case.ocsp.remove(place);
         assert_eq!(case.refusal(), ("gpu.revocation", MISSING.to_owned()));
@@ -104,6 +102,48 @@ fn cocoon_gpu_11() {
     );
     case.policy.accept_missing_gpu_revocation = true;
     assert_eq!(case.refusal().0, "gpu.revocation");
+}
+
+/// A responder that names no time for its next answer has newer ones at any time: its answers count by their age.
+#[test]
+fn a_response_without_an_end_counts_until_it_is_too_old() {
+    let (subject, issuer) = pair(0);
+    let judged = |status, made| {
+        let open = Times {
+            this_update: made,
+            next_update: None,
+        };
+        with(0, response(subject, issuer, status, open).unwrap())
+    };
+    let week = 7 * 86_400;
+    for (age, found) in [
+        (0, "good, said 0 hours ago, at 1800000000"),
+        (week, "good, said 168 hours ago, at 1799395200"),
+    ] {
+        let case = judged(Status::Good, NOW - age);
+        assert_eq!(case.failures(), []);
+        let found = format!("{found}; newer ones are to be had at any time");
+        let rows = case.judge().checks;
+        assert!(
+            rows.iter().any(|row| row.found.as_ref() == Some(&found)),
+            "{rows:?}"
+        );
+    }
+    assert!(judged(Status::Good, NOW - week - 1).judge().lapsed);
+    // Bad news do not grow old.
+    let old = NOW - 2 * week;
+    let cause = judged(Status::Revoked(old), old).refusal().1;
+    assert_eq!(
+        cause,
+        format!("NVIDIA revoked it at {old} (Unix time), for the reason KeyCompromise")
+    );
+    assert_eq!(
+        judged(Status::Good, NOW + 1).refusal().1,
+        format!(
+            "the OCSP response is valid from {} (Unix time), and it is {NOW}: check the clock",
+            NOW + 1
+        )
+    );
 }
 
 /// Who may answer: the issuer, or a responder that the issuer certified for it.
