@@ -61,8 +61,11 @@ fn verified<'a>(
     let certificates = DeviceChain::parse(evidence.chain)
         .map_err(|error| refused("gpu.chain", title, chain(&error)))?;
     let chip = certificates.chip();
-    if chip != HOPPER || certificates.has_tcb_info() {
+    if chip != HOPPER {
         return Err(unsupported(&chip));
+    }
+    if certificates.has_tcb_info() {
+        return Err(unsupported(OTHER_FORM));
     }
     checks.push(Check::pass("gpu.architecture", ARCHITECTURE, HOPPER).expected(HOPPER));
     let [leaf, .., anchor] = &certificates.certificates[..] else {
@@ -280,6 +283,8 @@ const NO_CHAIN: &str = "a GPU has a chain of five certificates";
 const SIGNATURE: &str = "the report was changed after the GPU signed it, or it and the certificates are of different GPUs";
 const OTHER_CHIP: &str =
     "unsupported: this verifier understands the evidence of Hopper (H100, H200) alone";
+const OTHER_FORM: &str =
+    "GH100 by name, and a certificate in Blackwell's form (extension 2.23.133.5.4.1.1)";
 const OTHER_CHIP_ADVICE: &str = "use a machine with Hopper GPUs, or a newer verifier";
 const NO_FIRMWARE_ID: &str = "the report does not repeat the firmware's digest, as reports of early firmware do not; the certificate still names it";
 const OTHER_FIRMWARE: &str =

@@ -12,6 +12,15 @@ use crate::verdict::Check;
 /// Of the video decoder NVDEC0: only there where the decoder is in use.
 const NVDEC0: u8 = 35;
 
+/// Whether the report has one of the values for every active measurement of this manifest.
+pub(super) fn agrees(report: &Report<'_>, reference: &Reference) -> bool {
+    let unused = report.opaque.nvdec0 == Some(false);
+    let mut active = reference.measurements.iter();
+    active.all(|(index, golden)| {
+        (*index == NVDEC0 && unused) || is_golden(found(*index, &report.measurements), golden)
+    })
+}
+
 /// The rows of the comparison.
 pub(super) fn compare(report: &Report<'_>, driver: &Reference, vbios: &Reference) -> Vec<Check> {
     let title = "measurements of driver and VBIOS";
@@ -69,18 +78,24 @@ pub(super) fn compare(report: &Report<'_>, driver: &Reference, vbios: &Reference
     checks
 }
 
-/// The row of a measurement that is none of its alternatives. A manifest counts from 0, a report from 1.
+/// A report's measurement: a manifest counts from 0, a report from 1.
+fn found<'a>(index: u8, measurements: &BTreeMap<u8, &'a [u8]>) -> Option<&'a [u8]> {
+    measurements.get(&index.checked_add(1)?).copied()
+}
+
+fn is_golden(found: Option<&[u8]>, golden: &Golden) -> bool {
+    found.is_some_and(|found| golden.alternatives.iter().any(|good| good[..] == *found))
+}
+
+/// The row of a measurement that is none of its alternatives.
 fn mismatch(
     part: Part,
     index: u8,
     golden: &Golden,
     measurements: &BTreeMap<u8, &[u8]>,
 ) -> Option<Check> {
-    let found = index
-        .checked_add(1)
-        .and_then(|block| measurements.get(&block));
-    let fits = |found: &&[u8]| golden.alternatives.iter().any(|good| good[..] == **found);
-    if found.is_some_and(fits) {
+    let found = found(index, measurements);
+    if is_golden(found, golden) {
         return None;
     }
     let title = format!("measurement {index} ({}, {})", part.name(), golden.name);

@@ -1,4 +1,8 @@
-//! The right reference manifest for a version, verified once however many GPUs ask for it.
+//! The right reference manifests for a version, verified once however many GPUs ask for them.
+//!
+//! A manifest names no board, only a version: of one version there may be several, for boards that differ or because NVIDIA
+//! published it anew. All that count are held against a report. One that does not count beside another that does harms
+//! nobody.
 
 use std::collections::BTreeMap;
 
@@ -57,6 +61,9 @@ pub fn verify_manifest(bytes: &[u8], policy: &Policy, now: u64) -> Result<Refere
 /// A manifest that counts, and under whose root.
 pub(super) type Verified = (Reference, RootClass);
 
+/// The row of a manifest that does not count, and whether that is for its age alone.
+type Refused = (Check, bool);
+
 /// What all GPUs and manifests of one appraisal have in common.
 #[derive(Debug)]
 pub(super) struct Shared<'a> {
@@ -68,8 +75,8 @@ pub(super) struct Shared<'a> {
 #[derive(Debug)]
 pub(super) struct Manifests<'a> {
     files: Vec<Rim>,
-    /// What a version's manifest came to; nothing when it does not count.
-    judged: BTreeMap<(Part, String), Option<Verified>>,
+    /// Those of a version that count.
+    judged: BTreeMap<(Part, String), Vec<Verified>>,
     policy: &'a Policy,
     now: u64,
     lapses: usize,
@@ -104,21 +111,22 @@ impl<'a> Manifests<'a> {
         self.lapses
     }
 
-    /// The manifest of this version of `part`, if it counts, which NVIDIA keeps under `name`. Rows come with the first
+    /// The manifests of this version of `part` that count; NVIDIA keeps the right one under `name`. Rows come with the first
     /// question.
     pub(super) fn of(
         &mut self,
         part: Part,
         (version, name): (&str, &str),
         shared: &mut Shared<'_>,
-    ) -> (Option<&Verified>, Vec<Check>) {
+    ) -> (&[Verified], Vec<Check>) {
         let key = (part, version.to_owned());
         let mut checks = Vec::new();
         if !self.judged.contains_key(&key) {
             let found = self.judge(part, (version, name), shared, &mut checks);
             self.judged.insert(key.clone(), found);
         }
-        (self.judged.get(&key).and_then(Option::as_ref), checks)
+        let found = self.judged.get(&key).map_or(&[][..], Vec::as_slice);
+        (found, checks)
     }
 
     fn judge(
@@ -127,63 +135,89 @@ impl<'a> Manifests<'a> {
         (version, name): (&str, &str),
         shared: &mut Shared<'_>,
         checks: &mut Vec<Check>,
-    ) -> Option<Verified> {
-        let title = format!("reference manifest of the {}", part.name());
+    ) -> Vec<Verified> {
         let fits = |rim: &&Rim| rim.claimed_version().eq_ignore_ascii_case(version);
-        let Some(rim) = self.files.iter().find(fits) else {
-            let found: Vec<&str> = self.files.iter().map(Rim::claimed_version).collect();
-            let found = match &found[..] {
-                [] => "no manifest".to_owned(),
-                some => format!("manifests of {}", some.join(", ")),
-            };
-            let expected = format!("{version} ({name})");
-            let row = Check::fail(part.id(), title, ABSENT, FETCH).expected(expected);
-            checks.push(row.found(found));
-            self.lapses += 1;
-            return None;
-        };
-        let path = rim.chain();
-        let root = match root::judge(Authority::Manifests, path.last()?, self.policy, self.now) {
-            Ok((class, row)) => {
+        let (mut good, mut refused) = (Vec::new(), Vec::new());
+        for rim in self.files.iter().filter(fits) {
+            match self.candidate(part, version, rim, shared) {
+                Ok((verified, rows)) => {
+                    good.push(verified);
+                    checks.extend(rows);
+                }
+                Err(refusal) => refused.push(*refusal),
+            }
+        }
+        if good.is_empty() && refused.is_empty() {
+            refused.push((self.absent(part, version, name), true));
+        }
+        for (row, lapsed) in refused {
+            if good.is_empty() {
+                self.lapses += usize::from(lapsed);
                 checks.push(row);
-                class
-            }
-            Err(row) => {
-                checks.push(*row);
-                return None;
-            }
-        };
-        let verified = shared.links.check_path(path, self.now);
-        if let Err(CertificateError::Validity(ValidityError::Expired { .. })) = &verified {
-            self.lapses += 1;
-        }
-        let verified = verified.map_err(|error| chain(&error));
-        match verified.and_then(|()| rim.verify().map_err(|error| chain(&error))) {
-            Ok(reference)
-                if !reference
-                    .product
-                    .eq_ignore_ascii_case(super::device::HOPPER) =>
-            {
-                let row = Check::fail(part.id(), title, OTHER_CHIP, FETCH);
-                checks.push(row.expected(super::device::HOPPER).found(reference.product));
-                None
-            }
-            Ok(reference) => {
-                let active = reference.measurements.len();
-                let found = format!("{}, {active} measurements", reference.version);
-                checks.push(Check::pass(part.id(), title, found).expected(version));
-                checks.extend(shared.revocations.of(path, 0));
-                Some((reference, root))
-            }
-            Err(cause) => {
-                checks.push(Check::fail(part.id(), title, cause, FETCH));
-                None
+            } else {
+                let cause = row.cause.unwrap_or_default();
+                let cause = format!("{BESIDE}: {cause}");
+                checks.push(Check::note(row.id, row.title, cause));
             }
         }
+        good
     }
+
+    /// One manifest of the right version, with its rows.
+    fn candidate(
+        &self,
+        part: Part,
+        version: &str,
+        rim: &Rim,
+        shared: &mut Shared<'_>,
+    ) -> Result<(Verified, Vec<Check>), Box<Refused>> {
+        let failed = |cause: String| Check::fail(part.id(), title(part), cause, FETCH);
+        let refused = |row: Check| Box::new((row, false));
+        let path = rim.chain();
+        let anchor = path.last();
+        let anchor = anchor.ok_or_else(|| refused(failed(ABSENT.to_owned())))?;
+        let (class, root) = root::judge(Authority::Manifests, anchor, self.policy, self.now)
+            .map_err(|row| refused(*row))?;
+        shared.links.check_path(path, self.now).map_err(|error| {
+            let ended = matches!(
+                error,
+                CertificateError::Validity(ValidityError::Expired { .. })
+            );
+            Box::new((failed(chain(&error)), ended))
+        })?;
+        let reference = rim.verify();
+        let reference = reference.map_err(|error| refused(failed(chain(&error))))?;
+        let chip = super::device::HOPPER;
+        if !reference.product.eq_ignore_ascii_case(chip) {
+            let row = failed(OTHER_CHIP.to_owned());
+            return Err(refused(row.expected(chip).found(reference.product)));
+        }
+        let active = reference.measurements.len();
+        let found = format!("{}, {active} measurements", reference.version);
+        let row = Check::pass(part.id(), title(part), found).expected(version);
+        let mut rows = vec![root, row];
+        rows.extend(shared.revocations.of(path, 0));
+        Ok(((reference, class), rows))
+    }
+
+    fn absent(&self, part: Part, version: &str, name: &str) -> Check {
+        let found: Vec<&str> = self.files.iter().map(Rim::claimed_version).collect();
+        let found = match &found[..] {
+            [] => "no manifest".to_owned(),
+            some => format!("manifests of {}", some.join(", ")),
+        };
+        Check::fail(part.id(), title(part), ABSENT, FETCH)
+            .expected(format!("{version} ({name})"))
+            .found(found)
+    }
+}
+
+fn title(part: Part) -> String {
+    format!("reference manifest of the {}", part.name())
 }
 
 const ABSENT: &str =
     "no reference manifest of this version was presented, so nothing tells what it should measure";
 const OTHER_CHIP: &str = "the manifest is for another chip";
+const BESIDE: &str = "not used, because another manifest of this version counts";
 const FETCH: &str = "the operator fetches NVIDIA's manifests for this driver and VBIOS, under the names that are shown; for a version without a manifest there is nothing to compare with, and it cannot be used";

@@ -8,7 +8,7 @@ use super::{
     certificate::Links,
     device::{self, Device},
     golden,
-    manifests::{Manifests, Part, Shared},
+    manifests::{Manifests, Part, Shared, Verified},
     revocation::Revocations,
 };
 use crate::{
@@ -116,10 +116,12 @@ fn judge(
     let chain = &device.chain.certificates;
     checks.extend(shared.revocations.of(chain, 1));
     let gpu = &device.gpu;
+    // Of several that count the one that the report agrees with; with none, the first says how it differs.
     let mut manifest = |part, version: &str, name: &str| {
         let (found, rows) = manifests.of(part, (version, name), shared);
         checks.extend(rows);
-        found.cloned()
+        let agrees = |(reference, _): &&Verified| golden::agrees(&device.report, reference);
+        found.iter().find(agrees).or(found.first()).cloned()
     };
     let driver = manifest(Part::Driver, &gpu.driver_version, &gpu.driver_rim);
     let vbios = manifest(Part::Vbios, &gpu.vbios_version, &gpu.vbios_rim);

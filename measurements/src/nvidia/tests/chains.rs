@@ -298,6 +298,43 @@ fn cocoon_gpu_14() {
     );
 }
 
+/// Blackwell's attestation keys are known by their name, and by the form in which their certificate names their firmware.
+#[test]
+fn certificates_of_blackwell_are_refused_by_name() {
+    let refused = |template: Template| {
+        let row = with(0, template).failure();
+        assert_eq!(
+            (row.id, row.expected.as_deref(), row.cause.as_deref()),
+            (
+                "gpu.architecture",
+                Some("GH100"),
+                Some(
+                    "unsupported: this verifier understands the evidence of Hopper (H100, H200) alone"
+                )
+            )
+        );
+        row.found.unwrap()
+    };
+    let named = |chip: &str| Template {
+        subject: LEAF.replace("GH100", chip),
+        ..template(0)
+    };
+    let tcb_info = ObjectIdentifier::new_unwrap("2.23.133.5.4.1.1");
+    let other_form = |template: Template| template.with(tcb_info, false, vec![0x30, 0]);
+    assert_eq!(refused(named("GB100")), "GB100 (Blackwell)");
+    assert_eq!(refused(other_form(named("GB202"))), "GB202 (Blackwell)");
+    assert_eq!(refused(named("GA100")), "GA100");
+    assert_eq!(
+        refused(other_form(template(0))),
+        "GH100 by name, and a certificate in Blackwell's form (extension 2.23.133.5.4.1.1)"
+    );
+    let nameless = Template {
+        subject: "O=NVIDIA Corporation".to_owned(),
+        ..template(0)
+    };
+    assert_eq!(refused(nameless), "no chip that it names");
+}
+
 /// What a decoder of certificates refuses is named.
 #[test]
 fn bytes_that_are_no_certificate_are_named() {

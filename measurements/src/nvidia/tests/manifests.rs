@@ -172,6 +172,50 @@ fn cocoon_gpu_9() {
     );
 }
 
+/// Of one version there may be several manifests: one that does not count hides none that does, and a report is held against
+/// each of those that do.
+#[test]
+fn a_broken_manifest_hides_no_good_one() {
+    let good = Case::good().rims[0].clone();
+    let forged =
+        edited(|text| text.replacen("active=\"True\"", "active=\"False\"", 1)).rims[0].clone();
+    let digest = "the reference manifest's signature is refused: the manifest's digest is not the one in its signature: it was changed after it was signed";
+    for place in 0..2 {
+        let mut case = Case::good();
+        case.rims.insert(place, forged.clone());
+        assert_eq!(case.failures(), []);
+        let checks = case.judge().checks;
+        let causes = checks.iter().filter(|row| row.id == "gpu.rim.driver");
+        let causes: Vec<_> = causes.filter_map(|row| row.cause.clone()).collect();
+        let noted = format!("not used, because another manifest of this version counts: {digest}");
+        assert_eq!(causes, [noted]);
+    }
+    // Two that do not count: both say why.
+    let other = changed(|parts| "GH200".clone_into(&mut parts.product)).rims[0].clone();
+    let mut case = with(forged);
+    case.rims.push(other.clone());
+    let failed = case.failures();
+    let causes = failed.iter().map(|row| row.cause.clone().unwrap());
+    let causes: Vec<String> = causes.take(2).collect();
+    assert_eq!(causes, [digest, "the manifest is for another chip"]);
+    // Two that count, for boards that measure something else.
+    let board = changed(|parts| parts.resources[1].digests = vec!["ab".repeat(48)]).rims[0].clone();
+    for place in 0..2 {
+        let mut case = Case::good();
+        case.rims.insert(place, board.clone());
+        assert_eq!(case.failures(), []);
+    }
+    let mut case = with(board.clone());
+    case.rims.push(board);
+    let row = &case.failures()[0];
+    assert_eq!(row.title, "measurement 1 (driver, Measurement_1)");
+    // What counts for nothing says nothing of a lapse.
+    let mut case = with(other);
+    case.rims.push(good);
+    case.ocsp.remove(0);
+    assert!(case.judge().lapsed);
+}
+
 #[test]
 fn cocoon_gpu_10() {
     // One measurement of each manifest.
