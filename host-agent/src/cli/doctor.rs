@@ -11,7 +11,7 @@ use cocoon_host_agent::collateral::Store;
 use cocoon_host_agent::collateral::keeper::clock;
 use cocoon_host_agent::config::values::mebibytes;
 use cocoon_host_agent::doctor::clients::{self, Artefacts, Shape};
-use cocoon_host_agent::doctor::collateral::{self, Kept};
+use cocoon_host_agent::doctor::collateral::{self, Kept, Versions};
 use cocoon_host_agent::doctor::policy::PolicyFile;
 use cocoon_host_agent::doctor::real::Real;
 use cocoon_host_agent::doctor::{self, Facts, Mode, Report, Tried, Wanted, judge};
@@ -41,6 +41,9 @@ pub(super) struct Doctor {
     /// The image needs a GPU; asks GPUs that nobody uses for their confidential mode, which needs root.
     #[arg(long)]
     gpu: bool,
+    /// VBIOS version of this machine's GPUs, such as 96.00.5E.00.01, where no driver of NVIDIA's holds them to tell it.
+    #[arg(long, requires = "image")]
+    vbios: Option<String>,
     /// Guest memory, such as 1G or 1536M.
     #[arg(long, default_value = "1G", value_parser = mebibytes)]
     memory: u32,
@@ -131,7 +134,11 @@ pub(super) async fn run(asked: Doctor, json: bool) -> anyhow::Result<ExitCode> {
             let kept = root
                 .map(|root| Kept::of(&Store::reading(&root)))
                 .unwrap_or_default();
-            said.extend(collateral::findings(&kept, &facts, clock()));
+            let versions = Versions {
+                driver: image.manifest.gpu.as_ref().map(|gpu| gpu.driver.as_str()),
+                vbios: asked.vbios.as_deref(),
+            };
+            said.extend(collateral::findings(&kept, &facts, versions, clock()));
             Some(said)
         }
         None => None,

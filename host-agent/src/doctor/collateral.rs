@@ -1,5 +1,5 @@
 //! What the vendors have said so far about this machine, as far as it is kept here: without it clients accept no real
-//! machine, and for a GPU whose versions NVIDIA has published no reference manifest of, they never will.
+//! machine, and for a GPU of whose VBIOS or driver NVIDIA has published no reference manifest, they never will.
 //!
 //! Only the store is read: nobody is asked.
 
@@ -40,9 +40,18 @@ impl Kept {
     }
 }
 
+/// Versions that the machine itself does not tell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Versions<'a> {
+    /// Of NVIDIA's driver, as the image's manifest says; nothing for an image without.
+    pub driver: Option<&'a str>,
+    /// Of the VBIOS of GPUs that no driver of NVIDIA's holds, as somebody says.
+    pub vbios: Option<&'a str>,
+}
+
 /// The rows, at `now` in Unix time.
 #[must_use]
-pub fn findings(kept: &Kept, facts: &Facts, now: u64) -> Vec<Finding> {
+pub fn findings(kept: &Kept, facts: &Facts, versions: Versions<'_>, now: u64) -> Vec<Finding> {
     let mut rows = vec![
         vendor(kept, "client.collateral", TDX, "Intel", now),
         vendor(kept, "client.collateral", SNP, "AMD", now),
@@ -56,8 +65,12 @@ pub fn findings(kept: &Kept, facts: &Facts, now: u64) -> Vec<Finding> {
             now,
         ));
     }
+    if let Some(driver) = versions.driver {
+        rows.push(of_driver(kept, driver));
+    }
     for gpu in &facts.gpus.all {
-        rows.push(manifest(kept, gpu.shown().as_str(), gpu.vbios.as_deref()));
+        let vbios = gpu.vbios.as_deref().or(versions.vbios);
+        rows.push(of_vbios(kept, gpu.shown().as_str(), vbios));
     }
     rows
 }
@@ -117,41 +130,88 @@ fn vendor(
     }
 }
 
-/// Whether NVIDIA has published what a GPU's VBIOS measures. The driver is the image's.
-fn manifest(kept: &Kept, gpu: &str, vbios: Option<&str>) -> Finding {
-    const ID: &str = "client.gpu.manifest";
+/// Whether NVIDIA has published what the image's driver measures.
+fn of_driver(kept: &Kept, driver: &str) -> Finding {
+    let sought = Sought {
+        id: "client.gpu.manifest.driver",
+        of: format!("the image's driver {driver}"),
+        needed: "a driver of which NVIDIA has published a reference manifest",
+        fix: "build the image with a driver that NVIDIA released for confidential computing; `cocoon-host collateral show \
+              --driver VERSION` looks again",
+    };
+    sought.among(kept, |list| want::names_of(list, Some(driver), None))
+}
+
+/// Whether NVIDIA has published what a GPU's VBIOS measures. Which of several manifests is this board's, only a report tells.
+fn of_vbios(kept: &Kept, gpu: &str, vbios: Option<&str>) -> Finding {
+    let id = "client.gpu.manifest";
     let needed = "a VBIOS of which NVIDIA has published a reference manifest";
     let Some(vbios) = vbios else {
-        return Finding::note(
-            ID,
-            Mode::REAL,
-            format!("{gpu}: its VBIOS version is not known here"),
-        )
-        .needed(needed)
-        .fix("load NVIDIA's driver once, or see the label in the VM's evidence");
-    };
-    let Some(list) = &kept.names else {
-        let found =
-            format!("{gpu}: VBIOS {vbios}; the names of NVIDIA's manifests are not kept here");
-        return Finding::warning(ID, Mode::REAL, found)
+        let asked = asked_for(kept);
+        let found = match &asked[..] {
+            [] => format!("{gpu}: its VBIOS version is not known here"),
+            some => format!(
+                "{gpu}: its VBIOS version is not known here; guests of this machine asked for {}, and it is kept",
+                some.join(", ")
+            ),
+        };
+        return Finding::note(id, Mode::REAL, found)
             .needed(needed)
-            .fix(FETCH);
+            .fix("add --vbios VERSION: the machine's vendor, NVIDIA's driver once loaded, or the evidence of a VM tells it");
     };
-    let names = want::names_of(list, None, Some(vbios));
-    let names = names.first().map_or(&[][..], |(_, names)| names);
-    if names.is_empty() {
-        return Finding::failure(
-            ID,
-            Mode::REAL,
-            format!("{gpu}: NVIDIA has no reference manifest of VBIOS {vbios}"),
-        )
-        .needed(needed)
-        .fix("update the VBIOS with the vendor of the machine; `cocoon-host collateral show --vbios VERSION` looks again");
+    let sought = Sought {
+        id,
+        of: format!("VBIOS {vbios} ({gpu})"),
+        needed,
+        fix: "update the VBIOS with the vendor of the machine; `cocoon-host collateral show --vbios VERSION` looks again",
+    };
+    sought.among(kept, |list| want::names_of(list, None, Some(vbios)))
+}
+
+/// The manifests of VBIOS versions that guests asked for, and that are kept.
+fn asked_for(kept: &Kept) -> Vec<&str> {
+    let names = kept.entries.iter().filter_map(|entry| match &entry.want {
+        Want::Rim { name } if name.starts_with("NV_GPU_VBIOS_") => Some(name.as_str()),
+        _ => None,
+    });
+    names.collect()
+}
+
+/// A manifest that is looked for among NVIDIA's names.
+struct Sought {
+    id: &'static str,
+    /// Of what.
+    of: String,
+    needed: &'static str,
+    /// What to do where there is none.
+    fix: &'static str,
+}
+
+impl Sought {
+    fn among(self, kept: &Kept, names: impl Fn(&str) -> Vec<(String, Vec<String>)>) -> Finding {
+        let Self {
+            id,
+            of,
+            needed,
+            fix,
+        } = self;
+        let Some(list) = &kept.names else {
+            let found = format!("{of}: the names of NVIDIA's manifests are not kept here");
+            return Finding::warning(id, Mode::REAL, found)
+                .needed(needed)
+                .fix(FETCH);
+        };
+        let names: Vec<String> = names(list)
+            .into_iter()
+            .flat_map(|(_, names)| names)
+            .collect();
+        if names.is_empty() {
+            let found = format!("NVIDIA has no reference manifest of {of}");
+            return Finding::failure(id, Mode::REAL, found)
+                .needed(needed)
+                .fix(fix);
+        }
+        let found = format!("{of} has a reference manifest: {}", names.join(", "));
+        Finding::ok(id, Mode::REAL, found)
     }
-    // Which of them is this board's, only a report tells.
-    let found = format!(
-        "{gpu}: VBIOS {vbios} has a reference manifest: {}",
-        names.join(", ")
-    );
-    Finding::ok(ID, Mode::REAL, found)
 }

@@ -3,7 +3,7 @@
 use cocoon_host_agent::collateral::store::Failure;
 use cocoon_host_agent::collateral::want::PckCa;
 use cocoon_host_agent::collateral::{Dates, Entry, Want};
-use cocoon_host_agent::doctor::collateral::{Kept, findings};
+use cocoon_host_agent::doctor::collateral::{Kept, Versions, findings};
 use cocoon_host_agent::doctor::{Facts, Finding, Severity};
 use cocoon_protocol::bytes::Hex;
 
@@ -49,7 +49,11 @@ fn facts(vbios: Option<&str>) -> Facts {
 }
 
 fn row(kept: &Kept, facts: &Facts, id: &str) -> Finding {
-    let rows = findings(kept, facts, NOW);
+    said(kept, facts, Versions::default(), id)
+}
+
+fn said(kept: &Kept, facts: &Facts, versions: Versions<'_>, id: &str) -> Finding {
+    let rows = findings(kept, facts, versions, NOW);
     rows.into_iter().find(|row| row.id == id).expect("the row")
 }
 
@@ -114,15 +118,18 @@ fn a_vbios_without_a_manifest_is_told_before_anyone_boots() {
     let row = |kept: &Kept, facts: &Facts| row(kept, facts, "client.gpu.manifest");
     let there = row(&named(list), &good);
     assert_eq!(there.severity, Severity::Ok, "{there:?}");
-    assert!(there.found.ends_with(
-        "VBIOS 96.00.5E.00.01 has a reference manifest: NV_GPU_VBIOS_1010_0200_882_96005E0001"
-    ));
+    assert!(
+        there
+            .found
+            .ends_with(" has a reference manifest: NV_GPU_VBIOS_1010_0200_882_96005E0001")
+    );
+    assert!(there.found.starts_with("VBIOS 96.00.5E.00.01 ("));
     let missing = row(&named(list), &facts(Some("96.00.5E.00.02")));
     assert_eq!(missing.severity, Severity::Failure);
     assert!(
         missing
             .found
-            .ends_with("NVIDIA has no reference manifest of VBIOS 96.00.5E.00.02")
+            .starts_with("NVIDIA has no reference manifest of VBIOS 96.00.5E.00.02 (")
     );
     let unasked = row(&Kept::default(), &good);
     assert_eq!(
@@ -131,4 +138,90 @@ fn a_vbios_without_a_manifest_is_told_before_anyone_boots() {
     );
     let unknown = row(&named(list), &facts(None));
     assert_eq!(unknown.severity, Severity::Note);
+    assert!(
+        unknown
+            .found
+            .ends_with(": its VBIOS version is not known here")
+    );
+    // A GPU that no driver of NVIDIA's holds: guests asked for its manifest, or somebody says its version.
+    let asked = Kept {
+        entries: [
+            "NV_GPU_VBIOS_1010_0200_882_96005E0001",
+            "NV_GPU_DRIVER_GH100_550.144.03",
+        ]
+        .map(|name| entry(Want::Rim { name: name.into() }, NOW + 7200))
+        .to_vec(),
+        ..Kept::default()
+    };
+    let unknown = row(&asked, &facts(None));
+    assert_eq!(unknown.severity, Severity::Note);
+    assert!(unknown.found.ends_with(
+        ": its VBIOS version is not known here; guests of this machine asked for NV_GPU_VBIOS_1010_0200_882_96005E0001, and it is \
+         kept"
+    ), "{unknown:?}");
+    let told = |vbios| {
+        let versions = Versions {
+            vbios: Some(vbios),
+            ..Versions::default()
+        };
+        said(&named(list), &facts(None), versions, "client.gpu.manifest").severity
+    };
+    assert_eq!(told("96.00.5e.00.01"), Severity::Ok);
+    assert_eq!(told("96.00.5E.00.02"), Severity::Failure);
+    // What the driver says counts for more.
+    let versions = Versions {
+        vbios: Some("96.00.5E.00.02"),
+        ..Versions::default()
+    };
+    let own = said(&named(list), &good, versions, "client.gpu.manifest");
+    assert_eq!(own.severity, Severity::Ok);
+}
+
+/// The driver is the image's: no machine is needed to tell whether NVIDIA knows it.
+#[test]
+fn an_images_driver_without_a_manifest_is_told_before_anyone_boots() {
+    let judged = |names: Option<&str>, driver| {
+        let kept = Kept {
+            names: names.map(str::to_owned),
+            ..Kept::default()
+        };
+        let versions = Versions {
+            driver: Some(driver),
+            ..Versions::default()
+        };
+        let row = said(&kept, &facts(None), versions, "client.gpu.manifest.driver");
+        (row.severity, row.found)
+    };
+    let list = Some("NV_GPU_DRIVER_GH100_550.144.03\nNV_GPU_VBIOS_1010_0200_882_96005E0001");
+    let text = |text: &str| text.to_owned();
+    assert_eq!(
+        judged(list, "550.144.03"),
+        (
+            Severity::Ok,
+            text(
+                "the image's driver 550.144.03 has a reference manifest: NV_GPU_DRIVER_GH100_550.144.03"
+            )
+        )
+    );
+    assert_eq!(
+        judged(list, "550.163.01"),
+        (
+            Severity::Failure,
+            text("NVIDIA has no reference manifest of the image's driver 550.163.01")
+        )
+    );
+    assert_eq!(
+        judged(None, "550.163.01"),
+        (
+            Severity::Warning,
+            text(
+                "the image's driver 550.163.01: the names of NVIDIA's manifests are not kept here"
+            )
+        )
+    );
+    let rows = findings(&Kept::default(), &facts(None), Versions::default(), NOW);
+    assert!(
+        rows.iter()
+            .all(|row| row.id != "client.gpu.manifest.driver")
+    );
 }
