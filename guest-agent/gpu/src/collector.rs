@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use cocoon_protocol::bytes::{Blob, Hex32};
 use cocoon_protocol::gpu::collector::{
@@ -13,6 +14,10 @@ use crate::driver::{Driver, Fault, Listed, Xid};
 
 /// No GPU is as hot as so many degrees Celsius.
 const HOTTEST: u16 = 200;
+
+/// How long events that cannot be heard are left alone before they are listened for again, at first and, doubled each time, at
+/// most: so often, then, whoever hears of it asks for evidence instead.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// A driver whose GPUs are held.
 pub struct Collector<D> {
@@ -67,10 +72,8 @@ fn try_attach<D: Driver>(
         .map(|index| hold(&driver, index, devices))
         .collect::<Result<Vec<_>, Found>>()?;
     gpus.sort_by_key(|gpu| gpu.listed.pci);
-    let mode = match driver.mode() {
+    let mode = match mode(&driver) {
         Ok(mode) => mode,
-        // A driver whose GPUs cannot do it at all says so here.
-        Err(Fault::NOT_SUPPORTED) => OFF,
         Err(Fault::FUNCTION_NOT_FOUND) => {
             return Err(Found::OldDriver {
                 driver_version: version,
@@ -91,6 +94,14 @@ const OFF: Mode = Mode {
     developer_mode: false,
     protected_pcie: false,
 };
+
+/// How confidential computing is: off, too, on GPUs that cannot do it at all.
+fn mode(driver: &impl Driver) -> Result<Mode, Fault> {
+    match driver.mode() {
+        Err(Fault::NOT_SUPPORTED) => Ok(OFF),
+        told => told,
+    }
+}
 
 fn hold<D: Driver>(driver: &D, index: u32, devices: &Path) -> Result<Attached, Found> {
     let minor = driver.minor(index).map_err(failed(NvmlCall::Hold))?;
@@ -128,7 +139,7 @@ impl<D: Driver> Collector<D> {
 
     /// What each GPU shows for this nonce. The mode is asked for anew: it is part of what is shown.
     pub fn evidence(&self, nonce: &Hex32) -> Vec<Shown> {
-        let mode = self.driver.mode();
+        let mode = mode(&self.driver);
         let show = |gpu: &Attached| match mode {
             Ok(mode) if is_off(mode) => Shown::Off,
             Ok(mode) => self.show(gpu, mode, nonce).unwrap_or_else(|shown| shown),
@@ -166,7 +177,7 @@ impl<D: Driver> Collector<D> {
 
     /// Lets the GPUs take work, or keeps them from it, and says what the driver makes of it.
     pub fn set_ready(&self, ready: bool) -> ReadyState {
-        match self.driver.mode() {
+        match mode(&self.driver) {
             Ok(mode) if is_off(mode) => return ReadyState::Unsupported,
             Ok(_) => {}
             Err(fault) => return state(NvmlCall::Mode)(fault),
@@ -199,15 +210,32 @@ impl<D: Driver> Collector<D> {
         self.gpus.iter().map(metrics).collect()
     }
 
-    /// Tells what happens to the GPUs until nobody listens or nothing can be heard any more. Blocks.
-    pub fn listen(&self, tell: &mut dyn FnMut(GpuEvent) -> bool) {
-        let heard = self.driver.listen(&mut |xid: Xid| tell(self.event(xid)));
-        if let Err(fault) = heard {
-            let lost = matches!(fault, Fault::GPU_LOST | Fault::RESET_REQUIRED);
-            if lost && !tell(GpuEvent::Lost { gpu: None }) {
+    /// Tells what happens to the GPUs until nobody listens or one is lost. Blocks. Where events cannot be heard, or not any
+    /// more, it says so, has `wait` wait, and listens again, as often as it takes.
+    pub fn listen(&self, wait: &mut dyn FnMut(Duration), tell: &mut dyn FnMut(GpuEvent) -> bool) {
+        let (first, longest) = PAUSES;
+        let mut pause = first;
+        loop {
+            let (began, mut heard) = (Instant::now(), false);
+            let ended = self.driver.listen(&mut |xid: Xid| {
+                heard = true;
+                tell(self.event(xid))
+            });
+            let Err(fault) = ended else {
+                return;
+            };
+            if matches!(fault, Fault::GPU_LOST | Fault::RESET_REQUIRED) {
+                tell(GpuEvent::Lost { gpu: None });
                 return;
             }
-            tell(GpuEvent::Deaf(failure(NvmlCall::Events)(fault)));
+            if heard || began.elapsed() > longest {
+                pause = first;
+            }
+            if !tell(GpuEvent::Deaf(failure(NvmlCall::Events)(fault))) {
+                return;
+            }
+            wait(pause);
+            pause = longest.min(pause * 2);
         }
     }
 

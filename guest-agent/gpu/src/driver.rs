@@ -86,6 +86,6 @@ pub trait Driver: Send + Sync + 'static {
     /// Its temperature in degrees Celsius.
     fn temperature(&self, gpu: u32) -> Result<u32, Fault>;
     /// Waits for critical errors of all GPUs, and calls `tell` with each until it says false. Returns early only with the
-    /// fault that keeps it from hearing more.
+    /// fault that keeps it from hearing more, after which it may be called again.
     fn listen(&self, tell: &mut dyn FnMut(Xid) -> bool) -> Result<(), Fault>;
 }

@@ -118,6 +118,7 @@ pub fn serve<D: Driver>(
 /// Tells events from a thread of its own, which ends with the process.
 fn listen<D: Driver>(collector: Arc<Collector<D>>, writer: Writer) {
     std::thread::spawn(move || {
-        collector.listen(&mut |event| writer.send(&FromCollector::Event(event)).is_ok());
+        let mut tell = |event| writer.send(&FromCollector::Event(event)).is_ok();
+        collector.listen(&mut std::thread::sleep, &mut tell);
     });
 }

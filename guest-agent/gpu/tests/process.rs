@@ -13,7 +13,7 @@ use cocoon_protocol::frame::{self, Decoder};
 use cocoon_protocol::gpu::GpuMetrics;
 use cocoon_protocol::gpu::collector::{
     COLLECTOR_VERSION, Found, FromCollector, GpuEvent, MAX_FROM_COLLECTOR, MAX_TO_COLLECTOR,
-    ReadyState, Shown, ToCollector,
+    NvmlCall, NvmlFailure, ReadyState, Shown, ToCollector,
 };
 use tempfile::TempDir;
 
@@ -228,6 +228,28 @@ fn gpus_with_confidential_computing_show_evidence_and_become_ready() {
     let state = ReadyState::NotReady;
     assert_eq!(process.hear(), Some(FromCollector::Ready { state }));
     assert_eq!(process.end(), (Some(0), String::new()));
+}
+
+/// A driver that fails to tell events once is listened to again.
+#[test]
+fn errors_are_heard_after_a_failure_to_hear_them() {
+    let Some(library) = library(&["-DCODE=0", "-DCC=1", "-DDEAF"]) else {
+        return;
+    };
+    let mut process = Process::start(Some(library.path()));
+    assert!(matches!(process.attach(), Found::Gpus { .. }));
+    let failure = NvmlFailure {
+        call: NvmlCall::Events,
+        code: 999,
+    };
+    let deaf = FromCollector::Event(GpuEvent::Deaf(failure));
+    assert_eq!(process.hear(), Some(deaf));
+    // The stand-in's second GPU then has an error, which waits until it is heard, and may overtake the answer.
+    process.tell(&ToCollector::SetReady { ready: true });
+    let heard = [process.hear(), process.hear()];
+    let (gpu, code) = (Some(1), 79);
+    let xid = FromCollector::Event(GpuEvent::Xid { gpu, code });
+    assert!(heard.contains(&Some(xid)), "{heard:?}");
 }
 
 #[test]

@@ -33,6 +33,8 @@ use words::{AGAIN, OFF, failed, held, why_not};
 
 /// How long each answer may take: the driver initialises several GPUs, or lets each sign a report.
 pub const PATIENCE: Duration = Duration::from_secs(180);
+/// How long the driver may take to list the GPUs before they are held.
+pub const LISTING: Duration = nodes::PATIENCE;
 
 /// Why there is no collector, or none any more.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +49,7 @@ pub enum CollectorError {
         source: io::Error,
     },
     /// There are no device files for it.
-    #[error("cannot make the device files of NVIDIA's driver")]
+    #[error("cannot make the device files of the GPUs")]
     Nodes(#[source] io::Error),
     /// Its socket failed.
     #[error("cannot {0} the collector's socket")]

@@ -9,6 +9,7 @@ use cocoon_protocol::bytes::{Hex, Hex32};
 use cocoon_protocol::gpu::{GpuCollateral, GpuMetrics, GpuNeeds};
 use cocoon_protocol::gpu_section::{GpuSection, keys_digest};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::judge::{self, Demand, Refused, Roots};
@@ -181,10 +182,7 @@ impl Gate {
     /// # Errors
     /// [`GateError::Engine`].
     pub fn check_engine(&self, devices: u16) -> Result<(), GateError> {
-        let counted = match self.setup.roots {
-            Roots::Vendor => self.functions,
-            Roots::Development => 0,
-        };
+        let counted = expected_devices(self.setup.roots, self.functions);
         match usize::from(devices) == counted {
             true => Ok(()),
             false => Err(GateError::Engine {
@@ -229,6 +227,10 @@ impl Gate {
             true => GateError::Lapsed(refused),
             false => self.fail(GateError::Refused(refused)),
         })?;
+        // While they answered, something may have ended the service.
+        if let Some(error) = self.failed.borrow().clone() {
+            return Err(error);
+        }
         let section = GpuSection {
             functions: u16::try_from(self.functions).unwrap_or(u16::MAX),
             gpus,
@@ -258,7 +260,8 @@ impl Gate {
     }
 
     /// Asks the GPUs again, `every` so often and when something happened to them, for all that happened within [`PAUSE`]
-    /// together; returns when nobody may be served any more, with the reason.
+    /// together; returns when nobody may be served any more, with the reason. What ends the service is heard while the GPUs
+    /// are asked, too: they may take minutes to answer, or never do.
     pub async fn watch(self: &Arc<Self>, every: Duration) -> GateError {
         let (mut events, mut failed) = (self.setup.source.events(), self.failed());
         let mut tick = interval(every);
@@ -266,35 +269,41 @@ impl Gate {
         // The boot's evidence is fresh: the first tick comes at once.
         tick.tick().await;
         let (mut seen, mut alone_until) = (0, Instant::now());
+        let mut asking: Option<JoinHandle<()>> = None;
         loop {
             if let Some(error) = failed.borrow_and_update().clone() {
                 return error;
             }
-            let happened = *events.borrow_and_update();
-            let due = matches!(happened, Happened::Something(times) if times != seen);
-            match happened {
+            let times = match *events.borrow_and_update() {
                 Happened::Ended(what) => return self.fail(GateError::Ended(what)),
-                Happened::Something(times) if due && alone_until <= Instant::now() => {
-                    seen = times;
-                    self.ask_again().await;
+                Happened::Something(times) => times,
+                Happened::Nothing => 0,
+            };
+            let due = times != seen && asking.is_none();
+            if due && alone_until <= Instant::now() {
+                seen = times;
+                asking = Some(self.ask_again());
+            }
+            let idle = asking.is_none();
+            tokio::select! {
+                () = answered(&mut asking) => {
+                    asking = None;
                     alone_until = Instant::now() + PAUSE;
                 }
-                Happened::Something(_) | Happened::Nothing => tokio::select! {
-                    _ = tick.tick() => self.ask_again().await,
-                    () = sleep_until(alone_until), if due => {}
-                    changed = events.changed() => if changed.is_err() {
-                        return self.fail(GateError::Ended(NOBODY));
-                    },
-                    // The sender is ours.
-                    _ = failed.changed() => {}
+                _ = tick.tick(), if idle => asking = Some(self.ask_again()),
+                () = sleep_until(alone_until), if due && idle => {}
+                changed = events.changed() => if changed.is_err() {
+                    return self.fail(GateError::Ended(NOBODY));
                 },
+                // The sender is ours.
+                _ = failed.changed() => {}
             }
         }
     }
 
-    async fn ask_again(self: &Arc<Self>) {
+    fn ask_again(self: &Arc<Self>) -> JoinHandle<()> {
         let gate = Arc::clone(self);
-        let asked = tokio::task::spawn_blocking(move || {
+        tokio::task::spawn_blocking(move || {
             // A source may be busy once; one that is silent twice is gone.
             for last in [false, true] {
                 let Ok(nonce) = keys::random::<32>() else {
@@ -308,9 +317,7 @@ impl Gate {
                     Ok(_) | Err(_) => return,
                 }
             }
-        });
-        // No panic reaches this line in the appliance: it ends the machine.
-        let _ = asked.await;
+        })
     }
 
     /// Notes the first error and gives it back.
@@ -325,9 +332,39 @@ impl Gate {
     }
 }
 
+/// When the GPUs that are asked have answered; never while none are.
+async fn answered(asking: &mut Option<JoinHandle<()>>) {
+    match asking {
+        // No panic comes from there in the appliance: it ends the machine.
+        Some(task) => drop(task.await),
+        None => std::future::pending().await,
+    }
+}
+
+/// On how many GPUs an engine must work: those that are counted, and on none where they are simulated.
+fn expected_devices(roots: Roots, functions: usize) -> usize {
+    match roots {
+        Roots::Vendor => functions,
+        Roots::Development => 0,
+    }
+}
+
 /// Counts NVIDIA's functions on the PCI bus of this machine.
 pub fn count_on_bus() -> Count {
     Box::new(|| wanted::count(Path::new(wanted::PCI)))
 }
 
 const NOBODY: &str = "nobody watches them any more";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_works_on_real_gpus_all_of_them_and_on_no_simulated_one() {
+        for functions in [1, 2, 16] {
+            assert_eq!(expected_devices(Roots::Vendor, functions), functions);
+            assert_eq!(expected_devices(Roots::Development, functions), 0);
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Simulated GPUs behind a gate, which a test can change and silence.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cocoon_guest_agent::gpu::gate::{Gate, GateError, Setup};
@@ -22,6 +22,8 @@ pub struct Bench {
     did: Mutex<Vec<&'static str>>,
     pub silent: AtomicUsize,
     pub lost: AtomicBool,
+    /// The next question takes it, and is answered when its other end is dropped.
+    pub hold: Mutex<Option<mpsc::Receiver<()>>>,
     pub events: watch::Sender<Happened>,
 }
 
@@ -38,6 +40,7 @@ impl Bench {
             did: Mutex::default(),
             silent: AtomicUsize::new(0),
             lost: AtomicBool::new(false),
+            hold: Mutex::default(),
             events: watch::Sender::default(),
         })
     }
@@ -84,6 +87,11 @@ impl Bench {
 impl GpuSource for Bench {
     fn collect(&self, nonce: &Hex32) -> Result<Vec<CollectedGpu>, SourceError> {
         self.did.lock().unwrap().push("collect");
+        let hold = self.hold.lock().unwrap().take();
+        if let Some(hold) = hold {
+            // Nobody sends anything: it ends with the sender.
+            let _ = hold.recv();
+        }
         let silent = |times: usize| times.checked_sub(1);
         if self
             .silent

@@ -1,13 +1,16 @@
-//! A driver that reports one error after the other.
+//! A driver that reports one error after the other, and GPUs that take long to answer.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use cocoon_guest_agent::gpu::Happened;
 use cocoon_guest_agent::gpu::gate::{AGAIN, PAUSE};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::bench::Bench;
+use super::bench::{Bench, NONCE, words};
+use super::common::client::DEADLINE;
+
+const LOST: &str = "the GPUs are not what they were: the driver has lost a GPU";
 
 /// However many errors come, the GPUs are asked once in a while, and for the last of them too; and an end among them is
 /// heard at once.
@@ -53,9 +56,61 @@ async fn errors_in_a_storm_are_asked_about_together() {
         .events
         .send_replace(Happened::Ended("the driver has lost a GPU"));
     let reason = timeout(PAUSE, watching).await.unwrap().unwrap();
-    assert_eq!(
-        reason.to_string(),
-        "the GPUs are not what they were: the driver has lost a GPU"
-    );
+    assert_eq!(reason.to_string(), LOST);
     assert!(before.elapsed() < PAUSE);
+}
+
+/// GPUs that are asked and do not answer, until this is dropped.
+async fn silent(bench: &Bench, ask: impl FnOnce()) -> mpsc::Sender<()> {
+    let (free, hold) = mpsc::channel();
+    *bench.hold.lock().unwrap() = Some(hold);
+    ask();
+    let asked = async {
+        while bench.hold.lock().unwrap().is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, asked).await.expect("asked in time");
+    free
+}
+
+#[tokio::test]
+async fn an_end_is_heard_while_the_gpus_are_asked_again() {
+    let bench = Bench::new(&["1001"]);
+    let gate = Arc::new(bench.open().unwrap());
+    let watched = Arc::clone(&gate);
+    let watching = tokio::spawn(async move { watched.watch(AGAIN).await });
+    let error = || {
+        bench.events.send_replace(Happened::Something(1));
+    };
+    let free = silent(&bench, error).await;
+    let end = Happened::Ended("the driver has lost a GPU");
+    bench.events.send_replace(end);
+    let reason = timeout(DEADLINE, watching).await.expect("heard in time");
+    assert_eq!(reason.unwrap().to_string(), LOST);
+    assert_eq!(words(&gate.failed().borrow().clone().unwrap()), LOST);
+    drop(free);
+}
+
+/// What a session's GPUs showed before one of them was lost is given to nobody after that.
+#[tokio::test]
+async fn evidence_that_an_end_overtakes_is_not_given_out() {
+    let bench = Bench::new(&["1001"]);
+    let gate = Arc::new(bench.open().unwrap());
+    let watched = Arc::clone(&gate);
+    let watching = tokio::spawn(async move { watched.watch(AGAIN).await });
+    let (session, mut asked) = (Arc::clone(&gate), None);
+    let ask = || {
+        asked = Some(tokio::task::spawn_blocking(move || {
+            session.evidence(&NONCE)
+        }))
+    };
+    let free = silent(&bench, ask).await;
+    let end = Happened::Ended("the driver has lost a GPU");
+    bench.events.send_replace(end);
+    let reason = timeout(DEADLINE, watching).await.expect("heard in time");
+    assert_eq!(reason.unwrap().to_string(), LOST);
+    drop(free);
+    let given = timeout(DEADLINE, asked.unwrap()).await.expect("answered");
+    assert_eq!(words(&given.unwrap().unwrap_err()), LOST);
 }

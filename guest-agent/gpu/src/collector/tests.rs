@@ -11,6 +11,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::driver::Memory;
 
+mod events;
+
 const NONCE: Hex32 = Hex([7; 32]);
 
 /// A driver that answers what it is told to.
@@ -245,12 +247,14 @@ fn what_a_gpu_does_not_show_has_a_name() {
         ..on()
     };
     assert_eq!(show(off()), Shown::Off);
-    // GPUs that cannot do it at all.
-    let never = Answers {
+    // GPUs that cannot do it at all: off when they are held, off when they are asked, and there is no state to set.
+    let never = || Answers {
         mode: Err(Fault::NOT_SUPPORTED),
         ..on()
     };
-    assert_eq!(show(never), Shown::Unsupported);
+    assert!(matches!(found(never()), Found::Gpus { mode: OFF, .. }));
+    assert_eq!(show(never()), Shown::Off);
+    assert_eq!(attached(never()).set_ready(true), ReadyState::Unsupported);
     for (fault, shown) in [
         (Fault::NOT_SUPPORTED, Shown::Unsupported),
         (Fault::GPU_LOST, Shown::Lost),
@@ -338,42 +342,4 @@ fn what_the_driver_does_not_tell_of_a_gpus_use_is_absent_and_never_zero() {
         };
         assert_eq!(metrics(odd), [GpuMetrics::default()]);
     }
-}
-
-#[test]
-fn events_name_the_gpu_by_its_place() {
-    let xid = |pci, code| Xid { pci, code };
-    let heard = |deaf| {
-        let driver = Answers {
-            count: 2,
-            events: vec![
-                xid(Some(address(0x20)), 79),
-                xid(Some(address(9)), 31),
-                xid(None, 0),
-            ],
-            deaf,
-            ..on()
-        };
-        let mut heard = Vec::new();
-        attached(driver).listen(&mut |event| {
-            heard.push(event);
-            true
-        });
-        heard
-    };
-    let place = |gpu, code| GpuEvent::Xid { gpu, code };
-    let deaf = |fault| GpuEvent::Deaf(failure(NvmlCall::Events, fault));
-    let xids = [place(Some(1), 79), place(None, 31), place(None, 0)];
-    assert_eq!(
-        heard(Fault::NOT_SUPPORTED),
-        [&xids[..], &[deaf(Fault::NOT_SUPPORTED)]].concat()
-    );
-    assert_eq!(
-        heard(Fault::GPU_LOST),
-        [
-            &xids[..],
-            &[GpuEvent::Lost { gpu: None }, deaf(Fault::GPU_LOST)]
-        ]
-        .concat()
-    );
 }

@@ -2,19 +2,28 @@
 //! NVIDIA's does, as root, and the guest has none.
 //!
 //! Where each number comes from: `/proc/devices` (the major number, under the driver's name) and
-//! `/proc/driver/nvidia/gpus/ADDRESS/information` (`Device Minor`), as the open kernel modules write them.
+//! `/proc/driver/nvidia/gpus/ADDRESS/information` (`Device Minor`), as the open kernel modules write them. The driver lists a
+//! GPU once it has taken it: all that the bus has are waited for, so that none is left without its node, and then without
+//! evidence.
 
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{Gid, chown};
 
+use crate::gpu::wanted::{self, PCI};
 use crate::jail::NOBODY;
+use crate::wait;
 
+/// How long the driver may take to list every GPU.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Where it lists them, a folder each.
+const LISTED: &str = "/proc/driver/nvidia/gpus";
 /// The node for the driver as a whole.
 const CONTROL: (&str, u64) = ("nvidiactl", 255);
 /// Names of the driver: since R560, and before.
@@ -23,10 +32,11 @@ const DRIVERS: [&str; 2] = ["nvidia", "nvidia-frontend"];
 const MANAGED: (&str, u64) = ("nvidia-uvm", 0);
 
 /// Makes the node of the driver, those of its GPUs and that of managed memory below `/dev`, for root and for the engine's
-/// group. Without a driver there is nothing to make, which the collector then tells.
+/// group. Without a driver there is nothing to make, which the collector then tells. Blocks, no longer than [`PATIENCE`],
+/// until the driver lists as many GPUs as the bus has.
 ///
 /// # Errors
-/// A node cannot be made; one that is there gets its owner all the same.
+/// The driver does not list all of them, or a node cannot be made; one that is there gets its owner all the same.
 pub(super) fn make() -> io::Result<()> {
     let devices = fs::read_to_string("/proc/devices")?;
     let Some(major) = major(&devices, &DRIVERS) else {
@@ -36,12 +46,9 @@ pub(super) fn make() -> io::Result<()> {
     if let Some(managed) = self::major(&devices, &[MANAGED.0]) {
         nodes.push((MANAGED.0.to_owned(), managed, MANAGED.1));
     }
-    for gpu in fs::read_dir("/proc/driver/nvidia/gpus")
-        .into_iter()
-        .flatten()
-    {
-        let text = fs::read_to_string(gpu?.path().join("information"))?;
-        nodes.extend(minor(&text).map(|minor| (format!("nvidia{minor}"), major, minor)));
+    let counted = wanted::count(Path::new(PCI)).map_err(io::Error::other)?;
+    for minor in minors(Path::new(LISTED), counted, PATIENCE)? {
+        nodes.push((format!("nvidia{minor}"), major, minor));
     }
     for (name, major, minor) in nodes {
         let path = Path::new("/dev").join(name);
@@ -53,6 +60,26 @@ pub(super) fn make() -> io::Result<()> {
         fs::set_permissions(&path, Permissions::from_mode(0o660))?;
     }
     Ok(())
+}
+
+/// The minor numbers of all GPUs, as soon as so many are listed in `folder`.
+fn minors(folder: &Path, counted: usize, patience: Duration) -> io::Result<Vec<u64>> {
+    let listed = || -> Vec<u64> {
+        let gpus = fs::read_dir(folder).into_iter().flatten().flatten();
+        // One that cannot be read yet is not listed yet.
+        let texts = gpus.filter_map(|gpu| fs::read_to_string(gpu.path().join("information")).ok());
+        texts.filter_map(|text| minor(&text)).collect()
+    };
+    let all = wait::until(patience, || {
+        Some(listed()).filter(|minors| minors.len() == counted)
+    });
+    all.ok_or_else(|| {
+        let found = listed().len();
+        io::Error::other(format!(
+            "NVIDIA's driver lists {found} of {counted} GPUs after {patience:?}: boot again; if that does not help, the host \
+             resets the GPU (`cocoon-host gpu prepare`)"
+        ))
+    })
 }
 
 /// A driver's major number among character devices, by one of its names.
@@ -98,5 +125,35 @@ mod tests {
         assert_eq!(minor(information), Some(3));
         assert_eq!(minor("Device Minor: \t 255\n"), None);
         assert_eq!(minor("Model: x\n"), None);
+    }
+
+    #[test]
+    fn gpus_are_waited_for_until_the_driver_lists_as_many_as_the_bus_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let list = |folder: &Path, address: &str, text: &str| {
+            let gpu = folder.join(address);
+            fs::create_dir_all(&gpu).unwrap();
+            fs::write(gpu.join("information"), text).unwrap();
+        };
+        let none = folder.path().join("none");
+        assert_eq!(minors(&none, 0, Duration::ZERO).unwrap(), [0; 0]);
+        list(folder.path(), "0000:01:00.0", "Device Minor: \t 0\n");
+        // Its folder is there, and the driver has not said its number.
+        list(folder.path(), "0000:02:00.0", "");
+        assert_eq!(minors(folder.path(), 1, Duration::ZERO).unwrap(), [0]);
+        let missing = minors(folder.path(), 2, Duration::from_millis(20));
+        assert_eq!(
+            missing.unwrap_err().to_string(),
+            "NVIDIA's driver lists 1 of 2 GPUs after 20ms: boot again; if that does not help, the host resets the GPU \
+             (`cocoon-host gpu prepare`)"
+        );
+        let late = folder.path().to_owned();
+        let driver = std::thread::spawn(move || {
+            list(&late, "0000:02:00.0", "Device Minor: \t 1\n");
+        });
+        let mut all = minors(folder.path(), 2, Duration::from_secs(30)).unwrap();
+        all.sort_unstable();
+        assert_eq!(all, [0, 1]);
+        driver.join().unwrap();
     }
 }
