@@ -166,6 +166,9 @@ impl Reference {
         let mut measurements = BTreeMap::new();
         let mut seen = BTreeSet::new();
         for resource in only(root, "Payload")?.children().filter(Node::is_element) {
+            if !is_measurement(resource)? {
+                continue;
+            }
             let (index, golden) = measurement(resource)?;
             if !seen.insert(index) {
                 return Err(RimError::Repeated { index });
@@ -183,13 +186,19 @@ impl Reference {
     }
 }
 
-/// One element of the payload; nothing to expect where it is not active.
+/// Whether an element of the payload is a measurement: NVIDIA's own verifiers read no resource of another type, so that newer
+/// manifests may have some.
+fn is_measurement(resource: Node<'_, '_>) -> Result<bool, RimError> {
+    let is_resource = resource.has_tag_name((SWID, "Resource"));
+    match plain(resource, "type").filter(|kind| is_resource && !kind.is_empty()) {
+        Some(kind) => Ok(kind == "Measurement"),
+        None => Err(refused(resource, "type", "a word, in an element Resource")),
+    }
+}
+
+/// One measurement; nothing to expect where it is not active.
 fn measurement(resource: Node<'_, '_>) -> Result<(u8, Option<Golden>), RimError> {
     let refused = |attribute, expected| refused(resource, attribute, expected);
-    if !resource.has_tag_name((SWID, "Resource")) || plain(resource, "type") != Some("Measurement")
-    {
-        return Err(refused("type", "Measurement, in an element Resource"));
-    }
     let index = number(resource, "index").filter(|index| *index <= usize::from(MAX_INDEX));
     let index = index.ok_or_else(|| refused("index", "a number from 0 to 63"))?;
     // Lossless: at most 63.

@@ -25,6 +25,8 @@ pub struct ManifestParts {
 /// A measurement's element.
 #[derive(Clone, Debug)]
 pub struct Resource {
+    /// `type`: `Measurement`, or what is none.
+    pub kind: String,
     /// `index`.
     pub index: String,
     /// `active`.
@@ -46,6 +48,7 @@ impl ManifestParts {
             let digest = hex::encode([index + 1; 48]);
             let active = active.contains(&index);
             Resource {
+                kind: "Measurement".to_owned(),
                 index: index.to_string(),
                 active: if active { "True" } else { "False" }.to_owned(),
                 alternatives: None,
@@ -73,6 +76,7 @@ impl ManifestParts {
         );
         for resource in &self.resources {
             let Resource {
+                kind,
                 index,
                 active,
                 digests,
@@ -84,7 +88,7 @@ impl ManifestParts {
             // Canonical order: by name, those of a namespace last. Writing to a text cannot fail.
             let _ = write!(
                 text,
-                r#"        <ns0:Resource active="{active}" alternatives="{alternatives}" index="{index}" name="Measurement_{index}" size="{size}" type="Measurement""#
+                r#"        <ns0:Resource active="{active}" alternatives="{alternatives}" index="{index}" name="Measurement_{index}" size="{size}" type="{kind}""#
             );
             let numbers = (0..digests.len()).map(|number| format!("Hash{number}"));
             let mut hashes: Vec<(String, &String)> = numbers.zip(digests).collect();

@@ -174,6 +174,35 @@ fn a_manifest_has_one_signature_at_its_end() {
     );
 }
 
+/// What is no measurement is left out, as NVIDIA's own verifiers do; an element of which nobody knows what it is, is not.
+#[test]
+fn resources_that_are_no_measurements_are_left_out() {
+    let kinds = |kind: &str, which: fn(&Resource) -> bool| {
+        changed(|parts| {
+            let resources = parts.resources.iter_mut().filter(|r| which(r));
+            resources.for_each(|r| kind.clone_into(&mut r.kind));
+        })
+    };
+    let inactive = |r: &Resource| r.active == "False";
+    assert_eq!(kinds("Configuration", inactive).failures(), []);
+    // One that would be expected: it is the driver's first of four.
+    let first = kinds("measurement", |r| r.index == "1");
+    assert_eq!(first.failures(), []);
+    let rows = first.judge().checks;
+    let found = Some("all 6 as expected".to_owned());
+    assert!(rows.iter().any(|row| row.found == found), "{rows:#?}");
+    assert_eq!(
+        cause(&kinds("Configuration", |_| true), "gpu.rim.driver"),
+        "reference manifest: no measurement is active, so it would accept anything"
+    );
+    let found = cause(&kinds("", inactive), "gpu.rim.driver");
+    assert!(
+        found.starts_with("reference manifest: type is  at offset 0x")
+            && found.ends_with(", a word, in an element Resource expected"),
+        "{found}"
+    );
+}
+
 /// A signed manifest that says nonsense says nothing.
 #[test]
 fn each_attribute_of_a_measurement_has_one_meaning() {
