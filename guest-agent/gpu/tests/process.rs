@@ -319,6 +319,6 @@ fn the_process_is_jailed() {
     assert_eq!(value("NoNewPrivs:"), "1");
     assert_eq!(
         (value("Seccomp:"), value("Seccomp_filters:")),
-        ("2".into(), "2".into())
+        ("2".into(), "3".into())
     );
 }
