@@ -7,6 +7,7 @@
 //! | `disks` | disks that are missing, doubled, cut short, swapped |
 //! | `hosts` | a host that says garbage, too much, or nothing |
 //! | `gpus` | the image for real GPUs says that there is none |
+//! | `simulated` | a simulated GPU proves itself to guest and client |
 //! | `turned_away` | what the host agent refuses before it starts anything |
 
 use std::path::Path;
@@ -16,6 +17,7 @@ mod edited;
 mod gpus;
 mod hosts;
 mod served;
+mod simulated;
 #[path = "../attestation/stranger.rs"]
 #[expect(dead_code, reason = "the tests of connections use more of it")]
 mod stranger;

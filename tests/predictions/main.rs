@@ -9,6 +9,7 @@ mod authenticode;
 mod boot;
 mod event_log;
 mod firmware;
+mod gpu_report;
 mod launch_digest;
 mod literals;
 mod measured;

@@ -1,5 +1,5 @@
 //! NVIDIA's reference manifests against `xmlsec1`: signature, certificates and dates of every one that NVIDIA publishes with
-//! its Python verifier, and of changed ones.
+//! its Python verifier, of changed ones, and, from the vectors, of a later driver's and its forgery.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,12 +8,14 @@ use cocoon_inputs::unpack::wheel_file;
 use cocoon_measurements::nvidia::verify_manifest;
 use cocoon_measurements::policy::Policy;
 
-use crate::tools::{Packages, had, output, wheel};
+use crate::tools::{Packages, had, output, vector, wheel};
 
 /// Within the dates of all of them: 4 January 2025, 14:13:20 UTC, as both programs want it.
 const IN_TIME: (u64, &str) = (1_736_000_000, "2025-01-04 14:13:20");
 /// After the last of their signers' certificates.
 const LATE: (u64, &str) = (1_768_000_000, "2026-01-09 23:06:40");
+/// Before there were any.
+const EARLY: (u64, &str) = (1_600_000_000, "2020-09-13 12:26:40");
 /// A manifest has 21 KB.
 const MOST: u64 = 64 << 10;
 
@@ -82,6 +84,27 @@ fn manifests_verify_as_xmlsec1_says() {
             );
         assert_ne!(other, good);
         peer.agrees(&format!("{name}, written otherwise"), &other, IN_TIME, true);
+    }
+}
+
+/// NVIDIA's later ones come with no package: they are read from `COCOON_VECTORS`, or from `../shared/vectors` beside the
+/// checkout.
+#[test]
+fn a_later_manifest_and_its_forgery_verify_as_xmlsec1_says() {
+    let Some(peer) = had("xmlsec1 with NVIDIA's root", Peer::open) else {
+        return;
+    };
+    for (name, good) in [
+        ("NV_GPU_DRIVER_GH100_550.144.03", true),
+        ("incorrect_signature_driver_rim", false),
+    ] {
+        let path = format!("nvidia/{name}.xml");
+        let Some(manifest) = had(name, || Ok(String::from_utf8(vector(&path)?)?)) else {
+            return;
+        };
+        peer.agrees(name, &manifest, LATE, good);
+        // Its signer's certificate begins at the end of 2024.
+        peer.agrees(name, &manifest, EARLY, false);
     }
 }
 

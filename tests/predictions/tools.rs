@@ -132,6 +132,15 @@ impl Packages {
     }
 }
 
+/// A file of the vectors that are no part of the repository: below `COCOON_VECTORS`, or in `../shared/vectors` beside the
+/// checkout.
+pub fn vector(path: &str) -> anyhow::Result<Vec<u8>> {
+    let beside = || workspace().join("../shared/vectors");
+    let folder = std::env::var_os("COCOON_VECTORS").map_or_else(beside, PathBuf::from);
+    let path = folder.join(path);
+    fs::read(&path).with_context(|| format!("cannot read {} (COCOON_VECTORS)", path.display()))
+}
+
 /// The one Python wheel of `group` in the tests' own lock file, as it is: Python imports from it.
 pub fn wheel(group: &str) -> anyhow::Result<PathBuf> {
     let mut fetched = fetch(Lock::parse(TOOLS)?, group, Policy::AllowNewest)?;
