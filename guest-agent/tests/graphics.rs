@@ -4,10 +4,12 @@ mod common;
 
 use cocoon_guest_agent::api::Limits;
 use cocoon_protocol::bytes::Hex;
-use cocoon_protocol::engine::{Crossings, GpuCounts, WEIGHTS_PATH, Weights};
+use cocoon_protocol::engine::{
+    Crossings, FromEngine, GpuCounts, StartFailure, StartStep, WEIGHTS_PATH, Weights,
+};
 use cocoon_protocol::receipt::{Delivery, EngineSection, RECEIPT_HEADER};
 use common::client::DEADLINE;
-use common::engine::on_gpus;
+use common::engine::{encode, on_gpus};
 use common::{Client, FakeEngine, Machine, machine};
 use http_body_util::BodyExt as _;
 use hyper::StatusCode;
@@ -56,6 +58,7 @@ async fn receipts_and_clients_are_told_of_the_weights_and_of_what_is_left() {
     let weights: Weights = serde_json::from_slice(&body).unwrap();
     assert_eq!((weights.root, weights.tensors.len()), (Hex([3; 32]), 2));
     assert_eq!(weights.tensors[1].root, Hex([2; 32]));
+    assert_eq!(weights.derived, weights.tensors[..1]);
     assert_eq!(
         machine
             .counters
@@ -114,4 +117,19 @@ async fn an_engine_that_hides_what_is_in_memory_never_serves() {
     let dead = state.wait_for(|state| state.deaths > 0);
     let state = timeout(DEADLINE, dead).await.unwrap().unwrap().clone();
     assert_eq!((state.ready, state.gpu), (None, None));
+}
+
+#[tokio::test]
+async fn an_engine_that_cannot_start_says_why_and_no_more() {
+    let failure = StartFailure {
+        step: StartStep::Driver,
+        driver: Some(304),
+    };
+    let mut engine = FakeEngine::new().0;
+    engine.greeting = encode(&FromEngine::Unable(failure));
+    let engine = cocoon_guest_agent::engine::supervisor::start(engine, common::MODEL.into(), 1);
+    let mut state = engine.state();
+    let dead = state.wait_for(|state| state.deaths > 0);
+    let state = timeout(DEADLINE, dead).await.unwrap().unwrap().clone();
+    assert_eq!((state.ready, state.unable), (None, Some(failure)));
 }

@@ -1,17 +1,21 @@
 //! The engine's jail, entered for real: a small static program tries what a compromised engine would.
 //!
-//! Needs root for namespaces and a C linker for the static program; without either it says so.
+//! Needs root for namespaces and a C linker for the static program; without either it says so. What an engine with GPUs may
+//! besides is tried in `jail/gpus.rs`.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use cocoon_guest_agent::jail::{Cell, OUTER};
 
+#[path = "jail/gpus.rs"]
+mod gpus;
 #[path = "../../tests/src/skip.rs"]
 mod skip;
 
@@ -53,13 +57,22 @@ fn main() {
 /// Runs the probe in the jail; `None` where that is impossible.
 fn probe(attempt: &str) -> Option<(String, ExitStatus)> {
     let folder = tempfile::tempdir().unwrap();
-    let (source, engine, model) = (
-        folder.path().join("p.rs"),
-        folder.path().join("p"),
-        folder.path().join("m"),
-    );
-    fs::write(&source, PROBE).unwrap();
+    let (engine, model) = prepared(folder.path(), PROBE, &["-Ctarget-feature=+crt-static"])?;
+    Some(jailed(&Cell {
+        engine,
+        model,
+        model_id: attempt.into(),
+        gpus: false,
+        threads: 2,
+    }))
+}
+
+/// Program and model in `folder`; `None` where there can be no jail for them.
+fn prepared(folder: &Path, source: &str, options: &[&str]) -> Option<(PathBuf, PathBuf)> {
+    let (file, programs, model) = (folder.join("p.rs"), folder.join("r"), folder.join("m"));
+    fs::write(&file, source).unwrap();
     fs::create_dir(&model).unwrap();
+    fs::create_dir(&programs).unwrap();
     fs::write(model.join("weights"), "of gold").unwrap();
     if !has_root_mount() {
         // Continuous integration may itself run in a chroot, so this is no failure even there. Past the capture of a
@@ -68,22 +81,17 @@ fn probe(attempt: &str) -> Option<(String, ExitStatus)> {
         let _ = std::io::stderr().write_all(line);
         return None;
     }
-    if !is_root() || !compile(&source, &engine) {
-        skip::skipped("the jail needs root, and a static C library");
+    let engine = programs.join("engine");
+    if !is_root() || !compile(&file, &engine, options) {
+        skip::skipped("the jail needs root, and a C library to link the program to");
         return None;
     }
-    fs::set_permissions(
-        folder.path(),
-        std::os::unix::fs::PermissionsExt::from_mode(0o755),
-    )
-    .unwrap();
-    let cell = Cell {
-        engine,
-        model,
-        model_id: attempt.into(),
-        gpus: false,
-        threads: 2,
-    };
+    fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
+    Some((engine, model))
+}
+
+/// What the engine of `cell` tells, and how it ended.
+fn jailed(cell: &Cell) -> (String, ExitStatus) {
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     ours.set_read_timeout(Some(Duration::from_secs(60)))
         .unwrap();
@@ -96,7 +104,7 @@ fn probe(attempt: &str) -> Option<(String, ExitStatus)> {
         .unwrap();
     let mut told = String::new();
     ours.read_to_string(&mut told).unwrap();
-    Some((told, jail.wait().unwrap()))
+    (told, jail.wait().unwrap())
 }
 
 fn is_root() -> bool {
@@ -111,17 +119,13 @@ fn has_root_mount() -> bool {
         .any(|mount| mount.split(' ').nth(4) == Some("/"))
 }
 
-fn compile(source: &Path, target: &Path) -> bool {
+fn compile(source: &Path, target: &Path, options: &[&str]) -> bool {
     let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
     let status = Command::new(rustc)
-        .args([
-            "--edition=2021",
-            "-Ctarget-feature=+crt-static",
-            "-Cpanic=abort",
-            "-o",
-        ])
-        .arg(target)
-        .arg(source)
+        .args(["--edition=2021", "-Cpanic=abort"])
+        .args(options)
+        .arg("-o")
+        .args([target, source])
         .status();
     status.is_ok_and(|status| status.success())
 }

@@ -38,7 +38,7 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use cudarc::driver::sys;
 
 use crate::gpu::Gpu;
-use crate::ledger::{Counts, Ledger, Retired, Upload};
+use crate::ledger::{Contents, Counts, Ledger, Retired, Unknown};
 use crate::ranges::SpanMut;
 use crate::sm90_scrub::{self, ScrubError, Scrubbed};
 
@@ -62,11 +62,13 @@ pub fn counts() -> Counts {
     ledger().counts()
 }
 
-/// What the host has written into memory that is in use, in the order in which that was handed out: once a model is
-/// loaded, its tensors.
-#[must_use]
-pub fn uploads() -> Vec<Upload> {
-    ledger().uploads()
+/// Every byte of memory that is in use, without `aside` (see [`Ledger::contents`]): once a model is loaded, its tensors, and
+/// what was made of them.
+///
+/// # Errors
+/// [`Unknown`].
+pub fn contents(aside: &[(u64, u64)]) -> Result<Contents, Unknown> {
+    ledger().contents(aside)
 }
 
 /// What `work` has allocated and left in use, and the host never wrote: scratch memory of a library, by address and bytes.
@@ -186,8 +188,9 @@ unsafe extern "C" fn cuMemAllocAsync(
     bytes: usize,
     stream: sys::CUstream,
 ) -> c_int {
-    let capacity = Ledger::capacity(bytes as u64);
-    let known = ledger().reuse(capacity, stream.addr() as u64);
+    let asked = bytes as u64;
+    let capacity = Ledger::capacity(asked);
+    let known = ledger().reuse(asked, stream.addr() as u64);
     if let Some(known) = known.filter(|_| !address.is_null()) {
         // SAFETY: the caller's place for the result.
         unsafe { address.write(known) };
@@ -205,7 +208,7 @@ unsafe extern "C" fn cuMemAllocAsync(
         }
     }
     // SAFETY: the caller's place for the result.
-    unsafe { enter(outcome, address, capacity) }
+    unsafe { enter(outcome, address, asked, capacity) }
 }
 
 /// # Safety
@@ -235,7 +238,7 @@ unsafe extern "C" fn cuMemAllocFromPoolAsync(
     let outcome = hand_on!(cuMemAllocFromPoolAsync(address, bytes, pool, stream)
         as (*mut u64, usize, *mut c_void, Stream));
     // SAFETY: the caller's place for the result.
-    unsafe { enter(outcome, address, bytes as u64) }
+    unsafe { enter(outcome, address, bytes as u64, bytes as u64) }
 }
 
 /// # Safety
@@ -244,7 +247,7 @@ unsafe extern "C" fn cuMemAllocFromPoolAsync(
 unsafe extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> c_int {
     let outcome = hand_on!(cuMemAlloc_v2(address, bytes) as (*mut u64, usize));
     // SAFETY: the caller's place for the result.
-    unsafe { enter(outcome, address, bytes as u64) }
+    unsafe { enter(outcome, address, bytes as u64, bytes as u64) }
 }
 
 /// # Safety
@@ -326,10 +329,10 @@ unsafe extern "C" fn cuMemHostAlloc(
 ///
 /// # Safety
 /// `address` is where the library has put the result, if `outcome` is success.
-unsafe fn enter(outcome: c_int, address: *const u64, bytes: u64) -> c_int {
+unsafe fn enter(outcome: c_int, address: *const u64, asked: u64, bytes: u64) -> c_int {
     if outcome == SUCCESS && !address.is_null() {
         // SAFETY: just written.
-        ledger().allocated(unsafe { address.read() }, bytes);
+        ledger().allocated(unsafe { address.read() }, asked, bytes);
     }
     outcome
 }

@@ -9,7 +9,7 @@
 //!
 //! The calls that feed the table are in `interposed`, where there is a driver to be linked to.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Allocations are multiples of this many bytes, so that tensors of nearly one size share their memory. The driver's own
 /// allocator rounds as far.
@@ -66,18 +66,40 @@ pub struct Counts {
     pub strays: u64,
 }
 
-/// What the host has put into memory that is in use: its first `bytes` bytes.
+/// A part of memory that is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Upload {
+pub struct Part {
     /// Where it begins.
     pub address: u64,
-    /// How many bytes the host has written, from the beginning on.
+    /// How many bytes it has.
+    pub bytes: u64,
+}
+
+/// Every byte that is in use and was asked for, except what was set aside; in the order in which the memory was handed out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// What the host has written, from the beginning of each piece of memory on.
+    pub uploads: Vec<Part>,
+    /// What it has not: made on the device, or never written.
+    pub derived: Vec<Part>,
+}
+
+/// Memory that is to be set aside and is not in use as the table has it: nobody can say what is in the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{bytes} bytes at {address:#x} are not one allocation of the table's")]
+pub struct Unknown {
+    /// Where it should be.
+    pub address: u64,
+    /// How many bytes it should have.
     pub bytes: u64,
 }
 
 #[derive(Debug)]
 struct Live {
+    /// What the driver has given.
     bytes: u64,
+    /// How many of them somebody has asked for: nobody uses the rest.
+    asked: u64,
     uploaded: u64,
     order: u64,
 }
@@ -123,18 +145,20 @@ impl Ledger {
         bytes.checked_next_multiple_of(GRAIN).unwrap_or(bytes)
     }
 
-    /// Kept memory of exactly `bytes` bytes on `stream`, which is in use from now on: that which was given back last.
-    pub fn reuse(&mut self, bytes: u64, stream: u64) -> Option<u64> {
+    /// Kept memory for `asked` bytes, of exactly their capacity, on `stream`, which is in use from now on: that which was
+    /// given back last.
+    pub fn reuse(&mut self, asked: u64, stream: u64) -> Option<u64> {
+        let bytes = Self::capacity(asked);
         let order = self.sizes.get_mut(&(stream, bytes))?.pop()?;
         let kept = self.kept.remove(&order)?;
         self.kept_bytes = self.kept_bytes.saturating_sub(bytes);
-        self.hand_out(kept.block.address, bytes);
+        self.hand_out(kept.block.address, asked, bytes);
         Some(kept.block.address)
     }
 
-    /// The driver has allocated memory.
-    pub fn allocated(&mut self, address: u64, bytes: u64) {
-        self.hand_out(address, bytes);
+    /// The driver has allocated `bytes` bytes of memory for somebody who has `asked` for so many.
+    pub fn allocated(&mut self, address: u64, asked: u64, bytes: u64) {
+        self.hand_out(address, asked, bytes);
     }
 
     /// Memory was given back on `stream`: what must go to the driver now, or `None` where the table does not know the
@@ -199,7 +223,7 @@ impl Ledger {
         };
         let offset = address - base;
         let end = offset.saturating_add(bytes);
-        if offset <= live.uploaded && end <= live.bytes {
+        if offset <= live.uploaded && end <= live.asked {
             live.uploaded = live.uploaded.max(end);
         }
     }
@@ -210,20 +234,40 @@ impl Ledger {
         add(&mut self.counts.to_host.calls, 1);
     }
 
-    /// What the host has written and is in use, in the order in which the memory was handed out.
-    #[must_use]
-    pub fn uploads(&self) -> Vec<Upload> {
-        let mut written: Vec<(u64, Upload)> = self
+    /// What is in use, without what is `aside`, of which each is an address and how many bytes it has at least.
+    ///
+    /// # Errors
+    /// [`Unknown`].
+    pub fn contents(&self, aside: &[(u64, u64)]) -> Result<Contents, Unknown> {
+        for (address, bytes) in aside {
+            let known = self.live.get(address);
+            if known.is_none_or(|live| live.bytes < *bytes) {
+                let (address, bytes) = (*address, *bytes);
+                return Err(Unknown { address, bytes });
+            }
+        }
+        let aside: HashSet<u64> = aside.iter().map(|(address, _)| *address).collect();
+        let mut live: Vec<_> = self
             .live
             .iter()
-            .filter(|(_, live)| live.uploaded > 0)
-            .map(|(address, live)| {
-                let (address, bytes) = (*address, live.uploaded);
-                (live.order, Upload { address, bytes })
-            })
+            .filter(|(address, _)| !aside.contains(address))
             .collect();
-        written.sort_unstable_by_key(|(order, _)| *order);
-        written.into_iter().map(|(_, upload)| upload).collect()
+        live.sort_unstable_by_key(|(_, live)| live.order);
+        let mut contents = Contents::default();
+        for (address, live) in live {
+            let rest = Part {
+                address: address + live.uploaded,
+                bytes: live.asked - live.uploaded,
+            };
+            let uploaded = Part {
+                address: *address,
+                bytes: live.uploaded,
+            };
+            let nonempty = |part: &Part| part.bytes > 0;
+            contents.uploads.extend(Some(uploaded).filter(nonempty));
+            contents.derived.extend(Some(rest).filter(nonempty));
+        }
+        Ok(contents)
     }
 
     /// A moment, to be asked about later.
@@ -261,10 +305,11 @@ impl Ledger {
         self.counts
     }
 
-    fn hand_out(&mut self, address: u64, bytes: u64) {
+    fn hand_out(&mut self, address: u64, asked: u64, bytes: u64) {
         self.counts.allocations += 1;
         let live = Live {
             bytes,
+            asked: asked.min(bytes),
             uploaded: 0,
             order: self.next(),
         };

@@ -11,8 +11,10 @@ pub mod choose;
 pub mod making;
 #[cfg(feature = "mistralrs")]
 pub mod mistral;
+pub mod rooms;
 pub mod sample;
 pub mod serve;
+pub mod start;
 pub mod stops;
 pub mod turns;
 pub mod utf8;

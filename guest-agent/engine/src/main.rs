@@ -46,10 +46,17 @@ fn run() -> anyhow::Result<()> {
 async fn start(arguments: Arguments, socket: UnixStream) -> anyhow::Result<()> {
     use cocoon_engine::Backend as _;
     use cocoon_engine::mistral::Mistral;
+    use cocoon_engine::start;
     use std::sync::Arc;
 
-    let backend = Mistral::load(&arguments.model_dir, &arguments.model_id).await?;
-    let backend = Arc::new(backend);
+    let backend = match Mistral::load(&arguments.model_dir, &arguments.model_id).await {
+        Ok(backend) => Arc::new(backend),
+        Err(error) => {
+            let failure = start::failure(&error, cocoon_engine::mistral::driver_result);
+            start::tell(socket, failure).await;
+            return Err(error);
+        }
+    };
     let served = cocoon_engine::serve::serve(socket, Arc::clone(&backend)).await;
     backend.close().await;
     Ok(served?)

@@ -93,8 +93,12 @@ pub async fn serve<B: Backend>(socket: UnixStream, backend: Arc<B>) -> Result<()
 async fn announce(gpu: &Gpu, frames: &mpsc::Sender<FromEngine>) {
     let count = gpu.devices;
     let parts = gpu.weights.tensors.chunks(MAX_TENSORS_IN_FRAME);
+    let made = gpu.weights.derived.chunks(MAX_TENSORS_IN_FRAME);
     let told = std::iter::once(FromEngine::Devices { count })
         .chain(parts.map(|part| FromEngine::Tensors {
+            tensors: part.to_vec(),
+        }))
+        .chain(made.map(|part| FromEngine::Derived {
             tensors: part.to_vec(),
         }))
         .chain([

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use cocoon_protocol::control::GuestMessage;
+use cocoon_protocol::engine::StartFailure;
 use tokio::time::timeout;
 
 use super::reaper::Children;
@@ -27,7 +28,10 @@ const LOAD_DEADLINE: Duration = Duration::from_secs(1800);
 /// Why there is no engine.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WorkerError {
-    /// It died before it was ready once.
+    /// It says why.
+    #[error("the engine cannot start: {0}")]
+    Unable(StartFailure),
+    /// It died before it was ready once, and had no time to say why.
     #[error(
         "the engine died while it loaded the model: it does not know this kind of model, its files are damaged, or the VM \
          has too little memory"
@@ -95,7 +99,7 @@ pub(super) async fn wait_until_ready(
                 return Ok(());
             }
             if now.deaths > 0 {
-                return Err(WorkerError::Died);
+                return Err(now.unable.map_or(WorkerError::Died, WorkerError::Unable));
             }
             let (done, total) = now.loading;
             if total > 0 {

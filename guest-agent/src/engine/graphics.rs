@@ -13,6 +13,7 @@ pub(super) struct Graphics {
     before: GpuCounts,
     devices: u16,
     tensors: Vec<TensorRoot>,
+    derived: Vec<TensorRoot>,
     measured: bool,
     counts: Option<GpuCounts>,
 }
@@ -24,6 +25,7 @@ impl Graphics {
             before: before.unwrap_or_default(),
             devices: 0,
             tensors: Vec::new(),
+            derived: Vec::new(),
             measured: false,
             counts: None,
         }
@@ -40,17 +42,16 @@ impl Graphics {
     /// A part of the list of tensors.
     pub fn measured(&mut self, tensors: Vec<TensorRoot>) -> Result<(), LinkError> {
         self.check_gpu()?;
-        if self.measured || self.tensors.len() + tensors.len() > MAX_TENSORS {
-            return Err(LinkError::Lie("it measures more tensors than a model has"));
-        }
-        self.tensors.extend(tensors);
-        if !self.tensors.is_sorted() {
-            return Err(LinkError::Lie("its tensors are not sorted"));
-        }
-        Ok(())
+        append(&mut self.tensors, tensors, self.measured)
     }
 
-    /// The list is complete.
+    /// A part of the list of those that were made of them.
+    pub fn derived(&mut self, tensors: Vec<TensorRoot>) -> Result<(), LinkError> {
+        self.check_gpu()?;
+        append(&mut self.derived, tensors, self.measured)
+    }
+
+    /// The lists are complete.
     pub fn all_measured(
         &mut self,
         root: Hex32,
@@ -61,11 +62,11 @@ impl Graphics {
             return Err(LinkError::Lie("it measures its weights twice, or none"));
         }
         self.measured = true;
-        let tensors = std::mem::take(&mut self.tensors);
         Ok(Arc::new(Weights {
             root,
             pool_bytes,
-            tensors,
+            tensors: std::mem::take(&mut self.tensors),
+            derived: std::mem::take(&mut self.derived),
         }))
     }
 
@@ -96,6 +97,21 @@ impl Graphics {
             0 => Err(LinkError::Lie("it speaks of GPUs and works on none")),
             _ => Ok(()),
         }
+    }
+}
+
+fn append(
+    list: &mut Vec<TensorRoot>,
+    tensors: Vec<TensorRoot>,
+    complete: bool,
+) -> Result<(), LinkError> {
+    if complete || list.len() + tensors.len() > MAX_TENSORS {
+        return Err(LinkError::Lie("it measures more tensors than a model has"));
+    }
+    list.extend(tensors);
+    match list.is_sorted() {
+        true => Ok(()),
+        false => Err(LinkError::Lie("its tensors are not sorted")),
     }
 }
 
@@ -132,6 +148,7 @@ mod tests {
         assert!(none.check_ready().is_ok());
         let told = "the engine broke its protocol: it speaks of GPUs and works on none";
         assert_eq!(lie(none.measured(vec![])), told);
+        assert_eq!(lie(none.derived(vec![])), told);
         assert_eq!(lie(none.all_measured(Hex([1; 32]), 1)), told);
         assert_eq!(lie(none.counted(counts(1, 0))), told);
         assert_eq!(
@@ -149,9 +166,15 @@ mod tests {
             "the engine broke its protocol: it works on GPUs and does not say what is in their memory"
         );
         gpu.measured(vec![tensor(1), tensor(1)]).unwrap();
+        gpu.derived(vec![tensor(1)]).unwrap();
         gpu.measured(vec![tensor(2)]).unwrap();
         let weights = gpu.all_measured(Hex([7; 32]), 1).unwrap();
         assert_eq!((weights.tensors.len(), weights.root), (3, Hex([7; 32])));
+        assert_eq!(weights.derived, [tensor(1)]);
+        assert_eq!(
+            lie(gpu.derived(vec![tensor(1)])),
+            "the engine broke its protocol: it measures more tensors than a model has"
+        );
         assert_eq!(
             lie(gpu.all_measured(Hex([7; 32]), 1)),
             "the engine broke its protocol: it measures its weights twice, or none"
@@ -180,11 +203,19 @@ mod tests {
             lie(gpu.measured(vec![tensor(1)])),
             "the engine broke its protocol: its tensors are not sorted"
         );
+        gpu.derived(vec![tensor(2)]).unwrap();
+        assert_eq!(
+            lie(gpu.derived(vec![tensor(1)])),
+            "the engine broke its protocol: its tensors are not sorted"
+        );
         let mut gpu = Graphics::since(None);
         gpu.works_on(1).unwrap();
-        assert_eq!(
-            lie(gpu.measured(vec![tensor(1); MAX_TENSORS + 1])),
-            "the engine broke its protocol: it measures more tensors than a model has"
-        );
+        let many = vec![tensor(1); MAX_TENSORS + 1];
+        for told in [gpu.measured(many.clone()), gpu.derived(many)] {
+            assert_eq!(
+                lie(told),
+                "the engine broke its protocol: it measures more tensors than a model has"
+            );
+        }
     }
 }

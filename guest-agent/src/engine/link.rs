@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
-use cocoon_protocol::engine::{FromEngine, MAX_FROM_ENGINE, MAX_TO_ENGINE, ModelInfo, ToEngine};
+use cocoon_protocol::engine::{
+    FromEngine, MAX_FROM_ENGINE, MAX_TO_ENGINE, ModelInfo, StartFailure, ToEngine,
+};
 use cocoon_protocol::frame::{self, Decoder, FrameError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -42,6 +44,9 @@ pub enum LinkError {
     /// A frame that cannot be true.
     #[error("the engine broke its protocol: {0}")]
     Lie(&'static str),
+    /// It says so itself.
+    #[error("the engine cannot start: {0}")]
+    Unable(StartFailure),
     /// Nothing for too long.
     #[error("the engine was silent for {} s", SILENCE.as_secs())]
     Silent,
@@ -168,7 +173,9 @@ impl Link<'_> {
             FromEngine::Loading { .. }
             | FromEngine::Devices { .. }
             | FromEngine::Tensors { .. }
+            | FromEngine::Derived { .. }
             | FromEngine::Measured { .. }
+            | FromEngine::Unable(_)
             | FromEngine::Ready(_)
                 if ready =>
             {
@@ -183,6 +190,7 @@ impl Link<'_> {
                 self.state.send_modify(|state| state.devices = count);
             }
             FromEngine::Tensors { tensors } => self.graphics.measured(tensors)?,
+            FromEngine::Derived { tensors } => self.graphics.derived(tensors)?,
             FromEngine::Measured { root, pool_bytes } => {
                 let weights = self.graphics.all_measured(root, pool_bytes)?;
                 self.state
@@ -192,10 +200,17 @@ impl Link<'_> {
                 let total = self.graphics.counted(counts)?;
                 self.state.send_modify(|state| state.gpu = Some(total));
             }
+            FromEngine::Unable(failure) => {
+                self.state.send_modify(|state| state.unable = Some(failure));
+                return Err(LinkError::Unable(failure));
+            }
             FromEngine::Ready(model) => {
                 self.check_model(&model)?;
                 self.graphics.check_ready()?;
-                self.state.send_modify(|state| state.ready = Some(model));
+                self.state.send_modify(|state| {
+                    state.ready = Some(model);
+                    state.unable = None;
+                });
             }
             FromEngine::Started { id, prompt_tokens } => {
                 let context = self.context();

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cocoon_protocol::engine::{
-    EngineFailure, Generation, GpuCounts, ModelInfo, Text, TokenLogprob, Weights,
+    EngineFailure, Generation, GpuCounts, ModelInfo, StartFailure, Text, TokenLogprob, Weights,
 };
 use cocoon_protocol::openai::FinishReason;
 use cocoon_protocol::receipt::EngineSection;
@@ -34,6 +34,8 @@ use crate::metering::Tally;
 pub struct EngineState {
     /// Times it died since boot.
     pub deaths: u32,
+    /// Why the last one that died before it was ready could not start, where it has said so.
+    pub unable: Option<StartFailure>,
     /// Bytes of weights loaded, and in all.
     pub loading: (u64, u64),
     /// GPUs that it works on, as it says.

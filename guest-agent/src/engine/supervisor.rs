@@ -106,6 +106,7 @@ async fn supervise(
             *state = EngineState {
                 deaths: state.deaths.saturating_add(1),
                 gpu: state.gpu,
+                unable: state.unable,
                 ..EngineState::default()
             };
         });

@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{self, Gid, Uid};
 
 use super::{Cell, JailError, NOBODY, gpus, seccomp};
-use crate::sys;
+use crate::{runtime, sys};
 
 /// Where the new root is put together; exists in the new mount namespace only.
 const STAGE: &str = "/.engine-root";
@@ -52,16 +52,16 @@ pub(super) fn enter(cell: &Cell) -> Result<Infallible, JailError> {
     for (resource, limit, _reason) in RLIMITS {
         let limit = match resource {
             Resource::RLIMIT_NOFILE if cell.gpus => gpus::DESCRIPTORS,
+            Resource::RLIMIT_FSIZE if cell.gpus => gpus::LONGEST_FILE,
             _ => limit,
         };
         system("set a limit", setrlimit(resource, limit, limit))?;
     }
     rights()?;
     seccomp::install(cell.gpus)?;
-    let program = if cell.gpus {
-        &*cell.engine
-    } else {
-        Path::new("/engine")
+    let program = match (cell.gpus, cell.engine.file_name()) {
+        (true, Some(name)) => Path::new(runtime::FOLDER).join(name),
+        _ => "/engine".into(),
     };
     let error = Command::new(program)
         .args(["--model-dir", "/model", "--model-id", &cell.model_id])
@@ -149,7 +149,8 @@ fn root(cell: &Cell) -> Result<(), JailError> {
         bind(&Path::new("/dev").join(device), &place, flags)?;
     }
     if cell.gpus {
-        gpus::lend(stage)?;
+        let runtime = cell.engine.parent().ok_or(JailError::Usage)?;
+        gpus::lend(stage, runtime)?;
     }
     // Nobody, not even its owner, may add a file.
     file(

@@ -1,20 +1,33 @@
 //! What an engine gets besides where it computes on GPUs: its programs' libraries, device files, and what NVIDIA's library
-//! looks at.
+//! looks at and writes to.
 //!
-//! **Nothing of this has run against a GPU.** What the library opens is known from how others confine it; whatever else it
-//! should ask for is refused, not punished (see [`seccomp`](super::seccomp)).
+//! **Nothing of this has run against a GPU.** What the library wants is known from its own imports and strings (550.163.01)
+//! and from what others met who confine it; whatever else it should ask for is refused, not punished (see
+//! [`seccomp`](super::seccomp)). The jail's tests do the same in a program of their own.
 
 use std::fs::{self, File};
 use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
 
-use super::JailError;
 use super::cell::{bind, file, system};
+use super::{JailError, NOBODY};
 use crate::runtime;
 
 /// Descriptors: the library keeps dozens for each GPU.
 pub(super) const DESCRIPTORS: u64 = 1024;
+
+/// Longest file in bytes, which here is shared memory: the library ends by a signal where it may make none.
+pub(super) const LONGEST_FILE: u64 = 64 << 20;
+
+/// Who may put what into shared memory: the engine, until it ends.
+fn shared_memory() -> String {
+    format!("size={LONGEST_FILE},nr_inodes=1k,mode=0700,uid={NOBODY},gid={NOBODY}")
+}
+
+/// Whether files without a name can be executed; of this PID namespace. 1: not unless whoever makes one says so, which the
+/// filter refuses.
+const NAMELESS: &str = "/proc/sys/vm/memfd_noexec";
 
 /// Its environment besides that of other engines.
 pub(super) const ENVIRONMENT: &[(&str, &str)] = &[
@@ -23,8 +36,8 @@ pub(super) const ENVIRONMENT: &[(&str, &str)] = &[
     ("CUDA_CACHE_DISABLE", "1"),
 ];
 
-/// Puts it all below `stage`, the root to be.
-pub(super) fn lend(stage: &Path) -> Result<(), JailError> {
+/// Puts it all below `stage`, the root to be, with the folder `runtime` as [`runtime::FOLDER`].
+pub(super) fn lend(stage: &Path, runtime: &Path) -> Result<(), JailError> {
     let inert = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let place = |name: &str| {
         let place = stage.join(name.trim_start_matches('/'));
@@ -32,19 +45,32 @@ pub(super) fn lend(stage: &Path) -> Result<(), JailError> {
         Ok::<_, JailError>(place)
     };
     bind(
-        Path::new(runtime::FOLDER),
+        runtime,
         &place(runtime::FOLDER)?,
         MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
     )?;
-    // Of this PID namespace: it shows the engine alone, and the driver's facts.
+    file("forbid programs without a name", fs::write(NAMELESS, "1"))?;
+    // Of this PID namespace: it shows the engine alone, and the driver's facts. It is writable, for the library names its
+    // threads there and owns nothing else of it. What is the machine's is sealed besides.
     let proc = place("/proc")?;
-    let sealed = inert | MsFlags::MS_RDONLY;
     system(
         "mount its processes",
-        mount(Some("proc"), &proc, Some("proc"), sealed, None::<&str>),
+        mount(Some("proc"), &proc, Some("proc"), inert, None::<&str>),
     )?;
+    bind(&proc.join("sys"), &proc.join("sys"), inert)?;
     // Without what is mounted below it.
     bind(Path::new("/sys"), &place("/sys")?, inert)?;
+    let options = shared_memory();
+    system(
+        "mount its shared memory",
+        mount(
+            Some("shm"),
+            &place("/dev/shm")?,
+            Some("tmpfs"),
+            inert,
+            Some(options.as_str()),
+        ),
+    )?;
     let devices = file("list devices", fs::read_dir("/dev"))?;
     for device in devices {
         let name = file("list devices", device)?.file_name();
@@ -72,11 +98,12 @@ fn lend_device(device: &Path, place: &Path) -> Result<(), JailError> {
     )
 }
 
-/// The driver's control node, managed memory, and the GPUs.
+/// The driver's control node, managed memory, and the GPUs. The second file of managed memory is there where somebody has made
+/// it: the agent does not, since R550 opens it for debuggers alone; later drivers do not work without.
 fn is_lent(name: &str) -> bool {
     let number = name.strip_prefix("nvidia");
     let gpu = number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
-    gpu || matches!(name, "nvidiactl" | "nvidia-uvm")
+    gpu || matches!(name, "nvidiactl" | "nvidia-uvm" | "nvidia-uvm-tools")
 }
 
 #[cfg(test)]
@@ -85,12 +112,17 @@ mod tests {
 
     #[test]
     fn only_what_computing_needs_is_lent() {
-        for name in ["nvidiactl", "nvidia-uvm", "nvidia0", "nvidia15"] {
+        for name in [
+            "nvidiactl",
+            "nvidia-uvm",
+            "nvidia-uvm-tools",
+            "nvidia0",
+            "nvidia15",
+        ] {
             assert!(is_lent(name), "{name}");
         }
         for name in [
             "nvidia",
-            "nvidia-uvm-tools",
             "nvidia-caps",
             "nvidia-modeset",
             "nvidia0x",

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! What is left to the engine: its own file, the model read-only, the kernel's random devices, the socket pair on
-//! descriptor 3. With real GPUs it also gets what NVIDIA's library wants, in [`gpus`].
+//! descriptor 3. With real GPUs it also gets what NVIDIA's library wants, in [`gpus`], and its file is one of a folder of
+//! programs and libraries, the runtime volume.
 
 mod cell;
 mod gpus;
@@ -39,7 +40,7 @@ pub struct Cell {
     pub model_id: String,
     /// Threads to compute with.
     pub threads: usize,
-    /// Whether it computes on GPUs: then its file is one of the runtime volume.
+    /// Whether it computes on GPUs: then its file is one of the runtime volume, and the whole folder is in its root.
     pub gpus: bool,
 }
 

@@ -44,6 +44,11 @@ const fn when(call: libc::c_long, when: &'static [Masked], reason: &'static str)
 const ALL: u64 = u64::MAX;
 const PROT_EXEC: u64 = 4;
 const CLONE_THREAD: u64 = 0x1_0000;
+/// Of arguments that are `int`: the kernel looks at no more.
+const LOW: u64 = 0xffff_ffff;
+const AF_UNIX: u64 = 1;
+const SO_PASSCRED: u64 = 16;
+const MFD_EXEC: u64 = 0x10;
 
 const ALLOWED: &[Allowed] = &[
     // Becoming the engine.
@@ -213,8 +218,8 @@ const ALLOWED: &[Allowed] = &[
     any(libc::SYS_getegid, "libc: secure mode"),
 ];
 
-/// What NVIDIA's library does besides. It was never seen under this filter: what is not listed is refused where GPUs are,
-/// and kills where there are none.
+/// What NVIDIA's library does besides, read from the imports and strings of R550's `libcuda`. It was never seen under this
+/// filter: what is not listed is refused where GPUs are, and kills where there are none.
 const WITH_GPUS: &[Allowed] = &[
     any(
         libc::SYS_mmap,
@@ -237,9 +242,48 @@ const WITH_GPUS: &[Allowed] = &[
     any(libc::SYS_fcntl, "the library locks nothing, but asks"),
     any(libc::SYS_pipe, "waking between the library's threads"),
     any(libc::SYS_dup, "copies of device files"),
+    any(libc::SYS_dup2, "the same, to a number of its choice"),
+    any(libc::SYS_dup3, "the same, closed on execution"),
+    when(
+        libc::SYS_socket,
+        &[(0, LOW, AF_UNIX)],
+        "cuInit offers its managed memory on an abstract name, cuda-uvmfd-…, and fails where it cannot; the network \
+         namespace, which such names belong to, is the cell's own",
+    ),
+    any(libc::SYS_bind, "that name; there are AF_UNIX sockets alone"),
+    any(
+        libc::SYS_listen,
+        "on that socket; nobody connects, for connect is refused",
+    ),
+    when(
+        libc::SYS_setsockopt,
+        &[(2, LOW, SO_PASSCRED)],
+        "on that socket: who would be there",
+    ),
+    when(
+        libc::SYS_memfd_create,
+        &[(1, MFD_EXEC, 0)],
+        "cuInit since R570; never to be executed, which vm.memfd_noexec sees to, and this to whoever asks otherwise",
+    ),
+    any(
+        libc::SYS_ftruncate,
+        "size of shared memory: the cell's own /dev/shm, and files without a name",
+    ),
+    any(
+        libc::SYS_unlink,
+        "shared memory; everything else is read-only",
+    ),
     any(libc::SYS_msync, "memory shared with the driver"),
     any(libc::SYS_getppid, "which process it is"),
     any(libc::SYS_getpgrp, "which process it is"),
+    any(
+        libc::SYS_sched_get_priority_max,
+        "range of priorities, which are not changed",
+    ),
+    any(
+        libc::SYS_sched_get_priority_min,
+        "range of priorities, which are not changed",
+    ),
 ];
 
 /// Calls that libraries probe and do without: answered with ENOSYS instead of death.
@@ -293,9 +337,16 @@ pub fn install(gpus: bool) -> Result<(), JailError> {
 
 /// The filters in the order of installation.
 fn filters(gpus: bool) -> Result<[BpfProgram; 2], seccompiler::BackendError> {
-    let absent = ABSENT.iter().map(|(call, _)| (*call, Vec::new())).collect();
+    // What GPUs need is not absent where they are, but has conditions.
+    let needed = |call| gpus && WITH_GPUS.iter().any(|allowed| allowed.call == call);
+    let absent: Vec<_> = ABSENT
+        .iter()
+        .map(|(call, _)| *call)
+        .filter(|call| !needed(*call))
+        .collect();
+    let missing = absent.iter().map(|call| (*call, Vec::new())).collect();
     let enosys = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
-    let absent = SeccompFilter::new(absent, SeccompAction::Allow, enosys, TargetArch::x86_64)?;
+    let missing = SeccompFilter::new(missing, SeccompAction::Allow, enosys, TargetArch::x86_64)?;
 
     let mut allowed: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     let more = WITH_GPUS.iter().filter(|_| gpus);
@@ -313,14 +364,14 @@ fn filters(gpus: bool) -> Result<[BpfProgram; 2], seccompiler::BackendError> {
         }
     }
     // The other filter decides about these; here they only must not kill.
-    allowed.extend(ABSENT.iter().map(|(call, _)| (*call, Vec::new())));
+    allowed.extend(absent.into_iter().map(|call| (call, Vec::new())));
     let otherwise = if gpus {
         SeccompAction::Errno(libc::EPERM.unsigned_abs())
     } else {
         SeccompAction::KillProcess
     };
     let allowed = SeccompFilter::new(allowed, otherwise, SeccompAction::Allow, TargetArch::x86_64)?;
-    Ok([absent.try_into()?, allowed.try_into()?])
+    Ok([missing.try_into()?, allowed.try_into()?])
 }
 
 #[cfg(test)]

@@ -67,7 +67,7 @@ impl Launcher for FakeEngine {
     }
 }
 
-fn encode(message: &FromEngine) -> Vec<u8> {
+pub fn encode(message: &FromEngine) -> Vec<u8> {
     frame::encode(message, MAX_FROM_ENGINE).unwrap()
 }
 
@@ -81,6 +81,9 @@ pub fn on_gpus(count: u16, counts: GpuCounts) -> Vec<u8> {
         FromEngine::Devices { count },
         FromEngine::Tensors {
             tensors: tensors.to_vec(),
+        },
+        FromEngine::Derived {
+            tensors: tensors[..1].to_vec(),
         },
         FromEngine::Measured {
             root: Hex([3; 32]),

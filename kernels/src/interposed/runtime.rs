@@ -49,7 +49,7 @@ unsafe extern "C" fn cudaMallocAsync_ptsz(
     let outcome =
         hand_on!(cudaMallocAsync_ptsz(address, bytes, stream) as (*mut u64, usize, sys::CUstream));
     // SAFETY: the caller's place for the result.
-    unsafe { enter(outcome, address, bytes as u64) }
+    unsafe { enter(outcome, address, bytes as u64, bytes as u64) }
 }
 
 /// # Safety
@@ -58,7 +58,7 @@ unsafe extern "C" fn cudaMallocAsync_ptsz(
 unsafe extern "C" fn cudaMalloc(address: *mut u64, bytes: usize) -> c_int {
     let outcome = hand_on!(cudaMalloc(address, bytes) as (*mut u64, usize));
     // SAFETY: the caller's place for the result.
-    unsafe { enter(outcome, address, bytes as u64) }
+    unsafe { enter(outcome, address, bytes as u64, bytes as u64) }
 }
 
 /// # Safety

@@ -2,10 +2,10 @@
 
 use cudarc::driver::{CudaSlice, DevicePtr as _, DriverError};
 
-use super::{counts, ledger, scrub};
+use super::{contents, counts, ledger, scrub};
 use crate::device::DeviceError;
 use crate::gpu::{Gpu, GpuError};
-use crate::ledger::Counts;
+use crate::ledger::{Counts, Part, Unknown};
 use crate::sm90_scrub::{self, ScrubError};
 
 /// Bytes that are written, odd on purpose.
@@ -42,6 +42,9 @@ pub enum SelfTestError {
     /// The GPU.
     #[error("the GPU fails the self-test of its memory")]
     Gpu(#[from] GpuError),
+    /// The table.
+    #[error("the table fails the self-test of the GPU's memory")]
+    Unknown(#[from] Unknown),
     /// The kernels.
     #[error("the kernels fail the self-test of the GPU's memory")]
     Scrub(#[from] ScrubError),
@@ -67,10 +70,17 @@ pub fn self_test(gpu: &Gpu) -> Result<(), SelfTestError> {
     let memory = stream.clone_htod(&pattern)?;
     let address = address(&memory, gpu);
     let entered = counts();
-    let uploaded = ledger()
-        .uploads()
-        .into_iter()
-        .any(|upload| (upload.address, upload.bytes) == (address, BYTES as u64));
+    // All that was asked for was written, and so nothing of it is left to be derived.
+    let contents = contents(&[])?;
+    let written = Part {
+        address,
+        bytes: BYTES as u64,
+    };
+    let uploaded = contents.uploads.contains(&written)
+        && contents
+            .derived
+            .iter()
+            .all(|part| part.address < address || part.address >= address + BYTES as u64);
     must(
         entered.allocations == before.allocations + 1 && uploaded,
         "an allocation is not in the table with what was written to it",

@@ -40,6 +40,7 @@ mod linked {
 
     use super::*;
     use crate::device::Device as _;
+    use crate::ledger::Part;
     use crate::sm90_blake3;
 
     unsafe extern "C" {
@@ -72,10 +73,24 @@ mod linked {
 
         let weights = stream.clone_htod(&[7; 100_000]).unwrap();
         let pool = stream.clone_htod(&[9; 5_000]).unwrap();
-        let uploads = uploads();
-        let expected = [&weights, &pool].map(|memory| address(memory, &stream));
-        let written = uploads.iter().map(|upload| (upload.address, upload.bytes));
-        assert_eq!(written.collect::<Vec<_>>(), expected);
+        // What the library makes of weights on the GPU, as of an embedding; never written by the host.
+        let made = stream.clone_dtod(&weights).unwrap();
+        let expected = [&weights, &pool, &made].map(|memory| address(memory, &stream));
+        let part = |(address, bytes)| Part { address, bytes };
+        let all = Contents {
+            uploads: expected[..2].iter().copied().map(part).collect(),
+            derived: vec![part(expected[2])],
+        };
+        assert_eq!(contents(&[]).unwrap(), all);
+        let aside = contents(&expected[1..2]).unwrap();
+        assert_eq!(aside.uploads, all.uploads[..1]);
+        assert_eq!(
+            contents(&[(expected[1].0, 5_121)]).unwrap_err().to_string(),
+            format!(
+                "5121 bytes at {:#x} are not one allocation of the table's",
+                expected[1].0
+            )
+        );
         for length in 1..100 {
             drop(stream.clone_htod(&vec![1_u8; length * 37]).unwrap());
         }
@@ -89,8 +104,11 @@ mod linked {
         assert_eq!(read(&weights, &stream), [7; 100_000]);
         // SAFETY: the memory lives, and nobody writes it.
         let span = unsafe { gpu.span(expected[0].0, 100_000) }.unwrap();
-        let root = sm90_blake3::roots(&gpu, &[span]).unwrap()[0];
-        assert_eq!(root.0, *blake3::hash(&[7; 100_000]).as_bytes());
+        // SAFETY: as above.
+        let derived = unsafe { gpu.span(expected[2].0, 100_000) }.unwrap();
+        for root in sm90_blake3::roots(&gpu, &[span, derived]).unwrap() {
+            assert_eq!(root.0, *blake3::hash(&[7; 100_000]).as_bytes());
+        }
 
         let after = counts();
         assert_eq!(after.scrubbed_bytes - before.scrubbed_bytes, scrubbed.bytes);
@@ -122,7 +140,7 @@ mod linked {
         let plain = unsafe { cudarc::driver::result::malloc_sync(1_000) }.unwrap();
         // SAFETY: as many bytes as were allocated.
         unsafe { cudarc::driver::result::memcpy_htod_sync(plain, &[5_u8; 1_000]) }.unwrap();
-        assert!(uploads().contains(&Upload {
+        assert!(contents(&[]).unwrap().uploads.contains(&Part {
             address: plain,
             bytes: 1_000
         }));

@@ -24,7 +24,7 @@ fn block(address: u64, bytes: u64) -> Block {
 fn memory_is_handed_out_again_to_whoever_wants_as_much_on_the_same_stream() {
     let mut ledger = ledger();
     for address in [0x1000, 0x2000, 0x3000] {
-        ledger.allocated(address, 512);
+        ledger.allocated(address, 512, 512);
         assert_eq!(ledger.released(address, Some(STREAM)), Some(vec![]));
     }
     assert_eq!(ledger.reuse(1024, STREAM), None);
@@ -47,7 +47,7 @@ fn memory_is_handed_out_again_to_whoever_wants_as_much_on_the_same_stream() {
 fn what_is_kept_is_bounded_and_leaves_in_the_order_in_which_it_came() {
     let mut ledger = Ledger::new(1024);
     for address in [0x1000, 0x2000, 0x3000] {
-        ledger.allocated(address, 512);
+        ledger.allocated(address, 512, 512);
     }
     assert_eq!(ledger.released(0x2000, Some(STREAM)), Some(vec![]));
     let clean = ledger.take_dirty();
@@ -69,7 +69,7 @@ fn what_is_kept_is_bounded_and_leaves_in_the_order_in_which_it_came() {
 #[test]
 fn memory_of_no_stream_goes_at_once_and_is_overwritten_first() {
     let mut ledger = ledger();
-    ledger.allocated(0x1000, 100);
+    ledger.allocated(0x1000, 100, 100);
     let block = Block {
         stream: None,
         ..block(0x1000, 100)
@@ -84,42 +84,70 @@ fn what_passes_by_the_table_is_noticed() {
     let mut ledger = ledger();
     assert_eq!(ledger.released(0x1000, Some(STREAM)), None);
     assert_eq!(ledger.counts().strays, 1);
-    ledger.allocated(0x1000, 512);
-    ledger.allocated(0x1000, 512);
+    ledger.allocated(0x1000, 512, 512);
+    ledger.allocated(0x1000, 512, 512);
     assert_eq!(ledger.counts().strays, 2);
 }
 
+fn part(address: u64, bytes: u64) -> Part {
+    Part { address, bytes }
+}
+
 #[test]
-fn uploads_are_what_the_host_wrote_from_the_beginning_on() {
+fn what_the_host_wrote_from_the_beginning_on_is_apart_from_what_it_did_not() {
     let mut ledger = ledger();
-    ledger.allocated(0x9000, 1024);
-    ledger.allocated(0x1000, 1024);
-    ledger.allocated(0x5000, 512);
+    ledger.allocated(0x9000, 1000, 1024);
+    ledger.allocated(0x1000, 1024, 1024);
+    ledger.allocated(0x5000, 512, 512);
+    // Nobody has asked for a byte of it.
+    ledger.allocated(0x7000, 0, 512);
     ledger.wrote(0x1000, 300);
     ledger.wrote(0x1000 + 300, 200);
-    // A gap, too much, and nobody's: they cross, and make no upload.
+    // A gap, more than was asked for, and nobody's: they cross, and make no upload.
     ledger.wrote(0x5000 + 8, 100);
-    ledger.wrote(0x9000, 1025);
+    ledger.wrote(0x9000, 1001);
     ledger.wrote(0x10, 1);
+    let mut contents = Contents {
+        uploads: vec![part(0x1000, 500)],
+        derived: vec![
+            part(0x9000, 1000),
+            part(0x1000 + 500, 524),
+            part(0x5000, 512),
+        ],
+    };
+    assert_eq!(ledger.contents(&[]), Ok(contents.clone()));
+    ledger.wrote(0x9000, 1000);
+    contents.uploads.insert(0, part(0x9000, 1000));
+    contents.derived.remove(0);
+    assert_eq!(ledger.contents(&[]), Ok(contents.clone()));
+
+    // Set aside, by what was asked for or by what there is; what the table does not have so cannot be.
+    contents.derived.pop();
+    assert_eq!(ledger.contents(&[(0x5000, 500)]), Ok(contents.clone()));
+    contents.uploads.remove(0);
     assert_eq!(
-        ledger.uploads(),
-        [Upload {
-            address: 0x1000,
-            bytes: 500
-        }]
+        ledger.contents(&[(0x9000, 1024), (0x5000, 512)]),
+        Ok(contents)
     );
-    ledger.wrote(0x9000, 1024);
-    assert_eq!(
-        ledger
-            .uploads()
-            .iter()
-            .map(|upload| upload.address)
-            .collect::<Vec<_>>(),
-        [0x9000, 0x1000]
-    );
+    for (address, bytes, told) in [
+        (
+            0x9000,
+            1025,
+            "1025 bytes at 0x9000 are not one allocation of the table's",
+        ),
+        (
+            0x9001,
+            8,
+            "8 bytes at 0x9001 are not one allocation of the table's",
+        ),
+    ] {
+        let unknown = ledger.contents(&[(0x5000, 512), (address, bytes)]);
+        assert_eq!(unknown.unwrap_err().to_string(), told);
+    }
+
     let moment = ledger.moment();
-    ledger.allocated(0x20_000, 512);
-    ledger.allocated(0x30_000, 512);
+    ledger.allocated(0x20_000, 512, 512);
+    ledger.allocated(0x30_000, 512, 512);
     ledger.wrote(0x30_000, 0);
     assert_eq!(
         ledger.scratch_since(moment),
@@ -129,13 +157,15 @@ fn uploads_are_what_the_host_wrote_from_the_beginning_on() {
     assert_eq!(ledger.scratch_since(moment), [(0x20_000, 512)]);
     ledger.read(12);
     let counts = ledger.counts();
-    let sum = 300 + 200 + 100 + 1025 + 1 + 1024 + 1;
+    let sum = 300 + 200 + 100 + 1001 + 1 + 1000 + 1;
     assert_eq!((counts.to_device.bytes, counts.to_device.calls), (sum, 8));
     assert_eq!((counts.to_host.bytes, counts.to_host.calls), (12, 1));
-    // Handed out again, it is somebody else's.
+    // Handed out again, it is somebody else's, and so is what was in it.
     ledger.released(0x1000, Some(STREAM));
-    assert_eq!(ledger.reuse(1024, STREAM), Some(0x1000));
-    assert_eq!(ledger.uploads().len(), 2);
+    assert_eq!(ledger.reuse(700, STREAM), Some(0x1000));
+    let contents = ledger.contents(&[]).unwrap();
+    assert_eq!(contents.uploads, [part(0x9000, 1000), part(0x30_000, 1)]);
+    assert_eq!(contents.derived.last(), Some(&part(0x1000, 700)));
 }
 
 #[test]
@@ -192,7 +222,7 @@ proptest! {
                     let bytes = grains * GRAIN;
                     let address = ledger.reuse(bytes, stream).unwrap_or_else(|| {
                         fresh += 0x10_000;
-                        ledger.allocated(fresh, bytes);
+                        ledger.allocated(fresh, bytes, bytes);
                         fresh
                     });
                     prop_assert!(!live.contains(&address), "in use twice");
@@ -225,6 +255,9 @@ proptest! {
             let kept = memory.iter().filter(|(address, _)| !live.contains(address));
             let kept: u64 = kept.map(|(_, (bytes, _))| bytes).sum();
             prop_assert!(kept <= 8 * GRAIN);
+            let contents = ledger.contents(&[]).expect("nothing is aside");
+            let covered: u64 = contents.derived.iter().map(|part| part.bytes).sum();
+            prop_assert_eq!(covered, ledger.live_bytes());
             prop_assert_eq!(ledger.counts().strays, 0);
         }
     }

@@ -29,6 +29,7 @@ struct Event {
 struct Function {
     void (*run)(u32, u32, u32, u32, u64, void **);
     std::vector<u32> sizes;
+    std::string name;
 };
 
 // One queue is enough: this crate uses one stream, and streams that wait for each other's events are in order.
@@ -37,6 +38,7 @@ static std::deque<std::function<void()>> queue;
 static std::map<u64, size_t> allocations;
 static size_t in_use;           // bytes, as of what was started
 static u64 freed_with_contents; // allocations that were not all zero when they were freed
+static std::map<std::string, int> carveouts; // per cent of its multiprocessors' memory that blocks of a kernel share
 static int anything; // what handles point to that are never followed
 static u64 launches;
 
@@ -188,6 +190,9 @@ Result cuMemcpyDtoDAsync_v2(u64 to, u64 from, size_t bytes, void *) {
     start([=] { std::memmove(reinterpret_cast<void *>(to), reinterpret_cast<void *>(from), bytes); });
     return ok;
 }
+Result cuMemcpyPeerAsync(u64 to, void *, u64 from, void *, size_t bytes, void *stream) {
+    return cuMemcpyDtoDAsync_v2(to, from, bytes, stream);
+}
 Result cuMemsetD8Async(u64 to, u8 value, size_t bytes, void *) {
     start([=] { std::memset(reinterpret_cast<void *>(to), value, bytes); });
     return ok;
@@ -219,9 +224,18 @@ Result cuModuleGetFunction(void **function, void *, const char *name) {
     }
     u32 found[16];
     const u32 count = reinterpret_cast<u32 (*)(u32 *)>(sizes)(found);
-    *function = new Function{reinterpret_cast<decltype(Function::run)>(entry), {found, found + count}};
+    *function = new Function{reinterpret_cast<decltype(Function::run)>(entry), {found, found + count}, kernel};
     return ok;
 }
+Result cuFuncSetAttribute(void *function, int attribute, int value) {
+    if (attribute != 9 || value < -1 || value > 100) { // the preferred carveout
+        return invalid_value;
+    }
+    std::lock_guard<std::mutex> guard(mutex);
+    return carveouts[static_cast<Function *>(function)->name] = value, ok;
+}
+// For the tests alone: -1 is the driver's own choice.
+int emulated_carveout(const char *kernel) { return carveouts.count(kernel) ? carveouts.at(kernel) : -1; }
 Result cuLaunchKernel(void *function, u32 blocks, u32 y, u32 z, u32 threads, u32 ty, u32 tz, u32 shared, void *,
                       void **arguments, void **extra) {
     if (blocks == 0 || y != 1 || z != 1 || threads == 0 || threads > 1024 || ty != 1 || tz != 1 || shared != 0 || extra) {

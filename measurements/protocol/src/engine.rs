@@ -6,6 +6,7 @@
 mod calls;
 mod generation;
 mod gpu;
+mod start;
 
 pub use calls::{Spoken, is_json_object, parse as parse_calls, schema_of_calls};
 pub use generation::{
@@ -15,6 +16,7 @@ pub use generation::{
 pub use gpu::{
     Crossings, GpuCounts, MAX_TENSORS, MAX_TENSORS_IN_FRAME, TensorRoot, WEIGHTS_PATH, Weights,
 };
+pub use start::{StartFailure, StartStep};
 
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -78,6 +80,11 @@ pub enum FromEngine {
         /// The next ones.
         tensors: Vec<TensorRoot>,
     },
+    /// What was made of them in the GPUs' memory, told in the same way.
+    Derived {
+        /// The next ones.
+        tensors: Vec<TensorRoot>,
+    },
     /// All of them were told, and this is the model's root; left out as above.
     Measured {
         /// BLAKE3 over [`Weights::encode`].
@@ -87,6 +94,8 @@ pub enum FromEngine {
     },
     /// What was done to the GPUs' memory until now; once before it is ready, then again and again; left out as above.
     Gpu(GpuCounts),
+    /// It cannot start, and ends: the last frame, instead of [`Self::Ready`].
+    Unable(StartFailure),
     /// Ready for requests; once.
     Ready(ModelInfo),
     /// The prompt was understood and counted. Comes before everything else about a generation.

@@ -17,6 +17,11 @@ pub(super) struct Hardware;
 /// The library's responses to a generation, for as long as it runs.
 pub(super) type Entered = mpsc::Receiver<Response>;
 
+/// A result of NVIDIA's driver among the causes of a failure: there is no driver.
+pub fn driver_result(_: &(dyn std::error::Error + 'static)) -> Option<u32> {
+    None
+}
+
 impl Hardware {
     pub fn open() -> anyhow::Result<Self> {
         Ok(Self)

@@ -35,6 +35,8 @@ use crate::choose::{Choice, Chooser, Grammar, TooComplex};
 use crate::making::{Limits, Maker};
 use crate::utf8::Utf8;
 use grammar::Grammars;
+pub use hardware::driver_result;
+
 use hardware::Hardware;
 use request::Template;
 use source::Source;

@@ -179,6 +179,7 @@ async fn what_a_gpu_holds_is_told_before_and_while_it_serves() {
         root: Hex([9; 32]),
         pool_bytes: 5,
         tensors: (0..MAX_TENSORS_IN_FRAME + 1).map(tensor).collect(),
+        derived: vec![tensor(7)],
     };
     let gpu = Gpu {
         devices: 1,
@@ -200,6 +201,10 @@ async fn what_a_gpu_holds_is_told_before_and_while_it_serves() {
         told.extend(tensors);
     }
     assert_eq!(told, weights.tensors);
+    let FromEngine::Derived { tensors } = agent.hear().await else {
+        panic!("nothing was derived");
+    };
+    assert_eq!(tensors, weights.derived);
     let FromEngine::Measured { root, pool_bytes } = agent.hear().await else {
         panic!("no root");
     };

@@ -11,8 +11,9 @@ pub const MAX_TENSORS_IN_FRAME: usize = 256;
 /// Most tensors of a model.
 pub const MAX_TENSORS: usize = 1 << 15;
 
-/// What the host has written to one piece of the GPU's memory, measured there once the model was loaded. Of a GGUF file
-/// these are the bytes of a tensor, as they stand in the file, wherever the engine computes with the file's own format.
+/// What was in one piece of the GPU's memory once the model was loaded, measured there. Where the host has written it these
+/// are, of a GGUF file, the bytes of a tensor as they stand in the file, wherever the engine computes with the file's own
+/// format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TensorRoot {
@@ -30,16 +31,20 @@ pub struct Weights {
     pub root: Hex32,
     /// Bytes of caches and scratch memory, all of which every scrub overwrites.
     pub pool_bytes: u64,
-    /// Its tensors, sorted by root and then by bytes: in which order they were loaded means nothing.
+    /// What the host has written, sorted by root and then by bytes: in which order it was loaded means nothing.
     pub tensors: Vec<TensorRoot>,
+    /// All else that was in use and is not overwritten with the pool, sorted alike: what the engine has made on the GPU, such
+    /// as embeddings in the format of its arithmetic.
+    pub derived: Vec<TensorRoot>,
 }
 
 impl Weights {
-    /// What the whole model's root is the BLAKE3 hash of: a tag of 16 bytes, then the root and the bytes, big-endian in
-    /// eight bytes, of each tensor.
-    pub fn encode(tensors: &[TensorRoot]) -> Vec<u8> {
-        let mut bytes = b"cocoon-weights-1".to_vec();
-        for tensor in tensors {
+    /// What the whole model's root is the BLAKE3 hash of: a tag of 16 bytes, the number of tensors, and the root and the
+    /// bytes of each tensor and of each derived one. Numbers have eight bytes and are big-endian.
+    pub fn encode(tensors: &[TensorRoot], derived: &[TensorRoot]) -> Vec<u8> {
+        let mut bytes = b"cocoon-weights-2".to_vec();
+        bytes.extend((tensors.len() as u64).to_be_bytes());
+        for tensor in tensors.iter().chain(derived) {
             bytes.extend(tensor.root.0);
             bytes.extend(tensor.bytes.to_be_bytes());
         }
@@ -129,10 +134,15 @@ mod tests {
             root: crate::bytes::Hex([7; 32]),
             bytes: 258,
         };
-        let encoded = Weights::encode(&[tensor]);
-        assert_eq!(encoded.len(), 16 + 40);
-        assert_eq!(&encoded[..16], b"cocoon-weights-1");
-        assert_eq!(encoded[16..48], [7; 32]);
-        assert_eq!(encoded[48..], [0, 0, 0, 0, 0, 0, 1, 2]);
+        let encoded = Weights::encode(&[tensor], &[]);
+        assert_eq!(encoded.len(), 16 + 8 + 40);
+        assert_eq!(&encoded[..16], b"cocoon-weights-2");
+        assert_eq!(encoded[16..24], [0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(encoded[24..56], [7; 32]);
+        assert_eq!(encoded[56..], [0, 0, 0, 0, 0, 0, 1, 2]);
+        // Which of both lists it is in shows.
+        let derived = Weights::encode(&[], &[tensor]);
+        assert_eq!(derived[16..24], [0; 8]);
+        assert_eq!(derived[24..], encoded[24..]);
     }
 }

@@ -13,13 +13,16 @@ use candle_core::cuda_backend::cudarc::cublas::sys::{cublasSetWorkspace_v2, cubl
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr as _};
 use candle_core::{Storage, Tensor};
 use cocoon_kernels::gpu::Gpu as Kernels;
+use cocoon_kernels::ledger::Part;
 use cocoon_kernels::reference;
 use cocoon_kernels::{interposed, sm90_blake3};
 use cocoon_protocol::bytes::Hex;
-use cocoon_protocol::engine::{MAX_TENSORS, TensorRoot, Weights};
+use cocoon_protocol::engine::{GpuCounts, MAX_TENSORS, TensorRoot, Weights};
 use mistralrs::Device;
 use mistralrs_core::Pipeline;
 use tokio::sync::Mutex;
+
+use crate::rooms::Scrub;
 
 /// cuBLAS's scratch memory, of the size that NVIDIA recommends for this generation. Its own would be out of reach.
 const WORKSPACE: usize = 32 << 20;
@@ -71,44 +74,57 @@ impl Memory {
         })
     }
 
-    /// Measures what the host has uploaded and is still in use: the weights, where they lie.
+    /// Measures all that is in use, where it lies, but for the pool: the weights as the host has uploaded them, and what was
+    /// made of them here.
     pub fn weights(&self) -> anyhow::Result<Weights> {
-        let uploads = interposed::uploads();
+        let contents = interposed::contents(&self.pool).context("the table lacks the pool")?;
+        let tensors = self.roots(&contents.uploads)?;
         ensure!(
-            (1..=MAX_TENSORS).contains(&uploads.len()),
-            "{} uploads are in use after loading: no model looks so",
-            uploads.len()
+            !tensors.is_empty(),
+            "nothing was uploaded: no model looks so"
         );
-        let spans: Result<Vec<_>, _> = uploads
-            .iter()
-            // SAFETY: nothing is computed before loading is done, so that nobody frees or writes them.
-            .map(|upload| unsafe { self.kernels.span(upload.address, upload.bytes) })
-            .collect();
-        let roots = sm90_blake3::roots(&*self.kernels, &spans?)
-            .context("cannot measure the weights in the GPU's memory")?;
-        let mut tensors: Vec<TensorRoot> = roots
-            .iter()
-            .zip(&uploads)
-            .map(|(root, upload)| TensorRoot {
-                root: Hex(root.0),
-                bytes: upload.bytes,
-            })
-            .collect();
-        tensors.sort_unstable();
-        let root = Hex(reference::blake3::hash(&Weights::encode(&tensors)));
+        let derived = self.roots(&contents.derived)?;
+        let root = Hex(reference::blake3::hash(&Weights::encode(
+            &tensors, &derived,
+        )));
         let pool_bytes = self.pool.iter().map(|(_, bytes)| bytes).sum();
         Ok(Weights {
             root,
             pool_bytes,
             tensors,
+            derived,
         })
     }
 
-    /// Overwrites and counts the pool and what was given back, between two steps of the library. Nobody may have a
-    /// generation that is still listened to.
-    ///
-    /// Errors when anything was left, or nobody can say.
-    pub async fn scrub(self: &Arc<Self>) -> anyhow::Result<()> {
+    /// Sorted.
+    fn roots(&self, parts: &[Part]) -> anyhow::Result<Vec<TensorRoot>> {
+        ensure!(
+            parts.len() <= MAX_TENSORS,
+            "{} pieces of memory are in use after loading: no model looks so",
+            parts.len()
+        );
+        let spans: Result<Vec<_>, _> = parts
+            .iter()
+            // SAFETY: nothing is computed before loading is done, so that nobody frees or writes them.
+            .map(|part| unsafe { self.kernels.span(part.address, part.bytes) })
+            .collect();
+        let roots = sm90_blake3::roots(&*self.kernels, &spans?)?;
+        let mut tensors: Vec<TensorRoot> = roots
+            .iter()
+            .zip(parts)
+            .map(|(root, part)| TensorRoot {
+                root: Hex(root.0),
+                bytes: part.bytes,
+            })
+            .collect();
+        tensors.sort_unstable();
+        Ok(tensors)
+    }
+}
+
+impl Scrub for Memory {
+    /// Overwrites and counts the pool and what was given back, between two steps of the library.
+    async fn scrub(self: &Arc<Self>) -> anyhow::Result<()> {
         let steps = self.pipeline.lock().await;
         let memory = Arc::clone(self);
         let scrubbed = tokio::task::spawn_blocking(move || {
@@ -126,6 +142,10 @@ impl Memory {
         let strays = interposed::counts().strays;
         ensure!(strays == 0, "{strays} allocations passed the table by");
         Ok(())
+    }
+
+    fn counts(&self) -> GpuCounts {
+        super::counts()
     }
 }
 

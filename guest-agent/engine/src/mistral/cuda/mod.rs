@@ -8,16 +8,15 @@
 //! Weights are measured where they lie once they are loaded.
 
 mod memory;
-mod rooms;
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, ensure};
-use candle_core::cuda_backend::cudarc::driver::CudaContext;
+use anyhow::{Context as _, anyhow, ensure};
+use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError};
 use cocoon_kernels::cubins::Cubins;
 use cocoon_kernels::gpu::Gpu as Kernels;
 use cocoon_kernels::interposed;
-use cocoon_protocol::engine::{GpuCounts, Weights};
+use cocoon_protocol::engine::{GpuCounts, StartStep, Weights};
 use mistralrs::Device;
 use mistralrs_core::{
     MemoryGpuConfig, ModelDType, PagedAttentionConfig, PagedCacheType, Pipeline, Response,
@@ -26,9 +25,11 @@ use mistralrs_quant::cublaslt::maybe_init_cublas_lt_wrapper;
 use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::backend::Gpu;
+use crate::rooms::{self, LINGER, Scrub as _};
 use memory::Memory;
-pub(super) use rooms::Entered;
-use rooms::Rooms;
+
+/// The library's responses to a generation, for as long as it runs.
+pub(super) type Entered = rooms::Entered<Response>;
 
 /// BF16: what the tensor cores compute with, and as wide a range as F32. Weights of a GGUF file stay as they are.
 pub(super) const DTYPE: ModelDType = ModelDType::BF16;
@@ -53,31 +54,31 @@ pub(super) struct Loaded {
 /// The GPU of an engine that serves.
 pub(super) struct Hardware {
     gpu: Gpu,
-    rooms: Rooms,
+    rooms: rooms::Rooms<Memory, Response>,
 }
 
 impl Hardware {
     /// The one GPU that there is. Errors where there are several, for the library would take them all and the agent
     /// demands that every GPU of the machine is accounted for, and where its memory is not watched.
     pub fn open() -> anyhow::Result<Opened> {
-        let count = CudaContext::device_count().context("cannot ask the driver for GPUs")?;
+        let count = CudaContext::device_count().context(StartStep::Driver)?;
         ensure!(
             count == 1,
-            "{count} GPUs are here, and this engine works on one: give the machine one"
+            anyhow!("{count} GPUs are here").context(StartStep::OneGpu)
         );
-        let cubins = Cubins::embedded()?;
+        let cubins = Cubins::embedded().context(StartStep::Kernels)?;
         // The primary context and its default stream: the ones that candle uses, too.
-        let context = CudaContext::new(0).context("cannot open the GPU")?;
-        let kernels = Kernels::on(context.default_stream(), &cubins)
-            .context("the GPU does not take the kernels")?;
-        interposed::self_test(&kernels).context("nothing may be served on this GPU")?;
-        let device = Device::new_cuda(0).context("cannot open the GPU for the library")?;
+        let context = CudaContext::new(0).context(StartStep::Driver)?;
+        let kernels =
+            Kernels::on(context.default_stream(), &cubins).context(StartStep::Kernels)?;
+        interposed::self_test(&kernels).context(StartStep::Watched)?;
+        let device = Device::new_cuda(0).context(StartStep::Libraries)?;
         // The library would do it by itself, once: so its scratch memory is known.
         let init = || maybe_init_cublas_lt_wrapper(device.clone());
         let ((), scratch) = interposed::scratch_of(init);
         ensure!(
             !scratch.is_empty(),
-            "cuBLASLt has no scratch memory, or hides it: this engine does not fit its libraries"
+            anyhow!("cuBLASLt has no scratch memory, or hides it").context(StartStep::Libraries)
         );
         Ok(Opened {
             device,
@@ -101,7 +102,7 @@ impl Hardware {
         Some(&self.gpu)
     }
 
-    /// No generation is started any more: waits for the last ones and scrubs what they have left.
+    /// As of [`rooms::Rooms`].
     pub async fn close(&self) {
         self.rooms.close().await;
     }
@@ -114,10 +115,11 @@ impl Opened {
 
     /// The model is in memory, and nothing was computed with it yet: measures it.
     pub async fn loaded(self, pipeline: Arc<Mutex<dyn Pipeline>>) -> anyhow::Result<Loaded> {
-        let memory = Memory::new(self.kernels, &self.device, self.scratch, pipeline).await?;
-        let memory = Arc::new(memory);
+        let memory = Memory::new(self.kernels, &self.device, self.scratch, pipeline).await;
+        let memory = Arc::new(memory.context(StartStep::Libraries)?);
         let measured = Arc::clone(&memory);
-        let weights = tokio::task::spawn_blocking(move || measured.weights()).await??;
+        let weights = tokio::task::spawn_blocking(move || measured.weights()).await?;
+        let weights = weights.context(StartStep::Measured)?;
         Ok(Loaded { memory, weights })
     }
 }
@@ -126,36 +128,34 @@ impl Loaded {
     /// The library has tried itself: scrubs what that has left, and the caches, whose memory may hold anything; from
     /// then on whenever nothing runs.
     pub async fn cleaned(self) -> anyhow::Result<Hardware> {
-        self.memory.scrub().await?;
-        let (told, counts) = watch::channel(GpuCounts::from_table());
+        self.memory.scrub().await.context(StartStep::Scrubbed)?;
+        let (told, counts) = watch::channel(self.memory.counts());
         let gpu = Gpu {
             devices: 1,
             weights: self.weights,
             counts,
         };
-        let rooms = Rooms::new(self.memory, told);
+        let rooms = rooms::Rooms::new(self.memory, told, LINGER);
         Ok(Hardware { gpu, rooms })
     }
 }
 
-/// The table's counts in the protocol's words.
-trait FromTable {
-    fn from_table() -> Self;
+/// The `CUresult` of NVIDIA's driver, where `error` is one that it has given.
+pub fn driver_result(error: &(dyn std::error::Error + 'static)) -> Option<u32> {
+    error.downcast_ref::<DriverError>().map(|error| error.0 as u32)
 }
 
-impl FromTable for GpuCounts {
-    fn from_table() -> Self {
-        let counts = interposed::counts();
-        let crossings =
-            |one: cocoon_kernels::ledger::Crossings| cocoon_protocol::engine::Crossings {
-                bytes: one.bytes,
-                calls: one.calls,
-            };
-        Self {
-            to_device: crossings(counts.to_device),
-            to_host: crossings(counts.to_host),
-            scrubbed_bytes: counts.scrubbed_bytes,
-            residue_bytes: counts.residue_bytes,
-        }
+/// The table's counts in the protocol's words.
+fn counts() -> GpuCounts {
+    let counts = interposed::counts();
+    let crossings = |one: cocoon_kernels::ledger::Crossings| cocoon_protocol::engine::Crossings {
+        bytes: one.bytes,
+        calls: one.calls,
+    };
+    GpuCounts {
+        to_device: crossings(counts.to_device),
+        to_host: crossings(counts.to_host),
+        scrubbed_bytes: counts.scrubbed_bytes,
+        residue_bytes: counts.residue_bytes,
     }
 }

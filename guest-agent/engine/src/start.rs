@@ -1,0 +1,87 @@
+//! An engine that cannot start tells its agent which step failed, in the protocol's words: its own go nowhere.
+
+use anyhow::Error;
+use cocoon_protocol::engine::{FromEngine, MAX_FROM_ENGINE, StartFailure, StartStep};
+use cocoon_protocol::frame::encode;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::UnixStream;
+
+/// `CUDA_ERROR_OUT_OF_MEMORY`, which libraries wrap so that only its name is left.
+const OUT_OF_MEMORY: (&str, u32) = ("CUDA_ERROR_OUT_OF_MEMORY", 2);
+
+/// What a start-up error comes to: the step that was named as its context, or else the model. `code` finds a result of
+/// NVIDIA's driver among its causes.
+pub fn failure(
+    error: &Error,
+    code: impl Fn(&(dyn std::error::Error + 'static)) -> Option<u32>,
+) -> StartFailure {
+    let step = error.downcast_ref().copied().unwrap_or(StartStep::Model);
+    let wrapped = || {
+        let words = format!("{error:?}");
+        words.contains(OUT_OF_MEMORY.0).then_some(OUT_OF_MEMORY.1)
+    };
+    StartFailure {
+        step,
+        driver: error.chain().find_map(code).or_else(wrapped),
+    }
+}
+
+/// Tells it. An agent that does not listen ends the process anyway.
+pub async fn tell(mut socket: UnixStream, failure: StartFailure) {
+    if let Ok(frame) = encode(&FromEngine::Unable(failure), MAX_FROM_ENGINE) {
+        let _ = socket.write_all(&frame).await;
+        let _ = socket.shutdown().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context as _, anyhow};
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the driver refuses")]
+    struct Refused(u32);
+
+    fn code(error: &(dyn std::error::Error + 'static)) -> Option<u32> {
+        error.downcast_ref::<Refused>().map(|refused| refused.0)
+    }
+
+    #[test]
+    fn the_step_is_the_one_that_was_named_and_the_result_the_drivers() {
+        let said = |step, driver| StartFailure { step, driver };
+        assert_eq!(
+            failure(&anyhow!("a secret"), code),
+            said(StartStep::Model, None)
+        );
+        let deep = Err::<(), _>(Refused(304))
+            .context("cannot ask for GPUs")
+            .context(StartStep::Driver)
+            .context("nothing may be served")
+            .unwrap_err();
+        assert_eq!(failure(&deep, code), said(StartStep::Driver, Some(304)));
+        let wrapped = anyhow!("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")")
+            .context("cannot load the weights");
+        assert_eq!(failure(&wrapped, code), said(StartStep::Model, Some(2)));
+    }
+
+    #[tokio::test]
+    async fn it_is_the_last_frame() {
+        let (agent, engine) = UnixStream::pair().unwrap();
+        let failure = StartFailure {
+            step: StartStep::Watched,
+            driver: None,
+        };
+        tell(engine, failure).await;
+        let mut bytes = Vec::new();
+        let mut agent = agent;
+        tokio::io::AsyncReadExt::read_to_end(&mut agent, &mut bytes)
+            .await
+            .unwrap();
+        let mut decoder = cocoon_protocol::frame::Decoder::new(MAX_FROM_ENGINE);
+        decoder.push(&bytes);
+        let told = decoder.next::<FromEngine>().unwrap();
+        assert!(matches!(told, Some(FromEngine::Unable(told)) if told == failure));
+    }
+}

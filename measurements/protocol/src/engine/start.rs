@@ -1,0 +1,121 @@
+//! Why an engine cannot start, from a closed set: where nobody can look at a guest, this is all that its operator learns.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What an engine that ends before it is ready says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartFailure {
+    /// What it could not do.
+    pub step: StartStep,
+    /// The `CUresult` of NVIDIA's driver, where that has refused something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<u32>,
+}
+
+/// What an engine does before it is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StartStep {
+    /// NVIDIA's driver opens the GPU.
+    Driver,
+    /// There is exactly one GPU.
+    OneGpu,
+    /// The GPU takes the kernels of this release.
+    Kernels,
+    /// Memory of the GPU is watched, and a scrub erases it.
+    Watched,
+    /// NVIDIA's libraries of arithmetic start.
+    Libraries,
+    /// The model is loaded.
+    Model,
+    /// The weights are measured in the GPU's memory.
+    Measured,
+    /// The GPU's memory is scrubbed before the first request.
+    Scrubbed,
+}
+
+impl fmt::Display for StartStep {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Driver => "NVIDIA's driver does not open the GPU",
+            Self::OneGpu => "it works on one GPU, and there are several or none: give the VM one",
+            Self::Kernels => {
+                "the GPU does not take the kernels of this release, which are for an H100 or H200"
+            }
+            Self::Watched => {
+                "the GPU's memory is not watched or not erased as it must be: this image does not fit its libraries or this GPU"
+            }
+            Self::Libraries => "NVIDIA's libraries of arithmetic do not start on the GPU",
+            Self::Model => {
+                "it cannot load the model: it does not know this kind of model, or its files are damaged"
+            }
+            Self::Measured => "it cannot measure the weights in the GPU's memory",
+            Self::Scrubbed => "it cannot scrub the GPU's memory, or something was left in it",
+        })
+    }
+}
+
+impl fmt::Display for StartFailure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.step.fmt(formatter)?;
+        match self.driver {
+            Some(code) => write!(formatter, " (CUresult {code}: {})", meaning(code)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What to do about a result of the driver's (`cuda.h`), where something can be said.
+fn meaning(code: u32) -> &'static str {
+    match code {
+        2 => "out of memory; take a smaller model, or a GPU with more memory",
+        100 => "no GPU; look whether the driver has bound it",
+        209 | 222 => "machine code for another GPU or a later driver; take an image for this one",
+        304 => {
+            "the operating system refused something, which is likely the engine's jail: report it"
+        }
+        802 => {
+            "the GPU is not let to work; look at its ready state, and at the fabric manager of its machine"
+        }
+        _ => "cuda.h names it",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_says_what_to_do_and_nothing_in_the_engines_own_words() {
+        let failure = |step, driver| StartFailure { step, driver };
+        assert_eq!(
+            failure(StartStep::Driver, Some(304)).to_string(),
+            "NVIDIA's driver does not open the GPU (CUresult 304: the operating system refused something, which is likely the \
+             engine's jail: report it)"
+        );
+        assert_eq!(
+            failure(StartStep::Model, Some(2)).to_string(),
+            "it cannot load the model: it does not know this kind of model, or its files are damaged (CUresult 2: out of \
+             memory; take a smaller model, or a GPU with more memory)"
+        );
+        assert_eq!(
+            failure(StartStep::OneGpu, None).to_string(),
+            "it works on one GPU, and there are several or none: give the VM one"
+        );
+        let json = serde_json::to_string(&failure(StartStep::OneGpu, None)).unwrap();
+        assert_eq!(json, r#"{"step":"one-gpu"}"#);
+        for words in [
+            r#"{"step":"the prompt was: secret"}"#,
+            r#"{"step":"driver","driver":"secret"}"#,
+            r#"{"step":"driver","why":"secret"}"#,
+        ] {
+            assert!(
+                serde_json::from_str::<StartFailure>(words).is_err(),
+                "{words}"
+            );
+        }
+    }
+}
