@@ -217,6 +217,14 @@ impl Default for Deadlines {
     }
 }
 
+impl Deadlines {
+    /// How long a stop may take, whatever runs: also that of a VM which an update has just replaced.
+    #[must_use]
+    pub fn down(&self) -> Duration {
+        self.draining.max(self.retiring) + self.dying
+    }
+}
+
 /// What ends a state if nothing else does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holder {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use cocoon_host_agent::client::Client;
 use cocoon_host_agent::daemon::api::{About, Code, List, View};
+use cocoon_host_agent::lifecycle::Deadlines;
 use cocoon_host_agent::text::plain;
 use cocoon_host_agent::update::store::{self, Slot};
 use cocoon_host_agent::{follow, local, log, state};
@@ -20,8 +21,8 @@ use tokio::time::timeout;
 use super::daemon;
 use super::voice::Voice;
 
-/// As long as the daemon itself waits for an end.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// Beyond the daemon's own deadlines for an end.
+const MARGIN: Duration = Duration::from_secs(30);
 
 /// Who keeps a VM.
 enum Keeper {
@@ -87,7 +88,8 @@ pub(super) async fn down(name: &str, json: bool) -> anyhow::Result<()> {
     let stopped = match keeper {
         Keeper::Daemon(client) => {
             let path = format!("/v1/appliances/{name}/stop?wait=true");
-            match timeout(PATIENCE, client.post::<View>(&path)).await {
+            let patience = Deadlines::default().down() + MARGIN;
+            match timeout(patience, client.post::<View>(&path)).await {
                 Ok(stopped) => stopped.map(drop).map_err(anyhow::Error::from),
                 Err(late) => Err(late.into()),
             }

@@ -16,6 +16,7 @@ pub fn next(
     let mut step = Step {
         life: life.clone(),
         now,
+        rules,
         effects: vec![],
     };
     match event {
@@ -32,8 +33,8 @@ pub fn next(
                 });
             }
         }
-        Event::Ended(ending) => step.ended(ending, rules),
-        Event::Tick => step.tick(rules),
+        Event::Ended(ending) => step.ended(ending),
+        Event::Tick => step.tick(),
     }
     if step.life != *life {
         step.effects.insert(0, Effect::Publish);
@@ -41,13 +42,14 @@ pub fn next(
     (step.life, step.effects)
 }
 
-struct Step {
+struct Step<'a> {
     life: Lifecycle,
     now: Millis,
+    rules: &'a Rules,
     effects: Vec<Effect>,
 }
 
-impl Step {
+impl Step<'_> {
     fn enter(&mut self, state: State) {
         self.life.state = state;
         self.life.since = self.now;
@@ -111,8 +113,17 @@ impl Step {
         }
     }
 
+    /// Whoever has served long enough has no failures behind it, however this run ends.
+    fn forget(&mut self) {
+        let healthy = self.rules.restart.healthy;
+        if self.life.state == State::Serving && self.now >= later(self.life.since, healthy) {
+            self.life.failures = 0;
+        }
+    }
+
     fn drain(&mut self, then: Then) {
         let killed = false;
+        self.forget();
         self.enter(State::Draining { then, killed });
         self.effects.push(Effect::Drain(self.life.run));
     }
@@ -124,6 +135,7 @@ impl Step {
             State::Draining { then, .. } => then.clone(),
             _ => then,
         };
+        self.forget();
         self.enter(State::Draining { then, killed: true });
         self.effects.push(Effect::Kill(self.life.run));
     }
@@ -165,10 +177,11 @@ impl Step {
         self.enter(state);
     }
 
-    fn ended(&mut self, ending: &Ending, rules: &Rules) {
+    fn ended(&mut self, ending: &Ending) {
         if !self.life.has_process() {
             return;
         }
+        self.forget();
         let state = self.life.state.clone();
         match (state, ending) {
             // However it went down: it is down, as wanted.
@@ -197,21 +210,15 @@ impl Step {
                     ..
                 },
                 _,
-            ) => self.failed(&reason, rules),
+            ) => self.failed(&reason),
             // Somebody asked the process itself, and it was quick.
             (_, Ending::Stopped) => self.enter(State::Stopped { resume: false }),
-            (State::Serving, Ending::Failed { reason }) => {
-                if self.now >= later(self.life.since, rules.restart.healthy) {
-                    self.life.failures = 0;
-                }
-                self.failed(reason, rules);
-            }
-            (_, Ending::Failed { reason }) => self.failed(reason, rules),
+            (_, Ending::Failed { reason }) => self.failed(reason),
         }
     }
 
-    fn failed(&mut self, reason: &str, rules: &Rules) {
-        let restart = &rules.restart;
+    fn failed(&mut self, reason: &str) {
+        let restart = &self.rules.restart;
         self.life.failures = self.life.failures.saturating_add(1);
         self.life.last_failure = Some(reason.to_owned());
         let failures = self.life.failures;
@@ -231,15 +238,15 @@ impl Step {
         self.enter(State::Preparing { restart_at });
     }
 
-    fn tick(&mut self, rules: &Rules) {
-        match self.life.holder(rules) {
+    fn tick(&mut self) {
+        match self.life.holder(self.rules) {
             Holder::Deadline(at) if self.now >= at => {}
             _ => return,
         }
         let late = |what: &str, limit: std::time::Duration| Then::Fail {
             reason: format!("{what} took more than {} seconds", limit.as_secs()),
         };
-        let limits = &rules.deadlines;
+        let limits = &self.rules.deadlines;
         match &self.life.state {
             State::Preparing {
                 restart_at: Some(_),

@@ -146,6 +146,34 @@ fn a_healthy_span_makes_failures_forgotten() {
     assert_eq!(story.life.failures, 2);
 }
 
+/// QEMU's word that the machine stands still, months apart, is no crash loop; within the span it is.
+#[test]
+fn halts_after_a_healthy_span_are_forgotten_too() {
+    let mut story = Story::new();
+    let halted = || Event::Halted("the guest panicked".to_owned());
+    story.hears(Event::Start);
+    for _ in 0..10 {
+        story.serves();
+        story.now += 60_000;
+        story.hears(halted());
+        story.breaks("killed");
+        assert_eq!(story.life.failures, 1);
+        story.waits();
+    }
+    for failures in 2..4 {
+        story.serves();
+        story.now += 59_999;
+        story.hears(halted());
+        story.breaks("killed");
+        assert_eq!(story.life.failures, failures);
+        story.waits();
+    }
+    story.serves();
+    story.hears(halted());
+    story.breaks("killed");
+    assert_eq!(story.life.state.name(), "failed");
+}
+
 #[test]
 fn without_restarts_the_first_failure_is_the_last() {
     let mut story = Story::new();
@@ -193,6 +221,25 @@ fn who_does_not_finish_is_killed_and_who_does_not_die_is_given_up() {
     let reason = "its process is alive 30 seconds after SIGKILL: it hangs inside the kernel";
     let reason = reason.to_owned();
     assert_eq!(story.life.state, State::Failed { reason });
+}
+
+/// Commands wait so long for an end: draining, in a VM that was replaced too, and SIGKILL.
+#[test]
+fn a_stop_is_over_when_every_deadline_has_passed() {
+    assert_eq!(Deadlines::default().down(), Duration::from_secs(690));
+    for role in [Duration::from_secs(180), Duration::from_secs(660)] {
+        let mut story = Story::new();
+        story.rules.deadlines.draining = role;
+        story.hears(Event::Start);
+        story.serves();
+        let asked = story.now;
+        story.hears(Event::Stop);
+        story.waits();
+        story.waits();
+        assert_eq!(story.life.state.name(), "failed");
+        let took = Duration::from_millis(story.now - asked);
+        assert!(took <= Deadlines::default().down(), "{took:?}");
+    }
 }
 
 #[test]
