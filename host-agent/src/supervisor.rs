@@ -107,7 +107,7 @@ pub enum Order {
     Drain,
     /// Take no more clients; those that are connected go on.
     Hold,
-    /// Take clients again.
+    /// Take clients again; a run that waited for the public listener gets it from the system.
     Release,
     /// Get the public listener from the supervisor behind this socket, or from the system, and take clients.
     TakeOver(Option<PathBuf>),

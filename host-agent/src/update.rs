@@ -157,7 +157,7 @@ pub enum Effect {
     Examine,
     /// Let the new VM take the public listener.
     Switch,
-    /// Let the old VM take no more connections, and keep those that it has.
+    /// Let the old VM take no more connections, and keep those that it has. Should it die, its next run takes none either.
     HoldOld,
     /// Make the new deployment the appliance's, in the same step as [`Effect::Publish`].
     Commit,
@@ -165,9 +165,9 @@ pub enum Effect {
     RetireOld,
     /// Kill the new VM.
     KillNew,
-    /// Let the old VM take connections again.
+    /// Let the old VM take connections again, with the listener that it has, or that its next run gets from the system.
     ReleaseOld,
-    /// Start the old VM again.
+    /// Start the old VM again, unless it runs.
     StartOld,
 }
 

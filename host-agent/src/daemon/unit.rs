@@ -104,7 +104,12 @@ impl Unit {
         if role != Role::Main {
             self.rules.restart.policy = RestartPolicy::Never;
         }
-        self.launch = self.launch.clone().waiting(role == Role::New);
+        self.waits(role == Role::New);
+    }
+
+    /// Whether its next run leaves the public listener alone until it is told.
+    pub(super) fn waits(&mut self, waits: bool) {
+        self.launch = self.launch.clone().waiting(waits);
     }
 
     /// The VM's folder.

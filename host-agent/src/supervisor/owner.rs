@@ -203,10 +203,7 @@ impl Own<'_> {
                 self.door.hold();
                 None
             }
-            Order::Release => {
-                self.door.release();
-                None
-            }
+            Order::Release => self.take_over(None, launch).await.err(),
             Order::TakeOver(from) => self.take_over(from, launch).await.err(),
         };
         self.tell_door(refusal);

@@ -124,7 +124,7 @@ impl<'a> Step<'a> {
         match self.update.phase {
             Phase::Emptying => self.start(),
             Phase::Retiring => self.enter(Phase::Done, None),
-            // Before: its own life starts it again. In proving: there is nothing to go back to but its next run.
+            // Before: its own life starts it again. In proving, too, and that run waits for the listener.
             _ => {}
         }
     }
@@ -155,7 +155,8 @@ impl<'a> Step<'a> {
         };
         self.enter(Phase::Failed { reason }, None);
         self.release_old(restore);
-        if restore && self.update.way == Way::InPlace {
+        if restore {
+            // Beside, too: it may have died meanwhile and been given up.
             self.effects.push(Effect::StartOld);
         }
     }

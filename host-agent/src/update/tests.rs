@@ -135,7 +135,8 @@ fn what_the_file_supersedes_goes_back_to_the_old_vm() {
     let events = [NewServes, Accepted, Switched, Superseded(why()), gone()];
     let (update, effects) = walk(Way::Beside, &events);
     assert_eq!(update.phase, Phase::Failed { reason: why() });
-    assert_eq!(effects.last(), Some(&Effect::ReleaseOld));
+    let last = &effects[effects.len() - 2..];
+    assert_eq!(last, [Effect::ReleaseOld, Effect::StartOld]);
     for events in [
         &[Superseded(why())][..],
         &[OldEnded, Superseded(why()), gone()],
@@ -157,6 +158,8 @@ struct World {
     old: Vm,
     new: Vm,
     commits: u32,
+    /// The old VM, by itself.
+    died: bool,
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -164,19 +167,43 @@ struct Vm {
     alive: bool,
     /// Takes public connections.
     open: bool,
+    /// Has the public listener, and keeps others who do not get it from it from having it.
+    listener: bool,
+    /// Its next run leaves that alone.
+    waits: bool,
     draining: bool,
 }
 
 impl World {
     fn with_old() -> Self {
-        let old = Vm {
-            alive: true,
-            open: true,
+        let mut world = Self::default();
+        world.start_old();
+        world
+    }
+
+    /// Its next run, which is up at once; another VM's listener keeps it from having one.
+    fn start_old(&mut self) {
+        let waits = self.old.waits;
+        let open = !waits && !self.new.listener;
+        self.old = Vm {
+            alive: open || waits,
+            open,
+            listener: open,
+            waits,
             draining: false,
         };
-        Self {
-            old,
-            ..Self::default()
+    }
+
+    /// It dies, and its own life tries again, or has given it up.
+    fn old_dies(&mut self, again: bool) {
+        let waits = self.old.waits;
+        self.died = true;
+        self.old = Vm {
+            waits,
+            ..Vm::default()
+        };
+        if again {
+            self.start_old();
         }
     }
 
@@ -192,17 +219,25 @@ impl World {
                     assert!(!self.new.alive, "two new VMs at once");
                     self.new.alive = true;
                 }
-                Effect::Switch => self.new.open = self.new.alive,
-                Effect::HoldOld => self.old.open = false,
-                Effect::ReleaseOld => self.old.open = self.old.alive && !self.old.draining,
+                // From the old one, or from the system.
+                Effect::Switch => {
+                    self.new.listener = self.new.alive;
+                    self.new.open = self.new.alive;
+                }
+                Effect::HoldOld => (self.old.open, self.old.waits) = (false, true),
+                Effect::ReleaseOld => {
+                    self.old.waits = false;
+                    let has = self.old.listener || !self.new.listener;
+                    if self.old.alive && !self.old.draining && has {
+                        (self.old.listener, self.old.open) = (true, true);
+                    }
+                }
                 Effect::Commit => self.commits += 1,
                 // Killed, and dead a moment later: an event of its own.
                 Effect::KillNew => self.new.open = false,
                 Effect::StartOld => {
-                    self.old = Vm {
-                        alive: true,
-                        open: true,
-                        draining: false,
+                    if !self.old.alive || self.old.draining {
+                        self.start_old();
                     }
                 }
             }
@@ -210,7 +245,8 @@ impl World {
     }
 }
 
-/// What happens next, by number: half of it is what an update waits for.
+/// What happens next, by number: half of it is what an update waits for. The old VM may die at any time, which is its own
+/// life's to see to while the update does not wait for its end.
 fn event(number: u8, update: &Update, world: &mut World) -> Event {
     match number % 16 {
         0..=3 if update.phase == Phase::Starting => Event::NewServes,
@@ -231,6 +267,10 @@ fn event(number: u8, update: &Update, world: &mut World) -> Event {
             Event::OldEnded
         }
         11 => Event::Resumed,
+        12 if number > 100 && world.old.alive && !world.old.draining && !update.is_over() => {
+            world.old_dies(number > 200);
+            Event::Tick
+        }
         12 => Event::NewServes,
         13 => Event::Accepted,
         14 if number > 200 => Event::NotKept("no space left".into()),
@@ -241,7 +281,7 @@ fn event(number: u8, update: &Update, world: &mut World) -> Event {
 }
 
 proptest! {
-    /// Beside: in every moment somebody takes the public connections. Either way: one commit at most, of an accepted VM;
+    /// Beside: in every moment somebody takes the public connections, unless the old VM has died. Either way: one commit at most, of an accepted VM;
     /// what is over stays so; and what is not over has a deadline or a process that ends.
     #[test]
     fn somebody_always_serves(
@@ -271,11 +311,11 @@ proptest! {
                 prop_assert!(effects.is_empty());
             }
             if way == Way::Beside && !update.is_committed() && !stopped {
-                prop_assert!(world.old.open || world.new.open, "{:?}", world);
-                prop_assert!(world.old.alive);
+                prop_assert!(world.died || world.old.open || world.new.open, "{:?}", world);
+                prop_assert!(world.died || world.old.alive);
             }
             let process = match update.phase {
-                Phase::Emptying | Phase::Retiring => world.old.alive,
+                Phase::Emptying | Phase::Retiring => world.old.alive || world.died,
                 Phase::Reverting { .. } => world.new.alive,
                 Phase::Done | Phase::Failed { .. } => true,
                 _ => update.until.is_some(),

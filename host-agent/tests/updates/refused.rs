@@ -219,3 +219,37 @@ async fn an_update_under_way_refuses_other_orders_but_to_stop() {
     let address = view.report.unwrap().endpoint.unwrap().to_string();
     assert_eq!(line(&address, "still").await.unwrap(), "old still");
 }
+
+/// Two updates at once, of which the older one takes longer to be checked: what runs when it is to begin counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_release_is_refused_also_when_the_newer_one_came_while_it_was_checked() {
+    let world = World::new("serves old", "").await;
+    world.serving("first").await;
+    let (newer, older) = (
+        world.image("newer", "serves newer", 7),
+        world.image("older", "serves older", 6),
+    );
+    let manifest = older.join("manifest.json");
+    let bytes = std::fs::read(&manifest).unwrap();
+    std::fs::remove_file(&manifest).unwrap();
+    nix::unistd::mkfifo(&manifest, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let asked = async {
+        let error = world.update(&older, false, true).await.unwrap_err();
+        assert_eq!(error.code(), Some(Code::UpdateRefused));
+        error.to_string()
+    };
+    let meanwhile = async {
+        // Opens once the daemon reads it: the running release was looked up before.
+        let pipe = tokio::task::spawn_blocking(move || std::fs::File::create(manifest));
+        let mut pipe = pipe.await.unwrap().unwrap();
+        let view = world.update(&newer, false, true).await.unwrap();
+        assert_eq!(view.deployment.release, Some(7));
+        std::io::Write::write_all(&mut pipe, &bytes).unwrap();
+    };
+    let (said, ()) = tokio::join!(asked, meanwhile);
+    assert_eq!(
+        said,
+        "it is of release 6, and by now release 7 runs: another update came while this one was checked"
+    );
+    assert_eq!(world.show("first").await.deployment.release, Some(7));
+}

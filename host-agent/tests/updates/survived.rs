@@ -1,6 +1,8 @@
 //! Daemons that are killed in the middle of an update, alone or with a VM: what comes after is one of two whole states.
 
 use cocoon_host_agent::daemon::api::View;
+use cocoon_host_agent::lifecycle::State;
+use cocoon_host_agent::relay::DoorState;
 use cocoon_host_agent::update::Phase;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -100,6 +102,51 @@ async fn a_new_vm_that_dies_while_it_proves_itself_is_replaced_by_the_old_one() 
     let view = world.phase("failed").await;
     assert_eq!(line(&address, "again").await.unwrap(), "old again");
     assert_eq!(view.deployment.release, Some(5));
+}
+
+/// The old VM dies while it is held back, and then the new one: a next run of the old one leaves the listener to the new one
+/// as long as that lives; one that was given up is started again. The address stays the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_vm_that_died_meanwhile_serves_again_when_the_new_one_dies() {
+    for given_up in [false, true] {
+        let most = if given_up { 1 } else { 5 };
+        let more = format!("restart.delay_seconds = 0\nrestart.max_failures = {most}");
+        let mut world = World::new("serves old", &more).await;
+        world.serving("first").await;
+        world.kill().await;
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap().to_string();
+        drop(free);
+        world.edit("127.0.0.1:0", &address);
+        world.edit("proving_seconds = 1", "proving_seconds = 60");
+        world.begin();
+        world.serving("first").await;
+        world.post("first/restart?wait=true").await.unwrap();
+        let newer = world.image("newer", "serves new", 6);
+        world.update(&newer, false, false).await.unwrap();
+        let view = world.phase("proving").await;
+        let new = new_pid(&view);
+        killed(view.report.unwrap().pid);
+        let next = |view: &View| match given_up {
+            true => view.life.state.name() == "failed",
+            false => view.life.run == 3 && view.life.state == State::Serving,
+        };
+        let view = world.until("first", next).await;
+        let door = view.report.map(|report| report.door);
+        assert_eq!(door, (!given_up).then_some(DoorState::Shut));
+        assert_eq!(line(&address, "now").await.unwrap(), "new now");
+
+        killed(new);
+        world.phase("failed").await;
+        let open = |view: &View| {
+            let report = view.report.as_ref();
+            let open = report.is_some_and(|report| report.door == DoorState::Open);
+            open && view.life.state == State::Serving
+        };
+        let view = world.until("first", open).await;
+        assert_eq!((view.life.run, view.deployment.release), (3, Some(5)));
+        assert_eq!(line(&address, "again").await.unwrap(), "old again");
+    }
 }
 
 /// Daemon, both supervisors and their machines, all at once: the old deployment starts again.

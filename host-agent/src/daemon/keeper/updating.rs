@@ -54,6 +54,16 @@ impl Keeper {
             let message = format!("an update is under way: {}", update.words());
             return Err(Refusal::new(Code::Updating, message));
         }
+        // It was compared when it was read; checking every byte takes its time, in which another update may have come.
+        if !rollback
+            && let (Some(running), Some(release)) = (self.kept.current.release, to.release)
+            && release < running
+        {
+            let message = format!(
+                "it is of release {release}, and by now release {running} runs: another update came while this one was checked"
+            );
+            return Err(Refusal::new(Code::UpdateRefused, message));
+        }
         let appliance = &self.setting.appliance;
         let room = Room {
             memory_mib: appliance.memory_mib,
@@ -319,8 +329,14 @@ impl Keeper {
                 };
                 self.tell_other(&Order::TakeOver(from)).await;
             }
-            Effect::HoldOld => self.main.tell(&Order::Hold).await,
-            Effect::ReleaseOld => self.main.tell(&Order::Release).await,
+            Effect::HoldOld => {
+                self.main.waits(true);
+                self.main.tell(&Order::Hold).await;
+            }
+            Effect::ReleaseOld => {
+                self.main.waits(false);
+                self.main.tell(&Order::Release).await;
+            }
             Effect::Commit => {
                 self.other_runs = self.main.life.run;
                 // Another guest counts from here on.
