@@ -36,6 +36,8 @@ pub struct Patience {
     pub start: Duration,
     /// Between two words while it boots.
     pub boot: Duration,
+    /// Between two words while it serves: it tells its counters every ten seconds, changed or not.
+    pub serve: Duration,
     /// While it finishes its last requests.
     pub drain: Duration,
 }
@@ -45,6 +47,7 @@ impl Default for Patience {
         Self {
             start: Duration::from_secs(180),
             boot: LONGEST_SILENCE,
+            serve: Duration::from_secs(180),
             drain: Duration::from_secs(30),
         }
     }
@@ -55,9 +58,9 @@ impl Patience {
         match state {
             State::Starting => Some(self.start),
             State::Measuring | State::Booting(_) => Some(self.boot),
+            State::Serving(_) => Some(self.serve),
             State::Draining(_) => Some(self.drain),
-            // A quiet guest that serves is a good guest.
-            State::Serving(_) | State::Ended(_) => None,
+            State::Ended(_) => None,
         }
     }
 }
@@ -352,6 +355,20 @@ async fn ask(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::Guest;
+
+    #[test]
+    fn every_state_but_the_end_has_its_patience() {
+        let patience = Patience::default();
+        let seconds = |state| patience.in_state(&state).map(|silence| silence.as_secs());
+        let guest = Guest::default;
+        assert_eq!(seconds(State::Starting), Some(180));
+        assert_eq!(seconds(State::Measuring), Some(480));
+        assert_eq!(seconds(State::Booting(guest())), Some(480));
+        assert_eq!(seconds(State::Serving(guest())), Some(180));
+        assert_eq!(seconds(State::Draining(guest())), Some(30));
+        assert_eq!(seconds(State::Ended(Ending::Stopped)), None);
+    }
 
     #[test]
     fn what_is_missing_is_told_and_that_it_came() {

@@ -150,7 +150,7 @@ struct Up {
     #[arg(long, value_parser = real_tee, conflicts_with = "simulate")]
     tee: Option<Tee>,
     /// QEMU's CPU model for SEV-SNP guests, which measure it.
-    #[arg(long, default_value = "EPYC-v4")]
+    #[arg(long, default_value = cocoon_host_agent::up::CPU_MODEL)]
     cpu: String,
     /// Give the VM this GPU, by PCI address: `cocoon-host gpu prepare` makes it ready, once after each start of the machine.
     #[arg(long)]
@@ -181,16 +181,23 @@ struct Up {
     manifest: Option<PathBuf>,
 }
 
+/// The daemon waits, mostly; one of them may be writing to a disk.
+const DAEMON_THREADS: usize = 2;
+
 /// Exit code 1 is a command's answer "no", with reasons; errors of use and of the system are 2.
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let json = arguments.json;
-    // Who asks one question needs no threads to start.
     let mut runtime = match arguments.command {
-        Command::Ps | Command::Show { .. } | Command::Events { .. } => {
+        // Who asks one question needs no threads to start; nor does who waits for one VM, as often as there are VMs.
+        Command::Ps | Command::Show { .. } | Command::Events { .. } | Command::Supervise { .. } => {
             tokio::runtime::Builder::new_current_thread()
         }
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
+    if let Command::Serve(_) = arguments.command {
+        // A thread for each processor of a large server would cost more memory than all that the daemon knows.
+        runtime.worker_threads(DAEMON_THREADS);
+    }
     let runtime = runtime.enable_all().build().context("cannot start")?;
     match arguments.command {
         Command::Up(up) => runtime.block_on(self::up(*up, json))?,

@@ -96,6 +96,8 @@ pub struct Appliance {
     pub tee: TeeMode,
     /// Public address.
     pub listen: SocketAddr,
+    /// QEMU's CPU model, which SEV-SNP measures.
+    pub cpu: String,
     /// The GPU that it gets for itself.
     pub gpu: Option<PciAddress>,
     /// How it is reached.

@@ -13,7 +13,7 @@ use cocoon_qemu::{PciAddress, Qmp};
 use tokio::time::sleep;
 
 use crate::config::Network;
-use crate::doctor::facts::{Gpu, Gpus};
+use crate::doctor::facts::{Gpu, Gpus, Look};
 use crate::doctor::real::Real;
 use crate::error::UpError;
 use crate::gpu::{self, RealHands};
@@ -63,7 +63,13 @@ impl Given {
         let Some(address) = self.gpu.as_ref().map(|gpu| gpu.address) else {
             return Ok(None);
         };
-        let reset = move || gpu::fresh(&Gpus::read(&Real, false), address, &RealHands);
+        let reset = move || {
+            gpu::fresh(
+                &Gpus::read(&Real, Look::Nowhere, false),
+                address,
+                &RealHands,
+            )
+        };
         let reset = tokio::task::spawn_blocking(reset).await;
         let fresh = reset.map_err(|_| UpError::Lost)??;
         Ok(Some(format!("the GPU {address} {}", fresh.words())))
@@ -81,7 +87,8 @@ async fn released(address: PciAddress) -> Result<Gpus, UpError> {
     let began = Instant::now();
     loop {
         // Nothing is asked of the GPU itself; a panic would be a bug of the reader.
-        let gpus = tokio::task::spawn_blocking(|| Gpus::read(&Real, false));
+        let gpus = move || Gpus::read(&Real, Look::At(address), false);
+        let gpus = tokio::task::spawn_blocking(gpus);
         let gpus = gpus.await.map_err(|_| UpError::Lost)?;
         let used = |gpu: &Gpu| gpu.address == address && gpu.in_use;
         if !gpus.all.iter().any(used) || began.elapsed() > RELEASE {

@@ -7,10 +7,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustix::net::sockopt;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -23,14 +23,20 @@ const RETRY: Duration = Duration::from_millis(100);
 /// Descriptors of everything but clients.
 const OTHERS: u64 = 256;
 
+/// An end that has been silent for so long is asked by TCP itself whether it is still there,
+const ASKED_AFTER: Duration = Duration::from_secs(60);
+/// again after so long,
+const ASKED_AGAIN: Duration = Duration::from_secs(15);
+/// and is gone when it leaves so many questions unanswered: two minutes in all.
+const QUESTIONS: u32 = 4;
+
 /// What the relay allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Connections at once; more wait in the system's queue.
     pub connections: usize,
-    /// How long a connection may carry nothing in either direction.
-    pub idle: Duration,
-    /// How long a connection may live at all.
+    /// How long a connection may live at all. How long it may carry nothing is not for the relay to say: an answer that is
+    /// not streamed comes when it is whole, and the guest closes what nobody uses.
     pub life: Duration,
 }
 
@@ -38,7 +44,6 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 4096,
-            idle: Duration::from_secs(600),
             life: Duration::from_secs(3600),
         }
     }
@@ -227,31 +232,37 @@ fn room(connections: usize) -> usize {
 
 async fn connect(client: TcpStream, guest: SocketAddr, limits: Limits) -> io::Result<()> {
     let guest = TcpStream::connect(guest).await?;
-    // Tokens are small and wanted at once.
-    client.set_nodelay(true)?;
-    guest.set_nodelay(true)?;
+    prepare(&client)?;
+    prepare(&guest)?;
     let (client_read, client_write) = client.into_split();
     let (guest_read, guest_write) = guest.into_split();
-    let seen = AtomicU64::new(0);
     let both = async {
         tokio::try_join!(
-            pump(client_read, guest_write, &seen),
-            pump(guest_read, client_write, &seen)
+            pump(client_read, guest_write),
+            pump(guest_read, client_write)
         )
         .map(drop)
     };
     tokio::select! {
         result = both => result,
-        () = idle(&seen, limits.idle) => Err(io::ErrorKind::TimedOut.into()),
         () = tokio::time::sleep(limits.life) => Err(io::ErrorKind::TimedOut.into()),
     }
+}
+
+/// For tokens, which are small and wanted at once; and for an end that goes away without a word, which nothing but TCP's own
+/// questions would tell.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_tcp_keepidle(stream, ASKED_AFTER)?;
+    sockopt::set_tcp_keepintvl(stream, ASKED_AGAIN)?;
+    sockopt::set_tcp_keepcnt(stream, QUESTIONS)?;
+    Ok(sockopt::set_socket_keepalive(stream, true)?)
 }
 
 /// Copies until the end, which it passes on.
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    seen: &AtomicU64,
 ) -> io::Result<()> {
     let mut buffer = vec![0; 16 * 1024];
     loop {
@@ -260,20 +271,6 @@ async fn pump(
             return to.shutdown().await;
         }
         to.write_all(&buffer[..count]).await?;
-        seen.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// Returns once a whole period has passed without a byte.
-async fn idle(seen: &AtomicU64, period: Duration) {
-    let mut before = u64::MAX;
-    loop {
-        let now = seen.load(Ordering::Relaxed);
-        if now == before {
-            return;
-        }
-        before = now;
-        tokio::time::sleep(period).await;
     }
 }
 

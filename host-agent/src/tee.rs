@@ -3,13 +3,14 @@
 //! Everything is decided from what `doctor` knows of the machine, before QEMU starts: its own messages name options, not
 //! remedies. No TEE host has run this.
 
+use std::sync::Arc;
+
 use cocoon_protocol::binding::Tee;
 use cocoon_protocol::config;
 use cocoon_qemu::spec::{Confidential, QuoteSocket, Snp, Tdx};
 
 use crate::doctor::facts::Facts;
 use crate::doctor::judge::judge;
-use crate::doctor::real::Real;
 use crate::doctor::source::Peer;
 use crate::doctor::{self, Finding, Mode, Tried, Wanted};
 use crate::up::UpOptions;
@@ -69,14 +70,17 @@ pub(crate) async fn of_this_machine(options: &UpOptions) -> Result<Confidential,
     }
     let wanted = Wanted {
         memory_mib: options.memory_mib,
-        listen: options.listen,
+        // Somebody's already where there is a door: the daemon's supervisors take it before the VM is started, and in
+        // an update it is the old VM's.
+        listen: options.door.is_none().then_some(options.listen),
         gpu: false,
         cache: None,
     };
-    let qemu = doctor::qemu(&Real, options.qemu.as_deref()).await;
+    let world = Arc::clone(&options.world);
+    let qemu = doctor::qemu(&*world, options.qemu.as_deref()).await;
     let examined = wanted.clone();
     let facts =
-        tokio::task::spawn_blocking(move || Facts::read(&Real, &examined, qemu, Tried::NoImage));
+        tokio::task::spawn_blocking(move || Facts::read(&*world, &examined, qemu, Tried::NoImage));
     let facts = facts.await.map_err(|_| NotReady::Interrupted)?;
     confidential(
         tee,

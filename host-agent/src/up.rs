@@ -23,6 +23,8 @@ use crate::channel::{Patience, Settings};
 use crate::config::Network;
 use crate::console::Console;
 use crate::devices::{self, Given};
+use crate::doctor::real::Real;
+use crate::doctor::source::World;
 use crate::error::UpError;
 use crate::image::Image;
 use crate::local::Status;
@@ -41,6 +43,8 @@ use crate::timings::Timings;
 
 /// How much of the console is kept, in bytes.
 pub const SERIAL_LIMIT: u64 = 4 << 20;
+/// QEMU's CPU model for SEV-SNP guests where none is named.
+pub const CPU_MODEL: &str = "EPYC-v4";
 /// How long QEMU may take to open its control socket.
 const GREETING: Duration = Duration::from_secs(30);
 
@@ -89,6 +93,8 @@ pub struct UpOptions {
     pub limits: Limits,
     /// How long the guest may be silent.
     pub patience: Patience,
+    /// What is asked about this machine before a VM is started in a real TEE.
+    pub world: Arc<dyn World + Send + Sync>,
     /// Told of downloads.
     pub reporter: Arc<dyn Reporter>,
 }
@@ -115,11 +121,12 @@ impl UpOptions {
             qemu: None,
             simulator: None,
             roots: None,
-            cpu_model: "EPYC-v4".into(),
+            cpu_model: CPU_MODEL.into(),
             manifest: None,
             state,
             limits: Limits::default(),
             patience: Patience::default(),
+            world: Arc::new(Real),
             reporter: Arc::new(Silent),
         }
     }

@@ -79,6 +79,7 @@ impl Trial {
         options.patience = Patience {
             start: Duration::from_secs(300),
             boot: Duration::from_secs(600),
+            serve: Duration::from_secs(360),
             drain: Duration::from_secs(120),
         };
         Ok(Self {

@@ -51,7 +51,7 @@ pub(super) struct Doctor {
     #[arg(long)]
     vcpus: Option<u16>,
     /// QEMU's CPU model for SEV-SNP guests.
-    #[arg(long, default_value = "EPYC-v4")]
+    #[arg(long, default_value = cocoon_host_agent::up::CPU_MODEL)]
     cpu: String,
     /// Public address.
     #[arg(long, default_value = "127.0.0.1:8443")]
@@ -98,7 +98,7 @@ pub(super) async fn run(asked: Doctor, json: bool) -> anyhow::Result<ExitCode> {
         .is_some_and(|image| image.manifest.variant != "cpu");
     let wanted = Wanted {
         memory_mib: asked.memory,
-        listen: asked.listen,
+        listen: Some(asked.listen),
         gpu: asked.gpu || claims_gpu,
         cache: Cache::default_root().ok(),
     };

@@ -15,6 +15,7 @@ use super::shown::{StatusSettings, status, web};
 use super::values::{self, flag, number, path, text};
 use super::{Appliance, DEFAULT_STATE, HostConfig, HostSettings, Restart, TeeMode};
 use crate::relay::Limits;
+use crate::up::CPU_MODEL;
 use crate::update::check::Updates;
 use crate::web::WebSettings;
 
@@ -43,13 +44,14 @@ const UPDATES: [&str; 7] = [
     "start_seconds",
     "proving_seconds",
 ];
-const APPLIANCE: [&str; 15] = [
+const APPLIANCE: [&str; 16] = [
     "name",
     "image",
     "manifest",
     "memory",
     "vcpus",
     "tee",
+    "cpu",
     "gpu",
     "listen",
     "accelerator",
@@ -67,7 +69,7 @@ const OPERATOR: [&str; 5] = [
     "price_completion_million",
     "max_concurrent_requests",
 ];
-const LISTENER: [&str; 3] = ["connections", "idle_seconds", "life_seconds"];
+const LISTENER: [&str; 2] = ["connections", "life_seconds"];
 const RESTART: [&str; 5] = [
     "policy",
     "delay_seconds",
@@ -98,6 +100,7 @@ pub(super) struct Entry {
     pub(super) memory_mib: Option<At<u32>>,
     pub(super) vcpus: Option<At<u16>>,
     pub(super) tee: Option<At<TeeMode>>,
+    pub(super) cpu: Option<At<String>>,
     pub(super) gpu: Option<At<PciAddress>>,
     pub(super) devices: Devices,
     pub(super) listen: Option<At<SocketAddr>>,
@@ -131,6 +134,7 @@ impl Entry {
             memory_mib: self.memory_mib?.0,
             vcpus: self.vcpus?.0,
             tee: self.tee?.0,
+            cpu: self.cpu.map_or_else(|| CPU_MODEL.to_owned(), |(cpu, _)| cpu),
             listen: self.listen?.0,
             gpu: self.gpu.map(|(gpu, _)| gpu),
             network: self.devices.network.0,
@@ -261,6 +265,7 @@ fn appliance(table: &DeTable<'_>, at: usize, report: &mut Report<'_>) -> Entry {
         memory_mib: table.required(report, "memory", "\"4G\"", guest_memory),
         vcpus: table.required(report, "vcpus", "4", number(1..=255)),
         tee: table.required(report, "tee", "\"tdx\"", values::tee),
+        cpu: table.optional(report, "cpu", values::cpu),
         gpu,
         devices: devices(&table, report),
         listen: table.required(report, "listen", "\"0.0.0.0:8443\"", values::address),
@@ -324,7 +329,6 @@ fn listener(appliance: &Table<'_, '_>, report: &mut Report<'_>) -> Limits {
         connections: connections
             .and_then(|(most, _)| usize::try_from(most).ok())
             .unwrap_or(usual.connections),
-        idle: seconds(&table, report, "idle_seconds", 1..=LIFE_MAX, usual.idle),
         life: seconds(&table, report, "life_seconds", 1..=LIFE_MAX, usual.life),
     }
 }

@@ -135,7 +135,7 @@ fn defaults_apply_where_nothing_is_said() {
 fn every_error_names_the_place_the_key_and_what_is_allowed() {
     let amount = "allowed: an amount such as \"4G\" or \"1536M\"";
     let cases = [
-        ("autostrat = true", "9:1: appliance.autostrat: unknown key; allowed: name, image, manifest, memory, vcpus, tee, gpu, listen, accelerator, autostart, operator, listener, restart, network, placement; did you mean `autostart`?".to_owned()),
+        ("autostrat = true", "9:1: appliance.autostrat: unknown key; allowed: name, image, manifest, memory, vcpus, tee, cpu, gpu, listen, accelerator, autostart, operator, listener, restart, network, placement; did you mean `autostart`?".to_owned()),
         ("autostart = \"yes\"", "9:13: appliance.autostart: found \"yes\"; allowed: true or false".to_owned()),
         ("manifest = \"m.json\"", "9:12: appliance.manifest: found \"m.json\"; allowed: a path that begins with /".to_owned()),
         ("gpu = \"41:0\"", "9:7: appliance.gpu: found \"41:0\"; allowed: the PCI address of a GPU, such as \"0000:41:00.0\"".to_owned()),

@@ -169,6 +169,19 @@ pub(super) fn signers(value: &DeValue<'_>) -> Read<Vec<[u8; 32]>> {
     Ok(signers)
 }
 
+/// A name as QEMU's command line takes it.
+pub(super) fn cpu(value: &DeValue<'_>) -> Read<String> {
+    let name = text(value)?;
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let begins = name.starts_with(|first: char| first.is_ascii_alphabetic());
+    if begins && name.len() <= 64 && name.bytes().all(allowed) {
+        Ok(name)
+    } else {
+        let allowed = "one of QEMU's CPU models for SEV-SNP, such as \"EPYC-v4\"";
+        Err(Wrong::found(&described(value), allowed))
+    }
+}
+
 pub(super) fn gpu(value: &DeValue<'_>) -> Read<PciAddress> {
     let allowed = "the PCI address of a GPU, such as \"0000:41:00.0\"";
     let wrong = || Wrong::found(&described(value), allowed);

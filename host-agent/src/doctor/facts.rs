@@ -14,7 +14,7 @@ mod snp;
 mod tdx;
 
 pub use cpu::Cpu;
-pub use gpu::{CcMode, DEVICES, Gpu, Gpus, model};
+pub use gpu::{CcMode, DEVICES, Gpu, Gpus, Look, model};
 pub use host::{Clock, Host, Kernel, Release};
 pub use snp::{Snp, SnpTcb};
 pub use tdx::{QGS_SOCKET, Quotes, Registration, Tdx};
@@ -24,8 +24,8 @@ pub use tdx::{QGS_SOCKET, Quotes, Registration, Tdx};
 pub struct Wanted {
     /// Guest memory in MiB.
     pub memory_mib: u32,
-    /// Public address.
-    pub listen: SocketAddr,
+    /// Public address; `None` where it is held for the VM already.
+    pub listen: Option<SocketAddr>,
     /// Whether the image needs a GPU.
     pub gpu: bool,
     /// Where the cache is, if anywhere.
@@ -97,6 +97,10 @@ impl Facts {
     /// Asks `world`; what only a started process can tell, `qemu` and `kvm_tried`, is asked by the caller.
     pub fn read(world: &dyn World, wanted: &Wanted, qemu: QemuFacts, kvm_tried: Tried) -> Self {
         let host = Host::read(world, wanted);
+        let look = match wanted.gpu {
+            true => Look::Everywhere,
+            false => Look::Nowhere,
+        };
         Self {
             cpu: Cpu::read(world),
             kvm: world.open("/dev/kvm"),
@@ -104,7 +108,7 @@ impl Facts {
             qemu,
             tdx: Tdx::read(world, &host.kernel),
             snp: Snp::read(world, &host.kernel),
-            gpus: Gpus::read(world, wanted.gpu),
+            gpus: Gpus::read(world, look, wanted.gpu),
             host,
         }
     }

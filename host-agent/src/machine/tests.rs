@@ -233,6 +233,10 @@ fn misbehaviour_is_named() {
             ),
         ),
         (vec![Event::Silence(120)], "the guest was silent for 120 seconds while starting".into()),
+        (
+            [booted(), vec![serving(), Event::Silence(180)]].concat(),
+            "the guest was silent for 180 seconds while serving".into(),
+        ),
         ([booted(), vec![Event::Gone]].concat(), "the VM ended by itself while in phase evidence".into()),
         (
             vec![hello(), Event::NotLaunched("no firmware".into())],

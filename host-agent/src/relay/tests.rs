@@ -63,16 +63,53 @@ async fn clients_wait_for_the_gate_and_finish_after_it_closes() {
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
 }
 
+/// An answer may take as long as the connection lives: that it carries nothing meanwhile ends it no earlier.
 #[tokio::test]
-async fn idle_connections_are_cut() {
+async fn whoever_waits_for_an_answer_is_cut_at_the_end_of_the_connections_life_alone() {
+    let (late, life) = (Duration::from_millis(500), Duration::from_millis(1500));
+    let slow = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let guest = slow.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = slow.accept().await.unwrap();
+        stream.read_exact(&mut [0; 8]).await.unwrap();
+        tokio::time::sleep(late).await;
+        stream.write_all(b"answer").await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    let door = door().await;
+    let address = door.address().unwrap();
+    let (_gate, open) = watch::channel(true);
     let limits = Limits {
-        idle: Duration::from_millis(20),
+        life,
         ..Limits::default()
     };
-    let (address, gate, _task) = start(limits).await;
-    gate.send(true).unwrap();
+    tokio::spawn(relay(door, guest, limits, open));
     let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(b"question").await.unwrap();
+    let began = std::time::Instant::now();
+    let mut answer = [0; 6];
+    client.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"answer");
+    assert!(began.elapsed() >= late);
     assert!(matches!(client.read(&mut [0]).await, Ok(0) | Err(_)));
+    // It began a little before the client knew.
+    assert!(began.elapsed() >= life - late);
+}
+
+#[tokio::test]
+async fn an_end_that_is_gone_is_noticed_by_tcp() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).await;
+    let stream = stream.unwrap();
+    prepare(&stream).unwrap();
+    assert!(sockopt::socket_keepalive(&stream).unwrap());
+    let asked = (
+        sockopt::tcp_keepidle(&stream).unwrap().as_secs(),
+        sockopt::tcp_keepintvl(&stream).unwrap().as_secs(),
+        sockopt::tcp_keepcnt(&stream).unwrap(),
+    );
+    assert_eq!(asked, (60, 15, 4));
+    assert!(stream.nodelay().unwrap());
 }
 
 #[tokio::test]

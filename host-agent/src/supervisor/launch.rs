@@ -11,9 +11,10 @@ use cocoon_qemu::accel::Wanted;
 use cocoon_qemu::spec::Placement;
 use serde::{Deserialize, Serialize};
 
-use crate::UpOptions;
 use crate::config::{Appliance, HostSettings, Network, TeeMode};
-use crate::relay::Limits;
+use crate::qemu::QemuError;
+use crate::relay::{Door, Limits};
+use crate::{UpError, UpOptions};
 
 /// One VM, as the operator described it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,7 @@ pub struct Launch {
     pub waits: bool,
     tee: Option<Tee>,
     simulate: Option<Tee>,
+    cpu: String,
     gpu: Option<PciAddress>,
     network: Network,
     placement: Placement,
@@ -41,7 +43,6 @@ pub struct Launch {
     simulator: Option<PathBuf>,
     development_roots: Option<PathBuf>,
     connections: usize,
-    idle_seconds: u64,
     life_seconds: u64,
 }
 
@@ -64,6 +65,7 @@ impl Launch {
                 TeeMode::Simulated(tee) => Some(tee),
                 TeeMode::Real(_) => None,
             },
+            cpu: appliance.cpu.clone(),
             gpu: appliance.gpu,
             network: appliance.network.clone(),
             placement: appliance.placement.clone(),
@@ -85,7 +87,6 @@ impl Launch {
                     .unwrap_or_else(|| host.state.join("development-roots")),
             ),
             connections: appliance.limits.connections,
-            idle_seconds: appliance.limits.idle.as_secs(),
             life_seconds: appliance.limits.life.as_secs(),
         }
     }
@@ -121,6 +122,12 @@ impl Launch {
         self.listen
     }
 
+    /// QEMU's CPU model, where the TEE measures one.
+    #[must_use]
+    pub fn cpu(&self) -> &str {
+        &self.cpu
+    }
+
     /// What of it no other VM can have at the same time, if anything: then its successor starts when it has ended, and not
     /// beside it.
     #[must_use]
@@ -139,30 +146,35 @@ impl Launch {
         serde_json::from_slice(&bytes).ok()
     }
 
-    /// For [`Host::up`](crate::Host::up), with state in `root`.
+    /// For [`Host::up`](crate::Host::up), with state in `root`, behind `door`: it has the public address from now on, unless
+    /// it waits for that.
     ///
     /// # Errors
-    /// An accelerator that this release does not know.
-    pub(super) fn options(&self, root: &Path) -> Result<UpOptions, cocoon_qemu::accel::AccelError> {
+    /// The address is taken; an accelerator that this release does not know.
+    pub async fn options(&self, root: &Path, door: &Door) -> Result<UpOptions, UpError> {
+        if !self.waits {
+            door.bind(self.listen).await?;
+        }
         let mut options = UpOptions::new(self.image.clone(), root.to_owned());
         options.name = self.name.clone();
         options.manifest = self.manifest.clone();
         options.listen = self.listen;
+        options.door = Some(door.clone());
         options.tee = self.tee;
         options.simulate = self.simulate;
+        options.cpu_model = self.cpu.clone();
         options.gpu = self.gpu;
         options.network = self.network.clone();
         options.placement = self.placement.clone();
         options.vcpus = self.vcpus;
         options.memory_mib = self.memory_mib;
-        options.accel = self.accelerator.parse()?;
+        options.accel = self.accelerator.parse().map_err(QemuError::from)?;
         options.config = self.operator.clone();
         options.qemu = self.qemu.clone();
         options.simulator = self.simulator.clone();
         options.roots = self.development_roots.clone();
         options.limits = Limits {
             connections: self.connections,
-            idle: Duration::from_secs(self.idle_seconds),
             life: Duration::from_secs(self.life_seconds),
         };
         Ok(options)

@@ -110,13 +110,9 @@ impl Own<'_> {
                 launch.run
             ));
         }
-        let mut options = launch.options(root).map_err(|error| said(&error))?;
-        if !launch.waits {
-            let bound = self.door.bind(launch.listen()).await;
-            bound.map_err(|error| said(&error))?;
-            self.tell_door(None);
-        }
-        options.door = Some(self.door.clone());
+        let options = launch.options(root, &self.door).await;
+        let options = options.map_err(|error| said(&error))?;
+        self.tell_door(None);
         let told = self.report.clone();
         let booting = Host::up(options, move |progress| {
             told.send_modify(|report| report.hear(progress));

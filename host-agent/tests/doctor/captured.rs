@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use cocoon_host_agent::doctor::facts::{Facts, QemuFacts, Tried, Wanted};
 use cocoon_host_agent::doctor::finding::{Finding, Severity};
@@ -21,10 +22,13 @@ pub struct Captured {
     pub tried: Tried,
     pub wanted: Wanted,
     pub policy: Policy,
+    /// The devices that were opened.
+    pub opened: Arc<Mutex<BTreeSet<String>>>,
 }
 
 pub const TDX: &str = include_str!("machines/tdx-emerald-rapids.txt");
 pub const SNP: &str = include_str!("machines/snp-genoa.txt");
+pub const CLOUD_VM: &str = include_str!("machines/cloud-vm.txt");
 pub const LAPTOP: &str = include_str!("machines/laptop.txt");
 pub const H100_VFIO: &str = include_str!("machines/h100-vfio.txt");
 pub const H100_NVIDIA: &str = include_str!("machines/h100-nvidia.txt");
@@ -43,11 +47,12 @@ impl Captured {
             tried: Tried::NoImage,
             wanted: Wanted {
                 memory_mib: 4096,
-                listen: "127.0.0.1:8443".parse().unwrap(),
+                listen: Some("127.0.0.1:8443".parse().unwrap()),
                 gpu: false,
                 cache: Some("/var/cache/cocoon".into()),
             },
             policy: Policy::default(),
+            opened: Arc::default(),
         };
         machine.and(text)
     }
@@ -195,6 +200,7 @@ impl Files for Captured {
     }
 
     fn open(&self, path: &str) -> Result<(), Refusal> {
+        self.opened.lock().unwrap().insert(path.to_owned());
         match self.section("device", path).map(|text| text.trim()) {
             Some("ok") => Ok(()),
             Some("denied") => Err(Refusal::PermissionDenied),

@@ -1,6 +1,6 @@
 //! GPUs: each finding in each of its bad forms, on a server that wants one.
 
-use cocoon_host_agent::doctor::facts::CcMode;
+use cocoon_host_agent::doctor::facts::{CcMode, Gpus, Look};
 use cocoon_host_agent::doctor::finding::{Mode, Severity};
 use cocoon_qemu::spec::mmio64_mib;
 
@@ -215,6 +215,58 @@ fn what_is_not_needed_prevents_nothing() {
 }
 
 /// The admin tool reads registers: only of GPUs that nobody uses, and only where somebody wants to know.
+/// A neighbour.
+const SECOND: &str = "\
+=== file /sys/bus/pci/devices/0000:18:00.0/vendor
+0x10de
+=== file /sys/bus/pci/devices/0000:18:00.0/device
+0x2331
+=== file /sys/bus/pci/devices/0000:18:00.0/class
+0x030200
+=== link /sys/bus/pci/devices/0000:18:00.0/driver
+vfio-pci
+=== link /sys/bus/pci/devices/0000:18:00.0/iommu_group
+43
+=== device /dev/vfio/43
+busy
+";
+
+/// Whoever opens a GPU's group keeps the VM that takes it in that moment from having it: so a start opens its own GPU's, and
+/// one without a GPU none.
+#[test]
+fn no_groups_are_opened_but_those_that_are_meant() {
+    let machine = || Captured::new(SNP).and(H100_VFIO).and(SECOND);
+    let groups = |look| {
+        let machine = machine();
+        let gpus = Gpus::read(&machine, look, false);
+        let used: Vec<bool> = gpus.all.iter().map(|gpu| gpu.in_use).collect();
+        let mut opened = machine.opened.lock().unwrap().clone();
+        opened.retain(|device| device.starts_with("/dev/vfio/"));
+        (Vec::from_iter(opened), used)
+    };
+    let (first, second) = ("/dev/vfio/42".to_owned(), "/dev/vfio/43".to_owned());
+    let at = |address: &str| Look::At(address.parse().unwrap());
+    assert_eq!(groups(Look::Nowhere), (vec![], vec![false, false]));
+    assert_eq!(
+        groups(at("0000:17:00.0")),
+        (vec![first.clone()], vec![false, false])
+    );
+    assert_eq!(
+        groups(at("0000:18:00.0")),
+        (vec![second.clone()], vec![false, true])
+    );
+    assert_eq!(
+        groups(Look::Everywhere),
+        (vec![first, second], vec![false, true])
+    );
+
+    // What `up --tee` and the daemon's supervisors ask of the machine.
+    let machine = machine();
+    machine.facts();
+    let opened = machine.opened.lock().unwrap();
+    assert!(!opened.iter().any(|device| device.starts_with("/dev/vfio/")));
+}
+
 #[test]
 fn a_gpu_in_use_is_not_asked() {
     let mode = |machine: &Captured| machine.facts().gpus.all[0].cc;

@@ -179,6 +179,12 @@ const CASES: &[Case] = &[
         "the system's QEMU 7.2.19 is older than 10.0.0: a private copy is fetched at the first start",
     ),
     (
+        |m| m,
+        "firmware",
+        Severity::Note,
+        "an OVMF of this machine's is not used",
+    ),
+    (
         |mut m| {
             m.qemu = QemuFacts::Unusable {
                 reason: "/nowhere does not run".into(),

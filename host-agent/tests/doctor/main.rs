@@ -1,8 +1,8 @@
-//! `cocoon-host doctor` on captured machines: good ones, a laptop, and each of them broken in every way that has a
-//! finding of its own. And on the machine that runs the tests, whatever it is.
+//! `cocoon-host doctor` on machines as text: a captured one, and composed ones: good ones, a laptop, and each of them broken
+//! in every way that has a finding of its own. And on the machine that runs the tests, whatever it is.
 //!
-//! No TEE host has been examined by this program: the machines are put together from what documents the interfaces of
-//! kernels, firmware and tools; each file says where its parts are from.
+//! No TEE host has been examined by this program: but for `cloud-vm.txt` the machines are composed of what documents the
+//! interfaces of kernels, firmware and tools; each file says where its parts are from.
 
 mod captured;
 mod clients;
@@ -10,6 +10,8 @@ mod collateral;
 mod command;
 mod gpu;
 mod host;
+#[path = "../common/image.rs"]
+mod image;
 mod preparing;
 mod shapes;
 #[path = "../../../tests/src/skip.rs"]
@@ -17,8 +19,9 @@ mod skip;
 mod snp;
 mod starting;
 mod tdx;
+mod unit;
 
-use captured::{Captured, H100_VFIO, LAPTOP, SNP, TDX, faults};
+use captured::{CLOUD_VM, Captured, H100_VFIO, LAPTOP, SNP, TDX, faults};
 use cocoon_host_agent::doctor::finding::{Mode, Severity};
 use cocoon_host_agent::doctor::{Readiness, Report};
 
@@ -58,11 +61,40 @@ fn a_laptop_simulates_and_says_so() {
     );
 }
 
+/// What a real kernel says that no document shows: a guest itself, of a processor that has TDX, without systemd, and without
+/// half of the files.
+#[test]
+fn a_captured_machine_is_understood() {
+    let machine = Captured::new(CLOUD_VM);
+    assert_eq!(
+        ready(&machine),
+        [Mode::SimulatedKvm, Mode::SimulatedEmulated]
+    );
+    let machine = machine.findings();
+    let of = |severity| {
+        let such = machine.iter().filter(|finding| finding.severity == severity);
+        Vec::from_iter(such.map(|finding| finding.id))
+    };
+    assert_eq!(
+        of(Severity::Failure),
+        [
+            "machine",
+            "bios.tdx",
+            "kvm.tdx",
+            "tdx.quotes",
+            "tdx.sgx",
+            "cpu.snp"
+        ]
+    );
+    // Its KVM is another hypervisor's gift, which says little.
+    assert_eq!(of(Severity::Warning), ["kvm.works"]);
+}
+
 #[test]
 fn whatever_is_wrong_has_a_remedy() {
     let empty = Captured::new("=== now\n0");
     let mut findings = empty.findings();
-    for text in [TDX, SNP, LAPTOP] {
+    for text in [TDX, SNP, LAPTOP, CLOUD_VM] {
         findings.extend(Captured::new(text).wanting_gpu().findings());
     }
     for finding in findings {

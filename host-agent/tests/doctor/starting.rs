@@ -1,11 +1,22 @@
 //! What `up --tee` starts, on captured machines; and its refusal where a piece is missing.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use cocoon_host_agent::Host;
+use cocoon_host_agent::config::{HostConfig, Machine};
+use cocoon_host_agent::doctor::source::Refusal;
+use cocoon_host_agent::relay::{Door, DoorState};
+use cocoon_host_agent::supervisor::Launch;
 use cocoon_host_agent::tee::{NotReady, confidential};
 use cocoon_protocol::binding::Tee;
 use cocoon_protocol::config;
 use cocoon_qemu::spec::{Confidential, QuoteSocket, Snp, Tdx};
 
 use crate::captured::{Captured, LAPTOP, SNP, TDX};
+use crate::image::{SIGNER, make};
 
 const CONFIG: &[u8] = b"{}";
 
@@ -85,4 +96,71 @@ fn the_first_of_several_pieces_is_named_and_the_others_counted() {
         error.ends_with("(and 1 more: `cocoon-host doctor --for tdx` lists them)"),
         "{error}"
     );
+}
+
+/// An address that the appliance still has to take must be free; what its supervisor has already, or the old VM of an
+/// update, is in nobody's way.
+#[test]
+fn the_public_address_matters_until_somebody_has_it_for_the_vm() {
+    let mut machine = Captured::new(TDX);
+    machine.taken = Err(Refusal::AddrInUse);
+    assert_eq!(
+        start(&machine, Tee::Tdx).unwrap_err().to_string(),
+        "this machine cannot start a VM in real TDX: port: 127.0.0.1:8443 is taken; needed: a public address for clients; \
+         fix: stop what listens there (`cocoon-host ps` shows VMs), or choose another with --listen"
+    );
+    machine.wanted.listen = None;
+    assert!(matches!(
+        start(&machine, Tee::Tdx),
+        Ok(Confidential::Tdx(_))
+    ));
+}
+
+/// An appliance of the daemon's file in a real TEE, on a machine that has one, up to QEMU's start: as its supervisor
+/// starts it, and as an update starts a second one beside it.
+#[tokio::test]
+async fn a_supervisor_that_has_the_public_address_starts_a_trust_domain() {
+    let folder = tempfile::tempdir().unwrap();
+    let qemu = folder.path().join("qemu");
+    let script = "#!/bin/sh\ncase \"$*\" in\n*--version) echo 'QEMU emulator version 11.1.3' ;;\n\
+        *tdx-guest*) echo 'told of a trust domain' >&2; exit 1 ;;\n*) exit 1 ;;\nesac\n";
+    std::fs::write(&qemu, script).unwrap();
+    std::fs::set_permissions(&qemu, Permissions::from_mode(0o700)).unwrap();
+    let image = make(folder.path(), "image", "quiet", 1, &SIGNER);
+    let text = format!(
+        "version = 1\nstatus.listen = \"off\"\n[host]\nstate = {:?}\nqemu = {qemu:?}\n[[appliance]]\nname = \"first\"\n\
+         image = {image:?}\nmemory = \"1G\"\nvcpus = 1\ntee = \"tdx\"\nlisten = \"127.0.0.1:0\"\n",
+        folder.path().join("state")
+    );
+    let file = folder.path().join("host.toml");
+    std::fs::write(&file, text).unwrap();
+    let machine = Machine {
+        memory_mib: None,
+        processors: 64,
+        nodes: vec![],
+        hugepages: |_| None,
+        has_folder: Path::is_dir,
+        has_file: Path::is_file,
+    };
+    let config = HostConfig::load(&file, &machine).unwrap();
+    let launch = Launch::new(&config.appliances[0], &config.host);
+    for waits in [false, true] {
+        let door = Door::shut();
+        let launch = launch.clone().waiting(waits);
+        let mut options = launch.options(&config.host.state, &door).await.unwrap();
+        let state = match waits {
+            false => DoorState::Open,
+            true => DoorState::Shut,
+        };
+        assert_eq!(door.state(), state);
+        let help = format!("run {} -object help", qemu.display());
+        let mut machine = Captured::new(TDX).with(&help, "List:\n  iommufd\n  tdx-guest");
+        machine.taken = Err(Refusal::AddrInUse);
+        options.world = Arc::new(machine);
+        let error = Host::up(options, |_| ()).await.err().expect("no QEMU");
+        assert_eq!(
+            error.to_string(),
+            "QEMU does not run: told of a trust domain"
+        );
+    }
 }

@@ -1,5 +1,6 @@
 //! Networks, places and GPUs that an appliance cannot have: another's, not of this machine, or not with its TEE.
 
+use cocoon_protocol::binding::Tee;
 use cocoon_qemu::accel::Wanted;
 use cocoon_qemu::spec::HugePages;
 
@@ -13,6 +14,12 @@ use crate::numa;
 pub(super) fn devices(report: &mut Report<'_>, before: &[Entry], entry: &Entry, machine: &Machine) {
     networks(report, before, entry);
     places(report, entry, machine);
+    if let (Some((_, at)), Some((TeeMode::Real(Tee::Tdx) | TeeMode::Simulated(Tee::Tdx), _))) =
+        (&entry.cpu, entry.tee)
+    {
+        let wrong = Wrong::because("only SEV-SNP has a CPU model measured: leave it out");
+        report.add(*at, "appliance.cpu", wrong);
+    }
     if let (Some((gpu, at)), Wanted::Emulated) = (&entry.gpu, entry.accel) {
         let message =
             format!("{gpu} can be given to a VM under KVM only, and accelerator is \"tcg\"");

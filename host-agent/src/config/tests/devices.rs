@@ -49,6 +49,27 @@ fn places_and_gpus_are_taken() {
 }
 
 #[test]
+fn a_cpu_model_is_snps_alone_and_reaches_the_machine() {
+    let snp = MINIMAL.replace("\"tdx\"", "\"simulated-sev-snp\"");
+    let model = |lines: &str| {
+        let config = HostConfig::parse(&format!("{snp}{lines}\n"), "f", &large()).unwrap();
+        let launch = crate::supervisor::Launch::new(&config.appliances[0], &config.host);
+        launch.cpu().to_owned()
+    };
+    assert_eq!(model(""), "EPYC-v4");
+    assert_eq!(model("cpu = \"EPYC-Genoa-v1\""), "EPYC-Genoa-v1");
+    assert_eq!(
+        said("cpu = \"EPYC-v4\""),
+        ["f:9:7: appliance.cpu: only SEV-SNP has a CPU model measured: leave it out"]
+    );
+    let wrong = problems(&format!("{snp}cpu = \"EPYC,x=on\"\n"), &large());
+    assert_eq!(
+        wrong,
+        ["f:9:7: appliance.cpu: found \"EPYC,x=on\"; allowed: one of QEMU's CPU models for SEV-SNP, such as \"EPYC-v4\""]
+    );
+}
+
+#[test]
 fn everything_else_is_refused_with_its_reason() {
     let private = "a private IPv4 address with its network's prefix, such as \"10.77.1.2/30\"";
     let cases = [

@@ -66,6 +66,18 @@ impl CcMode {
     }
 }
 
+/// Which GPUs are looked at more closely than sysfs shows them. That a machine has one is seen by opening its IOMMU group,
+/// and a VM that starts in that very moment does not get it (EBUSY): so nobody opens what is not his affair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// None: all seem to be nobody's.
+    Nowhere,
+    /// This one.
+    At(PciAddress),
+    /// Each.
+    Everywhere,
+}
+
 /// One GPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gpu {
@@ -91,7 +103,7 @@ pub struct Gpu {
     pub may_sleep: bool,
     /// Whether it answers on the bus.
     pub answers: bool,
-    /// Whether a machine has it already.
+    /// Whether a machine has it already; false where it was not looked at.
     pub in_use: bool,
     /// Its firmware's version, which only NVIDIA's driver tells.
     pub vbios: Option<String>,
@@ -117,9 +129,15 @@ pub struct Gpus {
 }
 
 impl Gpus {
-    /// Reads all of it. With `ask`, GPUs that nobody uses are asked for their mode: the admin tool reads their registers,
-    /// and afterwards lets the kernel put them to sleep (`power/control`), so nobody should who is not about to use one.
-    pub fn read(world: &dyn World, ask: bool) -> Self {
+    /// Reads all of it. With `ask`, GPUs that are looked at and that nobody uses are asked for their mode: the admin tool
+    /// reads their registers, and afterwards lets the kernel put them to sleep (`power/control`), so nobody should who is not
+    /// about to use one.
+    pub fn read(world: &dyn World, look: Look, ask: bool) -> Self {
+        let looked = |address: PciAddress| match look {
+            Look::Nowhere => false,
+            Look::At(one) => one == address,
+            Look::Everywhere => true,
+        };
         let addresses: Vec<PciAddress> = (world.list(DEVICES).iter())
             .filter_map(|name| PciAddress::from_str(name).ok())
             .collect();
@@ -137,7 +155,7 @@ impl Gpus {
         Self {
             all: (nvidia.iter())
                 .filter(|(_, class)| is_gpu(class))
-                .map(|(address, _)| Gpu::read(world, *address, asked))
+                .map(|(address, _)| Gpu::read(world, *address, looked(*address), asked))
                 .collect(),
             switches: nvidia.iter().filter(|(_, class)| *class == 0x0680).count(),
             iommu_groups: world.list("/sys/kernel/iommu_groups").len(),
@@ -164,7 +182,7 @@ impl Gpu {
         self.driver.as_deref() == Some("vfio-pci")
     }
 
-    fn read(world: &dyn World, address: PciAddress, tool: Option<&str>) -> Self {
+    fn read(world: &dyn World, address: PciAddress, looked: bool, tool: Option<&str>) -> Self {
         let device = file(world, address, "device").and_then(|text| hex(&text));
         let device = u16::try_from(device.unwrap_or_default()).unwrap_or_default();
         let driver = world.link(&format!("{DEVICES}/{address}/driver"));
@@ -173,7 +191,7 @@ impl Gpu {
         let held = |group: &String| {
             world.open(&format!("/dev/vfio/{group}")) == Err(Refusal::ResourceBusy)
         };
-        let in_use = group.as_ref().is_some_and(held);
+        let in_use = group.as_ref().filter(|_| looked).is_some_and(held);
         let information = world.text(&format!("/proc/driver/nvidia/gpus/{address}/information"));
         let config = world.read(&format!("{DEVICES}/{address}/config"));
         let mut gpu = Self {
@@ -199,7 +217,8 @@ impl Gpu {
             cc: None,
         };
         // The tool reads the GPU's registers: never beside somebody who uses them.
-        if gpu.is_bound()
+        if looked
+            && gpu.is_bound()
             && !gpu.in_use
             && let Some(tool) = tool
         {

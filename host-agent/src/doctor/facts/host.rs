@@ -98,7 +98,7 @@ pub struct Host {
     pub locked_memory: Option<u64>,
     /// The time.
     pub clock: Clock,
-    /// Whether the public address is free.
+    /// Whether the public address is free, where it is still to be taken.
     pub port: Result<(), Refusal>,
     /// Free bytes where the cache is.
     pub cache_bytes: Option<u64>,
@@ -122,7 +122,7 @@ impl Host {
                 now: world.now(),
                 synchronised: synchronised(world),
             },
-            port: world.listen(wanted.listen),
+            port: wanted.listen.map_or(Ok(()), |address| world.listen(address)),
             cache_bytes: wanted.cache.as_deref().and_then(|path| world.free(path)),
         }
     }

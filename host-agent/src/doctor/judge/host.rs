@@ -1,5 +1,7 @@
 //! What every mode needs of a machine: processor, memory, limits, clock, port, disk.
 
+use std::net::SocketAddr;
+
 use super::super::facts::{Facts, Wanted};
 use super::super::finding::{Finding, Mode};
 use super::super::source::Refusal;
@@ -50,14 +52,15 @@ pub(super) fn processor(facts: &Facts) -> Vec<Finding> {
 
 pub(super) fn resources(facts: &Facts, wanted: &Wanted) -> Vec<Finding> {
     let host = &facts.host;
-    vec![
-        memory(host.available_kib, wanted.memory_mib),
-        huge_pages(host.huge_pages),
-        files(host.open_files),
-        time(host.clock),
-        port(host.port, wanted),
-        disk(host.cache_bytes),
-    ]
+    let findings = [
+        Some(memory(host.available_kib, wanted.memory_mib)),
+        Some(huge_pages(host.huge_pages)),
+        Some(files(host.open_files)),
+        Some(time(host.clock)),
+        wanted.listen.map(|address| port(host.port, address)),
+        Some(disk(host.cache_bytes)),
+    ];
+    findings.into_iter().flatten().collect()
 }
 
 fn memory(available_kib: Option<u64>, wanted_mib: u32) -> Finding {
@@ -78,13 +81,13 @@ fn memory(available_kib: Option<u64>, wanted_mib: u32) -> Finding {
         .needed(format!(
             "{needed} MiB: {wanted_mib} for the guest, which a TEE pins, and {OVERHEAD_MIB} around it"
         ))
-        .fix("stop other programs or VMs, free reserved huge pages (sysctl vm.nr_hugepages=0), or ask for less with --memory")
+        .fix("stop other programs or VMs, give back reserved huge pages that no appliance's placement.hugepages takes, or ask for less with --memory")
 }
 
 fn huge_pages((free, kib): (u64, u64)) -> Finding {
     let id = "memory.huge-pages";
     if free == 0 {
-        return Finding::ok(id, &Mode::ALL, "none reserved; none are used");
+        return Finding::ok(id, &Mode::ALL, "none reserved and free");
     }
     let mib = free.saturating_mul(kib) / 1024;
     Finding::note(
@@ -93,9 +96,9 @@ fn huge_pages((free, kib): (u64, u64)) -> Finding {
         format!("{free} reserved and free ({mib} MiB)"),
     )
     .needed(
-        "none: this release gives guests ordinary memory, and reserved huge pages are lost to it",
+        "as many as appliances with placement.hugepages take: for everybody else their memory is lost",
     )
-    .fix("sysctl vm.nr_hugepages=0, unless other programs use them")
+    .fix("nothing, if they are for those appliances (`cocoon-host config check` counts them); else sysctl vm.nr_hugepages=0")
 }
 
 fn files(limit: Option<u64>) -> Finding {
@@ -141,8 +144,8 @@ fn time(clock: super::super::facts::Clock) -> Finding {
     }
 }
 
-fn port(free: Result<(), Refusal>, wanted: &Wanted) -> Finding {
-    let (id, address) = ("port", wanted.listen);
+fn port(free: Result<(), Refusal>, address: SocketAddr) -> Finding {
+    let id = "port";
     match free {
         Ok(()) => Finding::ok(id, &Mode::ALL, format!("{address} is free")),
         Err(Refusal::AddrInUse) => {

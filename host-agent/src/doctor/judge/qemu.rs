@@ -1,4 +1,4 @@
-//! KVM and QEMU.
+//! KVM, the firmware that guests boot, and QEMU.
 
 use cocoon_qemu::find::{MINIMUM_TDX, Version};
 
@@ -8,6 +8,11 @@ use super::super::source::Refusal;
 
 pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     let mut findings = kvm(facts);
+    findings.push(Finding::note(
+        "firmware",
+        &Mode::ALL,
+        "the image's own (OVMF.tdx.fd, OVMF.snp.fd): an OVMF of this machine's is not used, whatever its version",
+    ));
     match &facts.qemu {
         QemuFacts::Found {
             version,

@@ -1,0 +1,71 @@
+//! The packaged unit lets the daemon, and the QEMUs below it, open what they open, and nothing else.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::captured::{Captured, H100_VFIO, SNP, TDX};
+
+/// What QEMU opens for a part of its command line, of which each is on one that is golden-tested.
+const QEMU: [(&str, &str); 6] = [
+    ("-accel kvm", "/dev/kvm"),
+    ("sev-snp-guest", "/dev/sev"),
+    ("iommufd", "/dev/iommu"),
+    // `vfio_device_fops`, class `vfio-dev` (drivers/vfio/device_cdev.c).
+    ("vfio-pci,", "/dev/vfio/devices/vfio0"),
+    ("tap,", "/dev/net/tun"),
+    ("vhost=on", "/dev/vhost-net"),
+];
+
+/// Opened to see whether they are there; a refusal says as much.
+const LOOKED_AT: [&str; 2] = ["/dev/sgx_enclave", "/dev/sgx_provision"];
+
+/// How the unit names a device: classes by their names in /proc/devices.
+fn rule(device: &str) -> String {
+    match device.strip_prefix("/dev/vfio/") {
+        Some(name) if name.starts_with("devices/") => "char-vfio-dev".to_owned(),
+        Some(_) => "char-vfio".to_owned(),
+        None => device.to_owned(),
+    }
+}
+
+/// What `Facts::read` opens on a machine that has everything, whatever the daemon starts there.
+fn opened() -> BTreeSet<String> {
+    let mut opened = BTreeSet::new();
+    for machine in [
+        Captured::new(TDX).and(H100_VFIO).wanting_gpu(),
+        Captured::new(SNP).and(H100_VFIO).wanting_gpu(),
+    ] {
+        machine.facts();
+        opened.append(&mut machine.opened.lock().unwrap());
+    }
+    opened.retain(|device| !LOOKED_AT.contains(&device.as_str()));
+    opened
+}
+
+#[test]
+fn the_unit_allows_the_devices_that_are_opened() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let unit = std::fs::read_to_string(root.join("packaging/cocoon-host.service")).unwrap();
+    assert!(unit.contains("\nDevicePolicy=closed\n"));
+    let allowed = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix("DeviceAllow="));
+    let allowed: BTreeSet<String> = allowed
+        .map(|rule| rule.strip_suffix(" rw").unwrap().to_owned())
+        .collect();
+
+    let golden = std::fs::read_dir(root.join("qemu/tests/golden")).unwrap();
+    let lines: String = golden
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|kind| kind == "txt"))
+        .map(|path| std::fs::read_to_string(path).unwrap())
+        .collect();
+    for (part, device) in QEMU {
+        assert!(lines.contains(part), "QEMU is never told {part}: {device}");
+    }
+    let needed: BTreeSet<String> = (opened().iter())
+        .map(|device| rule(device))
+        .chain(QEMU.map(|(_, device)| rule(device)))
+        .collect();
+    assert_eq!(allowed, needed);
+}
