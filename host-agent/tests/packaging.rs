@@ -96,7 +96,17 @@ fn the_package_names_files_that_are_there() {
             None => assert!(root.join(source).is_file(), "{source}"),
         }
     }
-    assert_eq!(built, ["cocoon-host", "cocoon-host.1", "cocoon-host.bash"]);
+    let expected = [
+        "cocoon-host",
+        "cocoon-host.1",
+        "cocoon-host.bash",
+        "cocoon-host.zsh",
+        "cocoon-host.fish",
+    ];
+    assert_eq!(built, expected);
+    // Each is made by the step that builds the package.
+    let step = std::fs::read_to_string(root.join("../.ci/full")).unwrap();
+    assert!(step.contains("for shell in bash zsh fish; do"));
     assert!(
         root.join(deb["license-file"][0].as_str().unwrap())
             .is_file()

@@ -5,6 +5,7 @@
 
 mod api;
 mod commands;
+mod contract;
 mod gpus;
 #[path = "../common/hosted.rs"]
 mod hosted;

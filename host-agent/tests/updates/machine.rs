@@ -4,6 +4,7 @@
 //! | words | it |
 //! |---|---|
 //! | `serves NAME` | boots, and answers each line with `NAME` and the line |
+//! | `tells NAME` | the same, and tells its counters every ten seconds, as guests do |
 //! | `refused NAME` | the same, but the tests' judge is told not to accept it |
 //! | `waits NAME` | boots once the file `go` is in its folder |
 //! | `hangs PHASE` | says nothing after the beginning of that phase; `hello` is not even said |
@@ -24,7 +25,7 @@ use std::time::Duration;
 use cocoon_protocol::binding::Tee;
 use cocoon_protocol::control::{
     CONTROL_VERSION, GUEST_PORT, GuestMessage, HostMessage, MAX_GUEST_MESSAGE, MAX_HOST_MESSAGE,
-    Phase,
+    Metrics, Phase,
 };
 use cocoon_protocol::frame::{self, Decoder};
 use serde_json::{Value, json};
@@ -33,6 +34,8 @@ use serde_json::{Value, json};
 const ARGUMENTS: &str = "COCOON_STAND_IN_MACHINE";
 /// How long an answer takes, so that some are always under way.
 const ANSWER: Duration = Duration::from_millis(10);
+/// Between two tellings of its counters.
+const TOLD: Duration = Duration::from_secs(10);
 /// What a client sends to have an answer that takes long.
 pub const SLOWLY: &str = "slowly";
 /// How long that is.
@@ -210,6 +213,9 @@ impl Guest {
         let serving = thread::spawn(move || service.serve(&listener));
         let (port, at_ms) = (GUEST_PORT, 100);
         self.say(&GuestMessage::Serving { port, at_ms });
+        if self.part == "tells" {
+            self.tell();
+        }
         while let Some(message) = messages.next() {
             if matches!(message, HostMessage::Drain) {
                 self.service.drain();
@@ -218,6 +224,18 @@ impl Guest {
             }
         }
         drop(serving);
+    }
+
+    fn tell(&self) {
+        let mut control = self.control.try_clone().unwrap();
+        let message = GuestMessage::Metrics(Metrics::default());
+        let bytes = frame::encode(&message, MAX_GUEST_MESSAGE).unwrap();
+        // Ends with the process; a frame this small goes out in one piece.
+        thread::spawn(move || {
+            while control.write_all(&bytes).is_ok() {
+                thread::sleep(TOLD);
+            }
+        });
     }
 
     fn hang(self) {
