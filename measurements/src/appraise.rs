@@ -74,9 +74,11 @@ pub fn appraise(
     checks.extend(binding::document(presented, manifest, policy));
     let session = presented.fresh.is_some();
     let collateral = presented.document.collateral.as_ref();
+    let mut holds_until = None;
     let root = match &presented.document.evidence {
         Evidence::Tdx { quote, event_log } => {
             evidence::tdx(quote, collateral, policy, session, now).map(|evidence| {
+                holds_until = evidence.holds_until;
                 let root = evidence.verified.as_ref().map(|claims| claims.root);
                 checks.extend(root_rows(root, Tee::Tdx));
                 checks.push(report_data::report_data(
@@ -105,6 +107,7 @@ pub fn appraise(
             certificates,
         } => {
             evidence::snp(report, certificates, collateral, policy, session, now).map(|evidence| {
+                holds_until = evidence.holds_until;
                 let verified = evidence.verified.as_ref();
                 let root = verified.map(|claims| claims.root);
                 checks.extend(root_rows(root, Tee::SevSnp));
@@ -145,7 +148,10 @@ pub fn appraise(
         }
     };
     checks.extend(rows);
+    // Of GPUs nothing is judged in a boot document, and a session's document is never judged from memory.
+    let holds_until = holds_until.filter(|_| !session);
     Verdict::of(checks, best, session)
+        .holding_until(holds_until.map(|until| until.min(manifest.not_after)))
 }
 
 /// The rows on the platform of a verified quote, for who judges evidence without a manifest: TCB level, advisories,

@@ -59,6 +59,8 @@ pub struct Verdict {
     /// Kept apart from `class`, which whoever owns a verdict can overwrite.
     #[serde(skip)]
     authorization: Option<Authorization>,
+    #[serde(skip)]
+    holds_until: Option<u64>,
 }
 
 /// The right to send a prompt over the connection that was appraised.
@@ -84,6 +86,14 @@ impl Verdict {
         self.authorization
     }
 
+    /// The last second, since 1970 and from the one of the appraisal on, at which an appraisal of the same boot document
+    /// would end alike (SPEC.md, VERDICT-10). `None` for what must be judged anew: sessions' documents, rejected ones, and
+    /// those about which it is not known.
+    #[must_use]
+    pub fn holds_until(&self) -> Option<u64> {
+        self.holds_until
+    }
+
     /// The checks that failed.
     pub fn failures(&self) -> impl Iterator<Item = &Check> {
         self.checks
@@ -97,6 +107,7 @@ impl Verdict {
             class: Class::Rejected,
             checks: vec![check],
             authorization: None,
+            holds_until: None,
         }
     }
 
@@ -110,6 +121,15 @@ impl Verdict {
             class,
             checks,
             authorization,
+            holds_until: None,
+        }
+    }
+
+    /// The same with the end of its time, unless it is a rejection: that may end any second.
+    pub(crate) fn holding_until(self, until: Option<u64>) -> Self {
+        Self {
+            holds_until: until.filter(|_| self.class != Class::Rejected),
+            ..self
         }
     }
 }

@@ -19,6 +19,7 @@
 //! | `endorsers` | each piece of them, from another platform or authority |
 //! | `chips` | what the certificate of a chip says, changed and certified anew |
 //! | `times` | each certificate, list and statement too early, too late and in its time |
+//! | `boot_times` | until which second the verdict on a boot document holds |
 //! | `settings` | each field of policy and manifest, changed |
 //! | `gpus`, `gpu_wire` | GPUs: good ones, every bad form, exchanged ones, judged and over real TLS |
 //! | `explained` | what was started instead, named exactly where the image's files are at hand |
@@ -29,6 +30,7 @@
 mod accepted;
 mod batches;
 mod bindings;
+mod boot_times;
 mod certificates;
 mod chips;
 mod collateral;

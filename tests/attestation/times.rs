@@ -18,7 +18,7 @@ use crate::collateral::DAY;
 use crate::machine::{Machine, NOW, ROOTS, accepted, judge, policy, refused};
 
 /// First and last second.
-type Span = (u64, u64);
+pub type Span = (u64, u64);
 
 const EARLY: Span = (NOW + 1, NOW + DAY);
 const LATE: Span = (NOW - DAY, NOW - 1);
@@ -35,7 +35,7 @@ fn text(vendor: &str, what: &str, (from, until): Span) -> String {
 }
 
 /// The same certificate with other dates, signed anew.
-fn redated(certificate: &[u8], (from, until): Span, signer: &PrivateKey) -> Vec<u8> {
+pub fn redated(certificate: &[u8], (from, until): Span, signer: &PrivateKey) -> Vec<u8> {
     let time = |seconds: u64| {
         let since = std::time::Duration::from_secs(seconds);
         Time::UtcTime(x509_cert::der::asn1::UtcTime::from_unix_duration(since).unwrap())

@@ -38,25 +38,28 @@ enum Kind {
     Plain,
     /// TLS with the appliance and the same request: its certificate is received and believed.
     Unjudged,
-    /// TLS with the appliance, evidence for a nonce, and a verdict.
-    Attested,
+    /// TLS with the appliance, evidence for a nonce, and both verdicts.
+    AttestedFirst,
+    /// The same by a client that has judged this certificate's boot document before.
+    AttestedAgain,
 }
 
-const KINDS: [(Kind, &str); 3] = [
+const KINDS: [(Kind, &str); 4] = [
     (Kind::Plain, "plain TLS and a request"),
     (
         Kind::Unjudged,
         "the appliance's TLS and a request, unjudged",
     ),
-    (Kind::Attested, "attested"),
+    (Kind::AttestedFirst, "attested, by a new client each time"),
+    (Kind::AttestedAgain, "attested, by one client"),
 ];
 
 /// Everybody that connections are opened to, and by.
 struct World {
     plain: SocketAddr,
     appliance: SocketAddr,
+    served: Appliance,
     verifier: Verifier,
-    named: cocoon_client::Address,
 }
 
 pub async fn measure(options: &Options) -> anyhow::Result<Table> {
@@ -71,7 +74,7 @@ pub async fn measure(options: &Options) -> anyhow::Result<Table> {
         plain: socket(&server.address)?,
         appliance: socket(&appliance.address)?,
         verifier: appliance.verifier(),
-        named: appliance.address.clone(),
+        served: appliance,
     });
     let agreed = Stranger::new().connect(world.appliance).await;
     let group = agreed.0.get_ref().1.negotiated_key_exchange_group();
@@ -142,8 +145,13 @@ async fn open(world: &World, kind: Kind) -> anyhow::Result<()> {
     let address = match kind {
         Kind::Plain => world.plain,
         Kind::Unjudged => world.appliance,
-        Kind::Attested => {
-            world.verifier.connect(&world.named).await?;
+        Kind::AttestedFirst => {
+            let verifier = world.served.verifier();
+            verifier.connect(&world.served.address).await?;
+            return Ok(());
+        }
+        Kind::AttestedAgain => {
+            world.verifier.connect(&world.served.address).await?;
             return Ok(());
         }
     };

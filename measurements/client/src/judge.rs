@@ -11,14 +11,17 @@ use cocoon_measurements::verdict::Verdict;
 /// Judges what an appliance presents. Crate-private: whoever could bring a judge of their own could
 /// make an [`AttestedConnection`](crate::AttestedConnection) to anything.
 pub(crate) trait Judge: Send + Sync {
-    /// The verdict on a boot or session document, at the client's time.
-    fn judge(&self, presented: &Presented<'_>) -> Judgement;
+    /// The verdict on a boot or session document at the time `now`, in seconds since 1970.
+    fn judge(&self, presented: &Presented<'_>, now: u64) -> Judgement;
 }
 
 /// A verdict, and apart from it whether prompts may be sent after it.
+#[derive(Clone)]
 pub(crate) struct Judgement {
     pub(crate) verdict: Verdict,
     pub(crate) authorized: bool,
+    /// See [`Verdict::holds_until`].
+    pub(crate) holds_until: Option<u64>,
 }
 
 /// A trusted manifest and a policy.
@@ -28,10 +31,11 @@ pub(crate) struct Appraiser {
 }
 
 impl Judge for Appraiser {
-    fn judge(&self, presented: &Presented<'_>) -> Judgement {
-        let verdict = appraise(presented, &self.manifest, &self.policy, now());
+    fn judge(&self, presented: &Presented<'_>, now: u64) -> Judgement {
+        let verdict = appraise(presented, &self.manifest, &self.policy, now);
         Judgement {
             authorized: verdict.authorizes().is_some(),
+            holds_until: verdict.holds_until(),
             verdict,
         }
     }

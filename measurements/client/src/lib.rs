@@ -47,6 +47,7 @@
 
 mod address;
 mod attested;
+mod boot_verdicts;
 mod certificate;
 mod chat;
 mod collateral;

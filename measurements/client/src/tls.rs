@@ -100,7 +100,7 @@ impl Handshake {
         let _early = self.verifier.accept(
             &self.address,
             Stage::Handshake,
-            self.verifier.judge(&presented),
+            self.verifier.judge_boot(der, &presented),
         )?;
         Ok(leaf)
     }

@@ -8,12 +8,14 @@ use cocoon_measurements::appraise::Presented;
 use cocoon_measurements::manifest::TrustedManifest;
 use cocoon_measurements::policy::Policy;
 use cocoon_measurements::verdict::{Class, Verdict};
+use cocoon_protocol::bytes::Hex32;
 use rustls::crypto::CryptoProvider;
 
 use crate::address::Address;
+use crate::boot_verdicts::BootVerdicts;
 use crate::collateral::CollateralCache;
 use crate::error::{ConnectError, Stage};
-use crate::judge::{Appraiser, Judge, Judgement};
+use crate::judge::{Appraiser, Judge, Judgement, now};
 use crate::tls;
 use crate::trust::KnownHost;
 
@@ -39,11 +41,13 @@ impl Default for Deadlines {
     }
 }
 
-/// Makes attested connections. Cheap to clone.
+/// Makes attested connections. Cheap to clone; clones share what they know of boot documents that were judged before.
 #[derive(Clone)]
 pub struct Verifier {
     pub(crate) deadlines: Deadlines,
     judge: Arc<dyn Judge>,
+    boot_verdicts: Arc<BootVerdicts>,
+    clock: Arc<dyn Fn() -> u64 + Send + Sync>,
     simulated_accepted: bool,
     known: Arc<BTreeMap<String, KnownHost>>,
     release: u64,
@@ -91,6 +95,8 @@ impl Verifier {
         Self {
             deadlines: Deadlines::default(),
             judge,
+            boot_verdicts: Arc::default(),
+            clock: Arc::new(now),
             simulated_accepted,
             known: Arc::default(),
             release: 0,
@@ -103,8 +109,22 @@ impl Verifier {
         self.provider.clone()
     }
 
+    /// The same by another clock.
+    #[cfg(test)]
+    pub(crate) fn with_clock(self, clock: Arc<dyn Fn() -> u64 + Send + Sync>) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// A session's document: always judged.
     pub(crate) fn judge(&self, presented: &Presented<'_>) -> Judgement {
-        self.judge.judge(presented)
+        self.judge.judge(presented, (self.clock)())
+    }
+
+    /// The boot document in the certificate `der`: judged once, for as long as the verdict holds.
+    pub(crate) fn judge_boot(&self, der: &[u8], presented: &Presented<'_>) -> Judgement {
+        let now = (self.clock)();
+        self.boot_verdicts
+            .get_or(Hex32::sha256(der), now, || self.judge.judge(presented, now))
     }
 
     /// The verdict when it lets the connection go on, an error that carries it otherwise. A boot
@@ -119,6 +139,7 @@ impl Verifier {
         let Judgement {
             verdict,
             authorized,
+            ..
         } = judgement;
         let accepted = match (verdict.class, stage) {
             (Class::Rejected, _) => false,

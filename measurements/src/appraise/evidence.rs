@@ -32,6 +32,9 @@ use crate::{
 pub(super) struct Evidence<Measured, Claims> {
     pub(super) measured: Measured,
     pub(super) verified: Option<Claims>,
+    /// Last second, from the one of this judgement on, at which the judgement would be the same; `None` where that is not
+    /// worked out.
+    pub(super) holds_until: Option<u64>,
 }
 
 /// A TDX quote.
@@ -54,6 +57,7 @@ pub(super) fn tdx(
             return Ok(Evidence {
                 measured: unverified_tdx(quote)?,
                 verified: None,
+                holds_until: Some(u64::MAX),
             });
         }
     };
@@ -68,6 +72,8 @@ pub(super) fn tdx(
     Ok(Evidence {
         measured: (&claims).into(),
         verified: Some(claims),
+        // The library that walks Intel's chains does not tell when the first of their certificates ends.
+        holds_until: None,
     })
 }
 
@@ -99,6 +105,7 @@ pub(super) fn snp(
         return Ok(Evidence {
             measured: snp::Measured::parse_unverified(&report.0)?,
             verified: None,
+            holds_until: Some(u64::MAX),
         });
     };
     let root = choose_root(
@@ -115,6 +122,7 @@ pub(super) fn snp(
         .map_err(|error| Box::new(snp_refusal(&error)))?;
     Ok(Evidence {
         measured: (&claims).into(),
+        holds_until: Some(snp::holds_until(&claims, policy)),
         verified: Some(claims),
     })
 }

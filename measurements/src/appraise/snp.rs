@@ -133,6 +133,17 @@ pub(super) fn platform(claims: &SnpClaims, session: bool, policy: &Policy, now: 
     checks
 }
 
+/// Last second at which neither dates nor ages change a row of good evidence.
+pub(super) fn holds_until(claims: &SnpClaims, policy: &Policy) -> u64 {
+    match claims.revocation {
+        Revocation::Checked { issued, .. } => {
+            let oldest = issued.saturating_add(policy.max_amd_crl_age);
+            claims.valid_until.min(oldest)
+        }
+        Revocation::NotChecked => claims.valid_until,
+    }
+}
+
 /// The chip, where the evidence proves it: a VCEK is the chip's own and its certificate names it. A VLEK is a provider's,
 /// for any chip of theirs, so that `CHIP_ID` is no more than text in the report.
 fn chip(claims: &SnpClaims) -> Option<MachineId> {

@@ -115,6 +115,8 @@ pub(super) struct Verified {
     pub product: Option<Product>,
     pub revocation: Revocation,
     pub vek: Certificate,
+    /// Last second at which certificates and list are all in their time, Unix time.
+    pub valid_until: u64,
 }
 
 pub(super) const VEK: &str = "the VCEK or VLEK";
@@ -151,18 +153,25 @@ pub(super) fn verify(
     if !is_authority(&ask) {
         return Err(ChainError::NotAuthority);
     }
+    let mut valid_until = u64::MAX;
     for (name, certificate) in [(ARK, &ark), (ASK, &ask), (VEK, &vek)] {
-        roots::check_dates(name, roots::validity(certificate), now)?;
+        let dates = roots::validity(certificate);
+        roots::check_dates(name, dates, now)?;
+        valid_until = valid_until.min(dates.1);
     }
     let revocation = match chain.crl {
         Some(der) => check_revocation(der, &ark, &ask, now)?,
         None => Revocation::NotChecked,
     };
+    if let Revocation::Checked { next_update, .. } = revocation {
+        valid_until = valid_until.min(next_update);
+    }
     Ok(Verified {
         root: root.class(),
         product,
         revocation,
         vek,
+        valid_until,
     })
 }
 

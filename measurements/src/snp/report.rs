@@ -64,6 +64,8 @@ pub struct SnpClaims {
     pub cpuid: Option<[u8; 3]>,
     /// Whether revocation was checked.
     pub revocation: Revocation,
+    /// Last second at which its certificates and revocation list are all in their time, Unix time.
+    pub valid_until: u64,
     /// Version of the report's format: 2 to 5.
     pub version: u32,
     /// Which key signed.
@@ -206,6 +208,7 @@ pub fn verify_launched_by(
         product: chain.product,
         cpuid,
         revocation: chain.revocation,
+        valid_until: chain.valid_until,
         version: parsed.version,
         signing_key: key,
         measurement: parsed.measurement,

@@ -73,13 +73,13 @@ fn used(pieces: usize, cached_pieces: usize, cached_bytes: usize) -> CollateralU
 struct Witness(Mutex<Vec<Option<Collateral>>>);
 
 impl Judge for Witness {
-    fn judge(&self, presented: &Presented<'_>) -> Judgement {
+    fn judge(&self, presented: &Presented<'_>, now: u64) -> Judgement {
         if presented.fresh.is_some() {
             let collateral = presented.document.collateral.clone();
             self.0.lock().unwrap().push(collateral);
         }
         let (boot, session) = (Class::Simulated, Class::Confidential);
-        Judges { boot, session }.judge(presented)
+        Judges { boot, session }.judge(presented, now)
     }
 }
 

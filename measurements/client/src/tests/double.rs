@@ -264,7 +264,7 @@ pub struct Judges {
 }
 
 impl Judge for Judges {
-    fn judge(&self, presented: &Presented<'_>) -> Judgement {
+    fn judge(&self, presented: &Presented<'_>, _now: u64) -> Judgement {
         let class = match presented.fresh {
             None => self.boot,
             Some(fresh) if fresh.exporter == presented.document.claims.gpu_section_digest => {
@@ -272,12 +272,21 @@ impl Judge for Judges {
             }
             Some(_) => Class::Rejected,
         };
-        let mut verdict = Verdict::from(&ManifestRefusal::NobodyTrusted);
-        verdict.class = class;
         Judgement {
-            verdict,
             authorized: presented.fresh.is_some() && class != Class::Rejected,
+            ..said(class)
         }
+    }
+}
+
+/// A verdict of this class that gives no right to anything.
+pub fn said(class: Class) -> Judgement {
+    let mut verdict = Verdict::from(&ManifestRefusal::NobodyTrusted);
+    verdict.class = class;
+    Judgement {
+        verdict,
+        authorized: false,
+        holds_until: None,
     }
 }
 

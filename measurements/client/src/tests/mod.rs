@@ -6,6 +6,7 @@ mod connecting;
 mod conversing;
 mod deciding;
 mod double;
+mod judging;
 mod messaging;
 mod receipting;
 mod receipts;

@@ -47,6 +47,7 @@ pub(super) fn claims(root: RootClass) -> SnpClaims {
             issued: NOW - 1,
             next_update: NOW + 1,
         },
+        valid_until: NOW + 1,
         version: 3,
         signing_key: SigningKey::Vcek,
         measurement: [0x62; 48],
