@@ -154,18 +154,22 @@ pub fn appraise(
         .holding_until(holds_until.map(|until| until.min(manifest.not_after)))
 }
 
-/// The rows on the platform of a verified quote, for who judges evidence without a manifest: TCB level, advisories,
-/// machine, ages.
+/// The rows that need no manifest, on the platform of a verified quote and on how its trust domain was created: TCB level,
+/// advisories, machine, ages; attributes, extended features, signer of the TDX module.
 #[must_use]
 pub fn tdx_platform(claims: &TdxClaims, policy: &Policy, now: u64) -> Vec<Check> {
-    tdx::platform(claims, policy, now)
+    let mut checks = tdx::platform(claims, policy, now);
+    checks.extend(tdx::domain(&claims.into()));
+    checks
 }
 
-/// The rows on the platform of a verified report, for who judges evidence without a manifest: launch identity, TCB
-/// level, machine, revocation and its age.
+/// The rows that need no manifest, on the platform of a verified report and on how its guest was launched: launch identity,
+/// TCB level, machine, revocation and its age; guest policy.
 #[must_use]
 pub fn snp_platform(claims: &SnpClaims, policy: &Policy, now: u64) -> Vec<Check> {
-    snp::platform(claims, true, policy, now)
+    let mut checks = snp::platform(claims, true, policy, now);
+    checks.push(snp::guest_policy(claims.policy));
+    checks
 }
 
 fn root_rows(root: Option<RootClass>, tee: Tee) -> Vec<Check> {

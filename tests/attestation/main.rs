@@ -14,6 +14,7 @@
 //! | `launches` | another image, command line, machine or configuration |
 //! | `event_logs` | logs that lie |
 //! | `tampered_tdx`, `tampered_snp` | each field of the reports, signed anew |
+//! | `appraised` | the same without a manifest, as `cocoon appraise` judges files |
 //! | `flipped` | signed bytes changed without signing anew |
 //! | `collateral` | endorsements that are late, early, stale, stripped, the other vendor's |
 //! | `endorsers` | each piece of them, from another platform or authority |
@@ -28,6 +29,7 @@
 //! | `kept` | another image and late endorsements over real TLS: no prompt leaves |
 
 mod accepted;
+mod appraised;
 mod batches;
 mod bindings;
 mod boot_times;

@@ -4,13 +4,13 @@
 use cocoon_measurements::policy::{Policy, SnpTcbFloor, SnpTcbFloors};
 use cocoon_measurements::verdict::{Outcome, Verdict};
 use cocoon_protocol::binding::{self, Tee};
-use cocoon_protocol::document::Evidence;
+use cocoon_protocol::document::{Document, Evidence};
 use cocoon_simulator::launch::Launched;
 use cocoon_simulator::snp::{SnpReport, Tcb};
 
 use crate::machine::{Machine, accepted, judge, outcomes, policy, refused};
 
-type Edit = fn(&mut SnpReport);
+pub type Edit = fn(&mut SnpReport);
 /// Id of a check and its cause.
 type Row = (&'static str, &'static str);
 
@@ -171,8 +171,8 @@ const REFUSED_EARLY: &[(&str, Edit, Row)] = &[
     ),
 ];
 
-/// The evidence over this session, after `edit` changed what is signed last of all.
-fn tampered_under(edit: Edit, policy: &Policy) -> Verdict {
+/// The document of this session, after `edit` changed what is signed last of all.
+pub fn tampered_document(edit: Edit) -> Document {
     let vm = Machine::good(Tee::SevSnp);
     let mut document = vm.document();
     let Launched::Snp { platform, report } = &vm.vm else {
@@ -185,7 +185,11 @@ fn tampered_under(edit: Edit, policy: &Policy) -> Verdict {
         panic!("SNP evidence was made")
     };
     *signed = platform.report(&report).unwrap().into();
-    judge(&document, policy)
+    document
+}
+
+fn tampered_under(edit: Edit, policy: &Policy) -> Verdict {
+    judge(&tampered_document(edit), policy)
 }
 
 fn tampered(edit: Edit) -> Verdict {

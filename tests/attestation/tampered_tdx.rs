@@ -3,13 +3,13 @@
 
 use cocoon_measurements::verdict::Verdict;
 use cocoon_protocol::binding::{self, Tee};
-use cocoon_protocol::document::Evidence;
+use cocoon_protocol::document::{Document, Evidence};
 use cocoon_simulator::launch::Launched;
 use cocoon_simulator::tdx::TdReport;
 
 use crate::machine::{Machine, accepted, judge, outcomes, policy, refused};
 
-type Edit = fn(&mut TdReport);
+pub type Edit = fn(&mut TdReport);
 /// Id of a check and its cause.
 type Row = (&'static str, &'static str);
 
@@ -224,8 +224,8 @@ const REFUSED_EARLY: &[(&str, Edit, Row)] = &[
     ),
 ];
 
-/// The evidence over this session, after `edit` changed what is signed last of all.
-fn tampered(edit: Edit) -> Verdict {
+/// The document of this session, after `edit` changed what is signed last of all.
+pub fn tampered_document(edit: Edit) -> Document {
     let vm = Machine::good(Tee::Tdx);
     let mut document = vm.document();
     let Launched::Tdx {
@@ -241,7 +241,11 @@ fn tampered(edit: Edit) -> Verdict {
         panic!("TDX evidence was made")
     };
     *quote = platform.quote(&report).unwrap().into();
-    judge(&document, &policy())
+    document
+}
+
+fn tampered(edit: Edit) -> Verdict {
+    judge(&tampered_document(edit), &policy())
 }
 
 #[test]

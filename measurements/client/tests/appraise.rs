@@ -75,6 +75,9 @@ fn real_hardware_under_a_policy() {
         "evidence.collateral",
         "evidence.collateral",
         "evidence.tcb_evaluation",
+        "tdx.attributes",
+        "tdx.xfam",
+        "tdx.module",
     ];
     assert_eq!(ids_of(&shown), ids);
     let machine = shown["checks"][2]["found"].as_str().unwrap();

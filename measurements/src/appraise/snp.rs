@@ -174,8 +174,8 @@ fn launch(found: &Hex48, manifest: &Manifest) -> Check {
         .found(found)
 }
 
-/// Guest policy bits (SEV-SNP firmware ABI, "Guest Policy").
-fn guest_policy(found: u64) -> Check {
+/// Guest policy bits (SEV-SNP firmware ABI, "Guest Policy"), whatever runs under them.
+pub(super) fn guest_policy(found: u64) -> Check {
     const RESERVED_ONE: u64 = 1 << 17;
     const MIGRATION_AGENT: u64 = 1 << 18;
     const DEBUG_ALLOWED: u64 = 1 << 19;

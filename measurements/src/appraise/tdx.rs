@@ -53,11 +53,7 @@ pub(super) fn measurements(
     manifest: &Manifest,
     root: Option<RootClass>,
 ) -> Vec<Check> {
-    let mut checks = vec![
-        attributes(claims.td_attributes),
-        xfam(claims.xfam),
-        module(&claims.mr_signer_seam),
-    ];
+    let mut checks = Vec::from(domain(claims));
     checks.push(Check::equal(
         "tdx.mrtd",
         "MRTD (firmware)",
@@ -113,6 +109,15 @@ pub(super) fn measurements(
         || (OTHER_CONFIG, CONFIG_ADVICE),
     ));
     checks
+}
+
+/// The rows of how the trust domain was created and by which module, whatever runs in it.
+pub(super) fn domain(claims: &Measured) -> [Check; 3] {
+    [
+        attributes(claims.td_attributes),
+        xfam(claims.xfam),
+        module(&claims.mr_signer_seam),
+    ]
 }
 
 /// Firmware that is told by its MRTD, whatever the manifest says: Debian's `OVMF.inteltdx.ms.fd` of ovmf 2026.08.

@@ -1,5 +1,6 @@
-//! `cocoon appraise`: evidence in files, judged offline: signatures, endorsements, and the platform under a policy. What
-//! it measured is printed, and compared with nothing: that is what manifests are for. A GPU is compared with its vendor's.
+//! `cocoon appraise`: evidence in files, judged offline: signatures, endorsements, the platform under a policy, and how the
+//! guest was created. What it measured is printed, and compared with nothing: that is what manifests are for. A GPU is
+//! compared with its vendor's.
 
 mod appraisal;
 mod nvidia;
@@ -132,6 +133,7 @@ fn tdx(args: &Tdx) -> anyhow::Result<Appraisal> {
         ("mrownerconfig", hex::encode(claims.mrownerconfig)),
         ("report_data", hex::encode(claims.report_data)),
         ("td_attributes", hex::encode(claims.td_attributes)),
+        ("xfam", hex::encode(claims.xfam)),
         ("mrseam", hex::encode(claims.mrseam)),
         ("tcb_status", claims.tcb_status.to_string()),
         ("advisories", claims.advisories.join(", ")),
