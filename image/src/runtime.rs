@@ -71,6 +71,19 @@ pub enum RuntimeError {
         /// What.
         needed: String,
     },
+    /// A library that is too old for who is linked to it: the loader would start nothing.
+    #[error(
+        "{name} needs {version} of {library}, which the locked {library} has not: {name} was linked on a machine with a newer \
+         one; build on the Debian release of the lock file, or lock a newer {library}"
+    )]
+    Version {
+        /// Who needs it.
+        name: String,
+        /// Version of symbols.
+        version: String,
+        /// The library.
+        library: String,
+    },
     /// The volume.
     #[error("cannot make the runtime volume")]
     Volume(#[from] VolumeError),
@@ -133,7 +146,35 @@ pub fn select(
         waiting.extend(more.into_iter().map(|more| (needed.clone(), more)));
         files.insert(needed, bytes);
     }
+    check_versions(&files)?;
     Ok(files)
+}
+
+/// Whether every file finds the versions of symbols that it needs in the libraries beside it.
+fn check_versions(files: &Files) -> Result<(), RuntimeError> {
+    let link = |name: &str| {
+        let name = name.to_owned();
+        move |source| RuntimeError::Link { name, source }
+    };
+    let mut defined = BTreeMap::new();
+    for (name, bytes) in files {
+        let versions = linked::versions_defined(bytes).map_err(link(name))?;
+        defined.insert(name.as_str(), versions);
+    }
+    for (name, bytes) in files {
+        for (library, version) in linked::versions_needed(bytes).map_err(link(name))? {
+            let known = defined.get(library.as_str());
+            if known.is_none_or(|known| !known.contains(&version)) {
+                let name = name.clone();
+                return Err(RuntimeError::Version {
+                    name,
+                    version,
+                    library,
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Writes the volume of `files` to `folder/name`, hashing with `jobs` threads.
@@ -216,6 +257,32 @@ mod tests {
     fn file(data: &[u8]) -> Node {
         let data = data.to_vec();
         Node::File { mode: 0o644, data }
+    }
+
+    #[test]
+    fn a_library_that_is_too_old_for_a_program_ends_the_build() {
+        let read = |path: &str| std::fs::read(path).unwrap();
+        let folder = "/lib/x86_64-linux-gnu";
+        let mut files = Files::new();
+        for library in ["libc.so.6", "ld-linux-x86-64.so.2"] {
+            files.insert(library.to_owned(), read(&format!("{folder}/{library}")));
+        }
+        files.insert("a-program".to_owned(), read("/bin/sh"));
+        check_versions(&files).unwrap();
+        // Another one in its place, which has no versions at all.
+        files.insert("libc.so.6".to_owned(), read("/bin/sh"));
+        let error = check_versions(&files).unwrap_err();
+        let RuntimeError::Version { version, .. } = &error else {
+            panic!("{error}");
+        };
+        assert!(version.starts_with("GLIBC_2."), "{version}");
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "a-program needs {version} of libc.so.6, which the locked libc.so.6 has not: a-program was linked on a \
+                 machine with a newer one; build on the Debian release of the lock file, or lock a newer libc.so.6"
+            )
+        );
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub struct Kernel {
     pub threads: u32,
     /// Blocks that a multiprocessor holds at once, as the source asks of the compiler; more would only wait.
     pub resident: u32,
+    /// Whether these share so much memory that the multiprocessor's cache must give all of it that it can.
+    pub shares: bool,
 }
 
 /// One argument of a kernel.

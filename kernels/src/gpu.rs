@@ -11,13 +11,18 @@ use std::sync::Arc;
 #[cfg(not(feature = "linked"))]
 use cudarc::driver::CudaContext;
 use cudarc::driver::result::{self, DriverError};
-use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
+use cudarc::driver::sys::{
+    self, CUdevice_attribute as Attribute, CUfunction_attribute_enum as FunctionAttribute,
+};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr as _};
 
 use crate::cubins::Cubins;
 use crate::device::{Argument, Device, DeviceError, Kernel, Memory};
 use crate::ranges::{RangeError, Span, SpanMut};
 use crate::{sm90_blake3, sm90_scrub};
+
+/// Per cent of the memory that a multiprocessor can share among blocks.
+const ALL: i32 = 100;
 
 /// The architecture that the machine code is for.
 const CAPABILITY: (i32, i32) = (9, 0);
@@ -226,6 +231,13 @@ impl Gpu {
             // SAFETY: the module was loaded in the context that is current.
             let function = unsafe { result::module::get_function(module, name) }
                 .map_err(driver("find a kernel"))?;
+            if kernel.shares {
+                let attribute =
+                    FunctionAttribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+                // SAFETY: the function was just found.
+                unsafe { result::function::set_function_attribute(function, attribute, ALL) }
+                    .map_err(driver("share memory among the blocks of a kernel"))?;
+            }
             self.functions.push((kernel.name, function));
         }
         Ok(())

@@ -14,12 +14,14 @@ pub const LEAVES: Kernel = Kernel {
     name: "sm90_blake3_leaves",
     threads: 128,
     resident: 6,
+    shares: true,
 };
 /// Joins chaining values.
 pub const JOIN: Kernel = Kernel {
     name: "sm90_blake3_join",
     threads: 128,
     resident: 8,
+    shares: false,
 };
 
 /// Bytes of a message that a block takes at once: 128 chunks, a complete subtree of BLAKE3's tree.

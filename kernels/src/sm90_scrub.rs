@@ -10,12 +10,14 @@ pub const FILL: Kernel = Kernel {
     name: "sm90_scrub_fill",
     threads: 256,
     resident: 8,
+    shares: false,
 };
 /// Counts bytes that are not zero.
 pub const COUNT: Kernel = Kernel {
     name: "sm90_scrub_count",
     threads: 256,
     resident: 4,
+    shares: false,
 };
 
 /// Bytes that a block takes at once.

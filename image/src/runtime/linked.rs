@@ -1,5 +1,7 @@
 //! What a program or library is linked to, out of its own file.
 
+use std::collections::BTreeSet;
+
 use object::read::elf::{Dyn as _, ElfFile64, FileHeader as _, ProgramHeader as _};
 use object::{Endianness, elf};
 use thiserror::Error;
@@ -45,7 +47,7 @@ pub(super) fn needed(bytes: &[u8]) -> Result<Vec<String>, LinkError> {
             let name = entry
                 .string(endian, strings)
                 .map_err(|_| LinkError::Damaged)?;
-            names.push(String::from_utf8_lossy(name).into_owned());
+            names.push(text(name));
         }
     }
     Ok(names)
@@ -58,7 +60,7 @@ pub(super) fn check_program(bytes: &[u8], expected: &str) -> Result<(), LinkErro
     let mut found = None;
     for segment in elf.elf_program_headers() {
         if let Ok(Some(name)) = segment.interpreter(endian, elf.data()) {
-            found = Some(String::from_utf8_lossy(name).into_owned());
+            found = Some(text(name));
         }
     }
     if found.as_deref() == Some(expected) {
@@ -68,6 +70,59 @@ pub(super) fn check_program(bytes: &[u8], expected: &str) -> Result<(), LinkErro
         found,
         expected: expected.to_owned(),
     })
+}
+
+/// The versions of symbols that a file must find in its libraries, each with the library, as the loader demands before it
+/// starts anything.
+pub(super) fn versions_needed(bytes: &[u8]) -> Result<BTreeSet<(String, String)>, LinkError> {
+    let damaged = |_| LinkError::Damaged;
+    let elf = parse(bytes)?;
+    let (endian, data) = (elf.endian(), elf.data());
+    let sections = elf.elf_section_table();
+    let mut versions = BTreeSet::new();
+    let Some((libraries, strings)) = sections.gnu_verneed(endian, data).map_err(damaged)? else {
+        return Ok(versions);
+    };
+    let strings = sections.strings(endian, data, strings).map_err(damaged)?;
+    for library in libraries {
+        let (library, needed) = library.map_err(damaged)?;
+        let library = library.file(endian, strings).map_err(damaged)?;
+        for version in needed {
+            let version = version.map_err(damaged)?;
+            // Of these the loader only complains.
+            if version.vna_flags.get(endian).0 & elf::VER_FLG_WEAK.0 != 0 {
+                continue;
+            }
+            let version = version.name(endian, strings).map_err(damaged)?;
+            versions.insert((text(library), text(version)));
+        }
+    }
+    Ok(versions)
+}
+
+/// The versions of symbols that a library has.
+pub(super) fn versions_defined(bytes: &[u8]) -> Result<BTreeSet<String>, LinkError> {
+    let damaged = |_| LinkError::Damaged;
+    let elf = parse(bytes)?;
+    let (endian, data) = (elf.endian(), elf.data());
+    let sections = elf.elf_section_table();
+    let mut versions = BTreeSet::new();
+    let Some((defined, strings)) = sections.gnu_verdef(endian, data).map_err(damaged)? else {
+        return Ok(versions);
+    };
+    let strings = sections.strings(endian, data, strings).map_err(damaged)?;
+    for version in defined {
+        let (_, mut names) = version.map_err(damaged)?;
+        // Behind the first one are those that it continues.
+        if let Some(name) = names.next().map_err(damaged)? {
+            versions.insert(text(name.name(endian, strings).map_err(damaged)?));
+        }
+    }
+    Ok(versions)
+}
+
+fn text(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
 }
 
 fn parse(bytes: &[u8]) -> Result<Elf<'_>, LinkError> {
@@ -95,6 +150,24 @@ mod tests {
         assert_eq!(needed(b"#!/bin/sh"), Err(LinkError::NotElf));
     }
 
+    #[test]
+    fn versions_that_a_program_needs_are_among_those_of_its_library() {
+        let shell = std::fs::read("/bin/sh").unwrap();
+        let needed = versions_needed(&shell).unwrap();
+        let first = ("libc.so.6".to_owned(), "GLIBC_2.2.5".to_owned());
+        assert!(needed.contains(&first), "{needed:?}");
+        let library = std::fs::read("/lib/x86_64-linux-gnu/libc.so.6").unwrap();
+        let defined = versions_defined(&library).unwrap();
+        assert!(defined.contains("GLIBC_2.2.5") && defined.contains("GLIBC_PRIVATE"));
+        for (library, version) in needed {
+            assert!(
+                library != "libc.so.6" || defined.contains(&version),
+                "{version}"
+            );
+        }
+        assert!(versions_defined(&shell).unwrap().is_empty());
+    }
+
     proptest::proptest! {
         #[test]
         fn no_bytes_make_it_panic(at in 0_usize..4096, value: u8, cut in 0_usize..4096) {
@@ -102,6 +175,7 @@ mod tests {
             bytes[at] = value;
             let _ = needed(&bytes);
             let _ = check_program(&bytes, "x");
+            let _ = (versions_needed(&bytes), versions_defined(&bytes));
             bytes.truncate(cut);
             let _ = needed(&bytes);
         }

@@ -59,10 +59,16 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn measured(gpu: &Gpu, bytes: u64) -> Result<Report, Box<dyn Error>> {
     let context = gpu.stream().context();
     let ask = |attribute| context.attribute(attribute);
-    let clock = ask(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?;
-    let width = ask(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?;
-    // Two transfers for each tick of the clock, which is in kHz; the bus in bits.
-    let nominal = 2.0 * f64::from(clock) * 1e3 * f64::from(width) / 8.0;
+    let clock = ask(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE);
+    let width = ask(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH);
+    // Two transfers for each tick of the clock, which is in kHz; the bus in bits. Later drivers do not tell any more: what
+    // counts is measured.
+    let nominal = match (clock, width) {
+        (Ok(clock), Ok(width)) if clock > 0 && width > 0 => {
+            Some(2.0 * f64::from(clock) * 1e3 * f64::from(width) / 8.0)
+        }
+        _ => None,
+    };
     let mut report = Report::new(context.name()?, nominal);
 
     let mut memory = gpu.allocate(bytes)?;

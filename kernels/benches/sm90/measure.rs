@@ -15,7 +15,7 @@ const RUNS: usize = 15;
 /// Figures of one GPU.
 pub struct Report {
     name: String,
-    nominal: f64,
+    nominal: Option<f64>,
     rows: Vec<Row>,
     goals: Vec<(String, f64, f64)>,
 }
@@ -46,8 +46,8 @@ impl Goal {
 }
 
 impl Report {
-    /// Of the card with this name and nominal bandwidth in bytes a second.
-    pub fn new(name: String, nominal: f64) -> Self {
+    /// Of the card with this name and nominal bandwidth in bytes a second, where the driver tells it.
+    pub fn new(name: String, nominal: Option<f64>) -> Self {
         Self {
             name,
             nominal,
@@ -118,12 +118,11 @@ impl Report {
 
     /// One line for each row: microseconds, gigabytes a second, and how much of the measured peak that is.
     pub fn text(&self) -> String {
-        let mut text = format!(
-            "{}, nominal {:.0} GB/s, measured peak {:.0} GB/s\n",
-            self.name,
-            self.nominal / 1e9,
-            self.peak() / 1e9
-        );
+        let nominal = self.nominal.map_or_else(String::new, |nominal| {
+            format!(", nominal {:.0} GB/s", nominal / 1e9)
+        });
+        let peak = self.peak() / 1e9;
+        let mut text = format!("{}{nominal}, measured peak {peak:.0} GB/s\n", self.name);
         for row in &self.rows {
             let percent = if row.on_device {
                 format!("{:.1} %", 100.0 * row.speed() / self.peak())
@@ -164,7 +163,7 @@ impl Report {
                 json!({"name": name, "reached": reached, "wanted": wanted, "met": reached >= wanted})
             })
             .collect();
-        json!({"gpu": self.name, "nominal_gb_per_s": self.nominal / 1e9,
+        json!({"gpu": self.name, "nominal_gb_per_s": self.nominal.map(|nominal| nominal / 1e9),
                "peak_gb_per_s": self.peak() / 1e9, "rows": rows, "goals": goals})
     }
 

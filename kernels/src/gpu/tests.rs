@@ -60,6 +60,18 @@ fn another_generation_is_refused() {
     );
 }
 
+/// What the driver was told of a kernel's shared memory, in per cent; -1 where nothing.
+fn carveout(kernel: &Kernel) -> i32 {
+    // SAFETY: the stand-in, which is loaded already and whose initialisers do nothing.
+    let library = unsafe { libloading::Library::new("libcuda.so.1") }.unwrap();
+    let name = CString::new(kernel.name).unwrap();
+    type Function = unsafe extern "C" fn(*const std::ffi::c_char) -> i32;
+    // SAFETY: the stand-in's function of this name has this signature.
+    let carveout = unsafe { library.get::<Function>(b"emulated_carveout\0") }.unwrap();
+    // SAFETY: a string that ends with 0.
+    unsafe { carveout(name.as_ptr()) }
+}
+
 #[test]
 #[ignore = "run by `over_an_emulated_driver`"]
 fn works() {
@@ -71,6 +83,9 @@ fn works() {
 
     let gpu = Gpu::open(0, &cubins(CUBIN)).unwrap();
     assert_eq!(gpu.resident(&sm90_scrub::FILL), 16);
+    // Six blocks of 37 KiB are beside each other only where nearly all of the memory is theirs to share.
+    let carveouts = [&sm90_blake3::LEAVES, &sm90_blake3::JOIN, &sm90_scrub::FILL].map(carveout);
+    assert_eq!(carveouts, [100, -1, -1]);
     let bytes: Vec<u8> = (0..200_003_u32)
         .map(|i| (i / 7 % 5).to_le_bytes()[0])
         .collect();

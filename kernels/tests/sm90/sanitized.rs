@@ -85,6 +85,7 @@ fn planted() {
         name: Box::leak(fault.into_boxed_str()),
         threads,
         resident: 1,
+        shares: false,
     };
     let device = Emulated::new("faults", 0);
     let memory = device.upload(&[1; 128]).expect("memory");

@@ -20,7 +20,9 @@ const MEMORY: &[&str] = &[
     "cudaMalloc",
     "cudaMem",
 ];
-/// Of those, what neither allocates, frees, nor crosses to the host or from it.
+/// With these a program finds functions that it does not name.
+const FINDERS: &[&str] = &["cuGetProcAddress", "cudaGetDriverEntryPoint"];
+/// Of those with memory, what neither allocates, frees, nor crosses to the host or from it.
 const HARMLESS: &[&str] = &[
     "cuMemAdvise_v2",
     "cuMemGetAddressRange_v2",
@@ -51,7 +53,7 @@ pub enum ImportError {
     /// Calls pass the table by.
     #[error(
         "it takes {} from NVIDIA's libraries, and what is done with memory so is neither counted nor scrubbed: \
-         kernels/src/interposed.rs must define it",
+         kernels/src/interposed.rs must define it, and nothing may be looked up at run time",
         names.join(", ")
     )]
     Unwatched {
@@ -85,7 +87,8 @@ fn judge(undefined: &[&str]) -> Result<(), ImportError> {
         return Err(ImportError::NotLinked { name });
     }
     let unwatched = |name: &&&str| {
-        MEMORY.iter().any(|start| name.starts_with(start)) && !HARMLESS.contains(name)
+        let begins = |names: &[&str]| names.iter().any(|start| name.starts_with(start));
+        begins(FINDERS) || (begins(MEMORY) && !HARMLESS.contains(name))
     };
     let names: Vec<String> = undefined
         .iter()
@@ -110,8 +113,18 @@ mod tests {
         assert_eq!(
             judge(&more).unwrap_err().to_string(),
             "it takes cuMemcpyAsync, cudaHostAlloc from NVIDIA's libraries, and what is done with memory so is neither counted \
-             nor scrubbed: kernels/src/interposed.rs must define it"
+             nor scrubbed: kernels/src/interposed.rs must define it, and nothing may be looked up at run time"
         );
+        for finder in [
+            "cuGetProcAddress",
+            "cuGetProcAddress_v2",
+            "cudaGetDriverEntryPoint",
+            "cudaGetDriverEntryPointByVersion_ptsz",
+        ] {
+            let names = vec![finder.to_owned()];
+            let finding = [&linked[..], &[finder]].concat();
+            assert_eq!(judge(&finding), Err(ImportError::Unwatched { names }));
+        }
     }
 
     #[test]
