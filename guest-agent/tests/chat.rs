@@ -134,7 +134,11 @@ async fn refusals_are_openai_errors_that_name_the_field() {
         (status, param.as_deref(), code.as_deref()),
         (404, Some("model"), Some("model_not_found"))
     );
-    let (status, param, code, _) = refusal(client.chat("too long", "").await).await;
+    let (status, param, code, message) = refusal(client.chat("too long", "").await).await;
+    assert_eq!(
+        message,
+        "The conversation has more tokens than this machine's context of 2048: shorten it."
+    );
     assert_eq!(
         (status, param.as_deref(), code.as_deref()),
         (400, Some("messages"), Some("context_length_exceeded"))
@@ -159,12 +163,13 @@ async fn an_engine_that_dies_or_lies_costs_its_requests_and_not_the_machine() {
         "lie about tokens",
         "lie about the prompt",
         "answer another",
+        "let go of nothing",
         "call nobody",
         "be likely",
         "flood",
     ];
     each_ends_the_engine(&machine, &lies).await;
-    assert_eq!(launches.load(Ordering::Relaxed), 8);
+    assert_eq!(launches.load(Ordering::Relaxed), 9);
 }
 
 /// What it says last must be what it has counted: receipts are about that.

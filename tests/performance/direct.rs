@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use cocoon_protocol::engine::{
     Choice, Format, FromEngine, Generation, MAX_FROM_ENGINE, MAX_TO_ENGINE, Prompt, Sampling,
-    Speaker, ToEngine, Turn,
+    Seed, Speaker, ToEngine, Turn,
 };
 use cocoon_protocol::frame::{Decoder, encode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -134,12 +134,13 @@ fn generation(text: &str, max_tokens: u32) -> Generation {
             temperature: 0.0,
             top_p: 1.0,
             top_k: 0,
+        room: u32::MAX,
             min_p: 0.0,
             frequency_penalty: 0.0,
             presence_penalty: 0.0,
             repetition_penalty: 1.0,
             bias: Vec::new(),
-            seed: 0,
+            seed: Seed::Given(0),
         },
         stop: Vec::new(),
         top_logprobs: None,

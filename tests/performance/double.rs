@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cocoon_guest_agent::engine::supervisor::{Launched, Launcher, Process};
 use cocoon_protocol::engine::{
-    FromEngine, MAX_FROM_ENGINE, MAX_TO_ENGINE, ModelInfo, Text, ToEngine,
+    Costs, FromEngine, MAX_FROM_ENGINE, MAX_TO_ENGINE, ModelInfo, Text, ToEngine,
 };
 use cocoon_protocol::frame::{Decoder, encode};
 use cocoon_protocol::openai::FinishReason;
@@ -66,6 +66,7 @@ async fn run(socket: StdUnixStream, pace: Duration) -> anyhow::Result<()> {
         context_length: 8192,
         quantization: "none".to_owned(),
         vocabulary: 1000,
+        costs: Costs::default(),
     });
     writer.write_all(&encode(&ready, MAX_FROM_ENGINE)?).await?;
     let (frames, mut queue) = mpsc::channel::<FromEngine>(64);
@@ -91,8 +92,10 @@ async fn run(socket: StdUnixStream, pace: Duration) -> anyhow::Result<()> {
                     running.insert(id, tokio::spawn(answer).abort_handle());
                 }
                 ToEngine::Cancel { id } => {
+                    // The end of all others is on its way.
                     if let Some(answer) = running.remove(&id) {
                         answer.abort();
+                        frames.send(FromEngine::Gone { id }).await?;
                     }
                 }
             }

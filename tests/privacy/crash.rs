@@ -16,7 +16,7 @@ use cocoon_image::variant::Variant;
 use cocoon_inputs::report::{Reporter, Silent};
 use cocoon_inputs::{Keyring, Policy};
 use cocoon_protocol::binding::Tee;
-use cocoon_protocol::engine::{FromEngine, ModelInfo, Text};
+use cocoon_protocol::engine::{Costs, FromEngine, ModelInfo, Text};
 use cocoon_protocol::openai::{ChatRequest, ErrorBody, FinishReason, Message, Role};
 use cocoon_tests::image::{SignedImage, cache, workspace};
 use cocoon_tests::trial::{Model, Trial};
@@ -44,6 +44,7 @@ fn words(model_id: &str) -> anyhow::Result<(String, String)> {
         context_length: alphabet::CONTEXT,
         quantization: "F32".to_owned(),
         vocabulary: 256,
+        costs: Costs::default(),
     });
     let answer = [
         FromEngine::Started {

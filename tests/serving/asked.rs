@@ -283,7 +283,7 @@ pub async fn errors(vm: &Appliance) {
             400,
             Some("messages"),
             Some("context_length_exceeded"),
-            "The conversation has more tokens than the model's context: shorten it.",
+            "The conversation has more tokens than this machine's context of 1024: shorten it.",
         ),
         (
             "rubbish".to_owned(),

@@ -1,8 +1,8 @@
 //! One answer on its way from a backend to the agent: its stop strings and calls found, its tokens
-//! counted, its pieces cut to frames.
+//! counted, its pieces cut to frames, of which there are as many as its tokens say.
 
 use cocoon_protocol::engine::{
-    FromEngine, Generation, MAX_ARGUMENTS, MAX_FROM_ENGINE, Spoken, Text, TokenLogprob,
+    FromEngine, Generation, MAX_FROM_ENGINE, MAX_PIECE, Padding, Spoken, Text, TokenLogprob,
 };
 use cocoon_protocol::openai::FinishReason;
 
@@ -20,9 +20,12 @@ pub struct Answer {
     id: u64,
     stops: Stops,
     calls: Option<Calls>,
+    padding: Padding,
     made: u32,
     prompt_tokens: u32,
     tokens: u32,
+    /// Frames that were told.
+    told: usize,
 }
 
 impl Answer {
@@ -32,16 +35,18 @@ impl Answer {
             id,
             stops: Stops::new(&request.stop),
             calls: Calls::new(request),
+            padding: Padding::of(request),
             made: 0,
             prompt_tokens: 0,
             tokens: 0,
+            told: 0,
         }
     }
 
     /// What the agent is told of an event, and whether it was the last one.
     ///
-    /// Each token keeps its frame, if only an empty one: how many there are and when they come does not
-    /// depend on stop strings.
+    /// Each token keeps its frame, if only an empty one, and the end is filled up: how many frames there are does not
+    /// depend on what is held back. The last frame says how the answer ended.
     pub fn hear(&mut self, event: Event) -> (Vec<FromEngine>, bool) {
         let mut frames = Vec::new();
         match event {
@@ -53,19 +58,19 @@ impl Answer {
             }
             Event::Token { text, logprob } => {
                 self.tokens = self.tokens.saturating_add(1);
-                let over = self.piece(&text, logprob, 1, &mut frames);
-                (frames, over)
-            }
-            Event::Rest { text } => {
-                let over = self.piece(&text, None, 0, &mut frames);
+                let (text, logprobs) = self.stops.push(&text.0, logprob);
+                let heard = self.read(text);
+                let over = self.stops.met() || heard.over;
+                self.tell(heard, 1, logprobs, &mut frames);
+                if over {
+                    self.end(FinishReason::Stop, &mut frames);
+                }
                 (frames, over)
             }
             Event::Done { finish_reason } => {
                 let (text, logprobs) = self.stops.rest();
                 let heard = self.read(text);
-                if !(heard.text.0.is_empty() && heard.calls.is_empty() && logprobs.is_empty()) {
-                    self.tell(heard, 0, logprobs, &mut frames);
-                }
+                self.tell(heard, 0, logprobs, &mut frames);
                 self.end(finish_reason, &mut frames);
                 (frames, true)
             }
@@ -75,24 +80,6 @@ impl Answer {
                 (frames, true)
             }
         }
-    }
-
-    /// Tells a piece of text; true when it was the last one.
-    fn piece(
-        &mut self,
-        text: &Text,
-        logprob: Option<TokenLogprob>,
-        tokens: u32,
-        frames: &mut Vec<FromEngine>,
-    ) -> bool {
-        let (text, logprobs) = self.stops.push(&text.0, logprob);
-        let heard = self.read(text);
-        let over = self.stops.met() || heard.over;
-        self.tell(heard, tokens, logprobs, frames);
-        if over {
-            self.end(FinishReason::Stop, frames);
-        }
-        over
     }
 
     /// The calls in a text, if there may be any.
@@ -107,10 +94,13 @@ impl Answer {
     }
 
     fn end(&mut self, finish_reason: FinishReason, frames: &mut Vec<FromEngine>) {
-        if let Some(rest) = self.calls.as_mut().map(Calls::rest)
-            && !(rest.text.0.is_empty() && rest.calls.is_empty())
-        {
+        if let Some(rest) = self.calls.as_mut().map(Calls::rest) {
             self.tell(rest, 0, Vec::new(), frames);
+        }
+        let tokens = usize::try_from(self.tokens).unwrap_or(usize::MAX);
+        let most = tokens.saturating_add(self.padding.frames(tokens));
+        while self.told < most {
+            frames.push(self.delta("", 0, Vec::new()));
         }
         let called = self.calls.as_ref().is_some_and(Calls::made);
         frames.push(FromEngine::Done {
@@ -124,6 +114,7 @@ impl Answer {
         });
     }
 
+    /// Tells what there is, if anything or a token.
     fn tell(
         &mut self,
         heard: Heard,
@@ -131,39 +122,49 @@ impl Answer {
         mut logprobs: Vec<TokenLogprob>,
         frames: &mut Vec<FromEngine>,
     ) {
-        let id = self.id;
+        let longest = match self.padding.holds() {
+            true => MAX_PIECE,
+            false => MAX_TEXT,
+        };
         let mut rest = heard.text.0.as_str();
         let mut tokens = tokens;
-        loop {
-            let (piece, next) = rest.split_at(rest.floor_char_boundary(MAX_TEXT));
+        while !rest.is_empty() || !logprobs.is_empty() || tokens > 0 {
+            let (piece, next) = rest.split_at(rest.floor_char_boundary(longest));
             let some = logprobs.len().min(MAX_LOGPROBS);
-            frames.push(FromEngine::Delta {
-                id,
-                text: Text(piece.to_owned()),
-                tokens,
-                logprobs: logprobs.drain(..some).collect(),
-            });
+            let logprobs = logprobs.drain(..some).collect();
+            frames.push(self.delta(piece, tokens, logprobs));
             (rest, tokens) = (next, 0);
-            if rest.is_empty() && logprobs.is_empty() {
-                break;
-            }
         }
         for Spoken { name, arguments } in heard.calls {
             let index = self.made;
             self.made += 1;
-            let call = |name, piece: &str| FromEngine::Call {
-                id,
-                index,
-                name,
-                arguments: Text(piece.to_owned()),
-            };
-            frames.push(call(Some(Text(name.to_string())), ""));
+            frames.push(self.call(index, Some(&name), ""));
             let mut rest = arguments.as_str();
             while !rest.is_empty() {
-                let (piece, next) = rest.split_at(rest.floor_char_boundary(MAX_ARGUMENTS));
-                frames.push(call(None, piece));
+                let (piece, next) = rest.split_at(rest.floor_char_boundary(MAX_PIECE));
+                frames.push(self.call(index, None, piece));
                 rest = next;
             }
+        }
+    }
+
+    fn delta(&mut self, text: &str, tokens: u32, logprobs: Vec<TokenLogprob>) -> FromEngine {
+        self.told += 1;
+        FromEngine::Delta {
+            id: self.id,
+            text: Text(text.to_owned()),
+            tokens,
+            logprobs,
+        }
+    }
+
+    fn call(&mut self, index: u32, name: Option<&str>, piece: &str) -> FromEngine {
+        self.told += 1;
+        FromEngine::Call {
+            id: self.id,
+            index,
+            name: name.map(|name| Text(name.to_owned())),
+            arguments: Text(piece.to_owned()),
         }
     }
 }
@@ -186,13 +187,14 @@ mod tests {
             parallel: true,
             format: Format::Text,
             max_tokens: 9,
+            room: 100,
             sampling: Sampling::default(),
             stop: stop.iter().map(|stop| (*stop).to_owned()).collect(),
             top_logprobs: None,
         }
     }
 
-    /// Text, arguments, and the end of an answer of these tokens.
+    /// Text, arguments, the end of an answer of these tokens, and its frames.
     fn told(request: &Generation, tokens: &[&str]) -> (String, String, FinishReason, u32, usize) {
         let mut answer = Answer::new(1, request);
         let (mut text, mut arguments, mut frames) = (String::new(), String::new(), 0);
@@ -214,8 +216,9 @@ mod tests {
                     FromEngine::Call {
                         arguments: more, ..
                     } => {
-                        assert!(more.0.len() <= MAX_ARGUMENTS);
+                        assert!(more.0.len() <= MAX_PIECE);
                         arguments.push_str(&more.0);
+                        frames += 1;
                     }
                     FromEngine::Done {
                         finish_reason,
@@ -237,7 +240,52 @@ mod tests {
         assert_eq!((text.as_str(), tokens, frames), ("ab", 3, 3));
         assert_eq!(reason, FinishReason::Stop);
         let (text, _, _, tokens, frames) = told(&request(&["bc"], false), &["a", "b", "c", "d"]);
-        assert_eq!((text.as_str(), tokens, frames), ("a", 3, 3));
+        // One more, as for every answer that may be stopped.
+        assert_eq!((text.as_str(), tokens, frames), ("a", 3, 4));
+    }
+
+    /// As many frames as another answer of as many tokens, whatever is held back, called and told.
+    #[test]
+    fn the_number_of_frames_is_a_function_of_the_tokens() {
+        let call =
+            r#"{"name":"f","arguments":{"city":"Kyiv, the one on the Dnipro","day":"tomorrow"}}"#;
+        let answer = |text: &str| -> Vec<String> {
+            // Twelve tokens, of up to a dozen bytes.
+            let mut pieces: Vec<String> = text
+                .as_bytes()
+                .chunks(12)
+                .map(|piece| String::from_utf8(piece.to_vec()).unwrap())
+                .collect();
+            pieces.resize(12, String::new());
+            pieces
+        };
+        let frames = |request: &Generation, text: &str| {
+            let pieces = answer(text);
+            let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
+            let (_, _, _, tokens, frames) = told(request, &pieces);
+            assert_eq!(tokens, 12);
+            frames
+        };
+        let tools = request(&[], true);
+        for text in [
+            "plain words",
+            call,
+            &format!("Well. <tool_call>{call}</tool_call>"),
+            &format!("[{call}, {{}}"),
+            "{\"is no call\": \"but was held back for as long as it might become one, to its very end\"}",
+            "",
+        ] {
+            assert_eq!(frames(&tools, text), 12 + 12 * 24 / 96 + 2, "{text}");
+        }
+        let stops = request(&["words and so on"], false);
+        for text in ["plain words", "words and so", "words and so of", ""] {
+            assert_eq!(frames(&stops, text), 12 + 1, "{text}");
+        }
+        let mut both = request(&["words and so on"], false);
+        both.top_logprobs = Some(0);
+        for text in ["plain words", "words and so", "words and so of", ""] {
+            assert_eq!(frames(&both, text), 12 + 1 + 12, "{text}");
+        }
     }
 
     #[test]
@@ -254,5 +302,7 @@ mod tests {
         let long = "\u{e9}".repeat(MAX_TEXT);
         let (text, .., frames) = told(&request(&[], false), &[&long]);
         assert_eq!((text == long, frames), (true, 2));
+        let (text, .., frames) = told(&request(&["stop"], false), &[&long]);
+        assert_eq!((text == long, frames), (true, (2 * MAX_TEXT).div_ceil(96)));
     }
 }

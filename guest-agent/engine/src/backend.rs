@@ -17,8 +17,9 @@ pub trait Backend: Send + Sync + 'static {
     /// once, one [`Event::Token`] each, and [`Event::Done`] or [`Event::Failed`] at the end.
     ///
     /// Stop strings and calls of tools are not its business: whoever reads the events finds them and
-    /// cancels. Dropping the receiver, or this future, cancels: no more than one further token is
-    /// computed. A slow receiver must not hold up other generations.
+    /// cancels. Dropping the receiver, or this future, cancels: no more than the step that is being computed is, a token
+    /// or the reading of a prompt. The future ends when nothing of the generation is computed or waits to be any more,
+    /// cancelled or not: what may run beside it is counted by that. A slow receiver must not hold up other generations.
     fn generate(
         &self,
         request: Generation,
@@ -56,15 +57,10 @@ pub enum Event {
     },
     /// One token.
     Token {
-        /// UTF-8 text, empty where a character is not whole yet.
+        /// UTF-8 text, empty where a character is not whole yet; whole with the last token, even where that cuts one.
         text: Text,
         /// When the request asked.
         logprob: Option<TokenLogprob>,
-    },
-    /// What is left of the text when the answer is cut within a character.
-    Rest {
-        /// UTF-8 text.
-        text: Text,
     },
     /// The answer is complete.
     Done {

@@ -4,6 +4,7 @@
 //! call is told as text after all.
 
 use cocoon_protocol::engine::{Choice, Generation, Spoken, Text, Tool, parse_calls};
+use cocoon_protocol::wiping::append;
 use zeroize::Zeroizing;
 
 use crate::stops::begun;
@@ -69,7 +70,7 @@ impl Calls {
     /// What is told after one more piece.
     pub fn push(&mut self, text: &str) -> Heard {
         let mut heard = Heard::default();
-        self.held.push_str(text);
+        append(&mut self.held, text);
         while !heard.over && self.step(&mut heard) {}
         heard
     }
@@ -169,7 +170,7 @@ impl Calls {
     /// Tells text; the white space that models put between calls means nothing.
     fn tell(&self, text: &str, heard: &mut Heard) {
         if !(self.made && text.trim().is_empty()) {
-            heard.text.0.push_str(text);
+            append(&mut heard.text.0, text);
         }
     }
 }
@@ -192,6 +193,7 @@ mod tests {
             parallel,
             format: Format::Text,
             max_tokens: 1,
+            room: 9,
             sampling: Sampling::default(),
             stop: vec![],
             top_logprobs: None,

@@ -24,6 +24,21 @@ pub trait Grammar: Send {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooComplex;
 
+/// Why there is no next token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoChoice {
+    /// The grammar gave up.
+    TooComplex,
+    /// The model computes nothing that can be chosen, though nothing restricts the answer.
+    Nothing,
+}
+
+impl From<TooComplex> for NoChoice {
+    fn from(TooComplex: TooComplex) -> Self {
+        Self::TooComplex
+    }
+}
+
 /// A token that was chosen.
 pub struct Choice {
     /// It.
@@ -52,7 +67,7 @@ pub struct Chooser {
 
 impl Chooser {
     /// Chooses the token that follows `context`. `logits` are the model's, and spoilt afterwards.
-    pub fn choose(&mut self, logits: &mut [f32], context: &[u32]) -> Result<Choice, TooComplex> {
+    pub fn choose(&mut self, logits: &mut [f32], context: &[u32]) -> Result<Choice, NoChoice> {
         let prompt_tokens = *self.prompt_tokens.get_or_insert(context.len());
         let before = context.len();
         // Of the model alone: what penalties, grammar and noise make of them is no opinion of its.
@@ -62,7 +77,10 @@ impl Chooser {
             grammar.restrict(logits)?;
         }
         perturb(&self.sampling, logits, before as u64);
-        let token = arg_max(logits).ok_or(TooComplex)?;
+        let token = arg_max(logits).ok_or(match self.grammar {
+            Some(_) => NoChoice::TooComplex,
+            None => NoChoice::Nothing,
+        })?;
         if let Some(grammar) = &mut self.grammar
             && !self.ends.contains(&token)
         {
@@ -128,6 +146,7 @@ fn arg_max(logits: &[f32]) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cocoon_protocol::engine::Seed;
 
     /// Allows one token after another.
     struct Sequence(Vec<u32>);
@@ -148,7 +167,7 @@ mod tests {
 
     fn chooser(grammar: Option<Vec<u32>>) -> Chooser {
         let mut sampling = Sampling::default();
-        (sampling.seed, sampling.top_p) = (3, 0.5);
+        (sampling.seed, sampling.top_p) = (Seed::Given(3), 0.5);
         Chooser {
             sampling,
             top: Some(2),
@@ -179,12 +198,14 @@ mod tests {
     }
 
     #[test]
-    fn a_grammar_that_gives_up_is_told() {
+    fn a_grammar_that_gives_up_is_told_from_a_model_that_does() {
         let result = chooser(Some(vec![])).choose(&mut model(), &[1]);
-        assert_eq!(result.err(), Some(TooComplex));
-        let nothing = &mut [f32::NEG_INFINITY, f32::NAN];
-        let result = chooser(None).choose(nothing, &[1]);
-        assert_eq!(result.err(), Some(TooComplex));
+        assert_eq!(result.err(), Some(NoChoice::TooComplex));
+        let nothing = [f32::NEG_INFINITY, f32::NAN];
+        let result = chooser(Some(vec![1])).choose(&mut nothing.clone(), &[1]);
+        assert_eq!(result.err(), Some(NoChoice::TooComplex));
+        let result = chooser(None).choose(&mut nothing.clone(), &[1]);
+        assert_eq!(result.err(), Some(NoChoice::Nothing));
     }
 
     #[test]

@@ -6,18 +6,21 @@
 //! is added (Gumbel-max trick: exactly a draw from the softmax), so that the library is left with
 //! a greedy choice and its generator is never used.
 
-use cocoon_protocol::engine::Sampling;
+use cocoon_protocol::engine::{Sampling, Seed};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
 use zeroize::Zeroize as _;
 
+/// Temperatures below this are greedy, as zero is: logits divided by them would leave the numbers that there are.
+const LEAST_TEMPERATURE: f32 = 1e-6;
+
 /// Rewrites `logits` so that their arg max is a draw from the tokens that `sampling` leaves of their
-/// softmax. At a temperature of zero nothing changes: the arg max is the choice.
+/// softmax. At a temperature of zero, or next to it, nothing changes: the arg max is the choice.
 ///
 /// `position` is the number of tokens before this one: the same seed, position and logits give the same
 /// draw, whatever other requests run.
 pub fn perturb(sampling: &Sampling, logits: &mut [f32], position: u64) {
-    if sampling.temperature <= 0.0 {
+    if sampling.temperature < LEAST_TEMPERATURE {
         return;
     }
     for logit in logits.iter_mut() {
@@ -26,7 +29,10 @@ pub fn perturb(sampling: &Sampling, logits: &mut [f32], position: u64) {
     if sampling.top_p < 1.0 || sampling.top_k > 0 || sampling.min_p > 0.0 {
         keep_likely(sampling, logits);
     }
-    let mut generator = ChaCha20Rng::seed_from_u64(sampling.seed);
+    let mut generator = match &sampling.seed {
+        Seed::Given(number) => ChaCha20Rng::seed_from_u64(*number),
+        Seed::Drawn(key) => ChaCha20Rng::from_seed(key.0),
+    };
     generator.set_stream(position);
     for logit in logits.iter_mut() {
         // Drawn for those that cannot come too: what is masked does not change the others' draws.
@@ -127,6 +133,7 @@ fn keep_likely(sampling: &Sampling, logits: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cocoon_protocol::engine::Key;
 
     fn draw(sampling: &Sampling, logits: &[f32], position: u64) -> usize {
         let mut logits = logits.to_vec();
@@ -143,7 +150,7 @@ mod tests {
 
     fn sampling(change: impl FnOnce(&mut Sampling)) -> Sampling {
         let mut sampling = Sampling::default();
-        sampling.seed = 1;
+        sampling.seed = Seed::Given(1);
         change(&mut sampling);
         sampling
     }
@@ -161,12 +168,34 @@ mod tests {
     #[test]
     fn a_seed_repeats_and_another_differs() {
         let logits = vec![0.0; 64];
-        let run = |seed| -> Vec<usize> {
-            let sampling = sampling(|sampling| sampling.seed = seed);
+        let run = |seed: Seed| -> Vec<usize> {
+            let sampling = sampling(|sampling| sampling.seed = seed.clone());
             (0..32).map(|p| draw(&sampling, &logits, p)).collect()
         };
-        assert_eq!(run(7), run(7));
-        assert_ne!(run(7), run(8));
+        assert_eq!(run(Seed::Given(7)), run(Seed::Given(7)));
+        assert_ne!(run(Seed::Given(7)), run(Seed::Given(8)));
+        // All of a drawn key counts.
+        let key = |byte| {
+            let mut key = [7; 32];
+            key[31] = byte;
+            Seed::Drawn(Key(key))
+        };
+        assert_eq!(run(key(1)), run(key(1)));
+        assert_ne!(run(key(1)), run(key(2)));
+    }
+
+    #[test]
+    fn temperatures_next_to_zero_are_greedy() {
+        for temperature in [f32::MIN_POSITIVE, 1e-39, 1e-7] {
+            let mut logits = [-30.0, 40.0, 39.9];
+            let sampling = sampling(|sampling| sampling.temperature = temperature);
+            perturb(&sampling, &mut logits, 0);
+            assert_eq!(logits, [-30.0, 40.0, 39.9], "{temperature}");
+        }
+        let mut logits = [-30.0, 40.0, 39.9];
+        let sampling = sampling(|sampling| sampling.temperature = LEAST_TEMPERATURE);
+        perturb(&sampling, &mut logits, 0);
+        assert!(logits.iter().all(|logit| logit.is_finite()), "{logits:?}");
     }
 
     #[test]

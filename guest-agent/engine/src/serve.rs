@@ -1,25 +1,26 @@
 //! The frame loop between the agent's socket and a [`Backend`].
 //!
 //! Generations run as tasks; their events meet in one bounded queue in front of the socket. A full
-//! queue holds back the tasks, never the backend, which keeps its own room for each answer.
+//! queue holds back the tasks, never the backend, which keeps its own room for each answer. The last frame
+//! of each says that the backend has let go of it: the agent lets the next one begin no sooner.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use cocoon_protocol::engine::{
-    FromEngine, Generation, GpuCounts, MAX_FROM_ENGINE, MAX_TENSORS_IN_FRAME, MAX_TO_ENGINE,
-    ToEngine,
+    EngineFailure, FromEngine, Generation, GpuCounts, MAX_FROM_ENGINE, MAX_TENSORS_IN_FRAME,
+    MAX_TO_ENGINE, ToEngine,
 };
 use cocoon_protocol::frame::{Decoder, FrameError, encode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::answer::Answer;
-use crate::backend::{Backend, Gpu};
+use crate::backend::{Backend, Event, Gpu};
 
 /// Frames that may wait for the socket.
 const QUEUE: usize = 256;
@@ -131,31 +132,44 @@ async fn tell_counts(
 struct Running<B> {
     backend: Arc<B>,
     frames: mpsc::Sender<FromEngine>,
-    tasks: HashMap<u64, JoinHandle<()>>,
+    tasks: HashMap<u64, Task>,
+}
+
+struct Task {
+    handle: JoinHandle<()>,
+    /// Gone once it was cancelled.
+    cancel: Option<oneshot::Sender<()>>,
 }
 
 impl<B: Backend> Running<B> {
     fn start(&mut self, id: u64, request: Generation) -> Result<(), ServeError> {
-        self.tasks.retain(|_, task| !task.is_finished());
+        self.tasks.retain(|_, task| !task.handle.is_finished());
         if self.tasks.contains_key(&id) {
             return Err(ServeError::Reused(id));
         }
-        let task = tokio::spawn(run(self.backend.clone(), id, request, self.frames.clone()));
+        let (cancel, cancelled) = oneshot::channel();
+        let (backend, frames) = (Arc::clone(&self.backend), self.frames.clone());
+        let task = Task {
+            handle: tokio::spawn(run(backend, id, request, frames, cancelled)),
+            cancel: Some(cancel),
+        };
         self.tasks.insert(id, task);
         Ok(())
     }
 
+    /// Unknown identifiers are answers that ended while the cancellation was under way.
     fn cancel(&mut self, id: u64) {
-        // Unknown identifiers are answers that ended while the cancellation was under way.
-        if let Some(task) = self.tasks.remove(&id) {
-            task.abort();
+        let task = self.tasks.get_mut(&id);
+        if let Some(cancel) = task.and_then(|task| task.cancel.take()) {
+            // It may be telling its last frame.
+            let _ = cancel.send(());
         }
     }
 }
 
 impl<B> Drop for Running<B> {
     fn drop(&mut self) {
-        self.tasks.values().for_each(JoinHandle::abort);
+        self.tasks.values().for_each(|task| task.handle.abort());
     }
 }
 
@@ -164,28 +178,50 @@ async fn run<B: Backend>(
     id: u64,
     request: Generation,
     frames: mpsc::Sender<FromEngine>,
+    cancelled: oneshot::Receiver<()>,
 ) {
-    let (events, mut received) = mpsc::channel(16);
-    let mut answer = Answer::new(id, &request);
-    let generation = backend.generate(request, events);
-    let forward = async {
+    let (events, received) = mpsc::channel(16);
+    let answer = Answer::new(id, &request);
+    let telling = tell(id, answer, received, &frames, cancelled);
+    let ((), last) = tokio::join!(backend.generate(request, events), telling);
+    // Only now: nothing of it is computed any more. Nobody listens where the agent has gone.
+    let _ = frames.send(last).await;
+}
+
+/// Tells what the backend does; the frame that is left to tell when the backend has let go. Lets the backend stop as soon
+/// as nothing more is wanted of it.
+async fn tell(
+    id: u64,
+    mut answer: Answer,
+    mut received: mpsc::Receiver<Event>,
+    frames: &mpsc::Sender<FromEngine>,
+    cancelled: oneshot::Receiver<()>,
+) -> FromEngine {
+    let telling = async {
         while let Some(event) = received.recv().await {
-            let (told, over) = answer.hear(event);
+            let (mut told, over) = answer.hear(event);
+            let last = if over { told.pop() } else { None };
             for frame in told {
                 if frames.send(frame).await.is_err() {
-                    return;
+                    break;
                 }
             }
             if over {
-                return;
+                return last;
             }
         }
+        None
     };
-    tokio::pin!(forward);
-    tokio::select! {
-        () = &mut forward => {}
-        () = generation => forward.await,
-    }
+    let last = tokio::select! {
+        biased;
+        _ = cancelled => return FromEngine::Gone { id },
+        last = telling => last,
+    };
+    // A backend that says no last word has failed.
+    last.unwrap_or(FromEngine::Failed {
+        id,
+        reason: EngineFailure::Internal,
+    })
 }
 
 async fn write_frames(

@@ -4,6 +4,7 @@
 //! until that is decided, and the log probabilities of its tokens with it.
 
 use cocoon_protocol::engine::{Text, TokenLogprob};
+use cocoon_protocol::wiping::append;
 use zeroize::Zeroizing;
 
 /// The stop strings of one generation, and what is held back of its answer.
@@ -36,7 +37,7 @@ impl Stops {
         if self.met {
             return Default::default();
         }
-        self.held.push_str(text);
+        append(&mut self.held, text);
         let first = self.stops.iter().filter_map(|stop| self.held.find(&**stop));
         if let Some(at) = first.min() {
             self.met = true;

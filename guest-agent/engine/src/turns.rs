@@ -2,6 +2,7 @@
 //! written into the turns, in the words that most models have seen (those of Hermes and Qwen).
 
 use cocoon_protocol::engine::{Call, Choice, Speaker, Tool, Turn, json_string};
+use cocoon_protocol::wiping::append;
 use zeroize::Zeroizing;
 
 /// A turn of text alone.
@@ -54,23 +55,33 @@ pub fn said(turn: &Turn) -> Zeroizing<String> {
     } in &turn.calls
     {
         if !text.is_empty() {
-            text.push('\n');
+            append(&mut text, "\n");
         }
         // A name has no character that JSON escapes.
-        let call = format!(
-            "<tool_call>\n{{\"name\": \"{name}\", \"arguments\": {arguments}}}\n</tool_call>"
-        );
-        text.push_str(&Zeroizing::new(call));
+        for part in [
+            "<tool_call>\n{\"name\": \"",
+            name,
+            "\", \"arguments\": ",
+            arguments,
+            "}\n</tool_call>",
+        ] {
+            append(&mut text, part);
+        }
     }
     text
 }
 
 fn answer(content: &str) -> Zeroizing<String> {
-    Zeroizing::new(format!("<tool_response>\n{content}\n</tool_response>"))
+    together(&["<tool_response>\n", content, "\n</tool_response>"])
 }
 
 fn joined(first: &str, second: &str) -> Zeroizing<String> {
-    Zeroizing::new(format!("{first}\n\n{second}"))
+    together(&[first, "\n\n", second])
+}
+
+/// Allocated once: a text that grew would leave copies behind.
+fn together(parts: &[&str]) -> Zeroizing<String> {
+    Zeroizing::new(parts.concat())
 }
 
 fn instructions(tools: &[Tool], choice: &Choice) -> Zeroizing<String> {
@@ -80,14 +91,20 @@ fn instructions(tools: &[Tool], choice: &Choice) -> Zeroizing<String> {
     );
     for tool in tools {
         let description = json_string(tool.description.as_deref().unwrap_or_default());
-        let line = Zeroizing::new(format!(
-            "{{\"name\": \"{}\", \"description\": {}, \"parameters\": {}}}\n",
-            tool.name, *description, tool.parameters
-        ));
-        text.push_str(&line);
+        for part in [
+            "{\"name\": \"",
+            &tool.name,
+            "\", \"description\": ",
+            &description,
+            ", \"parameters\": ",
+            &tool.parameters,
+            "}\n",
+        ] {
+            append(&mut text, part);
+        }
     }
-    text.push_str("</tools>\n");
-    text.push_str(match choice {
+    append(&mut text, "</tools>\n");
+    let how = match choice {
         Choice::Auto => {
             "To call one, answer with a JSON object inside <tool_call></tool_call> and nothing else:\n<tool_call>\n{\"name\": <function>, \"arguments\": <JSON object>}\n</tool_call>"
         }
@@ -95,7 +112,8 @@ fn instructions(tools: &[Tool], choice: &Choice) -> Zeroizing<String> {
         Choice::Required | Choice::Named(_) => {
             "Call one now: answer with nothing but a JSON object {\"name\": <function>, \"arguments\": <JSON object>}."
         }
-    });
+    };
+    append(&mut text, how);
     text
 }
 

@@ -1,17 +1,26 @@
 //! Text out of tokens: a character may be spread over several of them.
 
-use cocoon_protocol::engine::Text;
+use cocoon_protocol::engine::{MAX_TOKEN, Text};
 use zeroize::{Zeroize as _, Zeroizing};
 
+/// What it holds at once, at most: the longest token and what was left of the one before.
+const HELD: usize = MAX_TOKEN + 4;
+
 /// Puts the bytes of tokens together.
-#[derive(Default)]
 pub struct Utf8(Zeroizing<Vec<u8>>);
+
+impl Default for Utf8 {
+    fn default() -> Self {
+        // Once: where it grew, copies would stay behind.
+        Self(Zeroizing::new(Vec::with_capacity(HELD)))
+    }
+}
 
 impl Utf8 {
     /// The text that is whole after these bytes. What can never become text is replaced by U+FFFD.
     pub fn push(&mut self, bytes: &[u8]) -> Text {
         self.0.extend_from_slice(bytes);
-        let mut text = String::new();
+        let mut text = String::with_capacity(self.0.len() * char::REPLACEMENT_CHARACTER.len_utf8());
         let mut whole = 0;
         for chunk in self.0.utf8_chunks() {
             text.push_str(chunk.valid());

@@ -18,6 +18,8 @@ const MAX_TOP_COMPLETION: u32 = 5;
 pub struct Asked {
     /// For the engine, one for each choice.
     pub generations: Vec<Generation>,
+    /// The client has named how many tokens it wants at most; where not, `max_tokens` is the whole context.
+    pub bounded: bool,
     /// Answer as server-sent events.
     pub stream: bool,
     /// End the stream with the usage.
@@ -57,6 +59,7 @@ pub fn parse(body: &[u8], model: &ModelInfo, slots: usize) -> Result<Asked, Refu
         parallel: shape.parallel,
         format: shape.format.clone(),
         max_tokens: options.max_tokens,
+        room: model.context_length,
         sampling: sampling.clone(),
         stop: options.stop.clone(),
         top_logprobs,
@@ -90,6 +93,7 @@ pub fn parse_completion(body: &[u8], model: &ModelInfo, slots: usize) -> Result<
         parallel: true,
         format: Format::Text,
         max_tokens: options.max_tokens,
+        room: model.context_length,
         sampling: sampling.clone(),
         stop: options.stop.clone(),
         top_logprobs,
@@ -109,6 +113,7 @@ fn asked(
     }
     Ok(Asked {
         generations,
+        bounded: options.bounded,
         stream: options.stream,
         include_usage: options.include_usage,
         obfuscate: options.obfuscate,

@@ -225,6 +225,18 @@ impl From<Unavailable> for Refusal {
                 Self::rate_limit("All generation slots of this machine are taken: try again.")
                     .after(retry_after)
             }
+            Unavailable::Memory { retry_after } => Self::rate_limit(
+                "The answers that run take all of this machine's memory: try again, or ask for fewer tokens.",
+            )
+            .after(retry_after),
+            Unavailable::TooMany => {
+                let mut refusal = Self::field(
+                    "n",
+                    "This machine has no memory for `n` answers of that length: ask for fewer, or for fewer tokens.",
+                );
+                refusal.code = Some("context_length_exceeded");
+                refusal
+            }
             Unavailable::Unread { retry_after } => Self::rate_limit(
                 "Too many answers of this machine are still being read: try again.",
             )
@@ -246,7 +258,7 @@ impl From<Unavailable> for Refusal {
 
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
-        let invalid = |code, message| {
+        let invalid = |code, message: &str| {
             let mut refusal = Self::new(
                 StatusCode::BAD_REQUEST,
                 "invalid_request_error",
@@ -257,9 +269,11 @@ impl From<Failure> for Refusal {
             refusal
         };
         match failure {
-            Failure::Engine(EngineFailure::ContextLength) => invalid(
+            Failure::TooLong { most } => invalid(
                 Some("context_length_exceeded"),
-                "The conversation has more tokens than the model's context: shorten it.",
+                &format!(
+                    "The conversation has more tokens than this machine's context of {most}: shorten it."
+                ),
             ),
             Failure::Engine(EngineFailure::Template) => invalid(
                 Some("invalid_conversation"),
@@ -285,7 +299,7 @@ impl From<Failure> for Refusal {
                 "schema_busy",
                 "The JSON schema of another answer is being made ready: try again.",
             ),
-            Failure::Engine(EngineFailure::Internal) => Self::new(
+            Failure::Engine(EngineFailure::Internal | EngineFailure::ContextLength) => Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "server_error",
                 Some("engine_error"),

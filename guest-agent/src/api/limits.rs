@@ -83,6 +83,13 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Bytes that clients can have this machine hold without being answered: a body on each stream.
+    #[must_use]
+    pub fn withheld(&self) -> u64 {
+        let requests = u64::from(self.connections) * u64::from(self.streams);
+        requests.saturating_mul(self.body as u64)
+    }
+
     /// Those of a VM that has so many bytes of memory left, with its model loaded: a quarter of them for what clients
     /// withhold, because the engine's own need grows with what it serves.
     #[must_use]

@@ -13,7 +13,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use cocoon_protocol::engine::{ModelInfo, Sampling};
+use cocoon_protocol::engine::{Key, ModelInfo, Sampling, Seed};
 use cocoon_protocol::openai::{Stop, StreamOptions};
 use serde_json::value::RawValue;
 
@@ -46,6 +46,8 @@ pub(super) struct Options {
     pub interval: Option<Duration>,
     /// Most tokens of each.
     pub max_tokens: u32,
+    /// The client has named them, or the API has.
+    pub bounded: bool,
     /// Strings that end them.
     pub stop: Vec<String>,
     /// One for each answer, each with its own seed.
@@ -61,7 +63,7 @@ pub(super) fn take(
 ) -> Result<Options, Refusal> {
     let stream = fields.take("stream", "a boolean")?.unwrap_or(false);
     let (shown, interval) = stream_options(fields, stream)?;
-    let max_tokens = max_tokens(fields, model.context_length, chat)?;
+    let named = max_tokens(fields, model.context_length, chat)?;
     let mut sampling = Sampling {
         temperature: fields.number("temperature", 0.0..=2.0, 1.0)?,
         top_p: fields.take("top_p", "a number")?.unwrap_or(1.0),
@@ -73,7 +75,7 @@ pub(super) fn take(
         presence_penalty: fields.number("presence_penalty", -2.0..=2.0, 0.0)?,
         repetition_penalty: fields.number("repetition_penalty", 0.1..=2.0, 1.0)?,
         bias: bias(fields, model)?,
-        seed: 0,
+        seed: Seed::Given(0),
     };
     if !(sampling.top_p > 0.0 && sampling.top_p <= 1.0) {
         return Err(Refusal::field(
@@ -92,10 +94,12 @@ pub(super) fn take(
     let mut samplings = Vec::new();
     for choice in 0..n {
         sampling.seed = match seed {
-            Some(seed) => u64::from_ne_bytes(seed.to_ne_bytes()).wrapping_add(choice.into()),
-            None => u64::from_ne_bytes(*keys::random().map_err(|_| {
+            Some(seed) => {
+                Seed::Given(u64::from_ne_bytes(seed.to_ne_bytes()).wrapping_add(choice.into()))
+            }
+            None => Seed::Drawn(Key(*keys::random().map_err(|_| {
                 Refusal::unavailable("no_randomness", "The kernel gave no random seed.")
-            })?),
+            })?)),
         };
         samplings.push(sampling.clone());
     }
@@ -109,7 +113,8 @@ pub(super) fn take(
         include_usage: shown.include_usage,
         obfuscate: shown.include_obfuscation.unwrap_or(true),
         interval,
-        max_tokens,
+        max_tokens: named.unwrap_or(model.context_length),
+        bounded: named.is_some(),
         stop,
         samplings,
     })
@@ -180,7 +185,8 @@ fn interval(
     Ok(Some(Duration::from_millis(milliseconds.into())))
 }
 
-fn max_tokens(fields: &mut Fields<'_>, context: u32, chat: bool) -> Result<u32, Refusal> {
+/// `None` where the client names no number and an answer may be as long as there is room.
+fn max_tokens(fields: &mut Fields<'_>, context: u32, chat: bool) -> Result<Option<u32>, Refusal> {
     let old = fields.take::<u32>("max_tokens", "a positive integer")?;
     // Completions have the older name only.
     let new = match chat {
@@ -193,18 +199,18 @@ fn max_tokens(fields: &mut Fields<'_>, context: u32, chat: bool) -> Result<u32, 
                 "`max_tokens` is the older name of `max_completion_tokens`: give one of them.";
             return Err(Refusal::field("max_tokens", message));
         }
-        (None, None) if chat => return Ok(context),
-        (None, None) => return Ok(context.min(COMPLETION_TOKENS)),
+        (None, None) if chat => return Ok(None),
+        (None, None) => return Ok(Some(context.min(COMPLETION_TOKENS))),
         (Some(given), None) => ("max_completion_tokens", given),
         (None, Some(given)) => ("max_tokens", given),
     };
     if !(1..=context).contains(&given) {
         return Err(Refusal::field(
             name,
-            format!("`{name}` must be 1 to {context}, the model's context."),
+            format!("`{name}` must be 1 to {context}, the context of the model on this machine."),
         ));
     }
-    Ok(given)
+    Ok(Some(given))
 }
 
 fn stops(fields: &mut Fields<'_>) -> Result<Vec<String>, Refusal> {

@@ -183,10 +183,15 @@ async fn complete(
     let model = model(service)?;
     let body = read(service, request, service.limits.body).await?;
     let slots = service.engine.slots();
-    let asked = match kind {
+    let mut asked = match kind {
         Kind::Chat => chat::parse(&body, &model, slots)?,
         Kind::Completion => chat::parse_completion(&body, &model, slots)?,
     };
+    if !asked.bounded {
+        for generation in &mut asked.generations {
+            generation.max_tokens = service.engine.usual(generation);
+        }
+    }
     let section = service.engine.section();
     let entry = service.receipts.open(session, &body, section)?;
     // A prompt is no longer than the JSON that it came in, and each choice holds its own.
@@ -205,8 +210,7 @@ async fn complete(
     let meter = Meter::begin(&service.counters, &answers);
     let entry = entry.numbered(connection.number());
     if !asked.stream {
-        let logprobs = asked.top_logprobs.is_some();
-        let answered = whole::collect(answers, &envelope, &meter, logprobs).await;
+        let answered = whole::collect(answers, &envelope, &meter, asked.top_logprobs).await;
         return Ok(with_receipt(answered, &meter, entry));
     }
     let telling = Telling {

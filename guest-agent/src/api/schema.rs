@@ -14,6 +14,7 @@
 
 mod references;
 
+use cocoon_protocol::engine::{json_object, wipe};
 use serde_json::{Map, Value};
 
 /// Longest schema, in bytes.
@@ -68,13 +69,8 @@ const BESIDE: &[&str] = &[
 
 /// What is wrong with a schema, as the end of a sentence about it; never words of its own but keywords.
 pub(super) fn check(text: &str) -> Result<(), String> {
-    let object = |value| match value {
-        Value::Object(map) => Some(map),
-        _ => None,
-    };
     let short = text.len() <= MAX_SCHEMA;
-    let schema = serde_json::from_str(text).ok().filter(|_| short);
-    let Some(schema) = schema.and_then(object) else {
+    let Some(schema) = short.then(|| json_object(text)).flatten() else {
         return Err(format!(
             "must be a JSON schema: an object of at most {MAX_SCHEMA} bytes"
         ));
@@ -84,8 +80,11 @@ pub(super) fn check(text: &str) -> Result<(), String> {
         nodes: 0,
         patterns: 0,
     };
-    counts.schema(&schema)?;
-    references::check_chains(&schema)
+    let checked = counts.schema(&schema);
+    let checked = checked.and_then(|()| references::check_chains(&schema));
+    // Its words may be a user's.
+    wipe(Value::Object(schema));
+    checked
 }
 
 struct Counts<'a> {

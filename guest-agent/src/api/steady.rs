@@ -5,11 +5,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use cocoon_protocol::engine::Text;
+use cocoon_protocol::wiping::append;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use zeroize::Zeroizing;
 
 use super::choices::Choices;
-use super::whole::append;
 use crate::engine::Piece;
 
 /// Bytes of an event that carry text, at least.

@@ -6,8 +6,6 @@
 //! | `description` | 8 KiB |
 //! | `parameters`, `schema` | what [`super::schema`] lets through |
 
-use std::collections::BTreeSet;
-
 use cocoon_protocol::engine::{Choice, Format, Tool};
 use serde_json::value::RawValue;
 
@@ -73,7 +71,7 @@ fn tools(fields: &mut Fields<'_>) -> Result<(Vec<Tool>, Option<String>), Refusal
         let message = format!("`tools` must have 1 to {MAX_TOOLS} tools.");
         return Err(Refusal::field("tools", message));
     }
-    let (mut tools, mut names, mut strict) = (Vec::new(), BTreeSet::new(), None);
+    let (mut tools, mut strict): (Vec<Tool>, _) = (Vec::new(), None);
     for (at, raw) in raw.into_iter().enumerate() {
         let place = format!("tools[{at}]");
         let mut outer = Fields::of(raw, &place)?;
@@ -90,7 +88,7 @@ fn tools(fields: &mut Fields<'_>) -> Result<(Vec<Tool>, Option<String>), Refusal
         let name: String = inner.need_in(&place, "name", "a string")?;
         let param = join(&place, "name");
         check_name(&name, &param)?;
-        if !names.insert(name.clone()) {
+        if tools.iter().any(|tool| tool.name == name) {
             let message = format!("`{param}` is the name of another tool too.");
             return Err(Refusal::field(param, message));
         }

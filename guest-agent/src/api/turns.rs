@@ -9,6 +9,7 @@
 
 use std::collections::BTreeSet;
 
+use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::engine::{Call, Speaker, Turn, is_json_object};
 use serde_json::value::RawValue;
 
@@ -30,17 +31,22 @@ pub(super) fn take(fields: &mut Fields<'_>) -> Result<Vec<Turn>, Refusal> {
             format!("`messages` must have 1 to {MAX_MESSAGES} messages."),
         ));
     }
+    // By their digests: a copy of an identifier would have to be wiped.
     let mut called = BTreeSet::new();
     let mut turns = Vec::with_capacity(raw.len());
     for (at, raw) in raw.into_iter().enumerate() {
         let turn = turn(raw, &format!("messages[{at}]"), &called)?;
-        called.extend(turn.calls.iter().map(|call| call.id.clone()));
+        called.extend(turn.calls.iter().map(|call| digest(&call.id)));
         turns.push(turn);
     }
     Ok(turns)
 }
 
-fn turn(raw: &RawValue, place: &str, called: &BTreeSet<String>) -> Result<Turn, Refusal> {
+fn digest(id: &str) -> Hex32 {
+    Hex32::sha256(id.as_bytes())
+}
+
+fn turn(raw: &RawValue, place: &str, called: &BTreeSet<Hex32>) -> Result<Turn, Refusal> {
     let mut fields = Fields::of(raw, place)?;
     let roles = "`system`, `developer`, `user`, `assistant` or `tool`";
     let role: String = fields.need_in(place, "role", roles)?;
@@ -67,8 +73,8 @@ fn turn(raw: &RawValue, place: &str, called: &BTreeSet<String>) -> Result<Turn, 
         empty_list(&mut fields, place, "annotations")?;
     }
     if speaker == Speaker::Tool {
-        let id = fields.need_in(place, "tool_call_id", "a string")?;
-        if !called.contains(&id) {
+        let id: String = fields.need_in(place, "tool_call_id", "a string")?;
+        if !called.contains(&digest(&id)) {
             let param = join(place, "tool_call_id");
             let message = format!("`{param}` must be the `id` of a call in a message before.");
             return Err(Refusal::field(param, message));

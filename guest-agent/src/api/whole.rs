@@ -3,13 +3,13 @@
 use cocoon_protocol::engine::TokenLogprob;
 use cocoon_protocol::openai::{FinishReason, Usage};
 use cocoon_protocol::receipt::Outcome;
-use cocoon_protocol::wiping::WipingWriter;
+use cocoon_protocol::wiping::{WipingWriter, append};
 use hyper::body::Bytes;
 use serde::Serialize;
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::error::Refusal;
-use super::event::wiped;
+use super::event::{BUCKET, wiped};
 use super::reply::Whole;
 use super::wire::{
     ChatChoice, ChatLogprobs, Envelope, Function, Kind, Message, TextChoice, TextLogprobs, ToolCall,
@@ -17,6 +17,10 @@ use super::wire::{
 use crate::engine::{Answer, Failure, Piece};
 use crate::keys;
 use crate::metering::{Meter, usage};
+
+/// Bytes of a token in a whole answer, and of its or an alternative's log probability, amply.
+const TOKEN: usize = 32;
+const LOGPROB: usize = 128;
 
 /// One choice as it grows. Wiped on drop.
 #[derive(Default)]
@@ -32,13 +36,14 @@ struct Call {
     arguments: Zeroizing<String>,
 }
 
-/// Waits for all choices; the body of the response, and how they ended. `logprobs` says whether the request asked.
+/// Waits for all choices; the body of the response, and how they ended. `top_logprobs` is what the request asked.
 pub(super) async fn collect(
     mut answers: Vec<Answer>,
     envelope: &Envelope,
     meter: &Meter,
-    logprobs: bool,
+    top_logprobs: Option<u8>,
 ) -> Result<(Whole, Outcome), Refusal> {
+    let logprobs = top_logprobs.is_some();
     let (mut choices, mut reasons) = (Vec::new(), Vec::new());
     // They run side by side; each has room for all of its pieces, whoever is read first.
     for answer in &mut answers {
@@ -48,7 +53,10 @@ pub(super) async fn collect(
     }
     let ended = reasons.iter().copied().fold(Outcome::Complete, outcome);
     let usage = usage(meter.close());
-    let size = size(&choices);
+    let shown = Shown {
+        choices: choices.len(),
+        top_logprobs,
+    };
     let told = choices.iter().zip(reasons).enumerate();
     let body = match envelope.kind {
         Kind::Chat => {
@@ -69,7 +77,7 @@ pub(super) async fn collect(
                     finish_reason: Some(reason),
                 });
             }
-            encode(envelope, &chats, usage, size)
+            encode(envelope, &chats, usage, &shown)
         }
         Kind::Completion => {
             let mut texts = Vec::with_capacity(choices.len());
@@ -81,7 +89,7 @@ pub(super) async fn collect(
                     finish_reason: Some(reason),
                 });
             }
-            encode(envelope, &texts, usage, size)
+            encode(envelope, &texts, usage, &shown)
         }
     };
     Ok((Whole::with(body, answers), ended))
@@ -147,31 +155,57 @@ pub(super) fn call_id() -> Result<String, Refusal> {
     Ok(format!("call_{}", hex::encode(*random)))
 }
 
-/// Bytes that usually hold the answers.
-fn size(choices: &[Choice]) -> usize {
-    let of = |choice: &Choice| {
-        let calls = choice.calls.iter().map(|call| call.arguments.len() + 256);
-        let logprobs = choice.logprobs.iter().map(|one| 256 * (1 + one.top.len()));
-        choice.content.len() + calls.sum::<usize>() + logprobs.sum::<usize>()
-    };
-    choices.iter().map(of).sum::<usize>() * 2 + 1024
+/// What the length of an answer may depend on.
+struct Shown {
+    /// Choices.
+    choices: usize,
+    /// Alternatives of each token that are told with it, if that is.
+    top_logprobs: Option<u8>,
 }
 
-fn encode(envelope: &Envelope, choices: impl Serialize, usage: Usage, size: usize) -> Bytes {
-    let mut json = WipingWriter::with_capacity(size);
-    let body = envelope.around(choices, Some(Some(usage)), (false, false));
-    // Strings and numbers into memory: serialisation cannot fail.
-    let _ = serde_json::to_writer(&mut json, &body);
-    wiped(json.into_bytes())
-}
-
-/// Appends and wipes what a growing string leaves behind.
-pub(super) fn append(content: &mut Zeroizing<String>, text: &str) {
-    if content.capacity() < content.len() + text.len() {
-        let mut grown = String::with_capacity((content.len() + text.len()) * 2);
-        grown.push_str(content);
-        content.zeroize();
-        **content = grown;
+impl Shown {
+    /// Bytes that usual answers of so many tokens do not exceed, which does not depend on their text.
+    fn usual(&self, tokens: u32) -> usize {
+        let told = self.top_logprobs.map_or(0, |top| 1 + usize::from(top));
+        let tokens = usize::try_from(tokens).unwrap_or(0);
+        let bytes = tokens.saturating_mul(TOKEN + told * LOGPROB);
+        let around = BUCKET * (1 + self.choices);
+        bytes.saturating_add(around).next_multiple_of(BUCKET)
     }
-    content.push_str(text);
 }
+
+/// The answer, as long as its tokens make it: its last field is filled up.
+fn encode(envelope: &Envelope, choices: impl Serialize, usage: Usage, shown: &Shown) -> Bytes {
+    const TAIL: &[u8] = b"\"}";
+    let tokens = usage.completion_tokens;
+    let body = envelope.around(choices, Some(Some(usage)), (false, true));
+    let mut length = Length(0);
+    // Strings and numbers into memory: serialisation cannot fail.
+    let _ = serde_json::to_writer(&mut length, &body);
+    let whole = length.0.next_multiple_of(shown.usual(tokens));
+    let mut json = WipingWriter::with_capacity(whole);
+    let _ = serde_json::to_writer(&mut json, &body);
+    let mut bytes = json.into_bytes();
+    bytes.truncate(bytes.len().saturating_sub(TAIL.len()));
+    // Within what was reserved: nothing moves, and no copy stays behind.
+    bytes.resize(whole - TAIL.len(), b'0');
+    bytes.extend_from_slice(TAIL);
+    wiped(bytes)
+}
+
+/// Counts what is written to it.
+struct Length(usize);
+
+impl std::io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,19 +1,30 @@
-//! How many clients this VM takes on.
+//! How many clients this VM takes on, and how much memory their answers may take.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::api::Limits;
-use crate::memory;
 
 /// Descriptors of everything but clients: engine, collector, channels, files.
 const OTHERS: u64 = 512;
+
+/// For everything else that needs memory while answers are written: buffers of connections, choices of requests that wait,
+/// grammars, and what allocators keep.
+const SPARE: u64 = 64 << 20;
+
+/// Bytes that are there for what the engine generates, of those that are left with the model loaded and everything that
+/// clients can withhold or make wait taken off: no answer may begin that would have the kernel end the engine.
+pub fn for_answers(available: u64, limits: &Limits) -> u64 {
+    available
+        .saturating_sub(limits.withheld())
+        .saturating_sub(SPARE)
+}
 
 /// Limits by the memory that is left now, with the model loaded, and descriptors for as many connections: the kernel gives
 /// its first process 1024.
 ///
 /// Where they cannot be had, the smallest VM's limits, for which those suffice.
-pub fn limits() -> Limits {
-    let limits = Limits::within(memory::available());
+pub fn limits(available: u64) -> Limits {
+    let limits = Limits::within(available);
     let needed = u64::from(limits.connections) + OTHERS;
     match descriptors(needed) {
         Ok(()) => limits,
@@ -35,11 +46,21 @@ mod tests {
 
     #[test]
     fn descriptors_are_there_for_every_connection() {
-        let limits = limits();
+        let limits = limits(crate::memory::available());
         let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         assert!(soft >= u64::from(limits.connections));
         assert!(limits.connections >= Limits::default().connections);
         descriptors(1).unwrap();
         assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap().0, soft);
+    }
+
+    #[test]
+    fn answers_get_what_clients_cannot_withhold() {
+        let limits = Limits::default();
+        // 64 connections, four requests of a MiB on each.
+        let withheld = (64 * 4) << 20;
+        assert_eq!(limits.withheld(), withheld);
+        assert_eq!(for_answers(1 << 30, &limits), (1 << 30) - withheld - SPARE);
+        assert_eq!(for_answers(withheld, &limits), 0);
     }
 }

@@ -29,6 +29,7 @@ use crate::control::{Control, ControlError, port};
 use crate::engine::{Engine, supervisor};
 use crate::gpu::wanted::Wanted;
 use crate::keys::{self, KeyError, Keys};
+use crate::memory;
 use crate::model::{self, ModelError, ModelReference, VerifiedWeights};
 use crate::runtime::{self, RuntimeError};
 use crate::tee::simulated::Simulated;
@@ -249,11 +250,15 @@ async fn serve(
 ) -> Result<(), BootError> {
     debug_assert!(!weights.files().is_empty());
     let service = Service {
+    // With the model loaded.
+    let available = memory::available();
+    let limits = capacity::limits(available);
+    engine.limit_memory(capacity::for_answers(available, &limits));
         attester,
         engine,
         receipts,
         counters: Arc::new(Counters::default()),
-        limits: capacity::limits(),
+        limits,
     };
     console.serving(GUEST_PORT);
     serving::run(listener, service, control, serving::METRICS).await?;

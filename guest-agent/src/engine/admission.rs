@@ -35,6 +35,8 @@ pub(super) struct Asking {
     pub count: usize,
     /// Bytes that it holds while it waits.
     pub bytes: usize,
+    /// Bytes that the engine takes for each choice.
+    pub memory: u64,
 }
 
 /// The queue. Clones are the same one.
@@ -54,7 +56,7 @@ struct State {
 
 struct Waiter {
     source: Source,
-    count: usize,
+    wanted: Wanted,
     answer: oneshot::Sender<Result<Room, Unavailable>>,
 }
 
@@ -68,6 +70,8 @@ pub(super) struct Room {
 /// The right to generate. Dropping it lets the next one begin.
 pub(crate) struct Slot {
     admission: Admission,
+    /// Bytes that this takes.
+    memory: u64,
     /// When it was first used.
     since: Option<Instant>,
 }
@@ -76,6 +80,16 @@ impl Slot {
     /// A generation begins.
     pub fn begin(&mut self) {
         self.since = Some(Instant::now());
+    }
+
+    /// It takes no more than so many bytes from now on.
+    pub fn keep(&mut self, memory: u64) {
+        let free = self.memory.saturating_sub(memory);
+        if free > 0 {
+            self.memory -= free;
+            self.admission
+                .change(|state| state.scheduler.free_memory(free));
+        }
     }
 }
 
@@ -97,11 +111,12 @@ impl std::fmt::Debug for Place {
 impl Drop for Slot {
     fn drop(&mut self) {
         let held = self.since.map(|since| since.elapsed());
+        let memory = self.memory;
         self.admission.change(|state| {
             if let Some(held) = held {
                 state.times.add(held);
             }
-            state.scheduler.free_slot();
+            state.scheduler.free_slot(memory);
         });
     }
 }
@@ -153,15 +168,31 @@ impl Admission {
         self.slots * (1 + OPEN)
     }
 
+    /// So many bytes are there for what the engine generates.
+    pub fn limit_memory(&self, bytes: u64) {
+        self.change(|state| state.scheduler.limit_memory(bytes));
+    }
+
+    /// Bytes that there are for what the engine generates, free or not.
+    pub fn memory(&self) -> u64 {
+        self.lock().scheduler.all_memory()
+    }
+
     /// Waits for room for a request.
     pub async fn enter(&self, asking: Asking, patience: &Patience) -> Result<Room, Unavailable> {
         let (answer, mut answered) = oneshot::channel();
-        let Some(ticket) = self.arrive(asking, patience.bounds, answer)? else {
-            return Ok(self.room(asking.source, asking.count));
+        let wanted = Wanted {
+            ticket: self.ticket(),
+            count: asking.count,
+            bytes: asking.bytes,
+            memory: asking.memory,
         };
+        if !self.arrive(asking.source, wanted, patience.bounds, answer)? {
+            return Ok(self.room(asking.source, &wanted));
+        }
         let queued = Queued {
             admission: self,
-            ticket,
+            ticket: wanted.ticket,
         };
         let waited = timeout(patience.time, &mut answered).await;
         // From here on it is nobody's turn to wait for.
@@ -173,7 +204,7 @@ impl Admission {
             // Its turn may have come in this moment.
             Err(_) => match answered.try_recv() {
                 Ok(outcome) => outcome,
-                Err(_) => Err(self.lock().busy(asking.source, asking.count, self.slots)),
+                Err(_) => Err(self.lock().busy(asking.source, &wanted, self.slots)),
             },
         }
     }
@@ -197,51 +228,47 @@ impl Admission {
         self.lock().scheduler.waiting()
     }
 
-    /// `None` for a request that begins at once.
-    fn arrive(
-        &self,
-        asking: Asking,
-        bounds: Bounds,
-        answer: oneshot::Sender<Result<Room, Unavailable>>,
-    ) -> Result<Option<Ticket>, Unavailable> {
-        let Asking {
-            source,
-            count,
-            bytes,
-        } = asking;
+    fn ticket(&self) -> Ticket {
         let mut state = self.lock();
         let ticket = state.next;
         state.next += 1;
-        let wanted = Wanted {
-            ticket,
-            count,
-            bytes,
-        };
+        ticket
+    }
+
+    /// Whether a request waits; it begins at once where not.
+    fn arrive(
+        &self,
+        source: Source,
+        wanted: Wanted,
+        bounds: Bounds,
+        answer: oneshot::Sender<Result<Room, Unavailable>>,
+    ) -> Result<bool, Unavailable> {
+        let mut state = self.lock();
         // Once closed, who cannot begin at once does not wait.
         let bounds = match state.closed {
             true => Bounds::NONE,
             false => bounds,
         };
-        let refused = state.busy(source, count, self.slots);
+        let refused = state.busy(source, &wanted, self.slots);
         match state.scheduler.arrive(source, wanted, bounds) {
-            Arrival::Begins => Ok(None),
+            Arrival::Begins => Ok(false),
             Arrival::Refused if state.closed => Err(Unavailable::Draining),
             Arrival::Refused => Err(refused),
             Arrival::Waits { gave_way } => {
                 let waiter = Waiter {
                     source,
-                    count,
+                    wanted,
                     answer,
                 };
-                state.waiters.insert(ticket, waiter);
+                state.waiters.insert(wanted.ticket, waiter);
                 for ticket in gave_way {
                     if let Some(waiter) = state.waiters.remove(&ticket) {
-                        let refused = state.busy(waiter.source, waiter.count, self.slots);
+                        let refused = state.busy(waiter.source, &waiter.wanted, self.slots);
                         // No room is in it: nothing that is dropped here takes the lock.
                         let _ = waiter.answer.send(Err(refused));
                     }
                 }
-                Ok(Some(ticket))
+                Ok(true)
             }
         }
     }
@@ -260,19 +287,22 @@ impl Admission {
         for waiter in begin {
             let _ = waiter
                 .answer
-                .send(Ok(self.room(waiter.source, waiter.count)));
+                .send(Ok(self.room(waiter.source, &waiter.wanted)));
         }
     }
 
     /// What the scheduler has given.
-    fn room(&self, source: Source, count: usize) -> Room {
+    fn room(&self, source: Source, wanted: &Wanted) -> Room {
         let slot = || Slot {
             admission: self.clone(),
+            memory: wanted.memory,
             since: None,
         };
         Room {
-            slots: std::iter::repeat_with(slot).take(count).collect(),
-            places: (0..count).map(|_| Place(self.clone(), source)).collect(),
+            slots: std::iter::repeat_with(slot).take(wanted.count).collect(),
+            places: (0..wanted.count)
+                .map(|_| Place(self.clone(), source))
+                .collect(),
         }
     }
 
@@ -283,11 +313,12 @@ impl Admission {
 }
 
 impl State {
-    /// The refusal of a request of `count` choices that does not wait, or no longer.
-    fn busy(&self, source: Source, count: usize, slots: usize) -> Unavailable {
+    /// The refusal of a request that does not wait, or no longer.
+    fn busy(&self, source: Source, wanted: &Wanted, slots: usize) -> Unavailable {
         let ahead = self.scheduler.demand(source);
-        let retry_after = self.times.retry_after(ahead, count, slots);
-        match self.scheduler.lacking(source, count) {
+        let retry_after = self.times.retry_after(ahead, wanted.count, slots);
+        match self.scheduler.lacking(source, wanted) {
+            Lacking::Memory => Unavailable::Memory { retry_after },
             Lacking::Slots => Unavailable::Busy { retry_after },
             Lacking::Places => Unavailable::Unread { retry_after },
             Lacking::Share => Unavailable::OwnUnread { retry_after },

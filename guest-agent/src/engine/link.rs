@@ -6,7 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use cocoon_protocol::engine::{
-    FromEngine, MAX_FROM_ENGINE, MAX_TO_ENGINE, ModelInfo, StartFailure, ToEngine,
+    Costs, FromEngine, MAX_FROM_ENGINE, MAX_TO_ENGINE, ModelInfo, StartFailure, ToEngine,
 };
 use cocoon_protocol::frame::{self, Decoder, FrameError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -18,12 +18,10 @@ use zeroize::Zeroizing;
 
 use super::graphics::Graphics;
 use super::running::Running;
-use super::{Command, EngineState, Failure, Piece};
+use super::{Command, EngineState, Failure, Piece, Slot};
 
 /// How long an engine may be silent while it loads or generates. Emulated machines are slow.
 const SILENCE: Duration = Duration::from_secs(600);
-/// Frames that may wait for an engine that does not read.
-const UNWRITTEN: usize = 4096;
 /// Longest context that is believed, in tokens.
 pub(super) const MAX_CONTEXT: u32 = 1 << 20;
 /// Largest vocabulary that is believed, in tokens.
@@ -53,6 +51,9 @@ pub enum LinkError {
     /// It does not read.
     #[error("the engine does not read its requests")]
     Stalled,
+    /// It goes on with what was cancelled.
+    #[error("the engine holds a cancelled answer for {} s", SILENCE.as_secs())]
+    Holds,
     /// Nobody holds a handle any more.
     #[error("the engine is not needed any more")]
     Unneeded,
@@ -66,21 +67,24 @@ pub(super) async fn run(
     model_id: &str,
 ) -> LinkError {
     let (mut from_engine, to_engine) = stream.into_split();
-    let (frames, unwritten) = mpsc::channel(UNWRITTEN);
-    let writer = tokio::spawn(write_all(to_engine, unwritten));
+    // Never full: who has a slot has one request in it, and one cancellation.
+    let (messages, unwritten) = mpsc::channel(commands.max_capacity());
+    let mut writer = tokio::spawn(write_all(to_engine, unwritten));
     let mut link = Link {
         running: HashMap::new(),
+        leaving: HashMap::new(),
         highest: 0,
-        frames,
+        messages,
         graphics: Graphics::since(state.borrow().gpu),
         state,
         model_id,
     };
     let mut decoder = Decoder::new(MAX_FROM_ENGINE);
     let mut chunk = Zeroizing::new(vec![0; 64 * 1024]);
-    let mut heard = Instant::now();
+    let (mut heard, mut writing) = (Instant::now(), true);
     let end = loop {
-        let waiting = !link.running.is_empty() || state.borrow().ready.is_none();
+        let waiting = link.is_busy() || state.borrow().ready.is_none();
+        let held = link.leaving.values().map(|leaving| leaving.since).min();
         let turn = tokio::select! {
             read = from_engine.read(&mut chunk) => {
                 heard = Instant::now();
@@ -94,10 +98,19 @@ pub(super) async fn run(
                 }
             }
             command = commands.recv() => {
-                if link.running.is_empty() { heard = Instant::now(); }
+                if !link.is_busy() { heard = Instant::now(); }
                 command.map_or(Err(LinkError::Unneeded), |command| link.obey(command))
             }
+            ended = &mut writer, if writing => {
+                writing = false;
+                // Of a socket that fails the reading half hears too.
+                match ended {
+                    Ok(Err(error)) => Err(LinkError::Frame(error)),
+                    Ok(Ok(())) | Err(_) => Ok(()),
+                }
+            }
             () = sleep_until(heard + SILENCE), if waiting => Err(LinkError::Silent),
+            () = sleep_until(held.unwrap_or(heard) + SILENCE), if held.is_some() => Err(LinkError::Holds),
         };
         if let Err(end) = turn {
             break end;
@@ -110,19 +123,33 @@ pub(super) async fn run(
     end
 }
 
-async fn write_all(mut socket: OwnedWriteHalf, mut frames: mpsc::Receiver<Zeroizing<Vec<u8>>>) {
-    while let Some(frame) = frames.recv().await {
+/// Makes each frame when it is written, so that those that wait for an engine that reads slowly take no memory twice.
+async fn write_all(
+    mut socket: OwnedWriteHalf,
+    mut messages: mpsc::Receiver<ToEngine>,
+) -> Result<(), FrameError> {
+    while let Some(message) = messages.recv().await {
+        let frame = Zeroizing::new(frame::encode(&message, MAX_TO_ENGINE)?);
+        drop(message);
         if socket.write_all(&frame).await.is_err() {
             // The reading half sees the same end and reports it.
-            return;
+            break;
         }
     }
+    Ok(())
+}
+
+/// A generation that was cancelled and that the engine has not let go of: until then nobody gets its slot.
+struct Leaving {
+    _slot: Slot,
+    since: Instant,
 }
 
 struct Link<'a> {
     running: HashMap<u64, Running>,
+    leaving: HashMap<u64, Leaving>,
     highest: u64,
-    frames: mpsc::Sender<Zeroizing<Vec<u8>>>,
+    messages: mpsc::Sender<ToEngine>,
     graphics: Graphics,
     state: &'a watch::Sender<EngineState>,
     model_id: &'a str,
@@ -141,22 +168,33 @@ impl Link<'_> {
                 self.highest = self.highest.max(id);
                 let running = Running::new(&generation, pieces, tally, slot);
                 self.running.insert(id, running);
-                self.tell(&ToEngine::Generate {
+                self.tell(ToEngine::Generate {
                     id,
                     request: *generation,
                 })
             }
             Command::Cancel { id, .. } => match self.running.remove(&id) {
-                Some(_) => self.tell(&ToEngine::Cancel { id }),
+                Some(running) => {
+                    let leaving = Leaving {
+                        _slot: running.leave(),
+                        since: Instant::now(),
+                    };
+                    self.leaving.insert(id, leaving);
+                    self.tell(ToEngine::Cancel { id })
+                }
                 None => Ok(()),
             },
         }
     }
 
-    fn tell(&self, message: &ToEngine) -> Result<(), LinkError> {
-        let frame = frame::encode(message, MAX_TO_ENGINE).map_err(LinkError::Frame)?;
-        self.frames
-            .try_send(Zeroizing::new(frame))
+    /// Whether the engine computes for anybody.
+    fn is_busy(&self) -> bool {
+        !self.running.is_empty() || !self.leaving.is_empty()
+    }
+
+    fn tell(&self, message: ToEngine) -> Result<(), LinkError> {
+        self.messages
+            .try_send(message)
             .map_err(|_| LinkError::Stalled)
     }
 
@@ -213,9 +251,9 @@ impl Link<'_> {
                 });
             }
             FromEngine::Started { id, prompt_tokens } => {
-                let context = self.context();
+                let costs = self.costs();
                 if let Some(running) = self.find(id)? {
-                    running.start(prompt_tokens, context)?;
+                    running.start(prompt_tokens, &costs)?;
                 }
             }
             FromEngine::Delta {
@@ -255,23 +293,36 @@ impl Link<'_> {
                 completion_tokens,
             } => {
                 let Some(running) = self.find(id)? else {
+                    // Its end was on its way when it was cancelled.
+                    self.leaving.remove(&id);
                     return Ok(());
                 };
                 running.check_end(prompt_tokens, completion_tokens)?;
                 self.end(id, Piece::Done { finish_reason });
             }
-            FromEngine::Failed { id, reason } => {
-                if self.find(id)?.is_some() {
-                    self.end(id, Piece::Failed(Failure::Engine(reason)));
+            FromEngine::Failed { id, reason } => match self.find(id)? {
+                Some(running) => {
+                    let failure = running.failure(reason);
+                    self.end(id, Piece::Failed(failure));
+                }
+                None => _ = self.leaving.remove(&id),
+            },
+            FromEngine::Gone { id } => {
+                if self.find(id)?.is_some() || self.leaving.remove(&id).is_none() {
+                    return Err(LinkError::Lie("it lets go of what nobody cancelled"));
                 }
             }
         }
         Ok(())
     }
 
-    fn context(&self) -> u32 {
+    fn costs(&self) -> Costs {
         let state = self.state.borrow();
-        state.ready.as_ref().map_or(0, |model| model.context_length)
+        state
+            .ready
+            .as_ref()
+            .map(|model| model.costs)
+            .unwrap_or_default()
     }
 
     /// `None` for a generation that was cancelled while its frames were on the way.

@@ -4,6 +4,7 @@
 //! have, and an engine that sends more is lying. A client that leaves cancels its generation.
 
 mod admission;
+mod demand;
 mod graphics;
 pub mod link;
 mod retry;
@@ -24,6 +25,7 @@ use tokio::sync::{mpsc, watch};
 pub use admission::Patience;
 pub(crate) use admission::Slot;
 use admission::{Admission, Asking, Place};
+use demand::Demand;
 pub(crate) use running::MAX_NAME;
 pub use scheduler::{Bounds, Source};
 
@@ -86,6 +88,15 @@ pub enum Unavailable {
         /// Seconds after which it is worth trying again.
         retry_after: u32,
     },
+    /// What runs takes all the memory that there is for answers.
+    #[error("all memory for answers is taken")]
+    Memory {
+        /// Seconds after which it is worth trying again.
+        retry_after: u32,
+    },
+    /// It can never run: all of its answers together take more memory than there is.
+    #[error("there is no memory for so many answers of that length")]
+    TooMany,
     /// Too many answers are still being read by their clients.
     #[error("too many answers are still being sent")]
     Unread {
@@ -133,6 +144,11 @@ pub enum Piece {
 pub enum Failure {
     /// The engine said so.
     Engine(EngineFailure),
+    /// The prompt is longer than this machine's context, or than what there is memory for.
+    TooLong {
+        /// Tokens of prompt and answer, at most.
+        most: u32,
+    },
     /// The engine died or was ended for misbehaving.
     Died,
 }
@@ -166,9 +182,28 @@ impl Engine {
         self.state.clone()
     }
 
-    /// The model, when the engine is ready.
+    /// The model, when the engine is ready; its context is no longer than there is memory for.
     pub fn model(&self) -> Option<ModelInfo> {
-        self.state.borrow().ready.clone()
+        let model = self.state.borrow().ready.clone()?;
+        Some(ModelInfo {
+            context_length: self.demand(&model).context(),
+            ..model
+        })
+    }
+
+    /// So many bytes are there for what the engine generates; without a word there is no bound.
+    pub fn limit_memory(&self, bytes: u64) {
+        self.admission.limit_memory(bytes);
+    }
+
+    /// Tokens of an answer whose client names no number.
+    pub fn usual(&self, generation: &Generation) -> u32 {
+        let model = self.state.borrow().ready.clone();
+        model.map_or(1, |model| self.demand(&model).usual(generation))
+    }
+
+    fn demand(&self, model: &ModelInfo) -> Demand {
+        Demand::new(model, self.admission.memory(), self.slots)
     }
 
     /// The weights in the GPUs' memory; `None` where it works on none.
@@ -220,16 +255,19 @@ impl Engine {
     /// `bytes` until then. Dropping the future gives up.
     pub async fn generate(
         &self,
-        generations: Vec<Generation>,
+        mut generations: Vec<Generation>,
         source: Source,
         bytes: usize,
         patience: &Patience,
     ) -> Result<Vec<Answer>, Unavailable> {
-        self.check_ready()?;
+        let model = self.state.borrow().ready.clone();
+        let demand = self.demand(&model.ok_or(Unavailable::NotReady)?);
+        let memory = demand.of(&mut generations).ok_or(Unavailable::TooMany)?;
         let asking = Asking {
             source,
             count: generations.len(),
             bytes,
+            memory,
         };
         let room = self.admission.enter(asking, patience).await?;
         // The engine may have died meanwhile.

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use cocoon_protocol::engine::{Generation, MAX_ARGUMENTS, MAX_TOKEN, Text, TokenLogprob};
+use cocoon_protocol::engine::{
+    Costs, EngineFailure, Generation, MAX_TOKEN, Padding, Text, TokenLogprob,
+};
 use tokio::sync::mpsc;
 
+use super::demand::kept;
 use super::link::{LinkError, MAX_CONTEXT};
-use super::{Piece, Slot};
+use super::{Failure, Piece, Slot};
 use crate::metering::Tally;
 
 /// Frames and bytes beyond what the tokens explain: the end of a text.
@@ -24,12 +27,13 @@ pub(super) struct Running {
     prompt_tokens: Option<u32>,
     tokens: u32,
     max_tokens: u32,
+    room: u32,
     top_logprobs: Option<u8>,
     tools: bool,
     calls: u32,
     pieces_left: usize,
     bytes_left: usize,
-    _slot: Slot,
+    slot: Slot,
 }
 
 impl Running {
@@ -45,24 +49,28 @@ impl Running {
             prompt_tokens: None,
             tokens: 0,
             max_tokens: generation.max_tokens,
+            room: generation.room,
             top_logprobs: generation.top_logprobs,
             tools: !generation.tools.is_empty(),
             calls: 0,
             pieces_left: piece_limit(generation) - 1,
             bytes_left: byte_limit(generation),
-            _slot: slot,
+            slot,
         }
     }
 
-    /// The prompt was read, for the first and only time, and is no longer than the context.
-    pub fn start(&mut self, prompt_tokens: u32, context: u32) -> Result<(), LinkError> {
+    /// The prompt was read, for the first and only time, and is no longer than there is room for.
+    pub fn start(&mut self, prompt_tokens: u32, costs: &Costs) -> Result<(), LinkError> {
         if self.prompt_tokens.is_some() {
             return Err(LinkError::Lie("it reads a prompt twice"));
         }
-        if prompt_tokens > context {
+        if prompt_tokens > self.room {
             return Err(LinkError::Lie(MORE_TOKENS));
         }
         self.prompt_tokens = Some(prompt_tokens);
+        // What reading it took is free again, and so is what was kept for tokens that it has not.
+        let tokens = prompt_tokens.saturating_add(self.max_tokens);
+        self.slot.keep(kept(costs, tokens.min(self.room)));
         self.tally.prompt(prompt_tokens);
         Ok(())
     }
@@ -137,6 +145,19 @@ impl Running {
         Ok(name.map_or(0, |name| name.0.len()))
     }
 
+    /// What a failure that the engine tells is to the client.
+    pub fn failure(&self, reason: EngineFailure) -> Failure {
+        match reason {
+            EngineFailure::ContextLength => Failure::TooLong { most: self.room },
+            reason => Failure::Engine(reason),
+        }
+    }
+
+    /// Its client is gone; the engine may still be at it.
+    pub fn leave(self) -> Slot {
+        self.slot
+    }
+
     /// The last piece.
     pub fn end(self, piece: Piece) {
         // The last place in the buffer is kept for this; the client may be gone.
@@ -144,19 +165,13 @@ impl Running {
     }
 }
 
-/// Frames with text that the answer to `generation` may have. What is held back comes in frames of its
-/// own: the log probabilities of tokens that a stop string could begin with, and calls of tools, whose
-/// arguments come in short pieces however long the tokens were.
+/// Frames with text that the answer to `generation` may have: one for each token, and what [`Padding`] says. What is held
+/// back comes in frames of its own.
 pub(super) fn piece_limit(generation: &Generation) -> usize {
     let tokens = tokens(generation);
-    let tools = !generation.tools.is_empty();
-    let twice = generation.top_logprobs.is_some() || tools;
-    let pieces = match tools {
-        // A piece ends where a character does, up to three bytes early.
-        true => (tokens * MAX_TOKEN).div_ceil(MAX_ARGUMENTS - 3),
-        false => 0,
-    };
-    tokens * (1 + usize::from(twice)) + pieces + SLACK_PIECES
+    // Each log probability may have a frame beside that of the token that it came with.
+    let twice = 1 + usize::from(generation.top_logprobs.is_some());
+    tokens * twice + Padding::of(generation).most_frames(tokens) + SLACK_PIECES
 }
 
 /// Bytes of text and log probabilities that the answer to `generation` may have.

@@ -1,8 +1,8 @@
 //! Who generates next: a state machine without clock, tasks or locks.
 //!
-//! Two things are scarce: slots, in which the engine generates, and places for answers that are still
-//! being read. A request takes as many of both as it has choices, all of them or none. Where they do not
-//! suffice, it waits in its connection's line, and the lines take turns: each visit gives a line one
+//! Three things are scarce: slots, in which the engine generates, the memory that it generates with, and places
+//! for answers that are still being read. A request takes as many slots and places as it has choices, and memory for
+//! each, all of it or nothing. Where they do not suffice, it waits in its connection's line, and the lines take turns: each visit gives a line one
 //! credit, and its first request begins when the credit covers its choices (deficit round robin, Shreedhar
 //! and Varghese, 1996). So connections share the slots equally, however many requests they have and
 //! however large these are; and nobody overtakes the one whose turn it is, so that a large one begins too.
@@ -44,6 +44,15 @@ pub(super) struct Wanted {
     pub count: usize,
     /// Bytes that it holds while it waits.
     pub bytes: usize,
+    /// Bytes that the engine takes for each choice.
+    pub memory: u64,
+}
+
+impl Wanted {
+    /// Bytes that the engine takes for all choices.
+    fn memory(&self) -> u64 {
+        self.memory.saturating_mul(self.count as u64)
+    }
 }
 
 /// What becomes of a request that asks.
@@ -62,6 +71,8 @@ pub(super) enum Arrival {
 pub(super) enum Lacking {
     /// The engine is busy.
     Slots,
+    /// What the engine does takes all memory.
+    Memory,
     /// Too many answers are still being read.
     Places,
     /// Half of all that may be read at once are of the one that asks.
@@ -73,6 +84,8 @@ pub(super) enum Lacking {
 pub(super) struct Scheduler {
     all_slots: usize,
     slots: usize,
+    all_memory: u64,
+    memory: u64,
     places: usize,
     /// Most places of one source.
     share: usize,
@@ -101,6 +114,8 @@ impl Scheduler {
         Self {
             all_slots: slots,
             slots,
+            all_memory: u64::MAX,
+            memory: u64::MAX,
             places,
             // What finds all slots must find its places.
             share: slots.max(places / 2),
@@ -109,15 +124,27 @@ impl Scheduler {
         }
     }
 
+    /// So many bytes are there for what the engine generates, from now on; without a word there is no bound.
+    pub fn limit_memory(&mut self, bytes: u64) {
+        let taken = self.all_memory - self.memory;
+        (self.all_memory, self.memory) = (bytes, bytes.saturating_sub(taken));
+    }
+
+    /// Bytes that there are for what the engine generates, free or not.
+    pub fn all_memory(&self) -> u64 {
+        self.all_memory
+    }
+
     /// A request of `source` asks for room.
     pub fn arrive(&mut self, source: Source, wanted: Wanted, bounds: Bounds) -> Arrival {
         // Who waits only for what it holds itself keeps nobody else waiting.
         let others = |line: &Line| line.source != source && !self.may_have_turn(line);
-        if self.lines.iter().all(others) && self.take(source, wanted.count) {
+        if self.lines.iter().all(others) && self.take(source, &wanted) {
             return Arrival::Begins;
         }
         // What can never begin must not wait.
-        if wanted.count > self.all_slots || wanted.bytes > bounds.bytes {
+        let never = wanted.count > self.all_slots || wanted.memory() > self.all_memory;
+        if never || wanted.bytes > bounds.bytes {
             return Arrival::Refused;
         }
         let mut after = self.clone();
@@ -155,7 +182,7 @@ impl Scheduler {
                 self.begin_turn();
                 continue;
             }
-            if !self.take(source, wanted.count) {
+            if !self.take(source, &wanted) {
                 return None;
             }
             let mut line = self.lines.pop_front()?;
@@ -179,9 +206,15 @@ impl Scheduler {
         self.waiting() < before
     }
 
-    /// One slot is free again.
-    pub fn free_slot(&mut self) {
+    /// One slot is free again, and so many bytes of memory.
+    pub fn free_slot(&mut self, memory: u64) {
         self.slots += 1;
+        self.free_memory(memory);
+    }
+
+    /// So many bytes of memory are free again.
+    pub fn free_memory(&mut self, memory: u64) {
+        self.memory = self.memory.saturating_add(memory).min(self.all_memory);
     }
 
     /// One answer of `source` has been read.
@@ -215,16 +248,22 @@ impl Scheduler {
             .sum()
     }
 
-    /// What a request of `source` with `count` choices waits for, or those before it.
-    pub fn lacking(&self, source: Source, count: usize) -> Lacking {
-        let first = |line: &Line| line.waiting.front().map(|first| first.count);
+    /// What a request of `source` waits for, or those before it.
+    pub fn lacking(&self, source: Source, wanted: &Wanted) -> Lacking {
+        let first = |line: &Line| line.waiting.front().copied();
         let own = self.lines.iter().find(|line| line.source == source);
-        if !self.within_share(source, own.and_then(first).unwrap_or(count)) {
+        if !self.within_share(source, own.and_then(first).unwrap_or(*wanted).count) {
             return Lacking::Share;
         }
         let next = self.lines.iter().find(|line| self.may_have_turn(line));
-        let count = next.and_then(first).unwrap_or(count);
-        match count <= self.slots && count > self.places {
+        let next = next.and_then(first).unwrap_or(*wanted);
+        if next.count > self.slots {
+            return Lacking::Slots;
+        }
+        if next.memory() > self.memory {
+            return Lacking::Memory;
+        }
+        match next.count > self.places {
             true => Lacking::Places,
             false => Lacking::Slots,
         }
@@ -284,11 +323,16 @@ impl Scheduler {
         held + count <= self.share
     }
 
-    fn take(&mut self, source: Source, count: usize) -> bool {
-        let fits = count <= self.slots && count <= self.places && self.within_share(source, count);
+    fn take(&mut self, source: Source, wanted: &Wanted) -> bool {
+        let (count, memory) = (wanted.count, wanted.memory());
+        let fits = count <= self.slots
+            && count <= self.places
+            && memory <= self.memory
+            && self.within_share(source, count);
         if fits {
             self.slots -= count;
             self.places -= count;
+            self.memory -= memory;
             *self.held.entry(source).or_default() += count;
         }
         fits

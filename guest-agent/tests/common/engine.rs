@@ -1,5 +1,6 @@
 //! An engine of a few lines that speaks the real frames. What it answers is in the prompt.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
@@ -7,15 +8,16 @@ use std::sync::Arc;
 use cocoon_guest_agent::engine::supervisor::{Launched, Launcher, Process};
 use cocoon_protocol::bytes::Hex;
 use cocoon_protocol::engine::{
-    Alternative, EngineFailure, FromEngine, Generation, GpuCounts, MAX_ARGUMENTS, MAX_FROM_ENGINE,
-    MAX_TO_ENGINE, MAX_TOKEN, ModelInfo, Prompt, TensorRoot, Text, ToEngine, TokenLogprob,
+    Alternative, Costs, EngineFailure, FromEngine, Generation, GpuCounts, MAX_FROM_ENGINE,
+    MAX_PIECE, MAX_TO_ENGINE, MAX_TOKEN, ModelInfo, Prompt, Seed, TensorRoot, Text, ToEngine,
+    TokenLogprob,
 };
 use cocoon_protocol::frame::{self, Decoder};
 use cocoon_protocol::openai::FinishReason;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub const MODEL: &str = "smollm2-135m-instruct-q4_1";
 pub const CONTEXT: u32 = 2048;
@@ -28,6 +30,12 @@ pub struct FakeEngine {
     pub launches: Arc<std::sync::atomic::AtomicU64>,
     /// Bytes that the engine sends first, before `Ready`.
     pub greeting: Vec<u8>,
+    /// Whether it lets go of what is cancelled, as one does that computes a token; while it reads a prompt it does not.
+    pub lets_go: watch::Sender<bool>,
+    /// Answers that it has been asked for and has not let go of; and the most at once.
+    pub held: watch::Sender<(usize, usize)>,
+    /// What answers take of memory.
+    pub costs: Costs,
 }
 
 impl FakeEngine {
@@ -38,6 +46,9 @@ impl FakeEngine {
                 cancelled,
                 launches: Arc::default(),
                 greeting: Vec::new(),
+                lets_go: watch::Sender::new(true),
+                held: watch::Sender::new((0, 0)),
+                costs: Costs::default(),
             },
             heard,
         )
@@ -55,10 +66,16 @@ impl Launcher for FakeEngine {
         let (stream, theirs) = StdUnixStream::pair()?;
         self.launches
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let (cancelled, greeting) = (self.cancelled.clone(), self.greeting.clone());
+        let says = Says {
+            greeting: self.greeting.clone(),
+            costs: self.costs,
+            cancelled: self.cancelled.clone(),
+            lets_go: self.lets_go.subscribe(),
+            held: self.held.clone(),
+        };
         Handle::current().spawn(async move {
             // An engine that is cut off just ends.
-            let _ = run(theirs, greeting, cancelled).await;
+            let _ = run(theirs, says).await;
         });
         Ok(Launched {
             stream,
@@ -94,60 +111,92 @@ pub fn on_gpus(count: u16, counts: GpuCounts) -> Vec<u8> {
     told.iter().flat_map(encode).collect()
 }
 
-pub fn ready() -> Vec<u8> {
+/// One life of it.
+struct Says {
+    greeting: Vec<u8>,
+    costs: Costs,
+    cancelled: mpsc::UnboundedSender<u64>,
+    lets_go: watch::Receiver<bool>,
+    held: watch::Sender<(usize, usize)>,
+}
+
+pub fn ready(costs: Costs) -> Vec<u8> {
     let info = ModelInfo {
         id: MODEL.into(),
         context_length: CONTEXT,
         quantization: "Q4_1".into(),
         vocabulary: 1000,
+        costs,
     };
     encode(&FromEngine::Ready(info))
 }
 
-async fn run(
-    stream: StdUnixStream,
-    greeting: Vec<u8>,
-    cancelled: mpsc::UnboundedSender<u64>,
-) -> io::Result<()> {
+async fn run(stream: StdUnixStream, mut says: Says) -> io::Result<()> {
     stream.set_nonblocking(true)?;
     let mut stream = UnixStream::from_std(stream)?;
-    stream.write_all(&greeting).await?;
+    stream.write_all(&says.greeting).await?;
     stream
         .write_all(&encode(&FromEngine::Loading { done: 1, total: 2 }))
         .await?;
-    stream.write_all(&ready()).await?;
+    stream.write_all(&ready(says.costs)).await?;
     let mut decoder = Decoder::new(MAX_TO_ENGINE);
     let mut chunk = [0; 4096];
+    // Those whose answer has no end of its own, and of them those that were cancelled.
+    let (mut endless, mut leaving) = (HashSet::new(), Vec::new());
     loop {
-        let count = stream.read(&mut chunk).await?;
-        if count == 0 {
-            return Ok(());
+        tokio::select! {
+            count = stream.read(&mut chunk) => match count? {
+                0 => return Ok(()),
+                count => decoder.push(&chunk[..count]),
+            },
+            Ok(()) = says.lets_go.changed() => {}
         }
-        decoder.push(&chunk[..count]);
         while let Some(message) = decoder.next::<ToEngine>().unwrap() {
             match message {
                 ToEngine::Cancel { id } => {
-                    let _ = cancelled.send(id);
+                    let _ = says.cancelled.send(id);
+                    // The end of all others is on its way.
+                    leaving.extend(endless.remove(&id).then_some(id));
                 }
                 ToEngine::Generate { id, request } => {
                     let Some(frames) = answer(id, &request) else {
                         return Ok(());
                     };
+                    if is_endless(&request) {
+                        endless.insert(id);
+                        says.held.send_modify(|(now, most)| {
+                            (*now, *most) = (*now + 1, (*now + 1).max(*most))
+                        });
+                    }
                     for frame in frames {
                         stream.write_all(&frame).await?;
                     }
                 }
             }
         }
+        if *says.lets_go.borrow() {
+            for id in leaving.drain(..) {
+                says.held.send_modify(|(now, _)| *now -= 1);
+                stream.write_all(&encode(&FromEngine::Gone { id })).await?;
+            }
+        }
     }
+}
+
+fn said(request: &Generation) -> &str {
+    match &request.prompt {
+        Prompt::Conversation(turns) => turns.last().unwrap().content.as_str(),
+        Prompt::Text(text) => text,
+    }
+}
+
+fn is_endless(request: &Generation) -> bool {
+    matches!(said(request), "wait" | "flood" | "read for ever")
 }
 
 /// Frames for the last thing that was said; `None` dies.
 fn answer(id: u64, request: &Generation) -> Option<Vec<Vec<u8>>> {
-    let prompt = match &request.prompt {
-        Prompt::Conversation(turns) => turns.last().unwrap().content.as_str(),
-        Prompt::Text(text) => text,
-    };
+    let prompt = said(request);
     let logprob = |text: &str| {
         let one = Alternative {
             bytes: text.into(),
@@ -193,6 +242,13 @@ fn answer(id: u64, request: &Generation) -> Option<Vec<Vec<u8>>> {
         "die" => return None,
         "die halfway" => vec![started(7), delta("half"), frame_of_rubbish()],
         "wait" => vec![started(7), delta("first")],
+        "read for ever" => vec![],
+        "let go of nothing" => vec![encode(&FromEngine::Gone { id })],
+        "say your room" => vec![
+            started(7),
+            delta(&format!("{} {}", request.room, request.max_tokens)),
+            done(7, 1),
+        ],
         "too long" => failed(EngineFailure::ContextLength),
         "wrong roles" => failed(EngineFailure::Template),
         "bad schema" => failed(EngineFailure::Grammar),
@@ -226,7 +282,10 @@ fn answer(id: u64, request: &Generation) -> Option<Vec<Vec<u8>>> {
         "busy" => failed(EngineFailure::Busy),
         "say your seed" => vec![
             started(7),
-            delta(&request.sampling.seed.to_string()),
+            delta(&match &request.sampling.seed {
+                Seed::Given(number) => number.to_string(),
+                Seed::Drawn(key) => format!("{:?}", key.0),
+            }),
             done(7, 1),
         ],
         "be likely" => vec![
@@ -266,7 +325,7 @@ fn arguments(tokens: u32) -> impl Iterator<Item = String> {
     let text = format!("{{\"a\":\"{}\"}}", "x".repeat(bytes - 8));
     let pieces: Vec<String> = text
         .as_bytes()
-        .chunks(MAX_ARGUMENTS - 3)
+        .chunks(MAX_PIECE - 3)
         .map(|piece| String::from_utf8(piece.to_vec()).unwrap())
         .collect();
     pieces.into_iter()

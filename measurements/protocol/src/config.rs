@@ -11,6 +11,8 @@ use crate::bytes::{Hex, Hex48};
 pub const MAX_CONFIG_LEN: usize = 4096;
 /// Version of the schema.
 pub const CONFIG_VERSION: u16 = 1;
+/// Most requests that may run at once.
+pub const MAX_CONCURRENT: u16 = 1024;
 
 /// What an operator may set. Nothing here can change which code runs or who reads a prompt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +28,7 @@ pub struct OperatorConfig {
     pub price_prompt_million: u64,
     /// Price of a million completion tokens, in nanotons.
     pub price_completion_million: u64,
-    /// Requests that may run at once, 1 to 1024.
+    /// Requests that may run at once, 1 to [`MAX_CONCURRENT`].
     pub max_concurrent_requests: u16,
 }
 
@@ -104,7 +106,7 @@ impl OperatorConfig {
         {
             return field("payout_address", "must be a TON address");
         }
-        if !(1..=1024).contains(&self.max_concurrent_requests) {
+        if !(1..=MAX_CONCURRENT).contains(&self.max_concurrent_requests) {
             return field("max_concurrent_requests", "must be 1 to 1024");
         }
         Ok(())

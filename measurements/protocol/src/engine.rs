@@ -4,18 +4,22 @@
 //! within its own requests and must gain nothing else. Messages that carry text wipe it on drop.
 
 mod calls;
+mod costs;
 mod generation;
 mod gpu;
+mod padding;
 mod start;
 
-pub use calls::{Spoken, is_json_object, parse as parse_calls, schema_of_calls};
+pub use calls::{Spoken, is_json_object, parse as parse_calls, schema_of_calls, wipe};
+pub use costs::Costs;
 pub use generation::{
-    Call, Choice, Format, Generation, Prompt, Sampling, Speaker, Tool, Turn, json_string,
-    json_value,
+    Call, Choice, Format, Generation, Key, Prompt, Sampling, Seed, Speaker, Tool, Turn,
+    json_object, json_string, json_value,
 };
 pub use gpu::{
     Crossings, GpuCounts, MAX_TENSORS, MAX_TENSORS_IN_FRAME, TensorRoot, WEIGHTS_PATH, Weights,
 };
+pub use padding::Padding;
 pub use start::{StartFailure, StartStep};
 
 use serde::{Deserialize, Serialize};
@@ -47,7 +51,8 @@ pub enum ToEngine {
         /// What to generate.
         request: Generation,
     },
-    /// Stop a generation: its client is gone. No frame for `id` follows.
+    /// Stop a generation: its client is gone. Of its frames [`FromEngine::Gone`] alone follows, or none where its end
+    /// was on its way.
     Cancel {
         /// The generation.
         id: u64,
@@ -130,7 +135,7 @@ pub enum FromEngine {
         /// A piece of the arguments, JSON when put together.
         arguments: Text,
     },
-    /// The generation ended.
+    /// The generation ended, and nothing of it is computed any more.
     Done {
         /// The generation.
         id: u64,
@@ -147,6 +152,12 @@ pub enum FromEngine {
         id: u64,
         /// Why, as one of a closed set: an engine's own words could carry a prompt.
         reason: EngineFailure,
+    },
+    /// A generation that was cancelled has left the engine: nothing of it is computed or held any more. A prompt is
+    /// read in one step, which nothing interrupts, so that this may come long after the cancellation.
+    Gone {
+        /// The generation.
+        id: u64,
     },
 }
 
@@ -190,9 +201,9 @@ pub struct Alternative {
 
 /// Most bytes of a token: an engine serves no vocabulary with a longer one.
 pub const MAX_TOKEN: usize = 256;
-/// Longest piece of a call's arguments in one frame, in bytes: a piece of usual text, so that the event
-/// made of it is as long as any other.
-pub const MAX_ARGUMENTS: usize = 96;
+/// Longest piece of text that was held back, and of a call's arguments, in one frame, in bytes: a piece of usual text, so
+/// that the event made of it is as long as any other.
+pub const MAX_PIECE: usize = 96;
 /// Most alternatives of a token.
 pub const MAX_TOP: usize = 20;
 /// Stands for any smaller log probability, as in OpenAI's answers: JSON has no infinity.
@@ -210,6 +221,8 @@ pub struct ModelInfo {
     pub quantization: String,
     /// Tokens that the model knows: identifiers are below this.
     pub vocabulary: u32,
+    /// What answers take of the VM's memory.
+    pub costs: Costs,
 }
 
 /// Text that is wiped when dropped and never printed.
@@ -242,11 +255,12 @@ mod tests {
             parallel: true,
             format: Format::Schema("{}".into()),
             max_tokens: 5,
+            room: 9,
             sampling: Sampling::default(),
             stop: vec!["\n".into()],
             top_logprobs: Some(2),
         };
-        request.sampling.seed = u64::MAX;
+        request.sampling.seed = Seed::Given(u64::MAX);
         request.sampling.bias = vec![(7, -100.0)];
         let frame = encode(&ToEngine::Generate { id: 3, request }, MAX_TO_ENGINE).unwrap();
         let mut decoder = Decoder::new(MAX_TO_ENGINE);
@@ -258,7 +272,7 @@ mod tests {
             panic!("another prompt")
         };
         assert_eq!(turns[0].content, "secret");
-        assert_eq!(request.sampling.seed, u64::MAX);
+        assert!(request.sampling.seed == Seed::Given(u64::MAX));
         assert_eq!(request.sampling.bias, [(7, -100.0)]);
     }
 

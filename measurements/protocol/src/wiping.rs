@@ -1,8 +1,20 @@
-//! A buffer for secrets on their way out: it leaves no copy behind as it grows.
+//! Secrets that grow: no copy stays behind as they do.
 
 use std::io::{self, Write};
 
 use zeroize::Zeroize as _;
+
+/// Appends to a text that somebody wipes, and wipes what it leaves behind where it must move.
+pub fn append(text: &mut String, more: &str) {
+    let length = text.len() + more.len();
+    if text.capacity() < length {
+        let mut grown = String::with_capacity(length.next_power_of_two());
+        grown.push_str(text);
+        text.zeroize();
+        *text = grown;
+    }
+    text.push_str(more);
+}
 
 /// Bytes as they are written. Wiped on drop, and wherever they were before there was more room.
 #[derive(Default)]
@@ -65,6 +77,18 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #[test]
+        fn a_text_grows_by_doubling(pieces in prop::collection::vec("\\PC{0,20}", 0..50)) {
+            let (mut text, mut moves) = (String::new(), 0);
+            for piece in &pieces {
+                let place = text.as_ptr();
+                append(&mut text, piece);
+                moves += usize::from(text.as_ptr() != place);
+            }
+            prop_assert!(moves <= 13, "{moves}");
+            prop_assert_eq!(text, pieces.concat());
+        }
+
         #[test]
         fn everything_is_kept_and_room_at_least_doubles(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..50), 0..50)) {
             let mut writer = WipingWriter::with_capacity(3);

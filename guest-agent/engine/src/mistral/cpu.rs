@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cocoon_protocol::engine::Costs;
 use mistralrs::Device;
 use mistralrs_core::{ModelDType, PagedAttentionConfig, Pipeline, Response};
 use tokio::sync::{Mutex, mpsc};
@@ -10,6 +11,29 @@ use crate::backend::Gpu;
 
 /// F32: the fastest on a CPU, and the library's own choice, F16, is not.
 pub(super) const DTYPE: ModelDType = ModelDType::F32;
+
+/// Bytes of a number.
+const NUMBER: usize = 4;
+/// KV caches at once: where one more answer joins those that are computed together, their caches are copied.
+const COPIES: usize = 2;
+/// Tokens by which the library's caches grow.
+const STEP: u32 = 512;
+/// Vectors of the model's width that each token of a prompt has at once while a layer is computed, amply: the residual, the
+/// norm, queries, and three of the widest layer.
+const VECTORS: usize = 16;
+/// Bytes of the mask of attention for each pair of tokens: it is made of bytes, twice, and then of numbers.
+const PAIR: u32 = 6;
+
+/// What an answer takes of memory, by the elements of its KV cache for each token and the model's width.
+pub(super) fn costs(cached: usize, width: usize) -> Costs {
+    let bytes = |count: usize| u32::try_from(count.saturating_mul(NUMBER)).unwrap_or(u32::MAX);
+    Costs {
+        token: bytes(cached.saturating_mul(COPIES)),
+        step: STEP,
+        prompt: bytes(width.saturating_mul(VECTORS)),
+        pair: PAIR,
+    }
+}
 
 /// The processor, before and after a model is loaded.
 pub(super) struct Hardware;

@@ -22,28 +22,34 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use cocoon_protocol::engine::{EngineFailure, Generation, ModelInfo, Text};
+use cocoon_protocol::config::MAX_CONCURRENT;
+use cocoon_protocol::engine::{EngineFailure, Generation, ModelInfo, Prompt, Text};
 use cocoon_protocol::openai::FinishReason;
+use cocoon_protocol::wiping::append;
 use mistralrs_core::{
     DefaultSchedulerMethod, DeviceMapSetting, MistralRs, MistralRsBuilder, Request, Response,
     SchedulerConfig, TokenSource,
 };
 use tokio::sync::mpsc;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::backend::{Backend, Event, Gpu};
-use crate::choose::{Choice, Chooser, Grammar, TooComplex};
+use crate::choose::{Choice, Chooser, Grammar, NoChoice};
 use crate::making::{Limits, Maker};
 use crate::utf8::Utf8;
 use grammar::Grammars;
 pub use hardware::driver_result;
 
-use hardware::Hardware;
+use hardware::{Entered, Hardware};
 use request::Template;
 use source::Source;
-use tokens::Tokens;
+use tokens::{Chosen, Tokens};
 
-/// Generations that run at once; the agent admits fewer.
-const MAX_SEQUENCES: usize = 64;
+/// Generations that run at once: the agent admits no more, and lets none begin for one that has not gone.
+const MAX_SEQUENCES: usize = MAX_CONCURRENT as usize;
+/// Tokens of a template around all turns, and around each.
+const AROUND: usize = 32;
+const AROUND_TURN: usize = 8;
 /// Exit status of an engine that a grammar did not let go of.
 const OVERRUN: i32 = 3;
 
@@ -110,11 +116,22 @@ impl Mistral {
             .ok()
             .flatten()
             .context("the model states no context length")?;
+        let shape = metadata.model_metadata.as_deref();
+        let shape = shape.context("the library does not tell the model's shape")?;
+        let cached = (0..shape.num_layers())
+            .filter(|layer| shape.uses_own_kv_cache_for_layer(*layer))
+            .map(|layer| {
+                let dimensions =
+                    shape.k_head_dim_for_layer(layer) + shape.v_head_dim_for_layer(layer);
+                shape.num_kv_heads_for_layer(layer) * dimensions
+            });
+        let costs = hardware::costs(cached.sum(), shape.hidden_size());
         let info = ModelInfo {
             id: id.to_owned(),
             context_length: u32::try_from(context).unwrap_or(u32::MAX),
             quantization: source.quantization(),
             vocabulary: tokens.vocabulary(),
+            costs,
         };
         let grammars = Arc::new(Grammars::new(tokens.clone()));
         Ok(Self {
@@ -146,13 +163,41 @@ impl Mistral {
         Ok((request, grammar?))
     }
 
+    /// Refuses a prompt for which there is no memory, before any is taken. Counted are only those that may be too long.
+    fn check_room(&self, request: &Generation) -> Result<(), EngineFailure> {
+        let texts = request::texts(request, &self.template);
+        let room = usize::try_from(request.room).unwrap_or(usize::MAX);
+        let around = AROUND + AROUND_TURN * texts.len();
+        // A token is at least a byte.
+        let bytes: usize = texts.iter().map(|text| text.len()).sum();
+        if bytes + around <= room {
+            return Ok(());
+        }
+        let mut tokens = around;
+        for text in &texts {
+            let mut told = self.tokens.environment().tokenize(text);
+            tokens += told.len();
+            told.zeroize();
+            if tokens > room {
+                return Err(EngineFailure::ContextLength);
+            }
+        }
+        Ok(())
+    }
+
+    /// Does not end before the library has let go of the request, whatever becomes of it.
     async fn run(
         &self,
         request: Generation,
         events: &mpsc::Sender<Event>,
     ) -> Result<FinishReason, EngineFailure> {
-        let (request, grammar) = self.grammar(request).await?;
-        let (token_bytes, special) = (self.tokens.clone(), !request.tools.is_empty());
+        let (request, grammar) = tokio::select! {
+            made = self.grammar(request) => made?,
+            // Nobody listens any more.
+            () = events.closed() => return Err(EngineFailure::Internal),
+        };
+        tokio::task::block_in_place(|| self.check_room(&request))?;
+        let token_bytes = self.tokens.clone();
         let chooser = Chooser {
             sampling: request.sampling.clone(),
             top: request.top_logprobs,
@@ -165,7 +210,7 @@ impl Mistral {
         let (choices, mut chosen) = mpsc::unbounded_channel();
         // Room for the whole answer: the library's loop waits for this queue, and must not wait
         // for a slow reader.
-        let most = request.max_tokens.min(self.info.context_length);
+        let most = request.max_tokens.min(request.room);
         let (responses, received) = mpsc::channel(usize::try_from(most).unwrap_or(0) + 8);
         let mut received = self.hardware.enter(received).await;
         let end = self.tokens.ends().first().copied();
@@ -177,7 +222,28 @@ impl Mistral {
             .map_err(|_| EngineFailure::Internal)?;
         let sent = sender.send(Request::Normal(Box::new(normal))).await;
         sent.map_err(|_| EngineFailure::Internal)?;
+        let ended = self
+            .answer(&request, &mut chosen, &mut received, events)
+            .await;
+        // From here on the library stops with the step that it is at. It holds our processor, and that its sender, for as
+        // long as it holds anything of the request.
+        drop(received);
+        while chosen.recv().await.is_some() {}
+        ended
+    }
 
+    /// Tells what is chosen, until the answer is over.
+    async fn answer(
+        &self,
+        request: &Generation,
+        chosen: &mut mpsc::UnboundedReceiver<Chosen>,
+        received: &mut Entered,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<FinishReason, EngineFailure> {
+        let special = !request.tools.is_empty();
+        let trim = matches!(request.prompt, Prompt::Conversation(_));
+        let room = usize::try_from(request.room.min(self.info.context_length));
+        let room = room.unwrap_or(usize::MAX);
         let mut answer = Progress {
             events,
             text: Utf8::default(),
@@ -187,20 +253,22 @@ impl Mistral {
             tokio::select! {
                 // What was chosen before the library gave up counts.
                 biased;
+                () = events.closed() => return Err(EngineFailure::Internal),
                 Some(choice) = chosen.recv() => {
-                    let choice: Choice = choice.map_err(|TooComplex| EngineFailure::GrammarLimit)?;
-                    let bytes = self.tokens.bytes(choice.token, special);
+                    let choice = choice.map_err(|reason| match reason {
+                        NoChoice::TooComplex => EngineFailure::GrammarLimit,
+                        NoChoice::Nothing => EngineFailure::Internal,
+                    })?;
+                    let bytes = Zeroizing::new(self.tokens.bytes(choice.token, special));
                     let last = self.tokens.ends().contains(&choice.token);
-                    let context = usize::try_from(self.info.context_length).unwrap_or(usize::MAX);
-                    let full = choice.before + 1 >= context;
-                    let trim = matches!(request.prompt, cocoon_protocol::engine::Prompt::Conversation(_));
-                    answer.take(choice, &bytes, last, trim).await?;
-                    if last {
-                        return Ok(FinishReason::Stop);
-                    }
-                    if answer.tokens >= request.max_tokens || full {
-                        answer.rest().await?;
-                        return Ok(FinishReason::Length);
+                    let full = choice.before + 1 >= room;
+                    let over = last || full || answer.tokens + 1 >= request.max_tokens;
+                    let bytes = if last { &[] } else { &bytes[..] };
+                    answer.take(choice, bytes, Take { last, over, trim }).await?;
+                    match (last, over) {
+                        (true, _) => return Ok(FinishReason::Stop),
+                        (false, true) => return Ok(FinishReason::Length),
+                        (false, false) => {}
                     }
                 }
                 response = received.recv() => match response {
@@ -244,39 +312,41 @@ struct Progress<'a> {
     tokens: u32,
 }
 
+/// What there is to know of a token.
+#[derive(Clone, Copy)]
+struct Take {
+    /// It ends the answer and is no text.
+    last: bool,
+    /// Nothing follows.
+    over: bool,
+    /// The first one's white space is the template's.
+    trim: bool,
+}
+
 impl Progress<'_> {
     async fn take(
         &mut self,
         choice: Choice,
         bytes: &[u8],
-        last: bool,
-        trim: bool,
+        take: Take,
     ) -> Result<(), EngineFailure> {
         if self.tokens == 0 {
             let prompt_tokens = u32::try_from(choice.before).unwrap_or(u32::MAX);
             self.send(Event::Started { prompt_tokens }).await?;
         }
-        let mut text = match last {
-            true => self.text.rest(),
-            false => self.text.push(bytes),
-        };
-        if self.tokens == 0 && trim {
+        let mut text = self.text.push(bytes);
+        if take.over {
+            // A character that stays unfinished.
+            append(&mut text.0, &self.text.rest().0);
+        }
+        if self.tokens == 0 && take.trim {
             // The first token of an answer usually begins with a space that belongs to the template.
             text = Text(text.0.trim_start().to_owned());
         }
         self.tokens = self.tokens.saturating_add(1);
         // The end has no text; neither has it an opinion to tell.
-        let logprob = choice.logprob.filter(|_| !last);
+        let logprob = choice.logprob.filter(|_| !take.last);
         self.send(Event::Token { text, logprob }).await
-    }
-
-    /// A character that stays unfinished.
-    async fn rest(&mut self) -> Result<(), EngineFailure> {
-        let text = self.text.rest();
-        match text.0.is_empty() {
-            true => Ok(()),
-            false => self.send(Event::Rest { text }).await,
-        }
     }
 
     async fn send(&self, event: Event) -> Result<(), EngineFailure> {

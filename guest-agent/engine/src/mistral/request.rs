@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use cocoon_protocol::engine::{EngineFailure, Generation, Prompt, Speaker, Tool, Turn, json_value};
+use cocoon_protocol::engine::{
+    EngineFailure, Generation, Prompt, Speaker, Tool, Turn, json_object, json_string,
+};
 use mistralrs::{RequestBuilder, RequestLike as _, TextMessageRole};
 use mistralrs_core::{
     ChatTemplate, Constraint, CustomLogitsProcessor, Function, NormalRequest, RequestMessage,
     Response, SamplingParams, Tool as LibraryTool, ToolChoice, ToolType,
 };
 use tokio::sync::mpsc;
+use zeroize::Zeroizing;
 
 use crate::turns::{plain, said};
 
@@ -83,6 +86,29 @@ pub(super) fn normal(
     Ok(normal)
 }
 
+/// What a template makes a prompt of, a text for each turn.
+pub(super) fn texts(request: &Generation, template: &Template) -> Vec<Zeroizing<String>> {
+    match &request.prompt {
+        Prompt::Text(text) => vec![Zeroizing::new(text.clone())],
+        Prompt::Conversation(turns) if template.tools => {
+            let told = request.tools.iter().flat_map(|tool| {
+                let description = json_string(tool.description.as_deref().unwrap_or_default());
+                let [name, parameters] = [&tool.name, &tool.parameters].map(String::clone);
+                [
+                    Zeroizing::new(name),
+                    description,
+                    Zeroizing::new(parameters),
+                ]
+            });
+            turns.iter().map(said).chain(told).collect()
+        }
+        Prompt::Conversation(turns) => plain(turns, &request.tools, &request.choice)
+            .into_iter()
+            .map(|turn| turn.text)
+            .collect(),
+    }
+}
+
 /// For templates that know tools: calls stay in the structure of their turns.
 fn with_tools(turns: &[Turn]) -> RequestMessage {
     let mut builder = RequestBuilder::new();
@@ -107,8 +133,7 @@ fn role(speaker: Speaker) -> TextMessageRole {
 }
 
 fn tool(tool: &Tool) -> Option<LibraryTool> {
-    let parameters = json_value(&tool.parameters)?;
-    let parameters = parameters.as_object()?.clone().into_iter().collect();
+    let parameters = json_object(&tool.parameters)?.into_iter().collect();
     Some(LibraryTool {
         tp: ToolType::Function,
         function: Function {

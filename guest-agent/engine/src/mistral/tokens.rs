@@ -11,7 +11,10 @@ use tokio::sync::mpsc;
 
 #[cfg(not(feature = "cuda"))]
 use super::threads;
-use crate::choose::{Choice, Chooser, TooComplex};
+use crate::choose::{Choice, Chooser, NoChoice};
+
+/// What is told of each choice.
+pub(super) type Chosen = Result<Choice, NoChoice>;
 
 /// The tokens of a model.
 #[derive(Clone)]
@@ -65,7 +68,7 @@ impl Tokens {
 /// answer: an error here would end every answer that runs beside it.
 pub(super) fn processor(
     chooser: Chooser,
-    choices: mpsc::UnboundedSender<Result<Choice, TooComplex>>,
+    choices: mpsc::UnboundedSender<Chosen>,
     end: Option<u32>,
 ) -> Arc<dyn CustomLogitsProcessor> {
     let chooser = Mutex::new(chooser);

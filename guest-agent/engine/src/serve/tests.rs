@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cocoon_protocol::bytes::Hex;
 use cocoon_protocol::engine::{
-    Choice, Format, ModelInfo, Prompt, Sampling, TensorRoot, Text, Weights,
+    Choice, Costs, Format, ModelInfo, Prompt, Sampling, TensorRoot, Text, Weights,
 };
 use cocoon_protocol::openai::FinishReason;
 use tokio::sync::Semaphore;
@@ -32,6 +32,7 @@ impl Stepwise {
                 context_length: 1000,
                 quantization: "F32".into(),
                 vocabulary: 10,
+                costs: Costs::default(),
             },
             computed: AtomicU32::new(0),
             steps: Semaphore::new(steps),
@@ -84,6 +85,7 @@ fn generation(max_tokens: u32) -> Generation {
         parallel: true,
         format: Format::Text,
         max_tokens,
+        room: 1000,
         sampling: Sampling::default(),
         stop: Vec::new(),
         top_logprobs: None,
@@ -154,15 +156,78 @@ async fn a_cancelled_generation_computes_no_more_than_one_further_token() {
     backend.steps.add_permits(400);
     let request = generation(100);
     agent.tell(&ToEngine::Generate { id: 3, request }).await;
-    loop {
+    let (mut done, mut gone) = (false, false);
+    while !(done && gone) {
         match agent.hear().await {
-            FromEngine::Done { id: 3, .. } => break,
+            FromEngine::Done { id: 3, .. } => done = true,
+            FromEngine::Gone { id: 1 } => gone = true,
             FromEngine::Started { id, .. } | FromEngine::Delta { id, .. } => assert_eq!(id, 3),
             other => panic!("{}", unexpected(&other)),
         }
     }
     let computed = backend.computed.load(Ordering::Relaxed);
     assert!((103..=104).contains(&computed), "{computed} tokens");
+    drop(agent);
+    timeout(DEADLINE, served).await.unwrap().unwrap().unwrap();
+}
+
+/// While a prompt is read nothing can be stopped: the agent hears of the end when that is over, and of nothing before it.
+#[tokio::test]
+async fn who_is_cancelled_has_gone_when_the_backend_lets_go_of_it() {
+    let backend = Arc::new(Stepwise::new(0, None));
+    let (mut agent, served) = started(&backend);
+    assert!(matches!(agent.hear().await, FromEngine::Ready(_)));
+    for id in 1..=3 {
+        let request = generation(500);
+        agent.tell(&ToEngine::Generate { id, request }).await;
+        assert!(matches!(agent.hear().await, FromEngine::Started { .. }));
+        agent.tell(&ToEngine::Cancel { id }).await;
+    }
+    let request = generation(0);
+    agent.tell(&ToEngine::Generate { id: 4, request }).await;
+    assert!(matches!(
+        agent.hear().await,
+        FromEngine::Started { id: 4, .. }
+    ));
+    assert!(matches!(agent.hear().await, FromEngine::Done { id: 4, .. }));
+    let early = timeout(Duration::from_millis(100), agent.hear()).await;
+    assert!(early.is_err(), "they are still computed");
+    backend.steps.add_permits(3);
+    let mut gone = Vec::new();
+    while gone.len() < 3 {
+        match agent.hear().await {
+            FromEngine::Gone { id } => gone.push(id),
+            other => panic!("{}", unexpected(&other)),
+        }
+    }
+    gone.sort_unstable();
+    assert_eq!(gone, [1, 2, 3]);
+    assert_eq!(backend.computed.load(Ordering::Relaxed), 3);
+    drop(agent);
+    timeout(DEADLINE, served).await.unwrap().unwrap().unwrap();
+}
+
+/// The end of an answer that a stop string ended, too.
+#[tokio::test]
+async fn an_answer_ends_when_the_backend_lets_go_of_it() {
+    let backend = Arc::new(Stepwise::new(1, None));
+    let (mut agent, served) = started(&backend);
+    assert!(matches!(agent.hear().await, FromEngine::Ready(_)));
+    let mut request = generation(500);
+    request.stop = vec!["x".to_owned()];
+    agent.tell(&ToEngine::Generate { id: 1, request }).await;
+    assert!(matches!(agent.hear().await, FromEngine::Started { .. }));
+    // Of the token, and of the end.
+    for expected in [1, 0] {
+        let FromEngine::Delta { tokens, .. } = agent.hear().await else {
+            panic!("another message");
+        };
+        assert_eq!(tokens, expected);
+    }
+    let early = timeout(Duration::from_millis(100), agent.hear()).await;
+    assert!(early.is_err(), "it is still computed");
+    backend.steps.add_permits(1);
+    assert!(matches!(agent.hear().await, FromEngine::Done { id: 1, .. }));
     drop(agent);
     timeout(DEADLINE, served).await.unwrap().unwrap().unwrap();
 }

@@ -1,6 +1,6 @@
 //! Requests that are understood, and refusals that name their field.
 
-use cocoon_protocol::engine::{Speaker, Turn};
+use cocoon_protocol::engine::{Costs, Seed, Speaker, Turn};
 use proptest::prelude::*;
 
 use super::*;
@@ -14,6 +14,7 @@ fn model() -> ModelInfo {
         context_length: 100,
         quantization: "Q4_1".into(),
         vocabulary: 50,
+        costs: Costs::default(),
     }
 }
 
@@ -52,7 +53,9 @@ fn a_full_request_parses() {
         panic!("two choices")
     };
     assert_eq!((first.max_tokens, first.top_logprobs), (7, Some(3)));
-    assert_eq!((first.sampling.seed, second.sampling.seed), (u64::MAX, 0));
+    assert!(first.sampling.seed == Seed::Given(u64::MAX));
+    assert!(second.sampling.seed == Seed::Given(0));
+    assert!(asked.bounded);
     assert_eq!(first.sampling.bias, [(49, 1.5), (7, -100.0)]);
     assert_eq!((first.sampling.top_k, first.sampling.min_p), (9, 0.1));
     assert_eq!(first.stop, ["a", "b"]);
@@ -62,12 +65,13 @@ fn a_full_request_parses() {
 #[test]
 fn choices_without_a_seed_have_different_ones() {
     let asked = parsed(r#","n":4"#);
-    let seeds: std::collections::BTreeSet<u64> = asked
-        .generations
-        .iter()
-        .map(|generation| generation.sampling.seed)
-        .collect();
+    let key = |generation: &Generation| match &generation.sampling.seed {
+        Seed::Drawn(key) => key.0,
+        Seed::Given(_) => panic!("nobody gave one"),
+    };
+    let seeds: std::collections::BTreeSet<[u8; 32]> = asked.generations.iter().map(key).collect();
     assert_eq!(seeds.len(), 4);
+    assert!(!asked.bounded);
 }
 
 #[test]
@@ -219,7 +223,7 @@ fn every_refusal_names_its_field() {
         (
             more("\"max_tokens\":101"),
             "max_tokens",
-            "`max_tokens` must be 1 to 100, the model's context.",
+            "`max_tokens` must be 1 to 100, the context of the model on this machine.",
         ),
         (
             more("\"max_tokens\":-1"),

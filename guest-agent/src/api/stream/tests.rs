@@ -3,7 +3,7 @@
 use cocoon_protocol::binding::{Claims, Tee};
 use cocoon_protocol::bytes::{Hex, Hex32, Hex48};
 use cocoon_protocol::engine::{
-    Choice, EngineFailure, Format, Generation, ModelInfo, Prompt, Sampling, Text,
+    Choice, Costs, EngineFailure, Format, Generation, ModelInfo, Prompt, Sampling, Text,
 };
 use cocoon_protocol::receipt::RECEIPT_COMMENT;
 use http_body_util::BodyExt as _;
@@ -69,6 +69,7 @@ impl Stream {
                 context_length: 2048,
                 quantization: "F32".into(),
                 vocabulary: 256,
+                costs: Costs::default(),
             }),
             ..EngineState::default()
         };
@@ -81,6 +82,7 @@ impl Stream {
             parallel: true,
             format: Format::Text,
             max_tokens: 1024,
+            room: 2048,
             sampling: Sampling::default(),
             stop: vec![],
             top_logprobs: None,

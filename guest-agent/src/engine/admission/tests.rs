@@ -20,6 +20,7 @@ fn asking(source: u64, count: usize) -> Asking {
         source: Source(source),
         count,
         bytes: 1,
+        memory: 1,
     }
 }
 
@@ -56,6 +57,36 @@ async fn a_room_is_all_of_it_and_comes_back() {
     assert_eq!(refused, Unavailable::Unread { retry_after: 1 });
     drop(room.places);
     admission.enter(asking(4, 2), &IMPATIENT).await.unwrap();
+}
+
+#[tokio::test]
+async fn memory_comes_back_with_its_slot_and_is_named_where_it_is_lacking() {
+    let admission = Admission::new(4);
+    admission.limit_memory(10);
+    assert_eq!(admission.memory(), 10);
+    let large = |source| Asking {
+        memory: 4,
+        ..asking(source, 2)
+    };
+    let mut room = admission.enter(large(1), &PATIENT).await.unwrap();
+    let refused = admission.enter(large(2), &IMPATIENT).await.unwrap_err();
+    assert_eq!(refused, Unavailable::Memory { retry_after: 1 });
+    admission.enter(asking(2, 2), &IMPATIENT).await.unwrap();
+    let waiting = enter(&admission, large(2));
+    until_waiting(&admission, 1).await;
+    room.slots.pop();
+    assert_eq!(admission.waiting(), 1, "half of it");
+    room.slots[0].keep(3);
+    room.slots[0].keep(5);
+    assert_eq!(admission.waiting(), 1, "seven bytes are free");
+    room.slots.pop();
+    waiting.await.unwrap().unwrap();
+    // What never fits does not wait.
+    let huge = Asking {
+        memory: 6,
+        ..asking(3, 2)
+    };
+    assert!(admission.enter(huge, &PATIENT).await.is_err());
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ fn wanted(ticket: Ticket, count: usize) -> Wanted {
         ticket,
         count,
         bytes: 1,
+        memory: 0,
     }
 }
 
@@ -32,7 +33,7 @@ fn begin(scheduler: &mut Scheduler) -> Vec<Ticket> {
 /// So many answers of a source end, and are read.
 fn free(scheduler: &mut Scheduler, source: u64, count: usize) {
     for _ in 0..count {
-        scheduler.free_slot();
+        scheduler.free_slot(0);
         scheduler.free_place(Source(source));
     }
 }
@@ -149,6 +150,7 @@ fn bytes_are_bounded_too() {
         ticket,
         count: 1,
         bytes,
+        memory: 0,
     };
     let mut scheduler = Scheduler::new(1, 4);
     let _ = scheduler.arrive(Source(1), bytes(0, 5000), BOUNDS);
@@ -182,11 +184,17 @@ fn bytes_are_bounded_too() {
 fn what_is_lacking_is_named() {
     let mut scheduler = Scheduler::new(2, 3);
     let _ = scheduler.arrive(Source(1), wanted(0, 2), BOUNDS);
-    assert_eq!(scheduler.lacking(Source(2), 1), Lacking::Slots);
-    scheduler.free_slot();
-    scheduler.free_slot();
-    assert_eq!(scheduler.lacking(Source(2), 2), Lacking::Places);
-    assert_eq!(scheduler.lacking(Source(1), 1), Lacking::Share);
+    assert_eq!(scheduler.lacking(Source(2), &wanted(9, 1)), Lacking::Slots);
+    scheduler.free_slot(0);
+    scheduler.free_slot(0);
+    assert_eq!(scheduler.lacking(Source(2), &wanted(9, 2)), Lacking::Places);
+    assert_eq!(scheduler.lacking(Source(1), &wanted(9, 1)), Lacking::Share);
+    scheduler.limit_memory(3);
+    let large = Wanted {
+        memory: 2,
+        ..wanted(9, 2)
+    };
+    assert_eq!(scheduler.lacking(Source(2), &large), Lacking::Memory);
     assert_eq!(
         scheduler.arrive(Source(1), wanted(1, 3), BOUNDS),
         Arrival::Refused
@@ -203,12 +211,12 @@ fn who_holds_its_share_waits_alone() {
     for ticket in 0..2 {
         assert!(begins(&mut scheduler, 1, ticket, 2));
         // They have ended, and are not read.
-        (0..2).for_each(|_| scheduler.free_slot());
+        (0..2).for_each(|_| scheduler.free_slot(0));
     }
     // Both slots are free.
     assert!(!begins(&mut scheduler, 1, 10, 1));
     assert!(begin(&mut scheduler).is_empty());
-    assert_eq!(scheduler.lacking(Source(1), 1), Lacking::Share);
+    assert_eq!(scheduler.lacking(Source(1), &wanted(99, 1)), Lacking::Share);
     assert_eq!(scheduler.demand(Source(2)), 0, "it goes before nobody");
     // Others come and go; nobody overtakes among them.
     assert!(begins(&mut scheduler, 2, 20, 2));
@@ -234,7 +242,7 @@ fn who_holds_its_share_waits_alone() {
 /// What happens to a scheduler.
 #[derive(Clone, Debug)]
 enum Event {
-    Arrives(u64, usize, usize),
+    Arrives(u64, usize, usize, u64),
     Leaves(prop::sample::Index),
     Finishes(prop::sample::Index),
     IsRead(prop::sample::Index),
@@ -242,7 +250,8 @@ enum Event {
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        4 => (0..4_u64, 1..=5_usize, 1..=300_usize).prop_map(|(s, c, b)| Event::Arrives(s, c, b)),
+        4 => (0..4_u64, 1..=5_usize, 1..=300_usize, 0..=20_u64)
+            .prop_map(|(s, c, b, m)| Event::Arrives(s, c, b, m)),
         1 => any::<prop::sample::Index>().prop_map(Event::Leaves),
         3 => any::<prop::sample::Index>().prop_map(Event::Finishes),
         3 => any::<prop::sample::Index>().prop_map(Event::IsRead),
@@ -253,13 +262,13 @@ fn event() -> impl Strategy<Value = Event> {
 #[derive(Default)]
 struct Model {
     waiting: HashMap<Ticket, (Source, Wanted)>,
-    running: Vec<usize>,
+    running: Vec<Wanted>,
     unread: Vec<(Source, usize)>,
 }
 
 impl Model {
     fn begins(&mut self, source: Source, wanted: Wanted) {
-        self.running.push(wanted.count);
+        self.running.push(wanted);
         self.unread.push((source, wanted.count));
     }
 
@@ -272,16 +281,18 @@ impl Model {
 proptest! {
     #[test]
     fn nothing_is_lost_and_nothing_begins_in_part(
-        events in prop::collection::vec(event(), 1..200), slots in 1..=5_usize, each in 1..=4_usize
+        events in prop::collection::vec(event(), 1..200), slots in 1..=5_usize, each in 1..=4_usize,
+        memory in 20..=100_u64
     ) {
         let places = slots * each;
         let share = slots.max(places / 2);
         let mut scheduler = Scheduler::new(slots, places);
+        scheduler.limit_memory(memory);
         let mut model = Model::default();
         for (ticket, event) in (1..).zip(events) {
             match event {
-                Event::Arrives(source, count, bytes) => {
-                    let (source, wanted) = (Source(source), Wanted { ticket, count, bytes });
+                Event::Arrives(source, count, bytes, memory) => {
+                    let (source, wanted) = (Source(source), Wanted { ticket, count, bytes, memory });
                     match scheduler.arrive(source, wanted, BOUNDS) {
                         Arrival::Begins => model.begins(source, wanted),
                         Arrival::Waits { gave_way } => {
@@ -290,7 +301,7 @@ proptest! {
                             }
                             model.waiting.insert(ticket, (source, wanted));
                         }
-                        Arrival::Refused => prop_assert!(!model.waiting.is_empty() || count > slots || !model.running.is_empty() || !model.unread.is_empty()),
+                        Arrival::Refused => prop_assert!(!model.waiting.is_empty() || count > slots || wanted.memory() > scheduler.all_memory || !model.running.is_empty() || !model.unread.is_empty()),
                     }
                 }
                 Event::Leaves(which) => {
@@ -301,8 +312,8 @@ proptest! {
                     model.waiting.remove(&ticket);
                 }
                 Event::Finishes(which) if !model.running.is_empty() => {
-                    let count = model.running.swap_remove(which.index(model.running.len()));
-                    (0..count).for_each(|_| scheduler.free_slot());
+                    let ended = model.running.swap_remove(which.index(model.running.len()));
+                    (0..ended.count).for_each(|_| scheduler.free_slot(ended.memory));
                 }
                 Event::IsRead(which) if !model.unread.is_empty() => {
                     let (source, count) = model.unread.swap_remove(which.index(model.unread.len()));
@@ -316,7 +327,10 @@ proptest! {
                 let (source, wanted) = begun.unwrap();
                 model.begins(source, wanted);
             }
-            prop_assert_eq!(scheduler.slots + model.running.iter().sum::<usize>(), slots);
+            let running: usize = model.running.iter().map(|one| one.count).sum();
+            prop_assert_eq!(scheduler.slots + running, slots);
+            let taken: u64 = model.running.iter().map(Wanted::memory).sum();
+            prop_assert_eq!(scheduler.memory + taken, memory);
             let unread: usize = model.unread.iter().map(|(_, count)| count).sum();
             prop_assert_eq!(scheduler.places + unread, places);
             prop_assert_eq!(scheduler.waiting(), model.waiting.len());
@@ -332,7 +346,7 @@ proptest! {
                 };
                 let room = model.held(source) < share && scheduler.slots > 0 && scheduler.places > 0;
                 if alone && room && model.waiting.values().all(blocked) {
-                    let one = Wanted { ticket: 0, count: 1, bytes: 1 };
+                    let one = Wanted { ticket: 0, count: 1, bytes: 1, memory: 0 };
                     prop_assert_eq!(scheduler.clone().arrive(source, one, BOUNDS), Arrival::Begins);
                 }
             }
@@ -341,8 +355,9 @@ proptest! {
             if let Some(line) = turn {
                 let front = &scheduler.lines[0];
                 prop_assert_eq!(front.source, line.source, "the front has no turn");
-                let count = line.waiting[0].count;
-                prop_assert!(count > scheduler.slots || count > scheduler.places);
+                let first = line.waiting[0];
+                let lacks = first.count > scheduler.slots || first.count > scheduler.places;
+                prop_assert!(lacks || first.memory() > scheduler.memory);
             }
         }
     }
@@ -355,7 +370,7 @@ proptest! {
         let mut scheduler = Scheduler::new(8, 32);
         for _ in 0..2 {
             prop_assert_eq!(scheduler.arrive(Source(98), wanted(0, 8), BOUNDS), Arrival::Begins);
-            (0..8).for_each(|_| scheduler.free_slot());
+            (0..8).for_each(|_| scheduler.free_slot(0));
         }
         for count in [1, 8] {
             prop_assert_eq!(scheduler.arrive(Source(98), wanted(0, count), BOUNDS), waits(&[]));

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{Choice, Tool};
+use crate::wiping::WipingWriter;
 
 /// A call as a model writes it. It has no identifier yet. Wiped on drop.
 pub struct Spoken {
@@ -53,7 +54,7 @@ pub fn is_json_object(text: &str) -> bool {
 }
 
 /// Wipes the texts of a value; its numbers stay.
-fn wipe(value: Value) {
+pub fn wipe(value: Value) {
     match value {
         Value::String(mut text) => text.zeroize(),
         Value::Array(values) => values.into_iter().for_each(wipe),
@@ -99,7 +100,11 @@ pub fn schema_of_calls(tools: &[Tool], choice: &Choice) -> Option<String> {
     };
     // Small models like to write white space for ever where they may.
     schema["x-guidance"] = json!({ "whitespace_flexible": false });
-    Some(schema.to_string())
+    let mut text = WipingWriter::with_capacity(1024);
+    // A value into memory: serialisation cannot fail, and gives text.
+    let _ = serde_json::to_writer(&mut text, &schema);
+    wipe(schema);
+    String::from_utf8(text.into_bytes()).ok()
 }
 
 /// Makes the references of a schema lead on from `place`, where it is put. Only schemas have any: `const`,

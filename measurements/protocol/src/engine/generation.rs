@@ -21,6 +21,9 @@ pub struct Generation {
     pub format: Format,
     /// Most tokens to generate.
     pub max_tokens: u32,
+    /// Most tokens of prompt and answer together: for more there is no memory. A longer prompt is refused, and an answer
+    /// ends where it is full.
+    pub room: u32,
     /// How tokens are drawn.
     pub sampling: Sampling,
     /// Strings that end the answer.
@@ -135,9 +138,24 @@ pub struct Sampling {
     pub repetition_penalty: f32,
     /// Added to the logits of single tokens, -100 to 100.
     pub bias: Vec<(u32, f32)>,
-    /// Seed of this answer's own generator; the agent draws one when the client gave none.
-    pub seed: u64,
+    /// Seed of this answer's own generator.
+    pub seed: Seed,
 }
+
+/// What an answer's draws begin with.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+#[serde(rename_all = "kebab-case")]
+pub enum Seed {
+    /// The client's.
+    Given(u64),
+    /// Drawn by the agent where the client gave none: a whole key of the generator.
+    Drawn(Key),
+}
+
+/// A key of ChaCha20, wiped when dropped.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+#[serde(transparent)]
+pub struct Key(pub [u8; 32]);
 
 impl Default for Sampling {
     fn default() -> Self {
@@ -150,7 +168,7 @@ impl Default for Sampling {
             presence_penalty: 0.0,
             repetition_penalty: 1.0,
             bias: Vec::new(),
-            seed: 0,
+            seed: Seed::Given(0),
         }
     }
 }
@@ -165,5 +183,10 @@ pub fn json_string(text: &str) -> Zeroizing<String> {
 
 /// JSON in text as a value, for libraries that want one. `None` when it is no JSON.
 pub fn json_value(text: &str) -> Option<serde_json::Value> {
+    serde_json::from_str(text).ok()
+}
+
+/// The same of an object.
+pub fn json_object(text: &str) -> Option<serde_json::Map<String, serde_json::Value>> {
     serde_json::from_str(text).ok()
 }

@@ -16,7 +16,7 @@ use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError};
 use cocoon_kernels::cubins::Cubins;
 use cocoon_kernels::gpu::Gpu as Kernels;
 use cocoon_kernels::interposed;
-use cocoon_protocol::engine::{GpuCounts, StartStep, Weights};
+use cocoon_protocol::engine::{Costs, GpuCounts, StartStep, Weights};
 use mistralrs::Device;
 use mistralrs_core::{
     MemoryGpuConfig, ModelDType, PagedAttentionConfig, PagedCacheType, Pipeline, Response,
@@ -36,6 +36,11 @@ pub(super) const DTYPE: ModelDType = ModelDType::BF16;
 
 /// Part of the GPU's memory for weights and KV caches; the rest is for activations, what is kept of them, and cuBLAS.
 const SHARE: f32 = 0.85;
+
+/// An answer takes nothing of the VM's memory: its KV cache lies in the pool.
+pub(super) fn costs(_cached: usize, _width: usize) -> Costs {
+    Costs::default()
+}
 
 /// The GPU before a model is loaded.
 pub(super) struct Opened {
@@ -69,8 +74,7 @@ impl Hardware {
         let cubins = Cubins::embedded().context(StartStep::Kernels)?;
         // The primary context and its default stream: the ones that candle uses, too.
         let context = CudaContext::new(0).context(StartStep::Driver)?;
-        let kernels =
-            Kernels::on(context.default_stream(), &cubins).context(StartStep::Kernels)?;
+        let kernels = Kernels::on(context.default_stream(), &cubins).context(StartStep::Kernels)?;
         interposed::self_test(&kernels).context(StartStep::Watched)?;
         let device = Device::new_cuda(0).context(StartStep::Libraries)?;
         // The library would do it by itself, once: so its scratch memory is known.
@@ -142,7 +146,9 @@ impl Loaded {
 
 /// The `CUresult` of NVIDIA's driver, where `error` is one that it has given.
 pub fn driver_result(error: &(dyn std::error::Error + 'static)) -> Option<u32> {
-    error.downcast_ref::<DriverError>().map(|error| error.0 as u32)
+    error
+        .downcast_ref::<DriverError>()
+        .map(|error| error.0 as u32)
 }
 
 /// The table's counts in the protocol's words.

@@ -1,0 +1,118 @@
+//! Whatever is asked: what has begun never takes more than there is, and the usual answers run side by side.
+
+use cocoon_protocol::engine::{Choice, Format, Sampling, Speaker};
+use proptest::prelude::*;
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+/// The default model on a processor, as its engine tells it.
+fn model() -> ModelInfo {
+    ModelInfo {
+        id: "smollm2-135m-instruct-q4_1".into(),
+        context_length: 8192,
+        quantization: "Q4_1".into(),
+        vocabulary: 49_152,
+        costs: Costs {
+            token: 92_160,
+            step: 512,
+            prompt: 36_864,
+            pair: 6,
+        },
+    }
+}
+
+fn generation(content: usize, max_tokens: u32) -> Generation {
+    let turn = Turn {
+        speaker: Speaker::User,
+        content: "x".repeat(content),
+        calls: vec![],
+        call_id: None,
+    };
+    Generation {
+        prompt: Prompt::Conversation(vec![turn]),
+        tools: vec![],
+        choice: Choice::Auto,
+        parallel: true,
+        format: Format::Text,
+        max_tokens,
+        room: 0,
+        sampling: Sampling::default(),
+        stop: vec![],
+        top_logprobs: None,
+    }
+}
+
+#[test]
+fn the_context_is_as_long_as_there_is_memory() {
+    let context = |memory| Demand::new(&model(), memory, 4).context();
+    assert_eq!(context(u64::MAX), 8192);
+    assert_eq!(context(2048 * MIB), 8192);
+    assert_eq!(context(320 * MIB), 2048);
+    assert_eq!(context(0), 512, "the least");
+    let graphics = ModelInfo {
+        costs: Costs::default(),
+        ..model()
+    };
+    assert_eq!(Demand::new(&graphics, 0, 4).context(), 8192);
+}
+
+#[test]
+fn four_usual_answers_run_at_once_on_the_smallest_machine() {
+    let demand = Demand::new(&model(), 320 * MIB, 4);
+    let mut asked = generation(200, 0);
+    asked.max_tokens = demand.usual(&asked);
+    assert!(asked.max_tokens >= LEAST_ANSWER);
+    let each = demand.of(std::slice::from_mut(&mut asked)).unwrap();
+    assert!(4 * each <= 320 * MIB, "{each}");
+    // Where there is memory enough, an answer may fill the context.
+    let large = Demand::new(&model(), 1 << 40, 4);
+    assert_eq!(large.usual(&asked), 8192);
+}
+
+#[test]
+fn several_answers_that_never_fit_are_refused_and_one_never_is() {
+    let demand = Demand::new(&model(), 320 * MIB, 4);
+    let mut one = [generation(5000, 8192)];
+    assert_eq!(demand.of(&mut one), Some(demand.costs.of(2048, 2048)));
+    assert_eq!(one[0].room, 2048);
+    let mut four = vec![generation(5000, 8192); 4];
+    assert_eq!(demand.of(&mut four), None);
+    let small = Demand::new(&model(), 1, 4);
+    assert_eq!(small.of(&mut [generation(5000, 8192)]), Some(1));
+}
+
+#[test]
+fn calls_and_tools_count() {
+    let mut asked = generation(100, 1);
+    let plain = most_tokens(&asked);
+    assert_eq!(plain, 64 + 100 + 16);
+    asked.tools = vec![Tool {
+        name: "f".into(),
+        description: Some("a \"b\"".into()),
+        parameters: "{}".into(),
+    }];
+    assert_eq!(most_tokens(&asked), plain + 512 + 1 + 5 + 10 + 2 + 16);
+}
+
+proptest! {
+    #[test]
+    fn what_is_reckoned_never_exceeds_what_there_is(
+        content in 0..20_000_usize, max_tokens in 1..9000_u32, memory in 0..(4_u64 << 30), slots in 1..64_usize, n in 1..8_usize
+    ) {
+        let demand = Demand::new(&model(), memory, slots);
+        let mut asked = vec![generation(content, max_tokens); n];
+        if let Some(each) = demand.of(&mut asked) {
+            prop_assert!(each * n as u64 <= memory);
+        }
+        for one in &asked {
+            prop_assert!(one.room <= demand.context());
+            // All that it was promised, unless the context ends.
+            let all = (most_tokens(one) as u64 + u64::from(max_tokens)).min(demand.context().into());
+            prop_assert_eq!(u64::from(one.room), all);
+        }
+        let usual = demand.usual(&asked[0]);
+        prop_assert!((1..=demand.context()).contains(&usual));
+    }
+}

@@ -1,0 +1,78 @@
+//! What an answer takes of the VM's memory beside the model: told by the engine, reckoned with by the agent before the
+//! answer begins.
+
+use serde::{Deserialize, Serialize};
+
+/// Bytes, at most; all are zero where the model computes on a GPU, whose pool of KV caches has one size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Costs {
+    /// Of the KV cache for each token of prompt and answer.
+    pub token: u32,
+    /// Tokens by which a KV cache grows.
+    pub step: u32,
+    /// Of activations for each token of a prompt while it is read.
+    pub prompt: u32,
+    /// Of the mask of attention for each pair of a prompt's tokens while it is read.
+    pub pair: u32,
+}
+
+impl Costs {
+    /// Bytes of an answer that has room for `room` tokens, `prompt` of which may be its prompt's.
+    pub fn of(&self, prompt: u32, room: u32) -> u64 {
+        let (prompt, room) = (u64::from(prompt.min(room)), u64::from(room));
+        let grown = room.next_multiple_of(u64::from(self.step.max(1)));
+        let reading = u64::from(self.prompt) + prompt.saturating_mul(self.pair.into());
+        let cache = grown.saturating_mul(self.token.into());
+        cache.saturating_add(prompt.saturating_mul(reading))
+    }
+
+    /// The longest room, of at most `most` tokens, that takes no more than `memory` bytes even where the prompt fills it.
+    pub fn longest(&self, memory: u64, most: u32) -> u32 {
+        let (mut fits, mut over) = (0, most.saturating_add(1));
+        while over - fits > 1 {
+            let middle = fits + (over - fits) / 2;
+            match self.of(middle, middle) <= memory {
+                true => fits = middle,
+                false => over = middle,
+            }
+        }
+        fits.min(most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_cache_grows_in_steps_and_a_prompt_costs_while_it_is_read() {
+        let costs = Costs {
+            token: 100,
+            step: 512,
+            prompt: 10,
+            pair: 2,
+        };
+        assert_eq!(costs.of(0, 1), 51_200);
+        assert_eq!(costs.of(0, 512), 51_200);
+        assert_eq!(costs.of(30, 513), 102_400 + 300 + 1800);
+        assert_eq!(costs.of(900, 30), costs.of(30, 30));
+        assert_eq!(Costs::default().of(u32::MAX, u32::MAX), 0);
+        assert_eq!(Costs::default().longest(0, 8192), 8192);
+    }
+
+    proptest! {
+        #[test]
+        fn the_longest_fits_and_the_next_does_not(
+            token in any::<u32>(), step in 0..5000_u32, prompt in any::<u32>(), pair in 0..100_u32,
+            memory in any::<u64>(), most in any::<u32>()
+        ) {
+            let costs = Costs { token, step, prompt, pair };
+            let longest = costs.longest(memory, most);
+            prop_assert!(longest <= most);
+            prop_assert!(longest == 0 || costs.of(longest, longest) <= memory);
+            prop_assert!(longest == most || costs.of(longest + 1, longest + 1) > memory);
+        }
+    }
+}
