@@ -4,6 +4,7 @@
 //! In confidential computing a GPU is attached once between two resets, and what an earlier machine left in it is none of
 //! this one's business. The reset is that of the PCI function (FLR), which the host cannot take for another.
 
+use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ const LIST: &str = "/driver.list";
 /// The kind of reset, as the kernel calls it.
 const RESET: &str = "flr";
 /// What the first module is told: device files are the agent's to make, and nobody else's to change.
-const PARAMETERS: &std::ffi::CStr = c"NVreg_ModifyDeviceFiles=0";
+const PARAMETERS: &CStr = c"NVreg_ModifyDeviceFiles=0";
 
 /// Why there is no driver.
 #[derive(Debug, thiserror::Error)]
@@ -59,16 +60,26 @@ pub(super) enum DriverError {
 
 /// Resets and loads; how many GPUs there are. Where there is none, the driver loads no further than to find that out.
 pub(super) fn start() -> Result<usize, DriverError> {
-    let gpus = wanted::addresses(Path::new(PCI))?;
+    started(Path::new(PCI), Path::new(LIST), |path, parameters| {
+        let file = File::open(path)?;
+        Ok(finit_module(&file, parameters, ModuleInitFlags::empty())?)
+    })
+}
+
+/// The GPUs on `bus` and the modules of `list`, each handed to `load` with its parameters.
+fn started(
+    bus: &Path,
+    list: &Path,
+    mut load: impl FnMut(&str, &CStr) -> io::Result<()>,
+) -> Result<usize, DriverError> {
+    let gpus = wanted::addresses(bus)?;
     for address in &gpus {
-        reset(Path::new(PCI), address)?;
+        reset(bus, address)?;
     }
-    let list = fs::read_to_string(LIST).map_err(failed("read", Path::new(LIST)))?;
+    let list = fs::read_to_string(list).map_err(failed("read", list))?;
     for (number, path) in list.lines().enumerate() {
         let parameters = if number == 0 { PARAMETERS } else { c"" };
-        let loaded = File::open(path)
-            .and_then(|file| Ok(finit_module(&file, parameters, ModuleInitFlags::empty())?));
-        match loaded {
+        match load(path, parameters) {
             Ok(()) => {}
             // What NVIDIA's driver says when there is nothing for it.
             Err(error) if number == 0 && error.raw_os_error() == Some(Errno::ENODEV as i32) => {
@@ -116,9 +127,72 @@ mod tests {
         let bus = tempfile::tempdir().unwrap();
         let folder = bus.path().join("0000:01:00.0");
         fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("vendor"), "0x10de\n").unwrap();
+        fs::write(folder.join("class"), "0x030200\n").unwrap();
         fs::write(folder.join("reset_method"), methods).unwrap();
         fs::write(folder.join("reset"), "").unwrap();
         bus
+    }
+
+    /// Two modules, of which loading the first ends with `first`: what was loaded, after which resets, and what came of it.
+    fn loading(
+        bus: &Path,
+        first: Option<Errno>,
+    ) -> (Vec<(String, String, usize)>, Result<usize, String>) {
+        let list = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&list, "/lib/nvidia.ko\n/lib/nvidia-uvm.ko\n").unwrap();
+        let mut loaded = Vec::new();
+        let outcome = started(bus, list.path(), |path, parameters| {
+            let resets = fs::read_dir(bus)
+                .unwrap()
+                .filter(|function| {
+                    let function = function.as_ref().unwrap();
+                    fs::read(function.path().join("reset")).unwrap() == b"1"
+                })
+                .count();
+            let parameters = parameters.to_str().unwrap().to_owned();
+            loaded.push((path.to_owned(), parameters, resets));
+            match first {
+                Some(error) => Err(error.into()),
+                None => Ok(()),
+            }
+        });
+        (loaded, outcome.map_err(|error| error.to_string()))
+    }
+
+    #[test]
+    fn every_gpu_is_reset_before_the_driver_is_loaded() {
+        let module =
+            |path: &str, parameters: &str, resets| (path.to_owned(), parameters.to_owned(), resets);
+        let bus = function("flr bus\n");
+        let both = vec![
+            module("/lib/nvidia.ko", "NVreg_ModifyDeviceFiles=0", 1),
+            module("/lib/nvidia-uvm.ko", "", 1),
+        ];
+        assert_eq!(loading(bus.path(), None), (both, Ok(1)));
+
+        // A driver that knows none of them, where there is one and where there is none.
+        let bus = function("flr bus\n");
+        let one = vec![module("/lib/nvidia.ko", "NVreg_ModifyDeviceFiles=0", 1)];
+        let told =
+            "NVIDIA's driver takes none of the 1 GPUs of this machine: it does not know them";
+        assert_eq!(
+            loading(bus.path(), Some(Errno::ENODEV)),
+            (one, Err(told.to_owned()))
+        );
+        let empty = tempfile::tempdir().unwrap();
+        let (loaded, outcome) = loading(empty.path(), Some(Errno::ENODEV));
+        assert_eq!((loaded.len(), outcome), (1, Ok(0)));
+        assert_eq!(
+            loading(empty.path(), Some(Errno::EKEYREJECTED)).1,
+            Err("cannot load /lib/nvidia.ko".to_owned())
+        );
+
+        // One that cannot be reset: nothing is loaded.
+        let bus = function("bus\n");
+        let (loaded, outcome) = loading(bus.path(), None);
+        assert_eq!(loaded, []);
+        assert!(outcome.unwrap_err().ends_with("and is not used unreset"));
     }
 
     #[test]

@@ -105,6 +105,41 @@ pub(super) fn check(modules: Modules) -> Result<(), KernelError> {
     })
 }
 
+/// The lock that a kernel without kexec does not have.
+const KEXEC: &str = "kernel.kexec_load_disabled=1";
+
+/// What the locks show that the agent itself has turned, in every variant: behind the last module nothing is loaded, nor
+/// another kernel.
+const LOCKS: [Promise; 2] = [
+    Promise {
+        word: "kernel.modules_disabled=1",
+        path: "/proc/sys/kernel/modules_disabled",
+        kept: |text| text.trim() == "1",
+        reason: "not even a compromised agent loads a module",
+    },
+    Promise {
+        word: KEXEC,
+        path: "/proc/sys/kernel/kexec_load_disabled",
+        kept: |text| text.trim() == "1",
+        reason: "not even a compromised agent starts another kernel",
+    },
+];
+
+/// Looks at each lock: neither can be opened again.
+pub(super) fn check_locks() -> Result<(), KernelError> {
+    LOCKS.iter().try_for_each(|lock| {
+        let path = Path::new(lock.path);
+        turned(lock, path, fs::read_to_string(path))
+    })
+}
+
+fn turned(lock: &Promise, path: &Path, read: io::Result<String>) -> Result<(), KernelError> {
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && lock.word == KEXEC => Ok(()),
+        read => judge(lock, path, read),
+    }
+}
+
 /// Raises lockdown to what other images begin with: after the last module that it would have refused. It cannot be
 /// lowered again.
 pub(super) fn lock_down() -> Result<(), KernelError> {
@@ -200,6 +235,30 @@ mod tests {
         for (index, (text, error)) in bad.into_iter().enumerate() {
             assert_eq!(judged(index, text), Err(error.to_owned()));
         }
+    }
+
+    #[test]
+    fn a_door_that_is_not_locked_ends_the_boot() {
+        let judged = |lock: &Promise, read: io::Result<String>| {
+            turned(lock, Path::new(lock.path), read).map_err(|error| error.to_string())
+        };
+        let told_by = |text: &str| {
+            LOCKS
+                .each_ref()
+                .map(|lock| judged(lock, Ok(text.to_owned())))
+        };
+        let told = [
+            "the kernel does not keep kernel.modules_disabled=1: /proc/sys/kernel/modules_disabled is \"0\"",
+            "the kernel does not keep kernel.kexec_load_disabled=1: /proc/sys/kernel/kexec_load_disabled is \"0\"",
+        ];
+        assert_eq!(told_by("0\n"), told.map(|told| Err(told.to_owned())));
+        assert_eq!(told_by("1\n"), [Ok(()), Ok(())]);
+        // A kernel without kexec has no lock for it; one without modules is not this one.
+        let missing = LOCKS
+            .each_ref()
+            .map(|lock| judged(lock, Err(io::ErrorKind::NotFound.into())));
+        let unseen = "cannot tell whether kernel.modules_disabled=1 holds: cannot read /proc/sys/kernel/modules_disabled";
+        assert_eq!(missing, [Err(unseen.to_owned()), Ok(())]);
     }
 
     #[test]

@@ -108,6 +108,7 @@ fn boot(console: &Console) -> Result<(), BootError> {
     mounts::load_modules()?;
     let found = real_gpus.then(driver::start).transpose()?;
     mounts::lock_modules()?;
+    kernel::check_locks()?;
     if real_gpus {
         kernel::lock_down()?;
         kernel::check(Modules::Any)?;
