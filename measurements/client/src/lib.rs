@@ -80,7 +80,7 @@ pub use collateral::{
 pub use endpoint::{Endpoint, EndpointError, EndpointOptions, LocalPort, Token, TokenError};
 pub use error::{ConnectError, Stage, chain, steers};
 pub use judge::now;
-pub use padding::{MAX_BODY_LEN, MIN_BODY_LEN, PaddingError, padded};
+pub use padding::{MAX_BODY_LEN, MIN_BODY_LEN, PaddingError, padded, padded_object};
 pub use table::{TableStyle, check_table, summary, table};
 pub use upstreams::{Answer, UpstreamError, Upstreams};
 pub use verifier::{Deadlines, Verifier};

@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 use cocoon_protocol::openai::ChatRequest;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
 /// Smallest body, in bytes. Most questions fit.
@@ -45,56 +47,75 @@ pub fn padded(request: &ChatRequest) -> Result<Bytes, PaddingError> {
     Ok(Bytes::from_owner(encode(&request)?))
 }
 
-/// An application's request as it is, padded alike. What it means is the appliance's to judge; a padding
-/// of its own counts for nothing, for the last one of a name does.
+/// An application's request, padded alike: its fields as they are and in their order, but for a padding of its own, which
+/// would be a field given twice. What they mean is the appliance's to judge.
 pub fn padded_object(json: &[u8]) -> Result<Bytes, PaddingError> {
-    let refuse = |error: &serde_json::Error| PaddingError::NotAnObject {
-        line: error.line(),
-        column: error.column(),
+    let fields: Fields<'_> =
+        serde_json::from_slice(json).map_err(|error| PaddingError::NotAnObject {
+            line: error.line(),
+            column: error.column(),
+        })?;
+    let kept = || {
+        fields
+            .0
+            .iter()
+            .map(|(name, value)| (name.get(), value.get()))
     };
-    let fields: Fields = serde_json::from_slice(json).map_err(|error| refuse(&error))?;
-    let open = json.trim_ascii().strip_suffix(b"}").unwrap_or_default();
-    let comma = usize::from(fields.0 > 0);
-    let bare = open.len() + 1;
+    // Braces, and a colon and a comma for each.
+    let bare: usize = 2 + kept()
+        .map(|(name, value)| name.len() + value.len() + 2)
+        .sum::<usize>();
     let bucket = (bare + OVERHEAD).next_power_of_two().max(MIN_BODY_LEN);
     if bucket > MAX_BODY_LEN {
         return Err(PaddingError::TooLong(bare));
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(bucket));
-    bytes.extend_from_slice(open);
-    bytes.extend_from_slice(&b",\"padding\":\""[1 - comma..]);
+    bytes.push(b'{');
+    for (name, value) in kept() {
+        for part in [name, ":", value, ","] {
+            bytes.extend_from_slice(part.as_bytes());
+        }
+    }
+    bytes.extend_from_slice(b"\"padding\":\"");
     bytes.resize(bucket - 2, b' ');
     bytes.extend_from_slice(b"\"}");
     Ok(Bytes::from_owner(bytes))
 }
 
-/// Counts the fields of an object, and looks at none.
-struct Fields(usize);
+/// The fields of an object, as they stand there, without padding. Nothing of them is copied.
+struct Fields<'a>(Vec<(&'a RawValue, &'a RawValue)>);
 
-impl<'de> serde::Deserialize<'de> for Fields {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> serde::de::Visitor<'de> for Visitor {
-            type Value = Fields;
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Fields<'de>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: serde::de::MapAccess<'de>>(
-                self,
-                mut map: A,
-            ) -> Result<Fields, A::Error> {
-                use serde::de::IgnoredAny;
-                let mut count = 0;
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
-                    count += 1;
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+                let mut fields = Vec::new();
+                while let Some((name, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+                    if !is_padding(name) {
+                        fields.push((name, value));
+                    }
                 }
-                Ok(Fields(count))
+                Ok(Fields(fields))
             }
         }
-        deserializer.deserialize_map(Visitor)
+        deserializer.deserialize_map(Object)
     }
+}
+
+/// However the name is spelt: JSON knows `"p\u0061dding"`, too.
+fn is_padding(name: &RawValue) -> bool {
+    let name = name.get();
+    if !name.contains('\\') {
+        return name == "\"padding\"";
+    }
+    serde_json::from_str::<Zeroizing<String>>(name).is_ok_and(|name| *name == "padding")
 }
 
 fn encode(request: &ChatRequest) -> Result<Zeroizing<Vec<u8>>, PaddingError> {
@@ -172,9 +193,12 @@ mod tests {
             "{}",
             " {\"a\":[1, 2],\"b\":{\"c\":\"}\"}} \n",
             "{\"padding\":\"theirs\"}",
+            "{\"padding\":\"theirs\", \"a\":1}",
+            "{\"a\":1,\"p\\u0061dding\":[\"theirs\", {}] , \"b\":\"padding\",\"padding\":null}",
         ] {
             let padded = padded_object(body.as_bytes()).unwrap();
             assert_eq!(padded.len(), MIN_BODY_LEN);
+            assert!(!padded.windows(6).any(|bytes| bytes == b"theirs"), "{body}");
             let mut back: serde_json::Value = serde_json::from_slice(&padded).unwrap();
             let mut sent: serde_json::Value = serde_json::from_str(body).unwrap();
             let padding = back.as_object_mut().unwrap().remove("padding").unwrap();
@@ -182,6 +206,10 @@ mod tests {
             sent.as_object_mut().unwrap().remove("padding");
             assert_eq!(back, sent);
         }
+        // A structure of fields, which refuses one that is given twice, as guests do.
+        let sent = padded_object(&encode(&request("x".into())).unwrap()).unwrap();
+        let back: ChatRequest = serde_json::from_slice(&sent).unwrap();
+        assert_eq!(back.padding.as_deref().unwrap().trim(), "");
         let long = format!("{{\"a\":\"{}\"}}", "x".repeat(MIN_BODY_LEN));
         assert_eq!(
             padded_object(long.as_bytes()).unwrap().len(),

@@ -174,6 +174,8 @@ def roles_and_parts():
     assert chat([{"role": "developer", "content": parts}, *HI]).usage.prompt_tokens == plain
     harmless = {"user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto"}
     assert text(chat(**harmless)) == "abcd"
+    # A field of ours; the endpoint has one for itself.
+    assert text(chat(extra_body={"padding": "mine"})) == "abcd"
 
 
 def completions():

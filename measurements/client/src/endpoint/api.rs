@@ -7,7 +7,7 @@ use bytes::Bytes;
 use cocoon_measurements::verdict::Class;
 use cocoon_protocol::engine::WEIGHTS_PATH;
 use cocoon_protocol::receipt::RECEIPT_HEADER;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
@@ -189,13 +189,16 @@ fn class(answer: &Answer) -> HeaderValue {
     })
 }
 
-/// Status, content type and receipt pass; every other header of the appliance stays behind.
+/// Status, content type, receipt, and when to try again pass; every other header of the appliance stays behind. OpenAI's
+/// clients wait for as long as the last one says; the others that they know (`retry-after-ms`, `x-should-retry`,
+/// `x-request-id`) no appliance sends.
 fn forwarded(response: Response<Reply>, class: HeaderValue) -> Response<Reply> {
     let (parts, body) = response.into_parts();
     let mut forwarded = Response::new(body);
     *forwarded.status_mut() = parts.status;
     let headers = forwarded.headers_mut();
-    for name in [CONTENT_TYPE, HeaderName::from_static(RECEIPT_HEADER)] {
+    let receipt = HeaderName::from_static(RECEIPT_HEADER);
+    for name in [CONTENT_TYPE, receipt, RETRY_AFTER] {
         if let Some(value) = parts.headers.get(&name) {
             headers.insert(name, value.clone());
         }

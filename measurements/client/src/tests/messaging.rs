@@ -201,8 +201,8 @@ async fn a_part_that_is_too_long_is_cut_and_asked_again() {
     assert_eq!(done.report.parts.len(), texts.len() - 2);
 }
 
-/// Each part is a request of its own and has its own receipt, with what was asked and answered; a question that the
-/// appliance refuses has none.
+/// Each part is a request of its own and has its own receipt, with what was asked and answered. This appliance refuses a
+/// question without having asked an engine: it has none.
 #[tokio::test]
 async fn every_part_has_its_receipt() {
     let says = vec![Say::Words("un"), Say::Exceeded, Say::Words("deux")];

@@ -7,14 +7,15 @@ use bytes::Bytes;
 use cocoon_measurements::verdict::Class;
 use cocoon_protocol::document::ATTEST_PATH;
 use cocoon_protocol::openai::{ChatRequest, ErrorBody};
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Channel, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
-use super::double::{Carries, Double, Script, content, verifier};
+use super::double::{Carries, Double, Script, content, reply, verifier};
+use super::receipting::Receipts;
 
 use crate::endpoint::{Endpoint, EndpointError, EndpointOptions, Token};
 use crate::padding::{MAX_BODY_LEN, MIN_BODY_LEN};
@@ -122,6 +123,46 @@ async fn a_request_goes_out_padded_and_its_answer_comes_back() {
             .content,
         "the canary"
     );
+}
+
+/// An appliance that is busy says for how long: applications wait for so long, and learn nothing else of it.
+#[tokio::test]
+async fn a_refusal_says_when_to_try_again() {
+    let busy = r#"{"error":{"message":"All answers are taken.","type":"rate_limit_error","param":null,"code":"busy"}}"#;
+    let double = Double::start(Script {
+        answers: Box::new(move || {
+            let mut response = reply(StatusCode::TOO_MANY_REQUESTS, "application/json", busy);
+            for (name, value) in [("retry-after", "7"), ("server", "an appliance")] {
+                let value = HeaderValue::from_static(value);
+                response.headers_mut().insert(name, value);
+            }
+            response
+        }),
+        receipts: Receipts::Withheld,
+        ..Script::default()
+    })
+    .await;
+    let local = local(content(), &[&double]).await;
+    let response = local.chat(CHAT).await;
+    assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+    let mut names: Vec<_> = response
+        .headers()
+        .keys()
+        .map(|name| name.as_str())
+        .collect();
+    names.sort_unstable();
+    let expected = [
+        "cache-control",
+        "content-length",
+        "content-type",
+        "date",
+        "retry-after",
+        "x-cocoon-verdict",
+    ];
+    assert_eq!(names, expected);
+    assert_eq!(response.headers()["retry-after"], "7");
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, busy);
 }
 
 #[tokio::test]
