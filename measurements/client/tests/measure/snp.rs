@@ -28,6 +28,40 @@ fn decoded(value: &Value) -> Vec<u8> {
     STANDARD.decode(value.as_str().unwrap()).unwrap()
 }
 
+/// Nobody wonders whether it still goes on; what is quick says nothing.
+#[test]
+fn what_takes_long_is_told() {
+    let artefacts = Artefacts::new();
+    let (code, _, told) = artefacts.run("snp", &["--vcpus", "1"]);
+    assert_eq!((code, told.as_str()), (0, ""));
+    // A file with a hole: it takes no place.
+    let large = std::fs::File::options()
+        .write(true)
+        .open(artefacts.path("initrd"));
+    large.unwrap().set_len((256 << 20) + 1).unwrap();
+    let (code, shown, told) = artefacts.run("snp", &["--vcpus", "1"]);
+    assert_eq!(code, 0, "{told}");
+    assert!(shown.starts_with("launch digest  "), "{shown}");
+    // Not a terminal: no bar, and dots as time goes by.
+    let dots = told.strip_prefix("measuring 256.").unwrap_or_default();
+    let dots = dots.split_once(" MiB …").map(|(_, dots)| dots);
+    assert!(
+        dots.is_some_and(|dots| dots.trim_end().chars().all(|dot| dot == '.')),
+        "{told}"
+    );
+    // Too large is told before anything is read.
+    let large = std::fs::File::options()
+        .write(true)
+        .open(artefacts.path("initrd"));
+    large.unwrap().set_len((4 << 30) + 1).unwrap();
+    let told = artefacts.refused("snp", &["--vcpus", "1"]);
+    let path = artefacts.path("initrd").display().to_string();
+    assert_eq!(
+        told,
+        format!("cocoon: {path} has 4294967297 bytes, more than any kernel, firmware or initrd\n")
+    );
+}
+
 #[test]
 fn the_launch_digest_is_that_of_the_artefacts() {
     let artefacts = Artefacts::new();

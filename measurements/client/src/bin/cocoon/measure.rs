@@ -1,18 +1,17 @@
 //! `cocoon measure`: what hardware will report for any artefacts, not only ours.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
 use cocoon_client::terminal::print;
 use serde::Serialize;
 
 use crate::Outcome;
 
+mod loaded;
 mod snp;
 mod tdx;
 
-/// Largest artefact, in bytes.
-const MAX_ARTEFACT: u64 = 4 * 1024 * 1024 * 1024;
+use loaded::{Loaded, read};
 
 /// Compute what hardware will measure for firmware, kernel, initrd and command line
 #[derive(clap::Subcommand)]
@@ -53,34 +52,6 @@ pub fn run(measure: &Measure) -> anyhow::Result<Outcome> {
 fn json(value: &impl Serialize) -> anyhow::Result<()> {
     print(format_args!("{}\n", serde_json::to_string_pretty(value)?))?;
     Ok(())
-}
-
-struct Loaded {
-    firmware: Vec<u8>,
-    kernel: Vec<u8>,
-    initrd: Option<Vec<u8>>,
-}
-
-impl Loaded {
-    fn read(artefacts: &Artefacts) -> anyhow::Result<Self> {
-        Ok(Self {
-            firmware: read(&artefacts.firmware)?,
-            kernel: read(&artefacts.kernel)?,
-            initrd: artefacts.initrd.as_deref().map(read).transpose()?,
-        })
-    }
-}
-
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let context = || format!("cannot read {}", path.display());
-    let length = std::fs::metadata(path).with_context(context)?.len();
-    if length > MAX_ARTEFACT {
-        bail!(
-            "{} has {length} bytes, more than any kernel, firmware or initrd",
-            path.display()
-        );
-    }
-    std::fs::read(path).with_context(context)
 }
 
 fn memory(text: &str) -> Result<u64, String> {

@@ -92,6 +92,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         launch_digest: hex::encode(digest),
         id_block: identity(args, digest)?,
     };
+    drop(loaded.measuring);
     if args.artefacts.json {
         return json(&measured);
     }

@@ -154,6 +154,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         rtmr3,
         events: if args.events { events } else { Vec::new() },
     };
+    drop(loaded.measuring);
     if args.artefacts.json {
         return json(&measured);
     }
