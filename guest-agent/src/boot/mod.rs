@@ -250,11 +250,11 @@ async fn serve(
     console: &Console,
 ) -> Result<(), BootError> {
     debug_assert!(!weights.files().is_empty());
-    let service = Service {
     // With the model loaded.
     let available = memory::available();
     let limits = capacity::limits(available);
     engine.limit_memory(capacity::for_answers(available, &limits));
+    let service = Service {
         attester,
         engine,
         receipts,
