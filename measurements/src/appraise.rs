@@ -23,6 +23,7 @@ pub use cocoon_protocol::binding::Freshness;
 
 use crate::{
     manifest::TrustedManifest,
+    nvidia::Known,
     policy::Policy,
     roots::RootClass,
     snp::report::SnpClaims,
@@ -69,6 +70,18 @@ pub fn appraise(
     manifest: &TrustedManifest,
     policy: &Policy,
     now: u64,
+) -> Verdict {
+    appraise_knowing(presented, manifest, policy, now, &Known::default())
+}
+
+/// The same by a verifier that knows signatures of NVIDIA's from earlier verdicts, and remembers those of this one: sooner, and
+/// the same verdict.
+pub fn appraise_knowing(
+    presented: &Presented<'_>,
+    manifest: &TrustedManifest,
+    policy: &Policy,
+    now: u64,
+    known: &Known,
 ) -> Verdict {
     let mut checks = binding::manifest(manifest, now);
     checks.extend(binding::document(presented, manifest, policy));
@@ -129,7 +142,7 @@ pub fn appraise(
     let (gpus, rows) = match presented.fresh {
         Some(fresh) => {
             let cpu = root.as_ref().ok().copied().flatten();
-            gpu::session(presented, fresh, cpu, policy, now)
+            gpu::session(presented, fresh, cpu, policy, now, known)
         }
         None => (None, Vec::new()),
     };

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use cocoon_measurements::nvidia::Known;
 use cocoon_protocol::bytes::{Hex, Hex32};
 use cocoon_protocol::gpu::{GpuCollateral, GpuMetrics, GpuNeeds};
 use cocoon_protocol::gpu_section::{GpuSection, keys_digest};
@@ -110,6 +111,7 @@ pub struct Gate {
     functions: usize,
     keys: Vec<Hex32>,
     needs: Vec<GpuNeeds>,
+    known: Known,
     failed: watch::Sender<Option<GateError>>,
 }
 
@@ -138,13 +140,14 @@ impl Gate {
         };
         let needs = judge::needs(&shown, &demand);
         ask(needs.clone());
+        let known = Known::default();
         let mut last = None;
         let judged = wait::until(patience, || {
             if last.is_some() && !setup.collateral.has_changed().unwrap_or(false) {
                 return None;
             }
             let stapled = setup.collateral.borrow_and_update().clone();
-            match judge::judge(&shown, stapled.as_ref(), &demand) {
+            match judge::judge(&shown, stapled.as_ref(), &demand, &known) {
                 Ok(keys) => Some(Ok(keys)),
                 Err(refused) if refused.may_be_mended() => {
                     last = Some(refused);
@@ -162,6 +165,7 @@ impl Gate {
             functions,
             keys,
             needs,
+            known,
             failed: watch::Sender::new(None),
         })
     }
@@ -221,7 +225,7 @@ impl Gate {
             roots: self.setup.roots,
             keys: Some(&self.keys),
         };
-        let judged = judge::judge(&gpus, collateral.as_ref(), &demand);
+        let judged = judge::judge(&gpus, collateral.as_ref(), &demand, &self.known);
         judged.map_err(|refused| match refused.is_lapse() {
             // The host may yet get that answer; until then no session is told that the GPUs are good.
             true => GateError::Lapsed(refused),

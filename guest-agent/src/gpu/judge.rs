@@ -6,7 +6,7 @@
 //! any development root counts, because nothing there is protected; in a TEE none does.
 
 use cocoon_measurements::nvidia::{
-    self, GpuAppraisal, GpuCollateral, GpuDemand, GpuEvidence, ocsp, presented_roots,
+    self, GpuAppraisal, GpuCollateral, GpuDemand, GpuEvidence, Known, ocsp, presented_roots,
 };
 use cocoon_measurements::policy::Policy;
 use cocoon_measurements::verdict::{Check, Outcome};
@@ -85,7 +85,8 @@ impl Refused {
     }
 }
 
-/// The attestation keys of GPUs that show what they must.
+/// The attestation keys of GPUs that show what they must. The same certificates, manifests and answers come each time, and what
+/// is `known` of their signatures is not verified again.
 ///
 /// # Errors
 /// [`Refused`] with every check that failed.
@@ -93,8 +94,9 @@ pub fn judge(
     shown: &[CollectedGpu],
     stapled: Option<&Stapled>,
     demand: &Demand<'_>,
+    known: &Known,
 ) -> Result<Vec<Hex32>, Refused> {
-    let appraisal = appraise(shown, stapled, demand);
+    let appraisal = appraise(shown, stapled, demand, known);
     let keys: Vec<Hex32> = appraisal
         .gpus
         .iter()
@@ -128,7 +130,7 @@ pub fn judge(
 /// What NVIDIA has to be asked for about GPUs whose reports verify; the others are left out.
 pub fn needs(shown: &[CollectedGpu], demand: &Demand<'_>) -> Vec<GpuNeeds> {
     let one = |gpu: &CollectedGpu| {
-        let appraisal = appraise(std::slice::from_ref(gpu), None, demand);
+        let appraisal = appraise(std::slice::from_ref(gpu), None, demand, &Known::default());
         let found = appraisal.gpus.into_iter().next()?;
         Some(GpuNeeds {
             driver_rim: found.driver_rim,
@@ -143,6 +145,7 @@ fn appraise(
     shown: &[CollectedGpu],
     stapled: Option<&Stapled>,
     demand: &Demand<'_>,
+    known: &Known,
 ) -> GpuAppraisal {
     let evidence: Vec<_> = shown.iter().map(GpuEvidence::of).collect();
     let rims = stapled.map_or(&[][..], |stapled| &stapled.rims);
@@ -171,7 +174,7 @@ fn appraise(
         rims: &rims,
         ocsp: &ocsp,
     };
-    nvidia::appraise(&evidence, &collateral, &demand, &policy, now)
+    nvidia::appraise_knowing(&evidence, &collateral, &demand, &policy, now, known)
 }
 
 fn words(check: &Check) -> String {

@@ -3,8 +3,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cocoon_measurements::appraise::{Presented, appraise};
+use cocoon_measurements::appraise::{Presented, appraise_knowing};
 use cocoon_measurements::manifest::TrustedManifest;
+use cocoon_measurements::nvidia::Known;
 use cocoon_measurements::policy::Policy;
 use cocoon_measurements::verdict::Verdict;
 
@@ -24,15 +25,17 @@ pub(crate) struct Judgement {
     pub(crate) holds_until: Option<u64>,
 }
 
-/// A trusted manifest and a policy.
+/// A trusted manifest and a policy, and which signatures of NVIDIA's held in earlier verdicts.
 pub(crate) struct Appraiser {
     pub(crate) manifest: TrustedManifest,
     pub(crate) policy: Policy,
+    pub(crate) known: Known,
 }
 
 impl Judge for Appraiser {
     fn judge(&self, presented: &Presented<'_>, now: u64) -> Judgement {
-        let verdict = appraise(presented, &self.manifest, &self.policy, now);
+        let (manifest, policy) = (&self.manifest, &self.policy);
+        let verdict = appraise_knowing(presented, manifest, policy, now, &self.known);
         Judgement {
             authorized: verdict.authorizes().is_some(),
             holds_until: verdict.holds_until(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use cocoon_measurements::appraise::Presented;
 use cocoon_measurements::manifest::TrustedManifest;
+use cocoon_measurements::nvidia::Known;
 use cocoon_measurements::policy::Policy;
 use cocoon_measurements::verdict::{Class, Verdict};
 use cocoon_protocol::bytes::Hex32;
@@ -61,9 +62,14 @@ impl Verifier {
     pub fn new(manifest: TrustedManifest, policy: Policy) -> Self {
         let simulated_accepted = !policy.development_roots.is_empty();
         let release = manifest.release;
+        let judge = Appraiser {
+            manifest,
+            policy,
+            known: Known::default(),
+        };
         Self {
             release,
-            ..Self::with_judge(Arc::new(Appraiser { manifest, policy }), simulated_accepted)
+            ..Self::with_judge(Arc::new(judge), simulated_accepted)
         }
     }
 

@@ -15,7 +15,7 @@ use cocoon_protocol::{
 use super::{Freshness, Presented};
 use crate::{
     manifest::TrustedManifest,
-    nvidia::{self, GpuAppraisal, GpuCollateral, GpuDemand, GpuEvidence},
+    nvidia::{self, GpuAppraisal, GpuCollateral, GpuDemand, GpuEvidence, Known},
     policy::{GpuRequirement, Policy},
     roots::RootClass,
     verdict::{Check, chain},
@@ -65,6 +65,7 @@ pub(super) fn session(
     cpu: Option<RootClass>,
     policy: &Policy,
     now: u64,
+    known: &Known,
 ) -> (Option<RootClass>, Vec<Check>) {
     let document = presented.document;
     let Some(section) = &document.gpu else {
@@ -82,7 +83,7 @@ pub(super) fn session(
             );
         }
     };
-    let judged = judge(section, document, nonce, policy, now);
+    let judged = judge(section, document, nonce, policy, now, known);
     let mut checks = judged.checks;
     if judged.root.is_none() {
         // Whatever kept it from being verified has failed already; this must not hang on it.
@@ -151,6 +152,7 @@ fn judge(
     nonce: Hex32,
     policy: &Policy,
     now: u64,
+    known: &Known,
 ) -> GpuAppraisal {
     let evidence = section.gpus.iter().map(GpuEvidence::of);
     let evidence: Vec<_> = evidence.collect();
@@ -174,7 +176,7 @@ fn judge(
         count: Some(section.functions.into()),
         driver_state: true,
     };
-    nvidia::appraise(&evidence, &collateral, &demand, policy, now)
+    nvidia::appraise_knowing(&evidence, &collateral, &demand, policy, now, known)
 }
 
 const CLASS: &str = "GPU beside the CPU";

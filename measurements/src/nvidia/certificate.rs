@@ -3,10 +3,8 @@
 //! A path is walked by name, signature, authority and dates (RFC 5280, section 6.1). Device certificates have no extended
 //! key usage and end in the year 9999, which general-purpose validators object to.
 
-use std::collections::BTreeSet;
-
 use p384::ecdsa::{Signature, VerifyingKey};
-use sha2::{Digest as _, Sha256, Sha384};
+use sha2::{Digest as _, Sha384};
 use thiserror::Error;
 use x509_cert::{
     Certificate,
@@ -17,7 +15,7 @@ use x509_cert::{
     },
 };
 
-use super::MAX_CHAIN;
+use super::{MAX_CHAIN, known::Known};
 use crate::roots::{self, MAX_CERTIFICATE, ValidityError};
 
 const ECDSA_WITH_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.3");
@@ -174,7 +172,11 @@ impl Parsed {
     }
 
     /// Name and signature of `issuer`.
-    pub(super) fn check_issued_by(&self, issuer: &Self) -> Result<(), CertificateError> {
+    pub(super) fn check_issued_by(
+        &self,
+        issuer: &Self,
+        known: &Known,
+    ) -> Result<(), CertificateError> {
         let body = &self.certificate.tbs_certificate;
         if body.issuer != issuer.certificate.tbs_certificate.subject {
             return Err(CertificateError::Issuer {
@@ -191,7 +193,7 @@ impl Parsed {
             });
         }
         let signature = self.certificate.signature.raw_bytes();
-        if der_signature_holds(&issuer.key()?, &self.signed, signature) {
+        if known.der(&issuer.key()?, &self.signed, signature) {
             return Ok(());
         }
         Err(CertificateError::Signature {
@@ -261,52 +263,32 @@ impl Parsed {
     }
 }
 
-/// Signatures that were found to hold: GPUs and manifests share most of their authorities, and each is verified once.
-#[derive(Debug, Default)]
-pub(super) struct Links(BTreeSet<[u8; 32]>);
-
-impl Links {
-    /// Name and signature of `issuer` on `certificate`, unless these very two were verified before.
-    fn check(&mut self, certificate: &Parsed, issuer: &Parsed) -> Result<(), CertificateError> {
-        // DER tells its own length, so that two certificates have one way to be put together.
-        let both = Sha256::new()
-            .chain_update(&certificate.der)
-            .chain_update(&issuer.der);
-        let both = both.finalize().into();
-        if !self.0.contains(&both) {
-            certificate.check_issued_by(issuer)?;
-            self.0.insert(both);
-        }
-        Ok(())
+/// `chain` from the signer to its root: each issued by the next, all but the first authorities, all in their time. The root is
+/// taken for what it is: whoever calls has checked it.
+pub(super) fn check_path(
+    chain: &[Parsed],
+    now: u64,
+    known: &Known,
+) -> Result<(), CertificateError> {
+    // A certificate for a purpose of its own, as a responder's is, is for no other; NVIDIA's chains name none.
+    for certificate in chain {
+        let limited = certificate
+            .extensions()
+            .any(|extension| extension.extn_id == EXTENDED_KEY_USAGE);
+        certificate.role(
+            !limited,
+            "a certificate for this chain: it is for another purpose",
+        )?;
     }
-
-    /// `chain` from the signer to its root: each issued by the next, all but the first authorities, all in their time.
-    /// The root is taken for what it is: whoever calls has checked it.
-    pub(super) fn check_path(
-        &mut self,
-        chain: &[Parsed],
-        now: u64,
-    ) -> Result<(), CertificateError> {
-        // A certificate for a purpose of its own, as a responder's is, is for no other; NVIDIA's chains name none.
-        for certificate in chain {
-            let limited = certificate
-                .extensions()
-                .any(|extension| extension.extn_id == EXTENDED_KEY_USAGE);
-            certificate.role(
-                !limited,
-                "a certificate for this chain: it is for another purpose",
-            )?;
-        }
-        for (place, pair) in chain.windows(2).enumerate() {
-            let [certificate, issuer] = pair else {
-                continue;
-            };
-            self.check(certificate, issuer)?;
-            certificate.check_own(now)?;
-            issuer.check_authority(place)?;
-        }
-        chain.first().map_or(Ok(()), Parsed::check_signer)
+    for (place, pair) in chain.windows(2).enumerate() {
+        let [certificate, issuer] = pair else {
+            continue;
+        };
+        certificate.check_issued_by(issuer, known)?;
+        certificate.check_own(now)?;
+        issuer.check_authority(place)?;
     }
+    chain.first().map_or(Ok(()), Parsed::check_signer)
 }
 
 /// Whether an ECDSA signature in DER holds. `key` and hash are P-384's.

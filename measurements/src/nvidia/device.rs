@@ -4,8 +4,9 @@ use cocoon_protocol::bytes::{Hex, Hex32};
 
 use super::{
     DriverState, Gpu, GpuDemand, GpuEvidence,
-    certificate::{Links, raw_signature_holds},
+    certificate::{check_path, raw_signature_holds},
     chain::{DeviceChain, FirmwareIdError},
+    known::Known,
     opaque::{Feature, Opaque},
     root::{self, Authority},
     spdm::Report,
@@ -33,10 +34,10 @@ pub(super) fn verify<'a>(
     evidence: &GpuEvidence<'a>,
     policy: &Policy,
     now: u64,
-    links: &mut Links,
+    known: &Known,
 ) -> (Option<Device<'a>>, Vec<Check>) {
     let mut checks = Vec::new();
-    let device = verified(evidence, policy, now, (links, &mut checks));
+    let device = verified(evidence, policy, now, (known, &mut checks));
     let device = device.map_err(|row| checks.push(*row)).ok();
     (device, checks)
 }
@@ -45,7 +46,7 @@ fn verified<'a>(
     evidence: &GpuEvidence<'a>,
     policy: &Policy,
     now: u64,
-    (links, checks): (&mut Links, &mut Vec<Check>),
+    (known, checks): (&Known, &mut Vec<Check>),
 ) -> Result<Device<'a>, Box<Check>> {
     let refused = |id, title: &str, cause| Box::new(Check::fail(id, title, cause, OTHER_EVIDENCE));
     let title = "form of the report";
@@ -74,11 +75,10 @@ fn verified<'a>(
     let (class, row) = root::judge(Authority::Devices, anchor, policy, now)?;
     checks.push(row);
     let refused_chain = |error| refused("gpu.chain", title, chain(&error));
-    links
-        .check_path(&certificates.certificates, now)
-        .map_err(refused_chain)?;
+    check_path(&certificates.certificates, now, known).map_err(refused_chain)?;
     checks.push(Check::pass("gpu.chain", title, "five, up to the root"));
     let key = leaf.key().map_err(refused_chain)?;
+    // Over a question of its own: nobody has seen it before.
     if !raw_signature_holds(&key, report.transcript, &report.signature) {
         let title = "signature of the report";
         return Err(refused("gpu.signature", title, SIGNATURE.to_owned()));

@@ -17,6 +17,7 @@ use x509_ocsp::{CertId, CertStatus, OcspRequest, Request, TbsRequest, Version};
 use super::{
     certificate::{CertificateError, Parsed},
     chain::DeviceChain,
+    known::Known,
     ocsp::{OcspError, Response},
     rim::{Rim, RimError},
 };
@@ -142,7 +143,8 @@ pub fn told(
 ) -> Result<Option<Told>, OcspError> {
     let certificate = Parsed::new(SUBJECT, certificate)?;
     let issuer = Parsed::new(ISSUER, issuer)?;
-    let answer = Response::parse(response)?.about(&certificate, &issuer, now);
+    let answer = Response::parse(response)?;
+    let answer = answer.about(&certificate, &issuer, now, &Known::default());
     answer.transpose().map(|answer| {
         answer.map(|answer| Told {
             said: match answer.status {

@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    certificate::{CertificateError, Links},
+    certificate::{CertificateError, check_path},
+    known::Known,
     revocation::Revocations,
     rim::{Reference, Rim, RimError},
     root::{self, Authority},
@@ -54,8 +55,9 @@ pub fn verify_manifest(bytes: &[u8], policy: &Policy, now: u64) -> Result<Refere
             reason: row.cause.unwrap_or_default(),
         })?;
     }
-    Links::default().check_path(rim.chain(), now)?;
-    rim.verify()
+    let known = Known::default();
+    check_path(rim.chain(), now, &known)?;
+    rim.verify(&known)
 }
 
 /// A manifest that counts, and under whose root.
@@ -63,13 +65,6 @@ pub(super) type Verified = (Reference, RootClass);
 
 /// The row of a manifest that does not count, and whether that is for its age alone.
 type Refused = (Check, bool);
-
-/// What all GPUs and manifests of one appraisal have in common.
-#[derive(Debug)]
-pub(super) struct Shared<'a> {
-    pub revocations: Revocations<'a>,
-    pub links: Links,
-}
 
 /// The manifests at hand.
 #[derive(Debug)]
@@ -79,12 +74,18 @@ pub(super) struct Manifests<'a> {
     judged: BTreeMap<(Part, String), Vec<Verified>>,
     policy: &'a Policy,
     now: u64,
+    known: &'a Known,
     lapses: usize,
 }
 
 impl<'a> Manifests<'a> {
     /// Reads the files; a row for each that is no manifest.
-    pub(super) fn new(files: &[&[u8]], policy: &'a Policy, now: u64) -> (Self, Vec<Check>) {
+    pub(super) fn new(
+        files: &[&[u8]],
+        policy: &'a Policy,
+        now: u64,
+        known: &'a Known,
+    ) -> (Self, Vec<Check>) {
         let mut read = Vec::new();
         let mut checks = Vec::new();
         for (place, bytes) in files.iter().enumerate() {
@@ -101,6 +102,7 @@ impl<'a> Manifests<'a> {
             judged: BTreeMap::new(),
             policy,
             now,
+            known,
             lapses: 0,
         };
         (manifests, checks)
@@ -117,12 +119,12 @@ impl<'a> Manifests<'a> {
         &mut self,
         part: Part,
         (version, name): (&str, &str),
-        shared: &mut Shared<'_>,
+        revocations: &mut Revocations<'_>,
     ) -> (&[Verified], Vec<Check>) {
         let key = (part, version.to_owned());
         let mut checks = Vec::new();
         if !self.judged.contains_key(&key) {
-            let found = self.judge(part, (version, name), shared, &mut checks);
+            let found = self.judge(part, (version, name), revocations, &mut checks);
             self.judged.insert(key.clone(), found);
         }
         let found = self.judged.get(&key).map_or(&[][..], Vec::as_slice);
@@ -133,13 +135,13 @@ impl<'a> Manifests<'a> {
         &mut self,
         part: Part,
         (version, name): (&str, &str),
-        shared: &mut Shared<'_>,
+        revocations: &mut Revocations<'_>,
         checks: &mut Vec<Check>,
     ) -> Vec<Verified> {
         let fits = |rim: &&Rim| rim.claimed_version().eq_ignore_ascii_case(version);
         let (mut good, mut refused) = (Vec::new(), Vec::new());
         for rim in self.files.iter().filter(fits) {
-            match self.candidate(part, version, rim, shared) {
+            match self.candidate(part, version, rim, revocations) {
                 Ok((verified, rows)) => {
                     good.push(verified);
                     checks.extend(rows);
@@ -169,7 +171,7 @@ impl<'a> Manifests<'a> {
         part: Part,
         version: &str,
         rim: &Rim,
-        shared: &mut Shared<'_>,
+        revocations: &mut Revocations<'_>,
     ) -> Result<(Verified, Vec<Check>), Box<Refused>> {
         let failed = |cause: String| Check::fail(part.id(), title(part), cause, FETCH);
         let refused = |row: Check| Box::new((row, false));
@@ -178,14 +180,14 @@ impl<'a> Manifests<'a> {
         let anchor = anchor.ok_or_else(|| refused(failed(ABSENT.to_owned())))?;
         let (class, root) = root::judge(Authority::Manifests, anchor, self.policy, self.now)
             .map_err(|row| refused(*row))?;
-        shared.links.check_path(path, self.now).map_err(|error| {
+        check_path(path, self.now, self.known).map_err(|error| {
             let ended = matches!(
                 error,
                 CertificateError::Validity(ValidityError::Expired { .. })
             );
             Box::new((failed(chain(&error)), ended))
         })?;
-        let reference = rim.verify();
+        let reference = rim.verify(self.known);
         let reference = reference.map_err(|error| refused(failed(chain(&error))))?;
         let chip = super::device::HOPPER;
         if !reference.product.eq_ignore_ascii_case(chip) {
@@ -196,7 +198,7 @@ impl<'a> Manifests<'a> {
         let found = format!("{}, {active} measurements", reference.version);
         let row = Check::pass(part.id(), title(part), found).expected(version);
         let mut rows = vec![root, row];
-        rows.extend(shared.revocations.of(path, 0));
+        rows.extend(revocations.of(path, 0));
         Ok(((reference, class), rows))
     }
 

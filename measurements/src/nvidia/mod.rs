@@ -10,6 +10,7 @@
 //! | `certificate`, `chain`, `root` | certificates on P-384, the GPU's five, under whose root |
 //! | `xml`, `signature`, [`rim`] | reference manifests: canonical form, signature, measurements |
 //! | [`ocsp`], `revocation` | what NVIDIA says of its certificates today |
+//! | `known` | signatures that held before |
 //! | `manifests`, `golden` | the right manifests for a report, and whether it says what they expect |
 //! | [`fetching`] | what whoever fetches collateral asks for |
 //! | `device`, `set` | one GPU, and all of a machine |
@@ -19,6 +20,7 @@ mod chain;
 mod device;
 pub mod fetching;
 mod golden;
+mod known;
 mod manifests;
 pub mod ocsp;
 pub mod opaque;
@@ -40,9 +42,10 @@ pub use certificate::CertificateError;
 pub use chain::{CHAIN_LENGTH, FirmwareIdError};
 /// What may travel is what is read: one bound for each.
 pub use cocoon_protocol::gpu::{DriverState, MAX_CHAIN, MAX_GPUS, MAX_OCSP_RESPONSES, MAX_RIMS};
+pub use known::Known;
 pub use manifests::verify_manifest;
 pub use root::presented_roots;
-pub use set::appraise;
+pub use set::{appraise, appraise_knowing};
 pub use signature::SignatureError;
 pub use xml::{MAX_XML, XmlError};
 

@@ -18,8 +18,9 @@ use x509_ocsp::{
 /// The largest response read.
 pub use cocoon_protocol::gpu::MAX_OCSP;
 
-use super::certificate::{
-    CertificateError, EXTENDED_KEY_USAGE, Parsed, der_signature_holds, first_of,
+use super::{
+    certificate::{CertificateError, EXTENDED_KEY_USAGE, Parsed, first_of},
+    known::Known,
 };
 use crate::roots::{self, ValidityError};
 
@@ -172,12 +173,13 @@ impl Response {
         certificate: &Parsed,
         issuer: &Parsed,
         now: u64,
+        known: &Known,
     ) -> Option<Result<Answer, OcspError>> {
         let answers = &self.basic.tbs_response_data.responses;
         let answer = answers
             .iter()
             .find(|answer| names(&answer.cert_id, certificate, issuer))?;
-        Some(self.verified(answer, issuer, now))
+        Some(self.verified(answer, issuer, now, known))
     }
 
     fn verified(
@@ -185,8 +187,9 @@ impl Response {
         answer: &SingleResponse,
         issuer: &Parsed,
         now: u64,
+        known: &Known,
     ) -> Result<Answer, OcspError> {
-        self.check_signature(issuer, now)?;
+        self.check_signature(issuer, now, known)?;
         let extensions = [
             &self.basic.tbs_response_data.response_extensions,
             &answer.single_extensions,
@@ -205,7 +208,7 @@ impl Response {
     }
 
     /// The signer is found by the signature: the responder's name in the response is a hint that decides nothing.
-    fn check_signature(&self, issuer: &Parsed, now: u64) -> Result<(), OcspError> {
+    fn check_signature(&self, issuer: &Parsed, now: u64, known: &Known) -> Result<(), OcspError> {
         if self.basic.signature_algorithm.oid != ECDSA_WITH_SHA384 {
             return Err(OcspError::Signer);
         }
@@ -213,7 +216,7 @@ impl Response {
         let signed_by = |signer: &Parsed| {
             signer
                 .key()
-                .is_ok_and(|key| der_signature_holds(&key, &self.signed, signature))
+                .is_ok_and(|key| known.der(&key, &self.signed, signature))
         };
         let delegates = self
             .certificates
@@ -223,7 +226,7 @@ impl Response {
             .into_iter()
             .find(|certificate| signed_by(certificate))
         {
-            delegate.check_issued_by(issuer)?;
+            delegate.check_issued_by(issuer, known)?;
             delegate.check_own(now)?;
             return Ok(delegate.check_signer()?);
         }

@@ -7,6 +7,7 @@ use x509_ocsp::{CertStatus, RevokedInfo};
 
 use super::{
     certificate::{CertificateError, Parsed},
+    known::Known,
     ocsp::{Answer, OcspError, Response},
 };
 use crate::{
@@ -23,13 +24,19 @@ pub(super) struct Revocations<'a> {
     responses: Vec<Response>,
     policy: &'a Policy,
     now: u64,
+    known: &'a Known,
     told: BTreeSet<[u8; 32]>,
     lapses: usize,
 }
 
 impl<'a> Revocations<'a> {
     /// Reads the responses; a row for each that is none.
-    pub(super) fn new(stapled: &[&[u8]], policy: &'a Policy, now: u64) -> (Self, Vec<Check>) {
+    pub(super) fn new(
+        stapled: &[&[u8]],
+        policy: &'a Policy,
+        now: u64,
+        known: &'a Known,
+    ) -> (Self, Vec<Check>) {
         let mut responses = Vec::new();
         let mut checks = Vec::new();
         for (place, der) in stapled.iter().enumerate() {
@@ -46,6 +53,7 @@ impl<'a> Revocations<'a> {
             responses,
             policy,
             now,
+            known,
             told,
             lapses: 0,
         };
@@ -76,7 +84,7 @@ impl<'a> Revocations<'a> {
         let answers = self
             .responses
             .iter()
-            .filter_map(|response| response.about(certificate, issuer, self.now));
+            .filter_map(|response| response.about(certificate, issuer, self.now, self.known));
         // Of several the best one counts that can count: an old one beside a new one harms nobody, except where it says
         // that the certificate is revoked.
         let mut best: Option<Result<Answer, OcspError>> = None;

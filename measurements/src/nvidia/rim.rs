@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use super::{
     certificate::{CertificateError, Parsed},
+    known::Known,
     signature::{CERTIFICATES, SignatureError, Signed, plain},
     xml::{self, XmlError},
 };
@@ -147,9 +148,9 @@ impl Rim {
 
     /// Verifies the signature under the file's own first certificate, and reads what was signed. Whether that
     /// certificate counts is for the caller to check.
-    pub(super) fn verify(&self) -> Result<Reference, RimError> {
+    pub(super) fn verify(&self, known: &Known) -> Result<Reference, RimError> {
         if let Some(signer) = self.chain.first() {
-            self.signed.verify(&signer.key()?)?;
+            self.signed.verify(&signer.key()?, known)?;
         } else {
             return Err(SignatureError::Signature.into());
         }

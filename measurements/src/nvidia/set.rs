@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use super::{
     DriverState, GpuAppraisal, GpuCollateral, GpuDemand, GpuEvidence, MAX_GPUS, MAX_OCSP_RESPONSES,
     MAX_RIMS,
-    certificate::Links,
     device::{self, Device},
     golden,
-    manifests::{Manifests, Part, Shared, Verified},
+    known::Known,
+    manifests::{Manifests, Part, Verified},
     revocation::Revocations,
 };
 use crate::{
@@ -29,6 +29,20 @@ pub fn appraise(
     policy: &Policy,
     now: u64,
 ) -> GpuAppraisal {
+    appraise_knowing(evidence, collateral, demand, policy, now, &Known::default())
+}
+
+/// The same by a verifier that knows signatures from earlier verdicts, and remembers those of this one: the verdict is the
+/// same, and comes sooner where certificates, manifests and OCSP responses come again.
+#[must_use]
+pub fn appraise_knowing(
+    evidence: &[GpuEvidence<'_>],
+    collateral: &GpuCollateral<'_>,
+    demand: &GpuDemand,
+    policy: &Policy,
+    now: u64,
+    known: &Known,
+) -> GpuAppraisal {
     let mut checks = vec![count(evidence.len(), demand.count)];
     let sizes = [
         ("GPUs", evidence.len(), MAX_GPUS),
@@ -40,22 +54,18 @@ pub fn appraise(
         checks.push(row.expected(format!("at most {most}")).found(found));
         return rejected(checks);
     }
-    let (mut manifests, rows) = Manifests::new(collateral.rims, policy, now);
+    let (mut manifests, rows) = Manifests::new(collateral.rims, policy, now, known);
     checks.extend(rows);
-    let (revocations, rows) = Revocations::new(collateral.ocsp, policy, now);
+    let (mut revocations, rows) = Revocations::new(collateral.ocsp, policy, now, known);
     checks.extend(rows);
-    let mut shared = Shared {
-        revocations,
-        links: Links::default(),
-    };
     let several = evidence.len().max(demand.count.unwrap_or(1)) > 1;
     let mut gpus = Vec::new();
     let mut roots = Vec::new();
     for (place, evidence) in evidence.iter().enumerate() {
-        let (device, mut rows) = device::verify(evidence, policy, now, &mut shared.links);
+        let (device, mut rows) = device::verify(evidence, policy, now, known);
         if let Some(device) = device {
             roots.push(device.root);
-            let both = (&mut manifests, &mut shared);
+            let both = (&mut manifests, &mut revocations);
             let (root, more) = judge(&device, evidence.driver, demand, policy, both);
             roots.extend(root);
             rows.extend(more);
@@ -91,7 +101,7 @@ pub fn appraise(
     // A measurement without its manifest fails for what that one's row says.
     let (following, own): (Vec<_>, Vec<_>) =
         failed.partition(|row| row.cause.as_deref() == Some(NO_MANIFEST));
-    let lapses = manifests.lapses() + shared.revocations.lapses();
+    let lapses = manifests.lapses() + revocations.lapses();
     GpuAppraisal {
         root,
         gpus,
@@ -108,17 +118,17 @@ fn judge(
     driver: Option<&DriverState>,
     demand: &GpuDemand,
     policy: &Policy,
-    (manifests, shared): (&mut Manifests<'_>, &mut Shared<'_>),
+    (manifests, revocations): (&mut Manifests<'_>, &mut Revocations<'_>),
 ) -> (Vec<RootClass>, Vec<Check>) {
     let mut checks = device::judge(device, driver, demand, policy);
     // The attestation key is made by the GPU itself: no responder knows its certificate, and the identity above it can
     // be revoked.
     let chain = &device.chain.certificates;
-    checks.extend(shared.revocations.of(chain, 1));
+    checks.extend(revocations.of(chain, 1));
     let gpu = &device.gpu;
     // Of several that count the one that the report agrees with; with none, the first says how it differs.
     let mut manifest = |part, version: &str, name: &str| {
-        let (found, rows) = manifests.of(part, (version, name), shared);
+        let (found, rows) = manifests.of(part, (version, name), revocations);
         checks.extend(rows);
         let agrees = |(reference, _): &&Verified| golden::agrees(&device.report, reference);
         found.iter().find(agrees).or(found.first()).cloned()

@@ -10,7 +10,7 @@ use roxmltree::{Document, Node};
 use sha2::{Digest as _, Sha384};
 use thiserror::Error;
 
-use super::{certificate::raw_signature_holds, xml};
+use super::{known::Known, xml};
 
 const DSIG: &str = "http://www.w3.org/2000/09/xmldsig#";
 const C14N: &str = "http://www.w3.org/2006/12/xml-c14n11";
@@ -97,11 +97,11 @@ impl Signed {
     }
 
     /// Whether `key` signed the content.
-    pub(super) fn verify(&self, key: &VerifyingKey) -> Result<(), SignatureError> {
+    pub(super) fn verify(&self, key: &VerifyingKey, known: &Known) -> Result<(), SignatureError> {
         if Sha384::digest(self.content.as_bytes())[..] != self.digest {
             return Err(SignatureError::Digest);
         }
-        if raw_signature_holds(key, self.signed_info.as_bytes(), &self.value) {
+        if known.raw(key, self.signed_info.as_bytes(), &self.value) {
             return Ok(());
         }
         Err(SignatureError::Signature)

@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use super::{
-    DriverState, GpuAppraisal, GpuCollateral, GpuDemand, GpuEvidence, appraise,
+    DriverState, GpuAppraisal, GpuCollateral, GpuDemand, GpuEvidence, Known, appraise_knowing,
     simulated::{Gpu, Nvidia, ReportParts, Scene, Times},
 };
 use crate::{
@@ -84,22 +84,31 @@ impl Case {
     }
 
     fn judge(&self) -> GpuAppraisal {
+        self.judge_knowing(&Known::default())
+    }
+
+    fn judge_knowing(&self, known: &Known) -> GpuAppraisal {
         let evidence = GpuEvidence {
             report: &self.report,
             chain: self.chain.as_bytes(),
             driver: self.driver.as_ref(),
         };
-        self.judge_all(&[evidence])
+        self.judge_with(&[evidence], known)
     }
 
     fn judge_all(&self, evidence: &[GpuEvidence<'_>]) -> GpuAppraisal {
+        self.judge_with(evidence, &Known::default())
+    }
+
+    fn judge_with(&self, evidence: &[GpuEvidence<'_>], known: &Known) -> GpuAppraisal {
         let rims: Vec<&[u8]> = self.rims.iter().map(String::as_bytes).collect();
         let ocsp: Vec<&[u8]> = self.ocsp.iter().map(Vec::as_slice).collect();
         let collateral = GpuCollateral {
             rims: &rims,
             ocsp: &ocsp,
         };
-        appraise(evidence, &collateral, &self.demand, &self.policy, self.now)
+        let (demand, policy) = (&self.demand, &self.policy);
+        appraise_knowing(evidence, &collateral, demand, policy, self.now, known)
     }
 
     /// The rows that fail.

@@ -11,7 +11,10 @@ use super::{
     *,
 };
 use crate::{
-    nvidia::simulated::{Gpu, ReportParts, Scene},
+    nvidia::{
+        Known,
+        simulated::{Gpu, ReportParts, Scene},
+    },
     policy::GpuRequirement,
     roots::RootClass,
 };
@@ -97,7 +100,8 @@ impl Shown {
             ..session(&self.document)
         };
         let mut checks = vec![claimed(&self.document, &self.manifest, &policy, true)];
-        let (root, more) = rows(&presented, FRESH, Some(cpu), &policy, NOW);
+        let known = Known::default();
+        let (root, more) = rows(&presented, FRESH, Some(cpu), &policy, NOW, &known);
         checks.extend(more);
         (root, checks)
     }

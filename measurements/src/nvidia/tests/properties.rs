@@ -1,9 +1,12 @@
 //! Properties: whatever the bytes are, nothing panics, and what is accepted is what was signed.
 
+use std::sync::LazyLock;
+
 use proptest::{collection::vec, prelude::*};
 
 use super::{Case, GPU, parts};
 use crate::nvidia::{
+    Known,
     ocsp::MAX_OCSP,
     rim::Rim,
     simulated::ReportParts,
@@ -97,6 +100,32 @@ proptest! {
         case.report[at] ^= 1 << bit;
         prop_assert!(case.judge().is_rejected(), "bit {} of byte {:#x}", bit, at);
         prop_assert!(case.judge().gpus.is_empty());
+    }
+
+    /// What a verifier knows from a good verdict changes no other: not of other bytes, and not of another day.
+    #[test]
+    fn what_is_known_changes_no_verdict(what in 0_usize..10, place: prop::sample::Index, bit in 0_u8..8, days in 0_u64..9) {
+        static KNOWN: LazyLock<Known> = LazyLock::new(Known::default);
+        let good = Case::good();
+        prop_assert_eq!(good.judge_knowing(&KNOWN), good.judge());
+        let flip = |bytes: &mut Vec<u8>, bit| {
+            let at = place.index(bytes.len());
+            bytes[at] ^= 1_u8 << bit;
+        };
+        // Texts stay texts.
+        let flipped = |text: &String| {
+            let mut bytes = text.clone().into_bytes();
+            flip(&mut bytes, bit % 7);
+            String::from_utf8(bytes).unwrap()
+        };
+        let mut case = Case { now: good.now + days * 86_400, ..good };
+        match what {
+            0 => flip(&mut case.report, bit),
+            1 => case.chain = flipped(&case.chain),
+            2 | 3 => case.rims[what - 2] = flipped(&case.rims[what - 2]),
+            _ => flip(&mut case.ocsp[what - 4], bit),
+        }
+        prop_assert_eq!(case.judge_knowing(&KNOWN), case.judge());
     }
 
     /// A measurement that is expected cannot have another value, though the GPU signs it.
