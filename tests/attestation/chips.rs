@@ -43,7 +43,7 @@ fn twice(extensions: &mut Vec<Extension>, arc: &str) {
 
 /// The verdict on good evidence under a certificate that says what `edit` makes of the good one.
 fn certified(edit: Edit) -> cocoon_measurements::verdict::Verdict {
-    let mut extensions = vcek_extensions(&Tcb::CURRENT, &CHIP_ID).unwrap();
+    let mut extensions = vcek_extensions(ROOTS.amd.generation, &Tcb::CURRENT, &CHIP_ID).unwrap();
     edit(&mut extensions);
     let certificate = ROOTS.amd.certify_vcek_saying(extensions).unwrap();
     snp_with(|certificates, _| certificates[0] = certificate.into())

@@ -159,6 +159,7 @@ fn of_another_platform() {
         certificate: identity.certificate.clone(),
     };
     let stranger = AmdIdentity {
+        generation: ROOTS.amd.generation,
         ark: copy(&ROOTS.amd.ark, KeyKind::Rsa),
         ask: copy(&ROOTS.amd.ask, KeyKind::Rsa),
         vcek: Identity {
@@ -188,7 +189,7 @@ fn revocation_lists_are_the_roots_own() {
             "the SNP report's certificates do not hold: the signature on the ARK's revocation list does not hold",
         )],
     );
-    let asks = x509::crl(&ROOTS.amd.ask, NOW - 1, NOW + DAY).unwrap();
+    let asks = x509::crl(&ROOTS.amd.ask, NOW - 1, NOW + DAY, &[]).unwrap();
     refused(
         &snp_with(|_, list| *list = Some(asks.into())),
         &[(

@@ -14,6 +14,7 @@
 //! | `launches` | another image, command line, machine or configuration |
 //! | `event_logs` | logs that lie |
 //! | `tampered_tdx`, `tampered_snp` | each field of the reports, signed anew |
+//! | `snp_formats` | SEV-SNP reports of every version, generation and kind of key |
 //! | `appraised` | the same without a manifest, as `cocoon appraise` judges files |
 //! | `flipped` | signed bytes changed without signing anew |
 //! | `collateral` | endorsements that are late, early, stale, stripped, the other vendor's |
@@ -55,6 +56,8 @@ mod manifests;
 mod rogue;
 mod roots;
 mod settings;
+mod snp_chips;
+mod snp_formats;
 mod stranger;
 mod tampered_snp;
 mod tampered_tdx;

@@ -15,7 +15,7 @@ use cocoon_protocol::binding::Tee;
 use rand_core::{OsRng, RngCore as _};
 
 use crate::nvidia::GpuSimulator;
-use crate::snp::AmdIdentity;
+use crate::snp::{AmdIdentity, Generation};
 use crate::tdx::IntelIdentity;
 use crate::x509::{self, Identity, KeyKind, PrivateKey, X509Error};
 
@@ -174,6 +174,7 @@ impl Roots {
                 tcb_signing: get("intel-tcb-signing", KeyKind::P256)?,
             },
             amd: AmdIdentity {
+                generation: Generation::Milan,
                 ark: get("amd-ark", KeyKind::Rsa)?,
                 ask: get("amd-ask", KeyKind::Rsa)?,
                 vcek: get("amd-vcek", KeyKind::P384)?,

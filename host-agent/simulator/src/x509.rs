@@ -8,7 +8,7 @@ mod key;
 
 use p256::pkcs8::LineEnding;
 use sha2::{Digest, Sha256};
-use x509_cert::crl::{CertificateList, TbsCertList};
+use x509_cert::crl::{CertificateList, RevokedCert, TbsCertList};
 use x509_cert::der::asn1::{BitString, GeneralizedTime, Ia5String, Null, OctetString, UtcTime};
 use x509_cert::der::flagset::FlagSet;
 use x509_cert::der::oid::{AssociatedOid, ObjectIdentifier};
@@ -159,11 +159,17 @@ pub fn sign_certificate(tbs: TbsCertificate, signer: &PrivateKey) -> Result<Vec<
     certificate.to_der().map_err(der("certificate"))
 }
 
-/// An empty revocation list of `issuer`, from `this_update` until `next_update`, in seconds since 1970.
+/// A revocation list of `issuer`, from `this_update` until `next_update`, in seconds since 1970, with the serial numbers of
+/// the `revoked` certificates (DER).
 ///
 /// # Errors
-/// [`X509Error`] when something cannot be encoded, such as a time after 9999.
-pub fn crl(issuer: &Identity, this_update: u64, next_update: u64) -> Result<Vec<u8>, X509Error> {
+/// [`X509Error`] when something cannot be encoded, such as a time after 9999, or is no certificate.
+pub fn crl(
+    issuer: &Identity,
+    this_update: u64,
+    next_update: u64,
+    revoked: &[&[u8]],
+) -> Result<Vec<u8>, X509Error> {
     let certificate = Certificate::from_der(&issuer.certificate)
         .map_err(der("issuer"))?
         .tbs_certificate;
@@ -173,13 +179,26 @@ pub fn crl(issuer: &Identity, this_update: u64, next_update: u64) -> Result<Vec<
         x509_cert::der::asn1::Uint::new(&this_update.min(u32::MAX.into()).to_be_bytes())
             .map_err(der("CRL number"))?,
     );
+    let entry = |certificate: &&[u8]| {
+        let certificate = Certificate::from_der(certificate).map_err(der("revoked certificate"))?;
+        Ok(RevokedCert {
+            serial_number: certificate.tbs_certificate.serial_number,
+            revocation_date: time(this_update)?,
+            crl_entry_extensions: None,
+        })
+    };
+    let revoked: Vec<RevokedCert> = revoked
+        .iter()
+        .map(entry)
+        .collect::<Result<_, X509Error>>()?;
     let tbs = TbsCertList {
         version: Version::V2,
         signature: issuer.key.algorithm()?,
         issuer: certificate.subject,
         this_update: time(this_update)?,
         next_update: Some(time(next_update)?),
-        revoked_certificates: None,
+        // Absent where there is none (RFC 5280, section 5.1.2.6).
+        revoked_certificates: (!revoked.is_empty()).then_some(revoked),
         crl_extensions: Some(vec![
             extension(false, &number)?,
             extension(

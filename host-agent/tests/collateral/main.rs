@@ -54,6 +54,8 @@ fn vector(name: &str) -> Option<Vec<u8>> {
     let folder = std::env::var_os("COCOON_VECTORS").map_or_else(beside, PathBuf::from);
     let bytes = std::fs::read(folder.join(name)).ok();
     if bytes.is_none() {
+        let named = std::env::var_os("COCOON_VECTORS").is_some();
+        assert!(!named, "COCOON_VECTORS has no {name}");
         eprintln!("skipped: {name} is not in {}", folder.display());
     }
     bytes

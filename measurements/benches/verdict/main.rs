@@ -1,7 +1,8 @@
 //! What a verdict costs: TDX beside `dcap-qvl` alone, SEV-SNP, a GPU, and the prediction of a whole manifest.
 //!
-//! `cargo bench -p cocoon-measurements`. Evidence is real, found as [`vectors`] says; artefacts are those of
-//! `COCOON_ARTEFACTS`. What is absent is named as SKIPPED. Goals and figures stand in the crate's README.
+//! `cargo bench -p cocoon-measurements`. Evidence is real, found as [`vectors`] says, but for a SEV-SNP guest of the
+//! simulator's; artefacts are those of `COCOON_ARTEFACTS`. What is absent is named as SKIPPED. Goals and figures stand in the
+//! crate's README.
 
 #![expect(missing_docs, reason = "criterion's macro makes a public function")]
 
@@ -14,7 +15,10 @@ use std::time::Duration;
 
 use cocoon_measurements::appraise::appraise;
 use cocoon_measurements::ccel::EventLog;
-use cocoon_measurements::nvidia::{self, GpuCollateral, GpuDemand, GpuEvidence};
+use cocoon_measurements::nvidia::simulated::Scene;
+use cocoon_measurements::nvidia::{
+    self, GpuAppraisal, GpuCollateral, GpuDemand, GpuEvidence, Known,
+};
 use cocoon_measurements::policy::Policy;
 use cocoon_measurements::roots::TrustRoot;
 use cocoon_measurements::snp::cpu::CpuModel;
@@ -30,12 +34,16 @@ use cocoon_measurements::tdx::tdvf::Tdvf;
 use cocoon_measurements::verdict::{Outcome, Verdict};
 use cocoon_protocol::bytes::Blob;
 use cocoon_protocol::document::{Collateral, Evidence};
-use criterion::{Criterion, criterion_group, criterion_main};
+use cocoon_simulator::snp::{AmdIdentity, SnpReport, SnpSimulator};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use dcap_qvl::{QuoteCollateralV3, QuotePolicy, verify::QuoteVerifier};
 
 use peer::Peer;
 use shown::{document, manifest, presented};
 use vectors::{artefact, vector};
+
+type Group<'a> = BenchmarkGroup<'a, WallTime>;
 
 /// Within the TDX collateral's thirty days, and within the years of AMD's certificates.
 const NOW: u64 = 1_752_048_802;
@@ -77,7 +85,9 @@ fn tdx(criterion: &mut Criterion) {
             quote::verify(black_box(&quote), &json, &root, &policy, NOW).unwrap()
         });
     });
-    let event_log = vector("ccel/dstack_ccel.bin").unwrap_or_default();
+    let Some(event_log) = vector("ccel/dstack_ccel.bin") else {
+        return;
+    };
     group.bench_function("event log", |bencher| {
         bencher.iter(|| EventLog::parse(black_box(&event_log)).map(|log| log.replay()));
     });
@@ -93,8 +103,16 @@ fn tdx(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A Milan report with its chain. No revocation list of AMD's is among the vectors: it adds one RSA signature.
+/// A real Milan report with its chain, of which no revocation list is published, and a simulated one with a list: the whole
+/// of what a session has to judge.
 fn snp(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("snp");
+    real_report(&mut group);
+    simulated_report(&mut group);
+    group.finish();
+}
+
+fn real_report(group: &mut Group<'_>) {
     let (Some(report), Some(vcek), Some(chain)) = (
         vector("snp/sev_report_milan.hex"),
         vector("snp/sev_vcek_milan.der"),
@@ -115,13 +133,49 @@ fn snp(criterion: &mut Criterion) {
     let document = document(&manifest, evidence, collateral);
     let judge = || appraise(&presented(&document), &manifest, &Policy::default(), NOW);
     signatures_hold(&judge());
-    let mut group = criterion.benchmark_group("snp");
     group.bench_function("verdict", |bencher| bencher.iter(|| black_box(judge())));
-    group.finish();
+}
+
+/// Keys of AMD's sizes, made now: two of RSA with 4096 bits take a minute at worst.
+fn simulated_report(group: &mut Group<'_>) {
+    let identity = AmdIdentity::generate_sized(4096, &mut |text| println!("{text}")).unwrap();
+    let platform = SnpSimulator::new(&identity);
+    let report = platform
+        .report(&SnpReport::good([1; 48], [2; 32]))
+        .unwrap()
+        .into();
+    let certificates = platform.certificates().into_iter().map(Blob).collect();
+    let crl = Some(platform.crl(NOW - 3600, NOW + 3600).unwrap().into());
+    let manifest = manifest(NOW);
+    let evidence = Evidence::SevSnp {
+        report,
+        certificates: Vec::new(),
+    };
+    let document = document(
+        &manifest,
+        evidence,
+        Collateral::SevSnp { certificates, crl },
+    );
+    let policy = Policy {
+        development_roots: vec![identity.ark.certificate.clone()],
+        ..Policy::default()
+    };
+    let judge = || appraise(&presented(&document), &manifest, &policy, NOW);
+    let verdict = judge();
+    signatures_hold(&verdict);
+    let list = "revocation of AMD's keys";
+    let mut rows = verdict.checks.iter();
+    let revocation = rows.find(|check| check.title == list);
+    assert_eq!(revocation.map(|check| check.outcome), Some(Outcome::Pass));
+    group.bench_function("verdict with a revocation list", |bencher| {
+        bencher.iter(|| black_box(judge()));
+    });
 }
 
 /// An H100's report with its chain, and the manifest of a driver in both places: what NVIDIA's own verifier checks of the
-/// same files without asking its OCSP service. No manifest of this report's own versions is published.
+/// same files without asking its OCSP service. No manifest of this report's own versions is published. Then whole verdicts on
+/// a simulated H100, with two manifests of its own and six OCSP responses: the first that a verifier makes, and the others,
+/// for which it knows the signatures that come again.
 fn gpu(criterion: &mut Criterion) {
     const FILES: [&str; 3] = [
         "nvidia/nvtrust_hopperAttestationReport.txt",
@@ -163,15 +217,52 @@ fn gpu(criterion: &mut Criterion) {
             bencher.iter_custom(|count| peer.verdicts(count));
         });
     }
+    let scene = Scene::at(NOW).unwrap();
+    let report = scene.report();
+    group.bench_function("simulated: first verdict", |bencher| {
+        bencher.iter(|| simulated(&scene, &report, &Known::default()));
+    });
+    let known = Known::default();
+    simulated(&scene, &report, &known);
+    group.bench_function("simulated: every further verdict", |bencher| {
+        bencher.iter(|| simulated(&scene, &report, &known));
+    });
     group.finish();
+}
+
+fn simulated(scene: &Scene, report: &[u8], known: &Known) -> GpuAppraisal {
+    let evidence = GpuEvidence {
+        report: black_box(report),
+        chain: scene.chain.as_bytes(),
+        driver: None,
+    };
+    let rims: Vec<&[u8]> = scene.rims.iter().map(|rim| rim.as_bytes()).collect();
+    let ocsp: Vec<&[u8]> = scene.ocsp.iter().map(Vec::as_slice).collect();
+    let collateral = GpuCollateral {
+        rims: &rims,
+        ocsp: &ocsp,
+    };
+    let demand = GpuDemand {
+        nonce: Scene::NONCE,
+        count: Some(1),
+        driver_state: false,
+    };
+    let policy = Policy {
+        development_roots: scene.nvidia.roots(),
+        ..Policy::default()
+    };
+    let now = 1_780_000_000;
+    let judged = nvidia::appraise_knowing(&[evidence], &collateral, &demand, &policy, now, known);
+    assert!(!judged.is_rejected(), "{judged:#?}");
+    judged
 }
 
 /// Everything that a manifest states: TDX for five sizes of memory, SEV-SNP for four models and nine numbers of vCPUs.
 fn prediction(criterion: &mut Criterion) {
     let (Some(tdx), Some(snp), Some(kernel)) = (
-        artefact("OVMF.inteltdx.ms.fd"),
-        artefact("OVMF.amdsev.fd"),
-        artefact("vmlinuz-6.12.107+deb13-cloud-amd64"),
+        artefact(&["OVMF.tdx.fd", "OVMF.inteltdx.ms.fd"]),
+        artefact(&["OVMF.snp.fd", "OVMF.amdsev.fd"]),
+        artefact(&["vmlinuz", "vmlinuz-6.12.107+deb13-cloud-amd64"]),
     ) else {
         return;
     };

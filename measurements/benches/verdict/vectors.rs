@@ -1,8 +1,9 @@
 //! Finds the evidence and the artefacts that are measured with.
 //!
 //! Evidence is read from the folder named by `COCOON_VECTORS`, or from `../shared/vectors` beside the checkout, or
-//! from the sources of the crates `dcap-qvl` and `sev` as cargo unpacked them. Firmware and kernel as Debian ships them are read
-//! from `COCOON_ARTEFACTS`. What is absent is printed as SKIPPED.
+//! from the sources of the crates `dcap-qvl` and `sev` as cargo unpacked them. Firmware and kernel are read from
+//! `COCOON_ARTEFACTS`, a folder that `cocoon-image build` made, or one with Debian's files. What no folder was named for is
+//! printed as SKIPPED; what a named folder lacks ends the benchmark: half a table of figures looks like a whole one.
 
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,11 @@ pub fn vector(path: &str) -> Option<Vec<u8>> {
     let folder = folder();
     let found = read(&folder.join(path)).or_else(|| read(&shipped(path)?));
     if found.is_none() {
+        assert!(
+            variable("COCOON_VECTORS").is_none(),
+            "{path} is not below {}, which COCOON_VECTORS names",
+            folder.display()
+        );
         println!(
             "SKIPPED: {path} is not below {}: set COCOON_VECTORS",
             folder.display()
@@ -29,12 +35,19 @@ fn folder() -> PathBuf {
     variable("COCOON_VECTORS").unwrap_or_else(beside)
 }
 
-/// The bytes of an artefact such as `OVMF.amdsev.fd`.
-pub fn artefact(name: &str) -> Option<Vec<u8>> {
-    let found = variable("COCOON_ARTEFACTS").and_then(|folder| read(&folder.join(name)));
-    if found.is_none() {
-        println!("SKIPPED: {name} is needed: set COCOON_ARTEFACTS to the folder that holds it");
-    }
+/// The bytes of an artefact by one of its names, such as `OVMF.snp.fd` in an image and `OVMF.amdsev.fd` in Debian.
+pub fn artefact(names: &[&str]) -> Option<Vec<u8>> {
+    let names_shown = names.join(" or ");
+    let Some(folder) = variable("COCOON_ARTEFACTS") else {
+        println!("SKIPPED: {names_shown} is needed: set COCOON_ARTEFACTS to an image's folder");
+        return None;
+    };
+    let found = names.iter().find_map(|name| read(&folder.join(name)));
+    assert!(
+        found.is_some(),
+        "{names_shown} is not in {}, which COCOON_ARTEFACTS names",
+        folder.display()
+    );
     found
 }
 

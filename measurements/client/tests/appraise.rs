@@ -265,6 +265,11 @@ fn vector(name: &str) -> Option<String> {
     let folder = std::env::var_os("COCOON_VECTORS").map_or_else(beside, PathBuf::from);
     let path = folder.join(name);
     if !path.exists() {
+        assert!(
+            std::env::var_os("COCOON_VECTORS").is_none(),
+            "{} is not there, and COCOON_VECTORS says that it is",
+            path.display()
+        );
         // No registry has it, so this is no failure even in continuous integration. Past the capture of a passing test's
         // output; a closed standard error leaves nobody to tell.
         let line = format!(

@@ -205,6 +205,11 @@ fn vector(name: &str) -> Option<String> {
     let folder = std::env::var_os("COCOON_VECTORS").map_or_else(beside, PathBuf::from);
     let path = folder.join(name);
     if !path.exists() {
+        assert!(
+            std::env::var_os("COCOON_VECTORS").is_none(),
+            "{} is not there, and COCOON_VECTORS says that it is",
+            path.display()
+        );
         let line = format!(
             "SKIPPED: {} is needed: set COCOON_VECTORS\n",
             path.display()

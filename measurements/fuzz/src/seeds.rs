@@ -4,7 +4,7 @@ mod images;
 mod json;
 
 use cocoon_measurements::ccel;
-use cocoon_simulator::snp::SnpSimulator;
+use cocoon_simulator::snp::{Generation, SnpReport, SnpSimulator};
 use cocoon_simulator::x509;
 
 use crate::edits::flip;
@@ -47,7 +47,17 @@ pub fn report() -> Vec<Vec<u8>> {
     let mut debug = snp_report();
     debug.policy |= 1 << 19;
     let debug = debug.to_bytes().to_vec();
-    vec![SNP_REPORT.clone(), version(2), version(5), debug]
+    let mut seeds = vec![SNP_REPORT.clone(), version(2), version(5), debug];
+    // Every generation in every version, signed with the chip's key: past the signature, the certificate is of another TCB.
+    for generation in [Generation::Genoa, Generation::Turin] {
+        for version in [2, 3, 5] {
+            let good = snp_report();
+            let mut report = SnpReport::of(generation, version, good.measurement, good.host_data);
+            (report.report_data, report.report_id) = (good.report_data, good.report_id);
+            seeds.extend(SnpSimulator::new(&AMD).report(&report));
+        }
+    }
+    seeds
 }
 
 pub fn certificates() -> Vec<Vec<u8>> {
@@ -101,6 +111,14 @@ pub fn report_script() -> Vec<Vec<u8>> {
     ];
     let mut scripts: Vec<Vec<u8>> = offsets.iter().map(|at| flip(*at, 1).to_vec()).collect();
     scripts.push(Vec::new());
+    // Versions 2 (no CPUID) and 5 (mitigations), a VLEK's report, and Turin's TCB and chip id in version 5.
+    let cpuid = [flip(0x188, 0x19), flip(0x189, 1), flip(0x18a, 1)];
+    let turin = [flip(0x188, 3), flip(0x189, 3)];
+    let padding: Vec<[u8; 3]> = (0x1a8..0x1c0).map(|at| flip(at, 0xc0)).collect();
+    scripts.push([&[flip(0, 1)][..], &cpuid].concat().concat());
+    scripts.push([flip(0, 6), flip(0x1f8, 1), flip(0x200, 3)].concat());
+    scripts.push(flip(0x48, 4).to_vec());
+    scripts.push([&[flip(0, 6)][..], &turin, &padding].concat().concat());
     scripts
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::{open, variable};
 
 /// Names here, packages, and names in the package.
-const SHIPPED: [(&str, &str, &str); 17] = [
+const SHIPPED: [(&str, &str, &str); 21] = [
     (
         "tdx/dcapqvl_quote-from-tappd.hex",
         "dcap-qvl",
@@ -44,14 +44,29 @@ const SHIPPED: [(&str, &str, &str); 17] = [
         "src/certs/snp/builtin/milan/ark.pem",
     ),
     (
+        "snp/builtin_milan_ask.pem",
+        "sev",
+        "src/certs/snp/builtin/milan/ask.pem",
+    ),
+    (
         "snp/builtin_genoa_ark.pem",
         "sev",
         "src/certs/snp/builtin/genoa/ark.pem",
     ),
     (
+        "snp/builtin_genoa_ask.pem",
+        "sev",
+        "src/certs/snp/builtin/genoa/ask.pem",
+    ),
+    (
         "snp/builtin_turin_ark.pem",
         "sev",
         "src/certs/snp/builtin/turin/ark.pem",
+    ),
+    (
+        "snp/builtin_turin_ask.pem",
+        "sev",
+        "src/certs/snp/builtin/turin/ask.pem",
     ),
     (
         "snp/sev_cert_chain_milan",
@@ -62,6 +77,11 @@ const SHIPPED: [(&str, &str, &str); 17] = [
         "snp/sev_cert_chain_turin",
         "sev",
         "tests/certs_data/cert_chain_turin",
+    ),
+    (
+        "snp/sev_vcek_turin.der",
+        "sev",
+        "tests/certs_data/vcek_turin.der",
     ),
     (
         "snp/sev_report_milan.hex",

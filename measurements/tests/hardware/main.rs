@@ -4,7 +4,8 @@
 //! else, as far as it is published there, from the crates `dcap-qvl` and `sev` where Cargo has unpacked them: a plain
 //! checkout tests real evidence, too. Firmware and kernels as Debian ships them are read from
 //! `COCOON_ARTEFACTS`. Where a file is absent, the test says SKIPPED and why on standard error, even with
-//! `COCOON_NO_SKIP`: neither published evidence nor the releases that Debian has superseded can be fetched by a lock.
+//! `COCOON_NO_SKIP`: neither published evidence nor the releases that Debian has superseded can be fetched by a lock. But
+//! where `COCOON_VECTORS` names a folder, what it lacks is a failure: `.ci/run` names the one beside the checkout.
 //! `tests/predictions` holds the same code against what can, the locked firmware's literals among it.
 
 mod boot_logs;
@@ -14,6 +15,7 @@ mod event_logs;
 mod firmware;
 mod id_block;
 mod nvidia;
+mod snp_chains;
 mod snp_launch;
 mod snp_report;
 mod tdx_quote;
@@ -32,6 +34,11 @@ pub fn vector(path: &str) -> Option<Vec<u8>> {
     match open(&file) {
         Ok(bytes) => Some(bytes),
         Err(error) => shipped().or_else(|| {
+            assert!(
+                variable("COCOON_VECTORS").is_none(),
+                "cannot read {} ({error}), and COCOON_VECTORS says that it is there",
+                file.display()
+            );
             skipped(&file, &error, "COCOON_VECTORS");
             None
         }),

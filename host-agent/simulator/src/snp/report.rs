@@ -1,8 +1,10 @@
-//! Attestation reports of version 3, 1184 bytes (AMD 56860, SEV-SNP Firmware ABI Specification 1.56, table 23).
+//! Attestation reports of versions 2, 3 and 5, 1184 bytes (AMD 56860, SEV-SNP Firmware ABI Specification 1.58,
+//! "ATTESTATION_REPORT"): 3 added the processor's CPUID, 5 the mitigations; Turin has a TCB of its own layout.
 
 use p384::ecdsa::signature::Signer;
 use rand_core::{OsRng, RngCore};
 
+use super::generation::Generation;
 use crate::x509::{PrivateKey, X509Error};
 
 /// Bytes of a report.
@@ -12,21 +14,20 @@ pub const SIGNED_LEN: usize = 0x2a0;
 /// Policy of a good guest: the bit that must be one, and SMT; no debugging, no migration agent.
 pub const POLICY: u64 = 0x3_0000;
 /// Identity of a chip that does not exist.
-pub const CHIP_ID: [u8; 64] = [0xc0; 64];
+pub const CHIP_ID: [u8; 64] = Generation::Milan.chip_id();
 
-const VERSION: u32 = 3;
 /// ECDSA P-384 with SHA-384.
 const SIGNATURE_ALGORITHM: u32 = 1;
 /// SMT is on; memory aliasing was checked at boot.
 const PLATFORM_INFO: u64 = 0x21;
-/// CPUID family, model and stepping of Milan.
-const CPUID: [u8; 3] = [0x19, 0x01, 0x01];
 /// Build, minor and major version of the firmware.
 const FIRMWARE: [u8; 3] = [37, 55, 1];
 
-/// Security versions of the platform's parts, as on processors before Turin.
+/// Security versions of the platform's parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tcb {
+    /// First mutable code. Turin alone has it, and with it another layout.
+    pub fmc: Option<u8>,
     /// Boot loader of the secure processor.
     pub bootloader: u8,
     /// Its operating system.
@@ -40,6 +41,7 @@ pub struct Tcb {
 impl Tcb {
     /// The simulated platform's.
     pub const CURRENT: Self = Self {
+        fmc: None,
         bootloader: 4,
         tee: 0,
         snp: 27,
@@ -49,22 +51,42 @@ impl Tcb {
     /// `TCB_VERSION`, 8 bytes.
     #[must_use]
     pub const fn to_bytes(self) -> [u8; 8] {
-        [
-            self.bootloader,
-            self.tee,
-            0,
-            0,
-            0,
-            0,
-            self.snp,
-            self.microcode,
-        ]
+        let Self {
+            bootloader,
+            tee,
+            snp,
+            microcode,
+            ..
+        } = self;
+        match self.fmc {
+            None => [bootloader, tee, 0, 0, 0, 0, snp, microcode],
+            Some(fmc) => [fmc, bootloader, tee, snp, 0, 0, 0, microcode],
+        }
     }
+}
+
+/// Which key a report says that it was signed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SigningKey {
+    /// The chip's.
+    Vcek,
+    /// A provider's, loaded into the chip.
+    Vlek,
 }
 
 /// What a report says: the fields that a verifier judges, to be set at will.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnpReport {
+    /// Version of the format: 2, 3 or 5.
+    pub version: u32,
+    /// Family, model and stepping of the processor; not in version 2.
+    pub cpuid: [u8; 3],
+    /// The key that it names.
+    pub signing_key: SigningKey,
+    /// Mitigations that the guest was started with (`LAUNCH_MIT_VECTOR`); in version 5 alone.
+    pub launch_mitigations: u64,
+    /// Mitigations that the platform has now (`CURRENT_MIT_VECTOR`); likewise.
+    pub current_mitigations: u64,
     /// Security version of the guest, from an ID block; none here.
     pub guest_svn: u32,
     /// Guest policy.
@@ -104,21 +126,38 @@ pub struct SnpReport {
 }
 
 impl SnpReport {
-    /// A good guest with these measurements, as yet over no report data.
+    /// A good guest on Milan with these measurements, as yet over no report data, in version 3.
     #[must_use]
     pub fn good(measurement: [u8; 48], host_data: [u8; 32]) -> Self {
+        Self::of(Generation::Milan, 3, measurement, host_data)
+    }
+
+    /// The same on a processor of `generation`, in another version.
+    #[must_use]
+    pub fn of(
+        generation: Generation,
+        version: u32,
+        measurement: [u8; 48],
+        host_data: [u8; 32],
+    ) -> Self {
         let mut report_id = [0; 32];
         OsRng.fill_bytes(&mut report_id);
+        let tcb = generation.tcb();
         Self {
+            version,
+            cpuid: generation.cpuid(),
+            signing_key: SigningKey::Vcek,
+            launch_mitigations: 0,
+            current_mitigations: 0,
             guest_svn: 0,
             policy: POLICY,
             vmpl: 0,
             family_id: [0; 16],
             image_id: [0; 16],
-            current_tcb: Tcb::CURRENT,
-            reported_tcb: Tcb::CURRENT,
-            committed_tcb: Tcb::CURRENT,
-            launch_tcb: Tcb::CURRENT,
+            current_tcb: tcb,
+            reported_tcb: tcb,
+            committed_tcb: tcb,
+            launch_tcb: tcb,
             platform_info: PLATFORM_INFO,
             report_data: [0; 64],
             measurement,
@@ -127,7 +166,7 @@ impl SnpReport {
             author_key_digest: [0; 48],
             report_id,
             report_id_ma: [0xff; 32],
-            chip_id: CHIP_ID,
+            chip_id: generation.chip_id(),
         }
     }
 
@@ -136,7 +175,7 @@ impl SnpReport {
     pub fn to_bytes(&self) -> [u8; REPORT_LEN] {
         let mut bytes = [0; REPORT_LEN];
         let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
-        put(0x000, &VERSION.to_le_bytes());
+        put(0x000, &self.version.to_le_bytes());
         put(0x004, &self.guest_svn.to_le_bytes());
         put(0x008, &self.policy.to_le_bytes());
         put(0x010, &self.family_id);
@@ -145,6 +184,8 @@ impl SnpReport {
         put(0x034, &SIGNATURE_ALGORITHM.to_le_bytes());
         put(0x038, &self.current_tcb.to_bytes());
         put(0x040, &self.platform_info.to_le_bytes());
+        // SIGNING_KEY is bits 2 to 4; AUTHOR_KEY_EN and MASK_CHIP_KEY below are clear.
+        put(0x048, &[(self.signing_key as u8) << 2]);
         put(0x050, &self.report_data);
         put(0x090, &self.measurement);
         put(0x0c0, &self.host_data);
@@ -153,7 +194,13 @@ impl SnpReport {
         put(0x140, &self.report_id);
         put(0x160, &self.report_id_ma);
         put(0x180, &self.reported_tcb.to_bytes());
-        put(0x188, &CPUID);
+        if self.version >= 3 {
+            put(0x188, &self.cpuid);
+        }
+        if self.version >= 5 {
+            put(0x1f8, &self.launch_mitigations.to_le_bytes());
+            put(0x200, &self.current_mitigations.to_le_bytes());
+        }
         put(0x1a0, &self.chip_id);
         put(0x1e0, &self.committed_tcb.to_bytes());
         put(0x1f0, &self.launch_tcb.to_bytes());
@@ -165,15 +212,14 @@ impl SnpReport {
     }
 }
 
-/// Signs the report; `r` and `s` stand little-endian in 72 bytes each.
-pub(super) fn sign(report: &SnpReport, key: &PrivateKey) -> Result<Vec<u8>, X509Error> {
+/// Signs these bytes as a report; `r` and `s` stand little-endian in 72 bytes each.
+pub(super) fn sign(mut bytes: [u8; REPORT_LEN], key: &PrivateKey) -> Result<Vec<u8>, X509Error> {
     let PrivateKey::P384(key) = key else {
         return Err(X509Error::Key {
             operation: "use",
             reason: "the chip key is not on P-384".into(),
         });
     };
-    let mut bytes = report.to_bytes();
     let signature: p384::ecdsa::Signature = key.sign(&bytes[..SIGNED_LEN]);
     let (r, s) = signature.split_bytes();
     for (at, number) in [(SIGNED_LEN, r), (SIGNED_LEN + 72, s)] {

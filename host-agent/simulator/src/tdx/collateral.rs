@@ -85,6 +85,7 @@ pub(super) fn json(
             issuer,
             dates.issued,
             dates.next_update,
+            &[],
         )?))
     };
     let collateral = json!({

@@ -52,11 +52,30 @@ impl PrivateKey {
         Ok(match kind {
             KeyKind::P256 => Self::P256(p256::ecdsa::SigningKey::random(&mut OsRng)),
             KeyKind::P384 => Self::P384(p384::ecdsa::SigningKey::random(&mut OsRng)),
-            KeyKind::Rsa => {
-                let private = rsa::RsaPrivateKey::new(&mut OsRng, RSA_BITS).map_err(key("make"))?;
-                Self::Rsa(Box::new(rsa::pss::SigningKey::new(private)))
-            }
+            KeyKind::Rsa => Self::generate_rsa(RSA_BITS)?,
         })
+    }
+
+    /// A fresh RSA key of so many bits.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub fn generate_rsa(bits: usize) -> Result<Self, X509Error> {
+        let private = rsa::RsaPrivateKey::new(&mut OsRng, bits).map_err(key("make"))?;
+        Ok(Self::Rsa(Box::new(rsa::pss::SigningKey::new(private))))
+    }
+
+    /// The same key once more, to be certified under another name.
+    ///
+    /// # Errors
+    /// [`X509Error::Key`] when it cannot be written and read again.
+    pub fn copy(&self) -> Result<Self, X509Error> {
+        let kind = match self {
+            Self::P256(_) => KeyKind::P256,
+            Self::P384(_) => KeyKind::P384,
+            Self::Rsa(_) => KeyKind::Rsa,
+        };
+        Self::from_pem(kind, &self.to_pem()?)
     }
 
     /// Reads PKCS#8.
