@@ -124,6 +124,7 @@ async fn an_engine_that_cannot_start_says_why_and_no_more() {
     let failure = StartFailure {
         step: StartStep::Driver,
         driver: Some(304),
+        system: None,
     };
     let mut engine = FakeEngine::new().0;
     engine.greeting = encode(&FromEngine::Unable(failure));

@@ -13,6 +13,8 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use cocoon_guest_agent::jail::{Cell, OUTER};
+use cocoon_protocol::engine::{FromEngine, MAX_FROM_ENGINE, StartFailure, StartStep};
+use cocoon_protocol::frame::Decoder;
 
 #[path = "jail/gpus.rs"]
 mod gpus;
@@ -95,13 +97,16 @@ fn jailed(cell: &Cell) -> (String, ExitStatus) {
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     ours.set_read_timeout(Some(Duration::from_secs(60)))
         .unwrap();
-    let mut jail = Command::new(env!("CARGO_BIN_EXE_cocoon-guest-agent"))
-        .arg(OUTER)
-        .args(cell.to_args())
-        .env_clear()
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .spawn()
-        .unwrap();
+    // Where it was built elsewhere, as by `kernels/on-gpu`.
+    let agent = std::env::var_os("COCOON_GUEST_AGENT");
+    let mut jail =
+        Command::new(agent.unwrap_or_else(|| env!("CARGO_BIN_EXE_cocoon-guest-agent").into()))
+            .arg(OUTER)
+            .args(cell.to_args())
+            .env_clear()
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .spawn()
+            .unwrap();
     let mut told = String::new();
     ours.read_to_string(&mut told).unwrap();
     (told, jail.wait().unwrap())
@@ -164,4 +169,33 @@ fn a_forbidden_call_kills() {
         );
         assert_eq!(status.code(), Some(159), "{attempt}");
     }
+}
+
+#[test]
+fn whoever_cannot_be_jailed_is_told_of_in_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let static_program = ["-Ctarget-feature=+crt-static"];
+    let Some((engine, model)) = prepared(folder.path(), "fn main() {}", &static_program) else {
+        return;
+    };
+    fs::remove_file(&engine).unwrap();
+    let (told, status) = jailed(&Cell {
+        engine,
+        model,
+        model_id: "none".into(),
+        gpus: false,
+        threads: 2,
+    });
+    let mut decoder = Decoder::new(MAX_FROM_ENGINE);
+    decoder.push(told.as_bytes());
+    let Some(FromEngine::Unable(failure)) = decoder.next().unwrap() else {
+        panic!("{told:?}")
+    };
+    // There is no such file.
+    let expected = StartFailure {
+        step: StartStep::Jail,
+        driver: None,
+        system: Some(2),
+    };
+    assert_eq!((failure, status.code()), (expected, Some(2)));
 }

@@ -23,6 +23,7 @@ pub fn failure(
     StartFailure {
         step,
         driver: error.chain().find_map(code).or_else(wrapped),
+        system: None,
     }
 }
 
@@ -50,7 +51,11 @@ mod tests {
 
     #[test]
     fn the_step_is_the_one_that_was_named_and_the_result_the_drivers() {
-        let said = |step, driver| StartFailure { step, driver };
+        let said = |step, driver| StartFailure {
+            step,
+            driver,
+            system: None,
+        };
         assert_eq!(
             failure(&anyhow!("a secret"), code),
             said(StartStep::Model, None)
@@ -72,6 +77,7 @@ mod tests {
         let failure = StartFailure {
             step: StartStep::Watched,
             driver: None,
+            system: None,
         };
         tell(engine, failure).await;
         let mut bytes = Vec::new();

@@ -17,12 +17,16 @@ use crate::runtime;
 /// Descriptors: the library keeps dozens for each GPU.
 pub(super) const DESCRIPTORS: u64 = 1024;
 
-/// Longest file in bytes, which here is shared memory: the library ends by a signal where it may make none.
-pub(super) const LONGEST_FILE: u64 = 64 << 20;
+/// Longest file in bytes, which here is memory with a descriptor: the library ends by a signal where it may make none, and
+/// the engine may have as much memory without.
+pub(super) const LONGEST_FILE: u64 = 1 << 30;
+
+/// Bytes of shared memory, by name.
+const SHARED: u64 = 64 << 20;
 
 /// Who may put what into shared memory: the engine, until it ends.
 fn shared_memory() -> String {
-    format!("size={LONGEST_FILE},nr_inodes=1k,mode=0700,uid={NOBODY},gid={NOBODY}")
+    format!("size={SHARED},nr_inodes=1k,mode=0700,uid={NOBODY},gid={NOBODY}")
 }
 
 /// Whether files without a name can be executed; of this PID namespace. 1: not unless whoever makes one says so, which the

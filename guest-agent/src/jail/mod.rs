@@ -18,7 +18,10 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use cocoon_protocol::engine::{ENGINE_FD, FromEngine, MAX_FROM_ENGINE, StartFailure, StartStep};
+use cocoon_protocol::frame::encode;
 use nix::errno::Errno;
+use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 
 /// First argument of the outer helper.
@@ -78,6 +81,17 @@ pub enum JailError {
     /// The filter's rules are wrong.
     #[error("jail: cannot build the system call filter")]
     Rules(#[from] seccompiler::BackendError),
+}
+
+impl JailError {
+    /// The system's number for the reason.
+    fn number(&self) -> Option<i32> {
+        match self {
+            Self::System { source, .. } => Some(*source as i32),
+            Self::File { source, .. } => source.raw_os_error(),
+            Self::Usage | Self::Filter(_) | Self::Rules(_) => None,
+        }
+    }
 }
 
 impl Cell {
@@ -141,10 +155,32 @@ pub fn outer(cell: &Cell) -> Result<i32, JailError> {
         .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
 }
 
-/// The inner helper: becomes the engine. Returns only on failure.
+/// The inner helper: becomes the engine. Returns only on failure, of which it tells the agent in the engine's place.
 pub fn inner(cell: &Cell) -> JailError {
-    match cell::enter(cell) {
+    let error = match cell::enter(cell) {
         Ok(never) => match never {},
         Err(error) => error,
+    };
+    tell(&error);
+    error
+}
+
+fn tell(error: &JailError) {
+    let failure = StartFailure {
+        step: StartStep::Jail,
+        driver: None,
+        system: error.number(),
+    };
+    let Ok(frame) = encode(&FromEngine::Unable(failure), MAX_FROM_ENGINE) else {
+        return;
+    };
+    // The socket has come as 0 and is soon on its own number; on the other is nothing, or /dev/null.
+    for socket in [ENGINE_FD, 0] {
+        // SAFETY: reads as many bytes as there are, and a number that is no descriptor is refused.
+        #[expect(unsafe_code, reason = "which descriptor is open is what it finds out")]
+        let written = unsafe { libc::write(socket, frame.as_ptr().cast(), frame.len()) };
+        if written > 0 {
+            return;
+        }
     }
 }

@@ -201,3 +201,37 @@ fn found(library: &str) -> PathBuf {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap().trim().into()
 }
+
+/// The driver's library itself, in a folder that `kernels/on-gpu` puts together: `driver.rs` as `engine`, every library that it
+/// and libcuda are linked to, and the kernels in `model`.
+#[test]
+#[ignore = "needs NVIDIA's driver, a GPU and root: run by kernels/on-gpu"]
+fn the_drivers_library_works_in_the_cell() {
+    let folder = std::env::var_os("COCOON_CELL").expect("COCOON_CELL names the programs' folder");
+    let folder = Path::new(&folder);
+    let (told, status) = jailed(&Cell {
+        engine: folder.join("engine"),
+        model: folder.join("model"),
+        model_id: "none".into(),
+        gpus: true,
+        threads: 2,
+    });
+    let calls = [
+        "cuInit",
+        "cuDeviceGet",
+        "cuDevicePrimaryCtxRetain",
+        "cuCtxSetCurrent",
+        "cuMemAlloc_v2",
+        "cuMemcpyHtoD_v2",
+        "cuModuleLoadData",
+        "cuModuleGetFunction",
+        "cuLaunchKernel",
+        "cuCtxSynchronize",
+        "cuMemcpyDtoH_v2",
+        "cuMemFree_v2",
+    ];
+    let mut expected = calls.map(|call| format!("{call} 0")).to_vec();
+    expected.push("same true".to_owned());
+    assert_eq!(told.lines().collect::<Vec<_>>(), expected);
+    assert_eq!(status.code(), Some(0));
+}

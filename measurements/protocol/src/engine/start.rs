@@ -13,12 +13,17 @@ pub struct StartFailure {
     /// The `CUresult` of NVIDIA's driver, where that has refused something.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<u32>,
+    /// The number of the system's error (`errno`), where that has refused something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<i32>,
 }
 
 /// What an engine does before it is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StartStep {
+    /// It is put into its jail; told by whoever does that, in its place.
+    Jail,
     /// NVIDIA's driver opens the GPU.
     Driver,
     /// There is exactly one GPU.
@@ -40,6 +45,9 @@ pub enum StartStep {
 impl fmt::Display for StartStep {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
+            Self::Jail => {
+                "its jail cannot be made: this image does not fit this machine or its own kernel; report it"
+            }
             Self::Driver => "NVIDIA's driver does not open the GPU",
             Self::OneGpu => "it works on one GPU, and there are several or none: give the VM one",
             Self::Kernels => {
@@ -61,8 +69,11 @@ impl fmt::Display for StartStep {
 impl fmt::Display for StartFailure {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.step.fmt(formatter)?;
-        match self.driver {
-            Some(code) => write!(formatter, " (CUresult {code}: {})", meaning(code)),
+        if let Some(code) = self.driver {
+            write!(formatter, " (CUresult {code}: {})", meaning(code))?;
+        }
+        match self.system {
+            Some(number) => write!(formatter, " (error {number} of the system)"),
             None => Ok(()),
         }
     }
@@ -90,7 +101,11 @@ mod tests {
 
     #[test]
     fn it_says_what_to_do_and_nothing_in_the_engines_own_words() {
-        let failure = |step, driver| StartFailure { step, driver };
+        let failure = |step, driver| StartFailure {
+            step,
+            driver,
+            system: None,
+        };
         assert_eq!(
             failure(StartStep::Driver, Some(304)).to_string(),
             "NVIDIA's driver does not open the GPU (CUresult 304: the operating system refused something, which is likely the \
@@ -104,6 +119,14 @@ mod tests {
         assert_eq!(
             failure(StartStep::OneGpu, None).to_string(),
             "it works on one GPU, and there are several or none: give the VM one"
+        );
+        let jail = StartFailure {
+            system: Some(30),
+            ..failure(StartStep::Jail, None)
+        };
+        assert_eq!(
+            jail.to_string(),
+            "its jail cannot be made: this image does not fit this machine or its own kernel; report it (error 30 of the system)"
         );
         let json = serde_json::to_string(&failure(StartStep::OneGpu, None)).unwrap();
         assert_eq!(json, r#"{"step":"one-gpu"}"#);
