@@ -15,6 +15,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::activity::{Activity, Due, Table};
+use super::bodies::Bodies;
+use super::limits::WINDOW;
 use super::receipts::Session;
 use super::unread::Unread;
 use super::watched::{Asked, Watched};
@@ -37,6 +39,8 @@ pub(super) struct Connection {
     /// What the last document names, until it was asked for.
     collateral: Mutex<Option<Arc<Pieces>>>,
     generated: AtomicU64,
+    /// Room for the bodies of its requests.
+    pub bodies: Bodies,
 }
 
 impl Connection {
@@ -121,6 +125,7 @@ pub(super) async fn run(
     let connection = Arc::new(Connection {
         exporter: Hex(exporter),
         source: service.engine.source(),
+        bodies: Bodies::new(limits.body),
         service,
         activity: Arc::clone(&activity),
         newly_attested: Notify::new(),
@@ -193,6 +198,9 @@ fn builder(limits: &super::Limits) -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
+        // What has come and is not read yet; each stream has its own, so that none waits for another's.
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW.saturating_mul(limits.streams))
         .max_header_list_size(16 * 1024)
         .max_send_buf_size(64 * 1024)
         .keep_alive_interval(limits.head_time * 3)

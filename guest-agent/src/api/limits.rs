@@ -4,15 +4,17 @@ use std::time::Duration;
 
 use crate::engine::{Bounds, Patience};
 
-/// Connections of the smallest VM: with [`STREAMS`] and [`BODY`], withheld request bodies can hold 256 MiB, which a VM of
-/// 1 GiB with the default model has free.
+/// Connections of the smallest VM: with [`BODY`] and [`WINDOW`], withheld request bodies can hold 80 MiB, which a VM of
+/// 1 GiB with the default model has free beside its answers.
 const LEAST: u32 = 64;
 /// Connections of the largest VM: each also takes a descriptor, buffers and a task.
 const MOST: u32 = 4096;
 /// Requests at once on one connection of HTTP/2.
 const STREAMS: u32 = 4;
-/// Bytes of a chat request.
+/// Bytes of a chat request, and of all that one connection has under way.
 const BODY: usize = 1024 * 1024;
+/// Bytes of a stream of HTTP/2 that have come and are not read yet.
+pub(super) const WINDOW: u32 = 64 * 1024;
 /// Bytes of requests that wait for the engine, for each request that may wait.
 const WAITING: usize = 512 * 1024;
 
@@ -27,7 +29,7 @@ pub struct Limits {
     pub strangers: u32,
     /// Requests at once on one connection of HTTP/2.
     pub streams: u32,
-    /// Bytes of a chat request.
+    /// Bytes of a chat request, and of all that are read at once on one connection.
     pub body: usize,
     /// TLS handshake, and each request's head from its first byte on.
     pub head_time: Duration,
@@ -83,11 +85,13 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Bytes that clients can have this machine hold without being answered: a body on each stream.
+    /// Bytes that clients can have this machine hold without being answered: on each connection a body, and what is not
+    /// read yet of each stream.
     #[must_use]
     pub fn withheld(&self) -> u64 {
-        let requests = u64::from(self.connections) * u64::from(self.streams);
-        requests.saturating_mul(self.body as u64)
+        let unread = u64::from(self.streams) * u64::from(WINDOW);
+        let each = unread.saturating_add(self.body as u64);
+        each.saturating_mul(self.connections.into())
     }
 
     /// Those of a VM that has so many bytes of memory left, with its model loaded: a quarter of them for what clients

@@ -3,6 +3,7 @@
 //! Every limit is a field of [`Limits`] and counts before the work that it bounds.
 
 mod activity;
+mod bodies;
 pub mod chat;
 mod choices;
 mod connection;

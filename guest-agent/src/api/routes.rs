@@ -181,6 +181,10 @@ async fn complete(
     let service = &connection.service;
     let session = connection.session().ok_or_else(Refusal::unattested)?;
     let model = model(service)?;
+    // Taken before anything is read; free again when the request is understood.
+    let announced = request.body().size_hint().exact();
+    let room = timeout(service.limits.body_time, connection.bodies.room(announced)).await;
+    let room = room.map_err(|_| Refusal::slow())?;
     let body = read(service, request, service.limits.body).await?;
     let slots = service.engine.slots();
     let mut asked = match kind {
@@ -196,7 +200,7 @@ async fn complete(
     let entry = service.receipts.open(session, &body, section)?;
     // A prompt is no longer than the JSON that it came in, and each choice holds its own.
     let held = body.len() * asked.generations.len();
-    drop(body);
+    drop((body, room));
     let envelope = envelope(service, kind, model.id)?;
     let answers = service
         .engine

@@ -57,8 +57,8 @@ mod tests {
     #[test]
     fn answers_get_what_clients_cannot_withhold() {
         let limits = Limits::default();
-        // 64 connections, four requests of a MiB on each.
-        let withheld = (64 * 4) << 20;
+        // 64 connections, on each a MiB and four windows.
+        let withheld = 64 * ((1 << 20) + 4 * (64 << 10));
         assert_eq!(limits.withheld(), withheld);
         assert_eq!(for_answers(1 << 30, &limits), (1 << 30) - withheld - SPARE);
         assert_eq!(for_answers(withheld, &limits), 0);
