@@ -75,6 +75,11 @@ impl Given {
         Ok(Some(format!("the GPU {address} {}", fresh.words())))
     }
 
+    /// The firmware's window for the GPU's BARs in MiB, if there is a GPU.
+    pub(crate) fn mmio64_mib(&self) -> Option<u32> {
+        self.gpu.map(|gpu| gpu.mmio64_mib)
+    }
+
     pub(crate) fn attach(self, spec: &mut VmSpec) {
         spec.network = Some(self.network);
         spec.placement = self.placement;

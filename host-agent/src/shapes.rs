@@ -19,24 +19,15 @@ pub struct Measured<'a> {
     pub vcpus: u16,
     /// Guest memory in MiB, which TDX measures.
     pub memory_mib: u32,
+    /// Window for a GPU's BARs in MiB, which TDX measures.
+    pub mmio64_mib: Option<u32>,
 }
 
 /// What is wrong with the machine, and the way out; `None` if it is one of those that a manifest lists.
 #[must_use]
 pub fn unlisted(tdx: &[TdxPlatform], snp: &[SnpLaunch], machine: Measured<'_>) -> Option<String> {
     let (found, listed, flag) = match machine.tee {
-        Tee::Tdx => {
-            let counts =
-                |it: &&TdxPlatform| machine.simulated || it.source == PlatformSource::Computed;
-            let listed = tdx.iter().filter(counts).map(|it| it.memory_mib);
-            let listed: BTreeSet<u64> = listed.collect();
-            if listed.contains(&machine.memory_mib.into()) {
-                return None;
-            }
-            let found = format!("a TDX machine with {} MiB", machine.memory_mib);
-            let sizes = listed.iter().map(|mib| format!("{mib}M"));
-            (found, sizes.collect::<Vec<_>>(), "--memory")
-        }
+        Tee::Tdx => unlisted_tdx(tdx, &machine)?,
         Tee::SevSnp => {
             let of_model = snp
                 .iter()
@@ -60,6 +51,42 @@ pub fn unlisted(tdx: &[TdxPlatform], snp: &[SnpLaunch], machine: Measured<'_>) -
     ))
 }
 
+/// The machine in words, what is listed instead, and how to ask for that.
+fn unlisted_tdx(
+    platforms: &[TdxPlatform],
+    machine: &Measured<'_>,
+) -> Option<(String, Vec<String>, &'static str)> {
+    // The simulator's platform has neither processors nor GPU in its tables.
+    let counts = |it: &&TdxPlatform| {
+        machine.simulated
+            || it.source == PlatformSource::Computed && it.mmio64_mib == machine.mmio64_mib
+    };
+    let platforms: Vec<&TdxPlatform> = platforms.iter().filter(counts).collect();
+    let memory = u64::from(machine.memory_mib);
+    let of_size: Vec<Option<u32>> = (platforms.iter())
+        .filter(|it| it.memory_mib == memory)
+        .map(|it| it.vcpus)
+        .collect();
+    let own = u32::from(machine.vcpus);
+    let fits = |vcpus: &Option<u32>| machine.simulated || vcpus.is_none_or(|n| n == own);
+    if of_size.iter().any(fits) {
+        return None;
+    }
+    let mut found = format!("a TDX machine with {memory} MiB");
+    if let Some(mib) = machine.mmio64_mib.filter(|_| !machine.simulated) {
+        found.push_str(&format!(", a GPU and a window of {mib} MiB for it"));
+    }
+    if of_size.is_empty() {
+        let sizes: BTreeSet<u64> = platforms.iter().map(|it| it.memory_mib).collect();
+        let sizes = sizes.iter().map(|mib| format!("{mib}M")).collect();
+        return Some((found, sizes, "--memory"));
+    }
+    found.push_str(&format!(" on {} vCPUs", machine.vcpus));
+    let counts: BTreeSet<u32> = of_size.into_iter().flatten().collect();
+    let counts = counts.iter().map(u32::to_string).collect();
+    Some((found, counts, "--vcpus"))
+}
+
 /// How many virtual CPUs a VM has unless its operator says otherwise: one per processor, at most four, and a number
 /// that images list.
 #[must_use]
@@ -81,6 +108,8 @@ mod tests {
         let platform = |&memory_mib| TdxPlatform {
             name: format!("simulated, {memory_mib} MiB"),
             memory_mib,
+            vcpus: None,
+            mmio64_mib: None,
             source: PlatformSource::Simulator,
             rtmr0_events: vec![],
         };
@@ -103,6 +132,7 @@ mod tests {
             cpu_model: "EPYC-v4",
             vcpus,
             memory_mib,
+            mmio64_mib: None,
         }
     }
 
@@ -157,6 +187,45 @@ mod tests {
         );
         tdx[0].source = PlatformSource::Computed;
         assert_eq!(unlisted(&tdx, &[], real), None);
+    }
+
+    #[test]
+    fn tables_list_processors_and_the_window_for_a_gpu() {
+        let mut tdx = tdx(&[1024, 2048, 2048]);
+        for (platform, vcpus) in tdx.iter_mut().zip([2, 2, 4]) {
+            platform.source = PlatformSource::Computed;
+            platform.vcpus = Some(vcpus);
+        }
+        let machine = |vcpus, mmio64_mib| Measured {
+            simulated: false,
+            mmio64_mib,
+            ..machine(Tee::Tdx, vcpus, 2048)
+        };
+        assert_eq!(unlisted(&tdx, &[], machine(4, None)), None);
+        assert_eq!(
+            unlisted(&tdx, &[], machine(3, None)).unwrap(),
+            "the image's manifest does not list a TDX machine with 2048 MiB on 3 vCPUs, and clients will reject this VM; \
+             listed for --vcpus: 2, 4"
+        );
+        let window = Some(256 << 10);
+        assert_eq!(
+            unlisted(&tdx, &[], machine(4, window)).unwrap(),
+            "the image's manifest does not list a TDX machine with 2048 MiB, a GPU and a window of 262144 MiB for it, and \
+             clients will reject this VM; its signers can add it"
+        );
+        tdx[1].mmio64_mib = window;
+        assert_eq!(unlisted(&tdx, &[], machine(2, window)), None);
+        assert_eq!(
+            unlisted(&tdx, &[], machine(4, window)).unwrap(),
+            "the image's manifest does not list a TDX machine with 2048 MiB, a GPU and a window of 262144 MiB for it on 4 \
+             vCPUs, and clients will reject this VM; listed for --vcpus: 2"
+        );
+        // Simulated machines have the simulator's platform, whatever is passed to them.
+        let simulated = Measured {
+            simulated: true,
+            ..machine(3, window)
+        };
+        assert_eq!(unlisted(&tdx, &[], simulated), None);
     }
 
     #[test]

@@ -32,6 +32,17 @@ pub const BOOT_ORDER: &[u8] = b"/rom@genroms/linuxboot_dma.bin\0";
 /// How long the firmware may take to start the kernel: three seconds on an idle core, much more on a busy one.
 const DEADLINE: Duration = Duration::from_secs(300);
 
+/// The size of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Virtual CPUs.
+    pub vcpus: u16,
+    /// Guest memory in MiB.
+    pub memory_mib: u32,
+    /// The port of a GPU, and the firmware's window for its BARs in MiB.
+    pub mmio64_mib: Option<u32>,
+}
+
 /// Tables, and what they count for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Computed {
@@ -72,21 +83,16 @@ pub enum ComputeError {
     },
 }
 
-/// Computes the tables of `image` as a trust domain with `vcpus` and `memory_mib`, by booting its firmware with `qemu`.
+/// Computes the tables of `image` as a trust domain of this `size`, by booting its firmware with `qemu`.
 ///
 /// # Errors
 /// [`ComputeError`]; whatever happens, the emulated machine is gone afterwards.
-pub async fn compute(
-    image: Image,
-    vcpus: u16,
-    memory_mib: u32,
-    qemu: &Qemu,
-) -> Result<Computed, ComputeError> {
+pub async fn compute(image: Image, size: Size, qemu: &Qemu) -> Result<Computed, ComputeError> {
     let (kernel, firmware) = image.probe.clone();
     let shape = Shape {
         name: "tables".into(),
-        vcpus,
-        memory_mib,
+        vcpus: size.vcpus,
+        memory_mib: size.memory_mib,
         accel: Accel::Emulated,
         // Of this machine only the shape is used; it is never started.
         pid_file: PathBuf::new(),
@@ -98,7 +104,11 @@ pub async fn compute(
         ready: &KERNEL_SPEAKS,
         deadline: DEADLINE,
     };
-    let tables = tables::tables(qemu, &tables::Shape::of(&machine.spec), &boot).await?;
+    let measured = tables::Shape {
+        mmio64_mib: size.mmio64_mib,
+        ..tables::Shape::of(&machine.spec)
+    };
+    let tables = tables::tables(qemu, &measured, &boot).await?;
     if tables.boot_order != BOOT_ORDER {
         return Err(ComputeError::BootOrder {
             found: String::from_utf8_lossy(&tables.boot_order).into_owned(),

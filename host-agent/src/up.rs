@@ -160,7 +160,7 @@ impl Host {
         if options.tee.is_some() {
             note(tee::COLLATERAL);
         }
-        if let Some(warning) = unlisted(&options, &image) {
+        if let Some(warning) = unlisted(&options, &image, given.mmio64_mib()) {
             note(&warning);
         }
         let door = match options.door.clone() {
@@ -272,13 +272,14 @@ impl Host {
 }
 
 /// A machine that nobody can verify, and whose operator might not know it.
-fn unlisted(options: &UpOptions, image: &Image) -> Option<String> {
+fn unlisted(options: &UpOptions, image: &Image, mmio64_mib: Option<u32>) -> Option<String> {
     let machine = Measured {
         tee: options.tee.or(options.simulate)?,
         simulated: options.tee.is_none(),
         cpu_model: &options.cpu_model,
         vcpus: options.vcpus,
         memory_mib: options.memory_mib,
+        mmio64_mib,
     };
     let (tdx, snp) = (&image.content.tdx.platforms, &image.content.snp.launch);
     shapes::unlisted(tdx, snp, machine)

@@ -20,7 +20,7 @@ use thiserror::Error;
 use crate::assemble::name;
 use crate::files::{self, FileError};
 use crate::firmware::MAX_FIRMWARE;
-use crate::reference::{self, ReferenceError};
+use crate::reference::{self, ReferenceError, Size};
 
 /// Longest name of a machine shape, in characters: verdicts show it in a line.
 pub const MAX_NAME: usize = 100;
@@ -32,8 +32,8 @@ const MAX_TABLE: u64 = 4 << 20;
 pub struct Shape<'a> {
     /// For people, and unique in the manifest.
     pub name: &'a str,
-    /// Guest memory in MiB.
-    pub memory_mib: u64,
+    /// Memory, processors, and the window for a GPU.
+    pub size: Size,
     /// Folder with [`PlatformTables::FILES`].
     pub tables: &'a Path,
     /// Of the hardware.
@@ -142,7 +142,7 @@ pub fn add(
     let firmware = firmware(folder, &manifest.artefacts)?;
     check_artefacts(folder, &manifest.artefacts, reporter)?;
 
-    let platform = reference::platform(&firmware, shape.name, shape.memory_mib, digests)?;
+    let platform = reference::platform(&firmware, shape.name, &shape.size, digests)?;
     let rtmr0 = register(&platform);
     let change = put(&mut manifest.tdx.platforms, platform)?;
     let mut outcome = Outcome {

@@ -72,10 +72,16 @@ pub fn tdx(firmware: &[u8], boot: &Boot<'_>) -> Result<TdxReference, ReferenceEr
     let edk2 = Machine::simulated(0).edk2;
     let mut platforms = Vec::new();
     for &memory_mib in MEMORY_MIB {
-        let events = rtmr0_events(&firmware, memory_mib, None)?;
+        let size = Size {
+            memory_mib,
+            ..Size::default()
+        };
+        let events = rtmr0_events(&firmware, &size, None)?;
         platforms.push(TdxPlatform {
             name: format!("simulated, {memory_mib} MiB"),
             memory_mib,
+            vcpus: None,
+            mmio64_mib: None,
             source: PlatformSource::Simulator,
             rtmr0_events: events.into_iter().map(reference).collect(),
         });
@@ -91,6 +97,17 @@ pub fn tdx(firmware: &[u8], boot: &Boot<'_>) -> Result<TdxReference, ReferenceEr
     })
 }
 
+/// The size of a machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Guest memory in MiB.
+    pub memory_mib: u64,
+    /// Virtual CPUs, if the tables depend on them.
+    pub vcpus: Option<u32>,
+    /// Window for the BARs of a GPU in MiB, if there is one.
+    pub mmio64_mib: Option<u32>,
+}
+
 /// The shape of a real machine with `firmware`: its tables have the digests `tables`, and everything else follows.
 ///
 /// # Errors
@@ -98,13 +115,15 @@ pub fn tdx(firmware: &[u8], boot: &Boot<'_>) -> Result<TdxReference, ReferenceEr
 pub fn platform(
     firmware: &[u8],
     name: &str,
-    memory_mib: u64,
+    size: &Size,
     tables: PlatformDigests,
 ) -> Result<TdxPlatform, ReferenceError> {
-    let events = rtmr0_events(&Tdvf::parse(firmware)?, memory_mib, Some(tables))?;
+    let events = rtmr0_events(&Tdvf::parse(firmware)?, size, Some(tables))?;
     Ok(TdxPlatform {
         name: name.to_owned(),
-        memory_mib,
+        memory_mib: size.memory_mib,
+        vcpus: size.vcpus,
+        mmio64_mib: size.mmio64_mib,
         source: PlatformSource::Computed,
         rtmr0_events: events.into_iter().map(reference).collect(),
     })
@@ -116,7 +135,12 @@ pub fn platform(
 /// # Errors
 /// [`ReferenceError`] naming what does not fit.
 pub fn recomputed(firmware: &[u8], published: &TdxPlatform) -> Result<TdxPlatform, ReferenceError> {
-    let predicted = rtmr0_events(&Tdvf::parse(firmware)?, published.memory_mib, None)?;
+    let size = Size {
+        memory_mib: published.memory_mib,
+        vcpus: published.vcpus,
+        mmio64_mib: published.mmio64_mib,
+    };
+    let predicted = rtmr0_events(&Tdvf::parse(firmware)?, &size, None)?;
     let mut events: Vec<ReferenceEvent> = Vec::new();
     for (at, event) in predicted.into_iter().enumerate() {
         let pinned = event.provenance == Provenance::Simulated;
@@ -135,13 +159,15 @@ pub fn recomputed(firmware: &[u8], published: &TdxPlatform) -> Result<TdxPlatfor
 /// RTMR0 of a machine that runs our firmware: the simulator's, or one with `tables`.
 fn rtmr0_events(
     firmware: &Tdvf<'_>,
-    memory_mib: u64,
+    size: &Size,
     tables: Option<PlatformDigests>,
 ) -> Result<Vec<PredictedEvent>, ReferenceError> {
+    let memory_mib = size.memory_mib;
     // More than fits is more than any machine has, and refused as such.
     let simulated = Machine::simulated(memory_mib.saturating_mul(1 << 20));
     let machine = Machine {
         platform: tables.unwrap_or(simulated.platform),
+        fw_cfg: simulated.fw_cfg.with_window(size.mmio64_mib),
         ..simulated
     };
     let events = rtmr0::rtmr0(firmware, &machine);

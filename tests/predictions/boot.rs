@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use cocoon_host_agent::qemu;
 use cocoon_image::initrd::cpio::Cpio;
 use cocoon_inputs::report;
+use cocoon_qemu::args::gpu_measured;
 use cocoon_qemu::find::Qemu;
 use cocoon_qemu::spec::{Blob, Confidential, Console, Placement};
 use cocoon_qemu::{Accel, Argument, VmSpec, arguments};
@@ -120,6 +121,8 @@ pub struct Boot<'a> {
     pub command_line: &'a str,
     pub vcpus: u16,
     pub memory_mib: u32,
+    /// With the port of a GPU and this window for it, in MiB.
+    pub mmio64_mib: Option<u32>,
 }
 
 /// Where firmware lies.
@@ -185,6 +188,12 @@ impl Boot<'_> {
                 guard.into(),
                 "only system management mode may write",
             );
+        }
+        if let Some(mib) = self.mmio64_mib {
+            for argument in gpu_measured(mib)? {
+                let value = argument.value.context("no value")?;
+                add(argument.flag, value, argument.reason);
+            }
         }
         let (tpm, report) = (folder.join("tpm"), folder.join("report"));
         let tpm = format!("socket,id=tpm0,path={}", escaped(&tpm));

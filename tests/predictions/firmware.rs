@@ -9,7 +9,7 @@ use crate::boot::{Firmware, Programs};
 use crate::measured::{Build, check};
 use crate::tools::{Packages, had};
 
-/// The release that the image uses, in the build for plain machines.
+/// The release that the image uses, in the build for plain machines, with the port of a GPU and the firmware's window for it.
 #[tokio::test]
 async fn edk2_stable202508_measures_what_is_predicted() {
     let Some((artefacts, programs)) = opened().await else {
@@ -26,6 +26,7 @@ async fn edk2_stable202508_measures_what_is_predicted() {
         acpi: true,
         vcpus: 2,
         memory_mib: 640,
+        mmio64_mib: Some(256 << 10),
     };
     check(&artefacts, &programs, build).await.unwrap();
 }
@@ -51,6 +52,7 @@ async fn edk2_with_secure_boot_measures_what_is_predicted() {
         acpi: true,
         vcpus: 1,
         memory_mib: 512,
+        mmio64_mib: None,
     };
     check(&artefacts, &programs, build).await.unwrap();
 }
@@ -77,6 +79,7 @@ async fn edk2_stable202502_measures_what_is_predicted() {
         acpi: true,
         vcpus: 1,
         memory_mib: 512,
+        mmio64_mib: None,
     };
     check(&artefacts, &programs, build).await.unwrap();
 }
@@ -104,6 +107,7 @@ async fn edk2_stable202211_measures_what_is_predicted() {
         acpi: false,
         vcpus: 1,
         memory_mib: 700,
+        mmio64_mib: None,
     };
     check(&artefacts, &programs, build).await.unwrap();
 }

@@ -27,5 +27,8 @@ send names /names
 for name in etc/table-loader etc/acpi/rsdp etc/acpi/tables etc/tpm/log bootorder; do
     send "$name" "by_name/$name/raw"
 done
+# In a machine with the port of a GPU alone.
+name=opt/ovmf/X-PciMmio64Mb
+if $b test -e "by_name/$name/raw"; then send "$name" "by_name/$name/raw"; fi
 send smbios /sys/firmware/dmi/tables/DMI
 echo "end 0" >&3

@@ -14,6 +14,8 @@ mod memory;
 mod network;
 mod passthrough;
 
+pub use passthrough::measured as gpu_measured;
+
 /// The machine type, by version: its ACPI and SMBIOS tables are measured (RTMR0) and must not change with QEMU's.
 pub const MACHINE: &str = "pc-q35-10.0";
 

@@ -16,8 +16,13 @@
 //! | physical address bits of the host's CPU | where the firmware puts devices | [`Shape::address_bits`] |
 //! | `-cpu host` | the processor id in SMBIOS type 4 | replaced before hashing, by the caller |
 //!
-//! Not covered: devices passed through from the host, whose BARs no emulated machine has. And a versioned machine type
-//! does not bind the tables: use the QEMU release that will run the trust domain, or say which one the values are for.
+//! Of a GPU passed through from the host only what holds without it is here: its port, and the window that the firmware is
+//! told of ([`Shape::mmio64_mib`]). What the GPU itself adds is not, for no emulated machine has its BARs: the DSDT names a
+//! device behind the port, and its 64-bit window grows to hold the BARs, which moves what the firmware places behind them.
+//! So with a GPU the digest of `etc/acpi/tables` is that of another machine, and nobody has compared the rest with one.
+//!
+//! A versioned machine type does not bind the tables: use the QEMU release that will run the trust domain, or say which one
+//! the values are for.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -29,7 +34,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::accel::Accel;
-use crate::args::{Argument, arguments};
+use crate::args::{Argument, arguments, gpu_measured};
 use crate::find::Qemu;
 use crate::process::Vm;
 use crate::qmp::Qmp;
@@ -65,6 +70,8 @@ pub struct Shape {
     pub control: bool,
     /// Physical address bits of the processor: [`ADDRESS_BITS`] for TDX.
     pub address_bits: u8,
+    /// The port of a GPU and the firmware's window for it, in MiB; without the GPU.
+    pub mmio64_mib: Option<u32>,
 }
 
 impl Shape {
@@ -79,6 +86,7 @@ impl Shape {
             network: spec.network.is_some(),
             control: spec.control.is_some(),
             address_bits: ADDRESS_BITS,
+            mmio64_mib: spec.gpu.map(|gpu| gpu.mmio64_mib),
         }
     }
 }
@@ -147,6 +155,10 @@ pub async fn tables(qemu: &Qemu, shape: &Shape, boot: &Boot<'_>) -> Result<Table
     };
     let mut line = arguments(&spec)?;
     adapt(&mut line, shape);
+    // Behind every other device, as a real machine has it.
+    if let Some(mib) = shape.mmio64_mib {
+        line.extend(gpu_measured(mib)?);
+    }
     line.push(argument(
         "-chardev",
         format!("socket,id=qtest0,fd={}", tests.as_raw_fd()),

@@ -16,7 +16,7 @@ use cocoon_host_agent::doctor::policy::PolicyFile;
 use cocoon_host_agent::doctor::real::Real;
 use cocoon_host_agent::doctor::{self, Facts, Mode, Report, Tried, Wanted, judge};
 use cocoon_host_agent::image::Image;
-use cocoon_host_agent::tables::compute as computed;
+use cocoon_host_agent::tables::{Size, compute as computed};
 use cocoon_host_agent::{UpOptions, qemu};
 use cocoon_inputs::Cache;
 use cocoon_qemu::accel;
@@ -208,7 +208,12 @@ async fn tables(
         voice.waiting("the machine's firmware reads its tables", hint)
     });
     let opened = Image::open(folder, None)?;
-    let computed = computed(opened, vcpus, asked.memory, &qemu).await?;
+    let size = Size {
+        vcpus,
+        memory_mib: asked.memory,
+        mmio64_mib: None,
+    };
+    let computed = computed(opened, size, &qemu).await?;
     Ok(Some(computed.tables))
 }
 

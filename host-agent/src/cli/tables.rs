@@ -6,14 +6,19 @@ use std::path::PathBuf;
 use cocoon_host_agent::config::values::mebibytes;
 use cocoon_host_agent::image::Image;
 use cocoon_host_agent::qemu;
-use cocoon_host_agent::tables::{self, Computed, FILES};
+use cocoon_host_agent::tables::{self, Computed, FILES, Size};
 use cocoon_protocol::binding::Tee;
+use cocoon_qemu::spec::{MMIO64_MAX, MMIO64_MIN};
 use serde_json::json;
 
 use super::voice::Voice;
 
 /// How long the emulated firmware takes, and why.
 const SLOW: &str = "seconds on an idle core, minutes on a busy one: its firmware is emulated";
+
+/// Said whenever a window for a GPU was asked for.
+const WITHOUT_GPU: &str = "the GPU's port and window are in these tables, the GPU is not: on a real machine etc/acpi/tables names it \
+     and holds its BARs, so that event of RTMR0 will be another (no GPU was ever compared)";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Tables {
@@ -26,6 +31,10 @@ pub(super) struct Tables {
     /// Virtual CPUs.
     #[arg(long, value_name = "N")]
     vcpus: u16,
+    /// With the port of a GPU and this window for its BARs in MiB, which `cocoon-host up --gpu` gives a machine: 262144 for a
+    /// GPU with 128 GiB. The GPU itself is not there, and what it adds to the tables is missing from them.
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(i64::from(MMIO64_MIN)..=i64::from(MMIO64_MAX)))]
+    mmio64_mib: Option<u32>,
     /// The TEE that will measure the tables.
     #[arg(long, default_value = "tdx", value_parser = tee)]
     tee: Tee,
@@ -44,7 +53,12 @@ pub(super) async fn run(wanted: Tables, json: bool) -> anyhow::Result<()> {
     let obtained = qemu::find(wanted.qemu.as_deref(), voice.reporter()).await?;
     voice.note(&obtained.reason);
     let waiting = voice.waiting("the machine's firmware reads its tables", SLOW);
-    let computed = tables::compute(image, wanted.vcpus, wanted.memory, &obtained.qemu).await?;
+    let size = Size {
+        vcpus: wanted.vcpus,
+        memory_mib: wanted.memory,
+        mmio64_mib: wanted.mmio64_mib,
+    };
+    let computed = tables::compute(image, size, &obtained.qemu).await?;
     if let Some(waiting) = waiting {
         waiting.finish("done");
     }
@@ -55,6 +69,9 @@ pub(super) async fn run(wanted: Tables, json: bool) -> anyhow::Result<()> {
             "QEMU {version} starts no trust domain: compute the tables again with the QEMU that will, named with --qemu"
         ));
     }
+    if wanted.mmio64_mib.is_some() {
+        voice.note(WITHOUT_GPU);
+    }
     let mut out = std::io::stdout().lock();
     if json {
         let event = json!({
@@ -64,6 +81,7 @@ pub(super) async fn run(wanted: Tables, json: bool) -> anyhow::Result<()> {
             "files": FILES,
             "memory_mib": wanted.memory,
             "vcpus": wanted.vcpus,
+            "mmio64_mib": wanted.mmio64_mib,
             "qemu": version.to_string(),
             "machine": Computed::MACHINE,
             "starts_trust_domains": computed.starts_trust_domains(),
@@ -73,12 +91,14 @@ pub(super) async fn run(wanted: Tables, json: bool) -> anyhow::Result<()> {
     }
     let (folder, memory, vcpus) = (wanted.out.display(), wanted.memory, wanted.vcpus);
     let machine = Computed::MACHINE;
+    let window = wanted.mmio64_mib.map(|mib| format!(" --mmio64-mib {mib}"));
+    let window = window.unwrap_or_default();
     writeln!(
         out,
         "tables in {folder}\n\
          They are those of {machine} with {vcpus} vCPUs and {memory} MiB under QEMU {version}, and count for that release alone.\n\
          Next: cocoon-image manifest platform MANIFEST --tables {folder} --name '{vcpus} vCPUs, {memory} MiB, QEMU {version}' \
-         --memory {memory} --cpu-signature BITS --cpu-features BITS"
+         --memory {memory} --vcpus {vcpus}{window} --cpu-signature BITS --cpu-features BITS"
     )?;
     Ok(())
 }

@@ -23,6 +23,8 @@ fn manifest(release: u64) -> Vec<u8> {
     let shape = |memory_mib| TdxPlatform {
         name: format!("simulated, {memory_mib} MiB"),
         memory_mib,
+        vcpus: None,
+        mmio64_mib: None,
         source: PlatformSource::Simulator,
         rtmr0_events: vec![],
     };

@@ -43,6 +43,8 @@ pub fn image() -> Artefacts {
     let platform = |name: &str, source| TdxPlatform {
         name: name.into(),
         memory_mib: MEMORY_MIB,
+        vcpus: None,
+        mmio64_mib: None,
         source,
         rtmr0_events: Vec::new(),
     };

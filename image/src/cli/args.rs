@@ -189,6 +189,13 @@ pub struct PlatformArguments {
     /// Guest memory, in MiB or such as 1G or 1536M.
     #[arg(long, value_name = "MIB", value_parser = mebibytes)]
     pub memory: u64,
+    /// Virtual CPUs, as the tables were computed for.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub vcpus: u32,
+    /// Window for a GPU's BARs in MiB (`opt/ovmf/X-PciMmio64Mb`), which firmware measures: as `cocoon-host` starts a machine
+    /// with that GPU, such as 262144. Leave it out for machines without one.
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
+    pub mmio64_mib: Option<u32>,
     /// CPUID.1:EAX of the guest, such as 0x806f8; measured as part of SMBIOS.
     #[arg(long, value_name = "HEX", value_parser = bits)]
     pub cpu_signature: u32,

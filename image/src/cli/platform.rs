@@ -1,6 +1,7 @@
 //! `manifest platform`.
 
 use cocoon_image::platform::{self, Change, Shape};
+use cocoon_image::reference::Size;
 use cocoon_inputs::report;
 use cocoon_measurements::tdx::smbios::ProcessorId;
 use serde_json::json;
@@ -11,7 +12,11 @@ use super::{Outcome, Output};
 pub(super) fn add(arguments: &PlatformArguments, output: Output) -> anyhow::Result<Outcome> {
     let shape = Shape {
         name: &arguments.name,
-        memory_mib: arguments.memory,
+        size: Size {
+            memory_mib: arguments.memory,
+            vcpus: Some(arguments.vcpus),
+            mmio64_mib: arguments.mmio64_mib,
+        },
         tables: &arguments.tables,
         processor: ProcessorId {
             signature: arguments.cpu_signature,

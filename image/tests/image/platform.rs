@@ -54,7 +54,7 @@ fn platform(world: &World, manifest: &Path, name: &str, memory: &str) -> Command
         .arg(manifest)
         .arg("--tables")
         .arg(world.path("tables"))
-        .args(["--name", name, "--memory", memory])
+        .args(["--name", name, "--memory", memory, "--vcpus", "2"])
         .args([
             "--cpu-signature",
             "0x000c06f2",
@@ -104,6 +104,7 @@ fn a_shape_is_added_once_and_signatures_never_outlive_their_manifest() {
         (&*shape.name, shape.memory_mib, shape.source),
         (NAME, 1024, PlatformSource::Computed)
     );
+    assert_eq!((shape.vcpus, shape.mmio64_mib), (Some(2), None));
     // The simulator's shape of that memory, but for the tables.
     let mut expected = simulated
         .iter()
@@ -188,6 +189,52 @@ fn a_rebuild_predicts_all_but_the_tables() {
         .collect();
     assert_eq!(fields, ["tdx/platforms/5/rtmr0_events/1/digest"]);
     assert_eq!(found["pinned"], Value::Array(Vec::new()));
+}
+
+/// Firmware measures the window that it is told to keep for a GPU: one event more, which a rebuild predicts from the manifest.
+#[test]
+fn a_window_for_a_gpu_is_an_event_of_its_own() {
+    let (world, path) = prepared();
+    added(&world, &path);
+    let mut command = platform(&world, &path, "the same with a GPU", "1024");
+    succeed(command.args(["--mmio64-mib", "262144"]));
+    let mut manifest = read(&path);
+    let [plain, with_gpu] = &manifest.tdx.platforms[5..] else {
+        panic!("{:?}", manifest.tdx.platforms)
+    };
+    assert_eq!(
+        (with_gpu.vcpus, with_gpu.mmio64_mib),
+        (Some(2), Some(262_144))
+    );
+    let mut events = with_gpu.rtmr0_events.clone();
+    let window = events.remove(3);
+    assert_eq!(events, plain.rtmr0_events);
+    assert_eq!(window.name, "QEMU setting opt/ovmf/X-PciMmio64Mb");
+    // QEMU stores the text of its option, without an end.
+    assert_eq!(window.digest, Hex48::sha384(b"262144"));
+
+    let verify = |code| {
+        let mut command = program();
+        command.args(["--json", "verify"]).arg(&path);
+        command.arg("--model").arg(world.path("tiny.gguf"));
+        world.making(&mut command);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let found = verify(0);
+    assert_eq!(
+        (&found["identical"], &found["pinned"]),
+        (&true.into(), &[NAME, "the same with a GPU"][..].into())
+    );
+    // Another window than the event hashes.
+    manifest.tdx.platforms[6].mmio64_mib = Some(131_072);
+    fs::write(&path, manifest.to_json()).unwrap();
+    let found = verify(1);
+    assert_eq!(
+        found["differences"][0]["field"],
+        "tdx/platforms/6/rtmr0_events/3/digest"
+    );
 }
 
 #[test]
@@ -280,7 +327,9 @@ fn what_cannot_be_vouched_for_is_refused_and_changes_nothing() {
     ]);
     let error = fail(&mut command, 2);
     assert!(
-        error.contains("--cpu-signature <HEX>") && error.contains("--cpu-features <HEX>"),
+        error.contains("--vcpus <N>")
+            && error.contains("--cpu-signature <HEX>")
+            && error.contains("--cpu-features <HEX>"),
         "{error}"
     );
 }

@@ -244,6 +244,8 @@ pub fn reference() -> Manifest {
             platforms: vec![TdxPlatform {
                 name: "simulated".into(),
                 memory_mib: 1024,
+                vcpus: None,
+                mmio64_mib: None,
                 source: PlatformSource::Simulator,
                 rtmr0_events: vec![event(EVENTS[0].1)],
             }],

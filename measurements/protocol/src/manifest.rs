@@ -129,6 +129,13 @@ pub struct TdxPlatform {
     pub name: String,
     /// Guest memory in MiB, which decides the TD HOB.
     pub memory_mib: u64,
+    /// Virtual CPUs, which ACPI and SMBIOS tables list; absent where no table depends on them, as in the simulator's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<u32>,
+    /// Window for the BARs of a GPU in MiB (`opt/ovmf/X-PciMmio64Mb`, which firmware measures); absent in machines
+    /// without a GPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mmio64_mib: Option<u32>,
     /// Where the values come from.
     pub source: PlatformSource,
     /// Expected events, in order.
@@ -268,6 +275,8 @@ mod tests {
                 platforms: vec![TdxPlatform {
                     name: "simulated, 1024 MiB".into(),
                     memory_mib: 1024,
+                    vcpus: None,
+                    mmio64_mib: None,
                     source: PlatformSource::Simulator,
                     rtmr0_events: vec![ReferenceEvent {
                         name: "separator".into(),
@@ -296,7 +305,13 @@ mod tests {
         assert_ne!(manifest_id(&spaced), manifest_id(&bytes));
         assert_eq!(manifest_id(&bytes), Hex32::sha256(&bytes));
         let text = String::from_utf8(bytes).unwrap();
-        assert!(!text.contains("\"gpu\""));
+        for absent in ["\"gpu\"", "\"mmio64_mib\"", "\"vcpus\": null"] {
+            assert!(!text.contains(absent), "{absent}");
+        }
+        let mut sized = manifest();
+        sized.tdx.platforms[0].vcpus = Some(4);
+        sized.tdx.platforms[0].mmio64_mib = Some(262_144);
+        assert_eq!(Manifest::parse(&sized.to_json()).unwrap(), sized);
         for (from, to) in [
             ("\"version\"", "\"extra\": 1, \"version\""),
             ("\"memory_mib\"", "\"extra\": 1, \"memory_mib\""),

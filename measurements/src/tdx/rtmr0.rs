@@ -76,7 +76,7 @@ pub struct FwCfg {
     pub boot_menu_wait: Option<u16>,
     /// `etc/reserved-memory-end`: with hot-pluggable memory.
     pub reserved_memory_end: Option<u64>,
-    /// `opt/ovmf/X-PciMmio64Mb`, as given.
+    /// `opt/ovmf/X-PciMmio64Mb`, as given: QEMU stores the text of its option without an end.
     pub pci_mmio64_mb: Option<Vec<u8>>,
     /// `bootorder`, as stored, NUL included.
     pub boot_order: Option<Vec<u8>>,
@@ -89,6 +89,16 @@ impl FwCfg {
         Self {
             boot_order: Some(b"/rom@genroms/linuxboot_dma.bin\0".to_vec()),
             ..Self::default()
+        }
+    }
+
+    /// The same with a window of so many MiB for the BARs of a GPU, as `-fw_cfg name=opt/ovmf/X-PciMmio64Mb,string=N` gives
+    /// it; `None` is the firmware's own.
+    #[must_use]
+    pub fn with_window(self, mmio64_mib: Option<u32>) -> Self {
+        Self {
+            pci_mmio64_mb: mmio64_mib.map(|mib| mib.to_string().into_bytes()),
+            ..self
         }
     }
 

@@ -1,9 +1,9 @@
-//! The arguments that give a machine a GPU of the host's.
+//! The arguments that give a machine a GPU of the host's, and what of them is measured whatever the GPU.
 
 use serde::Serialize;
 
-use super::Args;
 use super::confidential::json;
+use super::{Args, Argument};
 use crate::accel::Accel;
 use crate::spec::{Gpu, MMIO64_MAX, MMIO64_MIN, SpecError};
 use crate::text::range;
@@ -13,8 +13,7 @@ pub(super) fn gpu(args: &mut Args, gpu: &Gpu, accel: Accel) -> Result<(), SpecEr
     if accel != Accel::Kvm {
         return Err(SpecError::GpuNeedsKvm);
     }
-    let (min, max) = (MMIO64_MIN, MMIO64_MAX);
-    range("mmio64_mib", gpu.mmio64_mib.into(), min.into(), max.into())?;
+    let [port, window] = measured(gpu.mmio64_mib)?;
     args.add(
         "-object",
         json(&Iommufd {
@@ -23,11 +22,7 @@ pub(super) fn gpu(args: &mut Args, gpu: &Gpu, accel: Accel) -> Result<(), SpecEr
         }),
         "the kernel's current interface to the IOMMU; its accounting of pinned memory is this process's own",
     );
-    args.add(
-        "-device",
-        "pcie-root-port,id=gpu-port0,bus=pcie.0,chassis=1,hotplug=off",
-        "a GPU is a PCI Express device and needs a port; nothing may be plugged into it later",
-    );
+    args.0.push(port);
     args.add(
         "-device",
         format!(
@@ -36,12 +31,28 @@ pub(super) fn gpu(args: &mut Args, gpu: &Gpu, accel: Accel) -> Result<(), SpecEr
         ),
         "the GPU itself; without its option ROM, which would be host code run before the kernel",
     );
-    args.add(
-        "-fw_cfg",
-        format!("name=opt/ovmf/X-PciMmio64Mb,string={}", gpu.mmio64_mib),
-        "measured (RTMR0): room for BARs that the firmware's own window does not hold",
-    );
+    args.0.push(window);
     Ok(())
+}
+
+/// The port and the firmware's window for a GPU: a machine has them in its tables before anything is behind the port.
+///
+/// # Errors
+/// [`SpecError::OutOfRange`] for a window that no firmware has.
+pub fn measured(mmio64_mib: u32) -> Result<[Argument; 2], SpecError> {
+    let (min, max) = (MMIO64_MIN, MMIO64_MAX);
+    range("mmio64_mib", mmio64_mib.into(), min.into(), max.into())?;
+    let port = Argument {
+        flag: "-device",
+        value: Some("pcie-root-port,id=gpu-port0,bus=pcie.0,chassis=1,hotplug=off".into()),
+        reason: "a GPU is a PCI Express device and needs a port; nothing may be plugged into it later",
+    };
+    let window = Argument {
+        flag: "-fw_cfg",
+        value: Some(format!("name=opt/ovmf/X-PciMmio64Mb,string={mmio64_mib}")),
+        reason: "measured (RTMR0): room for BARs that the firmware's own window does not hold",
+    };
+    Ok([port, window])
 }
 
 #[derive(Serialize)]

@@ -17,6 +17,7 @@ const SHAPE: Shape = Shape {
     network: true,
     control: true,
     address_bits: 46,
+    mmio64_mib: None,
 };
 
 async fn with_bios(qemu: &Qemu, kernel: &Path, shape: Shape) -> Tables {
@@ -135,6 +136,16 @@ async fn the_firmware_decides_where_the_window_begins() {
     assert_eq!(few_bits.smbios, usual.smbios);
     let edk2 = b"EDK II";
     assert!(usual.smbios.windows(edk2.len()).any(|part| part == edk2));
+    // A GPU's port is one more device, and moves the window even with nothing behind it; SMBIOS and boot order stay.
+    let with_port = Shape {
+        mmio64_mib: Some(256 << 10),
+        ..SHAPE
+    };
+    let with_port = tables(&qemu, &with_port, &boot).await.expect("tables");
+    assert_ne!(with_port.acpi_tables, usual.acpi_tables);
+    assert_eq!(with_port.smbios, usual.smbios);
+    assert_eq!(with_port.boot_order, usual.boot_order);
+    assert!(!window(&with_port, 0x3800_0000_0000));
     // Address bits beyond 46 change nothing: the firmware does not use them.
     let many_bits = Shape {
         address_bits: 52,

@@ -113,6 +113,23 @@ fn rtmr0_is_that_of_the_machines_tables() {
 }
 
 #[test]
+fn a_window_for_a_gpu_is_one_event_more() {
+    let artefacts = with_tables();
+    let all = [&TABLES[..], &["--events"]].concat();
+    let plain = artefacts.measured("tdx", &all);
+    let all = [&all[..], &["--mmio64-mib", "262144"]].concat();
+    let measured = artefacts.measured("tdx", &all);
+    let mut rtmr0 = events(&measured, "rtmr0");
+    assert_eq!(measured["rtmr0"], replayed(&rtmr0));
+    let window = rtmr0.remove(3);
+    assert_eq!(rtmr0, events(&plain, "rtmr0"));
+    let digest = sha384(b"262144");
+    assert_eq!(window, ("QEMU setting opt/ovmf/X-PciMmio64Mb", &*digest));
+    let error = artefacts.refused("tdx", &["--mmio64-mib", "262144"]);
+    assert!(error.contains("--memory <SIZE>"), "{error}");
+}
+
+#[test]
 fn tables_that_are_none_are_refused() {
     let artefacts = with_tables();
     let error = artefacts.refused("tdx", &TABLES[..4]);

@@ -104,6 +104,8 @@ fn shape(name: &str, source: PlatformSource, boot: &Boot) -> TdxPlatform {
     TdxPlatform {
         name: name.into(),
         memory_mib: 1024,
+        vcpus: None,
+        mmio64_mib: None,
         source,
         rtmr0_events,
     }

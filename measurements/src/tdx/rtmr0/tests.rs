@@ -107,6 +107,28 @@ fn platform_digests_are_of_the_tables() {
     );
 }
 
+/// The item as QEMU stores the text of `-fw_cfg …,string=262144`, before the boot order.
+#[test]
+fn a_window_for_a_gpu_is_measured_as_text() {
+    let firmware = Firmware::like_ovmf().build();
+    let firmware = Tdvf::parse(&firmware).unwrap();
+    let machine = Machine::simulated(2 << 30);
+    let plain = rtmr0(&firmware, &machine).unwrap();
+    let fw_cfg = machine.fw_cfg.clone().with_window(Some(262_144));
+    let mut events = rtmr0(&firmware, &Machine { fw_cfg, ..machine }).unwrap();
+    let window = events.remove(3);
+    assert_eq!(events, plain);
+    assert_eq!(window.name, "QEMU setting opt/ovmf/X-PciMmio64Mb");
+    let digest: [u8; 48] = Sha384::digest(b"262144").into();
+    assert_eq!(window.digest, digest);
+    assert!(
+        window
+            .data
+            .starts_with(b"QEMU FW CFG\0opt/ovmf/X-PciMmio64Mb\0")
+    );
+    assert_eq!(window.data.len(), 12 + 56);
+}
+
 #[test]
 fn the_simulated_platform_has_every_event_in_order() {
     let firmware = Firmware::like_ovmf().build();

@@ -47,6 +47,10 @@ pub struct Args {
     /// acpi-rsdp.bin, acpi-tables.bin, smbios.bin. Never take them from the machine that is to be judged
     #[arg(long, value_name = "DIR", requires_all = ["memory", "cpu_signature", "cpu_features"])]
     tables: Option<PathBuf>,
+    /// Window for a GPU's BARs in MiB that the firmware is told of (fw_cfg opt/ovmf/X-PciMmio64Mb) and, from edk2
+    /// stable202505 on, measures; without it the firmware's own
+    #[arg(long, value_name = "MIB", requires = "memory", value_parser = clap::value_parser!(u32).range(1..))]
+    mmio64_mib: Option<u32>,
     /// CPUID.1:EAX of the guest, such as 0x806f8; measured as part of SMBIOS
     #[arg(long, value_name = "BITS", value_parser = bits32)]
     cpu_signature: Option<u32>,
@@ -176,6 +180,7 @@ fn machine(args: &Args, memory: u64, edk2: Edk2) -> anyhow::Result<Machine> {
     };
     Ok(Machine {
         edk2,
+        fw_cfg: simulated.fw_cfg.with_window(args.mmio64_mib),
         secure_boot: if args.no_secure_boot {
             SecureBoot::NotBuilt
         } else {
