@@ -195,11 +195,12 @@ impl Http {
         let resumed = have > 0
             && status == 206
             && header("content-range") == Some(&format!("bytes {have}-{}/{size}", size - 1));
-        if have > 0 && !resumed {
+        // Any other status says nothing of the file, and what arrived stays.
+        if have > 0 && !resumed && matches!(status, 200 | 206 | 416) {
             // The server ignores ranges, or what it has is another file: from the start.
             file.set_len(0).map_err(store)?;
             have = 0;
-            if status != 200 && !(400..500).contains(&status) || status == 416 {
+            if status != 200 {
                 return Err(Step::Again {
                     gained: false,
                     error: ureq::Error::StatusCode(status),
@@ -320,3 +321,7 @@ fn is_final(error: &ureq::Error) -> bool {
             | ureq::Error::Rustls(_)
     )
 }
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+mod tests;
