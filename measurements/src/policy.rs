@@ -1,7 +1,7 @@
 //! What a verifier demands beyond the manifest. The defaults are the safe ones; each field that loosens one says
 //! what is lost.
 
-use cocoon_protocol::bytes::Hex32;
+use cocoon_protocol::bytes::{Hex32, Hex48};
 use serde::{Deserialize, Serialize};
 
 use crate::tdx::tcb::TcbStatus;
@@ -30,6 +30,9 @@ pub struct Policy {
     pub accepted_advisories: Vec<String>,
     /// Lowest `tcbEvaluationDataNumber` of Intel's collateral: below it a host may hide newer advisories.
     pub min_tcb_evaluation: u32,
+    /// Builds of the TDX module that may run, each its MRSEAM as `tdx.module` shows it; none means any that Intel signed
+    /// and whose version the TCB level accepts.
+    pub tdx_modules: Vec<Hex48>,
     /// Lowest TCB of AMD's parts, per part and component; see [`SnpTcbFloors`]. A lower one accepts published
     /// weaknesses.
     pub snp_tcb_floor: SnpTcbFloors,
@@ -82,6 +85,7 @@ impl Default for Policy {
             accepted_tcb_statuses: vec![TcbStatus::UpToDate],
             accepted_advisories: Vec::new(),
             min_tcb_evaluation: MIN_TCB_EVALUATION,
+            tdx_modules: Vec::new(),
             snp_tcb_floor: SnpTcbFloors::default(),
             max_collateral_age: MAX_COLLATERAL_AGE,
             max_intel_root_crl_age: MAX_ROOT_CRL_AGE,
@@ -143,7 +147,7 @@ mod tests {
         let safe = Policy::default();
         assert_eq!(safe.accepted_tcb_statuses, [TcbStatus::UpToDate]);
         assert!(safe.development_roots.is_empty() && safe.accepted_advisories.is_empty());
-        assert!(!safe.accept_missing_aml_guard);
+        assert!(!safe.accept_missing_aml_guard && safe.tdx_modules.is_empty());
         assert_eq!(
             (safe.min_tcb_evaluation, safe.max_collateral_age),
             (19, 2_592_000)

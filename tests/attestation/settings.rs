@@ -6,7 +6,9 @@ use cocoon_measurements::manifest::{ManifestRefusal, ManifestTrust, public_key, 
 use cocoon_measurements::policy::{GpuRequirement, Policy};
 use cocoon_measurements::verdict::Verdict;
 use cocoon_protocol::binding::Tee;
+use cocoon_protocol::bytes::Hex;
 use cocoon_protocol::manifest::{MAX_MANIFEST_LIFE, Manifest};
+use cocoon_simulator::tdx::TdReport;
 
 use crate::collateral::STALE;
 use crate::machine::{IMAGE, Machine, NOW, SIGNER, accepted, judge, policy, refused, session};
@@ -78,6 +80,26 @@ fn fields_of_the_policy() {
                 ];
             },
             BOTH,
+            None,
+        ),
+        (
+            "tdx_modules: others",
+            |p| p.tdx_modules = vec![Hex([0x11; 48])],
+            TDX,
+            Some((
+                "tdx.module",
+                "the platform runs a build of the TDX module (MRSEAM) that your policy does not list",
+            )),
+        ),
+        (
+            "tdx_modules: this",
+            |p| {
+                p.tdx_modules = vec![
+                    Hex([0x11; 48]),
+                    Hex(TdReport::good([0; 48], [[0; 48]; 4], [0; 48]).mr_seam),
+                ]
+            },
+            TDX,
             None,
         ),
         (

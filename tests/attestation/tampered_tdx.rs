@@ -1,8 +1,10 @@
 //! Every field of a TD report that means something, changed and signed anew: the row of that field fails, and every
 //! other row is as before.
 
+use cocoon_measurements::policy::Policy;
 use cocoon_measurements::verdict::Verdict;
 use cocoon_protocol::binding::{self, Tee};
+use cocoon_protocol::bytes::Hex;
 use cocoon_protocol::document::{Document, Evidence};
 use cocoon_simulator::launch::Launched;
 use cocoon_simulator::tdx::TdReport;
@@ -244,8 +246,12 @@ pub fn tampered_document(edit: Edit) -> Document {
     document
 }
 
+fn tampered_under(edit: Edit, policy: &Policy) -> Verdict {
+    judge(&tampered_document(edit), policy)
+}
+
 fn tampered(edit: Edit) -> Verdict {
-    judge(&tampered_document(edit), &policy())
+    tampered_under(edit, &policy())
 }
 
 #[test]
@@ -288,9 +294,31 @@ fn what_no_signature_redeems_is_refused_before_anything_is_compared() {
     }
 }
 
-/// MRSEAM names the TDX module's build. Its version is judged by TEE_TCB_SVN and Intel's collateral instead, so this
-/// field alone decides nothing; who changes that has to change this test.
+/// MRSEAM names the TDX module's build. Its version is judged by TEE_TCB_SVN and Intel's collateral; the build itself where
+/// the policy lists some, and the row shows it in any case.
 #[test]
-fn the_modules_own_digest_is_not_judged() {
-    accepted(&tampered(|r| r.mr_seam[0] ^= 1));
+fn the_modules_own_digest_is_shown_and_judged_by_who_lists_builds() {
+    let good = TdReport::good([0; 48], [[0; 48]; 4], [0; 48]).mr_seam;
+    let verdict = tampered(|r| r.mr_seam[0] ^= 1);
+    accepted(&verdict);
+    let mut other = good;
+    other[0] ^= 1;
+    let row = verdict.checks.iter().find(|check| check.id == "tdx.module");
+    let found = row.and_then(|row| row.found.as_deref());
+    assert_eq!(
+        found,
+        Some(&*format!("MRSEAM {}, of Intel's", hex::encode(other)))
+    );
+    let listing = Policy {
+        tdx_modules: vec![Hex(good)],
+        ..policy()
+    };
+    accepted(&tampered_under(|_| (), &listing));
+    refused(
+        &tampered_under(|r| r.mr_seam[0] ^= 1, &listing),
+        &[(
+            "tdx.module",
+            "the platform runs a build of the TDX module (MRSEAM) that your policy does not list",
+        )],
+    );
 }

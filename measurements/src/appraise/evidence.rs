@@ -287,6 +287,7 @@ fn unverified_tdx(quote: &Blob) -> Result<tdx::Measured, Box<Check>> {
         mr_config_id: Hex(report.mr_config_id),
         mr_owner: Hex(report.mr_owner),
         mr_owner_config: Hex(report.mr_owner_config),
+        mr_seam: Hex(report.mr_seam),
         mr_signer_seam: Hex(report.mr_signer_seam),
         td_attributes: u64::from_le_bytes(report.td_attributes),
         xfam: u64::from_le_bytes(report.xfam),

@@ -23,6 +23,7 @@ pub(super) struct Measured {
     pub(super) mr_config_id: Hex48,
     pub(super) mr_owner: Hex48,
     pub(super) mr_owner_config: Hex48,
+    pub(super) mr_seam: Hex48,
     pub(super) mr_signer_seam: Hex48,
     pub(super) td_attributes: u64,
     pub(super) xfam: u64,
@@ -37,6 +38,7 @@ impl From<&TdxClaims> for Measured {
             mr_config_id: Hex(claims.mrconfigid),
             mr_owner: Hex(claims.mrowner),
             mr_owner_config: Hex(claims.mrownerconfig),
+            mr_seam: Hex(claims.mrseam),
             mr_signer_seam: Hex(claims.mrsignerseam),
             td_attributes: u64::from_le_bytes(claims.td_attributes),
             xfam: u64::from_le_bytes(claims.xfam),
@@ -116,7 +118,7 @@ pub(super) fn domain(claims: &Measured) -> [Check; 3] {
     [
         attributes(claims.td_attributes),
         xfam(claims.xfam),
-        module(&claims.mr_signer_seam),
+        module(claims),
     ]
 }
 
@@ -211,6 +213,7 @@ pub(super) fn platform(claims: &TdxClaims, policy: &Policy, now: u64) -> Vec<Che
         };
         checks.push(row.expected(format!("at least {least}")));
     }
+    checks.extend(build(&Hex(claims.mrseam), policy));
     checks
 }
 
@@ -261,15 +264,33 @@ fn xfam(found: u64) -> Check {
     row.expected(format!("{ALWAYS:#x} and nothing beyond {KNOWN:#x}"))
 }
 
-fn module(signer: &Hex48) -> Check {
-    Check::equal(
-        "tdx.module",
-        "signer of the TDX module",
-        &Hex48::ZERO,
-        signer,
-        || (FOREIGN_MODULE, LAUNCH_ADVICE),
-    )
+/// Intel signs with zero as the signer. Which build it is, MRSEAM tells; how old, the TCB level.
+fn module(claims: &Measured) -> Check {
+    let (build, signer) = (&claims.mr_seam, &claims.mr_signer_seam);
+    let row = if *signer == Hex48::ZERO {
+        Check::pass("tdx.module", MODULE, format!("MRSEAM {build}, of Intel's"))
+    } else {
+        Check::fail("tdx.module", MODULE, FOREIGN_MODULE, LAUNCH_ADVICE)
+            .found(format!("MRSEAM {build}, MRSIGNERSEAM {signer}"))
+    };
+    row.expected("signed by Intel (MRSIGNERSEAM zero)")
 }
+
+/// The row of the builds that the policy allows, if it lists any.
+fn build(found: &Hex48, policy: &Policy) -> Option<Check> {
+    let listed = &policy.tdx_modules;
+    let row = match listed.len() {
+        0 => return None,
+        _ if listed.contains(found) => Check::pass("tdx.module", MODULE, found),
+        _ => Check::fail("tdx.module", MODULE, OTHER_BUILD, MODULE_ADVICE).found(found),
+    };
+    Some(row.expected(format!("one of {} that the policy lists", listed.len())))
+}
+
+const MODULE: &str = "TDX module";
+const OTHER_BUILD: &str =
+    "the platform runs a build of the TDX module (MRSEAM) that your policy does not list";
+const MODULE_ADVICE: &str = "the operator loads a TDX module that is listed; or list this one (tdx_modules), once you know which release of Intel's it is";
 
 const OTHER_FIRMWARE: &str = "other image: the VM was started with another firmware than the manifest's OVMF.tdx.fd, or on a host whose KVM adds pages in the older order (before 6.16)";
 const FIRMWARE_ADVICE: &str = "the operator starts the VM with the release's own OVMF.tdx.fd, on Linux 6.16 and QEMU 10.1 or later";

@@ -250,6 +250,28 @@ fn cocoon_tdx_6() {
         refused(|c| c.mrsignerseam[0] = 1),
         row("tdx.module", "the TDX module is not signed by Intel")
     );
+    let build = |modules: Vec<Hex48>| {
+        let policy = Policy {
+            tdx_modules: modules,
+            ..Policy::default()
+        };
+        let rows = platform(&claims(&boot(), RootClass::Vendor), &policy, NOW);
+        let mut rows = rows.into_iter().filter(|row| row.id == "tdx.module");
+        (rows.next(), rows.next()).0
+    };
+    assert!(build(vec![]).is_none());
+    let listed = build(vec![Hex([2; 48]), Hex([1; 48])]).unwrap();
+    assert_eq!(listed.outcome, Outcome::Pass);
+    let other = build(vec![Hex([2; 48])]).unwrap();
+    assert_eq!(
+        (other.outcome, other.cause.as_deref()),
+        (
+            Outcome::Fail,
+            Some(
+                "the platform runs a build of the TDX module (MRSEAM) that your policy does not list"
+            )
+        )
+    );
 }
 
 #[test]
