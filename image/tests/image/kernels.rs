@@ -107,7 +107,16 @@ fn sources() -> Vec<(String, Vec<u8>)> {
 /// to run at once, and memory in vectors of 128 bits.
 #[test]
 fn machine_code_spills_nothing_and_moves_vectors() {
-    let Some(fetcher) = fetcher(&[toolkit::COMPILER, toolkit::INSPECT]) else {
+    inspected(Release::Cuda13, toolkit::COMPILER);
+}
+
+#[test]
+fn and_neither_does_that_of_the_image() {
+    inspected(Release::Cuda12, nvcc12::GROUP);
+}
+
+fn inspected(release: Release, group: &str) {
+    let Some(fetcher) = fetcher(&[group, toolkit::INSPECT]) else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
@@ -121,7 +130,7 @@ fn machine_code_spills_nothing_and_moves_vectors() {
         reporter,
     )
     .unwrap();
-    let workshop = Workshop::open(&fetcher, Release::Cuda13, reporter).unwrap();
+    let workshop = Workshop::open(&fetcher, release, reporter).unwrap();
     workshop
         .build(&source(), folder.path(), false, reporter)
         .unwrap();
