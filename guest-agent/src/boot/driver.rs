@@ -134,11 +134,11 @@ mod tests {
         bus
     }
 
+    /// A module's file and parameters, and how many GPUs were reset by then.
+    type Loaded = (String, String, usize);
+
     /// Two modules, of which loading the first ends with `first`: what was loaded, after which resets, and what came of it.
-    fn loading(
-        bus: &Path,
-        first: Option<Errno>,
-    ) -> (Vec<(String, String, usize)>, Result<usize, String>) {
+    fn loading(bus: &Path, first: Option<Errno>) -> (Vec<Loaded>, Result<usize, String>) {
         let list = tempfile::NamedTempFile::new().unwrap();
         fs::write(&list, "/lib/nvidia.ko\n/lib/nvidia-uvm.ko\n").unwrap();
         let mut loaded = Vec::new();
