@@ -24,6 +24,7 @@
 //! | `boot_times` | until which second the verdict on a boot document holds |
 //! | `settings` | each field of policy and manifest, changed |
 //! | `gpus`, `gpu_wire` | GPUs: good ones, every bad form, exchanged ones, judged and over real TLS |
+//! | `collector` | a GPU from its driver, through the process that holds it, to the agent's gate |
 //! | `explained` | what was started instead, named exactly where the image's files are at hand |
 //! | `malformed` | rubbish in every place |
 //! | `certificates`, `connections` | SPEC.md §4 over real TLS: CERT, TLS and ATTEST |
@@ -37,6 +38,7 @@ mod boot_times;
 mod certificates;
 mod chips;
 mod collateral;
+mod collector;
 mod connections;
 mod endorsers;
 mod event_logs;
