@@ -1,5 +1,6 @@
 //! An operator's day with real VMs: looking at one, asking for another of the same name, ending one
-//! while it answers, giving up on one that still boots, interrupting the demo, and the README's own commands.
+//! while it answers, giving up on one that still boots or stands still, a daemon that is killed, updates, interrupting the
+//! demo, and the README's own commands.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -17,6 +18,7 @@ use tokio::sync::oneshot;
 
 mod by_hand;
 mod demonstrated;
+mod hanging;
 mod interrupted;
 mod kept;
 mod passt;

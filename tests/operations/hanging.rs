@@ -1,0 +1,133 @@
+//! Guests that stand still in each phase, and a simulator that does: QEMU or the simulator is stopped (SIGSTOP), and whoever owns
+//! the VM says what was going on, ends it, and leaves nothing.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use cocoon_host_agent::channel::Patience;
+use cocoon_host_agent::machine::Failure;
+use cocoon_host_agent::{Progress, UpError};
+use cocoon_protocol::binding::Tee;
+use cocoon_protocol::control::Phase;
+use cocoon_tests::processes;
+use cocoon_tests::trial::{Model, Trial};
+
+use super::DEADLINE;
+
+/// Short, and longer than anything that goes on may be silent here; the guest itself waits 60 seconds for its evidence.
+const PATIENCE: Patience = Patience {
+    start: Duration::from_secs(300),
+    boot: Duration::from_secs(45),
+    serve: Duration::from_secs(40),
+    drain: Duration::from_secs(15),
+};
+
+async fn trial(name: &str, model: Model) -> Trial {
+    let demo = Path::new(env!("CARGO_BIN_EXE_demo"));
+    let mut trial = Trial::new(demo, name, Tee::Tdx, model).await.unwrap();
+    trial.options.vcpus = 1;
+    trial.options.patience = PATIENCE;
+    trial
+}
+
+fn stop(pid: u32) {
+    let stop = format!("kill -STOP {pid}");
+    let sent = Command::new("sh").args(["-c", &stop]).status().unwrap();
+    assert!(sent.success());
+}
+
+fn silent(error: &UpError) -> (&'static str, u64) {
+    match error {
+        UpError::Failed {
+            failure: Failure::Silent { state, seconds },
+            ..
+        } => (state, *seconds),
+        other => panic!("it ended otherwise: {other}"),
+    }
+}
+
+/// Stops QEMU, or the simulator, once the guest's news satisfy `when`; what its owner says of it.
+async fn stopped(
+    name: &str,
+    model: Model,
+    simulator: bool,
+    when: impl Fn(&Progress) -> Option<()>,
+) -> (&'static str, u64) {
+    let trial = trial(name, model).await;
+    let (seen, folder) = (trial.seen.clone(), trial.folder());
+    let booting = tokio::spawn(trial.refused());
+    let qemu = seen.until(DEADLINE, |progress| match progress {
+        Progress::Started(pid) => Some(*pid),
+        _ => None,
+    });
+    let qemu = qemu.await.unwrap();
+    seen.until(DEADLINE, when).await.unwrap();
+    let running = processes::naming(&folder);
+    assert_eq!(running.len(), 2, "{running:?}");
+    let other = running.iter().find(|pid| **pid != qemu);
+    stop(if simulator { *other.unwrap() } else { qemu });
+    let error = booting.await.unwrap().unwrap();
+    assert_eq!(processes::naming(&folder), [0; 0]);
+    silent(&error)
+}
+
+fn phase(wanted: Phase) -> impl Fn(&Progress) -> Option<()> {
+    move |progress| match progress {
+        Progress::Phase { phase, .. } => (*phase == wanted).then_some(()),
+        _ => None,
+    }
+}
+
+/// Two at a time, as the harness allows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_stands_still_while_it_boots_is_named() {
+    let greeted = |progress: &Progress| match progress {
+        Progress::Note(text) => text.starts_with("the guest's agent runs").then_some(()),
+        _ => None,
+    };
+    let (hello, model) = tokio::join!(
+        stopped("at-hello", Model::Alphabet, false, greeted),
+        // The default model's volume takes its time.
+        stopped("in-model", Model::Real, false, phase(Phase::Model)),
+    );
+    assert_eq!(hello, ("being configured", 45));
+    assert_eq!(model, ("in phase model", 45));
+    let (evidence, engine) = tokio::join!(
+        // It has measured the guest, and does not answer it.
+        stopped("no-evidence", Model::Alphabet, true, phase(Phase::Model)),
+        stopped("in-engine", Model::Real, false, phase(Phase::Engine)),
+    );
+    assert_eq!(evidence, ("in phase evidence", 45));
+    assert_eq!(engine, ("in phase engine", 45));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_stands_still_while_it_serves_or_finishes_is_named() {
+    let (serving, draining) = tokio::join!(
+        async {
+            let mut vm = trial("in-serving", Model::Alphabet)
+                .await
+                .up()
+                .await
+                .unwrap();
+            stop(vm.vm.qemu_pid);
+            let error = vm.vm.wait().await.unwrap_err();
+            assert_eq!(processes::naming(&vm.folder), [0; 0]);
+            silent(&error)
+        },
+        async {
+            let vm = trial("in-draining", Model::Alphabet)
+                .await
+                .up()
+                .await
+                .unwrap();
+            stop(vm.vm.qemu_pid);
+            let error = vm.vm.shutdown().await.unwrap_err();
+            assert_eq!(processes::naming(&vm.folder), [0; 0]);
+            silent(&error)
+        },
+    );
+    assert_eq!(serving, ("serving", 40));
+    assert_eq!(draining, ("draining", 15));
+}
