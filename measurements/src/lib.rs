@@ -19,6 +19,8 @@ pub mod manifest;
 pub mod nvidia;
 pub mod pe;
 pub mod policy;
+#[cfg(test)]
+mod properties;
 pub mod receipt;
 pub mod roots;
 pub mod snp;

@@ -3,7 +3,7 @@
 use crate::{guid::Guid, guid_table::FOOTER, tdx::tdvf::METADATA_OFFSET};
 
 /// One TDVF section, with fields that may be wrong.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct TdxSection {
     pub data_offset: u32,
     pub raw_size: u32,
