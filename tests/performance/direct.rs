@@ -1,4 +1,8 @@
 //! The engine alone: its process, asked over its socket pair as the agent asks it, with nothing in between.
+//!
+//! Not the library in the process that asks: these programs do not link the engine, whose build takes tens of minutes and whose
+//! allocator, threads and compiler settings would be others than in the appliance. What the socket pair costs is in both sides
+//! of the comparison; it is two copies of some dozens of bytes for each token, which takes milliseconds to compute.
 
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::process::Child;
@@ -6,8 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use cocoon_protocol::engine::{
-    Choice, Format, FromEngine, Generation, MAX_FROM_ENGINE, MAX_TO_ENGINE, Prompt, Sampling,
-    Seed, Speaker, ToEngine, Turn,
+    Choice, Format, FromEngine, Generation, MAX_FROM_ENGINE, MAX_TO_ENGINE, Prompt, Sampling, Seed,
+    Speaker, ToEngine, Turn,
 };
 use cocoon_protocol::frame::{Decoder, encode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -130,11 +134,11 @@ fn generation(text: &str, max_tokens: u32) -> Generation {
         parallel: true,
         format: Format::Text,
         max_tokens,
+        room: u32::MAX,
         sampling: Sampling {
             temperature: 0.0,
             top_p: 1.0,
             top_k: 0,
-        room: u32::MAX,
             min_p: 0.0,
             frequency_penalty: 0.0,
             presence_penalty: 0.0,

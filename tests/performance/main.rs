@@ -75,5 +75,6 @@ async fn main() -> anyhow::Result<()> {
         What::Soak(options) => soak::measure(&options).await?,
         What::Serve(options) => return soak::serve(options).await,
     };
-    table.print(command.json)
+    table.print(command.json)?;
+    table.check()
 }

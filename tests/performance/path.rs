@@ -1,5 +1,8 @@
 //! The whole path against the engine alone.
 
+use std::time::Duration;
+
+use anyhow::Context as _;
 use clap::Args;
 
 use crate::appliance::Appliance;
@@ -111,20 +114,45 @@ pub async fn measure(options: &Options) -> anyhow::Result<Table> {
             "added from",
             "added to",
             "path alone ms",
+            "its cpu ms",
+            "queueing ms",
         ],
     );
     for ((count, figures), alone) in options.streams.iter().zip(&figures).zip(added) {
         let mut row = figures.row().to_vec();
-        row.push(alone);
+        row.extend([alone.first, alone.processor, alone.queueing(*count)]);
         table.row(format!("{count} streams"), &row);
     }
+    table.note(
+        "path alone: an engine that answers at once, and one token; its cpu: what client and agent take of the processors for \
+         one such answer; queueing: how much later, in the mean, answers of so much come that are asked for at once and served \
+         one after another on these processors",
+    );
     table.note(subject.note);
     Ok(table)
 }
 
-/// Milliseconds to the first text of an engine that answers at once: all of them are the path's. A prompt takes a real
-/// engine hundreds of milliseconds, never twice the same, and hides what little is added.
-async fn first_alone(streams: &[usize]) -> anyhow::Result<Vec<f64>> {
+/// Milliseconds of the path alone, medians.
+struct Alone {
+    /// To the first text.
+    first: f64,
+    /// Of the processors, for one whole answer of one token, on both sides.
+    processor: f64,
+}
+
+impl Alone {
+    /// How much later answers come than a single one would, in the mean, where `count` are asked for at once.
+    fn queueing(&self, count: usize) -> f64 {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let rounds = count.div_ceil(processors) as f64;
+        // The first round waits for nobody, the last for all before it.
+        self.processor * (rounds - 1.0) / 2.0
+    }
+}
+
+/// The path with an engine that answers at once: all that it takes is the path's. A prompt takes a real engine hundreds of
+/// milliseconds, never twice the same, and hides what little is added.
+async fn first_alone(streams: &[usize]) -> anyhow::Result<Vec<Alone>> {
     const TURNS: usize = 50;
     let most = streams.iter().copied().max().unwrap_or(1);
     let slots = u16::try_from(most)?;
@@ -135,13 +163,33 @@ async fn first_alone(streams: &[usize]) -> anyhow::Result<Vec<f64>> {
     }
     let mut medians = Vec::new();
     for count in streams {
-        let mut turns = Vec::new();
+        let (mut firsts, mut processor) = (Vec::new(), Vec::new());
         for _ in 0..TURNS {
+            let before = spent()?;
             let (together, back) = ask(clients, double::MODEL, 1, *count).await?;
             clients = back;
-            turns.push(together.first());
+            firsts.push(together.first());
+            processor.push(spent()?.saturating_sub(before).as_secs_f64() * 1000.0 / *count as f64);
         }
-        medians.push(median(&turns));
+        medians.push(Alone {
+            first: median(&firsts),
+            processor: median(&processor),
+        });
     }
     Ok(medians)
+}
+
+/// What all threads of this process have had of the processors.
+fn spent() -> anyhow::Result<Duration> {
+    let mut all = Duration::ZERO;
+    for thread in std::fs::read_dir("/proc/self/task")? {
+        // A thread may end meanwhile.
+        let Ok(text) = std::fs::read_to_string(thread?.path().join("schedstat")) else {
+            continue;
+        };
+        let nanoseconds = text.split_whitespace().next();
+        let nanoseconds = nanoseconds.context("this kernel tells no processor time")?;
+        all += Duration::from_nanos(nanoseconds.parse()?);
+    }
+    Ok(all)
 }

@@ -43,6 +43,10 @@ pub struct Options {
     /// How long.
     #[arg(long, default_value_t = 600)]
     seconds: u64,
+    /// What is flat: the most that the memory of agent or engine may grow after the first third, in KiB a minute. In the ten
+    /// minutes of the default, less than a hundred bytes for each answer.
+    #[arg(long, default_value_t = 64.0)]
+    flat: f64,
 }
 
 #[derive(Args)]
@@ -159,10 +163,8 @@ pub async fn measure(options: &Options) -> anyhow::Result<Table> {
     for why in account.reasons() {
         table.note(why);
     }
-    table.row(
-        "streams without an end",
-        &[if stuck { streams.len() as f64 } else { 0.0 }],
-    );
+    let without_end = if stuck { streams.len() as f64 } else { 0.0 };
+    table.goal("streams without an end", without_end, 0.0);
     type Of = fn(&Memory) -> f64;
     let memories: [(&str, Of); 2] = [
         ("agent", |memory| memory.agent),
@@ -177,14 +179,14 @@ pub async fn measure(options: &Options) -> anyhow::Result<Table> {
         let most = later.iter().map(|(_, size)| *size).fold(0.0, f64::max);
         if most > 0.0 {
             table.row(format!("{name}: most memory after a third, MiB"), &[most]);
-            table.row(
+            table.goal(
                 format!("{name}: slope after a third, KiB/min"),
-                &[slope(&later) * 60.0 * 1024.0],
+                slope(&later) * 60.0 * 1024.0,
+                options.flat,
             );
         }
     }
     served.context("after the soak no answer comes")?;
-    anyhow::ensure!(!stuck, "streams are stuck: {:?}", account.counts());
     Ok(table)
 }
 

@@ -10,6 +10,7 @@ pub struct Table {
     columns: Vec<&'static str>,
     rows: Vec<(String, Vec<f64>)>,
     notes: Vec<String>,
+    missed: Vec<String>,
 }
 
 impl Table {
@@ -20,12 +21,35 @@ impl Table {
             columns: columns.to_vec(),
             rows: Vec::new(),
             notes: Vec::new(),
+            missed: Vec::new(),
         }
     }
 
     /// Adds a row, one figure for each column.
     pub fn row(&mut self, name: impl Into<String>, figures: &[f64]) {
         self.rows.push((name.into(), figures.to_vec()));
+    }
+
+    /// Adds a row of one figure, and one of the most that it may be.
+    pub fn goal(&mut self, name: impl Into<String>, figure: f64, most: f64) {
+        let name = name.into();
+        // A figure that is no number meets nothing.
+        if figure.is_nan() || figure > most {
+            self.missed.push(format!(
+                "{name}: {} instead of at most {}",
+                shown(figure),
+                shown(most)
+            ));
+        }
+        let goal = format!("{name}: goal, at most");
+        self.row(name, &[figure]);
+        self.row(goal, &[most]);
+    }
+
+    /// Fails where a goal was missed.
+    pub fn check(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(self.missed.is_empty(), "missed: {}", self.missed.join("; "));
+        Ok(())
     }
 
     /// Adds a line below.
@@ -55,6 +79,7 @@ impl Table {
             "machine": machine(),
             "rows": rows.collect::<Vec<_>>(),
             "notes": self.notes,
+            "missed": self.missed,
         })
     }
 
