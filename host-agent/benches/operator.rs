@@ -208,7 +208,9 @@ async fn measure() {
     // A tick is a hundredth of a second on every Linux of today.
     let percent = |ticks: u64| ticks as f64 / IDLE.as_secs_f64();
     let megabytes = |kibibytes: u64| kibibytes as f64 * 1024.0 / 1e6;
-    println!("\n| two VMs serve, the status page is on, guests tell their counters every 10 s | resident | of it its own share (PSS) | of a core |\n|---|---|---|---|");
+    println!(
+        "\n| two VMs serve, the status page is on, guests tell their counters every 10 s | resident | of it its own share (PSS) | of a core |\n|---|---|---|---|"
+    );
     let line = |what: &str, resident: u64, share: u64, ticks: u64| {
         println!(
             "| {what} | {:.1} MB | {:.1} MB | {:.2} % |",

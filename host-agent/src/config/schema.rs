@@ -134,7 +134,9 @@ impl Entry {
             memory_mib: self.memory_mib?.0,
             vcpus: self.vcpus?.0,
             tee: self.tee?.0,
-            cpu: self.cpu.map_or_else(|| CPU_MODEL.to_owned(), |(cpu, _)| cpu),
+            cpu: self
+                .cpu
+                .map_or_else(|| CPU_MODEL.to_owned(), |(cpu, _)| cpu),
             listen: self.listen?.0,
             gpu: self.gpu.map(|(gpu, _)| gpu),
             network: self.devices.network.0,

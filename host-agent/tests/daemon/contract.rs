@@ -232,7 +232,8 @@ async fn ending() -> usize {
     let asked = async {
         loop {
             let mut stream = UnixStream::connect(root.join("host.sock")).await.unwrap();
-            let request = "POST /v1/appliances/first/start HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+            let request =
+                "POST /v1/appliances/first/start HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
             stream.write_all(request.as_bytes()).await.unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.unwrap();

@@ -72,7 +72,9 @@ fn a_captured_machine_is_understood() {
     );
     let machine = machine.findings();
     let of = |severity| {
-        let such = machine.iter().filter(|finding| finding.severity == severity);
+        let such = machine
+            .iter()
+            .filter(|finding| finding.severity == severity);
         Vec::from_iter(such.map(|finding| finding.id))
     };
     assert_eq!(

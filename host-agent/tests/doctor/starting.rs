@@ -157,7 +157,7 @@ async fn a_supervisor_that_has_the_public_address_starts_a_trust_domain() {
         let mut machine = Captured::new(TDX).with(&help, "List:\n  iommufd\n  tdx-guest");
         machine.taken = Err(Refusal::AddrInUse);
         options.world = Arc::new(machine);
-        let error = Host::up(options, |_| ()).await.err().expect("no QEMU");
+        let error = Host::up(options, |_| ()).await.expect_err("no QEMU");
         assert_eq!(
             error.to_string(),
             "QEMU does not run: told of a trust domain"

@@ -65,7 +65,9 @@ fn a_cpu_model_is_snps_alone_and_reaches_the_machine() {
     let wrong = problems(&format!("{snp}cpu = \"EPYC,x=on\"\n"), &large());
     assert_eq!(
         wrong,
-        ["f:9:7: appliance.cpu: found \"EPYC,x=on\"; allowed: one of QEMU's CPU models for SEV-SNP, such as \"EPYC-v4\""]
+        [
+            "f:9:7: appliance.cpu: found \"EPYC,x=on\"; allowed: one of QEMU's CPU models for SEV-SNP, such as \"EPYC-v4\""
+        ]
     );
 }
 

@@ -122,7 +122,9 @@ impl Host {
                 now: world.now(),
                 synchronised: synchronised(world),
             },
-            port: wanted.listen.map_or(Ok(()), |address| world.listen(address)),
+            port: wanted
+                .listen
+                .map_or(Ok(()), |address| world.listen(address)),
             cache_bytes: wanted.cache.as_deref().and_then(|path| world.free(path)),
         }
     }
