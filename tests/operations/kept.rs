@@ -1,33 +1,34 @@
-//! The daemon with real VMs: two at once, one whose QEMU is killed, and a daemon that is killed under both.
+//! The daemon with real VMs, as `cocoon-host serve` in a process of its own: two VMs at once, a QEMU that is killed, a daemon that
+//! is killed under both, both killed together, and a disk that is full.
 
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::Arc;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cocoon_client::Address;
 use cocoon_host_agent::client::Client;
-use cocoon_host_agent::config::{HostConfig, Machine};
-use cocoon_host_agent::daemon::api::{List, View};
-use cocoon_host_agent::daemon::journal::{Entry, Journal};
-use cocoon_host_agent::daemon::{Daemon, End};
+use cocoon_host_agent::daemon::api::{Entry, View};
 use cocoon_host_agent::lifecycle::State;
+use cocoon_tests::executables::built;
 use cocoon_tests::image::{SignedImage, cache};
 use cocoon_tests::trial::{self, Model};
 use cocoon_tests::{processes, role};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::sleep;
 
 use super::DEADLINE;
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Memory and processors of a VM on a node of the machine, where the kernel names one.
+const NODE: &str = "/sys/devices/system/node/node0";
 
 /// A daemon, and what its appliances run.
 struct Kept {
     folder: tempfile::TempDir,
     image: &'static SignedImage,
-    supervisor: PathBuf,
-    journal: Arc<Journal>,
-    running: Running,
+    host: PathBuf,
+    daemon: Child,
 }
 
 impl Kept {
@@ -39,39 +40,53 @@ impl Kept {
         let image = trial::image(Model::Alphabet).await.unwrap();
         let executable = Path::new(env!("CARGO_BIN_EXE_demo"));
         let simulator = role::simulator_link(executable, folder.path()).unwrap();
-        let supervisor = role::supervisor_link(executable, folder.path()).unwrap();
         let mut text = format!(
             "version = 1\nstatus.listen = \"off\"\n[host]\nstate = {:?}\nsimulator = {simulator:?}\ndevelopment_roots = {:?}\n",
             folder.path().join("state"),
             cache().unwrap().join("development-roots")
         );
-        for (name, tee) in [("first", "tdx"), ("second", "sev-snp")] {
+        let placed = match Path::new(NODE).exists() {
+            true => "placement.numa_nodes = [0]",
+            false => "",
+        };
+        for (name, tee, more) in [("first", "tdx", placed), ("second", "sev-snp", "")] {
             text += &format!(
                 "[[appliance]]\nname = {name:?}\nimage = {:?}\nmemory = \"1G\"\nvcpus = 1\ntee = \"simulated-{tee}\"\n\
-                 listen = \"127.0.0.1:0\"\nrestart.delay_seconds = 0\n",
+                 listen = \"127.0.0.1:0\"\nrestart.delay_seconds = 0\n{more}\n",
                 image.folder
             );
         }
         std::fs::write(folder.path().join("host.toml"), text).unwrap();
-        let (journal, running) = begin(folder.path(), &supervisor);
+        let host = tokio::task::spawn_blocking(|| built("cocoon-host-agent", "cocoon-host"));
+        let host = host.await.unwrap().unwrap();
+        let daemon = serve(&host, folder.path());
         Self {
             folder,
             image,
-            supervisor,
-            journal,
-            running,
+            host,
+            daemon,
         }
     }
 
-    /// As `kill -9` of the daemon, and a new one.
-    async fn killed(&mut self) {
-        self.running.0.abort();
-        assert!((&mut self.running.0).await.unwrap_err().is_cancelled());
-        (self.journal, self.running) = begin(self.folder.path(), &self.supervisor);
+    fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// The folder of a VM.
+    fn vm(&self, name: &str) -> PathBuf {
+        self.state().join("vms").join(name)
+    }
+
+    /// `kill -9` of the daemon and, while nobody sees it, of those processes; and then a new daemon.
+    fn killed(&mut self, with: &[u32]) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
+        with.iter().for_each(|pid| kill("KILL", *pid));
+        self.daemon = serve(&self.host, self.folder.path());
     }
 
     fn client(&self) -> Client {
-        Client::of(&self.folder.path().join("state"))
+        Client::of(&self.state())
     }
 
     async fn view(&self, name: &str) -> View {
@@ -79,27 +94,57 @@ impl Kept {
         self.client().get(&path).await.unwrap()
     }
 
-    /// Waits for an entry of the journal after number `seq`; what came instead is worth reading.
-    async fn until(&self, seq: u64, name: &str, state: &str) -> Entry {
-        let (mut kept, mut coming) = self.journal.after(seq);
-        let found = async {
-            loop {
-                for entry in kept.drain(..) {
-                    assert_ne!(entry.state, "failed", "{entry:?}");
-                    if entry.appliance.as_deref() == Some(name) && entry.state == state {
-                        return entry;
-                    }
-                }
-                kept.push(coming.recv().await.unwrap());
-            }
-        };
-        let found = timeout(DEADLINE * 2, found).await;
-        found.unwrap_or_else(|_| panic!("{name} is not {state}: {:#?}", self.journal.after(0).0))
+    async fn qemu(&self, name: &str) -> u32 {
+        self.view(name).await.report.unwrap().qemu_pid.unwrap()
     }
 
-    /// A client that trusts nothing but the image and the development root accepts it.
-    async fn is_verified(&self, name: &str) {
-        let report = self.view(name).await.report.unwrap();
+    /// What the journal says after number `seq`; nothing while there is no daemon yet.
+    async fn events(&self, seq: u64) -> Vec<Entry> {
+        let mut found = vec![];
+        let path = format!("/v1/events?since={seq}");
+        let client = self.client();
+        let read = client.lines(&path, |line| {
+            found.push(serde_json::from_str(line).unwrap());
+            true
+        });
+        // Which is what was to be told.
+        drop(read.await);
+        found
+    }
+
+    /// Waits for an entry of the journal after number `seq`; what came instead is worth reading.
+    async fn until(&self, seq: u64, name: &str, state: &str) -> Entry {
+        let until = Instant::now() + DEADLINE * 2;
+        loop {
+            let events = self.events(seq).await;
+            assert!(
+                events.iter().all(|entry| entry.state != "failed"),
+                "{events:#?}"
+            );
+            let such =
+                |entry: &&Entry| entry.appliance.as_deref() == Some(name) && entry.state == state;
+            if let Some(found) = events.iter().find(such) {
+                return found.clone();
+            }
+            assert!(Instant::now() < until, "{name} is not {state}: {events:#?}");
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// The number of the newest entry.
+    async fn now(&self) -> u64 {
+        self.events(0).await.last().unwrap().seq
+    }
+
+    /// It is in its run `run`, in this QEMU, and a client that trusts nothing but the image and the development root accepts it.
+    async fn serves(&self, name: &str, run: u64, qemu: Option<u32>) {
+        let view = self.view(name).await;
+        assert_eq!((view.life.state, view.life.run), (State::Serving, run));
+        let report = view.report.unwrap();
+        assert!(
+            qemu.is_none() || qemu == report.qemu_pid,
+            "{name} was started again"
+        );
         let root = std::fs::read_to_string(report.trust_root.unwrap()).unwrap();
         let address = format!("https://{}", report.endpoint.unwrap());
         let address: Address = address.parse().unwrap();
@@ -111,35 +156,32 @@ impl Kept {
 impl Drop for Kept {
     /// Nothing that the test started outlives it: QEMU and the simulator die with their supervisors.
     fn drop(&mut self) {
-        self.running.0.abort();
+        // It may have ended by itself, and then starts none again.
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
         let until = Instant::now() + Duration::from_secs(30);
-        // An aborted daemon ends at its next step, and may start one more until then.
         loop {
             let left = processes::naming(self.folder.path());
-            if (left.is_empty() && self.running.0.is_finished()) || Instant::now() > until {
+            if left.is_empty() || Instant::now() > until {
                 return;
             }
-            left.into_iter().for_each(kill);
+            left.into_iter().for_each(|pid| kill("KILL", pid));
             std::thread::yield_now();
         }
     }
 }
 
-/// A daemon's task, and how it is told to end.
-type Running = (JoinHandle<()>, watch::Sender<Option<End>>);
-
-fn begin(folder: &Path, supervisor: &Path) -> (Arc<Journal>, Running) {
-    let file = folder.join("host.toml");
-    let config = HostConfig::load(&file, &Machine::this()).unwrap();
-    let daemon = Daemon::take(config, &file).unwrap();
-    let daemon = daemon.with_program(supervisor.to_owned());
-    let (end, ended) = watch::channel(None);
-    let journal = daemon.journal();
-    (journal, (tokio::spawn(daemon.run(ended)), end))
+fn serve(host: &Path, folder: &Path) -> Child {
+    let mut command = Command::new(host);
+    command
+        .args(["serve", "--config"])
+        .arg(folder.join("host.toml"));
+    command.stdin(Stdio::null()).stderr(Stdio::null());
+    command.spawn().unwrap()
 }
 
-fn kill(pid: u32) {
-    let kill = format!("kill -KILL {pid}");
+fn kill(signal: &str, pid: u32) {
+    let kill = format!("kill -{signal} {pid}");
     // It may be gone already, with another that was killed before it.
     let _ = Command::new("sh").args(["-c", &kill]).status();
 }
@@ -150,45 +192,82 @@ async fn appliances_survive_the_death_of_qemu_and_of_the_daemon() {
     let mut kept = Kept::new().await;
     for name in ["first", "second"] {
         kept.until(0, name, "serving").await;
-        kept.is_verified(name).await;
+        kept.serves(name, 1, None).await;
     }
-    let list: List = kept.client().get("/v1/appliances").await.unwrap();
-    let qemus: Vec<u32> = list
-        .appliances
-        .iter()
-        .map(|view| view.report.as_ref().unwrap().qemu_pid.unwrap())
-        .collect();
-    assert_ne!(qemus[0], qemus[1]);
+    let (first, second) = (kept.qemu("first").await, kept.qemu("second").await);
+    assert_ne!(first, second);
+    if Path::new(NODE).exists() {
+        let log = std::fs::read_to_string(kept.vm("first").join("log.jsonl")).unwrap();
+        assert!(
+            log.contains("1 virtual CPUs run on the NUMA nodes [0]"),
+            "{log}"
+        );
+    }
 
     // The daemon dies: both go on, their clients too, and the next one knows them.
-    kept.killed().await;
-    for (name, qemu) in ["first", "second"].into_iter().zip(&qemus) {
-        kept.until(0, name, "note").await;
-        let view = kept.view(name).await;
-        assert_eq!((view.life.state, view.life.run), (State::Serving, 1));
-        assert!(processes::exists(*qemu));
-        kept.is_verified(name).await;
+    kept.killed(&[]);
+    for (name, qemu) in [("first", first), ("second", second)] {
+        let note = kept.until(0, name, "note").await;
+        assert_eq!(note.text, "found running, and taken over");
+        assert!(processes::exists(qemu));
+        kept.serves(name, 1, Some(qemu)).await;
     }
 
-    // QEMU dies: that appliance is started again, and the other one is left alone.
-    let seq = kept.journal.after(0).0.last().unwrap().seq;
-    kill(qemus[0]);
+    // The daemon and a QEMU die together: that appliance is started again, and the other one is left alone.
+    kept.killed(&[second]);
+    let failed = kept.until(0, "second", "preparing").await;
+    let why = "the VM ended by itself while serving";
+    assert!(failed.text.contains(why), "{}", failed.text);
+    kept.until(0, "second", "serving").await;
+    kept.serves("second", 2, None).await;
+    assert_eq!(kept.view("second").await.life.failures, 1);
+    kept.serves("first", 1, Some(first)).await;
+    let second = kept.qemu("second").await;
+
+    // A QEMU dies, and the disk is full for all that its next run would write but could do without.
+    let folder = kept.vm("first");
+    let full = [
+        "life.json.partial",
+        "phases.json.partial",
+        "serial.log",
+        "log.jsonl",
+    ];
+    for name in full {
+        let path = folder.join(name);
+        // Of the run before, if it is there.
+        let _ = std::fs::remove_file(&path);
+        symlink("/dev/full", path).unwrap();
+    }
+    let seq = kept.now().await;
+    kill("KILL", first);
     let failed = kept.until(seq, "first", "preparing").await;
-    assert!(
-        failed.text.contains("the VM ended by itself while serving"),
-        "{}",
-        failed.text
-    );
+    assert!(failed.text.contains(why), "{}", failed.text);
     kept.until(seq, "first", "serving").await;
-    let (first, second) = (kept.view("first").await, kept.view("second").await);
-    assert_eq!((first.life.run, first.life.failures), (2, 1));
-    assert_eq!((second.life.state, second.life.run), (State::Serving, 1));
-    assert_eq!(second.report.unwrap().qemu_pid, Some(qemus[1]));
-    kept.is_verified("first").await;
+    kept.serves("first", 2, None).await;
+    kept.serves("second", 2, Some(second)).await;
+    let told = format!(
+        "its state is not kept: no space left for {:?}: free some, or set COCOON_STATE to a folder on another disk",
+        folder.join("life.json.partial")
+    );
+    let events = kept.events(seq).await;
+    let told = |entry: &Entry| entry.state == "note" && entry.text == told;
+    assert!(events.iter().any(told), "{events:#?}");
+    for name in full {
+        std::fs::remove_file(folder.join(name)).unwrap();
+    }
 
     // And everything ends in good order.
-    kept.running.1.send(Some(End::Halt)).unwrap();
-    let ended = timeout(DEADLINE, &mut kept.running.0).await;
-    ended.unwrap().unwrap();
-    assert!(processes::naming(kept.folder.path()).is_empty());
+    kill("TERM", kept.daemon.id());
+    let until = Instant::now() + DEADLINE;
+    let ended = loop {
+        if let Some(status) = kept.daemon.try_wait().unwrap() {
+            break status;
+        }
+        assert!(Instant::now() < until, "the daemon does not end");
+        sleep(PAUSE).await;
+    };
+    assert_eq!(ended.code(), Some(0));
+    assert_eq!(processes::naming(kept.folder.path()), [0; 0]);
+    let kept = std::fs::read_to_string(folder.join("life.json")).unwrap();
+    assert!(kept.contains("\"stopped\""), "{kept}");
 }
