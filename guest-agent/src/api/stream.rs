@@ -35,6 +35,8 @@ pub struct Events {
     outcome: Outcome,
     steady: Option<Steady>,
     state: State,
+    /// An event was told, and the connection may not have sent it yet.
+    told: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -95,6 +97,7 @@ impl Events {
             entry,
             outcome: Outcome::Complete,
             steady: None,
+            told: false,
         };
         if let Some(tick) = tick {
             events.steady = Some(events.steady(tick));
@@ -272,6 +275,12 @@ impl Body for Events {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = &mut *self;
+        // A connection sends what it has when there is no more: so each event is a record of its own, and how many of them
+        // come at once shows in no length.
+        if std::mem::take(&mut this.told) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         // The terminator says nothing that the receipt before it has not said.
         if !matches!(this.state, State::Terminator | State::End)
             && let Some(steady) = &mut this.steady
@@ -316,6 +325,7 @@ impl Body for Events {
             State::End => return Poll::Ready(None),
         };
         this.entry.sent(&bytes);
+        this.told = true;
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 }
