@@ -55,6 +55,12 @@ impl Timings {
         &self.steps
     }
 
+    /// How long ago QEMU was started.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// From QEMU's start to the first client that could connect.
     #[must_use]
     pub fn serving(&self) -> Option<Duration> {

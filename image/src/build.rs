@@ -5,7 +5,7 @@ mod cuda;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cocoon_inputs::report::Reporter;
 use cocoon_inputs::{
@@ -117,6 +117,15 @@ pub enum BuildError {
     File(#[from] FileError),
 }
 
+/// Where the time of a build went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spent {
+    /// On what goes into the image compiled: agent and engine; for GPUs the driver and the whole runtime volume, too.
+    pub compiling: Duration,
+    /// On everything else: inputs, initrd, model volume, measurements.
+    pub assembling: Duration,
+}
+
 /// Builds the image into `folder`.
 ///
 /// # Errors
@@ -127,6 +136,20 @@ pub fn build(
     folder: &Path,
     reporter: &Arc<dyn Reporter>,
 ) -> Result<Manifest, BuildError> {
+    build_timed(what, life, folder, reporter).map(|(manifest, _)| manifest)
+}
+
+/// The same, and where the time went.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_timed(
+    what: &Build,
+    life: &Life,
+    folder: &Path,
+    reporter: &Arc<dyn Reporter>,
+) -> Result<(Manifest, Spent), BuildError> {
+    let started = Instant::now();
     // The cheap checks first: a wrong model must not cost a compilation.
     let given = what
         .model
@@ -146,6 +169,7 @@ pub fn build(
         Some(model) => model,
         None => foreign.model(scratch.path())?,
     };
+    let compiling = Instant::now();
     let (gpu, binaries) = if with_gpus {
         let (gpu, binaries) = cuda::make(what, &fetcher, &mut foreign, &kernel, &**reporter)?;
         (Some(gpu), binaries)
@@ -156,6 +180,7 @@ pub fn build(
         };
         (None, binaries)
     };
+    let compiling = compiling.elapsed();
     let revision = provenance::revision(&what.source);
     let checksums = if binaries.crates.is_empty() {
         BTreeMap::new()
@@ -189,13 +214,13 @@ pub fn build(
         sbom,
         gpu,
     };
-    Ok(assemble::assemble(
-        &ingredients,
-        &stamp,
-        folder,
-        what.jobs,
-        &**reporter,
-    )?)
+    let manifest = assemble::assemble(&ingredients, &stamp, folder, what.jobs, &**reporter)?;
+    let assembling = started.elapsed().saturating_sub(compiling);
+    let spent = Spent {
+        compiling,
+        assembling,
+    };
+    Ok((manifest, spent))
 }
 
 /// The lock file of the workspace at `source`, and its SHA-256.

@@ -109,7 +109,8 @@ fn a_changed_byte_of_any_format_breaks_its_signature() {
 #[test]
 fn the_reported_tcb_is_the_certificates() {
     each(|generation, version, key| {
-        let parts: [(&str, fn(&mut SnpReport) -> &mut u8); 4] = [
+        type Level = fn(&mut SnpReport) -> &mut u8;
+        let parts: [(&str, Level); 4] = [
             ("boot loader", |r| &mut r.reported_tcb.bootloader),
             ("TEE", |r| &mut r.reported_tcb.tee),
             ("SNP firmware", |r| &mut r.reported_tcb.snp),

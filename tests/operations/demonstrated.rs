@@ -37,6 +37,12 @@ fn demo() {
     ] {
         assert_eq!(steps.next(), Some(step), "{told}");
     }
+    let first = told.lines().find_map(|line| {
+        let line = line.trim().strip_prefix("first verified token ")?;
+        line.strip_suffix(" s after QEMU's start")
+    });
+    let first: Option<u32> = first.and_then(|seconds| seconds.parse().ok());
+    assert!(first.is_some_and(|seconds| seconds > 0), "{told}");
     // The verdict with its checks, then the answer, on standard output.
     for part in [
         "SIMULATED: everything fits, but under a development root",

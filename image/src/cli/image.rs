@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use cocoon_image::add_model;
 use cocoon_image::assemble::name;
-use cocoon_image::build::{self, Build, Life};
+use cocoon_image::build::{self, Build, Life, Spent};
 use cocoon_image::foreign::DEFAULT_MODEL;
 use cocoon_image::model::Source;
 use cocoon_image::variant::Variant;
@@ -28,8 +28,8 @@ pub(super) fn build(arguments: &BuildArguments, output: Output) -> anyhow::Resul
     what.variant = arguments.variant;
     what.model.clone_from(&arguments.model);
     what.model_id.clone_from(&arguments.model_id);
-    let manifest = build::build(&what, &life, &arguments.out, &report::stderr())?;
-    print(&manifest, &arguments.out, output)
+    let (manifest, spent) = build::build_timed(&what, &life, &arguments.out, &report::stderr())?;
+    print(&manifest, &arguments.out, Some(spent), output)
 }
 
 pub(super) fn verify(arguments: &VerifyArguments, output: Output) -> anyhow::Result<Outcome> {
@@ -69,10 +69,15 @@ pub(super) fn add_model(
         threads(jobs),
         &*report::stderr(),
     )?;
-    print(&manifest, out, output)
+    print(&manifest, out, None, output)
 }
 
-fn print(manifest: &Manifest, folder: &Path, output: Output) -> anyhow::Result<Outcome> {
+fn print(
+    manifest: &Manifest,
+    folder: &Path,
+    spent: Option<Spent>,
+    output: Output,
+) -> anyhow::Result<Outcome> {
     let id = manifest_id(&manifest.to_json());
     let mut text = format!(
         "image in {}, release {}, model {}\n",
@@ -87,7 +92,14 @@ fn print(manifest: &Manifest, folder: &Path, output: Output) -> anyhow::Result<O
     for input in &manifest.unlocked {
         writeln!(text, "UNLOCKED {input}: every verdict will say so")?;
     }
-    let value = json!({
+    if let Some(spent) = spent {
+        let [compiling, assembling] = seconds(spent);
+        writeln!(
+            text,
+            "assembled in {assembling:.1} s, and {compiling:.1} s for the executables"
+        )?;
+    }
+    let mut value = json!({
         "folder": folder,
         "manifest_id": id,
         "manifest": folder.join(name::MANIFEST),
@@ -99,8 +111,17 @@ fn print(manifest: &Manifest, folder: &Path, output: Output) -> anyhow::Result<O
         "unlocked": manifest.unlocked,
         "artefacts": manifest.artefacts,
     });
+    if let Some(spent) = spent {
+        let [compiling, assembling] = seconds(spent);
+        value["seconds"] = json!({ "compiling": compiling, "assembling": assembling });
+    }
     output.print(&value, text)?;
     Ok(Outcome::Done)
+}
+
+/// Of compiling and of assembling.
+fn seconds(spent: Spent) -> [f64; 2] {
+    [spent.compiling, spent.assembling].map(|time| time.as_secs_f64())
 }
 
 impl Dates {

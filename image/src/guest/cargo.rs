@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::io::{self, BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use cocoon_inputs::report::{Reporter, Task};
 use serde::Deserialize;
 use thiserror::Error;
 
+use super::family::Family;
 use super::recipe::{Environment, Recipe};
 use crate::sbom::Crate;
 
@@ -20,6 +21,15 @@ use crate::sbom::Crate;
 const PATIENCE: Duration = Duration::from_millis(90);
 /// Lines of cargo's output that an error repeats.
 const LAST_LINES: usize = 60;
+
+/// Whatever cargo runs for this process.
+static PROGRAMS: Family = Family::new();
+
+/// Ends every cargo that runs for this process, with its compilers: a build that somebody waits for fails. For who is told to
+/// end, since a thread that builds cannot be.
+pub fn end_all() {
+    PROGRAMS.end();
+}
 
 /// Why cargo made nothing.
 #[derive(Debug, Error)]
@@ -196,10 +206,11 @@ impl<'a> Watch<'a> {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut child = Running(pipes.spawn().map_err(CargoError::Start)?);
+        let mut running = PROGRAMS.start(pipes).map_err(CargoError::Start)?;
+        let child = &mut running.child;
         let (sender, lines) = mpsc::channel();
-        forward(child.0.stdout.take(), sender.clone(), Line::Output);
-        forward(child.0.stderr.take(), sender, Line::Error);
+        forward(child.stdout.take(), sender.clone(), Line::Output);
+        forward(child.stderr.take(), sender, Line::Error);
         let mut last = VecDeque::new();
         loop {
             match lines.recv_timeout(PATIENCE) {
@@ -219,7 +230,7 @@ impl<'a> Watch<'a> {
             }
             self.say();
         }
-        let status = child.0.wait().map_err(CargoError::Wait)?;
+        let status = running.wait().map_err(CargoError::Wait)?;
         if status.success() {
             return Ok(());
         }
@@ -239,17 +250,6 @@ impl<'a> Watch<'a> {
             0 => format!("{seconds} s, {detail}"),
             _ => format!("{done} of {total} packages, {seconds} s, {detail}"),
         });
-    }
-}
-
-/// Does not outlive its owner, however that ends.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It has ended already, except after an error of our own.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

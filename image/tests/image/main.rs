@@ -9,5 +9,6 @@ mod platform;
 mod reproducible;
 #[path = "../../../tests/src/skip.rs"]
 mod skip;
+mod spent;
 mod volume;
 mod world;

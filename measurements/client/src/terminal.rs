@@ -57,10 +57,26 @@ pub async fn talk(conversation: &mut Conversation) -> Result<(), TerminalError> 
 
 /// Asks one question and prints its answer as it arrives, without anything that could steer the terminal.
 pub async fn answer(conversation: &mut Conversation, prompt: &str) -> Result<(), TerminalError> {
+    answer_told(conversation, prompt, || ()).await
+}
+
+/// The same; `begins` is called once, when the first words are there.
+///
+/// # Errors
+/// As [`answer`].
+pub async fn answer_told(
+    conversation: &mut Conversation,
+    prompt: &str,
+    begins: impl FnOnce(),
+) -> Result<(), TerminalError> {
+    let mut begins = Some(begins);
     let mut answering = Answering::new();
     let mut written = Ok(());
     let ending = conversation
         .ask(prompt, |piece| {
+            if let Some(begins) = begins.take() {
+                begins();
+            }
             if written.is_ok() {
                 written = answering.words(piece);
             }

@@ -13,6 +13,7 @@ use cocoon_client::{
 use cocoon_host_agent::progress::show;
 use cocoon_host_agent::waiting::Waiting;
 use cocoon_host_agent::{Host, RunningVm};
+use cocoon_image::guest;
 use cocoon_inputs::report::{self, Reporter};
 use cocoon_tests::image::{SignedImage, cache};
 use cocoon_tests::vm;
@@ -50,7 +51,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             done
         }
         Err(code) => {
-            // What was dropped ends its processes; a build ends with its compiler, or with us.
+            // What was dropped ends its processes. A build's thread cannot be dropped, but its compilers end.
+            guest::end_builds();
             runtime.shutdown_timeout(STOP);
             Ok(code)
         }
@@ -195,7 +197,15 @@ async fn converse(
     match wish {
         Wish::Answer(prompt) => {
             say("4/4  asking it, over a connection attested of its own");
-            terminal::answer(&mut conversation, &prompt).await?;
+            let mut first = None;
+            let begins = || first = Some(vm.timings().elapsed());
+            terminal::answer_told(&mut conversation, &prompt, begins).await?;
+            if let Some(first) = first {
+                say(&format!(
+                    "     first verified token {:.0} s after QEMU's start",
+                    first.as_secs_f64()
+                ));
+            }
         }
         Wish::Chat(port) => {
             say("4/4  a chat, and an endpoint for applications");

@@ -1,0 +1,22 @@
+//! Where the time of a build went: told to people and to programs.
+
+use serde_json::Value;
+
+use crate::world::{World, succeed};
+
+#[test]
+fn a_build_says_where_its_time_went() {
+    let world = World::new();
+    let text = succeed(&mut world.build(&world.path("one"))).stdout;
+    let text = String::from_utf8(text).unwrap();
+    let line = text.lines().last().unwrap();
+    let said = line.strip_prefix("assembled in ");
+    let said = said.and_then(|line| line.strip_suffix(" s for the executables"));
+    let (assembling, compiling) = said.and_then(|said| said.split_once(" s, and ")).unwrap();
+    assert!(assembling.parse::<f64>().is_ok() && compiling.parse::<f64>().is_ok());
+    let json = succeed(world.build(&world.path("two")).arg("--json")).stdout;
+    let said: Value = serde_json::from_slice(&json).unwrap();
+    assert!(said["seconds"]["assembling"].as_f64().unwrap() > 0.0);
+    // They were given, and read.
+    assert!(said["seconds"]["compiling"].is_f64());
+}
