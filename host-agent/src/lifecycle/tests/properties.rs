@@ -1,0 +1,163 @@
+//! Whatever happens in whatever order, the promises of the table hold.
+
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn reason() -> impl Strategy<Value = String> {
+    "[a-z]{1,8}"
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let stage = prop_oneof![
+        Just(Stage::Preparing),
+        Just(Stage::Booting),
+        Just(Stage::Attesting),
+        Just(Stage::Serving),
+        Just(Stage::Draining),
+    ];
+    prop_oneof![
+        Just(Event::Start),
+        Just(Event::Stop),
+        Just(Event::Restart),
+        Just(Event::Halt),
+        stage.prop_map(Event::Reached),
+        reason().prop_map(Event::Halted),
+        Just(Event::Ended(Ending::Stopped)),
+        reason().prop_map(|reason| Event::Ended(Ending::Failed { reason })),
+        Just(Event::Tick),
+    ]
+}
+
+fn any_rules() -> impl Strategy<Value = Rules> {
+    (0..20_u64, 0..600_u64, 1..6_u32, 1..200_u64, any::<bool>()).prop_map(
+        |(delay, more, max_failures, healthy, never)| Rules {
+            restart: Restart {
+                policy: if never {
+                    RestartPolicy::Never
+                } else {
+                    RestartPolicy::OnFailure
+                },
+                delay: Duration::from_secs(delay),
+                max_delay: Duration::from_secs(delay + more),
+                max_failures,
+                healthy: Duration::from_secs(healthy),
+            },
+            deadlines: Deadlines::default(),
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn the_promises_hold_in_every_story(
+        rules in any_rules(),
+        events in prop::collection::vec((event(), 0..5_000_000_u64), 0..200),
+    ) {
+        let (mut life, mut now) = (Lifecycle::new(0), 0);
+        let mut done = HashSet::new();
+        for (event, pause) in events {
+            now += pause;
+            let (after, effects) = next(&life, now, &event, &rules);
+
+            // Out of the end leads the operator's start alone; a stop may only take back that it resumes.
+            if life.state.is_terminal() && !matches!(event, Event::Start | Event::Restart) {
+                prop_assert_eq!(after.state.name(), life.state.name());
+            }
+            // Whoever waits is waited for by somebody, and a deadline comes.
+            match after.holder(&rules) {
+                Holder::Deadline(at) => prop_assert!(at <= now + 3_600_000),
+                Holder::Operator => {
+                    prop_assert!(after.state.is_terminal() || after.state == State::Created);
+                }
+                Holder::Process => prop_assert!(after.has_process()),
+            }
+            // Effects are told before they are done, each once, and to the run that is alive.
+            prop_assert_eq!(effects.first() == Some(&Effect::Publish), after != life);
+            prop_assert_eq!(effects.iter().filter(|one| **one == Effect::Publish).count() <= 1, true);
+            for effect in effects {
+                match effect {
+                    Effect::Publish => {}
+                    Effect::Launch(run) => {
+                        // Never beside another.
+                        let free = !life.has_process() || matches!(event, Event::Ended(_));
+                        prop_assert!(free, "{:?} by {:?}", life.state, event);
+                        prop_assert_eq!(run, life.run + 1);
+                        prop_assert_eq!(after.run, run);
+                        prop_assert!(done.insert(effect));
+                    }
+                    Effect::Drain(run) | Effect::Kill(run) => {
+                        prop_assert!(life.has_process());
+                        prop_assert_eq!(run, life.run);
+                        prop_assert!(done.insert(effect));
+                    }
+                }
+            }
+            // A loop ends.
+            prop_assert!(after.failures <= rules.restart.max_failures);
+            if let State::Failed { reason } = &after.state {
+                prop_assert!(!reason.is_empty());
+            }
+            if let State::Preparing { restart_at: Some(at) } = after.state {
+                prop_assert!(after.failures < rules.restart.max_failures);
+                prop_assert!(after.since <= at);
+                prop_assert!(at <= after.since + 1000 * rules.restart.max_delay.as_secs());
+            }
+            // What is kept on disk is what is read again.
+            let kept = serde_json::to_vec(&after).unwrap();
+            prop_assert_eq!(&serde_json::from_slice::<Lifecycle>(&kept).unwrap(), &after);
+            life = after;
+        }
+    }
+
+    #[test]
+    fn pauses_grow_and_are_bounded(
+        delay in 0..u64::MAX / 2_000,
+        max_delay in 0..u64::MAX / 2_000,
+        failures in 1..u32::MAX,
+    ) {
+        let restart = Restart {
+            delay: Duration::from_secs(delay.min(max_delay)),
+            max_delay: Duration::from_secs(max_delay),
+            ..Restart::default()
+        };
+        let (this, after) = (backoff(&restart, failures), backoff(&restart, failures + 1));
+        prop_assert!(this <= after && after <= restart.max_delay);
+        prop_assert_eq!(backoff(&restart, 1), Duration::ZERO);
+        prop_assert_eq!(backoff(&restart, 2), restart.delay);
+    }
+
+    /// An appliance that never gets far enough is given up after exactly so many tries.
+    #[test]
+    fn every_crash_loop_is_given_up(rules in any_rules(), far in 0..4_usize) {
+        let (mut life, mut now, mut launches) = (Lifecycle::new(0), 0, 0);
+        let mut event = Event::Start;
+        loop {
+            let (after, effects) = next(&life, now, &event, &rules);
+            life = after;
+            launches += effects.iter().filter(|one| matches!(one, Effect::Launch(_))).count();
+            if life.state.is_terminal() {
+                break;
+            }
+            if let Holder::Deadline(at) = life.holder(&rules)
+                && !life.has_process()
+            {
+                now = at;
+                event = Event::Tick;
+                continue;
+            }
+            for stage in [Stage::Booting, Stage::Attesting, Stage::Serving].into_iter().take(far) {
+                (life, _) = next(&life, now, &Event::Reached(stage), &rules);
+            }
+            event = Event::Ended(Ending::Failed { reason: "broken".into() });
+        }
+        let tries = match rules.restart.policy {
+            RestartPolicy::Never => 1,
+            RestartPolicy::OnFailure => rules.restart.max_failures as usize,
+        };
+        prop_assert_eq!(launches, tries);
+        prop_assert!(life.state.name() == "failed");
+    }
+}
