@@ -33,7 +33,9 @@ impl Peer {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/verdict/peer.py");
         let mut child = Command::new(python)
             .arg(script)
-            .args(vectors.map(path_of))
+            .args(vectors.map(|vector| std::path::absolute(path_of(vector)).unwrap()))
+            // Where it runs it leaves a log.
+            .current_dir(std::env::temp_dir())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
