@@ -3,11 +3,13 @@
 //! The agent knows no tokens, only bytes: a prompt has at most one for each, and what a template adds. The engine counts
 //! them, and refuses a prompt that has more than its room.
 
-use cocoon_protocol::engine::{Costs, Generation, ModelInfo, Prompt, Tool, Turn};
+use cocoon_protocol::engine::{Costs, Generation, ModelInfo, Prompt, Speaker, Tool, Turn};
 
-/// Tokens that a template adds around a prompt, around each turn or tool, and for being told of tools.
+/// Tokens that a template adds around a prompt, around each turn, around each call, its answer or a tool, where it may be in
+/// words, and for being told of tools.
 const AROUND: usize = 64;
 const AROUND_TURN: usize = 16;
+const AROUND_CALL: usize = 64;
 const TOOLS: usize = 512;
 /// What an answer gets, at least, whatever its share of memory is: nobody is served by a sentence.
 const LEAST_ANSWER: u32 = 128;
@@ -97,8 +99,12 @@ pub(super) fn kept(costs: &Costs, tokens: u32) -> u64 {
 fn most_tokens(generation: &Generation) -> usize {
     let turn = |turn: &Turn| {
         let calls = turn.calls.iter();
-        let calls = calls.map(|call| call.name.len() + call.arguments.len() + AROUND_TURN);
-        turn.content.len() + calls.sum::<usize>() + AROUND_TURN
+        let calls = calls.map(|call| call.name.len() + call.arguments.len() + AROUND_CALL);
+        let around = match turn.speaker {
+            Speaker::Tool => AROUND_CALL,
+            Speaker::System | Speaker::User | Speaker::Assistant => AROUND_TURN,
+        };
+        turn.content.len() + calls.sum::<usize>() + around
     };
     let said = match &generation.prompt {
         Prompt::Text(text) => text.len(),
@@ -106,7 +112,7 @@ fn most_tokens(generation: &Generation) -> usize {
     };
     let tool = |tool: &Tool| {
         let description = tool.description.as_deref().map_or(0, json_length);
-        tool.name.len() + description + tool.parameters.len() + AROUND_TURN
+        tool.name.len() + description + tool.parameters.len() + AROUND_CALL
     };
     let tools = match generation.tools.is_empty() {
         true => 0,

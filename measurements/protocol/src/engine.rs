@@ -36,6 +36,10 @@ pub const MAX_TO_ENGINE: usize = 8 * 1024 * 1024;
 pub const MAX_FROM_ENGINE: usize = 64 * 1024;
 
 /// From the agent to the engine.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved a few times for each request, whose texts are larger by far"
+)]
 #[derive(Serialize, Deserialize)]
 #[serde(
     tag = "type",

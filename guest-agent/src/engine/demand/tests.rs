@@ -1,6 +1,6 @@
 //! Whatever is asked: what has begun never takes more than there is, and the usual answers run side by side.
 
-use cocoon_protocol::engine::{Choice, Format, Sampling, Speaker};
+use cocoon_protocol::engine::{Call, Choice, Format, Sampling};
 use proptest::prelude::*;
 
 use super::*;
@@ -93,7 +93,23 @@ fn calls_and_tools_count() {
         description: Some("a \"b\"".into()),
         parameters: "{}".into(),
     }];
-    assert_eq!(most_tokens(&asked), plain + 512 + 1 + 5 + 10 + 2 + 16);
+    assert_eq!(most_tokens(&asked), plain + 512 + 1 + 5 + 10 + 2 + 64);
+    let Prompt::Conversation(turns) = &mut asked.prompt else {
+        panic!("another prompt")
+    };
+    // In words: `<tool_call>` and what belongs to it, and `<tool_response>`.
+    turns[0].calls = vec![Call {
+        id: "call_1".into(),
+        name: "f".into(),
+        arguments: "{}".into(),
+    }];
+    turns.push(Turn {
+        speaker: Speaker::Tool,
+        content: "7".into(),
+        calls: vec![],
+        call_id: Some("call_1".into()),
+    });
+    assert_eq!(most_tokens(&asked), plain + 594 + (1 + 2 + 64) + (1 + 64));
 }
 
 proptest! {
