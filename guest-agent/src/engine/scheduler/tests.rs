@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use super::*;
 use proptest::prelude::*;
 
+mod lacking;
+
 const BOUNDS: Bounds = Bounds {
     requests: 8,
     bytes: 1000,
@@ -178,27 +180,6 @@ fn bytes_are_bounded_too() {
         waits(&[11])
     );
     assert_eq!(scheduler.waiting(), 2);
-}
-
-#[test]
-fn what_is_lacking_is_named() {
-    let mut scheduler = Scheduler::new(2, 3);
-    let _ = scheduler.arrive(Source(1), wanted(0, 2), BOUNDS);
-    assert_eq!(scheduler.lacking(Source(2), &wanted(9, 1)), Lacking::Slots);
-    scheduler.free_slot(0);
-    scheduler.free_slot(0);
-    assert_eq!(scheduler.lacking(Source(2), &wanted(9, 2)), Lacking::Places);
-    assert_eq!(scheduler.lacking(Source(1), &wanted(9, 1)), Lacking::Share);
-    scheduler.limit_memory(3);
-    let large = Wanted {
-        memory: 2,
-        ..wanted(9, 2)
-    };
-    assert_eq!(scheduler.lacking(Source(2), &large), Lacking::Memory);
-    assert_eq!(
-        scheduler.arrive(Source(1), wanted(1, 3), BOUNDS),
-        Arrival::Refused
-    );
 }
 
 /// Two slots and eight places, four of them for one source: it holds them, and nobody else waits for that.

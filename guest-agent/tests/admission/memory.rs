@@ -1,0 +1,83 @@
+//! What answers take of memory bounds how many begin, and how long they may be.
+
+use cocoon_protocol::engine::Costs;
+
+use super::*;
+
+/// What is promised to answers fits into the memory that there is: the rest waits, and what never fits is told so.
+#[tokio::test]
+async fn answers_wait_for_the_memory_that_they_take() {
+    let (mut engine, _cancelled) = FakeEngine::new();
+    engine.costs = Costs {
+        token: 1000,
+        step: 1,
+        prompt: 0,
+        pair: 0,
+    };
+    let machine = machine(engine, 4, Limits::default()).await;
+    machine.engine.limit_memory(1_024_000);
+    assert_eq!(machine.engine.model().unwrap().context_length, 1024);
+    let mut client = Client::attested(machine.address).await;
+    let said = |body: &[u8]| {
+        let answer: serde_json::Value = serde_json::from_slice(body).unwrap();
+        let content = answer["choices"][0]["message"]["content"].as_str();
+        content.unwrap().to_owned()
+    };
+    // At most as many tokens of prompt as bytes, and what a template adds.
+    let prompt = "say your room".len() + 64 + 16;
+    let (_, body) = read(client.chat("say your room", ",\"max_tokens\":100").await).await;
+    assert_eq!(said(&body), format!("{} 100", prompt + 100));
+    // Nobody named a number: a quarter of the memory.
+    let (_, body) = read(client.chat("say your room", "").await).await;
+    assert_eq!(said(&body), format!("256 {}", 256 - prompt));
+    let (_, body) = read(client.chat("say your room", ",\"max_tokens\":1000").await).await;
+    assert_eq!(said(&body), "1024 1000");
+    let refused = client.chat("hello", ",\"max_tokens\":1025").await;
+    let (status, param, _, message) = refusal(refused).await;
+    assert_eq!((status, param.as_deref()), (400, Some("max_tokens")));
+    assert_eq!(
+        message,
+        "`max_tokens` must be 1 to 1024, the context of the model on this machine."
+    );
+    let refused = client.chat("hello", ",\"max_tokens\":400,\"n\":3").await;
+    let (status, param, code, message) = refusal(refused).await;
+    assert_eq!((status, param.as_deref()), (400, Some("n")));
+    assert_eq!(code.as_deref(), Some("context_length_exceeded"));
+    assert_eq!(
+        message,
+        "This machine has no memory for `n` answers of that length: ask for fewer, or for fewer tokens."
+    );
+
+    let held = client
+        .chat("wait", ",\"stream\":true,\"max_tokens\":800")
+        .await;
+    assert_eq!(held.status(), 200);
+    // Its prompt has seven tokens, and nothing is kept for more: there is a slot and a small answer's memory, and none for another as large.
+    let mut other = Client::attested(machine.address).await;
+    let small = other.chat("hello", ",\"max_tokens\":10").await;
+    assert_eq!(read(small).await.0, 200);
+    let waiting = tokio::spawn(async move { other.chat("hello", ",\"max_tokens\":800").await });
+    until_waiting(&machine, 1).await;
+    drop((held, client));
+    let answer = timeout(DEADLINE, waiting).await.expect("in time").unwrap();
+    assert_eq!(read(answer).await.0, 200);
+}
+
+#[tokio::test]
+async fn memory_that_is_taken_is_told() {
+    let (mut engine, _cancelled) = FakeEngine::new();
+    engine.costs.token = 1000;
+    let machine = machine(engine, 4, impatient()).await;
+    machine.engine.limit_memory(1_024_000);
+    let mut client = Client::attested(machine.address).await;
+    let held = client
+        .chat("wait", ",\"stream\":true,\"max_tokens\":900")
+        .await;
+    assert_eq!(held.status(), 200);
+    let mut other = Client::attested(machine.address).await;
+    let refused = other.chat("hello", ",\"max_tokens\":900").await;
+    assert_eq!(
+        refused_with(refused).await,
+        "The answers that run take all of this machine's memory: try again, or ask for fewer tokens."
+    );
+}
