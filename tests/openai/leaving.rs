@@ -30,7 +30,7 @@ use crate::clients;
 /// Of anything that is waited for.
 const DEADLINE: Duration = Duration::from_secs(120);
 /// Layers that make a token take some hundredths of a second: long against a frame's way.
-const LAYERS: u32 = 24;
+pub const LAYERS: u32 = 24;
 /// Tokens after which the client leaves.
 const READ: u32 = 24;
 /// Tokens of the answers that are compared.
@@ -38,9 +38,9 @@ const COMPARED: u32 = 24;
 
 /// What passed between agent and engine.
 #[derive(Clone, Copy, Default)]
-struct Seen {
+pub struct Seen {
     /// The engine's process.
-    process: u32,
+    pub process: u32,
     /// The generation that was asked for last, and the tokens that were told of it.
     id: u64,
     told: u32,
@@ -188,7 +188,7 @@ fn is_stopped(process: u32) -> bool {
 }
 
 /// What all threads of a process have had of the processors.
-fn spent(process: u32) -> Duration {
+pub fn spent(process: u32) -> Duration {
     let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
     let of = |thread: io::Result<std::fs::DirEntry>| {
         let path = thread.unwrap().path().join("schedstat");
@@ -201,9 +201,9 @@ fn spent(process: u32) -> Duration {
 }
 
 /// Starts engines behind a relay.
-struct Relayed {
-    setup: Setup,
-    told: watch::Sender<Seen>,
+pub struct Relayed {
+    pub setup: Setup,
+    pub told: watch::Sender<Seen>,
 }
 
 impl Launcher for Relayed {

@@ -1,5 +1,6 @@
 //! The guest agent in this process over a simulated TEE, the real engine in another: OpenAI's own clients, for Python
-//! and for Node, through the local endpoint of `cocoon connect`; and what the engine does once a client has gone.
+//! and for Node, through the local endpoint of `cocoon connect`; what the engine does once a client has gone, and when a
+//! prompt comes again.
 //!
 //! The clients are fetched from their registries under lock files, by hash, into the cache. Where a client or the engine
 //! cannot be had, the test prints `SKIPPED` with the reason; with `COCOON_NO_SKIP=1` in the environment, as in
@@ -14,6 +15,7 @@ mod leaving;
 #[path = "../attestation/machine.rs"]
 #[expect(dead_code, reason = "the tests of evidence use more of it")]
 mod machine;
+mod repeated;
 
 use appliance::{Appliance, MODEL};
 use clients::Client;
