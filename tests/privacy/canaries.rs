@@ -17,12 +17,7 @@ use crate::wire::Wire;
 /// Sends all of them, ends the VM, and looks.
 pub async fn are_nowhere(vm: Appliance) {
     let wire = Wire::tap(vm.vm.endpoint).await;
-    let stranger = Stranger::new();
-    let mut connection = stranger.connect(wire.address).await;
-    let nonce = serde_json::to_string(&AttestRequest {
-        nonce: cocoon_protocol::bytes::Hex([5; 32]),
-    });
-    connection.ask("POST", ATTEST_PATH, &nonce.unwrap()).await;
+    let mut connection = attested(&wire).await;
     let questions = questions::all(&vm.image.manifest.model.id);
     let mut receipts = Vec::new();
     for question in &questions {
@@ -57,6 +52,16 @@ pub async fn are_nowhere(vm: Appliance) {
     for receipt in receipts {
         is_the_clients_alone(&places, &receipt);
     }
+}
+
+/// A connection over which evidence was handed out.
+pub async fn attested(wire: &Wire) -> Connection {
+    let mut connection = Stranger::new().connect(wire.address).await;
+    let nonce = serde_json::to_string(&AttestRequest {
+        nonce: cocoon_protocol::bytes::Hex([5; 32]),
+    });
+    connection.ask("POST", ATTEST_PATH, &nonce.unwrap()).await;
+    connection
 }
 
 /// The receipt in a streamed answer.
@@ -127,7 +132,7 @@ pub fn is_in_none_of(places: &Places, canary: &str) {
 }
 
 /// Head and chunks of an answer whose end is its last chunk.
-async fn streamed_answer(connection: &mut Connection, path: &str, body: &str) -> String {
+pub async fn streamed_answer(connection: &mut Connection, path: &str, body: &str) -> String {
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: cocoon\r\ncontent-length: {}\r\n\r\n",
         body.len()

@@ -1,83 +1,133 @@
-//! The lengths of TLS records do not tell the lengths of tokens.
+//! The lengths of TLS records do not tell what an answer says: two of as many tokens have the same ones, as a set with
+//! repetitions, streamed and whole, whatever was held back of them.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
-use cocoon_client::AttestedConnection;
-use cocoon_protocol::openai::{ChatRequest, Message, Role, StreamOptions};
 use cocoon_tests::trial::Appliance;
-use http_body_util::BodyExt as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::canaries::{attested, streamed_answer};
+use crate::stranger::Connection;
 use crate::wire::Wire;
 
-const TOKENS: u32 = 6;
+const CHAT: &str = "/v1/chat/completions";
 
-/// Streams an answer at a high temperature; its text, and the lengths of its records.
-async fn stream(
-    connection: &mut AttestedConnection,
-    wire: &Wire,
-    model: &str,
-    seed: i64,
-    hidden: bool,
-) -> (String, Vec<usize>) {
-    let request = ChatRequest {
-        model: model.to_owned(),
-        messages: vec![Message {
-            role: Role::User,
-            content: "Hi".into(),
-        }],
-        stream: true,
-        stream_options: Some(StreamOptions {
-            include_usage: true,
-            include_obfuscation: (!hidden).then_some(false),
-        }),
-        max_completion_tokens: Some(TOKENS),
-        max_tokens: None,
-        temperature: Some(2.0),
-        top_p: None,
-        seed: Some(seed),
-        stop: None,
-        padding: None,
-    };
-    let mark = wire.mark();
-    let response = connection.chat(&request).await.unwrap();
-    assert_eq!(response.status(), 200);
-    let body = response.into_body().collect().await.unwrap().to_bytes();
-    let lengths = wire.lengths(mark);
-    let body = String::from_utf8(body.to_vec()).unwrap();
-    let said = body
-        .split("\n\n")
-        .filter_map(|event| serde_json::from_str::<Value>(event.strip_prefix("data: ")?).ok())
-        .filter_map(|chunk| Some(chunk["choices"][0]["delta"]["content"].as_str()?.to_owned()))
-        .collect();
-    (said, lengths)
+/// An answer: what it says, and the sorted lengths of its records.
+struct Answered {
+    said: String,
+    lengths: Vec<usize>,
 }
 
-/// Six tokens each time, of one letter or of a long word: only without padding can they be told apart.
+/// Who asks, and who listens.
+struct Asking<'a> {
+    connection: Connection,
+    wire: &'a Wire,
+    model: &'a str,
+}
+
+impl Asking<'_> {
+    /// An answer of so many tokens, whatever they are: no end comes before.
+    async fn ask(&mut self, tokens: u32, fields: &Value) -> Answered {
+        let mut body = json!({
+            "model": self.model,
+            "messages": [{ "role": "user", "content": "Hi" }],
+            "max_completion_tokens": tokens,
+        });
+        for (name, value) in fields.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        let (streamed, body) = (body["stream"] == true, body.to_string());
+        let mark = self.wire.mark();
+        let said = match streamed {
+            true => {
+                let answer = streamed_answer(&mut self.connection, CHAT, &body).await;
+                assert!(answer.contains("[DONE]"), "{answer}");
+                let events = answer.split("data: ").filter_map(|event| {
+                    let json = event.split("\n\n").next()?;
+                    serde_json::from_str::<Value>(json).ok()
+                });
+                let content = |chunk: &Value| {
+                    let choice = &chunk["choices"][0];
+                    choice["delta"]["content"].as_str().map(str::to_owned)
+                };
+                events.filter_map(|chunk| content(&chunk)).collect()
+            }
+            false => {
+                let (status, answer) = self.connection.ask("POST", CHAT, &body).await;
+                assert_eq!(status, 200);
+                let answer: Value = serde_json::from_slice(&answer).unwrap();
+                let content = answer["choices"][0]["message"]["content"].as_str();
+                content.unwrap().to_owned()
+            }
+        };
+        let mut lengths = self.wire.lengths(mark);
+        lengths.sort_unstable();
+        Answered { said, lengths }
+    }
+
+    /// Answers to the same request in other words: with several seeds.
+    async fn several(&mut self, fields: &Value) -> Vec<Answered> {
+        let mut all = Vec::new();
+        for seed in 1..=6 {
+            let mut fields = fields.clone();
+            (fields["seed"], fields["temperature"]) = (json!(seed), json!(2));
+            all.push(self.ask(6, &fields).await);
+        }
+        all
+    }
+
+    /// The alphabet, and one letter again and again: so many tokens of each.
+    async fn told_and_held(&mut self, fields: &Value, letters: &[&str]) -> Vec<Answered> {
+        let mut all = Vec::new();
+        for letter in letters {
+            let token = letter.as_bytes()[0].to_string();
+            let mut fields = fields.clone();
+            (fields["temperature"], fields["stream"]) = (json!(0), json!(true));
+            if *letter != "a" {
+                fields["logit_bias"] = json!({ token: 100 });
+            }
+            all.push(self.ask(110, &fields).await);
+        }
+        all
+    }
+}
+
+/// Several texts, and one set of lengths.
+fn assert_alike(what: &str, answers: &[Answered]) {
+    let texts: BTreeSet<&str> = answers.iter().map(|one| one.said.as_str()).collect();
+    assert!(texts.len() > 1, "{what}: {texts:?}");
+    for one in answers {
+        assert_eq!(
+            one.lengths, answers[0].lengths,
+            "{what}: {:?} and {:?}",
+            one.said, answers[0].said
+        );
+    }
+}
+
+/// As many tokens each time, of one letter or of a long word: only without padding can they be told apart.
 pub async fn do_not_tell_tokens(vm: &Appliance) {
     let wire = Wire::tap(vm.vm.endpoint).await;
-    let address = format!("https://{}", wire.address).parse().unwrap();
-    let verifier = vm.verifier().unwrap();
-    let mut connection = verifier.connect(&address).await.unwrap();
-    let model = &vm.image.manifest.model.id;
+    let mut asking = Asking {
+        connection: attested(&wire).await,
+        wire: &wire,
+        model: &vm.image.manifest.model.id,
+    };
+    assert_alike("streams", &asking.several(&json!({ "stream": true })).await);
+    assert_alike("whole", &asking.several(&json!({})).await);
+    // Held back: `b` of the alphabet, for a token.
+    let stop = json!({ "stop": ["bx"] });
+    let answers = asking.told_and_held(&stop, &["a", "q", "b"]).await;
+    assert_alike("a stop string", &answers);
+    // And a whole answer that begins like JSON.
+    let function = json!({ "name": "f", "parameters": { "type": "object" } });
+    let tools = json!({ "tools": [{ "type": "function", "function": function }] });
+    let answers = asking.told_and_held(&tools, &["a", "q", "{"]).await;
+    assert_alike("tools", &answers);
 
-    let mut hidden = BTreeMap::new();
-    let mut open = BTreeMap::new();
-    for seed in 1..=6 {
-        let (text, lengths) = stream(&mut connection, &wire, model, seed, true).await;
-        eprintln!("{text:?} {lengths:?}");
-        hidden.insert(text.len(), lengths);
-        let (text, lengths) = stream(&mut connection, &wire, model, seed, false).await;
-        eprintln!("{text:?} {lengths:?} open");
-        open.insert(text.len(), lengths);
-    }
-    assert!(hidden.len() > 2, "answers of several lengths: {hidden:?}");
-    let bytes = |lengths: &Vec<usize>| lengths.iter().sum::<usize>();
-    let mut totals: Vec<usize> = hidden.values().map(bytes).collect();
-    totals.dedup();
-    assert_eq!(totals.len(), 1, "{hidden:?}");
     // The check can fail: without padding the lengths tell.
-    let mut totals: Vec<usize> = open.values().map(bytes).collect();
-    totals.dedup();
-    assert!(totals.len() > 2, "{open:?}");
+    let open = json!({ "stream": true, "stream_options": { "include_obfuscation": false } });
+    let open = asking.several(&open).await;
+    let lengths: BTreeSet<&Vec<usize>> = open.iter().map(|one| &one.lengths).collect();
+    assert!(lengths.len() > 2, "{lengths:?}");
 }
