@@ -1,5 +1,6 @@
-//! An update with real VMs and simulated evidence: to the same image under a newer, signed manifest, while clients verify
-//! whichever release they meet, and ask. Nobody is turned away.
+//! Updates with real VMs and simulated evidence, while clients verify whichever release they meet, and ask: one whose new VM
+//! shows what no client would accept, and goes back; and one to the same image under a newer, signed manifest. Nobody is turned
+//! away.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use cocoon_host_agent::daemon::{Daemon, End};
 use cocoon_host_agent::lifecycle::State;
 use cocoon_host_agent::update::{Phase, Way};
 use cocoon_measurements::manifest::{public_key, sign};
-use cocoon_protocol::bytes::Hex;
+use cocoon_protocol::bytes::{Hex, Hex32};
+use cocoon_protocol::manifest::{Artefact, Manifest};
 use cocoon_tests::image::{SignedImage, cache};
 use cocoon_tests::trial::{self, Model};
 use cocoon_tests::{processes, role};
@@ -26,13 +28,19 @@ use super::DEADLINE;
 /// Who signs for this test.
 const SIGNER: [u8; 32] = [9; 32];
 
-/// The shared image under a manifest of the next release: a folder of links.
-fn newer(image: &SignedImage) -> (tempfile::TempDir, SignedImage) {
+/// The shared image under a manifest of a later release: a folder of links, in which `edit` may change what it likes.
+fn newer(
+    image: &SignedImage,
+    later: u64,
+    edit: impl FnOnce(&mut Manifest, &Path),
+) -> (tempfile::TempDir, SignedImage) {
+    let folder = image.with("manifest.json", None).unwrap();
     let mut manifest = image.manifest.clone();
-    manifest.release += 1;
+    manifest.release += later;
+    edit(&mut manifest, folder.path());
     let bytes = manifest.to_json();
     let envelope = sign(&bytes, &SIGNER).unwrap();
-    let folder = image.with("manifest.json", Some(&bytes)).unwrap();
+    std::fs::write(folder.path().join("manifest.json"), &bytes).unwrap();
     let signatures = folder.path().join("manifest.json.dsse");
     let _ = std::fs::remove_file(&signatures);
     std::fs::write(signatures, &envelope).unwrap();
@@ -44,6 +52,20 @@ fn newer(image: &SignedImage) -> (tempfile::TempDir, SignedImage) {
         signer: public_key(&SIGNER),
     };
     (folder, newer)
+}
+
+/// Signers who renewed the digest of a file and forgot the values that follow from it: nothing but evidence can tell.
+fn forgotten(manifest: &mut Manifest, folder: &Path) {
+    let edited = manifest.cmdline.replace(" quiet ", " ");
+    assert_ne!(edited, manifest.cmdline);
+    let path = folder.join("cmdline");
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, &edited).unwrap();
+    let artefact = Artefact {
+        sha256: Hex32::sha256(edited.as_bytes()),
+        size: edited.len() as u64,
+    };
+    manifest.artefacts.insert("cmdline".to_owned(), artefact);
 }
 
 fn file(folder: &Path, image: &SignedImage) -> PathBuf {
@@ -116,7 +138,8 @@ async fn an_appliance_is_updated_under_its_clients() {
         .tempdir()
         .unwrap();
     let image = trial::image(Model::Alphabet).await.unwrap();
-    let (_links, newer) = newer(image);
+    let (_wrong, wrong) = newer(image, 1, forgotten);
+    let (_links, newer) = newer(image, 2, |_, _| ());
     let path = file(folder.path(), image);
     let config = HostConfig::load(&path, &Machine::this()).unwrap();
     let supervisor = role::supervisor_link(Path::new(env!("CARGO_BIN_EXE_demo")), folder.path());
@@ -155,17 +178,43 @@ async fn an_appliance_is_updated_under_its_clients() {
         Arc::clone(&by),
     ));
 
+    let update = async |image: &SignedImage, policy: Option<PathBuf>| {
+        let request = UpdateRequest {
+            manifest: image.folder.join("manifest.json"),
+            policy,
+            ..UpdateRequest::default()
+        };
+        let updated = client.post_with::<View>("/v1/appliances/first/update?wait=true", &request);
+        // A boot, and all that the old VM has to finish.
+        let updated = timeout(DEADLINE * 2, updated).await;
+        let updated = updated.unwrap_or_else(|_| panic!("{:#?}", journal.after(0).0));
+        updated.unwrap()
+    };
+
+    // Its files are what its signed manifest says, it boots and serves; what it shows is another thing than that manifest's.
+    let view = update(&wrong, None).await;
+    let reason = "a client would not accept its evidence: RTMR2 (command line, initrd): edited command line: the kernel was started \
+        with another one than the manifest's; words missing (-) and added (+): -quiet"
+        .to_owned();
+    let over = view.update.unwrap().update;
+    assert_eq!(
+        (&over.phase, over.way),
+        (&Phase::Failed { reason }, Way::Beside),
+        "{:#?}",
+        journal.after(0).0
+    );
+    assert_eq!(view.deployment.release, Some(image.manifest.release));
+    assert_eq!(
+        view.report.unwrap().endpoint.unwrap(),
+        report.endpoint.unwrap()
+    );
+    assert_eq!(by[1].load(Ordering::SeqCst), 0);
+
     // A client's that is as strict as can be here.
     let policy = folder.path().join("policy.toml");
     let floor = format!("release_floor = {}\n", newer.manifest.release);
     std::fs::write(&policy, floor).unwrap();
-    let request = UpdateRequest {
-        manifest: newer.folder.join("manifest.json"),
-        policy: Some(policy.clone()),
-        ..UpdateRequest::default()
-    };
-    let updated = client.post_with::<View>("/v1/appliances/first/update?wait=true", &request);
-    let view = timeout(DEADLINE, updated).await.unwrap().unwrap();
+    let view = update(&newer, Some(policy.clone())).await;
     let update = view.update.unwrap().update;
     assert_eq!(
         (&update.phase, update.way),
