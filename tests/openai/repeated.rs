@@ -33,7 +33,9 @@ async fn a_prompt_that_comes_again_is_read_again() {
         model: MODEL.to_owned(),
         slots: 1,
     };
-    let appliance = Appliance::with(Relayed { setup, told }, MODEL, 1).await.unwrap();
+    let appliance = Appliance::with(Relayed { setup, told }, MODEL, 1)
+        .await
+        .unwrap();
     let process = seen.borrow().process;
     let upstreams = Upstreams::new(appliance.verifier(), vec![appliance.address.clone()]);
 
