@@ -29,7 +29,13 @@ pub async fn are_nowhere(vm: Appliance) {
                 receipts.push(receipt(&answer));
                 answer.split(' ').nth(1).unwrap().parse().unwrap()
             }
-            false => connection.ask(question.method, path, body).await.0,
+            false => {
+                let (status, answer) = connection.ask(question.method, path, body).await;
+                if question.says {
+                    says(&answer);
+                }
+                status
+            }
         };
         assert_eq!(found, question.status, "{path} {body:.200}");
     }
@@ -62,6 +68,21 @@ pub async fn attested(wire: &Wire) -> Connection {
     });
     connection.ask("POST", ATTEST_PATH, &nonce.unwrap()).await;
     connection
+}
+
+/// What the client gets has the canary in all of its choices: there is something to be found.
+fn says(answer: &[u8]) {
+    let text = String::from_utf8_lossy(answer);
+    let answer: serde_json::Value = serde_json::from_slice(answer).unwrap();
+    let choices = answer["choices"].as_array().unwrap();
+    for choice in choices {
+        let message = &choice["message"];
+        let called = message["tool_calls"][0]["function"]["arguments"].as_str();
+        let said = called.or(message["content"].as_str()).unwrap();
+        let value: serde_json::Value = serde_json::from_str(said).unwrap();
+        assert_eq!(value[CANARY], CANARY, "{text}");
+    }
+    assert!(!choices.is_empty(), "{text}");
 }
 
 /// The receipt in a streamed answer.

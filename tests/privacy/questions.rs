@@ -15,6 +15,8 @@ pub struct Question {
     pub path: String,
     pub body: String,
     pub status: u16,
+    /// The answer itself says the canary.
+    pub says: bool,
 }
 
 /// All of them, for the model of that name.
@@ -30,6 +32,10 @@ pub fn all(model: &str) -> Vec<Question> {
     all.extend(tools().iter().map(|(fields, status)| chat(fields, *status)));
     let formats = formats();
     all.extend(formats.iter().map(|(fields, status)| chat(fields, *status)));
+    all.extend(saying().iter().map(|fields| Question {
+        says: true,
+        ..chat(fields, 200)
+    }));
     let completions = completions();
     all.extend(
         completions
@@ -62,6 +68,7 @@ pub fn all(model: &str) -> Vec<Question> {
             path,
             body: String::new(),
             status,
+            says: false,
         });
     }
     all
@@ -73,6 +80,7 @@ fn post(path: &str, body: String, status: u16) -> Question {
         path: path.to_owned(),
         body,
         status,
+        says: false,
     }
 }
 
@@ -155,7 +163,12 @@ fn tools() -> Vec<(Value, u16)> {
             { "role": "tool", "tool_call_id": id, "content": [{ "type": "text", "text": CANARY }] },
         ] })
     };
-    let parameters = json!({ "type": "object", "properties": { CANARY: { "enum": [CANARY] } } });
+    let parameters = json!({
+        "type": "object",
+        "properties": { CANARY: { "enum": [CANARY] } },
+        "required": [CANARY],
+        "additionalProperties": false,
+    });
     let good = json!({ "name": CANARY, "description": CANARY, "parameters": parameters });
     let chosen = |choice: Value| with(&tool(good.clone()), &json!({ "tool_choice": choice }));
     let arguments = json!({ CANARY: CANARY }).to_string();
@@ -199,7 +212,10 @@ fn formats() -> Vec<(Value, u16)> {
     };
     vec![
         (within(json!({ "enum": [CANARY] })), 200),
-        (within(json!({ "type": "string", "pattern": CANARY })), 200),
+        (
+            within(json!({ "type": "string", "pattern": format!("^{CANARY}$") })),
+            200,
+        ),
         (json!({ "response_format": { "type": CANARY } }), 400),
         (
             json!({ "response_format": { "type": "json_object", CANARY: CANARY } }),
@@ -217,6 +233,24 @@ fn formats() -> Vec<(Value, u16)> {
             400,
         ),
     ]
+}
+
+/// Chats whose answers can be nothing but the canary, or a call with it.
+fn saying() -> Vec<Value> {
+    // The model wants all tokens of a grammar alike: white space would go on for ever.
+    let biases: serde_json::Map<String, Value> = ["\t", "\n", "\r", " "]
+        .map(|space| (space.as_bytes()[0].to_string(), json!(-100)))
+        .into_iter()
+        .collect();
+    let free = json!({ "stop": null, "max_tokens": 200, "logit_bias": biases });
+    let (tools, formats) = (tools(), formats());
+    let called = with(&tools[0].0, &json!({ "tool_choice": "required" }));
+    let mut all = vec![with(&called, &free)];
+    for (fields, _) in &formats[..2] {
+        all.push(with(fields, &free));
+        all.push(with(&with(fields, &free), &json!({ "n": 2 })));
+    }
+    all
 }
 
 /// Fields of completions.
