@@ -8,6 +8,7 @@
 //! | `refused` | clients that believe something else send no prompt |
 //! | `asked` | models, answers, streams, usage, and errors that name the field |
 //! | `endpoint` | the local endpoint guards its door and passes streams through |
+//! | `connected` | OpenAI's own client through the program `cocoon connect` |
 
 use std::path::Path;
 
@@ -15,6 +16,10 @@ use cocoon_protocol::binding::Tee;
 use cocoon_tests::trial::{Model, Trial};
 
 mod asked;
+#[path = "../openai/clients.rs"]
+#[expect(dead_code, reason = "the tests of OpenAI's clients use more of it")]
+mod clients;
+mod connected;
 mod endpoint;
 mod refused;
 #[path = "../attestation/stranger.rs"]
@@ -44,6 +49,7 @@ async fn a_vm_serves_those_who_verify_it() {
     asked::held_answers(&vm).await;
 
     endpoint::guarded_and_passed_through(&vm).await;
+    connected::the_official_client_gets_what_it_expects(&vm).await;
 
     vm.vm.shutdown().await.unwrap();
 }
