@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,12 @@ const ASKED_AFTER: Duration = Duration::from_secs(60);
 const ASKED_AGAIN: Duration = Duration::from_secs(15);
 /// and is gone when it leaves so many questions unanswered: two minutes in all.
 const QUESTIONS: u32 = 4;
+/// An end that takes nothing of what is sent to it for so long, in milliseconds, is gone, too: TCP's questions are not
+/// asked while something is under way.
+const UNREAD_MS: u32 = 120_000;
+
+/// How long a client may still speak after the guest's last word: nobody hears it any more. Short where it is waited for.
+const LINGER: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
 /// What the relay allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +43,7 @@ pub struct Limits {
     /// Connections at once; more wait in the system's queue.
     pub connections: usize,
     /// How long a connection may live at all. How long it may carry nothing is not for the relay to say: an answer that is
-    /// not streamed comes when it is whole, and the guest closes what nobody uses.
+    /// not streamed comes when it is whole, and the guest closes what nobody uses, which ends it here, too.
     pub life: Duration,
 }
 
@@ -237,11 +244,19 @@ async fn connect(client: TcpStream, guest: SocketAddr, limits: Limits) -> io::Re
     let (client_read, client_write) = client.into_split();
     let (guest_read, guest_write) = guest.into_split();
     let both = async {
-        tokio::try_join!(
-            pump(client_read, guest_write),
-            pump(guest_read, client_write)
-        )
-        .map(drop)
+        let mut asking = pin!(pump(client_read, guest_write));
+        let mut answering = pin!(pump(guest_read, client_write));
+        tokio::select! {
+            asked = &mut asking => {
+                asked?;
+                answering.await
+            }
+            // A client that keeps its side open would hold its place for the connection's whole life.
+            answered = &mut answering => {
+                answered?;
+                tokio::time::timeout(LINGER, asking).await?
+            }
+        }
     };
     tokio::select! {
         result = both => result,
@@ -249,13 +264,14 @@ async fn connect(client: TcpStream, guest: SocketAddr, limits: Limits) -> io::Re
     }
 }
 
-/// For tokens, which are small and wanted at once; and for an end that goes away without a word, which nothing but TCP's own
-/// questions would tell.
+/// For tokens, which are small and wanted at once; and for an end that goes away without a word or reads no more, which
+/// nothing but TCP's own questions and limits would tell.
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     sockopt::set_tcp_keepidle(stream, ASKED_AFTER)?;
     sockopt::set_tcp_keepintvl(stream, ASKED_AGAIN)?;
     sockopt::set_tcp_keepcnt(stream, QUESTIONS)?;
+    sockopt::set_tcp_user_timeout(stream, UNREAD_MS)?;
     Ok(sockopt::set_socket_keepalive(stream, true)?)
 }
 

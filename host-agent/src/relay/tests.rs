@@ -96,6 +96,64 @@ async fn whoever_waits_for_an_answer_is_cut_at_the_end_of_the_connections_life_a
     assert!(began.elapsed() >= life - late);
 }
 
+/// Its place is another's soon after the guest's last word, long before the connection's life ends.
+#[tokio::test]
+async fn a_client_that_stays_after_the_guest_left_gives_its_place_up() {
+    let curt = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let guest = curt.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = curt.accept().await {
+            stream.write_all(b"bye").await.unwrap();
+        }
+    });
+    let door = door().await;
+    let address = door.address().unwrap();
+    let (_gate, open) = watch::channel(true);
+    let limits = Limits {
+        connections: 1,
+        ..Limits::default()
+    };
+    tokio::spawn(relay(door, guest, limits, open));
+    let mut first = TcpStream::connect(address).await.unwrap();
+    let mut said = String::new();
+    first.read_to_string(&mut said).await.unwrap();
+    assert_eq!(said, "bye");
+    let second = async {
+        let mut said = String::new();
+        let mut second = TcpStream::connect(address).await.unwrap();
+        second.read_to_string(&mut said).await.unwrap();
+        said
+    };
+    let served = tokio::time::timeout(LINGER * 30, second).await;
+    assert_eq!(served.expect("the first one's place"), "bye");
+    drop(first);
+}
+
+/// What a client asked before it closed its side is answered all the same.
+#[tokio::test]
+async fn whoever_has_asked_may_close_and_wait_for_the_answer() {
+    let patient = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let guest = patient.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = patient.accept().await.unwrap();
+        let mut asked = Vec::new();
+        stream.read_to_end(&mut asked).await.unwrap();
+        // Longer than anybody may speak after the guest.
+        tokio::time::sleep(LINGER + LINGER / 2).await;
+        stream.write_all(&asked).await.unwrap();
+    });
+    let door = door().await;
+    let address = door.address().unwrap();
+    let (_gate, open) = watch::channel(true);
+    tokio::spawn(relay(door, guest, Limits::default(), open));
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(b"question").await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(answer, "question");
+}
+
 #[tokio::test]
 async fn an_end_that_is_gone_is_noticed_by_tcp() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -109,6 +167,7 @@ async fn an_end_that_is_gone_is_noticed_by_tcp() {
         sockopt::tcp_keepcnt(&stream).unwrap(),
     );
     assert_eq!(asked, (60, 15, 4));
+    assert_eq!(sockopt::tcp_user_timeout(&stream).unwrap(), 120_000);
     assert!(stream.nodelay().unwrap());
 }
 
