@@ -3,7 +3,7 @@
 use cocoon_protocol::engine::TokenLogprob;
 use cocoon_protocol::openai::{FinishReason, Usage};
 use cocoon_protocol::receipt::Outcome;
-use cocoon_protocol::wiping::{WipingWriter, append};
+use cocoon_protocol::wiping::{WipingWriter, append, json_len};
 use hyper::body::Bytes;
 use serde::Serialize;
 use zeroize::Zeroizing;
@@ -179,10 +179,9 @@ fn encode(envelope: &Envelope, choices: impl Serialize, usage: Usage, shown: &Sh
     const TAIL: &[u8] = b"\"}";
     let tokens = usage.completion_tokens;
     let body = envelope.around(choices, Some(Some(usage)), (false, true));
-    let mut length = Length(0);
     // Strings and numbers into memory: serialisation cannot fail.
-    let _ = serde_json::to_writer(&mut length, &body);
-    let whole = length.0.next_multiple_of(shown.usual(tokens));
+    let length = json_len(&body).unwrap_or_default();
+    let whole = length.max(1).next_multiple_of(shown.usual(tokens));
     let mut json = WipingWriter::with_capacity(whole);
     let _ = serde_json::to_writer(&mut json, &body);
     let mut bytes = json.into_bytes();
@@ -191,20 +190,6 @@ fn encode(envelope: &Envelope, choices: impl Serialize, usage: Usage, shown: &Sh
     bytes.resize(whole - TAIL.len(), b'0');
     bytes.extend_from_slice(TAIL);
     wiped(bytes)
-}
-
-/// Counts what is written to it.
-struct Length(usize);
-
-impl std::io::Write for Length {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0 += bytes.len();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cocoon_host_agent::client::Client;
-use cocoon_host_agent::config::{HostConfig, Machine};
+use cocoon_host_agent::config::HostConfig;
 use cocoon_host_agent::daemon::api::View;
 use cocoon_host_agent::daemon::journal::Journal;
 use cocoon_host_agent::daemon::{Daemon, End};
@@ -13,6 +13,8 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+
+use crate::hardware::roomy;
 
 /// Of a machine that is slow and busy.
 pub const DEADLINE: Duration = Duration::from_secs(120);
@@ -54,15 +56,7 @@ impl Hosted {
 
     /// A daemon of the folder and its file, made ready by `with`.
     pub fn start(&mut self, with: impl FnOnce(Daemon) -> Daemon) {
-        let machine = Machine {
-            memory_mib: None,
-            processors: 64,
-            nodes: vec![],
-            hugepages: |_| None,
-            has_folder: Path::is_dir,
-            has_file: Path::is_file,
-        };
-        let config = HostConfig::load(&self.file(), &machine).unwrap();
+        let config = HostConfig::load(&self.file(), &roomy()).unwrap();
         let daemon = with(Daemon::take(config, &self.file()).unwrap());
         self.journal = daemon.journal();
         let (end, ended) = watch::channel(None);

@@ -7,6 +7,8 @@ mod api;
 mod commands;
 mod contract;
 mod gpus;
+#[path = "../common/hardware.rs"]
+mod hardware;
 #[path = "../common/hosted.rs"]
 mod hosted;
 #[path = "../common/image.rs"]

@@ -9,6 +9,8 @@ mod clients;
 mod collateral;
 mod command;
 mod gpu;
+#[path = "../common/hardware.rs"]
+mod hardware;
 mod host;
 #[path = "../common/image.rs"]
 mod image;

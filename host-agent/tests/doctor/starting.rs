@@ -2,11 +2,10 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::sync::Arc;
 
 use cocoon_host_agent::Host;
-use cocoon_host_agent::config::{HostConfig, Machine};
+use cocoon_host_agent::config::HostConfig;
 use cocoon_host_agent::doctor::source::Refusal;
 use cocoon_host_agent::relay::{Door, DoorState};
 use cocoon_host_agent::supervisor::Launch;
@@ -16,6 +15,7 @@ use cocoon_protocol::config;
 use cocoon_qemu::spec::{Confidential, QuoteSocket, Snp, Tdx};
 
 use crate::captured::{Captured, LAPTOP, SNP, TDX};
+use crate::hardware::roomy;
 use crate::image::{SIGNER, make};
 
 const CONFIG: &[u8] = b"{}";
@@ -134,15 +134,7 @@ async fn a_supervisor_that_has_the_public_address_starts_a_trust_domain() {
     );
     let file = folder.path().join("host.toml");
     std::fs::write(&file, text).unwrap();
-    let machine = Machine {
-        memory_mib: None,
-        processors: 64,
-        nodes: vec![],
-        hugepages: |_| None,
-        has_folder: Path::is_dir,
-        has_file: Path::is_file,
-    };
-    let config = HostConfig::load(&file, &machine).unwrap();
+    let config = HostConfig::load(&file, &roomy()).unwrap();
     let launch = Launch::new(&config.appliances[0], &config.host);
     for waits in [false, true] {
         let door = Door::shut();

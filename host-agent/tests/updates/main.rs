@@ -5,6 +5,8 @@
 
 mod disks;
 mod hanging;
+#[path = "../common/hardware.rs"]
+mod hardware;
 #[path = "../common/hosted.rs"]
 mod hosted;
 #[path = "../common/image.rs"]

@@ -157,20 +157,22 @@ fn a_shape_is_added_once_and_signatures_never_outlive_their_manifest() {
     assert_eq!(read(&path).tdx.platforms, expected.tdx.platforms);
 }
 
+/// What `cocoon-image verify` says of a manifest, as JSON.
+fn verified(world: &World, manifest: &Path, code: i32) -> Value {
+    let mut command = program();
+    command.args(["--json", "verify"]).arg(manifest);
+    command.arg("--model").arg(world.path("tiny.gguf"));
+    world.making(&mut command);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
 #[test]
 fn a_rebuild_predicts_all_but_the_tables() {
     let (world, path) = prepared();
     added(&world, &path);
-    let verify = |code| {
-        let mut command = program();
-        command.args(["--json", "verify"]).arg(&path);
-        command.arg("--model").arg(world.path("tiny.gguf"));
-        world.making(&mut command);
-        let output = command.output().unwrap();
-        assert_eq!(output.status.code(), Some(code), "{output:?}");
-        serde_json::from_slice::<Value>(&output.stdout).unwrap()
-    };
-    let found = verify(0);
+    let found = verified(&world, &path, 0);
     assert_eq!(
         (&found["identical"], &found["pinned"]),
         (&true.into(), &[NAME][..].into())
@@ -180,7 +182,7 @@ fn a_rebuild_predicts_all_but_the_tables() {
     let mut manifest = read(&path);
     manifest.tdx.platforms[5].rtmr0_events[1].digest = Hex([7; 48]);
     fs::write(&path, manifest.to_json()).unwrap();
-    let found = verify(1);
+    let found = verified(&world, &path, 1);
     let fields: Vec<_> = found["differences"]
         .as_array()
         .unwrap()
@@ -213,16 +215,7 @@ fn a_window_for_a_gpu_is_an_event_of_its_own() {
     // QEMU stores the text of its option, without an end.
     assert_eq!(window.digest, Hex48::sha384(b"262144"));
 
-    let verify = |code| {
-        let mut command = program();
-        command.args(["--json", "verify"]).arg(&path);
-        command.arg("--model").arg(world.path("tiny.gguf"));
-        world.making(&mut command);
-        let output = command.output().unwrap();
-        assert_eq!(output.status.code(), Some(code), "{output:?}");
-        serde_json::from_slice::<Value>(&output.stdout).unwrap()
-    };
-    let found = verify(0);
+    let found = verified(&world, &path, 0);
     assert_eq!(
         (&found["identical"], &found["pinned"]),
         (&true.into(), &[NAME, "the same with a GPU"][..].into())
@@ -230,7 +223,7 @@ fn a_window_for_a_gpu_is_an_event_of_its_own() {
     // Another window than the event hashes.
     manifest.tdx.platforms[6].mmio64_mib = Some(131_072);
     fs::write(&path, manifest.to_json()).unwrap();
-    let found = verify(1);
+    let found = verified(&world, &path, 1);
     assert_eq!(
         found["differences"][0]["field"],
         "tdx/platforms/6/rtmr0_events/3/digest"

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use cocoon_protocol::openai::ChatRequest;
+use cocoon_protocol::wiping::json_len;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
@@ -38,7 +39,7 @@ pub enum PaddingError {
 pub fn padded(request: &ChatRequest) -> Result<Bytes, PaddingError> {
     let mut request = request.clone();
     request.padding = None;
-    let bare = encode(&request)?.len();
+    let bare = length(&request)?;
     let bucket = (bare + OVERHEAD).next_power_of_two().max(MIN_BODY_LEN);
     if bucket > MAX_BODY_LEN {
         return Err(PaddingError::TooLong(bare));
@@ -120,25 +121,13 @@ fn is_padding(name: &RawValue) -> bool {
 
 fn encode(request: &ChatRequest) -> Result<Zeroizing<Vec<u8>>, PaddingError> {
     // A growing vector leaves copies behind that nobody wipes: measure first, then fill.
-    let mut length = Length(0);
-    serde_json::to_writer(&mut length, request).map_err(PaddingError::Encode)?;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(length.0));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length(request)?));
     serde_json::to_writer(&mut *bytes, request).map_err(PaddingError::Encode)?;
     Ok(bytes)
 }
 
-/// Counts what is written.
-struct Length(usize);
-
-impl std::io::Write for Length {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0 += bytes.len();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+fn length(request: &ChatRequest) -> Result<usize, PaddingError> {
+    json_len(request).map_err(PaddingError::Encode)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use serde::Serialize;
 use zeroize::Zeroize as _;
 
 /// Appends to a text that somebody wipes, and wipes what it leaves behind where it must move.
@@ -71,12 +72,41 @@ impl Drop for WipingWriter {
     }
 }
 
+/// Bytes that a value takes as JSON, for who makes room before it writes.
+///
+/// # Errors
+/// Those of its serialisation.
+pub fn json_len(value: &impl Serialize) -> serde_json::Result<usize> {
+    let mut length = Length(0);
+    serde_json::to_writer(&mut length, value)?;
+    Ok(length.0)
+}
+
+/// Counts what is written to it.
+struct Length(usize);
+
+impl Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     proptest! {
+        #[test]
+        fn a_value_is_as_long_as_it_is_written(texts in prop::collection::vec(any::<String>(), 0..9)) {
+            prop_assert_eq!(json_len(&texts).unwrap(), serde_json::to_vec(&texts).unwrap().len());
+        }
+
         #[test]
         fn a_text_grows_by_doubling(pieces in prop::collection::vec("\\PC{0,20}", 0..50)) {
             let (mut text, mut moves) = (String::new(), 0);
