@@ -172,8 +172,7 @@ fn filters() -> Result<[BpfProgram; 3], seccompiler::BackendError> {
     };
     // The flags of clone3 lie in memory, where no filter sees them; libc falls back to clone.
     let absent = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    let known = [filter(refused, libc::EPERM)?, filter(absent, libc::ENOSYS)?];
-    let [refused, absent] = known;
+    let [refused, absent] = [filter(refused, libc::EPERM)?, filter(absent, libc::ENOSYS)?];
     Ok([refused, absent, without_second_numbers()])
 }
 

@@ -138,9 +138,9 @@ impl Gate {
             roots: setup.roots,
             keys: None,
         };
-        let needs = judge::needs(&shown, &demand);
-        ask(needs.clone());
         let known = Known::default();
+        let needs = judge::needs(&shown, &demand, &known);
+        ask(needs.clone());
         let mut last = None;
         let judged = wait::until(patience, || {
             if last.is_some() && !setup.collateral.has_changed().unwrap_or(false) {

@@ -128,9 +128,9 @@ pub fn judge(
 }
 
 /// What NVIDIA has to be asked for about GPUs whose reports verify; the others are left out.
-pub fn needs(shown: &[CollectedGpu], demand: &Demand<'_>) -> Vec<GpuNeeds> {
+pub fn needs(shown: &[CollectedGpu], demand: &Demand<'_>, known: &Known) -> Vec<GpuNeeds> {
     let one = |gpu: &CollectedGpu| {
-        let appraisal = appraise(std::slice::from_ref(gpu), None, demand, &Known::default());
+        let appraisal = appraise(std::slice::from_ref(gpu), None, demand, known);
         let found = appraisal.gpus.into_iter().next()?;
         Some(GpuNeeds {
             driver_rim: found.driver_rim,

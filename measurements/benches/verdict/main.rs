@@ -45,6 +45,8 @@ use vectors::{artefact, vector};
 
 type Group<'a> = BenchmarkGroup<'a, WallTime>;
 
+/// Within the dates of certificates of NVIDIA's manifests.
+const GPU_NOW: u64 = 1_780_000_000;
 /// Within the TDX collateral's thirty days, and within the years of AMD's certificates.
 const NOW: u64 = 1_752_048_802;
 
@@ -185,8 +187,6 @@ fn gpu(criterion: &mut Criterion) {
     let [Some(report), Some(chain), Some(manifest)] = FILES.map(vector) else {
         return;
     };
-    // Within the dates of the manifest's certificates.
-    const NOW: u64 = 1_780_000_000;
     let report = hex::decode(report.trim_ascii()).unwrap();
     let evidence = GpuEvidence {
         report: &report,
@@ -201,11 +201,17 @@ fn gpu(criterion: &mut Criterion) {
     let policy = Policy::default();
     let judge = || {
         let collateral = GpuCollateral::default();
-        let judged = nvidia::appraise(&[black_box(evidence)], &collateral, &demand, &policy, NOW);
+        let judged = nvidia::appraise(
+            &[black_box(evidence)],
+            &collateral,
+            &demand,
+            &policy,
+            GPU_NOW,
+        );
         assert_eq!(judged.gpus.len(), 1, "{judged:#?}");
         judged
     };
-    let reference = || nvidia::verify_manifest(black_box(&manifest), &policy, NOW).unwrap();
+    let reference = || nvidia::verify_manifest(black_box(&manifest), &policy, GPU_NOW).unwrap();
     let mut group = criterion.benchmark_group("gpu");
     group.bench_function("report and chain", |bencher| bencher.iter(judge));
     group.bench_function("reference manifest", |bencher| bencher.iter(reference));
@@ -217,7 +223,7 @@ fn gpu(criterion: &mut Criterion) {
             bencher.iter_custom(|count| peer.verdicts(count));
         });
     }
-    let scene = Scene::at(NOW).unwrap();
+    let scene = Scene::at(GPU_NOW).unwrap();
     let report = scene.report();
     group.bench_function("simulated: first verdict", |bencher| {
         bencher.iter(|| simulated(&scene, &report, &Known::default()));
@@ -251,8 +257,8 @@ fn simulated(scene: &Scene, report: &[u8], known: &Known) -> GpuAppraisal {
         development_roots: scene.nvidia.roots(),
         ..Policy::default()
     };
-    let now = 1_780_000_000;
-    let judged = nvidia::appraise_knowing(&[evidence], &collateral, &demand, &policy, now, known);
+    let judged =
+        nvidia::appraise_knowing(&[evidence], &collateral, &demand, &policy, GPU_NOW, known);
     assert!(!judged.is_rejected(), "{judged:#?}");
     judged
 }

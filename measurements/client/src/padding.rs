@@ -56,23 +56,18 @@ pub fn padded_object(json: &[u8]) -> Result<Bytes, PaddingError> {
             line: error.line(),
             column: error.column(),
         })?;
-    let kept = || {
-        fields
-            .0
-            .iter()
-            .map(|(name, value)| (name.get(), value.get()))
-    };
     // Braces, and a colon and a comma for each.
-    let bare: usize = 2 + kept()
-        .map(|(name, value)| name.len() + value.len() + 2)
-        .sum::<usize>();
+    let bare: usize = 2
+        + (fields.0.iter())
+            .map(|(name, value)| name.len() + value.len() + 2)
+            .sum::<usize>();
     let bucket = (bare + OVERHEAD).next_power_of_two().max(MIN_BODY_LEN);
     if bucket > MAX_BODY_LEN {
         return Err(PaddingError::TooLong(bare));
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(bucket));
     bytes.push(b'{');
-    for (name, value) in kept() {
+    for (name, value) in fields.0 {
         for part in [name, ":", value, ","] {
             bytes.extend_from_slice(part.as_bytes());
         }
@@ -84,7 +79,7 @@ pub fn padded_object(json: &[u8]) -> Result<Bytes, PaddingError> {
 }
 
 /// The fields of an object, as they stand there, without padding. Nothing of them is copied.
-struct Fields<'a>(Vec<(&'a RawValue, &'a RawValue)>);
+struct Fields<'a>(Vec<(&'a str, &'a str)>);
 
 impl<'de> Deserialize<'de> for Fields<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -99,8 +94,8 @@ impl<'de> Deserialize<'de> for Fields<'de> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
                 let mut fields = Vec::new();
                 while let Some((name, value)) = map.next_entry::<&RawValue, &RawValue>()? {
-                    if !is_padding(name) {
-                        fields.push((name, value));
+                    if !is_padding(name.get()) {
+                        fields.push((name.get(), value.get()));
                     }
                 }
                 Ok(Fields(fields))
@@ -111,8 +106,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
 }
 
 /// However the name is spelt: JSON knows `"p\u0061dding"`, too.
-fn is_padding(name: &RawValue) -> bool {
-    let name = name.get();
+fn is_padding(name: &str) -> bool {
     if !name.contains('\\') {
         return name == "\"padding\"";
     }

@@ -4,11 +4,12 @@
 //! Evidence is read from the folder named by `COCOON_VECTORS`, or from `../shared/vectors` beside the checkout; where
 //! it is absent, the tests print SKIPPED.
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
+use vectors::vector;
+
+mod vectors;
 
 /// Within the dates of the collateral.
 const TDX_TIME: &str = "1752048802";
@@ -258,26 +259,4 @@ impl Evidence {
             text(output.stderr),
         )
     }
-}
-
-fn vector(name: &str) -> Option<String> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vectors");
-    let folder = std::env::var_os("COCOON_VECTORS").map_or_else(beside, PathBuf::from);
-    let path = folder.join(name);
-    if !path.exists() {
-        assert!(
-            std::env::var_os("COCOON_VECTORS").is_none(),
-            "{} is not there, and COCOON_VECTORS says that it is",
-            path.display()
-        );
-        // No registry has it, so this is no failure even in continuous integration. Past the capture of a passing test's
-        // output; a closed standard error leaves nobody to tell.
-        let line = format!(
-            "SKIPPED: {} is needed: set COCOON_VECTORS\n",
-            path.display()
-        );
-        let _ = std::io::stderr().write_all(line.as_bytes());
-        return None;
-    }
-    Some(path.display().to_string())
 }

@@ -3,13 +3,14 @@
 //! Real evidence is read from the folder named by `COCOON_VECTORS`, or from `../shared/vectors` beside the checkout; where
 //! it is absent, its test says SKIPPED on standard error.
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cocoon_measurements::nvidia::simulated::Scene;
 use cocoon_measurements::nvidia::simulated::pki::pem;
 use serde_json::Value;
+use vectors::vector;
+
+mod vectors;
 
 const NOW: u64 = 1_800_000_000;
 
@@ -198,25 +199,4 @@ fn a_real_gpu_names_the_manifests_that_it_needs() {
     ] {
         assert!(text.contains(name), "{name} in {text}");
     }
-}
-
-fn vector(name: &str) -> Option<String> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vectors");
-    let folder = std::env::var_os("COCOON_VECTORS").map_or_else(beside, PathBuf::from);
-    let path = folder.join(name);
-    if !path.exists() {
-        assert!(
-            std::env::var_os("COCOON_VECTORS").is_none(),
-            "{} is not there, and COCOON_VECTORS says that it is",
-            path.display()
-        );
-        let line = format!(
-            "SKIPPED: {} is needed: set COCOON_VECTORS\n",
-            path.display()
-        );
-        let _ = std::io::stderr().write_all(line.as_bytes());
-        return None;
-    }
-    let path = path.canonicalize().unwrap();
-    Some(path.display().to_string())
 }

@@ -10,7 +10,8 @@ use cocoon_simulator::x509;
 use crate::edits::flip;
 use crate::endorsements::other_vcek;
 use crate::platform::{
-    AMD, EVENT_LOG, INTEL, SNP_CRL, SNP_REPORT, TDX_COLLATERAL, TDX_QUOTE, snp_report, td_report,
+    AMD, EVENT_LOG, INTEL, SNP_CRL, SNP_REPORT, TDX_COLLATERAL, TDX_QUOTE, made, snp_report,
+    td_report,
 };
 use crate::signer;
 
@@ -54,7 +55,7 @@ pub fn report() -> Vec<Vec<u8>> {
             let good = snp_report();
             let mut report = SnpReport::of(generation, version, good.measurement, good.host_data);
             (report.report_data, report.report_id) = (good.report_data, good.report_id);
-            seeds.extend(SnpSimulator::new(&AMD).report(&report));
+            seeds.push(made(SnpSimulator::new(&AMD).report(&report)));
         }
     }
     seeds

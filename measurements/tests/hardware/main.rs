@@ -36,7 +36,7 @@ pub fn vector(path: &str) -> Option<Vec<u8>> {
         Err(error) => shipped().or_else(|| {
             assert!(
                 variable("COCOON_VECTORS").is_none(),
-                "cannot read {} ({error}), and COCOON_VECTORS says that it is there",
+                "cannot read {} ({error}), and COCOON_VECTORS names its folder: unset it, or name a folder with all vectors",
                 file.display()
             );
             skipped(&file, &error, "COCOON_VECTORS");

@@ -257,7 +257,9 @@ fn cocoon_tdx_6() {
         };
         let rows = platform(&claims(&boot(), RootClass::Vendor), &policy, NOW);
         let mut rows = rows.into_iter().filter(|row| row.id == "tdx.module");
-        (rows.next(), rows.next()).0
+        let row = rows.next();
+        assert!(rows.next().is_none());
+        row
     };
     assert!(build(vec![]).is_none());
     let listed = build(vec![Hex([2; 48]), Hex([1; 48])]).unwrap();
