@@ -88,7 +88,7 @@ fn manifests_verify_as_xmlsec1_says() {
 }
 
 /// NVIDIA's later ones come with no package: they are read from `COCOON_VECTORS`, or from `../shared/vectors` beside the
-/// checkout.
+/// checkout. Where no folder is named, they may be absent.
 #[test]
 fn a_later_manifest_and_its_forgery_verify_as_xmlsec1_says() {
     let Some(peer) = had("xmlsec1 with NVIDIA's root", Peer::open) else {
@@ -99,9 +99,10 @@ fn a_later_manifest_and_its_forgery_verify_as_xmlsec1_says() {
         ("incorrect_signature_driver_rim", false),
     ] {
         let path = format!("nvidia/{name}.xml");
-        let Some(manifest) = had(name, || Ok(String::from_utf8(vector(&path)?)?)) else {
+        let Some(manifest) = vector(&path) else {
             return;
         };
+        let manifest = String::from_utf8(manifest).unwrap();
         peer.agrees(name, &manifest, LATE, good);
         // Its signer's certificate begins at the end of 2024.
         peer.agrees(name, &manifest, EARLY, false);
