@@ -121,7 +121,10 @@ pub(super) async fn run(asked: Doctor, json: bool) -> anyhow::Result<ExitCode> {
     let said = match artefacts {
         Some(image) => {
             let vcpus = asked.vcpus.unwrap_or_else(default_vcpus);
-            let tables = tables(&asked, vcpus, &image, (!json).then_some(&voice)).await?;
+            let tables = match clients::wants_tables(&image.manifest, &wanted, vcpus) {
+                true => tables(&asked, vcpus, (!json).then_some(&voice)).await?,
+                false => None,
+            };
             let cpu_model = asked.cpu.clone();
             let shape = Shape {
                 vcpus,
@@ -185,18 +188,14 @@ async fn tried(
     })
 }
 
-/// The tables of the machine as a trust domain, where a shape of the manifest's could be this one and this machine has a
-/// QEMU that starts trust domains: its firmware runs for seconds, emulated.
+/// The tables of the machine as a trust domain without a GPU, where this machine has a QEMU that starts trust domains: its
+/// firmware runs for seconds, emulated.
 async fn tables(
     asked: &Doctor,
     vcpus: u16,
-    image: &Artefacts,
     voice: Option<&Voice>,
 ) -> anyhow::Result<Option<Tables>> {
-    let (Some(folder), true) = (
-        &asked.image,
-        clients::wants_tables(&image.manifest, asked.memory),
-    ) else {
+    let Some(folder) = &asked.image else {
         return Ok(None);
     };
     let found = here(asked.qemu.as_deref()).await;

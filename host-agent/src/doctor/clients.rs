@@ -46,10 +46,12 @@ pub struct Shape {
     pub tables: Option<Tables>,
 }
 
-/// Whether the tables are worth computing: some shape has this much memory, and only they tell whether it fits.
+/// Whether the tables are worth computing: some shape has these sizes, and only they tell whether it fits. With a GPU they
+/// would tell nothing.
 #[must_use]
-pub fn wants_tables(manifest: &Manifest, memory_mib: u32) -> bool {
-    !rtmr0::fitting(&manifest.tdx.platforms, memory_mib).is_empty()
+pub fn wants_tables(manifest: &Manifest, wanted: &Wanted, vcpus: u16) -> bool {
+    let sought = rtmr0::Sought::new(wanted, vcpus, &[]);
+    !wanted.gpu && !sought.fitting(&manifest.tdx.platforms).is_empty()
 }
 
 /// Row by row.
@@ -64,7 +66,7 @@ pub fn judge(
     let manifest = &image.manifest;
     let mut findings = vec![counts(image, policy, facts.host.clock.now)];
     findings.push(intact(image));
-    findings.extend(tdx(image, facts, wanted, shape.tables.as_ref()));
+    findings.extend(tdx(image, facts, wanted, shape));
     findings.push(launch(image, shape));
     findings.push(aml_guard(manifest, policy));
     findings.push(
@@ -151,7 +153,7 @@ fn intact(image: &Artefacts) -> Finding {
     .fix(REBUILD)
 }
 
-fn tdx(image: &Artefacts, facts: &Facts, wanted: &Wanted, tables: Option<&Tables>) -> Vec<Finding> {
+fn tdx(image: &Artefacts, facts: &Facts, wanted: &Wanted, shape: &Shape) -> Vec<Finding> {
     let (expected, id) = (&image.manifest.tdx, "client.tdx.mrtd");
     let Ok(firmware) = Tdvf::parse(&image.tdx_firmware) else {
         return vec![
@@ -195,7 +197,8 @@ fn tdx(image: &Artefacts, facts: &Facts, wanted: &Wanted, tables: Option<&Tables
             row
         }
     });
-    findings.push(rtmr0::row(image, wanted, tables));
+    let sought = rtmr0::Sought::new(wanted, shape.vcpus, &facts.gpus.all);
+    findings.push(rtmr0::row(image, &sought, shape.tables.as_ref()));
     findings
 }
 

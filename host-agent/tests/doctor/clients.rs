@@ -203,7 +203,7 @@ fn predictions_are_the_manifests_digests() {
         (shape.severity, shape.found.as_str()),
         (
             Severity::Note,
-            "shapes with 4096 MiB: 2 vCPUs, 4096 MiB, QEMU 11.1.3"
+            "shapes with 2 vCPUs and 4096 MiB: 2 vCPUs, 4096 MiB, QEMU 11.1.3"
         )
     );
 }
@@ -263,7 +263,7 @@ fn each_refusal_of_an_image() {
         (
             "client.tdx.rtmr0",
             manifest(|m| drop(m.tdx.platforms.pop())),
-            "no shape of a real machine with 4096 MiB; known are: none",
+            "no shape of a real machine with 2 vCPUs and 4096 MiB; known are: none",
         ),
         (
             "client.tdx.rtmr0",

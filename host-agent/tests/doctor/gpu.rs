@@ -214,7 +214,6 @@ fn what_is_not_needed_prevents_nothing() {
     assert_eq!(Captured::new(SNP).finding("gpu").severity, Severity::Note);
 }
 
-/// The admin tool reads registers: only of GPUs that nobody uses, and only where somebody wants to know.
 /// A neighbour.
 const SECOND: &str = "\
 === file /sys/bus/pci/devices/0000:18:00.0/vendor
@@ -267,6 +266,7 @@ fn no_groups_are_opened_but_those_that_are_meant() {
     assert!(!opened.iter().any(|device| device.starts_with("/dev/vfio/")));
 }
 
+/// The admin tool reads registers: only of GPUs that nobody uses, and only where somebody wants to know.
 #[test]
 fn a_gpu_in_use_is_not_asked() {
     let mode = |machine: &Captured| machine.facts().gpus.all[0].cc;

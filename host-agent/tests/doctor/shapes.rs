@@ -1,13 +1,13 @@
 //! RTMR0 before a launch: which of a manifest's shapes a machine would be, told by its QEMU's tables.
 
 use cocoon_host_agent::doctor::clients::{self, Shape, predicted};
-use cocoon_host_agent::doctor::finding::Severity;
+use cocoon_host_agent::doctor::finding::{Finding, Severity};
 use cocoon_host_agent::doctor::policy::PolicyFile;
 use cocoon_protocol::bytes::Hex;
 use cocoon_protocol::manifest::{ReferenceEvent, TdxPlatform};
 use cocoon_qemu::tables::Tables;
 
-use crate::captured::{Captured, TDX};
+use crate::captured::{Captured, H100_VFIO, TDX};
 use crate::clients::{image, manifest};
 
 fn tables() -> Tables {
@@ -72,4 +72,83 @@ fn a_shape_is_told_by_its_events() {
         shorter.found.ends_with("differs in the number of events"),
         "{shorter:?}"
     );
+}
+
+/// The row, where the tables are not known.
+fn row(machine: &Captured, vcpus: u16, edit: fn(&mut TdxPlatform)) -> Finding {
+    let image = manifest(|manifest| edit(&mut manifest.tdx.platforms[1]));
+    let shape = Shape {
+        vcpus,
+        cpu_model: "EPYC-v4".into(),
+        tables: None,
+    };
+    let policy = PolicyFile::default();
+    let rows = clients::judge(&image, &policy, &machine.facts(), &machine.wanted, &shape);
+    let mut rows = rows.into_iter();
+    rows.find(|row| row.id == "client.tdx.rtmr0").unwrap()
+}
+
+const ADD: &str = "ask for a shape that is listed (--memory, --vcpus), or let the signers add this machine: cocoon-host tables, \
+     then cocoon-image manifest platform";
+
+/// As `up` has it, whatever else agrees.
+#[test]
+fn a_shape_for_another_number_of_vcpus_is_none() {
+    let machine = Captured::new(TDX);
+    let fits = row(&machine, 2, |platform| platform.vcpus = Some(2));
+    assert_eq!(fits.severity, Severity::Note, "{fits:?}");
+    let other = row(&machine, 3, |platform| platform.vcpus = Some(2));
+    assert_eq!(other.severity, Severity::Failure);
+    assert_eq!(
+        other.found,
+        "no shape of a real machine with 3 vCPUs and 4096 MiB; known are: 2 vCPUs, 4096 MiB, QEMU 11.1.3"
+    );
+    assert_eq!(other.fix, ADD);
+    // A shape that does not say for how many it is may be for any.
+    assert_eq!(row(&machine, 3, |_| ()).severity, Severity::Note);
+}
+
+/// This machine's GPU has 128 GiB of BARs, and one window that holds them.
+#[test]
+fn a_shape_with_a_gpu_is_one_with_this_gpus_window() {
+    let machine = Captured::new(TDX).and(H100_VFIO).wanting_gpu();
+    let fits = row(&machine, 2, |platform| platform.mmio64_mib = Some(262_144));
+    assert_eq!(fits.severity, Severity::Note, "{fits:?}");
+    assert_eq!(
+        fits.found,
+        "shapes with 2 vCPUs, 4096 MiB and a GPU: 2 vCPUs, 4096 MiB, QEMU 11.1.3; what the GPU adds to the tables is told by evidence alone"
+    );
+    let edits: [fn(&mut TdxPlatform); 2] = [
+        |platform| platform.mmio64_mib = Some(131_072),
+        |platform| platform.mmio64_mib = None,
+    ];
+    for edit in edits {
+        let other = row(&machine, 2, edit);
+        assert_eq!(other.severity, Severity::Failure, "{other:?}");
+        assert_eq!(other.fix, format!("{ADD}, both with --mmio64-mib 262144"));
+    }
+    // Where there is no GPU yet, any window may be its own.
+    let bare = Captured::new(TDX).wanting_gpu();
+    let any = row(&bare, 2, |platform| platform.mmio64_mib = Some(131_072));
+    assert_eq!(any.severity, Severity::Note, "{any:?}");
+    let none = row(&bare, 2, |_| ());
+    assert_eq!(none.fix, format!("{ADD}, both with --mmio64-mib MIB"));
+    // And a machine without is none with.
+    let without = Captured::new(TDX).and(H100_VFIO);
+    let other = row(&without, 2, |platform| platform.mmio64_mib = Some(262_144));
+    assert_eq!(other.severity, Severity::Failure, "{other:?}");
+}
+
+/// Firmware is emulated for what can be told by it alone.
+#[test]
+fn tables_are_computed_where_they_tell_something() {
+    let image = manifest(|manifest| manifest.tdx.platforms[1].vcpus = Some(2));
+    let mut wanted = Captured::new(TDX).wanted;
+    let worth = |wanted: &_, vcpus| clients::wants_tables(&image.manifest, wanted, vcpus);
+    assert!(worth(&wanted, 2));
+    assert!(!worth(&wanted, 3));
+    let gpus = manifest(|manifest| manifest.tdx.platforms[1].mmio64_mib = Some(262_144));
+    wanted.gpu = true;
+    assert!(!worth(&wanted, 2));
+    assert!(!clients::wants_tables(&gpus.manifest, &wanted, 2));
 }

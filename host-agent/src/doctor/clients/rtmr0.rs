@@ -1,13 +1,17 @@
 //! RTMR0: which of the manifest's shapes of real machines this one would be.
 
+use std::collections::BTreeSet;
+use std::fmt;
+
 use cocoon_measurements::tdx::rtmr0::{Machine, rtmr0};
 use cocoon_measurements::tdx::tdvf::Tdvf;
 use cocoon_protocol::bytes::Hex48;
 use cocoon_protocol::manifest::{PlatformSource, TdxPlatform};
+use cocoon_qemu::spec::mmio64_mib;
 use cocoon_qemu::tables::Tables;
 
 use super::Artefacts;
-use crate::doctor::facts::Wanted;
+use crate::doctor::facts::{Gpu, Wanted};
 use crate::doctor::finding::{Finding, Mode};
 
 const ID: &str = "client.tdx.rtmr0";
@@ -16,24 +20,77 @@ const TDX: &[Mode] = &[Mode::Tdx];
 const SMBIOS: &str = "SMBIOS tables";
 const ADD: &str =
     "let the signers add this machine: cocoon-host tables, then cocoon-image manifest platform";
+const NEEDED: &str = "a shape that the manifest's signers computed for this QEMU, memory, vCPUs, processor and GPU, if any";
 
-/// The shapes of real machines with this much memory and no GPU.
-pub(super) fn fitting(platforms: &[TdxPlatform], memory_mib: u32) -> Vec<&TdxPlatform> {
-    let fits = |platform: &&TdxPlatform| {
-        platform.source == PlatformSource::Computed
-            && platform.memory_mib == u64::from(memory_mib)
-            && platform.mmio64_mib.is_none()
-    };
-    platforms.iter().filter(fits).collect()
+/// The machine that a shape must be, as far as it can be compared before a launch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sought {
+    vcpus: u16,
+    memory_mib: u32,
+    /// With a GPU, the windows for the BARs of this machine's in MiB, one of which it will have; empty where they are not
+    /// known.
+    windows: Option<BTreeSet<u32>>,
 }
 
-/// With the `tables` of this machine's QEMU every event but one is predicted; without, sizes and names must do.
-pub(super) fn row(image: &Artefacts, wanted: &Wanted, tables: Option<&Tables>) -> Finding {
-    let (platforms, memory) = (&image.manifest.tdx.platforms, wanted.memory_mib);
-    if wanted.gpu {
-        return with_gpu(platforms, memory);
+impl Sought {
+    pub(super) fn new(wanted: &Wanted, vcpus: u16, gpus: &[Gpu]) -> Self {
+        let known = gpus.iter().filter(|gpu| !gpu.bars.is_empty());
+        let windows = known.map(|gpu| mmio64_mib(&gpu.bars)).collect();
+        Self {
+            vcpus,
+            memory_mib: wanted.memory_mib,
+            windows: wanted.gpu.then_some(windows),
+        }
     }
-    let fits = fitting(platforms, memory);
+
+    /// The shapes that it could be: what `up` compares, too.
+    pub(super) fn fitting<'a>(&self, platforms: &'a [TdxPlatform]) -> Vec<&'a TdxPlatform> {
+        let fits = |platform: &&TdxPlatform| {
+            platform.source == PlatformSource::Computed
+                && platform.memory_mib == u64::from(self.memory_mib)
+                && platform.vcpus.is_none_or(|n| n == u32::from(self.vcpus))
+                && self.has_window(platform.mmio64_mib)
+        };
+        platforms.iter().filter(fits).collect()
+    }
+
+    fn has_window(&self, listed: Option<u32>) -> bool {
+        match (&self.windows, listed) {
+            (None, listed) => listed.is_none(),
+            (Some(own), Some(listed)) => own.is_empty() || own.contains(&listed),
+            (Some(_), None) => false,
+        }
+    }
+
+    /// How the signers add it.
+    fn add(&self) -> String {
+        let Some(windows) = &self.windows else {
+            return ADD.to_owned();
+        };
+        let numbers: Vec<String> = windows.iter().map(u32::to_string).collect();
+        let number = match &numbers[..] {
+            [] => "MIB".to_owned(),
+            some => some.join(" or "),
+        };
+        format!("{ADD}, both with --mmio64-mib {number}")
+    }
+}
+
+impl fmt::Display for Sought {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (vcpus, memory) = (self.vcpus, self.memory_mib);
+        match &self.windows {
+            Some(_) => write!(f, "{vcpus} vCPUs, {memory} MiB and a GPU"),
+            None => write!(f, "{vcpus} vCPUs and {memory} MiB"),
+        }
+    }
+}
+
+/// With the `tables` of this machine's QEMU every event but one is predicted; without, sizes and names must do. No emulated
+/// machine has a GPU's BARs, so with one they must do, too.
+pub(super) fn row(image: &Artefacts, sought: &Sought, tables: Option<&Tables>) -> Finding {
+    let platforms = &image.manifest.tdx.platforms;
+    let fits = sought.fitting(platforms);
     if fits.is_empty() {
         let real = platforms
             .iter()
@@ -44,42 +101,26 @@ pub(super) fn row(image: &Artefacts, wanted: &Wanted, tables: Option<&Tables>) -
         } else {
             names.join("; ")
         };
-        let found = format!("no shape of a real machine with {memory} MiB; known are: {known}");
-        return Finding::failure(ID, TDX, found)
-            .needed("a shape that the manifest's signers computed for this QEMU, memory, vCPUs and processor")
-            .fix(format!("ask for a shape that is listed (--memory), or {ADD}"));
+        let found = format!("no shape of a real machine with {sought}; known are: {known}");
+        let add = sought.add();
+        return Finding::failure(ID, TDX, found).needed(NEEDED).fix(format!(
+            "ask for a shape that is listed (--memory, --vcpus), or {add}"
+        ));
     }
+    let names: Vec<&str> = fits.iter().map(|platform| platform.name.as_str()).collect();
+    let names = names.join("; ");
+    if sought.windows.is_some() {
+        let found = format!(
+            "shapes with {sought}: {names}; what the GPU adds to the tables is told by evidence alone"
+        );
+        return Finding::note(ID, TDX, found).needed(NEEDED);
+    }
+    let memory = sought.memory_mib;
     let Some(events) = tables.and_then(|tables| predicted(image, memory, tables)) else {
-        let names: Vec<&str> = fits.iter().map(|platform| platform.name.as_str()).collect();
-        return Finding::note(
-            ID,
-            TDX,
-            format!("shapes with {memory} MiB: {}", names.join("; ")),
-        )
-        .needed("the very QEMU, vCPUs and processor of one of them: its name says which");
+        return Finding::note(ID, TDX, format!("shapes with {sought}: {names}"))
+            .needed("the very QEMU and processor of one of them: its name says which");
     };
     judged(&fits, &events)
-}
-
-/// No emulated machine has the GPU's BARs, so only sizes can be compared.
-fn with_gpu(platforms: &[TdxPlatform], memory_mib: u32) -> Finding {
-    let names: Vec<&str> = (platforms.iter())
-        .filter(|platform| platform.source == PlatformSource::Computed)
-        .filter(|platform| platform.mmio64_mib.is_some())
-        .filter(|platform| platform.memory_mib == u64::from(memory_mib))
-        .map(|platform| platform.name.as_str())
-        .collect();
-    let needed = "a shape of the manifest's with this QEMU, memory, vCPUs, processor and GPU";
-    if names.is_empty() {
-        let found = format!("no shape of a real machine with a GPU and {memory_mib} MiB");
-        let fix = format!("{ADD}, both with --mmio64-mib");
-        return Finding::failure(ID, TDX, found).needed(needed).fix(fix);
-    }
-    let names = names.join("; ");
-    let found = format!(
-        "shapes with a GPU and {memory_mib} MiB: {names}; what the GPU adds to the tables is told by evidence alone"
-    );
-    Finding::note(ID, TDX, found).needed(needed)
 }
 
 fn judged(fits: &[&TdxPlatform], events: &[(String, Hex48)]) -> Finding {
