@@ -136,8 +136,8 @@ fn of_driver(kept: &Kept, driver: &str) -> Finding {
         id: "client.gpu.manifest.driver",
         of: format!("the image's driver {driver}"),
         needed: "a driver of which NVIDIA has published a reference manifest",
-        fix: "build the image with a driver that NVIDIA released for confidential computing; `cocoon-host collateral show \
-              --driver VERSION` looks again",
+        fix: "build the image with a driver that NVIDIA released for confidential computing; `cocoon-host collateral fetch \
+              --all` asks NVIDIA for newer names, then run this again",
     };
     sought.among(kept, |list| want::names_of(list, Some(driver), None))
 }
@@ -163,7 +163,8 @@ fn of_vbios(kept: &Kept, gpu: &str, vbios: Option<&str>) -> Finding {
         id,
         of: format!("VBIOS {vbios} ({gpu})"),
         needed,
-        fix: "update the VBIOS with the vendor of the machine; `cocoon-host collateral show --vbios VERSION` looks again",
+        fix: "update the VBIOS with the vendor of the machine; `cocoon-host collateral fetch --all` asks NVIDIA for newer \
+              names, then run this again",
     };
     sought.among(kept, |list| want::names_of(list, None, Some(vbios)))
 }

@@ -131,6 +131,10 @@ fn a_vbios_without_a_manifest_is_told_before_anyone_boots() {
             .found
             .starts_with("NVIDIA has no reference manifest of VBIOS 96.00.5E.00.02 (")
     );
+    assert_eq!(
+        missing.fix,
+        "update the VBIOS with the vendor of the machine; `cocoon-host collateral fetch --all` asks NVIDIA for newer names, then run this again"
+    );
     let unasked = row(&Kept::default(), &good);
     assert_eq!(
         (unasked.severity, unasked.fix.as_str()),
