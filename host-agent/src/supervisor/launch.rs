@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Appliance, HostSettings, Network, TeeMode};
 use crate::qemu::QemuError;
 use crate::relay::{Door, Limits};
+use crate::up::CPU_MODEL;
 use crate::{UpError, UpOptions};
 
 /// One VM, as the operator described it.
@@ -31,6 +32,8 @@ pub struct Launch {
     pub waits: bool,
     tee: Option<Tee>,
     simulate: Option<Tee>,
+    /// Absent in what an earlier daemon left, which knew no other model.
+    #[serde(default = "usual_cpu")]
     cpu: String,
     gpu: Option<PciAddress>,
     network: Network,
@@ -122,12 +125,6 @@ impl Launch {
         self.listen
     }
 
-    /// QEMU's CPU model, where the TEE measures one.
-    #[must_use]
-    pub fn cpu(&self) -> &str {
-        &self.cpu
-    }
-
     /// What of it no other VM can have at the same time, if anything: then its successor starts when it has ended, and not
     /// beside it.
     #[must_use]
@@ -179,4 +176,8 @@ impl Launch {
         };
         Ok(options)
     }
+}
+
+fn usual_cpu() -> String {
+    CPU_MODEL.to_owned()
 }

@@ -3,6 +3,8 @@
 use cocoon_qemu::spec::HugePages;
 
 use super::*;
+use crate::relay::Door;
+use crate::supervisor::Launch;
 
 /// The appliance with these lines after it.
 fn with(lines: &str) -> Result<Appliance, Problems> {
@@ -48,16 +50,19 @@ fn places_and_gpus_are_taken() {
     );
 }
 
-#[test]
-fn a_cpu_model_is_snps_alone_and_reaches_the_machine() {
+#[tokio::test]
+async fn a_cpu_model_is_snps_alone_and_reaches_the_machine() {
     let snp = MINIMAL.replace("\"tdx\"", "\"simulated-sev-snp\"");
-    let model = |lines: &str| {
+    for (lines, model) in [
+        ("", "EPYC-v4"),
+        ("cpu = \"EPYC-Genoa-v1\"", "EPYC-Genoa-v1"),
+    ] {
         let config = HostConfig::parse(&format!("{snp}{lines}\n"), "f", &large()).unwrap();
-        let launch = crate::supervisor::Launch::new(&config.appliances[0], &config.host);
-        launch.cpu().to_owned()
-    };
-    assert_eq!(model(""), "EPYC-v4");
-    assert_eq!(model("cpu = \"EPYC-Genoa-v1\""), "EPYC-Genoa-v1");
+        let launch = Launch::new(&config.appliances[0], &config.host).waiting(true);
+        let door = Door::shut();
+        let options = launch.options(Path::new("/nonexistent"), &door).await;
+        assert_eq!(options.unwrap().cpu_model, model);
+    }
     assert_eq!(
         said("cpu = \"EPYC-v4\""),
         ["f:9:7: appliance.cpu: only SEV-SNP has a CPU model measured: leave it out"]
@@ -69,6 +74,18 @@ fn a_cpu_model_is_snps_alone_and_reaches_the_machine() {
             "f:9:7: appliance.cpu: found \"EPYC,x=on\"; allowed: one of QEMU's CPU models for SEV-SNP, such as \"EPYC-v4\""
         ]
     );
+}
+
+/// VMs outlive their daemon: one of this release compares what an earlier one had started.
+#[test]
+fn what_a_daemon_without_cpu_models_left_is_read() {
+    let config = HostConfig::parse(MINIMAL, "f", &large()).unwrap();
+    let launch = Launch::new(&config.appliances[0], &config.host);
+    let mut left = serde_json::to_value(&launch).unwrap();
+    assert!(left.as_object_mut().unwrap().remove("cpu").is_some());
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("launch.json"), left.to_string()).unwrap();
+    assert_eq!(Launch::read(folder.path()), Some(launch));
 }
 
 #[test]
