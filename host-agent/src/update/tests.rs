@@ -281,8 +281,8 @@ fn event(number: u8, update: &Update, world: &mut World) -> Event {
 }
 
 proptest! {
-    /// Beside: in every moment somebody takes the public connections, unless the old VM has died. Either way: one commit at most, of an accepted VM;
-    /// what is over stays so; and what is not over has a deadline or a process that ends.
+    /// Beside: in every moment somebody takes the public connections, unless the old VM has died. Either way: one commit at
+    /// most, of an accepted VM; what is over stays so; and what is not over has a deadline or a process that ends.
     #[test]
     fn somebody_always_serves(
         numbers in prop::collection::vec(any::<u8>(), 1..60),

@@ -60,7 +60,8 @@ impl Keeper {
             && release < running
         {
             let message = format!(
-                "it is of release {release}, and by now release {running} runs: another update came while this one was checked"
+                "it is of release {release}, and by now release {running} runs: another update came while this one was checked; \
+                 take a manifest of release {running} or later, or `cocoon-host rollback` for the one that ran before"
             );
             return Err(Refusal::new(Code::UpdateRefused, message));
         }
