@@ -6,10 +6,8 @@ use std::path::Path;
 use cocoon_host_agent::daemon::api::{About, Code, Entry, List, Refusal};
 use cocoon_host_agent::lifecycle::{Deadlines, State};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixStream;
 
-use crate::world::World;
+use crate::world::{World, raw};
 
 async fn world() -> World {
     let world = World::new(
@@ -23,32 +21,16 @@ async fn world() -> World {
     world
 }
 
-/// What goes over the wire, without a client of ours: status, content type and body.
-async fn raw(root: &Path, request: &str) -> (u16, String, String) {
-    let mut stream = UnixStream::connect(root.join("host.sock")).await.unwrap();
-    let request = format!("{request} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    let kind = head
-        .lines()
-        .find_map(|line| line.strip_prefix("content-type: "))
-        .unwrap();
-    (status, kind.to_owned(), body.to_owned())
-}
-
 #[tokio::test]
 async fn the_shapes_of_answers_are_those_of_the_document() {
     let world = world().await;
-    let (status, kind, body) = raw(&world.root(), "GET /v1").await;
+    let (status, kind, body) = raw(&world.root(), "GET /v1", "").await;
     assert_eq!((status, kind.as_str()), (200, "application/json"));
     let about: About = serde_json::from_str(&body).unwrap();
     assert_eq!((about.api.as_str(), about.pid), ("v1", std::process::id()));
     assert_eq!((about.file, about.state), (world.file(), world.root()));
 
-    let (status, _, body) = raw(&world.root(), "GET /v1/appliances").await;
+    let (status, _, body) = raw(&world.root(), "GET /v1/appliances", "").await;
     assert_eq!(status, 200);
     let list: List = serde_json::from_str(&body).unwrap();
     let names: Vec<_> = list
@@ -59,7 +41,7 @@ async fn the_shapes_of_answers_are_those_of_the_document() {
     assert_eq!(names, ["first", "second"]);
 
     // Word by word: programs of others rely on it.
-    let (_, _, body) = raw(&world.root(), "GET /v1/appliances/first").await;
+    let (_, _, body) = raw(&world.root(), "GET /v1/appliances/first", "").await;
     let mut view: Value = serde_json::from_str(&body).unwrap();
     let since = view["life"]["since"].take();
     assert!(since.as_u64().unwrap() > 1_600_000_000_000, "{since}");
@@ -92,7 +74,7 @@ async fn the_shapes_of_answers_are_those_of_the_document() {
     });
     assert_eq!(view, expected);
 
-    let (status, kind, body) = raw(&world.root(), "GET /v1/events?since=1").await;
+    let (status, kind, body) = raw(&world.root(), "GET /v1/events?since=1", "").await;
     assert_eq!((status, kind.as_str()), (200, "application/x-ndjson"));
     let lines = body.lines().filter(|line| line.starts_with('{'));
     let entries: Vec<Entry> = lines
@@ -105,7 +87,7 @@ async fn the_shapes_of_answers_are_those_of_the_document() {
             .any(|entry| entry.text == "serving on https://127.0.0.1:8443")
     );
 
-    let (status, _, body) = raw(&world.root(), "GET /v1/appliances/first/logs").await;
+    let (status, _, body) = raw(&world.root(), "GET /v1/appliances/first/logs", "").await;
     assert_eq!(status, 200);
     assert!(
         body.contains("{\"time\":1.5,\"source\":\"host\",\"text\":\"run 1\"}"),
@@ -156,7 +138,7 @@ async fn every_refusal_has_a_code_a_status_and_words() {
         ),
     ];
     for (request, status, code, message) in cases {
-        let (found, kind, body) = raw(&world.root(), request).await;
+        let (found, kind, body) = raw(&world.root(), request, "").await;
         assert_eq!(
             (found, kind.as_str()),
             (status, "application/json"),
@@ -165,15 +147,10 @@ async fn every_refusal_has_a_code_a_status_and_words() {
         let refusal: Refusal = serde_json::from_str(&body).unwrap();
         assert_eq!(refusal, Refusal::new(code, message), "{request}");
     }
-    let body = "POST /v1/appliances/first/stop HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
-    let mut stream = UnixStream::connect(world.root().join("host.sock"))
-        .await
-        .unwrap();
-    stream.write_all(body.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
-    assert!(answer.contains("\"code\":\"unexpected-body\""), "{answer}");
+    let request = "POST /v1/appliances/first/stop";
+    let (status, _, body) = raw(&world.root(), request, "{}").await;
+    let refusal: Refusal = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, refusal.error.code), (400, Code::UnexpectedBody));
     // It was not done all the same.
     assert_eq!(world.show("first").await.life.state, State::Serving);
 }

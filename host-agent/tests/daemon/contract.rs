@@ -18,13 +18,11 @@ use cocoon_protocol::bytes::Hex;
 use cocoon_protocol::control::Metrics;
 use cocoon_protocol::gpu::GpuMetrics;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::hosted::DEADLINE;
 use crate::image::{SIGNER, make};
-use crate::world::{World, impatient};
+use crate::world::{World, impatient, raw};
 
 const DOCUMENT: &str = include_str!("../../docs/api.md");
 
@@ -96,19 +94,8 @@ fn newer(world: &World) -> UpdateRequest {
 
 /// Status and refusal, as any program sees them.
 async fn refused(root: &Path, request: &str, body: &str) -> (u16, Refusal) {
-    let mut stream = UnixStream::connect(root.join("host.sock")).await.unwrap();
-    let length = match body.len() {
-        0 => String::new(),
-        length => format!("content-length: {length}\r\n"),
-    };
-    let request =
-        format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{length}\r\n{body}");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
-    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
-    (status, serde_json::from_str(body).expect(body))
+    let (status, _, body) = raw(root, request, body).await;
+    (status, serde_json::from_str(&body).expect(&body))
 }
 
 #[tokio::test]
@@ -231,17 +218,15 @@ async fn ending() -> usize {
     let root = world.root();
     let asked = async {
         loop {
-            let mut stream = UnixStream::connect(root.join("host.sock")).await.unwrap();
-            let request =
-                "POST /v1/appliances/first/start HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-            stream.write_all(request.as_bytes()).await.unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.unwrap();
-            if answer.starts_with("HTTP/1.1 503 ") {
-                let (_, body) = answer.split_once("\r\n\r\n").unwrap();
-                return serde_json::from_str::<Refusal>(body).unwrap();
+            let (status, _, body) = raw(&root, "POST /v1/appliances/first/start", "").await;
+            if status == 503 {
+                return serde_json::from_str::<Refusal>(&body).unwrap();
             }
         }
+    };
+    let asked = async {
+        let said = timeout(DEADLINE, asked).await;
+        said.expect("nothing said that the daemon ends")
     };
     let ((), refusal) = tokio::join!(world.end(End::Halt), asked);
     assert_eq!(

@@ -1,15 +1,39 @@
 //! A daemon with appliances that play parts, in a folder of its own.
 
 use std::ops::{Deref, DerefMut};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cocoon_host_agent::attest::{AsClients, Judge};
 use cocoon_host_agent::daemon::api::View;
 use cocoon_host_agent::lifecycle::Deadlines;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::hosted::{DEADLINE, Hosted};
+
+/// What goes over the wire, without a client of ours: status, content type and body.
+pub async fn raw(root: &Path, request: &str, body: &str) -> (u16, String, String) {
+    let mut stream = UnixStream::connect(root.join("host.sock")).await.unwrap();
+    let length = match body.len() {
+        0 => String::new(),
+        length => format!("content-length: {length}\r\n"),
+    };
+    let request =
+        format!("{request} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{length}\r\n{body}");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    let kind = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-type: "))
+        .unwrap();
+    (status, kind.to_owned(), body.to_owned())
+}
 
 /// Nobody has long to finish.
 pub fn impatient() -> Deadlines {
