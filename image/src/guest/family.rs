@@ -89,12 +89,19 @@ impl Drop for Member<'_> {
 
 /// Kills a child of this process with its descendants. All are stopped first, so that none starts another meanwhile.
 fn end(child: u32) {
+    end_seen(child, parents);
+}
+
+/// `look` tells the parent of every process.
+fn end_seen(child: u32, mut look: impl FnMut() -> BTreeMap<u32, u32>) {
     let mut stopped = BTreeSet::new();
     for _ in 0..LOOKS {
-        let parents = parents();
-        // A number that is somebody else's by now, because the child has been waited for, is left alone.
+        let parents = look();
+        // A number that is somebody else's by now, because the child has been waited for, is left alone. What has been
+        // stopped below it would stay so for ever, and is killed all the same.
         if parents.get(&child) != Some(&std::process::id()) {
-            return;
+            stopped.remove(&child);
+            break;
         }
         let found = descendants(&parents, child);
         if found.is_subset(&stopped) {
@@ -201,6 +208,24 @@ mod tests {
         drop(member);
         wait_until_gone(&pids);
         assert!(family.members().running.is_empty());
+    }
+
+    /// Killed by somebody else, as by a kernel short of memory, while its descendants are being looked for.
+    #[test]
+    fn what_has_been_stopped_ends_even_where_its_ancestor_is_gone() {
+        let family = Family::new();
+        let (mut member, pids) = generations(&family);
+        let mut looks = 0;
+        end_seen(member.child.id(), || {
+            looks += 1;
+            if looks == 2 {
+                member.child.kill().unwrap();
+                member.child.wait().unwrap();
+            }
+            parents()
+        });
+        assert_eq!(looks, 2);
+        wait_until_gone(&pids);
     }
 
     #[test]
