@@ -2,7 +2,8 @@
 //! counted, its pieces cut to frames, of which there are as many as its tokens say.
 
 use cocoon_protocol::engine::{
-    FromEngine, Generation, MAX_FROM_ENGINE, MAX_PIECE, Padding, Spoken, Text, TokenLogprob,
+    EngineFailure, FromEngine, Generation, MAX_FROM_ENGINE, MAX_PIECE, Padding, Spoken, Text,
+    TokenLogprob,
 };
 use cocoon_protocol::openai::FinishReason;
 
@@ -21,6 +22,7 @@ pub struct Answer {
     stops: Stops,
     calls: Option<Calls>,
     padding: Padding,
+    room: u32,
     made: u32,
     prompt_tokens: u32,
     tokens: u32,
@@ -36,6 +38,7 @@ impl Answer {
             stops: Stops::new(&request.stop),
             calls: Calls::new(request),
             padding: Padding::of(request),
+            room: request.room,
             made: 0,
             prompt_tokens: 0,
             tokens: 0,
@@ -51,6 +54,11 @@ impl Answer {
         let mut frames = Vec::new();
         match event {
             Event::Started { prompt_tokens } => {
+                // What a template writes is known once it is read only, and may be more than was counted before: that
+                // is the request's fault, and to the agent it would be a lie for which everybody's answers end.
+                if prompt_tokens > self.room {
+                    return self.hear(Event::Failed(EngineFailure::ContextLength));
+                }
                 self.prompt_tokens = prompt_tokens;
                 let id = self.id;
                 frames.push(FromEngine::Started { id, prompt_tokens });
@@ -244,6 +252,30 @@ mod tests {
         assert_eq!((text.as_str(), tokens, frames), ("a", 3, 4));
     }
 
+    #[test]
+    fn a_prompt_that_turned_out_longer_than_its_room_fails_alone() {
+        let heard = |prompt_tokens| {
+            let mut answer = Answer::new(1, &request(&[], false));
+            answer.hear(Event::Started { prompt_tokens })
+        };
+        let (frames, over) = heard(100);
+        assert!(
+            !over
+                && matches!(
+                    frames[..],
+                    [FromEngine::Started {
+                        id: 1,
+                        prompt_tokens: 100
+                    }]
+                )
+        );
+        let (frames, over) = heard(101);
+        let reason = EngineFailure::ContextLength;
+        assert!(
+            over && matches!(frames[..], [FromEngine::Failed { id: 1, reason: told }] if told == reason)
+        );
+    }
+
     /// As many frames as another answer of as many tokens, whatever is held back, called and told.
     #[test]
     fn the_number_of_frames_is_a_function_of_the_tokens() {
@@ -280,6 +312,25 @@ mod tests {
         let stops = request(&["words and so on"], false);
         for text in ["plain words", "words and so", "words and so of", ""] {
             assert_eq!(frames(&stops, text), 12 + 1, "{text}");
+        }
+        // Held text that is longer than a piece, to the end of the answer and not.
+        let long = "stop ".repeat(40);
+        let stops = request(&[&long], false);
+        for text in [
+            &long[..144],
+            &format!("{}words", &long[..120]),
+            "plain words",
+            "",
+        ] {
+            assert_eq!(frames(&stops, text), 12 + 1 + 12 * 24 / 96, "{text}");
+        }
+        let short = &long[..80];
+        let stops = request(&[short], false);
+        for text in [
+            &format!("{}words, words and words", &short[..79]),
+            "plain words",
+        ] {
+            assert_eq!(frames(&stops, text), 12 + 1 + 12 * 24 / 96, "{text}");
         }
         let mut both = request(&["words and so on"], false);
         both.top_logprobs = Some(0);

@@ -1,9 +1,21 @@
 //! Tools for models whose template knows none: described in the instructions, their calls and answers
 //! written into the turns, in the words that most models have seen (those of Hermes and Qwen).
 
-use cocoon_protocol::engine::{Call, Choice, Speaker, Tool, Turn, json_string};
+use cocoon_protocol::engine::{Call, Choice, Prompt, Speaker, Tool, Turn, json_string};
 use cocoon_protocol::wiping::append;
 use zeroize::Zeroizing;
+
+/// Tokens of a template around all turns, and around each.
+const AROUND: usize = 32;
+const AROUND_TURN: usize = 8;
+
+/// Tokens around the so many texts of a prompt: a text that no template is put around has at most a first token.
+pub fn around(prompt: &Prompt, texts: usize) -> usize {
+    match prompt {
+        Prompt::Text(_) => 1,
+        Prompt::Conversation(_) => AROUND + AROUND_TURN * texts,
+    }
+}
 
 /// A turn of text alone.
 pub struct Plain {
@@ -128,6 +140,12 @@ mod tests {
             calls: vec![],
             call_id: None,
         }
+    }
+
+    #[test]
+    fn only_a_conversation_has_a_template_around_it() {
+        assert_eq!(around(&Prompt::Text("a b".into()), 1), 1);
+        assert_eq!(around(&Prompt::Conversation(vec![]), 3), 32 + 3 * 8);
     }
 
     #[test]

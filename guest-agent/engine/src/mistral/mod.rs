@@ -36,6 +36,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 use crate::backend::{Backend, Event, Gpu};
 use crate::choose::{Choice, Chooser, Grammar, NoChoice};
 use crate::making::{Limits, Maker};
+use crate::turns::around;
 use crate::utf8::Utf8;
 use grammar::Grammars;
 pub use hardware::driver_result;
@@ -47,9 +48,6 @@ use tokens::{Chosen, Tokens};
 
 /// Generations that run at once: the agent admits no more, and lets none begin for one that has not gone.
 const MAX_SEQUENCES: usize = MAX_CONCURRENT as usize;
-/// Tokens of a template around all turns, and around each.
-const AROUND: usize = 32;
-const AROUND_TURN: usize = 8;
 /// Exit status of an engine that a grammar did not let go of.
 const OVERRUN: i32 = 3;
 
@@ -167,7 +165,7 @@ impl Mistral {
     fn check_room(&self, request: &Generation) -> Result<(), EngineFailure> {
         let texts = request::texts(request, &self.template);
         let room = usize::try_from(request.room).unwrap_or(usize::MAX);
-        let around = AROUND + AROUND_TURN * texts.len();
+        let around = around(&request.prompt, texts.len());
         // A token is at least a byte.
         let bytes: usize = texts.iter().map(|text| text.len()).sum();
         if bytes + around <= room {

@@ -18,15 +18,20 @@ const SHORTEST_PIECE: usize = MAX_PIECE - 3;
 pub struct Padding {
     stops: bool,
     calls: bool,
+    pieces: bool,
     logprobs: bool,
 }
 
 impl Padding {
     /// For the answer to `request`.
     pub fn of(request: &Generation) -> Self {
+        // What is held of it, and the token with which that is decided, are told in more than one piece.
+        let long = |stop: &String| stop.len() + USUAL_TOKEN > MAX_PIECE;
+        let calls = !request.tools.is_empty();
         Self {
             stops: !request.stop.is_empty(),
-            calls: !request.tools.is_empty(),
+            calls,
+            pieces: calls || request.stop.iter().any(long),
             logprobs: request.top_logprobs.is_some(),
         }
     }
@@ -44,11 +49,12 @@ impl Padding {
             (true, false) => 1,
             (false, _) => 0,
         };
-        let calls = match self.calls {
-            true => (tokens * USUAL_TOKEN).div_ceil(MAX_PIECE) + NAMES,
+        let pieces = match self.pieces {
+            true => (tokens * USUAL_TOKEN).div_ceil(MAX_PIECE),
             false => 0,
         };
-        stops + calls
+        let names = if self.calls { NAMES } else { 0 };
+        stops + pieces + names
     }
 
     /// Frames beyond one for each token that an answer of so many tokens can have, whatever it says.
