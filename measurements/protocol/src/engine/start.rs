@@ -42,13 +42,20 @@ pub enum StartStep {
     Scrubbed,
 }
 
+/// What to do about a GPU that fails now and then.
+macro_rules! again {
+    () => {
+        "; start the VM again, and if it stays, reset the GPU (`cocoon-host gpu prepare`) or report it"
+    };
+}
+
 impl fmt::Display for StartStep {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Jail => {
                 "its jail cannot be made: this image does not fit this machine or its own kernel; report it"
             }
-            Self::Driver => "NVIDIA's driver does not open the GPU",
+            Self::Driver => concat!("NVIDIA's driver does not open the GPU", again!()),
             Self::OneGpu => "it works on one GPU, and there are several or none: give the VM one",
             Self::Kernels => {
                 "the GPU does not take the kernels of this release, which are for an H100 or H200"
@@ -56,12 +63,14 @@ impl fmt::Display for StartStep {
             Self::Watched => {
                 "the GPU's memory is not watched or not erased as it must be: this image does not fit its libraries or this GPU"
             }
-            Self::Libraries => "NVIDIA's libraries of arithmetic do not start on the GPU",
-            Self::Model => {
-                "it cannot load the model: it does not know this kind of model, or its files are damaged"
+            Self::Libraries => {
+                concat!("NVIDIA's libraries of arithmetic do not start on the GPU", again!())
             }
-            Self::Measured => "it cannot measure the weights in the GPU's memory",
-            Self::Scrubbed => "it cannot scrub the GPU's memory, or something was left in it",
+            Self::Model => {
+                "it cannot load the model: it does not know this kind of model, or its files are damaged; check its digest, or take another model"
+            }
+            Self::Measured => concat!("it cannot measure the weights in the GPU's memory", again!()),
+            Self::Scrubbed => concat!("it cannot scrub the GPU's memory, or something was left in it", again!()),
         })
     }
 }
@@ -108,14 +117,32 @@ mod tests {
         };
         assert_eq!(
             failure(StartStep::Driver, Some(304)).to_string(),
-            "NVIDIA's driver does not open the GPU (CUresult 304: the operating system refused something, which is likely the \
-             engine's jail: report it)"
+            "NVIDIA's driver does not open the GPU; start the VM again, and if it stays, reset the GPU (`cocoon-host gpu \
+             prepare`) or report it (CUresult 304: the operating system refused something, which is likely the engine's \
+             jail: report it)"
         );
         assert_eq!(
             failure(StartStep::Model, Some(2)).to_string(),
-            "it cannot load the model: it does not know this kind of model, or its files are damaged (CUresult 2: out of \
-             memory; take a smaller model, or a GPU with more memory)"
+            "it cannot load the model: it does not know this kind of model, or its files are damaged; check its digest, \
+             or take another model (CUresult 2: out of memory; take a smaller model, or a GPU with more memory)"
         );
+        for (step, words) in [
+            (
+                StartStep::Libraries,
+                "NVIDIA's libraries of arithmetic do not start on the GPU",
+            ),
+            (
+                StartStep::Measured,
+                "it cannot measure the weights in the GPU's memory",
+            ),
+            (
+                StartStep::Scrubbed,
+                "it cannot scrub the GPU's memory, or something was left in it",
+            ),
+        ] {
+            let next = "start the VM again, and if it stays, reset the GPU (`cocoon-host gpu prepare`) or report it";
+            assert_eq!(failure(step, None).to_string(), format!("{words}; {next}"));
+        }
         assert_eq!(
             failure(StartStep::OneGpu, None).to_string(),
             "it works on one GPU, and there are several or none: give the VM one"
