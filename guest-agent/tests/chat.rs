@@ -143,6 +143,8 @@ async fn refusals_are_openai_errors_that_name_the_field() {
         (status, param.as_deref(), code.as_deref()),
         (400, Some("messages"), Some("context_length_exceeded"))
     );
+    // What the engine counts before it starts is that request's fault alone.
+    assert_eq!(machine.engine.state().borrow().deaths, 0);
     let (status, _, code, _) = refusal(client.chat("wrong roles", "").await).await;
     assert_eq!(
         (status, code.as_deref()),

@@ -9,6 +9,9 @@ use crate::engine::{Bounds, Patience};
 const LEAST: u32 = 64;
 /// Connections of the largest VM: each also takes a descriptor, buffers and a task.
 const MOST: u32 = 4096;
+/// Bytes of memory for each connection, of what the loaded model leaves: about a thirteenth of it can be withheld, and a
+/// thirty-second wait.
+const EACH: u64 = 16 << 20;
 /// Requests at once on one connection of HTTP/2.
 const STREAMS: u32 = 4;
 /// Bytes of a chat request, and of all that one connection has under way.
@@ -94,12 +97,11 @@ impl Limits {
         each.saturating_mul(self.connections.into())
     }
 
-    /// Those of a VM that has so many bytes of memory left, with its model loaded: a quarter of them for what clients
-    /// withhold, because the engine's own need grows with what it serves.
+    /// Those of a VM that has so many bytes of memory left, with its model loaded: a connection for each [`EACH`] of them,
+    /// because the engine's own need grows with what it serves.
     #[must_use]
     pub fn within(available: u64) -> Self {
-        let each = u64::from(STREAMS) * BODY as u64;
-        let connections = u32::try_from(available / 4 / each).unwrap_or(MOST);
+        let connections = u32::try_from(available / EACH).unwrap_or(MOST);
         let connections = connections.clamp(LEAST, MOST);
         let waiting = usize::try_from(connections).unwrap_or(usize::MAX);
         let default = Self::default();
@@ -137,9 +139,8 @@ mod tests {
         assert_eq!(of(u64::MAX).connections, MOST);
         for available in [2 * GIB, 7 * GIB, 31 * GIB] {
             let limits = of(available);
-            let withheld = u64::from(limits.connections * limits.streams) * limits.body as u64;
-            assert!(withheld <= available / 4);
-            assert!(limits.patience.bounds.bytes as u64 <= withheld / 8);
+            assert!(limits.withheld() <= available / 12);
+            assert!(limits.patience.bounds.bytes as u64 <= available / 32);
         }
     }
 }

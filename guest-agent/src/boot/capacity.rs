@@ -7,15 +7,16 @@ use crate::api::Limits;
 /// Descriptors of everything but clients: engine, collector, channels, files.
 const OTHERS: u64 = 512;
 
-/// For everything else that needs memory while answers are written: buffers of connections, choices of requests that wait,
-/// grammars, and what allocators keep.
-const SPARE: u64 = 64 << 20;
+/// For everything else that needs memory while answers are written: buffers of connections, grammars, and what allocators
+/// keep.
+const SPARE: u64 = 32 << 20;
 
 /// Bytes that are there for what the engine generates, of those that are left with the model loaded and everything that
 /// clients can withhold or make wait taken off: no answer may begin that would have the kernel end the engine.
 pub fn for_answers(available: u64, limits: &Limits) -> u64 {
     available
         .saturating_sub(limits.withheld())
+        .saturating_sub(limits.patience.bounds.bytes as u64)
         .saturating_sub(SPARE)
 }
 
@@ -60,7 +61,15 @@ mod tests {
         // 64 connections, on each a MiB and four windows.
         let withheld = 64 * ((1 << 20) + 4 * (64 << 10));
         assert_eq!(limits.withheld(), withheld);
-        assert_eq!(for_answers(1 << 30, &limits), (1 << 30) - withheld - SPARE);
+        // Of the choices of 64 requests that wait, 512 KiB for each.
+        let waiting = 64 * (512 << 10);
+        let taken = withheld + waiting + SPARE;
+        assert_eq!(for_answers(1 << 30, &limits), (1 << 30) - taken);
         assert_eq!(for_answers(withheld, &limits), 0);
+        // On the largest machine more waits than anything else takes.
+        let (all, limits) = (64 << 30, Limits::within(64 << 30));
+        assert_eq!(limits.connections, 4096);
+        let taken = 4096 * ((1 << 20) + 4 * (64 << 10) + (512 << 10)) + SPARE;
+        assert_eq!(for_answers(all, &limits), all - taken);
     }
 }

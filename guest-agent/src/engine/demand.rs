@@ -58,8 +58,8 @@ impl Demand {
         }
         let most = match fits >= self.context {
             // The engine ends an answer where the context is full.
-            true => self.context,
-            false => fits - prompt,
+            true if self.costs.of(prompt, fits) <= share => self.context,
+            _ => fits - prompt,
         };
         most.max(LEAST_ANSWER).min(self.context)
     }
@@ -112,7 +112,8 @@ fn most_tokens(generation: &Generation) -> usize {
     };
     let tool = |tool: &Tool| {
         let description = tool.description.as_deref().map_or(0, json_length);
-        tool.name.len() + description + tool.parameters.len() + AROUND_CALL
+        let parameters = tool.parameters.len() + escaped(&tool.parameters, |_| false);
+        tool.name.len() + description + parameters + AROUND_CALL
     };
     let tools = match generation.tools.is_empty() {
         true => 0,
@@ -121,10 +122,20 @@ fn most_tokens(generation: &Generation) -> usize {
     AROUND + said + tools
 }
 
-/// Bytes of a text as JSON, at most.
+/// Bytes of a text as JSON in a template, at most.
 fn json_length(text: &str) -> usize {
-    let escaped = |byte: &u8| matches!(byte, 0..=31 | b'"' | b'\\');
-    text.len() + 5 * text.bytes().filter(|byte| escaped(byte)).count()
+    let json = |byte| matches!(byte, 0..=31 | b'"' | b'\\');
+    text.len() + escaped(text, json)
+}
+
+/// Bytes that a template adds to a text that it writes as JSON: six for one of those that `json` escapes, and of those that
+/// its filter `tojson` does.
+fn escaped(text: &str, json: impl Fn(u8) -> bool) -> usize {
+    let html = |byte| matches!(byte, b'<' | b'>' | b'&' | b'\'');
+    5 * text
+        .bytes()
+        .filter(|byte| html(*byte) || json(*byte))
+        .count()
 }
 
 #[cfg(test)]

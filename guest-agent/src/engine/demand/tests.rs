@@ -69,6 +69,10 @@ fn four_usual_answers_run_at_once_on_the_smallest_machine() {
     // Where there is memory enough, an answer may fill the context.
     let large = Demand::new(&model(), 1 << 40, 4);
     assert_eq!(large.usual(&asked), 8192);
+    // A prompt that may fill the context, and more than its share.
+    let small = Demand::new(&model(), 320 * MIB, 4);
+    assert_eq!(small.usual(&generation(5000, 0)), LEAST_ANSWER);
+    assert_eq!(large.usual(&generation(9000, 0)), 8192);
 }
 
 #[test]
@@ -110,6 +114,13 @@ fn calls_and_tools_count() {
         call_id: Some("call_1".into()),
     });
     assert_eq!(most_tokens(&asked), plain + 594 + (1 + 2 + 64) + (1 + 64));
+    // Templates write `<` as `\u003c` and the like, in descriptions and parameters.
+    let before = most_tokens(&asked);
+    asked.tools[0].description = Some("a <b> & 'c'".into());
+    asked.tools[0].parameters = r#"{"a":"<'\\"}"#.into();
+    let description = (11 + 5 * 5) - (5 + 10);
+    let parameters = (12 + 2 * 5) - 2;
+    assert_eq!(most_tokens(&asked), before + description + parameters);
 }
 
 proptest! {

@@ -21,4 +21,13 @@ fn what_is_lacking_is_named() {
         scheduler.arrive(Source(1), wanted(1, 3), BOUNDS),
         Arrival::Refused
     );
+    let huge = Wanted {
+        memory: 4,
+        ..wanted(2, 1)
+    };
+    assert_eq!(
+        scheduler.arrive(Source(2), huge, BOUNDS),
+        Arrival::Refused,
+        "it can never begin"
+    );
 }
