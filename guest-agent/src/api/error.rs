@@ -165,7 +165,17 @@ impl Refusal {
 
     /// The body did not arrive in time.
     pub fn slow() -> Self {
-        let message = "The request body did not arrive in time.";
+        Self::late("The request body did not arrive in time.")
+    }
+
+    /// Bodies of the same connection that did not arrive left no room for this one.
+    pub fn crowded() -> Self {
+        Self::late(
+            "Other requests of this connection have not arrived in full: send them to their end, or use another connection.",
+        )
+    }
+
+    fn late(message: &str) -> Self {
         Self::new(
             StatusCode::REQUEST_TIMEOUT,
             "invalid_request_error",

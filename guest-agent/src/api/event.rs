@@ -28,8 +28,12 @@ pub struct Shape {
 
 /// The bucket of usual events: larger with log probabilities, so that these too have one length.
 pub(super) fn bucket(top_logprobs: Option<u8>) -> usize {
-    let told = top_logprobs.map_or(0, |top| 1 + usize::from(top));
-    BUCKET + (told * LOGPROB).next_multiple_of(BUCKET)
+    BUCKET + logprobs(top_logprobs).next_multiple_of(BUCKET)
+}
+
+/// Bytes of the log probabilities that are told with a token, its own and its alternatives', at most and usually.
+pub(super) fn logprobs(top: Option<u8>) -> usize {
+    LOGPROB * top.map_or(0, |top| 1 + usize::from(top))
 }
 
 /// One event. Where it is to be padded, the value's last field is an empty `obfuscation`, which is filled.

@@ -15,7 +15,7 @@ use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::chat;
@@ -26,7 +26,7 @@ use super::receipts::{Entry, Session};
 use super::reply::{Reply, Whole, refuse, reply, reply_bytes, reply_json, reply_whole};
 use super::stream::{Events, Shape, Telling, Tick};
 use super::wire::{Envelope, Kind};
-use super::{Meter, Service, whole};
+use super::{Limits, Meter, Service, whole};
 use crate::keys;
 
 /// Bytes of an attestation request: a nonce and white space.
@@ -86,7 +86,8 @@ async fn attest(
             "This connection has attested too often: open another.",
         ));
     }
-    let body = read(service, request, MAX_ATTEST_BODY).await?;
+    let deadline = Instant::now() + service.limits.body_time;
+    let body = read(request, MAX_ATTEST_BODY, deadline).await?;
     let request: AttestRequest = serde_json::from_slice(&body).map_err(|_| {
         Refusal::field(
             "nonce",
@@ -112,7 +113,8 @@ async fn collateral(
     connection: &Connection,
     request: Request<Incoming>,
 ) -> Result<Response<Reply>, Refusal> {
-    let body = read(&connection.service, request, MAX_PIECES_REQUEST).await?;
+    let deadline = Instant::now() + connection.service.limits.body_time;
+    let body = read(request, MAX_PIECES_REQUEST, deadline).await?;
     let asked = serde_json::from_slice::<PiecesRequest>(&body).ok();
     let asked = asked.filter(|asked| asked.check().is_ok()).ok_or_else(|| {
         Refusal::field(
@@ -181,11 +183,24 @@ async fn complete(
     let service = &connection.service;
     let session = connection.session().ok_or_else(Refusal::unattested)?;
     let model = model(service)?;
+    let Limits {
+        body, body_time, ..
+    } = service.limits;
+    let (begun, half) = (Instant::now(), body_time / 2);
+    let deadline = begun + body_time;
     // Taken before anything is read; free again when the request is understood.
     let announced = request.body().size_hint().exact();
-    let room = timeout(service.limits.body_time, connection.bodies.room(announced)).await;
-    let room = room.map_err(|_| Refusal::slow())?;
-    let body = read(service, request, service.limits.body).await?;
+    let room = timeout_at(deadline, connection.bodies.room(announced)).await;
+    let room = room.map_err(|_| Refusal::crowded())?;
+    let waited = begun.elapsed();
+    let read = read(request, body, deadline).await;
+    // For whom others left little of the time, that is not a fault of its own.
+    let body = read.map_err(
+        |refusal| match refusal == Refusal::slow() && waited > half {
+            true => Refusal::crowded(),
+            false => refusal,
+        },
+    )?;
     let slots = service.engine.slots();
     let mut asked = match kind {
         Kind::Chat => chat::parse(&body, &model, slots)?,
@@ -286,11 +301,11 @@ fn envelope(service: &Service, kind: Kind, model: String) -> Result<Envelope, Re
     })
 }
 
-/// Reads a body of at most `limit` bytes into memory that is wiped.
+/// Reads a body of at most `limit` bytes into memory that is wiped, until `deadline`.
 async fn read(
-    service: &Service,
     request: Request<Incoming>,
     limit: usize,
+    deadline: Instant,
 ) -> Result<Zeroizing<Vec<u8>>, Refusal> {
     let mut body = request.into_body();
     let announced = body.size_hint().lower();
@@ -318,7 +333,7 @@ async fn read(
         }
         Ok(())
     };
-    timeout(service.limits.body_time, collect)
+    timeout_at(deadline, collect)
         .await
         .map_err(|_| Refusal::slow())??;
     Ok(bytes)

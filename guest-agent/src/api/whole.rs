@@ -9,7 +9,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::error::Refusal;
-use super::event::{BUCKET, wiped};
+use super::event::{BUCKET, logprobs, wiped};
 use super::reply::Whole;
 use super::wire::{
     ChatChoice, ChatLogprobs, Envelope, Function, Kind, Message, TextChoice, TextLogprobs, ToolCall,
@@ -18,9 +18,8 @@ use crate::engine::{Answer, Failure, Piece};
 use crate::keys;
 use crate::metering::{Meter, usage};
 
-/// Bytes of a token in a whole answer, and of its or an alternative's log probability, amply.
+/// Bytes of a token in a whole answer, amply.
 const TOKEN: usize = 32;
-const LOGPROB: usize = 128;
 
 /// One choice as it grows. Wiped on drop.
 #[derive(Default)]
@@ -43,7 +42,7 @@ pub(super) async fn collect(
     meter: &Meter,
     top_logprobs: Option<u8>,
 ) -> Result<(Whole, Outcome), Refusal> {
-    let logprobs = top_logprobs.is_some();
+    let with = top_logprobs.is_some();
     let (mut choices, mut reasons) = (Vec::new(), Vec::new());
     // They run side by side; each has room for all of its pieces, whoever is read first.
     for answer in &mut answers {
@@ -73,7 +72,7 @@ pub(super) async fn collect(
                         tool_calls: &calls[index],
                     }),
                     delta: None,
-                    logprobs: logprobs.then(|| ChatLogprobs::of(&choice.logprobs)),
+                    logprobs: with.then(|| ChatLogprobs::of(&choice.logprobs)),
                     finish_reason: Some(reason),
                 });
             }
@@ -85,7 +84,7 @@ pub(super) async fn collect(
                 texts.push(TextChoice {
                     text: &choice.content,
                     index,
-                    logprobs: logprobs.then(|| TextLogprobs::of(&choice.logprobs, 0)),
+                    logprobs: with.then(|| TextLogprobs::of(&choice.logprobs, 0)),
                     finish_reason: Some(reason),
                 });
             }
@@ -166,9 +165,8 @@ struct Shown {
 impl Shown {
     /// Bytes that usual answers of so many tokens do not exceed, which does not depend on their text.
     fn usual(&self, tokens: u32) -> usize {
-        let told = self.top_logprobs.map_or(0, |top| 1 + usize::from(top));
         let tokens = usize::try_from(tokens).unwrap_or(0);
-        let bytes = tokens.saturating_mul(TOKEN + told * LOGPROB);
+        let bytes = tokens.saturating_mul(TOKEN + logprobs(self.top_logprobs));
         let around = BUCKET * (1 + self.choices);
         bytes.saturating_add(around).next_multiple_of(BUCKET)
     }
