@@ -6,7 +6,6 @@
 
 use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::process::Command;
 use std::time::Duration;
 
 use cocoon_client::Upstreams;
@@ -16,6 +15,7 @@ use cocoon_guest_agent::engine::supervisor::{Launched, Launcher};
 use cocoon_protocol::engine::{FromEngine, MAX_FROM_ENGINE, MAX_TO_ENGINE, ToEngine};
 use cocoon_protocol::frame::Decoder;
 use cocoon_tests::alphabet;
+use cocoon_tests::processes::{processor_time, signal};
 use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -73,14 +73,14 @@ async fn the_engine_stops_within_one_token() {
 
     // The first one warms up; the second says what such an answer takes when it has the engine to itself.
     whole(&upstreams).await;
-    let before = spent(process);
+    let before = processor_time(process).unwrap();
     whole(&upstreams).await;
-    let alone = spent(process) - before;
+    let alone = processor_time(process).unwrap() - before;
     assert!(!alone.is_zero(), "this kernel tells no processor time");
 
     let mut leaving = ask(&upstreams, 800).await;
     until(&mut seen, |seen| seen.told >= READ).await;
-    signal(process, "STOP");
+    assert!(signal(process, "STOP"));
     while !is_stopped(process) {
         yield_now().await;
     }
@@ -112,11 +112,11 @@ async fn the_engine_stops_within_one_token() {
         yield_now().await;
     }
 
-    let before = spent(process);
-    signal(process, "CONT");
+    let before = processor_time(process).unwrap();
+    assert!(signal(process, "CONT"));
     // Frames are obeyed in order: when this answer has begun, the other one has been cancelled.
     whole(&upstreams).await;
-    let after = spent(process) - before;
+    let after = processor_time(process).unwrap() - before;
     let late = seen.borrow().late;
     assert!(
         late <= 1,
@@ -174,30 +174,11 @@ async fn until(seen: &mut watch::Receiver<Seen>, holds: impl FnMut(&Seen) -> boo
     *reached.expect("in time").expect("the relay lives")
 }
 
-fn signal(process: u32, name: &str) {
-    let kill = format!("kill -{name} {process}");
-    let status = Command::new("sh").args(["-c", &kill]).status().unwrap();
-    assert!(status.success(), "{kill}");
-}
-
 fn is_stopped(process: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
     // Behind the name, which is in parentheses.
     let (_, behind) = stat.rsplit_once(')').unwrap();
     behind.trim_start().starts_with('T')
-}
-
-/// What all threads of a process have had of the processors.
-pub fn spent(process: u32) -> Duration {
-    let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
-    let of = |thread: io::Result<std::fs::DirEntry>| {
-        let path = thread.unwrap().path().join("schedstat");
-        // A thread may have ended.
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        let first = text.split_whitespace().next();
-        Duration::from_nanos(first.and_then(|one| one.parse().ok()).unwrap_or(0))
-    };
-    threads.map(of).sum()
 }
 
 /// Starts engines behind a relay.

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use cocoon_client::Upstreams;
 use cocoon_tests::alphabet;
+use cocoon_tests::processes::processor_time;
 use http_body_util::BodyExt as _;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::appliance::{self, Appliance, MODEL, Setup};
 use crate::clients;
-use crate::leaving::{LAYERS, Relayed, Seen, spent};
+use crate::leaving::{LAYERS, Relayed, Seen};
 
 /// Of anything that is waited for.
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -42,9 +43,9 @@ async fn a_prompt_that_comes_again_is_read_again() {
     // The first one warms up.
     read(&upstreams, &"w".repeat(LONG)).await;
     let costs = async |prompt: &str| {
-        let before = spent(process);
+        let before = processor_time(process).unwrap();
         read(&upstreams, prompt).await;
-        spent(process) - before
+        processor_time(process).unwrap() - before
     };
     let prompt: String = ('a'..='z').cycle().take(LONG).collect();
     let first = costs(&prompt).await;

@@ -108,9 +108,7 @@ impl Running {
     }
 
     fn interrupt(&self) {
-        let kill = format!("kill -INT {}", self.child.id());
-        let sent = Command::new("sh").args(["-c", &kill]).status().unwrap();
-        assert!(sent.success());
+        assert!(processes::signal(self.child.id(), "INT"));
     }
 
     fn end(mut self) -> Option<i32> {

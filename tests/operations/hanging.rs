@@ -2,7 +2,6 @@
 //! the VM says what was going on, ends it, and leaves nothing.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use cocoon_host_agent::channel::Patience;
@@ -32,9 +31,7 @@ async fn trial(name: &str, model: Model) -> Trial {
 }
 
 fn stop(pid: u32) {
-    let stop = format!("kill -STOP {pid}");
-    let sent = Command::new("sh").args(["-c", &stop]).status().unwrap();
-    assert!(sent.success());
+    assert!(processes::signal(pid, "STOP"));
 }
 
 fn silent(error: &UpError) -> (&'static str, u64) {

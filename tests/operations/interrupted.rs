@@ -4,6 +4,8 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use cocoon_tests::processes;
+
 /// The folders of runs in a cache.
 fn runs(cache: &Path) -> usize {
     let all = std::fs::read_dir(cache.join("demo")).unwrap().flatten();
@@ -34,9 +36,7 @@ fn an_interrupted_demo_leaves_no_folder() {
         let line = lines.next().unwrap().unwrap();
         assert_eq!(line, "1/4  building the image from locked inputs");
         assert_eq!(runs(cache.path()), 1);
-        let kill = format!("kill -{signal} {}", demo.id());
-        let sent = Command::new("sh").args(["-c", &kill]).status().unwrap();
-        assert!(sent.success());
+        assert!(processes::signal(demo.id(), signal));
         assert_eq!(demo.wait().unwrap().code(), Some(code), "{signal}");
         assert_eq!(runs(cache.path()), 0, "{signal}");
     }

@@ -181,9 +181,8 @@ fn serve(host: &Path, folder: &Path) -> Child {
 }
 
 fn kill(signal: &str, pid: u32) {
-    let kill = format!("kill -{signal} {pid}");
     // It may be gone already, with another that was killed before it.
-    let _ = Command::new("sh").args(["-c", &kill]).status();
+    let _ = processes::signal(pid, signal);
 }
 
 #[tokio::test(flavor = "multi_thread")]

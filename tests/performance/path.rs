@@ -1,9 +1,7 @@
 //! The whole path against the engine alone.
 
-use std::time::Duration;
-
-use anyhow::Context as _;
 use clap::Args;
+use cocoon_tests::processes::processor_time;
 
 use crate::appliance::Appliance;
 use crate::asked::{ask, connect};
@@ -156,6 +154,7 @@ async fn first_alone(streams: &[usize]) -> anyhow::Result<Vec<Alone>> {
     const TURNS: usize = 50;
     let most = streams.iter().copied().max().unwrap_or(1);
     let slots = u16::try_from(most)?;
+    let own = std::process::id();
     let appliance = Appliance::with(Double::default(), double::MODEL, slots).await?;
     let mut clients = Vec::new();
     for _ in 0..most {
@@ -165,11 +164,12 @@ async fn first_alone(streams: &[usize]) -> anyhow::Result<Vec<Alone>> {
     for count in streams {
         let (mut firsts, mut processor) = (Vec::new(), Vec::new());
         for _ in 0..TURNS {
-            let before = spent()?;
+            let before = processor_time(own)?;
             let (together, back) = ask(clients, double::MODEL, 1, *count).await?;
             clients = back;
             firsts.push(together.first());
-            processor.push(spent()?.saturating_sub(before).as_secs_f64() * 1000.0 / *count as f64);
+            let spent = processor_time(own)?.saturating_sub(before);
+            processor.push(spent.as_secs_f64() * 1000.0 / *count as f64);
         }
         medians.push(Alone {
             first: median(&firsts),
@@ -177,19 +177,4 @@ async fn first_alone(streams: &[usize]) -> anyhow::Result<Vec<Alone>> {
         });
     }
     Ok(medians)
-}
-
-/// What all threads of this process have had of the processors.
-fn spent() -> anyhow::Result<Duration> {
-    let mut all = Duration::ZERO;
-    for thread in std::fs::read_dir("/proc/self/task")? {
-        // A thread may end meanwhile.
-        let Ok(text) = std::fs::read_to_string(thread?.path().join("schedstat")) else {
-            continue;
-        };
-        let nanoseconds = text.split_whitespace().next();
-        let nanoseconds = nanoseconds.context("this kernel tells no processor time")?;
-        all += Duration::from_nanos(nanoseconds.parse()?);
-    }
-    Ok(all)
 }

@@ -2,6 +2,10 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context as _;
 
 /// Processes whose command line names something in `folder`, by number: QEMU and the simulator of
 /// the VM whose state lies there.
@@ -24,4 +28,30 @@ pub fn naming(folder: &Path) -> Vec<u32> {
 /// Whether a process has that number, be it dead and not yet reaped.
 pub fn exists(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// Sends it the signal of this name, such as `STOP`; whether there was a process to get it.
+pub fn signal(pid: u32, name: &str) -> bool {
+    let kill = format!("kill -{name} {pid}");
+    let sent = Command::new("sh").args(["-c", &kill]).status();
+    sent.is_ok_and(|status| status.success())
+}
+
+/// What all threads of a process have had of the processors.
+///
+/// # Errors
+/// There is no such process; this kernel tells no processor time.
+pub fn processor_time(pid: u32) -> anyhow::Result<Duration> {
+    let threads = format!("/proc/{pid}/task");
+    let mut all = Duration::ZERO;
+    for thread in fs::read_dir(&threads).with_context(|| format!("cannot read {threads}"))? {
+        // A thread may end meanwhile.
+        let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else {
+            continue;
+        };
+        let nanoseconds = text.split_whitespace().next();
+        let nanoseconds = nanoseconds.context("this kernel tells no processor time")?;
+        all += Duration::from_nanos(nanoseconds.parse()?);
+    }
+    Ok(all)
 }
