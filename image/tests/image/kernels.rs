@@ -111,7 +111,7 @@ fn machine_code_spills_nothing_and_moves_vectors() {
 }
 
 #[test]
-fn and_neither_does_that_of_the_image() {
+fn the_images_machine_code_spills_nothing_either() {
     inspected(Release::Cuda12, nvcc12::GROUP);
 }
 
