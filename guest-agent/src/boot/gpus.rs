@@ -18,8 +18,8 @@ use crate::gpu::{Gate, GateError, GpuSource};
 use crate::runtime::{Runtime, RuntimeError};
 use crate::tee::{Platform, simulated};
 
-/// Nothing is told while GPUs are listed, attached and show their evidence, nor while NVIDIA's word on them comes, they are let to
-/// work and the CPU's evidence is made: the host must not take that for an end.
+/// Nothing is told while GPUs are listed, attached and show their evidence, nor while NVIDIA's word on them comes, they are
+/// let to work and the CPU's evidence is made: the host must not take that for an end.
 const _: () = {
     let first = collector::LISTING.as_secs() + 2 * collector::PATIENCE.as_secs();
     let second = PATIENCE.as_secs() + collector::PATIENCE.as_secs() + simulated::DEADLINE.as_secs();

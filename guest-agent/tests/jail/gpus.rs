@@ -10,6 +10,9 @@ use cocoon_guest_agent::jail::Cell;
 
 use super::{jailed, prepared, skip};
 
+/// Without which files without a name could be executed.
+const MEMFD_NOEXEC: &str = "/proc/sys/vm/memfd_noexec";
+
 /// Beside the program itself. The last one it opens by name, as NVIDIA's library does its compiler.
 const LIBRARIES: [&str; 4] = [
     "ld-linux-x86-64.so.2",
@@ -140,8 +143,10 @@ fn main() {
 
 #[test]
 fn an_engine_with_gpus_may_do_what_their_library_does_and_no_more() {
-    if !Path::new("/proc/sys/vm/memfd_noexec").exists() {
-        skip::skipped("the jail for GPUs needs Linux 6.3, for vm.memfd_noexec");
+    if !Path::new(MEMFD_NOEXEC).exists() {
+        skip::skipped(format_args!(
+            "the jail for GPUs needs Linux 6.3, for {MEMFD_NOEXEC}"
+        ));
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -207,6 +212,10 @@ fn found(library: &str) -> PathBuf {
 #[test]
 #[ignore = "needs NVIDIA's driver, a GPU and root: run by kernels/on-gpu"]
 fn the_drivers_library_works_in_the_cell() {
+    assert!(
+        Path::new(MEMFD_NOEXEC).exists(),
+        "the jail for GPUs needs Linux 6.3, for {MEMFD_NOEXEC}, which is not there: run this on a later kernel"
+    );
     let folder = std::env::var_os("COCOON_CELL").expect("COCOON_CELL names the programs' folder");
     let folder = Path::new(&folder);
     let (told, status) = jailed(&Cell {
