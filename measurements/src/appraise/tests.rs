@@ -22,6 +22,7 @@ mod gpu_rows;
 mod platform_rows;
 mod rtmr_rows;
 mod snp_rows;
+mod tdx_boot;
 mod tdx_rows;
 mod untimely_rows;
 

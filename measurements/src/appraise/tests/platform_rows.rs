@@ -287,7 +287,7 @@ fn cocoon_verdict_8() {
         };
         let claims = TdxClaims {
             ppid: ppid.to_vec(),
-            ..tdx_rows::claims(&tdx_rows::boot(), RootClass::Vendor)
+            ..tdx_boot::claims(&tdx_boot::boot(), RootClass::Vendor)
         };
         let rows = platform(&claims, &policy, NOW);
         rows.into_iter()

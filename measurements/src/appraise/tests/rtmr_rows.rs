@@ -3,7 +3,7 @@
 use cocoon_protocol::{bytes::Hex48, manifest::PlatformSource};
 
 use super::{
-    tdx_rows::{Boot, NAMES, after, boot, claims, one, reference, rows},
+    tdx_boot::{Boot, NAMES, after, boot, claims, one, reference, rows},
     *,
 };
 use crate::{roots::RootClass, tdx::rtmr::Edk2};
