@@ -100,7 +100,10 @@ fn measured(gpu: &Gpu, bytes: u64) -> Result<Report, Box<dyn Error>> {
             })?;
             READ
         }
-        Err(_) => COPY,
+        Err(error) => {
+            eprintln!("reading is compared with the driver's copy: {error}");
+            COPY
+        }
     };
     report.time(gpu, "sm90_scrub_count", bytes, |_| {
         let found = sm90_scrub::count(gpu, &[memory.span(0..bytes)?])?;
