@@ -37,21 +37,46 @@ pub fn signal(pid: u32, name: &str) -> bool {
     sent.is_ok_and(|status| status.success())
 }
 
+/// Processes that the threads of a process have started and that have not been reaped.
+///
+/// # Errors
+/// There is no such process; this kernel lists no children.
+pub fn children(pid: u32) -> anyhow::Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for list in of_threads(pid, "children")? {
+        for child in list.split_whitespace() {
+            found.push(child.parse()?);
+        }
+    }
+    Ok(found)
+}
+
 /// What all threads of a process have had of the processors.
 ///
 /// # Errors
 /// There is no such process; this kernel tells no processor time.
 pub fn processor_time(pid: u32) -> anyhow::Result<Duration> {
-    let threads = format!("/proc/{pid}/task");
     let mut all = Duration::ZERO;
-    for thread in fs::read_dir(&threads).with_context(|| format!("cannot read {threads}"))? {
-        // A thread may end meanwhile.
-        let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else {
-            continue;
-        };
+    for text in of_threads(pid, "schedstat")? {
         let nanoseconds = text.split_whitespace().next();
         let nanoseconds = nanoseconds.context("this kernel tells no processor time")?;
         all += Duration::from_nanos(nanoseconds.parse()?);
     }
     Ok(all)
+}
+
+/// What the kernel says in that file of each thread of a process.
+fn of_threads(pid: u32, file: &str) -> anyhow::Result<Vec<String>> {
+    let threads = format!("/proc/{pid}/task");
+    let mut texts = Vec::new();
+    for thread in fs::read_dir(&threads).with_context(|| format!("cannot read {threads}"))? {
+        let thread = thread?.path();
+        match fs::read_to_string(thread.join(file)) {
+            Ok(text) => texts.push(text),
+            Err(_) if !thread.exists() => {}
+            Err(error) => return Err(error).with_context(|| format!("no {file} in {threads}")),
+        }
+    }
+    anyhow::ensure!(!texts.is_empty(), "the process {pid} has ended");
+    Ok(texts)
 }
