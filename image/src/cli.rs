@@ -1,6 +1,7 @@
 //! The commands: arguments to calls of the library, results to text or JSON.
 
 pub mod args;
+pub mod ending;
 mod image;
 mod kernels;
 mod keys;

@@ -4,7 +4,6 @@
 //! fresh clone does not compile the inference engine again, and no path of the clone gets into the binaries.
 
 pub mod cargo;
-mod family;
 pub mod recipe;
 pub mod settings;
 pub mod stage;
@@ -25,7 +24,6 @@ use recipe::{Recipe, RecipeError};
 use settings::SettingsError;
 use stage::StageError;
 
-pub use cargo::end_all as end_builds;
 pub use recipe::Cuda;
 
 /// The folder of the cache with agent and engine.

@@ -28,6 +28,7 @@ pub mod cmdline;
 pub mod cuda;
 pub mod diff;
 pub mod driver;
+pub mod family;
 pub mod files;
 pub mod firmware;
 pub mod foreign;

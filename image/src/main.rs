@@ -4,16 +4,24 @@ mod cli;
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser as _;
-use cli::{Outcome, args::Arguments};
+use cli::{Outcome, args::Arguments, ending};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let json = arguments.json;
-    match cli::run(arguments) {
+    let done = ending::watch()
+        .context("cannot listen to signals")
+        .and_then(|()| cli::run(arguments));
+    match done {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Rejected) => ExitCode::from(1),
         Err(error) => {
+            // What was ended fails, and nobody needs to be told why.
+            if let Some(code) = ending::asked() {
+                return code;
+            }
             let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
             if json {
                 println!("{}", serde_json::json!({ "error": causes }));

@@ -18,6 +18,7 @@ use cocoon_inputs::unpack::{self, Limits, TreeError};
 use thiserror::Error;
 
 use crate::build;
+use crate::family::PROGRAMS;
 use crate::files::{self, FileError};
 use crate::package::{self, PackageError};
 
@@ -194,16 +195,17 @@ impl Workroom {
 
 /// Runs the helper, telling each line; its status and last lines.
 fn run(arguments: &[OsString], task: &dyn Task) -> Result<(ExitStatus, String), WorkroomError> {
-    let mut child = Command::new("unshare")
+    let mut command = Command::new("unshare");
+    command
         .args(arguments)
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(WorkroomError::Start)?;
+        .stderr(Stdio::piped());
+    let mut running = PROGRAMS.start(&mut command).map_err(WorkroomError::Start)?;
+    let child = &mut running.child;
     let gone = || WorkroomError::Start(io::ErrorKind::BrokenPipe.into());
     let stdout = child.stdout.take().ok_or_else(gone)?;
     let mut stderr = child.stderr.take().ok_or_else(gone)?;
@@ -217,7 +219,7 @@ fn run(arguments: &[OsString], task: &dyn Task) -> Result<(ExitStatus, String), 
         let line = line.map_err(WorkroomError::Start)?;
         task.say(String::from_utf8_lossy(&line).trim());
     }
-    let status = child.wait().map_err(WorkroomError::Start)?;
+    let status = running.wait().map_err(WorkroomError::Start)?;
     let said = complaints.join().unwrap_or_default();
     let lines: Vec<&str> = said.lines().collect();
     let last = lines.len().saturating_sub(LAST_LINES);

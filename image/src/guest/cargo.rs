@@ -13,23 +13,14 @@ use cocoon_inputs::report::{Reporter, Task};
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::family::Family;
 use super::recipe::{Environment, Recipe};
+use crate::family::PROGRAMS;
 use crate::sbom::Crate;
 
 /// How often the reporter hears that cargo is alive; often, as it decides itself what to show and when.
 const PATIENCE: Duration = Duration::from_millis(90);
 /// Lines of cargo's output that an error repeats.
 const LAST_LINES: usize = 60;
-
-/// Whatever cargo runs for this process.
-static PROGRAMS: Family = Family::new();
-
-/// Ends every cargo that runs for this process, with its compilers: a build that somebody waits for fails. For who is told to
-/// end, since a thread that builds cannot be.
-pub fn end_all() {
-    PROGRAMS.end();
-}
 
 /// Why cargo made nothing.
 #[derive(Debug, Error)]

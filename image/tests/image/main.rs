@@ -3,6 +3,7 @@
 
 mod commands;
 mod driver;
+mod ending;
 mod guest;
 mod kernels;
 mod platform;

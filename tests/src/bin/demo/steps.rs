@@ -13,7 +13,7 @@ use cocoon_client::{
 use cocoon_host_agent::progress::show;
 use cocoon_host_agent::waiting::Waiting;
 use cocoon_host_agent::{Host, RunningVm};
-use cocoon_image::guest;
+use cocoon_image::family;
 use cocoon_inputs::report::{self, Reporter};
 use cocoon_tests::image::{SignedImage, cache};
 use cocoon_tests::vm;
@@ -52,7 +52,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         Err(code) => {
             // What was dropped ends its processes. A build's thread cannot be dropped, but its compilers end.
-            guest::end_builds();
+            family::end_all();
             runtime.shutdown_timeout(STOP);
             Ok(code)
         }

@@ -15,9 +15,18 @@ use nix::unistd::Pid;
 /// Looks for descendants before they are ended: each look finds those that the last one's were about to start.
 const LOOKS: usize = 8;
 
-/// Programs of this process.
+/// Whatever runs for a build of this process.
+pub(crate) static PROGRAMS: Family = Family::new();
+
+/// Ends every program that a build of this process runs, with its compilers; whether there was one, and so a build that now
+/// fails. For who is told to end, since a thread that builds cannot be.
+pub fn end_all() -> bool {
+    PROGRAMS.end()
+}
+
+/// Programs that end together.
 #[derive(Debug)]
-pub struct Family(Mutex<Members>);
+pub(crate) struct Family(Mutex<Members>);
 
 #[derive(Debug)]
 struct Members {
@@ -28,8 +37,7 @@ struct Members {
 
 impl Family {
     /// Without members.
-    #[must_use]
-    pub const fn new() -> Self {
+    const fn new() -> Self {
         Self(Mutex::new(Members {
             running: BTreeSet::new(),
             ended: false,
@@ -42,7 +50,7 @@ impl Family {
     }
 
     /// Starts a program, which belongs to the family until it is dropped.
-    pub(super) fn start(&self, command: &mut Command) -> io::Result<Member<'_>> {
+    pub(crate) fn start(&self, command: &mut Command) -> io::Result<Member<'_>> {
         let mut members = self.members();
         if members.ended {
             return Err(io::ErrorKind::Interrupted.into());
@@ -55,22 +63,24 @@ impl Family {
         })
     }
 
-    /// Kills every program and its descendants, and lets nobody start another. Whoever waits for one goes on.
-    pub fn end(&self) {
+    /// Kills every program and its descendants, and lets nobody start another. Whoever waits for one goes on. Whether there
+    /// was one.
+    fn end(&self) -> bool {
         let mut members = self.members();
         members.ended = true;
         members.running.iter().for_each(|member| end(*member));
+        !members.running.is_empty()
     }
 }
 
 /// A program that runs. It does not outlive this value, however that ends.
-pub(super) struct Member<'a> {
-    pub(super) child: Child,
+pub(crate) struct Member<'a> {
+    pub(crate) child: Child,
     family: &'a Family,
 }
 
 impl Member<'_> {
-    pub(super) fn wait(&mut self) -> io::Result<ExitStatus> {
+    pub(crate) fn wait(&mut self) -> io::Result<ExitStatus> {
         self.child.wait()
     }
 }
@@ -192,11 +202,15 @@ mod tests {
         let (mut member, pids) = generations(&family);
         assert!(pids.iter().all(|pid| parents().contains_key(pid)));
         // From elsewhere, as by whoever is told to end while a thread waits.
-        std::thread::scope(|scope| scope.spawn(|| family.end()).join().unwrap());
+        assert!(std::thread::scope(|scope| scope
+            .spawn(|| family.end())
+            .join()
+            .unwrap()));
         let killed = Some(Signal::SIGKILL as i32);
         assert_eq!(member.wait().unwrap().signal(), killed);
         wait_until_gone(&pids);
         drop(member);
+        assert!(!family.end());
         let refused = family.start(&mut Command::new("true")).err();
         assert_eq!(
             refused.map(|error| error.kind()),
