@@ -112,7 +112,7 @@ impl Simulator {
         roots: &Path,
         notice: impl Fn(&str),
     ) -> Result<Self, SimulatorError> {
-        let mut child = Command::new(program)
+        let child = Command::new(program)
             .args([
                 "--until-stdin-closes".as_ref(),
                 "--socket".as_ref(),
@@ -131,8 +131,14 @@ impl Simulator {
                 program: program.to_owned(),
                 source,
             })?;
+        // From here on it is gone when this call is, be it given up while the program prepares itself.
+        let mut started = Self {
+            child,
+            socket: socket.to_owned(),
+        };
         let mut said = String::from("it said nothing");
-        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+        let pipes = (started.child.stdout.take(), started.child.stderr.take());
+        let (Some(stdout), Some(stderr)) = pipes else {
             return Err(SimulatorError::Io(io::ErrorKind::BrokenPipe.into()));
         };
         let (mut ready, mut progress) = (
@@ -164,10 +170,7 @@ impl Simulator {
         }
         // Keep its standard error open and empty, so that a late word cannot kill it.
         tokio::spawn(async move { while let Ok(Some(_)) = progress.next_line().await {} });
-        Ok(Self {
-            child,
-            socket: socket.to_owned(),
-        })
+        Ok(started)
     }
 
     /// Connects for one VM.
@@ -334,6 +337,28 @@ mod tests {
         };
         assert!(Path::new(&format!("/proc/{pid}")).exists());
         drop(simulator);
+        assert!(!Path::new(&format!("/proc/{pid}")).exists());
+    }
+
+    /// As where there turns out to be no QEMU meanwhile.
+    #[tokio::test]
+    async fn a_start_that_is_given_up_leaves_no_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("slow");
+        // Written by another process: a fork in a neighbouring test must not inherit the open file (ETXTBSY).
+        let script = r##"printf '#!/bin/sh\necho $$ >&2\nexec sleep 1000\n' >"$0"; chmod +x "$0""##;
+        let mut shell = std::process::Command::new("sh");
+        let written = shell.args(["-c", script]).arg(&program).status().unwrap();
+        assert!(written.success());
+
+        let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        let notice = move |line: &str| told.send(line.to_owned()).unwrap();
+        let pid = tokio::select! {
+            started = Simulator::start(&program, Path::new("socket"), Path::new("roots"), notice) => {
+                panic!("{:?}", started.err());
+            }
+            pid = heard.recv() => pid.unwrap(),
+        };
         assert!(!Path::new(&format!("/proc/{pid}")).exists());
     }
 

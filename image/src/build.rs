@@ -4,7 +4,7 @@ mod cuda;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cocoon_inputs::report::Reporter;
@@ -282,12 +282,32 @@ pub fn remove_abandoned(cache: &Path, age: Duration) -> Result<usize, FileError>
     Ok(removed)
 }
 
+/// Those of this process, for when it ends without dropping them.
+static MADE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
 /// A folder that vanishes with the value; on the cache's disk, for a model may be larger than `/tmp`.
 pub(crate) fn scratch(cache: &Path) -> Result<tempfile::TempDir, FileError> {
-    tempfile::Builder::new()
+    let folder = tempfile::Builder::new()
         .prefix(SCRATCH)
         .tempdir_in(cache)
-        .map_err(FileError::write(cache))
+        .map_err(FileError::write(cache))?;
+    made().push(folder.path().to_owned());
+    Ok(folder)
+}
+
+/// Removes the scratch folders of this process, whoever works in them: for one that is about to exit.
+pub fn remove_scratch() {
+    for folder in made().drain(..) {
+        // Whoever else removes it meanwhile takes something away under this; then what is left goes now.
+        if std::fs::remove_dir_all(&folder).is_err() {
+            let _ = std::fs::remove_dir_all(&folder);
+        }
+    }
+}
+
+fn made() -> MutexGuard<'static, Vec<PathBuf>> {
+    // A list is whole, whoever panicked.
+    MADE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn fetcher(what: &Build, lock: Lock, reporter: &Arc<dyn Reporter>) -> Result<Fetcher, BuildError> {

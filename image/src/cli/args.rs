@@ -8,7 +8,8 @@ use cocoon_image::variant::Variant;
 
 /// Builds and verifies the appliance image from locked inputs.
 ///
-/// Exit code 0: done or accepted; 1: rejected, with reasons; 2: wrong usage, or something cannot be read or written.
+/// Exit code 0: done or accepted; 1: rejected, with reasons; 2: wrong usage, or something cannot be read or written;
+/// 130 after Ctrl-C and 143 after SIGTERM, which end compilers and remove scratch folders.
 #[derive(Debug, Parser)]
 #[command(name = "cocoon-image", version, propagate_version = true)]
 pub struct Arguments {

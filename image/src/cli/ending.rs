@@ -6,14 +6,17 @@ use std::io;
 use std::process::{ExitCode, exit};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use cocoon_image::family;
+use cocoon_image::{build, family};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 /// For the build whose program has ended to say so and to remove what it has made.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// Between two signals of somebody who does not want to wait: `timeout` sends each of its own twice, at once.
+const IMPATIENCE: Duration = Duration::from_secs(1);
 
 /// The number of the signal that has come; 0 is none.
 static ASKED: AtomicI32 = AtomicI32::new(0);
@@ -24,19 +27,29 @@ pub fn watch() -> io::Result<()> {
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
+            let mut first = None;
             for signal in signals.forever() {
                 let again = ASKED.swap(signal, Ordering::SeqCst) != 0;
+                let since = first.get_or_insert_with(Instant::now).elapsed();
+                if again && since < IMPATIENCE {
+                    continue;
+                }
                 // Where nothing runs, nothing fails: whoever assembles or downloads would go on to the end.
                 if again || !family::end_all() {
-                    exit(code(signal));
+                    end(signal);
                 }
                 thread::spawn(move || {
                     thread::sleep(GRACE);
-                    exit(code(signal));
+                    end(signal);
                 });
             }
         })?;
     Ok(())
+}
+
+fn end(signal: i32) -> ! {
+    build::remove_scratch();
+    exit(code(signal))
 }
 
 /// The exit code of a command that was told to end, and did.

@@ -1,14 +1,16 @@
 //! The compiler's run for each kernel, and its whole environment.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use cocoon_inputs::report::Reporter;
 use thiserror::Error;
 
 use super::sources;
+use crate::family::PROGRAMS;
 use crate::files::{self, FileError};
 
 /// Largest source or cubin, in bytes.
@@ -97,14 +99,20 @@ pub fn compile(
             .current_dir(&work)
             .env_clear()
             .envs(environment(home, scratch, std::env::var_os("PATH")));
-        let output = command.output();
-        let output = output.map_err(|source| CompileError::Start { program, source })?;
-        if !output.status.success() {
-            let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
-            said.push_str(&String::from_utf8_lossy(&output.stderr));
+        // Into a file, because it may say more than a pipe holds while somebody waits for its end.
+        let said = scratch.join("said");
+        let file = File::create(&said).map_err(FileError::write(&said))?;
+        let both = file.try_clone().map_err(FileError::write(&said))?;
+        command.stdin(Stdio::null()).stdout(file).stderr(both);
+        let running = PROGRAMS.start(&mut command);
+        let status = running
+            .and_then(|mut running| running.wait())
+            .map_err(|source| CompileError::Start { program, source })?;
+        if !status.success() {
+            let said = files::read(&said, MAX_FILE)?;
             return Err(CompileError::Failed {
                 kernel: source,
-                said,
+                said: String::from_utf8_lossy(&said).into_owned(),
             });
         }
         cubins.push((cubin.clone(), files::read(&work.join(cubin), MAX_FILE)?));

@@ -47,6 +47,49 @@ fn scratch(cache: &Path) -> usize {
         .count()
 }
 
+fn build(world: &World, model: &str) -> Command {
+    let mut build = program();
+    build
+        .args(["build", "--variant", "cpu", "--not-before", "1000000"])
+        .arg("--out")
+        .arg(world.path("image"))
+        .arg("--model")
+        .arg(world.path(model))
+        .arg("--source")
+        .arg(world.path("source"))
+        .arg("--cache")
+        .arg(world.path("cache"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    build
+}
+
+/// The exit code of a build to which `signal` is sent when `ready` sees that it is where it shall be. Nothing is left of it.
+fn ended<T>(
+    world: &World,
+    mut build: Child,
+    signal: &str,
+    mut ready: impl FnMut() -> Option<T>,
+) -> (Option<i32>, T) {
+    let seen = wait_for("the build does not come so far", || {
+        if build.try_wait().unwrap().is_some() {
+            let mut said = String::new();
+            let stderr = build.stderr.take().unwrap();
+            { stderr }.read_to_string(&mut said).unwrap();
+            panic!("it ended before: {said}");
+        }
+        ready()
+    });
+    send(signal, &build);
+    let output = build.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!said.contains("error"), "{said}");
+    assert_eq!(scratch(&world.path("cache")), 0);
+    assert_eq!(fs::read_dir(world.path("image")).unwrap().count(), 0);
+    (output.status.code(), seen)
+}
+
 #[test]
 fn a_build_that_is_told_to_end_takes_its_compilers_with_it() {
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
@@ -58,52 +101,36 @@ fn a_build_that_is_told_to_end_takes_its_compilers_with_it() {
         world.write("bin/cargo", CARGO.as_bytes());
         fs::set_permissions(world.path("bin/cargo"), Permissions::from_mode(0o755)).unwrap();
         let path = std::env::var("PATH").unwrap();
-        let mut build = program()
-            .args([
-                "build",
-                "--variant",
-                "cpu",
-                "--not-before",
-                "1000000",
-                "--out",
-            ])
-            .arg(world.path("image"))
-            .arg("--model")
-            .arg(world.path("tiny.gguf"))
-            .arg("--source")
-            .arg(world.path("source"))
-            .arg("--cache")
-            .arg(world.path("cache"))
-            .env("PATH", format!("{}:{path}", world.path("bin").display()))
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
+        let path = format!("{}:{path}", world.path("bin").display());
+        let build = build(&world, "tiny.gguf")
+            .env("PATH", path)
             .spawn()
             .unwrap();
-        let compiler = wait_for("cargo is not called", || {
-            if build.try_wait().unwrap().is_some() {
-                let mut said = String::new();
-                build
-                    .stderr
-                    .take()
-                    .unwrap()
-                    .read_to_string(&mut said)
-                    .unwrap();
-                panic!("ended before cargo was called: {said}");
-            }
-            fs::read_to_string(&told).ok()
+        let (ended, compiler) = ended(&world, build, signal, || {
+            let compiler = format!("/proc/{}", fs::read_to_string(&told).ok()?.trim());
+            assert!(Path::new(&compiler).exists());
+            Some(compiler)
         });
-        let compiler = format!("/proc/{}", compiler.trim());
-        assert!(Path::new(&compiler).exists());
-
-        send(signal, &build);
-        let output = build.wait_with_output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(code), "{said}");
-        assert!(!said.contains("error"), "{said}");
-        assert_eq!(scratch(&world.path("cache")), 0);
-        assert_eq!(fs::read_dir(world.path("image")).unwrap().count(), 0);
+        assert_eq!(ended, Some(code));
         wait_for("the compiler goes on", || {
             (!Path::new(&compiler).exists()).then_some(())
         });
     }
+}
+
+/// Held where it reads an executable, which never comes.
+#[test]
+fn a_build_that_is_told_to_end_while_it_runs_nothing_leaves_nothing() {
+    let world = World::new();
+    let agent = world.path("binaries/agent");
+    fs::remove_file(&agent).unwrap();
+    let made = Command::new("mkfifo").arg(&agent).status().unwrap();
+    assert!(made.success());
+    let mut build = build(&world, "tiny.gguf");
+    build.arg("--guest-binaries").arg(world.path("binaries"));
+    let cache = world.path("cache");
+    let (ended, ()) = ended(&world, build.spawn().unwrap(), "TERM", || {
+        (scratch(&cache) > 0).then_some(())
+    });
+    assert_eq!(ended, Some(143));
 }
