@@ -2,7 +2,8 @@
 //! log of a real boot.
 //!
 //! Every foreign program is fetched by hash and unpacked, never installed. Where one cannot be had, its test prints
-//! `SKIPPED` with the reason; with `COCOON_NO_SKIP=1` in the environment, as in continuous integration, it fails.
+//! `SKIPPED` with the reason; with `COCOON_NO_SKIP=1` in the environment, as in continuous integration, it fails. Published
+//! evidence that no lock fetches may be absent even then, unless `COCOON_VECTORS` names its folder.
 
 mod artefacts;
 mod authenticode;

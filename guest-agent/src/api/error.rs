@@ -168,10 +168,10 @@ impl Refusal {
         Self::late("The request body did not arrive in time.")
     }
 
-    /// Bodies of the same connection that did not arrive left no room for this one.
+    /// Bodies of the same connection left this one no room, for all of its time or most of it.
     pub fn crowded() -> Self {
         Self::late(
-            "Other requests of this connection have not arrived in full: send them to their end, or use another connection.",
+            "This request waited for the bodies of others of its connection, and its time is over: send those to their end sooner, or use another connection.",
         )
     }
 

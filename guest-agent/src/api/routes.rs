@@ -194,7 +194,7 @@ async fn complete(
     let room = room.map_err(|_| Refusal::crowded())?;
     let waited = begun.elapsed();
     let read = read(request, body, deadline).await;
-    // For whom others left little of the time, that is not a fault of its own.
+    // Whom others left little of the time is told so.
     let body = read.map_err(
         |refusal| match refusal == Refusal::slow() && waited > half {
             true => Refusal::crowded(),

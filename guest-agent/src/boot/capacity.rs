@@ -66,7 +66,7 @@ mod tests {
         let taken = withheld + waiting + SPARE;
         assert_eq!(for_answers(1 << 30, &limits), (1 << 30) - taken);
         assert_eq!(for_answers(withheld, &limits), 0);
-        // On the largest machine more waits than anything else takes.
+        // On the largest machine what may wait, 2 GiB, is far more than is spare.
         let (all, limits) = (64 << 30, Limits::within(64 << 30));
         assert_eq!(limits.connections, 4096);
         let taken = 4096 * ((1 << 20) + 4 * (64 << 10) + (512 << 10)) + SPARE;

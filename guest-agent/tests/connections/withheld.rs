@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cocoon_guest_agent::api::Limits;
 use cocoon_protocol::document::ATTEST_PATH;
@@ -82,10 +82,18 @@ async fn who_waits_for_others_of_its_connection_is_told_so() {
     let sender = attested(machine.address).await;
     let withheld = || {
         let (sender, said) = (sender.clone(), "{".to_owned());
-        async move { refusal(post(sender, "/v1/chat/completions", said, 999).await).await }
+        async move {
+            let answer = post(sender, "/v1/chat/completions", said, 999).await;
+            (refusal(answer).await, Instant::now())
+        }
     };
     // The first has all the room, and the second gets it when there is no time left.
-    let (first, second) = tokio::join!(withheld(), withheld());
+    let ((first, ended), (second, then)) = tokio::join!(withheld(), withheld());
+    let after = then.duration_since(ended);
+    assert!(
+        after < limits.body_time / 2,
+        "it had a second time: {after:?}"
+    );
     let late = |message: &str| {
         let code = Some("request_timeout".to_owned());
         (408, None, code, message.to_owned())
@@ -94,7 +102,7 @@ async fn who_waits_for_others_of_its_connection_is_told_so() {
     assert_eq!(
         second,
         late(
-            "Other requests of this connection have not arrived in full: send them to their end, or use another connection."
+            "This request waited for the bodies of others of its connection, and its time is over: send those to their end sooner, or use another connection."
         )
     );
 }

@@ -116,7 +116,7 @@ fn a_shape_with_a_gpu_is_one_with_this_gpus_window() {
     assert_eq!(fits.severity, Severity::Note, "{fits:?}");
     assert_eq!(
         fits.found,
-        "shapes with 2 vCPUs, 4096 MiB and a GPU: 2 vCPUs, 4096 MiB, QEMU 11.1.3; what the GPU adds to the tables is told by evidence alone"
+        "shapes with 2 vCPUs, 4096 MiB and a GPU with a window of 262144 MiB: 2 vCPUs, 4096 MiB, QEMU 11.1.3; what the GPU adds to the tables is told by evidence alone"
     );
     let edits: [fn(&mut TdxPlatform); 2] = [
         |platform| platform.mmio64_mib = Some(131_072),
@@ -125,6 +125,11 @@ fn a_shape_with_a_gpu_is_one_with_this_gpus_window() {
     for edit in edits {
         let other = row(&machine, 2, edit);
         assert_eq!(other.severity, Severity::Failure, "{other:?}");
+        assert_eq!(
+            other.found,
+            "no shape of a real machine with 2 vCPUs, 4096 MiB and a GPU with a window of 262144 MiB; known are: \
+             2 vCPUs, 4096 MiB, QEMU 11.1.3"
+        );
         assert_eq!(other.fix, format!("{ADD}, both with --mmio64-mib 262144"));
     }
     // Where there is no GPU yet, any window may be its own.

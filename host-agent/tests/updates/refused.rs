@@ -250,7 +250,7 @@ async fn an_older_release_is_refused_also_when_the_newer_one_came_while_it_was_c
     assert_eq!(
         said,
         "it is of release 6, and by now release 7 runs: another update came while this one was checked; \
-         take a manifest of release 7 or later, or `cocoon-host rollback` for the one that ran before"
+         take a manifest of release 7 or later, or `cocoon-host rollback first` for the one that ran before"
     );
     assert_eq!(world.show("first").await.deployment.release, Some(7));
 }

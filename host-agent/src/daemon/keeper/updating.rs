@@ -61,7 +61,8 @@ impl Keeper {
         {
             let message = format!(
                 "it is of release {release}, and by now release {running} runs: another update came while this one was checked; \
-                 take a manifest of release {running} or later, or `cocoon-host rollback` for the one that ran before"
+                 take a manifest of release {running} or later, or `cocoon-host rollback {}` for the one that ran before",
+                self.setting.appliance.name
             );
             return Err(Refusal::new(Code::UpdateRefused, message));
         }

@@ -64,15 +64,11 @@ impl Sought {
 
     /// How the signers add it.
     fn add(&self) -> String {
-        let Some(windows) = &self.windows else {
-            return ADD.to_owned();
-        };
-        let numbers: Vec<String> = windows.iter().map(u32::to_string).collect();
-        let number = match &numbers[..] {
-            [] => "MIB".to_owned(),
-            some => some.join(" or "),
-        };
-        format!("{ADD}, both with --mmio64-mib {number}")
+        match &self.windows {
+            None => ADD.to_owned(),
+            Some(none) if none.is_empty() => format!("{ADD}, both with --mmio64-mib MIB"),
+            Some(windows) => format!("{ADD}, both with --mmio64-mib {}", one_of(windows)),
+        }
     }
 }
 
@@ -80,10 +76,22 @@ impl fmt::Display for Sought {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (vcpus, memory) = (self.vcpus, self.memory_mib);
         match &self.windows {
-            Some(_) => write!(f, "{vcpus} vCPUs, {memory} MiB and a GPU"),
+            Some(none) if none.is_empty() => write!(f, "{vcpus} vCPUs, {memory} MiB and a GPU"),
+            Some(windows) => {
+                let windows = one_of(windows);
+                write!(
+                    f,
+                    "{vcpus} vCPUs, {memory} MiB and a GPU with a window of {windows} MiB"
+                )
+            }
             None => write!(f, "{vcpus} vCPUs and {memory} MiB"),
         }
     }
+}
+
+fn one_of(windows: &BTreeSet<u32>) -> String {
+    let windows: Vec<String> = windows.iter().map(u32::to_string).collect();
+    windows.join(" or ")
 }
 
 /// With the `tables` of this machine's QEMU every event but one is predicted; without, sizes and names must do. No emulated

@@ -45,7 +45,7 @@ pub enum StartStep {
 /// What to do about a GPU that fails now and then.
 macro_rules! again {
     () => {
-        "; start the VM again, and if it stays, reset the GPU (`cocoon-host gpu prepare`) or report it"
+        "; start the VM again, and if it fails again, reset the GPU (`cocoon-host gpu prepare ADDRESS`) or report it"
     };
 }
 
@@ -58,10 +58,10 @@ impl fmt::Display for StartStep {
             Self::Driver => concat!("NVIDIA's driver does not open the GPU", again!()),
             Self::OneGpu => "it works on one GPU, and there are several or none: give the VM one",
             Self::Kernels => {
-                "the GPU does not take the kernels of this release, which are for an H100 or H200"
+                "the GPU does not take the kernels of this release, which are for an H100 or H200; give the VM one of these"
             }
             Self::Watched => {
-                "the GPU's memory is not watched or not erased as it must be: this image does not fit its libraries or this GPU"
+                "the GPU's memory is not watched or not erased as it must be: this image does not fit its libraries or this GPU; take another release of the image, or report it"
             }
             Self::Libraries => {
                 concat!("NVIDIA's libraries of arithmetic do not start on the GPU", again!())
@@ -117,8 +117,8 @@ mod tests {
         };
         assert_eq!(
             failure(StartStep::Driver, Some(304)).to_string(),
-            "NVIDIA's driver does not open the GPU; start the VM again, and if it stays, reset the GPU (`cocoon-host gpu \
-             prepare`) or report it (CUresult 304: the operating system refused something, which is likely the engine's \
+            "NVIDIA's driver does not open the GPU; start the VM again, and if it fails again, reset the GPU (`cocoon-host \
+             gpu prepare ADDRESS`) or report it (CUresult 304: the operating system refused something, which is likely the engine's \
              jail: report it)"
         );
         assert_eq!(
@@ -140,7 +140,7 @@ mod tests {
                 "it cannot scrub the GPU's memory, or something was left in it",
             ),
         ] {
-            let next = "start the VM again, and if it stays, reset the GPU (`cocoon-host gpu prepare`) or report it";
+            let next = "start the VM again, and if it fails again, reset the GPU (`cocoon-host gpu prepare ADDRESS`) or report it";
             assert_eq!(failure(step, None).to_string(), format!("{words}; {next}"));
         }
         assert_eq!(
