@@ -57,6 +57,7 @@
 //! |---|---|---|---|
 //! | The platform's firmware or microcode is rolled back to one with a published weakness | | `evidence.tcb` `evidence.advisories` | `tdx_rows::cocoon_tdx_9` `platform_rows::cocoon_snp_8` |
 //! | The patch level is taken from the report's own words instead of the certificate's | private inference on SNP, audit of 2026 | `evidence.signature` | `endorsers::of_another_platform` |
+//! | A memory module lies about its size, so that two addresses share its memory | "BadRAM", 2024 | `snp.platform` | `snp_rows::cocoon_snp_11` |
 //! | Collateral from before a fix, still in its time | | `evidence.collateral` `evidence.tcb_evaluation` | `collateral::stale` `tdx_rows::cocoon_tdx_9` |
 //! | An old piece of collateral is named that the client still has from another time | what is kept outlives what it says | `evidence.collateral` | `kept::cocoon_collateral_3` |
 //! | Revocation data are left out | verifiers that fetch, and go on when that fails | `evidence.collateral` | `collateral::stripped` `snp_rows::cocoon_snp_6` |

@@ -13,6 +13,7 @@ pub mod appraise;
 pub mod attacks;
 mod bytes;
 pub mod ccel;
+pub mod der;
 pub mod guid;
 pub mod guid_table;
 pub mod manifest;

@@ -62,6 +62,9 @@ pub struct Policy {
     pub accept_missing_gpu_revocation: bool,
     /// Accept GPUs in developer mode. Whoever debugs them reads everything.
     pub accept_gpu_developer_mode: bool,
+    /// Accept SEV-SNP platforms that have not looked for aliases in their memory since it was last trained. Whoever can
+    /// change what a memory module says of itself (BadRAM) reads and writes the guest's memory there.
+    pub accept_missing_alias_check: bool,
     /// Accept SEV-SNP images whose kernel runs ACPI code from the host. SEV-SNP does not measure that code, and it
     /// can read and write the guest's memory.
     pub accept_missing_aml_guard: bool,
@@ -96,6 +99,7 @@ impl Default for Policy {
             max_gpu_ocsp_age: MAX_GPU_OCSP_AGE,
             accept_missing_gpu_revocation: false,
             accept_gpu_developer_mode: false,
+            accept_missing_alias_check: false,
             accept_missing_aml_guard: false,
         }
     }
@@ -147,7 +151,8 @@ mod tests {
         let safe = Policy::default();
         assert_eq!(safe.accepted_tcb_statuses, [TcbStatus::UpToDate]);
         assert!(safe.development_roots.is_empty() && safe.accepted_advisories.is_empty());
-        assert!(!safe.accept_missing_aml_guard && safe.tdx_modules.is_empty());
+        assert!(!safe.accept_missing_aml_guard && !safe.accept_missing_alias_check);
+        assert!(safe.tdx_modules.is_empty());
         assert_eq!(
             (safe.min_tcb_evaluation, safe.max_collateral_age),
             (19, 2_592_000)

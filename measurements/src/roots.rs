@@ -8,8 +8,10 @@ use cocoon_protocol::document::DEVELOPMENT_ROOT_OID;
 use thiserror::Error;
 use x509_cert::{
     Certificate,
-    der::{Decode as _, Encode as _, oid::ObjectIdentifier},
+    der::{Encode as _, oid::ObjectIdentifier},
 };
+
+use crate::der;
 
 /// The largest certificate read: AMD's have 1.7 KB.
 pub const MAX_CERTIFICATE: usize = 8 << 10;
@@ -89,11 +91,13 @@ impl DevelopmentRoot {
     ///
     /// # Errors
     /// [`RootError`] when it is not a certificate, or not marked.
-    pub fn parse(der: &[u8]) -> Result<Self, RootError> {
-        if der.len() > MAX_CERTIFICATE {
-            return Err(RootError::TooLarge { length: der.len() });
+    pub fn parse(bytes: &[u8]) -> Result<Self, RootError> {
+        if bytes.len() > MAX_CERTIFICATE {
+            return Err(RootError::TooLarge {
+                length: bytes.len(),
+            });
         }
-        let certificate = Certificate::from_der(der).map_err(RootError::Malformed)?;
+        let certificate: Certificate = der::decode(bytes).map_err(RootError::Malformed)?;
         let extensions = certificate
             .tbs_certificate
             .extensions

@@ -79,6 +79,7 @@ fn a_simulated_snp_guest_passes_every_check_and_is_called_simulated() {
         "snp.vmpl",
         "snp.id_key",
         "snp.author_key",
+        "snp.platform",
         "evidence.machine",
         "evidence.collateral",
         "evidence.collateral",

@@ -143,6 +143,12 @@ fn fields_of_the_policy() {
             None,
         ),
         (
+            "accept_missing_alias_check",
+            |p| p.accept_missing_alias_check = true,
+            BOTH,
+            None,
+        ),
+        (
             "accept_missing_aml_guard",
             |p| p.accept_missing_aml_guard = true,
             BOTH,

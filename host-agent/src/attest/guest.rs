@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use cocoon_measurements::der;
 use cocoon_protocol::binding::{EXPORTER_LABEL, Freshness};
 use cocoon_protocol::bytes::{Hex, Hex32};
 use cocoon_protocol::document::{
@@ -27,7 +28,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use x509_cert::Certificate;
-use x509_cert::der::{Decode as _, Encode as _};
+use x509_cert::der::Encode as _;
 use x509_cert::spki::ObjectIdentifier;
 
 /// Room in a certificate for all but the boot document.
@@ -238,7 +239,7 @@ fn gpus(leaf: &CertificateDer<'_>) -> Hex32 {
 }
 
 fn committed(leaf: &CertificateDer<'_>) -> Option<Hex32> {
-    let parsed = Certificate::from_der(leaf).ok()?;
+    let parsed = der::decode::<Certificate>(leaf).ok()?;
     let extensions = parsed.tbs_certificate.extensions?;
     let oid = ObjectIdentifier::new(EVIDENCE_OID).ok()?;
     let evidence = extensions
@@ -261,7 +262,7 @@ impl AnyLeaf {
         if certificate.len() > MAX_BOOT_DOCUMENT_LEN + REST {
             return Err(bad());
         }
-        let parsed = Certificate::from_der(certificate).map_err(|_| bad())?;
+        let parsed = der::decode::<Certificate>(certificate).map_err(|_| bad())?;
         let spki = parsed.tbs_certificate.subject_public_key_info;
         spki.to_der().map_err(|_| bad())
     }

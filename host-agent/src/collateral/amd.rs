@@ -1,11 +1,11 @@
 //! AMD's Key Distribution Service (AMD 57230): a chip's certificate at its patch levels, the authorities above it, and their
 //! revocation list.
 
+use cocoon_measurements::der;
 use cocoon_measurements::snp::report::certificates_from_pem;
 use cocoon_protocol::bytes::{Blob, Hex, Hex64};
 use cocoon_protocol::document::Collateral;
 use x509_cert::Certificate;
-use x509_cert::der::Decode as _;
 use x509_cert::der::oid::ObjectIdentifier;
 
 use super::http::{Client, HttpError};
@@ -126,7 +126,7 @@ pub(super) fn check(bytes: &[u8], chip: &Hex64, now: u64) -> Result<Dates, Colla
 }
 
 fn certificate(der: &Blob, what: &'static str) -> Result<Certificate, CollateralError> {
-    Certificate::from_der(&der.0).map_err(|error| wrong(what, AMD)(error.to_string()))
+    der::decode(&der.0).map_err(|error| wrong(what, AMD)(error.to_string()))
 }
 
 /// Turin's certificates hold the first eight bytes of a chip's number.

@@ -1,12 +1,13 @@
 //! Intel's Provisioning Certification Service, version 4: TCB info, QE identity and revocation lists, in the one JSON form
 //! that verifiers of quotes read (`QuoteCollateralV3`).
 
+use cocoon_measurements::der;
 use cocoon_protocol::bytes::Hex;
 use dcap_qvl::QuoteCollateralV3;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use x509_cert::crl::CertificateList;
-use x509_cert::der::{DateTime, Decode as _};
+use x509_cert::der::DateTime;
 
 use super::http::{Answer, Client, HttpError};
 use super::want::PckCa;
@@ -185,11 +186,11 @@ fn issued(document: &Issued, what: &'static str) -> Result<Dates, CollateralErro
 
 /// The dates of a revocation list; one that does not say when the next is due has ended.
 pub(super) fn crl(
-    der: &[u8],
+    list: &[u8],
     what: &'static str,
     vendor: &'static str,
 ) -> Result<Dates, CollateralError> {
-    let list = CertificateList::from_der(der)
+    let list = der::decode::<CertificateList>(list)
         .map_err(|error| wrong(what, vendor)(error.to_string()))?
         .tbs_cert_list;
     let made = list.this_update.to_unix_duration().as_secs();

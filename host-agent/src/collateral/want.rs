@@ -1,5 +1,6 @@
 //! What evidence asks for: which of a vendor's documents, by the names that vendors file them under.
 
+use cocoon_measurements::der;
 use cocoon_measurements::nvidia::fetching::{self, Revocable};
 use cocoon_protocol::bytes::{Blob, Hex, Hex32, Hex64};
 use cocoon_protocol::document::Evidence;
@@ -8,7 +9,6 @@ use dcap_qvl::intel::parse_pck_extension_from_pem;
 use dcap_qvl::quote::Quote;
 use serde::{Deserialize, Serialize};
 use x509_cert::Certificate;
-use x509_cert::der::DecodePem as _;
 
 /// One thing that a vendor keeps.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -158,11 +158,14 @@ fn intel(quote: &[u8]) -> Result<Want, WantError> {
     let refused = |error: &dyn std::fmt::Display| WantError::Quote(error.to_string());
     let quote = Quote::parse(quote).map_err(|error| refused(&error))?;
     let chain = quote.raw_cert_chain().map_err(|error| refused(&error))?;
+    // It may end in a zero byte.
+    let text = chain.strip_suffix(&[0]).unwrap_or(chain);
+    let certificates = der::certificates(text).map_err(|error| refused(&error))?;
+    let leaf = certificates
+        .first()
+        .ok_or_else(|| refused(&"no certificate"))?;
+    let leaf: Certificate = der::decode(leaf).map_err(|error| refused(&error))?;
     let extension = parse_pck_extension_from_pem(chain).map_err(|error| refused(&error))?;
-    let end = "-----END CERTIFICATE-----";
-    let text = String::from_utf8_lossy(chain);
-    let leaf = text.find(end).and_then(|at| text.get(..at + end.len()));
-    let leaf = Certificate::from_pem(leaf.unwrap_or_default()).map_err(|error| refused(&error))?;
     let issuer = leaf.tbs_certificate.issuer.to_string();
     Ok(Want::Intel {
         fmspc: Hex(extension.fmspc),
@@ -309,9 +312,8 @@ impl Want {
 }
 
 /// The common name of a certificate's subject, or that there is none.
-fn subject(der: &[u8]) -> String {
-    use x509_cert::der::Decode as _;
-    let name = Certificate::from_der(der)
+fn subject(certificate: &[u8]) -> String {
+    let name = der::decode::<Certificate>(certificate)
         .map(|certificate| certificate.tbs_certificate.subject.to_string())
         .unwrap_or_default();
     let name = name.split("CN=").nth(1).unwrap_or("a certificate");

@@ -3,10 +3,11 @@
 //! The certificate is self-signed and its name and dates are constants: nothing in it is believed
 //! because a certificate says so. It only says which key the evidence must commit to.
 
+use cocoon_measurements::der;
 use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::document::{Document, DocumentError, EVIDENCE_OID, MAX_BOOT_DOCUMENT_LEN};
 use x509_cert::Certificate;
-use x509_cert::der::{Decode, Encode};
+use x509_cert::der::Encode;
 use x509_cert::spki::ObjectIdentifier;
 
 /// Largest certificate that is parsed: the boot document and two kilobytes for all the rest.
@@ -53,11 +54,11 @@ pub enum CertificateError {
 
 impl Leaf {
     /// Parses a leaf certificate in DER and the boot document in it.
-    pub fn parse(der: &[u8]) -> Result<Self, CertificateError> {
-        if der.len() > MAX_CERTIFICATE_LEN {
-            return Err(CertificateError::TooLong(der.len()));
+    pub fn parse(bytes: &[u8]) -> Result<Self, CertificateError> {
+        if bytes.len() > MAX_CERTIFICATE_LEN {
+            return Err(CertificateError::TooLong(bytes.len()));
         }
-        let certificate = Certificate::from_der(der).map_err(CertificateError::Malformed)?;
+        let certificate = der::decode::<Certificate>(bytes).map_err(CertificateError::Malformed)?;
         let tbs = certificate.tbs_certificate;
         let oid = ObjectIdentifier::new_unwrap(EVIDENCE_OID);
         let extensions = tbs.extensions.unwrap_or_default();

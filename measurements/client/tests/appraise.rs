@@ -146,10 +146,12 @@ fn a_report_without_revocation_list_is_not_genuine() {
     let Some(evidence) = Evidence::snp() else {
         return;
     };
-    let old =
-        "[policy.snp_tcb_floor]\nmilan = { bootloader = 3, tee = 0, snp = 8, microcode = 115 }\n";
+    let old = "[policy]\naccept_missing_alias_check = true\n[policy.snp_tcb_floor]\nmilan = { bootloader = 3, tee = 0, snp = 8, microcode = 115 }\n";
     for (policy, expected) in [
-        (None, &["evidence.tcb", "evidence.collateral"][..]),
+        (
+            None,
+            &["evidence.tcb", "snp.platform", "evidence.collateral"][..],
+        ),
         (Some(old), &["evidence.collateral"]),
     ] {
         let (code, shown) = evidence.json(policy, &[]);

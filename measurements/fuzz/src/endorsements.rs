@@ -1,5 +1,6 @@
 //! Targets: AMD's certificates and revocation lists, Intel's collateral: as foreign bytes, and changed and signed anew.
 
+use cocoon_measurements::der;
 use cocoon_measurements::roots::{DevelopmentRoot, TrustRoot};
 use cocoon_measurements::snp::report::{self, SnpChain, SnpClaims, certificates_from_pem};
 use cocoon_measurements::tdx::quote::{self, QuoteError, TdxClaims};
@@ -56,7 +57,7 @@ pub fn certificates_read(data: &[u8]) {
     let limit = READ + 64 * data.len();
     if let Ok(certificates) = bounded(limit, || certificates_from_pem(data)) {
         assert!(certificates.iter().map(Vec::len).sum::<usize>() <= data.len());
-        let reads = |der: &Vec<u8>| Certificate::from_der(der).is_ok();
+        let reads = |bytes: &Vec<u8>| der::decode::<Certificate>(bytes).is_ok();
         assert!(certificates.iter().all(reads));
     }
     if bounded(limit, || DevelopmentRoot::parse(data)).is_ok() {

@@ -36,4 +36,5 @@ pub mod openai;
 pub mod pieces;
 pub mod receipt;
 pub mod simulator;
+pub mod unique;
 pub mod wiping;

@@ -41,6 +41,7 @@ pub struct Manifest {
     pub aml_guard: bool,
     /// Artefacts by file name: `vmlinuz`, `initrd.img`, `cmdline`, `OVMF.tdx.fd`, `OVMF.snp.fd`, `model.img`, `sbom.spdx.json`,
     /// and `runtime.img` in an image with real GPUs.
+    #[serde(deserialize_with = "crate::unique::names")]
     pub artefacts: BTreeMap<String, Artefact>,
     /// The kernel command line, exactly.
     pub cmdline: String,
@@ -78,6 +79,7 @@ pub struct Model {
     /// Data blocks of 4096 bytes; the hash tree begins behind them.
     pub verity_data_blocks: u64,
     /// The files in the volume.
+    #[serde(deserialize_with = "crate::unique::names")]
     pub files: BTreeMap<String, Artefact>,
 }
 
@@ -90,6 +92,7 @@ pub struct GpuImage {
     /// The volume with the programs and libraries that use the GPUs.
     pub runtime: Runtime,
     /// Protections that images without GPUs have and this one has not, or later, each with the reason.
+    #[serde(deserialize_with = "crate::unique::names")]
     pub without: BTreeMap<String, String>,
 }
 
@@ -104,6 +107,7 @@ pub struct Runtime {
     /// Data blocks of 4096 bytes; the hash tree begins behind them.
     pub verity_data_blocks: u64,
     /// The files in the volume.
+    #[serde(deserialize_with = "crate::unique::names")]
     pub files: BTreeMap<String, Artefact>,
 }
 
@@ -354,6 +358,13 @@ mod tests {
         let more = text.replacen("\"driver\"", "\"extra\": 1, \"driver\"", 1);
         let error = Manifest::parse(more.as_bytes()).unwrap_err();
         assert!(matches!(error, ManifestError::Malformed(_)), "{error}");
+        // Whoever read the first of two would read another reason.
+        let twice = text.replacen("\"a lock\"", "\"a lock\": \"first\", \"a lock\"", 1);
+        let Err(ManifestError::Malformed(reason)) = Manifest::parse(twice.as_bytes()) else {
+            panic!("{twice}");
+        };
+        let shown = reason.to_string();
+        assert!(shown.starts_with("\"a lock\" stands twice"), "{shown}");
     }
 
     #[test]

@@ -119,6 +119,7 @@ pub(super) fn platform(claims: &SnpClaims, session: bool, policy: &Policy, now: 
             AUTHOR_KEY,
         ),
         snp_tcb::row(claims, policy),
+        aliases(claims, policy),
         platform::machine(chip(claims), policy),
         revocation(claims.revocation, session),
     ];
@@ -131,6 +132,21 @@ pub(super) fn platform(claims: &SnpClaims, session: bool, policy: &Policy, now: 
         ));
     }
     checks
+}
+
+/// Whether the platform has looked for addresses that share their memory (SEV-SNP firmware ABI 56860, "PLATFORM_INFO").
+fn aliases(claims: &SnpClaims, policy: &Policy) -> Check {
+    const ALIAS_CHECK_COMPLETE: u64 = 1 << 5;
+    let title = "memory checked for aliases (PLATFORM_INFO)";
+    let found = format!("{:#x}", claims.platform_info);
+    let row = if claims.platform_info & ALIAS_CHECK_COMPLETE != 0 {
+        Check::pass("snp.platform", title, found)
+    } else if policy.accept_missing_alias_check {
+        Check::note("snp.platform", title, NO_ALIAS_CHECK_ACCEPTED).found(found)
+    } else {
+        Check::fail("snp.platform", title, NO_ALIAS_CHECK, ALIAS_ADVICE).found(found)
+    };
+    row.expected("bit 5 set")
 }
 
 /// Last second at which neither dates nor ages change a row of good evidence.
@@ -252,6 +268,9 @@ const DEBUG: &str = "a debug guest: the host can read its memory";
 const MIGRATION: &str = "a guest that a migration agent may move to another machine";
 const ODD_POLICY: &str =
     "guest policy bits are set or missing whose meaning this verifier does not know";
+const NO_ALIAS_CHECK: &str = "the platform has not made sure that no two addresses share their memory: a module that lies about its size could give the host a second way to the guest's (BadRAM, AMD-SB-3015)";
+const NO_ALIAS_CHECK_ACCEPTED: &str = "the platform has not made sure that no two addresses share their memory (BadRAM, AMD-SB-3015); accepted because the policy says so";
+const ALIAS_ADVICE: &str = "the operator updates the BIOS and SEV firmware as AMD-SB-3015 says and boots the machine again; `snphost ok` tells whether the check was made";
 const NO_CRL_IN_BOOT: &str =
     "the certificate's boot document carries no revocation list; a session's document does";
 const NO_CRL: &str = "no revocation list of AMD was presented: a revoked processor could not be told from a good one";

@@ -3,14 +3,10 @@
 //! What is read here is not verified: it chooses the words of a refusal that stands already.
 
 use dcap_qvl::{QuoteCollateralV3, quote::Quote};
-use x509_cert::{
-    Certificate,
-    crl::CertificateList,
-    der::{DateTime, Decode as _},
-    time::Time,
-};
+use x509_cert::{Certificate, crl::CertificateList, der::DateTime, time::Time};
 
 use crate::{
+    der::decode,
     roots::{ValidityError, validity},
     snp::report::certificates_from_pem,
     tdx::quote::Refusal,
@@ -123,7 +119,7 @@ fn statement(name: &'static str, json: &str) -> Part {
 
 /// A revocation list does not count any more in the very second in which the next one is due.
 fn list(name: &'static str, der: &[u8]) -> Part {
-    let list = CertificateList::from_der(der).ok();
+    let list = decode::<CertificateList>(der).ok();
     let seconds = |time: Time| time.to_unix_duration().as_secs();
     let end = list
         .as_ref()
@@ -145,7 +141,7 @@ fn chain<const N: usize>(names: [&'static str; N], pem: &[u8]) -> Vec<Part> {
     let certificates = certificates_from_pem(pem).unwrap_or_default();
     let parts = names.into_iter().zip(certificates);
     let part = |(name, der): (&'static str, Vec<u8>)| {
-        let certificate = Certificate::from_der(&der).ok()?;
+        let certificate = decode::<Certificate>(&der).ok()?;
         let (begin, last) = validity(&certificate);
         Some(Part {
             name,

@@ -144,6 +144,7 @@ struct Statement {
 #[derive(Serialize, Deserialize)]
 struct Subject {
     name: String,
+    #[serde(deserialize_with = "cocoon_protocol::unique::names")]
     digest: BTreeMap<String, String>,
 }
 

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha384};
 use thiserror::Error;
 use x509_cert::{
     Certificate,
-    der::{Decode as _, Encode as _, Reader as _, SliceReader, oid::ObjectIdentifier},
+    der::{Encode as _, Reader as _, SliceReader, oid::ObjectIdentifier},
     ext::{
         Extension,
         pkix::{BasicConstraints, KeyUsage, KeyUsages},
@@ -16,7 +16,10 @@ use x509_cert::{
 };
 
 use super::{MAX_CHAIN, known::Known};
-use crate::roots::{self, MAX_CERTIFICATE, ValidityError};
+use crate::{
+    der::decode,
+    roots::{self, MAX_CERTIFICATE, ValidityError},
+};
 
 const ECDSA_WITH_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.3");
 const BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.19");
@@ -130,7 +133,7 @@ impl Parsed {
         Ok(Self {
             name,
             der: der.to_vec(),
-            certificate: Certificate::from_der(der).map_err(malformed)?,
+            certificate: decode(der).map_err(malformed)?,
             signed: first_of(der).map_err(malformed)?.to_vec(),
         })
     }
@@ -220,7 +223,7 @@ impl Parsed {
     pub(super) fn check_authority(&self, below: usize) -> Result<(), CertificateError> {
         let constraints = self
             .extension(BASIC_CONSTRAINTS)
-            .and_then(|extension| BasicConstraints::from_der(extension.extn_value.as_bytes()).ok());
+            .and_then(|extension| decode::<BasicConstraints>(extension.extn_value.as_bytes()).ok());
         let long_enough = |constraints: &BasicConstraints| {
             let most = constraints.path_len_constraint;
             constraints.ca && most.is_none_or(|most| usize::from(most) >= below)
@@ -234,7 +237,7 @@ impl Parsed {
     pub(super) fn check_signer(&self) -> Result<(), CertificateError> {
         let authority = self
             .extension(BASIC_CONSTRAINTS)
-            .and_then(|extension| BasicConstraints::from_der(extension.extn_value.as_bytes()).ok())
+            .and_then(|extension| decode::<BasicConstraints>(extension.extn_value.as_bytes()).ok())
             .is_some_and(|constraints| constraints.ca);
         let allowed = !authority && self.may(KeyUsages::DigitalSignature, true);
         self.role(allowed, "a certificate that may sign this")
@@ -248,7 +251,7 @@ impl Parsed {
             return by_default;
         }
         self.extension(KEY_USAGE)
-            .and_then(|extension| KeyUsage::from_der(extension.extn_value.as_bytes()).ok())
+            .and_then(|extension| decode::<KeyUsage>(extension.extn_value.as_bytes()).ok())
             .is_some_and(|allowed| allowed.0.contains(usage))
     }
 

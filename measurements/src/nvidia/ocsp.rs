@@ -7,7 +7,7 @@
 use sha2::{Digest as _, Sha256, Sha384};
 use thiserror::Error;
 use x509_cert::{
-    der::{Decode as _, Encode as _, oid::ObjectIdentifier},
+    der::{Encode as _, oid::ObjectIdentifier},
     ext::{Extensions, pkix::ExtendedKeyUsage},
 };
 use x509_ocsp::{
@@ -22,7 +22,10 @@ use super::{
     certificate::{CertificateError, EXTENDED_KEY_USAGE, Parsed, first_of},
     known::Known,
 };
-use crate::roots::{self, ValidityError};
+use crate::{
+    der::decode,
+    roots::{self, ValidityError},
+};
 
 /// Most certificates that a response may bring to explain its signature.
 const MAX_CERTIFICATES: usize = 4;
@@ -129,7 +132,7 @@ impl Response {
         if der.len() > MAX_OCSP {
             return Err(OcspError::TooLarge { length: der.len() });
         }
-        let response = OcspResponse::from_der(der).map_err(OcspError::Malformed)?;
+        let response = decode::<OcspResponse>(der).map_err(OcspError::Malformed)?;
         let bytes = match (response.response_status, response.response_bytes) {
             (OcspResponseStatus::Successful, Some(bytes)) => bytes,
             (status, _) => return Err(OcspError::NoAnswer(status)),
@@ -138,7 +141,7 @@ impl Response {
             return Err(OcspError::Kind(bytes.response_type));
         }
         let der = bytes.response.as_bytes();
-        let basic = BasicOcspResponse::from_der(der).map_err(OcspError::Malformed)?;
+        let basic = decode::<BasicOcspResponse>(der).map_err(OcspError::Malformed)?;
         let certificates = basic.certs.as_deref().unwrap_or_default();
         let counts = [
             ("certificates", certificates.len(), MAX_CERTIFICATES),
@@ -260,7 +263,7 @@ fn names(id: &CertId, certificate: &Parsed, issuer: &Parsed) -> bool {
 fn may_answer(certificate: &Parsed) -> bool {
     certificate
         .extension(EXTENDED_KEY_USAGE)
-        .and_then(|extension| ExtendedKeyUsage::from_der(extension.extn_value.as_bytes()).ok())
+        .and_then(|extension| decode::<ExtendedKeyUsage>(extension.extn_value.as_bytes()).ok())
         .is_some_and(|usages| usages.0.contains(&OCSP_SIGNING))
 }
 

@@ -3,15 +3,19 @@
 //!
 //! Where the defaults come from (all public, as of 2026):
 //!
-//! * **microcode**: the first level that checks patch signatures soundly (AMD-SB-3019,
-//!   CVE-2024-56161, and AMD-SB-7033, CVE-2024-36347; February to April 2025). Before it a host can load microcode of
-//!   its own making. The level is the lowest byte of the patch number; the last bad numbers stand in Linux,
-//!   `arch/x86/kernel/cpu/microcode/amd.c`.
-//! * **boot loader, TEE, SNP firmware, FMC**: what production machines of 2025 and 2026 report together with those patches: Milan
-//!   4/0/24, Genoa 10/0/23 (also the published Genoa report that the tests verify), Turin 1/1/4 with FMC 1.
+//! * **microcode**: the levels of AMD-SB-3020, AMD-SB-3023 and AMD-SB-3027 (January 2026), below which a neighbour on the same
+//!   core shifts a guest's stack pointer (CVE-2025-29943), and well above the first level that checks patch signatures
+//!   soundly (AMD-SB-3019, AMD-SB-7033). The level is the lowest byte of the patch number.
+//! * **SNP firmware**: Milan and Genoa 27, of AMD-SB-3020: below it a host corrupts the RMP while it is set up, by software
+//!   alone, reads and writes guests' memory, and forges their attestation (CVE-2025-0033).
+//! * **boot loader, TEE, FMC, and Turin's SNP firmware**: what production machines of 2025 and 2026 report: Milan 4/0,
+//!   Genoa 10/0, Turin 1/1/4 with FMC 1.
 //!
-//! What the defaults do not exclude: platforms without the fixes of later bulletins, such as the one for CVE-2025-0033
-//! (the RMP is corrupted while it is set up). Who needs those raises the floor to the levels that AMD names there.
+//! The bulletins' numbers were taken over from public verifiers that cite them, not from AMD's pages (November 2026).
+//!
+//! What the defaults do not exclude: Turin before the fix of CVE-2025-0033, which no level but only the firmware's version and
+//! the mitigation vector of reports of version 5 tell, and the fixes of bulletins that state no level, such as AMD-SB-3034.
+//! A published meaning of one bit of that vector was withdrawn, so none is demanded.
 //!
 //! A floor says nothing about keys that were taken out of hardware: whoever holds the secret that a chip derives its
 //! keys from can sign reports of any level, and of any CPUID of the generation. Published work of 2026 claims to read that
@@ -166,22 +170,22 @@ impl Default for SnpTcbFloors {
             snp,
             microcode,
         };
-        let (milan, genoa, turin) = ([0, 4, 0, 24], [0, 10, 0, 23], [1, 1, 1, 4]);
+        let (milan, genoa, turin) = ([0, 4, 0, 27], [0, 10, 0, 27], [1, 1, 1, 4]);
         Self {
-            // 0x0a0011db
-            milan: floor(milan, 0xdb),
-            // 0x0a001244
-            milan_x: floor(milan, 0x44),
-            // 0x0a101154
-            genoa: floor(genoa, 0x54),
-            // 0x0a10124f
-            genoa_x: floor(genoa, 0x4f),
-            // 0x0aa00219
-            bergamo: floor(genoa, 0x19),
-            // 0x0b002147
-            turin: floor(turin, 0x47),
-            // 0x0b101047
-            turin_dense: floor(turin, 0x47),
+            // 0x0a0011de
+            milan: floor(milan, 0xde),
+            // 0x0a001247
+            milan_x: floor(milan, 0x47),
+            // 0x0a101156
+            genoa: floor(genoa, 0x56),
+            // 0x0a101251
+            genoa_x: floor(genoa, 0x51),
+            // 0x0aa0021b
+            bergamo: floor(genoa, 0x1b),
+            // 0x0b002151
+            turin: floor(turin, 0x51),
+            // 0x0b10104e
+            turin_dense: floor(turin, 0x4e),
         }
     }
 }
@@ -297,7 +301,7 @@ mod tests {
             ("boot loader", 0, 1),
             ("TEE", 0, 1),
             ("SNP firmware", 3, 4),
-            ("microcode", 70, 71),
+            ("microcode", 70, 81),
         ];
         assert_eq!(floors.turin.below(&low), expected);
         // Before Turin there is no FMC, so none can be missed.

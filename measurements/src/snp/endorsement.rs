@@ -231,8 +231,9 @@ mod tests {
         ]
     }
 
+    /// The patch levels; chip and kind of key are the next three's.
     #[test]
-    fn each_part_of_the_tcb_must_be_the_reported_one() {
+    fn cocoon_snp_13() {
         let check = |tcb: TcbVersion| check(&certificate(&parts()), SigningKey::Vcek, &tcb, &CHIP);
         assert_eq!(check(TCB), Ok(()));
         let refused = |part, reported, certified| {

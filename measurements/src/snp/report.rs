@@ -251,9 +251,11 @@ fn parse(report: &[u8]) -> Result<(AttestationReport, u64), ReportError> {
     let parsed = AttestationReport::from_bytes(report).map_err(malformed)?;
     // The signature is checked over what was understood; nothing may be left that was not.
     let understood = parsed.to_bytes().map_err(malformed)?;
-    if understood.get(..SIGNED) != report.get(..SIGNED) {
+    if let Some(offset) = (0..SIGNED).find(|&at| understood.get(at) != report.get(at)) {
         return Err(ReportError::Malformed {
-            reason: "it has bits outside the fields of its version".to_owned(),
+            reason: format!(
+                "it has bits at offset {offset:#x} that are of no field of its version"
+            ),
         });
     }
     Ok((parsed, u64::from_le_bytes(policy)))

@@ -99,9 +99,19 @@ mod tests {
             check(0),
             Err(AttributeError::SeptVeEnabled { attributes: 0 })
         );
-        assert_eq!(
-            check_attributes(&GOOD.to_le_bytes(), &[1; 48]),
-            Err(AttributeError::ServiceTd)
-        );
+    }
+
+    #[test]
+    fn cocoon_tdx_15() {
+        let good = (1_u64 << 28).to_le_bytes();
+        assert_eq!(check_attributes(&good, &[0; 48]), Ok(()));
+        for byte in [0, 47] {
+            let mut service_td = [0; 48];
+            service_td[byte] = 1;
+            assert_eq!(
+                check_attributes(&good, &service_td),
+                Err(AttributeError::ServiceTd)
+            );
+        }
     }
 }

@@ -4,16 +4,15 @@
 //! what it is given, the root, the trust domain's attributes, and a TCB policy whose refusals have names. What the
 //! registers must hold is for the caller to compare: a verified quote alone says only *that* some TD runs.
 
+use std::fmt::Display;
+
 use dcap_qvl::{
     PckCertFlag, QuoteClaims, QuoteCollateralV3, QuotePolicy,
     quote::{Quote, Report, TDReport10},
     verify::QuoteVerifier,
 };
 use thiserror::Error;
-use x509_cert::{
-    crl::CertificateList,
-    der::{DateTime, Decode as _},
-};
+use x509_cert::{crl::CertificateList, der::DateTime};
 
 use super::{
     attributes::{AttributeError, check_attributes},
@@ -21,6 +20,7 @@ use super::{
     tcb::{TcbError, TcbPolicy, TcbStatus},
 };
 use crate::{
+    der,
     roots::{self, RootClass, TrustRoot, ValidityError},
     verdict::one_line,
 };
@@ -135,6 +135,15 @@ pub enum QuoteError {
         /// Bytes given.
         length: usize,
     },
+    /// A certificate or list whose lengths do not hold, or PEM that is none.
+    #[error("TDX evidence holds {part} that cannot be decoded")]
+    Encoding {
+        /// Which part.
+        part: &'static str,
+        /// Where and why.
+        #[source]
+        reason: Refusal,
+    },
     /// Not JSON of the known schema.
     #[error("TDX collateral is not JSON of the expected schema")]
     Collateral(#[source] Refusal),
@@ -196,6 +205,7 @@ pub(crate) fn verify_checked(
     policy: &TcbPolicy,
     now: u64,
 ) -> Result<TdxClaims, QuoteError> {
+    check_encoding(quote, &collateral)?;
     let issued = CollateralDates {
         tcb_info: issue_date(&collateral.tcb_info),
         qe_identity: issue_date(&collateral.qe_identity),
@@ -248,6 +258,52 @@ pub(crate) fn check(quote: &[u8]) -> Result<(), QuoteError> {
         _ => [0; 48],
     };
     check_attributes(&report.td_attributes, &service_td)?;
+    Ok(())
+}
+
+/// Refuses certificates and lists that would make the library set aside what they claim; see [`der`].
+fn check_encoding(quote: &[u8], collateral: &QuoteCollateralV3) -> Result<(), QuoteError> {
+    let encoding = |part, reason: &dyn Display| QuoteError::Encoding {
+        part,
+        reason: Refusal::new(&reason),
+    };
+    let quoted = Quote::parse(quote).ok();
+    let quoted = quoted
+        .as_ref()
+        .and_then(|quote| quote.raw_cert_chain().ok());
+    let beside = collateral.pck_certificate_chain.as_deref();
+    let chains = [
+        ("a chain of platform certificates", quoted),
+        (
+            "a chain of platform certificates",
+            beside.map(str::as_bytes),
+        ),
+        (
+            "an issuer chain of the PCK CRL",
+            Some(collateral.pck_crl_issuer_chain.as_bytes()),
+        ),
+        (
+            "an issuer chain of the TCB info",
+            Some(collateral.tcb_info_issuer_chain.as_bytes()),
+        ),
+        (
+            "an issuer chain of the QE identity",
+            Some(collateral.qe_identity_issuer_chain.as_bytes()),
+        ),
+    ];
+    for (part, chain) in chains {
+        for block in
+            pem::parse_many(chain.unwrap_or_default()).map_err(|error| encoding(part, &error))?
+        {
+            der::check(block.contents()).map_err(|error| encoding(part, &error))?;
+        }
+    }
+    for (part, list) in [
+        ("a PCK CRL", &collateral.pck_crl),
+        ("a root CA CRL", &collateral.root_ca_crl),
+    ] {
+        der::check(list).map_err(|error| encoding(part, &error))?;
+    }
     Ok(())
 }
 
@@ -362,8 +418,8 @@ fn issue_date(json: &str) -> u64 {
     date.map_or(0, |date| date.unix_duration().as_secs())
 }
 
-fn crl_date(der: &[u8]) -> u64 {
-    CertificateList::from_der(der).map_or(0, |list| {
+fn crl_date(bytes: &[u8]) -> u64 {
+    der::decode(bytes).map_or(0, |list: CertificateList| {
         list.tbs_cert_list.this_update.to_unix_duration().as_secs()
     })
 }

@@ -54,7 +54,7 @@ impl Generation {
             Self::Milan => Tcb::CURRENT,
             Self::Genoa => Tcb {
                 bootloader: 10,
-                snp: 24,
+                snp: 27,
                 microcode: 0x56,
                 ..Tcb::CURRENT
             },
@@ -63,7 +63,7 @@ impl Generation {
                 bootloader: 2,
                 tee: 1,
                 snp: 5,
-                microcode: 0x4b,
+                microcode: 0x52,
             },
         }
     }

@@ -52,7 +52,7 @@ struct PolicyFile {
     signers: Vec<Hex32>,
     threshold: Option<usize>,
     release_floor: u64,
-    policy: Policy,
+    policy: Option<Policy>,
 }
 
 /// What is remembered of an appliance that was confidential.
@@ -81,9 +81,9 @@ impl TrustFile {
         store.parse(&store.text_if_any()?)
     }
 
-    /// This file with signers and policy of the policy file at `path` in place of its own, and its threshold if it
-    /// states one. The greater release floor of the two counts, and what this file remembers stays: a file that leaves
-    /// something out loosens nothing.
+    /// This file with the signers of the policy file at `path` in place of its own, and its threshold and its `[policy]` if it
+    /// states one. The greater release floor of the two counts, and what this file remembers stays. A file without a
+    /// `[policy]` loosens nothing; one with it is the whole policy, whose missing lines are the defaults.
     pub fn under_policy(self, path: &Path) -> Result<Self, TrustFileError> {
         let store = Store {
             what: POLICY_FILE,
@@ -99,7 +99,7 @@ impl TrustFile {
             signers,
             threshold: threshold.or(self.threshold),
             release_floor: release_floor.max(self.release_floor),
-            policy,
+            policy: policy.unwrap_or(self.policy),
             ..self
         })
     }
@@ -154,6 +154,7 @@ fn at(path: &Path) -> Store<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cocoon_measurements::policy::GpuRequirement;
 
     fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
@@ -276,13 +277,22 @@ mod tests {
             }
         );
         let (_folder, path) = file("threshold = 1\nrelease_floor = 4\n");
+        let demanding = Policy {
+            gpu: GpuRequirement::Required,
+            ..Policy::default()
+        };
         let before = TrustFile {
             threshold: Some(2),
             release_floor: 3,
+            policy: demanding.clone(),
             ..TrustFile::default()
         };
         let after = before.under_policy(&path).unwrap();
         assert_eq!((after.threshold, after.release_floor), (Some(1), 4));
+        assert_eq!(
+            after.policy, demanding,
+            "what it does not speak of stays demanded"
+        );
         let (_folder, path) = file("[known_hosts.\"a:1\"]\nrelease = 1\n");
         let error = TrustFile::default().under_policy(&path).unwrap_err();
         assert!(

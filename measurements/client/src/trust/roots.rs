@@ -1,8 +1,8 @@
 //! Development roots: certificates that make simulated evidence count as simulated.
 
+use cocoon_measurements::der;
 use cocoon_protocol::document::DEVELOPMENT_ROOT_OID;
 use x509_cert::Certificate;
-use x509_cert::der::Encode;
 use x509_cert::spki::ObjectIdentifier;
 
 /// Why a file holds no development root.
@@ -24,17 +24,18 @@ pub enum RootError {
 /// The certificates of a PEM file, DER each; all of them must be marked as development roots.
 pub fn development_roots(pem: &[u8]) -> Result<Vec<Vec<u8>>, RootError> {
     let oid = ObjectIdentifier::new_unwrap(DEVELOPMENT_ROOT_OID);
-    let certificates = Certificate::load_pem_chain(pem).map_err(RootError::Malformed)?;
+    let certificates = der::certificates(pem).map_err(RootError::Malformed)?;
     if certificates.is_empty() {
         return Err(RootError::Empty);
     }
     let mut roots = Vec::new();
-    for certificate in certificates {
+    for bytes in certificates {
+        let certificate: Certificate = der::decode(&bytes).map_err(RootError::Malformed)?;
         let mut extensions = certificate.tbs_certificate.extensions.iter().flatten();
         if !extensions.any(|extension| extension.extn_id == oid && extension.critical) {
             return Err(RootError::NotDevelopment);
         }
-        roots.push(certificate.to_der().map_err(RootError::Malformed)?);
+        roots.push(bytes);
     }
     Ok(roots)
 }

@@ -1,12 +1,13 @@
 //! A home of its own for every run of the command, and what the tests put into it.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::LazyLock;
 
 use cocoon_protocol::bytes::{Hex32, Hex48};
 use cocoon_protocol::manifest::{Manifest, Model, SnpReference, TdxReference};
+use tokio::net::TcpSocket;
 
 pub struct Home(tempfile::TempDir);
 
@@ -110,8 +111,12 @@ pub fn manifest(release: u64) -> Vec<u8> {
     manifest.to_json()
 }
 
-/// An address where nobody is: the port was free a moment ago.
+/// An address where nobody is, and where nobody can come while the tests run: a socket holds the port and never listens.
 pub fn nowhere() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("https://{}", listener.local_addr().unwrap())
+    static HELD: LazyLock<TcpSocket> = LazyLock::new(|| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        socket
+    });
+    format!("https://{}", HELD.local_addr().unwrap())
 }

@@ -27,7 +27,7 @@ fn cocoon_snp_8() {
             .unwrap()
     };
     let good = row(&|_| (), RootClass::Vendor);
-    let shown = "boot loader 4, TEE 0, SNP 24, microcode 219";
+    let shown = "boot loader 4, TEE 0, SNP 27, microcode 222";
     assert_eq!(
         (good.outcome, good.found.as_deref(), good.expected),
         (
@@ -43,8 +43,8 @@ fn cocoon_snp_8() {
     };
     let (boot_loader, snp, microcode) = (
         lower(|tcb| tcb.bootloader = 3),
-        lower(|tcb| tcb.snp = 23),
-        lower(|tcb| tcb.microcode = 218),
+        lower(|tcb| tcb.snp = 26),
+        lower(|tcb| tcb.microcode = 221),
     );
     let update = "the operator updates BIOS, SEV firmware and microcode, and reports their level (SNP_CONFIG)";
     let commit = "the operator commits the newer firmware (SNP_COMMIT), so that the older one cannot come back";
@@ -58,22 +58,22 @@ fn cocoon_snp_8() {
         ),
         (
             &|c| c.reported_tcb = microcode,
-            "reported: microcode 218 instead of 219",
+            "reported: microcode 221 instead of 222",
             update,
         ),
         (
             &|c| c.committed_tcb = snp,
-            "committed: SNP firmware 23 instead of 24",
+            "committed: SNP firmware 26 instead of 27",
             commit,
         ),
         (
             &|c| c.launch_tcb = snp,
-            "launch: SNP firmware 23 instead of 24",
+            "launch: SNP firmware 26 instead of 27",
             again,
         ),
         (
             &|c| (c.reported_tcb, c.committed_tcb) = (snp, boot_loader),
-            "reported: SNP firmware 23 instead of 24; committed: boot loader 3 instead of 4",
+            "reported: SNP firmware 26 instead of 27; committed: boot loader 3 instead of 4",
             update,
         ),
     ];
@@ -107,7 +107,7 @@ fn cocoon_snp_8() {
             &mut claims.committed_tcb,
             &mut claims.launch_tcb,
         ] {
-            tcb.microcode = 68;
+            tcb.microcode = 71;
         }
     };
     assert_eq!(row(&milan_x, RootClass::Vendor).outcome, Outcome::Pass);
@@ -146,7 +146,7 @@ fn turins_first_code_has_its_floor() {
         .unwrap();
     assert_eq!(
         row.expected.as_deref(),
-        Some("at least FMC 1, boot loader 1, TEE 1, SNP 4, microcode 71 (Turin)")
+        Some("at least FMC 1, boot loader 1, TEE 1, SNP 4, microcode 81 (Turin)")
     );
     assert_eq!(
         refused(&turin(0)),

@@ -17,8 +17,8 @@ pub(super) const TCB: TcbVersion = TcbVersion {
     fmc: None,
     bootloader: 4,
     tee: 0,
-    snp: 24,
-    microcode: 219,
+    snp: 27,
+    microcode: 222,
 };
 
 pub(super) fn reference(aml_guard: bool) -> TrustedManifest {
@@ -60,7 +60,7 @@ pub(super) fn claims(root: RootClass) -> SnpClaims {
         launched_by: LaunchIdentity::default(),
         report_id: [0; 32],
         chip_id: [7; 64],
-        platform_info: 0,
+        platform_info: 1 << 5,
         reported_tcb: TCB,
         current_tcb: TCB,
         committed_tcb: TCB,
@@ -258,6 +258,31 @@ fn cocoon_snp_7() {
         "the measured firmware is not the one that booted: SEV-SNP firmware cannot start without the hardware, so the \
          simulator measured OVMF.snp.fd while the VM ran OVMF.tdx.fd"
     );
+}
+
+#[test]
+fn cocoon_snp_11() {
+    for root in [RootClass::Vendor, RootClass::Development] {
+        let unchecked = SnpClaims {
+            platform_info: !(1 << 5),
+            ..claims(root)
+        };
+        let (id, cause) = refused(&unchecked);
+        assert_eq!(id, "snp.platform");
+        assert!(cause.contains("BadRAM, AMD-SB-3015"), "{cause}");
+        let accepting = Policy {
+            accept_missing_alias_check: true,
+            ..Policy::default()
+        };
+        let checks = rows(&unchecked, &reference(true), &accepting);
+        no_failure(&checks);
+        let row = checks.iter().find(|check| check.id == "snp.platform");
+        let row = row.unwrap();
+        assert_eq!(
+            (row.outcome, row.found.as_deref()),
+            (Outcome::Note, Some("0xffffffffffffffdf"))
+        );
+    }
 }
 
 #[test]
