@@ -6,8 +6,9 @@ use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::tdx::enclave::{QE_PROD_ID, QE_SVN, qe_mr_signer};
 use crate::tdx::identity::{CPU_SVN, FMSPC, IntelIdentity, PCE_ID, PCE_SVN};
-use crate::tdx::quote::{QE_PROD_ID, QE_SVN, TEE_TCB_SVN, qe_mr_signer};
+use crate::tdx::quote::TEE_TCB_SVN;
 use crate::x509::{self, PrivateKey, X509Error};
 
 /// Number of the TCB recovery that the collateral knows of.
@@ -58,11 +59,21 @@ impl TcbStatus {
     }
 }
 
+/// Certificates (DER) that the authorities have revoked.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Revoked<'a> {
+    /// In the root's list.
+    pub by_root: &'a [&'a [u8]],
+    /// In the list of the PCK CA.
+    pub by_pck_ca: &'a [&'a [u8]],
+}
+
 /// The whole, as JSON of `dcap_qvl::QuoteCollateralV3`: binary members in hexadecimal.
 pub(super) fn json(
     identity: &IntelIdentity,
     dates: CollateralDates,
     status: TcbStatus,
+    revoked: Revoked<'_>,
 ) -> Result<Vec<u8>, X509Error> {
     let PrivateKey::P256(signer) = &identity.tcb_signing.key else {
         return Err(X509Error::Key {
@@ -80,18 +91,14 @@ pub(super) fn json(
         &identity.tcb_signing.certificate,
         &identity.root.certificate,
     ])?;
-    let crl = |issuer| {
-        Ok::<_, X509Error>(hex::encode(x509::crl(
-            issuer,
-            dates.issued,
-            dates.next_update,
-            &[],
-        )?))
+    let crl = |issuer, revoked| {
+        let list = x509::crl(issuer, dates.issued, dates.next_update, revoked)?;
+        Ok::<_, X509Error>(hex::encode(list))
     };
     let collateral = json!({
         "pck_crl_issuer_chain": x509::pem(&[&identity.pck_ca.certificate, &identity.root.certificate])?,
-        "root_ca_crl": crl(&identity.root)?,
-        "pck_crl": crl(&identity.pck_ca)?,
+        "root_ca_crl": crl(&identity.root, revoked.by_root)?,
+        "pck_crl": crl(&identity.pck_ca, revoked.by_pck_ca)?,
         "tcb_info_issuer_chain": signer_chain,
         "tcb_info": tcb_info,
         "tcb_info_signature": sign(&tcb_info),

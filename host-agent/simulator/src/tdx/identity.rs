@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use x509_cert::der::asn1::OctetString;
 use x509_cert::der::oid::ObjectIdentifier;
+use x509_cert::ext::Extension;
 
 use crate::x509::{self, Identity, KeyKind, PrivateKey, Role, X509Error};
 
@@ -20,6 +21,33 @@ pub const PCE_SVN: u16 = 13;
 pub const CPU_SVN: [u8; 16] = [3, 3, 2, 2, 4, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0];
 
 const SGX: &str = "1.2.840.113741.1.13.1";
+const PCK: &str = "SGX PCK Certificate";
+
+/// What a PCK certificate says of its platform, to be set at will.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PckSays {
+    /// Identity of the platform.
+    pub ppid: [u8; 16],
+    /// Versions of the components of its TCB.
+    pub cpu_svn: [u8; 16],
+    /// Version of the provisioning certification enclave.
+    pub pce_svn: u16,
+    /// Identity of that enclave.
+    pub pce_id: [u8; 2],
+    /// Family, model and platform.
+    pub fmspc: [u8; 6],
+}
+
+impl PckSays {
+    /// The simulated platform's.
+    pub const GOOD: Self = Self {
+        ppid: [0xc0; 16],
+        cpu_svn: CPU_SVN,
+        pce_svn: PCE_SVN,
+        pce_id: PCE_ID,
+        fmspc: FMSPC,
+    };
+}
 
 /// All Intel-shaped keys and certificates.
 #[derive(Debug)]
@@ -40,7 +68,6 @@ impl IntelIdentity {
     /// # Errors
     /// [`X509Error`] when something cannot be encoded.
     pub fn generate() -> Result<Self, X509Error> {
-        let name = |what: &str| format!("CN=Cocoon Development {what},O=Cocoon Simulator");
         let make = |what: &str, role, issuer: Option<&Identity>, further| {
             let key = PrivateKey::generate(KeyKind::P256)?;
             let certificate = x509::issue(&key, &name(what), role, issuer, further)?;
@@ -53,8 +80,8 @@ impl IntelIdentity {
             Some(&root),
             vec![],
         )?;
-        let sgx = x509::raw_extension(oid(SGX)?, false, sgx_extensions()?)?;
-        let pck = make("SGX PCK Certificate", Role::Leaf, Some(&pck_ca), vec![sgx])?;
+        let sgx = sgx_extension(&PckSays::GOOD)?;
+        let pck = make(PCK, Role::Leaf, Some(&pck_ca), vec![sgx])?;
         let tcb_signing = make("SGX TCB Signing", Role::Leaf, Some(&root), vec![])?;
         Ok(Self {
             root,
@@ -63,32 +90,47 @@ impl IntelIdentity {
             tcb_signing,
         })
     }
+
+    /// Certifies the platform's key anew, whatever the certificate is to say.
+    ///
+    /// # Errors
+    /// [`X509Error`] when something cannot be encoded.
+    pub fn certify_pck(&self, says: &PckSays) -> Result<Vec<u8>, X509Error> {
+        let sgx = vec![sgx_extension(says)?];
+        let (key, issuer) = (&self.pck.key, Some(&self.pck_ca));
+        x509::issue(key, &name(PCK), Role::Leaf, issuer, sgx)
+    }
 }
 
-fn sgx_extensions() -> Result<Vec<u8>, X509Error> {
+fn name(what: &str) -> String {
+    format!("CN=Cocoon Development {what},O=Cocoon Simulator")
+}
+
+fn sgx_extension(says: &PckSays) -> Result<Extension, X509Error> {
     let mut tcb = Vec::new();
-    for (number, svn) in (1_u16..).zip(CPU_SVN) {
+    for (number, svn) in (1_u16..).zip(says.cpu_svn) {
         tcb.push(entry(
             &format!("2.{number}"),
             x509::encoded("TCB component", &svn)?,
         )?);
     }
-    tcb.push(entry("2.17", x509::encoded("PCE SVN", &PCE_SVN)?)?);
-    tcb.push(entry("2.18", octets(&CPU_SVN)?)?);
+    tcb.push(entry("2.17", x509::encoded("PCE SVN", &says.pce_svn)?)?);
+    tcb.push(entry("2.18", octets(&says.cpu_svn)?)?);
     // What real servers report; strict verifiers must be told to accept all three.
     let configuration =
         ["7.1", "7.2", "7.3"].map(|flag| entry(flag, x509::encoded("flag", &true)?));
     let configuration = configuration.into_iter().collect::<Result<Vec<_>, _>>()?;
-    x509::sequence(&[
-        entry("1", octets(&[0xc0; 16])?)?,
+    let content = x509::sequence(&[
+        entry("1", octets(&says.ppid)?)?,
         entry("2", x509::sequence(&tcb)?)?,
-        entry("3", octets(&PCE_ID)?)?,
-        entry("4", octets(&FMSPC)?)?,
+        entry("3", octets(&says.pce_id)?)?,
+        entry("4", octets(&says.fmspc)?)?,
         // ENUMERATED 1: "Scalable", a server.
         entry("5", vec![0x0a, 1, 1])?,
         entry("6", octets(&[0xc1; 16])?)?,
         entry("7", x509::sequence(&configuration)?)?,
-    ])
+    ])?;
+    x509::raw_extension(oid(SGX)?, false, content)
 }
 
 fn entry(arc: &str, value: Vec<u8>) -> Result<Vec<u8>, X509Error> {

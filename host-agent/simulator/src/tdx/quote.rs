@@ -1,12 +1,11 @@
-//! TDX quotes of version 4 (Intel TDX DCAP Quoting Library API, appendix 3): header, TD report, and the signature
-//! data, which nests the quoting enclave's report and the PCK chain.
+//! TDX quotes of version 4 and 5 (Intel TDX DCAP Quoting Library API, appendix 3): header, TD report, and the signature
+//! data around what the quoting enclave certifies.
 
 use p256::ecdsa::SigningKey;
 use p256::ecdsa::signature::Signer;
-use sha2::{Digest, Sha256, Sha384};
+use sha2::{Digest, Sha384};
 
-use crate::tdx::identity::{CPU_SVN, IntelIdentity, PCE_SVN};
-use crate::x509::{self, PrivateKey, X509Error};
+use crate::tdx::identity::PCE_SVN;
 
 /// `TEE_TCB_SVN`: TDX module 1.x of SVN 6, microcode 3.
 pub const TEE_TCB_SVN: [u8; 16] = [6, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -14,21 +13,48 @@ pub const TEE_TCB_SVN: [u8; 16] = [6, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 
 pub const TD_ATTRIBUTES: u64 = 1 << 28;
 /// Extended features of a good trust domain: x87, SSE, AVX, AVX-512, PKRU, AMX.
 pub const XFAM: u64 = 0x0006_02e7;
-/// Product id of the TD quoting enclave.
-pub const QE_PROD_ID: u16 = 2;
-/// Version of the TD quoting enclave.
-pub const QE_SVN: u16 = 6;
-/// Attributes of the quoting enclave: initialised, 64 bit, provisioning key; not debuggable.
-pub const QE_ATTRIBUTES: [u8; 16] = [0x15, 0, 0, 0, 0, 0, 0, 0, 0xe7, 0, 0, 0, 0, 0, 0, 0];
 
-const VERSION: u16 = 4;
 const ECDSA_P256: u16 = 2;
 const TDX: u32 = 0x81;
 const INTEL: [u8; 16] = [
     0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f, 0x06, 0x07,
 ];
 const QE_REPORT_DATA: u16 = 6;
-const PCK_CHAIN: u16 = 5;
+/// Kinds of the TD report that a quote of version 5 names.
+const TDX_10: u16 = 2;
+const TDX_15: u16 = 3;
+
+/// Bytes of a TD report of TDX 1.0, the only one that version 4 has room for.
+pub const TD_REPORT_LEN: usize = 584;
+
+/// Layout of a quote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuoteVersion {
+    /// The TD report alone behind the header.
+    V4,
+    /// Kind and length before the TD report, which may be of TDX 1.5.
+    V5,
+}
+
+/// What TDX 1.5 reports beyond [`TdReport`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Later {
+    /// Versions of the TDX module and its parts now (`TEE_TCB_SVN2`): the module may have been updated since the launch.
+    pub tee_tcb_svn_2: [u8; 16],
+    /// Digest of the service TDs that are bound (`MRSERVICETD`); none here.
+    pub mr_service_td: [u8; 48],
+}
+
+impl Later {
+    /// A platform that runs what it was started with, and no service TD.
+    #[must_use]
+    pub fn good() -> Self {
+        Self {
+            tee_tcb_svn_2: TEE_TCB_SVN,
+            mr_service_td: [0; 48],
+        }
+    }
+}
 
 /// What a trust domain's quote says: every field of the TDX 1.0 report body, to be set at will.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,88 +133,68 @@ impl TdReport {
         ];
         fields.concat()
     }
+
+    /// The body with what TDX 1.5 has behind it.
+    #[must_use]
+    pub fn to_bytes_15(&self, later: &Later) -> Vec<u8> {
+        let mut bytes = self.to_bytes();
+        bytes.extend(later.tee_tcb_svn_2);
+        bytes.extend(later.mr_service_td);
+        bytes
+    }
 }
 
-/// Signer of the simulated quoting enclave.
-#[must_use]
-pub fn qe_mr_signer() -> [u8; 32] {
-    Sha256::digest(b"cocoon simulated quoting enclave signer").into()
-}
-
-/// The quote of `report`: signed by `attestation_key`, which the quoting enclave's report names, which the platform's
-/// PCK signs.
+/// The quote around this TD report, whatever it says: signed by `attestation_key`, which `certification` names.
 pub(super) fn sign(
-    report: &TdReport,
+    version: QuoteVersion,
+    body: &[u8],
     attestation_key: &SigningKey,
-    identity: &IntelIdentity,
-) -> Result<Vec<u8>, X509Error> {
-    let mut quote = header();
-    quote.extend(report.to_bytes());
-    let signature = raw_signature(attestation_key, &quote);
-    let point = attestation_key.verifying_key().to_encoded_point(false);
-    // An uncompressed point is the byte 4 and two coordinates of 32 bytes.
-    let public = &point.as_bytes()[1..];
-
-    let authentication_data = Sha256::digest(b"cocoon simulated quoting enclave");
-    let qe_report = qe_report(public, &authentication_data);
-    let PrivateKey::P256(pck) = &identity.pck.key else {
-        return Err(X509Error::Key {
-            operation: "use",
-            reason: "the PCK is not on P-256".into(),
-        });
-    };
-    let mut certification = qe_report.clone();
-    certification.extend(raw_signature(pck, &qe_report));
-    certification.extend(32_u16.to_le_bytes());
-    certification.extend(authentication_data);
-    let chain = x509::pem(&[
-        &identity.pck.certificate,
-        &identity.pck_ca.certificate,
-        &identity.root.certificate,
-    ])?;
-    append(&mut certification, PCK_CHAIN, chain.as_bytes());
-
-    let mut data = signature.to_vec();
-    data.extend(public);
-    append(&mut data, QE_REPORT_DATA, &certification);
+    certification: &[u8],
+) -> Vec<u8> {
+    let mut quote = header(version);
+    match version {
+        QuoteVersion::V4 => quote.extend(body),
+        QuoteVersion::V5 => {
+            let kind = if body.len() == TD_REPORT_LEN {
+                TDX_10
+            } else {
+                TDX_15
+            };
+            append(&mut quote, kind, body);
+        }
+    }
+    let mut data = raw_signature(attestation_key, &quote).to_vec();
+    data.extend(coordinates(attestation_key));
+    append(&mut data, QE_REPORT_DATA, certification);
     quote.extend(length(&data));
     quote.extend(data);
-    Ok(quote)
+    quote
 }
 
-fn header() -> Vec<u8> {
-    let mut header = [VERSION.to_le_bytes(), ECDSA_P256.to_le_bytes()].concat();
+fn header(version: QuoteVersion) -> Vec<u8> {
+    let version: u16 = match version {
+        QuoteVersion::V4 => 4,
+        QuoteVersion::V5 => 5,
+    };
+    let mut header = [version.to_le_bytes(), ECDSA_P256.to_le_bytes()].concat();
     header.extend(TDX.to_le_bytes());
-    // Version 4 leaves the places of QE and PCE SVN reserved.
+    // Both versions leave the places of QE and PCE SVN reserved.
     header.extend([0; 4]);
     header.extend(INTEL);
     header.extend([0; 20]);
     header
 }
 
-/// SGX report body of the quoting enclave, 384 bytes: its report data are the hash of the attestation key.
-fn qe_report(public: &[u8], authentication_data: &[u8]) -> Vec<u8> {
-    let mut report = CPU_SVN.to_vec();
-    report.extend([0; 4 + 28]);
-    report.extend(QE_ATTRIBUTES);
-    report.extend(Sha256::digest(b"cocoon simulated quoting enclave code"));
-    report.extend([0; 32]);
-    report.extend(qe_mr_signer());
-    report.extend([0; 96]);
-    report.extend(QE_PROD_ID.to_le_bytes());
-    report.extend(QE_SVN.to_le_bytes());
-    report.extend([0; 60]);
-    report.extend(
-        Sha256::new()
-            .chain_update(public)
-            .chain_update(authentication_data)
-            .finalize(),
-    );
-    report.extend([0; 32]);
-    report
+/// The two coordinates of a key's public half.
+pub(super) fn coordinates(key: &SigningKey) -> [u8; 64] {
+    let point = key.verifying_key().to_encoded_point(false);
+    let mut coordinates = [0; 64];
+    // An uncompressed point is the byte 4 and two coordinates of 32 bytes.
+    coordinates.copy_from_slice(&point.as_bytes()[1..]);
+    coordinates
 }
 
-fn append(data: &mut Vec<u8>, kind: u16, content: &[u8]) {
+pub(super) fn append(data: &mut Vec<u8>, kind: u16, content: &[u8]) {
     data.extend(kind.to_le_bytes());
     data.extend(length(content));
     data.extend(content);
@@ -202,7 +208,7 @@ fn length(content: &[u8]) -> [u8; 4] {
 }
 
 /// `r` and `s`, 32 bytes each, big-endian.
-fn raw_signature(key: &SigningKey, message: &[u8]) -> [u8; 64] {
+pub(super) fn raw_signature(key: &SigningKey, message: &[u8]) -> [u8; 64] {
     let signature: p256::ecdsa::Signature = key.sign(message);
     signature.to_bytes().into()
 }
