@@ -14,6 +14,9 @@
 //! | `launches` | another image, command line, machine or configuration |
 //! | `event_logs` | logs that lie |
 //! | `tampered_tdx`, `tampered_snp` | each field of the reports, signed anew |
+//! | `statements`, `tdx_module` | each field of what Intel states, signed anew |
+//! | `quoting` | what PCK certificate and quoting enclave say, changed and signed anew |
+//! | `version_5` | quotes of version 5, and what TDX 1.5 adds to them |
 //! | `snp_formats` | SEV-SNP reports of every version, generation and kind of key |
 //! | `appraised` | the same without a manifest, as `cocoon appraise` judges files |
 //! | `flipped` | signed bytes changed without signing anew |
@@ -55,12 +58,17 @@ mod launches;
 mod machine;
 mod malformed;
 mod manifests;
+mod platform;
+mod quoting;
 mod rogue;
 mod roots;
 mod settings;
 mod snp_chips;
 mod snp_formats;
+mod statements;
 mod stranger;
 mod tampered_snp;
 mod tampered_tdx;
+mod tdx_module;
 mod times;
+mod version_5;

@@ -10,6 +10,8 @@ use cocoon_simulator::launch::Launched;
 use cocoon_simulator::tdx::TdReport;
 
 use crate::machine::{Machine, accepted, judge, outcomes, policy, refused};
+use crate::platform::{Layout, quoted};
+use crate::version_5::layouts;
 
 pub type Edit = fn(&mut TdReport);
 /// Id of a check and its cause.
@@ -228,6 +230,10 @@ const REFUSED_EARLY: &[(&str, Edit, Row)] = &[
 
 /// The document of this session, after `edit` changed what is signed last of all.
 pub fn tampered_document(edit: Edit) -> Document {
+    laid_out(edit, &layouts()[0])
+}
+
+fn laid_out(edit: Edit, layout: &Layout) -> Document {
     let vm = Machine::good(Tee::Tdx);
     let mut document = vm.document();
     let Launched::Tdx {
@@ -242,7 +248,7 @@ pub fn tampered_document(edit: Edit) -> Document {
     let Evidence::Tdx { quote, .. } = &mut document.evidence else {
         panic!("TDX evidence was made")
     };
-    *quote = platform.quote(&report).unwrap().into();
+    *quote = quoted(platform, &report, layout).into();
     document
 }
 
@@ -257,9 +263,13 @@ fn tampered(edit: Edit) -> Verdict {
 #[test]
 fn each_compared_field_fails_in_its_own_row_alone() {
     let good = outcomes(&Machine::good(Tee::Tdx).verdict());
-    for (field, edit, expected) in COMPARED {
-        let verdict = tampered(*edit);
-        println!("{field}");
+    let all = layouts();
+    let each = COMPARED
+        .iter()
+        .flat_map(|row| all.iter().map(move |layout| (row, layout)));
+    for ((field, edit, expected), layout) in each {
+        let verdict = judge(&laid_out(*edit, layout), &policy());
+        println!("{field} {layout:?}");
         refused(&verdict, expected);
         let failed: Vec<&str> = expected.iter().map(|(id, _)| *id).collect();
         let rest = |rows: Vec<_>| -> Vec<_> {
@@ -274,9 +284,13 @@ fn each_compared_field_fails_in_its_own_row_alone() {
 
 #[test]
 fn what_no_signature_redeems_is_refused_before_anything_is_compared() {
-    for (field, edit, expected) in REFUSED_EARLY {
-        println!("{field}");
-        let verdict = tampered(*edit);
+    let all = layouts();
+    let each = REFUSED_EARLY
+        .iter()
+        .flat_map(|row| all.iter().map(move |layout| (row, layout)));
+    for ((field, edit, expected), layout) in each {
+        println!("{field} {layout:?}");
+        let verdict = judge(&laid_out(*edit, layout), &policy());
         refused(&verdict, &[*expected]);
         let compared = outcomes(&verdict)
             .iter()

@@ -1,0 +1,209 @@
+//! Quotes of version 5, judged from end to end: around a TD report of TDX 1.0, and of 1.5, whose own fields are changed one at
+//! a time and signed anew. `tampered_tdx` changes the others in every layout.
+
+use cocoon_protocol::binding::Tee;
+use cocoon_protocol::document::Evidence;
+use cocoon_simulator::tdx::QuoteVersion::{V4, V5};
+use cocoon_simulator::tdx::quote::{TD_REPORT_LEN, TEE_TCB_SVN};
+use cocoon_simulator::tdx::{Later, TdxSimulator};
+use serde_json::json;
+
+use crate::machine::{Machine, ROOTS, accepted, judge, outcomes, refused};
+use crate::platform::{Layout, Platform, restate, unverified};
+
+/// Header, and in version 5 kind and length of the TD report.
+const BODY: usize = 48 + 6;
+
+/// Every layout that a genuine quote has.
+pub fn layouts() -> [Layout; 3] {
+    [(V4, None), (V5, None), (V5, Some(Later::good()))]
+}
+
+fn later(edit: fn(&mut Later)) -> Platform {
+    let mut later = Later::good();
+    edit(&mut later);
+    Platform {
+        layout: (V5, Some(later)),
+        ..Platform::good()
+    }
+}
+
+#[test]
+fn every_layout_of_a_good_quote_is_accepted_alike() {
+    let expected = outcomes(&Machine::good(Tee::Tdx).verdict());
+    for layout in layouts() {
+        println!("{layout:?}");
+        let platform = Platform {
+            layout,
+            ..Platform::good()
+        };
+        let verdict = platform.verdict();
+        accepted(&verdict);
+        assert_eq!(outcomes(&verdict), expected);
+    }
+}
+
+#[test]
+fn a_service_td_is_none_of_ours() {
+    for edit in [(|l| l.mr_service_td[0] = 1) as fn(&mut Later), |l| {
+        l.mr_service_td[47] = 0x80
+    }] {
+        refused(
+            &later(edit).verdict(),
+            &[(
+                "tdx.attributes",
+                "TDX quote is of a trust domain that must not be trusted: a service domain is bound to the trust domain: nothing here judges its code",
+            )],
+        );
+    }
+}
+
+/// The TDX module can be updated under a running domain: what it was started on and what runs now must both be good.
+#[test]
+fn the_tcb_of_now_is_judged_like_that_of_the_launch() {
+    type Edit = fn(&mut Later);
+    let edits: [(&str, Edit, &str); 4] = [
+        (
+            "older microcode",
+            |l| l.tee_tcb_svn_2[2] -= 1,
+            "No matching TCB level found",
+        ),
+        (
+            "an older TDX module",
+            |l| l.tee_tcb_svn_2[0] -= 1,
+            "TDX module TCB level check: TDX module ISVSVN 5 is below minimum required from TDX module TCB levels",
+        ),
+        (
+            "a TDX module of another generation",
+            |l| l.tee_tcb_svn_2[1] = 7,
+            "TDX module TCB level check: No TDX module identity with id TDX_07 found in TCB Info",
+        ),
+        (
+            "nothing",
+            |l| l.tee_tcb_svn_2 = [0; 16],
+            "No matching TCB level found",
+        ),
+    ];
+    for (field, edit, reason) in edits {
+        println!("{field}");
+        let reason = format!("Failed to evaluate the current TDX TCB (TEE_TCB_SVN2): {reason}");
+        refused(
+            &later(edit).verdict(),
+            &[("evidence.signature", &unverified(&reason))],
+        );
+    }
+    accepted(&later(|l| l.tee_tcb_svn_2[0] += 1).verdict());
+
+    // Started on a module for which Intel has a fix, and updated since: keys made before the fix may be known.
+    let fixed = |status: &'static str| {
+        let platform = later(|l| l.tee_tcb_svn_2[0] += 1);
+        platform.verdict_on(|collateral| {
+            restate(
+                collateral,
+                "tcb_info",
+                &ROOTS.intel.tcb_signing.key,
+                |said| {
+                    let levels = &mut said["tdxModuleIdentities"][0]["tcbLevels"];
+                    let mut old = levels[0].clone();
+                    old["tcbStatus"] = status.into();
+                    let mut new = levels[0].clone();
+                    new["tcb"]["isvsvn"] = (TEE_TCB_SVN[0] + 1).into();
+                    *levels = json!([new, old]);
+                },
+            );
+        })
+    };
+    let relaunch = fixed("OutOfDate");
+    refused(
+        &relaunch,
+        &[(
+            "evidence.tcb",
+            "the platform's firmware or microcode lacks fixes that Intel has published",
+        )],
+    );
+    let row = relaunch.failures().next().unwrap();
+    assert_eq!(row.found.as_deref(), Some("TDRelaunchAdvised"));
+    refused(
+        &fixed("Revoked"),
+        &[(
+            "evidence.signature",
+            &unverified("TCB status is invalid: Revoked"),
+        )],
+    );
+    accepted(&fixed("UpToDate"));
+}
+
+/// Signed bytes of version 5 changed without signing anew: kind and length of the report, and what TDX 1.5 adds.
+#[test]
+fn its_own_bytes_are_signed() {
+    let platform = later(|_| ());
+    let good = platform.document(|_| ());
+    let flipped = |at: usize, bits: u8| {
+        let mut document = good.clone();
+        let Evidence::Tdx { quote, .. } = &mut document.evidence else {
+            panic!("TDX evidence was made")
+        };
+        quote.0[at] ^= bits;
+        judge(&document, &platform.named())
+    };
+    let malformed = |reason: &str| format!("TDX quote cannot be decoded: {reason}");
+    for (field, at, bits, text) in [
+        ("kind", 48, 1, malformed("Invalid body size")),
+        ("length", 50, 1, malformed("Invalid body size")),
+        (
+            "TEE_TCB_SVN2",
+            BODY + TD_REPORT_LEN,
+            1,
+            unverified("ISV enclave report signature is invalid"),
+        ),
+        (
+            "TEE_TCB_SVN2, last byte",
+            BODY + TD_REPORT_LEN + 15,
+            1,
+            unverified("ISV enclave report signature is invalid"),
+        ),
+        (
+            "REPORTDATA",
+            BODY + TD_REPORT_LEN - 1,
+            1,
+            unverified("ISV enclave report signature is invalid"),
+        ),
+    ] {
+        println!("{field}");
+        refused(&flipped(at, bits), &[("evidence.signature", &text)]);
+    }
+}
+
+/// A report of TDX 1.5 in a quote of version 4, which has no room for it, and one that is cut short.
+#[test]
+fn a_report_of_another_length_is_none() {
+    let good = Platform::good();
+    let judged = |version, body: &[u8]| {
+        let platform = TdxSimulator::new(&good.identity);
+        let mut document = good.document(|_| ());
+        let Evidence::Tdx { quote, .. } = &mut document.evidence else {
+            panic!("TDX evidence was made")
+        };
+        *quote = platform.signed(version, body).unwrap().into();
+        judge(&document, &good.named())
+    };
+    let mut vm = Machine::good(Tee::Tdx);
+    let report = vm.td();
+    for (version, body, reason) in [
+        (
+            V4,
+            report.to_bytes_15(&Later::good()),
+            "Not enough data to fill buffer",
+        ),
+        (V5, report.to_bytes()[1..].to_vec(), "Invalid body size"),
+        (
+            V5,
+            report.to_bytes_15(&Later::good())[1..].to_vec(),
+            "Invalid body size",
+        ),
+    ] {
+        println!("{version:?} {}", body.len());
+        let text = format!("TDX quote cannot be decoded: {reason}");
+        refused(&judged(version, &body), &[("evidence.signature", &text)]);
+    }
+}
