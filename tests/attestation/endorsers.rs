@@ -5,12 +5,13 @@ use cocoon_protocol::binding::Tee;
 use cocoon_protocol::document::Collateral;
 use cocoon_simulator::snp::report::CHIP_ID;
 use cocoon_simulator::snp::{AmdIdentity, Tcb};
-use cocoon_simulator::tdx::{CollateralDates, IntelIdentity, TcbStatus, TdxSimulator};
+use cocoon_simulator::tdx::{CollateralDates, IntelIdentity, Revoked, TcbStatus, TdxSimulator};
 use cocoon_simulator::x509::{self, Identity, KeyKind, PrivateKey};
 use serde_json::Value;
 
 use crate::collateral::{DAY, intel, snp_with, tdx_with};
-use crate::machine::{Machine, NOW, ROOTS, judge, refused};
+use crate::machine::{Machine, NOW, ROOTS, accepted, judge, refused};
+use crate::platform::{Platform, qe_signer, sign_qe_identity, unverified};
 
 /// Every member of Intel's collateral is needed: without one, or with it emptied, nothing verifies.
 #[test]
@@ -68,11 +69,6 @@ fn members_of_another_platforms_collateral() {
         serde_json::from_slice(&json.unwrap()).unwrap()
     };
     let (good, foreign) = (parse(&ROOTS.intel), parse(&other));
-    let unverified = |reason: &str| {
-        format!(
-            "TDX quote does not verify with its collateral under the development root: {reason}"
-        )
-    };
     for (member, id, text) in [
         (
             "root_ca_crl",
@@ -195,6 +191,70 @@ fn revocation_lists_are_the_roots_own() {
         &[(
             "evidence.signature",
             "the SNP report's certificates do not hold: the ARK's revocation list names another issuer (CN=SEV-Milan,O=Cocoon Simulator)",
+        )],
+    );
+}
+
+/// Each certificate that Intel can revoke, in the list of whoever issued it; in another authority's list its number is that
+/// of another certificate.
+#[test]
+fn revoked_certificates_of_intel() {
+    const REVOKED: &str = "Failed to verify certificate chain: CertRevoked";
+    let own = &ROOTS.intel;
+    let listing = |revoked: Revoked<'_>| {
+        let json = TdxSimulator::new(own)
+            .collateral_revoking(CollateralDates::around(NOW), TcbStatus::UpToDate, revoked)
+            .unwrap();
+        tdx_with(Some(Collateral::Tdx { json: json.into() }))
+    };
+    let by_root = |certificate: &[u8]| {
+        listing(Revoked {
+            by_root: &[certificate],
+            ..Revoked::default()
+        })
+    };
+    let by_pck_ca = |certificate: &[u8]| {
+        listing(Revoked {
+            by_pck_ca: &[certificate],
+            ..Revoked::default()
+        })
+    };
+    for (what, verdict, reason) in [
+        ("PCK", by_pck_ca(&own.pck.certificate), REVOKED),
+        ("PCK CA", by_root(&own.pck_ca.certificate), REVOKED),
+        (
+            "TCB signing",
+            by_root(&own.tcb_signing.certificate),
+            REVOKED,
+        ),
+        ("root", by_root(&own.root.certificate), "CertRevoked"),
+    ] {
+        println!("{what}");
+        refused(&verdict, &[("evidence.signature", &unverified(reason))]);
+    }
+    accepted(&by_root(&own.pck.certificate));
+    accepted(&by_pck_ca(&own.pck_ca.certificate));
+    accepted(&by_pck_ca(&own.tcb_signing.certificate));
+}
+
+/// A signer of the QE identity of its own, whose chain is another one than that of the TCB information.
+#[test]
+fn a_revoked_signer_of_the_qe_identity() {
+    let platform = Platform::good();
+    let signer = qe_signer(&platform.identity);
+    let signed = |revoked: &[&[u8]]| {
+        platform.verdict_on(|collateral| {
+            sign_qe_identity(collateral, &signer, &platform.identity);
+            let list = x509::crl(&platform.identity.root, NOW - 1, NOW + DAY, revoked);
+            collateral["root_ca_crl"] = hex::encode(list.unwrap()).into();
+        })
+    };
+    accepted(&signed(&[]));
+    refused(
+        &signed(&[&signer.certificate]),
+        &[(
+            "evidence.signature",
+            &unverified("Failed to verify certificate chain: CertRevoked"),
         )],
     );
 }
