@@ -1,13 +1,16 @@
 //! The clock against every dated piece, one at a time: each certificate, list and statement is refused before its first
 //! second and after its last, by its name, and counts in between. The others stay in their time.
 
+use std::sync::LazyLock;
+
 use cocoon_measurements::policy::Policy;
 use cocoon_measurements::verdict::Verdict;
 use cocoon_protocol::binding::{self, Tee};
 use cocoon_protocol::bytes::Blob;
-use cocoon_protocol::document::{Collateral, Evidence};
+use cocoon_protocol::document::{Collateral, Document, Evidence};
 use cocoon_simulator::launch::Launched;
-use cocoon_simulator::tdx::{CollateralDates, IntelIdentity, TcbStatus, TdReport, TdxSimulator};
+use cocoon_simulator::snp::{Provider, SigningKey, SnpReport, SnpSimulator};
+use cocoon_simulator::tdx::{CollateralDates, IntelIdentity, TcbStatus, TdxSimulator};
 use cocoon_simulator::x509::{Identity, KeyKind, PrivateKey, sign_certificate};
 use serde_json::Value;
 use x509_cert::Certificate;
@@ -16,6 +19,7 @@ use x509_cert::time::{Time, Validity};
 
 use crate::collateral::DAY;
 use crate::machine::{Machine, NOW, ROOTS, accepted, judge, policy, refused};
+use crate::platform::{Platform, qe_signer, sign_qe_identity};
 
 /// First and last second.
 pub type Span = (u64, u64);
@@ -65,6 +69,62 @@ fn amd(at: usize, span: Span) -> Verdict {
     judge(&vm.document(), &named)
 }
 
+/// A good SNP guest on a chip with a provider's key, whose certificate number `at` (VLEK, ASVK, ARK) has other dates.
+fn provider(at: usize, span: Span) -> Verdict {
+    static PROVIDER: LazyLock<Provider> = LazyLock::new(|| ROOTS.amd.provider().unwrap());
+    let platform = SnpSimulator::of_provider(&ROOTS.amd, &PROVIDER);
+    let mut certificates = platform.certificates();
+    let signer = if at == 0 {
+        &PROVIDER.asvk.key
+    } else {
+        &ROOTS.amd.ark.key
+    };
+    certificates[at] = redated(&certificates[at], span, signer);
+    let named = Policy {
+        development_roots: vec![certificates[2].clone()],
+        ..policy()
+    };
+    let vm = Machine::good(Tee::SevSnp);
+    let Launched::Snp { report, .. } = &vm.vm else {
+        panic!("an SNP guest was launched")
+    };
+    let report = SnpReport {
+        signing_key: SigningKey::Vlek,
+        ..SnpReport::clone(report)
+    };
+    let bound = binding::report_data(&binding::session(&vm.claims, &vm.fresh));
+    let certificates: Vec<Blob> = certificates.into_iter().map(Into::into).collect();
+    let document = Document {
+        evidence: Evidence::SevSnp {
+            report: platform.report_over(&report, &bound).unwrap().into(),
+            certificates: certificates.clone(),
+        },
+        collateral: Some(Collateral::SevSnp {
+            certificates,
+            crl: Some(platform.crl(NOW - 3600, NOW + DAY).unwrap().into()),
+        }),
+        ..vm.document()
+    };
+    judge(&document, &named)
+}
+
+#[test]
+fn a_providers_certificates() {
+    for (at, what) in ["the VCEK or VLEK", "the ASK", "the ARK"]
+        .into_iter()
+        .enumerate()
+    {
+        for span in [EARLY, LATE] {
+            println!("{what} {span:?}");
+            let text = text("sev-snp", what, span);
+            refused(&provider(at, span), &[("evidence.collateral", &text)]);
+        }
+        for span in IN_TIME {
+            accepted(&provider(at, span));
+        }
+    }
+}
+
 #[test]
 fn amds_certificates() {
     for (at, what) in ["the VCEK or VLEK", "the ASK", "the ARK"]
@@ -84,39 +144,9 @@ fn amds_certificates() {
 
 /// A good trust domain on a platform whose keys are the simulator's, and whose certificates `edit` changed.
 fn intel(edit: impl FnOnce(&mut IntelIdentity)) -> Verdict {
-    let copy = |identity: &Identity| Identity {
-        key: PrivateKey::from_pem(KeyKind::P256, &identity.key.to_pem().unwrap()).unwrap(),
-        certificate: identity.certificate.clone(),
-    };
-    let own = &ROOTS.intel;
-    let mut identity = IntelIdentity {
-        root: copy(&own.root),
-        pck_ca: copy(&own.pck_ca),
-        pck: copy(&own.pck),
-        tcb_signing: copy(&own.tcb_signing),
-    };
-    edit(&mut identity);
-    let platform = TdxSimulator::new(&identity);
-    let vm = Machine::good(Tee::Tdx);
-    let Launched::Tdx { report, .. } = &vm.vm else {
-        panic!("a trust domain was launched")
-    };
-    let mut report = TdReport::clone(report);
-    report.report_data = binding::report_data(&binding::session(&vm.claims, &vm.fresh)).0;
-    let mut document = vm.document();
-    let Evidence::Tdx { quote, .. } = &mut document.evidence else {
-        panic!("TDX evidence was made")
-    };
-    *quote = platform.quote(&report).unwrap().into();
-    let json = platform.collateral(CollateralDates::around(NOW), TcbStatus::UpToDate);
-    document.collateral = Some(Collateral::Tdx {
-        json: json.unwrap().into(),
-    });
-    let named = Policy {
-        development_roots: vec![identity.root.certificate.clone()],
-        ..policy()
-    };
-    judge(&document, &named)
+    let mut platform = Platform::good();
+    edit(&mut platform.identity);
+    platform.verdict()
 }
 
 #[test]
@@ -150,8 +180,34 @@ fn intels_certificates() {
             let text = text("tdx", what, span);
             refused(&verdict, &[("evidence.collateral", &text)]);
         }
-        let (first, _) = IN_TIME[0];
-        accepted(&intel(|identity| redate(identity, (first, NOW + 1))));
+        for span in IN_TIME {
+            println!("{what} {span:?}");
+            accepted(&intel(|identity| redate(identity, span)));
+        }
+    }
+}
+
+/// A signer of the QE identity of its own, whose chain is another one than that of the TCB information.
+#[test]
+fn intels_signer_of_the_qe_identity() {
+    let platform = Platform::good();
+    let signer = qe_signer(&platform.identity);
+    let signed = |span| {
+        let redated = Identity {
+            key: PrivateKey::from_pem(KeyKind::P256, &signer.key.to_pem().unwrap()).unwrap(),
+            certificate: redated(&signer.certificate, span, &platform.identity.root.key),
+        };
+        platform.verdict_on(|collateral| {
+            sign_qe_identity(collateral, &redated, &platform.identity);
+        })
+    };
+    for span in [EARLY, LATE] {
+        println!("{span:?}");
+        let text = text("tdx", "the certificate that signs TCB information", span);
+        refused(&signed(span), &[("evidence.collateral", &text)]);
+    }
+    for span in IN_TIME {
+        accepted(&signed(span));
     }
 }
 
