@@ -224,3 +224,60 @@ fn roots_and_devices_of_the_policy() {
         )],
     );
 }
+
+/// Settings of the policy that bound or forgive what NVIDIA says, and what GPUs say of themselves.
+#[test]
+fn other_settings_of_the_policy() {
+    const MISSING: &str = "no OCSP response about this certificate was presented: a revoked one could not be told from a good one";
+    const STALE: &str = "stale OCSP response: it is still in its time, but older than this client accepts, and may hide a newer revocation";
+    let keys = keys_of("1001", &believing());
+    for tee in BOTH {
+        // The simulator's NVIDIA answered an hour ago.
+        let good = document(tee, &gpus("1001"), |_| ());
+        let at_most = |max_gpu_ocsp_age| Policy {
+            max_gpu_ocsp_age,
+            ..believing()
+        };
+        accepted(&judge(&good, keys, &at_most(3600)));
+        refused(
+            &judge(&good, keys, &at_most(3599)),
+            &[("gpu.revocation", STALE); 6],
+        );
+
+        let forgiving = Policy {
+            accept_missing_gpu_revocation: true,
+            ..believing()
+        };
+        let mut silent = good;
+        silent.gpu_collateral.as_mut().unwrap().ocsp.clear();
+        refused(
+            &judge(&silent, keys, &believing()),
+            &[("gpu.revocation", MISSING); 6],
+        );
+        accepted(&judge(&silent, keys, &forgiving));
+        // It forgives silence, neither bad news nor old ones.
+        for (fault, rows) in [(Fault::Revoked, 1), (Fault::Expired, 6)] {
+            let mut gpus = gpus("1001");
+            gpus.fault = Some(fault);
+            let verdict = judge(&document(tee, &gpus, |_| ()), keys, &forgiving);
+            let failed: Vec<_> = verdict.failures().map(|row| row.id).collect();
+            assert_eq!(failed, vec!["gpu.revocation"; rows], "{fault:?}");
+        }
+
+        let mut gpus = gpus("1001");
+        gpus.fault = Some(Fault::DeveloperMode);
+        let debugged = document(tee, &gpus, |_| ());
+        let careless = Policy {
+            accept_gpu_developer_mode: true,
+            ..believing()
+        };
+        accepted(&judge(&debugged, keys, &careless));
+        refused(
+            &judge(&debugged, keys, &forgiving),
+            &[(
+                "gpu.developer_mode",
+                "developer mode: debuggers and profilers can read everything",
+            )],
+        );
+    }
+}

@@ -1,13 +1,15 @@
 //! Every field of the policy and of the manifest, changed one at a time: the row of that field fails, or the change is
 //! shown to decide nothing.
 
+use std::collections::BTreeMap;
+
 use cocoon_measurements::appraise::appraise;
 use cocoon_measurements::manifest::{ManifestRefusal, ManifestTrust, public_key, sign, trust};
 use cocoon_measurements::policy::{GpuRequirement, Policy};
 use cocoon_measurements::verdict::Verdict;
 use cocoon_protocol::binding::Tee;
 use cocoon_protocol::bytes::Hex;
-use cocoon_protocol::manifest::{MAX_MANIFEST_LIFE, Manifest};
+use cocoon_protocol::manifest::{GpuImage, MAX_MANIFEST_LIFE, Manifest, PlatformSource, Runtime};
 use cocoon_simulator::tdx::TdReport;
 
 use crate::collateral::STALE;
@@ -296,11 +298,24 @@ fn fields_of_the_manifest_that_are_compared() {
     }
 }
 
+fn gpu_image() -> GpuImage {
+    GpuImage {
+        driver: "550.163.01".into(),
+        runtime: Runtime {
+            verity_root: Hex([1; 32]),
+            verity_salt: Hex([2; 32]),
+            verity_data_blocks: 3,
+            files: BTreeMap::new(),
+        },
+        without: BTreeMap::new(),
+    }
+}
+
 /// What verifiers cannot see in evidence stands for people and for those who build the image again. Who makes a verdict
 /// depend on one of these has to change this test.
 #[test]
 fn fields_of_the_manifest_that_are_not_judged() {
-    let edits: [fn(&mut Manifest); 12] = [
+    let edits: [fn(&mut Manifest); 19] = [
         |m| m.release += 1,
         |m| m.source_revision = "1".repeat(40),
         |m| m.not_before += 1,
@@ -312,7 +327,16 @@ fn fields_of_the_manifest_that_are_not_judged() {
         |m| m.model.verity_data_blocks += 1,
         |m| m.tdx.platforms[0].name = "other".into(),
         |m| m.tdx.platforms[0].memory_mib += 1,
+        |m| m.tdx.platforms[0].vcpus = Some(64),
+        |m| m.tdx.platforms[0].mmio64_mib = Some(1 << 18),
+        // Decides beneath a vendor's root alone.
+        |m| m.tdx.platforms[0].source = PlatformSource::Computed,
         |m| m.snp.guest_features = 0x21,
+        |m| m.snp.launch[0].cpu_model = "EPYC-Turin".into(),
+        |m| m.snp.launch[0].vcpus += 1,
+        |m| m.model.files.clear(),
+        // The variant says whether there is a GPU.
+        |m| m.gpu = Some(gpu_image()),
     ];
     for edit in edits {
         for tee in BOTH {
