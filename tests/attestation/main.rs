@@ -29,7 +29,7 @@
 //! | `gpus`, `gpu_wire` | GPUs: good ones, every bad form, exchanged ones, judged and over real TLS |
 //! | `collector` | a GPU from its driver, through the process that holds it, to the agent's gate |
 //! | `explained` | what was started instead, named exactly where the image's files are at hand |
-//! | `malformed` | rubbish in every place |
+//! | `malformed`, `properties` | rubbish in every place, and any at all |
 //! | `certificates`, `connections` | SPEC.md §4 over real TLS: CERT, TLS and ATTEST |
 //! | `kept` | another image and late endorsements over real TLS: no prompt leaves |
 
@@ -59,6 +59,7 @@ mod machine;
 mod malformed;
 mod manifests;
 mod platform;
+mod properties;
 mod quoting;
 mod rogue;
 mod roots;
