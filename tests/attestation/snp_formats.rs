@@ -294,7 +294,7 @@ fn cocoon_snp_14() {
         shown.bytes = edit;
         refused(&shown.verdict(), &[("evidence.signature", reserved)]);
     }
-    let malformed = "SNP report cannot be decoded: it has bits outside the fields of its version";
+    let malformed = "SNP report cannot be decoded: it has bits at offset 0x3a that are of no field of its version";
     // A Turin that calls itself Genoa is read in the wrong layout, in which its bytes do not even stand.
     let mut shown = Shown::good(Generation::Turin, 5, SigningKey::Vcek);
     shown.report.cpuid = Generation::Genoa.cpuid();

@@ -296,7 +296,7 @@ fn committed_and_launch_tcb_are_held_against_the_floor_too() {
     let good = "boot loader 4, TEE 0, SNP 27, microcode 222";
     let old = "boot loader 4, TEE 0, SNP 23, microcode 222";
     let low = |level| {
-        format!("{SIMULATED} below the policy's floor: {level}: SNP firmware 23 instead of 24")
+        format!("{SIMULATED} below the policy's floor: {level}: SNP firmware 23 instead of 27")
     };
     assert_eq!(
         row(|r| r.committed_tcb = OLD),
