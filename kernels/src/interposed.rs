@@ -13,7 +13,7 @@
 //! | call | what happens |
 //! |---|---|
 //! | `cuMemAllocAsync` | kept memory of that size and stream if there is some, else the driver's |
-//! | `cuMemFreeAsync` | kept, dirty, until [`scrub`]; what is too much is overwritten and freed |
+//! | `cuMemFreeAsync` | kept, dirty, until [`scrub`]; what is too much, or of a stream that may end, is overwritten and freed |
 //! | `cuMemAllocFromPoolAsync`, `cuMemAlloc`, `cudaMallocAsync`, `cudaMalloc` | entered |
 //! | `cuMemFree`, `cudaFreeAsync`, `cudaFree` | overwritten, then freed |
 //! | `cuMemcpyHtoD*`, `cuMemcpyDtoH*`, `cudaMemcpy*` | counted by direction |
@@ -27,6 +27,7 @@
     reason = "defines C functions that stand before those of the driver"
 )]
 
+mod give_back;
 mod runtime;
 mod self_test;
 #[cfg(test)]
@@ -38,10 +39,11 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use cudarc::driver::sys;
 
 use crate::gpu::Gpu;
-use crate::ledger::{Contents, Counts, Ledger, Retired, Unknown};
+use crate::ledger::{Contents, Counts, Ledger, Unknown};
 use crate::ranges::SpanMut;
 use crate::sm90_scrub::{self, ScrubError, Scrubbed};
 
+use give_back::{free, leave};
 pub use self_test::{SelfTestError, self_test};
 
 /// Most bytes that are kept: two thousandths of an H100's memory for each of its tensors would be as much.
@@ -150,36 +152,6 @@ macro_rules! hand_on {
 }
 use hand_on;
 
-/// Overwrites what is dirty and frees it; what cannot be overwritten is not freed. The first error counts.
-fn free(retired: &[Retired]) -> c_int {
-    let mut first = SUCCESS;
-    for Retired { block, dirty } in retired {
-        let stream = handle(block.stream.unwrap_or_default());
-        let mut outcome = SUCCESS;
-        if *dirty {
-            outcome = overwrite(block.address, block.bytes, stream);
-        }
-        if outcome == SUCCESS {
-            outcome = hand_on!(cuMemFreeAsync(block.address, stream) as (u64, sys::CUstream));
-        }
-        if first == SUCCESS {
-            first = outcome;
-        }
-    }
-    first
-}
-
-/// Behind everything that `stream` was given to do.
-fn overwrite(address: u64, bytes: u64, stream: sys::CUstream) -> c_int {
-    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-    // SAFETY: the table has these bytes as one allocation's, which is being freed.
-    unsafe { sys::cuMemsetD8Async(address, 0, bytes, stream) as c_int }
-}
-
-fn handle(stream: u64) -> sys::CUstream {
-    std::ptr::without_provenance_mut(usize::try_from(stream).unwrap_or_default())
-}
-
 /// # Safety
 /// As for the driver's function.
 #[unsafe(no_mangle)]
@@ -255,10 +227,9 @@ unsafe extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> c_int {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuMemFree_v2(address: u64) -> c_int {
     // It waits for everything anyway, and so may what precedes it.
-    match leave(address, std::ptr::null_mut()) {
-        SUCCESS => hand_on!(cuMemFree_v2(address) as (u64)),
-        error => error,
-    }
+    leave(address, std::ptr::null_mut(), || {
+        hand_on!(cuMemFree_v2(address) as (u64))
+    })
 }
 
 /// # Safety
@@ -335,23 +306,4 @@ unsafe fn enter(outcome: c_int, address: *const u64, asked: u64, bytes: u64) -> 
         ledger().allocated(unsafe { address.read() }, asked, bytes);
     }
     outcome
-}
-
-/// Takes memory of no stream from the table and overwrites it behind what `stream` was given to do.
-fn leave(address: u64, stream: sys::CUstream) -> c_int {
-    let retired = match address {
-        0 => None,
-        _ => ledger().released(address, None),
-    };
-    let (own, others): (Vec<Retired>, Vec<Retired>) = retired
-        .unwrap_or_default()
-        .into_iter()
-        .partition(|retired| retired.block.address == address);
-    let outcome = free(&others);
-    own.iter().fold(outcome, |outcome, Retired { block, .. }| {
-        match overwrite(block.address, block.bytes, stream) {
-            SUCCESS => outcome,
-            error => error,
-        }
-    })
 }

@@ -5,7 +5,8 @@
 //! stream, and it is *dirty* until somebody has overwritten it. What leaves the table leaves it either clean or with the
 //! order to overwrite it first, so that nothing goes back to the driver with a prompt in it. Keeping also makes one scrub
 //! of everything that a request has left possible, in one launch, where a memset for each of its thousand small tensors
-//! would cost more than the tensors.
+//! would cost more than the tensors. Only what the default stream has given back is kept: another stream may end, and its
+//! handle then be somebody else's.
 //!
 //! The calls that feed the table are in `interposed`, where there is a driver to be linked to.
 
@@ -15,7 +16,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 /// allocator rounds as far.
 const GRAIN: u64 = 512;
 
-/// Streams, by their handles. `None` is memory that belongs to no stream: it is never kept.
+/// The default stream, under both of its handles (0, and 1 for `CU_STREAM_LEGACY`). It is the one that candle uses, and it
+/// ends with its context. That of a thread has one handle too, 2, and is another stream for each thread.
+const LASTING: [u64; 2] = [0, 1];
+
+/// Streams, by their handles. `None` is memory that belongs to no stream.
 pub type Stream = Option<u64>;
 
 /// Memory that the driver has allocated.
@@ -62,7 +67,8 @@ pub struct Counts {
     pub scrubbed_bytes: u64,
     /// How many of them were not zero when they were read.
     pub residue_bytes: u64,
-    /// Memory that came or went and was not in the table as it should have been: the table is wrong unless this is 0.
+    /// Memory that came or went and was not in the table as it should have been, or that the driver did not take back: the
+    /// table is wrong unless this is 0.
     pub strays: u64,
 }
 
@@ -116,7 +122,7 @@ pub struct Ledger {
     live: BTreeMap<u64, Live>,
     /// By the order in which it was given back.
     kept: BTreeMap<u64, Kept>,
-    /// Orders of kept blocks by stream and size, each list rising.
+    /// Orders of kept blocks that may be handed out again, by stream and size, each list rising.
     sizes: HashMap<(u64, u64), Vec<u64>>,
     kept_bytes: u64,
     most: u64,
@@ -174,10 +180,10 @@ impl Ledger {
             bytes: live.bytes,
             stream,
         };
-        self.keep(block, true);
         let mut retired = Vec::new();
-        if stream.is_none() {
-            retired.push(Retired { block, dirty: true });
+        match lasting(stream) {
+            Some(_) => self.keep(block, true),
+            None => retired.push(Retired { block, dirty: true }),
         }
         while self.kept_bytes > self.most {
             retired.extend(self.retire_oldest());
@@ -188,6 +194,15 @@ impl Ledger {
     /// Everything that is kept, to be given to the driver: there is no memory left.
     pub fn retire_all(&mut self) -> Vec<Retired> {
         std::iter::from_fn(|| self.retire_oldest()).collect()
+    }
+
+    /// The driver has refused to overwrite `block` or to take it back, so that it stays, dirty, for the next scrub; and as
+    /// whoever gave it back is told of an error, it counts as a stray.
+    pub fn refused(&mut self, block: Block) {
+        self.counts.strays += 1;
+        // Another stream may be gone when it is freed at last.
+        let stream = lasting(block.stream);
+        self.keep(Block { stream, ..block }, true);
     }
 
     /// Every dirty block, which is nobody's until [`Self::put_back`].
@@ -320,15 +335,12 @@ impl Ledger {
     }
 
     fn keep(&mut self, block: Block, dirty: bool) {
-        let Some(stream) = block.stream else {
-            return;
-        };
         let order = self.next();
         self.kept_bytes = self.kept_bytes.saturating_add(block.bytes);
-        self.sizes
-            .entry((stream, block.bytes))
-            .or_default()
-            .push(order);
+        if let Some(stream) = lasting(block.stream) {
+            let orders = self.sizes.entry((stream, block.bytes)).or_default();
+            orders.push(order);
+        }
         self.kept.insert(order, Kept { block, dirty });
     }
 
@@ -341,11 +353,15 @@ impl Ledger {
     fn take(&mut self, order: u64) -> Option<Kept> {
         let kept = self.kept.remove(&order)?;
         self.kept_bytes = self.kept_bytes.saturating_sub(kept.block.bytes);
-        let key = (kept.block.stream?, kept.block.bytes);
-        let orders = self.sizes.get_mut(&key)?;
-        orders.retain(|other| *other != order);
-        if orders.is_empty() {
-            self.sizes.remove(&key);
+        let Some(stream) = lasting(kept.block.stream) else {
+            return Some(kept);
+        };
+        let key = (stream, kept.block.bytes);
+        if let Some(orders) = self.sizes.get_mut(&key) {
+            orders.retain(|other| *other != order);
+            if orders.is_empty() {
+                self.sizes.remove(&key);
+            }
         }
         Some(kept)
     }
@@ -354,6 +370,10 @@ impl Ledger {
         self.orders += 1;
         self.orders
     }
+}
+
+fn lasting(stream: Stream) -> Stream {
+    stream.filter(|stream| LASTING.contains(stream))
 }
 
 fn add(counter: &mut u64, more: u64) {

@@ -35,6 +35,11 @@ fn calls_of_the_driver_come_to_the_table() {
             "1000000",
         ),
         (
+            "what_cannot_be_overwritten_is_there_for_the_next_scrub_and_is_told",
+            "EMULATED_BYTES",
+            "1000000",
+        ),
+        (
             "a_scrub_that_does_not_erase_is_found_out",
             "EMULATED_FAULT",
             "deaf",

@@ -65,20 +65,18 @@ unsafe extern "C" fn cudaMalloc(address: *mut u64, bytes: usize) -> c_int {
 /// As for the library's function.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cudaFreeAsync_ptsz(address: u64, stream: sys::CUstream) -> c_int {
-    match leave(address, of_thread(stream)) {
-        super::SUCCESS => hand_on!(cudaFreeAsync_ptsz(address, stream) as (u64, sys::CUstream)),
-        error => error,
-    }
+    leave(address, of_thread(stream), || {
+        hand_on!(cudaFreeAsync_ptsz(address, stream) as (u64, sys::CUstream))
+    })
 }
 
 /// # Safety
 /// As for the library's function.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cudaFree(address: u64) -> c_int {
-    match leave(address, std::ptr::null_mut()) {
-        super::SUCCESS => hand_on!(cudaFree(address) as (u64)),
-        error => error,
-    }
+    leave(address, std::ptr::null_mut(), || {
+        hand_on!(cudaFree(address) as (u64))
+    })
 }
 
 /// # Safety

@@ -45,20 +45,32 @@ mod linked {
     use crate::ledger::Part;
     use crate::sm90_blake3;
 
-    /// Of the stand-in: allocations that were not all zero when the driver got them back. NVIDIA's driver does not say.
-    fn freed_with_contents() -> u64 {
-        match next_in_line(c"emulated_freed_with_contents") {
-            0 => 0,
-            address => {
-                let address = std::ptr::with_exposed_provenance::<()>(address);
-                // SAFETY: the stand-in's function of this name has this signature.
-                let count = unsafe {
-                    std::mem::transmute::<*const (), unsafe extern "C" fn() -> u64>(address)
-                };
-                // SAFETY: it only waits and counts.
-                unsafe { count() }
-            }
-        }
+    /// A function of the stand-in, for tests, which NVIDIA's driver does not have.
+    fn of_stand_in(name: &CStr) -> Option<*const ()> {
+        let address = next_in_line(name);
+        (address != 0).then(|| std::ptr::with_exposed_provenance(address))
+    }
+
+    /// Fails where an allocation was not all zero when the driver got it back. NVIDIA's driver does not say.
+    fn nothing_was_freed_with_contents() {
+        let Some(address) = of_stand_in(c"emulated_freed_with_contents") else {
+            println!("not checked: what is in memory when this driver gets it back");
+            return;
+        };
+        // SAFETY: the stand-in's function of this name has this signature.
+        let count =
+            unsafe { std::mem::transmute::<*const (), unsafe extern "C" fn() -> u64>(address) };
+        // SAFETY: it only waits and counts.
+        assert_eq!(unsafe { count() }, 0);
+    }
+
+    /// Whether the stand-in refuses to fill memory from now on.
+    fn refuses(refuses: bool) {
+        let address = of_stand_in(c"emulated_refuses").expect("the stand-in");
+        // SAFETY: the stand-in's function of this name has this signature.
+        let set = unsafe { std::mem::transmute::<*const (), unsafe extern "C" fn(bool)>(address) };
+        // SAFETY: it only sets a variable.
+        unsafe { set(refuses) };
     }
 
     /// What it holds, once it holds that: the stand-in copies when somebody waits.
@@ -130,7 +142,30 @@ mod linked {
         // SAFETY: there is no pool.
         let again = unsafe { scrub(&gpu, &[]) }.unwrap();
         assert!(again.bytes < scrubbed.bytes / 2, "{again:?}");
-        assert_eq!(freed_with_contents(), 0);
+        nothing_was_freed_with_contents();
+        if of_stand_in(c"emulated_refuses").is_none() {
+            more_than_is_kept(&gpu, &stream);
+        }
+    }
+
+    /// More than is kept, at once, so that some of it is overwritten and freed: too slow for the stand-in.
+    fn more_than_is_kept(gpu: &Gpu, stream: &Arc<CudaStream>) {
+        const PIECE: u64 = 256 << 20;
+        let piece = vec![9_u8; usize::try_from(PIECE).unwrap()];
+        let first = stream.clone_htod(&piece).unwrap();
+        let mut pieces: Vec<_> = (1..10)
+            .map(|_| stream.clone_dtod(&first).unwrap())
+            .collect();
+        pieces.push(first);
+        drop(pieces);
+        stream.synchronize().unwrap();
+        // SAFETY: there is no pool.
+        let scrubbed = unsafe { scrub(gpu, &[]) }.unwrap();
+        assert!(
+            (KEPT - PIECE..=KEPT).contains(&scrubbed.bytes) && scrubbed.residue == 0,
+            "{scrubbed:?}"
+        );
+        assert_eq!(counts().strays, 0);
     }
 
     #[test]
@@ -159,8 +194,65 @@ mod linked {
         }));
         // SAFETY: allocated above, and used by nobody.
         unsafe { cudarc::driver::result::free_sync(plain) }.unwrap();
-        assert_eq!((freed_with_contents(), counts().strays), (0, 0));
+        // A stream may end, so that nothing is kept for it; and this thread has no context.
+        let other = stream.context().new_stream().unwrap();
+        let memory = other.clone_htod(&[8; 3_000]).unwrap().leak();
+        let handle = other.cu_stream().expose_provenance();
+        std::thread::spawn(move || {
+            let stream = std::ptr::with_exposed_provenance_mut(handle);
+            // SAFETY: nobody else has the memory any more, and the stream lives.
+            unsafe { cudarc::driver::result::free_async(memory, stream) }.unwrap();
+        })
+        .join()
+        .unwrap();
+        assert!(!ledger().is_live(memory));
+        assert_eq!(ledger().reuse(3_000, handle as u64), None);
+        nothing_was_freed_with_contents();
+        assert_eq!(counts().strays, 0);
         drop(gpu);
+    }
+
+    #[test]
+    #[ignore = "run by `tests/linked.rs`"]
+    fn what_cannot_be_overwritten_is_there_for_the_next_scrub_and_is_told() {
+        let (gpu, stream) = gpu();
+        self_test(&gpu).unwrap();
+        // 1 MB in all, as `tests/linked.rs` says.
+        drop(stream.clone_htod(&vec![3_u8; 400_000]).unwrap());
+        // SAFETY: written at once, below; without a stream.
+        let plain = unsafe { cudarc::driver::result::malloc_sync(1_000) }.unwrap();
+        // SAFETY: as many bytes as were allocated.
+        unsafe { cudarc::driver::result::memcpy_htod_sync(plain, &[5_u8; 1_000]) }.unwrap();
+        stream.synchronize().unwrap();
+
+        refuses(true);
+        // SAFETY: never written to, nor read.
+        let short = unsafe { stream.alloc::<u8>(700_000) };
+        assert_eq!(
+            short.unwrap_err().0,
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY
+        );
+        let told = counts().strays;
+        assert!(told > 0);
+        // SAFETY: allocated above, and used by nobody.
+        let kept = unsafe { cudarc::driver::result::free_sync(plain) };
+        assert_eq!(
+            kept.unwrap_err().0,
+            sys::CUresult::CUDA_ERROR_INVALID_CONTEXT
+        );
+        assert_eq!(counts().strays, told + 1);
+        refuses(false);
+
+        // SAFETY: there is no pool.
+        let scrubbed = unsafe { scrub(&gpu, &[]) }.unwrap();
+        assert!(
+            scrubbed.bytes > 401_000 && scrubbed.residue == 0,
+            "{scrubbed:?}"
+        );
+        // All of it goes back for this, with nothing in it.
+        // SAFETY: never written to, nor read.
+        drop(unsafe { stream.alloc::<u8>(990_000) }.unwrap());
+        nothing_was_freed_with_contents();
     }
 
     #[test]

@@ -1,7 +1,8 @@
 // A stand-in for NVIDIA's driver, libcuda.so.1, over the emulator: as much of it as cudarc calls for this crate. It shows
 // that src/gpu.rs loads modules, passes arguments, orders what it starts and frees nothing too early. It is strict where
 // the real one is: what is started on a stream happens when somebody waits for it, arguments and host bytes are copied at
-// once, memory is garbage until it is written and again when it is freed, and a module must be an ELF file for a GPU.
+// once, memory is garbage until it is written and again when it is freed, a module must be an ELF file for a GPU, and
+// threads without a context can neither allocate, fill nor free.
 // EMULATED_BYTES is how much memory it has; with EMULATED_FAULT=deaf nothing that should fill memory does.
 #include <algorithm>
 #include <chrono>
@@ -20,7 +21,7 @@ using u32 = unsigned int;
 using u64 = unsigned long long;
 using Time = std::chrono::steady_clock::time_point;
 
-enum Result : int { ok = 0, invalid_value = 1, out_of_memory = 2, invalid_device = 101, invalid_image = 200, not_found = 500 };
+enum Result : int { ok = 0, invalid_value = 1, out_of_memory = 2, invalid_device = 101, invalid_image = 200, invalid_context = 201, not_found = 500 };
 
 struct Event {
     Time at;
@@ -41,6 +42,8 @@ static u64 freed_with_contents; // allocations that were not all zero when they 
 static std::map<std::string, int> carveouts; // per cent of its multiprocessors' memory that blocks of a kernel share
 static int anything; // what handles point to that are never followed
 static u64 launches;
+static bool refusing; // to fill memory
+static thread_local void *current; // context
 
 static void start(std::function<void()> work) {
     std::lock_guard<std::mutex> guard(mutex);
@@ -85,8 +88,8 @@ Result cuDeviceGetAttribute(int *value, int attribute, int) {
 Result cuDevicePrimaryCtxRetain(void **context, int) { return *context = &anything, ok; }
 Result cuDevicePrimaryCtxRelease_v2(int) { return ok; }
 Result cuCtxDestroy_v2(void *) { return ok; }
-Result cuCtxSetCurrent(void *) { return ok; }
-Result cuCtxGetCurrent(void **context) { return *context = nullptr, ok; }
+Result cuCtxSetCurrent(void *context) { return current = context, ok; }
+Result cuCtxGetCurrent(void **context) { return *context = current, ok; }
 Result cuCtxSynchronize() { return finish(); }
 
 Result cuStreamCreate(void **stream, u32) { return *stream = &anything, ok; }
@@ -115,6 +118,9 @@ Result cuMemAllocAsync(u64 *address, size_t bytes, void *) {
     if (bytes == 0) {
         return invalid_value;
     }
+    if (current == nullptr) {
+        return invalid_context;
+    }
     const char *const most = std::getenv("EMULATED_BYTES");
     std::lock_guard<std::mutex> guard(mutex);
     if (most && in_use + bytes > std::strtoull(most, nullptr, 10)) {
@@ -130,6 +136,9 @@ Result cuMemAllocAsync(u64 *address, size_t bytes, void *) {
     return ok;
 }
 Result cuMemFreeAsync(u64 address, void *) {
+    if (current == nullptr) {
+        return invalid_context;
+    }
     {
         std::lock_guard<std::mutex> guard(mutex);
         if (!allocations.count(address)) {
@@ -160,7 +169,8 @@ Result cuMemFree_v2(u64 address) {
 Result cuMemAllocManaged(u64 *address, size_t bytes, u32) { return cuMemAlloc_v2(address, bytes); }
 Result cuMemHostAlloc(void **address, size_t bytes, u32) { return *address = std::malloc(bytes), ok; }
 Result cuMemFreeHost(void *address) { return std::free(address), ok; }
-// For the tests alone.
+// For the tests alone: whether it refuses from now on, and what was freed with something in it.
+void emulated_refuses(bool refuses) { refusing = refuses; }
 u64 emulated_freed_with_contents() { return finish(), freed_with_contents; }
 
 Result cuMemGetAddressRange_v2(u64 *base, size_t *size, u64 address) {
@@ -194,6 +204,9 @@ Result cuMemcpyPeerAsync(u64 to, void *, u64 from, void *, size_t bytes, void *s
     return cuMemcpyDtoDAsync_v2(to, from, bytes, stream);
 }
 Result cuMemsetD8Async(u64 to, u8 value, size_t bytes, void *) {
+    if (current == nullptr || refusing) {
+        return invalid_context;
+    }
     start([=] { std::memset(reinterpret_cast<void *>(to), value, bytes); });
     return ok;
 }

@@ -140,7 +140,10 @@ impl Scrub for Memory {
             scrubbed.bytes
         );
         let strays = interposed::counts().strays;
-        ensure!(strays == 0, "{strays} allocations passed the table by");
+        ensure!(
+            strays == 0,
+            "{strays} allocations passed the table by, or could not be overwritten and freed"
+        );
         Ok(())
     }
 
