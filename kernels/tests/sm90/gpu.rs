@@ -3,7 +3,7 @@
 use cocoon_kernels::cubins::Cubins;
 use cocoon_kernels::device::{Device as _, Memory as _};
 use cocoon_kernels::gpu::{Gpu, GpuError};
-use cocoon_kernels::{sm90_blake3, sm90_scrub};
+use cocoon_kernels::{reference, sm90_blake3, sm90_scrub};
 
 use super::bytes;
 
@@ -54,8 +54,10 @@ fn blake3_beyond_4_gib() {
     assert_eq!(root.to_string(), blake3::hash(&whole).to_string());
 }
 
+/// All of it as memory by its address, too: the driver must know more than one physical piece as one allocation.
 #[test]
 #[ignore = "needs a GPU of compute capability 9.0 and 6 GiB of its memory"]
+#[expect(unsafe_code, reason = "names memory by its address")]
 fn scrub_beyond_4_gib() {
     let gpu = gpu();
     let length = (1_u64 << 32) + 4_321;
@@ -66,14 +68,13 @@ fn scrub_beyond_4_gib() {
         0x80,
     )
     .expect("filled");
-    let counted =
-        sm90_scrub::count(&gpu, &[memory.span(0..length + 10).expect("within")]).expect("counted");
+    // SAFETY: the memory lives until the end of this test, and nobody writes it meanwhile.
+    let whole = unsafe { gpu.span(memory.address(), length + 10) }.expect("one allocation");
+    let counted = sm90_scrub::count(&gpu, &[whole]).expect("counted");
     assert_eq!(counted, [length - 3]);
-    let scrubbed = sm90_scrub::scrub(
-        &gpu,
-        &mut [memory.span_mut(0..length + 10).expect("within")],
-    )
-    .expect("scrubbed");
+    // SAFETY: as above, and nobody else uses it any more.
+    let whole = unsafe { gpu.span_mut(memory.address(), length + 10) }.expect("one allocation");
+    let scrubbed = sm90_scrub::scrub(&gpu, &mut [whole]).expect("scrubbed");
     assert_eq!((scrubbed.bytes, scrubbed.residue), (length + 10, 0));
 }
 
@@ -83,15 +84,22 @@ fn scrub_beyond_4_gib() {
 #[expect(unsafe_code, reason = "names memory by its address")]
 fn addresses_are_checked_against_the_drivers_allocations() {
     let gpu = gpu();
-    let memory = gpu.upload(&bytes(5000, 1)).expect("memory");
-    // SAFETY: the memory lives until the end of this test, and nobody else uses it.
+    let content = bytes(5000, 1);
+    let memory = gpu.upload(&content).expect("memory");
+    // SAFETY: the memory lives until the end of this test, and nobody writes it.
     let span = unsafe { gpu.span(memory.address() + 1, 4000) }.expect("within");
-    assert_eq!(sm90_scrub::count(&gpu, &[span]).expect("counted").len(), 1);
-    // SAFETY: refused, and so never used.
-    let beyond = unsafe { gpu.span(memory.address(), 1 << 50) }
-        .map(|_| ())
-        .unwrap_err();
-    assert!(matches!(beyond, GpuError::Allocation { .. }), "{beyond}");
+    assert_eq!(
+        sm90_scrub::count(&gpu, &[span]).expect("counted"),
+        [reference::count(&content[1..4001])]
+    );
+    // Past whatever a driver rounds to, and past everything.
+    for length in [5000 + (4 << 20), 1 << 50] {
+        // SAFETY: refused, and so never used.
+        let beyond = unsafe { gpu.span(memory.address(), length) }
+            .map(|_| ())
+            .unwrap_err();
+        assert!(matches!(beyond, GpuError::Allocation { .. }), "{beyond}");
+    }
 }
 
 /// One small run of every kernel, for compute-sanitizer, under which a launch takes a thousand times as long.

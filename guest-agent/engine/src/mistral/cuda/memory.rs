@@ -14,6 +14,7 @@ use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr
 use candle_core::{Storage, Tensor};
 use cocoon_kernels::gpu::Gpu as Kernels;
 use cocoon_kernels::ledger::Part;
+use cocoon_kernels::ranges::Span;
 use cocoon_kernels::reference;
 use cocoon_kernels::{interposed, sm90_blake3};
 use cocoon_protocol::bytes::Hex;
@@ -105,8 +106,10 @@ impl Memory {
         );
         let spans: Result<Vec<_>, _> = parts
             .iter()
-            // SAFETY: nothing is computed before loading is done, so that nobody frees or writes them.
-            .map(|part| unsafe { self.kernels.span(part.address, part.bytes) })
+            // Not by `Gpu::span`: what a driver calls the allocation of an address of a pool may be a piece of it alone.
+            // SAFETY: the table has each as bytes of one allocation that is in use, and nothing is computed before loading
+            // is done, so that nobody frees or writes them.
+            .map(|part| unsafe { Span::from_raw(part.address, part.bytes) })
             .collect();
         let roots = sm90_blake3::roots(&*self.kernels, &spans?)?;
         let mut tensors: Vec<TensorRoot> = roots
