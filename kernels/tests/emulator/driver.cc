@@ -173,6 +173,9 @@ Result cuMemFreeHost(void *address) { return std::free(address), ok; }
 void emulated_refuses(bool refuses) { refusing = refuses; }
 u64 emulated_freed_with_contents() { return finish(), freed_with_contents; }
 
+Result cuMemGetInfo_v2(size_t *free, size_t *total) { return *free = *total = size_t(1) << 30, ok; }
+Result cuDeviceGetDefaultMemPool(void **pool, int) { return *pool = &anything, ok; }
+Result cuMemPoolSetAttribute(void *, int attribute, void *) { return attribute == 4 ? ok : invalid_value; } // what it keeps
 Result cuMemGetAddressRange_v2(u64 *base, size_t *size, u64 address) {
     std::lock_guard<std::mutex> guard(mutex);
     auto found = allocations.upper_bound(address);
