@@ -12,6 +12,8 @@ unsafe extern "C" {
 }
 
 const BYTES: usize = 1 << 20;
+/// What a block of the kernel takes at once, from multiples of 128 on, as the driver's memory begins at one.
+const TILE: u64 = 64 * 1024;
 
 struct Driver {
     library: *mut c_void,
@@ -56,7 +58,7 @@ fn main() {
     let pattern: Vec<u8> = (0..BYTES).map(|i| (i % 251) as u8).collect();
     let mut back = vec![0_u8; BYTES];
     let (mut device, mut context) = (0, null_mut());
-    let (mut memory, mut module, mut function) = (0_u64, null_mut(), null_mut());
+    let (mut memory, mut table, mut module, mut function) = (0_u64, 0_u64, null_mut(), null_mut());
     call!(driver, "cuInit", 0 => c_uint);
     call!(driver, "cuDeviceGet", &mut device => *mut c_int, 0 => c_int);
     call!(driver, "cuDevicePrimaryCtxRetain", &mut context => *mut *mut c_void, device => c_int);
@@ -66,8 +68,13 @@ fn main() {
     call!(driver, "cuModuleLoadData", &mut module => *mut *mut c_void, kernels.as_ptr().cast() => *const c_void);
     call!(driver, "cuModuleGetFunction", &mut function => *mut *mut c_void, module => *mut c_void,
           c"sm90_scrub_fill".as_ptr() => *const c_char);
-    // Over no tiles: it starts, and touches nothing.
-    let (mut ranges, mut count, mut tiles, mut byte) = (memory, 0_u32, 0_u64, 0_u32);
+    // Zeros over the first half: one range, of which the table says address, length and first tile.
+    let half = BYTES / 2;
+    let range = [memory, half as u64, 0];
+    let bytes = size_of_val(&range);
+    call!(driver, "cuMemAlloc_v2", &mut table => *mut u64, bytes => usize);
+    call!(driver, "cuMemcpyHtoD_v2", table => u64, range.as_ptr().cast() => *const c_void, bytes => usize);
+    let (mut ranges, mut count, mut tiles, mut byte) = (table, 1_u32, half as u64 / TILE, 0_u32);
     let mut arguments: [*mut c_void; 4] = [
         (&raw mut ranges).cast(),
         (&raw mut count).cast(),
@@ -79,6 +86,13 @@ fn main() {
           arguments.as_mut_ptr() => *mut *mut c_void, null_mut() => *mut *mut c_void);
     call!(driver, "cuCtxSynchronize",);
     call!(driver, "cuMemcpyDtoH_v2", back.as_mut_ptr().cast() => *mut c_void, memory => u64, BYTES => usize);
+    call!(driver, "cuMemFree_v2", table => u64);
     call!(driver, "cuMemFree_v2", memory => u64);
-    writeln!(driver.agent, "same {}", back == pattern).unwrap();
+    writeln!(
+        driver.agent,
+        "zeros {}",
+        back[..half].iter().all(|byte| *byte == 0)
+    )
+    .unwrap();
+    writeln!(driver.agent, "same {}", back[half..] == pattern[half..]).unwrap();
 }
