@@ -20,7 +20,7 @@ fn certified(edit: fn(&mut PckSays)) -> Platform {
 #[test]
 fn each_extension_of_the_platforms_certificate() {
     type Edit = fn(&mut PckSays);
-    let edits: [(&str, Edit, &str); 6] = [
+    let edits: [(&str, Edit, &str); 7] = [
         ("FMSPC", |s| s.fmspc[5] ^= 1, "Fmspc mismatch"),
         (
             "CPUSVN, first component",
@@ -42,6 +42,11 @@ fn each_extension_of_the_platforms_certificate() {
             "PCESVN of nothing",
             |s| s.pce_svn = 0,
             "No matching TCB level found",
+        ),
+        (
+            "PCE-ID",
+            |s| s.pce_id = [1, 0],
+            "TCB info for PCE \"0000\", the platform's certificate is of 0100",
         ),
     ];
     for (field, edit, reason) in edits {

@@ -75,6 +75,26 @@ fn of_the_platforms_tcb() {
         vec![
             ("/id", "SGX".into(), not(ANOTHER)),
             ("/version", 2.into(), not(ANOTHER)),
+            (
+                "/version",
+                4.into(),
+                not("TCB info of version 4, 3 is known"),
+            ),
+            (
+                "/tcbType",
+                1.into(),
+                not("TCB info of tcbType 1, 0 is known"),
+            ),
+            (
+                "/pceId",
+                "0100".into(),
+                not("TCB info for PCE \"0100\", the platform's certificate is of 0000"),
+            ),
+            (
+                "/pceId",
+                "zz".into(),
+                not("TCB info for PCE \"zz\", the platform's certificate is of 0000"),
+            ),
             ("/fmspc", "00C0C00A0001".into(), not("Fmspc mismatch")),
             ("/fmspc", "00C0C00A00".into(), not("Fmspc mismatch")),
             ("/fmspc", "?".into(), not("Failed to decode TCB FMSPC")),

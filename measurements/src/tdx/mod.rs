@@ -2,6 +2,7 @@
 
 pub mod attributes;
 pub mod boot_variables;
+mod collateral;
 mod crypto;
 pub mod event;
 pub mod hob;

@@ -4,23 +4,21 @@
 //! what it is given, the root, the trust domain's attributes, and a TCB policy whose refusals have names. What the
 //! registers must hold is for the caller to compare: a verified quote alone says only *that* some TD runs.
 
-use std::fmt::Display;
-
 use dcap_qvl::{
     PckCertFlag, QuoteClaims, QuoteCollateralV3, QuotePolicy,
     quote::{Quote, Report, TDReport10},
     verify::QuoteVerifier,
 };
 use thiserror::Error;
-use x509_cert::{crl::CertificateList, der::DateTime};
 
+pub use super::collateral::CollateralDates;
 use super::{
     attributes::{AttributeError, check_attributes},
+    collateral::{Stated, check_encoding},
     crypto::Fast,
     tcb::{TcbError, TcbPolicy, TcbStatus},
 };
 use crate::{
-    der,
     roots::{self, RootClass, TrustRoot, ValidityError},
     verdict::one_line,
 };
@@ -89,19 +87,6 @@ pub struct TdxClaims {
     pub earliest_expiration: u64,
     /// When each piece of collateral was issued.
     pub issued: CollateralDates,
-}
-
-/// When collateral was issued, in Unix time, for a caller that limits its age; zero (the oldest) when unreadable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CollateralDates {
-    /// TCB information: monthly.
-    pub tcb_info: u64,
-    /// The quoting enclave's identity: monthly.
-    pub qe_identity: u64,
-    /// Revocation list of the certificates of platforms: monthly.
-    pub pck_crl: u64,
-    /// Revocation list of the root: yearly.
-    pub root_crl: u64,
 }
 
 /// Why a quote is refused.
@@ -206,12 +191,8 @@ pub(crate) fn verify_checked(
     now: u64,
 ) -> Result<TdxClaims, QuoteError> {
     check_encoding(quote, &collateral)?;
-    let issued = CollateralDates {
-        tcb_info: issue_date(&collateral.tcb_info),
-        qe_identity: issue_date(&collateral.qe_identity),
-        pck_crl: crl_date(&collateral.pck_crl),
-        root_crl: crl_date(&collateral.root_ca_crl),
-    };
+    let issued = CollateralDates::of(&collateral);
+    let stated = Stated::by(&collateral.tcb_info);
     let name = match root {
         TrustRoot::Vendor => "vendor's",
         TrustRoot::Development(_) => "development",
@@ -219,10 +200,12 @@ pub(crate) fn verify_checked(
     let verified = verifier(root, now)?
         // The policy is ours (below), so that each of its refusals has a name.
         .verify_with_policy(quote, collateral, now, &QuotePolicy::claims_only(now))
-        .map_err(|error| QuoteError::Unverified {
-            root: name,
-            reason: Refusal::new(&error),
-        })?;
+        .map_err(|error| Refusal::new(&error))
+        .and_then(|verified| {
+            stated?.check(&verified.platform.pck.pce_id)?;
+            Ok(verified)
+        })
+        .map_err(|reason| QuoteError::Unverified { root: name, reason })?;
     if *root == TrustRoot::Vendor && verified.platform.root_key_id != INTEL_ROOT_KEY {
         return Err(QuoteError::RootKey);
     }
@@ -258,52 +241,6 @@ pub(crate) fn check(quote: &[u8]) -> Result<(), QuoteError> {
         _ => [0; 48],
     };
     check_attributes(&report.td_attributes, &service_td)?;
-    Ok(())
-}
-
-/// Refuses certificates and lists that would make the library set aside what they claim; see [`der`].
-fn check_encoding(quote: &[u8], collateral: &QuoteCollateralV3) -> Result<(), QuoteError> {
-    let encoding = |part, reason: &dyn Display| QuoteError::Encoding {
-        part,
-        reason: Refusal::new(&reason),
-    };
-    let quoted = Quote::parse(quote).ok();
-    let quoted = quoted
-        .as_ref()
-        .and_then(|quote| quote.raw_cert_chain().ok());
-    let beside = collateral.pck_certificate_chain.as_deref();
-    let chains = [
-        ("a chain of platform certificates", quoted),
-        (
-            "a chain of platform certificates",
-            beside.map(str::as_bytes),
-        ),
-        (
-            "an issuer chain of the PCK CRL",
-            Some(collateral.pck_crl_issuer_chain.as_bytes()),
-        ),
-        (
-            "an issuer chain of the TCB info",
-            Some(collateral.tcb_info_issuer_chain.as_bytes()),
-        ),
-        (
-            "an issuer chain of the QE identity",
-            Some(collateral.qe_identity_issuer_chain.as_bytes()),
-        ),
-    ];
-    for (part, chain) in chains {
-        for block in
-            pem::parse_many(chain.unwrap_or_default()).map_err(|error| encoding(part, &error))?
-        {
-            der::check(block.contents()).map_err(|error| encoding(part, &error))?;
-        }
-    }
-    for (part, list) in [
-        ("a PCK CRL", &collateral.pck_crl),
-        ("a root CA CRL", &collateral.root_ca_crl),
-    ] {
-        der::check(list).map_err(|error| encoding(part, &error))?;
-    }
     Ok(())
 }
 
@@ -404,22 +341,4 @@ const fn flag(flag: PckCertFlag) -> Option<bool> {
         PckCertFlag::False => Some(false),
         PckCertFlag::Undefined => None,
     }
-}
-
-fn issue_date(json: &str) -> u64 {
-    #[derive(serde::Deserialize)]
-    struct Dated {
-        #[serde(rename = "issueDate")]
-        issue_date: String,
-    }
-    let date = serde_json::from_str::<Dated>(json)
-        .ok()
-        .and_then(|dated| dated.issue_date.parse::<DateTime>().ok());
-    date.map_or(0, |date| date.unix_duration().as_secs())
-}
-
-fn crl_date(bytes: &[u8]) -> u64 {
-    der::decode(bytes).map_or(0, |list: CertificateList| {
-        list.tbs_cert_list.this_update.to_unix_duration().as_secs()
-    })
 }
