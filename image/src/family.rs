@@ -12,6 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::addresses;
+
 /// Looks for descendants before they are ended: each look finds those that the last one's were about to start.
 const LOOKS: usize = 8;
 
@@ -55,7 +57,7 @@ impl Family {
         if members.ended {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        let child = command.spawn()?;
+        let child = addresses::fixed(|| command.spawn())?;
         members.running.insert(child.id());
         Ok(Member {
             child,

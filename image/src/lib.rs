@@ -22,6 +22,7 @@
 //! [`verify`](mod@verify) builds again and compares. No clock, path, locale, user or number of threads gets into it.
 
 pub mod add_model;
+mod addresses;
 pub mod assemble;
 pub mod build;
 pub mod cmdline;

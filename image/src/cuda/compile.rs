@@ -10,6 +10,7 @@ use cocoon_inputs::report::Reporter;
 use thiserror::Error;
 
 use super::sources;
+use crate::addresses;
 use crate::family::PROGRAMS;
 use crate::files::{self, FileError};
 
@@ -49,6 +50,12 @@ pub enum CompileError {
         #[source]
         source: io::Error,
     },
+    /// Its code would depend on where the kernel happens to put it.
+    #[error(
+        "compilers for the GPU must run without randomised addresses, or their code differs from one run to the next, and that is \
+         forbidden here: in a container allow the system call personality, such as with --security-opt seccomp=unconfined"
+    )]
+    Addresses(#[source] io::Error),
     /// It failed.
     #[error(
         "nvcc cannot compile {kernel} (it needs gcc, of version 6 to 15, for the preprocessor: apt install \
@@ -77,6 +84,7 @@ pub fn compile(
     host: Option<&str>,
     reporter: &dyn Reporter,
 ) -> Result<Vec<(String, Vec<u8>)>, CompileError> {
+    addresses::check().map_err(CompileError::Addresses)?;
     // Names without a folder, in a copy: no path can get into the result.
     let work = scratch.join("work");
     files::create_folder(&work)?;
