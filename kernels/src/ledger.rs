@@ -122,6 +122,8 @@ pub struct Ledger {
     live: BTreeMap<u64, Live>,
     /// By the order in which it was given back.
     kept: BTreeMap<u64, Kept>,
+    /// Addresses of kept blocks that the driver would not take.
+    refused: HashSet<u64>,
     /// Orders of kept blocks that may be handed out again, by stream and size, each list rising.
     sizes: HashMap<(u64, u64), Vec<u64>>,
     kept_bytes: u64,
@@ -137,6 +139,7 @@ impl Ledger {
         Self {
             live: BTreeMap::new(),
             kept: BTreeMap::new(),
+            refused: HashSet::new(),
             sizes: HashMap::new(),
             kept_bytes: 0,
             most,
@@ -164,15 +167,28 @@ impl Ledger {
 
     /// The driver has allocated `bytes` bytes of memory for somebody who has `asked` for so many.
     pub fn allocated(&mut self, address: u64, asked: u64, bytes: u64) {
+        if self.refused.remove(&address) {
+            // It was the driver's: a scrub of it would erase what is in use now.
+            self.counts.strays += 1;
+            let kept = self.kept.iter();
+            let mut kept = kept.filter(|(_, kept)| kept.block.address == address);
+            if let Some(order) = kept.next().map(|(order, _)| *order) {
+                self.take(order);
+            }
+        }
         self.hand_out(address, asked, bytes);
     }
 
-    /// Memory was given back on `stream`: what must go to the driver now, or `None` where the table does not know the
-    /// address, which the driver must judge.
+    /// Memory was given back on `stream`: what must go to the driver now, nothing where it is kept already, or `None` where the
+    /// table does not know the address, which the driver must judge.
     pub fn released(&mut self, address: u64, stream: Stream) -> Option<Vec<Retired>> {
         let Some(live) = self.live.remove(&address) else {
             self.counts.strays += 1;
-            return None;
+            let mut kept = self.kept.values();
+            // Given back twice: the driver would take it with what is in it.
+            return kept
+                .any(|kept| kept.block.address == address)
+                .then(Vec::new);
         };
         self.counts.releases += 1;
         let block = Block {
@@ -197,11 +213,12 @@ impl Ledger {
     }
 
     /// The driver has refused to overwrite `block` or to take it back, so that it stays, dirty, for the next scrub; and as
-    /// whoever gave it back is told of an error, it counts as a stray.
+    /// whoever gave it back is told of an error, it counts as a stray. It is handed out no more: the error may be one of
+    /// earlier work, and the memory the driver's again all the same.
     pub fn refused(&mut self, block: Block) {
         self.counts.strays += 1;
-        // Another stream may be gone when it is freed at last.
-        let stream = lasting(block.stream);
+        self.refused.insert(block.address);
+        let stream = None;
         self.keep(Block { stream, ..block }, true);
     }
 

@@ -19,7 +19,11 @@ pub(super) fn free(retired: &[Retired]) -> c_int {
             false => bound(),
         };
         if outcome == SUCCESS {
-            outcome = hand_on!(cuMemFreeAsync(block.address, stream) as (u64, sys::CUstream));
+            outcome = match block.stream {
+                Some(_) => hand_on!(cuMemFreeAsync(block.address, stream) as (u64, sys::CUstream)),
+                // Of any kind, and behind everything.
+                None => hand_on!(cuMemFree_v2(block.address) as (u64)),
+            };
         }
         if outcome != SUCCESS {
             ledger().refused(*block);
@@ -83,12 +87,17 @@ pub(super) fn leave(address: u64, stream: sys::CUstream, give: impl FnOnce() -> 
         0 => None,
         _ => ledger().released(address, None),
     };
+    let known = retired.is_some();
     let (own, others): (Vec<Retired>, Vec<Retired>) = retired
         .unwrap_or_default()
         .into_iter()
         .partition(|retired| retired.block.address == address);
     let before = free(&others);
     let own = own.first().map(|retired| retired.block);
+    if known && own.is_none() {
+        // Given back before, and kept.
+        return before;
+    }
     let mut outcome = own.map_or(SUCCESS, |own| overwrite(own.address, own.bytes, stream));
     if outcome == SUCCESS {
         outcome = give();

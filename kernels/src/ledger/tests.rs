@@ -120,18 +120,32 @@ fn what_the_driver_does_not_take_back_is_there_for_the_next_scrub_and_is_told() 
     let addresses: Vec<u64> = dirty.iter().map(|block| block.address).collect();
     assert_eq!(addresses, [0x2000, 0x3000, 0x1000]);
     ledger.put_back(&dirty, false);
-    // Only what was given back on a stream that lasts is handed out again.
-    assert_eq!(ledger.reuse(512, STREAM), Some(0x1000));
+    // The driver's word may have been about something else, and the memory be its own: nobody gets it.
     assert_eq!(
         (ledger.reuse(512, STREAM), ledger.reuse(512, OTHER)),
         (None, None)
     );
+    // What comes from the driver again was its own, and is no longer scrubbed.
+    ledger.allocated(0x1000, 512, 512);
+    assert_eq!(ledger.counts().strays, 4);
+    assert_eq!(ledger.take_dirty(), []);
     let rest: Vec<_> = ledger
         .retire_all()
         .iter()
         .map(|retired| (retired.block.address, retired.dirty))
         .collect();
     assert_eq!(rest, [(0x2000, false), (0x3000, false)]);
+}
+
+#[test]
+fn what_is_given_back_twice_stays_where_it_is() {
+    let mut ledger = ledger();
+    ledger.allocated(0x1000, 512, 512);
+    assert_eq!(ledger.released(0x1000, Some(STREAM)), Some(Vec::new()));
+    assert_eq!(ledger.released(0x1000, Some(STREAM)), Some(Vec::new()));
+    assert_eq!(ledger.released(0x1000, None), Some(Vec::new()));
+    assert_eq!(ledger.counts().strays, 2);
+    assert_eq!(ledger.take_dirty().len(), 1);
 }
 
 #[test]

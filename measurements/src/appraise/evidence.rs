@@ -212,7 +212,7 @@ pub(super) fn tdx_refusal(error: &QuoteError, quote: &[u8], collateral: &[u8], n
         }
         QuoteError::Unverified { reason, .. } if untimely::is_reason(reason) => part(),
         // What does not hold would not hold at another time either: the dates are said beside it, not instead.
-        QuoteError::Unverified { .. } => {
+        QuoteError::Unverified { .. } | QuoteError::Encoding { .. } => {
             if let Some(validity) = part() {
                 cause = format!("{cause}; {ALSO_UNTIMELY} {}", chain(&validity));
             }

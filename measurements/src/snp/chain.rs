@@ -134,9 +134,12 @@ const TURIN_KEY: [u8; 48] = [
     0xaa, 0x59, 0xd6, 0x4d, 0x05, 0xc2, 0xa6, 0x78, 0xc2, 0x29, 0xc8, 0x73, 0xe6, 0x35, 0x9d, 0x3a,
     0x69, 0x26, 0x28, 0x7a, 0x2a, 0x22, 0xcd, 0x5f, 0x88, 0xa3, 0x85, 0xe3, 0x33, 0xa2, 0xfc, 0xc5,
 ];
+/// Of a generation: its root certificate in PEM, and the pin.
+type Root = (Product, &'static [u8], [u8; 48]);
+
 /// AMD's root certificates as the library carries them, and SHA-384 of each one's subjectPublicKeyInfo: the pins are ours,
 /// whatever a later version of the library carries.
-const ROOTS: [(Product, &[u8], [u8; 48]); 3] = [
+const ROOTS: [Root; 3] = [
     (Product::Milan, builtin::milan::ARK, MILAN_KEY),
     (Product::Genoa, builtin::genoa::ARK, GENOA_KEY),
     (Product::Turin, builtin::turin::ARK, TURIN_KEY),
@@ -166,7 +169,7 @@ pub(super) fn verify(
     let vek = parse(VEK, chain.vek)?;
     let ask = parse(ASK, chain.intermediate)?;
     let (product, ark) = match root {
-        TrustRoot::Vendor => pinned(&ask)?,
+        TrustRoot::Vendor => pinned(&ask, &ROOTS)?,
         TrustRoot::Development(root) => (None, root.certificate().clone()),
     };
     for (name, certificate, issuer) in [(ASK, &ask, &ark), (VEK, &vek, &ask)] {
@@ -245,8 +248,8 @@ fn parse(name: &'static str, bytes: &[u8]) -> Result<Certificate, ChainError> {
 }
 
 /// The pinned root that `ask` names as its issuer.
-fn pinned(ask: &Certificate) -> Result<(Option<Product>, Certificate), ChainError> {
-    for (product, pem, pin) in ROOTS {
+fn pinned(ask: &Certificate, roots: &[Root]) -> Result<(Option<Product>, Certificate), ChainError> {
+    for &(product, pem, pin) in roots {
         let malformed = |reason| ChainError::Malformed {
             certificate: ARK,
             reason,
@@ -359,11 +362,17 @@ mod tests {
             let key = &ark.tbs_certificate.subject_public_key_info;
             assert_eq!(Sha384::digest(key.to_der().unwrap())[..], pin);
             // A root signs itself, so it passes for an ASK here.
-            assert_eq!(pinned(&ark), Ok((Some(product), ark.clone())));
+            assert_eq!(pinned(&ark, &ROOTS), Ok((Some(product), ark.clone())));
+            let mut changed = ROOTS;
+            for (_, _, pin) in &mut changed {
+                pin[47] ^= 1;
+            }
+            let refused = Err(ChainError::RootKey { product });
+            assert_eq!(pinned(&ark, &changed), refused);
             let mut other = ark;
             other.tbs_certificate.issuer = Default::default();
             assert_eq!(
-                pinned(&other),
+                pinned(&other, &ROOTS),
                 Err(ChainError::Issuer {
                     certificate: ASK,
                     issuer: String::new(),

@@ -58,7 +58,7 @@ pub struct TrustOptions {
     pub trust_roots: Vec<PathBuf>,
     /// The trust file; [`default_path`] when absent. The newest releases that were seen are remembered beside it.
     pub trust_file: Option<PathBuf>,
-    /// A policy file: its signers and policy stand in place of the trust file's, its threshold too if it states one;
+    /// A policy file: its signers stand in place of the trust file's, its threshold and policy too if it states one;
     /// the greater release floor of the two counts.
     pub policy: Option<PathBuf>,
     /// Forget the newest release that was seen of these signers, and accept an older one.

@@ -48,8 +48,8 @@ pub struct BeliefFlags {
     /// Accept SIMULATED evidence under this development root: for trials, protects nothing (repeatable)
     #[arg(long = "trust-root", value_name = "PEM")]
     trust_roots: Vec<PathBuf>,
-    /// What to demand, TOML, in the trust file's words: its signers and [policy] stand in place of that file's, its
-    /// threshold too if it states one, and the greater release_floor of both counts. --signer and --threshold go
+    /// What to demand, TOML, in the trust file's words: its signers stand in place of that file's, its
+    /// threshold and [policy] too if it states one, and the greater release_floor of both counts. --signer and --threshold go
     /// before it. Roots of trust cannot stand in it
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
