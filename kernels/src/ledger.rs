@@ -170,11 +170,10 @@ impl Ledger {
         if self.refused.remove(&address) {
             // It was the driver's: a scrub of it would erase what is in use now.
             self.counts.strays += 1;
-            let kept = self.kept.iter();
-            let mut kept = kept.filter(|(_, kept)| kept.block.address == address);
-            if let Some(order) = kept.next().map(|(order, _)| *order) {
-                self.take(order);
-            }
+            let mut kept = self.kept.iter();
+            let own = kept.find(|(_, kept)| kept.block.address == address);
+            own.map(|(order, _)| *order)
+                .and_then(|order| self.take(order));
         }
         self.hand_out(address, asked, bytes);
     }
@@ -184,11 +183,9 @@ impl Ledger {
     pub fn released(&mut self, address: u64, stream: Stream) -> Option<Vec<Retired>> {
         let Some(live) = self.live.remove(&address) else {
             self.counts.strays += 1;
-            let mut kept = self.kept.values();
             // Given back twice: the driver would take it with what is in it.
-            return kept
-                .any(|kept| kept.block.address == address)
-                .then(Vec::new);
+            let is_kept = |kept: &Kept| kept.block.address == address;
+            return self.kept.values().any(is_kept).then(Vec::new);
         };
         self.counts.releases += 1;
         let block = Block {
