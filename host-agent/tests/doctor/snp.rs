@@ -118,22 +118,22 @@ const CASES: &[Case] = &[
         "the kernel's log does not say or may not be read",
     ),
     (
-        |m| m.edited(TCB, "SNP:         23", "SNP:         22"),
+        |m| m.edited(TCB, "SNP:         27", "SNP:         26"),
         "snp.tcb",
         Severity::Failure,
-        "below the clients' floor for Genoa: SNP firmware 22 instead of 23",
+        "below the clients' floor for Genoa: SNP firmware 26 instead of 27",
     ),
     (
         |m| m.without(TCB),
         "snp.tcb",
         Severity::Note,
-        "microcode 84 is at or above the clients' floor for Genoa; the rest is not known",
+        "microcode 86 is at or above the clients' floor for Genoa; the rest is not known",
     ),
     (
-        |m| m.without(TCB).edited(CPUINFO, "0xa101154", "0xa101153"),
+        |m| m.without(TCB).edited(CPUINFO, "0xa101156", "0xa101155"),
         "snp.tcb",
         Severity::Failure,
-        "microcode 83 is below the clients' floor of 84 for Genoa",
+        "microcode 85 is below the clients' floor of 86 for Genoa",
     ),
     (
         |mut m| {
