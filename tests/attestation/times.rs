@@ -108,38 +108,29 @@ fn provider(at: usize, span: Span) -> Verdict {
     judge(&document, &named)
 }
 
-#[test]
-fn a_providers_certificates() {
-    for (at, what) in ["the VCEK or VLEK", "the ASK", "the ARK"]
-        .into_iter()
-        .enumerate()
-    {
+/// Each of AMD's three certificates, by its place, before, in and after its time.
+fn each_in_its_time(verdict: impl Fn(usize, Span) -> Verdict) {
+    let names = ["the VCEK or VLEK", "the ASK", "the ARK"];
+    for (at, what) in names.into_iter().enumerate() {
         for span in [EARLY, LATE] {
             println!("{what} {span:?}");
             let text = text("sev-snp", what, span);
-            refused(&provider(at, span), &[("evidence.collateral", &text)]);
+            refused(&verdict(at, span), &[("evidence.collateral", &text)]);
         }
         for span in IN_TIME {
-            accepted(&provider(at, span));
+            accepted(&verdict(at, span));
         }
     }
 }
 
 #[test]
+fn a_providers_certificates() {
+    each_in_its_time(provider);
+}
+
+#[test]
 fn amds_certificates() {
-    for (at, what) in ["the VCEK or VLEK", "the ASK", "the ARK"]
-        .into_iter()
-        .enumerate()
-    {
-        for span in [EARLY, LATE] {
-            println!("{what} {span:?}");
-            let text = text("sev-snp", what, span);
-            refused(&amd(at, span), &[("evidence.collateral", &text)]);
-        }
-        for span in IN_TIME {
-            accepted(&amd(at, span));
-        }
-    }
+    each_in_its_time(amd);
 }
 
 /// A good trust domain on a platform whose keys are the simulator's, and whose certificates `edit` changed.

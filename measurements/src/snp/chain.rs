@@ -85,7 +85,7 @@ pub enum ChainError {
     },
     /// The library's copy of a root has another key than is pinned here.
     #[error(
-        "the built-in root for {product:?} does not have AMD's key: this program was built of changed parts"
+        "the built-in root for {product:?} does not have AMD's key: this program was built of changed parts, so take a released one"
     )]
     RootKey {
         /// The generation that the root is for.

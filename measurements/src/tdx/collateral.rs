@@ -3,12 +3,14 @@
 
 use std::fmt::Display;
 
-use dcap_qvl::{QuoteCollateralV3, quote::Quote};
+use dcap_qvl::QuoteCollateralV3;
 use serde::Deserialize;
 use x509_cert::{crl::CertificateList, der::DateTime};
 
 use super::quote::{QuoteError, Refusal};
 use crate::der;
+
+pub(super) const PCK_CHAIN: &str = "a chain of platform certificates";
 
 /// When collateral was issued, in Unix time, for a caller that limits its age; zero (the oldest) when unreadable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,45 +76,24 @@ impl Stated {
     }
 }
 
-/// Refuses certificates and lists that would make the library set aside what they claim; see [`der`].
-pub(super) fn check_encoding(
-    quote: &[u8],
-    collateral: &QuoteCollateralV3,
-) -> Result<(), QuoteError> {
-    let encoding = |part, reason: &dyn Display| QuoteError::Encoding {
-        part,
-        reason: Refusal::new(&reason),
-    };
-    let quoted = Quote::parse(quote).ok();
-    let quoted = quoted
-        .as_ref()
-        .and_then(|quote| quote.raw_cert_chain().ok());
-    let beside = collateral.pck_certificate_chain.as_deref();
-    let chains = [
-        ("a chain of platform certificates", quoted),
-        (
-            "a chain of platform certificates",
-            beside.map(str::as_bytes),
-        ),
+/// Refuses a list that would make the library set aside what it claims (see [`der`]), and such a certificate of a chain.
+pub(super) fn check_encoding(collateral: &QuoteCollateralV3) -> Result<(), QuoteError> {
+    for (part, chain) in [
+        (PCK_CHAIN, collateral.pck_certificate_chain.as_deref()),
         (
             "an issuer chain of the PCK CRL",
-            Some(collateral.pck_crl_issuer_chain.as_bytes()),
+            Some(&*collateral.pck_crl_issuer_chain),
         ),
         (
             "an issuer chain of the TCB info",
-            Some(collateral.tcb_info_issuer_chain.as_bytes()),
+            Some(&*collateral.tcb_info_issuer_chain),
         ),
         (
             "an issuer chain of the QE identity",
-            Some(collateral.qe_identity_issuer_chain.as_bytes()),
+            Some(&*collateral.qe_identity_issuer_chain),
         ),
-    ];
-    for (part, chain) in chains {
-        for block in
-            pem::parse_many(chain.unwrap_or_default()).map_err(|error| encoding(part, &error))?
-        {
-            der::check(block.contents()).map_err(|error| encoding(part, &error))?;
-        }
+    ] {
+        check_chain(part, chain.unwrap_or_default().as_bytes())?;
     }
     for (part, list) in [
         ("a PCK CRL", &collateral.pck_crl),
@@ -123,8 +104,21 @@ pub(super) fn check_encoding(
     Ok(())
 }
 
+/// The same of certificates in PEM, as the library reads them.
+pub(super) fn check_chain(part: &'static str, chain: &[u8]) -> Result<(), QuoteError> {
+    let blocks = pem::parse_many(chain).map_err(|error| encoding(part, &error))?;
+    let mut blocks = blocks.iter();
+    let checked = blocks.try_for_each(|block| der::check(block.contents()));
+    checked.map_err(|error| encoding(part, &error))
+}
+
+fn encoding(part: &'static str, reason: &impl Display) -> QuoteError {
+    let reason = Refusal::new(reason);
+    QuoteError::Encoding { part, reason }
+}
+
 fn issue_date(json: &str) -> u64 {
-    #[derive(serde::Deserialize)]
+    #[derive(Deserialize)]
     struct Dated {
         #[serde(rename = "issueDate")]
         issue_date: String,
@@ -139,4 +133,58 @@ fn crl_date(bytes: &[u8]) -> u64 {
     der::decode(bytes).map_or(0, |list: CertificateList| {
         list.tbs_cert_list.this_update.to_unix_duration().as_secs()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each piece in turn is a text of five bytes that claims to have 7.9 MB, and is refused by its name.
+    #[test]
+    fn lengths_of_every_piece_are_checked() {
+        const LIES: [u8; 8] = [0x0c, 0x83, 0x78, 0xd5, 0xdb, 1, 2, 3];
+        let chain = || pem::encode(&pem::Pem::new("CERTIFICATE", LIES));
+        let sound = QuoteCollateralV3 {
+            pck_crl_issuer_chain: String::new(),
+            root_ca_crl: Vec::new(),
+            pck_crl: Vec::new(),
+            tcb_info_issuer_chain: String::new(),
+            tcb_info: String::new(),
+            tcb_info_signature: Vec::new(),
+            qe_identity_issuer_chain: String::new(),
+            qe_identity: String::new(),
+            qe_identity_signature: Vec::new(),
+            pck_certificate_chain: None,
+        };
+        assert_eq!(check_encoding(&sound), Ok(()));
+        type Edit<'a> = &'a dyn Fn(&mut QuoteCollateralV3);
+        let edits: [(&str, Edit<'_>); 6] = [
+            (PCK_CHAIN, &|c| c.pck_certificate_chain = Some(chain())),
+            ("an issuer chain of the PCK CRL", &|c| {
+                c.pck_crl_issuer_chain = chain();
+            }),
+            ("an issuer chain of the TCB info", &|c| {
+                c.tcb_info_issuer_chain = chain();
+            }),
+            ("an issuer chain of the QE identity", &|c| {
+                c.qe_identity_issuer_chain = chain();
+            }),
+            ("a PCK CRL", &|c| c.pck_crl = LIES.to_vec()),
+            ("a root CA CRL", &|c| c.root_ca_crl = LIES.to_vec()),
+        ];
+        for (name, edit) in edits {
+            let mut collateral = sound.clone();
+            edit(&mut collateral);
+            let Err(QuoteError::Encoding { part, reason }) = check_encoding(&collateral) else {
+                panic!("{name} is taken")
+            };
+            assert_eq!(part, name);
+            assert!(
+                reason
+                    .0
+                    .ends_with("expected 7919072, actual 8 at DER byte 5"),
+                "{reason}"
+            );
+        }
+    }
 }

@@ -14,7 +14,7 @@ use thiserror::Error;
 pub use super::collateral::CollateralDates;
 use super::{
     attributes::{AttributeError, check_attributes},
-    collateral::{Stated, check_encoding},
+    collateral::{PCK_CHAIN, Stated, check_chain, check_encoding},
     crypto::Fast,
     tcb::{TcbError, TcbPolicy, TcbStatus},
 };
@@ -190,7 +190,6 @@ pub(crate) fn verify_checked(
     policy: &TcbPolicy,
     now: u64,
 ) -> Result<TdxClaims, QuoteError> {
-    check_encoding(quote, &collateral)?;
     let issued = CollateralDates::of(&collateral);
     let stated = Stated::by(&collateral.tcb_info);
     let name = match root {
@@ -241,14 +240,20 @@ pub(crate) fn check(quote: &[u8]) -> Result<(), QuoteError> {
         _ => [0; 48],
     };
     check_attributes(&report.td_attributes, &service_td)?;
-    Ok(())
+    // One without a chain is the library's to refuse.
+    parsed
+        .raw_cert_chain()
+        .map_or(Ok(()), |chain| check_chain(PCK_CHAIN, chain))
 }
 
 pub(crate) fn parse_collateral(json: &[u8]) -> Result<QuoteCollateralV3, QuoteError> {
     if json.len() > MAX_COLLATERAL {
         return Err(QuoteError::CollateralTooLarge { length: json.len() });
     }
-    serde_json::from_slice(json).map_err(|error| QuoteError::Collateral(Refusal::new(&error)))
+    let collateral = serde_json::from_slice(json)
+        .map_err(|error| QuoteError::Collateral(Refusal::new(&error)))?;
+    check_encoding(&collateral)?;
+    Ok(collateral)
 }
 
 fn verifier(root: &TrustRoot, now: u64) -> Result<QuoteVerifier<Fast>, QuoteError> {
