@@ -31,7 +31,9 @@
 //! | The event log lies: a reading of its texts would believe it | logs are the host's | `tdx.event_log` `tdx.rtmr0` | `event_logs::lies_are_found_in_every_register` `event_logs::types_and_texts_decide_nothing` |
 //! | Code of the host's choice runs at a higher privilege, or measures itself in | VMPL, service domains, RTMR3 | `snp.vmpl` `tdx.rtmr3` | `snp_rows::cocoon_snp_3` `tdx_rows::cocoon_tdx_6` |
 //! | The launch is vouched for by a key of the host's | ID blocks, MROWNER | `snp.id_key` `snp.author_key` `tdx.owner` `tdx.owner_config` | `snp_rows::cocoon_snp_3` `tdx_rows::cocoon_tdx_6` |
-//! | A TDX module that Intel did not sign | | `tdx.module` | `tdx_rows::cocoon_tdx_6` |
+//! | A TDX module that Intel did not sign | | `tdx.module` `evidence.signature` | `tdx_rows::cocoon_tdx_6` `tdx_module::each_field_of_what_is_said_of_the_module` |
+//! | A quote that another enclave of the same genuine processor signed: the host's own, a debug one, an outdated one | the host may load any enclave | `evidence.signature` | `quoting::each_field_of_the_quoting_enclaves_report` `statements::of_the_quoting_enclave` |
+//! | A service domain is bound to the guest, such as one that migrates it, and reads its state | service domains of TDX 1.5 | `tdx.attributes` | `version_5::a_service_td_is_none_of_ours` |
 //! | Another model is mounted | | `document.model` `tdx.rtmr2` `snp.launch` | `binding_rows::cocoon_doc_5` |
 //! | A GPU is claimed, or needed, and nobody proves it | | `document.gpu` | `gpu_rows::cocoon_verdict_9` `gpus::gpus_that_are_missing` |
 //!
@@ -56,6 +58,7 @@
 //! | attack | seen | stopped by | shown by |
 //! |---|---|---|---|
 //! | The platform's firmware or microcode is rolled back to one with a published weakness | | `evidence.tcb` `evidence.advisories` | `tdx_rows::cocoon_tdx_9` `platform_rows::cocoon_snp_8` |
+//! | A module with a published weakness is put under a running guest, or the guest was started on one that has been updated since | TDX 1.5 updates the module in place | `evidence.tcb` `evidence.signature` | `version_5::the_tcb_of_now_is_judged_like_that_of_the_launch` |
 //! | The patch level is taken from the report's own words instead of the certificate's | private inference on SNP, audit of 2026 | `evidence.signature` | `endorsers::of_another_platform` |
 //! | A memory module lies about its size, so that two addresses share its memory | "BadRAM", 2024 | `snp.platform` | `snp_rows::cocoon_snp_11` |
 //! | Collateral from before a fix, still in its time | | `evidence.collateral` `evidence.tcb_evaluation` | `collateral::stale` `tdx_rows::cocoon_tdx_9` |

@@ -2,17 +2,15 @@
 //!
 //! Evidence is read from the folder named by `COCOON_VECTORS`, or from `../shared/vectors` beside the checkout, or
 //! else, as far as it is published there, from the crates `dcap-qvl` and `sev` where Cargo has unpacked them: a plain
-//! checkout tests real evidence, too. Firmware and kernels as Debian ships them are read from
-//! `COCOON_ARTEFACTS`. Where a file is absent, the test says SKIPPED and why on standard error, even with
-//! `COCOON_NO_SKIP`: neither published evidence nor the releases that Debian has superseded can be fetched by a lock. But
-//! where `COCOON_VECTORS` names a folder, what it lacks is a failure: `.ci/run` names the one beside the checkout.
-//! `tests/predictions` holds the same code against what can, the locked firmware's literals among it.
+//! checkout tests real evidence, too. Where a file is absent, the test says SKIPPED and why on standard error, even with
+//! `COCOON_NO_SKIP`: no lock fetches published evidence. But where `COCOON_VECTORS` names a folder, what it lacks is a
+//! failure: `.ci/run` names the one beside the checkout. `tests/predictions` holds the same code against what a lock can
+//! fetch, firmware and kernel of the image among it.
 
 mod boot_logs;
 mod crates;
 mod dstack;
 mod event_logs;
-mod firmware;
 mod id_block;
 mod nvidia;
 mod snp_chains;
@@ -43,20 +41,6 @@ pub fn vector(path: &str) -> Option<Vec<u8>> {
             None
         }),
     }
-}
-
-/// The bytes of an artefact such as `OVMF.inteltdx.ms.fd`; prints SKIPPED when it is absent.
-pub fn artefact(path: &str) -> Option<Vec<u8>> {
-    let Some(folder) = variable("COCOON_ARTEFACTS") else {
-        skip(format_args!(
-            "{path} is needed: set COCOON_ARTEFACTS to the folder that holds it"
-        ));
-        return None;
-    };
-    let file = folder.join(path);
-    open(&file)
-        .map_err(|error| skipped(&file, &error, "COCOON_ARTEFACTS"))
-        .ok()
 }
 
 /// A folder named in the environment.
