@@ -105,9 +105,11 @@ impl Default for Policy {
     }
 }
 
-/// Default of [`Policy::min_tcb_evaluation`]: Intel's number of the TCB recovery of 13 May 2025, as Intel's list of
-/// evaluation data numbers has it. Later recoveries have higher ones: raise it as Intel publishes them.
-pub const MIN_TCB_EVALUATION: u32 = 19;
+/// Default of [`Policy::min_tcb_evaluation`]: Intel's number of the TCB recovery of August 2025 (its levels are dated
+/// 2025-08-13; the one before is of May 2025). Intel's service gives it out as `standard` since August 2026, and answers
+/// "gone" to who asks for less, so that an honest host has nothing older. Later recoveries have higher ones: raise it as
+/// they become the standard, a year after each.
+pub const MIN_TCB_EVALUATION: u32 = 20;
 /// Default of [`Policy::max_collateral_age`]: 30 days, the time for which Intel issues its collateral.
 pub const MAX_COLLATERAL_AGE: u64 = 30 * 24 * 60 * 60;
 /// Default of [`Policy::max_intel_root_crl_age`] and [`Policy::max_amd_crl_age`]: 400 days. Roots issue their lists
@@ -155,7 +157,7 @@ mod tests {
         assert!(safe.tdx_modules.is_empty());
         assert_eq!(
             (safe.min_tcb_evaluation, safe.max_collateral_age),
-            (19, 2_592_000)
+            (20, 2_592_000)
         );
         assert_eq!(
             (safe.max_intel_root_crl_age, safe.max_amd_crl_age),

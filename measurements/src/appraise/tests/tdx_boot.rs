@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     ccel::{LoggedEvent, encode},
+    policy::MIN_TCB_EVALUATION,
     roots::RootClass,
     tdx::{
         event::{Rtmr, replay},
@@ -137,7 +138,7 @@ pub(super) fn claims(boot: &Boot, root: RootClass) -> TdxClaims {
         report_data: [0; 64],
         tcb_status: TcbStatus::UpToDate,
         advisories: Vec::new(),
-        evaluation_number: 19,
+        evaluation_number: MIN_TCB_EVALUATION,
         tcb_date: issued,
         fmspc: [0; 6],
         ppid: vec![0xc0; 16],

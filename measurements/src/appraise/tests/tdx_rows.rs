@@ -8,6 +8,7 @@ use super::{
     *,
 };
 use crate::{
+    policy::MIN_TCB_EVALUATION,
     roots::RootClass,
     tdx::{quote::TdxClaims, tcb::TcbStatus},
 };
@@ -170,7 +171,7 @@ fn cocoon_tdx_9() {
         )
     );
     assert_eq!(
-        refused(|c| c.evaluation_number = 18),
+        refused(|c| c.evaluation_number = MIN_TCB_EVALUATION - 1),
         row(
             "evidence.tcb_evaluation",
             "the host presents TCB information from before Intel's newer findings"
