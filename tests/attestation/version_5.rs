@@ -1,10 +1,10 @@
-//! Quotes of version 5, judged from end to end: around a TD report of TDX 1.0, and of 1.5, whose own fields are changed one at
-//! a time and signed anew. `tampered_tdx` changes the others in every layout.
+//! Quotes of version 5, judged from end to end: around a TD report of TDX 1.0, of 1.5, and of 1.5 extended, whose own fields
+//! are changed one at a time and signed anew. `tampered_tdx` changes the others in every layout.
 
 use cocoon_protocol::binding::Tee;
 use cocoon_protocol::document::Evidence;
 use cocoon_simulator::tdx::QuoteVersion::{V4, V5};
-use cocoon_simulator::tdx::quote::{TD_REPORT_LEN, TEE_TCB_SVN};
+use cocoon_simulator::tdx::quote::{EXTENDED_LEN, Extended, TD_REPORT_LEN, TEE_TCB_SVN};
 use cocoon_simulator::tdx::{Later, TdxSimulator};
 use serde_json::json;
 
@@ -15,12 +15,26 @@ use crate::platform::{Layout, Platform, restate, unverified};
 const BODY: usize = 48 + 6;
 
 /// Every layout that a genuine quote has.
-pub fn layouts() -> [Layout; 3] {
-    [(V4, None), (V5, None), (V5, Some(Later::good()))]
+pub fn layouts() -> [Layout; 4] {
+    [
+        (V4, None),
+        (V5, None),
+        (V5, Some(Later::good())),
+        (V5, Some(Later::extended())),
+    ]
 }
 
 fn later(edit: fn(&mut Later)) -> Platform {
-    let mut later = Later::good();
+    with(Later::good(), edit)
+}
+
+fn extended(edit: fn(&mut Extended)) -> Platform {
+    with(Later::extended(), |later| {
+        later.extended.iter_mut().for_each(edit);
+    })
+}
+
+fn with(mut later: Later, edit: impl FnOnce(&mut Later)) -> Platform {
     edit(&mut later);
     Platform {
         layout: (V5, Some(later)),
@@ -45,16 +59,38 @@ fn every_layout_of_a_good_quote_is_accepted_alike() {
 
 #[test]
 fn a_service_td_is_none_of_ours() {
-    for edit in [(|l| l.mr_service_td[0] = 1) as fn(&mut Later), |l| {
-        l.mr_service_td[47] = 0x80
-    }] {
+    for (field, platform) in [
+        ("at the launch", later(|l| l.mr_service_td[0] = 1)),
+        ("last byte", later(|l| l.mr_service_td[47] = 0x80)),
+        ("at the creation", extended(|e| e.init_service_td.0[0] = 1)),
+        ("now", extended(|e| e.service_td.0[47] = 0x80)),
+    ] {
+        println!("{field}");
         refused(
-            &later(edit).verdict(),
+            &platform.verdict(),
             &[(
                 "tdx.attributes",
                 "TDX quote is of a trust domain that must not be trusted: a service domain is bound to the trust domain: nothing here judges its code",
             )],
         );
+    }
+}
+
+/// What names one domain among many, and what only a service domain gives a meaning, decides nothing.
+#[test]
+fn what_else_the_extended_report_says_is_not_judged() {
+    type Edit = fn(&mut Extended);
+    let edits: [(&str, Edit); 6] = [
+        ("VMID", |e| e.vm = 3),
+        ("TDID", |e| e.td_id = [0; 32]),
+        ("DEV_INFO", |e| e.dev_info[0] = 1),
+        ("attributes at the creation", |e| e.init_service_td.1[0] = 1),
+        ("platform of the creation", |e| e.init_platform.1[0] = 1),
+        ("attributes now", |e| e.service_td.1[7] = 1),
+    ];
+    for (field, edit) in edits {
+        println!("{field}");
+        accepted(&extended(edit).verdict());
     }
 }
 
@@ -136,41 +172,36 @@ fn the_tcb_of_now_is_judged_like_that_of_the_launch() {
 /// Signed bytes of version 5 changed without signing anew: kind and length of the report, and what TDX 1.5 adds.
 #[test]
 fn its_own_bytes_are_signed() {
-    let platform = later(|_| ());
-    let good = platform.document(|_| ());
-    let flipped = |at: usize, bits: u8| {
-        let mut document = good.clone();
-        let Evidence::Tdx { quote, .. } = &mut document.evidence else {
-            panic!("TDX evidence was made")
-        };
-        quote.0[at] ^= bits;
-        judge(&document, &platform.named())
-    };
-    let malformed = |reason: &str| format!("TDX quote cannot be decoded: {reason}");
-    for (field, at, bits, text) in [
-        ("kind", 48, 1, malformed("Invalid body size")),
-        ("length", 50, 1, malformed("Invalid body size")),
+    let signature = unverified("ISV enclave report signature is invalid");
+    let size = "TDX quote cannot be decoded: Invalid body size".to_owned();
+    // The kinds 3 and 4 become 2 and 3.
+    for (platform, kind, own) in [
+        (later(|_| ()), 3 ^ 2, [TD_REPORT_LEN, TD_REPORT_LEN + 15]),
         (
-            "TEE_TCB_SVN2",
-            BODY + TD_REPORT_LEN,
-            1,
-            unverified("ISV enclave report signature is invalid"),
-        ),
-        (
-            "TEE_TCB_SVN2, last byte",
-            BODY + TD_REPORT_LEN + 15,
-            1,
-            unverified("ISV enclave report signature is invalid"),
-        ),
-        (
-            "REPORTDATA",
-            BODY + TD_REPORT_LEN - 1,
-            1,
-            unverified("ISV enclave report signature is invalid"),
+            extended(|_| ()),
+            4 ^ 3,
+            [TD_REPORT_LEN + 64, EXTENDED_LEN - 1],
         ),
     ] {
-        println!("{field}");
-        refused(&flipped(at, bits), &[("evidence.signature", &text)]);
+        let good = platform.document(|_| ());
+        let flipped = |at: usize, bits: u8| {
+            let mut document = good.clone();
+            let Evidence::Tdx { quote, .. } = &mut document.evidence else {
+                panic!("TDX evidence was made")
+            };
+            quote.0[at] ^= bits;
+            judge(&document, &platform.named())
+        };
+        for (field, at, bits, text) in [
+            ("kind", 48, kind, &size),
+            ("length", 50, 1, &size),
+            ("REPORTDATA", BODY + TD_REPORT_LEN - 1, 1, &signature),
+            ("first of its own", BODY + own[0], 1, &signature),
+            ("last of its own", BODY + own[1], 1, &signature),
+        ] {
+            println!("{field}");
+            refused(&flipped(at, bits), &[("evidence.signature", text)]);
+        }
     }
 }
 
@@ -199,6 +230,11 @@ fn a_report_of_another_length_is_none() {
         (
             V5,
             report.to_bytes_15(&Later::good())[1..].to_vec(),
+            "Invalid body size",
+        ),
+        (
+            V5,
+            report.to_bytes_15(&Later::extended())[1..].to_vec(),
             "Invalid body size",
         ),
     ] {

@@ -5,6 +5,7 @@ mod json;
 
 use cocoon_measurements::ccel;
 use cocoon_simulator::snp::{Generation, SnpReport, SnpSimulator};
+use cocoon_simulator::tdx::Later;
 use cocoon_simulator::x509;
 
 use crate::edits::flip;
@@ -28,14 +29,12 @@ pub fn event_log() -> Vec<Vec<u8>> {
 }
 
 pub fn quote() -> Vec<Vec<u8>> {
-    let body = td_report().to_bytes();
-    let later = [&body[..], &body[..16], &[0; 48]].concat();
-    let ex = [&later[..], &[0; 1 + 32 + 48 + 48 + 64]].concat();
+    let report = td_report();
     vec![
         TDX_QUOTE.clone(),
-        signer::quote_5(&body),
-        signer::quote_5(&later),
-        signer::quote_5(&ex),
+        signer::quote_5(&report.to_bytes()),
+        signer::quote_5(&report.to_bytes_15(&Later::good())),
+        signer::quote_5(&report.to_bytes_15(&Later::extended())),
     ]
 }
 
@@ -95,12 +94,12 @@ fn scripts(kinds: u8, offsets: &[u16]) -> Vec<Vec<u8>> {
 }
 
 pub fn quote_script() -> Vec<Vec<u8>> {
-    // One in each field of the TD report of TDX 1.5, then in the event log behind it.
+    // One in each field of the extended TD report, then in the event log behind it.
     scripts(
-        3,
+        4,
         &[
-            0, 16, 64, 112, 120, 128, 136, 184, 232, 280, 328, 376, 424, 472, 520, 584, 600, 650,
-            700, 800,
+            0, 16, 64, 112, 120, 128, 136, 184, 232, 280, 328, 376, 424, 472, 520, 584, 600, 648,
+            649, 681, 729, 777, 785, 801, 817, 829, 877, 885, 1000,
         ],
     )
 }

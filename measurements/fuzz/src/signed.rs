@@ -6,6 +6,7 @@ use cocoon_measurements::tdx::quote::{self, QuoteError};
 use cocoon_measurements::tdx::tcb::TcbPolicy;
 use cocoon_protocol::binding::Tee;
 use cocoon_simulator::snp::SnpSimulator;
+use cocoon_simulator::tdx::Later;
 
 use crate::edits;
 use crate::evidence::{JUDGED, session};
@@ -14,10 +15,10 @@ use crate::platform::{
     AMD, AMD_ROOT, EVENT_LOG, INTEL_ROOT, NOW, SNP_CRL, TDX_COLLATERAL, snp_document, snp_report,
     td_report, tdx_document,
 };
-use crate::signer::{self, REPORT, TD10, TD15};
+use crate::signer::{self, REPORT, TD10};
 
 /// Fields of a TD report that a verdict compares: offset and length. `TEE_TCB_SVN` and `MRSEAM` are the TCB's.
-const TD_COMPARED: [(usize, usize); 6] = [
+const TD_COMPARED: [(usize, usize); 8] = [
     // MRSIGNERSEAM, module's attributes.
     (64, 56),
     // MRTD, MRCONFIGID, MROWNER, MROWNERCONFIG.
@@ -27,8 +28,10 @@ const TD_COMPARED: [(usize, usize); 6] = [
     (520, 64),
     // Debug and profiling, in the attributes.
     (120, 1),
-    // MRSERVICETD of TDX 1.5.
+    // MRSERVICETD of TDX 1.5, and in its extended report the service domains of the creation and of now.
     (600, 48),
+    (729, 48),
+    (829, 48),
 ];
 
 /// Fields of a report that a verdict compares: VMPL, report data, launch digest, host data, both key digests, the
@@ -47,18 +50,18 @@ pub fn quote_signed(data: &[u8]) {
     let Some((format, script)) = data.split_first() else {
         return;
     };
-    let mut body = td_report().to_bytes();
-    if format % 3 == 2 {
-        // TEE_TCB_SVN_2, which must be met by the same TCB level, and MRSERVICETD.
-        let svn: Vec<u8> = body[..16].to_vec();
-        body.extend(svn);
-        body.extend([0; 48]);
-    }
+    let report = td_report();
+    // What TDX 1.5 adds must be met by the same TCB level, and name no service domain.
+    let mut body = match format % 4 {
+        0 | 1 => report.to_bytes(),
+        2 => report.to_bytes_15(&Later::good()),
+        _ => report.to_bytes_15(&Later::extended()),
+    };
     let good = body.clone();
     body.extend_from_slice(&EVENT_LOG);
     edits::apply(script, &mut body);
     let log = body.split_off(good.len());
-    let quote = match (format % 3, <&[u8; TD10]>::try_from(&body[..])) {
+    let quote = match (format % 4, <&[u8; TD10]>::try_from(&body[..])) {
         (0, Ok(body)) => signer::quote_4(body),
         _ => signer::quote_5(&body),
     };
@@ -79,7 +82,7 @@ pub fn quote_signed(data: &[u8]) {
         Err(QuoteError::Attributes(_) | QuoteError::Unverified { .. }) => {}
         Err(other) => panic!("a signed quote is refused for its form: {other:?}"),
     }
-    assert!([TD10, TD15].contains(&body.len()));
+    assert_eq!(body.len(), good.len());
     let document = tdx_document(quote, log, TDX_COLLATERAL.clone());
     if session(&document, Tee::Tdx) {
         unchanged(&TD_COMPARED, &body, &good);

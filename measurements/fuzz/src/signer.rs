@@ -11,8 +11,6 @@ use crate::platform::{AMD, INTEL, made};
 
 /// Length of a TD report of TDX 1.0.
 pub const TD10: usize = TD_REPORT_LEN;
-/// Length of a TD report of TDX 1.5: behind the former stand `TEE_TCB_SVN_2` and `MRSERVICETD`.
-pub const TD15: usize = TD10 + 16 + 48;
 /// Length of an SEV-SNP report without its signature.
 pub const REPORT: usize = SIGNED_LEN;
 

@@ -51,9 +51,10 @@ pub enum AttributeError {
     ServiceTd,
 }
 
+/// `service_tds`: digests of the service domains that are or were bound, as far as the report's layout has room for them.
 pub(super) fn check_attributes(
     attributes: &[u8; 8],
-    service_td: &[u8; 48],
+    service_tds: &[[u8; 48]],
 ) -> Result<(), AttributeError> {
     let attributes = u64::from_le_bytes(*attributes);
     let has = |bits| attributes & bits != 0;
@@ -62,7 +63,7 @@ pub(super) fn check_attributes(
         () if has(PROFILING) => Err(AttributeError::Profiling { attributes }),
         () if has(MIGRATABLE) => Err(AttributeError::Migratable { attributes }),
         () if !has(SEPT_VE_DISABLE) => Err(AttributeError::SeptVeEnabled { attributes }),
-        () if *service_td != [0; 48] => Err(AttributeError::ServiceTd),
+        () if service_tds.iter().any(|digest| *digest != [0; 48]) => Err(AttributeError::ServiceTd),
         () => Ok(()),
     }
 }
@@ -73,7 +74,7 @@ mod tests {
 
     #[test]
     fn each_dangerous_attribute_has_its_error() {
-        let check = |attributes: u64| check_attributes(&attributes.to_le_bytes(), &[0; 48]);
+        let check = |attributes: u64| check_attributes(&attributes.to_le_bytes(), &[]);
         const GOOD: u64 = 1 << 28;
         assert_eq!(check(GOOD), Ok(()));
         assert_eq!(
@@ -104,12 +105,12 @@ mod tests {
     #[test]
     fn cocoon_tdx_15() {
         let good = (1_u64 << 28).to_le_bytes();
-        assert_eq!(check_attributes(&good, &[0; 48]), Ok(()));
-        for byte in [0, 47] {
-            let mut service_td = [0; 48];
-            service_td[byte] = 1;
+        assert_eq!(check_attributes(&good, &[[0; 48]; 3]), Ok(()));
+        for (at, byte) in [(0, 0), (0, 47), (1, 0), (2, 47)] {
+            let mut service_tds = [[0; 48]; 3];
+            service_tds[at][byte] = 1;
             assert_eq!(
-                check_attributes(&good, &service_td),
+                check_attributes(&good, &service_tds),
                 Err(AttributeError::ServiceTd)
             );
         }

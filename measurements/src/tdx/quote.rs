@@ -234,12 +234,7 @@ pub(crate) fn check(quote: &[u8]) -> Result<(), QuoteError> {
     let (version, tee_type) = (parsed.header.version, parsed.header.tee_type);
     let report = td_report(&parsed.report).filter(|_| matches!(version, 4 | 5));
     let report = report.ok_or(QuoteError::NotTdx { version, tee_type })?;
-    let service_td = match &parsed.report {
-        Report::TD15(report) => report.mr_service_td,
-        Report::TD15Ex(report) => report.base.mr_service_td,
-        _ => [0; 48],
-    };
-    check_attributes(&report.td_attributes, &service_td)?;
+    check_attributes(&report.td_attributes, &service_tds(&parsed.report))?;
     // One without a chain is the library's to refuse.
     parsed
         .raw_cert_chain()
@@ -310,6 +305,20 @@ fn claims(
         earliest_expiration: verified.earliest_expiration_date,
         issued,
     })
+}
+
+/// Digests of the service domains that the report names: none in TDX 1.0, those at the launch in 1.5. The extended report of
+/// 1.5 tells those of the creation and of now apart: one may be bound to a domain that runs.
+fn service_tds(report: &Report) -> Vec<[u8; 48]> {
+    match report {
+        Report::TD15(report) => vec![report.mr_service_td],
+        Report::TD15Ex(report) => vec![
+            report.base.mr_service_td,
+            report.init_service_td_hash,
+            report.cur_service_td_hash,
+        ],
+        Report::TD10(_) | Report::SgxEnclave(_) => Vec::new(),
+    }
 }
 
 fn td_report(report: &Report) -> Option<&TDReport10> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::{open, variable};
 
 /// Names here, packages, and names in the package.
-const SHIPPED: [(&str, &str, &str); 21] = [
+const SHIPPED: [(&str, &str, &str); 23] = [
     (
         "tdx/dcapqvl_quote-from-tappd.hex",
         "dcap-qvl",
@@ -37,6 +37,16 @@ const SHIPPED: [(&str, &str, &str); 21] = [
         "tdx/dcapqvl_tdx_quote_outdated_collateral.json",
         "dcap-qvl",
         "sample/tdx_quote_outdated_collateral.json",
+    ),
+    (
+        "tdx/dcapqvl_tdx_quote_td15ex",
+        "dcap-qvl",
+        "sample/tdx_quote_td15ex",
+    ),
+    (
+        "tdx/dcapqvl_tdx_quote_td15ex_collateral.json",
+        "dcap-qvl",
+        "sample/tdx_quote_td15ex_collateral.json",
     ),
     (
         "snp/builtin_milan_ark.pem",

@@ -17,6 +17,7 @@ mod snp_chains;
 mod snp_launch;
 mod snp_report;
 mod tdx_quote;
+mod tdx_quote_5;
 
 use std::{
     fmt::Display,

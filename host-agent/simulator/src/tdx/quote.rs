@@ -3,7 +3,7 @@
 
 use p256::ecdsa::SigningKey;
 use p256::ecdsa::signature::Signer;
-use sha2::{Digest, Sha384};
+use sha2::{Digest, Sha256, Sha384};
 
 use crate::tdx::identity::PCE_SVN;
 
@@ -23,9 +23,12 @@ const QE_REPORT_DATA: u16 = 6;
 /// Kinds of the TD report that a quote of version 5 names.
 const TDX_10: u16 = 2;
 const TDX_15: u16 = 3;
+const TDX_15_EXTENDED: u16 = 4;
 
 /// Bytes of a TD report of TDX 1.0, the only one that version 4 has room for.
 pub const TD_REPORT_LEN: usize = 584;
+/// Bytes of the extended TD report of TDX 1.5.
+pub const EXTENDED_LEN: usize = 885;
 
 /// Layout of a quote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +46,25 @@ pub struct Later {
     pub tee_tcb_svn_2: [u8; 16],
     /// Digest of the service TDs that are bound (`MRSERVICETD`); none here.
     pub mr_service_td: [u8; 48],
+    /// What newer quoting enclaves add.
+    pub extended: Option<Extended>,
+}
+
+/// What the extended report of TDX 1.5 has behind the other (`sgx_report2_body_v1_5_ex_t` of Intel's `sgx_quote_5.h`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extended {
+    /// Which VM of a partitioned trust domain (`VMID`); 0 is the domain itself.
+    pub vm: u8,
+    /// Statistically unique identity of this trust domain (`TDID`).
+    pub td_id: [u8; 32],
+    /// Digest of the devices that were taken in (`DEV_INFO`).
+    pub dev_info: [u8; 48],
+    /// Digest and attributes of the service TDs that were bound at the creation.
+    pub init_service_td: ([u8; 48], [u8; 8]),
+    /// CPUSVN, `TEE_TCB_SVN` and model of the platform of the creation, where a service TD may have moved the domain.
+    pub init_platform: ([u8; 16], [u8; 16], [u8; 12]),
+    /// Digest and attributes of the service TDs that are bound now.
+    pub service_td: ([u8; 48], [u8; 8]),
 }
 
 impl Later {
@@ -52,7 +74,45 @@ impl Later {
         Self {
             tee_tcb_svn_2: TEE_TCB_SVN,
             mr_service_td: [0; 48],
+            extended: None,
         }
+    }
+
+    /// The same in an extended report.
+    #[must_use]
+    pub fn extended() -> Self {
+        Self {
+            extended: Some(Extended {
+                vm: 0,
+                td_id: Sha256::digest(b"cocoon simulated trust domain").into(),
+                dev_info: [0; 48],
+                init_service_td: ([0; 48], [0; 8]),
+                init_platform: ([0; 16], [0; 16], [0; 12]),
+                service_td: ([0; 48], [0; 8]),
+            }),
+            ..Self::good()
+        }
+    }
+}
+
+impl Extended {
+    fn to_bytes(&self) -> Vec<u8> {
+        let (init_hash, init_attributes) = &self.init_service_td;
+        let (cpu_svn, tee_tcb_svn, fmspc) = &self.init_platform;
+        let (hash, attributes) = &self.service_td;
+        let fields: [&[u8]; 10] = [
+            &[self.vm],
+            &self.td_id,
+            &self.dev_info,
+            init_hash,
+            init_attributes,
+            cpu_svn,
+            tee_tcb_svn,
+            fmspc,
+            hash,
+            attributes,
+        ];
+        fields.concat()
     }
 }
 
@@ -140,6 +200,7 @@ impl TdReport {
         let mut bytes = self.to_bytes();
         bytes.extend(later.tee_tcb_svn_2);
         bytes.extend(later.mr_service_td);
+        bytes.extend(later.extended.iter().flat_map(Extended::to_bytes));
         bytes
     }
 }
@@ -155,10 +216,10 @@ pub(super) fn sign(
     match version {
         QuoteVersion::V4 => quote.extend(body),
         QuoteVersion::V5 => {
-            let kind = if body.len() == TD_REPORT_LEN {
-                TDX_10
-            } else {
-                TDX_15
+            let kind = match body.len() {
+                TD_REPORT_LEN => TDX_10,
+                EXTENDED_LEN => TDX_15_EXTENDED,
+                _ => TDX_15,
             };
             append(&mut quote, kind, body);
         }
