@@ -107,11 +107,11 @@ pub fn confidential(
         Tee::Tdx => Mode::Tdx,
         Tee::SevSnp => Mode::SevSnp,
     };
-    // What clients think of patch levels does not keep a VM from starting; `doctor` tells it.
-    let levels = |finding: &Finding| finding.id == "snp.tcb";
+    // What clients think of a platform does not keep a VM from starting; `doctor` tells it.
+    let judged = |finding: &Finding| matches!(finding.id, "snp.tcb" | "snp.platform" | "snp.chip");
     let findings = judge(facts, wanted, &Default::default());
     let mut missing =
-        (findings.into_iter()).filter(|finding| finding.prevents(mode) && !levels(finding));
+        (findings.into_iter()).filter(|finding| finding.prevents(mode) && !judged(finding));
     if let Some(first) = missing.next() {
         return Err(NotReady::Missing {
             mode,

@@ -16,7 +16,7 @@ mod tdx;
 pub use cpu::Cpu;
 pub use gpu::{CcMode, DEVICES, Gpu, Gpus, Look, model};
 pub use host::{Clock, Host, Kernel, Release};
-pub use snp::{Snp, SnpTcb};
+pub use snp::Snp;
 pub use tdx::{QGS_SOCKET, Quotes, Registration, Tdx};
 
 /// What an operator wants to run; decides what is enough.

@@ -4,6 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use cocoon_measurements::snp::report::TcbVersion;
+
 /// The largest file that is read, in bytes: `/proc/cpuinfo` of the largest machines.
 pub const MAX_FILE: u64 = 4 << 20;
 
@@ -51,6 +53,12 @@ pub trait World: Files {
     /// A model-specific register of the first processor; needs root and the `msr` module.
     fn msr(&self, register: u32) -> Option<u64>;
 
+    /// What AMD's secure processor says of itself (`SNP_PLATFORM_STATUS`, through `/dev/sev`).
+    ///
+    /// # Errors
+    /// Why it says nothing.
+    fn snp_status(&self) -> Result<SnpStatus, String>;
+
     /// Whether somebody answers there.
     ///
     /// # Errors
@@ -68,6 +76,23 @@ pub trait World: Files {
 
     /// Seconds since 1970.
     fn now(&self) -> u64;
+}
+
+/// What AMD's secure processor says of itself (AMD 56860, table of `SNP_PLATFORM_STATUS`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnpStatus {
+    /// The firmware's interface, major and minor, and build.
+    pub firmware: (u8, u8, u32),
+    /// Whether it has looked for aliases in memory since the last reset, and found none.
+    pub alias_check: bool,
+    /// Whether reports leave out the chip's identity.
+    pub chip_id_masked: bool,
+    /// Whether no report is signed by the chip's own key.
+    pub chip_key_masked: bool,
+    /// Whether a provider's key (VLEK) is loaded, which can sign in its place.
+    pub provider_key: bool,
+    /// The patch levels that reports state.
+    pub reported: TcbVersion,
 }
 
 /// Somebody who may listen.

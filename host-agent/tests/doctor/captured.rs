@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex};
 use cocoon_host_agent::doctor::facts::{Facts, QemuFacts, Tried, Wanted};
 use cocoon_host_agent::doctor::finding::{Finding, Severity};
 use cocoon_host_agent::doctor::judge::judge;
-use cocoon_host_agent::doctor::source::{Files, Peer, Ran, Refusal, World};
+use cocoon_host_agent::doctor::source::{Files, Peer, Ran, Refusal, SnpStatus, World};
 use cocoon_measurements::policy::Policy;
+use cocoon_measurements::snp::report::TcbVersion;
 use cocoon_qemu::find::Version;
 
 /// A machine: sections by their heading, such as `file /proc/cpuinfo`.
@@ -240,6 +241,40 @@ impl World for Captured {
     fn msr(&self, register: u32) -> Option<u64> {
         let text = self.section("msr", &format!("{register:x}"))?;
         Some(u64::from_str_radix(text.trim(), 16).unwrap())
+    }
+
+    fn snp_status(&self) -> Result<SnpStatus, String> {
+        let text = self.section("snp", "status");
+        let text = text.ok_or("there is no such device")?;
+        // The number or word behind a name.
+        let word = |name: &str| {
+            let (_, rest) = text.split_once(name).unwrap();
+            rest.split_whitespace()
+                .next()
+                .unwrap()
+                .trim_end_matches(',')
+        };
+        let number = |name: &str| word(name).parse().unwrap();
+        let yes = |name: &str| word(name) == "yes";
+        let (major, minor) = word("firmware").split_once('.').unwrap();
+        Ok(SnpStatus {
+            firmware: (
+                major.parse().unwrap(),
+                minor.parse().unwrap(),
+                word("build").parse().unwrap(),
+            ),
+            alias_check: yes("alias check"),
+            chip_id_masked: yes("chip id masked"),
+            chip_key_masked: yes("chip key masked"),
+            provider_key: yes("provider key"),
+            reported: TcbVersion {
+                fmc: None,
+                bootloader: number("boot loader"),
+                tee: number("TEE"),
+                snp: number("SNP"),
+                microcode: number("microcode"),
+            },
+        })
     }
 
     fn connect(&self, to: &Peer) -> Result<(), Refusal> {

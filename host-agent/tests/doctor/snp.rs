@@ -7,7 +7,7 @@ use crate::captured::{Captured, Case, SNP, check, covered, faults, version};
 
 const CPUINFO: &str = "file /proc/cpuinfo";
 const DMESG: &str = "run dmesg";
-const TCB: &str = "run snphost show tcb";
+const STATUS: &str = "snp status";
 const CMDLINE: &str = "file /proc/cmdline";
 const ENABLED: &str = "AMD-Vi: IOMMU SNP support enabled.";
 
@@ -112,25 +112,26 @@ const CASES: &[Case] = &[
         "CPUID names no encryption bit",
     ),
     (
-        |m| m.without(DMESG),
+        |m| m.without(DMESG).without(STATUS),
         "snp.firmware",
         Severity::Note,
-        "the kernel's log does not say or may not be read",
+        "neither the secure processor nor the kernel's log tells its version",
     ),
     (
-        |m| m.edited(TCB, "SNP:         27", "SNP:         26"),
+        |m| m.edited(STATUS, "SNP 27", "SNP 26"),
         "snp.tcb",
         Severity::Failure,
         "below the clients' floor for Genoa: SNP firmware 26 instead of 27",
     ),
     (
-        |m| m.without(TCB),
+        |m| m.without(STATUS),
         "snp.tcb",
         Severity::Note,
-        "microcode 86 is at or above the clients' floor for Genoa; the rest is not known",
+        "microcode 86 is at or above the clients' floor for Genoa; the rest is not known: the secure processor does not say \
+         (there is no such device)",
     ),
     (
-        |m| m.without(TCB).edited(CPUINFO, "0xa101156", "0xa101155"),
+        |m| m.without(STATUS).edited(CPUINFO, "0xa101156", "0xa101155"),
         "snp.tcb",
         Severity::Failure,
         "microcode 85 is below the clients' floor of 86 for Genoa",
@@ -143,6 +144,58 @@ const CASES: &[Case] = &[
         "snp.tcb",
         Severity::Failure,
         "boot loader 10 instead of 255",
+    ),
+    (
+        |m| m.edited(STATUS, "alias check yes", "alias check no"),
+        "snp.platform",
+        Severity::Failure,
+        "memory has not been searched for aliases",
+    ),
+    (
+        |m| {
+            let mut m = m.edited(STATUS, "alias check yes", "alias check no");
+            m.policy.accept_missing_alias_check = true;
+            m
+        },
+        "snp.platform",
+        Severity::Warning,
+        "which this policy accepts",
+    ),
+    (
+        |m| m.without(STATUS),
+        "snp.platform",
+        Severity::Note,
+        "whether memory has been searched for aliases is not known",
+    ),
+    (
+        |m| m.edited(STATUS, "id masked no", "id masked yes"),
+        "snp.chip",
+        Severity::Failure,
+        "reports leave out the chip's identity",
+    ),
+    (
+        |m| m.edited(STATUS, "key masked no", "key masked yes"),
+        "snp.chip",
+        Severity::Failure,
+        "reports are not signed by the chip's own key",
+    ),
+    (
+        |m| {
+            m.edited(STATUS, "key masked no", "key masked yes").edited(
+                STATUS,
+                "provider key no",
+                "provider key yes",
+            )
+        },
+        "snp.chip",
+        Severity::Note,
+        "a provider's key (VLEK) is loaded",
+    ),
+    (
+        |m| m.without(STATUS),
+        "snp.chip",
+        Severity::Note,
+        "whether reports name the chip is not known",
     ),
     (
         |mut m| {
@@ -183,6 +236,23 @@ fn every_finding_has_a_bad_form() {
     findings.retain(|finding| finding.modes == [Mode::SevSnp]);
     assert_eq!(faults(&findings, Severity::Note), [] as [&str; 0]);
     covered(&findings, CASES);
+}
+
+/// The question alone would have the kernel set SNP up.
+#[test]
+fn the_secure_processor_is_asked_where_kvm_starts_guests_alone() {
+    let machine = Captured::new(SNP).with("file /sys/module/kvm_amd/parameters/sev_snp", "N");
+    let error = machine.facts().snp.status.unwrap_err();
+    assert_eq!(error, "KVM does not start SNP guests");
+}
+
+/// The kernel's log stands in for a secure processor that says nothing.
+#[test]
+fn the_firmwares_version_is_told_by_either() {
+    let version = |machine: Captured| machine.finding("snp.firmware").found;
+    let expected = "interface 1.55 build:40";
+    assert_eq!(version(Captured::new(SNP).without(DMESG)), expected);
+    assert_eq!(version(Captured::new(SNP).without(STATUS)), expected);
 }
 
 #[test]

@@ -62,7 +62,10 @@ fn an_snp_guest_has_the_configuration_and_the_processors_numbers() {
         Ok(Confidential::Snp(expected.clone()))
     );
     // Old firmware starts VMs, too; that clients refuse them is for `doctor` to say.
-    let old = machine.edited("run snphost show tcb", "SNP:         27", "SNP:         26");
+    let old = machine
+        .edited("snp status", "SNP 27", "SNP 26")
+        .edited("snp status", "alias check yes", "alias check no")
+        .edited("snp status", "id masked no", "id masked yes");
     assert_eq!(start(&old, Tee::SevSnp), Ok(Confidential::Snp(expected)));
 }
 

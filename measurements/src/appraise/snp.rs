@@ -270,7 +270,7 @@ const ODD_POLICY: &str =
     "guest policy bits are set or missing whose meaning this verifier does not know";
 const NO_ALIAS_CHECK: &str = "the platform has not made sure that no two addresses share their memory: a module that lies about its size could give the host a second way to the guest's (BadRAM, AMD-SB-3015)";
 const NO_ALIAS_CHECK_ACCEPTED: &str = "the platform has not made sure that no two addresses share their memory (BadRAM, AMD-SB-3015); accepted because the policy says so";
-const ALIAS_ADVICE: &str = "the operator updates the BIOS and SEV firmware as AMD-SB-3015 says and boots the machine again; `snphost ok` tells whether the check was made";
+const ALIAS_ADVICE: &str = "the operator updates the BIOS and SEV firmware as AMD-SB-3015 says and boots the machine again; `cocoon-host doctor` tells whether the check was made";
 const NO_CRL_IN_BOOT: &str =
     "the certificate's boot document carries no revocation list; a session's document does";
 const NO_CRL: &str = "no revocation list of AMD was presented: a revoked processor could not be told from a good one";

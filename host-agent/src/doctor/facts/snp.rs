@@ -2,23 +2,14 @@
 //!
 //! Where each comes from: CPUID as AMD's APM volume 3, appendix E, describes it (leaf 8000001F), KVM's module parameters,
 //! what the kernel logs (`arch/x86/virt/svm/sev.c`, `drivers/crypto/ccp/sev-dev.c`, `drivers/iommu/amd/init.c`), and
-//! the tool `snphost` where it is installed.
+//! the secure processor itself.
 
-use cocoon_measurements::snp::report::TcbVersion;
-
-use super::super::source::{Refusal, World};
+use super::super::source::{Refusal, SnpStatus, World};
 use super::host::Kernel;
 use super::parameter;
 
 /// The leaf of memory encryption.
 const ENCRYPTION: u32 = 0x8000_001f;
-
-/// The secure processor's patch levels, from `snphost show tcb`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SnpTcb {
-    /// What reports say.
-    pub reported: TcbVersion,
-}
 
 /// Everything of SEV-SNP.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,10 +26,10 @@ pub struct Snp {
     pub min_sev_asid: u32,
     /// What the kernel says against SNP, if anything.
     pub refused: Option<String>,
-    /// The firmware's interface, such as `1.55 build:24`.
+    /// The firmware's interface as the kernel logs it, such as `1.55 build:24`.
     pub firmware: Option<String>,
-    /// Patch levels.
-    pub tcb: Option<SnpTcb>,
+    /// What the secure processor says, or why it says nothing.
+    pub status: Result<SnpStatus, String>,
 }
 
 /// What the kernel logs when it gives SNP up.
@@ -62,62 +53,22 @@ impl Snp {
             let (_, version) = line.split_once("SEV-SNP API:")?;
             Some(version.trim().to_owned())
         });
+        let kvm = ["sev", "sev_es", "sev_snp"].map(|name| parameter(world, "kvm_amd", name));
+        // Where KVM has not set SNP up, the question alone would have the kernel do it.
+        let status = if kvm[2] == Some(true) {
+            world.snp_status()
+        } else {
+            Err("KVM does not start SNP guests".to_owned())
+        };
         Self {
-            kvm: ["sev", "sev_es", "sev_snp"].map(|name| parameter(world, "kvm_amd", name)),
+            kvm,
             device: world.open("/dev/sev"),
             cbitpos: ebx & 0x3f,
             reduced_phys_bits: ebx >> 6 & 0x3f,
             min_sev_asid: edx,
             refused: refused.map(str::to_owned),
             firmware,
-            tcb: world
-                .run(&["snphost", "show", "tcb"])
-                .ok()
-                .filter(|ran| ran.success)
-                .and_then(|ran| tcb(&ran.output)),
+            status,
         }
-    }
-}
-
-/// The reported levels in the words of `snphost`.
-fn tcb(text: &str) -> Option<SnpTcb> {
-    let (_, reported) = text.split_once("Reported TCB")?;
-    let reported = reported.split("Platform TCB").next()?;
-    let level = |name: &str| -> Option<u8> {
-        let line = reported
-            .lines()
-            .find_map(|line| line.trim().strip_prefix(name))?;
-        line.trim().parse().ok()
-    };
-    Some(SnpTcb {
-        reported: TcbVersion {
-            fmc: level("FMC:"),
-            bootloader: level("Boot Loader:")?,
-            tee: level("TEE:")?,
-            snp: level("SNP:")?,
-            microcode: level("Microcode:")?,
-        },
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patch_levels_are_the_reported_ones() {
-        // As AMD's tool prints them.
-        let text = "Reported TCB: TCB Version:\n  Microcode:   84\n  SNP:         23\n  TEE:         0\n  \
-                    Boot Loader: 10\n  FMC:         None\nPlatform TCB: TCB Version:\n  Microcode:   85\n";
-        let reported = TcbVersion {
-            fmc: None,
-            bootloader: 10,
-            tee: 0,
-            snp: 23,
-            microcode: 84,
-        };
-        assert_eq!(tcb(text), Some(SnpTcb { reported }));
-        assert_eq!(tcb(&text.replace("SNP: ", "SNQ: ")), None);
-        assert_eq!(tcb("no"), None);
     }
 }

@@ -12,6 +12,8 @@ const KERNEL: Release = Release(6, 11);
 const BIOS: &str = "in the BIOS, AMD CBS > CPU Common Options: enable SMEE and SEV Control, set the SEV-ES ASID Space \
                     Limit to 100 and SNP Memory (RMP Table) Coverage to Enabled; NBIO Common Options: enable IOMMU \
                     and SEV-SNP Support";
+const ALIASES: &str = "update the BIOS and with it the SEV firmware as AMD-SB-3015 says (Milan from 1.55.22, Genoa from 1.55.38), \
+                       and restart the machine";
 
 /// Zen 3 to Zen 5 of EPYC: family 25 (Milan 01, Genoa 11, Bergamo and Siena a0) and family 26 (Turin 02, Turin Dense 11).
 fn capable(cpu: &Cpu) -> bool {
@@ -39,6 +41,8 @@ pub(super) fn findings(facts: &Facts, policy: &Policy) -> Vec<Finding> {
     findings.push(numbers(&facts.snp));
     findings.push(firmware(&facts.snp));
     findings.push(patches(cpu, &facts.snp, policy));
+    findings.push(aliases(&facts.snp, policy));
+    findings.push(masks(&facts.snp));
     findings
 }
 
@@ -171,19 +175,34 @@ fn numbers(snp: &Snp) -> Finding {
 }
 
 fn firmware(snp: &Snp) -> Finding {
-    match &snp.firmware {
-        Some(version) => Finding::ok("snp.firmware", SNP, format!("interface {version}")),
+    let id = "snp.firmware";
+    let told = snp.status.as_ref().ok().map(|status| {
+        let (major, minor, build) = status.firmware;
+        format!("{major}.{minor} build:{build}")
+    });
+    match told.or_else(|| snp.firmware.clone()) {
+        Some(version) => Finding::ok(id, SNP, format!("interface {version}")),
         None => Finding::note(
-            "snp.firmware",
+            id,
             SNP,
-            "the kernel's log does not say or may not be read",
+            "neither the secure processor nor the kernel's log tells its version",
         )
         .needed("a current one: clients judge its level in every report"),
     }
 }
 
-/// Patch levels against the clients' floor: of all parts where `snphost` tells them, else of the microcode alone, whose
-/// level is the lowest byte of its number.
+/// What the secure processor does not say here, clients see in the first report.
+fn unknown(id: &'static str, what: &str, error: &str) -> Finding {
+    Finding::note(
+        id,
+        SNP,
+        format!("{what} is not known: the secure processor does not say ({error})"),
+    )
+    .fix("run this command as a user who may open /dev/sev, when KVM starts SNP guests")
+}
+
+/// Patch levels against the clients' floor: of all parts where the secure processor tells them, else of the microcode alone,
+/// whose level is the lowest byte of its number.
 fn patches(cpu: &Cpu, snp: &Snp, policy: &Policy) -> Finding {
     let id = "snp.tcb";
     let byte = |number: u32| u8::try_from(number).unwrap_or(u8::MAX);
@@ -195,27 +214,30 @@ fn patches(cpu: &Cpu, snp: &Snp, policy: &Policy) -> Finding {
     let floor = policy.snp_tcb_floor.of(part);
     let update =
         "update the BIOS (and with it the secure processor's firmware), then the microcode package";
-    if let Some(tcb) = &snp.tcb {
-        let below: Vec<String> = (floor.below(&tcb.reported).into_iter())
-            .map(|(what, found, least)| format!("{what} {found} instead of {least}"))
-            .collect();
-        if below.is_empty() {
-            return Finding::ok(
+    let error = match &snp.status {
+        Ok(status) => {
+            let below: Vec<String> = (floor.below(&status.reported).into_iter())
+                .map(|(what, found, least)| format!("{what} {found} instead of {least}"))
+                .collect();
+            if below.is_empty() {
+                return Finding::ok(
+                    id,
+                    SNP,
+                    format!("at or above the clients' floor for {part}"),
+                );
+            }
+            return Finding::failure(
                 id,
                 SNP,
-                format!("at or above the clients' floor for {part}"),
-            );
+                format!("below the clients' floor for {part}: {}", below.join(", ")),
+            )
+            .needed("levels that clients accept")
+            .fix(format!(
+                "{update}; snphost commit and snphost config reset report it"
+            ));
         }
-        return Finding::failure(
-            id,
-            SNP,
-            format!("below the clients' floor for {part}: {}", below.join(", ")),
-        )
-        .needed("levels that clients accept")
-        .fix(format!(
-            "{update}; snphost commit and snphost config reset report it"
-        ));
-    }
+        Err(error) => error,
+    };
     let level = cpu.microcode & 0xff;
     if level < u32::from(floor.microcode) || floor.microcode == u8::MAX {
         return Finding::failure(
@@ -229,14 +251,53 @@ fn patches(cpu: &Cpu, snp: &Snp, policy: &Policy) -> Finding {
         .needed("levels that clients accept")
         .fix(update);
     }
-    Finding::note(
-        id,
-        SNP,
-        format!(
-            "microcode {level} is at or above the clients' floor for {part}; the rest is not known"
-        ),
-    )
-    .fix(
-        "install snphost and run this command as root: it tells the levels of the secure processor",
-    )
+    let what = format!("microcode {level} is at or above the clients' floor for {part}; the rest");
+    unknown(id, &what, error)
+}
+
+/// Whether the firmware has looked for addresses that share memory (AMD-SB-3015, "BadRAM").
+fn aliases(snp: &Snp, policy: &Policy) -> Finding {
+    let id = "snp.platform";
+    match &snp.status {
+        Ok(status) if status.alias_check => {
+            Finding::ok(id, SNP, "memory has been searched for aliases")
+        }
+        Ok(_) if policy.accept_missing_alias_check => Finding::warning(
+            id,
+            SNP,
+            "memory has not been searched for aliases, which this policy accepts",
+        )
+        .fix(ALIASES),
+        Ok(_) => Finding::failure(id, SNP, "memory has not been searched for aliases")
+            .needed("the search at the start: clients refuse reports without it")
+            .fix(ALIASES),
+        Err(error) => unknown(id, "whether memory has been searched for aliases", error),
+    }
+}
+
+/// Whether reports name the chip and are signed by its own key: without a provider's, clients find no certificate otherwise.
+fn masks(snp: &Snp) -> Finding {
+    let id = "snp.chip";
+    let status = match &snp.status {
+        Ok(status) => status,
+        Err(error) => return unknown(id, "whether reports name the chip", error),
+    };
+    let masked = match (status.chip_id_masked, status.chip_key_masked) {
+        (false, false) => {
+            return Finding::ok(id, SNP, "reports name the chip, and its own key signs them");
+        }
+        (true, _) => "reports leave out the chip's identity",
+        (false, true) => "reports are not signed by the chip's own key",
+    };
+    if status.provider_key {
+        return Finding::note(
+            id,
+            SNP,
+            format!("{masked}; a provider's key (VLEK) is loaded"),
+        )
+        .needed("its certificate, loaded with it; clients that list machines refuse it");
+    }
+    Finding::failure(id, SNP, masked)
+        .needed("neither masked: a report's certificate is found and checked by both")
+        .fix("snphost config reset")
 }
