@@ -74,6 +74,7 @@ pub(crate) async fn of_this_machine(options: &UpOptions) -> Result<Confidential,
         // an update it is the old VM's.
         listen: options.door.is_none().then_some(options.listen),
         gpu: false,
+        examine: false,
         cache: None,
     };
     let world = Arc::clone(&options.world);

@@ -33,7 +33,7 @@
 //! | The launch is vouched for by a key of the host's | ID blocks, MROWNER | `snp.id_key` `snp.author_key` `tdx.owner` `tdx.owner_config` | `snp_rows::cocoon_snp_3` `tdx_rows::cocoon_tdx_6` |
 //! | A TDX module that Intel did not sign | | `tdx.module` `evidence.signature` | `tdx_rows::cocoon_tdx_6` `tdx_module::each_field_of_what_is_said_of_the_module` |
 //! | A quote that another enclave of the same genuine processor signed: the host's own, a debug one, an outdated one | the host may load any enclave | `evidence.signature` | `quoting::each_field_of_the_quoting_enclaves_report` `statements::of_the_quoting_enclave` |
-//! | A service domain is bound to the guest, such as one that migrates it, and reads its state | service domains of TDX 1.5 | `tdx.attributes` | `version_5::a_service_td_is_none_of_ours` |
+//! | A service domain is bound to the guest, such as one that migrates it, and reads its state | service domains of TDX 1.5 | `tdx.attributes` | `version_5::a_service_td_is_none_of_ours` `version_5::what_nobody_judges_is_refused` |
 //! | Another model is mounted | | `document.model` `tdx.rtmr2` `snp.launch` | `binding_rows::cocoon_doc_5` |
 //! | A GPU is claimed, or needed, and nobody proves it | | `document.gpu` | `gpu_rows::cocoon_verdict_9` `gpus::gpus_that_are_missing` |
 //!

@@ -162,6 +162,15 @@ const REFUSED_EARLY: &[(&str, Edit, Row)] = &[
         ),
     ),
     (
+        "ATTRIBUTES: SERVTD_EXT",
+        |r| r.td_attributes |= 1 << 17,
+        (
+            "tdx.attributes",
+            "TDX quote is of a trust domain that must not be trusted: service domains can be bound to the trust domain while it \
+             runs (attributes 0x0000000010020000): nothing here judges their code",
+        ),
+    ),
+    (
         "ATTRIBUTES: SEPT_VE_DISABLE clear",
         |r| r.td_attributes = 0,
         (

@@ -76,22 +76,28 @@ fn a_service_td_is_none_of_ours() {
     }
 }
 
-/// What names one domain among many, and what only a service domain gives a meaning, decides nothing.
+/// Features of TDX 1.5 that no image here uses, and the one field that has a value in every report.
 #[test]
-fn what_else_the_extended_report_says_is_not_judged() {
+fn what_nobody_judges_is_refused() {
     type Edit = fn(&mut Extended);
-    let edits: [(&str, Edit); 6] = [
-        ("VMID", |e| e.vm = 3),
-        ("TDID", |e| e.td_id = [0; 32]),
-        ("DEV_INFO", |e| e.dev_info[0] = 1),
-        ("attributes at the creation", |e| e.init_service_td.1[0] = 1),
-        ("platform of the creation", |e| e.init_platform.1[0] = 1),
-        ("attributes now", |e| e.service_td.1[7] = 1),
+    let attributes = "a service domain with attributes (SERVTD_ATTR)";
+    let created = "a platform of its creation beside the present one (INIT_TEE_TCB_SVN)";
+    let edits: [(Edit, &str); 7] = [
+        (|e| e.vm = 3, "VMs of its own (VMID)"),
+        (|e| e.dev_info[47] = 1, "devices in its trust (DEV_INFO)"),
+        (|e| e.init_service_td.1[0] = 1, attributes),
+        (|e| e.service_td.1[7] = 1, attributes),
+        (|e| e.init_platform.0[0] = 1, created),
+        (|e| e.init_platform.1[15] = 1, created),
+        (|e| e.init_platform.2[11] = 1, created),
     ];
-    for (field, edit) in edits {
-        println!("{field}");
-        accepted(&extended(edit).verdict());
+    for (edit, feature) in edits {
+        let cause = format!(
+            "TDX quote is of a trust domain that must not be trusted: the trust domain has {feature}: nothing here judges that"
+        );
+        refused(&extended(edit).verdict(), &[("tdx.attributes", &cause)]);
     }
+    accepted(&extended(|e| e.td_id = [0; 32]).verdict());
 }
 
 /// The TDX module can be updated under a running domain: what it was started on and what runs now must both be good.
@@ -180,7 +186,7 @@ fn its_own_bytes_are_signed() {
         (
             extended(|_| ()),
             4 ^ 3,
-            [TD_REPORT_LEN + 64, EXTENDED_LEN - 1],
+            [TD_REPORT_LEN + 65, TD_REPORT_LEN + 96],
         ),
     ] {
         let good = platform.document(|_| ());
@@ -205,41 +211,47 @@ fn its_own_bytes_are_signed() {
     }
 }
 
-/// A report of TDX 1.5 in a quote of version 4, which has no room for it, and one that is cut short.
+/// A report of TDX 1.5 in a quote of version 4, which has no room for it, and each kind with another's length, or one byte
+/// more or less.
 #[test]
 fn a_report_of_another_length_is_none() {
     let good = Platform::good();
-    let judged = |version, body: &[u8]| {
-        let platform = TdxSimulator::new(&good.identity);
+    let judged = |quote: Vec<u8>| {
         let mut document = good.document(|_| ());
-        let Evidence::Tdx { quote, .. } = &mut document.evidence else {
+        let Evidence::Tdx { quote: place, .. } = &mut document.evidence else {
             panic!("TDX evidence was made")
         };
-        *quote = platform.signed(version, body).unwrap().into();
+        *place = quote.into();
         judge(&document, &good.named())
     };
-    let mut vm = Machine::good(Tee::Tdx);
-    let report = vm.td();
-    for (version, body, reason) in [
-        (
-            V4,
-            report.to_bytes_15(&Later::good()),
-            "Not enough data to fill buffer",
-        ),
-        (V5, report.to_bytes()[1..].to_vec(), "Invalid body size"),
-        (
-            V5,
-            report.to_bytes_15(&Later::good())[1..].to_vec(),
-            "Invalid body size",
-        ),
-        (
-            V5,
-            report.to_bytes_15(&Later::extended())[1..].to_vec(),
-            "Invalid body size",
-        ),
-    ] {
-        println!("{version:?} {}", body.len());
+    let refused = |quote: Vec<u8>, reason: &str| {
         let text = format!("TDX quote cannot be decoded: {reason}");
-        refused(&judged(version, &body), &[("evidence.signature", &text)]);
+        refused(&judged(quote), &[("evidence.signature", &text)]);
+    };
+    let platform = TdxSimulator::new(&good.identity);
+    let mut vm = Machine::good(Tee::Tdx);
+    let report = vm.td().to_bytes_15(&Later::extended());
+    let later = platform.signed(V4, &report[..TD_REPORT_LEN + 64]);
+    refused(later.unwrap(), "Not enough data to fill buffer");
+    let padded = [&report[..], &[0]].concat();
+    for (kind, own) in [
+        (2, TD_REPORT_LEN),
+        (3, TD_REPORT_LEN + 64),
+        (4, EXTENDED_LEN),
+    ] {
+        for length in [own - 1, own + 1, 584, 648, 885] {
+            println!("kind {kind}, {length}");
+            let quote = platform.signed_as(kind, &padded[..length]).unwrap();
+            if length != own {
+                refused(quote, "Invalid body size");
+            }
+        }
+    }
+    for kind in [0, 1, 5] {
+        let reason = match kind {
+            1 => "Invalid body size",
+            _ => "Unsupported body type",
+        };
+        refused(platform.signed_as(kind, &report).unwrap(), reason);
     }
 }

@@ -2,6 +2,8 @@
 //! not come from the code that it tests.
 
 use cocoon_image::firmware::path;
+use cocoon_measurements::snp::firmware::SnpFirmware;
+use cocoon_measurements::snp::launch::{FEATURE_SNP, Vcpus, launch_digest};
 use cocoon_measurements::tdx::mrtd::{PageOrder, mrtd};
 use cocoon_measurements::tdx::tdvf::Tdvf;
 use cocoon_measurements::tdx::varstore;
@@ -46,5 +48,26 @@ fn the_locked_tdx_firmware_has_the_measurements_that_others_computed() {
     assert_eq!(
         hex::encode(Sha384::digest(parsed.data(volume))),
         BLANK_STORE
+    );
+}
+
+/// As `sev-snp-measure` 0.0.13 computed it for `OVMF.amdsev.fd` 2026.08+ds-2 alone, on one `EPYC-v4`: begin and end.
+#[test]
+fn the_locked_snp_firmware_has_the_launch_digest_that_others_computed() {
+    let Some(firmware) = had("the locked firmware for SEV-SNP", || {
+        read(&Packages::as_locked("firmware-snp")?.file(path::SNP))
+    }) else {
+        return;
+    };
+    let firmware = SnpFirmware::parse(&firmware).unwrap();
+    let vcpus = Vcpus {
+        count: 1,
+        model: "EPYC-v4".parse().unwrap(),
+        guest_features: FEATURE_SNP,
+    };
+    let digest = hex::encode(launch_digest(&firmware, None, &vcpus).unwrap());
+    assert!(
+        digest.starts_with("d74bd3ea") && digest.ends_with("da58"),
+        "{digest}"
     );
 }

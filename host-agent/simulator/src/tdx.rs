@@ -69,6 +69,18 @@ impl<'a> TdxSimulator<'a> {
     /// # Errors
     /// As [`Self::quote`].
     pub fn signed(&self, version: QuoteVersion, body: &[u8]) -> Result<Vec<u8>, X509Error> {
+        self.sign(version, quote::kind(body.len()), body)
+    }
+
+    /// The same in version 5, called of this kind.
+    ///
+    /// # Errors
+    /// As [`Self::quote`].
+    pub fn signed_as(&self, kind: u16, body: &[u8]) -> Result<Vec<u8>, X509Error> {
+        self.sign(QuoteVersion::V5, kind, body)
+    }
+
+    fn sign(&self, version: QuoteVersion, kind: u16, body: &[u8]) -> Result<Vec<u8>, X509Error> {
         let key = &self.attestation_key;
         let certification = match self.certification.get() {
             Some(made) => made,
@@ -77,7 +89,7 @@ impl<'a> TdxSimulator<'a> {
                 self.certification.get_or_init(|| made)
             }
         };
-        Ok(quote::sign(version, body, key, certification))
+        Ok(quote::sign(version, kind, body, key, certification))
     }
 
     /// Signs `report` over `report_data`.

@@ -100,6 +100,7 @@ pub(super) async fn run(asked: Doctor, json: bool) -> anyhow::Result<ExitCode> {
         memory_mib: asked.memory,
         listen: Some(asked.listen),
         gpu: asked.gpu || claims_gpu,
+        examine: true,
         cache: Cache::default_root().ok(),
     };
     let qemu = doctor::qemu(&Real, asked.qemu.as_deref()).await;

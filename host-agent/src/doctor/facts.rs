@@ -16,7 +16,7 @@ mod tdx;
 pub use cpu::Cpu;
 pub use gpu::{CcMode, DEVICES, Gpu, Gpus, Look, model};
 pub use host::{Clock, Host, Kernel, Release};
-pub use snp::Snp;
+pub use snp::{Silence, Snp};
 pub use tdx::{QGS_SOCKET, Quotes, Registration, Tdx};
 
 /// What an operator wants to run; decides what is enough.
@@ -28,6 +28,8 @@ pub struct Wanted {
     pub listen: Option<SocketAddr>,
     /// Whether the image needs a GPU.
     pub gpu: bool,
+    /// Whether to ask what a start does without: the secure processor's status.
+    pub examine: bool,
     /// Where the cache is, if anywhere.
     pub cache: Option<PathBuf>,
 }
@@ -107,7 +109,7 @@ impl Facts {
             kvm_tried,
             qemu,
             tdx: Tdx::read(world, &host.kernel),
-            snp: Snp::read(world, &host.kernel),
+            snp: Snp::read(world, &host.kernel, wanted.examine),
             gpus: Gpus::read(world, look, wanted.gpu),
             host,
         }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use cocoon_measurements::snp::report::TcbVersion;
+use sev::firmware::host::SnpPlatformStatus;
 
 /// The largest file that is read, in bytes: `/proc/cpuinfo` of the largest machines.
 pub const MAX_FILE: u64 = 4 << 20;
@@ -87,12 +88,33 @@ pub struct SnpStatus {
     pub alias_check: bool,
     /// Whether reports leave out the chip's identity.
     pub chip_id_masked: bool,
-    /// Whether no report is signed by the chip's own key.
+    /// Whether reports are left unsigned.
     pub chip_key_masked: bool,
-    /// Whether a provider's key (VLEK) is loaded, which can sign in its place.
+    /// Whether a provider's key (VLEK) is loaded: it signs instead of the chip's own.
     pub provider_key: bool,
     /// The patch levels that reports state.
     pub reported: TcbVersion,
+}
+
+impl From<&SnpPlatformStatus> for SnpStatus {
+    fn from(status: &SnpPlatformStatus) -> Self {
+        let (init, policy) = (&status.is_rmp_init, &status.platform_policy);
+        let reported = &status.reported_tcb_version;
+        Self {
+            firmware: (status.version.0, status.version.1, status.build_id),
+            alias_check: init.alias_check_complete(),
+            chip_id_masked: policy.mask_chip_id(),
+            chip_key_masked: policy.mask_chip_key(),
+            provider_key: policy.vlek_en(),
+            reported: TcbVersion {
+                fmc: reported.fmc,
+                bootloader: reported.bootloader,
+                tee: reported.tee,
+                snp: reported.snp,
+                microcode: reported.microcode,
+            },
+        }
+    }
 }
 
 /// Somebody who may listen.
@@ -118,4 +140,65 @@ pub struct Ran {
     pub success: bool,
     /// What it wrote on standard output and standard error, within limits.
     pub output: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use sev::Generation;
+    use sev::parser::ByteParser;
+
+    use super::*;
+
+    /// AMD 56860, structure of `SNP_PLATFORM_STATUS`: API, state, initialised, build, masks, guests, current and reported TCB.
+    const STATUS: [u8; 32] = [
+        1, 55, 1, 0, 40, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17,
+        0x18, 0x21, 0x22, 0x23, 0x24, 0x25, 0x26, 0x27, 0x28,
+    ];
+
+    fn status(edit: impl FnOnce(&mut [u8; 32]), generation: Generation) -> SnpStatus {
+        let mut bytes = STATUS;
+        edit(&mut bytes);
+        SnpStatus::from(&SnpPlatformStatus::from_bytes_with(&bytes, generation).unwrap())
+    }
+
+    #[test]
+    fn the_secure_processors_bytes_are_read_where_amd_puts_them() {
+        let genoa = SnpStatus {
+            firmware: (1, 55, 40),
+            alias_check: false,
+            chip_id_masked: false,
+            chip_key_masked: false,
+            provider_key: false,
+            reported: TcbVersion {
+                fmc: None,
+                bootloader: 0x21,
+                tee: 0x22,
+                snp: 0x27,
+                microcode: 0x28,
+            },
+        };
+        assert_eq!(status(|_| (), Generation::Genoa), genoa);
+        let turin = status(|_| (), Generation::Turin).reported;
+        let expected = TcbVersion {
+            fmc: Some(0x21),
+            bootloader: 0x22,
+            tee: 0x23,
+            snp: 0x24,
+            microcode: 0x28,
+        };
+        assert_eq!(turin, expected);
+
+        type Flag = fn(&mut SnpStatus);
+        let flags: [(usize, u8, Flag); 4] = [
+            (3, 1 << 1, |s| s.alias_check = true),
+            (8, 1, |s| s.chip_id_masked = true),
+            (8, 1 << 1, |s| s.chip_key_masked = true),
+            (8, 1 << 2, |s| s.provider_key = true),
+        ];
+        for (at, bit, flag) in flags {
+            let mut expected = genoa.clone();
+            flag(&mut expected);
+            assert_eq!(status(|b| b[at] |= bit, Generation::Genoa), expected);
+        }
+    }
 }

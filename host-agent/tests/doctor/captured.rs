@@ -50,6 +50,7 @@ impl Captured {
                 memory_mib: 4096,
                 listen: Some("127.0.0.1:8443".parse().unwrap()),
                 gpu: false,
+                examine: true,
                 cache: Some("/var/cache/cocoon".into()),
             },
             policy: Policy::default(),
@@ -268,7 +269,7 @@ impl World for Captured {
             chip_key_masked: yes("chip key masked"),
             provider_key: yes("provider key"),
             reported: TcbVersion {
-                fmc: None,
+                fmc: text.contains("FMC").then(|| number("FMC")),
                 bootloader: number("boot loader"),
                 tee: number("TEE"),
                 snp: number("SNP"),

@@ -1,6 +1,6 @@
 //! SEV-SNP: each finding in each of its bad forms.
 
-use cocoon_host_agent::doctor::facts::QemuFacts;
+use cocoon_host_agent::doctor::facts::{QemuFacts, Silence};
 use cocoon_host_agent::doctor::finding::{Mode, Severity};
 
 use crate::captured::{Captured, Case, SNP, check, covered, faults, version};
@@ -127,9 +127,10 @@ const CASES: &[Case] = &[
         |m| m.without(STATUS),
         "snp.tcb",
         Severity::Note,
-        "microcode 86 is at or above the clients' floor for Genoa; the rest is not known: the secure processor does not say \
-         (there is no such device)",
+        "microcode 86 is at or above the clients' floor for Genoa; the rest is not known: the secure processor does not say: \
+         there is no such device",
     ),
+    (turin, "snp.tcb", Severity::Failure, "FMC 0 instead of 1"),
     (
         |m| m.without(STATUS).edited(CPUINFO, "0xa101156", "0xa101155"),
         "snp.tcb",
@@ -177,7 +178,7 @@ const CASES: &[Case] = &[
         |m| m.edited(STATUS, "key masked no", "key masked yes"),
         "snp.chip",
         Severity::Failure,
-        "reports are not signed by the chip's own key",
+        "reports are not signed",
     ),
     (
         |m| {
@@ -188,8 +189,26 @@ const CASES: &[Case] = &[
             )
         },
         "snp.chip",
-        Severity::Note,
-        "a provider's key (VLEK) is loaded",
+        Severity::Failure,
+        "reports are not signed",
+    ),
+    (
+        |m| m.edited(STATUS, "provider key no", "provider key yes"),
+        "snp.chip",
+        Severity::Warning,
+        "a provider's key (VLEK) signs reports",
+    ),
+    (
+        |m| {
+            m.edited(STATUS, "id masked no", "id masked yes").edited(
+                STATUS,
+                "provider key no",
+                "provider key yes",
+            )
+        },
+        "snp.chip",
+        Severity::Warning,
+        "a provider's key (VLEK) signs reports",
     ),
     (
         |m| m.without(STATUS),
@@ -238,12 +257,34 @@ fn every_finding_has_a_bad_form() {
     covered(&findings, CASES);
 }
 
-/// The question alone would have the kernel set SNP up.
+/// A machine with an EPYC of the next generation, whose levels begin with another part's.
+fn turin(m: Captured) -> Captured {
+    let mut m = m
+        .edited(CPUINFO, "cpu family\t: 25", "cpu family\t: 26")
+        .edited(CPUINFO, "model\t\t: 17", "model\t\t: 2")
+        .edited(STATUS, "boot loader", "FMC 0, boot loader");
+    m.policy.snp_tcb_floor.turin.fmc = 1;
+    m
+}
+
+/// A start has no use for the answer, and where KVM has not set SNP up the question alone would have the kernel do it.
 #[test]
-fn the_secure_processor_is_asked_where_kvm_starts_guests_alone() {
-    let machine = Captured::new(SNP).with("file /sys/module/kvm_amd/parameters/sev_snp", "N");
-    let error = machine.facts().snp.status.unwrap_err();
-    assert_eq!(error, "KVM does not start SNP guests");
+fn the_secure_processor_is_asked_only_when_it_helps() {
+    let status = |machine: &Captured| machine.facts().snp.status;
+    let mut machine = Captured::new(SNP);
+    assert!(status(&machine).is_ok());
+    machine.wanted.examine = false;
+    assert_eq!(status(&machine), Err(Silence::NotAsked));
+    let found = machine.finding("snp.chip").found;
+    assert!(found.ends_with("only `cocoon-host doctor` asks"), "{found}");
+
+    let off = Captured::new(SNP).with("file /sys/module/kvm_amd/parameters/sev_snp", "N");
+    assert_eq!(status(&off), Err(Silence::NotSetUp));
+    let found = off.finding("snp.platform").found;
+    assert!(
+        found.ends_with("asked when KVM starts SNP guests"),
+        "{found}"
+    );
 }
 
 /// The kernel's log stands in for a secure processor that says nothing.

@@ -2,8 +2,9 @@
 //! confidential; rejected with every check otherwise.
 //!
 //! Evidence is read from the folder named by `COCOON_VECTORS`, or from `../shared/vectors` beside the checkout; where
-//! it is absent, the tests print SKIPPED.
+//! it is absent, the tests print SKIPPED. The newest ships inside `dcap-qvl`.
 
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -13,6 +14,8 @@ mod vectors;
 
 /// Within the dates of the collateral.
 const TDX_TIME: &str = "1752048802";
+/// Within those of the collateral of October 2026.
+const TDX_5_TIME: &str = "1791504000";
 /// Within the dates of the VCEK.
 const SNP_TIME: &str = "1775000000";
 /// What the collateral of the published quote has: older than the default accepts.
@@ -58,6 +61,24 @@ fn the_default_policy_judges_when_none_is_named() {
         assert_eq!((code, &shown["class"]), (1, &"rejected".into()));
         assert_eq!(failed(&shown), ["evidence.tcb_evaluation"]);
         assert_eq!(shown["mrtd"], Value::Null, "what is rejected says nothing");
+    }
+}
+
+/// The newest evidence at hand needs no policy of its own: a quote of version 5 around the extended report of TDX 1.5.
+#[test]
+fn real_hardware_of_today_is_genuine_under_the_default_policy() {
+    let Some(evidence) = Evidence::tdx_5() else {
+        return;
+    };
+    for policy in [None, Some(include_str!("../docs/policy.toml"))] {
+        let (code, shown) = evidence.json(policy, &[]);
+        assert_eq!((code, &shown["class"]), (0, &"genuine".into()), "{shown}");
+        assert_eq!(shown["root"], "vendor");
+        assert_eq!(failed(&shown), [""; 0]);
+        let ids = ids_of(&shown);
+        for id in ["evidence.tcb", "evidence.tcb_evaluation", "tdx.xfam"] {
+            assert!(ids.contains(&id), "{id} in {ids:?}");
+        }
     }
 }
 
@@ -205,6 +226,15 @@ impl Evidence {
         Some(Self::new(&[&words, &[&*collateral][..]].concat()))
     }
 
+    fn tdx_5() -> Option<Self> {
+        let quote = sample("tdx_quote_td15ex")?;
+        let collateral = sample("tdx_quote_td15ex_collateral.json")?;
+        let words = ["tdx", "--time", TDX_5_TIME, "--quote", &quote];
+        Some(Self::new(
+            &[&words, &["--collateral", &*collateral][..]].concat(),
+        ))
+    }
+
     fn snp() -> Option<Self> {
         let report = std::fs::read_to_string(vector("snp/sev_report_milan.hex")?).unwrap();
         let digits: String = report.split_whitespace().collect();
@@ -261,4 +291,22 @@ impl Evidence {
             text(output.stderr),
         )
     }
+}
+
+/// Where a sample of `dcap-qvl` is, in the very version that this crate is built with, as far as Cargo has its sources.
+fn sample(name: &str) -> Option<String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version=1", "--locked", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let package = packages
+        .iter()
+        .find(|package| package["name"] == "dcap-qvl")
+        .unwrap();
+    let manifest = Path::new(package["manifest_path"].as_str().unwrap());
+    let file = manifest.with_file_name("sample").join(name);
+    file.exists().then(|| file.display().to_string())
 }

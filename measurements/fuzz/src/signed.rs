@@ -28,10 +28,10 @@ const TD_COMPARED: [(usize, usize); 8] = [
     (520, 64),
     // Debug and profiling, in the attributes.
     (120, 1),
-    // MRSERVICETD of TDX 1.5, and in its extended report the service domains of the creation and of now.
+    // MRSERVICETD of TDX 1.5, and in its extended report everything but TDID.
     (600, 48),
-    (729, 48),
-    (829, 48),
+    (648, 1),
+    (681, 204),
 ];
 
 /// Fields of a report that a verdict compares: VMPL, report data, launch digest, host data, both key digests, the

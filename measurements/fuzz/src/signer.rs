@@ -23,7 +23,7 @@ pub fn quote_4(body: &[u8; TD10]) -> Vec<u8> {
     made(PLATFORM.signed(QuoteVersion::V4, body))
 }
 
-/// A quote of version 5 around a TD report of TDX 1.0 or 1.5, which its length tells.
+/// A quote of version 5 around a TD report of TDX 1.0, 1.5 or 1.5 extended, which its length tells.
 #[must_use]
 pub fn quote_5(body: &[u8]) -> Vec<u8> {
     made(PLATFORM.signed(QuoteVersion::V5, body))

@@ -13,7 +13,7 @@ use thiserror::Error;
 
 pub use super::collateral::CollateralDates;
 use super::{
-    attributes::{AttributeError, check_attributes},
+    attributes::{AttributeError, check_attributes, check_company},
     collateral::{PCK_CHAIN, Stated, check_chain, check_encoding},
     crypto::Fast,
     tcb::{TcbError, TcbPolicy, TcbStatus},
@@ -234,7 +234,8 @@ pub(crate) fn check(quote: &[u8]) -> Result<(), QuoteError> {
     let (version, tee_type) = (parsed.header.version, parsed.header.tee_type);
     let report = td_report(&parsed.report).filter(|_| matches!(version, 4 | 5));
     let report = report.ok_or(QuoteError::NotTdx { version, tee_type })?;
-    check_attributes(&report.td_attributes, &service_tds(&parsed.report))?;
+    check_attributes(&report.td_attributes)?;
+    check_company(&parsed.report)?;
     // One without a chain is the library's to refuse.
     parsed
         .raw_cert_chain()
@@ -305,20 +306,6 @@ fn claims(
         earliest_expiration: verified.earliest_expiration_date,
         issued,
     })
-}
-
-/// Digests of the service domains that the report names: none in TDX 1.0, those at the launch in 1.5. The extended report of
-/// 1.5 tells those of the creation and of now apart: one may be bound to a domain that runs.
-fn service_tds(report: &Report) -> Vec<[u8; 48]> {
-    match report {
-        Report::TD15(report) => vec![report.mr_service_td],
-        Report::TD15Ex(report) => vec![
-            report.base.mr_service_td,
-            report.init_service_td_hash,
-            report.cur_service_td_hash,
-        ],
-        Report::TD10(_) | Report::SgxEnclave(_) => Vec::new(),
-    }
 }
 
 fn td_report(report: &Report) -> Option<&TDReport10> {

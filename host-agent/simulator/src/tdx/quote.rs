@@ -205,9 +205,20 @@ impl TdReport {
     }
 }
 
-/// The quote around this TD report, whatever it says: signed by `attestation_key`, which `certification` names.
+/// The kind that a quote of version 5 names for a report of this length.
+pub(super) fn kind(length: usize) -> u16 {
+    match length {
+        TD_REPORT_LEN => TDX_10,
+        EXTENDED_LEN => TDX_15_EXTENDED,
+        _ => TDX_15,
+    }
+}
+
+/// The quote around this TD report, whatever it says: signed by `attestation_key`, which `certification` names. Only version 5
+/// tells `kind`.
 pub(super) fn sign(
     version: QuoteVersion,
+    kind: u16,
     body: &[u8],
     attestation_key: &SigningKey,
     certification: &[u8],
@@ -215,14 +226,7 @@ pub(super) fn sign(
     let mut quote = header(version);
     match version {
         QuoteVersion::V4 => quote.extend(body),
-        QuoteVersion::V5 => {
-            let kind = match body.len() {
-                TD_REPORT_LEN => TDX_10,
-                EXTENDED_LEN => TDX_15_EXTENDED,
-                _ => TDX_15,
-            };
-            append(&mut quote, kind, body);
-        }
+        QuoteVersion::V5 => append(&mut quote, kind, body),
     }
     let mut data = raw_signature(attestation_key, &quote).to_vec();
     data.extend(coordinates(attestation_key));

@@ -28,8 +28,19 @@ pub struct Snp {
     pub refused: Option<String>,
     /// The firmware's interface as the kernel logs it, such as `1.55 build:24`.
     pub firmware: Option<String>,
-    /// What the secure processor says, or why it says nothing.
-    pub status: Result<SnpStatus, String>,
+    /// What the secure processor says.
+    pub status: Result<SnpStatus, Silence>,
+}
+
+/// Why the secure processor says nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Silence {
+    /// Only an examination asks; a start does without.
+    NotAsked,
+    /// KVM has not set SNP up: the question alone would have the kernel do it.
+    NotSetUp,
+    /// It was asked.
+    Failed(String),
 }
 
 /// What the kernel logs when it gives SNP up.
@@ -40,7 +51,7 @@ const REFUSALS: [&str; 3] = [
 ];
 
 impl Snp {
-    pub(super) fn read(world: &dyn World, kernel: &Kernel) -> Self {
+    pub(super) fn read(world: &dyn World, kernel: &Kernel, ask: bool) -> Self {
         // A leaf beyond the highest one answers with another leaf's numbers.
         let [highest, ..] = world.cpuid(0x8000_0000);
         let [_, ebx, _, edx] = if highest >= ENCRYPTION {
@@ -54,11 +65,10 @@ impl Snp {
             Some(version.trim().to_owned())
         });
         let kvm = ["sev", "sev_es", "sev_snp"].map(|name| parameter(world, "kvm_amd", name));
-        // Where KVM has not set SNP up, the question alone would have the kernel do it.
-        let status = if kvm[2] == Some(true) {
-            world.snp_status()
-        } else {
-            Err("KVM does not start SNP guests".to_owned())
+        let status = match (ask, kvm[2]) {
+            (false, _) => Err(Silence::NotAsked),
+            (true, Some(true)) => world.snp_status().map_err(Silence::Failed),
+            (true, _) => Err(Silence::NotSetUp),
         };
         Self {
             kvm,

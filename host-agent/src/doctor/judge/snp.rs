@@ -2,7 +2,7 @@
 
 use cocoon_measurements::policy::{Policy, SnpPart};
 
-use super::super::facts::{Cpu, Facts, Release, Snp};
+use super::super::facts::{Cpu, Facts, Release, Silence, Snp};
 use super::super::finding::{Finding, Mode};
 use super::super::source::Refusal;
 
@@ -12,8 +12,8 @@ const KERNEL: Release = Release(6, 11);
 const BIOS: &str = "in the BIOS, AMD CBS > CPU Common Options: enable SMEE and SEV Control, set the SEV-ES ASID Space \
                     Limit to 100 and SNP Memory (RMP Table) Coverage to Enabled; NBIO Common Options: enable IOMMU \
                     and SEV-SNP Support";
-const ALIASES: &str = "update the BIOS and with it the SEV firmware as AMD-SB-3015 says (Milan from 1.55.22, Genoa from 1.55.38), \
-                       and restart the machine";
+const ALIASES: &str = "update the BIOS and with it the SEV firmware (AMD-SB-3015; Milan needs 1.55.22, Genoa 1.55.38) and restart; if \
+                       it stays so with these, the BIOS does not search, or a memory module answers at two addresses";
 
 /// Zen 3 to Zen 5 of EPYC: family 25 (Milan 01, Genoa 11, Bergamo and Siena a0) and family 26 (Turin 02, Turin Dense 11).
 fn capable(cpu: &Cpu) -> bool {
@@ -192,13 +192,22 @@ fn firmware(snp: &Snp) -> Finding {
 }
 
 /// What the secure processor does not say here, clients see in the first report.
-fn unknown(id: &'static str, what: &str, error: &str) -> Finding {
-    Finding::note(
-        id,
-        SNP,
-        format!("{what} is not known: the secure processor does not say ({error})"),
-    )
-    .fix("run this command as a user who may open /dev/sev, when KVM starts SNP guests")
+fn unknown(id: &'static str, what: &str, silence: &Silence) -> Finding {
+    let (why, fix) = match silence {
+        Silence::NotAsked => (
+            "only `cocoon-host doctor` asks".to_owned(),
+            "cocoon-host doctor",
+        ),
+        Silence::NotSetUp => (
+            "the secure processor is asked when KVM starts SNP guests".to_owned(),
+            "see kvm.snp, and examine the machine again",
+        ),
+        Silence::Failed(error) => (
+            format!("the secure processor does not say: {error}"),
+            "run this command as root; if that changes nothing, `dmesg | grep -i -e ccp -e sev` says more",
+        ),
+    };
+    Finding::note(id, SNP, format!("{what} is not known: {why}")).fix(fix)
 }
 
 /// Patch levels against the clients' floor: of all parts where the secure processor tells them, else of the microcode alone,
@@ -214,7 +223,7 @@ fn patches(cpu: &Cpu, snp: &Snp, policy: &Policy) -> Finding {
     let floor = policy.snp_tcb_floor.of(part);
     let update =
         "update the BIOS (and with it the secure processor's firmware), then the microcode package";
-    let error = match &snp.status {
+    let silence = match &snp.status {
         Ok(status) => {
             let below: Vec<String> = (floor.below(&status.reported).into_iter())
                 .map(|(what, found, least)| format!("{what} {found} instead of {least}"))
@@ -233,10 +242,10 @@ fn patches(cpu: &Cpu, snp: &Snp, policy: &Policy) -> Finding {
             )
             .needed("levels that clients accept")
             .fix(format!(
-                "{update}; snphost commit and snphost config reset report it"
+                "{update}; then `snphost commit` and `snphost config reset` (the VirTEE project's tool) have reports say it"
             ));
         }
-        Err(error) => error,
+        Err(silence) => silence,
     };
     let level = cpu.microcode & 0xff;
     if level < u32::from(floor.microcode) || floor.microcode == u8::MAX {
@@ -252,7 +261,7 @@ fn patches(cpu: &Cpu, snp: &Snp, policy: &Policy) -> Finding {
         .fix(update);
     }
     let what = format!("microcode {level} is at or above the clients' floor for {part}; the rest");
-    unknown(id, &what, error)
+    unknown(id, &what, silence)
 }
 
 /// Whether the firmware has looked for addresses that share memory (AMD-SB-3015, "BadRAM").
@@ -271,33 +280,39 @@ fn aliases(snp: &Snp, policy: &Policy) -> Finding {
         Ok(_) => Finding::failure(id, SNP, "memory has not been searched for aliases")
             .needed("the search at the start: clients refuse reports without it")
             .fix(ALIASES),
-        Err(error) => unknown(id, "whether memory has been searched for aliases", error),
+        Err(silence) => unknown(id, "whether memory has been searched for aliases", silence),
     }
 }
 
-/// Whether reports name the chip and are signed by its own key: without a provider's, clients find no certificate otherwise.
+/// Whether reports name the chip and are signed by its own key, which is how their certificate is found.
 fn masks(snp: &Snp) -> Finding {
     let id = "snp.chip";
     let status = match &snp.status {
         Ok(status) => status,
-        Err(error) => return unknown(id, "whether reports name the chip", error),
+        Err(silence) => return unknown(id, "whether reports name the chip", silence),
     };
-    let masked = match (status.chip_id_masked, status.chip_key_masked) {
-        (false, false) => {
-            return Finding::ok(id, SNP, "reports name the chip, and its own key signs them");
-        }
-        (true, _) => "reports leave out the chip's identity",
-        (false, true) => "reports are not signed by the chip's own key",
-    };
+    const UNMASK: &str = "`snphost config reset` (the VirTEE project's tool)";
+    if status.chip_key_masked {
+        return Finding::failure(id, SNP, "reports are not signed (MASK_CHIP_KEY)")
+            .needed("a signature")
+            .fix(UNMASK);
+    }
     if status.provider_key {
-        return Finding::note(
+        return Finding::warning(
             id,
             SNP,
-            format!("{masked}; a provider's key (VLEK) is loaded"),
+            "a provider's key (VLEK) signs reports, not the chip's own",
         )
-        .needed("its certificate, loaded with it; clients that list machines refuse it");
+        .needed("its certificate, which nobody fetches: the host loads it with the key; a client that lists machines refuses it");
     }
-    Finding::failure(id, SNP, masked)
-        .needed("neither masked: a report's certificate is found and checked by both")
-        .fix("snphost config reset")
+    if status.chip_id_masked {
+        return Finding::failure(
+            id,
+            SNP,
+            "reports leave out the chip's identity (MASK_CHIP_ID)",
+        )
+        .needed("the identity, by which a report's certificate is found and checked")
+        .fix(UNMASK);
+    }
+    Finding::ok(id, SNP, "reports name the chip, and its own key signs them")
 }
