@@ -48,6 +48,8 @@
 //! | Firmware that NVIDIA did not publish for this version, or measured with other settings | | `gpu.measurement` `gpu.measurements` | `manifests::cocoon_gpu_10` |
 //! | An attestation key that other firmware holds | | `gpu.firmware_id` `gpu.chain` | `chains::cocoon_gpu_4` `chains::cocoon_gpu_3` |
 //! | A debugging GPU | NVML calls it "devtools", and its report is genuine | `gpu.developer_mode` `gpu.mode` | `sets::cocoon_gpu_13` |
+//! | Several GPUs under protected PCIe, one of them given to the guest and the rest, with the switches between them, kept | NVLink is in clear in that mode | `gpu.protected_pcie` | `sets::protected_pcie_is_refused` |
+//! | NVIDIA's manifest is withheld from a guest that serves, so that changed measurements are compared with nothing | | `gpu.measurements` | `lapses::what_lapses_fails_sessions_and_nothing_else` |
 //! | One GPU stands for several | | `gpu.distinct` `gpu.count` | `sets::cocoon_gpu_12` |
 //! | A manifest with measurements beside the signed ones, or read otherwise than signed | signature wrapping in SAML | `gpu.rim` `gpu.rim.driver` | `manifest_forms::a_manifest_has_one_signature_at_its_end` `manifests::cocoon_gpu_8` |
 //! | A revoked device or signer, and the answer about it left out | verifiers that go on when nobody answers | `gpu.revocation` | `revoked::cocoon_gpu_11` |
@@ -74,6 +76,7 @@
 //! |---|---|---|---|
 //! | Any self-signed root is taken for AMD's | a library that checks signatures and leaves the pin to its caller | `evidence.signature` | `snp_report::a_chain_of_other_certificates_is_refused` |
 //! | Evidence of a simulator is passed off as hardware | mock roots that reach production | `evidence.root` | `roots::each_vendor_refuses_a_development_root_that_is_not_named` `rtmr_rows::cocoon_verdict_5` |
+//! | A field's name, a status or a file's text moves the cursor and writes a verdict of its own | | `document.form` `evidence.signature` | `verdict::foreign_words_stay_on_their_line` |
 //! | The guest or the host brings its own manifest or signer | | `manifest.trust` `document.manifest` | `manifests::signed_by_another_key` `manifests::the_guest_was_started_with_another` |
 //! | A signature over one manifest is put beside another | | `manifest.trust` | `manifests::changed_after_signing` |
 //! | Bytes that one parser reads so and another otherwise, or that stop the verifier | | `document.form` `evidence.signature` | `malformed::documents_of_no_form` `malformed::quotes` `corpus::no_input_breaks_what_must_hold` |
@@ -144,7 +147,7 @@ mod tests {
     fn every_test_named_here_exists() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut files: BTreeMap<String, String> = BTreeMap::new();
-        for folder in ["measurements", "tests"] {
+        for folder in ["measurements", "guest-agent", "tests"] {
             for (path, text) in sources(root.join(folder)) {
                 let name = path.file_stem().unwrap().to_string_lossy().into_owned();
                 files.entry(name).or_default().push_str(&text);

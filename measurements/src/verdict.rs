@@ -173,13 +173,29 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         text.push_str(&source.to_string());
         next = source.source();
     }
-    text
+    plain(&text)
 }
 
 /// Foreign words on one line: libraries break and indent theirs.
 pub(crate) fn one_line(text: impl Display) -> String {
     let text = text.to_string();
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    plain(&text.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// Libraries repeat in their errors what they were given. Nothing of it moves a terminal's cursor, reorders a line or fills
+/// a screen.
+fn plain(text: &str) -> String {
+    const LONGEST: usize = 2000;
+    let moves = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    let shown = text.chars().map(|c| if moves(c) { '?' } else { c });
+    let mut shown: String = shown.take(LONGEST).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        shown.push_str("...");
+    }
+    shown
 }
 
 impl Check {
@@ -272,10 +288,22 @@ impl Check {
 
 #[cfg(test)]
 mod tests {
-    use super::{Check, Class, Verdict};
+    use super::{Check, Class, Verdict, chain, one_line};
 
     fn passed() -> Check {
         Check::pass("a", "a check", "ok")
+    }
+
+    #[test]
+    fn foreign_words_stay_on_their_line() {
+        assert_eq!(one_line("a\n  b\tc"), "a b c");
+        assert_eq!(
+            one_line("\u{1b}[2J\u{1b}[HCONFIDENTIAL\u{202e}é"),
+            "?[2J?[HCONFIDENTIAL?é"
+        );
+        assert_eq!(one_line("x".repeat(2001)).len(), 2003);
+        let foreign = std::io::Error::other("unknown field `\u{9b}2J`");
+        assert_eq!(chain(&foreign), "unknown field `?2J`");
     }
 
     #[test]

@@ -164,7 +164,10 @@ fn the_tcb_of_now_is_judged_like_that_of_the_launch() {
         )],
     );
     let row = relaunch.failures().next().unwrap();
-    assert_eq!(row.found.as_deref(), Some("TDRelaunchAdvised"));
+    assert_eq!(
+        row.found.as_deref(),
+        Some("TDRelaunchAdvised, now UpToDate")
+    );
     refused(
         &fixed("Revoked"),
         &[(
@@ -173,6 +176,33 @@ fn the_tcb_of_now_is_judged_like_that_of_the_launch() {
         )],
     );
     accepted(&fixed("UpToDate"));
+
+    // The other way: under the domain was put a module for which Intel has a fix, and which no advisory names.
+    let platform = later(|l| l.tee_tcb_svn_2[0] -= 1);
+    let downgraded = platform.verdict_on(|collateral| {
+        restate(
+            collateral,
+            "tcb_info",
+            &ROOTS.intel.tcb_signing.key,
+            |said| {
+                let levels = &mut said["tdxModuleIdentities"][0]["tcbLevels"];
+                let new = levels[0].clone();
+                let mut old = levels[0].clone();
+                old["tcb"]["isvsvn"] = (TEE_TCB_SVN[0] - 1).into();
+                old["tcbStatus"] = "OutOfDate".into();
+                *levels = json!([new, old]);
+            },
+        );
+    });
+    refused(
+        &downgraded,
+        &[(
+            "evidence.tcb",
+            "the TDX module that runs now is older than the one that the VM was started on, and lacks fixes that Intel has published",
+        )],
+    );
+    let row = downgraded.failures().next().unwrap();
+    assert_eq!(row.found.as_deref(), Some("UpToDate, now OutOfDate"));
 }
 
 /// Signed bytes of version 5 changed without signing anew: kind and length of the report, and what TDX 1.5 adds.

@@ -7,16 +7,20 @@ use std::time::Duration;
 
 use cocoon_measurements::nvidia::Known;
 use cocoon_protocol::bytes::{Hex, Hex32};
-use cocoon_protocol::gpu::{GpuCollateral, GpuMetrics, GpuNeeds};
+use cocoon_protocol::gpu::{GpuCollateral, GpuMetrics, GpuNeeds, MAX_RIMS};
 use cocoon_protocol::gpu_section::{GpuSection, keys_digest};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::judge::{self, Demand, Refused, Roots};
+use super::judge::{self, Demand, Roots};
 use super::wanted::{self, WantedError};
 use super::{GpuSource, Happened, SourceError};
 use crate::{keys, wait};
+
+mod error;
+
+pub use error::GateError;
 
 /// How often GPUs prove themselves though nobody asks.
 pub const AGAIN: Duration = Duration::from_secs(600);
@@ -28,59 +32,6 @@ pub const PAUSE: Duration = Duration::from_secs(5);
 
 /// Counts the GPUs of the machine.
 pub type Count = Box<dyn Fn() -> Result<usize, WantedError> + Send + Sync>;
-
-/// Why GPUs may not work, or not any more. The texts hold nothing foreign; causes, told before a guest serves, may.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum GateError {
-    /// They cannot be counted.
-    #[error("cannot count the GPUs")]
-    Count(#[source] Arc<WantedError>),
-    /// There is none.
-    #[error("this image works on a GPU, and the machine has none: pass one through to the VM")]
-    NoGpu,
-    /// The source gives no evidence.
-    #[error("there is no evidence of the GPUs")]
-    Source(#[source] SourceError),
-    /// The driver does not let them work.
-    #[error("the GPUs do not take work")]
-    Ready(#[source] SourceError),
-    /// Their evidence is not what it must be.
-    #[error("the evidence of the GPUs was refused by {}", .0.ids().join(", "))]
-    Refused(#[source] Refused),
-    /// Their evidence is what it must be, and NVIDIA's word on it is absent or over its time.
-    #[error(
-        "an answer of NVIDIA's about the GPUs is absent or over its time, and the host has to fetch it (`cocoon-host \
-         collateral`): {}", .0.ids().join(", ")
-    )]
-    Lapsed(#[source] Refused),
-    /// One came or went.
-    #[error(
-        "the guest counts {now} GPUs, and counted {before} at boot: boot again with those that it shall have"
-    )]
-    Number {
-        /// At boot.
-        before: usize,
-        /// Now.
-        now: usize,
-    },
-    /// The engine works on others than those that are proven.
-    #[error(
-        "the engine works on {engine} GPUs, and the guest counts {counted}: boot again; if that does not help, this image's \
-         engine does not fit this machine"
-    )]
-    Engine {
-        /// As the engine says.
-        engine: usize,
-        /// On the PCI bus.
-        counted: usize,
-    },
-    /// They are not what they were.
-    #[error("the GPUs are not what they were: {0}")]
-    Ended(&'static str),
-    /// No random bytes for a question.
-    #[error("cannot draw a nonce for the GPUs")]
-    Random,
-}
 
 /// What a gate is made of.
 pub struct Setup {
@@ -106,8 +57,9 @@ pub struct Proven {
 /// GPUs that were verified at boot. Only [`Gate::open`] makes it.
 pub struct Gate {
     setup: Setup,
-    /// Evidence is collected one at a time.
-    turn: Mutex<()>,
+    /// Evidence is collected one at a time. The manifests that counted last: the host may take one away, and measurements
+    /// would be compared with nothing.
+    turn: Mutex<Vec<String>>,
     functions: usize,
     keys: Vec<Hex32>,
     needs: Vec<GpuNeeds>,
@@ -148,7 +100,7 @@ impl Gate {
             }
             let stapled = setup.collateral.borrow_and_update().clone();
             match judge::judge(&shown, stapled.as_ref(), &demand, &known) {
-                Ok(keys) => Some(Ok(keys)),
+                Ok(keys) => Some(Ok((keys, stapled.map_or_else(Vec::new, |all| all.rims)))),
                 Err(refused) if refused.may_be_mended() => {
                     last = Some(refused);
                     None
@@ -157,11 +109,11 @@ impl Gate {
             }
         });
         let refused = || GateError::Refused(last.take().unwrap_or_default());
-        let keys = judged.ok_or_else(refused)?.map_err(GateError::Refused)?;
+        let (keys, rims) = judged.ok_or_else(refused)?.map_err(GateError::Refused)?;
         setup.source.set_ready(true).map_err(GateError::Ready)?;
         Ok(Self {
             setup,
-            turn: Mutex::default(),
+            turn: Mutex::new(rims),
             functions,
             keys,
             needs,
@@ -203,7 +155,7 @@ impl Gate {
     /// first, and the error that ended the service for ever after.
     pub fn evidence(&self, nonce: &Hex32) -> Result<Proven, GateError> {
         // Nothing is left half done: a poisoned turn is a turn.
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(error) = self.failed.borrow().clone() {
             return Err(error);
         }
@@ -225,7 +177,16 @@ impl Gate {
             roots: self.setup.roots,
             keys: Some(&self.keys),
         };
-        let judged = judge::judge(&gpus, collateral.as_ref(), &demand, &self.known);
+        let judge =
+            |stapled: Option<&GpuCollateral>| judge::judge(&gpus, stapled, &demand, &self.known);
+        let mut collateral = collateral;
+        let mut judged = judge(collateral.as_ref());
+        if judged.is_err()
+            && let Some(whole) = with_kept(&kept, collateral.as_ref())
+        {
+            judged = judge(Some(&whole));
+            collateral = Some(whole);
+        }
         judged.map_err(|refused| match refused.is_lapse() {
             // The host may yet get that answer; until then no session is told that the GPUs are good.
             true => GateError::Lapsed(refused),
@@ -234,6 +195,11 @@ impl Gate {
         // While they answered, something may have ended the service.
         if let Some(error) = self.failed.borrow().clone() {
             return Err(error);
+        }
+        if let Some(all) = &collateral
+            && *kept != all.rims
+        {
+            kept.clone_from(&all.rims);
         }
         let section = GpuSection {
             functions: u16::try_from(self.functions).unwrap_or(u16::MAX),
@@ -343,6 +309,20 @@ async fn answered(asking: &mut Option<JoinHandle<()>>) {
         Some(task) => drop(task.await),
         None => std::future::pending().await,
     }
+}
+
+/// What the host hands over with the manifests that it leaves out; nothing where it leaves out none.
+fn with_kept(kept: &[String], handed: Option<&GpuCollateral>) -> Option<GpuCollateral> {
+    let mut whole = handed.cloned().unwrap_or_default();
+    let mut absent = kept.to_vec();
+    absent.retain(|rim| !whole.rims.contains(rim));
+    if absent.is_empty() {
+        return None;
+    }
+    // Of more than there may be, those count that are known.
+    whole.rims.truncate(MAX_RIMS.saturating_sub(absent.len()));
+    whole.rims.extend(absent);
+    Some(whole)
 }
 
 /// On how many GPUs an engine must work: those that are counted, and on none where they are simulated.

@@ -69,8 +69,8 @@ impl Refused {
         self.checks.iter().all(|(id, _)| stapled(id))
     }
 
-    /// Whether nothing is wrong but that an answer of NVIDIA's is absent or over its time: nothing that the GPUs show, no
-    /// answer that speaks against them, and none that is damaged.
+    /// Whether nothing is wrong but that an answer of NVIDIA's on revocation is absent or over its time: nothing that the
+    /// GPUs show, which has been compared, no answer that speaks against them, and none that is damaged.
     pub fn is_lapse(&self) -> bool {
         self.lapsed
     }

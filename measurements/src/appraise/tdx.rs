@@ -146,17 +146,26 @@ fn other_firmware(found: &Hex48) -> String {
 /// The rows of TCB level, advisories and collateral. The evaluation number is Intel's own count, so it is held only
 /// against Intel's collateral.
 pub(super) fn platform(claims: &TdxClaims, policy: &Policy, now: u64) -> Vec<Check> {
-    let status = claims.tcb_status;
     let accepted: Vec<String> = policy
         .accepted_tcb_statuses
         .iter()
         .map(TcbStatus::to_string)
         .collect();
     let title = "TCB level of the platform";
-    let tcb = if policy.accepted_tcb_statuses.contains(&status) && status != TcbStatus::Revoked {
-        Check::pass("evidence.tcb", title, status)
+    let refused = |status: &TcbStatus| {
+        *status == TcbStatus::Revoked || !policy.accepted_tcb_statuses.contains(status)
+    };
+    let now_runs = claims.current_tcb_status;
+    let found = match now_runs.filter(|status| *status != claims.tcb_status) {
+        Some(status) => format!("{}, now {status}", claims.tcb_status),
+        None => claims.tcb_status.to_string(),
+    };
+    let tcb = if !claims.tcb_statuses().any(|status| refused(&status)) {
+        Check::pass("evidence.tcb", title, found)
     } else {
-        Check::fail("evidence.tcb", title, OLD_TCB, TCB_ADVICE).found(status)
+        let launched = refused(&claims.tcb_status);
+        let cause = if launched { OLD_TCB } else { OLD_NOW };
+        Check::fail("evidence.tcb", title, cause, TCB_ADVICE).found(found)
     };
     let open: Vec<String> = (claims.advisories.iter())
         .filter(|advisory| !policy.accepted_advisories.contains(advisory))
@@ -305,6 +314,7 @@ const OTHER_CONFIG: &str = "the launch was given another configuration than the 
 const CONFIG_ADVICE: &str =
     "the operator starts the VM again with the configuration that it is to serve under";
 const OLD_TCB: &str = "the platform's firmware or microcode lacks fixes that Intel has published";
+const OLD_NOW: &str = "the TDX module that runs now is older than the one that the VM was started on, and lacks fixes that Intel has published";
 const OPEN_ADVISORIES: &str = "Intel's advisories apply to this platform";
 const TCB_ADVICE: &str = "the operator updates BIOS, microcode and TDX module; or accept the weakness in the policy, knowing what it is";
 const OLD_EVALUATION: &str = "the host presents TCB information from before Intel's newer findings";

@@ -220,14 +220,12 @@ fn mode(
         }
         None => checks.push(Check::note("gpu.mode", title, NOT_ASKED)),
         Some(driver) => {
-            checks.push(
-                if driver.confidential_computing || (driver.protected_pcie && protected) {
-                    Check::pass("gpu.mode", title, "on").expected("on")
-                } else {
-                    let row = Check::fail("gpu.mode", title, MODE_OFF, TURN_ON);
-                    row.expected("on").found("off")
-                },
-            );
+            checks.push(if driver.confidential_computing {
+                Check::pass("gpu.mode", title, "on").expected("on")
+            } else {
+                let row = Check::fail("gpu.mode", title, MODE_OFF, TURN_ON);
+                row.expected("on").found("off")
+            });
             let title = "developer mode";
             checks.push(
                 match (driver.developer_mode, policy.accept_gpu_developer_mode) {
@@ -246,6 +244,8 @@ fn mode(
     checks
 }
 
+/// Under protected PCIe GPUs speak to each other in clear, over switches whose evidence nobody presents here: whoever has
+/// another GPU of the board, or a switch, has what goes there.
 fn protected_pcie(signed: bool, driver: Option<&DriverState>) -> Check {
     let title = "protected PCIe";
     let word = |on| if on { "on" } else { "off" };
@@ -257,9 +257,10 @@ fn protected_pcie(signed: bool, driver: Option<&DriverState>) -> Check {
             .found(word(driver.protected_pcie));
     }
     if signed {
-        return Check::note("gpu.protected_pcie", title, PCIE).found("on");
+        let row = Check::fail("gpu.protected_pcie", title, PCIE, TURN_ON);
+        return row.expected("off").found("on");
     }
-    Check::pass("gpu.protected_pcie", title, "off")
+    Check::pass("gpu.protected_pcie", title, "off").expected("off")
 }
 
 fn unsupported(chip: &str) -> Box<Check> {
@@ -296,10 +297,9 @@ const NO_DRIVER: &str = "what the driver says of the GPU's mode is missing: deve
 const ASK_DRIVER: &str = "the operator runs this release's image, which asks the driver";
 const NOT_ASKED: &str = "not presented: nobody asked the driver whether confidential computing is on and developer mode off; the report does not say it";
 const MODE_OFF: &str = "confidential computing is off: the host can read what the GPU holds";
-const TURN_ON: &str =
-    "the operator sets the GPU's mode to `on` (not `devtools`) on the host and boots again";
+const TURN_ON: &str = "the operator sets the GPU's confidential-computing mode to `on` (not `devtools`), and protected PCIe to `off`, on the host and boots again";
 const DEVELOPER: &str = "developer mode: debuggers and profilers can read everything";
 const DEVELOPER_ACCEPTED: &str = "developer mode: debuggers and profilers can read everything; accepted because the policy says so";
 const OTHER_PCIE: &str = "the driver says otherwise than the report that the GPU signed";
-const PCIE: &str = "several GPUs under protected PCIe: what goes over PCIe is encrypted, what goes from GPU to GPU over NVLink is not";
+const PCIE: &str = "protected PCIe: what goes from GPU to GPU over NVLink is not encrypted, and nothing here judges the switches between them or whose the other GPUs are";
 const OTHER_VERSION: &str = "the driver names another version than the report that the GPU signed";

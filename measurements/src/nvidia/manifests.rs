@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    certificate::{CertificateError, check_path},
+    certificate::check_path,
     known::Known,
     revocation::Revocations,
     rim::{Reference, Rim, RimError},
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     policy::Policy,
-    roots::{RootClass, ValidityError},
+    roots::RootClass,
     verdict::{Check, chain},
 };
 
@@ -63,9 +63,6 @@ pub fn verify_manifest(bytes: &[u8], policy: &Policy, now: u64) -> Result<Refere
 /// A manifest that counts, and under whose root.
 pub(super) type Verified = (Reference, RootClass);
 
-/// The row of a manifest that does not count, and whether that is for its age alone.
-type Refused = (Check, bool);
-
 /// The manifests at hand.
 #[derive(Debug)]
 pub(super) struct Manifests<'a> {
@@ -75,7 +72,6 @@ pub(super) struct Manifests<'a> {
     policy: &'a Policy,
     now: u64,
     known: &'a Known,
-    lapses: usize,
 }
 
 impl<'a> Manifests<'a> {
@@ -103,14 +99,8 @@ impl<'a> Manifests<'a> {
             policy,
             now,
             known,
-            lapses: 0,
         };
         (manifests, checks)
-    }
-
-    /// How many rows failed only because a manifest is absent, or its certificates have ended.
-    pub(super) fn lapses(&self) -> usize {
-        self.lapses
     }
 
     /// The manifests of this version of `part` that count; NVIDIA keeps the right one under `name`. Rows come with the first
@@ -150,11 +140,10 @@ impl<'a> Manifests<'a> {
             }
         }
         if good.is_empty() && refused.is_empty() {
-            refused.push((self.absent(part, version, name), true));
+            refused.push(self.absent(part, version, name));
         }
-        for (row, lapsed) in refused {
+        for row in refused {
             if good.is_empty() {
-                self.lapses += usize::from(lapsed);
                 checks.push(row);
             } else {
                 let cause = row.cause.unwrap_or_default();
@@ -172,27 +161,19 @@ impl<'a> Manifests<'a> {
         version: &str,
         rim: &Rim,
         revocations: &mut Revocations<'_>,
-    ) -> Result<(Verified, Vec<Check>), Box<Refused>> {
-        let failed = |cause: String| Check::fail(part.id(), title(part), cause, FETCH);
-        let refused = |row: Check| Box::new((row, false));
+    ) -> Result<(Verified, Vec<Check>), Box<Check>> {
+        let failed = |cause: String| Box::new(Check::fail(part.id(), title(part), cause, FETCH));
         let path = rim.chain();
         let anchor = path.last();
-        let anchor = anchor.ok_or_else(|| refused(failed(ABSENT.to_owned())))?;
-        let (class, root) = root::judge(Authority::Manifests, anchor, self.policy, self.now)
-            .map_err(|row| refused(*row))?;
-        check_path(path, self.now, self.known).map_err(|error| {
-            let ended = matches!(
-                error,
-                CertificateError::Validity(ValidityError::Expired { .. })
-            );
-            Box::new((failed(chain(&error)), ended))
-        })?;
+        let anchor = anchor.ok_or_else(|| failed(ABSENT.to_owned()))?;
+        let (class, root) = root::judge(Authority::Manifests, anchor, self.policy, self.now)?;
+        check_path(path, self.now, self.known).map_err(|error| failed(chain(&error)))?;
         let reference = rim.verify(self.known);
-        let reference = reference.map_err(|error| refused(failed(chain(&error))))?;
+        let reference = reference.map_err(|error| failed(chain(&error)))?;
         let chip = super::device::HOPPER;
         if !reference.product.eq_ignore_ascii_case(chip) {
             let row = failed(OTHER_CHIP.to_owned());
-            return Err(refused(row.expected(chip).found(reference.product)));
+            return Err(Box::new(row.expected(chip).found(reference.product)));
         }
         let active = reference.measurements.len();
         let found = format!("{}, {active} measurements", reference.version);

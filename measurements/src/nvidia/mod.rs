@@ -105,8 +105,8 @@ pub struct GpuAppraisal {
     /// A GPU is in developer mode, as its driver says. Where the policy accepts that, nothing is protected all the same:
     /// it is worth no more than a simulated one.
     pub developer_mode: bool,
-    /// Something failed, and nothing but this: an answer of NVIDIA's is absent or over its time. Nothing speaks against the
-    /// GPUs then, and not enough for them.
+    /// Something failed, and nothing but this: an answer of NVIDIA's on revocation is absent or over its time. What the GPUs
+    /// show is what it must be then, measurements included.
     pub lapsed: bool,
 }
 

@@ -98,15 +98,12 @@ pub fn appraise_knowing(
     });
     let developer = |gpu: &GpuEvidence<'_>| gpu.driver.is_some_and(|said| said.developer_mode);
     let failed = (checks.iter()).filter(|row| row.outcome == Outcome::Fail);
-    // A measurement without its manifest fails for what that one's row says.
-    let (following, own): (Vec<_>, Vec<_>) =
-        failed.partition(|row| row.cause.as_deref() == Some(NO_MANIFEST));
-    let lapses = manifests.lapses() + revocations.lapses();
+    let (failed, lapses) = (failed.count(), revocations.lapses());
     GpuAppraisal {
         root,
         gpus,
         developer_mode: evidence.iter().any(developer),
-        lapsed: own.len() == lapses && lapses + following.len() > 0,
+        lapsed: lapses > 0 && failed == lapses,
         checks,
     }
 }

@@ -68,7 +68,7 @@ impl SnpPart {
             (Some(Product::Milan) | None, Some([0x19, 0x01, 2])) => Self::MilanX,
             (Some(Product::Genoa) | None, Some([0x19, 0x11, 2])) => Self::GenoaX,
             (Some(Product::Genoa) | None, Some([0x19, 0xa0..=0xaf, _])) => Self::Bergamo,
-            (Some(Product::Turin) | None, Some([0x1a, 0x10..=0x1f, _])) => Self::TurinDense,
+            (Some(Product::Turin) | None, Some([0x1a, 0x10..=0x11, _])) => Self::TurinDense,
             (Some(Product::Genoa), _) | (None, Some([0x19, 0x10..=0x1f, _])) => Self::Genoa,
             (Some(Product::Turin), _) | (None, Some([0x1a, ..])) => Self::Turin,
             (Some(Product::Milan) | None, _) => Self::Milan,

@@ -120,7 +120,7 @@ pub(super) fn check_generation(
         let fits = match product {
             Product::Milan => family == 0x19 && model <= 0x0f,
             Product::Genoa => family == 0x19 && matches!(model, 0x10..=0x1f | 0xa0..=0xaf),
-            Product::Turin => family == 0x1a && model <= 0x1f,
+            Product::Turin => family == 0x1a && model <= 0x11,
         };
         if !fits {
             return refused(format!("it names family {family:#x}, model {model:#x}"));

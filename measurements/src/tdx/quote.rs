@@ -5,7 +5,7 @@
 //! registers must hold is for the caller to compare: a verified quote alone says only *that* some TD runs.
 
 use dcap_qvl::{
-    PckCertFlag, QuoteClaims, QuoteCollateralV3, QuotePolicy,
+    PckCertFlag, QuoteClaims, QuoteCollateralV3, QuotePolicy, TcbStatusWithAdvisory,
     quote::{Quote, Report, TDReport10},
     verify::QuoteVerifier,
 };
@@ -62,8 +62,10 @@ pub struct TdxClaims {
     pub xfam: [u8; 8],
     /// The guest's 64 bytes.
     pub report_data: [u8; 64],
-    /// Status of the platform's TCB, quoting enclave and TDX module included.
+    /// Status of the platform's TCB at the launch, quoting enclave and TDX module included.
     pub tcb_status: TcbStatus,
+    /// Status of the TCB that runs now, in reports of TDX 1.5: the module can be exchanged under a running domain.
+    pub current_tcb_status: Option<TcbStatus>,
     /// Advisories that apply at this TCB.
     pub advisories: Vec<String>,
     /// Number of the collateral's evaluation, the lower of TCB information and QE identity.
@@ -87,6 +89,13 @@ pub struct TdxClaims {
     pub earliest_expiration: u64,
     /// When each piece of collateral was issued.
     pub issued: CollateralDates,
+}
+
+impl TdxClaims {
+    /// The statuses that a policy has to accept, each of them: of the launch, and of what runs now.
+    pub fn tcb_statuses(&self) -> impl Iterator<Item = TcbStatus> + Clone + use<> {
+        std::iter::once(self.tcb_status).chain(self.current_tcb_status)
+    }
 }
 
 /// Why a quote is refused.
@@ -215,7 +224,7 @@ pub(crate) fn verify_checked(
     roots::check_dates("the TDX collateral", window, now)?;
     let claims = claims(&verified, root.class(), issued)?;
     policy.check(
-        claims.tcb_status,
+        claims.tcb_statuses(),
         &claims.advisories,
         claims.evaluation_number,
     )?;
@@ -294,6 +303,7 @@ fn claims(
         xfam: report.xfam,
         report_data: report.report_data,
         tcb_status: verified.tcb.status.into(),
+        current_tcb_status: current_status(verified),
         advisories: advisories(verified),
         evaluation_number: verified.tcb.eval_data_number,
         tcb_date: verified.platform.tcb_date_tag,
@@ -315,6 +325,15 @@ fn td_report(report: &Report) -> Option<&TDReport10> {
         Report::TD15Ex(report) => Some(&report.base.base),
         Report::SgxEnclave(_) => None,
     }
+}
+
+/// The status of what runs now, with the quoting enclave's. The library lets it only soften a launch's that is out of date,
+/// into "relaunch advised": one that is worse than the launch's it would not tell.
+fn current_status(verified: &QuoteClaims) -> Option<TcbStatus> {
+    let of = |status| TcbStatusWithAdvisory::new(status, Vec::new());
+    let level = verified.platform.current_tcb_level.as_ref()?;
+    let enclave = of(verified.qe.tcb_level.tcb_status);
+    Some(of(level.tcb_status).merge(&enclave).status.into())
 }
 
 /// All that apply: at launch, at present (after an update of the TDX module), and to the quoting enclave.

@@ -144,11 +144,13 @@ impl TcbPolicy {
 
     pub(super) fn check(
         &self,
-        status: TcbStatus,
+        mut statuses: impl Iterator<Item = TcbStatus>,
         advisories: &[String],
         evaluation: u32,
     ) -> Result<(), TcbError> {
-        if status == TcbStatus::Revoked || !self.statuses.contains(&status) {
+        let refused =
+            |status: &TcbStatus| *status == TcbStatus::Revoked || !self.statuses.contains(status);
+        if let Some(status) = statuses.find(refused) {
             return Err(TcbError::Status { status });
         }
         let refused = |id: &&String| {
@@ -200,6 +202,8 @@ pub enum TcbError {
 
 #[cfg(test)]
 mod tests {
+    use std::iter::once;
+
     use super::{NAMES, TcbError, TcbPolicy, TcbStatus, UnknownStatus};
 
     #[test]
@@ -222,27 +226,30 @@ mod tests {
             min_evaluation_number: 17,
             ..TcbPolicy::default()
         };
-        assert_eq!(strict.check(TcbStatus::UpToDate, &[], 17), Ok(()));
+        assert_eq!(strict.check(once(TcbStatus::UpToDate), &[], 17), Ok(()));
         let status = TcbStatus::OutOfDate;
         assert_eq!(
-            strict.check(status, &[], 17),
+            strict.check(once(status), &[], 17),
             Err(TcbError::Status { status })
         );
         let id = "INTEL-SA-01036".to_owned();
         assert_eq!(
-            strict.check(TcbStatus::UpToDate, std::slice::from_ref(&id), 17),
+            strict.check(once(TcbStatus::UpToDate), std::slice::from_ref(&id), 17),
             Err(TcbError::Advisory { id })
         );
         let old = TcbError::Evaluation {
             found: 16,
             minimum: 17,
         };
-        assert_eq!(strict.check(TcbStatus::UpToDate, &[], 16), Err(old));
+        assert_eq!(strict.check(once(TcbStatus::UpToDate), &[], 16), Err(old));
         let status = TcbStatus::Revoked;
         let all = TcbPolicy {
             statuses: vec![status],
             ..strict
         };
-        assert_eq!(all.check(status, &[], 17), Err(TcbError::Status { status }));
+        assert_eq!(
+            all.check(once(status), &[], 17),
+            Err(TcbError::Status { status })
+        );
     }
 }

@@ -78,25 +78,28 @@ fn failed(appraisal: &GpuAppraisal) -> Vec<&Check> {
 
 #[test]
 fn real_reports_verify_up_to_their_manifests() {
-    for (sample, driver, vbios, pcie) in [
+    for (sample, driver, vbios, pcie, refused) in [
         (
             Sample::first(),
             "NV_GPU_DRIVER_GH100_550.90.07",
             "NV_GPU_VBIOS_1010_0200_882_96009F0001",
             "off",
+            &[][..],
         ),
         (
             Sample::later(),
             "NV_GPU_DRIVER_GH100_590.12",
             "NV_GPU_VBIOS_G520_0200_885_9600A50001",
             "on",
+            &["gpu.protected_pcie"][..],
         ),
     ] {
         let Some(sample) = sample else { return };
         let judged = sample.judge(&[]);
         assert_eq!(judged.root, Some(RootClass::Vendor), "{judged:#?}");
         let ids: Vec<&str> = failed(&judged).iter().map(|row| row.id).collect();
-        assert_eq!(ids, ["gpu.rim.driver", "gpu.rim.vbios", "gpu.measurements"]);
+        let absent = ["gpu.rim.driver", "gpu.rim.vbios", "gpu.measurements"];
+        assert_eq!(ids, [refused, &absent].concat());
         let gpu = &judged.gpus[0];
         assert_eq!((&*gpu.driver_rim, &*gpu.vbios_rim), (driver, vbios));
         let row = judged

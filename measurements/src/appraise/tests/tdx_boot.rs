@@ -137,6 +137,7 @@ pub(super) fn claims(boot: &Boot, root: RootClass) -> TdxClaims {
         xfam: 0xe7_u64.to_le_bytes(),
         report_data: [0; 64],
         tcb_status: TcbStatus::UpToDate,
+        current_tcb_status: None,
         advisories: Vec::new(),
         evaluation_number: MIN_TCB_EVALUATION,
         tcb_date: issued,

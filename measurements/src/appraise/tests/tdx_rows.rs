@@ -163,6 +163,15 @@ fn cocoon_tdx_9() {
             "the platform's firmware or microcode lacks fixes that Intel has published"
         )
     );
+    for status in [TcbStatus::OutOfDate, TcbStatus::Revoked] {
+        assert_eq!(
+            refused(|c| c.current_tcb_status = Some(status)),
+            row(
+                "evidence.tcb",
+                "the TDX module that runs now is older than the one that the VM was started on, and lacks fixes that Intel has published"
+            )
+        );
+    }
     assert_eq!(
         refused(|c| c.advisories = vec!["INTEL-SA-00001".into()]),
         row(

@@ -1,16 +1,13 @@
 //! Several GPUs, the modes of each, and which of them may serve.
 
 use super::{Case, DRIVER, GPU, NONCE, NVIDIA, VBIOS_BYTES, failures, parts, state};
-use crate::{
-    nvidia::{
-        DriverState, GpuEvidence, MAX_CHAIN, MAX_GPUS, MAX_OCSP_RESPONSES, MAX_RIMS,
-        ocsp::MAX_OCSP,
-        simulated::{
-            Identity, Key, ReportParts,
-            pki::{pem, sign},
-        },
+use crate::nvidia::{
+    DriverState, GpuEvidence, MAX_CHAIN, MAX_GPUS, MAX_OCSP_RESPONSES, MAX_RIMS,
+    ocsp::MAX_OCSP,
+    simulated::{
+        Identity, Key, ReportParts,
+        pki::{pem, sign},
     },
-    verdict::Outcome,
 };
 use cocoon_protocol::gpu::MAX_RIM;
 
@@ -227,27 +224,34 @@ fn cocoon_gpu_13() {
     assert_eq!(silent.failures(), []);
 }
 
-/// Protected PCIe: told, from either of the report's fields, and in place of full confidential computing.
+/// Protected PCIe leaves NVLink in clear, and nobody here judges switches: refused, whoever tells of it.
 #[test]
-fn protected_pcie_is_told() {
+fn protected_pcie_is_refused() {
     for (id, value) in [(21, vec![0xaa]), (36, vec![2, 0])] {
         let mut case = Case::reporting(|parts| *parts.field(id) = value);
-        let driver = case.driver.as_mut().unwrap();
-        driver.protected_pcie = true;
-        driver.confidential_computing = false;
-        let appraisal = case.judge();
-        assert_eq!(failures(&appraisal), []);
-        let row = appraisal
-            .checks
-            .iter()
-            .find(|row| row.id == "gpu.protected_pcie")
-            .unwrap();
+        case.driver.as_mut().unwrap().protected_pcie = true;
+        let failed = case.failures();
+        let [row] = &failed[..] else {
+            panic!("{failed:?}")
+        };
         assert_eq!(
-            (row.outcome, row.found.as_deref()),
-            (Outcome::Note, Some("on"))
+            (row.id, row.expected.as_deref(), row.found.as_deref()),
+            ("gpu.protected_pcie", Some("off"), Some("on"))
         );
+        // Nobody asked the driver.
+        case.driver = None;
+        case.demand.driver_state = false;
+        assert_eq!(case.refusal().0, "gpu.protected_pcie");
+        // It does not stand in for confidential computing.
+        case.driver = Some(DriverState {
+            protected_pcie: true,
+            confidential_computing: false,
+            ..Case::good().driver.unwrap()
+        });
+        let ids: Vec<&str> = case.failures().iter().map(|row| row.id).collect();
+        assert_eq!(ids, ["gpu.mode", "gpu.protected_pcie"]);
     }
-    // The driver's word alone does not stand in for confidential computing.
+    // The driver's word alone.
     let mut case = Case::good();
     let driver = case.driver.as_mut().unwrap();
     driver.protected_pcie = true;
