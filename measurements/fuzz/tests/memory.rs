@@ -9,6 +9,11 @@ use cocoon_measurements::roots::TrustRoot;
 use cocoon_measurements::tdx::event::{Rtmr, event_type};
 use cocoon_measurements::tdx::quote::{MAX_QUOTE, verify};
 use cocoon_measurements::tdx::tcb::TcbPolicy;
+use cocoon_protocol::binding::{Claims, Tee};
+use cocoon_protocol::bytes::{Blob, Hex32, Hex48};
+use cocoon_protocol::document::{Collateral, DOCUMENT_VERSION, Document, Evidence, Kind};
+use cocoon_protocol::gpu::{GpuCollateral, MAX_OCSP_RESPONSES, MAX_RIMS};
+use cocoon_protocol::pieces::{MAX_CERTIFICATES, MAX_PIECES_LEN, Names, Pieces, PiecesError};
 
 /// "A few MiB".
 const LIMIT: usize = 4 << 20;
@@ -99,4 +104,47 @@ fn reports_and_responses_take_no_more_than_they_have() {
         assert!(judged.is_err());
         assert!(most <= 64 << 10, "{filler:#x}: {most} bytes");
     }
+}
+
+/// One piece of 4 MiB, named in each of the places that a document has.
+#[test]
+fn a_piece_with_many_places_is_not_copied_into_them() {
+    let mut pieces = Pieces::default();
+    let name = pieces.insert(vec![0; MAX_PIECES_LEN]);
+    let mut document = Document {
+        version: DOCUMENT_VERSION,
+        kind: Kind::Session,
+        claims: Claims {
+            tee: Tee::SevSnp,
+            leaf_spki_sha256: Hex32::ZERO,
+            meter_key: Hex32::ZERO,
+            manifest_id: Hex32::ZERO,
+            model_digest: Hex32::ZERO,
+            config_digest: Hex48::ZERO,
+            gpu_section_digest: Hex32::ZERO,
+        },
+        nonce: Hex32::ZERO,
+        evidence: Evidence::SevSnp {
+            report: Blob(Vec::new()),
+            certificates: Vec::new(),
+        },
+        config: Blob(Vec::new()),
+        collateral: None,
+        batch: None,
+        gpu: None,
+        gpu_collateral: None,
+        named: Some(Names {
+            collateral: Some(Collateral::SevSnp {
+                certificates: vec![name; MAX_CERTIFICATES],
+                crl: Some(name),
+            }),
+            gpu_collateral: Some(GpuCollateral {
+                rims: vec![name; MAX_RIMS],
+                ocsp: vec![name; MAX_OCSP_RESPONSES],
+            }),
+        }),
+    };
+    let (filled, most) = peak(|| document.fill(&pieces));
+    assert!(matches!(filled, Err(PiecesError::TooLong { .. })));
+    assert!(most <= 64 << 10, "{most} bytes");
 }

@@ -81,6 +81,14 @@ pub enum PiecesError {
         "the piece of collateral {0} is no text, and the document names it a reference manifest"
     )]
     NoText(Hex32),
+    /// More than a document holds, though each piece travelled once.
+    #[error(
+        "the pieces of collateral that the document names have {found} bytes in its places, where {MAX_PIECES_LEN} are allowed"
+    )]
+    TooLong {
+        /// Bytes in all places, up to the one that is too much.
+        found: usize,
+    },
     /// With its pieces the document has no form.
     #[error("with the collateral that it names the document is none")]
     Document(#[source] DocumentError),
@@ -105,24 +113,29 @@ impl PiecesRequest {
 impl Names {
     /// The digests in the order in which they stand, each once.
     pub fn listed(&self) -> Vec<Hex32> {
-        let mut listed = Vec::new();
-        match &self.collateral {
-            Some(Collateral::Tdx { json }) => listed.push(*json),
-            Some(Collateral::SevSnp { certificates, crl }) => {
-                listed.extend(certificates.iter().chain(crl));
-            }
-            None => {}
-        }
-        if let Some(GpuCollateral { rims, ocsp }) = &self.gpu_collateral {
-            listed.extend(rims.iter().chain(ocsp));
-        }
-        let mut once = Vec::with_capacity(listed.len());
-        for name in listed {
+        let mut once = Vec::new();
+        for name in self.places() {
             if !once.contains(&name) {
                 once.push(name);
             }
         }
         once
+    }
+
+    /// The digests as they stand: one that has several places is there as often.
+    pub(crate) fn places(&self) -> Vec<Hex32> {
+        let mut places = Vec::new();
+        match &self.collateral {
+            Some(Collateral::Tdx { json }) => places.push(*json),
+            Some(Collateral::SevSnp { certificates, crl }) => {
+                places.extend(certificates.iter().chain(crl));
+            }
+            None => {}
+        }
+        if let Some(GpuCollateral { rims, ocsp }) = &self.gpu_collateral {
+            places.extend(rims.iter().chain(ocsp));
+        }
+        places
     }
 }
 

@@ -2,8 +2,8 @@
 
 use super::{Collateral, Document, DocumentError, Kind};
 use crate::bytes::{Blob, Hex32};
-use crate::gpu::{GpuCollateral, MAX_OCSP_RESPONSES, MAX_RIMS};
-use crate::pieces::{MAX_CERTIFICATES, Names, Pieces, PiecesError};
+use crate::gpu::{GpuCollateral, GpuError, MAX_OCSP, MAX_OCSP_RESPONSES, MAX_RIM, MAX_RIMS};
+use crate::pieces::{MAX_CERTIFICATES, MAX_PIECES_LEN, Names, Pieces, PiecesError};
 
 impl<Piece> Collateral<Piece> {
     /// The same shape with other contents.
@@ -69,15 +69,16 @@ impl Document {
     /// Puts the collateral that it names in its place: the whole document, which is what is judged and kept.
     ///
     /// # Errors
-    /// [`PiecesError`]: a piece is missing, or not of its kind. The document is then of no use.
+    /// [`PiecesError`]: a piece is missing, too long, or not of its kind. The document is then of no use.
     pub fn fill(&mut self, pieces: &Pieces) -> Result<(), PiecesError> {
-        let Some(Names {
-            collateral,
-            gpu_collateral,
-        }) = self.named.take()
-        else {
+        let Some(named) = self.named.take() else {
             return Ok(());
         };
+        check_sizes(&named, pieces)?;
+        let Names {
+            collateral,
+            gpu_collateral,
+        } = named;
         let piece = |name: Hex32| match pieces.get(&name) {
             Some(piece) => Ok(piece.to_vec()),
             None => Err(PiecesError::Missing(name)),
@@ -136,6 +137,37 @@ impl Document {
         }
         Ok(())
     }
+}
+
+/// Before anything is copied: a piece travels once and may have a hundred places, each of which gets a copy.
+fn check_sizes(named: &Names, pieces: &Pieces) -> Result<(), PiecesError> {
+    let length = |name: &Hex32| match pieces.get(name) {
+        Some(piece) => Ok(piece.len()),
+        None => Err(PiecesError::Missing(*name)),
+    };
+    let mut found = 0;
+    for name in named.places() {
+        found += length(&name)?;
+        if found > MAX_PIECES_LEN {
+            return Err(PiecesError::TooLong { found });
+        }
+    }
+    let Some(GpuCollateral { rims, ocsp }) = &named.gpu_collateral else {
+        return Ok(());
+    };
+    for (what, names, limit) in [
+        ("bytes of a reference manifest", rims, MAX_RIM),
+        ("bytes of an OCSP response", ocsp, MAX_OCSP),
+    ] {
+        for name in names {
+            let found = length(name)?;
+            if found > limit {
+                let error = GpuError::TooMany { what, found, limit };
+                return Err(PiecesError::Document(DocumentError::GpuCollateral(error)));
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

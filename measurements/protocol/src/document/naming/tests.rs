@@ -3,9 +3,9 @@
 use crate::bytes::{Blob, Hex32};
 use crate::document::tests::document;
 use crate::document::{Collateral, Document, Kind, MAX_DOCUMENT_LEN};
-use crate::gpu::GpuCollateral;
+use crate::gpu::{GpuCollateral, MAX_OCSP, MAX_OCSP_RESPONSES, MAX_RIM, MAX_RIMS};
 use crate::gpu_section::tests::section;
-use crate::pieces::{Names, Pieces};
+use crate::pieces::{MAX_PIECES_LEN, Names, Pieces};
 
 /// Named where it travels, whole where it is judged: the same document, and never both at once.
 #[test]
@@ -127,10 +127,6 @@ fn cocoon_doc_6() {
         );
     }
 
-    fn gpus(document: &mut Document) -> &mut GpuCollateral<Hex32, Hex32> {
-        let named = document.named.as_mut().unwrap();
-        named.gpu_collateral.as_mut().unwrap()
-    }
     fn rims(document: &mut Document, count: usize) {
         gpus(document).rims = vec![Hex32::ZERO; count];
     }
@@ -147,4 +143,62 @@ fn cocoon_doc_6() {
             gpu_collateral: None,
         });
     }
+}
+
+/// What travels once may have many places, and is measured in each of them before any has a copy.
+#[test]
+fn a_piece_counts_in_every_place() {
+    let mut named = Document {
+        kind: Kind::Session,
+        gpu: Some(section()),
+        gpu_collateral: Some(GpuCollateral {
+            rims: vec!["<xml/>".into()],
+            ocsp: vec![Blob(vec![1])],
+        }),
+        ..document()
+    };
+    let honest = named.name_collateral();
+    let filled = |edit: &dyn Fn(&mut Document, &mut Pieces)| {
+        let (mut changed, mut pieces) = (named.clone(), honest.clone());
+        edit(&mut changed, &mut pieces);
+        changed.fill(&pieces)
+    };
+    // As many as a document has places for, each as long as it may be.
+    filled(&|document, pieces| {
+        gpus(document).rims = vec![pieces.insert(vec![b' '; MAX_RIM]); MAX_RIMS];
+        gpus(document).ocsp = vec![pieces.insert(vec![1; MAX_OCSP]); MAX_OCSP_RESPONSES];
+    })
+    .unwrap();
+
+    let whole = |json: usize, certificates: usize| {
+        filled(&|document, pieces| {
+            let piece = pieces.insert(vec![b'{'; json]);
+            document.named.as_mut().unwrap().collateral = Some(match certificates {
+                0 => Collateral::Tdx { json: piece },
+                count => Collateral::SevSnp {
+                    certificates: vec![piece; count],
+                    crl: Some(piece),
+                },
+            });
+        })
+    };
+    let small = honest.size();
+    whole(MAX_PIECES_LEN - small, 0).unwrap();
+    for (json, certificates, found) in [
+        (MAX_PIECES_LEN - small + 1, 0, MAX_PIECES_LEN + 1),
+        (MAX_PIECES_LEN, 8, 2 * MAX_PIECES_LEN),
+    ] {
+        assert_eq!(
+            whole(json, certificates).unwrap_err().to_string(),
+            format!(
+                "the pieces of collateral that the document names have {found} bytes in its places, where 4194304 are \
+                 allowed"
+            )
+        );
+    }
+}
+
+fn gpus(document: &mut Document) -> &mut GpuCollateral<Hex32, Hex32> {
+    let named = document.named.as_mut().unwrap();
+    named.gpu_collateral.as_mut().unwrap()
 }
