@@ -196,7 +196,7 @@ fn signers_of(
         return Err(if trust.pinned.is_empty() {
             ManifestRefusal::NobodyTrusted
         } else {
-            ManifestRefusal::Unsigned { id }
+            not_pinned(id, &trust.pinned)
         });
     }
     let threshold = trust.threshold;
@@ -237,6 +237,15 @@ fn signers_of(
         threshold,
         of: signers.len(),
     })
+}
+
+/// Nobody's signature would count, and no pin fits.
+fn not_pinned(id: Hex32, pinned: &[Hex32]) -> ManifestRefusal {
+    let pins = pinned.iter().take(4).map(Hex32::to_string);
+    ManifestRefusal::NotPinned {
+        id,
+        pinned: pins.collect::<Vec<_>>().join(", "),
+    }
 }
 
 /// Tells a damaged signature of a pinned signer from signatures of strangers; the key names decide only the words.

@@ -15,6 +15,16 @@ pub enum ManifestRefusal {
         "no signer is trusted and no manifest is pinned: name a signer (--signer) or the manifest's hash (--manifest-sha256)"
     )]
     NobodyTrusted,
+    /// Only pins are trusted, and it is none of them.
+    #[error(
+        "manifest {id} is none of the pinned ones ({pinned}): it was exchanged, or is of another release than the pin (--manifest-sha256)"
+    )]
+    NotPinned {
+        /// Identity of the manifest.
+        id: Hex32,
+        /// The first of those that are pinned.
+        pinned: String,
+    },
     /// The policy cannot be met.
     #[error(
         "{threshold} signatures are demanded of {signers} pinned signers: the threshold must be 1 to {signers}"

@@ -99,14 +99,22 @@ fn cocoon_manifest_1() {
             "manifest {id} is not signed: get its signature file (manifest.json.dsse), or pin its hash if you built it yourself"
         )
     );
-    let other_pin = ManifestTrust {
-        pinned: vec![Hex([7; 32])],
+    // To pin what came instead of what was pinned is the last thing to advise, and a signature would not count.
+    let other_pins = ManifestTrust {
+        pinned: (1..6).map(|byte| Hex([byte; 32])).collect(),
         ..ManifestTrust::default()
     };
-    assert!(matches!(
-        trust(&bytes, None, &other_pin, NOW),
-        Err(ManifestRefusal::Unsigned { .. })
-    ));
+    let pins: Vec<_> = (1..5).map(|byte| Hex([byte; 32]).to_string()).collect();
+    let envelope = sign(&bytes, &ALICE).unwrap();
+    for envelope in [None, Some(&envelope[..])] {
+        assert_eq!(
+            refusal(&bytes, envelope, &other_pins, NOW),
+            format!(
+                "manifest {id} is none of the pinned ones ({}): it was exchanged, or is of another release than the pin (--manifest-sha256)",
+                pins.join(", ")
+            )
+        );
+    }
     let trusted = trust(&bytes, None, &pinning(&bytes), NOW).unwrap();
     assert_eq!((trusted.id(), trusted.basis()), (id, &Basis::Pinned));
     assert_eq!(*trusted, sample());
