@@ -11,6 +11,9 @@ use crate::address::Address;
 use crate::certificate::CertificateError;
 use crate::collateral::CollateralUse;
 
+/// Longest text of one error, in characters: where several appliances were refused, each has said why.
+const MAX_CAUSE: usize = 8000;
+
 /// What the client was doing when it gave up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -288,13 +291,18 @@ fn reasons(verdict: &Verdict) -> String {
     printable(&failed.join("; "), 2000)
 }
 
-/// An error and its causes in one line.
+/// An error and its causes in one line, without what steers a terminal: libraries repeat what is foreign, such as a field's
+/// name in a document. Only what is wrong in TOML, which a person wrote, keeps its lines.
 pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+    let mut text = printable(&error.to_string(), MAX_CAUSE);
     let mut next = error.source();
     while let Some(cause) = next {
         text.push_str(": ");
-        text.push_str(&cause.to_string());
+        let said = cause.to_string();
+        text.push_str(&match cause.is::<Box<toml::de::Error>>() {
+            true => without(&said, MAX_CAUSE, |c| c != '\n' && steers(c)),
+            false => printable(&said, MAX_CAUSE),
+        });
         next = cause.source();
     }
     text
@@ -302,8 +310,12 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 /// Foreign text without characters that steer a terminal or reorder what it shows, cut to `limit`
 /// characters.
-pub(crate) fn printable(text: &str, limit: usize) -> String {
-    let mut out: String = text.chars().filter(|c| !steers(*c)).take(limit).collect();
+pub fn printable(text: &str, limit: usize) -> String {
+    without(text, limit, steers)
+}
+
+fn without(text: &str, limit: usize, unwanted: impl Fn(char) -> bool) -> String {
+    let mut out: String = text.chars().filter(|c| !unwanted(*c)).take(limit).collect();
     if text.chars().nth(limit).is_some() {
         out.push('…');
     }
@@ -314,4 +326,30 @@ pub(crate) fn printable(text: &str, limit: usize) -> String {
 pub fn steers(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A name that a server chose: cleared screen, a line of its own, text that runs backwards.
+    const NAME: &str = "\u{1b}[2J\r\nCONFIDENTIAL\u{202e}";
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Said(String, #[source] Option<Box<Said>>);
+
+    #[test]
+    fn neither_an_error_nor_its_causes_steer_a_terminal() {
+        let error = Said(
+            format!("outer {NAME}"),
+            Some(Box::new(Said(format!("inner {NAME}"), None))),
+        );
+        assert_eq!(
+            chain(&error),
+            "outer [2JCONFIDENTIAL: inner [2JCONFIDENTIAL"
+        );
+        let long = chain(&Said("a".repeat(MAX_CAUSE + 1), None));
+        assert_eq!(long, "a".repeat(MAX_CAUSE) + "…");
+    }
 }

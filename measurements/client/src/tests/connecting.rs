@@ -10,10 +10,10 @@ use cocoon_protocol::pieces::COLLATERAL_PATH;
 use http::{Method, StatusCode};
 use tokio::net::TcpListener;
 
-use super::double::{Attests, Carries, Double, Script, content};
+use super::double::{Attests, Carries, Double, STEERING, Script, content};
 use crate::attested::AttestedConnection;
 use crate::certificate::CertificateError;
-use crate::error::{ConnectError, Stage};
+use crate::error::{ConnectError, Stage, chain};
 use crate::upstreams::{UpstreamError, Upstreams};
 use crate::verifier::{Deadlines, Verifier};
 
@@ -111,6 +111,24 @@ async fn certificates_without_usable_evidence() {
         certificate(Carries::Garbage).await,
         CertificateError::Document(DocumentError::Malformed(_))
     ));
+}
+
+/// What a server calls the fields of its documents is told, and steers no terminal.
+#[tokio::test]
+async fn names_in_documents_are_told_without_what_steers() {
+    let certificate = Script {
+        carries: Carries::Garbage,
+        ..Script::default()
+    };
+    let answer = Script {
+        attests: Attests::With(StatusCode::OK, STEERING),
+        ..Script::default()
+    };
+    for script in [certificate, answer] {
+        let told = chain(&refused(script).await);
+        assert!(told.contains("unknown field `[2JCONFIDENTIAL`"), "{told:?}");
+        assert!(!told.contains(char::is_control), "{told:?}");
+    }
 }
 
 #[tokio::test]

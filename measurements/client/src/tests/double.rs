@@ -69,6 +69,9 @@ pub enum Attests {
     ByHangingUp,
 }
 
+/// A document whose only field has a name that clears the screen and puts words on it.
+pub const STEERING: &str = r#"{"\u001b[2J\nCONFIDENTIAL":0}"#;
+
 pub struct Script {
     pub carries: Carries,
     pub signs_with_other_key: bool,
@@ -336,7 +339,7 @@ fn certificate(key: &SigningKey, carries: Carries) -> (CertificateDer<'static>, 
     let mut value = document(kind, named, Hex32::ZERO, Hex32::ZERO).to_json();
     match carries {
         Carries::TooMuch => value.resize(16 * 1024 + 1, b' '),
-        Carries::Garbage => value = b"nonsense".to_vec(),
+        Carries::Garbage => value = STEERING.as_bytes().to_vec(),
         _ => {}
     }
     let extension = Extension {

@@ -165,6 +165,23 @@ fn every_other_is_refused_by_name() {
     );
 }
 
+/// A document's maker chooses its bytes: what they say is told, and steers no terminal.
+#[test]
+fn names_in_a_kept_document_steer_nothing() {
+    let home = Home::new();
+    let mut bundle: Value = serde_json::from_slice(&kept(|_| ())).unwrap();
+    let document = br#"{"\u001b[2J\nVERIFIED":0}"#.to_vec();
+    bundle["document"] = serde_json::to_value(Blob(document)).unwrap();
+    let file = home.write("kept.json", bundle.to_string().as_bytes());
+    let (code, shown, error) = home.run(&["receipt", "verify", &file, "--meter-key", &meter_key()]);
+    assert_eq!((code, error.as_str()), (1, ""), "{shown}");
+    let last = shown.lines().last().unwrap();
+    let begins = "REJECTED: its session document cannot be read: attestation document is not JSON of the expected schema: \
+                  unknown field `[2JVERIFIED`, expected ";
+    assert!(last.starts_with(begins), "{shown}");
+    assert!(!shown.contains('\u{1b}'), "{shown:?}");
+}
+
 /// Under a manifest the session document is judged, and a good receipt of a session that is none is worth nothing.
 #[test]
 fn a_receipt_is_worth_no_more_than_its_session() {

@@ -18,6 +18,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use cocoon_client::chain;
 
+/// Longest reason of a rejection in one line, in characters; every check has its own below it.
+const MAX_REASON: usize = 2000;
+
 /// Verify confidential-computing appliances, and use verified ones.
 ///
 /// Exit status: 0 accepted or done, 1 rejected with reasons, 2 wrong usage or input/output error, 130 stopped by Ctrl-C.

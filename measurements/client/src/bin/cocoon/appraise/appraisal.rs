@@ -3,10 +3,12 @@
 use std::error::Error;
 
 use cocoon_client::terminal::{print, style};
-use cocoon_client::{chain, check_table};
+use cocoon_client::{chain, check_table, printable};
 use cocoon_measurements::roots::RootClass;
 use cocoon_measurements::verdict::{Check, Outcome};
 use serde_json::{Map, Value};
+
+use crate::MAX_REASON;
 
 /// What the evidence says, in order.
 pub type Rows = Vec<(&'static str, String)>;
@@ -76,7 +78,7 @@ impl Appraisal {
         let causes = self
             .failures()
             .map(|check| check.cause.as_deref().unwrap_or(&check.title));
-        causes.collect::<Vec<_>>().join("; ")
+        printable(&causes.collect::<Vec<_>>().join("; "), MAX_REASON)
     }
 
     /// Prints it, for people or as JSON. `named` says whether the policy was a file or the defaults.

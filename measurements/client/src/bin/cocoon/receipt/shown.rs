@@ -3,10 +3,12 @@
 use std::error::Error;
 
 use cocoon_client::terminal::{print, style};
-use cocoon_client::{chain, check_table, table};
+use cocoon_client::{chain, check_table, printable, table};
 use cocoon_measurements::verdict::{Check, Class, Outcome, Verdict};
 use cocoon_protocol::receipt::{Outcome as Ended, Receipt};
 use serde_json::json;
+
+use crate::MAX_REASON;
 
 /// A receipt, judged.
 pub struct Shown {
@@ -54,7 +56,7 @@ impl Shown {
             let causes: Vec<_> = causes.collect();
             return match causes.is_empty() {
                 true => "REJECTED: its session document is".to_owned(),
-                false => format!("REJECTED: {}", causes.join("; ")),
+                false => format!("REJECTED: {}", printable(&causes.join("; "), MAX_REASON)),
             };
         };
         let session = match self.verdict.as_ref().map(|verdict| verdict.class) {
