@@ -326,6 +326,40 @@ mod tests {
         assert_eq!(file.known_hosts["a.example:1"], KnownHost { release: 5 });
     }
 
+    /// Whoever keeps the file elsewhere keeps it there, and who may read it goes on reading it.
+    #[test]
+    fn a_link_stays_a_link() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["config", "dotfiles"] {
+            std::fs::create_dir(at(name)).unwrap();
+        }
+        let (link, file) = (at("config/trust.toml"), at("dotfiles/cocoon.toml"));
+        // By way of another link, both relative, and to a file that is not there yet.
+        symlink("../dotfiles/current.toml", &link).unwrap();
+        symlink("cocoon.toml", at("dotfiles/current.toml")).unwrap();
+        let mode = || std::fs::metadata(&file).unwrap().permissions().mode() & 0o777;
+        TrustFile::remember(&link, "a:1", KnownHost { release: 4 }).unwrap();
+        assert_eq!(mode(), 0o600);
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o640)).unwrap();
+        TrustFile::remember(&link, "a:1", KnownHost { release: 5 }).unwrap();
+        assert_eq!(mode(), 0o640);
+        assert!(link.is_symlink() && at("dotfiles/current.toml").is_symlink());
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.contains("release = 5"), "{text}");
+        assert!(at("dotfiles/cocoon.toml.lock").exists());
+        assert!(!at("config/trust.toml.lock").exists());
+
+        symlink("itself.toml", at("itself.toml")).unwrap();
+        let error = TrustFile::remember(&at("itself.toml"), "a:1", KnownHost { release: 4 });
+        let error = crate::error::chain(&error.unwrap_err());
+        assert!(
+            error.contains("Too many levels of symbolic links"),
+            "{error}"
+        );
+    }
+
     /// The example says what is true: its values are the defaults.
     #[test]
     fn the_example_is_the_default() {

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 /// Largest such file, in bytes.
 const MAX_LEN: u64 = 256 * 1024;
 
+/// Links in a row that are followed, as many as Linux follows.
+const MAX_LINKS: usize = 40;
+
 /// Why such a file is of no use.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustFileError {
@@ -108,22 +111,27 @@ impl Store<'_> {
             return Ok(());
         }
         let refuse = |source| self.unwritten(source);
-        let folder = self
-            .path
+        let path = place(self.path).map_err(refuse)?;
+        let folder = path
             .parent()
             .ok_or_else(|| refuse(io::ErrorKind::InvalidInput.into()))?;
         std::fs::create_dir_all(folder).map_err(refuse)?;
-        let lock = std::fs::File::create(self.path.with_extension("toml.lock")).map_err(refuse)?;
+        let lock = std::fs::File::create(path.with_extension("toml.lock")).map_err(refuse)?;
         lock.lock().map_err(refuse)?;
         let Some(text) = change(&self.text_if_any()?)? else {
             return Ok(());
         };
         bounded(&text).map_err(refuse)?;
         let mut temporary = tempfile::NamedTempFile::new_in(folder).map_err(refuse)?;
+        // A file that others read stays theirs to read; a new one is its owner's alone.
+        if let Ok(before) = std::fs::metadata(&path) {
+            let kept = temporary.as_file().set_permissions(before.permissions());
+            kept.map_err(refuse)?;
+        }
         temporary.write_all(text.as_bytes()).map_err(refuse)?;
         temporary.as_file().sync_all().map_err(refuse)?;
         temporary
-            .persist(self.path)
+            .persist(&path)
             .map_err(|error| refuse(error.error))?;
         Ok(())
     }
@@ -135,6 +143,23 @@ impl Store<'_> {
             source,
         }
     }
+}
+
+/// Where the file itself lies: who keeps it elsewhere and has a link here keeps the link, even while there is no file yet.
+fn place(path: &Path) -> io::Result<PathBuf> {
+    let missing = match path.canonicalize() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => error,
+        found => return found,
+    };
+    let mut path = path.to_owned();
+    // One that leads to itself was found out above, unless it has just become one.
+    for _ in 0..MAX_LINKS {
+        let Ok(target) = path.read_link() else {
+            return Ok(path);
+        };
+        path = path.parent().unwrap_or(Path::new("")).join(target);
+    }
+    Err(missing)
 }
 
 fn bounded(text: &str) -> io::Result<()> {
