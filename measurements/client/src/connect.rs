@@ -23,6 +23,7 @@ use tokio_rustls::client::TlsStream;
 use crate::address::Address;
 use crate::attested::{AttestedConnection, Channel, MAX_CONNECTION_AGE};
 use crate::certificate::Leaf;
+use crate::dial::dial;
 use crate::error::{ConnectError, Stage, printable};
 use crate::judge::Judgement;
 use crate::receipts::Session;
@@ -85,7 +86,7 @@ impl Verifier {
 
     async fn reach(&self, address: &Address) -> Result<TcpStream, ConnectError> {
         let limit = self.deadlines.reach;
-        let tcp = timeout(limit, TcpStream::connect((address.host(), address.port())))
+        let tcp = dial(address.host(), address.port(), limit)
             .await
             .map_err(|_| deadline(address, Stage::Reach, limit))?
             .map_err(|source| ConnectError::Unreachable {

@@ -52,6 +52,7 @@ mod certificate;
 mod chat;
 mod collateral;
 mod connect;
+mod dial;
 mod endpoint;
 mod error;
 mod judge;

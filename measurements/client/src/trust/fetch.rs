@@ -17,13 +17,15 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::TrustError;
+use crate::dial::dial;
 
 /// Where a host publishes its manifest.
 const WELL_KNOWN: &str = "/.well-known/cocoon/manifest.json";
+/// How long connecting may take.
+const REACH: Duration = Duration::from_secs(10);
 /// How long one document may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -106,7 +108,8 @@ impl Url {
         limit: usize,
     ) -> Result<Option<Vec<u8>>, String> {
         let got = async {
-            let tcp = TcpStream::connect((self.host.as_str(), self.port)).await;
+            let late = |_| format!("cannot connect within {} seconds", REACH.as_secs());
+            let tcp = dial(&self.host, self.port, REACH).await.map_err(late)?;
             let tcp = tcp.map_err(|error| format!("cannot connect: {error}"))?;
             let Some(tls) = tls else {
                 return self.ask(tcp, &path, limit).await;
