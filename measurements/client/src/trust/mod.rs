@@ -65,6 +65,13 @@ pub struct TrustOptions {
     pub reset_release_floor: bool,
 }
 
+/// Whether the memory of releases is asked, and told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Memory {
+    Counts,
+    Rests,
+}
+
 /// What flags and files amount to.
 #[derive(Debug)]
 pub struct Settings {
@@ -82,6 +89,16 @@ impl Settings {
     /// Reads what the options name. Signers or pins among the flags replace those of the files. A release below the
     /// newest that was seen of one of the signers is a rollback and refused; a newer one is remembered.
     pub fn load(options: &TrustOptions, now: u64) -> Result<Self, TrustError> {
+        Self::gather(options, now, Memory::Counts)
+    }
+
+    /// The same of what is over, as of `time`: releases that were seen since say nothing about it, and its own is not to
+    /// be remembered. Floors that files state count.
+    pub fn of_the_past(options: &TrustOptions, time: u64) -> Result<Self, TrustError> {
+        Self::gather(options, time, Memory::Rests)
+    }
+
+    fn gather(options: &TrustOptions, now: u64, counts: Memory) -> Result<Self, TrustError> {
         let path = options.trust_file.clone().or_else(default_path);
         let mut file = match &path {
             Some(path) => TrustFile::load(path)?,
@@ -104,7 +121,8 @@ impl Settings {
             }
         };
         let mut believed = believed(options, &file)?;
-        let memory = path.as_deref().map(releases::path_beside);
+        let beside = path.as_deref().map(releases::path_beside);
+        let memory = beside.filter(|_| counts == Memory::Counts);
         if let Some(memory) = &memory
             && !options.reset_release_floor
         {
@@ -127,7 +145,10 @@ impl Settings {
             policy.development_roots.extend(found);
         }
         let reset = options.reset_release_floor;
-        let unkept = remember(memory.as_deref(), &manifest, &believed, reset).err();
+        let unkept = match counts {
+            Memory::Counts => remember(memory.as_deref(), &manifest, &believed, reset).err(),
+            Memory::Rests => None,
+        };
         // What is published has no files beside it.
         let folder = options.manifest.parent().filter(|_| url.is_none());
         let folder = folder.map(Path::to_owned);

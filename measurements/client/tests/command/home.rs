@@ -74,9 +74,11 @@ pub fn interrupt(child: &Child) {
     let status = Command::new("sh").args(["-c", &kill]).status().unwrap();
     assert!(status.success());
 }
-/// A manifest of release `release` that is valid now.
+
+/// A manifest of release `release` that is valid now; the same bytes each time, because tests pin them.
 pub fn manifest(release: u64) -> Vec<u8> {
-    let now = cocoon_client::now();
+    static NOW: LazyLock<u64> = LazyLock::new(cocoon_client::now);
+    let now = *NOW;
     let manifest = Manifest {
         version: 1,
         release,

@@ -8,7 +8,7 @@ mod trusting;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::home::{Home, ended, interrupt, nowhere};
 
@@ -167,6 +167,37 @@ fn ctrl_c_ends_a_command_in_good_order() {
         assert_eq!(
             error,
             format!("attesting {url} …\n\ncocoon: stopped by Ctrl-C\n")
+        );
+    }
+}
+
+/// A manifest is fetched as patiently as an appliance is asked, and Ctrl-C ends it as well.
+#[test]
+fn ctrl_c_ends_a_fetch() {
+    let home = Home::new();
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let manifest = format!("http://{}/manifest.json", mute.local_addr().unwrap());
+    let text = home.write("text", b"Good morning");
+    let url = nowhere();
+    for arguments in [
+        &["verify", &*url][..],
+        &["chat", &url, "--prompt", "hello"],
+        &["chat", &url, "--prompt", "hello", "--json"],
+        &["connect", &url],
+        &["translate", &url, &text, "--to", "fr"],
+    ] {
+        let mut command = home.command(arguments);
+        command.args(["--manifest", &manifest]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        let _connection = mute.accept().unwrap();
+        interrupt(&child);
+        let ended = ended(child.wait_with_output().unwrap());
+        let stopped = "\ncocoon: stopped by Ctrl-C\n";
+        assert_eq!(
+            ended,
+            (130, String::new(), stopped.to_owned()),
+            "{arguments:?}"
         );
     }
 }

@@ -1,6 +1,7 @@
 //! `cocoon receipt verify`: what it prints of a good receipt, and which check refuses another.
 
 use cocoon_client::receipts::{BUNDLE_VERSION, Bundle};
+use cocoon_measurements::manifest::{public_key, sign};
 use cocoon_protocol::binding::{Claims, Tee};
 use cocoon_protocol::bytes::{Blob, Hex, Hex32, Hex48};
 use cocoon_protocol::document::{DOCUMENT_VERSION, Document, Evidence, Kind};
@@ -10,7 +11,7 @@ use cocoon_protocol::receipt::{
 use ed25519_dalek::{Signer as _, SigningKey};
 use serde_json::Value;
 
-use crate::home::{Home, manifest};
+use crate::home::{Home, manifest, nowhere};
 
 const SALT: Hex32 = Hex([11; 32]);
 
@@ -197,6 +198,61 @@ fn a_receipt_is_worth_no_more_than_its_session() {
     // Believed by nobody: the manifest itself is refused.
     let (code, report) = verify(&home, &["--manifest", &path]);
     assert_eq!((code, &report["verdict"]["class"]), (1, &"rejected".into()));
+}
+
+/// A receipt is of the release that there was: one seen since is no reason to refuse it, and none to lower what is
+/// remembered for appliances of today.
+#[test]
+fn a_receipt_of_an_earlier_release_is_no_rollback() {
+    let home = Home::new();
+    home.write("kept.json", &kept(|_| ()));
+    let signer = hex::encode(public_key(&[6; 32]));
+    let signed = |release| {
+        let bytes = manifest(release);
+        let path = home.write(&format!("{release}/manifest.json"), &bytes);
+        let envelope = sign(&bytes, &[6; 32]).unwrap();
+        home.write(&format!("{release}/manifest.json.dsse"), &envelope);
+        path
+    };
+    let (older, newer) = (signed(6), signed(7));
+    let nowhere = nowhere();
+    let seen = [
+        "verify",
+        &nowhere,
+        "--manifest",
+        &newer,
+        "--signer",
+        &signer,
+    ];
+    assert_eq!(home.run(&seen).0, 2, "it counts, and nobody is there");
+    let memory = home.path(".config/cocoon/trust.releases.toml");
+    let remembered = std::fs::read_to_string(&memory).unwrap();
+
+    let refused = |report: &Value| {
+        let check = &report["verdict"]["checks"][0];
+        assert_eq!(check["id"], "manifest.trust");
+        check["outcome"] == "fail"
+    };
+    let flags = ["--manifest", &older, "--signer", &signer];
+    let (code, report) = verify(&home, &flags);
+    assert_eq!((code, refused(&report)), (1, false), "{report:#}");
+    let newest = signed(8);
+    let (_, report) = verify(&home, &["--manifest", &newest, "--signer", &signer]);
+    assert!(!refused(&report), "{report:#}");
+    assert_eq!(std::fs::read_to_string(&memory).unwrap(), remembered);
+    // What a person states counts all the same.
+    let policy = home.write("policy.toml", b"release_floor = 7\n");
+    let (code, report) = verify(&home, &[&flags[..], &["--policy", &policy]].concat());
+    assert_eq!((code, refused(&report)), (1, true), "{report:#}");
+    // And there is nothing to reset.
+    let file = home.path("kept.json").display().to_string();
+    let reset = ["receipt", "verify", &file, "--reset-release-floor"];
+    let (code, _, error) = home.run(&[&reset, &flags[..]].concat());
+    assert_eq!(code, 2);
+    assert!(
+        error.contains("unexpected argument '--reset-release-floor'"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use cocoon_measurements::manifest::{public_key, sign};
 use cocoon_protocol::bytes::Hex32;
 
-use crate::home::{Home, manifest, nowhere};
+use crate::home::{Home, ended, manifest, nowhere};
 
 #[test]
 fn manifests_that_do_not_count_are_1_and_say_why() {
@@ -140,6 +140,33 @@ fn a_trust_file_that_cannot_be_read_names_its_line() {
             trust.display()
         )
     );
+}
+
+/// A trust file that was named by a slip of the pen believes nobody in particular: that is said.
+#[test]
+fn a_named_trust_file_that_is_not_there_is_told() {
+    let home = Home::new();
+    let path = home.write("manifest.json", &manifest(1));
+    let missing = home.path("mine.toml").display().to_string();
+    let nowhere = nowhere();
+    let verify = ["verify", &nowhere, "--manifest", &path];
+    let note = format!(
+        "note: there is no trust file {missing} yet: the defaults count, and it is made when there is an appliance to \
+         remember\n"
+    );
+    let (code, _, error) = home.run(&[&verify[..], &["--trust-file", &missing]].concat());
+    assert_eq!((code, error.starts_with(&note)), (1, true), "{error}");
+    let named = home
+        .command(&verify)
+        .env("COCOON_TRUST_FILE", &missing)
+        .output();
+    let (code, _, error) = ended(named.unwrap());
+    assert_eq!((code, error.starts_with(&note)), (1, true), "{error}");
+    // Nobody named the usual one, and one that is there says for itself what counts.
+    assert!(!home.run(&verify).2.contains("note:"));
+    home.write("mine.toml", b"");
+    let (_, _, error) = home.run(&[&verify[..], &["--trust-file", &missing]].concat());
+    assert!(!error.contains("note:"), "{error}");
 }
 
 #[test]

@@ -46,7 +46,7 @@ pub async fn run(args: Args) -> anyhow::Result<Outcome> {
         .token_file
         .is_none()
         .then(|| Zeroizing::new(token.expose().to_owned()));
-    let Some(settings) = settings(&args.trust)? else {
+    let Some(settings) = settings(&args.trust).await? else {
         return Ok(Outcome::Rejected);
     };
     let upstreams = Upstreams::new(settings.verifier(), args.urls.clone());

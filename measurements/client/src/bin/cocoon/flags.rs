@@ -18,6 +18,11 @@ pub struct TrustFlags {
     manifest: PathBuf,
     #[command(flatten)]
     belief: BeliefFlags,
+    /// Forget the newest release seen of these signers, and of sets that share one with them, and accept an older
+    /// one: only if its withdrawal was announced. A release_floor in a file stays. The newest releases seen are
+    /// remembered beside the trust file, in a file of the same name that ends in .releases.toml
+    #[arg(long)]
+    reset_release_floor: bool,
     /// Keep what vendors say of accepted appliances (collateral) in this folder, so that only what changed is fetched the
     /// next time [default: ~/.cache/cocoon-client/collateral]
     #[arg(long, value_name = "DIR", env = "COCOON_COLLATERAL_CACHE")]
@@ -53,20 +58,35 @@ pub struct BeliefFlags {
     /// before it. Roots of trust cannot stand in it
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// Forget the newest release seen of these signers, and of sets that share one with them, and accept an older
-    /// one: only if its withdrawal was announced. A release_floor in a file stays
-    #[arg(long)]
-    reset_release_floor: bool,
-    /// Signers, floors and known appliances; the newest releases seen are remembered beside it, in a file of the
-    /// same name that ends in .releases.toml [default: ~/.config/cocoon/trust.toml]
+    /// Signers, floors and known appliances [default: ~/.config/cocoon/trust.toml]
     #[arg(long, value_name = "FILE", env = "COCOON_TRUST_FILE")]
     trust_file: Option<PathBuf>,
 }
 
 impl TrustFlags {
-    /// Reads what the flags name.
-    pub fn load(&self) -> Result<Settings, TrustError> {
-        let settings = self.belief.load(&self.manifest, cocoon_client::now())?;
+    /// Reads what the flags name, on a thread of its own: a manifest may have to be fetched, and Ctrl-C is heard meanwhile.
+    pub async fn load(&self) -> Result<Settings, TrustError> {
+        let flags = self.clone();
+        let read = tokio::task::spawn_blocking(move || flags.read()).await;
+        // Nobody cancels it, so that it has panicked.
+        read.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+
+    fn read(&self) -> Result<Settings, TrustError> {
+        let options = TrustOptions {
+            reset_release_floor: self.reset_release_floor,
+            ..self.belief.options(&self.manifest)
+        };
+        if let Some(path) = self.belief.missing() {
+            say(format_args!(
+                "note: there is no trust file {} yet: the defaults count, and it is made when there is an appliance to remember",
+                path.display()
+            ));
+        }
+        let settings = Settings::load(&options, cocoon_client::now())?;
+        if let Some(error) = settings.unkept() {
+            say(format_args!("note: {}", chain(error)));
+        }
         if self.no_collateral_cache {
             return Ok(settings);
         }
@@ -85,9 +105,19 @@ impl TrustFlags {
 }
 
 impl BeliefFlags {
-    /// Reads the manifest and what the flags name; `now` is when the manifest must count.
-    pub fn load(&self, manifest: &Path, now: u64) -> Result<Settings, TrustError> {
-        let options = TrustOptions {
+    /// Reads the manifest of something that is over, and what the flags name; `time` is when the manifest must have counted.
+    pub fn of_the_past(&self, manifest: &Path, time: u64) -> Result<Settings, TrustError> {
+        if let Some(path) = self.missing() {
+            say(format_args!(
+                "note: there is no trust file {}: the defaults count",
+                path.display()
+            ));
+        }
+        Settings::of_the_past(&self.options(manifest), time)
+    }
+
+    fn options(&self, manifest: &Path) -> TrustOptions {
+        TrustOptions {
             manifest: manifest.to_owned(),
             signers: self.signers.clone(),
             threshold: self.threshold,
@@ -96,13 +126,15 @@ impl BeliefFlags {
             trust_roots: self.trust_roots.clone(),
             trust_file: self.trust_file.clone(),
             policy: self.policy.clone(),
-            reset_release_floor: self.reset_release_floor,
-        };
-        let settings = Settings::load(&options, now)?;
-        if let Some(error) = settings.unkept() {
-            say(format_args!("note: {}", chain(error)));
+            reset_release_floor: false,
         }
-        Ok(settings)
+    }
+
+    /// A trust file that somebody named, and that is not there: a slip of the pen believes other people than a file would.
+    fn missing(&self) -> Option<&Path> {
+        let path = self.trust_file.as_deref()?;
+        // What cannot be looked at fails by its own name when it is read.
+        (path.try_exists().ok() == Some(false)).then_some(path)
     }
 }
 

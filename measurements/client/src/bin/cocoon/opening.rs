@@ -43,7 +43,7 @@ impl Opening<'_> {
     ) -> anyhow::Result<Result<Opened, Outcome>> {
         let first = &self.urls[0];
         let settings = if self.json {
-            match self.trust.load() {
+            match unless_interrupted(self.trust.load()).await? {
                 Ok(settings) => settings,
                 Err(error) => {
                     let verdict = error.verdict();
@@ -55,7 +55,7 @@ impl Opening<'_> {
                 }
             }
         } else {
-            let Some(settings) = settings(self.trust)? else {
+            let Some(settings) = settings(self.trust).await? else {
                 return Ok(Err(Outcome::Rejected));
             };
             settings

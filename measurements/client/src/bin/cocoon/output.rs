@@ -4,9 +4,11 @@ use cocoon_client::terminal::{say, style};
 use cocoon_client::trust::Settings;
 use cocoon_client::{AttestedConnection, TableStyle, chain, table};
 
+use crate::unless_interrupted;
+
 /// Loads settings, or prints the table of a refused manifest.
-pub fn settings(flags: &crate::flags::TrustFlags) -> anyhow::Result<Option<Settings>> {
-    match flags.load() {
+pub async fn settings(flags: &crate::flags::TrustFlags) -> anyhow::Result<Option<Settings>> {
+    match unless_interrupted(flags.load()).await? {
         Ok(settings) => Ok(Some(settings)),
         Err(error) => match error.verdict() {
             Some(verdict) => {

@@ -110,7 +110,7 @@ fn session(
         bail!("--manifest or --meter-key is needed");
     };
     let now = args.time.unwrap_or_else(now);
-    let settings = match args.belief.load(manifest, now) {
+    let settings = match args.belief.of_the_past(manifest, now) {
         Ok(settings) => settings,
         Err(error) => match error.verdict() {
             Some(verdict) => return Ok((Some(verdict), Vec::new())),

@@ -48,7 +48,7 @@ struct Refused<'a> {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<Outcome> {
-    let settings = match args.trust.load() {
+    let settings = match args.trust.load().await {
         Ok(settings) => settings,
         Err(error) => {
             let Some(verdict) = error.verdict() else {
