@@ -23,6 +23,9 @@ const MAX_ERROR_LEN: usize = 64 * 1024;
 /// Longest answer that is kept for the conversation, in bytes.
 const MAX_ANSWER_LEN: usize = 1024 * 1024;
 
+/// Error code of OpenAI's for a conversation that does not fit.
+pub(crate) const EXCEEDED: &str = "context_length_exceeded";
+
 /// A conversation with an appliance. Its texts are wiped on drop.
 pub struct Conversation {
     upstreams: Upstreams,
@@ -84,6 +87,9 @@ pub enum ChatError {
         /// OpenAI's code for it, without control characters.
         code: Option<String>,
     },
+    /// The question does not fit behind what was said before.
+    #[error("the conversation is full: begin a new one (/new) and ask again")]
+    Full(#[source] Box<ChatError>),
     /// The stream broke.
     #[error("the connection broke in the middle of the answer")]
     Broken(#[source] hyper::Error),
@@ -119,7 +125,8 @@ impl Conversation {
     }
 
     /// Asks, calls `piece` with every part of the answer as it arrives, and remembers both for the
-    /// next question. After an error, or when the future is dropped, the question is forgotten.
+    /// next question. After an error, or when the future is dropped, the question is forgotten; after [`ChatError::Full`]
+    /// only [`clear`](Self::clear) makes room for others.
     pub async fn ask(
         &mut self,
         prompt: &str,
@@ -129,10 +136,42 @@ impl Conversation {
         let mut messages = self.messages.clone();
         messages.push(question.clone());
         let request = self.options.request(messages);
-        let (answer, ending) = send(&self.upstreams, &request, piece).await?;
+        let sent = send(&self.upstreams, &request, piece).await;
+        let (answer, ending) =
+            sent.map_err(|error| match error.is_too_long() && self.goes_on() {
+                true => ChatError::Full(Box::new(error)),
+                false => error,
+            })?;
         self.messages.push(question);
         self.messages.push(message(Role::Assistant, &answer));
         Ok(ending)
+    }
+
+    /// Begins a new one: all that was said is forgotten, and wiped; the instructions stay.
+    pub fn clear(&mut self) {
+        self.messages.retain(|message| message.role == Role::System);
+    }
+
+    fn goes_on(&self) -> bool {
+        self.messages
+            .iter()
+            .any(|message| message.role != Role::System)
+    }
+}
+
+impl ChatError {
+    /// Whether every appliance was refused for what it showed, rather than not reached.
+    pub fn is_rejection(&self) -> bool {
+        matches!(self, ChatError::Upstream(error) if error.is_rejection())
+    }
+
+    /// For the model, or for any request.
+    fn is_too_long(&self) -> bool {
+        match self {
+            ChatError::Request(PaddingError::TooLong(_)) => true,
+            ChatError::Refused { code, .. } => code.as_deref() == Some(EXCEEDED),
+            _ => false,
+        }
     }
 }
 

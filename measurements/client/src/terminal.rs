@@ -2,22 +2,21 @@
 //! output, everything beside them to standard error.
 
 mod answering;
+mod lines;
 mod waiting;
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use cocoon_protocol::openai::FinishReason;
 use zeroize::Zeroizing;
 
 pub use answering::Answering;
+pub use lines::Tally;
 pub use waiting::Waiting;
 
 use crate::chat::{ChatError, Conversation, Ending};
 use crate::error::{chain, steers};
 use crate::table::TableStyle;
-
-/// Longest line that is read from the terminal, in bytes: most of what fits into a request.
-const MAX_LINE: u64 = 512 * 1024;
 
 /// Why a conversation on a terminal breaks off.
 #[derive(Debug, thiserror::Error)]
@@ -28,31 +27,78 @@ pub enum TerminalError {
     /// Standard input or output.
     #[error("cannot read from or write to the terminal")]
     Io(#[from] io::Error),
+    /// A line that no request would hold.
+    #[error(
+        "a question has more than {} bytes, and none of it was asked: shorten it",
+        lines::MAX_LINE
+    )]
+    LineTooLong,
+    /// Questions that failed, each of which was told when it did.
+    #[error("{failed} of {asked} questions got no whole answer")]
+    Unanswered {
+        /// How many there were.
+        asked: usize,
+        /// How many of them failed.
+        failed: usize,
+        /// Whether appliances were refused for what they showed.
+        rejected: bool,
+    },
 }
 
-/// A conversation on the terminal: lines in, answers out, until `/quit` or the end of input. Ctrl-C stops an answer; between answers it ends.
-pub async fn talk(conversation: &mut Conversation) -> Result<(), TerminalError> {
-    say("/quit or Ctrl-D ends; Ctrl-C stops an answer");
-    loop {
-        let line = tokio::select! {
-            line = line(true) => line?,
-            _ = tokio::signal::ctrl_c() => None,
-        };
-        let Some(line) = line else { break };
-        match line.trim() {
-            "" => continue,
-            "/quit" => break,
-            prompt => tokio::select! {
-                answered = answer(conversation, prompt) => {
-                    if let Err(error) = answered {
-                        say(format_args!("cocoon: {}", chain(&error)));
-                    }
-                }
-                _ = tokio::signal::ctrl_c() => say("\n(stopped, and the question forgotten)"),
-            },
+impl TerminalError {
+    /// Whether appliances were refused for what they showed, rather than not reached.
+    pub fn is_rejection(&self) -> bool {
+        match self {
+            Self::Chat(error) => error.is_rejection(),
+            Self::Unanswered { rejected, .. } => *rejected,
+            Self::Io(_) | Self::LineTooLong => false,
         }
     }
-    Ok(())
+}
+
+/// A conversation on the terminal: lines in, answers out, until `/quit` or the end of input; `/new` begins a new one. Ctrl-C
+/// stops an answer; between answers it ends.
+///
+/// # Errors
+/// [`TerminalError::Io`], and where nobody sits at a terminal [`TerminalError::Unanswered`].
+pub async fn talk(conversation: &mut Conversation) -> Result<(), TerminalError> {
+    say("/quit or Ctrl-D ends; /new begins a new conversation; Ctrl-C stops an answer");
+    let mut tally = Tally::default();
+    loop {
+        let line = tokio::select! {
+            line = line(true) => line,
+            _ = tokio::signal::ctrl_c() => Ok(None),
+        };
+        let answered = match line {
+            Ok(None) => break,
+            Ok(Some(line)) => match line.trim() {
+                "" => continue,
+                "/quit" => break,
+                "/new" => {
+                    conversation.clear();
+                    say("(a new conversation, and the one before forgotten)");
+                    continue;
+                }
+                prompt => tokio::select! {
+                    answered = answer(conversation, prompt) => answered,
+                    _ = tokio::signal::ctrl_c() => {
+                        say("\n(stopped, and the question forgotten)");
+                        continue;
+                    }
+                },
+            },
+            Err(TerminalError::LineTooLong) => Err(TerminalError::LineTooLong),
+            Err(error) => return Err(error),
+        };
+        if let Err(error) = &answered {
+            say(format_args!("cocoon: {}", chain(error)));
+        }
+        tally.count(answered.map_err(|error| error.is_rejection()));
+    }
+    match io::stdin().is_terminal() {
+        true => Ok(()),
+        false => tally.end(),
+    }
 }
 
 /// Asks one question and prints its answer as it arrives, without anything that could steer the terminal.
@@ -85,7 +131,10 @@ pub async fn answer_told(
     drop(answering);
     if !matches!(
         ending,
-        Err(ChatError::Request(_) | ChatError::Upstream(_) | ChatError::Refused { .. })
+        Err(ChatError::Request(_)
+            | ChatError::Upstream(_)
+            | ChatError::Refused { .. }
+            | ChatError::Full(_))
     ) {
         print("\n")?;
     }
@@ -109,15 +158,8 @@ pub async fn line(prompt: bool) -> Result<Option<Zeroizing<String>>, TerminalErr
     if prompt && io::stdin().is_terminal() {
         print("\n> ")?;
     }
-    let line = tokio::task::spawn_blocking(|| {
-        use io::Read as _;
-        let mut line = Zeroizing::new(String::with_capacity(4096));
-        let read = io::stdin().lock().take(MAX_LINE).read_line(&mut line)?;
-        io::Result::Ok((read > 0).then_some(line))
-    })
-    .await
-    .map_err(io::Error::other)??;
-    Ok(line)
+    let reading = tokio::task::spawn_blocking(|| lines::next(&mut io::stdin().lock()));
+    reading.await.map_err(io::Error::other)?
 }
 
 /// Colours when standard output is a terminal that may have them.

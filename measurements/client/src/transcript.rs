@@ -84,6 +84,17 @@ pub fn milliseconds(since: Duration) -> Option<u64> {
     u64::try_from(since.as_millis()).ok()
 }
 
+/// The line about a question that could not be asked of the appliance that `first` tells of.
+pub fn unasked(first: &Line<'_>, error: &str) -> Zeroizing<String> {
+    Line {
+        url: first.url.clone(),
+        error: Some(error),
+        answer: Some(""),
+        ..*first
+    }
+    .text()
+}
+
 /// Asks, and gives the line about it. What is known of the appliance until it answers stands in `first`.
 pub async fn ask(
     conversation: &mut Conversation,

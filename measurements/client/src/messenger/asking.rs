@@ -8,7 +8,7 @@ use super::job::{Job, JobError, Next, Question};
 use super::report::Report;
 use super::task::Task;
 use super::translation::Translation;
-use crate::chat::{ChatError, ChatOptions, send};
+use crate::chat::{ChatError, ChatOptions, EXCEEDED, send};
 use crate::upstreams::Upstreams;
 use crate::wiped::push;
 
@@ -18,8 +18,6 @@ pub const MAX_TEXT_LEN: usize = 1024 * 1024;
 pub const MAX_DRAFTS: usize = 8;
 /// Longest results of one text, in bytes, all together.
 const MAX_RESULT_LEN: usize = 8 * MAX_TEXT_LEN;
-/// Error code of OpenAI's for a conversation that does not fit.
-const EXCEEDED: &str = "context_length_exceeded";
 
 /// Translates, summarizes and answers by way of verified appliances.
 pub struct Messenger {
@@ -67,8 +65,8 @@ impl MessengerError {
     /// Whether every appliance was refused for what it showed, rather than not reached.
     pub fn is_rejection(&self) -> bool {
         match self {
-            MessengerError::Context(ContextError::Upstream(error))
-            | MessengerError::Chat(ChatError::Upstream(error)) => error.is_rejection(),
+            MessengerError::Context(ContextError::Upstream(error)) => error.is_rejection(),
+            MessengerError::Chat(error) => error.is_rejection(),
             _ => false,
         }
     }

@@ -2,12 +2,16 @@
 
 use std::sync::{Arc, Mutex};
 
+use cocoon_measurements::verdict::Class;
 use cocoon_protocol::document::ATTEST_PATH;
 use cocoon_protocol::openai::{ChatRequest, FinishReason};
 use http::StatusCode;
 
-use super::double::{Double, Script, content, reply};
+use super::double::{Double, Script, content, reply, verifier};
 use crate::chat::{ChatError, ChatOptions, Conversation};
+use crate::error::chain;
+use crate::padding::MAX_BODY_LEN;
+use crate::terminal::TerminalError;
 use crate::transcript::{Line, Timing, ask};
 use crate::upstreams::Upstreams;
 
@@ -60,6 +64,53 @@ async fn conversations_remember() {
         1,
         "one connection serves both"
     );
+}
+
+/// What no longer fits says how to go on, and a new conversation has only the instructions of the old one.
+#[tokio::test]
+async fn a_full_conversation_makes_room() {
+    let full = r#"{"error":{"message":"too long","type":"invalid_request_error","param":"messages","code":"context_length_exceeded"}}"#;
+    let answers = Mutex::new([full, HELLO, full, HELLO].into_iter());
+    let script = Script {
+        answers: Box::new(move || match answers.lock().unwrap().next().unwrap() {
+            HELLO => reply(StatusCode::OK, "text/event-stream", HELLO),
+            refusal => reply(StatusCode::BAD_REQUEST, "application/json", refusal),
+        }),
+        ..Script::default()
+    };
+    let double = Double::start(script).await;
+    let upstreams = Upstreams::new(content(), vec![double.address.clone()]);
+    let mut conversation = Conversation::new(upstreams, ChatOptions::default(), Some("be brief"));
+    // Behind nothing, a new conversation would not help.
+    let error = conversation.ask("a whole book", |_| {}).await.unwrap_err();
+    assert!(matches!(error, ChatError::Refused { .. }), "{error}");
+    conversation.ask("hello", |_| {}).await.unwrap();
+    let error = conversation.ask("again", |_| {}).await.unwrap_err();
+    assert_eq!(
+        chain(&error),
+        "the conversation is full: begin a new one (/new) and ask again: the appliance answers with status 400: too long"
+    );
+    conversation.clear();
+    conversation.ask("anew", |_| {}).await.unwrap();
+    let last: ChatRequest = serde_json::from_slice(double.bodies().last().unwrap()).unwrap();
+    let texts = last.messages.iter().map(|message| &*message.content);
+    assert_eq!(texts.collect::<Vec<_>>(), ["be brief", "anew"]);
+}
+
+/// A second appliance, or the same one over its next connection, may be refused behind an accepted one.
+#[tokio::test]
+async fn a_rejection_between_questions_is_one() {
+    let double = Double::start(answering(HELLO, StatusCode::OK)).await;
+    let rejecting = verifier(Class::Simulated, Class::Rejected, false);
+    for (verifier, rejected) in [(rejecting, true), (content(), false)] {
+        let upstreams = Upstreams::new(verifier, vec![double.address.clone()]);
+        let mut conversation = Conversation::new(upstreams, ChatOptions::default(), None);
+        let too_long = "a".repeat(MAX_BODY_LEN);
+        let prompt = if rejected { "hello" } else { &*too_long };
+        let error = conversation.ask(prompt, |_| {}).await.unwrap_err();
+        assert_eq!(error.is_rejection(), rejected, "{error}");
+        assert_eq!(TerminalError::from(error).is_rejection(), rejected);
+    }
 }
 
 #[tokio::test]

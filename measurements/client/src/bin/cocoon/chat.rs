@@ -1,14 +1,15 @@
 //! `cocoon chat`: questions and answers on a terminal.
 
-use cocoon_client::terminal::{answer, talk};
+use cocoon_client::terminal::{TerminalError, answer, say, talk};
 use cocoon_client::transcript::{Line, Timing};
-use cocoon_client::{Address, Conversation};
+use cocoon_client::{Address, Conversation, chain};
 use cocoon_measurements::verdict::Verdict;
 use zeroize::Zeroizing;
 
 use crate::chat_json::{self, show};
 use crate::flags::{ReceiptFlags, SamplingFlags, TrustFlags};
 use crate::opening::Opening;
+use crate::output::outcome;
 use crate::{Outcome, unless_interrupted};
 
 /// Talk to a verified appliance
@@ -33,7 +34,7 @@ pub struct Args {
     #[arg(long, short)]
     verbose: bool,
     /// Print one line of JSON for every question: url, class, summary, answer, finish_reason, usage, timing, error.
-    /// Without --prompt every line of standard input is a question
+    /// Without --prompt every line of standard input is a question, and /new begins a new conversation
     #[arg(long, conflicts_with = "verbose")]
     json: bool,
 }
@@ -75,11 +76,11 @@ pub async fn run(mut args: Args) -> anyhow::Result<Outcome> {
         let prompt = prompt.as_deref().map(String::as_str);
         return chat_json::run(conversation, prompt, &first).await;
     }
-    match prompt {
-        Some(prompt) => {
-            unless_interrupted(answer(&mut conversation, &prompt)).await??;
-        }
-        None => talk(&mut conversation).await?,
-    }
-    Ok(Outcome::Done)
+    let done = match prompt {
+        Some(prompt) => unless_interrupted(answer(&mut conversation, &prompt)).await?,
+        None => talk(&mut conversation).await,
+    };
+    outcome(done, TerminalError::is_rejection, |error| {
+        say(format_args!("cocoon: {}", chain(error)));
+    })
 }

@@ -1,9 +1,10 @@
 //! `cocoon chat --json`: questions from a flag or from standard input, lines of JSON out.
 
-use cocoon_client::Conversation;
-use cocoon_client::terminal::{line, print};
-use cocoon_client::transcript::{Line, ask};
+use cocoon_client::terminal::{Tally, TerminalError, line, print};
+use cocoon_client::transcript::{Line, ask, unasked};
+use cocoon_client::{ChatError, Conversation, chain};
 
+use crate::output::outcome;
 use crate::{Outcome, unless_interrupted};
 
 /// Asks the one prompt, or every line of standard input, and prints a line for each.
@@ -15,22 +16,34 @@ pub async fn run(
     if let Some(prompt) = prompt {
         let (text, asked) = unless_interrupted(ask(&mut conversation, prompt, first)).await?;
         show(&text)?;
-        asked?;
-        return Ok(Outcome::Done);
+        return outcome(asked, ChatError::is_rejection, |_| {});
     }
-    while let Some(question) = unless_interrupted(line(false)).await?? {
+    // The line says what went wrong, and the next question may do better; the command ends as the worst of them did.
+    let mut tally = Tally::default();
+    loop {
+        let question = match unless_interrupted(line(false)).await? {
+            Ok(None) => break,
+            Ok(Some(question)) => question,
+            Err(error @ TerminalError::LineTooLong) => {
+                show(&unasked(first, &chain(&error)))?;
+                tally.count(Err(error.is_rejection()));
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         match question.trim() {
             "" => {}
             "/quit" => break,
+            "/new" => conversation.clear(),
             prompt => {
                 let asking = ask(&mut conversation, prompt, first);
-                // The line says what went wrong, and the next question may do better.
-                let (text, _) = unless_interrupted(asking).await?;
+                let (text, asked) = unless_interrupted(asking).await?;
                 show(&text)?;
+                tally.count(asked.map_err(|error| error.is_rejection()));
             }
         }
     }
-    Ok(Outcome::Done)
+    outcome(tally.end(), TerminalError::is_rejection, |_| {})
 }
 
 /// Prints a line.

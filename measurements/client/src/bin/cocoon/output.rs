@@ -1,10 +1,10 @@
-//! Settings as commands need them: refusals shown, remembering without fuss.
+//! Settings as commands need them: refusals shown, remembering without fuss; and how what follows ends.
 
 use cocoon_client::terminal::{say, style};
 use cocoon_client::trust::Settings;
 use cocoon_client::{AttestedConnection, TableStyle, chain, table};
 
-use crate::unless_interrupted;
+use crate::{Outcome, unless_interrupted};
 
 /// Loads settings, or prints the table of a refused manifest.
 pub async fn settings(flags: &crate::flags::TrustFlags) -> anyhow::Result<Option<Settings>> {
@@ -30,5 +30,44 @@ pub async fn settings(flags: &crate::flags::TrustFlags) -> anyhow::Result<Option
 pub fn remember(settings: &Settings, connection: &AttestedConnection) {
     if let Err(error) = settings.remember(connection) {
         say(format_args!("note: {}", chain(&error)));
+    }
+}
+
+/// How a command ends whose appliance was accepted: it may be refused all the same, between two requests.
+pub fn outcome<E: std::error::Error + Send + Sync + 'static>(
+    done: Result<(), E>,
+    is_rejection: impl Fn(&E) -> bool,
+    tell: impl Fn(&E),
+) -> anyhow::Result<Outcome> {
+    match done {
+        Ok(()) => Ok(Outcome::Done),
+        Err(error) if is_rejection(&error) => {
+            tell(&error);
+            Ok(Outcome::Rejected)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cocoon_client::terminal::TerminalError;
+
+    use super::*;
+
+    #[test]
+    fn a_rejection_is_1_and_every_other_failure_an_error() {
+        let ended = |rejected| {
+            let unanswered = TerminalError::Unanswered {
+                asked: 2,
+                failed: 1,
+                rejected,
+            };
+            outcome(Err(unanswered), TerminalError::is_rejection, |_| {})
+        };
+        assert!(matches!(ended(true), Ok(Outcome::Rejected)));
+        assert!(ended(false).is_err());
+        let done = outcome(Ok(()), TerminalError::is_rejection, |_| {});
+        assert!(matches!(done, Ok(Outcome::Done)));
     }
 }

@@ -16,6 +16,7 @@ use cocoon_measurements::verdict::Verdict;
 use crate::chat_json::show;
 use crate::flags::{ReceiptFlags, SamplingFlags, TrustFlags};
 use crate::opening::{Opened, Opening};
+use crate::output::outcome;
 use crate::{Outcome, unless_interrupted};
 use input::{Operand, operands, read};
 use shown::Shown;
@@ -152,7 +153,7 @@ async fn run(common: Common, task: Task, drafts: usize) -> anyhow::Result<Outcom
             answer_ms: milliseconds(begun.elapsed()),
         };
         show(&line(name, &opened, &report, timing, done.as_ref().err()))?;
-        return outcome(done, |_| {});
+        return outcome(done, MessengerError::is_rejection, |_| {});
     }
     let mut shown = Shown::new();
     let doing = async {
@@ -162,7 +163,9 @@ async fn run(common: Common, task: Task, drafts: usize) -> anyhow::Result<Outcom
     };
     let done = unless_interrupted(doing).await?;
     shown.end(&report)?;
-    outcome(done, |error| say(format_args!("cocoon: {}", chain(error))))
+    outcome(done, MessengerError::is_rejection, |error| {
+        say(format_args!("cocoon: {}", chain(error)));
+    })
 }
 
 /// The line about it.
@@ -184,19 +187,4 @@ fn line(
         ..Line::failed(task, opened.url.clone(), None, "")
     };
     begun.with(report, error.as_deref()).text()
-}
-
-/// A rejection between two requests is one, too.
-fn outcome(
-    done: Result<(), MessengerError>,
-    tell: impl Fn(&MessengerError),
-) -> anyhow::Result<Outcome> {
-    match done {
-        Ok(()) => Ok(Outcome::Done),
-        Err(error) if error.is_rejection() => {
-            tell(&error);
-            Ok(Outcome::Rejected)
-        }
-        Err(error) => Err(error.into()),
-    }
 }

@@ -1,0 +1,124 @@
+//! Questions from standard input: a line each, within a bound, and how they fared.
+
+use std::io::{self, BufRead, Read as _};
+
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::TerminalError;
+
+/// Longest line, in bytes: most of what fits into a request.
+pub(super) const MAX_LINE: usize = 512 * 1024;
+
+/// The next line, or `None` at the end. One that is too long is passed over as a whole: no question is made of its parts.
+pub(super) fn next(input: &mut impl BufRead) -> Result<Option<Zeroizing<String>>, TerminalError> {
+    let mut line = Zeroizing::new(Vec::with_capacity(4096));
+    // A byte more, so that the line that just fits is told from a longer one: its end, or a byte too many.
+    let read = input
+        .by_ref()
+        .take(MAX_LINE as u64 + 1)
+        .read_until(b'\n', &mut line)?;
+    if read == 0 {
+        return Ok(None);
+    }
+    if read > MAX_LINE && !line.ends_with(b"\n") {
+        input.skip_until(b'\n')?;
+        return Err(TerminalError::LineTooLong);
+    }
+    match String::from_utf8(std::mem::take(&mut *line)) {
+        Ok(line) => Ok(Some(Zeroizing::new(line))),
+        Err(error) => {
+            error.into_bytes().zeroize();
+            let invalid = io::Error::new(io::ErrorKind::InvalidData, "a line is not UTF-8");
+            Err(invalid.into())
+        }
+    }
+}
+
+/// How the questions of a conversation fared.
+#[derive(Debug, Default)]
+pub struct Tally {
+    asked: usize,
+    failed: usize,
+    rejected: bool,
+}
+
+impl Tally {
+    /// Counts a question; `rejected` where it failed says whether for what the appliances showed.
+    pub fn count(&mut self, result: Result<(), bool>) {
+        self.asked += 1;
+        if let Err(rejected) = result {
+            self.failed += 1;
+            self.rejected |= rejected;
+        }
+    }
+
+    /// What they amount to.
+    ///
+    /// # Errors
+    /// [`TerminalError::Unanswered`]: one that failed is enough, and a rejection goes before every other failure.
+    pub fn end(self) -> Result<(), TerminalError> {
+        let Self {
+            asked,
+            failed,
+            rejected,
+        } = self;
+        match failed {
+            0 => Ok(()),
+            _ => Err(TerminalError::Unanswered {
+                asked,
+                failed,
+                rejected,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_too_long_is_one_question_and_not_several() {
+        let longest = "é".repeat(MAX_LINE / 2);
+        let input = format!("one\n{longest}\n{longest}a\ntwo\r\n{longest}{longest}\nthree");
+        let mut input = input.as_bytes();
+        let mut read = || next(&mut input).map(|line| line.map(|line| line.to_string()));
+        let told = |line: &str| Some(line.to_owned());
+        assert_eq!(read().unwrap(), told("one\n"));
+        assert_eq!(read().unwrap(), told(&format!("{longest}\n")));
+        assert!(matches!(read(), Err(TerminalError::LineTooLong)));
+        assert_eq!(read().unwrap(), told("two\r\n"));
+        assert!(matches!(read(), Err(TerminalError::LineTooLong)));
+        assert_eq!(read().unwrap(), told("three"));
+        assert_eq!(read().unwrap(), None);
+
+        // Nor does the end of input make it shorter.
+        let mut input = &vec![b'a'; MAX_LINE + 1][..];
+        assert!(matches!(next(&mut input), Err(TerminalError::LineTooLong)));
+        assert!(matches!(next(&mut input), Ok(None)));
+        let error = next(&mut &b"\xff\n"[..]).unwrap_err();
+        assert!(matches!(error, TerminalError::Io(_)), "{error}");
+    }
+
+    #[test]
+    fn the_worst_of_all_questions_counts() {
+        let end = |results: &[Result<(), bool>]| {
+            let mut tally = Tally::default();
+            results.iter().for_each(|result| tally.count(*result));
+            tally
+                .end()
+                .map_err(|error| (error.to_string(), error.is_rejection()))
+        };
+        assert_eq!(end(&[]), Ok(()));
+        assert_eq!(end(&[Ok(()), Ok(())]), Ok(()));
+        let told = |text: &str, rejected| Err((text.to_owned(), rejected));
+        assert_eq!(
+            end(&[Err(false), Ok(())]),
+            told("1 of 2 questions got no whole answer", false)
+        );
+        assert_eq!(
+            end(&[Err(true), Err(false), Ok(())]),
+            told("2 of 3 questions got no whole answer", true)
+        );
+    }
+}
