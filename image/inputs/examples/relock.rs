@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             expired_tolerance: options.expired_tolerance,
             reporter,
         };
-        let lock = resolve(&archive, lock.requests())?;
+        let lock = resolve(&archive, lock.requests(), &lock)?;
         std::fs::write(path, lock.render())?;
         println!("{} files, digest {}", lock.inputs().len(), lock.digest());
         return Ok(());

@@ -93,13 +93,15 @@ pub(crate) struct InRelease {
 }
 
 impl Archive {
-    /// Fetches and verifies InRelease of `suite` and its indices of `main` and of `components`.
+    /// Fetches and verifies InRelease of `suite`, not older than the `locked` one, and its indices of `main` and of
+    /// `components`.
     pub(crate) fn suite(
         &self,
         suite: &str,
         components: &BTreeSet<&str>,
+        locked: Option<&Release>,
     ) -> Result<Suite, ArchiveError> {
-        let inrelease = self.inrelease(suite)?;
+        let inrelease = self.inrelease(suite, locked)?;
         self.check_dates(suite, &inrelease)?;
         // An old mirror's file and a new one's indices would not fit, so that all follow from this one text.
         let main = self.index(suite, MAIN, &inrelease)?;
@@ -146,12 +148,13 @@ impl Archive {
 
     /// Where the suite's own, signed Release file says that old files are; `None` if it does not say.
     pub(crate) fn snapshot_template(&self, suite: &str) -> Result<Option<String>, ArchiveError> {
-        let inrelease = self.inrelease(suite)?;
+        // Of any age: what is fetched there has the locked hash.
+        let inrelease = self.inrelease(suite, None)?;
         let named = field(&inrelease.text, "Snapshots").filter(|url| url.contains("@SNAPSHOTID@"));
         Ok(named.map(str::to_owned))
     }
 
-    fn inrelease(&self, suite: &str) -> Result<InRelease, ArchiveError> {
+    fn inrelease(&self, suite: &str, locked: Option<&Release>) -> Result<InRelease, ArchiveError> {
         let keys =
             openpgp::keyring(&self.keyring.read()?).map_err(|source| ArchiveError::Signature {
                 suite: suite.to_owned(),
@@ -163,7 +166,10 @@ impl Archive {
         for base in self.mirrors.bases(suite) {
             let url = format!("{base}/dists/{suite}/InRelease");
             match self.http.get(&url, MAX_INRELEASE_BYTES) {
-                Ok(bytes) => match self.verified(suite, base, &bytes, &keys) {
+                Ok(bytes) => match self
+                    .verified(suite, base, &bytes, &keys)
+                    .and_then(|inrelease| inrelease.not_older(suite, locked))
+                {
                     Ok(inrelease) => return Ok(inrelease),
                     Err(error) => last = error,
                 },
@@ -274,6 +280,23 @@ impl Archive {
                     source,
                 },
             })
+    }
+}
+
+impl InRelease {
+    /// The same unless it is older than the `locked` one. Releases of stable suites never expire, so an old one, with its
+    /// holes, would pass for the newest for ever.
+    fn not_older(self, suite: &str, locked: Option<&Release>) -> Result<Self, ArchiveError> {
+        match locked {
+            Some(locked) if date::parse(&self.date) < date::parse(&locked.date) => {
+                Err(ArchiveError::Older {
+                    suite: suite.to_owned(),
+                    found: self.date,
+                    locked: locked.date.clone(),
+                })
+            }
+            _ => Ok(self),
+        }
     }
 }
 

@@ -70,6 +70,18 @@ pub enum ArchiveError {
         /// Days since Valid-Until.
         days: u64,
     },
+    /// Older than the one that the lock was made from.
+    #[error(
+        "the InRelease of suite {suite} is of {found}, the lock's of {locked}: the mirror is stale, or someone replays an old one; try another with --mirror URL"
+    )]
+    Older {
+        /// Suite.
+        suite: String,
+        /// Its date.
+        found: String,
+        /// The lock's.
+        locked: String,
+    },
     /// The index has not the signed hash, or does not decompress.
     #[error("the package index of suite {suite} is damaged: {problem}")]
     Index {

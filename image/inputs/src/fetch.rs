@@ -158,17 +158,18 @@ impl Fetcher {
         let archive = self
             .archive()
             .map_err(|error| Newest::Resolve(Box::new(ResolveError::NoMirror(error))))?;
-        let requests: Vec<_> = self
-            .lock
-            .requests()
-            .iter()
-            .filter(|request| request.group == group)
+        // Wheels keep their versions, and nobody signs them: the locked ones are the newest.
+        let requests = self.lock.requests().iter();
+        let requests: Vec<_> = requests
+            .filter(|request| request.group == group && request.kind == Kind::Debian)
             .cloned()
             .collect();
-        let newest =
-            resolve(&archive, &requests).map_err(|error| Newest::Resolve(Box::new(error)))?;
+        let newest = resolve(&archive, &requests, &self.lock)
+            .map_err(|error| Newest::Resolve(Box::new(error)))?;
+        let wheels = locked.iter().filter(|entry| entry.kind == Kind::Python);
+        let newest: Vec<_> = newest.inputs().iter().chain(wheels).cloned().collect();
         let mut fetched = Vec::new();
-        for (entry, substituted) in pair(locked, newest.inputs()) {
+        for (entry, substituted) in pair(locked, &newest) {
             let path = self
                 .locked(&entry)
                 .map_err(|error| Newest::Fetch(Box::new(error)))?;

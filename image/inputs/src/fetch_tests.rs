@@ -1,10 +1,13 @@
 //! Sources in their order, against a local server.
 
+#[path = "fetch_newest_tests.rs"]
+mod newest;
+
 use std::time::Duration;
 
 use super::*;
 use crate::report::Silent;
-use crate::testing::{Page, Server, key, now, public, publish};
+use crate::testing::{Page, Server, date, key, now, public, publish};
 use crate::{Digest, Keyring, Release, Request, Take};
 
 const POOL: &str = "/debian/pool/main/app_1_amd64.deb";
@@ -29,11 +32,15 @@ impl World {
     }
 
     fn fetcher(&self, policy: Policy) -> Fetcher {
+        self.fetcher_of(policy, Self::lock("Sat, 12 Sep 2026 07:55:41 UTC", None))
+    }
+
+    /// A lock of this date with one package, and a wheel in the same group.
+    fn lock(date: &str, wheel: Option<&[u8]>) -> Lock {
         let zero = Digest::of(b"");
-        let date = "Sat, 12 Sep 2026 07:55:41 UTC".to_owned();
         let release = Release {
             suite: "trixie".to_owned(),
-            date,
+            date: date.to_owned(),
             inrelease_sha256: zero,
             packages_sha256: zero,
             components: std::collections::BTreeMap::new(),
@@ -60,7 +67,30 @@ impl World {
             size: BODY.len() as u64,
             groups: vec!["g".to_owned()],
         };
-        let lock = Lock::new(vec![request], vec![release], vec![entry]).expect("valid");
+        let (mut requests, mut entries) = (vec![request], vec![entry]);
+        if let Some(bytes) = wheel {
+            requests.push(Request {
+                kind: Kind::Python,
+                name: "headers".to_owned(),
+                version: Some("1".to_owned()),
+                suites: Vec::new(),
+                ..requests[0].clone()
+            });
+            entries.push(Entry {
+                name: "headers".to_owned(),
+                architecture: "any".to_owned(),
+                kind: Kind::Python,
+                suite: None,
+                path: "headers-1.whl".to_owned(),
+                sha256: Digest::of(bytes),
+                size: bytes.len() as u64,
+                ..entries[0].clone()
+            });
+        }
+        Lock::new(requests, vec![release], entries).expect("valid")
+    }
+
+    fn fetcher_of(&self, policy: Policy, lock: Lock) -> Fetcher {
         let cache = Cache::open(self.dir.path().join("cache")).expect("opens");
         let keyring = Keyring::file(self.dir.path().join("keys"));
         let options = Options {
@@ -214,28 +244,6 @@ fn a_release_stops_and_says_how_to_refresh() {
 }
 
 #[test]
-fn the_newest_is_taken_only_when_allowed_and_is_marked() {
-    let world = World::new("");
-    world.server.remove(POOL);
-    publish(
-        &world.server,
-        &world.key,
-        "trixie",
-        "",
-        &[("app", "2", "", b"newer")],
-    );
-    let fetched = world.fetch(Policy::AllowNewest).expect("newest");
-    assert_eq!(
-        (
-            fetched.read().expect("whole"),
-            fetched.entry.version.as_str()
-        ),
-        (b"newer".to_vec(), "2")
-    );
-    assert_eq!(fetched.substituted.expect("marked").version, "1");
-}
-
-#[test]
 fn other_bytes_or_sizes_are_refused() {
     for (bytes, reason) in [
         (
@@ -322,34 +330,5 @@ fn without_mirrors_the_cache_still_serves() {
     assert_eq!(
         fetcher.fetch_group("h").expect_err("no group").to_string(),
         "the lock file names nothing in group \"h\""
-    );
-}
-
-#[test]
-fn a_group_that_only_lost_a_file_is_marked_too() {
-    let world = World::new("");
-    let old = world.fetcher(Policy::AllowNewest).lock().inputs()[0].clone();
-    let lost = Entry {
-        name: "lib".to_owned(),
-        sha256: Digest::of(b"lib"),
-        ..old.clone()
-    };
-    let marked = |locked: &[Entry], newest: &[Entry]| {
-        pair(locked, newest)
-            .into_iter()
-            .map(|(_, mark)| mark)
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(
-        marked(&[old.clone(), lost.clone()], std::slice::from_ref(&old)),
-        [Some(lost.clone())]
-    );
-    assert_eq!(
-        marked(&[old.clone(), lost.clone()], &[old.clone(), lost.clone()]),
-        [None, None]
-    );
-    assert_eq!(
-        marked(std::slice::from_ref(&old), &[old.clone(), lost]),
-        [None, Some(old)]
     );
 }

@@ -36,6 +36,7 @@ mod openpgp;
 mod options;
 mod packages;
 mod pip;
+mod programs;
 pub mod report;
 mod resolve;
 #[cfg(test)]
@@ -57,5 +58,6 @@ pub use openpgp::SignatureError;
 pub use options::{Options, Policy};
 pub use packages::PackagesError;
 pub use pip::PipError;
+pub use programs::end_all;
 pub use resolve::{ResolveError, resolve};
 pub use version::compare as compare_versions;

@@ -7,8 +7,9 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use crate::cache::failed;
+use crate::programs::PROGRAMS;
 use crate::report::Reporter;
-use crate::{Cache, CacheError, Digest, Entry, Kind, MAX_INPUT_BYTES, Request, digest};
+use crate::{Cache, CacheError, Digest, Entry, Kind, Lock, MAX_INPUT_BYTES, Request, digest};
 
 /// Lines of pip's output kept for the error.
 const KEPT_LINES: usize = 6;
@@ -44,6 +45,19 @@ pub enum PipError {
         /// How many.
         found: usize,
     },
+    /// Other bytes under the name and version of a locked wheel.
+    #[error(
+        "the index serves another wheel of {spec} than the locked one: SHA-256 {found}, locked is {locked}; if that is \
+         meant, remove its [[input]] from the lock file first"
+    )]
+    Changed {
+        /// Name and version.
+        spec: String,
+        /// Digest in the lock.
+        locked: Digest,
+        /// Digest of what was served.
+        found: Digest,
+    },
     /// Hash, size, or disk.
     #[error("cannot keep the wheel of {spec}")]
     Cache {
@@ -68,21 +82,45 @@ pub(crate) fn fetch(
         .map_err(|source| PipError::Cache { spec, source })
 }
 
-/// Downloads a requested wheel into the cache and describes it.
+/// Downloads a requested wheel into the cache and describes it. The bytes that `old` locks under its name and version stay.
 pub(crate) fn lock(
     cache: &Cache,
     request: &Request,
+    old: &Lock,
+    reporter: &dyn Reporter,
+) -> Result<Entry, PipError> {
+    lock_with("python3", cache, request, old, reporter)
+}
+
+fn lock_with(
+    program: &str,
+    cache: &Cache,
+    request: &Request,
+    old: &Lock,
     reporter: &dyn Reporter,
 ) -> Result<Entry, PipError> {
     let version = request.version.clone().unwrap_or_default();
     let spec = format!("{}=={version}", request.name);
-    let wheel = download("python3", cache, &spec, reporter)?;
     let keep = |source| PipError::Cache {
         spec: spec.clone(),
         source,
     };
+    let _guard = cache.exclusive(reporter).map_err(keep)?;
+    let wheel = download(program, cache, &spec, reporter)?;
     let (sha256, size) = digest::of_file(&wheel, MAX_INPUT_BYTES)
         .map_err(|error| keep(failed("read", &wheel, 0)(error)))?;
+    let is_it = |entry: &&Entry| {
+        entry.kind == Kind::Python && entry.name == request.name && entry.version == version
+    };
+    if let Some(locked) = old.inputs().iter().find(is_it)
+        && locked.sha256 != sha256
+    {
+        return Err(PipError::Changed {
+            spec,
+            locked: locked.sha256,
+            found: sha256,
+        });
+    }
     let path = wheel
         .file_name()
         .and_then(|name| name.to_str())
@@ -148,7 +186,8 @@ fn run(
         program: program.to_owned(),
         source,
     };
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args([
             "-m",
             "pip",
@@ -164,14 +203,13 @@ fn run(
         .arg(spec)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(start)?;
+        .stderr(Stdio::piped());
+    let mut running = PROGRAMS.start(&mut command).map_err(start)?;
     let (sender, lines) = mpsc::channel();
     let mut readers = Vec::new();
     let pipes: [Option<Box<dyn std::io::Read + Send>>; 2] = [
-        child.stdout.take().map(|pipe| Box::new(pipe) as _),
-        child.stderr.take().map(|pipe| Box::new(pipe) as _),
+        running.stdout.take().map(|pipe| Box::new(pipe) as _),
+        running.stderr.take().map(|pipe| Box::new(pipe) as _),
     ];
     for pipe in pipes.into_iter().flatten() {
         let sender = sender.clone();
@@ -201,7 +239,7 @@ fn run(
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
-    let status = child.wait().map_err(start)?;
+    let status = running.wait().map_err(start)?;
     match status.success() {
         true => Ok(()),
         false if missing => Err(PipError::NoPip),

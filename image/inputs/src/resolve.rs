@@ -75,11 +75,12 @@ pub enum ResolveError {
     Lock(#[source] LockError),
 }
 
-/// Answers `requests` with the newest signed versions.
+/// Answers `requests` with the newest signed versions. Nothing goes behind `old`: no suite may be of an earlier date than
+/// there, and a wheel of the same name and version must have the same bytes, for nobody signs those.
 ///
 /// # Errors
 /// [`ResolveError`]; nothing is guessed.
-pub fn resolve(archive: &Archive, requests: &[Request]) -> Result<Lock, ResolveError> {
+pub fn resolve(archive: &Archive, requests: &[Request], old: &Lock) -> Result<Lock, ResolveError> {
     let mut wanted: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for request in requests {
         for suite in &request.suites {
@@ -91,7 +92,7 @@ pub fn resolve(archive: &Archive, requests: &[Request]) -> Result<Lock, ResolveE
     }
     let mut suites = BTreeMap::new();
     for (name, components) in &wanted {
-        let read = archive.suite(name, components);
+        let read = archive.suite(name, components, old.release(name));
         let suite = read.map_err(|source| ResolveError::Suite {
             suite: (*name).to_owned(),
             source: Box::new(source),
@@ -103,14 +104,13 @@ pub fn resolve(archive: &Archive, requests: &[Request]) -> Result<Lock, ResolveE
     for request in requests {
         let entries = match request.kind {
             Kind::Debian => debian(&indices, request)?,
-            Kind::Python => vec![
-                pip::lock(&archive.cache, request, &*archive.reporter).map_err(|source| {
-                    ResolveError::Python {
-                        package: request.name.clone(),
-                        source: Box::new(source),
-                    }
-                })?,
-            ],
+            Kind::Python => {
+                let locked = pip::lock(&archive.cache, request, old, &*archive.reporter);
+                vec![locked.map_err(|source| ResolveError::Python {
+                    package: request.name.clone(),
+                    source: Box::new(source),
+                })?]
+            }
         };
         for entry in entries {
             let key = (

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::report::Silent;
 use crate::testing::{Deb, Server, date, key, now, public, publish_components};
-use crate::{Cache, Digest, Http, Keyring, Mirrors};
+use crate::{Cache, Digest, Http, Keyring, Mirrors, Release};
 
 struct World {
     _dir: tempfile::TempDir,
@@ -43,6 +43,11 @@ fn components(fields: &str, components: &[(&str, &[Deb<'_>])]) -> World {
     }
 }
 
+/// A lock that is no floor for anything.
+fn nothing() -> Lock {
+    Lock::new(Vec::new(), Vec::new(), Vec::new()).expect("valid")
+}
+
 fn request(name: &str, take: Take) -> Request {
     let without = vec!["debconf".to_owned()];
     let (group, reason, suites) = ("g".to_owned(), "test".to_owned(), vec!["trixie".to_owned()]);
@@ -60,7 +65,11 @@ fn request(name: &str, take: Take) -> Request {
 }
 
 fn names(world: &World, request: Request) -> Result<Vec<String>, String> {
-    let lock = resolve(&world.archive, &[request]).map_err(|error| {
+    names_after(world, request, &nothing())
+}
+
+fn names_after(world: &World, request: Request, old: &Lock) -> Result<Vec<String>, String> {
+    let lock = resolve(&world.archive, &[request], old).map_err(|error| {
         let source = std::error::Error::source(&error)
             .map(|source| format!(": {source}"))
             .unwrap_or_default();
@@ -161,6 +170,31 @@ fn an_expired_release_is_tolerated_only_so_long() {
     );
 }
 
+/// Releases of stable suites never expire: what was seen once is the floor.
+#[test]
+fn a_release_older_than_the_locks_is_refused() {
+    let world = world("", &[("app", "1", "", b"app")]);
+    let request = || request("app", Take::Package);
+    let lock = resolve(&world.archive, &[request()], &nothing()).expect("resolves");
+    let again = names_after(&world, request(), &lock);
+    assert_eq!(again, Ok(vec!["app 1".to_owned()]), "the very same counts");
+    let of = |lock: &Lock| lock.release("trixie").expect("listed").clone();
+    let later = Release {
+        date: date(now() + 3600),
+        ..of(&lock)
+    };
+    let later = Lock::new(vec![request()], vec![later], lock.inputs().to_vec()).expect("valid");
+    let error = names_after(&world, request(), &later).expect_err("older");
+    assert_eq!(
+        error,
+        format!(
+            "cannot read suite trixie: the InRelease of suite trixie is of {}, the lock's of {}: the mirror is stale, or someone replays an old one; try another with --mirror URL",
+            of(&lock).date,
+            of(&later).date
+        )
+    );
+}
+
 #[test]
 fn a_release_by_another_key_is_refused() {
     let mut world = world("", &[("app", "1", "", b"app")]);
@@ -248,7 +282,7 @@ fn the_lock_names_every_index_that_was_searched() {
         of(&["non-free"], request("driver", Take::Package)),
         request("liba", Take::Package),
     ];
-    let lock = resolve(&world.archive, &requests).expect("resolves");
+    let lock = resolve(&world.archive, &requests, &nothing()).expect("resolves");
     let release = lock.release("trixie").expect("listed");
     let index = |component: &str| {
         let path = format!("/debian/dists/trixie/{component}/binary-amd64/Packages.xz");

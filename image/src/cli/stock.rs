@@ -82,7 +82,7 @@ fn update(origin: &Origin, old: &Lock) -> anyhow::Result<Lock> {
         expired_tolerance: options.expired_tolerance,
         reporter: report::stderr(),
     };
-    cocoon_inputs::resolve(&archive, old.requests()).context("cannot refresh the lock file")
+    cocoon_inputs::resolve(&archive, old.requests(), old).context("cannot refresh the lock file")
 }
 
 /// One line per input that came, went or changed.
