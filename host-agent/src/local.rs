@@ -10,12 +10,14 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// Largest message, in bytes.
 const MAX_MESSAGE: usize = 16 * 1024;
 /// How long one side may let the other wait for a message.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// After a failure to take a connection.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// What can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +56,9 @@ pub(crate) async fn serve(
     let mut leaving = Vec::new();
     loop {
         let Ok((mut stream, _)) = listener.accept().await else {
-            return;
+            // Out of descriptors, as a rule: whoever waits is still there a moment later.
+            sleep(RETRY).await;
+            continue;
         };
         let Ok(request) = timeout(PATIENCE, receive(&mut stream)).await else {
             continue;
