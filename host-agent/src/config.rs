@@ -60,6 +60,8 @@ pub struct HostConfig {
     pub updates: Updates,
     /// What it runs, in the order of the file, under names of their own.
     pub appliances: Vec<Appliance>,
+    /// What may keep one of them from starting, and no other.
+    pub warnings: Vec<Problem>,
 }
 
 /// `[host]`.
@@ -218,12 +220,10 @@ impl HostConfig {
         let mut report = reader::Report::new(text);
         let located = schema::read(text, &mut report);
         conflicts::find(&located, machine, &mut report);
-        match (report.finish(file), located.config()) {
-            (None, Some(config)) => Ok(config),
-            (Some(problems), _) => Err(problems),
-            // What is missing was reported; should that ever be untrue, nothing starts all the same.
-            (None, None) => Err(Problems::incomplete(file)),
-        }
+        let warnings = report.finish(file)?;
+        // What is missing was reported; should that ever be untrue, nothing starts all the same.
+        let config = located.config().ok_or_else(|| Problems::incomplete(file))?;
+        Ok(Self { warnings, ..config })
     }
 
     /// The status page, or why there is none where the file does not name its address: appliances come first.

@@ -144,6 +144,10 @@ impl Daemon {
                 }
             },
         };
+        for warning in &config.warnings {
+            let text = format!("{}:{warning}", file.display());
+            journal.add(None, "note", &text);
+        }
         let listener = state::listen(&root.join(SOCKET))?;
         Ok(Self {
             config,

@@ -39,7 +39,7 @@ fn the_example_is_printed_and_checked() {
     let output = run(&["config", "check", &named, "--json"]);
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
     let expected = serde_json::json!({
-        "file": named, "valid": true, "appliances": ["first"], "problems": []
+        "file": named, "valid": true, "appliances": ["first"], "problems": [], "warnings": []
     });
     assert_eq!(answer, expected);
 }

@@ -9,7 +9,8 @@ use serde_json::json;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Config {
-    /// Say everything that is wrong with a file, with line, column and what is allowed; exit code 1 if anything is.
+    /// Say everything that is wrong with a file, with line, column and what is allowed; exit code 1 if anything is. An image or
+    /// manifest that is not there is a warning: it keeps one appliance from starting, and not after an update.
     Check {
         /// The file.
         #[arg(default_value = DEFAULT_PATH)]
@@ -39,11 +40,16 @@ pub(super) fn run(wanted: &Config, json: bool) -> anyhow::Result<ExitCode> {
                 .iter()
                 .map(|one| one.name.as_str())
                 .collect();
+            let warnings = &config.warnings;
             if json {
-                let valid =
-                    json!({ "file": file, "valid": true, "appliances": names, "problems": [] });
+                let valid = json!({
+                    "file": file, "valid": true, "appliances": names, "problems": [], "warnings": warnings
+                });
                 writeln!(out, "{valid}")?;
             } else {
+                for warning in warnings {
+                    writeln!(out, "{}:{warning} (warning)", file.display())?;
+                }
                 writeln!(out, "{} is valid: {}", file.display(), names.join(", "))?;
             }
             Ok(ExitCode::SUCCESS)
@@ -51,8 +57,7 @@ pub(super) fn run(wanted: &Config, json: bool) -> anyhow::Result<ExitCode> {
         Err(LoadError::Problems(problems)) => {
             if json {
                 let list = &problems.list;
-                let invalid =
-                    json!({ "file": file, "valid": false, "appliances": [], "problems": list });
+                let invalid = json!({ "file": file, "valid": false, "appliances": [], "problems": list, "warnings": [] });
                 writeln!(out, "{invalid}")?;
             } else {
                 writeln!(out, "{problems}")?;

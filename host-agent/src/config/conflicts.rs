@@ -120,6 +120,7 @@ pub(super) fn same(a: SocketAddr, b: SocketAddr) -> bool {
         && (one == other || covers(one, other) || covers(other, one))
 }
 
+/// What an appliance starts from is its own affair: after an update it may start from something else.
 fn files(report: &mut Report<'_>, entry: &Entry, machine: &Machine) {
     if let Some((path, at)) = &entry.image
         && !(machine.has_folder)(path)
@@ -128,13 +129,13 @@ fn files(report: &mut Report<'_>, entry: &Entry, machine: &Machine) {
             "there is no folder {}: `cocoon-image build --variant cpu --out FOLDER` makes one",
             path.display()
         );
-        report.add(*at, "appliance.image", Wrong::because(message));
+        report.warn(*at, "appliance.image", Wrong::because(message));
     }
     if let Some((path, at)) = &entry.manifest
         && !(machine.has_file)(path)
     {
         let message = format!("there is no file {}", path.display());
-        report.add(*at, "appliance.manifest", Wrong::because(message));
+        report.warn(*at, "appliance.manifest", Wrong::because(message));
     }
 }
 

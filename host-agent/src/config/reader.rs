@@ -17,6 +17,8 @@ const SHOWN: usize = 60;
 pub(super) struct Report<'a> {
     text: &'a str,
     list: Vec<(usize, Problem)>,
+    /// What keeps one appliance from starting, if it comes to that, and nothing else.
+    warnings: Vec<(usize, Problem)>,
 }
 
 /// What is wrong with one value.
@@ -47,22 +49,36 @@ impl Wrong {
 
 impl<'a> Report<'a> {
     pub(super) fn new(text: &'a str) -> Self {
-        Self { text, list: vec![] }
+        Self {
+            text,
+            list: vec![],
+            warnings: vec![],
+        }
     }
 
     /// Something is wrong at byte `at`.
     pub(super) fn add(&mut self, at: usize, key: &str, wrong: Wrong) {
+        let problem = self.problem(at, key, wrong);
+        self.list.push((at, problem));
+    }
+
+    /// Something at byte `at` may keep its appliance from starting.
+    pub(super) fn warn(&mut self, at: usize, key: &str, wrong: Wrong) {
+        let problem = self.problem(at, key, wrong);
+        self.warnings.push((at, problem));
+    }
+
+    fn problem(&self, at: usize, key: &str, wrong: Wrong) -> Problem {
         let before = self.text.get(..at).unwrap_or(self.text);
         let line_start = before.rfind('\n').map_or(0, |end| end + 1);
-        let problem = Problem {
+        Problem {
             line: before.matches('\n').count() + 1,
             column: before[line_start..].chars().count() + 1,
             key: key.to_owned(),
             message: wrong.message,
             allowed: wrong.allowed,
             suggestion: wrong.suggestion,
-        };
-        self.list.push((at, problem));
+        }
     }
 
     /// The line, from 1, of byte `at`.
@@ -75,16 +91,19 @@ impl<'a> Report<'a> {
             + 1
     }
 
-    /// All problems in the order of the file.
-    pub(super) fn finish(mut self, file: &str) -> Option<Problems> {
-        if self.list.is_empty() {
-            return None;
-        }
+    /// The warnings, or, where there are problems, all of both, in the order of the file.
+    pub(super) fn finish(mut self, file: &str) -> Result<Vec<Problem>, Problems> {
+        let wrong = !self.list.is_empty();
+        self.list.append(&mut self.warnings);
         self.list.sort_by_key(|(at, _)| *at);
-        Some(Problems {
-            file: file.to_owned(),
-            list: self.list.into_iter().map(|(_, problem)| problem).collect(),
-        })
+        let list = self.list.into_iter().map(|(_, problem)| problem).collect();
+        match wrong {
+            false => Ok(list),
+            true => Err(Problems {
+                file: file.to_owned(),
+                list,
+            }),
+        }
     }
 }
 

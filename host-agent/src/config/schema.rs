@@ -121,6 +121,7 @@ impl Located {
             status: self.status.map(|(status, _)| status),
             updates: self.updates,
             appliances: appliances.collect::<Option<_>>()?,
+            warnings: vec![],
         })
     }
 }

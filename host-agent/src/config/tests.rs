@@ -6,6 +6,7 @@ use super::*;
 use crate::web::TlsFiles;
 
 mod devices;
+mod missing;
 
 /// A machine on which everything fits.
 fn large() -> Machine {
