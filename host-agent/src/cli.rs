@@ -15,6 +15,7 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -24,6 +25,7 @@ use cocoon_protocol::binding::Tee;
 use cocoon_protocol::config::{MAX_CONFIG_LEN, OperatorConfig};
 use cocoon_qemu::PciAddress;
 use cocoon_qemu::accel::Wanted;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use voice::Voice;
 
@@ -184,21 +186,38 @@ struct Up {
 /// The daemon waits, mostly; one of them may be writing to a disk.
 const DAEMON_THREADS: usize = 2;
 
+/// How long threads may take to let go of what a command has dropped: QEMU is killed, and its folder cleaned.
+const LEAVING: Duration = Duration::from_secs(3);
+
 /// Exit code 1 is a command's answer "no", with reasons; errors of use and of the system are 2.
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let json = arguments.json;
-    let mut runtime = match arguments.command {
-        // Who asks one question needs no threads to start; nor does who waits for one VM, as often as there are VMs.
+    let (mut runtime, leaving) = match arguments.command {
+        // Who asks one question needs no threads to start; nor does who waits for one VM, as often as there are VMs. What
+        // tasks have is dropped on this thread, so that nothing is left to wait for.
         Command::Ps | Command::Show { .. } | Command::Events { .. } | Command::Supervise { .. } => {
-            tokio::runtime::Builder::new_current_thread()
+            let builder = tokio::runtime::Builder::new_current_thread();
+            (builder, Duration::ZERO)
         }
-        _ => tokio::runtime::Builder::new_multi_thread(),
+        _ => (tokio::runtime::Builder::new_multi_thread(), LEAVING),
     };
     if let Command::Serve(_) = arguments.command {
         // A thread for each processor of a large server would cost more memory than all that the daemon knows.
         runtime.worker_threads(DAEMON_THREADS);
     }
     let runtime = runtime.enable_all().build().context("cannot start")?;
+    finish(runtime, leaving, |runtime| command(runtime, arguments))
+}
+
+/// Does `work`, and leaves whatever still blocks a thread behind: a request to a vendor or a download may take minutes, and a
+/// supervisor whose VM has ended must not stand in the way of the next one.
+fn finish<T>(runtime: Runtime, leaving: Duration, work: impl FnOnce(&Runtime) -> T) -> T {
+    let done = work(&runtime);
+    runtime.shutdown_timeout(leaving);
+    done
+}
+
+fn command(runtime: &Runtime, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let json = arguments.json;
     match arguments.command {
         Command::Up(up) => runtime.block_on(self::up(*up, json))?,
         Command::Down { name } => runtime.block_on(vms::down(&name, json))?,
@@ -325,6 +344,25 @@ fn tee(text: &str) -> Result<Tee, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// It would be waited for without end: its sender is dropped afterwards.
+    #[test]
+    fn what_blocks_a_thread_does_not_keep_a_command_from_ending() {
+        let (never, wait) = std::sync::mpsc::channel::<()>();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let (ended, end) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let done = finish(runtime, Duration::ZERO, |runtime| {
+                runtime.spawn_blocking(move || wait.recv());
+                runtime.block_on(async { 7 })
+            });
+            ended.send(done).unwrap();
+        });
+        assert_eq!(end.recv_timeout(Duration::from_secs(60)), Ok(7));
+        drop(never);
+    }
 
     #[test]
     fn the_command_line_is_sound() {
