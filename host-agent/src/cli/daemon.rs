@@ -15,13 +15,15 @@ use cocoon_host_agent::state;
 use cocoon_host_agent::text::plain;
 use cocoon_host_agent::watch::journald::Journald;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{broadcast::error::RecvError, watch};
+use tokio::sync::{broadcast, broadcast::error::RecvError, oneshot, watch};
 use tokio::time::timeout;
 
 use super::voice::Voice;
 
 /// As long as a boot under emulation may take.
 const PATIENCE: Duration = Duration::from_secs(7200);
+/// How long the journal's last entries may take.
+const LAST: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Serve {
@@ -39,29 +41,21 @@ pub(super) async fn serve(wanted: Serve, json: bool) -> anyhow::Result<ExitCode>
         loaded => loaded?,
     };
     let daemon = Daemon::take(config, &wanted.config)?;
-    // Before anything happens, so that the first entries are told too.
-    let (_, mut coming) = daemon.journal().after(0);
+    let (kept, coming) = daemon.journal().after(0);
     let journald = (!json).then(Journald::of_this_process).flatten();
-    let telling = tokio::spawn(async move {
-        loop {
-            let entry = match coming.recv().await {
-                Ok(entry) => entry,
-                // What is too quick for the terminal is in the journal still.
-                Err(RecvError::Lagged(_)) => continue,
-                Err(RecvError::Closed) => return,
-            };
-            if journald.as_ref().is_some_and(|to| to.write(&entry).is_ok()) {
-                continue;
-            }
-            let told = if json {
-                serde_json::to_string(&entry).map(|line| writeln!(io::stdout(), "{line}"))
-            } else {
-                Ok(writeln!(io::stderr(), "{}", words(&entry)))
-            };
-            // Nobody may read it: the appliances go on.
-            drop(told);
+    let (over, all) = oneshot::channel();
+    let telling = tokio::spawn(tell(kept, coming, all, move |entry| {
+        if journald.as_ref().is_some_and(|to| to.write(entry).is_ok()) {
+            return;
         }
-    });
+        let told = if json {
+            serde_json::to_string(entry).map(|line| writeln!(io::stdout(), "{line}"))
+        } else {
+            Ok(writeln!(io::stderr(), "{}", words(entry)))
+        };
+        // Nobody may read it: the appliances go on.
+        drop(told);
+    }));
     let (end, ended) = watch::channel(None);
     let (mut interrupt, mut terminate, mut hangup) = (
         signal(SignalKind::interrupt())?,
@@ -83,8 +77,33 @@ pub(super) async fn serve(wanted: Serve, json: bool) -> anyhow::Result<ExitCode>
     });
     daemon.run(ended).await;
     signals.abort();
-    telling.abort();
+    drop(over);
+    // Whoever takes no more must not keep us.
+    let _ = timeout(LAST, telling).await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Tells the entries that are `kept` already, those that come, and, once it is `over`, those that still wait.
+async fn tell(
+    kept: Vec<Entry>,
+    mut coming: broadcast::Receiver<Entry>,
+    mut over: oneshot::Receiver<()>,
+    mut say: impl FnMut(&Entry),
+) {
+    kept.iter().for_each(&mut say);
+    loop {
+        tokio::select! {
+            biased;
+            entry = coming.recv() => match entry {
+                Ok(entry) => say(&entry),
+                // What is too quick for the terminal is in the journal still.
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
+            },
+            // Nothing waits any more.
+            _ = &mut over => return,
+        }
+    }
 }
 
 /// `start` and `restart`: until it serves, or is given up.
@@ -229,5 +248,26 @@ pub(super) fn words(entry: &Entry) -> String {
     match &entry.appliance {
         Some(name) => format!("{name}: {text}"),
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cocoon_host_agent::daemon::journal::Journal;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_and_the_last_entries_are_told() {
+        let journal = Journal::default();
+        journal.add(None, "note", "before anybody listened");
+        let (kept, coming) = journal.after(0);
+        journal.add(None, "note", "meanwhile");
+        journal.add(None, "note", "at the end");
+        let (over, all) = oneshot::channel();
+        drop(over);
+        let mut told = vec![];
+        tell(kept, coming, all, |entry| told.push(entry.text.clone())).await;
+        assert_eq!(told, ["before anybody listened", "meanwhile", "at the end"]);
     }
 }
