@@ -13,6 +13,7 @@ use crate::files::{self, FileError};
 use crate::firmware::MAX_FIRMWARE;
 use crate::model::{self, Source, VolumeError};
 use crate::sbom::{self, SbomError};
+use crate::scratch::Scratch;
 
 /// The largest kernel or initrd, in bytes.
 const MAX_BOOT_FILE: u64 = 4 << 30;
@@ -64,7 +65,8 @@ pub fn read_manifest(path: &Path) -> Result<Manifest, AddModelError> {
 /// Makes in `folder` the image of `image` with the model `source` instead of its own. Both may be the same folder.
 ///
 /// # Errors
-/// [`AddModelError`]; nothing is replaced before the image has been checked against its manifest.
+/// [`AddModelError`]; nothing is replaced before the image has been checked against its manifest and all that is new lies
+/// beside it, whole.
 pub fn add_model(
     image: &Path,
     source: &Source,
@@ -93,8 +95,13 @@ pub fn add_model(
         kept(name::SNP, MAX_FIRMWARE)?,
     );
     let sbom = sbom::without_model(&kept(name::SBOM, MAX_BOOT_FILE)?)?;
-    assemble::begin(folder)?;
-    let volume = model::write(source, folder, name::MODEL, jobs, reporter)?;
+    if old.gpu.is_some() {
+        check_runtime(image, &old, reporter)?;
+    }
+    files::create_folder(folder)?;
+    // A full disk or somebody's Ctrl-C must not cost the image that there is.
+    let made = Scratch::below(folder, ".making-")?;
+    let volume = model::write(source, made.path(), name::MODEL, jobs, reporter)?;
     let parts = [
         (name::KERNEL, &kernel),
         (name::INITRD, &initrd),
@@ -105,14 +112,15 @@ pub fn add_model(
     artefacts.insert(name::MODEL.to_owned(), volume.artefact);
     artefacts.insert(
         name::SBOM.to_owned(),
-        files::write(folder, name::SBOM, &sbom)?,
+        files::write(made.path(), name::SBOM, &sbom)?,
     );
-    if old.gpu.is_some() {
-        keep_runtime(image, folder, &old, reporter)?;
-    }
     if !same_folder(image, folder) {
         for (name, bytes) in parts {
-            files::write(folder, name, bytes)?;
+            files::write(made.path(), name, bytes)?;
+        }
+        if old.gpu.is_some() {
+            let kept = made.path().join(name::RUNTIME);
+            fs::copy(image.join(name::RUNTIME), &kept).map_err(FileError::write(&kept))?;
         }
     }
     let stamp = Stamp {
@@ -134,30 +142,40 @@ pub fn add_model(
         snp: &snp,
         platforms: &platforms,
     };
-    Ok(assemble::finish(
+    let manifest = assemble::finish(
         &images,
         volume.model,
         old.gpu,
         artefacts,
         &stamp,
-        folder,
-    )?)
+        made.path(),
+    )?;
+    publish(made.path(), folder)?;
+    Ok(manifest)
 }
 
-/// The runtime volume stays as it is: it is compared with the manifest, and copied where the image gets another folder.
-fn keep_runtime(
+/// Moves what was made into the image, the manifest last.
+fn publish(made: &Path, folder: &Path) -> Result<(), FileError> {
+    assemble::begin(folder)?;
+    for name in name::ARTEFACTS.into_iter().chain([name::MANIFEST]) {
+        let (from, to) = (made.join(name), folder.join(name));
+        if from.exists() {
+            fs::rename(&from, &to).map_err(FileError::write(&to))?;
+        }
+    }
+    Ok(())
+}
+
+/// The runtime volume stays as it is.
+fn check_runtime(
     image: &Path,
-    folder: &Path,
     old: &Manifest,
     reporter: &dyn Reporter,
 ) -> Result<(), AddModelError> {
-    let (path, kept) = (image.join(name::RUNTIME), folder.join(name::RUNTIME));
+    let path = image.join(name::RUNTIME);
     let task = reporter.start("checking the runtime volume", None);
     if Some(&files::artefact_of(&path)?) != old.artefacts.get(name::RUNTIME) {
         return Err(AddModelError::Altered { path });
-    }
-    if !same_folder(image, folder) {
-        fs::copy(&path, &kept).map_err(FileError::write(&kept))?;
     }
     task.finish("done");
     Ok(())

@@ -2,9 +2,9 @@
 
 mod cuda;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cocoon_inputs::report::Reporter;
@@ -25,6 +25,7 @@ use crate::model::{Source, SourceError};
 use crate::provenance;
 use crate::runtime::{self, RuntimeError};
 use crate::sbom::{self, SbomError};
+use crate::scratch::Scratch;
 use crate::variant::Variant;
 
 /// Where the lock file lies below the sources.
@@ -32,7 +33,7 @@ pub const LOCK_FILE: &str = "image/inputs.lock";
 /// The agent's name in a folder of executables.
 pub const AGENT: &str = "agent";
 /// The largest lock file, in bytes.
-const MAX_LOCK: u64 = 4 << 20;
+pub(crate) const MAX_LOCK: u64 = 4 << 20;
 
 /// What to build, and where from.
 #[derive(Debug, Clone)]
@@ -160,7 +161,7 @@ pub fn build_timed(
     let (lock, inputs_lock) = lock(&what.source)?;
     let fetcher = fetcher(what, lock, reporter)?;
     let cache = fetcher.cache().root().to_owned();
-    let scratch = scratch(&cache)?;
+    let scratch = Scratch::in_cache(&cache)?;
     let mut foreign = Foreign::new(&fetcher, &**reporter);
     let with_gpus = what.variant == Variant::Cuda;
     let more = if with_gpus { kernel::FOR_DRIVER } else { &[] };
@@ -181,20 +182,30 @@ pub fn build_timed(
         (None, binaries)
     };
     let compiling = compiling.elapsed();
-    let revision = provenance::revision(&what.source);
-    let checksums = if binaries.crates.is_empty() {
-        BTreeMap::new()
-    } else {
-        let cargo_lock = files::read(&what.source.join("Cargo.lock"), MAX_LOCK)?;
-        sbom::checksums(&String::from_utf8_lossy(&cargo_lock))?
+    let (revision, sbom) = match &binaries.made_of {
+        Some(made_of) => (
+            made_of.sources.revision_with(inputs_lock),
+            sbom::document(
+                &foreign.taken,
+                &foreign.tools,
+                &made_of.crates,
+                &made_of.libraries,
+                &sbom::checksums(&made_of.sources.cargo_lock)?,
+                inputs_lock,
+            ),
+        ),
+        None => (
+            provenance::revision(&what.source, &what.source),
+            sbom::document(
+                &foreign.taken,
+                &foreign.tools,
+                &BTreeSet::new(),
+                &BTreeSet::new(),
+                &BTreeMap::new(),
+                inputs_lock,
+            ),
+        ),
     };
-    let sbom = sbom::document(
-        &foreign.taken,
-        &foreign.tools,
-        &binaries.crates,
-        &checksums,
-        inputs_lock,
-    );
     let mut unlocked = foreign.unlocked;
     unlocked.extend(provenance::marks(&revision, what.binaries.as_deref()));
     let stamp = Stamp {
@@ -250,66 +261,6 @@ pub fn mirrors(urls: &[String]) -> Result<Result<Mirrors, MirrorError>, MirrorEr
     }
 }
 
-/// Beginning of a scratch folder's name.
-const SCRATCH: &str = "scratch-";
-
-/// Removes scratch folders that an interrupted build left in the cache, at least `age` old: younger ones may be in use.
-///
-/// # Errors
-/// [`FileError`] when one cannot be removed.
-pub fn remove_abandoned(cache: &Path, age: Duration) -> Result<usize, FileError> {
-    let mut removed = 0;
-    for entry in std::fs::read_dir(cache).map_err(FileError::read(cache))? {
-        let entry = entry.map_err(FileError::read(cache))?;
-        let modified = entry
-            .metadata()
-            .and_then(|metadata| metadata.modified())
-            .ok();
-        let old = modified
-            .and_then(|time| time.elapsed().ok())
-            .is_some_and(|elapsed| elapsed >= age);
-        if old
-            && entry
-                .file_name()
-                .as_encoded_bytes()
-                .starts_with(SCRATCH.as_bytes())
-        {
-            let path = entry.path();
-            std::fs::remove_dir_all(&path).map_err(FileError::write(&path))?;
-            removed += 1;
-        }
-    }
-    Ok(removed)
-}
-
-/// Those of this process, for when it ends without dropping them.
-static MADE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
-
-/// A folder that vanishes with the value; on the cache's disk, for a model may be larger than `/tmp`.
-pub(crate) fn scratch(cache: &Path) -> Result<tempfile::TempDir, FileError> {
-    let folder = tempfile::Builder::new()
-        .prefix(SCRATCH)
-        .tempdir_in(cache)
-        .map_err(FileError::write(cache))?;
-    made().push(folder.path().to_owned());
-    Ok(folder)
-}
-
-/// Removes the scratch folders of this process, whoever works in them: for one that is about to exit.
-pub fn remove_scratch() {
-    for folder in made().drain(..) {
-        // Whoever else removes it meanwhile takes something away under this; then what is left goes now.
-        if std::fs::remove_dir_all(&folder).is_err() {
-            let _ = std::fs::remove_dir_all(&folder);
-        }
-    }
-}
-
-fn made() -> MutexGuard<'static, Vec<PathBuf>> {
-    // A list is whole, whoever panicked.
-    MADE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn fetcher(what: &Build, lock: Lock, reporter: &Arc<dyn Reporter>) -> Result<Fetcher, BuildError> {
     let options = Options {
         policy: what.policy,
@@ -324,21 +275,4 @@ fn fetcher(what: &Build, lock: Lock, reporter: &Arc<dyn Reporter>) -> Result<Fet
         options,
         Arc::clone(reporter),
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_old_scratch_folders_are_abandoned() {
-        let cache = tempfile::tempdir().unwrap();
-        for folder in ["scratch-1", "guest", "content"] {
-            std::fs::create_dir(cache.path().join(folder)).unwrap();
-        }
-        let day = Duration::from_secs(24 * 60 * 60);
-        assert_eq!(remove_abandoned(cache.path(), day).unwrap(), 0);
-        assert_eq!(remove_abandoned(cache.path(), Duration::ZERO).unwrap(), 1);
-        assert_eq!(std::fs::read_dir(cache.path()).unwrap().count(), 2);
-    }
 }

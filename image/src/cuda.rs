@@ -17,8 +17,8 @@ use cocoon_inputs::Fetcher;
 use cocoon_inputs::report::Reporter;
 use thiserror::Error;
 
-use crate::build;
 use crate::files::{self, FileError};
+use crate::scratch::Scratch;
 use compile::CompileError;
 use pins::{Difference, PinError};
 use toolkit::ToolkitError;
@@ -82,7 +82,7 @@ pub enum CudaError {
 
 /// The compiler, laid out in a folder that vanishes with it.
 pub struct Workshop {
-    scratch: tempfile::TempDir,
+    scratch: Scratch,
     release: Release,
     host: Option<String>,
 }
@@ -101,7 +101,7 @@ impl Workshop {
             Release::Cuda13 => None,
             Release::Cuda12 => Some(engine::compiler()?),
         };
-        let scratch = build::scratch(fetcher.cache().root())?;
+        let scratch = Scratch::in_cache(fetcher.cache().root())?;
         let home = scratch.path().join(HOME);
         match release {
             Release::Cuda13 => toolkit::unpack(
@@ -111,7 +111,9 @@ impl Workshop {
                 &home,
                 reporter,
             )?,
-            Release::Cuda12 => nvcc12::unpack(fetcher, &home, reporter)?,
+            Release::Cuda12 => {
+                nvcc12::unpack(&toolkit::fetch(fetcher, nvcc12::GROUP)?, &home, reporter)?
+            }
         }
         Ok(Self {
             scratch,

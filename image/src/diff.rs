@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::assemble::name;
+use crate::shown::printable;
 
 /// One field that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -20,11 +21,14 @@ pub struct Difference {
 impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let absent = "(absent)";
-        let value = |value: &Option<String>| value.clone().unwrap_or_else(|| absent.to_owned());
+        let value = |value: &Option<String>| {
+            let text = value.as_deref();
+            text.map_or_else(|| absent.to_owned(), printable)
+        };
         write!(
             f,
             "{}: {} → {}",
-            self.field,
+            printable(&self.field),
             value(&self.first),
             value(&self.second)
         )

@@ -27,6 +27,8 @@ use crate::package::{self, PackageError};
 use crate::workroom::{Workroom, WorkroomError};
 use source::SourceError;
 
+/// The folder of the cache with what was compiled.
+pub(crate) const FOLDER: &str = "driver";
 /// Group of NVIDIA's modules, as source and object.
 pub const SOURCE: &str = "driver";
 /// Group of the kernel's headers and everything that compiles against them.
@@ -174,7 +176,10 @@ impl Ingredients {
     /// # Errors
     /// [`DriverError`].
     pub fn compile(&self, cache: &Path, reporter: &dyn Reporter) -> Result<Driver, DriverError> {
-        let folder = cache.join("driver").join(self.key().to_string());
+        let folder = cache.join(FOLDER);
+        let busy = "waiting for another build of NVIDIA's modules";
+        let _lock = files::exclusive(&folder, busy, reporter)?;
+        let folder = folder.join(self.key().to_string());
         let made = match kept(&folder) {
             Some(made) => made,
             None => {

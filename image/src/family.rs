@@ -23,7 +23,8 @@ pub(crate) static PROGRAMS: Family = Family::new();
 /// Ends every program that a build of this process runs, with its compilers; whether there was one, and so a build that now
 /// fails. For who is told to end, since a thread that builds cannot be.
 pub fn end_all() -> bool {
-    PROGRAMS.end()
+    // Both, whichever there are: pip is the inputs' own.
+    PROGRAMS.end() | cocoon_inputs::end_all()
 }
 
 /// Programs that end together.

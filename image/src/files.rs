@@ -4,11 +4,16 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
+use cocoon_inputs::report::{self, Reporter};
 use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::manifest::Artefact;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
+use crate::scratch::Listed;
+
+/// The file of a folder that whoever works in the folder holds.
+pub(crate) const LOCK: &str = "lock";
 /// Bytes read at once from a file of any size.
 pub const CHUNK: usize = 1 << 20;
 
@@ -156,6 +161,22 @@ pub fn create_folder(folder: &Path) -> Result<(), FileError> {
     fs::create_dir_all(folder).map_err(FileError::write(folder))
 }
 
+/// Makes `folder` this caller's alone until the value is dropped; while somebody else works there, it waits and says `what`
+/// for. The file stays: removing it would let two hold "the" lock.
+pub(crate) fn exclusive(
+    folder: &Path,
+    what: &str,
+    reporter: &dyn Reporter,
+) -> Result<File, FileError> {
+    create_folder(folder)?;
+    let path = folder.join(LOCK);
+    let mut options = File::options();
+    let file = options.create(true).write(true).truncate(false).open(&path);
+    let file = file.map_err(FileError::write(&path))?;
+    report::exclusive(&file, reporter, what).map_err(FileError::write(&path))?;
+    Ok(file)
+}
+
 /// Removes the file at `path`, if there is one.
 ///
 /// # Errors
@@ -172,6 +193,7 @@ pub(crate) struct Pending {
     writer: Option<BufWriter<File>>,
     temporary: PathBuf,
     finished: PathBuf,
+    _listed: Listed,
 }
 
 impl Pending {
@@ -186,6 +208,7 @@ impl Pending {
             .open(&temporary);
         let file = file.map_err(FileError::write(&folder.join(name)))?;
         Ok(Self {
+            _listed: Listed::new(&temporary),
             writer: Some(BufWriter::with_capacity(CHUNK, file)),
             temporary,
             finished: folder.join(name),

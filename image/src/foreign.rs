@@ -175,10 +175,11 @@ impl<'a> Foreign<'a> {
     fn unlock(&mut self, package: &Fetched) {
         if let Some(locked) = &package.substituted {
             let found = &package.entry;
-            self.unlocked.push(format!(
-                "{} {} {}",
-                found.name, locked.version, found.version
-            ));
+            let mark = format!("{} {} {}", found.name, locked.version, found.version);
+            // What something is linked to goes into the image as well.
+            if !self.unlocked.contains(&mark) {
+                self.unlocked.push(mark);
+            }
         }
     }
 
@@ -242,5 +243,57 @@ impl<'a> Foreign<'a> {
         };
         task.finish("done");
         Ok(tree.into_iter().filter_map(file).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cocoon_inputs::report::Silent;
+    use cocoon_inputs::{Cache, Digest, Kind, Lock, Mirrors, Options};
+
+    use super::*;
+
+    #[test]
+    fn a_substitute_is_marked_once_whatever_it_is_for() {
+        let cache = tempfile::tempdir().unwrap();
+        let lock = Lock::new(Vec::new(), Vec::new(), Vec::new()).unwrap();
+        let fetcher = Fetcher::new(
+            lock,
+            Cache::open(cache.path()).unwrap(),
+            Mirrors::from_urls::<&str>(&[]),
+            Options::default(),
+            std::sync::Arc::new(Silent),
+        );
+        let locked = Entry {
+            name: "nvidia-cuda-toolkit".to_owned(),
+            version: "12.4".to_owned(),
+            architecture: "amd64".to_owned(),
+            kind: Kind::Debian,
+            suite: Some("sid".to_owned()),
+            path: "pool/x.deb".to_owned(),
+            sha256: Digest::of(b"locked"),
+            size: 1,
+            groups: vec!["cuda-12".to_owned()],
+        };
+        let found = Fetched {
+            path: cache.path().join("x"),
+            entry: Entry {
+                version: "12.5".to_owned(),
+                ..locked.clone()
+            },
+            substituted: Some(locked.clone()),
+        };
+        let as_locked = Fetched {
+            substituted: None,
+            entry: locked,
+            ..found.clone()
+        };
+        let mut foreign = Foreign::new(&fetcher, &Silent);
+        foreign.uses(&as_locked);
+        assert!(foreign.unlocked.is_empty());
+        foreign.uses(&found);
+        foreign.contains(&found);
+        assert_eq!(foreign.unlocked, ["nvidia-cuda-toolkit 12.4 12.5"]);
+        assert_eq!((foreign.tools.len(), foreign.taken.len()), (2, 1));
     }
 }

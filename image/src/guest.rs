@@ -7,29 +7,37 @@ pub mod cargo;
 pub mod recipe;
 pub mod settings;
 pub mod stage;
+mod toolchain;
+mod workshop;
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use cocoon_inputs::report::{self, Reporter};
+use cocoon_inputs::report::Reporter;
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
 use object::{Endianness, elf};
 use thiserror::Error;
 
 use crate::files::{self, FileError};
-use crate::sbom::Crate;
+use crate::provenance::Sources;
+use crate::sbom::{Crate, Library};
 use cargo::CargoError;
-use recipe::{Recipe, RecipeError};
+use recipe::RecipeError;
 use settings::SettingsError;
 use stage::StageError;
+use toolchain::ToolchainError;
 
 pub use recipe::Cuda;
+pub(crate) use workshop::Workshop;
+pub use workshop::clear;
 
 /// The folder of the cache with agent and engine.
 pub const FOLDER: &str = "guest";
 /// The folder of the cache with the engine for GPUs, and what that is made with.
 pub const CUDA_FOLDER: &str = "guest-cuda";
+/// The machine's C++ compiler.
+const CXX: &str = "c++";
 /// The largest executable that is taken into an initrd, in bytes.
 const MAX_EXECUTABLE: u64 = 1 << 30;
 
@@ -40,8 +48,30 @@ pub struct Binaries {
     pub agent: Vec<u8>,
     /// The inference worker, where it is static; that of GPUs lies in the runtime volume.
     pub engine: Option<Vec<u8>>,
-    /// What is compiled into them; unknown, and so empty, for executables that were given.
+    /// What they were made of; unknown for executables that were given.
+    pub made_of: Option<MadeOf>,
+}
+
+/// What executables were made of.
+#[derive(Debug, Clone)]
+pub struct MadeOf {
+    /// What is compiled into them.
     pub crates: BTreeSet<Crate>,
+    /// What they are linked to, of which bytes are in them.
+    pub libraries: BTreeSet<Library>,
+    /// The sources.
+    pub sources: Sources,
+}
+
+impl MadeOf {
+    /// Of these and, for another executable of the same image, of `other`.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.crates.extend(other.crates);
+        self.libraries.extend(other.libraries);
+        self.sources = self.sources.and(&other.sources);
+        self
+    }
 }
 
 /// Why there are no executables.
@@ -56,6 +86,9 @@ pub enum GuestError {
     /// The machine's cargo is told something that changes the result.
     #[error("cannot build the guest's executables as everybody else would")]
     Settings(#[from] SettingsError),
+    /// The machine's C toolchain or the pinned Rust's cannot be asked.
+    #[error("cannot tell what the guest's executables are linked to")]
+    Toolchain(#[from] ToolchainError),
     /// The packages cannot be listed.
     #[error("cannot list the packages of the guest's executables")]
     Packages(#[source] CargoError),
@@ -101,7 +134,7 @@ impl Binaries {
         Ok(Self {
             agent: executable(agent)?,
             engine: None,
-            crates: BTreeSet::new(),
+            made_of: None,
         })
     }
 }
@@ -114,13 +147,21 @@ impl Binaries {
 /// [`GuestError`], with the compiler's last words when it was the code's fault.
 pub fn build(source: &Path, cache: &Path, reporter: &dyn Reporter) -> Result<Binaries, GuestError> {
     let workshop = Workshop::open(source, &cache.join(FOLDER), reporter)?;
+    let sources = workshop.judge(source)?;
+    let toolchain = workshop.settle(CXX, reporter)?;
     let (agent, mut crates) = workshop.run(recipe::agent, reporter)?;
     let (engine, more) = workshop.run(recipe::engine, reporter)?;
     crates.extend(more);
+    let mut libraries = workshop.rust()?;
+    libraries.extend(toolchain.libraries());
     Ok(Binaries {
         agent,
         engine: Some(engine),
-        crates,
+        made_of: Some(MadeOf {
+            crates,
+            libraries,
+            sources,
+        }),
     })
 }
 
@@ -134,13 +175,19 @@ pub fn build_with_collector(
     reporter: &dyn Reporter,
 ) -> Result<(Binaries, Vec<u8>), GuestError> {
     let workshop = Workshop::open(source, &cache.join(FOLDER), reporter)?;
+    let sources = workshop.judge(source)?;
+    workshop.settle(CXX, reporter)?;
     let (agent, mut crates) = workshop.run(recipe::agent, reporter)?;
     let (path, more) = workshop.make(recipe::collector, reporter)?;
     crates.extend(more);
     let binaries = Binaries {
         agent,
         engine: None,
-        crates,
+        made_of: Some(MadeOf {
+            crates,
+            libraries: workshop.rust()?,
+            sources,
+        }),
     };
     Ok((binaries, read_program(&path)?))
 }
@@ -165,87 +212,6 @@ pub fn build_agent(
     let workshop = Workshop::open(source, &cache.join(FOLDER), reporter)?;
     let (agent, _) = workshop.run(recipe::agent, reporter)?;
     Ok(agent)
-}
-
-/// Builds the engine for NVIDIA's GPUs alone, a dynamic executable, with everything kept in [`CUDA_FOLDER`] of `cache`: it
-/// takes long, and nobody who builds the others waits for it.
-///
-/// # Errors
-/// As [`build`].
-pub fn build_cuda_engine(
-    source: &Path,
-    cache: &Path,
-    cuda: &Cuda,
-    reporter: &dyn Reporter,
-) -> Result<(Vec<u8>, BTreeSet<Crate>), GuestError> {
-    let workshop = Workshop::open(source, &cache.join(CUDA_FOLDER), reporter)?;
-    let recipe = |environment: &_, guest: &_| recipe::cuda_engine(environment, guest, cuda);
-    let (path, crates) = workshop.make(recipe, reporter)?;
-    Ok((read_program(&path)?, crates))
-}
-
-/// The staged sources and the target folder, held against other builds until dropped.
-struct Workshop {
-    guest: PathBuf,
-    environment: recipe::Environment,
-    _lock: File,
-}
-
-impl Workshop {
-    fn open(source: &Path, guest: &Path, reporter: &dyn Reporter) -> Result<Self, GuestError> {
-        files::create_folder(guest)?;
-        // As cargo sees it: it looks for settings above the real folder, and its paths are mapped away.
-        let guest = fs::canonicalize(guest).map_err(FileError::read(guest))?;
-        let lock = lock(&guest.join("lock"), reporter)?;
-        let staged = guest.join("src");
-        stage::stage(source, &staged)?;
-        let environment = recipe::Environment::of_process()?;
-        settings::check(&staged, environment.cargo_home())?;
-        let registries = cargo::registries(&environment, &staged, reporter);
-        let registries = registries.map_err(GuestError::Packages)?;
-        Ok(Self {
-            guest,
-            environment: environment.with_registries(&registries)?,
-            _lock: lock,
-        })
-    }
-
-    /// The executable's bytes, read under the lock, for the next build may replace the file; and what is in it.
-    fn run(
-        &self,
-        recipe: fn(&recipe::Environment, &Path) -> Result<Recipe, RecipeError>,
-        reporter: &dyn Reporter,
-    ) -> Result<(Vec<u8>, BTreeSet<Crate>), GuestError> {
-        let (path, crates) = self.make(recipe, reporter)?;
-        Ok((executable(&path)?, crates))
-    }
-
-    /// The executable's path, which holds under the lock alone.
-    fn make(
-        &self,
-        recipe: impl FnOnce(&recipe::Environment, &Path) -> Result<Recipe, RecipeError>,
-        reporter: &dyn Reporter,
-    ) -> Result<(PathBuf, BTreeSet<Crate>), GuestError> {
-        let recipe = recipe(&self.environment, &self.guest)?;
-        let built = cargo::build(&recipe, &self.guest.join("src"), reporter);
-        built.map_err(|source| GuestError::Cargo {
-            package: recipe.package,
-            source,
-        })
-    }
-}
-
-/// Held until dropped. The file stays: removing it would let two builds hold "the" lock.
-fn lock(path: &Path, reporter: &dyn Reporter) -> Result<File, FileError> {
-    let file = File::options()
-        .create(true)
-        .write(true)
-        .truncate(false)
-        .open(path)
-        .map_err(FileError::write(path))?;
-    report::exclusive(&file, reporter, "waiting for another build of the guest")
-        .map_err(FileError::write(path))?;
-    Ok(file)
 }
 
 fn executable(path: &Path) -> Result<Vec<u8>, GuestError> {

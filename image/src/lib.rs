@@ -43,6 +43,8 @@ pub mod provenance;
 pub mod reference;
 pub mod runtime;
 pub mod sbom;
+pub mod scratch;
+pub mod shown;
 pub mod variant;
 pub mod verify;
 pub mod workroom;

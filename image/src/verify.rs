@@ -13,6 +13,8 @@ use crate::assemble::name;
 use crate::build::{self, Build, BuildError, Life};
 use crate::diff::{self, Difference};
 use crate::firmware::MAX_FIRMWARE;
+use crate::scratch::Scratch;
+use crate::shown::printable;
 use crate::variant::Variant;
 use crate::{files, provenance, reference};
 
@@ -56,7 +58,7 @@ pub fn verify(
         ..what.clone()
     };
     files::create_folder(&what.cache)?;
-    let scratch = build::scratch(&what.cache)?;
+    let scratch = Scratch::in_cache(&what.cache)?;
     let mut rebuilt = build::build(&what, &life, scratch.path(), reporter)?;
     let firmware = files::read(&scratch.path().join(name::TDX), MAX_FIRMWARE)?;
     let pinned = take_over(manifest, &mut rebuilt, &firmware);
@@ -147,19 +149,28 @@ impl std::fmt::Display for Rebuilt {
         if let Some((claimed, at_hand)) = &self.other_revision {
             writeln!(
                 f,
-                "note: the manifest names revision {claimed}, the sources at hand are {at_hand}"
+                "note: the manifest names revision {}, the sources at hand are {}",
+                printable(claimed),
+                printable(at_hand)
             )?;
         }
         for name in &self.pinned {
             writeln!(
                 f,
-                "note: machine shape {name:?}: its ACPI and SMBIOS tables are pinned by the signers, not recomputed; its other events follow from the firmware"
+                "note: machine shape {:?}: its ACPI and SMBIOS tables are pinned by the signers, not recomputed; its other events follow from the firmware",
+                printable(name)
             )?;
         }
         if self.first_different == Some(name::INITRD) {
             writeln!(
                 f,
                 "The initrd holds the compiled agent and engine: the engine has the C library and compiler of its builder in it, so compare on the same Debian release."
+            )?;
+        }
+        if self.first_different == Some(name::RUNTIME) {
+            writeln!(
+                f,
+                "The runtime volume holds the compiled engine and collector: they are compiled and linked by the C toolchain of their builder, so compare on the same Debian release."
             )?;
         }
         Ok(())

@@ -17,10 +17,10 @@ use cocoon_inputs::report::{Reporter, Task};
 use cocoon_inputs::unpack::{self, Limits, TreeError};
 use thiserror::Error;
 
-use crate::build;
 use crate::family::PROGRAMS;
 use crate::files::{self, FileError};
 use crate::package::{self, PackageError};
+use crate::scratch::Scratch;
 
 /// Documentation of any sort: of no use to a compiler.
 const LEFT_OUT: &[&str] = &[
@@ -50,7 +50,7 @@ const LAST_LINES: usize = 40;
 
 /// The folder.
 pub struct Workroom {
-    scratch: tempfile::TempDir,
+    scratch: Scratch,
 }
 
 /// What runs in one.
@@ -117,7 +117,7 @@ impl Workroom {
         cache: &Path,
         reporter: &dyn Reporter,
     ) -> Result<Self, WorkroomError> {
-        let scratch = build::scratch(cache)?;
+        let scratch = Scratch::in_cache(cache)?;
         let root = scratch.path();
         for (old, merged) in MERGED {
             let link = root.join(old);

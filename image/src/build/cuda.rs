@@ -30,7 +30,7 @@ pub(super) fn make(
         .for_each(|package| foreign.uses(package));
     let cache = fetcher.cache().root();
     let driver = ingredients.compile(cache, reporter)?;
-    let (binaries, collector, engine) = programs(what, fetcher, reporter)?;
+    let (binaries, collector, engine) = programs(what, fetcher, foreign, reporter)?;
     let packages = foreign.group(runtime::GROUP)?;
     let programs = [(COLLECTOR, collector), (ENGINE, engine)];
     let mut files = runtime::select(programs, &packages, &driver.version, reporter)?;
@@ -54,10 +54,11 @@ pub(super) fn make(
     Ok((gpu, binaries))
 }
 
-/// Agent, collector and engine.
+/// Agent, collector and engine; `foreign` is told what made the engine.
 fn programs(
     what: &Build,
     fetcher: &Fetcher,
+    foreign: &mut Foreign<'_>,
     reporter: &dyn Reporter,
 ) -> Result<(Binaries, Vec<u8>, Vec<u8>), BuildError> {
     if let Some(folder) = &what.binaries {
@@ -69,7 +70,10 @@ fn programs(
     }
     let cache = fetcher.cache().root();
     let (mut binaries, collector) = guest::build_with_collector(&what.source, cache, reporter)?;
-    let (engine, crates) = engine::build(&what.source, cache, fetcher, reporter)?;
-    binaries.crates.extend(crates);
-    Ok((binaries, collector, engine))
+    let engine = engine::build(&what.source, cache, fetcher, reporter)?;
+    let tools = engine.packages.iter();
+    tools.for_each(|package| foreign.uses(package));
+    let made_of = binaries.made_of.take();
+    binaries.made_of = made_of.map(|made_of| made_of.and(engine.made_of));
+    Ok((binaries, collector, engine.bytes))
 }

@@ -297,7 +297,8 @@ pub enum Tool {
 /// `lock`.
 #[derive(Debug, Args)]
 pub struct LockArguments {
-    /// Replace every entry by the newest signed version; without it the lock is only checked and summed up.
+    /// Replace every entry by the newest signed version, from Release files no older than the lock's; without it the lock is only
+    /// checked and summed up.
     #[arg(long)]
     pub update: bool,
     /// Where everything comes from.
@@ -313,8 +314,8 @@ pub enum CacheCommand {
         /// Where everything comes from.
         #[command(flatten)]
         origin: Origin,
-        /// Remove the compiled guest and NVIDIA's compiled modules too: the next build takes a quarter of an hour, for GPUs
-        /// much longer.
+        /// Remove the compiled guest and NVIDIA's compiled modules too, waiting for builds that are at it: the next build takes a
+        /// quarter of an hour, for GPUs much longer.
         #[arg(long)]
         guest: bool,
     },

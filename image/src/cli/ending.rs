@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: a build that is told to end takes its compilers and its scratch folder with it.
+//! Ctrl-C and SIGTERM: a build that is told to end takes its compilers, pip and what it has not finished with it.
 //!
 //! SIGHUP is left alone: a terminal that goes away tells everything that was started from it, and `nohup` wants it ignored.
 
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cocoon_image::{build, family};
+use cocoon_image::{family, scratch};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -48,7 +48,7 @@ pub fn watch() -> io::Result<()> {
 }
 
 fn end(signal: i32) -> ! {
-    build::remove_scratch();
+    scratch::remove_all();
     exit(code(signal))
 }
 

@@ -11,6 +11,7 @@ use cocoon_image::assemble::name;
 use cocoon_image::build::{self, Build, Life, Spent};
 use cocoon_image::foreign::DEFAULT_MODEL;
 use cocoon_image::model::Source;
+use cocoon_image::shown::printable;
 use cocoon_image::variant::Variant;
 use cocoon_image::verify as rebuild;
 use cocoon_inputs::{Policy, report};
@@ -40,7 +41,7 @@ pub(super) fn verify(arguments: &VerifyArguments, output: Output) -> anyhow::Res
     anyhow::ensure!(
         !given || what.model.is_some(),
         "the manifest's model is {}, which is not the locked one: name it with --model PATH",
-        manifest.model.id
+        printable(&manifest.model.id)
     );
     let rebuilt = rebuild::verify(&manifest, &arguments.manifest, &what, &report::stderr())?;
     output.print(&rebuilt, &rebuilt)?;
@@ -83,13 +84,15 @@ fn print(
         "image in {}, release {}, model {}\n",
         folder.display(),
         manifest.release,
-        manifest.model.id
+        printable(&manifest.model.id)
     );
     for (name, artefact) in &manifest.artefacts {
-        writeln!(text, "  {} {:>12}  {name}", artefact.sha256, artefact.size)?;
+        let (sha256, size) = (artefact.sha256, artefact.size);
+        writeln!(text, "  {sha256} {size:>12}  {}", printable(name))?;
     }
     writeln!(text, "manifest {id}")?;
     for input in &manifest.unlocked {
+        let input = printable(input);
         writeln!(text, "UNLOCKED {input}: every verdict will say so")?;
     }
     if let Some(spent) = spent {

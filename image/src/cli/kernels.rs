@@ -95,7 +95,8 @@ pub(super) fn unpack(
 pub(super) fn engine(out: &Path, origin: &Origin, output: Output) -> anyhow::Result<Outcome> {
     let (source, cache) = (origin.source()?, origin.cache()?);
     let reporter = report::stderr();
-    let (engine, crates) = engine::build(&source, &cache, &fetcher(origin)?, &*reporter)?;
+    let engine = engine::build(&source, &cache, &fetcher(origin)?, &*reporter)?;
+    let (engine, crates) = (engine.bytes, engine.made_of.crates);
     std::fs::write(out, &engine).with_context(|| format!("cannot write {}", out.display()))?;
     let artefact = files::artefact(&engine);
     let text = format!(

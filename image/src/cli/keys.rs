@@ -32,15 +32,9 @@ pub(super) fn sign(path: &Path, key: &Path, output: Output) -> anyhow::Result<Ou
     } else {
         manifest::sign(&bytes, &secret)?
     };
-    let (folder, name) = (
-        envelope_path.parent(),
-        envelope_path.file_name().and_then(|name| name.to_str()),
-    );
-    let folder = folder
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let name = envelope_path.file_name().and_then(|name| name.to_str());
     files::write(
-        folder,
+        folder_of(&envelope_path),
         name.context("the manifest's name is not UTF-8")?,
         &signed,
     )?;
@@ -61,20 +55,35 @@ pub(super) fn generate(out: &Path, output: Output) -> anyhow::Result<Outcome> {
     hex::encode_to_slice(*secret, &mut text[..64])
         .context("cannot write the key in hexadecimal")?;
     text[64] = b'\n';
-    // Never over a key that exists, never readable by others, not even for a moment.
-    let file = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(out);
-    let written = file.and_then(|mut file| file.write_all(&*text));
-    written.map_err(FileError::write(out))?;
+    write_key(out, &*text)?;
     let signer = Hex(manifest::public_key(&secret));
     output.print(
         &json!({ "key": out, "signer": signer }),
         format!("secret key in {}\nsigner {signer}", out.display()),
     )?;
     Ok(Outcome::Done)
+}
+
+/// Never over a key that exists, never readable by others, not even for a moment; whole and on the disk, or not at all: a
+/// signer that clients pin must not lose its key to a power cut, nor its name to a stump.
+fn write_key(out: &Path, text: &[u8]) -> Result<(), FileError> {
+    let mut options = File::options();
+    options.write(true).create_new(true).mode(0o600);
+    let mut file = options.open(out).map_err(FileError::write(out))?;
+    let written = file.write_all(text).and_then(|()| file.sync_all());
+    if let Err(error) = written {
+        files::remove_if_present(out)?;
+        return Err(FileError::write(out)(error));
+    }
+    let folder = folder_of(out);
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(FileError::write(folder))
+}
+
+/// Where a file of this path lies.
+fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent().filter(|path| !path.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
 }
 
 pub(super) fn diff(first: &Path, second: &Path, output: Output) -> anyhow::Result<Outcome> {

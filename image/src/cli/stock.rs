@@ -4,9 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use cocoon_image::build;
-use cocoon_image::files;
-use cocoon_inputs::{Archive, Cache, Entry, Http, Lock, Options, report};
+use cocoon_image::{build, files, guest, scratch};
+use cocoon_inputs::{Archive, Cache, Entry, Http, Kind, Lock, Options, compare_versions, report};
 use serde_json::json;
 
 use super::args::{LockArguments, Origin};
@@ -42,27 +41,16 @@ pub(super) fn lock(arguments: &LockArguments, output: Output) -> anyhow::Result<
     Ok(Outcome::Done)
 }
 
-pub(super) fn collect(origin: &Origin, guest: bool, output: Output) -> anyhow::Result<Outcome> {
+pub(super) fn collect(origin: &Origin, compiled: bool, output: Output) -> anyhow::Result<Outcome> {
     let (lock, _) = build::lock(&origin.source()?)?;
     let root = origin.cache()?;
     let cache = Cache::open(&root)?;
     let collected = cache.gc(&[&lock], &*report::stderr())?;
-    let abandoned = build::remove_abandoned(&root, Duration::from_secs(24 * 60 * 60))?;
-    for folder in ["guest", "guest-cuda", "driver"].map(|name| root.join(name)) {
-        if !guest {
-            break;
-        }
-        let removed = std::fs::remove_dir_all(&folder);
-        let gone = removed.or_else(|error| {
-            if error.kind() == std::io::ErrorKind::NotFound {
-                Ok(())
-            } else {
-                Err(error)
-            }
-        });
-        gone.with_context(|| format!("cannot remove {}", folder.display()))?;
+    let abandoned = scratch::remove_abandoned(&root, Duration::from_secs(24 * 60 * 60))?;
+    if compiled {
+        guest::clear(&root, &*report::stderr())?;
     }
-    let value = json!({ "removed": collected.removed, "bytes": collected.bytes, "kept": collected.kept, "abandoned": abandoned, "guest": guest });
+    let value = json!({ "removed": collected.removed, "bytes": collected.bytes, "kept": collected.kept, "abandoned": abandoned, "guest": compiled });
     let text = format!(
         "removed {} files of {} bytes, kept {}",
         collected.removed, collected.bytes, collected.kept
@@ -85,7 +73,7 @@ fn update(origin: &Origin, old: &Lock) -> anyhow::Result<Lock> {
     cocoon_inputs::resolve(&archive, old.requests(), old).context("cannot refresh the lock file")
 }
 
-/// One line per input that came, went or changed.
+/// One line per input that came, went or changed; one that went back says so.
 fn changes(old: &Lock, new: &Lock) -> Vec<String> {
     let lacks = |lock: &Lock, entry: &Entry| {
         !lock
@@ -104,6 +92,87 @@ fn changes(old: &Lock, new: &Lock) -> Vec<String> {
         .inputs()
         .iter()
         .filter(|entry| lacks(old, entry))
-        .map(|entry| line('+', entry));
+        .map(|entry| {
+            let mut line = line('+', entry);
+            if let Some(newer) = newer(old, entry) {
+                line.push_str(&format!(", a DOWNGRADE from {}", newer.version));
+            }
+            line
+        });
     gone.chain(come).collect()
+}
+
+/// What `old` has of the package of `entry` for one of its groups, if that is a newer version. People choose the versions of
+/// wheels, in another order than Debian's.
+fn newer<'a>(old: &'a Lock, entry: &Entry) -> Option<&'a Entry> {
+    old.inputs().iter().find(|before| {
+        before.kind == Kind::Debian
+            && before.name == entry.name
+            && before
+                .groups
+                .iter()
+                .any(|group| entry.groups.contains(group))
+            && compare_versions(&entry.version, &before.version).is_lt()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use cocoon_inputs::{Digest, Release, Request, Take};
+
+    use super::*;
+
+    fn lock(version: &str) -> Lock {
+        let request = Request {
+            group: "kernel".to_owned(),
+            kind: Kind::Debian,
+            name: "linux".to_owned(),
+            version: None,
+            suites: vec!["trixie".to_owned()],
+            components: vec![],
+            take: Take::Package,
+            without: vec![],
+            reason: "test".to_owned(),
+        };
+        let release = Release {
+            suite: "trixie".to_owned(),
+            date: "Thu, 01 Jan 1970 00:00:00 UTC".to_owned(),
+            inrelease_sha256: Digest::of(b""),
+            packages_sha256: Digest::of(b""),
+            components: std::collections::BTreeMap::new(),
+        };
+        let entry = Entry {
+            name: "linux".to_owned(),
+            version: version.to_owned(),
+            architecture: "amd64".to_owned(),
+            kind: Kind::Debian,
+            suite: Some("trixie".to_owned()),
+            path: "pool/linux.deb".to_owned(),
+            sha256: Digest::of(version.as_bytes()),
+            size: 1,
+            groups: vec!["kernel".to_owned()],
+        };
+        Lock::new(vec![request], vec![release], vec![entry]).unwrap()
+    }
+
+    #[test]
+    fn what_goes_back_says_so() {
+        let (one, two) = (lock("6.12.9-1"), lock("6.12.10-1"));
+        let [old, new] = ["6.12.9-1", "6.12.10-1"].map(|version| {
+            let sha256 = Digest::of(version.as_bytes());
+            format!("linux {version} {sha256}")
+        });
+        assert_eq!(
+            changes(&one, &two),
+            [format!("- {old}"), format!("+ {new}")]
+        );
+        assert_eq!(
+            changes(&two, &one),
+            [
+                format!("- {new}"),
+                format!("+ {old}, a DOWNGRADE from 6.12.10-1")
+            ]
+        );
+        assert!(changes(&one, &one).is_empty());
+    }
 }

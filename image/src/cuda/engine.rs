@@ -7,7 +7,6 @@
 mod host;
 mod imports;
 
-use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
@@ -15,14 +14,15 @@ use cocoon_inputs::report::Reporter;
 use cocoon_inputs::unpack::Node;
 use cocoon_inputs::{Fetched, Fetcher};
 use cocoon_protocol::bytes::Hex32;
+use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use super::toolkit::{ToolkitError, fetch};
 use super::{CudaError, Release, nvcc12, pins};
 use crate::files::{self, FileError};
-use crate::guest::{self, GuestError};
+use crate::guest::{self, GuestError, MadeOf, Workshop, recipe};
 use crate::package;
-use crate::sbom::Crate;
+use crate::scratch::Scratch;
 
 pub use host::{HostError, compiler};
 pub use imports::ImportError;
@@ -71,8 +71,18 @@ pub enum EngineError {
     File(#[from] FileError),
 }
 
-/// Builds the engine of the workspace at `source`, with everything kept in `cache/guest-cuda`: the executable and what
-/// is compiled into it. The first time takes half an hour.
+/// The engine, and what it is made of.
+pub struct Engine {
+    /// The executable.
+    pub bytes: Vec<u8>,
+    /// Crates and sources.
+    pub made_of: MadeOf,
+    /// The packages of compiler and libraries, of which some may not be the locked ones.
+    pub packages: Vec<Fetched>,
+}
+
+/// Builds the engine of the workspace at `source`, with everything kept in `cache/guest-cuda`. The first time takes half an
+/// hour.
 ///
 /// # Errors
 /// [`EngineError`], with the compiler's last words when it was the code's fault.
@@ -81,72 +91,85 @@ pub fn build(
     cache: &Path,
     fetcher: &Fetcher,
     reporter: &dyn Reporter,
-) -> Result<(Vec<u8>, BTreeSet<Crate>), EngineError> {
+) -> Result<Engine, EngineError> {
     // First, for it takes no time.
     let compiler = host::compiler()?;
+    let tools = fetch(fetcher, nvcc12::GROUP)?;
+    let mut linked = fetch(fetcher, LIBRARIES)?;
+    linked.retain(|package| is_linked(&package.entry.name));
     let folder = cache.join(guest::CUDA_FOLDER);
-    let all = |_: &str| true;
-    let home = kept(&folder, fetcher, nvcc12::GROUP, all, |home| {
-        nvcc12::unpack(fetcher, home, reporter)
+    // What lies there is this build's alone from here on, and the sources are the same for kernels and engine.
+    let workshop = Workshop::open(source, &folder, reporter)?;
+    let sources = workshop.judge(source)?;
+    workshop.settle(&compiler, reporter)?;
+    let home = kept(&folder, nvcc12::GROUP, &tools, |home| {
+        nvcc12::unpack(&tools, home, reporter)
     })?;
-    let libraries = kept(&folder, fetcher, LIBRARIES, is_linked, |home| {
-        link_libraries(fetcher, home, reporter)
+    let libraries = kept(&folder, LIBRARIES, &linked, |home| {
+        link_libraries(&linked, home, reporter)
     })?;
-    let cubins = kernels(source, &folder, &home, &compiler, reporter)?;
+    let cubins = kernels(&workshop.staged(), &folder, &home, &compiler, reporter)?;
     let made_with = guest::Cuda {
         home,
         libraries,
         cubins,
         compiler,
     };
-    let (engine, crates) = guest::build_cuda_engine(source, cache, &made_with, reporter)?;
-    imports::check(&engine)?;
-    Ok((engine, crates))
+    let recipe = |environment: &_, guest: &_| recipe::cuda_engine(environment, guest, &made_with);
+    let (path, crates) = workshop.make(recipe, reporter)?;
+    let bytes = guest::read_program(&path)?;
+    imports::check(&bytes)?;
+    let made_of = MadeOf {
+        crates,
+        libraries: workshop.rust()?,
+        sources,
+    };
+    let packages = tools.into_iter().chain(linked).collect();
+    Ok(Engine {
+        bytes,
+        made_of,
+        packages,
+    })
 }
 
-/// A folder named for the contents of a group, as far as its packages are `wanted`, made by `fill` unless it is there.
+/// A folder named for the `packages` of which `fill` makes it, unless it is there.
 fn kept(
     folder: &Path,
-    fetcher: &Fetcher,
     group: &'static str,
-    wanted: impl Fn(&str) -> bool,
+    packages: &[Fetched],
     fill: impl FnOnce(&Path) -> Result<(), ToolkitError>,
 ) -> Result<PathBuf, EngineError> {
-    let mut digests = Vec::new();
-    let entries = fetcher.lock().group(group);
-    for entry in entries.filter(|entry| wanted(&entry.name)) {
-        digests.extend(entry.sha256.to_string().into_bytes());
-    }
-    let name = Hex32::sha256(&digests).to_string();
-    let place = folder.join(format!("{group}-{}", &name[..16]));
+    let place = folder.join(format!("{group}-{}", &key(packages).to_string()[..16]));
     if !place.is_dir() {
         files::create_folder(folder)?;
-        let scratch = tempfile::Builder::new()
-            .prefix(".making-")
-            .tempdir_in(folder);
-        let scratch = scratch.map_err(FileError::write(folder))?;
+        let scratch = Scratch::below(folder, ".making-")?;
         let made = scratch.path().join("made");
         fill(&made)?;
-        match std::fs::rename(&made, &place) {
-            // Another build was quicker.
-            Err(_) if place.is_dir() => {}
-            renamed => renamed.map_err(FileError::write(&place))?,
-        }
+        std::fs::rename(&made, &place).map_err(FileError::write(&place))?;
     }
     Ok(place)
 }
 
-/// The libraries in `home`, under the names that programs and linkers look for.
+/// Names what was fetched, which need not be what is locked. Folders of another form of the name were named after the lock,
+/// whatever lies in them, and count no more.
+fn key(packages: &[Fetched]) -> Hex32 {
+    let mut hash = Sha256::new_with_prefix(b"cocoon-cuda-v2\0");
+    for package in packages {
+        hash.update(package.entry.sha256.to_string());
+    }
+    files::digest(hash)
+}
+
+/// The libraries of `packages` in `home`, under the names that programs and linkers look for.
 fn link_libraries(
-    fetcher: &Fetcher,
+    packages: &[Fetched],
     home: &Path,
     reporter: &dyn Reporter,
 ) -> Result<(), ToolkitError> {
     files::create_folder(home)?;
-    let packages = fetch(fetcher, LIBRARIES)?.into_iter();
-    for package in packages.filter(|package| is_linked(&package.entry.name)) {
+    for package in packages {
         let task = reporter.start(&format!("unpacking {}", package.entry.name), None);
-        take_libraries(&package, home)?;
+        take_libraries(package, home)?;
         task.finish("done");
     }
     Ok(())
@@ -191,7 +214,7 @@ fn kernels(
     reporter: &dyn Reporter,
 ) -> Result<PathBuf, EngineError> {
     let sources = source.join(super::SOURCES);
-    let scratch = tempfile::tempdir_in(folder).map_err(FileError::write(folder))?;
+    let scratch = Scratch::below(folder, ".making-")?;
     let made = super::compile::compile(home, &sources, scratch.path(), Some(compiler), reporter);
     let made = made.map_err(CudaError::from)?;
     let differences = pins::compare(&sources, Release::Cuda12.list(), &made);
@@ -208,4 +231,50 @@ fn kernels(
         }
     }
     Ok(place)
+}
+
+#[cfg(test)]
+mod tests {
+    use cocoon_inputs::{Digest, Entry, Kind};
+
+    use super::*;
+
+    fn fetched(content: &[u8], substituted: Option<Entry>) -> Fetched {
+        Fetched {
+            path: PathBuf::new(),
+            entry: Entry {
+                name: "nvidia-cuda-toolkit".to_owned(),
+                version: "12.4".to_owned(),
+                architecture: "amd64".to_owned(),
+                kind: Kind::Debian,
+                suite: Some("sid".to_owned()),
+                path: "pool/x.deb".to_owned(),
+                sha256: Digest::of(content),
+                size: 1,
+                groups: vec![nvcc12::GROUP.to_owned()],
+            },
+            substituted,
+        }
+    }
+
+    /// What was made of a substitute must never pass for what the lock names.
+    #[test]
+    fn folders_are_named_for_what_is_in_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let locked = fetched(b"locked", None);
+        let newest = fetched(b"newest", Some(locked.entry.clone()));
+        let kept = |package: &Fetched, word: &'static str| {
+            let fill = |home: &Path| {
+                files::create_folder(home)?;
+                files::write(home, "nvcc", word.as_bytes())?;
+                Ok(())
+            };
+            let packages = std::slice::from_ref(package);
+            let place = kept(folder.path(), nvcc12::GROUP, packages, fill).unwrap();
+            std::fs::read_to_string(place.join("nvcc")).unwrap()
+        };
+        assert_eq!(kept(&newest, "of the newest"), "of the newest");
+        assert_eq!(kept(&locked, "of the locked"), "of the locked");
+        assert_eq!(kept(&newest, "made again"), "of the newest");
+    }
 }

@@ -5,11 +5,11 @@
 
 use std::path::Path;
 
+use cocoon_inputs::Fetched;
 use cocoon_inputs::report::Reporter;
 use cocoon_inputs::unpack::{self, Limits};
-use cocoon_inputs::{Fetched, Fetcher};
 
-use super::toolkit::{ToolkitError, fetch};
+use super::toolkit::ToolkitError;
 use crate::files::{self, FileError};
 use crate::package;
 
@@ -36,18 +36,22 @@ const PROFILE: &str = "TOP = $(_HERE_)/..\n\
     INCLUDES += \"-I$(TOP)/include\" $(_SPACE_)\n\
     LIBRARIES =+ $(_SPACE_) \"-L$(TOP)/lib\"\n";
 
-/// Unpacks the packages into `home`, which must not exist.
+/// Unpacks `packages`, which are those of [`GROUP`], into `home`, which must not exist.
 ///
 /// # Errors
 /// [`ToolkitError`].
-pub fn unpack(fetcher: &Fetcher, home: &Path, reporter: &dyn Reporter) -> Result<(), ToolkitError> {
+pub fn unpack(
+    packages: &[Fetched],
+    home: &Path,
+    reporter: &dyn Reporter,
+) -> Result<(), ToolkitError> {
     files::create_folder(home)?;
-    for package in fetch(fetcher, GROUP)? {
+    for package in packages {
         let name = &package.entry.name;
         let task = reporter.start(&format!("unpacking {name}"), None);
         let found = match name.ends_with("-cu12") {
-            true => headers(&package, home)?,
-            false => programs(&package, home)?,
+            true => headers(package, home)?,
+            false => programs(package, home)?,
         };
         if !found {
             return Err(ToolkitError::Layout { name: name.clone() });

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::files::{self, FileError};
 use crate::package::PackageError;
+use crate::scratch::Scratch;
 
 /// Group of the compiler with its headers.
 pub const COMPILER: &str = "cuda";
@@ -89,10 +90,7 @@ pub fn unpack(
     };
     files::create_folder(parent)?;
     // Beside it, so that it takes one step to its place; gone by itself whatever happens.
-    let above = tempfile::Builder::new()
-        .prefix(".unpacking-")
-        .tempdir_in(parent);
-    let above = above.map_err(FileError::write(parent))?;
+    let above = Scratch::below(parent, ".unpacking-")?;
     for group in groups {
         for package in fetch(fetcher, group)? {
             let name = package.entry.name;

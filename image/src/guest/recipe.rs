@@ -26,6 +26,10 @@ pub const PASSED: &[&str] = &[
     "NO_PROXY",
 ];
 
+/// What the machine's C library is for, which cargo also names a folder of its target folder after.
+pub const GNU: &str = "x86_64-unknown-linux-gnu";
+/// What brings a C library along.
+pub const MUSL: &str = "x86_64-unknown-linux-musl";
 /// Separates flags in `CARGO_ENCODED_RUSTFLAGS`.
 const FLAG_SEPARATOR: &str = "\u{1f}";
 
@@ -142,12 +146,7 @@ pub fn agent(environment: &Environment, guest: &Path) -> Result<Recipe, RecipeEr
         "-Clink-self-contained=yes",
         "-Clink-arg=--build-id=none",
     ];
-    let selection = vec![
-        "--package",
-        "cocoon-guest-agent",
-        "--target",
-        "x86_64-unknown-linux-musl",
-    ];
+    let selection = vec!["--package", "cocoon-guest-agent", "--target", MUSL];
     recipe(
         "cocoon-guest-agent",
         "agent",
@@ -168,14 +167,13 @@ pub fn engine(environment: &Environment, guest: &Path) -> Result<Recipe, RecipeE
         "-Ctarget-feature=+crt-static",
         "-Clink-arg=-Wl,--build-id=none",
     ];
-    let target = "x86_64-unknown-linux-gnu";
     let selection = vec![
         "--package",
         "cocoon-engine",
         "--features",
         "mistralrs",
         "--target",
-        target,
+        GNU,
     ];
     recipe(
         "cocoon-engine",
@@ -198,12 +196,7 @@ pub fn collector(environment: &Environment, guest: &Path) -> Result<Recipe, Reci
         "-Clink-arg=-Wl,--build-id=none",
         loader.as_str(),
     ];
-    let selection = vec![
-        "--package",
-        "cocoon-gpu",
-        "--target",
-        "x86_64-unknown-linux-gnu",
-    ];
+    let selection = vec!["--package", "cocoon-gpu", "--target", GNU];
     recipe("cocoon-gpu", "agent", selection, &flags, environment, guest)
 }
 
@@ -232,7 +225,7 @@ pub fn cuda_engine(
         "--features",
         "cuda",
         "--target",
-        "x86_64-unknown-linux-gnu",
+        GNU,
     ];
     let mut recipe = recipe(
         "cocoon-engine",

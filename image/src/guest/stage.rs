@@ -2,6 +2,7 @@
 //! no change; a file that is gone from the sources goes from the copy.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -70,8 +71,28 @@ pub fn list(source: &Path) -> Result<BTreeSet<PathBuf>, StageError> {
     Ok(wanted)
 }
 
+/// Whether a file of this path, from the workspace whose members lie in `folders`, would be staged if it were there.
+pub fn is_source(path: &Path, folders: &BTreeSet<String>) -> bool {
+    let mut parts = path.iter();
+    let top = parts.next().and_then(|top| top.to_str());
+    let below: Vec<_> = parts.collect();
+    match top {
+        Some(top) if below.is_empty() => TOP_FILES.contains(&top),
+        Some(top) => folders.contains(top) && !below.into_iter().any(is_left_out),
+        None => false,
+    }
+}
+
+/// Hidden files and build outputs are not sources.
+fn is_left_out(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".") || name == "target"
+}
+
 /// The top-level folders that hold the workspace's members.
-fn folders(source: &Path) -> Result<BTreeSet<String>, StageError> {
+///
+/// # Errors
+/// [`StageError`] when it is no workspace.
+pub fn folders(source: &Path) -> Result<BTreeSet<String>, StageError> {
     #[derive(Deserialize)]
     struct Manifest {
         workspace: Workspace,
@@ -91,7 +112,7 @@ fn folders(source: &Path) -> Result<BTreeSet<String>, StageError> {
     manifest.workspace.members.into_iter().map(top).collect()
 }
 
-/// Adds the files below `source/folder`, as paths from `source`. Hidden files and build outputs are not sources.
+/// Adds the files below `source/folder`, as paths from `source`.
 fn collect(
     source: &Path,
     folder: &Path,
@@ -102,7 +123,7 @@ fn collect(
     for entry in fs::read_dir(&path).map_err(FileError::read(&path))? {
         let entry = entry.map_err(FileError::read(&path))?;
         let name = entry.file_name();
-        if name.as_encoded_bytes().starts_with(b".") || name == "target" {
+        if is_left_out(&name) {
             continue;
         }
         if depth >= MAX_DEPTH || found.len() >= MAX_FILES {

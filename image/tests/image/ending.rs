@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cocoon_inputs::{Digest, Entry, Kind, Lock, Request};
+
 use crate::world::{World, program};
 
 /// Of anything that is waited for.
@@ -116,6 +118,61 @@ fn a_build_that_is_told_to_end_takes_its_compilers_with_it() {
             (!Path::new(&compiler).exists()).then_some(())
         });
     }
+}
+
+/// pip, unlike a shell's children, would hear of a Ctrl-C, and of nothing else.
+#[test]
+fn a_build_that_is_told_to_end_takes_pip_with_it() {
+    let world = World::new();
+    let told = world.path("bin/python3.pid");
+    let pip = "#!/bin/sh\necho $$ >\"$0.new\"\nmv \"$0.new\" \"$0.pid\"\nexec sleep 1000\n";
+    world.write("bin/python3", pip.as_bytes());
+    fs::set_permissions(world.path("bin/python3"), Permissions::from_mode(0o755)).unwrap();
+    lock_a_model(&world);
+    let path = std::env::var("PATH").unwrap();
+    let path = format!("{}:{path}", world.path("bin").display());
+    // Without a model of its own, so that the locked one is fetched.
+    let given = build(&world, "tiny.gguf");
+    let model = world.path("tiny.gguf");
+    let arguments = given.get_args().filter(|a| *a != "--model" && *a != model);
+    let mut build = program();
+    build.args(arguments).stdin(Stdio::null());
+    build.stdout(Stdio::null()).stderr(Stdio::piped());
+    let build = build.env("PATH", path).spawn().unwrap();
+    let (ended, pip) = ended(&world, build, "TERM", || {
+        let pip = format!("/proc/{}", fs::read_to_string(&told).ok()?.trim());
+        Path::new(&pip).exists().then_some(pip)
+    });
+    assert_eq!(ended, Some(143));
+    wait_for("pip goes on", || (!Path::new(&pip).exists()).then_some(()));
+}
+
+/// A wheel in the world's lock that its cache has not.
+fn lock_a_model(world: &World) {
+    let path = world.path("source/image/inputs.lock");
+    let lock = Lock::parse(&fs::read_to_string(&path).unwrap()).unwrap();
+    let (mut requests, mut inputs) = (lock.requests().to_vec(), lock.inputs().to_vec());
+    requests.push(Request {
+        group: "model".to_owned(),
+        kind: Kind::Python,
+        name: "model".to_owned(),
+        version: Some("1".to_owned()),
+        suites: vec![],
+        ..requests[0].clone()
+    });
+    inputs.push(Entry {
+        name: "model".to_owned(),
+        architecture: "any".to_owned(),
+        kind: Kind::Python,
+        suite: None,
+        path: "model-1.whl".to_owned(),
+        sha256: Digest::of(b"a model"),
+        groups: vec!["model".to_owned()],
+        ..inputs[0].clone()
+    });
+    let releases = vec![lock.release("test").unwrap().clone()];
+    let lock = Lock::new(requests, releases, inputs).unwrap();
+    fs::write(&path, lock.render()).unwrap();
 }
 
 /// Held where it reads an executable, which never comes.

@@ -5,6 +5,8 @@ mod commands;
 mod driver;
 mod ending;
 mod guest;
+mod hostile;
+mod kept;
 mod kernels;
 mod platform;
 mod reproducible;

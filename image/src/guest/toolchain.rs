@@ -1,0 +1,258 @@
+//! What gets into the guest's executables besides crates: the machine's C library and what its compilers add, and the pinned
+//! Rust toolchain's libraries. Cargo neither lists these nor notices when those of the machine change.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::process::Command;
+
+use cocoon_protocol::bytes::Hex32;
+use thiserror::Error;
+
+use super::recipe::MUSL;
+use crate::files::{self, FileError};
+use crate::sbom::Library;
+
+/// The machine's C compiler.
+const CC: &str = "cc";
+/// Static libraries of the machine, and whose they are.
+const ARCHIVES: &[(&str, Owner)] = &[
+    ("libc.a", Owner::Glibc),
+    ("libgcc.a", Owner::Gcc),
+    ("libgcc_eh.a", Owner::Gcc),
+    ("libstdc++.a", Owner::Gcc),
+];
+/// The largest library, in bytes.
+const MAX_ARCHIVE: u64 = 1 << 30;
+/// Begins what glibc says of itself.
+const BANNER: &[u8] = b"GNU C Library (";
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Glibc,
+    Gcc,
+}
+
+/// Why it is unknown.
+#[derive(Debug, Error)]
+pub enum ToolchainError {
+    /// No such program.
+    #[error("cannot run {program}: {help}")]
+    Start {
+        /// The program.
+        program: String,
+        /// How to get it.
+        help: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It does not know.
+    #[error("`{command}` failed: {said}")]
+    Failed {
+        /// The command.
+        command: String,
+        /// What it said.
+        said: String,
+    },
+    /// A library.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// The machine's C toolchain. As text it is another one whenever anything compiled with it might be.
+pub(crate) struct Toolchain {
+    /// What compilers and linker say of themselves.
+    said: Vec<String>,
+    libraries: Vec<Library>,
+}
+
+impl Toolchain {
+    /// As found with `variables`, the environment of a build, of which `cxx` is the C++ compiler.
+    pub(crate) fn of_machine(
+        variables: &[(&str, OsString)],
+        cxx: &str,
+    ) -> Result<Self, ToolchainError> {
+        let ask = |program: &str, argument: &str| {
+            let mut command = Command::new(program);
+            command.arg(argument).env_clear().env("LC_ALL", "C");
+            command.envs(variables.iter().map(|(name, value)| (name, value)));
+            ask(&mut command, "apt install build-essential")
+        };
+        let linker = ask(CC, "-print-prog-name=ld")?;
+        let mut said = Vec::new();
+        for program in [CC, cxx, linker.as_str()] {
+            said.push(first_line(&ask(program, "--version")?).to_owned());
+        }
+        let gcc = version(&said[0]).to_owned();
+        let mut libraries = Vec::new();
+        for (file, owner) in ARCHIVES {
+            let path = ask(CC, &format!("-print-file-name={file}"))?;
+            // Where there is none, the compiler repeats the name. A program that wants it cannot be linked.
+            if Path::new(&path).is_relative() {
+                continue;
+            }
+            let bytes = files::read(Path::new(&path), MAX_ARCHIVE)?;
+            let version = match owner {
+                Owner::Glibc => banner(&bytes).unwrap_or_default(),
+                Owner::Gcc => gcc.clone(),
+            };
+            libraries.push(Library {
+                name: (*file).to_owned(),
+                version,
+                sha256: Some(Hex32::sha256(&bytes)),
+            });
+        }
+        Ok(Self { said, libraries })
+    }
+
+    /// What a static program is linked to.
+    pub(crate) fn libraries(&self) -> impl Iterator<Item = Library> {
+        self.libraries.iter().cloned()
+    }
+}
+
+impl fmt::Display for Toolchain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.said {
+            writeln!(f, "{line}")?;
+        }
+        for Library {
+            name,
+            version,
+            sha256,
+        } in &self.libraries
+        {
+            let sha256 = sha256.map(|sha256| sha256.to_string());
+            writeln!(f, "{}  {name} {version}", sha256.unwrap_or_default())?;
+        }
+        Ok(())
+    }
+}
+
+/// The libraries of the Rust toolchain that the workspace at `staged` pins: its own, which a version names, and the C library
+/// of static programs.
+pub(crate) fn rust(
+    variables: &[(&str, OsString)],
+    staged: &Path,
+) -> Result<BTreeSet<Library>, ToolchainError> {
+    let ask = |arguments: &[&str]| {
+        let mut command = Command::new("rustc");
+        command.args(arguments).current_dir(staged).env_clear();
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
+        ask(&mut command, "install Rust with rustup")
+    };
+    let said = ask(&["--version"])?;
+    // "rustc 1.95.0 (59807616e 2026-04-14)"
+    let version = said.split(' ').nth(1).unwrap_or_default().to_owned();
+    let sysroot = ask(&["--print", "sysroot"])?;
+    let libc = format!("lib/rustlib/{MUSL}/lib/self-contained/libc.a");
+    let libc = files::read(&Path::new(&sysroot).join(libc), MAX_ARCHIVE)?;
+    let library = |name: &str, sha256| Library {
+        name: name.to_owned(),
+        version: version.clone(),
+        sha256,
+    };
+    Ok(BTreeSet::from([
+        library("rust-std", None),
+        library("rust-musl-libc.a", Some(Hex32::sha256(&libc))),
+    ]))
+}
+
+/// What a program prints, without the newline.
+fn ask(command: &mut Command, help: &'static str) -> Result<String, ToolchainError> {
+    let output = command.output().map_err(|source| ToolchainError::Start {
+        program: command.get_program().to_string_lossy().into_owned(),
+        help,
+        source,
+    })?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    }
+    Err(ToolchainError::Failed {
+        command: format!("{command:?}"),
+        said: first_line(&String::from_utf8_lossy(&output.stderr)).to_owned(),
+    })
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+/// Debian's version out of `cc (Debian 12.2.0-14) 12.2.0`, or what stands last.
+fn version(line: &str) -> &str {
+    let inner = line
+        .split_once('(')
+        .and_then(|(_, rest)| rest.split_once(')'));
+    let inner = inner.map_or(line, |(inner, _)| inner);
+    inner.rsplit(' ').next().unwrap_or_default()
+}
+
+/// The same out of what a static glibc says of itself.
+fn banner(archive: &[u8]) -> Option<String> {
+    let mut places = archive.windows(BANNER.len());
+    let at = places.position(|window| window == BANNER)?;
+    let text = archive[at..].split(|byte| *byte == b'\n').next()?;
+    Some(version(&String::from_utf8_lossy(text.get(..200).unwrap_or(text))).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_debians() {
+        assert_eq!(
+            version("cc (Debian 12.2.0-14+deb12u1) 12.2.0"),
+            "12.2.0-14+deb12u1"
+        );
+        assert_eq!(version("clang version 19.1.7"), "19.1.7");
+        let archive = b"\x7fELF\0GNU C Library (Debian GLIBC 2.36-9+deb12u14) stable release version 2.36.\nCopyright";
+        assert_eq!(banner(archive).as_deref(), Some("2.36-9+deb12u14"));
+        assert_eq!(banner(b"musl"), None);
+    }
+
+    #[test]
+    fn this_machines_toolchain_is_the_same_twice() {
+        let variables = [("PATH", std::env::var_os("PATH").unwrap())];
+        let of_machine = || Toolchain::of_machine(&variables, "c++").unwrap();
+        let (one, two) = (of_machine(), of_machine());
+        assert_eq!(one.to_string(), two.to_string());
+        let libc = one.libraries().find(|library| library.name == "libc.a");
+        let libc = libc.unwrap();
+        assert!(
+            libc.sha256.is_some() && !libc.version.is_empty(),
+            "{libc:?}"
+        );
+    }
+
+    #[test]
+    fn the_pinned_rust_toolchain_tells_its_libraries() {
+        let passed = ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME"];
+        let variables: Vec<_> = passed
+            .iter()
+            .filter_map(|name| Some((*name, std::env::var_os(name)?)))
+            .collect();
+        let found = rust(&variables, Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let pinned = include_str!("../../../rust-toolchain.toml");
+        let names: Vec<_> = found.iter().map(|library| library.name.as_str()).collect();
+        assert_eq!(names, ["rust-musl-libc.a", "rust-std"]);
+        for library in &found {
+            let line = format!("channel = {:?}", library.version);
+            assert!(pinned.contains(&line), "{library:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_compiler_the_error_says_what_to_install() {
+        let nowhere = tempfile::tempdir().unwrap();
+        let variables = [("PATH", nowhere.path().as_os_str().to_owned())];
+        let error = Toolchain::of_machine(&variables, "c++").err().unwrap();
+        assert_eq!(
+            error.to_string(),
+            "cannot run cc: apt install build-essential"
+        );
+    }
+}
