@@ -16,6 +16,8 @@ mod leaving;
 #[expect(dead_code, reason = "the tests of evidence use more of it")]
 mod machine;
 mod repeated;
+#[path = "../src/skip.rs"]
+mod skip;
 
 use appliance::{Appliance, MODEL};
 use clients::Client;

@@ -16,6 +16,8 @@ use cocoon_tests::trial::{Model, Trial};
 use cocoon_tests::{alphabet, processes};
 use tokio::sync::oneshot;
 
+#[path = "../src/absent.rs"]
+mod absent;
 mod by_hand;
 mod demonstrated;
 mod hanging;

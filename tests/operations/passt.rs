@@ -13,6 +13,7 @@ use cocoon_inputs::unpack::{Limits, Node, unpack_deb};
 use cocoon_inputs::{Cache, Fetcher, Lock, Mirrors, Options, Policy, report};
 use cocoon_tests::alphabet;
 
+use super::absent::absent;
 use super::skip::skipped;
 use super::{DEADLINE, trial};
 
@@ -125,7 +126,7 @@ async fn clients_are_answered_through_passt() {
     let passt = match Passt::start(&program, folder.path()) {
         Ok(passt) => passt,
         // What it needs of the kernel, and of the machine's routes, nobody can fetch.
-        Err(why) => return eprintln!("SKIPPED: {why}"),
+        Err(why) => return absent(why),
     };
     let mut trial = trial("passt").await;
     trial.options.network = Network::Passt {

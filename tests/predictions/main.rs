@@ -5,6 +5,8 @@
 //! `SKIPPED` with the reason; with `COCOON_NO_SKIP=1` in the environment, as in continuous integration, it fails. Published
 //! evidence that no lock fetches may be absent even then, unless `COCOON_VECTORS` names its folder.
 
+#[path = "../src/absent.rs"]
+mod absent;
 mod artefacts;
 mod authenticode;
 mod boot;

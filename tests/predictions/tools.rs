@@ -1,7 +1,7 @@
 //! Foreign packages for the tests: fetched under a lock file, unpacked once, run through their own loader.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,6 +11,7 @@ use cocoon_inputs::{Cache, Fetched, Fetcher, Lock, Mirrors, Options, Policy, rep
 use cocoon_tests::image::{cache, workspace};
 use sha2::{Digest as _, Sha256};
 
+use crate::absent::absent;
 use crate::skip::skipped;
 
 /// What only tests use; nothing of it is in the image.
@@ -140,9 +141,7 @@ pub fn vector(path: &str) -> Option<Vec<u8>> {
     let beside = workspace().join("../shared/vectors");
     let found = vector_below(named.map(PathBuf::from), &beside, path);
     if found.is_none() {
-        // Past the capture of a passing test's output, in one write; a closed standard error leaves nobody to tell.
-        let line = format!("SKIPPED: {path} is needed: set COCOON_VECTORS\n");
-        let _ = io::stderr().write_all(line.as_bytes());
+        absent(format_args!("{path} is needed: set COCOON_VECTORS"));
     }
     found
 }

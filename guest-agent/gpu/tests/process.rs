@@ -1,5 +1,8 @@
 //! The process itself over a socket pair, with a library that answers in the place of NVIDIA's, loaded as that one is.
 
+#[path = "../../../tests/src/skip.rs"]
+mod skip;
+
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::fd::OwnedFd;
@@ -108,7 +111,7 @@ impl Process {
     }
 }
 
-/// A folder with a library of these definitions; nothing where there is no compiler of C, which is said.
+/// A folder with a library of these definitions; nothing where there is no compiler of C, which is said or a failure.
 fn library(definitions: &[&str]) -> Option<TempDir> {
     let folder = tempfile::tempdir().unwrap();
     let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/stand_in.c");
@@ -125,7 +128,7 @@ fn library(definitions: &[&str]) -> Option<TempDir> {
             Some(folder)
         }
         Err(error) => {
-            eprintln!("skipped: no compiler of C ({error})");
+            skip::skipped(format_args!("there is no compiler of C to make a stand-in for NVML with ({error})"));
             None
         }
     }

@@ -5,6 +5,8 @@
 //! `COCOON_VECTORS` names, or from `../shared/vectors` beside the checkout; without it those tests say that they were
 //! skipped.
 
+#[path = "../../../tests/src/absent.rs"]
+mod absent;
 mod amd;
 mod bundles;
 mod commands;
@@ -17,6 +19,7 @@ mod nvidia;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use absent::absent;
 use cocoon_host_agent::collateral::http::Client;
 use cocoon_host_agent::collateral::{Keeper, Services, Store};
 use cocoon_measurements::policy::Policy;
@@ -56,7 +59,7 @@ fn vector(name: &str) -> Option<Vec<u8>> {
     if bytes.is_none() {
         let named = std::env::var_os("COCOON_VECTORS").is_some();
         assert!(!named, "COCOON_VECTORS has no {name}");
-        eprintln!("skipped: {name} is not in {}", folder.display());
+        absent(format_args!("{name} is not in {}", folder.display()));
     }
     bytes
 }

@@ -4,8 +4,8 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+use crate::absent::absent;
 use crate::clients;
-use crate::skip::skipped;
 
 fn doctor(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_cocoon-host"))
@@ -94,7 +94,7 @@ fn up_refuses_a_tee_that_this_machine_has_not() {
     for (tee, mode) in [("tdx", "real TDX"), ("snp", "real SEV-SNP")] {
         let judged = doctor(&["--for", tee, "--json"]);
         if judged.status.success() {
-            skipped(format_args!("this machine has {mode}"));
+            absent(format_args!("this machine has {mode}"));
             continue;
         }
         let report: Value = serde_json::from_slice(&judged.stdout).expect("one JSON object");

@@ -4,6 +4,8 @@
 //! No TEE host has been examined by this program: but for `cloud-vm.txt` the machines are composed of what documents the
 //! interfaces of kernels, firmware and tools; each file says where its parts are from.
 
+#[path = "../../../tests/src/absent.rs"]
+mod absent;
 mod captured;
 mod clients;
 mod collateral;
@@ -16,8 +18,6 @@ mod host;
 mod image;
 mod preparing;
 mod shapes;
-#[path = "../../../tests/src/skip.rs"]
-mod skip;
 mod snp;
 mod starting;
 mod tdx;

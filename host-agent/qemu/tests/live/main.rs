@@ -3,6 +3,8 @@
 //! Uses the QEMU named by `COCOON_QEMU`, the system's, or else the private copy, which is fetched and unpacked if need be.
 //! Where none can be had, the tests print SKIPPED, or fail with `COCOON_NO_SKIP=1`.
 
+#[path = "../../../../tests/src/absent.rs"]
+mod absent;
 mod choices;
 mod guest;
 mod inputs;

@@ -14,6 +14,7 @@ use cocoon_qemu::spec::*;
 use cocoon_qemu::{Accel, Qemu, Qmp, Vm, VmSpec, private};
 use serde_json::{Value, json};
 
+use crate::absent::absent;
 use crate::guest::{PATIENCE, Running, start};
 use crate::inputs::fetcher_of;
 use crate::skip::skipped;
@@ -105,7 +106,7 @@ async fn qemu_reads_the_whole_line_and_asks_the_kernel() {
         .open("/dev/kvm")
         .is_err()
     {
-        return skipped("this machine has no /dev/kvm that QEMU could ask");
+        return absent("this machine has no /dev/kvm that QEMU could ask");
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let firmware = folder.path().join("firmware");
@@ -121,7 +122,7 @@ async fn qemu_reads_the_whole_line_and_asks_the_kernel() {
         };
         let parameter = std::fs::read_to_string(format!("/sys/module/{module}"));
         if parameter.is_ok_and(|value| matches!(value.trim(), "Y" | "1")) {
-            skipped(format_args!("this machine has {name}"));
+            absent(format_args!("this machine has {name}"));
             continue;
         }
         let vm = Vm::spawn(&qemu, &spec, Vec::new()).expect("started");
