@@ -2,11 +2,15 @@
 //!
 //! Not its user, who owns the device files, and not `CAP_SYS_ADMIN`: the driver lets only an administrator set the ready
 //! state. Every other capability goes, for good: without `CAP_SYS_PTRACE` the kernel opens no memory of a process that
-//! cannot be dumped, such as the agent's with its keys, though the user is the same. What an administrator could do
-//! besides is refused by a filter: other processes, programs, mounts, networks, modules, new devices. What the library may
-//! want is not listed, because nobody here has seen it run under a filter: this one names what is refused.
+//! cannot be dumped, such as the agent's with its keys, though the user is the same. The agent's files go too, for [`root`]'s
+//! few. What an administrator could do besides is refused by a filter: other processes, programs, mounts, networks, modules,
+//! new devices. What the library may want is not listed, because nobody here has seen it run under a filter: this one names
+//! what is refused.
+
+mod root;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -36,6 +40,9 @@ pub enum JailError {
     Rules(#[from] seccompiler::BackendError),
 }
 
+/// Unseals a copy of a mount, from Linux 6.15 on; libc does not know it yet.
+const OPEN_TREE_ATTR: libc::c_long = 467;
+
 /// System calls that are refused with EPERM, each with its reason.
 const REFUSED: &[(libc::c_long, &str)] = &[
     (libc::SYS_execve, "other programs"),
@@ -63,7 +70,10 @@ const REFUSED: &[(libc::c_long, &str)] = &[
     (libc::SYS_umount2, "other files"),
     (libc::SYS_move_mount, "other files"),
     (libc::SYS_open_tree, "other files"),
+    (OPEN_TREE_ATTR, "other files"),
     (libc::SYS_fsopen, "other files"),
+    (libc::SYS_fspick, "other files"),
+    (libc::SYS_fsconfig, "other files"),
     (libc::SYS_fsmount, "other files"),
     (libc::SYS_mount_setattr, "other files"),
     (libc::SYS_pivot_root, "other files"),
@@ -102,17 +112,19 @@ const REFUSED: &[(libc::c_long, &str)] = &[
     (libc::SYS_fanotify_init, "what others open"),
 ];
 
-/// Enters the jail. Without root's rights, as in tests, there are no namespaces to leave.
+/// Enters the jail, in which are the GPUs' files of `devices` and the folders in which the loader looks for libraries.
+/// Without root's rights, as in tests, there are no namespaces to leave.
 ///
 /// # Errors
 /// [`JailError`]: nothing is done outside of it.
-pub fn enter() -> Result<(), JailError> {
-    let system = |operation: &'static str, outcome: nix::Result<()>| {
-        outcome.map_err(|error| JailError::System(operation, error))
-    };
+pub fn enter(devices: &Path) -> Result<(), JailError> {
     if geteuid().is_root() {
-        let flags = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+        let flags = CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWNET
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWUTS;
         system("leave namespaces", unshare(flags))?;
+        root::enter(devices, &libraries())?;
         system("give up capabilities", keep(CapabilitySet::SYS_ADMIN))?;
     }
     // A core file would hold what the driver keeps; a descriptor for each GPU, the library's own, and the socket.
@@ -125,6 +137,18 @@ pub fn enter() -> Result<(), JailError> {
         apply_filter(&filter)?;
     }
     Ok(())
+}
+
+fn system<T>(operation: &'static str, outcome: nix::Result<T>) -> Result<T, JailError> {
+    outcome.map_err(|error| JailError::System(operation, error))
+}
+
+/// Where the loader looks: the agent says it, and there is no other place.
+fn libraries() -> Vec<PathBuf> {
+    let places = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    std::env::split_paths(&places)
+        .filter(|place| place.is_absolute())
+        .collect()
 }
 
 /// Leaves this thread, and all that it starts, no capability but these; no program that it could execute gets more.

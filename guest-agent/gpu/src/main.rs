@@ -23,10 +23,11 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     // Before the driver's library is loaded, and while there is one thread.
-    if let Err(error) = jail::enter() {
+    let devices = PathBuf::from(devices);
+    if let Err(error) = jail::enter(&devices) {
         return fail(&error);
     }
-    match serve::serve(socket, Nvml::load, &PathBuf::from(devices)) {
+    match serve::serve(socket, Nvml::load, &devices) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
