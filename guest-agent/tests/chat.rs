@@ -187,6 +187,19 @@ async fn an_engine_that_miscounts_is_ended() {
     each_ends_the_engine(&machine, &lies).await;
 }
 
+/// One for each token, however little each of them says.
+#[tokio::test]
+async fn an_engine_that_tells_more_probabilities_than_tokens_is_ended() {
+    let machine = machine(FakeEngine::new().0, 1, Limits::default()).await;
+    let mut client = Client::attested(machine.address).await;
+    let likely = client.chat("be likely", ",\"logprobs\":true").await;
+    assert_eq!(likely.status(), 200);
+    read(likely).await;
+    let response = client.chat("be likely twice", ",\"logprobs\":true").await;
+    let (status, _, code, _) = refusal(response).await;
+    assert_eq!((status, code.as_deref()), (503, Some("engine_died")));
+}
+
 /// Each of these prompts makes the engine die or lie, and another takes its place.
 async fn each_ends_the_engine(machine: &Machine, lies: &[&str]) {
     for (death, prompt) in (1..).zip(lies) {

@@ -13,8 +13,10 @@ use cocoon_protocol::bytes::{Blob, Hex32};
 use cocoon_protocol::control::{
     Configure, GuestMessage, HostMessage, MAX_GUEST_MESSAGE, MAX_HOST_MESSAGE, Metrics, Phase,
 };
+use cocoon_protocol::engine::GpuCounts;
 use cocoon_protocol::frame::{self, Decoder};
 use common::client::DEADLINE;
+use common::engine::on_gpus;
 use common::{Client, FakeEngine, Parts, parts};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -64,9 +66,16 @@ fn channel() -> (Control, UnixStream) {
 #[tokio::test(flavor = "multi_thread")]
 async fn counters_are_told_until_the_last_answer_has_ended() {
     assert_eq!(serving::METRICS, Duration::from_secs(10));
+    let mut engine = FakeEngine::new().0;
+    let exact = GpuCounts {
+        scrubbed_bytes: 0b101_1011,
+        residue_bytes: 1,
+        ..GpuCounts::default()
+    };
+    engine.greeting = on_gpus(1, exact);
     let Parts {
         listener, service, ..
-    } = parts(FakeEngine::new().0, 1, Limits::default()).await;
+    } = parts(engine, 1, Limits::default()).await;
     let (address, engine) = (listener.local_address().unwrap(), service.engine.clone());
     let (control, mut host) = channel();
     let mut heard = listen(host.try_clone().unwrap());
@@ -86,6 +95,12 @@ async fn counters_are_told_until_the_last_answer_has_ended() {
     let all = timeout(DEADLINE, more).await.expect("told in time");
     let last = *all.unwrap().last().unwrap();
     assert_eq!((last.requests, last.attestations), (1, 1));
+    // What the engine says is told, though not to the byte.
+    let told = GpuCounts {
+        scrubbed_bytes: 0b100_0000,
+        ..exact
+    };
+    assert_eq!(last.gpu, Some(told));
     assert!(!serving.is_finished(), "the answer is still on its way");
     assert!(engine.model().is_some());
 

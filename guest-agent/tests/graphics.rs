@@ -102,6 +102,33 @@ async fn counts_are_those_of_all_engines_since_boot() {
     assert_eq!(total.to_device.calls, 620);
 }
 
+/// An engine whose first scrub finds something serves nobody, and the next one may find nothing.
+#[tokio::test]
+async fn what_a_failed_start_has_found_stays_in_receipts() {
+    let mut engine = FakeEngine::new().0;
+    let found = GpuCounts {
+        residue_bytes: 5,
+        ..COUNTS
+    };
+    let failure = StartFailure {
+        step: StartStep::Scrubbed,
+        driver: None,
+        system: None,
+    };
+    let told = [
+        FromEngine::Devices { count: 1 },
+        FromEngine::Gpu(found),
+        FromEngine::Unable(failure),
+    ];
+    engine.first = Some(told.iter().flat_map(encode).collect());
+    engine.greeting = on_gpus(1, COUNTS);
+    let machine = machine(engine, 1, Limits::default()).await;
+    assert_eq!(machine.engine.state().borrow().deaths, 1);
+    let mut client = Client::attested(machine.address).await;
+    let section = section(&mut client).await.unwrap();
+    assert_eq!(section.residue_bytes, 5);
+}
+
 #[tokio::test]
 async fn an_engine_that_hides_what_is_in_memory_never_serves() {
     // A residue larger than what was read is impossible, too.

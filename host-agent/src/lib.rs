@@ -15,6 +15,7 @@
 //! | [`machine`] | the control channel's state machine, pure |
 //! | [`channel`] | the driver: frames, deadlines and the simulator around it |
 //! | [`relay`] | the public listener: bytes to and fro, within limits |
+//! | `places` | connections by client, for the public listener and [`web`] |
 //! | [`config`] | the operator's file, judged whole before anything starts |
 //! | [`doctor`] | what this machine has and lacks, and what clients would say |
 //! | [`daemon`] | keeps the appliances of that file as they are wanted, with its local API |
@@ -62,6 +63,7 @@ pub mod local;
 pub mod log;
 pub mod machine;
 pub mod numa;
+mod places;
 pub mod progress;
 pub mod publish;
 pub mod qemu;

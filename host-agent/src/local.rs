@@ -25,7 +25,7 @@ const RETRY: Duration = Duration::from_millis(100);
 pub enum Request {
     /// How it is doing.
     Status,
-    /// Finish and stop; the connection closes when the VM is gone.
+    /// Finish and stop; the connection closes when the VM is gone. The second one does not wait for the last requests.
     Down,
 }
 
@@ -47,11 +47,12 @@ pub struct Status {
     pub manifest_id: String,
 }
 
-/// Serves until dropped. One client at a time: answers are immediate.
-pub(crate) async fn serve(
+/// Serves until dropped. One client at a time: answers are immediate. `end` ends the VM at once.
+pub(crate) async fn serve<F: Future<Output = ()>>(
     listener: UnixListener,
     status: watch::Receiver<Status>,
     drain: mpsc::Sender<()>,
+    end: impl Fn() -> F,
 ) {
     let mut leaving = Vec::new();
     loop {
@@ -70,8 +71,11 @@ pub(crate) async fn serve(
             let _ = timeout(PATIENCE, send(&mut stream, &answer)).await;
         }
         if down && leaving.len() < 16 {
-            // Full means that it is asked already.
-            let _ = drain.try_send(());
+            match leaving.is_empty() {
+                // Full means that it is asked already.
+                true => drop(drain.try_send(())),
+                false => end().await,
+            }
             leaving.push(stream);
         }
     }
@@ -85,18 +89,15 @@ pub async fn status(socket: &Path) -> io::Result<Status> {
     ask(socket, Request::Status).await.map(|(status, _)| status)
 }
 
-/// Stops the VM whose socket this is, and waits for its end, at most `patience`.
+/// Stops the VM whose socket this is, and waits for its end, at most `patience`; false when it is still finishing.
 ///
 /// # Errors
-/// As [`status`]; [`io::ErrorKind::TimedOut`] when it does not end.
-pub async fn down(socket: &Path, patience: Duration) -> io::Result<Status> {
-    let (status, mut stream) = ask(socket, Request::Down).await?;
+/// As [`status`].
+pub async fn down(socket: &Path, patience: Duration) -> io::Result<bool> {
+    let (_, mut stream) = ask(socket, Request::Down).await?;
     // Closing is all that can still come; a reset is as good.
-    timeout(patience, async {
-        while matches!(stream.read(&mut [0; 64]).await, Ok(count) if count > 0) {}
-    })
-    .await?;
-    Ok(status)
+    let gone = async { while matches!(stream.read(&mut [0; 64]).await, Ok(count) if count > 0) {} };
+    Ok(timeout(patience, gone).await.is_ok())
 }
 
 async fn ask(socket: &Path, request: Request) -> io::Result<(Status, UnixStream)> {
@@ -125,5 +126,45 @@ async fn receive<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Result<T> 
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             count => decoder.push(&buffer[..count]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status() -> Status {
+        Status {
+            name: "first".into(),
+            doing: "serving".into(),
+            endpoint: "127.0.0.1:8443".into(),
+            simulated: None,
+            qemu_pid: None,
+            manifest_id: "00".into(),
+        }
+    }
+
+    /// Whoever is not waited for any more is told so, and the VM ends for whoever waits no longer.
+    #[tokio::test]
+    async fn the_second_wish_to_stop_does_not_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("ctl");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let (_status, watched) = watch::channel(status());
+        let (drain, mut drained) = mpsc::channel(1);
+        let (ended, mut ends) = mpsc::unbounded_channel();
+        let end = move || {
+            let ended = ended.clone();
+            async move { ended.send(()).unwrap() }
+        };
+        let serving = tokio::spawn(serve(listener, watched, drain, end));
+        assert!(!down(&socket, Duration::ZERO).await.unwrap());
+        drained.recv().await.unwrap();
+        assert!(ends.try_recv().is_err(), "running requests finish first");
+        let second = tokio::spawn(async move { down(&socket, PATIENCE).await });
+        ends.recv().await.unwrap();
+        assert!(drained.try_recv().is_err());
+        serving.abort();
+        assert!(second.await.unwrap().unwrap());
     }
 }

@@ -9,6 +9,7 @@ use cocoon_protocol::binding::Tee;
 use cocoon_protocol::config;
 use cocoon_qemu::spec::{Confidential, QuoteSocket, Snp, Tdx};
 
+use crate::collateral::Store;
 use crate::doctor::facts::Facts;
 use crate::doctor::judge::judge;
 use crate::doctor::source::Peer;
@@ -19,7 +20,17 @@ use crate::up::UpOptions;
 const SNP_POLICY: u64 = 0x30000;
 
 /// What an operator should know before the boot.
-pub(crate) const COLLATERAL: &str = "clients accept real evidence only with its vendor's endorsements, which are fetched when the guest asks for them: `cocoon-host collateral show` says what came of it";
+pub(crate) fn collateral() -> String {
+    // It is kept by this process: whoever reads this may be another user, with another cache.
+    let store = Store::default_root();
+    let store = store.map_or_else(
+        |_| String::new(),
+        |root| format!(" --store {}", root.display()),
+    );
+    format!(
+        "clients accept real evidence only with its vendor's endorsements, which are fetched when the guest asks for them: `cocoon-host collateral show{store}` says what came of it"
+    )
+}
 
 /// This machine cannot start such a VM.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -48,7 +48,6 @@ impl Direct {
         loop {
             match engine.frame().await.context("the engine does not start")? {
                 FromEngine::Ready(_) => return Ok(engine),
-                FromEngine::Loading { .. } => {}
                 _ => bail!("the engine answers what nobody asked"),
             }
         }

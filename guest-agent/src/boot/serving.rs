@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::api::{self, Counters, Service};
 use crate::control::{Control, ControlError};
-use crate::engine::Engine;
+use crate::engine::{self, Engine};
 use crate::gpu::{Gate, GateError, gate};
 use crate::tls::AttestedListener;
 
@@ -113,7 +113,9 @@ async fn report(
             _ = tick.tick() => {
                 // Unchanged ones too: the host takes a guest that says nothing during a drain for dead, and a
                 // long answer changes no counter before its end. A host that does not listen is its own loss.
-                let metrics = counters.metrics(&state.borrow());
+                let mut metrics = counters.metrics(&state.borrow());
+                // Its own words: the host gets the gist, receipts are exact.
+                metrics.gpu = metrics.gpu.map(engine::coarse);
                 let _ = control.send(GuestMessage::Metrics(metrics));
                 // One question at a time: a driver may take longer than a tick.
                 if asking.is_none() && let Some(gate) = gpus.map(Arc::clone) {

@@ -8,13 +8,14 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use cocoon_protocol::control::GuestMessage;
+use cocoon_protocol::control::{GuestMessage, LONGEST_SILENCE};
 use cocoon_protocol::engine::StartFailure;
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 
 use super::reaper::Children;
 use crate::control::Control;
 use crate::engine::Engine;
+use crate::engine::link::LOADING;
 use crate::engine::supervisor::{Launched, Launcher};
 use crate::jail::{Cell, OUTER};
 use crate::model::{MODEL_DIR, VerifiedWeights};
@@ -24,6 +25,12 @@ use crate::runtime::Runtime;
 const ENGINE: &str = "/engine";
 /// How long the first load may take. Emulated machines are slow.
 const LOAD_DEADLINE: Duration = Duration::from_secs(1800);
+/// How often the host hears meanwhile that the engine lives.
+const SIGN: Duration = Duration::from_secs(60);
+/// Neither the host nor the engine's link gives it up before.
+const _: () = assert!(
+    SIGN.as_secs() < LONGEST_SILENCE.as_secs() && LOAD_DEADLINE.as_secs() < LOADING.as_secs()
+);
 
 /// Why there is no engine.
 #[derive(Debug, thiserror::Error)]
@@ -86,12 +93,13 @@ impl Launcher for JailedEngine {
     }
 }
 
-/// Waits for the first readiness, telling the host how far it is.
+/// Waits for the first readiness, telling the host that it comes: how far the engine is, its library does not say.
 pub(super) async fn wait_until_ready(
     engine: &Engine,
     control: &Control,
 ) -> Result<(), WorkerError> {
     let mut state = engine.state();
+    let mut sign = interval(SIGN);
     let loading = async {
         loop {
             let now = state.borrow_and_update().clone();
@@ -101,17 +109,116 @@ pub(super) async fn wait_until_ready(
             if now.deaths > 0 {
                 return Err(now.unable.map_or(WorkerError::Died, WorkerError::Unable));
             }
-            let (done, total) = now.loading;
-            if total > 0 {
-                // Progress is dropped when the host does not read: it is the host's own loss.
-                let _ = control.send(GuestMessage::Progress { done, total });
-            }
-            if state.changed().await.is_err() {
-                return Err(WorkerError::Died);
+            tokio::select! {
+                changed = state.changed() => changed.map_err(|_| WorkerError::Died)?,
+                _ = sign.tick() => {
+                    // Dropped when the host does not read: it is the host's own loss.
+                    let _ = control.send(GuestMessage::Progress { done: 0, total: 0 });
+                }
             }
         }
     };
     timeout(LOAD_DEADLINE, loading)
         .await
         .map_err(|_| WorkerError::Slow)?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::thread::JoinHandle;
+
+    use cocoon_protocol::control::MAX_GUEST_MESSAGE;
+    use cocoon_protocol::engine::{Costs, FromEngine, MAX_FROM_ENGINE, ModelInfo};
+    use cocoon_protocol::frame::{self, Decoder};
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::runtime::Handle;
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+    use crate::engine::supervisor::{self, Process};
+
+    /// Starts engines that say nothing for so long, and then that they are ready.
+    struct Silent(Duration);
+
+    struct Nothing;
+
+    impl Process for Nothing {
+        fn end(&mut self) {}
+    }
+
+    impl Launcher for Silent {
+        fn launch(&mut self) -> io::Result<Launched> {
+            let (stream, theirs) = UnixStream::pair()?;
+            theirs.set_nonblocking(true)?;
+            let ready = FromEngine::Ready(ModelInfo {
+                id: "m".into(),
+                context_length: 1000,
+                quantization: "F32".into(),
+                vocabulary: 10,
+                costs: Costs::default(),
+            });
+            let (takes, frame) = (self.0, frame::encode(&ready, MAX_FROM_ENGINE).unwrap());
+            Handle::current().spawn(async move {
+                let mut socket = tokio::net::UnixStream::from_std(theirs).unwrap();
+                sleep(takes).await;
+                socket.write_all(&frame).await.unwrap();
+                // Until the test ends.
+                std::future::pending::<()>().await;
+            });
+            Ok(Launched {
+                stream,
+                process: Box::new(Nothing),
+            })
+        }
+    }
+
+    /// Of a host that hears everything: how many signs of life, once the channel closes.
+    fn listen(mut host: UnixStream) -> JoinHandle<u64> {
+        std::thread::spawn(move || {
+            let (mut decoder, mut chunk, mut signs) =
+                (Decoder::new(MAX_GUEST_MESSAGE), [0; 4096], 0);
+            while let Ok(count @ 1..) = host.read(&mut chunk) {
+                decoder.push(&chunk[..count]);
+                while let Some(message) = decoder.next::<GuestMessage>().unwrap() {
+                    assert_eq!(message, GuestMessage::Progress { done: 0, total: 0 });
+                    signs += 1;
+                }
+            }
+            signs
+        })
+    }
+
+    /// How the wait for an engine ends that takes so long, when, and how often the host heard of it.
+    async fn waited(takes: Duration) -> (Result<(), WorkerError>, Duration, u64) {
+        let (ours, host) = UnixStream::pair().unwrap();
+        let (heard, closing) = (listen(host), ours.try_clone().unwrap());
+        let control = Control::start(ours.try_clone().unwrap(), ours);
+        let engine = supervisor::start(Silent(takes), "m".into(), 1);
+        let began = Instant::now();
+        let outcome = wait_until_ready(&engine, &control).await;
+        let after = began.elapsed();
+        control.flush(Duration::from_secs(60));
+        closing.shutdown(std::net::Shutdown::Both).unwrap();
+        (outcome, after, heard.join().unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_load_may_take_as_long_as_is_promised_and_the_host_hears_of_it_in_time() {
+        let slow = LOAD_DEADLINE - Duration::from_secs(1);
+        let (outcome, after, signs) = waited(slow).await;
+        assert!(outcome.is_ok() && after >= slow, "{outcome:?} {after:?}");
+        // At once, and then each time.
+        assert_eq!(signs, 1 + slow.as_secs() / SIGN.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_load_that_takes_longer_ends_the_boot() {
+        let (outcome, after, _) = waited(LOADING).await;
+        assert_eq!(
+            outcome.unwrap_err().to_string(),
+            "the engine did not load the model within 1800 s"
+        );
+        assert!(after >= LOAD_DEADLINE, "{after:?}");
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cocoon_protocol::bytes::Hex32;
-use cocoon_protocol::engine::{GpuCounts, MAX_TENSORS, TensorRoot, Weights};
+use cocoon_protocol::engine::{Crossings, GpuCounts, MAX_TENSORS, TensorRoot, Weights};
 
 use super::link::LinkError;
 
@@ -100,6 +100,26 @@ impl Graphics {
     }
 }
 
+/// What the host may know of `counts`: the two leading bits of each number, and zero only of zero. An engine that somebody
+/// has taken over counts what it likes, and would spell prompts in exact numbers; so each takes one of 128 values and never
+/// falls, which in a machine's whole life is little, whatever it tells how often.
+pub(crate) fn coarse(counts: GpuCounts) -> GpuCounts {
+    let number = |exact: u64| {
+        let below = exact.checked_ilog2().unwrap_or(0).saturating_sub(1);
+        exact >> below << below
+    };
+    let crossings = |exact: Crossings| Crossings {
+        bytes: number(exact.bytes),
+        calls: number(exact.calls),
+    };
+    GpuCounts {
+        to_device: crossings(counts.to_device),
+        to_host: crossings(counts.to_host),
+        scrubbed_bytes: number(counts.scrubbed_bytes),
+        residue_bytes: number(counts.residue_bytes),
+    }
+}
+
 fn append(
     list: &mut Vec<TensorRoot>,
     tensors: Vec<TensorRoot>,
@@ -118,7 +138,6 @@ fn append(
 #[cfg(test)]
 mod tests {
     use cocoon_protocol::bytes::Hex;
-    use cocoon_protocol::engine::Crossings;
 
     use super::*;
 
@@ -192,6 +211,34 @@ mod tests {
         let cannot = "the engine broke its protocol: its counts of the GPUs' memory cannot be";
         assert_eq!(lie(gpu.counted(counts(9, 0))), cannot);
         assert_eq!(lie(gpu.counted(counts(11, 12))), cannot);
+    }
+
+    #[test]
+    fn the_host_is_told_two_bits_of_a_number() {
+        let told = |exact: u64| coarse(counts(exact, exact));
+        for (exact, expected) in [
+            (0, 0),
+            (1, 1),
+            (2, 2),
+            (3, 3),
+            (5, 4),
+            (7, 6),
+            (0b1011_1111, 0b1000_0000),
+            (0b1100_0001, 0b1100_0000),
+            (u64::MAX, 3 << 62),
+        ] {
+            let told = told(exact);
+            assert_eq!(
+                (told.scrubbed_bytes, told.residue_bytes),
+                (expected, expected)
+            );
+        }
+        assert_eq!(told(0).to_device, Crossings { bytes: 8, calls: 1 });
+        // Every number that can be told.
+        let bits = (0..u64::BITS).flat_map(|bit| [1 << bit, 3 << 62 >> bit, (1 << bit) - 1]);
+        let values: std::collections::BTreeSet<u64> =
+            bits.map(|exact| told(exact).scrubbed_bytes).collect();
+        assert_eq!(values.len(), 128);
     }
 
     #[test]

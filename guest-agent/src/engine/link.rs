@@ -20,8 +20,10 @@ use super::graphics::Graphics;
 use super::running::Running;
 use super::{Command, EngineState, Failure, Piece, Slot};
 
-/// How long an engine may be silent while it loads or generates. Emulated machines are slow.
+/// How long an engine may be silent while it generates. Emulated machines are slow.
 const SILENCE: Duration = Duration::from_secs(600);
+/// How long it may be while it loads, of which it says nothing before the end: longer than a boot waits for the first one.
+pub(crate) const LOADING: Duration = Duration::from_secs(2400);
 /// Longest context that is believed, in tokens.
 pub(super) const MAX_CONTEXT: u32 = 1 << 20;
 /// Largest vocabulary that is believed, in tokens.
@@ -46,8 +48,8 @@ pub enum LinkError {
     #[error("the engine cannot start: {0}")]
     Unable(StartFailure),
     /// Nothing for too long.
-    #[error("the engine was silent for {} s", SILENCE.as_secs())]
-    Silent,
+    #[error("the engine was silent for {} s", .0.as_secs())]
+    Silent(Duration),
     /// It does not read.
     #[error("the engine does not read its requests")]
     Stalled,
@@ -83,7 +85,8 @@ pub(super) async fn run(
     let mut chunk = Zeroizing::new(vec![0; 64 * 1024]);
     let (mut heard, mut writing) = (Instant::now(), true);
     let end = loop {
-        let waiting = link.is_busy() || state.borrow().ready.is_none();
+        let loading = state.borrow().ready.is_none();
+        let patience = if loading { LOADING } else { SILENCE };
         let held = link.leaving.values().map(|leaving| leaving.since).min();
         let turn = tokio::select! {
             read = from_engine.read(&mut chunk) => {
@@ -109,7 +112,9 @@ pub(super) async fn run(
                     Ok(Ok(())) | Err(_) => Ok(()),
                 }
             }
-            () = sleep_until(heard + SILENCE), if waiting => Err(LinkError::Silent),
+            () = sleep_until(heard + patience), if loading || link.is_busy() => {
+                Err(LinkError::Silent(patience))
+            }
             () = sleep_until(held.unwrap_or(heard) + SILENCE), if held.is_some() => Err(LinkError::Holds),
         };
         if let Err(end) = turn {
@@ -208,8 +213,7 @@ impl Link<'_> {
     fn hear(&mut self, message: FromEngine) -> Result<(), LinkError> {
         let ready = self.state.borrow().ready.is_some();
         match message {
-            FromEngine::Loading { .. }
-            | FromEngine::Devices { .. }
+            FromEngine::Devices { .. }
             | FromEngine::Tensors { .. }
             | FromEngine::Derived { .. }
             | FromEngine::Measured { .. }
@@ -218,10 +222,6 @@ impl Link<'_> {
                 if ready =>
             {
                 return Err(LinkError::Lie("it loads after it was ready"));
-            }
-            FromEngine::Loading { done, total } => {
-                self.state
-                    .send_modify(|state| state.loading = (done.min(total), total));
             }
             FromEngine::Devices { count } => {
                 self.graphics.works_on(count)?;

@@ -26,6 +26,7 @@ pub use admission::Patience;
 pub(crate) use admission::Slot;
 use admission::{Admission, Asking, Place};
 use demand::Demand;
+pub(crate) use graphics::coarse;
 pub(crate) use running::MAX_NAME;
 pub use scheduler::{Bounds, Source};
 
@@ -38,8 +39,6 @@ pub struct EngineState {
     pub deaths: u32,
     /// Why the last one that died before it was ready could not start, where it has said so.
     pub unable: Option<StartFailure>,
-    /// Bytes of weights loaded, and in all.
-    pub loading: (u64, u64),
     /// GPUs that it works on, as it says.
     pub devices: u16,
     /// The weights in their memory, once all were told. Nobody but the engine can measure them.

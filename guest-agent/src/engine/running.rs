@@ -26,6 +26,8 @@ pub(super) struct Running {
     tally: Arc<Tally>,
     prompt_tokens: Option<u32>,
     tokens: u32,
+    /// Of so many of them the log probabilities were told.
+    likely: u32,
     max_tokens: u32,
     room: u32,
     top_logprobs: Option<u8>,
@@ -48,6 +50,7 @@ impl Running {
             tally,
             prompt_tokens: None,
             tokens: 0,
+            likely: 0,
             max_tokens: generation.max_tokens,
             room: generation.room,
             top_logprobs: generation.top_logprobs,
@@ -113,8 +116,15 @@ impl Running {
         Ok(())
     }
 
-    /// Bytes of log probabilities that the request asked for.
-    pub fn check_logprobs(&self, logprobs: &[TokenLogprob]) -> Result<usize, LinkError> {
+    /// Bytes of log probabilities that the request asked for: one for each token that was counted, at most, for an empty one
+    /// takes memory too.
+    pub fn check_logprobs(&mut self, logprobs: &[TokenLogprob]) -> Result<usize, LinkError> {
+        let sum = u32::try_from(logprobs.len()).ok();
+        let sum = sum.and_then(|more| self.likely.checked_add(more));
+        let Some(sum) = sum.filter(|sum| *sum <= self.tokens) else {
+            return Err(LinkError::Lie("it tells more probabilities than tokens"));
+        };
+        self.likely = sum;
         let most = self.top_logprobs.map(usize::from);
         let mut length = 0;
         for logprob in logprobs {

@@ -40,10 +40,21 @@ const RLIMITS: [(Resource, u64, &str); 4] = [
     ),
     (
         Resource::RLIMIT_NPROC,
-        512,
+        LEAST_THREADS,
         "threads for computing and waiting",
     ),
 ];
+
+/// Threads of an engine on few processors.
+const LEAST_THREADS: u64 = 512;
+
+/// As many as the engine's pools have on so many processors, and some that wait: its library, that library's arithmetic, its
+/// attention and the worker's own pool have a thread for each.
+fn threads(processors: usize) -> u64 {
+    let processors = u64::try_from(processors).unwrap_or(u64::MAX);
+    let pools = processors.saturating_mul(5).saturating_add(128);
+    LEAST_THREADS.max(pools)
+}
 
 pub(super) fn enter(cell: &Cell) -> Result<Infallible, JailError> {
     descriptors()?;
@@ -53,6 +64,7 @@ pub(super) fn enter(cell: &Cell) -> Result<Infallible, JailError> {
         let limit = match resource {
             Resource::RLIMIT_NOFILE if cell.gpus => gpus::DESCRIPTORS,
             Resource::RLIMIT_FSIZE if cell.gpus => gpus::LONGEST_FILE,
+            Resource::RLIMIT_NPROC => threads(cell.threads),
             _ => limit,
         };
         system("set a limit", setrlimit(resource, limit, limit))?;
@@ -208,4 +220,20 @@ pub(super) fn file<T>(
     outcome: std::io::Result<T>,
 ) -> Result<T, JailError> {
     outcome.map_err(|source| JailError::File { operation, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pool_has_a_thread_for_each_processor() {
+        assert_eq!(threads(2), 512);
+        // As many processors as a host may give.
+        for processors in [76, 127, 128, 255] {
+            let pools = 4 * processors as u64;
+            assert!(threads(processors) > pools + 100, "{processors}");
+        }
+        assert_eq!(threads(usize::MAX), u64::MAX);
+    }
 }

@@ -21,8 +21,9 @@ use std::process::{Command, Stdio};
 use cocoon_protocol::engine::{ENGINE_FD, FromEngine, MAX_FROM_ENGINE, StartFailure, StartStep};
 use cocoon_protocol::frame::encode;
 use nix::errno::Errno;
-use nix::libc;
 use nix::sched::{CloneFlags, unshare};
+
+use crate::sys;
 
 /// First argument of the outer helper.
 pub const OUTER: &str = "engine-jail";
@@ -176,10 +177,7 @@ fn tell(error: &JailError) {
     };
     // The socket has come as 0 and is soon on its own number; on the other is nothing, or /dev/null.
     for socket in [ENGINE_FD, 0] {
-        // SAFETY: reads as many bytes as there are, and a number that is no descriptor is refused.
-        #[expect(unsafe_code, reason = "which descriptor is open is what it finds out")]
-        let written = unsafe { libc::write(socket, frame.as_ptr().cast(), frame.len()) };
-        if written > 0 {
+        if sys::write(socket, &frame).is_ok_and(|written| written > 0) {
             return;
         }
     }

@@ -9,6 +9,7 @@ pub mod interface;
 pub mod tdx_report;
 
 use std::io;
+use std::os::fd::RawFd;
 
 use nix::libc;
 
@@ -24,4 +25,11 @@ pub fn close_from(first: u32) -> io::Result<()> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// Writes to a descriptor that may be open or not, which is what the caller finds out. How much was written.
+pub fn write(descriptor: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: the kernel reads as many bytes as there are, and refuses a number that is no descriptor.
+    let written = unsafe { libc::write(descriptor, bytes.as_ptr().cast(), bytes.len()) };
+    usize::try_from(written).map_err(|_| io::Error::last_os_error())
 }

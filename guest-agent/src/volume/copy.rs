@@ -10,7 +10,7 @@ use nix::mount::{MsFlags, mount, umount};
 
 use super::disk::Mapping;
 use super::{Volume, VolumeError};
-use crate::wait;
+use crate::{memory, wait};
 
 /// Where the volume is mounted meanwhile.
 const VOLUME: &str = "/volume";
@@ -68,11 +68,7 @@ pub(super) fn into_memory(
     let mut files = Vec::new();
     list(what, volume, Path::new(""), 0, &mut files)?;
     let total = files.iter().map(|(_, size)| size).sum();
-    check_memory(
-        what,
-        total,
-        &fs::read_to_string("/proc/meminfo").unwrap_or_default(),
-    )?;
+    check_memory(what, total, memory::available())?;
     progress(0, total);
     let (mut done, mut reported) = (0, Instant::now());
     for (path, size) in &files {
@@ -176,14 +172,8 @@ fn copy(
     Ok(copied == size)
 }
 
-fn check_memory(volume: &'static Volume, total: u64, meminfo: &str) -> Result<(), VolumeError> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"));
-    let free = line
-        .and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok())
-        .unwrap_or(0)
-        / 1024;
+fn check_memory(volume: &'static Volume, total: u64, available: u64) -> Result<(), VolumeError> {
+    let free = available / MIB;
     let needed = total.div_ceil(MIB);
     if needed > free {
         Err(VolumeError::Memory {
@@ -254,8 +244,7 @@ mod tests {
 
     #[test]
     fn too_little_memory_is_told_in_numbers() {
-        let meminfo = "MemTotal: 1 kB\nMemAvailable:   102400 kB\n";
-        let error = check_memory(&MODEL, 300 * MIB + 1, meminfo).unwrap_err();
+        let error = check_memory(&MODEL, 300 * MIB + 1, 100 * MIB).unwrap_err();
         assert_eq!(
             error.to_string(),
             "model of 301 MiB does not fit into 100 MiB of free memory: give the machine more"

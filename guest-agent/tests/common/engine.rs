@@ -30,6 +30,8 @@ pub struct FakeEngine {
     pub launches: Arc<std::sync::atomic::AtomicU64>,
     /// Bytes that the engine sends first, before `Ready`.
     pub greeting: Vec<u8>,
+    /// What the first engine sends in their place.
+    pub first: Option<Vec<u8>>,
     /// Whether it lets go of what is cancelled, as one does that computes a token; while it reads a prompt it does not.
     pub lets_go: watch::Sender<bool>,
     /// Answers that it has been asked for and has not let go of; and the most at once.
@@ -46,6 +48,7 @@ impl FakeEngine {
                 cancelled,
                 launches: Arc::default(),
                 greeting: Vec::new(),
+                first: None,
                 lets_go: watch::Sender::new(true),
                 held: watch::Sender::new((0, 0)),
                 costs: Costs::default(),
@@ -67,7 +70,7 @@ impl Launcher for FakeEngine {
         self.launches
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let says = Says {
-            greeting: self.greeting.clone(),
+            greeting: (self.first.take()).unwrap_or_else(|| self.greeting.clone()),
             costs: self.costs,
             cancelled: self.cancelled.clone(),
             lets_go: self.lets_go.subscribe(),
@@ -135,9 +138,6 @@ async fn run(stream: StdUnixStream, mut says: Says) -> io::Result<()> {
     stream.set_nonblocking(true)?;
     let mut stream = UnixStream::from_std(stream)?;
     stream.write_all(&says.greeting).await?;
-    stream
-        .write_all(&encode(&FromEngine::Loading { done: 1, total: 2 }))
-        .await?;
     stream.write_all(&ready(says.costs)).await?;
     let mut decoder = Decoder::new(MAX_TO_ENGINE);
     let mut chunk = [0; 4096];
@@ -288,13 +288,13 @@ fn answer(id: u64, request: &Generation) -> Option<Vec<Vec<u8>>> {
             }),
             done(7, 1),
         ],
-        "be likely" => vec![
+        "be likely" | "be likely twice" => vec![
             started(7),
             encode(&FromEngine::Delta {
                 id,
                 text: Text("x".into()),
                 tokens: 1,
-                logprobs: vec![TokenLogprob::default()],
+                logprobs: vec![TokenLogprob::default(); prompt.split(' ').count() - 1],
             }),
             done(7, 1),
         ],

@@ -11,7 +11,6 @@ use cocoon_host_agent::config::{DEFAULT_PATH, HostConfig, LoadError, Machine};
 use cocoon_host_agent::daemon::api::{Entry, View};
 use cocoon_host_agent::daemon::{Daemon, End};
 use cocoon_host_agent::lifecycle::State;
-use cocoon_host_agent::state;
 use cocoon_host_agent::text::plain;
 use cocoon_host_agent::watch::journald::Journald;
 use tokio::signal::unix::{SignalKind, signal};
@@ -209,7 +208,7 @@ pub(super) async fn supervise(root: &Path, name: &str, run: u64) -> anyhow::Resu
     cocoon_host_agent::supervisor::supervise(root, name, run).await
 }
 
-/// The state of an appliance in a few words.
+/// The state of an appliance in a few words, and whether its manifest lets clients in.
 pub(super) fn describe(view: &View) -> String {
     let doing = view.report.as_ref().map(|report| report.doing.as_str());
     match (&view.life.state, doing) {
@@ -228,7 +227,7 @@ pub(super) fn describe(view: &View) -> String {
 }
 
 pub(super) async fn client() -> anyhow::Result<Client> {
-    if let Some(client) = Client::find().await {
+    if let Some(client) = Client::find().await? {
         return Ok(client);
     }
     anyhow::bail!(

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use cocoon_host_agent::client::Client;
+use anyhow::{Context as _, bail};
+use cocoon_host_agent::client::{Client, ClientError};
 use cocoon_host_agent::daemon::api::{About, Code, List, View};
 use cocoon_host_agent::lifecycle::Deadlines;
 use cocoon_host_agent::text::plain;
@@ -34,7 +34,8 @@ enum Keeper {
 /// The VM's folder, and who keeps the VM.
 async fn keeper(name: &str) -> anyhow::Result<(PathBuf, Keeper)> {
     let name = daemon::checked(name)?;
-    if let Some(client) = Client::find().await {
+    let (client, denied) = found().await;
+    if let Some(client) = client {
         match client.get::<View>(&format!("/v1/appliances/{name}")).await {
             Ok(view) => return Ok((view.folder, Keeper::Daemon(client))),
             // A VM of `up` beside the daemon's.
@@ -49,7 +50,20 @@ async fn keeper(name: &str) -> anyhow::Result<(PathBuf, Keeper)> {
         }
     }
     let root = state::root()?;
-    Ok((place(&root, name).await?, Keeper::Nobody(root)))
+    let folder = place(&root, name).await?;
+    // Their own VMs are everybody's to stop, also where the machine has a daemon.
+    match denied {
+        Some(denied) if !folder.exists() => Err(denied.into()),
+        _ => Ok((folder, Keeper::Nobody(root))),
+    }
+}
+
+/// The daemon, or why it may not be asked.
+async fn found() -> (Option<Client>, Option<ClientError>) {
+    match Client::find().await {
+        Ok(client) => (client, None),
+        Err(denied) => (None, Some(denied)),
+    }
 }
 
 /// Both places where a VM of this name may live.
@@ -83,7 +97,12 @@ pub(super) async fn down(name: &str, json: bool) -> anyhow::Result<()> {
     let voice = Voice::new(json);
     let waiting = voice.waiting(
         &format!("stopping {name}"),
-        "it finishes running requests first",
+        match keeper {
+            Keeper::Daemon(_) => "it finishes running requests first",
+            Keeper::Nobody(_) => {
+                "it finishes running requests first; `down` once more does not wait"
+            }
+        },
     );
     let stopped = match keeper {
         Keeper::Daemon(client) => {
@@ -95,13 +114,20 @@ pub(super) async fn down(name: &str, json: bool) -> anyhow::Result<()> {
             }
         }
         Keeper::Nobody(root) => {
-            let mut stopped = local::down(&folder.join("ctl"), Duration::from_secs(60)).await;
+            // The guest has all the time that it gives running requests.
+            let patience = Deadlines::default().down() + MARGIN;
+            let mut stopped = local::down(&folder.join("ctl"), patience).await;
             // In the middle of an update there are two: the other one is found once this one is gone.
-            if stopped.is_ok() {
+            if matches!(stopped, Ok(true)) {
                 let other = place(&root, name).await?;
                 if runs(&other).await {
-                    stopped = local::down(&other.join("ctl"), Duration::from_secs(60)).await;
+                    stopped = local::down(&other.join("ctl"), patience).await;
                 }
+            }
+            if let Ok(false) = stopped {
+                bail!(
+                    "{name} is still finishing running requests: `cocoon-host ps` says when it is gone, and `cocoon-host down {name}` once more does not wait for them"
+                );
             }
             stopped.map(drop).map_err(anyhow::Error::from)
         }
@@ -114,12 +140,22 @@ pub(super) async fn down(name: &str, json: bool) -> anyhow::Result<()> {
 
 pub(super) async fn ps(json: bool) -> anyhow::Result<()> {
     let (mut root, mut kept) = (state::root()?, vec![]);
-    if let Some(client) = Client::find().await {
+    let (client, denied) = found().await;
+    if let Some(client) = client {
         root = client.root().to_owned();
         kept = client.get::<List>("/v1/appliances").await?.appliances;
     }
     let voice = Voice::new(json);
-    let mut names = state::names(&root)?;
+    let mut names = match (state::names(&root), &denied) {
+        // It is the daemon's own folder.
+        (Err(_), Some(_)) => vec![],
+        (names, _) => names?,
+    };
+    // What is this user's own is listed, and is not taken for all.
+    let denied = denied.map_or(Ok(()), |denied| Err(denied.into()));
+    if names.is_empty() && denied.is_err() {
+        return denied;
+    }
     names.extend(kept.iter().map(|view| view.name.clone()));
     names.sort();
     names.dedup();
@@ -155,7 +191,7 @@ pub(super) async fn ps(json: bool) -> anyhow::Result<()> {
             })
             .collect();
         writeln!(out, "{}", json!(list))?;
-        return Ok(());
+        return denied;
     }
     writeln!(
         out,
@@ -186,7 +222,7 @@ pub(super) async fn ps(json: bool) -> anyhow::Result<()> {
             status.doing, status.endpoint
         )?;
     }
-    Ok(())
+    denied
 }
 
 pub(super) async fn logs(name: &str, follow: bool, json: bool) -> anyhow::Result<()> {

@@ -46,6 +46,9 @@ pub struct Launch {
     simulator: Option<PathBuf>,
     development_roots: Option<PathBuf>,
     connections: usize,
+    /// Absent in what an earlier daemon left.
+    #[serde(default)]
+    connections_per_address: Option<usize>,
     life_seconds: u64,
 }
 
@@ -90,6 +93,7 @@ impl Launch {
                     .unwrap_or_else(|| host.state.join("development-roots")),
             ),
             connections: appliance.limits.connections,
+            connections_per_address: appliance.limits.per_address,
             life_seconds: appliance.limits.life.as_secs(),
         }
     }
@@ -172,7 +176,9 @@ impl Launch {
         options.roots = self.development_roots.clone();
         options.limits = Limits {
             connections: self.connections,
+            per_address: self.connections_per_address,
             life: Duration::from_secs(self.life_seconds),
+            ..Limits::default()
         };
         Ok(options)
     }

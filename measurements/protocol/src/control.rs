@@ -150,11 +150,12 @@ pub enum GuestMessage {
     /// Asks for the vendors' endorsements of this evidence. The answer is [`HostMessage::Collateral`], when the host has
     /// it, and again whenever the host has newer; a host without any stays silent.
     CollateralRequest(CollateralRequest),
-    /// Progress of the phase [`Phase::Model`] or [`Phase::Engine`].
+    /// Progress of the phase [`Phase::Model`]. In [`Phase::Engine`], whose library does not say how far it is, a sign of life:
+    /// nothing of nothing.
     Progress {
-        /// Units done, in bytes for the model and in layers or bytes for the engine.
+        /// Bytes done.
         done: u64,
-        /// Units in all.
+        /// Bytes in all.
         total: u64,
     },
     /// The listener is open.
@@ -246,7 +247,7 @@ pub struct Metrics {
     pub completion_tokens: u64,
     /// Times the engine was started again.
     pub engine_restarts: u64,
-    /// What was done to the GPUs' memory; left out where no engine works on any.
+    /// What was done to the GPUs' memory, of each number the two leading bits; left out where no engine works on any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuCounts>,
 }

@@ -72,13 +72,6 @@ pub enum ToEngine {
     deny_unknown_fields
 )]
 pub enum FromEngine {
-    /// Weights are being loaded.
-    Loading {
-        /// Bytes done.
-        done: u64,
-        /// Bytes in all.
-        total: u64,
-    },
     /// On how many GPUs it works; before it is ready, and left out by an engine that works on none.
     Devices {
         /// GPUs.

@@ -166,14 +166,14 @@ pub fn control_frames() -> Vec<Vec<u8>> {
 
 /// Messages of both sides, and texts from which the fuzzer finds the rest of the schema.
 pub fn engine_frames() -> Vec<Vec<u8>> {
-    let loading = FromEngine::Loading { done: 1, total: 2 };
+    let gone = FromEngine::Gone { id: 1 };
     let failed = FromEngine::Failed {
         id: 1,
         reason: EngineFailure::ContextLength,
     };
     let cancel = ToEngine::Cancel { id: 1 };
     let mut texts = vec![
-        made(serde_json::to_vec(&loading)),
+        made(serde_json::to_vec(&gone)),
         made(serde_json::to_vec(&failed)),
         made(serde_json::to_vec(&cancel)),
     ];
