@@ -45,15 +45,15 @@ fn run() -> anyhow::Result<()> {
 #[cfg(feature = "mistralrs")]
 async fn start(arguments: Arguments, socket: UnixStream) -> anyhow::Result<()> {
     use cocoon_engine::Backend as _;
-    use cocoon_engine::mistral::Mistral;
+    use cocoon_engine::mistral::{Mistral, counted, driver_result};
     use cocoon_engine::start;
     use std::sync::Arc;
 
     let backend = match Mistral::load(&arguments.model_dir, &arguments.model_id).await {
         Ok(backend) => Arc::new(backend),
         Err(error) => {
-            let failure = start::failure(&error, cocoon_engine::mistral::driver_result);
-            start::tell(socket, failure).await;
+            let failure = start::failure(&error, driver_result);
+            start::tell(socket, counted(), failure).await;
             return Err(error);
         }
     };

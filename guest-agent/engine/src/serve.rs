@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cocoon_protocol::engine::{
     EngineFailure, FromEngine, Generation, GpuCounts, MAX_FROM_ENGINE, MAX_TENSORS_IN_FRAME,
@@ -17,6 +18,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::answer::Answer;
@@ -24,6 +26,8 @@ use crate::backend::{Backend, Event, Gpu};
 
 /// Frames that may wait for the socket.
 const QUEUE: usize = 256;
+/// How long the agent may take to read what was told of a GPU that ends this.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Why the loop ended. All are fatal to the process; the agent starts another.
 #[derive(Debug, thiserror::Error)]
@@ -72,8 +76,13 @@ pub async fn serve<B: Backend>(socket: UnixStream, backend: Arc<B>) -> Result<()
         let read = tokio::select! {
             read = reader.read(&mut chunk) => read.map_err(|source| ServeError::Socket { operation: "read", source })?,
             Some(Ok(ended)) = tasks.join_next() => {
-                ended?;
-                return Ok(());
+                if matches!(ended, Err(ServeError::Gpu)) {
+                    // What was left in memory is the last of the frames that wait: the writer ends when it has written it,
+                    // for nobody can add to them any more.
+                    drop(running);
+                    let _ = timeout(LAST_WORDS, tasks.join_next()).await;
+                }
+                return ended;
             }
         };
         if read == 0 {

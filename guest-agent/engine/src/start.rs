@@ -1,7 +1,8 @@
-//! An engine that cannot start tells its agent which step failed, in the protocol's words: its own go nowhere.
+//! An engine that cannot start tells its agent which step failed, in the protocol's words: its own go nowhere. What it has
+//! done to a GPU's memory until then is told before.
 
 use anyhow::Error;
-use cocoon_protocol::engine::{FromEngine, MAX_FROM_ENGINE, StartFailure, StartStep};
+use cocoon_protocol::engine::{FromEngine, GpuCounts, MAX_FROM_ENGINE, StartFailure, StartStep};
 use cocoon_protocol::frame::encode;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
@@ -27,12 +28,18 @@ pub fn failure(
     }
 }
 
-/// Tells it. An agent that does not listen ends the process anyway.
-pub async fn tell(mut socket: UnixStream, failure: StartFailure) {
-    if let Ok(frame) = encode(&FromEngine::Unable(failure), MAX_FROM_ENGINE) {
-        let _ = socket.write_all(&frame).await;
-        let _ = socket.shutdown().await;
+/// Tells it, behind what was counted on so many GPUs: a scrub that has found something is told even if nothing is served.
+/// An agent that does not listen ends the process anyway.
+pub async fn tell(mut socket: UnixStream, gpus: Option<(u16, GpuCounts)>, failure: StartFailure) {
+    let counted =
+        gpus.map(|(count, counts)| [FromEngine::Devices { count }, FromEngine::Gpu(counts)]);
+    let frames = counted.into_iter().flatten();
+    for frame in frames.chain([FromEngine::Unable(failure)]) {
+        if let Ok(frame) = encode(&frame, MAX_FROM_ENGINE) {
+            let _ = socket.write_all(&frame).await;
+        }
     }
+    let _ = socket.shutdown().await;
 }
 
 #[cfg(test)]
@@ -72,14 +79,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_is_the_last_frame() {
+    async fn it_is_the_last_frame_behind_what_was_found() {
         let (agent, engine) = UnixStream::pair().unwrap();
+        let counts = GpuCounts {
+            scrubbed_bytes: 9,
+            residue_bytes: 2,
+            ..GpuCounts::default()
+        };
         let failure = StartFailure {
-            step: StartStep::Watched,
+            step: StartStep::Scrubbed,
             driver: None,
             system: None,
         };
-        tell(engine, failure).await;
+        tell(engine, Some((1, counts)), failure).await;
         let mut bytes = Vec::new();
         let mut agent = agent;
         tokio::io::AsyncReadExt::read_to_end(&mut agent, &mut bytes)
@@ -87,7 +99,10 @@ mod tests {
             .unwrap();
         let mut decoder = cocoon_protocol::frame::Decoder::new(MAX_FROM_ENGINE);
         decoder.push(&bytes);
-        let told = decoder.next::<FromEngine>().unwrap();
-        assert!(matches!(told, Some(FromEngine::Unable(told)) if told == failure));
+        let mut told = || decoder.next::<FromEngine>().unwrap();
+        assert!(matches!(told(), Some(FromEngine::Devices { count: 1 })));
+        assert!(matches!(told(), Some(FromEngine::Gpu(told)) if told == counts));
+        assert!(matches!(told(), Some(FromEngine::Unable(told)) if told == failure));
+        assert!(told().is_none());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cocoon_protocol::engine::Costs;
+use cocoon_protocol::engine::{Costs, GpuCounts};
 use mistralrs::Device;
 use mistralrs_core::{ModelDType, PagedAttentionConfig, Pipeline, Response};
 use tokio::sync::{Mutex, mpsc};
@@ -43,6 +43,11 @@ pub(super) type Entered = mpsc::Receiver<Response>;
 
 /// A result of NVIDIA's driver among the causes of a failure: there is no driver.
 pub fn driver_result(_: &(dyn std::error::Error + 'static)) -> Option<u32> {
+    None
+}
+
+/// What was done to GPUs' memory, and of how many: there is none.
+pub fn counted() -> Option<(u16, GpuCounts)> {
     None
 }
 

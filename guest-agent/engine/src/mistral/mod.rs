@@ -39,7 +39,7 @@ use crate::making::{Limits, Maker};
 use crate::turns::around;
 use crate::utf8::Utf8;
 use grammar::Grammars;
-pub use hardware::driver_result;
+pub use hardware::{counted, driver_result};
 
 use hardware::{Entered, Hardware};
 use request::Template;

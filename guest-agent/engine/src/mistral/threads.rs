@@ -8,6 +8,9 @@ use std::sync::OnceLock;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+/// Exit status of an engine that gets no threads.
+const NO_POOL: i32 = 4;
+
 /// Makes the calling thread a worker of a pool of as many threads as the arithmetic has, once in a process.
 ///
 /// To be called where the library computes for one answer alone: that is its own thread. With several answers it chooses
@@ -25,7 +28,11 @@ pub(super) fn join() {
             return None;
         }
         let builder = ThreadPoolBuilder::new().num_threads(threads);
-        // Without a pool of its own everything is as it was, and slower.
-        builder.use_current_thread().build().ok()
+        match builder.use_current_thread().build() {
+            Ok(pool) => Some(pool),
+            // This thread is a worker already, of a pool that has too few others or none: what it would hand to them it
+            // might wait for without end. The agent starts another engine.
+            Err(_) => std::process::exit(NO_POOL),
+        }
     });
 }

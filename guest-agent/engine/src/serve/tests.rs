@@ -293,6 +293,52 @@ async fn what_a_gpu_holds_is_told_before_and_while_it_serves() {
     );
 }
 
+/// Behind frames that the agent is slow to read: the writer must not be cut off with what ended the loop.
+#[tokio::test]
+async fn what_a_scrub_has_left_is_told_before_the_end() {
+    let (change, counts) = watch::channel(GpuCounts::default());
+    let tensor = TensorRoot {
+        root: Hex([7; 32]),
+        bytes: 1,
+    };
+    // More than a socket holds.
+    let frames = 32;
+    let gpu = Gpu {
+        devices: 1,
+        weights: Weights {
+            root: Hex([9; 32]),
+            pool_bytes: 5,
+            tensors: vec![tensor; frames * MAX_TENSORS_IN_FRAME],
+            derived: Vec::new(),
+        },
+        counts,
+    };
+    let backend = Arc::new(Stepwise::new(0, Some(gpu)));
+    let left = GpuCounts {
+        scrubbed_bytes: 7,
+        residue_bytes: 1,
+        ..GpuCounts::default()
+    };
+    change.send_replace(left);
+    drop(change);
+    let (mut agent, served) = started(&backend);
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        match agent.hear().await {
+            FromEngine::Gpu(counts) => told.push(counts),
+            FromEngine::Devices { .. }
+            | FromEngine::Tensors { .. }
+            | FromEngine::Measured { .. }
+            | FromEngine::Ready(_) => {}
+            other => panic!("{}", unexpected(&other)),
+        }
+    }
+    // Once before it is ready, and once because it has changed.
+    assert_eq!(told, [left; 2]);
+    let ended = timeout(DEADLINE, served).await.unwrap().unwrap();
+    assert!(matches!(ended, Err(ServeError::Gpu)));
+}
+
 /// A message that nobody expected.
 fn unexpected(message: &FromEngine) -> &'static str {
     match message {

@@ -37,6 +37,9 @@ pub(super) const DTYPE: ModelDType = ModelDType::BF16;
 /// Part of the GPU's memory for weights and KV caches; the rest is for activations, what is kept of them, and cuBLAS.
 const SHARE: f32 = 0.85;
 
+/// GPUs of an engine: [`Hardware::open`] takes no more, and no fewer.
+const GPUS: u16 = 1;
+
 /// An answer takes nothing of the VM's memory: its KV cache lies in the pool.
 pub(super) fn costs(_cached: usize, _width: usize) -> Costs {
     Costs::default()
@@ -135,7 +138,7 @@ impl Loaded {
         self.memory.scrub().await.context(StartStep::Scrubbed)?;
         let (told, counts) = watch::channel(self.memory.counts());
         let gpu = Gpu {
-            devices: 1,
+            devices: GPUS,
             weights: self.weights,
             counts,
         };
@@ -149,6 +152,12 @@ pub fn driver_result(error: &(dyn std::error::Error + 'static)) -> Option<u32> {
     error
         .downcast_ref::<DriverError>()
         .map(|error| error.0 as u32)
+}
+
+/// What was done to the memory of how many GPUs until now, if anything was: an engine that cannot start tells it, too.
+pub fn counted() -> Option<(u16, GpuCounts)> {
+    let counts = counts();
+    (counts != GpuCounts::default()).then_some((GPUS, counts))
 }
 
 /// The table's counts in the protocol's words.
