@@ -16,6 +16,9 @@ const QEMU: [(&str, &str); 6] = [
     ("vhost=on", "/dev/vhost-net"),
 ];
 
+/// What rules of systemd's own give to everybody or to the group kvm (its `50-udev-default.rules`).
+const SYSTEMD: [&str; 4] = ["/dev/kvm", "/dev/vsock", "/dev/net/tun", "/dev/vhost-net"];
+
 /// Opened to see whether they are there; a refusal says as much.
 const LOOKED_AT: [&str; 2] = ["/dev/sgx_enclave", "/dev/sgx_provision"];
 
@@ -42,17 +45,51 @@ fn opened() -> BTreeSet<String> {
     opened
 }
 
-#[test]
-fn the_unit_allows_the_devices_that_are_opened() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let unit = std::fs::read_to_string(root.join("packaging/cocoon-host.service")).unwrap();
-    assert!(unit.contains("\nDevicePolicy=closed\n"));
+fn packaged(name: &str) -> String {
+    let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging");
+    std::fs::read_to_string(packaging.join(name)).unwrap()
+}
+
+fn allowed() -> BTreeSet<String> {
+    let unit = packaged("cocoon-host.service");
     let allowed = unit
         .lines()
         .filter_map(|line| line.strip_prefix("DeviceAllow="));
-    let allowed: BTreeSet<String> = allowed
+    allowed
         .map(|rule| rule.strip_suffix(" rw").unwrap().to_owned())
+        .collect()
+}
+
+/// The unit opens the service's cgroup; what the files' modes leave to root alone has a rule of udev's.
+#[test]
+fn what_the_unit_allows_is_the_daemons_to_open() {
+    let rules = packaged("cocoon-host.rules");
+    let rules = rules.lines().filter(|line| !line.starts_with('#'));
+    let given: BTreeSet<String> = rules
+        .map(|line| {
+            let device = line.strip_suffix(", GROUP=\"kvm\", MODE=\"0660\"").unwrap();
+            match device.strip_prefix("SUBSYSTEM==\"misc\", KERNEL==") {
+                Some(name) => format!("/dev/{}", name.trim_matches('"')),
+                None => {
+                    let class = device.strip_prefix("SUBSYSTEM==").unwrap();
+                    format!("char-{}", class.trim_matches('"'))
+                }
+            }
+        })
         .collect();
+    let mut ours = allowed();
+    ours.retain(|device| !SYSTEMD.contains(&device.as_str()));
+    assert_eq!(given, ours);
+    assert!(packaged("cocoon-host.service").contains("\nSupplementaryGroups=kvm\n"));
+    let users = packaged("cocoon.sysusers");
+    assert!(users.contains("\nm cocoon kvm\n"), "{users}");
+}
+
+#[test]
+fn the_unit_allows_the_devices_that_are_opened() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let unit = packaged("cocoon-host.service");
+    assert!(unit.contains("\nDevicePolicy=closed\n"));
 
     let golden = std::fs::read_dir(root.join("qemu/tests/golden")).unwrap();
     let lines: String = golden
@@ -67,5 +104,5 @@ fn the_unit_allows_the_devices_that_are_opened() {
         .map(|device| rule(device))
         .chain(QEMU.map(|(_, device)| rule(device)))
         .collect();
-    assert_eq!(allowed, needed);
+    assert_eq!(allowed(), needed);
 }

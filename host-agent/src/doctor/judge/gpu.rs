@@ -59,7 +59,10 @@ fn host(facts: &Facts, wanted: &Wanted) -> Vec<Finding> {
         Err(Refusal::PermissionDenied) => {
             Finding::failure(id, Mode::REAL, "/dev/iommu may not be opened by this user")
                 .needed("iommufd, through which QEMU maps the GPU")
-                .fix("give QEMU's user access to /dev/iommu and /dev/vfio with a udev rule")
+                .fix(
+                    "give QEMU's user access to /dev/iommu and /dev/vfio: the package's udev rules \
+                     (60-cocoon-host.rules) give them to the group kvm",
+                )
         }
         Err(error) => Finding::failure(id, Mode::REAL, format!("/dev/iommu: {error}"))
             .needed("iommufd, through which QEMU maps the GPU")
