@@ -20,6 +20,18 @@ const CASES: &[Case] = &[
         "(family 6, model 106, stepping 2)",
     ),
     (
+        |m| m.without("cpuid 00000001"),
+        "cpu.id",
+        Severity::Note,
+        "the processor does not answer CPUID.1",
+    ),
+    (
+        |m| m,
+        "cpu.id",
+        Severity::Ok,
+        "CPUID.1: EAX 0x000c06f2, EDX 0xbfebfbff; `cocoon-image manifest platform` takes this EAX as --cpu-signature",
+    ),
+    (
         |m| m.edited("file /proc/cpuinfo", " lm ", " lm hypervisor "),
         "machine",
         Severity::Failure,

@@ -1,4 +1,4 @@
-//! The processor, from `/proc/cpuinfo`.
+//! The processor, from `/proc/cpuinfo`, and what it says of itself.
 
 use super::super::source::World;
 
@@ -17,13 +17,19 @@ pub struct Cpu {
     pub stepping: u32,
     /// Microcode revision.
     pub microcode: u32,
+    /// EAX and EDX of `CPUID.1`, which the processor says itself: family, model and stepping; features.
+    pub leaf_1: (u32, u32),
     /// Flags, in the kernel's names.
     pub flags: Vec<String>,
 }
 
 impl Cpu {
     pub(super) fn read(world: &dyn World) -> Self {
-        Self::parse(&world.text("/proc/cpuinfo").unwrap_or_default())
+        let [signature, _, _, features] = world.cpuid(1);
+        Self {
+            leaf_1: (signature, features),
+            ..Self::parse(&world.text("/proc/cpuinfo").unwrap_or_default())
+        }
     }
 
     /// Reads the first paragraph; what is not there stays empty.

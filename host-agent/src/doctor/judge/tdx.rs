@@ -1,6 +1,6 @@
 //! Whether this machine can start trust domains, and get quotes for them.
 
-use super::super::facts::{Facts, Registration, Release, Tdx};
+use super::super::facts::{Cpu, Facts, Registration, Release, Tdx};
 use super::super::finding::{Finding, Mode};
 use super::super::source::{Peer, Refusal};
 
@@ -25,11 +25,31 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
                 .fix("use another machine; this one has no TDX"),
         ];
     }
-    let mut findings = vec![Finding::ok("cpu.tdx", TDX, cpu.shown()), bios(facts)];
+    let mut findings = vec![
+        Finding::ok("cpu.tdx", TDX, cpu.shown()),
+        identity(cpu),
+        bios(facts),
+    ];
     findings.extend(kernel(facts));
     findings.push(module(&facts.tdx));
     findings.extend(quoting(&facts.tdx));
     findings
+}
+
+/// What a signer of values for this model needs. EDX is not it, because SMBIOS holds the features that QEMU shows to the guest:
+/// some that TDX always has or never has (its `target/i386/kvm/tdx.c`), and others that KVM grants.
+fn identity(cpu: &Cpu) -> Finding {
+    let id = "cpu.id";
+    let (signature, features) = cpu.leaf_1;
+    if signature == 0 {
+        return Finding::note(id, TDX, "the processor does not answer CPUID.1");
+    }
+    let found = format!(
+        "CPUID.1: EAX {signature:#010x}, EDX {features:#010x}; `cocoon-image manifest platform` takes this EAX as \
+         --cpu-signature; its --cpu-features are the EDX of a trust domain here, which differs from this one \
+         (image/README.md says how to read it)"
+    );
+    Finding::ok(id, TDX, found)
 }
 
 fn bios(facts: &Facts) -> Finding {
