@@ -3,7 +3,7 @@
 use cocoon_qemu::PciAddress;
 use cocoon_qemu::spec::{self, mmio64_mib};
 
-use crate::doctor::facts::{CcMode, Gpus};
+use crate::doctor::facts::Gpus;
 
 /// Why a GPU cannot be given.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,9 +27,6 @@ pub enum NotGiven {
         /// Who holds it.
         driver: String,
     },
-    /// Not in confidential mode, which clients demand.
-    #[error("{0} is not in confidential mode: `cocoon-host gpu prepare {0}` switches it on")]
-    NotConfidential(PciAddress),
     /// This user may not reset it, and the kernel would not do it as it must be done.
     #[error(
         "{address} would not be reset before this boot, which in confidential mode it must be: this user may not do it, and \
@@ -54,8 +51,8 @@ pub enum NotGiven {
     NoIommufd(std::io::ErrorKind),
 }
 
-/// The GPU as QEMU gets it. Its mode is judged where it is known: only NVIDIA's admin tool, as root, can tell it of a GPU
-/// that no driver holds.
+/// The GPU as QEMU gets it. Its mode is not judged: of a GPU that no driver holds only NVIDIA's admin tool can tell it, as
+/// root, and undoes `power/control` by that. `prepare` switches it on, and the guest and clients judge it.
 ///
 /// # Errors
 /// [`NotGiven`] names the first thing that is missing.
@@ -71,9 +68,6 @@ pub fn given(gpus: &Gpus, address: PciAddress) -> Result<spec::Gpu, NotGiven> {
     if !gpu.is_bound() {
         let driver = gpu.driver.clone().unwrap_or_else(|| "no driver".to_owned());
         return Err(NotGiven::NotBound { address, driver });
-    }
-    if matches!(gpu.cc, Some(CcMode::Off | CcMode::DevTools)) {
-        return Err(NotGiven::NotConfidential(address));
     }
     gpus.iommufd.map_err(NotGiven::NoIommufd)?;
     Ok(spec::Gpu {
