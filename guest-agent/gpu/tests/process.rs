@@ -1,8 +1,11 @@
 //! The process itself over a socket pair, with a library that answers in the place of NVIDIA's, loaded as that one is.
 
+#[path = "../../../tests/src/absent.rs"]
+mod absent;
 #[path = "../../../tests/src/skip.rs"]
 mod skip;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::fd::OwnedFd;
@@ -28,7 +31,7 @@ struct Process {
     child: Child,
     socket: UnixStream,
     decoder: Decoder,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Drop for Process {
@@ -61,7 +64,7 @@ impl Process {
             child: command.spawn().unwrap(),
             socket,
             decoder: Decoder::new(MAX_FROM_COLLECTOR),
-            _folder: folder,
+            folder,
         }
     }
 
@@ -111,8 +114,12 @@ impl Process {
     }
 }
 
-/// A folder with a library of these definitions; nothing where there is no compiler of C, which is said or a failure.
+/// A folder with a library of these definitions; nothing where there is no compiler of C, which is said or a failure, nor where
+/// nobody can be jailed.
 fn library(definitions: &[&str]) -> Option<TempDir> {
+    if !jailable() {
+        return None;
+    }
     let folder = tempfile::tempdir().unwrap();
     let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/stand_in.c");
     let compiled = Command::new("cc")
@@ -128,7 +135,9 @@ fn library(definitions: &[&str]) -> Option<TempDir> {
             Some(folder)
         }
         Err(error) => {
-            skip::skipped(format_args!("there is no compiler of C to make a stand-in for NVML with ({error})"));
+            skip::skipped(format_args!(
+                "there is no compiler of C to make a stand-in for NVML with ({error})"
+            ));
             None
         }
     }
@@ -136,6 +145,9 @@ fn library(definitions: &[&str]) -> Option<TempDir> {
 
 #[test]
 fn without_a_library_there_is_no_driver() {
+    if !jailable() {
+        return;
+    }
     let mut process = Process::start(None);
     assert_eq!(process.attach(), Found::NoDriver);
     process.tell(&ToCollector::Evidence {
@@ -273,6 +285,9 @@ fn with_confidential_computing_off_a_gpu_says_so() {
 
 #[test]
 fn an_agent_that_breaks_the_protocol_is_left() {
+    if !jailable() {
+        return;
+    }
     let ended = |messages: &[&[u8]]| {
         let mut process = Process::start(None);
         for message in messages {
@@ -312,9 +327,13 @@ fn an_agent_that_breaks_the_protocol_is_left() {
 /// What the collector gave up is gone in every thread, also in those of the library.
 #[test]
 fn the_process_is_jailed() {
+    if !jailable() {
+        return;
+    }
     let mut process = Process::start(None);
     process.attach();
-    let status = fs::read_to_string(format!("/proc/{}/status", process.child.id())).unwrap();
+    let own = PathBuf::from(format!("/proc/{}", process.child.id()));
+    let status = fs::read_to_string(own.join("status")).unwrap();
     let value = |name: &str| {
         let line = status.lines().find(|line| line.starts_with(name)).unwrap();
         line.split_whitespace().nth(1).unwrap().to_owned()
@@ -324,4 +343,26 @@ fn the_process_is_jailed() {
         (value("Seccomp:"), value("Seccomp_filters:")),
         ("2".into(), "3".into())
     );
+    if value("Uid:") == "0" {
+        let names = fs::read_dir(own.join("root")).unwrap();
+        let names = names.map(|name| name.unwrap().file_name().into_string().unwrap());
+        let names: BTreeSet<String> = names.collect();
+        // And the folder of device files, where tests have it.
+        let devices = process.folder.path().components().nth(1).unwrap();
+        let devices = devices.as_os_str().to_str().unwrap();
+        assert_eq!(names, ["proc", "sys", devices].map(str::to_owned).into());
+    }
+}
+
+/// Whether there can be a jail: as root not in a chroot, whose root is a plain folder and keeps no mounts to itself.
+fn jailable() -> bool {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let root = mounts
+        .lines()
+        .any(|mount| mount.split(' ').nth(4) == Some("/"));
+    if nix::unistd::geteuid().is_root() && !root {
+        absent::absent("the collector's jail needs a root that is no chroot");
+        return false;
+    }
+    true
 }
