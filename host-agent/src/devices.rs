@@ -17,6 +17,7 @@ use crate::doctor::facts::{Gpu, Gpus, Look};
 use crate::doctor::real::Real;
 use crate::error::UpError;
 use crate::gpu::{self, RealHands};
+use crate::tee;
 use crate::up::UpOptions;
 
 /// The kernel moves packets where this can be opened.
@@ -31,22 +32,27 @@ pub(crate) struct Given {
     gpu: Option<spec::Gpu>,
 }
 
-/// A VM that ended a moment ago may still hold its GPU: the kernel gives its memory back page by page.
+/// A VM that ended a moment ago may still hold its GPU: the kernel gives its memory back page by page, and private memory more
+/// slowly ([`tee::reclaim`]).
 const RELEASE: Duration = Duration::from_secs(30);
 /// Between two looks.
 const AGAIN: Duration = Duration::from_millis(200);
 
 impl Given {
-    /// What `options` want of this machine.
+    /// What `options` want of this machine; `say` is told what is waited for.
     ///
     /// # Errors
     /// A device that is not there or not ready, with what to do.
-    pub(crate) async fn find(options: &UpOptions) -> Result<Self, UpError> {
+    pub(crate) async fn find(options: &UpOptions, say: impl Fn(&str)) -> Result<Self, UpError> {
         let has = |path: &str| Path::new(path).exists();
         let opens = |path: &str| OpenOptions::new().read(true).write(true).open(path).is_ok();
         let gpu = match options.gpu {
             None => None,
-            Some(address) => Some(gpu::given(&released(address).await?, address)?),
+            Some(address) => {
+                // Who had it before had as much memory: one appliance has one GPU.
+                let limit = RELEASE + tee::reclaim(options.tee, options.memory_mib);
+                Some(gpu::given(&released(address, limit, say).await?, address)?)
+            }
         };
         Ok(Self {
             network: network(&options.network, has, opens)?,
@@ -88,16 +94,28 @@ impl Given {
 }
 
 /// What is known of the GPUs once nobody has the one at `address`, or when that has lasted too long.
-async fn released(address: PciAddress) -> Result<Gpus, UpError> {
+async fn released(
+    address: PciAddress,
+    limit: Duration,
+    say: impl Fn(&str),
+) -> Result<Gpus, UpError> {
     let began = Instant::now();
+    let mut said = false;
     loop {
         // Nothing is asked of the GPU itself; a panic would be a bug of the reader.
         let gpus = move || Gpus::read(&Real, Look::At(address), false);
         let gpus = tokio::task::spawn_blocking(gpus);
         let gpus = gpus.await.map_err(|_| UpError::Lost)?;
         let used = |gpu: &Gpu| gpu.address == address && gpu.in_use;
-        if !gpus.all.iter().any(used) || began.elapsed() > RELEASE {
+        if !gpus.all.iter().any(used) || began.elapsed() > limit {
             return Ok(gpus);
+        }
+        if !said {
+            say(&format!(
+                "the GPU {address} is another VM's, or the kernel has not taken it back yet: waiting for up to {} s",
+                limit.as_secs()
+            ));
+            said = true;
         }
         sleep(AGAIN).await;
     }

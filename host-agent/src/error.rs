@@ -64,7 +64,7 @@ pub enum UpError {
         source: QmpError,
     },
     /// The VM ended although nobody asked it to.
-    #[error("{failure}{}{}", console_words(console), qemu_words(diagnostics))]
+    #[error("{failure}{}{}{}", console_words(console), qemu_words(diagnostics), stuck_words(stuck.as_ref()))]
     Failed {
         /// Why.
         failure: Failure,
@@ -72,6 +72,8 @@ pub enum UpError {
         console: Vec<String>,
         /// What QEMU wrote.
         diagnostics: String,
+        /// That QEMU is still there.
+        stuck: Option<StopError>,
     },
     /// `down` came before it served.
     #[error("the VM was stopped before it served")]
@@ -108,5 +110,30 @@ fn qemu_words(diagnostics: &str) -> String {
             "\nQEMU said:\n  {}",
             diagnostics.trim_end().replace('\n', "\n  ")
         )
+    }
+}
+
+fn stuck_words(stuck: Option<&StopError>) -> String {
+    stuck.map_or_else(String::new, |error| format!("\n{error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_qemu_that_hangs_does_not_hide_why_the_vm_ended() {
+        let error = UpError::Failed {
+            failure: Failure::Gone("serving"),
+            console: vec!["the last line".to_owned()],
+            diagnostics: String::new(),
+            stuck: Some(StopError { pid: 12 }),
+        };
+        let text = error.to_string();
+        let stuck = "\nQEMU (process 12) did not end after SIGKILL; it hangs inside the kernel";
+        assert!(
+            text.starts_with("the VM ended by itself while serving") && text.ends_with(stuck),
+            "{text}"
+        );
     }
 }

@@ -14,9 +14,15 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Read at once, in bytes.
 const PIECE: usize = 64 * 1024;
 
-/// Sends what is in the file and, when `follow`, what comes, until the receiver is gone. A new run begins the file anew,
-/// and with it what is sent.
-pub async fn send(mut file: File, path: PathBuf, follow: bool, to: mpsc::Sender<Bytes>) {
+/// Sends what is in the file and, when `follow`, what comes, until the receiver is gone. A new run begins a file of its own,
+/// and with it what is sent; `path` says where that is now: an update moves the VM to another folder.
+pub async fn send(
+    mut file: File,
+    path: impl Fn() -> PathBuf,
+    follow: bool,
+    to: mpsc::Sender<Bytes>,
+) {
+    let mut newer = None;
     loop {
         match read(&mut file) {
             Ok(piece) if !piece.is_empty() => {
@@ -28,13 +34,16 @@ pub async fn send(mut file: File, path: PathBuf, follow: bool, to: mpsc::Sender<
             Ok(_) if follow => {}
             _ => return,
         }
+        // Found before the last look at the old one, which has been read to its end by now.
+        if let Some(newer) = newer.take() {
+            file = newer;
+            continue;
+        }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
             () = to.closed() => return,
         }
-        if let Ok(Some(newer)) = replaced(&mut file, &path) {
-            file = newer;
-        }
+        newer = replaced(&mut file, &path()).ok().flatten();
     }
 }
 
@@ -59,27 +68,41 @@ fn replaced(file: &mut File, path: &Path) -> io::Result<Option<File>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::sync::{Arc, Mutex};
+
     use super::*;
 
     #[tokio::test]
-    async fn a_file_is_followed_through_truncation_and_replacement() {
+    async fn a_file_is_followed_through_truncation_replacement_and_to_another_place() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         std::fs::write(&path, "one\n").unwrap();
         let (sender, mut lines) = mpsc::channel(1);
-        let following = tokio::spawn(send(File::open(&path).unwrap(), path.clone(), true, sender));
+        let (moved, place) = (path.with_file_name("moved"), Mutex::new(path.clone()));
+        let place = Arc::new(place);
+        let now = Arc::clone(&place);
+        let now = move || now.lock().unwrap().clone();
+        let following = tokio::spawn(send(File::open(&path).unwrap(), now, true, sender));
         assert_eq!(lines.recv().await.unwrap(), "one\n");
         std::fs::write(&path, "2\n").unwrap();
         assert_eq!(lines.recv().await.unwrap(), "2\n");
         std::fs::write(folder.path().join("other"), "three\n").unwrap();
         std::fs::rename(folder.path().join("other"), &path).unwrap();
         assert_eq!(lines.recv().await.unwrap(), "three\n");
+        // Elsewhere, and what was written last where it was is not lost.
+        std::fs::write(&moved, "five\n").unwrap();
+        let mut old = File::options().append(true).open(&path).unwrap();
+        old.write_all(b"four\n").unwrap();
+        *place.lock().unwrap() = moved.clone();
+        assert_eq!(lines.recv().await.unwrap(), "four\n");
+        assert_eq!(lines.recv().await.unwrap(), "five\n");
         drop(lines);
         following.await.unwrap();
 
         let (sender, mut lines) = mpsc::channel(1);
-        send(File::open(&path).unwrap(), path, false, sender).await;
-        assert_eq!(lines.recv().await.unwrap(), "three\n");
+        send(File::open(&moved).unwrap(), || moved.clone(), false, sender).await;
+        assert_eq!(lines.recv().await.unwrap(), "five\n");
         assert_eq!(lines.recv().await, None);
     }
 }

@@ -138,7 +138,7 @@ pub enum Event {
     Restart,
     /// The daemon ends in good order.
     Halt,
-    /// A daemon that has just started found the process of the last run alive.
+    /// A daemon that has just started found the process of the last run alive, or one that had lost sight of it.
     Adopted,
     /// The process came this far: QEMU's start, the guest's messages, its evidence.
     Reached(Stage),
@@ -200,7 +200,7 @@ pub struct Deadlines {
     /// The same of a VM that an update has replaced. Nobody waits for its end, so it has all the time that its guest gives
     /// running requests, and a minute to end.
     pub retiring: Duration,
-    /// From SIGKILL to the end.
+    /// From SIGKILL to the end; the daemon adds what the kernel may take for a confidential guest's memory.
     pub dying: Duration,
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use cocoon_qemu::process::StopError;
 use cocoon_qemu::qmp::{BlockStats, QmpError};
 use cocoon_qemu::{Qmp, Vm};
 use tokio::net::UnixStream;
@@ -23,7 +24,7 @@ use crate::simulator::{Connection, Launch, Simulator};
 use crate::state::VmFolder;
 use crate::timings::Timings;
 
-/// How long each step of ending QEMU may take.
+/// How long each step of ending QEMU may take; with a confidential guest the last one takes longer.
 pub(crate) const STOP: Duration = Duration::from_secs(5);
 /// How long the last bytes of a guest that has finished may take to its clients.
 const LINGER: Duration = Duration::from_secs(2);
@@ -45,6 +46,8 @@ pub struct RunningVm {
     pub guest: SocketAddr,
     /// QEMU's control.
     pub qmp: Qmp,
+    /// What it is doing, also on its way down.
+    pub(crate) status: watch::Receiver<Status>,
     timings: Arc<Mutex<Timings>>,
     drain: mpsc::Sender<()>,
     owner: Task<Result<(), UpError>>,
@@ -112,6 +115,8 @@ pub(crate) struct Parts {
     pub(crate) guest: SocketAddr,
     pub(crate) limits: Limits,
     pub(crate) folder: Arc<VmFolder>,
+    /// How long the kernel may take its memory back.
+    pub(crate) reclaim: Duration,
 }
 
 pub(crate) async fn start(
@@ -125,10 +130,13 @@ pub(crate) async fn start(
     let (qmp, folder, guest) = (parts.qmp.clone(), Arc::clone(&parts.folder), parts.guest);
     let local = folder.listen("ctl")?;
     let (status, watched) = watch::channel(status);
+    let status = Arc::new(status);
     let (drain, drained) = mpsc::channel(1);
     let (gate, mut open) = watch::channel(false);
     let (root, measured) = watch::channel(None);
-    let local = Task(tokio::spawn(local::serve(local, watched, drain.clone())));
+    let serving = local::serve(local, watched.clone(), drain.clone());
+    let local = Task(tokio::spawn(serving));
+    let dying = dying(Arc::clone(&status), Arc::clone(&progress));
     let news = reporter(
         Arc::clone(&folder),
         status,
@@ -136,7 +144,8 @@ pub(crate) async fn start(
         progress,
         Arc::clone(&timings),
     );
-    let mut owner = Task(tokio::spawn(own(parts, gate, root, drained, news, local)));
+    let owner = own(parts, gate, root, drained, news, dying, local);
+    let mut owner = Task(tokio::spawn(owner));
     let served = tokio::select! {
         biased;
         served = relay::turns(&mut open, true) => served,
@@ -164,6 +173,7 @@ pub(crate) async fn start(
         qemu_pid,
         guest,
         qmp,
+        status: watched,
         timings,
         drain,
         owner,
@@ -177,6 +187,7 @@ async fn own(
     root: watch::Sender<Option<String>>,
     drain: mpsc::Receiver<()>,
     news: Box<dyn FnMut(&News) + Send>,
+    dying: impl FnOnce(Duration) + Send,
     local: Task<()>,
 ) -> Result<(), UpError> {
     let Parts {
@@ -190,6 +201,7 @@ async fn own(
         guest,
         limits,
         folder,
+        reclaim,
     } = parts;
     let mut relay = Task(tokio::spawn(relay::relay(
         door,
@@ -228,26 +240,57 @@ async fn own(
         let _ = timeout(STOP, vm.wait()).await;
     }
     let diagnostics = vm.diagnostics();
-    vm.stop(Some(&qmp), STOP).await?;
+    let stuck = end(&vm, &qmp, reclaim, dying).await.err();
     let lines = console.last_lines().await;
     // In this order: no process is left when `down` and the owner hear of the end.
     drop(process);
     drop(folder);
     drop(local);
-    match ending {
-        Ending::Stopped => Ok(()),
-        Ending::Failed(failure) => Err(UpError::Failed {
+    match (ending, stuck) {
+        (Ending::Stopped, None) => Ok(()),
+        (Ending::Stopped, Some(stuck)) => Err(stuck.into()),
+        (Ending::Failed(failure), stuck) => Err(UpError::Failed {
             failure,
             console: lines,
             diagnostics,
+            stuck,
         }),
+    }
+}
+
+/// Ends QEMU; `dying` is told how long it may take where SIGKILL is not the end of it.
+async fn end(
+    vm: &Vm,
+    qmp: &Qmp,
+    reclaim: Duration,
+    dying: impl FnOnce(Duration),
+) -> Result<(), StopError> {
+    match vm.stop(Some(qmp), STOP).await {
+        Err(stuck) if !reclaim.is_zero() => {
+            dying(reclaim);
+            let gone = timeout(reclaim, vm.wait()).await;
+            gone.map_or(Err(stuck), |_| Ok(()))
+        }
+        stopped => stopped.map(drop),
+    }
+}
+
+/// What is said while the kernel takes a confidential guest's memory back.
+fn dying(status: Arc<watch::Sender<Status>>, progress: Listener) -> impl FnOnce(Duration) + Send {
+    move |limit| {
+        let what = "the kernel takes its private memory back";
+        status.send_modify(|status| status.doing = format!("ending: {what}"));
+        let limit = limit.as_secs();
+        progress(Progress::Note(format!(
+            "the VM has ended; {what}, for {limit} s at most"
+        )));
     }
 }
 
 /// What is done with news: status, timings, and people.
 fn reporter(
     folder: Arc<VmFolder>,
-    status: watch::Sender<Status>,
+    status: Arc<watch::Sender<Status>>,
     endpoint: SocketAddr,
     progress: Listener,
     timings: Arc<Mutex<Timings>>,

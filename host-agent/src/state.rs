@@ -250,12 +250,18 @@ impl VmFolder {
         Ok(path)
     }
 
-    /// Opens an empty file to write on.
+    /// Opens an empty file to write on, in the place of the last run's: who follows that one sees that there is another.
     ///
     /// # Errors
     /// [`StateError::NoSpace`] or [`StateError::File`].
     pub fn create(&self, name: &str) -> Result<File, StateError> {
         let path = self.file(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(fail("replace", &path)(error));
+            }
+            _ => {}
+        }
         private()
             .truncate(true)
             .open(&path)
@@ -319,6 +325,12 @@ mod tests {
         let text = "a VM named \"first\" is running already: choose another --name, or stop that one with \
                     `cocoon-host down`";
         assert_eq!(error, text);
+        // A file of the last run is another one, also for who has it open.
+        let mut last = vm.create("log").unwrap();
+        last.write_all(b"a whole run").unwrap();
+        let next = vm.create("log").unwrap();
+        assert_eq!(last.metadata().unwrap().len(), 11);
+        assert_eq!(next.metadata().unwrap().len(), 0);
         let pid = vm.file("host.pid");
         drop(vm);
         assert!(!pid.exists());

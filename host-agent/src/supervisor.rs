@@ -34,6 +34,7 @@ mod launch;
 mod link;
 mod owner;
 mod passing;
+mod process;
 mod telling;
 
 pub use launch::Launch;

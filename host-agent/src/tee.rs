@@ -4,9 +4,11 @@
 //! remedies. No TEE host has run this.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cocoon_protocol::binding::Tee;
 use cocoon_protocol::config;
+use cocoon_qemu::process;
 use cocoon_qemu::spec::{Confidential, QuoteSocket, Snp, Tdx};
 
 use crate::collateral::Store;
@@ -66,6 +68,13 @@ fn others(more: usize, mode: Mode) -> String {
         0 => String::new(),
         more => format!(" (and {more} more: `cocoon-host doctor --for {name}` lists them)"),
     }
+}
+
+/// How long the kernel may take to give back the memory of a VM in this TEE, if it is in one, after QEMU was killed. SEV-SNP has
+/// as long as TDX, of which alone it is known.
+#[must_use]
+pub fn reclaim(tee: Option<Tee>, memory_mib: u32) -> Duration {
+    tee.map_or(Duration::ZERO, |_| process::reclaim(memory_mib))
 }
 
 /// What QEMU is to start on this machine: a plain VM, or one in the TEE that the options name.

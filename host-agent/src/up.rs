@@ -148,7 +148,8 @@ impl Host {
         options.config.validate()?;
         let mut image = Image::open(&options.image, options.manifest.as_deref())?;
         let confidential = tee::of_this_machine(&options).await?;
-        let given = Given::find(&options).await?;
+        let waits = |text: &str| progress(Progress::Note(text.to_owned()));
+        let given = Given::find(&options, waits).await?;
         if options.tee == Some(Tee::SevSnp) {
             image.use_snp_firmware()?;
         }
@@ -266,6 +267,7 @@ impl Host {
             guest,
             limits: options.limits,
             folder: Arc::clone(&folder),
+            reclaim: tee::reclaim(options.tee, options.memory_mib),
         };
         start(parts, status, endpoint, progress, timings, qemu_pid).await
     }

@@ -19,7 +19,8 @@
 //! | [`Done`](Phase::Done), [`Failed`](Phase::Failed) | is the appliance; is gone | is gone; is the appliance | |
 //!
 //! Until the end of `Proving` the old deployment is the appliance's, whatever happens: a daemon that comes back, and a
-//! machine that boots, find the old one. From then on it is the new one. There is no state between.
+//! machine that boots, find the old one. From then on it is the new one. There is no state between. Only an update that was in
+//! `Emptying`, where nothing speaks against the new VM yet and the old one was to end, goes on with the new one.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -78,6 +79,10 @@ pub struct Update {
     pub until: Option<Millis>,
     /// What is to run.
     pub to: Deployment,
+    /// Whether the old VM ran, or was to: else nothing is started again when this fails. Absent in what an earlier daemon
+    /// kept, which started it always.
+    #[serde(default = "always")]
+    pub ran: bool,
     /// The client's policy file by which the new VM's evidence is judged; `None` for the default policy.
     #[serde(default)]
     pub policy: Option<PathBuf>,
@@ -167,7 +172,7 @@ pub enum Effect {
     KillNew,
     /// Let the old VM take connections again, with the listener that it has, or that its next run gets from the system.
     ReleaseOld,
-    /// Start the old VM again, unless it runs.
+    /// Start the old VM again, unless it runs. Only if it did before.
     StartOld,
 }
 
@@ -192,6 +197,10 @@ impl Default for Limits {
     }
 }
 
+fn always() -> bool {
+    true
+}
+
 impl Update {
     /// Whether it is over.
     #[must_use]
@@ -203,6 +212,15 @@ impl Update {
     #[must_use]
     pub fn is_committed(&self) -> bool {
         matches!(self.phase, Phase::Retiring | Phase::Done)
+    }
+
+    /// Whether the step that led here with these effects is not taken where it cannot be kept: a daemon that comes back
+    /// would not know of it. A way back is gone all the same, because nothing better can be done.
+    #[must_use]
+    pub fn must_be_kept(&self, effects: &[Effect]) -> bool {
+        let goes_on = !self.is_over() && !matches!(self.phase, Phase::Reverting { .. });
+        // In place, the commit is the end.
+        goes_on || effects.contains(&Effect::Commit)
     }
 
     /// Whether a new VM is wanted, before the new deployment is the appliance's.

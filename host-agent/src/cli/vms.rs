@@ -107,7 +107,8 @@ pub(super) async fn down(name: &str, json: bool) -> anyhow::Result<()> {
     let stopped = match keeper {
         Keeper::Daemon(client) => {
             let path = format!("/v1/appliances/{name}/stop?wait=true");
-            let patience = Deadlines::default().down() + MARGIN;
+            let view: View = client.get(&format!("/v1/appliances/{name}")).await?;
+            let patience = Deadlines::default().down() + view.reclaim() + MARGIN;
             match timeout(patience, client.post::<View>(&path)).await {
                 Ok(stopped) => stopped.map(drop).map_err(anyhow::Error::from),
                 Err(late) => Err(late.into()),
@@ -260,7 +261,7 @@ async fn followed(folder: &Path, name: &str, json: bool) -> anyhow::Result<()> {
     let path = folder.join(log::FILE);
     let file = std::fs::File::open(&path).with_context(|| unread(&path, name))?;
     let (to, mut pieces) = mpsc::channel(1);
-    let following = tokio::spawn(follow::send(file, path, true, to));
+    let following = tokio::spawn(follow::send(file, move || path.clone(), true, to));
     let mut rest = Vec::new();
     while let Some(piece) = pieces.recv().await {
         rest.extend_from_slice(&piece);

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +73,17 @@ pub struct View {
     pub report: Option<Report>,
     /// The update under way, or the last one.
     pub update: Option<UpdateView>,
+}
+
+impl View {
+    /// How long the kernel may take to give its memory back when its VM is killed.
+    #[must_use]
+    pub fn reclaim(&self) -> Duration {
+        match self.tee.starts_with("simulated-") {
+            true => Duration::ZERO,
+            false => cocoon_qemu::process::reclaim(self.memory_mib),
+        }
+    }
 }
 
 /// An update, and the VM beside the appliance's while there is one.

@@ -14,6 +14,7 @@ use super::unit::{Happened, Role, Unit};
 use crate::attest::Judge;
 use crate::config::{Appliance, TeeMode};
 use crate::lifecycle::{Deadlines, Event, State};
+use crate::log;
 use crate::supervisor::Launch;
 use crate::text::chain;
 use crate::update::Deployment;
@@ -21,9 +22,10 @@ use crate::update::check::Updates;
 use crate::update::store::{self, Kept};
 use crate::watch::{Meter, Rates};
 
+mod judging;
 mod updating;
 
-use updating::Judgement;
+use judging::Judgement;
 
 /// Commands that wait. People do not give more.
 const COMMANDS: usize = 16;
@@ -72,6 +74,12 @@ pub(super) struct Handle {
 impl Handle {
     pub(super) fn view(&self) -> View {
         self.view.borrow().clone()
+    }
+
+    /// Where its log is, whenever that is asked: an update moves it.
+    pub(super) fn log(&self) -> impl Fn() -> PathBuf + Send + 'static {
+        let view = self.view.clone();
+        move || view.borrow().folder.join(log::FILE)
     }
 
     /// What its guest does in a second.
@@ -211,18 +219,21 @@ impl Keeper {
                     continue;
                 }
                 what = self.main.next() => {
-                    let counts = matches!(what, Happened::Heard(_));
+                    let (counts, back) = (matches!(what, Happened::Heard(_)), what.is_back());
                     self.main.happened(what).await;
                     if counts {
                         self.count();
                     }
+                    self.remind(back).await;
                 }
                 what = next(&mut self.other) => {
+                    let back = what.is_back();
                     if let Some(other) = &mut self.other {
                         other.happened(what).await;
                     }
+                    self.remind(back).await;
                 }
-                judged = updating::judged(&mut self.judgement) => self.judged(judged).await,
+                judged = judging::judged(&mut self.judgement) => self.judged(judged).await,
                 () = sleep(until.unwrap_or_default()), if until.is_some() => self.tick().await,
             }
             self.settle().await;

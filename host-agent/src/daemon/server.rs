@@ -34,7 +34,7 @@ use crate::update::check::{self, Updates};
 use crate::update::store;
 use crate::watch::{GpuUse, HostUse, ProcessUse, Watch, Watched};
 use crate::web::Body;
-use crate::{follow, log, watch};
+use crate::{follow, watch};
 
 mod route;
 
@@ -288,8 +288,8 @@ async fn act(world: &World, route: Route) -> Result<Response<Body>, Refusal> {
         Route::Update { .. } => Err(Refusal::new(Code::BadBody, UPDATE_BODY)),
         Route::Logs { name, follow } => {
             let handle = handle(&name)?;
-            let path = handle.view().folder.join(log::FILE);
-            let file = std::fs::File::open(&path).map_err(|_| {
+            let path = handle.log();
+            let file = std::fs::File::open(path()).map_err(|_| {
                 Refusal::new(
                     Code::NoLog,
                     format!("{name:?} has never run: it has no log"),

@@ -12,7 +12,9 @@ use super::keeper::Setting;
 use super::rooms::Room;
 use super::store;
 use crate::config::RestartPolicy;
-use crate::lifecycle::{Effect, Ending, Event, Holder, Lifecycle, Millis, Rules, State, next};
+use crate::lifecycle::{
+    Effect, Ending, Event, Holder, Lifecycle, Millis, Rules, State, Then, next,
+};
 use crate::relay::DoorState;
 use crate::state;
 use crate::supervisor::{Heard, Launch, Link, Order, Report, SOCKET};
@@ -59,6 +61,13 @@ pub(super) enum Happened {
     Tick,
 }
 
+impl Happened {
+    /// Whether a supervisor was found again, which may not have heard what it was told last.
+    pub(super) fn is_back(&self) -> bool {
+        matches!(self, Self::Heard(Heard::Back))
+    }
+}
+
 impl Unit {
     /// The VM in `slot`, as it was kept on disk.
     pub(super) fn load(setting: &Arc<Setting>, slot: Slot, role: Role, launch: Launch) -> Self {
@@ -98,6 +107,7 @@ impl Unit {
         self.role = role;
         self.rules.restart = self.setting.appliance.restart;
         self.rules.deadlines = self.setting.deadlines;
+        self.rules.deadlines.dying += self.launch.reclaim();
         if role == Role::Old {
             self.rules.deadlines.draining = self.setting.deadlines.retiring;
         }
@@ -147,6 +157,18 @@ impl Unit {
     pub(super) fn comes(&self) -> bool {
         let restart_at = matches!(self.life.state, State::Preparing { .. });
         self.life.has_process() || restart_at
+    }
+
+    /// Whether it is to go on running, also where it is about to be started again.
+    pub(super) fn is_wanted(&self) -> bool {
+        let stops = matches!(
+            self.life.state,
+            State::Draining {
+                then: Then::Stop { .. },
+                ..
+            }
+        );
+        self.comes() && !stops
     }
 
     /// Finds what an earlier daemon left running.
@@ -199,6 +221,10 @@ impl Unit {
                 if let Some(why) = halted {
                     self.take(Event::Halted(why)).await;
                 }
+            }
+            Happened::Heard(Heard::Back) => {
+                self.note("its supervisor was lost sight of, and found again");
+                self.take(Event::Adopted).await;
             }
             Happened::Heard(Heard::Ended(ending)) => {
                 self.link = None;

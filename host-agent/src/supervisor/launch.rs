@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Appliance, HostSettings, Network, TeeMode};
 use crate::qemu::QemuError;
 use crate::relay::{Door, Limits};
+use crate::tee;
 use crate::up::CPU_MODEL;
 use crate::{UpError, UpOptions};
 
@@ -138,6 +139,12 @@ impl Launch {
             (None, Network::Tap { .. } | Network::Passt { .. }) => Some("its network"),
             (None, Network::User) => None,
         }
+    }
+
+    /// How long the kernel may take to give the memory of its VM back once that was killed.
+    #[must_use]
+    pub fn reclaim(&self) -> Duration {
+        tee::reclaim(self.tee, self.memory_mib)
     }
 
     /// What was left in the VM's folder, if that can be read.

@@ -10,13 +10,12 @@ use std::time::Duration;
 
 use cocoon_protocol::frame::{self, Decoder};
 use cocoon_qemu::socket::{self, SocketError};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
+use super::process::Process;
 use super::{
     ENDING, Ended, LAUNCH, Launch, MAX_MESSAGE, OWN_PROGRAM, Order, PID, Report, SOCKET, VERSION,
     WORDS,
@@ -25,10 +24,10 @@ use crate::lifecycle::Ending;
 use crate::state::{self, StateError};
 use crate::text::{chain, plain};
 
-/// A process that has closed its socket is gone in no time.
+/// A process that has closed its socket is gone in no time; one that is not is killed.
 const REAP: Duration = Duration::from_secs(2);
-/// How often it is looked for one that is not our child, for which there is no event.
-const LOOK: Duration = Duration::from_millis(5);
+/// How long QEMU may take to end after its supervisor, besides what the kernel needs for its private memory.
+const MACHINE: Duration = Duration::from_secs(30);
 
 /// Why a supervisor does not start.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +54,8 @@ pub enum LinkError {
 pub enum Heard {
     /// How its VM is.
     Report(Box<Report>),
+    /// It had closed its socket, lives, and has been connected to again: it may not have heard what it was told last.
+    Back,
     /// It is gone, and its VM with it.
     Ended(Ending),
 }
@@ -68,8 +69,16 @@ pub struct Link {
     buffer: Vec<u8>,
     /// As long as this daemon started it.
     child: Option<Child>,
-    pid: Option<u32>,
+    process: Option<Process>,
+    /// QEMU's, once it has told its number.
+    machine: Option<Process>,
+    /// How long the kernel may take that one's memory back.
+    reclaim: Duration,
+    /// Whether it has said anything since it was connected to.
+    heard: bool,
     ended: Option<Ending>,
+    /// Since when there is nothing more to hear.
+    closed: Option<Instant>,
 }
 
 impl Link {
@@ -133,7 +142,8 @@ impl Link {
         // Standard input was kept by the command until now.
         drop(command);
         let mut link = Self::over(folder, launch.run, stream, Some(child));
-        if let Some(pid) = link.pid
+        link.reclaim = launch.reclaim();
+        if let Some(pid) = link.child.as_ref().and_then(Child::id)
             && let Err(error) = state::write(&link.folder.join(PID), pid.to_string().as_bytes())
         {
             // The next daemon could not end it. Whoever starts another one must not meet this one's socket.
@@ -159,8 +169,11 @@ impl Link {
             Ok(stream) => {
                 // Its socket is open, so the number is still its own, also before it has said a word.
                 let pid = fs::read_to_string(folder.join(PID)).ok();
+                let pid = pid.and_then(|text| text.trim().parse().ok());
+                let launch = Launch::read(&folder);
                 let mut link = Self::over(folder, run, stream, None);
-                link.pid = pid.and_then(|text| text.trim().parse().ok());
+                link.process = pid.and_then(Process::open);
+                link.reclaim = launch.map_or(Duration::ZERO, |launch| launch.reclaim());
                 Ok(link)
             }
             Err(_) => Err(kept(&folder, run).unwrap_or_else(|| Ending::Failed {
@@ -176,9 +189,13 @@ impl Link {
             stream,
             decoder: Decoder::new(MAX_MESSAGE),
             buffer: vec![0; 16 * 1024],
-            pid: child.as_ref().and_then(Child::id),
             child,
+            process: None,
+            machine: None,
+            reclaim: Duration::ZERO,
+            heard: false,
             ended: None,
+            closed: None,
         }
     }
 
@@ -187,7 +204,7 @@ impl Link {
         loop {
             match self.decoder.next::<Report>() {
                 Ok(Some(report)) if report.version == VERSION && report.run == self.run => {
-                    self.pid = Some(report.pid);
+                    self.know(&report);
                     if report.ended.is_some() {
                         self.ended = report.ended;
                         continue;
@@ -195,13 +212,14 @@ impl Link {
                     return Heard::Report(Box::new(report));
                 }
                 Ok(Some(report)) => {
-                    self.pid = Some(report.pid);
+                    self.know(&report);
                     self.misunderstood(&format!(
                         "its supervisor reports run {} in version {}, expected were run {} and version {VERSION}",
                         report.run, report.version, self.run
                     ));
                 }
                 Ok(None) => match self.stream.read(&mut self.buffer).await {
+                    Ok(0) | Err(_) if self.again().await => return Heard::Back,
                     Ok(0) | Err(_) => return Heard::Ended(self.ending().await),
                     Ok(count) => self.decoder.push(&self.buffer[..count]),
                 },
@@ -228,14 +246,27 @@ impl Link {
 
     /// Kills it, and QEMU and the simulator with it.
     pub fn kill(&mut self) {
-        if let Some(child) = &mut self.child {
+        match (&mut self.child, &self.process) {
             // The only failure is that it has ended.
-            let _ = child.start_kill();
-        } else if let Some(pid) = self.pid.and_then(|pid| i32::try_from(pid).ok())
-            && pid > 1
+            (Some(child), _) => drop(child.start_kill()),
+            (None, Some(process)) => process.kill(),
+            (None, None) => {}
+        }
+    }
+
+    /// The processes that it speaks of. Its socket is open, so the numbers are still their own.
+    fn know(&mut self, report: &Report) {
+        self.heard = true;
+        let known = |process: &Option<Process>, pid| {
+            process.as_ref().is_some_and(|process| process.pid() == pid)
+        };
+        if self.child.is_none() && !known(&self.process, report.pid) {
+            self.process = Process::open(report.pid);
+        }
+        if let Some(pid) = report.qemu_pid
+            && !known(&self.machine, pid)
         {
-            // Its socket is open, so the number is still its own.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            self.machine = Process::open(pid);
         }
     }
 
@@ -247,29 +278,57 @@ impl Link {
         });
     }
 
-    /// Waits for the end of a supervisor that is not our child: its socket closes a moment before it is gone, and with it
-    /// its lock and its listener.
-    async fn gone(&self) {
-        let Some(pid) = self.pid.and_then(|pid| i32::try_from(pid).ok()) else {
-            return;
+    /// Connects to it again: it lives where it closed the connection of who reads too slowly. Whoever says nothing at all
+    /// when it is connected to is on its way out.
+    async fn again(&mut self) -> bool {
+        if !self.heard || self.ended.is_some() || self.closed.is_some() {
+            return false;
+        }
+        let Ok(stream) = UnixStream::connect(self.folder.join(SOCKET)).await else {
+            return false;
         };
-        let dead = async {
-            while kill(Pid::from_raw(pid), None).is_ok() {
-                sleep(LOOK).await;
-            }
-        };
-        // A number that another process got meanwhile costs this much and no more.
-        let _ = timeout(REAP, dead).await;
+        self.stream = stream;
+        self.decoder = Decoder::new(MAX_MESSAGE);
+        self.heard = false;
+        true
     }
 
+    /// How it ended, once it and QEMU are gone, and with them its lock, its listener and the devices.
     async fn ending(&mut self) -> Ending {
-        let status = match &mut self.child {
-            Some(child) => timeout(REAP, child.wait()).await.ok().and_then(Result::ok),
-            None => {
-                self.gone().await;
-                None
+        let since = *self.closed.get_or_insert_with(Instant::now);
+        let mut status = self.gone(since + REAP).await;
+        if status.is_none() {
+            // It may stand still, and whoever starts another one must not meet this one's socket.
+            self.kill();
+            status = self.gone(since + 2 * REAP).await;
+        }
+        let mut stuck = None;
+        if let Some(machine) = &self.machine {
+            let limit = since + 2 * REAP + MACHINE + self.reclaim;
+            if timeout_at(limit, machine.ended()).await.is_err() {
+                stuck = Some(format!(
+                    "; QEMU (process {}) is not gone: it hangs inside the kernel",
+                    machine.pid()
+                ));
             }
-        };
+        }
+        let mut ending = self.told(status.flatten());
+        if let (Ending::Failed { reason }, Some(stuck)) = (&mut ending, stuck) {
+            reason.push_str(&stuck);
+        }
+        ending
+    }
+
+    /// Waits for its end until `limit`: its status, as far as that can be learnt; `None` while it lives.
+    async fn gone(&mut self, limit: Instant) -> Option<Option<ExitStatus>> {
+        match (&mut self.child, &self.process) {
+            (Some(child), _) => timeout_at(limit, child.wait()).await.ok().map(Result::ok),
+            (None, Some(process)) => timeout_at(limit, process.ended()).await.ok().map(|()| None),
+            (None, None) => Some(None),
+        }
+    }
+
+    fn told(&mut self, status: Option<ExitStatus>) -> Ending {
         if let Some(ended) = self.ended.take().or_else(|| kept(&self.folder, self.run)) {
             return ended;
         }

@@ -165,7 +165,8 @@ impl Own<'_> {
         ordered: &mut mpsc::Receiver<Order>,
         launch: &Launch,
     ) -> Result<bool, String> {
-        let mut events = vm.qmp.events();
+        let (mut events, mut status) = (vm.qmp.events(), vm.status.clone());
+        status.mark_unchanged();
         let mut heard = true;
         loop {
             tokio::select! {
@@ -174,6 +175,10 @@ impl Own<'_> {
                     if self.obey(order, launch).await {
                         return Ok(true);
                     }
+                }
+                Ok(()) = status.changed() => {
+                    let doing = status.borrow_and_update().doing.clone();
+                    self.report.send_modify(|report| report.doing = doing);
                 }
                 event = events.recv(), if heard => match event {
                     Ok(qmp::Event::Stop | qmp::Event::GuestPanicked { .. }) => {

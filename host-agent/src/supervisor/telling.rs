@@ -9,7 +9,7 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{MAX_MESSAGE, Order, Report, passing};
 use crate::relay::Door;
@@ -20,6 +20,8 @@ const LISTENERS: usize = 8;
 const RETRY: Duration = Duration::from_millis(100);
 /// How long a daemon may take to read a report.
 const READ: Duration = Duration::from_secs(10);
+/// Between two reports of mere counters: a guest may tell them as often as it likes, and daemons have other VMs.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// Serves daemons until the last report is out.
 pub(super) async fn serve(
@@ -62,11 +64,12 @@ async fn tell(
     let (mut reader, mut writer) = stream.into_split();
     let (mut decoder, mut buffer) = (Decoder::new(MAX_MESSAGE), vec![0; 1024]);
     reports.mark_changed();
+    let mut told: Option<(Report, Instant)> = None;
     loop {
         tokio::select! {
-            changed = reports.changed() => {
+            changed = due(&mut reports, told.as_ref()) => {
                 let report = reports.borrow_and_update().clone();
-                if changed.is_err() && report.ended.is_none() {
+                if !changed && report.ended.is_none() {
                     return;
                 }
                 let last = report.ended.is_some();
@@ -75,6 +78,7 @@ async fn tell(
                     Ok(Ok(())) if !last => {}
                     _ => return,
                 }
+                told = Some((report, Instant::now()));
             }
             read = reader.read(&mut buffer) => match read {
                 Ok(0) | Err(_) => return,
@@ -99,6 +103,34 @@ async fn tell(
     }
 }
 
+/// Waits for something to tell after what was `told`: at once where the VM has come to another point of its life, a moment
+/// later where only its counters have changed. False when nobody reports any more.
+async fn due(reports: &mut watch::Receiver<Report>, told: Option<&(Report, Instant)>) -> bool {
+    let Some((told, at)) = told else {
+        return reports.changed().await.is_ok();
+    };
+    let mut at_once = reports.clone();
+    tokio::select! {
+        // An error is left to the other one, which has seen less.
+        Ok(_) = at_once.wait_for(|report| is_news(told, report)) => true,
+        changed = async {
+            sleep_until(*at + PAUSE).await;
+            reports.changed().await
+        } => changed.is_ok(),
+    }
+}
+
+/// Whether more than counters differ.
+fn is_news(told: &Report, report: &Report) -> bool {
+    let counters = |report: &Report| Report {
+        metrics: None,
+        gpus: vec![],
+        engine_restarts: 0,
+        ..report.clone()
+    };
+    counters(told) != counters(report)
+}
+
 /// Sends the newest report again, with the public listener. False when there is none, or nobody takes it.
 async fn lend(writer: &mut OwnedWriteHalf, reports: &watch::Receiver<Report>, door: &Door) -> bool {
     let report = reports.borrow().clone();
@@ -110,4 +142,50 @@ async fn lend(writer: &mut OwnedWriteHalf, reports: &watch::Receiver<Report>, do
         writer.write_all(&bytes[sent..]).await
     };
     matches!(timeout(READ, sent).await, Ok(Ok(())))
+}
+
+#[cfg(test)]
+mod tests {
+    use cocoon_protocol::control::Metrics;
+
+    use super::*;
+    use crate::lifecycle::{Ending, Stage};
+
+    /// A guest that tells its counters without a pause, and what a daemon hears of it.
+    #[tokio::test]
+    async fn counters_are_told_now_and_then_and_all_else_at_once() {
+        let (report, reports) = watch::channel(Report::first(1));
+        let (orders, _ordered) = mpsc::channel(1);
+        let (ours, mut daemon) = UnixStream::pair().unwrap();
+        let telling = tokio::spawn(tell(ours, reports, orders, Door::shut()));
+        let counting = tokio::spawn(async move {
+            for prompts in 0..500 {
+                report.send_modify(|report| {
+                    let metrics = report.metrics.get_or_insert_with(Metrics::default);
+                    metrics.prompt_tokens = prompts;
+                    if prompts == 250 {
+                        report.stage = Stage::Serving;
+                    }
+                });
+                // Whoever wants to tell has time to.
+                for _ in 0..10 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            report.send_modify(|report| report.ended = Some(Ending::Stopped));
+        });
+        let mut bytes = vec![];
+        daemon.read_to_end(&mut bytes).await.unwrap();
+        counting.await.unwrap();
+        telling.await.unwrap();
+        let mut decoder = Decoder::new(MAX_MESSAGE);
+        decoder.push(&bytes);
+        let mut heard = vec![];
+        while let Some(report) = decoder.next::<Report>().unwrap() {
+            heard.push(report);
+        }
+        assert!(heard.len() < 100, "{} reports", heard.len());
+        assert!(heard.iter().any(|report| report.stage == Stage::Serving));
+        assert_eq!(heard.last().unwrap().ended, Some(Ending::Stopped));
+    }
 }

@@ -5,13 +5,14 @@ use std::time::Duration;
 use super::{Deployment, Effect, Event, Limits, Phase, Update, Way};
 use crate::lifecycle::Millis;
 
-/// An update that begins, and what to do first.
+/// An update that begins, and what to do first; `ran` is whether the old VM runs, or is to.
 #[must_use]
 pub fn begin(
     number: u64,
     rollback: bool,
     way: Way,
     to: Deployment,
+    ran: bool,
     now: Millis,
     limits: &Limits,
 ) -> (Update, Vec<Effect>) {
@@ -23,6 +24,7 @@ pub fn begin(
         since: now,
         until: None,
         to,
+        ran,
         policy: None,
     };
     let mut step = Step::new(&update, now, limits);
@@ -157,6 +159,12 @@ impl<'a> Step<'a> {
         self.release_old(restore);
         if restore {
             // Beside, too: it may have died meanwhile and been given up.
+            self.start_old();
+        }
+    }
+
+    fn start_old(&mut self) {
+        if self.update.ran {
             self.effects.push(Effect::StartOld);
         }
     }
@@ -167,7 +175,7 @@ impl<'a> Step<'a> {
                 let reason = why.to_owned();
                 self.enter(Phase::Failed { reason }, None);
                 // What comes after its end is for whoever cancels to say.
-                self.effects.push(Effect::StartOld);
+                self.start_old();
             }
             Phase::Starting | Phase::Examining | Phase::Switching | Phase::Proving => {
                 self.revert(why, false);
@@ -185,7 +193,7 @@ impl<'a> Step<'a> {
             Phase::Emptying => {
                 let reason = why.to_owned();
                 self.enter(Phase::Failed { reason }, None);
-                self.effects.push(Effect::StartOld);
+                self.start_old();
             }
             Phase::Starting | Phase::Examining | Phase::Switching | Phase::Proving => {
                 self.revert(why, true);

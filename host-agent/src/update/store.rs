@@ -261,6 +261,7 @@ mod tests {
             since: 1,
             until: None,
             to: deployment("/newer"),
+            ran: true,
             policy: None,
         });
         kept.commit();

@@ -47,6 +47,7 @@ async fn the_shapes_of_answers_are_those_of_the_document() {
     assert!(since.as_u64().unwrap() > 1_600_000_000_000, "{since}");
     let pid = view["report"]["pid"].take();
     assert!(pid.as_u64().unwrap() > 1);
+    assert_eq!(view["report"]["qemu_pid"].take(), pid);
     let expected = json!({
         "name": "first",
         "image": world.root(),
@@ -67,7 +68,7 @@ async fn the_shapes_of_answers_are_those_of_the_document() {
             "state": { "name": "serving" }, "since": null, "run": 1, "failures": 0, "last_failure": null
         },
         "report": {
-            "version": 3, "run": 1, "pid": null, "qemu_pid": 7, "stage": "serving", "doing": "playing",
+            "version": 3, "run": 1, "pid": null, "qemu_pid": null, "stage": "serving", "doing": "playing",
             "endpoint": "127.0.0.1:8443", "guest": null, "door": "open", "not_taken": null, "manifest_id": "00".repeat(32), "trust_root": null, "steps": [],
             "metrics": null, "gpus": [], "engine_restarts": 0, "halted": null, "ended": null
         }

@@ -25,12 +25,13 @@ async fn printed(world: &World, arguments: &[&str]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_talks_to_the_daemon() {
     let world = World::new(&[("first", "serves")], "", Deadlines::default()).await;
-    world.serving("first").await;
+    let view = world.serving("first").await;
+    let qemu = view.report.unwrap().qemu_pid.unwrap().to_string();
 
     let table = printed(&world, &["ps"]).await;
     let row = table.lines().nth(1).unwrap();
     let words: Vec<&str> = row.split_whitespace().collect();
-    assert_eq!(words, ["first", "serving", "127.0.0.1:8443", "tdx", "7"]);
+    assert_eq!(words, ["first", "serving", "127.0.0.1:8443", "tdx", &qemu]);
     let list: Value = serde_json::from_str(&printed(&world, &["ps", "--json"]).await).unwrap();
     assert_eq!(
         (&list[0]["name"], &list[0]["status"]),

@@ -14,6 +14,7 @@ mod hosted;
 #[path = "../common/image.rs"]
 mod image;
 mod lives;
+mod lost;
 mod processes;
 mod stand_in;
 mod watching;

@@ -65,6 +65,13 @@ pub fn play() {
     }
     let waits = Launch::read(&folder).is_some_and(|launch| launch.waits);
     let mut play = Play {
+        machine: (part == "outlived").then(|| {
+            let mut machine = std::process::Command::new("sleep");
+            // Not the socket.
+            machine.arg("600").stdin(std::process::Stdio::null());
+            machine.spawn().unwrap().id()
+        }),
+        shuts: part == "shuts",
         run: run.parse().unwrap(),
         // Where somebody asks it for evidence: the tests' judges do not.
         guest: waits.then(|| "127.0.0.1:9".parse().unwrap()),
@@ -83,6 +90,10 @@ pub fn play() {
 
 /// What it knows of itself, whatever daemon asks.
 struct Play {
+    /// A machine that lives on without its supervisor.
+    machine: Option<u32>,
+    /// It closes its first connection, as that of a daemon which reads too slowly.
+    shuts: bool,
     run: u64,
     guest: Option<SocketAddr>,
     door: DoorState,
@@ -110,11 +121,19 @@ impl Play {
                 }
             }
         }
+        if std::mem::take(&mut self.shuts) {
+            return false;
+        }
         let (mut decoder, mut buffer) = (Decoder::new(LIMIT), [0; 1024]);
         loop {
             match decoder.next::<Order>().unwrap() {
                 Some(Order::Drain) if part != "deaf" => {
                     self.tell(daemon, Stage::Draining, None, Some(Ending::Stopped));
+                    if part == "stays" {
+                        daemon.shutdown(std::net::Shutdown::Both).unwrap();
+                        // Its listening socket stays, too, until it is killed.
+                        std::thread::park();
+                    }
                     return true;
                 }
                 Some(Order::TakeOver(_)) => {
@@ -142,7 +161,8 @@ impl Play {
             version: VERSION,
             run: self.run,
             pid: std::process::id(),
-            qemu_pid: Some(7),
+            // Its own: it dies with it, as a machine would.
+            qemu_pid: Some(self.machine.unwrap_or_else(std::process::id)),
             stage,
             doing: "playing".to_owned(),
             endpoint: Some("127.0.0.1:8443".parse().unwrap()),

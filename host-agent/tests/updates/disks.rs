@@ -146,3 +146,26 @@ async fn an_update_on_a_full_disk_changes_nothing() {
     let view = world.update(&newer, false, true).await.unwrap();
     assert_eq!(view.deployment.release, Some(6));
 }
+
+/// In place, the commit is the end of the update: what the disk has not taken has not happened.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_in_place_whose_commit_cannot_be_kept_goes_back() {
+    let mut world = World::new("serves old", "").await;
+    let before = world.serving("first").await;
+    world.kill().await;
+    // Enough for the disk to fill up after the last step before.
+    world.edit("proving_seconds = 1", "proving_seconds = 3");
+    world.begin();
+    world.serving("first").await;
+    let newer = world.image("newer", "serves new", 6);
+    world.update(&newer, true, false).await.unwrap();
+    world.phase("proving").await;
+    let full = Full::new(&before.folder, "deployment.json.partial");
+    let view = world.phase("failed").await;
+    let reason = no_space(&full.0);
+    assert_eq!(view.update.unwrap().update.phase, Phase::Failed { reason });
+    assert_eq!(view.deployment, before.deployment);
+    let view = world.serving("first").await;
+    let address = view.report.unwrap().endpoint.unwrap().to_string();
+    assert_eq!(line(&address, "again").await.unwrap(), "old again");
+}

@@ -75,6 +75,7 @@ fn an_update_is_told_until_it_is_done() {
             since: 0,
             until: None,
             to: one.view.deployment.clone(),
+            ran: true,
             policy: None,
         },
         life: None,

@@ -6,10 +6,8 @@ use std::sync::PoisonError;
 
 use cocoon_protocol::bytes::Hex32;
 use cocoon_qemu::spec::Placement;
-use tokio::task::JoinHandle;
 
 use super::{Keeper, launch};
-use crate::attest::Asked;
 use crate::daemon::api::{Code, Refusal};
 use crate::daemon::journal::UPDATE_FAILED;
 use crate::daemon::rooms::Room;
@@ -21,26 +19,6 @@ use crate::supervisor::Order;
 use crate::text::{chain, plain};
 use crate::update::plan::{Facts, available_mib, plan};
 use crate::update::{Deployment, Effect, Event, Phase, Way, begin, next, store};
-
-/// The new VM's evidence is being judged.
-pub(super) struct Judgement(JoinHandle<Result<String, String>>);
-
-impl Drop for Judgement {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// The judgement; never where none is under way.
-pub(super) async fn judged(judgement: &mut Option<Judgement>) -> Result<String, String> {
-    match judgement {
-        Some(judgement) => {
-            let judged = (&mut judgement.0).await;
-            judged.unwrap_or_else(|error| Err(chain(&error)))
-        }
-        None => std::future::pending().await,
-    }
-}
 
 impl Keeper {
     pub(super) async fn begin_update(
@@ -103,7 +81,8 @@ impl Keeper {
         }
         let number = self.kept.update.as_ref().map_or(0, |last| last.number) + 1;
         let limits = &self.setting.updates.limits;
-        let (mut update, effects) = begin(number, rollback, plan.way, to, self.clock.now(), limits);
+        let (now, ran) = (self.clock.now(), self.main.is_wanted());
+        let (mut update, effects) = begin(number, rollback, plan.way, to, ran, now, limits);
         update.policy = policy;
         let before = self.kept.update.replace(update);
         if let Err(why) = self.keep() {
@@ -149,20 +128,6 @@ impl Keeper {
         self.update(Event::Tick).await;
     }
 
-    pub(super) async fn judged(&mut self, judged: Result<String, String>) {
-        self.judgement = None;
-        if self.halting {
-            return;
-        }
-        match judged {
-            Ok(words) => {
-                self.news.push(("update", words));
-                self.update(Event::Accepted).await;
-            }
-            Err(why) => self.update(Event::Refused(plain(&why, 1000))).await,
-        }
-    }
-
     /// Finds the other VM of an update that an earlier daemon began, and goes on.
     pub(super) async fn resume_update(&mut self) {
         let Some(update) = self.kept.under_way() else {
@@ -184,6 +149,13 @@ impl Keeper {
         if self.edited {
             let why = "the file names another image now".to_owned();
             self.update(Event::Superseded(why)).await;
+        }
+    }
+
+    /// Tells a VM that is `back` what the update has told it, and it may not have heard.
+    pub(super) async fn remind(&mut self, back: bool) {
+        if back {
+            self.update(Event::Resumed).await;
         }
     }
 
@@ -232,7 +204,7 @@ impl Keeper {
         }
     }
 
-    async fn update(&mut self, event: Event) {
+    pub(super) async fn update(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let Some(update) = self.kept.under_way() else {
@@ -241,7 +213,7 @@ impl Keeper {
             let limits = &self.setting.updates.limits;
             let (update, effects) = next(update, self.clock.now(), &event, limits);
             let before = self.kept.clone();
-            let goes_on = !update.is_over() && !matches!(update.phase, Phase::Reverting { .. });
+            let goes_on = update.must_be_kept(&effects);
             self.kept.update = Some(update);
             if effects.contains(&Effect::Commit) {
                 self.kept.commit();
@@ -373,27 +345,5 @@ impl Keeper {
         if let Some(other) = &mut self.other {
             other.tell(order).await;
         }
-    }
-
-    fn examine(&mut self) {
-        let Some(other) = &self.other else { return };
-        let report = other.report.as_ref();
-        let Some(guest) = report.and_then(|report| report.guest) else {
-            // A new daemon has not heard of it yet: it asks again once it has.
-            return;
-        };
-        let asked = Asked {
-            guest,
-            manifest: other.folder().join("manifest.json"),
-            trust_root: report.and_then(|report| report.trust_root.clone()),
-            policy: (self.kept.under_way()).and_then(|update| update.policy.clone()),
-        };
-        let judge = std::sync::Arc::clone(&self.setting.judge);
-        self.judgement = Some(Judgement(tokio::spawn(async move {
-            judge
-                .judge(asked)
-                .await
-                .map_err(|why| format!("a client would not accept its evidence: {why}"))
-        })));
     }
 }
