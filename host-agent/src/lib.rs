@@ -25,6 +25,7 @@
 //! | [`gpu`] | makes a GPU ready for a VM, and takes it back |
 //! | [`image`] | an image folder, opened file by file |
 //! | [`shapes`] | the machines that a manifest lists, and what to do about others |
+//! | [`expiry`] | the end of a manifest, and how the operator hears of it |
 //! | [`simulator`] | the simulator's process and its socket |
 //! | [`state`] | the folder that each VM keeps on disk, and the list of running VMs |
 //! | [`supervisor`] | the process that owns a VM of the daemon, and the daemon's end of its socket |
@@ -55,6 +56,7 @@ pub mod daemon;
 mod devices;
 pub mod doctor;
 pub mod error;
+pub mod expiry;
 pub mod follow;
 pub mod gpu;
 pub mod image;

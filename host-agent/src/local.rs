@@ -45,6 +45,9 @@ pub struct Status {
     pub qemu_pid: Option<u32>,
     /// Identity of the manifest.
     pub manifest_id: String,
+    /// When that ends, in seconds since 1970. A VM of an earlier release does not say it.
+    #[serde(default)]
+    pub not_after: Option<u64>,
 }
 
 /// Serves until dropped. One client at a time: answers are immediate. `end` ends the VM at once.
@@ -141,6 +144,7 @@ mod tests {
             simulated: None,
             qemu_pid: None,
             manifest_id: "00".into(),
+            not_after: None,
         }
     }
 

@@ -26,6 +26,7 @@ use crate::devices::{self, Given};
 use crate::doctor::real::Real;
 use crate::doctor::source::World;
 use crate::error::UpError;
+use crate::expiry;
 use crate::image::Image;
 use crate::local::Status;
 use crate::log::{self, Log, Source};
@@ -161,7 +162,9 @@ impl Host {
         if options.tee.is_some() {
             note(tee::COLLATERAL);
         }
-        if let Some(warning) = unlisted(&options, &image, given.mmio64_mib()) {
+        let listed = unlisted(&options, &image, given.mmio64_mib());
+        let counts = expiry::warning(image.content.not_after, expiry::now());
+        for warning in [listed, counts].into_iter().flatten() {
             note(&warning);
         }
         let door = match options.door.clone() {
@@ -190,7 +193,7 @@ impl Host {
             tokio::try_join!(simulator(&options, &folder, &note), machine)?;
 
         let snp_firmware = image.snp_firmware.clone();
-        let manifest_id = image.manifest_id;
+        let (manifest_id, not_after) = (image.manifest_id, image.content.not_after);
         let shape = Shape {
             name: options.name.clone(),
             vcpus: options.vcpus,
@@ -248,6 +251,7 @@ impl Host {
             simulated: options.simulate.map(|tee| tee.to_string()),
             qemu_pid: Some(qemu_pid),
             manifest_id: manifest_id.to_string(),
+            not_after: Some(not_after),
         };
         let settings = Settings {
             config: canonical,

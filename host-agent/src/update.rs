@@ -49,6 +49,9 @@ pub struct Deployment {
     pub manifest_id: Option<Hex32>,
     /// Its release.
     pub release: Option<u64>,
+    /// When it ends, in seconds since 1970. Absent in what an earlier daemon kept.
+    #[serde(default)]
+    pub not_after: Option<u64>,
 }
 
 /// How the new VM comes to be.

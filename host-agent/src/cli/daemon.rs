@@ -13,6 +13,7 @@ use cocoon_host_agent::daemon::{Daemon, End};
 use cocoon_host_agent::lifecycle::State;
 use cocoon_host_agent::text::plain;
 use cocoon_host_agent::watch::journald::Journald;
+use cocoon_host_agent::{expiry, state};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, broadcast::error::RecvError, oneshot, watch};
 use tokio::time::timeout;
@@ -157,6 +158,11 @@ pub(super) async fn show(name: &str, json: bool) -> anyhow::Result<()> {
         let image = view.deployment.image.display();
         rows.push(("deployed", format!("release {release}, {image}")));
     }
+    if let Some(not_after) = view.deployment.not_after {
+        let now = expiry::now();
+        rows.push(("manifest", expiry::when(not_after, now)));
+        rows.extend(expiry::warning(not_after, now).map(|text| ("warning", text)));
+    }
     if let Some(update) = &view.update {
         let update = &update.update;
         let what = if update.rollback {
@@ -180,7 +186,7 @@ pub(super) async fn show(name: &str, json: bool) -> anyhow::Result<()> {
             rows.push(("trust root", root.display().to_string()));
         }
         if let Some(id) = &report.manifest_id {
-            rows.push(("manifest", id.clone()));
+            rows.push(("manifest id", id.clone()));
         }
     }
     for (what, value) in rows {
@@ -210,6 +216,15 @@ pub(super) async fn supervise(root: &Path, name: &str, run: u64) -> anyhow::Resu
 
 /// The state of an appliance in a few words, and whether its manifest lets clients in.
 pub(super) fn describe(view: &View) -> String {
+    let not_after = view.deployment.not_after;
+    let sign = not_after.and_then(|end| expiry::sign(end, expiry::now()));
+    match sign {
+        Some(sign) => format!("{}, {sign}", state_words(view)),
+        None => state_words(view),
+    }
+}
+
+fn state_words(view: &View) -> String {
     let doing = view.report.as_ref().map(|report| report.doing.as_str());
     match (&view.life.state, doing) {
         (State::Failed { reason }, _) => format!("failed: {}", plain(reason, 400)),

@@ -13,6 +13,9 @@ const KEPT: usize = 1024;
 /// The state of an event that says that an update has failed, and why.
 pub const UPDATE_FAILED: &str = "update-failed";
 
+/// The state of an event that says that a manifest has ended, or will soon.
+pub const MANIFEST: &str = "manifest";
+
 /// One event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,7 +26,7 @@ pub struct Entry {
     pub time: f64,
     /// Which appliance it is about, if any.
     pub appliance: Option<String>,
-    /// The state that it entered, `update`, [`UPDATE_FAILED`], `unknown` or `note`.
+    /// The state that it entered, `update`, [`UPDATE_FAILED`], [`MANIFEST`], `unknown` or `note`.
     pub state: String,
     /// The same for people.
     pub text: String,

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
-use super::api::{Code, Refusal, UpdateView, View};
+use super::api::{Code, Refusal, View};
 use super::clock::Clock;
-use super::journal::Journal;
+use super::journal::{Journal, MANIFEST};
 use super::rooms::Rooms;
 use super::unit::{Happened, Role, Unit};
 use crate::attest::Judge;
-use crate::config::{Appliance, TeeMode};
+use crate::config::Appliance;
+use crate::expiry::{self, Term};
 use crate::lifecycle::{Deadlines, Event, State};
 use crate::log;
 use crate::supervisor::Launch;
@@ -24,8 +25,11 @@ use crate::watch::{Meter, Rates};
 
 mod judging;
 mod updating;
+mod views;
 
 use judging::Judgement;
+pub(super) use views::{down, settled, updated};
+use views::{has_process, view};
 
 /// Commands that wait. People do not give more.
 const COMMANDS: usize = 16;
@@ -130,6 +134,8 @@ pub(super) struct Keeper {
     judgement: Option<Judgement>,
     /// Runs in the place where `other` lives, or lived.
     other_runs: u64,
+    /// What was told last of its manifest's end: that moment, how far it was, and in which run.
+    told_end: Option<(u64, Term, u64)>,
     /// The file names another image than when the last update was kept.
     edited: bool,
     /// The daemon ends: what is half done is the next one's.
@@ -183,6 +189,7 @@ impl Keeper {
             other: None,
             judgement: None,
             other_runs,
+            told_end: None,
             edited,
             halting: false,
             commands,
@@ -306,8 +313,29 @@ impl Keeper {
         }
     }
 
+    /// That its manifest has ended, or will soon: once for each run, and when it comes to that. While its VM serves no
+    /// deadline is needed: the guest tells its counters every few seconds.
+    fn tell_end(&mut self) {
+        let Some(not_after) = self.kept.current.not_after else {
+            return;
+        };
+        let report = self.main.report.as_ref();
+        if self.main.life.has_process() && report.is_none_or(|it| it.manifest_id.is_none()) {
+            // The image may have been built anew in its folder: which manifest this run has is not known yet.
+            return;
+        }
+        let now = self.clock.now() / 1000;
+        let end = (not_after, expiry::term(not_after, now), self.main.life.run);
+        if self.told_end.replace(end) != Some(end)
+            && let Some(text) = expiry::warning(not_after, now)
+        {
+            self.news.push((MANIFEST, text));
+        }
+    }
+
     /// Shows everybody what is, and then tells what led there.
     fn show(&mut self) {
+        self.tell_end();
         let units = [Some(&self.main), self.other.as_ref()]
             .into_iter()
             .flatten();
@@ -349,62 +377,4 @@ async fn next(unit: &mut Option<Unit>) -> Happened {
 fn launch(setting: &Setting, deployment: &Deployment) -> Launch {
     let manifest = deployment.manifest.as_deref();
     setting.launch.of_image(&deployment.image, manifest)
-}
-
-fn view(
-    setting: &Setting,
-    kept: &Kept,
-    main: &Unit,
-    other: Option<&Unit>,
-    other_runs: u64,
-) -> View {
-    let appliance = &setting.appliance;
-    View {
-        name: appliance.name.clone(),
-        image: appliance.image.clone(),
-        listen: appliance.listen,
-        tee: match appliance.tee {
-            TeeMode::Real(tee) => tee.to_string(),
-            TeeMode::Simulated(tee) => format!("simulated-{tee}"),
-        },
-        memory_mib: appliance.memory_mib,
-        vcpus: appliance.vcpus,
-        autostart: appliance.autostart,
-        outdated: main.is_outdated(),
-        folder: main.folder(),
-        deployment: kept.current.clone(),
-        previous: kept.previous.clone(),
-        runs: main.life.run.saturating_add(other_runs),
-        life: main.life.clone(),
-        report: main.report.clone(),
-        update: kept.update.clone().map(|update| UpdateView {
-            update,
-            life: other.map(|other| other.life.clone()),
-            report: other.and_then(|other| other.report.clone()),
-        }),
-    }
-}
-
-/// Whether a process of either VM may be alive.
-fn has_process(view: &View) -> bool {
-    let other = view.update.as_ref().and_then(|update| update.life.as_ref());
-    view.life.has_process() || other.is_some_and(crate::lifecycle::Lifecycle::has_process)
-}
-
-/// Whether an appliance that was started has come to where it stays.
-pub(super) fn settled(view: &View) -> bool {
-    let state = &view.life.state;
-    state.is_terminal() || matches!(state, State::Serving | State::Created)
-}
-
-/// Whether nothing of it runs or will.
-pub(super) fn down(view: &View) -> bool {
-    let state = &view.life.state;
-    !has_process(view) && (state.is_terminal() || *state == State::Created)
-}
-
-/// Whether no update is under way.
-pub(super) fn updated(view: &View) -> bool {
-    let update = view.update.as_ref();
-    update.is_none_or(|update| update.update.is_over())
 }

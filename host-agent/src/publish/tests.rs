@@ -88,6 +88,7 @@ fn view(folder: &TempDir, name: &str, tee: &str, release: u64) -> View {
             manifest: None,
             manifest_id: Some(manifest_id(&bytes)),
             release: Some(release),
+            not_after: Some(2000),
         },
         previous: None,
         runs: 1,

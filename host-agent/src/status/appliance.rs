@@ -3,7 +3,9 @@
 use super::html::Html;
 use super::words::{UNKNOWN, age, count, memory, rate};
 use super::{boot, words};
+use crate::expiry::{self, Term};
 use crate::lifecycle::{Millis, State};
+use crate::text::utc;
 use crate::update::Phase;
 use crate::watch::{Evidence, Watched};
 
@@ -101,6 +103,9 @@ fn since(one: &Watched, now: Millis) -> String {
 
 /// What somebody should look at, in a sentence.
 fn trouble(one: &Watched, now: Millis) -> Option<String> {
+    let not_after = one.view.deployment.not_after;
+    let ending = not_after.and_then(|end| expiry::warning(end, now / 1000));
+    let ended = not_after.is_some_and(|end| expiry::term(end, now / 1000) == Term::Ended);
     let life = &one.view.life;
     let halted = one
         .view
@@ -114,15 +119,23 @@ fn trouble(one: &Watched, now: Millis) -> Option<String> {
             restart_at: Some(_),
         } => Some(format!("Failure {} in a row: {last}", life.failures)),
         _ if halted.is_some() => Some(format!("The machine stands still: {}", halted?)),
+        _ if ended => ending.map(sentence),
         State::Serving if one.rates.is_none() && told(one).is_some() => Some(
             "The guest has told nothing for a while: its figures are the last ones.".to_owned(),
         ),
         _ if updating(one, now).is_some() => updating(one, now),
+        _ if ending.is_some() => ending.map(sentence),
         _ if one.view.outdated => {
             Some("Runs what the file said before: a restart makes it what it says now.".to_owned())
         }
         _ => None,
     }
+}
+
+fn sentence(text: String) -> String {
+    let mut rest = text.chars();
+    let first = rest.next().into_iter().flat_map(char::to_uppercase);
+    first.chain(rest).chain(['.']).collect()
 }
 
 /// The update under way, or the last one if it failed.
@@ -192,6 +205,7 @@ fn facts(html: &mut Html, one: &Watched, now: Millis) {
     let cpus = if view.vcpus == 1 { "vCPU" } else { "vCPUs" };
     let size = memory(u64::from(view.memory_mib) << 20);
     fact("Machine", &format!("{} {cpus} · {size}", view.vcpus));
+    fact("Manifest", manifest(one, now).as_deref().unwrap_or(UNKNOWN));
     fact("Listener", &view.listen.to_string());
     html.raw("</dl>");
 }
@@ -233,6 +247,18 @@ fn evidence(one: &Watched, now: Millis) -> String {
             )
         }
     }
+}
+
+/// When clients stop to take its manifest.
+fn manifest(one: &Watched, now: Millis) -> Option<String> {
+    let end = one.view.deployment.not_after?;
+    let span = age(end.saturating_mul(1000).abs_diff(now));
+    let date = utc(end);
+    let (day, _) = date.split_once('T')?;
+    Some(match expiry::term(end, now / 1000) {
+        Term::Ended => format!("ended {span} ago, on {day}"),
+        Term::Fine | Term::EndsSoon => format!("ends in {span}, on {day}"),
+    })
 }
 
 fn clients(number: u64) -> String {

@@ -4,7 +4,7 @@ use super::appliance::{Look, card, look, shape};
 use super::html::Html;
 use super::words::{UNKNOWN, count, memory, rate, time};
 use crate::daemon::api::Entry;
-use crate::daemon::journal::UPDATE_FAILED;
+use crate::daemon::journal::{MANIFEST, UPDATE_FAILED};
 use crate::lifecycle::State;
 use crate::watch::Watch;
 
@@ -151,7 +151,7 @@ fn event(html: &mut Html, entry: &Entry) {
     html.raw("<p>");
     let look = match entry.state.as_str() {
         "serving" => Some(Look::Good),
-        "failed" | "unknown" | UPDATE_FAILED => Some(Look::Bad),
+        "failed" | "unknown" | UPDATE_FAILED | MANIFEST => Some(Look::Bad),
         "created" | "stopped" => Some(Look::Resting),
         "note" => None,
         _ => Some(look(&State::Booting)),

@@ -56,6 +56,8 @@ pub struct Checked {
     pub id: Hex32,
     /// Its release.
     pub release: u64,
+    /// When it ends, in seconds since 1970.
+    pub not_after: u64,
     /// Why it counts, for people.
     pub basis: String,
 }
@@ -147,6 +149,7 @@ pub fn check(
         image,
         id: trusted.id(),
         release: trusted.release,
+        not_after: trusted.not_after,
         basis: trusted.basis().to_string(),
         manifest: bytes,
         envelope: envelope.unwrap_or_default(),

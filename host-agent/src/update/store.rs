@@ -118,8 +118,20 @@ impl Deployment {
             image: image.to_owned(),
             manifest: manifest.map(Path::to_owned),
             manifest_id: opened.as_ref().map(|(id, _)| *id),
-            release: opened.map(|(_, manifest)| manifest.release),
+            release: opened.as_ref().map(|(_, manifest)| manifest.release),
+            not_after: opened.map(|(_, manifest)| manifest.not_after),
         }
+    }
+
+    /// Takes over what the manifest at `path` says if that is the one of this identity; whether it is.
+    pub fn is_now(&mut self, path: &Path, id: Option<Hex32>) -> bool {
+        let read = Self::read(&self.image, Some(path));
+        if read.manifest_id != id {
+            return false;
+        }
+        let manifest = self.manifest.take();
+        *self = Self { manifest, ..read };
+        true
     }
 }
 
@@ -200,6 +212,7 @@ pub fn keep(root: &Path, name: &str, checked: &Checked) -> Result<Deployment, St
         manifest: Some(path),
         manifest_id: Some(checked.id),
         release: Some(checked.release),
+        not_after: Some(checked.not_after),
     })
 }
 
@@ -245,6 +258,7 @@ mod tests {
             manifest: None,
             manifest_id: None,
             release: None,
+            not_after: None,
         }
     }
 
@@ -307,6 +321,7 @@ mod tests {
             envelope: vec![byte, byte],
             id: Hex32::sha256(&[byte]),
             release: 2,
+            not_after: 9,
             basis: String::new(),
         };
         let mut kept = kept();

@@ -16,6 +16,7 @@ fn deployment() -> Deployment {
         manifest: None,
         manifest_id: None,
         release: Some(2),
+        not_after: None,
     }
 }
 

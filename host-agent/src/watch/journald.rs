@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
-use crate::daemon::journal::{Entry, UPDATE_FAILED};
+use crate::daemon::journal::{Entry, MANIFEST, UPDATE_FAILED};
 use crate::text::plain;
 
 /// Where the journal listens.
@@ -83,7 +83,7 @@ fn record(entry: &Entry) -> Vec<u8> {
 fn priority(state: &str) -> u8 {
     match state {
         "failed" => 3,
-        "unknown" | UPDATE_FAILED => 4,
+        "unknown" | UPDATE_FAILED | MANIFEST => 4,
         "note" => 5,
         _ => 6,
     }
@@ -122,11 +122,12 @@ mod tests {
             "failed",
             "unknown",
             "update-failed",
+            "manifest",
             "note",
             "update",
             "serving",
         ];
-        assert_eq!(states.map(priority), [3, 4, 4, 5, 6, 6]);
+        assert_eq!(states.map(priority), [3, 4, 4, 4, 5, 6, 6]);
     }
 
     #[test]

@@ -246,6 +246,12 @@ static FAMILIES: &[Family] = &[
         },
     ),
     gauge(
+        "cocoon_appliance_manifest_not_after_timestamp",
+        Some(Unit::Seconds),
+        "When the manifest ends that it runs with, since 1970: clients refuse it from then on",
+        |watch| number(watch, |one| one.view.deployment.not_after.map(Count)),
+    ),
+    gauge(
         "cocoon_appliance_boot_phase_duration",
         Some(Unit::Seconds),
         "How long each phase of its boot took",

@@ -1,6 +1,7 @@
 //! `cocoon-host top`: the table, as text.
 
 use super::{Evidence, Watch, Watched};
+use crate::expiry;
 use crate::lifecycle::Millis;
 use crate::text::plain;
 
@@ -72,7 +73,7 @@ fn row(one: &Watched, now: Millis) -> String {
         plain(&view.name, NAME),
         view.life.state.name(),
         age(now.saturating_sub(view.life.since)),
-        evidence(one, now),
+        doubt(one, now).unwrap_or_else(|| evidence(one, now)),
         rate(one.rates.map(|rates| rates.completion_tokens)),
         rate(one.rates.map(|rates| rates.requests)),
         count(metrics.map(|metrics| metrics.requests)),
@@ -96,6 +97,11 @@ fn warmest(one: &Watched) -> Option<f64> {
     let known = one.gpus.iter().filter_map(|gpu| gpu.temperature_celsius);
     let sane = known.filter(|degrees| degrees.abs() < 1000.0);
     sane.max_by(f64::total_cmp)
+}
+
+/// What stands in the place of the evidence when its manifest has ended, or will soon: no client will take it.
+fn doubt(one: &Watched, now: Millis) -> Option<String> {
+    expiry::sign(one.view.deployment.not_after?, now / 1000)
 }
 
 /// What is known of the evidence, in a few letters.

@@ -59,7 +59,7 @@ async fn the_shapes_of_answers_are_those_of_the_document() {
         "outdated": false,
         "folder": world.root().join("vms/first"),
         "deployment": {
-            "image": world.root(), "manifest": null, "manifest_id": null, "release": null
+            "image": world.root(), "manifest": null, "manifest_id": null, "release": null, "not_after": null
         },
         "previous": null,
         "runs": 1,

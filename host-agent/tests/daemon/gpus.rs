@@ -74,6 +74,12 @@ async fn the_new_vm_boots_when_the_old_one_has_given_its_gpu_back() {
     let update = &view.update.as_ref().unwrap().update;
     assert_eq!((&update.phase, update.way), (&Phase::Done, Way::InPlace));
     assert_eq!(view.deployment.release, Some(6));
+    // The new manifest has an hour to go, which is told as soon as it is the appliance's.
+    let (_, told) = places(&world, |state, text| {
+        state == "manifest" && text.starts_with("the image's manifest ends on ")
+    });
+    let (_, booting) = places(&world, |_, text| text.starts_with("the new VM: "));
+    assert!(booting < told, "{:#?}", world.journal.after(0).0);
     assert_eq!(view.life.state, State::Serving);
     let because = "the old VM finishes before the new one starts: its GPU cannot be in two VMs";
     places(&world, |_, text| text == because);

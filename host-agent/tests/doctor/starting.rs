@@ -2,7 +2,7 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use cocoon_host_agent::Host;
 use cocoon_host_agent::config::HostConfig;
@@ -152,10 +152,19 @@ async fn a_supervisor_that_has_the_public_address_starts_a_trust_domain() {
         let mut machine = Captured::new(TDX).with(&help, "List:\n  iommufd\n  tdx-guest");
         machine.taken = Err(Refusal::AddrInUse);
         options.world = Arc::new(machine);
-        let error = Host::up(options, |_| ()).await.expect_err("no QEMU");
+        let notes = Arc::<Mutex<Vec<String>>>::default();
+        let heard = Arc::clone(&notes);
+        let up = Host::up(options, move |progress| {
+            heard.lock().unwrap().extend(progress.line());
+        });
+        let error = up.await.expect_err("no QEMU");
         assert_eq!(
             error.to_string(),
             "QEMU does not run: told of a trust domain"
         );
+        // It has an hour to go.
+        let notes = notes.lock().unwrap();
+        let told = |note: &String| note.starts_with("the image's manifest ends on ");
+        assert!(notes.iter().any(told), "{notes:#?}");
     }
 }

@@ -72,6 +72,7 @@ fn numbers_are_exact_and_labelled() {
         "cocoon_appliance_info{appliance=\"try-out\",tee=\"simulated-tdx\"} 1",
         "cocoon_appliance_boot_phase_duration_seconds{appliance=\"llama-8b\",phase=\"model\"} 2.33",
         "cocoon_appliance_evidence_timestamp_seconds{appliance=\"llama-8b\"} 1759992738.54",
+        "cocoon_appliance_manifest_not_after_timestamp_seconds{appliance=\"llama-8b\"} 1762505600",
         // More than a floating-point number could hold.
         "cocoon_guest_prompt_tokens_total{appliance=\"llama-8b\"} 9007199254740993",
         "cocoon_gpu_info{appliance=\"llama-8b\",gpu=\"0\",address=\"0000:17:00.0\",model=\"H100 SXM5 80 GB\"} 1",

@@ -55,6 +55,7 @@ fn view(name: &str, state: State, since: u64) -> View {
             manifest: None,
             manifest_id: None,
             release: Some(7),
+            not_after: Some(NOW / 1000 + 29 * 86_400),
         },
         previous: None,
         runs: 3,

@@ -98,6 +98,34 @@ fn an_update_is_told_until_it_is_done() {
     assert!(!text.contains("Update:"), "{text}");
 }
 
+#[test]
+fn a_manifest_is_told_of_before_and_after_its_end() {
+    let shown = |not_after| {
+        let mut one = serving("first");
+        one.view.deployment.not_after = not_after;
+        page(&watch(vec![one]), &[]).replace('\u{a0}', " ")
+    };
+    let now = NOW / 1000;
+    let fine = shown(Some(now + 29 * 86_400));
+    assert!(
+        fine.contains("<dt>Manifest</dt><dd>ends in 29 d, on 2025-11-07</dd>"),
+        "{fine}"
+    );
+    assert!(!fine.contains("class=\"trouble\""), "{fine}");
+    let soon = shown(Some(now + 6 * 86_400));
+    let told = "<p class=\"trouble\">The image&#39;s manifest ends on 2025-10-15T08:53:20Z, in 6d; from then on every client";
+    assert!(soon.contains(told), "{soon}");
+    let ended = shown(Some(now - 3 * 86_400));
+    assert!(
+        ended.contains("<dd>ended 3 d ago, on 2025-10-06</dd>"),
+        "{ended}"
+    );
+    let told = "ended on 2025-10-06T08:53:20Z, 3d ago; every client refuses this appliance: build or get a newer";
+    assert!(ended.contains(told), "{ended}");
+    let unknown = shown(None);
+    assert!(unknown.contains("<dt>Manifest</dt><dd>–</dd>"), "{unknown}");
+}
+
 /// WCAG 2.2, 1.4.3 for text and 1.4.11 for shapes and bars.
 #[test]
 fn colours_can_be_told_from_what_they_stand_on() {

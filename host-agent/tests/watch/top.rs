@@ -2,7 +2,7 @@
 
 use cocoon_host_agent::watch::top::{age, bytes, rate, table};
 
-use crate::moments::{busy, watch};
+use crate::moments::{NOW, busy, serving, watch};
 
 #[test]
 fn the_table_shows_what_is_known() {
@@ -27,6 +27,25 @@ mixtral                  failed        24h –                        –       
         idle.starts_with("cocoon-host 0.1.0 · 0 of 0 serving · – tokens/s\n"),
         "{idle}"
     );
+}
+
+#[test]
+fn a_manifest_that_ends_is_seen_at_a_glance() {
+    let shown = |not_after| {
+        let mut one = serving("first");
+        one.view.deployment.not_after = Some(not_after);
+        let table = table(&watch(vec![one]), usize::MAX);
+        table.lines().last().unwrap()[43..].to_owned()
+    };
+    let now = NOW / 1000;
+    for (not_after, expected) in [
+        (now + 8 * 86_400, "real, 2h               413 "),
+        (now + 6 * 86_400, "manifest 6d left       413 "),
+        (now - 1, "manifest ended         413 "),
+    ] {
+        let shown = shown(not_after);
+        assert!(shown.starts_with(expected), "{shown}");
+    }
 }
 
 #[test]

@@ -101,7 +101,8 @@ impl Keeper {
             return Err(refused(message.to_owned()));
         };
         let now = Deployment::read(&to.image, to.manifest.as_deref());
-        if now.manifest_id.is_none() || (to.manifest_id.is_some() && now != to) {
+        let same = to.manifest_id.is_none_or(|id| now.manifest_id == Some(id));
+        if now.manifest_id.is_none() || !same {
             let message = format!(
                 "the manifest of {} is not there any more, or another one: `cocoon-host update` takes any signed image",
                 to.image.display()
@@ -240,18 +241,16 @@ impl Keeper {
         let id = report.and_then(|report| report.manifest_id.as_deref()?.parse::<Hex32>().ok());
         let current = &mut self.kept.current;
         // What runs since before the file was edited is not what the file names.
-        if id.is_none() || id == current.manifest_id || self.main.is_outdated() {
+        let known = id == current.manifest_id && current.not_after.is_some();
+        if id.is_none() || known || self.main.is_outdated() {
             return;
         }
         let path = self.main.folder().join("manifest.json");
-        if let Ok(opened) = crate::image::manifest(&current.image, Some(&path))
-            && Some(opened.0) == id
+        if current.is_now(&path, id)
+            && let Err(why) = self.keep()
         {
-            (current.manifest_id, current.release) = (id, Some(opened.1.release));
-            if let Err(why) = self.keep() {
-                let text = format!("the manifest's identity is not kept: {why}");
-                self.news.push(("note", text));
-            }
+            let text = format!("the manifest's identity is not kept: {why}");
+            self.news.push(("note", text));
         }
     }
 

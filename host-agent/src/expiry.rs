@@ -1,0 +1,133 @@
+//! The end of a manifest. From then on every client refuses what it describes, while everything on this side still serves:
+//! so the operator is told, in time to put a newer one in its place. Nothing is refused here.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::text::utc;
+use crate::watch::top::age;
+
+/// For how many seconds before the end it is told.
+pub const SOON: u64 = 7 * 86_400;
+
+/// What an operator can do about it.
+const WAY_OUT: &str = "build or get a newer release, sign its manifest and give both to `cocoon-host update`; \
+    without the daemon, start again with its image";
+
+/// How far a manifest is from its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Term {
+    /// It has more than [`SOON`] to go.
+    Fine,
+    /// It ends soon.
+    EndsSoon,
+    /// No client takes it.
+    Ended,
+}
+
+/// The term at `now` of a manifest that counts until `not_after`, both in seconds since 1970. As with clients, the last
+/// second counts.
+#[must_use]
+pub fn term(not_after: u64, now: u64) -> Term {
+    match not_after.checked_sub(now) {
+        None => Term::Ended,
+        Some(left) if left <= SOON => Term::EndsSoon,
+        Some(_) => Term::Fine,
+    }
+}
+
+/// What the operator should know and do; `None` while there is time enough.
+#[must_use]
+pub fn warning(not_after: u64, now: u64) -> Option<String> {
+    let told = match term(not_after, now) {
+        Term::Fine => return None,
+        Term::EndsSoon => "from then on every client refuses this appliance",
+        Term::Ended => "every client refuses this appliance",
+    };
+    let when = when(not_after, now);
+    Some(format!("the image's manifest {when}; {told}: {WAY_OUT}"))
+}
+
+/// `ends on 2026-12-30T11:05:00Z, in 29d` or `ended on …, 3d ago`.
+#[must_use]
+pub fn when(not_after: u64, now: u64) -> String {
+    let (date, span) = (utc(not_after), span(not_after, now));
+    match term(not_after, now) {
+        Term::Ended => format!("ended on {date}, {span} ago"),
+        Term::Fine | Term::EndsSoon => format!("ends on {date}, in {span}"),
+    }
+}
+
+/// The same as [`warning`] where there is little place: at most 17 characters.
+#[must_use]
+pub fn sign(not_after: u64, now: u64) -> Option<String> {
+    match term(not_after, now) {
+        Term::Fine => None,
+        Term::EndsSoon => Some(format!("manifest {} left", span(not_after, now))),
+        Term::Ended => Some("manifest ended".to_owned()),
+    }
+}
+
+/// Seconds since 1970 on this machine's clock.
+#[must_use]
+pub fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
+}
+
+fn span(not_after: u64, now: u64) -> String {
+    age(not_after.abs_diff(now).saturating_mul(1000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const END: u64 = 1_797_000_000;
+
+    #[test]
+    fn a_manifest_counts_in_its_last_second_and_is_told_of_for_a_week() {
+        for (now, expected) in [
+            (0, Term::Fine),
+            (END - SOON - 1, Term::Fine),
+            (END - SOON, Term::EndsSoon),
+            (END, Term::EndsSoon),
+            (END + 1, Term::Ended),
+            (u64::MAX, Term::Ended),
+        ] {
+            assert_eq!(term(END, now), expected, "{now}");
+        }
+    }
+
+    #[test]
+    fn the_operator_hears_when_and_what_to_do() {
+        assert_eq!(warning(END, END - 30 * 86_400), None);
+        assert_eq!(
+            warning(END, END - 6 * 86_400).unwrap(),
+            "the image's manifest ends on 2026-12-11T14:40:00Z, in 6d; from then on every client refuses this \
+             appliance: build or get a newer release, sign its manifest and give both to `cocoon-host update`; without \
+             the daemon, start again with its image"
+        );
+        let ended = warning(END, END + 3 * 86_400).unwrap();
+        assert!(
+            ended.starts_with(
+                "the image's manifest ended on 2026-12-11T14:40:00Z, 3d ago; every client refuses this appliance: build"
+            ),
+            "{ended}"
+        );
+        assert_eq!(
+            when(END, END - 30 * 86_400),
+            "ends on 2026-12-11T14:40:00Z, in 30d"
+        );
+    }
+
+    #[test]
+    fn its_sign_fits_a_column() {
+        let sign = |now| sign(END, now);
+        assert_eq!(sign(END - 8 * 86_400), None);
+        assert_eq!(sign(END - 6 * 86_400).unwrap(), "manifest 6d left");
+        assert_eq!(sign(END + 1).unwrap(), "manifest ended");
+        for left in [0, 59, 3_599, 172_799, SOON] {
+            assert!(sign(END - left).unwrap().len() <= 17, "{left}");
+        }
+    }
+}
