@@ -277,8 +277,9 @@ async fn seek(
     match keeper {
         Ok(Ok(keeper)) => {
             let mut lacks = false;
-            let missing = |missing: &[(String, String)]| {
-                notes(missing, lacks).into_iter().for_each(note);
+            let missing = |missing: &[(String, String)], unkept: Option<&str>| {
+                let notes = notes(missing, unkept, lacks);
+                notes.into_iter().for_each(note);
                 lacks = !missing.is_empty();
             };
             guest::serve(Arc::new(keeper), wishes, hand, missing).await;
@@ -289,15 +290,18 @@ async fn seek(
     }
 }
 
-/// What the operator is told of what vendors did not answer; `lacked` says whether something was missing before.
-fn notes(missing: &[(String, String)], lacked: bool) -> Vec<String> {
-    if missing.is_empty() {
-        let whole = "the guest's endorsements are all there";
-        return lacked.then(|| whole.to_owned()).into_iter().collect();
-    }
+/// What the operator is told of what vendors did not answer, and of what was `unkept`; `lacked` says whether something was
+/// missing before.
+fn notes(missing: &[(String, String)], unkept: Option<&str>, lacked: bool) -> Vec<String> {
     let one =
         |(what, why): &(String, String)| format!("no endorsement for the guest: {what}: {why}");
-    missing.iter().map(one).collect()
+    let mut notes: Vec<String> = missing.iter().map(one).collect();
+    if lacked && notes.is_empty() {
+        notes.push("the guest's endorsements are all there".to_owned());
+    }
+    let again = "the guest's endorsements are not kept, and its next start asks for them again";
+    notes.extend(unkept.map(|why| format!("{again}: {why}")));
+    notes
 }
 
 enum Question {
@@ -377,10 +381,19 @@ mod tests {
             "HTTP status 503".to_owned(),
         )];
         assert_eq!(
-            notes(&missing, false),
+            notes(&missing, None, false),
             ["no endorsement for the guest: NVIDIA, manifest X: HTTP status 503"]
         );
-        assert_eq!(notes(&[], true), ["the guest's endorsements are all there"]);
-        assert_eq!(notes(&[], false), Vec::<String>::new());
+        assert_eq!(
+            notes(&[], None, true),
+            ["the guest's endorsements are all there"]
+        );
+        assert_eq!(notes(&[], None, false), Vec::<String>::new());
+        assert_eq!(
+            notes(&[], Some("cannot write \"F\""), false),
+            [
+                "the guest's endorsements are not kept, and its next start asks for them again: cannot write \"F\""
+            ]
+        );
     }
 }

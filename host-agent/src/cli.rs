@@ -44,7 +44,7 @@ pub(crate) struct Arguments {
 enum Command {
     /// Boot an image and serve it until Ctrl-C.
     Up(Box<Up>),
-    /// Stop a VM: running requests finish first.
+    /// Stop a VM: running requests finish first. A VM of `up` does not wait for them when it is told once more.
     Down {
         /// Its name.
         name: String,

@@ -40,6 +40,17 @@ pub enum ClientError {
         #[source]
         source: io::Error,
     },
+    /// Whoever listens there does so for others.
+    #[error(
+        "the daemon's state in {state:?} is not open to this user: run the command as root or as the daemon's user, or set COCOON_STATE to a folder of your own to do without that daemon"
+    )]
+    Denied {
+        /// The folder.
+        state: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The connection failed.
     #[error("the connection to the daemon failed")]
     Connection(#[from] hyper::Error),
@@ -76,17 +87,37 @@ impl Client {
 
     /// The daemon that runs here: the one of our own state folder or, unless `COCOON_STATE` names that, the one of the
     /// machine. Where none runs, `None`.
-    pub async fn find() -> Option<Self> {
+    ///
+    /// # Errors
+    /// [`ClientError::Denied`] where none was found and one may run that this user may not ask.
+    pub async fn find() -> Result<Option<Self>, ClientError> {
         let own = state::root().ok();
         let named = std::env::var_os("COCOON_STATE").is_some_and(|value| !value.is_empty());
         let machine = (!named).then(|| PathBuf::from(DEFAULT_STATE));
+        let mut denied = None;
         for root in [own, machine].into_iter().flatten() {
             let client = Self::of(&root);
-            if UnixStream::connect(&client.socket).await.is_ok() {
-                return Some(client);
+            match client.connect().await {
+                Ok(_) => return Ok(Some(client)),
+                Err(error @ ClientError::Denied { .. }) => denied = denied.or(Some(error)),
+                Err(_) => {}
             }
         }
-        None
+        denied.map_or(Ok(None), Err)
+    }
+
+    async fn connect(&self) -> Result<UnixStream, ClientError> {
+        let stream = UnixStream::connect(&self.socket).await;
+        stream.map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied => ClientError::Denied {
+                state: self.root().to_owned(),
+                source,
+            },
+            _ => ClientError::NotRunning {
+                path: self.socket.clone(),
+                source,
+            },
+        })
     }
 
     /// Asks for `path`.
@@ -164,11 +195,7 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<Response<Incoming>, ClientError> {
-        let stream = UnixStream::connect(&self.socket).await;
-        let stream = stream.map_err(|source| ClientError::NotRunning {
-            path: self.socket.clone(),
-            source,
-        })?;
+        let stream = self.connect().await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // Ends with the answer, which tells of its errors.
         tokio::spawn(connection);

@@ -12,6 +12,7 @@
 //! | `intel`, `amd`, `nvidia` | each vendor's questions, and whether the answers are any |
 //! | [`store`] | what was answered, and what was not |
 //! | [`schedule`] | when to ask again: pure |
+//! | `unkept` | what the store did not take |
 //! | [`keeper`] | all of it together |
 //! | [`guest`] | one guest's wishes as long as it lives |
 //! | [`bundle`] | the store in one file, for machines without a network |
@@ -28,6 +29,7 @@ mod nvidia;
 pub mod schedule;
 pub mod services;
 pub mod store;
+mod unkept;
 pub mod want;
 
 pub use keeper::{Gathered, Keeper};

@@ -260,9 +260,15 @@ impl Daemon {
             collateral,
             showing: Arc::new(publish::OverTls),
         });
-        let _showing = web.map(|web| crate::running::Task(tokio::spawn(web.run(routes))));
+        let noted = |web: Web| {
+            let world = Arc::clone(&world);
+            web.noting(move |text| world.journal.add(None, "note", text))
+        };
+        let _showing = web
+            .map(noted)
+            .map(|web| crate::running::Task(tokio::spawn(web.run(routes))));
         let secure = config.status.is_some_and(|status| status.web.tls.is_some());
-        let _telling = status.map(|web| {
+        let _telling = status.map(noted).map(|web| {
             let listen = web.address().unwrap_or_else(|_| ([0, 0, 0, 0], 0).into());
             let scheme = if secure { "https" } else { "http" };
             let text = format!("status page on {scheme}://{listen}/");

@@ -30,7 +30,7 @@ pub mod source;
 
 use std::path::Path;
 
-use cocoon_qemu::find::{MINIMUM, Origin, Search, search};
+use cocoon_qemu::find::Search;
 use serde::Serialize;
 
 pub use facts::{Facts, QemuFacts, Tried, Wanted};
@@ -95,8 +95,7 @@ impl Report {
 
 /// The QEMU that `up` would use; nothing is fetched for this.
 pub async fn qemu(world: &(dyn World + Sync), named: Option<&Path>) -> QemuFacts {
-    let path = std::env::var_os("PATH");
-    let (qemu, what) = match search(named, path.as_deref(), MINIMUM).await {
+    let (qemu, what) = match crate::qemu::here(named).await {
         Ok(Search::Found { qemu, reason }) => (qemu, reason),
         Ok(Search::Unusable { reason }) => return QemuFacts::Private { reason },
         Err(error) => {
@@ -105,10 +104,11 @@ pub async fn qemu(world: &(dyn World + Sync), named: Option<&Path>) -> QemuFacts
             };
         }
     };
-    let (Origin::Named(program) | Origin::System(program) | Origin::Private(program)) =
-        &qemu.origin;
-    let objects = program.to_str().and_then(|program| {
-        let ran = world.run(&[program, "-object", "help"]).ok()?;
+    let program: Option<Vec<&str>> = qemu.program.iter().map(|word| word.to_str()).collect();
+    let objects = program.and_then(|program| {
+        let ran = world
+            .run(&[&program[..], &["-object", "help"]].concat())
+            .ok()?;
         ran.success.then(|| objects(&ran.output))
     });
     QemuFacts::Found {

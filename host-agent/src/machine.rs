@@ -7,12 +7,12 @@
 //! ```
 //!
 //! Guest messages are hostile input: each is legal in some states only, phases only move forward, and requests for
-//! evidence are bounded.
+//! evidence and for collateral are bounded.
 
 use std::collections::BTreeSet;
 
 use cocoon_protocol::binding::Tee;
-use cocoon_protocol::bytes::Hex64;
+use cocoon_protocol::bytes::{Hex32, Hex64};
 use cocoon_protocol::control::{CONTROL_VERSION, GUEST_PORT, GuestMessage, Phase};
 use cocoon_protocol::document::Evidence;
 use cocoon_protocol::gpu::MAX_GPUS;
@@ -20,6 +20,7 @@ use cocoon_protocol::gpu::MAX_GPUS;
 use crate::text::plain;
 
 mod gpus;
+mod wishes;
 mod words;
 
 pub use words::{Effect, Event, News};
@@ -55,6 +56,8 @@ pub struct Guest {
     pub requests: BTreeSet<u64>,
     /// The same of simulated GPUs.
     pub gpu_requests: BTreeSet<u64>,
+    /// Digests of its requests for collateral, and of the first one that was too many.
+    pub wishes: BTreeSet<Hex32>,
 }
 
 /// How a VM ended.
@@ -268,7 +271,7 @@ fn heard(state: State, message: GuestMessage, simulate: Option<Tee>) -> (State, 
             state @ (State::Booting(_) | State::Serving(_) | State::Draining(_)),
             GuestMessage::CollateralRequest(request),
         ) => match request.check() {
-            Ok(()) => (state, vec![Effect::SeekCollateral(Box::new(request))]),
+            Ok(()) => wishes::wished(state, request),
             Err(error) => illegal(&format!("a request for collateral that is none: {error}")),
         },
         (state @ (State::Serving(_) | State::Draining(_)), GuestMessage::Metrics(metrics)) => {

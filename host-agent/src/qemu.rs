@@ -10,8 +10,8 @@ use cocoon_inputs::report::Reporter;
 use cocoon_inputs::{Cache, CacheError, Fetcher, Lock, LockError, Mirrors, Options, Policy};
 use cocoon_protocol::control::{GUEST_PORT, PORT_NAME};
 use cocoon_qemu::accel::{self, AccelError, Choice, Probe, Wanted};
-use cocoon_qemu::find::{MINIMUM, Qemu};
-use cocoon_qemu::obtain::{ObtainError, Obtained, obtain};
+use cocoon_qemu::find::{MINIMUM, Qemu, Search};
+use cocoon_qemu::obtain::{self, ObtainError, Obtained, obtain};
 use cocoon_qemu::socket::{self, SocketError};
 use cocoon_qemu::spec::{Blob, Channel, Confidential, Console, Disk, Network, Placement};
 use cocoon_qemu::{Accel, VmSpec};
@@ -68,6 +68,16 @@ pub async fn find(
     Ok(obtain(named, MINIMUM, Arc::new(fetcher), reporter).await?)
 }
 
+/// The QEMU that [`find`] would give, as far as this machine has it; nothing is fetched.
+///
+/// # Errors
+/// A named one cannot be used.
+pub async fn here(named: Option<&Path>) -> Result<Search, QemuError> {
+    let (lock, cache) = (Lock::parse(LOCK)?, Cache::default_root().ok());
+    let found = obtain::here(named, MINIMUM, &lock, cache.as_deref()).await;
+    Ok(found.map_err(ObtainError::from)?)
+}
+
 /// KVM where it runs this image's kernel.
 ///
 /// # Errors
@@ -78,6 +88,28 @@ pub async fn choose(
     image: &Image,
     notice: impl Fn(&str),
 ) -> Result<Choice, QemuError> {
+    probed(wanted, qemu, image, false, notice).await
+}
+
+/// The same, tried now, whatever an earlier trial came to.
+///
+/// # Errors
+/// As [`choose`].
+pub async fn choose_anew(
+    qemu: &Qemu,
+    image: &Image,
+    notice: impl Fn(&str),
+) -> Result<Choice, QemuError> {
+    probed(Wanted::Automatic, qemu, image, true, notice).await
+}
+
+async fn probed(
+    wanted: Wanted,
+    qemu: &Qemu,
+    image: &Image,
+    fresh: bool,
+    notice: impl Fn(&str),
+) -> Result<Choice, QemuError> {
     let (kernel, firmware) = &image.probe;
     let cache = Cache::default_root()?;
     let probe = Probe {
@@ -86,6 +118,7 @@ pub async fn choose(
         firmware: Some(firmware),
         cache: &cache,
         deadline: PROBE,
+        fresh,
     };
     Ok(accel::choose(wanted, probe, |text| notice(text)).await?)
 }

@@ -1,5 +1,5 @@
 //! The public listener: bytes to and fro between clients and the guest's forwarded port, encrypted end to end and
-//! opaque here. Limits keep one client from taking everything.
+//! opaque here. A limit for each address keeps one client from taking everything.
 //!
 //! The listener is a [`Door`], which one VM can hand to the next: both accept from the same socket and the same queue, so
 //! that nobody who knocks in between is turned away.
@@ -17,6 +17,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+
+use crate::places::Places;
 
 /// How long to leave a system alone that cannot accept a connection.
 const RETRY: Duration = Duration::from_millis(100);
@@ -37,11 +39,21 @@ const UNREAD_MS: u32 = 120_000;
 /// How long a client may still speak after the guest's last word: nobody hears it any more. Short where it is waited for.
 const LINGER: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
+/// Connections of the smallest guest, and those of the largest; between them, one for each [`EACH`] MiB that its model
+/// leaves. The guest's own rules (`Limits::within` of its agent), of which nothing but the outcome is told.
+const GUEST: std::ops::RangeInclusive<u64> = 64..=4096;
+const EACH: u64 = 16;
+
 /// What the relay allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Connections at once; more wait in the system's queue.
     pub connections: usize,
+    /// Of them, those from one address, or one network of IPv6 (/64); one more is closed at once. `None` is half of what there
+    /// is for clients that have not attested: the guest sees all of them at one address.
+    pub per_address: Option<usize>,
+    /// Clients that have not attested for whom the guest has room.
+    pub strangers: usize,
     /// How long a connection may live at all. How long it may carry nothing is not for the relay to say: an answer that is
     /// not streamed comes when it is whole, and the guest closes what nobody uses, which ends it here, too.
     pub life: Duration,
@@ -51,9 +63,27 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 4096,
+            per_address: None,
+            strangers: strangers(0, 0),
             life: Duration::from_secs(3600),
         }
     }
+}
+
+impl Limits {
+    /// Connections from one address, of `all` for which there are descriptors.
+    fn of_one(&self, all: usize) -> usize {
+        let half = (self.strangers.min(all) / 2).max(1);
+        self.per_address.unwrap_or(half)
+    }
+}
+
+/// Clients that have not attested for whom a guest with so much memory and a model of so many bytes has room: half of its
+/// connections. Its engine may hold the model beside the volume that it was read from.
+pub(crate) fn strangers(memory_mib: u32, model: u64) -> usize {
+    let left = u64::from(memory_mib).saturating_sub(model.div_ceil(1 << 20).saturating_mul(2));
+    let connections = (left / EACH).clamp(*GUEST.start(), *GUEST.end());
+    usize::try_from(connections / 2).unwrap_or(usize::MAX)
 }
 
 /// Why the public address cannot be had.
@@ -169,11 +199,30 @@ pub enum DoorState {
 
 /// Accepts clients at `door` while `open` says so and relays them to `guest`. Returns when `open` turns false (connections
 /// under way go on) and then, when its sender is dropped, with every connection cut.
-pub async fn relay(door: Door, guest: SocketAddr, limits: Limits, mut open: watch::Receiver<bool>) {
+pub async fn relay(door: Door, guest: SocketAddr, limits: Limits, open: watch::Receiver<bool>) {
+    let all = room(limits.connections);
+    serve(
+        door,
+        guest,
+        limits,
+        (all, Places::new(limits.of_one(all))),
+        open,
+    )
+    .await;
+}
+
+/// The same with so many connections in all, and places for them.
+async fn serve(
+    door: Door,
+    guest: SocketAddr,
+    limits: Limits,
+    (all, places): (usize, Places),
+    mut open: watch::Receiver<bool>,
+) {
     if !turns(&mut open, true).await {
         return;
     }
-    let permits = Arc::new(Semaphore::new(room(limits.connections)));
+    let permits = Arc::new(Semaphore::new(all));
     let mut clients = JoinSet::new();
     let mut changes = door.0.subscribe();
     loop {
@@ -195,9 +244,10 @@ pub async fn relay(door: Door, guest: SocketAddr, limits: Limits, mut open: watc
             _ = changes.changed() => {}
             Some(_) = clients.join_next() => {}
             (client, permit) = accepted => match client {
-                Ok((client, _)) => {
+                Ok((client, from)) => {
+                    let Some(place) = places.take(from.ip()) else { continue };
                     clients.spawn(async move {
-                        let _permit = permit;
+                        let _held = (permit, place);
                         // A broken connection concerns its two ends, who notice.
                         let _ = connect(client, guest, limits).await;
                     });

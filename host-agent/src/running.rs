@@ -134,7 +134,13 @@ pub(crate) async fn start(
     let (drain, drained) = mpsc::channel(1);
     let (gate, mut open) = watch::channel(false);
     let (root, measured) = watch::channel(None);
-    let serving = local::serve(local, watched.clone(), drain.clone());
+    let control = qmp.clone();
+    let end = move || {
+        let control = control.clone();
+        // One that does not answer is ended by the draining's own deadline.
+        async move { drop(control.quit().await) }
+    };
+    let serving = local::serve(local, watched.clone(), drain.clone(), end);
     let local = Task(tokio::spawn(serving));
     let dying = dying(Arc::clone(&status), Arc::clone(&progress));
     let news = reporter(

@@ -64,6 +64,11 @@ pub enum SimulatorError {
     /// It did not answer in time.
     #[error("the simulator did not answer within {} seconds", ANSWER.as_secs())]
     Late,
+    /// A question before this one has no answer, or half of one: the next thing that comes is not this one's.
+    #[error(
+        "the simulator left an earlier question unanswered, so that its next answer could be to that one: start the VM again"
+    )]
+    Unanswered,
     /// It answered something else.
     #[error("the simulator's answer cannot be read")]
     Frame(#[from] FrameError),
@@ -182,6 +187,7 @@ impl Simulator {
         Ok(Connection {
             stream,
             decoder: Decoder::new(MAX_SIMULATOR_MESSAGE),
+            asked: false,
         })
     }
 }
@@ -234,6 +240,8 @@ pub struct Launch {
 pub struct Connection {
     stream: UnixStream,
     decoder: Decoder,
+    /// A question is under way, or was given up: answers have no numbers.
+    asked: bool,
 }
 
 impl Connection {
@@ -302,7 +310,18 @@ impl Connection {
     }
 
     async fn ask(&mut self, request: &SimulatorRequest) -> Result<SimulatorReply, SimulatorError> {
-        timeout(ANSWER, async {
+        self.ask_within(ANSWER, request).await
+    }
+
+    async fn ask_within(
+        &mut self,
+        patience: Duration,
+        request: &SimulatorRequest,
+    ) -> Result<SimulatorReply, SimulatorError> {
+        if std::mem::replace(&mut self.asked, true) {
+            return Err(SimulatorError::Unanswered);
+        }
+        let reply = timeout(patience, async {
             self.stream
                 .write_all(&frame::encode(request, MAX_SIMULATOR_MESSAGE)?)
                 .await?;
@@ -318,62 +337,11 @@ impl Connection {
             }
         })
         .await
-        .map_err(|_| SimulatorError::Late)?
+        .map_err(|_| SimulatorError::Late)??;
+        self.asked = false;
+        Ok(reply)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A killed simulator is gone when its owner is.
-    #[tokio::test]
-    async fn dropping_kills_and_reaps() {
-        let child = Command::new("sleep").arg("1000").spawn().unwrap();
-        let pid = child.id().unwrap();
-        let simulator = Simulator {
-            child,
-            socket: PathBuf::new(),
-        };
-        assert!(Path::new(&format!("/proc/{pid}")).exists());
-        drop(simulator);
-        assert!(!Path::new(&format!("/proc/{pid}")).exists());
-    }
-
-    /// As where there turns out to be no QEMU meanwhile.
-    #[tokio::test]
-    async fn a_start_that_is_given_up_leaves_no_process() {
-        let folder = tempfile::tempdir().unwrap();
-        let program = folder.path().join("slow");
-        // Written by another process: a fork in a neighbouring test must not inherit the open file (ETXTBSY).
-        let script = r##"printf '#!/bin/sh\necho $$ >&2\nexec sleep 1000\n' >"$0"; chmod +x "$0""##;
-        let mut shell = std::process::Command::new("sh");
-        let written = shell.args(["-c", script]).arg(&program).status().unwrap();
-        assert!(written.success());
-
-        let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
-        let notice = move |line: &str| told.send(line.to_owned()).unwrap();
-        let pid = tokio::select! {
-            started = Simulator::start(&program, Path::new("socket"), Path::new("roots"), notice) => {
-                panic!("{:?}", started.err());
-            }
-            pid = heard.recv() => pid.unwrap(),
-        };
-        assert!(!Path::new(&format!("/proc/{pid}")).exists());
-    }
-
-    #[test]
-    fn the_wait_for_an_end_has_an_end() {
-        let mut child = std::process::Command::new("sleep")
-            .arg("1000")
-            .spawn()
-            .unwrap();
-        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
-        await_end(pid, Duration::from_millis(10));
-        assert_eq!(child.try_wait().unwrap(), None, "it lives on");
-        child.kill().unwrap();
-        // And whoever has ended is not reaped by the waiting.
-        await_end(pid, Duration::from_secs(60));
-        assert!(child.try_wait().unwrap().is_some());
-    }
-}
+mod tests;

@@ -33,7 +33,7 @@ use crate::log::{self, Log, Source};
 use crate::numa;
 use crate::progress::{Listener, Progress};
 use crate::qemu::{self, Shape};
-use crate::relay::{Door, Limits};
+use crate::relay::{self, Door, Limits};
 use crate::running::{Parts, RunningVm, STOP, start};
 use crate::shapes::{self, Measured};
 use crate::simulator::{Connection, Launch, Simulator};
@@ -160,7 +160,7 @@ impl Host {
         let note = |text: &str| progress(Progress::Note(text.to_owned()));
         folder.write("manifest.json", &image.manifest)?;
         if options.tee.is_some() {
-            note(tee::COLLATERAL);
+            note(&tee::collateral());
         }
         let listed = unlisted(&options, &image, given.mmio64_mib());
         let counts = expiry::warning(image.content.not_after, expiry::now());
@@ -194,6 +194,11 @@ impl Host {
 
         let snp_firmware = image.snp_firmware.clone();
         let (manifest_id, not_after) = (image.manifest_id, image.content.not_after);
+        let model = image.model.metadata().map_or(0, |model| model.len());
+        let limits = Limits {
+            strangers: relay::strangers(options.memory_mib, model),
+            ..options.limits
+        };
         let shape = Shape {
             name: options.name.clone(),
             vcpus: options.vcpus,
@@ -269,7 +274,7 @@ impl Host {
             settings,
             door,
             guest,
-            limits: options.limits,
+            limits,
             folder: Arc::clone(&folder),
             reclaim: tee::reclaim(options.tee, options.memory_mib),
         };

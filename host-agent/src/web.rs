@@ -9,13 +9,12 @@
 //! request's head and the life of a connection are bounded; pages say how long they may be kept, and those that may carry
 //! an `ETag` that spares a client what it has.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
@@ -38,9 +37,11 @@ pub use tls::TlsError;
 
 use tls::Tls;
 
+use crate::places::Places;
+
 /// Connections at once; more wait in the system's queue.
 const CONNECTIONS: usize = 256;
-/// Connections at once from one address, or one network of IPv6 (/64), all of which one client may have. The loopback interface is a proxy, behind which are many.
+/// Connections at once from one address.
 const OF_ONE: usize = 32;
 /// How long a handshake, or a request's head, may take; a connection that is kept waits as long for the next request.
 const HEAD: Duration = Duration::from_secs(20);
@@ -136,7 +137,11 @@ impl Route {
 pub struct Web {
     listener: TcpListener,
     tls: Option<Tls>,
+    note: Note,
 }
+
+/// Tells whoever runs this what is wrong with it.
+type Note = Box<dyn Fn(&str) + Send + Sync>;
 
 impl Web {
     /// Takes the address and reads the certificate. Needs a runtime.
@@ -152,7 +157,19 @@ impl Web {
             TcpListener::from_std(listener)
         };
         let listener = listen().map_err(|source| WebError::Listen { address, source })?;
-        Ok(Self { listener, tls })
+        let note: Note = Box::new(|_| {});
+        Ok(Self {
+            listener,
+            tls,
+            note,
+        })
+    }
+
+    /// Tells `note` what goes wrong while it runs.
+    #[must_use]
+    pub fn noting(self, note: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        let note = Box::new(note);
+        Self { note, ..self }
     }
 
     /// The address, also where the system chose the port.
@@ -167,7 +184,7 @@ impl Web {
     pub async fn run(mut self, routes: Vec<Route>) {
         let routes: Arc<[Route]> = routes.into();
         let permits = Arc::new(Semaphore::new(CONNECTIONS));
-        let of_one = Arc::new(Mutex::new(HashMap::new()));
+        let places = Places::new(OF_ONE);
         let mut connections = JoinSet::new();
         loop {
             // Never closed: acquiring fails only after `close`.
@@ -178,8 +195,8 @@ impl Web {
                         tokio::time::sleep(RETRY).await;
                         continue;
                     };
-                    let Some(place) = Place::take(&of_one, from.ip()) else { continue };
-                    let (routes, tls) = (Arc::clone(&routes), self.tls.as_mut().map(Tls::acceptor));
+                    let Some(place) = places.take(from.ip()) else { continue };
+                    let (routes, tls) = (Arc::clone(&routes), self.tls.as_mut().map(|tls| tls.acceptor(&self.note)));
                     connections.spawn(async move {
                         let _held = (permit, place);
                         // A broken connection concerns its client, who notices.
@@ -187,51 +204,6 @@ impl Web {
                     });
                 }
                 Some(_) = connections.join_next() => {}
-            }
-        }
-    }
-}
-
-/// One connection of an address, until dropped.
-struct Place {
-    from: IpAddr,
-    all: Arc<Mutex<HashMap<IpAddr, usize>>>,
-}
-
-impl Place {
-    fn take(all: &Arc<Mutex<HashMap<IpAddr, usize>>>, from: IpAddr) -> Option<Self> {
-        // A listener of IPv6 sees IPv4 in its clothes.
-        let from = from.to_canonical();
-        let (local, from) = (from.is_loopback(), client(from));
-        let mut counts = all.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(from).or_insert(0);
-        if *count >= OF_ONE && !local {
-            return None;
-        }
-        *count += 1;
-        let all = Arc::clone(all);
-        Some(Self { from, all })
-    }
-}
-
-/// What one client has at least of the addresses: of IPv6, a network of 64 bits (RFC 6177).
-fn client(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => {
-            let network = address.to_bits() & !u128::from(u64::MAX);
-            IpAddr::V6(std::net::Ipv6Addr::from_bits(network))
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.from) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.from);
             }
         }
     }

@@ -1,7 +1,8 @@
 //! KVM or emulation: KVM only where a virtual machine has really run on it.
 //!
 //! That `/dev/kvm` opens says little: inside some clouds it runs small programs but not a stock kernel. So the
-//! probe boots the very kernel that will be used, and its answer is kept for a day.
+//! probe boots the very kernel that will be used, and its answer is kept for a day, until the machine starts again. A failure
+//! is kept only where KVM itself gave up: a machine that was busy for a minute is not without KVM for a day.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -14,13 +15,16 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::find::Qemu;
-use crate::probe;
+use crate::probe::{self, Refused};
 
 /// The variable that overrides the choice.
 pub const VARIABLE: &str = "COCOON_ACCEL";
 
 /// How long an answer is believed.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A number of this start of the machine.
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Where KVM is.
 const DEVICE: &str = "/dev/kvm";
@@ -68,6 +72,8 @@ pub struct Probe<'a> {
     pub cache: &'a Path,
     /// How long the kernel may take to reach the end of its own start.
     pub deadline: Duration,
+    /// Whether to try although an answer is kept.
+    pub fresh: bool,
 }
 
 /// Decides between KVM and emulation. `notice` is told before anything that takes seconds.
@@ -106,13 +112,19 @@ pub async fn choose(
         .cache
         .join("accel")
         .join(format!("{}.json", key(&probe)?));
-    if let Some(answer) = recall(&file, SystemTime::now()) {
+    let kept = recall(&file, SystemTime::now()).filter(|_| !probe.fresh);
+    if let Some(answer) = kept {
         return Ok(answer.choice("found earlier today"));
     }
     notice("trying whether KVM runs this kernel");
-    let answer = Answer::from(probe::run(&probe).await);
+    let tried = probe::run(&probe).await;
+    let lasting = lasts(&tried);
+    let answer = Answer::from(tried);
     // A cache that cannot be written costs the next start a probe, nothing else.
-    let _ = remember(&file, &answer);
+    let _ = match lasting {
+        true => remember(&file, &answer),
+        false => forget(&file),
+    };
     Ok(answer.choice("just tried"))
 }
 
@@ -188,10 +200,10 @@ impl Answer {
     }
 }
 
-impl From<Result<String, String>> for Answer {
-    fn from(result: Result<String, String>) -> Self {
+impl From<Result<String, Refused>> for Answer {
+    fn from(result: Result<String, Refused>) -> Self {
         let works = result.is_ok();
-        let (Ok(detail) | Err(detail)) = result;
+        let (Ok(detail) | Err(Refused { detail, .. })) = result;
         Self {
             works,
             detail,
@@ -200,9 +212,18 @@ impl From<Result<String, String>> for Answer {
     }
 }
 
+/// Whether the same would come of another trial.
+fn lasts(tried: &Result<String, Refused>) -> bool {
+    tried
+        .as_ref()
+        .map_or_else(|refused| refused.by_kvm, |_| true)
+}
+
 /// Everything the answer depends on.
 fn key(probe: &Probe<'_>) -> Result<String, AccelError> {
-    let mut hash = Sha256::new_with_prefix("accel 1\0");
+    let mut hash = Sha256::new_with_prefix("accel 2\0");
+    // Firmware settings and KVM's modules change between two starts. Where it is not told, a day is the bound.
+    hash.update(fs::read(BOOT).unwrap_or_default());
     let host = nix::sys::utsname::uname();
     let empty = OsStr::new("");
     for part in host
@@ -241,6 +262,14 @@ fn remember(file: &Path, answer: &Answer) -> io::Result<()> {
     fs::rename(partial, file)
 }
 
+/// An older answer must not outlive a newer one that is not kept.
+fn forget(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .unwrap_or_default()
@@ -257,7 +286,8 @@ mod tests {
         let file = folder.path().join("accel/key.json");
         let now = SystemTime::now();
         assert_eq!(recall(&file, now), None);
-        let answer = Answer::from(Err::<String, _>("it hung".to_owned()));
+        let refused = Refused::from("it hung".to_owned());
+        let answer = Answer::from(Err::<String, _>(refused));
         remember(&file, &answer).expect("written");
         assert_eq!(recall(&file, now + KEPT / 2), Some(answer.clone()));
         assert_eq!(recall(&file, now + KEPT * 2), None);
@@ -268,6 +298,24 @@ mod tests {
             answer.choice("now").reason,
             "emulation: KVM does not work here, it hung (now)"
         );
+    }
+
+    /// A busy machine, or one short of memory, is another one in a minute.
+    #[test]
+    fn failures_last_only_where_kvm_gave_up() {
+        let refused = |by_kvm| {
+            let detail = "it hung".to_owned();
+            Err(Refused { detail, by_kvm })
+        };
+        assert!(lasts(&Ok("it started".to_owned())));
+        assert!(lasts(&refused(true)));
+        assert!(!lasts(&refused(false)));
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("accel/key.json");
+        forget(&file).expect("nothing to forget");
+        remember(&file, &Answer::from(refused(true))).expect("written");
+        forget(&file).expect("forgotten");
+        assert_eq!(recall(&file, SystemTime::now()), None);
     }
 
     #[test]

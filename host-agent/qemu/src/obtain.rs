@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cocoon_inputs::report::Reporter;
-use cocoon_inputs::{FetchError, Fetcher};
+use cocoon_inputs::{FetchError, Fetcher, Lock};
 
 use crate::find::{FindError, Qemu, Search, Version, search};
 use crate::private::{self, PrivateError};
@@ -48,10 +48,43 @@ pub async fn obtain(
             minimum,
         });
     }
-    Ok(Obtained {
-        qemu,
-        reason: format!("{because}: using a private QEMU {version}"),
+    let reason = using(&because, version);
+    Ok(Obtained { qemu, reason })
+}
+
+/// The same as far as this machine has it: of private copies, the one of `lock` below the folder `cache`. Nothing is fetched.
+///
+/// # Errors
+/// As [`search`].
+pub async fn here(
+    named: Option<&Path>,
+    minimum: Version,
+    lock: &Lock,
+    cache: Option<&Path>,
+) -> Result<Search, FindError> {
+    let path = std::env::var_os("PATH");
+    let because = match search(named, path.as_deref(), minimum).await? {
+        Search::Unusable { reason } => reason,
+        found => return Ok(found),
+    };
+    let digests = lock.group(GROUP).map(|entry| *entry.sha256.as_bytes());
+    let root = cache.and_then(|cache| private::held(cache, digests));
+    let copy = match root {
+        // One that does not run is made once more when it is needed.
+        Some(root) => private::at(&root).await.ok(),
+        None => None,
+    };
+    Ok(match copy.filter(|qemu| qemu.version >= minimum) {
+        Some(qemu) => Search::Found {
+            reason: using(&because, qemu.version),
+            qemu,
+        },
+        None => Search::Unusable { reason: because },
     })
+}
+
+fn using(because: &str, version: Version) -> String {
+    format!("{because}: using a private QEMU {version}")
 }
 
 /// Why there is no QEMU.

@@ -7,21 +7,25 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cocoon_inputs::Fetched;
 use cocoon_inputs::report::{self, Reporter};
 use cocoon_inputs::unpack::{Limits, unpack_deb_into};
+use nix::unistd::syncfs;
 use sha2::{Digest, Sha256};
 
 use crate::find::{FindError, Origin, Qemu};
 
+/// The folder of copies in the cache.
+const FOLDER: &str = "qemu";
 /// The folder of the libraries inside the copy.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
-/// The copy made of `packages`, unpacked below the folder `cache` if it is not there yet. Processes that want
-/// the same copy at the same time wait for the first.
+/// The copy made of `packages`, unpacked below the folder `cache` if it is not there yet, and once more if it does not
+/// run: a disk may have lost some of it. Processes that want the same copy at the same time wait for the first.
 ///
 /// # Errors
 /// Says which step failed on which file; an interrupted unpacking leaves nothing that could be taken for a copy.
@@ -30,10 +34,33 @@ pub async fn open(
     packages: Vec<Fetched>,
     reporter: Arc<dyn Reporter>,
 ) -> Result<Qemu, PrivateError> {
-    let cache = cache.join("qemu");
-    let root =
-        tokio::task::spawn_blocking(move || unpacked(&cache, &packages, &*reporter)).await??;
-    at(&root).await
+    opened(cache, packages.into(), reporter).await
+}
+
+async fn opened<P: Package + Send + Sync + 'static>(
+    cache: &Path,
+    packages: Arc<[P]>,
+    reporter: Arc<dyn Reporter>,
+) -> Result<Qemu, PrivateError> {
+    let cache = cache.join(FOLDER);
+    let make = |broken: Option<u64>| {
+        let (cache, packages, reporter) =
+            (cache.clone(), Arc::clone(&packages), Arc::clone(&reporter));
+        tokio::task::spawn_blocking(move || unpacked(&cache, &packages, broken, &*reporter))
+    };
+    let root = make(None).await??;
+    let found = number(&root);
+    match at(&root).await {
+        Err(_) if found.is_some() => at(&make(found).await??).await,
+        asked => asked,
+    }
+}
+
+/// Where the copy of packages with these digests lies, if it was unpacked below the folder `cache` before.
+#[must_use]
+pub fn held(cache: &Path, digests: impl Iterator<Item = [u8; 32]>) -> Option<PathBuf> {
+    let root = cache.join(FOLDER).join(content_key(digests).ok()?);
+    root.is_dir().then_some(root)
 }
 
 /// The copy that was unpacked into the folder `root` before.
@@ -113,13 +140,15 @@ impl Package for Fetched {
     }
 }
 
-/// The folder with everything in it; the rename at the end is what makes it a copy.
+/// The folder with everything in it; the rename at the end is what makes it a copy. One whose number is `broken` is
+/// replaced.
 fn unpacked<P: Package>(
     cache: &Path,
     packages: &[P],
+    broken: Option<u64>,
     reporter: &dyn Reporter,
 ) -> Result<PathBuf, PrivateError> {
-    let key = content_key(packages)?;
+    let key = content_key(packages.iter().map(Package::sha256))?;
     let root = cache.join(&key);
     let at = |path: &Path| {
         let path = path.to_owned();
@@ -128,7 +157,8 @@ fn unpacked<P: Package>(
             false => PrivateError::Cache { path, source },
         }
     };
-    if root.is_dir() {
+    let there = || number(&root).is_some_and(|number| Some(number) != broken);
+    if there() {
         return Ok(root);
     }
     fs::create_dir_all(cache).map_err(at(cache))?;
@@ -140,7 +170,7 @@ fn unpacked<P: Package>(
         "waiting for another process that unpacks it",
     )
     .map_err(at(&lock))?;
-    if root.is_dir() {
+    if there() {
         return Ok(root);
     }
     let partial = cache.join(format!("{key}.partial"));
@@ -170,8 +200,21 @@ fn unpacked<P: Package>(
     }
     task.finish("unpacked");
     describe(&partial)?;
-    fs::rename(&partial, &root).map_err(at(&root))?;
+    // On the disk before it is a copy: after a power cut the name could be there without what it stands for.
+    let disk = File::open(&partial).map_err(at(&partial))?;
+    syncfs(&disk).map_err(|errno| at(&partial)(errno.into()))?;
+    // Machines that run from it have open what they need of it.
+    match fs::remove_dir_all(&root) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&root)(error)),
+        _ => fs::rename(&partial, &root).map_err(at(&root))?,
+    }
     Ok(root)
+}
+
+/// Of the folder `root`, if there is one: another has another.
+fn number(root: &Path) -> Option<u64> {
+    let folder = fs::metadata(root).ok().filter(fs::Metadata::is_dir)?;
+    Some(folder.ino())
 }
 
 /// Whether a full disk or quota is behind the error.
@@ -188,8 +231,8 @@ fn is_full(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// A name that changes with any package, and not with their order.
-fn content_key(packages: &[impl Package]) -> Result<String, PrivateError> {
-    let mut digests: Vec<_> = packages.iter().map(Package::sha256).collect();
+fn content_key(digests: impl Iterator<Item = [u8; 32]>) -> Result<String, PrivateError> {
+    let mut digests: Vec<_> = digests.collect();
     digests.sort_unstable();
     if digests.is_empty() {
         return Err(PrivateError::NoPackages);

@@ -1,4 +1,5 @@
-//! A private QEMU from pretended packages: made once, never half, and a full disk is named as what it is.
+//! A private QEMU from pretended packages: made once, never half, again where a disk lost some of it, and a full disk is
+//! named as what it is.
 
 use std::io::Write as _;
 
@@ -7,7 +8,7 @@ use cocoon_inputs::unpack::TreeError;
 
 use super::*;
 
-/// Packages 1 and 2 make a whole copy, 3 is damaged, 4 does not fit on the disk.
+/// Packages 1 and 2 make a whole copy, 3 is damaged, 4 does not fit on the disk; 5 and 2 make one that says its version.
 struct Pretend(u8, PathBuf);
 
 fn package(byte: u8) -> Pretend {
@@ -31,6 +32,16 @@ impl Package for Pretend {
                 "usr/share/seabios/b",
             ],
             2 => &["usr/bin/qemu-system-x86_64"],
+            5 => {
+                let loader = root.join("usr/lib64/ld-linux-x86-64.so.2");
+                fs::create_dir_all(loader.parent().unwrap_or(root))?;
+                // Written by another process: a fork in a neighbouring test must not inherit the open file (ETXTBSY).
+                let script = r##"printf '#!/bin/sh\necho QEMU emulator version 10.0.2\n' >"$0"; chmod +x "$0""##;
+                let mut shell = std::process::Command::new("sh");
+                let written = shell.args(["-c", script]).arg(&loader).status()?;
+                assert!(written.success(), "a shell");
+                &["usr/share/qemu/a", "usr/share/seabios/b"]
+            }
             3 => return Err("not a package".into()),
             _ => return Err(onto_a_full_disk().into()),
         };
@@ -56,7 +67,7 @@ fn onto_a_full_disk() -> TreeError {
 
 fn make(cache: &Path, packages: &[u8]) -> Result<PathBuf, PrivateError> {
     let packages: Vec<_> = packages.iter().copied().map(package).collect();
-    unpacked(cache, &packages, &Silent)
+    unpacked(cache, &packages, None, &Silent)
 }
 
 #[test]
@@ -101,4 +112,33 @@ fn a_full_disk_is_named_with_the_way_out() {
             cache.path()
         )
     );
+}
+
+/// After a power cut the names may be there and the bytes gone: what does not run is made once more, and what runs is not.
+#[tokio::test]
+async fn a_copy_that_does_not_run_is_made_once_more() {
+    let cache = tempfile::tempdir().expect("a temporary folder");
+    let packages: Arc<[Pretend]> = [package(5), package(2)].into();
+    let open = || opened(cache.path(), Arc::clone(&packages), Arc::new(Silent));
+    let first = open().await.expect("a copy");
+    let Origin::Private(root) = &first.origin else {
+        panic!("{first:?}")
+    };
+    let digests = || packages.iter().map(Package::sha256);
+    assert_eq!(held(cache.path(), digests()).as_ref(), Some(root));
+    assert_eq!(held(&cache.path().join("other"), digests()), None);
+    let marker = root.join("marker");
+    fs::write(&marker, "").expect("marked");
+    assert_eq!(open().await.expect("the same"), first);
+    assert!(marker.exists(), "made again");
+    let loader = root.join("usr/lib64/ld-linux-x86-64.so.2");
+    fs::remove_file(&loader).expect("removed");
+    File::create(&loader).expect("what a power cut leaves");
+    assert_eq!(open().await.expect("a new one"), first);
+    assert!(!marker.exists(), "the old one");
+    // One that never runs is made anew once and no more.
+    let never: Arc<[Pretend]> = [package(1), package(2)].into();
+    let error = opened(cache.path(), never, Arc::new(Silent)).await;
+    let error = error.expect_err("an empty program").to_string();
+    assert_eq!(error, "the private QEMU does not run");
 }

@@ -17,8 +17,25 @@ const REACHED: &str = "Kernel panic - not syncing: VFS: Unable to mount root fs"
 /// What QEMU prints when KVM gives up on an instruction; it then stays, paused for ever.
 const GAVE_UP: &str = "KVM internal error";
 
+/// A reason against KVM.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    /// What happened.
+    pub(crate) detail: String,
+    /// Whether KVM itself gave up, as it will tomorrow. Anything else, such as a machine that had no memory or no time left
+    /// for the trial, says little of KVM.
+    pub(crate) by_kvm: bool,
+}
+
+impl From<String> for Refused {
+    fn from(detail: String) -> Self {
+        let by_kvm = false;
+        Self { detail, by_kvm }
+    }
+}
+
 /// Boots the kernel on KVM. Says what happened, as a success or as a reason against KVM.
-pub(crate) async fn run(probe: &Probe<'_>) -> Result<String, String> {
+pub(crate) async fn run(probe: &Probe<'_>) -> Result<String, Refused> {
     let begin = Instant::now();
     let (console, stream) =
         socket::pair().map_err(|error| format!("no console for the trial ({error})"))?;
@@ -68,17 +85,19 @@ pub(crate) async fn run(probe: &Probe<'_>) -> Result<String, String> {
             "this kernel started in {:.1} s",
             begin.elapsed().as_secs_f32()
         )),
-        Ok(Err(what)) if diagnostics.contains(GAVE_UP) => {
-            Err(format!("{what}; last words: {console:?}"))
+        Ok(Err(what)) if diagnostics.contains(GAVE_UP) => Err(Refused {
+            detail: format!("{what}; last words: {console:?}"),
+            by_kvm: true,
+        }),
+        Ok(Err(what)) => {
+            let qemu = last_line(&diagnostics);
+            Err(format!("{what}; last words: {console:?}, QEMU's: {qemu:?}").into())
         }
-        Ok(Err(what)) => Err(format!(
-            "{what}; last words: {console:?}, QEMU's: {:?}",
-            last_line(&diagnostics)
-        )),
-        Err(_) => Err(format!(
-            "no end of its start within {} s; last words: {console:?}",
-            probe.deadline.as_secs()
-        )),
+        Err(_) => {
+            let seconds = probe.deadline.as_secs();
+            let detail = format!("no end of its start within {seconds} s; last words: {console:?}");
+            Err(detail.into())
+        }
     }
 }
 

@@ -16,7 +16,9 @@ use serde_json::json;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Collateral {
-    /// Folder to keep it in: `collateral` in the daemon's host.cache where its file names one; the user's cache otherwise.
+    /// Folder to keep it in. Default: `collateral` in the folder of COCOON_CACHE, or in the cache of the user who runs this,
+    /// which is seldom the daemon's: name that one's, /var/cache/cocoon/collateral as packaged, or `collateral` in its
+    /// host.cache.
     #[arg(long, global = true)]
     store: Option<PathBuf>,
     /// TOML file with other addresses than the vendors' own.
@@ -88,7 +90,11 @@ pub(super) fn run(wanted: &Collateral, json: bool) -> anyhow::Result<ExitCode> {
         Some(root) => root.clone(),
         None => Store::default_root()?,
     };
-    let store = Store::open(&root)?;
+    let store = match wanted.action {
+        // Who looks makes no folders.
+        Action::Show(_) | Action::Export { .. } => Store::reading(&root),
+        Action::Fetch(_) | Action::Import { .. } => Store::open(&root)?,
+    };
     let keeper = Keeper::new(store, services, Client::default(), Default::default());
     let good = match &wanted.action {
         Action::Fetch(fetch) => self::fetch(&keeper, fetch, json)?,

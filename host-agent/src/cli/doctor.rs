@@ -19,8 +19,7 @@ use cocoon_host_agent::image::Image;
 use cocoon_host_agent::tables::{Size, compute as computed};
 use cocoon_host_agent::{UpOptions, qemu};
 use cocoon_inputs::Cache;
-use cocoon_qemu::accel;
-use cocoon_qemu::find::{MINIMUM_TDX, Search, search};
+use cocoon_qemu::find::{MINIMUM_TDX, Search};
 use cocoon_qemu::tables::Tables;
 use cocoon_qemu::{Accel, Qemu};
 
@@ -182,7 +181,8 @@ async fn tried(
             voice.note(text);
         }
     };
-    let choice = qemu::choose(accel::Wanted::Automatic, &found, &image, note).await?;
+    // Who asks wants to know how it is now.
+    let choice = qemu::choose_anew(&found, &image, note).await?;
     Ok(Tried::Yes {
         works: choice.accel == Accel::Kvm,
         reason: choice.reason,
@@ -219,8 +219,7 @@ async fn tables(
 
 /// The QEMU of this machine, if it can be used; nothing is fetched.
 async fn here(named: Option<&Path>) -> Option<Qemu> {
-    let path = std::env::var_os("PATH");
-    match search(named, path.as_deref(), cocoon_qemu::find::MINIMUM).await {
+    match qemu::here(named).await {
         Ok(Search::Found { qemu, .. }) => Some(qemu),
         Ok(Search::Unusable { .. }) | Err(_) => None,
     }

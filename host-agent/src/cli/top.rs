@@ -10,7 +10,8 @@ use super::daemon;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Top {
-    /// Print it once and end, as it also does where standard output is no terminal.
+    /// Print it once and end, as it also does where standard output is no terminal. Without this, --json goes on line by
+    /// line, also there.
     #[arg(long)]
     once: bool,
     /// Seconds between two looks, 1 to 3600.

@@ -6,13 +6,14 @@ use std::time::Duration;
 use cocoon_protocol::document::Collateral;
 use cocoon_protocol::gpu::{CollateralRequest, GpuCollateral, GpuNeeds};
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
 
 use super::http::Client;
 use super::keeper::{Gathered, Keeper, clock};
 use super::services::Services;
 use super::store::Store;
 
-/// The shortest pause between two looks.
+/// The shortest pause between two looks, whatever a guest asks for.
 const SHORTEST: Duration = Duration::from_secs(5);
 /// The longest: another process may have fetched what this guest lacks.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
@@ -42,15 +43,16 @@ pub fn keeper() -> Result<Keeper, String> {
 type Whole = Option<(Vec<GpuNeeds>, GpuCollateral)>;
 
 /// Serves the newest of `wishes` until nobody wishes any more. `hand` gives parts to the guest, and says whether there still
-/// is one; `tell` hears what is missing whenever that changes. What the guest has of NVIDIA's is replaced by what is whole and
-/// by nothing less: an answer that lapses and cannot be renewed is for clients to judge, and leaves the guest what it had.
+/// is one; `tell` hears what is missing, and what is wrong with the place to keep it, whenever that changes. What the guest has
+/// of NVIDIA's is replaced by what is whole and by nothing less: an answer that lapses and cannot be renewed is for clients to
+/// judge, and leaves the guest what it had.
 pub async fn serve(
     keeper: Arc<Keeper>,
     mut wishes: watch::Receiver<Option<CollateralRequest>>,
     hand: mpsc::Sender<Parts>,
-    mut tell: impl FnMut(&[(String, String)]),
+    mut tell: impl FnMut(&[(String, String)], Option<&str>),
 ) {
-    let (mut handed, mut told): (Option<Parts>, Option<Vec<(String, String)>>) = (None, None);
+    let (mut handed, mut told): (Option<Parts>, _) = (None, None);
     let mut whole: Whole = None;
     loop {
         let wish = wishes.borrow_and_update().clone();
@@ -78,9 +80,12 @@ pub async fn serve(
             // It panicked, or the runtime ends.
             Err(_) => return,
         };
-        if told.as_ref() != Some(&gathered.missing) {
-            tell(&gathered.missing);
-            told = Some(gathered.missing);
+        let news = Some((gathered.missing, gathered.unkept));
+        if told != news {
+            told = news;
+            if let Some((missing, unkept)) = &told {
+                tell(missing, unkept.as_deref());
+            }
         }
         let before = handed.as_ref().and_then(|(_, gpu)| gpu.clone());
         let gpu = match (gathered.gpu, &whole) {
@@ -98,14 +103,18 @@ pub async fn serve(
             }
             handed = Some(parts);
         }
-        let pause = Duration::from_secs(gathered.next.saturating_sub(clock()));
+        let (looked, pause) = (Instant::now(), gathered.next.saturating_sub(clock()));
+        let pause = Duration::from_secs(pause).clamp(SHORTEST, LONGEST);
         tokio::select! {
             changed = wishes.changed() => match changed {
                 // A guest that asks again has forgotten, or is another one.
-                Ok(()) => handed = None,
+                Ok(()) => {
+                    handed = None;
+                    sleep_until(looked + SHORTEST).await;
+                }
                 Err(_) => return,
             },
-            () = tokio::time::sleep(pause.clamp(SHORTEST, LONGEST)) => {}
+            () = sleep_until(looked + pause) => {}
         }
     }
 }

@@ -10,6 +10,7 @@ use cocoon_protocol::gpu::{CollateralRequest, GpuCollateral};
 
 use super::http::Client;
 use super::store::StoreError;
+use super::unkept::Unkept;
 use super::want::{self, WantError};
 use super::{CollateralError, Dates, Entry, Services, Store, Want, amd, intel, nvidia, schedule};
 use crate::text::chain;
@@ -19,6 +20,7 @@ use crate::text::chain;
 pub struct Keeper {
     /// What is kept.
     pub store: Store,
+    unkept: Unkept,
     services: Services,
     client: Client,
     policy: Policy,
@@ -35,6 +37,8 @@ pub struct Gathered {
     pub gpu_whole: bool,
     /// What there is not, with the reason.
     pub missing: Vec<(String, String)>,
+    /// What is wrong with the place to keep it, if it did not take something.
+    pub unkept: Option<String>,
     /// When to look again, Unix time.
     pub next: u64,
 }
@@ -57,6 +61,7 @@ impl Keeper {
     pub fn new(store: Store, services: Services, client: Client, policy: Policy) -> Self {
         Self {
             store,
+            unkept: Unkept::default(),
             services,
             client,
             policy,
@@ -81,9 +86,7 @@ impl Keeper {
         while let Some(want) = wants.get(place).cloned() {
             place += 1;
             let had = self.have(&want, now);
-            gathered.next = gathered
-                .next
-                .min(schedule::next(&want, self.store.known(&want), now));
+            gathered.next = gathered.next.min(self.next(&want, now));
             let bytes = match had {
                 Ok(bytes) => bytes,
                 Err(why) => {
@@ -118,21 +121,32 @@ impl Keeper {
             }
         }
         gathered.gpu_whole &= gathered.gpu.is_some();
+        gathered.unkept = self.unkept.settle(&self.store);
         Ok(gathered)
+    }
+
+    fn next(&self, want: &Want, now: u64) -> u64 {
+        let known = self.unkept.known(want, self.store.known(want));
+        schedule::next(want, known, now)
     }
 
     /// What is good for `want` now: asked for anew when it is time, and else what is kept.
     fn have(&self, want: &Want, now: u64) -> Result<Vec<u8>, String> {
         let mut why = None;
-        if schedule::next(want, self.store.known(want), now) <= now {
-            why = self.fetch(want, now).err().map(|error| chain(&error));
+        if self.next(want, now) <= now {
+            // What was not kept is held.
+            why = self.obtain(want, now).err().map(|error| chain(&error));
+        }
+        if let Some(bytes) = self.unkept.get(want, now) {
+            return Ok(bytes);
         }
         let kept = match self.store.get(want) {
             Some((entry, bytes)) if now <= entry.dates.due => return Ok(bytes),
             Some((entry, _)) => format!("what is kept ended at {}", entry.dates.due),
             None => "there is none".to_owned(),
         };
-        let failure = || self.store.failure(want).map(|failure| failure.why);
+        let stored = || self.store.failure(want).map(|failure| failure.why);
+        let failure = || self.unkept.refused(want).or_else(stored);
         Err(why.or_else(failure).unwrap_or(kept))
     }
 
@@ -141,15 +155,32 @@ impl Keeper {
     /// # Errors
     /// [`FetchError`].
     pub fn fetch(&self, want: &Want, now: u64) -> Result<Entry, FetchError> {
+        Ok(self.obtain(want, now)??)
+    }
+
+    /// The same; inside, whether the store has taken it.
+    fn obtain(&self, want: &Want, now: u64) -> Result<Result<Entry, StoreError>, CollateralError> {
         let answer = self.ask(want).and_then(|bytes| {
             let dates = self.check(want, &bytes, now)?;
             Ok((bytes, dates))
         });
         match answer {
-            Ok((bytes, dates)) => Ok(self.store.put(want, &bytes, dates, now)?),
+            Ok((bytes, dates)) => {
+                let kept = self.store.put(want, &bytes, dates, now);
+                match &kept {
+                    Ok(_) => self.unkept.forget(want),
+                    Err(error) => self.unkept.answered(want, (now, dates, bytes), error),
+                }
+                Ok(kept)
+            }
             Err(error) => {
-                self.store.failed(want, &chain(&error), now)?;
-                Err(error.into())
+                let before = self.unkept.known(want, self.store.known(want));
+                let why = chain(&error);
+                match self.store.failed(want, &why, now) {
+                    Ok(()) => self.unkept.counted(want),
+                    Err(lost) => self.unkept.failed(want, before, (now, why), &lost),
+                }
+                Err(error)
             }
         }
     }

@@ -11,6 +11,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, fchown, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,9 +26,13 @@ use super::{Dates, Want};
 const MAX_FILE: u64 = 8 << 20;
 /// What nobody renewed for so long is forgotten, in seconds.
 const FORGOTTEN: u64 = 90 * 24 * 60 * 60;
+/// Failures that are remembered, the newest ones: guests choose what is asked for.
+const MOST_FAILURES: usize = 256;
 const OBJECTS: &str = "objects";
 const ENTRIES: &str = "entries";
 const FAILURES: &str = "failures";
+/// The end of the name of what is not whole yet.
+const PARTIAL: &str = "partial";
 
 /// A folder of collateral.
 #[derive(Debug, Clone)]
@@ -89,8 +94,7 @@ impl Store {
     /// [`StoreError`].
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         for name in [OBJECTS, ENTRIES, FAILURES] {
-            let path = root.join(name);
-            fs::create_dir_all(&path).map_err(failed("create", &path))?;
+            make(&root.join(name))?;
         }
         Ok(Self {
             root: root.to_owned(),
@@ -207,7 +211,8 @@ impl Store {
         all
     }
 
-    /// Forgets what nobody renewed for a season, and objects that nobody names.
+    /// Forgets what nobody renewed for a season, failures that are too many, objects that nobody names and files that were
+    /// never whole.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -216,21 +221,31 @@ impl Store {
         for entry in self.entries().iter().filter(|entry| old(entry.fetched)) {
             self.remove(&self.path(ENTRIES, &entry.want))?;
         }
-        for failure in self.failures().iter().filter(|failure| old(failure.at)) {
-            self.remove(&self.path(FAILURES, &failure.want))?;
+        let mut failures = self.failures();
+        failures.sort_by_key(|failure| std::cmp::Reverse(failure.at));
+        for (place, failure) in failures.iter().enumerate() {
+            if place >= MOST_FAILURES || old(failure.at) {
+                self.remove(&self.path(FAILURES, &failure.want))?;
+            }
         }
-        // Another process may have written an object whose entry is yet to come: young ones stay.
-        let named: Vec<String> = (self.entries().iter())
-            .map(|entry| entry.digest.to_string())
-            .collect();
-        let folder = self.root.join(OBJECTS);
+        let entries = self.entries().into_iter();
+        let named: Vec<PathBuf> = (entries.map(|entry| entry.digest.to_string().into())).collect();
+        self.sweep(OBJECTS, |name| !named.iter().any(|object| object == name))?;
+        // What somebody who was killed had not renamed yet.
+        let partial = |name: &Path| name.extension().is_some_and(|end| end == PARTIAL);
+        self.sweep(ENTRIES, partial)?;
+        self.sweep(FAILURES, partial)
+    }
+
+    /// Removes what is `useless` in a folder. Another process may be about to name or to rename it: young files stay.
+    fn sweep(&self, folder: &str, useless: impl Fn(&Path) -> bool) -> Result<(), StoreError> {
+        let folder = self.root.join(folder);
         for file in fs::read_dir(&folder).map_err(failed("list", &folder))? {
             let file = file.map_err(failed("list", &folder))?;
-            let name = file.file_name().to_string_lossy().into_owned();
             let written = file.metadata().and_then(|metadata| metadata.modified());
-            let hours = written.ok().and_then(|time| time.elapsed().ok());
-            let young = hours.is_none_or(|age| age.as_secs() < 60 * 60);
-            if !young && !named.contains(&name) {
+            let age = written.ok().and_then(|time| time.elapsed().ok());
+            let young = age.is_none_or(|age| age.as_secs() < 60 * 60);
+            if !young && useless(Path::new(&file.file_name())) {
                 self.remove(&file.path())?;
             }
         }
@@ -264,17 +279,51 @@ impl Store {
     }
 }
 
+/// Makes a folder and those above it. What root makes is whose the folder above is: the daemon's user must be able to
+/// write there.
+fn make(path: &Path) -> Result<(), StoreError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let above = path.parent().unwrap_or(path);
+    make(above)?;
+    match fs::create_dir(path) {
+        // Somebody else was quicker.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        made => made.map_err(failed("create", path))?,
+    }
+    if let Some((user, group)) = owner(above) {
+        // Nobody but root can give it away.
+        let _ = lchown(path, user, group);
+    }
+    Ok(())
+}
+
+type Owner = (Option<u32>, Option<u32>);
+
+fn owner(folder: &Path) -> Option<Owner> {
+    let folder = fs::metadata(folder).ok()?;
+    Some((Some(folder.uid()), Some(folder.gid())))
+}
+
 /// Replaces a file at once, on the disk itself. Other processes write here too: each has a name of its own for what is not
 /// whole yet.
 fn write(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let partial = path.with_extension(format!("{}-{number}.partial", std::process::id()));
-    let whole = File::create(&partial).and_then(|mut file| {
+    let partial = path.with_extension(format!("{}-{number}.{PARTIAL}", std::process::id()));
+    // Left by another process of this number. Never through a link: root may write here, and another user's folder it is.
+    let _ = fs::remove_file(&partial);
+    let whole = File::create_new(&partial).and_then(|mut file| {
+        if let Some((user, group)) = path.parent().and_then(owner) {
+            // As with folders.
+            let _ = fchown(&file, user, group);
+        }
         file.write_all(bytes)?;
         file.sync_all()
     });
-    whole.map_err(failed("write", &partial))?;
+    // By its own name, which is the same at every attempt: who tells it does so once.
+    whole.map_err(failed("write", path))?;
     fs::rename(&partial, path).map_err(failed("replace", path))
 }
 

@@ -69,7 +69,7 @@ const OPERATOR: [&str; 5] = [
     "price_completion_million",
     "max_concurrent_requests",
 ];
-const LISTENER: [&str; 2] = ["connections", "life_seconds"];
+const LISTENER: [&str; 3] = ["connections", "connections_per_address", "life_seconds"];
 const RESTART: [&str; 5] = [
     "policy",
     "delay_seconds",
@@ -326,13 +326,15 @@ fn operator(appliance: &Table<'_, '_>, report: &mut Report<'_>) -> OperatorConfi
 fn listener(appliance: &Table<'_, '_>, report: &mut Report<'_>) -> Limits {
     let table = appliance.table(report, "listener", &LISTENER);
     let usual = Limits::default();
-    let most = number(1..=65_536_u32);
-    let connections = table.optional(report, "connections", most);
+    let mut most = |key| {
+        let most = table.optional(report, key, number(1..=65_536_u32));
+        most.and_then(|(most, _)| usize::try_from(most).ok())
+    };
     Limits {
-        connections: connections
-            .and_then(|(most, _)| usize::try_from(most).ok())
-            .unwrap_or(usual.connections),
+        connections: most("connections").unwrap_or(usual.connections),
+        per_address: most("connections_per_address"),
         life: seconds(&table, report, "life_seconds", 1..=LIFE_MAX, usual.life),
+        ..usual
     }
 }
 

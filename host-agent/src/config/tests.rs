@@ -6,6 +6,7 @@ use super::*;
 use crate::web::TlsFiles;
 
 mod devices;
+mod listener;
 mod missing;
 
 /// A machine on which everything fits.
@@ -146,6 +147,7 @@ fn every_error_names_the_place_the_key_and_what_is_allowed() {
         ("restart.delay_seconds = 400", "9:25: appliance.restart.delay_seconds: 400 seconds is longer than max_delay_seconds, 300".to_owned()),
         ("restart = 3", "9:11: appliance.restart: found 3; allowed: a table".to_owned()),
         ("listener.connections = -1", "9:24: appliance.listener.connections: found -1; allowed: a number from 1 to 65536".to_owned()),
+        ("listener.connections_per_address = 0", "9:36: appliance.listener.connections_per_address: found 0; allowed: a number from 1 to 65536".to_owned()),
         ("operator.name = \"a b\"", "9:17: appliance.operator.name: must be 1 to 64 characters of A-Z a-z 0-9 . _ -".to_owned()),
         ("operator.payout_address = \"\"", "9:27: appliance.operator.payout_address: must be a TON address".to_owned()),
         ("operator.max_concurrent_requests = 2000", "9:36: appliance.operator.max_concurrent_requests: found 2000; allowed: a number from 1 to 1024".to_owned()),

@@ -6,7 +6,7 @@ use cocoon_protocol::gpu::CollectedGpu;
 use super::{Effect, Failure, Guest, MAX_EVIDENCE_REQUESTS, State, fail};
 
 /// The guest that is there, if one is.
-fn guest(state: &mut State) -> Option<&mut Guest> {
+pub(super) fn guest(state: &mut State) -> Option<&mut Guest> {
     match state {
         State::Booting(guest) | State::Serving(guest) | State::Draining(guest) => Some(guest),
         State::Starting | State::Measuring | State::Ended(_) => None,

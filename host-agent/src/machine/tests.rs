@@ -166,6 +166,32 @@ fn collateral_is_sought_and_handed_on() {
     assert_eq!(late.iter().filter(|effect| about(effect)).count(), 4);
 }
 
+/// Every new wish is a question to a vendor that a hostile guest makes up: after a few it asks in vain, and is told of once.
+#[test]
+fn a_guest_has_few_wishes() {
+    let wishes = [
+        "NV_A", "NV_B", "NV_A", "NV_C", "NV_D", "NV_E", "NV_F", "NV_B",
+    ]
+    .map(wish);
+    let (state, effects) = run([booted(), wishes.to_vec()].concat());
+    assert!(matches!(state, State::Booting(_)), "{state:?}");
+    let sought = |name: &&str| Effect::SeekCollateral(Box::new(needs(name)));
+    let served = ["NV_A", "NV_B", "NV_A", "NV_C", "NV_D"];
+    let mut expected: Vec<Effect> = served.iter().map(sought).collect();
+    let note =
+        "the guest asks for endorsements of more than 4 things: no vendor is asked for the others";
+    expected.push(Effect::Tell(News::Note(note.into())));
+    expected.push(sought(&"NV_B"));
+    let about = |effect: &Effect| {
+        matches!(
+            effect,
+            Effect::SeekCollateral(_) | Effect::Tell(News::Note(_))
+        )
+    };
+    let effects: Vec<Effect> = effects.into_iter().filter(about).collect();
+    assert_eq!(effects, expected);
+}
+
 /// What simulated GPUs show is asked of the simulator, once for each request, and never for a TEE.
 #[test]
 fn simulated_gpus_are_asked_for() {

@@ -44,6 +44,70 @@ fn connections_are_no_more_than_there_are_descriptors_for() {
     assert_eq!(room(2), 2);
 }
 
+/// Half of what there is for strangers is others', however small the VM; and what the file says counts.
+#[test]
+fn an_address_has_half_of_what_there_is_for_strangers() {
+    let of = |memory_mib, model, all| {
+        let strangers = strangers(memory_mib, model);
+        let limits = Limits {
+            strangers,
+            ..Limits::default()
+        };
+        (strangers, limits.of_one(all))
+    };
+    const GIB: u64 = 1 << 30;
+    assert_eq!(of(1024, GIB / 4, 4096), (32, 16));
+    assert_eq!(of(0, u64::MAX, 4096), (32, 16));
+    assert_eq!(of(16 << 10, 4 * GIB, 4096), (256, 128));
+    assert_eq!(of(u32::MAX, GIB, 4096), (2048, 1024));
+    // Fewer connections than the guest would take, down to one.
+    assert_eq!(of(u32::MAX, GIB, 384), (2048, 192));
+    assert_eq!(of(1024, GIB, 1), (32, 1));
+    let named = Limits {
+        per_address: Some(7),
+        ..Limits::default()
+    };
+    assert_eq!((named.of_one(4096), named.of_one(1)), (7, 7));
+}
+
+/// Whoever has had its share is closed at once, and gets a place again when one of its connections ends.
+#[tokio::test]
+async fn an_address_has_no_more_than_its_share() {
+    let door = door().await;
+    let address = door.address().unwrap();
+    let (_gate, open) = watch::channel(true);
+    let places = (8, Places::new(2).strict());
+    let limits = Limits::default();
+    tokio::spawn(serve(door, echo().await, limits, places, open));
+    let heard = |mut client: TcpStream| async move {
+        let mut answer = [0];
+        let asked = client.write_all(b"x").await;
+        let heard = asked.is_ok() && client.read_exact(&mut answer).await.is_ok();
+        heard.then_some(client)
+    };
+    let connect = || async { TcpStream::connect(address).await.unwrap() };
+    let first = heard(connect().await).await.expect("the first one's place");
+    let _second = heard(connect().await).await.expect("the second one's");
+    assert!(heard(connect().await).await.is_none(), "there is no third");
+    let elsewhere = tokio::net::TcpSocket::new_v4().unwrap();
+    elsewhere.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let elsewhere = elsewhere.connect(address).await.unwrap();
+    assert!(
+        heard(elsewhere).await.is_some(),
+        "another address has its own"
+    );
+    drop(first);
+    let again = async {
+        loop {
+            if heard(connect().await).await.is_some() {
+                return;
+            }
+        }
+    };
+    let again = tokio::time::timeout(Duration::from_secs(60), again).await;
+    again.expect("the place of the one that left");
+}
+
 #[tokio::test]
 async fn clients_wait_for_the_gate_and_finish_after_it_closes() {
     let (address, gate, task) = start(Limits::default()).await;

@@ -91,24 +91,6 @@ async fn who_has_the_bytes_is_not_sent_them_again() {
     assert!(head.contains("\r\ncontent-length: 4\r\n"), "{head}");
 }
 
-#[test]
-fn one_address_has_its_share_and_gives_it_back() {
-    let all = Arc::default();
-    let (one, other): (IpAddr, IpAddr) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
-    let held: Vec<_> = (0..OF_ONE)
-        .map(|_| Place::take(&all, one).unwrap())
-        .collect();
-    assert!(Place::take(&all, one).is_none());
-    assert!(Place::take(&all, other).is_some());
-    drop(held);
-    assert!(Place::take(&all, one).is_some());
-    assert!(all.lock().unwrap().is_empty());
-    let proxied: Vec<_> = (0..=OF_ONE)
-        .map(|_| Place::take(&all, [127, 0, 0, 1].into()))
-        .collect();
-    assert!(proxied.iter().all(Option::is_some));
-}
-
 #[tokio::test]
 async fn files_that_are_no_certificate_are_named() {
     let folder = tempfile::tempdir().unwrap();
@@ -148,27 +130,4 @@ async fn over_tls_the_same_is_answered() {
     let expected =
         "the guest answered the question for its evidence with status 405 Method Not Allowed";
     assert_eq!(error.to_string(), expected);
-}
-
-/// Whoever has a network has no more places than who has an address, and the loopback interface has all, also as IPv6.
-#[test]
-fn places_are_counted_by_client() {
-    let all = Arc::default();
-    let held = |from: &dyn Fn(usize) -> String| {
-        let places = (0..=OF_ONE).map(|number| Place::take(&all, from(number).parse().unwrap()));
-        places.map_while(|place| place).collect::<Vec<_>>()
-    };
-    let network = held(&|number| format!("2001:db8:1:2::{number:x}"));
-    assert_eq!(network.len(), OF_ONE);
-    let other: IpAddr = "2001:db8:1:3::1".parse().unwrap();
-    assert!(Place::take(&all, other).is_some());
-    let mapped = held(&|_| "::ffff:192.0.2.1".to_owned());
-    assert_eq!(mapped.len(), OF_ONE);
-    assert!(Place::take(&all, "192.0.2.1".parse().unwrap()).is_none());
-    assert!(Place::take(&all, "::ffff:192.0.2.2".parse().unwrap()).is_some());
-    for local in ["127.0.0.1", "::ffff:127.0.0.1", "::1"] {
-        assert_eq!(held(&|_| local.to_owned()).len(), OF_ONE + 1, "{local}");
-    }
-    drop((network, mapped));
-    assert!(all.lock().unwrap().is_empty());
 }

@@ -51,12 +51,17 @@ pub enum TlsError {
     },
 }
 
+/// When the certificate and its key were written.
+type Seen = [Option<SystemTime>; 2];
+
 /// A certificate in use.
 pub(super) struct Tls {
     files: TlsFiles,
     acceptor: TlsAcceptor,
-    /// What the files were when they were read.
-    seen: [Option<SystemTime>; 2],
+    /// What the files were when they were read,
+    seen: Seen,
+    /// and when they could not be used.
+    refused: Option<Seen>,
     looked: Instant,
 }
 
@@ -67,28 +72,44 @@ impl Tls {
             acceptor: acceptor(files)?,
             files: files.clone(),
             seen,
+            refused: None,
             looked: Instant::now(),
         })
     }
 
-    /// For the next connection. New files that cannot be used, halfway through a renewal as a rule, leave the old ones in
-    /// use until they can.
-    pub(super) fn acceptor(&mut self) -> TlsAcceptor {
+    /// For the next connection; `note` is told of new files that cannot be used.
+    pub(super) fn acceptor(&mut self, note: &dyn Fn(&str)) -> TlsAcceptor {
         if self.looked.elapsed() >= LOOK {
             self.looked = Instant::now();
-            let seen = changed(&self.files);
-            if seen != self.seen
-                && let Ok(acceptor) = acceptor(&self.files)
-            {
-                self.acceptor = acceptor;
-                self.seen = seen;
-            }
+            self.look(note);
         }
         self.acceptor.clone()
     }
+
+    /// New files that cannot be used, halfway through a renewal as a rule, leave the old ones in use until they can. Told
+    /// once, and when it is over: the old certificate ends some day.
+    fn look(&mut self, note: &dyn Fn(&str)) {
+        let (seen, path) = (changed(&self.files), self.files.certificate.display());
+        if seen != self.seen {
+            match acceptor(&self.files) {
+                Ok(acceptor) => (self.acceptor, self.seen) = (acceptor, seen),
+                Err(_) if self.refused == Some(seen) => return,
+                Err(error) => {
+                    self.refused = Some(seen);
+                    return note(&format!(
+                        "the renewed certificate in {path} cannot be used, and the one before it goes on until it ends: {}",
+                        crate::text::chain(&error)
+                    ));
+                }
+            }
+        }
+        if self.refused.take().is_some() {
+            note(&format!("the certificate in {path} is in use"));
+        }
+    }
 }
 
-fn changed(files: &TlsFiles) -> [Option<SystemTime>; 2] {
+fn changed(files: &TlsFiles) -> Seen {
     let time = |path: &Path| std::fs::metadata(path).ok()?.modified().ok();
     [time(&files.certificate), time(&files.key)]
 }
@@ -132,4 +153,54 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
             source,
         })?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::fs;
+
+    use super::*;
+
+    /// A renewal that went wrong is told once, while there is time, and so is its end.
+    #[test]
+    fn a_renewed_certificate_that_cannot_be_used_is_told_once() {
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/web");
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let files = TlsFiles {
+            certificate: at("certificate.pem"),
+            key: at("key.pem"),
+        };
+        let begin = SystemTime::now();
+        let write = |name: &str, bytes: &[u8], minutes: u64| {
+            fs::write(at(name), bytes).unwrap();
+            let file = fs::File::options().write(true).open(at(name)).unwrap();
+            let written = begin + Duration::from_secs(60 * minutes);
+            file.set_modified(written).unwrap();
+        };
+        let good = |name: &str| fs::read(tests.join(name)).unwrap();
+        write("certificate.pem", &good("certificate.pem"), 0);
+        write("key.pem", &good("key.pem"), 0);
+        let mut tls = Tls::load(&files).unwrap();
+        let told = RefCell::new(Vec::new());
+        let mut look = || {
+            tls.look(&|text| told.borrow_mut().push(text.to_owned()));
+            told.take()
+        };
+        assert_eq!(look(), [""; 0]);
+        let shown = at("certificate.pem");
+        let refused = format!(
+            "the renewed certificate in {} cannot be used, and the one before it goes on until it ends: {shown:?} holds no \
+             certificates in PEM",
+            shown.display()
+        );
+        write("certificate.pem", b"", 1);
+        assert_eq!((look(), look()), (vec![refused.clone()], vec![]));
+        write("certificate.pem", b"-----", 2);
+        assert_eq!(look(), [refused]);
+        write("certificate.pem", &good("certificate.pem"), 3);
+        let over = format!("the certificate in {} is in use", shown.display());
+        assert_eq!((look(), look()), (vec![over], vec![]));
+    }
 }

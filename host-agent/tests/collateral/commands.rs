@@ -51,6 +51,7 @@ fn names_are_fetched_looked_at_and_carried() {
     assert_eq!(code, Some(0));
     let store = machine.path("store");
     assert_eq!(empty, format!("nothing is kept in {}\n", store.display()));
+    assert!(!store.exists(), "who looks makes no folders");
     let (code, words) = text(&machine.run(&["show", "--vbios", "96.00.5E.00.01"]));
     assert_eq!(code, Some(2));
     assert!(

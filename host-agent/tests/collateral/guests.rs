@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cocoon_host_agent::collateral::guest::serve;
 use cocoon_measurements::nvidia::simulated::Scene;
@@ -43,7 +43,7 @@ async fn a_guest_is_handed_what_it_asks_for_and_again_when_it_asks_again() {
         Arc::new(keeper),
         wishes.subscribe(),
         hand,
-        move |missing| tell.send(missing.to_vec()).expect("a listener"),
+        move |missing, _| tell.send(missing.to_vec()).expect("a listener"),
     ));
     wishes.send_replace(Some(needs(&scene)));
     let first = timeout(DEADLINE, handed.recv()).await.expect("in time");
@@ -60,11 +60,17 @@ async fn a_guest_is_handed_what_it_asks_for_and_again_when_it_asks_again() {
         titles,
         ["NVIDIA, manifest NV_GPU_VBIOS_1010_0200_882_96005E0001"]
     );
-    // The same again: from what is kept.
+    // The same again, from what is kept, and no sooner than anybody may ask again.
     double.take();
+    let asked = Instant::now();
     wishes.send_replace(Some(needs(&scene)));
     let again = timeout(DEADLINE, handed.recv()).await.expect("in time");
     assert_eq!(again.expect("parts").1, Some(gpu));
+    assert!(
+        asked.elapsed() >= Duration::from_secs(4),
+        "{:?}",
+        asked.elapsed()
+    );
     assert_eq!(double.lines(), Vec::<String>::new());
     // Nobody wishes any more.
     drop(wishes);
@@ -102,7 +108,7 @@ async fn a_guest_is_never_handed_less_than_it_had() {
         Arc::new(keeper),
         wishes.subscribe(),
         hand,
-        move |missing| tell.send(missing.len()).expect("a listener"),
+        move |missing, _| tell.send(missing.len()).expect("a listener"),
     ));
     wishes.send_replace(Some(needs(&scene)));
     let first = timeout(DEADLINE, handed.recv()).await.expect("in time");

@@ -172,3 +172,49 @@ fn responses_that_say_nothing_about_what_was_asked() {
         }
     }
 }
+
+/// As on a full disk: a checked answer is worth no less for that, vendors are asked no more often, and what is wrong has the
+/// same words until it is mended.
+#[test]
+fn a_store_that_takes_nothing_costs_no_answer_and_no_questions() {
+    let double = Double::start(
+        |asked| match responded(&scene(), asked, Status::Good, times()) {
+            Some(response) => Reply::body(response),
+            None if asked.line.ends_with(DRIVER_RIM) => filed(&scene().rims[0]),
+            None => Reply::Status(404),
+        },
+    );
+    let (folder, keeper) = keeper(&double, policy(&scene()));
+    let names = ["objects", "entries", "failures"];
+    for name in names {
+        std::fs::remove_dir(folder.path().join(name)).unwrap();
+    }
+    let first = keeper.gather(&needs(&scene()), NOW).unwrap();
+    let gpu = first.gpu.clone().expect("what was answered");
+    assert_eq!((gpu.rims.len(), gpu.ocsp.is_empty()), (1, false));
+    let unkept = first.unkept.clone().expect("what is wrong with the store");
+    assert!(unkept.starts_with("cannot write "), "{unkept}");
+    assert!(!unkept.contains("partial"), "{unkept}");
+    // The one that failed is asked for again after a pause, like everywhere.
+    assert_eq!(first.next, NOW + 30);
+    let asked = double.take().len();
+    let again = keeper.gather(&needs(&scene()), NOW).unwrap();
+    assert_eq!(double.lines(), Vec::<String>::new(), "of {asked} before");
+    assert_eq!(again.next, NOW + 30);
+    assert_eq!(again.missing, first.missing);
+    assert_eq!(again.unkept, first.unkept);
+    assert!(
+        again.gpu == first.gpu,
+        "what was answered is not what is held"
+    );
+    // It is mended: what is held is kept after all, without a question for it.
+    for name in names {
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+    }
+    let mended = keeper.gather(&needs(&scene()), NOW + 30).unwrap();
+    assert_eq!(double.take().len(), 1, "the one that failed");
+    assert_eq!((mended.missing, mended.unkept), (first.missing, None));
+    assert!(mended.gpu == first.gpu, "what was held is not what is kept");
+    assert!(keeper.store.get(&manifest()).is_some());
+    assert_eq!(keeper.store.failures().len(), 1);
+}

@@ -25,13 +25,15 @@ async fn a_guest_that_only_says_ready_does_not_prove_kvm() {
         firmware: None,
         cache: folder.path(),
         deadline,
+        fresh: false,
     };
     let first = choose(Wanted::Automatic, probe, |_| {})
         .await
         .expect("a choice");
     assert_eq!(first.accel, Accel::Emulated);
     assert!(first.reason.starts_with("emulation: "), "{}", first.reason);
-    if !first.reason.contains("/dev/kvm") {
+    // It is silent, which a busy machine is, too: that is nothing to remember.
+    if first.reason.contains("KVM internal error") {
         let again = choose(Wanted::Automatic, probe, |_| panic!("tried again"))
             .await
             .expect("a choice");
@@ -60,6 +62,7 @@ async fn the_answer_for_a_real_kernel() {
         firmware: Some(&firmware),
         cache: folder.path(),
         deadline: PATIENCE,
+        fresh: false,
     };
     let choice = choose(Wanted::Automatic, probe, |what| println!("{what}"))
         .await

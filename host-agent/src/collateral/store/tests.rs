@@ -101,3 +101,61 @@ fn pruning_takes_what_nobody_renews_and_nobody_names() {
     store.prune(NOW + season).unwrap();
     assert!(!stray.exists());
 }
+
+/// What a kill left half written is not kept for ever, and neither is what guests made up.
+#[test]
+fn pruning_takes_what_was_never_whole_and_failures_that_are_too_many() {
+    let (_folder, store) = store();
+    let leftover = |folder: &str| store.root().join(folder).join("ab.7-0.partial");
+    let leftovers = [OBJECTS, ENTRIES, FAILURES].map(leftover);
+    let day = std::time::SystemTime::now() - std::time::Duration::from_secs(86_400);
+    for path in &leftovers {
+        fs::write(path, b"{").unwrap();
+    }
+    store.prune(NOW).unwrap();
+    for path in &leftovers {
+        assert!(path.exists(), "somebody may be about to rename {path:?}");
+        let file = fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(day).unwrap();
+    }
+    for number in 0..MOST_FAILURES as u64 + 2 {
+        let want = rim(&format!("NV_{number}"));
+        store.failed(&want, "no", NOW + number).unwrap();
+    }
+    store.prune(NOW).unwrap();
+    assert!(leftovers.iter().all(|path| !path.exists()));
+    let ages = store.failures().into_iter().map(|failure| failure.at);
+    assert_eq!(ages.clone().count(), MOST_FAILURES);
+    assert_eq!(ages.min(), Some(NOW + 2), "the oldest are gone");
+}
+
+/// Whoever tells an error whenever it changes would tell this one for ever.
+#[test]
+fn a_file_that_cannot_be_written_has_the_same_words_every_time() {
+    let (_folder, store) = store();
+    let want = rim("NV_A");
+    fs::remove_dir(store.root().join(FAILURES)).unwrap();
+    let said = || crate::text::chain(&store.failed(&want, "no", NOW).unwrap_err());
+    let path = store.path(FAILURES, &want);
+    let expected = format!("cannot write {path:?}: No such file or directory (os error 2)");
+    assert_eq!([said(), said()], [expected.clone(), expected]);
+}
+
+/// What root fetches by hand must be the daemon's to read and to renew.
+#[test]
+fn what_root_makes_is_whose_the_folder_above_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = fs::metadata(folder.path()).unwrap().uid();
+    // Only root can have it be another's.
+    let owner = if own == 0 { 65_534 } else { own };
+    lchown(folder.path(), Some(owner), None).unwrap();
+    let store = Store::open(&folder.path().join("collateral")).unwrap();
+    store.put(&rim("NV_A"), b"one", DATES, NOW).unwrap();
+    store.failed(&rim("NV_B"), "no", NOW).unwrap();
+    let mut places = vec![store.root().to_owned()];
+    while let Some(place) = places.pop() {
+        assert_eq!(fs::metadata(&place).unwrap().uid(), owner, "{place:?}");
+        let inside = fs::read_dir(&place).into_iter().flatten().flatten();
+        places.extend(inside.map(|entry| entry.path()));
+    }
+}
