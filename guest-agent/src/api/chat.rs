@@ -61,7 +61,7 @@ pub fn parse(body: &[u8], model: &ModelInfo, slots: usize) -> Result<Asked, Refu
         max_tokens: options.max_tokens,
         room: model.context_length,
         sampling: sampling.clone(),
-        stop: options.stop.clone(),
+        stop: options.stop.to_vec(),
         top_logprobs,
     };
     let generations = options.samplings.iter().map(generation).collect();
@@ -95,7 +95,7 @@ pub fn parse_completion(body: &[u8], model: &ModelInfo, slots: usize) -> Result<
         max_tokens: options.max_tokens,
         room: model.context_length,
         sampling: sampling.clone(),
-        stop: options.stop.clone(),
+        stop: options.stop.to_vec(),
         top_logprobs,
     };
     let generations = options.samplings.iter().map(generation).collect();

@@ -5,13 +5,16 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::error::Refusal;
 
 /// Characters of a foreign field name that a refusal repeats.
 const MAX_NAME: usize = 64;
+/// Longest list that any field may have, and most fields of any object.
+pub(super) const LONGEST: usize = 1024;
+const MOST_FIELDS: usize = 64;
 /// What OpenAI's API has and this one has not.
 const UNSUPPORTED: &[&str] = &[
     "audio",
@@ -48,14 +51,19 @@ impl<'a> Fields<'a> {
             )),
             place => Refusal::field(place, format!("`{place}` must be an object.")),
         })?;
-        match read.twice {
-            Some(name) => {
-                let param = join(place, &told(&name));
-                let message = format!("`{param}` is given twice: leave one out.");
-                Err(Refusal::field(param, message))
-            }
-            None => Ok(Self(read.fields)),
+        if let Some(name) = read.twice {
+            let param = join(place, &told(&name));
+            let message = format!("`{param}` is given twice: leave one out.");
+            return Err(Refusal::field(param, message));
         }
+        if read.fields.len() > MOST_FIELDS {
+            let more = format!("more than {MOST_FIELDS} fields, and so many are not known");
+            return Err(match place {
+                "" => Refusal::body(format!("The request body has {more}.")),
+                place => Refusal::field(place, format!("`{place}` has {more}.")),
+            });
+        }
+        Ok(Self(read.fields))
     }
 
     /// The same of a value that was not looked at.
@@ -157,7 +165,7 @@ fn told(name: &str) -> String {
     plain.take(MAX_NAME).collect()
 }
 
-/// An object as it came, and the first name that came again.
+/// An object as it came, up to one field more than any has, and the first name that came again.
 struct Read<'a> {
     fields: BTreeMap<Cow<'a, str>, &'a RawValue>,
     twice: Option<Cow<'a, str>>,
@@ -181,7 +189,9 @@ impl<'de> Visitor<'de> for Reader {
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Read<'de>, M::Error> {
         let (mut fields, mut twice) = (BTreeMap::new(), None);
         while let Some((name, raw)) = map.next_entry::<Cow<'de, str>, &'de RawValue>()? {
+            let many = fields.len() > MOST_FIELDS;
             match fields.entry(name) {
+                Entry::Vacant(_) if many => {}
                 Entry::Vacant(place) => _ = place.insert(raw),
                 Entry::Occupied(place) => twice = twice.or_else(|| Some(place.key().clone())),
             }
@@ -212,7 +222,38 @@ impl<'a> Parse<'a> for &'a RawValue {
 
 impl<'a> Parse<'a> for Vec<&'a RawValue> {
     fn parse(raw: &'a RawValue) -> Option<Self> {
-        serde_json::from_str(raw.get()).ok()
+        let List(list) = serde_json::from_str(raw.get()).ok()?;
+        Some(list)
+    }
+}
+
+/// A list whose elements are not looked at yet. What comes after [`LONGEST`] is passed over: so long a list is refused by
+/// whoever asked for it, and until then it must not take sixteen times its text's memory.
+struct List<'a>(Vec<&'a RawValue>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for List<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(Lister)
+    }
+}
+
+struct Lister;
+
+impl<'de> Visitor<'de> for Lister {
+    type Value = List<'de>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, mut elements: S) -> Result<List<'de>, S::Error> {
+        let mut list = Vec::new();
+        while let Some(raw) = elements.next_element::<&'de RawValue>()? {
+            if list.len() <= LONGEST {
+                list.push(raw);
+            }
+        }
+        Ok(List(list))
     }
 }
 
@@ -226,15 +267,7 @@ macro_rules! owned {
     )*};
 }
 
-owned!(
-    String,
-    bool,
-    f32,
-    i64,
-    u32,
-    BTreeMap<String, f32>,
-    cocoon_protocol::openai::Stop
-);
+owned!(String, bool, f32, i64, u32);
 
 fn from_owned<T: DeserializeOwned>(raw: &RawValue) -> Option<T> {
     serde_json::from_str(raw.get()).ok()

@@ -10,15 +10,18 @@
 //! | `metadata` | 16 KiB, passed over |
 //! | `stream_options.interval_ms` | 20 to 5000 |
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use cocoon_protocol::engine::{Key, ModelInfo, Sampling, Seed};
-use cocoon_protocol::openai::{Stop, StreamOptions};
+use cocoon_protocol::openai::StreamOptions;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use zeroize::Zeroizing;
 
 use super::error::Refusal;
-use super::fields::Fields;
+use super::fields::{Fields, Parse};
 use crate::keys;
 
 const MAX_CHOICES: u32 = 8;
@@ -49,7 +52,7 @@ pub(super) struct Options {
     /// The client has named them, or the API has.
     pub bounded: bool,
     /// Strings that end them.
-    pub stop: Vec<String>,
+    pub stop: Zeroizing<Vec<String>>,
     /// One for each answer, each with its own seed.
     pub samplings: Vec<Sampling>,
 }
@@ -213,13 +216,9 @@ fn max_tokens(fields: &mut Fields<'_>, context: u32, chat: bool) -> Result<Optio
     Ok(Some(given))
 }
 
-fn stops(fields: &mut Fields<'_>) -> Result<Vec<String>, Refusal> {
-    let mut given = fields.take::<Stop>("stop", "a string or a list of strings")?;
-    let stop = match &mut given {
-        None => Vec::new(),
-        Some(Stop::One(one)) => vec![std::mem::take(one)],
-        Some(Stop::Many(many)) => std::mem::take(many),
-    };
+fn stops(fields: &mut Fields<'_>) -> Result<Zeroizing<Vec<String>>, Refusal> {
+    let stop = fields.take::<Stops>("stop", "a string or a list of strings")?;
+    let stop = stop.unwrap_or_default().0;
     if stop.len() > MAX_STOPS
         || stop
             .iter()
@@ -232,15 +231,33 @@ fn stops(fields: &mut Fields<'_>) -> Result<Vec<String>, Refusal> {
     Ok(stop)
 }
 
+/// One string or several: of too many no more than show it.
+#[derive(Default)]
+struct Stops(Zeroizing<Vec<String>>);
+
+impl Parse<'_> for Stops {
+    fn parse(raw: &RawValue) -> Option<Self> {
+        let mut stops = Zeroizing::new(Vec::with_capacity(MAX_STOPS + 1));
+        if let Some(one) = String::parse(raw) {
+            stops.push(one);
+            return Some(Self(stops));
+        }
+        let several: Vec<&RawValue> = Parse::parse(raw)?;
+        for one in several.into_iter().take(MAX_STOPS + 1) {
+            stops.push(String::parse(one)?);
+        }
+        Some(Self(stops))
+    }
+}
+
 fn bias(fields: &mut Fields<'_>, model: &ModelInfo) -> Result<Vec<(u32, f32)>, Refusal> {
     let shape = "an object of token identifiers and numbers";
-    let given: Option<std::collections::BTreeMap<String, f32>> =
-        fields.take("logit_bias", shape)?;
+    let given = fields.take::<Biases>("logit_bias", shape)?;
     let entry = |(token, bias): (String, f32)| {
         let token: u32 = token.parse().ok()?;
         (token < model.vocabulary && (-100.0..=100.0).contains(&bias)).then_some((token, bias))
     };
-    let given = given.unwrap_or_default();
+    let Biases(given) = given.unwrap_or_default();
     let few = given.len() <= MAX_BIASES;
     let biases: Option<Vec<(u32, f32)>> = given.into_iter().map(entry).collect();
     biases.filter(|_| few).ok_or_else(|| {
@@ -250,4 +267,40 @@ fn bias(fields: &mut Fields<'_>, model: &ModelInfo) -> Result<Vec<(u32, f32)>, R
         );
         Refusal::field("logit_bias", message)
     })
+}
+
+/// Tokens as they are named, up to one more than there may be.
+#[derive(Default)]
+struct Biases(BTreeMap<String, f32>);
+
+impl Parse<'_> for Biases {
+    fn parse(raw: &RawValue) -> Option<Self> {
+        serde_json::from_str(raw.get()).ok()
+    }
+}
+
+impl<'de> Deserialize<'de> for Biases {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Reader)
+    }
+}
+
+struct Reader;
+
+impl<'de> Visitor<'de> for Reader {
+    type Value = Biases;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Biases, M::Error> {
+        let mut biases = BTreeMap::new();
+        while let Some((token, bias)) = map.next_entry()? {
+            if biases.len() <= MAX_BIASES {
+                biases.insert(token, bias);
+            }
+        }
+        Ok(Biases(biases))
+    }
 }

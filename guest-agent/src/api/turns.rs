@@ -14,10 +14,10 @@ use cocoon_protocol::engine::{Call, Speaker, Turn, is_json_object};
 use serde_json::value::RawValue;
 
 use super::error::Refusal;
-use super::fields::{Fields, join};
+use super::fields::{Fields, LONGEST, join};
 use super::tools::check_name;
 
-const MAX_MESSAGES: usize = 1024;
+const MAX_MESSAGES: usize = LONGEST;
 const MAX_PARTS: usize = 64;
 const MAX_CALLS: usize = 64;
 const MAX_ID: usize = 128;
@@ -106,7 +106,7 @@ fn content(raw: &RawValue, place: &str) -> Result<String, Refusal> {
         let message = format!("`{place}` must have 1 to {MAX_PARTS} parts.");
         return Err(Refusal::field(place, message));
     }
-    // Allocated once: a string that grew would leave copies behind that nobody wipes.
+    // Allocated once: it may be long, and need not be copied as it grows.
     let mut text = String::with_capacity(raw.get().len());
     for (at, raw) in parts.into_iter().enumerate() {
         let place = format!("{place}[{at}]");

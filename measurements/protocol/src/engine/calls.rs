@@ -1,5 +1,8 @@
 //! Calls of tools as JSON: what models write, and the schema that makes them write it.
 
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Value, json};
 use zeroize::{Zeroize as _, Zeroizing};
 
@@ -43,14 +46,64 @@ fn spoken(value: &Value, tools: &[Tool]) -> Option<Spoken> {
     })
 }
 
-/// Whether `text` is a JSON object.
+/// Whether `text` is a JSON object that [`json_object`](super::json_object) reads.
+///
+/// No value is made of it: one of many small objects takes eighty times the text's memory.
 pub fn is_json_object(text: &str) -> bool {
-    let value = serde_json::from_str::<Value>(text);
-    value.is_ok_and(|value| {
-        let object = value.is_object();
-        wipe(value);
-        object
-    })
+    text.trim_start().starts_with('{') && serde_json::from_str::<Read>(text).is_ok()
+}
+
+/// What was read as a [`Value`] is, with the same bounds of depth, numbers and escapes, and not kept.
+struct Read;
+
+impl<'de> Deserialize<'de> for Read {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+struct Reader;
+
+impl<'de> Visitor<'de> for Reader {
+    type Value = Read;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Read, E> {
+        Ok(Read)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Read, E> {
+        Ok(Read)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Read, E> {
+        Ok(Read)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Read, E> {
+        Ok(Read)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Read, E> {
+        Ok(Read)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Read, E> {
+        Ok(Read)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<Read, A::Error> {
+        while let Some(Read) = values.next_element()? {}
+        Ok(Read)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Read, A::Error> {
+        while let Some((Read, Read)) = entries.next_entry()? {}
+        Ok(Read)
+    }
 }
 
 /// Wipes the texts of a value; its numbers stay.
@@ -172,6 +225,29 @@ mod tests {
             "weather",
         ] {
             assert_eq!(read(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn an_object_is_what_reads_as_one() {
+        let deep = |levels| format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
+        for (text, object) in [
+            (
+                r#" {"a":[1,-2,3.5e7,true,false,null,"b"],"a":{"\u0041":{}}} "#,
+                true,
+            ),
+            (&deep(126), true),
+            (&deep(127), false),
+            (r#"{"a":"\ud800"}"#, false),
+            (r#"{"a":1e999}"#, false),
+            (r#"{"a":1} {}"#, false),
+            (r#"{"a":1"#, false),
+            ("\u{a0}{}", false),
+            ("[]", false),
+            ("", false),
+        ] {
+            assert_eq!(is_json_object(text), object, "{text}");
+            assert_eq!(super::super::json_object(text).is_some(), object, "{text}");
         }
     }
 
