@@ -29,7 +29,7 @@ pub mod model;
 pub mod runtime;
 #[expect(
     unsafe_code,
-    reason = "ioctls and system calls that no safe library offers"
+    reason = "ioctls and system calls that no safe library offers, and an allocator"
 )]
 pub mod sys;
 pub mod tee;

@@ -1,9 +1,15 @@
 //! `/init` of the guest: PID 1, and, under two other names, the helpers that build the engine's jail.
 
+use std::alloc::System;
 use std::process::ExitCode;
 
 use cocoon_guest_agent::boot;
 use cocoon_guest_agent::jail::{self, Cell, INNER, JailError, OUTER};
+use cocoon_guest_agent::sys::heap::Wiping;
+
+/// Prompts and answers go through buffers of libraries that wipe nothing.
+#[global_allocator]
+static HEAP: Wiping = Wiping(System);
 
 fn main() -> ExitCode {
     // PID 1 looks at no argument: unknown words of the command line arrive here.
@@ -35,3 +41,6 @@ fn main() -> ExitCode {
 fn inside_the_jail() -> bool {
     std::env::args_os().nth(1).is_some_and(|name| name == INNER)
 }
+
+#[cfg(test)]
+mod leftovers;

@@ -1,10 +1,11 @@
-//! The only unsafe code of the agent: system calls that no safe library offers.
+//! The only unsafe code of the agent: system calls that no safe library offers, and the allocator.
 //!
-//! Every file here is one kernel interface behind safe functions; struct layouts are asserted at
+//! Every other file here is one kernel interface behind safe functions; struct layouts are asserted at
 //! compile time against the kernel's headers, and nothing but plain integers crosses the boundary.
 
 pub mod cpuid;
 pub mod device_mapper;
+pub mod heap;
 pub mod interface;
 pub mod tdx_report;
 

@@ -53,7 +53,8 @@ pub fn encode<T: Serialize>(message: &T, limit: usize) -> Result<Vec<u8>, FrameE
 }
 
 /// Collects bytes and gives whole messages. Its buffer never exceeds the limit by more than one
-/// `push`, and is wiped as messages leave it, because engine frames carry prompts.
+/// `push`, and is wiped as messages leave it, because engine frames carry prompts. Where a text has escapes, the library
+/// that reads it has a buffer of its own, which an allocator alone can wipe: the agent's does.
 pub struct Decoder {
     buffer: Vec<u8>,
     limit: usize,
