@@ -5,6 +5,8 @@ mod common;
 #[path = "connections/framed.rs"]
 #[expect(dead_code, reason = "the tests of admission use more of it")]
 mod framed;
+#[path = "connections/stalled.rs"]
+mod stalled;
 #[path = "connections/withheld.rs"]
 mod withheld;
 

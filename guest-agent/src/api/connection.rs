@@ -204,6 +204,7 @@ fn builder(limits: &super::Limits) -> auto::Builder<TokioExecutor> {
         .max_header_list_size(16 * 1024)
         .max_send_buf_size(64 * 1024)
         .keep_alive_interval(limits.head_time * 3)
-        .keep_alive_timeout(limits.head_time);
+        // An answer to a ping comes behind what its client has not taken yet, and for that it has so long.
+        .keep_alive_timeout(limits.unread);
     builder
 }

@@ -83,7 +83,9 @@ pub async fn serve(listener: AttestedListener, service: Service, mut drain: watc
         let (service, table, drain) = (Arc::clone(&service), Arc::clone(&table), drain.clone());
         let (places, tls) = (places.clone(), listener.tls.clone());
         connections.spawn(async move {
-            let Some(Place { place, share }) = places.take(promised, limits.head_time).await else {
+            // Whoever was sent away for it has half of this to go by itself, and is cut then.
+            let within = limits.head_time * 2;
+            let Some(Place { place, share }) = places.take(promised, within).await else {
                 return;
             };
             service.counters.connected();
