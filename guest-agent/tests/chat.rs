@@ -137,7 +137,7 @@ async fn refusals_are_openai_errors_that_name_the_field() {
     let (status, param, code, message) = refusal(client.chat("too long", "").await).await;
     assert_eq!(
         message,
-        "The conversation has more tokens than this machine's context of 2048: shorten it."
+        "The conversation has more tokens than the 2048 that there is room for: shorten it."
     );
     assert_eq!(
         (status, param.as_deref(), code.as_deref()),

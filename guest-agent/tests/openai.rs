@@ -220,6 +220,20 @@ async fn completions_continue_a_text() {
     );
     let (status, ..) = refusal(client.send("GET", path, "").await).await;
     assert_eq!(status, 405);
+    let refused = refusal(client.send("POST", path, &body("too long", "")).await).await;
+    let message = "The prompt has more tokens than the 88 that there is room for: shorten it.";
+    let code = "context_length_exceeded";
+    assert_eq!(
+        refused,
+        (
+            400,
+            Some("prompt".into()),
+            Some(code.into()),
+            message.into()
+        )
+    );
+    let refused = refusal(client.send("POST", path, &body("wrong roles", "")).await).await;
+    assert_eq!((refused.0, refused.1), (500, None));
 }
 
 #[tokio::test]

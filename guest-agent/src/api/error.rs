@@ -5,6 +5,7 @@ use cocoon_protocol::engine::EngineFailure;
 use cocoon_protocol::openai::{ApiError, ErrorBody};
 use hyper::StatusCode;
 
+use super::wire::Kind;
 use crate::attester::AttestError;
 use crate::engine::{Failure, Unavailable};
 use crate::gpu::GateError;
@@ -266,8 +267,13 @@ impl From<Unavailable> for Refusal {
     }
 }
 
-impl From<Failure> for Refusal {
-    fn from(failure: Failure) -> Self {
+impl Refusal {
+    /// What the engine failed with on a request of this kind.
+    pub(super) fn failed(failure: Failure, kind: Kind) -> Self {
+        let (prompt, param) = match kind {
+            Kind::Chat => ("conversation", "messages"),
+            Kind::Completion => ("prompt", "prompt"),
+        };
         let invalid = |code, message: &str| {
             let mut refusal = Self::new(
                 StatusCode::BAD_REQUEST,
@@ -275,17 +281,17 @@ impl From<Failure> for Refusal {
                 code,
                 message,
             );
-            refusal.param = Some("messages".to_owned());
+            refusal.param = Some(param.to_owned());
             refusal
         };
         match failure {
             Failure::TooLong { most } => invalid(
                 Some("context_length_exceeded"),
                 &format!(
-                    "The conversation has more tokens than this machine's context of {most}: shorten it."
+                    "The {prompt} has more tokens than the {most} that there is room for: shorten it."
                 ),
             ),
-            Failure::Engine(EngineFailure::Template) => invalid(
+            Failure::Engine(EngineFailure::Template) if kind == Kind::Chat => invalid(
                 Some("invalid_conversation"),
                 "The model does not allow these roles in this order: alternate user and assistant.",
             ),
@@ -309,7 +315,10 @@ impl From<Failure> for Refusal {
                 "schema_busy",
                 "The JSON schema of another answer is being made ready: try again.",
             ),
-            Failure::Engine(EngineFailure::Internal | EngineFailure::ContextLength) => Self::new(
+            // A text that is continued has no roles.
+            Failure::Engine(
+                EngineFailure::Internal | EngineFailure::ContextLength | EngineFailure::Template,
+            ) => Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "server_error",
                 Some("engine_error"),

@@ -227,7 +227,7 @@ impl Events {
                     Kind::Completion => self.text(index, "", Some(finish_reason)),
                 }
             }
-            (Piece::Failed(failure), _) => return Err(failure.into()),
+            (Piece::Failed(failure), kind) => return Err(Refusal::failed(failure, kind)),
         })
     }
 

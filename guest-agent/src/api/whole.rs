@@ -47,7 +47,7 @@ pub(super) async fn collect(
     // They run side by side; each has room for all of its pieces, whoever is read first.
     for answer in &mut answers {
         let mut choice = Choice::default();
-        reasons.push(read(answer, &mut choice).await?);
+        reasons.push(read(answer, &mut choice, envelope.kind).await?);
         choices.push(choice);
     }
     let ended = reasons.iter().copied().fold(Outcome::Complete, outcome);
@@ -102,7 +102,11 @@ pub(super) fn outcome(before: Outcome, reason: FinishReason) -> Outcome {
     }
 }
 
-async fn read(answer: &mut Answer, choice: &mut Choice) -> Result<FinishReason, Refusal> {
+async fn read(
+    answer: &mut Answer,
+    choice: &mut Choice,
+    kind: Kind,
+) -> Result<FinishReason, Refusal> {
     loop {
         match answer.next().await {
             Some(Piece::Delta(text, mut logprobs)) => {
@@ -125,8 +129,8 @@ async fn read(answer: &mut Answer, choice: &mut Choice) -> Result<FinishReason, 
             }
             Some(Piece::Done { finish_reason }) => return Ok(finish_reason),
             // Counted by the caller, like every refusal.
-            Some(Piece::Failed(failure)) => return Err(failure.into()),
-            None => return Err(Failure::Died.into()),
+            Some(Piece::Failed(failure)) => return Err(Refusal::failed(failure, kind)),
+            None => return Err(Refusal::failed(Failure::Died, kind)),
         }
     }
 }
