@@ -44,7 +44,13 @@ pub fn open(deadline: Duration) -> Result<(PortReader, File), PortError> {
         None => return Err(PortError::Absent(deadline.as_secs())),
     };
     let opened = OpenOptions::new().read(true).write(true).open(&device);
-    let ends = opened.and_then(|port| Ok((PortReader(port.try_clone()?), port)));
+    let ends = opened.and_then(|port| {
+        let reader = PortReader {
+            port: port.try_clone()?,
+            heard: false,
+        };
+        Ok((reader, port))
+    });
     ends.map_err(|source| PortError::Open { device, source })
 }
 
@@ -61,18 +67,53 @@ fn named_ports() -> Vec<PathBuf> {
         .collect()
 }
 
-/// The reading end. The driver reports an end of file while nobody is connected on the host's
-/// side; that is no end, the host agent may come or come back.
-pub struct PortReader(File);
+/// The reading end. The driver reports an end of file while nobody is connected on the host's side, and it may learn only
+/// after us that somebody is: until the host was heard, that is no end. From then on it is one, because the host agent holds
+/// one connection for as long as the machine runs, and whoever came after it would begin in the middle of a message.
+pub struct PortReader<R = File> {
+    port: R,
+    heard: bool,
+}
 
-impl Read for PortReader {
+impl<R: Read> Read for PortReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            match self.0.read(buffer)? {
+            match self.port.read(buffer)? {
                 // Nor is there an event for it: poll(2) reports the missing host again and again.
-                0 => thread::sleep(Duration::from_millis(50)),
-                count => return Ok(count),
+                0 if !self.heard => thread::sleep(Duration::from_millis(50)),
+                count => {
+                    self.heard = true;
+                    return Ok(count);
+                }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gives these, one with each call.
+    struct Told(Vec<&'static [u8]>);
+
+    impl Read for Told {
+        fn read(&mut self, mut buffer: &mut [u8]) -> io::Result<usize> {
+            io::Write::write(&mut buffer, self.0.remove(0))
+        }
+    }
+
+    #[test]
+    fn a_host_that_comes_late_is_waited_for_and_one_that_has_left_is_not() {
+        let mut reader = PortReader {
+            port: Told(vec![b"", b"first", b"again", b"", b"another"]),
+            heard: false,
+        };
+        let mut buffer = [0; 64];
+        let mut read = || {
+            let count = reader.read(&mut buffer).unwrap();
+            String::from_utf8(buffer[..count].to_vec()).unwrap()
+        };
+        assert_eq!([read(), read(), read()], ["first", "again", ""]);
     }
 }
