@@ -1,6 +1,6 @@
 //! Asking a question: the request built, the answer handed out piece by piece as it arrives.
 
-use cocoon_measurements::verdict::Class;
+use cocoon_measurements::verdict::{Class, Verdict};
 use cocoon_protocol::openai::{
     ChatRequest, ErrorBody, FinishReason, Message, Role, StreamOptions, Usage,
 };
@@ -163,6 +163,14 @@ impl ChatError {
     /// Whether every appliance was refused for what it showed, rather than not reached.
     pub fn is_rejection(&self) -> bool {
         matches!(self, ChatError::Upstream(error) if error.is_rejection())
+    }
+
+    /// The verdict of the last appliance that was refused by one.
+    pub fn verdict(&self) -> Option<&Verdict> {
+        match self {
+            ChatError::Upstream(error) => error.verdict(),
+            _ => None,
+        }
     }
 
     /// For the model, or for any request.

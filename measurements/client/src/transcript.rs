@@ -120,12 +120,20 @@ pub async fn ask(
         Err(error) => (None, Some(chain(error))),
     };
     let appliance = ending.and_then(|ending: &Ending| ending.appliance.as_ref());
+    // The first was accepted; the connection behind it may be refused all the same.
+    let rejection = result.as_ref().err().filter(|error| error.is_rejection());
     let line = Line {
         url: appliance.map_or_else(|| first.url.clone(), |one| one.address.to_string()),
-        accepted: true,
-        class: appliance.map(|one| one.class).or(first.class),
-        summary: appliance.map(|one| one.summary.as_str()).or(first.summary),
-        verdict: None,
+        accepted: rejection.is_none(),
+        class: match rejection {
+            Some(_) => Some(Class::Rejected),
+            None => appliance.map(|one| one.class).or(first.class),
+        },
+        summary: match rejection {
+            Some(_) => None,
+            None => appliance.map(|one| one.summary.as_str()).or(first.summary),
+        },
+        verdict: rejection.and_then(ChatError::verdict),
         model: first.model,
         answer: Some(&answer),
         finish_reason: ending.and_then(|ending| ending.finish),

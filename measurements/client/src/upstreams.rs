@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cocoon_measurements::verdict::Verdict;
 use http::{Method, Response};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::task::yield_now;
@@ -66,6 +67,16 @@ impl UpstreamError {
     /// Whether every appliance was refused for what it showed, rather than not reached.
     pub fn is_rejection(&self) -> bool {
         matches!(self, UpstreamError::NoneUsable(errors) if errors.iter().all(ConnectError::is_rejection))
+    }
+
+    /// The verdict of the last appliance that was refused by one.
+    pub fn verdict(&self) -> Option<&Verdict> {
+        match self {
+            UpstreamError::NoneUsable(errors) => {
+                errors.iter().rev().find_map(ConnectError::verdict)
+            }
+            UpstreamError::Broken(_) => None,
+        }
     }
 }
 

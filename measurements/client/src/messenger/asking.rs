@@ -1,5 +1,6 @@
 //! Jobs done by verified appliances.
 
+use cocoon_measurements::verdict::Verdict;
 use zeroize::Zeroizing;
 
 use super::context::{self, ContextError};
@@ -68,6 +69,15 @@ impl MessengerError {
             MessengerError::Context(ContextError::Upstream(error)) => error.is_rejection(),
             MessengerError::Chat(error) => error.is_rejection(),
             _ => false,
+        }
+    }
+
+    /// The verdict of the last appliance that was refused by one.
+    pub fn verdict(&self) -> Option<&Verdict> {
+        match self {
+            MessengerError::Context(ContextError::Upstream(error)) => error.verdict(),
+            MessengerError::Chat(error) => error.verdict(),
+            _ => None,
         }
     }
 }

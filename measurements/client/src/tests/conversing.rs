@@ -110,6 +110,32 @@ async fn a_rejection_between_questions_is_one() {
         let error = conversation.ask(prompt, |_| {}).await.unwrap_err();
         assert_eq!(error.is_rejection(), rejected, "{error}");
         assert_eq!(TerminalError::from(error).is_rejection(), rejected);
+        let first = Line {
+            accepted: true,
+            class: Some(Class::Confidential),
+            summary: Some("CONFIDENTIAL: the first"),
+            ..Line::failed("https://first.example".into(), None, "")
+        };
+        let (text, asked) = ask(&mut conversation, prompt, &first).await;
+        assert!(asked.is_err());
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let (class, summary) = match rejected {
+            true => ("rejected", serde_json::Value::Null),
+            false => ("confidential", "CONFIDENTIAL: the first".into()),
+        };
+        assert_eq!(line["accepted"], !rejected);
+        assert_eq!(
+            (&line["class"], &line["summary"]),
+            (&class.into(), &summary)
+        );
+        assert_eq!(
+            line["verdict"]["class"],
+            if rejected {
+                "rejected".into()
+            } else {
+                serde_json::Value::Null
+            }
+        );
     }
 }
 

@@ -33,8 +33,8 @@ pub struct Args {
     /// Show the whole verdict
     #[arg(long, short)]
     verbose: bool,
-    /// Print one line of JSON for every question: url, class, summary, answer, finish_reason, usage, timing, error.
-    /// Without --prompt every line of standard input is a question, and /new begins a new conversation
+    /// Print one line of JSON for every question: url, accepted, class, summary, verdict, model, answer, finish_reason,
+    /// usage, timing, error. Without --prompt every line of standard input is a question, and /new begins a new conversation
     #[arg(long, conflicts_with = "verbose")]
     json: bool,
 }

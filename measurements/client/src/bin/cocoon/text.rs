@@ -11,7 +11,7 @@ use cocoon_client::messenger::{
 };
 use cocoon_client::terminal::say;
 use cocoon_client::transcript::{Timing, milliseconds};
-use cocoon_measurements::verdict::Verdict;
+use cocoon_measurements::verdict::{Class, Verdict};
 
 use crate::chat_json::show;
 use crate::flags::{ReceiptFlags, SamplingFlags, TrustFlags};
@@ -86,8 +86,8 @@ struct Common {
     /// Show the whole verdict
     #[arg(long, short)]
     verbose: bool,
-    /// Print one line of JSON at the end: url, class, summary, task, result, drafts, complete, usage, parts, timing,
-    /// error
+    /// Print one line of JSON at the end: url, accepted, class, summary, verdict, model, task, result, drafts, complete,
+    /// usage, parts, timing, error
     #[arg(long, conflicts_with = "verbose")]
     json: bool,
 }
@@ -176,11 +176,14 @@ fn line(
     timing: Timing,
     error: Option<&MessengerError>,
 ) -> zeroize::Zeroizing<String> {
+    // What was opened was accepted; the connection behind it may be refused all the same.
+    let rejection = error.filter(|error| error.is_rejection());
     let error = error.map(|error| chain(error));
     let begun = Line {
-        accepted: true,
-        class: Some(opened.class),
-        summary: Some(&opened.worth),
+        accepted: rejection.is_none(),
+        class: Some(rejection.map_or(opened.class, |_| Class::Rejected)),
+        summary: rejection.is_none().then_some(&*opened.worth),
+        verdict: rejection.and_then(MessengerError::verdict),
         model: Some(&opened.settings.manifest().model.id),
         timing,
         error: None,
