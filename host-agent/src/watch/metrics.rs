@@ -14,12 +14,12 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::{Evidence, Watch, Watched};
+use super::{Watch, Watched};
 
 mod samples;
 
 use samples::Number::{Count, Real};
-use samples::{Sample, each, gpus, known, labels, number, one, seconds, told, told_of_gpus};
+use samples::{Sample, each, gpus, known, labels, number, one, seconds, taken, told, told_of_gpus};
 
 /// What `/metrics` is served as.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -237,13 +237,7 @@ static FAMILIES: &[Family] = &[
         "cocoon_appliance_evidence_timestamp",
         Some(Unit::Seconds),
         "When its guest took the evidence of its boot, since 1970",
-        |watch| {
-            let taken = |one: &Watched| match one.evidence {
-                Evidence::Taken { at } => at.map(|at| Real(seconds(at))),
-                Evidence::None | Evidence::Coming => None,
-            };
-            number(watch, taken)
-        },
+        |watch| number(watch, taken),
     ),
     gauge(
         "cocoon_appliance_manifest_not_after_timestamp",

@@ -1,10 +1,10 @@
 //! Single numbers of a moment, with their labels.
 
-use Number::Count;
+use Number::{Count, Real};
 use cocoon_protocol::control::Metrics;
 use cocoon_protocol::engine::GpuCounts;
 
-use super::super::{GpuUse, Watch, Watched};
+use super::super::{Evidence, GpuUse, Watch, Watched};
 
 /// A number: counts are whole, everything else is not.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,6 +43,14 @@ pub(super) fn gpus(watch: &Watch, of: fn(&GpuUse) -> Option<Number>) -> Vec<Samp
         samples.collect::<Vec<_>>()
     };
     watch.appliances.iter().flat_map(of_one).collect()
+}
+
+/// When its guest took the evidence of its boot.
+pub(super) fn taken(one: &Watched) -> Option<Number> {
+    match one.evidence {
+        Evidence::Taken { at } => at.map(|at| Real(seconds(at))),
+        Evidence::None | Evidence::Coming => None,
+    }
 }
 
 pub(super) fn told(watch: &Watch, of: fn(&Metrics) -> u64) -> Vec<Sample> {
