@@ -209,7 +209,8 @@ impl Default for Deadlines {
         Self {
             preparing: Duration::from_secs(1800),
             booting: Duration::from_secs(3600),
-            attesting: Duration::from_secs(1800),
+            // A load has 1800 s of the guest's own, and GPUs and evidence come before it.
+            attesting: Duration::from_secs(2700),
             draining: Duration::from_secs(180),
             retiring: Duration::from_secs(660),
             dying: Duration::from_secs(30),

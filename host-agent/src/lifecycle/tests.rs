@@ -184,7 +184,7 @@ fn without_restarts_the_first_failure_is_the_last() {
 
 #[test]
 fn who_does_not_come_forward_is_killed_and_tried_again() {
-    for (stages, limit) in [(0, 1800), (1, 3600), (2, 1800)] {
+    for (stages, limit) in [(0, 1800), (1, 3600), (2, 2700)] {
         let mut story = Story::new();
         story.hears(Event::Start);
         let reached = [Stage::Booting, Stage::Attesting];
