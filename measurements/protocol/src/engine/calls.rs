@@ -48,7 +48,7 @@ fn spoken(value: &Value, tools: &[Tool]) -> Option<Spoken> {
 
 /// Whether `text` is a JSON object that [`json_object`](super::json_object) reads.
 ///
-/// No value is made of it: one of many small objects takes eighty times the text's memory.
+/// No value is made of it: one of many small objects takes over seventy times the text's memory.
 pub fn is_json_object(text: &str) -> bool {
     text.trim_start().starts_with('{') && serde_json::from_str::<Read>(text).is_ok()
 }
