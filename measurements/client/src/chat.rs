@@ -1,6 +1,6 @@
 //! Asking a question: the request built, the answer handed out piece by piece as it arrives.
 
-use cocoon_measurements::verdict::{Class, Verdict};
+use cocoon_measurements::verdict::Class;
 use cocoon_protocol::openai::{
     ChatRequest, ErrorBody, FinishReason, Message, Role, StreamOptions, Usage,
 };
@@ -11,12 +11,16 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::address::Address;
 use crate::error::printable;
-use crate::padding::{PaddingError, padded};
+use crate::padding::padded;
 use crate::receipts::{AnswerError, ReceiptFault, Receipted};
-use crate::sse::{EventTooLong, Events};
+use crate::sse::Events;
 use crate::table::summary;
-use crate::upstreams::{UpstreamError, Upstreams};
+use crate::upstreams::Upstreams;
 use crate::wiped::push;
+
+mod error;
+
+pub use error::ChatError;
 
 /// Longest error body that is read.
 const MAX_ERROR_LEN: usize = 64 * 1024;
@@ -68,48 +72,6 @@ pub struct Appliance {
     pub summary: String,
 }
 
-/// Why there is no answer, or not all of it. Never repeats a word of the conversation.
-#[derive(Debug, thiserror::Error)]
-pub enum ChatError {
-    /// The request cannot be encoded.
-    #[error("the question cannot be sent")]
-    Request(#[from] PaddingError),
-    /// No verified appliance took it.
-    #[error(transparent)]
-    Upstream(#[from] UpstreamError),
-    /// The appliance answered with an error.
-    #[error("the appliance answers with status {status}: {message}")]
-    Refused {
-        /// HTTP status; 200 when the error came inside a stream.
-        status: u16,
-        /// What it said, without control characters.
-        message: String,
-        /// OpenAI's code for it, without control characters.
-        code: Option<String>,
-    },
-    /// The question does not fit behind what was said before.
-    #[error("the conversation is full: begin a new one (/new) and ask again")]
-    Full(#[source] Box<ChatError>),
-    /// The stream broke.
-    #[error("the connection broke in the middle of the answer")]
-    Broken(#[source] hyper::Error),
-    /// The stream ended without its end mark.
-    #[error("the answer was cut short: its stream has no end mark")]
-    CutShort,
-    /// Its receipt is missing or wrong.
-    #[error(transparent)]
-    Receipt(ReceiptFault),
-    /// An event without end.
-    #[error("the answer is not a stream of this API")]
-    Event(#[from] EventTooLong),
-    /// An event that is not of OpenAI's schema.
-    #[error("the answer holds an event that is not of this API")]
-    Malformed,
-    /// More than [`MAX_ANSWER_LEN`].
-    #[error("the answer exceeds {MAX_ANSWER_LEN} bytes")]
-    TooLong,
-}
-
 impl Conversation {
     /// An empty conversation, or one that begins with instructions.
     pub fn new(upstreams: Upstreams, options: ChatOptions, system: Option<&str>) -> Self {
@@ -156,30 +118,6 @@ impl Conversation {
         self.messages
             .iter()
             .any(|message| message.role != Role::System)
-    }
-}
-
-impl ChatError {
-    /// Whether every appliance was refused for what it showed, rather than not reached.
-    pub fn is_rejection(&self) -> bool {
-        matches!(self, ChatError::Upstream(error) if error.is_rejection())
-    }
-
-    /// The verdict of the last appliance that was refused by one.
-    pub fn verdict(&self) -> Option<&Verdict> {
-        match self {
-            ChatError::Upstream(error) => error.verdict(),
-            _ => None,
-        }
-    }
-
-    /// For the model, or for any request.
-    fn is_too_long(&self) -> bool {
-        match self {
-            ChatError::Request(PaddingError::TooLong(_)) => true,
-            ChatError::Refused { code, .. } => code.as_deref() == Some(EXCEEDED),
-            _ => false,
-        }
     }
 }
 
