@@ -22,6 +22,8 @@ mod clients;
 mod connected;
 mod endpoint;
 mod refused;
+#[path = "../src/skip.rs"]
+mod skip;
 #[path = "../attestation/stranger.rs"]
 #[expect(dead_code, reason = "the tests of connections use more of it")]
 mod stranger;
