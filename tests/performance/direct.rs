@@ -45,11 +45,9 @@ impl Direct {
             chunk: vec![0; 64 * 1024],
             next: 0,
         };
-        loop {
-            match engine.frame().await.context("the engine does not start")? {
-                FromEngine::Ready(_) => return Ok(engine),
-                _ => bail!("the engine answers what nobody asked"),
-            }
+        match engine.frame().await.context("the engine does not start")? {
+            FromEngine::Ready(_) => Ok(engine),
+            _ => bail!("the engine answers what nobody asked"),
         }
     }
 
