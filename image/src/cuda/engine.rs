@@ -18,7 +18,9 @@ use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use super::toolkit::{ToolkitError, fetch};
+use super::compile::CompileError;
 use super::{CudaError, Release, nvcc12, pins};
+use crate::addresses;
 use crate::files::{self, FileError};
 use crate::guest::{self, GuestError, MadeOf, Workshop, recipe};
 use crate::package;
@@ -81,6 +83,16 @@ pub struct Engine {
     pub packages: Vec<Fetched>,
 }
 
+/// Whether this machine can build the engine, which an image's build asks before it spends minutes on all else.
+///
+/// # Errors
+/// [`EngineError`] says what to install, or to allow.
+pub fn check() -> Result<(), EngineError> {
+    host::compiler()?;
+    addresses::check().map_err(|error| CudaError::from(CompileError::Addresses(error)))?;
+    Ok(())
+}
+
 /// Builds the engine of the workspace at `source`, with everything kept in `cache/guest-cuda`. The first time takes half an
 /// hour.
 ///
@@ -92,7 +104,6 @@ pub fn build(
     fetcher: &Fetcher,
     reporter: &dyn Reporter,
 ) -> Result<Engine, EngineError> {
-    // First, for it takes no time.
     let compiler = host::compiler()?;
     let tools = fetch(fetcher, nvcc12::GROUP)?;
     let mut linked = fetch(fetcher, LIBRARIES)?;

@@ -1,5 +1,5 @@
 //! The GPU kernels: what the locked compiler makes of them is the same everywhere, is what is pinned, and is what its
-//! authors think it is. Needs the packages of compiler and inspection, of 109 MB, and no GPU.
+//! authors think it is. Needs the packages of compiler and inspection, of 223 MB, and no GPU.
 
 use std::collections::BTreeMap;
 use std::fs;
