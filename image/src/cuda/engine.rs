@@ -17,8 +17,8 @@ use cocoon_protocol::bytes::Hex32;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
-use super::toolkit::{ToolkitError, fetch};
 use super::compile::CompileError;
+use super::toolkit::{ToolkitError, fetch};
 use super::{CudaError, Release, nvcc12, pins};
 use crate::addresses;
 use crate::files::{self, FileError};
