@@ -68,6 +68,15 @@ fn a_request_of_1_mib_takes_no_more_than_is_spare() {
             filled("{\"model\":\"m\",\"messages\":[", "0", "]}"),
             false,
         ),
+        (
+            "content",
+            filled(
+                "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":[",
+                "0",
+                "]}]}",
+            ),
+            false,
+        ),
         ("calls", filled(all, &calls, "]}"), true),
     ] {
         assert!(body.len() > Limits::default().body * 99 / 100, "{what}");

@@ -283,7 +283,7 @@ pub async fn errors(vm: &Appliance) {
             400,
             Some("messages"),
             Some("context_length_exceeded"),
-            "The conversation has more tokens than this machine's context of 1024: shorten it.",
+            "The conversation has more tokens than the 1024 that there is room for: shorten it.",
         ),
         (
             "rubbish".to_owned(),

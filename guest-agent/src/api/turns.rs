@@ -14,7 +14,7 @@ use cocoon_protocol::engine::{Call, Speaker, Turn, is_json_object};
 use serde_json::value::RawValue;
 
 use super::error::Refusal;
-use super::fields::{Fields, LONGEST, join};
+use super::fields::{Fields, LONGEST, Parse, join};
 use super::tools::check_name;
 
 const MAX_MESSAGES: usize = LONGEST;
@@ -98,7 +98,7 @@ fn content(raw: &RawValue, place: &str) -> Result<String, Refusal> {
     if let Ok(text) = serde_json::from_str::<String>(raw.get()) {
         return Ok(text);
     }
-    let parts: Vec<&RawValue> = serde_json::from_str(raw.get()).map_err(|_| {
+    let parts = <Vec<&RawValue> as Parse>::parse(raw).ok_or_else(|| {
         let message = format!("`{place}` must be a string or a list of text parts.");
         Refusal::field(place, message)
     })?;

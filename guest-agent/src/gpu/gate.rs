@@ -54,12 +54,43 @@ pub struct Proven {
     pub collateral: Option<GpuCollateral>,
 }
 
+/// Of the collateral that counted last.
+#[derive(Default)]
+struct Kept {
+    /// The manifests: the host may take one away, and measurements would be compared with nothing.
+    rims: Vec<String>,
+    /// When the newest answer was made: nobody's certificates are judged at an earlier time from then on.
+    since: u64,
+}
+
+impl Kept {
+    fn note(&mut self, counted: &GpuCollateral) {
+        if self.rims != counted.rims {
+            self.rims.clone_from(&counted.rims);
+        }
+        self.since = self.since.max(judge::time(counted));
+    }
+
+    /// What the host hands over with the manifests that it leaves out; nothing where it leaves out none.
+    fn with(&self, handed: Option<&GpuCollateral>) -> Option<GpuCollateral> {
+        let mut whole = handed.cloned().unwrap_or_default();
+        let mut absent = self.rims.clone();
+        absent.retain(|rim| !whole.rims.contains(rim));
+        if absent.is_empty() {
+            return None;
+        }
+        // Of more than there may be, those count that are known.
+        whole.rims.truncate(MAX_RIMS.saturating_sub(absent.len()));
+        whole.rims.extend(absent);
+        Some(whole)
+    }
+}
+
 /// GPUs that were verified at boot. Only [`Gate::open`] makes it.
 pub struct Gate {
     setup: Setup,
-    /// Evidence is collected one at a time. The manifests that counted last: the host may take one away, and measurements
-    /// would be compared with nothing.
-    turn: Mutex<Vec<String>>,
+    /// Evidence is collected one at a time.
+    turn: Mutex<Kept>,
     functions: usize,
     keys: Vec<Hex32>,
     needs: Vec<GpuNeeds>,
@@ -89,6 +120,7 @@ impl Gate {
             nonce,
             roots: setup.roots,
             keys: None,
+            since: 0,
         };
         let known = Known::default();
         let needs = judge::needs(&shown, &demand, &known);
@@ -100,7 +132,11 @@ impl Gate {
             }
             let stapled = setup.collateral.borrow_and_update().clone();
             match judge::judge(&shown, stapled.as_ref(), &demand, &known) {
-                Ok(keys) => Some(Ok((keys, stapled.map_or_else(Vec::new, |all| all.rims)))),
+                Ok(keys) => {
+                    let mut kept = Kept::default();
+                    stapled.iter().for_each(|counted| kept.note(counted));
+                    Some(Ok((keys, kept)))
+                }
                 Err(refused) if refused.may_be_mended() => {
                     last = Some(refused);
                     None
@@ -109,11 +145,11 @@ impl Gate {
             }
         });
         let refused = || GateError::Refused(last.take().unwrap_or_default());
-        let (keys, rims) = judged.ok_or_else(refused)?.map_err(GateError::Refused)?;
+        let (keys, kept) = judged.ok_or_else(refused)?.map_err(GateError::Refused)?;
         setup.source.set_ready(true).map_err(GateError::Ready)?;
         Ok(Self {
             setup,
-            turn: Mutex::new(rims),
+            turn: Mutex::new(kept),
             functions,
             keys,
             needs,
@@ -176,13 +212,14 @@ impl Gate {
             nonce,
             roots: self.setup.roots,
             keys: Some(&self.keys),
+            since: kept.since,
         };
         let judge =
             |stapled: Option<&GpuCollateral>| judge::judge(&gpus, stapled, &demand, &self.known);
         let mut collateral = collateral;
         let mut judged = judge(collateral.as_ref());
         if judged.is_err()
-            && let Some(whole) = with_kept(&kept, collateral.as_ref())
+            && let Some(whole) = kept.with(collateral.as_ref())
         {
             judged = judge(Some(&whole));
             collateral = Some(whole);
@@ -196,11 +233,7 @@ impl Gate {
         if let Some(error) = self.failed.borrow().clone() {
             return Err(error);
         }
-        if let Some(all) = &collateral
-            && *kept != all.rims
-        {
-            kept.clone_from(&all.rims);
-        }
+        collateral.iter().for_each(|counted| kept.note(counted));
         let section = GpuSection {
             functions: u16::try_from(self.functions).unwrap_or(u16::MAX),
             gpus,
@@ -309,20 +342,6 @@ async fn answered(asking: &mut Option<JoinHandle<()>>) {
         Some(task) => drop(task.await),
         None => std::future::pending().await,
     }
-}
-
-/// What the host hands over with the manifests that it leaves out; nothing where it leaves out none.
-fn with_kept(kept: &[String], handed: Option<&GpuCollateral>) -> Option<GpuCollateral> {
-    let mut whole = handed.cloned().unwrap_or_default();
-    let mut absent = kept.to_vec();
-    absent.retain(|rim| !whole.rims.contains(rim));
-    if absent.is_empty() {
-        return None;
-    }
-    // Of more than there may be, those count that are known.
-    whole.rims.truncate(MAX_RIMS.saturating_sub(absent.len()));
-    whole.rims.extend(absent);
-    Some(whole)
 }
 
 /// On how many GPUs an engine must work: those that are counted, and on none where they are simulated.

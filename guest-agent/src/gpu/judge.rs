@@ -33,6 +33,8 @@ pub struct Demand<'a> {
     pub roots: Roots,
     /// Their attestation keys (SHA-256 of the SubjectPublicKeyInfo) at boot, in order; `None` at boot.
     pub keys: Option<&'a [Hex32]>,
+    /// When NVIDIA answered what counted last, Unix time: it is no earlier now. Zero at boot.
+    pub since: u64,
 }
 
 /// What was refused, by the ids of SPEC.md §7 and in the verifier's words, which its text shows the first of.
@@ -127,6 +129,12 @@ pub fn judge(
     }
 }
 
+/// When the newest of these answers was made, Unix time; zero where there is none. For answers that counted.
+pub fn time(stapled: &Stapled) -> u64 {
+    let ocsp: Vec<&[u8]> = stapled.ocsp.iter().map(AsRef::as_ref).collect();
+    ocsp::newest(&ocsp).unwrap_or(0)
+}
+
 /// What NVIDIA has to be asked for about GPUs whose reports verify; the others are left out.
 pub fn needs(shown: &[CollectedGpu], demand: &Demand<'_>, known: &Known) -> Vec<GpuNeeds> {
     let one = |gpu: &CollectedGpu| {
@@ -164,7 +172,7 @@ fn appraise(
         ..Policy::default()
     };
     // Without an answer there is no time, and the missing answers refuse in any case.
-    let now = ocsp::newest(&ocsp).unwrap_or(NO_TIME);
+    let now = ocsp::newest(&ocsp).unwrap_or(NO_TIME).max(demand.since);
     let demand = GpuDemand {
         nonce: demand.nonce.0,
         count: Some(demand.functions),

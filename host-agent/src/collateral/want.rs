@@ -2,6 +2,7 @@
 
 use cocoon_measurements::der;
 use cocoon_measurements::nvidia::fetching::{self, Revocable};
+use cocoon_measurements::snp::report::Product as Generation;
 use cocoon_protocol::bytes::{Blob, Hex, Hex32, Hex64};
 use cocoon_protocol::document::Evidence;
 use cocoon_protocol::gpu::{CollateralRequest, rim_name};
@@ -204,12 +205,11 @@ fn amd(report: &[u8]) -> Result<Want, WantError> {
 
 /// By family and model, as CPUID combines them.
 fn product(family: u8, model: u8) -> Option<Product> {
-    match (family, model) {
-        (0x19, 0x00..=0x0f) => Some(Product::Milan),
-        (0x19, 0x10..=0x1f | 0xa0..=0xaf) => Some(Product::Genoa),
-        (0x1a, 0x00..=0x1f) => Some(Product::Turin),
-        _ => None,
-    }
+    Generation::of_cpu(family, model).map(|generation| match generation {
+        Generation::Milan => Product::Milan,
+        Generation::Genoa => Product::Genoa,
+        Generation::Turin => Product::Turin,
+    })
 }
 
 /// Of NVIDIA's manifests in `list`, a name a line, those of a driver for Hopper and those of a VBIOS, by version.

@@ -225,8 +225,15 @@ pub enum ConnectError {
 impl ConnectError {
     /// The verdict, when the evidence came as far as being judged.
     pub fn verdict(&self) -> Option<&Verdict> {
+        self.judged().map(|(_, verdict)| verdict)
+    }
+
+    /// The appliance with its verdict, likewise.
+    pub(crate) fn judged(&self) -> Option<(&Address, &Verdict)> {
         match self {
-            ConnectError::Rejected { verdict, .. } => Some(verdict),
+            ConnectError::Rejected {
+                address, verdict, ..
+            } => Some((address, verdict)),
             _ => None,
         }
     }

@@ -7,6 +7,7 @@ use cocoon_protocol::openai::{FinishReason, Usage};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use crate::address::Address;
 use crate::chat::{ChatError, Conversation, Ending};
 use crate::error::chain;
 use crate::wiped::push;
@@ -122,18 +123,21 @@ pub async fn ask(
     let appliance = ending.and_then(|ending: &Ending| ending.appliance.as_ref());
     // The first was accepted; the connection behind it may be refused all the same.
     let rejection = result.as_ref().err().filter(|error| error.is_rejection());
+    let judged = rejection.and_then(ChatError::verdict);
+    let address = judged.map(|(address, _)| address);
+    let address = address.or(appliance.map(|one| &one.address));
     let line = Line {
-        url: appliance.map_or_else(|| first.url.clone(), |one| one.address.to_string()),
+        url: address.map_or_else(|| first.url.clone(), Address::to_string),
         accepted: rejection.is_none(),
         class: match rejection {
-            Some(_) => Some(Class::Rejected),
+            Some(_) => judged.map(|(_, verdict)| verdict.class),
             None => appliance.map(|one| one.class).or(first.class),
         },
         summary: match rejection {
             Some(_) => None,
             None => appliance.map(|one| one.summary.as_str()).or(first.summary),
         },
-        verdict: rejection.and_then(ChatError::verdict),
+        verdict: judged.map(|(_, verdict)| verdict),
         model: first.model,
         answer: Some(&answer),
         finish_reason: ending.and_then(|ending| ending.finish),

@@ -69,12 +69,10 @@ impl UpstreamError {
         matches!(self, UpstreamError::NoneUsable(errors) if errors.iter().all(ConnectError::is_rejection))
     }
 
-    /// The verdict of the last appliance that was refused by one.
-    pub fn verdict(&self) -> Option<&Verdict> {
+    /// The first appliance that was judged and refused, and its verdict.
+    pub fn verdict(&self) -> Option<(&Address, &Verdict)> {
         match self {
-            UpstreamError::NoneUsable(errors) => {
-                errors.iter().rev().find_map(ConnectError::verdict)
-            }
+            UpstreamError::NoneUsable(errors) => errors.iter().find_map(ConnectError::judged),
             UpstreamError::Broken(_) => None,
         }
     }

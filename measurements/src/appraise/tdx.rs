@@ -163,8 +163,14 @@ pub(super) fn platform(claims: &TdxClaims, policy: &Policy, now: u64) -> Vec<Che
     let tcb = if !claims.tcb_statuses().any(|status| refused(&status)) {
         Check::pass("evidence.tcb", title, found)
     } else {
-        let launched = refused(&claims.tcb_status);
-        let cause = if launched { OLD_TCB } else { OLD_NOW };
+        let cause = match claims.tcb_status {
+            launched if refused(&launched) => OLD_TCB,
+            // What runs now is the newer then, and its status another that is not accepted.
+            TcbStatus::TdRelaunchAdvised | TcbStatus::TdRelaunchAdvisedConfigurationNeeded => {
+                OTHER_NOW
+            }
+            _ => OLD_NOW,
+        };
         Check::fail("evidence.tcb", title, cause, TCB_ADVICE).found(found)
     };
     let open: Vec<String> = (claims.advisories.iter())
@@ -315,6 +321,7 @@ const CONFIG_ADVICE: &str =
     "the operator starts the VM again with the configuration that it is to serve under";
 const OLD_TCB: &str = "the platform's firmware or microcode lacks fixes that Intel has published";
 const OLD_NOW: &str = "the TDX module that runs now is older than the one that the VM was started on, and lacks fixes that Intel has published";
+const OTHER_NOW: &str = "the TDX module was updated since the VM was started, and the platform as it is now has a status that the policy does not accept";
 const OPEN_ADVISORIES: &str = "Intel's advisories apply to this platform";
 const TCB_ADVICE: &str = "the operator updates BIOS, microcode and TDX module; or accept the weakness in the policy, knowing what it is";
 const OLD_EVALUATION: &str = "the host presents TCB information from before Intel's newer findings";

@@ -36,6 +36,20 @@ pub enum Product {
     Turin,
 }
 
+impl Product {
+    /// By family and model, as CPUID combines them: Milan and Milan-X; Genoa, Genoa-X, Bergamo and Siena; Turin and Turin
+    /// Dense. The library under the reports decodes those of no other.
+    #[must_use]
+    pub const fn of_cpu(family: u8, model: u8) -> Option<Self> {
+        match (family, model) {
+            (0x19, 0x00..=0x0f) => Some(Self::Milan),
+            (0x19, 0x10..=0x1f | 0xa0..=0xaf) => Some(Self::Genoa),
+            (0x1a, 0x00..=0x11) => Some(Self::Turin),
+            _ => None,
+        }
+    }
+}
+
 /// The certificates below the root, each in DER.
 #[derive(Debug, Clone, Copy)]
 pub struct SnpChain<'a> {

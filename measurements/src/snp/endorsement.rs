@@ -116,15 +116,10 @@ pub(super) fn check_generation(
         return Ok(());
     };
     let refused = |found| Err(EndorsementError::Generation { product, found });
-    if let Some([family, model, _]) = cpuid {
-        let fits = match product {
-            Product::Milan => family == 0x19 && model <= 0x0f,
-            Product::Genoa => family == 0x19 && matches!(model, 0x10..=0x1f | 0xa0..=0xaf),
-            Product::Turin => family == 0x1a && model <= 0x11,
-        };
-        if !fits {
-            return refused(format!("it names family {family:#x}, model {model:#x}"));
-        }
+    if let Some([family, model, _]) = cpuid
+        && Product::of_cpu(family, model) != Some(product)
+    {
+        return refused(format!("it names family {family:#x}, model {model:#x}"));
     }
     match (product, reported.fmc) {
         (Product::Turin, None) => refused("its TCB has no FMC".to_owned()),

@@ -92,9 +92,12 @@ pub struct TdxClaims {
 }
 
 impl TdxClaims {
-    /// The statuses that a policy has to accept, each of them: of the launch, and of what runs now.
+    /// The statuses that a policy has to accept, each of them: of the launch, and of what runs now unless nothing is wrong
+    /// with that.
     pub fn tcb_statuses(&self) -> impl Iterator<Item = TcbStatus> + Clone + use<> {
-        std::iter::once(self.tcb_status).chain(self.current_tcb_status)
+        let now = self.current_tcb_status;
+        let now = now.filter(|status| *status != TcbStatus::UpToDate);
+        std::iter::once(self.tcb_status).chain(now)
     }
 }
 

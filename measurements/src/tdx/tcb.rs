@@ -176,7 +176,7 @@ impl TcbPolicy {
 pub enum TcbError {
     /// The status is not accepted.
     #[error(
-        "the platform's TCB is {status}, which the policy does not accept: its operator must update it"
+        "the platform's TCB, at the launch or now, is {status}, which the policy does not accept: its operator must update it"
     )]
     Status {
         /// The status.

@@ -16,7 +16,7 @@ use nix::unistd::{chdir, chroot};
 
 use super::{JailError, system};
 
-/// Where the new root is put together; exists in the new mount namespace only.
+/// Where the new root is put together: an empty folder, over which it is mounted in the new mount namespace only.
 const STAGE: &str = "/.collector-root";
 
 /// Gives this thread, whose mount namespace must be its own, a root with the folders of `libraries`, the GPUs' files of the

@@ -1,6 +1,7 @@
 //! Whether this machine can start SEV-SNP guests, and whether its patch levels are good enough.
 
 use cocoon_measurements::policy::{Policy, SnpPart};
+use cocoon_measurements::snp::report::Product;
 
 use super::super::facts::{Cpu, Facts, Release, Silence, Snp};
 use super::super::finding::{Finding, Mode};
@@ -15,14 +16,11 @@ const BIOS: &str = "in the BIOS, AMD CBS > CPU Common Options: enable SMEE and S
 const ALIASES: &str = "update the BIOS and with it the SEV firmware (AMD-SB-3015; Milan needs 1.55.22, Genoa 1.55.38) and restart; if \
                        it stays so with these, the BIOS does not search, or a memory module answers at two addresses";
 
-/// Zen 3 to Zen 5 of EPYC: family 25 (Milan 01, Genoa 11, Bergamo and Siena a0) and family 26 (Turin 02, Turin Dense 11).
+/// Zen 3 to Zen 5 of EPYC whose reports clients read.
 fn capable(cpu: &Cpu) -> bool {
-    let model = match cpu.family {
-        0x19 => matches!(cpu.model, 0x00..=0x0f | 0x10..=0x1f | 0xa0..=0xaf),
-        0x1a => matches!(cpu.model, 0x00..=0x1f),
-        _ => false,
-    };
-    cpu.vendor == "AuthenticAMD" && model && cpu.name.contains("EPYC")
+    let (family, model) = (u8::try_from(cpu.family), u8::try_from(cpu.model));
+    let known = matches!((family, model), (Ok(family), Ok(model)) if Product::of_cpu(family, model).is_some());
+    cpu.vendor == "AuthenticAMD" && known && cpu.name.contains("EPYC")
 }
 
 pub(super) fn findings(facts: &Facts, policy: &Policy) -> Vec<Finding> {

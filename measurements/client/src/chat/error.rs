@@ -3,6 +3,7 @@
 use cocoon_measurements::verdict::Verdict;
 
 use super::{EXCEEDED, MAX_ANSWER_LEN};
+use crate::address::Address;
 use crate::padding::PaddingError;
 use crate::receipts::ReceiptFault;
 use crate::sse::EventTooLong;
@@ -56,8 +57,8 @@ impl ChatError {
         matches!(self, ChatError::Upstream(error) if error.is_rejection())
     }
 
-    /// The verdict of the last appliance that was refused by one.
-    pub fn verdict(&self) -> Option<&Verdict> {
+    /// The first appliance that was judged and refused, and its verdict.
+    pub fn verdict(&self) -> Option<(&Address, &Verdict)> {
         match self {
             ChatError::Upstream(error) => error.verdict(),
             _ => None,

@@ -9,6 +9,7 @@ use super::job::{Job, JobError, Next, Question};
 use super::report::Report;
 use super::task::Task;
 use super::translation::Translation;
+use crate::address::Address;
 use crate::chat::{ChatError, ChatOptions, EXCEEDED, send};
 use crate::upstreams::Upstreams;
 use crate::wiped::push;
@@ -72,8 +73,8 @@ impl MessengerError {
         }
     }
 
-    /// The verdict of the last appliance that was refused by one.
-    pub fn verdict(&self) -> Option<&Verdict> {
+    /// The first appliance that was judged and refused, and its verdict.
+    pub fn verdict(&self) -> Option<(&Address, &Verdict)> {
         match self {
             MessengerError::Context(ContextError::Upstream(error)) => error.verdict(),
             MessengerError::Chat(error) => error.verdict(),

@@ -71,14 +71,12 @@ impl<'a> Line<'a> {
     pub fn with(self, report: &'a Report, error: Option<&'a str>) -> Self {
         let results = report.results.iter().map(|result| result.as_str());
         let several = self.task == "reply";
-        let appliance = report.appliance.as_ref();
+        let appliance = report.appliance.as_ref().filter(|_| self.accepted);
+        let class = report.class().filter(|_| self.accepted);
         Self {
             url: appliance.map_or(self.url, |one| one.address.to_string()),
-            class: report.class().filter(|_| self.accepted).or(self.class),
-            summary: appliance
-                .filter(|_| self.accepted)
-                .map(|one| one.summary.as_str())
-                .or(self.summary),
+            class: class.or(self.class),
+            summary: appliance.map(|one| one.summary.as_str()).or(self.summary),
             result: results.clone().next().filter(|_| !several),
             drafts: several.then(|| results.collect()),
             complete: error.is_none() && report.is_complete(),

@@ -123,6 +123,11 @@ async fn a_rejection_between_questions_is_one() {
             true => ("rejected", serde_json::Value::Null),
             false => ("confidential", "CONFIDENTIAL: the first".into()),
         };
+        let url = match rejected {
+            true => double.address.to_string(),
+            false => first.url.clone(),
+        };
+        assert_eq!(line["url"], url);
         assert_eq!(line["accepted"], !rejected);
         assert_eq!(
             (&line["class"], &line["summary"]),

@@ -172,6 +172,31 @@ fn cocoon_tdx_9() {
             )
         );
     }
+    let relaunch = |accepted: &[TcbStatus], now| {
+        let policy = Policy {
+            accepted_tcb_statuses: accepted.to_vec(),
+            ..Policy::default()
+        };
+        let claims = TdxClaims {
+            tcb_status: TcbStatus::TdRelaunchAdvised,
+            current_tcb_status: Some(now),
+            ..claims(&boot(), RootClass::Vendor)
+        };
+        platform(&claims, &policy, NOW)
+    };
+    let advised = [TcbStatus::TdRelaunchAdvised];
+    let good = relaunch(&advised, TcbStatus::UpToDate);
+    assert!(
+        good.iter().all(|row| row.outcome != Outcome::Fail),
+        "nothing is wrong with what runs now"
+    );
+    assert_eq!(
+        only_failure(&relaunch(&advised, TcbStatus::SwHardeningNeeded)),
+        (
+            "evidence.tcb",
+            "the TDX module was updated since the VM was started, and the platform as it is now has a status that the policy does not accept"
+        )
+    );
     assert_eq!(
         refused(|c| c.advisories = vec!["INTEL-SA-00001".into()]),
         row(

@@ -6,7 +6,7 @@ use std::time::Instant;
 use cocoon_client::terminal::{Waiting, say, style};
 use cocoon_client::transcript::milliseconds;
 use cocoon_client::trust::Settings;
-use cocoon_client::{Address, TableStyle, UpstreamError, Upstreams, chain, summary, table};
+use cocoon_client::{Address, TableStyle, Upstreams, chain, summary, table};
 use cocoon_measurements::verdict::{Class, Verdict};
 
 use crate::flags::TrustFlags;
@@ -89,7 +89,10 @@ impl Opening<'_> {
             }
             Err(error) => {
                 if self.json {
-                    tell(first.to_string(), verdict_of(&error), &chain(&error))?;
+                    let judged = error.verdict();
+                    let url = judged.map_or(first, |(address, _)| address);
+                    let verdict = judged.map(|(_, verdict)| verdict);
+                    tell(url.to_string(), verdict, &chain(&error))?;
                 }
                 if !error.is_rejection() {
                     return Err(error.into());
@@ -110,13 +113,5 @@ impl Opening<'_> {
         } else {
             format!("{url}: {}", summary(verdict, color))
         }
-    }
-}
-
-/// Of the first appliance that was judged and refused.
-fn verdict_of(error: &UpstreamError) -> Option<&Verdict> {
-    match error {
-        UpstreamError::NoneUsable(errors) => errors.iter().find_map(|error| error.verdict()),
-        UpstreamError::Broken(_) => None,
     }
 }

@@ -11,7 +11,7 @@ use cocoon_client::messenger::{
 };
 use cocoon_client::terminal::say;
 use cocoon_client::transcript::{Timing, milliseconds};
-use cocoon_measurements::verdict::{Class, Verdict};
+use cocoon_measurements::verdict::Verdict;
 
 use crate::chat_json::show;
 use crate::flags::{ReceiptFlags, SamplingFlags, TrustFlags};
@@ -178,16 +178,21 @@ fn line(
 ) -> zeroize::Zeroizing<String> {
     // What was opened was accepted; the connection behind it may be refused all the same.
     let rejection = error.filter(|error| error.is_rejection());
+    let judged = rejection.and_then(MessengerError::verdict);
+    let url = judged.map_or_else(|| opened.url.clone(), |(address, _)| address.to_string());
     let error = error.map(|error| chain(error));
     let begun = Line {
         accepted: rejection.is_none(),
-        class: Some(rejection.map_or(opened.class, |_| Class::Rejected)),
+        class: match rejection {
+            Some(_) => judged.map(|(_, verdict)| verdict.class),
+            None => Some(opened.class),
+        },
         summary: rejection.is_none().then_some(&*opened.worth),
-        verdict: rejection.and_then(MessengerError::verdict),
+        verdict: judged.map(|(_, verdict)| verdict),
         model: Some(&opened.settings.manifest().model.id),
         timing,
         error: None,
-        ..Line::failed(task, opened.url.clone(), None, "")
+        ..Line::failed(task, url, None, "")
     };
     begun.with(report, error.as_deref()).text()
 }
