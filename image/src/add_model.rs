@@ -100,7 +100,7 @@ pub fn add_model(
     }
     files::create_folder(folder)?;
     // A full disk or somebody's Ctrl-C must not cost the image that there is.
-    let made = Scratch::below(folder, ".making-")?;
+    let made = Scratch::making(folder)?;
     let volume = model::write(source, made.path(), name::MODEL, jobs, reporter)?;
     let parts = [
         (name::KERNEL, &kernel),

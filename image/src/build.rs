@@ -151,19 +151,22 @@ pub fn build_timed(
     reporter: &Arc<dyn Reporter>,
 ) -> Result<(Manifest, Spent), BuildError> {
     let started = Instant::now();
-    // The cheap checks first: a wrong model must not cost a compilation.
+    // The cheap checks first: a wrong model or a missing compiler must not cost a download or a compilation.
     let given = what
         .model
         .as_deref()
         .map(|path| Source::open(path, what.model_id.as_deref()))
         .transpose()?;
+    let with_gpus = what.variant == Variant::Cuda;
+    if with_gpus && what.binaries.is_none() {
+        crate::cuda::engine::check()?;
+    }
     files::create_folder(folder)?;
     let (lock, inputs_lock) = lock(&what.source)?;
     let fetcher = fetcher(what, lock, reporter)?;
     let cache = fetcher.cache().root().to_owned();
     let scratch = Scratch::in_cache(&cache)?;
     let mut foreign = Foreign::new(&fetcher, &**reporter);
-    let with_gpus = what.variant == Variant::Cuda;
     let more = if with_gpus { kernel::FOR_DRIVER } else { &[] };
     let (kernel, firmware) = (foreign.kernel(more)?, foreign.firmware()?);
     let model = match given {

@@ -31,6 +31,8 @@ pub struct Sources {
     pub cargo_lock: String,
     /// Digest of the lock file of the inputs; none where there is no such file.
     pub inputs_lock: Option<Hex32>,
+    /// Digest of all that goes into an image, names and bytes; none where the revision has something else.
+    committed: Option<Hex32>,
 }
 
 impl Sources {
@@ -41,17 +43,24 @@ impl Sources {
     pub fn judge(source: &Path, copy: &Path) -> Result<Self, FileError> {
         let cargo_lock = files::read(&copy.join("Cargo.lock"), MAX_LOCK)?;
         let inputs_lock = files::read(&copy.join(LOCK_FILE), MAX_LOCK);
+        let (revision, committed) = compare(source, copy);
         Ok(Self {
-            revision: revision(source, copy),
+            revision,
+            committed,
             cargo_lock: String::from_utf8_lossy(&cargo_lock).into_owned(),
             inputs_lock: inputs_lock.ok().map(|bytes| Hex32::sha256(&bytes)),
         })
     }
 
-    /// The same for an image of which another part was compiled of `other`: no revision names what is of two.
+    /// The same for an image of which another part was compiled of `other`: no revision names what is of two, unless the
+    /// commits between them changed nothing that goes into an image.
     #[must_use]
     pub fn and(mut self, other: &Self) -> Self {
-        if self != *other {
+        let same = self.committed.is_some()
+            && self.committed == other.committed
+            && self.cargo_lock == other.cargo_lock
+            && self.inputs_lock == other.inputs_lock;
+        if !same {
             self.revision = dirty(&self.revision);
         }
         self
@@ -74,19 +83,38 @@ impl Sources {
 /// What git's settings, ignored files or a repository around this one would hide is found all the same, for the files
 /// themselves are compared with the revision's tree.
 pub fn revision(source: &Path, copy: &Path) -> String {
+    compare(source, copy).0
+}
+
+/// The same, and the digest of what was compared where it is the revision's.
+fn compare(source: &Path, copy: &Path) -> (String, Option<Hex32>) {
     let revision = git(source, &["rev-list", "--max-count=1", "HEAD", "--"], None);
     let (Some(revision), Ok(files), Ok(folders)) =
         (revision, stage::list(copy), stage::folders(copy))
     else {
-        return NO_REVISION.to_owned();
+        return (NO_REVISION.to_owned(), None);
     };
     let revision = String::from_utf8_lossy(&revision).trim().to_owned();
     let committed = tree(source, &revision, &folders);
-    if committed.is_some() && committed == contents(source, copy, files) {
-        revision
-    } else {
-        dirty(&revision)
+    match committed {
+        Some(committed) if contents(source, copy, files).as_ref() == Some(&committed) => {
+            (revision, Some(digest(&committed)))
+        }
+        _ => (dirty(&revision), None),
     }
+}
+
+/// Of files and git's names for their bytes.
+fn digest(contents: &BTreeMap<PathBuf, String>) -> Hex32 {
+    let mut all = Vec::new();
+    for (path, id) in contents {
+        // Neither holds a zero.
+        for part in [path.as_os_str().as_encoded_bytes(), id.as_bytes()] {
+            all.extend_from_slice(part);
+            all.push(0);
+        }
+    }
+    Hex32::sha256(&all)
 }
 
 /// The sources in the tree of `revision`, with git's names for their bytes.
@@ -300,7 +328,22 @@ mod tests {
             (40, "of other packages")
         );
         assert_eq!(clean.clone().and(&clean), clean);
-        assert!(two.and(&clean).revision.ends_with("-dirty"));
+        assert!(two.clone().and(&clean).revision.ends_with("-dirty"));
+
+        // Another revision of the same sources.
+        write("README.md", "beside them");
+        commit("three");
+        let three = judge();
+        assert_ne!(three.revision, two.revision);
+        assert_eq!(two.clone().and(&three), two);
+        let of_other_packages = Sources {
+            cargo_lock: String::new(),
+            ..three
+        };
+        let mixed = two.and(&of_other_packages);
+        assert!(mixed.revision.ends_with("-dirty"), "{mixed:?}");
+        // What no revision has may be anything.
+        assert!(late.clone().and(&late).revision.ends_with("-dirty"));
     }
 
     #[test]

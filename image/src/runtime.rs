@@ -189,7 +189,7 @@ pub fn write(
     jobs: usize,
     reporter: &dyn Reporter,
 ) -> Result<(Runtime, Artefact), RuntimeError> {
-    let scratch = Scratch::below(folder, ".making-")?;
+    let scratch = Scratch::making(folder)?;
     let mut sources = Vec::new();
     for (name, bytes) in files {
         let artefact = files::write(scratch.path(), name, bytes)?;

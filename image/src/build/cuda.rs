@@ -22,10 +22,6 @@ pub(super) fn make(
     kernel: &Kernel,
     reporter: &dyn Reporter,
 ) -> Result<(Gpu, Binaries), BuildError> {
-    // First, for it takes no time.
-    if what.binaries.is_none() {
-        engine::check()?;
-    }
     let ingredients = Ingredients::fetch(fetcher, &kernel.release)?;
     foreign.contains(ingredients.source());
     ingredients

@@ -1,7 +1,6 @@
 //! `lock` and `cache gc`.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use cocoon_image::{build, files, guest, scratch};
@@ -46,7 +45,7 @@ pub(super) fn collect(origin: &Origin, compiled: bool, output: Output) -> anyhow
     let root = origin.cache()?;
     let cache = Cache::open(&root)?;
     let collected = cache.gc(&[&lock], &*report::stderr())?;
-    let abandoned = scratch::remove_abandoned(&root, Duration::from_secs(24 * 60 * 60))?;
+    let abandoned = scratch::remove_abandoned(&root)?;
     if compiled {
         guest::clear(&root, &*report::stderr())?;
     }

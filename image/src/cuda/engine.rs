@@ -153,7 +153,7 @@ fn kept(
     let place = folder.join(format!("{group}-{}", &key(packages).to_string()[..16]));
     if !place.is_dir() {
         files::create_folder(folder)?;
-        let scratch = Scratch::below(folder, ".making-")?;
+        let scratch = Scratch::making(folder)?;
         let made = scratch.path().join("made");
         fill(&made)?;
         std::fs::rename(&made, &place).map_err(FileError::write(&place))?;
@@ -225,7 +225,7 @@ fn kernels(
     reporter: &dyn Reporter,
 ) -> Result<PathBuf, EngineError> {
     let sources = source.join(super::SOURCES);
-    let scratch = Scratch::below(folder, ".making-")?;
+    let scratch = Scratch::making(folder)?;
     let made = super::compile::compile(home, &sources, scratch.path(), Some(compiler), reporter);
     let made = made.map_err(CudaError::from)?;
     let differences = pins::compare(&sources, Release::Cuda12.list(), &made);

@@ -301,6 +301,8 @@ fn recipe(
     let mut variables = environment.variables();
     variables.extend([
         ("CARGO_TARGET_DIR", target.to_string().into()),
+        // Or a machine's setting would keep the objects elsewhere, where neither the flags below nor a clearing reach them.
+        ("CARGO_BUILD_BUILD_DIR", target.to_string().into()),
         ("CARGO_ENCODED_RUSTFLAGS", flags.join(FLAG_SEPARATOR).into()),
         ("CFLAGS", c_flags.clone().into()),
         ("CXXFLAGS", c_flags.into()),

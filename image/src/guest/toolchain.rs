@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cocoon_protocol::bytes::Hex32;
@@ -17,15 +17,18 @@ use crate::sbom::Library;
 
 /// The machine's C compiler.
 const CC: &str = "cc";
-/// Static libraries of the machine, and whose they are.
+/// Static libraries of the machine, and whose they are. The first is the one of glibc's that says its version.
 const ARCHIVES: &[(&str, Owner)] = &[
     ("libc.a", Owner::Glibc),
+    ("libm.a", Owner::Glibc),
     ("libgcc.a", Owner::Gcc),
     ("libgcc_eh.a", Owner::Gcc),
     ("libstdc++.a", Owner::Gcc),
 ];
 /// The largest library, in bytes.
 const MAX_ARCHIVE: u64 = 1 << 30;
+/// Begins a text for the linker in the place of a library.
+const SCRIPT: &[u8] = b"/* GNU ld script";
 /// Begins what glibc says of itself.
 const BANNER: &[u8] = b"GNU C Library (";
 
@@ -86,7 +89,7 @@ impl Toolchain {
         for program in [CC, cxx, linker.as_str()] {
             said.push(first_line(&ask(program, "--version")?).to_owned());
         }
-        let gcc = version(&said[0]).to_owned();
+        let (mut glibc, gcc) = (String::new(), version(&said[0]).to_owned());
         let mut libraries = Vec::new();
         for (file, owner) in ARCHIVES {
             let path = ask(CC, &format!("-print-file-name={file}"))?;
@@ -94,16 +97,20 @@ impl Toolchain {
             if Path::new(&path).is_relative() {
                 continue;
             }
-            let bytes = files::read(Path::new(&path), MAX_ARCHIVE)?;
-            let version = match owner {
-                Owner::Glibc => banner(&bytes).unwrap_or_default(),
-                Owner::Gcc => gcc.clone(),
-            };
-            libraries.push(Library {
-                name: (*file).to_owned(),
-                version,
-                sha256: Some(Hex32::sha256(&bytes)),
-            });
+            for (name, bytes) in archives(Path::new(&path))? {
+                if *owner == Owner::Glibc && glibc.is_empty() {
+                    glibc = banner(&bytes).unwrap_or_default();
+                }
+                let version = match owner {
+                    Owner::Glibc => glibc.clone(),
+                    Owner::Gcc => gcc.clone(),
+                };
+                libraries.push(Library {
+                    name,
+                    version,
+                    sha256: Some(Hex32::sha256(&bytes)),
+                });
+            }
         }
         Ok(Self { said, libraries })
     }
@@ -181,12 +188,42 @@ fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
-/// Debian's version out of `cc (Debian 12.2.0-14) 12.2.0`, or what stands last.
+/// The library at `path`, or those that a script in its place names, as that of glibc's `libm.a` does: names and bytes.
+fn archives(path: &Path) -> Result<Vec<(String, Vec<u8>)>, FileError> {
+    let bytes = files::read(path, MAX_ARCHIVE)?;
+    let named = |path: &Path, bytes| {
+        let name = path.file_name().unwrap_or_default();
+        (name.to_string_lossy().into_owned(), bytes)
+    };
+    if !bytes.starts_with(SCRIPT) {
+        return Ok(vec![named(path, bytes)]);
+    }
+    let folder = path.parent().unwrap_or(path);
+    let members = members(&String::from_utf8_lossy(&bytes), folder);
+    let read = |path: PathBuf| Ok(named(&path, files::read(&path, MAX_ARCHIVE)?));
+    members.into_iter().map(read).collect()
+}
+
+/// The libraries of a script in `folder`: `GROUP ( /usr/lib/libm-2.36.a /usr/lib/libmvec.a )`.
+fn members(script: &str, folder: &Path) -> Vec<PathBuf> {
+    let words = script.split(|c: char| c.is_whitespace() || matches!(c, '(' | ')' | ','));
+    let libraries = words.filter(|word| word.ends_with(".a"));
+    libraries.map(|library| folder.join(library)).collect()
+}
+
+/// Debian's version out of `cc (Debian 12.2.0-14) 12.2.0`; where the parenthesis is but a name, as in `cc (GCC) 14.2.1`, the
+/// one behind it; or what stands last.
 fn version(line: &str) -> &str {
-    let inner = line
+    let parts = line
         .split_once('(')
         .and_then(|(_, rest)| rest.split_once(')'));
-    let inner = inner.map_or(line, |(inner, _)| inner);
+    let (inner, behind) = parts.unwrap_or((line, ""));
+    if !inner.contains(|c: char| c.is_ascii_digit()) {
+        let mut words = behind.split(' ');
+        let number = words.find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
+        // A sentence of glibc's ends with it.
+        return number.unwrap_or_default().trim_end_matches('.');
+    }
     inner.rsplit(' ').next().unwrap_or_default()
 }
 
@@ -209,9 +246,38 @@ mod tests {
             "12.2.0-14+deb12u1"
         );
         assert_eq!(version("clang version 19.1.7"), "19.1.7");
+        assert_eq!(version("cc (GCC) 14.2.1 20250207"), "14.2.1");
         let archive = b"\x7fELF\0GNU C Library (Debian GLIBC 2.36-9+deb12u14) stable release version 2.36.\nCopyright";
         assert_eq!(banner(archive).as_deref(), Some("2.36-9+deb12u14"));
+        let upstream = b"GNU C Library (GNU libc) stable release version 2.40.\nCopyright";
+        assert_eq!(banner(upstream).as_deref(), Some("2.40"));
         assert_eq!(banner(b"musl"), None);
+    }
+
+    #[test]
+    fn a_script_in_the_place_of_a_library_is_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["libm-2.36.a", "libmvec.a"] {
+            std::fs::write(path(name), name).unwrap();
+        }
+        let whole = path("libm-2.36.a").display().to_string();
+        let script = format!(
+            "/* GNU ld script\n*/\nOUTPUT_FORMAT(elf64-x86-64)\nGROUP ( {whole} libmvec.a )\n"
+        );
+        std::fs::write(path("libm.a"), script).unwrap();
+        let alone = |name: &str| (name.to_owned(), name.as_bytes().to_owned());
+        assert_eq!(
+            archives(&path("libm.a")).unwrap(),
+            [alone("libm-2.36.a"), alone("libmvec.a")]
+        );
+        assert_eq!(archives(&path("libmvec.a")).unwrap(), [alone("libmvec.a")]);
+        std::fs::remove_file(path("libmvec.a")).unwrap();
+        let error = archives(&path("libm.a")).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("cannot read {}", path("libmvec.a").display())
+        );
     }
 
     #[test]
@@ -220,12 +286,18 @@ mod tests {
         let of_machine = || Toolchain::of_machine(&variables, "c++").unwrap();
         let (one, two) = (of_machine(), of_machine());
         assert_eq!(one.to_string(), two.to_string());
-        let libc = one.libraries().find(|library| library.name == "libc.a");
+        let found: Vec<_> = one.libraries().collect();
+        let libc = found.iter().find(|library| library.name == "libc.a");
         let libc = libc.unwrap();
         assert!(
-            libc.sha256.is_some() && !libc.version.is_empty(),
+            libc.sha256.is_some() && libc.version.contains(|c: char| c.is_ascii_digit()),
             "{libc:?}"
         );
+        // Of the same glibc, whatever file is behind `libm.a`.
+        let libm = found
+            .iter()
+            .find(|library| library.name.starts_with("libm"));
+        assert_eq!(libm.unwrap().version, libc.version);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod commands;
 mod driver;
 mod ending;
+mod gpus;
 mod guest;
 mod hostile;
 mod kept;

@@ -47,10 +47,9 @@ fn the_engines_recipe_is_this_one() {
          -ffile-prefix-map=/home/u/.cargo/registry/src/near-1=/registry -ffile-prefix-map=/c/guest/target=/target";
     assert_eq!(variable(&recipe, "CFLAGS"), Some(c_flags));
     assert_eq!(variable(&recipe, "CXXFLAGS"), Some(c_flags));
-    assert_eq!(
-        variable(&recipe, "CARGO_TARGET_DIR"),
-        Some("/c/guest/target")
-    );
+    for folder in ["CARGO_TARGET_DIR", "CARGO_BUILD_BUILD_DIR"] {
+        assert_eq!(variable(&recipe, folder), Some("/c/guest/target"));
+    }
 }
 
 #[test]
@@ -107,6 +106,7 @@ fn nothing_else_of_the_environment_passes() {
             "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER",
             "CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER",
             "CARGO_TARGET_DIR",
+            "CARGO_BUILD_BUILD_DIR",
             "CARGO_ENCODED_RUSTFLAGS",
             "CFLAGS",
             "CXXFLAGS"
