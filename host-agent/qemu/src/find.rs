@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -24,6 +25,9 @@ pub const MINIMUM_TDX: Version = Version {
     minor: 1,
     micro: 0,
 };
+
+/// The number of the signal that no program can catch.
+const SIGKILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
 
 /// The program's usual name.
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -176,10 +180,14 @@ impl Qemu {
             child.wait().await
         };
         let deadline = Duration::from_secs(10);
-        tokio::time::timeout(deadline, read)
+        let status = tokio::time::timeout(deadline, read)
             .await
             .map_err(|_| fail(io::ErrorKind::TimedOut.into()))?
             .map_err(fail)?;
+        // Nobody kills itself so: for want of memory, mostly, and what it said says nothing about it.
+        if status.signal() == Some(SIGKILL) {
+            return Err(fail(io::Error::other("it was killed")));
+        }
         let text = String::from_utf8_lossy(&text);
         Version::parse(&text).ok_or_else(|| FindError::NotQemu {
             program: shown.clone(),

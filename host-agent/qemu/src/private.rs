@@ -14,6 +14,7 @@ use std::sync::Arc;
 use cocoon_inputs::Fetched;
 use cocoon_inputs::report::{self, Reporter};
 use cocoon_inputs::unpack::{Limits, unpack_deb_into};
+use nix::errno::Errno;
 use nix::unistd::syncfs;
 use sha2::{Digest, Sha256};
 
@@ -24,8 +25,8 @@ const FOLDER: &str = "qemu";
 /// The folder of the libraries inside the copy.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
-/// The copy made of `packages`, unpacked below the folder `cache` if it is not there yet, and once more if it does not
-/// run: a disk may have lost some of it. Processes that want the same copy at the same time wait for the first.
+/// The copy made of `packages`, unpacked below the folder `cache` if it is not there yet, and once more if it is broken: a
+/// disk may have lost some of it. Processes that want the same copy at the same time wait for the first.
 ///
 /// # Errors
 /// Says which step failed on which file; an interrupted unpacking leaves nothing that could be taken for a copy.
@@ -51,7 +52,7 @@ async fn opened<P: Package + Send + Sync + 'static>(
     let root = make(None).await??;
     let found = number(&root);
     match at(&root).await {
-        Err(_) if found.is_some() => at(&make(found).await??).await,
+        Err(error) if found.is_some() && is_broken(&error) => at(&make(found).await??).await,
         asked => asked,
     }
 }
@@ -173,11 +174,14 @@ fn unpacked<P: Package>(
     if there() {
         return Ok(root);
     }
-    let partial = cache.join(format!("{key}.partial"));
-    match fs::remove_dir_all(&partial) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&partial)(error)),
-        _ => fs::create_dir(&partial).map_err(at(&partial))?,
+    let [partial, old] = ["partial", "old"].map(|end| cache.join(format!("{key}.{end}")));
+    for left in [&partial, &old] {
+        match fs::remove_dir_all(left) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(left)(error)),
+            _ => {}
+        }
     }
+    fs::create_dir(&partial).map_err(at(&partial))?;
     let task = reporter.start("unpack a private QEMU", None);
     for package in packages {
         task.say(
@@ -203,12 +207,30 @@ fn unpacked<P: Package>(
     // On the disk before it is a copy: after a power cut the name could be there without what it stands for.
     let disk = File::open(&partial).map_err(at(&partial))?;
     syncfs(&disk).map_err(|errno| at(&partial)(errno.into()))?;
-    // Machines that run from it have open what they need of it.
-    match fs::remove_dir_all(&root) {
+    // Removing takes a while, in which others would start from a half.
+    match fs::rename(&root, &old) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&root)(error)),
         _ => fs::rename(&partial, &root).map_err(at(&root))?,
     }
+    // Machines that run from it have open what they need of it. What stays of it takes room, and no more.
+    let _ = fs::remove_dir_all(&old);
     Ok(root)
+}
+
+/// Whether it is the copy's own fault, and not that of a machine which is short of time, memory or processes: others may be
+/// starting from the copy.
+fn is_broken(error: &PrivateError) -> bool {
+    match error {
+        PrivateError::Missing(_) | PrivateError::Run(FindError::NotQemu { .. }) => true,
+        PrivateError::Run(FindError::Run { source, .. }) => match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => true,
+            _ => {
+                let errno = source.raw_os_error().map(Errno::from_raw);
+                matches!(errno, Some(Errno::ENOEXEC | Errno::ELIBBAD))
+            }
+        },
+        _ => false,
+    }
 }
 
 /// Of the folder `root`, if there is one: another has another.

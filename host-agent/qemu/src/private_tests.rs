@@ -114,6 +114,29 @@ fn a_full_disk_is_named_with_the_way_out() {
     );
 }
 
+#[test]
+fn a_machine_that_is_short_of_something_breaks_no_copy() {
+    let broken = |source: io::Error| {
+        let program = PathBuf::from("ld-linux-x86-64.so.2");
+        is_broken(&FindError::Run { program, source }.into())
+    };
+    let errno = |errno: Errno| io::Error::from_raw_os_error(errno as i32);
+    for own in [Errno::ENOENT, Errno::EACCES, Errno::ENOEXEC, Errno::ELIBBAD] {
+        assert!(broken(errno(own)), "{own}");
+    }
+    for others in [
+        Errno::EAGAIN,
+        Errno::ENOMEM,
+        Errno::EMFILE,
+        Errno::ENFILE,
+        Errno::ETXTBSY,
+    ] {
+        assert!(!broken(errno(others)), "{others}");
+    }
+    assert!(!broken(io::ErrorKind::TimedOut.into()), "asked in vain");
+    assert!(is_broken(&PrivateError::Missing("usr/share/qemu")));
+}
+
 /// After a power cut the names may be there and the bytes gone: what does not run is made once more, and what runs is not.
 #[tokio::test]
 async fn a_copy_that_does_not_run_is_made_once_more() {
@@ -132,10 +155,21 @@ async fn a_copy_that_does_not_run_is_made_once_more() {
     assert_eq!(open().await.expect("the same"), first);
     assert!(marker.exists(), "made again");
     let loader = root.join("usr/lib64/ld-linux-x86-64.so.2");
+    // Such as that of a machine without memory: the copy is not to blame, and others may be starting from it.
+    let mut shell = std::process::Command::new("sh");
+    let written = shell.args(["-c", r##"printf '#!/bin/sh\nkill -9 $$\n' >"$0""##]);
+    assert!(written.arg(&loader).status().expect("a shell").success());
+    let error = open().await.expect_err("a program that is killed");
+    assert_eq!(error.to_string(), "the private QEMU does not run");
+    assert!(marker.exists(), "made again");
     fs::remove_file(&loader).expect("removed");
     File::create(&loader).expect("what a power cut leaves");
+    // What a process leaves that is killed between its renames.
+    let old = PathBuf::from(format!("{}.old", root.display()));
+    fs::create_dir_all(old.join("usr")).expect("an old one");
     assert_eq!(open().await.expect("a new one"), first);
     assert!(!marker.exists(), "the old one");
+    assert!(!old.exists(), "what was left");
     // One that never runs is made anew once and no more.
     let never: Arc<[Pretend]> = [package(1), package(2)].into();
     let error = opened(cache.path(), never, Arc::new(Silent)).await;
