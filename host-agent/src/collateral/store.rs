@@ -285,7 +285,9 @@ fn make(path: &Path) -> Result<(), StoreError> {
     if path.is_dir() {
         return Ok(());
     }
-    let above = path.parent().unwrap_or(path);
+    // Above the first folder of a relative path is the one that this process works in.
+    let above = path.parent().filter(|above| *above != Path::new(""));
+    let above = above.unwrap_or(Path::new("."));
     make(above)?;
     match fs::create_dir(path) {
         // Somebody else was quicker.

@@ -156,3 +156,18 @@ fn slips_are_named() {
     std::fs::write(&services, "amd = 5").unwrap();
     wrong(&["show"], "does not name services");
 }
+
+/// Such as `collateral --store kept/here`, where neither folder is there yet.
+#[test]
+fn a_store_may_be_named_from_where_the_command_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_cocoon-host"))
+        .args(["collateral", "--store", "kept/here", "import", "missing"])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let (code, words) = text(&output);
+    assert_eq!(code, Some(2), "{words}");
+    assert!(words.contains("missing"), "{words}");
+    assert!(folder.path().join("kept/here/entries").is_dir(), "{words}");
+}
