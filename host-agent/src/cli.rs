@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use clap::builder::RangedU64ValueParser;
 use clap::{CommandFactory, Parser, Subcommand};
 use cocoon_host_agent::config::values::mebibytes;
 use cocoon_host_agent::{Host, RunningVm, UpOptions, state};
@@ -148,6 +149,11 @@ struct Up {
     /// Public address.
     #[arg(long, default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
+    /// Connections from one address, or one network of IPv6 (/64), 1 to 65536; one more is closed at once. Loopback has no such
+    /// limit. Default: half of what the guest keeps for clients that have not attested: 16 to 1024, by the memory that the
+    /// model leaves.
+    #[arg(long, value_name = "N", value_parser = per_address())]
+    connections_per_address: Option<usize>,
     /// Start the VM in this TEE, tdx or snp; refused with a reason where the machine cannot. No TEE host has run it yet.
     #[arg(long, value_parser = real_tee, conflicts_with = "simulate")]
     tee: Option<Tee>,
@@ -259,6 +265,7 @@ async fn up(up: Up, json: bool) -> anyhow::Result<()> {
     let mut options = UpOptions::new(up.image, state::root()?);
     options.name = up.name;
     options.listen = up.listen;
+    options.limits.per_address = up.connections_per_address;
     options.tee = up.tee;
     options.cpu_model = up.cpu;
     options.gpu = up.gpu;
@@ -323,6 +330,11 @@ fn operator(path: &std::path::Path) -> anyhow::Result<OperatorConfig> {
         .read_to_string(&mut text)
         .with_context(what)?;
     toml::from_str(&text).with_context(what)
+}
+
+/// As in the daemon's file.
+fn per_address() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=65_536)
 }
 
 fn real_tee(text: &str) -> Result<Tee, String> {

@@ -48,6 +48,9 @@ pub struct Status {
     /// When that ends, in seconds since 1970. A VM of an earlier release does not say it.
     #[serde(default)]
     pub not_after: Option<u64>,
+    /// How long the kernel may take its memory back when it ends, in seconds. A VM of an earlier release does not say it.
+    #[serde(default)]
+    pub reclaim_seconds: u64,
 }
 
 /// Serves until dropped. One client at a time: answers are immediate. `end` ends the VM at once.
@@ -92,12 +95,14 @@ pub async fn status(socket: &Path) -> io::Result<Status> {
     ask(socket, Request::Status).await.map(|(status, _)| status)
 }
 
-/// Stops the VM whose socket this is, and waits for its end, at most `patience`; false when it is still finishing.
+/// Stops the VM whose socket this is, and waits for its end, at most `patience` and what the kernel may take for its memory;
+/// false when it is still ending.
 ///
 /// # Errors
 /// As [`status`].
 pub async fn down(socket: &Path, patience: Duration) -> io::Result<bool> {
-    let (_, mut stream) = ask(socket, Request::Down).await?;
+    let (status, mut stream) = ask(socket, Request::Down).await?;
+    let patience = patience.saturating_add(Duration::from_secs(status.reclaim_seconds));
     // Closing is all that can still come; a reset is as good.
     let gone = async { while matches!(stream.read(&mut [0; 64]).await, Ok(count) if count > 0) {} };
     Ok(timeout(patience, gone).await.is_ok())
@@ -145,6 +150,7 @@ mod tests {
             qemu_pid: None,
             manifest_id: "00".into(),
             not_after: None,
+            reclaim_seconds: 0,
         }
     }
 
@@ -170,5 +176,30 @@ mod tests {
         assert!(drained.try_recv().is_err());
         serving.abort();
         assert!(second.await.unwrap().unwrap());
+    }
+
+    /// Beyond all patience with its requests, for as long as it says.
+    #[tokio::test]
+    async fn a_confidential_vm_is_waited_for_until_the_kernel_has_its_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("ctl");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let confidential = Status {
+            reclaim_seconds: 3600,
+            ..status()
+        };
+        let (_status, watched) = watch::channel(confidential);
+        let (drain, mut drained) = mpsc::channel(1);
+        let serving = tokio::spawn(serve(listener, watched, drain, || async {}));
+        let asked = socket.clone();
+        let stopping = tokio::spawn(async move { down(&asked, Duration::ZERO).await });
+        drained.recv().await.unwrap();
+        // So many answers later, no patience at all would have ended.
+        for _ in 0..50 {
+            super::status(&socket).await.unwrap();
+        }
+        assert!(!stopping.is_finished());
+        serving.abort();
+        assert!(stopping.await.unwrap().unwrap(), "it is gone");
     }
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::net::sockopt;
@@ -19,6 +19,10 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::places::Places;
+
+mod refused;
+
+use refused::Refused;
 
 /// How long to leave a system alone that cannot accept a connection.
 const RETRY: Duration = Duration::from_millis(100);
@@ -198,17 +202,19 @@ pub enum DoorState {
 }
 
 /// Accepts clients at `door` while `open` says so and relays them to `guest`. Returns when `open` turns false (connections
-/// under way go on) and then, when its sender is dropped, with every connection cut.
-pub async fn relay(door: Door, guest: SocketAddr, limits: Limits, open: watch::Receiver<bool>) {
+/// under way go on) and then, when its sender is dropped, with every connection cut. `say` hears of connections that are closed
+/// because their address has had its share.
+pub async fn relay(
+    door: Door,
+    guest: SocketAddr,
+    limits: Limits,
+    open: watch::Receiver<bool>,
+    say: impl Fn(String) + Send,
+) {
     let all = room(limits.connections);
-    serve(
-        door,
-        guest,
-        limits,
-        (all, Places::new(limits.of_one(all))),
-        open,
-    )
-    .await;
+    let of_one = limits.of_one(all);
+    let (places, refused) = (Places::new(of_one), Refused::new(of_one, say));
+    serve(door, guest, limits, (all, places), open, refused).await;
 }
 
 /// The same with so many connections in all, and places for them.
@@ -218,6 +224,7 @@ async fn serve(
     limits: Limits,
     (all, places): (usize, Places),
     mut open: watch::Receiver<bool>,
+    mut refused: Refused<impl Fn(String) + Send>,
 ) {
     if !turns(&mut open, true).await {
         return;
@@ -245,7 +252,10 @@ async fn serve(
             Some(_) = clients.join_next() => {}
             (client, permit) = accepted => match client {
                 Ok((client, from)) => {
-                    let Some(place) = places.take(from.ip()) else { continue };
+                    let Some(place) = places.take(from.ip()) else {
+                        refused.add(from.ip(), Instant::now());
+                        continue;
+                    };
                     clients.spawn(async move {
                         let _held = (permit, place);
                         // A broken connection concerns its two ends, who notice.

@@ -117,17 +117,19 @@ pub(crate) struct Parts {
     pub(crate) folder: Arc<VmFolder>,
     /// How long the kernel may take its memory back.
     pub(crate) reclaim: Duration,
+    /// Where people hear of it.
+    pub(crate) progress: Listener,
 }
 
 pub(crate) async fn start(
     parts: Parts,
     status: Status,
     endpoint: SocketAddr,
-    progress: Listener,
     timings: Arc<Mutex<Timings>>,
     qemu_pid: u32,
 ) -> Result<RunningVm, UpError> {
     let (qmp, folder, guest) = (parts.qmp.clone(), Arc::clone(&parts.folder), parts.guest);
+    let progress = Arc::clone(&parts.progress);
     let local = folder.listen("ctl")?;
     let (status, watched) = watch::channel(status);
     let status = Arc::new(status);
@@ -208,12 +210,14 @@ async fn own(
         limits,
         folder,
         reclaim,
+        progress,
     } = parts;
     let mut relay = Task(tokio::spawn(relay::relay(
         door,
         guest,
         limits,
         gate.subscribe(),
+        move |text| progress(Progress::Note(text)),
     )));
     let (process, simulator) = match simulator {
         Some((process, connection, launch)) => (Some(process), Some((connection, launch))),

@@ -249,6 +249,7 @@ impl Host {
             };
             (process, connection, launch)
         });
+        let reclaim = tee::reclaim(options.tee, options.memory_mib);
         let status = Status {
             name: options.name.clone(),
             doing: "starting".into(),
@@ -257,6 +258,7 @@ impl Host {
             qemu_pid: Some(qemu_pid),
             manifest_id: manifest_id.to_string(),
             not_after: Some(not_after),
+            reclaim_seconds: reclaim.as_secs(),
         };
         let settings = Settings {
             config: canonical,
@@ -276,9 +278,10 @@ impl Host {
             guest,
             limits,
             folder: Arc::clone(&folder),
-            reclaim: tee::reclaim(options.tee, options.memory_mib),
+            reclaim,
+            progress,
         };
-        start(parts, status, endpoint, progress, timings, qemu_pid).await
+        start(parts, status, endpoint, timings, qemu_pid).await
     }
 }
 

@@ -115,7 +115,7 @@ pub(super) async fn down(name: &str, json: bool) -> anyhow::Result<()> {
             }
         }
         Keeper::Nobody(root) => {
-            // The guest has all the time that it gives running requests.
+            // The guest has all the time that it gives running requests; the VM itself says what the kernel needs.
             let patience = Deadlines::default().down() + MARGIN;
             let mut stopped = local::down(&folder.join("ctl"), patience).await;
             // In the middle of an update there are two: the other one is found once this one is gone.
@@ -127,7 +127,7 @@ pub(super) async fn down(name: &str, json: bool) -> anyhow::Result<()> {
             }
             if let Ok(false) = stopped {
                 bail!(
-                    "{name} is still finishing running requests: `cocoon-host ps` says when it is gone, and `cocoon-host down {name}` once more does not wait for them"
+                    "{name} has not ended yet: it is finishing running requests, or the kernel is taking a confidential VM's memory back. `cocoon-host ps` says which, and when it is gone; `cocoon-host down {name}` once more does not wait for requests"
                 );
             }
             stopped.map(drop).map_err(anyhow::Error::from)

@@ -16,6 +16,8 @@ async fn echo() -> SocketAddr {
     address
 }
 
+fn quiet(_: String) {}
+
 async fn door() -> Door {
     let door = Door::shut();
     assert_eq!(door.state(), DoorState::Shut);
@@ -30,7 +32,7 @@ async fn start(limits: Limits) -> (SocketAddr, watch::Sender<bool>, tokio::task:
     (
         address,
         gate,
-        tokio::spawn(relay(door, echo().await, limits, open)),
+        tokio::spawn(relay(door, echo().await, limits, open, quiet)),
     )
 }
 
@@ -78,7 +80,9 @@ async fn an_address_has_no_more_than_its_share() {
     let (_gate, open) = watch::channel(true);
     let places = (8, Places::new(2).strict());
     let limits = Limits::default();
-    tokio::spawn(serve(door, echo().await, limits, places, open));
+    let (said, mut saying) = tokio::sync::mpsc::unbounded_channel();
+    let refused = Refused::new(2, move |line| said.send(line).unwrap());
+    tokio::spawn(serve(door, echo().await, limits, places, open, refused));
     let heard = |mut client: TcpStream| async move {
         let mut answer = [0];
         let asked = client.write_all(b"x").await;
@@ -89,6 +93,8 @@ async fn an_address_has_no_more_than_its_share() {
     let first = heard(connect().await).await.expect("the first one's place");
     let _second = heard(connect().await).await.expect("the second one's");
     assert!(heard(connect().await).await.is_none(), "there is no third");
+    let told = saying.recv().await.expect("a line about it");
+    assert!(told.contains("127.0.0.1 has 2 already"), "{told}");
     let elsewhere = tokio::net::TcpSocket::new_v4().unwrap();
     elsewhere.bind("127.0.0.2:0".parse().unwrap()).unwrap();
     let elsewhere = elsewhere.connect(address).await.unwrap();
@@ -147,7 +153,7 @@ async fn whoever_waits_for_an_answer_is_cut_at_the_end_of_the_connections_life_a
         life,
         ..Limits::default()
     };
-    tokio::spawn(relay(door, guest, limits, open));
+    tokio::spawn(relay(door, guest, limits, open, quiet));
     let mut client = TcpStream::connect(address).await.unwrap();
     client.write_all(b"question").await.unwrap();
     let began = std::time::Instant::now();
@@ -177,7 +183,7 @@ async fn a_client_that_stays_after_the_guest_left_gives_its_place_up() {
         connections: 1,
         ..Limits::default()
     };
-    tokio::spawn(relay(door, guest, limits, open));
+    tokio::spawn(relay(door, guest, limits, open, quiet));
     let mut first = TcpStream::connect(address).await.unwrap();
     let mut said = String::new();
     first.read_to_string(&mut said).await.unwrap();
@@ -209,7 +215,7 @@ async fn whoever_has_asked_may_close_and_wait_for_the_answer() {
     let door = door().await;
     let address = door.address().unwrap();
     let (_gate, open) = watch::channel(true);
-    tokio::spawn(relay(door, guest, Limits::default(), open));
+    tokio::spawn(relay(door, guest, Limits::default(), open, quiet));
     let mut client = TcpStream::connect(address).await.unwrap();
     client.write_all(b"question").await.unwrap();
     client.shutdown().await.unwrap();
@@ -268,7 +274,7 @@ async fn a_door_is_shared_held_and_released() {
     let (gate, open) = watch::channel(true);
     let limits = Limits::default();
     let relays = [(&old, named(b"old").await), (&new, named(b"new").await)]
-        .map(|(door, guest)| tokio::spawn(relay(door.clone(), guest, limits, open.clone())));
+        .map(|(door, guest)| tokio::spawn(relay(door.clone(), guest, limits, open.clone(), quiet)));
     assert_eq!(who(address).await, "old");
     let shared = old.listener().unwrap();
     let shared = rustix::io::dup(&*shared).unwrap();
