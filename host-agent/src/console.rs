@@ -121,4 +121,18 @@ mod tests {
         assert_eq!(log.lines().count(), LINES + 2);
         assert!(log.contains("Call Trace:"));
     }
+
+    #[tokio::test]
+    async fn a_full_disk_costs_the_logs_and_nothing_else() {
+        let full = || File::options().write(true).open("/dev/full").unwrap();
+        let log = Arc::new(Log::new(full(), 1 << 20));
+        let (ours, guest) = UnixStream::pair().unwrap();
+        let mut console = Console::follow(ours, full(), 1 << 20, log);
+        let mut guest = guest.into_std().unwrap();
+        for line in ["one\n", "two\n"] {
+            guest.write_all(line.as_bytes()).unwrap();
+        }
+        drop(guest);
+        assert_eq!(console.last_lines().await, ["one", "two"]);
+    }
 }

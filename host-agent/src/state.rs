@@ -169,16 +169,19 @@ fn write_with(
     bytes: &[u8],
     sync: impl FnOnce(&File) -> io::Result<()>,
 ) -> Result<(), StateError> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
-    let mut file = private()
-        .truncate(true)
-        .open(&partial)
-        .map_err(fail("write", &partial))?;
+    let (mut file, partial) = begin(path)?;
     file.write_all(bytes).map_err(fail("write", &partial))?;
     sync(&file).map_err(fail("write", &partial))?;
     fs::rename(&partial, path).map_err(fail("replace", path))
+}
+
+/// An empty file beside `path`, to take its place.
+fn begin(path: &Path) -> Result<(File, PathBuf), StateError> {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let file = private().truncate(true).open(&partial);
+    Ok((file.map_err(fail("write", &partial))?, partial))
 }
 
 /// The same, on the disk itself before it returns: for what must survive a power cut.
@@ -256,16 +259,9 @@ impl VmFolder {
     /// [`StateError::NoSpace`] or [`StateError::File`].
     pub fn create(&self, name: &str) -> Result<File, StateError> {
         let path = self.file(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(fail("replace", &path)(error));
-            }
-            _ => {}
-        }
-        private()
-            .truncate(true)
-            .open(&path)
-            .map_err(fail("write", &path))
+        let (file, partial) = begin(&path)?;
+        fs::rename(&partial, &path).map_err(fail("replace", &path))?;
+        Ok(file)
     }
 
     /// Listens on a socket in the folder, for this user alone. Needs a runtime.

@@ -223,19 +223,15 @@ async fn appliances_survive_the_death_of_qemu_and_of_the_daemon() {
     kept.serves("first", 1, Some(first)).await;
     let second = kept.qemu("second").await;
 
-    // A QEMU dies, and the disk is full for all that its next run would write but could do without.
+    // A QEMU dies, and the disk is full for all that its next run would write but could do without. Each file begins under
+    // such a name; a log goes by its own as soon as it is open.
     let folder = kept.vm("first");
-    let full = [
-        "life.json.partial",
-        "phases.json.partial",
-        "serial.log",
-        "log.jsonl",
-    ];
-    for name in full {
-        let path = folder.join(name);
-        // Of the run before, if it is there.
-        let _ = std::fs::remove_file(&path);
-        symlink("/dev/full", path).unwrap();
+    let (wholes, logs) = (["life.json", "phases.json"], ["serial.log", "log.jsonl"]);
+    let partial = |name: &str| folder.join(format!("{name}.partial"));
+    for name in wholes.into_iter().chain(logs) {
+        // Of the daemons that were killed, if it is there.
+        let _ = std::fs::remove_file(partial(name));
+        symlink("/dev/full", partial(name)).unwrap();
     }
     let seq = kept.now().await;
     kill("KILL", first);
@@ -246,13 +242,18 @@ async fn appliances_survive_the_death_of_qemu_and_of_the_daemon() {
     kept.serves("second", 2, Some(second)).await;
     let told = format!(
         "its state is not kept: no space left for {:?}: free some, or set COCOON_STATE to a folder on another disk",
-        folder.join("life.json.partial")
+        partial("life.json")
     );
     let events = kept.events(seq).await;
     let told = |entry: &Entry| entry.state == "note" && entry.text == told;
     assert!(events.iter().any(told), "{events:#?}");
-    for name in full {
-        std::fs::remove_file(folder.join(name)).unwrap();
+    for name in logs {
+        let path = folder.join(name);
+        assert_eq!(std::fs::read_link(&path).unwrap(), Path::new("/dev/full"));
+        std::fs::remove_file(path).unwrap();
+    }
+    for name in wholes {
+        std::fs::remove_file(partial(name)).unwrap();
     }
 
     // And everything ends in good order.

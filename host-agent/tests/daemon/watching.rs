@@ -25,7 +25,7 @@ async fn a_moment_is_everything_at_once() {
     assert_eq!(names, ["first", "second"]);
     let first = &watch.appliances[0];
     assert_eq!(first.view, world.show("first").await);
-    // The stand-in tells neither steps nor counters, and its QEMU is nobody's process.
+    // The stand-in tells neither steps nor counters.
     assert_eq!(first.evidence, Evidence::Taken { at: None });
     assert_eq!((first.rates, first.phases.len()), (None, 0));
     assert!(watch.events > 0 && watch.daemon.resident_bytes > 1 << 20);
