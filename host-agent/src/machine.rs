@@ -56,8 +56,10 @@ pub struct Guest {
     pub requests: BTreeSet<u64>,
     /// The same of simulated GPUs.
     pub gpu_requests: BTreeSet<u64>,
-    /// Digests of its requests for collateral, and of the first one that was too many.
+    /// Digests of its requests for collateral.
     pub wishes: BTreeSet<Hex32>,
+    /// Whether it had more of them than are listened to.
+    pub insatiable: bool,
 }
 
 /// How a VM ended.

@@ -170,7 +170,7 @@ fn collateral_is_sought_and_handed_on() {
 #[test]
 fn a_guest_has_few_wishes() {
     let wishes = [
-        "NV_A", "NV_B", "NV_A", "NV_C", "NV_D", "NV_E", "NV_F", "NV_B",
+        "NV_A", "NV_B", "NV_A", "NV_C", "NV_D", "NV_E", "NV_E", "NV_F", "NV_B",
     ]
     .map(wish);
     let (state, effects) = run([booted(), wishes.to_vec()].concat());

@@ -20,14 +20,16 @@ pub(super) fn wished(mut state: State, request: CollateralRequest) -> (State, Ve
     if guest.wishes.contains(&digest) {
         return (state, vec![Effect::SeekCollateral(Box::new(request))]);
     }
-    let effects = match guest.wishes.len() {
-        ..MOST => vec![Effect::SeekCollateral(Box::new(request))],
-        // Said once: a note for each would be as many as it likes.
-        MOST => vec![Effect::Tell(News::Note(format!(
-            "the guest asks for endorsements of more than {MOST} things: no vendor is asked for the others"
-        )))],
-        _ => return (state, vec![]),
-    };
-    guest.wishes.insert(digest);
-    (state, effects)
+    if guest.wishes.len() < MOST {
+        guest.wishes.insert(digest);
+        return (state, vec![Effect::SeekCollateral(Box::new(request))]);
+    }
+    // Said once: a note for each would be as many as it likes.
+    if std::mem::replace(&mut guest.insatiable, true) {
+        return (state, vec![]);
+    }
+    let note = format!(
+        "the guest asks for endorsements of more than {MOST} things: no vendor is asked for the others"
+    );
+    (state, vec![Effect::Tell(News::Note(note))])
 }
