@@ -1,13 +1,18 @@
 //! The end of a manifest. From then on every client refuses what it describes, while everything on this side still serves:
 //! so the operator is told, in time to put a newer one in its place. Nothing is refused here.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::sleep;
 
 use crate::text::utc;
 use crate::watch::top::age;
 
 /// For how many seconds before the end it is told.
 pub const SOON: u64 = 7 * 86_400;
+
+/// How often a VM that runs is looked at. By the clock of day, which may be set, and a machine that sleeps stops this one.
+const LOOK: Duration = Duration::from_secs(3600);
 
 /// What an operator can do about it.
 const WAY_OUT: &str = "build or get a newer release, sign its manifest and give both to `cocoon-host update`; \
@@ -67,6 +72,23 @@ pub fn sign(not_after: u64, now: u64) -> Option<String> {
     }
 }
 
+/// Warns when it comes to that, for ever: of an end that is near, and of one that has come. What is so already has been said.
+pub(crate) async fn watch(not_after: u64, warn: impl Fn(String)) {
+    let mut said = term(not_after, now());
+    loop {
+        sleep(LOOK).await;
+        if let Some(text) = newly(&mut said, not_after, now()) {
+            warn(text);
+        }
+    }
+}
+
+/// The warning at `now`, unless it has been `said`.
+fn newly(said: &mut Term, not_after: u64, now: u64) -> Option<String> {
+    let before = std::mem::replace(said, term(not_after, now));
+    warning(not_after, now).filter(|_| *said != before)
+}
+
 /// Seconds since 1970 on this machine's clock.
 #[must_use]
 pub fn now() -> u64 {
@@ -118,6 +140,19 @@ mod tests {
             when(END, END - 30 * 86_400),
             "ends on 2026-12-11T14:40:00Z, in 30d"
         );
+    }
+
+    #[test]
+    fn a_vm_that_runs_on_warns_once_a_week_before_and_once_at_the_end() {
+        let mut said = Term::Fine;
+        let days = (0..60).map(|day| END - 30 * 86_400 + day * 86_400);
+        let warned: Vec<u64> = days
+            .filter(|now| newly(&mut said, END, *now).is_some())
+            .collect();
+        assert_eq!(warned, [END - SOON, END + 86_400]);
+        // Put right, and wrong again: it is not so any more that the operator knows.
+        assert_eq!(newly(&mut said, END, 0), None);
+        assert!(newly(&mut said, END, END).is_some());
     }
 
     #[test]

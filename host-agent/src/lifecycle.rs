@@ -16,15 +16,15 @@
 //! | [`Booting`](State::Booting) | QEMU runs: firmware, kernel, agent, model | [`Deadlines::booting`] | its process |
 //! | [`Attesting`](State::Attesting) | the guest takes its evidence, the engine loads | [`Deadlines::attesting`] | its process |
 //! | [`Serving`](State::Serving) | the guest has its evidence and its listener is open | never | its process, the operator |
-//! | [`Draining`](State::Draining) | running requests finish; killed if they do not | [`Deadlines::draining`], [`Deadlines::dying`] | its process |
+//! | [`Draining`](State::Draining) | running requests finish, or it has failed and QEMU ends; killed if they do not | [`Deadlines::draining`], [`Deadlines::dying`] | its process |
 //! | [`Stopped`](State::Stopped) | nothing runs, as asked | never | the operator's start alone |
 //! | [`Failed`](State::Failed) | nothing is tried any more, and why | never | the operator's start alone |
 //!
 //! *Its process* is the supervisor that owns QEMU: whatever happens to either is [`Event::Ended`]. Every event is
 //! handled in every state; what a state does not expect changes nothing. A restart is scheduled by the deadline of
 //! `Preparing`, which is part of the state, so that it survives the daemon. Each run has a number, and effects name it:
-//! an effect is never emitted twice for one run, except to a process that a new daemon has found
-//! ([`Event::Adopted`]), which may not have heard the old one.
+//! an effect is never emitted twice for one run, except to a process that a new daemon has found, or this one again
+//! ([`Event::Adopted`]): it may not have heard what it was told before.
 
 use std::time::Duration;
 
@@ -142,6 +142,8 @@ pub enum Event {
     Adopted,
     /// The process came this far: QEMU's start, the guest's messages, its evidence.
     Reached(Stage),
+    /// The process says that the VM has failed and that it is ending it.
+    Failing(String),
     /// QEMU said over QMP that the machine does not run any more.
     Halted(String),
     /// The process is gone, and QEMU with it.
@@ -186,7 +188,7 @@ pub struct Rules {
 }
 
 /// How long states may last. The process has deadlines of its own for the guest's silence; these hold when the process
-/// itself is stuck.
+/// itself is stuck. Those of ends are longer for a confidential guest ([`Deadlines::reclaiming`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
     /// Image, simulator and QEMU, which may have to be fetched.
@@ -200,7 +202,7 @@ pub struct Deadlines {
     /// The same of a VM that an update has replaced. Nobody waits for its end, so it has all the time that its guest gives
     /// running requests, and a minute to end.
     pub retiring: Duration,
-    /// From SIGKILL to the end; the daemon adds what the kernel may take for a confidential guest's memory.
+    /// From SIGKILL to the end.
     pub dying: Duration,
 }
 
@@ -219,6 +221,23 @@ impl Default for Deadlines {
 }
 
 impl Deadlines {
+    /// The same of a VM whose memory the kernel may take so long to give back, however it ends.
+    #[must_use]
+    pub fn reclaiming(self, reclaim: Duration) -> Self {
+        Self {
+            draining: self.draining + reclaim,
+            retiring: self.retiring + reclaim,
+            dying: self.dying + reclaim,
+            ..self
+        }
+    }
+
+    /// How long a start may take until it serves or has failed.
+    #[must_use]
+    pub fn up(&self) -> Duration {
+        self.preparing + self.booting + self.attesting
+    }
+
     /// How long a stop may take, whatever runs: also that of a VM which an update has just replaced.
     #[must_use]
     pub fn down(&self) -> Duration {

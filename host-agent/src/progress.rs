@@ -47,6 +47,8 @@ pub enum Progress {
     Gpus(Vec<GpuMetrics>),
     /// The engine died so often and was started again.
     EngineRestarted(u32),
+    /// It has failed, and QEMU is being ended.
+    Ending(String),
 }
 
 /// Where people hear of progress.
@@ -66,6 +68,8 @@ impl Progress {
             }
             // Every ten seconds for ever, and many times a second.
             Self::Metrics(_) | Self::Gpus(_) | Self::Work { .. } => return None,
+            // People hear it in full at the end, which is near.
+            Self::Ending(_) => return None,
         })
     }
 }
@@ -106,7 +110,8 @@ pub fn show(
             Progress::Note(_)
             | Progress::Metrics(_)
             | Progress::Gpus(_)
-            | Progress::EngineRestarted(_) => {}
+            | Progress::EngineRestarted(_)
+            | Progress::Ending(_) => {}
         }
         drop(current);
         let step = matches!(progress, Progress::Started(_) | Progress::Phase { .. });

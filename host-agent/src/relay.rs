@@ -227,7 +227,8 @@ async fn serve(
     mut refused: Refused<impl Fn(String) + Send>,
 ) {
     if !turns(&mut open, true).await {
-        return;
+        // The VM has ended before it served.
+        return door.close();
     }
     let permits = Arc::new(Semaphore::new(all));
     let mut clients = JoinSet::new();

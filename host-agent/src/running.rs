@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use crate::channel::{Driver, Settings};
 use crate::console::Console;
 use crate::error::UpError;
+use crate::expiry;
 use crate::local::{self, Status};
 use crate::machine::{Ending, Failure, News};
 use crate::progress::{Listener, Progress};
@@ -51,6 +52,8 @@ pub struct RunningVm {
     timings: Arc<Mutex<Timings>>,
     drain: mpsc::Sender<()>,
     owner: Task<Result<(), UpError>>,
+    /// Tells when its manifest ends.
+    _term: Option<Task<()>>,
 }
 
 impl RunningVm {
@@ -130,6 +133,11 @@ pub(crate) async fn start(
 ) -> Result<RunningVm, UpError> {
     let (qmp, folder, guest) = (parts.qmp.clone(), Arc::clone(&parts.folder), parts.guest);
     let progress = Arc::clone(&parts.progress);
+    let term = status.not_after.map(|not_after| {
+        let progress = Arc::clone(&progress);
+        let warn = move |text| progress(Progress::Note(text));
+        Task(tokio::spawn(expiry::watch(not_after, warn)))
+    });
     let local = folder.listen("ctl")?;
     let (status, watched) = watch::channel(status);
     let status = Arc::new(status);
@@ -185,6 +193,7 @@ pub(crate) async fn start(
         timings,
         drain,
         owner,
+        _term: term,
     })
 }
 
@@ -212,12 +221,13 @@ async fn own(
         reclaim,
         progress,
     } = parts;
+    let say = Arc::clone(&progress);
     let mut relay = Task(tokio::spawn(relay::relay(
         door,
         guest,
         limits,
         gate.subscribe(),
-        move |text| progress(Progress::Note(text)),
+        move |text| say(Progress::Note(text)),
     )));
     let (process, simulator) = match simulator {
         Some((process, connection, launch)) => (Some(process), Some((connection, launch))),
@@ -236,12 +246,18 @@ async fn own(
         news,
     };
     let ending = driver.run().await;
-    if matches!(ending, Ending::Stopped) {
-        // The guest has given its last answers away, which does not mean that they have arrived.
-        relaying.send_replace(false);
-        let _ = timeout(LINGER, &mut relay.0).await;
+    // The listener closes now, and not when the kernel has taken the memory back: clients would wait for nobody.
+    relaying.send_replace(false);
+    if matches!(ending, Ending::Failed(_)) {
+        // Nor is anybody left to answer those that are connected. A guest that ends in good order has given its last answers
+        // away, which does not mean that they have arrived.
+        drop(relaying);
     }
+    let _ = timeout(LINGER, &mut relay.0).await;
     drop(relay);
+    if let Ending::Failed(failure) = &ending {
+        progress(Progress::Ending(failure.to_string()));
+    }
     if matches!(
         ending,
         Ending::Failed(Failure::Gone(_) | Failure::Guest { .. })

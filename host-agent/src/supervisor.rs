@@ -20,7 +20,7 @@
 //! version it is.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cocoon_protocol::control::Metrics;
 use cocoon_protocol::gpu::GpuMetrics;
@@ -53,6 +53,8 @@ pub const ENDING: &str = "ending.json";
 pub const PID: &str = "supervisor.pid";
 /// This very program, even when an upgrade has put another in its place: daemon and supervisor understand each other.
 pub const OWN_PROGRAM: &str = "/proc/self/exe";
+/// How one ended that was there when the last daemon looked, and has left no word.
+pub(crate) const GONE: &str = "it was gone when the daemon came back";
 /// Standard error of the supervisor, in the VM's folder.
 pub const WORDS: &str = "supervisor.log";
 /// Largest message, in bytes.
@@ -94,7 +96,7 @@ pub struct Report {
     pub gpus: Vec<GpuMetrics>,
     /// How often the engine died and came back.
     pub engine_restarts: u32,
-    /// Why QEMU runs no machine any more, although it is there.
+    /// Why QEMU runs no machine any more, although it is there. In [`Stage::Draining`] the supervisor is ending it.
     pub halted: Option<String>,
     /// How it ended: the last report.
     pub ended: Option<Ending>,
@@ -122,4 +124,13 @@ pub enum Order {
 struct Ended {
     run: u64,
     ending: Ending,
+}
+
+impl Ended {
+    /// What the supervisor of run `run` left behind.
+    fn kept(folder: &Path, run: u64) -> Option<Ending> {
+        let bytes = std::fs::read(folder.join(ENDING)).ok()?;
+        let ended: Self = serde_json::from_slice(&bytes).ok()?;
+        (ended.run == run).then_some(ended.ending)
+    }
 }

@@ -138,6 +138,8 @@ pub enum Event {
     Switched,
     /// It cannot.
     NotSwitched(String),
+    /// The new VM does not take the public connections any more: it is on its way down.
+    NewEnds(String),
     /// No process of the new VM is left.
     NewEnded(String),
     /// The operator wants the appliance to stop: the old VM is not to serve again.

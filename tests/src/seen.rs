@@ -36,6 +36,7 @@ impl Seen {
             Progress::Metrics(metrics) => format!("{metrics:?}"),
             Progress::Gpus(gpus) => format!("{gpus:?}"),
             Progress::EngineRestarted(count) => format!("engine restarted, {count}"),
+            Progress::Ending(why) => format!("ending: {why}"),
             Progress::Work { .. } => String::new(),
         };
         if !what.is_empty() {

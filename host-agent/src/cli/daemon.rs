@@ -10,7 +10,7 @@ use cocoon_host_agent::client::Client;
 use cocoon_host_agent::config::{DEFAULT_PATH, HostConfig, LoadError, Machine};
 use cocoon_host_agent::daemon::api::{Entry, View};
 use cocoon_host_agent::daemon::{Daemon, End};
-use cocoon_host_agent::lifecycle::State;
+use cocoon_host_agent::lifecycle::{Deadlines, State};
 use cocoon_host_agent::text::plain;
 use cocoon_host_agent::watch::journald::Journald;
 use cocoon_host_agent::{expiry, state};
@@ -20,8 +20,8 @@ use tokio::time::timeout;
 
 use super::voice::Voice;
 
-/// As long as a boot under emulation may take.
-const PATIENCE: Duration = Duration::from_secs(7200);
+/// Beyond the daemon's own deadlines.
+pub(super) const MARGIN: Duration = Duration::from_secs(30);
 /// How long the journal's last entries may take.
 const LAST: Duration = Duration::from_secs(2);
 
@@ -114,8 +114,12 @@ pub(super) async fn act(name: &str, verb: &str, json: bool) -> anyhow::Result<Ex
         &format!("{verb}ing {name}"),
         "seconds with KVM, up to minutes under emulation",
     );
-    let path = format!("/v1/appliances/{}/{verb}?wait=true", checked(name)?);
-    let view: View = timeout(PATIENCE, client.post(&path))
+    let path = format!("/v1/appliances/{}", checked(name)?);
+    let view: View = client.get(&path).await?;
+    // What runs ends first.
+    let deadlines = Deadlines::default().reclaiming(view.reclaim());
+    let patience = deadlines.down() + deadlines.up() + MARGIN;
+    let view: View = timeout(patience, client.post(&format!("{path}/{verb}?wait=true")))
         .await
         .context("it neither serves nor is it given up")??;
     drop(waiting);
@@ -216,11 +220,15 @@ pub(super) async fn supervise(root: &Path, name: &str, run: u64) -> anyhow::Resu
 
 /// The state of an appliance in a few words, and whether its manifest lets clients in.
 pub(super) fn describe(view: &View) -> String {
-    let not_after = view.deployment.not_after;
+    with_term(state_words(view), view.deployment.not_after)
+}
+
+/// What a VM does, and whether its manifest, which ends then, lets clients in.
+pub(super) fn with_term(doing: String, not_after: Option<u64>) -> String {
     let sign = not_after.and_then(|end| expiry::sign(end, expiry::now()));
     match sign {
-        Some(sign) => format!("{}, {sign}", state_words(view)),
-        None => state_words(view),
+        Some(sign) => format!("{doing}, {sign}"),
+        None => doing,
     }
 }
 
@@ -270,6 +278,14 @@ mod tests {
     use cocoon_host_agent::daemon::journal::Journal;
 
     use super::*;
+
+    #[test]
+    fn a_manifest_that_ends_is_told_beside_what_a_vm_does() {
+        let doing = |not_after| with_term("serving".to_owned(), not_after);
+        assert_eq!(doing(None), "serving");
+        assert_eq!(doing(Some(u64::MAX)), "serving");
+        assert_eq!(doing(Some(1)), "serving, manifest ended");
+    }
 
     #[tokio::test]
     async fn the_first_and_the_last_entries_are_told() {

@@ -18,11 +18,8 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::daemon;
+use super::daemon::{self, MARGIN};
 use super::voice::Voice;
-
-/// Beyond the daemon's own deadlines for an end.
-const MARGIN: Duration = Duration::from_secs(30);
 
 /// Who keeps a VM.
 enum Keeper {
@@ -108,7 +105,8 @@ pub(super) async fn down(name: &str, json: bool) -> anyhow::Result<()> {
         Keeper::Daemon(client) => {
             let path = format!("/v1/appliances/{name}/stop?wait=true");
             let view: View = client.get(&format!("/v1/appliances/{name}")).await?;
-            let patience = Deadlines::default().down() + view.reclaim() + MARGIN;
+            let deadlines = Deadlines::default().reclaiming(view.reclaim());
+            let patience = deadlines.down() + MARGIN;
             match timeout(patience, client.post::<View>(&path)).await {
                 Ok(stopped) => stopped.map(drop).map_err(anyhow::Error::from),
                 Err(late) => Err(late.into()),
@@ -217,10 +215,11 @@ pub(super) async fn ps(json: bool) -> anyhow::Result<()> {
         };
         let pid = pid(status.qemu_pid);
         let simulated = status.simulated.unwrap_or_else(|| "no".into());
+        let doing = daemon::with_term(status.doing, status.not_after);
         writeln!(
             out,
-            "{name:<20} {:<24} {:<22} {simulated:<10} {pid:>8}",
-            status.doing, status.endpoint
+            "{name:<20} {doing:<24} {:<22} {simulated:<10} {pid:>8}",
+            status.endpoint
         )?;
     }
     denied

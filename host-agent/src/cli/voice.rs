@@ -76,5 +76,6 @@ fn event(progress: &Progress) -> Value {
         Progress::Metrics(metrics) => json!({ "event": "metrics", "metrics": metrics }),
         Progress::Gpus(gpus) => json!({ "event": "gpus", "gpus": gpus }),
         Progress::EngineRestarted(count) => json!({ "event": "engine-restarted", "count": count }),
+        Progress::Ending(why) => json!({ "event": "ending", "reason": why }),
     }
 }

@@ -13,11 +13,11 @@ use super::rooms::Room;
 use super::store;
 use crate::config::RestartPolicy;
 use crate::lifecycle::{
-    Effect, Ending, Event, Holder, Lifecycle, Millis, Rules, State, Then, next,
+    Effect, Ending, Event, Holder, Lifecycle, Millis, Rules, Stage, State, Then, next,
 };
 use crate::relay::DoorState;
 use crate::state;
-use crate::supervisor::{Heard, Launch, Link, Order, Report, SOCKET};
+use crate::supervisor::{GONE, Heard, Launch, Link, Order, Report, SOCKET};
 use crate::text::chain;
 use crate::update::store::Slot;
 
@@ -106,10 +106,10 @@ impl Unit {
     pub(super) fn plays(&mut self, role: Role) {
         self.role = role;
         self.rules.restart = self.setting.appliance.restart;
-        self.rules.deadlines = self.setting.deadlines;
-        self.rules.deadlines.dying += self.launch.reclaim();
+        let deadlines = &mut self.rules.deadlines;
+        *deadlines = self.launch.deadlines(self.setting.deadlines);
         if role == Role::Old {
-            self.rules.deadlines.draining = self.setting.deadlines.retiring;
+            deadlines.draining = deadlines.retiring;
         }
         if role != Role::Main {
             self.rules.restart.policy = RestartPolicy::Never;
@@ -134,7 +134,7 @@ impl Unit {
         let has = match &self.report {
             Some(report) => report.door != DoorState::Shut,
             // Just taken over from an earlier daemon: it will say so itself if it has none.
-            None => self.link.is_some(),
+            None => self.link.as_ref().is_some_and(|link| !link.is_orphan()),
         };
         has.then(|| self.folder().join(SOCKET))
     }
@@ -178,6 +178,12 @@ impl Unit {
         }
         let root = self.slot.root(&self.setting.root);
         match Link::find(&root, &self.setting.appliance.name, self.life.run).await {
+            Ok(link) if link.is_orphan() => {
+                self.launched = Launch::read(&self.folder());
+                self.link = Some(link);
+                self.note("its supervisor is gone, and its QEMU not yet: that is waited for");
+                self.take(Event::Failing(GONE.to_owned())).await;
+            }
             Ok(mut link) => {
                 self.launched = Launch::read(&self.folder());
                 // It says how it is without being asked: who hears that it was found can see that, too.
@@ -217,9 +223,16 @@ impl Unit {
             Happened::Heard(Heard::Report(report)) => {
                 let (stage, halted) = (report.stage, report.halted.clone());
                 self.report = Some(*report);
-                self.take(Event::Reached(stage)).await;
-                if let Some(why) = halted {
-                    self.take(Event::Halted(why)).await;
+                match halted {
+                    Some(why) if stage == Stage::Draining => {
+                        self.take(Event::Failing(why)).await;
+                    }
+                    halted => {
+                        self.take(Event::Reached(stage)).await;
+                        if let Some(why) = halted {
+                            self.take(Event::Halted(why)).await;
+                        }
+                    }
                 }
             }
             Happened::Heard(Heard::Back) => {
@@ -321,6 +334,10 @@ impl Unit {
             },
             State::Failed { reason } => format!("given up: {reason}"),
             State::Draining { killed: true, .. } => "killed".to_owned(),
+            State::Draining {
+                then: Then::Fail { reason },
+                ..
+            } => format!("it has failed and is ended: {reason}"),
             other => other.name().to_owned(),
         }
     }

@@ -26,6 +26,7 @@ pub fn next(
         Event::Restart => step.restart(),
         Event::Adopted => step.adopted(),
         Event::Reached(stage) => step.reached(*stage),
+        Event::Failing(why) => step.failing(why),
         Event::Halted(why) => {
             if life.has_process() {
                 step.kill(Then::Fail {
@@ -142,6 +143,11 @@ impl Step<'_> {
 
     fn adopted(&mut self) {
         match self.life.state {
+            // It is ending without being asked.
+            State::Draining {
+                then: Then::Fail { .. },
+                killed: false,
+            } => {}
             State::Draining { killed: false, .. } => {
                 self.effects.push(Effect::Drain(self.life.run));
             }
@@ -177,6 +183,23 @@ impl Step<'_> {
         self.enter(state);
     }
 
+    /// Not serving any more, at once: the end of a confidential guest's process takes its time.
+    fn failing(&mut self, why: &str) {
+        match self.life.state {
+            State::Preparing { restart_at: None }
+            | State::Booting
+            | State::Attesting
+            | State::Serving => {}
+            // For the reason that was first.
+            _ => return,
+        }
+        let reason = why.to_owned();
+        let then = Then::Fail { reason };
+        self.forget();
+        let killed = false;
+        self.enter(State::Draining { then, killed });
+    }
+
     fn ended(&mut self, ending: &Ending) {
         if !self.life.has_process() {
             return;
@@ -203,6 +226,10 @@ impl Step<'_> {
             ) => {
                 self.life.failures = 0;
                 self.launch();
+            }
+            // It has said why, and now in full.
+            (State::Draining { killed: false, .. }, Ending::Failed { reason }) => {
+                self.failed(reason);
             }
             (
                 State::Draining {

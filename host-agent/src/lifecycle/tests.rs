@@ -240,6 +240,58 @@ fn a_stop_is_over_when_every_deadline_has_passed() {
     }
 }
 
+/// A confidential guest's memory alone may take longer than all of that.
+#[test]
+fn the_kernel_has_its_time_however_a_vm_ends() {
+    let (usual, reclaim) = (Deadlines::default(), Duration::from_secs(9567));
+    let mut story = Story::new();
+    story.rules.deadlines = usual.reclaiming(reclaim);
+    story.hears(Event::Start);
+    story.serves();
+    let asked = story.now;
+    story.hears(Event::Stop);
+    let took = |story: &Story| Duration::from_millis(story.now - asked);
+    assert_eq!(story.waits(), [Effect::Publish, Effect::Kill(1)]);
+    assert_eq!(took(&story), usual.draining + reclaim);
+    story.waits();
+    assert_eq!(took(&story), usual.draining + usual.dying + 2 * reclaim);
+    assert!(took(&story) <= story.rules.deadlines.down());
+}
+
+/// A VM that has failed and is still being taken apart serves nobody, and counts once.
+#[test]
+fn whoever_is_failing_does_not_serve_any_more_and_fails_with_its_last_words() {
+    let mut story = Story::new();
+    let failing = || Event::Failing("QEMU died".to_owned());
+    story.hears(Event::Start);
+    story.serves();
+    assert_eq!(story.hears(failing()), [Effect::Publish]);
+    let reason = "QEMU died".to_owned();
+    let (then, killed) = (Then::Fail { reason }, false);
+    assert_eq!(story.life.state, State::Draining { then, killed });
+    assert_eq!(story.hears(failing()), []);
+    // A new daemon has nothing to ask of it.
+    assert_eq!(story.hears(Event::Adopted), []);
+    assert_eq!(story.breaks("QEMU died: no memory"), [Effect::Publish]);
+    let told = story.life.last_failure.as_deref();
+    assert_eq!(
+        (told, story.life.failures),
+        (Some("QEMU died: no memory"), 1)
+    );
+    // Nor does it come back when the operator has said so meanwhile.
+    story.waits();
+    story.serves();
+    story.hears(failing());
+    story.hears(Event::Stop);
+    story.breaks("QEMU died");
+    assert_eq!(story.life.state, State::Stopped { resume: false });
+    // One that was told to finish has no other reason to end.
+    story.hears(Event::Start);
+    story.serves();
+    story.hears(Event::Stop);
+    assert_eq!(story.hears(failing()), []);
+}
+
 #[test]
 fn a_machine_that_qemu_has_stopped_counts_as_a_failure() {
     let mut story = Story::new();

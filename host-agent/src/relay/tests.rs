@@ -72,6 +72,16 @@ fn an_address_has_half_of_what_there_is_for_strangers() {
     assert_eq!((named.of_one(4096), named.of_one(1)), (7, 7));
 }
 
+/// It has failed, and may not be gone for long: nobody waits in the listener's queue for it.
+#[tokio::test]
+async fn a_vm_that_ends_before_it_serves_gives_its_listener_up() {
+    let (address, gate, relaying) = start(Limits::default()).await;
+    drop(gate);
+    relaying.await.unwrap();
+    let refused = TcpStream::connect(address).await.unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+}
+
 /// Whoever has had its share is closed at once, and gets a place again when one of its connections ends.
 #[tokio::test]
 async fn an_address_has_no_more_than_its_share() {

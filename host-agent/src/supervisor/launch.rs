@@ -12,6 +12,7 @@ use cocoon_qemu::spec::Placement;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Appliance, HostSettings, Network, TeeMode};
+use crate::lifecycle::Deadlines;
 use crate::qemu::QemuError;
 use crate::relay::{Door, Limits};
 use crate::tee;
@@ -147,6 +148,17 @@ impl Launch {
         tee::reclaim(self.tee, self.memory_mib)
     }
 
+    /// `usual`, and what the kernel may take for the memory of its VM, and before that for the one that had its GPU.
+    #[must_use]
+    pub fn deadlines(&self, usual: Deadlines) -> Deadlines {
+        let reclaim = self.reclaim();
+        let mut deadlines = usual.reclaiming(reclaim);
+        if self.gpu.is_some() {
+            deadlines.preparing += reclaim;
+        }
+        deadlines
+    }
+
     /// What was left in the VM's folder, if that can be read.
     #[must_use]
     pub fn read(folder: &Path) -> Option<Self> {
@@ -193,4 +205,50 @@ impl Launch {
 
 fn usual_cpu() -> String {
     CPU_MODEL.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_a_gpu_has_the_time_that_its_last_vm_takes_to_end() {
+        let mut launch = Launch {
+            run: 1,
+            name: "first".to_owned(),
+            image: "/image".into(),
+            manifest: None,
+            listen: "127.0.0.1:8443".parse().unwrap(),
+            waits: false,
+            tee: Some(Tee::Tdx),
+            simulate: None,
+            cpu: usual_cpu(),
+            gpu: None,
+            network: Network::default(),
+            placement: Placement::default(),
+            vcpus: 1,
+            memory_mib: 256 << 10,
+            accelerator: "kvm".to_owned(),
+            operator: OperatorConfig::default(),
+            qemu: None,
+            simulator: None,
+            development_roots: None,
+            connections: 1,
+            connections_per_address: None,
+            life_seconds: 1,
+        };
+        let (usual, reclaim) = (Deadlines::default(), launch.reclaim());
+        assert!(reclaim > usual.preparing, "{reclaim:?}");
+        let expected = usual.reclaiming(reclaim);
+        assert_eq!(launch.deadlines(usual), expected);
+        launch.gpu = Some("0000:41:00.0".parse().unwrap());
+        let preparing = usual.preparing + reclaim;
+        assert_eq!(
+            launch.deadlines(usual),
+            Deadlines {
+                preparing,
+                ..expected
+            }
+        );
+    }
 }

@@ -17,8 +17,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::process::Process;
 use super::{
-    ENDING, Ended, LAUNCH, Launch, MAX_MESSAGE, OWN_PROGRAM, Order, PID, Report, SOCKET, VERSION,
-    WORDS,
+    ENDING, Ended, GONE, LAUNCH, Launch, MAX_MESSAGE, OWN_PROGRAM, Order, PID, Report, SOCKET,
+    VERSION, WORDS,
 };
 use crate::lifecycle::Ending;
 use crate::state::{self, StateError};
@@ -54,7 +54,7 @@ pub enum LinkError {
 pub enum Heard {
     /// How its VM is.
     Report(Box<Report>),
-    /// It had closed its socket, lives, and has been connected to again: it may not have heard what it was told last.
+    /// It had closed its socket, lives, and speaks again: it may not have heard what it was told last.
     Back,
     /// It is gone, and its VM with it.
     Ended(Ending),
@@ -76,6 +76,10 @@ pub struct Link {
     reclaim: Duration,
     /// Whether it has said anything since it was connected to.
     heard: bool,
+    /// Whether it was connected to again, and has not spoken since.
+    lost: bool,
+    /// What it said when it came back.
+    first: Option<Box<Report>>,
     ended: Option<Ending>,
     /// Since when there is nothing more to hear.
     closed: Option<Instant>,
@@ -142,7 +146,6 @@ impl Link {
         // Standard input was kept by the command until now.
         drop(command);
         let mut link = Self::over(folder, launch.run, stream, Some(child));
-        link.reclaim = launch.reclaim();
         if let Some(pid) = link.child.as_ref().and_then(Child::id)
             && let Err(error) = state::write(&link.folder.join(PID), pid.to_string().as_bytes())
         {
@@ -156,7 +159,7 @@ impl Link {
         Ok(link)
     }
 
-    /// The supervisor of `name` in its run `run`, if it is alive; else how it ended.
+    /// The supervisor of `name` in its run `run`, if it is alive, or its QEMU is ([`Link::is_orphan`]); else how it ended.
     ///
     /// # Errors
     /// The ending, as far as it is known.
@@ -168,21 +171,43 @@ impl Link {
         match UnixStream::connect(folder.join(SOCKET)).await {
             Ok(stream) => {
                 // Its socket is open, so the number is still its own, also before it has said a word.
-                let pid = fs::read_to_string(folder.join(PID)).ok();
-                let pid = pid.and_then(|text| text.trim().parse().ok());
-                let launch = Launch::read(&folder);
+                let process = Process::numbered(&folder.join(PID));
                 let mut link = Self::over(folder, run, stream, None);
-                link.process = pid.and_then(Process::open);
-                link.reclaim = launch.map_or(Duration::ZERO, |launch| launch.reclaim());
+                link.process = process;
                 Ok(link)
             }
-            Err(_) => Err(kept(&folder, run).unwrap_or_else(|| Ending::Failed {
-                reason: "it was gone when the daemon came back".to_owned(),
-            })),
+            Err(_) => Self::orphan(folder, run),
         }
     }
 
+    /// The QEMU of a supervisor that was killed, whose memory the kernel may still be taking back.
+    fn orphan(folder: PathBuf, run: u64) -> Result<Self, Ending> {
+        if let Some(ending) = Ended::kept(&folder, run) {
+            return Err(ending);
+        }
+        let reason = GONE.to_owned();
+        let gone = Ending::Failed { reason };
+        // Removed by whoever ends in good order. A number that has become another's costs the wait, which is bounded.
+        let machine =
+            Process::numbered(&folder.join("qemu.pid")).filter(|machine| !machine.has_ended());
+        // What is closed already is heard of at once.
+        let (Some(machine), Ok((stream, _))) = (machine, UnixStream::pair()) else {
+            return Err(gone);
+        };
+        let mut link = Self::over(folder, run, stream, None);
+        link.machine = Some(machine);
+        link.ended = Some(gone);
+        Ok(link)
+    }
+
+    /// Whether QEMU was found without a supervisor: all that can be heard is its end.
+    #[must_use]
+    pub fn is_orphan(&self) -> bool {
+        self.ended.is_some() && !self.heard
+    }
+
     fn over(folder: PathBuf, run: u64, stream: UnixStream, child: Option<Child>) -> Self {
+        let launch = Launch::read(&folder);
         Self {
             folder,
             run,
@@ -192,8 +217,10 @@ impl Link {
             child,
             process: None,
             machine: None,
-            reclaim: Duration::ZERO,
+            reclaim: launch.map_or(Duration::ZERO, |launch| launch.reclaim()),
             heard: false,
+            lost: false,
+            first: None,
             ended: None,
             closed: None,
         }
@@ -202,6 +229,9 @@ impl Link {
     /// The next thing heard; after [`Heard::Ended`] there is nothing more. Cancelling is harmless.
     pub async fn next(&mut self) -> Heard {
         loop {
+            if let Some(first) = self.first.take() {
+                return Heard::Report(first);
+            }
             match self.decoder.next::<Report>() {
                 Ok(Some(report)) if report.version == VERSION && report.run == self.run => {
                     self.know(&report);
@@ -209,7 +239,12 @@ impl Link {
                         self.ended = report.ended;
                         continue;
                     }
-                    return Heard::Report(Box::new(report));
+                    let report = Box::new(report);
+                    if std::mem::take(&mut self.lost) {
+                        self.first = Some(report);
+                        return Heard::Back;
+                    }
+                    return Heard::Report(report);
                 }
                 Ok(Some(report)) => {
                     self.know(&report);
@@ -219,7 +254,7 @@ impl Link {
                     ));
                 }
                 Ok(None) => match self.stream.read(&mut self.buffer).await {
-                    Ok(0) | Err(_) if self.again().await => return Heard::Back,
+                    Ok(0) | Err(_) if self.again().await => {}
                     Ok(0) | Err(_) => return Heard::Ended(self.ending().await),
                     Ok(count) => self.decoder.push(&self.buffer[..count]),
                 },
@@ -278,8 +313,9 @@ impl Link {
         });
     }
 
-    /// Connects to it again: it lives where it closed the connection of who reads too slowly. Whoever says nothing at all
-    /// when it is connected to is on its way out.
+    /// Connects to it again: it lives where it closed the connection of who reads too slowly. That it can be connected to
+    /// says little, because the socket of a process that is being killed still takes connections: whoever says nothing at
+    /// all then is on its way out.
     async fn again(&mut self) -> bool {
         if !self.heard || self.ended.is_some() || self.closed.is_some() {
             return false;
@@ -290,6 +326,7 @@ impl Link {
         self.stream = stream;
         self.decoder = Decoder::new(MAX_MESSAGE);
         self.heard = false;
+        self.lost = true;
         true
     }
 
@@ -329,7 +366,11 @@ impl Link {
     }
 
     fn told(&mut self, status: Option<ExitStatus>) -> Ending {
-        if let Some(ended) = self.ended.take().or_else(|| kept(&self.folder, self.run)) {
+        if let Some(ended) = self
+            .ended
+            .take()
+            .or_else(|| Ended::kept(&self.folder, self.run))
+        {
             return ended;
         }
         let words = fs::read(self.folder.join(WORDS)).unwrap_or_default();
@@ -352,9 +393,5 @@ fn how(status: ExitStatus) -> String {
     }
 }
 
-/// What the supervisor of run `run` left behind.
-fn kept(folder: &Path, run: u64) -> Option<Ending> {
-    let bytes = fs::read(folder.join(ENDING)).ok()?;
-    let ended: Ended = serde_json::from_slice(&bytes).ok()?;
-    (ended.run == run).then_some(ended.ending)
-}
+#[cfg(test)]
+mod tests;

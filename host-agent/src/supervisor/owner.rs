@@ -19,6 +19,7 @@ use super::telling::serve;
 use super::{ENDING, Ended, LAUNCH, Launch, Order, Report, VERSION, passing};
 use crate::error::UpError;
 use crate::lifecycle::{Ending, Stage};
+use crate::local::Status;
 use crate::progress::Progress;
 use crate::relay::{Door, DoorState};
 use crate::state;
@@ -113,9 +114,12 @@ impl Own<'_> {
         let options = launch.options(root, &self.door).await;
         let options = options.map_err(|error| said(&error))?;
         self.tell_door(None);
-        let told = self.report.clone();
+        let (told, door) = (self.report.clone(), self.door.clone());
         let booting = Host::up(options, move |progress| {
-            told.send_modify(|report| report.hear(progress));
+            told.send_modify(|report| {
+                report.hear(progress);
+                report.is_behind(&door);
+            });
         });
         tokio::pin!(booting);
         let mut vm: RunningVm = loop {
@@ -137,18 +141,30 @@ impl Own<'_> {
             report.stage = Stage::Draining;
             report.doing = "draining".to_owned();
         });
-        match vm.shutdown().await {
-            // It is down all the same; that it was not quick is in the log.
-            Ok(()) | Err(UpError::Failed { .. }) => Ok(()),
-            Err(error) => Err(said(&error)),
+        let mut status = vm.status.clone();
+        status.mark_unchanged();
+        let ending = vm.shutdown();
+        tokio::pin!(ending);
+        loop {
+            tokio::select! {
+                ended = &mut ending => return match ended {
+                    // It is down all the same; that it was not quick is in the log.
+                    Ok(()) | Err(UpError::Failed { .. }) => Ok(()),
+                    Err(error) => Err(said(&error)),
+                },
+                Ok(()) = status.changed() => self.tell_status(&mut status),
+            }
         }
     }
 
     /// All at once: who hears that it serves can verify it.
     fn serves(&self, vm: &RunningVm) {
         self.report.send_modify(|report| {
-            report.stage = Stage::Serving;
-            report.doing = "serving".to_owned();
+            // Unless it has failed by now.
+            if report.stage < Stage::Serving {
+                report.stage = Stage::Serving;
+                report.doing = "serving".to_owned();
+            }
             report.endpoint = self.door.address();
             report.guest = Some(vm.guest);
             report.trust_root = vm.trust_root.clone();
@@ -176,10 +192,7 @@ impl Own<'_> {
                         return Ok(true);
                     }
                 }
-                Ok(()) = status.changed() => {
-                    let doing = status.borrow_and_update().doing.clone();
-                    self.report.send_modify(|report| report.doing = doing);
-                }
+                Ok(()) = status.changed() => self.tell_status(&mut status),
                 event = events.recv(), if heard => match event {
                     Ok(qmp::Event::Stop | qmp::Event::GuestPanicked { .. }) => {
                         if let Some(why) = halted(vm).await {
@@ -230,12 +243,14 @@ impl Own<'_> {
 
     fn tell_door(&self, refusal: Option<String>) {
         self.report.send_modify(|report| {
-            report.door = self.door.state();
+            report.is_behind(&self.door);
             report.not_taken = refusal;
-            if report.stage >= Stage::Serving {
-                report.endpoint = self.door.address();
-            }
         });
+    }
+
+    fn tell_status(&self, status: &mut watch::Receiver<Status>) {
+        let doing = status.borrow_and_update().doing.clone();
+        self.report.send_modify(|report| report.doing = doing);
     }
 }
 
@@ -287,6 +302,13 @@ impl Report {
         }
     }
 
+    fn is_behind(&mut self, door: &Door) {
+        self.door = door.state();
+        if self.stage >= Stage::Serving {
+            self.endpoint = door.address();
+        }
+    }
+
     fn hear(&mut self, progress: Progress) {
         let reached = |report: &mut Self, stage: Stage, doing: String| {
             // A guest that is told to finish still tells how it goes.
@@ -321,6 +343,10 @@ impl Report {
             Progress::Metrics(metrics) => self.metrics = Some(metrics),
             Progress::Gpus(gpus) => self.gpus = gpus,
             Progress::EngineRestarted(count) => self.engine_restarts = count,
+            Progress::Ending(why) => {
+                self.halted = Some(bounded(why));
+                reached(self, Stage::Draining, "ending".to_owned());
+            }
             // Serving is said once everything about it is known.
             Progress::Note(_) | Progress::Work { .. } | Progress::Serving { .. } => {}
         }

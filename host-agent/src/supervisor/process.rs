@@ -1,7 +1,9 @@
 //! A process that is not our child, by a handle of the kernel's (pidfd_open(2)): its number may become another's, the handle
 //! stays its own.
 
+use std::fs;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -27,6 +29,12 @@ impl Process {
         Some(Self { pid, handle })
     }
 
+    /// The process whose number stands in the file.
+    pub(super) fn numbered(path: &Path) -> Option<Self> {
+        let text = fs::read_to_string(path).ok()?;
+        Self::open(text.trim().parse().ok()?)
+    }
+
     /// Its number.
     pub(super) fn pid(&self) -> u32 {
         self.pid
@@ -46,7 +54,7 @@ impl Process {
     }
 
     /// A handle is readable from the end on, whether anybody has reaped the process or not.
-    fn has_ended(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         let mut handles = [PollFd::new(&self.handle, PollFlags::IN)];
         let at_once = Timespec {
             tv_sec: 0,

@@ -74,7 +74,7 @@ pub fn next(update: &Update, now: Millis, event: &Event, limits: &Limits) -> (Up
         }
         Event::NewEnded(why) => step.new_ended(why),
         Event::Cancel(why) => step.cancel(why),
-        Event::NotKept(why) | Event::Superseded(why) => step.give_up(why),
+        Event::NewEnds(why) | Event::NotKept(why) | Event::Superseded(why) => step.give_up(why),
         Event::Resumed => step.resumed(),
         Event::Tick => step.tick(),
     }

@@ -82,7 +82,7 @@ fn in_place_the_old_one_finishes_first_and_comes_back_if_need_be() {
 fn whatever_is_late_or_refused_goes_back_with_its_reason() {
     use Event::*;
     let refused = || Refused("the MRTD differs".into());
-    let cases: [(&[Event], &str); 5] = [
+    let cases: [(&[Event], &str); 6] = [
         (&[Tick], "it did not serve within 60 seconds"),
         (
             &[NewServes, Tick],
@@ -96,6 +96,10 @@ fn whatever_is_late_or_refused_goes_back_with_its_reason() {
         (
             &[NewServes, Accepted, NotSwitched("no listener".into())],
             "no listener",
+        ),
+        (
+            &[NewServes, Accepted, Switched, NewEnds("QEMU died".into())],
+            "QEMU died",
         ),
     ];
     for (events, expected) in cases {

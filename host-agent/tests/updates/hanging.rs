@@ -1,9 +1,13 @@
-//! Guests that hang in each phase of their boot, and say so in none.
+//! Guests that hang in each phase of their boot, and say so in none; those that have failed and are not gone.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
-use cocoon_host_agent::lifecycle::{Deadlines, State};
+use cocoon_host_agent::daemon::api::View;
+use cocoon_host_agent::lifecycle::{Deadlines, State, Then};
+use cocoon_host_agent::relay::DoorState;
 use cocoon_host_agent::update::Phase;
+use tokio::net::TcpStream;
 
 use crate::world::{World, line};
 
@@ -58,6 +62,28 @@ async fn a_guest_that_hangs_in_any_phase_is_killed_and_named() {
         let lives = std::fs::read_dir(process).is_ok_and(|files| files.count() > 0);
         assert!(!lives, "{name} left its QEMU");
     }
+}
+
+/// Its QEMU is not gone yet: nothing says that it serves, and clients do not wait for a VM that is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_has_failed_does_not_serve_until_it_is_gone() {
+    let world = World::new("lingers old", "restart.policy = \"never\"").await;
+    let view = world.serving("first").await;
+    let address = view.report.unwrap().endpoint.unwrap();
+    std::fs::write(view.folder.join("fail"), "").unwrap();
+    let failing = |view: &View| view.life.state.name() == "draining";
+    let folder = view.folder;
+    let view = world.until("first", failing).await;
+    let reason = "the guest failed in phase serving: as it was told".to_owned();
+    let (then, killed) = (Then::Fail { reason }, false);
+    assert_eq!(view.life.state, State::Draining { then, killed });
+    let report = view.report.unwrap();
+    assert_eq!((report.door, report.endpoint), (DoorState::Shut, None));
+    let refused = TcpStream::connect(address).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    std::fs::write(folder.join("go"), "").unwrap();
+    let failed = |view: &View| view.life.state.name() == "failed";
+    world.until("first", failed).await;
 }
 
 /// The same in an update: the old VM never notices.

@@ -9,6 +9,7 @@
 //! | `waits NAME` | boots once the file `go` is in its folder |
 //! | `hangs PHASE` | says nothing after the beginning of that phase; `hello` is not even said |
 //! | `fails PHASE` | says that this phase failed |
+//! | `lingers NAME` | serves, says that it failed once the file `fail` is in its folder, and is gone once `go` is |
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -191,8 +192,8 @@ impl Guest {
         self.say(&GuestMessage::Hello { version, tee });
         let mut messages = Messages::new(&self.control);
         assert!(matches!(messages.next(), Some(HostMessage::Configure(_))));
-        while self.part == "waits" && !self.folder.join("go").exists() {
-            thread::sleep(Duration::from_millis(2));
+        if self.part == "waits" {
+            self.wait("go");
         }
         for (at_ms, phase) in PHASES.into_iter().enumerate() {
             let at_ms = at_ms as u64;
@@ -213,8 +214,15 @@ impl Guest {
         let serving = thread::spawn(move || service.serve(&listener));
         let (port, at_ms) = (GUEST_PORT, 100);
         self.say(&GuestMessage::Serving { port, at_ms });
-        if self.part == "tells" {
-            self.tell();
+        match self.part.as_str() {
+            "tells" => self.tell(),
+            "lingers" => {
+                self.wait("fail");
+                let (phase, reason) = (Phase::Serving, "as it was told".to_owned());
+                self.say(&GuestMessage::Failed { phase, reason });
+                return self.wait("go");
+            }
+            _ => {}
         }
         while let Some(message) = messages.next() {
             if matches!(message, HostMessage::Drain) {
@@ -224,6 +232,13 @@ impl Guest {
             }
         }
         drop(serving);
+    }
+
+    /// For such a file.
+    fn wait(&self, name: &str) {
+        while !self.folder.join(name).exists() {
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 
     fn tell(&self) {

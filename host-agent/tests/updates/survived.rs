@@ -104,6 +104,26 @@ async fn a_new_vm_that_dies_while_it_proves_itself_is_replaced_by_the_old_one() 
     assert_eq!(view.deployment.release, Some(5));
 }
 
+/// It fails and is not gone yet, as a confidential guest whose memory the kernel takes back: it is not waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_vm_that_fails_while_it_proves_itself_does_not_become_the_appliance() {
+    let mut world = World::new("serves old", "").await;
+    let address = endpoint(&world.serving("first").await);
+    world.kill().await;
+    world.edit("proving_seconds = 1", "proving_seconds = 60");
+    world.begin();
+    let newer = world.image("newer", "lingers new", 6);
+    world.update(&newer, false, false).await.unwrap();
+    world.phase("proving").await;
+    std::fs::write(world.root().join("b/vms/first/fail"), "").unwrap();
+    let view = world.phase("failed").await;
+    let why = "the guest failed in phase serving: as it was told";
+    assert!(world.says(&format!("going back to the old VM: {why}")));
+    let reason = why.to_owned();
+    assert_eq!(view.update.unwrap().update.phase, Phase::Failed { reason });
+    assert_eq!(line(&address, "again").await.unwrap(), "old again");
+}
+
 /// The old VM dies while it is held back, and then the new one: a next run of the old one leaves the listener to the new one
 /// as long as that lives; one that was given up is started again. The address stays the same.
 #[tokio::test(flavor = "multi_thread")]

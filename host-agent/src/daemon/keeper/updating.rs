@@ -13,7 +13,7 @@ use crate::daemon::journal::UPDATE_FAILED;
 use crate::daemon::rooms::Room;
 use crate::daemon::unit::{Role, Unit};
 use crate::doctor::real::Real;
-use crate::lifecycle::{self, State};
+use crate::lifecycle::{self, State, Then};
 use crate::relay::DoorState;
 use crate::supervisor::Order;
 use crate::text::{chain, plain};
@@ -153,9 +153,10 @@ impl Keeper {
         }
     }
 
-    /// Tells a VM that is `back` what the update has told it, and it may not have heard.
+    /// Tells a VM that is `back` what the update has told it, and it may not have heard. When the daemon ends, that is the
+    /// next one's.
     pub(super) async fn remind(&mut self, back: bool) {
-        if back {
+        if back && !self.halting {
             self.update(Event::Resumed).await;
         }
     }
@@ -182,6 +183,15 @@ impl Keeper {
             Some(State::Stopped { .. } | State::Created) => Some("it was stopped".to_owned()),
             Some(_) => None,
         };
+        // Its process is not gone, and with a confidential guest not for long.
+        let ending = |unit: &Unit| match &unit.life.state {
+            State::Draining {
+                then: Then::Fail { reason },
+                ..
+            } => Some(reason.clone()),
+            State::Draining { .. } => Some("it was stopped".to_owned()),
+            _ => None,
+        };
         let other = self.other.as_ref();
         if update.has_new()
             && let Some(reason) = gone(other)
@@ -201,6 +211,7 @@ impl Keeper {
                 (_, Some(why)) => Some(Event::NotSwitched(plain(why, 400))),
                 _ => None,
             },
+            Phase::Proving => Some(Event::NewEnds(ending(other?)?)),
             _ => None,
         }
     }

@@ -24,6 +24,7 @@ fn event() -> impl Strategy<Value = Event> {
         Just(Event::Restart),
         Just(Event::Halt),
         stage.prop_map(Event::Reached),
+        reason().prop_map(Event::Failing),
         reason().prop_map(Event::Halted),
         Just(Event::Ended(Ending::Stopped)),
         reason().prop_map(|reason| Event::Ended(Ending::Failed { reason })),

@@ -124,6 +124,7 @@ fn event(number: u8, update: &Update, world: &mut World) -> Event {
             Event::Tick
         }
         12 => Event::NewServes,
+        13 if number > 200 && world.new.alive => Event::NewEnds("QEMU died".into()),
         13 => Event::Accepted,
         14 if number > 200 => Event::NotKept("no space left".into()),
         15 if number > 200 => Event::Superseded("the file names another image now".into()),
