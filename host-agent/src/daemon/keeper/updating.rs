@@ -183,7 +183,7 @@ impl Keeper {
             Some(State::Stopped { .. } | State::Created) => Some("it was stopped".to_owned()),
             Some(_) => None,
         };
-        // Its process is not gone, and with a confidential guest not for long.
+        // Its process is still there, and with a confidential guest it will be for a long time.
         let ending = |unit: &Unit| match &unit.life.state {
             State::Draining {
                 then: Then::Fail { reason },
