@@ -30,7 +30,14 @@ pub(super) fn borrow(socket: &Path) -> io::Result<TcpListener> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let order = frame::encode(&Order::Lend, MAX_MESSAGE).map_err(io::Error::other)?;
-    stream.write_all(&order)?;
+    let none = || io::Error::other("the other VM has no public listener");
+    stream
+        .write_all(&order)
+        .map_err(|error| match error.kind() {
+            // It left without waiting for an order.
+            io::ErrorKind::BrokenPipe => none(),
+            _ => error,
+        })?;
     let mut bytes = vec![0; 16 * 1024];
     loop {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -54,7 +61,7 @@ pub(super) fn borrow(socket: &Path) -> io::Result<TcpListener> {
         }
         // Reports go by.
         if received == 0 {
-            return Err(io::Error::other("the other VM has no public listener"));
+            return Err(none());
         }
     }
 }
