@@ -1,10 +1,11 @@
 //! The end of a manifest. From then on every client refuses what it describes, while everything on this side still serves:
 //! so the operator is told, in time to put a newer one in its place. Nothing is refused here.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::time::sleep;
 
+use crate::collateral::keeper::clock;
 use crate::text::utc;
 use crate::watch::top::age;
 
@@ -74,10 +75,10 @@ pub fn sign(not_after: u64, now: u64) -> Option<String> {
 
 /// Warns when it comes to that, for ever: of an end that is near, and of one that has come. What is so already has been said.
 pub(crate) async fn watch(not_after: u64, warn: impl Fn(String)) {
-    let mut said = term(not_after, now());
+    let mut said = term(not_after, clock());
     loop {
         sleep(LOOK).await;
-        if let Some(text) = newly(&mut said, not_after, now()) {
+        if let Some(text) = newly(&mut said, not_after, clock()) {
             warn(text);
         }
     }
@@ -87,13 +88,6 @@ pub(crate) async fn watch(not_after: u64, warn: impl Fn(String)) {
 fn newly(said: &mut Term, not_after: u64, now: u64) -> Option<String> {
     let before = std::mem::replace(said, term(not_after, now));
     warning(not_after, now).filter(|_| *said != before)
-}
-
-/// Seconds since 1970 on this machine's clock.
-#[must_use]
-pub fn now() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |now| now.as_secs())
 }
 
 fn span(not_after: u64, now: u64) -> String {

@@ -20,6 +20,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::channel::{Patience, Settings};
+use crate::collateral::keeper::clock;
 use crate::config::Network;
 use crate::console::Console;
 use crate::devices::{self, Given};
@@ -163,7 +164,7 @@ impl Host {
             note(&tee::collateral());
         }
         let listed = unlisted(&options, &image, given.mmio64_mib());
-        let counts = expiry::warning(image.content.not_after, expiry::now());
+        let counts = expiry::warning(image.content.not_after, clock());
         for warning in [listed, counts].into_iter().flatten() {
             note(&warning);
         }

@@ -211,38 +211,38 @@ fn foreign(entry: &Entry) -> Value {
 
 fn compiled(found: &Crate, checksum: Option<&str>) -> Value {
     let purl = format!("pkg:cargo/{}@{}", found.name, encoded(&found.version));
-    let mut package = json!({
-        "SPDXID": identifier("SPDXRef-crate-", &found.name, &found.version),
-        "name": found.name,
-        "versionInfo": found.version,
-        "downloadLocation": "NOASSERTION",
-        "filesAnalyzed": false,
-        "externalRefs": [reference(&purl)],
-    });
+    // Crates of this workspace have no checksum: the manifest's revision names them.
+    let mut package = named("SPDXRef-crate-", (&found.name, &found.version), checksum);
+    package["externalRefs"] = json!([reference(&purl)]);
     if !found.licence.is_empty() {
         // Old crates write `MIT/Apache-2.0` for `OR`.
         package["licenseDeclared"] = found.licence.replace('/', " OR ").into();
     }
-    // Crates of this workspace have none: the manifest's revision names them.
-    if let Some(checksum) = checksum {
-        package["checksums"] = json!([{"algorithm": "SHA256", "checksumValue": checksum}]);
+    package
+}
+
+/// What is known by its name and version, and by a digest where it has one.
+fn named(prefix: &str, (name, version): (&str, &str), sha256: Option<&str>) -> Value {
+    let mut package = json!({
+        "SPDXID": identifier(prefix, name, version),
+        "name": name,
+        "versionInfo": version,
+        "downloadLocation": "NOASSERTION",
+        "filesAnalyzed": false,
+    });
+    if let Some(sha256) = sha256 {
+        package["checksums"] = json!([{"algorithm": "SHA256", "checksumValue": sha256}]);
     }
     package
 }
 
 fn linked(library: &Library) -> Value {
-    let mut package = json!({
-        "SPDXID": identifier("SPDXRef-linked-", &library.name, &library.version),
-        "name": library.name,
-        "versionInfo": library.version,
-        "downloadLocation": "NOASSERTION",
-        "filesAnalyzed": false,
-    });
-    if let Some(sha256) = library.sha256 {
-        package["checksums"] =
-            json!([{"algorithm": "SHA256", "checksumValue": sha256.to_string()}]);
-    }
-    package
+    let digest = library.sha256.map(|sha256| sha256.to_string());
+    named(
+        "SPDXRef-linked-",
+        (&library.name, &library.version),
+        digest.as_deref(),
+    )
 }
 
 fn reference(purl: &str) -> Value {

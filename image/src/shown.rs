@@ -1,10 +1,12 @@
 //! Text of strangers, such as a manifest's, for people to read.
 
+use cocoon_measurements::verdict::steers;
+
 /// `text` in one line, with `?` for each character that steers a terminal or changes the order of what it shows: no value of
 /// a manifest can pass for a line of ours.
 pub fn printable(text: &str) -> String {
     text.chars()
-        .map(|c| if steers(c) { '?' } else { c })
+        .map(|c| if c != '\t' && steers(c) { '?' } else { c })
         .collect()
 }
 
@@ -12,12 +14,6 @@ pub fn printable(text: &str) -> String {
 pub fn lines(text: &str) -> String {
     let lines: Vec<String> = text.lines().map(printable).collect();
     lines.join("\n    ")
-}
-
-/// Control characters, with one of which each escape sequence begins, and those that set the direction of text.
-fn steers(c: char) -> bool {
-    (c.is_control() && c != '\t')
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

@@ -182,15 +182,19 @@ pub(crate) fn one_line(text: impl Display) -> String {
     plain(&text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
+/// Whether a character moves a terminal's cursor, breaks a line or changes the order of what is shown: control characters, with
+/// one of which each escape sequence begins, line and paragraph separators, and those that set the direction of text.
+#[must_use]
+pub fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Libraries repeat in their errors what they were given. Nothing of it moves a terminal's cursor, reorders a line or fills
 /// a screen.
 fn plain(text: &str) -> String {
     const LONGEST: usize = 2000;
-    let moves = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
-    let shown = text.chars().map(|c| if moves(c) { '?' } else { c });
+    let shown = text.chars().map(|c| if steers(c) { '?' } else { c });
     let mut shown: String = shown.take(LONGEST).collect();
     if text.chars().nth(LONGEST).is_some() {
         shown.push_str("...");

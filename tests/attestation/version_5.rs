@@ -136,9 +136,9 @@ fn the_tcb_of_now_is_judged_like_that_of_the_launch() {
     }
     accepted(&later(|l| l.tee_tcb_svn_2[0] += 1).verdict());
 
-    // Started on a module for which Intel has a fix, and updated since: keys made before the fix may be known.
-    let fixed = |status: &'static str| {
-        let platform = later(|l| l.tee_tcb_svn_2[0] += 1);
+    // Under a module of another number beside the launch's, each with a status of its own.
+    let exchanged = |number: u8, launched: &'static str, now: &'static str| {
+        let platform = with(Later::good(), |l| l.tee_tcb_svn_2[0] = number);
         platform.verdict_on(|collateral| {
             restate(
                 collateral,
@@ -146,15 +146,21 @@ fn the_tcb_of_now_is_judged_like_that_of_the_launch() {
                 &ROOTS.intel.tcb_signing.key,
                 |said| {
                     let levels = &mut said["tdxModuleIdentities"][0]["tcbLevels"];
-                    let mut old = levels[0].clone();
-                    old["tcbStatus"] = status.into();
-                    let mut new = levels[0].clone();
-                    new["tcb"]["isvsvn"] = (TEE_TCB_SVN[0] + 1).into();
-                    *levels = json!([new, old]);
+                    let level = |number: u8, status: &str| {
+                        let mut level = levels[0].clone();
+                        level["tcb"]["isvsvn"] = number.into();
+                        level["tcbStatus"] = status.into();
+                        level
+                    };
+                    let mut two = [(TEE_TCB_SVN[0], launched), (number, now)];
+                    two.sort_unstable_by_key(|(number, _)| std::cmp::Reverse(*number));
+                    *levels = json!(two.map(|(number, status)| level(number, status)));
                 },
             );
         })
     };
+    // Started on one for which Intel has a fix, and updated since: keys made before the fix may be known.
+    let fixed = |status| exchanged(TEE_TCB_SVN[0] + 1, status, "UpToDate");
     let relaunch = fixed("OutOfDate");
     refused(
         &relaunch,
@@ -177,23 +183,8 @@ fn the_tcb_of_now_is_judged_like_that_of_the_launch() {
     );
     accepted(&fixed("UpToDate"));
 
-    // The other way: under the domain was put a module for which Intel has a fix, and which no advisory names.
-    let platform = later(|l| l.tee_tcb_svn_2[0] -= 1);
-    let downgraded = platform.verdict_on(|collateral| {
-        restate(
-            collateral,
-            "tcb_info",
-            &ROOTS.intel.tcb_signing.key,
-            |said| {
-                let levels = &mut said["tdxModuleIdentities"][0]["tcbLevels"];
-                let new = levels[0].clone();
-                let mut old = levels[0].clone();
-                old["tcb"]["isvsvn"] = (TEE_TCB_SVN[0] - 1).into();
-                old["tcbStatus"] = "OutOfDate".into();
-                *levels = json!([new, old]);
-            },
-        );
-    });
+    // The other way: one was put under the domain for which Intel has a fix, and which no advisory names.
+    let downgraded = exchanged(TEE_TCB_SVN[0] - 1, "UpToDate", "OutOfDate");
     refused(
         &downgraded,
         &[(

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use cocoon_host_agent::client::Client;
+use cocoon_host_agent::collateral::keeper::clock;
 use cocoon_host_agent::config::{DEFAULT_PATH, HostConfig, LoadError, Machine};
 use cocoon_host_agent::daemon::api::{Entry, View};
 use cocoon_host_agent::daemon::{Daemon, End};
@@ -163,7 +164,7 @@ pub(super) async fn show(name: &str, json: bool) -> anyhow::Result<()> {
         rows.push(("deployed", format!("release {release}, {image}")));
     }
     if let Some(not_after) = view.deployment.not_after {
-        let now = expiry::now();
+        let now = clock();
         rows.push(("manifest", expiry::when(not_after, now)));
         rows.extend(expiry::warning(not_after, now).map(|text| ("warning", text)));
     }
@@ -225,7 +226,7 @@ pub(super) fn describe(view: &View) -> String {
 
 /// What a VM does, and whether its manifest, which ends then, lets clients in.
 pub(super) fn with_term(doing: String, not_after: Option<u64>) -> String {
-    let sign = not_after.and_then(|end| expiry::sign(end, expiry::now()));
+    let sign = not_after.and_then(|end| expiry::sign(end, clock()));
     match sign {
         Some(sign) => format!("{doing}, {sign}"),
         None => doing,

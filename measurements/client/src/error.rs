@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cocoon_measurements::verdict::{Class, Outcome, Verdict};
+use cocoon_measurements::verdict::{Class, Outcome, Verdict, steers};
 use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::document::{DocumentError, Kind, MAX_DOCUMENT_LEN};
 use cocoon_protocol::pieces::{MAX_PIECES_LEN, PiecesError};
@@ -327,12 +327,6 @@ fn without(text: &str, limit: usize, unwanted: impl Fn(char) -> bool) -> String 
         out.push('…');
     }
     out
-}
-
-/// Control characters (escape sequences begin with one) and those that change the direction of text.
-pub fn steers(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

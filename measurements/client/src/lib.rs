@@ -79,7 +79,7 @@ pub use collateral::{
     CacheError, CollateralCache, CollateralUse, MAX_CACHED_BYTES, MAX_CACHED_PIECES, MAX_UNUSED,
 };
 pub use endpoint::{Endpoint, EndpointError, EndpointOptions, LocalPort, Token, TokenError};
-pub use error::{ConnectError, Stage, chain, printable, steers};
+pub use error::{ConnectError, Stage, chain, printable};
 pub use judge::now;
 pub use padding::{MAX_BODY_LEN, MIN_BODY_LEN, PaddingError, padded, padded_object};
 pub use table::{TableStyle, check_table, summary, table};

@@ -7,6 +7,7 @@ mod waiting;
 
 use std::io::{self, IsTerminal as _, Write as _};
 
+use cocoon_measurements::verdict::steers;
 use cocoon_protocol::openai::FinishReason;
 use zeroize::Zeroizing;
 
@@ -15,7 +16,7 @@ pub use lines::Tally;
 pub use waiting::Waiting;
 
 use crate::chat::{ChatError, Conversation, Ending};
-use crate::error::{chain, steers};
+use crate::error::chain;
 use crate::table::TableStyle;
 
 /// Why a conversation on a terminal breaks off.
