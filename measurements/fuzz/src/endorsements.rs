@@ -105,17 +105,25 @@ pub fn certificates_signed(data: &[u8]) {
     );
 }
 
+/// Intel's collateral where nothing is verified: at the beginning of Unix time no root is valid yet, which is looked at once
+/// the collateral is read.
+pub fn collateral_read(data: &[u8]) {
+    let limit = JUDGED + 64 * data.len();
+    let judged = bounded(limit, || judge_collateral(data, 0));
+    assert!(judged.is_err(), "judged under a root that is not valid");
+}
+
 /// Intel's collateral as foreign bytes: only what says the same as the good one verifies.
 pub fn collateral(data: &[u8]) {
     // The pieces are decoded from hexadecimal and PEM, and parsed for the words of a refusal once more.
-    let judged = bounded(JUDGED + 64 * data.len(), || judge_collateral(data));
+    let judged = bounded(JUDGED + 64 * data.len(), || judge_collateral(data, NOW));
     if let Ok(claims) = judged {
         assert_eq!(claims.tcb_status, TcbStatus::UpToDate);
-        assert_eq!(Ok(claims), judge_collateral(&TDX_COLLATERAL));
+        assert_eq!(Ok(claims), judge_collateral(&TDX_COLLATERAL, NOW));
     }
     let document = tdx_document(TDX_QUOTE.clone(), EVENT_LOG.clone(), data.to_vec());
     let accepted = session(&document, Tee::Tdx);
-    assert!(!accepted || judge_collateral(data).is_ok());
+    assert!(!accepted || judge_collateral(data, NOW).is_ok());
 }
 
 /// Collateral whose TCB information (first byte even) or QE identity a script changes, signed anew.
@@ -143,7 +151,7 @@ pub fn collateral_signed(data: &[u8]) {
     whole[format!("{name}_signature")] = hex::encode(signature.to_bytes()).into();
     whole[name] = changed.into();
     let json = whole.to_string().into_bytes();
-    match bounded(JUDGED + 64 * json.len(), || judge_collateral(&json)) {
+    match bounded(JUDGED + 64 * json.len(), || judge_collateral(&json, NOW)) {
         Ok(claims) => {
             assert_ne!(claims.tcb_status, TcbStatus::Revoked);
             assert!(claims.earliest_issue <= NOW && NOW <= claims.earliest_expiration);
@@ -157,16 +165,16 @@ pub fn collateral_signed(data: &[u8]) {
     }
     let document = tdx_document(TDX_QUOTE.clone(), EVENT_LOG.clone(), json.clone());
     if session(&document, Tee::Tdx) {
-        let claims = judge_collateral(&json);
+        let claims = judge_collateral(&json, NOW);
         assert!(claims.is_ok_and(|claims| claims.tcb_status == TcbStatus::UpToDate));
     } else {
         assert!(script.len() >= 3, "the good collateral is refused");
     }
 }
 
-fn judge_collateral(json: &[u8]) -> Result<TdxClaims, QuoteError> {
+fn judge_collateral(json: &[u8], now: u64) -> Result<TdxClaims, QuoteError> {
     let policy = TcbPolicy::judged_by_caller();
-    quote::verify(&TDX_QUOTE, json, &INTEL_ROOT, &policy, NOW)
+    quote::verify(&TDX_QUOTE, json, &INTEL_ROOT, &policy, now)
 }
 
 fn judge(vek: &[u8], intermediate: &[u8], list: &[u8]) -> Option<SnpClaims> {

@@ -12,6 +12,7 @@ use cocoon_measurements::nvidia::{
 };
 use cocoon_measurements::policy::Policy;
 use cocoon_measurements::verdict::Outcome;
+use cocoon_protocol::gpu::MAX_RIM;
 
 use crate::edits;
 use crate::memory::bounded;
@@ -27,10 +28,26 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy {
     ..Policy::default()
 });
 
-/// Reports: what is read lies in the bytes, and nothing but the good one is accepted.
+/// Reports where no signature is looked at: what is read lies in the bytes.
+pub fn gpu_report_read(data: &[u8]) {
+    reads_as_report(data);
+}
+
+/// Reports: nothing but the good one is accepted.
 pub fn gpu_report(data: &[u8]) {
+    if reads_as_report(data) && !judge(data, &SCENE.rims, &SCENE.ocsp).is_rejected() {
+        let signed = REPORT.len();
+        assert_eq!(
+            data.get(..signed),
+            Some(&REPORT[..]),
+            "another report is accepted"
+        );
+    }
+}
+
+fn reads_as_report(data: &[u8]) -> bool {
     let Ok(report) = bounded(128 << 10, || Report::parse(data)) else {
-        return;
+        return false;
     };
     assert!(data.len() <= MAX_REPORT && data.starts_with(report.transcript));
     let behind = data.len() - report.transcript.len();
@@ -47,14 +64,7 @@ pub fn gpu_report(data: &[u8]) {
                 || value.is_empty()
         );
     }
-    if !judge(data, &SCENE.rims, &SCENE.ocsp).is_rejected() {
-        let signed = REPORT.len();
-        assert_eq!(
-            data.get(..signed),
-            Some(&REPORT[..]),
-            "another report is accepted"
-        );
-    }
+    true
 }
 
 /// Reports that the GPU signed. The bytes are a script over what it signs.
@@ -93,6 +103,13 @@ pub fn gpu_report_signed(script: &[u8]) {
             Some(&&[block; 48][..]),
             "{index}"
         );
+    }
+}
+
+/// Reference manifests where no signature is looked at.
+pub fn rim_read(data: &[u8]) {
+    if let Ok(parsed) = bounded(JUDGED, || Rim::parse(data)) {
+        assert!(data.len() <= MAX_RIM && parsed.claimed_version().len() < data.len());
     }
 }
 
@@ -149,6 +166,14 @@ pub fn rim_signed(script: &[u8]) {
         // Among them what is not canonical, and so has another digest.
         Err(_) => assert_ne!(content, good, "the good manifest is refused"),
     }
+}
+
+/// OCSP responses where no signature is looked at.
+pub fn ocsp_read(data: &[u8]) {
+    let read = bounded(JUDGED, || ocsp::readable(data));
+    let newest = bounded(JUDGED, || ocsp::newest(&[data]));
+    assert!(read.is_ok() || newest.is_none(), "a date of no response");
+    assert!(read.is_err() || data.len() <= ocsp::MAX_OCSP);
 }
 
 /// OCSP responses about the GPU's identity: none but the good one, however it is wrapped, makes the GPU accepted.

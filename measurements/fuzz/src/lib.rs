@@ -14,16 +14,16 @@
 //! | TDX quote, versions 4 and 5 | `quote_shown`, `quote` | `quote_signed` |
 //! | SEV-SNP report | `report_shown`, `report` | `report_signed` |
 //! | AMD's certificates and revocation list | `certificates_read`, `certificates` | `certificates_signed` |
-//! | Intel's collateral | `collateral` | `collateral_signed` |
-//! | GPU report (SPDM, opaque data) | `gpu_report` | `gpu_report_signed` |
-//! | reference manifest (RIM) | `rim` | `rim_signed` |
-//! | OCSP response | `ocsp` | `ocsp_signed` |
+//! | Intel's collateral | `collateral_read`, `collateral` | `collateral_signed` |
+//! | GPU report (SPDM, opaque data) | `gpu_report_read`, `gpu_report` | `gpu_report_signed` |
+//! | reference manifest (RIM) | `rim_read`, `rim` | `rim_signed` |
+//! | OCSP response | `ocsp_read`, `ocsp` | `ocsp_signed` |
 //! | manifest | `manifest` | `manifest_pinned` |
-//! | DSSE envelope, in-toto statement | `envelope` | `envelope_signed` |
-//! | attestation document | `document` | `document_bound`, `document_batched` |
+//! | DSSE envelope, in-toto statement | `envelope_read`, `envelope` | `envelope_signed` |
+//! | attestation document | `document_read`, `document` | `document_bound`, `document_batched` |
 //! | collateral that a document names | `collateral_pieces` | nothing signs it |
 //! | control channel, engine's and collector's sockets | `control_frames`, `engine_frames`, `collector_frames` | `control_message` |
-//! | receipt of an answer | `receipt` | `receipt_signed` |
+//! | receipt of an answer | `receipt_read`, `receipt` | `receipt_signed` |
 //! | policy | `policy` | `policy_applied` |
 //! | operator's configuration | `configuration` | nothing signs it |
 //!
@@ -109,20 +109,28 @@ pub const TARGETS: &[Target] = &[
         endorsements::certificates_signed,
         seeds::certificate_script,
     ),
+    parses(
+        "collateral_read",
+        endorsements::collateral_read,
+        seeds::collateral,
+    ),
     verifies("collateral", endorsements::collateral, seeds::collateral),
     verifies(
         "collateral_signed",
         endorsements::collateral_signed,
         seeds::collateral_script,
     ),
+    parses("gpu_report_read", gpu::gpu_report_read, gpu::seeds::report),
     verifies("gpu_report", gpu::gpu_report, gpu::seeds::report),
     verifies(
         "gpu_report_signed",
         gpu::gpu_report_signed,
         gpu::seeds::report_script,
     ),
+    parses("rim_read", gpu::rim_read, gpu::seeds::rim),
     verifies("rim", gpu::rim, gpu::seeds::rim),
     verifies("rim_signed", gpu::rim_signed, gpu::seeds::rim_script),
+    parses("ocsp_read", gpu::ocsp_read, gpu::seeds::ocsp),
     verifies("ocsp", gpu::ocsp, gpu::seeds::ocsp),
     verifies("ocsp_signed", gpu::ocsp_signed, gpu::seeds::ocsp_script),
     parses("manifest", manifests::manifest, seeds::manifest),
@@ -131,12 +139,14 @@ pub const TARGETS: &[Target] = &[
         manifests::manifest_pinned,
         seeds::manifest,
     ),
+    parses("envelope_read", manifests::envelope_read, seeds::envelope),
     verifies("envelope", manifests::envelope, seeds::envelope),
     verifies(
         "envelope_signed",
         manifests::envelope_signed,
         seeds::statement,
     ),
+    parses("document_read", messages::document_read, seeds::document),
     verifies("document", messages::document, seeds::document),
     verifies(
         "document_bound",
@@ -172,6 +182,11 @@ pub const TARGETS: &[Target] = &[
         "collateral_pieces",
         messages::collateral_pieces,
         seeds::collateral_pieces,
+    ),
+    parses(
+        "receipt_read",
+        receipts::receipt_read,
+        receipts::receipt_seeds,
     ),
     verifies("receipt", receipts::receipt, receipts::receipt_seeds),
     verifies(

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use cocoon_measurements::appraise::appraise;
 use cocoon_measurements::manifest::{
-    ManifestRefusal, ManifestTrust, PAYLOAD_TYPE, add_signature, public_key, sign, trust,
+    ManifestRefusal, ManifestTrust, PAYLOAD_TYPE, SignError, add_signature, public_key, sign, trust,
 };
 use cocoon_measurements::policy::Policy;
 use cocoon_measurements::tdx::tcb::TcbStatus;
@@ -63,6 +63,18 @@ pub fn manifest_pinned(data: &[u8]) {
     let policy = Policy::default();
     let verdict = appraise(&presented(&document), &trusted, &policy, NOW);
     assert!(verdict.authorizes().is_none(), "a root that nobody named");
+}
+
+/// A file of signatures where none is verified: a rebuilder adds one to what holds this manifest, and to nothing else.
+pub fn envelope_read(data: &[u8]) {
+    let own = [0x52; 32];
+    let limit = READ + 64 * data.len();
+    match bounded(limit, || add_signature(data, &BYTES, &own)) {
+        // A signature that is there already is replaced by itself.
+        Ok(added) => assert_eq!(made(add_signature(&added, &BYTES, &own)), added),
+        Err(SignError::Manifest(error)) => panic!("the manifest is one: {error}"),
+        Err(SignError::Envelope(_) | SignError::OtherStatement) => {}
+    }
 }
 
 /// A file of signatures in bytes that our signer never signed.
