@@ -140,7 +140,7 @@ pub fn trust(
     let basis = if trust.pinned.contains(&id) {
         Basis::Pinned
     } else {
-        signers_of(id, envelope, trust)?
+        signers_of(&manifest, id, envelope, trust)?
     };
     check_time(&manifest, id, now)?;
     let floor = trust.release_floor.max(RELEASE_FLOOR);
@@ -187,6 +187,7 @@ pub(crate) fn check_time(manifest: &Manifest, id: Hex32, now: u64) -> Result<(),
 }
 
 fn signers_of(
+    manifest: &Manifest,
     id: Hex32,
     envelope: Option<&[u8]>,
     trust: &ManifestTrust,
@@ -227,10 +228,14 @@ fn signers_of(
             threshold,
         });
     }
-    let signed = envelope.manifest_subject().map_err(unreadable)?;
+    let statement = envelope.statement().map_err(unreadable)?;
+    let signed = statement.manifest();
     if signed != Some(id) {
         let signed = signed.map_or_else(|| "no manifest".to_owned(), |other| other.to_string());
         return Err(ManifestRefusal::OtherManifest { id, signed });
+    }
+    if !statement.says(dsse::Statement::of(manifest, id)) {
+        return Err(ManifestRefusal::OtherStatement { id });
     }
     Ok(Basis::Signed {
         by,
@@ -275,7 +280,11 @@ fn nobody(id: Hex32, envelope: &dsse::Envelope, signers: &BTreeSet<[u8; 32]>) ->
 
 /// Foreign text for a message: short plain ASCII, so that it can neither forge lines on a terminal nor reorder them.
 pub(crate) fn printable(text: &str) -> String {
-    const LONGEST: usize = 120;
+    printable_within(text, 120)
+}
+
+/// The same of at most `longest` characters.
+pub(crate) fn printable_within(text: &str, longest: usize) -> String {
     let plain = |c: char| {
         if c == ' ' || c.is_ascii_graphic() {
             c
@@ -283,8 +292,8 @@ pub(crate) fn printable(text: &str) -> String {
             '?'
         }
     };
-    let mut shown: String = text.chars().take(LONGEST).map(plain).collect();
-    if text.chars().nth(LONGEST).is_some() {
+    let mut shown: String = text.chars().take(longest).map(plain).collect();
+    if text.chars().nth(longest).is_some() {
         shown.push_str("...");
     }
     if shown.is_empty() {

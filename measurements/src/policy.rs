@@ -58,7 +58,8 @@ pub struct Policy {
     /// Greatest age of an OCSP response about a GPU's or a reference manifest's certificates, in text as above.
     #[serde(with = "age")]
     pub max_gpu_ocsp_age: u64,
-    /// Accept certificates of NVIDIA about which no OCSP response was presented. They may be revoked.
+    /// Accept certificates of NVIDIA about which no OCSP response was presented, or one that is over its time. They may be
+    /// revoked.
     pub accept_missing_gpu_revocation: bool,
     /// Accept GPUs in developer mode. Whoever debugs them reads everything.
     pub accept_gpu_developer_mode: bool,

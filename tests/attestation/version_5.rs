@@ -196,6 +196,40 @@ fn the_tcb_of_now_is_judged_like_that_of_the_launch() {
     assert_eq!(row.found.as_deref(), Some("UpToDate, now OutOfDate"));
 }
 
+/// Advisories count of the launch, of what runs now and of the quoting enclave, all in one list.
+#[test]
+fn advisories_of_the_launch_and_of_now_are_one_list() {
+    let platform = later(|l| l.tee_tcb_svn_2[0] += 1);
+    let found = |launched: &[&str], now: &[&str], enclave: &[&str]| {
+        let verdict = platform.verdict_on(|collateral| {
+            let key = &ROOTS.intel.tcb_signing.key;
+            restate(collateral, "tcb_info", key, |said| {
+                let levels = &mut said["tdxModuleIdentities"][0]["tcbLevels"];
+                let level = |number: u8, advisories: &[&str]| {
+                    let mut level = levels[0].clone();
+                    level["tcb"]["isvsvn"] = number.into();
+                    level["advisoryIDs"] = json!(advisories);
+                    level
+                };
+                let own = TEE_TCB_SVN[0];
+                *levels = json!([level(own + 1, now), level(own, launched)]);
+            });
+            restate(collateral, "qe_identity", key, |said| {
+                said["tcbLevels"][0]["advisoryIDs"] = json!(enclave);
+            });
+        });
+        let cause = "Intel's advisories apply to this platform";
+        refused(&verdict, &[("evidence.advisories", cause)]);
+        verdict.failures().next().unwrap().found.clone().unwrap()
+    };
+    let (first, second, third) = ("INTEL-SA-00001", "INTEL-SA-00002", "INTEL-SA-00003");
+    assert_eq!(found(&[first], &[], &[]), first);
+    assert_eq!(found(&[], &[first], &[]), first);
+    let all = format!("{first}, {second}, {third}");
+    assert_eq!(found(&[third, first], &[second], &[first]), all);
+    assert_eq!(found(&[first], &[first, second], &[third]), all);
+}
+
 /// Signed bytes of version 5 changed without signing anew: kind and length of the report, and what TDX 1.5 adds.
 #[test]
 fn its_own_bytes_are_signed() {

@@ -130,7 +130,11 @@ pub fn envelope_signed(data: &[u8]) {
                 "about another manifest"
             );
         }
-        Err(ManifestRefusal::Envelope { .. } | ManifestRefusal::OtherManifest { .. }) => {}
+        Err(
+            ManifestRefusal::Envelope { .. }
+            | ManifestRefusal::OtherManifest { .. }
+            | ManifestRefusal::OtherStatement { .. },
+        ) => {}
         Err(other) => panic!("refused for something else than its statement: {other:?}"),
     }
 }

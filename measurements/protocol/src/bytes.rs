@@ -74,7 +74,7 @@ impl<const N: usize> AsRef<[u8]> for Hex<N> {
 
 /// The text is not the hexadecimal form of the expected number of bytes.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("expected {expected} bytes as {} hexadecimal digits, found {found:?}", expected * 2)]
+#[error("expected {expected} bytes as {} hexadecimal digits in lower case, found {found:?}", expected * 2)]
 pub struct NotHex {
     expected: usize,
     found: String,
@@ -83,14 +83,18 @@ pub struct NotHex {
 impl<const N: usize> std::str::FromStr for Hex<N> {
     type Err = NotHex;
 
+    /// Upper case is refused, so that one value has one text.
     fn from_str(text: &str) -> Result<Self, NotHex> {
         let mut bytes = [0; N];
-        // The text is foreign: only its beginning goes into the message.
-        hex::decode_to_slice(text, &mut bytes).map_err(|_| NotHex {
+        let is_lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
+        if is_lower && hex::decode_to_slice(text, &mut bytes).is_ok() {
+            return Ok(Self(bytes));
+        }
+        Err(NotHex {
             expected: N,
+            // The text is foreign: only its beginning goes into the message.
             found: text.chars().take(2 * N + 8).collect(),
-        })?;
-        Ok(Self(bytes))
+        })
     }
 }
 
@@ -154,10 +158,13 @@ mod tests {
         let value: Hex<4> = "00ff10a5".parse().unwrap();
         assert_eq!(value.0, [0, 255, 16, 165]);
         assert_eq!(value.to_string(), "00ff10a5");
-        assert_eq!(
-            "00ff".parse::<Hex<4>>().unwrap_err().to_string(),
-            "expected 4 bytes as 8 hexadecimal digits, found \"00ff\""
-        );
+        for wrong in ["00ff", "00FF10A5", "00ff10A5"] {
+            assert_eq!(
+                wrong.parse::<Hex<4>>().unwrap_err().to_string(),
+                format!("expected 4 bytes as 8 hexadecimal digits in lower case, found {wrong:?}")
+            );
+            assert!(serde_json::from_value::<Hex<4>>(wrong.into()).is_err());
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use cocoon_protocol::{
 
 use super::{Presented, gpu};
 use crate::{
-    manifest::{TrustedManifest, check_time, printable},
+    manifest::{TrustedManifest, check_time, printable, printable_within},
     policy::Policy,
     verdict::{Check, chain},
 };
@@ -42,10 +42,12 @@ pub(super) fn manifest(manifest: &TrustedManifest, now: u64) -> Vec<Check> {
 
 /// What an image gives up for its GPUs, in the words of who signs it.
 fn without(manifest: &TrustedManifest) -> impl Iterator<Item = Check> + '_ {
+    // As long as any text of a verdict is shown.
+    let whole = |text| printable_within(text, 4096);
     let all = manifest.gpu.iter().flat_map(|gpu| &gpu.without);
-    all.take(8).map(|(protection, reason)| {
-        let title = format!("without {}", printable(protection));
-        Check::note("manifest.without", title, printable(reason))
+    all.map(move |(protection, reason)| {
+        let title = format!("without {}", whole(protection));
+        Check::note("manifest.without", title, whole(reason))
     })
 }
 

@@ -130,9 +130,9 @@ pub(super) struct EnvelopeSignature {
     sig: Blob,
 }
 
-/// What the payload says of its subjects.
-#[derive(Serialize, Deserialize)]
-struct Statement {
+/// What is signed. Fields that in-toto does not define, or that later releases may add, are ignored.
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Statement {
     #[serde(rename = "_type")]
     kind: String,
     subject: Vec<Subject>,
@@ -141,7 +141,7 @@ struct Statement {
     predicate: Predicate,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Subject {
     name: String,
     #[serde(deserialize_with = "cocoon_protocol::unique::names")]
@@ -149,7 +149,7 @@ struct Subject {
 }
 
 /// For people and registries of statements; verifiers read all of this from the manifest.
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
 struct Predicate {
     release: u64,
     variant: String,
@@ -185,18 +185,14 @@ impl Envelope {
         })
     }
 
-    /// SHA-256 of the manifest that the statement is about. Call it only after [`Self::signed_by`].
-    pub(super) fn manifest_subject(&self) -> Result<Option<Hex32>, EnvelopeError> {
+    /// What was signed. Call it only after [`Self::signed_by`].
+    pub(super) fn statement(&self) -> Result<Statement, EnvelopeError> {
         let statement: Statement =
             serde_json::from_slice(&self.payload.0).map_err(EnvelopeError::Statement)?;
         if statement.kind != STATEMENT_TYPE || statement.predicate_type != PREDICATE_TYPE {
             return Err(EnvelopeError::StatementType);
         }
-        let subject = statement
-            .subject
-            .iter()
-            .find(|subject| subject.name == MANIFEST_SUBJECT);
-        Ok(subject.and_then(|subject| subject.digest.get("sha256")?.parse().ok()))
+        Ok(statement)
     }
 
     fn to_json(&self) -> Vec<u8> {
@@ -204,6 +200,48 @@ impl Envelope {
         let mut bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
         bytes.push(b'\n');
         bytes
+    }
+}
+
+impl Statement {
+    /// What there is to say of a manifest with this identity.
+    pub(super) fn of(manifest: &Manifest, id: Hex32) -> Self {
+        let subject = |name: &str, sha256: Hex32| Subject {
+            name: name.to_owned(),
+            digest: BTreeMap::from([("sha256".to_owned(), sha256.to_string())]),
+        };
+        let artefacts = manifest.artefacts.iter();
+        let artefacts = artefacts.map(|(name, artefact)| subject(name, artefact.sha256));
+        Self {
+            kind: STATEMENT_TYPE.to_owned(),
+            subject: std::iter::once(subject(MANIFEST_SUBJECT, id))
+                .chain(artefacts)
+                .collect(),
+            predicate_type: PREDICATE_TYPE.to_owned(),
+            predicate: Predicate {
+                release: manifest.release,
+                variant: manifest.variant.clone(),
+                source_revision: manifest.source_revision.clone(),
+                not_before: manifest.not_before,
+                not_after: manifest.not_after,
+            },
+        }
+    }
+
+    /// SHA-256 of the manifest that it is about.
+    pub(super) fn manifest(&self) -> Option<Hex32> {
+        let mut subjects = self.subject.iter();
+        let subject = subjects.find(|subject| subject.name == MANIFEST_SUBJECT)?;
+        subject.digest.get("sha256")?.parse().ok()
+    }
+
+    /// Whether both say the same. In-toto's subjects are a set, so their order says nothing; a name that stands twice would
+    /// have readers take different ones.
+    pub(super) fn says(mut self, mut other: Self) -> bool {
+        self.subject.sort_unstable();
+        other.subject.sort_unstable();
+        let once = |pair: &[Subject]| matches!(pair, [a, b] if a.name != b.name);
+        self == other && self.subject.windows(2).all(once)
     }
 }
 
@@ -230,29 +268,7 @@ fn pre_authentication_encoding(payload: &[u8]) -> Vec<u8> {
 
 fn statement(manifest_bytes: &[u8]) -> Result<Vec<u8>, SignError> {
     let manifest = Manifest::parse(manifest_bytes).map_err(SignError::Manifest)?;
-    let subject = |name: &str, sha256: Hex32| Subject {
-        name: name.to_owned(),
-        digest: BTreeMap::from([("sha256".to_owned(), sha256.to_string())]),
-    };
-    let mut subjects = vec![subject(MANIFEST_SUBJECT, manifest_id(manifest_bytes))];
-    subjects.extend(
-        manifest
-            .artefacts
-            .iter()
-            .map(|(name, artefact)| subject(name, artefact.sha256)),
-    );
-    let statement = Statement {
-        kind: STATEMENT_TYPE.to_owned(),
-        subject: subjects,
-        predicate_type: PREDICATE_TYPE.to_owned(),
-        predicate: Predicate {
-            release: manifest.release,
-            variant: manifest.variant,
-            source_revision: manifest.source_revision,
-            not_before: manifest.not_before,
-            not_after: manifest.not_after,
-        },
-    };
+    let statement = Statement::of(&manifest, manifest_id(manifest_bytes));
     // Strings, numbers and maps with string keys: serialisation cannot fail.
     Ok(serde_json::to_vec(&statement).unwrap_or_default())
 }

@@ -96,6 +96,14 @@ pub enum ManifestRefusal {
         /// What the statement names, or "no manifest".
         signed: String,
     },
+    /// The signatures are good and about this manifest, and what was signed says something else of it.
+    #[error(
+        "manifest {id} is signed with a statement that contradicts it, in its artefacts or in what is said of the release: its signers sign it anew"
+    )]
+    OtherStatement {
+        /// Identity of the manifest.
+        id: Hex32,
+    },
     /// After its end.
     #[error(
         "manifest {id} expired {ago} seconds ago: get the current release's manifest, and check this machine's clock"

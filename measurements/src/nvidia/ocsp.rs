@@ -199,9 +199,13 @@ impl Response {
         ];
         extensions.into_iter().try_for_each(no_critical)?;
         let this_update = seconds(answer.this_update);
-        // Without an end newer ones are to be had at any time (RFC 6960, section 4.2.2.1), and age alone decides.
+        // Without an end newer ones are to be had at any time (RFC 6960, section 4.2.2.1), and age alone decides. Bad news
+        // have none whatever they name: nothing newer is needed to refuse.
         let next_update = answer.next_update.map(seconds);
-        let end = next_update.unwrap_or(u64::MAX);
+        let end = match answer.cert_status {
+            CertStatus::Revoked(_) => u64::MAX,
+            CertStatus::Good(_) | CertStatus::Unknown(_) => next_update.unwrap_or(u64::MAX),
+        };
         roots::check_dates(RESPONSE, (this_update, end), now)?;
         Ok(Answer {
             status: answer.cert_status,

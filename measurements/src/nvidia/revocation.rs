@@ -96,8 +96,10 @@ impl<'a> Revocations<'a> {
                     ..
                 })
             );
-            let newer = match (&best, &answer) {
-                (None, _) | (Some(Err(_)), _) => true,
+            let better = match (&best, &answer) {
+                (None, _) | (Some(Err(_)), Ok(_)) => true,
+                // One that is merely over excuses no forged one.
+                (Some(Err(old)), Err(_)) => ended(old),
                 (Some(Ok(_)), Err(_)) => false,
                 (Some(Ok(old)), Ok(new)) => new.this_update > old.this_update,
             };
@@ -105,26 +107,25 @@ impl<'a> Revocations<'a> {
                 best = Some(answer);
                 break;
             }
-            if newer {
+            if better {
                 best = Some(answer);
             }
         }
         match best {
-            None => self.missing(title),
-            Some(Err(error)) => {
-                self.lapses += usize::from(ended(&error));
-                Check::fail(ID, title, chain(&error), ANEW)
-            }
+            None => self.lapse(title, MISSING.to_owned()),
+            Some(Err(error)) if ended(&error) => self.lapse(title, chain(&error)),
+            Some(Err(error)) => Check::fail(ID, title, chain(&error), ANEW),
             Some(Ok(answer)) => self.judged(title, &answer),
         }
     }
 
-    fn missing(&mut self, title: String) -> Check {
+    /// An answer is absent or over its time. Whoever accepts the one accepts the other: the host could have withheld it.
+    fn lapse(&mut self, title: String, cause: String) -> Check {
         if self.policy.accept_missing_gpu_revocation {
-            return Check::note(ID, title, MISSING_ACCEPTED);
+            return Check::note(ID, title, format!("{cause}; {ACCEPTED}"));
         }
         self.lapses += 1;
-        Check::fail(ID, title, MISSING, ANEW)
+        Check::fail(ID, title, cause, ANEW)
     }
 
     fn judged(&mut self, title: String, answer: &Answer) -> Check {
@@ -132,10 +133,7 @@ impl<'a> Revocations<'a> {
         let most = self.policy.max_gpu_ocsp_age;
         let age = self.now.saturating_sub(answer.this_update);
         let row = match answer.status {
-            CertStatus::Good(_) if age > most => {
-                self.lapses += 1;
-                Check::fail(ID, title, STALE, ANEW)
-            }
+            CertStatus::Good(_) if age > most => return self.lapse(title, STALE.to_owned()),
             CertStatus::Good(_) => Check::pass(ID, title, ""),
             CertStatus::Revoked(info) => {
                 return Check::fail(ID, title, revoked(&info), DO_NOT_USE)
@@ -188,7 +186,7 @@ fn common_name(subject: &str) -> String {
 }
 
 const MISSING: &str = "no OCSP response about this certificate was presented: a revoked one could not be told from a good one";
-const MISSING_ACCEPTED: &str = "no OCSP response about this certificate was presented: it may be revoked; accepted because the policy says so";
+const ACCEPTED: &str = "the certificate may be revoked: accepted because the policy says so";
 const STALE: &str = "stale OCSP response: it is still in its time, but older than this client accepts, and may hide a newer revocation";
 const UNKNOWN: &str = "NVIDIA does not know this certificate";
 const ANEW: &str = "the operator fetches NVIDIA's current OCSP responses (asking with SHA-256 or SHA-384) and staples them; check this machine's clock if it still fails";

@@ -283,6 +283,15 @@ fn cocoon_manifest_12() {
         ]
     );
     no_failure(&rows);
+    // However many there are, and with all of the reason.
+    let mut more = (*manifest).clone();
+    let reason = "x".repeat(4000);
+    let nine = (0..9).map(|number| (format!("protection {number}"), reason.clone()));
+    more.gpu.as_mut().unwrap().without = nine.collect();
+    let rows = manifest_rows(&trusted(&more), NOW);
+    let shown = rows.iter().filter(|check| check.id == "manifest.without");
+    let reasons: Vec<_> = shown.filter_map(|check| check.cause.as_deref()).collect();
+    assert_eq!(reasons, [&*reason; 9]);
     let none = manifest_rows(&trusted(&sample()), NOW);
     assert!(none.iter().all(|check| check.id != "manifest.without"));
     let claims = snp_rows::claims(RootClass::Vendor);

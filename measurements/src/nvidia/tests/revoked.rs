@@ -94,14 +94,54 @@ fn cocoon_gpu_11() {
         };
         assert_eq!(case.judge().checks.iter().filter(noted).count(), 1);
     }
-    // The policy forgives silence, not bad news.
+}
+
+/// The policy forgives silence, and an answer that is over as much as none: neither bad news nor what nobody signed.
+#[test]
+fn only_what_could_be_withheld_is_forgiven() {
     let (subject, issuer) = pair(0);
-    let mut case = with(
-        0,
-        response(subject, issuer, Status::Revoked(NOW), TIMES).unwrap(),
-    );
-    case.policy.accept_missing_gpu_revocation = true;
-    assert_eq!(case.refusal().0, "gpu.revocation");
+    let times = |this_update, next_update| Times {
+        this_update,
+        next_update: Some(next_update),
+    };
+    let of = |status, times| response(subject, issuer, status, times).unwrap();
+    let judged = |responses: &[&Vec<u8>]| {
+        let mut case = Case::good();
+        case.ocsp
+            .splice(..1, responses.iter().map(|der| der.to_vec()));
+        let strict = case.judge();
+        case.policy.accept_missing_gpu_revocation = true;
+        let row = |row: &crate::verdict::Check| {
+            row.id == "gpu.revocation" && row.outcome != Outcome::Pass
+        };
+        let rows: Vec<_> = case.judge().checks.into_iter().filter(row).collect();
+        let [row] = &rows[..] else {
+            panic!("one row: {rows:?}")
+        };
+        (strict.lapsed, row.outcome)
+    };
+    let week = 7 * 86_400;
+    let (over, stale) = (times(NOW - 9, NOW - 1), times(NOW - week - 1, NOW + 9));
+    let ended = of(Status::Good, over);
+    for forgiven in [&ended, &of(Status::Good, stale), &of(Status::Unknown, over)] {
+        assert_eq!(judged(&[forgiven]), (true, Outcome::Note));
+    }
+    let stranger = Key::from_seed("stranger").unwrap();
+    let forged = data(subject, issuer, Status::Good, TIMES).unwrap();
+    let forged = signed(forged, &stranger, &[]).unwrap();
+    let bad = [
+        &of(Status::Revoked(NOW), TIMES),
+        &of(Status::Revoked(NOW - 9), over),
+        &of(Status::Unknown, TIMES),
+        &of(Status::Good, times(NOW + 1, NOW + 9)),
+        &forged,
+    ];
+    for bad in bad {
+        assert_eq!(judged(&[bad]), (false, Outcome::Fail));
+        // Whichever comes first.
+        assert_eq!(judged(&[bad, &ended]), (false, Outcome::Fail));
+        assert_eq!(judged(&[&ended, bad]), (false, Outcome::Fail));
+    }
 }
 
 /// A responder that names no time for its next answer has newer ones at any time: its answers count by their age.
@@ -218,7 +258,7 @@ fn a_response_is_about_one_certificate_of_one_issuer() {
     }
 }
 
-/// Of several responses the newest counts, unless one says that the certificate is revoked.
+/// Of several responses the newest counts, unless one says that the certificate is revoked, in its time or after it.
 #[test]
 fn bad_news_outlive_good_ones() {
     let (subject, issuer) = pair(0);
@@ -226,15 +266,27 @@ fn bad_news_outlive_good_ones() {
         this_update: NOW - 7200,
         ..TIMES
     };
-    let mut case = Case::good();
-    case.ocsp
-        .push(response(subject, issuer, Status::Revoked(NOW - 8000), old).unwrap());
-    assert!(case.refusal().1.starts_with("NVIDIA revoked it at"));
-    let mut case = Case::good();
     let expired = Times {
         this_update: NOW - 7200,
         next_update: Some(NOW - 3600),
     };
+    for times in [old, expired] {
+        let mut case = Case::good();
+        case.ocsp
+            .push(response(subject, issuer, Status::Revoked(NOW - 8000), times).unwrap());
+        assert!(case.refusal().1.starts_with("NVIDIA revoked it at"));
+    }
+    let newer = Times {
+        this_update: TIMES.this_update + 1,
+        ..TIMES
+    };
+    for (times, failures) in [(old, 0), (newer, 1)] {
+        let mut case = Case::good();
+        case.ocsp
+            .push(response(subject, issuer, Status::Unknown, times).unwrap());
+        assert_eq!(case.failures().len(), failures);
+    }
+    let mut case = Case::good();
     case.ocsp
         .insert(0, response(subject, issuer, Status::Good, expired).unwrap());
     assert_eq!(

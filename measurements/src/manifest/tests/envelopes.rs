@@ -1,0 +1,137 @@
+//! Envelopes and their statements: the one form that counts.
+
+use cocoon_protocol::bytes::Blob;
+use ed25519_dalek::{Signer as _, SigningKey};
+use serde_json::{Value, json};
+
+use super::*;
+
+/// The envelope's exact shape, and that a signature covers type and payload together.
+#[test]
+fn cocoon_manifest_8() {
+    let bytes = sample().to_json();
+    let envelope: Value = serde_json::from_slice(&sign(&bytes, &ALICE).unwrap()).unwrap();
+    assert_eq!(envelope["payloadType"], "application/vnd.in-toto+json");
+    assert_eq!(
+        envelope["signatures"][0]["keyid"],
+        hex::encode(public_key(&ALICE))
+    );
+    let payload: Blob = serde_json::from_value(envelope["payload"].clone()).unwrap();
+    let statement: Value = serde_json::from_slice(&payload.0).unwrap();
+    assert_eq!(statement["_type"], "https://in-toto.io/Statement/v1");
+    assert_eq!(statement["predicateType"], "urn:oid:2.25.246214499");
+    let subjects: Vec<_> = statement["subject"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| s["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(subjects, ["manifest.json", "initrd.img", "vmlinuz"]);
+    assert_eq!(
+        statement["subject"][0]["digest"]["sha256"],
+        manifest_id(&bytes).to_string()
+    );
+
+    let mut message = b"DSSEv1 28 application/vnd.in-toto+json ".to_vec();
+    message.extend(format!("{} ", payload.0.len()).as_bytes());
+    message.extend(&payload.0);
+    let key = ed25519_dalek::VerifyingKey::from_bytes(&public_key(&ALICE)).unwrap();
+    let signature: Blob = serde_json::from_value(envelope["signatures"][0]["sig"].clone()).unwrap();
+    let signature = ed25519_dalek::Signature::from_slice(&signature.0).unwrap();
+    key.verify_strict(&message, &signature).unwrap();
+
+    let mut other_type = envelope.clone();
+    other_type["payloadType"] = "text/plain".into();
+    assert_eq!(
+        refusal(
+            &bytes,
+            Some(other_type.to_string().as_bytes()),
+            &signed_by(&[&ALICE], 1),
+            NOW
+        ),
+        format!(
+            "the signature file of manifest {} cannot be read: get it again from where the manifest came from: \
+             envelope's payload is not of the type application/vnd.in-toto+json",
+            manifest_id(&bytes)
+        )
+    );
+
+    // What a statement says besides counts, too.
+    let contradiction = format!(
+        "manifest {} is signed with a statement that contradicts it, in its artefacts or in what is said of the release: \
+         its signers sign it anew",
+        manifest_id(&bytes)
+    );
+    let digest = |byte: u8| json!({ "sha256": Hex([byte; 32]).to_string() });
+    let edits: [&dyn Fn(&mut Value); 11] = [
+        &|s| s["subject"][1]["digest"] = digest(7),
+        &|s| s["subject"][1]["digest"] = json!({}),
+        &|s| s["subject"][1]["name"] = "initrd".into(),
+        &|s| drop(subjects_of(s).pop()),
+        &|s| subjects_of(s).push(json!({ "name": "model.img", "digest": digest(3) })),
+        &|s| subjects_of(s).push(json!({ "name": "manifest.json", "digest": digest(3) })),
+        &|s| {
+            let again = s["subject"][0].clone();
+            subjects_of(s).push(again);
+        },
+        &|s| s["predicate"]["release"] = 6.into(),
+        &|s| s["predicate"]["variant"] = "cuda".into(),
+        &|s| s["predicate"]["source_revision"] = "".into(),
+        &|s| s["predicate"]["not_after"] = u64::MAX.into(),
+    ];
+    for (place, edit) in edits.into_iter().enumerate() {
+        let mut edited = statement.clone();
+        edit(&mut edited);
+        let envelope = signed(&edited);
+        let found = refusal(&bytes, Some(&envelope), &signed_by(&[&ALICE], 1), NOW);
+        assert_eq!(found, contradiction, "edit {place}");
+    }
+    // Other tools order and space it otherwise; later releases may say more than this one knows.
+    let accepted: [&dyn Fn(&mut Value); 2] = [&|s| subjects_of(s).reverse(), &|s| {
+        s["predicate"]["later"] = true.into();
+        s["later"] = true.into();
+    }];
+    for edit in accepted {
+        let mut edited = statement.clone();
+        edit(&mut edited);
+        trust(
+            &bytes,
+            Some(&signed(&edited)),
+            &signed_by(&[&ALICE], 1),
+            NOW,
+        )
+        .unwrap();
+    }
+}
+
+fn subjects_of(statement: &mut Value) -> &mut Vec<Value> {
+    statement["subject"].as_array_mut().unwrap()
+}
+
+/// An envelope in which Alice signs whatever this says.
+fn signed(statement: &Value) -> Vec<u8> {
+    let payload = serde_json::to_vec_pretty(statement).unwrap();
+    let head = format!("DSSEv1 28 {PAYLOAD_TYPE} {} ", payload.len());
+    let message = [head.as_bytes(), &payload].concat();
+    let sig = SigningKey::from_bytes(&ALICE).sign(&message).to_bytes();
+    let envelope = json!({
+        "payloadType": PAYLOAD_TYPE,
+        "payload": Blob(payload),
+        "signatures": [{ "sig": Blob(sig.to_vec()) }],
+    });
+    serde_json::to_vec(&envelope).unwrap()
+}
+
+/// A manifest whose artefact has the manifest's own name would have its statement read in two ways.
+#[test]
+fn no_artefact_is_called_like_the_manifest() {
+    let mut manifest = sample();
+    let artefact = manifest.artefacts["vmlinuz"].clone();
+    manifest.artefacts.insert(MANIFEST_SUBJECT.into(), artefact);
+    let bytes = manifest.to_json();
+    let envelope = sign(&bytes, &ALICE).unwrap();
+    assert!(matches!(
+        trust(&bytes, Some(&envelope), &signed_by(&[&ALICE], 1), NOW),
+        Err(ManifestRefusal::OtherStatement { .. })
+    ));
+}
