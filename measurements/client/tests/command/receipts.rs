@@ -195,6 +195,16 @@ fn a_receipt_is_worth_no_more_than_its_session() {
     assert_eq!((code, &report["accepted"]), (1, &Value::Bool(false)));
     assert_eq!(report["verdict"]["class"], "rejected");
     assert_eq!(failed(&report), Vec::<&str>::new());
+    // Its prompt was answered: nobody is told that it was not sent.
+    let file = home.path("kept.json").display().to_string();
+    let shown = ["receipt", "verify", &file, "--manifest", &path];
+    let (_, shown, _) = home.run(&[&shown[..], &["--manifest-sha256", &pin]].concat());
+    let begins = "session: REJECTED: under this manifest and policy its prompt should not have been sent\n\n";
+    assert!(shown.starts_with(begins), "{shown}");
+    assert!(
+        shown.ends_with("\nREJECTED: its session document is\n"),
+        "{shown}"
+    );
     // Believed by nobody: the manifest itself is refused.
     let (code, report) = verify(&home, &["--manifest", &path]);
     assert_eq!((code, &report["verdict"]["class"]), (1, &"rejected".into()));

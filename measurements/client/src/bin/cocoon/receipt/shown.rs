@@ -42,7 +42,12 @@ impl Shown {
         }
         let style = style(full);
         if let Some(verdict) = &self.verdict {
-            print(format_args!("session: {}\n\n", table(verdict, style)))?;
+            let session = match verdict.class {
+                // The table says of a rejected one that no prompt was sent, and this one's was answered.
+                Class::Rejected => format!("{REJECTED}\n\n{}", check_table(&verdict.checks, style)),
+                Class::Confidential | Class::Simulated => table(verdict, style),
+            };
+            print(format_args!("session: {session}\n\n"))?;
         }
         print(format_args!("{}\n\n", check_table(&self.checks, style)))?;
         Ok(print(format_args!("{}\n", self.worth()))?)
@@ -88,6 +93,9 @@ impl Shown {
         })
     }
 }
+
+const REJECTED: &str =
+    "REJECTED: under this manifest and policy its prompt should not have been sent";
 
 /// The one check there is of what cannot be read.
 pub fn unreadable(error: &dyn Error) -> Check {
