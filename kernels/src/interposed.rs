@@ -19,6 +19,9 @@
 //! | `cuMemcpyHtoD*`, `cuMemcpyDtoH*`, `cudaMemcpy*` | counted by direction |
 //! | `cuMemAllocManaged`, `cuMemHostAlloc` | refused: what crosses through such memory cannot be counted, and in confidential computing kernels read garbage in it |
 //!
+//! Where memory is short, what is kept goes back to the driver, and whoever asks for memory by any of these is asked for once
+//! more.
+//!
 //! Not seen, as no call of this program makes them: what NVIDIA's own libraries allocate for themselves (cuBLAS's
 //! workspace, tens of MiB), machine code that is loaded, and arguments of kernels.
 
@@ -43,7 +46,7 @@ use crate::ledger::{Contents, Counts, Ledger, Unknown};
 use crate::ranges::SpanMut;
 use crate::sm90_scrub::{self, ScrubError, Scrubbed};
 
-use give_back::{free, leave};
+use give_back::{free, leave, or_give_back};
 pub use self_test::{SelfTestError, self_test};
 
 /// Most bytes that are kept: two thousandths of an H100's memory for each of its tensors would be as much.
@@ -80,6 +83,19 @@ pub fn scratch_of<T>(work: impl FnOnce() -> T) -> (T, Vec<(u64, u64)>) {
     let done = work();
     let left = ledger().scratch_since(before);
     (done, left)
+}
+
+/// A moment, for [`live_bytes`].
+#[must_use]
+pub fn moment() -> u64 {
+    ledger().moment()
+}
+
+/// Bytes that were handed out since `moment` and are in use: whoever has them has not given them back, and no scrub reaches
+/// them.
+#[must_use]
+pub fn live_bytes(moment: u64) -> u64 {
+    ledger().live_bytes(moment)
 }
 
 /// Overwrites everything that was given back and `pool`, reads it again, and counts what is not zero. Both numbers go into
@@ -170,15 +186,9 @@ unsafe extern "C" fn cuMemAllocAsync(
     }
     let size = usize::try_from(capacity).unwrap_or(bytes);
     type Kind = *mut u64;
-    let mut outcome =
-        hand_on!(cuMemAllocAsync(address, size, stream) as (Kind, usize, sys::CUstream));
-    if outcome == OUT_OF_MEMORY {
-        let kept = ledger().retire_all();
-        if free(&kept) == SUCCESS && !kept.is_empty() {
-            outcome =
-                hand_on!(cuMemAllocAsync(address, size, stream) as (Kind, usize, sys::CUstream));
-        }
-    }
+    let outcome = or_give_back(|| {
+        hand_on!(cuMemAllocAsync(address, size, stream) as (Kind, usize, sys::CUstream))
+    });
     // SAFETY: the caller's place for the result.
     unsafe { enter(outcome, address, asked, capacity) }
 }
@@ -207,8 +217,10 @@ unsafe extern "C" fn cuMemAllocFromPoolAsync(
     stream: sys::CUstream,
 ) -> c_int {
     type Stream = sys::CUstream;
-    let outcome = hand_on!(cuMemAllocFromPoolAsync(address, bytes, pool, stream)
-        as (*mut u64, usize, *mut c_void, Stream));
+    let outcome = or_give_back(|| {
+        hand_on!(cuMemAllocFromPoolAsync(address, bytes, pool, stream)
+            as (*mut u64, usize, *mut c_void, Stream))
+    });
     // SAFETY: the caller's place for the result.
     unsafe { enter(outcome, address, bytes as u64, bytes as u64) }
 }
@@ -217,7 +229,7 @@ unsafe extern "C" fn cuMemAllocFromPoolAsync(
 /// As for the driver's function.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> c_int {
-    let outcome = hand_on!(cuMemAlloc_v2(address, bytes) as (*mut u64, usize));
+    let outcome = or_give_back(|| hand_on!(cuMemAlloc_v2(address, bytes) as (*mut u64, usize)));
     // SAFETY: the caller's place for the result.
     unsafe { enter(outcome, address, bytes as u64, bytes as u64) }
 }
@@ -226,10 +238,7 @@ unsafe extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> c_int {
 /// As for the driver's function.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuMemFree_v2(address: u64) -> c_int {
-    // It waits for everything anyway, and so may what precedes it.
-    leave(address, std::ptr::null_mut(), || {
-        hand_on!(cuMemFree_v2(address) as (u64))
-    })
+    leave(address, None, || hand_on!(cuMemFree_v2(address) as (u64)))
 }
 
 /// # Safety

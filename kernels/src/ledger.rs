@@ -308,18 +308,16 @@ impl Ledger {
     /// Address and bytes of what was handed out since `moment`, is in use, and was never written by the host.
     #[must_use]
     pub fn scratch_since(&self, moment: u64) -> Vec<(u64, u64)> {
-        let scratch = |live: &Live| live.order > moment && live.uploaded == 0;
-        self.live
-            .iter()
-            .filter(|(_, live)| scratch(live))
+        self.since(moment)
+            .filter(|(_, live)| live.uploaded == 0)
             .map(|(address, live)| (*address, live.bytes))
             .collect()
     }
 
-    /// Bytes in use.
+    /// Bytes that were handed out since `moment` and are in use; since the beginning with 0.
     #[must_use]
-    pub fn live_bytes(&self) -> u64 {
-        self.live.values().map(|live| live.bytes).sum()
+    pub fn live_bytes(&self, moment: u64) -> u64 {
+        self.since(moment).map(|(_, live)| live.bytes).sum()
     }
 
     /// Whether memory at this address is in use.
@@ -332,6 +330,11 @@ impl Ledger {
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.counts
+    }
+
+    fn since(&self, moment: u64) -> impl Iterator<Item = (&u64, &Live)> {
+        let live = self.live.iter();
+        live.filter(move |(_, live)| live.order > moment)
     }
 
     fn hand_out(&mut self, address: u64, asked: u64, bytes: u64) {

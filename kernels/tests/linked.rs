@@ -35,6 +35,16 @@ fn calls_of_the_driver_come_to_the_table() {
             "1000000",
         ),
         (
+            "whoever_asks_for_memory_gets_what_was_kept",
+            "EMULATED_BYTES",
+            "1000000",
+        ),
+        (
+            "what_is_held_since_a_moment_is_told_and_no_scrub_reaches_it",
+            "EMULATED_MAJOR",
+            "9",
+        ),
+        (
             "what_cannot_be_overwritten_is_there_for_the_next_scrub_and_is_told",
             "EMULATED_BYTES",
             "1000000",

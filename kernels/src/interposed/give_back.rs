@@ -3,25 +3,52 @@
 use std::ffi::c_int;
 use std::sync::LazyLock;
 
-use cudarc::driver::sys;
+use cudarc::driver::{DriverError, result, sys};
 
-use super::{SUCCESS, hand_on, ledger};
+use super::{OUT_OF_MEMORY, SUCCESS, hand_on, ledger};
 use crate::ledger::Retired;
+
+/// What `allocate` comes to. Where memory is short, everything that is kept goes back to the driver, and it is called once
+/// more.
+pub(super) fn or_give_back(mut allocate: impl FnMut() -> c_int) -> c_int {
+    let outcome = allocate();
+    if outcome != OUT_OF_MEMORY {
+        return outcome;
+    }
+    let kept = ledger().retire_all();
+    match free(&kept) == SUCCESS && settle().is_ok() {
+        true => allocate(),
+        false => outcome,
+    }
+}
+
+/// What was freed is there for everybody. The driver's pool gives it up only when somebody waits for the GPU, and then no more
+/// than it is told to.
+fn settle() -> Result<(), DriverError> {
+    result::ctx::synchronize()?;
+    let device = result::device::get(0)?;
+    // SAFETY: the driver has named the device.
+    let pool = unsafe { result::device::get_default_mem_pool(device) }?;
+    // SAFETY: the driver's own pool, which lives as long as the device.
+    unsafe { result::mem_pool::trim_to(pool, 0) }
+}
 
 /// Overwrites what is dirty and frees it. What cannot be overwritten is not freed, and what is not freed is kept for the
 /// next scrub. The first error counts.
 pub(super) fn free(retired: &[Retired]) -> c_int {
     let mut first = SUCCESS;
     for Retired { block, dirty } in retired {
-        let stream = handle(block.stream.unwrap_or_default());
+        let stream = block.stream.map(handle);
         let mut outcome = match *dirty {
             true => overwrite(block.address, block.bytes, stream),
             false => bound(),
         };
         if outcome == SUCCESS {
-            outcome = match block.stream {
-                Some(_) => hand_on!(cuMemFreeAsync(block.address, stream) as (u64, sys::CUstream)),
-                // Of any kind, and behind everything.
+            outcome = match stream {
+                Some(stream) => {
+                    hand_on!(cuMemFreeAsync(block.address, stream) as (u64, sys::CUstream))
+                }
+                // Of any kind.
                 None => hand_on!(cuMemFree_v2(block.address) as (u64)),
             };
         }
@@ -35,14 +62,21 @@ pub(super) fn free(retired: &[Retired]) -> c_int {
     first
 }
 
-/// Behind everything that `stream` was given to do.
-fn overwrite(address: u64, bytes: u64, stream: sys::CUstream) -> c_int {
+/// Behind everything that `stream` was given to do. Without one it is done when this returns, for what frees memory without
+/// a stream waits for nothing where the memory is a pool's.
+fn overwrite(address: u64, bytes: u64, stream: Option<sys::CUstream>) -> c_int {
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-    match bound() {
+    let on = stream.unwrap_or(std::ptr::null_mut());
+    let mut outcome = bound();
+    if outcome == SUCCESS {
         // SAFETY: the table has these bytes as one allocation's, which is being freed.
-        SUCCESS => unsafe { sys::cuMemsetD8Async(address, 0, bytes, stream) as c_int },
-        error => error,
+        outcome = unsafe { sys::cuMemsetD8Async(address, 0, bytes, on) as c_int };
     }
+    if outcome == SUCCESS && stream.is_none() {
+        // SAFETY: the default stream, which lives as long as the context.
+        outcome = unsafe { sys::cuStreamSynchronize(on) as c_int };
+    }
+    outcome
 }
 
 /// Makes the GPU's primary context current where none is, as on a thread that has done nothing but drop a tensor: neither
@@ -82,7 +116,11 @@ fn handle(stream: u64) -> sys::CUstream {
 
 /// Takes memory of no stream from the table, overwrites it behind what `stream` was given to do, and hands it on to `give`.
 /// What the library does not take is kept for the next scrub.
-pub(super) fn leave(address: u64, stream: sys::CUstream, give: impl FnOnce() -> c_int) -> c_int {
+pub(super) fn leave(
+    address: u64,
+    stream: Option<sys::CUstream>,
+    give: impl FnOnce() -> c_int,
+) -> c_int {
     let retired = match address {
         0 => None,
         _ => ledger().released(address, None),

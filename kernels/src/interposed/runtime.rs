@@ -5,7 +5,7 @@ use std::ffi::{c_int, c_void};
 
 use cudarc::driver::sys;
 
-use super::{enter, hand_on, leave, ledger};
+use super::{enter, hand_on, leave, ledger, or_give_back};
 
 /// `CU_STREAM_PER_THREAD`: what no stream means in these calls.
 const PER_THREAD: usize = 2;
@@ -27,6 +27,18 @@ fn of_thread(stream: sys::CUstream) -> sys::CUstream {
     }
 }
 
+/// As [`or_give_back`]. The library remembers an error until somebody asks, as kernels' launches do: one that is made good is
+/// forgotten.
+fn allocate(call: impl Fn() -> c_int) -> c_int {
+    let mut again = false;
+    or_give_back(|| {
+        if std::mem::replace(&mut again, true) {
+            hand_on!(cudaGetLastError() as ());
+        }
+        call()
+    })
+}
+
 fn count(to: *const c_void, bytes: usize, kind: c_int) {
     let (bytes, to) = (bytes as u64, to.addr() as u64);
     // Rather twice than not at all.
@@ -46,8 +58,10 @@ unsafe extern "C" fn cudaMallocAsync_ptsz(
     bytes: usize,
     stream: sys::CUstream,
 ) -> c_int {
-    let outcome =
-        hand_on!(cudaMallocAsync_ptsz(address, bytes, stream) as (*mut u64, usize, sys::CUstream));
+    type Stream = sys::CUstream;
+    let outcome = allocate(|| {
+        hand_on!(cudaMallocAsync_ptsz(address, bytes, stream) as (*mut u64, usize, Stream))
+    });
     // SAFETY: the caller's place for the result.
     unsafe { enter(outcome, address, bytes as u64, bytes as u64) }
 }
@@ -56,7 +70,7 @@ unsafe extern "C" fn cudaMallocAsync_ptsz(
 /// As for the library's function.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cudaMalloc(address: *mut u64, bytes: usize) -> c_int {
-    let outcome = hand_on!(cudaMalloc(address, bytes) as (*mut u64, usize));
+    let outcome = allocate(|| hand_on!(cudaMalloc(address, bytes) as (*mut u64, usize)));
     // SAFETY: the caller's place for the result.
     unsafe { enter(outcome, address, bytes as u64, bytes as u64) }
 }
@@ -65,7 +79,7 @@ unsafe extern "C" fn cudaMalloc(address: *mut u64, bytes: usize) -> c_int {
 /// As for the library's function.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cudaFreeAsync_ptsz(address: u64, stream: sys::CUstream) -> c_int {
-    leave(address, of_thread(stream), || {
+    leave(address, Some(of_thread(stream)), || {
         hand_on!(cudaFreeAsync_ptsz(address, stream) as (u64, sys::CUstream))
     })
 }
@@ -74,9 +88,7 @@ unsafe extern "C" fn cudaFreeAsync_ptsz(address: u64, stream: sys::CUstream) -> 
 /// As for the library's function.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cudaFree(address: u64) -> c_int {
-    leave(address, std::ptr::null_mut(), || {
-        hand_on!(cudaFree(address) as (u64))
-    })
+    leave(address, None, || hand_on!(cudaFree(address) as (u64)))
 }
 
 /// # Safety

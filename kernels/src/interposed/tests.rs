@@ -212,6 +212,84 @@ mod linked {
         drop(gpu);
     }
 
+    unsafe extern "C" {
+        // This program's own, before those of the runtime library.
+        fn cudaMalloc(address: *mut u64, bytes: usize) -> c_int;
+        fn cudaMallocAsync_ptsz(address: *mut u64, bytes: usize, stream: sys::CUstream) -> c_int;
+    }
+
+    /// The runtime library's last error, which the stand-in remembers, too.
+    fn last_error() -> c_int {
+        let address = of_stand_in(c"cudaGetLastError").expect("the stand-in");
+        // SAFETY: the stand-in's function of this name has this signature.
+        let last =
+            unsafe { std::mem::transmute::<*const (), unsafe extern "C" fn() -> c_int>(address) };
+        // SAFETY: it only reads and sets a variable.
+        unsafe { last() }
+    }
+
+    #[test]
+    #[ignore = "run by `tests/linked.rs`"]
+    fn whoever_asks_for_memory_gets_what_was_kept() {
+        let (gpu, stream) = gpu();
+        self_test(&gpu).unwrap();
+        let pool = {
+            let device = cudarc::driver::result::device::get(0).unwrap();
+            // SAFETY: the driver has named the device.
+            unsafe { cudarc::driver::result::device::get_default_mem_pool(device) }.unwrap()
+        };
+        const BYTES: usize = 700_000;
+        let on = stream.cu_stream();
+        type Allocate<'a> = &'a dyn Fn(*mut u64) -> c_int;
+        let calls: [Allocate<'_>; 5] = [
+            // SAFETY: the place for the result lives, and so does the stream.
+            &|place| unsafe { sys::cuMemAllocAsync(place, BYTES, on) as c_int },
+            // SAFETY: as above, and the pool is the driver's own.
+            &|place| unsafe { sys::cuMemAllocFromPoolAsync(place, BYTES, pool, on) as c_int },
+            // SAFETY: the place for the result lives.
+            &|place| unsafe { sys::cuMemAlloc_v2(place, BYTES) as c_int },
+            // SAFETY: the place for the result lives, and so does the stream.
+            &|place| unsafe { cudaMallocAsync_ptsz(place, BYTES, on) },
+            // SAFETY: the place for the result lives.
+            &|place| unsafe { cudaMalloc(place, BYTES) },
+        ];
+        for (call, allocate) in calls.iter().enumerate() {
+            // 1 MB in all, as `tests/linked.rs` says: nobody has waited for the GPU when it is asked for.
+            drop(stream.clone_htod(&vec![3_u8; 600_000]).unwrap());
+            let mut address = 0;
+            assert_eq!(allocate(&raw mut address), SUCCESS, "call {call}");
+            assert!(ledger().is_live(address));
+            assert_eq!(last_error(), SUCCESS, "call {call}");
+            // Of whatever kind it is, it is overwritten when it goes.
+            // SAFETY: as many bytes as were allocated; used by nobody else.
+            unsafe { cudarc::driver::result::memcpy_htod_async(address, &[5_u8; BYTES], on) }
+                .unwrap();
+            // SAFETY: allocated above, and used by nobody.
+            unsafe { cudarc::driver::result::free_sync(address) }.unwrap();
+            nothing_was_freed_with_contents();
+        }
+        assert_eq!(counts().strays, 0);
+    }
+
+    #[test]
+    #[ignore = "run by `tests/linked.rs`"]
+    fn what_is_held_since_a_moment_is_told_and_no_scrub_reaches_it() {
+        let (gpu, stream) = gpu();
+        self_test(&gpu).unwrap();
+        let weights = stream.clone_htod(&[7_u8; 100_000]).unwrap();
+        let loaded = moment();
+        let uploaded = stream.clone_htod(&[8_u8; 512]).unwrap();
+        let made = stream.clone_dtod(&weights).unwrap();
+        // SAFETY: there is no pool.
+        unsafe { scrub(&gpu, &[]) }.unwrap();
+        assert_eq!(live_bytes(loaded), 512 + 100_352);
+        assert_eq!(read(&uploaded, &stream), [8; 512]);
+        drop((uploaded, made));
+        // SAFETY: there is no pool.
+        unsafe { scrub(&gpu, &[]) }.unwrap();
+        assert_eq!(live_bytes(loaded), 0);
+    }
+
     #[test]
     #[ignore = "run by `tests/linked.rs`"]
     fn what_cannot_be_overwritten_is_there_for_the_next_scrub_and_is_told() {

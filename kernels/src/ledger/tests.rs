@@ -36,7 +36,7 @@ fn memory_is_handed_out_again_to_whoever_wants_as_much_on_the_same_stream() {
     assert_eq!(ledger.reuse(512, STREAM), Some(0x3000));
     assert_eq!(ledger.reuse(512, STREAM), Some(0x2000));
     assert!(ledger.is_live(0x2000) && !ledger.is_live(0x1000));
-    assert_eq!(ledger.live_bytes(), 1024);
+    assert_eq!(ledger.live_bytes(0), 1024);
     assert_eq!(ledger.take_dirty(), [block(0x1000, 512)]);
     assert_eq!(ledger.reuse(512, STREAM), None);
     let counts = ledger.counts();
@@ -224,6 +224,14 @@ fn what_the_host_wrote_from_the_beginning_on_is_apart_from_what_it_did_not() {
     );
     ledger.wrote(0x30_000, 1);
     assert_eq!(ledger.scratch_since(moment), [(0x20_000, 512)]);
+    // Whoever has written it; what is handed out again counts from then on.
+    assert_eq!(ledger.live_bytes(moment), 1024);
+    let later = ledger.moment();
+    ledger.released(0x20_000, Some(STREAM));
+    assert_eq!(ledger.live_bytes(moment), 512);
+    assert_eq!(ledger.live_bytes(later), 0);
+    assert_eq!(ledger.reuse(400, STREAM), Some(0x20_000));
+    assert_eq!(ledger.live_bytes(later), 512);
     ledger.read(12);
     let counts = ledger.counts();
     let sum = 300 + 200 + 100 + 1001 + 1 + 1000 + 1;
@@ -335,7 +343,7 @@ proptest! {
             prop_assert!(kept <= 8 * GRAIN);
             let contents = ledger.contents(&[]).expect("nothing is aside");
             let covered: u64 = contents.derived.iter().map(|part| part.bytes).sum();
-            prop_assert_eq!(covered, ledger.live_bytes());
+            prop_assert_eq!(covered, ledger.live_bytes(0));
             prop_assert_eq!(ledger.counts().strays, refused);
         }
     }

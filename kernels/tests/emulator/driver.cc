@@ -13,6 +13,7 @@
 #include <functional>
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -37,8 +38,10 @@ struct Function {
 static std::mutex mutex;
 static std::deque<std::function<void()>> queue;
 static std::map<u64, size_t> allocations;
-static size_t in_use;           // bytes, as of what was started
+static size_t in_use;           // bytes, as of what was done: a pool holds what is freed until somebody waits
 static u64 freed_with_contents; // allocations that were not all zero when they were freed
+static std::set<u64> of_no_pool; // allocations without a stream
+static bool short_of_memory;    // the runtime library's last error
 static std::map<std::string, int> carveouts; // per cent of its multiprocessors' memory that blocks of a kernel share
 static int anything; // what handles point to that are never followed
 static u64 launches;
@@ -66,6 +69,17 @@ static Result finish() {
 }
 
 static void nothing(u32, u32, u32, u32, u64, void **) {}
+
+// Memory goes, with or without something in it, and is garbage again.
+static void release(u64 address) {
+    std::lock_guard<std::mutex> guard(mutex);
+    const size_t bytes = allocations.at(address);
+    allocations.erase(address);
+    in_use -= bytes;
+    u8 *const held = reinterpret_cast<u8 *>(address);
+    freed_with_contents += std::any_of(held, held + bytes, [](u8 byte) { return byte != 0; });
+    std::memset(held, 0xdb, bytes);
+}
 
 extern "C" {
 
@@ -144,27 +158,56 @@ Result cuMemFreeAsync(u64 address, void *) {
         if (!allocations.count(address)) {
             return invalid_value;
         }
-        in_use -= allocations.at(address);
     }
-    start([=] {
-        size_t bytes;
-        {
-            std::lock_guard<std::mutex> guard(mutex);
-            bytes = allocations.at(address);
-            allocations.erase(address);
-        }
-        const u8 *const held = reinterpret_cast<const u8 *>(address);
-        freed_with_contents += std::any_of(held, held + bytes, [](u8 byte) { return byte != 0; });
-        std::memset(reinterpret_cast<void *>(address), 0xdb, bytes);
-        std::free(reinterpret_cast<void *>(address));
-    });
+    start([=] { release(address), std::free(reinterpret_cast<void *>(address)); });
     return ok;
 }
-// Those without a stream wait for everything.
-Result cuMemAlloc_v2(u64 *address, size_t bytes) { return cuMemAllocAsync(address, bytes, nullptr); }
+Result cuMemAllocFromPoolAsync(u64 *address, size_t bytes, void *, void *stream) {
+    return cuMemAllocAsync(address, bytes, stream);
+}
+Result cuMemAlloc_v2(u64 *address, size_t bytes) {
+    const Result allocated = cuMemAllocAsync(address, bytes, nullptr);
+    if (allocated == ok) {
+        std::lock_guard<std::mutex> guard(mutex);
+        of_no_pool.insert(*address);
+    }
+    return allocated;
+}
+// Waits for everything, but not where the memory is a pool's. That is freed as it is, and stays this program's, for whoever
+// was to write it still does.
 Result cuMemFree_v2(u64 address) {
-    const Result freed = cuMemFreeAsync(address, nullptr);
-    return freed == ok ? finish() : freed;
+    if (current == nullptr) {
+        return invalid_context;
+    }
+    bool waits;
+    {
+        std::lock_guard<std::mutex> guard(mutex);
+        if (!allocations.count(address)) {
+            return invalid_value;
+        }
+        waits = of_no_pool.erase(address);
+    }
+    if (waits) {
+        finish();
+    }
+    release(address);
+    if (waits) {
+        std::free(reinterpret_cast<void *>(address));
+    }
+    return ok;
+}
+// Of the runtime library, which this one stands in for, too: it remembers its last error.
+int cudaMalloc(u64 *address, size_t bytes) {
+    const Result allocated = cuMemAlloc_v2(address, bytes);
+    return short_of_memory |= allocated == out_of_memory, allocated;
+}
+int cudaMallocAsync_ptsz(u64 *address, size_t bytes, void *stream) {
+    const Result allocated = cuMemAllocAsync(address, bytes, stream);
+    return short_of_memory |= allocated == out_of_memory, allocated;
+}
+int cudaGetLastError() {
+    const bool told = short_of_memory;
+    return short_of_memory = false, told ? out_of_memory : ok;
 }
 Result cuMemAllocManaged(u64 *address, size_t bytes, u32) { return cuMemAlloc_v2(address, bytes); }
 Result cuMemHostAlloc(void **address, size_t bytes, u32) { return *address = std::malloc(bytes), ok; }
@@ -175,6 +218,8 @@ u64 emulated_freed_with_contents() { return finish(), freed_with_contents; }
 
 Result cuMemGetInfo_v2(size_t *free, size_t *total) { return *free = *total = size_t(1) << 30, ok; }
 Result cuDeviceGetDefaultMemPool(void **pool, int) { return *pool = &anything, ok; }
+// Of what waiting has left in it: nothing.
+Result cuMemPoolTrimTo(void *, size_t) { return ok; }
 Result cuMemPoolSetAttribute(void *, int attribute, void *) { return attribute == 4 ? ok : invalid_value; } // what it keeps
 Result cuMemGetAddressRange_v2(u64 *base, size_t *size, u64 address) {
     std::lock_guard<std::mutex> guard(mutex);
