@@ -62,7 +62,8 @@ pub fn read_manifest(path: &Path) -> Result<Manifest, AddModelError> {
     })
 }
 
-/// Makes in `folder` the image of `image` with the model `source` instead of its own. Both may be the same folder.
+/// Makes in `folder` the image of `image` with the model `source` instead of its own, by a program of the image's own sources.
+/// Both may be the same folder.
 ///
 /// # Errors
 /// [`AddModelError`]; nothing is replaced before the image has been checked against its manifest and all that is new lies
@@ -71,6 +72,22 @@ pub fn add_model(
     image: &Path,
     source: &Source,
     life: &Life,
+    folder: &Path,
+    jobs: usize,
+    reporter: &dyn Reporter,
+) -> Result<Manifest, AddModelError> {
+    add_model_with(image, source, life, None, folder, jobs, reporter)
+}
+
+/// The same by a program that may be of other sources, for which the manifest gets a `mark`.
+///
+/// # Errors
+/// As [`add_model`].
+pub fn add_model_with(
+    image: &Path,
+    source: &Source,
+    life: &Life,
+    mark: Option<String>,
     folder: &Path,
     jobs: usize,
     reporter: &dyn Reporter,
@@ -130,7 +147,7 @@ pub fn add_model(
         not_before: life.not_before,
         not_after: life.not_after,
         inputs_lock: old.inputs_lock,
-        unlocked: old.unlocked,
+        unlocked: old.unlocked.into_iter().chain(mark).collect(),
     };
     // No event of RTMR0 depends on the model.
     let mut platforms = old.tdx.platforms;

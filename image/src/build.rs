@@ -116,6 +116,14 @@ pub enum BuildError {
     /// A file.
     #[error("cannot prepare the build")]
     File(#[from] FileError),
+    /// What this program decides itself may differ from what the sources' own would.
+    #[error(
+        "this cocoon-image was compiled from other sources than those in {workspace}: build cocoon-image anew there, or name its own with --source"
+    )]
+    OtherProgram {
+        /// The sources at hand.
+        workspace: PathBuf,
+    },
 }
 
 /// Where the time of a build went.
@@ -185,9 +193,9 @@ pub fn build_timed(
         (None, binaries)
     };
     let compiling = compiling.elapsed();
-    let (revision, sbom) = match &binaries.made_of {
+    let (name, sbom) = match &binaries.made_of {
         Some(made_of) => (
-            made_of.sources.revision_with(inputs_lock),
+            made_of.sources.name_with(inputs_lock),
             sbom::document(
                 &foreign.taken,
                 &foreign.tools,
@@ -198,7 +206,7 @@ pub fn build_timed(
             ),
         ),
         None => (
-            provenance::revision(&what.source, &what.source),
+            provenance::Name::of(&what.source, &what.source),
             sbom::document(
                 &foreign.taken,
                 &foreign.tools,
@@ -209,12 +217,15 @@ pub fn build_timed(
             ),
         ),
     };
+    if let Some(refusal) = &name.refusal {
+        reporter.note(&format!("git does not name the sources: {refusal}"));
+    }
     let mut unlocked = foreign.unlocked;
-    unlocked.extend(provenance::marks(&revision, what.binaries.as_deref()));
+    unlocked.extend(provenance::marks(&name, what.binaries.as_deref()));
     let stamp = Stamp {
         release: life.release,
         variant: what.variant.name().to_owned(),
-        source_revision: revision,
+        source_revision: name.revision,
         not_before: life.not_before,
         not_after: life.not_after,
         inputs_lock,

@@ -44,17 +44,20 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
             model,
             model_id,
             out,
+            source,
             jobs,
             dates,
-        }) => image::add_model(
-            &image,
-            &model,
-            model_id.as_deref(),
-            &out,
-            jobs,
-            &dates,
-            output,
-        ),
+        }) => {
+            let addition = image::Addition {
+                image: &image,
+                model: &model,
+                model_id: model_id.as_deref(),
+                out: &out,
+                source: source.or_else(workspace),
+                jobs,
+            };
+            image::add_model(&addition, &dates, output)
+        }
         Command::Manifest(ManifestCommand::Sign { manifest, key }) => {
             keys::sign(&manifest, &key, output)
         }
@@ -111,6 +114,11 @@ impl Output {
             written => written.context("cannot write to standard output"),
         }
     }
+}
+
+/// The one that the current folder lies in.
+fn workspace() -> Option<PathBuf> {
+    guest::find_source(&std::env::current_dir().ok()?)
 }
 
 impl Origin {

@@ -199,19 +199,18 @@ pub(crate) struct Pending {
 impl Pending {
     pub(crate) fn create(folder: &Path, name: &str) -> Result<Self, FileError> {
         let temporary = folder.join(format!(".{name}.partial"));
-        // Read back by the hash tree, so not `File::create`.
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&temporary);
-        let file = file.map_err(FileError::write(&folder.join(name)))?;
+        let finished = folder.join(name);
+        // The folder may be somebody else's: a link there would have another file truncated.
+        remove_if_present(&temporary)?;
+        // Read back by the hash tree, so not `File::create_new`.
+        let mut options = File::options();
+        let file = options.read(true).write(true).create_new(true);
+        let file = file.open(&temporary).map_err(FileError::write(&finished))?;
         Ok(Self {
             _listed: Listed::new(&temporary),
             writer: Some(BufWriter::with_capacity(CHUNK, file)),
             temporary,
-            finished: folder.join(name),
+            finished,
         })
     }
 
@@ -283,6 +282,18 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         let made = write(folder.path(), "x", b"whole").unwrap();
         assert_eq!(made, artefact_of(&folder.path().join("x")).unwrap());
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_an_unfinished_file_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("key"), "secret").unwrap();
+        std::os::unix::fs::symlink("key", path(".x.partial")).unwrap();
+        write(folder.path(), "x", b"whole").unwrap();
+        assert_eq!(fs::read(path("key")).unwrap(), b"secret");
+        assert_eq!(fs::read(path("x")).unwrap(), b"whole");
+        assert!(!path("x").is_symlink());
     }
 
     #[test]

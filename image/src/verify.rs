@@ -1,5 +1,7 @@
 //! Builds the image of a manifest again and names the first artefact that differs.
 
+mod told;
+
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
@@ -10,18 +12,18 @@ use cocoon_protocol::manifest::{Manifest, PlatformSource};
 use serde::Serialize;
 
 use crate::assemble::name;
+use crate::beside::{self, Beside};
 use crate::build::{self, Build, BuildError, Life};
 use crate::diff::{self, Difference};
 use crate::firmware::MAX_FIRMWARE;
 use crate::scratch::Scratch;
-use crate::shown::printable;
 use crate::variant::Variant;
-use crate::{files, provenance, reference};
+use crate::{files, program, provenance, reference, sbom};
 
 /// What a rebuild says of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Rebuilt {
-    /// Whether every artefact and every reference value is the same.
+    /// Whether every artefact and every reference value is the same, and what lies beside the manifest is what it describes.
     pub identical: bool,
     /// The first artefact that differs.
     pub first_different: Option<&'static str>,
@@ -29,6 +31,13 @@ pub struct Rebuilt {
     pub first_different_byte: Option<u64>,
     /// Everything that differs, from the manifest to the rebuilt image.
     pub differences: Vec<Difference>,
+    /// Artefacts in whose place beside the manifest lies something else than it describes.
+    pub altered: Vec<String>,
+    /// Artefacts that do not lie beside the manifest.
+    pub absent: Vec<String>,
+    /// Where executables differ: the libraries of the machines that linked them, as far as the published list of ingredients
+    /// lies beside the manifest.
+    pub other_libraries: Option<Vec<sbom::Other>>,
     /// The revision in the manifest and that of the sources at hand, when they are not the same.
     pub other_revision: Option<(String, String)>,
     /// Names of machine shapes whose tables a rebuild cannot compute: their digests are the signers' word, all other
@@ -36,16 +45,24 @@ pub struct Rebuilt {
     pub pinned: Vec<String>,
 }
 
-/// Builds the image of `manifest`, which lies at `path`, from the sources in `what`, and compares.
+/// Builds the image of `manifest`, which lies at `path`, from the sources in `what`, and compares; first the files beside it.
 ///
 /// # Errors
-/// [`BuildError`] when it cannot be built at all.
+/// [`BuildError`] when it cannot be built at all, and when this program is not of these sources.
 pub fn verify(
     manifest: &Manifest,
     path: &Path,
     what: &Build,
     reporter: &Arc<dyn Reporter>,
 ) -> Result<Rebuilt, BuildError> {
+    // Its own differences would pass for those of the image.
+    if !program::is_of(&what.source) {
+        return Err(BuildError::OtherProgram {
+            workspace: what.source.clone(),
+        });
+    }
+    let published = path.parent().unwrap_or(Path::new(""));
+    let beside = beside::look(published, &manifest.artefacts, &**reporter)?;
     let life = Life {
         release: manifest.release,
         not_before: manifest.not_before,
@@ -62,10 +79,9 @@ pub fn verify(
     let mut rebuilt = build::build(&what, &life, scratch.path(), reporter)?;
     let firmware = files::read(&scratch.path().join(name::TDX), MAX_FIRMWARE)?;
     let pinned = take_over(manifest, &mut rebuilt, &firmware);
-    let published = path.parent().unwrap_or(Path::new(""));
     Ok(Rebuilt {
         pinned,
-        ..compare(manifest, published, &rebuilt, scratch.path())
+        ..compare(manifest, published, beside, &rebuilt, scratch.path())
     })
 }
 
@@ -90,10 +106,11 @@ fn take_over(manifest: &Manifest, rebuilt: &mut Manifest, firmware: &[u8]) -> Ve
     pinned
 }
 
-/// Compares the manifest of the image in `published` with that of the image in `rebuilt_at`.
-pub fn compare(
+/// Compares the manifest of the image in `published`, where `beside` was found, with that of the image in `rebuilt_at`.
+fn compare(
     manifest: &Manifest,
     published: &Path,
+    beside: Beside,
     rebuilt: &Manifest,
     rebuilt_at: &Path,
 ) -> Rebuilt {
@@ -108,73 +125,33 @@ pub fn compare(
     differences.retain(|difference| difference.field != "source_revision");
     let (claimed, at_hand) = (&manifest.source_revision, &rebuilt.source_revision);
     let first = diff::first_artefact(&differences);
+    // Another file says nothing of the one that the manifest describes.
+    let described = |name: &str| {
+        let altered = beside.altered.iter().any(|altered| altered == name);
+        manifest.artefacts.contains_key(name) && !altered
+    };
+    let linked = [name::INITRD, name::RUNTIME];
     Rebuilt {
-        identical: differences.is_empty(),
+        identical: differences.is_empty() && beside.altered.is_empty(),
         first_different: first,
         first_different_byte: first
+            .filter(|name| described(name))
             .and_then(|name| first_byte(&published.join(name), &rebuilt_at.join(name))),
+        other_libraries: first
+            .filter(|name| linked.contains(name) && described(name::SBOM))
+            .and_then(|_| other_libraries(published, rebuilt_at)),
         differences,
+        altered: beside.altered,
+        absent: beside.absent,
         other_revision: (claimed != at_hand).then(|| (claimed.clone(), at_hand.clone())),
         pinned: Vec::new(),
     }
 }
 
-impl std::fmt::Display for Rebuilt {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (self.identical, self.first_different) {
-            (true, _) => writeln!(
-                f,
-                "identical: the sources at hand give every artefact and every reference value"
-            )?,
-            (false, Some(name)) => writeln!(
-                f,
-                "DIFFERENT: {name} is the first artefact that differs{}",
-                match self.first_different_byte {
-                    Some(offset) => format!(", from byte {offset} on"),
-                    None => String::new(),
-                }
-            )?,
-            (false, None) => writeln!(
-                f,
-                "DIFFERENT: the artefacts are the same, the manifest says something else of them"
-            )?,
-        }
-        // Reference values follow from the artefacts: the first few lines tell the rest.
-        for difference in self.differences.iter().take(12) {
-            writeln!(f, "  {difference}")?;
-        }
-        if let Some(more) = self.differences.len().checked_sub(13) {
-            writeln!(f, "  and {} more", more + 1)?;
-        }
-        if let Some((claimed, at_hand)) = &self.other_revision {
-            writeln!(
-                f,
-                "note: the manifest names revision {}, the sources at hand are {}",
-                printable(claimed),
-                printable(at_hand)
-            )?;
-        }
-        for name in &self.pinned {
-            writeln!(
-                f,
-                "note: machine shape {:?}: its ACPI and SMBIOS tables are pinned by the signers, not recomputed; its other events follow from the firmware",
-                printable(name)
-            )?;
-        }
-        if self.first_different == Some(name::INITRD) {
-            writeln!(
-                f,
-                "The initrd holds the compiled agent and engine: the engine has the C library and compiler of its builder in it, so compare on the same Debian release."
-            )?;
-        }
-        if self.first_different == Some(name::RUNTIME) {
-            writeln!(
-                f,
-                "The runtime volume holds the compiled engine and collector: they are compiled and linked by the C toolchain of their builder, so compare on the same Debian release."
-            )?;
-        }
-        Ok(())
-    }
+/// How the libraries differ that the images in both folders say they are linked to.
+fn other_libraries(published: &Path, rebuilt_at: &Path) -> Option<Vec<sbom::Other>> {
+    let read = |folder: &Path| files::read(&folder.join(name::SBOM), sbom::MAX_DOCUMENT).ok();
+    sbom::others(&read(published)?, &read(rebuilt_at)?)
 }
 
 /// Offset of the first byte in which two files differ; `None` if there is none or one cannot be read.

@@ -96,9 +96,9 @@ pub struct Making {
 /// The manifest's release and life.
 #[derive(Debug, Args)]
 pub struct Dates {
-    /// Number of the release, rising.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub release: u64,
+    /// Number of the release, rising [default: 1; with another model, that of the image]
+    #[arg(long, value_name = "N")]
+    pub release: Option<u64>,
     /// When the manifest begins to count, in seconds since 1970 [default: now]
     #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH")]
     pub not_before: Option<u64>,
@@ -229,6 +229,8 @@ fn bits(text: &str) -> Result<u32, String> {
 #[derive(Debug, Subcommand)]
 pub enum ModelCommand {
     /// Make the same image with another model; kernel, initrd and firmware stay untouched.
+    ///
+    /// The manifest is marked unlocked unless this program was compiled from the sources of the image's revision.
     Add {
         /// Folder of the image.
         #[arg(long, value_name = "DIR")]
@@ -242,6 +244,10 @@ pub enum ModelCommand {
         /// Folder to write the new image to; may be that of the old one.
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
+        /// Folder of the sources, which tell whether this program is of the image's [default: the workspace that the current
+        /// folder lies in]
+        #[arg(long, value_name = "DIR")]
+        source: Option<PathBuf>,
         /// Threads for hashing; no effect on the result [default: one per processor]
         #[arg(long, value_name = "N")]
         jobs: Option<std::num::NonZeroUsize>,
@@ -346,6 +352,7 @@ mod tests {
             "manifest platform m.json --tables t --name n --memory 1024 --vcpus 2 --cpu-signature 0x806f8 --cpu-features 0xbfebfbff",
             "manifest platform m.json --tables t --name n --memory 4G --vcpus 4 --mmio64-mib 262144 --cpu-signature 1 --cpu-features 2 --json",
             "model add --image i --model m --out o",
+            "model add --image i --model m --out o --source s --release 2",
             "kernels build --out o",
             "kernels build --out o --pin --json",
             "kernels build --out o --release 12.4",

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
@@ -11,6 +11,7 @@ use cocoon_image::assemble::name;
 use cocoon_image::build::{self, Build, Life, Spent};
 use cocoon_image::foreign::DEFAULT_MODEL;
 use cocoon_image::model::Source;
+use cocoon_image::provenance;
 use cocoon_image::shown::printable;
 use cocoon_image::variant::Variant;
 use cocoon_image::verify as rebuild;
@@ -22,9 +23,11 @@ use super::args::{BuildArguments, Dates, Making, VerifyArguments};
 use super::{Outcome, Output};
 
 const DAY: u64 = 24 * 60 * 60;
+/// The release of an image that nobody has numbered.
+const FIRST_RELEASE: u64 = 1;
 
 pub(super) fn build(arguments: &BuildArguments, output: Output) -> anyhow::Result<Outcome> {
-    let life = arguments.dates.life()?;
+    let life = arguments.dates.life(FIRST_RELEASE)?;
     let mut what = arguments.making.build()?;
     what.variant = arguments.variant;
     what.model.clone_from(&arguments.model);
@@ -52,25 +55,35 @@ pub(super) fn verify(arguments: &VerifyArguments, output: Output) -> anyhow::Res
     })
 }
 
+/// `model add`.
+pub(super) struct Addition<'a> {
+    pub(super) image: &'a Path,
+    pub(super) model: &'a Path,
+    pub(super) model_id: Option<&'a str>,
+    pub(super) out: &'a Path,
+    /// The workspace at hand.
+    pub(super) source: Option<PathBuf>,
+    pub(super) jobs: Option<NonZeroUsize>,
+}
+
 pub(super) fn add_model(
-    image: &Path,
-    model: &Path,
-    model_id: Option<&str>,
-    out: &Path,
-    jobs: Option<NonZeroUsize>,
+    what: &Addition<'_>,
     dates: &Dates,
     output: Output,
 ) -> anyhow::Result<Outcome> {
-    let (life, source) = (dates.life()?, Source::open(model, model_id)?);
-    let manifest = add_model::add_model(
-        image,
-        &source,
-        &life,
-        out,
-        threads(jobs),
+    let model = Source::open(what.model, what.model_id)?;
+    let old = add_model::read_manifest(&what.image.join(name::MANIFEST))?;
+    let source = what.source.as_deref();
+    let manifest = add_model::add_model_with(
+        what.image,
+        &model,
+        &dates.life(old.release)?,
+        provenance::mark_of_model(source, &old.source_revision, &old.unlocked),
+        what.out,
+        threads(what.jobs),
         &*report::stderr(),
     )?;
-    print(&manifest, out, None, output)
+    print(&manifest, what.out, None, output)
 }
 
 fn print(
@@ -129,7 +142,7 @@ fn seconds(spent: Spent) -> [f64; 2] {
 
 impl Dates {
     /// The only place where the clock is read, and only if nobody named a time.
-    fn life(&self) -> anyhow::Result<Life> {
+    fn life(&self, release: u64) -> anyhow::Result<Life> {
         let now = || {
             SystemTime::now()
                 .duration_since(UNIX_EPOCH)
@@ -145,7 +158,7 @@ impl Dates {
             .checked_add(self.days * DAY)
             .context("--not-before is too large")?;
         Ok(Life {
-            release: self.release,
+            release: self.release.unwrap_or(release),
             not_before,
             not_after,
         })

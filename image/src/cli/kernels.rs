@@ -117,7 +117,48 @@ fn fetcher(origin: &Origin) -> anyhow::Result<Fetcher> {
         lock,
         Cache::open(origin.cache()?)?,
         build::mirrors(&origin.mirrors)?,
-        Options::default(),
+        options(origin),
         report::stderr(),
     ))
+}
+
+fn options(origin: &Origin) -> Options {
+    Options {
+        keyring: origin.keyring(),
+        ..Options::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use cocoon_inputs::Keyring;
+
+    use super::super::args::{Arguments, Command, KernelsCommand};
+    use super::*;
+
+    #[test]
+    fn every_command_takes_the_given_keyring() {
+        for line in [
+            "engine --out o",
+            "kernels build --out o",
+            "kernels toolkit --out o --tool compiler",
+        ] {
+            for (more, keyring) in [
+                ("", Keyring::debian()),
+                (" --keyring k.gpg", Keyring::file("k.gpg")),
+            ] {
+                let line = format!("cocoon-image {line}{more}");
+                let command = Arguments::parse_from(line.split(' ')).command;
+                let (Command::Engine { origin, .. }
+                | Command::Kernels(
+                    KernelsCommand::Build { origin, .. } | KernelsCommand::Toolkit { origin, .. },
+                )) = command
+                else {
+                    panic!("{line}")
+                };
+                assert_eq!(options(&origin).keyring, keyring, "{line}");
+            }
+        }
+    }
 }

@@ -122,7 +122,7 @@ pub fn registries(
     Ok(folders.into_iter().collect())
 }
 
-fn command(environment: &[(&str, OsString)], source: &Path, subcommand: &str) -> Command {
+fn command(environment: &[(String, OsString)], source: &Path, subcommand: &str) -> Command {
     let mut command = Command::new("cargo");
     command.arg(subcommand).current_dir(source).env_clear();
     command.envs(environment.iter().map(|(name, value)| (name, value)));

@@ -2,6 +2,7 @@
 //!
 //! Changing a flag of the engine's recipe compiles everything below it again, which takes a quarter of an hour.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use super::settings;
 use crate::runtime::LOADER;
 
 /// Variables that may reach cargo: where tools and downloads are found. Anything else could change the result.
-pub const PASSED: &[&str] = &[
+const PASSED: &[&str] = &[
     "PATH",
     "HOME",
     "CARGO_HOME",
@@ -24,7 +25,13 @@ pub const PASSED: &[&str] = &[
     "HTTPS_PROXY",
     "ALL_PROXY",
     "NO_PROXY",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
 ];
+/// Beginnings of more: cargo's settings of the network. Whatever a registry answers is held against `Cargo.lock`.
+const PASSED_GROUPS: &[&str] = &["CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTRIES_"];
+/// Ends of those among them that build scripts must not see: secrets, which cargo also reads in its home.
+const SECRET: &[&str] = &["_TOKEN", "_SECRET_KEY"];
 
 /// What the machine's C library is for, which cargo also names a folder of its target folder after.
 pub const GNU: &str = "x86_64-unknown-linux-gnu";
@@ -47,7 +54,7 @@ pub enum RecipeError {
 /// What of this process's environment a build may see.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Environment {
-    variables: Vec<(&'static str, OsString)>,
+    variables: BTreeMap<String, OsString>,
     cargo_home: String,
     registries: Vec<String>,
 }
@@ -75,7 +82,7 @@ pub struct Recipe {
     /// What `cargo tree` is told in order to list the same packages.
     pub selection: Vec<&'static str>,
     /// The complete environment.
-    pub environment: Vec<(&'static str, OsString)>,
+    pub environment: Vec<(String, OsString)>,
 }
 
 impl Environment {
@@ -84,23 +91,23 @@ impl Environment {
     /// # Errors
     /// [`RecipeError`] when cargo's folder is unknown or has an unusable name.
     pub fn of_process() -> Result<Self, RecipeError> {
-        Self::new(|name| std::env::var_os(name))
+        Self::new(std::env::vars_os())
     }
 
-    /// From a function that looks a variable up.
+    /// From the variables of a process.
     ///
     /// # Errors
     /// As [`Self::of_process`].
-    pub fn new(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Self, RecipeError> {
-        let home = || lookup("HOME").map(|home| Path::new(&home).join(".cargo"));
-        let cargo_home = lookup("CARGO_HOME")
-            .map(PathBuf::from)
-            .or_else(home)
-            .ok_or(RecipeError::NoCargoHome)?;
-        let variables = PASSED
-            .iter()
-            .filter_map(|name| Some((*name, lookup(name)?)))
-            .collect();
+    pub fn new(
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, RecipeError> {
+        let named = variables.into_iter();
+        let named = named.filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+        let variables: BTreeMap<_, _> = named.filter(|(name, _)| passes(name)).collect();
+        let home = variables.get("HOME");
+        let home = home.map(|home| Path::new(home).join(".cargo"));
+        let cargo_home = variables.get("CARGO_HOME").map(PathBuf::from);
+        let cargo_home = cargo_home.or(home).ok_or(RecipeError::NoCargoHome)?;
         Ok(Self {
             variables,
             cargo_home: flag_path(&cargo_home)?,
@@ -126,10 +133,16 @@ impl Environment {
     }
 
     /// What every run of cargo gets: the variables that pass, and those that undo a machine's settings.
-    pub fn variables(&self) -> Vec<(&'static str, OsString)> {
-        let passed = self.variables.iter().cloned();
+    pub fn variables(&self) -> Vec<(String, OsString)> {
+        let passed = self.variables.clone().into_iter();
         passed.chain(settings::overridden()).collect()
     }
+}
+
+fn passes(name: &str) -> bool {
+    let is_network = PASSED_GROUPS.iter().any(|group| name.starts_with(group));
+    let is_secret = SECRET.iter().any(|end| name.ends_with(end));
+    PASSED.contains(&name) || is_network && !is_secret
 }
 
 /// PID 1: static, without any C, linked by the linker that comes with the compiler.
@@ -238,15 +251,15 @@ pub fn cuda_engine(
     let home = flag_path(&cuda.home)?;
     // nvcc takes them for its C++ compiler, in one word.
     let mut variables = recipe.environment.iter();
-    let maps = variables.find(|(name, _)| *name == "CXXFLAGS");
+    let maps = variables.find(|(name, _)| name == "CXXFLAGS");
     let maps = maps.map(|(_, flags)| flags.to_string_lossy().replace(' ', ","));
     let maps = format!("-Xcompiler={}", maps.unwrap_or_default());
     // Build scripts ask nvcc for its version.
     let paths = recipe.environment.iter_mut();
-    for (_, value) in paths.filter(|(name, _)| *name == "PATH") {
+    for (_, value) in paths.filter(|(name, _)| name == "PATH") {
         *value = prefixed(&format!("{home}/bin:"), value);
     }
-    recipe.environment.extend([
+    recipe.environment.extend(named([
         ("CUDA_HOME", home.into()),
         // An H100; there is no nvidia-smi to ask.
         ("CUDA_COMPUTE_CAP", "90".into()),
@@ -254,8 +267,16 @@ pub fn cuda_engine(
         ("NVCC_CCBIN", cuda.compiler.clone().into()),
         ("NVCC_APPEND_FLAGS", maps.into()),
         ("COCOON_KERNELS", flag_path(&cuda.cubins)?.into()),
-    ]);
+    ]));
     Ok(recipe)
+}
+
+fn named<const N: usize>(
+    variables: [(&str, OsString); N],
+) -> impl Iterator<Item = (String, OsString)> {
+    variables
+        .map(|(name, value)| (name.to_owned(), value))
+        .into_iter()
 }
 
 fn prefixed(prefix: &str, value: &OsString) -> OsString {
@@ -276,15 +297,15 @@ fn recipe(
     let (source, target) = (guest.join("src"), guest.join("target"));
     let (source, target) = (flag_path(&source)?, flag_path(&target)?);
     // The folders' names would otherwise stand in messages of panics, and so in the measured bytes. Of several that
-    // match, both compilers take the last.
+    // match, both compilers take the last. Sources lie in the target folder, too: those that build scripts write.
     let registries = environment.registries.iter().map(String::as_str);
-    let outside: Vec<(&str, &str)> = [(cargo_home.as_str(), "/cargo")]
+    let mapped: Vec<(&str, &str)> = [(cargo_home.as_str(), "/cargo")]
         .into_iter()
         .chain(registries.map(|folder| (folder, "/registry")))
+        .chain([(source.as_str(), "/src"), (target.as_str(), "/target")])
         .collect();
-    let remaps: Vec<String> = outside
+    let remaps: Vec<String> = mapped
         .iter()
-        .chain(&[(source.as_str(), "/src")])
         .map(|(from, to)| format!("--remap-path-prefix={from}={to}"))
         .collect();
     let flags: Vec<&str> = flags
@@ -292,21 +313,20 @@ fn recipe(
         .copied()
         .chain(remaps.iter().map(String::as_str))
         .collect();
-    let c_flags = outside
+    let c_flags = mapped
         .iter()
-        .chain(&[(target.as_str(), "/target")])
         .map(|(from, to)| format!("-ffile-prefix-map={from}={to}"))
         .collect::<Vec<_>>()
         .join(" ");
     let mut variables = environment.variables();
-    variables.extend([
+    variables.extend(named([
         ("CARGO_TARGET_DIR", target.to_string().into()),
         // Or a machine's setting would keep the objects elsewhere, where neither the flags below nor a clearing reach them.
         ("CARGO_BUILD_BUILD_DIR", target.to_string().into()),
         ("CARGO_ENCODED_RUSTFLAGS", flags.join(FLAG_SEPARATOR).into()),
         ("CFLAGS", c_flags.clone().into()),
         ("CXXFLAGS", c_flags.into()),
-    ]);
+    ]));
     let mut arguments = vec![
         "--locked",
         "--profile",

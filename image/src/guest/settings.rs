@@ -36,7 +36,6 @@ const HARMLESS: &[&str] = &[
     "net",
     "registries",
     "registry",
-    "source",
     "term",
 ];
 /// Of `[build]`: undone by a variable or an argument of ours, or without influence on the result.
@@ -56,6 +55,10 @@ const HARMLESS_BUILD: &[&str] = &[
 ];
 /// Of `[target.…]`: `CARGO_ENCODED_RUSTFLAGS` and a linker's variable win over them.
 const HARMLESS_TARGET: &[&str] = &["linker", "runner", "rustdocflags", "rustflags"];
+
+/// Of `[source.…]`: what comes from there is held against the checksums of `Cargo.lock`. Of a folder of unpacked packages
+/// (`directory`, as `cargo vendor` writes) each file may be another; `git` is another source than the lock file names.
+const HARMLESS_SOURCE: &[&str] = &["local-registry", "registry", "replace-with"];
 
 /// Why cargo's configuration is not accepted.
 #[derive(Debug, Error)]
@@ -108,10 +111,10 @@ pub fn check(source: &Path, cargo_home: &Path) -> Result<(), SettingsError> {
 }
 
 /// The variables of [`OVERRIDDEN`] for a child process.
-pub fn overridden() -> impl Iterator<Item = (&'static str, OsString)> {
+pub fn overridden() -> impl Iterator<Item = (String, OsString)> {
     OVERRIDDEN
         .iter()
-        .map(|(name, value)| (*name, OsString::from(value)))
+        .map(|(name, value)| ((*name).to_owned(), OsString::from(value)))
 }
 
 /// The first setting that no override undoes.
@@ -120,18 +123,20 @@ fn foreign_key(text: &str) -> Result<Option<String>, toml::de::Error> {
     let foreign = settings.iter().find_map(|(key, value)| match key.as_str() {
         known if HARMLESS.contains(&known) => None,
         "build" => inner(key, value, HARMLESS_BUILD),
-        "target" => {
-            let Some(targets) = value.as_table() else {
-                return Some(key.clone());
-            };
-            let mut targets = targets.iter();
-            targets.find_map(|(target, value)| {
-                inner(&format!("{key}.{target}"), value, HARMLESS_TARGET)
-            })
-        }
+        "source" => each(key, value, HARMLESS_SOURCE),
+        "target" => each(key, value, HARMLESS_TARGET),
         _ => Some(key.clone()),
     });
     Ok(foreign)
+}
+
+/// Of a table of tables.
+fn each(name: &str, value: &toml::Value, harmless: &[&str]) -> Option<String> {
+    let Some(tables) = value.as_table() else {
+        return Some(name.to_owned());
+    };
+    let mut tables = tables.iter();
+    tables.find_map(|(key, value)| inner(&format!("{name}.{key}"), value, harmless))
 }
 
 fn inner(name: &str, value: &toml::Value, harmless: &[&str]) -> Option<String> {
@@ -157,6 +162,9 @@ mod tests {
             [net]\ngit-fetch-with-cli = true\n[term]\nquiet = true\n[build]\njobs = 1\nrustc-wrapper = 'sccache'\n\
             [target.x86_64-unknown-linux-gnu]\nlinker = 'clang'\nrustflags = ['-Cdebuginfo=2']\n";
         assert_eq!(foreign(usual), None);
+        let local =
+            "[source.crates-io]\nreplace-with = 'near'\n[source.near]\nlocal-registry = 'x'\n";
+        assert_eq!(foreign(local), None);
         assert_eq!(foreign(""), None);
     }
 
@@ -167,6 +175,16 @@ mod tests {
             ("[patch.crates-io]\nx = { path = 'x' }", "patch"),
             ("[env]\nCC = 'clang'", "env"),
             ("include = 'other.toml'", "include"),
+            ("source = 'x'", "source"),
+            (
+                "[source.crates-io]\nreplace-with = 'v'\n[source.v]\ndirectory = 'vendor'",
+                "source.v.directory",
+            ),
+            (
+                "[source.'https://x/y']\ngit = 'https://x/y'",
+                "source.https://x/y.git",
+            ),
+            ("[source.v]\npath = 'v'", "source.v.path"),
             ("[build]\nrustc = 'mine'", "build.rustc"),
             (
                 "[target.x86_64-unknown-linux-gnu.onig]\nrustc-link-lib = ['onig']",

@@ -75,7 +75,7 @@ pub(crate) struct Toolchain {
 impl Toolchain {
     /// As found with `variables`, the environment of a build, of which `cxx` is the C++ compiler.
     pub(crate) fn of_machine(
-        variables: &[(&str, OsString)],
+        variables: &[(String, OsString)],
         cxx: &str,
     ) -> Result<Self, ToolchainError> {
         let ask = |program: &str, argument: &str| {
@@ -142,7 +142,7 @@ impl fmt::Display for Toolchain {
 /// The libraries of the Rust toolchain that the workspace at `staged` pins: its own, which a version names, and the C library
 /// of static programs.
 pub(crate) fn rust(
-    variables: &[(&str, OsString)],
+    variables: &[(String, OsString)],
     staged: &Path,
 ) -> Result<BTreeSet<Library>, ToolchainError> {
     let ask = |arguments: &[&str]| {
@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn this_machines_toolchain_is_the_same_twice() {
-        let variables = [("PATH", std::env::var_os("PATH").unwrap())];
+        let variables = [("PATH".to_owned(), std::env::var_os("PATH").unwrap())];
         let of_machine = || Toolchain::of_machine(&variables, "c++").unwrap();
         let (one, two) = (of_machine(), of_machine());
         assert_eq!(one.to_string(), two.to_string());
@@ -305,7 +305,7 @@ mod tests {
         let passed = ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME"];
         let variables: Vec<_> = passed
             .iter()
-            .filter_map(|name| Some((*name, std::env::var_os(name)?)))
+            .filter_map(|name| Some(((*name).to_owned(), std::env::var_os(name)?)))
             .collect();
         let found = rust(&variables, Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
         let pinned = include_str!("../../../rust-toolchain.toml");
@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn without_a_compiler_the_error_says_what_to_install() {
         let nowhere = tempfile::tempdir().unwrap();
-        let variables = [("PATH", nowhere.path().as_os_str().to_owned())];
+        let variables = [("PATH".to_owned(), nowhere.path().as_os_str().to_owned())];
         let error = Toolchain::of_machine(&variables, "c++").err().unwrap();
         assert_eq!(
             error.to_string(),

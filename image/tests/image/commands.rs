@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
-use crate::world::{World, fail, gguf, program, succeed};
+use crate::world::{World, fail, gguf, limited, program, succeed};
 use cocoon_measurements::manifest as trusted;
 use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::manifest::Manifest;
@@ -51,7 +51,7 @@ fn the_manifest_describes_the_files_beside_it() {
     assert_eq!(
         manifest.unlocked,
         [
-            "source: in no git repository, so nobody can name it",
+            "source: git names no revision, so nobody else can have it",
             "source: the guest's executables were given, not built"
         ]
     );
@@ -61,41 +61,6 @@ fn the_manifest_describes_the_files_beside_it() {
         .flatten()
         .filter(|entry| entry.file_name().as_encoded_bytes()[0] == b'.');
     assert_eq!(hidden.count(), 0, "no unfinished file stays");
-}
-
-#[test]
-fn verify_accepts_the_image_and_names_the_first_difference() {
-    let (world, image) = built();
-    let verify = |world: &World| {
-        let mut command = program();
-        command
-            .arg("--json")
-            .arg("verify")
-            .arg(image.join("manifest.json"));
-        command.arg("--model").arg(world.path("tiny.gguf"));
-        world.making(&mut command);
-        command
-    };
-    let accepted: Value = serde_json::from_slice(&succeed(&mut verify(&world)).stdout).unwrap();
-    assert_eq!(accepted["identical"], true);
-
-    world.write(
-        "binaries/engine",
-        &crate::world::firmware::executable(5, 300_000),
-    );
-    let output = verify(&world).output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let refused: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(refused["first_different"], "initrd.img");
-    assert!(refused["first_different_byte"].is_u64());
-
-    world.write("tiny.gguf", &gguf(8, 1_000_001));
-    world.write(
-        "binaries/engine",
-        &crate::world::firmware::executable(2, 300_000),
-    );
-    let refused: Value = serde_json::from_slice(&verify(&world).output().unwrap().stdout).unwrap();
-    assert_eq!(refused["first_different"], "model.img");
 }
 
 #[test]
@@ -133,6 +98,17 @@ fn another_model_leaves_the_rest_alone() {
     });
     succeed(program().args(arguments));
     assert_eq!(manifest(&direct), new);
+
+    // It is of the image's release, unless another one is named.
+    let numbered = world.path("numbered");
+    succeed(world.build(&numbered).args(["--release", "7"]));
+    for (more, release) in [(&[][..], 7), (&["--release", "8"], 8)] {
+        let added: Value = serde_json::from_slice(
+            &succeed(command_add(&world, &numbered).arg("--json").args(more)).stdout,
+        )
+        .unwrap();
+        assert_eq!(added["release"], release);
+    }
 
     fs::write(image.join("vmlinuz"), "altered").unwrap();
     let error = fail(&mut command_add(&world, &image), 2);
@@ -317,25 +293,29 @@ fn bad_models_are_refused_before_anything_is_built() {
     assert!(!out.exists());
 }
 
-/// The disk that is full is the device that always is: in its place stands what the builder writes first.
+/// A file may grow no larger than the shell says, which is what a full disk comes to.
 #[test]
-fn a_full_disk_is_named_with_the_way_out() {
-    for name in ["vmlinuz", "initrd.img", "model.img", "manifest.json"] {
+fn what_cannot_be_written_is_named_and_not_left() {
+    // The model is written first, and is small enough for the second limit.
+    for (blocks, name) in [("0", "model.img"), ("256", "initrd.img")] {
         let world = World::new();
+        world.write("tiny.gguf", &gguf(3, 50_000));
         let out = world.path("image");
-        fs::create_dir(&out).unwrap();
-        let partial = out.join(format!(".{name}.partial"));
-        std::os::unix::fs::symlink("/dev/full", &partial).unwrap();
-        let error = fail(&mut world.build(&out), 2);
+        let error = fail(&mut limited(blocks, &world.build(&out)), 2);
+        let lines: Vec<_> = error.lines().rev().take(2).collect();
         assert_eq!(
-            error.lines().last().unwrap(),
-            format!(
-                "  because: no space left on the disk while writing {}: free some space, or choose another folder",
-                out.join(name).display()
-            ),
+            lines,
+            [
+                "  because: File too large (os error 27)".to_owned(),
+                format!("  because: cannot write {}", out.join(name).display()),
+            ],
             "{error}"
         );
         assert!(!out.join(name).exists());
+        assert!(!out.join("manifest.json").exists());
+        let hidden = |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(b".");
+        let mut left = fs::read_dir(&out).unwrap().flatten();
+        assert!(!left.any(|entry| hidden(&entry.file_name())));
     }
 }
 

@@ -3,14 +3,13 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use cocoon_image::add_model::{AddModelError, add_model};
 use cocoon_image::build::Life;
 use cocoon_image::model::Source;
 use cocoon_inputs::report::Silent;
 
-use crate::world::{World, fail, gguf, program, succeed};
+use crate::world::{World, fail, gguf, limited, program, succeed};
 
 /// A world with a signed image.
 fn signed() -> (World, PathBuf) {
@@ -79,7 +78,7 @@ fn an_image_survives_a_model_that_cannot_be_added() {
     );
 }
 
-/// The disk that is full is the device that always is.
+/// As on a full disk: the manifest can be made, and nothing be written to it.
 #[test]
 fn signatures_stay_with_a_manifest_that_cannot_be_replaced() {
     let (world, image) = signed();
@@ -95,9 +94,8 @@ fn signatures_stay_with_a_manifest_that_cannot_be_replaced() {
     platform.args(["--name", "x", "--memory", "1024", "--vcpus", "2"]);
     platform.args(["--cpu-signature", "0x1", "--cpu-features", "0x1"]);
     let before = files(&image);
-    symlink("/dev/full", image.join(".manifest.json.partial")).unwrap();
-    let error = fail(&mut platform, 2);
-    let told = format!("no space left on the disk while writing {}", path.display());
+    let error = fail(&mut limited("0", &platform), 2);
+    let told = format!("cannot write {}", path.display());
     assert!(error.contains(&told), "{error}");
     assert!(files(&image) == before, "manifest or signatures are gone");
     succeed(&mut platform);
@@ -109,13 +107,32 @@ fn signatures_stay_with_a_manifest_that_cannot_be_replaced() {
 fn a_key_that_cannot_be_written_leaves_no_stump() {
     let world = World::new();
     let key = world.path("key");
-    let mut shell = Command::new("sh");
-    let script = "trap '' XFSZ; ulimit -f 0; exec \"$0\" manifest keygen --out \"$1\"";
-    shell.args(["-c", script]).arg(program().get_program());
-    let error = fail(shell.arg(&key), 2);
+    let mut keygen = program();
+    keygen.args(["manifest", "keygen", "--out"]).arg(&key);
+    let error = fail(&mut limited("0", &keygen), 2);
     let told = format!("error: cannot write {}\n", key.display());
     assert!(error.starts_with(&told), "{error}");
     assert!(!key.exists());
-    succeed(program().args(["manifest", "keygen", "--out"]).arg(&key));
+    succeed(&mut keygen);
     assert_eq!(fs::read(&key).unwrap().len(), 65);
+}
+
+/// Whoever signs may do so in a folder of others, who could have their link followed.
+#[test]
+fn a_planted_link_costs_no_key() {
+    let (_world, image) = signed();
+    let key = image.with_file_name("key");
+    let secret = fs::read(&key).unwrap();
+    fs::remove_file(image.join("manifest.json.dsse")).unwrap();
+    symlink(&key, image.join(".manifest.json.dsse.partial")).unwrap();
+    let mut sign = program();
+    sign.args(["manifest", "sign"])
+        .arg(image.join("manifest.json"));
+    succeed(sign.arg("--key").arg(&key));
+    assert!(
+        fs::read(&key).unwrap() == secret,
+        "the key is another file now"
+    );
+    let envelope = image.join("manifest.json.dsse");
+    assert!(fs::symlink_metadata(envelope).unwrap().is_file());
 }

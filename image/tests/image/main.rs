@@ -14,5 +14,6 @@ mod reproducible;
 #[path = "../../../tests/src/skip.rs"]
 mod skip;
 mod spent;
+mod verified;
 mod volume;
 mod world;

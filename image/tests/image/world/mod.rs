@@ -87,6 +87,12 @@ impl World {
             components: std::collections::BTreeMap::new(),
         };
         let lock = Lock::new(requests, vec![release], entries).unwrap();
+        // Those of the program under test, which refuses to verify by others.
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        for file in cocoon_image::program::files(workspace).unwrap() {
+            let bytes = fs::read(workspace.join(&file)).unwrap();
+            world.write(&format!("source/{}", file.display()), &bytes);
+        }
         world.write("source/image/inputs.lock", lock.render().as_bytes());
         world.write("binaries/agent", &firmware::executable(1, 50_000));
         world.write("binaries/engine", &firmware::executable(2, 300_000));
@@ -136,6 +142,17 @@ pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cocoon-image"));
     command.env_remove("SOURCE_DATE_EPOCH");
     command
+}
+
+/// The same command where no file may be larger than so many `blocks` of 512 bytes, as on a disk that is full.
+pub fn limited(blocks: &str, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+    shell.args(["-c", &script]).arg(command.get_program());
+    shell
+        .args(command.get_args())
+        .env_remove("SOURCE_DATE_EPOCH");
+    shell
 }
 
 pub fn succeed(command: &mut Command) -> Output {

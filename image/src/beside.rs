@@ -1,0 +1,101 @@
+//! The files beside a manifest, held against what it says of them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use cocoon_inputs::report::Reporter;
+use cocoon_protocol::manifest::Artefact;
+
+use crate::files::{self, FileError};
+
+/// Names of artefacts, by what lies there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// Another file than the manifest describes.
+    pub altered: Vec<String>,
+    /// Nothing.
+    pub absent: Vec<String>,
+}
+
+/// Reads all `artefacts` that lie in `folder`.
+///
+/// # Errors
+/// [`FileError`] when one is there and cannot be read.
+pub fn look(
+    folder: &Path,
+    artefacts: &BTreeMap<String, Artefact>,
+    reporter: &dyn Reporter,
+) -> Result<Beside, FileError> {
+    let sizes = artefacts.values().map(|artefact| artefact.size);
+    let total = sizes.fold(0, u64::saturating_add);
+    let task = reporter.start("comparing the image with its manifest", Some(total));
+    let (mut beside, mut done) = (Beside::default(), 0_u64);
+    for (name, expected) in artefacts {
+        let told = |bytes| task.position(done.saturating_add(bytes));
+        match read(folder, name, &told)? {
+            Found::File(found) if found == *expected => {}
+            Found::File(_) | Found::Other => beside.altered.push(name.clone()),
+            Found::Nothing => beside.absent.push(name.clone()),
+        }
+        done = done.saturating_add(expected.size);
+    }
+    task.finish(match (&*beside.altered, &*beside.absent) {
+        ([], []) => "the same",
+        ([], _) => "the same, as far as they are there",
+        _ => "not the same",
+    });
+    Ok(beside)
+}
+
+enum Found {
+    File(Artefact),
+    Nothing,
+    /// No plain file, or none that could be an artefact.
+    Other,
+}
+
+fn read(folder: &Path, name: &str, told: &dyn Fn(u64)) -> Result<Found, FileError> {
+    let path = folder.join(name);
+    // Names are the manifest's word: none may lead out of the image.
+    if path.file_name().is_none_or(|file| *file != *name) {
+        return Ok(Found::Other);
+    }
+    match fs::metadata(&path) {
+        Ok(metadata) if metadata.is_file() => Ok(Found::File(files::artefact_told(&path, told)?)),
+        Ok(_) => Ok(Found::Other),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Found::Nothing),
+        Err(error) => Err(FileError::read(&path)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cocoon_inputs::report::Silent;
+
+    use super::*;
+
+    #[test]
+    fn each_artefact_is_the_one_another_or_absent() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("image");
+        fs::create_dir_all(image.join("a-folder")).unwrap();
+        for name in ["same", "altered", "../outside"] {
+            fs::write(image.join(name), "as it was").unwrap();
+        }
+        let artefact = files::artefact(b"as it was");
+        let names = ["same", "altered", "absent", "a-folder", "../outside"];
+        let artefacts = names.map(|name| (name.to_owned(), artefact.clone())).into();
+        fs::write(image.join("altered"), "as it is!").unwrap();
+        assert_eq!(
+            look(&image, &artefacts, &Silent).unwrap(),
+            Beside {
+                altered: ["../outside", "a-folder", "altered"]
+                    .map(str::to_owned)
+                    .into(),
+                absent: vec!["absent".to_owned()],
+            }
+        );
+    }
+}
