@@ -12,10 +12,10 @@ use http::{HeaderValue, Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
-use tokio::time::Instant;
 
 use crate::address::Address;
 use crate::collateral::CollateralUse;
+use crate::moment::Moment;
 use crate::padding::{PaddingError, padded};
 use crate::receipts::Session;
 
@@ -39,7 +39,7 @@ pub struct AttestedConnection {
     collateral: CollateralUse,
     /// Requests that its receipts have counted; `None` when some went out whose receipts nobody saw.
     counted: Option<u64>,
-    established: Instant,
+    established: Moment,
 }
 
 /// Why a request on a verified connection has no answer.
@@ -76,7 +76,7 @@ impl AttestedConnection {
         claims: Claims,
         session: Session,
         collateral: CollateralUse,
-        established: Instant,
+        established: Moment,
     ) -> Self {
         Self {
             channel,
@@ -132,7 +132,7 @@ impl AttestedConnection {
 
     /// How long this connection may still be used.
     pub fn remaining(&self) -> Duration {
-        MAX_CONNECTION_AGE.saturating_sub(self.established.elapsed())
+        MAX_CONNECTION_AGE.saturating_sub(self.established.age())
     }
 
     /// Sends a chat request, padded to a size bucket. The answer is OpenAI's: JSON, or server-sent

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::address::Address;
+use crate::attested::AttestedConnection;
 use crate::error::printable;
 use crate::padding::padded;
 use crate::receipts::{AnswerError, ReceiptFault, Receipted};
@@ -35,6 +36,8 @@ pub struct Conversation {
     upstreams: Upstreams,
     options: ChatOptions,
     messages: Vec<Message>,
+    /// The appliance that people were told of.
+    shown: Option<Appliance>,
 }
 
 /// What one conversation asks for.
@@ -72,6 +75,18 @@ pub struct Appliance {
     pub summary: String,
 }
 
+impl Appliance {
+    /// At the other end of a connection.
+    pub fn of(connection: &AttestedConnection) -> Self {
+        let verdict = connection.verdict();
+        Self {
+            address: connection.address().clone(),
+            class: verdict.class,
+            summary: summary(verdict, false),
+        }
+    }
+}
+
 impl Conversation {
     /// An empty conversation, or one that begins with instructions.
     pub fn new(upstreams: Upstreams, options: ChatOptions, system: Option<&str>) -> Self {
@@ -83,7 +98,25 @@ impl Conversation {
             upstreams,
             options,
             messages,
+            shown: None,
         }
+    }
+
+    /// The same, of which people were told that `appliance` answers.
+    pub fn with_shown(self, appliance: Appliance) -> Self {
+        Self {
+            shown: Some(appliance),
+            ..self
+        }
+    }
+
+    /// Whether people must be told that another appliance answers than before, or one that is worth something else. They
+    /// are told once.
+    pub(crate) fn changes_to(&mut self, appliance: &Appliance) -> bool {
+        let before = self.shown.replace(appliance.clone());
+        before.is_some_and(|before| {
+            before.address != appliance.address || before.class != appliance.class
+        })
     }
 
     /// Asks, calls `piece` with every part of the answer as it arrives, and remembers both for the
@@ -169,11 +202,7 @@ pub(crate) async fn send(
     let response = upstreams.generate("/v1/chat/completions", body).await?;
     let status = response.status();
     let mut body = response.into_body();
-    let appliance = body.answer().connection().map(|connection| Appliance {
-        address: connection.address().clone(),
-        class: connection.verdict().class,
-        summary: summary(connection.verdict(), false),
-    });
+    let appliance = body.answer().connection().map(Appliance::of);
     if status != StatusCode::OK {
         return Err(refused(status, &mut body).await);
     }

@@ -26,6 +26,7 @@ use crate::certificate::Leaf;
 use crate::dial::dial;
 use crate::error::{ConnectError, Stage, printable};
 use crate::judge::Judgement;
+use crate::moment::Moment;
 use crate::receipts::Session;
 use crate::tls::{self, Handshake, check_kind_and_key};
 use crate::verifier::Verifier;
@@ -39,7 +40,7 @@ impl Verifier {
     /// Nothing but a random nonce is sent before the verdict. Errors say at which step the
     /// appliance failed; [`ConnectError::verdict`] has every check when evidence was judged.
     pub async fn connect(&self, address: &Address) -> Result<AttestedConnection, ConnectError> {
-        let established = Instant::now();
+        let established = Moment::now();
         let tcp = self.reach(address).await?;
         let (tls, leaf) = self.handshake(address, tcp).await?;
         let exporter = exporter(address, &tls)?;
@@ -86,16 +87,13 @@ impl Verifier {
 
     async fn reach(&self, address: &Address) -> Result<TcpStream, ConnectError> {
         let limit = self.deadlines.reach;
-        let tcp = dial(address.host(), address.port(), limit)
+        dial(address.host(), address.port(), limit)
             .await
             .map_err(|_| deadline(address, Stage::Reach, limit))?
             .map_err(|source| ConnectError::Unreachable {
                 address: address.clone(),
                 source,
-            })?;
-        // Tokens are small and late packets are seen by a person; failure only costs time.
-        let _ = tcp.set_nodelay(true);
-        Ok(tcp)
+            })
     }
 
     async fn handshake(
@@ -182,7 +180,7 @@ fn deadline(address: &Address, stage: Stage, limit: Duration) -> ConnectError {
 async fn open(
     address: &Address,
     tls: TlsStream<TcpStream>,
-    established: Instant,
+    established: Moment,
 ) -> Result<Channel, ConnectError> {
     let (sender, connection) = hyper::client::conn::http1::Builder::new()
         .handshake(TokioIo::new(tls))
@@ -192,7 +190,12 @@ async fn open(
             source,
         })?;
     // The task ends with the connection: when the sender is dropped, when the other side closes, or of old age.
-    tokio::spawn(timeout_at(established + MAX_CONNECTION_AGE, connection));
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = connection => {}
+            () = established.reaches(MAX_CONNECTION_AGE) => {}
+        }
+    });
     Ok(Channel {
         sender,
         authority: address.authority(),

@@ -1,12 +1,25 @@
-//! A TCP connection by name: each of its addresses in turn, none of which can use up the time of the others.
+//! A TCP connection by name: each of its addresses in turn, none of which can use up the time of the others; and one that
+//! notices when the other end is gone.
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
+
+/// As the host agent's relay asks (`host-agent/src/relay.rs`): an end that has been silent for so long is asked by TCP itself
+/// whether it is still there,
+const ASKED_AFTER: Duration = Duration::from_secs(60);
+/// again after so long,
+const ASKED_AGAIN: Duration = Duration::from_secs(15);
+/// and is gone when it leaves so many questions unanswered: two minutes in all.
+const QUESTIONS: u32 = 4;
+/// An end that takes nothing of what is sent to it for so long, in milliseconds, is gone, too: TCP's questions are not
+/// asked while something is under way.
+const UNTAKEN_MS: u32 = 120_000;
 
 /// The first of the addresses of `host` that takes a connection, all within `limit`; `Elapsed` where time alone was lacking.
 pub(crate) async fn dial(
@@ -15,10 +28,25 @@ pub(crate) async fn dial(
     limit: Duration,
 ) -> Result<io::Result<TcpStream>, Elapsed> {
     let until = Instant::now() + limit;
-    match timeout_at(until, lookup_host((host, port))).await? {
-        Ok(addresses) => first(addresses.collect(), until, TcpStream::connect).await,
-        Err(error) => Ok(Err(error)),
-    }
+    let dialled = match timeout_at(until, lookup_host((host, port))).await? {
+        Ok(addresses) => first(addresses.collect(), until, TcpStream::connect).await?,
+        Err(error) => Err(error),
+    };
+    Ok(dialled.and_then(|tcp| {
+        prepare(&tcp)?;
+        Ok(tcp)
+    }))
+}
+
+/// For tokens, which are small and whose lateness a person sees; and for an end that goes away without a word, which
+/// nothing else would tell for as long as a connection may live.
+fn prepare(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    sockopt::set_tcp_keepidle(tcp, ASKED_AFTER)?;
+    sockopt::set_tcp_keepintvl(tcp, ASKED_AGAIN)?;
+    sockopt::set_tcp_keepcnt(tcp, QUESTIONS)?;
+    sockopt::set_tcp_user_timeout(tcp, UNTAKEN_MS)?;
+    Ok(sockopt::set_socket_keepalive(tcp, true)?)
 }
 
 /// Each gets an equal share of the time that is left: one that swallows packets, as IPv6 does on many a network, leaves
@@ -99,4 +127,18 @@ mod tests {
 
     /// Timers are as coarse.
     const MOMENT: Duration = Duration::from_millis(10);
+
+    #[tokio::test]
+    async fn an_end_that_goes_away_without_a_word_is_noticed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let tcp = dial("127.0.0.1", port, LIMIT).await.unwrap().unwrap();
+        assert!(tcp.nodelay().unwrap());
+        assert!(sockopt::socket_keepalive(&tcp).unwrap());
+        let asked = sockopt::tcp_keepidle(&tcp).unwrap();
+        let again = sockopt::tcp_keepintvl(&tcp).unwrap();
+        let gone = asked + again * sockopt::tcp_keepcnt(&tcp).unwrap();
+        assert_eq!(gone, Duration::from_secs(120));
+        assert_eq!(sockopt::tcp_user_timeout(&tcp).unwrap(), 120_000);
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cocoon_measurements::verdict::{Class, Outcome, Verdict, steers};
+use cocoon_measurements::verdict::{Class, Verdict, steers};
 use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::document::{DocumentError, Kind, MAX_DOCUMENT_LEN};
 use cocoon_protocol::pieces::{MAX_PIECES_LEN, PiecesError};
@@ -13,6 +13,9 @@ use crate::collateral::CollateralUse;
 
 /// Longest text of one error, in characters: where several appliances were refused, each has said why.
 const MAX_CAUSE: usize = 8000;
+
+/// Longest advice that an error repeats, in characters; the verdict has every one.
+const MAX_ADVICE: usize = 300;
 
 /// What the client was doing when it gave up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +119,15 @@ pub enum ConnectError {
         #[source]
         source: hyper::Error,
     },
+    /// The connection was closed after the verdict, before the first request.
+    #[error("{address} closed the connection before the request was sent")]
+    Closed {
+        /// The appliance.
+        address: Address,
+        /// From the HTTP library.
+        #[source]
+        source: hyper::Error,
+    },
     /// The appliance answered the nonce with an error.
     #[error("{address} gave no evidence but status {status}: {message}")]
     NoEvidence {
@@ -198,12 +210,12 @@ pub enum ConnectError {
     },
     /// An appliance that was confidential before is not any more, or runs an older release.
     #[error(
-        "{address} was {known} when it was seen before, and is {found} now: if that is right, remove it from known_hosts in the trust file"
+        "{address} was {known} when it was seen before, and is {found} now: if that is right, remove it from known_hosts in the trust file, and start again"
     )]
     Downgrade {
         /// The appliance.
         address: Address,
-        /// What the trust file remembers.
+        /// What is remembered.
         known: String,
         /// What it shows now.
         found: String,
@@ -238,6 +250,14 @@ impl ConnectError {
         }
     }
 
+    /// Whether the appliance runs another manifest than the one that counts here, or that one counts no more: a newer one
+    /// may be had.
+    pub(crate) fn is_about_the_manifest(&self) -> bool {
+        let about = ["document.manifest", "manifest.time", "manifest.trust"];
+        self.verdict()
+            .is_some_and(|verdict| verdict.failures().any(|check| about.contains(&check.id)))
+    }
+
     /// Where the collateral came from, when the evidence was judged with some.
     pub fn collateral(&self) -> Option<CollateralUse> {
         match self {
@@ -257,15 +277,17 @@ impl ConnectError {
     /// Whether the appliance was refused for what it showed, rather than not reached.
     pub fn is_rejection(&self) -> bool {
         match self {
+            // Busy: its evidence was not seen.
+            ConnectError::NoEvidence { status, .. } | ConnectError::NoCollateral { status, .. } => {
+                !matches!(status, 429 | 503)
+            }
             ConnectError::Certificate { .. }
             | ConnectError::KeyNotHeld { .. }
             | ConnectError::OtherKey { .. }
             | ConnectError::WrongKind { .. }
-            | ConnectError::NoEvidence { .. }
             | ConnectError::DocumentTooLong { .. }
             | ConnectError::Document { .. }
             | ConnectError::OtherNonce { .. }
-            | ConnectError::NoCollateral { .. }
             | ConnectError::CollateralTooLong { .. }
             | ConnectError::Collateral { .. }
             | ConnectError::Downgrade { .. }
@@ -274,6 +296,7 @@ impl ConnectError {
             | ConnectError::Deadline { .. }
             | ConnectError::Handshake { .. }
             | ConnectError::Broken { .. }
+            | ConnectError::Closed { .. }
             | ConnectError::Exporter { .. }
             | ConnectError::Random(_)
             | ConnectError::Appraisal { .. } => false,
@@ -281,12 +304,10 @@ impl ConnectError {
     }
 }
 
-/// The failed checks in one line, the way a 502 tells them.
+/// The failed checks in one line, the way a 502 tells them, and what to do about the first of them.
 fn reasons(verdict: &Verdict) -> String {
     let failed: Vec<_> = verdict
-        .checks
-        .iter()
-        .filter(|check| check.outcome == Outcome::Fail)
+        .failures()
         .map(|check| match &check.cause {
             Some(cause) => format!("{} ({})", check.title, cause),
             None => check.title.clone(),
@@ -295,7 +316,13 @@ fn reasons(verdict: &Verdict) -> String {
     if failed.is_empty() && verdict.class == Class::Simulated {
         return "its evidence is simulated, and no development root was named".to_owned();
     }
-    printable(&failed.join("; "), 2000)
+    let mut text = printable(&failed.join("; "), 2000);
+    let advice = verdict.failures().find_map(|check| check.advice.as_deref());
+    if let Some(advice) = advice.filter(|advice| advice.chars().count() <= MAX_ADVICE) {
+        text.push_str("; what to do: ");
+        text.push_str(&printable(advice, MAX_ADVICE));
+    }
+    text
 }
 
 /// An error and its causes in one line, without what steers a terminal: libraries repeat what is foreign, such as a field's

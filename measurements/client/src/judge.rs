@@ -44,6 +44,19 @@ impl Judge for Appraiser {
     }
 }
 
+/// Nothing counts: the same verdict on everything.
+pub(crate) struct Refusing(pub(crate) Verdict);
+
+impl Judge for Refusing {
+    fn judge(&self, _: &Presented<'_>, _: u64) -> Judgement {
+        Judgement {
+            verdict: self.0.clone(),
+            authorized: false,
+            holds_until: None,
+        }
+    }
+}
+
 /// The client's clock, in seconds since 1970. A clock before 1970 reads as zero, where no manifest
 /// is valid yet.
 pub fn now() -> u64 {

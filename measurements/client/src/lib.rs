@@ -47,6 +47,7 @@
 
 mod address;
 mod attested;
+mod beliefs;
 mod boot_verdicts;
 mod certificate;
 mod chat;
@@ -57,6 +58,7 @@ mod endpoint;
 mod error;
 mod judge;
 pub mod messenger;
+mod moment;
 mod padding;
 pub mod receipts;
 mod sse;

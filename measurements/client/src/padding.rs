@@ -7,6 +7,8 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
+use crate::wiped::json;
+
 /// Smallest body, in bytes. Most questions fit.
 pub const MIN_BODY_LEN: usize = 4 * 1024;
 /// Largest body, in bytes, padding included.
@@ -45,7 +47,9 @@ pub fn padded(request: &ChatRequest) -> Result<Bytes, PaddingError> {
         return Err(PaddingError::TooLong(bare));
     }
     request.padding = Some(" ".repeat(bucket - bare - OVERHEAD));
-    Ok(Bytes::from_owner(encode(&request)?))
+    Ok(Bytes::from_owner(
+        json(&request).map_err(PaddingError::Encode)?,
+    ))
 }
 
 /// An application's request, padded alike: its fields as they are and in their order, but for a padding of its own, which
@@ -111,13 +115,6 @@ fn is_padding(name: &str) -> bool {
         return name == "\"padding\"";
     }
     serde_json::from_str::<Zeroizing<String>>(name).is_ok_and(|name| *name == "padding")
-}
-
-fn encode(request: &ChatRequest) -> Result<Zeroizing<Vec<u8>>, PaddingError> {
-    // A growing vector leaves copies behind that nobody wipes: measure first, then fill.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(length(request)?));
-    serde_json::to_writer(&mut *bytes, request).map_err(PaddingError::Encode)?;
-    Ok(bytes)
 }
 
 fn length(request: &ChatRequest) -> Result<usize, PaddingError> {
@@ -190,7 +187,7 @@ mod tests {
             assert_eq!(back, sent);
         }
         // A structure of fields, which refuses one that is given twice, as guests do.
-        let sent = padded_object(&encode(&request("x".into())).unwrap()).unwrap();
+        let sent = padded_object(&json(&request("x".into())).unwrap()).unwrap();
         let back: ChatRequest = serde_json::from_slice(&sent).unwrap();
         assert_eq!(back.padding.as_deref().unwrap().trim(), "");
         let long = format!("{{\"a\":\"{}\"}}", "x".repeat(MIN_BODY_LEN));

@@ -34,6 +34,9 @@ pub enum TerminalError {
         lines::MAX_LINE
     )]
     LineTooLong,
+    /// A line of something else than text.
+    #[error("a question is not UTF-8, and none of it was asked: convert it")]
+    NotText,
     /// Questions that failed, each of which was told when it did.
     #[error("{failed} of {asked} questions got no whole answer")]
     Unanswered {
@@ -52,8 +55,13 @@ impl TerminalError {
         match self {
             Self::Chat(error) => error.is_rejection(),
             Self::Unanswered { rejected, .. } => *rejected,
-            Self::Io(_) | Self::LineTooLong => false,
+            Self::Io(_) | Self::LineTooLong | Self::NotText => false,
         }
+    }
+
+    /// Whether it is about the question that was read, and the next may be better.
+    pub fn is_of_one_question(&self) -> bool {
+        matches!(self, Self::LineTooLong | Self::NotText)
     }
 }
 
@@ -88,7 +96,7 @@ pub async fn talk(conversation: &mut Conversation) -> Result<(), TerminalError> 
                     }
                 },
             },
-            Err(TerminalError::LineTooLong) => Err(TerminalError::LineTooLong),
+            Err(error) if error.is_of_one_question() => Err(error),
             Err(error) => return Err(error),
         };
         if let Err(error) = &answered {
@@ -140,7 +148,17 @@ pub async fn answer_told(
         print("\n")?;
     }
     written?;
-    let Ending { finish, usage, .. } = ending?;
+    let Ending {
+        finish,
+        usage,
+        appliance,
+    } = ending?;
+    if let Some(other) = appliance.filter(|appliance| conversation.changes_to(appliance)) {
+        say(format_args!(
+            "(this was {}: {})",
+            other.address, other.summary
+        ));
+    }
     if finish == Some(FinishReason::Length) {
         say("(cut at the token limit)");
     }
@@ -188,8 +206,25 @@ pub fn print(text: impl std::fmt::Display) -> io::Result<()> {
 }
 
 /// A model's words, without what could steer a terminal.
-fn harmless(text: &str) -> String {
-    text.chars()
-        .filter(|c| matches!(c, '\n' | '\t') || !steers(*c))
-        .collect()
+fn harmless(text: &str) -> Zeroizing<String> {
+    // Never longer than it was: it does not move, which would leave copies behind.
+    let mut harmless = Zeroizing::new(String::with_capacity(text.len()));
+    harmless.extend(
+        text.chars()
+            .filter(|c| matches!(c, '\n' | '\t') || !steers(*c)),
+    );
+    harmless
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_steers_is_left_out_and_nothing_copied() {
+        let text = format!("{}\u{1b}[2J\n\té\u{202e}", "a".repeat(100));
+        let shown = harmless(&text);
+        assert_eq!(*shown, format!("{}[2J\n\té", "a".repeat(100)));
+        assert_eq!(shown.capacity(), text.len());
+    }
 }

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::address::Address;
 use crate::chat::{ChatError, Conversation, Ending};
 use crate::error::chain;
-use crate::wiped::push;
+use crate::wiped::{self, push};
 
 /// One line. What is not known is null, so that every line has the same fields.
 #[derive(Serialize)]
@@ -76,8 +76,9 @@ impl<'a> Line<'a> {
 
 /// One line of JSON, wiped on drop.
 pub(crate) fn json(line: &impl Serialize) -> Zeroizing<String> {
-    // Only maps with non-string keys or failing Serialize impls make this fail: there are none.
-    Zeroizing::new(serde_json::to_string(line).unwrap_or_default())
+    // Only maps with non-string keys or failing Serialize impls make this fail: there are none. JSON is UTF-8.
+    let mut bytes = wiped::json(line).unwrap_or_default();
+    Zeroizing::new(String::from_utf8(std::mem::take(&mut *bytes)).unwrap_or_default())
 }
 
 /// As [`Timing`] counts.
@@ -146,4 +147,22 @@ pub async fn ask(
         error: error.as_deref(),
     };
     (line.text(), result.map(|_| ()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In the room that was made for it: it never moved.
+    #[test]
+    fn a_line_leaves_no_copies_behind() {
+        let answer = "\u{1}é\"".repeat(1000);
+        let line = Line {
+            answer: Some(&answer),
+            ..Line::failed("https://a.example".into(), None, "")
+        };
+        let text = line.text();
+        assert_eq!(text.capacity(), text.len());
+        assert_eq!(*text, serde_json::to_string(&line).unwrap());
+    }
 }

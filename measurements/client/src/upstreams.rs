@@ -1,22 +1,29 @@
 //! Several appliances behind one door: verified connections are kept while they are idle, and an
-//! appliance that cannot be reached or verified gives way to the next.
+//! appliance that cannot be reached or verified, or says that it serves nothing, gives way to the next. One that fails
+//! in the middle of an answer comes last for a while.
 
-use std::pin::Pin;
+mod answer;
+mod error;
+
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cocoon_measurements::verdict::Verdict;
 use http::{Method, Response};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::task::yield_now;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
+
+pub use answer::Answer;
+pub use error::UpstreamError;
 
 use crate::address::Address;
 use crate::attested::{AttestedConnection, SendError};
-use crate::error::{ConnectError, chain};
-use crate::receipts::{Keeper, Session};
+use crate::beliefs::Beliefs;
+use crate::error::ConnectError;
+use crate::moment::Moment;
+use crate::receipts::Keeper;
+use crate::trust::{Renewal, Settings};
 use crate::verifier::Verifier;
 
 /// Idle connections kept per appliance.
@@ -34,7 +41,7 @@ const READY_LIMIT: Duration = Duration::from_secs(1);
 /// Appliances in order of preference. Cheap to clone.
 #[derive(Clone)]
 pub struct Upstreams {
-    verifier: Verifier,
+    beliefs: Arc<Beliefs>,
     upstreams: Arc<[Upstream]>,
     keeper: Option<Arc<Keeper>>,
 }
@@ -42,56 +49,51 @@ pub struct Upstreams {
 struct Upstream {
     address: Address,
     idle: Mutex<Vec<Idle>>,
-    failed: Mutex<Option<Instant>>,
+    failed: Mutex<Option<Moment>>,
 }
 
 struct Idle {
+    taken: Taken,
+    since: Moment,
+}
+
+/// A connection, and what it is good for.
+struct Taken {
     connection: AttestedConnection,
-    since: Instant,
-}
-
-/// Why no appliance answered.
-#[derive(Debug, thiserror::Error)]
-pub enum UpstreamError {
-    /// None could be reached and verified.
-    #[error("no appliance can be used: {}", list(.0))]
-    NoneUsable(Vec<ConnectError>),
-    /// A verified connection broke with the request on it.
-    #[error(
-        "the appliance failed while it held the request, which was not sent again because it may have been served"
-    )]
-    Broken(#[source] SendError),
-}
-
-impl UpstreamError {
-    /// Whether every appliance was refused for what it showed, rather than not reached.
-    pub fn is_rejection(&self) -> bool {
-        matches!(self, UpstreamError::NoneUsable(errors) if errors.iter().all(ConnectError::is_rejection))
-    }
-
-    /// The first appliance that was judged and refused, and its verdict.
-    pub fn verdict(&self) -> Option<(&Address, &Verdict)> {
-        match self {
-            UpstreamError::NoneUsable(errors) => errors.iter().find_map(ConnectError::judged),
-            UpstreamError::Broken(_) => None,
-        }
-    }
-}
-
-/// An answer that is still arriving, with the connection it arrives on.
-pub struct Answer {
-    body: Incoming,
-    session: Arc<Session>,
-    // Given back when the body was read to its end, cut otherwise: dropping an answer stops its generation.
-    connection: Option<AttestedConnection>,
-    owner: Upstreams,
+    /// Under which it was accepted.
+    verifier: Verifier,
     index: usize,
-    ended: bool,
+    /// Nothing was asked over it yet.
+    fresh: bool,
+}
+
+/// The appliances that a request has still to try, and what became of the others.
+struct Search<'a> {
+    upstreams: &'a Upstreams,
+    left: VecDeque<usize>,
+    errors: Vec<ConnectError>,
 }
 
 impl Upstreams {
     /// `addresses` in order of preference.
     pub fn new(verifier: Verifier, addresses: Vec<Address>) -> Self {
+        Self::under(Beliefs::fixed(verifier), addresses)
+    }
+
+    /// The same for a program that runs on. Settings are read again every ten minutes while there are requests, and, once
+    /// a minute at most, when an appliance is refused for its manifest; appliances that are accepted are remembered.
+    /// `tell` gets a line for people about what comes of it.
+    pub fn renewing(
+        settings: Arc<Settings>,
+        addresses: Vec<Address>,
+        tell: impl Fn(&str) + Send + Sync + 'static,
+    ) -> Self {
+        let verifier = settings.verifier();
+        let renewal = Arc::new(Renewal::new(settings, tell));
+        Self::under(Beliefs::renewed(verifier, renewal), addresses)
+    }
+
+    pub(crate) fn under(beliefs: Beliefs, addresses: Vec<Address>) -> Self {
         let upstreams = addresses
             .into_iter()
             .map(|address| Upstream {
@@ -101,7 +103,7 @@ impl Upstreams {
             })
             .collect();
         Self {
-            verifier,
+            beliefs: Arc::new(beliefs),
             upstreams,
             keeper: None,
         }
@@ -125,9 +127,12 @@ impl Upstreams {
         &self,
         inspect: impl FnOnce(&AttestedConnection) -> T,
     ) -> Result<T, UpstreamError> {
-        let (index, connection) = self.connection().await?;
-        let seen = inspect(&connection);
-        self.give_back(index, connection);
+        let mut search = self.search();
+        let Some(taken) = search.next().await else {
+            return Err(UpstreamError::NoneUsable(search.errors));
+        };
+        let seen = inspect(&taken.connection);
+        self.give_back(taken);
         Ok(seen)
     }
 
@@ -141,10 +146,8 @@ impl Upstreams {
     ) -> Result<Response<Answer>, UpstreamError> {
         let generates = method == Method::POST;
         let mut response = self.send(method, path, body).await?;
-        if let Some(connection) = response.body_mut().connection.as_mut()
-            && generates
-        {
-            connection.uncounted();
+        if generates {
+            response.body_mut().uncounted();
         }
         Ok(response)
     }
@@ -155,156 +158,141 @@ impl Upstreams {
         path: &str,
         body: Bytes,
     ) -> Result<Response<Answer>, UpstreamError> {
-        // An idle connection may have been closed under us: then the request never left. There are at most
-        // MAX_IDLE of those per appliance, and a fresh connection that fails so early counts as broken.
-        let mut attempts = MAX_IDLE * self.upstreams.len();
-        loop {
-            let (index, mut connection) = self.connection().await?;
-            match connection.send(method.clone(), path, body.clone()).await {
+        let mut search = self.search();
+        let mut turned_away = None;
+        while let Some(mut taken) = search.next().await {
+            let sent = taken.connection.send(method.clone(), path, body.clone());
+            match sent.await {
                 Ok(response) => {
-                    let owner = self.clone();
-                    let session = Arc::clone(connection.session());
-                    return Ok(response.map(|body| Answer {
-                        body,
-                        session,
-                        connection: Some(connection),
-                        owner,
-                        index,
-                        ended: false,
-                    }));
+                    let upstream = &self.upstreams[taken.index];
+                    let mut response = response.map(|body| Answer::new(body, taken, self.clone()));
+                    if !answer::turns_away(&mut response).await {
+                        return Ok(response);
+                    }
+                    upstream.fails();
+                    search.pass_over();
+                    turned_away = Some(response);
                 }
-                Err(SendError::NotSent { .. }) if attempts > 0 => attempts -= 1,
-                Err(error) => return Err(UpstreamError::Broken(error)),
-            }
-        }
-    }
-
-    async fn connection(&self) -> Result<(usize, AttestedConnection), UpstreamError> {
-        let mut errors = Vec::new();
-        for index in self.order() {
-            let upstream = &self.upstreams[index];
-            while let Some(mut connection) = upstream.take_idle() {
-                // The runtime looks at its sockets first, so that one that was closed meanwhile is known to be.
-                yield_now().await;
-                if timeout(READY_LIMIT, connection.ready()).await == Ok(true) {
-                    return Ok((index, connection));
-                }
-            }
-            match self.verifier.connect(&upstream.address).await {
-                Ok(connection) => {
-                    upstream.note(None);
-                    return Ok((index, connection));
+                // It was closed while it was idle: the request never left.
+                Err(SendError::NotSent { .. }) if !taken.fresh => {}
+                Err(SendError::NotSent { address, source }) => {
+                    self.upstreams[taken.index].fails();
+                    search.errors.push(ConnectError::Closed { address, source });
+                    search.pass_over();
                 }
                 Err(error) => {
-                    upstream.note(Some(Instant::now()));
-                    errors.push(error);
+                    self.upstreams[taken.index].fails();
+                    return Err(UpstreamError::Broken(error));
                 }
             }
         }
-        Err(UpstreamError::NoneUsable(errors))
+        // What an appliance said is worth more than that others cannot be used.
+        turned_away.ok_or(UpstreamError::NoneUsable(search.errors))
     }
 
-    /// Preference, those that failed lately last.
-    fn order(&self) -> Vec<usize> {
+    /// All of them: by preference, those that failed lately last.
+    fn search(&self) -> Search<'_> {
         let mut order: Vec<_> = (0..self.upstreams.len()).collect();
         order.sort_by_key(|index| self.upstreams[*index].failed_lately());
-        order
+        Search {
+            upstreams: self,
+            left: order.into(),
+            errors: Vec::new(),
+        }
     }
 
-    fn give_back(&self, index: usize, connection: AttestedConnection) {
-        let mut idle = lock(&self.upstreams[index].idle);
-        if connection.remaining() > MIN_REMAINING && idle.len() < MAX_IDLE {
-            let since = Instant::now();
-            idle.push(Idle { connection, since });
+    /// A new connection. Where the appliance has another manifest, under what is believed by now.
+    async fn connect(&self, index: usize) -> Result<Taken, ConnectError> {
+        let address = &self.upstreams[index].address;
+        let mut verifier = self.beliefs.current().await;
+        let mut connected = verifier.connect(address).await;
+        if let Err(error) = &connected
+            && error.is_about_the_manifest()
+            && let Some(newer) = self.beliefs.newer(&verifier).await
+        {
+            verifier = newer;
+            connected = verifier.connect(address).await;
         }
+        let connection = connected?;
+        self.beliefs.accepted(&connection).await;
+        Ok(Taken {
+            connection,
+            verifier,
+            index,
+            fresh: true,
+        })
+    }
+
+    fn give_back(&self, taken: Taken) {
+        let mut idle = lock(&self.upstreams[taken.index].idle);
+        if taken.connection.remaining() > MIN_REMAINING && idle.len() < MAX_IDLE {
+            let since = Moment::now();
+            idle.push(Idle { taken, since });
+        }
+    }
+}
+
+impl Search<'_> {
+    /// A connection to the first appliance that is left and is verified; those before it are passed over.
+    async fn next(&mut self) -> Option<Taken> {
+        while let Some(&index) = self.left.front() {
+            let upstream = &self.upstreams.upstreams[index];
+            let verifier = self.upstreams.beliefs.current().await;
+            while let Some(mut taken) = upstream.take_idle(&verifier) {
+                // The runtime looks at its sockets first, so that one that was closed meanwhile is known to be.
+                yield_now().await;
+                if timeout(READY_LIMIT, taken.connection.ready()).await == Ok(true) {
+                    taken.fresh = false;
+                    return Some(taken);
+                }
+            }
+            match self.upstreams.connect(index).await {
+                Ok(taken) => {
+                    upstream.recovers();
+                    return Some(taken);
+                }
+                Err(error) => {
+                    upstream.fails();
+                    self.errors.push(error);
+                    self.pass_over();
+                }
+            }
+        }
+        None
+    }
+
+    /// The first that is left cannot be used.
+    fn pass_over(&mut self) {
+        self.left.pop_front();
     }
 }
 
 impl Upstream {
-    fn take_idle(&self) -> Option<AttestedConnection> {
+    /// One that was accepted under `verifier`, and is young enough.
+    fn take_idle(&self, verifier: &Verifier) -> Option<Taken> {
         let mut idle = lock(&self.idle);
         idle.retain(|idle| {
-            idle.since.elapsed() < MAX_IDLE_TIME && idle.connection.remaining() > MIN_REMAINING
+            idle.since.age() < MAX_IDLE_TIME
+                && idle.taken.connection.remaining() > MIN_REMAINING
+                && idle.taken.verifier.is(verifier)
         });
-        Some(idle.pop()?.connection)
+        Some(idle.pop()?.taken)
     }
 
-    fn note(&self, failed: Option<Instant>) {
-        *lock(&self.failed) = failed;
+    fn fails(&self) {
+        *lock(&self.failed) = Some(Moment::now());
+    }
+
+    fn recovers(&self) {
+        *lock(&self.failed) = None;
     }
 
     fn failed_lately(&self) -> bool {
-        lock(&self.failed).is_some_and(|at| at.elapsed() < COOL_DOWN)
-    }
-}
-
-impl Answer {
-    /// The connection that the answer arrives on.
-    pub fn connection(&self) -> Option<&AttestedConnection> {
-        self.connection.as_ref()
-    }
-
-    /// What the receipt of this answer is held against.
-    pub fn session(&self) -> &Arc<Session> {
-        &self.session
-    }
-
-    /// The number that its receipt must have, as far as that is known.
-    pub(crate) fn next_number(&self) -> Option<u64> {
-        self.connection.as_ref()?.next_number()
-    }
-
-    /// Its receipt is missing or wrong: the connection takes no more requests.
-    pub(crate) fn cut(&mut self) {
-        self.connection = None;
-    }
-
-    /// Its receipt of this number was found good.
-    pub(crate) fn counted(&mut self, number: u64) {
-        if let Some(connection) = &mut self.connection {
-            connection.counted(number);
-        }
-    }
-}
-
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        self.ended |= matches!(polled, Poll::Ready(None));
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        if let Some(connection) = self.connection.take()
-            && (self.ended || self.body.is_end_stream())
-        {
-            self.owner.give_back(self.index, connection);
-        }
+        lock(&self.failed).is_some_and(|at| at.age() < COOL_DOWN)
     }
 }
 
 // Nothing panics while it holds one of these locks, so that a poisoned one is still whole.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn list(errors: &[ConnectError]) -> String {
-    let texts: Vec<_> = errors.iter().map(|error| chain(error)).collect();
-    texts.join(" | ")
 }

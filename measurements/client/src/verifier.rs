@@ -1,7 +1,7 @@
 //! What a client believes in: a trusted manifest, a policy, and how long it waits.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cocoon_measurements::appraise::Presented;
@@ -16,7 +16,7 @@ use crate::address::Address;
 use crate::boot_verdicts::BootVerdicts;
 use crate::collateral::CollateralCache;
 use crate::error::{ConnectError, Stage};
-use crate::judge::{Appraiser, Judge, Judgement, now};
+use crate::judge::{Appraiser, Judge, Judgement, Refusing, now};
 use crate::tls;
 use crate::trust::KnownHost;
 
@@ -42,7 +42,8 @@ impl Default for Deadlines {
     }
 }
 
-/// Makes attested connections. Cheap to clone; clones share what they know of boot documents that were judged before.
+/// Makes attested connections. Cheap to clone; clones share what they know of boot documents that were judged before, and
+/// of appliances.
 #[derive(Clone)]
 pub struct Verifier {
     pub(crate) deadlines: Deadlines,
@@ -50,7 +51,7 @@ pub struct Verifier {
     boot_verdicts: Arc<BootVerdicts>,
     clock: Arc<dyn Fn() -> u64 + Send + Sync>,
     simulated_accepted: bool,
-    known: Arc<BTreeMap<String, KnownHost>>,
+    known: Arc<Mutex<BTreeMap<String, KnownHost>>>,
     release: u64,
     provider: Arc<CryptoProvider>,
     pub(crate) cache: Option<Arc<CollateralCache>>,
@@ -78,12 +79,42 @@ impl Verifier {
         Self { deadlines, ..self }
     }
 
-    /// Refuses appliances, by `HOST:PORT`, that show less than what is remembered of them.
+    /// Refuses appliances, by `HOST:PORT`, that show less than what is remembered of them. Those that it accepts it
+    /// remembers itself, for as long as it lives.
     pub fn with_known_hosts(self, known: BTreeMap<String, KnownHost>) -> Self {
         Self {
-            known: Arc::new(known),
+            known: Arc::new(Mutex::new(known)),
             ..self
         }
+    }
+
+    /// The same, with the memory of appliances of `before`, which learns what this one knew.
+    pub(crate) fn remembering(self, before: &Self) -> Self {
+        if !Arc::ptr_eq(&self.known, &before.known) {
+            let mut all = before.known();
+            for (host, known) in self.known().iter() {
+                let kept = all.entry(host.clone()).or_insert(*known);
+                kept.release = kept.release.max(known.release);
+            }
+        }
+        Self {
+            known: Arc::clone(&before.known),
+            ..self
+        }
+    }
+
+    /// One that refuses every appliance in these words.
+    pub(crate) fn refusing(&self, verdict: Verdict) -> Self {
+        Self {
+            judge: Arc::new(Refusing(verdict)),
+            boot_verdicts: Arc::default(),
+            ..self.clone()
+        }
+    }
+
+    /// Whether both judge alike: one is a clone of the other.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.boot_verdicts, &other.boot_verdicts)
     }
 
     /// Keeps collateral of accepted appliances there, and fetches only what is not there. Without it every connection
@@ -155,7 +186,7 @@ impl Verifier {
         };
         if accepted {
             if stage == Stage::Attest {
-                self.compare(address, verdict.class)?;
+                self.recognise(address, verdict.class)?;
             }
             return Ok(verdict);
         }
@@ -167,22 +198,33 @@ impl Verifier {
         })
     }
 
-    /// Only confidential appliances are remembered, so that a simulated one is always less.
-    fn compare(&self, address: &Address, class: Class) -> Result<(), ConnectError> {
-        let Some(known) = self.known.get(&address.authority()) else {
-            return Ok(());
-        };
+    /// Holds an appliance against what is known of it. Only confidential ones are remembered, so that a simulated one is
+    /// always less.
+    fn recognise(&self, address: &Address, class: Class) -> Result<(), ConnectError> {
+        let (host, release) = (address.authority(), self.release);
+        let mut all = self.known();
+        let known = all.get(&host).map(|known| known.release);
         let found = match class {
-            Class::Confidential if self.release >= known.release => return Ok(()),
-            Class::Confidential => format!("of release {}", self.release),
+            Class::Confidential if known.is_none_or(|known| release >= known) => {
+                all.insert(host, KnownHost { release });
+                return Ok(());
+            }
+            Class::Confidential => format!("of release {release}"),
             Class::Simulated | Class::Rejected => "simulated".to_owned(),
         };
-        let known = format!("confidential and of release {}", known.release);
+        let Some(known) = known else {
+            return Ok(());
+        };
         Err(ConnectError::Downgrade {
             address: address.clone(),
-            known,
+            known: format!("confidential and of release {known}"),
             found,
         })
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<String, KnownHost>> {
+        // Nothing panics while it holds the lock.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

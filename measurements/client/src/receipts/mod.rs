@@ -288,7 +288,7 @@ impl Body for Receipted {
                 },
             };
             this.over = true;
-            this.answer.cut();
+            this.answer.fails();
             return Poll::Ready(Some(Err(error)));
         }
         Poll::Ready(None)

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use unicode_width::UnicodeWidthChar as _;
-use zeroize::Zeroizing;
 
 use super::{Waiting, harmless, print};
 
@@ -51,7 +50,7 @@ impl Answering {
 
     /// Prints words that have arrived, without what could steer a terminal.
     pub fn words(&mut self, words: &str) -> io::Result<()> {
-        self.print(&Zeroizing::new(harmless(words)))
+        self.print(&harmless(words))
     }
 
     fn print(&mut self, text: &str) -> io::Result<()> {

@@ -1,6 +1,6 @@
 //! Questions from standard input: a line each, within a bound, and how they fared.
 
-use std::io::{self, BufRead, Read as _};
+use std::io::{BufRead, Read as _};
 
 use zeroize::{Zeroize as _, Zeroizing};
 
@@ -11,11 +11,13 @@ pub(super) const MAX_LINE: usize = 512 * 1024;
 
 /// The next line, or `None` at the end. One that is too long is passed over as a whole: no question is made of its parts.
 pub(super) fn next(input: &mut impl BufRead) -> Result<Option<Zeroizing<String>>, TerminalError> {
-    let mut line = Zeroizing::new(Vec::with_capacity(4096));
-    // A byte more, so that the line that just fits is told from a longer one: its end, or a byte too many.
+    // A byte more, so that the line that just fits is told from a longer one: its end, or a byte too many. Room for all of
+    // it at once: a vector that grew would leave copies behind that nobody wipes.
+    let limit = MAX_LINE + 1;
+    let mut line = Zeroizing::new(Vec::with_capacity(limit));
     let read = input
         .by_ref()
-        .take(MAX_LINE as u64 + 1)
+        .take(limit as u64)
         .read_until(b'\n', &mut line)?;
     if read == 0 {
         return Ok(None);
@@ -28,8 +30,7 @@ pub(super) fn next(input: &mut impl BufRead) -> Result<Option<Zeroizing<String>>
         Ok(line) => Ok(Some(Zeroizing::new(line))),
         Err(error) => {
             error.into_bytes().zeroize();
-            let invalid = io::Error::new(io::ErrorKind::InvalidData, "a line is not UTF-8");
-            Err(invalid.into())
+            Err(TerminalError::NotText)
         }
     }
 }
@@ -96,8 +97,19 @@ mod tests {
         let mut input = &vec![b'a'; MAX_LINE + 1][..];
         assert!(matches!(next(&mut input), Err(TerminalError::LineTooLong)));
         assert!(matches!(next(&mut input), Ok(None)));
-        let error = next(&mut &b"\xff\n"[..]).unwrap_err();
-        assert!(matches!(error, TerminalError::Io(_)), "{error}");
+    }
+
+    /// Nor does one that is no text end those behind it.
+    #[test]
+    fn a_line_that_is_no_text_is_one_question() {
+        let mut input = &b"\xff\ntwo\n"[..];
+        let error = next(&mut input).unwrap_err();
+        assert!(matches!(error, TerminalError::NotText), "{error}");
+        assert!(error.is_of_one_question() && TerminalError::LineTooLong.is_of_one_question());
+        assert!(!TerminalError::from(std::io::Error::other("gone")).is_of_one_question());
+        let line = next(&mut input).unwrap().unwrap();
+        assert_eq!(*line, "two\n");
+        assert!(line.capacity() > MAX_LINE, "it never moved");
     }
 
     #[test]

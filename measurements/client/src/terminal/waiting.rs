@@ -1,5 +1,6 @@
 //! Something that takes time, so that nobody wonders whether it still goes on.
 
+use std::io::{self, Write as _};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -55,14 +56,14 @@ struct Dots {
 
 impl Dots {
     fn begin(what: &str) -> Self {
-        eprint!("{what} …");
+        show(format_args!("{what} …"));
         let (ended, heard) = mpsc::channel();
         let writer = std::thread::spawn(move || {
             for number in 1_usize.. {
                 if heard.recv_timeout(SILENCE) != Err(mpsc::RecvTimeoutError::Timeout) {
                     return;
                 }
-                eprint!("{}", dot(number));
+                show(format_args!("{}", dot(number)));
             }
         });
         Self {
@@ -80,8 +81,13 @@ impl Drop for Dots {
         if let Some(writer) = self.writer.take() {
             let _ = writer.join();
         }
-        eprintln!();
+        show(format_args!("\n"));
     }
+}
+
+/// What cannot be shown is no reason to stop.
+fn show(text: std::fmt::Arguments<'_>) {
+    let _ = io::stderr().write_fmt(text);
 }
 
 fn dot(number: usize) -> &'static str {

@@ -5,12 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use cocoon_measurements::verdict::Class;
 use cocoon_protocol::document::ATTEST_PATH;
-use http::Method;
+use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 
 use super::connecting::refused_by;
-use super::double::{Carries, Double, Script, content, verifier};
+use super::double::{Attests, Carries, Double, Script, content, verifier};
+use super::serving::{CHAT, error, local};
 use crate::error::{ConnectError, Stage};
+use crate::moment::{set_back, slept};
 use crate::trust::KnownHost;
 use crate::upstreams::Upstreams;
 
@@ -150,4 +152,50 @@ async fn a_closed_idle_connection_gives_way_to_one_attested_anew() {
     tokio::time::resume();
     ask().await;
     assert_eq!(double.paths(), attested_and_asked.repeat(3));
+    // A machine that slept for so long, and one whose clock says that it was not yet then.
+    slept(Duration::from_secs(101));
+    ask().await;
+    assert_eq!(double.paths(), attested_and_asked.repeat(4));
+    set_back(Duration::from_secs(1));
+    ask().await;
+    assert_eq!(double.paths(), attested_and_asked.repeat(5));
+}
+
+/// Too busy to show evidence is no evidence against it.
+#[test]
+fn busy_is_not_rejected() {
+    for (status, rejected) in [(429, false), (503, false), (421, true), (500, true)] {
+        let address = || "https://a.example".parse().unwrap();
+        let message = String::new;
+        let errors = [
+            ConnectError::NoEvidence {
+                address: address(),
+                status,
+                message: message(),
+            },
+            ConnectError::NoCollateral {
+                address: address(),
+                status,
+                message: message(),
+            },
+        ];
+        for error in errors {
+            assert_eq!(error.is_rejection(), rejected, "{error}");
+        }
+    }
+}
+
+/// And applications are told so: an appliance that is there, and cannot be used now.
+#[tokio::test]
+async fn busy_is_a_502_until_it_is_over() {
+    let busy = r#"{"error":{"message":"busy","type":"server_error","param":null,"code":null}}"#;
+    let double = Double::start(Script {
+        attests: Attests::With(StatusCode::SERVICE_UNAVAILABLE, busy),
+        ..Script::default()
+    })
+    .await;
+    let local = local(content(), &[&double]).await;
+    let (status, code, message) = error(local.chat(CHAT).await).await;
+    assert_eq!((status, code.as_str()), (502, "no_appliance_usable"));
+    assert!(message.ends_with("no prompt was sent"), "{message}");
 }

@@ -11,7 +11,7 @@ use cocoon_protocol::document::{
     MAX_DOCUMENT_LEN,
 };
 use cocoon_protocol::pieces::COLLATERAL_PATH;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -60,6 +60,8 @@ pub enum Carries {
 /// What answers the nonce.
 pub enum Attests {
     Honestly,
+    /// And closes the connection after it.
+    ForNothing,
     WithNonce(Hex32),
     WithOtherKey,
     WithBootKind,
@@ -76,6 +78,8 @@ pub struct Script {
     pub carries: Carries,
     pub signs_with_other_key: bool,
     pub attests: Attests,
+    /// Takes questions, and closes the connection instead of answering.
+    pub hangs_up: bool,
     pub answers: Answer,
     pub receipts: Receipts,
     /// What the document names.
@@ -88,6 +92,7 @@ impl Default for Script {
             carries: Carries::Document,
             signs_with_other_key: false,
             attests: Attests::Honestly,
+            hangs_up: false,
             answers: Box::new(|| reply(StatusCode::OK, "application/json", "{}")),
             receipts: Receipts::Honest,
             stapled: None,
@@ -197,6 +202,9 @@ async fn serve(
     if let Some(stapled) = script.stapled.as_ref().filter(|_| path == COLLATERAL_PATH) {
         return stapled.hand_out(&body);
     }
+    if script.hangs_up && path != ATTEST_PATH {
+        return Err("hangs up");
+    }
     if path != ATTEST_PATH {
         let response = (script.answers)();
         return Ok(match path.ends_with("/completions") {
@@ -218,6 +226,11 @@ async fn serve(
     };
     match &script.attests {
         Attests::Honestly => document(Kind::Session, spki, nonce),
+        Attests::ForNothing => document(Kind::Session, spki, nonce).map(|mut response| {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert("connection", close);
+            response
+        }),
         Attests::WithNonce(old) => document(Kind::Session, spki, *old),
         Attests::WithOtherKey => document(Kind::Session, Hex([9; 32]), nonce),
         Attests::WithBootKind => document(Kind::Boot, spki, nonce),

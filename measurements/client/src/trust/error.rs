@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use cocoon_measurements::manifest::ManifestRefusal;
+use cocoon_measurements::manifest::{ManifestRefusal, TrustedManifest};
 use cocoon_measurements::verdict::Verdict;
+use cocoon_protocol::bytes::Hex32;
 
 use super::{RootError, TrustFileError};
 
@@ -59,9 +60,11 @@ pub enum TrustError {
     Manifest {
         /// The file.
         path: PathBuf,
+        /// SHA-256 of what is in it.
+        id: Hex32,
         /// Why.
         #[source]
-        source: ManifestRefusal,
+        source: Box<ManifestRefusal>,
         /// What to do, where these settings know better than the refusal: of a rollback, whose floor it is.
         advice: Option<Box<str>>,
     },
@@ -73,10 +76,22 @@ impl TrustError {
         let Self::Manifest { source, advice, .. } = self else {
             return None;
         };
-        let mut verdict = Verdict::from(source);
+        let mut verdict = Verdict::from(&**source);
         if let (Some(advice), Some(check)) = (advice, verdict.checks.first_mut()) {
             check.advice = Some(advice.to_string());
         }
         Some(verdict)
+    }
+
+    /// The verdict, where what it says holds of `manifest`, too: it is the one that was refused, or below the same floor.
+    pub(super) fn refusal_of(&self, manifest: &TrustedManifest) -> Option<Verdict> {
+        let Self::Manifest { id, source, .. } = self else {
+            return None;
+        };
+        let rolled_back = match &**source {
+            ManifestRefusal::ReleaseFloor { floor, .. } => manifest.release < *floor,
+            _ => false,
+        };
+        (*id == manifest.id() || rolled_back).then(|| self.verdict())?
     }
 }

@@ -5,12 +5,14 @@ mod fetch;
 mod file;
 mod floors;
 mod releases;
+mod renewal;
 mod roots;
 mod store;
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cocoon_measurements::appraise::explain::{Artefacts, explain};
 use cocoon_measurements::manifest::{
@@ -19,7 +21,7 @@ use cocoon_measurements::manifest::{
 use cocoon_measurements::policy::Policy;
 use cocoon_measurements::verdict::{Class, Verdict};
 use cocoon_protocol::bytes::Hex32;
-use cocoon_protocol::manifest::MAX_MANIFEST_LEN;
+use cocoon_protocol::manifest::{MAX_MANIFEST_LEN, manifest_id};
 
 pub use error::TrustError;
 pub use file::{KnownHost, TrustFile, default_path};
@@ -32,6 +34,7 @@ use crate::verifier::Verifier;
 use fetch::Url;
 use floors::Floors;
 use releases::Releases;
+pub(crate) use renewal::Renewal;
 
 /// Largest file of a signer's key, trust settings or a root certificate, in bytes.
 const MAX_SMALL_FILE: usize = 256 * 1024;
@@ -79,6 +82,10 @@ pub struct Settings {
     policy: Policy,
     file: TrustFile,
     path: Option<PathBuf>,
+    /// What they were made of, to be read again.
+    options: TrustOptions,
+    /// Appliances that the trust file knows, or should: it could not be written.
+    remembered: Mutex<BTreeMap<String, KnownHost>>,
     /// Where the manifest lies, and perhaps its image.
     folder: PathBuf,
     unkept: Option<TrustFileError>,
@@ -96,6 +103,15 @@ impl Settings {
     /// be remembered. Floors that files state count.
     pub fn of_the_past(options: &TrustOptions, time: u64) -> Result<Self, TrustError> {
         Self::gather(options, time, Memory::Rests)
+    }
+
+    /// Reads the same again. What was to be forgotten once is not forgotten again.
+    pub fn again(&self, now: u64) -> Result<Self, TrustError> {
+        let again = Self::gather(&self.options, now, Memory::Counts)?;
+        Ok(Self {
+            cache: self.cache.clone(),
+            ..again
+        })
     }
 
     fn gather(options: &TrustOptions, now: u64, counts: Memory) -> Result<Self, TrustError> {
@@ -131,8 +147,9 @@ impl Settings {
         }
         let refused = |source| TrustError::Manifest {
             path: options.manifest.clone(),
+            id: manifest_id(&bytes),
             advice: floors.advice(&source, memory.as_deref()),
-            source,
+            source: Box::new(source),
         };
         let manifest = trust(&bytes, envelope.as_deref(), &believed, now).map_err(refused)?;
         let mut policy = file.policy.clone();
@@ -155,8 +172,13 @@ impl Settings {
         Ok(Self {
             manifest,
             policy,
+            remembered: Mutex::new(file.known_hosts.clone()),
             file,
             path,
+            options: TrustOptions {
+                reset_release_floor: false,
+                ..options.clone()
+            },
             folder: folder.unwrap_or_default(),
             unkept,
             cache: None,
@@ -212,27 +234,38 @@ impl Settings {
     }
 
     /// Remembers a confidential appliance, so that it cannot become less unnoticed. The error
-    /// matters to a person, not to the connection.
+    /// matters to a person, not to the connection, and comes once.
     pub fn remember(&self, connection: &AttestedConnection) -> Result<(), TrustFileError> {
-        let (Class::Confidential, Some(path)) = (connection.verdict().class, &self.path) else {
+        self.remember_as(
+            &connection.address().authority(),
+            connection.verdict().class,
+        )
+    }
+
+    pub(crate) fn remember_as(&self, host: &str, class: Class) -> Result<(), TrustFileError> {
+        let (Class::Confidential, Some(path)) = (class, &self.path) else {
             return Ok(());
         };
-        let host = connection.address().authority();
-        if self
-            .file
-            .known_hosts
-            .get(&host)
-            .is_some_and(|known| known.release >= self.manifest.release)
+        let release = self.manifest.release;
+        let mut remembered = self
+            .remembered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if remembered
+            .get(host)
+            .is_some_and(|known| known.release >= release)
         {
             return Ok(());
         }
-        TrustFile::remember(
-            path,
-            &host,
-            KnownHost {
-                release: self.manifest.release,
-            },
-        )
+        remembered.insert(host.to_owned(), KnownHost { release });
+        TrustFile::remember(path, host, KnownHost { release })
+    }
+
+    /// Whether the same appliances are accepted, for the same reasons.
+    fn demands_the_same(&self, other: &Self) -> bool {
+        self.manifest.id() == other.manifest.id()
+            && self.manifest.basis() == other.manifest.basis()
+            && self.policy == other.policy
     }
 }
 

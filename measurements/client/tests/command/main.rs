@@ -10,6 +10,8 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 
+use cocoon_protocol::bytes::Hex32;
+
 use crate::home::{Home, ended, interrupt, nowhere};
 
 #[test]
@@ -47,6 +49,25 @@ fn an_appliance_that_is_not_there_is_2() {
                  refused (os error 111)\n"
             )
         );
+    }
+}
+
+/// Nor is a log that is full a reason to end otherwise.
+#[test]
+fn errors_that_cannot_be_shown_change_nothing() {
+    let home = Home::new();
+    let full = || std::fs::File::options().write(true).open("/dev/full");
+    let path = home.write("manifest.json", &home::manifest(1));
+    let pin = Hex32::sha256(&home::manifest(1)).to_string();
+    for (command, code) in [("verify", 2), ("chat", 2)] {
+        let arguments = [command, &nowhere(), "--manifest", &path];
+        let mut command = home.command(&arguments);
+        command.args(["--manifest-sha256", &pin]);
+        let status = command
+            .stderr(full().unwrap())
+            .stdin(Stdio::null())
+            .status();
+        assert_eq!(status.unwrap().code(), Some(code));
     }
 }
 

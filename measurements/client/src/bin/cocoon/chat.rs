@@ -59,23 +59,24 @@ pub async fn run(mut args: Args) -> anyhow::Result<Outcome> {
     let options = args.sampling.options(&model);
     let upstreams = args.receipts.apply(opened.upstreams)?;
     let system = system.as_deref().map(String::as_str);
-    let mut conversation = Conversation::new(upstreams, options, system);
+    let conversation = Conversation::new(upstreams, options, system);
     if args.json {
         let first = Line {
             accepted: true,
-            class: Some(opened.class),
-            summary: Some(&opened.worth),
+            class: Some(opened.appliance.class),
+            summary: Some(&opened.appliance.summary),
             model: Some(&model),
             timing: Timing {
                 attested_ms: opened.attested_ms,
                 ..Timing::default()
             },
             error: None,
-            ..Line::failed(opened.url, None, "")
+            ..Line::failed(opened.appliance.address.to_string(), None, "")
         };
         let prompt = prompt.as_deref().map(String::as_str);
         return chat_json::run(conversation, prompt, &first).await;
     }
+    let mut conversation = conversation.with_shown(opened.appliance);
     let done = match prompt {
         Some(prompt) => unless_interrupted(answer(&mut conversation, &prompt)).await?,
         None => talk(&mut conversation).await,

@@ -24,7 +24,7 @@ pub async fn run(
         let question = match unless_interrupted(line(false)).await? {
             Ok(None) => break,
             Ok(Some(question)) => question,
-            Err(error @ TerminalError::LineTooLong) => {
+            Err(error) if error.is_of_one_question() => {
                 show(&unasked(first, &chain(&error)))?;
                 tally.count(Err(error.is_rejection()));
                 continue;

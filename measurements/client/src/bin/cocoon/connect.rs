@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use cocoon_client::terminal::{Waiting, print, say};
@@ -10,13 +11,17 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::flags::{ReceiptFlags, TrustFlags};
-use crate::output::{remember, settings};
+use crate::output::settings;
 use crate::{Outcome, unless_interrupted};
 
 /// Largest token file, in bytes.
 const MAX_TOKEN_FILE: u64 = 4096;
 
 /// Serve a local OpenAI-compatible endpoint, every request sent on over attested connections
+///
+/// Manifest, policy file and trust file are read again while it runs: every ten minutes, before the request that is next,
+/// and, once a minute at most, when an appliance is refused because of its manifest. So a renewed manifest in the old one's
+/// place (or at its URL) and a raised floor count without a restart; what cannot be read leaves what there was.
 #[derive(clap::Args)]
 pub struct Args {
     /// Appliances in order of preference, https://HOST:PORT; the next takes over when one fails
@@ -49,7 +54,8 @@ pub async fn run(args: Args) -> anyhow::Result<Outcome> {
     let Some(settings) = settings(&args.trust).await? else {
         return Ok(Outcome::Rejected);
     };
-    let upstreams = Upstreams::new(settings.verifier(), args.urls.clone());
+    let settings = Arc::new(settings);
+    let upstreams = Upstreams::renewing(Arc::clone(&settings), args.urls.clone(), |line| say(line));
     let upstreams = args.receipts.apply(upstreams)?;
     // The port first: a taken one should not cost a minute of attestation.
     let endpoint = Endpoint::bind(
@@ -63,7 +69,6 @@ pub async fn run(args: Args) -> anyhow::Result<Outcome> {
 
     let mut waiting = Waiting::new(format!("attesting {}", args.urls[0]));
     let warming = upstreams.warm(|connection| {
-        remember(&settings, connection);
         format!(
             "{}: {}",
             connection.address(),
@@ -78,8 +83,8 @@ pub async fn run(args: Args) -> anyhow::Result<Outcome> {
             say(format_args!("cocoon: {}", chain(&error)));
             return Ok(Outcome::Rejected);
         }
-        // One that is not up yet may come up: requests until then get a 502 that says so.
-        Err(error) => say(format_args!("not reachable yet: {}", chain(&error))),
+        // One that is not up yet may come up, and one that is busy be free: requests until then get a 502 that says so.
+        Err(error) => say(format_args!("not usable yet: {}", chain(&error))),
     }
     announce(
         &args,

@@ -23,8 +23,8 @@ const MAX_REASON: usize = 2000;
 
 /// Verify confidential-computing appliances, and use verified ones.
 ///
-/// Exit status: 0 accepted or done, 1 rejected with reasons, 2 wrong usage or input/output error, 130 stopped by Ctrl-C
-/// in the middle of something; `connect`, and `chat` at its prompt, end with 0 then.
+/// Exit status: 0 accepted or done, 1 rejected with reasons, 2 wrong usage, input/output error or an appliance that is too
+/// busy, 130 stopped by Ctrl-C in the middle of something; `connect`, and `chat` at its prompt, end with 0 then.
 #[derive(Parser)]
 #[command(name = "cocoon", version)]
 struct Cli {

@@ -1,16 +1,17 @@
 //! What every command that sends prompts begins with: whom to believe, and a first verified appliance.
 
 use std::io::IsTerminal as _;
+use std::sync::Arc;
 use std::time::Instant;
 
 use cocoon_client::terminal::{Waiting, say, style};
 use cocoon_client::transcript::milliseconds;
 use cocoon_client::trust::Settings;
-use cocoon_client::{Address, TableStyle, Upstreams, chain, summary, table};
-use cocoon_measurements::verdict::{Class, Verdict};
+use cocoon_client::{Address, Appliance, TableStyle, Upstreams, chain, summary, table};
+use cocoon_measurements::verdict::Verdict;
 
 use crate::flags::TrustFlags;
-use crate::output::{remember, settings};
+use crate::output::settings;
 use crate::{Outcome, unless_interrupted};
 
 /// What the flags say about it.
@@ -25,12 +26,9 @@ pub struct Opening<'a> {
 
 /// A verified appliance, with a connection kept for the first request.
 pub struct Opened {
-    pub settings: Settings,
+    pub settings: Arc<Settings>,
     pub upstreams: Upstreams,
-    pub url: String,
-    pub class: Class,
-    /// The verdict in one line.
-    pub worth: String,
+    pub appliance: Appliance,
     pub attested_ms: Option<u64>,
 }
 
@@ -60,30 +58,28 @@ impl Opening<'_> {
             };
             settings
         };
-        let upstreams = Upstreams::new(settings.verifier(), self.urls.to_vec());
+        let settings = Arc::new(settings);
+        let upstreams =
+            Upstreams::renewing(Arc::clone(&settings), self.urls.to_vec(), |line| say(line));
         let mut waiting = Waiting::new(format!("attesting {first}"));
         let begun = Instant::now();
         let warming = upstreams.warm(|connection| {
-            remember(&settings, connection);
-            let verdict = connection.verdict();
-            let url = connection.address().to_string();
-            let shown = self.shown(&url, verdict);
-            (url, verdict.class, summary(verdict, false), shown)
+            let appliance = Appliance::of(connection);
+            let shown = self.shown(&appliance.address, connection.verdict());
+            (appliance, shown)
         });
         let warmed = unless_interrupted(warming).await?;
         let attested_ms = milliseconds(begun.elapsed());
         waiting.done();
         match warmed {
-            Ok((url, class, worth, shown)) => {
+            Ok((appliance, shown)) => {
                 if !self.json {
                     say(shown);
                 }
                 Ok(Ok(Opened {
                     settings,
                     upstreams,
-                    url,
-                    class,
-                    worth,
+                    appliance,
                     attested_ms,
                 }))
             }
@@ -105,7 +101,7 @@ impl Opening<'_> {
         }
     }
 
-    fn shown(&self, url: &str, verdict: &Verdict) -> String {
+    fn shown(&self, url: &Address, verdict: &Verdict) -> String {
         let style = style(true);
         let color = style.color && std::io::stderr().is_terminal();
         if self.verbose {

@@ -179,15 +179,17 @@ fn line(
     // What was opened was accepted; the connection behind it may be refused all the same.
     let rejection = error.filter(|error| error.is_rejection());
     let judged = rejection.and_then(MessengerError::verdict);
-    let url = judged.map_or_else(|| opened.url.clone(), |(address, _)| address.to_string());
+    let url = judged
+        .map_or(&opened.appliance.address, |(address, _)| address)
+        .to_string();
     let error = error.map(|error| chain(error));
     let begun = Line {
         accepted: rejection.is_none(),
         class: match rejection {
             Some(_) => judged.map(|(_, verdict)| verdict.class),
-            None => Some(opened.class),
+            None => Some(opened.appliance.class),
         },
-        summary: rejection.is_none().then_some(&*opened.worth),
+        summary: rejection.is_none().then_some(&*opened.appliance.summary),
         verdict: judged.map(|(_, verdict)| verdict),
         model: Some(&opened.settings.manifest().model.id),
         timing,
