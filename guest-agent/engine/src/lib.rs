@@ -11,6 +11,7 @@ pub mod choose;
 pub mod making;
 #[cfg(feature = "mistralrs")]
 pub mod mistral;
+pub mod pool;
 pub mod rooms;
 pub mod sample;
 pub mod serve;

@@ -1,4 +1,4 @@
-//! What answers ask of the VM's memory, reckoned before they begin: nothing that has begun fills it.
+//! What answers ask of memory, the VM's or the GPU's, reckoned before they begin: nothing that has begun fills it.
 //!
 //! The agent knows no tokens, only bytes: a prompt has at most one for each, and what a template adds. The engine counts
 //! them, and refuses a prompt that has more than its room.
@@ -26,9 +26,10 @@ pub(super) struct Demand {
 }
 
 impl Demand {
-    /// Of a machine that has so many bytes of memory for what so many slots generate.
+    /// Of a machine that has so many bytes of memory for what so many slots generate, unless that lies in a GPU's pool.
     pub fn new(model: &ModelInfo, memory: u64, slots: usize) -> Self {
         let costs = model.costs;
+        let memory = costs.pool.unwrap_or(memory);
         let longest = costs.longest(memory, model.context_length);
         Self {
             costs,

@@ -190,7 +190,7 @@ impl Engine {
         })
     }
 
-    /// So many bytes are there for what the engine generates; without a word there is no bound.
+    /// So many bytes of the VM's are there for what the engine generates; without a word there is no bound.
     pub fn limit_memory(&self, bytes: u64) {
         self.admission.limit_memory(bytes);
     }
@@ -260,7 +260,12 @@ impl Engine {
         patience: &Patience,
     ) -> Result<Vec<Answer>, Unavailable> {
         let model = self.state.borrow().ready.clone();
-        let demand = self.demand(&model.ok_or(Unavailable::NotReady)?);
+        let model = model.ok_or(Unavailable::NotReady)?;
+        // Each engine's pool has a size of its own.
+        if let Some(pool) = model.costs.pool {
+            self.admission.limit_memory(pool);
+        }
+        let demand = self.demand(&model);
         let memory = demand.of(&mut generations).ok_or(Unavailable::TooMany)?;
         let asking = Asking {
             source,

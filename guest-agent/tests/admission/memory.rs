@@ -13,6 +13,7 @@ async fn answers_wait_for_the_memory_that_they_take() {
         step: 1,
         prompt: 0,
         pair: 0,
+        pool: None,
     };
     let machine = machine(engine, 4, Limits::default()).await;
     machine.engine.limit_memory(1_024_000);
@@ -80,4 +81,34 @@ async fn memory_that_is_taken_is_told() {
         refused_with(refused).await,
         "The answers that run take all of this machine's memory: try again, or ask for fewer tokens."
     );
+}
+
+/// The pool of a GPU is what the engine says, whatever the VM has, and bounds answers as memory does.
+#[tokio::test]
+async fn answers_wait_for_the_pool_of_a_gpu() {
+    let (mut engine, _cancelled) = FakeEngine::new();
+    engine.costs = Costs {
+        token: 1000,
+        step: 32,
+        pool: Some(1_024_000),
+        ..Costs::default()
+    };
+    let machine = machine(engine, 4, Limits::default()).await;
+    machine.engine.limit_memory(1);
+    assert_eq!(machine.engine.model().unwrap().context_length, 1024);
+    let mut client = Client::attested(machine.address).await;
+    let refused = client.chat("hello", ",\"max_tokens\":400,\"n\":3").await;
+    let (status, param, code, _) = refusal(refused).await;
+    assert_eq!((status, param.as_deref()), (400, Some("n")));
+    assert_eq!(code.as_deref(), Some("context_length_exceeded"));
+    let held = client
+        .chat("wait", ",\"stream\":true,\"max_tokens\":900")
+        .await;
+    assert_eq!(held.status(), 200);
+    let mut other = Client::attested(machine.address).await;
+    let waiting = tokio::spawn(async move { other.chat("hello", ",\"max_tokens\":800").await });
+    until_waiting(&machine, 1).await;
+    drop((held, client));
+    let answer = timeout(DEADLINE, waiting).await.expect("in time").unwrap();
+    assert_eq!(read(answer).await.0, 200);
 }

@@ -218,7 +218,7 @@ pub struct ModelInfo {
     pub quantization: String,
     /// Tokens that the model knows: identifiers are below this.
     pub vocabulary: u32,
-    /// What answers take of the VM's memory.
+    /// What answers take of memory.
     pub costs: Costs,
 }
 

@@ -24,17 +24,6 @@ const VECTORS: usize = 16;
 /// Bytes of the mask of attention for each pair of tokens: it is made of bytes, twice, and then of numbers.
 const PAIR: u32 = 6;
 
-/// What an answer takes of memory, by the elements of its KV cache for each token and the model's width.
-pub(super) fn costs(cached: usize, width: usize) -> Costs {
-    let bytes = |count: usize| u32::try_from(count.saturating_mul(NUMBER)).unwrap_or(u32::MAX);
-    Costs {
-        token: bytes(cached.saturating_mul(COPIES)),
-        step: STEP,
-        prompt: bytes(width.saturating_mul(VECTORS)),
-        pair: PAIR,
-    }
-}
-
 /// The processor, before and after a model is loaded.
 pub(super) struct Hardware;
 
@@ -78,6 +67,25 @@ impl Hardware {
     /// A generation begins.
     pub async fn enter(&self, responses: mpsc::Receiver<Response>) -> Entered {
         responses
+    }
+
+    /// The model's context, and what an answer takes of memory, by the elements of its KV cache for each token and the model's
+    /// width.
+    pub fn room(
+        &self,
+        context: usize,
+        cached: usize,
+        width: usize,
+    ) -> anyhow::Result<(u32, Costs)> {
+        let bytes = |count: usize| u32::try_from(count.saturating_mul(NUMBER)).unwrap_or(u32::MAX);
+        let costs = Costs {
+            token: bytes(cached.saturating_mul(COPIES)),
+            step: STEP,
+            prompt: bytes(width.saturating_mul(VECTORS)),
+            pair: PAIR,
+            pool: None,
+        };
+        Ok((u32::try_from(context).unwrap_or(u32::MAX), costs))
     }
 
     pub fn gpu(&self) -> Option<&Gpu> {

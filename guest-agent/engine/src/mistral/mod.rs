@@ -123,10 +123,10 @@ impl Mistral {
                     shape.k_head_dim_for_layer(layer) + shape.v_head_dim_for_layer(layer);
                 shape.num_kv_heads_for_layer(layer) * dimensions
             });
-        let costs = hardware::costs(cached.sum(), shape.hidden_size());
+        let (context_length, costs) = hardware.room(context, cached.sum(), shape.hidden_size())?;
         let info = ModelInfo {
             id: id.to_owned(),
-            context_length: u32::try_from(context).unwrap_or(u32::MAX),
+            context_length,
             quantization: source.quantization(),
             vocabulary: tokens.vocabulary(),
             costs,

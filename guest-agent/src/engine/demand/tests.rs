@@ -19,6 +19,7 @@ fn model() -> ModelInfo {
             step: 512,
             prompt: 36_864,
             pair: 6,
+            pool: None,
         },
     }
 }
@@ -51,11 +52,44 @@ fn the_context_is_as_long_as_there_is_memory() {
     assert_eq!(context(2048 * MIB), 8192);
     assert_eq!(context(320 * MIB), 2048);
     assert_eq!(context(0), 512, "the least");
-    let graphics = ModelInfo {
-        costs: Costs::default(),
+}
+
+/// A model on a GPU, with a pool of so many tokens.
+fn graphics(tokens: u64) -> ModelInfo {
+    ModelInfo {
+        costs: Costs {
+            token: 128 << 10,
+            step: 32,
+            pool: Some(tokens * (128 << 10)),
+            ..Costs::default()
+        },
         ..model()
-    };
-    assert_eq!(Demand::new(&graphics, 0, 4).context(), 8192);
+    }
+}
+
+#[test]
+fn on_a_gpu_its_pool_is_the_memory() {
+    // Nothing of it is the VM's.
+    let demand = Demand::new(&graphics(1 << 20), 0, 4);
+    assert_eq!(demand.context(), 8192);
+    let mut asked = [generation(200, 8000)];
+    assert_eq!(demand.of(&mut asked), Some(8192 * (128 << 10)));
+    let mut many = vec![generation(200, 8000); 129];
+    assert_eq!(demand.of(&mut many), None);
+    assert_eq!(demand.of(&mut many[..128]), Some(8192 * (128 << 10)));
+    // What the pool can never hold is beyond the context, and blocks are taken whole.
+    let small = Demand::new(&graphics(1000), 1 << 40, 4);
+    assert_eq!(small.context(), 992);
+    let mut long = [generation(5000, 1)];
+    assert_eq!(small.of(&mut long), Some(992 * (128 << 10)));
+    let mut two = vec![generation(1, 1); 2];
+    assert_eq!(small.of(&mut two), Some(96 * (128 << 10)));
+    // As many usual answers as there are slots.
+    let larger = Demand::new(&graphics(4000), 0, 4);
+    let mut usual = generation(100, 0);
+    usual.max_tokens = larger.usual(&usual);
+    assert_eq!(usual.max_tokens, 992 - 180);
+    assert!(larger.of(&mut vec![usual; 4]).is_some());
 }
 
 #[test]

@@ -1,9 +1,9 @@
-//! What an answer takes of the VM's memory beside the model: told by the engine, reckoned with by the agent before the
-//! answer begins.
+//! What an answer takes of memory beside the model, the VM's or the GPU's: told by the engine, reckoned with by the agent
+//! before the answer begins.
 
 use serde::{Deserialize, Serialize};
 
-/// Bytes, at most; all are zero where the model computes on a GPU, whose pool of KV caches has one size.
+/// Bytes, at most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Costs {
@@ -15,6 +15,9 @@ pub struct Costs {
     pub prompt: u32,
     /// Of the mask of attention for each pair of a prompt's tokens while it is read.
     pub pair: u32,
+    /// All that there are for answers, where they are not the VM's: of a GPU's pool of KV caches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<u64>,
 }
 
 impl Costs {
@@ -53,6 +56,7 @@ mod tests {
             step: 512,
             prompt: 10,
             pair: 2,
+            pool: None,
         };
         assert_eq!(costs.of(0, 1), 51_200);
         assert_eq!(costs.of(0, 512), 51_200);
@@ -68,7 +72,7 @@ mod tests {
             token in any::<u32>(), step in 0..5000_u32, prompt in any::<u32>(), pair in 0..100_u32,
             memory in any::<u64>(), most in any::<u32>()
         ) {
-            let costs = Costs { token, step, prompt, pair };
+            let costs = Costs { token, step, prompt, pair, pool: None };
             let longest = costs.longest(memory, most);
             prop_assert!(longest <= most);
             prop_assert!(longest == 0 || costs.of(longest, longest) <= memory);

@@ -23,6 +23,7 @@ use mistralrs::Device;
 use mistralrs_core::Pipeline;
 use tokio::sync::Mutex;
 
+use crate::pool::Pool;
 use crate::rooms::Scrub;
 
 /// cuBLAS's scratch memory, of the size that NVIDIA recommends for this generation. Its own would be out of reach.
@@ -35,7 +36,30 @@ pub(super) struct Memory {
     /// Address and bytes of what is overwritten with every scrub: KV caches and scratch memory of cuBLAS and cuBLASLt,
     /// which live as long as the pipeline, this value and the process do.
     pool: Vec<(u64, u64)>,
+    caches: Pool,
+    /// When the model was in memory: what is in use since then is neither measured nor in `pool`.
+    loaded: u64,
     _workspace: CudaSlice<u8>,
+}
+
+/// Refuses a model of which the library keeps more between two answers than the KV caches that are scrubbed.
+pub(super) async fn check_caches(pipeline: &Mutex<dyn Pipeline>) -> anyhow::Result<()> {
+    let pipeline = pipeline.lock().await;
+    ensure!(
+        !pipeline.cache().is_hybrid(),
+        "the model has recurrent layers, and what their state keeps of a prompt would not be erased: serve another model on a GPU"
+    );
+    let metadata = pipeline.get_metadata();
+    let caches = metadata.cache_engine.as_ref();
+    let caches = caches.context("the library has no paged attention for this model")?;
+    // Of the two layouts that there are, this one has keys and values.
+    let plain = |(keys, values): &(Tensor, Tensor)| keys.rank() == 5 && values.rank() == 4;
+    ensure!(
+        caches.get_kv_cache().iter().all(plain),
+        "the model has latent attention, for which the library makes weights with the first answer, which would not be \
+         measured: serve another model on a GPU"
+    );
+    Ok(())
 }
 
 impl Memory {
@@ -61,18 +85,34 @@ impl Memory {
         );
         pool.extend(scratch);
         let metadata = pipeline.lock().await.get_metadata();
-        let caches = metadata.cache_engine.as_ref();
-        let caches = caches.context("the library has no paged attention for this model")?;
-        for (keys, values) in caches.get_kv_cache().iter() {
-            pool.push(of_tensor(keys, &stream)?);
-            pool.push(of_tensor(values, &stream)?);
+        let paged = metadata.cache_engine.as_ref();
+        let paged = paged.zip(metadata.cache_config.as_ref());
+        let (engine, config) = paged.context("the library has no paged attention")?;
+        let mut caches = Pool {
+            bytes: 0,
+            blocks: config.num_gpu_blocks,
+            block: config.block_size,
+        };
+        for (keys, values) in engine.get_kv_cache().iter() {
+            for tensor in [keys, values] {
+                let place = of_tensor(tensor, &stream)?;
+                caches.bytes += place.1;
+                pool.push(place);
+            }
         }
         Ok(Self {
             kernels: Arc::new(kernels),
             pipeline,
             pool,
+            caches,
+            loaded: interposed::moment(),
             _workspace: workspace,
         })
+    }
+
+    /// The KV caches alone.
+    pub fn caches(&self) -> Pool {
+        self.caches
     }
 
     /// Measures all that is in use, where it lies, but for the pool: the weights as the host has uploaded them, and what was
@@ -135,7 +175,12 @@ impl Scrub for Memory {
             unsafe { interposed::scrub(&memory.kernels, &memory.pool) }
         });
         let scrubbed = scrubbed.await?.context("cannot scrub the GPU's memory")?;
+        let held = interposed::live_bytes(self.loaded);
         drop(steps);
+        ensure!(
+            held == 0,
+            "{held} bytes are in use that were not when the weights were measured, and nobody can say what is in them"
+        );
         ensure!(
             scrubbed.residue == 0,
             "{} of {} bytes are not zero after a scrub",

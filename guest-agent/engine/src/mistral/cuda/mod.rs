@@ -25,6 +25,7 @@ use mistralrs_quant::cublaslt::maybe_init_cublas_lt_wrapper;
 use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::backend::Gpu;
+use crate::pool::Pool;
 use crate::rooms::{self, LINGER, Scrub as _};
 use memory::Memory;
 
@@ -39,11 +40,6 @@ const SHARE: f32 = 0.85;
 
 /// GPUs of an engine: [`Hardware::open`] takes no more, and no fewer.
 const GPUS: u16 = 1;
-
-/// An answer takes nothing of the VM's memory: its KV cache lies in the pool.
-pub(super) fn costs(_cached: usize, _width: usize) -> Costs {
-    Costs::default()
-}
 
 /// The GPU before a model is loaded.
 pub(super) struct Opened {
@@ -62,6 +58,7 @@ pub(super) struct Loaded {
 /// The GPU of an engine that serves.
 pub(super) struct Hardware {
     gpu: Gpu,
+    pool: Pool,
     rooms: rooms::Rooms<Memory, Response>,
 }
 
@@ -105,6 +102,17 @@ impl Hardware {
         self.rooms.enter(responses).await
     }
 
+    /// How long an answer with its prompt can be, and what it takes of the pool.
+    pub fn room(
+        &self,
+        context: usize,
+        _cached: usize,
+        _width: usize,
+    ) -> anyhow::Result<(u32, Costs)> {
+        let room = self.pool.room(context);
+        room.context("the GPU has no memory for an answer beside the model")
+    }
+
     pub fn gpu(&self) -> Option<&Gpu> {
         Some(&self.gpu)
     }
@@ -122,6 +130,9 @@ impl Opened {
 
     /// The model is in memory, and nothing was computed with it yet: measures it.
     pub async fn loaded(self, pipeline: Arc<Mutex<dyn Pipeline>>) -> anyhow::Result<Loaded> {
+        memory::check_caches(&pipeline)
+            .await
+            .context(StartStep::Model)?;
         let memory = Memory::new(self.kernels, &self.device, self.scratch, pipeline).await;
         let memory = Arc::new(memory.context(StartStep::Libraries)?);
         let measured = Arc::clone(&memory);
@@ -142,8 +153,9 @@ impl Loaded {
             weights: self.weights,
             counts,
         };
+        let pool = self.memory.caches();
         let rooms = rooms::Rooms::new(self.memory, told, LINGER);
-        Ok(Hardware { gpu, rooms })
+        Ok(Hardware { gpu, pool, rooms })
     }
 }
 
