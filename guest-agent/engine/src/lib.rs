@@ -9,6 +9,7 @@ pub mod backend;
 pub mod calls;
 pub mod choose;
 pub mod making;
+pub mod marks;
 #[cfg(feature = "mistralrs")]
 pub mod mistral;
 pub mod pool;

@@ -36,6 +36,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 use crate::backend::{Backend, Event, Gpu};
 use crate::choose::{Choice, Chooser, Grammar, NoChoice};
 use crate::making::{Limits, Maker};
+use crate::marks::Marks;
 use crate::turns::around;
 use crate::utf8::Utf8;
 use grammar::Grammars;
@@ -60,6 +61,7 @@ pub struct Mistral {
     grammars: Arc<Grammars>,
     maker: Maker,
     template: Template,
+    marks: Marks,
 }
 
 impl Mistral {
@@ -132,6 +134,7 @@ impl Mistral {
             costs,
         };
         let grammars = Arc::new(Grammars::new(tokens.clone()));
+        let marks = Marks::new(tokens.marks());
         Ok(Self {
             hardware,
             runner,
@@ -141,6 +144,7 @@ impl Mistral {
             // The agent starts another.
             maker: Maker::new(Limits::default(), || std::process::exit(OVERRUN)),
             template,
+            marks,
         })
     }
 
@@ -189,12 +193,16 @@ impl Mistral {
         request: Generation,
         events: &mpsc::Sender<Event>,
     ) -> Result<FinishReason, EngineFailure> {
-        let (request, grammar) = tokio::select! {
+        let (mut request, grammar) = tokio::select! {
             made = self.grammar(request) => made?,
             // Nobody listens any more.
             () = events.closed() => return Err(EngineFailure::Internal),
         };
-        tokio::task::block_in_place(|| self.check_room(&request))?;
+        tokio::task::block_in_place(|| {
+            // Not before: a grammar is one of the tools as they were told.
+            self.marks.break_in(&mut request);
+            self.check_room(&request)
+        })?;
         let token_bytes = self.tokens.clone();
         let chooser = Chooser {
             sampling: request.sampling.clone(),
