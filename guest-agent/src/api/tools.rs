@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `tools` | 1 to 64, names of 1 to 64 letters, digits, `_` and `-`, each once |
 //! | `description` | 8 KiB |
-//! | `parameters`, `schema` | what [`super::schema`] lets through |
+//! | `schema`, and `parameters` of what must be called | what [`super::schema`] lets through |
+//! | other `parameters` | 32 KiB, a JSON object: nothing is held to them |
 
 use cocoon_protocol::engine::{Choice, Format, Tool};
 use serde_json::value::RawValue;
@@ -29,6 +30,7 @@ pub(super) struct Shape {
 pub(super) fn take(fields: &mut Fields<'_>) -> Result<Shape, Refusal> {
     let (mut tools, strict) = tools(fields)?;
     let choice = choice(fields, &tools)?;
+    check_parameters(&tools, choice.as_ref())?;
     let parallel = fields.take("parallel_tool_calls", "a boolean")?;
     if parallel.is_some() && tools.is_empty() {
         let message = "`parallel_tool_calls` is for requests with `tools`.";
@@ -101,8 +103,9 @@ fn tools(fields: &mut Fields<'_>) -> Result<(Vec<Tool>, Option<String>), Refusal
             let message = format!("`{param}` must be at most {MAX_DESCRIPTION} bytes.");
             return Err(Refusal::field(param, message));
         }
-        let parameters = match inner.take_in(&place, "parameters", "a JSON schema")? {
-            Some(raw) => schema(raw, &join(&place, "parameters"))?,
+        let parameters: Option<&RawValue> = inner.take_in(&place, "parameters", "a JSON schema")?;
+        let parameters = match parameters {
+            Some(raw) => raw.get().to_owned(),
             // OpenAI's default: a function without any.
             None => r#"{"type":"object","properties":{}}"#.to_owned(),
         };
@@ -117,6 +120,25 @@ fn tools(fields: &mut Fields<'_>) -> Result<(Vec<Tool>, Option<String>), Refusal
         });
     }
     Ok((tools, strict))
+}
+
+/// A grammar is made of those tools alone of which one must be called. A model that may choose, or calls none, is told of the
+/// others only, if of any.
+fn check_parameters(tools: &[Tool], choice: Option<&Choice>) -> Result<(), Refusal> {
+    for (at, tool) in tools.iter().enumerate() {
+        let held = match choice {
+            None | Some(Choice::Auto) => false,
+            Some(Choice::Required) => true,
+            Some(Choice::Named(name)) => *name == tool.name,
+        };
+        let checked = match held {
+            true => schema::check(&tool.parameters),
+            false => schema::check_size(&tool.parameters),
+        };
+        let place = || format!("tools[{at}].function.parameters");
+        checked.map_err(|reason| refuse_schema(&place(), &reason))?;
+    }
+    Ok(())
 }
 
 /// `None` is that nothing may be called.
@@ -195,12 +217,14 @@ fn format(fields: &mut Fields<'_>) -> Result<Format, Refusal> {
 
 fn schema(raw: &RawValue, place: &str) -> Result<String, Refusal> {
     let text = raw.get();
-    schema::check(text).map_err(|reason| {
-        let mut refusal = Refusal::field(place, format!("`{place}` {reason}."));
-        refusal.code = Some("invalid_schema");
-        refusal
-    })?;
+    schema::check(text).map_err(|reason| refuse_schema(place, &reason))?;
     Ok(text.to_owned())
+}
+
+fn refuse_schema(place: &str, reason: &str) -> Refusal {
+    let mut refusal = Refusal::field(place, format!("`{place}` {reason}."));
+    refusal.code = Some("invalid_schema");
+    refusal
 }
 
 /// Refuses what is no name of a function.

@@ -1,0 +1,37 @@
+//! What may be called, and what must.
+
+use super::*;
+
+/// Only what an answer is held to becomes a grammar.
+#[test]
+fn tools_that_need_not_be_called_have_any_parameters() {
+    let ordinary = TOOL.replace("\"type\":\"object\"", "\"allOf\":[],\"oneOf\":[1]");
+    let other = TOOL.replace("\"f\"", "\"g\"");
+    let with = |tools: &str, choice: &str| format!("{{{ONE},\"tools\":[{tools}]{choice}}}");
+    let both = format!("{other},{ordinary}");
+    let named = r#","tool_choice":{"type":"function","function":{"name":"g"}}"#;
+    let auto = r#","tool_choice":"auto""#;
+    let none = r#","tool_choice":"none""#;
+    for choice in ["", auto, none, named] {
+        let parsed = parse(with(&both, choice).as_bytes(), &model(), 4);
+        assert!(parsed.is_ok(), "{choice}");
+    }
+    let itself = named.replace("\"g\"", "\"f\"");
+    for choice in [r#","tool_choice":"required""#, &itself] {
+        assert_eq!(
+            refused(&with(&both, choice)),
+            (
+                Some("tools[1].function.parameters".into()),
+                Some("invalid_schema"),
+                "`tools[1].function.parameters` uses `allOf`, which no schema here may.".into()
+            )
+        );
+    }
+    let long = format!("{{\"title\":\"{}\"}}", "x".repeat(32 * 1024));
+    for parameters in ["[]", &long] {
+        let tool = TOOL.replace("{\"type\":\"object\"}", parameters);
+        let (param, code, _) = refused(&with(&tool, auto));
+        assert_eq!(param.as_deref(), Some("tools[0].function.parameters"));
+        assert_eq!(code, Some("invalid_schema"));
+    }
+}
