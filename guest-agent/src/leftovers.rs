@@ -71,6 +71,9 @@ fn a_conversation_leaves_nothing_in_memory() {
         drop((client, prompt));
         machine.drain.send_replace(true);
         machine.server.await.unwrap();
+        // Its buffers are as large as they will ever be, and stay for as long as it lives.
+        assert!(machine.engine.model().is_some(), "the engine lives");
+        assert_eq!(found(), 0, "while the engine lives");
     });
     drop(runtime);
     assert_eq!(found(), 0);

@@ -7,6 +7,8 @@ mod framed;
 #[path = "admission/memory.rs"]
 mod memory;
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use cocoon_guest_agent::api::Limits;
@@ -304,6 +306,32 @@ async fn a_drain_answers_who_waits() {
         .await
         .expect("drained in time")
         .unwrap();
+}
+
+/// An engine that dies costs the answers that it works on, and nobody who only waits.
+#[tokio::test]
+async fn who_waits_is_served_by_the_next_engine() {
+    let (engine, _cancelled) = FakeEngine::new();
+    let (dies, launches) = (Arc::clone(&engine.dies), Arc::clone(&engine.launches));
+    let machine = machine(engine, 1, Limits::default()).await;
+    let mut client = Client::attested(machine.address).await;
+    let lost = client.chat("wait", STREAM).await;
+    assert_eq!(lost.status(), 200);
+    let waiting: Vec<_> = [
+        Client::attested(machine.address).await,
+        Client::attested(machine.address).await,
+    ]
+    .map(|client| ask(client, ""))
+    .into();
+    until_waiting(&machine, 2).await;
+    dies.notify_one();
+    let (_, told) = timeout(DEADLINE, read(lost)).await.expect("in time");
+    assert!(told.windows(7).any(|word| word == b"\"error\""));
+    for waiting in waiting {
+        let answer = timeout(DEADLINE, waiting).await.expect("in time").unwrap();
+        assert_eq!(read(answer).await.0, 200);
+    }
+    assert_eq!(launches.load(Ordering::Relaxed), 2);
 }
 
 /// A prompt is read in one step that nothing interrupts: who asks and leaves again and again has no more of them read than

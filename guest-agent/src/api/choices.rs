@@ -2,6 +2,7 @@
 
 use std::task::{Context, Poll};
 
+use super::wire::Offsets;
 use crate::engine::{Answer, Piece};
 
 /// All choices.
@@ -13,8 +14,8 @@ pub(super) struct Choices {
 
 struct Choice {
     answer: Answer,
-    /// Characters told, for the offsets of completions.
-    told: usize,
+    /// Of the tokens that were told, in completions.
+    offsets: Offsets,
     over: bool,
 }
 
@@ -22,7 +23,7 @@ impl Choices {
     pub fn new(answers: Vec<Answer>) -> Self {
         let choice = |answer| Choice {
             answer,
-            told: 0,
+            offsets: Offsets::default(),
             over: false,
         };
         Self {
@@ -47,11 +48,19 @@ impl Choices {
         self.all.iter().all(|choice| choice.over)
     }
 
-    /// Counts `text` as told of a choice; the characters that were told before.
-    pub fn tell(&mut self, index: usize, text: &str) -> usize {
-        let told = self.all[index].told;
-        self.all[index].told += text.chars().count();
-        told
+    /// Where the next tokens of a choice begin.
+    pub fn offsets(&mut self, index: usize) -> &mut Offsets {
+        &mut self.all[index].offsets
+    }
+
+    /// The next piece of any choice, in turns; `None` when all are over.
+    pub async fn next(&mut self) -> Option<(usize, Piece)> {
+        std::future::poll_fn(|context| self.poll(context)).await
+    }
+
+    /// What holds the places of all.
+    pub fn into_answers(self) -> Vec<Answer> {
+        self.all.into_iter().map(|choice| choice.answer).collect()
     }
 
     /// Cancels what still runs.

@@ -27,6 +27,7 @@ use super::reply::{Reply, Whole, refuse, reply, reply_bytes, reply_json, reply_w
 use super::stream::{Events, Shape, Telling, Tick};
 use super::wire::{Envelope, Kind};
 use super::{Limits, Meter, Service, whole};
+use crate::engine::Told;
 use crate::keys;
 
 /// Bytes of an attestation request: a nonce and white space.
@@ -206,9 +207,13 @@ async fn complete(
         Kind::Chat => chat::parse(&body, &model, slots)?,
         Kind::Completion => chat::parse_completion(&body, &model, slots)?,
     };
+    let told = match asked.stream {
+        true => Told::Stream,
+        false => Told::Whole,
+    };
     if !asked.bounded {
         for generation in &mut asked.generations {
-            generation.max_tokens = service.engine.usual(generation);
+            generation.max_tokens = service.engine.usual(generation, told);
         }
     }
     let section = service.engine.section();
@@ -221,8 +226,8 @@ async fn complete(
         .engine
         .generate(
             asked.generations,
-            connection.source,
-            held,
+            told,
+            (connection.source, held),
             &service.limits.patience,
         )
         .await?;

@@ -184,11 +184,12 @@ impl Events {
             }
             (Piece::Delta(text, logprobs), Kind::Completion) => {
                 let told = self.shape.top_logprobs.is_some() && !logprobs.is_empty();
-                let offset = self.choices.tell(index, &text.0);
+                let offsets = self.choices.offsets(index);
+                let logprobs = told.then(|| TextLogprobs::of(&logprobs, offsets));
                 let choice = TextChoice {
                     text: &text.0,
                     index,
-                    logprobs: told.then(|| TextLogprobs::of(&logprobs, offset)),
+                    logprobs,
                     finish_reason: None,
                 };
                 self.event([choice], None)

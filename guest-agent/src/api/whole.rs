@@ -8,13 +8,15 @@ use hyper::body::Bytes;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use super::choices::Choices;
 use super::error::Refusal;
 use super::event::{BUCKET, logprobs, wiped};
 use super::reply::Whole;
 use super::wire::{
-    ChatChoice, ChatLogprobs, Envelope, Function, Kind, Message, TextChoice, TextLogprobs, ToolCall,
+    ChatChoice, ChatLogprobs, Envelope, Function, Kind, Message, Offsets, TextChoice, TextLogprobs,
+    ToolCall,
 };
-use crate::engine::{Answer, Failure, Piece};
+use crate::engine::{Answer, Piece};
 use crate::keys;
 use crate::metering::{Meter, usage};
 
@@ -37,18 +39,20 @@ struct Call {
 
 /// Waits for all choices; the body of the response, and how they ended. `top_logprobs` is what the request asked.
 pub(super) async fn collect(
-    mut answers: Vec<Answer>,
+    answers: Vec<Answer>,
     envelope: &Envelope,
     meter: &Meter,
     top_logprobs: Option<u8>,
 ) -> Result<(Whole, Outcome), Refusal> {
     let with = top_logprobs.is_some();
-    let (mut choices, mut reasons) = (Vec::new(), Vec::new());
-    // They run side by side; each has room for all of its pieces, whoever is read first.
-    for answer in &mut answers {
-        let mut choice = Choice::default();
-        reasons.push(read(answer, &mut choice, envelope.kind).await?);
-        choices.push(choice);
+    let mut choices: Vec<Choice> = answers.iter().map(|_| Choice::default()).collect();
+    let mut reasons = vec![FinishReason::Stop; answers.len()];
+    // None waits for the others: where one fails, those that still run are cancelled with it.
+    let mut running = Choices::new(answers);
+    while let Some((index, piece)) = running.next().await {
+        if let Some(reason) = choices[index].take(piece, envelope.kind)? {
+            reasons[index] = reason;
+        }
     }
     let ended = reasons.iter().copied().fold(Outcome::Complete, outcome);
     let usage = usage(meter.close());
@@ -84,14 +88,15 @@ pub(super) async fn collect(
                 texts.push(TextChoice {
                     text: &choice.content,
                     index,
-                    logprobs: with.then(|| TextLogprobs::of(&choice.logprobs, 0)),
+                    logprobs: with
+                        .then(|| TextLogprobs::of(&choice.logprobs, &mut Offsets::default())),
                     finish_reason: Some(reason),
                 });
             }
             encode(envelope, &texts, usage, &shown)
         }
     };
-    Ok((Whole::with(body, answers), ended))
+    Ok((Whole::with(body, running.into_answers()), ended))
 }
 
 /// How an answer ended whose choices ended so far like `before`, and one more for this reason.
@@ -102,40 +107,35 @@ pub(super) fn outcome(before: Outcome, reason: FinishReason) -> Outcome {
     }
 }
 
-async fn read(
-    answer: &mut Answer,
-    choice: &mut Choice,
-    kind: Kind,
-) -> Result<FinishReason, Refusal> {
-    loop {
-        match answer.next().await {
-            Some(Piece::Delta(text, mut logprobs)) => {
-                append(&mut choice.content, &text.0);
-                choice.logprobs.append(&mut logprobs);
+impl Choice {
+    /// Adds a piece; how the choice ended, if it was its last.
+    fn take(&mut self, piece: Piece, kind: Kind) -> Result<Option<FinishReason>, Refusal> {
+        match piece {
+            Piece::Delta(text, mut logprobs) => {
+                append(&mut self.content, &text.0);
+                self.logprobs.append(&mut logprobs);
             }
-            Some(Piece::Call {
+            Piece::Call {
                 name, arguments, ..
-            }) => {
+            } => {
                 if let Some(name) = name {
-                    choice.calls.push(Call {
+                    self.calls.push(Call {
                         id: call_id()?,
                         name: Zeroizing::new(name.0.clone()),
                         arguments: Zeroizing::default(),
                     });
                 }
-                if let Some(call) = choice.calls.last_mut() {
+                if let Some(call) = self.calls.last_mut() {
                     append(&mut call.arguments, &arguments.0);
                 }
             }
-            Some(Piece::Done { finish_reason }) => return Ok(finish_reason),
+            Piece::Done { finish_reason } => return Ok(Some(finish_reason)),
             // Counted by the caller, like every refusal.
-            Some(Piece::Failed(failure)) => return Err(Refusal::failed(failure, kind)),
-            None => return Err(Refusal::failed(Failure::Died, kind)),
+            Piece::Failed(failure) => return Err(Refusal::failed(failure, kind)),
         }
+        Ok(None)
     }
-}
 
-impl Choice {
     fn tool_calls<'a>(&'a self) -> Vec<ToolCall<'a>> {
         let call = |call: &'a Call| ToolCall {
             index: None,

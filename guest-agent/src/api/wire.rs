@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use cocoon_protocol::engine::{Alternative, TokenLogprob};
 use cocoon_protocol::openai::{FinishReason, Usage};
 use serde::Serialize;
+use zeroize::Zeroizing;
 
 /// What kind of request is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,24 +216,100 @@ pub(super) struct TextLogprobs<'a> {
     text_offset: Vec<usize>,
 }
 
+/// Where the tokens of a text begin in it, in characters. A token that begins inside of one has that one's place.
+#[derive(Default)]
+pub(super) struct Offsets {
+    characters: usize,
+    /// The beginning of a character of which the rest is to come.
+    begun: Zeroizing<Vec<u8>>,
+}
+
+impl Offsets {
+    /// Where the next token begins, which has these bytes.
+    fn next(&mut self, token: &[u8]) -> usize {
+        let start = self.characters;
+        let bytes = Zeroizing::new([&self.begun[..], token].concat());
+        let mut rest = bytes.as_slice();
+        loop {
+            let (whole, wrong) = match std::str::from_utf8(rest) {
+                Ok(text) => (text.len(), None),
+                Err(error) => (error.valid_up_to(), error.error_len()),
+            };
+            let (text, other) = rest.split_at(whole);
+            self.characters += characters(text);
+            rest = other;
+            let Some(wrong) = wrong else {
+                break;
+            };
+            // What is no text is told as one character.
+            self.characters += 1;
+            rest = &rest[wrong..];
+        }
+        self.begun = Zeroizing::new(rest.to_vec());
+        start
+    }
+}
+
+/// How many characters begin in these bytes.
+fn characters(text: &[u8]) -> usize {
+    let begins = |byte: &&u8| **byte & 0xc0 != 0x80;
+    text.iter().filter(begins).count()
+}
+
 impl<'a> TextLogprobs<'a> {
-    /// `offset` is the number of characters before the first token.
-    pub fn of(logprobs: &'a [TokenLogprob], mut offset: usize) -> Self {
+    /// `offsets` has counted the tokens before.
+    pub fn of(logprobs: &'a [TokenLogprob], offsets: &mut Offsets) -> Self {
         let word = |one: &'a Alternative| String::from_utf8_lossy(&one.bytes);
         let pair = |one: &'a Alternative| (word(one), one.logprob);
-        let mut start = |one: &'a TokenLogprob| {
-            let start = offset;
-            offset += word(&one.chosen).chars().count();
-            start
-        };
+        let chosen = logprobs.iter().map(|one| &one.chosen);
         Self {
-            tokens: logprobs.iter().map(|one| word(&one.chosen)).collect(),
-            token_logprobs: logprobs.iter().map(|one| one.chosen.logprob).collect(),
+            tokens: chosen.clone().map(word).collect(),
+            token_logprobs: chosen.clone().map(|one| one.logprob).collect(),
             top_logprobs: logprobs
                 .iter()
                 .map(|one| one.top.iter().map(pair).collect())
                 .collect(),
-            text_offset: logprobs.iter().map(&mut start).collect(),
+            text_offset: chosen.map(|one| offsets.next(&one.bytes)).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of all tokens at once, which is what they are one by one, too.
+    fn offsets(tokens: &[&[u8]]) -> Vec<usize> {
+        let logprob = |token: &&[u8]| TokenLogprob {
+            chosen: Alternative {
+                bytes: token.to_vec(),
+                logprob: -0.5,
+            },
+            top: vec![],
+        };
+        let all: Vec<TokenLogprob> = tokens.iter().map(logprob).collect();
+        let whole = TextLogprobs::of(&all, &mut Offsets::default()).text_offset;
+        let (mut counted, mut stream) = (Offsets::default(), Vec::new());
+        for one in all.chunks(1) {
+            stream.extend(TextLogprobs::of(one, &mut counted).text_offset);
+        }
+        assert_eq!(stream, whole);
+        whole
+    }
+
+    #[test]
+    fn tokens_begin_where_their_characters_do() {
+        assert_eq!(offsets(&[b"one ", b"", b"two"]), [0, 4, 4]);
+        assert_eq!(offsets(&["дa".as_bytes(), "я".as_bytes(), b"!"]), [0, 2, 3]);
+        // A character of three tokens, and one whose end is another's beginning.
+        let rocket = "🚀".as_bytes();
+        let cut: [&[u8]; 5] = [b"a", &rocket[..1], &rocket[1..3], &rocket[3..], b"b"];
+        assert_eq!(offsets(&cut), [0, 1, 1, 1, 2]);
+        assert_eq!(offsets(&[b"x\xd0", b"\xb4y", b"z"]), [0, 1, 3]);
+        // What is no text is told as a character for each piece.
+        assert_eq!(
+            offsets(&[b"\xff\xb4", b"a\xe2\x82", b"b", b"c"]),
+            [0, 2, 3, 5]
+        );
     }
 }

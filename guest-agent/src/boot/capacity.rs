@@ -11,7 +11,7 @@ const OTHERS: u64 = 512;
 /// keep.
 const SPARE: u64 = 32 << 20;
 
-/// Bytes that are there for what the engine generates, of those that are left with the model loaded and everything that
+/// Bytes that are there for answers, in the engine and until their clients have them, of those that are left with the model loaded and everything that
 /// clients can withhold or make wait taken off: no answer may begin that would have the kernel end the engine.
 pub fn for_answers(available: u64, limits: &Limits) -> u64 {
     available

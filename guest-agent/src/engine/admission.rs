@@ -37,6 +37,10 @@ pub(super) struct Asking {
     pub bytes: usize,
     /// Bytes that the engine takes for each choice.
     pub memory: u64,
+    /// They are a GPU's.
+    pub pooled: bool,
+    /// Bytes that what it says takes here, for each choice, until the client has it.
+    pub unread: u64,
 }
 
 /// The queue. Clones are the same one.
@@ -55,7 +59,7 @@ struct State {
 }
 
 struct Waiter {
-    source: Source,
+    asking: Asking,
     wanted: Wanted,
     answer: oneshot::Sender<Result<Room, Unavailable>>,
 }
@@ -72,6 +76,8 @@ pub(crate) struct Slot {
     admission: Admission,
     /// Bytes that this takes.
     memory: u64,
+    /// They are a GPU's.
+    pooled: bool,
     /// When it was first used.
     since: Option<Instant>,
 }
@@ -87,14 +93,19 @@ impl Slot {
         let free = self.memory.saturating_sub(memory);
         if free > 0 {
             self.memory -= free;
-            self.admission
-                .change(|state| state.scheduler.free_memory(free));
+            let pooled = self.pooled;
+            self.admission.change(|state| state.free(free, pooled));
         }
     }
 }
 
 /// The right of a source to have an answer that is not read yet.
-pub(crate) struct Place(Admission, Source);
+pub(crate) struct Place {
+    admission: Admission,
+    source: Source,
+    /// Bytes that this takes.
+    memory: u64,
+}
 
 impl std::fmt::Debug for Slot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -111,20 +122,24 @@ impl std::fmt::Debug for Place {
 impl Drop for Slot {
     fn drop(&mut self) {
         let held = self.since.map(|since| since.elapsed());
-        let memory = self.memory;
+        let (memory, pooled) = (self.memory, self.pooled);
         self.admission.change(|state| {
             if let Some(held) = held {
                 state.times.add(held);
             }
-            state.scheduler.free_slot(memory);
+            state.scheduler.free_slot();
+            state.free(memory, pooled);
         });
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let source = self.1;
-        self.0.change(|state| state.scheduler.free_place(source));
+        let (source, memory) = (self.source, self.memory);
+        self.admission.change(|state| {
+            state.scheduler.free_place(source);
+            state.scheduler.free_memory(memory);
+        });
     }
 }
 
@@ -168,12 +183,17 @@ impl Admission {
         self.slots * (1 + OPEN)
     }
 
-    /// So many bytes are there for what the engine generates.
+    /// So many bytes are there for answers.
     pub fn limit_memory(&self, bytes: u64) {
         self.change(|state| state.scheduler.limit_memory(bytes));
     }
 
-    /// Bytes that there are for what the engine generates, free or not.
+    /// So many bytes are there of a GPU's pool.
+    pub fn limit_pool(&self, bytes: u64) {
+        self.change(|state| state.scheduler.limit_pool(bytes));
+    }
+
+    /// Bytes that there are for answers, free or not.
     pub fn memory(&self) -> u64 {
         self.lock().scheduler.all_memory()
     }
@@ -181,14 +201,19 @@ impl Admission {
     /// Waits for room for a request.
     pub async fn enter(&self, asking: Asking, patience: &Patience) -> Result<Room, Unavailable> {
         let (answer, mut answered) = oneshot::channel();
+        let (memory, pool) = match asking.pooled {
+            true => (asking.unread, asking.memory),
+            false => (asking.memory.saturating_add(asking.unread), 0),
+        };
         let wanted = Wanted {
             ticket: self.ticket(),
             count: asking.count,
             bytes: asking.bytes,
-            memory: asking.memory,
+            memory,
+            pool,
         };
-        if !self.arrive(asking.source, wanted, patience.bounds, answer)? {
-            return Ok(self.room(asking.source, &wanted));
+        if !self.arrive(asking, wanted, patience.bounds, answer)? {
+            return Ok(self.room(&asking));
         }
         let queued = Queued {
             admission: self,
@@ -238,7 +263,7 @@ impl Admission {
     /// Whether a request waits; it begins at once where not.
     fn arrive(
         &self,
-        source: Source,
+        asking: Asking,
         wanted: Wanted,
         bounds: Bounds,
         answer: oneshot::Sender<Result<Room, Unavailable>>,
@@ -249,21 +274,21 @@ impl Admission {
             true => Bounds::NONE,
             false => bounds,
         };
-        let refused = state.busy(source, &wanted, self.slots);
-        match state.scheduler.arrive(source, wanted, bounds) {
+        let refused = state.busy(asking.source, &wanted, self.slots);
+        match state.scheduler.arrive(asking.source, wanted, bounds) {
             Arrival::Begins => Ok(false),
             Arrival::Refused if state.closed => Err(Unavailable::Draining),
             Arrival::Refused => Err(refused),
             Arrival::Waits { gave_way } => {
                 let waiter = Waiter {
-                    source,
+                    asking,
                     wanted,
                     answer,
                 };
                 state.waiters.insert(wanted.ticket, waiter);
                 for ticket in gave_way {
                     if let Some(waiter) = state.waiters.remove(&ticket) {
-                        let refused = state.busy(waiter.source, &waiter.wanted, self.slots);
+                        let refused = state.busy(waiter.asking.source, &waiter.wanted, self.slots);
                         // No room is in it: nothing that is dropped here takes the lock.
                         let _ = waiter.answer.send(Err(refused));
                     }
@@ -285,24 +310,26 @@ impl Admission {
         }
         // Without the lock: a client that is gone drops its room, which takes it.
         for waiter in begin {
-            let _ = waiter
-                .answer
-                .send(Ok(self.room(waiter.source, &waiter.wanted)));
+            let _ = waiter.answer.send(Ok(self.room(&waiter.asking)));
         }
     }
 
     /// What the scheduler has given.
-    fn room(&self, source: Source, wanted: &Wanted) -> Room {
+    fn room(&self, asking: &Asking) -> Room {
         let slot = || Slot {
             admission: self.clone(),
-            memory: wanted.memory,
+            memory: asking.memory,
+            pooled: asking.pooled,
             since: None,
         };
+        let place = || Place {
+            admission: self.clone(),
+            source: asking.source,
+            memory: asking.unread,
+        };
         Room {
-            slots: std::iter::repeat_with(slot).take(wanted.count).collect(),
-            places: (0..wanted.count)
-                .map(|_| Place(self.clone(), source))
-                .collect(),
+            slots: std::iter::repeat_with(slot).take(asking.count).collect(),
+            places: std::iter::repeat_with(place).take(asking.count).collect(),
         }
     }
 
@@ -313,6 +340,14 @@ impl Admission {
 }
 
 impl State {
+    /// What a slot held is free again.
+    fn free(&mut self, memory: u64, pooled: bool) {
+        match pooled {
+            true => self.scheduler.free_pool(memory),
+            false => self.scheduler.free_memory(memory),
+        }
+    }
+
     /// The refusal of a request that does not wait, or no longer.
     fn busy(&self, source: Source, wanted: &Wanted, slots: usize) -> Unavailable {
         let ahead = self.scheduler.demand(source);

@@ -1,6 +1,8 @@
 //! One life of an engine, seen through its socket. Its frames are hostile input: every id, count
 //! and length is checked, and the first lie ends that engine.
 
+mod late;
+
 use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
@@ -14,16 +16,14 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::graphics::Graphics;
 use super::running::Running;
-use super::{Command, EngineState, Failure, Piece, Slot};
+use super::{Command, EngineState, Failure, Piece};
+pub(crate) use late::LOADING;
+use late::Leaving;
 
-/// How long an engine may be silent while it generates. Emulated machines are slow.
-const SILENCE: Duration = Duration::from_secs(600);
-/// How long it may be while it loads, of which it says nothing before the end: longer than a boot waits for the first one.
-pub(crate) const LOADING: Duration = Duration::from_secs(2400);
 /// Longest context that is believed, in tokens.
 pub(super) const MAX_CONTEXT: u32 = 1 << 20;
 /// Largest vocabulary that is believed, in tokens.
@@ -54,7 +54,7 @@ pub enum LinkError {
     #[error("the engine does not read its requests")]
     Stalled,
     /// It goes on with what was cancelled.
-    #[error("the engine holds a cancelled answer for {} s", SILENCE.as_secs())]
+    #[error("the engine does not let go of a cancelled answer")]
     Holds,
     /// Nobody holds a handle any more.
     #[error("the engine is not needed any more")]
@@ -72,36 +72,25 @@ pub(super) async fn run(
     // Never full: who has a slot has one request in it, and one cancellation.
     let (messages, unwritten) = mpsc::channel(commands.max_capacity());
     let mut writer = tokio::spawn(write_all(to_engine, unwritten));
-    let mut link = Link {
-        running: HashMap::new(),
-        leaving: HashMap::new(),
-        highest: 0,
-        messages,
-        graphics: Graphics::since(state.borrow().gpu),
-        state,
-        model_id,
-    };
+    let mut link = Link::new(messages, state, model_id);
     let mut decoder = Decoder::new(MAX_FROM_ENGINE);
     let mut chunk = Zeroizing::new(vec![0; 64 * 1024]);
-    let (mut heard, mut writing) = (Instant::now(), true);
+    let mut writing = true;
     let end = loop {
-        let loading = state.borrow().ready.is_none();
-        let patience = if loading { LOADING } else { SILENCE };
-        let held = link.leaving.values().map(|leaving| leaving.since).min();
+        let overdue = link.overdue();
+        let due = overdue.as_ref().map(|(due, _)| *due);
         let turn = tokio::select! {
-            read = from_engine.read(&mut chunk) => {
-                heard = Instant::now();
-                match read {
-                    Ok(0) => Err(LinkError::Closed),
-                    Ok(count) => {
-                        decoder.push(&chunk[..count]);
-                        link.drain(&mut decoder)
-                    }
-                    Err(error) => Err(LinkError::Io(error)),
+            read = from_engine.read(&mut chunk) => match read {
+                Ok(0) => Err(LinkError::Closed),
+                Ok(count) => {
+                    link.heard = Instant::now();
+                    decoder.push(&chunk[..count]);
+                    chunk[..count].zeroize();
+                    link.drain(&mut decoder)
                 }
-            }
+                Err(error) => Err(LinkError::Io(error)),
+            },
             command = commands.recv() => {
-                if !link.is_busy() { heard = Instant::now(); }
                 command.map_or(Err(LinkError::Unneeded), |command| link.obey(command))
             }
             ended = &mut writer, if writing => {
@@ -112,16 +101,17 @@ pub(super) async fn run(
                     Ok(Ok(())) | Err(_) => Ok(()),
                 }
             }
-            () = sleep_until(heard + patience), if loading || link.is_busy() => {
-                Err(LinkError::Silent(patience))
+            () = sleep_until(due.unwrap_or(link.heard)), if due.is_some() => {
+                overdue.map_or(Ok(()), |(_, late)| Err(late))
             }
-            () = sleep_until(held.unwrap_or(heard) + SILENCE), if held.is_some() => Err(LinkError::Holds),
         };
         if let Err(end) = turn {
             break end;
         }
     };
     writer.abort();
+    // Before their slots are free: who gets one of them waits for the next engine.
+    state.send_modify(|state| state.ready = None);
     for running in link.running.into_values() {
         running.end(Piece::Failed(Failure::Died));
     }
@@ -144,24 +134,40 @@ async fn write_all(
     Ok(())
 }
 
-/// A generation that was cancelled and that the engine has not let go of: until then nobody gets its slot.
-struct Leaving {
-    _slot: Slot,
-    since: Instant,
-}
-
 struct Link<'a> {
     running: HashMap<u64, Running>,
     leaving: HashMap<u64, Leaving>,
     highest: u64,
+    /// When it spoke last, or got something to do.
+    heard: Instant,
     messages: mpsc::Sender<ToEngine>,
     graphics: Graphics,
     state: &'a watch::Sender<EngineState>,
     model_id: &'a str,
 }
 
-impl Link<'_> {
+impl<'a> Link<'a> {
+    fn new(
+        messages: mpsc::Sender<ToEngine>,
+        state: &'a watch::Sender<EngineState>,
+        model_id: &'a str,
+    ) -> Self {
+        Self {
+            running: HashMap::new(),
+            leaving: HashMap::new(),
+            highest: 0,
+            heard: Instant::now(),
+            messages,
+            graphics: Graphics::since(state.borrow().gpu),
+            state,
+            model_id,
+        }
+    }
+
     fn obey(&mut self, command: Command) -> Result<(), LinkError> {
+        if !self.is_busy() {
+            self.heard = Instant::now();
+        }
         match command {
             Command::Generate {
                 id,
@@ -180,10 +186,7 @@ impl Link<'_> {
             }
             Command::Cancel { id, .. } => match self.running.remove(&id) {
                 Some(running) => {
-                    let leaving = Leaving {
-                        _slot: running.leave(),
-                        since: Instant::now(),
-                    };
+                    let leaving = Leaving::new(running, self.patience());
                     self.leaving.insert(id, leaving);
                     self.tell(ToEngine::Cancel { id })
                 }
@@ -354,3 +357,6 @@ impl Link<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,11 +21,13 @@ use cocoon_protocol::engine::{
 use cocoon_protocol::openai::FinishReason;
 use cocoon_protocol::receipt::EngineSection;
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout_at};
 
 pub use admission::Patience;
 pub(crate) use admission::Slot;
 use admission::{Admission, Asking, Place};
 use demand::Demand;
+pub use demand::Told;
 pub(crate) use graphics::coarse;
 pub(crate) use running::MAX_NAME;
 pub use scheduler::{Bounds, Source};
@@ -190,15 +192,15 @@ impl Engine {
         })
     }
 
-    /// So many bytes of the VM's are there for what the engine generates; without a word there is no bound.
+    /// So many bytes of the VM's memory are there for answers; without a word there is no bound.
     pub fn limit_memory(&self, bytes: u64) {
         self.admission.limit_memory(bytes);
     }
 
     /// Tokens of an answer whose client names no number.
-    pub fn usual(&self, generation: &Generation) -> u32 {
+    pub fn usual(&self, generation: &Generation, told: Told) -> u32 {
         let model = self.state.borrow().ready.clone();
-        model.map_or(1, |model| self.demand(&model).usual(generation))
+        model.map_or(1, |model| self.demand(&model).usual(generation, told))
     }
 
     fn demand(&self, model: &ModelInfo) -> Demand {
@@ -250,32 +252,36 @@ impl Engine {
         while state.changed().await.is_ok() {}
     }
 
-    /// Starts generations, all of them or none: when it is their turn, or says why not. They hold so many
-    /// `bytes` until then. Dropping the future gives up.
+    /// Starts generations, all of them or none: when it is the turn of their source, or says why not. They hold so many
+    /// bytes until then. Dropping the future gives up.
     pub async fn generate(
         &self,
         mut generations: Vec<Generation>,
-        source: Source,
-        bytes: usize,
+        told: Told,
+        (source, bytes): (Source, usize),
         patience: &Patience,
     ) -> Result<Vec<Answer>, Unavailable> {
         let model = self.state.borrow().ready.clone();
         let model = model.ok_or(Unavailable::NotReady)?;
         // Each engine's pool has a size of its own.
         if let Some(pool) = model.costs.pool {
-            self.admission.limit_memory(pool);
+            self.admission.limit_pool(pool);
         }
         let demand = self.demand(&model);
-        let memory = demand.of(&mut generations).ok_or(Unavailable::TooMany)?;
+        let taken = demand.of(&mut generations, told);
+        let taken = taken.ok_or(Unavailable::TooMany)?;
         let asking = Asking {
             source,
             count: generations.len(),
             bytes,
-            memory,
+            memory: taken.engine,
+            pooled: model.costs.pool.is_some(),
+            unread: taken.unread,
         };
+        let until = Instant::now() + patience.time;
         let room = self.admission.enter(asking, patience).await?;
-        // The engine may have died meanwhile.
-        self.check_ready()?;
+        // The engine may have died meanwhile: the next one serves who has waited for this one.
+        self.ready(until).await?;
         let mut answers = Vec::with_capacity(generations.len());
         let tally = Arc::new(Tally::default());
         // The room has one of both for each generation.
@@ -306,10 +312,13 @@ impl Engine {
         Ok(answers)
     }
 
-    fn check_ready(&self) -> Result<(), Unavailable> {
-        match self.state.borrow().ready {
-            Some(_) => Ok(()),
-            None => Err(Unavailable::NotReady),
+    /// Waits for an engine that is ready.
+    async fn ready(&self, until: Instant) -> Result<(), Unavailable> {
+        let mut state = self.state.clone();
+        let ready = state.wait_for(|state| state.ready.is_some());
+        match timeout_at(until, ready).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Unavailable::NotReady),
         }
     }
 }

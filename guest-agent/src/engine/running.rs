@@ -7,7 +7,7 @@ use cocoon_protocol::engine::{
 };
 use tokio::sync::mpsc;
 
-use super::demand::kept;
+use super::demand::{kept, most_tokens};
 use super::link::{LinkError, MAX_CONTEXT};
 use super::{Failure, Piece, Slot};
 use crate::metering::Tally;
@@ -25,6 +25,8 @@ pub(super) struct Running {
     pieces: mpsc::Sender<Piece>,
     tally: Arc<Tally>,
     prompt_tokens: Option<u32>,
+    /// Most tokens of its prompt.
+    prompt_limit: u32,
     tokens: u32,
     /// Of so many of them the log probabilities were told.
     likely: u32,
@@ -49,6 +51,7 @@ impl Running {
             pieces,
             tally,
             prompt_tokens: None,
+            prompt_limit: most_tokens(generation).min(generation.room),
             tokens: 0,
             likely: 0,
             max_tokens: generation.max_tokens,
@@ -76,6 +79,19 @@ impl Running {
         self.slot.keep(kept(costs, tokens.min(self.room)));
         self.tally.prompt(prompt_tokens);
         Ok(())
+    }
+
+    /// Whether its prompt is still to be read.
+    pub fn is_unread(&self) -> bool {
+        self.prompt_tokens.is_none()
+    }
+
+    /// Tokens of its prompt that are still to be read, at most.
+    pub fn unread(&self) -> u32 {
+        match self.is_unread() {
+            true => self.prompt_limit,
+            false => 0,
+        }
     }
 
     /// So many tokens more. They count when they come: the client may leave before the end.

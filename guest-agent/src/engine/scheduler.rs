@@ -1,7 +1,7 @@
 //! Who generates next: a state machine without clock, tasks or locks.
 //!
-//! Three things are scarce: slots, in which the engine generates, the memory that it generates with, and places
-//! for answers that are still being read. A request takes as many slots and places as it has choices, and memory for
+//! Three things are scarce: slots, in which the engine generates, places for answers that are still being read, and the
+//! memory that both take, the VM's and a GPU's. A request takes as many slots and places as it has choices, and memory for
 //! each, all of it or nothing. Where they do not suffice, it waits in its connection's line, and the lines take turns: each visit gives a line one
 //! credit, and its first request begins when the credit covers its choices (deficit round robin, Shreedhar
 //! and Varghese, 1996). So connections share the slots equally, however many requests they have and
@@ -44,14 +44,21 @@ pub(super) struct Wanted {
     pub count: usize,
     /// Bytes that it holds while it waits.
     pub bytes: usize,
-    /// Bytes that the engine takes for each choice.
+    /// Bytes of the VM's memory that each choice takes.
     pub memory: u64,
+    /// The same of a GPU's pool.
+    pub pool: u64,
 }
 
 impl Wanted {
-    /// Bytes that the engine takes for all choices.
+    /// Bytes that all choices take.
     fn memory(&self) -> u64 {
         self.memory.saturating_mul(self.count as u64)
+    }
+
+    /// The same of a GPU's pool.
+    fn pool(&self) -> u64 {
+        self.pool.saturating_mul(self.count as u64)
     }
 }
 
@@ -71,7 +78,7 @@ pub(super) enum Arrival {
 pub(super) enum Lacking {
     /// The engine is busy.
     Slots,
-    /// What the engine does takes all memory.
+    /// Answers take all memory.
     Memory,
     /// Too many answers are still being read.
     Places,
@@ -86,6 +93,8 @@ pub(super) struct Scheduler {
     slots: usize,
     all_memory: u64,
     memory: u64,
+    all_pool: u64,
+    pool: u64,
     places: usize,
     /// Most places of one source.
     share: usize,
@@ -116,6 +125,8 @@ impl Scheduler {
             slots,
             all_memory: u64::MAX,
             memory: u64::MAX,
+            all_pool: u64::MAX,
+            pool: u64::MAX,
             places,
             // What finds all slots must find its places.
             share: slots.max(places / 2),
@@ -124,13 +135,19 @@ impl Scheduler {
         }
     }
 
-    /// So many bytes are there for what the engine generates, from now on; without a word there is no bound.
+    /// So many bytes are there of a GPU's pool, from now on.
+    pub fn limit_pool(&mut self, bytes: u64) {
+        let taken = self.all_pool - self.pool;
+        (self.all_pool, self.pool) = (bytes, bytes.saturating_sub(taken));
+    }
+
+    /// So many bytes are there for answers, from now on; without a word there is no bound.
     pub fn limit_memory(&mut self, bytes: u64) {
         let taken = self.all_memory - self.memory;
         (self.all_memory, self.memory) = (bytes, bytes.saturating_sub(taken));
     }
 
-    /// Bytes that there are for what the engine generates, free or not.
+    /// Bytes that there are for answers, free or not.
     pub fn all_memory(&self) -> u64 {
         self.all_memory
     }
@@ -143,7 +160,9 @@ impl Scheduler {
             return Arrival::Begins;
         }
         // What can never begin must not wait.
-        let never = wanted.count > self.all_slots || wanted.memory() > self.all_memory;
+        let never = wanted.count > self.all_slots
+            || wanted.memory() > self.all_memory
+            || wanted.pool() > self.all_pool;
         if never || wanted.bytes > bounds.bytes {
             return Arrival::Refused;
         }
@@ -206,15 +225,19 @@ impl Scheduler {
         self.waiting() < before
     }
 
-    /// One slot is free again, and so many bytes of memory.
-    pub fn free_slot(&mut self, memory: u64) {
+    /// One slot is free again.
+    pub fn free_slot(&mut self) {
         self.slots += 1;
-        self.free_memory(memory);
     }
 
     /// So many bytes of memory are free again.
     pub fn free_memory(&mut self, memory: u64) {
         self.memory = self.memory.saturating_add(memory).min(self.all_memory);
+    }
+
+    /// The same of a GPU's pool.
+    pub fn free_pool(&mut self, bytes: u64) {
+        self.pool = self.pool.saturating_add(bytes).min(self.all_pool);
     }
 
     /// One answer of `source` has been read.
@@ -260,7 +283,7 @@ impl Scheduler {
         if next.count > self.slots {
             return Lacking::Slots;
         }
-        if next.memory() > self.memory {
+        if next.memory() > self.memory || next.pool() > self.pool {
             return Lacking::Memory;
         }
         match next.count > self.places {
@@ -324,15 +347,17 @@ impl Scheduler {
     }
 
     fn take(&mut self, source: Source, wanted: &Wanted) -> bool {
-        let (count, memory) = (wanted.count, wanted.memory());
+        let (count, memory, pool) = (wanted.count, wanted.memory(), wanted.pool());
         let fits = count <= self.slots
             && count <= self.places
             && memory <= self.memory
+            && pool <= self.pool
             && self.within_share(source, count);
         if fits {
             self.slots -= count;
             self.places -= count;
             self.memory -= memory;
+            self.pool -= pool;
             *self.held.entry(source).or_default() += count;
         }
         fits

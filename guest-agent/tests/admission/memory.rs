@@ -16,7 +16,8 @@ async fn answers_wait_for_the_memory_that_they_take() {
         pool: None,
     };
     let machine = machine(engine, 4, Limits::default()).await;
-    machine.engine.limit_memory(1_024_000);
+    // Beside a token's cache, 256 bytes of a whole answer.
+    machine.engine.limit_memory(1024 * 1256);
     assert_eq!(machine.engine.model().unwrap().context_length, 1024);
     let mut client = Client::attested(machine.address).await;
     let said = |body: &[u8]| {
@@ -69,7 +70,7 @@ async fn memory_that_is_taken_is_told() {
     let (mut engine, _cancelled) = FakeEngine::new();
     engine.costs.token = 1000;
     let machine = machine(engine, 4, impatient()).await;
-    machine.engine.limit_memory(1_024_000);
+    machine.engine.limit_memory(1024 * 1256);
     let mut client = Client::attested(machine.address).await;
     let held = client
         .chat("wait", ",\"stream\":true,\"max_tokens\":900")
@@ -94,7 +95,7 @@ async fn answers_wait_for_the_pool_of_a_gpu() {
         ..Costs::default()
     };
     let machine = machine(engine, 4, Limits::default()).await;
-    machine.engine.limit_memory(1);
+    machine.engine.limit_memory(1_024_000);
     assert_eq!(machine.engine.model().unwrap().context_length, 1024);
     let mut client = Client::attested(machine.address).await;
     let refused = client.chat("hello", ",\"max_tokens\":400,\"n\":3").await;

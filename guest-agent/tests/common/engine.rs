@@ -17,7 +17,7 @@ use cocoon_protocol::openai::FinishReason;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 pub const MODEL: &str = "smollm2-135m-instruct-q4_1";
 pub const CONTEXT: u32 = 2048;
@@ -38,6 +38,8 @@ pub struct FakeEngine {
     pub held: watch::Sender<(usize, usize)>,
     /// What answers take of memory.
     pub costs: Costs,
+    /// Ends the one that lives, when told.
+    pub dies: Arc<Notify>,
 }
 
 impl FakeEngine {
@@ -52,6 +54,7 @@ impl FakeEngine {
                 lets_go: watch::Sender::new(true),
                 held: watch::Sender::new((0, 0)),
                 costs: Costs::default(),
+                dies: Arc::default(),
             },
             heard,
         )
@@ -75,6 +78,7 @@ impl Launcher for FakeEngine {
             cancelled: self.cancelled.clone(),
             lets_go: self.lets_go.subscribe(),
             held: self.held.clone(),
+            dies: Arc::clone(&self.dies),
         };
         Handle::current().spawn(async move {
             // An engine that is cut off just ends.
@@ -121,6 +125,7 @@ struct Says {
     cancelled: mpsc::UnboundedSender<u64>,
     lets_go: watch::Receiver<bool>,
     held: watch::Sender<(usize, usize)>,
+    dies: Arc<Notify>,
 }
 
 pub fn ready(costs: Costs) -> Vec<u8> {
@@ -147,8 +152,12 @@ async fn run(stream: StdUnixStream, mut says: Says) -> io::Result<()> {
         tokio::select! {
             count = stream.read(&mut chunk) => match count? {
                 0 => return Ok(()),
-                count => decoder.push(&chunk[..count]),
+                count => {
+                    decoder.push(&chunk[..count]);
+                    chunk[..count].fill(0);
+                }
             },
+            () = says.dies.notified() => return Ok(()),
             Ok(()) = says.lets_go.changed() => {}
         }
         while let Some(message) = decoder.next::<ToEngine>().unwrap() {

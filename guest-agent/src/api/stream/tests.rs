@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::api::Limits;
 use crate::api::receipts::{Receipts, Session};
-use crate::engine::{Command, Engine, EngineState, Failure};
+use crate::engine::{self, Command, Engine, EngineState, Failure};
 use crate::keys::Keys;
 use crate::metering::Counters;
 
@@ -89,7 +89,12 @@ impl Stream {
         };
         let asked = vec![generation; n];
         let answers = engine
-            .generate(asked, engine.source(), 0, &Limits::default().patience)
+            .generate(
+                asked,
+                engine::Told::Stream,
+                (engine.source(), 0),
+                &Limits::default().patience,
+            )
             .await
             .unwrap();
         let (mut choices, mut held) = (Vec::new(), Vec::new());

@@ -1,9 +1,20 @@
 //! Whole answers are as long as their tokens make them, and are written into memory of that size.
 
-use cocoon_protocol::engine::Alternative;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cocoon_protocol::engine::{
+    Alternative, Choice as Called, Costs, EngineFailure, Format, Generation, ModelInfo, Prompt,
+    Sampling,
+};
 use proptest::prelude::*;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::*;
+use crate::api::Limits;
+use crate::engine::{Command, Engine, EngineState, Failure, Told};
+use crate::metering::Counters;
 
 fn usage(tokens: u32) -> Usage {
     Usage {
@@ -13,14 +24,18 @@ fn usage(tokens: u32) -> Usage {
     }
 }
 
-fn told(text: &str, tokens: u32, reason: FinishReason, top: Option<u8>) -> Bytes {
-    let envelope = Envelope {
+fn envelope() -> Envelope {
+    Envelope {
         kind: Kind::Chat,
         id: "chatcmpl-000000000000000000000000".into(),
         created: 1_800_000_000,
         model: "smollm2-135m-instruct-q4_1".into(),
         fingerprint: "fp_0123456789ab".into(),
-    };
+    }
+}
+
+fn told(text: &str, tokens: u32, reason: FinishReason, top: Option<u8>) -> Bytes {
+    let envelope = envelope();
     let one = |bytes: &str| Alternative {
         bytes: bytes.into(),
         logprob: -9.123_456,
@@ -70,6 +85,56 @@ fn answers_of_as_many_tokens_have_one_length() {
     );
     assert_eq!(short.len(), long.len());
     assert!(told("I", 300, FinishReason::Stop, None).len() > 3 * BUCKET);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_choice_that_fails_cancels_those_before_it_at_once() {
+    let model = ModelInfo {
+        id: "m".into(),
+        context_length: 2048,
+        quantization: "F32".into(),
+        vocabulary: 256,
+        costs: Costs::default(),
+    };
+    let (_state, watched) = watch::channel(EngineState {
+        ready: Some(model),
+        ..EngineState::default()
+    });
+    let (engine, mut commands, _end) = Engine::new(2, watched);
+    let generation = Generation {
+        prompt: Prompt::Text("p".into()),
+        tools: vec![],
+        choice: Called::Auto,
+        parallel: true,
+        format: Format::Text,
+        max_tokens: 10,
+        room: 0,
+        sampling: Sampling::default(),
+        stop: vec![],
+        top_logprobs: None,
+    };
+    let patience = Limits::default().patience;
+    let source = (engine.source(), 0);
+    let answers = engine.generate(vec![generation; 2], Told::Whole, source, &patience);
+    let answers = answers.await.unwrap();
+    let (Some(first), Some(second)) = (commands.recv().await, commands.recv().await) else {
+        panic!("two are asked for")
+    };
+    let Command::Generate { pieces, .. } = &second else {
+        panic!("it is asked for")
+    };
+    let failed = Piece::Failed(Failure::Engine(EngineFailure::Internal));
+    assert!(pieces.try_send(failed).is_ok(), "there is room");
+    let meter = Meter::begin(&Arc::new(Counters::default()), &answers);
+    let envelope = envelope();
+    let collected = collect(answers, &envelope, &meter, None);
+    // Nobody else does anything: who waited for the first would wait for ever.
+    let collected = timeout(Duration::from_secs(1), collected).await;
+    assert!(collected.expect("at once").is_err());
+    let Command::Generate { id: begun, .. } = first else {
+        panic!("it is asked for")
+    };
+    assert!(matches!(commands.recv().await, Some(Command::Cancel { id, .. }) if id == begun));
 }
 
 proptest! {

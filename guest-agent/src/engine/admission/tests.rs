@@ -21,6 +21,8 @@ fn asking(source: u64, count: usize) -> Asking {
         count,
         bytes: 1,
         memory: 1,
+        pooled: false,
+        unread: 0,
     }
 }
 
@@ -88,6 +90,46 @@ async fn memory_comes_back_with_its_slot_and_is_named_where_it_is_lacking() {
     };
     let refused = timeout(Duration::ZERO, admission.enter(huge, &PATIENT)).await;
     assert!(refused.expect("at once").is_err());
+}
+
+/// What was said takes memory until it is read, however long its slot is free again.
+#[tokio::test]
+async fn memory_of_an_answer_comes_back_with_its_place() {
+    let admission = Admission::new(4);
+    admission.limit_memory(10);
+    let telling = |source| Asking {
+        memory: 2,
+        unread: 3,
+        ..asking(source, 1)
+    };
+    let Room { slots, places } = admission.enter(telling(1), &PATIENT).await.unwrap();
+    let other = admission.enter(telling(2), &PATIENT).await.unwrap();
+    drop(slots);
+    let refused = admission.enter(telling(3), &IMPATIENT).await.unwrap_err();
+    assert_eq!(refused, Unavailable::Memory { retry_after: 1 });
+    drop(places);
+    let third = admission.enter(telling(3), &IMPATIENT).await.unwrap();
+    drop((other, third));
+    let all = Asking {
+        memory: 10,
+        ..asking(4, 1)
+    };
+    drop(admission.enter(all, &IMPATIENT).await.unwrap());
+    // What a GPU holds is not the VM's.
+    admission.limit_pool(20);
+    let pooled = |memory| Asking {
+        memory,
+        pooled: true,
+        unread: 5,
+        ..asking(5, 1)
+    };
+    let mut room = admission.enter(pooled(20), &IMPATIENT).await.unwrap();
+    assert!(admission.enter(pooled(1), &IMPATIENT).await.is_err());
+    room.slots[0].keep(19);
+    admission.enter(pooled(1), &IMPATIENT).await.unwrap();
+    assert!(admission.enter(pooled(2), &IMPATIENT).await.is_err());
+    room.slots.clear();
+    admission.enter(pooled(20), &IMPATIENT).await.unwrap();
 }
 
 #[tokio::test]

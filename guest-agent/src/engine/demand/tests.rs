@@ -69,56 +69,112 @@ fn graphics(tokens: u64) -> ModelInfo {
 
 #[test]
 fn on_a_gpu_its_pool_is_the_memory() {
-    // Nothing of it is the VM's.
-    let demand = Demand::new(&graphics(1 << 20), 0, 4);
+    let engine = |demand: &Demand, asked: &mut [Generation]| {
+        let taken = demand.of(asked, Told::Stream);
+        taken.map(|taken| taken.engine)
+    };
+    // What the agent holds of an answer is the VM's alone.
+    let demand = Demand::new(&graphics(1 << 20), 1 << 40, 4);
     assert_eq!(demand.context(), 8192);
     let mut asked = [generation(200, 8000)];
-    assert_eq!(demand.of(&mut asked), Some(8192 * (128 << 10)));
+    let each = (280 + 8000_u64).next_multiple_of(32).min(8192) * (128 << 10);
+    assert_eq!(engine(&demand, &mut asked), Some(each));
     let mut many = vec![generation(200, 8000); 129];
-    assert_eq!(demand.of(&mut many), None);
-    assert_eq!(demand.of(&mut many[..128]), Some(8192 * (128 << 10)));
+    assert_eq!(engine(&demand, &mut many), None);
+    assert_eq!(engine(&demand, &mut many[..128]), Some(each));
     // What the pool can never hold is beyond the context, and blocks are taken whole.
     let small = Demand::new(&graphics(1000), 1 << 40, 4);
     assert_eq!(small.context(), 992);
-    let mut long = [generation(5000, 1)];
-    assert_eq!(small.of(&mut long), Some(992 * (128 << 10)));
-    let mut two = vec![generation(1, 1); 2];
-    assert_eq!(small.of(&mut two), Some(96 * (128 << 10)));
+    assert_eq!(
+        engine(&small, &mut [generation(5000, 1)]),
+        Some(992 * (128 << 10))
+    );
+    assert_eq!(
+        engine(&small, &mut [generation(1, 1), generation(1, 1)]),
+        Some(96 * (128 << 10))
+    );
     // As many usual answers as there are slots.
-    let larger = Demand::new(&graphics(4000), 0, 4);
+    let larger = Demand::new(&graphics(4000), 2 * MIB, 4);
     let mut usual = generation(100, 0);
-    usual.max_tokens = larger.usual(&usual);
+    usual.max_tokens = larger.usual(&usual, Told::Whole);
     assert_eq!(usual.max_tokens, 992 - 180);
-    assert!(larger.of(&mut vec![usual; 4]).is_some());
+    assert!(larger.of(&mut vec![usual; 4], Told::Whole).is_some());
 }
 
 #[test]
 fn four_usual_answers_run_at_once_on_the_smallest_machine() {
     let demand = Demand::new(&model(), 320 * MIB, 4);
     let mut asked = generation(200, 0);
-    asked.max_tokens = demand.usual(&asked);
+    asked.max_tokens = demand.usual(&asked, Told::Whole);
     assert!(asked.max_tokens >= LEAST_ANSWER);
-    let each = demand.of(std::slice::from_mut(&mut asked)).unwrap();
-    assert!(4 * each <= 320 * MIB, "{each}");
+    let each = demand.of(std::slice::from_mut(&mut asked), Told::Whole);
+    let each = each.unwrap();
+    assert!(4 * (each.engine + each.unread) <= 320 * MIB, "{each:?}");
     // Where there is memory enough, an answer may fill the context.
     let large = Demand::new(&model(), 1 << 40, 4);
-    assert_eq!(large.usual(&asked), 8192);
+    assert_eq!(large.usual(&asked, Told::Whole), 8192);
     // A prompt that may fill the context, and more than its share.
     let small = Demand::new(&model(), 320 * MIB, 4);
-    assert_eq!(small.usual(&generation(5000, 0)), LEAST_ANSWER);
-    assert_eq!(large.usual(&generation(9000, 0)), 8192);
+    assert_eq!(small.usual(&generation(5000, 0), Told::Whole), LEAST_ANSWER);
+    assert_eq!(large.usual(&generation(9000, 0), Told::Whole), 8192);
 }
 
 #[test]
 fn several_answers_that_never_fit_are_refused_and_one_never_is() {
     let demand = Demand::new(&model(), 320 * MIB, 4);
     let mut one = [generation(5000, 8192)];
-    assert_eq!(demand.of(&mut one), Some(demand.costs.of(2048, 2048)));
+    let taken = Taken {
+        engine: demand.costs.of(2048, 2048),
+        unread: 2048 * 2 * PIECE,
+    };
+    assert_eq!(demand.of(&mut one, Told::Whole), Some(taken));
     assert_eq!(one[0].room, 2048);
     let mut four = vec![generation(5000, 8192); 4];
-    assert_eq!(demand.of(&mut four), None);
+    assert_eq!(demand.of(&mut four, Told::Whole), None);
     let small = Demand::new(&model(), 1, 4);
-    assert_eq!(small.of(&mut [generation(5000, 8192)]), Some(1));
+    let taken = Taken {
+        engine: 1,
+        unread: 0,
+    };
+    let mut one = [generation(5000, 8192)];
+    assert_eq!(small.of(&mut one, Told::Stream), Some(taken));
+    assert_eq!(one[0].room, LEAST_CONTEXT);
+}
+
+/// On GPUs too, where the engine takes nothing of the VM's memory.
+#[test]
+fn what_is_told_counts_until_it_is_read() {
+    let graphics = graphics(1 << 20);
+    // Twice 128 bytes for each token.
+    assert_eq!(Demand::new(&graphics, 2 * MIB, 4).context(), 8192);
+    assert_eq!(Demand::new(&graphics, MIB, 4).context(), 4096);
+    let demand = Demand::new(&graphics, 64 * MIB, 4);
+    let mut likely = generation(100, 1000);
+    likely.top_logprobs = Some(20);
+    let unread = |asked: &Generation, told| {
+        let taken = demand.of(&mut [asked.clone()], told);
+        taken.unwrap().unread
+    };
+    let plain = generation(100, 1000);
+    assert_eq!(unread(&plain, Told::Stream), 1000 * PIECE);
+    assert_eq!(unread(&plain, Told::Whole), 2 * 1000 * PIECE);
+    let each = 1000 * (PIECE + 21 * LOGPROB);
+    assert_eq!(unread(&likely, Told::Stream), each);
+    assert_eq!(unread(&likely, Told::Whole), 2 * each);
+    // 5.4 MiB each.
+    let mut eight = vec![likely.clone(); 8];
+    assert!(demand.of(&mut eight, Told::Whole).is_some());
+    likely.max_tokens = 2000;
+    let mut eight = vec![likely.clone(); 8];
+    assert_eq!(demand.of(&mut eight, Told::Whole), None);
+    // One alone ends where memory does, and who names no number gets a slot's share.
+    let mut one = [likely.clone()];
+    one[0].max_tokens = 8192 * 4;
+    let small = Demand::new(&graphics, 8 * MIB, 4);
+    let taken = small.of(&mut one, Told::Whole).unwrap();
+    assert!(taken.unread <= 8 * MIB && one[0].room < 8192);
+    let usual = small.usual(&likely, Told::Whole);
+    assert!(u64::from(usual) * 4 * 2 * each / 1000 <= 8 * MIB, "{usual}");
 }
 
 #[test]
@@ -164,16 +220,16 @@ proptest! {
     ) {
         let demand = Demand::new(&model(), memory, slots);
         let mut asked = vec![generation(content, max_tokens); n];
-        if let Some(each) = demand.of(&mut asked) {
-            prop_assert!(each * n as u64 <= memory);
+        if let Some(each) = demand.of(&mut asked, Told::Whole) {
+            prop_assert!((each.engine + each.unread) * n as u64 <= memory);
         }
         for one in &asked {
             prop_assert!(one.room <= demand.context());
             // All that it was promised, unless the context ends.
-            let all = (most_tokens(one) as u64 + u64::from(max_tokens)).min(demand.context().into());
+            let all = (u64::from(most_tokens(one)) + u64::from(max_tokens)).min(demand.context().into());
             prop_assert_eq!(u64::from(one.room), all);
         }
-        let usual = demand.usual(&asked[0]);
+        let usual = demand.usual(&asked[0], Told::Whole);
         prop_assert!((1..=demand.context()).contains(&usual));
     }
 }

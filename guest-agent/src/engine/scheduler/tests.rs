@@ -18,6 +18,7 @@ fn wanted(ticket: Ticket, count: usize) -> Wanted {
         count,
         bytes: 1,
         memory: 0,
+        pool: 0,
     }
 }
 
@@ -35,7 +36,7 @@ fn begin(scheduler: &mut Scheduler) -> Vec<Ticket> {
 /// So many answers of a source end, and are read.
 fn free(scheduler: &mut Scheduler, source: u64, count: usize) {
     for _ in 0..count {
-        scheduler.free_slot(0);
+        scheduler.free_slot();
         scheduler.free_place(Source(source));
     }
 }
@@ -153,6 +154,7 @@ fn bytes_are_bounded_too() {
         count: 1,
         bytes,
         memory: 0,
+        pool: 0,
     };
     let mut scheduler = Scheduler::new(1, 4);
     let _ = scheduler.arrive(Source(1), bytes(0, 5000), BOUNDS);
@@ -192,7 +194,7 @@ fn who_holds_its_share_waits_alone() {
     for ticket in 0..2 {
         assert!(begins(&mut scheduler, 1, ticket, 2));
         // They have ended, and are not read.
-        (0..2).for_each(|_| scheduler.free_slot(0));
+        (0..2).for_each(|_| scheduler.free_slot());
     }
     // Both slots are free.
     assert!(!begins(&mut scheduler, 1, 10, 1));
@@ -269,11 +271,12 @@ proptest! {
         let share = slots.max(places / 2);
         let mut scheduler = Scheduler::new(slots, places);
         scheduler.limit_memory(memory);
+        scheduler.limit_pool(2 * memory);
         let mut model = Model::default();
         for (ticket, event) in (1..).zip(events) {
             match event {
                 Event::Arrives(source, count, bytes, memory) => {
-                    let (source, wanted) = (Source(source), Wanted { ticket, count, bytes, memory });
+                    let (source, wanted) = (Source(source), Wanted { ticket, count, bytes, memory, pool: 2 * memory });
                     match scheduler.arrive(source, wanted, BOUNDS) {
                         Arrival::Begins => model.begins(source, wanted),
                         Arrival::Waits { gave_way } => {
@@ -294,7 +297,11 @@ proptest! {
                 }
                 Event::Finishes(which) if !model.running.is_empty() => {
                     let ended = model.running.swap_remove(which.index(model.running.len()));
-                    (0..ended.count).for_each(|_| scheduler.free_slot(ended.memory));
+                    for _ in 0..ended.count {
+                        scheduler.free_slot();
+                        scheduler.free_memory(ended.memory);
+                        scheduler.free_pool(ended.pool);
+                    }
                 }
                 Event::IsRead(which) if !model.unread.is_empty() => {
                     let (source, count) = model.unread.swap_remove(which.index(model.unread.len()));
@@ -312,6 +319,7 @@ proptest! {
             prop_assert_eq!(scheduler.slots + running, slots);
             let taken: u64 = model.running.iter().map(Wanted::memory).sum();
             prop_assert_eq!(scheduler.memory + taken, memory);
+            prop_assert_eq!(scheduler.pool + 2 * taken, 2 * memory);
             let unread: usize = model.unread.iter().map(|(_, count)| count).sum();
             prop_assert_eq!(scheduler.places + unread, places);
             prop_assert_eq!(scheduler.waiting(), model.waiting.len());
@@ -327,7 +335,7 @@ proptest! {
                 };
                 let room = model.held(source) < share && scheduler.slots > 0 && scheduler.places > 0;
                 if alone && room && model.waiting.values().all(blocked) {
-                    let one = Wanted { ticket: 0, count: 1, bytes: 1, memory: 0 };
+                    let one = Wanted { ticket: 0, count: 1, bytes: 1, memory: 0, pool: 0 };
                     prop_assert_eq!(scheduler.clone().arrive(source, one, BOUNDS), Arrival::Begins);
                 }
             }
@@ -351,7 +359,7 @@ proptest! {
         let mut scheduler = Scheduler::new(8, 32);
         for _ in 0..2 {
             prop_assert_eq!(scheduler.arrive(Source(98), wanted(0, 8), BOUNDS), Arrival::Begins);
-            (0..8).for_each(|_| scheduler.free_slot(0));
+            (0..8).for_each(|_| scheduler.free_slot());
         }
         for count in [1, 8] {
             prop_assert_eq!(scheduler.arrive(Source(98), wanted(0, count), BOUNDS), waits(&[]));

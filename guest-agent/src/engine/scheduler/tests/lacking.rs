@@ -7,8 +7,8 @@ fn what_is_lacking_is_named() {
     let mut scheduler = Scheduler::new(2, 3);
     let _ = scheduler.arrive(Source(1), wanted(0, 2), BOUNDS);
     assert_eq!(scheduler.lacking(Source(2), &wanted(9, 1)), Lacking::Slots);
-    scheduler.free_slot(0);
-    scheduler.free_slot(0);
+    scheduler.free_slot();
+    scheduler.free_slot();
     assert_eq!(scheduler.lacking(Source(2), &wanted(9, 2)), Lacking::Places);
     assert_eq!(scheduler.lacking(Source(1), &wanted(9, 1)), Lacking::Share);
     scheduler.limit_memory(3);
