@@ -39,11 +39,38 @@ pub fn keeper() -> Result<Keeper, String> {
     ))
 }
 
-/// The GPUs' part that was last whole, and for which GPUs.
-type Whole = Option<(Vec<GpuNeeds>, GpuCollateral)>;
+/// What a guest has of it.
+#[derive(Default)]
+struct Handed {
+    parts: Option<Parts>,
+    /// The GPUs' part that was last whole, and for which GPUs.
+    whole: Option<(Vec<GpuNeeds>, GpuCollateral)>,
+}
+
+impl Handed {
+    /// What of this the guest is to be given, which has these GPUs.
+    fn next(&mut self, gathered: &Gathered, gpus: &[GpuNeeds]) -> Option<Parts> {
+        let before = self.parts.as_ref().and_then(|(_, gpu)| gpu.clone());
+        let gpu = match (&gathered.gpu, &self.whole) {
+            (Some(gpu), _) if gathered.gpu_whole => {
+                self.whole = Some((gpus.to_vec(), gpu.clone()));
+                Some(gpu.clone())
+            }
+            (_, Some((of, last))) if of == gpus => Some(last.clone()),
+            (gpu, _) => before.or(gpu.clone()),
+        };
+        let parts = (gathered.collateral.clone(), gpu);
+        if self.parts.as_ref() == Some(&parts) || parts == (None, None) {
+            return None;
+        }
+        self.parts = Some(parts.clone());
+        Some(parts)
+    }
+}
 
 /// Serves the newest of `wishes` until nobody wishes any more. `hand` gives parts to the guest, and says whether there still
-/// is one; `tell` hears what is missing, and what is wrong with the place to keep it, whenever that changes. What the guest has
+/// is one; `tell` hears what is missing, and what is wrong with the place to keep it, whenever that changes. A guest that waits
+/// has what is kept before anybody is asked for more: a vendor may take longer to answer than a guest waits. What the guest has
 /// of NVIDIA's is replaced by what is whole and by nothing less: an answer that lapses and cannot be renewed is for clients to
 /// judge, and leaves the guest what it had.
 pub async fn serve(
@@ -52,8 +79,7 @@ pub async fn serve(
     hand: mpsc::Sender<Parts>,
     mut tell: impl FnMut(&[(String, String)], Option<&str>),
 ) {
-    let (mut handed, mut told): (Option<Parts>, _) = (None, None);
-    let mut whole: Whole = None;
+    let (mut handed, mut told) = (Handed::default(), None);
     loop {
         let wish = wishes.borrow_and_update().clone();
         let Some(request) = wish else {
@@ -62,7 +88,22 @@ pub async fn serve(
                 Err(_) => return,
             }
         };
-        let (asking, gpus) = (Arc::clone(&keeper), request.gpus.clone());
+        let gpus = request.gpus.clone();
+        if handed.parts.is_none() {
+            let (keeper, request) = (Arc::clone(&keeper), request.clone());
+            let kept = tokio::task::spawn_blocking(move || keeper.kept(&request, clock()));
+            // What is wrong with it is told below.
+            if let Ok(Ok(mut kept)) = kept.await {
+                // Less than all opens no gate, and more may come.
+                kept.gpu = kept.gpu.filter(|_| kept.gpu_whole);
+                if let Some(parts) = handed.next(&kept, &gpus)
+                    && hand.send(parts).await.is_err()
+                {
+                    return;
+                }
+            }
+        }
+        let asking = Arc::clone(&keeper);
         let gathered = tokio::task::spawn_blocking(move || {
             let gathered = asking.gather(&request, clock());
             // What cannot be removed costs its bytes, and is tried again.
@@ -80,6 +121,11 @@ pub async fn serve(
             // It panicked, or the runtime ends.
             Err(_) => return,
         };
+        if let Some(parts) = handed.next(&gathered, &gpus)
+            && hand.send(parts).await.is_err()
+        {
+            return;
+        }
         let news = Some((gathered.missing, gathered.unkept));
         if told != news {
             told = news;
@@ -87,29 +133,13 @@ pub async fn serve(
                 tell(missing, unkept.as_deref());
             }
         }
-        let before = handed.as_ref().and_then(|(_, gpu)| gpu.clone());
-        let gpu = match (gathered.gpu, &whole) {
-            (Some(gpu), _) if gathered.gpu_whole => {
-                whole = Some((gpus, gpu.clone()));
-                Some(gpu)
-            }
-            (_, Some((of, last))) if *of == gpus => Some(last.clone()),
-            (gpu, _) => before.or(gpu),
-        };
-        let parts = (gathered.collateral, gpu);
-        if handed.as_ref() != Some(&parts) && parts != (None, None) {
-            if hand.send(parts.clone()).await.is_err() {
-                return;
-            }
-            handed = Some(parts);
-        }
         let (looked, pause) = (Instant::now(), gathered.next.saturating_sub(clock()));
         let pause = Duration::from_secs(pause).clamp(SHORTEST, LONGEST);
         tokio::select! {
             changed = wishes.changed() => match changed {
                 // A guest that asks again has forgotten, or is another one.
                 Ok(()) => {
-                    handed = None;
+                    handed.parts = None;
                     sleep_until(looked + SHORTEST).await;
                 }
                 Err(_) => return,

@@ -73,6 +73,26 @@ impl Keeper {
     /// # Errors
     /// [`WantError`] for evidence that no vendor could be asked about.
     pub fn gather(&self, request: &CollateralRequest, now: u64) -> Result<Gathered, WantError> {
+        let mut gathered = self.collect(request, now, |want| self.asked(want, now))?;
+        gathered.unkept = self.unkept.settle(&self.store);
+        Ok(gathered)
+    }
+
+    /// The same of what is kept alone: asks nobody, and so is done at once.
+    ///
+    /// # Errors
+    /// As [`Keeper::gather`].
+    pub fn kept(&self, request: &CollateralRequest, now: u64) -> Result<Gathered, WantError> {
+        self.collect(request, now, |_| None)
+    }
+
+    /// `ask` sees to it that what is wanted is kept, or says why it is not.
+    fn collect(
+        &self,
+        request: &CollateralRequest,
+        now: u64,
+        ask: impl Fn(&Want) -> Option<String>,
+    ) -> Result<Gathered, WantError> {
         let mut gathered = Gathered {
             next: u64::MAX,
             gpu_whole: true,
@@ -85,7 +105,7 @@ impl Keeper {
         let mut place = 0;
         while let Some(want) = wants.get(place).cloned() {
             place += 1;
-            let had = self.have(&want, now);
+            let had = self.have(&want, now, ask(&want));
             gathered.next = gathered.next.min(self.next(&want, now));
             let bytes = match had {
                 Ok(bytes) => bytes,
@@ -121,7 +141,6 @@ impl Keeper {
             }
         }
         gathered.gpu_whole &= gathered.gpu.is_some();
-        gathered.unkept = self.unkept.settle(&self.store);
         Ok(gathered)
     }
 
@@ -130,13 +149,16 @@ impl Keeper {
         schedule::next(want, known, now)
     }
 
-    /// What is good for `want` now: asked for anew when it is time, and else what is kept.
-    fn have(&self, want: &Want, now: u64) -> Result<Vec<u8>, String> {
-        let mut why = None;
-        if self.next(want, now) <= now {
-            // What was not kept is held.
-            why = self.obtain(want, now).err().map(|error| chain(&error));
-        }
+    /// Asks for `want` when it is time; why there is no answer.
+    fn asked(&self, want: &Want, now: u64) -> Option<String> {
+        let due = self.next(want, now) <= now;
+        // What was not kept is held.
+        let refused = due.then(|| self.obtain(want, now).err()).flatten();
+        refused.map(|error| chain(&error))
+    }
+
+    /// What is good for `want` now of what is kept; `why` it was asked for in vain, if it was.
+    fn have(&self, want: &Want, now: u64, why: Option<String>) -> Result<Vec<u8>, String> {
         if let Some(bytes) = self.unkept.get(want, now) {
             return Ok(bytes);
         }

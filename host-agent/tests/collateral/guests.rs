@@ -5,14 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cocoon_host_agent::collateral::guest::serve;
+use cocoon_host_agent::collateral::http::Client;
+use cocoon_host_agent::collateral::{Keeper, Store};
 use cocoon_measurements::nvidia::simulated::Scene;
 use cocoon_measurements::nvidia::simulated::status::Status;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::double::{Double, Reply};
-use super::keeper;
 use super::nvidia::{DRIVER_RIM, filed, needs, policy, responded};
+use super::{keeper, services};
 
 /// How long anything may take.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -74,6 +76,55 @@ async fn a_guest_is_handed_what_it_asks_for_and_again_when_it_asks_again() {
     assert_eq!(double.lines(), Vec::<String>::new());
     // Nobody wishes any more.
     drop(wishes);
+    timeout(DEADLINE, serving)
+        .await
+        .expect("in time")
+        .expect("an end");
+}
+
+/// The services hang, and what is kept is good although it is time to ask again: a guest does not wait for them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_has_what_is_kept_before_anybody_answers() {
+    let now = cocoon_host_agent::collateral::keeper::clock();
+    let scene = Scene::at(now).expect("a scene");
+    let answering = Scene::at(now).expect("a scene");
+    // Beyond what a response is kept for without asking again.
+    let earlier = now - 13 * 3600;
+    let double = Double::start(move |asked| {
+        let times = cocoon_measurements::nvidia::simulated::status::Times {
+            this_update: earlier - 60,
+            next_update: Some(now + 86_400),
+        };
+        match responded(&answering, asked, Status::Good, times) {
+            Some(response) => Reply::body(response),
+            None if asked.line.ends_with(DRIVER_RIM) => filed(&answering.rims[0]),
+            None => filed(&answering.rims[1]),
+        }
+    });
+    let (folder, first) = keeper(&double, policy(&scene));
+    let kept = first.gather(&needs(&scene), earlier).expect("collateral");
+    assert!(kept.gpu_whole && kept.next <= now, "{:?}", kept.missing);
+
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let (knock, mut knocks) = mpsc::unbounded_channel();
+    let hanging = Double::start(move |_| {
+        knock.send(()).expect("a listener");
+        // Until its sender is gone.
+        let _ = held.recv();
+        Reply::Status(503)
+    });
+    let store = Store::open(folder.path()).expect("a store");
+    let patient = Client::with_patience(10 * DEADLINE);
+    let keeper = Keeper::new(store, services(&hanging), patient, policy(&scene));
+    let wishes = watch::Sender::new(Some(needs(&scene)));
+    let (hand, mut handed) = mpsc::channel(4);
+    let serving = tokio::spawn(serve(Arc::new(keeper), wishes.subscribe(), hand, |_, _| {}));
+    let given = timeout(DEADLINE, handed.recv()).await.expect("in time");
+    assert_eq!(given.expect("parts").1, kept.gpu);
+    // It is asked all the same.
+    let knocked = timeout(DEADLINE, knocks.recv()).await.expect("in time");
+    assert_eq!(knocked, Some(()));
+    drop((release, wishes));
     timeout(DEADLINE, serving)
         .await
         .expect("in time")
