@@ -7,13 +7,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cocoon_protocol::control::GUEST_PORT;
-use cocoon_qemu::qmp::QmpError;
+use cocoon_qemu::qmp::{Event, QmpError};
 use cocoon_qemu::spec::{self, Placement, VmSpec};
 use cocoon_qemu::{PciAddress, Qmp};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::time::sleep;
 
 use crate::config::Network;
-use crate::doctor::facts::{Gpu, Gpus, Look};
+use crate::doctor::facts::{Gpu, Gpus, Look, Modes};
 use crate::doctor::real::Real;
 use crate::error::UpError;
 use crate::gpu::{self, RealHands};
@@ -71,7 +72,7 @@ impl Given {
         };
         let reset = move || {
             gpu::fresh(
-                &Gpus::read(&Real, Look::Nowhere, false),
+                &Gpus::read(&Real, Look::Nowhere, Modes::Ignored),
                 address,
                 &RealHands,
             )
@@ -103,7 +104,7 @@ async fn released(
     let mut said = false;
     loop {
         // Nothing is asked of the GPU itself; a panic would be a bug of the reader.
-        let gpus = move || Gpus::read(&Real, Look::At(address), false);
+        let gpus = move || Gpus::read(&Real, Look::At(address), Modes::Ignored);
         let gpus = tokio::task::spawn_blocking(gpus);
         let gpus = gpus.await.map_err(|_| UpError::Lost)?;
         let used = |gpu: &Gpu| gpu.address == address && gpu.in_use;
@@ -190,8 +191,26 @@ pub(crate) async fn guest(network: &Network, qmp: &Qmp) -> Result<SocketAddr, Qm
     })
 }
 
+/// The same whenever QEMU has connected to such a network again: a passt that was started anew has heard nothing yet.
+pub(crate) async fn announce_again(qmp: Qmp) {
+    let mut events = qmp.events();
+    loop {
+        match events.recv().await {
+            Ok(Event::NetworkConnected) | Err(RecvError::Lagged(_)) => {
+                // A QEMU that does not answer is somebody else's to notice.
+                let _ = qmp.announce().await;
+            }
+            Ok(_) => {}
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    use tokio::net::UnixListener;
+
     use super::*;
 
     fn tap(vhost: Option<bool>) -> Network {
@@ -200,6 +219,45 @@ mod tests {
             address: "10.77.1.2/30".parse().unwrap(),
             vhost,
         }
+    }
+
+    /// It has connected to a passt that was started anew, and that has heard no card yet.
+    #[tokio::test]
+    async fn the_card_speaks_again_when_its_network_is_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("qmp");
+        let listener = UnixListener::bind(&path).unwrap();
+        let greeted = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = BufReader::new(stream);
+            let version = r#"{"QMP":{"version":{"qemu":{"major":10,"minor":0,"micro":0}}}}"#;
+            stream.write_all(version.as_bytes()).await.unwrap();
+            stream.write_all(b"\r\n").await.unwrap();
+            let mut asked = String::new();
+            stream.read_line(&mut asked).await.unwrap();
+            let asked: serde_json::Value = serde_json::from_str(&asked).unwrap();
+            let ready = serde_json::json!({ "return": {}, "id": asked["id"] });
+            stream
+                .write_all(format!("{ready}\r\n").as_bytes())
+                .await
+                .unwrap();
+            stream
+        };
+        let (qmp, mut stream) = tokio::join!(Qmp::connect(&path, RELEASE), greeted);
+        let heard = async {
+            let connected = b"{\"event\":\"NETDEV_STREAM_CONNECTED\",\"data\":{}}\r\n";
+            stream.write_all(connected).await.unwrap();
+            let mut asked = String::new();
+            stream.read_line(&mut asked).await.unwrap();
+            asked
+        };
+        let asked = tokio::select! {
+            // First, so that it listens.
+            biased;
+            () = announce_again(qmp.unwrap()) => panic!("QMP has ended"),
+            asked = heard => asked,
+        };
+        assert!(asked.contains("announce-self"), "{asked}");
     }
 
     #[test]

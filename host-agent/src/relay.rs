@@ -20,9 +20,9 @@ use tokio::task::JoinSet;
 
 use crate::places::Places;
 
-mod refused;
+mod lost;
 
-use refused::Refused;
+use lost::Lost;
 
 /// How long to leave a system alone that cannot accept a connection.
 const RETRY: Duration = Duration::from_millis(100);
@@ -203,7 +203,7 @@ pub enum DoorState {
 
 /// Accepts clients at `door` while `open` says so and relays them to `guest`. Returns when `open` turns false (connections
 /// under way go on) and then, when its sender is dropped, with every connection cut. `say` hears of connections that are closed
-/// because their address has had its share.
+/// because their address has had its share, or because the guest cannot be reached.
 pub async fn relay(
     door: Door,
     guest: SocketAddr,
@@ -213,8 +213,8 @@ pub async fn relay(
 ) {
     let all = room(limits.connections);
     let of_one = limits.of_one(all);
-    let (places, refused) = (Places::new(of_one), Refused::new(of_one, say));
-    serve(door, guest, limits, (all, places), open, refused).await;
+    let (places, lost) = (Places::new(of_one), Lost::new(guest, of_one, say));
+    serve(door, guest, limits, (all, places), open, lost).await;
 }
 
 /// The same with so many connections in all, and places for them.
@@ -224,7 +224,7 @@ async fn serve(
     limits: Limits,
     (all, places): (usize, Places),
     mut open: watch::Receiver<bool>,
-    mut refused: Refused<impl Fn(String) + Send>,
+    mut lost: Lost<impl Fn(String) + Send>,
 ) {
     if !turns(&mut open, true).await {
         // The VM has ended before it served.
@@ -250,17 +250,21 @@ async fn serve(
             _ = turns(&mut open, false) => break,
             // The door is ours, too: its sender lives.
             _ = changes.changed() => {}
-            Some(_) = clients.join_next() => {}
+            Some(ended) = clients.join_next() => if let Ok(Err(error)) = ended {
+                lost.unreached(&error, Instant::now());
+            },
             (client, permit) = accepted => match client {
                 Ok((client, from)) => {
                     let Some(place) = places.take(from.ip()) else {
-                        refused.add(from.ip(), Instant::now());
+                        lost.refused(from.ip(), Instant::now());
                         continue;
                     };
                     clients.spawn(async move {
                         let _held = (permit, place);
+                        let guest = TcpStream::connect(guest).await?;
                         // A broken connection concerns its two ends, who notice.
                         let _ = connect(client, guest, limits).await;
+                        io::Result::Ok(())
                     });
                 }
                 // Out of descriptors, mostly: clients that leave give some back, and trying at once would only burn time.
@@ -298,8 +302,7 @@ fn room(connections: usize) -> usize {
     usize::try_from(most).unwrap_or(connections)
 }
 
-async fn connect(client: TcpStream, guest: SocketAddr, limits: Limits) -> io::Result<()> {
-    let guest = TcpStream::connect(guest).await?;
+async fn connect(client: TcpStream, guest: TcpStream, limits: Limits) -> io::Result<()> {
     prepare(&client)?;
     prepare(&guest)?;
     let (client_read, client_write) = client.into_split();

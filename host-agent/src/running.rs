@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::channel::{Driver, Settings};
 use crate::console::Console;
+use crate::devices;
 use crate::error::UpError;
 use crate::expiry;
 use crate::local::{self, Status};
@@ -221,6 +222,7 @@ async fn own(
         reclaim,
         progress,
     } = parts;
+    let _announcing = Task(tokio::spawn(devices::announce_again(qmp.clone())));
     let say = Arc::clone(&progress);
     let mut relay = Task(tokio::spawn(relay::relay(
         door,

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use cocoon_host_agent::doctor::facts::{CcMode, Gpus, Look};
+use cocoon_host_agent::doctor::facts::{CcMode, Gpus, Look, Modes};
 use cocoon_host_agent::doctor::real::Real;
 use cocoon_host_agent::gpu::{Aim, RealHands, carry_out, plan};
 use cocoon_qemu::PciAddress;
@@ -45,7 +45,8 @@ pub(super) fn run(wanted: &Gpu, json: bool) -> anyhow::Result<ExitCode> {
 }
 
 fn list(ask: bool, json: bool) -> anyhow::Result<()> {
-    let gpus = Gpus::read(&Real, Look::Everywhere, ask);
+    let modes = if ask { Modes::Asked } else { Modes::Told };
+    let gpus = Gpus::read(&Real, Look::Everywhere, modes);
     let mut out = std::io::stdout().lock();
     if json {
         let all = gpus.all.iter().map(|gpu| {
@@ -86,7 +87,11 @@ fn mode(mode: CcMode) -> &'static str {
 fn change(which: &Which, aim: Aim, json: bool) -> anyhow::Result<()> {
     let address = which.address;
     // Asking wakes the admin tool, which a dry run may not: then a mode that is not known is set.
-    let gpus = Gpus::read(&Real, Look::At(address), !which.dry_run);
+    let modes = match which.dry_run {
+        true => Modes::Told,
+        false => Modes::Asked,
+    };
+    let gpus = Gpus::read(&Real, Look::At(address), modes);
     let steps = plan(&gpus, address, aim)?;
     if which.dry_run {
         let mut out = std::io::stdout().lock();
@@ -103,7 +108,7 @@ fn change(which: &Which, aim: Aim, json: bool) -> anyhow::Result<()> {
     carry_out(&steps, &RealHands, |step| {
         voice.note(&format!("{} ({})", step.action, step.reason));
     })?;
-    let after = Gpus::read(&Real, Look::Nowhere, false);
+    let after = Gpus::read(&Real, Look::Nowhere, Modes::Ignored);
     let bound = after
         .all
         .iter()

@@ -14,7 +14,7 @@ mod snp;
 mod tdx;
 
 pub use cpu::Cpu;
-pub use gpu::{CcMode, DEVICES, Gpu, Gpus, Look, model};
+pub use gpu::{CcMode, DEVICES, Gpu, Gpus, Look, Modes, model};
 pub use host::{Clock, Host, Kernel, Release};
 pub use snp::{Silence, Snp};
 pub use tdx::{QGS_SOCKET, Quotes, Registration, Tdx};
@@ -103,6 +103,11 @@ impl Facts {
             true => Look::Everywhere,
             false => Look::Nowhere,
         };
+        let modes = match (wanted.gpu, wanted.examine) {
+            (true, _) => Modes::Asked,
+            (false, true) => Modes::Told,
+            (false, false) => Modes::Ignored,
+        };
         Self {
             cpu: Cpu::read(world),
             kvm: world.open("/dev/kvm"),
@@ -110,7 +115,7 @@ impl Facts {
             qemu,
             tdx: Tdx::read(world, &host.kernel),
             snp: Snp::read(world, &host.kernel, wanted.examine),
-            gpus: Gpus::read(world, look, wanted.gpu),
+            gpus: Gpus::read(world, look, modes),
             host,
         }
     }

@@ -82,6 +82,27 @@ async fn a_vm_that_ends_before_it_serves_gives_its_listener_up() {
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
 }
 
+/// It serves, and its network does not carry: whoever keeps the VM hears of that.
+#[tokio::test]
+async fn a_guest_that_cannot_be_reached_is_told_of() {
+    let door = door().await;
+    let address = door.address().unwrap();
+    let (_gate, open) = watch::channel(true);
+    let (said, mut saying) = tokio::sync::mpsc::unbounded_channel();
+    // Nobody listens there any more.
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let guest = gone.local_addr().unwrap();
+    drop(gone);
+    tokio::spawn(relay(door, guest, Limits::default(), open, move |line| {
+        said.send(line).unwrap();
+    }));
+    let mut client = TcpStream::connect(address).await.unwrap();
+    assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+    let told = saying.recv().await.unwrap();
+    let expected = format!("the guest cannot be reached at {guest}: Connection refused");
+    assert!(told.contains(&expected), "{told}");
+}
+
 /// Whoever has had its share is closed at once, and gets a place again when one of its connections ends.
 #[tokio::test]
 async fn an_address_has_no_more_than_its_share() {
@@ -91,8 +112,9 @@ async fn an_address_has_no_more_than_its_share() {
     let places = (8, Places::new(2).strict());
     let limits = Limits::default();
     let (said, mut saying) = tokio::sync::mpsc::unbounded_channel();
-    let refused = Refused::new(2, move |line| said.send(line).unwrap());
-    tokio::spawn(serve(door, echo().await, limits, places, open, refused));
+    let guest = echo().await;
+    let lost = Lost::new(guest, 2, move |line| said.send(line).unwrap());
+    tokio::spawn(serve(door, guest, limits, places, open, lost));
     let heard = |mut client: TcpStream| async move {
         let mut answer = [0];
         let asked = client.write_all(b"x").await;

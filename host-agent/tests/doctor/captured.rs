@@ -25,6 +25,8 @@ pub struct Captured {
     pub policy: Policy,
     /// The devices that were opened.
     pub opened: Arc<Mutex<BTreeSet<String>>>,
+    /// The programs that were started.
+    pub ran: Arc<Mutex<Vec<String>>>,
 }
 
 pub const TDX: &str = include_str!("machines/tdx-emerald-rapids.txt");
@@ -55,6 +57,7 @@ impl Captured {
             },
             policy: Policy::default(),
             opened: Arc::default(),
+            ran: Arc::default(),
         };
         machine.and(text)
     }
@@ -215,6 +218,7 @@ impl Files for Captured {
 impl World for Captured {
     fn run(&self, command: &[&str]) -> Result<Ran, Refusal> {
         let command = command.join(" ");
+        self.ran.lock().unwrap().push(command.clone());
         let ran = |output: &String, success| Ran {
             success,
             output: output.clone(),

@@ -1,6 +1,6 @@
 //! GPUs: each finding in each of its bad forms, on a server that wants one.
 
-use cocoon_host_agent::doctor::facts::{CcMode, Gpus, Look};
+use cocoon_host_agent::doctor::facts::{CcMode, Gpus, Look, Modes};
 use cocoon_host_agent::doctor::finding::{Mode, Severity};
 use cocoon_qemu::spec::mmio64_mib;
 
@@ -237,7 +237,7 @@ fn no_groups_are_opened_but_those_that_are_meant() {
     let machine = || Captured::new(SNP).and(H100_VFIO).and(SECOND);
     let groups = |look| {
         let machine = machine();
-        let gpus = Gpus::read(&machine, look, false);
+        let gpus = Gpus::read(&machine, look, Modes::Told);
         let used: Vec<bool> = gpus.all.iter().map(|gpu| gpu.in_use).collect();
         let mut opened = machine.opened.lock().unwrap().clone();
         opened.retain(|device| device.starts_with("/dev/vfio/"));
@@ -274,6 +274,21 @@ fn a_gpu_in_use_is_not_asked() {
     assert_eq!(mode(&server().with("device /dev/vfio/42", "busy")), None);
     assert_eq!(mode(&Captured::new(SNP).and(H100_VFIO)), None);
     assert_eq!(mode(&server().and(H100_NVIDIA)), Some(CcMode::Off));
+}
+
+/// Whoever waits for a GPU looks again and again: no program is started for that.
+#[test]
+fn who_wants_no_mode_starts_no_program() {
+    for text in ["", H100_NVIDIA] {
+        let ran = |modes| {
+            let machine = Captured::new(SNP).and(H100_VFIO).and(text);
+            Gpus::read(&machine, Look::Everywhere, modes);
+            let ran = machine.ran.lock().unwrap();
+            ran.len()
+        };
+        assert_eq!(ran(Modes::Ignored), 0);
+        assert!(ran(Modes::Told) > 0 && ran(Modes::Asked) >= ran(Modes::Told));
+    }
 }
 
 #[test]

@@ -9,6 +9,9 @@ const MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
 /// Longest name of a network device (`IFNAMSIZ` without its final NUL).
 const DEVICE_MAX: usize = 15;
 
+/// How long QEMU waits before it connects to its network again, in milliseconds. The option is there since 9.2.
+const RECONNECT_MS: u32 = 1000;
+
 pub(super) fn card(args: &mut Args, network: &Network) -> Result<(), SpecError> {
     let mac = match network {
         Network::User {
@@ -40,8 +43,10 @@ pub(super) fn card(args: &mut Args, network: &Network) -> Result<(), SpecError> 
             let socket = escaped("passt socket", socket_path("passt socket", socket)?)?;
             args.add(
                 "-netdev",
-                format!("stream,id=net0,server=off,addr.type=unix,addr.path={socket}"),
-                "a passt of the operator's, which forwards what it was told to",
+                format!(
+                    "stream,id=net0,server=off,addr.type=unix,addr.path={socket},reconnect-ms={RECONNECT_MS}"
+                ),
+                "a passt of the operator's, which forwards what it was told to, and may be started again",
             );
             MAC
         }

@@ -71,6 +71,8 @@ pub enum Event {
         /// Its id, if it had one.
         device: Option<String>,
     },
+    /// QEMU has connected to a network behind a socket, for the first time or again.
+    NetworkConnected,
     /// Anything else, by name.
     Other(String),
 }
@@ -147,6 +149,7 @@ impl Event {
             "DEVICE_DELETED" => Self::DeviceDeleted {
                 device: text("device"),
             },
+            "NETDEV_STREAM_CONNECTED" => Self::NetworkConnected,
             _ => Self::Other(name),
         }
     }
@@ -254,6 +257,11 @@ mod tests {
         assert_eq!(
             Message::parse(shutdown).expect("an event"),
             Message::Event(event)
+        );
+        let connected = br#"{"event":"NETDEV_STREAM_CONNECTED","data":{"netdev-id":"net0","addr":{"type":"unix","path":"/run/p"}}}"#;
+        assert_eq!(
+            Message::parse(connected).expect("an event"),
+            Message::Event(Event::NetworkConnected)
         );
         let answer = Message::parse(br#"{"return": {}, "id": 7}"#).expect("an answer");
         assert_eq!(

@@ -78,6 +78,18 @@ pub enum Look {
     Everywhere,
 }
 
+/// Whose word on GPUs' confidential modes is wanted. Each takes a program, which takes its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Modes {
+    /// Nobody's: no program is started.
+    Ignored,
+    /// The drivers'; and whether the admin tool is there.
+    Told,
+    /// The admin tool's, too, of GPUs that are looked at and that nobody uses: it reads their registers, and afterwards lets
+    /// the kernel put them to sleep (`power/control`), so nobody should ask who is not about to use one.
+    Asked,
+}
+
 /// One GPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gpu {
@@ -124,15 +136,13 @@ pub struct Gpus {
     pub vfio: bool,
     /// `/dev/iommu`.
     pub iommufd: Result<(), Refusal>,
-    /// The admin tool's name, where it is installed.
+    /// The admin tool's name, where it is installed and was looked for.
     pub tool: Option<&'static str>,
 }
 
 impl Gpus {
-    /// Reads all of it. With `ask`, GPUs that are looked at and that nobody uses are asked for their mode: the admin tool
-    /// reads their registers, and afterwards lets the kernel put them to sleep (`power/control`), so nobody should who is not
-    /// about to use one.
-    pub fn read(world: &dyn World, look: Look, ask: bool) -> Self {
+    /// Reads all of it.
+    pub fn read(world: &dyn World, look: Look, modes: Modes) -> Self {
         let looked = |address: PciAddress| match look {
             Look::Nowhere => false,
             Look::At(one) => one == address,
@@ -146,17 +156,25 @@ impl Gpus {
             .filter_map(|address| Some((*address, hex(&file(world, *address, "class")?)? >> 8)))
             .collect();
         let is_gpu = |class: &u32| matches!(class, 0x0300 | 0x0302);
-        let tool = nvidia
-            .iter()
-            .any(|(_, class)| is_gpu(class))
-            .then(|| tool(world));
-        let tool = tool.flatten();
-        let asked = tool.filter(|_| ask);
+        let mut gpus = nvidia.iter().filter(|(_, class)| is_gpu(class)).peekable();
+        let sought = modes != Modes::Ignored && gpus.peek().is_some();
+        let tool = sought.then(|| tool(world)).flatten();
+        let read = |address: PciAddress| {
+            let mut gpu = Gpu::read(world, address, looked(address));
+            gpu.cc = match (gpu.driver.as_deref(), modes, tool) {
+                (Some("nvidia"), Modes::Told | Modes::Asked, _) => driver_cc(world),
+                // The tool reads the GPU's registers: never beside somebody who uses them.
+                (_, Modes::Asked, Some(tool))
+                    if looked(address) && gpu.is_bound() && !gpu.in_use =>
+                {
+                    ask(world, tool, address)
+                }
+                _ => None,
+            };
+            gpu
+        };
         Self {
-            all: (nvidia.iter())
-                .filter(|(_, class)| is_gpu(class))
-                .map(|(address, _)| Gpu::read(world, *address, looked(*address), asked))
-                .collect(),
+            all: gpus.map(|(address, _)| read(*address)).collect(),
             switches: nvidia.iter().filter(|(_, class)| *class == 0x0680).count(),
             iommu_groups: world.list("/sys/kernel/iommu_groups").len(),
             vfio: !world.list("/sys/bus/pci/drivers/vfio-pci").is_empty(),
@@ -182,7 +200,8 @@ impl Gpu {
         self.driver.as_deref() == Some("vfio-pci")
     }
 
-    fn read(world: &dyn World, address: PciAddress, looked: bool, tool: Option<&str>) -> Self {
+    /// All but its mode.
+    fn read(world: &dyn World, address: PciAddress, looked: bool) -> Self {
         let device = file(world, address, "device").and_then(|text| hex(&text));
         let device = u16::try_from(device.unwrap_or_default()).unwrap_or_default();
         let driver = world.link(&format!("{DEVICES}/{address}/driver"));
@@ -194,7 +213,7 @@ impl Gpu {
         let in_use = group.as_ref().filter(|_| looked).is_some_and(held);
         let information = world.text(&format!("/proc/driver/nvidia/gpus/{address}/information"));
         let config = world.read(&format!("{DEVICES}/{address}/config"));
-        let mut gpu = Self {
+        Self {
             address,
             model: model(device),
             device,
@@ -215,18 +234,7 @@ impl Gpu {
             in_use,
             vbios: information.as_deref().and_then(vbios),
             cc: None,
-        };
-        // The tool reads the GPU's registers: never beside somebody who uses them.
-        if looked
-            && gpu.is_bound()
-            && !gpu.in_use
-            && let Some(tool) = tool
-        {
-            gpu.cc = ask(world, tool, address);
-        } else if gpu.driver.as_deref() == Some("nvidia") {
-            gpu.cc = driver_cc(world);
         }
-        gpu
     }
 }
 
