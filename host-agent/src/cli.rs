@@ -65,7 +65,8 @@ enum Command {
     /// Run the appliances of a file: start them, start again what fails, and answer the other commands.
     ///
     /// Ctrl-C and SIGTERM let running requests finish and stop everything; the second one does not wait. SIGHUP ends the
-    /// daemon alone: the appliances run on, as when it is killed, and the next daemon takes them over.
+    /// daemon alone, with 129: the appliances run on, as when it is killed, and the next daemon takes them over. Under systemd,
+    /// `systemctl reload cocoon-host` is both, and how an edited file is applied; `restart` ends the VMs.
     Serve(daemon::Serve),
     /// Start an appliance of the daemon, and wait until it serves.
     Start {

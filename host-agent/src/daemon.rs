@@ -319,7 +319,7 @@ async fn strangers(config: &HostConfig, journal: &Journal) {
 }
 
 async fn runs(root: &Path, name: &str) -> bool {
-    match store::load(root, name) {
+    match store::load(root, name, clock::Clock::new().now()) {
         Ok(Some(life)) => crate::supervisor::Link::find(root, name, life.run)
             .await
             .is_ok(),

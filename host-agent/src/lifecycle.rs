@@ -9,6 +9,9 @@
 //!                  Stopped        Failed ◀────────── does not die ─────────────── Draining ──▶ Stopped
 //! ```
 //!
+//! A run that ends before QEMU runs was refused: it is tried again for as long as it is wanted, after pauses that grow. What it
+//! lacks may come late, as services do after the machine's boot.
+//!
 //! | state | is | ends by itself after | who else ends it |
 //! |---|---|---|---|
 //! | [`Created`](State::Created) | known, never started | never | the operator |
@@ -41,6 +44,9 @@ pub use next::next;
 /// Milliseconds since 1970, on a clock that only goes forward.
 pub type Millis = u64;
 
+/// So many refusals in a row are more than a moment: seconds, with the usual pauses.
+const HELD_UP: u32 = 5;
+
 /// An appliance's life so far.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,6 +59,9 @@ pub struct Lifecycle {
     pub run: u64,
     /// Failures in a row.
     pub failures: u32,
+    /// Runs in a row that were refused before QEMU ran; those are no crash loop. Absent in what an earlier daemon kept.
+    #[serde(default)]
+    pub refusals: u32,
     /// Why it failed last.
     pub last_failure: Option<String>,
 }
@@ -265,6 +274,7 @@ impl Lifecycle {
             since: now,
             run: 0,
             failures: 0,
+            refusals: 0,
             last_failure: None,
         }
     }
@@ -285,6 +295,43 @@ impl Lifecycle {
             State::Serving => Holder::Process,
             State::Draining { killed: false, .. } => after(limits.draining),
             State::Draining { killed: true, .. } => after(limits.dying),
+        }
+    }
+
+    /// What a clock that was wrong has dated into the future counts from `now` on.
+    pub fn date(&mut self, now: Millis) {
+        let ahead = self.since.saturating_sub(now);
+        self.since -= ahead;
+        if let State::Preparing {
+            restart_at: Some(at),
+        } = &mut self.state
+        {
+            *at = at.saturating_sub(ahead);
+        }
+    }
+
+    /// Tries in a row that came to nothing, however.
+    #[must_use]
+    pub fn in_a_row(&self) -> u32 {
+        self.failures.saturating_add(self.refusals)
+    }
+
+    /// Whether it lacks something for longer than the moments after the machine's boot.
+    #[must_use]
+    pub fn is_held_up(&self) -> bool {
+        self.refusals >= HELD_UP
+    }
+
+    /// Whether only an earlier daemon's end has stopped it, or is about to: then the next one starts it.
+    #[must_use]
+    pub fn resumes(&self) -> bool {
+        match self.state {
+            State::Stopped { resume }
+            | State::Draining {
+                then: Then::Stop { resume },
+                ..
+            } => resume,
+            _ => false,
         }
     }
 

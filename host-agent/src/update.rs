@@ -213,6 +213,13 @@ impl Update {
         matches!(self.phase, Phase::Done | Phase::Failed { .. })
     }
 
+    /// What a clock that was wrong has dated into the future counts from `now` on.
+    pub fn date(&mut self, now: Millis) {
+        let ahead = self.since.saturating_sub(now);
+        self.since -= ahead;
+        self.until = self.until.map(|until| until.saturating_sub(ahead));
+    }
+
     /// Whether the new deployment is the appliance's.
     #[must_use]
     pub fn is_committed(&self) -> bool {

@@ -15,9 +15,13 @@ fn packaging() -> PathBuf {
 
 /// The unit, with the program that was just built in the place where the package puts it.
 fn unit(folder: &Path) -> PathBuf {
-    let text = std::fs::read_to_string(packaging().join("cocoon-host.service")).unwrap();
+    placed(folder, "cocoon-host.service", "cocoon-host.service")
+}
+
+fn placed(folder: &Path, name: &str, at: &str) -> PathBuf {
+    let text = std::fs::read_to_string(packaging().join(name)).unwrap();
     let text = text.replace("/usr/bin/cocoon-host", env!("CARGO_BIN_EXE_cocoon-host"));
-    let path = folder.join("cocoon-host.service");
+    let path = folder.join(at);
     std::fs::write(&path, text).unwrap();
     path
 }
@@ -57,6 +61,36 @@ fn the_unit_is_one_that_systemd_understands() {
     let said = analyze(&["verify", "--man=no"], &broken).unwrap().stderr;
     let said = String::from_utf8(said).unwrap();
     assert!(said.contains("KilMode"), "{said}");
+}
+
+/// A GPU's address is a name for its instance.
+#[test]
+fn the_unit_of_a_gpu_is_one_that_systemd_understands() {
+    let folder = tempfile::tempdir().unwrap();
+    let gpu = placed(
+        folder.path(),
+        "cocoon-gpu@.service",
+        "cocoon-gpu@0000:41:00.0.service",
+    );
+    let Some(output) = analyze(&["verify", "--man=no"], &gpu) else {
+        return;
+    };
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!said.contains("cocoon-gpu"), "{said}");
+}
+
+/// A halt and a daemon that leaves its VMs look alike to systemd, but for this.
+#[test]
+fn the_unit_starts_the_next_daemon_after_one_that_left() {
+    let text = std::fs::read_to_string(packaging().join("cocoon-host.service")).unwrap();
+    for line in [
+        "RestartForceExitStatus=129",
+        "SuccessExitStatus=129",
+        "ExecReload=/bin/kill -HUP $MAINPID",
+        "TimeoutStopSec=infinity",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}");
+    }
 }
 
 #[test]

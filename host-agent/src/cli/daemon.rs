@@ -12,6 +12,7 @@ use cocoon_host_agent::config::{DEFAULT_PATH, HostConfig, LoadError, Machine};
 use cocoon_host_agent::daemon::api::{Entry, View};
 use cocoon_host_agent::daemon::{Daemon, End};
 use cocoon_host_agent::lifecycle::{Deadlines, State};
+use cocoon_host_agent::supervisor::Launch;
 use cocoon_host_agent::text::plain;
 use cocoon_host_agent::watch::journald::Journald;
 use cocoon_host_agent::{expiry, state};
@@ -23,6 +24,9 @@ use super::voice::Voice;
 
 /// Beyond the daemon's own deadlines.
 pub(super) const MARGIN: Duration = Duration::from_secs(30);
+/// The exit code when the appliances were left running by SIGHUP: whoever keeps services is to start the next daemon, which it is
+/// not after a halt. As a shell counts that signal.
+const LEFT: u8 = 129;
 /// How long the journal's last entries may take.
 const LAST: Duration = Duration::from_secs(2);
 
@@ -63,13 +67,17 @@ pub(super) async fn serve(wanted: Serve, json: bool) -> anyhow::Result<ExitCode>
         signal(SignalKind::terminate())?,
         signal(SignalKind::hangup())?,
     );
+    let (left, hung_up) = watch::channel(false);
     let signals = tokio::spawn(async move {
         let mut next = End::Halt;
         loop {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
-                _ = hangup.recv() => next = End::Leave,
+                _ = hangup.recv() => {
+                    next = End::Leave;
+                    left.send_replace(true);
+                }
             }
             end.send_replace(Some(next));
             // The second one does not wait for the last requests.
@@ -81,7 +89,10 @@ pub(super) async fn serve(wanted: Serve, json: bool) -> anyhow::Result<ExitCode>
     drop(over);
     // Whoever takes no more must not keep us.
     let _ = timeout(LAST, telling).await;
-    Ok(ExitCode::SUCCESS)
+    Ok(match *hung_up.borrow() {
+        true => ExitCode::from(LEFT),
+        false => ExitCode::SUCCESS,
+    })
 }
 
 /// Tells the entries that are `kept` already, those that come, and, once it is `over`, those that still wait.
@@ -118,7 +129,7 @@ pub(super) async fn act(name: &str, verb: &str, json: bool) -> anyhow::Result<Ex
     let path = format!("/v1/appliances/{}", checked(name)?);
     let view: View = client.get(&path).await?;
     // What runs ends first.
-    let deadlines = Deadlines::default().reclaiming(view.reclaim());
+    let deadlines = deadlines(&view);
     let patience = deadlines.down() + deadlines.up() + MARGIN;
     let view: View = timeout(patience, client.post(&format!("{path}/{verb}?wait=true")))
         .await
@@ -154,7 +165,7 @@ pub(super) async fn show(name: &str, json: bool) -> anyhow::Result<()> {
     rows.push(("listener", format!("https://{}", view.listen)));
     rows.push((
         "runs",
-        format!("{}, {} failures in a row", life.run, life.failures),
+        format!("{}, {} failures in a row", life.run, life.in_a_row()),
     ));
     if let Some(failure) = &life.last_failure {
         rows.push(("last failure", plain(failure, 400)));
@@ -219,6 +230,12 @@ pub(super) async fn supervise(root: &Path, name: &str, run: u64) -> anyhow::Resu
     cocoon_host_agent::supervisor::supervise(root, name, run).await
 }
 
+/// The daemon's own for an end: what runs may have been started with more memory than the file says by now.
+pub(super) fn deadlines(view: &View) -> Deadlines {
+    let launched = Launch::read(&view.folder).map(|launch| launch.reclaim());
+    Deadlines::default().reclaiming(view.reclaim().max(launched.unwrap_or_default()))
+}
+
 /// The state of an appliance in a few words, and whether its manifest lets clients in.
 pub(super) fn describe(view: &View) -> String {
     with_term(state_words(view), view.deployment.not_after)
@@ -242,7 +259,10 @@ fn state_words(view: &View) -> String {
                 restart_at: Some(_),
             },
             _,
-        ) => "waits for its restart".to_owned(),
+        ) => {
+            let last = view.life.last_failure.as_deref().unwrap_or_default();
+            format!("waits for its restart: {}", plain(last, 400))
+        }
         (State::Booting | State::Attesting, Some(doing)) => {
             format!("{}, {doing}", view.life.state.name())
         }

@@ -105,8 +105,7 @@ pub(super) async fn down(name: &str, json: bool) -> anyhow::Result<()> {
         Keeper::Daemon(client) => {
             let path = format!("/v1/appliances/{name}/stop?wait=true");
             let view: View = client.get(&format!("/v1/appliances/{name}")).await?;
-            let deadlines = Deadlines::default().reclaiming(view.reclaim());
-            let patience = deadlines.down() + MARGIN;
+            let patience = daemon::deadlines(&view).down() + MARGIN;
             match timeout(patience, client.post::<View>(&path)).await {
                 Ok(stopped) => stopped.map(drop).map_err(anyhow::Error::from),
                 Err(late) => Err(late.into()),

@@ -12,12 +12,11 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    /// Never earlier than `not_before`: an earlier daemon may have seen a later time.
-    pub(super) fn new(not_before: Millis) -> Self {
+    /// From what the machine's clock says now.
+    pub(super) fn new() -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.map_or(0, millis);
         Self {
-            base: now.max(not_before),
+            base: now.map_or(0, millis),
             started: Instant::now(),
         }
     }

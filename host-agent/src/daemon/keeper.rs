@@ -12,6 +12,7 @@ use super::journal::{Journal, MANIFEST};
 use super::rooms::Rooms;
 use super::unit::{Happened, Role, Unit};
 use crate::attest::Judge;
+use crate::collateral::keeper::clock;
 use crate::config::Appliance;
 use crate::expiry::{self, Term};
 use crate::lifecycle::{Deadlines, Event, State};
@@ -155,7 +156,8 @@ impl Keeper {
         let name = appliance.name.clone();
         let (image, manifest) = (&appliance.image, appliance.manifest.as_deref());
         let (mut news, mut before) = (vec![], <(PathBuf, Option<PathBuf>)>::default());
-        let kept = match store::load(&setting.root, &name) {
+        let clock = Clock::new();
+        let mut kept = match store::load(&setting.root, &name) {
             Ok(Some(kept)) => {
                 before = kept.file.clone();
                 kept.of_file(image, manifest)
@@ -167,6 +169,9 @@ impl Keeper {
                 Kept::first(image, manifest)
             }
         };
+        if let Some(update) = &mut kept.update {
+            update.date(clock.now());
+        }
         let edited = kept.update.is_some() && kept.file != before;
         let main = Unit::load(
             &setting,
@@ -176,11 +181,13 @@ impl Keeper {
         );
         let (sender, commands) = mpsc::channel(COMMANDS);
         let beside = kept.slot.other().root(&setting.root);
-        let beside = super::store::load(&beside, &name).ok().flatten();
+        let beside = super::store::load(&beside, &name, clock.now())
+            .ok()
+            .flatten();
         let other_runs = beside.map_or(0, |life| life.run);
         let first = view(&setting, &kept, &main, None, other_runs);
         let (view, watched) = watch::channel(first);
-        let (meter, clock) = (Arc::<Mutex<Meter>>::default(), Clock::new(main.life.since));
+        let meter = Arc::<Mutex<Meter>>::default();
         let keeper = Self {
             clock,
             setting,
@@ -253,12 +260,9 @@ impl Keeper {
     async fn resume(&mut self) {
         self.main.resume().await;
         self.resume_update().await;
-        let wanted = match self.main.life.state {
-            State::Created => self.setting.appliance.autostart,
-            State::Stopped { resume } => resume,
-            _ => false,
-        };
-        if wanted {
+        let life = &self.main.life;
+        let first = life.state == State::Created && self.setting.appliance.autostart;
+        if first || life.resumes() {
             self.main.take(Event::Start).await;
         }
         self.settle().await;
@@ -324,7 +328,8 @@ impl Keeper {
             // The image may have been built anew in its folder: which manifest this run has is not known yet.
             return;
         }
-        let now = self.clock.now() / 1000;
+        // Of day: the keeper's own goes on from what the machine's said when the daemon began, and may have been wrong then.
+        let now = clock();
         let end = (not_after, expiry::term(not_after, now), self.main.life.run);
         if self.told_end.replace(end) != Some(end)
             && let Some(text) = expiry::warning(not_after, now)

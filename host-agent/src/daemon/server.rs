@@ -98,7 +98,7 @@ impl World {
             Watched::new(view, handle.rates(), qemu, gpus)
         });
         Watch {
-            time: Clock::new(0).now(),
+            time: Clock::new().now(),
             version: self.about.version.clone(),
             file: self.about.file.clone(),
             events: self.journal.count(),
@@ -216,7 +216,7 @@ async fn update(
     let judged_by = policy.clone();
     let checking = tokio::task::spawn_blocking(move || {
         judgeable(judged_by.as_deref())?;
-        let now = Clock::new(0).now() / 1000;
+        let now = Clock::new().now() / 1000;
         let image = wanted.image.as_deref();
         let checked = check::check(&wanted.manifest, image, &updates, release, now);
         let checked = checked.map_err(|error| chain(&error))?;

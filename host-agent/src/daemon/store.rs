@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::lifecycle::{Lifecycle, State};
+use crate::lifecycle::{Lifecycle, Millis};
 use crate::state::{self, StateError};
 
 /// Its name in the VM's folder.
@@ -33,26 +33,25 @@ pub(super) enum LoadError {
     },
 }
 
-/// The life that was kept, if any. After a boot of the machine it begins anew, but for the numbers of its runs.
-pub(super) fn load(root: &Path, name: &str) -> Result<Option<Lifecycle>, LoadError> {
+/// The life that was kept, if any, as it is at `now`. After a boot of the machine it begins anew, but for the numbers of its
+/// runs.
+pub(super) fn load(root: &Path, name: &str, now: Millis) -> Result<Option<Lifecycle>, LoadError> {
     let path = state::folder(root, name)?.join(FILE);
     let bytes = match fs::read(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         read => read.map_err(state::fail("read", &path))?,
     };
-    let kept: Kept = match serde_json::from_slice(&bytes) {
+    let mut kept: Kept = match serde_json::from_slice(&bytes) {
         Ok(kept) => kept,
         Err(source) => return Err(LoadError::Damaged { path, source }),
     };
     if kept.boot == boot() {
+        kept.life.date(now);
         return Ok(Some(kept.life));
     }
-    let state = State::Created;
     Ok(Some(Lifecycle {
-        state,
-        failures: 0,
-        last_failure: None,
-        ..kept.life
+        run: kept.life.run,
+        ..Lifecycle::new(now)
     }))
 }
 
@@ -77,32 +76,37 @@ fn boot() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lifecycle::State;
 
     #[test]
     fn a_life_is_kept_until_the_machine_boots() {
         let root = tempfile::tempdir().unwrap();
-        assert!(load(root.path(), "first").unwrap().is_none());
+        let load = |now| load(root.path(), "first", now);
+        assert!(load(3).unwrap().is_none());
         let life = Lifecycle {
             state: State::Serving,
             run: 7,
             failures: 2,
+            refusals: 1,
             last_failure: Some("no".into()),
             since: 3,
         };
         save(root.path(), "first", &life).unwrap();
-        assert_eq!(load(root.path(), "first").unwrap().as_ref(), Some(&life));
+        assert_eq!(load(5).unwrap().as_ref(), Some(&life));
+        // The clock was wrong, and has been put right.
+        assert_eq!(load(2).unwrap().unwrap().since, 2);
 
         let path = root.path().join("vms/first").join(FILE);
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, text.replace(&boot(), "another")).unwrap();
-        let anew = load(root.path(), "first").unwrap().unwrap();
-        assert_eq!(
-            (anew.run, anew.failures, anew.state),
-            (7, 0, State::Created)
-        );
+        let anew = Lifecycle {
+            run: 7,
+            ..Lifecycle::new(5)
+        };
+        assert_eq!(load(5).unwrap().unwrap(), anew);
 
         fs::write(&path, "{").unwrap();
-        let error = load(root.path(), "first").unwrap_err().to_string();
+        let error = load(5).unwrap_err().to_string();
         assert_eq!(error, format!("{path:?} is damaged"));
     }
 }

@@ -24,6 +24,10 @@ use crate::update::store::Slot;
 /// How long a supervisor that was found may take to say how it is, before that is told without it.
 const FIRST_REPORT: Duration = Duration::from_secs(1);
 
+/// What is told once it lacks something for longer than a moment.
+const HELD_UP: &str = "it lacks what it needs before QEMU runs, and is tried again until it has that or is stopped: \
+    `cocoon-host start` does not wait";
+
 /// What a VM is to its appliance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
@@ -40,7 +44,6 @@ pub(super) struct Unit {
     setting: Arc<Setting>,
     slot: Slot,
     role: Role,
-    rules: Rules,
     clock: Clock,
     /// Of the next run.
     pub(super) launch: Launch,
@@ -71,9 +74,9 @@ impl Happened {
 impl Unit {
     /// The VM in `slot`, as it was kept on disk.
     pub(super) fn load(setting: &Arc<Setting>, slot: Slot, role: Role, launch: Launch) -> Self {
-        let (name, now) = (&setting.appliance.name, Clock::new(0).now());
-        let mut lost = None;
-        let life = match store::load(&slot.root(&setting.root), name) {
+        let (name, clock) = (&setting.appliance.name, Clock::new());
+        let (mut lost, now) = (None, clock.now());
+        let life = match store::load(&slot.root(&setting.root), name, now) {
             Ok(Some(life)) => life,
             Ok(None) => Lifecycle::new(now),
             Err(error) => {
@@ -81,16 +84,11 @@ impl Unit {
                 Lifecycle::new(now)
             }
         };
-        let rules = Rules {
-            restart: setting.appliance.restart,
-            deadlines: setting.deadlines,
-        };
         let mut unit = Self {
-            clock: Clock::new(life.since),
+            clock,
             setting: Arc::clone(setting),
             slot,
             role,
-            rules,
             launch,
             life,
             report: None,
@@ -105,16 +103,23 @@ impl Unit {
     /// From now on it is something else to its appliance.
     pub(super) fn plays(&mut self, role: Role) {
         self.role = role;
-        self.rules.restart = self.setting.appliance.restart;
-        let deadlines = &mut self.rules.deadlines;
-        *deadlines = self.launch.deadlines(self.setting.deadlines);
-        if role == Role::Old {
-            deadlines.draining = deadlines.retiring;
-        }
-        if role != Role::Main {
-            self.rules.restart.policy = RestartPolicy::Never;
-        }
         self.waits(role == Role::New);
+    }
+
+    /// By what runs: its memory is what the kernel has to take back, whatever the file says by now.
+    fn rules(&self) -> Rules {
+        let launch = self.launched.as_ref().unwrap_or(&self.launch);
+        let mut rules = Rules {
+            restart: self.setting.appliance.restart,
+            deadlines: launch.deadlines(self.setting.deadlines),
+        };
+        if self.role == Role::Old {
+            rules.deadlines.draining = rules.deadlines.retiring;
+        }
+        if self.role != Role::Main {
+            rules.restart.policy = RestartPolicy::Never;
+        }
+        rules
     }
 
     /// Whether its next run leaves the public listener alone until it is told.
@@ -201,7 +206,7 @@ impl Unit {
 
     /// What happens next; for ever where nothing can. Cancelling is harmless.
     pub(super) async fn next(&mut self) -> Happened {
-        let deadline = match self.life.holder(&self.rules) {
+        let deadline = match self.life.holder(&self.rules()) {
             Holder::Deadline(at) => Some(self.clock.until(at)),
             Holder::Operator | Holder::Process => None,
         };
@@ -240,7 +245,10 @@ impl Unit {
                 self.take(Event::Adopted).await;
             }
             Happened::Heard(Heard::Ended(ending)) => {
-                self.link = None;
+                // Who ends at once leaves no time to hear of its beginning, which tells a crash from a refusal.
+                if self.link.take().is_some_and(|link| link.begun) {
+                    self.take(Event::Reached(Stage::Booting)).await;
+                }
                 self.report = None;
                 self.launched = None;
                 self.take(Event::Ended(ending)).await;
@@ -262,12 +270,18 @@ impl Unit {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let now: Millis = self.clock.now();
-            let (life, effects) = next(&self.life, now, &event, &self.rules);
+            let (life, effects) = next(&self.life, now, &event, &self.rules());
             let changed = life.state != self.life.state;
+            let held_up = life.is_held_up() && !self.life.is_held_up();
             self.life = life;
             for effect in effects {
                 match effect {
-                    Effect::Publish => self.publish(changed),
+                    Effect::Publish => {
+                        self.publish(changed);
+                        if held_up {
+                            self.note(HELD_UP);
+                        }
+                    }
                     Effect::Launch(run) => {
                         if let Err(reason) = self.launch(run).await {
                             events.push_back(Event::Ended(Ending::Failed { reason }));
@@ -325,7 +339,7 @@ impl Unit {
                 restart_at: Some(at),
             } => format!(
                 "failed (number {} in a row) and is started again in {:.1} s: {failure}",
-                self.life.failures,
+                self.life.in_a_row(),
                 self.clock.until(*at).as_secs_f64()
             ),
             State::Serving => match self.report.as_ref().and_then(|report| report.endpoint) {

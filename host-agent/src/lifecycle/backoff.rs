@@ -16,3 +16,13 @@ pub fn backoff(restart: &Restart, failures: u32) -> Duration {
         .saturating_mul(1 << doublings.min(31))
         .min(restart.max_delay)
 }
+
+/// The pause after so many refusals in a row. Those have no end, so that pauses grow also where failures have none.
+pub(super) fn patient(restart: &Restart, refusals: u32) -> Duration {
+    let restart = Restart {
+        delay: restart.delay.max(Duration::from_millis(100)),
+        max_delay: restart.max_delay.max(Duration::from_secs(1)),
+        ..*restart
+    };
+    backoff(&restart, refusals)
+}

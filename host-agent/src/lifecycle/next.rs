@@ -1,5 +1,7 @@
 //! The transitions.
 
+use std::time::Duration;
+
 use super::{
     Effect, Ending, Event, Holder, Lifecycle, Millis, Rules, Stage, State, Then, backoff, later,
 };
@@ -65,7 +67,7 @@ impl Step<'_> {
     fn start(&mut self) {
         match &mut self.life.state {
             State::Created | State::Stopped { .. } | State::Failed { .. } => {
-                self.life.failures = 0;
+                self.forgive();
                 self.launch();
             }
             // The operator does not wait for the back-off; the failures still count.
@@ -120,6 +122,11 @@ impl Step<'_> {
         if self.life.state == State::Serving && self.now >= later(self.life.since, healthy) {
             self.life.failures = 0;
         }
+    }
+
+    /// What the operator starts or stops begins anew.
+    fn forgive(&mut self) {
+        (self.life.failures, self.life.refusals) = (0, 0);
     }
 
     fn drain(&mut self, then: Then) {
@@ -180,6 +187,8 @@ impl Step<'_> {
                 killed: false,
             },
         };
+        // Whatever was missing is there.
+        self.life.refusals = 0;
         self.enter(state);
     }
 
@@ -215,7 +224,7 @@ impl Step<'_> {
                 },
                 _,
             ) => {
-                self.life.failures = 0;
+                self.forgive();
                 self.enter(State::Stopped { resume });
             }
             (
@@ -224,7 +233,7 @@ impl Step<'_> {
                 },
                 _,
             ) => {
-                self.life.failures = 0;
+                self.forgive();
                 self.launch();
             }
             // It has said why, and now in full.
@@ -240,7 +249,21 @@ impl Step<'_> {
             ) => self.failed(&reason),
             // Somebody asked the process itself, and it was quick.
             (_, Ending::Stopped) => self.enter(State::Stopped { resume: false }),
+            (State::Preparing { .. }, Ending::Failed { reason }) => self.refused(reason),
             (_, Ending::Failed { reason }) => self.failed(reason),
+        }
+    }
+
+    /// It never ran: nobody is helped by giving it up, and the pauses bound what the tries cost.
+    fn refused(&mut self, reason: &str) {
+        self.life.refusals = self.life.refusals.saturating_add(1);
+        self.life.last_failure = Some(reason.to_owned());
+        match self.rules.restart.policy {
+            RestartPolicy::Never => self.give_up(reason.to_owned()),
+            RestartPolicy::OnFailure => {
+                let pause = backoff::patient(&self.rules.restart, self.life.refusals);
+                self.wait(pause);
+            }
         }
     }
 
@@ -250,18 +273,25 @@ impl Step<'_> {
         self.life.last_failure = Some(reason.to_owned());
         let failures = self.life.failures;
         if restart.policy == RestartPolicy::Never {
-            let reason = reason.to_owned();
-            return self.enter(State::Failed { reason });
+            return self.give_up(reason.to_owned());
         }
         if failures >= restart.max_failures {
-            let reason = if restart.max_failures == 1 {
+            return self.give_up(if restart.max_failures == 1 {
                 reason.to_owned()
             } else {
                 format!("it failed {failures} times in a row, the last time because {reason}")
-            };
-            return self.enter(State::Failed { reason });
+            });
         }
-        let restart_at = Some(later(self.now, backoff(restart, failures)));
+        self.wait(backoff(restart, failures));
+    }
+
+    fn give_up(&mut self, reason: String) {
+        self.enter(State::Failed { reason });
+    }
+
+    /// Until the next try.
+    fn wait(&mut self, pause: Duration) {
+        let restart_at = Some(later(self.now, pause));
         self.enter(State::Preparing { restart_at });
     }
 
@@ -270,7 +300,7 @@ impl Step<'_> {
             Holder::Deadline(at) if self.now >= at => {}
             _ => return,
         }
-        let late = |what: &str, limit: std::time::Duration| Then::Fail {
+        let late = |what: &str, limit: Duration| Then::Fail {
             reason: format!("{what} took more than {} seconds", limit.as_secs()),
         };
         let limits = &self.rules.deadlines;

@@ -112,19 +112,49 @@ fn a_crash_loop_ends_with_its_reason() {
             [Effect::Publish, Effect::Launch(u64::from(failures) + 1)]
         );
     }
-    assert_eq!(story.breaks("no such image"), [Effect::Publish]);
-    let reason = "it failed 4 times in a row, the last time because no such image";
+    story.hears(Event::Reached(Stage::Booting));
+    assert_eq!(story.breaks("no firmware"), [Effect::Publish]);
+    let reason = "it failed 4 times in a row, the last time because no firmware";
     let expected = State::Failed {
         reason: reason.to_owned(),
     };
     assert_eq!(story.life.state, expected);
-    assert_eq!(story.life.last_failure.as_deref(), Some("no such image"));
+    assert_eq!(story.life.last_failure.as_deref(), Some("no firmware"));
     // The operator has mended something: it is a new life.
     assert_eq!(
         story.hears(Event::Start),
         [Effect::Publish, Effect::Launch(5)]
     );
     assert_eq!(story.life.failures, 0);
+}
+
+/// After the machine's boot services, clocks and devices may come late: nothing has run, so nothing has crashed.
+#[test]
+fn what_is_refused_before_qemu_runs_is_tried_until_it_serves() {
+    let mut story = Story::new();
+    story.hears(Event::Start);
+    story.serves();
+    story.breaks("QEMU died");
+    story.waits();
+    for (refusals, pause) in [
+        (1, 0),
+        (2, 1000),
+        (3, 2000),
+        (4, 4000),
+        (5, 8000),
+        (6, 10_000),
+    ] {
+        assert_eq!(story.breaks("no quote service"), [Effect::Publish]);
+        assert_eq!((story.life.failures, story.life.refusals), (1, refusals));
+        let restart_at = Some(story.now + pause);
+        assert_eq!(story.life.state, State::Preparing { restart_at });
+        story.waits();
+    }
+    story.serves();
+    // What crashed before that still counts.
+    assert_eq!((story.life.failures, story.life.refusals), (1, 0));
+    story.breaks("QEMU died");
+    assert_eq!(story.life.in_a_row(), 2);
 }
 
 #[test]
@@ -292,6 +322,25 @@ fn whoever_is_failing_does_not_serve_any_more_and_fails_with_its_last_words() {
     assert_eq!(story.hears(failing()), []);
 }
 
+/// The machine's clock was years ahead when that was kept.
+#[test]
+fn what_was_dated_into_the_future_counts_from_now_on() {
+    let mut story = Story::new();
+    story.hears(Event::Start);
+    story.breaks("not there yet");
+    story.waits();
+    story.breaks("not there yet");
+    let mut life = story.life.clone();
+    life.date(story.now);
+    assert_eq!(life, story.life);
+    life.date(100);
+    let restart_at = Some(1100);
+    assert_eq!(
+        (life.since, life.state),
+        (100, State::Preparing { restart_at })
+    );
+}
+
 #[test]
 fn a_machine_that_qemu_has_stopped_counts_as_a_failure() {
     let mut story = Story::new();
@@ -317,11 +366,22 @@ fn a_new_daemon_asks_again_and_starts_what_only_the_old_ones_end_has_stopped() {
     assert_eq!(story.hears(Event::Adopted), [Effect::Drain(1)]);
     story.waits();
     assert_eq!(story.hears(Event::Adopted), [Effect::Kill(1)]);
+    // It may end before the new daemon has looked, or long after.
+    let mut late = story.life.clone();
     story.hears(Event::Ended(Ending::Stopped));
     assert_eq!(story.life.state, State::Stopped { resume: true });
+    for life in [&story.life, &late] {
+        assert!(life.resumes());
+    }
+    let ended = Event::Ended(Ending::Stopped);
+    for event in [Event::Start, ended, Event::Reached(Stage::Serving)] {
+        (late, _) = next(&late, story.now, &event, &story.rules);
+    }
+    assert_eq!((late.state, late.run), (State::Serving, 2));
     // The operator's word is stronger than the daemon's end, and later.
     story.hears(Event::Stop);
     assert_eq!(story.life.state, State::Stopped { resume: false });
     assert_eq!(story.hears(Event::Halt), []);
     assert_eq!(story.life.state, State::Stopped { resume: false });
+    assert!(!story.life.resumes());
 }

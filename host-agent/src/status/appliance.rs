@@ -117,7 +117,7 @@ fn trouble(one: &Watched, now: Millis) -> Option<String> {
         State::Failed { reason } => Some(format!("Given up: {reason}")),
         State::Preparing {
             restart_at: Some(_),
-        } => Some(format!("Failure {} in a row: {last}", life.failures)),
+        } => Some(format!("Failure {} in a row: {last}", life.in_a_row())),
         _ if halted.is_some() => Some(format!("The machine stands still: {}", halted?)),
         _ if ended => ending.map(sentence),
         State::Serving if one.rates.is_none() && told(one).is_some() => Some(

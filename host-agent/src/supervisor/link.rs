@@ -20,7 +20,7 @@ use super::{
     ENDING, Ended, GONE, LAUNCH, Launch, MAX_MESSAGE, OWN_PROGRAM, Order, PID, Report, SOCKET,
     VERSION, WORDS,
 };
-use crate::lifecycle::Ending;
+use crate::lifecycle::{Ending, Stage};
 use crate::state::{self, StateError};
 use crate::text::{chain, plain};
 
@@ -74,6 +74,8 @@ pub struct Link {
     machine: Option<Process>,
     /// How long the kernel may take that one's memory back.
     reclaim: Duration,
+    /// Whether its VM came as far as QEMU.
+    pub(crate) begun: bool,
     /// Whether it has said anything since it was connected to.
     heard: bool,
     /// Whether it was connected to again, and has not spoken since.
@@ -218,6 +220,7 @@ impl Link {
             process: None,
             machine: None,
             reclaim: launch.map_or(Duration::ZERO, |launch| launch.reclaim()),
+            begun: false,
             heard: false,
             lost: false,
             first: None,
@@ -292,15 +295,14 @@ impl Link {
     /// The processes that it speaks of. Its socket is open, so the numbers are still their own.
     fn know(&mut self, report: &Report) {
         self.heard = true;
+        self.begun |= report.stage > Stage::Preparing;
         let known = |process: &Option<Process>, pid| {
             process.as_ref().is_some_and(|process| process.pid() == pid)
         };
         if self.child.is_none() && !known(&self.process, report.pid) {
             self.process = Process::open(report.pid);
         }
-        if let Some(pid) = report.qemu_pid
-            && !known(&self.machine, pid)
-        {
+        if let Some(pid) = report.qemu_pid.filter(|pid| !known(&self.machine, *pid)) {
             self.machine = Process::open(pid);
         }
     }

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use cocoon_protocol::control::Phase;
 use cocoon_protocol::manifest::manifest_id;
 use cocoon_qemu::qmp::{self, RunState};
+use nix::sys::signal::{SigSet, Signal};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::broadcast::error::RecvError;
@@ -42,6 +43,9 @@ const LAST: Duration = Duration::from_secs(2);
 pub async fn supervise(root: &Path, name: &str, run: u64) -> anyhow::Result<()> {
     // No terminal's hang-up or Ctrl-C is meant for us. It fails where we lead a group of our own already.
     let _ = nix::unistd::setsid();
+    // Nor is the daemon's, which whoever signals a whole service sends to everybody. All that is started from here on inherits
+    // that: QEMU would power its machine off.
+    SigSet::from(Signal::SIGHUP).thread_block()?;
     let socket = io::stdin().as_fd().try_clone_to_owned();
     let socket =
         std::os::unix::net::UnixListener::from(socket.context("standard input is closed")?);

@@ -71,7 +71,7 @@ pub enum CheckError {
     )]
     NoSigners,
     /// A file that cannot be read.
-    #[error("cannot read {path:?}")]
+    #[error("cannot read {path:?}{}", unseen(path, source))]
     Read {
         /// The file.
         path: PathBuf,
@@ -156,6 +156,21 @@ pub fn check(
     })
 }
 
+/// A hint where the path is one that the packaged service has its own of, or none.
+fn unseen(path: &Path, error: &io::Error) -> &'static str {
+    const OTHERS: [&str; 5] = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"];
+    let missing = matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+    );
+    match missing && OTHERS.iter().any(|folder| path.starts_with(folder)) {
+        true => {
+            " (the packaged service sees nobody's home folder, and a /tmp of its own: copy the image to /srv, for example)"
+        }
+        false => "",
+    }
+}
+
 fn artefact_is(path: &Path, artefact: &Artefact) -> Result<(), CheckError> {
     let fail = |source| CheckError::Read {
         path: path.to_owned(),
@@ -198,4 +213,31 @@ fn read(path: &Path, limit: usize) -> Result<Vec<u8>, CheckError> {
         return Err(CheckError::TooLarge { path, limit });
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_where_the_service_cannot_see_it_is_said_to_be_there() {
+        let said = |path: &str, kind: io::ErrorKind| {
+            let (path, source) = (path.into(), kind.into());
+            CheckError::Read { path, source }.to_string()
+        };
+        for path in ["/home/me/renewed/manifest.json", "/tmp/x", "/root/y"] {
+            for kind in [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied] {
+                assert!(
+                    said(path, kind).contains("copy the image to /srv"),
+                    "{path}"
+                );
+            }
+            let other = io::ErrorKind::IsADirectory;
+            assert_eq!(said(path, other), format!("cannot read {path:?}"));
+        }
+        for path in ["/srv/cocoon/x", "/tmpfs/x"] {
+            let found = said(path, io::ErrorKind::NotFound);
+            assert_eq!(found, format!("cannot read {path:?}"));
+        }
+    }
 }

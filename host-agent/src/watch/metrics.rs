@@ -208,8 +208,8 @@ static FAMILIES: &[Family] = &[
     gauge(
         "cocoon_appliance_failures",
         None,
-        "Failures in a row",
-        |watch| number(watch, |one| Some(Count(one.view.life.failures.into()))),
+        "Failures in a row, those before QEMU ran included",
+        |watch| number(watch, |one| Some(Count(one.view.life.in_a_row().into()))),
     ),
     gauge(
         "cocoon_appliance_outdated",

@@ -138,6 +138,7 @@ mod tests {
             since: 100_000,
             run: 1,
             failures: 0,
+            refusals: 0,
             last_failure: None,
         };
         let steps = [step("evidence", 4_000), step("serving", 6_500)];

@@ -70,10 +70,16 @@ impl Hosted {
         assert!(task.await.unwrap_err().is_cancelled());
     }
 
+    /// Told to end, and not waited for.
+    pub fn tell(&self, how: End) {
+        let (_, end) = self.running.as_ref().unwrap();
+        end.send(Some(how)).unwrap();
+    }
+
     /// In good order.
     pub async fn end(&mut self, how: End) {
-        let (task, end) = self.running.take().unwrap();
-        end.send(Some(how)).unwrap();
+        self.tell(how);
+        let (task, _end) = self.running.take().unwrap();
         timeout(DEADLINE, task).await.unwrap().unwrap();
     }
 

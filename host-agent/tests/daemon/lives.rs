@@ -67,23 +67,38 @@ async fn whose_process_is_killed_is_started_again() {
 #[tokio::test]
 async fn a_crash_loop_is_given_up_with_the_reason_until_the_operator_starts_it() {
     let more = "restart.delay_seconds = 0\nrestart.max_failures = 3";
-    let parts = [("fails", "fails"), ("dies", "dies")];
+    let world = World::new(&[("first", "fails")], more, Deadlines::default()).await;
+    world.until("first", "failed").await;
+    let view = world.show("first").await;
+    let reason = "it failed 3 times in a row, the last time because the image is incomplete";
+    let reason = reason.to_owned();
+    assert_eq!(view.life.state, State::Failed { reason });
+    assert_eq!(view.life.run, 3);
+    world.part("vms/first", "serves");
+    assert_eq!(world.act("first", "start").await.life.state, State::Serving);
+}
+
+/// What it needs before QEMU runs comes late, as after the machine's boot; who waits for a start is told what lacks.
+#[tokio::test]
+async fn what_is_refused_is_tried_until_it_serves() {
+    let more = "restart.delay_seconds = 0\nrestart.max_failures = 2";
+    let parts = [("refused", "refused"), ("dies", "dies")];
     let world = World::new(&parts, more, Deadlines::default()).await;
     for (name, last) in [
-        ("fails", "the image is incomplete".to_owned()),
+        ("refused", "the image is incomplete"),
         // Its last words, without what could steer a terminal.
         (
             "dies",
-            "its supervisor was killed by signal 6: [31mno words of mine".to_owned(),
+            "its supervisor was killed by signal 6: [31mno words of mine",
         ),
     ] {
-        world.until(name, "failed").await;
-        let view = world.show(name).await;
-        let reason = format!("it failed 3 times in a row, the last time because {last}");
-        assert_eq!(view.life.state, State::Failed { reason });
-        assert_eq!(view.life.run, 3);
-        std::fs::write(world.root().join("vms").join(name).join("part"), "serves").unwrap();
-        assert_eq!(world.act(name, "start").await.life.state, State::Serving);
+        let life = world.act(name, "start").await.life;
+        assert_eq!(life.last_failure.as_deref(), Some(last));
+        assert!(life.refusals > 2 && life.failures == 0, "{life:?}");
+        world.part(&format!("vms/{name}"), "serves");
+        let life = world.serving(name).await.life;
+        assert_eq!((life.state, life.refusals), (State::Serving, 0));
+        assert!(!states(&world, name).contains(&"failed".to_owned()));
     }
 }
 
@@ -173,6 +188,37 @@ async fn what_only_the_daemons_end_stopped_comes_back_with_the_next() {
     world.end(End::Halt).await;
     world.begin(Deadlines::default()).await;
     assert_eq!(world.serving("first").await.life.run, 2);
+}
+
+/// Its end takes longer than the daemon's, and then longer than the next one's beginning.
+#[tokio::test]
+async fn what_still_ends_when_the_next_daemon_comes_is_started_again() {
+    let mut world = World::new(&[("first", "deaf")], "", Deadlines::default()).await;
+    world.serving("first").await;
+    world.tell(End::Halt);
+    world.until("first", "draining").await;
+    world.kill().await;
+    world.part("vms/first", "serves");
+    world.begin(impatient()).await;
+    let seq = world.until("first", "draining").await;
+    world.until_after(seq, "first", "serving").await;
+    let life = world.show("first").await.life;
+    assert_eq!((life.state, life.run), (State::Serving, 2));
+}
+
+/// The file was edited meanwhile, and names a VM whose memory the kernel would take back for longer than a test lasts.
+#[tokio::test]
+async fn an_end_has_the_time_that_belongs_to_what_runs() {
+    let mut world = World::new(&[("first", "deaf")], "", impatient()).await;
+    world.serving("first").await;
+    world.kill().await;
+    let text = std::fs::read_to_string(world.file()).unwrap();
+    let text = text.replace("simulated-tdx", "tdx");
+    std::fs::write(world.file(), text.replace("256M", "64G")).unwrap();
+    world.begin(impatient()).await;
+    assert!(world.show("first").await.reclaim() > 2 * crate::hosted::DEADLINE);
+    let stopped = world.act("first", "stop").await.life.state;
+    assert_eq!(stopped, State::Stopped { resume: false });
 }
 
 #[tokio::test]

@@ -48,10 +48,7 @@ fn an_empty_image_is_given_up_and_the_daemon_ends_when_asked() {
         .tempdir()
         .unwrap();
     let root = folder.path().join("state");
-    let file = file(
-        folder.path(),
-        "restart.delay_seconds = 0\nrestart.max_failures = 2",
-    );
+    let file = file(folder.path(), "restart.policy = \"never\"");
     let arguments = ["serve", "--json", "--config", &file];
     let mut daemon = command(&root, &arguments);
     let mut daemon = Serving(daemon.stdout(Stdio::piped()).spawn().unwrap());
@@ -64,8 +61,7 @@ fn an_empty_image_is_given_up_and_the_daemon_ends_when_asked() {
             break;
         }
     }
-    // The second try is prepared at once.
-    assert_eq!(states, ["preparing", "preparing", "preparing", "failed"]);
+    assert_eq!(states, ["preparing", "failed"]);
     let list = run(&root, &["ps", "--json"]);
     let list: Value = serde_json::from_slice(&list.stdout).unwrap();
     let life = &list[0]["appliance"]["life"];
@@ -95,6 +91,30 @@ fn an_empty_image_is_given_up_and_the_daemon_ends_when_asked() {
             .count(),
         2
     );
+}
+
+/// Whoever keeps services starts the next one, and after a halt none.
+#[test]
+fn a_daemon_that_leaves_its_appliances_says_so_by_its_exit_code() {
+    for (signal, code) in [(Signal::SIGHUP, 129), (Signal::SIGTERM, 0)] {
+        let folder = tempfile::Builder::new()
+            .prefix("cocoon-")
+            .tempdir()
+            .unwrap();
+        let root = folder.path().join("state");
+        let file = file(folder.path(), "autostart = false");
+        let mut daemon = Serving(
+            command(&root, &["serve", "--config", &file])
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap(),
+        );
+        // It answers once its signals are its own.
+        while !run(&root, &["show", "first"]).status.success() {}
+        let pid = Pid::from_raw(i32::try_from(daemon.0.id()).unwrap());
+        kill(pid, signal).unwrap();
+        assert_eq!(daemon.0.wait().unwrap().code(), Some(code), "{signal}");
+    }
 }
 
 #[test]

@@ -104,14 +104,14 @@ impl Play {
     fn perform(&mut self, part: &str, daemon: &UnixStream) -> bool {
         match part {
             "hangs" => self.tell(daemon, Stage::Preparing, None, None),
-            "fails" => {
+            // The second one has no time to tell of its beginning alone.
+            "refused" | "fails" => {
                 let reason = "the image is incomplete".to_owned();
-                self.tell(
-                    daemon,
-                    Stage::Preparing,
-                    None,
-                    Some(Ending::Failed { reason }),
-                );
+                let stage = match part {
+                    "refused" => Stage::Preparing,
+                    _ => Stage::Booting,
+                };
+                self.tell(daemon, stage, None, Some(Ending::Failed { reason }));
                 return true;
             }
             "halts" => self.tell(daemon, Stage::Serving, Some("the guest panicked"), None),

@@ -169,6 +169,21 @@ async fn an_old_vm_that_died_meanwhile_serves_again_when_the_new_one_dies() {
     }
 }
 
+/// Whoever signals a whole service signals them, too: it is meant for the daemon.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_survives_the_signal_that_ends_the_daemon_alone() {
+    let world = World::new("serves old", "").await;
+    let report = world.serving("first").await.report.unwrap();
+    for pid in [report.qemu_pid.unwrap(), report.pid] {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
+    }
+    // Both have been woken by it before they can obey.
+    let view = world.post("first/stop?wait=true").await.unwrap();
+    assert_eq!(view.life.state, State::Stopped { resume: false });
+    assert_eq!((view.life.run, view.life.last_failure), (1, None));
+}
+
 /// Daemon, both supervisors and their machines, all at once: the old deployment starts again.
 #[tokio::test(flavor = "multi_thread")]
 async fn when_everything_is_killed_the_old_one_starts_again() {

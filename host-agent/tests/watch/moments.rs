@@ -64,6 +64,7 @@ fn view(name: &str, state: State, since: u64) -> View {
             since,
             run: 1,
             failures: 0,
+            refusals: 0,
             last_failure: None,
         },
         report: None,

@@ -8,11 +8,13 @@ use cocoon_protocol::bytes::Hex32;
 use cocoon_qemu::spec::Placement;
 
 use super::{Keeper, launch};
+use crate::collateral::keeper::clock;
 use crate::daemon::api::{Code, Refusal};
 use crate::daemon::journal::UPDATE_FAILED;
 use crate::daemon::rooms::Room;
 use crate::daemon::unit::{Role, Unit};
 use crate::doctor::real::Real;
+use crate::expiry::{Term, term, when};
 use crate::lifecycle::{self, State, Then};
 use crate::relay::DoorState;
 use crate::supervisor::Order;
@@ -114,6 +116,17 @@ impl Keeper {
             let message = format!(
                 "it ran release {release} before, and clients refuse what is older than {floor}, the release_floor of \
                  [updates]: lower that and start the daemon again if yours do not, or `cocoon-host update` to a newer image"
+            );
+            return Err(Refusal::new(Code::UpdateRefused, message));
+        }
+        // By the clock of day, as clients judge.
+        let today = clock();
+        if let Some(end) = now.not_after
+            && term(end, today) == Term::Ended
+        {
+            let message = format!(
+                "the manifest of what it ran before {}, and clients refuse it: `cocoon-host update` takes a newer image",
+                when(end, today)
             );
             return Err(Refusal::new(Code::UpdateRefused, message));
         }

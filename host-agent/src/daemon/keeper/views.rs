@@ -47,10 +47,16 @@ pub(super) fn has_process(view: &View) -> bool {
     view.life.has_process() || other.is_some_and(crate::lifecycle::Lifecycle::has_process)
 }
 
-/// Whether an appliance that was started has come to where it stays.
+/// Whether an appliance that was started has come to where it stays, or lacks something for longer than a moment.
 pub(in super::super) fn settled(view: &View) -> bool {
-    let state = &view.life.state;
-    state.is_terminal() || matches!(state, State::Serving | State::Created)
+    let life = &view.life;
+    match life.state {
+        State::Serving | State::Created => true,
+        State::Preparing {
+            restart_at: Some(_),
+        } => life.is_held_up(),
+        _ => life.state.is_terminal(),
+    }
 }
 
 /// Whether nothing of it runs or will.

@@ -104,7 +104,7 @@ proptest! {
             if let State::Preparing { restart_at: Some(at) } = after.state {
                 prop_assert!(after.failures < rules.restart.max_failures);
                 prop_assert!(after.since <= at);
-                prop_assert!(at <= after.since + 1000 * rules.restart.max_delay.as_secs());
+                prop_assert!(at <= after.since + 1000 * rules.restart.max_delay.as_secs().max(1));
             }
             // What is kept on disk is what is read again.
             let kept = serde_json::to_vec(&after).unwrap();
@@ -130,9 +130,9 @@ proptest! {
         prop_assert_eq!(backoff(&restart, 2), restart.delay);
     }
 
-    /// An appliance that never gets far enough is given up after exactly so many tries.
+    /// A VM that runs and never gets far enough is given up after exactly so many tries.
     #[test]
-    fn every_crash_loop_is_given_up(rules in any_rules(), far in 0..4_usize) {
+    fn every_crash_loop_is_given_up(rules in any_rules(), far in 1..4_usize) {
         let (mut life, mut now, mut launches) = (Lifecycle::new(0), 0, 0);
         let mut event = Event::Start;
         loop {
@@ -160,5 +160,28 @@ proptest! {
         };
         prop_assert_eq!(launches, tries);
         prop_assert!(life.state.name() == "failed");
+    }
+
+    /// One that is refused before it runs is tried again and again, after pauses that never shrink.
+    #[test]
+    fn refusals_are_never_given_up(rules in any_rules(), tries in 1..50_u32) {
+        let (mut life, _) = next(&Lifecycle::new(0), 0, &Event::Start, &rules);
+        let (mut now, mut pause) = (0, 0);
+        for refusals in 1..=tries {
+            let reason = "not there yet".into();
+            (life, _) = next(&life, now, &Event::Ended(Ending::Failed { reason }), &rules);
+            if rules.restart.policy == RestartPolicy::Never {
+                prop_assert_eq!(life.state.name(), "failed");
+                return Ok(());
+            }
+            prop_assert_eq!((life.refusals, life.failures), (refusals, 0));
+            let Holder::Deadline(at) = life.holder(&rules) else {
+                return Err(TestCaseError::fail("nobody tries again"));
+            };
+            prop_assert!(at - now >= pause && (refusals == 1 || at > now));
+            (pause, now) = (at - now, at);
+            (life, _) = next(&life, now, &Event::Tick, &rules);
+        }
+        prop_assert_eq!(life.run, u64::from(tries) + 1);
     }
 }
