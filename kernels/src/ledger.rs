@@ -332,9 +332,8 @@ impl Ledger {
         self.counts
     }
 
-    fn since(&self, moment: u64) -> impl Iterator<Item = (&u64, &Live)> {
-        let live = self.live.iter();
-        live.filter(move |(_, live)| live.order > moment)
+    fn since(&self, then: u64) -> impl Iterator<Item = (&u64, &Live)> {
+        self.live.iter().filter(move |(_, live)| live.order > then)
     }
 
     fn hand_out(&mut self, address: u64, asked: u64, bytes: u64) {
