@@ -157,7 +157,7 @@ fn every_error_names_the_place_the_key_and_what_is_allowed() {
         ("[web]\nlisten = \"0.0.0.0:1\"", "10:10: web.listen: without certificate and key it must be a loopback address, for a proxy".to_owned()),
         ("[web]\nlisten = \"127.0.0.1:1\"\nkey = \"/key\"", "10:10: web.listen: certificate and key go together".to_owned()),
         ("[web]\nlisten = \"127.0.0.1:8443\"", "10:10: web.listen: 127.0.0.1:8443 is an appliance's, in line 8".to_owned()),
-        ("[updates]\nsigners = [\"ab\"]", "10:11: updates.signers: found \"ab\"; allowed: keys as `cocoon-image manifest keygen` prints them, such as [\"64 hexadecimal digits\"]".to_owned()),
+        ("[updates]\nsigners = [\"ab\"]", "10:11: updates.signers: found \"ab\"; allowed: keys as `cocoon-image manifest keygen` prints them, such as [\"64 hexadecimal digits in lower case\"]".to_owned()),
         ("[status]\nlisten = \"0.0.0.0:1\"", "10:10: status.listen: without certificate and key it must be a loopback address, for a proxy".to_owned()),
         ("[status]\nlisten = \"127.0.0.1:8443\"", "10:10: status.listen: 127.0.0.1:8443 is an appliance's, in line 8".to_owned()),
         ("[status]\nlisten = \"of\"", "10:10: status.listen: found \"of\"; allowed: an IP address and a port, such as \"0.0.0.0:8443\" or \"[::]:8443\", or \"off\"".to_owned()),

@@ -22,7 +22,7 @@ pub enum MachineId {
 /// A text that names no machine.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
-    "{text:?} names no machine: write intel-ppid: and 32 hexadecimal digits, or amd-chip: and 128 (Turin: 16), not all zeroes, as `evidence.machine` shows them in a verdict"
+    "{text:?} names no machine: write intel-ppid: and 32 hexadecimal digits, or amd-chip: and 128 (Turin: 16), in lower case and not all zeroes, as `evidence.machine` shows them in a verdict"
 )]
 pub struct NotMachine {
     /// The text, shortened.

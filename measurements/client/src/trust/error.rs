@@ -41,7 +41,9 @@ pub enum TrustError {
         why: String,
     },
     /// A signer is neither a key nor a file with one.
-    #[error("`{0}` is no signer: give 64 hexadecimal digits, or a file that holds them")]
+    #[error(
+        "`{0}` is no signer: give 64 hexadecimal digits in lower case, or a file that holds them"
+    )]
     Signer(String),
     /// The trust file.
     #[error(transparent)]

@@ -77,8 +77,14 @@ pub fn default_path() -> Option<PathBuf> {
 impl TrustFile {
     /// Reads a trust file; one that is not there says nothing.
     pub fn load(path: &Path) -> Result<Self, TrustFileError> {
+        Ok(Self::load_if_any(path)?.unwrap_or_default())
+    }
+
+    /// Reads a trust file, if there is one.
+    pub(super) fn load_if_any(path: &Path) -> Result<Option<Self>, TrustFileError> {
         let store = at(path);
-        store.parse(&store.text_if_any()?)
+        let text = store.text_if_any()?;
+        text.map(|text| store.parse(&text)).transpose()
     }
 
     /// This file with the signers of the policy file at `path` in place of its own, and its threshold and its `[policy]` if it

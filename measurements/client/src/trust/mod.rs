@@ -7,6 +7,7 @@ mod floors;
 mod releases;
 mod renewal;
 mod roots;
+mod signers;
 mod store;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,8 @@ use fetch::Url;
 use floors::Floors;
 use releases::Releases;
 pub(crate) use renewal::Renewal;
+use signers::believed;
+use store::Store;
 
 /// Largest file of a signer's key, trust settings or a root certificate, in bytes.
 const MAX_SMALL_FILE: usize = 256 * 1024;
@@ -84,6 +87,7 @@ pub struct Settings {
     path: Option<PathBuf>,
     /// What they were made of, to be read again.
     options: TrustOptions,
+    seen: Seen,
     /// Appliances that the trust file knows, or should: it could not be written.
     remembered: Mutex<BTreeMap<String, KnownHost>>,
     /// Where the manifest lies, and perhaps its image.
@@ -92,34 +96,65 @@ pub struct Settings {
     cache: Option<Arc<CollateralCache>>,
 }
 
+/// What a later reading does without, should it be gone by then.
+#[derive(Debug)]
+struct Seen {
+    /// There was a trust file.
+    trust_file: bool,
+    /// The signatures by which the manifest counts.
+    envelope: Option<Vec<u8>>,
+    /// The newest release in the memory, where it was to be forgotten.
+    forgotten: u64,
+}
+
 impl Settings {
     /// Reads what the options name. Signers or pins among the flags replace those of the files. A release below the
     /// newest that was seen of one of the signers is a rollback and refused; a newer one is remembered.
     pub fn load(options: &TrustOptions, now: u64) -> Result<Self, TrustError> {
-        Self::gather(options, now, Memory::Counts)
+        Self::gather(options, now, Memory::Counts, None)
     }
 
     /// The same of what is over, as of `time`: releases that were seen since say nothing about it, and its own is not to
     /// be remembered. Floors that files state count.
     pub fn of_the_past(options: &TrustOptions, time: u64) -> Result<Self, TrustError> {
-        Self::gather(options, time, Memory::Rests)
+        Self::gather(options, time, Memory::Rests, None)
     }
 
-    /// Reads the same again. What was to be forgotten once is not forgotten again.
+    /// Reads the same again. What was to be forgotten once is not forgotten again, nor does anybody take back what counts by
+    /// hiding it: a trust file that was there must still be, and signatures that were seen need not.
     pub fn again(&self, now: u64) -> Result<Self, TrustError> {
-        let again = Self::gather(&self.options, now, Memory::Counts)?;
+        let again = Self::gather(&self.options, now, Memory::Counts, Some(self))?;
         Ok(Self {
             cache: self.cache.clone(),
             ..again
         })
     }
 
-    fn gather(options: &TrustOptions, now: u64, counts: Memory) -> Result<Self, TrustError> {
+    fn gather(
+        options: &TrustOptions,
+        now: u64,
+        counts: Memory,
+        before: Option<&Self>,
+    ) -> Result<Self, TrustError> {
         let path = options.trust_file.clone().or_else(default_path);
-        let mut file = match &path {
-            Some(path) => TrustFile::load(path)?,
-            None => TrustFile::default(),
+        let there = match &path {
+            Some(path) => TrustFile::load_if_any(path)?,
+            None => None,
         };
+        let mut seen = Seen {
+            trust_file: there.is_some(),
+            envelope: None,
+            forgotten: before.map_or(0, |before| before.seen.forgotten),
+        };
+        if let (Some(path), None, Some(true)) =
+            (&path, &there, before.map(|before| before.seen.trust_file))
+        {
+            let what = file::TRUST_FILE;
+            let gone = std::io::Error::other("it was there before, and is gone");
+            let gone = Store { what, path }.unread(gone);
+            return Err(gone.into());
+        }
+        let mut file = there.unwrap_or_default();
         let mut floors = Floors::default();
         if let Some(path) = &path {
             floors.state(file::TRUST_FILE, path, file.release_floor);
@@ -139,11 +174,16 @@ impl Settings {
         let mut believed = believed(options, &file)?;
         let beside = path.as_deref().map(releases::path_beside);
         let memory = beside.filter(|_| counts == Memory::Counts);
-        if let Some(memory) = &memory
-            && !options.reset_release_floor
-        {
+        if let Some(memory) = &memory {
             let newest = Releases::load(memory)?.newest(&believed.signers);
-            believed.release_floor = believed.release_floor.max(newest.unwrap_or(0));
+            let newest = newest.unwrap_or(0);
+            if options.reset_release_floor {
+                seen.forgotten = newest;
+            } else if newest > seen.forgotten {
+                believed.release_floor = believed.release_floor.max(newest);
+            }
+            let reached = before.map_or(0, |before| reached(&before.manifest));
+            believed.release_floor = believed.release_floor.max(reached);
         }
         let refused = |source| TrustError::Manifest {
             path: options.manifest.clone(),
@@ -151,7 +191,18 @@ impl Settings {
             advice: floors.advice(&source, memory.as_deref()),
             source: Box::new(source),
         };
-        let manifest = trust(&bytes, envelope.as_deref(), &believed, now).map_err(refused)?;
+        let counting = |envelope: Option<Vec<u8>>| {
+            let manifest = trust(&bytes, envelope.as_deref(), &believed, now)?;
+            Ok((manifest, envelope))
+        };
+        let counted = counting(envelope).or_else(|error| match before {
+            Some(before) if before.manifest.id() == manifest_id(&bytes) => {
+                counting(before.seen.envelope.clone())
+            }
+            _ => Err(error),
+        });
+        let (manifest, envelope) = counted.map_err(refused)?;
+        seen.envelope = envelope;
         let mut policy = file.policy.clone();
         for root in &options.trust_roots {
             let pem = read("development root", root, MAX_SMALL_FILE)?;
@@ -179,6 +230,7 @@ impl Settings {
                 reset_release_floor: false,
                 ..options.clone()
             },
+            seen,
             folder: folder.unwrap_or_default(),
             unkept,
             cache: None,
@@ -270,13 +322,18 @@ impl Settings {
 }
 
 /// Only releases raise what is remembered: neither a manifest that counts by its hash alone nor an unlocked one is any.
+fn reached(manifest: &TrustedManifest) -> u64 {
+    let is_release = *manifest.basis() != Basis::Pinned && manifest.unlocked.is_empty();
+    if is_release { manifest.release } else { 0 }
+}
+
 fn remember(
     memory: Option<&Path>,
     manifest: &TrustedManifest,
     believed: &ManifestTrust,
     reset: bool,
 ) -> Result<(), TrustFileError> {
-    if *manifest.basis() == Basis::Pinned || !manifest.unlocked.is_empty() {
+    if reached(manifest) == 0 {
         return Ok(());
     }
     let memory = memory.ok_or(TrustFileError::NoPlace {
@@ -288,41 +345,6 @@ fn remember(
 /// The policy of a policy file alone.
 pub fn policy_file(path: &Path) -> Result<Policy, TrustFileError> {
     Ok(TrustFile::default().under_policy(path)?.policy)
-}
-
-fn believed(options: &TrustOptions, file: &TrustFile) -> Result<ManifestTrust, TrustError> {
-    let mut believed = file.believed();
-    if !options.signers.is_empty() || !options.pinned.is_empty() {
-        believed.signers = options
-            .signers
-            .iter()
-            .map(|signer| self::signer(signer))
-            .collect::<Result<_, _>>()?;
-        // Other signers, but as many of them: who wrote down that one key is not enough meant it of any.
-        believed.threshold = believed.threshold.max(1);
-        believed.pinned.clone_from(&options.pinned);
-    }
-    if let Some(threshold) = options.threshold {
-        believed.threshold = threshold;
-    }
-    believed.allow_unlocked = options.allow_unlocked;
-    Ok(believed)
-}
-
-fn signer(text: &str) -> Result<[u8; 32], TrustError> {
-    if let Ok(key) = text.parse::<Hex32>() {
-        return Ok(key.0);
-    }
-    let path = Path::new(text);
-    if !path.exists() {
-        return Err(TrustError::Signer(text.to_owned()));
-    }
-    let bytes = read("signer's key", path, MAX_SMALL_FILE)?;
-    let key = std::str::from_utf8(&bytes)
-        .ok()
-        .and_then(|text| text.trim().parse::<Hex32>().ok());
-    key.map(|key| key.0)
-        .ok_or_else(|| TrustError::Signer(text.to_owned()))
 }
 
 fn envelope(manifest: &Path) -> Result<Option<Vec<u8>>, TrustError> {

@@ -38,7 +38,7 @@ impl Releases {
     /// Reads the file; one that is not there has seen nothing.
     pub(super) fn load(path: &Path) -> Result<Self, TrustFileError> {
         let store = at(path);
-        store.parse(&store.text_if_any()?)
+        store.parse(&store.text_or_empty()?)
     }
 
     /// The newest release of any set with one of these signers in it.

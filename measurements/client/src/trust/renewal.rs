@@ -211,10 +211,54 @@ mod tests {
         assert_eq!(told(), [counts(4)]);
         stays(&fourth);
 
+        // Signatures that were seen count, whoever hides or spoils them.
+        let signatures = at("manifest.json.dsse");
+        std::fs::remove_file(&signatures).unwrap();
+        stays(&fourth);
+        std::fs::write(&signatures, "{").unwrap();
+        stays(&fourth);
+        assert_eq!(told(), [""; 0]);
+
+        // A trust file that is gone, with all that it demands, is not an empty one.
+        std::fs::remove_file(&trust_file).unwrap();
+        stays(&fourth);
+        let said = told();
+        assert!(
+            said[0].contains("stay as they were: cannot read trust file"),
+            "{said:?}"
+        );
+
         // More signers are demanded: the very manifest counts no more.
         std::fs::write(&trust_file, "threshold = 2\n").unwrap();
         assert!(renewal.read(&fourth).is_some());
         assert!(told()[0].starts_with(none));
+    }
+
+    /// Neither is remembered by the memory that was to be forgotten: a manifest that is pinned, and one whose inputs are not
+    /// the locked ones.
+    #[test]
+    fn a_floor_that_was_reset_stays_so_while_the_program_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut options = TrustOptions {
+            manifest: folder.path().join("manifest.json"),
+            signers: vec![Hex(public_key(&SECRET)).to_string()],
+            trust_file: Some(folder.path().join("trust.toml")),
+            ..TrustOptions::default()
+        };
+        put(folder.path(), 5);
+        Settings::load(&options, now()).unwrap();
+        put(folder.path(), 3);
+        assert!(Settings::load(&options, now()).is_err());
+        let bytes = std::fs::read(&options.manifest).unwrap();
+        options.reset_release_floor = true;
+        options.pinned = vec![Hex32::sha256(&bytes)];
+        let settings = Settings::load(&options, now()).unwrap();
+        let again = settings.again(now()).unwrap();
+        assert_eq!(again.again(now()).unwrap().manifest().release, 3);
+        put(folder.path(), 6);
+        let again = again.again(now()).unwrap();
+        put(folder.path(), 5);
+        assert!(again.again(now()).is_err(), "newer ones count as ever");
     }
 
     #[test]

@@ -69,24 +69,25 @@ impl Store<'_> {
         let read = std::fs::File::open(self.path)
             .and_then(|file| file.take(MAX_LEN + 1).read_to_string(&mut text))
             .and_then(|_| bounded(&text));
-        read.map_err(|source| TrustFileError::Read {
-            what: self.what,
-            path: self.path.to_owned(),
-            source,
-        })?;
+        read.map_err(|source| self.unread(source))?;
         Ok(text)
     }
 
-    /// Its text; that of one that is not there is empty.
-    pub(super) fn text_if_any(self) -> Result<String, TrustFileError> {
+    /// Its text, if it is there.
+    pub(super) fn text_if_any(self) -> Result<Option<String>, TrustFileError> {
         match self.text() {
             Err(TrustFileError::Read { source, .. })
                 if source.kind() == io::ErrorKind::NotFound =>
             {
-                Ok(String::new())
+                Ok(None)
             }
-            result => result,
+            result => result.map(Some),
         }
+    }
+
+    /// Its text; that of one that is not there is empty.
+    pub(super) fn text_or_empty(self) -> Result<String, TrustFileError> {
+        Ok(self.text_if_any()?.unwrap_or_default())
     }
 
     pub(super) fn parse<T: serde::de::DeserializeOwned>(
@@ -107,7 +108,7 @@ impl Store<'_> {
         self,
         change: impl Fn(&str) -> Result<Option<String>, TrustFileError>,
     ) -> Result<(), TrustFileError> {
-        if change(&self.text_if_any()?)?.is_none() {
+        if change(&self.text_or_empty()?)?.is_none() {
             return Ok(());
         }
         let refuse = |source| self.unwritten(source);
@@ -118,7 +119,7 @@ impl Store<'_> {
         std::fs::create_dir_all(folder).map_err(refuse)?;
         let lock = std::fs::File::create(path.with_extension("toml.lock")).map_err(refuse)?;
         lock.lock().map_err(refuse)?;
-        let Some(text) = change(&self.text_if_any()?)? else {
+        let Some(text) = change(&self.text_or_empty()?)? else {
             return Ok(());
         };
         bounded(&text).map_err(refuse)?;
@@ -134,6 +135,14 @@ impl Store<'_> {
             .persist(&path)
             .map_err(|error| refuse(error.error))?;
         Ok(())
+    }
+
+    pub(super) fn unread(self, source: io::Error) -> TrustFileError {
+        TrustFileError::Read {
+            what: self.what,
+            path: self.path.to_owned(),
+            source,
+        }
     }
 
     pub(super) fn unwritten(self, source: io::Error) -> TrustFileError {
