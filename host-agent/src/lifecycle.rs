@@ -59,8 +59,8 @@ pub struct Lifecycle {
     pub run: u64,
     /// Failures in a row.
     pub failures: u32,
-    /// Runs in a row that were refused before QEMU ran; those are no crash loop. Absent in what an earlier daemon kept.
-    #[serde(default)]
+    /// Runs in a row that were refused before QEMU ran; those are no crash loop. Absent where there is none, as in what an earlier daemon kept.
+    #[serde(default, skip_serializing_if = "is_none")]
     pub refusals: u32,
     /// Why it failed last.
     pub last_failure: Option<String>,
@@ -375,6 +375,10 @@ impl State {
     pub fn is_terminal(&self) -> bool {
         matches!(self, Self::Stopped { .. } | Self::Failed { .. })
     }
+}
+
+fn is_none(count: &u32) -> bool {
+    *count == 0
 }
 
 fn later(at: Millis, duration: Duration) -> Millis {

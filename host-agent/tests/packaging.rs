@@ -84,7 +84,7 @@ fn the_unit_of_a_gpu_is_one_that_systemd_understands() {
 fn the_unit_starts_the_next_daemon_after_one_that_left() {
     let text = std::fs::read_to_string(packaging().join("cocoon-host.service")).unwrap();
     for line in [
-        "RestartForceExitStatus=129",
+        "RestartForceExitStatus=129 SIGHUP",
         "SuccessExitStatus=129",
         "ExecReload=/bin/kill -HUP $MAINPID",
         "TimeoutStopSec=infinity",

@@ -38,6 +38,12 @@ pub(super) struct Serve {
 }
 
 pub(super) async fn serve(wanted: Serve, json: bool) -> anyhow::Result<ExitCode> {
+    // Before all that takes time: systemd takes an end by SIGHUP for one that was wanted.
+    let (mut interrupt, mut terminate, mut hangup) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::hangup())?,
+    );
     let config = match HostConfig::load(&wanted.config, &Machine::this()) {
         Err(LoadError::Problems(problems)) => {
             eprintln!("{problems}");
@@ -62,11 +68,6 @@ pub(super) async fn serve(wanted: Serve, json: bool) -> anyhow::Result<ExitCode>
         drop(told);
     }));
     let (end, ended) = watch::channel(None);
-    let (mut interrupt, mut terminate, mut hangup) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::hangup())?,
-    );
     let (left, hung_up) = watch::channel(false);
     let signals = tokio::spawn(async move {
         let mut next = End::Halt;

@@ -91,8 +91,7 @@ impl Step<'_> {
             | State::Preparing {
                 restart_at: Some(_),
             } => {
-                let resume = halting;
-                self.enter(State::Stopped { resume });
+                self.rest(halting);
             }
             // Before QEMU runs there is nothing to finish, and nobody who could be asked.
             State::Preparing { restart_at: None } => self.kill(then),
@@ -127,6 +126,11 @@ impl Step<'_> {
     /// What the operator starts or stops begins anew.
     fn forgive(&mut self) {
         (self.life.failures, self.life.refusals) = (0, 0);
+    }
+
+    fn rest(&mut self, resume: bool) {
+        self.forgive();
+        self.enter(State::Stopped { resume });
     }
 
     fn drain(&mut self, then: Then) {
@@ -224,8 +228,7 @@ impl Step<'_> {
                 },
                 _,
             ) => {
-                self.forgive();
-                self.enter(State::Stopped { resume });
+                self.rest(resume);
             }
             (
                 State::Draining {
@@ -248,7 +251,7 @@ impl Step<'_> {
                 _,
             ) => self.failed(&reason),
             // Somebody asked the process itself, and it was quick.
-            (_, Ending::Stopped) => self.enter(State::Stopped { resume: false }),
+            (_, Ending::Stopped) => self.rest(false),
             (State::Preparing { .. }, Ending::Failed { reason }) => self.refused(reason),
             (_, Ending::Failed { reason }) => self.failed(reason),
         }

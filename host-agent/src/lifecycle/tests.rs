@@ -155,6 +155,19 @@ fn what_is_refused_before_qemu_runs_is_tried_until_it_serves() {
     assert_eq!((story.life.failures, story.life.refusals), (1, 0));
     story.breaks("QEMU died");
     assert_eq!(story.life.in_a_row(), 2);
+    // What rests lacks nothing, whatever it did when it was told to.
+    story.waits();
+    story.breaks("no quote service");
+    let waiting = story.life.clone();
+    story.waits();
+    for (life, event) in [
+        (&waiting, Event::Stop),
+        (&waiting, Event::Halt),
+        (&story.life, Event::Ended(Ending::Stopped)),
+    ] {
+        let (life, _) = next(life, story.now, &event, &story.rules);
+        assert!(life.state.is_terminal() && life.in_a_row() == 0, "{life:?}");
+    }
 }
 
 #[test]

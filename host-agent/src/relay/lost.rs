@@ -38,7 +38,7 @@ impl<F: Fn(String)> Lost<F> {
 
     /// One more that was closed at once because its address has had its share.
     pub(super) fn refused(&mut self, from: IpAddr, now: Instant) {
-        let Some(closed) = self.refused.add(now) else {
+        let Some(closed) = self.refused.add("closed at once", now) else {
             return;
         };
         (self.say)(format!(
@@ -50,7 +50,7 @@ impl<F: Fn(String)> Lost<F> {
 
     /// One more that was closed because the guest does not answer.
     pub(super) fn unreached(&mut self, error: &io::Error, now: Instant) {
-        let Some(closed) = self.unreached.add(now) else {
+        let Some(closed) = self.unreached.add("closed", now) else {
             return;
         };
         (self.say)(format!(
@@ -62,15 +62,15 @@ impl<F: Fn(String)> Lost<F> {
 
 impl Untold {
     /// One more; what to say of all of them, when it is time.
-    fn add(&mut self, now: Instant) -> Option<String> {
+    fn add(&mut self, ended: &str, now: Instant) -> Option<String> {
         self.count += 1;
         if (self.said).is_some_and(|said| now.duration_since(said) < PAUSE) {
             return None;
         }
         self.said = Some(now);
         Some(match std::mem::take(&mut self.count) {
-            1 => "a connection was closed at once".to_owned(),
-            count => format!("{count} connections were closed at once, the last of them"),
+            1 => format!("a connection was {ended}"),
+            count => format!("{count} connections were {ended}, the last of them"),
         })
     }
 }
@@ -103,8 +103,8 @@ mod tests {
             format!(
                 "3 connections were closed at once, the last of them because 192.0.2.2 has 16 {share}"
             ),
-            format!("a connection was closed at once {network}"),
-            format!("2 connections were closed at once, the last of them {network}"),
+            format!("a connection was closed {network}"),
+            format!("2 connections were closed, the last of them {network}"),
         ];
         assert_eq!(*said.borrow(), expected);
     }

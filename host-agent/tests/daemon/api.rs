@@ -65,8 +65,7 @@ async fn the_shapes_of_answers_are_those_of_the_document() {
         "runs": 1,
         "update": null,
         "life": {
-            "state": { "name": "serving" }, "since": null, "run": 1, "failures": 0, "refusals": 0,
-            "last_failure": null
+            "state": { "name": "serving" }, "since": null, "run": 1, "failures": 0, "last_failure": null
         },
         "report": {
             "version": 3, "run": 1, "pid": null, "qemu_pid": null, "stage": "serving", "doing": "playing",

@@ -81,7 +81,8 @@ async fn a_crash_loop_is_given_up_with_the_reason_until_the_operator_starts_it()
 /// What it needs before QEMU runs comes late, as after the machine's boot; who waits for a start is told what lacks.
 #[tokio::test]
 async fn what_is_refused_is_tried_until_it_serves() {
-    let more = "restart.delay_seconds = 0\nrestart.max_failures = 2";
+    // How often it was tried before what it lacks came, which no test decides, must not say how long it is waited for.
+    let more = "restart.delay_seconds = 0\nrestart.max_delay_seconds = 1\nrestart.max_failures = 2";
     let parts = [("refused", "refused"), ("dies", "dies")];
     let world = World::new(&parts, more, Deadlines::default()).await;
     for (name, last) in [

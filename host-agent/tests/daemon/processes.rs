@@ -1,12 +1,14 @@
 //! The real daemon with its real supervisors, as far as they go without an image.
 
-use std::io::{BufRead as _, BufReader};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use cocoon_host_agent::daemon::api::Entry;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
 use serde_json::Value;
 
 fn command(root: &Path, arguments: &[&str]) -> Command {
@@ -110,11 +112,37 @@ fn a_daemon_that_leaves_its_appliances_says_so_by_its_exit_code() {
                 .unwrap(),
         );
         // It answers once its signals are its own.
-        while !run(&root, &["show", "first"]).status.success() {}
+        while !run(&root, &["show", "first"]).status.success() {
+            assert_eq!(daemon.0.try_wait().unwrap(), None, "it has ended");
+        }
         let pid = Pid::from_raw(i32::try_from(daemon.0.id()).unwrap());
         kill(pid, signal).unwrap();
         assert_eq!(daemon.0.wait().unwrap().code(), Some(code), "{signal}");
     }
+}
+
+/// A reload right after a start. systemd takes an end by the signal itself for one that was wanted.
+#[test]
+fn a_daemon_that_is_to_leave_while_it_reads_its_file_says_so_too() {
+    let folder = tempfile::Builder::new()
+        .prefix("cocoon-")
+        .tempdir()
+        .unwrap();
+    let root = folder.path().join("state");
+    let text = std::fs::read(file(folder.path(), "autostart = false")).unwrap();
+    let pipe = folder.path().join("pipe");
+    mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+    let arguments = ["serve", "--config", pipe.to_str().unwrap()];
+    let mut daemon = command(&root, &arguments);
+    let mut daemon = Serving(daemon.stderr(Stdio::null()).spawn().unwrap());
+    // Once it is read from.
+    let mut writer = File::options().write(true).open(&pipe).unwrap();
+    let pid = Pid::from_raw(i32::try_from(daemon.0.id()).unwrap());
+    kill(pid, Signal::SIGHUP).unwrap();
+    // Of one that is gone there is nobody to read it.
+    let _ = writer.write_all(&text);
+    drop(writer);
+    assert_eq!(daemon.0.wait().unwrap().code(), Some(129));
 }
 
 #[test]
