@@ -34,9 +34,9 @@ pub fn look(
     let (mut beside, mut done) = (Beside::default(), 0_u64);
     for (name, expected) in artefacts {
         let told = |bytes| task.position(done.saturating_add(bytes));
-        match read(folder, name, &told)? {
-            Found::File(found) if found == *expected => {}
-            Found::File(_) | Found::Other => beside.altered.push(name.clone()),
+        match read(folder, name, expected, &told)? {
+            Found::Same => {}
+            Found::Other => beside.altered.push(name.clone()),
             Found::Nothing => beside.absent.push(name.clone()),
         }
         done = done.saturating_add(expected.size);
@@ -50,20 +50,33 @@ pub fn look(
 }
 
 enum Found {
-    File(Artefact),
+    Same,
     Nothing,
-    /// No plain file, or none that could be an artefact.
+    /// Another file, or none that could be an artefact.
     Other,
 }
 
-fn read(folder: &Path, name: &str, told: &dyn Fn(u64)) -> Result<Found, FileError> {
+fn read(
+    folder: &Path,
+    name: &str,
+    expected: &Artefact,
+    told: &dyn Fn(u64),
+) -> Result<Found, FileError> {
     let path = folder.join(name);
     // Names are the manifest's word: none may lead out of the image.
     if path.file_name().is_none_or(|file| *file != *name) {
         return Ok(Found::Other);
     }
     match fs::metadata(&path) {
-        Ok(metadata) if metadata.is_file() => Ok(Found::File(files::artefact_told(&path, told)?)),
+        // A stranger's file may be as long as it likes.
+        Ok(metadata) if metadata.is_file() && metadata.len() == expected.size => {
+            let found = files::artefact_told(&path, expected.size, told)?;
+            Ok(if found == *expected {
+                Found::Same
+            } else {
+                Found::Other
+            })
+        }
         Ok(_) => Ok(Found::Other),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Found::Nothing),
         Err(error) => Err(FileError::read(&path)(error)),
@@ -72,9 +85,46 @@ fn read(folder: &Path, name: &str, told: &dyn Fn(u64)) -> Result<Found, FileErro
 
 #[cfg(test)]
 mod tests {
-    use cocoon_inputs::report::Silent;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use cocoon_inputs::report::{Silent, Task};
 
     use super::*;
+
+    /// Keeps how far it came.
+    #[derive(Clone, Default)]
+    struct Far(Arc<AtomicU64>);
+
+    impl Reporter for Far {
+        fn start(&self, _what: &str, _total: Option<u64>) -> Box<dyn Task> {
+            Box::new(self.clone())
+        }
+
+        fn note(&self, _line: &str) {}
+    }
+
+    impl Task for Far {
+        fn position(&self, bytes: u64) {
+            self.0.fetch_max(bytes, Ordering::Relaxed);
+        }
+
+        fn say(&self, _line: &str) {}
+
+        fn finish(&self, _outcome: &str) {}
+    }
+
+    #[test]
+    fn a_file_of_another_length_is_another_unread() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = fs::File::create(folder.path().join("sparse")).unwrap();
+        file.set_len(1 << 24).unwrap();
+        let artefacts = [("sparse".to_owned(), files::artefact(b"as it was"))].into();
+        let far = Far::default();
+        let beside = look(folder.path(), &artefacts, &far).unwrap();
+        assert_eq!(beside.altered, ["sparse"]);
+        assert_eq!(far.0.load(Ordering::Relaxed), 0);
+    }
 
     #[test]
     fn each_artefact_is_the_one_another_or_absent() {

@@ -111,12 +111,17 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
 /// # Errors
 /// [`FileError`] when it cannot be read.
 pub fn artefact_of(path: &Path) -> Result<Artefact, FileError> {
-    artefact_told(path, &|_| ())
+    artefact_told(path, u64::MAX, &|_| ())
 }
 
-/// The same, telling `progress` how many bytes are read.
-pub(crate) fn artefact_told(path: &Path, progress: &dyn Fn(u64)) -> Result<Artefact, FileError> {
-    let mut file = File::open(path).map_err(FileError::read(path))?;
+/// The same of its first `limit` bytes, telling `progress` how many are read.
+pub(crate) fn artefact_told(
+    path: &Path,
+    limit: u64,
+    progress: &dyn Fn(u64),
+) -> Result<Artefact, FileError> {
+    let file = File::open(path).map_err(FileError::read(path))?;
+    let mut file = file.take(limit);
     let mut hash = Sha256::new();
     let mut buffer = vec![0; CHUNK];
     let mut size = 0;
@@ -151,6 +156,18 @@ pub fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<Artefact, FileEr
     pending.put(bytes)?;
     pending.publish()?;
     Ok(artefact(bytes))
+}
+
+/// The same at `path`.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_to(path: &Path, bytes: &[u8]) -> Result<Artefact, FileError> {
+    let folder = path.parent().filter(|path| !path.as_os_str().is_empty());
+    let name = path.file_name().and_then(|name| name.to_str());
+    let not_text = || FileError::write(path)(io::Error::other("its name is not UTF-8"));
+    let name = name.ok_or_else(not_text)?;
+    write(folder.unwrap_or(Path::new(".")), name, bytes)
 }
 
 /// Creates `folder` and its parents.
@@ -285,12 +302,13 @@ mod tests {
     }
 
     #[test]
-    fn a_link_in_the_place_of_an_unfinished_file_is_not_followed() {
+    fn a_link_in_the_place_of_a_file_is_not_followed() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         fs::write(path("key"), "secret").unwrap();
         std::os::unix::fs::symlink("key", path(".x.partial")).unwrap();
-        write(folder.path(), "x", b"whole").unwrap();
+        std::os::unix::fs::symlink("key", path("x")).unwrap();
+        write_to(&path("x"), b"whole").unwrap();
         assert_eq!(fs::read(path("key")).unwrap(), b"secret");
         assert_eq!(fs::read(path("x")).unwrap(), b"whole");
         assert!(!path("x").is_symlink());

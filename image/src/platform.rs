@@ -160,7 +160,7 @@ pub fn add(
     Manifest::parse(&after).map_err(not_a_manifest)?;
     let envelope = envelope_path(path);
     outcome.signatures_removed = envelope.exists();
-    files::write(folder, file_name(path)?, &after)?;
+    files::write_to(path, &after)?;
     files::remove_if_present(&envelope)?;
     outcome.manifest_id = manifest_id(&after);
     Ok(outcome)
@@ -176,12 +176,6 @@ pub fn envelope_path(path: &Path) -> PathBuf {
 fn folder_of(path: &Path) -> &Path {
     let folder = path.parent().filter(|path| !path.as_os_str().is_empty());
     folder.unwrap_or(Path::new("."))
-}
-
-fn file_name(path: &Path) -> Result<&str, FileError> {
-    let name = path.file_name().and_then(|name| name.to_str());
-    let not_text = || std::io::Error::other("its name is not UTF-8");
-    name.ok_or_else(|| FileError::write(path)(not_text()))
 }
 
 fn check_name(name: &str) -> Result<(), PlatformError> {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
+use cocoon_inputs::report::Reporter;
 use cocoon_protocol::bytes::Hex32;
 
 use crate::build::{LOCK_FILE, MAX_LOCK};
@@ -23,6 +24,9 @@ const NO_REVISION: &str = "none";
 const DIRTY: &str = "-dirty";
 /// Beginning of the marks that concern our own sources, not foreign inputs.
 const SOURCE_MARK: &str = "source: ";
+
+/// Files, and git's names for their bytes.
+type Contents = BTreeMap<PathBuf, String>;
 
 /// What sources are called.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,34 +116,54 @@ impl Name {
                 return name;
             }
         };
-        let committed = tree(source, &revision, |path| stage::is_source(path, &folders));
-        match committed {
-            Some(committed) if contents(source, copy, files).as_ref() == Some(&committed) => {
+        let wanted = |path: &Path| stage::is_source(path, &folders);
+        match committed(source, &revision, wanted, copy, files) {
+            Ok(Some(committed)) => {
                 name.committed = Some(digest(&committed));
                 name.revision = revision;
             }
-            _ => name.revision = dirty(&revision),
+            Ok(None) => name.revision = dirty(&revision),
+            Err(refusal) => {
+                name.refusal = Some(refusal);
+                name.revision = dirty(&revision);
+            }
         }
         name
     }
 }
 
 /// Whether this program is of the sources of `revision`, as the workspace at `source` and its repository know them.
-pub fn is_program_of(source: &Path, revision: &str) -> bool {
+///
+/// # Errors
+/// What git says where it would not tell.
+fn is_program_of(source: &Path, revision: &str) -> Result<bool, String> {
     // A manifest's word: git must not take it for anything else.
     let is_id = revision.len() >= 40 && revision.bytes().all(|c| c.is_ascii_hexdigit());
     let Ok(files) = program::files(source) else {
-        return false;
+        return Ok(false);
     };
     if !is_id || !program::is_of(source) {
-        return false;
+        return Ok(false);
     }
-    let committed = tree(source, revision, program::is_part);
-    committed.is_some() && committed == contents(source, source, files)
+    let committed = committed(source, revision, program::is_part, source, files)?;
+    Ok(committed.is_some())
+}
+
+/// The files in the tree of `revision` that are `wanted`, with git's names for their bytes, if the `files` of `copy` are these.
+fn committed(
+    source: &Path,
+    revision: &str,
+    wanted: impl Fn(&Path) -> bool,
+    copy: &Path,
+    files: BTreeSet<PathBuf>,
+) -> Result<Option<Contents>, String> {
+    let committed = tree(source, revision, wanted)?;
+    let same = committed == contents(source, copy, files)?;
+    Ok(same.then_some(committed))
 }
 
 /// Of files and git's names for their bytes.
-fn digest(contents: &BTreeMap<PathBuf, String>) -> Hex32 {
+fn digest(contents: &Contents) -> Hex32 {
     let mut all = Vec::new();
     for (path, id) in contents {
         // Neither holds a zero.
@@ -152,13 +176,9 @@ fn digest(contents: &BTreeMap<PathBuf, String>) -> Hex32 {
 }
 
 /// The files in the tree of `revision` that are `wanted`, with git's names for their bytes.
-fn tree(
-    source: &Path,
-    revision: &str,
-    wanted: impl Fn(&Path) -> bool,
-) -> Option<BTreeMap<PathBuf, String>> {
-    let tree = git(source, &["ls-tree", "-r", "-z", revision], None).ok()?;
-    let tree = String::from_utf8(tree).ok()?;
+fn tree(source: &Path, revision: &str, wanted: impl Fn(&Path) -> bool) -> Result<Contents, String> {
+    let tree = git(source, &["ls-tree", "-r", "-z", revision], None)?;
+    let tree = String::from_utf8(tree).map_err(|_| "a name in its tree is not UTF-8")?;
     // `100644 blob ID\tPATH`, relative to the source.
     let entry = |entry: &str| {
         let (head, path) = entry.split_once('\t')?;
@@ -168,30 +188,28 @@ fn tree(
         Some((PathBuf::from(path), id.to_owned()))
     };
     let entries = tree.split_terminator('\0').filter_map(entry);
-    Some(entries.filter(|(path, _)| wanted(path)).collect())
+    Ok(entries.filter(|(path, _)| wanted(path)).collect())
 }
 
 /// The `files` of `copy`, with git's names for their bytes.
-fn contents(
-    source: &Path,
-    copy: &Path,
-    files: BTreeSet<PathBuf>,
-) -> Option<BTreeMap<PathBuf, String>> {
+fn contents(source: &Path, copy: &Path, files: BTreeSet<PathBuf>) -> Result<Contents, String> {
     // Git runs in the source.
-    let copy = std::path::absolute(copy).ok()?;
+    let copy = std::path::absolute(copy).map_err(|error| error.to_string())?;
     let mut names = String::new();
     for file in &files {
-        let name = copy.join(file).to_str()?.to_owned();
-        if name.contains('\n') {
-            return None;
-        }
-        names.push_str(&name);
+        let path = copy.join(file);
+        let name = path.to_str().filter(|name| !name.contains('\n'));
+        names.push_str(name.ok_or("a file's name is not one line of UTF-8")?);
         names.push('\n');
     }
     let hash = ["hash-object", "--no-filters", "--stdin-paths"];
-    let ids = String::from_utf8(git(source, &hash, Some(names)).ok()?).ok()?;
+    let ids = git(source, &hash, Some(names))?;
+    let ids = String::from_utf8_lossy(&ids);
     let ids: Vec<String> = ids.lines().map(str::to_owned).collect();
-    (ids.len() == files.len()).then(|| files.into_iter().zip(ids).collect())
+    if ids.len() != files.len() {
+        return Err("it did not hash every file".to_owned());
+    }
+    Ok(files.into_iter().zip(ids).collect())
 }
 
 fn dirty(revision: &str) -> String {
@@ -248,11 +266,22 @@ pub fn marks(name: &Name, given: Option<&Path>) -> Vec<String> {
 
 /// The entry for a model that was added to an image of `revision` with these entries by this program, where it is not known to
 /// be of the same sources: those in a workspace at `source`. What is marked already promises nothing that could be broken.
-pub fn mark_of_model(source: Option<&Path>, revision: &str, unlocked: &[String]) -> Option<String> {
-    let marked = unlocked.iter().any(|entry| entry.starts_with(SOURCE_MARK));
-    let own = source.is_some_and(|source| is_program_of(source, revision));
+pub fn mark_of_model(
+    source: Option<&Path>,
+    revision: &str,
+    unlocked: &[String],
+    reporter: &dyn Reporter,
+) -> Option<String> {
+    if unlocked.iter().any(|entry| entry.starts_with(SOURCE_MARK)) {
+        return None;
+    }
+    let own = source.map(|source| is_program_of(source, revision));
+    let own = own.unwrap_or(Ok(false)).unwrap_or_else(|refusal| {
+        reporter.note(&format!("git does not name the image's sources: {refusal}"));
+        false
+    });
     let mark = "another model, added by a program that is not known to be of these sources";
-    (!marked && !own).then(|| format!("{SOURCE_MARK}{mark}"))
+    (!own).then(|| format!("{SOURCE_MARK}{mark}"))
 }
 
 /// The entries about foreign inputs: what a rebuild elsewhere must find equal.

@@ -74,14 +74,15 @@ pub(super) fn add_model(
     let model = Source::open(what.model, what.model_id)?;
     let old = add_model::read_manifest(&what.image.join(name::MANIFEST))?;
     let source = what.source.as_deref();
+    let reporter = report::stderr();
     let manifest = add_model::add_model_with(
         what.image,
         &model,
         &dates.life(old.release)?,
-        provenance::mark_of_model(source, &old.source_revision, &old.unlocked),
+        provenance::mark_of_model(source, &old.source_revision, &old.unlocked, &*reporter),
         what.out,
         threads(what.jobs),
-        &*report::stderr(),
+        &*reporter,
     )?;
     print(&manifest, what.out, None, output)
 }

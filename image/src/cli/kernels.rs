@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use anyhow::Context as _;
 use cocoon_image::cuda::{self, Release, engine, toolkit};
 use cocoon_image::{build, files};
 use cocoon_inputs::{Cache, Fetcher, Options, report};
@@ -97,8 +96,7 @@ pub(super) fn engine(out: &Path, origin: &Origin, output: Output) -> anyhow::Res
     let reporter = report::stderr();
     let engine = engine::build(&source, &cache, &fetcher(origin)?, &*reporter)?;
     let (engine, crates) = (engine.bytes, engine.made_of.crates);
-    std::fs::write(out, &engine).with_context(|| format!("cannot write {}", out.display()))?;
-    let artefact = files::artefact(&engine);
+    let artefact = files::write_to(out, &engine)?;
     let text = format!(
         "{} {:>8}  {}\nof {} crates; it starts only in the image, beside the driver",
         artefact.sha256,

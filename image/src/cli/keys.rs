@@ -32,12 +32,7 @@ pub(super) fn sign(path: &Path, key: &Path, output: Output) -> anyhow::Result<Ou
     } else {
         manifest::sign(&bytes, &secret)?
     };
-    let name = envelope_path.file_name().and_then(|name| name.to_str());
-    files::write(
-        folder_of(&envelope_path),
-        name.context("the manifest's name is not UTF-8")?,
-        &signed,
-    )?;
+    files::write_to(&envelope_path, &signed)?;
     let signer = Hex(manifest::public_key(&secret));
     let value =
         json!({ "manifest_id": manifest_id(&bytes), "envelope": envelope_path, "signer": signer });

@@ -1,7 +1,5 @@
 //! `lock` and `cache gc`.
 
-use std::path::Path;
-
 use anyhow::Context as _;
 use cocoon_image::{build, files, guest, scratch};
 use cocoon_inputs::{Archive, Cache, Entry, Http, Kind, Lock, Options, compare_versions, report};
@@ -22,12 +20,7 @@ pub(super) fn lock(arguments: &LockArguments, output: Output) -> anyhow::Result<
     let changes = changes(&old, &new);
     if arguments.update {
         let path = source.join(build::LOCK_FILE);
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
-        files::write(folder, name, new.render().as_bytes())?;
+        files::write_to(&path, new.render().as_bytes())?;
     }
     let text = format!(
         "{} inputs, lock {}\n{}",

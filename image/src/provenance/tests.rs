@@ -1,6 +1,24 @@
 //! Revisions, marks, and git where it refuses.
 
+use std::sync::Mutex;
+
+use cocoon_inputs::report::{Silent, Task};
+
 use super::*;
+
+/// Keeps what is told.
+#[derive(Debug, Default)]
+struct Told(Mutex<Vec<String>>);
+
+impl Reporter for Told {
+    fn start(&self, what: &str, total: Option<u64>) -> Box<dyn Task> {
+        Silent.start(what, total)
+    }
+
+    fn note(&self, line: &str) {
+        self.0.lock().unwrap().push(line.to_owned());
+    }
+}
 
 #[test]
 fn only_a_clean_revision_is_unmarked() {
@@ -180,6 +198,20 @@ fn what_git_says_where_it_refuses_is_kept() {
     assert_eq!(name.revision, "none");
     let said = name.refusal.unwrap();
     assert!(said.contains(".git") && said.lines().count() == 1, "{said}");
+
+    // It names the revision, and cannot tell what is in it.
+    std::fs::remove_file(source.join(".git")).unwrap();
+    let script = "git init -q && git add . && git -c user.name=n -c user.email=n@localhost commit -q -m m && \
+                  git rev-parse HEAD^{tree}";
+    let mut shell = Command::new("sh");
+    let output = shell.current_dir(source).args(["-c", script]).output();
+    let tree = String::from_utf8(output.unwrap().stdout).unwrap();
+    let (folder, file) = tree.trim().split_at(2);
+    std::fs::remove_file(source.join(".git/objects").join(folder).join(file)).unwrap();
+    let name = Name::of(source, source);
+    assert!(name.revision.ends_with("-dirty"), "{name:?}");
+    let said = name.refusal.unwrap();
+    assert_eq!(said.lines().count(), 1, "{said}");
 }
 
 /// What a program decides itself follows from its own sources, and neither from the checkout's nor from the manifest's word.
@@ -206,7 +238,8 @@ fn only_the_program_of_the_very_revision_adds_a_model_unmarked() {
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     };
-    let mark = |revision: &str| mark_of_model(Some(source), revision, &[]);
+    let told = Told::default();
+    let mark = |revision: &str| mark_of_model(Some(source), revision, &[], &told);
     let marked = Some(
         "source: another model, added by a program that is not known to be of these sources"
             .to_owned(),
@@ -217,13 +250,18 @@ fn only_the_program_of_the_very_revision_adds_a_model_unmarked() {
     write("README.md", "x");
     let second = commit();
     assert_eq!((mark(&first), mark(&second)), (None, None));
-    assert_eq!(mark_of_model(None, &first, &[]), marked);
-    for word in ["HEAD", "none", "--help", &"0".repeat(40)] {
+    assert_eq!(mark_of_model(None, &first, &[], &Silent), marked);
+    for word in ["HEAD", "none", "--help"] {
         assert_eq!(mark(word), marked, "{word}");
     }
+    assert!(told.0.lock().unwrap().is_empty(), "{told:?}");
+    assert_eq!(mark(&"0".repeat(40)), marked);
+    let notes = told.0.lock().unwrap().clone();
+    let why = "git does not name the image's sources: ";
+    assert!(notes.len() == 1 && notes[0].starts_with(why), "{notes:?}");
     // What promises nothing cannot break it.
     let entry = "source: changed since the revision, so nobody else has it".to_owned();
-    assert_eq!(mark_of_model(None, "none", &[entry]), None);
+    assert_eq!(mark_of_model(None, "none", &[entry], &Silent), None);
 
     // A part that the revision has besides, and then one that is another.
     write("image/src/gone.rs", "");

@@ -75,9 +75,19 @@ impl Rebuilt {
 
     /// Why executables may differ.
     fn explanation(&self, f: &mut Formatter<'_>) -> Result {
-        let what = match self.first_different {
-            Some(name::INITRD) => "The initrd holds the compiled agent and engine",
-            Some(name::RUNTIME) => "The runtime volume holds the compiled engine and collector",
+        let (what, with) = match self.first_different {
+            Some(name::INITRD) => (
+                "The initrd holds the compiled agent and engine",
+                format!(
+                    "the versions of gcc and libc6-dev that the published {} lists",
+                    name::SBOM
+                ),
+            ),
+            // Of this one it lists none of the machine's.
+            Some(name::RUNTIME) => (
+                "The runtime volume holds the compiled engine and collector",
+                "the same gcc, g++ and libc6-dev".to_owned(),
+            ),
             _ => return Ok(()),
         };
         match self.other_libraries.as_deref() {
@@ -97,8 +107,7 @@ impl Rebuilt {
             }
             None => writeln!(
                 f,
-                "{what}: the C compiler and libraries of their builder are in it, so compare on the same Debian release, with the versions of gcc and libc6-dev that the published {} lists.",
-                name::SBOM
+                "{what}: the C compiler and libraries of their builder are in it, so compare on the same Debian release, with {with}."
             ),
         }
     }
@@ -110,4 +119,32 @@ fn line(f: &mut Formatter<'_>, other: &sbom::Other) -> Result {
         version.unwrap_or_else(|| "(absent)".to_owned())
     });
     writeln!(f, "  {}: {first} → {second}", printable(&other.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_sent_to_a_list_without_what_is_compared() {
+        let told = |first| {
+            let rebuilt = Rebuilt {
+                identical: false,
+                first_different: Some(first),
+                first_different_byte: None,
+                differences: vec![],
+                altered: vec![],
+                absent: vec![],
+                other_libraries: None,
+                other_revision: None,
+                pinned: vec![],
+            };
+            rebuilt.to_string()
+        };
+        assert!(told(name::INITRD).contains(name::SBOM));
+        let runtime = told(name::RUNTIME);
+        let end = "with the same gcc, g++ and libc6-dev.\n";
+        assert!(runtime.ends_with(end), "{runtime}");
+        assert!(!runtime.contains(name::SBOM), "{runtime}");
+    }
 }
