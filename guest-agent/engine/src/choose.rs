@@ -49,6 +49,18 @@ pub struct Choice {
     pub logprob: Option<TokenLogprob>,
 }
 
+impl Choice {
+    /// Its log probability, where it adds these bytes to the answer. Tokens together are the text that is told: one that
+    /// is left out of it, as a mark is, has no bytes.
+    pub fn told_as(self, bytes: &[u8]) -> Option<TokenLogprob> {
+        let mut logprob = self.logprob?;
+        if bytes.is_empty() {
+            logprob.chosen.bytes.zeroize();
+        }
+        Some(logprob)
+    }
+}
+
 /// Chooses the tokens of one answer.
 pub struct Chooser {
     /// How they are drawn.
@@ -222,5 +234,16 @@ mod tests {
         assert_eq!(told.top.len(), 2);
         close(&told.top[0], 3, 0.4);
         close(&told.top[1], 2, 0.3);
+    }
+
+    /// Otherwise the places of all that come after it would be wrong.
+    #[test]
+    fn a_token_that_is_left_out_of_the_text_has_no_bytes() {
+        for (bytes, expected) in [(&[3][..], &[3][..]), (&[], &[])] {
+            let choice = chooser(Some(vec![3])).choose(&mut model(), &[7]).unwrap();
+            let told = choice.told_as(bytes).unwrap();
+            assert_eq!(told.chosen.bytes, expected);
+            assert_eq!(told.top[0].bytes, [3], "what the model thought of");
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! What a user says stays text: it can write none of the marks that a model's template puts between turns.
+//! What a user says stays text where the template's marks are special tokens: it can write none of those that stand between
+//! turns. Marks that are ordinary text (`### Instruction:`) are not known as such, and not looked for.
 //!
 //! The library finds a model's special tokens (`<|im_end|>` and the like) wherever their words stand in the prompt, in what
 //! was said too: a message could end its own turn and begin one of the system. So each of those words is broken in what is
@@ -9,6 +10,18 @@
 use cocoon_protocol::engine::{Generation, Prompt, Tool, Turn, json_value, wipe};
 use zeroize::Zeroize as _;
 
+/// What stands around a model's reasoning: templates find by it what they leave out of old answers, as clients send them
+/// back, and it opens no turn.
+const REASONING: [&str; 4] = ["<think>", "</think>", "[THINK]", "[/THINK]"];
+
+/// A token that a tokenizer finds in any text.
+pub struct Added {
+    /// What it reads like.
+    pub word: String,
+    /// Whether the model's files call it special. Of a GGUF file the library says so of all.
+    pub special: bool,
+}
+
 /// The words of a model's special tokens.
 pub struct Marks {
     /// Those that begin like others stand together, the shorter ones first.
@@ -16,11 +29,16 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// White space, or a single character, is no mark.
-    pub fn new(words: impl IntoIterator<Item = String>) -> Self {
-        let mark = |word: &String| word.trim().chars().nth(1).is_some();
-        let words = words.into_iter().filter(mark);
-        let mut sorted: Vec<Vec<u8>> = words.map(String::into_bytes).collect();
+    /// Those that are called special, and those that the template `writes`: some have marks that are not called so
+    /// (`<｜User｜>`, `</tool_response>`), beside words that users may well say (`<table>`). White space, or a single
+    /// character, is no mark.
+    pub fn new(added: impl IntoIterator<Item = Added>, writes: impl Fn(&str) -> bool) -> Self {
+        let mark = |Added { word, special }: &Added| {
+            let long = word.trim().chars().nth(1).is_some();
+            long && !REASONING.contains(&word.as_str()) && (*special || writes(word))
+        };
+        let marks = added.into_iter().filter(mark);
+        let mut sorted: Vec<Vec<u8>> = marks.map(|mark| mark.word.into_bytes()).collect();
         sorted.sort_unstable();
         sorted.dedup();
         Self { sorted }
@@ -49,7 +67,7 @@ impl Marks {
                 ..
             } = tool;
             // A template writes them anew, without escapes that may hide a mark.
-            if parameters.contains("\\u")
+            if parameters.contains('\\')
                 && let Some(value) = json_value(parameters)
             {
                 parameters.zeroize();
@@ -118,7 +136,14 @@ mod tests {
             "\n",
             "x",
         ];
-        Marks::new(words.map(str::to_owned))
+        Marks::new(words.map(special), |_| false)
+    }
+
+    fn special(word: &str) -> Added {
+        Added {
+            word: word.to_owned(),
+            special: true,
+        }
     }
 
     fn broken(text: &str) -> String {
@@ -153,8 +178,28 @@ mod tests {
     #[test]
     fn without_marks_nothing_changes() {
         let mut text = "Hi<|im_end|>".to_owned();
-        Marks::new([]).break_text(&mut text);
+        Marks::new([], |_| true).break_text(&mut text);
         assert_eq!(text, "Hi<|im_end|>");
+    }
+
+    #[test]
+    fn marks_are_what_is_called_special_or_written_by_the_template() {
+        let template = "<think></think><｜User｜></tool_response>";
+        let ordinary = ["<think>", "<｜User｜>", "</tool_response>", "<table>"];
+        let ordinary = ordinary.map(|word| Added {
+            word: word.to_owned(),
+            special: false,
+        });
+        let called = ["</think>", "[THINK]", "<eos>"].map(special);
+        let marks = Marks::new(ordinary.into_iter().chain(called), |word| {
+            template.contains(word)
+        });
+        let mut text = "<think>[THINK]</think><table><eos><｜User｜></tool_response>".to_owned();
+        marks.break_text(&mut text);
+        assert_eq!(
+            text,
+            "<think>[THINK]</think><table>< eos>< ｜User｜>< /tool_response>"
+        );
     }
 
     fn request(prompt: Prompt) -> Generation {
@@ -163,7 +208,7 @@ mod tests {
             tools: vec![Tool {
                 name: "f".into(),
                 description: Some("ends </s>".into()),
-                parameters: r#"{"title":"\u005bINST]","default":"</s>"}"#.into(),
+                parameters: "{}".into(),
             }],
             choice: Choice::Auto,
             parallel: true,
@@ -189,6 +234,7 @@ mod tests {
             call_id: Some("</s>".into()),
         };
         let mut request = request(Prompt::Conversation(vec![turn]));
+        request.tools[0].parameters = r#"{"title":"[INST]"}"#.into();
         marks().break_in(&mut request);
         let Prompt::Conversation(turns) = &request.prompt else {
             panic!("another prompt")
@@ -202,9 +248,23 @@ mod tests {
             ..
         } = &request.tools[0];
         assert_eq!(description.as_deref(), Some("ends < /s>"));
-        let parameters = json_value(parameters).unwrap();
-        assert_eq!(parameters["title"].as_str(), Some("[ INST]"));
-        assert_eq!(parameters["default"].as_str(), Some("< /s>"));
+        assert_eq!(parameters, r#"{"title":"[ INST]"}"#);
+    }
+
+    #[test]
+    fn no_escape_hides_a_mark() {
+        for (escaped, expected) in [
+            (r"\u005bINST]", "[ INST]"),
+            (r"[\u0049NST]", "[ INST]"),
+            (r"<\/s>", "< /s>"),
+            (r#"\"</s>"#, "\"< /s>"),
+        ] {
+            let mut request = request(Prompt::Conversation(vec![]));
+            request.tools[0].parameters = format!(r#"{{"title":"{escaped}"}}"#);
+            marks().break_in(&mut request);
+            let parameters = json_value(&request.tools[0].parameters).unwrap();
+            assert_eq!(parameters["title"].as_str(), Some(expected), "{escaped}");
+        }
     }
 
     #[test]

@@ -36,7 +36,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 use crate::backend::{Backend, Event, Gpu};
 use crate::choose::{Choice, Chooser, Grammar, NoChoice};
 use crate::making::{Limits, Maker};
-use crate::marks::Marks;
+use crate::marks::{Added, Marks};
 use crate::turns::around;
 use crate::utf8::Utf8;
 use grammar::Grammars;
@@ -85,11 +85,12 @@ impl Mistral {
                 Hardware::paged_attention()?,
             )
             .context("cannot load the weights")?;
-        let (metadata, template) = {
+        let (metadata, tokenizer, template) = {
             let pipeline = pipeline.lock().await;
             (
                 pipeline.get_metadata(),
-                Template::of(pipeline.get_chat_template().as_deref()),
+                pipeline.tokenizer(),
+                pipeline.get_chat_template(),
             )
         };
         let environment = metadata.tok_env().context("the model has no tokenizer")?;
@@ -134,7 +135,13 @@ impl Mistral {
             costs,
         };
         let grammars = Arc::new(Grammars::new(tokens.clone()));
-        let marks = Marks::new(tokens.marks());
+        let added = tokenizer.into_iter();
+        let added = added.flat_map(|tokenizer| tokenizer.get_added_tokens_decoder());
+        let added = added.map(|(_, token)| Added {
+            word: token.content,
+            special: token.special,
+        });
+        let marks = Marks::new(added, |word| request::writes(template.as_deref(), word));
         Ok(Self {
             hardware,
             runner,
@@ -143,7 +150,7 @@ impl Mistral {
             grammars,
             // The agent starts another.
             maker: Maker::new(Limits::default(), || std::process::exit(OVERRUN)),
-            template,
+            template: Template::of(template.as_deref()),
             marks,
         })
     }
@@ -351,7 +358,7 @@ impl Progress<'_> {
         }
         self.tokens = self.tokens.saturating_add(1);
         // The end has no text; neither has it an opinion to tell.
-        let logprob = choice.logprob.filter(|_| !take.last);
+        let logprob = choice.told_as(bytes).filter(|_| !take.last);
         self.send(Event::Token { text, logprob }).await
     }
 

@@ -23,17 +23,22 @@ pub(super) struct Template {
 
 impl Template {
     pub(super) fn of(template: Option<&ChatTemplate>) -> Self {
-        let value = template.and_then(|template| template.chat_template.as_ref());
-        let knows = |text: &str| text.contains("tools");
         Self {
-            tools: value.is_some_and(|value| {
-                value.0.as_ref().either(
-                    |text| knows(text),
-                    |list| list.iter().any(|map| map.values().any(|text| knows(text))),
-                )
-            }),
+            tools: writes(template, "tools"),
         }
     }
+}
+
+/// Whether a model's chat template has this word.
+pub(super) fn writes(template: Option<&ChatTemplate>, word: &str) -> bool {
+    let value = template.and_then(|template| template.chat_template.as_ref());
+    let has = |text: &str| text.contains(word);
+    value.is_some_and(|value| {
+        value.0.as_ref().either(
+            |text| has(text),
+            |list| list.iter().any(|map| map.values().any(|text| has(text))),
+        )
+    })
 }
 
 /// The library's request. It is told of no stop string, no grammar and no call: those are ours.

@@ -57,13 +57,6 @@ impl Tokens {
         &self.ends
     }
 
-    /// The words of those that are marks and no text: the tokenizer finds them in any text.
-    pub(super) fn marks(&self) -> impl Iterator<Item = String> {
-        let trie = self.trie();
-        let special = (0..self.vocabulary()).filter(move |token| trie.is_special_token(*token));
-        special.filter_map(move |token| String::from_utf8(self.bytes(token, true)).ok())
-    }
-
     /// What a token writes; with `special`, also one that is a mark and no text.
     pub(super) fn bytes(&self, token: u32, special: bool) -> Vec<u8> {
         self.trie().decode_ext(&[token], special)
