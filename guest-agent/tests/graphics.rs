@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use cocoon_guest_agent::api::Limits;
 use cocoon_protocol::bytes::Hex;
 use cocoon_protocol::engine::{
@@ -13,6 +15,7 @@ use common::engine::{encode, on_gpus};
 use common::{Client, FakeEngine, Machine, machine};
 use http_body_util::BodyExt as _;
 use hyper::StatusCode;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 const COUNTS: GpuCounts = GpuCounts {
@@ -127,6 +130,34 @@ async fn what_a_failed_start_has_found_stays_in_receipts() {
     let mut client = Client::attested(machine.address).await;
     let section = section(&mut client).await.unwrap();
     assert_eq!(section.residue_bytes, 5);
+}
+
+/// Who waited for a slot of the one that died is answered by the next, and has its word.
+#[tokio::test]
+async fn receipts_are_about_the_engine_that_answers() {
+    let mut engine = FakeEngine::new().0;
+    let found = GpuCounts {
+        residue_bytes: 5,
+        ..COUNTS
+    };
+    engine.first = Some(on_gpus(1, COUNTS));
+    engine.greeting = on_gpus(1, found);
+    let dies = Arc::clone(&engine.dies);
+    let machine = machine(engine, 1, Limits::default()).await;
+    let mut client = Client::attested(machine.address).await;
+    let lost = client.chat("wait", ",\"stream\":true").await;
+    assert_eq!(lost.status(), StatusCode::OK);
+    let mut other = Client::attested(machine.address).await;
+    let waiting = tokio::spawn(async move { section(&mut other).await });
+    let reached = async {
+        while machine.engine.waiting() != 1 {
+            yield_now().await;
+        }
+    };
+    timeout(DEADLINE, reached).await.expect("it waits in time");
+    dies.notify_one();
+    let answered = timeout(DEADLINE, waiting).await.expect("in time");
+    assert_eq!(answered.unwrap().unwrap().residue_bytes, 5);
 }
 
 #[tokio::test]

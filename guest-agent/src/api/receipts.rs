@@ -49,14 +49,8 @@ impl Receipts {
         }))
     }
 
-    /// Begins the receipt of a request with this body, which finds the engine's GPUs so. Its number comes when the engine
-    /// has taken it.
-    pub(super) fn open(
-        &self,
-        session: Session,
-        body: &[u8],
-        engine: Option<EngineSection>,
-    ) -> Result<Entry, Refusal> {
+    /// Begins the receipt of a request with this body. What there is to say of the engine comes when that has taken it.
+    pub(super) fn open(&self, session: Session, body: &[u8]) -> Result<Entry, Refusal> {
         let random = keys::random::<32>().map_err(|_| {
             Refusal::unavailable("no_randomness", "The kernel gave no random salt.")
         })?;
@@ -70,7 +64,7 @@ impl Receipts {
             salt,
             request,
             response: Sha256::new(),
-            engine,
+            engine: None,
         })
     }
 }
@@ -88,9 +82,13 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The engine has taken the request, as this one of its connection.
-    pub(super) fn numbered(self, number: u64) -> Self {
-        Self { number, ..self }
+    /// The engine, whose GPUs are so, has taken the request, as this one of its connection.
+    pub(super) fn taken(self, number: u64, engine: Option<EngineSection>) -> Self {
+        Self {
+            number,
+            engine,
+            ..self
+        }
     }
 
     /// Bytes of the response that go before the receipt.

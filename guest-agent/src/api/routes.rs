@@ -216,8 +216,7 @@ async fn complete(
             generation.max_tokens = service.engine.usual(generation, told);
         }
     }
-    let section = service.engine.section();
-    let entry = service.receipts.open(session, &body, section)?;
+    let entry = service.receipts.open(session, &body)?;
     // A prompt is no longer than the JSON that it came in, and each choice holds its own.
     let held = body.len() * asked.generations.len();
     drop((body, room));
@@ -232,7 +231,8 @@ async fn complete(
         )
         .await?;
     let meter = Meter::begin(&service.counters, &answers);
-    let entry = entry.numbered(connection.number());
+    // Of the engine that has taken it: another than before, where it has waited for one.
+    let entry = entry.taken(connection.number(), service.engine.section());
     if !asked.stream {
         let answered = whole::collect(answers, &envelope, &meter, asked.top_logprobs).await;
         return Ok(with_receipt(answered, &meter, entry));

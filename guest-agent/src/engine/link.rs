@@ -178,6 +178,9 @@ impl<'a> Link<'a> {
             } => {
                 self.highest = self.highest.max(id);
                 let running = Running::new(&generation, pieces, tally, slot);
+                for leaving in self.leaving.values_mut() {
+                    leaving.wait_for(&running);
+                }
                 self.running.insert(id, running);
                 self.tell(ToEngine::Generate {
                     id,
@@ -186,7 +189,7 @@ impl<'a> Link<'a> {
             }
             Command::Cancel { id, .. } => match self.running.remove(&id) {
                 Some(running) => {
-                    let leaving = Leaving::new(running, self.patience());
+                    let leaving = Leaving::new(running, self.reading());
                     self.leaving.insert(id, leaving);
                     self.tell(ToEngine::Cancel { id })
                 }

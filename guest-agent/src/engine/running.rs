@@ -81,16 +81,11 @@ impl Running {
         Ok(())
     }
 
-    /// Whether its prompt is still to be read.
-    pub fn is_unread(&self) -> bool {
-        self.prompt_tokens.is_none()
-    }
-
     /// Tokens of its prompt that are still to be read, at most.
     pub fn unread(&self) -> u32 {
-        match self.is_unread() {
-            true => self.prompt_limit,
-            false => 0,
+        match self.prompt_tokens {
+            None => self.prompt_limit,
+            Some(_) => 0,
         }
     }
 

@@ -191,8 +191,8 @@ fn entry() -> Entry {
         evidence_digest: Hex32::ZERO,
     };
     let receipts = Receipts::new(&keys, &claims);
-    let entry = receipts.open(session, b"{}", None).unwrap();
-    entry.numbered(1)
+    let entry = receipts.open(session, b"{}").unwrap();
+    entry.taken(1, None)
 }
 
 /// When and how long: all that shows.
