@@ -148,8 +148,7 @@ pub(super) fn address(value: &DeValue<'_>) -> Read<SocketAddr> {
 
 /// Ed25519 public keys, each once.
 pub(super) fn signers(value: &DeValue<'_>) -> Read<Vec<[u8; 32]>> {
-    let allowed =
-        "keys as `cocoon-image manifest keygen` prints them, such as [\"64 hexadecimal digits in lower case\"]";
+    let allowed = "keys as `cocoon-image manifest keygen` prints them, such as [\"64 hexadecimal digits in lower case\"]";
     let wrong = || Wrong::found(&described(value), allowed);
     let DeValue::Array(keys) = value else {
         return Err(wrong());
