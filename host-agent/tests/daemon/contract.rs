@@ -9,7 +9,7 @@ use cocoon_host_agent::attest::{Asked, Judge, Judging};
 use cocoon_host_agent::daemon::End;
 use cocoon_host_agent::daemon::api::{Code, Refusal, UpdateRequest, View};
 use cocoon_host_agent::doctor::real::Real;
-use cocoon_host_agent::lifecycle::{Deadlines, Ending, State, Then};
+use cocoon_host_agent::lifecycle::{Deadlines, Ending, Lifecycle, State, Then};
 use cocoon_host_agent::log::FILE;
 use cocoon_host_agent::timings::Step;
 use cocoon_host_agent::watch::{Evidence, GpuUse, PhaseTime, Rates, Watch};
@@ -350,6 +350,11 @@ async fn the_documents_fields_are_the_fields() {
     ] {
         keys(&serde_json::to_value(&state).unwrap(), &mut found);
     }
+    let refused = Lifecycle {
+        refusals: 1,
+        ..world.show("first").await.life
+    };
+    keys(&serde_json::to_value(&refused).unwrap(), &mut found);
     let mut entry = BTreeSet::new();
     let told = world.journal.after(0).0;
     keys(&serde_json::to_value(&told[0]).unwrap(), &mut entry);

@@ -73,8 +73,9 @@ async fn nothing_starts_on_a_full_disk_and_it_heals_by_itself() {
         assert_eq!(view.life.state.name(), "preparing", "{name}");
         assert_eq!(view.life.last_failure, Some(no_space(&full.0)), "{name}");
         drop(full);
-        let view = world.post("first/start?wait=true").await.unwrap();
-        assert_eq!(view.life.state, State::Serving, "{name}");
+        // A try that is under way may still have met the full disk: the one behind it does not.
+        world.post("first/start?wait=false").await.unwrap();
+        world.serving("first").await;
     }
 }
 
