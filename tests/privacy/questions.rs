@@ -183,7 +183,10 @@ fn tools() -> Vec<(Value, u16)> {
         ),
         (tool(json!({ "name": CANARY, "parameters": CANARY })), 400),
         (
-            tool(json!({ "name": CANARY, "parameters": { CANARY: CANARY } })),
+            with(
+                &tool(json!({ "name": CANARY, "parameters": { CANARY: CANARY } })),
+                &json!({ "tool_choice": "required" }),
+            ),
             400,
         ),
         (chosen(json!(CANARY)), 400),
