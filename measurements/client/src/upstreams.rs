@@ -202,9 +202,8 @@ impl Upstreams {
     }
 
     /// A new connection. Where the appliance has another manifest, under what is believed by now.
-    async fn connect(&self, index: usize) -> Result<Taken, ConnectError> {
+    async fn connect(&self, index: usize, mut verifier: Verifier) -> Result<Taken, ConnectError> {
         let address = &self.upstreams[index].address;
-        let mut verifier = self.beliefs.current().await;
         let mut connected = verifier.connect(address).await;
         if let Err(error) = &connected
             && error.is_about_the_manifest()
@@ -246,7 +245,7 @@ impl Search<'_> {
                     return Some(taken);
                 }
             }
-            match self.upstreams.connect(index).await {
+            match self.upstreams.connect(index, verifier).await {
                 Ok(taken) => {
                     upstream.recovers();
                     return Some(taken);

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cocoon_protocol::bytes::Hex;
 use roxmltree::Node;
 use thiserror::Error;
 
@@ -224,12 +225,10 @@ fn measurement(resource: Node<'_, '_>) -> Result<(u8, Option<Golden>), RimError>
     let mut alternatives = BTreeSet::new();
     for number in 0..count {
         let value = resource.attribute((HASHES, &*format!("Hash{number}")));
-        let mut digest = [0; SIZE];
-        value
-            .filter(|text| !text.bytes().any(|byte| byte.is_ascii_uppercase()))
-            .and_then(|text| hex::decode_to_slice(text, &mut digest).ok())
+        let digest = value
+            .and_then(|text| text.parse::<Hex<SIZE>>().ok())
             .ok_or_else(|| refused("Hash", "96 lower-case hexadecimal digits, numbered from 0"))?;
-        alternatives.insert(digest);
+        alternatives.insert(digest.0);
     }
     let name = text(resource, "name", 64)?;
     Ok((index, Some(Golden { name, alternatives })))

@@ -150,7 +150,7 @@ impl TrustFile {
     }
 }
 
-fn at(path: &Path) -> Store<'_> {
+pub(super) fn at(path: &Path) -> Store<'_> {
     Store {
         what: TRUST_FILE,
         path,

@@ -37,7 +37,6 @@ use floors::Floors;
 use releases::Releases;
 pub(crate) use renewal::Renewal;
 use signers::believed;
-use store::Store;
 
 /// Largest file of a signer's key, trust settings or a root certificate, in bytes.
 const MAX_SMALL_FILE: usize = 256 * 1024;
@@ -89,7 +88,7 @@ pub struct Settings {
     options: TrustOptions,
     seen: Seen,
     /// Appliances that the trust file knows, or should: it could not be written.
-    remembered: Mutex<BTreeMap<String, KnownHost>>,
+    remembered: Arc<Mutex<BTreeMap<String, KnownHost>>>,
     /// Where the manifest lies, and perhaps its image.
     folder: PathBuf,
     unkept: Option<TrustFileError>,
@@ -126,6 +125,7 @@ impl Settings {
         let again = Self::gather(&self.options, now, Memory::Counts, Some(self))?;
         Ok(Self {
             cache: self.cache.clone(),
+            remembered: Arc::clone(&self.remembered),
             ..again
         })
     }
@@ -149,10 +149,8 @@ impl Settings {
         if let (Some(path), None, Some(true)) =
             (&path, &there, before.map(|before| before.seen.trust_file))
         {
-            let what = file::TRUST_FILE;
-            let gone = std::io::Error::other("it was there before, and is gone");
-            let gone = Store { what, path }.unread(gone);
-            return Err(gone.into());
+            let gone = "it was there before, and is gone: put it back, or start again without it";
+            return Err(file::at(path).unread(std::io::Error::other(gone)).into());
         }
         let mut file = there.unwrap_or_default();
         let mut floors = Floors::default();
@@ -223,7 +221,7 @@ impl Settings {
         Ok(Self {
             manifest,
             policy,
-            remembered: Mutex::new(file.known_hosts.clone()),
+            remembered: Arc::new(Mutex::new(file.known_hosts.clone())),
             file,
             path,
             options: TrustOptions {

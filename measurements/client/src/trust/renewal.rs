@@ -74,6 +74,9 @@ impl Source for Renewal {
                 (self.tell)(&format!(
                     "note: the settings changed, and count from now on: release {release}"
                 ));
+                if let Some(error) = settings.unkept() {
+                    (self.tell)(&format!("note: {}", chain(error)));
+                }
                 return Some(verifier);
             }
             Err(error) => error,
