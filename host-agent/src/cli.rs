@@ -68,7 +68,7 @@ enum Command {
     /// daemon alone, with 129: the appliances run on, as when it is killed, and the next daemon takes them over. Under systemd,
     /// `systemctl reload cocoon-host` is both, and how an edited file is applied; `restart` ends the VMs.
     Serve(daemon::Serve),
-    /// Start an appliance of the daemon, and wait until it serves.
+    /// Start an appliance of the daemon, and wait until it serves, is given up, or was refused five times in a row and is tried on.
     Start {
         /// Its name.
         name: String,

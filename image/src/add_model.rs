@@ -111,7 +111,7 @@ pub fn add_model_with(
         kept(name::TDX, MAX_FIRMWARE)?,
         kept(name::SNP, MAX_FIRMWARE)?,
     );
-    let sbom = sbom::without_model(&kept(name::SBOM, MAX_BOOT_FILE)?)?;
+    let sbom = sbom::without_model(&kept(name::SBOM, sbom::MAX_DOCUMENT)?)?;
     if old.gpu.is_some() {
         check_runtime(image, &old, reporter)?;
     }

@@ -220,6 +220,9 @@ pub fn build_timed(
     if let Some(refusal) = &name.refusal {
         reporter.note(&format!("git does not name the sources: {refusal}"));
     }
+    if !name.own {
+        reporter.note("this cocoon-image was compiled from other sources than those at hand: build it anew there for an image without that mark");
+    }
     let mut unlocked = foreign.unlocked;
     unlocked.extend(provenance::marks(&name, what.binaries.as_deref()));
     let stamp = Stamp {

@@ -163,11 +163,17 @@ pub fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<Artefact, FileEr
 /// # Errors
 /// As [`write`].
 pub fn write_to(path: &Path, bytes: &[u8]) -> Result<Artefact, FileError> {
-    let folder = path.parent().filter(|path| !path.as_os_str().is_empty());
     let name = path.file_name().and_then(|name| name.to_str());
     let not_text = || FileError::write(path)(io::Error::other("its name is not UTF-8"));
     let name = name.ok_or_else(not_text)?;
-    write(folder.unwrap_or(Path::new(".")), name, bytes)
+    write(folder_of(path), name, bytes)
+}
+
+/// Where a file of this path lies.
+#[must_use]
+pub fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent().filter(|path| !path.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
 }
 
 /// Creates `folder` and its parents.

@@ -139,7 +139,7 @@ pub fn add(
     };
     let before = files::read(path, MAX_MANIFEST_LEN as u64)?;
     let mut manifest = Manifest::parse(&before).map_err(not_a_manifest)?;
-    let folder = folder_of(path);
+    let folder = files::folder_of(path);
     let digests = digests(shape)?;
     let firmware = firmware(folder, &manifest.artefacts)?;
     check_artefacts(folder, &manifest.artefacts, reporter)?;
@@ -171,11 +171,6 @@ pub fn envelope_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".dsse");
     name.into()
-}
-
-fn folder_of(path: &Path) -> &Path {
-    let folder = path.parent().filter(|path| !path.as_os_str().is_empty());
-    folder.unwrap_or(Path::new("."))
 }
 
 fn check_name(name: &str) -> Result<(), PlatformError> {
@@ -284,6 +279,6 @@ mod tests {
     fn signatures_lie_beside_the_manifest() {
         let path = envelope_path(Path::new("image/manifest.json"));
         assert_eq!(path, Path::new("image/manifest.json.dsse"));
-        assert_eq!(folder_of(Path::new("manifest.json")), Path::new("."));
+        assert_eq!(files::folder_of(Path::new("manifest.json")), Path::new("."));
     }
 }

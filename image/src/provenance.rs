@@ -280,6 +280,9 @@ pub fn mark_of_model(
         reporter.note(&format!("git does not name the image's sources: {refusal}"));
         false
     });
+    if !own {
+        reporter.note("for a manifest without that mark, run the cocoon-image that was built in a checkout of the image's revision, there or with --source");
+    }
     let mark = "another model, added by a program that is not known to be of these sources";
     (!own).then(|| format!("{SOURCE_MARK}{mark}"))
 }

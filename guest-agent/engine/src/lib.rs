@@ -19,6 +19,5 @@ pub mod serve;
 pub mod start;
 pub mod stops;
 pub mod turns;
-pub mod utf8;
 
 pub use backend::{Backend, Event};

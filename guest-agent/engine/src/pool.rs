@@ -92,8 +92,6 @@ mod tests {
                 let pool = pool(blocks, 16);
                 let (most, costs) = pool.room(context).unwrap();
                 let memory = costs.pool.unwrap();
-                // As the agent does.
-                let most = costs.longest(memory, most);
                 let each = costs.of(0, most);
                 let answers = usize::try_from(memory / each).unwrap();
                 // Each of them may begin a token more.

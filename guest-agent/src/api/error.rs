@@ -237,7 +237,7 @@ impl From<Unavailable> for Refusal {
                     .after(retry_after)
             }
             Unavailable::Memory { retry_after } => Self::rate_limit(
-                "The answers that run take all of this machine's memory: try again, or ask for fewer tokens.",
+                "The answers that run, or are not read to their end yet, take all of this machine's memory: try again, read yours, or ask for fewer tokens.",
             )
             .after(retry_after),
             Unavailable::TooMany => {

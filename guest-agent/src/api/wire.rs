@@ -3,10 +3,9 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use cocoon_protocol::engine::{Alternative, TokenLogprob};
+use cocoon_protocol::engine::{Alternative, TokenLogprob, Utf8};
 use cocoon_protocol::openai::{FinishReason, Usage};
 use serde::Serialize;
-use zeroize::Zeroizing;
 
 /// What kind of request is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,40 +219,17 @@ pub(super) struct TextLogprobs<'a> {
 #[derive(Default)]
 pub(super) struct Offsets {
     characters: usize,
-    /// The beginning of a character of which the rest is to come.
-    begun: Zeroizing<Vec<u8>>,
+    /// Puts the text together as the engine does.
+    text: Utf8,
 }
 
 impl Offsets {
     /// Where the next token begins, which has these bytes.
     fn next(&mut self, token: &[u8]) -> usize {
         let start = self.characters;
-        let bytes = Zeroizing::new([&self.begun[..], token].concat());
-        let mut rest = bytes.as_slice();
-        loop {
-            let (whole, wrong) = match std::str::from_utf8(rest) {
-                Ok(text) => (text.len(), None),
-                Err(error) => (error.valid_up_to(), error.error_len()),
-            };
-            let (text, other) = rest.split_at(whole);
-            self.characters += characters(text);
-            rest = other;
-            let Some(wrong) = wrong else {
-                break;
-            };
-            // What is no text is told as one character.
-            self.characters += 1;
-            rest = &rest[wrong..];
-        }
-        self.begun = Zeroizing::new(rest.to_vec());
+        self.characters += self.text.push(token).0.chars().count();
         start
     }
-}
-
-/// How many characters begin in these bytes.
-fn characters(text: &[u8]) -> usize {
-    let begins = |byte: &&u8| **byte & 0xc0 != 0x80;
-    text.iter().filter(begins).count()
 }
 
 impl<'a> TextLogprobs<'a> {

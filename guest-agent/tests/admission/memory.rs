@@ -80,7 +80,7 @@ async fn memory_that_is_taken_is_told() {
     let refused = other.chat("hello", ",\"max_tokens\":900").await;
     assert_eq!(
         refused_with(refused).await,
-        "The answers that run take all of this machine's memory: try again, or ask for fewer tokens."
+        "The answers that run, or are not read to their end yet, take all of this machine's memory: try again, read yours, or ask for fewer tokens."
     );
 }
 

@@ -119,7 +119,7 @@ async fn tell(
     }
 }
 
-/// `start` and `restart`: until it serves, or is given up.
+/// `start` and `restart`: until it serves, is given up or is held up.
 pub(super) async fn act(name: &str, verb: &str, json: bool) -> anyhow::Result<ExitCode> {
     let client = client().await?;
     let voice = Voice::new(json);

@@ -25,6 +25,7 @@ use super::api::{About, Code, List, Refusal, UpdateRequest, View};
 use super::clock::Clock;
 use super::journal::{Entry, Journal};
 use super::keeper::{self, Handle, Wanted};
+use crate::collateral::keeper::clock;
 use crate::doctor::policy::PolicyFile;
 use crate::doctor::real::Real;
 use crate::lifecycle::Event;
@@ -216,7 +217,7 @@ async fn update(
     let judged_by = policy.clone();
     let checking = tokio::task::spawn_blocking(move || {
         judgeable(judged_by.as_deref())?;
-        let now = Clock::new().now() / 1000;
+        let now = clock();
         let image = wanted.image.as_deref();
         let checked = check::check(&wanted.manifest, image, &updates, release, now);
         let checked = checked.map_err(|error| chain(&error))?;

@@ -26,7 +26,7 @@ const FIRST_REPORT: Duration = Duration::from_secs(1);
 
 /// What is told once it lacks something for longer than a moment.
 const HELD_UP: &str = "it lacks what it needs before QEMU runs, and is tried again until it has that or is stopped: \
-    `cocoon-host start` does not wait";
+    `cocoon-host start` tries at once";
 
 /// What a VM is to its appliance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

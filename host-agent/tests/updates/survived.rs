@@ -175,10 +175,15 @@ async fn a_vm_survives_the_signal_that_ends_the_daemon_alone() {
     let world = World::new("serves old", "").await;
     let report = world.serving("first").await.report.unwrap();
     for pid in [report.qemu_pid.unwrap(), report.pid] {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let blocked = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigBlk:\t"));
+        let blocked = u64::from_str_radix(blocked.unwrap(), 16).unwrap();
+        assert_eq!(blocked & 1, 1, "process {pid} does not hold SIGHUP back");
         let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
     }
-    // Both have been woken by it before they can obey.
     let view = world.post("first/stop?wait=true").await.unwrap();
     assert_eq!(view.life.state, State::Stopped { resume: false });
     assert_eq!((view.life.run, view.life.last_failure), (1, None));

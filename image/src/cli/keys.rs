@@ -70,15 +70,9 @@ fn write_key(out: &Path, text: &[u8]) -> Result<(), FileError> {
         files::remove_if_present(out)?;
         return Err(FileError::write(out)(error));
     }
-    let folder = folder_of(out);
+    let folder = files::folder_of(out);
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
     synced.map_err(FileError::write(folder))
-}
-
-/// Where a file of this path lies.
-fn folder_of(path: &Path) -> &Path {
-    let folder = path.parent().filter(|path| !path.as_os_str().is_empty());
-    folder.unwrap_or(Path::new("."))
 }
 
 pub(super) fn diff(first: &Path, second: &Path, output: Output) -> anyhow::Result<Outcome> {

@@ -15,6 +15,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 using u8 = unsigned char;
@@ -38,7 +39,8 @@ struct Function {
 static std::mutex mutex;
 static std::deque<std::function<void()>> queue;
 static std::map<u64, size_t> allocations;
-static size_t in_use;           // bytes, as of what was done: a pool holds what is freed until somebody waits
+static size_t in_use;           // bytes, as of what was done: what is freed of a pool is held until it is trimmed
+static size_t idle;             // bytes of them that a pool holds
 static u64 freed_with_contents; // allocations that were not all zero when they were freed
 static std::set<u64> of_no_pool; // allocations without a stream
 static bool short_of_memory;    // the runtime library's last error
@@ -71,11 +73,15 @@ static Result finish() {
 static void nothing(u32, u32, u32, u32, u64, void **) {}
 
 // Memory goes, with or without something in it, and is garbage again.
-static void release(u64 address) {
+static void release(u64 address, bool pooled) {
     std::lock_guard<std::mutex> guard(mutex);
     const size_t bytes = allocations.at(address);
     allocations.erase(address);
-    in_use -= bytes;
+    if (pooled) {
+        idle += bytes;
+    } else {
+        in_use -= bytes;
+    }
     u8 *const held = reinterpret_cast<u8 *>(address);
     freed_with_contents += std::any_of(held, held + bytes, [](u8 byte) { return byte != 0; });
     std::memset(held, 0xdb, bytes);
@@ -159,7 +165,7 @@ Result cuMemFreeAsync(u64 address, void *) {
             return invalid_value;
         }
     }
-    start([=] { release(address), std::free(reinterpret_cast<void *>(address)); });
+    start([=] { release(address, true), std::free(reinterpret_cast<void *>(address)); });
     return ok;
 }
 Result cuMemAllocFromPoolAsync(u64 *address, size_t bytes, void *, void *stream) {
@@ -190,7 +196,7 @@ Result cuMemFree_v2(u64 address) {
     if (waits) {
         finish();
     }
-    release(address);
+    release(address, !waits);
     if (waits) {
         std::free(reinterpret_cast<void *>(address));
     }
@@ -219,7 +225,11 @@ u64 emulated_freed_with_contents() { return finish(), freed_with_contents; }
 Result cuMemGetInfo_v2(size_t *free, size_t *total) { return *free = *total = size_t(1) << 30, ok; }
 Result cuDeviceGetDefaultMemPool(void **pool, int) { return *pool = &anything, ok; }
 // Of what waiting has left in it: nothing.
-Result cuMemPoolTrimTo(void *, size_t) { return ok; }
+Result cuMemPoolTrimTo(void *, size_t) {
+    std::lock_guard<std::mutex> guard(mutex);
+    in_use -= std::exchange(idle, 0);
+    return ok;
+}
 Result cuMemPoolSetAttribute(void *, int attribute, void *) { return attribute == 4 ? ok : invalid_value; } // what it keeps
 Result cuMemGetAddressRange_v2(u64 *base, size_t *size, u64 address) {
     std::lock_guard<std::mutex> guard(mutex);

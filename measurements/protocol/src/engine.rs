@@ -9,6 +9,7 @@ mod generation;
 mod gpu;
 mod padding;
 mod start;
+mod utf8;
 
 pub use calls::{Spoken, is_json_object, parse as parse_calls, schema_of_calls, wipe};
 pub use costs::Costs;
@@ -21,6 +22,7 @@ pub use gpu::{
 };
 pub use padding::Padding;
 pub use start::{StartFailure, StartStep};
+pub use utf8::Utf8;
 
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use cocoon_protocol::config::MAX_CONCURRENT;
-use cocoon_protocol::engine::{EngineFailure, Generation, ModelInfo, Prompt, Text};
+use cocoon_protocol::engine::{EngineFailure, Generation, ModelInfo, Prompt, Text, Utf8};
 use cocoon_protocol::openai::FinishReason;
 use cocoon_protocol::wiping::append;
 use mistralrs_core::{
@@ -38,7 +38,6 @@ use crate::choose::{Choice, Chooser, Grammar, NoChoice};
 use crate::making::{Limits, Maker};
 use crate::marks::{Added, Marks};
 use crate::turns::around;
-use crate::utf8::Utf8;
 use grammar::Grammars;
 pub use hardware::{counted, driver_result};
 

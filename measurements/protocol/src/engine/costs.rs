@@ -29,25 +29,11 @@ impl Costs {
         let cache = grown.saturating_mul(self.token.into());
         cache.saturating_add(prompt.saturating_mul(reading))
     }
-
-    /// The longest room, of at most `most` tokens, that takes no more than `memory` bytes even where the prompt fills it.
-    pub fn longest(&self, memory: u64, most: u32) -> u32 {
-        let (mut fits, mut over) = (0, most.saturating_add(1));
-        while over - fits > 1 {
-            let middle = fits + (over - fits) / 2;
-            match self.of(middle, middle) <= memory {
-                true => fits = middle,
-                false => over = middle,
-            }
-        }
-        fits.min(most)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     #[test]
     fn a_cache_grows_in_steps_and_a_prompt_costs_while_it_is_read() {
@@ -63,20 +49,5 @@ mod tests {
         assert_eq!(costs.of(30, 513), 102_400 + 300 + 1800);
         assert_eq!(costs.of(900, 30), costs.of(30, 30));
         assert_eq!(Costs::default().of(u32::MAX, u32::MAX), 0);
-        assert_eq!(Costs::default().longest(0, 8192), 8192);
-    }
-
-    proptest! {
-        #[test]
-        fn the_longest_fits_and_the_next_does_not(
-            token in any::<u32>(), step in 0..5000_u32, prompt in any::<u32>(), pair in 0..100_u32,
-            memory in any::<u64>(), most in any::<u32>()
-        ) {
-            let costs = Costs { token, step, prompt, pair, pool: None };
-            let longest = costs.longest(memory, most);
-            prop_assert!(longest <= most);
-            prop_assert!(longest == 0 || costs.of(longest, longest) <= memory);
-            prop_assert!(longest == most || costs.of(longest + 1, longest + 1) > memory);
-        }
     }
 }

@@ -67,7 +67,7 @@ impl fmt::Display for StartStep {
                 concat!("NVIDIA's libraries of arithmetic do not start on the GPU", again!())
             }
             Self::Model => {
-                "it cannot load the model: it does not know this kind of model, or its files are damaged; check its digest, or take another model"
+                "it cannot load the model: its files are damaged (check its digest), this release does not serve this kind of model here, or the GPU has no memory for an answer beside it; take another or a smaller model, or a GPU with more memory"
             }
             Self::Measured => concat!("it cannot measure the weights in the GPU's memory", again!()),
             Self::Scrubbed => concat!("it cannot scrub the GPU's memory, or something was left in it", again!()),
@@ -123,8 +123,9 @@ mod tests {
         );
         assert_eq!(
             failure(StartStep::Model, Some(2)).to_string(),
-            "it cannot load the model: it does not know this kind of model, or its files are damaged; check its digest, \
-             or take another model (CUresult 2: out of memory; take a smaller model, or a GPU with more memory)"
+            "it cannot load the model: its files are damaged (check its digest), this release does not serve this kind of model \
+             here, or the GPU has no memory for an answer beside it; take another or a smaller model, or a GPU with more memory \
+             (CUresult 2: out of memory; take a smaller model, or a GPU with more memory)"
         );
         for (step, words) in [
             (

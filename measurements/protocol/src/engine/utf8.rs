@@ -1,7 +1,8 @@
 //! Text out of tokens: a character may be spread over several of them.
 
-use cocoon_protocol::engine::{MAX_TOKEN, Text};
 use zeroize::{Zeroize as _, Zeroizing};
+
+use super::{MAX_TOKEN, Text};
 
 /// What it holds at once, at most: the longest token and what was left of the one before.
 const HELD: usize = MAX_TOKEN + 4;
