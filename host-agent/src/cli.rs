@@ -30,11 +30,19 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use voice::Voice;
 
-/// Runs appliance VMs on this machine.
+/// Run appliance VMs on this machine
 #[derive(Debug, Parser)]
-#[command(name = "cocoon-host", version)]
+#[command(
+    name = "cocoon-host",
+    version,
+    after_long_help = "Exit status:
+  0    Done
+  1    Refused, or a check failed; the reasons are printed
+  2    Wrong usage or a system error
+  129  SIGHUP ended `serve`, and its appliances keep running"
+)]
 pub(crate) struct Arguments {
-    /// JSON in place of text for people.
+    /// Print JSON instead of text
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -43,149 +51,150 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Boot an image and serve it until Ctrl-C.
+    /// Boot an image and serve it until Ctrl-C
     Up(Box<Up>),
-    /// Stop a VM: running requests finish first. A VM of `up` does not wait for them when it is told once more.
+    /// Stop a VM after its running requests have finished
+    ///
+    /// A second `down` on a VM that `up` started does not wait for them.
     Down {
-        /// Its name.
+        /// Name of the VM
         name: String,
     },
-    /// List VMs.
+    /// List VMs
     Ps,
-    /// Show what the daemon's appliances do, again and again: states, evidence, tokens per second, memory.
+    /// Watch the state, evidence, tokens per second and memory of the daemon's appliances
     Top(top::Top),
-    /// Print a VM's console; with --json its lines and the host agent's news as JSON lines of time, source and text.
+    /// Print the console output of a VM
+    ///
+    /// With --json, prints the console's lines and the host agent's messages as JSON lines of time, source and text.
     Logs {
-        /// Its name.
+        /// Name of the VM
         name: String,
-        /// Go on with what comes, the host agent's news included, until Ctrl-C.
+        /// Keep printing new lines, including the host agent's messages, until Ctrl-C
         #[arg(long, short)]
         follow: bool,
     },
-    /// Run the appliances of a file: start them, start again what fails, and answer the other commands.
-    ///
-    /// Ctrl-C and SIGTERM let running requests finish and stop everything; the second one does not wait. SIGHUP ends the
-    /// daemon alone, with 129: the appliances run on, as when it is killed, and the next daemon takes them over. Under systemd,
-    /// `systemctl reload cocoon-host` is both, and how an edited file is applied; `restart` ends the VMs.
     Serve(daemon::Serve),
-    /// Start an appliance of the daemon, and wait until it serves, is given up, or was refused five times in a row and is tried on.
-    Start {
-        /// Its name.
-        name: String,
-    },
-    /// Let an appliance of the daemon finish, and start it again from what the file says.
-    Restart {
-        /// Its name.
-        name: String,
-    },
-    /// Let an appliance of the daemon run another image, without turning clients away where there is room for two VMs.
+    /// Start an appliance of the daemon and wait until it serves
     ///
-    /// The manifest's signatures (MANIFEST.dsse) are held against the signers that the daemon's file pins, its release against
-    /// the running one, and every file of the image against the manifest. The new VM boots beside the old one, its evidence
-    /// is judged as a client would, it takes the public listener over, and the old one finishes. If anything fails before
-    /// that, the old one goes on. Exits with 1 when it is refused or went back.
-    Update(update::Update),
-    /// Let an appliance of the daemon run again what it ran before its last update, in the same way.
-    Rollback(update::Rollback),
-    /// Show all that is known of an appliance of the daemon.
-    Show {
-        /// Its name.
+    /// The command stops waiting, and exits with 1, when the appliance is given up or its start was refused five times in a
+    /// row. After refusals the daemon keeps trying.
+    Start {
+        /// Name of the appliance
         name: String,
     },
-    /// Print what happened to the daemon's appliances lately.
+    /// Restart an appliance of the daemon after its running requests have finished
+    ///
+    /// The appliance starts as the daemon's file describes it. The command waits as `start` does.
+    Restart {
+        /// Name of the appliance
+        name: String,
+    },
+    Update(update::Update),
+    Rollback(update::Rollback),
+    /// Show the details of an appliance of the daemon
+    Show {
+        /// Name of the appliance
+        name: String,
+    },
+    /// Print recent events of the daemon's appliances
     Events {
-        /// Go on with what comes, until Ctrl-C.
+        /// Keep printing new events until Ctrl-C
         #[arg(long, short)]
         follow: bool,
     },
-    /// The process that owns one VM of the daemon, which starts it.
+    /// Supervise one VM of the daemon, which starts this process
     #[command(hide = true)]
     Supervise {
-        /// Folder of state.
+        /// Folder of the daemon's state
         root: PathBuf,
-        /// Name of the VM.
+        /// Name of the VM
         name: String,
-        /// Number of the run.
+        /// Number of the run
         run: u64,
     },
-    /// Print the identity of the manifest that a VM publishes.
+    /// Print the identity (SHA-256) of the manifest that a VM publishes
     Measurements {
-        /// Its name.
+        /// Name of the VM
         name: String,
     },
-    /// Compute the ACPI and SMBIOS tables of an image's machine as a trust domain, for those who sign its manifest.
-    ///
-    /// Needs neither TDX nor KVM. The tables count for the release of QEMU that computed them, and for no other.
     Tables(tables::Tables),
-    /// Examine this machine: what it lacks for TDX, SEV-SNP or simulation, how to get it, and what clients would say.
-    ///
-    /// Changes nothing, and sends nothing beyond this machine. Exits with 1 when the machine is ready for none of the
-    /// modes that were asked for or, with --image, clients would refuse it in all of those.
     Doctor(Box<doctor::Doctor>),
-    /// List GPUs, make one ready for a VM, or give it back.
+    /// List GPUs, prepare one for a VM, or return it to the host
     #[command(subcommand)]
     Gpu(gpu::Gpu),
-    /// Fetch the vendors' endorsements of this machine's evidence, look at them, or carry them to a machine without a network.
+    /// Fetch, list, export or import the vendors' endorsements of this machine's evidence
+    ///
+    /// `export` and `import` carry them to a machine without a network.
     Collateral(collateral::Collateral),
-    /// Judge the daemon's configuration file, or print an example.
+    /// Check the daemon's configuration file, or print an example
     #[command(subcommand)]
     Config(config::Config),
-    /// Print the manual page.
+    /// Print the manual page
     Man,
-    /// Print completions for a shell.
+    /// Print a completion script for a shell
     Completions {
-        /// Which.
+        /// Shell to print the script for
         shell: clap_complete::Shell,
     },
 }
 
 #[derive(Debug, clap::Args)]
 struct Up {
-    /// Folder of the image.
+    /// Folder of the image
     #[arg(long)]
     image: PathBuf,
-    /// Name of the VM.
+    /// Name of the VM
     #[arg(long, default_value = "default")]
     name: String,
-    /// Public address.
+    /// Address and port of the public listener; port 0 lets the system choose one
     #[arg(long, default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
-    /// Connections from one address, or one network of IPv6 (/64), 1 to 65536; one more is closed at once. Loopback has no such
-    /// limit. Default: half of what the guest keeps for clients that have not attested: 16 to 1024, by the memory that the
-    /// model leaves.
+    /// Maximum connections from one IPv4 address or IPv6 /64 network, 1 to 65536 [default: by memory]
+    ///
+    /// A connection above the limit is closed at once. Loopback has no limit. The default is half of the connections that the
+    /// guest keeps for clients that have not attested: 16 to 1024, depending on the memory that the model leaves.
     #[arg(long, value_name = "N", value_parser = per_address())]
     connections_per_address: Option<usize>,
-    /// Start the VM in this TEE, tdx or snp; refused with a reason where the machine cannot. No TEE host has run it yet.
+    /// TEE to start the VM in: tdx or snp
+    ///
+    /// The start is refused, with the reason, if the machine lacks something. No TEE host has run it yet.
     #[arg(long, value_parser = real_tee, conflicts_with = "simulate")]
     tee: Option<Tee>,
-    /// QEMU's CPU model for SEV-SNP guests, which measure it.
+    /// QEMU's CPU model for SEV-SNP guests; part of their measurement
     #[arg(long, default_value = cocoon_host_agent::up::CPU_MODEL)]
     cpu: String,
-    /// Give the VM this GPU, by PCI address: `cocoon-host gpu prepare` makes it ready, once after each start of the machine.
+    /// PCI address of a GPU to give to the VM
+    ///
+    /// Prepare the GPU with `cocoon-host gpu prepare`, once after each start of the machine.
     #[arg(long)]
     gpu: Option<PciAddress>,
-    /// Imitate this TEE where there is none; clients see it as simulated.
+    /// TEE to simulate where there is none: tdx or sev-snp; clients see it as simulated
     #[arg(long, value_parser = tee)]
     simulate: Option<Tee>,
-    /// Virtual CPUs: 1, 2, 4, 8, 16, 32, 48, 64 or 96, for which SNP's measurements are published.
+    /// Number of virtual CPUs [default: 1, 2 or 4, by the machine's processors]
+    ///
+    /// SNP measurements are published for 1, 2, 4, 8, 16, 32, 48, 64 and 96.
     #[arg(long)]
     vcpus: Option<u16>,
-    /// Guest memory: 768M, 1G, 2G, 4G or 8G, for which TDX's measurements are published.
+    /// Guest memory, such as 1G or 1536M
+    ///
+    /// TDX measurements are published for 768M, 1G, 2G, 4G and 8G.
     #[arg(long, default_value = "1G", value_parser = mebibytes)]
     memory: u32,
-    /// The operator's configuration, TOML.
+    /// TOML file with the operator's configuration
     #[arg(long)]
     config: Option<PathBuf>,
-    /// auto, kvm or tcg.
+    /// Accelerator: auto (KVM where it works), kvm or tcg
     #[arg(long, env = "COCOON_ACCEL", default_value = "auto")]
     accel: Wanted,
-    /// QEMU to use.
+    /// QEMU executable to use
     #[arg(long, env = "COCOON_QEMU")]
     qemu: Option<PathBuf>,
-    /// Simulator to use.
+    /// Simulator executable to use [default: cocoon-simulator beside this program]
     #[arg(long)]
     simulator: Option<PathBuf>,
-    /// Manifest to publish in place of the image's.
+    /// Manifest to publish instead of the image's
     #[arg(long)]
     manifest: Option<PathBuf>,
 }

@@ -16,12 +16,13 @@ use serde_json::json;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Collateral {
-    /// Folder to keep it in. Default: `collateral` in the folder of COCOON_CACHE, or in the cache of the user who runs this,
-    /// which is seldom the daemon's: name that one's, /var/cache/cocoon/collateral as packaged, or `collateral` in its
-    /// host.cache.
+    /// Folder that keeps the collateral [default: `collateral` in the cache]
+    ///
+    /// The cache is COCOON_CACHE or that of the user who runs the command, who is seldom the daemon's user. To use the daemon's
+    /// collateral, name its folder: /var/cache/cocoon/collateral as packaged, or `collateral` in its host.cache.
     #[arg(long, global = true)]
     store: Option<PathBuf>,
-    /// TOML file with other addresses than the vendors' own.
+    /// TOML file with addresses to use instead of the vendors' own
     #[arg(long, env = "COCOON_SERVICES", global = true)]
     services: Option<PathBuf>,
     #[command(subcommand)]
@@ -30,53 +31,59 @@ pub(super) struct Collateral {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Ask the vendors for what is due, and for what the options name. Exits with 1 when something could not be had.
+    /// Fetch the collateral that is due, and what the options name, from the vendors
+    ///
+    /// Exits with 1 if something could not be fetched.
     Fetch(Fetch),
-    /// List what is kept, until when it is good, and what was asked for in vain. Exits with 1 when something is missing.
+    /// List the kept collateral, how long it is valid, and failed requests
+    ///
+    /// Exits with 1 if something is missing.
     Show(Show),
-    /// Write everything into one file, with what is missing named.
+    /// Write all collateral to one file, which also names what is missing
     Export {
-        /// The file.
+        /// File to write
         file: PathBuf,
     },
-    /// Take everything from such a file, checked as if the vendors had sent it. Exits with 1 when something was refused.
+    /// Import all collateral from a file that `export` wrote
+    ///
+    /// Each item is checked as if its vendor had sent it. Exits with 1 if something was refused.
     Import {
-        /// The file.
+        /// File to read
         file: PathBuf,
     },
 }
 
 #[derive(Debug, clap::Args)]
 struct Fetch {
-    /// A TDX quote: for its platform, from Intel.
+    /// TDX quote whose platform's collateral to fetch from Intel
     #[arg(long)]
     quote: Option<PathBuf>,
-    /// An SNP report: for its chip, from AMD.
+    /// SNP report whose chip's collateral to fetch from AMD
     #[arg(long, conflicts_with = "quote")]
     report: Option<PathBuf>,
-    /// A GPU's certificates in PEM: whether they are revoked, from NVIDIA; with --driver-rim and --vbios-rim.
+    /// GPU certificates, PEM, whose revocation status to fetch from NVIDIA; needs --driver-rim and --vbios-rim
     #[arg(long, requires = "driver_rim", requires = "vbios_rim")]
     chain: Option<PathBuf>,
-    /// Name of a driver's reference manifest, such as NV_GPU_DRIVER_GH100_550.144.03.
+    /// Name of a driver's reference manifest to fetch, such as NV_GPU_DRIVER_GH100_550.144.03
     #[arg(long)]
     driver_rim: Option<String>,
-    /// Name of a VBIOS's reference manifest, such as NV_GPU_VBIOS_1010_0200_882_96005E0001.
+    /// Name of a VBIOS's reference manifest to fetch, such as NV_GPU_VBIOS_1010_0200_882_96005E0001
     #[arg(long)]
     vbios_rim: Option<String>,
-    /// A file that `export` wrote: for all that it names.
+    /// File that `export` wrote; everything that it names is fetched
     #[arg(long)]
     bundle: Option<PathBuf>,
-    /// Also what is not due yet.
+    /// Also fetch what is not due yet
     #[arg(long)]
     all: bool,
 }
 
 #[derive(Debug, clap::Args)]
 struct Show {
-    /// Whether NVIDIA has a manifest of this VBIOS version, as the kept list of names says.
+    /// VBIOS version to look up in the kept list of NVIDIA's reference manifests
     #[arg(long)]
     vbios: Option<String>,
-    /// Whether NVIDIA has a manifest of this driver version for Hopper GPUs.
+    /// Driver version for Hopper GPUs to look up in the kept list of NVIDIA's reference manifests
     #[arg(long)]
     driver: Option<String>,
 }

@@ -9,14 +9,17 @@ use serde_json::json;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Config {
-    /// Say everything that is wrong with a file, with line, column and what is allowed; exit code 1 if anything is. An image or
-    /// manifest that is not there is a warning: it keeps one appliance from starting, and not after an update.
+    /// Check a configuration file and report every error
+    ///
+    /// Each error has a line, a column and the allowed values. Exits with 1 if there is any.
+    ///
+    /// A missing image or manifest is only a warning: it keeps one appliance from starting, and not even that after an update.
     Check {
-        /// The file.
+        /// Configuration file
         #[arg(default_value = DEFAULT_PATH)]
         file: PathBuf,
     },
-    /// Print the commented example.
+    /// Print a commented example
     Example,
 }
 

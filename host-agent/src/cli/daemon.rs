@@ -30,9 +30,20 @@ const LEFT: u8 = 129;
 /// How long the journal's last entries may take.
 const LAST: Duration = Duration::from_secs(2);
 
+/// Run the daemon: start the appliances of a file and restart those that fail
+///
+/// The daemon also answers the other commands.
+///
+/// Ctrl-C and SIGTERM let running requests finish and stop everything. A second signal does not wait.
+///
+/// SIGHUP ends only the daemon, with exit status 129. The appliances keep running, as they do when the daemon is killed, and
+/// the next daemon takes them over.
+///
+/// Under systemd, `systemctl reload cocoon-host` ends the daemon in this way and starts the next one, which applies an edited
+/// file. `systemctl restart cocoon-host` ends the VMs.
 #[derive(Debug, clap::Args)]
 pub(super) struct Serve {
-    /// The file that describes the appliances.
+    /// File that describes the appliances
     #[arg(long, default_value = DEFAULT_PATH)]
     config: PathBuf,
 }

@@ -25,37 +25,48 @@ use cocoon_qemu::{Accel, Qemu};
 
 use super::voice::Voice;
 
+/// Check whether this machine is ready for TDX, SEV-SNP or simulation
+///
+/// Says what the machine lacks and how to get it. With --image, also says whether clients would accept the machine.
+///
+/// Changes nothing, and sends nothing beyond this machine. Exits with 1 if the machine is ready for none of the requested modes
+/// or, with --image, if clients would refuse it in all of them.
 #[derive(Debug, clap::Args)]
 pub(super) struct Doctor {
-    /// Folder of an image: predicts what this machine will measure, tries KVM with its kernel, and asks whether clients
-    /// would accept it.
+    /// Folder of an image to check the machine for
+    ///
+    /// Predicts what this machine will measure, tries KVM with the image's kernel, and checks whether clients would accept it.
     #[arg(long)]
     image: Option<PathBuf>,
-    /// The clients' policy, TOML; without it their defaults.
+    /// Policy file of the clients, TOML [default: the clients' defaults]
     #[arg(long, requires = "image")]
     policy: Option<PathBuf>,
-    /// Look at this alone.
+    /// Mode to check [default: all]
     #[arg(long = "for", value_name = "MODE")]
     mode: Option<For>,
-    /// The image needs a GPU; asks GPUs that nobody uses for their confidential mode, which needs root.
+    /// Check for an image that needs a GPU
+    ///
+    /// Asks idle GPUs for their confidential-computing mode, which needs root.
     #[arg(long)]
     gpu: bool,
-    /// VBIOS version of this machine's GPUs, such as 96.00.5E.00.01, where no driver of NVIDIA's holds them to tell it.
+    /// VBIOS version of this machine's GPUs, such as 96.00.5E.00.01
+    ///
+    /// Needed if no NVIDIA driver holds the GPUs: only the driver reports the version.
     #[arg(long, requires = "image")]
     vbios: Option<String>,
-    /// Guest memory, such as 1G or 1536M.
+    /// Guest memory, such as 1G or 1536M
     #[arg(long, default_value = "1G", value_parser = mebibytes)]
     memory: u32,
-    /// Virtual CPUs.
+    /// Number of virtual CPUs [default: 1, 2 or 4, by the machine's processors]
     #[arg(long)]
     vcpus: Option<u16>,
-    /// QEMU's CPU model for SEV-SNP guests.
+    /// QEMU's CPU model for SEV-SNP guests
     #[arg(long, default_value = cocoon_host_agent::up::CPU_MODEL)]
     cpu: String,
-    /// Public address.
+    /// Address and port of the public listener
     #[arg(long, default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
-    /// QEMU to use.
+    /// QEMU executable to use
     #[arg(long, env = "COCOON_QEMU")]
     qemu: Option<PathBuf>,
 }
@@ -63,11 +74,11 @@ pub(super) struct Doctor {
 /// What to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum For {
-    /// Real TDX.
+    /// TDX hardware
     Tdx,
-    /// Real SEV-SNP.
+    /// SEV-SNP hardware
     Snp,
-    /// Simulated evidence, under KVM or emulation.
+    /// Simulated evidence, under KVM or emulation
     Simulated,
 }
 

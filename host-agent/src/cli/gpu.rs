@@ -13,24 +13,29 @@ use super::voice::Voice;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Gpu {
-    /// List NVIDIA's GPUs and who holds them.
+    /// List NVIDIA GPUs, their drivers and whether they are in use
     List {
-        /// Ask GPUs that nobody uses for their confidential mode, with NVIDIA's admin tool: needs root, and lets the kernel
-        /// put them to sleep again.
+        /// Ask idle GPUs for their confidential-computing mode; needs root
+        ///
+        /// Uses NVIDIA's admin tool, which lets the kernel suspend the GPUs again.
         #[arg(long)]
         ask: bool,
     },
-    /// Bind a GPU to vfio-pci, in confidential mode and freshly reset: once after each start of the machine. Needs root.
+    /// Prepare a GPU for a VM: confidential-computing mode, reset, vfio-pci
+    ///
+    /// Run it once after each start of the machine. Needs root.
     Prepare(Which),
-    /// Give a GPU back to the host's own driver, without confidential mode. Needs root.
+    /// Return a GPU to the host's own driver, without confidential-computing mode
+    ///
+    /// Needs root.
     Restore(Which),
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Which {
-    /// Its PCI address, such as 0000:17:00.0.
+    /// PCI address of the GPU, such as 0000:17:00.0
     address: PciAddress,
-    /// Show every step with its reason, and do nothing.
+    /// Print every step with its reason, and change nothing
     #[arg(long)]
     dry_run: bool,
 }

@@ -20,28 +20,35 @@ const SLOW: &str = "seconds on an idle core, minutes on a busy one: its firmware
 const WITHOUT_GPU: &str = "the GPU's port and window are in these tables, the GPU is not: on a real machine etc/acpi/tables names it \
      and holds its BARs, so that event of RTMR0 will be another (no GPU was ever compared)";
 
+/// Compute the ACPI and SMBIOS tables of an image's machine as a TDX trust domain
+///
+/// Signers of the image's manifest need them for `cocoon-image manifest platform`.
+///
+/// Needs neither TDX nor KVM. The tables are valid only for the release of QEMU that computed them.
 #[derive(Debug, clap::Args)]
 pub(super) struct Tables {
-    /// Folder of the image.
+    /// Folder of the image
     #[arg(long)]
     image: PathBuf,
-    /// Guest memory, in MiB or such as 1G or 1536M.
+    /// Guest memory in MiB, or with a unit, such as 1G or 1536M
     #[arg(long, value_name = "MIB", value_parser = amount)]
     memory: u32,
-    /// Virtual CPUs.
+    /// Number of virtual CPUs
     #[arg(long, value_name = "N")]
     vcpus: u16,
-    /// With the port of a GPU and this window for its BARs in MiB, which `cocoon-host up --gpu` gives a machine: 262144 for a
-    /// GPU with 128 GiB. The GPU itself is not there, and what it adds to the tables is missing from them.
+    /// Window for a GPU's BARs in MiB, 32768 to 16777216; without it, the machine has no port for a GPU
+    ///
+    /// Adds a GPU's port and this window, as `cocoon-host up --gpu` does. The size is 262144 for a GPU with a BAR of 128 GiB.
+    /// The GPU itself is absent, so what it would add to the tables is missing.
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(i64::from(MMIO64_MIN)..=i64::from(MMIO64_MAX)))]
     mmio64_mib: Option<u32>,
-    /// The TEE that will measure the tables.
+    /// TEE that will measure the tables: tdx
     #[arg(long, default_value = "tdx", value_parser = tee)]
     tee: Tee,
-    /// Folder for acpi-loader.bin, acpi-rsdp.bin, acpi-tables.bin and smbios.bin.
+    /// Folder to write acpi-loader.bin, acpi-rsdp.bin, acpi-tables.bin and smbios.bin to
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
-    /// QEMU to use: the release that will run the trust domain.
+    /// QEMU executable to use, of the release that will run the trust domain
     #[arg(long, env = "COCOON_QEMU")]
     qemu: Option<PathBuf>,
 }

@@ -10,11 +10,13 @@ use super::daemon;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Top {
-    /// Print it once and end, as it also does where standard output is no terminal. Without this, --json goes on line by
-    /// line, also there.
+    /// Print the table once and exit
+    ///
+    /// The table is also printed once if standard output is not a terminal. With --json, one line follows another until Ctrl-C,
+    /// terminal or not, unless this option is given.
     #[arg(long)]
     once: bool,
-    /// Seconds between two looks, 1 to 3600.
+    /// Seconds between two updates, 1 to 3600
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
     every: u64,
 }

@@ -15,28 +15,42 @@ use serde_json::json;
 use super::daemon::{checked, client, words};
 use super::voice::Voice;
 
+/// Update an appliance of the daemon to another image
+///
+/// The daemon checks the manifest's signatures (MANIFEST.dsse) against the signers that the daemon's file pins, the release
+/// against the running one, and every file of the image against the manifest.
+///
+/// The new VM then boots beside the old one. The daemon judges its evidence as a client would, the new VM takes over the public
+/// listener, and the old VM finishes its requests. No client is turned away where there is room for two VMs.
+///
+/// If anything fails before the takeover, the old VM goes on. The command exits with 1 if the update is refused or goes back.
 #[derive(Debug, clap::Args)]
 pub(super) struct Update {
-    /// The appliance's name.
+    /// Name of the appliance
     name: String,
-    /// The new image's manifest; its signatures lie beside it in MANIFEST.dsse, as `cocoon-image manifest sign` leaves them.
+    /// Manifest of the new image
+    ///
+    /// Its signatures are in MANIFEST.dsse beside it, where `cocoon-image manifest sign` writes them.
     manifest: PathBuf,
-    /// Folder of the new image, when it is not the manifest's.
+    /// Folder of the new image [default: the manifest's folder]
     #[arg(long)]
     image: Option<PathBuf>,
-    /// Let the old VM finish before the new one starts, even where there is room for both.
+    /// Let the old VM finish before the new one starts, even if there is room for both
     #[arg(long)]
     drain_first: bool,
-    /// Judge the new VM's evidence by this policy file of a client's, in place of the one that the daemon's file names.
+    /// Client policy file to judge the new VM's evidence by [default: the one that the daemon's file names]
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
 }
 
+/// Roll an appliance of the daemon back to what it ran before its last update
+///
+/// A rollback runs in the same way as an update.
 #[derive(Debug, clap::Args)]
 pub(super) struct Rollback {
-    /// The appliance's name.
+    /// Name of the appliance
     name: String,
-    /// Let the running VM finish before the other one starts, even where there is room for both.
+    /// Let the running VM finish before the other one starts, even if there is room for both
     #[arg(long)]
     drain_first: bool,
 }
