@@ -31,11 +31,11 @@ const HOME: &str = "toolkit";
 /// A release of CUDA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Release {
-    /// For drivers from R580 on, the first release of confidential computing that is maintained.
+    /// For drivers from R580 on, the first maintained release with confidential computing
     #[default]
     #[value(name = "13.0")]
     Cuda13,
-    /// For drivers from R550 on, as the image has one.
+    /// For drivers from R550 on; the image has R550
     #[value(name = "12.4")]
     Cuda12,
 }

@@ -5,12 +5,12 @@ use clap::ValueEnum;
 /// A kind of image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Variant {
-    /// Inference on the processor.
+    /// Inference on the processor
     #[default]
     Cpu,
-    /// The same, with one simulated GPU that has to prove itself: for trials, on simulated machines alone.
+    /// Inference on the processor, with one simulated GPU that has to prove itself; for trials on simulated machines only
     CudaSimulated,
-    /// Inference on NVIDIA's GPUs in confidential-computing mode; TDX alone.
+    /// Inference on NVIDIA GPUs in confidential-computing mode; TDX only
     Cuda,
 }
 

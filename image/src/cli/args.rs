@@ -6,14 +6,21 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use cocoon_image::cuda::Release;
 use cocoon_image::variant::Variant;
 
-/// Builds and verifies the appliance image from locked inputs.
-///
-/// Exit code 0: done or accepted; 1: rejected, with reasons; 2: wrong usage, or something cannot be read or written;
-/// 130 after Ctrl-C and 143 after SIGTERM, which end compilers and remove scratch folders.
+/// Build and verify the appliance image from locked inputs
 #[derive(Debug, Parser)]
-#[command(name = "cocoon-image", version, propagate_version = true)]
+#[command(
+    name = "cocoon-image",
+    version,
+    propagate_version = true,
+    after_long_help = "Exit status:
+  0    Done, or accepted
+  1    Rejected; the reasons are printed
+  2    Wrong usage, or something cannot be read or written
+  130  Ended by Ctrl-C; compilers are ended and scratch folders removed
+  143  Ended by SIGTERM, in the same way"
+)]
 pub struct Arguments {
-    /// Print one JSON value on standard output instead of text.
+    /// Print one JSON value on standard output instead of text
     #[arg(long, global = true)]
     pub json: bool,
     /// What to do.
@@ -24,36 +31,36 @@ pub struct Arguments {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Build an image into a folder.
+    /// Build an image
     Build(BuildArguments),
-    /// Build the image of a manifest again and name the first artefact that differs.
+    /// Rebuild the image of a manifest and name the first artefact that differs
     Verify(VerifyArguments),
-    /// Complete, sign and compare manifests.
+    /// Sign, complete and compare manifests
     #[command(subcommand)]
     Manifest(ManifestCommand),
-    /// Change an image's model.
+    /// Change the model of an image
     #[command(subcommand)]
     Model(ModelCommand),
-    /// The machine code of the GPU kernels.
+    /// Compile the GPU kernels
     #[command(subcommand)]
     Kernels(KernelsCommand),
-    /// Build the inference worker of the CUDA image alone; the first time takes half an hour.
+    /// Build only the inference engine of the CUDA image; the first build takes half an hour
     Engine {
-        /// File to write it to.
+        /// File to write the engine to
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
         /// Where everything comes from.
         #[command(flatten)]
         origin: Origin,
     },
-    /// The lock file of foreign inputs.
+    /// Check or update the lock file of foreign inputs
     Lock(LockArguments),
-    /// The cache of foreign inputs.
+    /// Clean the cache of foreign inputs
     #[command(subcommand)]
     Cache(CacheCommand),
-    /// Print completions for a shell.
+    /// Print a completion script for a shell
     Completions {
-        /// Which shell.
+        /// Shell to print the script for
         shell: clap_complete::Shell,
     },
 }
@@ -61,16 +68,16 @@ pub enum Command {
 /// Where everything comes from.
 #[derive(Debug, Args)]
 pub struct Origin {
-    /// Folder of the sources [default: the workspace that the current folder lies in]
+    /// Folder of the sources [default: the workspace around the current folder]
     #[arg(long, value_name = "DIR")]
     pub source: Option<PathBuf>,
-    /// Folder of the cache [default: ~/.cache/cocoon]
+    /// Folder of the cache [default: COCOON_CACHE, or ~/.cache/cocoon]
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
-    /// Address of a Debian mirror; may be repeated [default: those of this machine's apt]
+    /// Debian mirror to download from (repeatable) [default: this machine's apt sources]
     #[arg(long = "mirror", value_name = "URL")]
     pub mirrors: Vec<String>,
-    /// Keyring that may sign Debian's Release files [default: that of debian-archive-keyring]
+    /// Keyring to verify Debian's Release files with [default: that of debian-archive-keyring]
     #[arg(long, value_name = "FILE")]
     pub keyring: Option<PathBuf>,
 }
@@ -81,14 +88,15 @@ pub struct Making {
     /// Where everything comes from.
     #[command(flatten)]
     pub origin: Origin,
-    /// Where a locked file is gone, take the newest signed one and mark the manifest unlocked.
+    /// Replace a locked file that is gone with the newest signed one, and mark the manifest unlocked
     #[arg(long)]
     pub allow_newest: bool,
-    /// Folder with the executables `agent` and `engine`, for the variant cuda `cocoon-gpu` too, to be taken instead of
-    /// compiling them.
+    /// Folder of guest executables to use instead of compiling them
+    ///
+    /// It holds `agent` and `engine`, and `cocoon-gpu` for the variant cuda.
     #[arg(long, value_name = "DIR")]
     pub guest_binaries: Option<PathBuf>,
-    /// Threads for hashing; no effect on the result [default: one per processor]
+    /// Number of threads for hashing; does not affect the result [default: one per processor]
     #[arg(long, value_name = "N")]
     pub jobs: Option<std::num::NonZeroUsize>,
 }
@@ -96,13 +104,13 @@ pub struct Making {
 /// The manifest's release and life.
 #[derive(Debug, Args)]
 pub struct Dates {
-    /// Number of the release, rising [default: 1; with another model, that of the image]
+    /// Release number, rising from release to release [default: 1; for `model add`, that of the image]
     #[arg(long, value_name = "N")]
     pub release: Option<u64>,
-    /// When the manifest begins to count, in seconds since 1970 [default: now]
+    /// Start of the manifest's validity, in seconds since 1970 [default: now]
     #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH")]
     pub not_before: Option<u64>,
-    /// For how many days it counts.
+    /// Validity of the manifest in days, 1 to 90
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=90))]
     pub days: u64,
 }
@@ -110,16 +118,16 @@ pub struct Dates {
 /// `build`.
 #[derive(Debug, Args)]
 pub struct BuildArguments {
-    /// Kind of image.
+    /// Variant of the image
     #[arg(long, value_enum)]
     pub variant: Variant,
-    /// Folder to write the image to.
+    /// Folder to write the image to
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// A GGUF file, or a folder with config.json and safetensors [default: the locked model]
+    /// Model: a GGUF file, or a folder with config.json and safetensors [default: the locked model]
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
-    /// Its identifier in the API [default: from its name]
+    /// Identifier of the model in the API [default: from its name]
     #[arg(long, value_name = "ID", requires = "model")]
     pub model_id: Option<String>,
     /// How it is made.
@@ -133,9 +141,9 @@ pub struct BuildArguments {
 /// `verify`.
 #[derive(Debug, Args)]
 pub struct VerifyArguments {
-    /// The manifest.
+    /// Manifest of the image
     pub manifest: PathBuf,
-    /// The model, where it is not the locked one.
+    /// Model of the image, if it is not the locked one
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
     /// How the image is made.
@@ -146,31 +154,36 @@ pub struct VerifyArguments {
 /// `manifest …`.
 #[derive(Debug, Subcommand)]
 pub enum ManifestCommand {
-    /// Sign a manifest: writes or extends MANIFEST.dsse beside it.
+    /// Sign a manifest
+    ///
+    /// The signature is written, or added, to MANIFEST.dsse beside the manifest.
     Sign {
-        /// The manifest.
+        /// Manifest to sign
         manifest: PathBuf,
-        /// File with the secret key, as `manifest keygen` writes it.
+        /// File with the secret key, as written by `manifest keygen`
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
     },
-    /// Make a signing key; prints the public key that clients pin with --signer.
+    /// Generate a signing key and print the public key, which clients pin with --signer
     Keygen {
-        /// New file for the secret key, readable by you alone.
+        /// New file for the secret key, readable only by you
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
-    /// Add the shape of a real TDX machine, or replace the one of the same name.
+    /// Add the shape of a real TDX machine to a manifest
     ///
-    /// Its RTMR0 is predicted from the firmware beside the manifest and from tables that `cocoon-host tables` computed.
-    /// A rebuild cannot compute these: whoever signs the manifest vouches for them. Signatures of the old manifest are
-    /// removed.
+    /// Replaces a shape of the same name, and removes the signatures of the old manifest.
+    ///
+    /// RTMR0 is predicted from the firmware beside the manifest and from tables that `cocoon-host tables` computed. A rebuild
+    /// cannot compute these tables: the signer of the manifest vouches for them.
     Platform(PlatformArguments),
-    /// List the fields in which two manifests differ; exit code 1 when there are any.
+    /// List the fields in which two manifests differ
+    ///
+    /// Exits with 1 if there are any.
     Diff {
-        /// A manifest.
+        /// First manifest
         first: PathBuf,
-        /// Another.
+        /// Second manifest
         second: PathBuf,
     },
 }
@@ -178,29 +191,31 @@ pub enum ManifestCommand {
 /// `manifest platform`.
 #[derive(Debug, Args)]
 pub struct PlatformArguments {
-    /// The manifest, with its image beside it.
+    /// Manifest to extend, with its image beside it
     pub manifest: PathBuf,
-    /// Folder with acpi-loader.bin, acpi-rsdp.bin, acpi-tables.bin and smbios.bin, computed on an emulated machine of
-    /// the same shape. Never take them from the machine that is to be judged.
+    /// Folder with acpi-loader.bin, acpi-rsdp.bin, acpi-tables.bin and smbios.bin
+    ///
+    /// They must be computed on an emulated machine of the same shape. Never take them from the machine that is to be judged.
     #[arg(long, value_name = "FOLDER")]
     pub tables: PathBuf,
-    /// What verdicts call it, such as "2 vCPUs, 1024 MiB, QEMU 10.1.0".
+    /// Name of the shape in verdicts, such as "2 vCPUs, 1024 MiB, QEMU 10.1.0"
     #[arg(long, value_name = "NAME")]
     pub name: String,
-    /// Guest memory, in MiB or such as 1G or 1536M.
+    /// Guest memory in MiB, or with a unit, such as 1G or 1536M
     #[arg(long, value_name = "MIB", value_parser = mebibytes)]
     pub memory: u64,
-    /// Virtual CPUs, as the tables were computed for.
+    /// Number of virtual CPUs that the tables were computed for
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub vcpus: u32,
-    /// Window for a GPU's BARs in MiB (`opt/ovmf/X-PciMmio64Mb`), which firmware measures: as `cocoon-host` starts a machine
-    /// with that GPU, such as 262144. Leave it out for machines without one.
+    /// Window for a GPU's BARs in MiB, such as 262144; leave it out for machines without a GPU
+    ///
+    /// It is the value that `cocoon-host` gives a machine with that GPU (`opt/ovmf/X-PciMmio64Mb`). The firmware measures it.
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
     pub mmio64_mib: Option<u32>,
-    /// CPUID.1:EAX of the guest, such as 0x806f8; measured as part of SMBIOS.
+    /// CPUID.1:EAX of the guest, such as 0x806f8; measured as part of SMBIOS
     #[arg(long, value_name = "HEX", value_parser = bits)]
     pub cpu_signature: u32,
-    /// CPUID.1:EDX of the guest; measured as part of SMBIOS.
+    /// CPUID.1:EDX of the guest; measured as part of SMBIOS
     #[arg(long, value_name = "HEX", value_parser = bits)]
     pub cpu_features: u32,
 }
@@ -228,27 +243,28 @@ fn bits(text: &str) -> Result<u32, String> {
 /// `model …`.
 #[derive(Debug, Subcommand)]
 pub enum ModelCommand {
-    /// Make the same image with another model; kernel, initrd and firmware stay untouched.
+    /// Make the same image with another model; kernel, initrd and firmware stay unchanged
     ///
     /// The manifest is marked unlocked unless this program was compiled from the sources of the image's revision.
     Add {
-        /// Folder of the image.
+        /// Folder of the image
         #[arg(long, value_name = "DIR")]
         image: PathBuf,
-        /// A GGUF file, or a folder with config.json and safetensors.
+        /// Model: a GGUF file, or a folder with config.json and safetensors
         #[arg(long, value_name = "PATH")]
         model: PathBuf,
-        /// Its identifier in the API [default: from its name]
+        /// Identifier of the model in the API [default: from its name]
         #[arg(long, value_name = "ID")]
         model_id: Option<String>,
-        /// Folder to write the new image to; may be that of the old one.
+        /// Folder to write the new image to; may be that of the old one
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
-        /// Folder of the sources, which tell whether this program is of the image's [default: the workspace that the current
-        /// folder lies in]
+        /// Folder of the sources [default: the workspace around the current folder]
+        ///
+        /// They show whether this program was compiled from the image's revision.
         #[arg(long, value_name = "DIR")]
         source: Option<PathBuf>,
-        /// Threads for hashing; no effect on the result [default: one per processor]
+        /// Number of threads for hashing; does not affect the result [default: one per processor]
         #[arg(long, value_name = "N")]
         jobs: Option<std::num::NonZeroUsize>,
         /// The manifest's release and life.
@@ -260,27 +276,29 @@ pub enum ModelCommand {
 /// `kernels …`.
 #[derive(Debug, Subcommand)]
 pub enum KernelsCommand {
-    /// Compile the kernels with the locked compiler; exit code 1 when they are not what kernels/sm90.sha256 lists.
+    /// Compile the kernels with the locked compiler and compare them with the pinned list
+    ///
+    /// The list is kernels/sm90.sha256. Exits with 1 if the kernels differ from it.
     Build {
-        /// Folder to write the cubins to.
+        /// Folder to write the cubins to
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
-        /// Make kernels/sm90.sha256 say what came of it: for whoever has changed a kernel.
+        /// Update the list to the result, after a kernel was changed
         #[arg(long)]
         pin: bool,
-        /// Release of CUDA; that of the image is 12.4, whose list is kernels/sm90.cuda-12.sha256.
+        /// CUDA release; the image uses 12.4, whose list is kernels/sm90.cuda-12.sha256
         #[arg(long, value_enum, default_value_t)]
         release: Release,
         /// Where everything comes from.
         #[command(flatten)]
         origin: Origin,
     },
-    /// Lay out NVIDIA's tools, from the same locked packages, as a CUDA folder.
+    /// Unpack NVIDIA's tools from the same locked packages into a CUDA folder
     Toolkit {
-        /// Folder to make.
+        /// Folder to create
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
-        /// Which tools; may be repeated.
+        /// Tools to unpack (repeatable)
         #[arg(long = "tool", value_enum, required = true)]
         tools: Vec<Tool>,
         /// Where everything comes from.
@@ -292,19 +310,20 @@ pub enum KernelsCommand {
 /// Tools of NVIDIA's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Tool {
-    /// nvcc with its headers.
+    /// nvcc with its headers
     Compiler,
-    /// cuobjdump and nvdisasm.
+    /// cuobjdump and nvdisasm
     Inspect,
-    /// compute-sanitizer.
+    /// compute-sanitizer
     Sanitizer,
 }
 
 /// `lock`.
 #[derive(Debug, Args)]
 pub struct LockArguments {
-    /// Replace every entry by the newest signed version, from Release files no older than the lock's; without it the lock is only
-    /// checked and summed up.
+    /// Replace every entry with its newest signed version; without this, the lock is only checked and summarised
+    ///
+    /// Only Release files that are no older than the lock's are used.
     #[arg(long)]
     pub update: bool,
     /// Where everything comes from.
@@ -315,13 +334,14 @@ pub struct LockArguments {
 /// `cache …`.
 #[derive(Debug, Subcommand)]
 pub enum CacheCommand {
-    /// Remove every input that the lock file does not name.
+    /// Remove all inputs that the lock file does not name
     Gc {
         /// Where everything comes from.
         #[command(flatten)]
         origin: Origin,
-        /// Remove the compiled guest and NVIDIA's compiled modules too, waiting for builds that are at it: the next build takes a
-        /// quarter of an hour, for GPUs much longer.
+        /// Also remove the compiled guest and NVIDIA's compiled modules
+        ///
+        /// Waits for running builds. The next build then takes a quarter of an hour, and much longer for GPUs.
         #[arg(long)]
         guest: bool,
     },
