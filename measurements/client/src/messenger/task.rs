@@ -45,7 +45,7 @@ pub enum Style {
     /// One paragraph
     #[default]
     Paragraph,
-    /// A list of short points
+    /// List of short points
     Points,
     /// One sentence
     Sentence,
@@ -54,7 +54,7 @@ pub enum Style {
 /// The manner of a reply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Tone {
-    /// As the messages themselves are written
+    /// As in the messages themselves
     #[default]
     Same,
     /// Warm

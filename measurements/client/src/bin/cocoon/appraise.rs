@@ -22,27 +22,30 @@ use appraisal::Appraisal;
 /// Largest file, in bytes.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
 
-/// Verify evidence in files, offline
+/// Appraise evidence in files, offline
 #[derive(clap::Subcommand)]
 pub enum Appraise {
-    /// A TDX quote with its collateral
+    /// Appraise a TDX quote with its collateral
     Tdx(Tdx),
-    /// An SEV-SNP report with its certificates
+    /// Appraise an SEV-SNP report with its certificates
     Snp(Snp),
-    /// Reports of NVIDIA's GPUs (Hopper) with certificates, reference manifests and OCSP responses
+    /// Appraise reports of NVIDIA GPUs (Hopper) with certificates, reference manifests and OCSP responses
     Nvidia(nvidia::Nvidia),
 }
 
 #[derive(clap::Args)]
 struct Common {
-    /// The time to judge at, in seconds since 1970
+    /// Time to appraise at, in seconds since 1970
     #[arg(long, value_name = "SECONDS")]
     time: u64,
-    /// Hold the platform against this policy file instead of the safe defaults: TCB level, machine, revocation, ages.
-    /// Its signers do not matter
+    /// Policy file for the platform: TCB level, machine, revocation, ages [default: the safe defaults]
+    ///
+    /// The signers in it do not matter.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// Accept this development root: evidence under it is SIMULATED. For TDX and SNP it stands in the place of the vendor's
+    /// Development root to accept; evidence under it is SIMULATED
+    ///
+    /// For TDX and SNP it replaces the vendor's root.
     #[arg(long, value_name = "PEM")]
     trust_root: Option<PathBuf>,
     /// Print JSON
@@ -52,16 +55,16 @@ struct Common {
 
 #[derive(clap::Args)]
 pub struct Tdx {
-    /// The quote, binary
+    /// Quote, binary
     #[arg(long, value_name = "FILE")]
     quote: PathBuf,
     /// Intel's collateral, JSON
     #[arg(long, value_name = "FILE")]
     collateral: PathBuf,
-    /// TCB status that is good enough, in Intel's words [default: the policy's] (repeatable)
+    /// TCB status to accept, by Intel's name (repeatable) [default: the policy's]
     #[arg(long = "accept-status", value_name = "STATUS")]
     statuses: Vec<TcbStatus>,
-    /// Intel's advisory that may apply all the same (repeatable)
+    /// Intel advisory to accept although it applies (repeatable)
     #[arg(long = "accept-advisory", value_name = "INTEL-SA-…")]
     advisories: Vec<String>,
     #[command(flatten)]
@@ -70,13 +73,13 @@ pub struct Tdx {
 
 #[derive(clap::Args)]
 pub struct Snp {
-    /// The report, binary
+    /// Report, binary
     #[arg(long, value_name = "FILE")]
     report: PathBuf,
-    /// VCEK or VLEK, then ASK, PEM or DER; one PEM file may hold both
+    /// VCEK or VLEK, then ASK, as PEM or DER; one PEM file may hold both
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     certs: Vec<PathBuf>,
-    /// Revocation list of AMD's root, DER; without it the report is rejected
+    /// Revocation list of AMD's root, DER; without it, the report is rejected
     #[arg(long, value_name = "FILE")]
     crl: Option<PathBuf>,
     #[command(flatten)]

@@ -12,7 +12,7 @@ use crate::opening::Opening;
 use crate::output::outcome;
 use crate::{Outcome, unless_interrupted};
 
-/// Talk to a verified appliance
+/// Chat with a verified appliance
 #[derive(clap::Args)]
 pub struct Args {
     /// Appliances in order of preference, https://HOST:PORT
@@ -22,10 +22,10 @@ pub struct Args {
     trust: TrustFlags,
     #[command(flatten)]
     receipts: ReceiptFlags,
-    /// Ask this, print the answer and end
+    /// Question to ask; the answer is printed and the command exits
     #[arg(long)]
     prompt: Option<String>,
-    /// Instructions that the conversation begins with
+    /// Instructions at the start of the conversation
     #[arg(long)]
     system: Option<String>,
     #[command(flatten)]
@@ -33,8 +33,10 @@ pub struct Args {
     /// Show the whole verdict
     #[arg(long, short)]
     verbose: bool,
-    /// Print one line of JSON for every question: url, accepted, class, summary, verdict, model, answer, finish_reason,
-    /// usage, timing, error. Without --prompt every line of standard input is a question, and /new begins a new conversation
+    /// Print one line of JSON for every question
+    ///
+    /// Fields: url, accepted, class, summary, verdict, model, answer, finish_reason, usage, timing, error. Without --prompt,
+    /// every line of standard input is a question, and /new begins a new conversation.
     #[arg(long, conflicts_with = "verbose")]
     json: bool,
 }

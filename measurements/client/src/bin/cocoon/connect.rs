@@ -17,11 +17,13 @@ use crate::{Outcome, unless_interrupted};
 /// Largest token file, in bytes.
 const MAX_TOKEN_FILE: u64 = 4096;
 
-/// Serve a local OpenAI-compatible endpoint, every request sent on over attested connections
+/// Serve a local OpenAI-compatible endpoint that forwards requests over attested connections
 ///
-/// Manifest, policy file and trust file are read again while it runs: every ten minutes, before the request that is next,
-/// and, once a minute at most, when an appliance is refused because of its manifest. So a renewed manifest in the old one's
-/// place (or at its URL) and a raised floor count without a restart; what cannot be read leaves what there was.
+/// Manifest, policy file and trust file are read again while the endpoint runs: every ten minutes, with the next request, and
+/// at most once a minute when an appliance is refused because of its manifest.
+///
+/// A renewed manifest in the same place (or at the same URL) and a raised release floor thus take effect without a restart. If
+/// one of them cannot be read, what was known before stays in force.
 #[derive(clap::Args)]
 pub struct Args {
     /// Appliances in order of preference, https://HOST:PORT; the next takes over when one fails
@@ -31,13 +33,13 @@ pub struct Args {
     trust: TrustFlags,
     #[command(flatten)]
     receipts: ReceiptFlags,
-    /// Where to listen; loopback only
+    /// Loopback address and port to listen on
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// File with the bearer token; without it a new one is made and printed
+    /// File with the bearer token [default: a new token, which is printed]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Print base URL and token as one line of JSON
+    /// Print the base URL and the token as one line of JSON
     #[arg(long)]
     json: bool,
 }

@@ -12,23 +12,29 @@ use cocoon_protocol::bytes::Hex32;
 /// What to expect of an appliance.
 #[derive(Args, Clone, Debug)]
 pub struct TrustFlags {
-    /// Manifest of the image that the appliance must run; its signature file MANIFEST.dsse is read when present. Also the
-    /// URL of one, or https://HOST:PORT of a host that publishes it: it counts by its signatures or its hash all the same
+    /// Manifest of the image that the appliance must run: a file, a URL, or https://HOST:PORT of a host that publishes it
+    ///
+    /// Signatures are read from MANIFEST.dsse beside it, if present. Wherever it comes from, the manifest counts only by its
+    /// signatures or its hash.
     #[arg(long, value_name = "FILE|URL")]
     manifest: PathBuf,
     #[command(flatten)]
     belief: BeliefFlags,
-    /// Forget the newest release seen of these signers, and of sets that share one with them, and accept an older
-    /// one: only if its withdrawal was announced. A release_floor in a file stays. The newest releases seen are
-    /// remembered beside the trust file, in a file of the same name that ends in .releases.toml
+    /// Forget the newest release seen of these signers, and accept an older one
+    ///
+    /// Use it only if the withdrawal of the newer release was announced. It also affects sets of signers that share one with
+    /// these. A release_floor in a file stays in force. The newest releases seen are stored beside the trust file, in a file
+    /// of the same name that ends in .releases.toml.
     #[arg(long)]
     reset_release_floor: bool,
-    /// Keep what vendors say of accepted appliances (collateral) in this folder, so that only what changed is fetched the
-    /// next time [default: ~/.cache/cocoon-client/collateral]
+    /// Folder to keep collateral of accepted appliances in [default: ~/.cache/cocoon-client/collateral]
+    ///
+    /// Collateral is what the vendors say of a machine. With the cache, only what changed is fetched the next time.
     #[arg(long, value_name = "DIR", env = "COCOON_COLLATERAL_CACHE")]
     collateral_cache: Option<PathBuf>,
-    /// Keep none of it, and fetch it each time: from what is not fetched an appliance could tell that this client was
-    /// there before
+    /// Keep no collateral, and fetch it each time
+    ///
+    /// Otherwise, an appliance could tell from what is not fetched that this client was there before.
     #[arg(long)]
     no_collateral_cache: bool,
 }
@@ -36,29 +42,35 @@ pub struct TrustFlags {
 /// Whom to believe about a manifest.
 #[derive(Args, Clone, Debug)]
 pub struct BeliefFlags {
-    /// Ed25519 key of a trusted signer, instead of those in the policy file and the trust file; a threshold stated
-    /// there stays (repeatable)
+    /// Ed25519 public key of a trusted signer (repeatable) [default: the signers in the policy file, else the trust file]
+    ///
+    /// Replaces the signers in both files. A threshold in them stays in force.
     #[arg(long = "signer", value_name = "HEX|FILE")]
     signers: Vec<String>,
-    /// How many of the signers must have signed, 1 to their number [default: what the policy file states, else the
-    /// trust file, else 1]
+    /// Number of signers that must have signed [default: as in the policy file, else the trust file, else 1]
+    ///
+    /// At least 1, and at most the number of trusted signers.
     #[arg(long, value_name = "K")]
     threshold: Option<usize>,
-    /// Trust the manifest with this SHA-256, signed or not (repeatable)
+    /// SHA-256 of a manifest to trust, signed or not (repeatable)
+    ///
+    /// Like --signer, it replaces the signers in both files.
     #[arg(long = "manifest-sha256", value_name = "HEX")]
     pinned: Vec<Hex32>,
-    /// Accept a manifest whose inputs were not the locked ones: for trials
+    /// Accept a manifest whose inputs were not the locked ones, for trials
     #[arg(long)]
     allow_unlocked: bool,
-    /// Accept SIMULATED evidence under this development root: for trials, protects nothing (repeatable)
+    /// Development root to accept SIMULATED evidence under, for trials; protects nothing (repeatable)
     #[arg(long = "trust-root", value_name = "PEM")]
     trust_roots: Vec<PathBuf>,
-    /// What to demand, TOML, in the trust file's words: its signers stand in place of that file's, its
-    /// threshold and [policy] too if it states one, and the greater release_floor of both counts. --signer and --threshold go
-    /// before it. Roots of trust cannot stand in it
+    /// Policy file, TOML: what to demand of an appliance
+    ///
+    /// It has the same keys as the trust file. Its signers replace those of the trust file, and so do its threshold and its
+    /// `[policy]` if it states them. The greater release_floor of both files counts. --signer and --threshold take precedence.
+    /// It cannot name roots of trust.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// Signers, floors and known appliances [default: ~/.config/cocoon/trust.toml]
+    /// File of signers, release floors and known appliances [default: ~/.config/cocoon/trust.toml]
     #[arg(long, value_name = "FILE", env = "COCOON_TRUST_FILE")]
     trust_file: Option<PathBuf>,
 }
@@ -141,13 +153,13 @@ impl BeliefFlags {
 /// How answers are made.
 #[derive(Args, Clone, Debug)]
 pub struct SamplingFlags {
-    /// Most tokens of an answer
+    /// Maximum number of tokens in an answer
     #[arg(long, value_name = "N")]
     max_tokens: Option<u32>,
-    /// 0 (always the likeliest word) to 2
+    /// Sampling temperature, 0 (always the most likely token) to 2
     #[arg(long)]
     temperature: Option<f32>,
-    /// Repeats an answer
+    /// Seed of the sampling; the same seed repeats an answer
     #[arg(long)]
     seed: Option<i64>,
 }
@@ -167,11 +179,14 @@ impl SamplingFlags {
 /// Whether receipts are kept.
 #[derive(Args, Clone, Debug)]
 pub struct ReceiptFlags {
-    /// Keep the receipt of every answer in this folder, a file each, for `cocoon receipt verify`; none holds a word of
-    /// the conversation
+    /// Folder to keep the receipt of every answer in, one file each
+    ///
+    /// `cocoon receipt verify` verifies them. No receipt contains a word of the conversation.
     #[arg(long, value_name = "DIR")]
     receipts: Option<PathBuf>,
-    /// Keep every request and response beside its receipt, IN CLEAR: what a receipt commits to is only shown by these
+    /// Keep every request and response beside its receipt, IN CLEAR
+    ///
+    /// Only these show what a receipt commits to.
     #[arg(long, requires = "receipts")]
     receipts_with_text: bool,
 }

@@ -21,12 +21,17 @@ use cocoon_client::chain;
 /// Longest reason of a rejection in one line, in characters; every check has its own below it.
 const MAX_REASON: usize = 2000;
 
-/// Verify confidential-computing appliances, and use verified ones.
-///
-/// Exit status: 0 accepted or done, 1 rejected with reasons, 2 wrong usage, input/output error or an appliance that is too
-/// busy, 130 stopped by Ctrl-C in the middle of something; `connect`, and `chat` at its prompt, end with 0 then.
+/// Verify confidential-computing appliances, and use verified ones
 #[derive(Parser)]
-#[command(name = "cocoon", version)]
+#[command(
+    name = "cocoon",
+    version,
+    after_long_help = "Exit status:
+  0    Done, or accepted; also when Ctrl-C ends `connect`, or `chat` at its prompt
+  1    Rejected; the reasons are printed
+  2    Wrong usage, an input/output error, or an appliance that is too busy
+  130  Interrupted by Ctrl-C during work"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -48,7 +53,7 @@ enum Command {
     Receipt(receipt::Receipt),
     /// Print a completion script for a shell
     Completions {
-        /// The shell
+        /// Shell to print the script for
         shell: clap_complete::Shell,
     },
 }

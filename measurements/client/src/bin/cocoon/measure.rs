@@ -13,18 +13,18 @@ mod tdx;
 
 use loaded::{Loaded, read};
 
-/// Compute what hardware will measure for firmware, kernel, initrd and command line
+/// Predict what hardware measures for firmware, kernel, initrd and command line
 #[derive(clap::Subcommand)]
 pub enum Measure {
-    /// Intel TDX: MRTD, RTMR1, RTMR2, and RTMR0 of a machine shape
+    /// Predict MRTD, RTMR1 and RTMR2 of an Intel TDX guest, and RTMR0 for a machine shape
     Tdx(tdx::Args),
-    /// AMD SEV-SNP: the launch digest, and the ID block that vouches for it
+    /// Predict the launch digest of an AMD SEV-SNP guest, and sign an ID block for it
     Snp(snp::Args),
 }
 
 #[derive(clap::Args)]
 struct Artefacts {
-    /// Firmware, what QEMU gets as -bios
+    /// Firmware, as passed to QEMU with -bios
     #[arg(long, value_name = "FILE")]
     firmware: PathBuf,
     /// Kernel
@@ -33,7 +33,7 @@ struct Artefacts {
     /// Initrd
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
-    /// Kernel command line, exactly as after -append
+    /// Kernel command line, exactly as passed to QEMU with -append
     #[arg(long, value_name = "TEXT", default_value = "")]
     cmdline: String,
     /// Print JSON

@@ -25,29 +25,33 @@ pub enum Receipt {
     Verify(Verify),
 }
 
-/// Verify one receipt, as `--receipts` keeps it: its signature, the meter key against the session
-/// document, and what it commits to
+/// Verify one receipt that --receipts has kept
+///
+/// Checks the signature, the meter key against the session document, and what the receipt commits to.
 #[derive(clap::Args)]
 #[command(group(clap::ArgGroup::new("anchor").required(true).args(["manifest", "meter_key"])))]
 pub struct Verify {
-    /// The receipt
+    /// File with the receipt
     file: PathBuf,
-    /// Judge the session document under this manifest, and believe the meter key that it names; the manifest's
-    /// signature file MANIFEST.dsse is read when present
+    /// Manifest to appraise the session document under; the meter key in the document is then trusted
+    ///
+    /// Signatures are read from MANIFEST.dsse beside it, if present.
     #[arg(long, value_name = "FILE")]
     manifest: Option<PathBuf>,
-    /// Believe this meter key, and leave the session document unjudged
+    /// Meter key to trust, without appraising the session document
     #[arg(long, value_name = "HEX")]
     meter_key: Option<Hex32>,
     #[command(flatten)]
     belief: BeliefFlags,
-    /// The time to judge at, in seconds since 1970, instead of now: manifests and collateral of old receipts expire
+    /// Time to verify at, in seconds since 1970 [default: now]
+    ///
+    /// Manifests and collateral of old receipts expire.
     #[arg(long, value_name = "SECONDS")]
     time: Option<u64>,
-    /// The request's body as it was sent, padding included
+    /// Body of the request as it was sent, including padding
     #[arg(long, value_name = "FILE")]
     request: Option<PathBuf>,
-    /// The response's body as it came before the receipt
+    /// Body of the response as it came before the receipt
     #[arg(long, value_name = "FILE")]
     response: Option<PathBuf>,
     /// Show digests in full

@@ -21,50 +21,50 @@ use crate::{Outcome, unless_interrupted};
 use input::{Operand, operands, read};
 use shown::Shown;
 
-/// Translate a text by a verified appliance
+/// Translate a text with a verified appliance
 ///
-/// At a temperature of 0 unless told otherwise.
+/// The temperature is 0 unless --temperature is given.
 #[derive(clap::Args)]
 #[command(
     override_usage = "cocoon translate [OPTIONS] --manifest <FILE> --to <LANG> <URL>... [FILE|-]"
 )]
 pub struct Translate {
-    /// The language wanted: an ISO 639 code such as fr or pt-BR, or an English name
+    /// Language to translate into: an ISO 639 code such as fr or pt-BR, or an English name
     #[arg(long, value_name = "LANG")]
     to: Language,
-    /// The text's language [default: the model finds out]
+    /// Language of the text [default: detected by the model]
     #[arg(long, value_name = "LANG")]
     from: Option<Language>,
     #[command(flatten)]
     common: Common,
 }
 
-/// Summarize a text by a verified appliance
+/// Summarize a text with a verified appliance
 ///
-/// At a temperature of 0 unless told otherwise.
+/// The temperature is 0 unless --temperature is given.
 #[derive(clap::Args)]
 #[command(override_usage = "cocoon summarize [OPTIONS] --manifest <FILE> <URL>... [FILE|-]")]
 pub struct Summarize {
     /// Form of the summary
     #[arg(long, value_enum, default_value_t)]
     style: Style,
-    /// Most words that the model is asked for
+    /// Maximum number of words to ask the model for, 1 to 10000
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     words: Option<u32>,
     #[command(flatten)]
     common: Common,
 }
 
-/// Draft replies to a message, or to a thread of messages, by a verified appliance
+/// Draft replies to a message or a thread with a verified appliance
 ///
-/// At a temperature of 0.8 unless told otherwise.
+/// The temperature is 0.8 unless --temperature is given.
 #[derive(clap::Args)]
 #[command(override_usage = "cocoon reply [OPTIONS] --manifest <FILE> <URL>... [FILE|-]")]
 pub struct Reply {
-    /// How many drafts
+    /// Number of drafts, 1 to 8
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=MAX_DRAFTS as i64))]
     drafts: u8,
-    /// Their tone
+    /// Tone of the drafts
     #[arg(long, value_enum, default_value_t)]
     tone: Tone,
     #[command(flatten)]
@@ -73,8 +73,9 @@ pub struct Reply {
 
 #[derive(clap::Args)]
 struct Common {
-    /// Appliances in order of preference, https://HOST:PORT, then the file with the text, UTF-8, at most 1 MiB;
-    /// without one, or with -, the text is read from standard input
+    /// Appliances in order of preference, https://HOST:PORT, then the file with the text
+    ///
+    /// The text is UTF-8 and at most 1 MiB. Without a file, or with -, it is read from standard input.
     #[arg(required = true, value_name = "URL|FILE")]
     operands: Vec<Operand>,
     #[command(flatten)]
@@ -86,8 +87,9 @@ struct Common {
     /// Show the whole verdict
     #[arg(long, short)]
     verbose: bool,
-    /// Print one line of JSON at the end: url, accepted, class, summary, verdict, model, task, result, drafts, complete,
-    /// usage, parts, timing, error
+    /// Print one line of JSON at the end
+    ///
+    /// Fields: url, accepted, class, summary, verdict, model, task, result, drafts, complete, usage, parts, timing, error.
     #[arg(long, conflicts_with = "verbose")]
     json: bool,
 }

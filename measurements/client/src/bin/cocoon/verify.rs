@@ -10,10 +10,12 @@ use crate::Outcome;
 use crate::flags::TrustFlags;
 use crate::output::remember;
 
-/// Connect to an appliance, attest it with a fresh nonce, and print the verdict
+/// Verify an appliance and print the verdict
+///
+/// Connects to the appliance and attests it with a fresh nonce.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The appliance, https://HOST:PORT
+    /// Appliance to verify, https://HOST:PORT
     url: Address,
     #[command(flatten)]
     trust: TrustFlags,

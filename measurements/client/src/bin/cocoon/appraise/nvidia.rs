@@ -11,21 +11,23 @@ use super::{Common, appraisal::Appraisal, policy, read};
 
 #[derive(clap::Args)]
 pub struct Nvidia {
-    /// The report, binary or in hexadecimal digits; one for each GPU
+    /// Report, binary or in hexadecimal digits; one for each GPU
     #[arg(long = "report", value_name = "FILE", num_args = 1.., required = true)]
     reports: Vec<PathBuf>,
-    /// The GPU's five certificates, PEM, the attestation key's first; one file for each GPU, in the order of the reports
+    /// Five certificates of the GPU, PEM, that of the attestation key first; one file for each GPU, in the order of the reports
     #[arg(long = "chain", value_name = "FILE", num_args = 1.., required = true)]
     chains: Vec<PathBuf>,
-    /// NVIDIA's reference manifests of the driver and of the VBIOS; without them the report is rejected, and the verdict
-    /// names the ones that are missing
+    /// NVIDIA's reference manifests (RIMs) of the driver and of the VBIOS
+    ///
+    /// Without them, the report is rejected, and the verdict names those that are missing.
     #[arg(long = "rim", value_name = "FILE", num_args = 1..)]
     rims: Vec<PathBuf>,
-    /// OCSP responses, DER, about every certificate but roots and attestation keys; without them the report is rejected
-    /// unless the policy accepts that
+    /// OCSP responses, DER, for every certificate except roots and attestation keys
+    ///
+    /// Without them, the report is rejected unless the policy accepts that.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     ocsp: Vec<PathBuf>,
-    /// The nonce that the report must answer, 32 bytes in hexadecimal digits
+    /// Nonce that the report must contain, 32 bytes in hexadecimal digits
     #[arg(long, value_name = "HEX")]
     nonce: Hex32,
     #[command(flatten)]

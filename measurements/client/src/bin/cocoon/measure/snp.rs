@@ -21,34 +21,34 @@ const POLICY: u64 = 0x3_0000;
 pub struct Args {
     #[command(flatten)]
     artefacts: Artefacts,
-    /// Number of vCPUs
+    /// Number of virtual CPUs
     #[arg(long, value_name = "N")]
     vcpus: u32,
-    /// CPU model, as QEMU names it
+    /// CPU model, by QEMU's name
     #[arg(long, value_name = "MODEL", default_value = "EPYC-v4")]
     cpu: CpuModel,
-    /// SEV_FEATURES of the guest, decimal or 0x…
+    /// SEV_FEATURES of the guest, in decimal or as 0x…
     #[arg(long, value_name = "BITS", default_value_t = FEATURE_SNP, value_parser = bits)]
     guest_features: u64,
-    /// Guest memory; SEV-SNP does not measure it
+    /// Guest memory, which SEV-SNP does not measure
     #[arg(long, value_name = "SIZE", value_parser = memory)]
     memory: Option<u64>,
-    /// P-384 key in PKCS#8 PEM: adds the ID block for this launch, signed
+    /// P-384 key in PKCS#8 PEM to sign an ID block for this launch with
     #[arg(long, value_name = "FILE")]
     id_key: Option<PathBuf>,
     /// P-384 key in PKCS#8 PEM that vouches for the ID key
     #[arg(long, value_name = "FILE", requires = "id_key")]
     author_key: Option<PathBuf>,
-    /// Guest policy in the ID block: the one that QEMU gets
+    /// Guest policy in the ID block, as passed to QEMU
     #[arg(long, value_name = "BITS", default_value_t = POLICY, value_parser = bits, requires = "id_key")]
     policy: u64,
-    /// The owner's security version of the guest, in the ID block
+    /// Security version of the guest in the ID block, chosen by its owner
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = bits32, requires = "id_key")]
     guest_svn: u32,
-    /// The owner's name for the family of guests, in the ID block: 16 bytes in hexadecimal
+    /// Family ID in the ID block, chosen by the owner: 16 bytes in hexadecimal
     #[arg(long, value_name = "HEX", default_value = ZERO_ID, value_parser = id, requires = "id_key")]
     family_id: [u8; 16],
-    /// The owner's name for this image, in the ID block: 16 bytes in hexadecimal
+    /// Image ID in the ID block, chosen by the owner: 16 bytes in hexadecimal
     #[arg(long, value_name = "HEX", default_value = ZERO_ID, value_parser = id, requires = "id_key")]
     image_id: [u8; 16],
 }

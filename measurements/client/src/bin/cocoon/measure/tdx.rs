@@ -22,33 +22,37 @@ use super::{Artefacts, Loaded, bits32, json, memory, read};
 pub struct Args {
     #[command(flatten)]
     artefacts: Artefacts,
-    /// Number of vCPUs; TDX measures none of them but in the tables
+    /// Number of virtual CPUs, which TDX measures only through the tables
     #[arg(long, value_name = "N")]
     vcpus: Option<u32>,
-    /// Guest memory, such as 4G or 1024M: adds RTMR0, of the simulator's platform or with --tables
+    /// Guest memory, such as 4G or 1024M; adds RTMR0
+    ///
+    /// RTMR0 is that of the simulator's platform or, with --tables, of the machine with these tables.
     #[arg(long, value_name = "SIZE", value_parser = memory)]
     memory: Option<u64>,
-    /// Release of the firmware's source, or the last before it that is listed
+    /// edk2 release of the firmware, or the last listed one before it
     #[arg(long, value_enum, default_value_t = Release::Stable202508)]
     edk2: Release,
-    /// In which order KVM and QEMU add and measure the firmware's pages
+    /// Order in which KVM and QEMU add and measure the firmware's pages
     #[arg(long, value_enum, default_value_t = PageOrder::SinglePass)]
     page_order: PageOrder,
-    /// In which form the firmware gets the kernel; patched needs --memory
+    /// Form in which the firmware gets the kernel; `patched` needs --memory
     #[arg(long, value_enum, default_value_t = KernelForm::Unchanged, requires_if("patched", "memory"))]
     kernel_form: KernelForm,
-    /// Firmware built without secure boot: its variable is absent instead of zero
+    /// Firmware is built without secure boot: the variable is absent instead of zero
     #[arg(long)]
     no_secure_boot: bool,
-    /// Which of the firmware's applications are boot options
+    /// Applications of the firmware that are boot options
     #[arg(long, value_enum, default_value_t = Applications::Usual)]
     applications: Applications,
-    /// Folder with the machine's tables, computed on an emulated machine of the same shape: acpi-loader.bin,
-    /// acpi-rsdp.bin, acpi-tables.bin, smbios.bin. Never take them from the machine that is to be judged
+    /// Folder with the machine's acpi-loader.bin, acpi-rsdp.bin, acpi-tables.bin and smbios.bin
+    ///
+    /// They must be computed on an emulated machine of the same shape. Never take them from the machine that is to be judged.
     #[arg(long, value_name = "DIR", requires_all = ["memory", "cpu_signature", "cpu_features"])]
     tables: Option<PathBuf>,
-    /// Window for a GPU's BARs in MiB that the firmware is told of (fw_cfg opt/ovmf/X-PciMmio64Mb) and, from edk2
-    /// stable202505 on, measures; without it the firmware's own
+    /// Window for a GPU's BARs in MiB [default: the firmware's own]
+    ///
+    /// The firmware gets it from fw_cfg (opt/ovmf/X-PciMmio64Mb), and measures it from edk2 stable202505 on.
     #[arg(long, value_name = "MIB", requires = "memory", value_parser = clap::value_parser!(u32).range(1..))]
     mmio64_mib: Option<u32>,
     /// CPUID.1:EAX of the guest, such as 0x806f8; measured as part of SMBIOS
@@ -57,7 +61,7 @@ pub struct Args {
     /// CPUID.1:EDX of the guest; measured as part of SMBIOS
     #[arg(long, value_name = "BITS", value_parser = bits32)]
     cpu_features: Option<u32>,
-    /// Print every event, too
+    /// Print every event as well
     #[arg(long)]
     events: bool,
 }
@@ -75,17 +79,17 @@ enum Release {
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum PageOrder {
-    /// Each page added, then measured: Linux 6.16 or later with QEMU 10.1 or later
+    /// Add and measure each page in turn: Linux 6.16 or later with QEMU 10.1 or later
     SinglePass,
-    /// A section's pages added first, measured afterwards: older stacks outside the upstream trees
+    /// Add all pages of a section, then measure them: older stacks outside the upstream trees
     TwoPass,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum KernelForm {
-    /// The file itself: QEMU 10.0 or later with edk2 stable202502 or later
+    /// File as it is: QEMU 10.0 or later with edk2 stable202502 or later
     Unchanged,
-    /// With the boot loader's fields that QEMU fills in: anything older
+    /// File with the boot loader's fields filled in by QEMU: anything older
     Patched,
 }
 
@@ -93,11 +97,11 @@ enum KernelForm {
 enum Applications {
     /// UiApp up to stable202502, the boot manager's menu later
     Usual,
-    /// UiApp alone
+    /// Only UiApp
     UiApp,
-    /// The boot manager's menu and UiApp
+    /// Boot manager's menu and UiApp
     MenuAndUiApp,
-    /// The boot manager's menu alone
+    /// Only the boot manager's menu
     Menu,
 }
 
