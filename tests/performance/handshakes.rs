@@ -20,13 +20,13 @@ use crate::table::{Table, median};
 
 #[derive(Args)]
 pub struct Options {
-    /// Connections that are being opened at once.
+    /// Numbers of connections opened at the same time, separated by commas
     #[arg(long, value_delimiter = ',', default_value = "1,8")]
     parallel: Vec<usize>,
-    /// Seconds of each measurement.
+    /// Duration of each measurement in seconds
     #[arg(long, default_value_t = 2)]
     seconds: u64,
-    /// Turns.
+    /// Number of rounds
     #[arg(long, default_value_t = 5)]
     rounds: usize,
 }

@@ -33,7 +33,7 @@ mod stranger;
 
 use clap::{Parser, Subcommand};
 
-/// Measurements of the appliance's software, side by side.
+/// Measure the performance of the appliance's software, side by side with alternatives
 #[derive(Parser)]
 #[command(
     name = "performance",
@@ -42,25 +42,25 @@ use clap::{Parser, Subcommand};
 struct Command {
     #[command(subcommand)]
     what: What,
-    /// Print JSON instead of a table.
+    /// Print JSON instead of a table
     #[arg(long, global = true)]
     json: bool,
-    /// What cargo passes to every benchmark.
+    /// Option that cargo passes to every benchmark
     #[arg(long, global = true, hide = true)]
     bench: bool,
 }
 
 #[derive(Subcommand)]
 enum What {
-    /// Tokens per second and time to the first token: client, attested TLS, agent and engine, against the engine alone.
+    /// Compare client, attested TLS, agent and engine with the engine alone: tokens per second, time to the first token
     Path(path::Options),
-    /// The engine alone against the Python wheel `mistralrs` and llama.cpp, on the same model file.
+    /// Compare the engine alone with the Python wheel `mistralrs` and llama.cpp, on the same model file
     Peers(peers::Options),
-    /// Attested handshakes per second against plain ones.
+    /// Compare attested handshakes with plain ones: handshakes per second
     Handshakes(handshakes::Options),
-    /// Streams of slow readers and of clients that leave, for as long as you like; the agent's memory.
+    /// Stream to slow readers and to clients that leave, and measure the agent's memory over time
     Soak(soak::Options),
-    /// An agent for `soak`, in a process of its own.
+    /// Run an agent for `soak` in a process of its own
     #[command(hide = true)]
     Serve(soak::Serve),
 }

@@ -15,13 +15,15 @@ use crate::table::{Table, median, quantile};
 pub struct Options {
     #[command(flatten)]
     subject: subject::Options,
-    /// Answers at once.
+    /// Numbers of concurrent answers, separated by commas
     #[arg(long, value_delimiter = ',', default_value = "1,4,16")]
     streams: Vec<usize>,
-    /// Tokens of each answer.
+    /// Number of tokens in each answer
     #[arg(long, default_value_t = 64)]
     tokens: u32,
-    /// Turns; in each, both engines are started and both ways are measured, and the other one goes first.
+    /// Number of rounds
+    ///
+    /// Each round starts both engines and measures both paths, in the opposite order of the round before.
     #[arg(long, default_value_t = 9)]
     rounds: usize,
 }

@@ -26,10 +26,10 @@ const DEADLINE: Duration = Duration::from_secs(900);
 pub struct Options {
     #[command(flatten)]
     subject: subject::Options,
-    /// Tokens of each answer.
+    /// Number of tokens in each answer
     #[arg(long, default_value_t = 64)]
     tokens: u32,
-    /// Turns.
+    /// Number of rounds
     #[arg(long, default_value_t = 5)]
     rounds: usize,
 }

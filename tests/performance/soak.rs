@@ -37,33 +37,36 @@ const DEADLINE: Duration = Duration::from_secs(180);
 pub struct Options {
     #[command(flatten)]
     subject: subject::Options,
-    /// Use the real engine, with as many answers at once as the default: the others are told to come back.
+    /// Use the real engine instead of a stand-in
+    ///
+    /// It gives as many concurrent answers as an appliance by default; other requests are told to come back.
     #[arg(long)]
     real: bool,
-    /// Clients, each of which has one answer at a time.
+    /// Number of clients, each of which has one answer at a time
     #[arg(long, default_value_t = 64)]
     streams: u32,
-    /// How long.
+    /// Duration in seconds
     #[arg(long, default_value_t = 600)]
     seconds: u64,
-    /// What is flat: the most that the agent's memory may grow after the first third, in KiB a minute. In the ten
-    /// minutes of the default, less than a hundred bytes for each answer.
+    /// Maximum growth of the agent's memory after the first third, in KiB per minute
+    ///
+    /// In the ten minutes of the default, it is less than a hundred bytes for each answer.
     #[arg(long, default_value_t = 64.0)]
     flat: f64,
 }
 
 #[derive(Args)]
 pub struct Serve {
-    /// The real engine; a stand-in when absent.
+    /// Executable of the real engine [default: a stand-in]
     #[arg(long)]
     engine: Option<PathBuf>,
-    /// Folder with the model.
+    /// Folder with the model
     #[arg(long, default_value = ".")]
     folder: PathBuf,
-    /// The model's name.
+    /// Name of the model
     #[arg(long, default_value = double::MODEL)]
     model: String,
-    /// Answers at once.
+    /// Number of concurrent answers
     #[arg(long)]
     slots: u16,
 }

@@ -18,13 +18,13 @@ use crate::appliance::{self, Setup};
 #[derive(Args)]
 #[group(skip)]
 pub struct Options {
-    /// The engine; the one that the image's build left in the cache when absent.
+    /// Engine executable [default: the one that the image's build left in the cache]
     #[arg(long)]
     engine: Option<PathBuf>,
-    /// A GGUF file instead of the default model.
+    /// GGUF file of the model [default: the default model]
     #[arg(long)]
     model: Option<PathBuf>,
-    /// Serve the file as it is, and not as a model volume holds it.
+    /// Serve the model file as it is, not as a model volume holds it
     #[arg(long)]
     unchanged: bool,
 }

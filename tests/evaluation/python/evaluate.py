@@ -1,6 +1,6 @@
-"""How well a model translates messages: asks for the translations of the sentences beside this folder, with the
-documented request, and scores them with sacrebleu.
+"""Measure how well a model translates messages.
 
+Requests translations of the sentences beside this folder, with the documented request, and scores them with sacrebleu.
 OPENAI_BASE_URL and OPENAI_API_KEY name the endpoint, as `cocoon connect` prints them.
 """
 
@@ -123,11 +123,11 @@ def languages(text):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="its identifier, as the endpoint knows it")
-    parser.add_argument("--to", type=languages, default=list(NAMES), help="languages [default: fr,de,es,ru]")
-    parser.add_argument("--sentences", type=int, help="only the first so many")
-    parser.add_argument("--json", action="store_true", help="print JSON, with the translations")
-    parser.add_argument("--requests", action="store_true", help="print the requests, a line each, and send none")
+    parser.add_argument("model", help="identifier of the model at the endpoint")
+    parser.add_argument("--to", type=languages, default=list(NAMES), help="languages, comma-separated [default: fr,de,es,ru]")
+    parser.add_argument("--sentences", type=int, help="number of sentences to use, from the first [default: all]")
+    parser.add_argument("--json", action="store_true", help="print JSON, including the translations")
+    parser.add_argument("--requests", action="store_true", help="print the requests, one per line, and send none")
     options = parser.parse_args()
     if options.requests:
         for language in options.to:

@@ -14,29 +14,29 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use cocoon_protocol::binding::Tee;
 
-/// Build the appliance, boot it, verify it, and talk to it, on a machine without TEE hardware.
+/// Build an appliance, boot it, verify it and chat with it, on a machine without TEE hardware
 #[derive(Debug, Parser)]
 #[command(name = "cargo demo --", version)]
 struct Arguments {
-    /// Ask this, print the answer, shut down and exit; without it, a chat opens.
+    /// Question to ask; the answer is printed, everything shuts down and the demo exits [default: open a chat]
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
-    /// The TEE to simulate.
+    /// TEE to simulate
     #[arg(long, value_enum, default_value = "tdx")]
     tee: SimulatedTee,
-    /// A GGUF file or a folder of safetensors in place of the default model.
+    /// Model: a GGUF file or a folder of safetensors [default: the locked model]
     #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
-    /// Most tokens of an answer.
+    /// Maximum number of tokens in an answer
     #[arg(long, value_name = "N", default_value_t = 64)]
     max_tokens: u32,
-    /// Where the local OpenAI-compatible endpoint listens while the chat is open.
+    /// Address and port of the local OpenAI-compatible endpoint while the chat is open
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// Guest memory in MiB.
+    /// Guest memory in MiB
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     memory: u32,
-    /// Print the verdict and the timings as JSON on standard output, before the answer.
+    /// Print the verdict and the timings as JSON on standard output, before the answer
     #[arg(long)]
     json: bool,
 }
