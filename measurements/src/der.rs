@@ -4,10 +4,13 @@
 //! (`der` 0.7 and 0.8, `Reader::read_vec`), so that a kilobyte could cost a quarter of a gibibyte. Whatever is foreign is
 //! decoded here, where nothing is set aside for an element that claims more than the input has left.
 
+use std::collections::BTreeSet;
+
 use x509_cert::{
     Certificate,
     der::{
         Decode, ErrorKind, Header, Reader as _, SliceReader,
+        oid::ObjectIdentifier,
         pem::{self, PemLabel as _},
     },
 };
@@ -50,6 +53,16 @@ pub fn check(der: &[u8]) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The extension that a certificate has more than once, if any. RFC 5280, section 4.2, allows each one once, and which of
+/// two counts would be each reader's guess.
+#[must_use]
+pub fn repeated_extension(certificate: &Certificate) -> Option<ObjectIdentifier> {
+    let mut seen = BTreeSet::new();
+    let extensions = certificate.tbs_certificate.extensions.as_deref();
+    let mut ids = extensions.into_iter().flatten().map(|one| one.extn_id);
+    ids.find(|id| !seen.insert(*id))
 }
 
 /// The certificates of a PEM file (RFC 7468), in its order, each in DER that has been decoded once. Blank: none.

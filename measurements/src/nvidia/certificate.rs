@@ -17,7 +17,7 @@ use x509_cert::{
 
 use super::{MAX_CHAIN, known::Known};
 use crate::{
-    der::decode,
+    der::{decode, repeated_extension},
     roots::{self, MAX_CERTIFICATE, ValidityError},
 };
 
@@ -97,6 +97,14 @@ pub enum CertificateError {
     /// It demands something that this verifier does not know.
     #[error("{certificate} has the critical extension {oid}, which this verifier does not know")]
     Critical {
+        /// Which one.
+        certificate: &'static str,
+        /// The extension.
+        oid: ObjectIdentifier,
+    },
+    /// Two extensions of one kind.
+    #[error("{certificate} has the extension {oid} twice")]
+    Repeated {
         /// Which one.
         certificate: &'static str,
         /// The extension.
@@ -204,9 +212,15 @@ impl Parsed {
         })
     }
 
-    /// Dates, and critical extensions that nobody here knows.
+    /// Dates, each extension once, and critical extensions that nobody here knows.
     pub(super) fn check_own(&self, now: u64) -> Result<(), CertificateError> {
         roots::check_dates(self.name, roots::validity(&self.certificate), now)?;
+        if let Some(oid) = repeated_extension(&self.certificate) {
+            return Err(CertificateError::Repeated {
+                certificate: self.name,
+                oid,
+            });
+        }
         let unknown = self
             .extensions()
             .find(|extension| extension.critical && !KNOWN.contains(&extension.extn_id));
@@ -235,10 +249,11 @@ impl Parsed {
 
     /// May sign evidence, and no certificates.
     pub(super) fn check_signer(&self) -> Result<(), CertificateError> {
+        // Constraints that cannot be read may be an authority's.
         let authority = self
             .extension(BASIC_CONSTRAINTS)
-            .and_then(|extension| decode::<BasicConstraints>(extension.extn_value.as_bytes()).ok())
-            .is_some_and(|constraints| constraints.ca);
+            .map(|extension| decode::<BasicConstraints>(extension.extn_value.as_bytes()))
+            .is_some_and(|constraints| constraints.map_or(true, |constraints| constraints.ca));
         let allowed = !authority && self.may(KeyUsages::DigitalSignature, true);
         self.role(allowed, "a certificate that may sign this")
     }

@@ -168,10 +168,15 @@ pub(super) fn judge(
 
 fn firmware_id(device: &Device<'_>) -> Check {
     let title = "firmware that holds the attestation key";
+    let certified = device.chain.firmware_id();
+    // Whatever the report says, such a certificate is another device's.
+    if let Err(error @ FirmwareIdError::OtherDevice) = &certified {
+        return Check::fail("gpu.firmware_id", title, chain(error), OTHER_EVIDENCE);
+    }
     let Some(reported) = device.report.opaque.fwid else {
         return Check::note("gpu.firmware_id", title, NO_FIRMWARE_ID);
     };
-    match device.chain.firmware_id() {
+    match certified {
         Ok(certified) => Check::equal(
             "gpu.firmware_id",
             title,
@@ -179,9 +184,6 @@ fn firmware_id(device: &Device<'_>) -> Check {
             &Hex(reported),
             || (OTHER_FIRMWARE, OTHER_EVIDENCE),
         ),
-        Err(error @ FirmwareIdError::OtherDevice) => {
-            Check::fail("gpu.firmware_id", title, chain(&error), OTHER_EVIDENCE)
-        }
         Err(error) => Check::fail("gpu.firmware_id", title, chain(&error), OTHER_EVIDENCE)
             .found(Hex(reported)),
     }

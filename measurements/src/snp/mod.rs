@@ -1,5 +1,6 @@
 //! AMD SEV-SNP: what hardware will measure, and what a report says that it measured.
 
+mod ark;
 mod chain;
 pub mod cpu;
 mod endorsement;

@@ -1,6 +1,9 @@
 //! Certificates and roots: each link wrong at a time, issued anew by whoever would have to.
 
-use x509_cert::der::{Decode as _, Encode as _, asn1::BitString, oid::ObjectIdentifier};
+use x509_cert::{
+    der::{Decode as _, Encode as _, asn1::BitString, oid::ObjectIdentifier},
+    ext::Extension,
+};
 
 use super::{Case, GPU, NOW, NVIDIA, parts};
 use crate::{
@@ -94,6 +97,13 @@ fn cocoon_gpu_3() {
         let case = with(place, template(place).with(oid, true, vec![5, 0]));
         assert_eq!(case.refusal(), ("gpu.chain", reason));
 
+        // Which of two would count is each reader's guess: the certificate is refused.
+        let one = || template(place).with(oid, false, vec![5, 0]);
+        assert_eq!(with(place, one()).failures(), missing_revocation(place));
+        let reason = format!("{name} has the extension 1.2.3.4 twice");
+        let case = with(place, one().with(oid, false, vec![5, 0]));
+        assert_eq!(case.refusal(), ("gpu.chain", reason));
+
         let mut other = chain();
         let stranger = Key::from_seed("stranger").unwrap();
         other[place].certificate =
@@ -127,7 +137,14 @@ fn cocoon_gpu_3() {
     }
     let authority = Template::new(LEAF, Role::Authority(None));
     let reason = format!("{} is not a certificate that may sign this", names[0]);
-    assert_eq!(with(0, authority).refusal(), ("gpu.chain", reason));
+    assert_eq!(with(0, authority).refusal(), ("gpu.chain", reason.clone()));
+    // Constraints that cannot be read may be an authority's.
+    let constraints = ObjectIdentifier::new_unwrap("2.5.29.19");
+    let mut unread = template(0);
+    let kept = |extension: &Extension| extension.extn_id != constraints;
+    unread.extensions.as_mut().unwrap().retain(kept);
+    let unread = unread.with(constraints, true, vec![0x30, 0x80]);
+    assert_eq!(with(0, unread).refusal(), ("gpu.chain", reason));
 }
 
 /// A certificate with another serial number has no OCSP response here; the attestation key's needs none.
@@ -205,7 +222,7 @@ fn cocoon_gpu_4() {
     let reason = "the certificate of the GPU's attestation key does not name its firmware (extension 2.23.133.5.4.1)";
     assert_eq!(missing.refusal(), ("gpu.firmware_id", reason.to_owned()));
 
-    let value = |edit: fn(&mut Vec<u8>)| {
+    let named = |edit: fn(&mut Vec<u8>)| {
         let leaf = GPU.attestation.parsed().unwrap().tbs_certificate;
         let found = leaf.extensions.unwrap();
         let own = found
@@ -214,12 +231,10 @@ fn cocoon_gpu_4() {
             .unwrap();
         let mut value = own.extn_value.as_bytes().to_vec();
         edit(&mut value);
-        with(
-            0,
-            Template::new(LEAF, Role::Signer).with(FIRMWARE_ID, false, value),
-        )
-        .refusal()
+        let leaf = Template::new(LEAF, Role::Signer).with(FIRMWARE_ID, false, value);
+        with(0, leaf)
     };
+    let value = |edit| named(edit).refusal();
     // The last byte of the object identifier: SHA-512. The device's key begins behind it.
     let (id, cause) = value(|value| {
         let at = value.len() - 51;
@@ -230,12 +245,20 @@ fn cocoon_gpu_4() {
         cause.ends_with("is not SHA-384 but 2.16.840.1.101.3.4.2.3"),
         "{cause}"
     );
-    let (_, cause) = value(|value| {
+    let other_device = |value: &mut Vec<u8>| {
         let at = value.len() - 64;
         value[at] ^= 1;
-    });
+    };
     let reason = "the certificate of the GPU's attestation key names another device identity than the key that signed it";
-    assert_eq!(cause, reason);
+    assert_eq!(value(other_device), ("gpu.firmware_id", reason.to_owned()));
+    // With early firmware, too, whose reports do not repeat the digest.
+    let mut early = parts();
+    early.opaque.retain(|(id, _)| *id != 20);
+    let early = Case {
+        report: early.signed(&GPU.attestation.key),
+        ..named(other_device)
+    };
+    assert_eq!(early.refusal(), ("gpu.firmware_id", reason.to_owned()));
     let (_, cause) = value(|value| value.truncate(20));
     assert!(cause.contains("cannot be read"), "{cause}");
 }
