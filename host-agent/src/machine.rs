@@ -1,4 +1,4 @@
-//! The host's side of the control channel as a pure function: no clock, no process, no socket.
+//! The host's side of the control channel as a pure state machine: it reads no clock and owns no process or socket.
 //!
 //! ```text
 //! Starting ─hello─▶ Measuring ─launched─▶ Booting ─serving─▶ Serving ─drain─▶ Draining
@@ -6,8 +6,8 @@
 //!     └──────────────┴─────────┴─────────────┴── failure, end ─┴────────────────┴──▶ Ended
 //! ```
 //!
-//! Guest messages are hostile input: each is legal in some states only, phases only move forward, and requests for
-//! evidence and for collateral are bounded.
+//! Guest messages are hostile input: each is legal only in some states, the phases of a configured guest only move
+//! forward, and requests for evidence and for collateral are bounded.
 
 use std::collections::BTreeSet;
 
@@ -25,102 +25,102 @@ mod words;
 
 pub use words::{Effect, Event, News};
 
-/// Requests for evidence that may be under way at once.
+/// Number of evidence requests of one kind (CPU or GPU) that may be outstanding at once.
 pub const MAX_EVIDENCE_REQUESTS: usize = 16;
 
-/// What the VM is doing.
+/// State of a VM, as seen over the control channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// QEMU runs; the guest has not spoken.
+    /// QEMU runs; the guest has sent nothing yet.
     Starting,
-    /// The guest waits to be configured while the simulator measures.
+    /// The guest waits for its configuration while the simulator measures the VM.
     Measuring,
-    /// The guest works through its phases.
+    /// The guest runs through its boot phases.
     Booting(Guest),
     /// The guest's listener is open.
     Serving(Guest),
-    /// No new requests; the guest powers off when the running ones are done.
+    /// The guest accepts no new requests and powers off when the running ones are done.
     Draining(Guest),
-    /// Over.
+    /// The VM has ended.
     Ended(Ending),
 }
 
-/// What is known of a configured guest.
+/// State of a configured guest.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Guest {
-    /// Last phase that it began.
+    /// The last phase that the guest began.
     pub phase: Option<Phase>,
     /// Whether its evidence comes from the simulator.
     pub simulated: bool,
-    /// Requests for evidence that are not answered yet.
+    /// Numbers of the evidence requests that are not answered yet.
     pub requests: BTreeSet<u64>,
-    /// The same of simulated GPUs.
+    /// Numbers of the requests for simulated GPU evidence that are not answered yet.
     pub gpu_requests: BTreeSet<u64>,
-    /// Digests of its requests for collateral.
+    /// Digests of the guest's collateral requests.
     pub wishes: BTreeSet<Hex32>,
-    /// Whether it had more of them than are listened to.
+    /// Whether the guest has made more distinct collateral requests than are served.
     pub insatiable: bool,
 }
 
 /// How a VM ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
-    /// As asked.
+    /// The VM stopped on request.
     Stopped,
-    /// Otherwise.
+    /// The VM failed.
     Failed(Failure),
 }
 
-/// Why a VM ended although nobody asked it to.
+/// Why a VM ended without having been asked to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The guest said so itself.
+    /// The guest reported that it failed.
     #[error("the guest failed in phase {}: {reason}", phase.name())]
     Guest {
-        /// Where.
+        /// The phase that failed.
         phase: Phase,
-        /// In the guest's words, made harmless.
+        /// The guest's reason, reduced to plain text.
         reason: String,
     },
-    /// The guest speaks another version.
+    /// The guest speaks another version of the control channel's protocol.
     #[error(
         "the guest speaks version {found} of the control channel, this host speaks {CONTROL_VERSION}: build the image with the same release"
     )]
     Version {
-        /// The guest's version.
+        /// Protocol version of the guest.
         found: u16,
     },
-    /// No TEE, and nobody asked for a simulated one.
+    /// The guest found no TEE, and no simulated one was requested.
     #[error(
         "the guest found no TEE: start it on TDX or SEV-SNP hardware, or add --simulate tdx or --simulate sev-snp"
     )]
     NoTee,
-    /// The simulator refused.
+    /// The simulator could not launch the VM.
     #[error("the simulator cannot launch the VM: {0}")]
     Launch(String),
-    /// A message that the state does not allow, or no message at all.
+    /// The guest sent a message that its state does not allow, or bytes that are not a message.
     #[error("the guest broke the control channel's protocol while {state}: {what}")]
     Protocol {
-        /// What was going on.
+        /// What the VM was doing, as [`State::doing`] names it.
         state: &'static str,
-        /// What it did.
+        /// The violation.
         what: String,
     },
-    /// Nothing came in time.
+    /// The guest sent nothing within the time that its state allows.
     #[error("the guest was silent for {seconds} seconds while {state}")]
     Silent {
-        /// What was going on.
+        /// What the VM was doing, as [`State::doing`] names it.
         state: &'static str,
-        /// How long.
+        /// Duration of the silence, in seconds.
         seconds: u64,
     },
-    /// The channel closed, or QEMU ended.
+    /// The guest closed the channel, or QEMU ended.
     #[error("the VM ended by itself while {0}")]
     Gone(&'static str),
 }
 
 impl State {
-    /// For messages: "the guest was silent while …".
+    /// Names the activity for messages such as "the guest was silent while …".
     #[must_use]
     pub fn doing(&self) -> &'static str {
         match self {
@@ -148,12 +148,12 @@ fn phase_doing(phase: Phase) -> &'static str {
     }
 }
 
-/// The next state, and what to do. `simulate` is the TEE to imitate where the guest finds none.
+/// Returns the next state and the effects of `event`. `simulate` is the TEE to simulate if the guest finds none.
 #[must_use]
 pub fn next(state: State, event: Event, simulate: Option<Tee>) -> (State, Vec<Effect>) {
     let doing = state.doing();
     match (state, event) {
-        // Nothing happens after the end.
+        // Events after the end have no effect.
         (State::Ended(ending), _) => (State::Ended(ending), vec![]),
         (State::Draining(_), Event::Gone) => end(Ending::Stopped),
         (_, Event::Gone) => fail(Failure::Gone(doing)),
@@ -173,7 +173,7 @@ pub fn next(state: State, event: Event, simulate: Option<Tee>) -> (State, Vec<Ef
             )
         }
         (State::Measuring, Event::NotLaunched(why)) => fail(Failure::Launch(why)),
-        // A guest that is not serving has nothing to finish.
+        // A guest that is not serving has no requests to finish.
         (State::Starting | State::Measuring | State::Booting(_), Event::Drain) => {
             end(Ending::Stopped)
         }
@@ -198,7 +198,7 @@ pub fn next(state: State, event: Event, simulate: Option<Tee>) -> (State, Vec<Ef
         (state @ (State::Booting(_) | State::Serving(_)), Event::Collateral(collateral, gpu)) => {
             (state, vec![Effect::SendCollateral(collateral, gpu)])
         }
-        // Late answers of the simulator and of vendors, and a second wish to drain.
+        // Late answers of the simulator and of vendors, and repeated drain requests, have no effect.
         (
             state,
             Event::Launched(_)
@@ -225,7 +225,7 @@ fn heard(state: State, message: GuestMessage, simulate: Option<Tee>) -> (State, 
             reason: plain(&reason, 400),
         }),
         (State::Starting, GuestMessage::Hello { version, tee }) => hello(version, tee, simulate),
-        // The first phases run before there is a channel: their reports come right after the greeting.
+        // The guest runs its first phases before the channel exists and reports them right after its hello.
         (State::Measuring, GuestMessage::Phase { phase, at_ms }) => (
             State::Measuring,
             vec![Effect::Tell(News::Phase(phase, at_ms))],
@@ -301,7 +301,7 @@ fn hello(version: u16, tee: Option<Tee>, simulate: Option<Tee>) -> (State, Vec<E
             (State::Measuring, vec![told, Effect::Launch(imitated)])
         }
         (CONTROL_VERSION, None, None) => fail(Failure::NoTee),
-        // In a TEE the guest takes its own evidence, whatever was to be imitated.
+        // In a TEE the guest takes its own evidence, even if simulation was requested.
         (CONTROL_VERSION, Some(_), _) => (
             State::Booting(Guest::default()),
             vec![told, Effect::Configure(None)],

@@ -1,4 +1,4 @@
-//! `cocoon-host`: the operator's side, from the command line.
+//! The `cocoon-host` command: the operator's command-line interface to appliance VMs.
 
 mod cli;
 

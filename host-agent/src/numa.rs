@@ -1,5 +1,5 @@
-//! NUMA nodes, their processors, and pools of huge pages, as the kernel shows them (sysfs, `Documentation/ABI/stable/
-//! sysfs-devices-node`, `Documentation/admin-guide/mm/hugetlbpage.rst`); and binding a machine's processors to nodes.
+//! NUMA nodes, their processors and huge page pools as sysfs shows them (`Documentation/ABI/stable/sysfs-devices-node`,
+//! `Documentation/admin-guide/mm/hugetlbpage.rst`), and the binding of a VM's vCPU threads to nodes.
 
 use std::fs;
 
@@ -11,48 +11,48 @@ use nix::unistd::Pid;
 
 const NODES: &str = "/sys/devices/system/node";
 
-/// Why processors are not where they should be.
+/// Why vCPU threads could not be bound to NUMA nodes.
 #[derive(Debug, thiserror::Error)]
 pub enum PinError {
-    /// Such a node has none.
+    /// The nodes have no processors.
     #[error("the NUMA nodes {0:?} have no processors: name others in placement.numa_nodes")]
     NoProcessors(Vec<u32>),
-    /// QEMU does not tell its threads.
+    /// QEMU does not report the threads of its vCPUs.
     #[error(
         "QEMU does not tell the threads of its processors, which then stay on any node: leave placement.numa_nodes out"
     )]
     Threads(#[from] QmpError),
-    /// The kernel refuses.
+    /// The kernel refused to bind a thread.
     #[error(
         "the kernel does not bind thread {thread} to the processors of the NUMA nodes {nodes:?}, named in \
          placement.numa_nodes: name others, or let this service have those (AllowedCPUs= of its unit)"
     )]
     Refused {
-        /// The thread.
+        /// Thread id of the vCPU.
         thread: i32,
-        /// The nodes.
+        /// The NUMA nodes that were named.
         nodes: Vec<u32>,
-        /// Why not.
+        /// The kernel's error.
         #[source]
         source: nix::Error,
     },
 }
 
-/// The nodes that are there, in order; none when the kernel does not say.
+/// Returns the online NUMA nodes in ascending order; empty if the kernel does not report them.
 #[must_use]
 pub fn nodes() -> Vec<u32> {
     let online = fs::read_to_string(format!("{NODES}/online"));
     online.map_or_else(|_| vec![], |text| list(&text))
 }
 
-/// How many huge pages of this size the kernel's pool has, used or not.
+/// Returns the number of huge pages of this size in the kernel's pool, used or not.
 #[must_use]
 pub fn hugepages(size: HugePages) -> Option<u64> {
     let path = format!("{}/nr_hugepages", pool(size));
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// The folder of a pool.
+/// Returns the sysfs directory of the pool.
 #[must_use]
 pub fn pool(size: HugePages) -> String {
     format!(
@@ -61,11 +61,11 @@ pub fn pool(size: HugePages) -> String {
     )
 }
 
-/// Lets the threads of the machine's virtual processors run on processors of these nodes alone. Their memory follows: the
-/// kernel takes a page from the node of the thread that first touches it.
+/// Binds the VM's vCPU threads to the processors of these nodes and returns the number of threads. Memory follows,
+/// since the kernel allocates a page on the node of the thread that first touches it.
 ///
 /// # Errors
-/// [`PinError`].
+/// [`PinError`] if the nodes have no processors, QEMU does not report its threads, or the kernel refuses.
 pub async fn pin(qmp: &Qmp, nodes: &[u32]) -> Result<usize, PinError> {
     let lists = nodes
         .iter()
@@ -84,7 +84,7 @@ pub async fn pin(qmp: &Qmp, nodes: &[u32]) -> Result<usize, PinError> {
     Ok(threads.len())
 }
 
-/// `None` where it would be empty, or where a processor's number is beyond what the call takes.
+/// Returns `None` for no processors, or if a processor's number is too large for a CPU set.
 fn set(processors: &[u32]) -> Option<CpuSet> {
     let mut set = CpuSet::new();
     for processor in processors {
@@ -93,7 +93,7 @@ fn set(processors: &[u32]) -> Option<CpuSet> {
     (!processors.is_empty()).then_some(set)
 }
 
-/// A list as the kernel writes it: `0-3,8`. What is none is empty.
+/// Parses a kernel list such as `0-3,8`. Returns an empty list for anything else.
 fn list(text: &str) -> Vec<u32> {
     let mut all = vec![];
     for part in text.trim().split(',').filter(|part| !part.is_empty()) {
@@ -101,7 +101,7 @@ fn list(text: &str) -> Vec<u32> {
         let (Ok(first), Ok(last)) = (first.parse::<u32>(), last.parse::<u32>()) else {
             return vec![];
         };
-        // No kernel has so many of anything.
+        // An upper bound on memory: no kernel has so many nodes or processors.
         if last >= 1 << 16 {
             return vec![];
         }

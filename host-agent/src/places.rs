@@ -1,22 +1,22 @@
-//! Who has how many connections: no client more than its share. By address, since nothing else is known of a client
-//! before it has spoken.
+//! Limits how many connections one client may hold. Clients are told apart by address, since nothing else is known of
+//! them before they have sent anything.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Connections by client, and how many one may have. Clones count together.
+/// Open connections by client, and the limit for each. Clones share the counts.
 #[derive(Debug, Clone)]
 pub struct Places {
     counts: Arc<Mutex<HashMap<IpAddr, usize>>>,
     of_one: usize,
-    /// Whether the loopback interface has a share like everybody.
+    /// Whether the limit also applies to loopback addresses.
     strict: bool,
 }
 
 impl Places {
-    /// So many for one address, or one network of IPv6 (/64), all of which one client may have. The loopback interface has
-    /// as many as it wants: it is a proxy of this machine, behind which are many.
+    /// Allows `of_one` connections for each IPv4 address or IPv6 /64 network, all of whose addresses one client may
+    /// have. Loopback is not limited: a local proxy connects on behalf of many clients.
     #[must_use]
     pub fn new(of_one: usize) -> Self {
         Self {
@@ -26,7 +26,7 @@ impl Places {
         }
     }
 
-    /// The same without an exception: tests have no other address than loopback's.
+    /// Applies the limit to loopback too, the only address that tests have.
     #[cfg(test)]
     pub fn strict(self) -> Self {
         Self {
@@ -35,10 +35,10 @@ impl Places {
         }
     }
 
-    /// A connection's place, where `from` has one left.
+    /// Takes a place for a connection from `from`, or returns `None` if that client has none left.
     #[must_use]
     pub fn take(&self, from: IpAddr) -> Option<Place> {
-        // A listener of IPv6 sees IPv4 in its clothes.
+        // On an IPv6 listener, IPv4 clients appear with IPv4-mapped addresses.
         let from = from.to_canonical();
         let (free, from) = (from.is_loopback() && !self.strict, client(from));
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -52,7 +52,7 @@ impl Places {
     }
 }
 
-/// One connection of a client, until dropped.
+/// The place of one connection, given back when dropped.
 #[derive(Debug)]
 pub struct Place {
     from: IpAddr,
@@ -71,7 +71,8 @@ impl Drop for Place {
     }
 }
 
-/// What one client has at least of the addresses: of IPv6, a network of 64 bits (RFC 6177).
+/// Returns the key under which a client is counted: the IPv4 address, or the IPv6 /64 network, the least that a client
+/// is given (RFC 6177).
 fn client(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -100,7 +101,7 @@ mod tests {
         assert!(all.counts.lock().unwrap().is_empty());
     }
 
-    /// Whoever has a network has no more places than who has an address, and the loopback interface has all, also as IPv6.
+    /// An IPv6 /64 network gets no more places than an IPv4 address, and loopback is unlimited in each notation.
     #[test]
     fn places_are_counted_by_client() {
         let all = Places::new(OF_ONE);

@@ -1,4 +1,4 @@
-//! What happens on the way to a serving VM and after, and how people are shown it.
+//! Progress of a VM while it boots and serves, and its display to the operator.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,52 +10,52 @@ use cocoon_protocol::gpu::GpuMetrics;
 
 use crate::waiting::Waiting;
 
-/// How long steps of a boot may take, and why.
+/// How long a step of a boot may take, and why.
 const SLOW: &str = "seconds with KVM, up to minutes under emulation";
 
-/// What happens.
+/// A step in the life of a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
-    /// A decision, or something that takes a while.
+    /// A decision, or the start of something that takes a while.
     Note(String),
-    /// QEMU runs, with this process id.
+    /// QEMU runs with this process id.
     Started(u32),
     /// A boot phase began.
     Phase {
-        /// Which.
+        /// The phase.
         phase: Phase,
-        /// Since QEMU's start.
+        /// Time since QEMU's start.
         since_start: Duration,
     },
-    /// Some of the phase is done.
+    /// Progress within the current phase.
     Work {
         /// Units done.
         done: u64,
-        /// Units in all.
+        /// Units in total.
         total: u64,
     },
     /// Clients can connect.
     Serving {
-        /// Where.
+        /// Address of the public listener.
         endpoint: SocketAddr,
-        /// Since QEMU's start.
+        /// Time since QEMU's start.
         since_start: Duration,
     },
-    /// Counters.
+    /// The guest's counters.
     Metrics(Metrics),
-    /// How the guest's GPUs are used.
+    /// Utilisation of the guest's GPUs.
     Gpus(Vec<GpuMetrics>),
-    /// The engine died so often and was started again.
+    /// The engine died and was restarted; this is the number of deaths since boot.
     EngineRestarted(u32),
-    /// It has failed, and QEMU is being ended.
+    /// The VM has failed for this reason, and QEMU is being ended.
     Ending(String),
 }
 
-/// Where people hear of progress.
+/// A callback that receives progress.
 pub type Listener = Arc<dyn Fn(Progress) + Send + Sync>;
 
 impl Progress {
-    /// The same in a line; `None` for what only programs want to know.
+    /// Returns the progress as one line; `None` for what only programs use.
     #[must_use]
     pub fn line(&self) -> Option<String> {
         Some(match self {
@@ -66,15 +66,15 @@ impl Progress {
             Self::EngineRestarted(count) => {
                 format!("the engine died and was started again (time {count})")
             }
-            // Every ten seconds for ever, and many times a second.
+            // These arrive every ten seconds or many times a second.
             Self::Metrics(_) | Self::Gpus(_) | Self::Work { .. } => return None,
-            // People hear it in full at the end, which is near.
+            // The full reason is reported as soon as QEMU has ended.
             Self::Ending(_) => return None,
         })
     }
 }
 
-/// Shows a boot as it goes, one step after the other, none of them silent; each line begins with `indent`.
+/// Returns a listener that shows a boot as a sequence of steps without gaps. Each line begins with `indent`.
 pub fn show(
     reporter: Arc<dyn Reporter>,
     indent: &'static str,
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
     use cocoon_inputs::report::Task;
 
-    /// Keeps lines.
+    /// Collects the reported lines.
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<String>>>);
 
@@ -163,7 +163,7 @@ mod tests {
         fn position(&self, _: u64) {}
 
         fn say(&self, line: &str) {
-            // Without the time, which differs.
+            // Drops the time, which differs from run to run.
             self.push(line.split(',').next().unwrap_or_default().to_owned());
         }
 

@@ -1,11 +1,11 @@
-//! Simulated GPUs of a guest: questions and answers, each of which comes once.
+//! Evidence requests for a guest's simulated GPUs: each request has its own number and is answered once.
 
 use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::gpu::CollectedGpu;
 
 use super::{Effect, Failure, Guest, MAX_EVIDENCE_REQUESTS, State, fail};
 
-/// The guest that is there, if one is.
+/// Returns the configured guest of this state, if it has one.
 pub(super) fn guest(state: &mut State) -> Option<&mut Guest> {
     match state {
         State::Booting(guest) | State::Serving(guest) | State::Draining(guest) => Some(guest),
@@ -13,7 +13,7 @@ pub(super) fn guest(state: &mut State) -> Option<&mut Guest> {
     }
 }
 
-/// The guest asks what its simulated GPUs show.
+/// Handles the guest's request for evidence of its simulated GPUs.
 pub(super) fn asked(mut state: State, id: u64, nonce: Hex32) -> (State, Vec<Effect>) {
     let doing = state.doing();
     let refused = match guest(&mut state) {
@@ -23,7 +23,7 @@ pub(super) fn asked(mut state: State, id: u64, nonce: Hex32) -> (State, Vec<Effe
         }
         Some(guest) => (!guest.gpu_requests.insert(id))
             .then_some("two requests for evidence of GPUs with one number"),
-        // Nobody else is listened to.
+        // Only a configured guest may ask.
         None => Some("asking for GPUs before or after its time"),
     };
     let Some(what) = refused else {
@@ -33,7 +33,7 @@ pub(super) fn asked(mut state: State, id: u64, nonce: Hex32) -> (State, Vec<Effe
     fail(Failure::Protocol { state: doing, what })
 }
 
-/// The simulator tells.
+/// Passes on the simulator's answer if its request is outstanding.
 pub(super) fn answered(
     mut state: State,
     id: u64,

@@ -1,4 +1,4 @@
-//! The usual course of a VM, every kind of misbehaviour, and properties of random courses.
+//! Tests of the state machine: the usual course of a VM, each kind of misbehaviour, and properties of random courses.
 
 use cocoon_protocol::bytes::Hex;
 use cocoon_protocol::control::Metrics;
@@ -138,7 +138,8 @@ fn a_real_tee_needs_no_simulator_and_gets_none() {
     assert_eq!(state, State::Ended(Ending::Failed(Failure::NoTee)));
 }
 
-/// What it wants is sought, newer wishes instead of older ones, and what comes is handed on as long as it is of use.
+/// Collateral is obtained for each request, the latest replacing the one before. Answers reach the guest until it
+/// drains.
 #[test]
 fn collateral_is_sought_and_handed_on() {
     let came = || Event::Collateral(None, Some(GpuCollateral::default()));
@@ -166,7 +167,8 @@ fn collateral_is_sought_and_handed_on() {
     assert_eq!(late.iter().filter(|effect| about(effect)).count(), 4);
 }
 
-/// Every new wish is a question to a vendor that a hostile guest makes up: after a few it asks in vain, and is told of once.
+/// A hostile guest could make the host send vendors any number of made-up requests. Only the first few are served, and
+/// the refusal is noted once.
 #[test]
 fn a_guest_has_few_wishes() {
     let wishes = [
@@ -192,7 +194,7 @@ fn a_guest_has_few_wishes() {
     assert_eq!(effects, expected);
 }
 
-/// What simulated GPUs show is asked of the simulator, once for each request, and never for a TEE.
+/// Each request for simulated GPU evidence reaches the simulator once, and none does from within a TEE.
 #[test]
 fn simulated_gpus_are_asked_for() {
     let asked = |id| {

@@ -1,4 +1,5 @@
-//! For what collateral a guest asks: every new wish may make this host ask vendors, so that there are few of them.
+//! Limits on a guest's collateral requests: each distinct one may make the host ask vendors, so a guest gets few of
+//! them.
 
 use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::gpu::CollateralRequest;
@@ -6,13 +7,14 @@ use cocoon_protocol::gpu::CollateralRequest;
 use super::gpus::guest;
 use super::{Effect, News, State};
 
-/// Different requests of one guest. Ours has two: for its GPUs, and then for its CPU and them.
+/// Number of distinct requests that are served per guest. Cocoon's guest makes two: one for its GPUs, then one for its
+/// CPU and GPUs.
 const MOST: usize = 4;
 
-/// Gets what a well-formed request asks for, unless the guest has asked for too much else; whoever repeats itself has
-/// forgotten, or is asked by somebody who has.
+/// Serves a well-formed collateral request unless the guest has used up its distinct requests. A repeated request is
+/// always served, since it costs no further question to a vendor.
 pub(super) fn wished(mut state: State, request: CollateralRequest) -> (State, Vec<Effect>) {
-    // Names and bytes only: serialisation cannot fail.
+    // The request holds only strings and bytes, so serialisation cannot fail.
     let digest = Hex32::sha256(&serde_json::to_vec(&request).unwrap_or_default());
     let Some(guest) = guest(&mut state) else {
         return (state, vec![]);
@@ -24,7 +26,7 @@ pub(super) fn wished(mut state: State, request: CollateralRequest) -> (State, Ve
         guest.wishes.insert(digest);
         return (state, vec![Effect::SeekCollateral(Box::new(request))]);
     }
-    // Said once: a note for each would be as many as it likes.
+    // Noted once only: the guest could otherwise cause any number of notes.
     if std::mem::replace(&mut guest.insatiable, true) {
         return (state, vec![]);
     }

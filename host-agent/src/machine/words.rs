@@ -1,4 +1,4 @@
-//! What happens to a VM, what is to be done about it, and what people hear of it.
+//! Vocabulary of the state machine: events that reach it, effects that it asks for, and news for the operator.
 
 use cocoon_protocol::binding::Tee;
 use cocoon_protocol::bytes::{Hex32, Hex64};
@@ -6,79 +6,80 @@ use cocoon_protocol::control::{GuestMessage, Metrics, Phase};
 use cocoon_protocol::document::{Collateral, Evidence};
 use cocoon_protocol::gpu::{CollateralRequest, CollectedGpu, GpuCollateral, GpuMetrics};
 
-/// Something that happened.
+/// An event that the state machine handles.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The guest said something.
+    /// The guest sent a message.
     Guest(GuestMessage),
-    /// The guest's bytes were no message.
+    /// The guest sent bytes that are not a message; the text says why.
     Garbage(String),
-    /// The simulator has measured the VM.
+    /// The simulator has measured the VM and returned this collateral.
     Launched(Collateral),
-    /// The simulator has not.
+    /// The simulator could not measure the VM; the text says why.
     NotLaunched(String),
-    /// The simulator's answer to a request.
+    /// The simulator's answer to the evidence request with this number.
     Evidence(u64, Result<Evidence, String>),
-    /// The simulator's answer to a request about GPUs.
+    /// The simulator's answer to the GPU evidence request with this number.
     Gpus(u64, Result<Vec<CollectedGpu>, String>),
-    /// The vendors' endorsements of what the guest last asked for: those that there are.
+    /// Vendors' endorsements for the guest's latest collateral request; a missing part is `None`.
     Collateral(Option<Collateral>, Option<GpuCollateral>),
-    /// Nothing came from the guest for so many seconds.
+    /// The guest sent nothing for this number of seconds.
     Silence(u64),
     /// QEMU ended, or closed the channel.
     Gone,
-    /// Somebody wants the VM to finish and end.
+    /// The operator wants the VM to finish its requests and end.
     Drain,
 }
 
-/// Something to do.
+/// An action that the driver carries out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Let the simulator measure the VM.
+    /// Have the simulator measure the VM as this TEE.
     Launch(Tee),
-    /// Send the configuration, with this collateral.
+    /// Send the guest its configuration, with this collateral.
     Configure(Option<Collateral>),
-    /// Ask the simulator for evidence.
+    /// Ask the simulator for evidence over this report data, under this request number.
     AskEvidence(u64, Hex64),
-    /// Send evidence, or why there is none.
+    /// Send the guest evidence, or the reason why there is none.
     SendEvidence(u64, Result<Evidence, String>),
-    /// Ask the simulator what the guest's simulated GPUs show.
+    /// Ask the simulator for evidence of the guest's simulated GPUs over this nonce, under this request number.
     AskGpus(u64, Hex32),
-    /// Send what they show, or why they show nothing.
+    /// Send the guest the evidence of its simulated GPUs, or the reason why there is none.
     SendGpus(u64, Result<Vec<CollectedGpu>, String>),
-    /// Get the vendors' endorsements of this, now and whenever there are newer ones, instead of what was asked before.
+    /// Obtain the vendors' endorsements for this request, now and whenever newer ones appear. It replaces the previous
+    /// request.
     SeekCollateral(Box<CollateralRequest>),
-    /// Send endorsements.
+    /// Send the guest these endorsements.
     SendCollateral(Option<Collateral>, Option<GpuCollateral>),
-    /// Send the wish to drain.
+    /// Tell the guest to drain.
     SendDrain,
-    /// Tell people.
+    /// Report news to the operator.
     Tell(News),
-    /// Accept clients.
+    /// Accept client connections.
     Open,
-    /// Accept no more clients.
+    /// Accept no more client connections.
     Close,
     /// Stop QEMU.
     Stop,
 }
 
-/// What people want to know.
+/// News about a VM for the operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
-    /// The guest spoke.
+    /// The guest said hello and named the TEE that it found.
     Hello(Option<Tee>),
-    /// A phase began.
+    /// A phase began, at this time in milliseconds since the guest's kernel started.
     Phase(Phase, u64),
-    /// Some of the phase is done.
+    /// Progress of the current phase: units done, units in total.
     Work(u64, u64),
-    /// The guest serves.
+    /// The guest serves, since this time in milliseconds since its kernel started.
     Serving(u64),
-    /// Counters.
+    /// The guest's counters.
     Metrics(Metrics),
-    /// How its GPUs are used.
+    /// Utilisation of the guest's GPUs.
     Gpus(Vec<GpuMetrics>),
-    /// The engine died and came back.
+    /// The engine died and was restarted; this is the number of deaths since boot.
     EngineRestarted(u32),
-    /// Something else that an operator should know, in plain text.
+    /// Anything else that an operator should know, as plain text.
     Note(String),
 }
