@@ -1,6 +1,7 @@
-//! What the host can know of a guest's evidence: it asks as a client would, over the guest's own loopback port, and judges
-//! what it is shown with the client's own functions. The verdict protects nobody, because the host judges for itself; it
-//! tells the operator beforehand what clients will say.
+//! Predicts what clients will say about a guest's evidence.
+//!
+//! The host requests evidence over the guest's loopback port, as a client would, and appraises it with the client's own
+//! functions. The verdict protects nobody, because the host itself computes it: it only tells the operator beforehand.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,32 +22,32 @@ mod guest;
 
 pub use guest::{GuestError, Shown, show};
 
-/// As long as a client is ready to wait: connection, handshake and document.
+/// How long a client waits for connection, handshake and document together.
 const PATIENCE: Duration = Duration::from_secs(100);
 
-/// Whose evidence is to be judged.
+/// A guest whose evidence is to be appraised, and what to appraise it by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
-    /// The guest's listener on this machine.
+    /// Address of the guest's listener on this machine.
     pub guest: SocketAddr,
-    /// File of the manifest that is published for it.
+    /// File of the manifest that the guest publishes.
     pub manifest: PathBuf,
-    /// File of the development root, for simulated evidence.
+    /// File of the development root, PEM, for simulated evidence.
     pub trust_root: Option<PathBuf>,
-    /// A client's policy file; `None` for the default policy.
+    /// File of a client's policy; `None` for the default policy.
     pub policy: Option<PathBuf>,
 }
 
-/// A judgement to come: in words, good ones or what is wrong.
+/// A pending appraisal: a sentence for the operator that says why clients accept the evidence, or why they refuse it.
 pub type Judging = Pin<Box<dyn Future<Output = Result<String, String>> + Send>>;
 
-/// Who judges the evidence of a VM that an update has started.
+/// Appraises the evidence of a VM that an update has started.
 pub trait Judge: Send + Sync {
-    /// Judges.
+    /// Requests the guest's evidence and appraises it.
     fn judge(&self, asked: Asked) -> Judging;
 }
 
-/// As a client with the asked-for policy would.
+/// Appraises evidence as a client with the given policy would.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AsClients;
 
@@ -70,46 +71,47 @@ impl Judge for AsClients {
     }
 }
 
-/// Why there is no verdict.
+/// Why an appraisal gave no verdict.
 #[derive(Debug, thiserror::Error)]
 pub enum ExamineError {
-    /// A file of the VM.
+    /// A file cannot be read.
     #[error("cannot read {path:?}")]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: std::io::Error,
     },
-    /// The manifest counts for nobody.
+    /// The manifest is not accepted.
     #[error(transparent)]
     Manifest(#[from] ManifestRefusal),
-    /// The policy.
+    /// The policy file is unusable.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// The file of the development root.
+    /// The file of the development root holds no certificate.
     #[error("{path:?} holds no certificate in PEM")]
     Root {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// The guest showed nothing.
+    /// The guest gave no evidence.
     #[error(transparent)]
     Guest(#[from] GuestError),
-    /// The appraisal broke off.
+    /// The appraisal panicked.
     #[error("the appraisal broke off")]
     Lost,
 }
 
-/// Asks the guest for fresh evidence and judges it as a client that believes this manifest would.
+/// Requests fresh evidence from the guest and appraises it as a client that trusts this manifest would.
 ///
 /// # Errors
-/// [`ExamineError`]; a verdict that rejects is none.
+/// Fails with [`ExamineError`] if there is no verdict. A verdict that rejects the evidence is not an error.
 pub async fn examine(asked: &Asked) -> Result<Verdict, ExamineError> {
     let now = clock();
     let bytes = read(&asked.manifest, MAX_MANIFEST_LEN)?;
-    // Whether it is signed was asked before; here it is held against what it describes.
+    // The update has already checked the manifest's signatures. Here the manifest is pinned, so that only the evidence
+    // matters.
     let file = asked.policy.as_deref().map(PolicyFile::load).transpose()?;
     let file = file.unwrap_or_default();
     let believed = ManifestTrust {

@@ -1,4 +1,4 @@
-//! The driver of a VM: one task that feeds [`machine`](crate::machine) with what happens and does what it says.
+//! The driver of a VM: one task that feeds events to [`machine`](crate::machine) and carries out the effects.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,21 +24,21 @@ use crate::machine::{Effect, Ending, Event, News, State, next};
 use crate::simulator::{Connection, Launch};
 use crate::text::{chain, plain};
 
-/// Messages to the guest that wait to be read by it. It reads at once or is broken.
+/// Maximum messages queued for the guest. A guest that lets the queue fill up is broken.
 const OUTBOX: usize = 64;
-/// How long it may take to read what a guest said before it ended.
+/// How long to read the guest's last messages after QEMU has ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// How long the guest may be silent.
+/// How long the guest may be silent in each state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
-    /// Until its first word: firmware and kernel, perhaps under emulation.
+    /// Until the guest's first message: firmware and kernel start, perhaps under emulation.
     pub start: Duration,
-    /// Between two words while it boots.
+    /// Between two messages while the guest boots.
     pub boot: Duration,
-    /// Between two words while it serves: it tells its counters every ten seconds, changed or not.
+    /// Between two messages while the guest serves. It reports its counters every ten seconds, even if they are unchanged.
     pub serve: Duration,
-    /// While it finishes its last requests.
+    /// While the guest finishes its last requests.
     pub drain: Duration,
 }
 
@@ -65,46 +65,46 @@ impl Patience {
     }
 }
 
-/// What the guest is told, and what is imitated for it.
+/// What the guest is configured with, and which TEE is simulated for it.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Canonical operator configuration.
     pub config: Vec<u8>,
     /// The guest's address on its network.
     pub address: GuestAddress,
-    /// Identity of the manifest that this host publishes.
+    /// Identity (SHA-256) of the manifest that this host publishes.
     pub manifest_id: Hex32,
-    /// Which TEE to imitate where the guest finds none.
+    /// TEE to simulate if the guest finds none.
     pub simulate: Option<Tee>,
-    /// How long to wait.
+    /// How long the guest may be silent.
     pub patience: Patience,
 }
 
-/// What the simulator measured, once it has.
+/// Holds the development root, PEM, once the simulator has launched the VM.
 pub type RootSlot = watch::Sender<Option<String>>;
 
-/// Everything around the control channel.
+/// The control channel of a VM, and everything that it drives.
 pub struct Driver<'a> {
-    /// Settings.
+    /// Configuration of the guest and of the driver.
     pub settings: Settings,
-    /// The control channel.
+    /// The host's end of the control channel.
     pub control: UnixStream,
-    /// QEMU, watched for its end.
+    /// The VM's QEMU, watched for its end.
     pub vm: &'a Vm,
-    /// The simulator, with what it is to measure; `None` without simulation.
+    /// The simulator and the launch that it measures; `None` without simulation.
     pub simulator: Option<(Connection, Launch)>,
-    /// Opens and closes the relay.
+    /// Opens (`true`) and closes the relay.
     pub gate: watch::Sender<bool>,
-    /// Receives the development root, PEM.
+    /// Receives the development root, PEM, from the simulator.
     pub root: RootSlot,
-    /// One message asks to drain.
+    /// Receives the request to drain.
     pub drain: mpsc::Receiver<()>,
-    /// Is told the news.
+    /// Receives the news of the VM.
     pub news: Box<dyn FnMut(&News) + Send>,
 }
 
 impl Driver<'_> {
-    /// Runs until the VM is to be stopped, and says why.
+    /// Runs until the VM must be stopped, and returns why.
     pub async fn run(self) -> Ending {
         let Self {
             settings,
@@ -120,7 +120,7 @@ impl Driver<'_> {
         let (outbox, letters) = mpsc::channel(OUTBOX);
         let (asker, questions) = mpsc::channel(OUTBOX);
         let (answers, mut answered) = mpsc::channel(OUTBOX);
-        // Both end with this function, when their queues close.
+        // Dropping a `Task` aborts it, so all of them end with this function.
         let simulated = simulator.is_some();
         let _writing = crate::running::Task(tokio::spawn(write(writer, letters)));
         let _asking = crate::running::Task(tokio::spawn(ask(simulator, questions, answers, root)));
@@ -154,7 +154,7 @@ impl Driver<'_> {
                             gate.send_replace(false);
                             true
                         }
-                        // The caller stops QEMU once it has the ending.
+                        // The caller stops QEMU when this function returns.
                         Effect::Stop => true,
                         Effect::Launch(tee) => asker.try_send(Question::Launch(tee)).is_ok(),
                         Effect::AskEvidence(id, data) => {
@@ -179,11 +179,11 @@ impl Driver<'_> {
                         Effect::SendGpus(id, result) => outbox
                             .try_send(HostMessage::GpuEvidence { id, result })
                             .is_ok(),
-                        // What is simulated no vendor knows.
+                        // No vendor endorses simulated GPUs, so the simulator supplies the collateral.
                         Effect::SeekCollateral(_) if simulated => {
                             asker.try_send(Question::GpuCollateral).is_ok()
                         }
-                        // Nobody listens where there is no place to keep any: the guest goes without.
+                        // Without a cache folder `seek` has ended: nobody receives this, and the guest gets no collateral.
                         Effect::SeekCollateral(request) => {
                             wishes.send_replace(Some(*request));
                             true
@@ -218,7 +218,7 @@ impl Driver<'_> {
                 Some((collateral, gpu)) = handed.recv() => events.push_back(Event::Collateral(collateral, gpu)),
                 Some(note) = told.recv() => news(&News::Note(note)),
                 _ = vm.wait() => {
-                    // What it said last, such as why it ends, is still to be read; nobody writes any more.
+                    // The guest's last messages may say why it ended. Nothing writes to the channel any more.
                     let rest = async {
                         while let Ok(count @ 1..) = reader.read(&mut buffer).await {
                             decoder.push(&buffer[..count]);
@@ -238,7 +238,7 @@ impl Driver<'_> {
     }
 }
 
-/// All whole messages that have arrived.
+/// Decodes all complete messages that have arrived.
 fn collect(decoder: &mut Decoder, events: &mut VecDeque<Event>) {
     loop {
         match decoder.next::<GuestMessage>() {
@@ -251,7 +251,7 @@ fn collect(decoder: &mut Decoder, events: &mut VecDeque<Event>) {
 
 async fn write(mut writer: impl AsyncWriteExt + Unpin, mut letters: mpsc::Receiver<HostMessage>) {
     while let Some(message) = letters.recv().await {
-        // Too long only when collateral is; the guest then waits in vain, and its silence is reported.
+        // Only collateral can make a message too long. The guest then waits in vain, and its silence is reported.
         let Ok(bytes) = frame::encode(&message, MAX_HOST_MESSAGE) else {
             return;
         };
@@ -261,7 +261,7 @@ async fn write(mut writer: impl AsyncWriteExt + Unpin, mut letters: mpsc::Receiv
     }
 }
 
-/// Gets the vendors' endorsements once the guest asks for some, and tells what is missing: at once, and whenever it changes.
+/// Fetches the vendors' endorsements once the guest requests some. Reports what is missing, at once and after each change.
 async fn seek(
     mut wishes: watch::Receiver<Option<CollateralRequest>>,
     hand: mpsc::Sender<Parts>,
@@ -270,9 +270,9 @@ async fn seek(
     if wishes.wait_for(Option::is_some).await.is_err() {
         return;
     }
-    // Looks for the system's trust roots.
+    // Blocks, because it reads the system's trust roots.
     let keeper = tokio::task::spawn_blocking(guest::keeper).await;
-    // Notes that nobody takes are lost: whoever drives the VM is busy, or gone.
+    // A note that finds no receiver or a full queue is lost: the driver is busy or has ended.
     let note = |text: String| drop(tell.try_send(plain(&text, 1000)));
     match keeper {
         Ok(Ok(keeper)) => {
@@ -285,13 +285,13 @@ async fn seek(
             guest::serve(Arc::new(keeper), wishes, hand, missing).await;
         }
         Ok(Err(why)) => note(format!("the guest gets no endorsements: {why}")),
-        // It panicked, which has its own words, or the runtime ends.
+        // The task panicked, which is reported elsewhere, or the runtime is shutting down.
         Err(_) => {}
     }
 }
 
-/// What the operator is told of what vendors did not answer, and of what was `unkept`; `lacked` says whether something was
-/// missing before.
+/// Messages for the operator about endorsements that vendors did not give, and about those that could not be stored
+/// (`unkept`). `lacked` says whether anything was missing before.
 fn notes(missing: &[(String, String)], unkept: Option<&str>, lacked: bool) -> Vec<String> {
     let one =
         |(what, why): &(String, String)| format!("no endorsement for the guest: {what}: {why}");
@@ -311,7 +311,7 @@ enum Question {
     GpuCollateral,
 }
 
-/// Puts questions to the simulator one after the other.
+/// Sends questions to the simulator, one at a time.
 async fn ask(
     simulator: Option<(Connection, Launch)>,
     mut questions: mpsc::Receiver<Question>,
@@ -344,7 +344,7 @@ async fn ask(
                 let result = connection.gpus(nonce).await;
                 Event::Gpus(id, result.map_err(|error| plain(&chain(&error), 1000)))
             }
-            // A VM without simulated GPUs asked for nothing that there is.
+            // A VM without simulated GPUs has no such collateral, and the request stays unanswered.
             Question::GpuCollateral => match connection.gpu_collateral().await {
                 Ok(collateral) => Event::Collateral(None, Some(collateral)),
                 Err(_) => continue,

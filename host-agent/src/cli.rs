@@ -1,4 +1,4 @@
-//! The commands. Parsing opens nothing; each command says what it does as it does it.
+//! The command line of `cocoon-host`. Parsing it opens no file; each command reports its steps as it takes them.
 
 mod collateral;
 mod config;
@@ -199,17 +199,17 @@ struct Up {
     manifest: Option<PathBuf>,
 }
 
-/// The daemon waits, mostly; one of them may be writing to a disk.
+/// Worker threads of the daemon. It mostly waits, and one thread may be blocked by a disk write.
 const DAEMON_THREADS: usize = 2;
 
-/// How long threads may take to let go of what a command has dropped: QEMU is killed, and its folder cleaned.
+/// How long blocking threads get to release what a command has dropped: QEMU is killed and its folder cleaned up.
 const LEAVING: Duration = Duration::from_secs(3);
 
-/// Exit code 1 is a command's answer "no", with reasons; errors of use and of the system are 2.
+/// Runs a command. Exit code 1 is a refusal with reasons; 2 is wrong usage or a system error.
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let (mut runtime, leaving) = match arguments.command {
-        // Who asks one question needs no threads to start; nor does who waits for one VM, as often as there are VMs. What
-        // tasks have is dropped on this thread, so that nothing is left to wait for.
+        // These commands ask one question or wait for one VM, and there may be many supervisors: one thread is enough. Their
+        // tasks are dropped on this thread, so there is nothing to wait for at the end.
         Command::Ps | Command::Show { .. } | Command::Events { .. } | Command::Supervise { .. } => {
             let builder = tokio::runtime::Builder::new_current_thread();
             (builder, Duration::ZERO)
@@ -217,15 +217,15 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         _ => (tokio::runtime::Builder::new_multi_thread(), LEAVING),
     };
     if let Command::Serve(_) = arguments.command {
-        // A thread for each processor of a large server would cost more memory than all that the daemon knows.
+        // One thread for each processor of a large server would take more memory than the daemon's own data.
         runtime.worker_threads(DAEMON_THREADS);
     }
     let runtime = runtime.enable_all().build().context("cannot start")?;
     finish(runtime, leaving, |runtime| command(runtime, arguments))
 }
 
-/// Does `work`, and leaves whatever still blocks a thread behind: a request to a vendor or a download may take minutes, and a
-/// supervisor whose VM has ended must not stand in the way of the next one.
+/// Runs `work`, then abandons threads that are still blocked. A request to a vendor or a download may take minutes, and a
+/// supervisor whose VM has ended must not delay the next one.
 fn finish<T>(runtime: Runtime, leaving: Duration, work: impl FnOnce(&Runtime) -> T) -> T {
     let done = work(&runtime);
     runtime.shutdown_timeout(leaving);
@@ -298,7 +298,7 @@ async fn up(up: Up, json: bool) -> anyhow::Result<()> {
     let listener = voice.listener();
     let booted = tokio::select! {
         vm = Host::up(options, move |progress| listener(progress)) => vm,
-        // Dropping the future ends all that it started.
+        // Dropping the future stops everything that it has started.
         _ = interrupt.recv() => anyhow::bail!("interrupted before the VM served"),
         _ = terminate.recv() => anyhow::bail!("terminated before the VM served"),
     };
@@ -342,7 +342,7 @@ fn operator(path: &std::path::Path) -> anyhow::Result<OperatorConfig> {
     toml::from_str(&text).with_context(what)
 }
 
-/// As in the daemon's file.
+/// The same range as in the daemon's file.
 fn per_address() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=65_536)
 }
@@ -367,7 +367,7 @@ fn tee(text: &str) -> Result<Tee, String> {
 mod tests {
     use super::*;
 
-    /// It would be waited for without end: its sender is dropped afterwards.
+    /// The blocked thread would never end by itself: its sender is dropped only after the check.
     #[test]
     fn what_blocks_a_thread_does_not_keep_a_command_from_ending() {
         let (never, wait) = std::sync::mpsc::channel::<()>();

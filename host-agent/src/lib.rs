@@ -1,5 +1,5 @@
-//! Life cycle of appliance VMs on an operator's server. Nothing here is trusted by clients, and nothing holds a key
-//! that reads prompts.
+//! Life cycle of appliance VMs on an operator's server. Clients trust nothing in this crate, and it holds no key that
+//! decrypts prompts.
 //!
 //! ```text
 //! client ──TCP──▶ relay ──▶ QEMU's loopback port ──▶ guest
@@ -8,42 +8,42 @@
 //!                        simulator (only where there is no TEE)
 //! ```
 //!
-//! | module | is |
+//! | module | contents |
 //! |---|---|
-//! | [`up`] | the way from an image folder to a serving VM |
-//! | [`running`] | that VM, owned by one task until its end |
-//! | [`machine`] | the control channel's state machine, pure |
-//! | [`channel`] | the driver: frames, deadlines and the simulator around it |
-//! | [`relay`] | the public listener: bytes to and fro, within limits |
-//! | `places` | connections by client, for the public listener and [`web`] |
-//! | [`config`] | the operator's file, judged whole before anything starts |
-//! | [`doctor`] | what this machine has and lacks, and what clients would say |
-//! | [`daemon`] | keeps the appliances of that file as they are wanted, with its local API |
-//! | [`attest`] | what clients will say of a guest's evidence, asked beforehand |
-//! | [`update`] | an appliance's change to another image as a pure function with effects |
-//! | [`collateral`] | the vendors' word on this machine's evidence, for guests to staple |
-//! | [`gpu`] | makes a GPU ready for a VM, and takes it back |
-//! | [`image`] | an image folder, opened file by file |
-//! | [`shapes`] | the machines that a manifest lists, and what to do about others |
-//! | [`expiry`] | the end of a manifest, and how the operator hears of it |
+//! | [`up`] | boots an image folder into a serving VM |
+//! | [`running`] | a running VM, owned by one task until it ends |
+//! | [`machine`] | the control channel's state machine, a pure function |
+//! | [`channel`] | the driver of that state machine: frames, deadlines and the simulator |
+//! | [`relay`] | the public listener, which forwards bytes within limits |
+//! | `places` | limits on connections per client, for the public listener and [`web`] |
+//! | [`config`] | the daemon's configuration file, checked completely before anything starts |
+//! | [`doctor`] | what this machine has and lacks, and whether clients would accept it |
+//! | [`daemon`] | keeps the configured appliances running, and serves the local API |
+//! | [`attest`] | predicts the clients' verdict on a guest's evidence |
+//! | [`update`] | an appliance's update to another image, a pure function with effects |
+//! | [`collateral`] | the vendors' endorsements of this machine's evidence, which guests staple |
+//! | [`gpu`] | prepares a GPU for a VM, and returns it to the host |
+//! | [`image`] | an image folder, with every file opened |
+//! | [`shapes`] | the machine shapes that a manifest lists, and what happens with others |
+//! | [`expiry`] | warnings before a manifest expires |
 //! | [`simulator`] | the simulator's process and its socket |
-//! | [`state`] | the folder that each VM keeps on disk, and the list of running VMs |
-//! | [`supervisor`] | the process that owns a VM of the daemon, and the daemon's end of its socket |
-//! | [`timings`] | how long everything took |
-//! | [`lifecycle`] | an appliance's life as a pure function with effects |
+//! | [`state`] | the state folder of each VM, and the list of VMs |
+//! | [`supervisor`] | the process that owns a VM of the daemon, and the daemon's connection to it |
+//! | [`timings`] | durations of the boot phases |
+//! | [`lifecycle`] | an appliance's life cycle, a pure function with effects |
 //! | [`local`] | the socket behind `ps` and `down` |
-//! | [`client`] | what commands ask the daemon with |
-//! | [`follow`] | a file that somebody else writes, as it grows |
-//! | [`log`] | the console and our own news, with times, for programs |
-//! | [`numa`] | where on the machine memory and processors are |
-//! | [`progress`], [`waiting`] | what happens, and how people are shown it without silence |
-//! | [`qemu`] | the QEMU to use, and the machine to start with it |
-//! | [`tee`] | what a VM in a real TEE is started with, or what this machine lacks for it |
-//! | [`status`] | the status page, and where the metrics are |
-//! | [`watch`] | what everything is doing, for `top`, metrics and the status page |
-//! | [`tables`] | what a signer of manifests must know of that machine as a trust domain |
-//! | [`publish`] | manifests, platform values, evidence and collateral for everybody |
-//! | [`web`] | what this host shows to anybody: routes over HTTPS |
+//! | [`client`] | the commands' client of the daemon's API |
+//! | [`follow`] | reads a file that another process writes, as it grows |
+//! | [`log`] | a VM's log for programs: console lines and the host agent's messages, with times |
+//! | [`numa`] | NUMA nodes and their processors, and pools of huge pages |
+//! | [`progress`], [`waiting`] | progress of a start, and how it is shown to people |
+//! | [`qemu`] | selects QEMU, and builds the machine that it runs |
+//! | [`tee`] | the settings of a VM in a real TEE, or what this machine lacks for one |
+//! | [`status`] | the status page and the metrics |
+//! | [`watch`] | current state and load of the machine and its appliances, for `top`, metrics and the status page |
+//! | [`tables`] | the ACPI and SMBIOS tables that signers of TDX manifests need |
+//! | [`publish`] | the published documents: manifests, platform values, evidence and collateral |
+//! | [`web`] | the HTTPS server for those documents |
 #![forbid(unsafe_code)]
 
 pub mod attest;

@@ -1,4 +1,4 @@
-//! A conversation with a guest: TLS, a nonce, a document. What a client does before its first prompt, and nothing else.
+//! Requests evidence from a guest as a client does before its first prompt: TLS, a nonce, a document.
 
 use std::io;
 use std::net::SocketAddr;
@@ -31,70 +31,70 @@ use x509_cert::Certificate;
 use x509_cert::der::Encode as _;
 use x509_cert::spki::ObjectIdentifier;
 
-/// Room in a certificate for all but the boot document.
+/// Allowance for everything in a certificate but the boot document, in bytes.
 const REST: usize = 2048;
 
-/// What a guest showed.
+/// The evidence that a guest presented, and the session that it was presented over.
 #[derive(Debug, Clone)]
 pub struct Shown {
-    /// The document, as it came.
+    /// The document, as received.
     pub bytes: Bytes,
-    /// The same, read, with the collateral that it names.
+    /// The parsed document, with the collateral that it names filled in.
     pub document: Document,
-    /// Of the certificate's key, which signed the handshake.
+    /// SHA-256 of the SubjectPublicKeyInfo of the key that signed the handshake.
     pub leaf_spki_sha256: Hex32,
-    /// The GPU digest of the boot document in that certificate.
+    /// GPU digest in the boot document of the leaf certificate.
     pub handshake_gpus: Option<Hex32>,
-    /// Our nonce, and the session's exporter.
+    /// The nonce that the host sent, and the session's exporter.
     pub fresh: Freshness,
 }
 
-/// Why a guest showed nothing.
+/// Why a guest gave no evidence.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
-    /// No connection.
+    /// The TCP connection failed.
     #[error("the guest's listener cannot be reached")]
     Reach(#[source] io::Error),
-    /// No session.
+    /// The TLS handshake failed.
     #[error("the TLS handshake with the guest failed")]
     Handshake(#[source] io::Error),
-    /// No randomness, no TLS.
+    /// The host could not prepare the request, for example for want of randomness.
     #[error("cannot prepare a question to the guest: {0}")]
     Prepare(String),
     /// The connection broke.
     #[error("the connection to the guest broke")]
     Broken(#[source] hyper::Error),
-    /// It refused.
+    /// The guest answered with an error status.
     #[error("the guest answered the question for its {of} with status {status}")]
     Status {
-        /// For what.
+        /// What was requested.
         of: &'static str,
-        /// How.
+        /// HTTP status of the answer.
         status: StatusCode,
     },
-    /// Too long.
+    /// The answer is too long, or ended early.
     #[error("the guest's {of} is longer than {limit} bytes, or broke off")]
     TooLong {
-        /// What.
+        /// What was requested.
         of: &'static str,
-        /// How long it may be.
+        /// Maximum length in bytes.
         limit: usize,
     },
-    /// Not a document.
+    /// The answer is not an evidence document.
     #[error("the guest's evidence is no document")]
     Document(#[source] DocumentError),
-    /// Not the collateral of that document.
+    /// The collateral is not what the document names.
     #[error("the guest's collateral is not what its document names")]
     Collateral(#[source] PiecesError),
-    /// Of another question.
+    /// The document carries another nonce.
     #[error("the guest answered another nonce than the one it was sent")]
     OtherNonce,
 }
 
-/// Asks the guest at `address` for its evidence over this very session. There is no deadline of its own.
+/// Requests evidence from the guest at `address`, bound to this TLS session. Sets no deadline; the caller must.
 ///
 /// # Errors
-/// [`GuestError`].
+/// Fails with [`GuestError`] if the guest cannot be reached or its answer is unusable.
 pub async fn show(address: SocketAddr) -> Result<Shown, GuestError> {
     let tcp = TcpStream::connect(address)
         .await
@@ -119,7 +119,7 @@ pub async fn show(address: SocketAddr) -> Result<Shown, GuestError> {
     let (sender, connection) = http1::handshake(TokioIo::new(tls))
         .await
         .map_err(GuestError::Broken)?;
-    // Ends with the last answer, which tells of its errors.
+    // Ends with the last answer; requests report its errors.
     let _connection = crate::running::Task(tokio::spawn(connection));
     let mut guest = Guest { sender, address };
     let request = AttestRequest { nonce };
@@ -145,14 +145,14 @@ pub async fn show(address: SocketAddr) -> Result<Shown, GuestError> {
 const EVIDENCE: &str = "evidence";
 const COLLATERAL: &str = "collateral";
 
-/// A guest that can be asked.
+/// An HTTP connection to a guest.
 struct Guest {
     sender: http1::SendRequest<Full<Bytes>>,
     address: SocketAddr,
 }
 
 impl Guest {
-    /// Puts the collateral that a document names in its place. Nothing is kept: who asks rarely is not spared much.
+    /// Fills in the collateral that a document names. Keeps no copy, since requests are rare.
     async fn complete(&mut self, document: &mut Document) -> Result<(), GuestError> {
         let names = document.names();
         let mut pieces = Pieces::default();
@@ -196,15 +196,15 @@ impl Guest {
     }
 }
 
-/// What of a leaf matters here.
+/// The parts of a leaf certificate that the appraisal needs.
 struct Leaf {
-    /// SHA-256 of its SubjectPublicKeyInfo.
+    /// SHA-256 of the certificate's SubjectPublicKeyInfo.
     spki_sha256: Hex32,
-    /// The GPU digest of the boot document in it.
+    /// GPU digest in the certificate's boot document.
     gpus: Hex32,
 }
 
-/// The leaf, once a handshake has shown one.
+/// The leaf certificate that the handshake presented, once there is one.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<Option<Leaf>>>);
 
@@ -232,8 +232,8 @@ fn config() -> Result<(ClientConfig, Seen), GuestError> {
     Ok((config, seen))
 }
 
-/// The GPU digest of the boot document in a certificate. One that cannot be read commits to none, and GPUs that are shown
-/// all the same are refused for it (`gpu.keys`).
+/// Returns the GPU digest of the boot document in a certificate. A certificate that cannot be parsed commits to no GPU, so
+/// that the check `gpu.keys` refuses any GPU shown with it.
 fn gpus(leaf: &CertificateDer<'_>) -> Hex32 {
     committed(leaf).unwrap_or(Hex32::ZERO)
 }
@@ -249,7 +249,7 @@ fn committed(leaf: &CertificateDer<'_>) -> Option<Hex32> {
     Some(boot.claims.gpu_section_digest)
 }
 
-/// Any certificate will do, as long as the handshake is signed by its key: the evidence says whose that is.
+/// Accepts any certificate whose key signs the handshake: the evidence says whose key it is.
 #[derive(Clone)]
 struct AnyLeaf {
     algorithms: WebPkiSupportedAlgorithms,
@@ -303,7 +303,7 @@ impl ServerCertVerifier for AnyLeaf {
         ))
     }
 
-    // By the bare key: the ready-made check refuses certificates with critical extensions that it does not know.
+    // Verifies with the raw key: the usual check refuses certificates with unknown critical extensions.
     fn verify_tls13_signature(
         &self,
         message: &[u8],

@@ -1,4 +1,4 @@
-//! `cocoon-host collateral`: the vendors' endorsements that guests staple: fetched, looked at, carried by hand.
+//! `cocoon-host collateral`: fetches, lists, exports and imports the vendors' endorsements that guests staple.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -98,7 +98,7 @@ pub(super) fn run(wanted: &Collateral, json: bool) -> anyhow::Result<ExitCode> {
         None => Store::default_root()?,
     };
     let store = match wanted.action {
-        // Who looks makes no folders.
+        // Reading commands create no folders.
         Action::Show(_) | Action::Export { .. } => Store::reading(&root),
         Action::Fetch(_) | Action::Import { .. } => Store::open(&root)?,
     };
@@ -112,7 +112,7 @@ pub(super) fn run(wanted: &Collateral, json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!good)))
 }
 
-/// A row of every table: what it is about, and what became of it.
+/// One row of the output: an item of collateral and its state.
 struct Row {
     want: Want,
     good: bool,
@@ -164,7 +164,7 @@ fn fetch(keeper: &Keeper, fetch: &Fetch, json: bool) -> anyhow::Result<bool> {
         place += 1;
         let fetched = keeper.fetch(&want, now);
         if requested && fetched.is_ok() && matches!(want, Want::Rim { .. }) {
-            // Its certificates can be revoked like the GPU's.
+            // The manifest's own certificates can be revoked too, so their status is fetched as well.
             let manifest = keeper.store.get(&want).map(|(_, bytes)| bytes);
             let more = want::of_manifest(&manifest.unwrap_or_default());
             let new: Vec<Want> = more
@@ -193,7 +193,7 @@ fn fetch(keeper: &Keeper, fetch: &Fetch, json: bool) -> anyhow::Result<bool> {
     print(&rows, json)
 }
 
-/// What the options name, and whether they name anything.
+/// Returns what the options name, and whether they name anything.
 fn named(fetch: &Fetch) -> anyhow::Result<(Vec<Want>, bool)> {
     let evidence = match (&fetch.quote, &fetch.report) {
         (Some(path), _) => Some(Evidence::Tdx {
@@ -281,7 +281,7 @@ fn show(keeper: &Keeper, show: &Show, json: bool) -> anyhow::Result<bool> {
     print(&rows, json)
 }
 
-/// Whether manifests of these versions exist.
+/// Prints whether NVIDIA has reference manifests of the given versions. Returns false if any is missing.
 fn names(keeper: &Keeper, show: &Show, json: bool) -> anyhow::Result<bool> {
     let (_, list) = keeper
         .store
@@ -355,7 +355,7 @@ fn good_for(due: u64, now: u64) -> String {
     format!("good for {}", span(due.saturating_sub(now)))
 }
 
-/// Seconds as people say them.
+/// Formats a duration in one unit.
 fn span(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),

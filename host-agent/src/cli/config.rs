@@ -1,4 +1,4 @@
-//! `cocoon-host config`: judges the daemon's file without starting anything.
+//! `cocoon-host config`: checks the daemon's configuration file without starting anything, or prints an example.
 
 use std::io::Write as _;
 use std::path::PathBuf;

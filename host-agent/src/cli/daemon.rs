@@ -1,4 +1,4 @@
-//! `cocoon-host serve`, and the commands that need it.
+//! `cocoon-host serve`, and the commands that need the daemon.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -22,12 +22,12 @@ use tokio::time::timeout;
 
 use super::voice::Voice;
 
-/// Beyond the daemon's own deadlines.
+/// Time that commands allow beyond the daemon's own deadlines.
 pub(super) const MARGIN: Duration = Duration::from_secs(30);
-/// The exit code when the appliances were left running by SIGHUP: whoever keeps services is to start the next daemon, which it is
-/// not after a halt. As a shell counts that signal.
+/// Exit code after SIGHUP, which leaves the appliances running: 128 plus the signal's number, as in a shell. It tells the
+/// service manager to start the next daemon, which it must not do after a halt.
 const LEFT: u8 = 129;
-/// How long the journal's last entries may take.
+/// How long printing the last journal entries may take.
 const LAST: Duration = Duration::from_secs(2);
 
 /// Run the daemon: start the appliances of a file and restart those that fail
@@ -49,7 +49,7 @@ pub(super) struct Serve {
 }
 
 pub(super) async fn serve(wanted: Serve, json: bool) -> anyhow::Result<ExitCode> {
-    // Before all that takes time: systemd takes an end by SIGHUP for one that was wanted.
+    // Installed before anything slow: systemd takes a death by SIGHUP for a wanted end.
     let (mut interrupt, mut terminate, mut hangup) = (
         signal(SignalKind::interrupt())?,
         signal(SignalKind::terminate())?,
@@ -75,7 +75,7 @@ pub(super) async fn serve(wanted: Serve, json: bool) -> anyhow::Result<ExitCode>
         } else {
             Ok(writeln!(io::stderr(), "{}", words(entry)))
         };
-        // Nobody may read it: the appliances go on.
+        // An error means that nobody reads the output. The appliances go on.
         drop(told);
     }));
     let (end, ended) = watch::channel(None);
@@ -92,14 +92,14 @@ pub(super) async fn serve(wanted: Serve, json: bool) -> anyhow::Result<ExitCode>
                 }
             }
             end.send_replace(Some(next));
-            // The second one does not wait for the last requests.
+            // A second signal does not wait for the last requests.
             next = End::Leave;
         }
     });
     daemon.run(ended).await;
     signals.abort();
     drop(over);
-    // Whoever takes no more must not keep us.
+    // A reader that has stopped reading must not delay the exit.
     let _ = timeout(LAST, telling).await;
     Ok(match *hung_up.borrow() {
         true => ExitCode::from(LEFT),
@@ -107,7 +107,7 @@ pub(super) async fn serve(wanted: Serve, json: bool) -> anyhow::Result<ExitCode>
     })
 }
 
-/// Tells the entries that are `kept` already, those that come, and, once it is `over`, those that still wait.
+/// Reports the entries that are `kept` already, then new ones as they come, and after `over` those that still wait.
 async fn tell(
     kept: Vec<Entry>,
     mut coming: broadcast::Receiver<Entry>,
@@ -120,17 +120,17 @@ async fn tell(
             biased;
             entry = coming.recv() => match entry {
                 Ok(entry) => say(&entry),
-                // What is too quick for the terminal is in the journal still.
+                // The skipped entries are still in the daemon's journal.
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return,
             },
-            // Nothing waits any more.
+            // `biased` polls this branch last, so no entry is waiting.
             _ = &mut over => return,
         }
     }
 }
 
-/// `start` and `restart`: until it serves, is given up or is held up.
+/// Runs `start` or `restart`, and waits until the appliance serves, is given up, or is refused repeatedly.
 pub(super) async fn act(name: &str, verb: &str, json: bool) -> anyhow::Result<ExitCode> {
     let client = client().await?;
     let voice = Voice::new(json);
@@ -140,7 +140,7 @@ pub(super) async fn act(name: &str, verb: &str, json: bool) -> anyhow::Result<Ex
     );
     let path = format!("/v1/appliances/{}", checked(name)?);
     let view: View = client.get(&path).await?;
-    // What runs ends first.
+    // A running VM ends first, so both deadlines count.
     let deadlines = deadlines(&view);
     let patience = deadlines.down() + deadlines.up() + MARGIN;
     let view: View = timeout(patience, client.post(&format!("{path}/{verb}?wait=true")))
@@ -231,29 +231,30 @@ pub(super) async fn events(follow: bool, json: bool) -> anyhow::Result<()> {
             Ok(entry) if !json => writeln!(io::stdout(), "{:.3} {}", entry.time, words(&entry)),
             _ => writeln!(io::stdout(), "{line}"),
         };
-        // Whoever read it may have seen enough.
+        // Stops when the reader has closed the pipe.
         told.is_ok()
     });
     Ok(taken.await?)
 }
 
-/// The process behind each VM of the daemon.
+/// Runs the process that owns one VM of the daemon.
 pub(super) async fn supervise(root: &Path, name: &str, run: u64) -> anyhow::Result<()> {
     cocoon_host_agent::supervisor::supervise(root, name, run).await
 }
 
-/// The daemon's own for an end: what runs may have been started with more memory than the file says by now.
+/// The daemon's deadlines for ending this VM. Its memory may be larger than the file says now, so that the larger time for
+/// reclaiming counts.
 pub(super) fn deadlines(view: &View) -> Deadlines {
     let launched = Launch::read(&view.folder).map(|launch| launch.reclaim());
     Deadlines::default().reclaiming(view.reclaim().max(launched.unwrap_or_default()))
 }
 
-/// The state of an appliance in a few words, and whether its manifest lets clients in.
+/// Describes the state of an appliance in a few words, with a warning if its manifest is about to expire or has expired.
 pub(super) fn describe(view: &View) -> String {
     with_term(state_words(view), view.deployment.not_after)
 }
 
-/// What a VM does, and whether its manifest, which ends then, lets clients in.
+/// Adds a warning to `doing` if the manifest is about to expire or has expired.
 pub(super) fn with_term(doing: String, not_after: Option<u64>) -> String {
     let sign = not_after.and_then(|end| expiry::sign(end, clock()));
     match sign {
@@ -291,14 +292,14 @@ pub(super) async fn client() -> anyhow::Result<Client> {
     )
 }
 
-/// A name that is safe in a path.
+/// Returns the name if it is valid, and so safe in a path.
 pub(super) fn checked(name: &str) -> anyhow::Result<&str> {
     state::folder(Path::new("/"), name)?;
     Ok(name)
 }
 
 pub(super) fn words(entry: &Entry) -> String {
-    // Reasons repeat what a guest said.
+    // Reasons may contain text from a guest.
     let text = plain(&entry.text, 1000);
     match &entry.appliance {
         Some(name) => format!("{name}: {text}"),

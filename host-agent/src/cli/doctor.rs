@@ -1,4 +1,4 @@
-//! `cocoon-host doctor`: what this machine has, what it lacks, and what clients would say.
+//! `cocoon-host doctor`: what this machine has, what it lacks, and whether clients would accept it.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -94,7 +94,7 @@ impl For {
 
 pub(super) async fn run(asked: Doctor, json: bool) -> anyhow::Result<ExitCode> {
     let voice = Voice::new(json);
-    // What can be wrong with the command is told before anything is examined.
+    // Errors in the arguments are reported before the machine is examined.
     let policy = match &asked.policy {
         Some(path) => PolicyFile::load(path)?,
         None => PolicyFile::default(),
@@ -143,7 +143,7 @@ pub(super) async fn run(asked: Doctor, json: bool) -> anyhow::Result<ExitCode> {
                 tables,
             };
             let mut said = clients::judge(&image, &policy, &facts, &wanted, &shape);
-            // Where there is no place to keep any, none is kept.
+            // Without a cache folder nothing is kept.
             let root = Store::default_root();
             let kept = root
                 .map(|root| Kept::of(&Store::reading(&root)))
@@ -168,12 +168,12 @@ pub(super) async fn run(asked: Doctor, json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!report.accepted())))
 }
 
-/// As many as `up` gives without being told.
+/// The number of vCPUs that `up` takes by default.
 fn default_vcpus() -> u16 {
     UpOptions::new(PathBuf::new(), PathBuf::new()).vcpus
 }
 
-/// Tries KVM with the image's kernel where there are an image, a QEMU on this machine and KVM's device.
+/// Tries KVM with the image's kernel, if an image is named and this machine has a usable QEMU.
 async fn tried(
     image: Option<&Path>,
     named: Option<&Path>,
@@ -186,13 +186,13 @@ async fn tried(
         return Ok(Tried::NoQemu);
     };
     let image = Image::open(folder, None)?;
-    // A program gets one object, with the trial's outcome in it.
+    // With `--json` the report holds the trial's outcome, so nothing is printed here.
     let note = |text: &str| {
         if let Some(voice) = voice {
             voice.note(text);
         }
     };
-    // Who asks wants to know how it is now.
+    // The operator wants the current state, so an earlier trial's result is not reused.
     let choice = qemu::choose_anew(&found, &image, note).await?;
     Ok(Tried::Yes {
         works: choice.accel == Accel::Kvm,
@@ -200,8 +200,8 @@ async fn tried(
     })
 }
 
-/// The tables of the machine as a trust domain without a GPU, where this machine has a QEMU that starts trust domains: its
-/// firmware runs for seconds, emulated.
+/// Computes the tables of the machine as a TDX trust domain without a GPU, if this machine has a QEMU that supports TDX. Runs
+/// the firmware under emulation.
 async fn tables(
     asked: &Doctor,
     vcpus: u16,
@@ -228,7 +228,7 @@ async fn tables(
     Ok(Some(computed.tables))
 }
 
-/// The QEMU of this machine, if it can be used; nothing is fetched.
+/// Returns this machine's QEMU if it is usable; fetches nothing.
 async fn here(named: Option<&Path>) -> Option<Qemu> {
     match qemu::here(named).await {
         Ok(Search::Found { qemu, .. }) => Some(qemu),

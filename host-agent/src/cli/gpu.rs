@@ -1,4 +1,4 @@
-//! `cocoon-host gpu`: which GPUs there are, and making one ready for a VM or the host's own again.
+//! `cocoon-host gpu`: lists GPUs, prepares one for a VM, or returns it to the host.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -91,7 +91,7 @@ fn mode(mode: CcMode) -> &'static str {
 
 fn change(which: &Which, aim: Aim, json: bool) -> anyhow::Result<()> {
     let address = which.address;
-    // Asking wakes the admin tool, which a dry run may not: then a mode that is not known is set.
+    // Asking a GPU for its mode runs the admin tool, which a dry run must not do. Its plan sets a mode that is not known.
     let modes = match which.dry_run {
         true => Modes::Told,
         false => Modes::Asked,

@@ -1,4 +1,4 @@
-//! `cocoon-host tables`: what a signer of manifests needs to know of a real machine, without having one.
+//! `cocoon-host tables`: the ACPI and SMBIOS tables that a signer of manifests needs for TDX, without TDX hardware.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -13,10 +13,10 @@ use serde_json::json;
 
 use super::voice::Voice;
 
-/// How long the emulated firmware takes, and why.
+/// Hint shown while the emulated firmware runs.
 const SLOW: &str = "seconds on an idle core, minutes on a busy one: its firmware is emulated";
 
-/// Said whenever a window for a GPU was asked for.
+/// Note shown whenever `--mmio64-mib` is given.
 const WITHOUT_GPU: &str = "the GPU's port and window are in these tables, the GPU is not: on a real machine etc/acpi/tables names it \
      and holds its BARs, so that event of RTMR0 will be another (no GPU was ever compared)";
 
@@ -55,7 +55,7 @@ pub(super) struct Tables {
 
 pub(super) async fn run(wanted: Tables, json: bool) -> anyhow::Result<()> {
     let voice = Voice::new(json);
-    // What can be refused cheaply first: a QEMU may have to be fetched.
+    // Cheap refusals come first: a QEMU may have to be fetched.
     let image = Image::open(&wanted.image, None)?;
     let obtained = qemu::find(wanted.qemu.as_deref(), voice.reporter()).await?;
     voice.note(&obtained.reason);

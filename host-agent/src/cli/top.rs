@@ -1,4 +1,4 @@
-//! `cocoon-host top`: what everything is doing, again and again.
+//! `cocoon-host top`: shows the state and load of all appliances, updated until Ctrl-C.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
@@ -21,13 +21,13 @@ pub(super) struct Top {
     every: u64,
 }
 
-/// Top left, after all that stood there is gone; what scrolled away before stays.
+/// Moves the cursor to the top left and clears the screen; the scroll-back buffer stays.
 const AGAIN: &str = "\u{1b}[H\u{1b}[2J";
-/// Another screen, so that the terminal is as it was afterwards, without a cursor.
+/// Switches to the alternate screen and hides the cursor, so that the terminal can be restored.
 const ENTER: &str = "\u{1b}[?1049h\u{1b}[?25l";
 const LEAVE: &str = "\u{1b}[?25h\u{1b}[?1049l";
 
-/// The other screen, until it is dropped: a failure must not leave a terminal without a cursor.
+/// The alternate screen, left on drop: a failure must not leave the terminal without a cursor.
 struct Screen;
 
 impl Screen {
@@ -39,7 +39,7 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // Nobody is left to be told.
+        // A closed terminal cannot be restored, and nobody could read the error.
         let _ = io::stdout().write_all(LEAVE.as_bytes());
         let _ = io::stdout().flush();
     }
@@ -48,7 +48,8 @@ impl Drop for Screen {
 pub(super) async fn run(wanted: Top, json: bool) -> anyhow::Result<()> {
     let client = daemon::client().await?;
     let live = io::stdout().is_terminal() && !json;
-    // Lines for programs go on as long as they are read; a table in a file would be one picture after the other.
+    // JSON lines go on as long as they are read. A redirected table is printed once, because repeated tables in a file help
+    // nobody.
     let once = wanted.once || !(live || json);
     let _screen = (live && !once).then(Screen::enter).transpose()?;
     let mut tick = tokio::time::interval(Duration::from_secs(wanted.every));
@@ -73,14 +74,14 @@ pub(super) async fn run(wanted: Top, json: bool) -> anyhow::Result<()> {
         }
         let mut out = io::stdout().lock();
         let told = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-        // Whoever read it may have seen enough.
+        // Stops when the reader has closed the pipe.
         if told.is_err() || once {
             return Ok(());
         }
     }
 }
 
-/// Of the terminal; where there is none, lines are as long as they are.
+/// Width of the terminal in columns; unlimited where output is no terminal.
 fn width(live: bool) -> usize {
     if !live {
         return usize::MAX;

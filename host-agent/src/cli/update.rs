@@ -1,4 +1,4 @@
-//! `cocoon-host update` and `rollback`: asks the daemon, and tells how it goes.
+//! `cocoon-host update` and `rollback`: send the request to the daemon and report its progress.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -81,7 +81,7 @@ pub(super) async fn rollback(wanted: Rollback, json: bool) -> anyhow::Result<Exi
     told(&client, name, "rollback", asked, json).await
 }
 
-/// Waits for the end, and tells what happens until then.
+/// Waits for the update's end, and prints the appliance's events until then.
 async fn told(
     client: &Client,
     name: &str,
@@ -108,7 +108,8 @@ async fn told(
     let answer = tokio::select! {
         biased;
         answer = &mut asked => answer,
-        // The daemon goes away, which the answer will say; or it told too much at once.
+        // The stream of events may end early: the daemon is going away, which the answer will say, or it dropped a slow
+        // reader.
         _ = &mut telling => asked.await,
     };
     drop(waiting);
@@ -140,7 +141,7 @@ async fn told(
     })
 }
 
-/// Whether it is the daemon's "no", with reasons, rather than a slip.
+/// Whether the code is a refusal with reasons (exit code 1) rather than an error.
 fn is_answer(code: Code) -> bool {
     matches!(
         code,

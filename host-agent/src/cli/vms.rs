@@ -1,4 +1,4 @@
-//! The commands that look at VMs and stop them.
+//! The commands that list VMs, print their logs and stop them.
 
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
@@ -21,21 +21,21 @@ use tokio::time::timeout;
 use super::daemon::{self, MARGIN};
 use super::voice::Voice;
 
-/// Who keeps a VM.
+/// Who manages a VM.
 enum Keeper {
     Daemon(Client),
-    /// None: its folder is in this folder of state.
+    /// No daemon does. Holds the state folder that contains the VM's folder.
     Nobody(PathBuf),
 }
 
-/// The VM's folder, and who keeps the VM.
+/// Returns the VM's folder, and who manages the VM.
 async fn keeper(name: &str) -> anyhow::Result<(PathBuf, Keeper)> {
     let name = daemon::checked(name)?;
     let (client, denied) = found().await;
     if let Some(client) = client {
         match client.get::<View>(&format!("/v1/appliances/{name}")).await {
             Ok(view) => return Ok((view.folder, Keeper::Daemon(client))),
-            // A VM of `up` beside the daemon's.
+            // The VM may have been started by `up` in the daemon's state folder.
             Err(error) if error.code() == Some(Code::UnknownAppliance) => {
                 let root = client.get::<About>("/v1").await?.state;
                 let folder = place(&root, name).await?;
@@ -48,14 +48,14 @@ async fn keeper(name: &str) -> anyhow::Result<(PathBuf, Keeper)> {
     }
     let root = state::root()?;
     let folder = place(&root, name).await?;
-    // Their own VMs are everybody's to stop, also where the machine has a daemon.
+    // A user can always stop VMs of their own, even if they may not use the machine's daemon.
     match denied {
         Some(denied) if !folder.exists() => Err(denied.into()),
         _ => Ok((folder, Keeper::Nobody(root))),
     }
 }
 
-/// The daemon, or why it may not be asked.
+/// Returns the daemon, or why this user may not ask it.
 async fn found() -> (Option<Client>, Option<ClientError>) {
     match Client::find().await {
         Ok(client) => (client, None),
@@ -63,18 +63,18 @@ async fn found() -> (Option<Client>, Option<ClientError>) {
     }
 }
 
-/// Both places where a VM of this name may live.
+/// The two folders in which a VM of this name may run; updates alternate between them.
 fn places(root: &Path, name: &str) -> anyhow::Result<[PathBuf; 2]> {
     let [a, b] = [Slot::A, Slot::B].map(|slot| state::folder(&slot.root(root), name));
     Ok([a?, b?])
 }
 
-/// Whether a VM listens there, however slow it is to answer.
+/// Whether a VM listens in this folder, even if it answers slowly.
 async fn runs(folder: &Path) -> bool {
     UnixStream::connect(folder.join("ctl")).await.is_ok()
 }
 
-/// That of a VM which no daemon keeps: where it runs, or ran last.
+/// Returns the folder of a VM that no daemon manages: where it runs, or where it ran last.
 async fn place(root: &Path, name: &str) -> anyhow::Result<PathBuf> {
     let [a, b] = places(root, name)?;
     for folder in [&a, &b] {
@@ -112,10 +112,11 @@ pub(super) async fn down(name: &str, json: bool) -> anyhow::Result<()> {
             }
         }
         Keeper::Nobody(root) => {
-            // The guest has all the time that it gives running requests; the VM itself says what the kernel needs.
+            // The deadline covers the time that the guest gives running requests. The VM's answer adds the time that the
+            // kernel needs.
             let patience = Deadlines::default().down() + MARGIN;
             let mut stopped = local::down(&folder.join("ctl"), patience).await;
-            // In the middle of an update there are two: the other one is found once this one is gone.
+            // During an update two VMs run. The other one is found once this one has ended.
             if matches!(stopped, Ok(true)) {
                 let other = place(&root, name).await?;
                 if runs(&other).await {
@@ -145,11 +146,11 @@ pub(super) async fn ps(json: bool) -> anyhow::Result<()> {
     }
     let voice = Voice::new(json);
     let mut names = match (state::names(&root), &denied) {
-        // It is the daemon's own folder.
+        // The folder belongs to the daemon, and this user may not read it.
         (Err(_), Some(_)) => vec![],
         (names, _) => names?,
     };
-    // What is this user's own is listed, and is not taken for all.
+    // This user's own VMs are listed, but the command still fails, because the list is incomplete.
     let denied = denied.map_or(Ok(()), |denied| Err(denied.into()));
     if names.is_empty() && denied.is_err() {
         return denied;
@@ -160,13 +161,13 @@ pub(super) async fn ps(json: bool) -> anyhow::Result<()> {
     let mut all = Vec::new();
     for name in names {
         if kept.iter().any(|view| view.name == name) {
-            // The daemon has said all there is to say of it.
+            // The daemon's view of the appliance says everything.
             all.push((name, None));
             continue;
         }
         let socket = place(&root, &name).await?.join("ctl");
         let mut asked = pin!(local::status(&socket));
-        // Answers come at once; only one that does not is worth a line.
+        // A VM usually answers at once; a message is printed only if it does not.
         let status = match timeout(Duration::from_millis(500), &mut asked).await {
             Ok(status) => status,
             Err(_) if json => asked.await,
@@ -235,7 +236,7 @@ pub(super) async fn logs(name: &str, follow: bool, json: bool) -> anyhow::Result
             Keeper::Nobody(_) => followed(&folder, name, json).await,
         };
     }
-    // The file for programs is JSON lines already, and made harmless when it was written.
+    // The log for programs is JSON lines, and its text was sanitised when it was written.
     let file = if json { log::FILE } else { "serial.log" };
     let path = folder.join(file);
     let mut log = std::fs::File::open(&path).with_context(|| unread(&path, name))?;
@@ -244,7 +245,7 @@ pub(super) async fn logs(name: &str, follow: bool, json: bool) -> anyhow::Result
         std::io::copy(&mut log, &mut out)?;
         return Ok(());
     }
-    // The guest's output could steer the terminal.
+    // Raw guest output could send escape sequences to the terminal.
     let mut text = Vec::new();
     log.take(cocoon_host_agent::up::SERIAL_LIMIT)
         .read_to_end(&mut text)?;
@@ -254,7 +255,7 @@ pub(super) async fn logs(name: &str, follow: bool, json: bool) -> anyhow::Result
     Ok(())
 }
 
-/// The log of a VM that no daemon keeps, as it grows.
+/// Prints the log of a VM that no daemon manages, as it grows.
 async fn followed(folder: &Path, name: &str, json: bool) -> anyhow::Result<()> {
     let path = folder.join(log::FILE);
     let file = std::fs::File::open(&path).with_context(|| unread(&path, name))?;
@@ -273,7 +274,7 @@ async fn followed(folder: &Path, name: &str, json: bool) -> anyhow::Result<()> {
     Ok(following.await?)
 }
 
-/// Prints a line of the log; false when nobody reads it any more.
+/// Prints a line of the log. Returns false if the reader has closed the pipe.
 fn entry(line: &str, json: bool) -> bool {
     let mut out = std::io::stdout().lock();
     let told = match serde_json::from_str::<log::Entry>(line) {

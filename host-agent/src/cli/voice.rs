@@ -1,5 +1,5 @@
-//! How the commands speak while they work: steps and waiting for people, on standard error; one JSON object per event
-//! for programs, on standard output.
+//! Output of the commands while they work: text on standard error for people, or one JSON object per event on standard output
+//! for programs.
 
 use std::io::{self, Write as _};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use cocoon_host_agent::waiting::Waiting;
 use cocoon_inputs::report::{self, Reporter};
 use serde_json::{Value, json};
 
-/// Who listens.
+/// The output of one command.
 pub(super) struct Voice {
     json: bool,
     reporter: Arc<dyn Reporter>,
@@ -22,12 +22,12 @@ impl Voice {
         Self { json, reporter }
     }
 
-    /// Where downloads are told, to both kinds of listeners.
+    /// The reporter for downloads, which writes to standard error with and without `--json`.
     pub(super) fn reporter(&self) -> Arc<dyn Reporter> {
         Arc::clone(&self.reporter)
     }
 
-    /// One line.
+    /// Prints one line.
     pub(super) fn note(&self, text: &str) {
         if self.json {
             tell(&event(&Progress::Note(text.to_owned())));
@@ -36,7 +36,8 @@ impl Voice {
         }
     }
 
-    /// Something that takes time, until it is dropped. A program has the event and a clock of its own.
+    /// Shows that something takes time, until the result is dropped. With `--json`, prints an event only: programs have a
+    /// clock.
     pub(super) fn waiting(&self, what: &str, hint: &'static str) -> Option<Waiting> {
         if self.json {
             self.note(what);
@@ -46,7 +47,7 @@ impl Voice {
         }
     }
 
-    /// Listens to a VM.
+    /// Returns a listener for a VM's progress.
     pub(super) fn listener(&self) -> Listener {
         if self.json {
             Arc::new(|progress| tell(&event(&progress)))
@@ -56,7 +57,7 @@ impl Voice {
     }
 }
 
-/// One line. Whoever read it, `head` for one, may have seen enough: the VM goes on.
+/// Prints one line. A closed pipe, such as `head` leaves, must not stop the VM.
 fn tell(event: &Value) {
     let _ = writeln!(io::stdout().lock(), "{event}");
 }
