@@ -1,7 +1,7 @@
 //! The self-signed leaf certificate that carries the boot document (SPEC.md §4).
 //!
-//! Its dates are constants: the guest's clock gates nothing. Its evidence extension is critical: a
-//! TLS client that does not know it must not take the certificate for an ordinary one.
+//! The validity dates are constants, because no decision depends on the guest's clock. The evidence extension is
+//! critical: a TLS client that does not know it must not accept the certificate as an ordinary one.
 
 use cocoon_protocol::document::EVIDENCE_OID;
 use p256::ecdsa::signature::Signer as _;
@@ -20,7 +20,7 @@ use crate::keys::Keys;
 const ECDSA_WITH_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2");
 const SUBJECT: &str = "CN=cocoon";
 
-/// The certificate, DER, over `document` as the extension's value.
+/// Returns the self-signed certificate in DER, with `document` as the value of the evidence extension.
 pub fn self_signed(keys: &Keys, document: &[u8]) -> Result<Vec<u8>, x509_cert::der::Error> {
     let name: Name = SUBJECT.parse()?;
     let algorithm = AlgorithmIdentifierOwned {

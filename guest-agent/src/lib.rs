@@ -1,17 +1,17 @@
-//! PID 1 of the Cocoon appliance: boot phases, evidence, keys, TLS, API, supervision of the engine.
+//! PID 1 of the Cocoon appliance: boot phases, attestation evidence, keys, TLS, the API and supervision of the engine.
 //!
-//! | module | does | must never |
+//! | module | provides | must never |
 //! |---|---|---|
-//! | [`attester`] | bindings to documents, one at a time | call the TEE before the limits are counted |
-//! | [`api`], [`tls`] | the attested listener and OpenAI's API | answer a prompt on a connection that has no evidence |
-//! | [`engine`] | requests to the engine and back | believe a frame |
-//! | [`gpu`] | evidence of GPUs, verified before they work | let one work that is not proven |
-//! | [`metering`] | tokens counted as they come | count what nobody told, or forget what was told |
-//! | [`control`] | the host's messages | let in what has no place now |
-//! | [`boot`], [`model`], [`runtime`] | phases from the first mount to serving | go on after a failure |
-//! | [`volume`] | disks of the host's, verified and read into memory | leave one attached |
-//! | [`jail`] | the engine's namespaces and system calls | share anything but a socket pair |
-//! | [`tee`] | evidence from hardware, or from the simulator without | simulate in a TEE |
+//! | [`attester`] | attestation documents for bindings, one TEE call at a time | call the TEE before its limits are checked |
+//! | [`api`], [`tls`] | the attested TLS listener and the OpenAI-compatible API | answer a prompt on a connection that is not attested |
+//! | [`engine`] | requests to the engine and its answers | trust a frame from the engine |
+//! | [`gpu`] | GPU evidence, verified before the GPUs may work | let an unverified GPU work |
+//! | [`metering`] | token counts, taken as the engine reports them | count what the engine did not report, or lose a reported token |
+//! | [`control`] | the control channel to the host | accept a message outside its boot phase |
+//! | [`boot`], [`model`], [`runtime`] | the boot phases, from the first mount to serving | continue after a failure |
+//! | [`volume`] | the host's disks, verified and copied into memory | leave a disk attached |
+//! | [`jail`] | namespaces and system call filters of the engine | share anything with the engine but a socket pair |
+//! | [`tee`] | evidence from TEE hardware, or from the simulator where there is none | simulate in a TEE |
 //! | [`sys`] | the only unsafe code | grow |
 
 pub mod api;

@@ -1,4 +1,4 @@
-//! `/init` of the guest: PID 1, and, under two other names, the helpers that build the engine's jail.
+//! `/init` of the guest: runs as PID 1 and, under two other names, as the helpers that build the engine's jail.
 
 use std::alloc::System;
 use std::process::ExitCode;
@@ -7,12 +7,12 @@ use cocoon_guest_agent::boot;
 use cocoon_guest_agent::jail::{self, Cell, INNER, JailError, OUTER};
 use cocoon_guest_agent::sys::heap::Wiping;
 
-/// Prompts and answers go through buffers of libraries that wipe nothing.
+/// Wipes freed memory, because prompts and answers pass through buffers of libraries that do not wipe them.
 #[global_allocator]
 static HEAP: Wiping = Wiping(System);
 
 fn main() -> ExitCode {
-    // PID 1 looks at no argument: unknown words of the command line arrive here.
+    // PID 1 ignores its arguments: the kernel passes on the command line parameters that it does not know.
     if std::process::id() == 1 && !inside_the_jail() {
         boot::run();
     }
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),
         Err(error) => {
-            // Goes to /dev/null in the appliance, to a person elsewhere.
+            // Standard error is /dev/null in the appliance and a terminal elsewhere.
             let cause = std::error::Error::source(&error)
                 .map(|cause| format!(": {cause}"))
                 .unwrap_or_default();
@@ -36,8 +36,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// The inner helper is PID 1 too, of the engine's namespace. A machine whose command line said so
-/// would not boot, and the command line is measured.
+/// Returns whether this process is the inner jail helper, which is also PID 1, but in the engine's PID namespace. A
+/// kernel command line that starts with the helper's name would not boot, and the command line is measured.
 fn inside_the_jail() -> bool {
     std::env::args_os().nth(1).is_some_and(|name| name == INNER)
 }

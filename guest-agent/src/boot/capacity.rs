@@ -1,18 +1,21 @@
-//! How many clients this VM takes on, and how much memory their answers may take.
+//! Computes how many clients this VM accepts and how much memory their answers may use.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::api::Limits;
 
-/// Descriptors of everything but clients: engine, collector, channels, files.
+/// File descriptors for everything but client connections: engine, collector, channels and files.
 const OTHERS: u64 = 512;
 
-/// For everything else that needs memory while answers are written: buffers of connections, grammars, and what allocators
-/// keep.
+/// Bytes for other memory that answers need: connection buffers, grammars and memory that allocators retain.
 const SPARE: u64 = 32 << 20;
 
-/// Bytes that are there for answers, in the engine and until their clients have them, of those that are left with the model loaded and everything that
-/// clients can withhold or make wait taken off: no answer may begin that would have the kernel end the engine.
+/// Bytes that answers may use, in the engine and until their clients have read them.
+///
+/// From the memory that is available with the model loaded, this subtracts what clients can withhold, what waiting
+/// requests may hold, and a reserve. An answer that begins within this budget cannot make the kernel kill the engine
+/// for
+/// lack of memory.
 pub fn for_answers(available: u64, limits: &Limits) -> u64 {
     available
         .saturating_sub(limits.withheld())
@@ -20,10 +23,10 @@ pub fn for_answers(available: u64, limits: &Limits) -> u64 {
         .saturating_sub(SPARE)
 }
 
-/// Limits by the memory that is left now, with the model loaded, and descriptors for as many connections: the kernel gives
-/// its first process 1024.
+/// Returns the limits for the memory that is available with the model loaded, and raises the limit on file descriptors
+/// for that many connections: the kernel gives its first process 1024.
 ///
-/// Where they cannot be had, the smallest VM's limits, for which those suffice.
+/// If that limit cannot be raised, returns the limits of the smallest VM, for which 1024 descriptors suffice.
 pub fn limits(available: u64) -> Limits {
     let limits = Limits::within(available);
     let needed = u64::from(limits.connections) + OTHERS;
@@ -58,15 +61,15 @@ mod tests {
     #[test]
     fn answers_get_what_clients_cannot_withhold() {
         let limits = Limits::default();
-        // 64 connections, on each a MiB and four windows.
+        // 64 connections, each with a body of 1 MiB and four unread stream windows.
         let withheld = 64 * ((1 << 20) + 4 * (64 << 10));
         assert_eq!(limits.withheld(), withheld);
-        // Of the choices of 64 requests that wait, 512 KiB for each.
+        // 64 waiting requests may hold 512 KiB each.
         let waiting = 64 * (512 << 10);
         let taken = withheld + waiting + SPARE;
         assert_eq!(for_answers(1 << 30, &limits), (1 << 30) - taken);
         assert_eq!(for_answers(withheld, &limits), 0);
-        // On the largest machine what may wait, 2 GiB, is far more than is spare.
+        // On the largest machine, waiting requests may hold 2 GiB, far more than the reserve.
         let (all, limits) = (64 << 30, Limits::within(64 << 30));
         assert_eq!(limits.connections, 4096);
         let taken = 4096 * ((1 << 20) + 4 * (64 << 10) + (512 << 10)) + SPARE;

@@ -1,5 +1,5 @@
-//! What the host says once: parsed into types, and, in a TEE, compared with what the launch measured
-//! before any of it is used.
+//! The host's `configure` message: parsed into types and, in a TEE, compared with the measured digest before any of it
+//! is used.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -21,58 +21,58 @@ const INTERFACE_DEADLINE: Duration = Duration::from_secs(10);
 /// Why the host's configuration was refused.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConfigurationError {
-    /// Another protocol.
+    /// The host speaks another version of the control protocol.
     #[error(
         "the host speaks version {0} of the control protocol, this image version {CONTROL_VERSION}"
     )]
     Version(u16),
-    /// Not a usable address.
+    /// `address` is not an IPv4 host address with a prefix of 8 to 30 bits.
     #[error("the host's `address` is not an IPv4 host address with a prefix of 8 to 30 bits")]
     Address,
-    /// Nothing to imitate.
+    /// The machine is no TEE, and the host names no TEE to simulate.
     #[error("this machine is no TEE and the host names none to imitate")]
     NoTee,
-    /// Not a configuration.
+    /// The operator's configuration does not parse.
     #[error("the host's `config` was refused")]
     Operator(#[from] ConfigError),
-    /// The launch measured another one.
+    /// The launch measured another configuration than the host sent.
     #[error("the host's configuration is not the one that the launch measured")]
     Mismatch,
-    /// The measured digest cannot be read.
+    /// The digest that the launch measured cannot be read.
     #[error("cannot read the configuration's digest of this launch")]
     OwnReport(#[source] TeeError),
-    /// The interface does not come up.
+    /// A network interface cannot be brought up.
     #[error("cannot {operation} {interface}")]
     Network {
-        /// What.
+        /// Failed operation.
         operation: &'static str,
-        /// Which interface.
+        /// Name of the interface.
         interface: &'static str,
-        /// Why.
+        /// Cause.
         #[source]
         source: io::Error,
     },
 }
 
-/// The host's word, as far as it may be used.
+/// The host's configuration, parsed and, in a TEE, compared with the measured digest.
 #[derive(Debug)]
 pub(super) struct Configuration {
-    /// The TEE, or the one that is imitated.
+    /// TEE of this machine, or the simulated one.
     pub tee: Kind,
     address: Ipv4Addr,
     prefix: u8,
-    /// Economics.
+    /// Operator's configuration: name, payout address, prices and concurrency.
     pub operator: OperatorConfig,
-    /// Its canonical bytes.
+    /// Canonical bytes of the operator's configuration.
     pub canonical: Vec<u8>,
-    /// Its digest as the launch measures it.
+    /// Digest of the operator's configuration, as the launch measures it.
     pub digest: Hex48,
-    /// The host's word for the manifest; clients compare it.
+    /// Manifest identifier as the host states it; clients compare it with their manifest.
     pub manifest_id: Hex32,
 }
 
-/// Parses, and compares in a TEE. Where there is none the same comparison happens on the
-/// simulator's evidence, in [`crate::attester::boot`].
+/// Parses the host's configuration and, in a TEE, compares it with the measured digest. Without a TEE,
+/// [`crate::attester::boot`] makes the same comparison on the simulator's evidence.
 pub(super) fn check(
     configure: Configure,
     platform: &Platform,
@@ -128,7 +128,8 @@ fn parse_address(text: &str) -> Option<(Ipv4Addr, u8)> {
     (host && (8..=30).contains(&prefix)).then_some((address, prefix))
 }
 
-/// Address and link; no route, no name server, nothing asked of the network.
+/// Sets the address and brings the link up. There is no route and no name server, and nothing is requested from the
+/// network.
 pub(super) fn bring_up_network(configuration: &Configuration) -> Result<(), ConfigurationError> {
     let network = |operation, interface| {
         move |source| ConfigurationError::Network {

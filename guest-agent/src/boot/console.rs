@@ -1,5 +1,5 @@
-//! The console: one line per phase, one line on failure, silence while serving. And the end of the
-//! machine, which is always the same: power off.
+//! The serial console, and the end of the machine. The console shows one line per phase and one line on failure, and
+//! nothing while serving. The machine always ends by powering off.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -16,22 +16,22 @@ use crate::control::Control;
 
 /// How long the host may take to read the last message.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// All that is told of a panic while serving: its text could quote a prompt, and its place says which
-/// code a prompt has reached.
+/// The only report of a panic while serving: the panic's text could quote a prompt, and its location reveals which code
+/// a prompt has reached.
 const SOMETHING: &str = "internal error while serving";
 
-/// Says where the boot is, on the console and over the control channel. Clones are the same.
+/// Reports the progress of the boot on the console and over the control channel. Clones share their state.
 #[derive(Clone)]
 pub(super) struct Console(Arc<Mutex<State>>);
 
 /// Why the machine ends.
 #[derive(Debug)]
 pub(super) enum Ending {
-    /// The host asked for it.
+    /// The host requested a drain, which is complete.
     Drained,
     /// An error, with its causes.
     Failed(String),
-    /// A defect, at this place in the source.
+    /// A panic, at this location in the source.
     Panicked(String),
 }
 
@@ -48,8 +48,9 @@ struct State {
 }
 
 impl Console {
-    /// Also takes over panics: their text could quote memory, so that only their place is told,
-    /// and not even that while serving. A panic in any thread ends the machine.
+    /// Starts the console and installs a panic hook. A panic in any thread ends the machine. Its text could quote
+    /// memory, so
+    /// only its location is reported, and not even that while serving.
     pub fn start() -> Self {
         let console = Self(Arc::new(Mutex::new(State {
             phase: None,
@@ -66,7 +67,7 @@ impl Console {
         console
     }
 
-    /// A phase begins, and the one before it ends.
+    /// Ends the current phase and begins `phase`.
     pub fn enter(&self, phase: Phase) {
         let mut state = self.lock();
         state.finish();
@@ -74,7 +75,7 @@ impl Console {
         state.announce(phase);
     }
 
-    /// From now on the host hears of phases too.
+    /// From now on reports phases to the host too.
     pub fn attach(&self, control: &Control) {
         let mut state = self.lock();
         state.control = Some(control.clone());
@@ -83,21 +84,22 @@ impl Console {
         }
     }
 
-    /// The listener is open: one last line, and then nothing more, ever.
+    /// Reports that the listener is open. After this line nothing more is printed.
     pub fn serving(&self, port: u16) {
         let mut state = self.lock();
         state.finish();
         line("cocoon: serving");
         state.quiet = true;
         if let Some(control) = &state.control {
-            // A host that does not read will not learn that it could connect: its own loss.
+            // A host that does not read misses this message; only its own operator suffers.
             let _ = control.send(GuestMessage::Serving {
                 port,
                 at_ms: since_kernel_start(),
             });
         }
-        // Whatever library or kernel code still prints shall print nowhere. Both are second lines
-        // of defence behind code that does not print: failing costs nothing.
+        // Silences library and kernel code that might still print. Our own code does not print; this is a second line
+        // of
+        // defence, so failures are ignored.
         let _ = fs::write("/proc/sys/kernel/printk", "1 4 1 4");
         if let Ok(null) = File::options().write(true).open("/dev/null") {
             let _ = unistd::dup2_stdout(&null);
@@ -105,10 +107,10 @@ impl Console {
         }
     }
 
-    /// Ends the machine.
+    /// Reports `ending` and powers the machine off.
     pub fn end(&self, ending: Ending) -> ! {
         let (words, control) = {
-            // A panic may come while this very thread holds the lock: then the machine ends without words.
+            // A panic may occur while this thread holds the lock. The machine then ends without a message.
             let Ok(state) = self.0.try_lock() else {
                 power_off()
             };
@@ -131,9 +133,10 @@ impl Console {
 }
 
 impl State {
-    /// What is said at the end, and to whom. Nothing that a client's words could have shaped leaves
-    /// the machine: the errors that end it while serving are the host's own doing, and panics are one
-    /// constant.
+    /// Returns the last messages for the console and the host. None of them contains text that a client could have
+    /// influenced: an error that ends the machine while serving is a fault of the host or of the GPUs, worded by this
+    /// code,
+    /// and a panic is reported as one constant.
     fn last_words(&self, ending: Ending) -> LastWords {
         let phase = self.phase.map_or(Phase::Mounts, |(phase, _)| phase);
         let reason = match ending {
@@ -167,7 +170,7 @@ impl State {
     fn announce(&self, phase: Phase) {
         if let Some(control) = &self.control {
             control.enter(phase);
-            // See `serving`.
+            // A host that does not read misses this message, as in `serving`.
             let _ = control.send(GuestMessage::Phase {
                 phase,
                 at_ms: since_kernel_start(),
@@ -176,7 +179,7 @@ impl State {
     }
 }
 
-/// An error with its causes on one line.
+/// Returns an error and its causes on one line.
 pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -189,8 +192,8 @@ pub(super) fn chain(error: &dyn Error) -> String {
 }
 
 fn line(text: &str) {
-    // One write, so that lines of the kernel do not come in between; without a console there is
-    // nobody to tell.
+    // A single write keeps kernel messages from splitting the line. Without a console there is no reader, so errors are
+    // ignored.
     let _ = std::io::stdout().write_all(format!("{text}\n").as_bytes());
 }
 
@@ -205,10 +208,9 @@ fn since_kernel_start() -> u64 {
 }
 
 fn power_off() -> ! {
-    // File systems hold nothing worth writing back: everything is memory.
+    // There is nothing to write back: all file systems are in memory.
     let _ = reboot(RebootMode::RB_POWER_OFF);
-    // Unreachable as PID 1. Should the kernel refuse, it panics when PID 1 ends, which ends the
-    // machine as well.
+    // Unreachable as PID 1. If the kernel refuses to power off, it panics when PID 1 ends, which also ends the machine.
     std::process::abort()
 }
 

@@ -1,8 +1,10 @@
-//! NVIDIA's driver, in an image with real GPUs: every GPU is reset before the driver first sees it, and then its modules
-//! are loaded, after those of the kernel's maker and before the door is locked.
+//! NVIDIA's driver, in images for real GPUs. Every GPU is reset before the driver first sees it. The driver's modules
+//! load after the modules of the kernel's vendor and before module loading is disabled.
 //!
-//! In confidential computing a GPU is attached once between two resets, and what an earlier machine left in it is none of
-//! this one's business. The reset is that of the PCI function (FLR), which the host cannot take for another.
+//! In confidential computing mode a GPU can be attached once between two resets, and state that an earlier VM left in
+//! it
+//! must not be visible here. Only a function-level reset (FLR) is accepted: the host cannot mistake it for another
+//! kind.
 
 use std::ffi::CStr;
 use std::fs::{self, File};
@@ -14,51 +16,52 @@ use nix::kmod::{ModuleInitFlags, finit_module};
 
 use crate::gpu::wanted::{self, PCI, WantedError};
 
-/// The modules in load order, one path a line.
+/// Driver modules in load order, one path per line.
 const LIST: &str = "/driver.list";
-/// The kind of reset, as the kernel calls it.
+/// Reset method, as the kernel names it.
 const RESET: &str = "flr";
-/// What the first module is told: device files are the agent's to make, and nobody else's to change.
+/// Parameters of the first module: only the agent creates the device files, and the driver must not change them.
 const PARAMETERS: &CStr = c"NVreg_ModifyDeviceFiles=0";
 
 /// Why there is no driver.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DriverError {
-    /// The bus, or something on it.
+    /// The PCI bus cannot be read, or has an NVIDIA function that is no GPU.
     #[error(transparent)]
     Bus(#[from] WantedError),
-    /// A GPU that cannot be reset alone.
+    /// A GPU does not support a function-level reset.
     #[error(
         "GPU {address} has no reset of its function: it offers {found:?}, and is not used unreset"
     )]
     NoReset {
-        /// Where it is.
+        /// PCI address of the GPU.
         address: String,
-        /// What it offers.
+        /// Reset methods that the kernel offers for it.
         found: String,
     },
-    /// A file of the kernel's.
+    /// A file operation on a kernel file or a module failed.
     #[error("cannot {operation} {path}", path = path.display())]
     File {
-        /// What.
+        /// Failed operation.
         operation: &'static str,
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         #[source]
         source: io::Error,
     },
-    /// The driver wants none of them.
+    /// The driver supports none of the GPUs.
     #[error(
         "NVIDIA's driver takes none of the {found} GPUs of this machine: it does not know them"
     )]
     Unknown {
-        /// How many there are.
+        /// Number of GPUs on the bus.
         found: usize,
     },
 }
 
-/// Resets and loads; how many GPUs there are. Where there is none, the driver loads no further than to find that out.
+/// Resets the GPUs, loads the driver, and returns the number of GPUs. Without a GPU only the first module is tried, to
+/// confirm that the driver finds none.
 pub(super) fn start() -> Result<usize, DriverError> {
     started(Path::new(PCI), Path::new(LIST), |path, parameters| {
         let file = File::open(path)?;
@@ -66,7 +69,7 @@ pub(super) fn start() -> Result<usize, DriverError> {
     })
 }
 
-/// The GPUs on `bus` and the modules of `list`, each handed to `load` with its parameters.
+/// Resets the GPUs on `bus`, then passes each module of `list` with its parameters to `load`.
 fn started(
     bus: &Path,
     list: &Path,
@@ -81,7 +84,7 @@ fn started(
         let parameters = if number == 0 { PARAMETERS } else { c"" };
         match load(path, parameters) {
             Ok(()) => {}
-            // What NVIDIA's driver says when there is nothing for it.
+            // NVIDIA's driver fails with ENODEV when it finds no GPU that it supports.
             Err(error) if number == 0 && error.raw_os_error() == Some(Errno::ENODEV as i32) => {
                 if gpus.is_empty() {
                     break;
@@ -94,7 +97,7 @@ fn started(
     Ok(gpus.len())
 }
 
-/// Resets the function at `address` of a folder like [`PCI`].
+/// Resets the function at `address` below `bus`, a folder like [`PCI`].
 fn reset(bus: &Path, address: &str) -> Result<(), DriverError> {
     let method = bus.join(address).join("reset_method");
     let found = fs::read_to_string(&method).map_err(failed("read", &method))?;
@@ -104,7 +107,7 @@ fn reset(bus: &Path, address: &str) -> Result<(), DriverError> {
             found: found.trim().to_owned(),
         });
     }
-    // The kernel takes the first that works: from now on there is one.
+    // The kernel uses the first method that works; from now on FLR is the only one.
     fs::write(&method, RESET).map_err(failed("write", &method))?;
     let reset = bus.join(address).join("reset");
     fs::write(&reset, "1").map_err(failed("write", &reset))
@@ -134,10 +137,10 @@ mod tests {
         bus
     }
 
-    /// A module's file and parameters, and how many GPUs were reset by then.
+    /// Path and parameters of a loaded module, and the number of GPUs that had been reset by then.
     type Loaded = (String, String, usize);
 
-    /// Two modules, of which loading the first ends with `first`: what was loaded, after which resets, and what came of it.
+    /// Loads two modules, the first of which fails with `first`, if any. Returns each attempt and the outcome.
     fn loading(bus: &Path, first: Option<Errno>) -> (Vec<Loaded>, Result<usize, String>) {
         let list = tempfile::NamedTempFile::new().unwrap();
         fs::write(&list, "/lib/nvidia.ko\n/lib/nvidia-uvm.ko\n").unwrap();
@@ -171,7 +174,7 @@ mod tests {
         ];
         assert_eq!(loading(bus.path(), None), (both, Ok(1)));
 
-        // A driver that knows none of them, where there is one and where there is none.
+        // The driver supports no GPU of this machine: first with one GPU, then with none.
         let bus = function("flr bus\n");
         let one = vec![module("/lib/nvidia.ko", "NVreg_ModifyDeviceFiles=0", 1)];
         let told =
@@ -188,7 +191,7 @@ mod tests {
             Err("cannot load /lib/nvidia.ko".to_owned())
         );
 
-        // One that cannot be reset: nothing is loaded.
+        // The GPU cannot be reset, so nothing is loaded.
         let bus = function("bus\n");
         let (loaded, outcome) = loading(bus.path(), None);
         assert_eq!(loaded, []);

@@ -1,4 +1,4 @@
-//! GPUs at boot: those that the measured command line asks for, opened behind the [`Gate`].
+//! GPUs at boot: opens the GPUs that the measured command line requests behind the [`Gate`].
 
 use std::sync::Arc;
 
@@ -18,33 +18,34 @@ use crate::gpu::{Gate, GateError, GpuSource};
 use crate::runtime::{Runtime, RuntimeError};
 use crate::tee::{Platform, simulated};
 
-/// Nothing is told while GPUs are listed, attached and show their evidence, nor while NVIDIA's word on them comes, they are
-/// let to work and the CPU's evidence is made: the host must not take that for an end.
+/// The guest sends nothing while GPUs are listed, attached and asked for evidence, nor while it waits for NVIDIA's
+/// collateral, makes the GPUs ready and collects the CPU's evidence. The host must not take either silence for a dead
+/// guest.
 const _: () = {
     let first = collector::LISTING.as_secs() + 2 * collector::PATIENCE.as_secs();
     let second = PATIENCE.as_secs() + collector::PATIENCE.as_secs() + simulated::DEADLINE.as_secs();
     assert!(first < LONGEST_SILENCE.as_secs() && second < LONGEST_SILENCE.as_secs());
 };
 
-/// Whose GPUs count, and how many there are where they are simulated.
+/// The roots that GPU evidence must chain to, and the number of GPUs if they are simulated. `None` without GPUs.
 pub(super) type Asked = Option<(Roots, Option<u16>)>;
 
-/// Why there is no GPU that may work.
+/// Why no GPU may work.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum GpusError {
-    /// The measured word on them.
+    /// The GPU token of the measured command line is invalid, or does not fit this machine.
     #[error(transparent)]
     Wanted(#[from] WantedError),
-    /// They are not proven.
+    /// The GPUs' evidence was not accepted.
     #[error(transparent)]
     Gate(#[from] GateError),
-    /// The process that holds them.
+    /// The collector, the process that holds the GPUs, failed.
     #[error(transparent)]
     Collector(#[from] CollectorError),
-    /// Its program.
+    /// The runtime volume, which holds the collector, is missing or invalid.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
-    /// None at all.
+    /// The PCI bus has no NVIDIA GPU.
     #[error(
         "no GPU found: there is none of NVIDIA's on this machine's PCI bus, and this image is for them; give it one, or \
          start the image of variant cpu"
@@ -52,13 +53,13 @@ pub(super) enum GpusError {
     None,
 }
 
-/// What the measured command line asks for, on this machine.
+/// Resolves the GPU token of the measured command line on this machine.
 pub(super) fn asked(wanted: Wanted, platform: &Platform) -> Result<Asked, GpusError> {
     let in_tee = matches!(platform, Platform::Hardware(_));
     Ok(wanted.roots(in_tee)?)
 }
 
-/// Verifies what was asked for, and lets it work.
+/// Verifies the requested GPUs and lets them take work.
 pub(super) fn open(
     asked: Asked,
     platform: &Platform,
@@ -74,7 +75,7 @@ pub(super) fn open(
             let source = Arc::new(Simulated::new(proof, control.clone(), count));
             (source, Box::new(move || Ok(count.into())))
         }
-        // `Wanted::roots` has refused this already.
+        // Unreachable: `Wanted::roots` has already refused this combination.
         (Some(_), Platform::Hardware(_)) => return Err(WantedError::SimulatedInTee.into()),
         (None, _) => {
             let program = runtime.ok_or(RuntimeError::Missing)?.collector();
@@ -92,8 +93,8 @@ pub(super) fn open(
     Ok(Some(Arc::new(Gate::open(setup, &nonce, ask, PATIENCE)?)))
 }
 
-/// Asks the host for whatever the vendors say about this boot, where the CPU is real: its evidence, and the GPUs beside it.
-/// About GPUs alone it was asked when they were opened.
+/// Asks the host for the vendors' collateral for this boot's CPU evidence and for the GPUs. Does nothing without CPU
+/// evidence, which is passed only in a TEE: [`open`] has already asked about the GPUs.
 pub(super) fn ask_for_collateral(
     control: &Control,
     evidence: Option<&Evidence>,
@@ -106,7 +107,7 @@ pub(super) fn ask_for_collateral(
 }
 
 fn request(control: &Control, evidence: Option<Evidence>, gpus: Vec<GpuNeeds>) {
-    // A host that does not read staples nothing: its own loss.
+    // A host that does not read sends no collateral, and clients reject its guest.
     let request = CollateralRequest { evidence, gpus };
     let _ = control.send(GuestMessage::CollateralRequest(request));
 }

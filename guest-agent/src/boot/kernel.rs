@@ -1,8 +1,8 @@
-//! What the command line asks of the kernel, seen from inside: a kernel that does not know a word, or was built without
-//! what it turns on, says nothing and goes on.
+//! Checks that the kernel applies the parameters of its command line. A kernel that does not know a parameter, or was
+//! built without the feature behind it, ignores the parameter silently.
 //!
-//! Only what can be seen is checked. The rest (`random.*`, `init_on_*`, `slab_nomerge`) leaves no trace outside of the
-//! kernel's own memory, which lockdown hides.
+//! Only settings that can be observed are checked. The others (`random.*`, `init_on_*`, `slab_nomerge`) leave no trace
+//! outside the kernel's own memory, which lockdown hides.
 
 use std::fs;
 use std::io;
@@ -13,44 +13,44 @@ use nix::mount::{MsFlags, mount, umount};
 /// Why this kernel may not run.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum KernelError {
-    /// What would tell cannot be read.
+    /// The file that shows the setting cannot be accessed.
     #[error("cannot tell whether {word} holds: cannot {operation} {path}", path = path.display())]
     Unseen {
-        /// Word of the command line.
+        /// Command line parameter or sysctl assignment.
         word: &'static str,
-        /// What failed.
+        /// Failed operation.
         operation: &'static str,
-        /// Where.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         #[source]
         source: io::Error,
     },
-    /// The kernel does otherwise.
+    /// The kernel does not apply the setting.
     #[error("the kernel does not keep {word}: {path} is {found:?}", path = path.display())]
     NotKept {
-        /// Word of the command line.
+        /// Command line parameter or sysctl assignment.
         word: &'static str,
-        /// Where that shows.
+        /// File that shows the setting.
         path: PathBuf,
-        /// What stands there.
+        /// First line of the file.
         found: String,
     },
 }
 
-/// Which modules this kernel takes.
+/// Which kernel modules this image may load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Modules {
-    /// Those of its maker.
+    /// Only modules that the kernel's vendor signed.
     Signed,
-    /// NVIDIA's too, which nobody signs whose key it holds: the command line of such an image says so by what it does not
-    /// say, and is measured.
+    /// NVIDIA's modules too, which no key of this kernel signs. The command line of such an image lacks
+    /// `module.sig_enforce=1`, and the command line is measured.
     Any,
 }
 
 struct Promise {
     word: &'static str,
-    /// Where it shows.
+    /// File that shows the setting.
     path: &'static str,
     kept: fn(&str) -> bool,
     #[expect(dead_code, reason = "for the reader: what rests on it")]
@@ -58,9 +58,9 @@ struct Promise {
 }
 
 const SECURITY: &str = "/sys/kernel/security";
-/// The strictest mode of lockdown, and where it is set.
+/// Strictest lockdown mode, and the file that sets it.
 const LOCKDOWN: (&str, &str) = ("confidentiality", "/sys/kernel/security/lockdown");
-/// The promise that only an image without NVIDIA's modules makes.
+/// Parameter that only images without NVIDIA's modules have.
 const SIGNED: &str = "module.sig_enforce=1";
 
 const PROMISES: [Promise; 4] = [
@@ -93,7 +93,7 @@ const PROMISES: [Promise; 4] = [
     },
 ];
 
-/// Looks at each promise. Needs `/proc` and `/sys`; mounts securityfs for the moment, as nothing else needs it.
+/// Checks every promise. Needs `/proc` and `/sys`. Mounts securityfs only for the check, because nothing else needs it.
 pub(super) fn check(modules: Modules) -> Result<(), KernelError> {
     with_security(|| {
         let all = PROMISES.iter();
@@ -105,11 +105,11 @@ pub(super) fn check(modules: Modules) -> Result<(), KernelError> {
     })
 }
 
-/// The lock that a kernel without kexec does not have.
+/// Setting that a kernel without kexec does not have.
 const KEXEC: &str = "kernel.kexec_load_disabled=1";
 
-/// What the locks show that the agent itself has turned, in every variant: behind the last module nothing is loaded, nor
-/// another kernel.
+/// Locks that the agent itself sets in every variant of the image. After the last module, neither a module nor another
+/// kernel can be loaded.
 const LOCKS: [Promise; 2] = [
     Promise {
         word: "kernel.modules_disabled=1",
@@ -125,7 +125,7 @@ const LOCKS: [Promise; 2] = [
     },
 ];
 
-/// Looks at each lock: neither can be opened again.
+/// Checks every lock. A lock that is set cannot be removed until the next boot.
 pub(super) fn check_locks() -> Result<(), KernelError> {
     LOCKS.iter().try_for_each(|lock| {
         let path = Path::new(lock.path);
@@ -140,8 +140,8 @@ fn turned(lock: &Promise, path: &Path, read: io::Result<String>) -> Result<(), K
     }
 }
 
-/// Raises lockdown to what other images begin with: after the last module that it would have refused. It cannot be
-/// lowered again.
+/// Raises lockdown to the mode in which other images start, after the last module that this mode would refuse. The mode
+/// cannot be lowered again.
 pub(super) fn lock_down() -> Result<(), KernelError> {
     let (mode, path) = LOCKDOWN;
     with_security(|| {
@@ -179,7 +179,7 @@ fn judge(promise: &Promise, path: &Path, read: io::Result<String>) -> Result<(),
         Ok(text) => Err(KernelError::NotKept {
             word,
             path: path.to_owned(),
-            // The console has one line.
+            // An error is one line on the console.
             found: text.lines().next().unwrap_or_default().to_owned(),
         }),
         Err(source) => Err(KernelError::Unseen {
@@ -253,7 +253,7 @@ mod tests {
         ];
         assert_eq!(told_by("0\n"), told.map(|told| Err(told.to_owned())));
         assert_eq!(told_by("1\n"), [Ok(()), Ok(())]);
-        // A kernel without kexec has no lock for it; one without modules is not this one.
+        // A kernel without kexec has no lock for it. A kernel without modules is not the one of this image.
         let missing = LOCKS
             .each_ref()
             .map(|lock| judged(lock, Err(io::ErrorKind::NotFound.into())));

@@ -1,6 +1,6 @@
-//! Boot as named phases. Each gives what the next needs, so that none can be left out or swapped;
-//! [`serve`] asks for [`AttestedListener`] and [`VerifiedWeights`], which only the phases that
-//! check can make. Whatever fails ends the machine with one line.
+//! Boot, as a sequence of named phases. Each phase returns what the next one needs, so that no phase can be skipped or
+//! reordered. [`serve`] takes [`AttestedListener`] and [`VerifiedWeights`], which only the verifying phases can create.
+//! Any failure ends the machine with one line.
 
 mod capacity;
 mod configuration;
@@ -39,13 +39,13 @@ use configuration::Configuration;
 use console::{Console, Ending};
 use kernel::Modules;
 
-/// How long the host may take to connect and configure.
+/// How long the host may take to connect and to send its configuration.
 const CONFIGURE_DEADLINE: Duration = Duration::from_secs(120);
 const PORT_DEADLINE: Duration = Duration::from_secs(10);
-/// The measured words.
+/// Kernel command line, which is measured.
 const CMDLINE: &str = "/proc/cmdline";
 
-/// Why a boot failed: one variant per phase, or nearly.
+/// Why a boot failed: roughly one variant per phase.
 #[derive(Debug, thiserror::Error)]
 enum BootError {
     #[error(transparent)]
@@ -129,7 +129,7 @@ fn boot(console: &Console) -> Result<(), BootError> {
         version: CONTROL_VERSION,
         tee,
     })?;
-    // Told where the host can hear it.
+    // Reported only now, because the host could not receive it before.
     if found == Some(0) {
         return Err(gpus::GpusError::None.into());
     }
@@ -142,7 +142,7 @@ fn boot(console: &Console) -> Result<(), BootError> {
     console.enter(Phase::Model);
     let reference = ModelReference::from_cmdline(&cmdline).map_err(ModelError::Reference)?;
     let wanted = gpus::asked(wanted, &platform)?;
-    // Progress is dropped when the host does not read: it is the host's own loss.
+    // A host that does not read misses the progress; only its own operator suffers.
     let progress = |done, total| drop(control.send(GuestMessage::Progress { done, total }));
     let weights = model::load(reference, progress)?;
     let runtime = real_gpus.then(|| runtime::load(&cmdline, progress));
@@ -155,7 +155,7 @@ fn boot(console: &Console) -> Result<(), BootError> {
     console.enter(Phase::Evidence);
     let mut identity = identity(&keys, &weights, &configuration, configuration.tee);
     let in_tee = matches!(platform, Platform::Hardware(_));
-    // Verified first, and only then let to work; the engine and the listener come after.
+    // The GPUs take work only after verification. The engine and the listener start later.
     let gate = gpus::open(wanted, &platform, runtime, &control, &identity.claims)?;
     identity.claims.gpu_section_digest =
         gate.as_ref().map_or(Hex32::ZERO, |gate| gate.keys_digest());
@@ -194,8 +194,8 @@ fn boot(console: &Console) -> Result<(), BootError> {
     })
 }
 
-/// Runs `future` and gives what it comes to, without waiting for what blocks behind it: a GPU's driver may, for minutes,
-/// and the reason is told and the machine ended at once.
+/// Runs `future` and returns its output without waiting for its blocking tasks. A GPU driver may block for minutes, but
+/// the reason must be reported and the machine must end at once.
 fn to_the_end<T>(runtime: tokio::runtime::Runtime, future: impl Future<Output = T>) -> T {
     let outcome = runtime.block_on(future);
     runtime.shutdown_background();
@@ -239,7 +239,7 @@ fn start_engine(
     supervisor::start(launcher, id, configuration.operator.max_concurrent_requests)
 }
 
-/// Serves until drained. The two proofs are consumed: nobody else can serve with them.
+/// Serves until drained. Consumes both proofs, so that nothing else can serve with them.
 async fn serve(
     listener: AttestedListener,
     weights: VerifiedWeights,
@@ -250,7 +250,7 @@ async fn serve(
     console: &Console,
 ) -> Result<(), BootError> {
     debug_assert!(!weights.files().is_empty());
-    // With the model loaded.
+    // Measured with the model loaded.
     let available = memory::available();
     let limits = capacity::limits(available);
     engine.limit_memory(capacity::for_answers(available, &limits));
@@ -290,7 +290,7 @@ mod tests {
             });
             tell.send(outcome).unwrap();
         });
-        // It still blocks.
+        // The blocking task is still running.
         let outcome = told.recv_timeout(Duration::from_secs(60));
         assert_eq!(outcome, Ok("lost"));
         drop(release);

@@ -1,4 +1,4 @@
-//! Mounts, kernel settings, limits and modules: tables, each row with its reason.
+//! Mounts, kernel settings, resource limits and modules, as tables with a reason for each row.
 
 use std::fs::{self, File};
 use std::io;
@@ -10,58 +10,58 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 
-/// Why the machine could not be made ready.
+/// Why the machine could not be prepared.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum MountsError {
     /// A mount failed.
     #[error("cannot mount {kind} on {target}")]
     Mount {
-        /// File system.
+        /// File system type.
         kind: &'static str,
-        /// Where.
+        /// Mount point.
         target: &'static str,
-        /// Why.
+        /// Cause.
         #[source]
         source: Errno,
     },
-    /// A setting failed.
+    /// A kernel setting could not be written.
     #[error("cannot set {path} to {value:?}")]
     Setting {
-        /// Under `/proc/sys`.
+        /// Path of the setting below `/proc/sys`.
         path: &'static str,
-        /// Value.
+        /// Value that was to be written.
         value: &'static str,
-        /// Why.
+        /// Cause.
         #[source]
         source: io::Error,
     },
-    /// A limit failed.
+    /// Core dumps could not be disabled.
     #[error("cannot limit core dumps")]
     Limit(#[source] Errno),
-    /// A module does not load.
+    /// A kernel module could not be loaded.
     #[error("cannot load kernel module {path}")]
     Module {
-        /// Which.
+        /// Path of the module.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         #[source]
         source: io::Error,
     },
     /// A file cannot be read.
     #[error("cannot read {path}")]
     Read {
-        /// Which.
+        /// Path of the file.
         path: &'static str,
-        /// Why.
+        /// Cause.
         #[source]
         source: io::Error,
     },
-    /// Swap is on.
+    /// Swap is enabled.
     #[error("swap is in use: it would write prompts to a disk of the host")]
     Swap,
 }
 
-/// Source and type are the same word for kernel file systems.
+/// A mount of a kernel file system, whose source has the same name as its type.
 struct Mount {
     kind: &'static str,
     target: &'static str,
@@ -95,7 +95,7 @@ const EARLY: [Mount; 3] = [
         reason: "disks, ports, drivers, event log",
     },
 ];
-/// Needs modules.
+/// Mount that needs kernel modules.
 const LATE: Mount = Mount {
     kind: "configfs",
     target: "/sys/kernel/config",
@@ -106,7 +106,7 @@ const LATE: Mount = Mount {
 struct Setting {
     path: &'static str,
     value: &'static str,
-    /// Whether a kernel without it may run.
+    /// Whether a kernel without this setting is acceptable.
     optional: bool,
     #[expect(dead_code, reason = "for the reader: why this setting exists")]
     reason: &'static str,
@@ -204,7 +204,7 @@ const SETTINGS: [Setting; 15] = [
     ),
 ];
 
-/// Mounts what needs no module, then settings and limits.
+/// Mounts the file systems that need no modules, then applies kernel settings and resource limits, and refuses swap.
 pub(super) fn early() -> Result<(), MountsError> {
     for row in &EARLY {
         attach(row)?;
@@ -241,7 +241,7 @@ pub(super) fn early() -> Result<(), MountsError> {
     }
 }
 
-/// Loads the listed modules in their order.
+/// Loads the modules listed in `/modules.list`, in order.
 pub(super) fn load_modules() -> Result<(), MountsError> {
     for path in read("/modules.list")?
         .lines()
@@ -251,7 +251,7 @@ pub(super) fn load_modules() -> Result<(), MountsError> {
             .and_then(|file| Ok(finit_module(&file, c"", ModuleInitFlags::empty())?))
         {
             Ok(()) => {}
-            // TEE drivers refuse a machine that is not theirs.
+            // TEE drivers fail with ENODEV on a machine without their TEE.
             Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => {}
             Err(source) => {
                 return Err(MountsError::Module {
@@ -264,7 +264,7 @@ pub(super) fn load_modules() -> Result<(), MountsError> {
     Ok(())
 }
 
-/// Locks the door: nothing is loaded after that, not even by a compromised agent.
+/// Disables module loading until the next boot, even for a compromised agent.
 pub(super) fn lock_modules() -> Result<(), MountsError> {
     let (path, value) = ("kernel/modules_disabled", "1");
     fs::write("/proc/sys/kernel/modules_disabled", value).map_err(|source| MountsError::Setting {
@@ -274,7 +274,7 @@ pub(super) fn lock_modules() -> Result<(), MountsError> {
     })
 }
 
-/// Mounts what needed modules.
+/// Mounts the file systems that need kernel modules.
 pub(super) fn late() -> Result<(), MountsError> {
     attach(&LATE)
 }

@@ -1,5 +1,4 @@
-//! PID 1 inherits every orphan and must bury it. The engine's helper is the only child that
-//! somebody else waits for.
+//! Reaps orphaned processes, which PID 1 inherits. Only the engine's helper has another owner that waits for it.
 
 use std::io;
 use std::process::Child;
@@ -13,14 +12,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::engine::supervisor::Process;
 use crate::wait;
 
-/// How long a killed process may take to be gone.
+/// How long a killed process may take to exit.
 const END: Duration = Duration::from_secs(10);
 
-/// The child that is somebody's.
+/// The one child process whose owner waits for it, if there is one.
 #[derive(Clone, Default)]
 pub(super) struct Children(Arc<Mutex<Option<Pid>>>);
 
-/// Starts the task that buries orphans.
+/// Starts the task that reaps orphans.
 pub(super) fn start() -> io::Result<Children> {
     let children = Children::default();
     let (mut died, ours) = (signal(SignalKind::child())?, children.clone());
@@ -33,7 +32,7 @@ pub(super) fn start() -> io::Result<Children> {
 }
 
 impl Children {
-    /// Keeps a child from being buried by us: its owner waits for it.
+    /// Takes a child that the reaper must leave to its owner.
     pub fn adopt(&self, child: Child) -> Box<dyn Process> {
         *self.lock() = pid(&child);
         Box::new(Adopted {
@@ -45,8 +44,9 @@ impl Children {
     fn bury_orphans(&self) {
         let owned = self.lock();
         let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        // Looks before it waits, so that the owned child's status is left to its owner. When that
-        // one is met, the rest is buried after its owner has waited.
+        // Peeks with WNOWAIT first, so that the adopted child's exit status is left to its owner. If that child is next
+        // in
+        // line, the remaining orphans are reaped after its owner has waited.
         while let Ok(status) = waitid(Id::All, peek) {
             match status.pid() {
                 Some(pid) if Some(pid) != *owned => drop(waitpid(pid, Some(WaitPidFlag::WNOHANG))),
@@ -74,7 +74,7 @@ struct Adopted {
 
 impl Process for Adopted {
     fn end(&mut self) {
-        // It may be gone already; what cannot be killed is PID 1's to bury later.
+        // The process may have exited already. One that cannot be killed becomes an orphan, which is reaped later.
         let _ = self.child.kill();
         wait::until(END, || {
             (!matches!(self.child.try_wait(), Ok(None))).then_some(())

@@ -1,4 +1,4 @@
-//! While serving: the API, the counters, and an ear for the host.
+//! The serving phase: runs the API, reports metrics to the host, and watches the control channel and the GPUs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,29 +14,28 @@ use crate::engine::{self, Engine};
 use crate::gpu::{Gate, GateError, gate};
 use crate::tls::AttestedListener;
 
-/// Counters leave the guest no more often: shorter spans would tell single requests apart.
+/// Shortest interval between two reports of the counters. Shorter intervals would reveal single requests.
 pub const METRICS: Duration = Duration::from_secs(10);
-/// How long engine and driver each may take to stop. Should one hang, the machine ends all the same, a moment later.
+/// How long the engine and the driver may each take to stop. If one of them hangs, the machine ends after this time.
 const CLOSING: Duration = Duration::from_secs(5);
 
-/// Why nobody is served any more.
+/// Why serving ended with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum ServingError {
-    /// The host's fault.
+    /// The host broke the control protocol.
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// The GPUs are not proven any more. Its causes may quote what they say, and are not told any more.
+    /// The GPUs no longer verify. The causes may quote text from the GPUs, so they are not reported.
     #[error("the GPUs are not proven any more: {0}")]
     Gpus(GateError),
 }
 
-/// Serves until the host asks for an end and the last answer is sent (`Ok`), until it breaks the control
-/// protocol, or until the GPUs are not proven any more: then running requests are broken off, every connection is
-/// closed and the engine ends before this returns. Counters are told `every` so often, [`METRICS`] in the appliance,
-/// from the first moment to the last: during a drain too.
+/// Serves until the host requests a drain and the last answer is sent. Reports counters to the host at the interval
+/// `every`, which is [`METRICS`] in the appliance, from start to end, including the drain.
 ///
 /// # Errors
-/// [`ServingError`].
+/// [`ServingError`] when the host breaks the control protocol, or when the GPUs no longer verify. In the second case,
+/// running requests are cancelled, every connection is closed and the engine is stopped before this returns.
 pub async fn run(
     listener: AttestedListener,
     service: Service,
@@ -55,8 +54,9 @@ pub async fn run(
         error = unproven(gpus.as_ref(), &engine) => Some(error),
         never = report(&engine, &counters, gpus.as_ref(), control, every) => match never {},
     };
-    // The service is dropped by now, and its connections with it. Nobody's words stay on a GPU that is somebody else's, and an
-    // engine whose work is done leaves it clean.
+    // The service and its connections are dropped by now. Prompts must not stay on a GPU that another VM gets next, and
+    // an
+    // engine that stops in order clears the GPU's memory.
     let _ = timeout(CLOSING, engine.end()).await;
     let Some(error) = error else {
         return Ok(());
@@ -68,7 +68,7 @@ pub async fn run(
     Err(ServingError::Gpus(error))
 }
 
-/// Returns when the GPUs are not proven any more, or an engine works on others; without GPUs never.
+/// Returns when the GPUs no longer verify or an engine uses other GPUs. Never returns without GPUs.
 async fn unproven(gpus: Option<&Arc<Gate>>, engine: &Engine) -> GateError {
     let Some(gate) = gpus else {
         return std::future::pending().await;
@@ -84,7 +84,7 @@ async fn unproven(gpus: Option<&Arc<Gate>>, engine: &Engine) -> GateError {
                 return error;
             }
             if state.changed().await.is_err() {
-                // There are no more engines.
+                // The supervisor is gone: no further engine starts.
                 return std::future::pending().await;
             }
         }
@@ -95,7 +95,7 @@ async fn unproven(gpus: Option<&Arc<Gate>>, engine: &Engine) -> GateError {
     }
 }
 
-/// Tells the host counters, restarts, and how GPUs are used. All are dropped when it does not read.
+/// Reports counters, engine restarts and GPU metrics to the host. Reports are dropped when the host does not read.
 async fn report(
     engine: &Engine,
     counters: &Counters,
@@ -111,13 +111,14 @@ async fn report(
     loop {
         tokio::select! {
             _ = tick.tick() => {
-                // Unchanged ones too: the host takes a guest that says nothing during a drain for dead, and a
-                // long answer changes no counter before its end. A host that does not listen is its own loss.
+                // Sent even if unchanged: during a drain the host takes a silent guest for dead, and a long answer
+                // changes no counter
+                // before it ends. A host that does not read misses the reports; only its own operator suffers.
                 let mut metrics = counters.metrics(&state.borrow());
-                // Its own words: the host gets the gist, receipts are exact.
+                // The engine reports these numbers itself, so the host gets them rounded; receipts are exact.
                 metrics.gpu = metrics.gpu.map(engine::coarse);
                 let _ = control.send(GuestMessage::Metrics(metrics));
-                // One question at a time: a driver may take longer than a tick.
+                // Only one query runs at a time, because a driver may take longer than one interval.
                 if asking.is_none() && let Some(gate) = gpus.map(Arc::clone) {
                     asking = Some(tokio::task::spawn_blocking(move || gate.metrics()));
                 }
@@ -139,10 +140,10 @@ async fn report(
     }
 }
 
-/// The answer; never where nothing is asked.
+/// Waits for the running query and returns its answer. Never returns if no query is running.
 async fn answered(asking: &mut Option<JoinHandle<Vec<GpuMetrics>>>) -> Vec<GpuMetrics> {
     match asking {
-        // No panic reaches this line in the appliance: it ends the machine.
+        // In the appliance a panic ends the machine, so the task never fails here.
         Some(asking) => asking.await.unwrap_or_default(),
         None => std::future::pending().await,
     }

@@ -1,4 +1,4 @@
-//! The engine as a jailed process, and the wait for its first readiness.
+//! Starts the engine as a jailed process and waits until it is ready for the first time.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -21,35 +21,35 @@ use crate::jail::{Cell, OUTER};
 use crate::model::{MODEL_DIR, VerifiedWeights};
 use crate::runtime::Runtime;
 
-/// The engine of an image without GPUs.
+/// Engine executable of an image without GPUs.
 const ENGINE: &str = "/engine";
-/// How long the first load may take. Emulated machines are slow.
+/// How long the first load of the model may take. Emulated machines are slow.
 const LOAD_DEADLINE: Duration = Duration::from_secs(1800);
-/// How often the host hears meanwhile that the engine lives.
+/// Interval of the progress messages that tell the host that the engine is still loading.
 const SIGN: Duration = Duration::from_secs(60);
-/// Neither the host nor the engine's link gives it up before.
+/// Ensures that neither the host nor the engine's link gives up before these times.
 const _: () = assert!(
     SIGN.as_secs() < LONGEST_SILENCE.as_secs() && LOAD_DEADLINE.as_secs() < LOADING.as_secs()
 );
 
-/// Why there is no engine.
+/// Why no engine became ready.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WorkerError {
-    /// It says why.
+    /// The engine cannot start, and reported the reason.
     #[error("the engine cannot start: {0}")]
     Unable(StartFailure),
-    /// It died before it was ready once, and had no time to say why.
+    /// The engine died before it was ready for the first time, without reporting a reason.
     #[error(
         "the engine died while it loaded the model: it does not know this kind of model, its files are damaged, or the VM \
          has too little memory"
     )]
     Died,
-    /// It takes too long.
+    /// The engine did not load the model in time.
     #[error("the engine did not load the model within {} s", LOAD_DEADLINE.as_secs())]
     Slow,
 }
 
-/// Starts engines over verified weights, and over nothing else.
+/// Starts jailed engines over verified weights only.
 pub(super) struct JailedEngine {
     cell: Cell,
     children: Children,
@@ -72,8 +72,9 @@ impl JailedEngine {
 
 impl Launcher for JailedEngine {
     fn launch(&mut self) -> io::Result<Launched> {
-        // A program that its user may execute but not read cannot be dumped or traced by that user. One of the runtime
-        // volume is so already.
+        // A user who may execute a program but not read it cannot dump or trace it. Programs of the runtime volume
+        // already
+        // have these permissions.
         if !self.cell.gpus {
             fs::set_permissions(&self.cell.engine, Permissions::from_mode(0o511))?;
         }
@@ -93,7 +94,8 @@ impl Launcher for JailedEngine {
     }
 }
 
-/// Waits for the first readiness, telling the host that it comes: how far the engine is, its library does not say.
+/// Waits until the engine is ready for the first time and meanwhile sends the host signs of life. They carry no
+/// numbers, because the engine's library does not report its progress.
 pub(super) async fn wait_until_ready(
     engine: &Engine,
     control: &Control,
@@ -112,7 +114,7 @@ pub(super) async fn wait_until_ready(
             tokio::select! {
                 changed = state.changed() => changed.map_err(|_| WorkerError::Died)?,
                 _ = sign.tick() => {
-                    // Dropped when the host does not read: it is the host's own loss.
+                    // Dropped when the host does not read; only its own operator suffers.
                     let _ = control.send(GuestMessage::Progress { done: 0, total: 0 });
                 }
             }
@@ -138,7 +140,7 @@ mod tests {
     use super::*;
     use crate::engine::supervisor::{self, Process};
 
-    /// Starts engines that say nothing for so long, and then that they are ready.
+    /// Starts engines that send nothing for the given time and then report that they are ready.
     struct Silent(Duration);
 
     struct Nothing;
@@ -163,7 +165,7 @@ mod tests {
                 let mut socket = tokio::net::UnixStream::from_std(theirs).unwrap();
                 sleep(takes).await;
                 socket.write_all(&frame).await.unwrap();
-                // Until the test ends.
+                // Keeps the socket open until the test ends.
                 std::future::pending::<()>().await;
             });
             Ok(Launched {
@@ -173,7 +175,7 @@ mod tests {
         }
     }
 
-    /// Of a host that hears everything: how many signs of life, once the channel closes.
+    /// Plays a host that reads every message. Returns the number of signs of life once the channel closes.
     fn listen(mut host: UnixStream) -> JoinHandle<u64> {
         std::thread::spawn(move || {
             let (mut decoder, mut chunk, mut signs) =
@@ -189,7 +191,9 @@ mod tests {
         })
     }
 
-    /// How the wait for an engine ends that takes so long, when, and how often the host heard of it.
+    /// Waits for an engine that takes `takes` to load. Returns the outcome, the time it took, and the number of signs
+    /// of
+    /// life that the host received.
     async fn waited(takes: Duration) -> (Result<(), WorkerError>, Duration, u64) {
         let (ours, host) = UnixStream::pair().unwrap();
         let (heard, closing) = (listen(host), ours.try_clone().unwrap());
@@ -208,7 +212,7 @@ mod tests {
         let slow = LOAD_DEADLINE - Duration::from_secs(1);
         let (outcome, after, signs) = waited(slow).await;
         assert!(outcome.is_ok() && after >= slow, "{outcome:?} {after:?}");
-        // At once, and then each time.
+        // One sign of life at once, and one per interval.
         assert_eq!(signs, 1 + slow.as_secs() / SIGN.as_secs());
     }
 

@@ -1,50 +1,50 @@
-//! Which host message has a place in which phase: the state machine of the control channel.
+//! State machine of the control channel: decides which host message is allowed in which boot phase.
 //!
-//! Pure: bytes and clocks stay outside, so that every pair of phase and message can be tested.
+//! It performs no I/O and reads no clock, so that every pair of phase and message can be tested.
 
 use cocoon_protocol::control::{Configure, HostMessage, Phase};
 use cocoon_protocol::document::{Collateral, Evidence};
 use cocoon_protocol::gpu::{CollectedGpu, GpuCollateral};
 
-/// A message that has no place now.
+/// A host message that is not allowed in the current phase.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("message `{message}` has no place in phase {}", phase.name())]
 pub struct Refused {
-    /// Kind of the message.
+    /// Name of the message.
     pub message: &'static str,
-    /// Phase in which it came.
+    /// Phase in which the message arrived.
     pub phase: Phase,
 }
 
-/// A message that was let in.
+/// A host message that was accepted.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Admitted {
-    /// The configuration, once.
+    /// The host's configuration, accepted once.
     Configure(Configure),
-    /// The answer to the request that is waiting.
+    /// The answer to the pending request for simulated CPU evidence.
     Evidence(Result<Evidence, String>),
-    /// The answer to the request of GPUs' evidence that is waiting.
+    /// The answer to the pending request for simulated GPU evidence.
     GpuEvidence(Result<Vec<CollectedGpu>, String>),
-    /// Newer endorsements of the CPU, of the GPUs, or of both.
+    /// Newer collateral for the CPU, for the GPUs, or for both.
     Collateral(Option<Collateral>, Option<GpuCollateral>),
-    /// The host asks for an orderly end.
+    /// The host requests a drain.
     Drain,
-    /// The answer to a request that nobody waits for any more.
+    /// The answer to a request that is no longer pending.
     Stale,
 }
 
-/// What the guest waits for.
+/// Admission state of the control channel.
 #[derive(Debug)]
 pub struct Door {
     phase: Phase,
     configured: bool,
-    /// Whether evidence may come from the host. Never set in a TEE.
+    /// Whether the host may send simulated evidence. Never set in a TEE.
     pub simulated: bool,
     evidence: Asked,
     gpus: Asked,
 }
 
-/// Requests for evidence, of which one at most is waiting.
+/// Evidence requests of one kind, at most one of which is pending.
 #[derive(Debug, Default)]
 struct Asked {
     requests: u64,
@@ -58,7 +58,7 @@ impl Asked {
         self.requests
     }
 
-    /// Whether `id` answers the request that is waiting; `None` when there never was such a request.
+    /// Returns whether `id` answers the pending request, or `None` if no request ever had this number.
     fn answers(&mut self, id: u64) -> Option<bool> {
         (1..=self.requests).contains(&id).then(|| {
             let answers = id == self.requests && self.awaiting;
@@ -81,39 +81,39 @@ impl Default for Door {
 }
 
 impl Door {
-    /// A boot phase begins.
+    /// Enters a boot phase.
     pub fn enter(&mut self, phase: Phase) {
         self.phase = phase;
     }
 
-    /// The guest asks for evidence; returns the number of the request.
+    /// Registers a request for simulated CPU evidence and returns its number.
     pub fn expect_evidence(&mut self) -> u64 {
         self.evidence.expect()
     }
 
-    /// The guest waits no longer.
+    /// Gives up on the pending request for CPU evidence.
     pub fn forget_evidence(&mut self) {
         self.evidence.awaiting = false;
     }
 
-    /// The guest asks for evidence of GPUs; returns the number of the request.
+    /// Registers a request for simulated GPU evidence and returns its number.
     pub fn expect_gpus(&mut self) -> u64 {
         self.gpus.expect()
     }
 
-    /// The guest waits no longer.
+    /// Gives up on the pending request for GPU evidence.
     pub fn forget_gpus(&mut self) {
         self.gpus.awaiting = false;
     }
 
-    /// Lets a message in or refuses it.
+    /// Accepts or refuses a message.
     pub fn admit(&mut self, message: HostMessage) -> Result<Admitted, Refused> {
         use HostMessage as M;
         use Phase as P;
         let phase = self.phase;
         let refuse = |message| Err(Refused { message, phase });
         match (phase, message) {
-            // Before Hello the host has nothing to answer; afterwards the first message is this one.
+            // The host sends nothing before the guest's Hello; its first message after that is the configuration.
             (P::Platform | P::Configuration, M::Configure(configure)) if !self.configured => {
                 self.configured = true;
                 Ok(Admitted::Configure(configure))
@@ -291,7 +291,7 @@ mod tests {
         }
     }
 
-    /// Evidence of GPUs has a row of its own: an answer to one is none to the other.
+    /// GPU evidence has a state of its own: an answer to a CPU request does not answer a GPU request, and vice versa.
     #[test]
     fn evidence_of_gpus_is_read_only_without_a_tee_and_only_for_a_known_request() {
         let gpus = |id| HostMessage::GpuEvidence {

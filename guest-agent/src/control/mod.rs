@@ -1,9 +1,10 @@
-//! The guest's end of the control channel: one thread reads and judges, one thread writes.
+//! The guest's end of the control channel: one thread reads and checks messages, another one writes.
 //!
-//! The host is hostile. Its bytes are framed with a bound, parsed once, and admitted by
-//! [`door::Door`] or refused; a refusal, a broken frame, an end of the stream or silence past a
-//! deadline is a fault, kept for whoever waits and never forgotten. Nothing here blocks the guest
-//! on the host: the outbox is bounded and counters are dropped when it is full.
+//! The host is untrusted. Its messages are limited in length, parsed once, and accepted or refused by [`door::Door`]. A
+//! refused message, a malformed frame, the end of the stream, and an I/O error are faults: the first one is kept and
+//! reported to everything that waits. The host can never block the guest: the outbox is bounded, and messages are
+//! dropped
+//! when it is full.
 
 pub mod door;
 pub mod port;
@@ -25,10 +26,10 @@ use tokio::sync::watch;
 
 use door::{Admitted, Door, Refused};
 
-/// Messages that may wait for a host that does not read.
+/// Messages that may be queued for a host that does not read.
 const OUTBOX: usize = 256;
 
-/// What went wrong on the control channel. Every variant is the host's doing.
+/// What went wrong on the control channel. Every variant is a fault of the host.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ControlError {
     /// The port could not be read or written.
@@ -36,7 +37,7 @@ pub enum ControlError {
     Io {
         /// `read` or `write`.
         operation: &'static str,
-        /// Why.
+        /// Cause.
         #[source]
         source: Arc<io::Error>,
     },
@@ -46,35 +47,35 @@ pub enum ControlError {
     /// The stream ended inside a message.
     #[error("the host closed the control channel in the middle of a message")]
     Truncated,
-    /// Not a frame, or not a message.
+    /// The host sent a malformed frame or message.
     #[error("the host broke the control protocol")]
     Frame(#[source] Arc<FrameError>),
-    /// A message with more in it than there may be.
+    /// A message exceeds the limits of its contents.
     #[error("the host broke the control protocol")]
     Bounds(#[source] GpuError),
-    /// A message that has no place now.
+    /// A message is not allowed in the current phase.
     #[error("the host broke the control protocol")]
     Refused(#[source] Refused),
-    /// Nothing came in time.
+    /// An awaited message did not arrive in time.
     #[error("the host sent no {awaited} within {seconds} s")]
     Silence {
-        /// What was awaited.
+        /// Name of the awaited message.
         awaited: &'static str,
-        /// The deadline.
+        /// Deadline in seconds.
         seconds: u64,
     },
-    /// The host does not read.
+    /// The host does not read, and the outbox is full.
     #[error("the host does not read the control channel: {OUTBOX} messages are waiting")]
     Congested,
-    /// The simulator gave none.
+    /// The host's simulator returned no CPU evidence.
     #[error("the host has no simulated evidence: is its simulator running?")]
     NoEvidence,
-    /// The simulator gave none of GPUs.
+    /// The host's simulator returned no GPU evidence.
     #[error("the host has no simulated evidence of GPUs: is its simulator running?")]
     NoGpus,
 }
 
-/// The control channel. Clones are the same channel.
+/// Handle to the control channel. Clones share the channel.
 #[derive(Clone)]
 pub struct Control {
     shared: Arc<Shared>,
@@ -105,7 +106,7 @@ enum Outgoing {
 }
 
 impl Control {
-    /// Takes the two halves of the stream and starts the threads that own them.
+    /// Takes both halves of the stream and starts the threads that own them.
     pub fn start(reader: impl Read + Send + 'static, writer: impl Write + Send + 'static) -> Self {
         let (outbox, waiting) = mpsc::sync_channel(OUTBOX);
         let shared = Arc::new(Shared {
@@ -122,39 +123,39 @@ impl Control {
         Self { shared, outbox }
     }
 
-    /// Says that a boot phase begins: what the host may say depends on it.
+    /// Enters a boot phase, which decides what the host may send.
     pub fn enter(&self, phase: Phase) {
         self.shared.lock().door.enter(phase);
     }
 
-    /// Says that evidence comes from the host's simulator, because there is no TEE.
+    /// Allows simulated evidence from the host, on a machine that is no TEE.
     pub fn allow_simulated_evidence(&self) {
         self.shared.lock().door.simulated = true;
     }
 
-    /// Queues a message; never waits. A full outbox is an error that only matters for messages
-    /// that expect an answer.
+    /// Queues a message without waiting. Fails when the outbox is full, which matters only for messages that expect an
+    /// answer.
     pub fn send(&self, message: GuestMessage) -> Result<(), ControlError> {
         self.outbox
             .try_send(Outgoing::Message(message))
             .map_err(|_| ControlError::Congested)
     }
 
-    /// Waits until everything queued is written, at most until the deadline.
+    /// Waits until everything queued is written, at most for `deadline`.
     pub fn flush(&self, deadline: Duration) {
         let (done, written) = mpsc::sync_channel(1);
         if self.outbox.try_send(Outgoing::Flush(done)).is_ok() {
-            // Past the deadline the message is lost, which is the host's own loss.
+            // After the deadline the message is lost; only the host's operator suffers.
             let _ = written.recv_timeout(deadline);
         }
     }
 
-    /// Waits for the host's configuration.
+    /// Waits for the host's configuration, at most for `deadline`.
     pub fn configure(&self, deadline: Duration) -> Result<Configure, ControlError> {
         self.wait("configuration", deadline, |state| state.configure.take())
     }
 
-    /// Asks the host's simulator for evidence. One at a time: the caller serialises.
+    /// Requests CPU evidence from the host's simulator. The caller must serialise requests.
     pub fn simulated_evidence(
         &self,
         report_data: &Hex64,
@@ -171,11 +172,11 @@ impl Control {
         })?;
         let answer = self.wait("evidence", deadline, |state| state.evidence.take());
         self.shared.lock().door.forget_evidence();
-        // The host's own words are not repeated: they are foreign text.
+        // The host's error text is untrusted, so it is not repeated.
         answer?.map_err(|_| ControlError::NoEvidence)
     }
 
-    /// Asks the host's simulator for evidence of GPUs. One at a time: the caller serialises.
+    /// Requests GPU evidence from the host's simulator. The caller must serialise requests.
     pub fn simulated_gpus(
         &self,
         nonce: &Hex32,
@@ -192,22 +193,22 @@ impl Control {
         answer?.map_err(|_| ControlError::NoGpus)
     }
 
-    /// The newest endorsements of the CPU.
+    /// Returns the latest collateral for the CPU.
     pub fn collateral(&self) -> watch::Receiver<Option<Collateral>> {
         self.shared.collateral.subscribe()
     }
 
-    /// The newest endorsements of the GPUs, within their bounds.
+    /// Returns the latest collateral for the GPUs, within its limits.
     pub fn gpu_collateral(&self) -> watch::Receiver<Option<GpuCollateral>> {
         self.shared.gpu_collateral.subscribe()
     }
 
-    /// Becomes true when the host asks for an orderly end.
+    /// Returns a channel that becomes true when the host requests a drain.
     pub fn drain(&self) -> watch::Receiver<bool> {
         self.shared.drain.subscribe()
     }
 
-    /// Becomes `Some` at the first fault.
+    /// Returns a channel that becomes `Some` at the first fault.
     pub fn fault(&self) -> watch::Receiver<Option<ControlError>> {
         self.shared.fault.subscribe()
     }
@@ -242,7 +243,7 @@ impl Control {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Every critical section leaves the state whole, so a poisoned lock is still a good one.
+        // Every critical section leaves the state consistent, so a poisoned lock is still usable.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -311,7 +312,7 @@ impl Shared {
                     Err(error) => return self.fail(ControlError::Frame(Arc::new(error))),
                 },
                 Outgoing::Flush(done) => {
-                    // The one who asked may have given up.
+                    // The caller of `flush` may have given up.
                     let _ = done.send(());
                     Ok(())
                 }

@@ -1,4 +1,4 @@
-//! The virtio-serial port of the control channel, found by its name.
+//! Finds and opens the control channel's virtio-serial port, by its name.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -12,27 +12,27 @@ use crate::wait;
 
 const PORTS: &str = "/sys/class/virtio-ports";
 
-/// Why there is no port.
+/// Why the control port could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
-    /// No port of the name.
+    /// No port with the expected name appeared in time.
     #[error("no virtio-serial port named {PORT_NAME} within {0} s: add one to the machine")]
     Absent(u64),
-    /// More than one: which of them is the host's cannot be known.
+    /// Several ports have the name, so the right one is unknown.
     #[error("{0} virtio-serial ports are named {PORT_NAME}: there must be one")]
     Duplicate(usize),
-    /// It is there and does not open.
+    /// The port exists but cannot be opened.
     #[error("cannot open control port {device}")]
     Open {
-        /// The device.
+        /// Path of the device.
         device: PathBuf,
-        /// Why.
+        /// Cause.
         #[source]
         source: io::Error,
     },
 }
 
-/// Finds and opens the port; returns its reading and its writing end.
+/// Finds the port, waiting for it at most for `deadline`, and opens it. Returns its reading and writing ends.
 pub fn open(deadline: Duration) -> Result<(PortReader, File), PortError> {
     let found = wait::until(deadline, || {
         let found = named_ports();
@@ -67,9 +67,11 @@ fn named_ports() -> Vec<PathBuf> {
         .collect()
 }
 
-/// The reading end. The driver reports an end of file while nobody is connected on the host's side, and it may learn only
-/// after us that somebody is: until the host was heard, that is no end. From then on it is one, because the host agent holds
-/// one connection for as long as the machine runs, and whoever came after it would begin in the middle of a message.
+/// Reading end of the port. The driver reports end of file while no process on the host is connected, and it may learn
+/// of
+/// a connection later than the guest. Until the first bytes arrive, end of file is therefore ignored. After that it is
+/// the end of the stream: the host agent keeps one connection for the life of the machine, and a later connection would
+/// start in the middle of a message.
 pub struct PortReader<R = File> {
     port: R,
     heard: bool,
@@ -79,7 +81,7 @@ impl<R: Read> Read for PortReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.port.read(buffer)? {
-                // Nor is there an event for it: poll(2) reports the missing host again and again.
+                // There is no event to wait for: poll(2) reports the missing host again and again.
                 0 if !self.heard => thread::sleep(Duration::from_millis(50)),
                 count => {
                     self.heard = true;
@@ -94,7 +96,7 @@ impl<R: Read> Read for PortReader<R> {
 mod tests {
     use super::*;
 
-    /// Gives these, one with each call.
+    /// Returns one of these chunks per read.
     struct Told(Vec<&'static [u8]>);
 
     impl Read for Told {
