@@ -1,4 +1,4 @@
-//! Where an appliance listens: `https://HOST[:PORT]`, parsed once.
+//! Addresses of appliances: `https://HOST[:PORT]`, parsed once.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,8 +7,8 @@ use std::sync::Arc;
 use http::Uri;
 use rustls::pki_types::ServerName;
 
-/// An appliance's address. Its name proves nothing: what is behind it is proved by evidence. Cheap to
-/// clone, because every error names one.
+/// An appliance's address. The name proves nothing; only evidence shows what is listening there.
+/// Cheap to clone, because every error holds one.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Address(Arc<Parts>);
 
@@ -19,7 +19,7 @@ struct Parts {
     server_name: ServerName<'static>,
 }
 
-/// Why a text is not an appliance's address.
+/// Why a text is not a valid appliance address.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{text}` is not an appliance's address: {problem}; write https://HOST:PORT")]
 pub struct AddressError {
@@ -38,7 +38,7 @@ impl Address {
         self.0.port
     }
 
-    /// `HOST:PORT` as it stands in a `Host` header, with brackets around an IPv6 address.
+    /// Returns `HOST:PORT` as in a `Host` header, with brackets around an IPv6 address.
     pub fn authority(&self) -> String {
         let Parts { host, port, .. } = &*self.0;
         if host.contains(':') {
@@ -84,7 +84,8 @@ impl FromStr for Address {
                 .as_str()
                 .parse()
                 .map_err(|_| refuse("its port is not 1 to 65535"))?,
-            // `Uri` reads `https://host:` and `https://host:99999` as having no usable port.
+            // `Uri` reports no port for `https://host:` and `https://host:99999` instead of
+            // failing.
             None if authority.as_str().trim_end_matches(']').contains("]:")
                 || (!authority.as_str().starts_with('[') && authority.as_str().contains(':')) =>
             {

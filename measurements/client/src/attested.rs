@@ -1,4 +1,4 @@
-//! A connection to an appliance that was verified: the only place from which a prompt is sent.
+//! A verified connection to an appliance: the only type from which a prompt is sent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,17 +19,17 @@ use crate::moment::Moment;
 use crate::padding::{PaddingError, padded};
 use crate::receipts::Session;
 
-/// Longest life of a connection. After it the connection is cut, whatever runs on it: evidence is
-/// about a moment, and an hour is the longest that one moment may count.
+/// Longest life of a connection. After it the connection is cut, even in the middle of an answer:
+/// evidence describes one moment, and may count for an hour at most.
 pub const MAX_CONNECTION_AGE: Duration = Duration::from_secs(60 * 60);
 
-/// An HTTP connection inside TLS, verified or about to be.
+/// An HTTP connection inside TLS, before or after verification.
 pub(crate) struct Channel {
     pub(crate) sender: SendRequest<Full<Bytes>>,
     pub(crate) authority: String,
 }
 
-/// A verified connection. Made by [`Verifier::connect`](crate::Verifier::connect) and by nothing else.
+/// A verified connection. Only [`Verifier::connect`](crate::Verifier::connect) makes one.
 pub struct AttestedConnection {
     channel: Channel,
     address: Address,
@@ -37,29 +37,31 @@ pub struct AttestedConnection {
     claims: Claims,
     session: Arc<Session>,
     collateral: CollateralUse,
-    /// Requests that its receipts have counted; `None` when some went out whose receipts nobody saw.
+    /// Number of the last receipt that was checked, 0 before the first; `None` after a request
+    /// whose receipt this client does not check.
     counted: Option<u64>,
     established: Moment,
 }
 
-/// Why a request on a verified connection has no answer.
+/// Why a request on a verified connection got no response.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
-    /// The connection was closed before the request left: sending it again elsewhere is safe.
+    /// The connection was closed before the request was sent, so it is safe to send it again
+    /// elsewhere.
     #[error("the connection to {address} was closed before the request was sent")]
     NotSent {
-        /// The appliance.
+        /// Address of the appliance.
         address: Address,
-        /// From the HTTP library.
+        /// Error of the HTTP library.
         #[source]
         source: hyper::Error,
     },
-    /// The connection broke when the request was under way: it may have been served and charged.
+    /// The connection broke after the request was sent: it may have been served and charged.
     #[error("the connection to {address} broke while it held the request")]
     Broken {
-        /// The appliance.
+        /// Address of the appliance.
         address: Address,
-        /// From the HTTP library.
+        /// Error of the HTTP library.
         #[source]
         source: hyper::Error,
     },
@@ -90,66 +92,68 @@ impl AttestedConnection {
         }
     }
 
-    /// The appliance.
+    /// Returns the address of the appliance.
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// The verdict that let this connection be.
+    /// Returns the verdict by which this connection was accepted.
     pub fn verdict(&self) -> &Verdict {
         &self.verdict
     }
 
-    /// What the evidence committed to.
+    /// Returns the claims to which the evidence commits.
     pub fn claims(&self) -> &Claims {
         &self.claims
     }
 
-    /// What its receipts are held against.
+    /// Returns the session against which the receipts of this connection are checked.
     pub fn session(&self) -> &Arc<Session> {
         &self.session
     }
 
-    /// Where the collateral came from that the verdict rests on.
+    /// Returns the origin of the collateral behind the verdict: the cache or the appliance.
     pub fn collateral(&self) -> CollateralUse {
         self.collateral
     }
 
-    /// The number of the next receipt, as far as it is known.
+    /// Returns the number that the next receipt must have, or `None` if it is not known.
     pub(crate) fn next_number(&self) -> Option<u64> {
         self.counted.and_then(|counted| counted.checked_add(1))
     }
 
-    /// A request goes out whose receipt nobody here will see.
+    /// Records that a request is sent whose receipt this client does not check.
     pub(crate) fn uncounted(&mut self) {
         self.counted = None;
     }
 
-    /// A receipt of this number was found good.
+    /// Records the number of a receipt that passed its checks.
     pub(crate) fn counted(&mut self, number: u64) {
         self.counted = Some(number);
     }
 
-    /// How long this connection may still be used.
+    /// Returns the time for which this connection may still be used.
     pub fn remaining(&self) -> Duration {
         MAX_CONNECTION_AGE.saturating_sub(self.established.age())
     }
 
-    /// Sends a chat request, padded to a size bucket. The answer is OpenAI's: JSON, or server-sent
-    /// events when `request.stream` is set; its status may be an error of the appliance. Its receipt is the caller's
-    /// to check, as [`Upstreams::generate`](crate::Upstreams::generate) does.
+    /// Sends a chat request, padded to a size bucket. The response follows OpenAI's API: JSON, or
+    /// server-sent events if `request.stream` is set. Its status may be an error of the appliance.
+    /// The caller has to check the receipt, as [`Upstreams::generate`](crate::Upstreams::generate)
+    /// does.
     pub async fn chat(&mut self, request: &ChatRequest) -> Result<Response<Incoming>, SendError> {
         self.uncounted();
         let body = padded(request).map_err(SendError::Request)?;
         self.send(Method::POST, "/v1/chat/completions", body).await
     }
 
-    /// `GET /v1/models`.
+    /// Sends `GET /v1/models`.
     pub async fn models(&mut self) -> Result<Response<Incoming>, SendError> {
         self.send(Method::GET, "/v1/models", Bytes::new()).await
     }
 
-    /// Whether another request can be sent, after the answer before it was read to its end.
+    /// Waits until another request can be sent; the body of the previous response must have been
+    /// read to its end. Returns false if the connection is closed.
     pub(crate) async fn ready(&mut self) -> bool {
         self.channel.sender.ready().await.is_ok()
     }
@@ -200,14 +204,16 @@ impl std::fmt::Debug for AttestedConnection {
 }
 
 impl Channel {
-    /// A request with the same few headers for every client, so that headers tell nobody apart.
+    /// Builds a request. All clients send the same few headers, so that headers cannot identify a
+    /// client.
     pub(crate) fn request(&self, method: Method, path: &str, body: Bytes) -> Request<Full<Bytes>> {
         let posts = method == Method::POST;
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
-        // Paths are ours, or were one in the request of an application.
+        // Paths are constants of this crate, or were parsed as the path of an application's
+        // request.
         *request.uri_mut() = path.parse().unwrap_or_default();
-        // An authority is a host and a port: always a valid header value.
+        // A host and a port: always a valid header value.
         if let Ok(host) = HeaderValue::from_str(&self.authority) {
             request.headers_mut().insert(HOST, host);
         }

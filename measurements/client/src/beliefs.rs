@@ -1,4 +1,5 @@
-//! What a program believes while it runs: manifests end and are renewed, floors rise, appliances come to be known.
+//! The verifier that a running program uses, and its renewal: manifests expire and are replaced,
+//! release floors rise, and appliances become known.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,23 +12,26 @@ use crate::attested::AttestedConnection;
 use crate::moment::Moment;
 use crate::verifier::Verifier;
 
-/// After how long everything is read again: so long a floor that was raised may go unnoticed.
+/// Interval after which settings are read again before a request. A raised floor may go unnoticed
+/// for so long.
 pub(crate) const CALM: Duration = Duration::from_secs(10 * 60);
-/// After how long it may be read again for the sake of an appliance whose manifest is another.
+/// Shortest interval between readings caused by an appliance that was refused because of its
+/// manifest.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
-/// How long a request waits for it; the reading goes on behind it.
+/// How long a request waits for a reading, which goes on in the background after that.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Where beliefs come from. Both methods block.
+/// Where settings are read from. Both methods block.
 pub(crate) trait Source: Send + Sync {
-    /// What counts from now on in the place of `held`; nothing where that stays.
+    /// Reads the settings again. Returns the verifier that replaces `held`, or `None` if that stays
+    /// in use.
     fn read(&self, held: &Verifier) -> Option<Verifier>;
 
-    /// An appliance was accepted.
+    /// Takes note that an appliance was accepted.
     fn accepted(&self, appliance: &Address, class: Class);
 }
 
-/// What counts now.
+/// The verifier in use.
 pub(crate) struct Beliefs {
     verifier: Mutex<Verifier>,
     renewal: Option<Renewal>,
@@ -35,12 +39,12 @@ pub(crate) struct Beliefs {
 
 struct Renewal {
     source: Arc<dyn Source>,
-    /// When it was read last; locked while it is.
+    /// Time of the last reading; locked while a reading is in progress.
     read: tokio::sync::Mutex<Moment>,
 }
 
 impl Beliefs {
-    /// For good.
+    /// Uses `verifier` for good.
     pub(crate) fn fixed(verifier: Verifier) -> Self {
         Self {
             verifier: Mutex::new(verifier),
@@ -48,7 +52,7 @@ impl Beliefs {
         }
     }
 
-    /// Just read, and to be read again.
+    /// Uses `verifier`, which was just made from `source`, and renews it from there.
     pub(crate) fn renewed(verifier: Verifier, source: Arc<dyn Source>) -> Self {
         let read = tokio::sync::Mutex::new(Moment::now());
         Self {
@@ -57,9 +61,9 @@ impl Beliefs {
         }
     }
 
-    /// What counts, read again if that is due.
+    /// Returns the verifier in use, after reading the settings again if that is due.
     pub(crate) async fn current(self: &Arc<Self>) -> Verifier {
-        // While somebody reads, what there was counts.
+        // While another task reads, the old verifier stays in use.
         let due = |renewal: &Renewal| renewal.read.try_lock().is_ok_and(|at| at.age() >= CALM);
         if self.renewal.as_ref().is_some_and(due) {
             self.read(CALM).await;
@@ -67,28 +71,31 @@ impl Beliefs {
         self.held().clone()
     }
 
-    /// What counts in the place of `refusing`, under which an appliance's manifest was refused; nothing where that is all.
+    /// Reads the settings again if the last reading was at least [`SOON`] ago. Returns the verifier
+    /// in use if it is another one than `refusing`, under which an appliance was refused because of
+    /// its manifest.
     pub(crate) async fn newer(self: &Arc<Self>, refusing: &Verifier) -> Option<Verifier> {
         self.read(SOON).await;
         let verifier = self.held().clone();
         (!verifier.is(refusing)).then_some(verifier)
     }
 
-    /// Tells the source of an appliance that was accepted.
+    /// Tells the source that an appliance was accepted.
     pub(crate) async fn accepted(&self, connection: &AttestedConnection) {
         let Some(renewal) = &self.renewal else {
             return;
         };
         let source = Arc::clone(&renewal.source);
         let (address, class) = (connection.address().clone(), connection.verdict().class);
-        // It is cancelled by nobody, and has nothing to give back.
+        // The task is never cancelled and returns nothing, so its result can be ignored.
         let _ = tokio::task::spawn_blocking(move || source.accepted(&address, class)).await;
     }
 
-    /// Reads everything again unless that was done within `interval`. Where somebody does it already, waits for them.
+    /// Reads the settings again unless that was done within `interval`. Waits for a reading that is
+    /// already in progress.
     async fn read(self: &Arc<Self>, interval: Duration) {
         let this = Arc::clone(self);
-        // A task of its own, so that a request that is given up does not take the reading with it.
+        // A task of its own, so that the reading goes on if the request is cancelled.
         let reading = tokio::spawn(async move {
             let Some(renewal) = &this.renewal else {
                 return;
@@ -108,7 +115,7 @@ impl Beliefs {
     }
 
     fn held(&self) -> MutexGuard<'_, Verifier> {
-        // Nothing panics while it holds the lock.
+        // No code panics while it holds the lock.
         self.verifier.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,8 +1,9 @@
-//! Verdicts on boot documents, for the next connection to the same certificate: SPEC.md, VERDICT-10.
+//! Verdicts on boot documents, kept for the next connection that shows the same certificate:
+//! SPEC.md, VERDICT-10.
 //!
-//! A verdict is used again only in the time through which it would be the same: from the last second in which the clock
-//! showed it to be good to the second before the first date or age limit that changes it. Sessions' documents are fresh, and
-//! are judged every time.
+//! A kept verdict is used again only while it would be the same: not before the last time at which
+//! it was made or used, and not after the second before the first date or age limit that changes
+//! it. Session documents are fresh and are appraised every time.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -11,25 +12,27 @@ use cocoon_protocol::bytes::Hex32;
 
 use crate::judge::Judgement;
 
-/// Certificates about which verdicts are kept; the one that was used longest ago makes room.
+/// Number of certificates whose verdicts are kept; the least recently used one is dropped.
 const MAX_KEPT: usize = 64;
 
-/// Verdicts under one manifest and one policy.
+/// Verdicts on boot documents under one manifest and one policy.
 #[derive(Default)]
 pub(crate) struct BootVerdicts(Mutex<VecDeque<Kept>>);
 
 struct Kept {
-    /// SHA-256 of the whole certificate, and so of key and document.
+    /// SHA-256 of the whole certificate, which covers its key and document.
     certificate: Hex32,
-    /// The clock when the verdict was made or last used: an earlier time is a clock that went back.
+    /// Time when the verdict was made or last used. An earlier time means that the clock was set
+    /// back.
     seen: u64,
-    /// Last second at which the verdict is the same.
+    /// Last second for which the verdict holds.
     until: u64,
     judgement: Judgement,
 }
 
 impl BootVerdicts {
-    /// The verdict on the document in the certificate with this SHA-256, at the time `now`, in seconds since 1970.
+    /// Returns the verdict on the document in the certificate with this SHA-256 at the time `now`,
+    /// in seconds since 1970. Calls `judge` if none is kept.
     pub(crate) fn get_or(
         &self,
         certificate: Hex32,
@@ -39,7 +42,8 @@ impl BootVerdicts {
         if let Some(judgement) = self.recall(certificate, now) {
             return judgement;
         }
-        // Unlocked: other handshakes need not wait for signatures. Two of them may judge the same.
+        // The lock is released meanwhile, so that other handshakes need not wait for signature
+        // checks. Two handshakes may judge the same document.
         let judgement = judge();
         if let Some(until) = judgement.holds_until {
             self.keep(Kept {

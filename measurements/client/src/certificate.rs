@@ -1,7 +1,7 @@
-//! What the client reads from an appliance's certificate: its key and the boot document.
+//! Parses an appliance's certificate: its key and the boot document.
 //!
-//! The certificate is self-signed and its name and dates are constants: nothing in it is believed
-//! because a certificate says so. It only says which key the evidence must commit to.
+//! The certificate is self-signed, and its name and dates are constants, so nothing in it is
+//! trusted because of the certificate. It only says which key the evidence must commit to.
 
 use cocoon_measurements::der;
 use cocoon_protocol::bytes::Hex32;
@@ -10,44 +10,44 @@ use x509_cert::Certificate;
 use x509_cert::der::Encode;
 use x509_cert::spki::ObjectIdentifier;
 
-/// Largest certificate that is parsed: the boot document and two kilobytes for all the rest.
+/// Largest certificate that is parsed: the boot document and two kilobytes for everything else.
 pub const MAX_CERTIFICATE_LEN: usize = MAX_BOOT_DOCUMENT_LEN + 2048;
 
-/// A leaf certificate whose form is right. Nothing of it is verified yet.
+/// A well-formed leaf certificate. Nothing in it is verified yet.
 #[derive(Debug, Clone)]
 pub struct Leaf {
-    /// SubjectPublicKeyInfo, DER.
+    /// SubjectPublicKeyInfo in DER.
     pub spki: Vec<u8>,
-    /// SHA-256 of `spki`: what the evidence commits to.
+    /// SHA-256 of `spki`, to which the evidence commits.
     pub spki_sha256: Hex32,
-    /// The document in the evidence extension.
+    /// The boot document in the evidence extension.
     pub document: Document,
 }
 
-/// Why a certificate carries no evidence that could be looked at.
+/// Why a certificate carries no evidence that can be appraised.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    /// Longer than [`MAX_CERTIFICATE_LEN`].
+    /// The certificate is longer than [`MAX_CERTIFICATE_LEN`].
     #[error("certificate of {0} bytes exceeds the limit of {MAX_CERTIFICATE_LEN}")]
     TooLong(usize),
-    /// Not DER of a certificate.
+    /// The certificate is not well-formed DER.
     #[error("certificate is not well-formed DER")]
     Malformed(#[source] x509_cert::der::Error),
-    /// No evidence extension.
+    /// The certificate has no evidence extension.
     #[error(
         "certificate has no evidence extension ({EVIDENCE_OID}): this is not a Cocoon appliance"
     )]
     NoEvidence,
-    /// The extension stands there more than once.
+    /// The certificate has more than one evidence extension.
     #[error("certificate has the evidence extension more than once")]
     Repeated,
-    /// The extension is not marked critical.
+    /// The evidence extension is not marked critical.
     #[error("certificate's evidence extension is not marked critical")]
     NotCritical,
-    /// A critical extension besides.
+    /// The certificate has another critical extension.
     #[error("certificate has the critical extension {0}, which this client does not know")]
     UnknownCritical(ObjectIdentifier),
-    /// The extension's value is not a document.
+    /// The value of the evidence extension is not a document.
     #[error("certificate's evidence extension is not usable")]
     Document(#[source] DocumentError),
 }
@@ -72,7 +72,7 @@ impl Leaf {
         if !extension.critical {
             return Err(CertificateError::NotCritical);
         }
-        // RFC 5280 §4.2: whoever does not understand a critical extension must not use the certificate.
+        // RFC 5280 §4.2: a certificate with an unrecognised critical extension must be rejected.
         if let Some(unknown) = extensions
             .iter()
             .find(|extension| extension.critical && extension.extn_id != oid)

@@ -1,4 +1,4 @@
-//! Asking a question: the request built, the answer handed out piece by piece as it arrives.
+//! Conversations: builds requests and passes on answers piece by piece as they arrive.
 
 use cocoon_measurements::verdict::Class;
 use cocoon_protocol::openai::{
@@ -25,10 +25,10 @@ pub use error::ChatError;
 
 /// Longest error body that is read.
 const MAX_ERROR_LEN: usize = 64 * 1024;
-/// Longest answer that is kept for the conversation, in bytes.
+/// Longest answer that is accepted, in bytes.
 const MAX_ANSWER_LEN: usize = 1024 * 1024;
 
-/// Error code of OpenAI's for a conversation that does not fit.
+/// OpenAI's error code for a conversation that exceeds the model's context.
 pub(crate) const EXCEEDED: &str = "context_length_exceeded";
 
 /// A conversation with an appliance. Its texts are wiped on drop.
@@ -36,47 +36,47 @@ pub struct Conversation {
     upstreams: Upstreams,
     options: ChatOptions,
     messages: Vec<Message>,
-    /// The appliance that people were told of.
+    /// The appliance that was last shown to people.
     shown: Option<Appliance>,
 }
 
-/// What one conversation asks for.
+/// Options of the requests of a conversation.
 #[derive(Clone, Debug, Default)]
 pub struct ChatOptions {
-    /// The model's identifier: what the manifest names.
+    /// Identifier of the model, as in the manifest.
     pub model: String,
-    /// Most tokens of an answer.
+    /// Largest number of tokens of an answer.
     pub max_tokens: Option<u32>,
-    /// 0 to 2.
+    /// Sampling temperature, 0 to 2.
     pub temperature: Option<f32>,
-    /// Repeats an answer.
+    /// Seed of the sampling, which makes an answer repeatable.
     pub seed: Option<i64>,
 }
 
 /// How an answer ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ending {
-    /// Why; `None` when the appliance did not say.
+    /// Reason why the answer ended; `None` if the appliance sent none.
     pub finish: Option<FinishReason>,
-    /// Tokens, when the appliance counted them.
+    /// Number of tokens, if the appliance sent it.
     pub usage: Option<Usage>,
-    /// Who answered, and what it was worth: with several appliances not always the one that answered before.
+    /// The appliance that answered, which may differ from one answer to the next.
     pub appliance: Option<Appliance>,
 }
 
 /// A verified appliance that answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Appliance {
-    /// Where it is.
+    /// Address of the appliance.
     pub address: Address,
-    /// What the verdict on this connection is worth.
+    /// Class of the verdict on the connection that was used.
     pub class: Class,
     /// The verdict in one line.
     pub summary: String,
 }
 
 impl Appliance {
-    /// At the other end of a connection.
+    /// Describes the appliance at the other end of a connection.
     pub fn of(connection: &AttestedConnection) -> Self {
         let verdict = connection.verdict();
         Self {
@@ -88,7 +88,7 @@ impl Appliance {
 }
 
 impl Conversation {
-    /// An empty conversation, or one that begins with instructions.
+    /// Makes an empty conversation, or one that begins with `system` as its instructions.
     pub fn new(upstreams: Upstreams, options: ChatOptions, system: Option<&str>) -> Self {
         let messages = system
             .map(|text| message(Role::System, text))
@@ -102,7 +102,7 @@ impl Conversation {
         }
     }
 
-    /// The same, of which people were told that `appliance` answers.
+    /// Sets the appliance that people have been told is answering.
     pub fn with_shown(self, appliance: Appliance) -> Self {
         Self {
             shown: Some(appliance),
@@ -110,8 +110,8 @@ impl Conversation {
         }
     }
 
-    /// Whether people must be told that another appliance answers than before, or one that is worth something else. They
-    /// are told once.
+    /// Returns whether people must be told that the answering appliance or its class has changed.
+    /// Returns true once per change.
     pub(crate) fn changes_to(&mut self, appliance: &Appliance) -> bool {
         let before = self.shown.replace(appliance.clone());
         before.is_some_and(|before| {
@@ -119,9 +119,11 @@ impl Conversation {
         })
     }
 
-    /// Asks, calls `piece` with every part of the answer as it arrives, and remembers both for the
-    /// next question. After an error, or when the future is dropped, the question is forgotten; after [`ChatError::Full`]
-    /// only [`clear`](Self::clear) makes room for others.
+    /// Asks a question, calls `piece` with every part of the answer as it arrives, and remembers
+    /// question and answer for the next question.
+    ///
+    /// After an error, or if the future is dropped, the question is forgotten. After
+    /// [`ChatError::Full`] only [`clear`](Self::clear) makes room for other questions.
     pub async fn ask(
         &mut self,
         prompt: &str,
@@ -142,7 +144,7 @@ impl Conversation {
         Ok(ending)
     }
 
-    /// Begins a new one: all that was said is forgotten, and wiped; the instructions stay.
+    /// Begins a new conversation: forgets and wipes all messages except the instructions.
     pub fn clear(&mut self) {
         self.messages.retain(|message| message.role == Role::System);
     }
@@ -192,7 +194,8 @@ fn message(role: Role, text: &str) -> Message {
     }
 }
 
-/// Sends a request for a stream, calls `piece` with every part of the answer as it arrives, and gives the whole.
+/// Sends a request for a stream, calls `piece` with every part of the answer as it arrives, and
+/// returns the whole answer.
 pub(crate) async fn send(
     upstreams: &Upstreams,
     request: &ChatRequest,
@@ -236,7 +239,7 @@ pub(crate) async fn send(
             }
         })?;
         match outcome {
-            // What was served until then has its receipt behind the error.
+            // The receipt for the tokens served until then follows the error, so reading goes on.
             Err(error @ ChatError::Refused { .. }) => failure = Some(error),
             outcome => outcome?,
         }
@@ -286,7 +289,7 @@ async fn refused(status: StatusCode, body: &mut Receipted) -> ChatError {
     }
 }
 
-/// One event of a stream; fields that do not matter here (identifiers, obfuscation) are passed over.
+/// One event of a stream. Fields that are not used here (identifiers, obfuscation) are ignored.
 #[derive(Deserialize)]
 struct Chunk {
     #[serde(default)]

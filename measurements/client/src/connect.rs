@@ -1,5 +1,5 @@
-//! From an address to an [`AttestedConnection`]: TCP, TLS 1.3 with the boot document judged in it,
-//! then a fresh nonce answered by evidence over this very TLS session.
+//! Connects to an appliance and verifies it: TCP, then TLS 1.3 with the boot document appraised in
+//! the handshake, then a fresh nonce that a session document must answer over the same TLS session.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,14 +31,18 @@ use crate::receipts::Session;
 use crate::tls::{self, Handshake, check_kind_and_key};
 use crate::verifier::Verifier;
 
-/// Longest error body that is read before the verdict.
+/// Longest error body that is read before the verdict, in bytes.
 pub(crate) const MAX_ERROR_LEN: usize = 16 * 1024;
 
 impl Verifier {
-    /// Connects to an appliance and verifies it: the only way to an [`AttestedConnection`].
+    /// Connects to an appliance and verifies it. There is no other way to get an
+    /// [`AttestedConnection`].
     ///
-    /// Nothing but a random nonce is sent before the verdict. Errors say at which step the
-    /// appliance failed; [`ConnectError::verdict`] has every check when evidence was judged.
+    /// Only a random nonce and, if needed, a request for collateral are sent before the verdict.
+    ///
+    /// # Errors
+    /// [`ConnectError`] says at which step the appliance failed. If evidence was appraised,
+    /// [`ConnectError::verdict`] contains every check.
     pub async fn connect(&self, address: &Address) -> Result<AttestedConnection, ConnectError> {
         let established = Moment::now();
         let tcp = self.reach(address).await?;
@@ -125,7 +129,8 @@ impl Verifier {
         }
     }
 
-    /// Signature chains cost milliseconds of arithmetic: off the threads that serve streams.
+    /// Appraises a session document on a blocking thread: signature chains take milliseconds of CPU
+    /// time, which would delay the threads that serve streams.
     async fn appraise(
         &self,
         address: &Address,
@@ -189,7 +194,8 @@ async fn open(
             address: address.clone(),
             source,
         })?;
-    // The task ends with the connection: when the sender is dropped, when the other side closes, or of old age.
+    // The task ends when the sender is dropped, when the appliance closes the connection, or when
+    // the connection reaches its largest age.
     tokio::spawn(async move {
         tokio::select! {
             _ = connection => {}
@@ -242,7 +248,7 @@ async fn exchange(
     Ok((document, Bytes::from(body)))
 }
 
-/// The body, or `None` when it is longer than `limit`.
+/// Reads a body; returns `None` if it is longer than `limit` bytes.
 pub(crate) async fn collect(
     response: Response<impl Body<Data = Bytes, Error = hyper::Error> + Unpin>,
     limit: usize,

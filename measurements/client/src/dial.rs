@@ -1,5 +1,5 @@
-//! A TCP connection by name: each of its addresses in turn, none of which can use up the time of the others; and one that
-//! notices when the other end is gone.
+//! TCP connections by host name. Each address of the host is tried in turn and gets a share of the
+//! time limit. TCP itself detects a peer that has gone away.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,18 +10,19 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// As the host agent's relay asks (`host-agent/src/relay.rs`): an end that has been silent for so long is asked by TCP itself
-/// whether it is still there,
+/// Idle time after which TCP sends a keepalive probe. Same values as in the host agent's relay
+/// (`host-agent/src/relay.rs`).
 const ASKED_AFTER: Duration = Duration::from_secs(60);
-/// again after so long,
+/// Interval between keepalive probes.
 const ASKED_AGAIN: Duration = Duration::from_secs(15);
-/// and is gone when it leaves so many questions unanswered: two minutes in all.
+/// Unanswered probes after which the peer counts as gone: two minutes in all.
 const QUESTIONS: u32 = 4;
-/// An end that takes nothing of what is sent to it for so long, in milliseconds, is gone, too: TCP's questions are not
-/// asked while something is under way.
+/// How long sent data may remain unacknowledged before the peer counts as gone, in milliseconds.
+/// TCP sends no keepalive probes while data is in flight.
 const UNTAKEN_MS: u32 = 120_000;
 
-/// The first of the addresses of `host` that takes a connection, all within `limit`; `Elapsed` where time alone was lacking.
+/// Connects to the first address of `host` that accepts, all within `limit`. Returns `Elapsed` if
+/// no address refused and the time ran out.
 pub(crate) async fn dial(
     host: &str,
     port: u16,
@@ -38,8 +39,9 @@ pub(crate) async fn dial(
     }))
 }
 
-/// For tokens, which are small and whose lateness a person sees; and for an end that goes away without a word, which
-/// nothing else would tell for as long as a connection may live.
+/// Sets the socket options: no delay for tokens, which are small and awaited by a person; keepalive
+/// for a peer that disappears silently, which would otherwise go unnoticed for the life of the
+/// connection.
 fn prepare(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     sockopt::set_tcp_keepidle(tcp, ASKED_AFTER)?;
@@ -49,8 +51,8 @@ fn prepare(tcp: &TcpStream) -> io::Result<()> {
     Ok(sockopt::set_socket_keepalive(tcp, true)?)
 }
 
-/// Each gets an equal share of the time that is left: one that swallows packets, as IPv6 does on many a network, leaves
-/// some for those behind it.
+/// Tries each address with an equal share of the remaining time, so that one that drops packets, as
+/// IPv6 does in many networks, leaves time for the next.
 async fn first<T>(
     addresses: Vec<SocketAddr>,
     until: Instant,
@@ -59,7 +61,7 @@ async fn first<T>(
     let (mut refused, mut late) = (None, None);
     for (address, behind) in addresses.iter().zip((0..addresses.len()).rev()) {
         let left = until.saturating_duration_since(Instant::now());
-        // A resolver gives far fewer than 2^32.
+        // Resolvers return far fewer than 2^32 addresses.
         let share = left / u32::try_from(behind + 1).unwrap_or(u32::MAX);
         match timeout(share, connect(*address)).await {
             Ok(Ok(connection)) => return Ok(Ok(connection)),
@@ -67,7 +69,7 @@ async fn first<T>(
             Err(elapsed) => late = Some(elapsed),
         }
     }
-    // That one address refuses says more than that another is silent.
+    // A refusal says more than a timeout.
     match (refused, late) {
         (None, Some(elapsed)) => Err(elapsed),
         (Some(error), _) => Ok(Err(error)),
@@ -84,7 +86,8 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(10);
 
-    /// What each address does, by its port: silent, refusing, answering. On a clock that stands still while it is not waited.
+    /// Dials addresses whose port says how they behave: silent, refusing or answering. Uses a
+    /// paused clock.
     async fn tried(ports: &[u16]) -> (Result<Result<u16, io::ErrorKind>, ()>, Duration) {
         let begun = Instant::now();
         let addresses = ports.iter().map(|port| ([127, 0, 0, 1], *port).into());
@@ -111,7 +114,7 @@ mod tests {
         let (found, waited) = tried(&[SILENT, REFUSING, SILENT, SILENT, ANSWERING]).await;
         assert_eq!(found, answered);
         assert!(waited < LIMIT, "{waited:?}");
-        // Whoever refuses at once leaves all of it to the next.
+        // An address that refuses at once leaves its time to the next.
         let (found, waited) = tried(&[REFUSING, SILENT]).await;
         assert_eq!(found, Ok(Err(io::ErrorKind::ConnectionRefused)));
         assert!(waited >= LIMIT, "{waited:?}");
@@ -125,7 +128,7 @@ mod tests {
         assert_eq!(tried(&[]).await.0, Ok(Err(io::ErrorKind::NotFound)));
     }
 
-    /// Timers are as coarse.
+    /// Resolution of the timers.
     const MOMENT: Duration = Duration::from_millis(10);
 
     #[tokio::test]

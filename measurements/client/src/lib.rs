@@ -1,9 +1,9 @@
-//! What a client or verifier of the Cocoon appliance links or installs.
+//! Library for clients and verifiers of the Cocoon appliance.
 //!
-//! A [`Verifier`] holds what the client believes in: a manifest that counts and a policy. Its
-//! [`connect`](Verifier::connect) opens TLS 1.3 to an appliance, judges the boot document in the
-//! certificate, sends a fresh nonce, judges the evidence that answers it over this very TLS session,
-//! and only then gives an [`AttestedConnection`], the only type from which a prompt can be sent.
+//! A [`Verifier`] holds a trusted manifest and a policy. Its [`connect`](Verifier::connect) opens a
+//! TLS 1.3 connection to an appliance, appraises the boot document in the certificate, sends a
+//! fresh nonce and appraises the session document that answers it over the same TLS session. Only
+//! then does it return an [`AttestedConnection`], the only type from which a prompt can be sent.
 //!
 //! ```no_run
 //! use cocoon_client::{Address, ChatOptions, Conversation, Upstreams, Verifier};
@@ -32,17 +32,17 @@
 //!
 //! | module | provides |
 //! |---|---|
-//! | [`Verifier`], [`AttestedConnection`] | a connection, verified |
-//! | [`CollateralCache`] | what vendors say of machines, kept between connections |
-//! | [`Upstreams`] | several appliances, with fail-over and reuse |
+//! | [`Verifier`], [`AttestedConnection`] | verified connections |
+//! | [`CollateralCache`] | the vendors' collateral, cached between connections |
+//! | [`Upstreams`] | several appliances, with fail-over and connection reuse |
 //! | [`Conversation`] | questions and streamed answers |
 //! | [`Endpoint`] | the local OpenAI-compatible endpoint |
-//! | [`messenger`] | translations, summaries and replies, of long texts too |
-//! | [`receipts`] | what answers cost and what they were about, signed, checked and kept |
-//! | [`trust`] | manifest, signers and floors as files and flags name them |
-//! | [`terminal`] | conversations on a terminal, and what to show while waiting |
+//! | [`messenger`] | translations, summaries and replies, also of long texts |
+//! | [`receipts`] | signed receipts for answers, checked and kept |
+//! | [`trust`] | manifest, signers and release floors from files and flags |
+//! | [`terminal`] | conversations on a terminal, and progress while waiting |
 //! | [`transcript`] | conversations as lines of JSON |
-//! | [`table()`] | a verdict for people |
+//! | [`table()`] | a verdict as a table for people |
 #![forbid(unsafe_code)]
 
 mod address;

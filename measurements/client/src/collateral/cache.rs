@@ -1,7 +1,10 @@
-//! Collateral from another time, for its owner's eyes alone: files by the digest of what they hold, so that nothing in the
-//! folder has to be believed. One that holds something else is removed and fetched again.
+//! A cache of collateral on disk, readable only by its owner.
 //!
-//! The folder shows which machines its owner talked to (their certificates are among the pieces), hence mode 0700. Nothing in it is touched but files of these names.
+//! Each file is named by the SHA-256 of its content, so nothing in the folder has to be trusted: a
+//! file with other content is removed and the piece is fetched again. The folder reveals which
+//! machines its owner connected to (their certificates are among the pieces), hence mode 0700. Only
+//! files named like pieces or unfinished pieces are ever removed; other files in the folder are
+//! left alone.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
@@ -12,25 +15,25 @@ use std::time::{Duration, SystemTime};
 use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::pieces::{MAX_PIECES_LEN, Pieces};
 
-/// Most bytes that are kept.
+/// Largest total size of the pieces that are kept, in bytes.
 pub const MAX_CACHED_BYTES: u64 = 32 << 20;
-/// Most pieces that are kept.
+/// Largest number of pieces that are kept.
 pub const MAX_CACHED_PIECES: usize = 1024;
-/// How long a piece is kept that nobody needs: answers about revocation are renewed every day.
+/// How long an unused piece is kept. Revocation responses are replaced every day.
 pub const MAX_UNUSED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// How exactly it is noted when a piece was needed, and how long a file may be half written.
+/// Resolution at which the use of a piece is recorded, and the longest life of an unfinished file.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How files begin that are not whole yet.
+/// Prefix of files that are still being written.
 const UNFINISHED: &str = ".piece-";
 
-/// A folder of pieces.
+/// A folder of collateral pieces.
 #[derive(Debug)]
 pub struct CollateralCache {
     folder: PathBuf,
 }
 
-/// Why nothing is kept, which costs a round each time and nothing else.
+/// Why collateral is not cached. Connections still work, at the cost of one more round trip each.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "collateral is not kept, so it is fetched each time: cannot make the folder {} for its owner alone", path.display()
@@ -42,13 +45,13 @@ pub struct CacheError {
 }
 
 impl CollateralCache {
-    /// Makes the folder, where there is none, for its owner alone.
+    /// Opens the cache. If the folder does not exist, creates it with mode 0700.
     ///
     /// # Errors
-    /// [`CacheError`].
+    /// [`CacheError`] if the folder cannot be created.
     pub fn open(folder: &Path) -> Result<Self, CacheError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        // One that was there is left as it is: its owner may have named it.
+        // An existing folder keeps its mode: it may have been chosen by the owner.
         made.map_err(|source| CacheError {
             path: folder.to_owned(),
             source,
@@ -58,7 +61,8 @@ impl CollateralCache {
         })
     }
 
-    /// `$XDG_CACHE_HOME/cocoon-client/collateral`, `~/.cache/cocoon-client/collateral`, or nothing without a home.
+    /// Returns `$XDG_CACHE_HOME/cocoon-client/collateral` or `~/.cache/cocoon-client/collateral`,
+    /// or `None` without a home directory.
     pub fn default_folder() -> Option<PathBuf> {
         let absolute = |name| {
             let path = std::env::var_os(name).map(PathBuf::from);
@@ -69,7 +73,7 @@ impl CollateralCache {
         Some(cache.join("cocoon-client/collateral"))
     }
 
-    /// Those of `names` that are here.
+    /// Returns those of the pieces `names` that are in the cache.
     pub(crate) fn find(&self, names: &[Hex32]) -> Pieces {
         let mut pieces = Pieces::default();
         for name in names {
@@ -79,20 +83,20 @@ impl CollateralCache {
                     pieces.insert(piece);
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                // Damaged, or put there by somebody.
+                // Damaged, or not written by this program.
                 Ok(_) | Err(_) => drop(fs::remove_file(&path)),
             }
         }
         pieces
     }
 
-    /// Adds pieces, each in one step, and removes what is too much.
+    /// Adds pieces, each atomically, and then prunes the cache to its limits.
     pub(crate) fn keep(&self, pieces: &Pieces) -> io::Result<()> {
         for (name, piece) in pieces.iter() {
             let mut file = tempfile::Builder::new()
                 .prefix(UNFINISHED)
                 .tempfile_in(&self.folder)?;
-            // What a crash leaves of it is found out by its digest.
+            // No fsync: a file damaged by a crash is detected by its digest.
             file.write_all(piece)?;
             file.persist(self.path(name)).map_err(|error| error.error)?;
         }
@@ -103,12 +107,13 @@ impl CollateralCache {
         self.folder.join(name.to_string())
     }
 
-    /// Removes what nobody needed for long, what was never finished, and then what was needed least recently.
+    /// Removes pieces unused for too long and unfinished files, and then the least recently used
+    /// pieces beyond the limits.
     fn prune(&self, now: SystemTime) -> io::Result<()> {
         let mut kept = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
-            // Another process may have removed it.
+            // Another process may have removed the file.
             let Ok(about) = entry.metadata() else {
                 continue;
             };
@@ -116,10 +121,10 @@ impl CollateralCache {
             let life = match name.to_str() {
                 Some(name) if name.parse::<Hex32>().is_ok() => MAX_UNUSED,
                 Some(name) if name.starts_with(UNFINISHED) => DAY,
-                // Somebody else's.
+                // Not a file of this cache.
                 _ => continue,
             };
-            // A time to come counts as now: the clock was turned.
+            // A time in the future counts as now: the clock was set back.
             let used = about.modified()?.min(now);
             let age = now.duration_since(used).unwrap_or_default();
             match age > life {
@@ -141,9 +146,9 @@ impl CollateralCache {
     }
 }
 
-/// A piece's bytes; notes that it was needed, where that was long ago.
+/// Reads a piece, and records its use if the last recorded one is more than a day ago.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    // Neither a link nor a pipe is ours.
+    // Links and pipes are not files of this cache.
     let about = fs::symlink_metadata(path)?;
     if !about.is_file() || about.len() > MAX_PIECES_LEN as u64 {
         return Err(io::ErrorKind::InvalidData.into());
@@ -156,7 +161,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     let now = SystemTime::now();
     let noted = about.modified()?;
     if now.duration_since(noted).is_ok_and(|since| since > DAY) {
-        // At worst it is fetched again one day.
+        // If this fails, the piece may be removed too early and has to be fetched again.
         let _ = file.set_modified(now);
     }
     Ok(piece)

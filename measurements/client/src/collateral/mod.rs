@@ -1,9 +1,11 @@
-//! The collateral of a session: its document names each piece by digest, and what this client has not kept from another time
-//! is fetched over the same connection. What is judged is the whole document, the same wherever a piece came from.
+//! The collateral of a session. The session document names each piece by its digest; pieces that
+//! are not in this client's cache are fetched over the same connection. The whole document is
+//! appraised, wherever a piece came from.
 //!
-//! Nothing is gained by withholding or exchanging a piece: its digest is compared, and a document without one of its pieces
-//! is refused. Nor by naming an old one that this client still has: dates and revocation are judged by the clock, not by
-//! when a piece was fetched. What a server does learn is which pieces this client lacks, hence whether it was here before.
+//! An appliance gains nothing by withholding or replacing a piece: digests are compared, and a
+//! document that lacks a piece is refused. Nor does it gain by naming an old piece that this client
+//! still has: dates and revocation are judged by the clock, not by when a piece was fetched. A
+//! server does learn which pieces this client lacks, and so whether it connected before.
 
 mod cache;
 
@@ -22,16 +24,16 @@ use crate::connect::{MAX_ERROR_LEN, collect, refusal_text};
 use crate::error::ConnectError;
 use crate::verifier::Verifier;
 
-/// Where the collateral of a connection came from.
+/// Origin of the collateral of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CollateralUse {
-    /// Pieces that the document names; 0 where it holds its collateral itself.
+    /// Number of pieces that the document names; 0 if it contains its collateral itself.
     pub pieces: usize,
-    /// Their bytes.
+    /// Total size of the pieces, in bytes.
     pub bytes: usize,
-    /// Those that were kept from another time.
+    /// Number of pieces that came from the cache.
     pub cached_pieces: usize,
-    /// Their bytes.
+    /// Size of the pieces from the cache, in bytes.
     pub cached_bytes: usize,
 }
 
@@ -56,18 +58,18 @@ impl std::fmt::Display for CollateralUse {
     }
 }
 
-/// The pieces of a document that is whole now.
+/// The pieces with which a document was completed.
 #[derive(Debug, Default)]
 pub(crate) struct Gathered {
-    /// All of them.
+    /// All pieces that the document names.
     pub(crate) pieces: Pieces,
-    /// Those that are not kept yet.
+    /// Pieces that are not in the cache yet.
     fetched: Pieces,
     pub(crate) used: CollateralUse,
 }
 
 impl Verifier {
-    /// Makes a document whole. There is no deadline of its own.
+    /// Fills in the collateral that `document` names. The caller sets the deadline.
     pub(crate) async fn complete(
         &self,
         channel: &mut Channel,
@@ -104,7 +106,8 @@ impl Verifier {
         })
     }
 
-    /// Keeps what was fetched of a document that was accepted, and gives all of its pieces. Files are for other threads.
+    /// Caches what was fetched for an accepted document, and returns all of its pieces. File access
+    /// runs on a blocking thread.
     pub(crate) async fn keep(&self, gathered: Gathered) -> Pieces {
         let Gathered {
             pieces, fetched, ..
@@ -112,7 +115,7 @@ impl Verifier {
         if let Some(cache) = self.cache.clone()
             && fetched.count() > 0
         {
-            // Less is kept then: nothing that this connection is worse for.
+            // A failure only means that less is cached: this connection does not depend on it.
             let _ = tokio::task::spawn_blocking(move || cache.keep(&fetched)).await;
         }
         pieces
@@ -124,7 +127,7 @@ impl Verifier {
         };
         let names = names.to_vec();
         let found = tokio::task::spawn_blocking(move || cache.find(&names)).await;
-        // Whatever goes wrong with files only costs a round.
+        // A failure only costs another round trip.
         found.unwrap_or_default()
     }
 }

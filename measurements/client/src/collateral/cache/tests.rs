@@ -1,4 +1,4 @@
-//! What is found again, what is not, and what goes.
+//! Tests of the collateral cache: what is found again, what is rejected and what is removed.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -40,7 +40,8 @@ fn pieces_are_found_again_by_their_owner_alone() {
     assert_eq!(mode(&cache.folder), 0o700);
     assert_eq!(mode(&cache.path(&names[0])), 0o600);
     let again = CollateralCache::open(&cache.folder).unwrap();
-    // Two that keep the same do not disturb each other, and leave nothing half done.
+    // Two processes that keep the same pieces do not disturb each other, and leave no unfinished
+    // files.
     again.keep(&found).unwrap();
     assert_eq!(files(&cache), 2);
 }
@@ -78,7 +79,7 @@ fn what_nobody_needs_goes() {
     fs::write(cache.folder.join(".piece-unfinished"), b"x").unwrap();
     let foreign = cache.folder.join("letters.txt");
     fs::write(&foreign, b"x").unwrap();
-    // Being found counts as being needed.
+    // Finding a piece counts as using it.
     assert_eq!(cache.find(&names[1..2]).count(), 1);
     let name = kept(&cache, &[b"another"])[0];
     let all = [&names[..], &[name]].concat();
