@@ -1,7 +1,7 @@
-//! Certificates as NVIDIA issues them: keys on P-384, signed with ECDSA and SHA-384, and nothing else.
+//! Certificates as NVIDIA issues them: P-384 keys and ECDSA signatures with SHA-384, and no other algorithm.
 //!
-//! A path is walked by name, signature, authority and dates (RFC 5280, section 6.1). Device certificates have no extended
-//! key usage and end in the year 9999, which general-purpose validators object to.
+//! Path validation covers names, signatures, certificate authority rights and dates (RFC 5280, section 6.1). Device
+//! certificates have no extended key usage and end in the year 9999, both of which general-purpose validators reject.
 
 use p384::ecdsa::{Signature, VerifyingKey};
 use sha2::{Digest as _, Sha384};
@@ -25,104 +25,104 @@ const ECDSA_WITH_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.84
 const BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.19");
 const KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.15");
 pub(super) const EXTENDED_KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37");
-/// Critical extensions that are looked at; the last one stands on responders of OCSP only.
+/// Critical extensions that are understood. Extended key usage is accepted on OCSP responders only.
 const KNOWN: [ObjectIdentifier; 3] = [BASIC_CONSTRAINTS, KEY_USAGE, EXTENDED_KEY_USAGE];
 
-/// Why a certificate is refused.
+/// Why a certificate or a chain is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CertificateError {
-    /// Larger than any.
+    /// The certificate is larger than the limit.
     #[error("{certificate} has {length} bytes, more than {MAX_CERTIFICATE}")]
     TooLarge {
-        /// Which one.
+        /// Name of the certificate, for the message.
         certificate: &'static str,
-        /// Bytes given.
+        /// Size in bytes.
         length: usize,
     },
-    /// A chain larger than any.
+    /// The chain is larger than the limit.
     #[error("the GPU's certificate chain has {length} bytes of PEM, more than {MAX_CHAIN}")]
     ChainTooLarge {
-        /// Bytes given.
+        /// Size of the PEM text in bytes.
         length: usize,
     },
-    /// Not what it should be.
+    /// The bytes are not an X.509 certificate in DER.
     #[error("{certificate} is not X.509 in DER")]
     Malformed {
-        /// Which one.
+        /// Name of the certificate, for the message.
         certificate: &'static str,
-        /// What the decoder says, with the offset.
+        /// The decoder's error, with the offset.
         #[source]
         reason: x509_cert::der::Error,
     },
-    /// Another number of certificates than the chain has.
+    /// The chain has the wrong number of certificates.
     #[error("{chain} has {found} certificates, {expected} expected")]
     Count {
-        /// Which chain.
+        /// Name of the chain, for the message.
         chain: &'static str,
-        /// How many there are.
+        /// Number of certificates found.
         found: usize,
-        /// How many there must be.
+        /// Number of certificates required.
         expected: usize,
     },
-    /// A key or signature of another kind.
+    /// A key is not on P-384, or a signature is not ECDSA with SHA-384.
     #[error("{certificate} has {what} of another kind than ECDSA on P-384 with SHA-384")]
     Algorithm {
-        /// Which one.
+        /// Name of the certificate, for the message.
         certificate: &'static str,
-        /// Its key or its signature.
+        /// Whether its key or its signature is at fault.
         what: &'static str,
     },
-    /// It names an issuer that is not the next one's subject.
+    /// The issuer that the certificate names is not the subject of the next certificate.
     #[error("{certificate} names another issuer ({issuer})")]
     Issuer {
-        /// Which one.
+        /// Name of the certificate, for the message.
         certificate: &'static str,
         /// The issuer that it names.
         issuer: String,
     },
-    /// The signature of the next key does not hold.
+    /// The signature does not verify under the issuer's key.
     #[error("the signature on {certificate} does not hold")]
     Signature {
-        /// Which one.
+        /// Name of the certificate, for the message.
         certificate: &'static str,
     },
-    /// It may not do what it does.
+    /// The certificate is not allowed the role that it has in the chain.
     #[error("{certificate} is not {role}")]
     Role {
-        /// Which one.
+        /// Name of the certificate, for the message.
         certificate: &'static str,
-        /// What it would have to be.
+        /// The role that it would have to be allowed.
         role: &'static str,
     },
-    /// It demands something that this verifier does not know.
+    /// The certificate has an unknown critical extension.
     #[error("{certificate} has the critical extension {oid}, which this verifier does not know")]
     Critical {
-        /// Which one.
+        /// Name of the certificate, for the message.
         certificate: &'static str,
-        /// The extension.
+        /// Identifier of the extension.
         oid: ObjectIdentifier,
     },
-    /// Two extensions of one kind.
+    /// The certificate has the same extension twice.
     #[error("{certificate} has the extension {oid} twice")]
     Repeated {
-        /// Which one.
+        /// Name of the certificate, for the message.
         certificate: &'static str,
-        /// The extension.
+        /// Identifier of the extension.
         oid: ObjectIdentifier,
     },
-    /// Too early or too late.
+    /// The certificate is not yet valid, or no longer.
     #[error(transparent)]
     Validity(#[from] ValidityError),
 }
 
-/// A certificate, and where its signed part lies in its bytes.
+/// A decoded certificate, with its DER bytes and the part of them that is signed.
 #[derive(Debug, Clone)]
 pub(super) struct Parsed {
-    /// As errors call it.
+    /// Name of the certificate in error messages.
     pub name: &'static str,
     pub der: Vec<u8>,
     pub certificate: Certificate,
-    /// The bytes under the signature, as they were sent: encoded anew they might be others.
+    /// The signed bytes as received. They are not encoded anew, because the encoding could differ.
     signed: Vec<u8>,
 }
 
@@ -146,7 +146,7 @@ impl Parsed {
         })
     }
 
-    /// The subject's key.
+    /// Returns the subject's public key.
     pub(super) fn key(&self) -> Result<VerifyingKey, CertificateError> {
         use x509_cert::der::referenced::OwnedToRef as _;
         let info = &self.certificate.tbs_certificate.subject_public_key_info;
@@ -156,7 +156,7 @@ impl Parsed {
         })
     }
 
-    /// The subject's key in DER (SubjectPublicKeyInfo).
+    /// Returns the subject's public key in DER (SubjectPublicKeyInfo).
     pub(super) fn key_info(&self) -> Result<Vec<u8>, CertificateError> {
         let info = &self.certificate.tbs_certificate.subject_public_key_info;
         info.to_der().map_err(|reason| CertificateError::Malformed {
@@ -169,7 +169,7 @@ impl Parsed {
         Ok(Sha384::digest(self.key_info()?).into())
     }
 
-    /// The one extension of this kind; of several none counts.
+    /// Returns the extension `oid` if it occurs exactly once.
     pub(super) fn extension(&self, oid: ObjectIdentifier) -> Option<&Extension> {
         let mut found = self
             .extensions()
@@ -182,7 +182,7 @@ impl Parsed {
         extensions.unwrap_or_default().iter()
     }
 
-    /// Name and signature of `issuer`.
+    /// Checks that `issuer` is the named issuer and that its key verifies the signature.
     pub(super) fn check_issued_by(
         &self,
         issuer: &Self,
@@ -212,7 +212,7 @@ impl Parsed {
         })
     }
 
-    /// Dates, each extension once, and critical extensions that nobody here knows.
+    /// Checks the dates, that each extension occurs once, and that every critical extension is known.
     pub(super) fn check_own(&self, now: u64) -> Result<(), CertificateError> {
         roots::check_dates(self.name, roots::validity(&self.certificate), now)?;
         if let Some(oid) = repeated_extension(&self.certificate) {
@@ -233,7 +233,7 @@ impl Parsed {
         }
     }
 
-    /// May sign certificates, with `below` authorities between it and the last certificate.
+    /// Checks that this certificate may sign certificates, with `below` authorities between it and the leaf.
     pub(super) fn check_authority(&self, below: usize) -> Result<(), CertificateError> {
         let constraints = self
             .extension(BASIC_CONSTRAINTS)
@@ -247,9 +247,9 @@ impl Parsed {
         self.role(allowed, "an authority for this chain")
     }
 
-    /// May sign evidence, and no certificates.
+    /// Checks that this certificate may sign evidence, and is no certificate authority.
     pub(super) fn check_signer(&self) -> Result<(), CertificateError> {
-        // Constraints that cannot be read may be an authority's.
+        // Constraints that cannot be read count as an authority's.
         let authority = self
             .extension(BASIC_CONSTRAINTS)
             .map(|extension| decode::<BasicConstraints>(extension.extn_value.as_bytes()))
@@ -281,14 +281,17 @@ impl Parsed {
     }
 }
 
-/// `chain` from the signer to its root: each issued by the next, all but the first authorities, all in their time. The root is
-/// taken for what it is: whoever calls has checked it.
+/// Verifies `chain`, from the signer to its root: each certificate below the root is issued by the next and within its
+/// dates, and all but the first may sign certificates.
+///
+/// Trust in the root, its dates and its own signature are left to the caller.
 pub(super) fn check_path(
     chain: &[Parsed],
     now: u64,
     known: &Known,
 ) -> Result<(), CertificateError> {
-    // A certificate for a purpose of its own, as a responder's is, is for no other; NVIDIA's chains name none.
+    // A certificate with an extended key usage, such as an OCSP responder's, is for another purpose. NVIDIA's chains have
+    // none.
     for certificate in chain {
         let limited = certificate
             .extensions()
@@ -309,18 +312,19 @@ pub(super) fn check_path(
     chain.first().map_or(Ok(()), Parsed::check_signer)
 }
 
-/// Whether an ECDSA signature in DER holds. `key` and hash are P-384's.
+/// Verifies an ECDSA signature in DER, on P-384 with SHA-384.
 pub(super) fn der_signature_holds(key: &VerifyingKey, message: &[u8], signature: &[u8]) -> bool {
     Signature::from_der(signature).is_ok_and(|signature| holds(key, message, &signature))
 }
 
-/// Whether an ECDSA signature of 96 bytes (r, then s) holds.
+/// Verifies an ECDSA signature of 96 bytes (r, then s), on P-384 with SHA-384.
 pub(super) fn raw_signature_holds(key: &VerifyingKey, message: &[u8], signature: &[u8]) -> bool {
     Signature::from_slice(signature).is_ok_and(|signature| holds(key, message, &signature))
 }
 
-/// What a key and a signature may look like is `p384`'s strict word; the arithmetic is that of the library under TLS,
-/// which takes a fourth of the time: a GPU's verdict verifies thirteen signatures, and takes hardly longer for all else.
+/// Verifies a signature. `p384` decides strictly which keys and signatures are well-formed. The arithmetic is done by the
+/// TLS stack's library, which takes a quarter of the time: the appraisal of one GPU verifies thirteen signatures and
+/// spends little time on anything else.
 fn holds(key: &VerifyingKey, message: &[u8], signature: &Signature) -> bool {
     use graviola::{
         hashing::Sha384,
@@ -331,7 +335,8 @@ fn holds(key: &VerifyingKey, message: &[u8], signature: &Signature) -> bool {
         .is_ok()
 }
 
-/// The first element of a DER sequence, header included: what a certificate's or response's signature covers.
+/// Returns the first element of a DER sequence, header included: the part of a certificate or an OCSP response that is
+/// signed.
 pub(super) fn first_of(der: &[u8]) -> Result<&[u8], x509_cert::der::Error> {
     let mut reader = SliceReader::new(der)?;
     reader.sequence(|inner| {

@@ -1,7 +1,7 @@
-//! The five certificates of a GPU: attestation key, device identity, provisioner, product line, NVIDIA's root.
+//! A GPU's chain of five certificates: attestation key, device identity, provisioner, product line, NVIDIA's root.
 //!
-//! The attestation key belongs to one firmware on one device: the boot ROM derives it and names the firmware's digest
-//! (FWID) in its certificate, in the extension of TCG DICE for a composite device identity.
+//! An attestation key belongs to one firmware on one device: the boot ROM derives the key, and names the firmware's digest
+//! (FWID) in the key's certificate. The extension is TCG DICE's for a composite device identity.
 
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
@@ -19,10 +19,10 @@ use super::{
 };
 use crate::snp::report::certificates_from_pem;
 
-/// Certificates of a GPU, root included.
+/// Number of certificates in a GPU's chain, root included.
 pub const CHAIN_LENGTH: usize = 5;
 const CHAIN: &str = "the GPU's certificate chain";
-/// From the leaf on, as errors call them.
+/// Names of the certificates in error messages, from the leaf to the root.
 pub(super) const NAMES: [&str; CHAIN_LENGTH] = [
     "the certificate of the GPU's attestation key",
     "the certificate of the GPU's identity",
@@ -31,47 +31,47 @@ pub(super) const NAMES: [&str; CHAIN_LENGTH] = [
     "the root of the GPU's certificates",
 ];
 
-/// `tcg-dice-CompositeDeviceID`-like extension of Hopper's attestation keys.
+/// Extension of Hopper's attestation key certificates, in the form of TCG's `CompositeDeviceID`.
 const HOPPER_FWID: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.5.4.1");
-/// `tcg-dice-TcbInfo`: Blackwell's.
+/// Extension `tcg-dice-TcbInfo` of Blackwell's attestation key certificates.
 const TCB_INFO: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.5.4.1.1");
 const SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.2");
 
-/// Why an attestation key's firmware cannot be told.
+/// Why the firmware digest of an attestation key cannot be determined.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FirmwareIdError {
-    /// The certificate says nothing about it.
+    /// The certificate has no such extension.
     #[error("{} does not name its firmware (extension {HOPPER_FWID})", NAMES[0])]
     Missing,
-    /// The extension cannot be read.
+    /// The extension cannot be decoded.
     #[error("the firmware's digest in {} (extension {HOPPER_FWID}) cannot be read", NAMES[0])]
     Malformed(#[source] x509_cert::der::Error),
-    /// The digest is of another kind.
+    /// The digest is not SHA-384.
     #[error("the firmware's digest in {} is not SHA-384 but {found}", NAMES[0])]
     Algorithm {
-        /// Which one.
+        /// The digest algorithm found.
         found: ObjectIdentifier,
     },
-    /// The certificate was made by another device's identity.
+    /// The extension names another device identity key than the second certificate of the chain.
     #[error("{} names another device identity than the key that signed it", NAMES[0])]
     OtherDevice,
 }
 
-/// A GPU's chain, read but not verified.
+/// A GPU's chain, decoded but not verified.
 #[derive(Debug)]
 pub(super) struct DeviceChain {
-    /// From the leaf to the root.
+    /// The certificates from the leaf to the root.
     pub certificates: Vec<Parsed>,
 }
 
 impl DeviceChain {
-    /// Reads PEM, the leaf first.
+    /// Decodes a chain in PEM, the leaf first.
     pub(super) fn parse(pem: &[u8]) -> Result<Self, CertificateError> {
         if pem.len() > MAX_CHAIN {
             let length = pem.len();
             return Err(CertificateError::ChainTooLarge { length });
         }
-        // The driver's buffer ends in zeroes.
+        // The driver pads its buffer with zeroes.
         let end = pem
             .iter()
             .rposition(|byte| *byte != 0)
@@ -84,7 +84,7 @@ impl DeviceChain {
                     reason,
                 }
             }
-            // Nothing else comes from reading PEM but the size, which was checked.
+            // Apart from malformed input, reading PEM only fails for its size, which was checked above.
             _ => CertificateError::TooLarge {
                 certificate: CHAIN,
                 length: pem.len(),
@@ -105,12 +105,12 @@ impl DeviceChain {
         Ok(Self { certificates })
     }
 
-    /// The certificate of the attestation key.
+    /// Returns the certificate of the attestation key.
     pub(super) fn leaf(&self) -> Option<&Parsed> {
         self.certificates.first()
     }
 
-    /// The chip's name, which begins the leaf's common name: `GH100 A01 GSP FMC LF`.
+    /// Returns the chip's name, which begins the leaf's common name: `GH100` in `GH100 A01 GSP FMC LF`.
     pub(super) fn chip(&self) -> String {
         let subject = self
             .leaf()
@@ -123,20 +123,20 @@ impl DeviceChain {
             .to_owned()
     }
 
-    /// Whether the attestation key's certificate has Blackwell's form.
+    /// Whether the certificate of the attestation key has Blackwell's form.
     pub(super) fn has_tcb_info(&self) -> bool {
         self.leaf()
             .is_some_and(|leaf| leaf.extension(TCB_INFO).is_some())
     }
 
-    /// SHA-256 of the key (SubjectPublicKeyInfo) that the device keeps for its life. An attestation key changes with the
-    /// firmware.
+    /// Returns the SHA-256 of the device identity key (SubjectPublicKeyInfo). Unlike the attestation key, it does not change
+    /// with the firmware.
     pub(super) fn device(&self) -> Result<[u8; 32], CertificateError> {
         let identity = self.certificates.get(1).map(Parsed::key_info);
         Ok(Sha256::digest(identity.transpose()?.unwrap_or_default()).into())
     }
 
-    /// The digest of the firmware that the leaf's certificate names.
+    /// Returns the firmware digest that the leaf names.
     pub(super) fn firmware_id(&self) -> Result<[u8; 48], FirmwareIdError> {
         let [leaf, identity, ..] = &self.certificates[..] else {
             return Err(FirmwareIdError::Missing);
@@ -156,8 +156,9 @@ impl DeviceChain {
     }
 }
 
-/// `SEQUENCE { version INTEGER, deviceID SubjectPublicKeyInfo, fwid SEQUENCE { hashAlg OBJECT IDENTIFIER, fwid OCTET STRING } }`
-/// (TCG, "Implicit Identity Based Device Attestation"): the device's key, the digest's algorithm, the digest.
+/// Decodes the extension's value (TCG, "Implicit Identity Based Device Attestation"): the device's key, the digest's
+/// algorithm, the digest. The value is `SEQUENCE { version INTEGER, deviceID SubjectPublicKeyInfo, fwid SEQUENCE { hashAlg
+/// OBJECT IDENTIFIER, fwid OCTET STRING } }`.
 fn composite_device_id(
     der: &[u8],
 ) -> Result<(Vec<u8>, ObjectIdentifier, [u8; 48]), x509_cert::der::Error> {

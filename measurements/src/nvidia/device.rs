@@ -1,4 +1,4 @@
-//! One GPU: its report and certificates, from foreign bytes to what they prove.
+//! Verification of one GPU's report and certificates, and the checks that need no reference manifest.
 
 use cocoon_protocol::bytes::{Hex, Hex32};
 
@@ -17,10 +17,10 @@ use crate::{
     verdict::{Check, chain},
 };
 
-/// The chip of the one architecture whose evidence is understood here.
+/// Name of the supported chip. Other architectures' evidence is refused as unsupported.
 pub(super) const HOPPER: &str = "GH100";
 
-/// A GPU whose signatures hold.
+/// A GPU whose signatures were verified.
 #[derive(Debug)]
 pub(super) struct Device<'a> {
     pub report: Report<'a>,
@@ -29,7 +29,8 @@ pub(super) struct Device<'a> {
     pub gpu: Gpu,
 }
 
-/// Reads and verifies one GPU's evidence: nothing that it says is looked at before its signatures hold.
+/// Parses and verifies one GPU's evidence. Apart from its form and the chip's name, nothing in the report is judged before
+/// the signatures hold.
 pub(super) fn verify<'a>(
     evidence: &GpuEvidence<'a>,
     policy: &Policy,
@@ -54,7 +55,7 @@ fn verified<'a>(
         .map_err(|error| refused("gpu.report", title, chain(&error)))?;
     let found = format!("SPDM 1.1, {} measurements", report.measurements.len());
     checks.push(Check::pass("gpu.report", title, found));
-    // From Blackwell on a report names its chip; what does is refused by name, whatever its certificates are like.
+    // Reports name the chip from Blackwell on. Another chip is refused by name, whatever its certificates look like.
     if let Some(chip) = report.opaque.chip.as_deref().filter(|chip| *chip != HOPPER) {
         return Err(unsupported(chip));
     }
@@ -78,7 +79,7 @@ fn verified<'a>(
     check_path(&certificates.certificates, now, known).map_err(refused_chain)?;
     checks.push(Check::pass("gpu.chain", title, "five, up to the root"));
     let key = leaf.key().map_err(refused_chain)?;
-    // Over a question of its own: nobody has seen it before.
+    // Not looked up in the cache: each report answers a fresh nonce, so its signature was never seen before.
     if !raw_signature_holds(&key, report.transcript, &report.signature) {
         let title = "signature of the report";
         return Err(refused("gpu.signature", title, SIGNATURE.to_owned()));
@@ -99,7 +100,7 @@ fn verified<'a>(
     })
 }
 
-/// What the report says, where it says enough to find its manifests.
+/// Extracts the report's claims. Refuses a report that lacks a field needed to find its reference manifests.
 fn claims(opaque: &Opaque, device: Hex32, attestation_key: Hex32) -> Result<Gpu, Box<Check>> {
     let missing = |what: &str| {
         let cause = format!("the report does not say {what}");
@@ -128,7 +129,7 @@ fn claims(opaque: &Opaque, device: Hex32, attestation_key: Hex32) -> Result<Gpu,
     })
 }
 
-/// The rows that need a verified report and nothing else.
+/// Returns the checks that need only the verified report and the driver's statement.
 pub(super) fn judge(
     device: &Device<'_>,
     driver: Option<&DriverState>,
@@ -169,7 +170,7 @@ pub(super) fn judge(
 fn firmware_id(device: &Device<'_>) -> Check {
     let title = "firmware that holds the attestation key";
     let certified = device.chain.firmware_id();
-    // Whatever the report says, such a certificate is another device's.
+    // This chain mixes two devices, so it fails even if the report has no firmware digest to compare.
     if let Err(error @ FirmwareIdError::OtherDevice) = &certified {
         return Check::fail("gpu.firmware_id", title, chain(error), OTHER_EVIDENCE);
     }
@@ -205,7 +206,7 @@ fn identity(found: Hex32, policy: &Policy) -> Check {
     })
 }
 
-/// Confidential computing, developer mode, protected PCIe: what the driver says, beside what the report says.
+/// Checks confidential computing, developer mode and protected PCIe by the driver's statement and the report.
 fn mode(
     opaque: &Opaque,
     driver: Option<&DriverState>,
@@ -246,8 +247,8 @@ fn mode(
     checks
 }
 
-/// Under protected PCIe GPUs speak to each other in clear, over switches whose evidence nobody presents here: whoever has
-/// another GPU of the board, or a switch, has what goes there.
+/// Refuses protected PCIe: there, GPUs exchange data over NVLink in clear, through switches whose evidence no document
+/// carries. An attacker with another GPU of the board or with a switch can read that data.
 fn protected_pcie(signed: bool, driver: Option<&DriverState>) -> Check {
     let title = "protected PCIe";
     let word = |on| if on { "on" } else { "off" };

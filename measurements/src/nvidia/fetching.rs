@@ -1,7 +1,7 @@
-//! What whoever fetches collateral needs to know: of which certificates revocation is asked, how, and what a response says.
+//! Helpers for programs that fetch collateral: which certificates can be revoked, OCSP requests, and their responses.
 //!
-//! A host fetches for guests and clients, which judge by [`appraise`](super::appraise()) alone; this keeps it from handing on
-//! what they would refuse.
+//! A host fetches collateral for guests and clients. They trust [`appraise`](super::appraise()) alone; these functions only
+//! keep a host from passing on what they would refuse.
 
 use sha2::{Digest as _, Sha384};
 use x509_cert::{
@@ -27,22 +27,22 @@ const SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.
 const SUBJECT: &str = "the certificate that is asked about";
 const ISSUER: &str = "the certificate of its issuer";
 
-/// A certificate that can be revoked, and its issuer's, each in DER.
+/// A certificate that can be revoked and its issuer's certificate, each in DER.
 pub type Revocable = (Vec<u8>, Vec<u8>);
 
-/// What can be revoked of a GPU's chain, which is PEM with the leaf first: all but the attestation key, which the GPU makes
-/// itself, and the root. Nothing is verified.
+/// Returns the certificates of a GPU's chain (PEM, leaf first) that can be revoked: all but the root and that of the
+/// attestation key, which the GPU issues itself. Verifies nothing.
 ///
 /// # Errors
-/// [`CertificateError`] when it is no such chain.
+/// [`CertificateError`] if `chain` is not a GPU's chain.
 pub fn revocable_of_gpu(chain: &[u8]) -> Result<Vec<Revocable>, CertificateError> {
     Ok(pairs(&DeviceChain::parse(chain)?.certificates, 1))
 }
 
-/// What can be revoked of a reference manifest's chain. Nothing is verified.
+/// Returns the certificates of a reference manifest's chain that can be revoked. Verifies nothing.
 ///
 /// # Errors
-/// [`RimError`] when it is no manifest.
+/// [`RimError`] if `manifest` is not a reference manifest.
 pub fn revocable_of_manifest(manifest: &[u8]) -> Result<Vec<Revocable>, RimError> {
     Ok(pairs(Rim::parse(manifest)?.chain(), 0))
 }
@@ -58,10 +58,11 @@ fn pairs(chain: &[Parsed], skipped: usize) -> Vec<Revocable> {
         .collect()
 }
 
-/// When the signer's certificate of a manifest ends, Unix time: from then on clients refuse the manifest.
+/// Returns the earliest end of validity among the certificates of a manifest's chain, in Unix time. Clients refuse the
+/// manifest from then on.
 ///
 /// # Errors
-/// [`RimError`] when it is no manifest.
+/// [`RimError`] if `manifest` is not a reference manifest.
 pub fn end_of_manifest(manifest: &[u8]) -> Result<u64, RimError> {
     let rim = Rim::parse(manifest)?;
     let ends = rim
@@ -71,11 +72,11 @@ pub fn end_of_manifest(manifest: &[u8]) -> Result<u64, RimError> {
     Ok(ends.min().unwrap_or(0))
 }
 
-/// An OCSP request (RFC 6960, section 4.1.1) about one certificate, by SHA-384 and without a nonce: the response is for
-/// everybody.
+/// Builds an OCSP request (RFC 6960, section 4.1.1) for one certificate, with SHA-384. It has no nonce, so that the response
+/// can be cached and shared.
 ///
 /// # Errors
-/// [`OcspError`] when a certificate cannot be read.
+/// [`OcspError`] if a certificate cannot be decoded or encoded.
 pub fn request(certificate: &[u8], issuer: &[u8]) -> Result<Vec<u8>, OcspError> {
     let certificate = Parsed::new(SUBJECT, certificate)?;
     let issuer = Parsed::new(ISSUER, issuer)?;
@@ -109,32 +110,33 @@ pub fn request(certificate: &[u8], issuer: &[u8]) -> Result<Vec<u8>, OcspError> 
     request.to_der().map_err(OcspError::Malformed)
 }
 
-/// What a verified response says of a certificate.
+/// Status of a certificate in a verified OCSP response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Said {
-    /// It is good.
+    /// The certificate is not revoked.
     Good,
-    /// It is revoked.
+    /// The certificate is revoked.
     Revoked,
-    /// The responder does not know it.
+    /// The responder does not know the certificate.
     Unknown,
 }
 
-/// A verified response.
+/// A certificate's entry in a verified OCSP response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Told {
-    /// What it says.
+    /// Status of the certificate.
     pub said: Said,
-    /// When it was made, Unix time.
+    /// `thisUpdate` of the entry, in Unix time.
     pub made: u64,
-    /// When the next one is due; nothing where newer ones are to be had at any time.
+    /// `nextUpdate` of the entry, in Unix time. `None` if newer information is always available.
     pub due: Option<u64>,
 }
 
-/// What `response` says of `certificate` under `issuer` at `now`, verified; nothing where it is about others.
+/// Verifies `response` and returns what it says at `now` about `certificate`, issued by `issuer`. Returns `None` if it is
+/// only about other certificates.
 ///
 /// # Errors
-/// [`OcspError`] when it does not count.
+/// [`OcspError`] if the response does not count.
 pub fn told(
     response: &[u8],
     certificate: &[u8],
@@ -190,7 +192,7 @@ mod tests {
         assert_eq!(found, expected);
         let (certificate, issuer) = &found[0];
         let asked = OcspRequest::from_der(&request(certificate, issuer).unwrap()).unwrap();
-        // What the simulated responder names is what was asked for.
+        // The request names the certificate as the simulated responder does.
         let answered = status::data(&gpu.identity, &nvidia.devices[2], Status::Good, TIMES);
         let answered = answered.unwrap().responses.remove(0);
         assert_eq!(asked.tbs_request.request_list[0].req_cert, answered.cert_id);
@@ -221,7 +223,7 @@ mod tests {
         assert_eq!(told(&open), Ok(Some(Told { said, made, due })));
         let other = response(provisioner, line, Status::Good);
         assert_eq!(told(&other), Ok(None));
-        // The right name in it, signed for another issuer.
+        // It names the right certificate, but another issuer's key signed it.
         let data = status::data(&gpu.identity, provisioner, Status::Good, TIMES).unwrap();
         let forged = status::signed(data, &line.key, &[]).unwrap();
         assert_eq!(told(&forged), Err(OcspError::Signer));

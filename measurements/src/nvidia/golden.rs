@@ -1,4 +1,6 @@
-//! Measurements against the reference manifests: every active entry of both must have one of its values in the report.
+//! Comparison of a report's measurements with the reference manifests of its driver and VBIOS.
+//!
+//! Each active entry of both manifests must have one of its values in the report.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +11,10 @@ use super::{
 };
 use crate::verdict::Check;
 
-/// Of the video decoder NVDEC0: only there where the decoder is in use.
+/// Index of the measurement of the video decoder NVDEC0, which is compared only if the decoder is in use.
 const NVDEC0: u8 = 35;
 
-/// Whether the report has one of the values for every active measurement of this manifest.
+/// Whether the report has one of the expected values for every active measurement of this manifest.
 pub(super) fn agrees(report: &Report<'_>, reference: &Reference) -> bool {
     let mut active = reference.measurements.iter();
     active.all(|(index, golden)| {
@@ -20,12 +22,12 @@ pub(super) fn agrees(report: &Report<'_>, reference: &Reference) -> bool {
     })
 }
 
-/// Whether a measurement is of something that this GPU does not use.
+/// Whether a measurement is of a component that this GPU does not use.
 fn left_out(index: u8, report: &Report<'_>) -> bool {
     index == NVDEC0 && report.opaque.nvdec0 == Some(false)
 }
 
-/// The rows of the comparison.
+/// Compares the report with both manifests and returns a row for each difference, with a summary.
 pub(super) fn compare(report: &Report<'_>, driver: &Reference, vbios: &Reference) -> Vec<Check> {
     let title = "measurements of driver and VBIOS";
     let both: Vec<String> = driver
@@ -81,7 +83,7 @@ pub(super) fn compare(report: &Report<'_>, driver: &Reference, vbios: &Reference
     checks
 }
 
-/// A report's measurement: a manifest counts from 0, a report from 1.
+/// Returns the report's measurement for a manifest's index. Manifests count from 0, reports from 1.
 fn found<'a>(index: u8, measurements: &BTreeMap<u8, &'a [u8]>) -> Option<&'a [u8]> {
     measurements.get(&index.checked_add(1)?).copied()
 }
@@ -90,7 +92,7 @@ fn is_golden(found: Option<&[u8]>, golden: &Golden) -> bool {
     found.is_some_and(|found| golden.alternatives.iter().any(|good| good[..] == *found))
 }
 
-/// The row of a measurement that is none of its alternatives.
+/// Returns a failed row if the measurement has none of the expected values.
 fn mismatch(
     part: Part,
     index: u8,

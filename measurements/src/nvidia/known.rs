@@ -1,9 +1,9 @@
-//! Signatures that were found to hold, for whoever judges the same GPUs again: the certificates, reference manifests and OCSP
-//! responses of a session are those of the session before.
+//! Cache of verified signatures, for a verifier that judges the same GPUs repeatedly: certificates, reference manifests and
+//! OCSP responses rarely change from one session to the next.
 //!
-//! That a signature held over these very bytes under this very key holds for ever, and is all that is remembered. Forms,
-//! names, roots, dates, revocation and measurements are judged each time, and so is the signature of each report, which
-//! answers a question of its own.
+//! The cache holds only the fact that a signature over these bytes verified under this key, which stays true for ever.
+//! Structure, names, roots, dates, revocation and measurements are judged each time. So is the signature of each report,
+//! which answers a fresh nonce.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -15,10 +15,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::certificate::{der_signature_holds, raw_signature_holds};
 
-/// Most that are remembered; one verdict verifies no more than a third of it. The oldest is forgotten first.
+/// Capacity in signatures. One appraisal verifies at most a third of it. The oldest entry is evicted first.
 const MOST: usize = 1024;
 
-/// What one verifier knows from earlier verdicts. Empty it says nothing, and a verdict is the same with it and without.
+/// Signatures that one verifier has already verified. An appraisal has the same result with and without entries.
 #[derive(Debug, Default)]
 pub struct Known(Mutex<Held>);
 
@@ -29,19 +29,19 @@ struct Held {
 }
 
 impl Known {
-    /// Whether an ECDSA signature in DER holds, verified now or before.
+    /// Verifies an ECDSA signature in DER, unless it is already known to hold.
     pub(super) fn der(&self, key: &VerifyingKey, message: &[u8], signature: &[u8]) -> bool {
         let digest = digest(b"der", key, message, signature);
         self.ask(digest, || der_signature_holds(key, message, signature))
     }
 
-    /// The same of one of 96 bytes (r, then s).
+    /// Verifies an ECDSA signature of 96 bytes (r, then s), unless it is already known to hold.
     pub(super) fn raw(&self, key: &VerifyingKey, message: &[u8], signature: &[u8]) -> bool {
         let digest = digest(b"raw", key, message, signature);
         self.ask(digest, || raw_signature_holds(key, message, signature))
     }
 
-    /// Verifies outside of the lock: two that verify the same at once agree.
+    /// Verifies outside the lock. Two threads may verify the same signature at once, with the same result.
     fn ask(&self, digest: [u8; 32], verify: impl FnOnce() -> bool) -> bool {
         if self.held().digests.contains(&digest) {
             return true;
@@ -53,7 +53,7 @@ impl Known {
         holds
     }
 
-    /// Whoever panicked left whole digests behind.
+    /// Ignores poisoning: a thread that panicked cannot have left a partial digest.
     fn held(&self) -> MutexGuard<'_, Held> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -73,7 +73,8 @@ impl Held {
     }
 }
 
-/// Of all that decides whether a signature holds. The key has one length, and the signature's is said.
+/// Hashes everything that decides whether a signature holds. Kind and key have a fixed length, and the signature follows its
+/// length, so that the encoding is unambiguous.
 fn digest(kind: &[u8; 3], key: &VerifyingKey, message: &[u8], signature: &[u8]) -> [u8; 32] {
     Sha256::new()
         .chain_update(kind)
@@ -105,9 +106,9 @@ mod tests {
         };
         assert_eq!(asked(0, false), (true, false));
         assert_eq!(asked(0, true), (true, true));
-        // Not even asked.
+        // A known signature is not verified again.
         assert_eq!(asked(0, false), (false, true));
-        // The oldest goes first, and no more are kept than may be.
+        // The oldest entry is evicted first, and the capacity is kept.
         let most = u16::try_from(MOST).unwrap();
         for digest in 1..=most {
             assert_eq!(asked(digest, true), (true, true));

@@ -1,8 +1,7 @@
-//! The right reference manifests for a version, verified once however many GPUs ask for them.
+//! Reference manifests by driver or VBIOS version, each verified once for all GPUs.
 //!
-//! A manifest names no board, only a version: of one version there may be several, for boards that differ or because NVIDIA
-//! published it anew. All that count are held against a report. One that does not count beside another that does harms
-//! nobody.
+//! A manifest names a version and no board. There may be several for one version, because boards differ or because NVIDIA
+//! published it again. A report is compared with all that count. One that does not count is ignored beside one that does.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +18,7 @@ use crate::{
     verdict::{Check, chain},
 };
 
-/// Of what a manifest is.
+/// The component that a manifest describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
     Driver,
@@ -34,7 +33,7 @@ impl Part {
         }
     }
 
-    /// As rows call it.
+    /// Name of the component in the rows.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Driver => "driver",
@@ -43,11 +42,11 @@ impl Part {
     }
 }
 
-/// Verifies one manifest on its own, without a report that asks for it: under NVIDIA's root, or a development root that
-/// `policy` names. Whether its certificates are revoked is not looked at.
+/// Verifies one manifest without a report, under NVIDIA's root or a development root that `policy` names. Does not check
+/// the revocation of its certificates.
 ///
 /// # Errors
-/// [`RimError`] says what is refused.
+/// [`RimError`] if the manifest, its signature, its certificates or its root is refused.
 pub fn verify_manifest(bytes: &[u8], policy: &Policy, now: u64) -> Result<Reference, RimError> {
     let rim = Rim::parse(bytes)?;
     if let Some(root) = rim.chain().last() {
@@ -60,14 +59,14 @@ pub fn verify_manifest(bytes: &[u8], policy: &Policy, now: u64) -> Result<Refere
     rim.verify(&known)
 }
 
-/// A manifest that counts, and under whose root.
+/// A manifest that counts, with the class of its root.
 pub(super) type Verified = (Reference, RootClass);
 
-/// The manifests at hand.
+/// The presented manifests.
 #[derive(Debug)]
 pub(super) struct Manifests<'a> {
     files: Vec<Rim>,
-    /// Those of a version that count.
+    /// The manifests that count, by component and version.
     judged: BTreeMap<(Part, String), Vec<Verified>>,
     policy: &'a Policy,
     now: u64,
@@ -75,7 +74,7 @@ pub(super) struct Manifests<'a> {
 }
 
 impl<'a> Manifests<'a> {
-    /// Reads the files; a row for each that is no manifest.
+    /// Parses the files, and returns a failed row for each that is not a manifest.
     pub(super) fn new(
         files: &[&[u8]],
         policy: &'a Policy,
@@ -103,8 +102,8 @@ impl<'a> Manifests<'a> {
         (manifests, checks)
     }
 
-    /// The manifests of this version of `part` that count; NVIDIA keeps the right one under `name`. Rows come with the first
-    /// question.
+    /// Returns the manifests of this version of `part` that count. Rows are returned by the first call for a version only.
+    /// `name` is the identifier under which NVIDIA publishes the manifest.
     pub(super) fn of(
         &mut self,
         part: Part,
@@ -154,7 +153,7 @@ impl<'a> Manifests<'a> {
         good
     }
 
-    /// One manifest of the right version, with its rows.
+    /// Judges one manifest of the right version, and returns it with its rows, or the row that refuses it.
     fn candidate(
         &self,
         part: Part,

@@ -1,19 +1,20 @@
-//! Evidence of NVIDIA's GPUs (Hopper), verified offline: report, certificates, reference manifests, revocation.
+//! Offline verification of attestation evidence of NVIDIA GPUs (Hopper): report, certificate chain, reference manifests
+//! and revocation status.
 //!
-//! [`appraise`] is a pure function: everything that it judges by is an argument, and every check is a row with its
-//! reason. What each row means stands in SPEC.md, "NVIDIA GPUs". A GPU's report names no VM: it is bound to one by the
-//! nonce that is asked for here, which whoever calls derives from what the CPU's evidence covers.
+//! [`appraise`] is a pure function: all its inputs are arguments, and it returns one row with a reason for each check.
+//! SPEC.md §12, "NVIDIA GPUs", defines the rows. A GPU's report names no VM. The nonce ties the report to one VM: the
+//! caller derives the nonce from the data that the CPU's evidence covers, and passes it in.
 //!
-//! | module | reads or judges |
+//! | module | content |
 //! |---|---|
 //! | [`spdm`], [`opaque`] | the report: an SPDM request with its response |
-//! | `certificate`, `chain`, `root` | certificates on P-384, the GPU's five, under whose root |
+//! | `certificate`, `chain`, `root` | P-384 certificates, the GPU's chain of five, and trust in its root |
 //! | `xml`, `signature`, [`rim`] | reference manifests: canonical form, signature, measurements |
-//! | [`ocsp`], `revocation` | what NVIDIA says of its certificates today |
-//! | `known` | signatures that held before |
-//! | `manifests`, `golden` | the right manifests for a report, and whether it says what they expect |
-//! | [`fetching`] | what whoever fetches collateral asks for |
-//! | `device`, `set` | one GPU, and all of a machine |
+//! | [`ocsp`], `revocation` | the revocation status of NVIDIA's certificates |
+//! | `known` | cache of signatures that were verified before |
+//! | `manifests`, `golden` | the manifests for a report's versions, and the comparison of its measurements with them |
+//! | [`fetching`] | helpers for programs that fetch collateral |
+//! | `device`, `set` | verification of one GPU, and of all GPUs of a machine |
 
 mod certificate;
 mod chain;
@@ -40,7 +41,7 @@ use crate::{roots::RootClass, verdict::Check};
 
 pub use certificate::CertificateError;
 pub use chain::{CHAIN_LENGTH, FirmwareIdError};
-/// What may travel is what is read: one bound for each.
+/// Limits shared with the wire format, so that all that may be sent can also be read.
 pub use cocoon_protocol::gpu::{DriverState, MAX_CHAIN, MAX_GPUS, MAX_OCSP_RESPONSES, MAX_RIMS};
 pub use known::Known;
 pub use manifests::verify_manifest;
@@ -49,20 +50,20 @@ pub use set::{appraise, appraise_knowing};
 pub use signature::SignatureError;
 pub use xml::{MAX_XML, XmlError};
 
-/// What one GPU shows.
+/// Evidence of one GPU.
 #[derive(Clone, Copy, Debug)]
 pub struct GpuEvidence<'a> {
-    /// The attestation report: SPDM request and response, as the driver hands them out.
+    /// The attestation report: SPDM request and response, as the driver returns them.
     pub report: &'a [u8],
-    /// The five certificates in PEM, the attestation key's first.
+    /// The five certificates in PEM, that of the attestation key first.
     pub chain: &'a [u8],
-    /// What the driver says of the GPU's mode; nothing where nobody asked it. No signature of the GPU covers it: it is
-    /// worth as much as the measured guest that asked.
+    /// The driver's statement on the GPU's mode; `None` if the driver was not asked. No signature of the GPU covers it, so
+    /// it is only as trustworthy as the measured guest that asked the driver.
     pub driver: Option<&'a DriverState>,
 }
 
 impl<'a> GpuEvidence<'a> {
-    /// What a guest collected, the driver's word with it.
+    /// Borrows the evidence that a guest collected, including the driver's statement.
     #[must_use]
     pub fn of(gpu: &'a CollectedGpu) -> Self {
         Self {
@@ -73,62 +74,63 @@ impl<'a> GpuEvidence<'a> {
     }
 }
 
-/// What NVIDIA says about devices, drivers and certificates, fetched by whoever: it vouches for itself.
+/// NVIDIA's endorsements and reference values. They are signed, so that any untrusted party may fetch them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GpuCollateral<'a> {
-    /// Reference manifests, XML.
+    /// Reference manifests (RIM) in XML.
     pub rims: &'a [&'a [u8]],
-    /// OCSP responses, DER.
+    /// OCSP responses in DER.
     pub ocsp: &'a [&'a [u8]],
 }
 
-/// What the verifier knows on its own.
+/// What the verifier expects of the GPUs, from its own knowledge.
 #[derive(Clone, Copy, Debug)]
 pub struct GpuDemand {
-    /// The nonce that every report must be about.
+    /// The nonce that every report must answer.
     pub nonce: [u8; 32],
-    /// How many GPUs there must be; at least one where nothing is known.
+    /// Expected number of GPUs. `None` means any number from one on.
     pub count: Option<usize>,
-    /// The driver's word on each GPU's mode is needed.
+    /// Whether the driver's statement on each GPU's mode is required.
     pub driver_state: bool,
 }
 
-/// What the checks came to.
+/// Result of the appraisal of a machine's GPUs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GpuAppraisal {
-    /// Every check, in the order in which they were made; one that failed rejects.
+    /// All checks, in the order in which they were made. One failed check rejects the evidence.
     pub checks: Vec<Check>,
-    /// Whose roots vouched: [`RootClass::Development`] when it was one anywhere; `None` when nothing was verified.
+    /// The class of the roots that the chains end in: [`RootClass::Development`] if any of them is a development root,
+    /// `None` if nothing was verified.
     pub root: Option<RootClass>,
-    /// The GPUs whose reports were verified, in the order in which they were shown.
+    /// The GPUs whose reports were verified, in the order in which they were presented.
     pub gpus: Vec<Gpu>,
-    /// A GPU is in developer mode, as its driver says. Where the policy accepts that, nothing is protected all the same:
-    /// it is worth no more than a simulated one.
+    /// Whether a GPU is in developer mode, as its driver reports. Even where the policy accepts this, the GPU protects
+    /// nothing and is worth no more than a simulated one.
     pub developer_mode: bool,
-    /// Something failed, and nothing but this: an answer of NVIDIA's on revocation is absent or over its time. What the GPUs
-    /// show is what it must be then, measurements included.
+    /// Whether the only fault is a lapse: a revocation status from NVIDIA is missing or out of date. All else that the GPUs
+    /// present, including their measurements, passed.
     pub lapsed: bool,
 }
 
-/// What a verified report says.
+/// Claims of a verified report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gpu {
-    /// SHA-256 of the key (SubjectPublicKeyInfo) of the device's identity, which it keeps for its life.
+    /// SHA-256 of the SubjectPublicKeyInfo of the device identity key, which never changes.
     pub device: Hex32,
-    /// SHA-256 of the attestation key (SubjectPublicKeyInfo), which changes with the firmware.
+    /// SHA-256 of the SubjectPublicKeyInfo of the attestation key, which changes with the firmware.
     pub attestation_key: Hex32,
-    /// The driver's version.
+    /// Version of the driver.
     pub driver_version: String,
-    /// The VBIOS version.
+    /// Version of the VBIOS.
     pub vbios_version: String,
-    /// Under which name NVIDIA keeps the driver's reference manifest.
+    /// Identifier under which NVIDIA publishes the driver's reference manifest.
     pub driver_rim: String,
-    /// Under which name NVIDIA keeps the VBIOS's reference manifest.
+    /// Identifier under which NVIDIA publishes the VBIOS's reference manifest.
     pub vbios_rim: String,
 }
 
 impl GpuAppraisal {
-    /// Whether a check failed.
+    /// Whether a check failed, or no chain was verified.
     #[must_use]
     pub fn is_rejected(&self) -> bool {
         use crate::verdict::Outcome;

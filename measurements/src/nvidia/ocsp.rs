@@ -1,8 +1,8 @@
-//! Whether NVIDIA has revoked a certificate, as stapled OCSP responses say (RFC 6960).
+//! Revocation status of NVIDIA's certificates, from stapled OCSP responses (RFC 6960).
 //!
-//! A response counts when it is about the very certificate under its very issuer, signed by that issuer or by a responder
-//! that the issuer certified for this, and in its time. It answers no nonce: it was fetched for everybody, so its age is
-//! for the caller to judge.
+//! A response counts if it is about this certificate and issuer, is within its dates, and is signed by the issuer or by a
+//! responder that the issuer certified for this purpose. It is not bound to a nonce, because it is shared by many clients.
+//! The caller must judge its age.
 
 use sha2::{Digest as _, Sha256, Sha384};
 use thiserror::Error;
@@ -15,7 +15,7 @@ use x509_ocsp::{
     SingleResponse,
 };
 
-/// The largest response read.
+/// Largest OCSP response that is read, in bytes.
 pub use cocoon_protocol::gpu::MAX_OCSP;
 
 use super::{
@@ -27,9 +27,9 @@ use crate::{
     roots::{self, ValidityError},
 };
 
-/// Most certificates that a response may bring to explain its signature.
+/// Largest number of certificates in a response.
 const MAX_CERTIFICATES: usize = 4;
-/// Most certificates that one response may be about.
+/// Largest number of single responses in a response.
 const MAX_SINGLE: usize = 16;
 
 const RESPONSE: &str = "the OCSP response";
@@ -38,65 +38,65 @@ const RESPONDER: &str = "the certificate of the OCSP responder";
 const BASIC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.48.1.1");
 const ECDSA_WITH_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.3");
 const OCSP_SIGNING: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.9");
-/// The nonce of whoever fetched the response.
+/// The nonce extension, which answers the party that fetched the response.
 const NONCE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.48.1.2");
 const SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.1");
 const SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.2");
 
-/// Why a response does not count.
+/// Why an OCSP response does not count.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum OcspError {
-    /// Larger than any.
+    /// The response is larger than the limit.
     #[error("{RESPONSE} has {length} bytes, more than {MAX_OCSP}")]
     TooLarge {
-        /// Bytes given.
+        /// Size in bytes.
         length: usize,
     },
-    /// Not what it should be.
+    /// The response is not DER in the form of RFC 6960.
     #[error("{RESPONSE} is not DER of the form of RFC 6960")]
     Malformed(#[source] x509_cert::der::Error),
-    /// The responder answered with an error.
+    /// The responder answered with an error status.
     #[error("{RESPONSE} says {0:?} instead of answering")]
     NoAnswer(OcspResponseStatus),
-    /// Another kind of response than the one that there is.
+    /// The response is not a basic response.
     #[error("{RESPONSE} is of another kind ({0}) than a basic one")]
     Kind(ObjectIdentifier),
-    /// More parts than any has.
+    /// The response has too many certificates or single responses.
     #[error("{RESPONSE} has {found} {what}, at most {most} are read")]
     TooMany {
-        /// Certificates or answers.
+        /// What there is too much of.
         what: &'static str,
-        /// How many there are.
+        /// Number found.
         found: usize,
-        /// How many are read.
+        /// Largest number accepted.
         most: usize,
     },
-    /// It demands something that this verifier does not know.
+    /// The response has an unknown critical extension.
     #[error("{RESPONSE} has the critical extension {0}, which this verifier does not know")]
     Critical(ObjectIdentifier),
-    /// Nobody who may answer for this issuer signed it.
+    /// Neither the issuer nor a responder that it certified signed the response.
     #[error(
         "{RESPONSE} is signed neither by the issuer nor by a responder that the issuer certified"
     )]
     Signer,
-    /// The responder's certificate.
+    /// The responder's certificate is refused.
     #[error(transparent)]
     Responder(#[from] CertificateError),
-    /// Too early or too late.
+    /// The response is from the future or has expired.
     #[error(transparent)]
     Validity(#[from] ValidityError),
 }
 
-/// Whether bytes are a response at all, whoever signed it and whatever it says.
+/// Checks that `der` is an OCSP response that can be read, whatever its signer and content.
 ///
 /// # Errors
-/// [`OcspError`] when they are none.
+/// [`OcspError`] if it cannot be read.
 pub fn readable(der: &[u8]) -> Result<(), OcspError> {
     Response::parse(der).map(|_| ())
 }
 
-/// When the newest of the responses was made, Unix time: for whoever has no clock to trust, and leaves ages to those that
-/// have. Nothing is verified here.
+/// Returns the latest `thisUpdate` of the responses, in Unix time. Verifies nothing: it is a hint for a caller without a
+/// trusted clock, which leaves the judgement of ages to others.
 #[must_use]
 pub fn newest(responses: &[&[u8]]) -> Option<u64> {
     let made = |der: &&[u8]| {
@@ -108,21 +108,21 @@ pub fn newest(responses: &[&[u8]]) -> Option<u64> {
     responses.iter().filter_map(made).max()
 }
 
-/// What a response says of a certificate.
+/// Status of a certificate in a verified response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Answer {
     pub status: CertStatus,
-    /// When the responder knew this, Unix time.
+    /// `thisUpdate`, in Unix time.
     pub this_update: u64,
-    /// When it will know more; nothing where it may know more at any time.
+    /// `nextUpdate`, in Unix time. `None` if newer information is always available.
     pub next_update: Option<u64>,
 }
 
-/// A response, read but not verified.
+/// A decoded response, not verified.
 #[derive(Debug)]
 pub(super) struct Response {
     basic: BasicOcspResponse,
-    /// The bytes under the signature, as they were sent.
+    /// The signed bytes as received.
     signed: Vec<u8>,
     certificates: Vec<Parsed>,
 }
@@ -170,7 +170,7 @@ impl Response {
         })
     }
 
-    /// What this response says of `certificate`; nothing when it is about others.
+    /// Verifies what this response says about `certificate`. Returns `None` if it is only about other certificates.
     pub(super) fn about(
         &self,
         certificate: &Parsed,
@@ -199,8 +199,8 @@ impl Response {
         ];
         extensions.into_iter().try_for_each(no_critical)?;
         let this_update = seconds(answer.this_update);
-        // Without an end newer ones are to be had at any time (RFC 6960, section 4.2.2.1), and age alone decides. Bad news
-        // have none whatever they name: nothing newer is needed to refuse.
+        // Without nextUpdate, newer information is always available (RFC 6960, section 4.2.2.1), so that only the age counts. A
+        // revocation counts even after its nextUpdate: nothing newer is needed to refuse.
         let next_update = answer.next_update.map(seconds);
         let end = match answer.cert_status {
             CertStatus::Revoked(_) => u64::MAX,
@@ -214,7 +214,7 @@ impl Response {
         })
     }
 
-    /// The signer is found by the signature: the responder's name in the response is a hint that decides nothing.
+    /// Finds the signer by trying the keys. The responder id in the response is only a hint and is ignored.
     fn check_signature(&self, issuer: &Parsed, now: u64, known: &Known) -> Result<(), OcspError> {
         if self.basic.signature_algorithm.oid != ECDSA_WITH_SHA384 {
             return Err(OcspError::Signer);
@@ -244,7 +244,7 @@ impl Response {
     }
 }
 
-/// Whether `id` is `certificate`'s under `issuer`: digests of the issuer's name and key, and the serial number.
+/// Whether `id` names `certificate` of `issuer`, by the digests of the issuer's name and key and the serial number.
 fn names(id: &CertId, certificate: &Parsed, issuer: &Parsed) -> bool {
     let body = &certificate.certificate.tbs_certificate;
     let above = &issuer.certificate.tbs_certificate;
@@ -255,7 +255,7 @@ fn names(id: &CertId, certificate: &Parsed, issuer: &Parsed) -> bool {
     let (name, key) = match id.hash_algorithm.oid {
         SHA256 => (Sha256::digest(name).to_vec(), Sha256::digest(key).to_vec()),
         SHA384 => (Sha384::digest(name).to_vec(), Sha384::digest(key).to_vec()),
-        // SHA-1 among them: whoever fetches responses asks with one of these.
+        // SHA-1 is refused too: requests are made with SHA-256 or SHA-384.
         _ => return false,
     };
     id.serial_number == body.serial_number
@@ -263,7 +263,7 @@ fn names(id: &CertId, certificate: &Parsed, issuer: &Parsed) -> bool {
         && id.issuer_key_hash.as_bytes() == key
 }
 
-/// The issuer's permission to answer in its place.
+/// Whether the certificate may sign OCSP responses on behalf of its issuer.
 fn may_answer(certificate: &Parsed) -> bool {
     certificate
         .extension(EXTENDED_KEY_USAGE)

@@ -1,43 +1,43 @@
-//! What a GPU says of itself beside its measurements: the opaque data of the report, a list of numbered fields.
+//! The opaque data of a GPU's report: a list of numbered fields with versions, board and mode.
 //!
-//! SPDM leaves this data to the vendor. Numbers and meanings are those of NVIDIA's own verifier (`local_gpu_verifier`);
-//! fields that decide nothing here are passed over, whatever they hold.
+//! SPDM leaves the content to the vendor. Numbers and meanings follow NVIDIA's own verifier (`local_gpu_verifier`). Fields
+//! without influence on a verdict are skipped, whatever they hold.
 
 use thiserror::Error;
 
 use crate::{Truncated, bytes::Reader};
 
 const OPAQUE: &str = "opaque data of the GPU report";
-/// Longest text in a field.
+/// Longest text in a field, in bytes.
 const MAX_TEXT: usize = 64;
-/// A switch of the hardware, in one byte.
+/// Value of a one-byte switch that is on.
 const ON: u8 = 0xaa;
 const OFF: u8 = 0x55;
 
-/// The fields that a verifier needs.
+/// The decoded fields; `None` for a field that is absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Opaque {
-    /// 3: version of the driver, such as `550.144.03`.
+    /// Field 3: version of the driver, such as `550.144.03`.
     pub driver_version: Option<String>,
-    /// 6: version of the VBIOS, as manifests write it, such as `96.00.5E.00.01`.
+    /// Field 6: version of the VBIOS, written as in manifests, such as `96.00.5E.00.01`.
     pub vbios_version: Option<String>,
-    /// 11: whether the video decoder NVDEC0 is in use.
+    /// Field 11: whether the video decoder NVDEC0 is in use.
     pub nvdec0: Option<bool>,
-    /// 15: the chip's product, such as `882`.
+    /// Field 15: product of the chip, such as `882`.
     pub chip_sku: Option<String>,
-    /// 17: the board's project, such as `1010`.
+    /// Field 17: project of the board, such as `1010`.
     pub project: Option<String>,
-    /// 18: its variant, such as `0200`.
+    /// Field 18: variant of the board, such as `0200`.
     pub project_sku: Option<String>,
-    /// 20: digest of the firmware that holds the attestation key.
+    /// Field 20: SHA-384 digest of the firmware that holds the attestation key.
     pub fwid: Option<[u8; 48]>,
-    /// 21: whether PCIe protection for several GPUs is on, in place of full confidential computing.
+    /// Field 21: whether protected PCIe, a mode for several GPUs in place of full confidential computing, is on.
     pub protected_pcie: Option<bool>,
-    /// 34: version of this list.
+    /// Field 34: version of the opaque data format.
     pub version: Option<u16>,
-    /// 35: the chip's name; from Blackwell on.
+    /// Field 35: name of the chip, reported from Blackwell on.
     pub chip: Option<String>,
-    /// 36: in which of the modes the GPU is.
+    /// Field 36: confidential computing mode of the GPU.
     pub feature: Option<Feature>,
 }
 
@@ -52,51 +52,51 @@ pub enum Feature {
     ProtectedPcie,
 }
 
-/// Why a list cannot be read.
+/// Why the opaque data is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum OpaqueError {
-    /// It ends too early.
+    /// The data ends early.
     #[error(transparent)]
     Truncated(#[from] Truncated),
-    /// A field stands twice: which of them counts would be anybody's guess.
+    /// A field occurs twice, so that its value is ambiguous.
     #[error("{OPAQUE}: field {id} stands twice, again at offset {offset:#x}")]
     Repeated {
-        /// The field's number.
+        /// Number of the field.
         id: u16,
-        /// Where the second one begins.
+        /// Offset of the second occurrence.
         offset: usize,
     },
-    /// A field has another length than it can have.
+    /// A field has the wrong length.
     #[error("{OPAQUE}: field {id} at offset {offset:#x} has {length} bytes, {expected} expected")]
     Length {
-        /// The field's number.
+        /// Number of the field.
         id: u16,
-        /// Where it begins.
+        /// Offset of the field.
         offset: usize,
-        /// Bytes found.
+        /// Length found, in bytes.
         length: usize,
-        /// How many it must have.
+        /// Length required, in bytes.
         expected: &'static str,
     },
-    /// A field has a value that means nothing.
+    /// A field has an undefined value.
     #[error("{OPAQUE}: field {id} at offset {offset:#x} holds {found}, {expected} expected")]
     Value {
-        /// The field's number.
+        /// Number of the field.
         id: u16,
-        /// Where it begins.
+        /// Offset of the field.
         offset: usize,
-        /// Its bytes, in hexadecimal.
+        /// The field's bytes in hexadecimal, shortened.
         found: String,
-        /// What they could be.
+        /// The values that are defined.
         expected: &'static str,
     },
 }
 
 impl Opaque {
-    /// Reads the list.
+    /// Decodes the list of fields.
     ///
     /// # Errors
-    /// [`OpaqueError`] names the field.
+    /// [`OpaqueError`] names the field that is refused.
     pub fn parse(bytes: &[u8]) -> Result<Self, OpaqueError> {
         let mut reader = Reader::new(OPAQUE, bytes);
         let mut seen: Vec<u16> = Vec::new();
@@ -166,7 +166,7 @@ impl Field<'_> {
         }
     }
 
-    /// Printable ASCII up to the first zero; only zeroes may follow.
+    /// Returns the printable ASCII text up to the first zero byte. Only zero bytes may follow it.
     fn text(&self) -> Result<String, OpaqueError> {
         let end = self.data.iter().position(|byte| *byte == 0);
         let (text, padding) = self.data.split_at(end.unwrap_or(self.data.len()));
@@ -192,7 +192,7 @@ impl Field<'_> {
     }
 }
 
-/// The first four bytes are a number, written from its highest byte; the fifth follows.
+/// Formats a VBIOS version: the first four bytes as a little-endian number, highest byte first, then the fifth byte.
 fn vbios_version([a, b, c, d, last, ..]: [u8; 8]) -> String {
     format!("{d:02X}.{c:02X}.{b:02X}.{a:02X}.{last:02X}")
 }

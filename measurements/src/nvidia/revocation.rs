@@ -1,4 +1,4 @@
-//! One row for every certificate that NVIDIA can revoke: good, revoked, or nobody knows.
+//! Revocation checks: one row for each certificate that NVIDIA can revoke.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ use crate::{
 
 const ID: &str = "gpu.revocation";
 
-/// The stapled responses, and which certificates have their row.
+/// The stapled OCSP responses, and the certificates that have been checked against them.
 #[derive(Debug)]
 pub(super) struct Revocations<'a> {
     responses: Vec<Response>,
@@ -30,7 +30,7 @@ pub(super) struct Revocations<'a> {
 }
 
 impl<'a> Revocations<'a> {
-    /// Reads the responses; a row for each that is none.
+    /// Parses the responses, and returns a failed row for each that cannot be read.
     pub(super) fn new(
         stapled: &[&[u8]],
         policy: &'a Policy,
@@ -60,12 +60,13 @@ impl<'a> Revocations<'a> {
         (revocations, checks)
     }
 
-    /// How many rows failed only because an answer is absent or over its time.
+    /// Returns the number of rows that failed only because a response is missing or out of date.
     pub(super) fn lapses(&self) -> usize {
         self.lapses
     }
 
-    /// Rows for all certificates of `path`, which is verified, but for the last one (the root) and the first `skipped`.
+    /// Checks the certificates of `path`, which is verified, except the last one (the root) and the first `skipped`. A
+    /// certificate that already has a row gets no second one.
     pub(super) fn of(&mut self, path: &[Parsed], skipped: usize) -> Vec<Check> {
         let mut checks = Vec::new();
         for pair in path.windows(2).skip(skipped) {
@@ -85,8 +86,8 @@ impl<'a> Revocations<'a> {
             .responses
             .iter()
             .filter_map(|response| response.about(certificate, issuer, self.now, self.known));
-        // Of several the best one counts that can count: an old one beside a new one harms nobody, except where it says
-        // that the certificate is revoked.
+        // The best response decides, so that an outdated one beside a newer one does no harm. But any that says revoked
+        // decides at once.
         let mut best: Option<Result<Answer, OcspError>> = None;
         for answer in answers {
             let revoked = matches!(
@@ -98,7 +99,7 @@ impl<'a> Revocations<'a> {
             );
             let better = match (&best, &answer) {
                 (None, _) | (Some(Err(_)), Ok(_)) => true,
-                // One that is merely over excuses no forged one.
+                // An expired response must not excuse a forged one.
                 (Some(Err(old)), Err(_)) => ended(old),
                 (Some(Ok(_)), Err(_)) => false,
                 (Some(Ok(old)), Ok(new)) => new.this_update > old.this_update,
@@ -119,7 +120,8 @@ impl<'a> Revocations<'a> {
         }
     }
 
-    /// An answer is absent or over its time. Whoever accepts the one accepts the other: the host could have withheld it.
+    /// Returns the row for a missing or outdated response. The policy accepts both or neither, because the host could have
+    /// withheld an outdated response.
     fn lapse(&mut self, title: String, cause: String) -> Check {
         if self.policy.accept_missing_gpu_revocation {
             return Check::note(ID, title, format!("{cause}; {ACCEPTED}"));
@@ -159,7 +161,7 @@ impl<'a> Revocations<'a> {
     }
 }
 
-/// Whether a response fails for its age alone: its own, or its responder's certificate's.
+/// Whether a response was refused only because it, or its responder's certificate, has expired.
 fn ended(error: &OcspError) -> bool {
     use ValidityError::Expired;
     matches!(
@@ -178,7 +180,7 @@ fn revoked(info: &RevokedInfo) -> String {
     format!("NVIDIA revoked it at {time} (Unix time), {reason}")
 }
 
-/// The common name in a distinguished name, or all of it.
+/// Returns the common name in a distinguished name, or the whole name if it has none.
 fn common_name(subject: &str) -> String {
     let name = subject.split("CN=").nth(1).unwrap_or(subject);
     let name = name.split([',', '+']).next().unwrap_or(name);

@@ -1,8 +1,8 @@
-//! Reference manifests (RIM): which measurements NVIDIA expects of one driver or one VBIOS, as signed SWID tags (ISO/IEC
-//! 19770-2) with the attributes of TCG's reference integrity manifest.
+//! Reference manifests (RIM): the measurements that NVIDIA expects of one version of a driver or a VBIOS.
 //!
-//! [`Rim::parse`] tells for which version a file claims to be, so that the right one can be chosen; nothing else of it
-//! counts before [`Rim::verify`], which reads the measurements from the very bytes that were signed.
+//! A manifest is a signed SWID tag (ISO/IEC 19770-2) with the attributes of TCG's reference integrity manifest.
+//! [`Rim::parse`] reveals the version that a file claims, which is needed to select a file. Nothing else in a file counts
+//! before [`Rim::verify`], which reads the measurements from the bytes that were signed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,18 +18,18 @@ use super::{
 };
 
 const SWID: &str = "http://standards.iso.org/iso/19770/-2/2015/schema.xsd";
-/// Not the name of an algorithm here, but the namespace of the attributes that hold digests.
+/// Namespace of the attributes that hold digests. The same URI names an algorithm elsewhere.
 const HASHES: &str = "http://www.w3.org/2001/04/xmlenc#sha384";
-/// Most measurements in a manifest: a report has no more.
+/// Greatest index of a measurement in a manifest: a report has at most 64, and manifests count from 0.
 const MAX_INDEX: u8 = 63;
-/// Most alternatives for one measurement: NVIDIA's have up to 4.
+/// Largest number of alternative values for one measurement. NVIDIA's manifests have up to 4.
 const MAX_ALTERNATIVES: usize = 32;
-/// Bytes of a measurement: SHA-384.
+/// Length of a measurement in bytes (SHA-384).
 const SIZE: usize = 48;
-/// Longest version.
+/// Longest version, in bytes.
 const MAX_VERSION: usize = 32;
 
-/// From the signer on, as errors call them.
+/// Names of the certificates in error messages, from the signer to the root.
 pub(super) const NAMES: [&str; CERTIFICATES] = [
     "the certificate of the reference manifest's signer",
     "the certificate above the reference manifest's signer",
@@ -37,78 +37,78 @@ pub(super) const NAMES: [&str; CERTIFICATES] = [
     "the root of the reference manifest's certificates",
 ];
 
-/// Why a manifest is refused.
+/// Why a reference manifest is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RimError {
-    /// Not XML, or not XML of the kind that manifests use.
+    /// The file is not XML of the form that manifests have.
     #[error("the reference manifest cannot be read")]
     Xml(#[from] XmlError),
-    /// Its signature does not hold, or has another shape.
+    /// The signature does not hold, or does not have the accepted shape.
     #[error("the reference manifest's signature is refused")]
     Signature(#[from] SignatureError),
-    /// Its certificates do not hold.
+    /// The certificates are refused.
     #[error("the reference manifest's certificates are refused")]
     Certificate(#[from] CertificateError),
-    /// Its certificates end in another root.
+    /// The root of the certificates is not trusted.
     #[error("the root of the reference manifest's certificates is refused: {reason}")]
     Root {
-        /// Why.
+        /// Cause of the refusal.
         reason: String,
     },
-    /// An element is missing or stands twice.
+    /// An element does not occur exactly once.
     #[error("reference manifest: {found} elements {name}, one expected")]
     Element {
-        /// Which element.
+        /// Name of the element.
         name: &'static str,
-        /// How many there are.
+        /// Number of elements found.
         found: usize,
     },
-    /// An attribute is missing or has a value that it cannot have.
+    /// An attribute is missing or has an invalid value.
     #[error(
         "reference manifest: {attribute} is {found} at offset {offset:#x} of its canonical form, {expected} expected"
     )]
     Attribute {
-        /// Which attribute.
+        /// Name of the attribute.
         attribute: &'static str,
-        /// Its value, shortened.
+        /// Value of the attribute, shortened.
         found: String,
-        /// Where its element begins.
+        /// Offset of its element in the canonical form.
         offset: usize,
-        /// What it must be.
+        /// Description of the valid values.
         expected: &'static str,
     },
-    /// Two measurements with one index.
+    /// Two measurements have the same index.
     #[error("reference manifest: measurement {index} stands twice")]
     Repeated {
-        /// Which index.
+        /// The index that occurs twice.
         index: u8,
     },
-    /// Nothing to compare.
+    /// No measurement is active, so that there is nothing to compare with.
     #[error("reference manifest: no measurement is active, so it would accept anything")]
     Nothing,
 }
 
-/// What a manifest expects of one measurement.
+/// Expected values of one measurement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Golden {
-    /// What NVIDIA calls it.
+    /// Name that NVIDIA gives to the measurement.
     pub name: String,
-    /// The values that are good.
+    /// The accepted values.
     pub alternatives: BTreeSet<[u8; SIZE]>,
 }
 
-/// What a verified manifest says.
+/// Content of a verified manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
-    /// Of which driver or VBIOS.
+    /// Version of the driver or VBIOS.
     pub version: String,
-    /// For which chip.
+    /// Name of the chip.
     pub product: String,
-    /// Expectations by index, from 0; those that are not active are left out.
+    /// Expected values of the active measurements, by index from 0.
     pub measurements: BTreeMap<u8, Golden>,
 }
 
-/// A manifest that has not been verified.
+/// A decoded manifest, not verified.
 #[derive(Debug, Clone)]
 pub struct Rim {
     signed: Signed,
@@ -117,10 +117,10 @@ pub struct Rim {
 }
 
 impl Rim {
-    /// Takes a file apart.
+    /// Decodes a file.
     ///
     /// # Errors
-    /// [`RimError`] when it is no manifest.
+    /// [`RimError`] if the file is not a reference manifest.
     pub fn parse(bytes: &[u8]) -> Result<Self, RimError> {
         let signed = Signed::split(&xml::parse(bytes)?)?;
         let version = version(meta(xml::reparse(&signed.content)?.root_element())?)?;
@@ -136,19 +136,19 @@ impl Rim {
         })
     }
 
-    /// The version that the file claims to be for: good for choosing a file, and for nothing else.
+    /// Returns the version that the file claims. It is not verified, and serves only to select a file.
     #[must_use]
     pub fn claimed_version(&self) -> &str {
         &self.version
     }
 
-    /// The certificates in the file, from the signer to the root.
+    /// Returns the certificates in the file, from the signer to the root.
     pub(super) fn chain(&self) -> &[Parsed] {
         &self.chain
     }
 
-    /// Verifies the signature under the file's own first certificate, and reads what was signed. Whether that
-    /// certificate counts is for the caller to check.
+    /// Verifies the signature with the first certificate in the file, and returns the signed content. The caller must verify
+    /// that the certificate is trusted.
     pub(super) fn verify(&self, known: &Known) -> Result<Reference, RimError> {
         if let Some(signer) = self.chain.first() {
             self.signed.verify(&signer.key()?, known)?;
@@ -160,7 +160,7 @@ impl Rim {
 }
 
 impl Reference {
-    /// Reads canonical text.
+    /// Decodes the canonical text of a manifest.
     fn read(canonical: &str) -> Result<Self, RimError> {
         let document = xml::reparse(canonical)?;
         let root = document.root_element();
@@ -188,8 +188,8 @@ impl Reference {
     }
 }
 
-/// Whether an element of the payload is a measurement: NVIDIA's own verifiers read no resource of another type, so that newer
-/// manifests may have some.
+/// Whether an element of the payload is a measurement. Resources of another type are skipped, as NVIDIA's own verifiers do,
+/// so that newer manifests may have some.
 fn is_measurement(resource: Node<'_, '_>) -> Result<bool, RimError> {
     let is_resource = resource.has_tag_name((SWID, "Resource"));
     match plain(resource, "type").filter(|kind| is_resource && !kind.is_empty()) {
@@ -198,12 +198,12 @@ fn is_measurement(resource: Node<'_, '_>) -> Result<bool, RimError> {
     }
 }
 
-/// One measurement; nothing to expect where it is not active.
+/// Decodes one measurement. Returns no expected values if it is not active.
 fn measurement(resource: Node<'_, '_>) -> Result<(u8, Option<Golden>), RimError> {
     let refused = |attribute, expected| refused(resource, attribute, expected);
     let index = number(resource, "index").filter(|index| *index <= usize::from(MAX_INDEX));
     let index = index.ok_or_else(|| refused("index", "a number from 0 to 63"))?;
-    // Lossless: at most 63.
+    // The index is at most 63, so that the conversion never fails.
     let index = u8::try_from(index).unwrap_or(MAX_INDEX);
     match plain(resource, "active") {
         Some("False") => return Ok((index, None)),
@@ -261,7 +261,7 @@ fn version(meta: Node<'_, '_>) -> Result<String, RimError> {
     text(meta, "colloquialVersion", MAX_VERSION)
 }
 
-/// Printable ASCII without white space.
+/// Returns an attribute's value of at most `most` printable ASCII characters, without white space.
 fn text(element: Node<'_, '_>, name: &'static str, most: usize) -> Result<String, RimError> {
     plain(element, name)
         .filter(|text| {
@@ -271,7 +271,7 @@ fn text(element: Node<'_, '_>, name: &'static str, most: usize) -> Result<String
         .ok_or_else(|| refused(element, name, "a short word"))
 }
 
-/// Decimal digits, written in the one way that numbers are.
+/// Returns an attribute's decimal value. Refuses leading zeroes and signs.
 fn number(element: Node<'_, '_>, name: &str) -> Option<usize> {
     let text = plain(element, name)?;
     let number: usize = text.parse().ok()?;

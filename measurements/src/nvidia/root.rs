@@ -1,7 +1,7 @@
-//! Under which root a chain stands: NVIDIA's, known by its key's digest, or a development root that the policy names.
+//! Trust in the root of a chain: NVIDIA's root, pinned by its key's digest, or a development root that the policy names.
 //!
-//! NVIDIA has two: one for devices, one for reference manifests. Each is looked for on its own, so that a development
-//! root for one never makes the other count.
+//! NVIDIA has one root for devices and one for reference manifests. Each chain is judged by its own root, so that a
+//! development root for one kind never makes a chain of the other kind count.
 
 use super::{
     certificate::{CertificateError, Parsed},
@@ -14,7 +14,7 @@ use crate::{
     verdict::{Check, chain},
 };
 
-/// Whose chain it is.
+/// Purpose of a chain, which determines its root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Authority {
     /// NVIDIA Device Identity CA.
@@ -51,8 +51,9 @@ impl Authority {
     }
 }
 
-/// The class of `root`, the last certificate of a chain, with the row that says so; or the row that refuses it. Of
-/// NVIDIA's root only the key is known here, so its dates say nothing; a development root has to be in its time.
+/// Judges `root`, the last certificate of a chain. Returns its class and a row, or the row that refuses it.
+///
+/// NVIDIA's roots are known by their keys only, so their dates are ignored. A development root must be within its dates.
 pub(super) fn judge(
     authority: Authority,
     root: &Parsed,
@@ -102,8 +103,10 @@ pub(super) fn judge(
     Ok((RootClass::Vendor, row))
 }
 
-/// The development roots that chains and manifests end in, DER each: for a simulated guest, which takes any simulated GPU
-/// because it protects nothing. A verifier names its own.
+/// Returns the development roots, each in DER, that the given chains and manifests end in.
+///
+/// A simulated guest trusts these, because it protects nothing and so accepts any simulated GPU. A verifier must take its
+/// development roots from its own policy instead.
 #[must_use]
 pub fn presented_roots(chains: &[&[u8]], rims: &[&[u8]]) -> Vec<Vec<u8>> {
     let of_device = |pem: &&[u8]| Some(DeviceChain::parse(pem).ok()?.certificates.pop()?.der);

@@ -1,4 +1,4 @@
-//! All GPUs of a machine: as many as there must be, each another device, each with a report of its own for one nonce.
+//! Appraisal of all GPUs of a machine: the right number of distinct devices, each with its own report for the same nonce.
 
 use std::collections::BTreeSet;
 
@@ -17,10 +17,10 @@ use crate::{
     verdict::{Check, Outcome},
 };
 
-/// Judges the evidence of all GPUs of a machine at `now`, in seconds since 1970 on the verifier's clock.
+/// Appraises the evidence of all GPUs of a machine at `now`, in seconds since 1970 on the verifier's clock.
 ///
-/// Never stops at the first mismatch, but what a GPU says is compared only once its signatures hold. Development roots
-/// count as the policy names them, for devices and for manifests each.
+/// Makes all checks, even after one failed. But nothing in a GPU's report is compared unless its signatures hold.
+/// Development roots count only if the policy names them, separately for devices and for manifests.
 #[must_use]
 pub fn appraise(
     evidence: &[GpuEvidence<'_>],
@@ -32,8 +32,8 @@ pub fn appraise(
     appraise_knowing(evidence, collateral, demand, policy, now, &Known::default())
 }
 
-/// The same by a verifier that knows signatures from earlier verdicts, and remembers those of this one: the verdict is the
-/// same, and comes sooner where certificates, manifests and OCSP responses come again.
+/// Like [`appraise`], with a cache of verified signatures. The result is the same, but faster for certificates, manifests
+/// and OCSP responses that were appraised before.
 #[must_use]
 pub fn appraise_knowing(
     evidence: &[GpuEvidence<'_>],
@@ -108,8 +108,8 @@ pub fn appraise_knowing(
     }
 }
 
-/// What a verified GPU says, against demand, policy and manifests; and under whose root its manifests are, if it is a
-/// development root anywhere.
+/// Checks a verified GPU against demand, policy and manifests. Returns the rows and the root classes of the manifests that
+/// were compared.
 fn judge(
     device: &Device<'_>,
     driver: Option<&DriverState>,
@@ -118,12 +118,12 @@ fn judge(
     (manifests, revocations): (&mut Manifests<'_>, &mut Revocations<'_>),
 ) -> (Vec<RootClass>, Vec<Check>) {
     let mut checks = device::judge(device, driver, demand, policy);
-    // The attestation key is made by the GPU itself: no responder knows its certificate, and the identity above it can
-    // be revoked.
+    // The GPU issues the certificate of its attestation key itself, so that no responder knows it. The device identity above
+    // it can be revoked.
     let chain = &device.chain.certificates;
     checks.extend(revocations.of(chain, 1));
     let gpu = &device.gpu;
-    // Of several that count the one that the report agrees with; with none, the first says how it differs.
+    // Of several manifests, one that the report agrees with is used; else the first, to show how the report differs.
     let mut manifest = |part, version: &str, name: &str| {
         let (found, rows) = manifests.of(part, (version, name), revocations);
         checks.extend(rows);

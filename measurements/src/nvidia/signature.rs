@@ -1,8 +1,8 @@
-//! The enveloped XML signature of a reference manifest (W3C, "XML Signature Syntax and Processing" 1.1), in the one shape
-//! that NVIDIA uses: over the whole document but the signature itself, Canonical XML 1.1, SHA-384, ECDSA on P-384.
+//! The enveloped XML signature of a reference manifest (W3C, "XML Signature Syntax and Processing" 1.1).
 //!
-//! Every element, attribute and algorithm of the signature is compared with that shape, in order: nothing in it chooses
-//! what is done. What comes out is the canonical text that was signed; only that is read any further.
+//! Only the one shape that NVIDIA uses is accepted: the whole document except the signature is signed, with Canonical XML
+//! 1.1, SHA-384 and ECDSA on P-384. Every element, attribute and algorithm is compared with that shape, in order, so that
+//! the signature's content selects nothing. The result is the signed canonical text, and only that text is read further.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use p384::ecdsa::VerifyingKey;
@@ -17,41 +17,41 @@ const C14N: &str = "http://www.w3.org/2006/12/xml-c14n11";
 const ECDSA_SHA384: &str = "http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha384";
 const ENVELOPED: &str = "http://www.w3.org/2000/09/xmldsig#enveloped-signature";
 const SHA384: &str = "http://www.w3.org/2001/04/xmldsig-more#sha384";
-/// Certificates in a signature: the signer's, two authorities, the root.
+/// Number of certificates in a signature: the signer's, two authorities', the root's.
 pub(super) const CERTIFICATES: usize = 4;
 
 /// Why a signature is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SignatureError {
-    /// Not the one element, at the end, that a signature is.
+    /// There is not exactly one signature, or it is not the last node of the root element.
     #[error(
         "the manifest has {found} signatures, or its signature is not the last thing in it: one at the end is expected"
     )]
     Place {
-        /// How many there are.
+        /// Number of signatures found.
         found: usize,
     },
-    /// Something in it differs from the one shape that is read.
+    /// A part of the signature differs from the accepted shape.
     #[error("XML signature: {found} at offset {offset:#x}, {expected} expected")]
     Shape {
-        /// What stands there.
+        /// The XML found, shortened.
         found: String,
-        /// Where it begins.
+        /// Its offset.
         offset: usize,
-        /// What should stand there.
+        /// Description of what is accepted there.
         expected: &'static str,
     },
-    /// The manifest is not the one that was signed.
+    /// The manifest's digest differs from the signed one.
     #[error(
         "the manifest's digest is not the one in its signature: it was changed after it was signed"
     )]
     Digest,
-    /// The signer did not sign this.
+    /// The signature over `SignedInfo` does not verify.
     #[error("the signature on the manifest does not hold")]
     Signature,
 }
 
-/// A signature and what it is over, not verified.
+/// A signature with the content that it covers, not verified.
 #[derive(Debug, Clone)]
 pub(super) struct Signed {
     /// The manifest without its signature, in canonical form.
@@ -60,12 +60,12 @@ pub(super) struct Signed {
     signed_info: String,
     digest: [u8; 48],
     value: [u8; 96],
-    /// From the signer to the root, each in DER.
+    /// The certificates from the signer to the root, each in DER.
     pub certificates: Vec<Vec<u8>>,
 }
 
 impl Signed {
-    /// Takes a document apart into what is signed and the signature.
+    /// Splits a document into its signature and the content that the signature covers.
     pub(super) fn split(document: &Document<'_>) -> Result<Self, SignatureError> {
         let root = document.root_element();
         let is_signature = |node: &Node<'_, '_>| node.has_tag_name((DSIG, "Signature"));
@@ -96,7 +96,7 @@ impl Signed {
         })
     }
 
-    /// Whether `key` signed the content.
+    /// Verifies that `key` signed the content.
     pub(super) fn verify(&self, key: &VerifyingKey, known: &Known) -> Result<(), SignatureError> {
         if Sha384::digest(self.content.as_bytes())[..] != self.digest {
             return Err(SignatureError::Digest);
@@ -108,7 +108,7 @@ impl Signed {
     }
 }
 
-/// The element `DigestValue` of a `SignedInfo` in which everything else is as it must be.
+/// Checks that a `SignedInfo` has the accepted shape, and returns its `DigestValue`.
 fn signed_info<'a, 'i>(info: Node<'a, 'i>) -> Result<Node<'a, 'i>, SignatureError> {
     let [canonicalization, method, reference] = children(
         info,
@@ -136,7 +136,7 @@ fn signed_info<'a, 'i>(info: Node<'a, 'i>) -> Result<Node<'a, 'i>, SignatureErro
     Ok(digest)
 }
 
-/// The children of an element without attributes, which are these and no others.
+/// Returns the children of an element that must have no attributes and exactly these children.
 fn children<'a, 'i, const N: usize>(
     parent: Node<'a, 'i>,
     names: [&str; N],
@@ -146,7 +146,7 @@ fn children<'a, 'i, const N: usize>(
     elements(parent, names, expected)
 }
 
-/// The children of an element: these elements, in this order, and no text between them but white space.
+/// Returns the children of an element that must be exactly these elements in this order, with only white space between.
 fn elements<'a, 'i, const N: usize>(
     parent: Node<'a, 'i>,
     names: [&str; N],
@@ -166,7 +166,7 @@ fn elements<'a, 'i, const N: usize>(
     }
 }
 
-/// An empty element whose only attribute says `uri`.
+/// Checks that an element is empty and that its only attribute is `Algorithm` with the value `uri`.
 fn algorithm(
     element: Node<'_, '_>,
     uri: &'static str,
@@ -176,7 +176,7 @@ fn algorithm(
     elements::<0>(element, [], "nothing").map(|_| ())
 }
 
-/// The attribute without a namespace: the library looks at local names alone when none is asked for.
+/// Returns the value of the attribute `name` without a namespace. The library's own lookup by local name ignores namespaces.
 pub(super) fn plain<'a>(element: Node<'a, '_>, name: &str) -> Option<&'a str> {
     let mut attributes = element.attributes();
     let found = attributes.find(|it| it.namespace().is_none() && it.name() == name)?;
@@ -211,7 +211,7 @@ fn fixed<const N: usize>(
     bytes.try_into().map_err(|_| shape(element, expected))
 }
 
-/// The bytes of an element that holds nothing but Base64, in lines.
+/// Decodes an element that contains only Base64, which may be broken into lines.
 fn base64(element: Node<'_, '_>, expected: &'static str) -> Result<Vec<u8>, SignatureError> {
     no_attributes(element)?;
     let mut children = element.children();

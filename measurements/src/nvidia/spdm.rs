@@ -1,114 +1,114 @@
-//! A GPU's attestation report: an SPDM 1.1 `GET_MEASUREMENTS` request and the `MEASUREMENTS` response to it (DMTF
-//! DSP0274, sections 10.11.1 and 10.11.2), as NVIDIA's driver hands them out one behind the other.
+//! A GPU's attestation report: an SPDM 1.1 `GET_MEASUREMENTS` request followed by its `MEASUREMENTS` response (DMTF DSP0274,
+//! sections 10.11.1 and 10.11.2), as NVIDIA's driver returns them.
 //!
-//! Nothing here verifies anything: [`Report::parse`] says what the bytes claim, and [`Report::transcript`] which of them
-//! the signature covers.
+//! This module verifies nothing. [`Report::parse`] decodes the claims, and [`Report::transcript`] holds the bytes that the
+//! signature covers.
 
 use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-/// The largest report read.
+/// Largest report that is read, in bytes.
 pub use cocoon_protocol::gpu::MAX_REPORT;
 
 use super::opaque::{Opaque, OpaqueError};
 use crate::{Truncated, bytes::Reader};
 
-/// Bytes of the request.
+/// Length of the request in bytes.
 pub const REQUEST_LENGTH: usize = 37;
-/// Bytes of a signature: two numbers of P-384, big-endian.
+/// Length of a signature in bytes: two big-endian P-384 scalars.
 pub const SIGNATURE_LENGTH: usize = 96;
-/// Most measurement blocks.
+/// Largest number of measurement blocks.
 pub const MAX_BLOCKS: u8 = 64;
-/// Most bytes behind the signature: a published report has one. Nothing covers them, and nothing reads them.
+/// Largest number of bytes after the signature. A published report has one. They are neither signed nor read.
 const MAX_TRAILING: usize = 3;
 
 const SPDM_1_1: u8 = 0x11;
 const GET_MEASUREMENTS: u8 = 0xe0;
 const MEASUREMENTS: u8 = 0x60;
-/// `Param1` of the request: a signature is asked for.
+/// `Param1` of the request: a signature is requested.
 const WITH_SIGNATURE: u8 = 1;
-/// `Param2` of the request: of all measurements.
+/// `Param2` of the request: all measurements are requested.
 const ALL_MEASUREMENTS: u8 = 0xff;
-/// `MeasurementSpecification`: DMTF's.
+/// `MeasurementSpecification`: DMTF.
 const DMTF: u8 = 1;
-/// Bytes in front of a DMTF measurement's value: its type and length.
+/// Length in bytes of a DMTF measurement's header: type and size of the value.
 const VALUE_HEADER: usize = 3;
 
 const REPORT: &str = "GPU report";
 const RECORD: &str = "measurement record of the GPU report";
 
-/// What a report claims.
+/// A decoded report, not verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report<'a> {
-    /// The nonce of the request: whoever asked chose it.
+    /// Nonce of the request, chosen by the requester.
     pub nonce: [u8; 32],
-    /// The GPU's own random bytes in the response.
+    /// Random nonce of the response, chosen by the GPU.
     pub response_nonce: [u8; 32],
-    /// Measurements by the index of their block, from 1.
+    /// Values of the measurements by the index of their block, from 1.
     pub measurements: BTreeMap<u8, &'a [u8]>,
-    /// What else the GPU says of itself.
+    /// Further claims of the GPU: versions, board and mode.
     pub opaque: Opaque,
-    /// The bytes that the signature covers: request and response without the signature.
+    /// The signed bytes: request and response without the signature.
     pub transcript: &'a [u8],
-    /// ECDSA on P-384 with SHA-384 over the transcript: r, then s.
+    /// ECDSA signature on P-384 with SHA-384 over the transcript: r, then s.
     pub signature: [u8; SIGNATURE_LENGTH],
 }
 
-/// Why bytes are no report.
+/// Why a report is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ReportError {
-    /// Larger than any.
+    /// The report is larger than the limit.
     #[error("GPU report has {length} bytes, more than {MAX_REPORT}")]
     TooLarge {
-        /// Bytes given.
+        /// Size in bytes.
         length: usize,
     },
-    /// It ends too early.
+    /// The report ends early.
     #[error(transparent)]
     Truncated(#[from] Truncated),
-    /// A field has a value that no report of this kind has.
+    /// A field has an invalid value.
     #[error("GPU report: {field} at offset {offset:#x} is {found:#x}, {expected} expected")]
     Field {
-        /// Which field.
+        /// Name of the field.
         field: &'static str,
-        /// Where it stands.
+        /// Offset of the field.
         offset: usize,
-        /// Its value.
+        /// Value of the field.
         found: u64,
-        /// What it must be.
+        /// Description of the valid values.
         expected: &'static str,
     },
-    /// Two blocks with one index.
+    /// Two measurement blocks have the same index.
     #[error(
         "GPU report: measurement {index} stands twice, again at offset {offset:#x} of its record"
     )]
     Repeated {
-        /// The block's index.
+        /// Index of the block.
         index: u8,
-        /// Where the second one begins.
+        /// Offset of the second block.
         offset: usize,
     },
-    /// Bytes that belong to nothing.
+    /// Extra bytes follow a structure.
     #[error("{structure} has {count} bytes too many behind offset {offset:#x}")]
     Trailing {
-        /// Which structure.
+        /// Name of the structure.
         structure: &'static str,
-        /// Where it should have ended.
+        /// Offset at which it should have ended.
         offset: usize,
-        /// How many there are.
+        /// Number of extra bytes.
         count: usize,
     },
-    /// The GPU's other statements.
+    /// The opaque data is refused.
     #[error(transparent)]
     Opaque(#[from] OpaqueError),
 }
 
 impl<'a> Report<'a> {
-    /// Reads a report.
+    /// Decodes a report.
     ///
     /// # Errors
-    /// [`ReportError`] says which field is wrong and where.
+    /// [`ReportError`] names the field that is refused, with its offset.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ReportError> {
         if bytes.len() > MAX_REPORT {
             return Err(ReportError::TooLarge {
@@ -147,7 +147,7 @@ impl<'a> Report<'a> {
         let response_nonce = reader.array()?;
         let length = usize::from(reader.u16()?);
         let opaque = Opaque::parse(reader.take(length)?)?;
-        // Lossless: the reader never moves behind the end.
+        // The reader's offset is never beyond the end, so that the default is not used.
         let transcript = bytes.get(..reader.offset()).unwrap_or_default();
         let signature = reader.array()?;
         if reader.remaining() > MAX_TRAILING {
@@ -168,7 +168,7 @@ impl<'a> Report<'a> {
     }
 }
 
-/// The measurement blocks, each with an index of its own.
+/// Decodes the measurement blocks, each of which must have a different index.
 fn record(bytes: &[u8], blocks: u8) -> Result<BTreeMap<u8, &[u8]>, ReportError> {
     let mut reader = Reader::new(RECORD, bytes);
     let mut measurements = BTreeMap::new();
@@ -180,7 +180,7 @@ fn record(bytes: &[u8], blocks: u8) -> Result<BTreeMap<u8, &[u8]>, ReportError> 
         exact(&mut reader, "measurement specification", DMTF, "1 (DMTF)")?;
         let size = usize::from(reader.u16()?);
         let mut block = Reader::new("measurement block of the GPU report", reader.take(size)?);
-        // The type (firmware, configuration, …) decides nothing: reference values are compared by index.
+        // The type (firmware, configuration, …) is ignored: reference values are compared by index.
         let [_kind] = block.array()?;
         let length = block.u16()?;
         if usize::from(length).checked_add(VALUE_HEADER) != Some(size) {
@@ -206,7 +206,7 @@ fn record(bytes: &[u8], blocks: u8) -> Result<BTreeMap<u8, &[u8]>, ReportError> 
     Ok(measurements)
 }
 
-/// The next byte, which can have one value only.
+/// Reads one byte, which must be `value`.
 fn exact(
     reader: &mut Reader<'_>,
     name: &'static str,
@@ -217,7 +217,7 @@ fn exact(
     field(name, reader, found, found == value, expected)
 }
 
-/// Refuses the byte `found` that was just read unless it is `good`.
+/// Refuses the byte `found`, which was read last, unless it is `good`.
 fn field(
     name: &'static str,
     reader: &Reader<'_>,

@@ -1,24 +1,25 @@
-//! XML as NVIDIA's reference manifests use it: parsed, and written in canonical form (Canonical XML 1.1, W3C).
+//! Parsing and canonicalisation (Canonical XML 1.1, W3C) of the subset of XML that NVIDIA's reference manifests use.
 //!
-//! A signature is over canonical bytes, so whoever canonicalises decides what is signed. This code therefore covers what
-//! the manifests use and refuses the rest by name before any parsing: document types (and with them all entities),
-//! comments, processing instructions, CDATA sections, character references, attributes of the `xml:` namespace. What is
-//! left are elements, attributes, text and namespaces; for them versions 1.0 and 1.1 are the same.
+//! A signature covers canonical bytes, so the canonicaliser decides what is signed. This code therefore supports only what
+//! the manifests use: elements, attributes, text and namespaces, for which versions 1.0 and 1.1 agree. It refuses
+//! everything else before it parses: document types (and so all entities), comments, processing instructions, CDATA
+//! sections and character references. After parsing, it refuses attributes of the `xml:` namespace.
 
 use roxmltree::{Document, Node, NodeType, ParsingOptions};
 use thiserror::Error;
 
-/// The largest document read: NVIDIA's have 21 KB.
+/// Largest document that is read, in bytes. NVIDIA's have 21 KB.
 pub use cocoon_protocol::gpu::MAX_RIM as MAX_XML;
 
-/// Most nodes: NVIDIA's have 160.
+/// Largest number of nodes. NVIDIA's documents have 160.
 const MAX_NODES: u32 = 2048;
-/// Most namespace declarations: NVIDIA's have 6. Every element inherits them, so their number is bounded on its own.
+/// Largest number of namespace declarations. NVIDIA's documents have 6. Every element inherits them, so that their number
+/// needs a limit of its own.
 const MAX_NAMESPACES: usize = 16;
 
 const XML: &str = "http://www.w3.org/XML/1998/namespace";
 
-/// What a manifest does not use, by the bytes that begin it.
+/// Constructs that are refused, each by its first characters.
 const REFUSED: [(&str, &str); 5] = [
     ("<!--", "a comment"),
     ("<![", "a CDATA section"),
@@ -27,46 +28,46 @@ const REFUSED: [(&str, &str); 5] = [
     ("&", "an entity or character reference"),
 ];
 
-/// Why a document is refused.
+/// Why an XML document is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum XmlError {
-    /// Larger than any manifest.
+    /// The document is larger than the limit.
     #[error("XML has {length} bytes, more than {MAX_XML}")]
     TooLarge {
-        /// Bytes given.
+        /// Size in bytes.
         length: usize,
     },
-    /// Not UTF-8.
+    /// The document is not UTF-8.
     #[error("XML is not UTF-8 at offset {offset:#x}")]
     NotUtf8 {
-        /// Where it stops being.
+        /// Offset of the first invalid byte.
         offset: usize,
     },
-    /// Something that no manifest uses.
+    /// The document uses a construct that manifests do not use.
     #[error(
         "XML holds {what} at offset {offset:#x}: reference manifests use none, so none is read"
     )]
     Refused {
-        /// What it is.
+        /// Name of the construct.
         what: &'static str,
-        /// Where it begins.
+        /// Offset of the construct.
         offset: usize,
     },
-    /// More namespace declarations than any manifest has.
+    /// The document has too many namespace declarations.
     #[error("XML declares {count} namespaces, more than {MAX_NAMESPACES}")]
     Namespaces {
-        /// How many.
+        /// Number of declarations.
         count: usize,
     },
-    /// Not well-formed, or too many nodes.
+    /// The document is not well-formed, or has too many nodes.
     #[error("XML is not well-formed: {reason}")]
     Malformed {
-        /// What the parser says, with line and column.
+        /// The parser's message, with line and column.
         reason: String,
     },
 }
 
-/// Parses a document that uses nothing but elements, attributes, text and namespaces.
+/// Parses a document that uses only elements, attributes, text and namespaces.
 pub(super) fn parse(bytes: &[u8]) -> Result<Document<'_>, XmlError> {
     if bytes.len() > MAX_XML {
         return Err(XmlError::TooLarge {
@@ -109,7 +110,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Document<'_>, XmlError> {
     Ok(document)
 }
 
-/// Parses canonical bytes, which may hold the references that canonical form prescribes.
+/// Parses canonical text, which may have the character references that the canonical form prescribes.
 pub(super) fn reparse(text: &str) -> Result<Document<'_>, XmlError> {
     let count = text.matches("xmlns").count();
     if count > MAX_NAMESPACES {
@@ -125,11 +126,11 @@ pub(super) fn reparse(text: &str) -> Result<Document<'_>, XmlError> {
     })
 }
 
-/// The canonical form of `apex` and everything below it but the element `without`. Namespaces that `apex` inherits are
-/// declared on it.
+/// Returns the canonical form of `apex` and its descendants, without the element `without`. Namespaces that `apex` inherits
+/// are declared on it.
 pub(super) fn canonical(apex: Node<'_, '_>, without: Option<Node<'_, '_>>) -> String {
     let mut out = String::new();
-    // Not recursive: how deep elements nest is the document's choice.
+    // Not recursive, because the document controls how deeply elements nest.
     let mut open: Vec<Node<'_, '_>> = Vec::new();
     let mut next = Some(apex);
     while let Some(node) = next {
@@ -138,7 +139,7 @@ pub(super) fn canonical(apex: Node<'_, '_>, without: Option<Node<'_, '_>>) -> St
             match node.node_type() {
                 NodeType::Element => start_tag(&mut out, node, open.last().copied()),
                 NodeType::Text => escaped(&mut out, node.text().unwrap_or_default(), TEXT),
-                // `parse` let neither in.
+                // `parse` refuses comments and processing instructions; the root node is never reached from an element.
                 NodeType::Root | NodeType::Comment | NodeType::PI => {}
             }
         }
@@ -151,7 +152,8 @@ pub(super) fn canonical(apex: Node<'_, '_>, without: Option<Node<'_, '_>>) -> St
     out
 }
 
-/// The node behind `node`, which has nothing (more) below it; the elements that end on the way are closed.
+/// Returns the node after `node` in document order, once its descendants are done. Writes the end tags of the elements that
+/// end on the way.
 fn following<'a, 'i>(
     out: &mut String,
     node: Node<'a, 'i>,
@@ -191,7 +193,7 @@ fn start_tag(out: &mut String, element: Node<'_, '_>, parent: Option<Node<'_, '_
         .map(|namespace| (namespace.name(), namespace.uri()))
         .filter(|(prefix, uri)| *uri != XML && !inherited(*prefix, *uri))
         .collect();
-    // By prefix; the default namespace has none and goes first.
+    // Sorted by prefix; the default namespace, without a prefix, comes first.
     declared.sort_unstable();
     for (prefix, uri) in declared {
         out.push_str(" xmlns");
@@ -212,7 +214,7 @@ fn start_tag(out: &mut String, element: Node<'_, '_>, parent: Option<Node<'_, '_
     out.push('>');
 }
 
-/// The element's name as it is written, prefix included: two prefixes may stand for one namespace.
+/// Returns the element's name as written, with its prefix, because two prefixes may stand for the same namespace.
 fn qualified_name<'i>(element: Node<'_, 'i>) -> &'i str {
     let source: &'i str = element.document().input_text();
     let tag = source.get(element.range()).unwrap_or_default();
@@ -227,7 +229,7 @@ fn value(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// What stands for a character in canonical text, and in canonical attribute values.
+/// The references that replace characters in canonical text and, below, in canonical attribute values.
 const TEXT: fn(char) -> Option<&'static str> = |character| match character {
     '&' => Some("&amp;"),
     '<' => Some("&lt;"),
