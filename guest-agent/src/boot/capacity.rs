@@ -13,8 +13,7 @@ const SPARE: u64 = 32 << 20;
 /// Bytes that answers may use, in the engine and until their clients have read them.
 ///
 /// From the memory that is available with the model loaded, this subtracts what clients can withhold, what waiting
-/// requests may hold, and a reserve. An answer that begins within this budget cannot make the kernel kill the engine
-/// for
+/// requests may hold, and a reserve. An answer that begins within this budget cannot make the kernel kill the engine for
 /// lack of memory.
 pub fn for_answers(available: u64, limits: &Limits) -> u64 {
     available

@@ -48,8 +48,7 @@ struct State {
 }
 
 impl Console {
-    /// Starts the console and installs a panic hook. A panic in any thread ends the machine. Its text could quote
-    /// memory, so
+    /// Starts the console and installs a panic hook. A panic in any thread ends the machine. Its text could quote memory, so
     /// only its location is reported, and not even that while serving.
     pub fn start() -> Self {
         let console = Self(Arc::new(Mutex::new(State {
@@ -97,8 +96,7 @@ impl Console {
                 at_ms: since_kernel_start(),
             });
         }
-        // Silences library and kernel code that might still print. Our own code does not print; this is a second line
-        // of
+        // Silences library and kernel code that might still print. Our own code does not print; this is a second line of
         // defence, so failures are ignored.
         let _ = fs::write("/proc/sys/kernel/printk", "1 4 1 4");
         if let Ok(null) = File::options().write(true).open("/dev/null") {
@@ -134,8 +132,7 @@ impl Console {
 
 impl State {
     /// Returns the last messages for the console and the host. None of them contains text that a client could have
-    /// influenced: an error that ends the machine while serving is a fault of the host or of the GPUs, worded by this
-    /// code,
+    /// influenced: an error that ends the machine while serving is a fault of the host or of the GPUs, worded by this code,
     /// and a panic is reported as one constant.
     fn last_words(&self, ending: Ending) -> LastWords {
         let phase = self.phase.map_or(Phase::Mounts, |(phase, _)| phase);

@@ -44,8 +44,7 @@ impl Children {
     fn bury_orphans(&self) {
         let owned = self.lock();
         let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        // Peeks with WNOWAIT first, so that the adopted child's exit status is left to its owner. If that child is next
-        // in
+        // Peeks with WNOWAIT first, so that the adopted child's exit status is left to its owner. If that child is next in
         // line, the remaining orphans are reaped after its owner has waited.
         while let Ok(status) = waitid(Id::All, peek) {
             match status.pid() {

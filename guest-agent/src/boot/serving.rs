@@ -54,8 +54,7 @@ pub async fn run(
         error = unproven(gpus.as_ref(), &engine) => Some(error),
         never = report(&engine, &counters, gpus.as_ref(), control, every) => match never {},
     };
-    // The service and its connections are dropped by now. Prompts must not stay on a GPU that another VM gets next, and
-    // an
+    // The service and its connections are dropped by now. Prompts must not stay on a GPU that another VM gets next, and an
     // engine that stops in order clears the GPU's memory.
     let _ = timeout(CLOSING, engine.end()).await;
     let Some(error) = error else {
@@ -111,8 +110,8 @@ async fn report(
     loop {
         tokio::select! {
             _ = tick.tick() => {
-                // Sent even if unchanged: during a drain the host takes a silent guest for dead, and a long answer
-                // changes no counter
+                // Sent even if unchanged: during a drain the host takes a silent guest for dead, and a long answer changes
+                // no counter
                 // before it ends. A host that does not read misses the reports; only its own operator suffers.
                 let mut metrics = counters.metrics(&state.borrow());
                 // The engine reports these numbers itself, so the host gets them rounded; receipts are exact.

@@ -72,8 +72,7 @@ impl JailedEngine {
 
 impl Launcher for JailedEngine {
     fn launch(&mut self) -> io::Result<Launched> {
-        // A user who may execute a program but not read it cannot dump or trace it. Programs of the runtime volume
-        // already
+        // A user who may execute a program but not read it cannot dump or trace it. Programs of the runtime volume already
         // have these permissions.
         if !self.cell.gpus {
             fs::set_permissions(&self.cell.engine, Permissions::from_mode(0o511))?;
@@ -191,8 +190,7 @@ mod tests {
         })
     }
 
-    /// Waits for an engine that takes `takes` to load. Returns the outcome, the time it took, and the number of signs
-    /// of
+    /// Waits for an engine that takes `takes` to load. Returns the outcome, the time it took, and the number of signs of
     /// life that the host received.
     async fn waited(takes: Duration) -> (Result<(), WorkerError>, Duration, u64) {
         let (ours, host) = UnixStream::pair().unwrap();

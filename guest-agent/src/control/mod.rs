@@ -2,8 +2,7 @@
 //!
 //! The host is untrusted. Its messages are limited in length, parsed once, and accepted or refused by [`door::Door`]. A
 //! refused message, a malformed frame, the end of the stream, and an I/O error are faults: the first one is kept and
-//! reported to everything that waits. The host can never block the guest: the outbox is bounded, and messages are
-//! dropped
+//! reported to everything that waits. The host can never block the guest: the outbox is bounded, and messages are dropped
 //! when it is full.
 
 pub mod door;

@@ -1,7 +1,7 @@
-//! The agent's end of the collector, the process that holds the GPUs (`cocoon-gpu`).
+//! The agent's end of the connection to the collector (`cocoon-gpu`), the process that holds the GPUs.
 //!
-//! One request at a time, each with a deadline. What comes is foreign input: a frame that is none, an answer to another
-//! question or none in time ends the collector, and with it whatever rests on its GPUs.
+//! Requests go out one at a time, each with a deadline. Answers are untrusted input. A malformed frame, an answer to another
+//! request, or a missed deadline ends the connection, and with it everything that relies on these GPUs.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
@@ -31,74 +31,74 @@ mod words;
 
 use words::{AGAIN, OFF, failed, held, why_not};
 
-/// How long each answer may take: the driver initialises several GPUs, or lets each sign a report.
+/// How long each answer may take. The driver initialises several GPUs, or has each of them sign a report.
 pub const PATIENCE: Duration = Duration::from_secs(180);
-/// How long the driver may take to list the GPUs before they are held.
+/// How long the driver may take to list the GPUs before the collector starts.
 pub const LISTING: Duration = nodes::PATIENCE;
 
-/// Why there is no collector, or none any more.
+/// Why there is no collector, or why it failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CollectorError {
-    /// It cannot be started.
+    /// The collector's process cannot be started.
     #[error("cannot start the collector {path}")]
     Start {
-        /// Its file.
+        /// Path of the program.
         path: PathBuf,
-        /// Why not.
+        /// Cause.
         #[source]
         source: io::Error,
     },
-    /// There are no device files for it.
+    /// The GPUs' device files cannot be created.
     #[error("cannot make the device files of the GPUs")]
     Nodes(#[source] io::Error),
-    /// Its socket failed.
+    /// An operation on the collector's socket failed.
     #[error("cannot {0} the collector's socket")]
     Io(&'static str, #[source] io::Error),
-    /// It is gone.
+    /// The collector closed its socket.
     #[error("the collector died")]
     Died,
-    /// Nothing in time.
+    /// The collector missed the deadline of a request.
     #[error("the collector did not answer within {0:?}")]
     Silent(Duration),
-    /// Not a frame.
+    /// The collector sent a malformed frame.
     #[error("the collector broke its protocol")]
     Frame(#[source] FrameError),
-    /// More in a frame than there may be.
+    /// A frame of the collector exceeds the limits of its contents.
     #[error("the collector broke its protocol")]
     Bounds(#[source] GpuError),
-    /// A frame that has no place now.
+    /// The collector sent an unexpected message.
     #[error("the collector broke its protocol: {0}")]
     Order(&'static str),
-    /// There are no GPUs to hold, and why.
+    /// The collector holds no GPU, for this reason.
     #[error("no GPU can be held: {0}")]
     Nothing(String),
-    /// A GPU that shows nothing, and why.
+    /// A GPU returned no evidence this time.
     #[error("GPU {gpu} shows no evidence: {why}")]
     Shown {
-        /// Its place.
+        /// Index of the GPU.
         gpu: usize,
-        /// Why not.
+        /// Reason.
         why: String,
     },
-    /// A GPU that is gone, or never shows evidence as it is now, and why.
+    /// A GPU is lost, or cannot give evidence in its present mode.
     #[error("GPU {gpu} shows no evidence: {why}")]
     Gone {
-        /// Its place.
+        /// Index of the GPU.
         gpu: usize,
-        /// Why not.
+        /// Reason.
         why: String,
     },
-    /// The GPUs are not as they were told to be.
+    /// The GPUs did not change to the requested ready state.
     #[error("the GPUs are not {wanted}: {why}")]
     Ready {
-        /// What was wanted.
+        /// Requested state.
         wanted: &'static str,
-        /// What they are.
+        /// Reason.
         why: String,
     },
 }
 
-/// A collector whose GPUs are held. Dropping it lets go of them.
+/// Connection to a collector that holds the GPUs. Dropping it makes the collector release them.
 pub struct Collector {
     link: Mutex<Link>,
     driver_version: String,
@@ -107,7 +107,7 @@ pub struct Collector {
     happened: watch::Receiver<Happened>,
 }
 
-/// One question after the other.
+/// Sends one request at a time and waits for its answer.
 struct Link {
     socket: UnixStream,
     answers: Receiver<Result<FromCollector, CollectorError>>,
@@ -115,10 +115,10 @@ struct Link {
 }
 
 impl Collector {
-    /// Starts the collector in `program` and has it hold every GPU. Blocks until it does.
+    /// Starts the collector `program` and waits until it holds every GPU.
     ///
     /// # Errors
-    /// [`CollectorError`]; of a machine without driver or GPUs [`CollectorError::Nothing`].
+    /// [`CollectorError`]; on a machine without driver or GPUs, [`CollectorError::Nothing`].
     pub fn start(program: &Path) -> Result<Self, CollectorError> {
         let failed = |source| CollectorError::Start {
             path: program.to_owned(),
@@ -126,7 +126,7 @@ impl Collector {
         };
         nodes::make().map_err(CollectorError::Nodes)?;
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
-        // Its end is the socket's, which is noticed there; PID 1 buries it with other orphans.
+        // When the process ends, its socket closes, which the reader notices. PID 1 reaps the process with other orphans.
         let _child = Command::new(program)
             .env_clear()
             .env(LIBRARIES.0, LIBRARIES.1)
@@ -138,7 +138,7 @@ impl Collector {
         Self::over(ours, PATIENCE)
     }
 
-    /// The same with one that runs, over our end of its socket; `patience` bounds each answer.
+    /// Attaches to a running collector over the agent's end of its socket. Each answer may take `patience`.
     ///
     /// # Errors
     /// [`CollectorError`].
@@ -146,7 +146,7 @@ impl Collector {
         let reader = socket.try_clone();
         let reader = reader.map_err(|error| CollectorError::Io("copy", error))?;
         let (happened, heard) = watch::channel(Happened::Nothing);
-        // One question, so one answer; a second one that nobody asked for ends it.
+        // One request has one answer. A second answer that was not requested overflows the channel and ends the connection.
         let (answer, answers) = mpsc::sync_channel(1);
         thread::spawn(move || read(reader, &answer, &happened));
         let mut link = Link {
@@ -175,17 +175,17 @@ impl Collector {
         })
     }
 
-    /// The driver's version.
+    /// Returns the version of the driver.
     pub fn driver_version(&self) -> &str {
         &self.driver_version
     }
 
-    /// How confidential computing was when the GPUs were attached.
+    /// Returns the confidential computing mode at the time when the GPUs were attached.
     pub fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// The GPUs, by their address: evidence comes in this order.
+    /// Returns the GPUs by address. Evidence has the same order.
     pub fn gpus(&self) -> &[Held] {
         &self.gpus
     }
@@ -248,7 +248,7 @@ impl Collector {
         self.lock().ask(request)
     }
 
-    /// Whoever lied once is not asked again.
+    /// Closes the connection, because a collector that broke the protocol is not asked again.
     fn end(&self, why: &'static str) -> CollectorError {
         self.lock().hang_up();
         CollectorError::Order(why)
@@ -263,7 +263,7 @@ impl Link {
     fn ask(&mut self, request: &ToCollector) -> Result<FromCollector, CollectorError> {
         let bytes = frame::encode(request, MAX_TO_COLLECTOR).map_err(CollectorError::Frame)?;
         if self.socket.write_all(&bytes).is_err() {
-            // The reader may know why. An answer that came too late for its own question is none to this one.
+            // The reader may know the cause. A late answer to an earlier request must not count as the answer to this one.
             return Err(match self.answers.try_recv() {
                 Ok(Err(error)) => error,
                 Ok(Ok(_)) | Err(_) => CollectorError::Died,
@@ -273,7 +273,7 @@ impl Link {
             Ok(answer) => answer,
             Err(RecvTimeoutError::Disconnected) => Err(CollectorError::Died),
             Err(RecvTimeoutError::Timeout) => {
-                // An answer that comes too late would be taken for the next one's.
+                // A late answer could be taken for the answer to the next request.
                 self.hang_up();
                 Err(CollectorError::Silent(self.patience))
             }
@@ -281,7 +281,7 @@ impl Link {
     }
 
     fn hang_up(&self) {
-        // It may be gone already.
+        // The collector may have closed its end already.
         let _ = self.socket.shutdown(Shutdown::Both);
     }
 }
@@ -320,7 +320,7 @@ fn words(error: CollectorError) -> SourceError {
     }
 }
 
-/// Reads until the end, which it tells everybody.
+/// Reads until the connection ends, then reports the end to the watchers and to a waiting request.
 fn read(
     mut socket: UnixStream,
     answers: &SyncSender<Result<FromCollector, CollectorError>>,
@@ -347,9 +347,9 @@ fn read(
         CollectorError::Died => "the process that holds the GPUs died",
         _ => "the process that holds the GPUs broke its protocol",
     }));
-    // Before somebody who waits hears of it: nothing more comes from there.
+    // Closed before a waiting request learns of the end, so that no later request can succeed.
     let _ = socket.shutdown(Shutdown::Both);
-    // Nobody may be waiting.
+    // There may be no waiting request.
     let _ = answers.try_send(Err(end));
 }
 
@@ -372,7 +372,7 @@ fn drain(
                 Err(TrySendError::Full(_)) => {
                     return Err(CollectorError::Order("it answers what nobody asked"));
                 }
-                // Our side was dropped: the socket closes next.
+                // The agent dropped its end; its socket closes next.
                 Err(TrySendError::Disconnected(_)) => return Err(CollectorError::Died),
             },
         }
@@ -380,7 +380,7 @@ fn drain(
     Ok(())
 }
 
-/// What has happened after one more event. An end stays one.
+/// Returns the state after one more event. An end is final.
 fn after(state: Happened, event: GpuEvent) -> Happened {
     match (state, event) {
         (Happened::Ended(why), _) => Happened::Ended(why),

@@ -1,5 +1,6 @@
-//! Through here goes every evidence of GPUs: at boot, for sessions, again on a timer and when something happened. What it
-//! refuses once while the guest serves ends the service.
+//! The gate that all GPU evidence passes: at boot, for sessions, on a timer, and after events. Evidence that it refuses
+//! while
+//! the guest serves ends the service.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,44 +23,45 @@ mod error;
 
 pub use error::GateError;
 
-/// How often GPUs prove themselves though nobody asks.
+/// Interval at which GPUs are verified even if no session requests evidence.
 pub const AGAIN: Duration = Duration::from_secs(600);
-/// How long the host may take to get NVIDIA's word on GPUs that it has not seen before.
+/// How long the host may take to fetch NVIDIA's collateral for GPUs that it has not seen before.
 pub const PATIENCE: Duration = Duration::from_secs(120);
-/// How long GPUs are left alone after they proved themselves, whatever the driver reports meanwhile: errors come in storms,
-/// and each question keeps sessions waiting.
+/// Shortest time between two verifications that driver errors trigger. Errors come in bursts, and sessions wait while the
+/// GPUs are verified.
 pub const PAUSE: Duration = Duration::from_secs(5);
 
-/// Counts the GPUs of the machine.
+/// Function that counts the GPUs of the machine.
 pub type Count = Box<dyn Fn() -> Result<usize, WantedError> + Send + Sync>;
 
-/// What a gate is made of.
+/// Parts of a gate.
 pub struct Setup {
-    /// Where evidence comes from.
+    /// Source of the evidence.
     pub source: Arc<dyn GpuSource>,
-    /// How many GPUs there are.
+    /// Counter of the machine's GPUs.
     pub count: Count,
-    /// Whose count.
+    /// Roots that the evidence must chain to.
     pub roots: Roots,
-    /// NVIDIA's word, as the host hands it over.
+    /// NVIDIA's collateral as the host provides it.
     pub collateral: watch::Receiver<Option<GpuCollateral>>,
 }
 
-/// Verified evidence, and what vouched for it.
+/// Verified GPU evidence and the collateral that it was verified with.
 #[derive(Debug)]
 pub struct Proven {
-    /// For the document.
+    /// GPU section of the attestation document.
     pub section: GpuSection,
-    /// For the document too: a client judges by the very same.
+    /// Collateral for the attestation document, so that clients verify with the same collateral.
     pub collateral: Option<GpuCollateral>,
 }
 
-/// Of the collateral that counted last.
+/// What is kept of the last collateral that evidence was verified with.
 #[derive(Default)]
 struct Kept {
-    /// The manifests: the host may take one away, and measurements would be compared with nothing.
+    /// Reference manifests (RIMs). Kept because the host could withhold one, and measurements would be compared with
+    /// nothing.
     rims: Vec<String>,
-    /// When the newest answer was made: nobody's certificates are judged at an earlier time from then on.
+    /// Time of the newest OCSP response, in Unix seconds. Certificates are never again verified at an earlier time.
     since: u64,
 }
 
@@ -71,7 +73,7 @@ impl Kept {
         self.since = self.since.max(judge::time(counted));
     }
 
-    /// What the host hands over with the manifests that it leaves out; nothing where it leaves out none.
+    /// Returns the host's collateral completed with the kept manifests that it lacks, or `None` if it lacks none.
     fn with(&self, handed: Option<&GpuCollateral>) -> Option<GpuCollateral> {
         let mut whole = handed.cloned().unwrap_or_default();
         let mut absent = self.rims.clone();
@@ -79,17 +81,17 @@ impl Kept {
         if absent.is_empty() {
             return None;
         }
-        // Of more than there may be, those count that are known.
+        // Within the limit, kept manifests take precedence over new ones.
         whole.rims.truncate(MAX_RIMS.saturating_sub(absent.len()));
         whole.rims.extend(absent);
         Some(whole)
     }
 }
 
-/// GPUs that were verified at boot. Only [`Gate::open`] makes it.
+/// GPUs that were verified at boot. Only [`Gate::open`] creates it.
 pub struct Gate {
     setup: Setup,
-    /// Evidence is collected one at a time.
+    /// Ensures that evidence is collected one at a time.
     turn: Mutex<Kept>,
     functions: usize,
     keys: Vec<Hex32>,
@@ -99,11 +101,11 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Counts, collects, verifies, and only then lets the GPUs take work. What NVIDIA has to be asked for goes to `ask`, and
-    /// its word is waited for, no longer than `patience`. Blocks.
+    /// Counts the GPUs, collects and verifies their evidence, and only then lets them take work. Passes what must be fetched
+    /// from NVIDIA to `ask`, and waits at most `patience` for collateral that the evidence verifies with. Blocks.
     ///
     /// # Errors
-    /// [`GateError`]: the machine must not serve.
+    /// Any [`GateError`] means that the machine must not serve.
     pub fn open(
         mut setup: Setup,
         nonce: &Hex32,
@@ -158,21 +160,22 @@ impl Gate {
         })
     }
 
-    /// The GPU digest of the boot's claims.
+    /// Returns the digest of the GPUs' attestation keys, for the boot claims.
     pub fn keys_digest(&self) -> Hex32 {
         keys_digest(&self.keys)
     }
 
-    /// What NVIDIA has to be asked for.
+    /// Returns what must be fetched from NVIDIA for these GPUs.
     pub fn needs(&self) -> &[GpuNeeds] {
         &self.needs
     }
 
-    /// Whether an engine that works on so many GPUs works on those that are proven. Simulated ones compute nothing: then
-    /// it works on none.
+    /// Checks that an engine that uses this number of GPUs uses exactly the verified ones. With simulated GPUs, which
+    /// compute
+    /// nothing, the engine must use none.
     ///
     /// # Errors
-    /// [`GateError::Engine`].
+    /// [`GateError::Engine`] if the number differs.
     pub fn check_engine(&self, devices: u16) -> Result<(), GateError> {
         let counted = expected_devices(self.setup.roots, self.functions);
         match usize::from(devices) == counted {
@@ -184,13 +187,14 @@ impl Gate {
         }
     }
 
-    /// Verified evidence over `nonce`. Blocks. What is refused ends the service: see [`Gate::failed`].
+    /// Returns verified evidence over `nonce`. Blocks. Evidence that is refused ends the service: see [`Gate::failed`].
     ///
     /// # Errors
-    /// [`GateError::Source`] when there is no evidence this time, [`GateError::Lapsed`] when NVIDIA's word on it has to come
-    /// first, and the error that ended the service for ever after.
+    /// [`GateError::Source`] if there is no evidence this time, [`GateError::Lapsed`] if an OCSP response must be fetched
+    /// first,
+    /// and otherwise the error that ends, or already ended, the service.
     pub fn evidence(&self, nonce: &Hex32) -> Result<Proven, GateError> {
-        // Nothing is left half done: a poisoned turn is a turn.
+        // Critical sections leave no partial state, so a poisoned lock is still usable.
         let mut kept = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(error) = self.failed.borrow().clone() {
             return Err(error);
@@ -225,11 +229,11 @@ impl Gate {
             collateral = Some(whole);
         }
         judged.map_err(|refused| match refused.is_lapse() {
-            // The host may yet get that answer; until then no session is told that the GPUs are good.
+            // The host may still fetch the response. Until then no session gets evidence.
             true => GateError::Lapsed(refused),
             false => self.fail(GateError::Refused(refused)),
         })?;
-        // While they answered, something may have ended the service.
+        // Another task may have ended the service while the GPUs answered.
         if let Some(error) = self.failed.borrow().clone() {
             return Err(error);
         }
@@ -245,31 +249,33 @@ impl Gate {
         })
     }
 
-    /// How the GPUs are used, as far as that is known. Blocks, behind whatever else is asked of them. It proves nothing and
-    /// ends nothing: a driver that fails here shows that with the next evidence.
+    /// Returns the usage of the GPUs, as far as it is known. Blocks while the GPUs answer other requests. A failure here has
+    /// no consequences: a driver that no longer works also fails to give the next evidence.
     pub fn metrics(&self) -> Vec<GpuMetrics> {
         self.setup.source.metrics().unwrap_or_default()
     }
 
-    /// Becomes `Some` with the first error after which nobody may be served any more.
+    /// Returns a channel that becomes `Some` with the first error that ends the service.
     pub fn failed(&self) -> watch::Receiver<Option<GateError>> {
         self.failed.subscribe()
     }
 
-    /// Keeps the GPUs from taking work, as far as the driver still listens. Blocks.
+    /// Stops the GPUs from taking work, if the driver still responds. Blocks.
     pub fn close(&self) {
-        // Whether it hears this or not, the machine ends.
+        // The machine ends whether this succeeds or not.
         let _ = self.setup.source.set_ready(false);
     }
 
-    /// Asks the GPUs again, `every` so often and when something happened to them, for all that happened within [`PAUSE`]
-    /// together; returns when nobody may be served any more, with the reason. What ends the service is heard while the GPUs
-    /// are asked, too: they may take minutes to answer, or never do.
+    /// Verifies the GPUs at the interval `every` and after events, where events less than [`PAUSE`] apart are handled
+    /// together.
+    /// Returns the reason when the service must end. Fatal events are also noticed while a verification is running, because
+    /// the
+    /// GPUs may take minutes to answer, or never answer.
     pub async fn watch(self: &Arc<Self>, every: Duration) -> GateError {
         let (mut events, mut failed) = (self.setup.source.events(), self.failed());
         let mut tick = interval(every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The boot's evidence is fresh: the first tick comes at once.
+        // The first tick of an interval completes at once. It is skipped, because the evidence of the boot is recent.
         tick.tick().await;
         let (mut seen, mut alone_until) = (0, Instant::now());
         let mut asking: Option<JoinHandle<()>> = None;
@@ -298,7 +304,7 @@ impl Gate {
                 changed = events.changed() => if changed.is_err() {
                     return self.fail(GateError::Ended(NOBODY));
                 },
-                // The sender is ours.
+                // Cannot fail: the sender is a field of `self`.
                 _ = failed.changed() => {}
             }
         }
@@ -307,7 +313,7 @@ impl Gate {
     fn ask_again(self: &Arc<Self>) -> JoinHandle<()> {
         let gate = Arc::clone(self);
         tokio::task::spawn_blocking(move || {
-            // A source may be busy once; one that is silent twice is gone.
+            // A source may be busy once. One that fails twice in a row is considered lost.
             for last in [false, true] {
                 let Ok(nonce) = keys::random::<32>() else {
                     gate.fail(GateError::Random);
@@ -316,14 +322,14 @@ impl Gate {
                 match gate.evidence(&Hex(*nonce)) {
                     Err(error @ GateError::Source(_)) if last => drop(gate.fail(error)),
                     Err(GateError::Source(_)) => {}
-                    // What was refused has been noted there; what lapsed is asked about again in time.
+                    // `evidence` has recorded a refusal. After a lapse, the next interval tries again.
                     Ok(_) | Err(_) => return,
                 }
             }
         })
     }
 
-    /// Notes the first error and gives it back.
+    /// Records the error unless one is recorded already, and returns it.
     fn fail(&self, error: GateError) -> GateError {
         let noted = error.clone();
         self.failed.send_if_modified(|failed| {
@@ -335,16 +341,16 @@ impl Gate {
     }
 }
 
-/// When the GPUs that are asked have answered; never while none are.
+/// Waits until the running verification ends. Never returns if none is running.
 async fn answered(asking: &mut Option<JoinHandle<()>>) {
     match asking {
-        // No panic comes from there in the appliance: it ends the machine.
+        // In the appliance a panic ends the machine, so the task never fails here.
         Some(task) => drop(task.await),
         None => std::future::pending().await,
     }
 }
 
-/// On how many GPUs an engine must work: those that are counted, and on none where they are simulated.
+/// Returns the number of GPUs that an engine must use: all counted ones, or none if they are simulated.
 fn expected_devices(roots: Roots, functions: usize) -> usize {
     match roots {
         Roots::Vendor => functions,
@@ -352,7 +358,7 @@ fn expected_devices(roots: Roots, functions: usize) -> usize {
     }
 }
 
-/// Counts NVIDIA's functions on the PCI bus of this machine.
+/// Returns a function that counts NVIDIA's GPUs on this machine's PCI bus.
 pub fn count_on_bus() -> Count {
     Box::new(|| wanted::count(Path::new(wanted::PCI)))
 }

@@ -1,9 +1,9 @@
-//! The decision on GPUs, without a device: what they must show, and what is said when they do not.
+//! Verification of GPU evidence, without access to a device.
 //!
-//! The rules are those of every verifier ([`cocoon_measurements::nvidia`]), with the default policy. Two things differ. A
-//! guest has no clock that it could trust: it judges at the time of the newest of NVIDIA's answers that the host handed
-//! over, so that what can be said without a clock is said, and leaves ages to clients. And on a machine that is no TEE
-//! any development root counts, because nothing there is protected; in a TEE none does.
+//! The rules are those of every verifier ([`cocoon_measurements::nvidia`]) with the default policy, with two differences.
+//! A guest has no trusted clock, so it verifies at the time of the newest OCSP response from the host and leaves the age of
+//! responses to clients. And on a machine that is no TEE any development root is accepted, because nothing there is
+//! protected; in a TEE none is.
 
 use cocoon_measurements::nvidia::{
     self, GpuAppraisal, GpuCollateral, GpuDemand, GpuEvidence, Known, ocsp, presented_roots,
@@ -13,31 +13,32 @@ use cocoon_measurements::verdict::{Check, Outcome};
 use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::gpu::{CollectedGpu, GpuCollateral as Stapled, GpuNeeds};
 
-/// Whose GPUs count.
+/// Which roots GPU evidence may chain to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Roots {
-    /// NVIDIA's: in a TEE, and wherever there is hardware.
+    /// NVIDIA's roots: in a TEE, and for all real GPUs.
     Vendor,
-    /// Those of any simulator: where the CPU is simulated too.
+    /// The roots of any simulator, if the CPU is simulated too.
     Development,
 }
 
-/// What GPUs must show.
+/// What GPU evidence must match.
 #[derive(Clone, Copy, Debug)]
 pub struct Demand<'a> {
-    /// As many as the guest counts.
+    /// Number of GPUs that the guest counts.
     pub functions: usize,
-    /// The question.
+    /// Nonce that the evidence must contain.
     pub nonce: &'a Hex32,
-    /// Whose.
+    /// Roots that the evidence must chain to.
     pub roots: Roots,
-    /// Their attestation keys (SHA-256 of the SubjectPublicKeyInfo) at boot, in order; `None` at boot.
+    /// Attestation keys at boot, in order, as SHA-256 of the SubjectPublicKeyInfo. `None` at boot.
     pub keys: Option<&'a [Hex32]>,
-    /// When NVIDIA answered what counted last, Unix time: it is no earlier now. Zero at boot.
+    /// Time of the newest OCSP response that evidence was verified with, in Unix seconds. The verification time is never
+    /// earlier. Zero at boot.
     pub since: u64,
 }
 
-/// What was refused, by the ids of SPEC.md §7 and in the verifier's words, which its text shows the first of.
+/// Checks that failed, by their ids in SPEC.md §7 and with the verifier's texts. Displays as the first of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.first())]
 pub struct Refused {
@@ -53,7 +54,7 @@ impl Refused {
         }
     }
 
-    /// The failed checks' ids, each once, which hold no foreign text.
+    /// Returns the distinct ids of the failed checks. They contain no untrusted text.
     pub fn ids(&self) -> Vec<&'static str> {
         let mut ids = Vec::new();
         for (id, _) in &self.checks {
@@ -64,20 +65,21 @@ impl Refused {
         ids
     }
 
-    /// Whether NVIDIA's word, which the host may still be fetching, could change it.
+    /// Returns whether collateral that the host may still be fetching could make every failed check pass.
     pub fn may_be_mended(&self) -> bool {
         let stapled =
             |id: &str| id == "gpu.measurements" || MENDED.iter().any(|own| id.starts_with(own));
         self.checks.iter().all(|(id, _)| stapled(id))
     }
 
-    /// Whether nothing is wrong but that an answer of NVIDIA's on revocation is absent or over its time: nothing that the
-    /// GPUs show, which has been compared, no answer that speaks against them, and none that is damaged.
+    /// Returns whether the only fault is an OCSP response that is absent or expired. Everything that the GPUs present has
+    /// then
+    /// passed, and no OCSP response is malformed or reports a revocation.
     pub fn is_lapse(&self) -> bool {
         self.lapsed
     }
 
-    /// The first failed check with its cause, for the operator of a guest that has seen no prompt yet.
+    /// Returns the first failed check with its cause, for the operator of a guest that has received no prompt yet.
     fn first(&self) -> String {
         let first = self.checks.first();
         first.map_or_else(
@@ -87,11 +89,11 @@ impl Refused {
     }
 }
 
-/// The attestation keys of GPUs that show what they must. The same certificates, manifests and answers come each time, and what
-/// is `known` of their signatures is not verified again.
+/// Verifies GPU evidence and returns the GPUs' attestation keys. Certificates, manifests and OCSP responses repeat from
+/// call to call, so signatures recorded in `known` are not verified again.
 ///
 /// # Errors
-/// [`Refused`] with every check that failed.
+/// [`Refused`] with every failed check.
 pub fn judge(
     shown: &[CollectedGpu],
     stapled: Option<&Stapled>,
@@ -112,7 +114,7 @@ pub fn judge(
         .map(|check| (check.id, words(check)))
         .collect();
     if !checks.is_empty() {
-        // A GPU that was exchanged shall not pass for one whose answers lapsed.
+        // A GPU that was replaced must not be treated as one whose OCSP responses lapsed.
         let exchanged = demand.keys.is_some_and(|at_boot| at_boot != keys);
         if exchanged {
             checks.push(("gpu.keys", OTHER_KEYS.to_owned()));
@@ -129,13 +131,14 @@ pub fn judge(
     }
 }
 
-/// When the newest of these answers was made, Unix time; zero where there is none. For answers that counted.
+/// Returns the time of the newest OCSP response in Unix seconds, or zero if there is none. Only for responses that were
+/// verified.
 pub fn time(stapled: &Stapled) -> u64 {
     let ocsp: Vec<&[u8]> = stapled.ocsp.iter().map(AsRef::as_ref).collect();
     ocsp::newest(&ocsp).unwrap_or(0)
 }
 
-/// What NVIDIA has to be asked for about GPUs whose reports verify; the others are left out.
+/// Returns what must be fetched from NVIDIA for the GPUs whose reports verify. Other GPUs are left out.
 pub fn needs(shown: &[CollectedGpu], demand: &Demand<'_>, known: &Known) -> Vec<GpuNeeds> {
     let one = |gpu: &CollectedGpu| {
         let appraisal = appraise(std::slice::from_ref(gpu), None, demand, known);
@@ -171,7 +174,7 @@ fn appraise(
         development_roots,
         ..Policy::default()
     };
-    // Without an answer there is no time, and the missing answers refuse in any case.
+    // Without a response there is no time, but then the missing responses fail their checks anyway.
     let now = ocsp::newest(&ocsp).unwrap_or(NO_TIME).max(demand.since);
     let demand = GpuDemand {
         nonce: demand.nonce.0,
@@ -195,9 +198,9 @@ fn words(check: &Check) -> String {
     text.chars().filter(|c| !c.is_control()).take(400).collect()
 }
 
-/// The beginning of 2026: every certificate of a Hopper's chain is in its time.
+/// Start of 2026, in Unix seconds. Every certificate of a Hopper GPU's chain is valid then.
 const NO_TIME: u64 = 1_767_225_600;
-/// Checks of manifests and of answers on revocation.
+/// Prefixes of the checks of reference manifests and OCSP responses.
 const MENDED: [&str; 2] = ["gpu.rim", "gpu.revocation"];
 const NOTHING: &str = "nothing was shown";
 const UNVERIFIED: &str = "not every GPU's evidence verified";

@@ -1,15 +1,15 @@
-//! GPUs: counted by the agent itself, verified before they may work, and held to what they were at boot.
+//! GPUs: the agent counts them itself, verifies them before they may work, and holds them to their state at boot.
 //!
-//! | module | does |
+//! | module | provides |
 //! |---|---|
-//! | [`wanted`] | reads from the measured command line whether this image has GPUs, and counts them on the PCI bus |
-//! | [`judge`] | the decision: is this evidence what this guest's GPUs must show now; pure |
-//! | [`gate`] | evidence for boot and sessions through that decision, again on a timer and on events; what ends serving |
+//! | [`wanted`] | the GPU setting of the measured command line, and the number of GPUs on the PCI bus |
+//! | [`judge`] | the verification of GPU evidence, without I/O |
+//! | [`gate`] | verified evidence at boot, for sessions, on a timer and on events; decides when serving ends |
 //! | [`collector`] | evidence from the process that holds real GPUs |
-//! | [`simulated`] | evidence of the host's simulator, on a machine that is no TEE |
+//! | [`simulated`] | evidence from the host's simulator, on a machine that is no TEE |
 //!
-//! Order of a boot: count, collect, verify, only then let the GPUs take work, only then listen. Where evidence comes from is
-//! a [`GpuSource`]; nothing behind it judges.
+//! At boot the agent counts the GPUs, collects and verifies their evidence, lets them take work, and only then listens.
+//! Evidence comes from a [`GpuSource`], which does not verify it.
 
 pub mod collector;
 pub mod gate;
@@ -23,49 +23,50 @@ use tokio::sync::watch;
 
 pub use gate::{Gate, GateError};
 
-/// Where evidence of GPUs comes from. Calls block, and come one at a time from the [`Gate`].
+/// Source of GPU evidence. Calls block. The [`Gate`] collects evidence one at a time.
 pub trait GpuSource: Send + Sync {
-    /// What every GPU shows for `nonce`, in an order that stays the same.
+    /// Returns the evidence of every GPU for `nonce`, in an order that never changes.
     ///
     /// # Errors
-    /// There is no evidence of one of them.
+    /// At least one GPU gives no evidence.
     fn collect(&self, nonce: &Hex32) -> Result<Vec<CollectedGpu>, SourceError>;
 
-    /// Lets the GPUs take work, or keeps them from it.
+    /// Lets the GPUs take work, or prevents them from it.
     ///
     /// # Errors
-    /// The driver did not do it.
+    /// The driver did not change the state.
     fn set_ready(&self, ready: bool) -> Result<(), SourceError>;
 
-    /// How the GPUs are used, in the order of their evidence. Blocks. What is not known is absent.
+    /// Returns the usage of the GPUs, in the order of their evidence. Values that are unknown are absent. Blocks.
     ///
     /// # Errors
-    /// Nothing is known at all.
+    /// No value is known.
     fn metrics(&self) -> Result<Vec<GpuMetrics>, SourceError>;
 
-    /// What happened to the GPUs since.
+    /// Returns a channel with the latest state of the GPUs' events.
     fn events(&self) -> watch::Receiver<Happened>;
 }
 
-/// What a source has heard of its GPUs.
+/// Events of the GPUs since they were attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Happened {
-    /// Nothing.
+    /// No event.
     #[default]
     Nothing,
-    /// Something, so many times, after which they have to prove themselves again: an error that the driver reports.
+    /// Number of errors that the driver reported. After each, the GPUs must be verified again.
     Something(u64),
-    /// Something after which they are not what they were: lost, reset, or nobody holds them. In our own words.
+    /// The GPUs changed for good: one was lost or reset, or no process holds them any more. The reason contains no untrusted
+    /// text.
     Ended(&'static str),
 }
 
-/// Why a source gives nothing. In our own words: never foreign text.
+/// Why a source fails. The texts are the agent's own and contain no untrusted text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
-    /// Not this time: asked again, it may.
+    /// A failure that a retry may resolve.
     #[error("{0}")]
     Failed(String),
-    /// A GPU is not what it was, and will not be again before this machine ends: lost, or without confidential computing.
+    /// A GPU changed for the rest of this boot: it was lost, or confidential computing is off.
     #[error("{0}")]
     Final(String),
 }

@@ -1,5 +1,5 @@
-//! Simulated GPUs, over the control channel, as the CPU's simulated evidence: on a machine that is no TEE, for an image
-//! whose measured command line asks for them.
+//! Simulated GPUs: evidence from the host's simulator over the control channel. Available only on a machine that is no TEE,
+//! for an image whose measured command line requests it.
 
 use std::time::Duration;
 
@@ -11,17 +11,17 @@ use super::{GpuSource, Happened, SourceError};
 use crate::control::Control;
 use crate::tee::NoTee;
 
-/// How long the host may take.
+/// How long the host may take to answer.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What an H100 tells that does nothing, as NVIDIA's tools show one with 80 GB: nothing computes on these.
+/// Metrics of an idle H100 with 80 GB as NVIDIA's tools report them, because nothing is computed on simulated GPUs.
 const AT_REST: GpuMetrics = GpuMetrics {
     memory_bytes: Some(81_559 << 20),
     memory_used_bytes: Some(0),
     temperature_celsius: Some(30),
 };
 
-/// Imitated GPUs. Their evidence verifies only under development roots.
+/// Simulated GPUs. Their evidence verifies only under development roots.
 pub struct Simulated {
     control: Control,
     count: u16,
@@ -29,7 +29,7 @@ pub struct Simulated {
 }
 
 impl Simulated {
-    /// Imitates so many, on a machine that is proved to be no TEE.
+    /// Simulates `count` GPUs, given the proof that this machine is no TEE.
     pub fn new(_proof: &NoTee, control: Control, count: u16) -> Self {
         control.allow_simulated_evidence();
         Self {
@@ -47,7 +47,7 @@ impl GpuSource for Simulated {
             .map_err(|error| SourceError::Failed(error.to_string()))
     }
 
-    /// Nothing computes on them.
+    /// Does nothing, because simulated GPUs compute nothing.
     fn set_ready(&self, _ready: bool) -> Result<(), SourceError> {
         Ok(())
     }
@@ -56,7 +56,7 @@ impl GpuSource for Simulated {
         Ok(vec![AT_REST; self.count.into()])
     }
 
-    /// Nothing happens to them.
+    /// Returns a channel that never changes.
     fn events(&self) -> watch::Receiver<Happened> {
         self.events.subscribe()
     }

@@ -1,4 +1,4 @@
-//! Whether this image has GPUs, by its measured command line, and how many there are, by the PCI bus.
+//! Reads from the measured command line whether this image uses GPUs, and counts the GPUs on the PCI bus.
 
 use std::fs;
 use std::io;
@@ -8,64 +8,64 @@ use cocoon_protocol::gpu::MAX_GPUS;
 
 use super::judge::Roots;
 
-/// Token of the command line.
+/// Name of the command line token.
 const TOKEN: &str = "cocoon.gpu=";
-/// Where the kernel lists PCI functions.
+/// Folder in which the kernel lists PCI functions.
 pub const PCI: &str = "/sys/bus/pci/devices";
-/// NVIDIA's vendor number.
+/// PCI vendor ID of NVIDIA.
 const NVIDIA: u32 = 0x10de;
-/// Base class of display controllers: an H100 is a 3D controller, `0x030200`.
+/// PCI base class of display controllers. An H100 is a 3D controller, `0x030200`.
 const DISPLAY: u32 = 0x03;
 
-/// The measured word on GPUs.
+/// GPU setting of the measured command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// An image without: nothing in it could use one.
+    /// No GPUs: the image contains no software that could use one.
     None,
-    /// NVIDIA's, as many as are there, at least one.
+    /// All NVIDIA GPUs of the machine, at least one.
     Nvidia,
-    /// So many simulated ones, for tests and trials of everything but arithmetic.
+    /// This number of simulated GPUs, to test everything but the computation.
     Simulated(u16),
 }
 
-/// Why it cannot be told.
+/// Why the GPUs cannot be determined.
 #[derive(Debug, thiserror::Error)]
 pub enum WantedError {
-    /// Two tokens.
+    /// The token occurs more than once.
     #[error("cocoon.gpu= stands more than once on the command line")]
     Repeated,
-    /// Not of the form.
+    /// The token's value is malformed.
     #[error("cocoon.gpu= is neither nvidia nor simulated:N with 1 to {MAX_GPUS} GPUs")]
     Malformed,
-    /// Simulated GPUs where something is to be protected.
+    /// Simulated GPUs are requested in a TEE.
     #[error(
         "this image asks for simulated GPUs, and this machine is a TEE: it runs only where everything is simulated"
     )]
     SimulatedInTee,
-    /// The bus cannot be read.
+    /// A file or folder of the PCI bus cannot be read.
     #[error("cannot read {path}")]
     Bus {
-        /// Which file.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         #[source]
         source: io::Error,
     },
-    /// A function of NVIDIA's whose evidence nobody knows how to judge.
+    /// An NVIDIA function is no GPU, and its evidence cannot be verified.
     #[error(
         "the NVIDIA function {address} of class {class:06x} is no GPU: switches and others prove nothing to this image, so that it \
          runs without them only"
     )]
     NoGpu {
-        /// Domain, bus, device and function, as the kernel names it.
+        /// Domain, bus, device and function, as the kernel names them.
         address: String,
-        /// Class, subclass and interface.
+        /// Class, subclass and programming interface.
         class: u32,
     },
 }
 
 impl Wanted {
-    /// Reads a whole command line.
+    /// Reads the setting from a whole kernel command line.
     ///
     /// # Errors
     /// [`WantedError::Repeated`] or [`WantedError::Malformed`].
@@ -91,7 +91,8 @@ impl Wanted {
         }
     }
 
-    /// Whose GPUs count on this machine, and how many simulated ones there are; nothing without GPUs.
+    /// Returns the roots that this machine's GPU evidence must chain to, and the number of simulated GPUs. Returns `None`
+    /// without GPUs.
     ///
     /// # Errors
     /// [`WantedError::SimulatedInTee`].
@@ -105,18 +106,18 @@ impl Wanted {
     }
 }
 
-/// How many there are of [`addresses`].
+/// Returns the number of GPUs on `bus`.
 ///
 /// # Errors
-/// As there.
+/// As [`addresses`].
 pub fn count(bus: &Path) -> Result<usize, WantedError> {
     Ok(addresses(bus)?.len())
 }
 
-/// NVIDIA's GPUs in a folder like [`PCI`], each a function of a display controller, sorted.
+/// Returns the sorted addresses of NVIDIA's GPUs on `bus`, a folder like [`PCI`]. Only display controllers are GPUs.
 ///
 /// # Errors
-/// [`WantedError::NoGpu`] for another function of NVIDIA's, [`WantedError::Bus`] when the folder or a file cannot be read.
+/// [`WantedError::NoGpu`] for any other NVIDIA function, [`WantedError::Bus`] when the folder or a file cannot be read.
 pub fn addresses(bus: &Path) -> Result<Vec<String>, WantedError> {
     let failed = |path: &Path| {
         let path = path.to_owned();

@@ -1,10 +1,10 @@
-//! The device files through which NVIDIA's library reaches the driver. The driver does not make them: elsewhere a helper of
-//! NVIDIA's does, as root, and the guest has none.
+//! Creates the device files through which NVIDIA's library reaches the driver. The driver does not create them. On other
+//! systems a setuid helper of NVIDIA's does, which this guest does not have.
 //!
-//! Where each number comes from: `/proc/devices` (the major number, under the driver's name) and
-//! `/proc/driver/nvidia/gpus/ADDRESS/information` (`Device Minor`), as the open kernel modules write them. The driver lists a
-//! GPU once it has taken it: all that the bus has are waited for, so that none is left without its node, and then without
-//! evidence.
+//! The major numbers come from `/proc/devices`, under the driver's name. The minor numbers come from `Device Minor` in
+//! `/proc/driver/nvidia/gpus/ADDRESS/information`, as the open kernel modules write it. The driver lists a GPU only after
+//! it has bound to it. The agent waits until all GPUs of the bus are listed, because a GPU without a device file could
+//! give no evidence.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -22,21 +22,21 @@ use crate::wait;
 
 /// How long the driver may take to list every GPU.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// Where it lists them, a folder each.
+/// Folder in which the driver lists the GPUs, with one subfolder each.
 const LISTED: &str = "/proc/driver/nvidia/gpus";
-/// The node for the driver as a whole.
+/// Name and minor number of the driver's control device.
 const CONTROL: (&str, u64) = ("nvidiactl", 255);
-/// Names of the driver: since R560, and before.
+/// Names of the driver in `/proc/devices`: since R560, and before.
 const DRIVERS: [&str; 2] = ["nvidia", "nvidia-frontend"];
-/// The node for memory that CUDA manages, which is a driver of its own with one name.
+/// Name and minor number of the device for CUDA's managed memory, which has a driver of its own.
 const MANAGED: (&str, u64) = ("nvidia-uvm", 0);
 
-/// Makes the node of the driver, those of its GPUs and that of managed memory below `/dev`, for root and for the engine's
-/// group. Without a driver there is nothing to make, which the collector then tells. Blocks, no longer than [`PATIENCE`],
-/// until the driver lists as many GPUs as the bus has.
+/// Creates the device files of the driver, its GPUs and managed memory below `/dev`, for root and the engine's group. Waits
+/// at most [`PATIENCE`] until the driver lists as many GPUs as the bus has. Without a driver nothing is created, which the
+/// collector reports.
 ///
 /// # Errors
-/// The driver does not list all of them, or a node cannot be made; one that is there gets its owner all the same.
+/// The driver does not list all GPUs, or a device file cannot be created. A file that exists only gets owner and mode.
 pub(super) fn make() -> io::Result<()> {
     let devices = fs::read_to_string("/proc/devices")?;
     let Some(major) = major(&devices, &DRIVERS) else {
@@ -62,11 +62,11 @@ pub(super) fn make() -> io::Result<()> {
     Ok(())
 }
 
-/// The minor numbers of all GPUs, as soon as so many are listed in `folder`.
+/// Returns the minor numbers of all GPUs once `counted` of them are listed in `folder`.
 fn minors(folder: &Path, counted: usize, patience: Duration) -> io::Result<Vec<u64>> {
     let listed = || -> Vec<u64> {
         let gpus = fs::read_dir(folder).into_iter().flatten().flatten();
-        // One that cannot be read yet is not listed yet.
+        // A GPU whose file cannot be read yet is not listed yet.
         let texts = gpus.filter_map(|gpu| fs::read_to_string(gpu.path().join("information")).ok());
         texts.filter_map(|text| minor(&text)).collect()
     };
@@ -82,7 +82,7 @@ fn minors(folder: &Path, counted: usize, patience: Duration) -> io::Result<Vec<u
     })
 }
 
-/// A driver's major number among character devices, by one of its names.
+/// Returns the major number of the character device that has one of these names.
 fn major(devices: &str, names: &[&str]) -> Option<u64> {
     let characters = devices
         .lines()
@@ -93,7 +93,7 @@ fn major(devices: &str, names: &[&str]) -> Option<u64> {
     found.and_then(|(number, _)| number.parse().ok())
 }
 
-/// A GPU's minor number.
+/// Returns a GPU's minor number.
 fn minor(information: &str) -> Option<u64> {
     let line = information
         .lines()
@@ -138,7 +138,7 @@ mod tests {
         let none = folder.path().join("none");
         assert_eq!(minors(&none, 0, Duration::ZERO).unwrap(), [0; 0]);
         list(folder.path(), "0000:01:00.0", "Device Minor: \t 0\n");
-        // Its folder is there, and the driver has not said its number.
+        // The GPU's folder exists, but the driver has not reported its minor number yet.
         list(folder.path(), "0000:02:00.0", "");
         assert_eq!(minors(folder.path(), 1, Duration::ZERO).unwrap(), [0]);
         let missing = minors(folder.path(), 2, Duration::from_millis(20));

@@ -1,4 +1,4 @@
-//! A collector that does as a test says, on the other end of a socket pair: what is believed, and what ends it.
+//! Tests with a scripted collector on the other end of a socket pair: which answers are accepted and which end it.
 
 use cocoon_protocol::bytes::{Blob, Hex};
 use cocoon_protocol::gpu::DriverState;
@@ -8,9 +8,9 @@ use super::*;
 use crate::wait;
 
 const NONCE: Hex32 = Hex([7; 32]);
-/// Short, where an answer is not to come.
+/// Deadline of a request whose answer must not arrive.
 const SOON: Duration = Duration::from_millis(200);
-/// Long, where it is.
+/// Deadline of a request whose answer must arrive.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 fn gpu(bus: u8) -> Held {
@@ -56,7 +56,7 @@ fn framed(message: &FromCollector) -> Vec<u8> {
     frame::encode(message, MAX_FROM_COLLECTOR).unwrap()
 }
 
-/// Starts one that answers each request with the next of these bytes, and then closes when `closes`.
+/// Connects to a collector that sends the next of `answers` for each request. After the last one it closes if `closes`.
 fn collector(
     answers: Vec<Vec<u8>>,
     closes: bool,
@@ -70,7 +70,7 @@ fn collector(
         loop {
             while let Some(_request) = decoder.next::<ToCollector>().unwrap() {
                 match answers.next() {
-                    // The agent may have hung up.
+                    // The agent may have closed its end.
                     Some(bytes) => drop(theirs.write_all(&bytes)),
                     None if closes => return,
                     None => {}
@@ -90,7 +90,7 @@ fn attached(found: Found) -> Vec<u8> {
     framed(&FromCollector::Attached { version, found })
 }
 
-/// One with a GPU, whose next answer this is.
+/// Connects to a collector with one GPU that answers the next request with `answer`.
 fn next(answer: Vec<u8>) -> Collector {
     collector(vec![attached(found(vec![gpu(1)])), answer], true, DEADLINE).unwrap()
 }
@@ -108,7 +108,7 @@ fn ready(state: ReadyState) -> Vec<u8> {
     framed(&FromCollector::Ready { state })
 }
 
-/// Waits for what happened to be this.
+/// Waits until the collector's events are as expected.
 fn happens(collector: &Collector, expected: Happened) {
     let events = collector.events();
     let happened = wait::until(DEADLINE, || (*events.borrow() == expected).then_some(()));
@@ -216,7 +216,7 @@ fn a_gpu_without_evidence_is_named_and_the_collector_lives_on() {
     assert_eq!(*collector.events().borrow(), Happened::Nothing);
 }
 
-/// After any of these nothing is asked any more, and everybody who relies on the GPUs hears of it.
+/// After each of these answers the collector is not asked again, and everything that relies on the GPUs is notified.
 #[test]
 fn whoever_lies_is_not_asked_again() {
     let broken = "the process that holds the GPUs broke its protocol";
@@ -262,7 +262,8 @@ fn whoever_lies_is_not_asked_again() {
             *events.borrow(),
             Happened::Nothing | Happened::Ended(_)
         ));
-        // A lie of the agent's own finding ends the socket; one of the reader's is called so.
+        // If the requesting thread notices the violation, it closes the socket, which the reader reports as a death. If the
+        // reader notices it, the reader reports a violation.
         let ended = wait::until(DEADLINE, || {
             Some(*events.borrow()).filter(|happened| *happened != Happened::Nothing)
         });
@@ -314,7 +315,7 @@ fn one_that_dies_or_says_nothing_is_told() {
         silent.to_string(),
         "the collector did not answer within 200ms"
     );
-    // What nobody asked for: two answers to one question.
+    // Two answers more than were requested.
     let twice = [
         ready(ReadyState::Ready),
         ready(ReadyState::Ready),

@@ -1,10 +1,10 @@
-//! What the collector's answers mean, in our own words.
+//! Error texts for the collector's answers, without untrusted text.
 
 use cocoon_protocol::gpu::collector::{Found, Held, Mode, NvmlFailure, Shown};
 
 use super::CollectorError;
 
-/// Driver's version, mode and GPUs, where there are any.
+/// Returns the driver's version, its mode and its GPUs, if there are any.
 pub(super) fn held(found: Found) -> Result<(String, Mode, Vec<Held>), CollectorError> {
     let why = match found {
         Found::Gpus {
@@ -26,7 +26,7 @@ pub(super) fn held(found: Found) -> Result<(String, Mode, Vec<Held>), CollectorE
     Err(CollectorError::Nothing(why))
 }
 
-/// Why a GPU shows no evidence.
+/// Returns why a GPU gave no evidence.
 pub(super) fn why_not(shown: &Shown) -> String {
     match shown {
         Shown::Evidence(_) => "it does".to_owned(),
@@ -37,7 +37,7 @@ pub(super) fn why_not(shown: &Shown) -> String {
     }
 }
 
-/// A call of the driver's library that failed.
+/// Describes a failed call of the driver's library.
 pub(super) fn failed(failure: NvmlFailure) -> String {
     let NvmlFailure { call, code } = failure;
     match code {
@@ -46,9 +46,9 @@ pub(super) fn failed(failure: NvmlFailure) -> String {
     }
 }
 
-/// What the host has to do where the mode is off.
+/// What the host must do if confidential computing is off.
 pub(super) const OFF: &str =
     "confidential computing is off: the host turns it on (`cocoon-host gpu prepare`)";
-/// What an operator has to do with a driver that does not do as it is told.
+/// What an operator must do if the driver does not follow a request.
 pub(super) const AGAIN: &str =
     "boot again; if that does not help, the host resets the GPU (`cocoon-host gpu prepare`)";
