@@ -1,4 +1,4 @@
-//! Why no attested connection came about: each refusal has its own name.
+//! Errors of connecting: each reason why there is no attested connection has its own variant.
 
 use std::time::Duration;
 
@@ -11,20 +11,21 @@ use crate::address::Address;
 use crate::certificate::CertificateError;
 use crate::collateral::CollateralUse;
 
-/// Longest text of one error, in characters: where several appliances were refused, each has said why.
+/// Longest text of one error, in characters. It has room for the reasons of several refused
+/// appliances.
 const MAX_CAUSE: usize = 8000;
 
-/// Longest advice that an error repeats, in characters; the verdict has every one.
+/// Longest advice that an error repeats, in characters; the verdict contains all advice.
 const MAX_ADVICE: usize = 300;
 
-/// What the client was doing when it gave up.
+/// Stage of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Opening the TCP connection.
     Reach,
-    /// The TLS handshake, boot document included.
+    /// The TLS handshake, in which the boot document is appraised.
     Handshake,
-    /// The nonce exchange.
+    /// The nonce exchange, in which the session document is appraised.
     Attest,
 }
 
@@ -38,209 +39,210 @@ impl std::fmt::Display for Stage {
     }
 }
 
-/// Why there is no attested connection. No variant has seen a prompt: none is sent before.
+/// Why there is no attested connection. No prompt was sent.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// No TCP connection.
+    /// No TCP connection was established.
     #[error("cannot reach {address}: check the address, and that the appliance is serving")]
     Unreachable {
-        /// The appliance.
+        /// Address of the appliance.
         address: Address,
-        /// From the operating system.
+        /// Error of the operating system.
         #[source]
         source: std::io::Error,
     },
-    /// A deadline passed.
+    /// A stage took longer than its deadline.
     #[error("{address} took more than {limit:?} for {stage}: try again, or another appliance")]
     Deadline {
-        /// The appliance.
+        /// Address of the appliance.
         address: Address,
-        /// What took too long.
+        /// The stage that took too long.
         stage: Stage,
         /// The deadline.
         limit: Duration,
     },
-    /// The TLS handshake failed for another reason than the ones below.
+    /// The TLS handshake failed for a reason that has no variant of its own.
     #[error(
         "TLS handshake with {address} failed: it speaks no TLS 1.3 as Cocoon requires, or something on the way breaks it"
     )]
     Handshake {
-        /// The appliance.
+        /// Address of the appliance.
         address: Address,
-        /// From the TLS library.
+        /// Error of the TLS library.
         #[source]
         source: std::io::Error,
     },
-    /// The certificate carries no usable evidence.
+    /// The certificate contains no usable evidence.
     #[error("{address} shows no usable evidence in its certificate")]
     Certificate {
-        /// The appliance.
+        /// Address of the appliance.
         address: Address,
         /// What is wrong with the certificate.
         #[source]
         source: CertificateError,
     },
-    /// CertificateVerify is not by the certificate's key.
+    /// CertificateVerify was not signed with the certificate's key.
     #[error(
         "{address} does not hold the key of the certificate that it shows: it replays somebody else's evidence"
     )]
     KeyNotHeld {
-        /// The appliance.
+        /// Address of the appliance.
         address: Address,
     },
-    /// The document is about another TLS key.
+    /// The document is bound to another TLS key.
     #[error(
         "{address} presents evidence about another key: the document names TLS key {document}, the certificate holds {certificate}"
     )]
     OtherKey {
-        /// The appliance.
+        /// Address of the appliance.
         address: Address,
         /// SHA-256 of the SubjectPublicKeyInfo in the document's claims.
         document: Hex32,
-        /// SHA-256 of the certificate's.
+        /// SHA-256 of the certificate's SubjectPublicKeyInfo.
         certificate: Hex32,
     },
-    /// A document of the wrong kind for its place.
+    /// A boot document was sent in place of a session document, or the reverse.
     #[error("{address} presents a {found:?} document where a {expected:?} document belongs")]
     WrongKind {
-        /// The appliance.
+        /// Address of the appliance.
         address: Address,
-        /// Kind that belongs there.
+        /// Kind that is required here.
         expected: Kind,
-        /// Kind that came.
+        /// Kind that was sent.
         found: Kind,
     },
-    /// The connection broke, or is not HTTP, during the nonce exchange.
+    /// The connection broke during the nonce exchange, or the response is not HTTP.
     #[error("{address} broke off the nonce exchange")]
     Broken {
-        /// The appliance.
+        /// Address of the appliance.
         address: Address,
-        /// From the HTTP library.
+        /// Error of the HTTP library.
         #[source]
         source: hyper::Error,
     },
     /// The connection was closed after the verdict, before the first request.
     #[error("{address} closed the connection before the request was sent")]
     Closed {
-        /// The appliance.
+        /// Address of the appliance.
         address: Address,
-        /// From the HTTP library.
+        /// Error of the HTTP library.
         #[source]
         source: hyper::Error,
     },
     /// The appliance answered the nonce with an error.
     #[error("{address} gave no evidence but status {status}: {message}")]
     NoEvidence {
-        /// The appliance.
+        /// Address of the appliance.
         address: Address,
-        /// HTTP status.
+        /// HTTP status of the response.
         status: u16,
-        /// What it said, shortened and stripped of control characters.
+        /// The appliance's error message, shortened and without control characters.
         message: String,
     },
     /// The answer to the nonce is longer than any document.
     #[error("{address} sends more than the {MAX_DOCUMENT_LEN} bytes that a document may have")]
     DocumentTooLong {
-        /// The appliance.
+        /// Address of the appliance.
         address: Address,
     },
     /// The answer to the nonce is not a document.
     #[error("{address} answers the nonce with something else than an attestation document")]
     Document {
-        /// The appliance.
+        /// Address of the appliance.
         address: Address,
-        /// What is wrong with it.
+        /// What is wrong with the document.
         #[source]
         source: DocumentError,
     },
     /// The document answers another nonce.
     #[error("{address} answers nonce {found} instead of {sent}: the document is a replay")]
     OtherNonce {
-        /// The appliance.
+        /// Address of the appliance.
         address: Address,
-        /// The fresh nonce of this connection.
+        /// The fresh nonce that was sent on this connection.
         sent: Hex32,
         /// The nonce in the document.
         found: Hex32,
     },
-    /// The appliance answered the question for its collateral with an error.
+    /// The appliance answered the request for its collateral with an error.
     #[error("{address} withholds collateral that its document names: status {status}: {message}")]
     NoCollateral {
-        /// The appliance.
+        /// Address of the appliance.
         address: Address,
-        /// HTTP status.
+        /// HTTP status of the response.
         status: u16,
-        /// What it said, shortened and stripped of control characters.
+        /// The appliance's error message, shortened and without control characters.
         message: String,
     },
-    /// Its collateral is longer than any.
+    /// The collateral is longer than the limit.
     #[error("{address} sends more than the {MAX_PIECES_LEN} bytes that collateral may have")]
     CollateralTooLong {
-        /// The appliance.
+        /// Address of the appliance.
         address: Address,
     },
-    /// Its collateral is not what its document names.
+    /// The collateral is not the one that the document names.
     #[error(
         "{address} sends other collateral than its document names: try again, or another appliance"
     )]
     Collateral {
-        /// The appliance.
+        /// Address of the appliance.
         address: Address,
-        /// What is wrong with it.
+        /// What is wrong with the collateral.
         #[source]
         source: PiecesError,
     },
-    /// This side's TLS session gave no exporter.
+    /// The TLS library provided no exporter.
     #[error("cannot take the exporter of the TLS session with {address}")]
     Exporter {
-        /// The appliance.
+        /// Address of the appliance.
         address: Address,
-        /// From the TLS library.
+        /// Error of the TLS library.
         #[source]
         source: rustls::Error,
     },
     /// The operating system's random generator failed.
     #[error("the operating system gives no random bytes for a nonce")]
     Random(#[source] getrandom::Error),
-    /// The appraisal itself failed: a fault of this program.
+    /// The appraisal task failed, which is a bug in this program.
     #[error("the appraisal of {address} ended abnormally, nothing was decided: please report this")]
     Appraisal {
-        /// The appliance.
+        /// Address of the appliance.
         address: Address,
     },
-    /// An appliance that was confidential before is not any more, or runs an older release.
+    /// An appliance that was confidential before is now simulated, or runs an older release.
     #[error(
         "{address} was {known} when it was seen before, and is {found} now: if that is right, remove it from known_hosts in the trust file, and start again"
     )]
     Downgrade {
-        /// The appliance.
+        /// Address of the appliance.
         address: Address,
-        /// What is remembered.
+        /// Class and release that are remembered of it.
         known: String,
-        /// What it shows now.
+        /// Class or release that it presents now.
         found: String,
     },
-    /// The evidence was judged and refused.
+    /// The evidence was appraised and rejected.
     #[error("{address} was rejected: {}", reasons(verdict))]
     Rejected {
-        /// The appliance.
+        /// Address of the appliance.
         address: Address,
-        /// Whether the boot document (in the handshake) or the session document was refused.
+        /// Stage that tells which document was rejected: the boot document (handshake) or the
+        /// session document.
         stage: Stage,
-        /// Every check with its reason.
+        /// Verdict with the result of every check.
         verdict: Box<Verdict>,
-        /// Where the collateral came from; `None` in the handshake, which has none.
+        /// Origin of the collateral; `None` in the handshake, which uses none.
         collateral: Option<CollateralUse>,
     },
 }
 
 impl ConnectError {
-    /// The verdict, when the evidence came as far as being judged.
+    /// Returns the verdict, if evidence was appraised.
     pub fn verdict(&self) -> Option<&Verdict> {
         self.judged().map(|(_, verdict)| verdict)
     }
 
-    /// The appliance with its verdict, likewise.
+    /// Returns the appliance and its verdict, if evidence was appraised.
     pub(crate) fn judged(&self) -> Option<(&Address, &Verdict)> {
         match self {
             ConnectError::Rejected {
@@ -250,15 +252,15 @@ impl ConnectError {
         }
     }
 
-    /// Whether the appliance runs another manifest than the one that counts here, or that one counts no more: a newer one
-    /// may be had.
+    /// Returns whether the appliance was refused because it runs another manifest than the trusted
+    /// one, or because that one is no longer valid. A newer manifest may then be available.
     pub(crate) fn is_about_the_manifest(&self) -> bool {
         let about = ["document.manifest", "manifest.time", "manifest.trust"];
         self.verdict()
             .is_some_and(|verdict| verdict.failures().any(|check| about.contains(&check.id)))
     }
 
-    /// Where the collateral came from, when the evidence was judged with some.
+    /// Returns the origin of the collateral, if evidence was appraised with any.
     pub fn collateral(&self) -> Option<CollateralUse> {
         match self {
             ConnectError::Rejected { collateral, .. } => *collateral,
@@ -266,7 +268,7 @@ impl ConnectError {
         }
     }
 
-    /// The same, of a verdict that rests on this collateral.
+    /// Sets the origin of the collateral on which the verdict is based.
     pub(crate) fn resting_on(mut self, used: CollateralUse) -> Self {
         if let ConnectError::Rejected { collateral, .. } = &mut self {
             *collateral = Some(used);
@@ -274,10 +276,10 @@ impl ConnectError {
         self
     }
 
-    /// Whether the appliance was refused for what it showed, rather than not reached.
+    /// Returns whether the appliance was refused for what it presented, rather than not reached.
     pub fn is_rejection(&self) -> bool {
         match self {
-            // Busy: its evidence was not seen.
+            // The appliance is busy; its evidence was not appraised.
             ConnectError::NoEvidence { status, .. } | ConnectError::NoCollateral { status, .. } => {
                 !matches!(status, 429 | 503)
             }
@@ -304,7 +306,8 @@ impl ConnectError {
     }
 }
 
-/// The failed checks in one line, the way a 502 tells them, and what to do about the first of them.
+/// Returns the failed checks in one line, as in the body of a 502 response, and the first advice if
+/// it is short.
 fn reasons(verdict: &Verdict) -> String {
     let failed: Vec<_> = verdict
         .failures()
@@ -325,8 +328,9 @@ fn reasons(verdict: &Verdict) -> String {
     text
 }
 
-/// An error and its causes in one line, without what steers a terminal: libraries repeat what is foreign, such as a field's
-/// name in a document. Only what is wrong in TOML, which a person wrote, keeps its lines.
+/// Returns an error and its causes in one line, without characters that control a terminal:
+/// libraries repeat foreign text, such as field names of a document. Only TOML errors keep their
+/// line breaks, because they quote a file that a person wrote.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = printable(&error.to_string(), MAX_CAUSE);
     let mut next = error.source();
@@ -342,8 +346,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Foreign text without characters that steer a terminal or reorder what it shows, cut to `limit`
-/// characters.
+/// Returns foreign text without characters that control a terminal or reorder its text, cut to
+/// `limit` characters.
 pub fn printable(text: &str, limit: usize) -> String {
     without(text, limit, steers)
 }
@@ -360,7 +364,8 @@ fn without(text: &str, limit: usize, unwanted: impl Fn(char) -> bool) -> String 
 mod tests {
     use super::*;
 
-    /// A name that a server chose: cleared screen, a line of its own, text that runs backwards.
+    /// A name chosen by a server that clears the screen, starts a new line and reverses the text
+    /// direction.
     const NAME: &str = "\u{1b}[2J\r\nCONFIDENTIAL\u{202e}";
 
     #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,5 @@
-//! Who judges evidence: the real policy of `cocoon-measurements`, and nothing else outside of this
-//! crate's own tests.
+//! The judge of evidence: the appraisal policy of `cocoon-measurements`. Only this crate's own
+//! tests use another one.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,14 +9,14 @@ use cocoon_measurements::nvidia::Known;
 use cocoon_measurements::policy::Policy;
 use cocoon_measurements::verdict::Verdict;
 
-/// Judges what an appliance presents. Crate-private: whoever could bring a judge of their own could
-/// make an [`AttestedConnection`](crate::AttestedConnection) to anything.
+/// Appraises what an appliance presents. Private to the crate: with a judge of its own, another
+/// crate could make an [`AttestedConnection`](crate::AttestedConnection) to anything.
 pub(crate) trait Judge: Send + Sync {
-    /// The verdict on a boot or session document at the time `now`, in seconds since 1970.
+    /// Returns the verdict on a boot or session document at the time `now`, in seconds since 1970.
     fn judge(&self, presented: &Presented<'_>, now: u64) -> Judgement;
 }
 
-/// A verdict, and apart from it whether prompts may be sent after it.
+/// A verdict, and separately whether it authorises prompts.
 #[derive(Clone)]
 pub(crate) struct Judgement {
     pub(crate) verdict: Verdict,
@@ -25,7 +25,8 @@ pub(crate) struct Judgement {
     pub(crate) holds_until: Option<u64>,
 }
 
-/// A trusted manifest and a policy, and which signatures of NVIDIA's held in earlier verdicts.
+/// Appraises by a trusted manifest and a policy. Remembers NVIDIA signatures that were verified in
+/// earlier appraisals.
 pub(crate) struct Appraiser {
     pub(crate) manifest: TrustedManifest,
     pub(crate) policy: Policy,
@@ -44,7 +45,7 @@ impl Judge for Appraiser {
     }
 }
 
-/// Nothing counts: the same verdict on everything.
+/// Returns the same verdict on everything, because no manifest is valid.
 pub(crate) struct Refusing(pub(crate) Verdict);
 
 impl Judge for Refusing {
@@ -57,8 +58,8 @@ impl Judge for Refusing {
     }
 }
 
-/// The client's clock, in seconds since 1970. A clock before 1970 reads as zero, where no manifest
-/// is valid yet.
+/// Returns the client's clock in seconds since 1970. A clock before 1970 reads as 0, when no
+/// manifest is valid yet.
 pub fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -1,5 +1,5 @@
-//! The routes of the local endpoint: what passes the guard goes to an attested appliance, padded,
-//! and its answer comes back as it arrives.
+//! The routes of the local endpoint: forwards requests that pass the guard to an attested
+//! appliance, padded, and streams the response back as it arrives.
 
 use std::time::Duration;
 
@@ -21,12 +21,12 @@ use crate::error::chain;
 use crate::padding::{MAX_BODY_LEN, PaddingError, padded_object};
 use crate::upstreams::{Answer, UpstreamError, Upstreams};
 
-/// How long an application may take for a request's body.
+/// How long an application may take to send a request's body.
 const BODY_LIMIT: Duration = Duration::from_secs(30);
-/// What the endpoint has.
+/// Routes named in error messages.
 const PATHS: &str =
     "POST /v1/chat/completions, POST /v1/completions, GET /v1/models, GET /v1/models/ID";
-/// Tells the application what the verdict was worth.
+/// Header that tells the application the class of the verdict.
 const VERDICT: HeaderName = HeaderName::from_static("x-cocoon-verdict");
 
 pub(super) struct Api {
@@ -35,7 +35,7 @@ pub(super) struct Api {
 }
 
 impl Api {
-    /// Answers every request, with an error object where there is no other answer.
+    /// Answers a request; a refusal becomes a response with an error object.
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Reply> {
         match self.route(request).await {
             Ok(response) => response,
@@ -96,7 +96,7 @@ impl Api {
     }
 }
 
-/// The body of an application's request, padded for the way. Its fields are the appliance's to judge.
+/// Reads and pads the body of an application's request. The appliance validates its fields.
 async fn padded_body(request: Request<Incoming>) -> Result<Bytes, Refusal> {
     let body = timeout(BODY_LIMIT, read(request.into_body()))
         .await
@@ -125,7 +125,7 @@ async fn read(mut body: Incoming) -> Result<Zeroizing<Vec<u8>>, Refusal> {
     if body.size_hint().lower() > limit {
         return Err(too_long());
     }
-    // Room for everything at once: a vector that grew would leave copies behind that nobody wipes.
+    // Allocated at once: a vector that grows would leave copies behind that are not wiped.
     let room = usize::try_from(body.size_hint().exact().unwrap_or(limit)).unwrap_or(MAX_BODY_LEN);
     let mut bytes = Zeroizing::new(Vec::with_capacity(room));
     while let Some(frame) = body.frame().await {
@@ -176,7 +176,7 @@ fn bad_gateway(error: UpstreamError) -> Refusal {
     refusal(StatusCode::BAD_GATEWAY, "upstream_error", code, message)
 }
 
-/// What the verdict on the answering appliance is worth.
+/// Returns the class of the verdict on the answering appliance.
 fn class(answer: &Answer) -> HeaderValue {
     let class = answer
         .connection()
@@ -184,14 +184,15 @@ fn class(answer: &Answer) -> HeaderValue {
     HeaderValue::from_static(match class {
         Some(Class::Confidential) => "confidential",
         Some(Class::Simulated) => "simulated",
-        // Cannot be: nothing is sent over a connection that was rejected.
+        // Impossible: nothing is sent over a rejected connection.
         Some(Class::Rejected) | None => "rejected",
     })
 }
 
-/// Status, content type, receipt, and when to try again pass; every other header of the appliance stays behind. OpenAI's
-/// clients wait for as long as the last one says; the others that they know (`retry-after-ms`, `x-should-retry`,
-/// `x-request-id`) no appliance sends.
+/// Builds the response for the application: forwards status, content type, receipt and
+/// `Retry-After`, and drops all other headers of the appliance. OpenAI's clients wait for as long
+/// as `Retry-After` says; no appliance sends the other headers that they know (`retry-after-ms`,
+/// `x-should-retry`, `x-request-id`).
 fn forwarded(response: Response<Reply>, class: HeaderValue) -> Response<Reply> {
     let (parts, body) = response.into_parts();
     let mut forwarded = Response::new(body);

@@ -1,4 +1,5 @@
-//! Who may use the local endpoint: holders of the token, and no web page.
+//! Access control of the local endpoint: applications that hold the token may use it, web pages may
+//! not.
 
 use std::net::SocketAddr;
 
@@ -12,16 +13,16 @@ use zeroize::Zeroizing;
 
 use super::reply::{Refusal, refusal};
 
-/// A bearer token. Wiped on drop, never in `Debug`.
+/// A bearer token. Wiped on drop, and hidden by `Debug`.
 pub struct Token(Zeroizing<String>);
 
-/// Why a text is no bearer token.
+/// Why a text is not usable as a bearer token.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// Too easily guessed, or too long for a header.
+    /// The token is too short to be safe from guessing, or too long for a header.
     #[error("a token has 16 to 512 characters, this one has {0}")]
     Length(usize),
-    /// Cannot stand in a header.
+    /// The token has a character that a header cannot contain.
     #[error("a token consists of visible ASCII characters without spaces")]
     Characters,
     /// The operating system's random generator failed.
@@ -30,7 +31,8 @@ pub enum TokenError {
 }
 
 impl Token {
-    /// 32 random bytes in Base64, behind the prefix that applications expect of such keys.
+    /// Generates a token: `sk-cocoon-` and 32 random bytes in Base64. Applications expect API keys
+    /// to begin with `sk-`.
     pub fn generate() -> Result<Self, TokenError> {
         let mut bytes = Zeroizing::new([0; 32]);
         getrandom::fill(&mut *bytes).map_err(TokenError::Random)?;
@@ -40,7 +42,7 @@ impl Token {
         Ok(Self(text))
     }
 
-    /// A token that a person chose; white space around it is dropped.
+    /// Makes a token from a text that a person chose. White space around it is dropped.
     pub fn new(text: &str) -> Result<Self, TokenError> {
         let text = text.trim();
         if !(16..=512).contains(&text.len()) {
@@ -52,7 +54,7 @@ impl Token {
         Ok(Self(Zeroizing::new(text.to_owned())))
     }
 
-    /// The token itself, to be shown to its owner once.
+    /// Returns the token itself, to be shown to its owner once.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -64,7 +66,7 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// The checks on every request, before its body is read.
+/// Checks every request before its body is read.
 pub(super) struct Guard {
     hosts: [String; 2],
     token_sha256: [u8; 32],
@@ -78,9 +80,9 @@ impl Guard {
         }
     }
 
-    /// Lets pass what came from an application on this machine that holds the token.
+    /// Accepts requests of an application on this machine that holds the token; refuses all others.
     pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        // A page whose name was made to point here (DNS rebinding) sends its own name as Host.
+        // After DNS rebinding, a web page reaches this address but sends its own name as Host.
         if !single(headers, HOST).is_some_and(|host| self.is_ours(host)) {
             let [ip, localhost] = &self.hosts;
             let message = format!("this endpoint answers to the names {ip} and {localhost} only");
@@ -91,7 +93,7 @@ impl Guard {
                 message,
             ));
         }
-        // A page that sends requests here by its visitor's browser cannot hide its origin.
+        // A web page that sends requests through its visitor's browser cannot hide its origin.
         if headers.contains_key(ORIGIN)
             && !single(headers, ORIGIN)
                 .and_then(|origin| origin.strip_prefix("http://"))
@@ -126,7 +128,8 @@ impl Guard {
             .any(|ours| ours.eq_ignore_ascii_case(host))
     }
 
-    /// By digest and in constant time: how long a wrong guess takes says nothing about the right one.
+    /// Compares digests in constant time, so that the time of a wrong guess reveals nothing about
+    /// the token.
     fn is_token(&self, token: &str) -> bool {
         Sha256::digest(token).ct_eq(&self.token_sha256).into()
     }

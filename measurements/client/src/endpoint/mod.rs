@@ -1,7 +1,8 @@
-//! The local endpoint: OpenAI's API on this machine, every request sent on over attested TLS.
+//! The local endpoint: serves OpenAI's API on this machine and forwards every request over attested
+//! TLS.
 //!
-//! Between application and endpoint there is no encryption: it listens on loopback only, asks for a
-//! bearer token, and refuses requests that a web page could have provoked.
+//! There is no encryption between application and endpoint. Therefore it listens on loopback only,
+//! requires a bearer token, and refuses requests that a web page could have caused.
 
 mod api;
 mod guard;
@@ -28,54 +29,54 @@ use crate::upstreams::Upstreams;
 use api::Api;
 use guard::Guard;
 
-/// Connections of applications at once; more wait in the system's queue.
+/// Largest number of simultaneous connections of applications; more wait in the system's queue.
 const MAX_CONNECTIONS: usize = 64;
-/// How long an application may take for a request's headers.
+/// How long an application may take to send a request's headers.
 const HEADER_LIMIT: Duration = Duration::from_secs(10);
-/// How long running answers may go on after the end was asked for.
+/// How long running answers may go on after the shutdown was requested.
 const GRACE: Duration = Duration::from_secs(5);
-/// Pause after the system refused a connection (no file descriptors left, say).
+/// Pause after `accept` failed, for example because no file descriptors are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a local endpoint is made of.
+/// Options of a local endpoint.
 #[derive(Debug)]
 pub struct EndpointOptions {
-    /// Where to listen: a loopback address, port 0 for any free one.
+    /// Loopback address to listen on; port 0 for any free port.
     pub listen: SocketAddr,
-    /// What applications must show.
+    /// Bearer token that applications must send.
     pub token: Token,
 }
 
-/// A local endpoint that holds its port and serves nothing yet.
+/// A local endpoint that has bound its port but does not serve yet.
 pub struct Endpoint {
     listener: TcpListener,
     address: SocketAddr,
     api: Arc<Api>,
 }
 
-/// Why there is no endpoint.
+/// Why the endpoint cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
-    /// Others could listen in.
+    /// The address is not a loopback address: others could read the traffic.
     #[error(
         "{0} is not a loopback address: applications talk to this endpoint unencrypted, so it listens on 127.0.0.1 or [::1] only"
     )]
     NotLoopback(SocketAddr),
-    /// The port is taken.
+    /// The port is in use.
     #[error("port {} on {} is in use: stop the program that holds it, or choose another with --listen", .0.port(), .0.ip())]
     InUse(SocketAddr),
     /// The system refused the address for another reason.
     #[error("cannot listen on {address}")]
     Listen {
-        /// The address.
+        /// The address that was asked for.
         address: SocketAddr,
-        /// From the operating system.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
 }
 
-/// A port on this machine that is taken, for an endpoint to come.
+/// A bound port on this machine, for an endpoint that is made later.
 #[derive(Debug)]
 pub struct LocalPort {
     listener: TcpListener,
@@ -83,7 +84,7 @@ pub struct LocalPort {
 }
 
 impl LocalPort {
-    /// Takes the port of a loopback address; 0 for any free one.
+    /// Binds the port of a loopback address; port 0 for any free port.
     pub async fn take(listen: SocketAddr) -> Result<Self, EndpointError> {
         if !listen.ip().is_loopback() {
             return Err(EndpointError::NotLoopback(listen));
@@ -102,7 +103,7 @@ impl LocalPort {
 }
 
 impl Endpoint {
-    /// Takes the port.
+    /// Binds the port and makes the endpoint.
     pub async fn bind(
         upstreams: Upstreams,
         options: EndpointOptions,
@@ -111,7 +112,7 @@ impl Endpoint {
         Ok(Self::on(LocalPort::take(listen).await?, upstreams, token))
     }
 
-    /// On a port that was taken before `upstreams` were known.
+    /// Makes the endpoint on a port that was bound before `upstreams` were known.
     #[must_use]
     pub fn on(port: LocalPort, upstreams: Upstreams, token: Token) -> Self {
         let LocalPort { listener, address } = port;
@@ -126,12 +127,12 @@ impl Endpoint {
         }
     }
 
-    /// What applications take as their base URL.
+    /// Returns the base URL to configure in applications.
     pub fn base_url(&self) -> String {
         format!("http://{}/v1", self.address)
     }
 
-    /// Serves until `shutdown` is done; answers that run then have five seconds to end.
+    /// Serves until `shutdown` completes. Answers in progress then have five seconds to finish.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
         let graceful = GracefulShutdown::new();
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -150,7 +151,8 @@ impl Endpoint {
                     Ok((stream, _)) => {
                         let connection = graceful.watch(connection(stream, self.api.clone()));
                         tasks.spawn(async move {
-                            // What went wrong is between the application and its socket: nothing to add.
+                            // Errors concern only the application and its socket: there is nothing
+                            // to report.
                             let _ = connection.await;
                             drop(place);
                         });

@@ -1,5 +1,6 @@
-//! Answers whose receipts an application does not look at: it gets no whole answer without a good one, and no end mark
-//! of a stream, but an error in OpenAI's words.
+//! Enforces receipts for applications, which do not check them. Without a valid receipt, an
+//! application gets an error in OpenAI's format instead of a whole answer or of the end mark of a
+//! stream.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -15,12 +16,13 @@ use super::reply::{Refusal, Reply, refusal};
 use crate::error::chain;
 use crate::receipts::{AnswerError, ReceiptFault, Receipted};
 
-/// Longest whole answer, in bytes.
+/// Longest answer that is not a stream, in bytes.
 const MAX_WHOLE: usize = 64 << 20;
-/// What most whole answers fit into.
+/// Initial capacity for an answer that is not a stream, in bytes; most answers fit.
 const USUAL_WHOLE: usize = 64 << 10;
 
-/// The answer, in which nothing ends well that has no good receipt. A whole one is waited for: its receipt covers all.
+/// Returns the answer so that it ends well only with a valid receipt. Reads an answer that is not a
+/// stream to its end first, because its receipt covers all of it.
 pub(super) async fn checked(response: Response<Receipted>) -> Result<Response<Reply>, Refusal> {
     if response.body().streams() {
         return Ok(response.map(|answer| {
@@ -54,7 +56,7 @@ async fn collect(mut answer: Receipted) -> Result<Zeroizing<Vec<u8>>, Refusal> {
             return Err(bad("answer_too_long", message));
         }
         if length > whole.capacity() {
-            // Moved by hand, so that the old place is wiped.
+            // Copied by hand, so that the old allocation is wiped.
             let mut larger = Zeroizing::new(Vec::with_capacity(2 * length));
             larger.extend_from_slice(&whole);
             whole = larger;
@@ -76,10 +78,10 @@ fn bad(code: &str, message: String) -> Refusal {
     refusal(StatusCode::BAD_GATEWAY, "upstream_error", code, message)
 }
 
-/// A stream as it comes, with an error event for its end where there is no good receipt.
+/// A stream that is passed on as it arrives. Without a valid receipt, it ends with an error event.
 struct Streamed {
     answer: Receipted,
-    /// The last bytes that passed.
+    /// The last bytes that were passed on.
     last: [u8; 2],
     over: bool,
 }
@@ -122,9 +124,9 @@ impl Streamed {
     }
 }
 
-/// An event that applications know as an error, behind what passed last.
+/// Returns an error event that applications understand; `last` are the bytes before it.
 fn event(fault: &ReceiptFault, last: [u8; 2]) -> Bytes {
-    // An event that is not over would take this one for more of itself.
+    // Ends an unfinished event first, which would otherwise absorb this one.
     let between = match last {
         [b'\n', b'\n'] => "",
         _ => "\n\n",

@@ -1,4 +1,4 @@
-//! Answers of the local endpoint itself: OpenAI's error objects.
+//! Responses of the local endpoint itself: OpenAI's error objects.
 
 use bytes::Bytes;
 use cocoon_protocol::openai::{ApiError, ErrorBody};
@@ -7,16 +7,17 @@ use http::{HeaderValue, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 
-/// An appliance's answer as it arrives, or one of our own.
+/// Body of a response: an appliance's answer as it arrives, or one made here.
 pub(super) type Reply = UnsyncBoxBody<Bytes, hyper::Error>;
 
-/// A refusal before it becomes bytes. Boxed inside: it is the rare case everywhere.
+/// A refusal before it is serialised. The error is boxed because refusals are rare and results
+/// should stay small.
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
     pub(super) error: Box<ApiError>,
 }
 
-/// A refusal that is about no single parameter.
+/// Makes a refusal that does not concern a single parameter.
 pub(super) fn refusal(status: StatusCode, kind: &str, code: &str, message: String) -> Refusal {
     let error = ApiError {
         message,
