@@ -1,4 +1,4 @@
-//! The commands' end of the daemon's local API.
+//! The client of the daemon's local API, used by the commands.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,75 +21,75 @@ use crate::daemon::SOCKET;
 use crate::daemon::api::{Code, Problem, Refusal};
 use crate::state;
 
-/// How long the daemon may take to say what it knows.
+/// How long the daemon may take to answer a question.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Largest answer, in bytes.
+/// Maximum length of an answer in bytes.
 const MAX_ANSWER: usize = 16 << 20;
-/// Longest line of a stream, in bytes.
+/// Maximum length of a line of a stream in bytes.
 const MAX_LINE: usize = 64 * 1024;
 
-/// Why the daemon gave no answer.
+/// Why the daemon gave no usable answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens.
+    /// Nothing listens on the socket.
     #[error("no daemon listens on {path:?}: start one with `cocoon-host serve`")]
     NotRunning {
-        /// The socket.
+        /// Path of the socket.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// Whoever listens there does so for others.
+    /// This user may not connect to the socket.
     #[error(
         "the daemon's state in {state:?} is not open to this user: run the command as root or as the daemon's user, or set COCOON_STATE to a folder of your own to do without that daemon"
     )]
     Denied {
-        /// The folder.
+        /// The daemon's state folder.
         state: PathBuf,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// The connection failed.
+    /// The connection to the daemon failed.
     #[error("the connection to the daemon failed")]
     Connection(#[from] hyper::Error),
-    /// It is stuck.
+    /// The daemon did not answer in time.
     #[error("the daemon did not answer within {} seconds", PATIENCE.as_secs())]
     Late,
-    /// It refused.
+    /// The daemon refused the request.
     #[error("{}", .0.message)]
     Refused(Problem),
-    /// It said something else.
+    /// The answer cannot be parsed.
     #[error("the daemon's answer is not understood: is it of another release?")]
     Shape,
 }
 
-/// A daemon, by its socket.
+/// A daemon, identified by its socket.
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
 }
 
 impl Client {
-    /// The daemon of this state folder.
+    /// Returns a client of the daemon with this state folder.
     #[must_use]
     pub fn of(root: &Path) -> Self {
         let socket = root.join(SOCKET);
         Self { socket }
     }
 
-    /// The folder of state.
+    /// The daemon's state folder.
     #[must_use]
     pub fn root(&self) -> &Path {
         self.socket.parent().unwrap_or(Path::new("/"))
     }
 
-    /// The daemon that runs here: the one of our own state folder or, unless `COCOON_STATE` names that, the one of the
-    /// machine. Where none runs, `None`.
+    /// Finds the running daemon: that of the user's own state folder or, unless `COCOON_STATE` names it, that of the machine.
+    /// Returns `None` if neither runs.
     ///
     /// # Errors
-    /// [`ClientError::Denied`] where none was found and one may run that this user may not ask.
+    /// Fails with [`ClientError::Denied`] if none was found but one may run that this user may not ask.
     pub async fn find() -> Result<Option<Self>, ClientError> {
         let own = state::root().ok();
         let named = std::env::var_os("COCOON_STATE").is_some_and(|value| !value.is_empty());
@@ -120,10 +120,10 @@ impl Client {
         })
     }
 
-    /// Asks for `path`.
+    /// Sends GET `path` and parses the answer, which must come within ten seconds.
     ///
     /// # Errors
-    /// [`ClientError`].
+    /// Fails with [`ClientError`] if the daemon cannot be reached, is late, refuses, or its answer cannot be parsed.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let asked = async { whole(self.send(Method::GET, path).await?).await };
         timeout(PATIENCE, asked)
@@ -131,18 +131,18 @@ impl Client {
             .map_err(|_| ClientError::Late)?
     }
 
-    /// Does `path`.
+    /// Sends POST `path` and parses the answer. Sets no deadline.
     ///
     /// # Errors
-    /// [`ClientError`].
+    /// As [`Self::get`], but never late.
     pub async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         whole(self.send(Method::POST, path).await?).await
     }
 
-    /// Does `path` with what `body` says.
+    /// Sends POST `path` with `body` as JSON, and parses the answer. Sets no deadline.
     ///
     /// # Errors
-    /// [`ClientError`].
+    /// As [`Self::post`].
     pub async fn post_with<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -152,10 +152,10 @@ impl Client {
         whole(self.send_with(Method::POST, path, body.into()).await?).await
     }
 
-    /// Reads the lines of `path` until their end, or until `take` has enough of them.
+    /// Reads the lines of `path` until the stream ends or `take` returns false.
     ///
     /// # Errors
-    /// [`ClientError`].
+    /// Fails with [`ClientError`] if the daemon cannot be reached or refuses, or if a line is too long or no UTF-8.
     pub async fn lines(
         &self,
         path: &str,
@@ -197,7 +197,7 @@ impl Client {
     ) -> Result<Response<Incoming>, ClientError> {
         let stream = self.connect().await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // Ends with the answer, which tells of its errors.
+        // Ends with the answer; the request reports its errors.
         tokio::spawn(connection);
         let request = Request::builder()
             .method(method)
@@ -210,7 +210,7 @@ impl Client {
 }
 
 impl ClientError {
-    /// What the daemon said, if it did.
+    /// Returns the daemon's error code, if it refused.
     #[must_use]
     pub fn code(&self) -> Option<Code> {
         match self {

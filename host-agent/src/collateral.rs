@@ -1,23 +1,23 @@
-//! The vendors' word on this machine's evidence: fetched from Intel, AMD and NVIDIA, kept, renewed before it ends, and
-//! handed to guests, which staple it.
+//! The vendors' endorsements of this machine's evidence: fetched from Intel, AMD and NVIDIA, kept, renewed before they
+//! expire, and handed to guests, which staple them.
 //!
-//! Nothing here is trusted: everything vouches for itself, and guests and clients judge it. What is checked here is what
-//! they would refuse, so that an operator hears it from this program and not from clients.
+//! Clients and guests do not trust this code: all collateral is signed by its vendor, and they verify it. The checks here
+//! find what they would refuse, so that the operator hears it first.
 //!
-//! | module | does |
+//! | module | contents |
 //! |---|---|
-//! | [`want`] | what evidence asks for |
-//! | [`services`] | where it is asked for |
-//! | [`http`] | one bounded question |
-//! | `intel`, `amd`, `nvidia` | each vendor's questions, and whether the answers are any |
-//! | [`store`] | what was answered, and what was not |
-//! | [`schedule`] | when to ask again: pure |
-//! | `unkept` | what the store did not take |
-//! | [`keeper`] | all of it together |
-//! | [`guest`] | one guest's wishes as long as it lives |
-//! | [`bundle`] | the store in one file, for machines without a network |
+//! | [`want`] | the items of collateral that evidence needs |
+//! | [`services`] | the addresses of the vendors' services |
+//! | [`http`] | one bounded HTTP request |
+//! | `intel`, `amd`, `nvidia` | each vendor's requests, and checks of the answers |
+//! | [`store`] | kept answers and failures, in a folder |
+//! | [`schedule`] | when to request an item again, a pure function |
+//! | `unkept` | answers and failures that the store could not write |
+//! | [`keeper`] | requests, checks and keeps items |
+//! | [`guest`] | supplies one guest as long as it lives |
+//! | [`bundle`] | the whole store in one file, for machines without a network |
 //!
-//! What has never run: a question to a vendor's own service, from where this was written. Tests answer in their place.
+//! **No request has ever been sent to a vendor's own service.** Tests use stand-ins.
 
 mod amd;
 pub mod bundle;
@@ -37,64 +37,64 @@ pub use services::Services;
 pub use store::{Entry, Store};
 pub use want::Want;
 
-/// From when to when something is good, Unix time.
+/// The validity period of an item, Unix time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Dates {
-    /// When the vendor made it, as far as it says so.
+    /// When the vendor issued the item; 0 if it does not say.
     pub made: u64,
-    /// When it ends.
+    /// Last second in which the item is valid.
     pub due: u64,
 }
 
-/// Why something is not to be had, or not what it should be.
+/// Why an item cannot be had, or was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum CollateralError {
-    /// The service.
+    /// The request failed.
     #[error(transparent)]
     Http(#[from] http::HttpError),
-    /// The vendor says that there is none.
+    /// The vendor has no such item.
     #[error("{vendor} has none: {url} answers 404; {advice}")]
     None {
-        /// Who.
+        /// Name of the vendor.
         vendor: &'static str,
-        /// Where.
+        /// Address that was requested.
         url: String,
-        /// What that means.
+        /// What that means, and what to do.
         advice: &'static str,
     },
-    /// An answer that is none.
+    /// The answer is not the requested item.
     #[error("{what} from {vendor} is not what it should be: {why}")]
     Wrong {
-        /// What was asked for.
+        /// What was requested.
         what: &'static str,
-        /// Of whom.
+        /// Name of the vendor.
         vendor: &'static str,
-        /// What is wrong, in our words or those of a decoder.
+        /// What is wrong with the answer.
         why: String,
     },
-    /// It has ended, or has not begun.
+    /// The item has expired or is not valid yet.
     #[error(
         "{what} from {vendor} is good from {made} to {due} (Unix time), and it is {now}: check this machine's clock, or ask again later"
     )]
     Dates {
-        /// What was asked for.
+        /// What was requested.
         what: &'static str,
-        /// Of whom.
+        /// Name of the vendor.
         vendor: &'static str,
-        /// When it begins.
+        /// Start of validity, Unix time.
         made: u64,
-        /// When it ends.
+        /// End of validity, Unix time.
         due: u64,
-        /// Now.
+        /// This machine's clock, Unix time.
         now: u64,
     },
-    /// Nobody can be asked for this.
+    /// The item cannot be requested, for the given reason.
     #[error("{0}")]
     Unasked(&'static str),
 }
 
 impl Dates {
-    /// Errors with [`CollateralError::Dates`] outside of them.
+    /// Fails with [`CollateralError::Dates`] if `now` is outside this period.
     fn hold(
         self,
         what: &'static str,

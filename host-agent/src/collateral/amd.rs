@@ -1,5 +1,5 @@
-//! AMD's Key Distribution Service (AMD 57230): a chip's certificate at its patch levels, the authorities above it, and their
-//! revocation list.
+//! AMD's Key Distribution Service (AMD 57230): a chip's certificate (VCEK) at its patch levels, the ASK and ARK certificates,
+//! and their revocation list.
 
 use cocoon_measurements::der;
 use cocoon_measurements::snp::report::certificates_from_pem;
@@ -19,11 +19,10 @@ const CRL: &str = "the revocation list";
 const ALL: &str = "the collateral";
 const LIMIT: usize = 256 << 10;
 
-/// The chip's number in its certificate (AMD 57230, table "VCEK Certificate Fields").
+/// OID of the extension that holds the chip's identifier (AMD 57230, table "VCEK Certificate Fields").
 const HARDWARE_ID: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.3704.1.4");
 
-/// Asks for all three documents. A report that does not say of which generation its chip is, is tried for those that have
-/// such reports.
+/// Requests all three documents. If the report names no generation, tries Milan, then Genoa: their older reports lack it.
 pub(super) fn fetch(
     client: &Client,
     services: &Services,
@@ -75,7 +74,7 @@ pub(super) fn fetch(
     serde_json::to_vec(&collateral).map_err(|error| wrong(ALL, AMD)(error.to_string()))
 }
 
-/// The chip and its levels, as the service wants them.
+/// The service's path for a chip at its patch levels.
 fn path(product: Product, chip: &Hex64, tcb: &Hex<8>) -> String {
     let [b0, b1, b2, b3, _, _, b6, b7] = tcb.0;
     let chip = chip.to_string();
@@ -83,7 +82,7 @@ fn path(product: Product, chip: &Hex64, tcb: &Hex<8>) -> String {
         Product::Milan | Product::Genoa => {
             format!("{chip}?blSPL={b0}&teeSPL={b1}&snpSPL={b6}&ucodeSPL={b7}")
         }
-        // Numbers of eight bytes, and another layout of the levels.
+        // Turin has chip identifiers of eight bytes and another layout of the patch levels.
         Product::Turin => {
             let chip = &chip[..16];
             format!("{chip}?fmcSPL={b0}&blSPL={b1}&teeSPL={b2}&snpSPL={b3}&ucodeSPL={b7}")
@@ -91,7 +90,7 @@ fn path(product: Product, chip: &Hex64, tcb: &Hex<8>) -> String {
     }
 }
 
-/// Whether this is collateral for this chip that is good at `now`.
+/// Checks that `bytes` are collateral of this chip, valid at `now`.
 pub(super) fn check(bytes: &[u8], chip: &Hex64, now: u64) -> Result<Dates, CollateralError> {
     let parsed = serde_json::from_slice::<Collateral>(bytes);
     let (certificates, list) = match parsed {
@@ -129,7 +128,7 @@ fn certificate(der: &Blob, what: &'static str) -> Result<Certificate, Collateral
     der::decode(&der.0).map_err(|error| wrong(what, AMD)(error.to_string()))
 }
 
-/// Turin's certificates hold the first eight bytes of a chip's number.
+/// Whether the certificate is of this chip. Turin's certificates hold the first eight bytes of the identifier.
 fn names(vek: &Certificate, chip: &Hex64) -> bool {
     let extensions = vek.tbs_certificate.extensions.as_deref();
     let id = extensions

@@ -1,4 +1,4 @@
-//! The store in one file: for machines that reach no vendor, filled on one that does.
+//! The whole store in one file, for machines that cannot reach the vendors.
 
 use cocoon_protocol::bytes::Blob;
 use serde::{Deserialize, Serialize};
@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 use super::Want;
 use super::keeper::{FetchError, Keeper};
 
-/// Version of the form.
+/// Version of the file format.
 const VERSION: u16 = 1;
-/// The largest bundle read, in bytes.
+/// Maximum length of a bundle in bytes.
 pub const MAX_BUNDLE: usize = 64 << 20;
-/// Most things in a bundle.
+/// Maximum number of items in a bundle.
 const MAX_ITEMS: usize = 4096;
 
-/// What is in the file.
+/// The contents of a bundle: items of collateral, and items that are missing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bundle {
@@ -25,31 +25,31 @@ pub struct Bundle {
 #[serde(deny_unknown_fields)]
 struct Item {
     want: Want,
-    /// When it was fetched, Unix time; absent with the bytes where it is only asked for.
+    /// When the item was fetched, Unix time. Absent, like the bytes, if the item is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fetched: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     bytes: Option<Blob>,
 }
 
-/// Why a file is no bundle.
+/// Why a file is not a bundle.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    /// Not what `export` writes.
+    /// The file does not have the form that `export` writes.
     #[error("this is no bundle of collateral: {0}")]
     Malformed(String),
-    /// Written by another release.
+    /// The file was written by another release.
     #[error(
         "this bundle has version {0}, this release reads version {VERSION}: export it again with the same release"
     )]
     Version(u16),
-    /// More than any.
+    /// The file has too many items.
     #[error("this bundle has {0} items, at most {MAX_ITEMS} are read")]
     TooMany(usize),
 }
 
 impl Bundle {
-    /// Everything that is kept, and, without bytes, what was asked for in vain.
+    /// Collects everything that is kept, and, without bytes, everything that could not be fetched.
     #[must_use]
     pub fn of(keeper: &Keeper) -> Self {
         let store = &keeper.store;
@@ -77,10 +77,10 @@ impl Bundle {
         }
     }
 
-    /// Reads a file.
+    /// Parses a file.
     ///
     /// # Errors
-    /// [`BundleError`].
+    /// Fails with [`BundleError`] if the file is malformed, has too many items, or is of another version.
     pub fn parse(bytes: &[u8]) -> Result<Self, BundleError> {
         let malformed = |why: String| BundleError::Malformed(why);
         let bundle: Self =
@@ -100,19 +100,19 @@ impl Bundle {
         }
     }
 
-    /// As a file.
+    /// Serialises the bundle.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
-        // Names, numbers and bytes: serialisation cannot fail.
+        // Serialisation of names, numbers and bytes cannot fail.
         serde_json::to_vec_pretty(self).unwrap_or_default()
     }
 
-    /// What it is about.
+    /// The items that the bundle names, with or without bytes.
     pub fn wants(&self) -> impl Iterator<Item = &Want> {
         self.items.iter().map(|item| &item.want)
     }
 
-    /// How many of them it brings.
+    /// Number of items with bytes.
     #[must_use]
     pub fn filled(&self) -> usize {
         self.items
@@ -121,8 +121,8 @@ impl Bundle {
             .count()
     }
 
-    /// Keeps what it brings, each after the same checks as an answer of the vendor's, unless what is kept is newer; says for
-    /// each what became of it.
+    /// Stores the items with bytes, unless what is kept is as new. Each passes the same checks as a vendor's answer. Returns
+    /// the outcome for each.
     pub fn import(self, keeper: &Keeper, now: u64) -> Vec<(Want, Result<Imported, FetchError>)> {
         let brought = self.items.into_iter().filter_map(|item| {
             let bytes = item.bytes?;
@@ -134,12 +134,12 @@ impl Bundle {
     }
 }
 
-/// What became of one.
+/// The outcome for an imported item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Imported {
-    /// It is kept.
+    /// The item is stored.
     Kept,
-    /// What was kept is as new or newer.
+    /// The store has the item, just as new or newer.
     Older,
 }
 

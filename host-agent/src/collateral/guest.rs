@@ -1,4 +1,4 @@
-//! One guest's wishes, fulfilled as long as it lives: at once from what is kept, and again whenever there is newer.
+//! Supplies one guest with collateral as long as it lives: at once from the store, and again whenever there is newer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,16 +13,16 @@ use super::keeper::{Gathered, Keeper, clock};
 use super::services::Services;
 use super::store::Store;
 
-/// The shortest pause between two looks, whatever a guest asks for.
+/// Minimum pause between two lookups, whatever a guest requests.
 const SHORTEST: Duration = Duration::from_secs(5);
-/// The longest: another process may have fetched what this guest lacks.
+/// Maximum pause: another process may have fetched what this guest lacks.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
 
-/// What is handed to the guest.
+/// Collateral for the guest: the CPU vendor's part and the GPUs' part.
 pub type Parts = (Option<Collateral>, Option<GpuCollateral>);
 
-/// The keeper of this process: services from the file that `COCOON_SERVICES` names or the vendors' own, kept in the user's
-/// cache. What is wrong with them is said in words.
+/// Returns the keeper of this process. The services are those of the file that `COCOON_SERVICES` names, or the vendors' own;
+/// the store is in the user's cache. An error is a sentence for the operator.
 pub fn keeper() -> Result<Keeper, String> {
     let services = match std::env::var_os("COCOON_SERVICES") {
         Some(path) => Services::read(path.as_ref()).map_err(|error| crate::text::chain(&error))?,
@@ -39,16 +39,16 @@ pub fn keeper() -> Result<Keeper, String> {
     ))
 }
 
-/// What a guest has of it.
+/// What the guest has been given.
 #[derive(Default)]
 struct Handed {
     parts: Option<Parts>,
-    /// The GPUs' part that was last whole, and for which GPUs.
+    /// The last complete collateral of GPUs, and the GPUs that it is for.
     whole: Option<(Vec<GpuNeeds>, GpuCollateral)>,
 }
 
 impl Handed {
-    /// What of this the guest is to be given, which has these GPUs.
+    /// Returns what to give the guest now, if anything. `gpus` are the guest's GPUs.
     fn next(&mut self, gathered: &Gathered, gpus: &[GpuNeeds]) -> Option<Parts> {
         let before = self.parts.as_ref().and_then(|(_, gpu)| gpu.clone());
         let gpu = match (&gathered.gpu, &self.whole) {
@@ -68,11 +68,12 @@ impl Handed {
     }
 }
 
-/// Serves the newest of `wishes` until nobody wishes any more. `hand` gives parts to the guest, and says whether there still
-/// is one; `tell` hears what is missing, and what is wrong with the place to keep it, whenever that changes. A guest that waits
-/// has what is kept before anybody is asked for more: a vendor may take longer to answer than a guest waits. What the guest has
-/// of NVIDIA's is replaced by what is whole and by nothing less: an answer that lapses and cannot be renewed is for clients to
-/// judge, and leaves the guest what it had.
+/// Serves the newest request in `wishes` until its sender or the receiver of `hand` is dropped. `hand` passes collateral to the
+/// guest; `tell` is called when what is missing, or what is wrong with the store, changes.
+///
+/// A new request is first answered from the store, because a vendor may take longer to answer than a guest waits. Complete
+/// collateral of GPUs is replaced only by complete collateral. If a part expires and cannot be renewed, the guest keeps what
+/// it has, and clients judge it.
 pub async fn serve(
     keeper: Arc<Keeper>,
     mut wishes: watch::Receiver<Option<CollateralRequest>>,
@@ -92,9 +93,9 @@ pub async fn serve(
         if handed.parts.is_none() {
             let (keeper, request) = (Arc::clone(&keeper), request.clone());
             let kept = tokio::task::spawn_blocking(move || keeper.kept(&request, clock()));
-            // What is wrong with it is told below.
+            // The next call of `gather` reports errors.
             if let Ok(Ok(mut kept)) = kept.await {
-                // Less than all opens no gate, and more may come.
+                // Incomplete collateral of GPUs does not let the guest serve, and the vendors may complete it.
                 kept.gpu = kept.gpu.filter(|_| kept.gpu_whole);
                 if let Some(parts) = handed.next(&kept, &gpus)
                     && hand.send(parts).await.is_err()
@@ -106,7 +107,7 @@ pub async fn serve(
         let asking = Arc::clone(&keeper);
         let gathered = tokio::task::spawn_blocking(move || {
             let gathered = asking.gather(&request, clock());
-            // What cannot be removed costs its bytes, and is tried again.
+            // A file that cannot be removed only takes space; the next pruning tries again.
             let _ = asking.store.prune(clock());
             gathered
         })
@@ -118,7 +119,7 @@ pub async fn serve(
                 next: u64::MAX,
                 ..Gathered::default()
             },
-            // It panicked, or the runtime ends.
+            // The task panicked, or the runtime is shutting down.
             Err(_) => return,
         };
         if let Some(parts) = handed.next(&gathered, &gpus)
@@ -137,7 +138,7 @@ pub async fn serve(
         let pause = Duration::from_secs(pause).clamp(SHORTEST, LONGEST);
         tokio::select! {
             changed = wishes.changed() => match changed {
-                // A guest that asks again has forgotten, or is another one.
+                // A guest that requests again has lost what it had, or has restarted.
                 Ok(()) => {
                     handed.parts = None;
                     sleep_until(looked + SHORTEST).await;

@@ -1,75 +1,76 @@
-//! One question to a vendor's service: bounded in size and time, never repeated here. When to ask again, others know.
+//! One HTTP request to a vendor's service, bounded in size and time. This module never retries; `schedule` says when to
+//! request again.
 
 use std::io::Read as _;
 use std::time::Duration;
 
 use cocoon_inputs::tls;
 
-/// How long one question may take in all.
+/// Timeout of a whole request.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a connection may take.
+/// Timeout of connecting.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// A blocking client.
+/// A blocking HTTP client.
 #[derive(Debug, Clone)]
 pub struct Client {
     agent: ureq::Agent,
 }
 
-/// Why there is no answer.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    /// The service refuses.
+    /// The service answered with an error status.
     #[error("{url}: HTTP status {status}")]
     Status {
-        /// Address.
+        /// Address that was requested.
         url: String,
         /// HTTP status code.
         status: u16,
     },
-    /// No answer, or not all of it, or not in time.
+    /// There was no answer, or only a part, within the timeout.
     #[error(
         "{url}: no answer; check the network, HTTPS_PROXY and the trusted roots, or name a mirror in the file of COCOON_SERVICES"
     )]
     Transfer {
-        /// Address.
+        /// Address that was requested.
         url: String,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: Box<ureq::Error>,
     },
-    /// More than the bound for this document.
+    /// The answer exceeds the limit.
     #[error("{url}: more than {limit} bytes")]
     TooLarge {
-        /// Address.
+        /// Address that was requested.
         url: String,
-        /// Bound in bytes.
+        /// Limit in bytes.
         limit: usize,
     },
-    /// A header that has to be there.
+    /// The answer lacks a required header.
     #[error("{url}: the answer has no header {name}, or one that is no text")]
     Header {
-        /// Address.
+        /// Address that was requested.
         url: String,
-        /// Name.
+        /// Name of the header.
         name: &'static str,
     },
 }
 
-/// An answer.
+/// A successful answer (HTTP status 200).
 #[derive(Debug)]
 pub struct Answer {
     url: String,
     headers: ureq::http::HeaderMap,
-    /// The body.
+    /// Body of the answer.
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    /// The first of these headers that is there.
+    /// Returns the first of these headers that is present.
     ///
     /// # Errors
-    /// [`HttpError::Header`] with the last name when none is.
+    /// Fails with [`HttpError::Header`], which names the last header, if none is present.
     pub fn header(&self, names: &[&'static str]) -> Result<&str, HttpError> {
         let found = names
             .iter()
@@ -88,13 +89,13 @@ impl Default for Client {
 }
 
 impl Client {
-    /// A client with the system's trust roots and proxies that asks for at most so long.
+    /// Creates a client that uses the system's trust roots and proxies; `patience` bounds each request.
     #[must_use]
     pub fn with_patience(patience: Duration) -> Self {
         let config = ureq::Agent::config_builder()
             .tls_config(tls())
             .http_status_as_error(false)
-            // Vendors' documents lie where they say: elsewhere is a portal's page.
+            // The vendors' services do not redirect; a redirect usually leads to a captive portal's page.
             .max_redirects(0)
             .user_agent(concat!("cocoon-host/", env!("CARGO_PKG_VERSION")))
             .timeout_connect(Some(CONNECT.min(patience)))
@@ -105,10 +106,10 @@ impl Client {
         }
     }
 
-    /// Asks for a document of at most `limit` bytes; `key` is sent as a bearer token.
+    /// Sends a GET request for a document of at most `limit` bytes; `key` is sent as a bearer token.
     ///
     /// # Errors
-    /// [`HttpError`].
+    /// Fails with [`HttpError`] if there is no answer of status 200 within the limits.
     pub fn get(&self, url: &str, limit: usize, key: Option<&str>) -> Result<Answer, HttpError> {
         let mut request = self.agent.get(url);
         if let Some(key) = key {
@@ -117,10 +118,10 @@ impl Client {
         answer(url, limit, request.call())
     }
 
-    /// Asks with a body of a kind.
+    /// Sends a POST request with a body of content type `kind`; the answer has at most `limit` bytes.
     ///
     /// # Errors
-    /// [`HttpError`].
+    /// As [`Self::get`].
     pub fn post(
         &self,
         url: &str,

@@ -1,5 +1,5 @@
-//! Intel's Provisioning Certification Service, version 4: TCB info, QE identity and revocation lists, in the one JSON form
-//! that verifiers of quotes read (`QuoteCollateralV3`).
+//! Intel's Provisioning Certification Service, version 4: TCB info, QE identity and revocation lists, in the JSON form that
+//! verifiers of quotes read (`QuoteCollateralV3`).
 
 use cocoon_measurements::der;
 use cocoon_protocol::bytes::Hex;
@@ -19,10 +19,10 @@ const QE_IDENTITY: &str = "the QE identity";
 const PCK_CRL: &str = "the revocation list of platforms";
 const ROOT_CRL: &str = "the revocation list of the root";
 const ALL: &str = "the collateral";
-/// Intel's documents have up to 20 KB.
+/// Maximum length of a document in bytes. Intel's have up to 20 KB.
 const LIMIT: usize = 256 << 10;
 
-/// A document with its signature; the text under the signature is kept as it was sent.
+/// A signed document. Its text stays as received, because the signature covers it byte for byte.
 #[derive(Deserialize)]
 struct TcbInfo<'a> {
     #[serde(rename = "tcbInfo", borrow)]
@@ -37,7 +37,7 @@ struct QeIdentity<'a> {
     signature: String,
 }
 
-/// What is looked at in both.
+/// The fields that are checked in both documents.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Issued {
@@ -47,7 +47,7 @@ struct Issued {
     fmspc: Option<String>,
 }
 
-/// Asks for all four documents.
+/// Requests all four documents.
 pub(super) fn fetch(
     client: &Client,
     services: &Services,
@@ -118,13 +118,13 @@ fn assemble(
         )?,
         qe_identity: qe.identity.get().to_owned(),
         qe_identity_signature: signature(QE_IDENTITY, &qe.signature)?,
-        // Quotes for TDX carry their own.
+        // TDX quotes carry their own PCK certificate chain.
         pck_certificate_chain: None,
     };
     serde_json::to_vec(&collateral).map_err(not_json(ALL))
 }
 
-/// A chain in a header, percent-encoded PEM.
+/// Returns the certificate chain in a header, percent-encoded PEM.
 fn chain(
     answer: &Answer,
     names: &[&'static str],
@@ -141,7 +141,7 @@ fn chain(
     Ok(text.into_owned())
 }
 
-/// Whether this is collateral for these platforms that is good at `now`.
+/// Checks that `bytes` are collateral of these platforms, valid at `now`.
 pub(super) fn check(bytes: &[u8], fmspc: &Hex<6>, now: u64) -> Result<Dates, CollateralError> {
     let refused = |what| move |error: serde_json::Error| wrong(what, INTEL)(error.to_string());
     let collateral: QuoteCollateralV3 = serde_json::from_slice(bytes).map_err(refused(ALL))?;
@@ -184,7 +184,7 @@ fn issued(document: &Issued, what: &'static str) -> Result<Dates, CollateralErro
     })
 }
 
-/// The dates of a revocation list; one that does not say when the next is due has ended.
+/// Returns the validity period of a revocation list. A list without a next update is valid only at its own time.
 pub(super) fn crl(
     list: &[u8],
     what: &'static str,

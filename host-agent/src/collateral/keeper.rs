@@ -1,4 +1,4 @@
-//! Everything together: what a guest asks for, from what is kept, asked for anew where it is time.
+//! Gathers the collateral that a guest needs: from the store, and from the vendors where an item is missing or due.
 
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -15,10 +15,10 @@ use super::want::{self, WantError};
 use super::{CollateralError, Dates, Entry, Services, Store, Want, amd, intel, nvidia, schedule};
 use crate::text::chain;
 
-/// Asks, checks and keeps.
+/// Requests, checks and keeps collateral.
 #[derive(Debug, Clone)]
 pub struct Keeper {
-    /// What is kept.
+    /// The store.
     pub store: Store,
     unkept: Unkept,
     services: Services,
@@ -26,37 +26,37 @@ pub struct Keeper {
     policy: Policy,
 }
 
-/// What there is for a request.
+/// The collateral found for a request.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Gathered {
-    /// Of the CPU's vendor.
+    /// Collateral from the CPU's vendor.
     pub collateral: Option<Collateral>,
-    /// Of the GPUs'.
+    /// Collateral of the GPUs, from NVIDIA.
     pub gpu: Option<GpuCollateral>,
-    /// Whether that is all of it: no manifest and no response of NVIDIA's is missing.
+    /// Whether the GPUs' part is complete: no reference manifest and no OCSP response is missing.
     pub gpu_whole: bool,
-    /// What there is not, with the reason.
+    /// Title of each missing item, with the reason.
     pub missing: Vec<(String, String)>,
-    /// What is wrong with the place to keep it, if it did not take something.
+    /// What is wrong with the store, if it could not take something.
     pub unkept: Option<String>,
     /// When to look again, Unix time.
     pub next: u64,
 }
 
-/// Why something was not fetched.
+/// Why an item was not fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// The vendor, or its answer.
+    /// The vendor did not answer, or its answer was refused.
     #[error(transparent)]
     Collateral(#[from] CollateralError),
-    /// The place to keep it.
+    /// The store could not be written.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl Keeper {
-    /// Keeps in `store` what `services` answer. Manifests of NVIDIA's that only a development root of `policy` vouches for
-    /// are kept as well.
+    /// Creates a keeper that stores in `store` what `services` answer. Reference manifests signed under a development root of
+    /// `policy` are accepted too.
     #[must_use]
     pub fn new(store: Store, services: Services, client: Client, policy: Policy) -> Self {
         Self {
@@ -68,17 +68,17 @@ impl Keeper {
         }
     }
 
-    /// Gathers what there is for a request, and asks for what is missing or due. Blocks.
+    /// Gathers collateral for a request, and fetches what is missing or due. Blocks.
     ///
     /// # Errors
-    /// [`WantError`] for evidence that no vendor could be asked about.
+    /// Fails with [`WantError`] for evidence that no vendor can be asked about.
     pub fn gather(&self, request: &CollateralRequest, now: u64) -> Result<Gathered, WantError> {
         let mut gathered = self.collect(request, now, |want| self.asked(want, now))?;
         gathered.unkept = self.unkept.settle(&self.store);
         Ok(gathered)
     }
 
-    /// The same of what is kept alone: asks nobody, and so is done at once.
+    /// Gathers only what is kept. Sends no request, and so returns at once.
     ///
     /// # Errors
     /// As [`Keeper::gather`].
@@ -86,7 +86,7 @@ impl Keeper {
         self.collect(request, now, |_| None)
     }
 
-    /// `ask` sees to it that what is wanted is kept, or says why it is not.
+    /// Gathers collateral for a request. `ask` fetches an item if it is due, and returns why it could not be fetched.
     fn collect(
         &self,
         request: &CollateralRequest,
@@ -101,7 +101,7 @@ impl Keeper {
         let mut gpu = GpuCollateral::default();
         let mut wants = want::of(request)?;
         let mut seen: BTreeSet<Want> = wants.iter().cloned().collect();
-        // A manifest that came asks for more: the list grows while it is worked through.
+        // A reference manifest adds its own certificates, so the list grows while it is processed.
         let mut place = 0;
         while let Some(want) = wants.get(place).cloned() {
             place += 1;
@@ -123,7 +123,7 @@ impl Keeper {
                 Want::Rim { .. } => {
                     let more = want::of_manifest(&bytes);
                     wants.extend(more.into_iter().filter(|want| seen.insert(want.clone())));
-                    // Manifests were found to be text when they came.
+                    // The check on arrival ensured that manifests are UTF-8.
                     gpu.rims.extend(String::from_utf8(bytes));
                 }
                 Want::Ocsp { .. } => gpu.ocsp.push(Blob(bytes)),
@@ -131,7 +131,7 @@ impl Keeper {
             }
         }
         let some = !gpu.rims.is_empty() || !gpu.ocsp.is_empty();
-        // A guest takes whoever sends it more than there may be for broken.
+        // A guest treats a host that sends more than the limits as broken.
         match gpu.check() {
             Ok(()) => gathered.gpu = some.then_some(gpu),
             Err(error) => {
@@ -149,15 +149,15 @@ impl Keeper {
         schedule::next(want, known, now)
     }
 
-    /// Asks for `want` when it is time; why there is no answer.
+    /// Fetches `want` if it is due. Returns the reason if that fails.
     fn asked(&self, want: &Want, now: u64) -> Option<String> {
         let due = self.next(want, now) <= now;
-        // What was not kept is held.
+        // A failure of the store is no failure here: `unkept` holds the answer.
         let refused = due.then(|| self.obtain(want, now).err()).flatten();
         refused.map(|error| chain(&error))
     }
 
-    /// What is good for `want` now of what is kept; `why` it was asked for in vain, if it was.
+    /// Returns the kept item for `want` if it is valid now. `why` is the reason of a fetch that has just failed.
     fn have(&self, want: &Want, now: u64, why: Option<String>) -> Result<Vec<u8>, String> {
         if let Some(bytes) = self.unkept.get(want, now) {
             return Ok(bytes);
@@ -172,15 +172,15 @@ impl Keeper {
         Err(why.or_else(failure).unwrap_or(kept))
     }
 
-    /// Asks for `want`, whether it is time or not. A failure is counted.
+    /// Fetches `want`, due or not, and counts a failure.
     ///
     /// # Errors
-    /// [`FetchError`].
+    /// Fails with [`FetchError`] if the vendor gives no acceptable answer or the store cannot take it.
     pub fn fetch(&self, want: &Want, now: u64) -> Result<Entry, FetchError> {
         Ok(self.obtain(want, now)??)
     }
 
-    /// The same; inside, whether the store has taken it.
+    /// As [`Self::fetch`], but the inner result says whether the store took the answer.
     fn obtain(&self, want: &Want, now: u64) -> Result<Result<Entry, StoreError>, CollateralError> {
         let answer = self.ask(want).and_then(|bytes| {
             let dates = self.check(want, &bytes, now)?;
@@ -221,10 +221,10 @@ impl Keeper {
         }
     }
 
-    /// Whether `bytes` are what `want` asks for, good at `now`.
+    /// Checks that `bytes` are the item `want`, valid at `now`.
     ///
     /// # Errors
-    /// [`CollateralError`].
+    /// Fails with [`CollateralError`] if they are another item, invalid, or outside their validity period.
     pub fn check(&self, want: &Want, bytes: &[u8], now: u64) -> Result<Dates, CollateralError> {
         match want {
             Want::Intel { fmspc, .. } => intel::check(bytes, fmspc, now),
@@ -242,7 +242,7 @@ impl Keeper {
     }
 }
 
-/// This machine's clock, Unix time.
+/// This machine's clock, in Unix time.
 #[must_use]
 pub fn clock() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);

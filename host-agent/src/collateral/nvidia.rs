@@ -1,4 +1,4 @@
-//! NVIDIA's services: reference manifests by name, and OCSP about the certificates of GPUs and manifests.
+//! NVIDIA's services: reference manifests (RIMs) by name, and OCSP for the certificates of GPUs and manifests.
 
 use std::path::Path;
 
@@ -17,16 +17,16 @@ const NVIDIA: &str = "NVIDIA";
 const RIM: &str = "the reference manifest";
 const OCSP: &str = "the OCSP response";
 const NAMES: &str = "the list of manifests";
-/// The list has some 100 KB.
+/// Maximum length of the list of names in bytes. It has about 100 KB.
 const MAX_NAMES: usize = 4 << 20;
 
-/// What the service answers; it says more than is read here.
+/// The field of the service's answer that is read; it has others.
 #[derive(Deserialize)]
 struct Answered {
     rim: String,
 }
 
-/// Asks for the names of all manifests, and keeps those for GPUs: a line each, sorted.
+/// Requests the names of all manifests. Returns those for GPUs, sorted, one per line.
 pub(super) fn names(client: &Client, services: &Services) -> Result<Vec<u8>, CollateralError> {
     #[derive(Deserialize)]
     struct Names {
@@ -43,7 +43,7 @@ pub(super) fn names(client: &Client, services: &Services) -> Result<Vec<u8>, Col
     Ok(names.join("\n").into_bytes())
 }
 
-/// Whether this is such a list. It has no dates of its own: after a week it says little about what is new.
+/// Checks a list of names. It has no dates of its own, so it counts as valid for a week.
 pub(super) fn check_names(bytes: &[u8], now: u64) -> Result<Dates, CollateralError> {
     let refused = |why: &str| wrong(NAMES, NVIDIA)(why.to_owned());
     let text = std::str::from_utf8(bytes).map_err(|_| refused("it is no text"))?;
@@ -57,7 +57,7 @@ pub(super) fn check_names(bytes: &[u8], now: u64) -> Result<Dates, CollateralErr
     Ok(Dates { made: now, due })
 }
 
-/// Asks for a manifest.
+/// Requests a reference manifest.
 pub(super) fn rim(
     client: &Client,
     services: &Services,
@@ -70,7 +70,7 @@ pub(super) fn rim(
             "nvidia_rim would carry the key of nvidia_key_file in the clear: use https://, or http:// on this machine's loopback",
         ));
     }
-    // In Base64 within JSON, with more beside it.
+    // The answer holds the manifest in Base64 within JSON, with other fields.
     let answer = client.get(&url, 2 * MAX_RIM, key.as_deref());
     let answer = answer.map_err(|error| match error {
         HttpError::Status { url, status: 404 } => CollateralError::None {
@@ -104,7 +104,8 @@ fn key(path: &Path) -> Result<String, CollateralError> {
     }
 }
 
-/// Whether this is the manifest of this name, verified and good at `now`. Development roots count as the policy names them.
+/// Checks that `bytes` are the manifest `name`, with a valid signature and valid at `now`. Development roots count if the
+/// policy names them.
 pub(super) fn check_rim(
     bytes: &[u8],
     name: &str,
@@ -120,17 +121,17 @@ pub(super) fn check_rim(
         nvidia::verify_manifest(bytes, policy, now).map_err(|error| refused(chain(&error)))?;
     let version = reference.version.to_uppercase();
     let plain = version.replace('.', "");
-    // A driver's name ends with its version, a VBIOS's with the version without points.
+    // The name of a driver's manifest ends with the version, that of a VBIOS with the version without dots.
     if !name.ends_with(&format!("_{version}")) && !name.ends_with(&format!("_{plain}")) {
         let version = crate::text::plain(&reference.version, 64);
         return Err(refused(format!("it is of version {version:?}")));
     }
     let due = fetching::end_of_manifest(bytes).map_err(|error| refused(chain(&error)))?;
-    // A manifest does not say when it was made.
+    // A manifest does not say when it was issued.
     Dates { made: 0, due }.hold(RIM, NVIDIA, now)
 }
 
-/// Asks about a certificate.
+/// Requests the revocation status of a certificate.
 pub(super) fn ocsp(
     client: &Client,
     services: &Services,
@@ -144,8 +145,8 @@ pub(super) fn ocsp(
     Ok(answer.body)
 }
 
-/// Whether this is a response about this certificate, verified and good at `now`; what it says is for others. One that names
-/// no next one is good for as long as `policy`, which is that of clients, takes one of its age.
+/// Checks that `bytes` are a signed response about this certificate, valid at `now`. The status itself is for clients to
+/// judge. A response without a next update is valid until the maximum age that clients accept by default (`policy`).
 pub(super) fn check_ocsp(
     bytes: &[u8],
     (certificate, issuer): (&[u8], &[u8]),

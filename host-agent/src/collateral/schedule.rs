@@ -1,4 +1,4 @@
-//! When a vendor is asked again: well before what is kept ends, and after a failure later each time. No clock, no network.
+//! When to request an item again: well before it expires, and after failures at growing intervals. A pure function.
 
 use super::Dates;
 use super::want::Want;
@@ -6,22 +6,22 @@ use super::want::Want;
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
-/// The first pause after a failure.
+/// Pause after the first failure, in seconds.
 const FIRST_PAUSE: u64 = 30;
-/// The longest pause after failures.
+/// Maximum pause after a failure, in seconds.
 const LONGEST_PAUSE: u64 = HOUR;
 
-/// What is known of one want.
+/// What is known of one item.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Known {
-    /// When it was fetched last, and its dates.
+    /// Time of the last fetch, and the validity period of the answer.
     pub fetched: Option<(u64, Dates)>,
-    /// When it was asked for last without success, and how often since the last success.
+    /// Time of the last failure, and the number of failures since the last success.
     pub failed: Option<(u64, u32)>,
 }
 
-/// When to ask for it next, Unix time; `now` or earlier says now. What was noted at a time that is yet to come was noted by a
-/// wrong clock, and counts for nothing.
+/// Returns when to request the item next, Unix time; a time up to `now` means at once. Times in the future come from a wrong
+/// clock and are ignored.
 #[must_use]
 pub fn next(want: &Want, known: Known, now: u64) -> u64 {
     let fetched = known.fetched.filter(|(at, _)| *at <= now);
@@ -34,22 +34,22 @@ pub fn next(want: &Want, known: Known, now: u64) -> u64 {
     renewal.max(pause)
 }
 
-/// How old it may get, whatever its own dates say: what it says may change before they end.
+/// Maximum age of an item in seconds, whatever its validity: the vendor may change it earlier.
 fn longest(want: &Want) -> u64 {
     match want {
-        // Intel publishes at any time; its documents live for a month.
+        // Intel may publish at any time. Its documents are valid for a month.
         Want::Intel { .. } => DAY,
-        // The certificate lives for years; the list beside it is what changes, and AMD answers a chip seldom.
+        // The certificate is valid for years, but the revocation list changes. AMD limits how often a chip may be requested.
         Want::Amd { .. } => 2 * DAY,
-        // A version's manifest is replaced when it was wrong.
+        // NVIDIA replaces a version's manifest only to correct it.
         Want::Rim { .. } => 7 * DAY,
         Want::RimNames => DAY,
-        // Clients accept seven days.
+        // Clients accept a response of up to seven days.
         Want::Ocsp { .. } => 12 * HOUR,
     }
 }
 
-/// Twice as long each time.
+/// Pause in seconds, doubled with each failure.
 fn pause(times: u32) -> u64 {
     let doubled = FIRST_PAUSE.checked_shl(times.saturating_sub(1).min(16));
     doubled.unwrap_or(LONGEST_PAUSE).min(LONGEST_PAUSE)
@@ -96,15 +96,15 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_renewed_at_half_its_life_or_sooner() {
-        // Two hours old and good for six more: at four, that is in two.
+        // Two hours old and valid for six more: half of its life is reached in two hours.
         assert_eq!(
             next(&Want::RimNames, kept(2 * HOUR, 6 * HOUR), NOW),
             NOW + 2 * HOUR
         );
-        // Good for a month: after a day.
+        // Valid for a month: renewed after a day.
         let month = kept(HOUR, 30 * DAY);
         assert_eq!(next(&Want::RimNames, month, NOW), NOW + 23 * HOUR);
-        // It ended: long ago.
+        // Expired before it was fetched: due at once.
         let ended = Known {
             fetched: Some((
                 NOW,
@@ -129,7 +129,7 @@ mod tests {
             failed: Some((NOW + 30 * DAY, 9)),
         };
         assert_eq!(next(&Want::RimNames, ahead, NOW), 0);
-        // One of the two that is right counts.
+        // The entry with a plausible time still counts.
         let known = Known {
             failed: Some((NOW, 1)),
             ..ahead

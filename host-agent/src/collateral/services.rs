@@ -1,26 +1,25 @@
-//! Where the vendors are asked: their own services, or mirrors that an operator names.
+//! The addresses of the vendors' services, or of mirrors that an operator names.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// The addresses, as they stand in a TOML file; what is left out is the vendor's own.
+/// The addresses in a TOML file. A key that is left out has the vendor's own address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Services {
-    /// Intel's Provisioning Certification Service, version 4 of its interface, or a caching service (PCCS) with the same
-    /// paths.
+    /// Intel's Provisioning Certification Service, version 4, or a caching service (PCCS) with the same paths.
     pub intel: String,
-    /// Where the revocation list of Intel's root lies, DER.
+    /// Address of the revocation list of Intel's root, DER.
     pub intel_root_crl: String,
     /// AMD's Key Distribution Service.
     pub amd: String,
-    /// NVIDIA's reference manifests; a name is appended.
+    /// NVIDIA's service for reference manifests; a manifest's name is appended.
     pub nvidia_rim: String,
     /// NVIDIA's OCSP responder.
     pub nvidia_ocsp: String,
-    /// A file with the key that NVIDIA's services may ask for: one line, sent as a bearer token.
+    /// File with the key that NVIDIA's service for reference manifests may require: one line, sent as a bearer token.
     pub nvidia_key_file: Option<PathBuf>,
 }
 
@@ -38,53 +37,53 @@ impl Default for Services {
     }
 }
 
-/// Why there are no addresses.
+/// Why a file of services was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ServicesError {
-    /// The file.
+    /// The file cannot be read.
     #[error("cannot read {path:?}")]
     Read {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: std::io::Error,
     },
-    /// What it says.
+    /// The file is not TOML, or has unknown keys.
     #[error("{path:?} does not name services: {why}")]
     Malformed {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// The parser's message.
         why: String,
     },
-    /// An address of another kind.
+    /// An address is neither HTTPS nor HTTP.
     #[error("{path:?}: {key} is {found:?}, and has to begin with https:// or http://")]
     Scheme {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Which key.
+        /// Name of the key.
         key: &'static str,
-        /// What stands there.
+        /// The address in the file.
         found: String,
     },
-    /// A key that anybody on the way could read.
+    /// The bearer token would be sent unencrypted.
     #[error(
         "{path:?}: nvidia_key_file is set, and nvidia_rim is {found:?}, over which the key would travel in the clear: use https://, or http:// on this machine's loopback"
     )]
     PlainKey {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// The address.
+        /// The address in the file.
         found: String,
     },
 }
 
 impl Services {
-    /// Reads a file.
+    /// Reads a file of services.
     ///
     /// # Errors
-    /// [`ServicesError`].
+    /// Fails with [`ServicesError`] if the file cannot be read or an address is refused.
     pub fn read(path: &Path) -> Result<Self, ServicesError> {
         let text = std::fs::read_to_string(path).map_err(|source| ServicesError::Read {
             path: path.to_owned(),
@@ -113,7 +112,7 @@ impl Services {
         Ok(services)
     }
 
-    /// Whether a key that is sent to NVIDIA's manifests stays between this machine and their service.
+    /// Whether a bearer token sent to `nvidia_rim` stays secret: over HTTPS, or on the loopback interface.
     pub(super) fn keeps_key(&self) -> bool {
         let Ok(address) = self.nvidia_rim.parse::<hyper::Uri>() else {
             return false;
@@ -190,7 +189,7 @@ mod tests {
                 )
             );
         }
-        // Without a key there is nothing to read.
+        // Without a key, plain HTTP reveals nothing.
         assert!(read("nvidia_rim = \"http://mirror.example/rim\"").is_ok());
     }
 }

@@ -1,13 +1,13 @@
-//! What vendors answered, by what it is for, and what they did not: files in a folder, whole or not there.
+//! Kept collateral and failed requests, as files in a folder.
 //!
 //! ```text
-//! objects/SHA-256     what was answered
-//! entries/KEY.json    what it is for, when it was fetched, its dates, and which object it is
-//! failures/KEY.json   what was asked for in vain, when last, how often, and why
+//! objects/SHA-256     the bytes of an answer
+//! entries/KEY.json    the item, when it was fetched, its validity, and the digest of its object
+//! failures/KEY.json   an item that could not be fetched: when last, how often, and why
 //! ```
 //!
-//! Several processes use one folder. Each file is replaced at once, an object before the entry that names it; who is killed
-//! in between leaves an object that nobody names, which the next pruning removes.
+//! Several processes share the folder. Every file is replaced atomically, and an object is written before the entry that
+//! names it. A process killed in between leaves an unreferenced object, which a later pruning removes.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -22,76 +22,76 @@ use serde::{Deserialize, Serialize};
 use super::schedule::Known;
 use super::{Dates, Want};
 
-/// The largest file that is read.
+/// Maximum length of a file that is read, in bytes.
 const MAX_FILE: u64 = 8 << 20;
-/// What nobody renewed for so long is forgotten, in seconds.
+/// Age in seconds after which an entry or a failure is removed: 90 days.
 const FORGOTTEN: u64 = 90 * 24 * 60 * 60;
-/// Failures that are remembered, the newest ones: guests choose what is asked for.
+/// Maximum number of failures kept, newest first. Guests choose what is requested, so the number must be bounded.
 const MOST_FAILURES: usize = 256;
 const OBJECTS: &str = "objects";
 const ENTRIES: &str = "entries";
 const FAILURES: &str = "failures";
-/// The end of the name of what is not whole yet.
+/// Extension of files that are still being written.
 const PARTIAL: &str = "partial";
 
-/// A folder of collateral.
+/// A folder of kept collateral.
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
 }
 
-/// Something that was answered.
+/// A kept item.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
-    /// What it is for.
+    /// The item.
     pub want: Want,
-    /// When it was fetched, Unix time.
+    /// When the item was fetched, Unix time.
     pub fetched: u64,
-    /// Its dates.
+    /// Validity period of the item.
     pub dates: Dates,
-    /// SHA-256 of its bytes.
+    /// SHA-256 of the item's bytes.
     pub digest: Hex32,
 }
 
-/// Something that was asked for in vain, since it last was not.
+/// An item that could not be fetched since its last success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Failure {
-    /// What.
+    /// The item.
     pub want: Want,
-    /// When last, Unix time.
+    /// Time of the last failure, Unix time.
     pub at: u64,
-    /// How often.
+    /// Number of failures since the last success.
     pub times: u32,
-    /// Why, the last time.
+    /// Reason of the last failure.
     pub why: String,
 }
 
-/// Why there is no store.
+/// Why the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// No place for it.
+    /// There is no folder for the store.
     #[error("no place for collateral: set COCOON_CACHE or HOME, or say --store")]
     Nowhere,
-    /// A file or folder failed.
+    /// An operation on a file or folder failed.
     #[error("cannot {operation} {path:?}")]
     File {
-        /// What.
+        /// Name of the operation, such as `write`.
         operation: &'static str,
-        /// Which.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
 }
 
 impl Store {
-    /// Opens a folder, and makes it where it is missing.
+    /// Opens the folder `root`, and creates it if it is missing.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// Fails with [`StoreError`] if a folder cannot be created.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         for name in [OBJECTS, ENTRIES, FAILURES] {
             make(&root.join(name))?;
@@ -101,7 +101,7 @@ impl Store {
         })
     }
 
-    /// The same for reading alone: a folder that is missing is an empty one.
+    /// Opens the folder `root` for reading only. A missing folder counts as empty.
     #[must_use]
     pub fn reading(root: &Path) -> Self {
         Self {
@@ -109,22 +109,22 @@ impl Store {
         }
     }
 
-    /// The folder in this user's cache.
+    /// The default folder, in this user's cache.
     ///
     /// # Errors
-    /// [`StoreError::Nowhere`] where there is no such folder.
+    /// Fails with [`StoreError::Nowhere`] if the user has no cache folder.
     pub fn default_root() -> Result<PathBuf, StoreError> {
         let cache = cocoon_inputs::Cache::default_root();
         Ok(cache.map_err(|_| StoreError::Nowhere)?.join("collateral"))
     }
 
-    /// The folder.
+    /// The store's folder.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// What is kept for `want`, with its bytes. A file that was damaged is as good as none.
+    /// Returns the entry for `want` with its bytes. A damaged file counts as missing.
     #[must_use]
     pub fn get(&self, want: &Want) -> Option<(Entry, Vec<u8>)> {
         let entry: Entry = read(&self.path(ENTRIES, want))?;
@@ -133,10 +133,10 @@ impl Store {
         whole.then_some((entry, bytes))
     }
 
-    /// Keeps an answer in place of an older one, and forgets failures.
+    /// Stores an answer in place of an older one, and removes the item's failure.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// Fails with [`StoreError`] if a file cannot be written or removed.
     pub fn put(
         &self,
         want: &Want,
@@ -161,10 +161,10 @@ impl Store {
         }
     }
 
-    /// Counts a failure.
+    /// Counts a failure of `want`.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// Fails with [`StoreError`] if the file cannot be written.
     pub fn failed(&self, want: &Want, why: &str, now: u64) -> Result<(), StoreError> {
         let before = self.failure(want).map_or(0, |failure| failure.times);
         let failure = Failure {
@@ -176,13 +176,13 @@ impl Store {
         write(&self.path(FAILURES, want), &json(&failure))
     }
 
-    /// The failure of `want`, if it failed since it last did not.
+    /// Returns the failure of `want`, if it has failed since its last success.
     #[must_use]
     pub fn failure(&self, want: &Want) -> Option<Failure> {
         read(&self.path(FAILURES, want))
     }
 
-    /// What decides when to ask again.
+    /// Returns what [`schedule`](super::schedule) needs to know about `want`.
     #[must_use]
     pub fn known(&self, want: &Want) -> Known {
         Known {
@@ -195,7 +195,7 @@ impl Store {
         }
     }
 
-    /// All entries, by vendor and name.
+    /// All entries, sorted by vendor and name.
     #[must_use]
     pub fn entries(&self) -> Vec<Entry> {
         let mut all: Vec<Entry> = self.all(ENTRIES);
@@ -203,7 +203,7 @@ impl Store {
         all
     }
 
-    /// All failures, by vendor and name.
+    /// All failures, sorted by vendor and name.
     #[must_use]
     pub fn failures(&self) -> Vec<Failure> {
         let mut all: Vec<Failure> = self.all(FAILURES);
@@ -211,11 +211,11 @@ impl Store {
         all
     }
 
-    /// Forgets what nobody renewed for a season, failures that are too many, objects that nobody names and files that were
-    /// never whole.
+    /// Removes entries and failures older than 90 days, excess failures, unreferenced objects, and files that were never
+    /// completed.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// Fails with [`StoreError`] if a folder cannot be listed or a file cannot be removed.
     pub fn prune(&self, now: u64) -> Result<(), StoreError> {
         let old = |at: u64| at.saturating_add(FORGOTTEN) < now;
         for entry in self.entries().iter().filter(|entry| old(entry.fetched)) {
@@ -231,13 +231,14 @@ impl Store {
         let entries = self.entries().into_iter();
         let named: Vec<PathBuf> = (entries.map(|entry| entry.digest.to_string().into())).collect();
         self.sweep(OBJECTS, |name| !named.iter().any(|object| object == name))?;
-        // What somebody who was killed had not renamed yet.
+        // A process was killed before it renamed these.
         let partial = |name: &Path| name.extension().is_some_and(|end| end == PARTIAL);
         self.sweep(ENTRIES, partial)?;
         self.sweep(FAILURES, partial)
     }
 
-    /// Removes what is `useless` in a folder. Another process may be about to name or to rename it: young files stay.
+    /// Removes `useless` files of a folder that are older than an hour: another process may be about to name or rename a
+    /// younger one.
     fn sweep(&self, folder: &str, useless: impl Fn(&Path) -> bool) -> Result<(), StoreError> {
         let folder = self.root.join(folder);
         for file in fs::read_dir(&folder).map_err(failed("list", &folder))? {
@@ -254,7 +255,7 @@ impl Store {
 
     fn remove(&self, path: &Path) -> Result<(), StoreError> {
         match fs::remove_file(path) {
-            // Somebody else was quicker.
+            // Another process removed it first.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.map_err(failed("remove", path)),
         }
@@ -279,23 +280,23 @@ impl Store {
     }
 }
 
-/// Makes a folder and those above it. What root makes is whose the folder above is: the daemon's user must be able to
-/// write there.
+/// Creates a folder and its parents. A folder that root creates gets its parent's owner, so that the daemon's user can write
+/// there.
 fn make(path: &Path) -> Result<(), StoreError> {
     if path.is_dir() {
         return Ok(());
     }
-    // Above the first folder of a relative path is the one that this process works in.
+    // The parent of a single relative component is the current folder.
     let above = path.parent().filter(|above| *above != Path::new(""));
     let above = above.unwrap_or(Path::new("."));
     make(above)?;
     match fs::create_dir(path) {
-        // Somebody else was quicker.
+        // Another process created it first.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
         made => made.map_err(failed("create", path))?,
     }
     if let Some((user, group)) = owner(above) {
-        // Nobody but root can give it away.
+        // Only root can change the owner; for other users nothing needs to change.
         let _ = lchown(path, user, group);
     }
     Ok(())
@@ -308,33 +309,33 @@ fn owner(folder: &Path) -> Option<Owner> {
     Some((Some(folder.uid()), Some(folder.gid())))
 }
 
-/// Replaces a file at once, on the disk itself. Other processes write here too: each has a name of its own for what is not
-/// whole yet.
+/// Replaces a file atomically, after syncing its contents to disk. Every process and call uses a temporary file of its own.
 fn write(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let partial = path.with_extension(format!("{}-{number}.{PARTIAL}", std::process::id()));
-    // Left by another process of this number. Never through a link: root may write here, and another user's folder it is.
+    // A killed process with the same number may have left it. `create_new` never follows a link: root may write into another
+    // user's folder here.
     let _ = fs::remove_file(&partial);
     let whole = File::create_new(&partial).and_then(|mut file| {
         if let Some((user, group)) = path.parent().and_then(owner) {
-            // As with folders.
+            // As for folders, only root can do this.
             let _ = fchown(&file, user, group);
         }
         file.write_all(bytes)?;
         file.sync_all()
     });
-    // By its own name, which is the same at every attempt: who tells it does so once.
+    // Errors name the final path, which is the same at each attempt, so that a repeated error is reported once.
     whole.map_err(failed("write", path))?;
     fs::rename(&partial, path).map_err(failed("replace", path))
 }
 
 fn json<T: Serialize>(value: &T) -> Vec<u8> {
-    // Names, numbers and bytes: serialisation cannot fail.
+    // Serialisation of names, numbers and bytes cannot fail.
     serde_json::to_vec_pretty(value).unwrap_or_default()
 }
 
-/// A whole file of a form; anything else is as good as none.
+/// Reads a JSON file. A file that is unreadable or malformed counts as missing.
 fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&bounded(path)?).ok()
 }

@@ -1,4 +1,5 @@
-//! What the store did not take: it must be worth no less to a guest, and must not have vendors asked again and again.
+//! Answers and failures that the store could not write. Guests still get these answers, and vendors are not asked again and
+//! again.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,15 +9,15 @@ use super::store::{Store, StoreError};
 use super::{Dates, Want};
 use crate::text::chain;
 
-/// Answers and failures that could not be written, for as long as this process lives. Clones are the same ones.
+/// Answers and failures that could not be written, kept for the life of this process. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Unkept(Arc<Mutex<BTreeMap<Want, Item>>>);
 
 #[derive(Debug, Default)]
 struct Item {
-    /// When it was fetched, its dates and its bytes.
+    /// Time of the fetch, validity period and bytes.
     answer: Option<(u64, Dates, Vec<u8>)>,
-    /// As in [`Known`], and why.
+    /// As in [`Known`]; `refused` is the reason.
     failed: Option<(u64, u32)>,
     refused: Option<String>,
     /// What is wrong with the store.
@@ -24,7 +25,7 @@ struct Item {
 }
 
 impl Unkept {
-    /// Holds an answer that the store did not take.
+    /// Holds an answer that the store could not take.
     pub(super) fn answered(&self, want: &Want, answer: (u64, Dates, Vec<u8>), error: &StoreError) {
         let item = Item {
             answer: Some(answer),
@@ -35,7 +36,7 @@ impl Unkept {
         self.lock().insert(want.clone(), item);
     }
 
-    /// Counts a failure that the store did not take; `before` is what was known.
+    /// Counts a failure that the store could not take; `before` is what was known until then.
     pub(super) fn failed(
         &self,
         want: &Want,
@@ -52,7 +53,7 @@ impl Unkept {
         item.why = chain(error);
     }
 
-    /// The store has taken a newer failure.
+    /// Drops a held failure, since the store has taken a newer one.
     pub(super) fn counted(&self, want: &Want) {
         let mut items = self.lock();
         if let Some(item) = items.get_mut(want) {
@@ -63,12 +64,12 @@ impl Unkept {
         }
     }
 
-    /// The store has taken a newer answer.
+    /// Drops everything held for `want`, since the store has taken a newer answer.
     pub(super) fn forget(&self, want: &Want) {
         self.lock().remove(want);
     }
 
-    /// What is known of `want`, where `stored` is what the store knows.
+    /// Returns what is known of `want`; `stored` is what the store knows.
     pub(super) fn known(&self, want: &Want, stored: Known) -> Known {
         let items = self.lock();
         let Some(item) = items.get(want) else {
@@ -89,20 +90,20 @@ impl Unkept {
         }
     }
 
-    /// The answer that is held for `want`, if it is good at `now`.
+    /// Returns the answer held for `want`, if it is valid at `now`.
     pub(super) fn get(&self, want: &Want, now: u64) -> Option<Vec<u8>> {
         let items = self.lock();
         let (_, dates, bytes) = items.get(want)?.answer.as_ref()?;
         (now <= dates.due).then(|| bytes.clone())
     }
 
-    /// Why `want` was last asked for in vain, if that is held.
+    /// Returns why the last request for `want` failed, if that is held.
     pub(super) fn refused(&self, want: &Want) -> Option<String> {
         self.lock().get(want)?.refused.clone()
     }
 
-    /// Tries to have `store` take the answers after all, unless somebody else brought newer ones; says what is wrong with it
-    /// where it still does not.
+    /// Tries again to write the held answers to `store`, except where it has a newer one. Returns what is wrong with the
+    /// store if something is still held.
     pub(super) fn settle(&self, store: &Store) -> Option<String> {
         let mut items = self.lock();
         items.retain(|want, item| {

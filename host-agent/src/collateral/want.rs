@@ -1,4 +1,4 @@
-//! What evidence asks for: which of a vendor's documents, by the names that vendors file them under.
+//! The items of collateral that evidence needs, identified as in the vendors' services.
 
 use cocoon_measurements::der;
 use cocoon_measurements::nvidia::fetching::{self, Revocable};
@@ -11,43 +11,43 @@ use dcap_qvl::quote::Quote;
 use serde::{Deserialize, Serialize};
 use x509_cert::Certificate;
 
-/// One thing that a vendor keeps.
+/// An item of collateral.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Want {
     /// Intel's TCB info, QE identity and revocation lists for a family of platforms.
     Intel {
-        /// The family (FMSPC) in the platform's certificate.
+        /// Family of the platform (FMSPC), from its PCK certificate.
         fmspc: Hex<6>,
-        /// Which authority certified the platform.
+        /// Authority that issued the platform's PCK certificate.
         ca: PckCa,
     },
     /// AMD's certificates for one chip at its patch levels, with their revocation list.
     Amd {
-        /// The processor's generation; nothing in a report that does not say it.
+        /// Generation of the processor; `None` if the report does not say it.
         product: Option<Product>,
-        /// The chip's number.
+        /// Identifier of the chip.
         chip: Hex64,
-        /// Patch levels (REPORTED_TCB), as they stand in the report.
+        /// Patch levels (REPORTED_TCB), as in the report.
         tcb: Hex<8>,
     },
-    /// NVIDIA's reference manifest of this name.
+    /// A reference manifest (RIM) of NVIDIA's.
     Rim {
-        /// Name.
+        /// Name of the manifest.
         name: String,
     },
-    /// The names of all of NVIDIA's reference manifests for GPUs.
+    /// The names of all NVIDIA reference manifests for GPUs.
     RimNames,
-    /// NVIDIA's word on whether a certificate is revoked.
+    /// NVIDIA's OCSP response about a certificate.
     Ocsp {
         /// The certificate, DER.
         certificate: Bytes,
-        /// Its issuer's, DER.
+        /// Certificate of the issuer, DER.
         issuer: Bytes,
     },
 }
 
-/// Bytes in Base64, ordered.
+/// Bytes, serialised in Base64, with an order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Bytes(pub Blob);
@@ -64,17 +64,17 @@ impl Ord for Bytes {
     }
 }
 
-/// Intel's authorities for platforms.
+/// Intel's authorities that issue PCK certificates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PckCa {
-    /// Of single processors.
+    /// Authority for single-processor platforms.
     Processor,
-    /// Of machines with several.
+    /// Authority for multi-processor platforms.
     Platform,
 }
 
-/// Generations of AMD's processors, as its service names them.
+/// Generations of AMD's EPYC processors, as its service names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Product {
@@ -86,39 +86,39 @@ pub enum Product {
     Turin,
 }
 
-/// Why nobody can be asked.
+/// Why no vendor can be asked about some evidence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WantError {
-    /// Not a quote with a platform's certificate.
+    /// The TDX quote has no PCK certificate chain.
     #[error("the guest's quote names no platform that Intel could be asked about: {0}")]
     Quote(String),
-    /// Not a report of SNP.
+    /// The SNP report has the wrong length.
     #[error("the guest's SNP report has {0} bytes, 1184 are expected")]
     Report(usize),
-    /// A report that hides its chip.
+    /// The SNP report hides its chip.
     #[error(
         "the guest's SNP report names no chip: unset MaskChipId in the host's SNP configuration, or AMD cannot be asked for its certificate"
     )]
     Masked,
-    /// A provider's key.
+    /// The SNP report is signed with a provider's key (VLEK).
     #[error(
         "the guest's SNP report is signed with a provider's key (VLEK), which AMD's service does not give out: the host loads the provider's certificate into the firmware (SNP_SET_EXT_CONFIG)"
     )]
     Vlek,
-    /// Not a GPU's chain.
+    /// The GPU's certificate chain cannot be parsed.
     #[error("the certificates of GPU {gpu} are none: {why}")]
     Gpu {
-        /// Its place.
+        /// Index of the GPU.
         gpu: usize,
-        /// What the decoder says.
+        /// The decoder's error.
         why: String,
     },
 }
 
-/// What this request asks for, each once; what follows from reference manifests, see [`of_manifest`], comes to it.
+/// Returns the items that a request needs, without duplicates. Reference manifests then need more: see [`of_manifest`].
 ///
 /// # Errors
-/// [`WantError`] for evidence that no vendor could be asked about.
+/// Fails with [`WantError`] for evidence that no vendor can be asked about.
 pub fn of(request: &CollateralRequest) -> Result<Vec<Want>, WantError> {
     let mut wants = match &request.evidence {
         Some(Evidence::Tdx { quote, .. }) => vec![intel(&quote.0)?],
@@ -141,7 +141,7 @@ pub fn of(request: &CollateralRequest) -> Result<Vec<Want>, WantError> {
     Ok(wants)
 }
 
-/// What is asked about a reference manifest's own certificates; nothing for what is no manifest.
+/// Returns the OCSP items for a reference manifest's own certificates; nothing if it cannot be parsed.
 #[must_use]
 pub fn of_manifest(manifest: &[u8]) -> Vec<Want> {
     let pairs = fetching::revocable_of_manifest(manifest).unwrap_or_default();
@@ -159,7 +159,7 @@ fn intel(quote: &[u8]) -> Result<Want, WantError> {
     let refused = |error: &dyn std::fmt::Display| WantError::Quote(error.to_string());
     let quote = Quote::parse(quote).map_err(|error| refused(&error))?;
     let chain = quote.raw_cert_chain().map_err(|error| refused(&error))?;
-    // It may end in a zero byte.
+    // The chain may end in a zero byte.
     let text = chain.strip_suffix(&[0]).unwrap_or(chain);
     let certificates = der::certificates(text).map_err(|error| refused(&error))?;
     let leaf = certificates
@@ -177,13 +177,13 @@ fn intel(quote: &[u8]) -> Result<Want, WantError> {
     })
 }
 
-/// Fields of a report (AMD 56860, table "ATTESTATION_REPORT Structure").
+/// Reads the fields of a report (AMD 56860, table "ATTESTATION_REPORT Structure").
 fn amd(report: &[u8]) -> Result<Want, WantError> {
     let report: &[u8; 1184] = report
         .try_into()
         .map_err(|_| WantError::Report(report.len()))?;
     let version = report[0];
-    // Bits 2 to 4: which key signed.
+    // Bits 2 to 4 name the signing key; 1 is the VLEK.
     if (report[0x48] >> 2) & 7 == 1 {
         return Err(WantError::Vlek);
     }
@@ -203,7 +203,7 @@ fn amd(report: &[u8]) -> Result<Want, WantError> {
     })
 }
 
-/// By family and model, as CPUID combines them.
+/// Maps the CPUID family and model, each combined with its extended part, to a generation.
 fn product(family: u8, model: u8) -> Option<Product> {
     Generation::of_cpu(family, model).map(|generation| match generation {
         Generation::Milan => Product::Milan,
@@ -212,7 +212,7 @@ fn product(family: u8, model: u8) -> Option<Product> {
     })
 }
 
-/// Of NVIDIA's manifests in `list`, a name a line, those of a driver for Hopper and those of a VBIOS, by version.
+/// Selects the manifests in `list` (one name per line) that belong to a Hopper driver or to a VBIOS of these versions.
 #[must_use]
 pub fn names_of(
     list: &str,
@@ -229,7 +229,7 @@ pub fn names_of(
         let name = format!("NV_GPU_DRIVER_GH100_{}", version.to_uppercase());
         (format!("driver {version}"), named(&|found| found == name))
     });
-    // Of the board's three numbers in the name only a report tells.
+    // The name also has three numbers of the board, which only a GPU's report contains.
     let vbios = vbios.map(|version| {
         let end = format!("_{}", version.replace('.', "").to_uppercase());
         let of = |found: &str| found.starts_with("NV_GPU_VBIOS_") && found.ends_with(&end);
@@ -239,7 +239,7 @@ pub fn names_of(
 }
 
 impl Product {
-    /// As AMD's service spells it.
+    /// The spelling of AMD's service.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -251,7 +251,7 @@ impl Product {
 }
 
 impl PckCa {
-    /// As Intel's service spells it.
+    /// The spelling of Intel's service.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -262,14 +262,14 @@ impl PckCa {
 }
 
 impl Want {
-    /// Its number in the store.
+    /// Name of the item's files in the store.
     #[must_use]
     pub fn key(&self) -> Hex32 {
-        // Names and bytes only: serialisation cannot fail.
+        // Serialisation of names and bytes cannot fail.
         Hex32::sha256(&serde_json::to_vec(self).unwrap_or_default())
     }
 
-    /// As people read it, in one line.
+    /// One line that names the item for people.
     #[must_use]
     pub fn title(&self) -> String {
         match self {
@@ -287,7 +287,7 @@ impl Want {
         }
     }
 
-    /// The vendor.
+    /// Name of the item's vendor.
     #[must_use]
     pub fn vendor(&self) -> &'static str {
         match self {
@@ -297,7 +297,7 @@ impl Want {
         }
     }
 
-    /// Whether this can be a want at all: for those that come from files.
+    /// Whether the item can be requested; for items that come from files.
     #[must_use]
     pub fn is_wellformed(&self) -> bool {
         match self {
@@ -311,7 +311,7 @@ impl Want {
     }
 }
 
-/// The common name of a certificate's subject, or that there is none.
+/// Common name of a certificate's subject, or "a certificate" if it has none.
 fn subject(certificate: &[u8]) -> String {
     let name = der::decode::<Certificate>(certificate)
         .map(|certificate| certificate.tbs_certificate.subject.to_string())

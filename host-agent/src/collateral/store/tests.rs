@@ -1,4 +1,4 @@
-//! What is kept stays, what is damaged is none, and nobody's end leaves half a thing.
+//! Kept items are found, damaged ones count as missing, and a process killed midway leaves no partial items.
 
 use super::*;
 
@@ -53,7 +53,7 @@ fn failures_are_counted_until_it_succeeds() {
     assert_eq!((store.failure(&want), store.failures()), (None, vec![]));
 }
 
-/// As after a kill between any two writes, and after a disk that lost something.
+/// A process may be killed between any two writes, and a disk may lose data.
 #[test]
 fn what_is_not_whole_is_none() {
     let (_folder, store) = store();
@@ -68,10 +68,10 @@ fn what_is_not_whole_is_none() {
     let whole = fs::read(&file).unwrap();
     fs::write(&file, &whole[..whole.len() / 2]).unwrap();
     assert_eq!((store.get(&want), store.entries()), (None, vec![]));
-    // What a kill leaves behind is not taken for anything.
+    // Leftovers of a killed process are ignored.
     fs::write(file.with_extension("json.partial"), &whole).unwrap();
     assert_eq!(store.entries(), vec![]);
-    // Another want's entry under this one's name.
+    // An entry of another item, stored under this one's name.
     let other = store.put(&rim("NV_B"), b"one", DATES, NOW).unwrap();
     fs::write(&file, json(&other)).unwrap();
     assert_eq!(store.get(&want), None);
@@ -102,7 +102,7 @@ fn pruning_takes_what_nobody_renews_and_nobody_names() {
     assert!(!stray.exists());
 }
 
-/// What a kill left half written is not kept for ever, and neither is what guests made up.
+/// Half-written files of killed processes must not stay for ever, nor failures of items that guests made up.
 #[test]
 fn pruning_takes_what_was_never_whole_and_failures_that_are_too_many() {
     let (_folder, store) = store();
@@ -129,7 +129,7 @@ fn pruning_takes_what_was_never_whole_and_failures_that_are_too_many() {
     assert_eq!(ages.min(), Some(NOW + 2), "the oldest are gone");
 }
 
-/// Whoever tells an error whenever it changes would tell this one for ever.
+/// The guest's log reports an error whenever its text changes: a changing path would repeat this one for ever.
 #[test]
 fn a_file_that_cannot_be_written_has_the_same_words_every_time() {
     let (_folder, store) = store();
@@ -141,12 +141,12 @@ fn a_file_that_cannot_be_written_has_the_same_words_every_time() {
     assert_eq!([said(), said()], [expected.clone(), expected]);
 }
 
-/// What root fetches by hand must be the daemon's to read and to renew.
+/// The daemon must be able to read and renew what root fetches by hand.
 #[test]
 fn what_root_makes_is_whose_the_folder_above_is() {
     let folder = tempfile::tempdir().unwrap();
     let own = fs::metadata(folder.path()).unwrap().uid();
-    // Only root can have it be another's.
+    // Only root can change the owner.
     let owner = if own == 0 { 65_534 } else { own };
     lchown(folder.path(), Some(owner), None).unwrap();
     let store = Store::open(&folder.path().join("collateral")).unwrap();

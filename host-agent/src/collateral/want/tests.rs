@@ -1,4 +1,4 @@
-//! What evidence is read to ask for.
+//! Evidence is mapped to the right items of collateral.
 
 use super::*;
 
@@ -42,7 +42,7 @@ fn an_snp_report_names_chip_levels_and_generation() {
         assert_eq!(*product, expected);
         assert_eq!((chip.0, tcb.0), ([0xab; 64], [4, 0, 0, 0, 0, 0, 24, 219]));
     }
-    // Version 2 does not say it.
+    // A report of version 2 does not name the generation.
     assert!(matches!(
         snp(report(2, 0x19, 0x01)).unwrap()[..],
         [Want::Amd { product: None, .. }]
