@@ -1,13 +1,13 @@
-//! How much memory the VM has left, by its own kernel.
+//! Reads from the kernel how much memory the VM has left.
 
-/// Bytes that programs can still have, zero where the kernel does not say: `MemAvailable` of `/proc/meminfo`
+/// Bytes that programs can still allocate, or zero if the kernel does not say: `MemAvailable` of `/proc/meminfo`
 /// (Linux, Documentation/filesystems/proc.rst).
 #[must_use]
 pub fn available() -> u64 {
     available_in(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default())
 }
 
-/// The same, of the text of that file.
+/// As [`available`], from the text of that file.
 #[must_use]
 pub fn available_in(meminfo: &str) -> u64 {
     let kib = meminfo

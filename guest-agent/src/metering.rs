@@ -1,4 +1,4 @@
-//! What is counted: tokens as the engine tells them, whoever listens, and what the host may know of it.
+//! Counts requests and tokens, whether or not clients read their answers, and selects what the host may know of them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -21,7 +21,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// What may leave the guest.
+    /// Returns the counters that may leave the guest.
     pub fn metrics(&self, engine: &EngineState) -> Metrics {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Metrics {
@@ -36,25 +36,25 @@ impl Counters {
         }
     }
 
-    /// A connection was accepted.
+    /// Counts an accepted connection.
     pub(crate) fn connected(&self) {
         self.connections.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A session document was made.
+    /// Counts a session document.
     pub(crate) fn attested(&self) {
         self.attestations.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A request ended with an error.
+    /// Counts a request that ended with an error.
     pub(crate) fn failed(&self) {
         self.errors.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// The tokens of one request, counted as they come from the engine. All of its generations share it, and the link
-/// holds it as long as they run: an answer that nobody waited for comes to the counters when the last of them is
-/// cancelled.
+/// Tokens of one request, counted as they come from the engine. The request's generations share it, and the link to the
+/// engine holds it while they run. If the client leaves early, the tokens are added to the counters when the last
+/// generation has been cancelled.
 #[derive(Default)]
 pub struct Tally {
     counted: Mutex<Counted>,
@@ -68,7 +68,7 @@ struct Counted {
 }
 
 impl Tally {
-    /// The prompt was read. It is one, however many generations continue it.
+    /// Records the length of the prompt, which counts once, however many generations continue it.
     pub(crate) fn prompt(&self, tokens: u32) {
         let mut counted = self.lock();
         if !counted.closed {
@@ -76,7 +76,7 @@ impl Tally {
         }
     }
 
-    /// So many tokens more.
+    /// Counts further tokens of an answer.
     pub(crate) fn completion(&self, tokens: u32) {
         let mut counted = self.lock();
         if !counted.closed {
@@ -85,7 +85,7 @@ impl Tally {
         }
     }
 
-    /// What it comes to, added to the counters the first time: nothing is counted any more.
+    /// Returns the tokens and, the first time, adds them to the counters. Nothing is counted after that.
     fn close(&self) -> Tokens {
         let mut counted = self.lock();
         if !std::mem::replace(&mut counted.closed, true)
@@ -98,7 +98,7 @@ impl Tally {
         counted.tokens
     }
 
-    /// Nothing panics while it holds the lock, so that a poisoned one is still whole.
+    /// Locks the counts. No code panics while it holds the lock, so a poisoned lock still guards consistent data.
     fn lock(&self) -> MutexGuard<'_, Counted> {
         self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -110,21 +110,21 @@ impl Drop for Tally {
     }
 }
 
-/// Counts one request that reached the engine; its end is counted once, whatever it is.
+/// Meters one request that reached the engine. Its end is counted once, whatever its outcome.
 pub struct Meter {
     counters: Arc<Counters>,
     tally: Arc<Tally>,
 }
 
 impl Meter {
-    /// The engine has begun with `answers`, those of one request.
+    /// Begins the meter of the request whose `answers` the engine has begun.
     pub(crate) fn begin(counters: &Arc<Counters>, answers: &[Answer]) -> Self {
         counters.requests.fetch_add(1, Ordering::Relaxed);
         let tally = answers
             .first()
             .map(|answer| Arc::clone(answer.tally()))
             .unwrap_or_default();
-        // Once for each request: the first time is the only one.
+        // This is the only call for the request, so the cell is empty.
         let _ = tally.counters.set(Arc::clone(counters));
         Self {
             counters: Arc::clone(counters),
@@ -132,18 +132,18 @@ impl Meter {
         }
     }
 
-    /// It ended: what it comes to. Tokens that come later, of generations that are being cancelled, count for nothing.
+    /// Ends the count and returns the tokens of the request. Tokens of cancelled generations that come later are not counted.
     pub fn close(&self) -> Tokens {
         self.tally.close()
     }
 
-    /// It ended with an error.
+    /// Counts the request as failed.
     pub fn failed(&self) {
         self.counters.failed();
     }
 }
 
-/// As OpenAI tells it.
+/// Converts token counts to OpenAI's usage.
 pub fn usage(tokens: Tokens) -> Usage {
     let narrow = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
     Usage {

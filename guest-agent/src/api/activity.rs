@@ -1,12 +1,11 @@
-//! What each connection is doing, so that idle ones may live long and still keep nobody out: when the
-//! table is full, the one that was idle longest leaves.
+//! Tracks what each connection is doing, so that idle connections may stay long without keeping new clients out: when
+//! the table is full, the connection that has been idle longest has to leave.
 //!
 //! ```text
 //! Reading ──a whole head──▶ Busy ──the end of the last answer──▶ Idle ──the first byte──▶ Reading
 //! ```
 //!
-//! Nobody holds an answer without taking it: where its client takes it too slowly, the connection is cut
-//! (see `unread`).
+//! A client cannot hold an answer without reading it: if it reads too slowly, its connection is cut (see `unread`).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -21,7 +20,7 @@ use super::unread::{SOCKET, Unread};
 pub(super) struct Activity {
     state: Mutex<State>,
     changed: Notify,
-    /// Over HTTP/2 bytes come and go between requests too: pings and their answers.
+    /// Whether the connection speaks HTTP/2, where bytes do not end an idle time: pings pass between requests too.
     framed: bool,
     attested: AtomicBool,
     requests: AtomicU64,
@@ -30,30 +29,29 @@ pub(super) struct Activity {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// A request's head is on its way since then.
+    /// The head of a request has been arriving since this time.
     Reading(Instant),
-    /// So many requests are being answered.
+    /// This many requests are being answered.
     Busy(usize),
-    /// Nothing since then.
+    /// No request since this time.
     Idle(Instant),
-    /// Idle, and told to leave, since then.
+    /// Idle and asked to leave, since this time.
     Leaving(Instant),
 }
 
-/// What its owner has to do with a connection that does not change.
+/// What the owner of a connection must do if the state of the connection does not change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
-    /// Nothing: look again then.
+    /// Nothing yet; check again at this time.
     Look(Instant),
-    /// From then on it takes no more requests.
+    /// Take no more requests from this time on.
     End(Instant),
-    /// It is cut then.
+    /// Cut the connection at this time.
     Cut(Instant),
 }
 
 impl Activity {
-    /// A connection after its handshake; `framed` says that it speaks HTTP/2, `unread` is what its
-    /// socket tells.
+    /// State of a connection after its handshake. `framed` is true for HTTP/2; `unread` is updated by the socket.
     pub fn new(framed: bool, unread: Arc<Unread>) -> Self {
         Self {
             state: Mutex::new(State::Reading(Instant::now())),
@@ -65,27 +63,28 @@ impl Activity {
         }
     }
 
-    /// Whether evidence over this session was handed out.
+    /// Returns whether evidence bound to this session was handed out.
     pub fn is_attested(&self) -> bool {
         self.attested.load(Ordering::Acquire)
     }
 
-    /// Evidence over this session is being handed out.
+    /// Records that evidence bound to this session is being handed out.
     pub fn attested(&self) {
         self.attested.store(true, Ordering::Release);
     }
 
-    /// Completes after a change.
+    /// Completes after the next change of state.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// What to do. A connection that is `ending` was told so, and has no reason left to be idle.
+    /// Returns what the owner must do next. `ending` says that a graceful shutdown has begun, so that an idle
+    /// connection has no reason left to stay open.
     pub fn due(&self, limits: &Limits, ending: bool) -> Due {
         match *self.lock() {
             State::Busy(_) => match self.unread.until(limits.unread) {
                 Some(until) => Due::Cut(until),
-                // Not told of each piece: that would wake the owner for every token.
+                // Pieces of answers do not notify the owner, which would wake it for every token: it checks now and then.
                 None => Due::Look(Instant::now() + limits.unread / 4),
             },
             State::Reading(since) => Due::Cut(since + limits.head_time),
@@ -95,7 +94,7 @@ impl Activity {
         }
     }
 
-    /// A request's head is there. Returns the number of its answer.
+    /// Records that the head of a request has arrived. Returns the number of its answer.
     pub fn asked(&self) -> u64 {
         self.change(|state| match state {
             State::Busy(count) => State::Busy(count + 1),
@@ -104,22 +103,22 @@ impl Activity {
         self.requests.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// A piece of an answer, of so many bytes, was given to be sent.
+    /// Records that `bytes` bytes of an answer were handed to the connection for sending.
     pub fn given(&self, answer: u64, bytes: usize) {
-        // Over HTTP/1.1 there is one answer at a time, and the socket knows better whether it moves.
+        // HTTP/1.1 has one answer at a time, and the socket shows more exactly whether its bytes move.
         if self.framed {
             self.unread.given(answer, bytes, Instant::now());
         }
     }
 
-    /// More of an answer is wanted: what was given is on its way.
+    /// Records that the connection asks for more of an answer: what it was given before is on its way.
     pub fn taken(&self, answer: u64) {
         if self.framed {
             self.unread.taken(answer, Instant::now());
         }
     }
 
-    /// An answer has ended.
+    /// Records the end of an answer.
     pub fn answered(&self, answer: u64) {
         self.unread.over(answer);
         self.change(|state| match state {
@@ -129,7 +128,7 @@ impl Activity {
         });
     }
 
-    /// Bytes came in.
+    /// Records that bytes were received.
     pub fn received(&self) {
         self.change(|state| match state {
             State::Idle(_) | State::Leaving(_) if !self.framed => State::Reading(Instant::now()),
@@ -137,7 +136,8 @@ impl Activity {
         });
     }
 
-    /// Bytes went out: an answer's end may still be on its way to a slow client.
+    /// Records that bytes were sent. The idle time starts anew, because an answer's end may still be on its way to a
+    /// slow client.
     pub fn sent(&self) {
         self.change(|state| match state {
             State::Idle(_) if !self.framed => State::Idle(Instant::now()),
@@ -146,7 +146,7 @@ impl Activity {
         });
     }
 
-    /// Whoever is idle shall leave, from now on.
+    /// Asks the connection to leave, if it is idle.
     pub fn leave(&self) {
         self.change(|state| match state {
             State::Idle(_) | State::Leaving(_) => State::Leaving(Instant::now()),
@@ -171,26 +171,25 @@ impl Activity {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it holds the lock.
+        // No code panics while it holds the lock, so a poisoned lock still guards consistent data.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// All connections past their handshake.
+/// All connections whose handshake is complete.
 #[derive(Default)]
 pub(super) struct Table(Mutex<Vec<Weak<Activity>>>);
 
 impl Table {
-    /// Adds one; it is in the table for as long as it lives.
+    /// Adds a connection. It stays in the table for as long as its `Activity` lives.
     pub fn add(&self, activity: &Arc<Activity>) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|other| other.strong_count() > 0);
         all.push(Arc::downgrade(activity));
     }
 
-    /// Tells the one that was idle longest to leave; false when none is idle. One that has attested
-    /// leaves only where all have, and never for the share of `strangers`: opening connections costs a
-    /// stranger nothing.
+    /// Asks the connection that has been idle longest to leave; returns false when none is idle. An attested connection is
+    /// chosen only if no other is idle, and never where `strangers` is set: opening connections costs a stranger nothing.
     pub fn make_room(&self, strangers: bool) -> bool {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = all.iter().filter_map(Weak::upgrade);

@@ -1,17 +1,18 @@
-//! What the requests of one connection may hold of memory while they are read: as much as one of them may have.
+//! Bounds the memory that the request bodies of one connection take while they are read: together no more than one body
+//! may have.
 //!
-//! So a client that withholds the ends of its requests holds no more, however many streams it has.
+//! A client that withholds the ends of its requests cannot hold more memory by opening more streams.
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// The room of one connection.
+/// Memory for the request bodies of one connection.
 pub(super) struct Bodies {
     bytes: Semaphore,
     most: usize,
 }
 
 impl Bodies {
-    /// For bodies of at most `most` bytes.
+    /// Creates the room for bodies of at most `most` bytes.
     pub fn new(most: usize) -> Self {
         let most = most.min(Semaphore::MAX_PERMITS);
         Self {
@@ -20,12 +21,12 @@ impl Bodies {
         }
     }
 
-    /// Room for a body: of its length where that is announced, and of the longest where not. Waits until those before it
-    /// have been understood.
+    /// Reserves room for a body: its announced length, or the maximum if no length is announced. Waits until enough of
+    /// the earlier requests have been parsed.
     pub async fn room(&self, announced: Option<u64>) -> Option<SemaphorePermit<'_>> {
         let announced = announced.and_then(|length| usize::try_from(length).ok());
         let bytes = announced.unwrap_or(self.most).min(self.most);
-        // It is never closed.
+        // The semaphore is never closed.
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.bytes.acquire_many(bytes).await.ok()
     }
@@ -52,7 +53,7 @@ mod tests {
         let small = timeout(Duration::ZERO, bodies.room(Some(300))).await;
         drop(small.expect("room"));
         drop(first);
-        // As much as there is, and no more.
+        // Bodies get as much room as there is, and no more.
         for announced in [Some(u64::MAX), None, Some(1000)] {
             let whole = timeout(Duration::ZERO, bodies.room(announced)).await;
             assert!(whole.expect("room").is_some());

@@ -1,4 +1,4 @@
-//! Parses the requests that generate into what the engine is asked.
+//! Parses chat and completion requests into generations for the engine.
 
 use std::time::Duration;
 
@@ -10,30 +10,31 @@ use super::fields::Fields;
 use super::options::{self, INTERVAL, Options};
 use super::{tools, turns};
 
-/// Most alternatives of a token: in chats, and in completions.
+/// Most alternatives of each token in chat requests (`top_logprobs`).
 const MAX_TOP: u32 = 20;
+/// Most alternatives of each token in completion requests (`logprobs`).
 const MAX_TOP_COMPLETION: u32 = 5;
 
-/// A request that may go to the engine.
+/// A valid request, ready for the engine.
 pub struct Asked {
-    /// For the engine, one for each choice.
+    /// Generations for the engine, one for each choice.
     pub generations: Vec<Generation>,
-    /// The client has named how many tokens it wants at most; where not, `max_tokens` is the whole context.
+    /// Whether the client limits the number of tokens. If not, `max_tokens` is the whole context.
     pub bounded: bool,
-    /// Answer as server-sent events.
+    /// Whether to answer with server-sent events.
     pub stream: bool,
-    /// End the stream with the usage.
+    /// Whether to end the stream with the usage.
     pub include_usage: bool,
-    /// Pad events to size buckets.
+    /// Whether to pad events to size buckets.
     pub obfuscate: bool,
-    /// Send one event at each of these, whatever there is to tell.
+    /// Interval at which to send one event each, whether or not there is text to send.
     pub interval: Option<Duration>,
-    /// Tell log probabilities, with so many alternatives.
+    /// Number of alternatives of each token to report with the log probabilities; `None` for no log probabilities.
     pub top_logprobs: Option<u8>,
 }
 
-/// Parses the body of a chat request for the model that is served. `slots` is how many answers this
-/// machine writes at once.
+/// Parses the body of a chat request for the served `model`. `slots` is the number of answers that this machine
+/// generates at once.
 pub fn parse(body: &[u8], model: &ModelInfo, slots: usize) -> Result<Asked, Refusal> {
     let mut fields = Fields::parse(body, "")?;
     check_model(&mut fields, model)?;
@@ -68,7 +69,7 @@ pub fn parse(body: &[u8], model: &ModelInfo, slots: usize) -> Result<Asked, Refu
     asked(generations, &options, top_logprobs)
 }
 
-/// Parses the body of a completion request: a text to be continued.
+/// Parses the body of a completion request, whose prompt is a text to be continued.
 pub fn parse_completion(body: &[u8], model: &ModelInfo, slots: usize) -> Result<Asked, Refusal> {
     let mut fields = Fields::parse(body, "")?;
     check_model(&mut fields, model)?;

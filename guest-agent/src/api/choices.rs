@@ -1,20 +1,20 @@
-//! The choices of one answer as they come from the engine: none waits for the others.
+//! Polls the choices of one answer as they come from the engine, so that no choice waits for the others.
 
 use std::task::{Context, Poll};
 
 use super::wire::Offsets;
 use crate::engine::{Answer, Piece};
 
-/// All choices.
+/// All choices of one answer.
 pub(super) struct Choices {
     all: Vec<Choice>,
-    /// The choice that is looked at first.
+    /// Index of the choice that is polled first.
     turn: usize,
 }
 
 struct Choice {
     answer: Answer,
-    /// Of the tokens that were told, in completions.
+    /// Offsets of the tokens that were sent, used in completions.
     offsets: Offsets,
     over: bool,
 }
@@ -36,39 +36,39 @@ impl Choices {
         self.all.len()
     }
 
-    /// The first that still has something to say.
+    /// Index of the first choice that has not ended.
     pub fn unfinished(&self) -> usize {
         let unfinished = self.all.iter().position(|choice| !choice.over);
         unfinished.unwrap_or(0)
     }
 
-    /// Ends a choice; true when it was the last one.
+    /// Marks a choice as ended; returns true if it was the last.
     pub fn end(&mut self, index: usize) -> bool {
         self.all[index].over = true;
         self.all.iter().all(|choice| choice.over)
     }
 
-    /// Where the next tokens of a choice begin.
+    /// Where the next tokens of a choice begin in its text.
     pub fn offsets(&mut self, index: usize) -> &mut Offsets {
         &mut self.all[index].offsets
     }
 
-    /// The next piece of any choice, in turns; `None` when all are over.
+    /// Returns the next piece of any choice, in turns; `None` when all have ended.
     pub async fn next(&mut self) -> Option<(usize, Piece)> {
         std::future::poll_fn(|context| self.poll(context)).await
     }
 
-    /// What holds the places of all.
+    /// Returns the answers, which hold the places of all choices.
     pub fn into_answers(self) -> Vec<Answer> {
         self.all.into_iter().map(|choice| choice.answer).collect()
     }
 
-    /// Cancels what still runs.
+    /// Cancels the generations that are still running.
     pub fn cancel(&mut self) {
         self.all.clear();
     }
 
-    /// The next piece of any choice, in turns.
+    /// Polls for the next piece of any choice, in turns.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<(usize, Piece)>> {
         let count = self.all.len();
         let mut pending = false;
@@ -89,7 +89,7 @@ impl Choices {
         }
     }
 
-    /// The next piece of one choice.
+    /// Polls for the next piece of one choice.
     pub fn poll_of(&mut self, index: usize, context: &mut Context<'_>) -> Poll<Option<Piece>> {
         let choice = &mut self.all[index];
         if choice.over {

@@ -1,4 +1,4 @@
-//! One TLS connection: handshake, exporter, attestation, requests, end of life.
+//! Serves one TLS connection: handshake, exporter, attestation, requests and shutdown.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,33 +23,34 @@ use super::watched::{Asked, Watched};
 use super::{Service, routes};
 use crate::engine::Source;
 
-/// What requests of one connection share.
+/// State that the requests of one connection share.
 pub(super) struct Connection {
-    /// The TLS session's own secret: it binds evidence to this connection.
+    /// Secret exported from the TLS session, which binds evidence to this connection.
     pub exporter: Hex32,
-    /// Whose turn it is when requests wait for the engine.
+    /// Source of this connection's requests in the queue for the engine, where sources take turns.
     pub source: Source,
     pub service: Arc<Service>,
     activity: Arc<Activity>,
     newly_attested: Notify,
     attempts: AtomicU32,
-    /// Its part of the share of those that have not attested.
+    /// Its permit in the share of connections that have not attested.
     stranger: Mutex<Option<OwnedSemaphorePermit>>,
     session: Mutex<Option<Session>>,
-    /// What the last document names, until it was asked for.
+    /// Collateral that the last document names, until the client fetches it.
     collateral: Mutex<Option<Arc<Pieces>>>,
     generated: AtomicU64,
-    /// Room for the bodies of its requests.
+    /// Memory for the bodies of its requests.
     pub bodies: Bodies,
 }
 
 impl Connection {
-    /// Whether evidence over this session was handed out.
+    /// Returns whether evidence bound to this session was handed out.
     pub fn is_attested(&self) -> bool {
         self.activity.is_attested()
     }
 
-    /// Evidence over this session is being handed out, which names `collateral`: it is no stranger any more.
+    /// Records that evidence bound to this session is being handed out, which names `collateral`. The connection no
+    /// longer counts as a stranger.
     pub fn attested(&self, session: Session, collateral: Arc<Pieces>) {
         *self
             .collateral
@@ -66,12 +67,13 @@ impl Connection {
         self.newly_attested.notify_one();
     }
 
-    /// What was attested last.
+    /// The session data of the last attestation.
     pub fn session(&self) -> Option<Session> {
         *self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the last document names, once: old collateral is kept for nobody, and attesting again is what is bounded.
+    /// Takes the collateral that the last document names, which is handed out once. Nothing older is kept: a client
+    /// that needs it attests again, and attestations are bounded.
     pub fn take_collateral(&self) -> Option<Arc<Pieces>> {
         let mut held = self
             .collateral
@@ -80,18 +82,18 @@ impl Connection {
         held.take()
     }
 
-    /// Counts a request that reached the engine: its number on this connection.
+    /// Counts a request that reached the engine. Returns its number on this connection.
     pub fn number(&self) -> u64 {
         self.generated.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Counts an attempt to attest; false past the limit.
+    /// Counts an attempt to attest; returns false past the limit.
     pub fn may_attest(&self) -> bool {
         self.attempts.fetch_add(1, Ordering::Relaxed) < self.service.limits.attestations
     }
 }
 
-/// Serves a connection to its end. Errors are the client's to notice: nothing is logged.
+/// Serves a connection to its end. Errors are left to the client to notice: nothing is logged.
 pub(super) async fn run(
     tcp: TcpStream,
     tls: TlsAcceptor,
@@ -102,7 +104,7 @@ pub(super) async fn run(
 ) {
     let limits = service.limits;
     let born = Instant::now();
-    // Small events must not wait for each other; a socket that refuses this still works.
+    // Small events must not wait for each other. A socket that refuses this option still works.
     let _ = tcp.set_nodelay(true);
     let unread = Arc::new(Unread::new(limits.least_rate));
     let tcp = Watched {
@@ -144,7 +146,7 @@ pub(super) async fn run(
             response.map(|response| response.map(|reply| asked.until_sent(reply)))
         }
     });
-    // What was agreed on is spoken: whoever speaks HTTP/2 is watched as such.
+    // Only the protocol agreed by ALPN is accepted, because `framed` determines how the connection is watched.
     let builder = match framed {
         true => builder(&limits).http2_only(),
         false => builder(&limits).http1_only(),
@@ -192,19 +194,19 @@ fn builder(limits: &super::Limits) -> auto::Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        // It would count idleness too; see `Activity`.
+        // hyper's timeout would count idle time too; `Activity` limits the head instead.
         .header_read_timeout(None)
         .max_buf_size(64 * 1024)
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
-        // What has come and is not read yet; each stream has its own, so that none waits for another's.
+        // Bytes that were received and not read yet. Each stream has its own window, so that none waits for another.
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW.saturating_mul(limits.streams))
         .max_header_list_size(16 * 1024)
         .max_send_buf_size(64 * 1024)
         .keep_alive_interval(limits.head_time * 3)
-        // An answer to a ping comes behind what its client has not taken yet, and for that it has so long.
+        // The answer to a ping is queued after data that the client has not taken yet, so it gets as much time as that data.
         .keep_alive_timeout(limits.unread);
     builder
 }

@@ -1,5 +1,5 @@
-//! Refusals as OpenAI's error objects. A message never repeats what the client sent, apart from
-//! the name of a field.
+//! Refusals in the form of OpenAI's error objects. A message never repeats what the client sent, apart from the name of
+//! a field.
 
 use cocoon_protocol::engine::EngineFailure;
 use cocoon_protocol::openai::{ApiError, ErrorBody};
@@ -10,22 +10,22 @@ use crate::attester::AttestError;
 use crate::engine::{Failure, Unavailable};
 use crate::gpu::GateError;
 
-/// A refusal: a status and OpenAI's object.
+/// A refusal: an HTTP status and the contents of OpenAI's error object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// HTTP status.
     pub status: StatusCode,
-    /// Seconds after which it is worth trying again.
+    /// Seconds after which another attempt is worthwhile (`Retry-After`).
     pub retry_after: Option<u32>,
-    /// Methods that the path knows, for 405.
+    /// Methods that the path supports, for status 405 (`Allow`).
     pub allow: Option<&'static str>,
-    /// For people.
+    /// Message for people.
     pub message: String,
-    /// OpenAI's class.
+    /// OpenAI's error type.
     pub kind: &'static str,
-    /// Field at fault.
+    /// Name of the field at fault.
     pub param: Option<String>,
-    /// For programs.
+    /// Error code for programs.
     pub code: Option<&'static str>,
 }
 
@@ -47,7 +47,7 @@ impl Refusal {
         }
     }
 
-    /// The body of the response.
+    /// Returns the body of the response.
     pub fn to_body(&self) -> ErrorBody {
         let Self {
             message,
@@ -67,7 +67,7 @@ impl Refusal {
         }
     }
 
-    /// 400 over one field.
+    /// 400: one field is invalid.
     pub fn field(param: impl Into<String>, message: impl Into<String>) -> Self {
         let mut refusal = Self::new(
             StatusCode::BAD_REQUEST,
@@ -79,14 +79,14 @@ impl Refusal {
         refusal
     }
 
-    /// 400 over a field that OpenAI's API has and this one has not, or not with that value.
+    /// 400: OpenAI's API has this field or value, and this API does not.
     pub fn unsupported(param: &str, message: impl Into<String>) -> Self {
         let mut refusal = Self::field(param, message);
         refusal.code = Some("unsupported_parameter");
         refusal
     }
 
-    /// 400 over a field that nobody knows.
+    /// 400: the field is unknown, to OpenAI's API too.
     pub fn unknown(param: &str) -> Self {
         let message = format!("`{param}` is not known: leave it out.");
         let mut refusal = Self::field(param, message);
@@ -94,7 +94,7 @@ impl Refusal {
         refusal
     }
 
-    /// 400 over the whole body.
+    /// 400: the body as a whole is invalid.
     pub fn body(message: impl Into<String>) -> Self {
         Self::new(
             StatusCode::BAD_REQUEST,
@@ -104,7 +104,7 @@ impl Refusal {
         )
     }
 
-    /// The connection has not been attested.
+    /// 421: the connection has not been attested.
     pub fn unattested() -> Self {
         Self::new(
             StatusCode::MISDIRECTED_REQUEST,
@@ -117,7 +117,7 @@ impl Refusal {
         )
     }
 
-    /// No such path.
+    /// 404: the path does not exist.
     pub fn not_found() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
@@ -127,7 +127,7 @@ impl Refusal {
         )
     }
 
-    /// Collateral that this connection's document does not name, or that was fetched.
+    /// 404: the last document of this connection does not name the collateral, or it was fetched already.
     pub fn no_collateral() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
@@ -140,7 +140,7 @@ impl Refusal {
         )
     }
 
-    /// The path exists for other methods.
+    /// 405: the path exists for other methods.
     pub fn method(allow: &'static str) -> Self {
         let message = format!("This URL takes {allow} only.");
         let mut refusal = Self::new(
@@ -153,7 +153,7 @@ impl Refusal {
         refusal
     }
 
-    /// The body is too long.
+    /// 413: the body is too long.
     pub fn too_large(limit: usize) -> Self {
         let message = format!("The request body exceeds the limit of {limit} bytes.");
         Self::new(
@@ -164,12 +164,12 @@ impl Refusal {
         )
     }
 
-    /// The body did not arrive in time.
+    /// 408: the body did not arrive in time.
     pub fn slow() -> Self {
         Self::late("The request body did not arrive in time.")
     }
 
-    /// Bodies of the same connection left this one no room, for all of its time or most of it.
+    /// 408: other bodies of the same connection left no room for this one, for all or most of its time.
     pub fn crowded() -> Self {
         Self::late(
             "This request waited for the bodies of others of its connection, and its time is over: send those to their end sooner, or use another connection.",
@@ -185,7 +185,7 @@ impl Refusal {
         )
     }
 
-    /// Another model than the one served.
+    /// 404: the request names another model than the one served.
     pub fn unknown_model() -> Self {
         let message = "The requested model does not exist on this machine: see /v1/models.";
         let mut refusal = Self::new(
@@ -198,7 +198,7 @@ impl Refusal {
         refusal
     }
 
-    /// Too many of something.
+    /// 429: too many connections, requests or attempts.
     pub fn rate_limit(message: &str) -> Self {
         let mut refusal = Self::new(
             StatusCode::TOO_MANY_REQUESTS,
@@ -210,13 +210,13 @@ impl Refusal {
         refusal
     }
 
-    /// Worth another try after so many seconds.
+    /// Sets the seconds after which another attempt is worthwhile.
     fn after(mut self, seconds: u32) -> Self {
         self.retry_after = Some(seconds);
         self
     }
 
-    /// Cannot serve now.
+    /// 503: this machine cannot serve the request now.
     pub fn unavailable(code: &'static str, message: &str) -> Self {
         let mut refusal = Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -268,7 +268,7 @@ impl From<Unavailable> for Refusal {
 }
 
 impl Refusal {
-    /// What the engine failed with on a request of this kind.
+    /// Refuses a request of `kind` because the engine failed with `failure`.
     pub(super) fn failed(failure: Failure, kind: Kind) -> Self {
         let (prompt, param) = match kind {
             Kind::Chat => ("conversation", "messages"),
@@ -315,7 +315,7 @@ impl Refusal {
                 "schema_busy",
                 "The JSON schema of another answer is being made ready: try again.",
             ),
-            // A text that is continued has no roles.
+            // A completion prompt has no roles, so a template error is the engine's own.
             Failure::Engine(
                 EngineFailure::Internal | EngineFailure::ContextLength | EngineFailure::Template,
             ) => Self::new(

@@ -1,52 +1,51 @@
-//! One server-sent event, padded to a size bucket.
+//! Encodes one server-sent event, padded to a multiple of a size bucket.
 //!
-//! The length of a TLS record tells the length of a piece of text, and pieces are tokens: enough
-//! to guess an answer. So every event is filled up to a multiple of [`BUCKET`] bytes, which is
-//! larger than any usual token makes it.
+//! The length of a TLS record reveals the length of a piece of text, and pieces are tokens: enough to guess an answer.
+//! So every event is padded to a multiple of [`BUCKET`] bytes, which is more than the event of any usual token needs.
 
 use cocoon_protocol::wiping::WipingWriter;
 use hyper::body::Bytes;
 use serde::Serialize;
 
-/// Events are multiples of this many bytes.
+/// Events are padded to a multiple of this many bytes.
 pub const BUCKET: usize = 512;
-/// What a token's log probability takes at most, usually: its bytes are told twice.
+/// Bytes that the log probability of a usual token takes at most; its bytes appear twice.
 const LOGPROB: usize = 128;
 
-/// How events are shaped.
+/// How the events of a stream are formatted.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// Send the usage last.
+    /// Whether to send the usage last.
     pub include_usage: bool,
-    /// Pad to buckets.
+    /// Whether to pad events to buckets.
     pub obfuscate: bool,
-    /// Tell log probabilities, with so many alternatives.
+    /// Number of alternatives of each token to report with the log probabilities; `None` for no log probabilities.
     pub top_logprobs: Option<u8>,
-    /// Padded events are multiples of this many bytes.
+    /// Padded events are a multiple of this many bytes.
     pub bucket: usize,
 }
 
-/// The bucket of usual events: larger with log probabilities, so that these too have one length.
+/// Bucket for usual events, in bytes: larger with log probabilities, so that events with these have one length too.
 pub(super) fn bucket(top_logprobs: Option<u8>) -> usize {
     BUCKET + logprobs(top_logprobs).next_multiple_of(BUCKET)
 }
 
-/// Bytes of the log probabilities that are told with a token, its own and its alternatives', at most and usually.
+/// Bytes that the log probabilities of one usual token take at most: the token's own and those of its alternatives.
 pub(super) fn logprobs(top: Option<u8>) -> usize {
     LOGPROB * top.map_or(0, |top| 1 + usize::from(top))
 }
 
-/// One event. Where it is to be padded, the value's last field is an empty `obfuscation`, which is filled.
+/// Encodes one event. If padding is on, the last field of `value` must be an empty `obfuscation`, which is filled.
 pub(super) fn event(value: &impl Serialize, shape: Shape) -> Bytes {
     const TAIL: &[u8] = b"\"}\n\n";
     let bucket = shape.bucket;
     let mut json = WipingWriter::with_capacity(2 * bucket.max(BUCKET));
     json.push(b"data: ");
-    // Strings and numbers into memory: serialisation cannot fail.
+    // Serialising strings and numbers into memory cannot fail.
     if serde_json::to_writer(&mut json, value).is_err() {
         return Bytes::new();
     }
-    // Room for whatever comes behind it: from here on nothing moves, and no copy stays behind.
+    // Reserves all that follows, so that the buffer does not move from here on and leaves no copy of the text behind.
     json.reserve(bucket + TAIL.len());
     let mut bytes = json.into_bytes();
     if shape.obfuscate {
@@ -60,7 +59,7 @@ pub(super) fn event(value: &impl Serialize, shape: Shape) -> Bytes {
     wiped(bytes)
 }
 
-/// Bytes whose memory is wiped when the last reader drops them.
+/// Wraps bytes whose memory is wiped when the last reader drops them.
 pub fn wiped(bytes: Vec<u8>) -> Bytes {
     Bytes::from_owner(zeroize::Zeroizing::new(bytes))
 }

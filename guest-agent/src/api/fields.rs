@@ -1,5 +1,5 @@
-//! A JSON object read field by field, so that a refusal can name the field at fault. A field that is
-//! not known is refused by name: a parameter silently ignored is a wrong answer. So is one given twice.
+//! Reads a JSON object field by field, so that a refusal can name the field at fault. Unknown fields are refused by
+//! name, because ignoring a parameter silently would give a wrong answer. Fields that occur twice are refused too.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -10,12 +10,13 @@ use serde_json::value::RawValue;
 
 use super::error::Refusal;
 
-/// Characters of a foreign field name that a refusal repeats.
+/// Most characters of an unknown field's name that a refusal repeats.
 const MAX_NAME: usize = 64;
-/// Longest list that any field may have, and most fields of any object.
+/// Most elements of any list.
 pub(super) const LONGEST: usize = 1024;
+/// Most fields of any object.
 const MOST_FIELDS: usize = 64;
-/// What OpenAI's API has and this one has not.
+/// Fields that OpenAI's API has and this API does not support.
 const UNSUPPORTED: &[&str] = &[
     "audio",
     "best_of",
@@ -36,14 +37,14 @@ const UNSUPPORTED: &[&str] = &[
     "web_search_options",
 ];
 
-/// An object whose values are not looked at yet: nothing of a prompt is copied on the way.
+/// An object whose values have not been parsed yet: no text of a prompt is copied for it.
 pub(super) struct Fields<'a>(BTreeMap<Cow<'a, str>, &'a RawValue>);
 
 impl<'a> Fields<'a> {
-    /// Reads the object at `place`, which is empty for the whole body.
+    /// Parses the object at `place`, which is empty for the whole body.
     pub fn parse(json: &'a [u8], place: &str) -> Result<Self, Refusal> {
         let read: Read<'a> = serde_json::from_slice(json).map_err(|error| match place {
-            // The error's text could quote the body: only its place is told.
+            // The error's text could quote the body, so the refusal contains only the position.
             "" => Refusal::body(format!(
                 "The request body is not a JSON object (line {}, column {}).",
                 error.line(),
@@ -66,12 +67,12 @@ impl<'a> Fields<'a> {
         Ok(Self(read.fields))
     }
 
-    /// The same of a value that was not looked at.
+    /// Parses the object in `raw`, a value that was not parsed yet.
     pub fn of(raw: &'a RawValue, place: &str) -> Result<Self, Refusal> {
         Self::parse(raw.get().as_bytes(), place)
     }
 
-    /// Takes a field, in the words that a refusal says what it must be. Null is none.
+    /// Takes a field. `shape` describes the expected value in a refusal. A null field counts as absent.
     pub fn take<T: Parse<'a>>(
         &mut self,
         name: &'static str,
@@ -80,7 +81,7 @@ impl<'a> Fields<'a> {
         self.take_in("", name, shape)
     }
 
-    /// The same of the object at `place`.
+    /// As [`Self::take`], for a field of the object at `place`.
     pub fn take_in<T: Parse<'a>>(
         &mut self,
         place: &str,
@@ -96,12 +97,12 @@ impl<'a> Fields<'a> {
             .ok_or_else(|| Refusal::field(&param, format!("`{param}` must be {shape}.")))
     }
 
-    /// Takes a field that must be there.
+    /// Takes a required field.
     pub fn need<T: Parse<'a>>(&mut self, name: &'static str, shape: &str) -> Result<T, Refusal> {
         self.need_in("", name, shape)
     }
 
-    /// The same of the object at `place`.
+    /// As [`Self::need`], for a field of the object at `place`.
     pub fn need_in<T: Parse<'a>>(
         &mut self,
         place: &str,
@@ -114,7 +115,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// Takes a number of the range, or its default.
+    /// Takes a number within `range`, or `default` if it is absent.
     pub fn number(
         &mut self,
         name: &'static str,
@@ -131,7 +132,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Passes over a field of at most `limit` bytes, whatever it says.
+    /// Discards a field of at most `limit` bytes, whatever its value is.
     pub fn pass(&mut self, name: &'static str, limit: usize) -> Result<(), Refusal> {
         match self.0.remove(name) {
             Some(raw) if raw.get().len() > limit => Err(Refusal::field(
@@ -142,7 +143,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Refuses the first field that nobody took, unless it is null.
+    /// Refuses the first field that was not taken, unless it is null.
     pub fn finish(self, place: &str) -> Result<(), Refusal> {
         let mut left = self.0.into_iter();
         let Some((name, _)) = left.find(|(_, raw)| raw.get() != "null") else {
@@ -159,13 +160,13 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// As much of a foreign field's name as a refusal repeats.
+/// The part of an unknown field's name that a refusal repeats.
 fn told(name: &str) -> String {
     let plain = name.chars().filter(|c| !c.is_control());
     plain.take(MAX_NAME).collect()
 }
 
-/// An object as it came, up to one field more than any has, and the first name that came again.
+/// The fields of an object, of which at most one more than [`MOST_FIELDS`] is kept, and the first name that occurs twice.
 struct Read<'a> {
     fields: BTreeMap<Cow<'a, str>, &'a RawValue>,
     twice: Option<Cow<'a, str>>,
@@ -200,7 +201,7 @@ impl<'de> Visitor<'de> for Reader {
     }
 }
 
-/// A field's place.
+/// Name of a field together with the place of its object.
 pub(super) fn join(place: &str, name: &str) -> String {
     if place.is_empty() {
         name.to_owned()
@@ -209,7 +210,7 @@ pub(super) fn join(place: &str, name: &str) -> String {
     }
 }
 
-/// Parsing of one value; borrowed raw values pass through.
+/// Parses one value; borrowed raw values are passed through.
 pub(super) trait Parse<'a>: Sized {
     fn parse(raw: &'a RawValue) -> Option<Self>;
 }
@@ -227,8 +228,8 @@ impl<'a> Parse<'a> for Vec<&'a RawValue> {
     }
 }
 
-/// A list whose elements are not looked at yet. What comes after [`LONGEST`] is passed over: so long a list is refused by
-/// whoever asked for it, and until then it must not take sixteen times its text's memory.
+/// A list whose elements have not been parsed yet. At most one element more than [`LONGEST`] is kept: the caller
+/// refuses so long a list, and until then it must not take sixteen times the memory of its text.
 struct List<'a>(Vec<&'a RawValue>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for List<'a> {

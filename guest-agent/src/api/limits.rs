@@ -1,60 +1,59 @@
-//! How much the service takes on at once, by the memory that the VM has left.
+//! Limits on how much the service accepts at once, derived from the memory that the VM has left.
 
 use std::time::Duration;
 
 use crate::engine::{Bounds, Patience};
 
-/// Connections of the smallest VM: with [`BODY`] and [`WINDOW`], withheld request bodies can hold 80 MiB, which a VM of
+/// Connections of the smallest VM. With [`BODY`] and [`WINDOW`], withheld request bodies can hold 80 MiB, which a VM of
 /// 1 GiB with the default model has free beside its answers.
 const LEAST: u32 = 64;
-/// Connections of the largest VM: each also takes a descriptor, buffers and a task.
+/// Connections of the largest VM: each of them also takes a file descriptor, buffers and a task.
 const MOST: u32 = 4096;
-/// Bytes of memory for each connection, of what the loaded model leaves: about a thirteenth of it can be withheld, and a
-/// thirty-second wait.
+/// Bytes of memory for each connection, out of what the loaded model leaves. About a thirteenth of it can be taken by
+/// withheld requests, and a thirty-second by requests that wait for the engine.
 const EACH: u64 = 16 << 20;
-/// Requests at once on one connection of HTTP/2.
+/// Concurrent requests on one HTTP/2 connection.
 const STREAMS: u32 = 4;
-/// Bytes of a chat request, and of all that one connection has under way.
+/// Most bytes of a chat request, and of all bodies that one connection sends at the same time.
 const BODY: usize = 1024 * 1024;
-/// Bytes of a stream of HTTP/2 that have come and are not read yet.
+/// Bytes of an HTTP/2 stream that were received and not read yet.
 pub(super) const WINDOW: u32 = 64 * 1024;
 /// Bytes of requests that wait for the engine, for each request that may wait.
 const WAITING: usize = 512 * 1024;
 
-/// Bounds of the service.
+/// Limits of the service.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at once; one more takes the place of the one that was idle longest, of those that
-    /// have not attested where there is one, or is closed unread where none is idle.
+    /// Concurrent connections. A further one takes the place of the connection that has been idle longest, preferably
+    /// of one that has not attested. If none is idle, the new connection is closed unread.
     pub connections: u32,
-    /// Of them, those that have not attested, handshakes included: however many strangers come, the rest is
-    /// for those that have.
+    /// Concurrent connections that have not attested, including those in their handshake. However many strangers
+    /// connect, the rest of `connections` stays available to attested clients.
     pub strangers: u32,
-    /// Requests at once on one connection of HTTP/2.
+    /// Concurrent requests on one HTTP/2 connection.
     pub streams: u32,
-    /// Bytes of a chat request, and of all that are read at once on one connection.
+    /// Most bytes of a chat request, and of all bodies that are read at once on one connection.
     pub body: usize,
-    /// TLS handshake, and each request's head from its first byte on.
+    /// Time for the TLS handshake, and for the head of each request from its first byte on.
     pub head_time: Duration,
-    /// Between two requests of a connection: a person's next line must not cost another attestation.
+    /// Time that a connection may be idle between two requests: the next message of a person must not cost another attestation.
     pub idle: Duration,
-    /// How far a client may be behind with taking an answer: answers that nobody reads must not turn
-    /// others away.
+    /// How far a client may fall behind in taking an answer: answers that nobody reads must not keep other clients out.
     pub unread: Duration,
-    /// Bytes in a second: who takes no fewer is never behind.
+    /// Bytes per second. A client that takes at least so many never falls behind.
     pub least_rate: u32,
-    /// Each request's body.
+    /// Time for the body of each request.
     pub body_time: Duration,
-    /// From the handshake to a successful attestation; waiting for evidence counts.
+    /// Time from the start of the connection to a successful attestation, including the wait for evidence.
     pub attest_time: Duration,
-    /// Attestations of one connection. All clients reach the guest through the host's relay, from
-    /// one address: the connection is the only source that can be told apart.
+    /// Attestations of one connection. All clients reach the guest through the host's relay, from one address, so that
+    /// connections are the only sources that can be told apart.
     pub attestations: u32,
     /// Age at which a connection takes no more requests.
     pub connection_age: Duration,
-    /// What running requests get after that, or after a drain.
+    /// Time that running requests get once their connection has reached that age, or a drain has begun.
     pub grace: Duration,
-    /// How long requests wait for generation slots, and how much may wait.
+    /// How long requests may wait for generation slots, and how many may wait.
     pub patience: Patience,
 }
 
@@ -68,7 +67,7 @@ impl Default for Limits {
             head_time: Duration::from_secs(10),
             idle: Duration::from_secs(120),
             unread: Duration::from_secs(60),
-            // Four events of usual length.
+            // The bytes of four usual events.
             least_rate: 2048,
             body_time: Duration::from_secs(60),
             attest_time: Duration::from_secs(90),
@@ -79,7 +78,7 @@ impl Default for Limits {
                 time: Duration::from_secs(30),
                 bounds: Bounds {
                     requests: 64,
-                    // Beside the bodies above: what waits with one choice holds no more than its body did.
+                    // In addition to the bodies above: a waiting request with one choice holds no more than its body did.
                     bytes: WAITING * 64,
                 },
             },
@@ -88,8 +87,8 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Bytes that clients can have this machine hold without being answered: on each connection a body, and what is not
-    /// read yet of each stream.
+    /// Bytes that clients can make this machine hold without being answered: on each connection one body, and the
+    /// unread data of each stream.
     #[must_use]
     pub fn withheld(&self) -> u64 {
         let unread = u64::from(self.streams) * u64::from(WINDOW);
@@ -97,8 +96,8 @@ impl Limits {
         each.saturating_mul(self.connections.into())
     }
 
-    /// Those of a VM that has so many bytes of memory left, with its model loaded: a connection for each [`EACH`] of them,
-    /// because the engine's own need grows with what it serves.
+    /// Limits of a VM that has `available` bytes of memory left with its model loaded. Allows one connection for each
+    /// [`EACH`] bytes, because the memory of the engine grows with what it serves.
     #[must_use]
     pub fn within(available: u64) -> Self {
         let connections = u32::try_from(available / EACH).unwrap_or(MOST);

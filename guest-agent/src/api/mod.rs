@@ -1,6 +1,6 @@
-//! The HTTP API over attested TLS: who may speak, how much, and for how long.
+//! The HTTP API over attested TLS, and the limits on who may use it, how much, and for how long.
 //!
-//! Every limit is a field of [`Limits`] and counts before the work that it bounds.
+//! Every limit is a field of [`Limits`] and is checked before the work that it bounds.
 
 mod activity;
 mod bodies;
@@ -42,22 +42,22 @@ use crate::engine::Engine;
 pub use crate::metering::{Counters, Meter};
 use crate::tls::AttestedListener;
 
-/// Everything that a request needs.
+/// Everything that requests need.
 pub struct Service {
-    /// Gives session documents.
+    /// Produces session documents.
     pub attester: Attester,
-    /// Gives answers.
+    /// Generates answers.
     pub engine: Engine,
     /// Signs receipts.
     pub receipts: receipts::Receipts,
-    /// What is counted.
+    /// Counts connections, requests and tokens.
     pub counters: Arc<Counters>,
-    /// Bounds.
+    /// Limits on connections and requests.
     pub limits: Limits,
 }
 
-/// Serves until `drain` becomes true and every connection has ended, at most [`Limits::grace`] later. Dropping the future
-/// cuts every connection, with whatever runs on it.
+/// Serves until `drain` becomes true and every connection has ended, at most [`Limits::grace`] later. Dropping the
+/// future cuts every connection and cancels its requests.
 pub async fn serve(listener: AttestedListener, service: Service, mut drain: watch::Receiver<bool>) {
     let service = Arc::new(service);
     let limits = service.limits;
@@ -65,15 +65,15 @@ pub async fn serve(listener: AttestedListener, service: Service, mut drain: watc
     let places = Places::new(&limits);
     let mut connections = JoinSet::new();
     loop {
-        // Those that have ended hold nothing any more but their place here.
+        // Connections that have ended hold nothing but their entry in this set.
         while connections.try_join_next().is_some() {}
         let accepted = tokio::select! {
             accepted = listener.tcp.accept() => accepted,
-            // An error means that nobody can ask for a drain any more: serve on.
+            // An error means that the sender is gone and nobody can ask for a drain any more, so serving goes on.
             Ok(_) = drain.wait_for(|drain| *drain) => break,
         };
         let Ok((tcp, _)) = accepted else {
-            // Out of descriptors or memory: let others finish first.
+            // Out of file descriptors or memory: wait until other connections have finished.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
@@ -83,7 +83,7 @@ pub async fn serve(listener: AttestedListener, service: Service, mut drain: watc
         let (service, table, drain) = (Arc::clone(&service), Arc::clone(&table), drain.clone());
         let (places, tls) = (places.clone(), listener.tls.clone());
         connections.spawn(async move {
-            // Whoever was sent away for it has half of this to go by itself, and is cut then.
+            // A connection that was asked to make room has `head_time` to close by itself and is cut then.
             let within = limits.head_time * 2;
             let Some(Place { place, share }) = places.take(promised, within).await else {
                 return;

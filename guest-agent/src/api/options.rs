@@ -1,4 +1,4 @@
-//! What chat and completion requests have in common: how tokens are drawn, and how answers are told.
+//! Parses the fields that chat and completion requests share: how tokens are sampled and how answers are sent.
 //!
 //! | field | bound |
 //! |---|---|
@@ -6,8 +6,8 @@
 //! | `max_completion_tokens`, `max_tokens` | 1 to the model's context |
 //! | `stop` | 4 strings of 1 to 256 bytes |
 //! | `logit_bias` | 1024 tokens of the model's vocabulary, -100 to 100 |
-//! | `user`, `safety_identifier` | 1 KiB, passed over |
-//! | `metadata` | 16 KiB, passed over |
+//! | `user`, `safety_identifier` | 1 KiB, ignored |
+//! | `metadata` | 16 KiB, ignored |
 //! | `stream_options.interval_ms` | 20 to 5000 |
 
 use std::collections::BTreeMap;
@@ -30,34 +30,35 @@ const MAX_STOP_LEN: usize = 256;
 const MAX_BIASES: usize = 1024;
 const MAX_IDENTIFIER: usize = 1024;
 const MAX_METADATA: usize = 16 * 1024;
-/// Tokens of a completion whose request names no number, as in OpenAI's API.
+/// Most tokens of a completion whose request sets no limit, as in OpenAI's API.
 const COMPLETION_TOKENS: u32 = 16;
 
-/// The option for a steady tick, and its milliseconds: as short as a token, as long as somebody waits for one.
+/// The option that sets a steady interval between events.
 pub(super) const INTERVAL: &str = "stream_options.interval_ms";
+/// Milliseconds between events: from about the time of one token up to as long as somebody would wait for one.
 const INTERVALS: RangeInclusive<u32> = 20..=5000;
 
-/// How answers are told.
+/// How answers are generated and sent.
 pub(super) struct Options {
-    /// As server-sent events.
+    /// Whether to answer with server-sent events.
     pub stream: bool,
-    /// The usage at the end of the stream.
+    /// Whether to send the usage at the end of the stream.
     pub include_usage: bool,
-    /// Events padded to size buckets.
+    /// Whether to pad events to size buckets.
     pub obfuscate: bool,
-    /// Between two events, whatever there is to tell.
+    /// Interval between two events, whether or not there is text to send.
     pub interval: Option<Duration>,
-    /// Most tokens of each.
+    /// Most tokens of each answer.
     pub max_tokens: u32,
-    /// The client has named them, or the API has.
+    /// Whether the client, or the default of OpenAI's API, limits the tokens.
     pub bounded: bool,
-    /// Strings that end them.
+    /// Strings that end an answer.
     pub stop: Zeroizing<Vec<String>>,
-    /// One for each answer, each with its own seed.
+    /// Sampling of each answer, with a seed of its own.
     pub samplings: Vec<Sampling>,
 }
 
-/// Takes the fields that both kinds of request have. `slots` is how many answers may run at once.
+/// Takes the fields that both kinds of request have. `slots` is the number of answers that may run at once.
 pub(super) fn take(
     fields: &mut Fields<'_>,
     model: &ModelInfo,
@@ -106,9 +107,9 @@ pub(super) fn take(
         };
         samplings.push(sampling.clone());
     }
-    // Means nothing and hides the length of everything else.
+    // `padding` has no meaning: a client uses it to hide the length of everything else.
     fields.pass("padding", usize::MAX)?;
-    // Nothing here is kept or told apart by person.
+    // These identify a person, and this machine neither keeps them nor tells persons apart.
     fields.pass("user", MAX_IDENTIFIER)?;
     fields.pass("safety_identifier", MAX_IDENTIFIER)?;
     Ok(Options {
@@ -123,7 +124,7 @@ pub(super) fn take(
     })
 }
 
-/// Takes the fields that ask for what this machine does anyway: to keep nothing, and to serve all alike.
+/// Takes the fields that ask for what this machine does anyway: to store nothing and to serve every request alike.
 pub(super) fn take_harmless(fields: &mut Fields<'_>) -> Result<(), Refusal> {
     fields.pass("metadata", MAX_METADATA)?;
     if fields.take("store", "a boolean")?.unwrap_or(false) {
@@ -166,7 +167,7 @@ fn stream_options(
     Ok((shown, interval))
 }
 
-/// Not OpenAI's. Without padding a steady tick would hide nothing.
+/// Takes `interval_ms`, an extension of OpenAI's API. Without padding, a steady interval would hide nothing.
 fn interval(
     options: &mut Fields<'_>,
     place: &str,
@@ -188,10 +189,10 @@ fn interval(
     Ok(Some(Duration::from_millis(milliseconds.into())))
 }
 
-/// `None` where the client names no number and an answer may be as long as there is room.
+/// Takes the limit of tokens; `None` if the client of a chat sets none, and an answer may be as long as there is room.
 fn max_tokens(fields: &mut Fields<'_>, context: u32, chat: bool) -> Result<Option<u32>, Refusal> {
     let old = fields.take::<u32>("max_tokens", "a positive integer")?;
-    // Completions have the older name only.
+    // Completions have only the older name.
     let new = match chat {
         true => fields.take::<u32>("max_completion_tokens", "a positive integer")?,
         false => None,
@@ -231,7 +232,7 @@ fn stops(fields: &mut Fields<'_>) -> Result<Zeroizing<Vec<String>>, Refusal> {
     Ok(stop)
 }
 
-/// One string or several: of too many no more than show it.
+/// One string or several. At most one more than [`MAX_STOPS`] is kept, which is enough to refuse the list.
 #[derive(Default)]
 struct Stops(Zeroizing<Vec<String>>);
 
@@ -269,7 +270,7 @@ fn bias(fields: &mut Fields<'_>, model: &ModelInfo) -> Result<Vec<(u32, f32)>, R
     })
 }
 
-/// Tokens as they are named, up to one more than there may be.
+/// Biases by the names of their tokens. At most one more than [`MAX_BIASES`] is kept.
 #[derive(Default)]
 struct Biases(BTreeMap<String, f32>);
 

@@ -1,7 +1,7 @@
-//! Who gets one of the places for connections when there are not enough.
+//! Decides which connections get a place when there are not enough for all.
 //!
-//! A connection that has not attested also counts against the share of strangers, from its first byte
-//! on: a flood of handshakes turns away other strangers, and never all of those that have attested.
+//! A connection that has not attested also counts against the share of strangers, from its first byte on. A flood of
+//! handshakes therefore keeps out other strangers, but never all of the attested connections.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::Limits;
 use super::activity::Table;
 
-/// All places. Clones are the same ones.
+/// All places for connections. Clones share the same places.
 #[derive(Clone)]
 pub(super) struct Places {
     all: Arc<Semaphore>,
@@ -20,13 +20,13 @@ pub(super) struct Places {
     count: u32,
 }
 
-/// A place that is there, or that somebody was asked to leave.
+/// The promise of a place: its permits are here, or an idle connection was asked to leave for them.
 pub(super) struct Promised {
     place: Option<OwnedSemaphorePermit>,
     share: Option<OwnedSemaphorePermit>,
 }
 
-/// A place, and the part of the strangers' share that ends with an attestation.
+/// A place for a connection, and its permit in the share of strangers, which it gives back when it attests.
 pub(super) struct Place {
     pub place: OwnedSemaphorePermit,
     pub share: OwnedSemaphorePermit,
@@ -42,21 +42,21 @@ impl Places {
         }
     }
 
-    /// A place for a newcomer; `None` where nobody leaves for it. Each that waits has sent one idle
-    /// connection away, so that those who wait are bounded too.
+    /// Promises a place to a new connection; `None` if no connection can make room for it. Each connection that waits
+    /// for its place has made one idle connection leave, so that the number of waiting connections is bounded too.
     pub fn promise(&self, table: &Table) -> Option<Promised> {
         let share = Arc::clone(&self.strangers).try_acquire_owned().ok();
         let place = Arc::clone(&self.all).try_acquire_owned().ok();
         let there = match (&share, &place) {
             (Some(_), Some(_)) => true,
             (Some(_), None) => table.make_room(false),
-            // A stranger's place is one of all.
+            // The place of a stranger is also one of all places.
             (None, _) => table.make_room(true),
         };
         there.then_some(Promised { place, share })
     }
 
-    /// The place, once whoever was asked has left.
+    /// Waits for the promised place, until the connection that was asked to leave is gone.
     pub async fn take(&self, promised: Promised, within: Duration) -> Option<Place> {
         let until = Instant::now() + within;
         let wait = |from: &Arc<Semaphore>| timeout_at(until, Arc::clone(from).acquire_owned());
@@ -72,7 +72,7 @@ impl Places {
         Some(Place { place, share })
     }
 
-    /// When every place is free again, every connection has ended. Too late is the clients' loss.
+    /// Waits until every place is free, which is when every connection has ended, or until `until`.
     pub async fn all_free(&self, until: Instant) {
         let _ = timeout_at(until, self.all.acquire_many(self.count)).await;
     }

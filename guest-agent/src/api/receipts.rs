@@ -1,5 +1,5 @@
-//! Receipts: what is signed about each request that reached the engine (SPEC.md §11). The salt goes to the client,
-//! inside TLS, and stays nowhere; the host sees neither it nor the receipt.
+//! Signs a receipt for each request that reached the engine (SPEC.md §11). The salt goes to the client inside TLS and
+//! is stored nowhere; the host sees neither the salt nor the receipt.
 
 use std::sync::Arc;
 
@@ -19,28 +19,28 @@ use super::error::Refusal;
 use super::event::wiped;
 use crate::keys::{self, Keys};
 
-/// Signs receipts with the meter key. Clones are the same.
+/// Signs receipts with the meter key. Clones share the same key.
 #[derive(Clone)]
 pub struct Receipts(Arc<Signing>);
 
 struct Signing {
-    /// Wiped on drop.
+    /// The meter key, wiped on drop.
     key: SigningKey,
     manifest_id: Hex32,
     model_digest: Hex32,
 }
 
-/// What was attested on a connection last: the receipts of requests after it name it.
+/// The last attestation of a connection, which the receipts of later requests name.
 #[derive(Clone, Copy)]
 pub(super) struct Session {
-    /// The client's.
+    /// The nonce that the client sent.
     pub nonce: Hex32,
-    /// SHA-256 of the document as it is sent.
+    /// SHA-256 of the document as it was sent.
     pub evidence_digest: Hex32,
 }
 
 impl Receipts {
-    /// The signer of this boot.
+    /// Creates the signer of this boot.
     pub fn new(keys: &Keys, claims: &Claims) -> Self {
         Self(Arc::new(Signing {
             key: keys.meter().clone(),
@@ -49,7 +49,7 @@ impl Receipts {
         }))
     }
 
-    /// Begins the receipt of a request with this body. What there is to say of the engine comes when that has taken it.
+    /// Begins the receipt of a request with this body. The engine's part is added once the engine has taken the request.
     pub(super) fn open(&self, session: Session, body: &[u8]) -> Result<Entry, Refusal> {
         let random = keys::random::<32>().map_err(|_| {
             Refusal::unavailable("no_randomness", "The kernel gave no random salt.")
@@ -69,12 +69,12 @@ impl Receipts {
     }
 }
 
-/// One request on its way to its receipt.
+/// The data collected for the receipt of one request.
 pub struct Entry {
     signing: Arc<Signing>,
     session: Session,
     number: u64,
-    /// Nowhere else, but for what hashing it leaves on the stack.
+    /// Stored nowhere else, apart from what hashing it leaves on the stack.
     salt: Zeroizing<Hex32>,
     request: Hex32,
     response: Sha256,
@@ -82,7 +82,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The engine, whose GPUs are so, has taken the request, as this one of its connection.
+    /// Records that the engine has taken the request: its `number` on the connection, and what the engine says of its GPUs.
     pub(super) fn taken(self, number: u64, engine: Option<EngineSection>) -> Self {
         Self {
             number,
@@ -91,12 +91,12 @@ impl Entry {
         }
     }
 
-    /// Bytes of the response that go before the receipt.
+    /// Adds bytes of the response, all of which come before the receipt.
     pub(super) fn sent(&mut self, bytes: &[u8]) {
         self.response.update(bytes);
     }
 
-    /// Signs. The text has the same length always.
+    /// Signs the receipt. The text always has the same length.
     fn text(&self, outcome: Outcome, tokens: Tokens) -> Zeroizing<String> {
         let response = Hex(self.response.clone().finalize().into());
         let receipt = Receipt {
@@ -119,18 +119,18 @@ impl Entry {
         signed.deliver(&self.salt)
     }
 
-    /// As a line of a stream that clients pass over.
+    /// Returns the receipt as a comment line of an event stream, which clients skip.
     pub(super) fn comment(&self, outcome: Outcome, tokens: Tokens) -> Bytes {
         let text = self.text(outcome, tokens);
         let line = [RECEIPT_COMMENT, text.as_str(), "\n\n"].concat();
         wiped(line.into_bytes())
     }
 
-    /// As the header of a whole answer. `None` cannot be: Base64 is visible ASCII.
+    /// Returns the receipt as a header of a whole answer. It is never `None`, because Base64 is visible ASCII.
     pub(super) fn header(&self, outcome: Outcome, tokens: Tokens) -> Option<HeaderValue> {
         let text = std::mem::take(&mut *self.text(outcome, tokens));
         let mut value = HeaderValue::from_maybe_shared(wiped(text.into_bytes())).ok()?;
-        // Kept out of HTTP/2's table of headers.
+        // Sensitive values are kept out of HTTP/2's table of headers.
         value.set_sensitive(true);
         Some(value)
     }

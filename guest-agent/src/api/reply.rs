@@ -1,4 +1,4 @@
-//! Responses, before they are on their way.
+//! Response bodies, and constructors of whole responses.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -12,12 +12,13 @@ use super::error::Refusal;
 use super::stream::Events;
 use crate::engine::Answer;
 
-/// Bytes of a whole body that are handed out at once: what the client has not taken must not look as if it had.
+/// Bytes of a whole body that are handed to the connection at once, so that data that the client has not taken does not
+/// look as if it had been.
 const PIECE: usize = 16 * 1024;
 
-/// A refusal as OpenAI's error object.
+/// Builds the response for a refusal, with OpenAI's error object as its body.
 pub(super) fn refuse(refusal: &Refusal) -> Response<Reply> {
-    // Strings only: serialisation cannot fail.
+    // Serialising strings cannot fail.
     let json = serde_json::to_vec(&refusal.to_body()).unwrap_or_default();
     let mut response = reply(refusal.status, Bytes::from(json));
     if let Some(seconds) = refusal.retry_after {
@@ -33,17 +34,17 @@ pub(super) fn refuse(refusal: &Refusal) -> Response<Reply> {
     response
 }
 
-/// A success.
+/// Builds a successful response with a JSON body.
 pub(super) fn reply_json(value: &serde_json::Value) -> Response<Reply> {
     reply(StatusCode::OK, Bytes::from(value.to_string()))
 }
 
-/// A response with a body of JSON.
+/// Builds a response with a JSON body.
 pub(super) fn reply(status: StatusCode, body: Bytes) -> Response<Reply> {
     reply_whole(status, Whole::of(body))
 }
 
-/// A success with a body of bytes.
+/// Builds a successful response with a binary body.
 pub(super) fn reply_bytes(body: Bytes) -> Response<Reply> {
     let mut response = reply(StatusCode::OK, body);
     let kind = HeaderValue::from_static("application/octet-stream");
@@ -51,7 +52,7 @@ pub(super) fn reply_bytes(body: Bytes) -> Response<Reply> {
     response
 }
 
-/// A response with answers of the engine in its body of JSON.
+/// Builds a response whose JSON body contains answers of the engine.
 pub(super) fn reply_whole(status: StatusCode, body: Whole) -> Response<Reply> {
     let mut response = Response::new(Reply::Whole(body));
     *response.status_mut() = status;
@@ -70,20 +71,20 @@ pub(super) enum Reply {
     Events(Box<Events>),
 }
 
-/// A body that is known before its head is sent.
+/// A body that is complete before its head is sent.
 pub(super) struct Whole {
     bytes: Bytes,
-    /// What is told in it. They have ended, and hold their places until the client has taken them.
+    /// Answers that the body contains. They have ended, and hold their places until the client has taken the body.
     _answers: Vec<Answer>,
 }
 
 impl Whole {
-    /// A body without answers.
+    /// Wraps a body without answers.
     pub fn of(bytes: Bytes) -> Self {
         Self::with(bytes, Vec::new())
     }
 
-    /// A body that tells `answers`.
+    /// Wraps a body that contains `answers`.
     pub fn with(bytes: Bytes, answers: Vec<Answer>) -> Self {
         Self {
             bytes,
@@ -91,7 +92,7 @@ impl Whole {
         }
     }
 
-    /// All of what is left.
+    /// Returns the bytes that are not sent yet.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }

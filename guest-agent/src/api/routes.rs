@@ -1,4 +1,4 @@
-//! Paths and methods.
+//! Routes requests by path and method, and answers them.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use super::{Limits, Meter, Service, whole};
 use crate::engine::Told;
 use crate::keys;
 
-/// Bytes of an attestation request: a nonce and white space.
+/// Most bytes of an attestation request: a nonce and white space.
 const MAX_ATTEST_BODY: usize = 4096;
 
 /// Answers one request.
@@ -51,7 +51,7 @@ async fn route(
 ) -> Result<Response<Reply>, Refusal> {
     let service = &connection.service;
     let (method, path) = (request.method().clone(), request.uri().path());
-    // Before anything else is looked at: a prompt to an unverified machine is turned away unread.
+    // This comes before everything else, so that a prompt to an unverified machine is refused unread.
     if !connection.is_attested() && (path != ATTEST_PATH || method != Method::POST) {
         return Err(Refusal::unattested());
     }
@@ -109,7 +109,8 @@ async fn attest(
     Ok(reply(StatusCode::OK, Bytes::from(shown.document)))
 }
 
-/// Pieces of what this connection's document names: they are no secret, and everybody's who attested.
+/// Hands out pieces of the collateral that this connection's document names. They are not secret: every attested client
+/// may have them.
 async fn collateral(
     connection: &Connection,
     request: Request<Incoming>,
@@ -136,10 +137,10 @@ fn model(service: &Service) -> Result<ModelInfo, Refusal> {
         .ok_or_else(|| crate::engine::Unavailable::NotReady.into())
 }
 
-/// The weights as they were measured in the GPUs' memory; where there are none, there is no such thing.
+/// Returns the weights as they were measured in the GPUs' memory, or 404 if the engine uses no GPU.
 fn weights(service: &Service) -> Result<Response<Reply>, Refusal> {
     let weights = service.engine.weights().ok_or_else(Refusal::not_found)?;
-    // Numbers and digests into memory: serialisation cannot fail.
+    // Serialising numbers and digests into memory cannot fail.
     let json = serde_json::to_vec(&*weights).unwrap_or_default();
     Ok(reply(StatusCode::OK, Bytes::from(json)))
 }
@@ -157,7 +158,7 @@ fn describe(model: &ModelInfo) -> serde_json::Value {
         "owned_by": "cocoon",
         "context_length": model.context_length,
         "quantization": model.quantization,
-        // Kept for what offers will say.
+        // Reserved for prices.
         "pricing": null,
     })
 }
@@ -189,13 +190,13 @@ async fn complete(
     } = service.limits;
     let (begun, half) = (Instant::now(), body_time / 2);
     let deadline = begun + body_time;
-    // Taken before anything is read; free again when the request is understood.
+    // The room is reserved before the body is read, and given back once the request is parsed.
     let announced = request.body().size_hint().exact();
     let room = timeout_at(deadline, connection.bodies.room(announced)).await;
     let room = room.map_err(|_| Refusal::crowded())?;
     let waited = begun.elapsed();
     let read = read(request, body, deadline).await;
-    // Whom others left little of the time is told so.
+    // Tells the client when the wait for other bodies, not its own speed, used up most of the time.
     let body = read.map_err(
         |refusal| match refusal == Refusal::slow() && waited > half {
             true => Refusal::crowded(),
@@ -217,7 +218,7 @@ async fn complete(
         }
     }
     let entry = service.receipts.open(session, &body)?;
-    // A prompt is no longer than the JSON that it came in, and each choice holds its own.
+    // A prompt is no longer than the JSON that contained it, and each choice holds a copy.
     let held = body.len() * asked.generations.len();
     drop((body, room));
     let envelope = envelope(service, kind, model.id)?;
@@ -231,7 +232,7 @@ async fn complete(
         )
         .await?;
     let meter = Meter::begin(&service.counters, &answers);
-    // Of the engine that has taken it: another than before, where it has waited for one.
+    // Describes the engine that took the request, which may be a new one if the request waited.
     let entry = entry.taken(connection.number(), service.engine.section());
     if !asked.stream {
         let answered = whole::collect(answers, &envelope, &meter, asked.top_logprobs).await;
@@ -261,7 +262,8 @@ async fn complete(
     Ok(response)
 }
 
-/// A whole answer, or what the engine failed with, with its receipt in the head: all of it is known by now.
+/// Builds the response for a whole answer or for a failure of the engine. The receipt is in the head, because
+/// everything that it covers is known.
 fn with_receipt(
     answered: Result<(Whole, Outcome), Refusal>,
     meter: &Meter,
@@ -306,7 +308,7 @@ fn envelope(service: &Service, kind: Kind, model: String) -> Result<Envelope, Re
     })
 }
 
-/// Reads a body of at most `limit` bytes into memory that is wiped, until `deadline`.
+/// Reads a body of at most `limit` bytes until `deadline`, into memory that is wiped.
 async fn read(
     request: Request<Incoming>,
     limit: usize,
@@ -317,7 +319,7 @@ async fn read(
     if announced > limit as u64 {
         return Err(Refusal::too_large(limit));
     }
-    // The announced length is allocated once, so that no outgrown buffer keeps a prompt.
+    // The announced length is allocated at once, so that no outgrown buffer keeps parts of a prompt.
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(announced).unwrap_or(0)));
     let collect = async {
         while let Some(frame) = body.frame().await {

@@ -1,15 +1,16 @@
-//! Which JSON schemas an answer can be held to.
+//! Decides which JSON schemas an answer can be held to.
 //!
-//! A schema becomes a grammar, and a grammar is a stranger's program: intersections of patterns take minutes and
-//! gigabytes to build. So only what needs none of them passes, which is about what OpenAI's structured outputs take.
+//! A schema is compiled to a grammar, so it works like a program from a stranger: intersections of patterns take
+//! minutes and gigabytes to build. Only schemas that need no intersection are accepted, which is about what OpenAI's
+//! structured outputs accept.
 //!
-//! | of a schema | bound |
+//! | part of a schema | bound |
 //! |---|---|
 //! | text | 32 KiB |
 //! | schemas within it | 2048 |
-//! | patterns | 32 of 256 bytes, alone: not beside a length or a format |
-//! | `$ref`, `anyOf` | one of them, with nothing but annotations and definitions beside it; in the whole schema a type too |
-//! | `$ref` | `#`, or an entry of the schema's own `$defs` or `definitions`; at most 64 after each other |
+//! | patterns | 32 of 256 bytes, none beside a length or a format |
+//! | `$ref`, `anyOf` | at most one of them in a schema, beside annotations and definitions only; in the root schema also a type |
+//! | `$ref` | `#`, or an entry of the schema's own `$defs` or `definitions`; chains of at most 64 |
 //! | lengths, numbers of items | 65536 |
 
 mod references;
@@ -24,7 +25,7 @@ const MAX_PATTERNS: usize = 32;
 const MAX_PATTERN: usize = 256;
 const MAX_COUNT: u64 = 65536;
 
-/// Keywords that are as simple as they look, or mean nothing to a grammar.
+/// Keywords that are cheap in a grammar, or that a grammar ignores.
 const PLAIN: &[&str] = &[
     "$comment",
     "$id",
@@ -46,10 +47,10 @@ const PLAIN: &[&str] = &[
     "type",
     "writeOnly",
 ];
-/// Keywords that count.
+/// Keywords whose value is a length or a number of items.
 const COUNTS: &[&str] = &["maxItems", "maxLength", "minItems", "minLength"];
 
-/// What may stand beside a `$ref` or an `anyOf`.
+/// Keywords that may stand beside a `$ref` or an `anyOf`.
 const BESIDE: &[&str] = &[
     "$comment",
     "$defs",
@@ -67,7 +68,8 @@ const BESIDE: &[&str] = &[
     "writeOnly",
 ];
 
-/// What is wrong with a schema, as the end of a sentence about it; never words of its own but keywords.
+/// Checks a schema to which an answer is to be held. The error is the end of a sentence about the schema, and quotes
+/// nothing of it but known keywords.
 pub(super) fn check(text: &str) -> Result<(), String> {
     let short = text.len() <= MAX_SCHEMA;
     let Some(schema) = short.then(|| json_object(text)).flatten() else {
@@ -80,12 +82,12 @@ pub(super) fn check(text: &str) -> Result<(), String> {
     };
     let checked = counts.schema(&schema);
     let checked = checked.and_then(|()| references::check_chains(&schema));
-    // Its words may be a user's.
+    // The schema may contain text of a user.
     wipe(Value::Object(schema));
     checked
 }
 
-/// The same of one to which no answer is held: what its keywords mean is nobody's business here.
+/// Checks the size and syntax of a schema to which no answer is held, so that its keywords do not matter.
 pub(super) fn check_size(text: &str) -> Result<(), String> {
     match text.len() <= MAX_SCHEMA && is_json_object(text) {
         true => Ok(()),
@@ -111,12 +113,12 @@ impl Counts<'_> {
         }
         let one =
             usize::from(schema.contains_key("$ref")) + usize::from(schema.contains_key("anyOf"));
-        // A type is an intersection, which copies what is referred to. Once does no harm, and OpenAI wants the
-        // whole schema to have one; copies of copies would double with every step.
+        // A `type` beside a reference is an intersection, which copies the schema that is referred to. At the root this
+        // does no harm, and OpenAI requires a type there. Below it, copies of copies would double with every level.
         let whole = std::ptr::eq(schema, self.root);
         let other = |keyword: &str| !(BESIDE.contains(&keyword) || (whole && keyword == "type"));
         if one > 1 || (one == 1 && schema.keys().any(|keyword| other(keyword))) {
-            // Both together is an intersection too.
+            // A `$ref` with an `anyOf` is an intersection too.
             return Err("has something beside a `$ref` or an `anyOf`".to_owned());
         }
         for (keyword, value) in schema {
@@ -167,7 +169,7 @@ impl Counts<'_> {
                 }
             }
             _ => {
-                // Any other name is the client's word, which a message does not repeat.
+                // Any other name comes from the client, and a message does not repeat it.
                 let known = [
                     "allOf",
                     "oneOf",

@@ -1,5 +1,5 @@
-//! A steady tick: events leave at a fixed interval, each of one size, with as much of the text as fits or with none,
-//! so that neither when tokens come nor how long they are shows. How many ticks there were still does.
+//! Sends events at a fixed interval and of one size, each with as much text as fits or with none, so that an observer
+//! sees neither when tokens come nor how long they are. The number of events still shows.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -12,27 +12,27 @@ use zeroize::Zeroizing;
 use super::choices::Choices;
 use crate::engine::Piece;
 
-/// Bytes of an event that carry text, at least.
+/// Bytes of text for which an event has room, at least.
 pub(super) const MIN_ROOM: usize = 96;
 
-/// When events leave, and how much of the text in each. Holds one event's text and one piece at most; what comes
-/// meanwhile waits in the bounded buffer of its answer.
+/// Decides when events leave and how much text each carries. Holds at most the text of one event and one piece; further
+/// pieces wait in the bounded buffer of their answer.
 pub(super) struct Steady {
     ticks: Interval,
     rooms: Rooms,
     held: Option<(usize, Piece)>,
 }
 
-/// Bytes that text may take in an event, as JSON writes it.
+/// Bytes that text may take in an event, in its JSON encoding.
 #[derive(Clone, Copy)]
 pub(super) struct Rooms {
-    /// Of the answer's text.
+    /// In an event with text of the answer.
     pub text: usize,
-    /// Of a call's arguments.
+    /// In an event with arguments of a call.
     pub arguments: usize,
 }
 
-/// What can be told together.
+/// Kind of pieces that can be joined in one event.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Text,
@@ -40,10 +40,10 @@ enum Kind {
 }
 
 impl Steady {
-    /// The first tick is at once.
+    /// Starts the interval; the first tick is due at once.
     pub fn new(every: Duration, rooms: Rooms) -> Self {
         let mut ticks = interval(every);
-        // A client that reads slowly gets fewer events, and these still at multiples of the interval.
+        // A client that reads slowly gets fewer events, and still at multiples of the interval.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         Self {
             ticks,
@@ -57,7 +57,8 @@ impl Steady {
         self.ticks.poll_tick(context).map(|_| ())
     }
 
-    /// What one event tells now: text, empty where none has come, or what stands alone. `None` after the end.
+    /// Returns what the event of this tick carries: text, which is empty if none has come, or a piece that needs an
+    /// event of its own. `None` after the end.
     pub fn next(
         &mut self,
         choices: &mut Choices,
@@ -79,7 +80,7 @@ impl Steady {
                 name: Some(name),
                 arguments,
             } => {
-                // The name takes the room of its event.
+                // The name takes the room of its event, so the arguments wait for the next one.
                 if !arguments.0.is_empty() {
                     self.held = Some((index, Kind::Arguments(call).piece(arguments)));
                 }
@@ -98,7 +99,7 @@ impl Steady {
         Some((index, self.fill(index, kind, text, choices, context)))
     }
 
-    /// Adds what has come to `text` as long as there is room, and keeps what does not fit for the next tick.
+    /// Adds pieces that have come to `text` while there is room, and keeps what does not fit for the next tick.
     fn fill(
         &mut self,
         index: usize,
@@ -131,7 +132,7 @@ impl Steady {
         }
         let (fits, rest) = whole.split_at(fitting(&whole, room));
         if !rest.is_empty() {
-            // Nothing else is held: what came last made it too long.
+            // Nothing else is held: the piece that was added last exceeded the room.
             self.held = Some((index, kind.piece(Text(rest.to_owned()))));
         }
         kind.piece(Text(fits.to_owned()))
@@ -139,7 +140,7 @@ impl Steady {
 }
 
 impl Kind {
-    /// Text that can be cut and put together, or the piece as it is.
+    /// Returns the kind and text of a piece that can be split and joined, or the piece itself.
     fn of(piece: Piece) -> Result<(Self, Text), Piece> {
         match piece {
             Piece::Delta(text, _) => Ok((Kind::Text, text)),
@@ -164,12 +165,12 @@ impl Kind {
     }
 }
 
-/// Bytes of a text as JSON writes it.
+/// Bytes of a text in its JSON encoding.
 fn written(text: &str) -> usize {
     text.chars().map(escaped).sum()
 }
 
-/// Bytes of the longest beginning of `text` that fits.
+/// Bytes of the longest prefix of `text` whose JSON encoding fits into `room`.
 fn fitting(text: &str, room: usize) -> usize {
     let mut used = 0;
     for (at, c) in text.char_indices() {

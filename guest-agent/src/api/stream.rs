@@ -1,4 +1,4 @@
-//! Answers as streams of OpenAI's server-sent events.
+//! Sends answers as streams of OpenAI's server-sent events.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -35,13 +35,13 @@ pub struct Events {
     outcome: Outcome,
     steady: Option<Steady>,
     state: State,
-    /// An event was told, and the connection may not have sent it yet.
+    /// Whether an event was returned that the connection may not have sent yet.
     told: bool,
 }
 
 #[derive(Clone, Copy)]
 enum State {
-    /// The first event of the choice of this number.
+    /// The first event of the choice with this index.
     Role(usize),
     Text,
     Usage(Tokens),
@@ -50,23 +50,23 @@ enum State {
     End,
 }
 
-/// What an answer is made of, beside its text.
+/// How the events of an answer are built and sent.
 pub struct Telling {
-    /// What every event repeats.
+    /// The fields that every event repeats.
     pub envelope: Envelope,
-    /// How events are shaped.
+    /// How events are formatted.
     pub shape: Shape,
-    /// When they leave, if not as they come.
+    /// When events leave; `None` to send each piece as it comes.
     pub tick: Option<Tick>,
 }
 
-/// When events leave.
+/// A fixed interval between events.
 #[derive(Clone, Copy, Debug)]
 pub struct Tick {
-    /// One at each of these.
+    /// Interval between two events.
     pub every: Duration,
-    /// Bytes in a second, at least, as of the slowest reader: a slow tick has larger events, so that an answer
-    /// does not wait longer for its ticks than it might for its reader.
+    /// Least bytes per second, the same that a slow reader has to take. A long interval gets larger events, so that an
+    /// answer does not wait longer for its ticks than it might for its reader.
     pub least_rate: u32,
 }
 
@@ -78,7 +78,7 @@ impl Tick {
 }
 
 impl Events {
-    /// A stream over answers.
+    /// Creates the stream over `answers`.
     pub fn new(answers: Vec<Answer>, telling: Telling, meter: Meter, entry: Entry) -> Self {
         let Telling {
             envelope,
@@ -105,9 +105,9 @@ impl Events {
         events
     }
 
-    /// Finds a size of events in which the longest without text still leaves room for some.
+    /// Chooses an event size into which every event fits, and which leaves those with text at least [`MIN_ROOM`] bytes for it.
     fn steady(&mut self, tick: Tick) -> Steady {
-        // Bare events, as long as they get.
+        // Measures the longest events without padding.
         self.shape.bucket = 1;
         let reason = Some(FinishReason::ToolCalls);
         let text = match self.envelope.kind {
@@ -237,12 +237,12 @@ impl Events {
         self.event(nothing, Some(usage(tokens)))
     }
 
-    /// The status is long sent: the error comes as an event, then the receipt, and no `[DONE]` after it.
+    /// Builds the event for an error, because the status was sent long before. The receipt follows, and no `[DONE]`.
     fn failed(&mut self, refusal: &Refusal) -> Bytes {
         self.meter.failed();
         self.outcome = Outcome::Failed;
         self.state = State::Receipt(self.meter.close());
-        // The other choices are of no use to anybody.
+        // The client has no use for the other choices.
         self.choices.cancel();
         let body = ErrorEvent {
             error: &refusal.to_body().error,
@@ -251,7 +251,7 @@ impl Events {
         event(&body, self.shape)
     }
 
-    /// The next piece: when it comes, or what there is of it at this tick.
+    /// Polls for the next piece: as soon as it comes, or what has come by this tick.
     fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<(usize, Piece)>> {
         match &mut self.steady {
             Some(steady) => Poll::Ready(steady.next(&mut self.choices, context)),
@@ -276,13 +276,13 @@ impl Body for Events {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = &mut *self;
-        // A connection sends what it has when there is no more: so each event is a record of its own, and how many of them
-        // come at once shows in no length.
+        // hyper sends what it has when the body is pending. So each event becomes a TLS record of its own, and no
+        // record length shows how many events were ready at once.
         if std::mem::take(&mut this.told) {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        // The terminator says nothing that the receipt before it has not said.
+        // The terminator needs no tick: it reveals nothing that the receipt before it has not revealed.
         if !matches!(this.state, State::Terminator | State::End)
             && let Some(steady) = &mut this.steady
         {
@@ -305,7 +305,7 @@ impl Body for Events {
                     Ok(bytes) => bytes,
                     Err(refusal) => this.failed(&refusal),
                 },
-                // Cannot be: every choice ends with a piece that says so.
+                // Unreachable: every choice ends with `Piece::Done` or `Piece::Failed`.
                 None => return Poll::Ready(None),
             },
             State::Usage(tokens) => {

@@ -1,11 +1,11 @@
-//! What the model may call, and what its answer must look like.
+//! Parses the tools that the model may call, and the required format of its answer.
 //!
 //! | field | bound |
 //! |---|---|
 //! | `tools` | 1 to 64, names of 1 to 64 letters, digits, `_` and `-`, each once |
 //! | `description` | 8 KiB |
-//! | `schema`, and `parameters` of what must be called | what [`super::schema`] lets through |
-//! | other `parameters` | 32 KiB, a JSON object: nothing is held to them |
+//! | `schema`, and `parameters` of tools that must be called | what [`super::schema`] accepts |
+//! | other `parameters` | 32 KiB, a JSON object: no answer is held to them |
 
 use cocoon_protocol::engine::{Choice, Format, Tool};
 use serde_json::value::RawValue;
@@ -18,7 +18,7 @@ const MAX_TOOLS: usize = 64;
 const MAX_NAME: usize = 64;
 const MAX_DESCRIPTION: usize = 8 * 1024;
 
-/// What an answer may be.
+/// What an answer may consist of.
 pub(super) struct Shape {
     pub tools: Vec<Tool>,
     pub choice: Choice,
@@ -38,7 +38,7 @@ pub(super) fn take(fields: &mut Fields<'_>) -> Result<Shape, Refusal> {
     }
     let format = format(fields)?;
     let Some(choice) = choice else {
-        // None are to be called: the model need not know of any.
+        // No tool is to be called, so the model need not know of any.
         tools.clear();
         return Ok(Shape {
             tools,
@@ -64,7 +64,7 @@ pub(super) fn take(fields: &mut Fields<'_>) -> Result<Shape, Refusal> {
     })
 }
 
-/// The tools, and the place of the first `strict` that is true.
+/// Takes the tools. Also returns the place of the first `strict` that is true.
 fn tools(fields: &mut Fields<'_>) -> Result<(Vec<Tool>, Option<String>), Refusal> {
     let Some(raw) = fields.take::<Vec<&RawValue>>("tools", "a list of tools")? else {
         return Ok((Vec::new(), None));
@@ -106,7 +106,7 @@ fn tools(fields: &mut Fields<'_>) -> Result<(Vec<Tool>, Option<String>), Refusal
         let parameters: Option<&RawValue> = inner.take_in(&place, "parameters", "a JSON schema")?;
         let parameters = match parameters {
             Some(raw) => raw.get().to_owned(),
-            // OpenAI's default: a function without any.
+            // OpenAI's default: a function without parameters.
             None => r#"{"type":"object","properties":{}}"#.to_owned(),
         };
         if inner.take_in(&place, "strict", "a boolean")? == Some(true) {
@@ -122,8 +122,8 @@ fn tools(fields: &mut Fields<'_>) -> Result<(Vec<Tool>, Option<String>), Refusal
     Ok((tools, strict))
 }
 
-/// A grammar is made of those tools alone of which one must be called. A model that may choose, or calls none, is told of the
-/// others only, if of any.
+/// Checks the parameters of the tools. Only tools that must be called become a grammar, so only their schemas are
+/// limited. Of all others the model is at most told in its prompt.
 fn check_parameters(tools: &[Tool], choice: Option<&Choice>) -> Result<(), Refusal> {
     for (at, tool) in tools.iter().enumerate() {
         let held = match choice {
@@ -141,7 +141,7 @@ fn check_parameters(tools: &[Tool], choice: Option<&Choice>) -> Result<(), Refus
     Ok(())
 }
 
-/// `None` is that nothing may be called.
+/// Takes `tool_choice`; `None` means that no tool may be called.
 fn choice(fields: &mut Fields<'_>, tools: &[Tool]) -> Result<Option<Choice>, Refusal> {
     let shape = "`none`, `auto`, `required` or a tool";
     let Some(raw) = fields.take::<&RawValue>("tool_choice", shape)? else {
@@ -197,10 +197,10 @@ fn format(fields: &mut Fields<'_>) -> Result<Format, Refusal> {
             let mut inner = Fields::of(raw, place)?;
             let name: String = inner.need_in(place, "name", "a string")?;
             check_name(&name, &join(place, "name"))?;
-            // Told to no model, as in OpenAI's own: the schema is held to, not asked for.
+            // The model does not see it, as in OpenAI's API: the answer is held to the schema, not asked to follow it.
             let _description: Option<&RawValue> =
                 inner.take_in(place, "description", "a string")?;
-            // Always: there is no other way to hold to one.
+            // Ignored: an answer is always held strictly to its schema.
             let _strict: Option<bool> = inner.take_in(place, "strict", "a boolean")?;
             let raw = inner.need_in(place, "schema", "a JSON schema")?;
             inner.finish(place)?;
@@ -227,7 +227,7 @@ fn refuse_schema(place: &str, reason: &str) -> Refusal {
     refusal
 }
 
-/// Refuses what is no name of a function.
+/// Refuses a name that is not a valid function name.
 pub(super) fn check_name(name: &str, place: &str) -> Result<(), Refusal> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     if (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(plain) {

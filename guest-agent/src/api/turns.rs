@@ -1,4 +1,4 @@
-//! The conversation of a chat request.
+//! Parses the conversation of a chat request.
 //!
 //! | field | bound |
 //! |---|---|
@@ -22,7 +22,7 @@ const MAX_PARTS: usize = 64;
 const MAX_CALLS: usize = 64;
 const MAX_ID: usize = 128;
 
-/// Takes the messages.
+/// Takes the messages, each as one turn.
 pub(super) fn take(fields: &mut Fields<'_>) -> Result<Vec<Turn>, Refusal> {
     let raw: Vec<&RawValue> = fields.need("messages", "a list of messages")?;
     if raw.is_empty() || raw.len() > MAX_MESSAGES {
@@ -31,7 +31,7 @@ pub(super) fn take(fields: &mut Fields<'_>) -> Result<Vec<Turn>, Refusal> {
             format!("`messages` must have 1 to {MAX_MESSAGES} messages."),
         ));
     }
-    // By their digests: a copy of an identifier would have to be wiped.
+    // Digests of the identifiers, because copies of these would have to be wiped.
     let mut called = BTreeSet::new();
     let mut turns = Vec::with_capacity(raw.len());
     for (at, raw) in raw.into_iter().enumerate() {
@@ -51,7 +51,7 @@ fn turn(raw: &RawValue, place: &str, called: &BTreeSet<Hex32>) -> Result<Turn, R
     let roles = "`system`, `developer`, `user`, `assistant` or `tool`";
     let role: String = fields.need_in(place, "role", roles)?;
     let speaker = match role.as_str() {
-        // What it is called since the models that reason; templates know the older name.
+        // OpenAI renamed `system` to `developer` with its reasoning models; chat templates know the older name.
         "system" | "developer" => Speaker::System,
         "user" => Speaker::User,
         "assistant" => Speaker::Assistant,
@@ -106,7 +106,7 @@ fn content(raw: &RawValue, place: &str) -> Result<String, Refusal> {
         let message = format!("`{place}` must have 1 to {MAX_PARTS} parts.");
         return Err(Refusal::field(place, message));
     }
-    // Allocated once: it may be long, and need not be copied as it grows.
+    // Allocated once, so that a long text is not copied as it grows.
     let mut text = String::with_capacity(raw.get().len());
     for (at, raw) in parts.into_iter().enumerate() {
         let place = format!("{place}[{at}]");
@@ -174,7 +174,7 @@ fn calls(fields: &mut Fields<'_>, place: &str) -> Result<Vec<Call>, Refusal> {
     raw.into_iter().enumerate().map(call).collect()
 }
 
-/// What clients send back with a message of ours, and which says nothing.
+/// Takes a list that must be empty: clients send it back with messages of this API, and it carries no information.
 fn empty_list(fields: &mut Fields<'_>, place: &str, name: &'static str) -> Result<(), Refusal> {
     let list: Option<Vec<&RawValue>> = fields.take_in(place, name, "an empty list")?;
     match list {

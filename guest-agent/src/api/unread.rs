@@ -1,8 +1,8 @@
-//! What waits for a client to take it, and how far its client has fallen behind.
+//! Tracks the data that waits for a client, and how far the client has fallen behind in taking it.
 //!
-//! A client that takes nothing is given up after a while, and so is one that takes a little now and then:
-//! each second that something waits is a second behind, and what is taken catches up at the least rate.
-//! An engine that is slow, or an answer that is small, costs its client nothing.
+//! A client that takes nothing is cut off after a while, and so is one that takes a little now and then. Each second
+//! that data waits puts the client a second behind; what it takes catches up at the least rate. A slow engine or a
+//! small answer costs its client nothing.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,24 +10,24 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Number of the socket among what waits for a client; answers count from the next one.
+/// Key of the socket among the things that wait for a client. The keys of answers follow it.
 pub(super) const SOCKET: u64 = 0;
 
-/// What waits for a client, by number: one answer that moves must not hide another that does not.
+/// What waits for a client, by key. Answers are tracked one by one, so that one that moves does not hide another that does not.
 pub(super) struct Unread {
     all: Mutex<BTreeMap<u64, Behind>>,
-    /// Bytes per second.
+    /// Least rate, in bytes per second.
     least_rate: u64,
 }
 
-/// How far one of them is behind.
+/// How far the client is behind with the socket or with one answer.
 #[derive(Default)]
 struct Behind {
-    /// Bytes wait since then.
+    /// Time since which bytes wait.
     since: Option<Instant>,
-    /// Bytes that wait.
+    /// Number of bytes that wait.
     bytes: usize,
-    /// How long others waited before, less what was taken since.
+    /// How far earlier waits put the client behind, less what it has caught up since.
     before: Duration,
 }
 
@@ -48,7 +48,7 @@ impl Behind {
 }
 
 impl Unread {
-    /// Nothing waits. Who takes fewer bytes than `least_rate` in a second falls behind.
+    /// Creates the state in which nothing waits. A client that takes fewer than `least_rate` bytes per second falls behind.
     pub fn new(least_rate: u32) -> Self {
         Self {
             all: Mutex::default(),
@@ -56,31 +56,31 @@ impl Unread {
         }
     }
 
-    /// The socket takes no bytes.
+    /// Records that the socket accepts no bytes.
     pub fn blocked(&self, now: Instant) {
         self.lock().entry(SOCKET).or_default().waits(0, now);
     }
 
-    /// The socket took bytes.
+    /// Records that the socket accepted bytes.
     pub fn flowed(&self, bytes: usize, now: Instant) {
         let mut all = self.lock();
         let socket = all.entry(SOCKET).or_default();
         socket.moves(bytes, self.least_rate, now);
     }
 
-    /// A piece of an answer waits for its client.
+    /// Records that a piece of an answer waits for its client.
     pub fn given(&self, answer: u64, bytes: usize, now: Instant) {
         self.lock().entry(answer).or_default().waits(bytes, now);
     }
 
-    /// What was given of an answer is on its way.
+    /// Records that everything given of an answer is on its way.
     pub fn taken(&self, answer: u64, now: Instant) {
         if let Some(behind) = self.lock().get_mut(&answer) {
             behind.moves(behind.bytes, self.least_rate, now);
         }
     }
 
-    /// An answer has ended. With the last one, the socket's past is over.
+    /// Records the end of an answer. After the last answer the past of the socket is forgotten.
     pub fn over(&self, answer: u64) {
         let mut all = self.lock();
         all.remove(&answer);
@@ -89,8 +89,7 @@ impl Unread {
         }
     }
 
-    /// When a client that takes nothing from now on will have been behind for so long; `None` where
-    /// nothing waits.
+    /// Returns when a client that takes nothing from now on will be behind by `patience`; `None` if nothing waits.
     pub fn until(&self, patience: Duration) -> Option<Instant> {
         let all = self.lock();
         let until = |behind: &Behind| Some(behind.since? + patience.saturating_sub(behind.before));
@@ -98,7 +97,7 @@ impl Unread {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Behind>> {
-        // Nothing panics while it holds the lock.
+        // No code panics while it holds the lock, so a poisoned lock still guards consistent data.
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -109,8 +108,8 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    /// How long a client lasts that takes so many bytes after each `step`, at a least rate of 1000 bytes a
-    /// second.
+    /// How long a client lasts that takes `bytes` bytes after each `step`, at a least rate of 1000 bytes per second;
+    /// `None` if it is never cut off.
     fn lasts(bytes: usize, step: Duration) -> Option<Duration> {
         let unread = Unread::new(1000);
         let born = Instant::now();
@@ -132,10 +131,10 @@ mod tests {
     fn whoever_is_slower_than_the_least_rate_is_given_up() {
         let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
         assert_eq!(lasts(512, minute), Some(minute), "nothing in time");
-        // One frame in 59 seconds buys half a second.
+        // One frame in 59 seconds gains half a second.
         let lasted = lasts(512, Duration::from_secs(59)).unwrap();
         assert!(lasted < minute + second, "{lasted:?}");
-        // At half the rate, a second behind in two.
+        // At half the rate, the client falls one second behind in two.
         let lasted = lasts(500, second).unwrap();
         assert!((118..=121).contains(&lasted.as_secs()), "{lasted:?}");
         assert_eq!(lasts(1000, second), None);
@@ -149,7 +148,7 @@ mod tests {
         for _ in 0..100 {
             unread.given(1, 100_000, now);
             unread.taken(1, now);
-            // The engine thinks; nothing waits.
+            // The engine computes and nothing waits.
             now += PATIENCE * 2;
             assert_eq!(unread.until(PATIENCE), None);
         }

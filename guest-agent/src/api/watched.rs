@@ -1,4 +1,4 @@
-//! A connection's stream and its answers, with an eye on what they do.
+//! Wraps the stream and the answers of a connection, to record what they do.
 
 use std::convert::Infallible;
 use std::io;
@@ -14,14 +14,14 @@ use super::activity::Activity;
 use super::reply::Reply;
 use super::unread::Unread;
 
-/// A request under way; it ends when this is dropped.
+/// A request that is being answered; dropping this ends it.
 pub(super) struct Asked {
     activity: Arc<Activity>,
     number: u64,
 }
 
 impl Asked {
-    /// A request's head is there.
+    /// Begins a request whose head has arrived.
     pub fn begin(activity: &Arc<Activity>) -> Self {
         Self {
             number: activity.asked(),
@@ -29,7 +29,7 @@ impl Asked {
         }
     }
 
-    /// The request goes on until `reply` has been sent or given up.
+    /// Keeps the request open until `reply` has been sent or given up.
     pub fn until_sent(self, reply: Reply) -> Sending {
         Sending { reply, asked: self }
     }
@@ -41,7 +41,7 @@ impl Drop for Asked {
     }
 }
 
-/// An answer on its way.
+/// An answer that is being sent.
 pub(super) struct Sending {
     reply: Reply,
     asked: Asked,
@@ -59,7 +59,7 @@ impl Body for Sending {
         let Asked { activity, number } = &this.asked;
         activity.taken(*number);
         let polled = Pin::new(&mut this.reply).poll_frame(context);
-        // Until more is wanted, this one waits for the client's window.
+        // This frame counts as waiting for the client's window until hyper asks for more.
         if let Poll::Ready(Some(Ok(frame))) = &polled {
             activity.given(*number, frame.data_ref().map_or(0, Bytes::len));
         }
@@ -75,17 +75,17 @@ impl Body for Sending {
     }
 }
 
-/// Is told what a stream does.
+/// Is notified of what a stream does.
 pub(super) trait Watcher {
-    /// Bytes came in.
+    /// Bytes were received.
     fn received(&self) {}
-    /// So many bytes went out.
+    /// `bytes` bytes were sent.
     fn sent(&self, bytes: usize);
-    /// Bytes cannot go out now.
+    /// No bytes can be sent now.
     fn blocked(&self) {}
 }
 
-/// Of what is inside TLS: only there bytes are requests and answers.
+/// Watches the stream inside TLS, where bytes are requests and answers only.
 impl Watcher for Arc<Activity> {
     fn received(&self) {
         Activity::received(self);
@@ -96,7 +96,7 @@ impl Watcher for Arc<Activity> {
     }
 }
 
-/// Of the socket below TLS: whose buffer hides what a slow client takes.
+/// Watches the socket below TLS, because TLS's own buffer hides how slowly a client takes its data.
 impl Watcher for Arc<Unread> {
     fn sent(&self, bytes: usize) {
         self.flowed(bytes, Instant::now());
@@ -107,11 +107,11 @@ impl Watcher for Arc<Unread> {
     }
 }
 
-/// A stream that tells when bytes pass.
+/// A stream that notifies its watcher when bytes pass.
 pub(super) struct Watched<S, W> {
-    /// The stream.
+    /// The stream that is wrapped.
     pub stream: S,
-    /// Is told.
+    /// The watcher that is notified.
     pub watcher: W,
 }
 
@@ -133,7 +133,7 @@ impl<S: AsyncRead + Unpin, W: Watcher + Unpin> AsyncRead for Watched<S, W> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        // The end of the stream is no request.
+        // The end of the stream is not a request.
         if buffer.filled().len() > before {
             self.watcher.received();
         }

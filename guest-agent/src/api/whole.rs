@@ -1,4 +1,4 @@
-//! Answers that are told when they are whole.
+//! Builds answers that are sent whole, once all of their choices have ended.
 
 use cocoon_protocol::engine::TokenLogprob;
 use cocoon_protocol::openai::{FinishReason, Usage};
@@ -20,10 +20,10 @@ use crate::engine::{Answer, Piece};
 use crate::keys;
 use crate::metering::{Meter, usage};
 
-/// Bytes of a token in a whole answer, amply.
+/// Bytes of a token in a whole answer, generously.
 const TOKEN: usize = 32;
 
-/// One choice as it grows. Wiped on drop.
+/// One choice while it is collected. Wiped on drop.
 #[derive(Default)]
 struct Choice {
     content: Zeroizing<String>,
@@ -37,7 +37,8 @@ struct Call {
     arguments: Zeroizing<String>,
 }
 
-/// Waits for all choices; the body of the response, and how they ended. `top_logprobs` is what the request asked.
+/// Waits for all choices. Returns the body of the response and how the choices ended. `top_logprobs` is the number of
+/// alternatives that the request asks for.
 pub(super) async fn collect(
     answers: Vec<Answer>,
     envelope: &Envelope,
@@ -47,7 +48,7 @@ pub(super) async fn collect(
     let with = top_logprobs.is_some();
     let mut choices: Vec<Choice> = answers.iter().map(|_| Choice::default()).collect();
     let mut reasons = vec![FinishReason::Stop; answers.len()];
-    // None waits for the others: where one fails, those that still run are cancelled with it.
+    // No choice waits for the others: if one fails, the others are cancelled at once.
     let mut running = Choices::new(answers);
     while let Some((index, piece)) = running.next().await {
         if let Some(reason) = choices[index].take(piece, envelope.kind)? {
@@ -99,7 +100,7 @@ pub(super) async fn collect(
     Ok((Whole::with(body, running.into_answers()), ended))
 }
 
-/// How an answer ended whose choices ended so far like `before`, and one more for this reason.
+/// Combines the outcome of earlier choices with the reason why one more ended.
 pub(super) fn outcome(before: Outcome, reason: FinishReason) -> Outcome {
     match reason {
         FinishReason::Length if before == Outcome::Complete => Outcome::Length,
@@ -108,7 +109,7 @@ pub(super) fn outcome(before: Outcome, reason: FinishReason) -> Outcome {
 }
 
 impl Choice {
-    /// Adds a piece; how the choice ended, if it was its last.
+    /// Adds a piece. Returns why the choice ended if the piece was its last.
     fn take(&mut self, piece: Piece, kind: Kind) -> Result<Option<FinishReason>, Refusal> {
         match piece {
             Piece::Delta(text, mut logprobs) => {
@@ -130,7 +131,7 @@ impl Choice {
                 }
             }
             Piece::Done { finish_reason } => return Ok(Some(finish_reason)),
-            // Counted by the caller, like every refusal.
+            // The caller counts it, like every refusal.
             Piece::Failed(failure) => return Err(Refusal::failed(failure, kind)),
         }
         Ok(None)
@@ -150,7 +151,7 @@ impl Choice {
     }
 }
 
-/// A new call's identifier.
+/// Returns an identifier for a new call.
 pub(super) fn call_id() -> Result<String, Refusal> {
     let random = keys::random::<12>().map_err(|_| {
         Refusal::unavailable("no_randomness", "The kernel gave no random identifier.")
@@ -158,16 +159,16 @@ pub(super) fn call_id() -> Result<String, Refusal> {
     Ok(format!("call_{}", hex::encode(*random)))
 }
 
-/// What the length of an answer may depend on.
+/// What the length of an answer may depend on, apart from its number of tokens.
 struct Shown {
-    /// Choices.
+    /// Number of choices.
     choices: usize,
-    /// Alternatives of each token that are told with it, if that is.
+    /// Number of alternatives of each token, if log probabilities are reported.
     top_logprobs: Option<u8>,
 }
 
 impl Shown {
-    /// Bytes that usual answers of so many tokens do not exceed, which does not depend on their text.
+    /// Bytes that usual answers of `tokens` tokens do not exceed, whatever their text.
     fn usual(&self, tokens: u32) -> usize {
         let tokens = usize::try_from(tokens).unwrap_or(0);
         let bytes = tokens.saturating_mul(TOKEN + logprobs(self.top_logprobs));
@@ -176,19 +177,19 @@ impl Shown {
     }
 }
 
-/// The answer, as long as its tokens make it: its last field is filled up.
+/// Encodes an answer. Its last field is padded, so that the length depends on the number of its tokens only.
 fn encode(envelope: &Envelope, choices: impl Serialize, usage: Usage, shown: &Shown) -> Bytes {
     const TAIL: &[u8] = b"\"}";
     let tokens = usage.completion_tokens;
     let body = envelope.around(choices, Some(Some(usage)), (false, true));
-    // Strings and numbers into memory: serialisation cannot fail.
+    // Serialising strings and numbers into memory cannot fail.
     let length = json_len(&body).unwrap_or_default();
     let whole = length.max(1).next_multiple_of(shown.usual(tokens));
     let mut json = WipingWriter::with_capacity(whole);
     let _ = serde_json::to_writer(&mut json, &body);
     let mut bytes = json.into_bytes();
     bytes.truncate(bytes.len().saturating_sub(TAIL.len()));
-    // Within what was reserved: nothing moves, and no copy stays behind.
+    // Within the reserved capacity, so that the buffer does not move and leaves no copy behind.
     bytes.resize(whole - TAIL.len(), b'0');
     bytes.extend_from_slice(TAIL);
     wiped(bytes)

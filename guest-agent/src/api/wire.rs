@@ -1,4 +1,4 @@
-//! Answers as OpenAI writes them: whole ones and pieces, of chats and of completions.
+//! The JSON of OpenAI's answers: whole answers and stream events, for chats and completions.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use cocoon_protocol::engine::{Alternative, TokenLogprob, Utf8};
 use cocoon_protocol::openai::{FinishReason, Usage};
 use serde::Serialize;
 
-/// What kind of request is answered.
+/// The kind of request that is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `/v1/chat/completions`.
@@ -16,18 +16,18 @@ pub enum Kind {
     Completion,
 }
 
-/// What every event of an answer repeats.
+/// The fields that every event of an answer repeats.
 #[derive(Clone, Debug)]
 pub struct Envelope {
-    /// What is answered.
+    /// Kind of the request.
     pub kind: Kind,
-    /// `chatcmpl-` or `cmpl-`, and random digits.
+    /// `chatcmpl-` or `cmpl-`, followed by random digits.
     pub id: String,
-    /// Seconds since 1970 on the guest's clock, which nothing depends on.
+    /// Seconds since 1970 by the guest's clock, on which nothing depends.
     pub created: u64,
     /// Identifier of the model.
     pub model: String,
-    /// `fp_` and the first digits of the model's digest.
+    /// `fp_`, followed by the first digits of the model's digest.
     pub fingerprint: String,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct Body<'a, C> {
 }
 
 impl Envelope {
-    /// Around `choices`. `usage` is left out, or null, or there; `obfuscate` leaves room for padding.
+    /// Wraps `choices`. `usage` is omitted, null or present; `obfuscate` adds an empty field for padding.
     pub(super) fn around<C: Serialize>(
         &self,
         choices: C,
@@ -88,13 +88,13 @@ impl From<Usage> for Tokens {
     fn from(usage: Usage) -> Self {
         Self {
             usage,
-            // There is no cache: it would tell one user what another asked.
+            // There is no cache, because it would tell one user what another has asked.
             prompt_tokens_details: Cached { cached_tokens: 0 },
         }
     }
 }
 
-/// A choice of a chat, whole or a piece of it.
+/// A choice of a chat, or a piece of one.
 #[derive(Serialize)]
 pub(super) struct ChatChoice<'a> {
     pub index: usize,
@@ -126,7 +126,7 @@ pub(super) struct Delta<'a> {
 }
 
 impl<'a> Delta<'a> {
-    /// Text.
+    /// A delta of text.
     pub fn of(text: &'a str) -> Self {
         Self {
             content: Some(text),
@@ -134,7 +134,7 @@ impl<'a> Delta<'a> {
         }
     }
 
-    /// A piece of a call.
+    /// A delta of a tool call.
     pub fn calling(call: ToolCall<'a>) -> Self {
         Self {
             tool_calls: Some([call]),
@@ -143,7 +143,7 @@ impl<'a> Delta<'a> {
     }
 }
 
-/// A call; of its later pieces only `index` and `arguments` are there.
+/// A tool call. Its later pieces have `index` and `arguments` only.
 #[derive(Serialize)]
 pub(super) struct ToolCall<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -198,7 +198,7 @@ impl<'a> ChatLogprobs<'a> {
     }
 }
 
-/// A choice of a completion, whole or a piece of it.
+/// A choice of a completion, or a piece of one.
 #[derive(Serialize)]
 pub(super) struct TextChoice<'a> {
     pub text: &'a str,
@@ -215,16 +215,16 @@ pub(super) struct TextLogprobs<'a> {
     text_offset: Vec<usize>,
 }
 
-/// Where the tokens of a text begin in it, in characters. A token that begins inside of one has that one's place.
+/// Counts where the tokens of a text begin, in characters. A token that begins within a character has that character's offset.
 #[derive(Default)]
 pub(super) struct Offsets {
     characters: usize,
-    /// Puts the text together as the engine does.
+    /// Decodes the text as the engine does.
     text: Utf8,
 }
 
 impl Offsets {
-    /// Where the next token begins, which has these bytes.
+    /// Returns where the next token, with these bytes, begins.
     fn next(&mut self, token: &[u8]) -> usize {
         let start = self.characters;
         self.characters += self.text.push(token).0.chars().count();
@@ -233,7 +233,7 @@ impl Offsets {
 }
 
 impl<'a> TextLogprobs<'a> {
-    /// `offsets` has counted the tokens before.
+    /// `offsets` must have counted all earlier tokens.
     pub fn of(logprobs: &'a [TokenLogprob], offsets: &mut Offsets) -> Self {
         let word = |one: &'a Alternative| String::from_utf8_lossy(&one.bytes);
         let pair = |one: &'a Alternative| (word(one), one.logprob);
@@ -254,7 +254,7 @@ impl<'a> TextLogprobs<'a> {
 mod tests {
     use super::*;
 
-    /// Of all tokens at once, which is what they are one by one, too.
+    /// Offsets of all tokens at once, which must equal those of one token at a time.
     fn offsets(tokens: &[&[u8]]) -> Vec<usize> {
         let logprob = |token: &&[u8]| TokenLogprob {
             chosen: Alternative {
@@ -277,12 +277,12 @@ mod tests {
     fn tokens_begin_where_their_characters_do() {
         assert_eq!(offsets(&[b"one ", b"", b"two"]), [0, 4, 4]);
         assert_eq!(offsets(&["дa".as_bytes(), "я".as_bytes(), b"!"]), [0, 2, 3]);
-        // A character of three tokens, and one whose end is another's beginning.
+        // A character of three tokens, and one whose end shares a token with the next.
         let rocket = "🚀".as_bytes();
         let cut: [&[u8]; 5] = [b"a", &rocket[..1], &rocket[1..3], &rocket[3..], b"b"];
         assert_eq!(offsets(&cut), [0, 1, 1, 1, 2]);
         assert_eq!(offsets(&[b"x\xd0", b"\xb4y", b"z"]), [0, 1, 3]);
-        // What is no text is told as a character for each piece.
+        // Invalid UTF-8 counts as one character for each invalid part.
         assert_eq!(
             offsets(&[b"\xff\xb4", b"a\xe2\x82", b"b", b"c"]),
             [0, 2, 3, 5]

@@ -1,4 +1,4 @@
-//! When a connection ends, is cut, or leaves for another.
+//! Tests of when a connection ends, is cut, or leaves to make room for another.
 
 use super::*;
 use std::time::Duration;
@@ -59,7 +59,7 @@ fn who_was_told_to_leave_has_no_time_to_be_idle() {
         assert!(matches!(due(&activity, false), Due::End(at) if at <= now));
         assert!(matches!(due(&activity, true), Due::Cut(at) if at >= before + limits().head_time));
     }
-    // One that asks in this very moment is answered.
+    // A request that arrives just after the connection was asked to leave is still answered.
     let activity = idle(false);
     activity.leave();
     activity.received();
@@ -142,7 +142,7 @@ fn an_answer_that_nobody_takes_is_cut_whatever_the_others_do() {
         activity.sent();
         assert_eq!(due(&activity, false), cut);
     }
-    // Whoever takes a piece quickly has the whole time for the next.
+    // A client that takes one piece quickly has the full time for the next.
     activity.taken(stuck);
     assert!(matches!(due(&activity, false), Due::Look(_)));
     activity.given(stuck, 512);
@@ -159,7 +159,7 @@ fn a_socket_that_takes_nothing_is_cut_while_an_answer_is_on_its_way() {
     let unread = Arc::new(Unread::new(1000));
     let activity = Activity::new(false, Arc::clone(&unread));
     let answer = activity.asked();
-    // Of HTTP/1.1 only the socket counts.
+    // Over HTTP/1.1 only the socket counts.
     activity.given(answer, 512);
     assert!(matches!(due(&activity, false), Due::Look(_)));
     unread.blocked(Instant::now());

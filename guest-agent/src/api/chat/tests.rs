@@ -1,4 +1,4 @@
-//! Requests that are understood, and refusals that name their field.
+//! Tests of valid requests, and of refusals that name the field at fault.
 
 use cocoon_protocol::engine::{Costs, Seed, Speaker, Turn};
 use proptest::prelude::*;
@@ -26,7 +26,7 @@ fn parsed(more: &str) -> Asked {
     parsed.unwrap_or_else(|refusal| panic!("{refusal:?}"))
 }
 
-/// What a refusal says of `body`: field, code, message.
+/// What the refusal of `body` contains: field, code and message.
 fn refused(body: &str) -> (Option<String>, Option<&'static str>, String) {
     let refusal = parse(body.as_bytes(), &model(), 4).err().expect("refused");
     (refusal.param, refusal.code, refusal.message)

@@ -1,24 +1,24 @@
-//! Where the references of a schema lead, and how deep.
+//! Checks where the references of a schema lead, and how long their chains are.
 //!
-//! A library follows a JSON pointer to wherever it leads, also into values that are no schemas and that nobody
-//! checked. So a reference names the schema itself or an entry of its own tables, and nothing else.
+//! The library that compiles schemas follows a JSON pointer wherever it leads, also into values that are not schemas
+//! and that nothing checked. So a reference may name only the root schema or an entry of its definitions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
-/// Most references that lead from one to the next: whoever follows them does so on a stack.
+/// Most references in a chain, because the library follows chains by recursion.
 const MAX_CHAIN: usize = 64;
-/// Tables of schemas that are there to be referred to.
+/// Keywords whose values are tables of definitions.
 const TABLES: [&str; 2] = ["$defs", "definitions"];
 
-/// What `place` refers to in the schema that is `root`: an object or a boolean. `None` where it may not lead.
+/// Returns the object or boolean that `place` refers to in the schema `root`; `None` if the reference is not allowed.
 pub(super) fn target<'a>(root: &'a Map<String, Value>, place: &str) -> Option<Target<'a>> {
     if place == "#" {
         return Some(Target(Some(root)));
     }
     let (table, name) = place.strip_prefix("#/")?.split_once('/')?;
-    // The first would lead further, the others may mean other characters.
+    // A `/` would lead further into the schema, and `~` and `%` can escape other characters.
     if !TABLES.contains(&table) || name.contains(['/', '~', '%']) {
         return None;
     }
@@ -29,12 +29,12 @@ pub(super) fn target<'a>(root: &'a Map<String, Value>, place: &str) -> Option<Ta
     }
 }
 
-/// Something that may be referred to; it has references of its own where it is an object.
+/// A schema that may be referred to: an object, which may have references of its own, or `None` for a boolean.
 pub(super) struct Target<'a>(Option<&'a Map<String, Value>>);
 
-/// Refuses a schema, all of whose references lead to a [`target`], where too many may follow each other.
+/// Refuses a schema whose references can form too long a chain. All of its references must lead to a [`target`].
 pub(super) fn check_chains(root: &Map<String, Value>) -> Result<(), String> {
-    // The first is the whole schema as it is begun with. Behind it, all that is referred to from there.
+    // The root schema, where every chain starts, then each schema that can be reached from it.
     let mut schemas = vec![Some(root)];
     let mut known = BTreeMap::new();
     let mut links: Vec<BTreeSet<usize>> = Vec::new();
@@ -61,7 +61,7 @@ pub(super) fn check_chains(root: &Map<String, Value>) -> Result<(), String> {
     }
 }
 
-/// The references in a schema that are followed with it; its tables are not.
+/// Collects the references within a schema, leaving out its tables of definitions.
 fn collect<'a>(schema: &'a Map<String, Value>, places: &mut BTreeSet<&'a str>) {
     let mut within = |value: &'a Value| {
         if let Value::Object(schema) = value {
@@ -83,8 +83,8 @@ fn collect<'a>(schema: &'a Map<String, Value>, places: &mut BTreeSet<&'a str>) {
     }
 }
 
-/// At least as many as there are on any way along `links` that meets none twice. Exact without circles; all
-/// that lies on circles, or between them, counts as one way.
+/// Returns an upper bound on the number of schemas on any path along `links` that visits none twice. The bound is exact
+/// without cycles; schemas on cycles, or between cycles, count as if all were on one path.
 fn longest(links: &[BTreeSet<usize>]) -> usize {
     let mut back = vec![BTreeSet::new(); links.len()];
     for (from, to) in links.iter().enumerate() {
@@ -94,7 +94,7 @@ fn longest(links: &[BTreeSet<usize>]) -> usize {
     }
     let mut left: BTreeSet<usize> = (0..links.len()).collect();
     let mut layers = 0;
-    // Those that lead nowhere go, until all that is left leads on; then the same from the other end.
+    // Removes the schemas that link to none of the others left, layer by layer, then the same in the other direction.
     for links in [links, &back] {
         while layers <= 1 + MAX_CHAIN {
             let ends = left.iter().filter(|one| links[**one].is_disjoint(&left));
@@ -155,7 +155,7 @@ mod tests {
         );
     }
 
-    /// Each definition refers to the next, through something else every time.
+    /// Builds a schema in which each definition refers to the next, through five different keywords in turn.
     fn chain(length: usize, last: &str) -> String {
         let one = |at: usize| {
             let next = match at + 1 == length {
@@ -180,12 +180,12 @@ mod tests {
         assert_eq!(check(&chain(64, "{}")), Ok(()));
         assert_eq!(check(&chain(65, "{}")), long);
         assert_eq!(check(&chain(600, "{}")), long);
-        // Circles count each of their schemas once, and the whole one too where they meet it.
+        // A cycle counts each of its schemas once, and the root schema too if the cycle contains it.
         assert_eq!(check(&chain(64, r##"{"$ref":"#/$defs/d0"}"##)), Ok(()));
         assert_eq!(check(&chain(65, r##"{"$ref":"#/$defs/d0"}"##)), long);
         assert_eq!(check(&chain(63, r##"{"$ref":"#"}"##)), Ok(()));
         assert_eq!(check(&chain(64, r##"{"$ref":"#"}"##)), long);
-        // Many that do not lead to each other are no chain.
+        // Many references that do not lead to each other form no chain.
         let many: Vec<String> = (0..500).map(|at| format!(r#""d{at}":{{}}"#)).collect();
         let used: Vec<String> = (0..500)
             .map(|at| format!(r##""p{at}":{{"$ref":"#/$defs/d{at}"}}"##))

@@ -1,4 +1,4 @@
-//! Streams at a steady tick, on a clock that stands still: when events leave, how long they are, what they tell.
+//! Tests of streams at a steady tick, on a paused clock: when events leave, how long they are, and what they contain.
 
 use cocoon_protocol::binding::{Claims, Tee};
 use cocoon_protocol::bytes::{Hex, Hex32, Hex48};
@@ -19,20 +19,20 @@ use crate::keys::Keys;
 use crate::metering::Counters;
 
 const EVERY: Duration = Duration::from_millis(100);
-/// At which ticks of a tenth of a second need no larger events.
+/// At this rate, ticks of a tenth of a second need no larger events.
 const LEAST_RATE: u32 = 2048;
 
-/// A stream, and the engine's end of each of its choices.
+/// A stream, and the engine's sender for each of its choices.
 struct Stream {
     events: Events,
     choices: Vec<mpsc::Sender<Piece>>,
     began: Instant,
-    /// What they hold up.
+    /// The commands, which hold the slots of the generations.
     _held: Vec<Command>,
     _engine: (Engine, watch::Sender<EngineState>),
 }
 
-/// When an event left, its length, and what it tells.
+/// When an event left, its length, and its text.
 #[derive(Debug)]
 struct Told {
     at: Duration,
@@ -195,7 +195,7 @@ fn entry() -> Entry {
     entry.taken(1, None)
 }
 
-/// When and how long: all that shows.
+/// Times and lengths of events: all that an observer sees.
 fn shape(told: &[Told]) -> Vec<(u128, usize)> {
     told.iter()
         .map(|event| (event.at.as_millis(), event.length))
@@ -235,7 +235,7 @@ async fn events_leave_at_the_tick_alone_and_are_of_one_size() {
     are_ticks(silence.iter().chain(&told).chain(events).chain(&end[..2]));
 }
 
-/// Each at its own tick and of the one size.
+/// Checks that each event left at its own tick and has the one size.
 fn are_ticks<'a>(told: impl Iterator<Item = &'a Told>) {
     for (tick, event) in (0..).zip(told) {
         assert_eq!(
@@ -246,14 +246,14 @@ fn are_ticks<'a>(told: impl Iterator<Item = &'a Told>) {
     }
 }
 
-/// Whoever asks for few events gets large ones: answers that wait for their ticks hold up others.
+/// A client that asks for few events gets large ones, because answers that wait for their ticks hold up others.
 #[tokio::test(start_paused = true)]
 async fn a_slow_tick_tells_no_less_than_the_least_rate() {
     let every = Duration::from_secs(5);
     let mut stream = Stream::at(every, LEAST_RATE, 1).await;
     let first = stream.some(1).await;
     assert_eq!(first[0].length, 5 * 2048);
-    // All the engine may ever have said about it waits already.
+    // Everything that the engine says is buffered before the next tick.
     let long = "x".repeat(9000);
     for _ in 0..3 {
         stream.say(0, &long);
@@ -264,14 +264,14 @@ async fn a_slow_tick_tells_no_less_than_the_least_rate() {
         .iter()
         .filter(|event| event.text.starts_with("data: {"));
     let said: Vec<usize> = texts.map(|event| event.content().len()).collect();
-    // Three pieces and a little, then finish and usage.
+    // Three events with text, then finish and usage.
     assert_eq!((said.len(), said.iter().sum()), (5, 27_000), "{said:?}");
     for (tick, event) in (1..).zip(&told[..5]) {
         assert_eq!((event.at, event.length), (tick * every, 5 * 2048));
     }
 }
 
-/// Two answers of which one comes token by token, and the other late and at once: nobody outside can tell them apart.
+/// One answer comes token by token, and the other late and all at once. An observer cannot tell them apart.
 #[tokio::test(start_paused = true)]
 async fn neither_times_nor_sizes_of_tokens_show() {
     let mut slow = Stream::open(1).await;
@@ -339,7 +339,7 @@ async fn choices_take_turns_and_wait_in_their_own_buffers() {
         .map(|event| event.content().chars().next())
         .collect();
     assert!(starts.contains(&Some('a')));
-    // Four events hold no more text than four events: the rest waits where it is bounded.
+    // Four events take no more text than fits into them: the rest waits in its bounded buffer.
     let waiting = |choice: usize| most - stream.choices[choice].capacity();
     assert!(waiting(0) + waiting(1) > 85, "{}", waiting(0) + waiting(1));
     let held: usize = told.iter().map(|event| event.content().len()).sum();

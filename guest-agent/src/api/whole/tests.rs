@@ -1,4 +1,4 @@
-//! Whole answers are as long as their tokens make them, and are written into memory of that size.
+//! Tests that the length of a whole answer depends on its tokens only, and that it is written into memory of that size.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,7 +128,7 @@ async fn a_choice_that_fails_cancels_those_before_it_at_once() {
     let meter = Meter::begin(&Arc::new(Counters::default()), &answers);
     let envelope = envelope();
     let collected = collect(answers, &envelope, &meter, None);
-    // Nobody else does anything: who waited for the first would wait for ever.
+    // Nothing else happens: a collector that waits for the first choice would wait for ever.
     let collected = timeout(Duration::from_secs(1), collected).await;
     assert!(collected.expect("at once").is_err());
     let Command::Generate { id: begun, .. } = first else {

@@ -1,8 +1,8 @@
-//! What may be called, and what must.
+//! Tests of which tools the model may call, and which it must call.
 
 use super::*;
 
-/// Only what an answer is held to becomes a grammar.
+/// Only parameters that an answer is held to become a grammar, so only they are limited to supported keywords.
 #[test]
 fn tools_that_need_not_be_called_have_any_parameters() {
     let ordinary = TOOL.replace("\"type\":\"object\"", "\"allOf\":[],\"oneOf\":[1]");
