@@ -1,5 +1,5 @@
-//! Evidence of a simulated H100, changed in one field at a time and signed anew: each change fails in its own row, with
-//! its own words. Evidence of real GPUs is judged in `tests/hardware`.
+//! Appraisal of a simulated H100 whose evidence is changed in one field at a time and signed again. Each change must fail
+//! in its own row, with its own cause. Evidence of real GPUs is appraised in `tests/hardware`.
 
 use std::sync::LazyLock;
 
@@ -28,7 +28,7 @@ const VBIOS: &str = Scene::VBIOS;
 const VBIOS_BYTES: [u8; 8] = Scene::VBIOS_BYTES;
 const OF_DRIVER: [u8; 4] = Scene::OF_DRIVER;
 const OF_VBIOS: [u8; 3] = Scene::OF_VBIOS;
-/// An hour ago, and due in a day.
+/// Made an hour ago, with the next due in a day.
 const TIMES: Times = Times {
     this_update: NOW - 3600,
     next_update: Some(NOW + 86_400),
@@ -38,7 +38,7 @@ static SCENE: LazyLock<Scene> = LazyLock::new(|| Scene::at(NOW).unwrap());
 static NVIDIA: LazyLock<&Nvidia> = LazyLock::new(|| &SCENE.nvidia);
 static GPU: LazyLock<&Gpu> = LazyLock::new(|| &SCENE.gpu);
 
-/// Everything that is judged, good unless a test changes it.
+/// All inputs of an appraisal, good unless a test changes them.
 #[derive(Clone)]
 struct Case {
     report: Vec<u8>,
@@ -73,7 +73,7 @@ impl Case {
         GOOD.clone()
     }
 
-    /// The good case with the changes of `edit` in a report that is signed after them.
+    /// Returns the good case with a report that `edit` changes before it is signed.
     fn reporting(edit: impl FnOnce(&mut ReportParts)) -> Self {
         let mut parts = parts();
         edit(&mut parts);
@@ -111,7 +111,7 @@ impl Case {
         appraise_knowing(evidence, &collateral, demand, policy, self.now, known)
     }
 
-    /// The rows that fail.
+    /// Returns the rows that fail.
     fn failures(&self) -> Vec<Check> {
         let appraisal = self.judge();
         let failed = failures(&appraisal);
@@ -119,7 +119,7 @@ impl Case {
         failed
     }
 
-    /// The one row that fails.
+    /// Returns the row that fails, which must be exactly one.
     #[track_caller]
     fn failure(&self) -> Check {
         let failed = self.failures();
@@ -130,7 +130,7 @@ impl Case {
         only.clone()
     }
 
-    /// The one row that fails: id and cause.
+    /// Returns id and cause of the row that fails, which must be exactly one.
     #[track_caller]
     fn refusal(&self) -> (&'static str, String) {
         let row = self.failure();

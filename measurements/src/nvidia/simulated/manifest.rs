@@ -1,5 +1,6 @@
-//! Reference manifests of the simulated NVIDIA. The canonical text is written here by hand, not by the canonicaliser of
-//! the verifier: so each is a test of the other.
+//! Reference manifests of the simulated NVIDIA.
+//!
+//! The canonical text is written by hand, without the verifier's canonicaliser, so that each tests the other.
 
 use std::fmt::Write as _;
 
@@ -11,40 +12,40 @@ use super::pki::{Error, Identity, Key};
 const NAMESPACES: &str = r#"xmlns="http://standards.iso.org/iso/19770/-2/2015/schema.xsd" xmlns:ns0="http://standards.iso.org/iso/19770/-2/2015/schema.xsd" xmlns:ns2="http://www.w3.org/2001/04/xmlenc#sha384""#;
 const DSIG: &str = r#"xmlns:ds="http://www.w3.org/2000/09/xmldsig#""#;
 
-/// A manifest before it is signed.
+/// The parts of a manifest before it is signed.
 #[derive(Clone, Debug)]
 pub struct ManifestParts {
-    /// `colloquialVersion`.
+    /// Value of `colloquialVersion`: the driver or VBIOS version.
     pub version: String,
-    /// `product`.
+    /// Value of `product`: the chip.
     pub product: String,
-    /// The resources.
+    /// Elements of the payload.
     pub resources: Vec<Resource>,
 }
 
-/// A measurement's element.
+/// The element of one measurement, with one field for each attribute.
 #[derive(Clone, Debug)]
 pub struct Resource {
-    /// `type`: `Measurement`, or what is none.
+    /// Value of `type`: `Measurement`, or another text for a resource that is not a measurement.
     pub kind: String,
-    /// `index`.
+    /// Value of `index`.
     pub index: String,
-    /// `active`.
+    /// Value of `active`.
     pub active: String,
-    /// `alternatives`; the number of digests where nothing is said.
+    /// Value of `alternatives`; `None` stands for the number of digests.
     pub alternatives: Option<String>,
-    /// `Hash0` and so on.
+    /// Values of `Hash0`, `Hash1` and so on.
     pub digests: Vec<String>,
-    /// `size`.
+    /// Value of `size`.
     pub size: String,
 }
 
 impl ManifestParts {
-    /// A manifest of `version` that expects the measurements `active` to be as simulated reports have them.
+    /// Returns a manifest of `version`, whose measurements `active` expect the values in simulated reports.
     #[must_use]
     pub fn new(version: &str, active: &[u8]) -> Self {
         let resources = (0..64).map(|index: u8| {
-            // A report counts from 1, and its simulated measurements hold their index.
+            // Reports count from 1, and each simulated measurement is filled with its index.
             let digest = hex::encode([index + 1; 48]);
             let active = active.contains(&index);
             Resource {
@@ -63,7 +64,7 @@ impl ManifestParts {
         }
     }
 
-    /// The manifest as it is signed: canonical, without its signature.
+    /// Returns the canonical text that is signed, without the signature.
     #[must_use]
     pub fn canonical(&self) -> String {
         let (version, product) = (&self.version, &self.product);
@@ -85,7 +86,7 @@ impl ManifestParts {
             } = resource;
             let count = digests.len().to_string();
             let alternatives = resource.alternatives.as_ref().unwrap_or(&count);
-            // Canonical order: by name, those of a namespace last. Writing to a text cannot fail.
+            // Canonical order: by name, attributes of a namespace last. Writing to a string cannot fail.
             let _ = write!(
                 text,
                 r#"        <ns0:Resource active="{active}" alternatives="{alternatives}" index="{index}" name="Measurement_{index}" size="{size}" type="{kind}""#
@@ -102,10 +103,10 @@ impl ManifestParts {
         text
     }
 
-    /// The manifest with its signature by `key`, and these certificates in it.
+    /// Returns the manifest, signed by `key` and with these certificates, which are taken as they are.
     ///
     /// # Errors
-    /// Never; the certificates are taken as they are.
+    /// Never fails.
     pub fn signed(&self, key: &Key, certificates: &[&Identity]) -> Result<String, Error> {
         let certificates: Vec<&[u8]> = certificates
             .iter()
@@ -115,14 +116,14 @@ impl ManifestParts {
     }
 }
 
-/// `canonical` (which ends an element) with an enveloped signature at its end.
+/// Adds an enveloped signature to `canonical`, before the end tag of its root element.
 #[must_use]
 pub fn signed(canonical: &str, key: &Key, certificates: &[&[u8]]) -> String {
     let digest = STANDARD.encode(Sha384::digest(canonical));
     let inside = format!(
         r#"<ds:CanonicalizationMethod Algorithm="http://www.w3.org/2006/12/xml-c14n11"></ds:CanonicalizationMethod><ds:SignatureMethod Algorithm="http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha384"></ds:SignatureMethod><ds:Reference URI=""><ds:Transforms><ds:Transform Algorithm="http://www.w3.org/2000/09/xmldsig#enveloped-signature"></ds:Transform><ds:Transform Algorithm="http://www.w3.org/2006/12/xml-c14n11"></ds:Transform></ds:Transforms><ds:DigestMethod Algorithm="http://www.w3.org/2001/04/xmldsig-more#sha384"></ds:DigestMethod><ds:DigestValue>{digest}</ds:DigestValue></ds:Reference></ds:SignedInfo>"#
     );
-    // The canonical form of a part repeats the namespaces that it inherits: by prefix, the one without prefix first.
+    // The canonical form of a part declares the inherited namespaces, sorted by prefix, the default namespace first.
     let (first, rest) = NAMESPACES.split_once(" xmlns:ns0").unwrap_or_default();
     let message = format!("<ds:SignedInfo {first} {DSIG} xmlns:ns0{rest}>{inside}");
     let value = STANDARD.encode(key.sign_raw(message.as_bytes()));
@@ -136,7 +137,7 @@ pub fn signed(canonical: &str, key: &Key, certificates: &[&[u8]]) -> String {
     signature.push_str("</ds:X509Data></ds:KeyInfo></ds:Signature>");
     let end = canonical.rfind("</").unwrap_or(canonical.len());
     let (content, closing) = canonical.split_at(end);
-    // As NVIDIA's tool writes empty elements, which canonical form does not.
+    // NVIDIA's tool writes empty elements in the short form, which the canonical form does not have.
     let content = content.replace("></ns0:Resource>", "/>");
     format!("{content}{signature}{closing}")
 }

@@ -1,7 +1,7 @@
 //! A simulated NVIDIA and its GPUs: evidence, manifests and OCSP responses in the real formats, under development roots.
 //!
-//! Compiled for tests, and for whoever turns the feature `simulated` on (fuzz targets, the simulator); nothing that is
-//! shipped does. Keys follow from a seed, so that everything here is the same in every run and worth nothing to anybody.
+//! Compiled only for tests and with the feature `simulated` (fuzz targets, the simulator), which nothing shipped enables.
+//! All keys are derived from a seed, so that every run has the same and they protect nothing.
 //!
 //! | module | makes |
 //! |---|---|
@@ -9,7 +9,7 @@
 //! | [`report`] | SPDM reports with opaque data |
 //! | [`manifest`] | signed reference manifests |
 //! | [`status`] | OCSP responses |
-//! | [`Scene`] | all of it for one good GPU |
+//! | [`Scene`] | all of these for one good GPU |
 
 pub mod manifest;
 pub mod pki;
@@ -26,36 +26,36 @@ pub use report::ReportParts;
 pub use scene::Scene;
 pub use status::{Status, Times};
 
-/// SHA-384, as algorithm of a firmware's digest.
+/// SHA-384, the algorithm of a firmware digest.
 const SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.2");
-/// The firmware's digest in an attestation key's certificate.
+/// Extension with the firmware digest in an attestation key's certificate.
 const FIRMWARE_ID: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.5.4.1");
 
-/// NVIDIA's authorities: for devices, and for reference manifests.
+/// NVIDIA's certificate authorities for devices and for reference manifests.
 #[derive(Debug)]
 pub struct Nvidia {
-    /// Root, product line, provisioner.
+    /// Device authorities: root, product line, provisioner.
     pub devices: [Identity; 3],
-    /// Root, reference values, the authority above signers, a signer.
+    /// Manifest authorities: root, reference values, issuer of signers; and last, a signer.
     pub manifests: [Identity; 4],
 }
 
-/// One GPU.
+/// A simulated GPU.
 #[derive(Debug)]
 pub struct Gpu {
-    /// The key that it keeps for its life.
+    /// Device identity, which never changes.
     pub identity: Identity,
-    /// The key of its present firmware.
+    /// Attestation key of the current firmware.
     pub attestation: Identity,
-    /// That firmware's digest.
+    /// SHA-384 digest of that firmware.
     pub firmware_id: [u8; 48],
 }
 
 impl Nvidia {
-    /// The authorities that follow from `seed`.
+    /// Derives the authorities from `seed`.
     ///
     /// # Errors
-    /// [`Error`] when something cannot be encoded.
+    /// [`Error`] if a structure cannot be encoded.
     pub fn new(seed: &str) -> Result<Self, Error> {
         let key = |what: &str| Key::from_seed(&format!("{seed} {what}"));
         let root = |name: &str, what: &str| {
@@ -96,10 +96,10 @@ impl Nvidia {
         })
     }
 
-    /// A GPU with the serial number `serial`.
+    /// Makes a GPU with the serial number `serial`.
     ///
     /// # Errors
-    /// [`Error`] when something cannot be encoded.
+    /// [`Error`] if a structure cannot be encoded.
     pub fn gpu(&self, serial: &str) -> Result<Gpu, Error> {
         let [_, _, provisioner] = &self.devices;
         let name = format!("CN=GH100 A01 GSP BROM,O=NVIDIA Corporation,C=US,SERIALNUMBER={serial}");
@@ -123,32 +123,32 @@ impl Nvidia {
         })
     }
 
-    /// The certificates of `gpu` in PEM, the leaf first.
+    /// Returns the certificate chain of `gpu` in PEM, the leaf first.
     ///
     /// # Errors
-    /// [`Error`] when something cannot be encoded.
+    /// [`Error`] if a certificate cannot be encoded.
     pub fn chain(&self, gpu: &Gpu) -> Result<String, Error> {
         let [root, line, provisioner] = &self.devices;
         pki::pem(&[&gpu.attestation, &gpu.identity, provisioner, line, root])
     }
 
-    /// The two development roots, for a policy.
+    /// Returns the two development roots, in DER, for a policy.
     #[must_use]
     pub fn roots(&self) -> Vec<Vec<u8>> {
         let ([devices, ..], [manifests, ..]) = (&self.devices, &self.manifests);
         vec![devices.certificate.clone(), manifests.certificate.clone()]
     }
 
-    /// A signed reference manifest.
+    /// Returns a signed reference manifest in XML.
     ///
     /// # Errors
-    /// [`Error`] when something cannot be encoded.
+    /// [`Error`] if the manifest cannot be encoded.
     pub fn manifest(&self, parts: &ManifestParts) -> Result<String, Error> {
         let [root, values, above, signer] = &self.manifests;
         parts.signed(&signer.key, &[signer, above, values, root])
     }
 
-    /// What can be revoked of `gpu`'s chain and of the manifests', each beneath its issuer.
+    /// Returns the certificates of `gpu`'s chain and of the manifests' that can be revoked, each with its issuer.
     #[must_use]
     pub fn revocable<'a>(&'a self, gpu: &'a Gpu) -> Vec<(&'a Identity, &'a Identity)> {
         let ([root, line, provisioner], [top, values, above, signer]) =
@@ -163,10 +163,10 @@ impl Nvidia {
         ]
     }
 
-    /// OCSP responses that call all of it good.
+    /// Returns OCSP responses that call all these certificates good.
     ///
     /// # Errors
-    /// [`Error`] when something cannot be encoded.
+    /// [`Error`] if a response cannot be encoded.
     pub fn good(&self, gpu: &Gpu, times: Times) -> Result<Vec<Vec<u8>>, Error> {
         self.revocable(gpu)
             .into_iter()
@@ -176,16 +176,16 @@ impl Nvidia {
 }
 
 impl Gpu {
-    /// The device's identity, as verdicts show it.
+    /// Returns the device identity's digest, as verdicts show it.
     ///
     /// # Errors
-    /// [`Error`] when the key cannot be encoded.
+    /// [`Error`] if the key cannot be encoded.
     pub fn device(&self) -> Result<Hex32, Error> {
         Ok(Hex32::sha256(&self.identity.key.public()?.to_der()?))
     }
 }
 
-/// What the boot ROM says of the firmware in the certificate of its key.
+/// Encodes the extension in which the boot ROM names the firmware, in the certificate of the attestation key.
 fn composite_device_id(identity: &Key, firmware: &[u8; 48]) -> Result<Vec<u8>, Error> {
     let firmware = [SHA384.to_der()?, OctetString::new(&firmware[..])?.to_der()?];
     sequence(&[
@@ -195,7 +195,7 @@ fn composite_device_id(identity: &Key, firmware: &[u8; 48]) -> Result<Vec<u8>, E
     ])
 }
 
-/// A DER sequence of parts that are DER already.
+/// Encodes a DER sequence of parts that are DER.
 fn sequence(parts: &[Vec<u8>]) -> Result<Vec<u8>, Error> {
     Ok(Any::new(Tag::Sequence, parts.concat())?.to_der()?)
 }

@@ -28,42 +28,42 @@ use x509_cert::{
 
 const ECDSA_WITH_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.3");
 const OCSP_SIGNING: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.9");
-/// The beginning of 2020 and the last second that a certificate can name.
+/// Validity of the certificates: from the start of 2020 to the last second that X.509 can express.
 const VALIDITY: (u64, u64) = (1_577_836_800, 253_402_300_799);
 
-/// Why something could not be made.
+/// Why a simulated structure cannot be made.
 #[derive(Debug, ThisError)]
 pub enum Error {
-    /// Encoding or decoding.
+    /// A structure cannot be encoded or decoded.
     #[error("cannot encode or decode a simulated structure")]
     Der(#[from] x509_cert::der::Error),
-    /// A key.
+    /// A key cannot be made or encoded.
     #[error("cannot make or encode a simulated key")]
     Key,
 }
 
-/// A P-384 key of no value.
+/// A P-384 private key that protects nothing.
 #[derive(Clone, Debug)]
 pub struct Key(SigningKey);
 
 impl Key {
-    /// The key that follows from a text.
+    /// Derives a key from a text.
     ///
     /// # Errors
-    /// [`Error::Key`] when the digest is no key, which happens to nobody.
+    /// [`Error::Key`] if the derived scalar is not a valid key, which is practically impossible.
     pub fn from_seed(seed: &str) -> Result<Self, Error> {
         let mut scalar: [u8; 48] = Sha384::digest(seed).into();
-        // Below the curve's order, whatever follows.
+        // Keeps the scalar below the order of the curve.
         scalar[0] &= 0x7f;
         SigningKey::from_slice(&scalar)
             .map(Self)
             .map_err(|_| Error::Key)
     }
 
-    /// The public half.
+    /// Returns the public key.
     ///
     /// # Errors
-    /// [`Error::Key`] when it cannot be encoded.
+    /// [`Error::Key`] if the key cannot be encoded.
     pub fn public(&self) -> Result<SubjectPublicKeyInfoOwned, Error> {
         let der = self
             .0
@@ -73,7 +73,7 @@ impl Key {
         Ok(SubjectPublicKeyInfoOwned::from_der(der.as_bytes())?)
     }
 
-    /// A signature as reports and manifests have it: r, then s.
+    /// Signs `message` in the form of reports and manifests: r, then s.
     #[must_use]
     pub fn sign_raw(&self, message: &[u8]) -> [u8; 96] {
         let signature: Signature = self.0.sign(message);
@@ -82,7 +82,7 @@ impl Key {
         bytes
     }
 
-    /// A signature as certificates and OCSP responses have it.
+    /// Signs `message` in the form of certificates and OCSP responses: DER.
     #[must_use]
     pub fn sign_der(&self, message: &[u8]) -> Vec<u8> {
         let signature: DerSignature = self.0.sign(message);
@@ -90,7 +90,7 @@ impl Key {
     }
 }
 
-/// ECDSA with SHA-384, as certificates name it.
+/// Returns the algorithm identifier of ECDSA with SHA-384.
 #[must_use]
 pub fn algorithm() -> AlgorithmIdentifierOwned {
     AlgorithmIdentifierOwned {
@@ -102,28 +102,28 @@ pub fn algorithm() -> AlgorithmIdentifierOwned {
 /// A key and its certificate.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// The key.
+    /// The private key.
     pub key: Key,
-    /// Its certificate, DER.
+    /// The key's certificate in DER.
     pub certificate: Vec<u8>,
 }
 
 impl Identity {
-    /// The certificate, decoded.
+    /// Returns the decoded certificate.
     ///
     /// # Errors
-    /// [`Error::Der`] when it was made to be none.
+    /// [`Error::Der`] if a test replaced it by something that is not a certificate.
     pub fn parsed(&self) -> Result<Certificate, Error> {
         Ok(Certificate::from_der(&self.certificate)?)
     }
 }
 
-/// What a certificate is for.
+/// Purpose of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// A development root.
     Root,
-    /// An authority, with so many authorities below it at most.
+    /// A certificate authority, with the path length constraint if any.
     Authority(Option<u8>),
     /// Signs reports or manifests.
     Signer,
@@ -131,19 +131,19 @@ pub enum Role {
     Responder,
 }
 
-/// A certificate to be made; every field can be set to something wrong.
+/// A certificate to be made. Any field may be set to an invalid value.
 #[derive(Clone, Debug)]
 pub struct Template {
-    /// The subject (RFC 4514).
+    /// Distinguished name of the subject (RFC 4514).
     pub subject: String,
-    /// First and last second of its validity.
+    /// First and last second of the validity, in Unix time.
     pub validity: (u64, u64),
-    /// Extensions.
+    /// Extensions of the certificate.
     pub extensions: Result<Vec<Extension>, x509_cert::der::Error>,
 }
 
 impl Template {
-    /// A certificate as NVIDIA makes them.
+    /// Returns a certificate as NVIDIA issues them.
     #[must_use]
     pub fn new(subject: &str, role: Role) -> Self {
         Self {
@@ -153,13 +153,13 @@ impl Template {
         }
     }
 
-    /// Valid from and until these seconds.
+    /// Sets the first and last second of the validity, in Unix time.
     #[must_use]
     pub fn valid(self, validity: (u64, u64)) -> Self {
         Self { validity, ..self }
     }
 
-    /// With a further extension.
+    /// Adds an extension.
     #[must_use]
     pub fn with(mut self, oid: ObjectIdentifier, critical: bool, value: Vec<u8>) -> Self {
         if let Ok(extensions) = &mut self.extensions {
@@ -175,20 +175,20 @@ impl Template {
         self
     }
 
-    /// The certificate of `key`, by itself.
+    /// Issues the certificate of `key`, signed by itself.
     ///
     /// # Errors
-    /// [`Error`] when something cannot be encoded.
+    /// [`Error`] if the certificate cannot be encoded.
     pub fn self_signed(self, key: Key) -> Result<Identity, Error> {
         let subject = Name::from_str(&self.subject)?;
         let certificate = self.certificate(&key.public()?, subject, &key)?;
         Ok(Identity { key, certificate })
     }
 
-    /// The certificate of `key`, by `issuer`.
+    /// Issues the certificate of `key`, signed by `issuer`.
     ///
     /// # Errors
-    /// [`Error`] when something cannot be encoded.
+    /// [`Error`] if the certificate cannot be encoded.
     pub fn issued(self, key: Key, issuer: &Identity) -> Result<Identity, Error> {
         let above = issuer.parsed()?.tbs_certificate.subject;
         let certificate = self.certificate(&key.public()?, above, &issuer.key)?;
@@ -229,10 +229,10 @@ impl Template {
     }
 }
 
-/// Signs a certificate body, whatever it says.
+/// Signs the body of a certificate, which may be invalid.
 ///
 /// # Errors
-/// [`Error`] when something cannot be encoded.
+/// [`Error`] if the certificate cannot be encoded.
 pub fn sign(tbs: TbsCertificate, signer: &Key) -> Result<Vec<u8>, Error> {
     let signature = signer.sign_der(&tbs.to_der()?);
     let certificate = Certificate {
@@ -243,10 +243,10 @@ pub fn sign(tbs: TbsCertificate, signer: &Key) -> Result<Vec<u8>, Error> {
     Ok(certificate.to_der()?)
 }
 
-/// Certificates as PEM, one after the other.
+/// Returns the certificates as one PEM text.
 ///
 /// # Errors
-/// [`Error`] when one of them is not DER.
+/// [`Error`] if one of them is not a certificate in DER.
 pub fn pem(identities: &[&Identity]) -> Result<String, Error> {
     let mut text = String::new();
     for identity in identities {
@@ -284,7 +284,7 @@ fn extensions(role: Role) -> Result<Vec<Extension>, x509_cert::der::Error> {
     Ok(extensions)
 }
 
-/// A critical extension.
+/// Makes a critical extension.
 fn extension<T: AssociatedOid + Encode>(value: &T) -> Result<Extension, x509_cert::der::Error> {
     Ok(Extension {
         extn_id: T::OID,
@@ -293,7 +293,7 @@ fn extension<T: AssociatedOid + Encode>(value: &T) -> Result<Extension, x509_cer
     })
 }
 
-/// NVIDIA writes GeneralizedTime, before 2050 too.
+/// Encodes a time. NVIDIA uses GeneralizedTime even for dates before 2050.
 fn time(seconds: u64) -> Result<Time, x509_cert::der::Error> {
     GeneralizedTime::from_unix_duration(Duration::from_secs(seconds)).map(Time::GeneralTime)
 }

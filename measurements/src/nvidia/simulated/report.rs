@@ -1,26 +1,26 @@
-//! SPDM reports of simulated GPUs, written field by field so that each can be wrong.
+//! SPDM reports of simulated GPUs, assembled field by field so that a test can falsify each.
 
 use super::pki::Key;
 
-/// A report before it is signed.
+/// The parts of a report before it is signed.
 #[derive(Clone, Debug)]
 pub struct ReportParts {
-    /// The request, with the nonce of whoever asked.
+    /// The request, with the requester's nonce.
     pub request: [u8; 37],
-    /// Version, code, parameters of the response.
+    /// Version, code and parameters of the response.
     pub response: [u8; 4],
-    /// Number of measurements; that of `measurements` where nothing is said.
+    /// Stated number of measurements; `None` stands for the length of `measurements`.
     pub blocks: Option<u8>,
     /// Index, specification, type and value of each measurement.
     pub measurements: Vec<(u8, u8, u8, Vec<u8>)>,
-    /// The GPU's own random bytes.
+    /// The GPU's nonce.
     pub response_nonce: [u8; 32],
-    /// Number and bytes of each opaque field.
+    /// Number and data of each opaque field.
     pub opaque: Vec<(u16, Vec<u8>)>,
 }
 
 impl ReportParts {
-    /// What an H100 with this driver and VBIOS answers to `nonce`: 64 measurements, each of its index.
+    /// Returns the answer of an H100 with this driver and VBIOS to `nonce`: 64 measurements, each filled with its index.
     #[must_use]
     pub fn new(nonce: [u8; 32], driver: &str, vbios: [u8; 8], firmware_id: [u8; 48]) -> Self {
         let mut request = [0; 37];
@@ -48,7 +48,7 @@ impl ReportParts {
         }
     }
 
-    /// The opaque field `id`; added, empty, where there is none.
+    /// Returns the data of the opaque field `id`, and adds an empty field if there is none.
     pub fn field(&mut self, id: u16) -> &mut Vec<u8> {
         let place = self.opaque.iter().position(|(own, _)| *own == id);
         let place = place.unwrap_or_else(|| {
@@ -58,7 +58,7 @@ impl ReportParts {
         &mut self.opaque[place].1
     }
 
-    /// The bytes that a signature covers.
+    /// Returns the bytes that the signature covers.
     #[must_use]
     pub fn transcript(&self) -> Vec<u8> {
         let mut record = Vec::new();
@@ -89,7 +89,7 @@ impl ReportParts {
         bytes
     }
 
-    /// The report as the GPU with this attestation key hands it out.
+    /// Returns the report with a signature by the attestation key.
     #[must_use]
     pub fn signed(&self, key: &Key) -> Vec<u8> {
         let mut bytes = self.transcript();
@@ -98,7 +98,7 @@ impl ReportParts {
     }
 }
 
-/// A length, little-endian; what does not fit is as long as can be said, and then wrong.
+/// Encodes a length in little-endian. One that does not fit becomes 65535, which makes the report invalid.
 fn short(length: usize) -> [u8; 2] {
     u16::try_from(length).unwrap_or(u16::MAX).to_le_bytes()
 }

@@ -1,42 +1,42 @@
-//! One good H100 with everything that vouches for it: what tests and fuzz targets change one part of.
+//! One good H100 with all its evidence and collateral, of which tests and fuzz targets change one part at a time.
 
 use super::{Error, Gpu, ManifestParts, Nvidia, ReportParts, Times};
 
-/// A GPU and its collateral, at one time.
+/// A GPU with its evidence and collateral at one time.
 #[derive(Debug)]
 pub struct Scene {
-    /// Who vouches.
+    /// The certificate authorities.
     pub nvidia: Nvidia,
-    /// For whom.
+    /// The GPU.
     pub gpu: Gpu,
-    /// Its report before it is signed.
+    /// The GPU's report before it is signed.
     pub parts: ReportParts,
-    /// Its certificates, PEM.
+    /// The GPU's certificate chain in PEM.
     pub chain: String,
-    /// The manifests of driver and VBIOS.
+    /// The reference manifests of driver and VBIOS.
     pub rims: Vec<String>,
-    /// OCSP responses about all of it, an hour old and due in a day.
+    /// OCSP responses about all certificates, an hour old and with the next due in a day.
     pub ocsp: Vec<Vec<u8>>,
 }
 
 impl Scene {
-    /// The driver's version.
+    /// Version of the driver.
     pub const DRIVER: &str = "550.144.03";
-    /// The VBIOS version.
+    /// Version of the VBIOS.
     pub const VBIOS: &str = "96.00.5E.00.01";
-    /// The VBIOS version as the report writes it.
+    /// Version of the VBIOS as encoded in the report.
     pub const VBIOS_BYTES: [u8; 8] = [0x00, 0x5e, 0x00, 0x96, 0x01, 0, 0, 0];
-    /// Measurements of the driver's manifest, NVDEC0's among them.
+    /// Indices of the active measurements in the driver's manifest, NVDEC0's among them.
     pub const OF_DRIVER: [u8; 4] = [1, 9, 35, 63];
-    /// Measurements of the VBIOS's manifest.
+    /// Indices of the active measurements in the VBIOS's manifest.
     pub const OF_VBIOS: [u8; 3] = [0, 2, 40];
     /// The nonce that the report answers.
     pub const NONCE: [u8; 32] = [0x4e; 32];
 
-    /// What it is like at `now`, in seconds since 1970.
+    /// Makes the scene at `now`, in seconds since 1970.
     ///
     /// # Errors
-    /// [`Error`] when something cannot be encoded.
+    /// [`Error`] if a structure cannot be encoded.
     pub fn at(now: u64) -> Result<Self, Error> {
         let nvidia = Nvidia::new("scene")?;
         let gpu = nvidia.gpu("0123456789")?;
@@ -62,7 +62,7 @@ impl Scene {
         })
     }
 
-    /// The report as the GPU signs it.
+    /// Returns the report with the GPU's signature.
     #[must_use]
     pub fn report(&self) -> Vec<u8> {
         self.parts.signed(&self.gpu.attestation.key)

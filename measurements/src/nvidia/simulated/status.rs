@@ -22,30 +22,30 @@ use super::pki::{Error, Identity, Key, Role, Template, algorithm};
 
 const SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.2");
 
-/// What a response says.
+/// Status of a certificate in a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     /// Not revoked.
     Good,
-    /// Revoked at this second.
+    /// Revoked at this time, in Unix time.
     Revoked(u64),
-    /// The responder knows no such certificate.
+    /// Unknown to the responder.
     Unknown,
 }
 
-/// When a response was made and when the next one is due, in seconds since 1970.
+/// Dates of a response, in seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
-    /// `thisUpdate`.
+    /// `thisUpdate`: when the response was made.
     pub this_update: u64,
-    /// `nextUpdate`.
+    /// `nextUpdate`: when the next response is due.
     pub next_update: Option<u64>,
 }
 
-/// A response about `subject`, by a responder of `issuer`.
+/// Makes a response about `subject`, signed by a responder of `issuer`.
 ///
 /// # Errors
-/// [`Error`] when something cannot be encoded.
+/// [`Error`] if the response cannot be encoded.
 pub fn response(
     subject: &Identity,
     issuer: &Identity,
@@ -57,10 +57,10 @@ pub fn response(
     signed(data, &responder.key, &[&responder])
 }
 
-/// The responder of `issuer`.
+/// Makes the OCSP responder of `issuer`.
 ///
 /// # Errors
-/// [`Error`] when something cannot be encoded.
+/// [`Error`] if its certificate cannot be encoded.
 pub fn responder(issuer: &Identity) -> Result<Identity, Error> {
     let key = Key::from_seed(&format!("responder {}", hex::encode(&issuer.certificate)))?;
     Template::new(
@@ -70,10 +70,10 @@ pub fn responder(issuer: &Identity) -> Result<Identity, Error> {
     .issued(key, issuer)
 }
 
-/// What a response says before it is signed.
+/// Makes the content of a response, unsigned.
 ///
 /// # Errors
-/// [`Error`] when something cannot be encoded.
+/// [`Error`] if a part of it cannot be encoded.
 pub fn data(
     subject: &Identity,
     issuer: &Identity,
@@ -114,18 +114,18 @@ pub fn data(
     })
 }
 
-/// What a response says before it is signed.
+/// The content of a response, unsigned.
 pub type Answers = ResponseData;
 
-/// The bytes of `data`: what a signature is over.
+/// Encodes the bytes of `data` that are signed.
 ///
 /// # Errors
-/// [`Error::Der`] when they cannot be encoded.
+/// [`Error::Der`] if they cannot be encoded.
 pub fn encoded(data: &Answers) -> Result<Vec<u8>, Error> {
     Ok(data.to_der()?)
 }
 
-/// Whether two answers say the same of the same certificate, whenever they do.
+/// Whether two answers give the same status for the same certificate, regardless of their dates.
 #[must_use]
 pub fn same(one: &SingleResponse, other: &SingleResponse) -> bool {
     (&one.cert_status, &one.cert_id.serial_number)
@@ -134,18 +134,18 @@ pub fn same(one: &SingleResponse, other: &SingleResponse) -> bool {
         && one.cert_id.issuer_name_hash == other.cert_id.issuer_name_hash
 }
 
-/// What `der` says before it is signed: for changing a byte of it.
+/// Decodes the content of a response, which allows a test to change a byte of it.
 ///
 /// # Errors
-/// [`Error::Der`] when it says nothing.
+/// [`Error::Der`] if it cannot be decoded.
 pub fn decoded(der: &[u8]) -> Result<Answers, Error> {
     Ok(ResponseData::from_der(der)?)
 }
 
-/// The response with a signature by `key`, and these certificates to explain it.
+/// Makes a response of `data`, a signature by `key` and the certificates `explained`.
 ///
 /// # Errors
-/// [`Error`] when something cannot be encoded.
+/// [`Error`] if the response cannot be encoded.
 pub fn signed(data: Answers, key: &Key, explained: &[&Identity]) -> Result<Vec<u8>, Error> {
     let signature = key.sign_der(&data.to_der()?);
     let certificates: Result<Vec<Certificate>, Error> =

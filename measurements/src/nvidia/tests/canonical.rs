@@ -1,4 +1,4 @@
-//! Canonical XML against the examples of its specification, as far as manifests use it, and against itself.
+//! Canonical XML: examples of its specification for the subset that manifests use, and further properties.
 
 use crate::nvidia::xml::{canonical, parse, reparse};
 
@@ -6,7 +6,7 @@ fn whole(text: &str) -> String {
     canonical(parse(text.as_bytes()).unwrap().root_element(), None)
 }
 
-/// Of W3C's "Canonical XML", section 3.3 ("Start and End Tags"), without its document type.
+/// The example of W3C's "Canonical XML", section 3.3 ("Start and End Tags"), without its document type.
 #[test]
 fn start_and_end_tags() {
     let source = r#"<doc>
@@ -75,7 +75,7 @@ fn a_part_declares_what_it_inherits() {
     );
 }
 
-/// Two prefixes for one namespace stay two: what is written is what is signed.
+/// Two prefixes for one namespace stay distinct, because the text as written is what was signed.
 #[test]
 fn prefixes_are_kept() {
     let text = r#"<n:a xmlns="urn:d" xmlns:n="urn:d" xmlns:m="urn:d"><b></b><m:c n:e="1" m:f="2"></m:c></n:a>"#;
@@ -83,7 +83,7 @@ fn prefixes_are_kept() {
     assert_eq!(whole(text), expected);
 }
 
-/// Nesting as deep as a document can be takes no stack.
+/// Canonicalisation does not recurse, so that deep nesting cannot overflow the stack.
 #[test]
 fn depth_is_bounded_by_size_alone() {
     let text = ["<a>".repeat(2000), "</a>".repeat(2000)].concat();

@@ -1,4 +1,4 @@
-//! Certificates and roots: each link wrong at a time, issued anew by whoever would have to.
+//! Certificate chains and roots, with one fault at a time and otherwise properly issued.
 
 use x509_cert::{
     der::{Decode as _, Encode as _, asn1::BitString, oid::ObjectIdentifier},
@@ -17,7 +17,7 @@ use crate::{
 const LEAF: &str = "CN=GH100 A01 GSP FMC LF,O=NVIDIA Corporation,C=US";
 const FIRMWARE_ID: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.5.4.1");
 
-/// The good chain from the leaf to the root.
+/// Returns the good chain, from the leaf to the root.
 fn chain() -> [Identity; 5] {
     let [root, line, provisioner] = NVIDIA.devices.clone();
     [
@@ -29,7 +29,7 @@ fn chain() -> [Identity; 5] {
     ]
 }
 
-/// The good case with this chain, and a report by its leaf.
+/// Returns the good case with this chain, and with a report signed by its leaf.
 fn under(chain: &[Identity]) -> Case {
     Case {
         report: parts().signed(&chain[0].key),
@@ -38,7 +38,7 @@ fn under(chain: &[Identity]) -> Case {
     }
 }
 
-/// The good chain with the certificate at `place` made from `template`, and those below issued again by the same keys.
+/// Returns the good case with the certificate at `place` issued anew from `template`, for the same key.
 fn with(place: usize, template: Template) -> Case {
     let mut chain = chain();
     let issuer = chain[place + 1].clone();
@@ -46,7 +46,7 @@ fn with(place: usize, template: Template) -> Case {
     under(&chain)
 }
 
-/// The subject and extensions of the certificate at `place`.
+/// Returns a template with the subject and extensions of the certificate at `place`.
 fn template(place: usize) -> Template {
     let body = chain()[place].parsed().unwrap().tbs_certificate;
     Template {
@@ -97,7 +97,7 @@ fn cocoon_gpu_3() {
         let case = with(place, template(place).with(oid, true, vec![5, 0]));
         assert_eq!(case.refusal(), ("gpu.chain", reason));
 
-        // Which of two would count is each reader's guess: the certificate is refused.
+        // Which of two extensions counts depends on the reader, so the certificate is refused.
         let one = || template(place).with(oid, false, vec![5, 0]);
         assert_eq!(with(place, one()).failures(), missing_revocation(place));
         let reason = format!("{name} has the extension 1.2.3.4 twice");
@@ -138,7 +138,7 @@ fn cocoon_gpu_3() {
     let authority = Template::new(LEAF, Role::Authority(None));
     let reason = format!("{} is not a certificate that may sign this", names[0]);
     assert_eq!(with(0, authority).refusal(), ("gpu.chain", reason.clone()));
-    // Constraints that cannot be read may be an authority's.
+    // Constraints that cannot be read count as an authority's.
     let constraints = ObjectIdentifier::new_unwrap("2.5.29.19");
     let mut unread = template(0);
     let kept = |extension: &Extension| extension.extn_id != constraints;
@@ -147,7 +147,8 @@ fn cocoon_gpu_3() {
     assert_eq!(with(0, unread).refusal(), ("gpu.chain", reason));
 }
 
-/// A certificate with another serial number has no OCSP response here; the attestation key's needs none.
+/// Returns the expected failure for a certificate issued anew: its new serial number has no OCSP response here. The
+/// attestation key's certificate needs none.
 fn missing_revocation(place: usize) -> Vec<crate::verdict::Check> {
     let case = with(place, template(place));
     let failed = case.failures();
@@ -183,7 +184,7 @@ fn another_number_of_certificates_is_no_chain() {
     assert_eq!(padded.failures(), [], "the driver's buffer ends in zeroes");
 }
 
-/// NVIDIA signs with ECDSA on P-384 and SHA-384 alone, so nothing else is believed.
+/// NVIDIA signs only with ECDSA on P-384 and SHA-384, so other algorithms are refused.
 #[test]
 fn another_algorithm_is_refused() {
     let mut chain = chain();
@@ -235,7 +236,7 @@ fn cocoon_gpu_4() {
         with(0, leaf)
     };
     let value = |edit| named(edit).refusal();
-    // The last byte of the object identifier: SHA-512. The device's key begins behind it.
+    // Changes the last byte of the object identifier, which makes it SHA-512.
     let (id, cause) = value(|value| {
         let at = value.len() - 51;
         value[at] = 3;
@@ -251,7 +252,7 @@ fn cocoon_gpu_4() {
     };
     let reason = "the certificate of the GPU's attestation key names another device identity than the key that signed it";
     assert_eq!(value(other_device), ("gpu.firmware_id", reason.to_owned()));
-    // With early firmware, too, whose reports do not repeat the digest.
+    // The same holds for early firmware, whose reports do not repeat the digest.
     let mut early = parts();
     early.opaque.retain(|(id, _)| *id != 20);
     let early = Case {
@@ -286,7 +287,7 @@ fn cocoon_gpu_14() {
                 .starts_with("development root not named: ")
         );
     }
-    // Without the mark it is anybody's root.
+    // Without the extension of development roots, it is an untrusted root.
     let plain = Template::new(
         "O=NVIDIA,CN=Simulated Device Identity CA",
         Role::Authority(None),
@@ -304,7 +305,7 @@ fn cocoon_gpu_14() {
         Some("the chain ends in a root that is not NVIDIA's: anybody can make such a chain")
     );
     assert!(row.expected.unwrap().contains("e108f61de3fce526"));
-    // A root that the policy names counts in its time only.
+    // A root that the policy names counts only within its dates.
     let late = Template::new("O=NVIDIA,CN=Simulated Device Identity CA", Role::Root)
         .valid((NOW - 2, NOW - 1))
         .self_signed(NVIDIA.devices[0].key.clone())
@@ -321,7 +322,7 @@ fn cocoon_gpu_14() {
     );
 }
 
-/// Blackwell's attestation keys are known by their name, and by the form in which their certificate names their firmware.
+/// Blackwell's attestation keys are recognised by the chip's name and by the extension that names their firmware.
 #[test]
 fn certificates_of_blackwell_are_refused_by_name() {
     let refused = |template: Template| {
@@ -358,7 +359,7 @@ fn certificates_of_blackwell_are_refused_by_name() {
     assert_eq!(refused(nameless), "no chip that it names");
 }
 
-/// What a decoder of certificates refuses is named.
+/// The cause of a refusal includes the decoder's error.
 #[test]
 fn bytes_that_are_no_certificate_are_named() {
     let case = Case {

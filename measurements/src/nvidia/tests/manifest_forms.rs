@@ -1,4 +1,4 @@
-//! Reference manifests that are none: XML that is not read, signatures of another shape, attributes of another meaning.
+//! Malformed reference manifests: unsupported XML, signatures of another shape, invalid attributes.
 
 use super::manifests::{cause, changed, edited};
 use crate::nvidia::simulated::manifest::Resource;
@@ -131,7 +131,7 @@ fn cocoon_gpu_7() {
     }
 }
 
-/// A second signature, or one somewhere else, would leave open what is signed.
+/// A second signature, or one in another place, would make it ambiguous what is signed.
 #[test]
 fn a_manifest_has_one_signature_at_its_end() {
     let place = |edit: fn(&str, &str) -> String| {
@@ -174,7 +174,7 @@ fn a_manifest_has_one_signature_at_its_end() {
     );
 }
 
-/// What is no measurement is left out, as NVIDIA's own verifiers do; an element of which nobody knows what it is, is not.
+/// Resources of another type are skipped, as NVIDIA's own verifiers do. A resource without a type is refused.
 #[test]
 fn resources_that_are_no_measurements_are_left_out() {
     let kinds = |kind: &str, which: fn(&Resource) -> bool| {
@@ -185,7 +185,7 @@ fn resources_that_are_no_measurements_are_left_out() {
     };
     let inactive = |r: &Resource| r.active == "False";
     assert_eq!(kinds("Configuration", inactive).failures(), []);
-    // One that would be expected: it is the driver's first of four.
+    // This one would be expected: it is the first of the driver's four.
     let first = kinds("measurement", |r| r.index == "1");
     assert_eq!(first.failures(), []);
     let rows = first.judge().checks;
@@ -203,7 +203,7 @@ fn resources_that_are_no_measurements_are_left_out() {
     );
 }
 
-/// A signed manifest that says nonsense says nothing.
+/// Attributes must be valid even in a signed manifest.
 #[test]
 fn each_attribute_of_a_measurement_has_one_meaning() {
     type Edit = fn(&mut Resource);

@@ -1,4 +1,4 @@
-//! Reference manifests: signatures, certificates, versions, and the comparison itself.
+//! Reference manifests: signatures, certificates, versions and the comparison of measurements.
 
 use super::{Case, DRIVER, NOW, NVIDIA, OF_DRIVER, OF_VBIOS, VBIOS};
 use crate::nvidia::simulated::{
@@ -7,21 +7,21 @@ use crate::nvidia::simulated::{
     status::responder,
 };
 
-/// The good case with this as the driver's manifest.
+/// Returns the good case with `driver` as the driver's manifest.
 fn with(driver: String) -> Case {
     let mut case = Case::good();
     case.rims[0] = driver;
     case
 }
 
-/// The good case with the driver's manifest changed before it is signed.
+/// Returns the good case with the driver's manifest changed before it is signed.
 pub(super) fn changed(edit: impl FnOnce(&mut ManifestParts)) -> Case {
     let mut parts = ManifestParts::new(DRIVER, &OF_DRIVER);
     edit(&mut parts);
     with(NVIDIA.manifest(&parts).unwrap())
 }
 
-/// The driver's manifest with the change of `edit` after it was signed.
+/// Returns the good case with the driver's manifest changed after it was signed.
 pub(super) fn edited(edit: impl FnOnce(&str) -> String) -> Case {
     let good = Case::good().rims[0].clone();
     let after = edit(&good);
@@ -29,7 +29,7 @@ pub(super) fn edited(edit: impl FnOnce(&str) -> String) -> Case {
     with(after)
 }
 
-/// The cause of the row with this id.
+/// Returns the cause of the failed row `id`.
 #[track_caller]
 pub(super) fn cause(case: &Case, id: &str) -> String {
     let failed = case.failures();
@@ -52,7 +52,7 @@ fn cocoon_gpu_8() {
             digest
         );
     }
-    // How it is written is no part of what is signed: attributes in another order, empty elements closed at once.
+    // The signature does not cover the notation: the order of attributes, and the short form of empty elements.
     let other = edited(|text| {
         text.replacen(
             "corpus=\"false\" name=\"GH100\"",
@@ -74,7 +74,7 @@ fn cocoon_gpu_8() {
         sign(&signer.key, [signer, above, values, root]).failures(),
         []
     );
-    // A responder of OCSP signs what it is for, and no manifest.
+    // The certificate of an OCSP responder may not sign manifests.
     let delegate = responder(above).unwrap();
     assert_eq!(
         cause(
@@ -91,7 +91,7 @@ fn cocoon_gpu_8() {
         ),
         wrong
     );
-    // Somebody else's certificate in front of NVIDIA's chain.
+    // A stranger's certificate in front of NVIDIA's chain.
     let own = Template::new("CN=Own", Role::Signer)
         .self_signed(stranger.clone())
         .unwrap();
@@ -118,7 +118,7 @@ fn cocoon_gpu_8() {
             NOW - 1
         )
     );
-    // The devices' root does not vouch for manifests.
+    // The root for devices does not vouch for manifests.
     let [devices, ..] = &NVIDIA.devices;
     let found = cause(
         &sign(&signer.key, [signer, above, values, devices]),
@@ -172,8 +172,8 @@ fn cocoon_gpu_9() {
     );
 }
 
-/// Of one version there may be several manifests: one that does not count hides none that does, and a report is held against
-/// each of those that do.
+/// Of several manifests of one version, one that does not count leaves the others valid, and a report may agree with any
+/// that counts.
 #[test]
 fn a_broken_manifest_hides_no_good_one() {
     let good = Case::good().rims[0].clone();
@@ -190,7 +190,7 @@ fn a_broken_manifest_hides_no_good_one() {
         let noted = format!("not used, because another manifest of this version counts: {digest}");
         assert_eq!(causes, [noted]);
     }
-    // Two that do not count: both say why.
+    // Two that do not count: both causes are shown.
     let other = changed(|parts| "GH200".clone_into(&mut parts.product)).rims[0].clone();
     let mut case = with(forged);
     case.rims.push(other.clone());
@@ -198,7 +198,7 @@ fn a_broken_manifest_hides_no_good_one() {
     let causes = failed.iter().map(|row| row.cause.clone().unwrap());
     let causes: Vec<String> = causes.take(2).collect();
     assert_eq!(causes, [digest, "the manifest is for another chip"]);
-    // Two that count, for boards that measure something else.
+    // Two that count, for boards with different measurements.
     let board = changed(|parts| parts.resources[1].digests = vec!["ab".repeat(48)]).rims[0].clone();
     for place in 0..2 {
         let mut case = Case::good();
@@ -209,19 +209,19 @@ fn a_broken_manifest_hides_no_good_one() {
     case.rims.push(board);
     let row = &case.failures()[0];
     assert_eq!(row.title, "measurement 1 (driver, Measurement_1)");
-    // What counts for nothing says nothing of a lapse.
+    // A manifest that does not count has no influence on whether there is a lapse.
     let mut case = with(other);
     case.rims.push(good);
     case.ocsp.remove(0);
     assert!(case.judge().lapsed);
-    // Without one the measurements are compared with nothing.
+    // Without a manifest that counts, no measurement is compared, which is no lapse.
     case.rims.truncate(1);
     assert!(!case.judge().lapsed);
 }
 
 #[test]
 fn cocoon_gpu_10() {
-    // One measurement of each manifest.
+    // One measurement of each manifest is changed.
     for (block, name) in [
         (2, "measurement 1 (driver, Measurement_1)"),
         (41, "measurement 40 (VBIOS, Measurement_40)"),
@@ -237,7 +237,7 @@ fn cocoon_gpu_10() {
         );
         assert_eq!(failed[1].found.as_deref(), Some("1 of 7 differ"));
     }
-    // One that no manifest expects.
+    // A measurement that no manifest expects is changed.
     assert_eq!(
         Case::reporting(|parts| parts.measurements[20].3[0] ^= 1).failures(),
         []
@@ -249,11 +249,11 @@ fn cocoon_gpu_10() {
     );
     let case = Case::reporting(|parts| parts.measurements[1].3.truncate(47));
     assert_eq!(case.failures()[0].id, "gpu.measurement");
-    // A second alternative.
+    // The expected value is the second alternative.
     let alternative =
         |parts: &mut ManifestParts| parts.resources[1].digests.insert(0, "ab".repeat(48));
     assert_eq!(changed(alternative).failures(), []);
-    // NVDEC0: expected only where it is in use.
+    // NVDEC0 is compared only where it is in use.
     let decoder = |state: u8| {
         Case::reporting(|parts| {
             parts.field(11)[0] = state;

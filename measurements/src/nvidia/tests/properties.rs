@@ -1,4 +1,4 @@
-//! Properties: whatever the bytes are, nothing panics, and what is accepted is what was signed.
+//! Property tests: no input causes a panic, and only what was signed is accepted.
 
 use std::sync::LazyLock;
 
@@ -17,7 +17,7 @@ use crate::nvidia::{
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
-    /// Fields of any number and length come out as they went in.
+    /// A report with any number of measurements of any length is decoded as it was encoded.
     #[test]
     fn reports_read_what_was_written(
         nonce: [u8; 32],
@@ -40,7 +40,7 @@ proptest! {
         prop_assert_eq!(measured, values);
     }
 
-    /// Two libraries agree on which signatures hold, over each bit of key, message and signature, in both forms.
+    /// Two libraries agree on which signatures hold, in both forms: with and without a flipped bit, and under another key.
     #[test]
     fn signatures_hold_as_p384_says(
         secret in 1_u8..0xff,
@@ -67,7 +67,7 @@ proptest! {
         prop_assert!(!raw_signature_holds(another.verifying_key(), &message, &raw));
     }
 
-    /// Anything at all: an error, not a panic.
+    /// Arbitrary bytes cause an error, not a panic.
     #[test]
     fn foreign_bytes_are_refused(bytes in vec(any::<u8>(), 0..600)) {
         let _ = Report::parse(&bytes);
@@ -76,7 +76,7 @@ proptest! {
         prop_assert!(bytes.len() <= MAX_OCSP);
     }
 
-    /// Canonical form is its own canonical form, whatever document it is of.
+    /// Canonicalisation is idempotent.
     #[test]
     fn canonical_form_is_a_fixed_point(text in "(<[ab]( x:[cd]=\"[<e>]?\")?( e='[\" \t]?')?>[>\r\n\t f]{0,3}){0,4}(</[ab]>|<[ab]/>){0,5}") {
         let document = format!("<r xmlns:x=\"urn:x\">{text}</r>");
@@ -89,10 +89,10 @@ proptest! {
 }
 
 proptest! {
-    // Each case verifies signatures.
+    // Few cases, because each verifies signatures.
     #![proptest_config(ProptestConfig::with_cases(16))]
 
-    /// One changed bit anywhere in a signed report is refused.
+    /// A flipped bit anywhere in a signed report is refused.
     #[test]
     fn no_bit_of_a_report_is_free(place: prop::sample::Index, bit in 0_u8..8) {
         let mut case = Case::good();
@@ -102,7 +102,7 @@ proptest! {
         prop_assert!(case.judge().gpus.is_empty());
     }
 
-    /// What a verifier knows from a good verdict changes no other: not of other bytes, and not of another day.
+    /// The cache of signatures from a good appraisal changes no other result: not for changed bytes, nor at another time.
     #[test]
     fn what_is_known_changes_no_verdict(what in 0_usize..10, place: prop::sample::Index, bit in 0_u8..8, days in 0_u64..9) {
         static KNOWN: LazyLock<Known> = LazyLock::new(Known::default);
@@ -112,7 +112,7 @@ proptest! {
             let at = place.index(bytes.len());
             bytes[at] ^= 1_u8 << bit;
         };
-        // Texts stay texts.
+        // Leaves the highest bit alone, so that the text stays UTF-8.
         let flipped = |text: &String| {
             let mut bytes = text.clone().into_bytes();
             flip(&mut bytes, bit % 7);
@@ -128,7 +128,7 @@ proptest! {
         prop_assert_eq!(case.judge_knowing(&KNOWN), case.judge());
     }
 
-    /// A measurement that is expected cannot have another value, though the GPU signs it.
+    /// A changed measurement that a manifest expects is refused, even if the GPU signed it.
     #[test]
     fn no_expected_measurement_is_free(place in 0_usize..7, byte in 0_usize..48, bit in 0_u8..8) {
         let index = [1_u8, 9, 35, 63, 0, 2, 40][place];

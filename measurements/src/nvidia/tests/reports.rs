@@ -1,4 +1,4 @@
-//! The report: its form, its signature, its nonce, its chip.
+//! The report: its form, signature, nonce and chip.
 
 use super::{Case, GPU, NONCE, parts};
 use crate::nvidia::{
@@ -9,7 +9,7 @@ use crate::nvidia::{
 
 type Edit = fn(&mut ReportParts);
 
-/// Every part of the form, wrong one at a time: no signature helps.
+/// A report with any invalid field is refused, although it is properly signed.
 #[test]
 fn cocoon_gpu_1() {
     let changes: [(Edit, &str); 18] = [
@@ -96,7 +96,7 @@ fn cocoon_gpu_1() {
     }
 }
 
-/// The rest of the form, where the exact error says more than a row.
+/// Sizes and limits, by the parser's exact errors.
 #[test]
 fn sizes_are_held_against_what_is_there() {
     let good = parts().signed(&GPU.attestation.key);
@@ -127,7 +127,7 @@ fn sizes_are_held_against_what_is_there() {
         Err(ReportError::TooLarge { length })
     );
     let mut inside = good.clone();
-    // The length of the first measurement's value, inside its block.
+    // Changes the length of the first measurement's value, inside its block.
     inside[37 + 8 + 5] += 1;
     assert_eq!(
         Report::parse(&inside),
@@ -140,12 +140,12 @@ fn sizes_are_held_against_what_is_there() {
     );
 }
 
-/// Every byte but the trailing ones is under the signature, and the signature is the leaf's.
+/// The signature covers every byte in front of it, and must be made with the leaf's key.
 #[test]
 fn cocoon_gpu_2() {
     let reason = "the report was changed after the GPU signed it, or it and the certificates are of different GPUs";
     let good = Case::good();
-    // The nonce, the last measurement, the GPU's nonce, the firmware's digest, and both numbers of the signature.
+    // A byte of the nonce, the last measurement, the GPU's nonce, the firmware's digest, r and s.
     let end = good.report.len();
     for at in [
         4,
@@ -188,7 +188,7 @@ fn cocoon_gpu_5() {
         row.cause.as_deref(),
         Some("the report answers another question: an old one, or somebody else's")
     );
-    // The GPU's own nonce in the response answers nothing.
+    // The GPU's own nonce in the response does not stand in for the requester's.
     let case = Case::reporting(|parts| {
         parts.request[4..36].fill(0);
         parts.response_nonce = NONCE;
@@ -213,7 +213,7 @@ fn cocoon_gpu_6() {
     assert_eq!(same.failures(), []);
 }
 
-/// What is needed to find the manifests must be there.
+/// A report without a field that is needed to find its manifests is refused.
 #[test]
 fn a_report_says_what_it_is_of() {
     for (id, what) in [

@@ -1,4 +1,4 @@
-//! OCSP responses: what they say, about whom, by whom, and when.
+//! OCSP responses: status, subject, signer and dates.
 
 use x509_cert::der::{Encode as _, oid::ObjectIdentifier};
 use x509_ocsp::OcspResponse;
@@ -15,7 +15,7 @@ use crate::{
     verdict::Outcome,
 };
 
-/// The good case with another response about the certificate at `place` of those that can be revoked.
+/// Returns the good case with another response about the revocable certificate number `place`.
 fn with(place: usize, response: Vec<u8>) -> Case {
     let mut case = Case::good();
     case.ocsp[place] = response;
@@ -96,7 +96,7 @@ fn cocoon_gpu_11() {
     }
 }
 
-/// The policy forgives silence, and an answer that is over as much as none: neither bad news nor what nobody signed.
+/// A policy that accepts missing responses also accepts outdated ones, but neither bad news nor a stranger's signature.
 #[test]
 fn only_what_could_be_withheld_is_forgiven() {
     let (subject, issuer) = pair(0);
@@ -138,13 +138,13 @@ fn only_what_could_be_withheld_is_forgiven() {
     ];
     for bad in bad {
         assert_eq!(judged(&[bad]), (false, Outcome::Fail));
-        // Whichever comes first.
+        // The order makes no difference.
         assert_eq!(judged(&[bad, &ended]), (false, Outcome::Fail));
         assert_eq!(judged(&[&ended, bad]), (false, Outcome::Fail));
     }
 }
 
-/// A responder that names no time for its next answer has newer ones at any time: its answers count by their age.
+/// Without `nextUpdate`, newer responses are always available, so that the age alone decides.
 #[test]
 fn a_response_without_an_end_counts_until_it_is_too_old() {
     let (subject, issuer) = pair(0);
@@ -170,7 +170,7 @@ fn a_response_without_an_end_counts_until_it_is_too_old() {
         );
     }
     assert!(judged(Status::Good, NOW - week - 1).judge().lapsed);
-    // Bad news do not grow old.
+    // A revocation counts whatever its age.
     let old = NOW - 2 * week;
     let cause = judged(Status::Revoked(old), old).refusal().1;
     assert_eq!(
@@ -186,7 +186,7 @@ fn a_response_without_an_end_counts_until_it_is_too_old() {
     );
 }
 
-/// Who may answer: the issuer, or a responder that the issuer certified for it.
+/// A response counts if the issuer signed it, or a responder that the issuer certified for this purpose.
 #[test]
 fn only_the_issuers_responder_answers() {
     let (subject, issuer) = pair(0);
@@ -198,7 +198,7 @@ fn only_the_issuers_responder_answers() {
     let nobody = "the OCSP response is signed neither by the issuer nor by a responder that the issuer certified";
     let stranger = Key::from_seed("stranger").unwrap();
     assert_eq!(refused(signed(good(), &stranger, &[]).unwrap()), nobody);
-    // A certificate of the issuer's that is for something else: the GPU's own.
+    // A certificate by the same issuer, but for another purpose: the GPU's own.
     assert_eq!(
         refused(signed(good(), &subject.key, &[subject]).unwrap()),
         nobody
@@ -227,7 +227,7 @@ fn only_the_issuers_responder_answers() {
         found.starts_with("the certificate of the OCSP responder was valid until"),
         "{found}"
     );
-    // What is signed is changed.
+    // The signed content is changed.
     let mut response = response(subject, issuer, Status::Good, TIMES).unwrap();
     let at = response
         .windows(15)
@@ -237,7 +237,7 @@ fn only_the_issuers_responder_answers() {
     assert_eq!(refused(response), nobody);
 }
 
-/// Each part of the certificate's id, wrong one at a time: then the response is about another certificate.
+/// A response whose certificate id differs in any part is about another certificate.
 #[test]
 fn a_response_is_about_one_certificate_of_one_issuer() {
     let (subject, issuer) = pair(0);
@@ -258,7 +258,7 @@ fn a_response_is_about_one_certificate_of_one_issuer() {
     }
 }
 
-/// Of several responses the newest counts, unless one says that the certificate is revoked, in its time or after it.
+/// Of several responses the newest counts, unless one says that the certificate is revoked, even if that one has expired.
 #[test]
 fn bad_news_outlive_good_ones() {
     let (subject, issuer) = pair(0);

@@ -1,4 +1,4 @@
-//! Several GPUs, the modes of each, and which of them may serve.
+//! Several GPUs, the mode of each, and the policy's list of devices.
 
 use super::{Case, DRIVER, GPU, NONCE, NVIDIA, VBIOS_BYTES, failures, parts, state};
 use crate::nvidia::{
@@ -41,7 +41,7 @@ fn cocoon_gpu_12() {
     assert_eq!(failures(&both), []);
     let devices: Vec<_> = both.gpus.iter().map(|gpu| gpu.device).collect();
     assert_eq!(devices, [GPU.device().unwrap(), other.device().unwrap()]);
-    // What both share has one row: manifests, and the certificates above the devices.
+    // Both GPUs share one row for each manifest and for each certificate above the devices.
     let rows = |id| both.checks.iter().filter(|check| check.id == id).count();
     assert_eq!(
         (
@@ -70,7 +70,7 @@ fn cocoon_gpu_12() {
         );
         assert_eq!(failed[0].expected.as_deref(), Some("2"));
     }
-    // One of two answers an older question.
+    // One of two answers an older nonce.
     let mut parts = ReportParts::new([1; 32], DRIVER, VBIOS_BYTES, other.firmware_id);
     let old = parts.signed(&other.attestation.key);
     let failed = failures(&case.judge_all(&[
@@ -84,7 +84,7 @@ fn cocoon_gpu_12() {
         (failed[0].id, &*failed[0].title),
         ("gpu.nonce", "GPU 1: nonce of the report")
     );
-    // One of two has a manifest of its own; here there is none.
+    // One of two has another VBIOS, for which there is no manifest.
     parts = ReportParts::new(
         NONCE,
         DRIVER,
@@ -116,7 +116,7 @@ fn cocoon_gpu_12() {
     assert!(case.judge_all(&[]).is_rejected());
 }
 
-/// One more of anything, and one byte more of each.
+/// One item above each limit on numbers, and one byte above each limit on sizes.
 #[test]
 fn cocoon_gpu_23() {
     let refusal = |edit: &dyn Fn(&mut Case)| {
@@ -188,7 +188,7 @@ fn cocoon_gpu_13() {
     assert_eq!(lenient.refusal(), refusal("gpu.developer_mode", developer));
     lenient.policy.accept_gpu_developer_mode = true;
     assert_eq!(lenient.failures(), []);
-    // Accepted, and told: whoever judges the whole takes it for a simulated one.
+    // Developer mode is accepted and reported, so that the whole appraisal counts as simulated.
     assert!(lenient.judge().developer_mode);
     assert!(!Case::good().judge().developer_mode);
     let (pcie, version) = (
@@ -211,7 +211,7 @@ fn cocoon_gpu_13() {
         with(|d| d.vbios_version.make_ascii_lowercase()).failures(),
         []
     );
-    // Nobody asked the driver.
+    // The driver was not asked.
     let mut silent = Case::good();
     silent.driver = None;
     let (id, cause) = silent.refusal();
@@ -224,7 +224,8 @@ fn cocoon_gpu_13() {
     assert_eq!(silent.failures(), []);
 }
 
-/// Protected PCIe leaves NVLink in clear, and nobody here judges switches: refused, whoever tells of it.
+/// Protected PCIe leaves NVLink in clear, and this verifier does not judge switches. It is refused if either the report or
+/// the driver states it.
 #[test]
 fn protected_pcie_is_refused() {
     for (id, value) in [(21, vec![0xaa]), (36, vec![2, 0])] {
@@ -238,11 +239,11 @@ fn protected_pcie_is_refused() {
             (row.id, row.expected.as_deref(), row.found.as_deref()),
             ("gpu.protected_pcie", Some("off"), Some("on"))
         );
-        // Nobody asked the driver.
+        // The driver was not asked.
         case.driver = None;
         case.demand.driver_state = false;
         assert_eq!(case.refusal().0, "gpu.protected_pcie");
-        // It does not stand in for confidential computing.
+        // Protected PCIe does not replace confidential computing.
         case.driver = Some(DriverState {
             protected_pcie: true,
             confidential_computing: false,
@@ -251,7 +252,7 @@ fn protected_pcie_is_refused() {
         let ids: Vec<&str> = case.failures().iter().map(|row| row.id).collect();
         assert_eq!(ids, ["gpu.mode", "gpu.protected_pcie"]);
     }
-    // The driver's word alone.
+    // Only the driver states protected PCIe.
     let mut case = Case::good();
     let driver = case.driver.as_mut().unwrap();
     driver.protected_pcie = true;
@@ -284,7 +285,7 @@ fn cocoon_gpu_15() {
     assert_eq!(parts().opaque.len(), 8);
 }
 
-/// Authorities are verified once for all GPUs, but only these very certificates under these very issuers.
+/// Authorities are verified once for all GPUs, but a forged one of the same name is not taken for a verified one.
 #[test]
 fn what_was_verified_says_nothing_of_others() {
     let [root, line, provisioner] = &NVIDIA.devices;
