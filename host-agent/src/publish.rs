@@ -1,8 +1,9 @@
 //! What this host publishes under `/.well-known/cocoon/`: manifests with their signatures, the platform values of its
-//! appliances, their evidence, and vendors' collateral. `docs/publishing.md` describes it to strangers.
+//! appliances, their evidence, and vendors' collateral. `docs/publishing.md` describes the format for readers outside
+//! the project.
 //!
-//! Nothing here is believed because this host says it: manifests count by their signatures, evidence and collateral by
-//! theirs. Every document is read when it is asked for, within a bound, and is of bytes that do not depend on who asks.
+//! Readers need not trust the host: manifests, evidence and collateral are all authenticated by their signatures. Every
+//! document is read on request, within a size limit, and its bytes do not depend on the requester.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,24 +23,24 @@ pub use index::{Index, Listed, Named};
 
 use evidence::Evidence;
 
-/// Where everything is.
+/// Path prefix of all published documents.
 pub const ROOT: &str = "/.well-known/cocoon/";
-/// How long what may change is kept, in seconds.
+/// Cache lifetime of documents that may change, in seconds.
 const CHANGES: u32 = 60;
 
-/// What a publisher reads.
+/// Sources from which the documents are made.
 pub struct Sources {
-    /// The appliances as they are now.
+    /// Returns the current view of every appliance.
     pub views: Arc<dyn Fn() -> Vec<View> + Send + Sync>,
-    /// The daemon's folder of state.
+    /// The daemon's state folder.
     pub state: PathBuf,
-    /// The folder of collateral, which may not be there.
+    /// The collateral folder, which need not exist.
     pub collateral: PathBuf,
-    /// Who asks guests for their evidence.
+    /// Requests evidence from guests.
     pub showing: Arc<dyn Showing>,
 }
 
-/// A document: its media type, its bytes, and how long it may be kept.
+/// A document: its media type, its bytes and how long it may be cached.
 #[derive(Clone)]
 struct Document {
     kind: &'static str,
@@ -50,7 +51,7 @@ struct Document {
 const JSON: &str = "application/json";
 const BYTES: &str = "application/octet-stream";
 
-/// The routes.
+/// Returns the routes that serve the published documents.
 #[must_use]
 pub fn routes(sources: Sources) -> Vec<Route> {
     let publisher = Arc::new(Publisher {
@@ -71,7 +72,7 @@ pub fn routes(sources: Sources) -> Vec<Route> {
 }
 
 struct Publisher {
-    /// The index as it was made last: it takes the digests of everything.
+    /// The latest index and when it was made. It is kept because making one hashes every document.
     index: Mutex<Option<(Instant, Document)>>,
     sources: Sources,
     evidence: Evidence,
@@ -100,13 +101,14 @@ impl Publisher {
         let Some(document) = found else {
             return Page::missing();
         };
-        // Verifiers may be pages of other sites: nothing here is anybody's secret.
+        // Verifiers may run in pages of other sites, and nothing published here is secret.
         Page::new(document.kind, document.bytes)
             .cached(document.cache)
             .with("access-control-allow-origin", "*")
     }
 
-    /// Held while one is made: others wait for that one.
+    /// Returns the index. The lock is held while one is made, so that concurrent requests wait for it instead of making
+    /// their own.
     fn index(&self, views: &[View]) -> Document {
         let mut kept = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         let life = Duration::from_secs(CHANGES.into());
@@ -151,7 +153,7 @@ impl Publisher {
 fn json(value: &impl serde::Serialize, seconds: u32) -> Document {
     Document {
         kind: JSON,
-        // Our own types: serialisation cannot fail.
+        // The values are the host agent's own types, so serialisation cannot fail.
         bytes: serde_json::to_vec_pretty(value).unwrap_or_default(),
         cache: Cache::Seconds(seconds),
     }

@@ -1,4 +1,4 @@
-//! The QEMU to use, and the machine to start with it.
+//! Finds the QEMU to use and builds the machine to start with it.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -18,37 +18,37 @@ use cocoon_qemu::{Accel, VmSpec};
 
 use crate::image::Image;
 
-/// The locked packages of the private QEMU, fixed when this program was built.
+/// Lock file of the private QEMU's packages, as of when this program was built.
 const LOCK: &str = include_str!("../../image/inputs.lock");
-/// Serial of the model volume, by which the guest finds it.
+/// Serial number of the model volume's disk, by which the guest finds it.
 const MODEL_SERIAL: &str = "cocoon-model";
-/// Serial of the runtime volume.
+/// Serial number of the runtime volume's disk, by which the guest finds it.
 const RUNTIME_SERIAL: &str = "cocoon-runtime";
-/// How long a kernel may take to show that KVM runs it.
+/// How long a kernel may take to show that it runs under KVM.
 const PROBE: Duration = Duration::from_secs(20);
 
-/// Why there is no QEMU to start.
+/// Why no QEMU can be started.
 #[derive(Debug, thiserror::Error)]
 pub enum QemuError {
-    /// The lock file in this program.
+    /// The lock file inside this program is damaged.
     #[error("the list of inputs in this program is damaged: build it again")]
     Lock(#[from] LockError),
-    /// The cache.
+    /// The cache folder cannot be used.
     #[error("cannot use the cache folder")]
     Cache(#[from] CacheError),
-    /// None that can be used, and none to be had.
+    /// No usable QEMU was found, and none could be obtained.
     #[error("there is no QEMU to use")]
     Obtain(#[from] ObtainError),
-    /// KVM could not be judged.
+    /// The choice between KVM and emulation failed.
     #[error("cannot choose between KVM and emulation")]
     Accel(#[from] AccelError),
 }
 
-/// Finds or unpacks QEMU. Where this machine has none that is new enough, the packages of a private copy are fetched;
-/// the host agent is not trusted by clients, so the newest signed version will do where the locked one is gone.
+/// Finds a QEMU, or unpacks a private one. If the machine has none that is new enough, the packages of a private copy
+/// are fetched. Clients do not trust the host agent, so the newest signed version is used where the locked one is gone.
 ///
 /// # Errors
-/// [`QemuError`].
+/// [`QemuError`] if the lock file or the cache is unusable, or no QEMU can be obtained.
 pub async fn find(
     named: Option<&Path>,
     reporter: Arc<dyn Reporter>,
@@ -68,17 +68,17 @@ pub async fn find(
     Ok(obtain(named, MINIMUM, Arc::new(fetcher), reporter).await?)
 }
 
-/// The QEMU that [`find`] would give, as far as this machine has it; nothing is fetched.
+/// Searches for the QEMU that [`find`] would return, without fetching anything.
 ///
 /// # Errors
-/// A named one cannot be used.
+/// [`QemuError`] if the QEMU named by `named` cannot be used.
 pub async fn here(named: Option<&Path>) -> Result<Search, QemuError> {
     let (lock, cache) = (Lock::parse(LOCK)?, Cache::default_root().ok());
     let found = obtain::here(named, MINIMUM, &lock, cache.as_deref()).await;
     Ok(found.map_err(ObtainError::from)?)
 }
 
-/// KVM where it runs this image's kernel.
+/// Chooses KVM if it can run this image's kernel, unless `wanted` decides otherwise.
 ///
 /// # Errors
 /// [`QemuError::Accel`] when the image cannot be read.
@@ -91,10 +91,10 @@ pub async fn choose(
     probed(wanted, qemu, image, false, notice).await
 }
 
-/// The same, tried now, whatever an earlier trial came to.
+/// Chooses as [`choose`] does, but tries KVM again instead of using an earlier result.
 ///
 /// # Errors
-/// As [`choose`].
+/// As for [`choose`].
 pub async fn choose_anew(
     qemu: &Qemu,
     image: &Image,
@@ -123,14 +123,14 @@ async fn probed(
     Ok(accel::choose(wanted, probe, |text| notice(text)).await?)
 }
 
-/// A machine ready to start, and our ends of its streams.
+/// A machine ready to start, and this process's ends of its streams.
 #[derive(Debug)]
 pub struct Machine {
-    /// What to start.
+    /// Description of the machine.
     pub spec: VmSpec,
-    /// What it names.
+    /// File descriptors that the description names.
     pub descriptors: Vec<OwnedFd>,
-    /// QEMU's own control.
+    /// QMP connection to QEMU.
     pub qmp: std::os::unix::net::UnixStream,
     /// The control channel to the guest.
     pub control: std::os::unix::net::UnixStream,
@@ -138,25 +138,25 @@ pub struct Machine {
     pub console: std::os::unix::net::UnixStream,
 }
 
-/// Size and name of a machine.
+/// Size, name and accelerator of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
-    /// Its name.
+    /// Name of the VM.
     pub name: String,
     /// Virtual CPUs.
     pub vcpus: u16,
-    /// Guest memory in MiB.
+    /// Guest memory, in MiB.
     pub memory_mib: u32,
     /// How guest code is executed.
     pub accel: Accel,
-    /// Where QEMU writes its process id.
+    /// File to which QEMU writes its process id.
     pub pid_file: PathBuf,
 }
 
-/// The machine that boots `image`: plain hardware with the TDX firmware, its evidence to be simulated.
+/// Builds the machine that boots `image`: plain hardware with the TDX firmware, whose evidence is simulated.
 ///
 /// # Errors
-/// [`SocketError`] when the system has no descriptor left.
+/// [`SocketError`] if the system has no file descriptor left.
 pub fn machine(shape: &Shape, image: Image) -> Result<Machine, SocketError> {
     let ((qmp, our_qmp), (control, our_control), (console, our_console)) =
         (socket::pair()?, socket::pair()?, socket::pair()?);
@@ -218,7 +218,7 @@ mod tests {
 
     use super::*;
 
-    /// An image of a few bytes, for GPUs or without.
+    /// Makes an image folder of a few bytes, for GPUs or without.
     fn folder(gpu: bool) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         for name in [
@@ -258,7 +258,7 @@ mod tests {
             pid_file: folder.join("pid"),
         };
         let machine = machine(&shape, Image::open(folder, None).unwrap()).unwrap();
-        // Every file that QEMU is told to open is there to be handed over.
+        // Every file descriptor that QEMU is told to use must be handed over.
         let handed: Vec<i32> = machine.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         assert!(
             machine

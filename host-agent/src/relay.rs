@@ -1,8 +1,8 @@
-//! The public listener: bytes to and fro between clients and the guest's forwarded port, encrypted end to end and
-//! opaque here. A limit for each address keeps one client from taking everything.
+//! The public listener: relays bytes between clients and the guest's forwarded port. The traffic is encrypted end to
+//! end and opaque to the host. A limit per address keeps one client from taking every connection.
 //!
-//! The listener is a [`Door`], which one VM can hand to the next: both accept from the same socket and the same queue, so
-//! that nobody who knocks in between is turned away.
+//! One VM can hand the listener, a [`Door`], to the next. Both then accept from the same socket and queue, so no client
+//! is refused during the handover.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,42 +24,45 @@ mod lost;
 
 use lost::Lost;
 
-/// How long to leave a system alone that cannot accept a connection.
+/// Pause after a failed accept.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Descriptors of everything but clients.
+/// File descriptors reserved for everything but client connections.
 const OTHERS: u64 = 256;
 
-/// An end that has been silent for so long is asked by TCP itself whether it is still there,
+/// TCP keepalive: idle time before the first probe.
 const ASKED_AFTER: Duration = Duration::from_secs(60);
-/// again after so long,
+/// TCP keepalive: time between probes.
 const ASKED_AGAIN: Duration = Duration::from_secs(15);
-/// and is gone when it leaves so many questions unanswered: two minutes in all.
+/// TCP keepalive: number of unanswered probes after which the connection is closed, two minutes after the last traffic.
 const QUESTIONS: u32 = 4;
-/// An end that takes nothing of what is sent to it for so long, in milliseconds, is gone, too: TCP's questions are not
-/// asked while something is under way.
+/// TCP user timeout, in milliseconds: closes a connection whose peer acknowledges nothing for so long. Keepalive does
+/// not cover this, since TCP sends no probes while data is outstanding.
 const UNREAD_MS: u32 = 120_000;
 
-/// How long a client may still speak after the guest's last word: nobody hears it any more. Short where it is waited for.
+/// How long a client's side stays open after the guest has finished, when nothing reads it any more. Short in tests,
+/// which wait for it.
 const LINGER: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
-/// Connections of the smallest guest, and those of the largest; between them, one for each [`EACH`] MiB that its model
-/// leaves. The guest's own rules (`Limits::within` of its agent), of which nothing but the outcome is told.
+/// Range of the number of connections that a guest accepts. Within it, the guest accepts one connection for each
+/// [`EACH`] MiB of memory that its model leaves. These repeat the guest agent's own rules (`Limits::within`), which it
+/// does not report.
 const GUEST: std::ops::RangeInclusive<u64> = 64..=4096;
 const EACH: u64 = 16;
 
-/// What the relay allows.
+/// Limits of the relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at once; more wait in the system's queue.
+    /// Connections at once. Further clients wait in the system's queue.
     pub connections: usize,
-    /// Of them, those from one address, or one network of IPv6 (/64); one more is closed at once. `None` is half of what there
-    /// is for clients that have not attested: the guest sees all of them at one address.
+    /// Connections at once from one IPv4 address or IPv6 /64 network; further ones are closed at once. `None` allows
+    /// half of the guest's places for unattested clients: the guest sees all clients at one address and cannot divide
+    /// the places itself.
     pub per_address: Option<usize>,
-    /// Clients that have not attested for whom the guest has room.
+    /// Number of unattested clients that the guest has room for.
     pub strangers: usize,
-    /// How long a connection may live at all. How long it may carry nothing is not for the relay to say: an answer that is
-    /// not streamed comes when it is whole, and the guest closes what nobody uses, which ends it here, too.
+    /// Longest life of a connection. The relay has no idle limit: an answer that is not streamed arrives only when it
+    /// is complete, and the guest itself closes idle connections, which ends them here too.
     pub life: Duration,
 }
 
@@ -75,65 +78,66 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Connections from one address, of `all` for which there are descriptors.
+    /// Returns the limit for one address. `all` is the number of connections that there are file descriptors for.
     fn of_one(&self, all: usize) -> usize {
         let half = (self.strangers.min(all) / 2).max(1);
         self.per_address.unwrap_or(half)
     }
 }
 
-/// Clients that have not attested for whom a guest with so much memory and a model of so many bytes has room: half of its
-/// connections. Its engine may hold the model beside the volume that it was read from.
+/// Returns the number of unattested clients that a guest with this memory and a model of this many bytes has room for:
+/// half of its connections. The model counts twice, since the engine may hold a copy beside the volume that it was read
+/// from.
 pub(crate) fn strangers(memory_mib: u32, model: u64) -> usize {
     let left = u64::from(memory_mib).saturating_sub(model.div_ceil(1 << 20).saturating_mul(2));
     let connections = (left / EACH).clamp(*GUEST.start(), *GUEST.end());
     usize::try_from(connections / 2).unwrap_or(usize::MAX)
 }
 
-/// Why the public address cannot be had.
+/// Why the public address cannot be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// Somebody else has it.
+    /// Another program uses the address.
     #[error(
         "{0} is in use by another program: choose another (--listen, or `listen` in the file), or stop that program"
     )]
     InUse(SocketAddr),
-    /// Anything else.
+    /// Any other failure.
     #[error(
         "cannot listen on {address}: choose another address (--listen, or `listen` in the file)"
     )]
     Other {
-        /// Where.
+        /// The address.
         address: SocketAddr,
-        /// Why not.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
 }
 
-/// The public listener of one VM. Clones are the same door.
+/// The public listener of one VM. Clones share the listener.
 #[derive(Debug, Clone)]
 pub struct Door(Arc<watch::Sender<Behind>>);
 
 #[derive(Debug)]
 struct Behind {
     listener: Option<Arc<TcpListener>>,
-    /// Clients wait in the system's queue, for us or for another VM that has the listener, too.
+    /// Whether new clients are left in the system's queue, for this VM or for another one that shares the listener.
     held: bool,
 }
 
 impl Door {
-    /// Without a listener yet.
+    /// Makes a door without a listener.
     #[must_use]
     pub fn shut() -> Self {
         let (listener, held) = (None, false);
         Self(Arc::new(watch::Sender::new(Behind { listener, held })))
     }
 
-    /// Takes the public address; nobody is accepted before [`relay`] runs.
+    /// Binds the public address. No client is accepted before [`relay`] runs.
     ///
     /// # Errors
-    /// [`ListenError`].
+    /// [`ListenError`] if the address is in use or cannot be bound.
     pub async fn bind(&self, address: SocketAddr) -> Result<(), ListenError> {
         let listener = TcpListener::bind(address).await;
         self.take(listener.map_err(|source| match source.kind() {
@@ -151,29 +155,29 @@ impl Door {
         });
     }
 
-    /// Accepts nobody until released; connections under way go on, and the listener stays ours.
+    /// Stops accepting until released. Existing connections go on, and the listener is kept.
     pub fn hold(&self) {
         self.0.send_modify(|behind| behind.held = true);
     }
 
-    /// Accepts again.
+    /// Accepts again after [`Door::hold`].
     pub fn release(&self) {
         self.0.send_modify(|behind| behind.held = false);
     }
 
-    /// The listener, for another VM.
+    /// Returns the listener, to be shared with another VM.
     #[must_use]
     pub fn listener(&self) -> Option<Arc<TcpListener>> {
         self.0.borrow().listener.clone()
     }
 
-    /// The public address, also where the system chose the port.
+    /// Returns the public address, with the actual port if the system chose it.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.listener()?.local_addr().ok()
     }
 
-    /// Whether it would accept.
+    /// Returns whether the door would accept clients.
     #[must_use]
     pub fn state(&self) -> DoorState {
         let behind = self.0.borrow();
@@ -189,21 +193,22 @@ impl Door {
     }
 }
 
-/// What a door is.
+/// State of a door.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DoorState {
-    /// It has no listener: not yet, or not any more.
+    /// The door has no listener: not yet, or no longer.
     Shut,
     /// Clients are accepted as soon as the guest serves.
     Open,
-    /// It has the listener, and leaves clients to another VM.
+    /// The door has the listener but leaves clients to another VM.
     Held,
 }
 
-/// Accepts clients at `door` while `open` says so and relays them to `guest`. Returns when `open` turns false (connections
-/// under way go on) and then, when its sender is dropped, with every connection cut. `say` hears of connections that are closed
-/// because their address has had its share, or because the guest cannot be reached.
+/// Accepts clients at `door` while `open` is true and relays them to `guest`. When `open` turns false, no more are
+/// accepted and existing connections go on. Returns when they have ended, or when the sender of `open` is dropped,
+/// which cuts them. `say` is told of connections that were closed because of the limit per address or because the guest
+/// is unreachable.
 pub async fn relay(
     door: Door,
     guest: SocketAddr,
@@ -217,7 +222,7 @@ pub async fn relay(
     serve(door, guest, limits, (all, places), open, lost).await;
 }
 
-/// The same with so many connections in all, and places for them.
+/// Relays as [`relay`] does, with the given total of connections and places for them.
 async fn serve(
     door: Door,
     guest: SocketAddr,
@@ -227,7 +232,7 @@ async fn serve(
     mut lost: Lost<impl Fn(String) + Send>,
 ) {
     if !turns(&mut open, true).await {
-        // The VM has ended before it served.
+        // The VM ended before it served.
         return door.close();
     }
     let permits = Arc::new(Semaphore::new(all));
@@ -242,13 +247,13 @@ async fn serve(
             let Some(listener) = listener else {
                 return std::future::pending().await;
             };
-            // Never closed: acquiring fails only after `close`.
+            // The semaphore is never closed, so acquiring a permit cannot fail.
             let permit = Arc::clone(&permits).acquire_owned().await.ok();
             (listener.accept().await, permit)
         };
         tokio::select! {
             _ = turns(&mut open, false) => break,
-            // The door is ours, too: its sender lives.
+            // `door` owns the sender, so `changed` cannot fail.
             _ = changes.changed() => {}
             Some(ended) = clients.join_next() => if let Ok(Err(error)) = ended {
                 lost.unreached(&error, Instant::now());
@@ -262,30 +267,32 @@ async fn serve(
                     clients.spawn(async move {
                         let _held = (permit, place);
                         let guest = TcpStream::connect(guest).await?;
-                        // A broken connection concerns its two ends, who notice.
+                        // An error on a connection concerns only its two ends, which notice it themselves.
                         let _ = connect(client, guest, limits).await;
                         io::Result::Ok(())
                     });
                 }
-                // Out of descriptors, mostly: clients that leave give some back, and trying at once would only burn time.
+                // Usually the process is out of file descriptors. Clients that leave release some, and retrying at once
+                // would only waste CPU time.
                 Err(_) => tokio::time::sleep(RETRY).await,
             },
         }
     }
     door.close();
     tokio::select! {
-        // The sender is gone: so is the VM.
+        // The sender is dropped when the VM is gone.
         () = async { while open.changed().await.is_ok() {} } => {}
         () = async { while clients.join_next().await.is_some() {} } => {}
     }
 }
 
-/// Waits until `open` is `value`; false when it never will be.
+/// Waits until `open` equals `value`. Returns false if the sender is dropped first.
 pub(crate) async fn turns(open: &mut watch::Receiver<bool>, value: bool) -> bool {
     open.wait_for(|open| *open == value).await.is_ok()
 }
 
-/// Connections for which there are descriptors, two each: shells start programs with 1024, and let them have more.
+/// Returns how many connections there are file descriptors for, two each. Raises the soft limit first: shells usually
+/// start programs with 1024 and permit more.
 fn room(connections: usize) -> usize {
     let wanted = u64::try_from(connections).unwrap_or(u64::MAX);
     let needed = wanted.saturating_mul(2).saturating_add(OTHERS);
@@ -315,7 +322,7 @@ async fn connect(client: TcpStream, guest: TcpStream, limits: Limits) -> io::Res
                 asked?;
                 answering.await
             }
-            // A client that keeps its side open would hold its place for the connection's whole life.
+            // Without a limit, a client that keeps its side open would hold its place for the connection's whole life.
             answered = &mut answering => {
                 answered?;
                 tokio::time::timeout(LINGER, asking).await?
@@ -328,8 +335,8 @@ async fn connect(client: TcpStream, guest: TcpStream, limits: Limits) -> io::Res
     }
 }
 
-/// For tokens, which are small and wanted at once; and for an end that goes away without a word or reads no more, which
-/// nothing but TCP's own questions and limits would tell.
+/// Sets the TCP options of a connection: no delay, since tokens are small and wanted at once; keepalive and a user
+/// timeout, to notice a peer that vanishes or stops reading.
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     sockopt::set_tcp_keepidle(stream, ASKED_AFTER)?;
@@ -339,7 +346,7 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     Ok(sockopt::set_socket_keepalive(stream, true)?)
 }
 
-/// Copies until the end, which it passes on.
+/// Copies until end of file, which it passes on.
 async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
     let mut buffer = vec![0; 16 * 1024];
     loop {

@@ -1,4 +1,4 @@
-//! A VM from its start to its end: one task owns it, everybody else watches.
+//! A VM from its start to its end: one task owns it, and everything else only watches.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,52 +26,52 @@ use crate::simulator::{Connection, Launch, Simulator};
 use crate::state::VmFolder;
 use crate::timings::Timings;
 
-/// How long each step of ending QEMU may take; with a confidential guest the last one takes longer.
+/// How long each step of stopping QEMU may take. For a confidential guest, the last step takes longer.
 pub(crate) const STOP: Duration = Duration::from_secs(5);
-/// How long the last bytes of a guest that has finished may take to its clients.
+/// How long the relay may take to deliver the last bytes of a guest that has finished.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// A VM that serves. Dropping it kills it and all that belongs to it.
+/// A VM that serves. Dropping it kills the VM and everything that belongs to it.
 #[derive(Debug)]
 pub struct RunningVm {
     /// Public address.
     pub endpoint: SocketAddr,
-    /// The development root, PEM, when its evidence is simulated.
+    /// The development root as PEM, if the VM's evidence is simulated.
     pub trust_root_pem: Option<String>,
-    /// Where that is written.
+    /// File that holds the development root.
     pub trust_root: Option<PathBuf>,
-    /// The console's log.
+    /// File that holds the guest's console output.
     pub serial_log: PathBuf,
-    /// QEMU's process.
+    /// Process id of QEMU.
     pub qemu_pid: u32,
-    /// Where the guest's own listener is reached, on this machine alone.
+    /// Address of the guest's own listener, reachable on this machine only.
     pub guest: SocketAddr,
-    /// QEMU's control.
+    /// QMP connection to QEMU.
     pub qmp: Qmp,
-    /// What it is doing, also on its way down.
+    /// What the VM is doing, also while it ends.
     pub(crate) status: watch::Receiver<Status>,
     timings: Arc<Mutex<Timings>>,
     drain: mpsc::Sender<()>,
     owner: Task<Result<(), UpError>>,
-    /// Tells when its manifest ends.
+    /// Warns before the manifest expires.
     _term: Option<Task<()>>,
 }
 
 impl RunningVm {
-    /// Waits for the VM's end. Cancelling is harmless.
+    /// Waits for the VM's end. Cancel-safe.
     ///
     /// # Errors
-    /// [`UpError::Failed`] when nobody asked for it.
+    /// [`UpError::Failed`] if the VM ended without having been asked to.
     pub async fn wait(&mut self) -> Result<(), UpError> {
         (&mut self.owner.0).await.map_err(|_| UpError::Lost)?
     }
 
-    /// Lets running requests finish, then ends the VM; returns when no process is left.
+    /// Lets running requests finish, then ends the VM. Returns when no process of it is left.
     ///
     /// # Errors
-    /// [`UpError::Failed`] when the guest does not finish in time; it is ended all the same.
+    /// [`UpError::Failed`] if the guest does not finish in time; it is ended all the same.
     pub async fn shutdown(mut self) -> Result<(), UpError> {
-        // Full means that it is asked already; closed, that it has ended.
+        // A full channel means that draining was already requested, a closed one that the VM has ended.
         let _ = self.drain.try_send(());
         self.wait().await
     }
@@ -82,22 +82,22 @@ impl RunningVm {
         let _ = self.wait().await;
     }
 
-    /// How long everything took.
+    /// Returns how long the steps of the boot took.
     #[must_use]
     pub fn timings(&self) -> Timings {
         locked(&self.timings).clone()
     }
 
-    /// What every disk has read so far.
+    /// Returns what every disk has read so far.
     ///
     /// # Errors
-    /// [`QmpError`] when QEMU does not answer.
+    /// [`QmpError`] if QEMU does not answer.
     pub async fn block_stats(&self) -> Result<Vec<BlockStats>, QmpError> {
         self.qmp.block_stats().await
     }
 }
 
-/// A task that ends when it is dropped.
+/// A task that is aborted when dropped.
 #[derive(Debug)]
 pub(crate) struct Task<T>(pub(crate) JoinHandle<T>);
 
@@ -107,7 +107,7 @@ impl<T> Drop for Task<T> {
     }
 }
 
-/// What belongs to the VM and ends with it.
+/// Everything that belongs to the VM and ends with it.
 pub(crate) struct Parts {
     pub(crate) vm: Vm,
     pub(crate) qmp: Qmp,
@@ -119,9 +119,9 @@ pub(crate) struct Parts {
     pub(crate) guest: SocketAddr,
     pub(crate) limits: Limits,
     pub(crate) folder: Arc<VmFolder>,
-    /// How long the kernel may take its memory back.
+    /// How long the kernel may take to reclaim the VM's private memory.
     pub(crate) reclaim: Duration,
-    /// Where people hear of it.
+    /// Receives the VM's progress.
     pub(crate) progress: Listener,
 }
 
@@ -148,7 +148,7 @@ pub(crate) async fn start(
     let control = qmp.clone();
     let end = move || {
         let control = control.clone();
-        // One that does not answer is ended by the draining's own deadline.
+        // If QEMU does not answer, the drain deadline ends it.
         async move { drop(control.quit().await) }
     };
     let serving = local::serve(local, watched.clone(), drain.clone(), end);
@@ -173,7 +173,7 @@ pub(crate) async fn start(
     };
     if !served {
         (&mut owner.0).await.map_err(|_| UpError::Lost)??;
-        // Ended in good order before it served: somebody said `down`.
+        // The VM ended in good order before it served, because of `down`.
         return Err(UpError::Stopped);
     }
     let trust_root_pem = measured.borrow().clone();
@@ -235,7 +235,7 @@ async fn own(
         Some((process, connection, launch)) => (Some(process), Some((connection, launch))),
         None => (None, None),
     };
-    // The relay cuts its connections when the last of these is gone.
+    // The relay cuts its connections when the last clone of this sender is dropped.
     let relaying = gate.clone();
     let driver = Driver {
         settings,
@@ -248,11 +248,12 @@ async fn own(
         news,
     };
     let ending = driver.run().await;
-    // The listener closes now, and not when the kernel has taken the memory back: clients would wait for nobody.
+    // The listener closes now instead of after the kernel has reclaimed the memory: until then, clients would wait in
+    // vain.
     relaying.send_replace(false);
     if matches!(ending, Ending::Failed(_)) {
-        // Nor is anybody left to answer those that are connected. A guest that ends in good order has given its last answers
-        // away, which does not mean that they have arrived.
+        // A failed guest cannot answer connected clients either, so their connections are cut. A guest that ends in
+        // good order has sent its last answers, but they may not have been delivered yet.
         drop(relaying);
     }
     let _ = timeout(LINGER, &mut relay.0).await;
@@ -264,13 +265,13 @@ async fn own(
         ending,
         Ending::Failed(Failure::Gone(_) | Failure::Guest { .. })
     ) {
-        // It is ending by itself: its last words are worth a moment.
+        // QEMU is ending by itself; a short wait collects its last output.
         let _ = timeout(STOP, vm.wait()).await;
     }
     let diagnostics = vm.diagnostics();
     let stuck = end(&vm, &qmp, reclaim, dying).await.err();
     let lines = console.last_lines().await;
-    // In this order: no process is left when `down` and the owner hear of the end.
+    // Order matters: no process is left when `down` and the owner learn of the end.
     drop(process);
     drop(folder);
     drop(local);
@@ -286,7 +287,7 @@ async fn own(
     }
 }
 
-/// Ends QEMU; `dying` is told how long it may take where SIGKILL is not the end of it.
+/// Stops QEMU. If it outlives SIGKILL, calls `dying` with the time that the kernel may still take.
 async fn end(
     vm: &Vm,
     qmp: &Qmp,
@@ -303,7 +304,7 @@ async fn end(
     }
 }
 
-/// What is said while the kernel takes a confidential guest's memory back.
+/// Reports that the kernel is reclaiming a confidential guest's memory.
 fn dying(status: Arc<watch::Sender<Status>>, progress: Listener) -> impl FnOnce(Duration) + Send {
     move |limit| {
         let what = "the kernel takes its private memory back";
@@ -315,7 +316,7 @@ fn dying(status: Arc<watch::Sender<Status>>, progress: Listener) -> impl FnOnce(
     }
 }
 
-/// What is done with news: status, timings, and people.
+/// Returns the handler of news, which updates status and timings and reports progress.
 fn reporter(
     folder: Arc<VmFolder>,
     status: Arc<watch::Sender<Status>>,

@@ -1,29 +1,29 @@
-//! The machines whose measurements a manifest lists. With any other, clients have nothing to compare its evidence with
-//! and refuse it: the operator learns of that before the boot.
+//! Checks whether a manifest lists the measurements of a machine. Clients have nothing to compare the evidence of any
+//! other machine with and refuse it, so the operator is warned before the boot.
 
 use std::collections::BTreeSet;
 
 use cocoon_protocol::binding::Tee;
 use cocoon_protocol::manifest::{PlatformSource, SnpLaunch, TdxPlatform};
 
-/// The part of a machine that its measurements depend on.
+/// The properties of a machine that its measurements depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Measured<'a> {
-    /// Whose evidence clients will get.
+    /// The TEE whose evidence clients will get.
     pub tee: Tee,
-    /// Whether that is simulated: real hardware counts only by values that were computed for it.
+    /// Whether that TEE is simulated. For real hardware, only values computed for it count.
     pub simulated: bool,
-    /// QEMU's name of the CPU model, which SNP measures.
+    /// QEMU's name of the CPU model, which SEV-SNP measures.
     pub cpu_model: &'a str,
     /// Virtual CPUs.
     pub vcpus: u16,
     /// Guest memory in MiB, which TDX measures.
     pub memory_mib: u32,
-    /// Window for a GPU's BARs in MiB, which TDX measures.
+    /// Size of the window for a GPU's BARs in MiB, which TDX measures.
     pub mmio64_mib: Option<u32>,
 }
 
-/// What is wrong with the machine, and the way out; `None` if it is one of those that a manifest lists.
+/// Describes why a machine is not listed and which ones are; `None` if the manifest lists it.
 #[must_use]
 pub fn unlisted(tdx: &[TdxPlatform], snp: &[SnpLaunch], machine: Measured<'_>) -> Option<String> {
     let (found, listed, flag) = match machine.tee {
@@ -51,12 +51,12 @@ pub fn unlisted(tdx: &[TdxPlatform], snp: &[SnpLaunch], machine: Measured<'_>) -
     ))
 }
 
-/// The machine in words, what is listed instead, and how to ask for that.
+/// Returns the machine's description, the values that are listed instead and the option that sets them.
 fn unlisted_tdx(
     platforms: &[TdxPlatform],
     machine: &Measured<'_>,
 ) -> Option<(String, Vec<String>, &'static str)> {
-    // The simulator's platform has neither processors nor GPU in its tables.
+    // The simulator's platform describes neither processors nor a GPU in its tables.
     let counts = |it: &&TdxPlatform| {
         machine.simulated
             || it.source == PlatformSource::Computed && it.mmio64_mib == machine.mmio64_mib
@@ -87,8 +87,7 @@ fn unlisted_tdx(
     Some((found, counts, "--vcpus"))
 }
 
-/// How many virtual CPUs a VM has unless its operator says otherwise: one per processor, at most four, and a number
-/// that images list.
+/// Returns the default number of vCPUs: one per processor, at most four, and always a number that images list.
 #[must_use]
 pub fn usual_vcpus(processors: usize) -> u16 {
     match processors {
@@ -220,7 +219,7 @@ mod tests {
             "the image's manifest does not list a TDX machine with 2048 MiB, a GPU and a window of 262144 MiB for it on 4 \
              vCPUs, and clients will reject this VM; listed for --vcpus: 2"
         );
-        // Simulated machines have the simulator's platform, whatever is passed to them.
+        // Simulated machines always have the simulator's platform, whatever GPU is passed through.
         let simulated = Measured {
             simulated: true,
             ..machine(3, window)

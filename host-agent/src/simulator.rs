@@ -1,5 +1,5 @@
-//! The simulator's process and its socket, as seen from the host agent: started as a child that cannot outlive us,
-//! asked to measure a VM, and then for evidence.
+//! The simulator's process and its socket. The host agent starts it as a child that cannot outlive it, has it measure a
+//! VM, and then requests evidence from it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,19 +21,20 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-/// The program's name.
+/// Name of the simulator's program.
 pub const PROGRAM: &str = "cocoon-simulator";
-/// Making RSA keys at the first start takes seconds, much longer on a busy machine.
+/// How long the simulator may take to start. RSA key generation at the first start takes seconds, much longer on a busy
+/// machine.
 const START: Duration = Duration::from_secs(180);
-/// Reading and hashing a large image; signing takes milliseconds.
+/// How long an answer may take. Reading and hashing a large image dominates; signing takes milliseconds.
 const ANSWER: Duration = Duration::from_secs(60);
-/// A killed process is gone in milliseconds unless the kernel itself hangs.
+/// How long a killed process may take to end. It takes milliseconds unless the kernel itself hangs.
 const REAP: Duration = Duration::from_secs(2);
 
 /// Why there is no simulated evidence.
 #[derive(Debug, thiserror::Error)]
 pub enum SimulatorError {
-    /// The program is not there.
+    /// The program was not found.
     #[error(
         "{PROGRAM} was not found beside {beside:?}: build it with `cargo build -p cocoon-simulator`, or name it with --simulator"
     )]
@@ -41,41 +42,41 @@ pub enum SimulatorError {
         /// The folder that was searched.
         beside: PathBuf,
     },
-    /// It does not start.
+    /// The program cannot be started.
     #[error("cannot start the simulator {program:?}")]
     Start {
         /// The program.
         program: PathBuf,
-        /// Why not.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// It ended, or hangs, before it listened.
+    /// The simulator ended or hung before it listened.
     #[error("the simulator {program:?} did not begin to listen: {said}")]
     NotListening {
         /// The program.
         program: PathBuf,
-        /// Its last words.
+        /// Last line of its output.
         said: String,
     },
-    /// Its socket broke.
+    /// The connection to the simulator broke.
     #[error("lost the simulator")]
     Io(#[from] io::Error),
-    /// It did not answer in time.
+    /// The simulator did not answer in time.
     #[error("the simulator did not answer within {} seconds", ANSWER.as_secs())]
     Late,
-    /// A question before this one has no answer, or half of one: the next thing that comes is not this one's.
+    /// An earlier request has no complete answer yet, so the next answer could be to that one.
     #[error(
         "the simulator left an earlier question unanswered, so that its next answer could be to that one: start the VM again"
     )]
     Unanswered,
-    /// It answered something else.
+    /// The simulator's answer cannot be decoded.
     #[error("the simulator's answer cannot be read")]
     Frame(#[from] FrameError),
-    /// It answered a question that was not asked.
+    /// The simulator answered a different request.
     #[error("the simulator answered another question")]
     OutOfStep,
-    /// It refused.
+    /// The simulator refused the request.
     #[error("{0}")]
     Refused(String),
 }
@@ -83,16 +84,17 @@ pub enum SimulatorError {
 /// A running simulator. Dropping it kills it.
 #[derive(Debug)]
 pub struct Simulator {
-    /// Its standard input: it ends when this closes, however we end.
+    /// Child process. It also holds the simulator's standard input: the simulator ends when that closes, however this
+    /// process ends.
     child: Child,
     socket: PathBuf,
 }
 
 impl Simulator {
-    /// The program `named`, or the one beside this executable (or one folder up, where tests run).
+    /// Returns the program `named`, or the one beside this executable or one folder above it, where tests run.
     ///
     /// # Errors
-    /// [`SimulatorError::Missing`].
+    /// [`SimulatorError::Missing`] if there is none.
     pub fn find(named: Option<&Path>) -> Result<PathBuf, SimulatorError> {
         if let Some(named) = named {
             return Ok(named.to_owned());
@@ -110,7 +112,7 @@ impl Simulator {
     /// goes to `notice`, line by line.
     ///
     /// # Errors
-    /// [`SimulatorError`].
+    /// [`SimulatorError`] if the program cannot be started, or does not listen in time.
     pub async fn start(
         program: &Path,
         socket: &Path,
@@ -128,7 +130,7 @@ impl Simulator {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // Ctrl-C in the terminal is for us; it ends when we are done with it.
+            // Ctrl-C in the terminal is meant for the host agent, which ends the simulator when it is done with it.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -136,7 +138,7 @@ impl Simulator {
                 program: program.to_owned(),
                 source,
             })?;
-        // From here on it is gone when this call is, be it given up while the program prepares itself.
+        // From here on, dropping this future kills the program, even while it still prepares itself.
         let mut started = Self {
             child,
             socket: socket.to_owned(),
@@ -173,15 +175,15 @@ impl Simulator {
                 said,
             });
         }
-        // Keep its standard error open and empty, so that a late word cannot kill it.
+        // Standard error is read to its end: a late message must not end the simulator with a broken pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = progress.next_line().await {} });
         Ok(started)
     }
 
-    /// Connects for one VM.
+    /// Opens a connection for one VM.
     ///
     /// # Errors
-    /// [`SimulatorError::Io`].
+    /// [`SimulatorError::Io`] if the socket cannot be connected to.
     pub async fn connect(&self) -> Result<Connection, SimulatorError> {
         let stream = UnixStream::connect(&self.socket).await?;
         Ok(Connection {
@@ -193,62 +195,62 @@ impl Simulator {
 }
 
 impl Drop for Simulator {
-    /// Kills and reaps: where nobody adopts orphans, a process that is only killed stays behind as a zombie.
+    /// Kills and reaps the simulator: where nothing adopts orphans, a process that is only killed stays a zombie.
     fn drop(&mut self) {
-        // The only failure is that it has ended.
+        // Killing fails only if the process has ended.
         let _ = self.child.start_kill();
         if let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()) {
             await_end(Pid::from_raw(pid), REAP);
         }
-        // Reaps it.
+        // This reaps the process.
         let _ = self.child.try_wait();
     }
 }
 
-/// Waits until the child has ended, or no longer than `patience`: then it hangs inside the kernel, and nobody can do more.
-/// It is not reaped, so that the number stays its own.
+/// Waits until the child has ended, or until `patience` is over: then it hangs inside the kernel, and nothing more can
+/// be done. The child is not reaped, so its process id stays reserved.
 fn await_end(child: Pid, patience: Duration) {
     let (ended, end) = mpsc::channel();
     let wait = move || {
         let ending = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
         while waitid(Id::Pid(child), ending) == Err(Errno::EINTR) {}
-        // Nobody listens after the deadline.
+        // The receiver is gone after the deadline.
         let _ = ended.send(());
     };
-    // Without a thread nobody waits.
+    // If no thread can be started, there is no wait.
     if std::thread::Builder::new().spawn(wait).is_ok() {
         let _ = end.recv_timeout(patience);
     }
 }
 
-/// What is measured beside QEMU's own files.
+/// What the simulator measures in addition to the files that QEMU uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Launch {
-    /// QEMU's process.
+    /// Process id of QEMU.
     pub pid: u32,
-    /// Which TEE to imitate.
+    /// The TEE to simulate.
     pub tee: Tee,
-    /// SNP firmware.
+    /// The SNP firmware.
     pub snp_firmware: PathBuf,
-    /// CPU model for SNP.
+    /// CPU model for SEV-SNP.
     pub cpu_model: String,
     /// Canonical operator configuration.
     pub config: Vec<u8>,
 }
 
-/// One VM's connection.
+/// The simulator connection of one VM.
 pub struct Connection {
     stream: UnixStream,
     decoder: Decoder,
-    /// A question is under way, or was given up: answers have no numbers.
+    /// Whether a request is outstanding or was abandoned: answers carry no numbers.
     asked: bool,
 }
 
 impl Connection {
-    /// Has the VM measured; gives endorsements and the development root, PEM.
+    /// Has the VM measured. Returns its collateral and the development root as PEM.
     ///
     /// # Errors
-    /// [`SimulatorError::Refused`] with the simulator's reason, or that the connection broke.
+    /// [`SimulatorError::Refused`] with the simulator's reason; any other [`SimulatorError`] if the connection fails.
     pub async fn launch(
         &mut self,
         launch: &Launch,
@@ -270,10 +272,10 @@ impl Connection {
         }
     }
 
-    /// Evidence over `report_data`.
+    /// Returns evidence over `report_data`.
     ///
     /// # Errors
-    /// As [`Self::launch`].
+    /// As for [`Self::launch`].
     pub async fn evidence(&mut self, report_data: Hex64) -> Result<Evidence, SimulatorError> {
         match self
             .ask(&SimulatorRequest::Evidence { report_data })
@@ -285,10 +287,10 @@ impl Connection {
         }
     }
 
-    /// What the VM's simulated GPUs show for `nonce`.
+    /// Returns the evidence of the VM's simulated GPUs over `nonce`.
     ///
     /// # Errors
-    /// As [`Self::launch`].
+    /// As for [`Self::launch`].
     pub async fn gpus(&mut self, nonce: Hex32) -> Result<Vec<CollectedGpu>, SimulatorError> {
         match self.ask(&SimulatorRequest::GpuEvidence { nonce }).await? {
             SimulatorReply::GpuEvidence { gpus } => Ok(gpus),
@@ -297,10 +299,10 @@ impl Connection {
         }
     }
 
-    /// What NVIDIA would say about them.
+    /// Returns the collateral that NVIDIA would provide for the simulated GPUs.
     ///
     /// # Errors
-    /// As [`Self::launch`].
+    /// As for [`Self::launch`].
     pub async fn gpu_collateral(&mut self) -> Result<GpuCollateral, SimulatorError> {
         match self.ask(&SimulatorRequest::GpuCollateral).await? {
             SimulatorReply::GpuCollateral { collateral } => Ok(collateral),

@@ -1,21 +1,21 @@
-//! What each VM keeps on disk, and the list of VMs: `$COCOON_STATE/vms/NAME/`, the owner's alone.
+//! The files of each VM, and the list of VMs: `$COCOON_STATE/vms/NAME/`, accessible to the owner only.
 //!
-//! | file | is |
+//! | file | purpose |
 //! |---|---|
 //! | `lock` | held while the VM lives, by the process that owns it |
-//! | `host.pid`, `qemu.pid` | that process, and QEMU |
+//! | `host.pid`, `qemu.pid` | process ids of the owning process and of QEMU |
 //! | `ctl` | socket for `ps` and `down` |
 //! | `sim` | socket of the simulator, in simulated modes |
-//! | `serial.log` | the console, its first [`SERIAL_LIMIT`](crate::up::SERIAL_LIMIT) bytes |
-//! | `log.jsonl` | the console's lines and our own news, each with its time: [`log`](crate::log) |
-//! | `phases.json` | timings |
+//! | `serial.log` | the first [`SERIAL_LIMIT`](crate::up::SERIAL_LIMIT) bytes of the console's output |
+//! | `log.jsonl` | console lines and the host agent's own news, with times: [`log`](crate::log) |
+//! | `phases.json` | timings of the boot |
 //! | `trust-root.pem` | the development root, in simulated modes |
-//! | `manifest.json` | what this host publishes |
-//! | `sup`, `launch.json`, `ending.json`, `supervisor.log`, `supervisor.pid` | of the daemon's VMs: [`supervisor`](crate::supervisor) |
-//! | `life.json` | of the daemon's VMs: [`lifecycle`](crate::lifecycle) |
+//! | `manifest.json` | the manifest that this host publishes |
+//! | `sup`, `launch.json`, `ending.json`, `supervisor.log`, `supervisor.pid` | for VMs of the daemon only: [`supervisor`](crate::supervisor) |
+//! | `life.json` | for VMs of the daemon only: [`lifecycle`](crate::lifecycle) |
 //!
-//! The folder's mode is 0700 and the modes of what lies in it 0600, whatever the umask: whoever can connect to `ctl`
-//! can stop the VM.
+//! The folder has mode 0700 and its files have mode 0600, whatever the umask: any process that can connect to `ctl` can
+//! stop the VM.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write};
@@ -24,30 +24,30 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::UnixListener;
 
-/// Longest path of a unix socket, in bytes.
+/// Longest path of a Unix socket, in bytes.
 const SOCKET_MAX: usize = 107;
-/// Longest name of a VM.
+/// Longest name of a VM, in characters.
 pub(crate) const NAME_MAX: usize = 32;
-/// Files that say nothing once the VM is gone.
+/// Files that are meaningless once the VM is gone.
 const TRANSIENT: [&str; 4] = ["host.pid", "qemu.pid", "ctl", "sim"];
 
 /// Why a VM's folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// A name that is not safe as a file name.
+    /// The name is not safe as a file name.
     #[error(
         "{0:?} cannot name a VM: use 1 to {NAME_MAX} letters, digits, '-', '_' or '.', beginning with a letter"
     )]
     Name(String),
-    /// Another process owns it.
+    /// Another process owns the folder: the VM is running.
     #[error(
         "a VM named {0:?} is running already: choose another --name, or stop that one with `cocoon-host down`"
     )]
     Running(String),
-    /// Nowhere to keep state.
+    /// No folder for state is known.
     #[error("there is no home folder to keep state in: set COCOON_STATE to a folder of your own")]
     NoHome,
-    /// Sockets do not fit.
+    /// The folder's path is too long for its sockets.
     #[error(
         "the folder {path:?} is too long for a unix socket (at most {SOCKET_MAX} bytes with the file name): set COCOON_STATE to a shorter one"
     )]
@@ -63,20 +63,20 @@ pub enum StateError {
         /// The file.
         path: PathBuf,
     },
-    /// Anything else.
+    /// Any other failure of a file operation.
     #[error("cannot {operation} {path:?}")]
     File {
-        /// What was tried.
+        /// The operation, such as "write".
         operation: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
 }
 
-/// Turns an I/O error into one that says what to do.
+/// Returns a function that turns an I/O error into one that tells the operator what to do.
 pub(crate) fn fail(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
     let path = path.to_owned();
     move |source| match source.kind() {
@@ -89,10 +89,10 @@ pub(crate) fn fail(operation: &'static str, path: &Path) -> impl FnOnce(io::Erro
     }
 }
 
-/// `$COCOON_STATE`, or `$XDG_STATE_HOME/cocoon`, or `~/.local/state/cocoon`.
+/// Returns the state folder: `$COCOON_STATE`, `$XDG_STATE_HOME/cocoon` or `~/.local/state/cocoon`.
 ///
 /// # Errors
-/// [`StateError::NoHome`] when none of them is known.
+/// [`StateError::NoHome`] if none of these variables is set.
 pub fn root() -> Result<PathBuf, StateError> {
     let variable = |name| {
         std::env::var_os(name)
@@ -105,10 +105,10 @@ pub fn root() -> Result<PathBuf, StateError> {
         .ok_or(StateError::NoHome)
 }
 
-/// The names of all VMs that have a folder, running or not, in order.
+/// Returns the sorted names of all VMs that have a folder, running or not.
 ///
 /// # Errors
-/// [`StateError::File`] when the folder cannot be read; that it is not there is no error.
+/// [`StateError::File`] if the folder exists but cannot be read.
 pub fn names(root: &Path) -> Result<Vec<String>, StateError> {
     let folder = root.join("vms");
     let entries = match fs::read_dir(&folder) {
@@ -124,10 +124,10 @@ pub fn names(root: &Path) -> Result<Vec<String>, StateError> {
     Ok(names)
 }
 
-/// The folder of the VM `name`, whether it exists or not.
+/// Returns the folder of the VM `name`, whether or not it exists.
 ///
 /// # Errors
-/// [`StateError::Name`].
+/// [`StateError::Name`] if the name is not safe as a file name.
 pub fn folder(root: &Path, name: &str) -> Result<PathBuf, StateError> {
     check(name)?;
     Ok(root.join("vms").join(name))
@@ -145,10 +145,10 @@ pub(crate) fn check(name: &str) -> Result<(), StateError> {
     }
 }
 
-/// The folder of the VM `name`, made if necessary, its owner's alone.
+/// Creates the folder of the VM `name` if necessary and restricts it to its owner.
 ///
 /// # Errors
-/// [`StateError`].
+/// [`StateError`] if the name is unsafe, the path is too long or the folder cannot be created.
 pub(crate) fn prepare(root: &Path, name: &str) -> Result<PathBuf, StateError> {
     let path = folder(root, name)?;
     if path.as_os_str().len() + "/ctl".len() > SOCKET_MAX {
@@ -159,7 +159,7 @@ pub(crate) fn prepare(root: &Path, name: &str) -> Result<PathBuf, StateError> {
     Ok(path)
 }
 
-/// Writes a whole file for its owner alone: readers see the old one or the new one.
+/// Replaces a whole file, accessible to its owner only. Readers see the old contents or the new ones.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
     write_with(path, bytes, |_| Ok(()))
 }
@@ -175,7 +175,7 @@ fn write_with(
     fs::rename(&partial, path).map_err(fail("replace", path))
 }
 
-/// An empty file beside `path`, to take its place.
+/// Creates an empty file beside `path` that will replace it.
 fn begin(path: &Path) -> Result<(File, PathBuf), StateError> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
@@ -184,7 +184,7 @@ fn begin(path: &Path) -> Result<(File, PathBuf), StateError> {
     Ok((file.map_err(fail("write", &partial))?, partial))
 }
 
-/// The same, on the disk itself before it returns: for what must survive a power cut.
+/// Writes as `write` does, and returns only when the data is on disk, so that it survives a power failure.
 pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
     write_with(path, bytes, File::sync_all)?;
     let folder = path.parent().unwrap_or(Path::new("/"));
@@ -192,7 +192,7 @@ pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), StateError>
     synced.map_err(fail("keep", folder))
 }
 
-/// Listens at `path` for this user alone; a socket that was left behind there is replaced. Needs a runtime.
+/// Listens at `path` for this user only, and replaces a socket that was left behind. Needs a Tokio runtime.
 pub(crate) fn listen(path: &Path) -> Result<UnixListener, StateError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fail("replace", path)(error)),
@@ -202,24 +202,24 @@ pub(crate) fn listen(path: &Path) -> Result<UnixListener, StateError> {
 
 fn bind(path: &Path) -> Result<UnixListener, StateError> {
     let listener = UnixListener::bind(path).map_err(fail("listen on", path))?;
-    // Between the two calls the umask decides, inside a folder that nobody else can enter.
+    // Until this call the umask decides the socket's mode, but no other user can enter the folder.
     restrict(path, 0o600)?;
     Ok(listener)
 }
 
-/// The folder of a VM that this process owns. Dropping it lets go: transient files are removed.
+/// The folder of a VM that this process owns. Dropping it removes the transient files and releases the lock.
 #[derive(Debug)]
 pub struct VmFolder {
     path: PathBuf,
-    /// The lock lasts as long as the file is open.
+    /// The lock lasts as long as this file is open.
     _lock: File,
 }
 
 impl VmFolder {
-    /// Takes the folder of `name`, made if necessary.
+    /// Takes the folder of `name`, creating it if necessary.
     ///
     /// # Errors
-    /// [`StateError`]; in particular when the VM runs already.
+    /// [`StateError`], in particular [`StateError::Running`] if the VM is running.
     pub fn take(root: &Path, name: &str) -> Result<Self, StateError> {
         let path = prepare(root, name)?;
         let lock_path = path.join("lock");
@@ -237,26 +237,27 @@ impl VmFolder {
         Ok(folder)
     }
 
-    /// The path of a file in the folder.
+    /// Returns the path of a file in the folder.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// Writes a whole file: readers see the old one or the new one.
+    /// Replaces a whole file. Readers see the old contents or the new ones.
     ///
     /// # Errors
-    /// [`StateError::NoSpace`] or [`StateError::File`].
+    /// [`StateError::NoSpace`] or [`StateError::File`] if it cannot be written.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, StateError> {
         let path = self.file(name);
         write(&path, bytes)?;
         Ok(path)
     }
 
-    /// Opens an empty file to write on, in the place of the last run's: who follows that one sees that there is another.
+    /// Creates an empty file in place of the last run's and opens it for writing. A reader of the old one can tell that
+    /// it was replaced.
     ///
     /// # Errors
-    /// [`StateError::NoSpace`] or [`StateError::File`].
+    /// [`StateError::NoSpace`] or [`StateError::File`] if it cannot be created.
     pub fn create(&self, name: &str) -> Result<File, StateError> {
         let path = self.file(name);
         let (file, partial) = begin(&path)?;
@@ -264,17 +265,17 @@ impl VmFolder {
         Ok(file)
     }
 
-    /// Listens on a socket in the folder, for this user alone. Needs a runtime.
+    /// Listens on a socket in the folder, for this user only. Needs a Tokio runtime.
     ///
     /// # Errors
-    /// [`StateError::NoSpace`] or [`StateError::File`].
+    /// [`StateError::NoSpace`] or [`StateError::File`] if it cannot be bound.
     pub fn listen(&self, name: &str) -> Result<UnixListener, StateError> {
         bind(&self.file(name))
     }
 
     fn clean(&self) {
         for name in TRANSIENT {
-            // What is not there needs no removing; what cannot be removed is replaced at the next start.
+            // A missing file needs no removal, and one that cannot be removed is replaced at the next start.
             let _ = fs::remove_file(self.file(name));
         }
     }
@@ -286,7 +287,7 @@ impl Drop for VmFolder {
     }
 }
 
-/// Makes a folder that only we can enter, or makes an old one so.
+/// Creates a folder that only its owner can enter, or restricts an existing one.
 pub(crate) fn folder_of_ours(path: &Path) -> Result<(), StateError> {
     DirBuilder::new()
         .recursive(true)
@@ -321,7 +322,7 @@ mod tests {
         let text = "a VM named \"first\" is running already: choose another --name, or stop that one with \
                     `cocoon-host down`";
         assert_eq!(error, text);
-        // A file of the last run is another one, also for who has it open.
+        // The new file does not truncate the last run's, which a reader may have open.
         let mut last = vm.create("log").unwrap();
         last.write_all(b"a whole run").unwrap();
         let next = vm.create("log").unwrap();

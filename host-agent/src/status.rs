@@ -1,13 +1,13 @@
-//! The status page and the metrics: what an operator looks at, on an address of their own.
+//! The operator's status page and the Prometheus metrics, served on an address of their own.
 //!
 //! ```text
-//! GET /          the page, whole without scripts: it asks again every ten seconds
-//! GET /script.js what makes it better: parts that changed are put in place, and silence is shown
-//! GET /metrics   the same for Prometheus
+//! GET /          the page, complete without scripts: the browser reloads it every ten seconds
+//! GET /script.js replaces the parts that changed, and shows when the daemon does not answer
+//! GET /metrics   the same figures for Prometheus
 //! ```
 //!
-//! Everything is rendered here, from a moment (`watch`) to text; strings of guests and operators are escaped by
-//! construction (`html.rs`). The page loads nothing of anybody else's, and its policy forbids it.
+//! Everything is rendered on the server, from a snapshot (`watch`) to text. Strings of guests and operators are escaped
+//! by construction (`html.rs`). The page loads nothing from other origins, and its content security policy forbids it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -30,28 +30,28 @@ mod words;
 pub use login::{Login, LoginError};
 pub use page::page;
 
-/// Where the page is unless the file says otherwise.
+/// Address of the status page unless the configuration file names another.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:8450";
-/// Latest events on the page.
+/// Number of latest events on the page.
 pub const EVENTS: usize = 40;
-/// How the page looks.
+/// Style sheet of the page.
 pub const STYLE: &str = include_str!("status/style.css");
-/// What makes it better.
+/// Script of the page.
 pub const SCRIPT: &str = include_str!("status/script.js");
 
-/// What a browser may do with the page: run the one script, show the one style, ask this address again.
+/// Content security policy: the browser may run the one script, load the one style sheet and request this origin again.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Where moments come from.
+/// Source of snapshots and events.
 pub trait Source: Send + Sync + 'static {
-    /// What everything is doing now.
+    /// Returns a snapshot of the host and its appliances.
     fn watch(&self) -> Watch;
-    /// The newest `most` events, the newest first.
+    /// Returns at most `most` events, the newest first.
     fn events(&self, most: usize) -> Vec<Entry>;
 }
 
-/// The routes of a listener at `listen`, for whoever knows `login`, or for anybody who comes there.
+/// Returns the routes of a listener at `listen`. With a `login`, only requests that carry it are answered.
 #[must_use]
 pub fn routes(source: &Arc<dyn Source>, listen: SocketAddr, login: Option<&Login>) -> Vec<Route> {
     let route = |path, page: fn(&dyn Source) -> Page| {
@@ -76,7 +76,7 @@ pub fn routes(source: &Arc<dyn Source>, listen: SocketAddr, login: Option<&Login
             Page::new(metrics::CONTENT_TYPE, metrics::text(&source.watch()))
         }),
         route("/style.css", |_| {
-            // Its address has the release in it.
+            // The link to it contains the release, so an upgrade is not masked by the cache.
             Page::new("text/css; charset=utf-8", STYLE).cached(Cache::Seconds(3600))
         }),
         route("/script.js", |_| {
@@ -84,7 +84,7 @@ pub fn routes(source: &Arc<dyn Source>, listen: SocketAddr, login: Option<&Login
         }),
         Route::exact("/icon.svg", move |_| {
             let icon = Page::new("image/svg+xml", icon()).cached(hour);
-            // Its own colours are in it.
+            // The icon carries its colours in an inline style.
             std::future::ready(icon.with(
                 "content-security-policy",
                 "default-src 'none'; style-src 'unsafe-inline'",
@@ -95,9 +95,9 @@ pub fn routes(source: &Arc<dyn Source>, listen: SocketAddr, login: Option<&Login
 
 const MISDIRECTED: &str = "this listener is asked by its address or as localhost: see [status] in the configuration file\n";
 
-/// Whether a request means this listener. A name that somebody points at this machine makes a browser on it ask on behalf
-/// of a foreign page (DNS rebinding); an address or `localhost` cannot be such a name. On other interfaces whoever
-/// configured the address decides who comes.
+/// Returns whether a request is meant for this listener. With DNS rebinding, a foreign page makes a local browser send
+/// requests under a name that points at this machine. On loopback, only an IP address or `localhost` is therefore
+/// accepted as host. On other interfaces, the operator decides who can connect.
 fn meant(parts: &Parts, listen: IpAddr) -> bool {
     if !listen.is_loopback() {
         return true;

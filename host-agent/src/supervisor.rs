@@ -1,5 +1,5 @@
-//! One process for each VM of the daemon: it owns QEMU, the control channel, the simulator and the relay, and outlives
-//! the daemon.
+//! The supervisor: one process for each VM of the daemon. It owns QEMU, the control channel, the simulator and the
+//! relay, and outlives the daemon.
 //!
 //! ```text
 //! daemon ──fork──▶ supervisor ──▶ QEMU, simulator (die with the supervisor)
@@ -7,17 +7,17 @@
 //!    └── socket `sup` ─┘ reports ▲ orders ▼        a new daemon connects to the same socket
 //! ```
 //!
-//! The guest takes the end of its control channel for a fault and powers off, and a connected socket cannot be handed to a
-//! process that does not exist yet; the public listener and every connection it relays belong to one process, too. So
-//! what must live as long as the VM lives in a process of its own, which does nothing but that. The daemon may be
-//! killed and come back: it finds the supervisors by their sockets and goes on from what they report.
+//! A VM must survive a restart of the daemon. The guest treats a closed control channel as a fault and powers off, and
+//! a connected socket cannot be handed to a process that does not exist yet. The public listener and all connections
+//! that it relays also need one owner. So each VM has a process that does nothing else. A new daemon finds the
+//! supervisors by their sockets and continues from their reports.
 //!
-//! An update runs two supervisors side by side, and the public listener goes from one to the other by their sockets, without
-//! the daemon ([`Order::TakeOver`]).
+//! An update runs two supervisors side by side. The public listener passes from one to the other over their sockets,
+//! without the daemon ([`Order::TakeOver`]).
 //!
-//! The protocol is one [`Report`] after the other to whoever connects, the newest instead of all, and [`Order`]s back,
-//! in the frames of the control channel. Daemon and supervisor may be of different releases: a report says of which
-//! version it is.
+//! The protocol sends [`Report`]s to each connected daemon and [`Order`]s back, in the frames of the control channel. A
+//! slow reader gets the newest report instead of every one. Daemon and supervisor may be of different releases, so each
+//! report names its protocol version.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -43,82 +43,84 @@ pub use owner::supervise;
 
 /// Version of the protocol.
 pub const VERSION: u16 = 3;
-/// The socket's name in the VM's folder.
+/// Name of the supervisor's socket in the VM's folder.
 pub const SOCKET: &str = "sup";
-/// What was started, in the VM's folder.
+/// File in the VM's folder that describes what was started.
 pub const LAUNCH: &str = "launch.json";
-/// How it ended, in the VM's folder.
+/// File in the VM's folder that holds how the VM ended.
 pub const ENDING: &str = "ending.json";
-/// Its number, for a daemon that finds it before it has reported.
+/// File in the VM's folder with the supervisor's process id, for a daemon that finds it before its first report.
 pub const PID: &str = "supervisor.pid";
-/// This very program, even when an upgrade has put another in its place: daemon and supervisor understand each other.
+/// This very program, even if an upgrade has replaced its file: daemon and supervisor then speak the same protocol
+/// version.
 pub const OWN_PROGRAM: &str = "/proc/self/exe";
-/// How one ended that was there when the last daemon looked, and has left no word.
+/// Reason of an ending if the VM ended between two daemons and left no ending behind.
 pub(crate) const GONE: &str = "it was gone when the daemon came back";
-/// Standard error of the supervisor, in the VM's folder.
+/// File in the VM's folder that holds the supervisor's standard error.
 pub const WORDS: &str = "supervisor.log";
-/// Largest message, in bytes.
+/// Largest message of the protocol, in bytes.
 const MAX_MESSAGE: usize = 256 * 1024;
 
-/// All that a supervisor knows of its VM.
+/// Everything that a supervisor reports about its VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Report {
-    /// [`VERSION`].
+    /// Protocol version of the supervisor: [`VERSION`].
     pub version: u16,
-    /// Which run of the appliance this is.
+    /// Number of the appliance's run.
     pub run: u64,
-    /// The supervisor's own process.
+    /// Process id of the supervisor.
     pub pid: u32,
-    /// QEMU's process, once it runs.
+    /// Process id of QEMU, once it runs.
     pub qemu_pid: Option<u32>,
-    /// How far the VM has come.
+    /// Stage that the VM has reached.
     pub stage: Stage,
-    /// The same in a few words for people.
+    /// Description of the current activity, for display.
     pub doing: String,
-    /// Public address, once it is open.
+    /// Public address, once the VM serves.
     pub endpoint: Option<SocketAddr>,
-    /// Where the guest's own listener is reached, on this machine alone, once it serves.
+    /// Address of the guest's own listener, reachable on this machine only, once the VM serves.
     pub guest: Option<SocketAddr>,
-    /// Whether it has the public listener, and takes clients from it.
+    /// State of the public listener.
     pub door: DoorState,
-    /// Why it could not take the listener over when it was told to last.
+    /// Why the supervisor could not obey the last order about the public listener.
     pub not_taken: Option<String>,
-    /// Identity of the manifest that is published, once the image was read.
+    /// Identity of the published manifest, once the VM serves.
     pub manifest_id: Option<String>,
-    /// File of the development root, when its evidence is simulated.
+    /// File with the development root, if the VM's evidence is simulated.
     pub trust_root: Option<PathBuf>,
-    /// How long everything took.
+    /// Timings of the boot's steps so far.
     pub steps: Vec<Step>,
-    /// Counters of the guest.
+    /// The guest's counters.
     pub metrics: Option<Metrics>,
-    /// How the guest's GPUs are used, by their addresses there; empty until it tells, and without GPUs.
+    /// Utilisation of the guest's GPUs, in the order of their addresses in the guest; empty before the first figures
+    /// and without GPUs.
     pub gpus: Vec<GpuMetrics>,
-    /// How often the engine died and came back.
+    /// Number of times that the engine died and was restarted.
     pub engine_restarts: u32,
-    /// Why QEMU runs no machine any more, although it is there. In [`Stage::Draining`] the supervisor is ending it.
+    /// Why the guest no longer runs although QEMU does. In [`Stage::Draining`], the supervisor is ending QEMU.
     pub halted: Option<String>,
-    /// How it ended: the last report.
+    /// How the VM ended; set in the last report only.
     pub ended: Option<Ending>,
 }
 
-/// What a supervisor is told.
+/// An order from the daemon to a supervisor, or from one supervisor to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Order {
-    /// Let running requests finish, then end.
+    /// Let running requests finish, then end the VM.
     Drain,
-    /// Take no more clients; those that are connected go on.
+    /// Accept no more clients; existing connections go on.
     Hold,
-    /// Take clients again; a run that waited for the public listener gets it from the system.
+    /// Accept clients again. A run that has no public listener yet binds it.
     Release,
-    /// Get the public listener from the supervisor behind this socket, or from the system, and take clients.
+    /// Accept clients on the public listener of the supervisor behind this socket; without a socket, bind the listener.
     TakeOver(Option<PathBuf>),
-    /// Send the public listener with the next report: another supervisor asks.
+    /// Send the public listener with the next report. Another supervisor asks for this.
     Lend,
 }
 
-/// What is left of a run on disk.
+/// Contents of the file [`ENDING`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Ended {
@@ -127,7 +129,7 @@ struct Ended {
 }
 
 impl Ended {
-    /// What the supervisor of run `run` left behind.
+    /// Returns how run `run` ended, if its supervisor left that behind.
     fn kept(folder: &Path, run: u64) -> Option<Ending> {
         let bytes = std::fs::read(folder.join(ENDING)).ok()?;
         let ended: Self = serde_json::from_slice(&bytes).ok()?;

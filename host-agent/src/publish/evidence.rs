@@ -1,4 +1,4 @@
-//! `evidence.json`: what a guest shows, asked for at most once in a while, however many ask us.
+//! `evidence.json`: a guest's evidence, requested at most once per interval however many clients ask the host.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -16,41 +16,42 @@ use super::{Document, json};
 use crate::attest::{GuestError, Shown, show};
 use crate::daemon::api::View;
 
-/// How long an answer is shown before the guest is asked again.
+/// How long evidence is served from memory before the guest is asked again.
 const KEPT: Duration = Duration::from_secs(300);
-/// How long a guest is left alone that did not answer.
+/// How long a guest that failed to answer is not asked again.
 const LEFT_ALONE: Duration = Duration::from_secs(30);
-/// How long it may take.
+/// How long a guest may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a guest showed, with all that its evidence commits to: enough to judge it offline.
+/// A guest's attestation document with everything that its evidence is bound to: enough to appraise it offline.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Published {
-    /// 1.
+    /// Schema version, always 1.
     pub version: u16,
-    /// Which run of the appliance it is of.
+    /// Run of the appliance that the evidence belongs to.
     pub run: u64,
-    /// Seconds since 1970 on this host's clock.
+    /// Time of the evidence, in seconds since 1970 on this host's clock.
     pub time: u64,
     /// SHA-256 of the SubjectPublicKeyInfo of the guest's certificate.
     pub leaf_spki_sha256: Hex32,
-    /// The exporter of the host's own, finished session, which the evidence is bound to. Nothing else was said over it.
+    /// TLS exporter of the host's session with the guest, to which the evidence is bound. The session is over and
+    /// carried nothing else.
     pub exporter: Hex32,
-    /// The document, with the nonce in it.
+    /// The attestation document, including the nonce.
     pub document: document::Document,
 }
 
-/// What is shown to come.
+/// A pending request for a guest's evidence.
 pub type Asking = Pin<Box<dyn Future<Output = Result<Shown, GuestError>> + Send>>;
 
-/// Who asks guests for their evidence.
+/// Requests evidence from guests.
 pub trait Showing: Send + Sync {
-    /// Asks the guest at this address.
+    /// Requests the evidence of the guest at this address.
     fn ask(&self, guest: SocketAddr) -> Asking;
 }
 
-/// Over TLS, as clients do.
+/// Requests evidence over TLS, as clients do.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OverTls;
 
@@ -65,14 +66,14 @@ pub(super) struct Evidence {
     kept: Mutex<HashMap<String, Arc<Turns<Option<Kept>>>>>,
 }
 
-/// One appliance's, for its last run that was asked.
+/// The latest answer of one appliance, or its failure to answer.
 struct Kept {
     of: Of,
     at: Instant,
     found: Option<Vec<u8>>,
 }
 
-/// Which VM it is: runs are counted in each of an appliance's two places.
+/// Identifies a VM. The run number alone does not: each of an appliance's two slots counts its own runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Of {
     run: u64,
@@ -99,7 +100,8 @@ impl Evidence {
         }
     }
 
-    /// Of an appliance that serves; one question to it at a time, which goes on when whoever put it has left.
+    /// Returns the evidence of a serving appliance. Each guest gets one request at a time, which continues even if the
+    /// requester leaves.
     pub(super) async fn of(&self, view: &View) -> Option<Document> {
         let report = view.report.as_ref()?;
         let of = Of {
@@ -114,7 +116,8 @@ impl Evidence {
         let mut kept = turns.lock_owned().await;
         if !kept.as_ref().is_some_and(|kept| kept.counts(of)) {
             let asking = self.showing.ask(of.guest);
-            // The guest was asked, whoever hears the answer: leaving early must not let anybody ask again at once.
+            // The request runs as its own task: a client that disconnects early must not let the next one ask the guest
+            // again at once.
             let asked = tokio::spawn(async move {
                 let found = published(of.run, asking).await;
                 let at = Instant::now();

@@ -1,4 +1,4 @@
-//! Documents that lie in files: manifests, tables, collateral.
+//! Published documents that are read from files: manifests, tables and collateral.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -16,12 +16,12 @@ use crate::tables;
 use crate::update::Deployment;
 use crate::web::Cache;
 
-/// Largest file of tables or collateral, in bytes.
+/// Largest file of tables or collateral that is published, in bytes.
 const MAX_FILE: usize = 8 << 20;
-/// Most collateral that is listed.
+/// Largest number of collateral entries that are listed.
 const MAX_ENTRIES: usize = 1024;
 
-/// The file of a deployment's manifest, or of its signatures.
+/// Returns the path of a deployment's manifest, or of its signatures.
 pub(super) fn path(deployment: &Deployment, signatures: bool) -> PathBuf {
     let own = || deployment.image.join("manifest.json");
     let mut path = deployment
@@ -35,19 +35,20 @@ pub(super) fn path(deployment: &Deployment, signatures: bool) -> PathBuf {
     path.into()
 }
 
-/// The manifest that an appliance runs with, or would.
+/// Returns the manifest that an appliance runs with, or would run with if it is stopped.
 fn own(view: &View) -> Option<Vec<u8>> {
     let running = view.report.as_ref();
     let running = running.and_then(|report| report.manifest_id.as_deref());
     let Some(id) = running else {
         return read(&path(&view.deployment, false), MAX_MANIFEST_LEN);
     };
-    // Its own copy: the one in the image's folder may have been replaced since.
+    // The VM's own copy is used: the one in the image folder may have been replaced since the start.
     let bytes = read(&view.folder.join("manifest.json"), MAX_MANIFEST_LEN)?;
     (manifest_id(&bytes).to_string() == id).then_some(bytes)
 }
 
-/// What an appliance runs, or would. Signatures beside another manifest are not its own.
+/// Returns the manifest that an appliance runs, or would run, or its signatures. Signatures count only while the file
+/// beside them is that same manifest.
 pub(super) fn current(view: &View, signatures: bool, cache: Cache) -> Option<Document> {
     let mut bytes = own(view)?;
     if signatures {
@@ -64,7 +65,7 @@ pub(super) fn current(view: &View, signatures: bool, cache: Cache) -> Option<Doc
     })
 }
 
-/// The manifest of this host, where all its appliances have one.
+/// Returns the manifest of the host if all its appliances have the same one.
 pub(super) fn only_manifest(views: &[View], signatures: bool) -> Option<Document> {
     let (first, rest) = views.split_first()?;
     let same = |view: &View| view.deployment.manifest_id == first.deployment.manifest_id;
@@ -74,7 +75,7 @@ pub(super) fn only_manifest(views: &[View], signatures: bool) -> Option<Document
     current(first, signatures, Cache::Seconds(super::CHANGES))
 }
 
-/// `ID.json`, or `ID.json.dsse`: one that an appliance runs, or ran before.
+/// Returns `ID.json` or `ID.json.dsse` for a manifest that an appliance runs or ran before.
 pub(super) fn manifest(views: &[View], name: &str) -> Option<Document> {
     let (id, signatures) = match name.strip_suffix(".json.dsse") {
         Some(id) => (id, true),
@@ -88,7 +89,7 @@ pub(super) fn manifest(views: &[View], name: &str) -> Option<Document> {
         .filter(|deployment| deployment.manifest_id == Some(id));
     let deployment = deployments.next()?;
     let bytes = read(&path(deployment, false), MAX_MANIFEST_LEN)?;
-    // Its name is a promise: a file that was edited since is not under it any more.
+    // The name promises a digest: a file that was edited since is no longer published under it.
     if manifest_id(&bytes) != id {
         return None;
     }
@@ -98,7 +99,7 @@ pub(super) fn manifest(views: &[View], name: &str) -> Option<Document> {
             bytes,
             cache: Cache::Forever,
         },
-        // More may sign.
+        // Signatures may be added later, so they are not cached for ever.
         true => Document {
             kind: JSON,
             bytes: read(&path(deployment, true), MAX_ENVELOPE_LEN)?,
@@ -107,7 +108,7 @@ pub(super) fn manifest(views: &[View], name: &str) -> Option<Document> {
     })
 }
 
-/// The machine of an appliance, and what its manifest lists for it.
+/// An appliance's machine and the reference values that its manifest lists for it.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Platform {
     tee: String,
@@ -115,13 +116,13 @@ pub(super) struct Platform {
     vcpus: u16,
     memory_mib: u32,
     manifest_id: Hex32,
-    /// TDX: shapes of this memory, any of which may be this machine's.
+    /// TDX: listed platforms with this memory size; the machine may be any of them.
     tdx: Vec<TdxPlatform>,
-    /// SEV-SNP: launch digests of this number of vCPUs.
+    /// SEV-SNP: listed launch digests for this number of vCPUs.
     snp: Vec<SnpLaunch>,
 }
 
-/// `platform.json` of an appliance.
+/// Returns `platform.json` of an appliance.
 pub(super) fn platform(view: &View) -> Option<Platform> {
     let bytes = own(view)?;
     let manifest = Manifest::parse(&bytes).ok()?;
@@ -140,7 +141,7 @@ pub(super) fn platform(view: &View) -> Option<Platform> {
     })
 }
 
-/// The folder in which `cocoon-host tables --out` leaves an appliance's tables for everybody.
+/// Returns the folder in which `cocoon-host tables --out` leaves an appliance's tables for publication.
 pub(super) fn tables_of(state: &Path, name: &str) -> PathBuf {
     state.join("tables").join(name)
 }
@@ -155,14 +156,14 @@ pub(super) fn table(state: &Path, views: &[View], name: &str, file: &str) -> Opt
     })
 }
 
-/// What is known of the collateral: for what each object is, and when it was fetched.
+/// Returns the collateral entries: what each object is for and when it was fetched.
 pub(super) fn entries(folder: &Path) -> Vec<Entry> {
     let mut entries = Store::reading(folder).entries();
     entries.truncate(MAX_ENTRIES);
     entries
 }
 
-/// The digests that they name.
+/// Returns the digests of the collateral entries, sorted and without duplicates.
 pub(super) fn digests(folder: &Path) -> Vec<Hex32> {
     let mut digests: Vec<Hex32> = entries(folder).iter().map(|entry| entry.digest).collect();
     digests.sort_by_key(|digest| digest.0);
@@ -170,7 +171,7 @@ pub(super) fn digests(folder: &Path) -> Vec<Hex32> {
     digests
 }
 
-/// An object by its digest, if it is still that.
+/// Returns the collateral object with this digest, if its bytes still match.
 pub(super) fn object(folder: &Path, digest: &str) -> Option<Document> {
     let digest: Hex32 = digest.parse().ok()?;
     let bytes = read(&folder.join("objects").join(digest.to_string()), MAX_FILE)?;
@@ -181,7 +182,7 @@ pub(super) fn object(folder: &Path, digest: &str) -> Option<Document> {
     })
 }
 
-/// The file, if it is there, a file, and no larger than that.
+/// Returns the contents of `path` if it is a regular file of at most `limit` bytes.
 pub(super) fn read(path: &Path, limit: usize) -> Option<Vec<u8>> {
     let file = File::open(path).ok()?;
     if !file.metadata().ok()?.is_file() {

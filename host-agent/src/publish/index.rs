@@ -1,4 +1,4 @@
-//! `index.json`: every document of this host, with its digest.
+//! `index.json`: lists every document of this host with its digest.
 
 use cocoon_protocol::bytes::Hex32;
 use serde::{Deserialize, Serialize};
@@ -8,50 +8,50 @@ use crate::daemon::api::View;
 use crate::tables;
 use crate::web::Cache;
 
-/// Version of its schema.
+/// Version of the index schema.
 const VERSION: u16 = 1;
 
-/// `index.json`.
+/// Contents of `index.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Index {
-    /// 1.
+    /// Schema version, always 1.
     pub version: u16,
-    /// What runs here.
+    /// Appliances of this host.
     pub appliances: Vec<Listed>,
-    /// Vendors' collateral, by digest: `collateral/DIGEST`.
+    /// Digests of the vendors' collateral, served as `collateral/DIGEST`.
     pub collateral: Vec<Hex32>,
 }
 
-/// An appliance in it.
+/// An appliance in the index.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Listed {
-    /// Its name.
+    /// Name of the appliance.
     pub name: String,
-    /// Port of its public listener: its address is for whoever knows this host by name.
+    /// Port of its public listener. The address is left out: clients know the host by its name.
     pub port: u16,
     /// `tdx`, `sev-snp`, `simulated-tdx` or `simulated-sev-snp`.
     pub tee: String,
-    /// Whether it serves now.
+    /// Whether the appliance serves now.
     pub serves: bool,
-    /// Identity of its manifest.
+    /// Identity of its manifest; `None` if the manifest cannot be read.
     pub manifest_id: Option<Hex32>,
-    /// The release that it is of.
+    /// Release that the manifest names.
     pub release: Option<u64>,
-    /// Its documents.
+    /// Documents of the appliance.
     pub documents: Vec<Named>,
 }
 
-/// A document.
+/// A document in the index.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Named {
-    /// Its path on this host.
+    /// Path of the document on this host.
     pub path: String,
-    /// SHA-256 of its bytes now; `null` for evidence, which is fetched when it is asked for.
+    /// SHA-256 of its current bytes; `null` for evidence, which is fetched on request.
     pub sha256: Option<Hex32>,
-    /// Its length in bytes now.
+    /// Current length in bytes; `null` for evidence.
     pub size: Option<usize>,
 }
 

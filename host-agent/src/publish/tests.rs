@@ -1,4 +1,4 @@
-//! What is found, and what is not, in folders as a daemon has them.
+//! Tests of which documents are found, and which are not, in folders like a daemon's.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -101,7 +101,7 @@ fn view(folder: &TempDir, name: &str, tee: &str, release: u64) -> View {
     }
 }
 
-/// Counts, and says nothing.
+/// A guest that counts requests and answers none.
 #[derive(Default)]
 struct Silent(AtomicUsize);
 
@@ -155,7 +155,7 @@ fn manifests_are_found_by_appliance_and_by_identity() {
     assert_eq!(signatures.cache, Cache::Seconds(60));
     let before = older.manifest_id.unwrap();
     assert!(found(&publisher, &format!("manifests/{before}.json")).is_some());
-    // Edited since: it is not that manifest any more.
+    // The file was edited, so it is no longer published under its old identity.
     std::fs::write(older.image.join("manifest.json"), manifest(3)).unwrap();
     assert!(found(&publisher, &format!("manifests/{before}.json")).is_none());
 }
@@ -221,7 +221,7 @@ fn collateral_is_found_by_its_digest_alone() {
     assert!(found(&publisher, &format!("collateral/{digest}")).is_none());
 }
 
-/// Names are looked up, never walked.
+/// Path segments are looked up by name and never used to walk the file system.
 #[test]
 fn nothing_leads_out_of_the_folders() {
     let folder = tempfile::tempdir().unwrap();
@@ -255,7 +255,7 @@ fn the_index_names_what_there_is_with_its_digest() {
     let publisher = publisher(&folder, vec![first]);
     let bytes = found(&publisher, "").unwrap().bytes;
     let index: Index = serde_json::from_slice(&bytes).unwrap();
-    // It is made anew when it may not be kept any more, and no sooner.
+    // The index is made again only after its cache lifetime.
     std::fs::remove_file(table.join("smbios.bin")).unwrap();
     assert_eq!(found(&publisher, "index.json").unwrap().bytes, bytes);
     std::fs::write(table.join("smbios.bin"), "tables").unwrap();
@@ -287,7 +287,7 @@ fn the_index_names_what_there_is_with_its_digest() {
     }
 }
 
-/// A guest that shows nothing is left alone for a while, whoever asks how often.
+/// A guest that does not answer is left alone for a while, however often clients ask the host.
 #[tokio::test]
 async fn a_guest_is_not_asked_by_everybody() {
     let folder = tempfile::tempdir().unwrap();
@@ -307,13 +307,13 @@ async fn a_guest_is_not_asked_by_everybody() {
     first.life.run += 1;
     assert!(evidence.of(&first).await.is_none());
     assert_eq!(silent.0.load(Ordering::SeqCst), 2);
-    // The same run in the other place of an updated appliance.
+    // The same run number, but in the other slot of an updated appliance.
     first.report.as_mut().unwrap().pid += 1;
     assert!(evidence.of(&first).await.is_none());
     assert_eq!(silent.0.load(Ordering::SeqCst), 3);
 }
 
-/// Answers once it may.
+/// A guest that answers only when it is notified.
 struct Slow(AtomicUsize, Arc<tokio::sync::Notify>);
 
 impl Showing for Slow {
@@ -327,7 +327,8 @@ impl Showing for Slow {
     }
 }
 
-/// Whoever leaves before the answer has asked all the same; other appliances are not kept waiting.
+/// A client that leaves before the answer does not cause a second request, and other appliances do not wait for the
+/// first.
 #[tokio::test]
 async fn leaving_early_lets_nobody_ask_again() {
     let folder = tempfile::tempdir().unwrap();
@@ -359,7 +360,7 @@ async fn leaving_early_lets_nobody_ask_again() {
     assert_eq!(slow.0.load(Ordering::SeqCst), 2);
 }
 
-/// What runs counts, also when its image's folder has another manifest by now.
+/// The manifest of the running VM counts, even after the image folder got another one.
 #[test]
 fn the_manifest_of_a_running_vm_is_its_own() {
     let folder = tempfile::tempdir().unwrap();

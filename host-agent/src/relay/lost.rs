@@ -1,14 +1,14 @@
-//! Connections that come to nothing here: whoever makes them learns no reason, and whoever keeps the VM would not know of
-//! them.
+//! Reports connections that the relay closed. The client learns no reason, and without these notes the operator would
+//! not notice.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-/// Between two lines of one kind: whoever knocks without end must not fill the log.
+/// Least time between two notes of one kind, so that a persistent client cannot fill the log.
 const PAUSE: Duration = Duration::from_secs(600);
 
-/// Counts them, and says so once in a while.
+/// Counts closed connections and reports them from time to time.
 pub(super) struct Lost<F> {
     guest: SocketAddr,
     of_one: usize,
@@ -17,7 +17,7 @@ pub(super) struct Lost<F> {
     unreached: Untold,
 }
 
-/// Those of one kind of which nothing has been said.
+/// Closed connections of one kind that have not been reported yet.
 #[derive(Default)]
 struct Untold {
     count: u64,
@@ -25,7 +25,7 @@ struct Untold {
 }
 
 impl<F: Fn(String)> Lost<F> {
-    /// On the way to `guest`, where one address has so many.
+    /// Reports connections on the way to `guest`, with a limit of `of_one` per address.
     pub(super) fn new(guest: SocketAddr, of_one: usize, say: F) -> Self {
         Self {
             guest,
@@ -36,7 +36,7 @@ impl<F: Fn(String)> Lost<F> {
         }
     }
 
-    /// One more that was closed at once because its address has had its share.
+    /// Records a connection that was closed because its address has reached the limit.
     pub(super) fn refused(&mut self, from: IpAddr, now: Instant) {
         let Some(closed) = self.refused.add("closed at once", now) else {
             return;
@@ -48,7 +48,7 @@ impl<F: Fn(String)> Lost<F> {
         ));
     }
 
-    /// One more that was closed because the guest does not answer.
+    /// Records a connection that was closed because the guest does not answer.
     pub(super) fn unreached(&mut self, error: &io::Error, now: Instant) {
         let Some(closed) = self.unreached.add("closed", now) else {
             return;
@@ -61,7 +61,7 @@ impl<F: Fn(String)> Lost<F> {
 }
 
 impl Untold {
-    /// One more; what to say of all of them, when it is time.
+    /// Counts one more connection. Returns the beginning of a note about all unreported ones if a note is due.
     fn add(&mut self, ended: &str, now: Instant) -> Option<String> {
         self.count += 1;
         if (self.said).is_some_and(|said| now.duration_since(said) < PAUSE) {

@@ -1,4 +1,4 @@
-//! Clients and guests on loopback.
+//! Tests of the relay with clients and guests on loopback.
 
 use super::*;
 
@@ -46,7 +46,8 @@ fn connections_are_no_more_than_there_are_descriptors_for() {
     assert_eq!(room(2), 2);
 }
 
-/// Half of what there is for strangers is others', however small the VM; and what the file says counts.
+/// One address gets half of the places for unattested clients, however small the VM. A configured limit takes
+/// precedence.
 #[test]
 fn an_address_has_half_of_what_there_is_for_strangers() {
     let of = |memory_mib, model, all| {
@@ -62,7 +63,7 @@ fn an_address_has_half_of_what_there_is_for_strangers() {
     assert_eq!(of(0, u64::MAX, 4096), (32, 16));
     assert_eq!(of(16 << 10, 4 * GIB, 4096), (256, 128));
     assert_eq!(of(u32::MAX, GIB, 4096), (2048, 1024));
-    // Fewer connections than the guest would take, down to one.
+    // The relay has fewer connections than the guest would take, down to one.
     assert_eq!(of(u32::MAX, GIB, 384), (2048, 192));
     assert_eq!(of(1024, GIB, 1), (32, 1));
     let named = Limits {
@@ -72,7 +73,7 @@ fn an_address_has_half_of_what_there_is_for_strangers() {
     assert_eq!((named.of_one(4096), named.of_one(1)), (7, 7));
 }
 
-/// It has failed, and may not be gone for long: nobody waits in the listener's queue for it.
+/// The failed VM may still take a while to be gone, and no client must wait in its listener's queue.
 #[tokio::test]
 async fn a_vm_that_ends_before_it_serves_gives_its_listener_up() {
     let (address, gate, relaying) = start(Limits::default()).await;
@@ -82,14 +83,14 @@ async fn a_vm_that_ends_before_it_serves_gives_its_listener_up() {
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
 }
 
-/// It serves, and its network does not carry: whoever keeps the VM hears of that.
+/// A guest that serves but cannot be reached over its network is reported to the operator.
 #[tokio::test]
 async fn a_guest_that_cannot_be_reached_is_told_of() {
     let door = door().await;
     let address = door.address().unwrap();
     let (_gate, open) = watch::channel(true);
     let (said, mut saying) = tokio::sync::mpsc::unbounded_channel();
-    // Nobody listens there any more.
+    // Nothing listens there any more.
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let guest = gone.local_addr().unwrap();
     drop(gone);
@@ -103,7 +104,7 @@ async fn a_guest_that_cannot_be_reached_is_told_of() {
     assert!(told.contains(&expected), "{told}");
 }
 
-/// Whoever has had its share is closed at once, and gets a place again when one of its connections ends.
+/// A connection over the limit is closed at once, and the address gets a place again when one of its connections ends.
 #[tokio::test]
 async fn an_address_has_no_more_than_its_share() {
     let door = door().await;
@@ -165,7 +166,7 @@ async fn clients_wait_for_the_gate_and_finish_after_it_closes() {
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
 }
 
-/// An answer may take as long as the connection lives: that it carries nothing meanwhile ends it no earlier.
+/// An answer may take as long as the connection lives: silence in between does not end it earlier.
 #[tokio::test]
 async fn whoever_waits_for_an_answer_is_cut_at_the_end_of_the_connections_life_alone() {
     let (late, life) = (Duration::from_millis(500), Duration::from_millis(1500));
@@ -194,11 +195,11 @@ async fn whoever_waits_for_an_answer_is_cut_at_the_end_of_the_connections_life_a
     assert_eq!(&answer, b"answer");
     assert!(began.elapsed() >= late);
     assert!(matches!(client.read(&mut [0]).await, Ok(0) | Err(_)));
-    // It began a little before the client knew.
+    // The connection began a little before the client's clock.
     assert!(began.elapsed() >= life - late);
 }
 
-/// Its place is another's soon after the guest's last word, long before the connection's life ends.
+/// Such a client's place is free soon after the guest has finished, long before the connection's life ends.
 #[tokio::test]
 async fn a_client_that_stays_after_the_guest_left_gives_its_place_up() {
     let curt = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -231,7 +232,7 @@ async fn a_client_that_stays_after_the_guest_left_gives_its_place_up() {
     drop(first);
 }
 
-/// What a client asked before it closed its side is answered all the same.
+/// A request is answered even if the client has closed its sending side.
 #[tokio::test]
 async fn whoever_has_asked_may_close_and_wait_for_the_answer() {
     let patient = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -240,7 +241,7 @@ async fn whoever_has_asked_may_close_and_wait_for_the_answer() {
         let (mut stream, _) = patient.accept().await.unwrap();
         let mut asked = Vec::new();
         stream.read_to_end(&mut asked).await.unwrap();
-        // Longer than anybody may speak after the guest.
+        // Longer than a client may keep its side open after the guest has finished.
         tokio::time::sleep(LINGER + LINGER / 2).await;
         stream.write_all(&asked).await.unwrap();
     });
@@ -282,7 +283,7 @@ async fn a_taken_port_is_named() {
     assert_eq!(error, format!("{address} {advice}"));
 }
 
-/// One socket, two guests: whoever is held leaves the queue to the other, and nobody is refused.
+/// Two guests share one socket: a held door leaves the queue to the other, and no client is refused.
 #[tokio::test]
 async fn a_door_is_shared_held_and_released() {
     async fn named(name: &'static [u8]) -> SocketAddr {

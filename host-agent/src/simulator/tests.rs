@@ -1,8 +1,8 @@
-//! A process that ends with its owner, and a connection that never mixes answers up.
+//! Tests that the simulator ends with its owner and that a connection never mixes up answers.
 
 use super::*;
 
-/// A killed simulator is gone when its owner is.
+/// A killed simulator is gone as soon as its owner is dropped.
 #[tokio::test]
 async fn dropping_kills_and_reaps() {
     let child = Command::new("sleep").arg("1000").spawn().unwrap();
@@ -16,12 +16,12 @@ async fn dropping_kills_and_reaps() {
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
 }
 
-/// As where there turns out to be no QEMU meanwhile.
+/// A start is abandoned, for example, if no QEMU is found in the meantime.
 #[tokio::test]
 async fn a_start_that_is_given_up_leaves_no_process() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("slow");
-    // Written by another process: a fork in a neighbouring test must not inherit the open file (ETXTBSY).
+    // Another process writes the script: a fork in a neighbouring test must not inherit the open file (ETXTBSY).
     let script = r##"printf '#!/bin/sh\necho $$ >&2\nexec sleep 1000\n' >"$0"; chmod +x "$0""##;
     let mut shell = std::process::Command::new("sh");
     let written = shell.args(["-c", script]).arg(&program).status().unwrap();
@@ -38,7 +38,7 @@ async fn a_start_that_is_given_up_leaves_no_process() {
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
 }
 
-/// Answers have no numbers: after one that is late, nobody could tell which question the next one is to.
+/// Answers carry no numbers: after a late one, it would be unclear which request the next one answers.
 #[tokio::test]
 async fn after_a_late_answer_nothing_is_asked() {
     let (stream, mut simulator) = UnixStream::pair().unwrap();
@@ -72,7 +72,7 @@ fn the_wait_for_an_end_has_an_end() {
     await_end(pid, Duration::from_millis(10));
     assert_eq!(child.try_wait().unwrap(), None, "it lives on");
     child.kill().unwrap();
-    // And whoever has ended is not reaped by the waiting.
+    // The wait does not reap a child that has ended.
     await_end(pid, Duration::from_secs(60));
     assert!(child.try_wait().unwrap().is_some());
 }

@@ -1,4 +1,4 @@
-//! One appliance as a card: its state, what protects it, what it does, and how it booted.
+//! The card of one appliance: its state, its evidence, its activity and its boot.
 
 use super::html::Html;
 use super::words::{UNKNOWN, age, count, memory, rate};
@@ -9,7 +9,7 @@ use crate::text::utc;
 use crate::update::Phase;
 use crate::watch::{Evidence, Watched};
 
-/// How a state looks: a shape and a colour, each of which tells it alone.
+/// Appearance of a state: a shape and a colour, either of which suffices to tell it.
 pub(super) enum Look {
     Good,
     Moving,
@@ -63,7 +63,7 @@ fn class(look: &Look) -> &'static str {
     }
 }
 
-/// Disc, open ring, square, triangle.
+/// Draws the state's shape: a disc, a half-filled ring, a square or a triangle.
 pub(super) fn shape(html: &mut Html, look: &Look) {
     html.raw("<svg class=\"shape\" viewBox=\"0 0 16 16\" aria-hidden=\"true\">");
     html.raw(match look {
@@ -101,7 +101,7 @@ fn since(one: &Watched, now: Millis) -> String {
     }
 }
 
-/// What somebody should look at, in a sentence.
+/// Returns what needs the operator's attention, as one sentence.
 fn trouble(one: &Watched, now: Millis) -> Option<String> {
     let not_after = one.view.deployment.not_after;
     let ending = not_after.and_then(|end| expiry::warning(end, now / 1000));
@@ -138,7 +138,7 @@ fn sentence(text: String) -> String {
     first.chain(rest).chain(['.']).collect()
 }
 
-/// The update under way, or the last one if it failed.
+/// Describes the update under way, or the last one if it failed.
 fn updating(one: &Watched, now: Millis) -> Option<String> {
     let update = &one.view.update.as_ref()?.update;
     let what = if update.rollback {
@@ -161,7 +161,7 @@ fn told(one: &Watched) -> Option<cocoon_protocol::control::Metrics> {
     one.view.report.as_ref()?.metrics
 }
 
-/// The two numbers that are read from across a room.
+/// Writes the two figures that are read from across a room.
 fn figures(html: &mut Html, one: &Watched) {
     let tokens = one.rates.map(|rates| rate(rates.completion_tokens));
     let requests = one.rates.map(|rates| rate(rates.requests * 60.0));
@@ -210,7 +210,7 @@ fn facts(html: &mut Html, one: &Watched, now: Millis) {
     html.raw("</dl>");
 }
 
-/// A shield: whole for a real TEE, dashed for an imitated one, empty while there is no evidence.
+/// Draws a shield: solid for a real TEE, dashed for a simulated one, empty while there is no evidence.
 fn seal(html: &mut Html, one: &Watched) {
     let class = match (one.evidence, one.is_simulated()) {
         (Evidence::None | Evidence::Coming, _) => "none",
@@ -249,7 +249,7 @@ fn evidence(one: &Watched, now: Millis) -> String {
     }
 }
 
-/// When clients stop to take its manifest.
+/// Describes when clients stop accepting the manifest.
 fn manifest(one: &Watched, now: Millis) -> Option<String> {
     let end = one.view.deployment.not_after?;
     let span = age(end.saturating_mul(1000).abs_diff(now));
@@ -268,7 +268,7 @@ fn clients(number: u64) -> String {
     }
 }
 
-/// Each in a line of what it is and one of how it is.
+/// Writes two lines for each GPU: what it is, and its memory and temperature.
 fn gpus(html: &mut Html, one: &Watched) {
     html.raw("<div><dt>GPU</dt><dd>");
     if one.gpus.is_empty() {

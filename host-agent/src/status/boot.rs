@@ -1,15 +1,15 @@
-//! How an appliance booted, as bars on one scale: each phase where it began, as long as it was.
+//! The boot of an appliance as bars on one time scale, one for each phase.
 
 use super::html::Html;
 use super::words::span;
 use crate::watch::{PhaseTime, Watched};
 
-/// Phases shorter than this part of the boot share one line.
+/// Phases shorter than this fraction of the scale, 1/50, share one line.
 const SHORT: u64 = 50;
-/// The thinnest bar, in hundredths of the scale.
+/// Width of the thinnest bar, in percent of the scale.
 const THIN: f64 = 0.8;
 
-/// The bars; nothing where no boot is known.
+/// Writes the bars; nothing if no boot is known.
 pub(super) fn bars(html: &mut Html, one: &Watched) {
     let phases = &one.phases;
     let Some(end) = phases
@@ -20,7 +20,7 @@ pub(super) fn bars(html: &mut Html, one: &Watched) {
         return;
     };
     let over = phases.iter().all(|phase| phase.to_ms.is_some());
-    // A phase that goes on needs room to be seen.
+    // A phase that is under way needs room to be visible.
     let scale = if over { end } else { end + end / 3 + 1 }.max(1);
     html.raw("<section class=\"boot\"><h3>Boot <span>");
     html.text(&if over {
@@ -68,7 +68,7 @@ pub(super) fn bars(html: &mut Html, one: &Watched) {
     html.raw("</section>");
 }
 
-/// For people.
+/// Returns the name of a phase as the page shows it.
 fn shown(phase: &str) -> &str {
     match phase {
         "firmware" => "firmware, kernel",
@@ -77,7 +77,7 @@ fn shown(phase: &str) -> &str {
     }
 }
 
-/// Where on the scale, in hundredths of it.
+/// Returns the position of `at`, in percent of the scale.
 fn place(at: u64, scale: u64) -> f64 {
     (at as f64 / scale as f64 * 100.0).clamp(0.0, 100.0)
 }

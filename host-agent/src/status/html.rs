@@ -1,20 +1,20 @@
-//! Markup that cannot be anything but ours: what is fixed is written as it stands, everything else is escaped.
+//! HTML that is safe by construction: markup is a compile-time constant, and everything else is escaped.
 
-/// Longest text of somebody else's, in characters.
+/// Longest text that is shown, in characters; the rest is cut off.
 const MAX_TEXT: usize = 400;
 
-/// A piece of a page.
+/// A fragment of a page.
 #[derive(Debug, Default)]
 pub(super) struct Html(String);
 
 impl Html {
-    /// Markup of this program: only what the compiler knows can be such.
+    /// Appends markup of this program. Its lifetime keeps strings made at run time out.
     pub(super) fn raw(&mut self, markup: &'static str) -> &mut Self {
         self.0.push_str(markup);
         self
     }
 
-    /// Text, of whomever, between tags or quotes.
+    /// Appends text from any source, escaped for use between tags or in quoted attributes.
     pub(super) fn text(&mut self, text: &str) -> &mut Self {
         for character in text.chars().take(MAX_TEXT) {
             match character {
@@ -23,7 +23,7 @@ impl Html {
                 '>' => self.0.push_str("&gt;"),
                 '"' => self.0.push_str("&quot;"),
                 '\'' => self.0.push_str("&#39;"),
-                // Such as those that turn the direction of writing: a name could be made to look like another.
+                // Directional controls could make one name look like another.
                 c if c.is_control() || steers(c) => self.0.push(' '),
                 c => self.0.push(c),
             }
@@ -31,7 +31,7 @@ impl Html {
         self
     }
 
-    /// `markup` with the text between its two halves.
+    /// Appends escaped text between two pieces of markup.
     pub(super) fn around(
         &mut self,
         before: &'static str,
@@ -46,8 +46,8 @@ impl Html {
     }
 }
 
-/// Characters without width that change how others are shown (Unicode: bidirectional and joining controls, the mark of
-/// byte order).
+/// Returns whether a character has no width but changes how others are displayed: Unicode's bidirectional and joining
+/// controls, separators and the byte order mark.
 fn steers(character: char) -> bool {
     matches!(
         character,

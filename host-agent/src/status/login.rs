@@ -1,6 +1,6 @@
-//! Who may see the status page and the metrics: whoever knows one name and one password, asked for as HTTP does (Basic,
-//! RFC 7617), which browsers and Prometheus both can. Beyond the loopback interface it travels under TLS alone, because the
-//! listener is there under TLS alone.
+//! Access control for the status page and the metrics: one name and one password with HTTP Basic authentication (RFC
+//! 7617), which browsers and Prometheus support. Beyond loopback the listener requires TLS, so the password is never
+//! sent in clear.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -17,33 +17,33 @@ use zeroize::Zeroizing;
 
 use crate::web::Page;
 
-/// Shortest password, in characters: guessing is as quick as connections are.
+/// Shortest password, in characters. Guesses are limited only by the rate of connections.
 pub const SHORTEST: usize = 16;
-/// Longest file, in bytes.
+/// Number of bytes of the file that are read.
 const MAX_FILE: u64 = 1024;
-/// Longest header that is looked at, in bytes: twice the file.
+/// Longest header that is considered, in bytes: twice the file.
 const MAX_HEADER: usize = 2048;
 
-/// One name and one password.
+/// The name and password that grant access.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
-    /// SHA-256 of `NAME:PASSWORD`: how long a comparison of two digests takes tells nothing about what they are of.
+    /// SHA-256 of `NAME:PASSWORD`. The time that comparing two digests takes reveals nothing about their inputs.
     digest: Hex32,
 }
 
-/// Why nobody can be asked for them.
+/// Why the login file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
-    /// The file.
+    /// The file cannot be read.
     #[error("cannot read {path:?}, which login of [status] names")]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// Anybody can read it.
+    /// Every user can read the file.
     #[error(
         "{path:?}, which login of [status] names, can be read by every user: chmod 640, and chgrp to the daemon's"
     )]
@@ -51,7 +51,7 @@ pub enum LoginError {
         /// The file.
         path: PathBuf,
     },
-    /// Something else stands in it.
+    /// The file is not one line `NAME:PASSWORD` with a long enough password.
     #[error(
         "{path:?}, which login of [status] names, is not one line NAME:PASSWORD with a password of at least {SHORTEST} characters"
     )]
@@ -62,10 +62,10 @@ pub enum LoginError {
 }
 
 impl Login {
-    /// Reads the one line of the file at `path`.
+    /// Reads the login from the one line of the file at `path`.
     ///
     /// # Errors
-    /// [`LoginError`].
+    /// [`LoginError`] if the file cannot be read, is open to every user or is malformed.
     pub fn load(path: &Path) -> Result<Self, LoginError> {
         let fail = |source| LoginError::Read {
             path: path.to_owned(),
@@ -94,7 +94,7 @@ impl Login {
         }
     }
 
-    /// Whether a request knows them.
+    /// Returns whether a request carries the name and password.
     #[must_use]
     pub fn knows(&self, parts: &Parts) -> bool {
         let header = parts.headers.get(AUTHORIZATION);
@@ -110,7 +110,7 @@ impl Login {
             && told.is_ok_and(|told| Hex32::sha256(&told) == self.digest)
     }
 
-    /// What everybody else is answered.
+    /// Returns the answer to requests without the name and password.
     #[must_use]
     pub fn refusal() -> Page {
         let words = "who are you? see login of [status] in the configuration file\n";

@@ -1,4 +1,4 @@
-//! The page: a pure function from a moment and the latest events to HTML.
+//! The status page: a pure function from a snapshot and the latest events to HTML.
 
 use super::appliance::{Look, card, look, shape};
 use super::html::Html;
@@ -8,10 +8,10 @@ use crate::daemon::journal::{MANIFEST, UPDATE_FAILED};
 use crate::lifecycle::State;
 use crate::watch::Watch;
 
-/// Seconds between two looks of a browser without scripts.
+/// Reloads the page every ten seconds in browsers without scripts.
 const REFRESH: &str = "<noscript><meta http-equiv=\"refresh\" content=\"10\"></noscript>";
 
-/// The whole document.
+/// Returns the whole HTML document.
 #[must_use]
 pub fn page(watch: &Watch, events: &[Entry]) -> String {
     let mut html = Html::default();
@@ -42,7 +42,7 @@ pub fn page(watch: &Watch, events: &[Entry]) -> String {
     html.into_string()
 }
 
-/// What the script puts in place of what is there: the same parts under the same names.
+/// Writes the parts that the script replaces; their element ids must stay the same.
 fn main(html: &mut Html, watch: &Watch, events: &[Entry]) {
     summary(html, watch);
     html.raw("<section id=\"appliances\" aria-label=\"Appliances\">");
@@ -97,7 +97,7 @@ fn headline(watch: &Watch) -> String {
     format!("{serving} of {} serving{failed}", watch.appliances.len())
 }
 
-/// What the whole machine does, in a line of large figures.
+/// Writes the key figures of the whole host.
 fn summary(html: &mut Html, watch: &Watch) {
     let serving = watch.appliances.iter();
     let serving = serving
@@ -175,7 +175,7 @@ fn event(html: &mut Html, entry: &Entry) {
     html.text(&entry.text).raw("</p></li>");
 }
 
-/// Which day that was, in UTC.
+/// Returns the date in UTC.
 fn day(seconds: f64) -> String {
     let (_, full) = time(seconds);
     full.chars().take_while(|c| *c != 'T').collect()
@@ -188,6 +188,6 @@ fn stamp(html: &mut Html, seconds: f64) {
         .raw("</time>");
 }
 
-/// A cocoon: a leaf's outline, and threads around it.
+/// The logo, a cocoon: a leaf-shaped outline with threads around it.
 pub(super) const MARK: &str = "<path d=\"M16 2c6 3.5 9 8.4 9 14s-3 10.500-9 14c-6-3.500-9-8.400-9-14S10 5.500 16 2z\"/>\
     <path class=\"thread\" d=\"M8.500 11.500c5 1.500 10 1.500 15 0M7.200 16c5.800 2 11.800 2 17.600 0M8.500 20.500c5 1.500 10 1.500 15 0\"/>";

@@ -1,12 +1,12 @@
-//! Numbers, durations and times for people.
+//! Numbers, durations and times in readable form.
 
 use crate::lifecycle::Millis;
 use crate::text::utc;
 
-/// What stands where nothing is known.
+/// Placeholder for unknown values.
 pub(super) const UNKNOWN: &str = "–";
 
-/// A count with its thousands apart.
+/// Formats a count with thousands separators.
 pub(super) fn count(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::new();
@@ -19,7 +19,7 @@ pub(super) fn count(count: u64) -> String {
     text
 }
 
-/// A duration in its largest unit, with a space that does not break.
+/// Formats a duration in its largest unit, with a no-break space.
 pub(super) fn age(millis: Millis) -> String {
     let seconds = millis / 1000;
     match seconds {
@@ -30,7 +30,7 @@ pub(super) fn age(millis: Millis) -> String {
     }
 }
 
-/// A part of a boot.
+/// Formats the duration of a boot phase.
 pub(super) fn span(millis: u64) -> String {
     match millis {
         0..1_000 => format!("{millis}\u{a0}ms"),
@@ -42,7 +42,7 @@ pub(super) fn span(millis: u64) -> String {
     }
 }
 
-/// An amount of memory in GiB, or MiB where that is less than one.
+/// Formats an amount of memory in MiB, GiB or TiB.
 pub(super) fn memory(bytes: u64) -> String {
     let mib = bytes >> 20;
     match mib {
@@ -53,7 +53,7 @@ pub(super) fn memory(bytes: u64) -> String {
     }
 }
 
-/// A number of something in a second.
+/// Formats a rate per second or minute.
 pub(super) fn rate(rate: f64) -> String {
     if rate == 0.0 {
         return "0".to_owned();
@@ -61,7 +61,7 @@ pub(super) fn rate(rate: f64) -> String {
     if rate < 10.0 {
         return format!("{rate:.1}");
     }
-    // Counters of hostile guests may be anything; beyond this nobody reads on.
+    // A hostile guest's counters may have any value; larger rates are capped.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -71,7 +71,7 @@ pub(super) fn rate(rate: f64) -> String {
     count(whole)
 }
 
-/// The time of day in UTC, and the whole of it for programs, of seconds since 1970.
+/// Returns the time of day and the full timestamp, both in UTC, of a time in seconds since 1970.
 pub(super) fn time(seconds: f64) -> (String, String) {
     #[expect(
         clippy::cast_possible_truncation,

@@ -1,4 +1,4 @@
-//! What a supervisor is to start, as the daemon leaves it in the VM's folder.
+//! What a supervisor has to start, as the daemon writes it into the VM's folder.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,22 +19,22 @@ use crate::tee;
 use crate::up::CPU_MODEL;
 use crate::{UpError, UpOptions};
 
-/// One VM, as the operator described it.
+/// The launch of one VM, as the operator configured it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Launch {
-    /// Which run of the appliance this is.
+    /// Number of the appliance's run.
     pub run: u64,
-    /// Its name.
+    /// Name of the VM.
     pub name: String,
     image: PathBuf,
     manifest: Option<PathBuf>,
     listen: SocketAddr,
-    /// Whether it leaves the public listener alone until it is told to take it over.
+    /// Whether the run does without the public listener until it is ordered to take it over.
     pub waits: bool,
     tee: Option<Tee>,
     simulate: Option<Tee>,
-    /// Absent in what an earlier daemon left, which knew no other model.
+    /// Absent in files of earlier releases, which supported only the default CPU model.
     #[serde(default = "usual_cpu")]
     cpu: String,
     gpu: Option<PciAddress>,
@@ -48,14 +48,14 @@ pub struct Launch {
     simulator: Option<PathBuf>,
     development_roots: Option<PathBuf>,
     connections: usize,
-    /// Absent in what an earlier daemon left.
+    /// Absent in files of earlier releases.
     #[serde(default)]
     connections_per_address: Option<usize>,
     life_seconds: u64,
 }
 
 impl Launch {
-    /// The first run of `appliance`.
+    /// Returns the launch of `appliance`, before its first run.
     #[must_use]
     pub fn new(appliance: &Appliance, host: &HostSettings) -> Self {
         Self {
@@ -88,7 +88,7 @@ impl Launch {
             operator: appliance.operator.clone(),
             qemu: host.qemu.clone(),
             simulator: host.simulator.clone(),
-            // In the host's own folder, also for a VM that lives beside another.
+            // In the host's own state folder, also for a VM in slot B.
             development_roots: Some(
                 host.development_roots
                     .clone()
@@ -100,7 +100,7 @@ impl Launch {
         }
     }
 
-    /// The same for another run.
+    /// Returns the same launch for another run.
     #[must_use]
     pub fn of_run(&self, run: u64) -> Self {
         Self {
@@ -109,7 +109,7 @@ impl Launch {
         }
     }
 
-    /// The same for another image.
+    /// Returns the same launch for another image.
     #[must_use]
     pub fn of_image(&self, image: &Path, manifest: Option<&Path>) -> Self {
         Self {
@@ -119,20 +119,20 @@ impl Launch {
         }
     }
 
-    /// The same, but it leaves the public listener alone until it is told to take it over.
+    /// Returns the same launch, with [`waits`](Self::waits) set.
     #[must_use]
     pub fn waiting(self, waits: bool) -> Self {
         Self { waits, ..self }
     }
 
-    /// The public address.
+    /// Returns the public address.
     #[must_use]
     pub fn listen(&self) -> SocketAddr {
         self.listen
     }
 
-    /// What of it no other VM can have at the same time, if anything: then its successor starts when it has ended, and not
-    /// beside it.
+    /// Returns what another VM cannot have at the same time, if anything. A successor then starts after this VM has
+    /// ended instead of beside it.
     #[must_use]
     pub fn exclusive(&self) -> Option<&'static str> {
         match (&self.gpu, &self.network) {
@@ -142,13 +142,14 @@ impl Launch {
         }
     }
 
-    /// How long the kernel may take to give the memory of its VM back once that was killed.
+    /// Returns how long the kernel may take to reclaim the VM's memory after QEMU was killed.
     #[must_use]
     pub fn reclaim(&self) -> Duration {
         tee::reclaim(self.tee, self.memory_mib)
     }
 
-    /// `usual`, and what the kernel may take for the memory of its VM, and before that for the one that had its GPU.
+    /// Returns `usual` extended by the time that the kernel may take to reclaim memory: of this VM, and with a GPU also
+    /// of the VM that had the GPU before.
     #[must_use]
     pub fn deadlines(&self, usual: Deadlines) -> Deadlines {
         let reclaim = self.reclaim();
@@ -159,18 +160,18 @@ impl Launch {
         deadlines
     }
 
-    /// What was left in the VM's folder, if that can be read.
+    /// Reads the launch from the VM's folder; `None` if it cannot be read.
     #[must_use]
     pub fn read(folder: &Path) -> Option<Self> {
         let bytes = std::fs::read(folder.join(super::LAUNCH)).ok()?;
         serde_json::from_slice(&bytes).ok()
     }
 
-    /// For [`Host::up`](crate::Host::up), with state in `root`, behind `door`: it has the public address from now on, unless
-    /// it waits for that.
+    /// Returns the options for [`Host::up`](crate::Host::up), with state in `root` and clients arriving at `door`.
+    /// Binds the public address unless the launch waits for it.
     ///
     /// # Errors
-    /// The address is taken; an accelerator that this release does not know.
+    /// [`UpError`] if the address cannot be bound, or if this release does not know the accelerator.
     pub async fn options(&self, root: &Path, door: &Door) -> Result<UpOptions, UpError> {
         if !self.waits {
             door.bind(self.listen).await?;

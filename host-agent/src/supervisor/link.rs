@@ -1,4 +1,4 @@
-//! The daemon's end: starts a supervisor or finds one, hears its reports, and notices its end whatever that is.
+//! The daemon's end of the protocol: starts or finds a supervisor, receives its reports and always notices its end.
 
 use std::fs::{self, File};
 use std::io;
@@ -24,75 +24,75 @@ use crate::lifecycle::{Ending, Stage};
 use crate::state::{self, StateError};
 use crate::text::{chain, plain};
 
-/// A process that has closed its socket is gone in no time; one that is not is killed.
+/// How long a supervisor may live after its socket closed; one that lives longer is killed.
 const REAP: Duration = Duration::from_secs(2);
-/// How long QEMU may take to end after its supervisor, besides what the kernel needs for its private memory.
+/// How long QEMU may take to end after its supervisor, in addition to what the kernel needs for its private memory.
 const MACHINE: Duration = Duration::from_secs(30);
 
-/// Why a supervisor does not start.
+/// Why a supervisor cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    /// The VM's folder.
+    /// The VM's folder cannot be prepared.
     #[error(transparent)]
     State(#[from] StateError),
-    /// Its socket.
+    /// The supervisor's socket cannot be made.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// Its process.
+    /// The supervisor's process cannot be started.
     #[error("cannot start the supervisor {program:?}")]
     Start {
         /// The program.
         program: PathBuf,
-        /// Why not.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
 }
 
-/// What comes from a supervisor.
+/// What the daemon learns from a supervisor.
 #[derive(Debug)]
 pub enum Heard {
-    /// How its VM is.
+    /// The state of the VM.
     Report(Box<Report>),
-    /// It had closed its socket, lives, and speaks again: it may not have heard what it was told last.
+    /// The supervisor closed the connection but lives and reports again. It may have missed the latest orders.
     Back,
-    /// It is gone, and its VM with it.
+    /// The supervisor is gone, and its VM with it.
     Ended(Ending),
 }
 
-/// A supervisor.
+/// The connection to a supervisor.
 pub struct Link {
     folder: PathBuf,
     run: u64,
     stream: UnixStream,
     decoder: Decoder,
     buffer: Vec<u8>,
-    /// As long as this daemon started it.
+    /// The child process, if this daemon started the supervisor.
     child: Option<Child>,
     process: Option<Process>,
-    /// QEMU's, once it has told its number.
+    /// Process of QEMU, once it was reported.
     machine: Option<Process>,
-    /// How long the kernel may take that one's memory back.
+    /// How long the kernel may take to reclaim QEMU's memory.
     reclaim: Duration,
-    /// Whether its VM came as far as QEMU.
+    /// Whether the VM got as far as QEMU.
     pub(crate) begun: bool,
-    /// Whether it has said anything since it was connected to.
+    /// Whether a report has arrived on the current connection.
     heard: bool,
-    /// Whether it was connected to again, and has not spoken since.
+    /// Whether the connection was lost and made again, with no report since.
     lost: bool,
-    /// What it said when it came back.
+    /// The first report after a reconnection, which follows [`Heard::Back`].
     first: Option<Box<Report>>,
     ended: Option<Ending>,
-    /// Since when there is nothing more to hear.
+    /// When the last connection closed for good.
     closed: Option<Instant>,
 }
 
 impl Link {
-    /// Starts a supervisor for `launch` with `program`, this one as a rule; state is kept in `root`, fetched files in
-    /// `cache`. It outlives us.
+    /// Starts a supervisor for `launch` with `program`, usually this one. State is kept in `root`, fetched files in
+    /// `cache`. The supervisor outlives the daemon.
     ///
     /// # Errors
-    /// [`LinkError`]. What the VM itself lacks is heard later.
+    /// [`LinkError`] if the supervisor cannot be started. Failures of the VM itself are reported later.
     pub async fn start(
         program: &Path,
         root: &Path,
@@ -105,7 +105,7 @@ impl Link {
             program: program.to_owned(),
             source,
         };
-        // A launch is numbers, names and paths: serialisation cannot fail.
+        // A launch holds only numbers, names and paths, so serialisation cannot fail.
         let bytes = serde_json::to_vec_pretty(launch).unwrap_or_default();
         state::write(&folder.join(LAUNCH), &bytes)?;
         for old in [ENDING, PID] {
@@ -123,7 +123,8 @@ impl Link {
             .mode(0o600)
             .open(&words)
             .map_err(state::fail("write", &words))?;
-        // Made here, so that we can connect before it runs, and closed here, so that its end is the socket's.
+        // The socket is made here, so that the connection succeeds before the supervisor runs. The daemon's copy is
+        // closed, so that the socket closes when the supervisor ends.
         let path = folder.join(SOCKET);
         let listener = socket::listen(&path)?;
         state::restrict(&path, 0o600)?;
@@ -138,20 +139,20 @@ impl Link {
             .stderr(stderr)
             .kill_on_drop(false);
         if program == Path::new(OWN_PROGRAM) {
-            // For the list of processes.
+            // Shows the usual name in process lists.
             command.arg0("cocoon-host");
         }
         if let Some(cache) = cache {
             command.env("COCOON_CACHE", cache);
         }
         let child = command.spawn().map_err(fail)?;
-        // Standard input was kept by the command until now.
+        // The command held the listening socket until now.
         drop(command);
         let mut link = Self::over(folder, launch.run, stream, Some(child));
         if let Some(pid) = link.child.as_ref().and_then(Child::id)
             && let Err(error) = state::write(&link.folder.join(PID), pid.to_string().as_bytes())
         {
-            // The next daemon could not end it. Whoever starts another one must not meet this one's socket.
+            // The next daemon could not end this supervisor. It must be gone before another one uses the same socket.
             link.kill();
             if let Some(child) = &mut link.child {
                 let _ = timeout(REAP, child.wait()).await;
@@ -161,10 +162,10 @@ impl Link {
         Ok(link)
     }
 
-    /// The supervisor of `name` in its run `run`, if it is alive, or its QEMU is ([`Link::is_orphan`]); else how it ended.
+    /// Finds the supervisor of `name` in run `run`, or its QEMU if only that is still alive ([`Link::is_orphan`]).
     ///
     /// # Errors
-    /// The ending, as far as it is known.
+    /// Returns the [`Ending`], as far as it is known, if neither is alive.
     pub async fn find(root: &Path, name: &str, run: u64) -> Result<Self, Ending> {
         let unknown = |error: &dyn std::error::Error| Ending::Failed {
             reason: chain(error),
@@ -172,7 +173,7 @@ impl Link {
         let folder = state::folder(root, name).map_err(|error| unknown(&error))?;
         match UnixStream::connect(folder.join(SOCKET)).await {
             Ok(stream) => {
-                // Its socket is open, so the number is still its own, also before it has said a word.
+                // The socket is open, so the process lives and its id was not reused, even before its first report.
                 let process = Process::numbered(&folder.join(PID));
                 let mut link = Self::over(folder, run, stream, None);
                 link.process = process;
@@ -182,17 +183,17 @@ impl Link {
         }
     }
 
-    /// The QEMU of a supervisor that was killed, whose memory the kernel may still be taking back.
+    /// Finds the QEMU of a supervisor that was killed, whose memory the kernel may still be reclaiming.
     fn orphan(folder: PathBuf, run: u64) -> Result<Self, Ending> {
         if let Some(ending) = Ended::kept(&folder, run) {
             return Err(ending);
         }
         let reason = GONE.to_owned();
         let gone = Ending::Failed { reason };
-        // Removed by whoever ends in good order. A number that has become another's costs the wait, which is bounded.
+        // A supervisor that ends in good order removes this file. A reused process id costs only a bounded wait.
         let machine =
             Process::numbered(&folder.join("qemu.pid")).filter(|machine| !machine.has_ended());
-        // What is closed already is heard of at once.
+        // The other end is closed at once, so that `next` starts to wait for QEMU's end immediately.
         let (Some(machine), Ok((stream, _))) = (machine, UnixStream::pair()) else {
             return Err(gone);
         };
@@ -202,7 +203,7 @@ impl Link {
         Ok(link)
     }
 
-    /// Whether QEMU was found without a supervisor: all that can be heard is its end.
+    /// Returns whether only QEMU was found, without its supervisor. All that [`Link::next`] can return is its end.
     #[must_use]
     pub fn is_orphan(&self) -> bool {
         self.ended.is_some() && !self.heard
@@ -229,7 +230,7 @@ impl Link {
         }
     }
 
-    /// The next thing heard; after [`Heard::Ended`] there is nothing more. Cancelling is harmless.
+    /// Returns the next message; after [`Heard::Ended`] there are no more. Cancel-safe.
     pub async fn next(&mut self) -> Heard {
         loop {
             if let Some(first) = self.first.take() {
@@ -263,7 +264,7 @@ impl Link {
                 },
                 Err(error) => {
                     self.misunderstood(&format!("its supervisor is not understood: {error}"));
-                    // Its end is the socket's: who starts another one must not meet this one's.
+                    // The socket closes when the supervisor ends, and another one must not be started before that.
                     let gone = async {
                         while matches!(self.stream.read(&mut self.buffer).await, Ok(1..)) {}
                     };
@@ -274,7 +275,7 @@ impl Link {
         }
     }
 
-    /// Tells it something; false when it cannot be told.
+    /// Sends an order. Returns false if it cannot be sent.
     pub async fn tell(&mut self, order: &Order) -> bool {
         let Ok(bytes) = frame::encode(order, MAX_MESSAGE) else {
             return false;
@@ -282,7 +283,7 @@ impl Link {
         self.stream.write_all(&bytes).await.is_ok()
     }
 
-    /// Kills it, and QEMU and the simulator with it.
+    /// Kills the supervisor, and with it QEMU and the simulator.
     pub fn kill(&mut self) {
         match (&mut self.child, &self.process) {
             // The only failure is that it has ended.
@@ -292,7 +293,7 @@ impl Link {
         }
     }
 
-    /// The processes that it speaks of. Its socket is open, so the numbers are still their own.
+    /// Opens handles of the processes that the report names. The socket is open, so their ids cannot have been reused.
     fn know(&mut self, report: &Report) {
         self.heard = true;
         self.begun |= report.stage > Stage::Preparing;
@@ -307,7 +308,7 @@ impl Link {
         }
     }
 
-    /// Two daemons of different releases cannot share a VM: the operator's configuration is started anew.
+    /// A supervisor with another protocol version is unusable: the VM is ended and started anew.
     fn misunderstood(&mut self, why: &str) {
         self.kill();
         self.ended = Some(Ending::Failed {
@@ -315,9 +316,9 @@ impl Link {
         });
     }
 
-    /// Connects to it again: it lives where it closed the connection of who reads too slowly. That it can be connected to
-    /// says little, because the socket of a process that is being killed still takes connections: whoever says nothing at
-    /// all then is on its way out.
+    /// Reconnects to a supervisor that lives but closed the connection, as it does with a daemon that reads too slowly.
+    /// A successful connection proves little: the socket of a process that is being killed still accepts connections. A
+    /// supervisor that then sends nothing is treated as ending.
     async fn again(&mut self) -> bool {
         if !self.heard || self.ended.is_some() || self.closed.is_some() {
             return false;
@@ -332,12 +333,12 @@ impl Link {
         true
     }
 
-    /// How it ended, once it and QEMU are gone, and with them its lock, its listener and the devices.
+    /// Returns how the VM ended, after supervisor and QEMU are gone and their lock, listener and devices are free.
     async fn ending(&mut self) -> Ending {
         let since = *self.closed.get_or_insert_with(Instant::now);
         let mut status = self.gone(since + REAP).await;
         if status.is_none() {
-            // It may stand still, and whoever starts another one must not meet this one's socket.
+            // The supervisor may hang, and another one must not be started while this one's socket exists.
             self.kill();
             status = self.gone(since + 2 * REAP).await;
         }
@@ -358,7 +359,7 @@ impl Link {
         ending
     }
 
-    /// Waits for its end until `limit`: its status, as far as that can be learnt; `None` while it lives.
+    /// Waits until `limit` for the supervisor's end. Returns its exit status if known; `None` if it still lives.
     async fn gone(&mut self, limit: Instant) -> Option<Option<ExitStatus>> {
         match (&mut self.child, &self.process) {
             (Some(child), _) => timeout_at(limit, child.wait()).await.ok().map(Result::ok),

@@ -1,4 +1,4 @@
-//! The supervisor's own process: brings its VM up, reports, and ends with it.
+//! The supervisor's process: starts its VM, reports about it and ends with it.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -28,23 +28,23 @@ use crate::text::chain;
 use crate::timings::Step;
 use crate::{Host, RunningVm};
 
-/// Orders that wait.
+/// Capacity of the queue of orders.
 const ORDERS: usize = 8;
-/// Most of the reason of a VM's end that is kept and told, in characters: it goes into the appliance's life, into an update
-/// and into events, each of which is read back within bounds.
+/// Longest kept reason of a VM's end, in characters. It is stored in the appliance's life cycle, its update and its
+/// events, each of which is read back within a size limit.
 const REASON: usize = 4000;
-/// How long the last report may take.
+/// How long the daemons may take to read the last report.
 const LAST: Duration = Duration::from_secs(2);
 
-/// Owns the VM `name` in its run `run` until its end, whatever that is. Standard input is the listening socket.
+/// Owns the VM `name` in run `run` until its end. Standard input is the listening socket.
 ///
 /// # Errors
-/// Only what keeps it from reporting; a VM that fails is reported.
+/// Only what prevents it from reporting; a failure of the VM is reported instead.
 pub async fn supervise(root: &Path, name: &str, run: u64) -> anyhow::Result<()> {
-    // No terminal's hang-up or Ctrl-C is meant for us. It fails where we lead a group of our own already.
+    // A terminal's SIGHUP or Ctrl-C must not reach the supervisor. `setsid` fails if it already leads a process group.
     let _ = nix::unistd::setsid();
-    // Nor is the daemon's, which whoever signals a whole service sends to everybody. All that is started from here on inherits
-    // that: QEMU would power its machine off.
+    // SIGHUP sent to the whole service, to reload the daemon, must not reach it either. Child processes inherit the
+    // block: QEMU would power its machine off.
     SigSet::from(Signal::SIGHUP).thread_block()?;
     let socket = io::stdin().as_fd().try_clone_to_owned();
     let socket =
@@ -58,7 +58,7 @@ pub async fn supervise(root: &Path, name: &str, run: u64) -> anyhow::Result<()> 
     let mut terminate = signal(SignalKind::terminate())?;
     let asked = orders.clone();
     let signals = tokio::spawn(async move {
-        // Once is enough: draining has its own deadline.
+        // One request suffices: draining has a deadline of its own.
         terminate.recv().await;
         let _ = asked.try_send(Order::Drain);
     });
@@ -78,7 +78,7 @@ pub async fn supervise(root: &Path, name: &str, run: u64) -> anyhow::Result<()> 
         run,
         ending: ending.clone(),
     };
-    // For a daemon that comes later. On a full disk it learns only that we are gone.
+    // For a daemon that starts later. If the disk is full, that one learns only that the supervisor is gone.
     let kept = serde_json::to_vec(&ended).map(|bytes| state::write(&folder.join(ENDING), &bytes));
     if let Ok(Err(error)) = kept {
         eprintln!("cannot keep how the VM ended: {}", chain(&error));
@@ -86,12 +86,12 @@ pub async fn supervise(root: &Path, name: &str, run: u64) -> anyhow::Result<()> 
     report.send_modify(|report| report.ended = Some(ending));
     drop(report);
     signals.abort();
-    // Whoever listens reads the end, within reason.
+    // Gives connected daemons a limited time to read the end.
     let _ = timeout(LAST, serving).await;
     Ok(())
 }
 
-/// A VM, and what is told about it.
+/// A VM, and where its state is reported.
 struct Own<'a> {
     folder: &'a Path,
     report: &'a watch::Sender<Report>,
@@ -99,7 +99,7 @@ struct Own<'a> {
 }
 
 impl Own<'_> {
-    /// From the launch to the end.
+    /// Runs the VM from its launch to its end.
     async fn run(
         &self,
         root: &Path,
@@ -131,7 +131,7 @@ impl Own<'_> {
                 vm = &mut booting => break vm.map_err(|error| said(&error))?,
                 Some(order) = ordered.recv() => {
                     if self.obey(order, &launch).await {
-                        // Dropping the future ends all that it started.
+                        // Dropping the future ends everything that it started.
                         return Ok(());
                     }
                 }
@@ -152,7 +152,7 @@ impl Own<'_> {
         loop {
             tokio::select! {
                 ended = &mut ending => return match ended {
-                    // It is down all the same; that it was not quick is in the log.
+                    // The VM is down all the same; the log says why it did not end quickly.
                     Ok(()) | Err(UpError::Failed { .. }) => Ok(()),
                     Err(error) => Err(said(&error)),
                 },
@@ -161,10 +161,10 @@ impl Own<'_> {
         }
     }
 
-    /// All at once: who hears that it serves can verify it.
+    /// Reports everything in one step: a daemon that learns that the VM serves can then also verify it.
     fn serves(&self, vm: &RunningVm) {
         self.report.send_modify(|report| {
-            // Unless it has failed by now.
+            // The VM may have failed in the meantime.
             if report.stage < Stage::Serving {
                 report.stage = Stage::Serving;
                 report.doing = "serving".to_owned();
@@ -178,7 +178,7 @@ impl Own<'_> {
         });
     }
 
-    /// True when it is to be drained, false when it has ended as asked.
+    /// Returns true when the VM is to be drained, false when it has ended as requested.
     async fn until_drained(
         &self,
         vm: &mut RunningVm,
@@ -204,18 +204,18 @@ impl Own<'_> {
                         }
                     }
                     Ok(_) | Err(RecvError::Lagged(_)) => {}
-                    // QEMU is ending, which `wait` will tell.
+                    // QEMU is ending, which `wait` reports.
                     Err(RecvError::Closed) => heard = false,
                 },
             }
         }
     }
 
-    /// True when it is to be drained.
+    /// Carries out an order. Returns true when the VM is to be drained.
     async fn obey(&self, order: Order, launch: &Launch) -> bool {
         let refusal = match order {
             Order::Drain => return true,
-            // Answered where it is asked.
+            // Answered on the connection that it came from.
             Order::Lend => return false,
             Order::Hold => {
                 self.door.hold();
@@ -237,7 +237,7 @@ impl Own<'_> {
             let bound = self.door.bind(launch.listen()).await;
             return bound.map_err(|error| chain(&error));
         };
-        // It has deadlines of its own.
+        // The transfer has deadlines of its own.
         let borrowed = tokio::task::spawn_blocking(move || passing::borrow(&from)).await;
         let borrowed = borrowed.map_err(|error| chain(&error))?;
         let taken = borrowed.and_then(TcpListener::from_std);
@@ -258,7 +258,7 @@ impl Own<'_> {
     }
 }
 
-/// Why the machine stands still; `None` when it runs after all, or is just ending.
+/// Returns why the machine is halted; `None` if it runs after all or is just ending.
 async fn halted(vm: &RunningVm) -> Option<String> {
     match vm.qmp.status().await.ok()? {
         RunState::Running | RunState::Prelaunch | RunState::Shutdown => None,
@@ -270,7 +270,7 @@ async fn halted(vm: &RunningVm) -> Option<String> {
     }
 }
 
-/// Its beginning says what failed, its end what QEMU said last.
+/// Shortens a reason but keeps both ends: the beginning says what failed, the end what QEMU said last.
 fn bounded(reason: String) -> String {
     let count = reason.chars().count();
     if count <= REASON {
@@ -315,7 +315,7 @@ impl Report {
 
     fn hear(&mut self, progress: Progress) {
         let reached = |report: &mut Self, stage: Stage, doing: String| {
-            // A guest that is told to finish still tells how it goes.
+            // A draining guest still sends phases and metrics.
             if stage > report.stage {
                 report.stage = stage;
             }
@@ -351,7 +351,7 @@ impl Report {
                 self.halted = Some(bounded(why));
                 reached(self, Stage::Draining, "ending".to_owned());
             }
-            // Serving is said once everything about it is known.
+            // `serves` reports serving, once everything about it is known.
             Progress::Note(_) | Progress::Work { .. } | Progress::Serving { .. } => {}
         }
     }
@@ -368,7 +368,7 @@ mod tests {
         let short = bounded(long);
         assert_eq!(short.chars().count(), REASON);
         assert!(short.starts_with("the guest failed") && short.ends_with("no memory"));
-        // Twice in a life, once in an update, and in a line of the API.
+        // The reason is stored twice in the life cycle, once in an update and in one line of the API.
         assert!(serde_json::to_vec(&short).unwrap().len() < 24 * 1024);
     }
 }

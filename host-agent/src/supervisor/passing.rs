@@ -1,5 +1,5 @@
-//! The public listener from one supervisor to another: a file descriptor that travels with the bytes of a report
-//! (`SCM_RIGHTS`, unix(7)). Afterwards both have the same socket with the same queue.
+//! Passes the public listener from one supervisor to another, as a file descriptor with the bytes of a report
+//! (`SCM_RIGHTS`, unix(7)). Afterwards both share the same socket and queue.
 
 use std::io::{self, IoSlice, IoSliceMut, Write as _};
 use std::mem::MaybeUninit;
@@ -18,13 +18,13 @@ use tokio::io::Interest;
 
 use super::{MAX_MESSAGE, Order};
 
-/// How long the other one may take.
+/// How long the other supervisor may take for one read or write.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Asks the supervisor behind `socket` for its listener. Blocks.
 ///
 /// # Errors
-/// That nobody is there, or that it has none.
+/// An I/O error if no supervisor answers or it has no listener.
 pub(super) fn borrow(socket: &Path) -> io::Result<TcpListener> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -34,7 +34,7 @@ pub(super) fn borrow(socket: &Path) -> io::Result<TcpListener> {
     stream
         .write_all(&order)
         .map_err(|error| match error.kind() {
-            // It left without waiting for an order.
+            // The peer closed the connection without waiting for an order.
             io::ErrorKind::BrokenPipe => none(),
             _ => error,
         })?;
@@ -46,7 +46,7 @@ pub(super) fn borrow(socket: &Path) -> io::Result<TcpListener> {
         let mut into = [IoSliceMut::new(&mut bytes)];
         let received = match recvmsg(&stream, &mut into, &mut ancillary, flags) {
             Ok(received) => received.bytes,
-            // It left with our order unread.
+            // The peer closed the connection with the order unread.
             Err(rustix::io::Errno::CONNRESET) => 0,
             Err(error) => return Err(error.into()),
         };
@@ -59,17 +59,17 @@ pub(super) fn borrow(socket: &Path) -> io::Result<TcpListener> {
                 return Ok(listener);
             }
         }
-        // Reports go by.
+        // Reports are skipped.
         if received == 0 {
             return Err(none());
         }
     }
 }
 
-/// Sends `bytes`, and `listener` with the first of them. How many bytes went out, at least one.
+/// Sends `bytes`, with `listener` attached to the first of them. Returns the number of bytes sent, at least one.
 ///
 /// # Errors
-/// From the system.
+/// The system's error if nothing can be sent.
 pub(super) async fn lend(
     stream: &tokio::net::UnixStream,
     bytes: &[u8],
@@ -117,7 +117,7 @@ mod tests {
         assert_eq!(lend(&stream, b"and one more", &listener).await.unwrap(), 12);
         let taken = taking.await.unwrap().unwrap();
         assert_eq!(taken.local_addr().unwrap(), listener.local_addr().unwrap());
-        // It is the same socket, not another on the same address.
+        // The descriptor is the same socket, not another one on the same address.
         drop(listener);
         std::net::TcpStream::connect(taken.local_addr().unwrap()).unwrap();
 

@@ -1,5 +1,5 @@
-//! A process that is not our child, by a handle of the kernel's (pidfd_open(2)): its number may become another's, the handle
-//! stays its own.
+//! A process that need not be a child, held by a pidfd (pidfd_open(2)): process ids may be reused, a pidfd always means
+//! the same process.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -10,10 +10,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::time::sleep;
 
-/// How often it is looked whether one has ended.
+/// Interval at which the end of a process is polled for.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// A process, alive or gone.
+/// A process, alive or ended.
 #[derive(Debug)]
 pub(super) struct Process {
     pid: u32,
@@ -21,39 +21,40 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// The process that has this number now; `None` when it is gone already.
+    /// Opens the process that has this id now; `None` if there is none.
     pub(super) fn open(pid: u32) -> Option<Self> {
-        // Number 1 is nobody's VM.
+        // Process 1 is never a VM.
         let number = i32::try_from(pid).ok().filter(|number| *number > 1)?;
         let handle = pidfd_open(Pid::from_raw(number)?, PidfdFlags::empty()).ok()?;
         Some(Self { pid, handle })
     }
 
-    /// The process whose number stands in the file.
+    /// Opens the process whose id is in the file.
     pub(super) fn numbered(path: &Path) -> Option<Self> {
         let text = fs::read_to_string(path).ok()?;
         Self::open(text.trim().parse().ok()?)
     }
 
-    /// Its number.
+    /// Returns the process id.
     pub(super) fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Kills it, unless it has ended.
+    /// Kills the process unless it has ended.
     pub(super) fn kill(&self) {
-        // The only failure is that it has ended.
+        // Killing fails only if the process has ended.
         let _ = pidfd_send_signal(&self.handle, Signal::KILL);
     }
 
-    /// Waits until it has ended: then its files are closed and its memory is the kernel's again.
+    /// Waits until the process has ended: its files are then closed and its memory is released.
     pub(super) async fn ended(&self) {
         while !self.has_ended() {
             sleep(LOOK).await;
         }
     }
 
-    /// A handle is readable from the end on, whether anybody has reaped the process or not.
+    /// Returns whether the process has ended. A pidfd becomes readable at that point, even before the process is
+    /// reaped.
     pub(super) fn has_ended(&self) -> bool {
         let mut handles = [PollFd::new(&self.handle, PollFlags::IN)];
         let at_once = Timespec {
@@ -78,7 +79,7 @@ mod tests {
         assert_eq!(process.pid(), child.id());
         process.kill();
         process.ended().await;
-        // Nobody has reaped it so far, and that is no reason to wait.
+        // The process is not reaped yet, which must not delay the second wait.
         process.ended().await;
         child.wait().unwrap();
         process.kill();

@@ -1,5 +1,5 @@
-//! The supervisor's end of its socket: the newest report to whoever listens, orders back, and the public listener to the
-//! supervisor that takes it over.
+//! The supervisor's end of the protocol: sends the newest report to each daemon, receives orders, and lends the public
+//! listener to the supervisor that takes it over.
 
 use std::time::Duration;
 
@@ -14,16 +14,17 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::{MAX_MESSAGE, Order, Report, passing};
 use crate::relay::Door;
 
-/// Daemons that may listen at once: one that goes, one that comes, and people who look.
+/// Connections at once: the daemon that ends, the one that starts, and a few other readers.
 const LISTENERS: usize = 8;
-/// After a failure to take one.
+/// Pause after a failed accept.
 const RETRY: Duration = Duration::from_millis(100);
 /// How long a daemon may take to read a report.
 const READ: Duration = Duration::from_secs(10);
-/// Between two reports of mere counters: a guest may tell them as often as it likes, and daemons have other VMs.
+/// Least time between two reports that differ in counters only: a guest may send counters at any rate, and the daemon
+/// has other VMs to follow.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Serves daemons until the last report is out.
+/// Serves daemons until the last report is sent.
 pub(super) async fn serve(
     listener: UnixListener,
     reports: watch::Receiver<Report>,
@@ -33,7 +34,7 @@ pub(super) async fn serve(
     let mut daemons = JoinSet::new();
     let mut watched = reports.clone();
     let ended = async move {
-        // An error is the end of all reports, after the last one was sent.
+        // An error means that no more reports come and that the last one was sent.
         let _ = watched.wait_for(|report| report.ended.is_some()).await;
     };
     tokio::pin!(ended);
@@ -41,7 +42,7 @@ pub(super) async fn serve(
         tokio::select! {
             accepted = listener.accept(), if daemons.len() < LISTENERS => {
                 let Ok((stream, _)) = accepted else {
-                    // Out of descriptors, as a rule: whoever waits is still there a moment later.
+                    // Usually the process is out of file descriptors; waiting clients are still there a moment later.
                     sleep(RETRY).await;
                     continue;
                 };
@@ -54,7 +55,7 @@ pub(super) async fn serve(
     while daemons.join_next().await.is_some() {}
 }
 
-/// One daemon: the newest report whenever there is one, and its orders.
+/// Serves one daemon: sends the newest report whenever it changes, and receives orders.
 async fn tell(
     stream: UnixStream,
     mut reports: watch::Receiver<Report>,
@@ -91,7 +92,8 @@ async fn tell(
                                     return;
                                 }
                             }
-                            // Full: whoever asks so much more than can be done sees in the reports what was.
+                            // If the queue is full, the order is dropped; the reports show which orders were carried
+                            // out.
                             Ok(Some(order)) => drop(orders.try_send(order)),
                             Ok(None) => break,
                             Err(_) => return,
@@ -103,15 +105,15 @@ async fn tell(
     }
 }
 
-/// Waits for something to tell after what was `told`: at once where the VM has come to another point of its life, a moment
-/// later where only its counters have changed. False when nobody reports any more.
+/// Waits until there is something to send after the report `told`: at once if the VM has made progress, after a pause
+/// if only counters have changed. Returns false if no more reports come.
 async fn due(reports: &mut watch::Receiver<Report>, told: Option<&(Report, Instant)>) -> bool {
     let Some((told, at)) = told else {
         return reports.changed().await.is_ok();
     };
     let mut at_once = reports.clone();
     tokio::select! {
-        // An error is left to the other one, which has seen less.
+        // A closed channel is left to the other branch, which still delivers a report that it has not seen.
         Ok(_) = at_once.wait_for(|report| is_news(told, report)) => true,
         changed = async {
             sleep_until(*at + PAUSE).await;
@@ -120,7 +122,7 @@ async fn due(reports: &mut watch::Receiver<Report>, told: Option<&(Report, Insta
     }
 }
 
-/// Whether more than counters differ.
+/// Returns whether two reports differ in more than counters.
 fn is_news(told: &Report, report: &Report) -> bool {
     let counters = |report: &Report| Report {
         metrics: None,
@@ -131,7 +133,8 @@ fn is_news(told: &Report, report: &Report) -> bool {
     counters(told) != counters(report)
 }
 
-/// Sends the newest report again, with the public listener. False when there is none, or nobody takes it.
+/// Sends the newest report again, with the public listener. Returns false if there is no listener or the peer does not
+/// take it.
 async fn lend(writer: &mut OwnedWriteHalf, reports: &watch::Receiver<Report>, door: &Door) -> bool {
     let report = reports.borrow().clone();
     let (Some(listener), Ok(bytes)) = (door.listener(), frame::encode(&report, MAX_MESSAGE)) else {
@@ -151,7 +154,7 @@ mod tests {
     use super::*;
     use crate::lifecycle::{Ending, Stage};
 
-    /// A guest that tells its counters without a pause, and what a daemon hears of it.
+    /// A guest that sends counters without pause, and the reports that a daemon receives of it.
     #[tokio::test]
     async fn counters_are_told_now_and_then_and_all_else_at_once() {
         let (report, reports) = watch::channel(Report::first(1));
@@ -167,7 +170,7 @@ mod tests {
                         report.stage = Stage::Serving;
                     }
                 });
-                // Whoever wants to tell has time to.
+                // Gives the sender time to send.
                 for _ in 0..10 {
                     tokio::task::yield_now().await;
                 }
@@ -185,7 +188,7 @@ mod tests {
             heard.push(report);
         }
         assert!(heard.len() < 100, "{} reports", heard.len());
-        // Not with the counters that were due next, and not with the last report of all.
+        // Serving was reported at once: neither with the next counters that were due, nor with the last report.
         let at_once = |report: &Report| {
             let metrics = report.metrics.unwrap_or_default();
             report.stage == Stage::Serving

@@ -1,4 +1,4 @@
-//! Supervisors that are there, are not, and seem to be.
+//! Tests with supervisors that live, that have ended, and that only seem to live.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use tokio::net::UnixListener;
 
 use super::*;
 
-/// A folder of state with the VM `first` in it, and that VM's folder.
+/// Returns a state folder with the VM `first` in it, and that VM's folder.
 fn place() -> (tempfile::TempDir, PathBuf) {
     let root = tempfile::tempdir().unwrap();
     let folder = state::prepare(root.path(), "first").unwrap();
@@ -21,7 +21,7 @@ fn reason(heard: Heard) -> String {
 }
 
 async fn report(stream: &mut UnixStream) {
-    // Of nobody's process: who does not end in time is killed.
+    // Process id 0 names no process: the test must not have one killed.
     let pid = 0;
     let report = Report {
         pid,
@@ -31,7 +31,7 @@ async fn report(stream: &mut UnixStream) {
     stream.write_all(&bytes).await.unwrap();
 }
 
-/// The queue of a socket whose process is being killed takes connections, too.
+/// The socket of a process that is being killed still accepts connections.
 #[tokio::test]
 async fn a_supervisor_is_back_when_it_speaks_and_not_when_its_socket_is_there() {
     let (root, folder) = place();
@@ -54,7 +54,7 @@ async fn a_supervisor_is_back_when_it_speaks_and_not_when_its_socket_is_there() 
 
     drop(second);
     let dying = async {
-        // It is connected to, and nobody is there.
+        // The connection is accepted, but nothing is sent on it.
         socket.accept().await.unwrap();
         drop(socket);
     };
@@ -62,7 +62,7 @@ async fn a_supervisor_is_back_when_it_speaks_and_not_when_its_socket_is_there() 
     assert_eq!(reason(heard), "its supervisor ended");
 }
 
-/// Whoever comes after it needs its memory, its ports and its GPU.
+/// The next VM needs its memory, its ports and its GPU.
 #[tokio::test]
 async fn a_machine_without_its_supervisor_is_waited_for() {
     let (root, folder) = place();
