@@ -1,8 +1,9 @@
-//! Turns bindings into attestation documents: once at boot, then for sessions, with one call of the TEE at
-//! a time. Sessions that wait while it works share the next one, over a Merkle root of their bindings.
+//! Produces attestation documents for bindings: once at boot, then for sessions, with one TEE call at a time. Sessions that
+//! wait during a call share the next one, over a Merkle root of their bindings.
 //!
-//! Every limit is counted before the TEE is called: a bounded queue here, attempts per connection
-//! in [`crate::api`]; a request whose client has gone, or that waited too long, takes no part in a call.
+//! All limits apply before the TEE is called: a bounded queue here, attempts per connection in [`crate::api`]. Requests
+//! whose
+//! client has gone, or that waited too long, are left out of the call.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,48 +22,48 @@ use crate::gpu::gate::Proven;
 use crate::gpu::{Gate, GateError};
 use crate::tee::{Tee, TeeError, check_asked};
 
-/// Sessions that may wait for evidence at once: as many as one call serves.
+/// Sessions that may wait for evidence at once, equal to the number that one call serves.
 pub const QUEUE: usize = batch::MAX_LEAVES;
-/// How long a session waits for its evidence at most.
+/// How long a session waits for its evidence.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Why there is no document.
+/// Why there is no attestation document.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AttestError {
-    /// The TEE gave no evidence.
+    /// The TEE returned no evidence.
     #[error("cannot collect evidence")]
     Tee(#[source] Arc<TeeError>),
-    /// The GPUs gave no evidence, or none that counts.
+    /// The GPUs returned no evidence, or it did not verify.
     #[error("cannot collect evidence of the GPUs")]
     Gpus(#[source] GateError),
-    /// The launch measured another configuration than the host handed over.
+    /// The launch measured another configuration than the host sent.
     #[error("the host's configuration is not the one that the launch measured")]
     Configuration,
-    /// Longer than a verifier reads.
+    /// The document is longer than verifiers accept.
     #[error("attestation document of {found} bytes exceeds the limit of {limit}")]
     TooLong {
-        /// Bytes.
+        /// Length of the document in bytes.
         found: usize,
-        /// Limit.
+        /// Limit in bytes.
         limit: usize,
     },
-    /// More than a verifier fetches.
+    /// The collateral is larger than clients fetch.
     #[error(
         "the host's collateral has {found} bytes, more than the {MAX_PIECES_LEN} that clients fetch"
     )]
     Collateral {
-        /// Bytes.
+        /// Size of the collateral in bytes.
         found: usize,
     },
-    /// Too many sessions wait.
+    /// The queue of sessions is full.
     #[error("{QUEUE} sessions are waiting for evidence")]
     Busy,
-    /// It took too long.
+    /// The session missed its deadline.
     #[error("evidence took longer than {} s", DEADLINE.as_secs())]
     Late,
 }
 
-/// A boot document: proof that evidence over these keys exists. Only [`boot`] makes it.
+/// A boot document, which proves that evidence for the boot's keys exists. Only [`boot`] creates it.
 pub struct BootEvidence {
     leaf_spki_sha256: Hex32,
     document: Vec<u8>,
@@ -70,32 +71,32 @@ pub struct BootEvidence {
 }
 
 impl BootEvidence {
-    /// The leaf key that the evidence commits to.
+    /// Returns the SHA-256 of the leaf key's SubjectPublicKeyInfo, to which the evidence commits.
     pub fn leaf_spki_sha256(&self) -> Hex32 {
         self.leaf_spki_sha256
     }
 
-    /// Evidence of the CPU, without event log: what says whose endorsements are needed.
+    /// Returns the CPU evidence without its event log. It shows which collateral is needed.
     pub fn evidence(&self) -> &Evidence {
         &self.evidence
     }
 
-    /// The document's JSON, for the certificate.
+    /// Returns the document as JSON, for the certificate.
     pub fn document(&self) -> &[u8] {
         &self.document
     }
 }
 
-/// What every document of this boot says.
+/// Contents that all documents of this boot share.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// The bound claims.
+    /// Claims that the evidence binds.
     pub claims: Claims,
     /// Canonical bytes of the operator's configuration.
     pub config: Blob,
 }
 
-/// Collects evidence over the boot binding. Blocks.
+/// Collects evidence for the boot binding. Blocks.
 pub fn boot(tee: &dyn Tee, identity: &Identity) -> Result<BootEvidence, AttestError> {
     let data = binding::report_data(&binding::boot(&identity.claims));
     let wrap = |error| AttestError::Tee(Arc::new(error));
@@ -104,7 +105,7 @@ pub fn boot(tee: &dyn Tee, identity: &Identity) -> Result<BootEvidence, AttestEr
         return Err(AttestError::Configuration);
     }
     if let Evidence::Tdx { event_log, .. } = &mut evidence {
-        // The certificate must stay small; the session's document carries the log.
+        // Keeps the certificate small; session documents contain the log.
         *event_log = Blob::default();
     }
     let document = document(identity, Kind::Boot, evidence);
@@ -115,12 +116,12 @@ pub fn boot(tee: &dyn Tee, identity: &Identity) -> Result<BootEvidence, AttestEr
     })
 }
 
-/// The nonce with which GPUs are asked at boot, before the claims can name their keys.
+/// Returns the nonce for the GPUs at boot, when the claims cannot contain the GPUs' keys yet.
 pub fn boot_gpu_nonce(claims: &Claims) -> Hex32 {
     binding::gpu_nonce(&binding::boot(claims))
 }
 
-/// The queue in front of the TEE, and of the GPUs.
+/// Queue of sessions in front of the TEE and the GPUs. Clones share the queue.
 #[derive(Clone)]
 pub struct Attester {
     queue: mpsc::Sender<Job>,
@@ -128,12 +129,12 @@ pub struct Attester {
     gpus: Option<Arc<Gate>>,
 }
 
-/// What a session is answered with.
+/// Answer to a session's attestation request.
 #[derive(Clone, Debug)]
 pub struct Shown {
-    /// The document in JSON, which names its collateral.
+    /// The document as JSON, which names its collateral by digest.
     pub document: Vec<u8>,
-    /// What it names, until the client asks for it.
+    /// The named collateral, sent when the client requests it.
     pub collateral: Arc<Pieces>,
 }
 
@@ -144,7 +145,7 @@ struct Job {
 }
 
 impl Attester {
-    /// Starts the one task that calls the TEE, on a machine without GPUs.
+    /// Starts the task that calls the TEE, on a machine without GPUs.
     pub fn start(
         tee: Arc<dyn Tee>,
         identity: Identity,
@@ -153,7 +154,7 @@ impl Attester {
         Self::with_gpus(tee, None, identity, collateral)
     }
 
-    /// The same, with GPUs that every session's document shows.
+    /// Starts the task that calls the TEE and, if there are any, the GPUs. Every session's document includes their evidence.
     pub fn with_gpus(
         tee: Arc<dyn Tee>,
         gpus: Option<Arc<Gate>>,
@@ -179,8 +180,9 @@ impl Attester {
                     sessions((&*tee, gpus.as_deref()), identity, &fresh, stapled)
                 })
                 .await;
-                // Clients may be gone. No panic reaches this line in the appliance: it ends the machine, and the
-                // host hears one constant. Where a panic unwinds instead, the answers are dropped, and late.
+                // Clients may be gone. In the appliance a panic ends the machine and never reaches this line. Where panics
+                // unwind, the
+                // answers are dropped and sessions end with `Late`.
                 for (answer, made) in answers.into_iter().zip(made.into_iter().flatten()) {
                     let _ = answer.send(made);
                 }
@@ -193,22 +195,22 @@ impl Attester {
         }
     }
 
-    /// The GPUs that documents show.
+    /// Returns the GPUs whose evidence the documents include.
     pub fn gpus(&self) -> Option<&Arc<Gate>> {
         self.gpus.as_ref()
     }
 
-    /// The digest of the model that every document names.
+    /// Returns the model digest of every document.
     pub fn model_digest(&self) -> Hex32 {
         self.model_digest
     }
 
-    /// How many sessions wait for the next call.
+    /// Returns the number of sessions that wait for the next call.
     pub fn waiting(&self) -> usize {
         self.queue.max_capacity() - self.queue.capacity()
     }
 
-    /// The document of one session.
+    /// Returns the document of one session.
     pub async fn session(&self, fresh: Freshness) -> Result<Shown, AttestError> {
         let until = Instant::now() + DEADLINE;
         let (answer, made) = oneshot::channel();
@@ -226,7 +228,7 @@ impl Attester {
     }
 }
 
-/// `first` and those that wait behind it, up to a full batch, without those that nobody waits for any more.
+/// Returns `first` and waiting jobs, up to a full batch, without those whose client has gone or whose deadline passed.
 fn gather(first: Job, jobs: &mut mpsc::Receiver<Job>) -> Vec<Job> {
     let now = Instant::now();
     let behind = std::iter::from_fn(|| jobs.try_recv().ok());
@@ -238,7 +240,7 @@ fn gather(first: Job, jobs: &mut mpsc::Receiver<Job>) -> Vec<Job> {
         .collect()
 }
 
-/// One call for all, in their order. A failure is everybody's.
+/// Produces the documents of all sessions with one call, in order. A failure of the call applies to all sessions.
 fn sessions(
     sources: (&dyn Tee, Option<&Gate>),
     identity: Identity,
@@ -249,14 +251,14 @@ fn sessions(
         .unwrap_or_else(|error| fresh.iter().map(|_| Err(error.clone())).collect())
 }
 
-/// First the GPUs are asked, then the TEE, whose evidence commits to theirs.
+/// Collects GPU evidence first and then CPU evidence, which commits to the GPU evidence.
 fn collect(
     (tee, gpus): (&dyn Tee, Option<&Gate>),
     mut identity: Identity,
     fresh: &[Freshness],
     collateral: Option<Collateral>,
 ) -> Result<Vec<Result<Shown, AttestError>>, AttestError> {
-    // What GPUs are asked with does not hold their answer.
+    // The nonce for the GPUs cannot depend on their answer.
     identity.claims.gpu_section_digest = Hex32::ZERO;
     let mut shared = share(&identity.claims, fresh)?;
     let mut paths = Vec::new();
@@ -304,13 +306,13 @@ fn collect(
     Ok(fresh.iter().zip(shared.places).map(own).collect())
 }
 
-/// One to a full batch share, as gathered: there is always something.
+/// Combines the sessions' bindings. Fails only for an empty or oversized batch, which never gets here.
 fn share(claims: &Claims, fresh: &[Freshness]) -> Result<Shared, AttestError> {
     let own = |fresh| binding::session(claims, fresh);
     batch::share(&fresh.iter().map(own).collect::<Vec<_>>()).ok_or(AttestError::Busy)
 }
 
-/// A document without a nonce.
+/// Returns a document with a zero nonce and without collateral.
 fn document(identity: &Identity, kind: Kind, evidence: Evidence) -> Document {
     Document {
         version: DOCUMENT_VERSION,

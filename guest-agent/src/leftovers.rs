@@ -1,4 +1,4 @@
-//! What is in the agent's memory after a conversation: nothing of it, whichever library read or wrote it.
+//! Shows that a conversation leaves no text in the agent's memory, whichever library read or wrote it.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -10,11 +10,11 @@ use cocoon_guest_agent::api::Limits;
 use common::client::read;
 use common::{Client, FakeEngine, machine};
 
-/// Bytes of the text, and of the pieces of it that are looked for: so many are nowhere by chance.
+/// Length in bytes of the secret text, and of the pieces that are searched for, which are too long to match by chance.
 const WHOLE: usize = 96;
 const PIECE: usize = 16;
 
-/// A letter of the text, which is nowhere but where it was put: neither this program nor the search has it in one piece.
+/// Returns one letter of the secret. Letters are computed, so that neither the program nor the search contains the text.
 fn letter(at: usize) -> u8 {
     let at = u8::try_from(at).unwrap();
     b'a' + at.wrapping_mul(151).wrapping_add(7).rotate_left(3) % 26
@@ -24,7 +24,7 @@ fn secret() -> String {
     (0..WHOLE).map(|at| char::from(letter(at))).collect()
 }
 
-/// How many pieces of it are in what this process can write to.
+/// Counts the pieces of the secret in this process's writable memory.
 fn found() -> usize {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     let memory = File::open("/proc/self/mem").unwrap();
@@ -35,7 +35,7 @@ fn found() -> usize {
         let (from, to) = range.split_once('-').unwrap();
         let parse = |text| u64::from_str_radix(text, 16).unwrap();
         for at in (parse(from)..parse(to)).step_by(page.len()) {
-            // A mapping may be gone by now, or be one that cannot be read.
+            // The mapping may be gone by now or may not be readable.
             if memory.read_exact_at(&mut page, at).is_ok() {
                 count += page.windows(PIECE).filter(|bytes| is_piece(bytes)).count();
             }
@@ -62,7 +62,7 @@ fn a_conversation_leaves_nothing_in_memory() {
     runtime.block_on(async {
         let machine = machine(FakeEngine::new().0, 1, Limits::default()).await;
         let mut client = Client::attested(machine.address).await;
-        // With an escape: its reader has a buffer of its own.
+        // The escape sequence makes the JSON reader use a buffer of its own.
         let prompt = format!("\\n{}", secret());
         for extra in ["", ",\"stream\":true"] {
             let answer = client.chat(&prompt, extra).await;
@@ -71,7 +71,7 @@ fn a_conversation_leaves_nothing_in_memory() {
         drop((client, prompt));
         machine.drain.send_replace(true);
         machine.server.await.unwrap();
-        // Its buffers are as large as they will ever be, and stay for as long as it lives.
+        // The engine's buffers have reached their full size and live as long as the engine.
         assert!(machine.engine.model().is_some(), "the engine lives");
         assert_eq!(found(), 0, "while the engine lives");
     });

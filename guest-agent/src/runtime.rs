@@ -1,20 +1,20 @@
-//! The runtime volume of an image with GPUs: the engine, the collector and the libraries of both, which are dynamic, as
-//! NVIDIA's are. The measured command line names it: `cocoon.runtime=ROOT:SALT:DATA_BLOCKS`.
+//! The runtime volume of an image with GPUs: the engine, the collector and their libraries. Both programs are dynamically
+//! linked, because NVIDIA's libraries are. The measured command line names it: `cocoon.runtime=ROOT:SALT:DATA_BLOCKS`.
 //!
-//! It is read into memory and sealed like the model. Programs of it can be executed and not read, so that nobody who runs
-//! one can have its memory dumped; libraries are read alone.
+//! It is read into memory and sealed like the model. The engine and the collector can be executed but not read, so that the
+//! user who runs them cannot dump their memory. Libraries can only be read.
 
 use std::path::{Path, PathBuf};
 
 use crate::volume::{self, Verity, Volume, VolumeError};
 
-/// Token of the command line.
+/// Name of the command line token.
 const TOKEN: &str = "cocoon.runtime=";
-/// Where the files are: the programs name their loader below it.
+/// Folder of the volume's files, which the programs' loader path names.
 pub const FOLDER: &str = "/runtime";
 const ENGINE: &str = "engine";
 const COLLECTOR: &str = "cocoon-gpu";
-/// What the programs are linked to is found by this alone: the guest has no other place for libraries.
+/// Environment variable with which programs find their libraries: the guest has no other place for libraries.
 pub const LIBRARIES: (&str, &str) = ("LD_LIBRARY_PATH", FOLDER);
 
 static VOLUME: Volume = Volume {
@@ -28,42 +28,42 @@ static VOLUME: Volume = Volume {
     ],
 };
 
-/// Why there is no runtime.
+/// Why the runtime volume could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
-    /// No token.
+    /// The token is missing.
     #[error(
         "kernel command line: cocoon.runtime= is missing, and this image has its programs there"
     )]
     Missing,
-    /// Two tokens.
+    /// The token occurs more than once.
     #[error("kernel command line: cocoon.runtime= stands more than once")]
     Repeated,
-    /// Not of the form.
+    /// The token's value is malformed.
     #[error("kernel command line: cocoon.runtime= is not ROOT:SALT:DATA_BLOCKS")]
     Malformed,
-    /// The volume.
+    /// The volume failed to load.
     #[error(transparent)]
     Volume(#[from] VolumeError),
 }
 
-/// Proof that every byte under [`FOLDER`] went through dm-verity and that the disk is detached.
+/// Proof that every byte below [`FOLDER`] was verified by dm-verity and that the disk is detached.
 #[derive(Debug)]
 pub struct Runtime(());
 
 impl Runtime {
-    /// The inference worker.
+    /// Returns the path of the engine.
     pub fn engine(&self) -> PathBuf {
         Path::new(FOLDER).join(ENGINE)
     }
 
-    /// The process that holds the GPUs.
+    /// Returns the path of the collector, the process that holds the GPUs.
     pub fn collector(&self) -> PathBuf {
         Path::new(FOLDER).join(COLLECTOR)
     }
 }
 
-/// Reads the volume that a whole command line names. `progress` hears bytes done and bytes in all.
+/// Reads the volume that the kernel command line names. `progress` receives the bytes read and the total.
 ///
 /// # Errors
 /// [`RuntimeError`].

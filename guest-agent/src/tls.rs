@@ -1,4 +1,4 @@
-//! The attested TLS listener: TLS 1.3 only, no tickets, no resumption, no early data.
+//! The attested TLS listener: TLS 1.3 only, without tickets, resumption or early data.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,33 +17,33 @@ use crate::attester::BootEvidence;
 use crate::certificate;
 use crate::keys::{KeyError, Keys};
 
-/// Why the listener did not open.
+/// Why the listener could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// The evidence commits to another key than the certificate would hold.
+    /// The evidence commits to another TLS key than that of the certificate.
     #[error("boot evidence commits to another TLS key")]
     OtherKey,
-    /// A key does not encode.
+    /// A key could not be encoded.
     #[error("cannot hand the leaf key to the TLS library")]
     Key(#[from] KeyError),
-    /// The certificate does not encode.
+    /// The certificate could not be encoded.
     #[error("cannot assemble the leaf certificate: {0}")]
     Certificate(x509_cert::der::Error),
-    /// The TLS library refused.
+    /// The TLS library rejected the configuration.
     #[error("cannot configure TLS")]
     Configure(#[from] rustls::Error),
-    /// The port is taken or the address is not ours.
+    /// The port is in use, or the address is not one of this machine.
     #[error("cannot listen on {address}")]
     Listen {
-        /// Where.
+        /// Address of the listener.
         address: SocketAddr,
-        /// Why.
+        /// Cause.
         #[source]
         source: io::Error,
     },
 }
 
-/// An open port whose certificate carries evidence over its own key. There is no other way to serve.
+/// An open port whose certificate carries evidence for its own key. There is no other way to serve.
 pub struct AttestedListener {
     pub(crate) tcp: TcpListener,
     pub(crate) tls: TlsAcceptor,
@@ -66,7 +66,7 @@ impl AttestedListener {
         })
     }
 
-    /// The address, for tests that let the kernel choose a port.
+    /// Returns the listener's address, for tests that let the kernel choose a port.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
         self.tcp.local_addr()
     }
@@ -79,7 +79,7 @@ fn server_config(keys: &Keys, boot: &BootEvidence) -> Result<ServerConfig, TlsEr
     let certificate =
         certificate::self_signed(keys, boot.document()).map_err(TlsError::Certificate)?;
     let mut provider = rustls_graviola::default_provider();
-    // Prompts are worth recording today and opening in twenty years: the hybrid group goes first.
+    // The post-quantum hybrid group comes first: prompts recorded today could otherwise be decrypted in twenty years.
     provider
         .kx_groups
         .sort_by_key(|group| group.name() != NamedGroup::X25519MLKEM768);
@@ -95,14 +95,13 @@ fn server_config(keys: &Keys, boot: &BootEvidence) -> Result<ServerConfig, TlsEr
     let key = provider
         .key_provider
         .load_private_key(PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(der.to_vec())))?;
-    // Not `with_single_cert`: it reads the certificate, and rightly stumbles over a critical
-    // extension that only our verifier knows.
+    // Not `with_single_cert`, which parses the certificate and rejects the critical extension that only our verifier knows.
     let certified = CertifiedKey::new(vec![CertificateDer::from(certificate)], key);
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&TLS13])?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
-    // A resumed session would have no evidence of its own.
+    // A resumed session would carry no evidence of its own.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;

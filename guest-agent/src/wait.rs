@@ -1,15 +1,14 @@
-//! Waiting for what the kernel brings about a moment later: device nodes, ports, interfaces, the end of a child.
+//! Waits for what the kernel completes a moment later: device nodes, ports, interfaces, the end of a child process.
 //!
-//! There is no event to wait on without a socket of its own for each kind, and each of these comes once in a boot.
+//! It polls, because events would need a different socket for each kind, and each kind occurs once per boot.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often it is looked.
+/// Polling interval.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// What `look` finds, as soon as it finds something; `None` when it has found nothing for as long as `patience`. It
-/// looks at least once.
+/// Calls `look` until it returns something or `patience` has passed. Calls it at least once.
 pub fn until<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + patience;
     loop {

@@ -1,4 +1,4 @@
-//! The inner half of the jail: an empty root, no rights, few system calls, then the engine.
+//! Inner half of the jail: sets up an empty root, drops privileges, installs the system call filter and executes the engine.
 
 use std::convert::Infallible;
 use std::fs::{self, File};
@@ -19,13 +19,14 @@ use nix::unistd::{self, Gid, Uid};
 use super::{Cell, JailError, NOBODY, gpus, seccomp};
 use crate::{runtime, sys};
 
-/// Where the new root is put together; exists in the new mount namespace only.
+/// Where the new root is assembled. Exists only in the new mount namespace.
 const STAGE: &str = "/.engine-root";
 
-/// The kernel's generator: in a static executable, libraries do not find the system call's wrapper and open these.
+/// Devices of the kernel's random generator. In a static executable, libraries do not find the wrapper of the getrandom
+/// system call and open these devices instead.
 const DEVICES: [&str; 2] = ["random", "urandom"];
 
-/// Limits of the engine. Each is inherited by everything it could start, which is nothing.
+/// Resource limits of the engine.
 const RLIMITS: [(Resource, u64, &str); 4] = [
     (Resource::RLIMIT_CORE, 0, "a core file would hold prompts"),
     (
@@ -45,11 +46,11 @@ const RLIMITS: [(Resource, u64, &str); 4] = [
     ),
 ];
 
-/// Threads of an engine on few processors.
+/// Limit on threads for an engine on few processors.
 const LEAST_THREADS: u64 = 512;
 
-/// As many as the engine's pools have on so many processors, and some that wait: its library, that library's arithmetic, its
-/// attention and the worker's own pool have a thread for each.
+/// Returns the limit on threads for this number of processors. The engine's library, the library's arithmetic, its attention
+/// and the worker's own pool have one thread per processor each. The rest is for threads that wait.
 fn threads(processors: usize) -> u64 {
     let processors = u64::try_from(processors).unwrap_or(u64::MAX);
     let pools = processors.saturating_mul(5).saturating_add(128);
@@ -89,17 +90,17 @@ pub(super) fn enter(cell: &Cell) -> Result<Infallible, JailError> {
     })
 }
 
-/// The engine's whole environment.
+/// Returns the complete environment of the engine.
 fn environment(cell: &Cell) -> [(&'static str, String); 2] {
     [
-        // The arithmetic's thread pools read nothing else: there is no /proc to count processors in.
+        // Thread pools of the arithmetic read this variable, because there is no /proc to count processors in.
         ("RAYON_NUM_THREADS", cell.threads.to_string()),
-        // The library looks for a cache below a home folder and panics without one; the root is read-only.
+        // The library looks for a cache in the home folder and panics without one. The root is read-only.
         ("HOME", "/".to_owned()),
     ]
 }
 
-/// Leaves descriptors 0 to 2 on `/dev/null` and the socket pair, which came as 0, on 3.
+/// Points descriptors 0 to 2 to `/dev/null` and moves the socket pair from 0 to 3.
 fn descriptors() -> Result<(), JailError> {
     file("close descriptors", sys::close_from(3))?;
     let moved = system(
@@ -121,11 +122,11 @@ fn descriptors() -> Result<(), JailError> {
     system("redirect errors", unistd::dup2_stderr(&null))
 }
 
-/// Replaces the root by an empty one with the engine and the model.
+/// Replaces the root by one that contains only what the engine may use.
 fn root(cell: &Cell) -> Result<(), JailError> {
     let none = None::<&str>;
     let plain = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    // Nothing that happens here may travel back to the agent's mounts.
+    // Keeps these mounts from propagating to the agent's namespace.
     system(
         "make mounts private",
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none),
@@ -164,7 +165,7 @@ fn root(cell: &Cell) -> Result<(), JailError> {
         let runtime = cell.engine.parent().ok_or(JailError::Usage)?;
         gpus::lend(stage, runtime)?;
     }
-    // Nobody, not even its owner, may add a file.
+    // Prevents every user, including the owner, from adding files.
     file(
         "open the root",
         fs::set_permissions(stage, fs::Permissions::from_mode(0o555)),
@@ -175,7 +176,7 @@ fn root(cell: &Cell) -> Result<(), JailError> {
         mount(none, stage, none, sealed, Some("size=64k")),
     )?;
 
-    // As switch_root does: the initial root cannot be pivoted away, so the new one is moved over it.
+    // Like switch_root: the initial root cannot be pivoted, so the new one is moved over it.
     system("enter the new root", unistd::chdir(stage))?;
     system(
         "move the new root",
@@ -203,11 +204,11 @@ fn rights() -> Result<(), JailError> {
     let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
     system("leave groups", unistd::setgroups(&[]))?;
     system("change group", unistd::setresgid(group, group, group))?;
-    // From root to another user: the kernel drops every capability.
+    // The kernel drops all capabilities when root becomes another user.
     system("change user", unistd::setresuid(user, user, user))?;
     system("forbid new privileges", prctl::set_no_new_privs())?;
     system("forbid dumps", prctl::set_dumpable(false))?;
-    // After the change of user, which clears it.
+    // Set after the change of user, which clears it.
     system("die with the jail", prctl::set_pdeathsig(Signal::SIGKILL))
 }
 
@@ -229,7 +230,7 @@ mod tests {
     #[test]
     fn every_pool_has_a_thread_for_each_processor() {
         assert_eq!(threads(2), 512);
-        // As many processors as a host may give.
+        // Processor counts up to the largest that a host may give.
         for processors in [76, 127, 128, 255] {
             let pools = 4 * processors as u64;
             assert!(threads(processors) > pools + 100, "{processors}");

@@ -1,9 +1,9 @@
-//! What an engine gets besides where it computes on GPUs: its programs' libraries, device files, and what NVIDIA's library
-//! looks at and writes to.
+//! What an engine with GPUs gets in addition: its libraries, device files, and the files that NVIDIA's library reads and
+//! writes.
 //!
-//! **Nothing of this has run against a GPU.** What the library wants is known from its own imports and strings (550.163.01)
-//! and from what others met who confine it; whatever else it should ask for is refused, not punished (see
-//! [`seccomp`](super::seccomp)). The jail's tests do the same in a program of their own.
+//! **None of this has run against a GPU.** The library's needs are known from its imports and strings (550.163.01) and from
+//! the experience of others who confine it. Other system calls fail but do not kill the engine (see
+//! [`seccomp`](super::seccomp)). The jail's tests make the same calls from a program of their own.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -14,33 +14,33 @@ use super::cell::{bind, file, system};
 use super::{JailError, NOBODY};
 use crate::runtime;
 
-/// Descriptors: the library keeps dozens for each GPU.
+/// Limit on descriptors: the library keeps dozens for each GPU.
 pub(super) const DESCRIPTORS: u64 = 1024;
 
-/// Longest file in bytes, which here is memory with a descriptor: the library ends by a signal where it may make none, and
-/// the engine may have as much memory without.
+/// Largest file size in bytes. Here files are memory with a descriptor. A limit of zero would kill the library with SIGXFSZ,
+/// and the engine may use as much memory without files.
 pub(super) const LONGEST_FILE: u64 = 1 << 30;
 
-/// Bytes of shared memory, by name.
+/// Size of `/dev/shm` in bytes.
 const SHARED: u64 = 64 << 20;
 
-/// Who may put what into shared memory: the engine, until it ends.
+/// Returns mount options of `/dev/shm`, which only the engine can use.
 fn shared_memory() -> String {
     format!("size={SHARED},nr_inodes=1k,mode=0700,uid={NOBODY},gid={NOBODY}")
 }
 
-/// Whether files without a name can be executed; of this PID namespace. 1: not unless whoever makes one says so, which the
-/// filter refuses.
+/// Setting of the PID namespace for executing memfd files. With 1 they are executable only if created with MFD_EXEC, which
+/// the filter refuses.
 const NAMELESS: &str = "/proc/sys/vm/memfd_noexec";
 
-/// Its environment besides that of other engines.
+/// Additional environment of an engine with GPUs.
 pub(super) const ENVIRONMENT: &[(&str, &str)] = &[
     runtime::LIBRARIES,
-    // Machine code that one engine compiled is not there for the next: it could be another one's work.
+    // An engine must not run machine code that an earlier, possibly compromised engine left in the cache.
     ("CUDA_CACHE_DISABLE", "1"),
 ];
 
-/// Puts it all below `stage`, the root to be, with the folder `runtime` as [`runtime::FOLDER`].
+/// Adds everything below `stage`, the future root. The folder `runtime` becomes [`runtime::FOLDER`].
 pub(super) fn lend(stage: &Path, runtime: &Path) -> Result<(), JailError> {
     let inert = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let place = |name: &str| {
@@ -54,15 +54,15 @@ pub(super) fn lend(stage: &Path, runtime: &Path) -> Result<(), JailError> {
         MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
     )?;
     file("forbid programs without a name", fs::write(NAMELESS, "1"))?;
-    // Of this PID namespace: it shows the engine alone, and the driver's facts. It is writable, for the library names its
-    // threads there and owns nothing else of it. What is the machine's is sealed besides.
+    // This /proc shows only the engine's PID namespace and the driver's files. It is writable because the library names its
+    // threads there. /proc/sys, which affects the machine, is made read-only below.
     let proc = place("/proc")?;
     system(
         "mount its processes",
         mount(Some("proc"), &proc, Some("proc"), inert, None::<&str>),
     )?;
     bind(&proc.join("sys"), &proc.join("sys"), inert)?;
-    // Without what is mounted below it.
+    // Not recursive: file systems mounted below /sys stay out.
     bind(Path::new("/sys"), &place("/sys")?, inert)?;
     let options = shared_memory();
     system(
@@ -88,7 +88,7 @@ pub(super) fn lend(stage: &Path, runtime: &Path) -> Result<(), JailError> {
     Ok(())
 }
 
-/// Read-write, unlike everything else.
+/// Binds a device read-write, unlike all other mounts.
 fn lend_device(device: &Path, place: &Path) -> Result<(), JailError> {
     let none = None::<&str>;
     system(
@@ -102,8 +102,8 @@ fn lend_device(device: &Path, place: &Path) -> Result<(), JailError> {
     )
 }
 
-/// The driver's control node, managed memory, and the GPUs. The second file of managed memory is there where somebody has made
-/// it: the agent does not, since R550 opens it for debuggers alone; later drivers do not work without.
+/// Returns whether the engine gets this device: the driver's control device, managed memory, and GPUs. The agent does not
+/// create `nvidia-uvm-tools`, because R550 opens it only for debuggers. Later drivers do not work without it.
 fn is_lent(name: &str) -> bool {
     let number = name.strip_prefix("nvidia");
     let gpu = number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));

@@ -1,14 +1,14 @@
-//! The engine's jail. The agent executes itself again for it, so that namespaces and filters are
-//! set up in fresh single-threaded processes and no code runs between a fork and an exec.
+//! The engine's jail. The agent executes itself again to build it, so that namespaces and filters are set up in fresh,
+//! single-threaded processes and no code runs between fork and exec.
 //!
 //! ```text
 //! agent (PID 1) ── engine-jail: new PID, mount, network, IPC and UTS namespaces; waits
 //!                     └─ engine-cell (PID 1 inside): empty root, uid 65534, limits, seccomp ─▶ engine
 //! ```
 //!
-//! What is left to the engine: its own file, the model read-only, the kernel's random devices, the socket pair on
-//! descriptor 3. With real GPUs it also gets what NVIDIA's library wants, in [`gpus`], and its file is one of a folder of
-//! programs and libraries, the runtime volume.
+//! The engine keeps its own executable, the read-only model, the kernel's random devices, and the socket pair on
+//! descriptor 3. With real GPUs it also gets what NVIDIA's library needs (see [`gpus`]), and its executable is part of the
+//! runtime volume, a folder of programs and libraries.
 
 mod cell;
 mod gpus;
@@ -30,62 +30,62 @@ pub const OUTER: &str = "engine-jail";
 /// First argument of the inner helper.
 pub const INNER: &str = "engine-cell";
 
-/// User and group of the engine: nobody, who owns no file; its group may use the GPUs' device files.
+/// User and group of the engine. They own no file; the group may use the GPUs' device files.
 pub(crate) const NOBODY: u32 = 65534;
 
-/// What a helper is told on its command line, by the agent only.
+/// Arguments of a helper, which only the agent passes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cell {
-    /// The engine's file outside.
+    /// Path of the engine's executable outside the jail.
     pub engine: PathBuf,
-    /// The model's folder outside.
+    /// Path of the model's folder outside the jail.
     pub model: PathBuf,
     /// Identifier of the model.
     pub model_id: String,
-    /// Threads to compute with.
+    /// Number of threads for computation.
     pub threads: usize,
-    /// Whether it computes on GPUs: then its file is one of the runtime volume, and the whole folder is in its root.
+    /// Whether the engine uses GPUs. Its executable is then on the runtime volume, all of which is in its root.
     pub gpus: bool,
 }
 
-/// The last argument of an engine with GPUs, and without.
+/// Last argument of the helpers, with and without GPUs.
 const GPUS: [&str; 2] = ["gpus", "no-gpus"];
 
-/// Why there is no jail. Its text goes nowhere but to an exit status in the appliance, and to a
-/// person's terminal in tests.
+/// Why the jail could not be built. The text is discarded in the appliance, where only the exit status and the failure
+/// message to the agent remain. Tests show it on a terminal.
 #[derive(Debug, thiserror::Error)]
 pub enum JailError {
-    /// The command line is not the agent's.
+    /// The arguments are not those that the agent passes.
     #[error("usage: ENGINE MODEL-DIR MODEL-ID THREADS gpus|no-gpus")]
     Usage,
     /// A system call failed.
     #[error("jail: cannot {operation}")]
     System {
-        /// What.
+        /// Failed operation.
         operation: &'static str,
-        /// Why.
+        /// Cause.
         #[source]
         source: Errno,
     },
     /// A file operation failed.
     #[error("jail: cannot {operation}")]
     File {
-        /// What.
+        /// Failed operation.
         operation: &'static str,
-        /// Why.
+        /// Cause.
         #[source]
         source: std::io::Error,
     },
-    /// The filter does not compile or load.
+    /// The system call filter could not be installed.
     #[error("jail: cannot install the system call filter")]
     Filter(#[from] seccompiler::Error),
-    /// The filter's rules are wrong.
+    /// The system call filter could not be built.
     #[error("jail: cannot build the system call filter")]
     Rules(#[from] seccompiler::BackendError),
 }
 
 impl JailError {
-    /// The system's number for the reason.
+    /// Returns the error number of the operating system, if there is one.
     fn number(&self) -> Option<i32> {
         match self {
             Self::System { source, .. } => Some(*source as i32),
@@ -96,7 +96,7 @@ impl JailError {
 }
 
 impl Cell {
-    /// Arguments behind the helper's name.
+    /// Returns the helper's arguments after its name.
     pub fn to_args(&self) -> [std::ffi::OsString; 5] {
         let threads = self.threads.to_string();
         [
@@ -108,7 +108,7 @@ impl Cell {
         ]
     }
 
-    /// The inverse.
+    /// Parses the arguments that [`Cell::to_args`] returns.
     pub fn from_args(
         mut args: impl Iterator<Item = std::ffi::OsString>,
     ) -> Result<Self, JailError> {
@@ -129,7 +129,7 @@ impl Cell {
     }
 }
 
-/// The outer helper: namespaces, then the inner one, then waiting. Returns the exit status.
+/// Runs the outer helper: creates the namespaces, starts the inner helper, and returns its exit status.
 pub fn outer(cell: &Cell) -> Result<i32, JailError> {
     let flags = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
@@ -140,7 +140,7 @@ pub fn outer(cell: &Cell) -> Result<i32, JailError> {
         operation: "unshare namespaces",
         source,
     })?;
-    // The next child is the first process of the new PID namespace: with it everything inside ends.
+    // The child is PID 1 of the new PID namespace: when it ends, the kernel kills everything inside.
     let status = Command::new("/proc/self/exe")
         .arg(INNER)
         .args(cell.to_args())
@@ -156,7 +156,8 @@ pub fn outer(cell: &Cell) -> Result<i32, JailError> {
         .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
 }
 
-/// The inner helper: becomes the engine. Returns only on failure, of which it tells the agent in the engine's place.
+/// Runs the inner helper, which becomes the engine. Returns only on failure, after reporting it to the agent on the engine's
+/// socket.
 pub fn inner(cell: &Cell) -> JailError {
     let error = match cell::enter(cell) {
         Ok(never) => match never {},
@@ -175,7 +176,7 @@ fn tell(error: &JailError) {
     let Ok(frame) = encode(&FromEngine::Unable(failure), MAX_FROM_ENGINE) else {
         return;
     };
-    // The socket has come as 0 and is soon on its own number; on the other is nothing, or /dev/null.
+    // The socket starts as descriptor 0 and moves to ENGINE_FD. The other number is closed or /dev/null.
     for socket in [ENGINE_FD, 0] {
         if sys::write(socket, &frame).is_ok_and(|written| written > 0) {
             return;

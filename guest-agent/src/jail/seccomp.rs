@@ -1,7 +1,8 @@
-//! The system calls that the engine may make, each with its reason. Everything else kills it.
+//! System calls that the engine may make, each with its reason. Any other call kills an engine without GPUs and fails with
+//! EPERM in an engine with GPUs.
 //!
-//! Two filters are stacked, and the stricter verdict of the two counts: one answers "not
-//! implemented" to calls that libraries probe for, the other allows.
+//! Two filters are stacked, and the kernel applies the stricter result. One returns ENOSYS for calls that libraries only
+//! probe for, the other one allows calls.
 
 mod gpus;
 
@@ -23,7 +24,7 @@ type Masked = (u8, u64, u64);
 /// One allowed call.
 struct Allowed {
     call: libc::c_long,
-    /// Any of these suffices; empty: no condition.
+    /// Alternative conditions, one of which must hold. Empty if there is no condition.
     when: &'static [Masked],
     #[cfg_attr(
         not(test),
@@ -49,7 +50,7 @@ const PROT_EXEC: u64 = 4;
 const CLONE_THREAD: u64 = 0x1_0000;
 
 const ALLOWED: &[Allowed] = &[
-    // Becoming the engine.
+    // Starting the engine.
     any(
         libc::SYS_execve,
         "starts the engine itself; the root holds no other program, and no file can be added",
@@ -181,7 +182,7 @@ const ALLOWED: &[Allowed] = &[
         ],
         "is it a terminal (TCGETS, TIOCGWINSZ)? non-blocking socket (FIONBIO), close on execution (FIOCLEX)",
     ),
-    // Signals to itself.
+    // Signals to the engine itself.
     any(
         libc::SYS_rt_sigaction,
         "runtime: stack overflow and pipe handlers",
@@ -200,7 +201,7 @@ const ALLOWED: &[Allowed] = &[
         libc::SYS_restart_syscall,
         "the kernel's own continuation of a sleep",
     ),
-    // Time and facts. Under emulation the clock is a real call.
+    // Time and system facts. Under emulation, reading the clock is a real system call.
     any(libc::SYS_clock_gettime, "time"),
     any(libc::SYS_clock_getres, "time"),
     any(libc::SYS_gettimeofday, "time"),
@@ -216,7 +217,7 @@ const ALLOWED: &[Allowed] = &[
     any(libc::SYS_getegid, "libc: secure mode"),
 ];
 
-/// Calls that libraries probe and do without: answered with ENOSYS instead of death.
+/// Calls that libraries probe for and can do without. They fail with ENOSYS instead of killing the engine.
 const ABSENT: &[(libc::c_long, &str)] = &[
     (
         libc::SYS_clone3,
@@ -257,7 +258,7 @@ const ABSENT: &[(libc::c_long, &str)] = &[
     (libc::SYS_unlink, "temporary files that were never made"),
 ];
 
-/// Installs both filters for this thread and what it becomes, an engine with or without `gpus`.
+/// Installs both filters for the calling thread and the engine that it executes, with or without `gpus`.
 pub fn install(gpus: bool) -> Result<(), JailError> {
     for filter in filters(gpus)? {
         apply_filter(&filter)?;
@@ -265,9 +266,9 @@ pub fn install(gpus: bool) -> Result<(), JailError> {
     Ok(())
 }
 
-/// The filters in the order of installation.
+/// Returns the filters in the order of installation.
 fn filters(gpus: bool) -> Result<[BpfProgram; 2], seccompiler::BackendError> {
-    // What GPUs need is not absent where they are, but has conditions.
+    // With GPUs, calls listed in `WITH_GPUS` are not absent but conditional.
     let needed = |call| gpus && WITH_GPUS.iter().any(|allowed| allowed.call == call);
     let absent: Vec<_> = ABSENT
         .iter()
@@ -287,13 +288,13 @@ fn filters(gpus: bool) -> Result<[BpfProgram; 2], seccompiler::BackendError> {
         });
         let rules = rules.collect::<Result<Vec<_>, _>>()?;
         match allowed.entry(*call) {
-            // Without a condition it is allowed whatever else was said.
+            // An unconditional entry overrides conditional ones.
             Entry::Occupied(mut other) if rules.is_empty() => other.get_mut().clear(),
             Entry::Occupied(mut other) => other.get_mut().extend(rules),
             Entry::Vacant(place) => drop(place.insert(rules)),
         }
     }
-    // The other filter decides about these; here they only must not kill.
+    // The first filter answers these calls; the second one must not kill the engine for them.
     allowed.extend(absent.into_iter().map(|call| (call, Vec::new())));
     let otherwise = if gpus {
         SeccompAction::Errno(libc::EPERM.unsigned_abs())

@@ -1,17 +1,17 @@
-//! The system calls of an engine that computes on GPUs, besides those of any engine.
+//! System calls that an engine with GPUs may make in addition.
 
 use nix::libc;
 
 use super::{Allowed, any, when};
 
-/// Of arguments that are `int`: the kernel looks at no more.
+/// Mask for arguments of type `int`, of which the kernel reads only 32 bits.
 const LOW: u64 = 0xffff_ffff;
 const AF_UNIX: u64 = 1;
 const SO_PASSCRED: u64 = 16;
 const MFD_EXEC: u64 = 0x10;
 
-/// What NVIDIA's library does besides, read from the imports and strings of R550's `libcuda`. It was never seen under this
-/// filter: what is not listed is refused where GPUs are, and kills where there are none.
+/// Additional calls of NVIDIA's library, derived from the imports and strings of R550's `libcuda`. The library has not been
+/// run under this filter. With GPUs, calls that are not listed fail; without GPUs they kill the engine.
 pub(super) const WITH_GPUS: &[Allowed] = &[
     any(
         libc::SYS_mmap,
