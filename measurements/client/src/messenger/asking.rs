@@ -1,4 +1,4 @@
-//! Jobs done by verified appliances.
+//! Runs the jobs of the messenger on verified appliances.
 
 use cocoon_measurements::verdict::Verdict;
 use zeroize::Zeroizing;
@@ -16,55 +16,55 @@ use crate::wiped::push;
 
 /// Longest text, in bytes.
 pub const MAX_TEXT_LEN: usize = 1024 * 1024;
-/// Most drafts of one reply.
+/// Largest number of drafts of one reply.
 pub const MAX_DRAFTS: usize = 8;
-/// Longest results of one text, in bytes, all together.
+/// Largest total length of the results for one text, in bytes.
 const MAX_RESULT_LEN: usize = 8 * MAX_TEXT_LEN;
 
-/// Translates, summarizes and answers by way of verified appliances.
+/// Translates, summarises and answers messages with verified appliances.
 pub struct Messenger {
     upstreams: Upstreams,
     options: ChatOptions,
     context: u32,
 }
 
-/// What happens while a job is done.
+/// Progress of a job.
 #[derive(Clone, Copy)]
 pub enum Heard<'a> {
     /// A request is about to be sent.
     Asking(&'a Question<'a>),
-    /// More of the result.
+    /// More text of the result.
     Words(&'a str),
 }
 
-/// Why a job was not done, or not to its end. Never repeats a word of the text.
+/// Why a job was not done, or not completely. Never contains words of the text.
 #[derive(Debug, thiserror::Error)]
 pub enum MessengerError {
-    /// There is nothing but white space.
+    /// The text contains only white space.
     #[error("the text is empty")]
     Empty,
-    /// More than [`MAX_TEXT_LEN`].
+    /// The text is longer than [`MAX_TEXT_LEN`].
     #[error("the text has more than {MAX_TEXT_LEN} bytes: divide it")]
     TooLong,
-    /// None, or more than [`MAX_DRAFTS`].
+    /// The number of drafts is 0 or more than [`MAX_DRAFTS`].
     #[error("{0} drafts cannot be had: ask for 1 to {MAX_DRAFTS}")]
     Drafts(usize),
-    /// The context's length is not known.
+    /// The length of the model's context could not be found out.
     #[error(transparent)]
     Context(#[from] ContextError),
-    /// It cannot be done in parts.
+    /// The job cannot be done in parts.
     #[error(transparent)]
     Job(#[from] JobError),
-    /// A request was not answered.
+    /// A request got no answer.
     #[error(transparent)]
     Chat(#[from] ChatError),
-    /// More than [`MAX_RESULT_LEN`].
+    /// The results are longer than [`MAX_RESULT_LEN`].
     #[error("the answers exceed {MAX_RESULT_LEN} bytes")]
     ResultTooLong,
 }
 
 impl MessengerError {
-    /// Whether every appliance was refused for what it showed, rather than not reached.
+    /// Returns whether every appliance was refused for what it presented, rather than not reached.
     pub fn is_rejection(&self) -> bool {
         match self {
             MessengerError::Context(ContextError::Upstream(error)) => error.is_rejection(),
@@ -73,7 +73,7 @@ impl MessengerError {
         }
     }
 
-    /// The first appliance that was judged and refused, and its verdict.
+    /// Returns the first appliance that was refused by a verdict, and that verdict.
     pub fn verdict(&self) -> Option<(&Address, &Verdict)> {
         match self {
             MessengerError::Context(ContextError::Upstream(error)) => error.verdict(),
@@ -84,7 +84,7 @@ impl MessengerError {
 }
 
 impl Messenger {
-    /// Asks how long the model's context is.
+    /// Makes a messenger, and asks an appliance for the length of the model's context.
     pub async fn new(upstreams: Upstreams, options: ChatOptions) -> Result<Self, MessengerError> {
         let context = context::length(&upstreams, &options.model).await?;
         Ok(Self {
@@ -94,8 +94,8 @@ impl Messenger {
         })
     }
 
-    /// Does `task` with `text`, `drafts` times if it is a reply, and writes into `report` what came of it, whether or
-    /// not it comes to its end. `heard` gets the result as it arrives.
+    /// Does `task` for `text`, and makes `drafts` drafts if it is a reply. Writes the results into
+    /// `report`, also if it fails on the way. Calls `heard` with the result as it arrives.
     pub async fn run(
         &self,
         task: Task,
@@ -168,7 +168,7 @@ impl Messenger {
         let mut options = self.options.clone();
         let most = options.max_tokens.unwrap_or(u32::MAX);
         options.max_tokens = Some(most.min(question.most));
-        // Drafts differ under a seed, too, and are the same ones every time.
+        // Drafts must differ under a fixed seed, but be the same ones every time.
         let draft = i64::try_from(question.left).unwrap_or(0);
         options.seed = options.seed.map(|seed| seed.wrapping_add(draft));
         let request = question.task.request(&options, question.text);
@@ -199,7 +199,7 @@ impl Messenger {
     }
 }
 
-/// Adds to the last result.
+/// Appends to the last result.
 fn tell(
     report: &mut Report,
     words: &str,
@@ -216,7 +216,8 @@ fn tell(
     Ok(())
 }
 
-/// An answer without white space around it, as it arrives: models like to begin with some, and the text has its own.
+/// Trims white space around an answer as it arrives: models often begin with some, and the text has
+/// its own.
 #[derive(Default)]
 struct Trimmed {
     begun: bool,

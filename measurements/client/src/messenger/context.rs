@@ -1,4 +1,4 @@
-//! How long a model's context is: `GET /v1/models`.
+//! The length of a model's context, from `GET /v1/models`.
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -11,22 +11,22 @@ use crate::upstreams::{UpstreamError, Upstreams};
 /// Longest list of models that is read, in bytes.
 const MAX_LIST_LEN: usize = 64 * 1024;
 
-/// Why the length is not known.
+/// Why the length of the context could not be found out.
 #[derive(Debug, thiserror::Error)]
 pub enum ContextError {
     /// No verified appliance answered.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
-    /// The connection broke.
+    /// The connection broke during the response.
     #[error("the connection broke in the middle of the list of models")]
     Broken(#[source] hyper::Error),
     /// The appliance answered with an error.
     #[error("the appliance answers a question for its models with status {0}")]
     Refused(u16),
-    /// Something else than a list of models, or a longer one than [`MAX_LIST_LEN`].
+    /// The response is not a list of models, or is longer than [`MAX_LIST_LEN`].
     #[error("the appliance's list of models is not of this API")]
     Malformed,
-    /// Without the model, or without its context.
+    /// The list lacks the model or the length of its context.
     #[error("the appliance's list of models does not say how long the context of {0} is")]
     Missing(String),
 }
@@ -43,8 +43,8 @@ struct Model {
     context_length: Option<u32>,
 }
 
-/// Tokens of the context of `model`, as the appliance tells them. Too high a number costs refusals, and too low a one
-/// requests: nothing else depends on its honesty.
+/// Returns the length of the context of `model` in tokens, as the appliance states it. Nothing
+/// depends on its honesty: too high a number causes refusals, and too low a number more requests.
 pub(super) async fn length(upstreams: &Upstreams, model: &str) -> Result<u32, ContextError> {
     let response = upstreams
         .request(Method::GET, "/v1/models", Bytes::new())

@@ -1,4 +1,5 @@
-//! A text that is read as a whole: as it is when it fits, else as notes about its parts, and notes about those.
+//! Tasks that need a text as a whole: the text itself if it fits into the context, else notes about
+//! its parts, or notes about those notes.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -11,33 +12,36 @@ use super::task::Task;
 use super::tokens::estimate;
 use crate::wiped::push;
 
-/// What stands between notes, and between notes and what is kept word by word.
+/// Separates notes from each other and from text that is kept verbatim.
 const BETWEEN: &str = "\n\n";
 
-/// Summaries and replies. What it holds is wiped on drop.
+/// A job that makes a summary or replies. Its texts are wiped on drop.
 pub struct Digest {
     task: Task,
-    /// Answers still wanted.
+    /// Number of answers still to be made.
     left: usize,
-    /// Most tokens of the text that the task itself is asked about, and of a part that notes are taken of.
+    /// Largest number of tokens of the text in a request of the task itself, and of a part in a
+    /// request for notes.
     whole_limit: usize,
     part_limit: usize,
-    /// What may become notes, and what may not: the end of a thread, which a reply answers.
+    /// The text that may be replaced by notes, and the end of a thread that may not, because a
+    /// reply answers it.
     text: Zeroizing<String>,
     end: Zeroizing<String>,
-    /// Parts of the text without notes, and the notes of those before them.
+    /// Parts of the text for which there are no notes yet, and the notes on the parts before them.
     parts: VecDeque<Range<usize>>,
     notes: Zeroizing<String>,
     whole: Option<Zeroizing<String>>,
 }
 
 impl Digest {
-    /// A summary.
+    /// Makes a job for a summary.
     pub fn summary(task: Task, context: u32, text: &str) -> Result<Self, JobError> {
         Self::new(task, context, text, 1)
     }
 
-    /// So many drafts of a reply. Of a thread that is too long, the end stays as it is.
+    /// Makes a job for `drafts` drafts of a reply. If a thread is too long, its end is kept
+    /// verbatim.
     pub fn replies(task: Task, context: u32, text: &str, drafts: usize) -> Result<Self, JobError> {
         let mut digest = Self::new(task, context, text, drafts)?;
         if estimate(text) > digest.whole_limit {
@@ -47,7 +51,7 @@ impl Digest {
     }
 
     fn new(task: Task, context: u32, text: &str, left: usize) -> Result<Self, JobError> {
-        // A quarter is for the answer.
+        // A quarter of the room is left for the answer.
         let whole_limit = room(context, &task)? / 4 * 3;
         let part_limit = room(context, &Task::Notes)? / 4 * 3;
         Ok(Self {
@@ -63,9 +67,11 @@ impl Digest {
         })
     }
 
-    /// The last piece of `all`, of at most half of what fits, is not for notes; everything before it is.
+    /// Sets the end that is kept verbatim: the last piece of `all`, with at most half of the tokens
+    /// that fit. Everything before it may be replaced by notes.
     fn keep_end(&mut self, all: &str) {
-        // White space around it has no piece, and would leave nothing to be asked about.
+        // Surrounding white space belongs to no piece: if it alone exceeded the limit, there would
+        // be nothing to ask about.
         let all = all.trim();
         let pieces = ranges(all, 0..all.len(), self.whole_limit / 2);
         let end = pieces.back().map_or(0, |last| last.start);
@@ -73,7 +79,7 @@ impl Digest {
         self.end = Zeroizing::new(all[end..].to_owned());
     }
 
-    /// The whole text if it fits, or else the parts that notes must be taken of.
+    /// Assembles the whole text if it fits, or else divides it into parts for notes.
     fn prepare(&mut self) {
         if self.whole.is_some() || !self.parts.is_empty() {
             return;
@@ -88,7 +94,7 @@ impl Digest {
         }
     }
 
-    /// The notes take the text's place.
+    /// Replaces the text by its notes.
     fn condense(&mut self) -> Result<(), JobError> {
         let notes = std::mem::take(&mut self.notes);
         if estimate(&notes) >= estimate(&self.text) {
@@ -110,7 +116,7 @@ impl Job for Digest {
             return Next::Ask(Question {
                 task: &Task::Notes,
                 text,
-                // Shorter than the text, or there is no end of it.
+                // Notes must be shorter than the text, or condensing would never end.
                 most: tokens((estimate(text) / 4).max(MIN_PART)),
                 begins: false,
                 left: self.parts.len() - 1,
@@ -141,7 +147,7 @@ impl Job for Digest {
     fn exceeded(&mut self) -> Result<(), JobError> {
         if let Some(part) = self.parts.front().cloned() {
             self.part_limit = halved(self.part_limit, &self.text[part.clone()])?;
-            // The later ones are no better.
+            // Later parts were cut with the same limit.
             let rest = part.start..self.text.len();
             self.parts = ranges(&self.text, rest, self.part_limit);
             return Ok(());
@@ -156,7 +162,7 @@ impl Job for Digest {
     }
 }
 
-/// The pieces of a part of `text` that are for the model.
+/// Returns the ranges of the pieces in `part` of `text` that are for the model.
 fn ranges(text: &str, part: Range<usize>, limit: usize) -> VecDeque<Range<usize>> {
     let mut from = part.start;
     let mut found = VecDeque::new();

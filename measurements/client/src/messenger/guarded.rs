@@ -1,10 +1,11 @@
-//! What a cut must not go through: links, code.
+//! Ranges of a text that must not be cut: links and code.
 
 use std::ops::Range;
 
 use linkify::LinkFinder;
 
-/// Fenced code blocks of Markdown: whole lines, from one of backticks or tildes to one of as many, or to the end.
+/// Returns the fenced code blocks of Markdown: whole lines from an opening fence of backticks or
+/// tildes to a closing fence that is at least as long, or to the end of the text.
 pub fn fences(text: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut open: Option<(usize, char, usize)> = None;
@@ -13,7 +14,7 @@ pub fn fences(text: &str) -> Vec<Range<usize>> {
         let end = start + line.len();
         match (open, fence(line)) {
             (None, Some((mark, length, _))) => open = Some((start, mark, length)),
-            // A line that closes says nothing else.
+            // A closing fence has nothing after it.
             (Some((from, mark, length)), Some((other, count, bare)))
                 if mark == other && count >= length && bare =>
             {
@@ -28,18 +29,18 @@ pub fn fences(text: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// The sign of a fence, how often it stands there, and whether nothing follows.
+/// Returns the character of a fence, its length, and whether nothing follows on the line.
 fn fence(line: &str) -> Option<(char, usize, bool)> {
     let indented = line.trim_start_matches(' ');
     let mark = indented.chars().next().filter(|c| matches!(c, '`' | '~'))?;
     let after = indented.trim_start_matches(mark);
     let count = indented.len() - after.len();
-    // Three backticks with more of them on the same line are code inside a sentence.
+    // Backticks that are followed by others on the same line are inline code.
     let opens = count >= 3 && !(mark == '`' && after.contains('`'));
     (line.len() - indented.len() < 4 && opens).then_some((mark, count, after.trim().is_empty()))
 }
 
-/// Links, addresses of mail, and code between backticks on one line; in order, and apart from each other.
+/// Returns links, e-mail addresses and inline code on one line; sorted and without overlaps.
 pub(super) fn spans(text: &str) -> Vec<Range<usize>> {
     let links = LinkFinder::new();
     let mut found: Vec<_> = links
@@ -59,7 +60,7 @@ pub(super) fn spans(text: &str) -> Vec<Range<usize>> {
         }
     }
     found.sort_by_key(|range| range.start);
-    // A link inside of code is code.
+    // A link inside code is part of the code.
     found.dedup_by(|later, earlier| {
         let inside = later.start < earlier.end;
         if inside {
@@ -70,7 +71,8 @@ pub(super) fn spans(text: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// Whether a cut at `index` goes through one of `ranges`, which are in order and apart.
+/// Returns whether a cut at `index` goes through one of `ranges`, which are sorted and do not
+/// overlap.
 pub(super) fn cuts(ranges: &[Range<usize>], index: usize) -> bool {
     let before = ranges.partition_point(|range| range.start < index);
     before > 0 && index < ranges[before - 1].end
@@ -89,7 +91,7 @@ mod tests {
         let block = "```rust\nlet a = 1;\n\n~~~\n```\n";
         assert_eq!(found(&format!("see\n{block}\nand")), [block]);
         assert_eq!(found("~~~~\n~~~\n~~~~"), ["~~~~\n~~~\n~~~~"]);
-        // One without end goes to the end.
+        // A block without a closing fence goes to the end.
         assert_eq!(found("a\n  ```\nb\n"), ["  ```\nb\n"]);
         for none in [
             "",

@@ -1,69 +1,72 @@
-//! Work in several requests, without a network: what to ask next, and what came of it.
+//! Jobs that take several requests, without any network: which question to ask next, and what to do
+//! with its answer.
 
 use super::task::Task;
 use super::tokens::estimate;
 
-/// Tokens that a conversation's own marks take, more than any known template needs for two messages.
+/// Tokens of the chat template, more than any known template needs for two messages.
 const TEMPLATE: usize = 64;
-/// Fewest tokens of a part: below, nothing can be said about it.
+/// Smallest part, in tokens: a shorter one is not worth asking about.
 pub(super) const MIN_PART: usize = 16;
-/// Most tokens of a part: with all its escapes it fits into the largest request body.
+/// Largest part, in tokens: with all its escapes it fits into the largest request body.
 const MAX_PART: usize = 48 * 1024;
 
-/// Texts in, questions out, answers in, result out.
+/// A job as a sequence of questions and answers.
 pub trait Job {
-    /// What comes next. Until it was answered, the same question comes again.
+    /// Returns the next step. Returns the same question until it is answered.
     fn next(&mut self) -> Next<'_>;
 
-    /// The answer to the question, without white space around it.
+    /// Takes the answer to the question, without white space around it.
     fn answered(&mut self, answer: &str) -> Result<(), JobError>;
 
-    /// The question exceeds the model's context: smaller ones follow.
+    /// Reports that the question exceeds the model's context; smaller questions follow.
     fn exceeded(&mut self) -> Result<(), JobError>;
 }
 
 /// A step of a [`Job`].
 pub enum Next<'a> {
-    /// A part of the result that is not the model's: white space, a code block.
+    /// A part of the result that does not come from the model: white space or a code block.
     Kept(&'a str),
-    /// To be asked.
+    /// A question for the model.
     Ask(Question<'a>),
-    /// There is nothing more.
+    /// The job is done.
     Done,
 }
 
-/// What one request asks.
+/// The question of one request.
 #[derive(Clone, Copy)]
 pub struct Question<'a> {
-    /// Of what kind. Answers to [`Task::Notes`] are no part of the result.
+    /// Task of the question. Answers to [`Task::Notes`] are not part of the result.
     pub task: &'a Task,
-    /// About what.
+    /// Text that the question is about.
     pub text: &'a str,
-    /// Most tokens of an answer that goes well.
+    /// Limit for the tokens of the answer; a proper answer is shorter.
     pub most: u32,
     /// Whether the answer begins a result of its own.
     pub begins: bool,
-    /// How many questions of this kind follow, as far as is known.
+    /// Number of questions of this kind that follow, as far as is known.
     pub left: usize,
 }
 
-/// Why a job cannot go on. Never repeats a word of the text.
+/// Why a job cannot go on. Never contains words of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JobError {
-    /// Instructions, a little text and its answer do not fit.
+    /// The context has no room for the instructions, a little text and its answer.
     #[error("the model's context of {0} tokens is too short for this")]
     Context(u32),
-    /// Even a part of [`MIN_PART`] tokens was refused.
+    /// The model refused a part that is too short to be halved: half of it has less than
+    /// [`MIN_PART`] tokens.
     #[error("the model refuses as too long even a part of about {0} tokens")]
     Part(usize),
-    /// Notes are made to be shorter than the text.
+    /// The notes are not shorter than the text that they should replace.
     #[error(
         "the model's notes are no shorter than the text that they are about: use another model, or a shorter text"
     )]
     NoShorter,
 }
 
-/// Tokens that a model's context leaves for text and answer, beside the instructions.
+/// Returns the tokens of the context that remain for text and answer after the instructions, at
+/// most [`MAX_PART`].
 pub(super) fn room(context: u32, task: &Task) -> Result<usize, JobError> {
     let all = usize::try_from(context).unwrap_or(usize::MAX);
     let taken = estimate(&task.instructions()) + TEMPLATE;
@@ -73,7 +76,7 @@ pub(super) fn room(context: u32, task: &Task) -> Result<usize, JobError> {
     }
 }
 
-/// Half of a part that was too long, as the limit for what comes of it.
+/// Returns half the size of a part that was too long, as the new limit.
 pub(super) fn halved(limit: usize, text: &str) -> Result<usize, JobError> {
     let tokens = estimate(text).min(limit);
     match tokens / 2 {
@@ -82,7 +85,7 @@ pub(super) fn halved(limit: usize, text: &str) -> Result<usize, JobError> {
     }
 }
 
-/// As requests count.
+/// Converts a number of tokens to the type that requests use.
 pub(super) fn tokens(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }

@@ -1,15 +1,15 @@
-//! Languages as people and programs name them.
+//! Languages, by code or by name.
 
 use std::fmt;
 use std::str::FromStr;
 
 use isolang::Language as Iso;
 
-/// A language: an ISO 639 code, one with BCP 47's script or region after it, or an English name.
+/// A language: an ISO 639 code, optionally with a BCP 47 script or region, or an English name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Language(String);
 
-/// Nothing that names a language.
+/// The text names no language.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
     "`{0}` names no language: write an ISO 639 code, such as fr or pt-BR, or the English name, such as French"
@@ -50,7 +50,7 @@ impl FromStr for Language {
     }
 }
 
-/// As instructions to a model name it.
+/// Writes the language as it is named in instructions to a model.
 impl fmt::Display for Language {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -1,4 +1,4 @@
-//! A job for programs: one object on one line of JSON.
+//! The report on a job for programs: one object on one line of JSON.
 
 use cocoon_measurements::verdict::{Class, Verdict};
 use cocoon_protocol::openai::Usage;
@@ -8,41 +8,41 @@ use zeroize::Zeroizing;
 use super::report::{Part, Report};
 use crate::transcript::Timing;
 
-/// The line. What is not known is null, so that every line has the same fields.
+/// The report. Unknown values are null, so that every line has the same fields.
 #[derive(Serialize)]
 pub struct Line<'a> {
-    /// The appliance that answered last, or the first that was asked for.
+    /// URL of the appliance that answered last, or the first one of the request.
     pub url: String,
-    /// Whether it was verified.
+    /// Whether the appliance was verified.
     pub accepted: bool,
-    /// What the verdicts on all that answered are worth together.
+    /// Lowest class of the verdicts on all appliances that answered.
     pub class: Option<Class>,
     /// The verdict in one line.
     pub summary: Option<&'a str>,
-    /// The whole verdict, after a rejection.
+    /// The whole verdict, if the appliance was rejected.
     pub verdict: Option<&'a Verdict>,
-    /// The model that was asked.
+    /// The model that was used.
     pub model: Option<&'a str>,
-    /// What was asked for.
+    /// Name of the task.
     pub task: &'static str,
-    /// The one result, as far as it came.
+    /// The result, as far as it arrived; null for drafts.
     pub result: Option<&'a str>,
-    /// Results of which there may be several.
+    /// The drafts of a reply; null for other tasks.
     pub drafts: Option<Vec<&'a str>>,
-    /// Whether everything was answered, and no answer was cut at a limit.
+    /// Whether every request was answered and no answer was cut at a token limit.
     pub complete: bool,
-    /// Tokens of all requests.
+    /// Tokens of all requests together.
     pub usage: Option<Usage>,
-    /// The requests.
+    /// The requests that were answered.
     pub parts: &'a [Part],
-    /// How long it took.
+    /// Durations of the job.
     pub timing: Timing,
-    /// What went wrong.
+    /// The error, if the job failed.
     pub error: Option<&'a str>,
 }
 
 impl<'a> Line<'a> {
-    /// What kept `task` from being begun.
+    /// Makes the report on a `task` that could not be started.
     pub fn failed(
         task: &'static str,
         url: String,
@@ -67,7 +67,8 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// The same with what came of it, and what went wrong then; where that was a rejection, it says so already.
+    /// Adds the results and the error of a job. After a rejection, the fields about the appliance
+    /// stay as they are.
     pub fn with(self, report: &'a Report, error: Option<&'a str>) -> Self {
         let results = report.results.iter().map(|result| result.as_str());
         let several = self.task == "reply";
@@ -87,7 +88,7 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// The line as text, wiped on drop, without a line break.
+    /// Returns the line as text without a line break. Wiped on drop.
     pub fn text(&self) -> Zeroizing<String> {
         crate::transcript::json(self)
     }

@@ -1,18 +1,18 @@
-//! What a messenger does with messages: translates, summarizes and answers them, in one request or, when they are
-//! long, in several.
+//! Translates, summarises and answers messages, in one request or, if they are long, in several.
 //!
-//! Everything but [`Messenger`] is pure: a [`Job`] says what to ask next, takes the answers and never sees a network,
-//! and [`Task::request`] is the request word by word, which any client of the API can send (`docs/messenger.md`).
+//! Only [`Messenger`] uses the network. A [`Job`] says what to ask next and takes the answers, and
+//! [`Task::request`] returns the exact request, which any client of the API can send
+//! (`docs/messenger.md`).
 //!
 //! | module | provides |
 //! |---|---|
 //! | [`task`] | instructions and requests |
 //! | [`language`] | languages by code or name |
-//! | [`pieces`](mod@pieces) | where long texts are cut |
-//! | [`guarded`] | what is not cut: links, code |
-//! | [`tokens`] | how long a text is for a model |
-//! | [`job`], [`translation`], [`digest`] | what is asked, and what comes of the answers |
-//! | [`Messenger`] | the jobs done by verified appliances |
+//! | [`pieces`](mod@pieces) | the cutting of long texts |
+//! | [`guarded`] | ranges that are not cut: links, code |
+//! | [`tokens`] | an estimate of the tokens of a text |
+//! | [`job`], [`translation`], [`digest`] | the questions of a task, and what to do with the answers |
+//! | [`Messenger`] | jobs run by verified appliances |
 
 mod asking;
 mod context;

@@ -1,4 +1,4 @@
-//! A long text as pieces that a model can take, and what stands between them.
+//! Cuts a long text into pieces that fit into a model's context.
 
 use std::ops::Range;
 
@@ -7,25 +7,25 @@ use unicode_segmentation::UnicodeSegmentation as _;
 use super::guarded::{cuts, fences, spans};
 use super::tokens::{Counter, estimate};
 
-/// Smallest limit: no character takes more tokens.
+/// Smallest limit, in tokens: no single character takes more.
 pub const MIN_LIMIT: usize = 4;
-/// Bytes that are looked at beyond a cut, because what follows decides where sentences and characters end.
+/// Bytes that are examined beyond a cut: what follows decides where sentences and characters end.
 const AHEAD: usize = 256;
 
-/// A piece of a text. All pieces one after the other are the text.
+/// A piece of a text. All pieces joined in order are the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Piece<'a> {
-    /// For the model. Begins and ends with something visible.
+    /// Text for the model, without white space at either end.
     Text(&'a str),
-    /// Stays as it is: white space, code blocks.
+    /// Text that stays as it is: white space or a code block.
     Kept(&'a str),
 }
 
-/// Cuts `text` into pieces of at most `limit` tokens, as [`estimate`] counts.
+/// Cuts `text` into pieces of at most `limit` tokens, as [`estimate`] counts them.
 ///
-/// Cuts are between paragraphs if that fills half a piece, else between lines, sentences or words; inside a link, a
-/// code block or a word only where it alone exceeds the limit, and inside a character as a reader sees it (an accent,
-/// a family of emoji) only where that alone does.
+/// Cuts are between paragraphs if that fills at least half a piece, else between lines, sentences
+/// or words. A link, a code block or a word is cut only if it alone exceeds the limit. The same
+/// holds for a character as a reader sees it (a letter with accents, a family of emoji).
 pub fn pieces(text: &str, limit: usize) -> Vec<Piece<'_>> {
     let limit = limit.max(MIN_LIMIT);
     let blocks = fences(text);
@@ -52,7 +52,7 @@ pub fn pieces(text: &str, limit: usize) -> Vec<Piece<'_>> {
     found
 }
 
-/// The text without its code blocks, and the blocks to be kept.
+/// Separates code blocks, which are kept, from the text around them.
 pub fn outside_code(text: &str) -> Vec<Piece<'_>> {
     let mut found = Vec::new();
     let mut from = 0;
@@ -67,7 +67,7 @@ pub fn outside_code(text: &str) -> Vec<Piece<'_>> {
 }
 
 impl<'a> Piece<'a> {
-    /// Its text.
+    /// Returns the text of the piece.
     pub fn as_str(self) -> &'a str {
         match self {
             Piece::Text(text) | Piece::Kept(text) => text,
@@ -75,7 +75,7 @@ impl<'a> Piece<'a> {
     }
 }
 
-/// How many bytes of `text` take at most `limit` tokens.
+/// Returns the length in bytes of the longest beginning of `text` with at most `limit` tokens.
 fn reach(text: &str, limit: usize) -> usize {
     let mut count = Counter::default();
     for (index, c) in text.char_indices() {
@@ -87,7 +87,7 @@ fn reach(text: &str, limit: usize) -> usize {
     text.len()
 }
 
-/// The blocks that a cut within `reach` after `from` could meet, counted from there.
+/// Returns the blocks that a cut within `reach` bytes after `from` could hit, relative to `from`.
 fn near(blocks: &[Range<usize>], from: usize, reach: usize) -> Vec<Range<usize>> {
     let ended = blocks.partition_point(|block| block.end <= from);
     let met = blocks[ended..]
@@ -97,16 +97,16 @@ fn near(blocks: &[Range<usize>], from: usize, reach: usize) -> Vec<Range<usize>>
         .collect()
 }
 
-/// The beginning of a text that must be cut, with a little of what follows.
+/// The beginning of a text that must be cut, with a little of the text after it.
 struct Window<'a> {
     text: &'a str,
-    /// The last place where it may be cut; more than 0.
+    /// Last position where it may be cut; more than 0.
     reach: usize,
     spans: Vec<Range<usize>>,
     blocks: Vec<Range<usize>>,
 }
 
-/// Where a text may be cut, from the best places to the worst.
+/// Kinds of positions for a cut, from the best to the worst.
 #[derive(Clone, Copy)]
 enum Level {
     Paragraph,
@@ -128,7 +128,7 @@ impl<'a> Window<'a> {
         }
     }
 
-    /// Length of the piece before the cut.
+    /// Returns the length of the piece before the cut.
     fn cut(&self) -> usize {
         use Level::{Character, Line, Paragraph, Sentence, Space, Word};
         let gentle = [Paragraph, Line, Sentence, Space];
@@ -148,7 +148,7 @@ impl<'a> Window<'a> {
             .unwrap_or(self.reach)
     }
 
-    /// The last place of this kind that is within reach and allowed.
+    /// Returns the last position of this kind that is within reach and allowed.
     fn last(&self, level: Level, allowed: impl Fn(usize) -> bool) -> Option<usize> {
         let fits = |at: &usize| (1..=self.reach).contains(at) && allowed(*at);
         let text = self.text;
@@ -180,7 +180,7 @@ impl<'a> Window<'a> {
     }
 }
 
-/// Runs of white space.
+/// Iterates over the runs of white space.
 fn blanks(text: &str) -> impl Iterator<Item = Range<usize>> {
     let mut from = 0;
     std::iter::from_fn(move || {
@@ -195,7 +195,7 @@ fn newlines(blank: &str) -> usize {
     blank.matches('\n').count()
 }
 
-/// Whether `text` is one piece as it is.
+/// Returns whether `text` fits into one piece.
 pub(super) fn fits(text: &str, limit: usize) -> bool {
     estimate(text) <= limit.max(MIN_LIMIT)
 }

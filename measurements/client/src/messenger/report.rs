@@ -1,4 +1,4 @@
-//! What came of a job: its results, and what each request took.
+//! The report on a job: its results and its requests.
 
 use cocoon_measurements::verdict::Class;
 use cocoon_protocol::openai::{FinishReason, Usage};
@@ -7,31 +7,31 @@ use zeroize::Zeroizing;
 
 use crate::chat::{Appliance, Ending};
 
-/// Results and requests so far. The results are wiped on drop, and never printed.
+/// Results and requests of a job so far. The results are wiped on drop and never printed.
 #[derive(Default)]
 pub struct Report {
-    /// One text, or as many as drafts were begun.
+    /// The result, or one text for each draft that was begun.
     pub results: Vec<Zeroizing<String>>,
     /// The requests that were answered.
     pub parts: Vec<Part>,
-    /// Who answered last.
+    /// The appliance that answered last.
     pub appliance: Option<Appliance>,
 }
 
-/// One request and its answer, without a word of either.
+/// One request and its answer, without their text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Part {
-    /// The [task's name](super::Task::name).
+    /// Name of the task, see [`Task::name`](super::Task::name).
     pub task: &'static str,
-    /// Bytes of the text that was asked about.
+    /// Length of the text that was asked about, in bytes.
     pub text_bytes: usize,
-    /// Why the answer ended.
+    /// Reason why the answer ended.
     pub finish_reason: Option<FinishReason>,
     /// Tokens, as the appliance counted them.
     pub usage: Option<Usage>,
-    /// The appliance.
+    /// URL of the appliance.
     pub url: Option<String>,
-    /// What the verdict on it is worth.
+    /// Class of the verdict on the appliance.
     pub class: Option<Class>,
 }
 
@@ -49,7 +49,8 @@ impl Report {
         self.appliance = appliance.or(self.appliance.take());
     }
 
-    /// Tokens of all requests; `None` when there was none, or when an appliance did not count.
+    /// Returns the tokens of all requests; `None` if there was no request, or if an appliance did
+    /// not report its tokens.
     pub fn usage(&self) -> Option<Usage> {
         self.parts.first()?;
         let mut sum = Usage::default();
@@ -62,7 +63,7 @@ impl Report {
         Some(sum)
     }
 
-    /// What the verdicts on all appliances that answered are worth together: what the least is.
+    /// Returns the lowest class of the verdicts on all appliances that answered.
     pub fn class(&self) -> Option<Class> {
         let classes = self.parts.iter().map(|part| part.class);
         classes.reduce(|a, b| match (a, b) {
@@ -71,7 +72,7 @@ impl Report {
         })?
     }
 
-    /// Whether every answer came to its end, rather than to a limit of tokens.
+    /// Returns whether every answer came to its end, rather than being cut at a token limit.
     pub fn is_complete(&self) -> bool {
         let cut = |part: &Part| part.finish_reason == Some(FinishReason::Length);
         !self.parts.iter().any(cut)

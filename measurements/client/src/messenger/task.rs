@@ -1,40 +1,41 @@
-//! What is asked of the model, word by word: the requests that any client of the API can send.
+//! The exact requests to the model, which any client of the API can send.
 
 use cocoon_protocol::openai::{ChatRequest, Message, Role};
 
 use super::language::Language;
 use crate::chat::ChatOptions;
 
-/// Instructions, a line each. What stands in braces is filled in.
+// Instructions, one line each, with placeholders in braces.
 const TRANSLATE: &str = include_str!("prompts/translate.txt");
 const NOTES: &str = include_str!("prompts/notes.txt");
 const SUMMARIZE: &str = include_str!("prompts/summarize.txt");
 const REPLY: &str = include_str!("prompts/reply.txt");
-/// Drafts should differ from each other; everything else should be what the model finds likeliest.
+/// Default temperature of drafts, which should differ from each other. All other tasks use 0, for
+/// the most likely answer.
 const DRAFT_TEMPERATURE: f32 = 0.8;
 
-/// What one request asks for.
+/// The task of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Task {
     /// The text in another language.
     Translate {
         /// The other language.
         to: Language,
-        /// The text's language; the model finds out when it is not named.
+        /// Language of the text; if it is not named, the model detects it.
         from: Option<Language>,
     },
     /// The main points of a part of a text.
     Notes,
     /// A summary.
     Summarize {
-        /// Its form.
+        /// Form of the summary.
         style: Style,
-        /// Most words.
+        /// Largest number of words.
         words: Option<u32>,
     },
     /// A draft of an answer to a message.
     Reply {
-        /// Its manner.
+        /// Manner of the reply.
         tone: Tone,
     },
 }
@@ -66,7 +67,7 @@ pub enum Tone {
 }
 
 impl Task {
-    /// The task's name in reports.
+    /// Returns the task's name in reports.
     pub fn name(&self) -> &'static str {
         match self {
             Task::Translate { .. } => "translate",
@@ -76,7 +77,7 @@ impl Task {
         }
     }
 
-    /// What the model is told before the text.
+    /// Returns the instructions for the model, which precede the text.
     pub fn instructions(&self) -> String {
         match self {
             Task::Translate { to, from } => {
@@ -98,9 +99,10 @@ impl Task {
         .to_owned()
     }
 
-    /// The request for `text`: instructions as the system's message, the text as the user's, streamed with usage.
+    /// Returns the request for `text`: the instructions as system message, the text as user
+    /// message, streamed with usage.
     ///
-    /// A temperature that `options` does not name is 0, and 0.8 for drafts.
+    /// If `options` has no temperature, it is 0.8 for drafts and 0 for all other tasks.
     pub fn request(&self, options: &ChatOptions, text: &str) -> ChatRequest {
         let temperature = match self {
             Task::Reply { .. } => DRAFT_TEMPERATURE,
@@ -148,7 +150,7 @@ impl Tone {
 mod tests {
     use super::*;
 
-    /// What other clients are told to send is what this one sends.
+    /// The requests are the ones that `docs/messenger.md` tells other clients to send.
     #[test]
     fn requests_are_the_documented_ones() {
         let page = include_str!("../../docs/messenger.md");

@@ -1,4 +1,4 @@
-//! Cutting, asking and merging, for any text.
+//! Tests of cutting, asking and merging, on generated texts.
 
 use proptest::prelude::*;
 use unicode_segmentation::UnicodeSegmentation as _;
@@ -29,7 +29,7 @@ fn joined(pieces: &[Piece<'_>]) -> String {
     pieces.iter().map(|piece| piece.as_str()).collect()
 }
 
-/// Messages with everything that is hard to cut.
+/// Generates messages with everything that is hard to cut.
 fn message() -> impl Strategy<Value = String> {
     let part = prop_oneof![
         4 => "[a-zA-Z]{1,12}[ ,.?!]{0,2}",
@@ -66,21 +66,22 @@ proptest! {
         prop_assert!(found.windows(2).all(|two| !matches!(two, [Piece::Kept(_), Piece::Kept(_)])));
     }
 
-    /// What readers see as one character stays one wherever it fits.
+    /// A character as readers see it is not cut where it fits.
     #[test]
     fn characters_stay_whole(text in message(), limit in 64_usize..200) {
         prop_assume!(text.graphemes(true).all(|grapheme| estimate(grapheme) <= limit / 2));
         let mut at = 0;
         let whole: Vec<_> = text.grapheme_indices(true).map(|(index, _)| index).collect();
         for piece in pieces(&text, limit) {
-            // A mark may stand on white space, which is kept apart.
+            // A combining mark may follow white space, which is a piece of its own.
             let blank = text[..at].ends_with(char::is_whitespace);
             prop_assert!(blank || whole.binary_search(&at).is_ok(), "{at} in {text:?}");
             at += piece.as_str().len();
         }
     }
 
-    /// An honest copyist as translator gives the text back, however long it is, if his memory holds the smallest part.
+    /// With a translator that copies its input, the result is the text itself, however long, as
+    /// long as the smallest part fits into the context.
     #[test]
     fn translations_keep_what_stands_between(text in message(), context in 400_u32..2000, bytes in 96_usize..400) {
         let mut job = Translation::new(translate(), context, &text).unwrap();
@@ -89,7 +90,7 @@ proptest! {
             match job.next() {
                 Next::Done => break,
                 Next::Kept(kept) => result.push_str(kept),
-                // Counts a token for every byte: worse than the estimate.
+                // This model counts a token for every byte, more than the estimate.
                 Next::Ask(question) if question.text.len() > bytes => job.exceeded().unwrap(),
                 Next::Ask(question) => {
                     result.push_str(question.text);
@@ -133,7 +134,7 @@ fn cuts_are_where_readers_pause() {
         found("Seven eight nine ten", 8),
         ["Seven eight nine", "ten"]
     );
-    // No white space: words as Unicode knows them, then characters.
+    // Without white space: between words as Unicode defines them, then between characters.
     assert_eq!(found("你好。世界很大", 12), ["你好。", "世界很大"]);
     assert_eq!(found("abcdefgh", 4), ["abcdefgh"]);
     assert_eq!(found("abcdefghij", 4), ["abcdefgh", "ij"]);
@@ -156,7 +157,7 @@ fn links_mentions_emoji_and_code_stay_whole() {
             assert!(whole, "{kept} after {before} words: {found:?}");
         }
     }
-    // One that is too long alone is cut, and nothing around it.
+    // A link that is too long is cut, but nothing around it.
     let long = format!("before {link}{link} after");
     let found = pieces(&long, 32);
     assert_eq!(joined(&found), long);
@@ -209,7 +210,7 @@ fn summarize() -> Task {
     }
 }
 
-/// Blank lines around a message are nothing to be asked about, however many they are.
+/// Blank lines around a message are never asked about, however many there are.
 #[test]
 fn a_reply_is_to_the_words_and_not_to_the_blanks_around_them() {
     let blanks = "\n".repeat(3000);
@@ -220,7 +221,7 @@ fn a_reply_is_to_the_words_and_not_to_the_blanks_around_them() {
     }
 }
 
-/// Everything that is asked, with answers by `answer`.
+/// Returns everything that is asked, with answers from `answer`.
 fn asked(
     mut job: Digest,
     mut answer: impl FnMut(&str) -> String,
@@ -266,7 +267,7 @@ fn a_long_text_becomes_notes_in_order() {
 fn notes_that_do_not_fit_are_noted_down_again() {
     let text = "some words. ".repeat(4000);
     let job = Digest::summary(summarize(), 1024, &text).unwrap();
-    // A quarter of each.
+    // Each note has a quarter of the length of its part.
     let asked = asked(job, |text| text[..text.len() / 4].to_owned()).unwrap();
     let lengths: Vec<_> = asked.iter().map(|(_, text)| estimate(text)).collect();
     assert!(lengths.iter().all(|length| *length <= 1024), "{lengths:?}");
@@ -305,7 +306,7 @@ fn a_reply_reads_the_end_of_a_thread_word_by_word() {
         "the end is no part of the notes"
     );
 
-    // And when even that is too long, more of it becomes notes.
+    // If even that is too long, more of the thread becomes notes.
     let mut job = Digest::replies(task, 1024, &beginning[..600], 1).unwrap();
     assert!(matches!(job.next(), Next::Ask(question) if question.task.name() == "reply"));
     job.exceeded().unwrap();

@@ -1,11 +1,13 @@
-//! How many tokens a text takes, without the model's tokenizer: an estimate from above.
+//! An upper estimate of the tokens of a text, without the model's tokenizer.
 
-/// Tokens of `text`, estimated from above for tokenizers of whole languages.
+/// Returns an upper estimate of the tokens of `text`, for tokenizers that are made for whole
+/// languages.
 ///
-/// Such a tokenizer never makes more tokens than there are bytes, and this counts every byte of what is not ASCII and
-/// every digit and sign. Only letters from `a` to `z` count two to a token, where words take three to six, and the one
-/// space before a word counts nothing, for it is part of the word's token. Where a tokenizer is worse than that, the
-/// appliance answers `context_length_exceeded`, and the text is cut smaller.
+/// Such a tokenizer never makes more tokens than there are bytes. This counts every byte of a
+/// character outside ASCII, and every digit and punctuation mark. Only ASCII letters count as two
+/// to a token, while tokens of words have three to six letters. A single space before a word counts
+/// nothing, because it is part of the word's token. If a tokenizer makes more tokens than that, the
+/// appliance answers `context_length_exceeded`, and the text is cut into smaller pieces.
 pub fn estimate(text: &str) -> usize {
     let mut count = Counter::default();
     for c in text.chars() {
@@ -14,7 +16,7 @@ pub fn estimate(text: &str) -> usize {
     count.tokens
 }
 
-/// Counts as the text goes on.
+/// Counts tokens one character at a time.
 #[derive(Default)]
 pub(super) struct Counter {
     pub(super) tokens: usize,

@@ -1,4 +1,4 @@
-//! A translation: part by part, with what stands between the parts as it was.
+//! Translates a text part by part, and keeps what stands between the parts.
 
 use std::collections::VecDeque;
 
@@ -7,9 +7,11 @@ use super::pieces::{Piece, fits, outside_code, pieces};
 use super::task::Task;
 use super::tokens::estimate;
 
-/// Most tokens of a part, however long the context is: in longer ones models begin to leave sentences out.
+/// Largest part, in tokens, however long the context is: models begin to leave out sentences of
+/// longer ones.
 const MAX_PART: usize = 2048;
-/// Tokens of an answer beyond twice its question's: for words that have no short translation.
+/// Tokens that an answer may have beyond twice those of its question: some words have no short
+/// translation.
 const SPARE: usize = 64;
 
 /// The translation of one text.
@@ -20,9 +22,10 @@ pub struct Translation<'a> {
 }
 
 impl<'a> Translation<'a> {
-    /// Of `text` by a model of so long a context. Code blocks stay as they are.
+    /// Makes a job that translates `text` with a model whose context has `context` tokens. Code
+    /// blocks are kept.
     pub fn new(task: Task, context: u32, text: &'a str) -> Result<Self, JobError> {
-        // A third for the part, two for its translation.
+        // A third of the room for the part, two thirds for its translation.
         let limit = (room(context, &task)? / 3).min(MAX_PART);
         let mut found = VecDeque::new();
         for piece in outside_code(text) {
@@ -38,7 +41,7 @@ impl<'a> Translation<'a> {
         })
     }
 
-    /// Cuts the first piece if the limit has become smaller since.
+    /// Cuts the first piece again if the limit was lowered.
     fn cut(&mut self) {
         if let Some(Piece::Text(text)) = self.pieces.front().copied()
             && !fits(text, self.limit)
