@@ -1,13 +1,13 @@
-//! The operator's file, `cocoon-host.toml`: read whole, judged whole, before anything starts.
+//! The daemon's configuration file, `cocoon-host.toml`: read and checked completely before anything starts.
 //!
 //! ```text
-//! text ──toml──▶ tables with places ──schema──▶ values ──conflicts──▶ HostConfig
-//!          │                           │                    │
-//!          └───────────────────────────┴────────────────────┴──▶ Problems, all of them at once
+//! text ──toml──▶ tables with positions ──schema──▶ values ──conflicts──▶ HostConfig
+//!          │                              │                    │
+//!          └──────────────────────────────┴────────────────────┴──▶ Problems, all reported together
 //! ```
 //!
-//! The schema is closed: a key that is not known is an error with the nearest known one, and what this release cannot
-//! do is refused by name rather than accepted and ignored. `host-agent/docs/cocoon-host.toml` is the commented example.
+//! The schema is closed. An unknown key is an error that names the nearest known one, and what this release cannot do is
+//! refused by name instead of being ignored. `host-agent/docs/cocoon-host.toml` is the commented example.
 
 use std::io::Read as _;
 use std::net::SocketAddr;
@@ -38,116 +38,116 @@ pub use machine::Machine;
 pub use problem::{Problem, Problems};
 pub use shown::StatusSettings;
 
-/// Where the file is looked for when it is not named.
+/// Default path of the file.
 pub const DEFAULT_PATH: &str = "/etc/cocoon/host.toml";
-/// Where state is kept unless the file says otherwise.
+/// Default folder for state.
 pub const DEFAULT_STATE: &str = "/var/lib/cocoon";
-/// The commented example, which every release tests.
+/// The commented example; a test checks it against the schema.
 pub const EXAMPLE: &str = include_str!("../docs/cocoon-host.toml");
-/// Largest file, in bytes: some thousand appliances.
+/// Maximum length of the file in bytes, enough for some thousand appliances.
 pub const MAX_FILE: u64 = 1 << 20;
 
-/// What the file says.
+/// The contents of the file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostConfig {
-    /// About this machine.
+    /// Settings of the host, from `[host]`.
     pub host: HostSettings,
-    /// Where documents are shown to anybody, if anywhere.
+    /// Address and certificate of the published documents; `None` if `[web]` names no address.
     pub web: Option<WebSettings>,
-    /// Where the operator's own page and metrics are, if anywhere.
+    /// Address and login of the status page and the metrics; `None` if they are off.
     pub status: Option<StatusSettings>,
-    /// Whom updates come from.
+    /// Signers of updates and other conditions, from `[updates]`.
     pub updates: Updates,
-    /// What it runs, in the order of the file, under names of their own.
+    /// The appliances, in the order of the file, with distinct names.
     pub appliances: Vec<Appliance>,
-    /// What may keep one of them from starting, and no other.
+    /// Problems that may keep one appliance from starting, but no other.
     pub warnings: Vec<Problem>,
 }
 
-/// `[host]`.
+/// Settings of the host, from `[host]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostSettings {
-    /// Where state is kept.
+    /// Folder for state.
     pub state: PathBuf,
-    /// Where fetched files are kept; `None` is the usual place.
+    /// Folder for fetched files; `None` for the default.
     pub cache: Option<PathBuf>,
-    /// QEMU to use in place of one that is found.
+    /// QEMU executable to use instead of searching for one.
     pub qemu: Option<PathBuf>,
-    /// Simulator to use in place of the one beside this program.
+    /// Simulator executable to use instead of the one beside this program.
     pub simulator: Option<PathBuf>,
     /// Folder of the development roots.
     pub development_roots: Option<PathBuf>,
-    /// Memory that no appliance may have, in MiB.
+    /// Memory that is kept from appliances, in MiB.
     pub memory_reserve_mib: u32,
 }
 
-/// `[[appliance]]`.
+/// Settings of an appliance, from `[[appliance]]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Appliance {
-    /// Its name.
+    /// Name of the appliance.
     pub name: String,
-    /// Folder of its image.
+    /// Folder of the image.
     pub image: PathBuf,
-    /// Manifest to publish in place of the image's.
+    /// Manifest to publish instead of the image's.
     pub manifest: Option<PathBuf>,
     /// Guest memory in MiB.
     pub memory_mib: u32,
-    /// Virtual CPUs.
+    /// Number of virtual CPUs.
     pub vcpus: u16,
-    /// What protects it.
+    /// TEE of the VM, real or simulated.
     pub tee: TeeMode,
-    /// Public address.
+    /// Address of the public listener.
     pub listen: SocketAddr,
     /// QEMU's CPU model, which SEV-SNP measures.
     pub cpu: String,
-    /// The GPU that it gets for itself.
+    /// GPU for this appliance alone.
     pub gpu: Option<PciAddress>,
-    /// How it is reached.
+    /// Network over which the relay reaches the guest.
     pub network: Network,
-    /// Where its memory and its processors are.
+    /// Placement of memory and processors.
     pub placement: Placement,
-    /// KVM or emulation.
+    /// Accelerator: KVM, emulation, or automatic.
     pub accel: Wanted,
-    /// Whether it starts with the daemon.
+    /// Whether the appliance starts with the daemon.
     pub autostart: bool,
-    /// Limits of its public listener.
+    /// Limits of the public listener.
     pub limits: Limits,
-    /// What clients are told, measured by the launch.
+    /// Configuration that clients see, measured at launch.
     pub operator: OperatorConfig,
-    /// What to do when it ends by itself.
+    /// When to start the VM again after a failure.
     pub restart: Restart,
 }
 
-/// What protects an appliance.
+/// The TEE of an appliance, real or simulated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TeeMode {
-    /// The machine's own TEE.
+    /// The TEE of this machine.
     Real(Tee),
-    /// Nothing: the simulator imitates this TEE, and clients see it.
+    /// No protection: the simulator imitates this TEE, and clients are told so.
     Simulated(Tee),
 }
 
-/// `[appliance.restart]`.
+/// Restart settings, from `[appliance.restart]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Restart {
-    /// Whether to start again at all.
+    /// Whether to restart the VM at all.
     pub policy: RestartPolicy,
-    /// Before the second restart in a row; the first comes at once.
+    /// Back-off before the second restart in a row. The first restart is immediate.
     pub delay: Duration,
-    /// Never longer than this, however often it was doubled.
+    /// Maximum back-off; each failure doubles it.
     pub max_delay: Duration,
-    /// So many failures in a row are a crash loop.
+    /// Number of failures in a row after which the appliance is given up.
     pub max_failures: u32,
-    /// Serving so long makes the failures before it forgotten.
+    /// Time of serving after which earlier failures are forgotten.
     pub healthy: Duration,
 }
 
-/// `policy` of `[appliance.restart]`.
+/// Key `policy` of `[appliance.restart]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RestartPolicy {
-    /// Whenever it ends although nobody asked it to.
+    /// Restart after every end that nobody asked for.
     OnFailure,
-    /// Never.
+    /// Never restart.
     Never,
 }
 
@@ -163,34 +163,34 @@ impl Default for Restart {
     }
 }
 
-/// Why there is no configuration.
+/// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file cannot be read.
     #[error("cannot read {path:?}; `cocoon-host config example` prints one to begin with")]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: std::io::Error,
     },
-    /// It is no text.
+    /// The file is not UTF-8 text, or is too long.
     #[error("{path:?} is not UTF-8 text of at most {MAX_FILE} bytes")]
     NotText {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// It says something that cannot be done.
+    /// The file has problems.
     #[error(transparent)]
     Problems(#[from] Problems),
 }
 
 impl HostConfig {
-    /// Reads and judges the file at `path` for `machine`.
+    /// Reads the file at `path` and checks it for `machine`.
     ///
     /// # Errors
-    /// [`LoadError`]; problems in the file come all at once.
+    /// Fails with [`LoadError`]; problems in the file are reported all at once.
     pub fn load(path: &Path, machine: &Machine) -> Result<Self, LoadError> {
         let fail = |source| LoadError::Read {
             path: path.to_owned(),
@@ -212,24 +212,25 @@ impl HostConfig {
         Ok(Self::parse(&text, &path.display().to_string(), machine)?)
     }
 
-    /// Judges `text`, which problems call `file`, for `machine`.
+    /// Checks `text` for `machine`. `file` is the name that problems show.
     ///
     /// # Errors
-    /// All [`Problems`] at once, in the order of the file.
+    /// Returns all [`Problems`], in the order of the file.
     pub fn parse(text: &str, file: &str, machine: &Machine) -> Result<Self, Problems> {
         let mut report = reader::Report::new(text);
         let located = schema::read(text, &mut report);
         conflicts::find(&located, machine, &mut report);
         let warnings = report.finish(file)?;
-        // What is missing was reported; should that ever be untrue, nothing starts all the same.
+        // Missing values were reported above; this only guards against a bug.
         let config = located.config().ok_or_else(|| Problems::incomplete(file))?;
         Ok(Self { warnings, ..config })
     }
 
-    /// The status page, or why there is none where the file does not name its address: appliances come first.
+    /// Returns the settings of the status page. If the file does not name its address, an appliance takes precedence at the
+    /// default one.
     ///
     /// # Errors
-    /// Whose the usual address is.
+    /// Says which appliance has the default address.
     pub fn status_page(&self) -> Result<Option<&StatusSettings>, String> {
         let Some(status) = &self.status else {
             return Ok(None);
@@ -245,7 +246,7 @@ impl HostConfig {
         }
     }
 
-    /// The appliance called `name`.
+    /// Returns the appliance called `name`.
     #[must_use]
     pub fn appliance(&self, name: &str) -> Option<&Appliance> {
         self.appliances

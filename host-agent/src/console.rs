@@ -1,4 +1,4 @@
-//! The guest's console: drained without end so that it never stalls the guest, kept up to a bound.
+//! Drains the guest's console, so that it never blocks the guest, and keeps its output up to a limit.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -12,14 +12,15 @@ use tokio::sync::watch;
 use crate::log::{Log, Source};
 use crate::text::plain;
 
-/// Lines that are remembered for error messages.
+/// Number of lines kept for error messages.
 const LINES: usize = 12;
-/// Longest line that is remembered, in bytes.
+/// Maximum length of a kept line in bytes.
 const LINE: usize = 400;
-/// Begins the kernel's last line that says why; the trace after it would push it out, and is in the log.
+/// Start of the kernel's message that says why it panicked. The stack trace after it would displace it, so only the log keeps
+/// that.
 const PANIC: &str = "Kernel panic";
 
-/// The end of the console's output.
+/// The last lines of a guest's console.
 #[derive(Debug, Clone)]
 pub(crate) struct Console {
     lines: Arc<Mutex<VecDeque<String>>>,
@@ -27,7 +28,7 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    /// Copies `stream` into `serial`, at most `limit` bytes of it, and its lines into `log`, until it ends.
+    /// Copies `stream` until it ends: the first `limit` bytes to `serial`, and its lines to `log`.
     pub(crate) fn follow(
         mut stream: UnixStream,
         mut serial: File,
@@ -46,7 +47,7 @@ impl Console {
                 let bytes = &buffer[..count];
                 let fits = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                 left -= fits as u64;
-                // A full disk costs the log, not the VM.
+                // A full disk must cost only the log, not the VM.
                 let _ = serial.write_all(&bytes[..fits]);
                 for byte in bytes {
                     if *byte == b'\n' {
@@ -63,10 +64,10 @@ impl Console {
         Self { lines, ended }
     }
 
-    /// The last lines, made harmless. Waits for the end of the output, which must be near.
+    /// Returns the last lines, sanitised. Waits up to a second for the end of the output, so call it when the VM has ended.
     pub(crate) async fn last_lines(&mut self) -> Vec<String> {
         let end = self.ended.wait_for(|ended| *ended);
-        // A stray holder of the stream must not keep us.
+        // Another process may still hold the stream open.
         let _ = tokio::time::timeout(std::time::Duration::from_secs(1), end).await;
         self.lines
             .lock()
@@ -116,7 +117,7 @@ mod tests {
             lines[LINES - 1],
             "[    1.0] Kernel panic - not syncing: gone"
         );
-        // The log has everything, the trace too.
+        // The log has everything, including the trace.
         let log = std::fs::read_to_string(kept.path()).unwrap();
         assert_eq!(log.lines().count(), LINES + 2);
         assert!(log.contains("Call Trace:"));

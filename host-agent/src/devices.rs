@@ -1,5 +1,5 @@
-//! What of this machine a VM gets for itself: from what the operator wrote to what QEMU is told, and the ways in which
-//! that cannot be had today.
+//! The devices of this machine that a VM gets: from the operator's settings to QEMU's, with a remedy for each that is not
+//! available.
 
 use std::fs::OpenOptions;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,36 +21,36 @@ use crate::gpu::{self, RealHands};
 use crate::tee;
 use crate::up::UpOptions;
 
-/// The kernel moves packets where this can be opened.
+/// If this device can be opened, the kernel can move packets.
 const VHOST: &str = "/dev/vhost-net";
-/// Network devices.
+/// The kernel's folder of network devices.
 const DEVICES: &str = "/sys/class/net";
 
-/// What a VM is given.
+/// The devices that a VM gets.
 pub(crate) struct Given {
     network: spec::Network,
     placement: Placement,
     gpu: Option<spec::Gpu>,
 }
 
-/// A VM that ended a moment ago may still hold its GPU: the kernel gives its memory back page by page, and private memory more
+/// How long a VM that has just ended may still hold its GPU. The kernel reclaims memory page by page, and private memory more
 /// slowly ([`tee::reclaim`]).
 const RELEASE: Duration = Duration::from_secs(30);
-/// Between two looks.
+/// Interval between two checks.
 const AGAIN: Duration = Duration::from_millis(200);
 
 impl Given {
-    /// What `options` want of this machine; `say` is told what is waited for.
+    /// Finds the devices that `options` name. `say` is told what is waited for.
     ///
     /// # Errors
-    /// A device that is not there or not ready, with what to do.
+    /// Fails if a device is missing or not ready, with a remedy.
     pub(crate) async fn find(options: &UpOptions, say: impl Fn(&str)) -> Result<Self, UpError> {
         let has = |path: &str| Path::new(path).exists();
         let opens = |path: &str| OpenOptions::new().read(true).write(true).open(path).is_ok();
         let gpu = match options.gpu {
             None => None,
             Some(address) => {
-                // Who had it before had as much memory: one appliance has one GPU.
+                // An appliance keeps its GPU, so the VM before it had as much memory to reclaim.
                 let limit = RELEASE + tee::reclaim(options.tee, options.memory_mib);
                 Some(gpu::given(&released(address, limit, say).await?, address)?)
             }
@@ -62,10 +62,11 @@ impl Given {
         })
     }
 
-    /// Makes the GPU ready for the one attach that follows; the last thing before QEMU starts. What was done, for people.
+    /// Resets the GPU for the one attach that follows, as the last step before QEMU starts. Returns a sentence for the
+    /// operator.
     ///
     /// # Errors
-    /// Nobody resets it.
+    /// Fails if the GPU cannot be reset.
     pub(crate) async fn refresh(&self) -> Result<Option<String>, UpError> {
         let Some(address) = self.gpu.as_ref().map(|gpu| gpu.address) else {
             return Ok(None);
@@ -82,7 +83,7 @@ impl Given {
         Ok(Some(format!("the GPU {address} {}", fresh.words())))
     }
 
-    /// The firmware's window for the GPU's BARs in MiB, if there is a GPU.
+    /// Returns the size of the firmware's window for the GPU's BARs in MiB, if there is a GPU.
     pub(crate) fn mmio64_mib(&self) -> Option<u32> {
         self.gpu.map(|gpu| gpu.mmio64_mib)
     }
@@ -94,7 +95,7 @@ impl Given {
     }
 }
 
-/// What is known of the GPUs once nobody has the one at `address`, or when that has lasted too long.
+/// Waits until nothing uses the GPU at `address`, but no longer than `limit`. Returns the state of the GPUs.
 async fn released(
     address: PciAddress,
     limit: Duration,
@@ -103,7 +104,7 @@ async fn released(
     let began = Instant::now();
     let mut said = false;
     loop {
-        // Nothing is asked of the GPU itself; a panic would be a bug of the reader.
+        // Nothing is asked of the GPU itself. Only a panic in `Gpus::read`, which would be a bug, can fail here.
         let gpus = move || Gpus::read(&Real, Look::At(address), Modes::Ignored);
         let gpus = tokio::task::spawn_blocking(gpus);
         let gpus = gpus.await.map_err(|_| UpError::Lost)?;
@@ -122,7 +123,7 @@ async fn released(
     }
 }
 
-/// What QEMU is told of the network. `has` is whether a path exists, `opens` whether a device can be used.
+/// Returns QEMU's settings of the network. `has` tells whether a path exists, `opens` whether a device can be opened.
 fn network(
     wanted: &Network,
     has: impl Fn(&str) -> bool,
@@ -138,7 +139,7 @@ fn network(
             address,
             vhost,
         } => {
-            // Only TUN and TAP devices have it.
+            // Only TUN and TAP devices have this file.
             if !has(&format!("{DEVICES}/{device}/tun_flags")) {
                 return Err(UpError::Network(format!(
                     "there is no TAP device {device}: `ip tuntap add dev {device} mode tap user USER vnet_hdr` makes one"
@@ -157,7 +158,7 @@ fn network(
             spec::Network::Tap {
                 device: device.clone(),
                 vhost,
-                // As unlike any other guest's as the address is.
+                // Unique as far as the guests' addresses are.
                 mac: [0x52, 0x54, 0x00, b, c, d],
             }
         }
@@ -175,29 +176,30 @@ fn network(
     })
 }
 
-/// Where the relay reaches the guest.
+/// Returns the address at which the relay reaches the guest.
 ///
 /// # Errors
-/// QEMU does not tell the port that it forwards.
+/// Fails if QEMU does not report the port that it forwards.
 pub(crate) async fn guest(network: &Network, qmp: &Qmp) -> Result<SocketAddr, QmpError> {
     Ok(match network {
         Network::User => (Ipv4Addr::LOCALHOST, qmp.forwarded_port(GUEST_PORT).await?).into(),
         Network::Tap { address, .. } => (address.ip, GUEST_PORT).into(),
         Network::Passt { relay, .. } => {
-            // passt sends to everybody until it has heard the card, and TCP takes nothing that is sent to everybody.
+            // Until passt has received a packet from the guest's card it sends to the broadcast address, which TCP does not
+            // accept.
             qmp.announce().await?;
             *relay
         }
     })
 }
 
-/// The same whenever QEMU has connected to such a network again: a passt that was started anew has heard nothing yet.
+/// Repeats the announcement whenever QEMU has reconnected to passt: a restarted passt has received no packet yet.
 pub(crate) async fn announce_again(qmp: Qmp) {
     let mut events = qmp.events();
     loop {
         match events.recv().await {
             Ok(Event::NetworkConnected) | Err(RecvError::Lagged(_)) => {
-                // A QEMU that does not answer is somebody else's to notice.
+                // Others notice a QEMU that does not answer.
                 let _ = qmp.announce().await;
             }
             Ok(_) => {}
@@ -221,7 +223,7 @@ mod tests {
         }
     }
 
-    /// It has connected to a passt that was started anew, and that has heard no card yet.
+    /// After a reconnection, the restarted passt must hear from the guest's card again.
     #[tokio::test]
     async fn the_card_speaks_again_when_its_network_is_back() {
         let folder = tempfile::tempdir().unwrap();
@@ -252,7 +254,7 @@ mod tests {
             asked
         };
         let asked = tokio::select! {
-            // First, so that it listens.
+            // `biased` polls this branch first, so that it subscribes before the event.
             biased;
             () = announce_again(qmp.unwrap()) => panic!("QMP has ended"),
             asked = heard => asked,

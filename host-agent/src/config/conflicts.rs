@@ -1,4 +1,4 @@
-//! What each appliance may have by itself, and what they may not have together, or not on this machine.
+//! Conflicts: values that an appliance cannot have, that two appliances cannot share, or that exceed this machine.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,7 +11,7 @@ use super::schema::{At, Entry, Located};
 
 mod devices;
 
-/// Reports every conflict at the later of the two places, naming the line of the earlier.
+/// Reports every conflict. One between two places is reported at the later place and names the line of the earlier.
 pub(super) fn find(file: &Located, machine: &Machine, report: &mut Report<'_>) {
     let all = &file.appliances;
     for (index, entry) in all.iter().enumerate() {
@@ -23,7 +23,7 @@ pub(super) fn find(file: &Located, machine: &Machine, report: &mut Report<'_>) {
             "name",
             |e| e.name.as_ref(),
             |a, b| {
-                // Folders of some file systems do not tell them apart.
+                // Case-insensitive file systems do not distinguish such folders.
                 a.eq_ignore_ascii_case(b)
             },
         );
@@ -59,7 +59,7 @@ pub(super) fn find(file: &Located, machine: &Machine, report: &mut Report<'_>) {
     }
 }
 
-/// What is shown, to anybody or to the operator, has addresses of its own.
+/// Reports addresses of `[web]` and `[status]` that are also used elsewhere.
 fn shown(report: &mut Report<'_>, file: &Located) {
     let appliances = file.appliances.iter().filter_map(|e| e.listen);
     let appliances = appliances.map(|(listen, at)| (listen, at, "an appliance's"));
@@ -82,7 +82,7 @@ fn shown(report: &mut Report<'_>, file: &Located) {
     }
 }
 
-/// `key` of `entry`, which another appliance has already.
+/// Reports `key` of `entry` if an earlier appliance has the same value.
 fn taken<T>(
     report: &mut Report<'_>,
     before: &[Entry],
@@ -108,19 +108,20 @@ fn taken<T>(
     }
 }
 
-/// Whether two listeners stand in each other's way.
+/// Whether two listeners conflict.
 pub(super) fn same(a: SocketAddr, b: SocketAddr) -> bool {
-    // The wildcard of IPv6 takes IPv4 too, and not the other way round.
+    // A listener on `::` also takes IPv4 connections; one on `0.0.0.0` takes no IPv6.
     let covers =
         |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
     let (one, other) = (a.ip(), b.ip());
-    // Port 0 is a different one each time.
+    // With port 0, each listener gets a different port.
     a.port() == b.port()
         && a.port() != 0
         && (one == other || covers(one, other) || covers(other, one))
 }
 
-/// What an appliance starts from is its own affair: after an update it may start from something else.
+/// Warns of a missing image or manifest. This is no error, because after an update the appliance may start from another
+/// image.
 fn files(report: &mut Report<'_>, entry: &Entry, machine: &Machine) {
     if let Some((path, at)) = &entry.image
         && !(machine.has_folder)(path)
@@ -139,7 +140,7 @@ fn files(report: &mut Report<'_>, entry: &Entry, machine: &Machine) {
     }
 }
 
-/// Real hardware runs no trust domain under emulation.
+/// Reports a real TEE with emulation, which no TEE supports.
 fn emulated(report: &mut Report<'_>, entry: &Entry) {
     if let Some((TeeMode::Real(tee), at)) = entry.tee
         && entry.accel == Wanted::Emulated
@@ -153,7 +154,8 @@ fn emulated(report: &mut Report<'_>, entry: &Entry) {
     }
 }
 
-/// What starts by itself must fit beside what the machine keeps; each that is started by hand must fit alone.
+/// Reports appliances that do not fit into memory. Those that start with the daemon must fit together, each of the others
+/// alone.
 fn memory(report: &mut Report<'_>, file: &Located, machine: &Machine) {
     let Some(total) = machine.memory_mib else {
         return;
@@ -184,7 +186,8 @@ fn memory(report: &mut Report<'_>, file: &Located, machine: &Machine) {
     }
 }
 
-/// More virtual processors than real ones only make a guest wait for its own locks.
+/// Reports appliances with more virtual CPUs than the machine has processors: their guests would only wait for their own
+/// locks.
 fn processors(report: &mut Report<'_>, all: &[Entry], machine: &Machine) {
     for entry in all {
         if let Some((vcpus, at)) = entry.vcpus

@@ -1,4 +1,4 @@
-//! What of the machine an appliance gets for itself: a network, a place for its memory and processors, a GPU.
+//! The parts of the machine that an appliance has for itself: network, placement and GPU.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,32 +25,32 @@ const HUGEPAGES: [(&str, Option<HugePages>); 3] = [
     ("2M", Some(HugePages::TwoMib)),
     ("1G", Some(HugePages::OneGib)),
 ];
-/// More nodes than any machine has.
+/// Allowed node numbers; no machine has more nodes.
 const NODES: std::ops::RangeInclusive<u32> = 0..=1023;
 
-/// How the relay reaches the guest.
+/// The network over which the relay reaches the guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "mode", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Network {
-    /// Through QEMU's own network.
+    /// QEMU's user-mode network.
     #[default]
     User,
-    /// Over a TAP device that the operator made.
+    /// A TAP device that the operator created.
     Tap {
-        /// Its name.
+        /// Name of the device.
         device: String,
-        /// The guest's address; the host has another one of the same network on the device.
+        /// The guest's address. The host has another address of the same network on the device.
         address: GuestAddress,
-        /// Whether the kernel moves the packets; `None` where it can.
+        /// Whether the kernel moves the packets (vhost); `None` for where it can.
         vhost: Option<bool>,
     },
-    /// Through a passt that the operator started.
+    /// A passt process that the operator started.
     Passt {
-        /// Where it listens for QEMU.
+        /// Socket on which passt listens for QEMU.
         socket: PathBuf,
-        /// Where it listens for the relay, and forwards to the guest's port 8443.
+        /// Address on which passt listens for the relay; it forwards to the guest's port 8443.
         relay: SocketAddr,
-        /// The guest's address, as passt was told.
+        /// The guest's address, as configured in passt.
         address: GuestAddress,
     },
 }
@@ -62,18 +62,18 @@ enum Mode {
     Passt,
 }
 
-/// An IPv4 address with the length of its network's prefix.
+/// An IPv4 address with its network's prefix length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct GuestAddress {
-    /// The address.
+    /// The IPv4 address.
     pub ip: Ipv4Addr,
-    /// How many bits of it are the network's.
+    /// Length of the network's prefix in bits.
     pub prefix: u8,
 }
 
 impl Default for GuestAddress {
-    /// The one on QEMU's own network.
+    /// The guest's address on QEMU's user-mode network.
     fn default() -> Self {
         let ([a, b, c, d], prefix) = GUEST_ADDRESS;
         let ip = Ipv4Addr::new(a, b, c, d);
@@ -90,7 +90,8 @@ impl fmt::Display for GuestAddress {
 impl FromStr for GuestAddress {
     type Err = String;
 
-    /// A host's address in a private or link-local network of at least four addresses: everything else is a slip.
+    /// Accepts a host address in a private or link-local network of at least four addresses; anything else is taken for a
+    /// mistake.
     fn from_str(text: &str) -> Result<Self, String> {
         let parsed = || {
             let (ip, prefix) = text.split_once('/')?;
@@ -120,7 +121,7 @@ impl From<GuestAddress> for String {
 }
 
 impl Network {
-    /// The guest's address.
+    /// The guest's address on this network.
     #[must_use]
     pub fn guest(&self) -> GuestAddress {
         match self {
@@ -130,7 +131,7 @@ impl Network {
     }
 }
 
-/// What was read of one appliance, with places for conflicts.
+/// The devices of one appliance, with the positions at which conflicts are reported.
 pub(super) struct Devices {
     pub(super) network: At<Network>,
     pub(super) placement: Placement,
@@ -206,7 +207,7 @@ fn network(appliance: &Table<'_, '_>, report: &mut Report<'_>) -> At<Network> {
                 })
         }
     };
-    // What is missing was reported.
+    // Missing values have been reported.
     (network.unwrap_or_default(), at)
 }
 
@@ -230,7 +231,7 @@ fn guest_address(value: &DeValue<'_>) -> Result<GuestAddress, Wrong> {
         .ok_or_else(wrong)
 }
 
-/// Everybody on another interface could go around the public listener and its limits.
+/// Accepts loopback addresses only: on another interface, anybody could bypass the public listener and its limits.
 fn relay(value: &DeValue<'_>) -> Result<SocketAddr, Wrong> {
     let address = values::address(value)?;
     let allowed = "a loopback address that passt listens on, such as \"127.0.0.1:18443\"";

@@ -1,4 +1,4 @@
-//! What a configuration is judged against beside itself: this machine, as far as a file can ask for too much of it.
+//! The properties of this machine that limit what a configuration may ask for.
 
 use std::path::Path;
 
@@ -6,25 +6,25 @@ use cocoon_qemu::spec::HugePages;
 
 use crate::numa;
 
-/// A machine.
+/// The properties of a machine.
 #[derive(Debug, Clone)]
 pub struct Machine {
-    /// Its memory in MiB; `None` when that cannot be learnt.
+    /// Memory in MiB; `None` if unknown.
     pub memory_mib: Option<u64>,
-    /// Its processors.
+    /// Number of processors.
     pub processors: usize,
-    /// Its NUMA nodes; none when they cannot be learnt.
+    /// Numbers of the NUMA nodes; empty if unknown.
     pub nodes: Vec<u32>,
-    /// Huge pages of a size in the kernel's pool; `None` when that cannot be learnt.
+    /// Returns the number of huge pages of a size in the kernel's pool; `None` if unknown.
     pub hugepages: fn(HugePages) -> Option<u64>,
-    /// Whether a folder is there.
+    /// Returns whether a folder exists.
     pub has_folder: fn(&Path) -> bool,
-    /// Whether a file is there.
+    /// Returns whether a file exists.
     pub has_file: fn(&Path) -> bool,
 }
 
 impl Machine {
-    /// This one.
+    /// Reads the properties of this machine.
     #[must_use]
     pub fn this() -> Self {
         let memory = std::fs::read_to_string("/proc/meminfo");
@@ -39,7 +39,7 @@ impl Machine {
     }
 }
 
-/// `MemTotal` in MiB.
+/// Parses `MemTotal` of `/proc/meminfo`, in MiB.
 fn total(meminfo: &str) -> Option<u64> {
     let line = meminfo
         .lines()

@@ -1,24 +1,24 @@
-//! What is wrong with a file: where, which key, what was found, what is allowed.
+//! Problems in a configuration file: position, key, what was found, and what is allowed.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// One thing that is wrong.
+/// One problem in a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Problem {
-    /// Line, from 1.
+    /// Line, counted from 1.
     pub line: usize,
-    /// Column in characters, from 1.
+    /// Column in characters, counted from 1.
     pub column: usize,
-    /// The key with its tables, such as `appliance.restart.policy`; empty when the text is no TOML there.
+    /// The key with its tables, such as `appliance.restart.policy`; empty for a TOML syntax error.
     pub key: String,
-    /// What is wrong: a whole sentence with what was found.
+    /// What is wrong, with the value that was found.
     pub message: String,
-    /// What may stand there instead.
+    /// The allowed values.
     pub allowed: Option<String>,
-    /// The nearest thing that is allowed.
+    /// The nearest allowed value or key.
     pub suggestion: Option<String>,
 }
 
@@ -39,17 +39,17 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong with a file, in its order.
+/// All problems in a file, in the order of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems {
-    /// The file.
+    /// Name of the file.
     pub file: String,
-    /// At least one.
+    /// The problems; never empty.
     pub list: Vec<Problem>,
 }
 
 impl Problems {
-    /// Nothing was reported, and yet something is missing.
+    /// The file is incomplete, although no problem was reported.
     pub(super) fn incomplete(file: &str) -> Self {
         let problem = Problem {
             line: 1,

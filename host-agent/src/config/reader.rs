@@ -1,4 +1,4 @@
-//! Reads tables whose keys have places, and collects what is wrong with them instead of stopping at the first.
+//! Reads tables with the positions of their keys, and collects all problems instead of stopping at the first.
 
 use std::ops::Range;
 
@@ -8,20 +8,20 @@ use toml::de::{DeTable, DeValue};
 use super::problem::{Problem, Problems};
 use crate::text::plain;
 
-/// How far apart two words may be and still be mistaken for each other: a third of the longer one.
+/// Two words are similar if their edit distance is at most a third of the longer one's length.
 const NEAR: usize = 3;
-/// Most of a value that a message repeats, in characters.
+/// Maximum length of a value that a message repeats, in characters.
 const SHOWN: usize = 60;
 
-/// What is wrong so far.
+/// The problems found so far.
 pub(super) struct Report<'a> {
     text: &'a str,
     list: Vec<(usize, Problem)>,
-    /// What keeps one appliance from starting, if it comes to that, and nothing else.
+    /// Problems that may keep one appliance from starting, but affect nothing else.
     warnings: Vec<(usize, Problem)>,
 }
 
-/// What is wrong with one value.
+/// A problem with one value.
 pub(super) struct Wrong {
     pub(super) message: String,
     pub(super) allowed: Option<String>,
@@ -29,7 +29,7 @@ pub(super) struct Wrong {
 }
 
 impl Wrong {
-    /// `found` stands there, `allowed` may.
+    /// The value `found` is not among the `allowed` ones.
     pub(super) fn found(found: &impl std::fmt::Display, allowed: &str) -> Self {
         Self {
             message: format!("found {found}"),
@@ -56,13 +56,13 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// Something is wrong at byte `at`.
+    /// Reports a problem at byte offset `at`.
     pub(super) fn add(&mut self, at: usize, key: &str, wrong: Wrong) {
         let problem = self.problem(at, key, wrong);
         self.list.push((at, problem));
     }
 
-    /// Something at byte `at` may keep its appliance from starting.
+    /// Reports a warning at byte offset `at`: it may keep its appliance from starting.
     pub(super) fn warn(&mut self, at: usize, key: &str, wrong: Wrong) {
         let problem = self.problem(at, key, wrong);
         self.warnings.push((at, problem));
@@ -81,7 +81,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// The line, from 1, of byte `at`.
+    /// Returns the line, counted from 1, of byte offset `at`.
     pub(super) fn line(&self, at: usize) -> usize {
         self.text
             .get(..at)
@@ -91,7 +91,7 @@ impl<'a> Report<'a> {
             + 1
     }
 
-    /// The warnings, or, where there are problems, all of both, in the order of the file.
+    /// Returns the warnings or, if there are problems, the problems and warnings together, in the order of the file.
     pub(super) fn finish(mut self, file: &str) -> Result<Vec<Problem>, Problems> {
         let wrong = !self.list.is_empty();
         self.list.append(&mut self.warnings);
@@ -107,17 +107,17 @@ impl<'a> Report<'a> {
     }
 }
 
-/// A table of the file, with the keys that it may have.
+/// A table of the file.
 pub(super) struct Table<'t, 'i> {
-    /// Such as `appliance.restart`; empty for the file itself.
+    /// Path of the table, such as `appliance.restart`; empty for the file itself.
     path: String,
     table: Option<&'t DeTable<'i>>,
-    /// Where it begins.
+    /// Byte offset at which the table begins.
     at: usize,
 }
 
 impl<'t, 'i> Table<'t, 'i> {
-    /// Opens a table; keys that are not `known` are reported.
+    /// Opens a table, and reports keys that are not `known`.
     pub(super) fn open(
         report: &mut Report<'_>,
         path: &str,
@@ -144,7 +144,7 @@ impl<'t, 'i> Table<'t, 'i> {
         opened
     }
 
-    /// The table `key` in this one; an empty one where there is none, so that defaults apply.
+    /// Opens the table `key` in this one. A missing table counts as empty, so that defaults apply.
     pub(super) fn table(&self, report: &mut Report<'_>, key: &str, known: &[&str]) -> Self {
         let path = self.key(key);
         match self.get(key) {
@@ -162,7 +162,7 @@ impl<'t, 'i> Table<'t, 'i> {
         }
     }
 
-    /// The tables of `[[key]]`, each with the place where it begins.
+    /// Returns the tables of `[[key]]`, each with its byte offset.
     pub(super) fn tables(
         &self,
         report: &mut Report<'_>,
@@ -195,7 +195,7 @@ impl<'t, 'i> Table<'t, 'i> {
         found
     }
 
-    /// The value of `key` with its place, or `None` when it is missing or wrong; wrong ones are reported.
+    /// Returns the value of `key` with its byte offset, or `None` if it is missing or wrong; a wrong value is reported.
     pub(super) fn optional<T>(
         &self,
         report: &mut Report<'_>,
@@ -213,7 +213,7 @@ impl<'t, 'i> Table<'t, 'i> {
         }
     }
 
-    /// The same, but that it is missing is reported with an `example`.
+    /// As [`Self::optional`], but also reports a missing key, with an `example`.
     pub(super) fn required<T>(
         &self,
         report: &mut Report<'_>,
@@ -228,7 +228,7 @@ impl<'t, 'i> Table<'t, 'i> {
         self.optional(report, key, read)
     }
 
-    /// Reports something about `key`, at its value where it has one.
+    /// Reports a problem with `key`, at its value if it has one.
     pub(super) fn wrong(&self, report: &mut Report<'_>, key: &str, wrong: Wrong) {
         let at = self.get(key).map_or(self.at, |value| value.span().start);
         report.add(at, &self.key(key), wrong);
@@ -259,9 +259,9 @@ impl<'t, 'i> Table<'t, 'i> {
     }
 }
 
-/// The one of `known` that `word` was probably meant to be.
+/// Returns the one of `known` that is similar to `word`, if any.
 pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
-    // A long word is no slip of the fingers, and comparing costs the product of the lengths.
+    // A long word is no typing error, and comparing takes time in the product of both lengths.
     let word = word.get(..64.min(word.len()))?.to_ascii_lowercase();
     let near = known
         .iter()
@@ -271,7 +271,7 @@ pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     (distance * NEAR <= word.len().max(known.len())).then_some(known)
 }
 
-/// A value for a message: short, and harmless on a terminal.
+/// Formats a value for a message: short, and without control characters.
 pub(super) fn described(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => format!("{:?}", plain(text, SHOWN)),

@@ -1,4 +1,4 @@
-//! The tables and keys of the file, with their defaults and ranges.
+//! The tables and keys of the file, with their defaults and allowed ranges.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,11 +19,11 @@ use crate::up::CPU_MODEL;
 use crate::update::check::Updates;
 use crate::web::WebSettings;
 
-/// The version of the schema.
+/// Version of the schema.
 const VERSION: u16 = 1;
-/// An hour a connection, as clients promise themselves too.
+/// Maximum of `life_seconds`, `start_seconds` and `proving_seconds`: one day.
 const LIFE_MAX: u64 = 86_400;
-/// A year: longer is a slip.
+/// Maximum of `healthy_seconds`, one year: a longer time is taken for a mistake.
 const LONG: u64 = 365 * 86_400;
 
 const FILE: [&str; 6] = ["version", "host", "web", "status", "updates", "appliance"];
@@ -78,13 +78,13 @@ const RESTART: [&str; 5] = [
     "healthy_seconds",
 ];
 
-/// A value, and the byte at which it stands.
+/// A value with its byte offset in the file.
 pub(super) type At<T> = (T, usize);
 
-/// What could be read, with the places that conflicts are reported at.
+/// The values that could be read, with the positions at which conflicts are reported.
 pub(super) struct Located {
     pub(super) host: HostSettings,
-    /// Keys of `[host]` that name files.
+    /// Keys that name files, with the files.
     pub(super) files: Vec<(&'static str, At<PathBuf>)>,
     pub(super) web: Option<At<WebSettings>>,
     pub(super) status: Option<At<StatusSettings>>,
@@ -92,7 +92,7 @@ pub(super) struct Located {
     pub(super) appliances: Vec<Entry>,
 }
 
-/// One `[[appliance]]`; what was wrong or missing is `None`.
+/// An `[[appliance]]`. Required values that are missing or wrong are `None`.
 pub(super) struct Entry {
     pub(super) name: Option<At<String>>,
     pub(super) image: Option<At<PathBuf>>,
@@ -112,7 +112,7 @@ pub(super) struct Entry {
 }
 
 impl Located {
-    /// The configuration, when nothing is missing.
+    /// Returns the configuration, unless something is missing.
     pub(super) fn config(self) -> Option<HostConfig> {
         let appliances = self.appliances.into_iter().map(Entry::appliance);
         Some(HostConfig {
@@ -151,7 +151,7 @@ impl Entry {
     }
 }
 
-/// Reads all of `text`.
+/// Reads the whole file.
 pub(super) fn read(text: &str, report: &mut Report<'_>) -> Located {
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in errors {
@@ -302,7 +302,7 @@ fn operator(appliance: &Table<'_, '_>, report: &mut Report<'_>) -> OperatorConfi
     let name = table.optional(report, "name", text);
     let payout = table.optional(report, "payout_address", text);
     let mut price = |key| {
-        // TOML's numbers end at 2^63 - 1.
+        // TOML integers end at 2^63 - 1.
         let price = table.optional(report, key, number(0..=i64::MAX.unsigned_abs()));
         price.map_or(0, |(price, _)| price)
     };
@@ -316,7 +316,7 @@ fn operator(appliance: &Table<'_, '_>, report: &mut Report<'_>) -> OperatorConfi
         payout_address: payout.map(|(address, _)| address),
         version: usual.version,
     };
-    // The rules of the measured configuration are the protocol's; only the place is ours.
+    // The protocol crate validates the measured configuration; this function only adds the position.
     if let Err(ConfigError::Field { field, problem }) = config.validate() {
         table.wrong(report, field, Wrong::because(problem));
     }

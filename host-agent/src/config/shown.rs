@@ -1,4 +1,4 @@
-//! `[web]` and `[status]`: what is shown to anybody, and what to the operator alone.
+//! `[web]` and `[status]`: the published documents, and the operator's status page and metrics.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,24 +13,25 @@ use crate::web::{TlsFiles, WebSettings};
 
 const WEB: [&str; 3] = ["listen", "certificate", "key"];
 const STATUS: [&str; 4] = ["listen", "certificate", "key", "login"];
-/// In place of an address.
+/// Value of `status.listen` that turns the status page off.
 const OFF: &str = "off";
 
-/// Keys of `[host]` and of tables like these that name files.
+/// Keys that name files, with the files.
 type Files = Vec<(&'static str, At<PathBuf>)>;
 
-/// `[status]`.
+/// Settings of the status page, from `[status]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StatusSettings {
-    /// Where the status page and the metrics are.
+    /// Address and certificate of the status page and the metrics.
     pub web: WebSettings,
-    /// Whether the file says so: then it must be had, whereas the usual place may be another program's.
+    /// Whether the file names the address. If so, failing to bind it is an error; the default address may belong to another
+    /// program.
     pub named: bool,
-    /// File of the name and the password without which nothing is shown.
+    /// File with the name and password that the page requires, if any.
     pub login: Option<PathBuf>,
 }
 
-/// Without an address nothing is shown, and without a certificate only to this machine.
+/// Reads `[web]`. Without an address nothing is published; without a certificate only a loopback address is allowed.
 pub(super) fn web(
     file: &Table<'_, '_>,
     report: &mut Report<'_>,
@@ -44,7 +45,7 @@ pub(super) fn web(
     Some((WebSettings { listen, tls }, at))
 }
 
-/// `None` is off; without an address it is on the usual one.
+/// Reads `[status]`. Returns `None` if the page is off; without an address it has the default one.
 pub(super) fn status(
     file: &Table<'_, '_>,
     report: &mut Report<'_>,
@@ -61,7 +62,7 @@ pub(super) fn status(
     let (listen, at) = match named {
         Some((None, _)) => return None,
         Some((Some(listen), at)) => (listen, at),
-        // Wrong and reported, or not named.
+        // Not named, or wrong and reported.
         None => (DEFAULT_LISTEN.parse().ok()?, 0),
     };
     let tls = tls(&table, report, pair, listen);
@@ -70,7 +71,7 @@ pub(super) fn status(
     Some((StatusSettings { web, named, login }, at))
 }
 
-/// Certificate and key, as far as they are named.
+/// Files of certificate and key, as far as they are named.
 type Pair = (Option<PathBuf>, Option<PathBuf>);
 
 fn pair(

@@ -1,4 +1,4 @@
-//! Every key has its place, every error its words.
+//! The configuration file: defaults, errors with their positions, and conflicts.
 
 use proptest::prelude::*;
 
@@ -38,7 +38,7 @@ fn problems(text: &str, machine: &Machine) -> Vec<String> {
     }
 }
 
-/// What is said when `line` stands at the end of the appliance, in line 9.
+/// The problems reported when `line` is added at the end of the appliance, as line 9.
 fn said(line: &str) -> Vec<String> {
     problems(&format!("{MINIMAL}{line}\n"), &large())
 }
@@ -51,7 +51,7 @@ fn the_example_is_valid_and_shows_the_defaults() {
     assert_eq!(first.operator.name, "example-operator");
     assert_eq!(first.restart, Restart::default());
     assert_eq!(first.limits, Limits::default());
-    // The comments state the defaults: taken at their word they change nothing but what has none.
+    // The comments state the defaults. Uncommenting them must change only keys that have no default.
     let mut text = String::new();
     for line in EXAMPLE.lines() {
         let bare = line.strip_prefix("# ").filter(|line| {
@@ -95,7 +95,7 @@ fn the_example_is_valid_and_shows_the_defaults() {
     assert_eq!(stated, expected);
 }
 
-/// The page's usual address is nobody's who was not asked: an appliance may have it.
+/// The file did not name the status page's address, so an appliance may have the default one.
 #[test]
 fn an_appliance_may_have_the_status_pages_usual_address() {
     let config = HostConfig::parse(MINIMAL, "f", &large()).unwrap();
@@ -169,7 +169,7 @@ fn every_error_names_the_place_the_key_and_what_is_allowed() {
     }
 }
 
-/// A threshold that nobody could reach would be noticed only when an update is needed.
+/// An unreachable threshold would otherwise be noticed only at the next update.
 #[test]
 fn signers_and_their_number_fit() {
     let (one, two) = ("11".repeat(32), "22".repeat(32));
@@ -281,7 +281,7 @@ fn everything_that_is_wrong_is_said_at_once_and_in_order() {
     );
 }
 
-/// A second appliance that differs only where it must.
+/// Two appliances that differ only where they must.
 fn second(name: &str, listen: &str, more: &str) -> String {
     let one = MINIMAL
         .replace("version = 1\n", "\n")
@@ -375,7 +375,7 @@ fn a_file_that_cannot_be_read_says_so() {
 }
 
 proptest! {
-    /// Whatever the text: an answer, and never a configuration beside a problem.
+    /// Parsing any text gives a configuration or problems; it never panics, and messages hold no control characters.
     #[test]
     fn no_text_is_too_strange(text in "(\\PC|[\\n\\t\"'\\[\\]=.#])*", cut in 0..EXAMPLE.len()) {
         let _ = HostConfig::parse(&text, "f", &large());

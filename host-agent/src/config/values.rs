@@ -1,4 +1,4 @@
-//! What may stand for a single value.
+//! Parsers of single values.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -33,7 +33,7 @@ const RESTARTS: [(&str, RestartPolicy); 2] = [
     ("never", RestartPolicy::Never),
 ];
 
-/// An amount of memory such as `1G` or `1536M`, in MiB.
+/// Parses an amount of memory such as `1G` or `1536M`. Returns it in MiB.
 ///
 /// # Errors
 /// Says what an amount looks like.
@@ -97,7 +97,7 @@ pub(super) fn text(value: &DeValue<'_>) -> Read<String> {
     value.as_str().map(str::to_owned).ok_or_else(wrong)
 }
 
-/// Relative ones would depend on the folder that a service happens to start in.
+/// Accepts absolute paths only: relative ones would depend on the folder in which the service starts.
 pub(super) fn path(value: &DeValue<'_>) -> Read<PathBuf> {
     let wrong = || Wrong::found(&described(value), "a path that begins with /");
     let path = value.as_str().map(PathBuf::from).ok_or_else(wrong)?;
@@ -146,7 +146,7 @@ pub(super) fn address(value: &DeValue<'_>) -> Read<SocketAddr> {
     })
 }
 
-/// Ed25519 public keys, each once.
+/// Parses Ed25519 public keys, and refuses duplicates.
 pub(super) fn signers(value: &DeValue<'_>) -> Read<Vec<[u8; 32]>> {
     let allowed = "keys as `cocoon-image manifest keygen` prints them, such as [\"64 hexadecimal digits in lower case\"]";
     let wrong = || Wrong::found(&described(value), allowed);
@@ -168,7 +168,7 @@ pub(super) fn signers(value: &DeValue<'_>) -> Read<Vec<[u8; 32]>> {
     Ok(signers)
 }
 
-/// A name as QEMU's command line takes it.
+/// Accepts names that are safe on QEMU's command line.
 pub(super) fn cpu(value: &DeValue<'_>) -> Read<String> {
     let name = text(value)?;
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);

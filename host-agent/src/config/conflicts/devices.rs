@@ -1,4 +1,5 @@
-//! Networks, places and GPUs that an appliance cannot have: another's, not of this machine, or not with its TEE.
+//! Conflicts of networks, placements and GPUs: used by another appliance, missing on this machine, or impossible with the
+//! TEE.
 
 use cocoon_protocol::binding::Tee;
 use cocoon_qemu::accel::Wanted;
@@ -10,7 +11,7 @@ use super::super::schema::{Entry, Located};
 use super::super::{Machine, TeeMode};
 use crate::numa;
 
-/// What `entry` may not have, or not beside those `before` it.
+/// Reports devices that `entry` cannot have, or that an appliance `before` it has.
 pub(super) fn devices(report: &mut Report<'_>, before: &[Entry], entry: &Entry, machine: &Machine) {
     networks(report, before, entry);
     places(report, entry, machine);
@@ -32,7 +33,7 @@ pub(super) fn devices(report: &mut Report<'_>, before: &[Entry], entry: &Entry, 
     }
 }
 
-/// Nobody else's device, socket, port or address.
+/// Reports a device, socket or address that another appliance's network already uses.
 fn networks(report: &mut Report<'_>, before: &[Entry], entry: &Entry) {
     let (network, at) = &entry.devices.network;
     let mut refuse = |what: &str, other: usize| {
@@ -113,7 +114,8 @@ fn places(report: &mut Report<'_>, entry: &Entry, machine: &Machine) {
     }
 }
 
-/// The pool must have what starts by itself, and what each of the others needs alone.
+/// Reports appliances for which the kernel's pools of huge pages are too small. Those that start with the daemon must fit
+/// together, each of the others alone.
 pub(super) fn pools(report: &mut Report<'_>, file: &Located, machine: &Machine) {
     for page in [HugePages::TwoMib, HugePages::OneGib] {
         let Some(pool) = (machine.hugepages)(page) else {

@@ -1,4 +1,4 @@
-//! Networks, places and GPUs: what may be asked for, and what is said of everything else.
+//! Networks, placements and GPUs: what is accepted, and how everything else is refused.
 
 use cocoon_qemu::spec::HugePages;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::relay::Door;
 use crate::supervisor::Launch;
 
-/// The appliance with these lines after it.
+/// The appliance with `lines` added.
 fn with(lines: &str) -> Result<Appliance, Problems> {
     let config = HostConfig::parse(&format!("{MINIMAL}{lines}\n"), "f", &large())?;
     Ok(config.appliances[0].clone())
@@ -25,7 +25,7 @@ fn each_network_has_its_keys() {
     };
     let network = with(tap).unwrap().network;
     assert_eq!(network, expected);
-    // As a supervisor reads it.
+    // The supervisor reads the network from JSON.
     let kept = serde_json::to_string(&network).unwrap();
     assert_eq!(serde_json::from_str::<Network>(&kept).unwrap(), network);
     let passt =
@@ -76,7 +76,7 @@ async fn a_cpu_model_is_snps_alone_and_reaches_the_machine() {
     );
 }
 
-/// VMs outlive their daemon: one of this release compares what an earlier one had started.
+/// VMs outlive their daemon, so a newer release compares what an earlier one started.
 #[test]
 fn what_a_daemon_without_cpu_models_left_is_read() {
     let config = HostConfig::parse(MINIMAL, "f", &large()).unwrap();

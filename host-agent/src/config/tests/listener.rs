@@ -1,8 +1,8 @@
-//! How much of the public listener one client has.
+//! Limits of the public listener.
 
 use super::*;
 
-/// What the relay allows is what the file says, and what it does not say is the relay's to derive.
+/// Limits in the file reach the relay unchanged; the relay derives what the file leaves out.
 #[test]
 fn the_listener_has_the_limits_of_the_file() {
     let limits = |lines: &str| {

@@ -1,4 +1,4 @@
-//! What is not there when the file is read.
+//! Images and manifests that are missing when the file is read.
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn the_image_of_one_appliance_is_no_other_ones_affair() {
         "9:12: appliance.manifest: there is no file /m",
     ];
     assert_eq!(warnings, expected);
-    // Where something is wrong with the file itself, all is said at once.
+    // If the file itself has a problem, warnings are reported with it.
     assert_eq!(problems(&format!("{text}cpus = 1\n"), &machine).len(), 3);
     let config = HostConfig::parse(&text, "f", &large()).unwrap();
     assert_eq!(config.warnings, []);
