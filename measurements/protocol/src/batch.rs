@@ -1,8 +1,8 @@
-//! One call of the TEE for several sessions (SPEC.md §2.1): the report data commit to a Merkle tree over
-//! their session bindings, and each session gets the path from its own binding to the root.
+//! Evidence shared by several sessions (SPEC.md §2.1): the report data commit to a Merkle tree over the session
+//! bindings, and each session gets the inclusion proof of its own binding.
 //!
-//! The tree is that of RFC 9162 §2.1, over SHA-256. A leaf is a whole session binding, which holds the
-//! exporter of its TLS session: what a client sees of another's is a hash over a secret.
+//! The tree is that of RFC 9162 §2.1 over SHA-256. A leaf is a whole session binding, which contains the exporter of
+//! its TLS session. A client therefore sees of other sessions only hashes over secrets that it does not know.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256, Sha512};
@@ -10,61 +10,61 @@ use sha2::{Digest as _, Sha256, Sha512};
 use crate::binding::{self, BINDING_LEN, BINDING_VERSION};
 use crate::bytes::{Hex, Hex32, Hex64};
 
-/// Length of what the report data of a batch are the digest of, in bytes.
+/// Length of the bytes that the report data of a batch are the digest of.
 const COMMITMENT_LEN: usize = 52;
 
-/// Sessions that one call may serve.
+/// Most sessions that may share one quote or report.
 pub const MAX_LEAVES: usize = 32;
 
 const BATCH_TAG: &[u8; 16] = b"cocoon-batch-1\0\0";
 const LEAF: [u8; 1] = [0];
 const NODE: [u8; 1] = [1];
 
-/// One session's place in a batch: what leads from its binding to the root.
+/// Position of one session in a batch, with the inclusion proof of its binding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Batch {
-    /// Sessions in the batch, 2 to [`MAX_LEAVES`].
+    /// Number of sessions in the batch, 2 to [`MAX_LEAVES`].
     pub leaves: u16,
-    /// This session's place among them, from zero.
+    /// Index of this session's leaf, from zero.
     pub index: u16,
-    /// The hashes beside the way from the leaf to the root, the leaf's neighbour first: as many as the
-    /// place has levels above it.
+    /// Inclusion proof: the sibling hashes on the way from the leaf to the root, the leaf's sibling first. It has one
+    /// hash for each level above the leaf.
     pub path: Vec<Hex32>,
 }
 
-/// Why a place is none.
+/// Reason why a batch position is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
-    /// No such number of leaves.
+    /// The number of leaves is out of range.
     #[error("a batch has 2 to {MAX_LEAVES} sessions, this one has {0}")]
     Leaves(u16),
-    /// The index is none of the leaves.
+    /// The index is not below the number of leaves.
     #[error("session {index} of a batch of {leaves}: they count from zero")]
     Index {
-        /// Index.
+        /// The index found.
         index: u16,
-        /// Leaves.
+        /// Number of leaves of the batch.
         leaves: u16,
     },
-    /// The path does not end at the root.
+    /// The path has the wrong length.
     #[error(
         "a path of {found} hashes, where session {index} of a batch of {leaves} has {expected}"
     )]
     Path {
-        /// Index.
+        /// Index of the session's leaf.
         index: u16,
-        /// Leaves.
+        /// Number of leaves of the batch.
         leaves: u16,
-        /// Hashes found.
+        /// Number of hashes found.
         found: usize,
-        /// Hashes that lead to the root.
+        /// Number of hashes that this position requires.
         expected: usize,
     },
 }
 
 impl Batch {
-    /// Checks form: there is such a place, and the path ends at its root.
+    /// Checks that the position exists in such a tree and that the path has the length which the position requires.
     pub fn check(&self) -> Result<(), BatchError> {
         let Self { leaves, index, .. } = *self;
         if !(2..=MAX_LEAVES).contains(&usize::from(leaves)) {
@@ -85,12 +85,13 @@ impl Batch {
         Ok(())
     }
 
-    /// The report data of a batch that holds `binding` in this place.
+    /// Returns the report data of the batch that has `binding` at this position.
     pub fn report_data(&self, binding: &[u8; BINDING_LEN]) -> Result<Hex64, BatchError> {
         self.commitment(binding).map(|bytes| digest(&bytes))
     }
 
-    /// The nonce for the GPUs of a batch that holds `binding`, its GPU digest left out, in this place.
+    /// Returns the GPUs' nonce of the batch that has `binding` at this position, with the GPU digest of `binding` set
+    /// to zero.
     pub fn gpu_nonce(&self, binding: &[u8; BINDING_LEN]) -> Result<Hex32, BatchError> {
         let bytes = self.commitment(&binding::without_gpus(binding))?;
         Ok(binding::nonce_over(&bytes))
@@ -110,18 +111,18 @@ impl Batch {
     }
 }
 
-/// Report data over several bindings, and each one's place.
+/// Report data over several bindings, with the position of each.
 pub struct Shared {
-    /// What the TEE is asked to sign.
+    /// Report data for the TEE to sign.
     pub report_data: Hex64,
-    /// What GPUs are asked with, where the bindings have no GPU digest yet.
+    /// Nonce for the GPUs. It is meant for bindings whose GPU digest is still zero.
     pub gpu_nonce: Hex32,
-    /// In the order of the bindings; `None` for a binding that is alone.
+    /// Positions in the order of the bindings; `None` if there is only one binding.
     pub places: Vec<Option<Batch>>,
 }
 
-/// Combines session bindings. One alone gives exactly what [`binding::report_data`] gives; for none, or
-/// more than [`MAX_LEAVES`], there is nothing.
+/// Combines session bindings into one batch. A single binding gets the report data of [`binding::report_data`]. Returns
+/// `None` for no bindings and for more than [`MAX_LEAVES`].
 pub fn share(bindings: &[[u8; BINDING_LEN]]) -> Option<Shared> {
     if let [alone] = bindings {
         return Some(Shared {
@@ -167,7 +168,7 @@ fn node(left: &Hex32, right: &Hex32) -> Hex32 {
         .into())
 }
 
-/// What the evidence of a batch commits to.
+/// Returns the bytes whose digest the evidence of a batch carries as its report data.
 fn commitment(leaves: u16, root: &Hex32) -> [u8; COMMITMENT_LEN] {
     let mut bytes = [0; COMMITMENT_LEN];
     bytes[..16].copy_from_slice(BATCH_TAG);
@@ -181,12 +182,12 @@ fn digest(commitment: &[u8; COMMITMENT_LEN]) -> Hex64 {
     Hex64::from_digest(Sha512::digest(commitment).into())
 }
 
-/// The largest power of two below `leaves`, which is at least 2.
+/// Returns the largest power of two below `leaves`, which must be at least 2.
 fn split(leaves: usize) -> usize {
     leaves.next_power_of_two() / 2
 }
 
-/// From the root down to a leaf: whether the way turns right at each node.
+/// Returns, for each node from the root down to a leaf, whether the way to the leaf goes right.
 fn turns(mut index: usize, mut leaves: usize) -> Vec<bool> {
     let mut turns = Vec::new();
     while leaves > 1 {
@@ -201,7 +202,7 @@ fn turns(mut index: usize, mut leaves: usize) -> Vec<bool> {
     turns
 }
 
-/// RFC 9162 §2.1.1.
+/// Merkle tree hash of RFC 9162 §2.1.1.
 fn root(hashes: &[Hex32]) -> Hex32 {
     match hashes {
         [] => Hex32::sha256(&[]),
@@ -213,7 +214,7 @@ fn root(hashes: &[Hex32]) -> Hex32 {
     }
 }
 
-/// RFC 9162 §2.1.3.1.
+/// Inclusion proof of RFC 9162 §2.1.3.1.
 fn path(index: usize, hashes: &[Hex32]) -> Vec<Hex32> {
     if hashes.len() < 2 {
         return Vec::new();

@@ -1,5 +1,5 @@
-//! The bytes that evidence commits to (SPEC.md §2): fixed layout, one tag for the boot binding and
-//! another for the session binding, hashed with SHA-512 into the report data of the CPU's evidence.
+//! Bindings: the bytes that evidence commits to (SPEC.md §2). Boot and session bindings have the same layout and
+//! different tags. The report data of the CPU's evidence are the SHA-512 digest of a binding.
 //!
 //! ```text
 //! offset size field
@@ -12,7 +12,7 @@
 //!     84   32 manifest id: SHA-256 of the manifest's bytes
 //!    116   32 model digest: dm-verity root of the model volume
 //!    148   48 configuration digest: SHA-384 (TDX), or SHA-256 and 16 zero bytes (SNP)
-//!    196   32 GPU digest: of the GPU section, at boot of the GPUs' keys; zero without a GPU
+//!     196   32 GPU digest: of the GPU section; in the boot binding of the GPUs' keys; zero without a GPU
 //!    228   32 nonce, zero in the boot binding
 //!    260   32 TLS exporter, zero in the boot binding
 //!    292
@@ -25,14 +25,15 @@ use crate::bytes::{Hex, Hex32, Hex48, Hex64};
 
 /// Length of an encoded binding, in bytes.
 pub const BINDING_LEN: usize = 292;
-/// Version of the layout above.
+/// Version of the layout described in the module's documentation.
 pub const BINDING_VERSION: u16 = 1;
-/// RFC 5705/8446 exporter label for the session binding; the context is absent, 32 bytes are taken.
+/// TLS exporter label for the session binding (RFC 5705, RFC 8446 §7.5). The exporter has no context and is 32 bytes
+/// long.
 pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-cocoon-session-binding";
 
 const BOOT_TAG: &[u8; 16] = b"cocoon-boot-v1\0\0";
 const SESSION_TAG: &[u8; 16] = b"cocoon-session-1";
-/// Where the GPU digest stands.
+/// Byte range of the GPU digest in a binding.
 const GPU_DIGEST: std::ops::Range<usize> = 196..228;
 const GPU_NONCE_TAG: &[u8; 16] = b"cocoon-gpu-nonce";
 
@@ -47,7 +48,7 @@ pub enum Tee {
 }
 
 impl Tee {
-    /// The number that stands for this TEE in the binding.
+    /// Returns the number of this TEE in the binding.
     pub const fn code(self) -> u8 {
         match self {
             Tee::Tdx => 1,
@@ -65,7 +66,7 @@ impl std::fmt::Display for Tee {
     }
 }
 
-/// What stays the same from boot to shutdown: one half of every binding.
+/// Claims: the part of a binding that stays the same from boot to shutdown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Claims {
@@ -75,56 +76,57 @@ pub struct Claims {
     pub leaf_spki_sha256: Hex32,
     /// Ed25519 public key that signs receipts.
     pub meter_key: Hex32,
-    /// SHA-256 of the manifest that the host named at boot. The guest cannot check it: the verifier
-    /// compares it with its own manifest.
+    /// SHA-256 of the manifest that the host named at boot. The guest cannot check it. The verifier compares it with
+    /// the identity of its own manifest.
     pub manifest_id: Hex32,
     /// dm-verity root hash of the model volume, from the measured command line.
     pub model_digest: Hex32,
     /// Digest of the operator's configuration; see [`crate::config`].
     pub config_digest: Hex48,
-    /// In a session [`crate::gpu_section::GpuSection::digest`], at boot [`crate::gpu_section::keys_digest`]; zero when
-    /// the machine has no GPU.
+    /// GPU digest: [`crate::gpu_section::GpuSection::digest`] in a session, [`crate::gpu_section::keys_digest`] at
+    /// boot, zero if the machine has no GPU.
     pub gpu_section_digest: Hex32,
 }
 
-/// What is fresh in a session: the client's challenge and the TLS session's own secret.
+/// The fresh values of a session: the client's nonce and the exporter of the TLS session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Freshness {
     /// 32 bytes chosen by the client.
     pub nonce: Hex32,
-    /// Exporter of the TLS session, see [`EXPORTER_LABEL`].
+    /// Exporter of the TLS session; see [`EXPORTER_LABEL`].
     pub exporter: Hex32,
 }
 
-/// The boot binding: commits to the claims alone. It never authorises a prompt.
+/// Returns the boot binding, which commits to the claims alone and never authorises a prompt.
 pub fn boot(claims: &Claims) -> [u8; BINDING_LEN] {
     encode(BOOT_TAG, claims, &Hex32::ZERO, &Hex32::ZERO)
 }
 
-/// The session binding: commits to the claims, the client's nonce and the TLS session.
+/// Returns the session binding, which commits to the claims, the client's nonce and the TLS session.
 pub fn session(claims: &Claims, fresh: &Freshness) -> [u8; BINDING_LEN] {
     encode(SESSION_TAG, claims, &fresh.nonce, &fresh.exporter)
 }
 
-/// The 64 bytes of report data for a binding: its SHA-512 digest.
+/// Returns the 64 bytes of report data for a binding: its SHA-512 digest.
 pub fn report_data(binding: &[u8; BINDING_LEN]) -> Hex64 {
     Hex64::from_digest(Sha512::digest(binding).into())
 }
 
-/// The nonce that GPUs are asked with: SHA-256 of a tag and `committed`, which are the bytes whose SHA-512 digest the
-/// report data would be, were the GPU digest of the claims zero: a binding, or the 52 bytes of a batch.
+/// Returns the GPUs' nonce: SHA-256 over a tag and `committed`. These are the bytes of which the report data would be
+/// the SHA-512 digest if every GPU digest were zero: a binding, or the 52 bytes of a batch.
 pub(crate) fn nonce_over(committed: &[u8]) -> Hex32 {
     let hash = Sha256::new().chain_update(GPU_NONCE_TAG);
     Hex(hash.chain_update(committed).finalize().into())
 }
 
-/// The nonce for the GPUs of a binding that is alone. Its GPU digest is left out: it does not exist yet.
+/// Returns the GPUs' nonce for a binding outside a batch. The GPU digest of `binding` is set to zero first, because the
+/// GPUs' evidence does not exist when they are asked.
 pub fn gpu_nonce(binding: &[u8; BINDING_LEN]) -> Hex32 {
     nonce_over(&without_gpus(binding))
 }
 
-/// A binding with zero in place of the GPU digest.
+/// Returns the binding with its GPU digest set to zero.
 pub(crate) fn without_gpus(binding: &[u8; BINDING_LEN]) -> [u8; BINDING_LEN] {
     let mut bare = *binding;
     bare[GPU_DIGEST].fill(0);
@@ -258,7 +260,7 @@ mod tests {
         assert_ne!(report_data(&session(&claims(), &other)), base);
     }
 
-    /// A vector for second implementations: SHA-512 of the session binding of the layout test.
+    /// Test vector for other implementations: SHA-512 of the session binding of the layout test.
     #[test]
     fn report_data_of_the_example() {
         let fresh = Freshness {
@@ -272,7 +274,8 @@ mod tests {
         assert_eq!(report_data(&boot(&claims())).to_string(), EXAMPLE_BOOT);
     }
 
-    /// The examples of SPEC.md §2.2, computed by other code; the batch's stands beside the batches.
+    /// The examples of SPEC.md §2.2, whose values come from an independent implementation. The example of a batch is
+    /// tested with the batches.
     #[test]
     fn cocoon_gpu_16() {
         let fresh = Freshness {
@@ -286,7 +289,8 @@ mod tests {
             asked(boot(&claims())),
             "911ff6a551c803a082e153045d48c4341aa6d9383c4225de14806a4bac1c5014"
         );
-        // The digest of what the GPUs will answer cannot be part of the question; everything else is.
+        // The nonce cannot depend on the digest of the GPUs' evidence, which answers it. It depends on every other
+        // field.
         let answered = Claims {
             gpu_section_digest: Hex32::ZERO,
             ..claims()

@@ -1,4 +1,4 @@
-//! Byte strings as they stand in JSON: fixed-length digests in hexadecimal, blobs in Base64.
+//! JSON encoding of byte strings: fixed-length values in hexadecimal, longer ones in Base64.
 
 use std::fmt;
 
@@ -7,36 +7,36 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use sha2::{Digest as _, Sha256, Sha384};
 
-/// Exactly `N` bytes, in JSON a lower-case hexadecimal string of `2 * N` characters.
+/// Exactly `N` bytes, encoded in JSON as `2 * N` lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hex<const N: usize>(pub [u8; N]);
 
 /// A SHA-256 digest or another 32-byte value.
 pub type Hex32 = Hex<32>;
-/// A SHA-384 digest: the size of every TDX register and of the SNP launch digest.
+/// A SHA-384 digest, the size of every TDX measurement register and of the SNP launch digest.
 pub type Hex48 = Hex<48>;
-/// 64 bytes: TDX and SNP report data.
+/// 64 bytes, the size of TDX and SNP report data.
 pub type Hex64 = Hex<64>;
 
 impl<const N: usize> Hex<N> {
-    /// All zero bytes: "not measured" for TDX registers, "absent" for digests.
+    /// All zero bytes. Means "not measured" for TDX registers and "absent" for digests.
     pub const ZERO: Self = Self([0; N]);
 
-    /// Whether every byte is zero.
+    /// Returns whether every byte is zero.
     pub fn is_zero(&self) -> bool {
         self.0.iter().all(|b| *b == 0)
     }
 }
 
 impl Hex32 {
-    /// The SHA-256 digest of `data`.
+    /// Returns the SHA-256 digest of `data`.
     pub fn sha256(data: &[u8]) -> Self {
         Self(Sha256::digest(data).into())
     }
 }
 
 impl Hex48 {
-    /// The SHA-384 digest of `data`.
+    /// Returns the SHA-384 digest of `data`.
     pub fn sha384(data: &[u8]) -> Self {
         Self(Sha384::digest(data).into())
     }
@@ -72,7 +72,7 @@ impl<const N: usize> AsRef<[u8]> for Hex<N> {
     }
 }
 
-/// The text is not the hexadecimal form of the expected number of bytes.
+/// Error for text that is not the hexadecimal form of the expected number of bytes.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("expected {expected} bytes as {} hexadecimal digits in lower case, found {found:?}", expected * 2)]
 pub struct NotHex {
@@ -83,7 +83,7 @@ pub struct NotHex {
 impl<const N: usize> std::str::FromStr for Hex<N> {
     type Err = NotHex;
 
-    /// Upper case is refused, so that one value has one text.
+    /// Parses lower-case hexadecimal digits. Upper case is refused, so that each value has one encoding only.
     fn from_str(text: &str) -> Result<Self, NotHex> {
         let mut bytes = [0; N];
         let is_lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
@@ -92,7 +92,7 @@ impl<const N: usize> std::str::FromStr for Hex<N> {
         }
         Err(NotHex {
             expected: N,
-            // The text is foreign: only its beginning goes into the message.
+            // The text is untrusted and may be long: the message quotes only its beginning.
             found: text.chars().take(2 * N + 8).collect(),
         })
     }
@@ -111,7 +111,7 @@ impl<'de, const N: usize> Deserialize<'de> for Hex<N> {
     }
 }
 
-/// Bytes of any length, in JSON standard Base64 with padding. The holder bounds the length.
+/// Bytes of any length, encoded in JSON as standard Base64 with padding. The containing type limits the length.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Blob(pub Vec<u8>);
 

@@ -1,5 +1,5 @@
-//! The operator's configuration (SPEC.md §6): economics only, in canonical bytes, measured by the
-//! launch (MRCONFIGID on TDX, HOST_DATA on SNP) and compared by the guest with its own report.
+//! The operator's configuration (SPEC.md §6): prices, payout and capacity in canonical bytes. The launch measures it
+//! (MRCONFIGID on TDX, HOST_DATA on SNP), and the guest compares the digest with its own report.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256, Sha384};
@@ -7,28 +7,28 @@ use sha2::{Digest as _, Sha256, Sha384};
 use crate::binding::Tee;
 use crate::bytes::{Hex, Hex48};
 
-/// Largest canonical encoding, in bytes.
+/// Largest canonical encoding of a configuration, in bytes.
 pub const MAX_CONFIG_LEN: usize = 4096;
-/// Version of the schema.
+/// Version of the configuration's schema.
 pub const CONFIG_VERSION: u16 = 1;
-/// Most requests that may run at once.
+/// Upper limit of [`OperatorConfig::max_concurrent_requests`].
 pub const MAX_CONCURRENT: u16 = 1024;
 
-/// What an operator may set. Nothing here can change which code runs or who reads a prompt.
+/// Settings of the operator. None of them can change which code runs or who can read a prompt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OperatorConfig {
-    /// [`CONFIG_VERSION`].
+    /// Version of the schema: [`CONFIG_VERSION`].
     pub version: u16,
-    /// Name shown to clients, at most 64 characters of `[A-Za-z0-9._-]`.
+    /// Name shown to clients, 1 to 64 characters of `[A-Za-z0-9._-]`.
     pub name: String,
-    /// TON address that is paid, in its user-friendly form; `None` serves without payment.
+    /// TON address that receives payments, in its user-friendly form; `None` if the operator serves without payment.
     pub payout_address: Option<String>,
-    /// Price of a million prompt tokens, in nanotons.
+    /// Price of one million prompt tokens, in nanotons.
     pub price_prompt_million: u64,
-    /// Price of a million completion tokens, in nanotons.
+    /// Price of one million completion tokens, in nanotons.
     pub price_completion_million: u64,
-    /// Requests that may run at once, 1 to [`MAX_CONCURRENT`].
+    /// Most requests that may run at once, 1 to [`MAX_CONCURRENT`].
     pub max_concurrent_requests: u16,
 }
 
@@ -45,38 +45,38 @@ impl Default for OperatorConfig {
     }
 }
 
-/// Why bytes are not a configuration.
+/// Reason why bytes are not a valid configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// Longer than [`MAX_CONFIG_LEN`].
+    /// The encoding is longer than [`MAX_CONFIG_LEN`].
     #[error("operator configuration of {0} bytes exceeds the limit of {MAX_CONFIG_LEN}")]
     TooLong(usize),
-    /// Not JSON of the schema.
+    /// The bytes are not JSON of the schema.
     #[error("operator configuration is not JSON of the expected schema")]
     Malformed(#[source] serde_json::Error),
-    /// JSON of the schema in other bytes than [`OperatorConfig::canonical`] gives.
+    /// The bytes are JSON of the schema, but not the encoding that [`OperatorConfig::canonical`] returns.
     #[error(
         "operator configuration is not in canonical form: encode it again with this release's tools"
     )]
     NotCanonical,
-    /// A field outside its range.
+    /// A field is out of range.
     #[error("operator configuration: `{field}` {problem}")]
     Field {
         /// Name of the field.
         field: &'static str,
-        /// What is wrong with it.
+        /// What is wrong with the value.
         problem: &'static str,
     },
 }
 
 impl OperatorConfig {
-    /// The one encoding: compact JSON, fields in the order of the type.
+    /// Returns the canonical encoding: compact JSON with the fields in the order of the type.
     pub fn canonical(&self) -> Vec<u8> {
         // Strings, integers and an option: serialisation cannot fail.
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Parses canonical bytes and nothing else.
+    /// Parses a configuration from its canonical encoding. Refuses any other encoding.
     pub fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
         if bytes.len() > MAX_CONFIG_LEN {
             return Err(ConfigError::TooLong(bytes.len()));
@@ -89,7 +89,7 @@ impl OperatorConfig {
         Ok(config)
     }
 
-    /// Checks each field's range.
+    /// Checks that each field is within its range.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let field = |field, problem| Err(ConfigError::Field { field, problem });
         if self.version != CONFIG_VERSION {
@@ -113,8 +113,8 @@ impl OperatorConfig {
     }
 }
 
-/// The digest of canonical configuration bytes that the launch measures: SHA-384 in MRCONFIGID for
-/// TDX; SHA-256 in HOST_DATA for SNP, here followed by 16 zero bytes.
+/// Returns the digest of a canonical configuration as the launch measures it: SHA-384 in MRCONFIGID for TDX; SHA-256 in
+/// HOST_DATA for SNP, here followed by 16 zero bytes.
 pub fn digest(tee: Tee, canonical: &[u8]) -> Hex48 {
     match tee {
         Tee::Tdx => Hex(Sha384::digest(canonical).into()),

@@ -1,8 +1,8 @@
 //! The control channel: a virtio-serial port between the host agent and the guest's PID 1.
 //!
-//! Every host message is hostile input, parsed once here. What each value could do to a client is
-//! said beside it. Nothing derived from prompts or answers has a place in a guest message: the
-//! schema is closed, names and numbers only.
+//! The guest treats every host message as hostile input and parses it once, here. The comment on each value says what a
+//! lie in it could do to a client. Guest messages contain nothing derived from prompts or answers: their schema is
+//! closed and consists of names and numbers.
 
 use std::time::Duration;
 
@@ -16,18 +16,18 @@ use crate::gpu::{CollateralRequest, CollectedGpu, GpuCollateral, GpuError, GpuMe
 
 /// Name of the virtio-serial port.
 pub const PORT_NAME: &str = "org.cocoon.control";
-/// Version of this protocol; both sides name theirs first.
+/// Version of this protocol. Each side states its version in its first message.
 pub const CONTROL_VERSION: u16 = 1;
-/// Largest message from the host, in bytes: collateral is most of it.
+/// Largest message from the host, in bytes. Collateral takes up most of it.
 pub const MAX_HOST_MESSAGE: usize = 6 * 1024 * 1024;
-/// Largest message from the guest, in bytes: the certificates of many GPUs are most of it.
+/// Largest message from the guest, in bytes. The certificates of several GPUs take up most of it.
 pub const MAX_GUEST_MESSAGE: usize = 512 * 1024;
-/// Longest time in which a guest that boots says nothing; a host that heard nothing for longer gives it up.
+/// Longest time that a booting guest may send nothing. After a longer silence the host gives the guest up.
 pub const LONGEST_SILENCE: Duration = Duration::from_secs(480);
-/// TCP port that the guest serves TLS on.
+/// TCP port on which the guest serves TLS.
 pub const GUEST_PORT: u16 = 8443;
 
-/// From the host to the guest.
+/// Message from the host to the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     tag = "type",
@@ -36,41 +36,42 @@ pub const GUEST_PORT: u16 = 8443;
     deny_unknown_fields
 )]
 pub enum HostMessage {
-    /// The answer to [`GuestMessage::Hello`], exactly once.
+    /// Answer to [`GuestMessage::Hello`], sent exactly once.
     Configure(Configure),
-    /// The answer to [`GuestMessage::EvidenceRequest`]; read only where no TEE was found.
+    /// Answer to [`GuestMessage::EvidenceRequest`]. The guest accepts it only if it found no TEE.
     Evidence {
-        /// Number of the request.
+        /// Number of the request that this answers.
         id: u64,
-        /// Simulated evidence, or why there is none.
+        /// The simulated evidence, or why there is none.
         result: Result<Evidence, String>,
     },
-    /// The answer to [`GuestMessage::GpuEvidenceRequest`]; read only where no TEE was found.
+    /// Answer to [`GuestMessage::GpuEvidenceRequest`]. The guest accepts it only if it found no TEE.
     GpuEvidence {
-        /// Number of the request.
+        /// Number of the request that this answers.
         id: u64,
-        /// What the simulated GPUs show, or why they show nothing.
+        /// Evidence of each simulated GPU, or why there is none.
         result: Result<Vec<CollectedGpu>, String>,
     },
-    /// Newer endorsements, also in answer to [`GuestMessage::CollateralRequest`]. Each authenticates itself; stale ones
-    /// can only cause a refusal. A part that is absent stays as it was.
+    /// New endorsements, also the answer to [`GuestMessage::CollateralRequest`]. Each endorsement is signed, so stale
+    /// ones can only make clients refuse the guest. A part that is absent stays unchanged.
     Collateral {
-        /// Replaces what the guest staples of the CPU's vendor.
+        /// Replaces the endorsements of the CPU that the guest staples.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         collateral: Option<Collateral>,
-        /// Replaces what the guest staples of the GPUs' vendor.
+        /// Replaces the endorsements of the GPUs that the guest staples.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         gpu: Option<GpuCollateral>,
     },
-    /// Finish running requests, take no new ones, then power off. Availability is the host's anyway.
+    /// Orders the guest to accept no new requests, finish the running ones and power off. The host controls
+    /// availability in any case.
     Drain,
 }
 
 impl HostMessage {
-    /// Checks number and size of what the types leave open.
+    /// Checks the number and size of items that the types leave open.
     ///
     /// # Errors
-    /// [`GpuError`] of the GPUs' collateral or of simulated GPUs.
+    /// [`GpuError`] if the GPUs' collateral or the simulated GPUs are malformed or exceed a limit.
     pub fn check(&self) -> Result<(), GpuError> {
         match self {
             HostMessage::Collateral { gpu: Some(gpu), .. } => gpu.check(),
@@ -89,28 +90,28 @@ impl HostMessage {
     }
 }
 
-/// What the host tells a booting guest.
+/// Configuration that the host sends to a booting guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Configure {
-    /// [`CONTROL_VERSION`].
+    /// Protocol version of the host: [`CONTROL_VERSION`].
     pub version: u16,
-    /// The guest's IPv4 address and prefix length, such as `10.0.2.15/24`. There is no gateway:
-    /// the guest opens no connection.
+    /// The guest's IPv4 address and prefix length, such as `10.0.2.15/24`. There is no gateway, because the guest opens
+    /// no connection.
     pub address: String,
-    /// Canonical operator configuration. In a TEE the guest compares its digest with what the
-    /// launch measured; elsewhere the simulator does the measuring.
+    /// Canonical operator configuration. In a TEE the guest compares its digest with the one that the launch measured.
+    /// Without a TEE the simulator measures it.
     pub config: Blob,
-    /// SHA-256 of the manifest that this host publishes. Bound into the evidence and compared by
-    /// the client with its own, so a lie only makes clients refuse.
+    /// SHA-256 of the manifest that this host publishes. It is bound into the evidence, and each client compares it
+    /// with its own manifest. A lie therefore only makes clients refuse the guest.
     pub manifest_id: Hex32,
-    /// Which TEE to imitate. Ignored where there is a real one.
+    /// TEE to simulate. Ignored if the guest found a real one.
     pub simulate: Option<Tee>,
-    /// Endorsements to staple.
+    /// Endorsements for the guest to staple.
     pub collateral: Option<Collateral>,
 }
 
-/// From the guest to the host.
+/// Message from the guest to the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     tag = "type",
@@ -119,101 +120,101 @@ pub struct Configure {
     deny_unknown_fields
 )]
 pub enum GuestMessage {
-    /// First message.
+    /// First message of the guest.
     Hello {
-        /// [`CONTROL_VERSION`].
+        /// Protocol version of the guest: [`CONTROL_VERSION`].
         version: u16,
-        /// The TEE that the guest found; `None` asks for simulated evidence.
+        /// TEE that the guest found; `None` requests simulated evidence.
         tee: Option<Tee>,
     },
-    /// A boot phase begins.
+    /// Reports that a boot phase begins.
     Phase {
-        /// Its name.
+        /// The phase that begins.
         phase: Phase,
-        /// Milliseconds since the kernel started, on the guest's own clock.
+        /// Milliseconds since the kernel started, by the guest's own clock.
         at_ms: u64,
     },
-    /// Asks the host's simulator for evidence over these report data.
+    /// Requests evidence over these report data from the host's simulator.
     EvidenceRequest {
-        /// Number to answer with.
+        /// Number of the request, repeated in the answer.
         id: u64,
-        /// 64 bytes of report data: a digest, which says nothing about a prompt.
+        /// 64 bytes of report data: a digest, which reveals nothing about a prompt.
         report_data: Hex64,
     },
-    /// Asks the host's simulator for evidence of simulated GPUs, as many as the measured command line says.
+    /// Requests evidence of simulated GPUs from the host's simulator. The measured command line states their number.
     GpuEvidenceRequest {
-        /// Number to answer with, of a row of its own.
+        /// Number of the request, repeated in the answer. Counted separately from evidence requests of the CPU.
         id: u64,
-        /// 32 bytes that every report must be about: a digest.
+        /// 32-byte nonce that every report must answer: a digest.
         nonce: Hex32,
     },
-    /// Asks for the vendors' endorsements of this evidence. The answer is [`HostMessage::Collateral`], when the host has
-    /// it, and again whenever the host has newer; a host without any stays silent.
+    /// Requests the vendors' endorsements of this evidence. The host answers with [`HostMessage::Collateral`] once it
+    /// has them, and again whenever it has newer ones. A host that has none does not answer.
     CollateralRequest(CollateralRequest),
-    /// Progress of the phase [`Phase::Model`]. In [`Phase::Engine`], whose library does not say how far it is, a sign of life:
-    /// nothing of nothing.
+    /// Progress of [`Phase::Model`]. In [`Phase::Engine`], whose library reports no progress, a sign of life with
+    /// `done` and `total` zero.
     Progress {
-        /// Bytes done.
+        /// Bytes read so far.
         done: u64,
-        /// Bytes in all.
+        /// Bytes to read in total.
         total: u64,
     },
-    /// The listener is open.
+    /// Reports that the listener is open.
     Serving {
-        /// TCP port in the guest.
+        /// TCP port of the listener in the guest.
         port: u16,
-        /// Milliseconds since the kernel started.
+        /// Milliseconds since the kernel started, by the guest's own clock.
         at_ms: u64,
     },
-    /// Counters, at most every ten seconds.
+    /// Counters, sent at most every ten seconds.
     Metrics(Metrics),
-    /// How the GPUs are used, at most every ten seconds; never where there are none.
+    /// Use of the GPUs, sent at most every ten seconds and never by a guest without GPUs.
     GpuMetrics {
-        /// One for each GPU, by their addresses in the guest; at most [`MAX_GPUS`].
+        /// One entry for each GPU, ordered by PCI address in the guest; at most [`MAX_GPUS`].
         gpus: Vec<GpuMetrics>,
     },
-    /// The engine died and is being started again.
+    /// Reports that the engine died and is being restarted.
     EngineRestarted {
-        /// Deaths since boot.
+        /// Number of times that the engine has died since boot.
         count: u32,
     },
-    /// Boot failed; the VM halts.
+    /// Reports that the boot failed. The VM halts afterwards.
     Failed {
         /// Phase that failed.
         phase: Phase,
-        /// Why, in our own words: never foreign text.
+        /// Reason, in the guest agent's own words. Never contains text from elsewhere.
         reason: String,
     },
-    /// No request runs any more; the VM powers off.
+    /// Reports that no request is running any more. The VM powers off afterwards.
     Drained,
 }
 
-/// The phases of a boot, in order.
+/// Phases of a boot, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
-    /// Mount tables, sysctls, limits.
+    /// Mounts, sysctls and limits.
     Mounts,
-    /// Kernel modules, then `modules_disabled`.
+    /// Kernel modules are loaded, then `modules_disabled` is set.
     Modules,
-    /// TEE detection and control channel.
+    /// The TEE is detected and the control channel opened.
     Platform,
-    /// Configuration from the host, compared with the launch; address.
+    /// The host's configuration is compared with the launch measurement, and the address is set.
     Configuration,
-    /// Model volume: verity, read into memory, volume detached.
+    /// The model volume is verified by dm-verity, read into memory and detached.
     Model,
-    /// TLS leaf and meter key.
+    /// The keys of the TLS leaf and of the meter are generated.
     Keys,
-    /// Boot evidence and certificate.
+    /// Boot evidence is collected and the certificate issued.
     Evidence,
-    /// Engine started, weights loaded.
+    /// The engine is started and loads the weights.
     Engine,
-    /// Listener open.
+    /// The listener is opened.
     Serving,
 }
 
 impl Phase {
-    /// The name as it stands in messages and on the console.
+    /// Returns the name as it appears in messages and on the console.
     pub fn name(self) -> &'static str {
         match self {
             Phase::Mounts => "mounts",
@@ -229,25 +230,26 @@ impl Phase {
     }
 }
 
-/// Aggregated counters since boot: the closed schema of what may leave the guest.
+/// Counters aggregated since boot. The schema is closed: a guest reports nothing else about its requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
-    /// Connections accepted.
+    /// Number of connections accepted.
     pub connections: u64,
-    /// Session attestations answered.
+    /// Number of session attestations answered.
     pub attestations: u64,
-    /// Requests that reached the engine.
+    /// Number of requests that reached the engine.
     pub requests: u64,
-    /// Requests that ended with an error.
+    /// Number of requests that ended with an error.
     pub errors: u64,
-    /// Prompt tokens.
+    /// Tokens of all prompts.
     pub prompt_tokens: u64,
-    /// Completion tokens.
+    /// Tokens of all answers.
     pub completion_tokens: u64,
-    /// Times the engine was started again.
+    /// Number of times that the engine was restarted.
     pub engine_restarts: u64,
-    /// What was done to the GPUs' memory, of each number the two leading bits; left out where no engine works on any.
+    /// Counters of operations on the GPUs' memory, each rounded down to its two most significant bits. Absent if the
+    /// engine uses no GPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuCounts>,
 }

@@ -1,7 +1,7 @@
-//! The attestation document (SPEC.md §3): what a guest hands to a verifier, in JSON.
+//! The attestation document (SPEC.md §3): the JSON that a guest gives to a verifier.
 //!
-//! Everything in it is either bound by the CPU's report data (the claims, the nonce, the exporter)
-//! or authenticates itself (quote, report, collateral, event log against the registers).
+//! Every part of it is either bound by the CPU's report data (claims, nonce, exporter) or authenticates itself (quote,
+//! report, collateral; the event log by the measurement registers).
 
 use serde::{Deserialize, Serialize};
 
@@ -16,70 +16,71 @@ mod naming;
 
 /// Version of the document's schema.
 pub const DOCUMENT_VERSION: u16 = 1;
-/// Largest document that a verifier reads over the session: evidence and collateral, in bytes.
+/// Largest session document that a verifier reads, evidence and collateral together, in bytes.
 pub const MAX_DOCUMENT_LEN: usize = 4 * 1024 * 1024;
 /// Largest document in the certificate's extension, in bytes.
 pub const MAX_BOOT_DOCUMENT_LEN: usize = 16 * 1024;
-/// Path of the nonce exchange, and the only first request that a guest answers.
+/// Path of the nonce exchange, the only first request of a connection that a guest answers.
 pub const ATTEST_PATH: &str = "/.well-known/cocoon/attest";
-/// Object identifier of the certificate extension that carries the boot document: critical, its
-/// value is the document's JSON bytes. The last arc fits 28 bits, four bytes of base 128, because
-/// common decoders (const-oid 0.9, and with it x509-cert 0.2 and sev) refuse most larger ones.
+/// Object identifier of the critical certificate extension that carries the boot document. Its value is the document's
+/// JSON. The last arc fits in 28 bits, which is four base-128 bytes, because common decoders (const-oid 0.9, and with
+/// it x509-cert 0.2 and sev) refuse most larger arcs.
 pub const EVIDENCE_OID: &str = "2.25.246214497";
-/// Object identifier of the critical extension that marks a development root; its value is the
-/// ASN.1 NULL (`05 00`).
+/// Object identifier of the critical extension that marks a development root. Its value is the ASN.1 NULL (`05 00`).
 pub const DEVELOPMENT_ROOT_OID: &str = "2.25.246214498";
 
 /// Body of `POST /.well-known/cocoon/attest`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AttestRequest {
-    /// 32 fresh random bytes.
+    /// Fresh nonce of 32 random bytes.
     pub nonce: Hex32,
 }
 
-/// What the guest answers, and, without event log and collateral, what its certificate carries.
+/// The attestation document. The guest answers the nonce exchange with it; its certificate carries a boot document,
+/// without event log and collateral.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Document {
-    /// [`DOCUMENT_VERSION`].
+    /// Version of the schema: [`DOCUMENT_VERSION`].
     pub version: u16,
-    /// Whether the evidence commits to the boot or to the session binding.
+    /// Binding that the evidence commits to.
     pub kind: Kind,
-    /// The bound claims.
+    /// Claims to which the evidence is bound.
     pub claims: Claims,
-    /// The client's nonce, as the guest received it; zero in a boot document. The verifier
-    /// compares it with the one it sent and takes the exporter from its own TLS session.
+    /// The client's nonce as the guest received it; zero in a boot document. The verifier compares it with the nonce
+    /// that it sent, and takes the exporter from its own TLS session.
     pub nonce: Hex32,
     /// Evidence of the CPU.
     pub evidence: Evidence,
-    /// The operator's configuration: its canonical bytes, see [`crate::config`].
+    /// Canonical bytes of the operator's configuration; see [`crate::config`].
     pub config: Blob,
-    /// Endorsements that the host fetched. Absent in the boot document.
+    /// Endorsements of the CPU, fetched by the host. Absent in a boot document.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collateral: Option<Collateral>,
-    /// This session's place among those that share the evidence; absent where it is of this one alone.
+    /// Position of this session in the batch that shares the evidence. Absent if the evidence is for this session
+    /// alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<Batch>,
-    /// Evidence of the GPUs. Absent without GPUs, and in the boot document, whose claims name their keys alone.
+    /// Evidence of the GPUs. Absent without GPUs, and in a boot document, whose claims commit to the GPUs' keys only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuSection>,
-    /// What NVIDIA says about them. Absent where `gpu` is.
+    /// NVIDIA's endorsements of the GPUs. Absent if `gpu` is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu_collateral: Option<GpuCollateral>,
-    /// What stands in place of both collaterals where the document travels over a session: their digests. Whole documents,
-    /// which are judged and kept, have none: see [`Document::fill`].
+    /// Digests of both collaterals, in place of the collaterals while the document travels over a session. Whole
+    /// documents, which are appraised and kept, have none; see [`Document::fill`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub named: Option<Names>,
 }
 
-/// Which binding the report data commits to.
+/// Kind of binding to which the report data commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// [`crate::binding::boot`].
+    /// The boot binding, [`crate::binding::boot`].
     Boot,
-    /// [`crate::binding::session`].
+    /// A session binding, [`crate::binding::session`].
     Session,
 }
 
@@ -102,14 +103,14 @@ pub enum Evidence {
     SevSnp {
         /// Attestation report, 1184 bytes.
         report: Blob,
-        /// The certificates that the firmware handed out with it: VCEK or VLEK, ASK, ARK, each DER.
-        /// May be empty: the collateral can supply them.
+        /// Certificates that the firmware returned with the report: VCEK or VLEK, ASK, ARK, each in DER. May be empty,
+        /// because the collateral can supply them.
         certificates: Vec<Blob>,
     },
 }
 
 impl Evidence {
-    /// The TEE that this evidence is of.
+    /// Returns the TEE that made this evidence.
     pub fn tee(&self) -> Tee {
         match self {
             Evidence::Tdx { .. } => Tee::Tdx,
@@ -118,8 +119,8 @@ impl Evidence {
     }
 }
 
-/// Endorsements and revocation data, fetched by the untrusted host and stapled by the guest. Each
-/// item authenticates itself by its signature chain. The same shape holds their digests: see [`Names`].
+/// Endorsements of the CPU, fetched by the untrusted host and stapled by the guest. Each item authenticates itself by
+/// its signature chain. With another type parameter the same shape holds the digests of the items; see [`Names`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     rename_all = "kebab-case",
@@ -127,24 +128,24 @@ impl Evidence {
     deny_unknown_fields
 )]
 pub enum Collateral<Piece = Blob> {
-    /// Intel's, as the PCS serves it (JSON of `dcap_qvl::QuoteCollateralV3`).
+    /// Intel's collateral as the PCS serves it (JSON of `dcap_qvl::QuoteCollateralV3`).
     Tdx {
-        /// UTF-8 JSON.
+        /// The collateral in UTF-8 JSON.
         json: Piece,
     },
-    /// AMD's: chain and CRL, each DER.
+    /// AMD's certificate chain and revocation list, each in DER.
     SevSnp {
-        /// VCEK or VLEK, ASK, ARK.
+        /// The certificates VCEK or VLEK, ASK, ARK.
         certificates: Vec<Piece>,
-        /// Certificate revocation list of the ARK, when the host has one.
+        /// Certificate revocation list of the ARK, if the host has one.
         crl: Option<Piece>,
     },
 }
 
-/// Why a document's bytes are not a document.
+/// Reason why bytes are not a valid attestation document.
 #[derive(Debug, thiserror::Error)]
 pub enum DocumentError {
-    /// Longer than the place it came from allows.
+    /// The document is longer than its source allows.
     #[error("attestation document of {found} bytes exceeds the limit of {limit}")]
     TooLong {
         /// Bytes found.
@@ -152,15 +153,15 @@ pub enum DocumentError {
         /// Bytes allowed.
         limit: usize,
     },
-    /// Not JSON of the schema.
+    /// The bytes are not JSON of the schema.
     #[error("attestation document is not JSON of the expected schema")]
     Malformed(#[source] serde_json::Error),
-    /// Another version of the schema.
+    /// The document has another version of the schema.
     #[error(
         "attestation document has version {0}, this verifier knows version {DOCUMENT_VERSION}: update it"
     )]
     Version(u16),
-    /// The evidence is of another TEE than the claims.
+    /// The TEE of the evidence is not the one in the claims.
     #[error("attestation document claims {claimed} but carries evidence of {found}")]
     TeeMismatch {
         /// TEE named in the claims.
@@ -168,46 +169,46 @@ pub enum DocumentError {
         /// TEE of the evidence.
         found: Tee,
     },
-    /// There is no such place in a batch.
+    /// The position in the batch is malformed.
     #[error("attestation document has a place in a batch that there cannot be")]
     Batch(#[source] BatchError),
-    /// Sessions share evidence, boots do not.
+    /// A boot document has a position in a batch, but only sessions share evidence.
     #[error(
         "attestation document of the boot has a place in a batch: only sessions share evidence"
     )]
     SharedBoot,
-    /// The section is none.
+    /// The GPU section is malformed.
     #[error("attestation document has a GPU section of no form")]
     Gpu(#[source] SectionError),
-    /// NVIDIA's word has no such form.
+    /// The GPUs' collateral is malformed.
     #[error("attestation document has collateral of GPUs of no form")]
     GpuCollateral(#[source] GpuError),
-    /// Boots name keys, and collateral is about evidence.
+    /// There is GPU evidence or GPU collateral in a boot document, or GPU collateral without a GPU section.
     #[error(
         "attestation document has evidence or collateral of GPUs where none has a place: in a boot document, or without a \
          GPU section"
     )]
     StrayGpu,
-    /// A boot document has no collateral.
+    /// A boot document names collateral.
     #[error("attestation document of the boot names collateral: only those of sessions have some")]
     NamedInBoot,
-    /// Both at once.
+    /// The document both names and holds one of its collaterals.
     #[error("attestation document names collateral that it holds as well: one or the other")]
     NamedAndHeld,
-    /// More than travels.
+    /// The document names more items of one kind than it may.
     #[error("attestation document names {found} {what}, where at most {limit} are allowed")]
     TooManyNames {
-        /// Of what, in the plural.
+        /// Kind of item, in the plural.
         what: &'static str,
-        /// How many there are.
+        /// Number of items named.
         found: usize,
-        /// How many there may be.
+        /// Number of items allowed.
         limit: usize,
     },
 }
 
 impl Document {
-    /// Parses and checks form, never trustworthiness. `limit` is [`MAX_DOCUMENT_LEN`] or
+    /// Parses a document and checks its form, but not whether it can be trusted. `limit` is [`MAX_DOCUMENT_LEN`] or
     /// [`MAX_BOOT_DOCUMENT_LEN`].
     pub fn parse(bytes: &[u8], limit: usize) -> Result<Self, DocumentError> {
         if bytes.len() > limit {
@@ -221,7 +222,7 @@ impl Document {
         Ok(document)
     }
 
-    /// Checks the form of a document that was put together otherwise; [`Document::parse`] has done it.
+    /// Checks the form of a document that was assembled in memory. [`Document::parse`] already does this.
     pub fn check(&self) -> Result<(), DocumentError> {
         if self.version != DOCUMENT_VERSION {
             return Err(DocumentError::Version(self.version));
@@ -256,9 +257,9 @@ impl Document {
         }
     }
 
-    /// The document as JSON.
+    /// Returns the document as JSON.
     pub fn to_json(&self) -> Vec<u8> {
-        // Only maps with non-string keys or failing Serialize impls make this fail: there are none.
+        // Serialisation fails only for non-string map keys or failing `Serialize` implementations, and there are none.
         serde_json::to_vec(self).unwrap_or_default()
     }
 }

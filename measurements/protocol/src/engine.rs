@@ -1,7 +1,7 @@
-//! Agent and engine: framed messages on an inherited socket pair.
+//! Messages between the guest agent and the engine, framed on an inherited socket pair.
 //!
-//! The engine's frames are hostile input to the agent: a compromised engine may lie about tokens
-//! within its own requests and must gain nothing else. Messages that carry text wipe it on drop.
+//! The agent treats the engine's frames as hostile input. A compromised engine can lie about the tokens of its own
+//! requests and must gain nothing else. Messages that carry text wipe it on drop.
 
 mod calls;
 mod costs;
@@ -30,14 +30,14 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 use crate::bytes::Hex32;
 use crate::openai::FinishReason;
 
-/// File descriptor on which the engine finds its socket.
+/// File descriptor of the engine's end of the socket pair.
 pub const ENGINE_FD: i32 = 3;
-/// Largest frame to the engine, in bytes: a whole conversation.
+/// Largest frame to the engine, in bytes. It holds a whole conversation.
 pub const MAX_TO_ENGINE: usize = 8 * 1024 * 1024;
-/// Largest frame from the engine, in bytes: one piece of an answer.
+/// Largest frame from the engine, in bytes. It holds one piece of an answer.
 pub const MAX_FROM_ENGINE: usize = 64 * 1024;
 
-/// From the agent to the engine.
+/// Message from the agent to the engine.
 #[expect(
     clippy::large_enum_variant,
     reason = "moved a few times for each request, whose texts are larger by far"
@@ -50,22 +50,22 @@ pub const MAX_FROM_ENGINE: usize = 64 * 1024;
     deny_unknown_fields
 )]
 pub enum ToEngine {
-    /// Start a generation.
+    /// Starts a generation.
     Generate {
-        /// Chosen by the agent, never reused within an engine's life.
+        /// Identifier chosen by the agent, never reused while the engine lives.
         id: u64,
         /// What to generate.
         request: Generation,
     },
-    /// Stop a generation: its client is gone. Of its frames [`FromEngine::Gone`] alone follows, or none where its end
-    /// was on its way.
+    /// Cancels a generation whose client is gone. The engine answers with [`FromEngine::Gone`] and sends no other frame
+    /// of this generation. It sends nothing if the last frame was already under way.
     Cancel {
-        /// The generation.
+        /// Identifier of the generation.
         id: u64,
     },
 }
 
-/// From the engine to the agent.
+/// Message from the engine to the agent.
 #[derive(Serialize, Deserialize)]
 #[serde(
     tag = "type",
@@ -74,117 +74,119 @@ pub enum ToEngine {
     deny_unknown_fields
 )]
 pub enum FromEngine {
-    /// On how many GPUs it works; before it is ready, and left out by an engine that works on none.
+    /// Number of GPUs that the engine uses. Sent before [`Self::Ready`]; not sent by an engine that uses none.
     Devices {
-        /// GPUs.
+        /// Number of GPUs.
         count: u16,
     },
-    /// Tensors in the GPUs' memory, at most [`MAX_TENSORS_IN_FRAME`], sorted through all such frames; left out as above.
+    /// Tensors in the GPUs' memory, at most [`MAX_TENSORS_IN_FRAME`] per frame, sorted across all these frames. Not
+    /// sent without GPUs.
     Tensors {
-        /// The next ones.
+        /// The next tensors of the list.
         tensors: Vec<TensorRoot>,
     },
-    /// What was made of them in the GPUs' memory, told in the same way.
+    /// Data that was made of the tensors in the GPUs' memory, sent in the same way as [`Self::Tensors`].
     Derived {
-        /// The next ones.
+        /// The next entries of the list.
         tensors: Vec<TensorRoot>,
     },
-    /// All of them were told, and this is the model's root; left out as above.
+    /// Root of the model's weights, sent after all tensors and derived data. Not sent without GPUs.
     Measured {
         /// BLAKE3 over [`Weights::encode`].
         root: Hex32,
-        /// Bytes of caches and scratch memory, all of which every scrub overwrites.
+        /// Bytes of caches and scratch memory, all of which each scrub overwrites.
         pool_bytes: u64,
     },
-    /// What was done to the GPUs' memory until now; once before it is ready, then again and again; left out as above.
+    /// Counters of operations on the GPUs' memory. Sent once before [`Self::Ready`] and again whenever they change; not
+    /// sent without GPUs.
     Gpu(GpuCounts),
-    /// It cannot start, and ends: the last frame, instead of [`Self::Ready`].
+    /// Reports that the engine cannot start and ends. This is the last frame, sent in place of [`Self::Ready`].
     Unable(StartFailure),
-    /// Ready for requests; once.
+    /// Reports that the engine is ready for requests. Sent once.
     Ready(ModelInfo),
-    /// The prompt was understood and counted. Comes before everything else about a generation.
+    /// Reports that the prompt was accepted and counted. First frame of a generation, unless it fails at once.
     Started {
-        /// The generation.
+        /// Identifier of the generation.
         id: u64,
-        /// Tokens of the prompt.
+        /// Number of tokens of the prompt.
         prompt_tokens: u32,
     },
-    /// A piece of an answer.
+    /// A piece of the answer's text.
     Delta {
-        /// The generation.
+        /// Identifier of the generation.
         id: u64,
         /// UTF-8 text, possibly empty.
         text: Text,
-        /// Tokens that this piece stands for.
+        /// Number of tokens that this piece stands for.
         tokens: u32,
-        /// What the model thought of them, when the request asked; a token whose text is held back
-        /// comes with the piece that tells its text.
+        /// Log probabilities of these tokens, if the request asked for them. A token whose text is held back comes with
+        /// the piece that contains its text.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         logprobs: Vec<TokenLogprob>,
     },
-    /// A piece of a call of a tool.
+    /// A piece of a tool call.
     Call {
-        /// The generation.
+        /// Identifier of the generation.
         id: u64,
-        /// Counts the calls of an answer, from zero.
+        /// Index of the call in the answer, from zero.
         index: u32,
-        /// The tool's name, with the first piece only.
+        /// Name of the tool, only with the first piece of the call.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<Text>,
-        /// A piece of the arguments, JSON when put together.
+        /// A piece of the arguments. All pieces together are JSON.
         arguments: Text,
     },
-    /// The generation ended, and nothing of it is computed any more.
+    /// The generation has ended, and nothing of it is computed any more.
     Done {
-        /// The generation.
+        /// Identifier of the generation.
         id: u64,
-        /// Why.
+        /// Why the answer ended.
         finish_reason: FinishReason,
-        /// Tokens of the prompt.
+        /// Number of tokens of the prompt.
         prompt_tokens: u32,
-        /// Tokens of the answer.
+        /// Number of tokens of the answer.
         completion_tokens: u32,
     },
     /// The generation failed.
     Failed {
-        /// The generation.
+        /// Identifier of the generation.
         id: u64,
-        /// Why, as one of a closed set: an engine's own words could carry a prompt.
+        /// Reason from a closed set, because free text from the engine could contain parts of a prompt.
         reason: EngineFailure,
     },
-    /// A generation that was cancelled has left the engine: nothing of it is computed or held any more. A prompt is
-    /// read in one step, which nothing interrupts, so that this may come long after the cancellation.
+    /// A cancelled generation has left the engine: nothing of it is computed or kept any more. This may come long after
+    /// the cancellation, because a prompt is read in one step that nothing interrupts.
     Gone {
-        /// The generation.
+        /// Identifier of the generation.
         id: u64,
     },
 }
 
-/// What an engine can say went wrong.
+/// Reasons that an engine can give for a failed generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EngineFailure {
     /// The conversation has more tokens than the model's context.
     ContextLength,
-    /// The chat template refused the conversation (roles in an order it does not allow).
+    /// The chat template refused the conversation, for example because of the order of its roles.
     Template,
-    /// The schema of the answer, or of a tool's arguments, is not one that a grammar can be made of.
+    /// No grammar can be made of the schema of the answer or of a tool's arguments.
     Grammar,
-    /// The grammar of the answer became too complex while it was written.
+    /// The answer's grammar became too complex while the answer was generated.
     GrammarLimit,
-    /// The grammar of another answer took too long to wait for.
+    /// The wait for the grammar of another answer took too long.
     Busy,
-    /// Anything else.
+    /// Any other failure.
     Internal,
 }
 
-/// A token, and those that could have come instead.
+/// Log probabilities of a chosen token and of its likeliest alternatives.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(deny_unknown_fields)]
 pub struct TokenLogprob {
-    /// The one that was chosen.
+    /// The token that was chosen.
     pub chosen: Alternative,
-    /// The likeliest ones, likeliest first, as many as the request asked for.
+    /// The likeliest tokens, most likely first, as many as the request asked for.
     pub top: Vec<Alternative>,
 }
 
@@ -192,39 +194,40 @@ pub struct TokenLogprob {
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(deny_unknown_fields)]
 pub struct Alternative {
-    /// Its bytes, which need not be UTF-8; at most [`MAX_TOKEN`] of them.
+    /// Bytes of the token, at most [`MAX_TOKEN`]. They need not be UTF-8.
     pub bytes: Vec<u8>,
-    /// Natural logarithm of its probability; at least [`LEAST_LOGPROB`].
+    /// Natural logarithm of the token's probability, at least [`LEAST_LOGPROB`].
     pub logprob: f32,
 }
 
-/// Most bytes of a token: an engine serves no vocabulary with a longer one.
+/// Most bytes of a token. An engine refuses a model whose vocabulary has a longer one.
 pub const MAX_TOKEN: usize = 256;
-/// Longest piece of text that was held back, and of a call's arguments, in one frame, in bytes: a piece of usual text, so
-/// that the event made of it is as long as any other.
+/// Longest piece, in bytes per frame, of text that was held back or of a call's arguments. It is the length of a piece of
+/// ordinary text, so that the event made of it is as long as any other.
 pub const MAX_PIECE: usize = 96;
-/// Most alternatives of a token.
+/// Most alternatives reported for a token.
 pub const MAX_TOP: usize = 20;
-/// Stands for any smaller log probability, as in OpenAI's answers: JSON has no infinity.
+/// Least log probability that is reported; smaller ones are replaced by it, as in OpenAI's answers. JSON cannot express
+/// infinity.
 pub const LEAST_LOGPROB: f32 = -9999.0;
 
-/// What a client may know of a model.
+/// Properties of the model that clients may know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelInfo {
-    /// Identifier for the API, such as `smollm2-135m-instruct-q4_1`.
+    /// Identifier of the model in the API, such as `smollm2-135m-instruct-q4_1`.
     pub id: String,
-    /// Tokens of context.
+    /// Context length in tokens.
     pub context_length: u32,
     /// Weight format, such as `Q4_1`.
     pub quantization: String,
-    /// Tokens that the model knows: identifiers are below this.
+    /// Size of the vocabulary. Token identifiers are below it.
     pub vocabulary: u32,
-    /// What answers take of memory.
+    /// Memory that answers take.
     pub costs: Costs,
 }
 
-/// Text that is wiped when dropped and never printed.
+/// Text that is wiped on drop and never printed.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(transparent)]
 pub struct Text(pub String);

@@ -1,25 +1,25 @@
-//! One JSON value behind its length: the framing of control channel, engine socket and simulator
-//! socket. A frame is a big-endian `u32` length and that many bytes of UTF-8 JSON.
+//! Framing of the control channel and of the sockets of engine, collector and simulator: length-prefixed JSON. A frame
+//! is a big-endian `u32` length and that many bytes of UTF-8 JSON, which hold one value.
 //!
-//! The reader is a pure state machine over bytes, so that blocking and asynchronous code share it.
+//! The decoder is a pure state machine over bytes, so blocking and asynchronous code share it.
 
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroize;
 
 use crate::wiping::WipingWriter;
 
-/// Why a frame was refused. After any of these the stream is out of step and must be closed.
+/// Reason why a frame was refused. After any of these the stream is out of step and must be closed.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// The announced length is over the limit of this channel.
+    /// The announced length exceeds the limit of the channel.
     #[error("frame of {found} bytes exceeds the limit of {limit} bytes of this channel")]
     TooLong {
-        /// Announced length.
+        /// Announced length, in bytes.
         found: usize,
-        /// Limit of the channel.
+        /// Limit of the channel, in bytes.
         limit: usize,
     },
-    /// The bytes are not JSON of the expected message. The text never repeats foreign content.
+    /// The bytes are not JSON of the expected message. The error text never repeats them.
     #[error("frame is not a message of this channel (line {line}, column {column})")]
     Malformed {
         /// Line in the JSON text, from 1.
@@ -29,10 +29,10 @@ pub enum FrameError {
     },
 }
 
-/// Encodes `message` with its length. The caller wipes it where it carries a conversation; no other copy
-/// stays behind.
+/// Encodes `message` with its length. No copy but the result is left behind; if the message carries a conversation, the
+/// caller must wipe the result.
 ///
-/// Errors with [`FrameError::TooLong`] when the message exceeds `limit` bytes.
+/// Fails with [`FrameError::TooLong`] if the message exceeds `limit` bytes.
 pub fn encode<T: Serialize>(message: &T, limit: usize) -> Result<Vec<u8>, FrameError> {
     let mut writer = WipingWriter::with_capacity(512);
     writer.push(&[0; 4]);
@@ -52,16 +52,16 @@ pub fn encode<T: Serialize>(message: &T, limit: usize) -> Result<Vec<u8>, FrameE
     Ok(out)
 }
 
-/// Collects bytes and gives whole messages. Its buffer never exceeds the limit by more than one
-/// `push`, and is wiped as messages leave it, because engine frames carry prompts. Where a text has escapes, the library
-/// that reads it has a buffer of its own, which an allocator alone can wipe: the agent's does.
+/// Collects bytes and returns whole messages. The buffer exceeds the limit by at most one `push`. It is wiped as
+/// messages leave it, because engine frames carry prompts. For strings with escapes the JSON library uses a buffer of
+/// its own, which only an allocator can wipe; the agent's allocator does.
 pub struct Decoder {
     buffer: Vec<u8>,
     limit: usize,
 }
 
 impl Decoder {
-    /// A decoder for a channel whose messages have at most `limit` bytes.
+    /// Creates a decoder for a channel whose messages have at most `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self {
             buffer: Vec::new(),
@@ -69,10 +69,10 @@ impl Decoder {
         }
     }
 
-    /// Adds bytes as they arrived.
+    /// Adds bytes in the order in which they arrived.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.buffer.capacity() < self.buffer.len() + bytes.len() {
-            // Grow by hand: a reallocation inside Vec would leave an unwiped copy behind.
+            // Moved by hand: a reallocation inside `Vec` would leave an unwiped copy behind.
             let mut grown =
                 Vec::with_capacity((self.buffer.len() + bytes.len()).next_power_of_two());
             grown.extend_from_slice(&self.buffer);
@@ -82,7 +82,7 @@ impl Decoder {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole message, or `None` until more bytes arrive.
+    /// Returns the next whole message, or `None` until more bytes arrive.
     #[expect(
         clippy::should_implement_trait,
         reason = "each call may ask for another type, and an error ends the stream: no iterator"
@@ -112,7 +112,7 @@ impl Decoder {
         message.map(Some)
     }
 
-    /// Whether the stream ended inside a frame.
+    /// Returns whether the stream ended inside a frame.
     pub fn is_mid_frame(&self) -> bool {
         !self.buffer.is_empty()
     }

@@ -1,7 +1,8 @@
-//! GPUs: what one shows of itself, what NVIDIA says about it, and what is asked for on its behalf.
+//! GPUs: their evidence, NVIDIA's endorsements of it, and requests for these endorsements.
 //!
-//! Shapes only. Reports, certificates and manifests authenticate themselves, and `cocoon-measurements` judges them; what
-//! the driver says is the word of the measured guest that asked it.
+//! These types only describe the form. Reports, certificates and manifests authenticate themselves, and
+//! `cocoon-measurements` appraises them. The driver's statements are only as trustworthy as the measured guest that
+//! asked the driver.
 
 pub mod collector;
 
@@ -12,131 +13,132 @@ use crate::document::Evidence;
 
 /// Most GPUs of a machine.
 pub const MAX_GPUS: usize = 16;
-/// Largest report, in bytes: NVML's buffer has as many.
+/// Largest attestation report, in bytes: the size of NVML's buffer.
 pub const MAX_REPORT: usize = 8 * 1024;
-/// Largest chain of certificates in PEM, in bytes: NVML's buffer has 5 KiB.
+/// Largest certificate chain in PEM, in bytes. NVML's buffer has 5 KiB.
 pub const MAX_CHAIN: usize = 8 * 1024;
-/// Longest version of a driver or a VBIOS, in characters.
+/// Longest version of a driver or VBIOS, in characters.
 pub const MAX_VERSION: usize = 64;
 /// Longest name of a reference manifest, in characters.
 pub const MAX_RIM_NAME: usize = 160;
-/// Most reference manifests that travel.
+/// Most reference manifests in a message or document.
 pub const MAX_RIMS: usize = 32;
 /// Largest reference manifest, in bytes.
 pub const MAX_RIM: usize = 64 * 1024;
-/// Most OCSP responses that travel.
+/// Most OCSP responses in a message or document.
 pub const MAX_OCSP_RESPONSES: usize = 64;
 /// Largest OCSP response, in bytes.
 pub const MAX_OCSP: usize = 16 * 1024;
 
-/// What one GPU shows, as it stands in a document: in JSON at most 23 KB.
+/// Evidence of one GPU as it appears in a document. Its JSON has at most 28 KB.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CollectedGpu {
     /// Attestation report: SPDM request and response, at most [`MAX_REPORT`] bytes.
     pub report: Blob,
-    /// Certificates in PEM, the attestation key's first, at most [`MAX_CHAIN`] characters. Text, not Base64 of it: that
-    /// would be a third longer.
+    /// Certificates in PEM, the attestation key's first, at most [`MAX_CHAIN`] bytes. They are text, because Base64 of
+    /// them would be a third longer.
     pub chain: String,
-    /// What the driver says of the GPU. No signature of the GPU covers it.
+    /// The driver's statement about the GPU. No signature of the GPU covers it.
     pub driver: DriverState,
 }
 
-/// What the driver (NVML) says of a GPU and of the mode it is in.
+/// State of a GPU as the driver (NVML) reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DriverState {
-    /// Confidential computing is on.
+    /// Whether confidential computing is on.
     pub confidential_computing: bool,
-    /// In developer mode everything works and nothing is protected.
+    /// Whether developer mode is on. In this mode everything works and nothing is protected.
     pub developer_mode: bool,
-    /// Several GPUs under PCIe protection.
+    /// Whether the GPU is one of several under protected PCIe.
     pub protected_pcie: bool,
     /// The driver's version, at most [`MAX_VERSION`] characters of `[A-Za-z0-9._-]`.
     pub driver_version: String,
-    /// The VBIOS version, likewise.
+    /// Version of the VBIOS, at most [`MAX_VERSION`] characters of `[A-Za-z0-9._-]`.
     pub vbios_version: String,
 }
 
-/// NVIDIA's word on drivers, firmware and certificates, fetched by the untrusted host and stapled by the guest. Each item
-/// authenticates itself. The same shape holds their digests: see [`Names`](crate::pieces::Names).
+/// NVIDIA's endorsements of drivers, firmware and certificates, fetched by the untrusted host and stapled by the guest.
+/// Each item authenticates itself. With other type parameters the same shape holds the digests of the items; see
+/// [`Names`](crate::pieces::Names).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GpuCollateral<Manifest = String, Response = Blob> {
-    /// Reference manifests: the XML as it is.
+    /// Reference manifests (RIMs): their XML as text.
     pub rims: Vec<Manifest>,
-    /// OCSP responses, DER.
+    /// OCSP responses in DER.
     pub ocsp: Vec<Response>,
 }
 
-/// How one GPU is used and how warm it is, as its driver says: numbers alone, each absent where the driver does not tell it,
-/// which a GPU in confidential computing may have it refuse. Never zero in place of nothing.
+/// Use and temperature of one GPU as its driver reports them. A value is absent, never zero, if the driver does not
+/// report it; a GPU in confidential computing may refuse to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GpuMetrics {
-    /// Its memory, in bytes.
+    /// Size of the GPU's memory, in bytes.
     pub memory_bytes: Option<u64>,
-    /// What of it is in use, in bytes: weights and caches of all requests together.
+    /// Memory in use, in bytes: weights and caches of all requests together.
     pub memory_used_bytes: Option<u64>,
-    /// Its temperature in whole degrees Celsius.
+    /// Temperature in whole degrees Celsius.
     pub temperature_celsius: Option<u16>,
 }
 
-/// For which evidence a guest needs endorsements. Nothing in it is secret: any client is shown the same.
+/// Evidence for which a guest needs endorsements. Nothing in it is secret: every client sees the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CollateralRequest {
-    /// Evidence of the CPU, of the boot: its certificate or its chip and patch levels say what Intel or AMD has to be
-    /// asked for. Its event log is empty. Absent where the CPU is simulated.
+    /// Boot evidence of the CPU with an empty event log; absent if the CPU is simulated. Its certificate, or its chip
+    /// id and patch levels, tell the host what to request from Intel or AMD.
     pub evidence: Option<Evidence>,
-    /// One for each GPU, at most [`MAX_GPUS`].
+    /// What the evidence of each GPU needs, at most [`MAX_GPUS`] entries.
     pub gpus: Vec<GpuNeeds>,
 }
 
-/// What one GPU's evidence is to be judged with.
+/// Endorsements that the appraisal of one GPU's evidence needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GpuNeeds {
-    /// Under which name NVIDIA keeps the driver's manifest, at most [`MAX_RIM_NAME`] characters of `[A-Z0-9._-]`.
+    /// NVIDIA's name of the driver's reference manifest, at most [`MAX_RIM_NAME`] characters of `[A-Z0-9._-]`.
     pub driver_rim: String,
-    /// Under which name NVIDIA keeps the VBIOS's manifest, likewise.
+    /// NVIDIA's name of the VBIOS's reference manifest, at most [`MAX_RIM_NAME`] characters of `[A-Z0-9._-]`.
     pub vbios_rim: String,
-    /// The GPU's certificates in PEM, of which revocation is asked: at most [`MAX_CHAIN`] bytes.
+    /// The GPU's certificates in PEM, whose revocation status is needed; at most [`MAX_CHAIN`] bytes.
     pub chain: String,
 }
 
-/// A value that there cannot be. The text never repeats foreign content.
+/// Reason why a value is malformed. The error text never repeats foreign content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GpuError {
-    /// More of something than is allowed.
+    /// There are more items of a kind than allowed.
     #[error("{found} {what}, where at most {limit} are allowed")]
     TooMany {
-        /// Of what, in the plural.
+        /// Kind of item, in the plural.
         what: &'static str,
-        /// How many there are.
+        /// Number of items found.
         found: usize,
-        /// How many there may be.
+        /// Number of items allowed.
         limit: usize,
     },
-    /// None of something where there must be some.
+    /// There are no items of a kind that is required.
     #[error("no {0}, where there must be some")]
     None(&'static str),
-    /// A character that does not belong there.
+    /// A text contains a character that is not allowed.
     #[error("the {0} hold one that does not belong there")]
     Character(&'static str),
-    /// GPUs out of order, or one twice.
+    /// GPUs are not in order of their addresses, or one is listed twice.
     #[error("GPUs are not listed once each by their address")]
     Order,
-    /// Something that is not carried here.
+    /// An event log is present where none is allowed.
     #[error("the event log travels with a session's evidence only")]
     EventLog,
 }
 
 impl CollectedGpu {
-    /// Checks form, never trustworthiness.
+    /// Checks the form, not whether the evidence can be trusted.
     ///
     /// # Errors
-    /// [`GpuError`] names what is too large, empty or of foreign characters.
+    /// [`GpuError`] names the field that is too long, is empty or has a character that is not allowed.
     pub fn check(&self) -> Result<(), GpuError> {
         sized("bytes of GPU report", self.report.0.len(), MAX_REPORT)?;
         text("bytes of GPU certificates", &self.chain, MAX_CHAIN)?;
@@ -145,10 +147,10 @@ impl CollectedGpu {
 }
 
 impl DriverState {
-    /// Checks form.
+    /// Checks the form of both versions.
     ///
     /// # Errors
-    /// [`GpuError`] of a version.
+    /// [`GpuError`] names the version that is malformed.
     pub fn check(&self) -> Result<(), GpuError> {
         version("characters of the driver's version", &self.driver_version)?;
         version("characters of the VBIOS's version", &self.vbios_version)
@@ -156,10 +158,10 @@ impl DriverState {
 }
 
 impl GpuCollateral {
-    /// Checks number and size of its items.
+    /// Checks the number, the size and the characters of the items.
     ///
     /// # Errors
-    /// [`GpuError::TooMany`] or [`GpuError::None`].
+    /// [`GpuError`] names the limit that is exceeded, or the item that is empty or has a character that is not allowed.
     pub fn check(&self) -> Result<(), GpuError> {
         counted("reference manifests", self.rims.len(), MAX_RIMS)?;
         counted("OCSP responses", self.ocsp.len(), MAX_OCSP_RESPONSES)?;
@@ -174,10 +176,10 @@ impl GpuCollateral {
 }
 
 impl CollateralRequest {
-    /// Checks form.
+    /// Checks the form.
     ///
     /// # Errors
-    /// [`GpuError`] of a GPU's needs, or [`GpuError::EventLog`].
+    /// [`GpuError::EventLog`] for evidence with an event log, and other [`GpuError`]s for malformed needs of a GPU.
     pub fn check(&self) -> Result<(), GpuError> {
         if let Some(Evidence::Tdx { event_log, .. }) = &self.evidence
             && !event_log.0.is_empty()
@@ -200,24 +202,24 @@ impl CollateralRequest {
     }
 }
 
-/// Whether this can be the name of a reference manifest, which becomes part of an address and of a file's name.
+/// Checks the name of a reference manifest. The name becomes part of a URL and of a file name.
 ///
 /// # Errors
-/// [`GpuError`] with `what` in its text, such as "characters of the name".
+/// [`GpuError`] whose text contains `what`, such as "characters of the name".
 pub fn rim_name(what: &'static str, name: &str) -> Result<(), GpuError> {
     sized(what, name.len(), MAX_RIM_NAME)?;
     let allowed = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || "._-".contains(c);
-    // A name begins with NV_: no name is `.` or `..`.
+    // With the prefix `NV_` no name can be `.` or `..`.
     match name.starts_with("NV_") && name.chars().all(allowed) {
         true => Ok(()),
         false => Err(GpuError::Character(what)),
     }
 }
 
-/// Checks the version of a driver or of a VBIOS: 1 to [`MAX_VERSION`] characters of `[A-Za-z0-9._-]`.
+/// Checks the version of a driver or VBIOS: 1 to [`MAX_VERSION`] characters of `[A-Za-z0-9._-]`.
 ///
 /// # Errors
-/// [`GpuError`] with `what` in its text, such as "characters of the driver's version".
+/// [`GpuError`] whose text contains `what`, such as "characters of the driver's version".
 pub fn version(what: &'static str, text: &str) -> Result<(), GpuError> {
     sized(what, text.len(), MAX_VERSION)?;
     let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
@@ -227,7 +229,7 @@ pub fn version(what: &'static str, text: &str) -> Result<(), GpuError> {
     }
 }
 
-/// Text without control characters but line breaks and tabs, so that escapes at most double it in JSON.
+/// Refuses control characters other than line breaks and tabs, so that escaping in JSON at most doubles the length.
 fn text(what: &'static str, text: &str, limit: usize) -> Result<(), GpuError> {
     sized(what, text.len(), limit)?;
     let foreign = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t');

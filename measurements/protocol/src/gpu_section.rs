@@ -1,5 +1,5 @@
-//! The GPU section of an attestation document (SPEC.md §2.2): evidence of every GPU of the machine, in canonical bytes
-//! whose digest is a field of the binding.
+//! The GPU section of an attestation document (SPEC.md §2.2): evidence of every GPU of the machine. The digest of its
+//! canonical bytes is a field of the binding.
 //!
 //! ```text
 //! size field
@@ -8,11 +8,11 @@
 //!    2 GPUs that the guest counted itself, big-endian
 //!    2 GPUs that follow, big-endian
 //! each GPU:
-//!    4 bytes of the report, big-endian, and the report
-//!    4 bytes of the certificates in PEM, and the certificates
+//!    4 length of the report, big-endian, and the report
+//!    4 length of the certificates in PEM, big-endian, and the certificates
 //!    1 bit 0 confidential computing, bit 1 developer mode, bit 2 protected PCIe
-//!    1 bytes of the driver's version, and the version
-//!    1 bytes of the VBIOS version, and the version
+//!    1 length of the driver's version, and the version
+//!    1 length of the VBIOS version, and the version
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -25,45 +25,46 @@ use crate::gpu::{CollectedGpu, GpuError, MAX_GPUS};
 const SECTION_TAG: &[u8; 16] = b"cocoon-gpu-v1\0\0\0";
 const KEYS_TAG: &[u8; 16] = b"cocoon-gpu-keys1";
 
-/// What a guest shows of its GPUs in a session.
+/// Evidence of the GPUs of a guest, for one session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GpuSection {
-    /// GPUs that the guest counted itself: there must be evidence of as many.
+    /// Number of GPUs that the guest counted on its PCI bus. There must be evidence of as many.
     pub functions: u16,
-    /// Their evidence.
+    /// Evidence of each GPU.
     pub gpus: Vec<CollectedGpu>,
-    /// Where sessions share the evidence: what leads from this session's binding, the GPU digest in it zero, to the root
-    /// that the GPUs' nonce is made of. Leaves and index are those of the document's batch. Not part of the digest: the
-    /// nonce in the reports vouches for it.
+    /// In a batch, the inclusion proof of this session's binding with zero as GPU digest, in the tree over which the
+    /// GPUs' nonce was computed. Leaves and index are those of the document's `batch`. The path is not part of the
+    /// digest, because the nonce in the reports authenticates it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub path: Vec<Hex32>,
 }
 
-/// Why a section is none.
+/// Reason why a GPU section is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SectionError {
-    /// A guest without GPUs has no section.
+    /// The number of GPUs is out of range. A guest without GPUs has no section.
     #[error("a GPU section has 1 to {MAX_GPUS} GPUs, this one has {0}")]
     Gpus(usize),
-    /// One of them has no such form.
+    /// The evidence of one GPU is malformed.
     #[error("evidence of GPU {place}: {error}")]
     Gpu {
-        /// From zero.
+        /// Index of the GPU, from zero.
         place: usize,
         /// What is wrong.
         error: GpuError,
     },
-    /// A path belongs to a batch.
+    /// There is a path although the document has no position in a batch.
     #[error("the GPU section has a path, and the document no place in a batch")]
     Path,
 }
 
 impl GpuSection {
-    /// Checks form, never trustworthiness. `batched` says whether the document has a place in a batch.
+    /// Checks the form, not whether the evidence can be trusted. `batched` says whether the document has a position in
+    /// a batch.
     ///
     /// # Errors
-    /// [`SectionError`].
+    /// [`SectionError`] for a wrong number of GPUs, malformed evidence, or a path without a batch.
     pub fn check(&self, batched: bool) -> Result<(), SectionError> {
         if !(1..=MAX_GPUS).contains(&self.gpus.len()) {
             return Err(SectionError::Gpus(self.gpus.len()));
@@ -72,14 +73,14 @@ impl GpuSection {
             gpu.check()
                 .map_err(|error| SectionError::Gpu { place, error })?;
         }
-        // A path of the wrong length is refused where it is used: with the nonce.
+        // The length of the path is checked where the nonce is computed from it.
         match self.path.is_empty() || batched {
             true => Ok(()),
             false => Err(SectionError::Path),
         }
     }
 
-    /// SHA-256 of the canonical bytes: the GPU digest of a session's claims.
+    /// Returns the GPU digest of a session's claims: SHA-256 of the canonical bytes.
     pub fn digest(&self) -> Hex32 {
         let mut hash = Sha256::new();
         hash.update(SECTION_TAG);
@@ -108,8 +109,9 @@ impl GpuSection {
     }
 }
 
-/// The GPU digest of a boot's claims: SHA-256 of tag, version, number and, in the order of the section, the SHA-256
-/// digests of the GPUs' attestation keys (SubjectPublicKeyInfo, DER), which do not change while the guest runs.
+/// Returns the GPU digest of a boot's claims. It is the SHA-256 of tag, version, number of keys, and the SHA-256 digest
+/// of each GPU's attestation key (SubjectPublicKeyInfo, DER) in the order of the section. These keys do not change
+/// while the guest runs.
 pub fn keys_digest(attestation_keys: &[Hex32]) -> Hex32 {
     let mut hash = Sha256::new();
     hash.update(KEYS_TAG);
@@ -121,7 +123,7 @@ pub fn keys_digest(attestation_keys: &[Hex32]) -> Hex32 {
     Hex(hash.finalize().into())
 }
 
-/// A length that [`GpuSection::check`] bounds far below.
+/// Converts a length, which [`GpuSection::check`] limits to far less than `u16::MAX`.
 fn short(length: usize) -> u16 {
     u16::try_from(length).unwrap_or(u16::MAX)
 }
@@ -150,7 +152,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// The canonical bytes written out, hashed.
+    /// The digest is the hash of the canonical bytes, which are written out here, and covers every field.
     #[test]
     fn cocoon_gpu_17() {
         let bytes = [
@@ -177,7 +179,7 @@ pub(crate) mod tests {
             edit(&mut changed);
             assert_ne!(changed.digest(), section().digest());
         }
-        // The way to the nonce is each session's own, the section that it shares is not.
+        // The path is different in each session of a batch. It is not part of the shared section's digest.
         let mut elsewhere = section();
         elsewhere.path.push(Hex32::ZERO);
         assert_eq!(elsewhere.digest(), section().digest());

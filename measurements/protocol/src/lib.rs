@@ -1,12 +1,12 @@
-//! Types that cross a boundary of the Cocoon appliance, with their encoding and validation.
+//! Types that cross a trust or process boundary of the Cocoon appliance, with their encoding and validation.
 //!
 //! | module | between | normative text |
 //! |---|---|---|
 //! | [`binding`] | guest and verifier: the bytes that evidence commits to | SPEC.md §2 |
-//! | [`batch`] | the same, where several sessions share one quote | SPEC.md §2.1 |
+//! | [`batch`] | guest and verifier: one quote shared by several sessions | SPEC.md §2.1 |
 //! | [`document`] | guest and verifier: the attestation document | SPEC.md §3 |
-//! | [`pieces`] | guest and verifier: the collateral that a document names | SPEC.md §3.1 |
-//! | [`receipt`] | guest and client: what an answer cost, and what it was about | SPEC.md §11 |
+//! | [`pieces`] | guest and verifier: collateral that a document names by digest | SPEC.md §3.1 |
+//! | [`receipt`] | guest and client: token counts of an answer and commitments to request and response | SPEC.md §11 |
 //! | [`manifest`] | image builder and verifier: expected measurements | SPEC.md §5 |
 //! | [`config`] | operator, guest and verifier: the measured configuration | SPEC.md §6 |
 //! | [`control`] | host agent and guest: the control channel | this crate |
@@ -15,10 +15,10 @@
 //! | [`gpu_section`] | guest and verifier: evidence of the GPUs in a document | SPEC.md §2.2 |
 //! | [`gpu::collector`] | guest agent and the process that holds the GPUs | this crate |
 //! | [`simulator`] | host agent and simulator: evidence without hardware | this crate |
-//! | [`frame`] | control channel, engine, collector, simulator: one JSON value behind a length | this crate |
+//! | [`frame`] | control channel, engine, collector, simulator: length-prefixed JSON | this crate |
 //!
-//! Nothing here opens a file, a socket or a device, and nothing decides whether a value is to be
-//! trusted: a type only says that its bytes are well formed.
+//! Nothing here opens a file, a socket or a device. Nothing here decides whether a value is trustworthy: a parsed value
+//! is only well formed.
 #![forbid(unsafe_code)]
 
 pub mod batch;

@@ -1,7 +1,8 @@
-//! The manifest (SPEC.md §5): what an image is and what hardware must report when it runs.
+//! The manifest (SPEC.md §5): the contents of an image, and the measurements that the hardware must report when it
+//! runs.
 //!
-//! Its identity is the SHA-256 of its bytes. It counts only when signed by signers that the
-//! verifier pins, or when pinned by that identity.
+//! The identity of a manifest is the SHA-256 of its bytes. A verifier accepts a manifest only if keys that it pins have
+//! signed it, or if it pins that identity.
 
 use std::collections::BTreeMap;
 
@@ -9,45 +10,45 @@ use serde::{Deserialize, Serialize};
 
 use crate::bytes::{Hex32, Hex48};
 
-/// Version of the schema.
+/// Version of the manifest's schema.
 pub const MANIFEST_VERSION: u16 = 1;
 /// Largest manifest, in bytes.
 pub const MAX_MANIFEST_LEN: usize = 1024 * 1024;
-/// Longest life of a manifest: 90 days, in seconds. Nothing else bounds a rollback to an old image.
+/// Longest validity period of a manifest: 90 days, in seconds. Nothing else limits a rollback to an old image.
 pub const MAX_MANIFEST_LIFE: u64 = 90 * 24 * 60 * 60;
 
-/// Everything a verifier compares evidence with.
+/// Reference values with which a verifier compares evidence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`MANIFEST_VERSION`].
+    /// Version of the schema: [`MANIFEST_VERSION`].
     pub version: u16,
-    /// Release this image belongs to, rising; verifiers keep a floor.
+    /// Release number of the image. It increases with each release, and verifiers keep a lower limit.
     pub release: u64,
     /// Name of the image's variant, such as `cpu`.
     pub variant: String,
-    /// Git revision of the source, 40 hexadecimal digits, with `-dirty` when files were changed.
+    /// Git revision of the source, 40 hexadecimal digits, with the suffix `-dirty` if files were changed.
     pub source_revision: String,
-    /// Seconds since 1970: when the manifest begins to count.
+    /// Start of the validity period, in seconds since 1970.
     pub not_before: u64,
-    /// Seconds since 1970: when it stops counting, at most [`MAX_MANIFEST_LIFE`] later.
+    /// End of the validity period, in seconds since 1970, at most [`MAX_MANIFEST_LIFE`] after `not_before`.
     pub not_after: u64,
-    /// SHA-256 of the lock file that the image was built from.
+    /// SHA-256 of the lock file of the build's inputs.
     pub inputs_lock: Hex32,
-    /// Inputs that were not the locked ones, each `name locked-version found-version`. Not empty
-    /// means `unlocked`: a verifier refuses the manifest unless told otherwise.
+    /// Inputs that differ from the lock file, each as `name locked-version found-version`. A manifest with any is
+    /// `unlocked`, and a verifier refuses it unless its policy allows it.
     pub unlocked: Vec<String>,
-    /// Whether the kernel keeps host-supplied ACPI code away from guest memory.
+    /// Whether the kernel keeps ACPI code of the host away from guest memory.
     pub aml_guard: bool,
     /// Artefacts by file name: `vmlinuz`, `initrd.img`, `cmdline`, `OVMF.tdx.fd`, `OVMF.snp.fd`, `model.img`, `sbom.spdx.json`,
     /// and `runtime.img` in an image with real GPUs.
     #[serde(deserialize_with = "crate::unique::names")]
     pub artefacts: BTreeMap<String, Artefact>,
-    /// The kernel command line, exactly.
+    /// The exact kernel command line.
     pub cmdline: String,
-    /// The model.
+    /// The model volume.
     pub model: Model,
-    /// What an image with real GPUs has besides; absent in others.
+    /// Additional contents of an image with real GPUs; absent in others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuImage>,
     /// Expected TDX measurements.
@@ -56,13 +57,13 @@ pub struct Manifest {
     pub snp: SnpReference,
 }
 
-/// One file.
+/// Digest and size of one file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Artefact {
-    /// SHA-256 of its bytes.
+    /// SHA-256 of the file's bytes.
     pub sha256: Hex32,
-    /// Its length in bytes.
+    /// Length of the file in bytes.
     pub size: u64,
 }
 
@@ -70,28 +71,28 @@ pub struct Artefact {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// Identifier in the API.
+    /// Identifier of the model in the API.
     pub id: String,
-    /// The model digest of the claims: dm-verity root hash.
+    /// dm-verity root hash: the model digest of the claims.
     pub verity_root: Hex32,
     /// dm-verity salt.
     pub verity_salt: Hex32,
-    /// Data blocks of 4096 bytes; the hash tree begins behind them.
+    /// Number of data blocks of 4096 bytes. The hash tree follows them.
     pub verity_data_blocks: u64,
-    /// The files in the volume.
+    /// Files in the volume, by name.
     #[serde(deserialize_with = "crate::unique::names")]
     pub files: BTreeMap<String, Artefact>,
 }
 
-/// What an image with real GPUs has, and what it is without.
+/// Contents and missing protections of an image with real GPUs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GpuImage {
     /// Version of NVIDIA's driver, such as `550.163.01`.
     pub driver: String,
-    /// The volume with the programs and libraries that use the GPUs.
+    /// The volume of programs and libraries that use the GPUs.
     pub runtime: Runtime,
-    /// Protections that images without GPUs have and this one has not, or later, each with the reason.
+    /// Protections of other images that this image lacks or gets later in its boot, each with the reason.
     #[serde(deserialize_with = "crate::unique::names")]
     pub without: BTreeMap<String, String>,
 }
@@ -104,9 +105,9 @@ pub struct Runtime {
     pub verity_root: Hex32,
     /// dm-verity salt.
     pub verity_salt: Hex32,
-    /// Data blocks of 4096 bytes; the hash tree begins behind them.
+    /// Number of data blocks of 4096 bytes. The hash tree follows them.
     pub verity_data_blocks: u64,
-    /// The files in the volume.
+    /// Files in the volume, by name.
     #[serde(deserialize_with = "crate::unique::names")]
     pub files: BTreeMap<String, Artefact>,
 }
@@ -115,54 +116,55 @@ pub struct Runtime {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TdxReference {
-    /// The firmware's measurement, pages added and extended in one pass (KVM from 6.16).
+    /// Measurement of the firmware, with pages added and extended in one pass (KVM since Linux 6.16).
     pub mrtd: Hex48,
     /// Kernel and boot events.
     pub rtmr1: Hex48,
     /// Command line and initrd.
     pub rtmr2: Hex48,
-    /// Accepted machine shapes; a verifier accepts any one of them.
+    /// Machine shapes, of which a verifier accepts any one.
     pub platforms: Vec<TdxPlatform>,
 }
 
-/// What RTMR0 may be on one machine shape: its events in order.
+/// A machine shape: the events of RTMR0 in order, and the parameters that they depend on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TdxPlatform {
-    /// For people, such as `simulated, 1024 MiB`.
+    /// Name for people, such as `simulated, 1024 MiB`.
     pub name: String,
-    /// Guest memory in MiB, which decides the TD HOB.
+    /// Guest memory in MiB, which determines the TD HOB.
     pub memory_mib: u64,
-    /// Virtual CPUs, which ACPI and SMBIOS tables list; absent where no table depends on them, as in the simulator's.
+    /// Number of virtual CPUs, which ACPI and SMBIOS tables list. Absent if no table depends on it, as in the
+    /// simulator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcpus: Option<u32>,
-    /// Window for the BARs of a GPU in MiB (`opt/ovmf/X-PciMmio64Mb`, which firmware measures); absent in machines
-    /// without a GPU.
+    /// Size in MiB of the window for a GPU's BARs (`opt/ovmf/X-PciMmio64Mb`, measured by the firmware). Absent in
+    /// machines without a GPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mmio64_mib: Option<u32>,
-    /// Where the values come from.
+    /// Origin of the values.
     pub source: PlatformSource,
-    /// Expected events, in order.
+    /// Expected events of RTMR0, in order.
     pub rtmr0_events: Vec<ReferenceEvent>,
 }
 
-/// Where a machine shape's values come from.
+/// Origin of a machine shape's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PlatformSource {
-    /// Pinned from the simulator: counts for simulated evidence only.
+    /// Pinned from the simulator. Valid for simulated evidence only.
     Simulator,
     /// Computed from the artefacts, or pinned by the manifest's signers.
     Computed,
 }
 
-/// One expected event.
+/// An expected event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReferenceEvent {
-    /// For people: what it hashes.
+    /// Name for people: what the digest is over.
     pub name: String,
-    /// SHA-384 that extends the register.
+    /// SHA-384 digest that extends the register.
     pub digest: Hex48,
 }
 
@@ -172,11 +174,11 @@ pub struct ReferenceEvent {
 pub struct SnpReference {
     /// Guest features (`SEV_FEATURES`) that the digests assume.
     pub guest_features: u64,
-    /// Launch digests by CPU model and vCPU count; none where the image is not released for SEV-SNP.
+    /// Launch digests by CPU model and number of vCPUs. Empty if the image is not released for SEV-SNP.
     pub launch: Vec<SnpLaunch>,
 }
 
-/// One launch digest.
+/// A launch digest and the machine that it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SnpLaunch {
@@ -188,32 +190,32 @@ pub struct SnpLaunch {
     pub digest: Hex48,
 }
 
-/// Why bytes are not a manifest.
+/// Reason why bytes are not a valid manifest.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    /// Longer than [`MAX_MANIFEST_LEN`].
+    /// The manifest is longer than [`MAX_MANIFEST_LEN`].
     #[error("manifest of {0} bytes exceeds the limit of {MAX_MANIFEST_LEN}")]
     TooLong(usize),
-    /// Not JSON of the schema.
+    /// The bytes are not JSON of the schema.
     #[error("manifest is not JSON of the expected schema")]
     Malformed(#[source] serde_json::Error),
-    /// Another version.
+    /// The manifest has another version of the schema.
     #[error("manifest has version {0}, this program knows version {MANIFEST_VERSION}: update it")]
     Version(u16),
-    /// Lives longer than allowed, or ends before it begins.
+    /// The validity period is longer than allowed, or ends before it begins.
     #[error(
         "manifest claims to be valid from {not_before} to {not_after}, more than the 90 days allowed or less than nothing"
     )]
     Life {
-        /// Seconds since 1970.
+        /// Start of the validity period, in seconds since 1970.
         not_before: u64,
-        /// Seconds since 1970.
+        /// End of the validity period, in seconds since 1970.
         not_after: u64,
     },
 }
 
 impl Manifest {
-    /// Parses and checks form; whether it may be believed is decided by its signatures.
+    /// Parses a manifest and checks its form. Its signatures decide whether it is trusted.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         if bytes.len() > MAX_MANIFEST_LEN {
             return Err(ManifestError::TooLong(bytes.len()));
@@ -232,16 +234,16 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The manifest's bytes: indented JSON with a final newline, maps in key order.
+    /// Encodes the manifest: indented JSON with a final newline, maps in the order of their keys.
     pub fn to_json(&self) -> Vec<u8> {
-        // Maps with string keys and plain fields: serialisation cannot fail.
+        // Serialisation cannot fail: all map keys are strings, and all fields are plain.
         let mut bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
         bytes.push(b'\n');
         bytes
     }
 }
 
-/// The identity of a manifest: SHA-256 of its bytes.
+/// Returns the identity of a manifest: the SHA-256 of its bytes.
 pub fn manifest_id(bytes: &[u8]) -> Hex32 {
     Hex32::sha256(bytes)
 }
@@ -299,7 +301,7 @@ mod tests {
         }
     }
 
-    /// Strict reading, and an identity of the bytes, not of what they mean.
+    /// Parsing is strict, and the identity depends on the bytes and not on their meaning.
     #[test]
     fn cocoon_manifest_10() {
         let bytes = manifest().to_json();
@@ -358,7 +360,7 @@ mod tests {
         let more = text.replacen("\"driver\"", "\"extra\": 1, \"driver\"", 1);
         let error = Manifest::parse(more.as_bytes()).unwrap_err();
         assert!(matches!(error, ManifestError::Malformed(_)), "{error}");
-        // Whoever read the first of two would read another reason.
+        // A parser that kept the first of two entries would read another reason.
         let twice = text.replacen("\"a lock\"", "\"a lock\": \"first\", \"a lock\"", 1);
         let Err(ManifestError::Malformed(reason)) = Manifest::parse(twice.as_bytes()) else {
             panic!("{twice}");

@@ -1,17 +1,18 @@
-//! The part of OpenAI's chat API that the appliance speaks, as types shared by guest and client.
+//! Types of OpenAI's chat completions API: the request that this project's client sends, and types that guest and
+//! client share.
 //!
-//! Fields that are not here are refused by name: a parameter silently ignored is a wrong answer.
+//! The types of a request refuse unknown fields by name, because an answer that silently ignores a parameter is wrong.
 
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// Who speaks.
+/// Author of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Instructions.
+    /// Author of the instructions.
     System,
-    /// The person.
+    /// The user.
     User,
     /// The model.
     Assistant,
@@ -23,13 +24,13 @@ impl Zeroize for Role {
     }
 }
 
-/// One turn of a conversation. Its text is wiped on drop and never printed.
+/// One message of a conversation. Its text is wiped on drop and never printed.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(deny_unknown_fields)]
 pub struct Message {
-    /// Who speaks.
+    /// Author of the message.
     pub role: Role,
-    /// What is said.
+    /// Text of the message.
     pub content: String,
 }
 
@@ -37,11 +38,11 @@ pub struct Message {
 #[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(deny_unknown_fields)]
 pub struct ChatRequest {
-    /// Identifier from `/v1/models`; every appliance serves one model.
+    /// Identifier of the model, from `/v1/models`. Every appliance serves one model.
     pub model: String,
-    /// The conversation, oldest first.
+    /// Messages of the conversation, oldest first.
     pub messages: Vec<Message>,
-    /// Whether to answer as server-sent events.
+    /// Whether the answer comes as server-sent events.
     #[serde(default)]
     pub stream: bool,
     /// Options of a stream.
@@ -54,19 +55,19 @@ pub struct ChatRequest {
     /// Older name of `max_completion_tokens`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u32>,
-    /// 0 to 2; 1 when absent.
+    /// Sampling temperature, 0 to 2; 1 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
-    /// Over 0 to 1; 1 when absent.
+    /// Probability mass of nucleus sampling, above 0 up to 1; 1 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f32>,
-    /// Repeats an answer with the same request on the same machine.
+    /// Seed. The same request with the same seed on the same machine gives the same answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<i64>,
     /// Strings that end the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<Stop>,
-    /// Bytes of no meaning that hide the request's length on the wire.
+    /// Meaningless bytes that hide the length of the request on the wire.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub padding: Option<String>,
 }
@@ -75,11 +76,11 @@ pub struct ChatRequest {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StreamOptions {
-    /// Send a last chunk with the usage.
+    /// Whether the last chunk reports the usage.
     #[serde(default)]
     pub include_usage: bool,
-    /// Pad every event to a size bucket, so that record lengths say nothing about the text; on
-    /// when absent.
+    /// Whether every event is padded to a size bucket, so that record lengths reveal nothing about the text. On if
+    /// absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub include_obfuscation: Option<bool>,
 }
@@ -88,9 +89,9 @@ pub struct StreamOptions {
 #[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(untagged)]
 pub enum Stop {
-    /// One.
+    /// A single stop string.
     One(String),
-    /// Several.
+    /// Several stop strings.
     Many(Vec<String>),
 }
 
@@ -98,43 +99,43 @@ pub enum Stop {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
-    /// End of the answer, or a stop string.
+    /// The answer is complete or reached a stop string.
     Stop,
-    /// `max_completion_tokens`, or the end of the context.
+    /// The answer reached `max_completion_tokens` or the end of the context.
     Length,
     /// The model calls tools.
     ToolCalls,
 }
 
-/// Tokens of one exchange.
+/// Token counts of a request and its answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
-    /// Tokens of the conversation.
+    /// Tokens of the prompt.
     pub prompt_tokens: u32,
     /// Tokens of the answer.
     pub completion_tokens: u32,
-    /// Their sum.
+    /// Sum of both.
     pub total_tokens: u32,
 }
 
-/// OpenAI's error object: the body of every answer that is not a success.
+/// OpenAI's error object, the body of every response that is not a success.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
-    /// The error.
+    /// What went wrong.
     pub error: ApiError,
 }
 
-/// What went wrong, in OpenAI's terms.
+/// Description of an error in OpenAI's form.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiError {
-    /// For people: what, where, and what to do. Never repeats a prompt.
+    /// Text for people: what went wrong, where, and what to do. Never repeats a prompt.
     pub message: String,
-    /// Class, such as `invalid_request_error`.
+    /// Class of the error, such as `invalid_request_error`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Field of the request at fault.
+    /// Field of the request that is at fault.
     pub param: Option<String>,
-    /// For programs, such as `context_length_exceeded`.
+    /// Code for programs, such as `context_length_exceeded`.
     pub code: Option<String>,
 }
 

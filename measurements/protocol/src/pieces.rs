@@ -1,10 +1,10 @@
-//! Collateral by name (SPEC.md §3.1): the document of a session names each piece by its digest, and a client fetches those
-//! pieces that it has not kept from another time.
+//! Collateral by name (SPEC.md §3.1): a session document names each piece of collateral by its digest, and a client
+//! fetches the pieces that it has not kept. The answer has this form:
 //!
 //! ```text
 //! size         field
-//! each piece that was asked for, in the order of the question:
-//!            4 bytes of the piece, big-endian
+//! each requested piece, in the order of the request:
+//!            4 length of the piece, big-endian
 //!   as many    the piece
 //! ```
 
@@ -16,89 +16,90 @@ use crate::bytes::Hex32;
 use crate::document::{Collateral, DocumentError, MAX_DOCUMENT_LEN};
 use crate::gpu::{GpuCollateral, MAX_OCSP_RESPONSES, MAX_RIMS};
 
-/// Path of the question for pieces, on the connection whose document names them.
+/// Path of requests for pieces, on the connection whose document names them.
 pub const COLLATERAL_PATH: &str = "/.well-known/cocoon/collateral";
-/// Most certificates of a CPU's chain that a document names.
+/// Most certificates of the CPU that a document names.
 pub const MAX_CERTIFICATES: usize = 8;
-/// Most pieces that a document names: a chain and its revocation list, and what travels of GPUs.
+/// Most pieces that a document names: certificates and revocation list of the CPU, and the collateral of the GPUs.
 pub const MAX_PIECES: usize = MAX_CERTIFICATES + 1 + MAX_RIMS + MAX_OCSP_RESPONSES;
-/// Longest answer, in bytes.
+/// Longest answer to a request for pieces, in bytes.
 pub const MAX_PIECES_LEN: usize = MAX_DOCUMENT_LEN;
-/// Longest question, in bytes: as many digests in hexadecimal, and some white space.
+/// Longest request for pieces, in bytes. It has room for [`MAX_PIECES`] digests in hexadecimal and some white space.
 pub const MAX_PIECES_REQUEST: usize = 16 * 1024;
 
 /// Body of `POST /.well-known/cocoon/collateral`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PiecesRequest {
-    /// SHA-256 of each piece that is asked for: 1 to [`MAX_PIECES`], each once.
+    /// SHA-256 digests of the requested pieces: 1 to [`MAX_PIECES`], each once.
     pub pieces: Vec<Hex32>,
 }
 
-/// Collateral by the SHA-256 digests of its pieces, in the shapes of the collateral itself.
+/// SHA-256 digests in place of the pieces of collateral, in the same shape as the collateral.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Names {
-    /// Of the CPU's vendor: at most [`MAX_CERTIFICATES`] certificates.
+    /// Digests of the CPU's collateral, with at most [`MAX_CERTIFICATES`] certificates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collateral: Option<Collateral<Hex32>>,
-    /// Of the GPUs': at most [`MAX_RIMS`] manifests and [`MAX_OCSP_RESPONSES`] responses.
+    /// Digests of the GPUs' collateral, with at most [`MAX_RIMS`] manifests and [`MAX_OCSP_RESPONSES`] responses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu_collateral: Option<GpuCollateral<Hex32, Hex32>>,
 }
 
-/// Pieces of collateral by the digests of their bytes, which are computed here: none can stand under a foreign name.
+/// Pieces of collateral, keyed by the digests of their bytes. The digests are computed here, so no piece can have a
+/// wrong name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pieces(BTreeMap<Hex32, Vec<u8>>);
 
-/// Why pieces are not what a document names.
+/// Reason why a request for pieces, an answer, or a set of pieces is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum PiecesError {
-    /// A question for none, too many, or one twice.
+    /// The request names no piece, too many, or one twice.
     #[error("a question for collateral names 1 to {MAX_PIECES} pieces, each once")]
     Question,
-    /// An answer that is cut short.
+    /// The answer ends early.
     #[error("the answer ends in the middle of a piece of collateral")]
     Short,
-    /// An answer with more in it.
+    /// The answer goes on after the last piece.
     #[error("the answer goes on behind the last piece of collateral that was asked for")]
     Behind,
-    /// Other bytes than those that were named.
+    /// A piece does not have the digest by which it was requested.
     #[error(
         "the piece of collateral {asked} came with the digest {found}: it was exchanged or damaged"
     )]
     Exchanged {
-        /// The digest that the document names.
+        /// Digest that was requested.
         asked: Hex32,
-        /// The digest of what came.
+        /// Digest of the received piece.
         found: Hex32,
     },
-    /// A piece that nobody has.
+    /// A piece that the document names is missing.
     #[error("the piece of collateral {0}, which the document names, is missing")]
     Missing(Hex32),
-    /// A reference manifest that is no text.
+    /// A reference manifest is not UTF-8.
     #[error(
         "the piece of collateral {0} is no text, and the document names it a reference manifest"
     )]
     NoText(Hex32),
-    /// More than a document holds, though each piece travelled once.
+    /// The pieces are too long in total, counted in each place where they are named.
     #[error(
         "the pieces of collateral that the document names have {found} bytes in its places, where {MAX_PIECES_LEN} are allowed"
     )]
     TooLong {
-        /// Bytes in all places, up to the one that is too much.
+        /// Number of bytes in all places, up to the one that exceeds the limit.
         found: usize,
     },
-    /// With its pieces the document has no form.
+    /// The document is malformed once its pieces are filled in.
     #[error("with the collateral that it names the document is none")]
     Document(#[source] DocumentError),
 }
 
 impl PiecesRequest {
-    /// Checks number and difference of the names.
+    /// Checks that the request names an allowed number of pieces, each once.
     ///
     /// # Errors
-    /// [`PiecesError::Question`].
+    /// [`PiecesError::Question`] otherwise.
     pub fn check(&self) -> Result<(), PiecesError> {
         let names = &self.pieces;
         let bounded = (1..=MAX_PIECES).contains(&names.len());
@@ -111,7 +112,7 @@ impl PiecesRequest {
 }
 
 impl Names {
-    /// The digests in the order in which they stand, each once.
+    /// Returns the digests in their order, each once.
     pub fn listed(&self) -> Vec<Hex32> {
         let mut once = Vec::new();
         for name in self.places() {
@@ -122,7 +123,7 @@ impl Names {
         once
     }
 
-    /// The digests as they stand: one that has several places is there as often.
+    /// Returns the digests in their order. A digest that is named several times is repeated.
     pub(crate) fn places(&self) -> Vec<Hex32> {
         let mut places = Vec::new();
         match &self.collateral {
@@ -140,44 +141,44 @@ impl Names {
 }
 
 impl Pieces {
-    /// Adds a piece, and gives its name.
+    /// Adds a piece and returns its digest.
     pub fn insert(&mut self, piece: Vec<u8>) -> Hex32 {
         let name = Hex32::sha256(&piece);
         self.0.insert(name, piece);
         name
     }
 
-    /// Adds all of another's.
+    /// Adds all pieces of `other`.
     pub fn extend(&mut self, other: Self) {
         self.0.extend(other.0);
     }
 
-    /// The piece of that name.
+    /// Returns the piece with that digest.
     pub fn get(&self, name: &Hex32) -> Option<&[u8]> {
         self.0.get(name).map(Vec::as_slice)
     }
 
-    /// All of them, with their names.
+    /// Iterates over all pieces with their digests.
     pub fn iter(&self) -> impl Iterator<Item = (&Hex32, &[u8])> {
         self.0.iter().map(|(name, piece)| (name, piece.as_slice()))
     }
 
-    /// How many there are.
+    /// Returns the number of pieces.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// Bytes in all of them.
+    /// Returns the total length of all pieces, in bytes.
     pub fn size(&self) -> usize {
         self.0.values().map(Vec::len).sum()
     }
 
-    /// The longest answer to a question for these, in bytes.
+    /// Returns the length of the answer to a request for all these pieces, in bytes.
     pub fn encoded_len(&self) -> usize {
         self.size() + 4 * self.count()
     }
 
-    /// The answer to a question for `asked`; `None` if one of them is not here.
+    /// Encodes the answer to a request for `asked`. Returns `None` if a piece is missing.
     pub fn encode(&self, asked: &[Hex32]) -> Option<Vec<u8>> {
         let mut answer = Vec::new();
         for name in asked {
@@ -188,10 +189,11 @@ impl Pieces {
         Some(answer)
     }
 
-    /// Reads the answer to a question for `asked`.
+    /// Decodes the answer to a request for `asked`.
     ///
     /// # Errors
-    /// [`PiecesError`]: it holds other pieces, fewer or more.
+    /// [`PiecesError`] if a piece does not have the requested digest, or if the answer ends early or goes on after the
+    /// last piece.
     pub fn decode(answer: &[u8], asked: &[Hex32]) -> Result<Self, PiecesError> {
         let mut pieces = Self::default();
         let mut rest = answer;

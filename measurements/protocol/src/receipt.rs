@@ -1,4 +1,4 @@
-//! The receipt of an answer (SPEC.md §11): what a guest signs about each request that reached its engine.
+//! Receipts of answers (SPEC.md §11): signed statements of a guest about each request that reached its engine.
 //!
 //! ```text
 //! offset size field
@@ -21,7 +21,8 @@
 //!    356
 //! ```
 //!
-//! The client gets it with the salt of both commitments behind it, in Base64, so always as one length.
+//! The client gets the receipt with the salt of both commitments appended, in Base64. Its length is therefore always
+//! the same.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -34,7 +35,7 @@ use crate::bytes::{Hex32, Hex64};
 #[cfg(test)]
 mod tests;
 
-/// Length of what is signed, in bytes.
+/// Length of the signed bytes.
 pub const RECEIPT_LEN: usize = 292;
 /// Length of the engine section, in bytes.
 const SECTION_LEN: usize = 48;
@@ -42,13 +43,13 @@ const SECTION_LEN: usize = 48;
 pub const SIGNED_LEN: usize = RECEIPT_LEN + 64;
 /// Length of receipt, signature and salt, in bytes.
 const SALTED_LEN: usize = SIGNED_LEN + 32;
-/// Length of what the client gets, in characters: all of these in Base64.
+/// Length of the text that the client gets, in characters: receipt, signature and salt in Base64.
 pub const DELIVERY_LEN: usize = SALTED_LEN.div_ceil(3) * 4;
-/// Version of the layout above.
+/// Version of the layout described in the module's documentation.
 pub const RECEIPT_VERSION: u16 = 2;
-/// The header of a whole answer that holds its receipt.
+/// Header that carries the receipt of a whole (not streamed) answer.
 pub const RECEIPT_HEADER: &str = "cocoon-receipt";
-/// What the line of a stream that holds its receipt begins with: a comment, which other clients pass over.
+/// Prefix of the line that carries the receipt in a stream. Such a line is a comment, which other clients ignore.
 pub const RECEIPT_COMMENT: &str = ": cocoon-receipt ";
 
 const TAG: &[u8; 16] = b"cocoon-receipt-1";
@@ -59,120 +60,122 @@ const RESPONSE_TAG: &[u8; 16] = b"cocoon-response1";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
-    /// Every choice came to its own end, or to a stop string or a call.
+    /// Every choice ended by itself, at a stop string or with a call.
     Complete,
     /// A choice was cut at its limit of tokens.
     Length,
-    /// It broke off with an error.
+    /// The answer was broken off by an error.
     Failed,
 }
 
-/// Tokens by class.
+/// Token counts of a request and its answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tokens {
-    /// Of the prompt, which counts once however many choices continue it, and from the first token of an answer on.
+    /// Tokens of the prompt. They count once, however many choices continue the prompt, and only from the first token
+    /// of an answer on.
     pub prompt: u64,
-    /// Of all choices of the answer, as the engine told them.
+    /// Tokens of all choices of the answer, as the engine reported them.
     pub completion: u64,
 }
 
-/// What an engine on GPUs has done to their memory: the engine section.
+/// The engine section: what an engine on GPUs has done to their memory.
 ///
-/// Nothing in it depends on what others asked: what is counted of everybody together is for the host alone.
+/// No field depends on the requests of other clients. Counters over the requests of all clients go to the host only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct EngineSection {
-    /// BLAKE3 root of the weights as they were loaded into the GPUs' memory.
+    /// BLAKE3 root of the weights in the GPUs' memory.
     pub weights_root: Hex32,
-    /// Bytes for caches and scratch memory, all of which are overwritten and then read again before the first request and
-    /// whenever none runs. Not 0.
+    /// Bytes of caches and scratch memory. All of them are overwritten and then read again, before the first request
+    /// and whenever no request runs. Not zero.
     pub scrubbed_bytes: u64,
-    /// How many bytes were not zero in all of these readings since boot.
+    /// Number of bytes that were not zero in all these readings since boot.
     pub residue_bytes: u64,
 }
 
-/// What is signed.
+/// The signed fields of a receipt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Receipt {
     /// How the answer ended.
     pub outcome: Outcome,
-    /// The manifest that the guest claims.
+    /// Manifest id of the guest's claims.
     pub manifest_id: Hex32,
-    /// The model that answered.
+    /// Model digest of the guest's claims.
     pub model_digest: Hex32,
-    /// SHA-256 of the session document that was sent on this connection last before the request.
+    /// SHA-256 of the session document that was last sent on this connection before the request.
     pub evidence_digest: Hex32,
-    /// The client's nonce which that document answers.
+    /// The client's nonce that this document answers.
     pub nonce: Hex32,
-    /// Counts the requests of a connection that reached the engine, from 1.
+    /// Number of the request among those of its connection that reached the engine, from 1.
     pub number: u64,
-    /// Tokens by class; none is ever cached.
+    /// Token counts. No token is ever cached.
     pub tokens: Tokens,
     /// [`commit_request`] of the request's body.
     pub request: Hex32,
     /// [`commit_response`] of the response's body.
     pub response: Hex32,
-    /// The engine's GPUs; `None` where it computes on the processor.
+    /// Engine section of an engine on GPUs; `None` if the engine computes on the processor.
     pub engine: Option<EngineSection>,
 }
 
-/// A receipt and its signature, which is not checked.
+/// A receipt and its signature. Parsing does not check the signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedReceipt {
-    /// What is signed.
+    /// The signed fields.
     pub receipt: Receipt,
     /// Ed25519 over [`Receipt::encode`].
     pub signature: Hex64,
 }
 
-/// What the client gets, and nobody else.
+/// A receipt as it is delivered to the client, and to nobody else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
-    /// The receipt.
+    /// The receipt with its signature.
     pub signed: SignedReceipt,
-    /// The salt of both commitments. Without it they are a lottery; with it, a list of likely texts can be tried.
+    /// Salt of both commitments. Without it a commitment reveals nothing about a text; with it, likely texts can be
+    /// tried one by one.
     pub salt: Hex32,
 }
 
-/// Why bytes are not a receipt.
+/// Reason why bytes are not a valid receipt.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReceiptError {
-    /// Another length.
+    /// The length is wrong.
     #[error("a receipt has {expected} {unit}, found {found}")]
     Length {
-        /// What is counted.
+        /// Unit of the length.
         unit: &'static str,
-        /// How many there should be.
+        /// Length required.
         expected: usize,
-        /// How many there are.
+        /// Length found.
         found: usize,
     },
-    /// Not Base64.
+    /// The text is not Base64.
     #[error("a receipt is handed over in Base64, found something else")]
     Base64,
-    /// Signed bytes of another kind.
+    /// The bytes do not begin with the tag of a receipt.
     #[error("a receipt begins with its tag, found other bytes")]
     Tag,
-    /// Another version of the layout.
+    /// The receipt has another version of the layout.
     #[error("receipt has version {0}, this program knows version {RECEIPT_VERSION}: update it")]
     Version(u16),
-    /// An outcome of another version.
+    /// The outcome is not one of this version.
     #[error("receipt has outcome {0}, this version has 1, 2 and 3")]
     Outcome(u8),
-    /// An engine section that is none.
+    /// The engine byte does not fit the engine section.
     #[error(
         "byte 19 of a receipt is 1 before a section of an engine on GPUs, and 0 before zeros; found {0} before something else"
     )]
     Engine(u8),
-    /// Requests count from 1.
+    /// The number of the request is zero, but requests count from 1.
     #[error("requests count from 1, the receipt has number 0")]
     Number,
-    /// This version has no cache.
+    /// The receipt counts cached tokens, but this version has no cache.
     #[error("receipt counts {0} cached tokens, this version has no cache")]
     Cached(u64),
 }
 
 impl Receipt {
-    /// The bytes that are signed.
+    /// Returns the bytes that are signed.
     pub fn encode(&self) -> [u8; RECEIPT_LEN] {
         let version = RECEIPT_VERSION.to_be_bytes();
         let numbers = [self.number, self.tokens.prompt, self.tokens.completion, 0];
@@ -205,7 +208,7 @@ impl Receipt {
         out
     }
 
-    /// Reads what [`encode`](Self::encode) writes, and nothing else.
+    /// Parses the bytes that [`encode`](Self::encode) returns. Refuses any other encoding.
     pub fn parse(bytes: &[u8; RECEIPT_LEN]) -> Result<Self, ReceiptError> {
         let mut fields = Fields(bytes);
         if &fields.take() != TAG {
@@ -270,7 +273,7 @@ impl EngineSection {
 }
 
 impl SignedReceipt {
-    /// Receipt and signature.
+    /// Returns the receipt followed by its signature.
     pub fn encode(&self) -> [u8; SIGNED_LEN] {
         let mut out = [0; SIGNED_LEN];
         out[..RECEIPT_LEN].copy_from_slice(&self.receipt.encode());
@@ -278,13 +281,13 @@ impl SignedReceipt {
         out
     }
 
-    /// As it stands, with its salt, in a header or in a stream's comment: [`DELIVERY_LEN`] characters. No other copy of
-    /// the salt is left behind.
+    /// Returns receipt, signature and salt as text for a header or a stream's comment: [`DELIVERY_LEN`] characters.
+    /// Leaves no other copy of the salt behind.
     pub fn deliver(&self, salt: &Hex32) -> Zeroizing<String> {
         let mut bytes = Zeroizing::new([0; SALTED_LEN]);
         bytes[..SIGNED_LEN].copy_from_slice(&self.encode());
         bytes[SIGNED_LEN..].copy_from_slice(&salt.0);
-        // Straight to its place: the encoder of strings goes by way of a buffer that nobody wipes.
+        // Encoded in place, because the encoder for strings uses a buffer that is not wiped.
         let mut text = vec![0; DELIVERY_LEN];
         let written = STANDARD.encode_slice(bytes.as_slice(), &mut text);
         debug_assert_eq!(written, Ok(DELIVERY_LEN));
@@ -292,7 +295,7 @@ impl SignedReceipt {
         Zeroizing::new(String::from_utf8(text).unwrap_or_default())
     }
 
-    /// Reads receipt and signature.
+    /// Parses a receipt followed by its signature. Does not check the signature.
     pub fn parse(bytes: &[u8]) -> Result<Self, ReceiptError> {
         let exact: &[u8; SIGNED_LEN] = bytes.try_into().map_err(|_| ReceiptError::Length {
             unit: "bytes",
@@ -308,12 +311,12 @@ impl SignedReceipt {
 }
 
 impl Delivery {
-    /// As [`SignedReceipt::deliver`] writes it.
+    /// Returns the text that [`SignedReceipt::deliver`] writes.
     pub fn to_text(&self) -> Zeroizing<String> {
         self.signed.deliver(&self.salt)
     }
 
-    /// Reads that text.
+    /// Parses the text that [`SignedReceipt::deliver`] writes.
     pub fn parse(text: &[u8]) -> Result<Self, ReceiptError> {
         if text.len() != DELIVERY_LEN {
             return Err(ReceiptError::Length {
@@ -322,7 +325,7 @@ impl Delivery {
                 found: text.len(),
             });
         }
-        // Whole groups of four characters, as if none of them were padding.
+        // Room for every group of four characters, as if none were padding.
         let mut bytes = Zeroizing::new([0; DELIVERY_LEN / 4 * 3]);
         let read = STANDARD.decode_slice(text, bytes.as_mut_slice());
         let read = read.map_err(|_| ReceiptError::Base64)?;
@@ -336,12 +339,13 @@ impl Delivery {
     }
 }
 
-/// Commits to a request by the SHA-256 of its body: `SHA-256("cocoon-request-1" ‖ salt ‖ digest)`.
+/// Returns the commitment to a request with this SHA-256 digest of its body:
+/// `SHA-256("cocoon-request-1" ‖ salt ‖ digest)`.
 pub fn commit_request(salt: &Hex32, digest: &Hex32) -> Hex32 {
     commit(REQUEST_TAG, salt, digest)
 }
 
-/// Commits to a response by the SHA-256 of its body as far as it was sent before the receipt:
+/// Returns the commitment to a response with this SHA-256 digest of the body up to the receipt:
 /// `SHA-256("cocoon-response1" ‖ salt ‖ digest)`.
 pub fn commit_response(salt: &Hex32, digest: &Hex32) -> Hex32 {
     commit(RESPONSE_TAG, salt, digest)
@@ -370,7 +374,7 @@ impl Outcome {
     }
 }
 
-/// Fields from the front of bytes whose length is the sum of the fields'.
+/// Reads fields from the front of bytes whose length is the sum of the lengths of the fields.
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
@@ -380,7 +384,7 @@ impl Fields<'_> {
                 self.0 = rest;
                 *field
             }
-            // Cannot be: the callers' layouts are as long as their bytes.
+            // Unreachable: each caller's layout is as long as its bytes.
             None => [0; N],
         }
     }

@@ -1,7 +1,7 @@
-//! The simulator's socket: how a host agent asks for evidence where there is no TEE.
+//! Messages between the host agent and the simulator, which makes evidence where there is no TEE.
 //!
-//! The simulator measures what QEMU really opened, read through `/proc/PID` of the process named
-//! here; it is told nothing about what the result should be.
+//! The simulator measures the files that QEMU has opened. It reads them through `/proc/PID` of the process that the
+//! launch names, and nobody tells it which measurements to expect.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ use crate::gpu::{CollectedGpu, GpuCollateral};
 /// Largest message in either direction, in bytes.
 pub const MAX_SIMULATOR_MESSAGE: usize = 6 * 1024 * 1024;
 
-/// From the host agent to the simulator, one answer each.
+/// Request from the host agent to the simulator. Each gets one reply.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     tag = "type",
@@ -22,35 +22,36 @@ pub const MAX_SIMULATOR_MESSAGE: usize = 6 * 1024 * 1024;
     deny_unknown_fields
 )]
 pub enum SimulatorRequest {
-    /// "Launch" a confidential VM: measure the files of the QEMU process `pid`. Once per connection.
+    /// Simulates the launch of a confidential VM by measuring the files of the QEMU process `pid`. Sent once per
+    /// connection.
     Launch {
         /// Process id of QEMU.
         pid: u32,
-        /// Which TEE to imitate.
+        /// TEE to simulate.
         tee: Tee,
-        /// Path of the SNP firmware, measured in place of the one that QEMU boots when `tee` is
-        /// [`Tee::SevSnp`], because that one cannot start without SNP.
+        /// Path of the SNP firmware. For [`Tee::SevSnp`] it is measured in place of the firmware that QEMU boots,
+        /// because SNP firmware does not start without SNP.
         snp_firmware: Option<String>,
-        /// CPU model for the SNP launch digest, such as `EPYC-v4`.
+        /// CPU model of the SNP launch digest, such as `EPYC-v4`.
         cpu_model: String,
-        /// Canonical operator configuration: its digest becomes MRCONFIGID or HOST_DATA.
+        /// Canonical operator configuration. Its digest becomes MRCONFIGID or HOST_DATA.
         config: Blob,
     },
-    /// Evidence over report data, after `Launch`.
+    /// Requests evidence over report data, after [`Self::Launch`].
     Evidence {
         /// 64 bytes of report data.
         report_data: Hex64,
     },
-    /// What the VM's simulated GPUs show, after `Launch`: as many as its command line asks for.
+    /// Requests evidence of the VM's simulated GPUs, after [`Self::Launch`]. The VM's command line states their number.
     GpuEvidence {
-        /// 32 bytes that every report must be about.
+        /// 32-byte nonce that every report must answer.
         nonce: Hex32,
     },
-    /// What NVIDIA says about them.
+    /// Requests NVIDIA's endorsements of the simulated GPUs.
     GpuCollateral,
 }
 
-/// From the simulator to the host agent.
+/// Reply from the simulator to the host agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     tag = "type",
@@ -59,31 +60,31 @@ pub enum SimulatorRequest {
     deny_unknown_fields
 )]
 pub enum SimulatorReply {
-    /// The VM is measured.
+    /// The VM has been measured.
     Launched {
         /// Endorsements under the development roots.
         collateral: Collateral,
-        /// The development root of this TEE: what a client passes to `--trust-root`, PEM.
+        /// Development root of this TEE in PEM, which a client passes to `--trust-root`.
         root_pem: String,
     },
-    /// Evidence in the real format.
+    /// Simulated evidence in the format of the real hardware.
     Evidence {
         /// Quote and event log, or report and certificates.
         evidence: Evidence,
     },
-    /// Reports, certificates and the driver's word.
+    /// Simulated evidence of the GPUs.
     GpuEvidence {
-        /// One for each GPU.
+        /// Report, certificates and driver's statement of each GPU.
         gpus: Vec<CollectedGpu>,
     },
-    /// Reference manifests and answers on revocation.
+    /// Endorsements of the simulated GPUs.
     GpuCollateral {
-        /// Under the development roots.
+        /// Reference manifests and OCSP responses under the development roots.
         collateral: GpuCollateral,
     },
-    /// Refused.
+    /// The request was refused.
     Error {
-        /// Why and what to do.
+        /// Reason, and what to do.
         message: String,
     },
 }
@@ -92,7 +93,7 @@ pub enum SimulatorReply {
 mod tests {
     use super::*;
 
-    /// The simulator must not be told what to measure: a request with an expected value is none.
+    /// Nobody may tell the simulator the expected result: a request with an expected measurement is refused.
     #[test]
     fn a_launch_names_a_process_and_no_result() {
         let launch = r#"{"type":"launch","pid":1,"tee":"tdx","snp_firmware":null,"cpu_model":"EPYC-v4","config":""#;

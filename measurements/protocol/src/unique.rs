@@ -1,5 +1,5 @@
-//! Maps in JSON in which no name stands twice: readers that keep the first and readers that keep the last would otherwise
-//! read the same signed bytes differently (RFC 8259, section 4, leaves it open).
+//! JSON objects without duplicate names. RFC 8259 §4 leaves open which of two equal names counts. Parsers that keep the
+//! first and parsers that keep the last would read the same signed bytes differently.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,10 +7,10 @@ use std::marker::PhantomData;
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
-/// For `#[serde(deserialize_with = …)]`.
+/// Deserialises a map and refuses duplicate names. Meant for `#[serde(deserialize_with = …)]`.
 ///
 /// # Errors
-/// A repeated name, and whatever a value's own form refuses.
+/// Fails on a repeated name and on any value that does not deserialise.
 pub fn names<'de, D: Deserializer<'de>, V: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<String, V>, D::Error> {
@@ -27,7 +27,7 @@ pub fn names<'de, D: Deserializer<'de>, V: Deserialize<'de>>(
             let mut map = BTreeMap::new();
             while let Some(name) = entries.next_key::<String>()? {
                 if map.contains_key(&name) {
-                    // The name is foreign: only its beginning goes into the message.
+                    // The name is untrusted and may be long: the message quotes only its beginning.
                     let name: String = name.chars().take(64).collect();
                     return Err(A::Error::custom(format_args!("{name:?} stands twice")));
                 }

@@ -1,11 +1,11 @@
-//! Secrets that grow: no copy stays behind as they do.
+//! Growing buffers for secrets, which leave no copy behind when they move.
 
 use std::io::{self, Write};
 
 use serde::Serialize;
 use zeroize::Zeroize as _;
 
-/// Appends to a text that somebody wipes, and wipes what it leaves behind where it must move.
+/// Appends to a text that its owner wipes. If the text must move to grow, its old memory is wiped.
 pub fn append(text: &mut String, more: &str) {
     let length = text.len() + more.len();
     if text.capacity() < length {
@@ -17,25 +17,25 @@ pub fn append(text: &mut String, more: &str) {
     text.push_str(more);
 }
 
-/// Bytes as they are written. Wiped on drop, and wherever they were before there was more room.
+/// Collects written bytes. Wipes them on drop, and wipes the old memory whenever the buffer moves to grow.
 #[derive(Default)]
 pub struct WipingWriter {
     bytes: Vec<u8>,
 }
 
 impl WipingWriter {
-    /// One with room for `capacity` bytes.
+    /// Creates a writer with room for `capacity` bytes.
     pub fn with_capacity(capacity: usize) -> Self {
         Self {
             bytes: Vec::with_capacity(capacity),
         }
     }
 
-    /// Makes room for so many bytes more.
+    /// Makes room for `more` further bytes.
     pub fn reserve(&mut self, more: usize) {
         let length = self.bytes.len() + more;
         if self.bytes.capacity() < length {
-            // Grow by hand: a reallocation inside Vec would leave an unwiped copy behind.
+            // Moved by hand: a reallocation inside `Vec` would leave an unwiped copy behind.
             let mut grown = Vec::with_capacity(length.next_power_of_two());
             grown.extend_from_slice(&self.bytes);
             self.bytes.zeroize();
@@ -49,7 +49,7 @@ impl WipingWriter {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// What was written, which the caller wipes.
+    /// Returns the written bytes, which the caller must wipe.
     pub fn into_bytes(mut self) -> Vec<u8> {
         std::mem::take(&mut self.bytes)
     }
@@ -72,17 +72,17 @@ impl Drop for WipingWriter {
     }
 }
 
-/// Bytes that a value takes as JSON, for who makes room before it writes.
+/// Returns the number of bytes that a value takes as JSON, so that a caller can reserve room before writing.
 ///
 /// # Errors
-/// Those of its serialisation.
+/// Fails if the value cannot be serialised.
 pub fn json_len(value: &impl Serialize) -> serde_json::Result<usize> {
     let mut length = Length(0);
     serde_json::to_writer(&mut length, value)?;
     Ok(length.0)
 }
 
-/// Counts what is written to it.
+/// Writer that counts the bytes written to it and discards them.
 struct Length(usize);
 
 impl Write for Length {

@@ -1,4 +1,4 @@
-//! The tree against the published one, and every place of every batch.
+//! Tests of the tree against published values, and of every position in batches of every size.
 
 use super::*;
 use crate::binding::{Claims, Freshness, Tee, boot, session};
@@ -24,14 +24,14 @@ fn binding_of(nonce: u8, exporter: u8) -> [u8; BINDING_LEN] {
     session(&claims(), &fresh)
 }
 
-/// So many sessions.
+/// Session bindings of `count` different sessions.
 fn waiting(count: u8) -> Vec<[u8; BINDING_LEN]> {
     (0..count)
         .map(|i| binding_of(7 + 2 * i, 8 + 2 * i))
         .collect()
 }
 
-/// The example of SPEC.md §2.1, computed by other code.
+/// The example of SPEC.md §2.1, whose values come from an independent implementation.
 #[test]
 fn cocoon_batch_1() {
     let bindings = waiting(3);
@@ -60,7 +60,7 @@ fn cocoon_batch_1() {
     }
 }
 
-/// The roots that Certificate Transparency's implementations publish for their test of RFC 6962 trees.
+/// Compares with the roots that Certificate Transparency implementations publish for RFC 6962 trees.
 #[test]
 fn the_tree_is_that_of_certificate_transparency() {
     let data = [
@@ -92,7 +92,7 @@ fn the_tree_is_that_of_certificate_transparency() {
     }
 }
 
-/// One alone is bound as if there were no batches, and no more share a call than may wait.
+/// A single session is bound as if batches did not exist, and a batch has at most `MAX_LEAVES` sessions.
 #[test]
 fn cocoon_batch_2() {
     let bindings = waiting(33);
@@ -106,7 +106,7 @@ fn cocoon_batch_2() {
     assert!(paths.eq([5; MAX_LEAVES]));
 }
 
-/// What stands for one thing never stands for another: neither tags nor levels of the tree.
+/// Hashes of leaves, of nodes and of whole batches cannot be confused with each other or with a single binding.
 #[test]
 fn no_hash_has_two_meanings() {
     let bindings = waiting(4);
@@ -115,12 +115,12 @@ fn no_hash_has_two_meanings() {
         root(&[leaf(&bindings[0]), leaf(&bindings[1])]),
         leaf(&bindings[2]),
     );
-    // Two leaves of 292 bytes, or two hashes of 32: what is hashed begins differently.
+    // A leaf and a node over the same 64 bytes differ because their prefix bytes differ.
     let mut as_leaf = [0; 64];
     as_leaf[..32].copy_from_slice(&left.0);
     as_leaf[32..].copy_from_slice(&right.0);
     assert_ne!(leaf(&as_leaf), node(&left, &right));
-    // The count is part of it: the same hashes are another batch with fewer leaves.
+    // The number of leaves is hashed too: with another number the same root gives other report data.
     let top = root(&bindings.iter().map(|one| leaf(one)).collect::<Vec<_>>());
     assert_eq!(digest(&commitment(4, &top)), shared.report_data);
     assert_ne!(digest(&commitment(2, &top)), shared.report_data);
@@ -130,7 +130,7 @@ fn no_hash_has_two_meanings() {
 }
 
 proptest! {
-    /// Each place leads to the root; no other place, and no changed path does.
+    /// The path of each position leads to the root. No other position and no altered path does.
     #[test]
     fn every_place_is_its_bindings_alone(count in 2..=32_u8, at in any::<prop::sample::Index>(), other in any::<prop::sample::Index>(), bit in 0..256_usize) {
         let bindings = waiting(count);
@@ -156,8 +156,8 @@ proptest! {
     }
 }
 
-/// GPUs are asked once for all that wait: each session finds the way from its own binding to that nonce, whatever GPU
-/// digest it has by then.
+/// The GPUs are asked once per batch. Each session derives the same nonce from its own binding, even though its GPU
+/// digest has been filled in since.
 #[test]
 fn cocoon_batch_6() {
     let bare = |number: u8| {
@@ -172,7 +172,7 @@ fn cocoon_batch_6() {
         session(&claims, &fresh)
     };
     let asked = share(&[bare(0), bare(1), bare(2)]).unwrap();
-    // The example of SPEC.md §2.2, computed by other code.
+    // The example of SPEC.md §2.2, whose value comes from an independent implementation.
     assert_eq!(
         asked.gpu_nonce.to_string(),
         "e68a6ddb5366836c49287063998a2e5a1de706f76540238ed138d05eddcaae40"
@@ -180,7 +180,7 @@ fn cocoon_batch_6() {
     for (binding, place) in waiting(3).iter().zip(&asked.places) {
         let place = place.as_ref().unwrap();
         assert_eq!(place.gpu_nonce(binding), Ok(asked.gpu_nonce));
-        // Nobody else's, and not the nonce of one that is alone.
+        // Another binding gives another nonce, and so does the binding outside the batch.
         assert_ne!(place.gpu_nonce(&binding_of(99, 99)), Ok(asked.gpu_nonce));
         assert_ne!(binding::gpu_nonce(binding), asked.gpu_nonce);
     }

@@ -1,4 +1,4 @@
-//! A document that holds its collateral becomes one that names it, and back.
+//! Conversion between documents that hold their collateral and documents that name it by digest.
 
 use super::{Collateral, Document, DocumentError, Kind};
 use crate::bytes::{Blob, Hex32};
@@ -6,7 +6,7 @@ use crate::gpu::{GpuCollateral, GpuError, MAX_OCSP, MAX_OCSP_RESPONSES, MAX_RIM,
 use crate::pieces::{MAX_CERTIFICATES, MAX_PIECES_LEN, Names, Pieces, PiecesError};
 
 impl<Piece> Collateral<Piece> {
-    /// The same shape with other contents.
+    /// Converts each item and keeps the shape.
     fn try_map<Other, Error>(
         self,
         mut each: impl FnMut(Piece) -> Result<Other, Error>,
@@ -25,7 +25,7 @@ impl<Piece> Collateral<Piece> {
 }
 
 impl Document {
-    /// Takes the collateral out, and names it instead.
+    /// Replaces the collateral in the document by its digests and returns the pieces taken out.
     pub fn name_collateral(&mut self) -> Pieces {
         let mut pieces = Pieces::default();
         let collateral = self.collateral.take().map(|collateral| match collateral {
@@ -61,15 +61,16 @@ impl Document {
         pieces
     }
 
-    /// The pieces that it names, each once.
+    /// Returns the digests of the pieces that the document names, each once.
     pub fn names(&self) -> Vec<Hex32> {
         self.named.as_ref().map_or_else(Vec::new, Names::listed)
     }
 
-    /// Puts the collateral that it names in its place: the whole document, which is what is judged and kept.
+    /// Replaces the digests by the collateral that they name. The result is the whole document, which is appraised and
+    /// kept.
     ///
     /// # Errors
-    /// [`PiecesError`]: a piece is missing, too long, or not of its kind. The document is then of no use.
+    /// [`PiecesError`] if a piece is missing, too long or of the wrong kind. The document is then unusable.
     pub fn fill(&mut self, pieces: &Pieces) -> Result<(), PiecesError> {
         let Some(named) = self.named.take() else {
             return Ok(());
@@ -139,7 +140,8 @@ impl Document {
     }
 }
 
-/// Before anything is copied: a piece travels once and may have a hundred places, each of which gets a copy.
+/// Checks the sizes before anything is copied. A piece travels once but may be named in about a hundred places, each of
+/// which gets a copy.
 fn check_sizes(named: &Names, pieces: &Pieces) -> Result<(), PiecesError> {
     let length = |name: &Hex32| match pieces.get(name) {
         Some(piece) => Ok(piece.len()),

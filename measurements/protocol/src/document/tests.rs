@@ -1,4 +1,4 @@
-//! Documents that are read, and those that are refused.
+//! Tests of documents that are accepted and of documents that are refused.
 
 use super::*;
 use crate::bytes::Hex;
@@ -30,7 +30,7 @@ pub(super) fn document() -> Document {
     }
 }
 
-/// The text of a document, with one piece replaced.
+/// Returns the JSON of a document with the first occurrence of `from` replaced.
 fn edited(from: &str, to: &str) -> Vec<u8> {
     let json = String::from_utf8(document().to_json()).unwrap();
     assert!(json.contains(from), "{json}");
@@ -124,7 +124,7 @@ fn cocoon_batch_3() {
             Err(error) => error.to_string(),
         }
     };
-    // A place in a full batch, and the short way of the odd one out.
+    // Positions in full and in odd batches, where the last leaf has a shorter path.
     for (leaves, index, hashes) in [(32, 31, 5), (5, 3, 3), (5, 4, 1), (2, 0, 1)] {
         assert_eq!(reason(Kind::Session, place(leaves, index, hashes)), "");
     }
@@ -161,7 +161,7 @@ fn cocoon_batch_3() {
         reason(Kind::Boot, place(2, 0, 1)),
         "attestation document of the boot has a place in a batch: only sessions share evidence"
     );
-    // Absent, it leaves no trace; and it has no fields but these.
+    // The field is left out of the JSON if there is no batch, and its object accepts no unknown fields.
     assert!(
         !String::from_utf8(document().to_json())
             .unwrap()
@@ -195,7 +195,7 @@ fn evidence_of_snp_round_trips() {
     );
 }
 
-/// A section belongs to a session, its collateral to a section, and each has its form.
+/// GPU evidence is only allowed in session documents, GPU collateral only with evidence, and both must be well formed.
 #[test]
 fn documents_have_gpus_where_they_have_a_place() {
     use crate::gpu_section::tests::section;
@@ -241,7 +241,7 @@ fn documents_have_gpus_where_they_have_a_place() {
     for (edit, expected) in cases {
         assert_eq!(with(edit), expected);
     }
-    // Absent, they leave no trace.
+    // Both fields are left out of the JSON if they are absent.
     let text = String::from_utf8(document().to_json()).unwrap();
     assert!(!text.contains("\"gpu\"") && !text.contains("\"gpu_collateral\""));
 }

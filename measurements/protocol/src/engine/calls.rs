@@ -1,4 +1,4 @@
-//! Calls of tools as JSON: what models write, and the schema that makes them write it.
+//! Tool calls as JSON: parsing what models write, and the schema that makes a model write a call.
 
 use std::fmt;
 
@@ -9,17 +9,17 @@ use zeroize::{Zeroize as _, Zeroizing};
 use super::{Choice, Tool};
 use crate::wiping::WipingWriter;
 
-/// A call as a model writes it. It has no identifier yet. Wiped on drop.
+/// A tool call as a model writes it. It has no identifier yet. Wiped on drop.
 pub struct Spoken {
-    /// The tool.
+    /// Name of the tool.
     pub name: Zeroizing<String>,
-    /// Its arguments, a JSON object in text.
+    /// Arguments of the call: the text of a JSON object.
     pub arguments: Zeroizing<String>,
 }
 
-/// Reads one call, or a list of them, in the words that models use: `name` or `function`, and `arguments`
-/// or `parameters`, which is an object or text with one. `None` when it is anything else, or calls what
-/// is not among `tools`.
+/// Parses one call or a list of calls in the forms that models use. The name is under `name` or `function`. The arguments
+/// are under `arguments` or `parameters`, as an object or as the text of one. Returns `None` for anything else, and if a
+/// call names a tool that is not in `tools`.
 pub fn parse(text: &str, tools: &[Tool]) -> Option<Vec<Spoken>> {
     let value = serde_json::from_str(text.trim()).ok()?;
     let values = match value {
@@ -46,14 +46,15 @@ fn spoken(value: &Value, tools: &[Tool]) -> Option<Spoken> {
     })
 }
 
-/// Whether `text` is a JSON object that [`json_object`](super::json_object) reads.
+/// Returns whether `text` is a JSON object that [`json_object`](super::json_object) accepts.
 ///
-/// No value is made of it: one of many small objects takes over seventy times the text's memory.
+/// The text is parsed without building a value: a value of many small objects takes more than seventy times the memory
+/// of its text.
 pub fn is_json_object(text: &str) -> bool {
     text.trim_start().starts_with('{') && serde_json::from_str::<Read>(text).is_ok()
 }
 
-/// What was read as a [`Value`] is, with the same bounds of depth, numbers and escapes, and not kept.
+/// Deserialises like a [`Value`], with the same limits for depth, numbers and escapes, but keeps nothing.
 struct Read;
 
 impl<'de> Deserialize<'de> for Read {
@@ -106,7 +107,7 @@ impl<'de> Visitor<'de> for Reader {
     }
 }
 
-/// Wipes the texts of a value; its numbers stay.
+/// Wipes the strings of a value. Its numbers are not wiped.
 pub fn wipe(value: Value) {
     match value {
         Value::String(mut text) => text.zeroize(),
@@ -119,10 +120,11 @@ pub fn wipe(value: Value) {
     }
 }
 
-/// The schema of a call of any of `tools`, or of the one that `choice` names; `None` when the model is
-/// free to call nothing, or a tool's own schema is no JSON.
+/// Returns the schema of a call of any of `tools`, or of the one that `choice` names. Returns `None` if the model need
+/// not call a tool, if no tool fits, or if a tool's own schema is not JSON.
 ///
-/// References in a tool's schema begin at its own root, and lead to the same places in the whole.
+/// References in a tool's schema are relative to that schema's root. They are rewritten so that they point to the same
+/// places in the combined schema.
 pub fn schema_of_calls(tools: &[Tool], choice: &Choice) -> Option<String> {
     let one = |tool: &Tool, place: &str| {
         let mut arguments: Value = serde_json::from_str(&tool.parameters).ok()?;
@@ -151,17 +153,18 @@ pub fn schema_of_calls(tools: &[Tool], choice: &Choice) -> Option<String> {
             json!({ "anyOf": all.collect::<Option<Vec<Value>>>()? })
         }
     };
-    // Small models like to write white space for ever where they may.
+    // Small models tend to write white space endlessly wherever it is allowed.
     schema["x-guidance"] = json!({ "whitespace_flexible": false });
     let mut text = WipingWriter::with_capacity(1024);
-    // A value into memory: serialisation cannot fail, and gives text.
+    // Writing a value into memory cannot fail, and the result is UTF-8.
     let _ = serde_json::to_writer(&mut text, &schema);
     wipe(schema);
     String::from_utf8(text.into_bytes()).ok()
 }
 
-/// Makes the references of a schema lead on from `place`, where it is put. Only schemas have any: `const`,
-/// `default`, `enum` and `examples` are values that may look like them, and names of properties may too.
+/// Rewrites the references of a schema that is placed at `place`. Only keywords that hold schemas are followed.
+/// `const`, `default`, `enum` and `examples` hold plain values that may look like references, and so may property
+/// names.
 fn move_references(schema: &mut Value, place: &str) {
     let Value::Object(schema) = schema else {
         return;

@@ -1,27 +1,28 @@
-//! What an answer takes of memory beside the model, the VM's or the GPU's: told by the engine, reckoned with by the agent
-//! before the answer begins.
+//! Memory that an answer takes beside the model, in the VM or on the GPU. The engine states it, and the agent accounts
+//! for it before an answer begins.
 
 use serde::{Deserialize, Serialize};
 
-/// Bytes, at most.
+/// Upper limits of the memory of an answer, in bytes unless stated otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Costs {
-    /// Of the KV cache for each token of prompt and answer.
+    /// Bytes of KV cache for each token of prompt and answer.
     pub token: u32,
-    /// Tokens by which a KV cache grows.
+    /// Number of tokens by which a KV cache grows.
     pub step: u32,
-    /// Of activations for each token of a prompt while it is read.
+    /// Bytes of activations for each token of a prompt while it is read.
     pub prompt: u32,
-    /// Of the mask of attention for each pair of a prompt's tokens while it is read.
+    /// Bytes of the attention mask for each pair of a prompt's tokens while it is read.
     pub pair: u32,
-    /// All that there are for answers, where they are not the VM's: of a GPU's pool of KV caches.
+    /// Bytes available to all answers together, if they are not taken from the VM's memory: the GPU's pool of KV
+    /// caches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<u64>,
 }
 
 impl Costs {
-    /// Bytes of an answer that has room for `room` tokens, `prompt` of which may be its prompt's.
+    /// Returns the bytes of an answer with room for `room` tokens, of which up to `prompt` belong to the prompt.
     pub fn of(&self, prompt: u32, room: u32) -> u64 {
         let (prompt, room) = (u64::from(prompt.min(room)), u64::from(room));
         let grown = room.next_multiple_of(u64::from(self.step.max(1)));

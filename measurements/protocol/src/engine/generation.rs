@@ -1,54 +1,54 @@
-//! What the agent asks the engine for. Every text in it is a user's: all of it is wiped on drop.
+//! Requests from the agent to the engine. Every text in them comes from a user and is wiped on drop.
 
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::wiping::WipingWriter;
 
-/// One answer to be written.
+/// A request to generate one answer.
 #[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(deny_unknown_fields)]
 pub struct Generation {
-    /// What is answered or continued.
+    /// Text or conversation to continue.
     pub prompt: Prompt,
-    /// What the model may call.
+    /// Tools that the model may call.
     pub tools: Vec<Tool>,
-    /// Whether it may, or must.
+    /// Whether the model may or must call a tool.
     pub choice: Choice,
-    /// Whether it may call several tools in one answer.
+    /// Whether the model may call several tools in one answer.
     pub parallel: bool,
-    /// What the answer must look like.
+    /// Required format of the answer.
     pub format: Format,
     /// Most tokens to generate.
     pub max_tokens: u32,
-    /// Most tokens of prompt and answer together: for more there is no memory. A longer prompt is refused, and an answer
-    /// ends where it is full.
+    /// Most tokens of prompt and answer together, limited by memory. A longer prompt is refused, and an answer ends
+    /// when the room is full.
     pub room: u32,
-    /// How tokens are drawn.
+    /// How tokens are sampled.
     pub sampling: Sampling,
     /// Strings that end the answer.
     pub stop: Vec<String>,
-    /// Tell the log probability of each token and of so many others.
+    /// If present, log probabilities are reported for each token and for this many alternatives.
     pub top_logprobs: Option<u8>,
 }
 
-/// What is answered or continued.
+/// Text or conversation to continue.
 #[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(rename_all = "kebab-case")]
 pub enum Prompt {
-    /// Turns, oldest first; the model's own template makes a text of them.
+    /// Turns of a conversation, oldest first. The model's chat template makes a prompt of them.
     Conversation(Vec<Turn>),
-    /// The text itself.
+    /// The prompt itself.
     Text(String),
 }
 
-/// Who speaks.
+/// Author of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Zeroize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Speaker {
-    /// Instructions.
+    /// Author of the instructions.
     System,
-    /// The person.
+    /// The user.
     User,
     /// The model.
     Assistant,
@@ -60,37 +60,37 @@ pub enum Speaker {
 #[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(deny_unknown_fields)]
 pub struct Turn {
-    /// Who speaks.
+    /// Author of the turn.
     pub speaker: Speaker,
-    /// What is said; may be empty where tools are called.
+    /// Text of the turn. May be empty if tools are called.
     pub content: String,
-    /// What the model called.
+    /// Tool calls that the model made in this turn.
     pub calls: Vec<Call>,
-    /// Which call a tool answers.
+    /// In a tool's turn, the identifier of the call that it answers.
     pub call_id: Option<String>,
 }
 
-/// A call of a tool.
+/// A tool call.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(deny_unknown_fields)]
 pub struct Call {
-    /// Ties the tool's answer to the call.
+    /// Identifier that the tool's answer repeats.
     pub id: String,
-    /// The tool.
+    /// Name of the tool.
     pub name: String,
-    /// Arguments, a JSON object in text.
+    /// Arguments of the call: the text of a JSON object.
     pub arguments: String,
 }
 
-/// Something that the model may call.
+/// A tool that the model may call.
 #[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(deny_unknown_fields)]
 pub struct Tool {
-    /// Letters, digits, `_` and `-`.
+    /// Name of the tool: letters, digits, `_` and `-`.
     pub name: String,
-    /// What it does.
+    /// What the tool does, for the model.
     pub description: Option<String>,
-    /// Schema of its arguments, a JSON object in text.
+    /// Schema of the arguments: the text of a JSON object.
     pub parameters: String,
 }
 
@@ -98,61 +98,62 @@ pub struct Tool {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(rename_all = "kebab-case")]
 pub enum Choice {
-    /// The model decides.
+    /// The model decides whether to call a tool.
     Auto,
-    /// One is.
+    /// The model must call a tool.
     Required,
-    /// This one is.
+    /// The model must call the tool with this name.
     Named(String),
 }
 
-/// What an answer must look like.
+/// Required format of an answer.
 #[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
-    /// Anything.
+    /// Any text.
     Text,
     /// A JSON object.
     Json,
-    /// JSON of this schema, which is JSON in text.
+    /// JSON that satisfies this schema, which is given as JSON text.
     Schema(String),
 }
 
-/// How tokens are drawn.
+/// Sampling parameters of an answer.
 #[derive(Clone, PartialEq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(deny_unknown_fields)]
 pub struct Sampling {
-    /// 0 to 2; 0 is greedy.
+    /// Temperature, 0 to 2. Zero selects the likeliest token.
     pub temperature: f32,
-    /// Nucleus, 0 < `top_p` <= 1.
+    /// Nucleus sampling: probability mass to keep, 0 < `top_p` <= 1.
     pub top_p: f32,
-    /// Only the likeliest so many; 0 is all.
+    /// Number of likeliest tokens to keep; 0 keeps all.
     pub top_k: u32,
-    /// Only those at least so likely as this part of the likeliest, 0 to 1.
+    /// Least probability of a token, relative to the likeliest one, 0 to 1.
     pub min_p: f32,
-    /// Taken off a token's logit for each time the answer has it, -2 to 2.
+    /// Subtracted from a token's logit for each occurrence in the answer, -2 to 2.
     pub frequency_penalty: f32,
-    /// Taken off once where the answer has it at all, -2 to 2.
+    /// Subtracted once from the logit of a token that occurs in the answer, -2 to 2.
     pub presence_penalty: f32,
-    /// Divides the logits of what prompt and answer have, over 0 to 2; 1 is none.
+    /// Penalty on tokens that occur in prompt or answer, above 0 up to 2. Positive logits are divided by it and
+    /// negative ones multiplied; 1 changes nothing.
     pub repetition_penalty: f32,
-    /// Added to the logits of single tokens, -100 to 100.
+    /// Token identifiers with the value added to their logit, -100 to 100.
     pub bias: Vec<(u32, f32)>,
-    /// Seed of this answer's own generator.
+    /// Seed of this answer's random generator.
     pub seed: Seed,
 }
 
-/// What an answer's draws begin with.
+/// Seed of an answer's random generator.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(rename_all = "kebab-case")]
 pub enum Seed {
-    /// The client's.
+    /// Seed given by the client.
     Given(u64),
-    /// Drawn by the agent where the client gave none: a whole key of the generator.
+    /// Complete key of the generator, drawn by the agent if the client gave no seed.
     Drawn(Key),
 }
 
-/// A key of ChaCha20, wiped when dropped.
+/// A ChaCha20 key, wiped on drop.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(transparent)]
 pub struct Key(pub [u8; 32]);
@@ -173,20 +174,20 @@ impl Default for Sampling {
     }
 }
 
-/// Text as a JSON string, with its quotes.
+/// Returns `text` as a JSON string with its quotes.
 pub fn json_string(text: &str) -> Zeroizing<String> {
     let mut json = WipingWriter::with_capacity(text.len() + 16);
-    // Text into memory: serialisation cannot fail, and gives text.
+    // Writing a string into memory cannot fail, and the result is UTF-8.
     let _ = serde_json::to_writer(&mut json, text);
     Zeroizing::new(String::from_utf8(json.into_bytes()).unwrap_or_default())
 }
 
-/// JSON in text as a value, for libraries that want one. `None` when it is no JSON.
+/// Parses JSON text into a value, for libraries that require one. Returns `None` if it is not JSON.
 pub fn json_value(text: &str) -> Option<serde_json::Value> {
     serde_json::from_str(text).ok()
 }
 
-/// The same of an object.
+/// Parses JSON text into a map, for libraries that require one. Returns `None` if it is not a JSON object.
 pub fn json_object(text: &str) -> Option<serde_json::Map<String, serde_json::Value>> {
     serde_json::from_str(text).ok()
 }

@@ -1,29 +1,28 @@
-//! What an engine on a GPU says of it: the weights as they lie there, and what has been done to its memory.
+//! What an engine reports of its GPU: the weights measured in GPU memory, and counters of operations on that memory.
 
 use serde::{Deserialize, Serialize};
 
 use crate::bytes::Hex32;
 
-/// Where clients find [`Weights`].
+/// Path under which clients get [`Weights`].
 pub const WEIGHTS_PATH: &str = "/.well-known/cocoon/weights";
 /// Most tensors in one frame.
 pub const MAX_TENSORS_IN_FRAME: usize = 256;
 /// Most tensors of a model.
 pub const MAX_TENSORS: usize = 1 << 15;
 
-/// What was in one piece of the GPU's memory once the model was loaded, measured there. Where the host has written it these
-/// are, of a GGUF file, the bytes of a tensor as they stand in the file, wherever the engine computes with the file's own
-/// format.
+/// Measurement of one piece of GPU memory, made there after the model was loaded. If the host has written the piece from a
+/// GGUF file and the engine computes with the file's own format, these are the bytes of a tensor as they are in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TensorRoot {
-    /// Their BLAKE3 hash, as `b3sum` prints it.
+    /// BLAKE3 hash of the piece, as `b3sum` prints it.
     pub root: Hex32,
-    /// How many bytes.
+    /// Length of the piece in bytes.
     pub bytes: u64,
 }
 
-/// A model in the GPU's memory, and what is beside it.
+/// Measurements of a model in GPU memory and of the data beside it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Weights {
@@ -31,16 +30,18 @@ pub struct Weights {
     pub root: Hex32,
     /// Bytes of caches and scratch memory, all of which every scrub overwrites.
     pub pool_bytes: u64,
-    /// What the host has written, sorted by root and then by bytes: in which order it was loaded means nothing.
+    /// Tensors that the host has written, sorted by root and then by bytes, because the order of loading has no
+    /// meaning.
     pub tensors: Vec<TensorRoot>,
-    /// All else that was in use and is not overwritten with the pool, sorted alike: what the engine has made on the GPU, such
-    /// as embeddings in the format of its arithmetic.
+    /// All other memory that was in use and is not overwritten with the pool, sorted in the same way. It holds what the
+    /// engine has made on the GPU, such as embeddings in the format of its arithmetic.
     pub derived: Vec<TensorRoot>,
 }
 
 impl Weights {
-    /// What the whole model's root is the BLAKE3 hash of: a tag of 16 bytes, the number of tensors, and the root and the
-    /// bytes of each tensor and of each derived one. Numbers have eight bytes and are big-endian.
+    /// Returns the bytes whose BLAKE3 hash is the root of the model's weights: a tag of 16 bytes, the number of
+    /// tensors, then root and length of each tensor and of each derived piece. Numbers are big-endian and have eight
+    /// bytes.
     pub fn encode(tensors: &[TensorRoot], derived: &[TensorRoot]) -> Vec<u8> {
         let mut bytes = b"cocoon-weights-2".to_vec();
         bytes.extend((tensors.len() as u64).to_be_bytes());
@@ -52,32 +53,32 @@ impl Weights {
     }
 }
 
-/// Copies one way between the host's memory and the GPU's.
+/// Copies in one direction between host memory and GPU memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Crossings {
-    /// Bytes.
+    /// Number of bytes copied.
     pub bytes: u64,
-    /// Copies.
+    /// Number of copies.
     pub calls: u64,
 }
 
-/// Counted since the engine began to load.
+/// Counters since the engine began to load the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GpuCounts {
-    /// To the GPU, the weights included.
+    /// Copies to the GPU, including those of the weights.
     pub to_device: Crossings,
-    /// From the GPU.
+    /// Copies from the GPU.
     pub to_host: Crossings,
     /// Bytes of caches and freed memory that were overwritten and then read again.
     pub scrubbed_bytes: u64,
-    /// How many of them were not zero when they were read.
+    /// How many of these bytes were not zero when they were read again.
     pub residue_bytes: u64,
 }
 
 impl GpuCounts {
-    /// Whether these can have come after `before`: no counter ever falls.
+    /// Returns whether these counters can come after `before`: no counter ever decreases.
     pub fn follow(&self, before: &Self) -> bool {
         self.numbers()
             .iter()
@@ -85,7 +86,7 @@ impl GpuCounts {
             .all(|(now, before)| *now >= before)
     }
 
-    /// Adds what was counted by another life of the engine.
+    /// Returns the sum of these counters and those of another run of the engine.
     #[must_use]
     pub fn plus(&self, other: &Self) -> Self {
         let sum = |one: Crossings, other: Crossings| Crossings {
@@ -140,7 +141,7 @@ mod tests {
         assert_eq!(encoded[16..24], [0, 0, 0, 0, 0, 0, 0, 1]);
         assert_eq!(encoded[24..56], [7; 32]);
         assert_eq!(encoded[56..], [0, 0, 0, 0, 0, 0, 1, 2]);
-        // Which of both lists it is in shows.
+        // The number of tensors shows in which of the two lists a piece is.
         let derived = Weights::encode(&[], &[tensor]);
         assert_eq!(derived[16..24], [0; 8]);
         assert_eq!(derived[24..], encoded[24..]);

@@ -1,19 +1,20 @@
-//! How many frames an answer has: as many as its tokens say, and its text does not.
+//! Number of frames of an answer, chosen so that it depends on the number of tokens and not on the text.
 //!
-//! Text that may become a stop string or a call is held back, and told in pieces of a usual length when that is decided.
-//! So that neither their number nor whether there was a call shows, an answer is filled up with empty frames at its end
-//! to a number that depends on its tokens alone.
+//! Text that may become a stop string or a call is held back until that is decided, and then sent in pieces of ordinary
+//! length. Neither the number of these pieces nor the presence of a call may be visible. Each answer therefore ends
+//! with empty frames, up to a number that depends on its tokens alone.
 
 use super::{Generation, MAX_PIECE, MAX_TOKEN};
 
-/// Bytes of a usual token, amply: held text with more of them has more frames than it should.
+/// Generous length of an ordinary token, in bytes. Held-back text of longer tokens takes more frames than the padding
+/// hides.
 const USUAL_TOKEN: usize = 24;
-/// Frames for names of calls, and for what ends an answer.
+/// Frames for the names of calls and for the end of an answer.
 const NAMES: usize = 2;
-/// A piece ends where a character does, up to three bytes early.
+/// Shortest full piece, in bytes: a piece ends at a character boundary, which may be up to three bytes early.
 const SHORTEST_PIECE: usize = MAX_PIECE - 3;
 
-/// What there is to hide of the answer to one request.
+/// Properties of a request that decide how its answer is padded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Padding {
     stops: bool,
@@ -23,9 +24,9 @@ pub struct Padding {
 }
 
 impl Padding {
-    /// For the answer to `request`.
+    /// Returns the padding of the answer to `request`.
     pub fn of(request: &Generation) -> Self {
-        // What is held of it, and the token with which that is decided, are told in more than one piece.
+        // Text held back for such a stop string, and the token that decides it, do not fit in one piece.
         let long = |stop: &String| stop.len() + USUAL_TOKEN > MAX_PIECE;
         let calls = !request.tools.is_empty();
         Self {
@@ -36,14 +37,14 @@ impl Padding {
         }
     }
 
-    /// Whether anything may be held back: then text comes in pieces of at most [`MAX_PIECE`] bytes.
+    /// Returns whether text may be held back. If so, all text comes in pieces of at most [`MAX_PIECE`] bytes.
     pub fn holds(self) -> bool {
         self.stops || self.calls
     }
 
-    /// Frames beyond one for each token that an answer of so many tokens is filled up to.
+    /// Returns the number of frames, beyond one per token, to which an answer of `tokens` tokens is padded.
     pub fn frames(self, tokens: usize) -> usize {
-        // What is left of the text at its end; and each log probability that was held back has a frame of its own.
+        // The text left at the end takes one frame. Each log probability that was held back takes a frame of its own.
         let stops = match (self.stops, self.logprobs) {
             (true, true) => 1 + tokens,
             (true, false) => 1,
@@ -57,13 +58,13 @@ impl Padding {
         stops + pieces + names
     }
 
-    /// Frames beyond one for each token that an answer of so many tokens can have, whatever it says.
+    /// Returns the most frames, beyond one per token, that an answer of `tokens` tokens can have, whatever its text.
     pub fn most_frames(self, tokens: usize) -> usize {
         let pieces = match self.holds() {
             true => (tokens * MAX_TOKEN).div_ceil(SHORTEST_PIECE),
             false => 0,
         };
-        // Each call has a name and takes a token at least.
+        // Each call has a name and takes at least one token.
         let names = if self.calls { tokens } else { 0 };
         self.frames(tokens) + pieces + names
     }

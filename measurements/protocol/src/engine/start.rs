@@ -1,48 +1,49 @@
-//! Why an engine cannot start, from a closed set: where nobody can look at a guest, this is all that its operator learns.
+//! Reasons from a closed set why an engine cannot start. This is all that an operator learns, because nobody can look
+//! into a guest.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What an engine that ends before it is ready says of itself.
+/// Why an engine ended before it was ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StartFailure {
-    /// What it could not do.
+    /// Step that failed.
     pub step: StartStep,
-    /// The `CUresult` of NVIDIA's driver, where that has refused something.
+    /// `CUresult` of NVIDIA's driver, if the driver refused something.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<u32>,
-    /// The number of the system's error (`errno`), where that has refused something.
+    /// Error number of the operating system (`errno`), if the system refused something.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<i32>,
 }
 
-/// What an engine does before it is ready.
+/// Steps of an engine's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StartStep {
-    /// It is put into its jail; told by whoever does that, in its place.
+    /// The engine is put into its jail. The launcher reports this failure in the engine's place.
     Jail,
     /// NVIDIA's driver opens the GPU.
     Driver,
-    /// There is exactly one GPU.
+    /// The engine finds exactly one GPU.
     OneGpu,
-    /// The GPU takes the kernels of this release.
+    /// The GPU accepts the kernels of this release.
     Kernels,
-    /// Memory of the GPU is watched, and a scrub erases it.
+    /// GPU memory is tracked, and a test scrub erases it.
     Watched,
-    /// NVIDIA's libraries of arithmetic start.
+    /// NVIDIA's arithmetic libraries start.
     Libraries,
     /// The model is loaded.
     Model,
-    /// The weights are measured in the GPU's memory.
+    /// The weights are measured in GPU memory.
     Measured,
-    /// The GPU's memory is scrubbed before the first request.
+    /// GPU memory is scrubbed before the first request.
     Scrubbed,
 }
 
-/// What to do about a GPU that fails now and then.
+/// Advice for a GPU failure that may be transient.
 macro_rules! again {
     () => {
         "; start the VM again, and if it fails again, reset the GPU (`cocoon-host gpu prepare ADDRESS`) or report it"
@@ -88,7 +89,7 @@ impl fmt::Display for StartFailure {
     }
 }
 
-/// What to do about a result of the driver's (`cuda.h`), where something can be said.
+/// Returns advice for a result of the driver (`cuda.h`), or refers to that file.
 fn meaning(code: u32) -> &'static str {
     match code {
         2 => "out of memory; take a smaller model, or a GPU with more memory",

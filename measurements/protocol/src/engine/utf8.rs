@@ -1,24 +1,24 @@
-//! Text out of tokens: a character may be spread over several of them.
+//! Assembly of text from tokens. A character may be spread over several tokens.
 
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{MAX_TOKEN, Text};
 
-/// What it holds at once, at most: the longest token and what was left of the one before.
+/// Most bytes held at once: the longest token and what is left of the one before.
 const HELD: usize = MAX_TOKEN + 4;
 
-/// Puts the bytes of tokens together.
+/// Assembles the bytes of tokens into UTF-8 text.
 pub struct Utf8(Zeroizing<Vec<u8>>);
 
 impl Default for Utf8 {
     fn default() -> Self {
-        // Once: where it grew, copies would stay behind.
+        // Allocated once at full size: a reallocation would leave an unwiped copy behind.
         Self(Zeroizing::new(Vec::with_capacity(HELD)))
     }
 }
 
 impl Utf8 {
-    /// The text that is whole after these bytes. What can never become text is replaced by U+FFFD.
+    /// Returns the text that is complete after these bytes. Bytes that can never become text are replaced by U+FFFD.
     pub fn push(&mut self, bytes: &[u8]) -> Text {
         self.0.extend_from_slice(bytes);
         let mut text = String::with_capacity(self.0.len() * char::REPLACEMENT_CHARACTER.len_utf8());
@@ -39,7 +39,7 @@ impl Utf8 {
         Text(text)
     }
 
-    /// What is left when nothing follows.
+    /// Returns what is left when no more bytes follow.
     pub fn rest(&mut self) -> Text {
         let text = String::from_utf8_lossy(&self.0).into_owned();
         self.0.zeroize();
@@ -47,7 +47,7 @@ impl Utf8 {
     }
 }
 
-/// Whether more bytes can make a character of these.
+/// Returns whether more bytes could complete a character.
 fn may_become_text(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
 }

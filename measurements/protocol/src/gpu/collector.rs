@@ -1,21 +1,22 @@
-//! Between the guest agent and the collector, the process that holds the GPUs: frames over a socket pair.
+//! Messages between the guest agent and the collector, the process that holds the GPUs, framed on a socket pair.
 //!
-//! The collector answers each request with one frame, in order, and tells events unasked. It judges nothing: that there is
-//! no driver, no GPU, or no confidential computing are answers, not failures. To the agent its frames are foreign input.
+//! The collector answers each request with one frame, in order, and also sends events unasked. It judges nothing: a
+//! missing driver, a missing GPU and disabled confidential computing are answers, not failures. The agent treats its
+//! frames as untrusted input.
 
 use serde::{Deserialize, Serialize};
 
 use super::{CollectedGpu, GpuError, GpuMetrics, MAX_GPUS, counted, version};
 use crate::bytes::Hex32;
 
-/// Version of this protocol, named by both sides.
+/// Version of this protocol, which both sides state.
 pub const COLLECTOR_VERSION: u16 = 1;
 /// Largest frame to the collector, in bytes.
 pub const MAX_TO_COLLECTOR: usize = 1024;
-/// Largest frame from the collector, in bytes: evidence of all GPUs.
+/// Largest frame from the collector, in bytes. It holds the evidence of all GPUs.
 pub const MAX_FROM_COLLECTOR: usize = 512 * 1024;
 
-/// From the agent to the collector.
+/// Message from the agent to the collector.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     tag = "type",
@@ -24,27 +25,27 @@ pub const MAX_FROM_COLLECTOR: usize = 512 * 1024;
     deny_unknown_fields
 )]
 pub enum ToCollector {
-    /// Load the driver's library, open every GPU and hold it until this process ends. First, and once; answered by
-    /// [`FromCollector::Attached`].
+    /// Loads the driver's library, then opens every GPU and holds it until the collector ends. Sent first and once;
+    /// answered by [`FromCollector::Attached`].
     Attach {
-        /// [`COLLECTOR_VERSION`].
+        /// Protocol version of the agent: [`COLLECTOR_VERSION`].
         version: u16,
     },
-    /// Evidence of every GPU for this nonce; answered by [`FromCollector::Evidence`].
+    /// Requests evidence of every GPU for this nonce; answered by [`FromCollector::Evidence`].
     Evidence {
-        /// 32 bytes that every report must be about.
+        /// 32-byte nonce that every report must answer.
         nonce: Hex32,
     },
-    /// Let the GPUs take work, or keep them from it; answered by [`FromCollector::Ready`].
+    /// Allows or forbids the GPUs to accept work; answered by [`FromCollector::Ready`].
     SetReady {
-        /// Which.
+        /// Whether the GPUs may accept work.
         ready: bool,
     },
-    /// How the GPUs are used; answered by [`FromCollector::Metrics`].
+    /// Requests the use of the GPUs; answered by [`FromCollector::Metrics`].
     Metrics,
 }
 
-/// From the collector to the agent.
+/// Message from the collector to the agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     tag = "type",
@@ -53,35 +54,35 @@ pub enum ToCollector {
     deny_unknown_fields
 )]
 pub enum FromCollector {
-    /// What there is.
+    /// Reports the driver and the GPUs that were found.
     Attached {
-        /// [`COLLECTOR_VERSION`].
+        /// Protocol version of the collector: [`COLLECTOR_VERSION`].
         version: u16,
         /// Driver and GPUs.
         found: Found,
     },
-    /// What each GPU shows, in the order of [`Found::Gpus`].
+    /// Evidence of each GPU, in the order of [`Found::Gpus`].
     Evidence {
-        /// For this nonce.
+        /// The nonce of the request.
         nonce: Hex32,
-        /// One for each GPU.
+        /// One entry for each GPU.
         gpus: Vec<Shown>,
     },
-    /// How the GPUs are after [`ToCollector::SetReady`].
+    /// Ready state of the GPUs after [`ToCollector::SetReady`].
     Ready {
-        /// What the driver says when it is asked afterwards.
+        /// State that the driver reports after the change.
         state: ReadyState,
     },
-    /// How each GPU is used, in the order of [`Found::Gpus`].
+    /// Use of each GPU, in the order of [`Found::Gpus`].
     Metrics {
-        /// One for each GPU; what the driver refuses is absent.
+        /// One entry for each GPU. Values that the driver refuses are absent.
         gpus: Vec<GpuMetrics>,
     },
-    /// Something happened to a GPU or to the driver; unasked.
+    /// Reports an event of a GPU or of the driver, unasked.
     Event(GpuEvent),
 }
 
-/// Driver and GPUs, as they were found.
+/// Driver and GPUs found when the collector attached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     tag = "what",
@@ -90,70 +91,71 @@ pub enum FromCollector {
     deny_unknown_fields
 )]
 pub enum Found {
-    /// No driver: its library is not there, or its kernel module is not loaded.
+    /// There is no driver: its library is missing or its kernel module is not loaded.
     NoDriver,
-    /// A driver that knows nothing of confidential computing.
+    /// The driver does not support confidential computing.
     OldDriver {
-        /// Its version.
+        /// Version of the driver.
         driver_version: String,
     },
-    /// A driver and no GPU.
+    /// There is a driver but no GPU.
     NoGpu {
-        /// Its version.
+        /// Version of the driver.
         driver_version: String,
     },
-    /// GPUs, opened and held.
+    /// There are GPUs, which the collector has opened and holds.
     Gpus {
-        /// The driver's version.
+        /// Version of the driver.
         driver_version: String,
-        /// How confidential computing is.
+        /// Mode of confidential computing.
         mode: Mode,
-        /// 1 to [`MAX_GPUS`], by their address.
+        /// The GPUs, 1 to [`MAX_GPUS`], ordered by PCI address.
         gpus: Vec<Held>,
     },
-    /// The driver failed otherwise.
+    /// Another call of the driver failed.
     Failed(NvmlFailure),
 }
 
-/// Confidential computing of the machine, as the driver says.
+/// Mode of confidential computing of the machine, as the driver reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mode {
-    /// It is on.
+    /// Whether confidential computing is on.
     pub confidential_computing: bool,
-    /// In developer mode: nothing is protected.
+    /// Whether developer mode is on. In this mode nothing is protected.
     pub developer_mode: bool,
-    /// Several GPUs under PCIe protection.
+    /// Whether the GPUs are several under protected PCIe.
     pub protected_pcie: bool,
 }
 
-/// A GPU that is held.
+/// A GPU that the collector holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Held {
-    /// Its address on the PCI bus.
+    /// Address on the PCI bus.
     pub pci: PciAddress,
-    /// Its PCI device number, such as `0x2330` for an H100 SXM5; NVIDIA's vendor number is `0x10de`.
+    /// PCI device ID, such as `0x2330` for an H100 SXM5. NVIDIA's vendor ID is `0x10de`.
     pub device: u16,
-    /// Its VBIOS version.
+    /// Version of the VBIOS.
     pub vbios_version: String,
-    /// Whether the driver keeps it initialised when nobody has it open. It is held open in any case.
+    /// Whether the driver keeps the GPU initialised while no process has it open. The collector holds it open in any
+    /// case.
     pub persistent: bool,
 }
 
-/// Domain, bus and device of a PCI function; a GPU is function 0.
+/// Domain, bus and device of a PCI function. A GPU is function 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PciAddress {
-    /// Domain.
+    /// PCI domain.
     pub domain: u32,
-    /// Bus.
+    /// PCI bus.
     pub bus: u8,
-    /// Device, 0 to 31.
+    /// PCI device, 0 to 31.
     pub device: u8,
 }
 
-/// What one GPU shows when evidence is asked for.
+/// Result of a request for evidence, for one GPU.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     tag = "what",
@@ -162,19 +164,19 @@ pub struct PciAddress {
     deny_unknown_fields
 )]
 pub enum Shown {
-    /// Evidence.
+    /// The evidence of the GPU.
     Evidence(CollectedGpu),
-    /// Confidential computing is off: there is no report.
+    /// Confidential computing is off, so there is no report.
     Off,
-    /// This GPU or this driver makes no reports.
+    /// This GPU or this driver cannot make reports.
     Unsupported,
     /// The GPU has fallen off the bus or needs a reset.
     Lost,
-    /// The driver failed otherwise.
+    /// Another call of the driver failed.
     Failed(NvmlFailure),
 }
 
-/// Whether the GPUs take work.
+/// Whether the GPUs accept work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     tag = "what",
@@ -183,23 +185,23 @@ pub enum Shown {
     deny_unknown_fields
 )]
 pub enum ReadyState {
-    /// They do.
+    /// The GPUs accept work.
     Ready,
-    /// They do not.
+    /// The GPUs do not accept work.
     NotReady,
-    /// There is no such state: confidential computing is off, or nothing is attached.
+    /// There is no ready state, because confidential computing is off or no GPU is held.
     Unsupported,
-    /// The driver refused or failed.
+    /// The driver refused the request or failed.
     Failed(NvmlFailure),
 }
 
-/// A call of the driver's library that failed.
+/// A failed call of the driver's library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NvmlFailure {
-    /// Which one.
+    /// The call that failed.
     pub call: NvmlCall,
-    /// `nvmlReturn_t` as `nvml.h` numbers it; 0 where the call succeeded and answered what there cannot be.
+    /// `nvmlReturn_t` as numbered by `nvml.h`. Zero if the call succeeded but returned an impossible value.
     pub code: u32,
 }
 
@@ -233,7 +235,7 @@ pub enum NvmlCall {
     Events,
 }
 
-/// Something that happened.
+/// An event of a GPU or of the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     tag = "event",
@@ -244,25 +246,25 @@ pub enum NvmlCall {
 pub enum GpuEvent {
     /// The driver reported a critical error of a GPU (XID).
     Xid {
-        /// Place among the GPUs, from zero; absent where the driver names none that is held.
+        /// Index of the GPU, from zero. Absent if the driver names no GPU that the collector holds.
         gpu: Option<u8>,
-        /// NVIDIA's number of the error.
+        /// NVIDIA's XID number of the error.
         code: u64,
     },
     /// A GPU has fallen off the bus.
     Lost {
-        /// Place among the GPUs; absent where the driver does not say which.
+        /// Index of the GPU, from zero. Absent if the driver does not say which it is.
         gpu: Option<u8>,
     },
-    /// Events of the GPUs cannot be heard, or not any more: whoever relied on them asks for evidence instead.
+    /// GPU events cannot be received, or not any more. The agent must request evidence instead of relying on them.
     Deaf(NvmlFailure),
 }
 
 impl FromCollector {
-    /// Checks form: every count and every version.
+    /// Checks the form: number and order of the GPUs, and every version and report.
     ///
     /// # Errors
-    /// [`GpuError`].
+    /// [`GpuError`] if any of these is malformed.
     pub fn check(&self) -> Result<(), GpuError> {
         match self {
             FromCollector::Attached { found, .. } => found.check(),
@@ -297,7 +299,7 @@ impl Found {
                     return Err(GpuError::None("GPUs"));
                 }
                 counted("GPUs", gpus.len(), MAX_GPUS)?;
-                // Each once, in their order: so their places are their names.
+                // Ordered and unique, so that the index of a GPU identifies it.
                 if !gpus.is_sorted_by(|one, next| one.pci < next.pci) {
                     return Err(GpuError::Order);
                 }

@@ -1,4 +1,4 @@
-//! The bounds, each one step past itself, and what stands on the wire.
+//! Tests of each limit, one step beyond it, and of the encoding on the wire.
 
 use super::collector::*;
 use super::*;
@@ -124,7 +124,7 @@ fn a_request_for_collateral_has_bounds() {
     assert_eq!(log.check(), Err(GpuError::EventLog));
 }
 
-/// The largest of each is read by who has to read it.
+/// The largest message of each kind fits in its channel.
 #[test]
 fn the_largest_messages_fit_their_channels() {
     use crate::control::{GuestMessage, HostMessage, MAX_GUEST_MESSAGE, MAX_HOST_MESSAGE};
@@ -259,7 +259,7 @@ fn messages_of_the_collector_stand_as_documented() {
 }
 
 proptest! {
-    /// Whatever passes as a name is one part of a path and of an address, and nothing else.
+    /// Every accepted name is a single component of a path and of a URL.
     #[test]
     fn a_name_of_a_manifest_is_one_plain_word(name in "[ -~]{0,40}|NV_[A-Z0-9._/%?-]{0,40}") {
         if rim_name("name", &name).is_ok() {

@@ -1,4 +1,4 @@
-//! Names, questions and answers; and what an answer must not be.
+//! Tests of digests, requests and answers, and of answers that must be refused.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -11,7 +11,7 @@ fn pieces() -> (Pieces, [Hex32; 3]) {
     (pieces, names)
 }
 
-/// Names and answers byte by byte, and every way in which an answer is none.
+/// The exact bytes of names and answers, and every way in which an answer is malformed.
 #[test]
 fn cocoon_collateral_1() {
     let (pieces, [one, empty, three]) = pieces();
@@ -37,7 +37,7 @@ fn cocoon_collateral_1() {
         refused(&behind, &asked),
         "the answer goes on behind the last piece of collateral that was asked for"
     );
-    // In another order, and with one bit of a piece turned.
+    // Pieces in another order, then a piece with one flipped bit.
     assert_eq!(
         refused(&answer, &[one, three, empty]),
         format!(
@@ -68,7 +68,7 @@ fn questions_are_for_some_pieces_once_each() {
             "a question for collateral names 1 to 105 pieces, each once"
         );
     }
-    // The largest question fits its bound.
+    // The largest valid request fits within the limit.
     let json = serde_json::to_vec(&PiecesRequest { pieces: all }).unwrap();
     assert!(json.len() <= MAX_PIECES_REQUEST, "{}", json.len());
     let extra = serde_json::from_slice::<PiecesRequest>(b"{\"pieces\":[],\"more\":1}");

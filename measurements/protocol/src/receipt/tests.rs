@@ -1,4 +1,4 @@
-//! The layout byte by byte, and what is not one.
+//! Tests of the layout byte by byte, and of receipts that must be refused.
 
 use super::*;
 use crate::bytes::Hex;
@@ -107,7 +107,7 @@ fn cocoon_receipt_2() {
     assert_eq!(refused(|b| b[17] = 1), ReceiptError::Version(1));
     assert_eq!(refused(|b| b[18] = 0), ReceiptError::Outcome(0));
     assert_eq!(refused(|b| b[18] = 4), ReceiptError::Outcome(4));
-    // A section where there is none, none where there is one, no such kind, and a scrub of nothing.
+    // An engine section without its byte, the byte without a section, an unknown byte, and zero scrubbed bytes.
     assert_eq!(refused(|b| b[19] = 0), ReceiptError::Engine(0));
     assert_eq!(refused(|b| b[244..].fill(0)), ReceiptError::Engine(1));
     assert_eq!(refused(|b| b[19] = 2), ReceiptError::Engine(2));
@@ -127,7 +127,8 @@ fn cocoon_receipt_2() {
     }
 }
 
-/// Any length but this one would have to depend on something, and everything here is the client's alone.
+/// The length of a delivery is constant. A length that varied could reveal the contents, which are for the client
+/// alone.
 #[test]
 fn cocoon_receipt_3() {
     let text = delivery().to_text();
@@ -151,7 +152,7 @@ fn cocoon_receipt_3() {
         Delivery::parse(foreign.as_bytes()),
         Err(ReceiptError::Base64)
     );
-    // As long, but of two bytes more: not padded where it must be.
+    // Text of the right length without its padding decodes to two more bytes.
     let unpadded = text.replace('=', "A");
     assert_eq!(
         Delivery::parse(unpadded.as_bytes()).unwrap_err(),

@@ -1,4 +1,4 @@
-//! Documents that name their collateral, and those that are refused for how they do.
+//! Tests of documents that name their collateral, valid and refused.
 
 use crate::bytes::{Blob, Hex32};
 use crate::document::tests::document;
@@ -7,7 +7,7 @@ use crate::gpu::{GpuCollateral, MAX_OCSP, MAX_OCSP_RESPONSES, MAX_RIM, MAX_RIMS}
 use crate::gpu_section::tests::section;
 use crate::pieces::{MAX_PIECES_LEN, Names, Pieces};
 
-/// Named where it travels, whole where it is judged: the same document, and never both at once.
+/// A document names its collateral in transit and holds it when it is appraised. It never does both.
 #[test]
 fn cocoon_doc_6() {
     let whole = Document {
@@ -37,7 +37,7 @@ fn cocoon_doc_6() {
     assert_eq!(read, named);
     read.fill(&pieces).unwrap();
     assert_eq!(read, whole);
-    // Nothing to name leaves no trace.
+    // A document without collateral names nothing, so that its JSON has no `named`.
     let mut bare = Document {
         kind: Kind::Session,
         ..document()
@@ -45,7 +45,7 @@ fn cocoon_doc_6() {
     assert_eq!(bare.name_collateral(), Pieces::default());
     assert!(!String::from_utf8(bare.to_json()).unwrap().contains("named"));
 
-    // A piece that is missing, and one of another kind than its name's place.
+    // A piece that is missing, then one that is not of the kind that its place requires.
     let unfilled = |edit: &dyn Fn(&mut Document) -> Pieces| {
         let mut changed = named.clone();
         let pieces = edit(&mut changed);
@@ -145,7 +145,7 @@ fn cocoon_doc_6() {
     }
 }
 
-/// What travels once may have many places, and is measured in each of them before any has a copy.
+/// A piece that is named several times counts in each place, and the total is checked before any copy is made.
 #[test]
 fn a_piece_counts_in_every_place() {
     let mut named = Document {
@@ -163,7 +163,7 @@ fn a_piece_counts_in_every_place() {
         edit(&mut changed, &mut pieces);
         changed.fill(&pieces)
     };
-    // As many as a document has places for, each as long as it may be.
+    // Every place that a document has, each with a piece of the maximum size.
     filled(&|document, pieces| {
         gpus(document).rims = vec![pieces.insert(vec![b' '; MAX_RIM]); MAX_RIMS];
         gpus(document).ocsp = vec![pieces.insert(vec![1; MAX_OCSP]); MAX_OCSP_RESPONSES];
