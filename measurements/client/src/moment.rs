@@ -1,13 +1,14 @@
-//! Ages, by two clocks: the steady one stands still while the machine sleeps, and the other one can be set.
+//! Ages, measured by two clocks: the monotonic clock stops while the machine sleeps, and the wall
+//! clock can be set.
 
 use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, sleep};
 
-/// How long after a sleep of the machine an age may go unnoticed.
+/// How long after the machine wakes up an age may go unnoticed.
 const GLANCE: Duration = Duration::from_secs(60);
 
-/// When something was.
+/// A point in time on both clocks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment {
     steady: Instant,
@@ -22,15 +23,16 @@ impl Moment {
         }
     }
 
-    /// How long ago, by the clock that says more; for ever where one went back, because then nobody knows.
+    /// Returns the time since then by the clock that shows more; [`Duration::MAX`] if the wall
+    /// clock was set back to before then, because the age is unknown.
     pub(crate) fn age(&self) -> Duration {
         let by_wall = wall().duration_since(self.wall);
         self.steady.elapsed().max(by_wall.unwrap_or(Duration::MAX))
     }
 
-    /// Waits until it was so long ago.
+    /// Waits until the age is at least `age`.
     pub(crate) async fn reaches(&self, age: Duration) {
-        // A timer counts by the steady clock: it looks at the other one now and then.
+        // Timers use the monotonic clock, so the wall clock is checked from time to time.
         while let Some(left) = age.checked_sub(self.age()).filter(|left| !left.is_zero()) {
             sleep(left.min(GLANCE)).await;
         }
@@ -54,21 +56,21 @@ mod tests {
     use super::*;
 
     thread_local! {
-        /// What the wall clock of this test shows.
+        /// The wall clock of this test.
         static WALL: Cell<SystemTime> = const { Cell::new(SystemTime::UNIX_EPOCH) };
     }
 
-    /// Stands still unless it is told.
+    /// Returns the wall clock of this test, which changes only when a test sets it.
     pub(super) fn wall() -> SystemTime {
         WALL.get()
     }
 
-    /// The machine slept: the steady clock knows nothing of it.
+    /// Simulates that the machine slept: only the wall clock goes on.
     pub(crate) fn slept(time: Duration) {
         WALL.set(WALL.get() + time);
     }
 
-    /// Somebody set the clock.
+    /// Simulates that the wall clock was set back.
     pub(crate) fn set_back(time: Duration) {
         WALL.set(WALL.get() - time);
     }
@@ -89,7 +91,7 @@ mod tests {
         assert_eq!(moment.age(), Duration::MAX);
     }
 
-    /// On a clock that goes on while it is waited for, and no further than it must.
+    /// Uses tokio's paused clock, which advances only to the next timer while all tasks wait.
     #[tokio::test(start_paused = true)]
     async fn sleep_counts_for_who_waits() {
         let (moment, begun) = (Moment::now(), Instant::now());

@@ -1,4 +1,5 @@
-//! Request bodies of a few sizes only, so that their length on the wire does not tell the prompt's.
+//! Pads request bodies to a few fixed sizes, so that their length on the wire does not reveal the
+//! length of the prompt.
 
 use bytes::Bytes;
 use cocoon_protocol::openai::ChatRequest;
@@ -9,24 +10,25 @@ use zeroize::Zeroizing;
 
 use crate::wiped::json;
 
-/// Smallest body, in bytes. Most questions fit.
+/// Smallest body, in bytes; most questions fit.
 pub const MIN_BODY_LEN: usize = 4 * 1024;
 /// Largest body, in bytes, padding included.
 pub const MAX_BODY_LEN: usize = 1024 * 1024;
 
-/// `,"padding":""`: what a padding of no bytes costs.
+/// Length of `,"padding":""`, the cost of an empty padding, in bytes.
 const OVERHEAD: usize = 13;
 
-/// Why a request has no body.
+/// Why a request cannot be encoded.
 #[derive(Debug, thiserror::Error)]
 pub enum PaddingError {
-    /// Longer than [`MAX_BODY_LEN`].
+    /// The body is longer than [`MAX_BODY_LEN`].
     #[error("the request takes {0} bytes, the limit is {MAX_BODY_LEN}: shorten the conversation")]
     TooLong(usize),
-    /// A number that JSON cannot express.
+    /// The request contains a number that JSON cannot express.
     #[error("the request is not expressible as JSON")]
     Encode(#[source] serde_json::Error),
-    /// Somebody else's request is not an object. The place alone is told: more could be somebody's prompt.
+    /// An application's request is not an object. Only the position is reported, because the text
+    /// may contain a prompt.
     #[error("the request is not a JSON object: see line {line}, column {column}")]
     NotAnObject {
         /// Line, from 1.
@@ -36,8 +38,8 @@ pub enum PaddingError {
     },
 }
 
-/// The request as JSON, padded to the next power of two from [`MIN_BODY_LEN`]. Any padding that it
-/// already has is replaced. The bytes are wiped when the last holder drops them.
+/// Encodes the request as JSON, padded to the next power of two, at least [`MIN_BODY_LEN`].
+/// Replaces padding that it already has. The bytes are wiped when their last holder drops them.
 pub fn padded(request: &ChatRequest) -> Result<Bytes, PaddingError> {
     let mut request = request.clone();
     request.padding = None;
@@ -52,15 +54,16 @@ pub fn padded(request: &ChatRequest) -> Result<Bytes, PaddingError> {
     ))
 }
 
-/// An application's request, padded alike: its fields as they are and in their order, but for a padding of its own, which
-/// would be a field given twice. What they mean is the appliance's to judge.
+/// Pads an application's request in the same way. Its fields stay as they are and in their order,
+/// except for a `padding` field, which would otherwise be given twice. The appliance validates the
+/// fields.
 pub fn padded_object(json: &[u8]) -> Result<Bytes, PaddingError> {
     let fields: Fields<'_> =
         serde_json::from_slice(json).map_err(|error| PaddingError::NotAnObject {
             line: error.line(),
             column: error.column(),
         })?;
-    // Braces, and a colon and a comma for each.
+    // The braces, and a colon and a comma for each field.
     let bare: usize = 2
         + (fields.0.iter())
             .map(|(name, value)| name.len() + value.len() + 2)
@@ -82,7 +85,7 @@ pub fn padded_object(json: &[u8]) -> Result<Bytes, PaddingError> {
     Ok(Bytes::from_owner(bytes))
 }
 
-/// The fields of an object, as they stand there, without padding. Nothing of them is copied.
+/// The fields of an object as they are written, without padding. They are borrowed, not copied.
 struct Fields<'a>(Vec<(&'a str, &'a str)>);
 
 impl<'de> Deserialize<'de> for Fields<'de> {
@@ -109,7 +112,8 @@ impl<'de> Deserialize<'de> for Fields<'de> {
     }
 }
 
-/// However the name is spelt: JSON knows `"p\u0061dding"`, too.
+/// Returns whether this is the name `padding`, also if it is written with escapes:
+/// `"p\u0061dding"`.
 fn is_padding(name: &str) -> bool {
     if !name.contains('\\') {
         return name == "\"padding\"";
@@ -162,7 +166,7 @@ mod tests {
 
     #[test]
     fn escapes_count_as_they_are_written() {
-        // 3000 bytes that take 7200: into the bucket of what is written.
+        // 3000 bytes that take 7200 when escaped: the escaped length chooses the bucket.
         let body = padded(&request("\n\"\u{1}é".repeat(600))).unwrap();
         assert_eq!(body.len(), 8192);
     }
@@ -186,7 +190,7 @@ mod tests {
             sent.as_object_mut().unwrap().remove("padding");
             assert_eq!(back, sent);
         }
-        // A structure of fields, which refuses one that is given twice, as guests do.
+        // A struct, which refuses fields that are given twice, as the guest does.
         let sent = padded_object(&json(&request("x".into())).unwrap()).unwrap();
         let back: ChatRequest = serde_json::from_slice(&sent).unwrap();
         assert_eq!(back.padding.as_deref().unwrap().trim(), "");

@@ -1,32 +1,32 @@
-//! Server-sent events, read as the HTML standard (section 9.2.6) interprets them: `data` lines between empty ones; a
-//! line ends with CR LF, LF or CR.
+//! Parses server-sent events as the HTML standard (section 9.2.6) interprets them: an event is the
+//! `data` lines before an empty line; a line ends with CR LF, LF or CR.
 
 use zeroize::{Zeroize, Zeroizing};
 
-/// What a stream may begin with, and no field does.
+/// Byte order mark, which may precede a stream but not a field.
 pub const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// Longest event, in bytes: a token with its padding is far shorter.
+/// Longest event, in bytes. A token with its padding is far shorter.
 pub const MAX_EVENT_LEN: usize = 256 * 1024;
 
-/// Takes bytes as they arrive and gives events as they end. What it holds is wiped.
+/// Takes bytes as they arrive and reports each event when it is complete. Its buffers are wiped.
 #[derive(Default)]
 pub struct Events {
     buffer: Zeroizing<Vec<u8>>,
-    /// Each line with a line feed behind it.
+    /// Data of the current event; every line is followed by a line feed.
     data: Zeroizing<Vec<u8>>,
-    /// The first line is over.
+    /// The first line is complete.
     begun: bool,
-    /// The last byte was a carriage return: a line feed now is of the same line's end.
+    /// The last byte was a carriage return. A line feed now belongs to the same line end.
     returned: bool,
 }
 
-/// An event without end.
+/// An event is longer than [`MAX_EVENT_LEN`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("the appliance streams an event of more than {MAX_EVENT_LEN} bytes")]
 pub struct EventTooLong;
 
 impl Events {
-    /// Adds bytes; `each` is called with the data of every event that ended.
+    /// Adds bytes. Calls `each` with the data of every event that is complete.
     pub fn push(&mut self, bytes: &[u8], mut each: impl FnMut(&[u8])) -> Result<(), EventTooLong> {
         for &byte in bytes {
             if std::mem::replace(&mut self.returned, byte == b'\r') && byte == b'\n' {
@@ -49,7 +49,7 @@ impl Events {
         if !std::mem::replace(&mut self.begun, true) {
             line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
         }
-        // What stands before the first colon; a comment has no name.
+        // The field name is the text before the first colon; a comment has an empty name.
         let end = line.iter().position(|byte| *byte == b':');
         let (name, value) = match end {
             Some(end) => (&line[..end], &line[end + 1..]),
@@ -64,12 +64,12 @@ impl Events {
             push(&mut self.data, value.strip_prefix(b" ").unwrap_or(value));
             push(&mut self.data, b"\n");
         }
-        // Comments, names, identifiers: nothing of ours.
+        // Comments and other fields (event, id, retry) are not used.
         self.buffer.zeroize();
     }
 }
 
-/// Appends without leaving the old bytes behind where a vector moves.
+/// Appends bytes. If the vector must grow, its old allocation is wiped.
 fn push(to: &mut Zeroizing<Vec<u8>>, bytes: &[u8]) {
     if to.capacity() - to.len() < bytes.len() {
         let mut larger =
@@ -95,7 +95,7 @@ mod tests {
         Ok(found)
     }
 
-    /// Every kind of line, whatever it ends with and wherever it is cut.
+    /// For every kind of line and line end, split at every byte.
     #[test]
     fn events_are_whole_however_they_are_cut() {
         let lines = [
@@ -131,7 +131,7 @@ mod tests {
             let bytes: Vec<_> = stream.chunks(1).collect();
             assert_eq!(events(&bytes).unwrap(), expected, "{end:?}");
         }
-        // Mixed: CR LF is one end, LF CR are two.
+        // Mixed line ends: CR LF is one, LF CR are two.
         let found = events(&[b"data: a\n\rdata: b\r\n\ndata: c\r\r\n"]).unwrap();
         assert_eq!(found, ["a", "b", "c"]);
     }

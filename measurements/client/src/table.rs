@@ -1,28 +1,28 @@
-//! A verdict as a table that a person can read.
+//! Renders a verdict as a table for people.
 
 use cocoon_measurements::verdict::{Check, Class, Outcome, Verdict};
 
 use crate::error::printable;
 
-/// Longest single text of a table, in characters: command lines are the longest honest ones.
+/// Longest text in a cell, in characters. Kernel command lines are the longest legitimate ones.
 const MAX_TEXT: usize = 4096;
-/// Digits of a digest that tell it from another at a glance.
+/// Number of digits to which a digest is shortened.
 const SHORT_DIGEST: usize = 16;
-/// Columns before the name of a check: its mark.
+/// Columns before the name of a check, for its mark.
 const INDENT: usize = 6;
-/// Columns before the texts of a mismatch: what each of them is.
+/// Columns before the texts of a failed check, for their labels.
 const LABEL: usize = 10;
-/// Longer lines are hard to read, however wide the terminal is.
+/// Largest width, in columns: longer lines are hard to read.
 const MAX_WIDTH: u16 = 120;
 
-/// How to draw.
+/// How a table is rendered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableStyle {
-    /// Colours, for terminals.
+    /// Whether to use colours.
     pub color: bool,
-    /// Columns to fill, of which 40 to 120 are used; texts wrap.
+    /// Width in columns, of which 40 to 120 are used; texts wrap.
     pub width: u16,
-    /// Digests of passed checks in full, instead of their first 16 digits.
+    /// Whether to show digests of passed checks in full instead of their first 16 digits.
     pub full: bool,
 }
 
@@ -37,7 +37,7 @@ impl Default for TableStyle {
     }
 }
 
-/// The whole verdict: one line of what it is worth, then every check, on one line each where it fits.
+/// Renders the whole verdict: a line with its class, then every check, on one line if it fits.
 pub fn table(verdict: &Verdict, style: TableStyle) -> String {
     let (name, code, worth) = worth(verdict);
     let mut lines = wrap(&format!("{name}: {worth}"), columns(style));
@@ -48,11 +48,11 @@ pub fn table(verdict: &Verdict, style: TableStyle) -> String {
     lines.join("\n")
 }
 
-/// Checks alone, for who says in their own words what they are worth.
+/// Renders checks without a verdict, for callers that state their own result.
 pub fn check_table(checks: &[Check], style: TableStyle) -> String {
     let width = columns(style);
     let names = checks.iter().map(|check| length(&check.title));
-    // Of the longest names only a few stand out, and nearly all results begin in one column.
+    // A few long names may stand out, so that nearly all results begin in one column.
     let column = names.max().unwrap_or(0).min(width * 2 / 5);
     let mut lines = vec![
         format!("{:INDENT$}{:column$}  result", "", "check"),
@@ -97,7 +97,7 @@ fn row(lines: &mut Vec<String>, check: &Check, style: TableStyle, (width, column
     }
 }
 
-/// The result beside the name of a check, and what stands below it, each under its label.
+/// Returns the result next to the name of a check, and the labelled texts below it.
 fn texts(check: &Check, full: bool) -> (Option<String>, Vec<(&'static str, String)>) {
     let text = |text: &Option<String>| text.as_deref().map(|text| printable(text, MAX_TEXT));
     let labelled = |all: [(&'static str, &Option<String>); 4]| {
@@ -132,7 +132,7 @@ fn texts(check: &Check, full: bool) -> (Option<String>, Vec<(&'static str, Strin
     }
 }
 
-/// Digests by their first digits.
+/// Shortens digests to their first digits.
 fn short(text: &str) -> String {
     let mut digits = 0;
     let mut out = String::with_capacity(text.len());
@@ -147,7 +147,8 @@ fn short(text: &str) -> String {
     out
 }
 
-/// Lines of at most `width` characters, broken between words, or inside those that are longer than a line.
+/// Splits a text into lines of at most `width` characters. Breaks between words, and inside words
+/// that are longer than a line.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = String::new();
@@ -172,13 +173,13 @@ fn length(text: &str) -> usize {
     text.chars().count()
 }
 
-/// What the verdict is worth, in one line.
+/// Returns the class of a verdict and its meaning in one line.
 pub fn summary(verdict: &Verdict, color: bool) -> String {
     let (name, code, worth) = worth(verdict);
     format!("{}: {worth}", paint(name, code, color))
 }
 
-/// The class, its colour, and what it means.
+/// Returns the class of a verdict, its colour code and its meaning.
 fn worth(verdict: &Verdict) -> (&'static str, &'static str, String) {
     let count = |outcome| {
         verdict
@@ -220,7 +221,7 @@ fn mark(outcome: Outcome, color: bool) -> String {
         Outcome::Fail => ("FAIL", "31"),
         Outcome::Note => ("note", "33"),
     };
-    // Padded first: escape sequences have no width.
+    // Padded before it is coloured, because escape sequences have no width.
     paint(&format!("{name:INDENT$}"), code, color)
 }
 

@@ -1,5 +1,6 @@
-//! A receipt in a file, with everything that whoever has a manifest needs to verify it offline, and no word of the
-//! conversation. Its salt lets its holder try guesses of the text: it is not for everybody.
+//! A receipt in a file, with everything that is needed to verify it offline against a manifest. It
+//! contains no text of the conversation. Its salt lets the holder test guesses of the text, so it
+//! is not for everybody.
 
 use cocoon_measurements::receipt::Expected;
 use cocoon_protocol::bytes::{Blob, Hex32};
@@ -10,56 +11,56 @@ use serde::{Deserialize, Serialize};
 
 use super::Session;
 
-/// Version of the form below.
+/// Version of the file format.
 pub const BUNDLE_VERSION: u16 = 1;
-/// Largest file, in bytes: a document and its collateral in Base64, and some more.
+/// Largest file, in bytes: a document and its collateral in Base64, and 64 KiB for everything else.
 pub const MAX_BUNDLE_LEN: usize = (MAX_DOCUMENT_LEN + MAX_PIECES_LEN).div_ceil(3) * 4 + 64 * 1024;
 
-/// What the file holds, in JSON.
+/// Content of the file, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bundle {
-    /// [`BUNDLE_VERSION`].
+    /// Version of the file format: [`BUNDLE_VERSION`].
     pub version: u16,
-    /// When it came, on the client's clock, in seconds since 1970.
+    /// Time when the receipt arrived, on the client's clock, in seconds since 1970.
     pub received: u64,
-    /// Receipt and signature.
+    /// Receipt and signature, in binary form.
     pub receipt: Blob,
-    /// The salt of its commitments.
+    /// Salt of the receipt's commitments.
     pub salt: Hex32,
     /// The session document as it arrived.
     pub document: Blob,
-    /// The pieces of collateral that it names, in any order.
+    /// Pieces of collateral that the document names, in any order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub collateral: Vec<Blob>,
-    /// SHA-256 of the SubjectPublicKeyInfo that the connection showed.
+    /// SHA-256 of the SubjectPublicKeyInfo that the connection presented.
     pub leaf_spki_sha256: Hex32,
-    /// Exporter of the TLS session: with the former, what the document's evidence commits to.
+    /// Exporter of the TLS session. The document's evidence commits to it and to the key.
     pub exporter: Hex32,
 }
 
-/// Why a file holds no bundle.
+/// Why a file is not a usable bundle.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    /// Not JSON of the form.
+    /// The file is not JSON of this format.
     #[error("it is not a bundle of a receipt in JSON")]
     Malformed(#[source] serde_json::Error),
-    /// Of another version.
+    /// The file has another version.
     #[error("it has version {0}, this program knows version {BUNDLE_VERSION}: update it")]
     Version(u16),
-    /// What it holds is no receipt.
+    /// The receipt is malformed.
     #[error("its receipt cannot be read")]
     Receipt(#[source] ReceiptError),
-    /// What it holds is no session document.
+    /// The session document is malformed.
     #[error("its session document cannot be read")]
     Document(#[source] DocumentError),
-    /// What it holds is not the collateral of that document.
+    /// The pieces are not the collateral that the document names.
     #[error("its session document is not whole")]
     Collateral(#[source] PiecesError),
 }
 
 impl Bundle {
-    /// A receipt that was found good, with its session.
+    /// Makes a bundle of a receipt that passed its checks and its session.
     pub fn new(delivery: &Delivery, session: &Session, received: u64) -> Self {
         Self {
             version: BUNDLE_VERSION,
@@ -77,7 +78,7 @@ impl Bundle {
         }
     }
 
-    /// Reads form, and judges nothing.
+    /// Parses a bundle. Checks only its form.
     pub fn parse(json: &[u8]) -> Result<Self, BundleError> {
         let bundle: Self = serde_json::from_slice(json).map_err(BundleError::Malformed)?;
         match bundle.version {
@@ -86,20 +87,21 @@ impl Bundle {
         }
     }
 
-    /// As JSON.
+    /// Returns the bundle as JSON.
     pub fn to_json(&self) -> Vec<u8> {
-        // Only maps with non-string keys or failing Serialize impls make this fail: there are none.
+        // Only non-string map keys or failing Serialize impls make this fail: there are none.
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// The receipt and its salt.
+    /// Parses the receipt, and returns it with its salt.
     pub fn delivery(&self) -> Result<Delivery, BundleError> {
         let signed = SignedReceipt::parse(&self.receipt.0).map_err(BundleError::Receipt)?;
         let salt = self.salt;
         Ok(Delivery { signed, salt })
     }
 
-    /// The whole session document, and what the receipt must say under it.
+    /// Returns the session document with its collateral, and what the receipt must contain under
+    /// it.
     pub fn document(&self) -> Result<(Document, Expected), BundleError> {
         let bytes = &self.document.0;
         let parsed = Document::parse(bytes, MAX_DOCUMENT_LEN);

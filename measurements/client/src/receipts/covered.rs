@@ -1,4 +1,5 @@
-//! The part of a response that its receipt covers: hashed as it comes, and held where it is to be kept.
+//! The part of a response that its receipt covers: hashed as it arrives, and stored if it is to be
+//! kept.
 
 use cocoon_protocol::bytes::{Hex, Hex32};
 use cocoon_protocol::wiping::WipingWriter;
@@ -7,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::keeper::MAX_KEPT_BODY;
 
-/// What came so far.
+/// The covered bytes so far.
 pub(super) struct Covered {
     hash: Sha256,
     held: Option<WipingWriter>,
@@ -15,7 +16,7 @@ pub(super) struct Covered {
 }
 
 impl Covered {
-    /// Nothing yet. `kept` says whether the bytes are wanted later.
+    /// Starts with no bytes. `kept` says whether the bytes are stored.
     pub fn new(kept: bool) -> Self {
         Self {
             hash: Sha256::new(),
@@ -24,7 +25,7 @@ impl Covered {
         }
     }
 
-    /// More of it.
+    /// Adds bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.hash.update(bytes);
         self.length = self.length.saturating_add(bytes.len());
@@ -35,12 +36,12 @@ impl Covered {
         }
     }
 
-    /// SHA-256 of it.
+    /// Returns the SHA-256 of the bytes so far.
     pub fn digest(&self) -> Hex32 {
         Hex(self.hash.clone().finalize().into())
     }
 
-    /// The bytes, where they were wanted and are not too many.
+    /// Takes the bytes, if they were stored and are not longer than [`MAX_KEPT_BODY`].
     pub fn take(&mut self) -> Option<Zeroizing<Vec<u8>>> {
         let held = self.held.take()?;
         Some(Zeroizing::new(held.into_bytes()))

@@ -1,4 +1,4 @@
-//! Writes receipts down: one file each, for its owner's eyes alone.
+//! Writes receipts to files that only their owner can read, one file each.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
@@ -17,16 +17,16 @@ use crate::terminal::say;
 /// Longest response that is kept, in bytes.
 pub const MAX_KEPT_BODY: usize = 64 << 20;
 
-/// Whether requests and responses are written beside their receipts, in clear.
+/// Whether requests and responses are written next to their receipts, in plain text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bodies {
-    /// They are not.
+    /// Requests and responses are not written.
     Left,
-    /// They are.
+    /// Requests and responses are written.
     Kept,
 }
 
-/// A folder of receipts.
+/// A folder for receipts.
 #[derive(Debug)]
 pub struct Keeper {
     folder: PathBuf,
@@ -36,28 +36,28 @@ pub struct Keeper {
 /// Why receipts cannot be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum KeepError {
-    /// No folder.
+    /// The folder cannot be created.
     #[error("cannot make the folder {} for receipts", .path.display())]
     Folder {
-        /// The folder.
+        /// Path of the folder.
         path: PathBuf,
-        /// From the operating system.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
     /// A file cannot be written.
     #[error("cannot write {}", .path.display())]
     Write {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// From the operating system.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
 }
 
 impl Keeper {
-    /// Makes the folder, where there is none, for its owner alone.
+    /// Opens the folder. If it does not exist, creates it with mode 0700.
     pub fn open(folder: &Path, bodies: Bodies) -> Result<Self, KeepError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
         made.map_err(|source| KeepError::Folder {
@@ -70,12 +70,13 @@ impl Keeper {
         })
     }
 
-    /// Whether bodies are kept.
+    /// Returns whether requests and responses are kept.
     pub fn bodies(&self) -> Bodies {
         self.bodies
     }
 
-    /// Writes one down. An answer is not worse for a full disk: that is told, and nothing else happens.
+    /// Writes a receipt, and request and response if they are kept. A failure, such as a full disk,
+    /// is reported on standard error and does not affect the answer.
     pub(super) fn keep(
         &self,
         delivery: &Delivery,
@@ -85,7 +86,7 @@ impl Keeper {
     ) {
         let bundle = Bundle::new(delivery, session, now());
         let receipt = &delivery.signed.receipt;
-        // Of this connection and no other, in order.
+        // Receipts of one connection get the same prefix, and sort by number.
         let nonce = receipt.nonce.to_string();
         let name = format!("{}-{:04}", &nonce[..16], receipt.number);
         let mut written = self.write(&name, "json", &bundle.to_json());

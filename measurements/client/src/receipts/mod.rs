@@ -1,7 +1,9 @@
-//! Receipts: every answer's is checked at its end, before the answer counts as whole, and kept where that was asked.
+//! Receipts: the receipt of every answer is checked before the answer counts as whole, and kept if
+//! that is configured.
 //!
-//! A whole answer has its receipt in its head, which is possible because all of it is known before it is sent; a
-//! trailer would have to be asked for with `TE`, which nobody does. A stream has it in a comment before its end mark.
+//! A whole answer carries its receipt in a header, which is possible because all of it is known
+//! before it is sent. A trailer would have to be requested with `TE`, which no client does. A
+//! stream carries its receipt in a comment before its end mark.
 
 mod bundle;
 mod covered;
@@ -30,95 +32,96 @@ use stream::{Lines, Stop};
 
 use crate::upstreams::{Answer, UpstreamError, Upstreams};
 
-/// What is known of an attested session that its receipts are held against.
+/// Data of an attested session against which its receipts are checked.
 #[derive(Clone, Debug)]
 pub struct Session {
     /// The session document as it arrived.
     pub document: Bytes,
-    /// The collateral that it names.
+    /// Collateral that the document names.
     pub collateral: Pieces,
-    /// SHA-256 of the SubjectPublicKeyInfo that the connection showed.
+    /// SHA-256 of the SubjectPublicKeyInfo that the connection presented.
     pub leaf_spki_sha256: Hex32,
     /// Exporter of the TLS session.
     pub exporter: Hex32,
-    /// What the document says.
+    /// What receipts of this session must contain, from the document.
     pub expected: Expected,
 }
 
 /// What is wrong with an answer's receipt.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiptFault {
-    /// There is none.
+    /// The answer has no receipt.
     #[error(
         "the answer has no receipt: its appliance is of an older release, or hides what it served"
     )]
     Missing,
-    /// A stream that ends before its receipt.
+    /// The stream ended before its receipt.
     #[error("the answer was cut short: its stream ends without a receipt")]
     CutShort,
-    /// No receipt of this version.
+    /// The receipt is malformed or has another version.
     #[error("the answer's receipt cannot be read")]
     Malformed(#[source] ReceiptError),
-    /// A line that is longer than any receipt.
+    /// A line could be a receipt or an end mark, but is longer than either.
     #[error(
         "the answer holds a line that begins like a receipt, or like an end, and is longer than one"
     )]
     TooLong,
-    /// More than one, or more of the answer behind it.
+    /// The answer has a second receipt, or goes on after its receipt.
     #[error("the answer goes on behind its receipt")]
     Behind,
-    /// It does not fit the session, the request or the answer.
+    /// The receipt does not match the session, the request or the answer.
     #[error("the answer's receipt is refused: {}: {}", .0.title, .0.cause.as_deref().unwrap_or("it differs"))]
     Refused(Box<Check>),
-    /// It counts other tokens than the answer tells.
+    /// The receipt has another number of tokens than the answer's usage.
     #[error("the answer tells {told} tokens, its receipt {signed}")]
     Usage {
-        /// Of the answer's own usage.
+        /// Total tokens in the answer's usage.
         told: u64,
-        /// Of the receipt.
+        /// Total tokens in the receipt.
         signed: u64,
     },
 }
 
-/// Why an answer did not come to a good end.
+/// Why an answer did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
     /// The connection broke.
     #[error("the connection broke in the middle of the answer")]
     Broken(#[source] hyper::Error),
-    /// Its receipt is missing or wrong.
+    /// The receipt is missing or wrong.
     #[error(transparent)]
     Receipt(#[from] ReceiptFault),
 }
 
-/// An answer that is still arriving. Its end comes only when its receipt was found good; a receipt in a stream passes
-/// as the comment that it is, and so does the end mark, but only behind one.
+/// An answer that is still arriving. Its end is reported only after its receipt passed the checks.
+/// In a stream, the receipt is passed on as the comment that it is. The end mark is passed on only
+/// after a receipt.
 pub struct Receipted {
     answer: Answer,
     request: Hex32,
-    /// What came before the receipt.
+    /// The bytes before the receipt.
     response: Covered,
     form: Form,
     found: Option<Delivery>,
     keeping: Option<Keeping>,
-    /// What is told once the bytes before it have passed.
+    /// A fault to report after the bytes before it were passed on.
     fault: Option<ReceiptFault>,
     over: bool,
 }
 
-/// Where the receipt is.
+/// Where the receipt of an answer is.
 enum Form {
-    /// In a comment of a stream.
+    /// In a comment of the stream.
     Stream(Lines),
-    /// In the head, or, without one, missing.
+    /// In the header; an error if there is none or if it is malformed.
     Whole(Result<Box<Delivery>, ReceiptFault>),
-    /// The request was refused before it reached the engine.
+    /// There is none, because the request was refused before it reached the engine.
     Refusal,
 }
 
 impl Upstreams {
-    /// Sends a request that generates, a body of JSON, to the first appliance that is verified. Its answer ends well
-    /// only with a good receipt.
+    /// Sends a request that generates, with a JSON body, to the first appliance that can be
+    /// verified. The answer ends well only with a valid receipt.
     pub async fn generate(
         &self,
         path: &str,
@@ -145,7 +148,7 @@ impl Upstreams {
     }
 }
 
-/// What is to be written down with the receipt.
+/// What to write to the folder of receipts once the receipt is checked.
 struct Keeping {
     keeper: Arc<Keeper>,
     request: Option<Bytes>,
@@ -169,24 +172,25 @@ fn form(response: &Response<Answer>) -> Form {
 }
 
 impl Receipted {
-    /// The answer underneath.
+    /// Returns the underlying answer.
     pub fn answer(&self) -> &Answer {
         &self.answer
     }
 
-    /// The receipt, once it was found good.
+    /// Returns the receipt, once it passed its checks.
     pub fn receipt(&self) -> Option<&Delivery> {
         self.found.as_ref()
     }
 
-    /// Whether this is a stream.
+    /// Returns whether this answer is a stream.
     pub fn streams(&self) -> bool {
         matches!(self.form, Form::Stream(_))
     }
 
-    /// Looks at bytes that came; gives those that may pass, and keeps what is wrong with the rest.
+    /// Examines bytes that arrived. Returns those that may be passed on, and records a fault in the
+    /// rest.
     fn pass(&mut self, mut data: Bytes) -> Bytes {
-        // Copied nowhere.
+        // The usual case needs no copy.
         if matches!(&self.form, Form::Stream(lines) if lines.is_usual(&data)) {
             self.response.update(&data);
             return data;
@@ -213,7 +217,7 @@ impl Receipted {
         }
     }
 
-    /// The answer is there. For a whole one the receipt is due.
+    /// Handles the end of the answer. If it is not a stream, checks its receipt now.
     fn end(&mut self) -> Result<(), ReceiptFault> {
         match std::mem::replace(&mut self.form, Form::Refusal) {
             Form::Stream(lines) => {
@@ -229,7 +233,7 @@ impl Receipted {
         }
     }
 
-    /// Holds a receipt against session, request and response.
+    /// Checks a receipt against session, request and response.
     fn check(&mut self, delivery: Delivery) -> Result<(), ReceiptFault> {
         let expected = Expected {
             number: self.answer.next_number(),
@@ -276,10 +280,10 @@ impl Body for Receipted {
                     },
                     Some(Err(error)) => AnswerError::Broken(error),
                     Some(Ok(frame)) => {
-                        // Trailers: nobody asked for any.
+                        // Trailers are dropped: none were requested.
                         let data = frame.into_data().unwrap_or_default();
                         let data = this.pass(data);
-                        // Where nothing passes, a line is held back until it is whole.
+                        // No bytes are passed on while a line is held back until it is complete.
                         if data.is_empty() {
                             continue;
                         }

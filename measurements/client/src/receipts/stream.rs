@@ -1,6 +1,6 @@
-//! The lines of a stream, as far as a receipt needs them: everything passes as it comes, but a line that may become a
-//! receipt or the end mark is held back until it is whole. Lines are those of any reader of server-sent events: CR LF,
-//! LF and CR end one.
+//! Splits a stream into lines as far as receipts need it. Bytes are passed on as they arrive, but a
+//! line that may become a receipt or the end mark is held back until it is complete. As for any
+//! reader of server-sent events, lines end with CR LF, LF or CR.
 
 use bytes::{Bytes, BytesMut};
 use cocoon_protocol::receipt::{DELIVERY_LEN, Delivery, RECEIPT_COMMENT};
@@ -11,41 +11,43 @@ use crate::sse::BYTE_ORDER_MARK;
 
 /// The line that ends a stream.
 const DONE: &[u8] = b"data: [DONE]";
-/// What clients take for that line: any field of this name whose value begins like this.
+/// Parts of a line that clients take for the end mark: a `data` field whose value begins with
+/// `[DONE]`.
 const TAKEN_FOR_DONE: [&[u8]; 3] = [b"data", b":", b"[DONE]"];
-/// Longest line that is held back, with its end.
+/// Longest line that is held back, including its line end, in bytes.
 const MAX_LINE: usize = RECEIPT_COMMENT.len() + DELIVERY_LEN + 2;
 
-/// Where in a stream this is.
+/// State between the bytes of a stream.
 #[derive(Default)]
 pub(super) struct Lines {
-    /// The beginning of a line that may become one of ours.
+    /// Beginning of a line that may become a receipt or the end mark.
     held: BytesMut,
-    /// Within a line that is none.
+    /// The current line is neither, and is passed on as it arrives.
     passing: bool,
-    /// The last byte was a carriage return, which ended a line: a line feed now is of the same end.
+    /// The last byte was a carriage return, which ended a line. A line feed now belongs to the same
+    /// line end.
     returned: bool,
-    /// The receipt was here.
+    /// The receipt has been seen.
     receipt: bool,
 }
 
-/// What stopped the reading of lines.
+/// Why reading of lines stopped.
 pub(super) enum Stop {
-    /// There are no more.
+    /// All bytes were read.
     Dry,
-    /// A receipt, with its line, which passes only if it is good.
+    /// A receipt with its line, which may be passed on only if the receipt passes its checks.
     Receipt(Box<Delivery>, Bytes),
-    /// What follows must not pass.
+    /// The rest of the stream must not be passed on.
     Fault(ReceiptFault),
 }
 
 impl Lines {
-    /// Takes bytes from `data`, up to a receipt; those that may pass are added to `passed`, and until a receipt came
-    /// they are covered by it.
+    /// Takes bytes from `data` until a receipt. Appends those that may be passed on to `passed`,
+    /// and to `covered` if they come before the receipt.
     pub fn push(&mut self, data: &mut Bytes, passed: &mut BytesMut, covered: &mut Covered) -> Stop {
         while let Some(&first) = data.first() {
             if std::mem::take(&mut self.returned) && first == b'\n' {
-                // Of a line that has passed.
+                // Second half of the line end of a line that was passed on.
                 let half = data.split_to(1);
                 if !self.receipt {
                     covered.update(&half);
@@ -86,7 +88,8 @@ impl Lines {
         Stop::Dry
     }
 
-    /// Whether this is an event as they usually come, whole, that may pass as it is.
+    /// Returns whether `data` is exactly one event in the usual form, which can be passed on
+    /// unchanged.
     pub fn is_usual(&self, data: &[u8]) -> bool {
         let Some(line) = data.strip_suffix(b"\n\n") else {
             return false;
@@ -96,12 +99,12 @@ impl Lines {
         fresh && one && line.starts_with(b"data: {")
     }
 
-    /// Whether the stream may end here.
+    /// Returns whether the stream may end here.
     pub fn complete(&self) -> bool {
         self.held.is_empty() && !self.passing
     }
 
-    /// A whole line that begins like one of ours.
+    /// Handles a complete line that begins like a receipt or an end mark.
     fn ours(&mut self, line: &Bytes, covered: &mut Covered) -> Stop {
         let bare = line.trim_ascii_end();
         if let Some(text) = bare.strip_prefix(RECEIPT_COMMENT.as_bytes()) {
@@ -118,7 +121,7 @@ impl Lines {
             (true, true) => Stop::Fault(ReceiptFault::Behind),
             (true, false) => Stop::Fault(ReceiptFault::Missing),
             (false, true) => Stop::Fault(ReceiptFault::Behind),
-            // A beginning that came to nothing.
+            // The line turned out to be neither.
             (false, false) => {
                 covered.update(line);
                 Stop::Dry
@@ -133,17 +136,18 @@ fn may_be_ours(line: &[u8]) -> bool {
     line[..common] == comment[..common] || taken_for_done(line) != Like::Nothing
 }
 
-/// How far a line is like another.
+/// How far a line matches the end mark.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Like {
     Nothing,
-    /// As far as it came.
+    /// The line matches so far, but is not complete.
     Beginning,
     Whole,
 }
 
-/// Whether clients take a line for the end of the stream. More than the standard's one space is looked through, and a
-/// byte order mark at any line's beginning: some clients trim what they read.
+/// Returns whether clients may take a line for the end mark. More spaces than the one of the
+/// standard are skipped, and a byte order mark at the beginning of any line: some clients trim what
+/// they read.
 fn taken_for_done(line: &[u8]) -> Like {
     if BYTE_ORDER_MARK.starts_with(line) {
         return Like::Beginning;
@@ -190,7 +194,7 @@ mod tests {
         }
     }
 
-    /// What comes before a receipt, line by line.
+    /// Lines before a receipt.
     const BEFORE: [&str; 9] = [
         "\u{feff}data: {\"a\":1}",
         "",
@@ -203,7 +207,7 @@ mod tests {
         "",
     ];
 
-    /// What became of a stream.
+    /// Result of reading a stream.
     #[derive(Default)]
     struct Read {
         passed: BytesMut,
@@ -211,13 +215,13 @@ mod tests {
         fault: Option<ReceiptFault>,
     }
 
-    /// Reads pieces up to their end or the first fault. Receipts are good.
+    /// Reads chunks until their end or the first fault. Treats all receipts as valid.
     fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Read, Lines, Covered) {
         let (mut lines, mut covered) = (Lines::default(), Covered::new(true));
         let mut read = Read::default();
         for piece in pieces {
             let mut piece = Bytes::copy_from_slice(piece);
-            // As the body does it.
+            // As in `Receipted::pass`.
             if lines.is_usual(&piece) {
                 covered.update(&piece);
                 read.passed.extend_from_slice(&piece);
@@ -240,8 +244,8 @@ mod tests {
         (read, lines, covered)
     }
 
-    /// Whether a reader of server-sent events, which has all of a stream, sees an end in it, or would if an empty line
-    /// came next.
+    /// Returns whether a reader of server-sent events that has the whole stream sees an end mark in
+    /// it, or would see one after an empty line.
     fn ends(stream: &[u8]) -> bool {
         let text = String::from_utf8_lossy(stream).replace("\r\n", "\n");
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
@@ -253,7 +257,7 @@ mod tests {
         values.any(|value| value.starts_with("[DONE]"))
     }
 
-    /// All ways to cut a stream in two, and into single bytes.
+    /// Returns all ways to split a stream in two, and the split into single bytes.
     fn cuts(stream: &[u8]) -> Vec<Vec<&[u8]>> {
         let twice = (0..=stream.len()).map(|at| {
             let (before, behind) = stream.split_at(at);
@@ -262,7 +266,7 @@ mod tests {
         twice.chain([stream.chunks(1).collect()]).collect()
     }
 
-    /// An application that sees an end of the stream stops reading, before the error that would follow.
+    /// An application that sees an end mark stops reading before the error that would follow.
     #[test]
     fn no_spelling_of_the_end_passes_without_a_receipt() {
         for mark in [
@@ -296,7 +300,7 @@ mod tests {
         }
     }
 
-    /// Every kind of line end, cut at every byte.
+    /// For every kind of line end, split at every byte.
     #[test]
     fn a_receipt_is_found_whatever_its_lines_end_with() {
         let text = delivery().to_text();
@@ -315,7 +319,7 @@ mod tests {
         }
     }
 
-    /// Pieces of what might be an end, in any order.
+    /// Generates parts of possible end marks.
     fn fragment() -> impl Strategy<Value = &'static [u8]> {
         prop::sample::select(vec![
             &b"data"[..],
@@ -338,7 +342,7 @@ mod tests {
     }
 
     proptest! {
-        /// Each fragment a piece of its own, or some of them together.
+        /// Each chunk consists of one to three fragments.
         #[test]
         fn nothing_that_ends_a_stream_passes_without_a_receipt(
             pieces in prop::collection::vec(prop::collection::vec(fragment(), 1..4), 1..40)
