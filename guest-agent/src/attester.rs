@@ -2,8 +2,7 @@
 //! wait during a call share the next one, over a Merkle root of their bindings.
 //!
 //! All limits apply before the TEE is called: a bounded queue here, attempts per connection in [`crate::api`]. Requests
-//! whose
-//! client has gone, or that waited too long, are left out of the call.
+//! whose client has gone, or that waited too long, are left out of the call.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -181,8 +180,7 @@ impl Attester {
                 })
                 .await;
                 // Clients may be gone. In the appliance a panic ends the machine and never reaches this line. Where panics
-                // unwind, the
-                // answers are dropped and sessions end with `Late`.
+                // unwind, the answers are dropped and sessions end with `Late`.
                 for (answer, made) in answers.into_iter().zip(made.into_iter().flatten()) {
                     let _ = answer.send(made);
                 }

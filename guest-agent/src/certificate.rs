@@ -1,7 +1,7 @@
 //! The self-signed leaf certificate that carries the boot document (SPEC.md §4).
 //!
-//! The validity dates are constants, because no decision depends on the guest's clock. The evidence extension is
-//! critical: a TLS client that does not know it must not accept the certificate as an ordinary one.
+//! The validity dates are constants, because no decision depends on the guest's clock. The evidence extension is critical: a
+//! TLS client that does not know it must not accept the certificate as an ordinary one.
 
 use cocoon_protocol::document::EVIDENCE_OID;
 use p256::ecdsa::signature::Signer as _;

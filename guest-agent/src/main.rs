@@ -36,8 +36,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Returns whether this process is the inner jail helper, which is also PID 1, but in the engine's PID namespace. A
-/// kernel command line that starts with the helper's name would not boot, and the command line is measured.
+/// Returns whether this process is the inner jail helper, which is also PID 1, but in the engine's PID namespace. A kernel
+/// command line that starts with the helper's name would not boot, and the command line is measured.
 fn inside_the_jail() -> bool {
     std::env::args_os().nth(1).is_some_and(|name| name == INNER)
 }

@@ -12,9 +12,9 @@ const SPARE: u64 = 32 << 20;
 
 /// Bytes that answers may use, in the engine and until their clients have read them.
 ///
-/// From the memory that is available with the model loaded, this subtracts what clients can withhold, what waiting
-/// requests may hold, and a reserve. An answer that begins within this budget cannot make the kernel kill the engine for
-/// lack of memory.
+/// From the memory that is available with the model loaded, this subtracts what clients can withhold, what waiting requests
+/// may hold, and a reserve. An answer that begins within this budget cannot make the kernel kill the engine for lack of
+/// memory.
 pub fn for_answers(available: u64, limits: &Limits) -> u64 {
     available
         .saturating_sub(limits.withheld())
@@ -22,8 +22,8 @@ pub fn for_answers(available: u64, limits: &Limits) -> u64 {
         .saturating_sub(SPARE)
 }
 
-/// Returns the limits for the memory that is available with the model loaded, and raises the limit on file descriptors
-/// for that many connections: the kernel gives its first process 1024.
+/// Returns the limits for the memory that is available with the model loaded, and raises the limit on file descriptors for
+/// that many connections: the kernel gives its first process 1024.
 ///
 /// If that limit cannot be raised, returns the limits of the smallest VM, for which 1024 descriptors suffice.
 pub fn limits(available: u64) -> Limits {

@@ -1,5 +1,5 @@
-//! The host's `configure` message: parsed into types and, in a TEE, compared with the measured digest before any of it
-//! is used.
+//! The host's `configure` message: parsed into types and, in a TEE, compared with the measured digest before any of it is
+//! used.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -128,8 +128,7 @@ fn parse_address(text: &str) -> Option<(Ipv4Addr, u8)> {
     (host && (8..=30).contains(&prefix)).then_some((address, prefix))
 }
 
-/// Sets the address and brings the link up. There is no route and no name server, and nothing is requested from the
-/// network.
+/// Sets the address and brings the link up. There is no route and no name server, and nothing is requested from the network.
 pub(super) fn bring_up_network(configuration: &Configuration) -> Result<(), ConfigurationError> {
     let network = |operation, interface| {
         move |source| ConfigurationError::Network {

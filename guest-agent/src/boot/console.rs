@@ -1,5 +1,5 @@
-//! The serial console, and the end of the machine. The console shows one line per phase and one line on failure, and
-//! nothing while serving. The machine always ends by powering off.
+//! The serial console, and the end of the machine. The console shows one line per phase and one line on failure, and nothing
+//! while serving. The machine always ends by powering off.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -16,8 +16,8 @@ use crate::control::Control;
 
 /// How long the host may take to read the last message.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// The only report of a panic while serving: the panic's text could quote a prompt, and its location reveals which code
-/// a prompt has reached.
+/// The only report of a panic while serving: the panic's text could quote a prompt, and its location reveals which code a
+/// prompt has reached.
 const SOMETHING: &str = "internal error while serving";
 
 /// Reports the progress of the boot on the console and over the control channel. Clones share their state.

@@ -1,5 +1,5 @@
-//! NVIDIA's driver, in images for real GPUs. Every GPU is reset before the driver first sees it. The driver's modules
-//! load after the modules of the kernel's vendor and before module loading is disabled.
+//! NVIDIA's driver, in images for real GPUs. Every GPU is reset before the driver first sees it. The driver's modules load
+//! after the modules of the kernel's vendor and before module loading is disabled.
 //!
 //! In confidential computing mode a GPU can be attached once between two resets, and state that an earlier VM left in it
 //! must not be visible here. Only a function-level reset (FLR) is accepted: the host cannot mistake it for another kind.

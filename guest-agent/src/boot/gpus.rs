@@ -19,8 +19,7 @@ use crate::runtime::{Runtime, RuntimeError};
 use crate::tee::{Platform, simulated};
 
 /// The guest sends nothing while GPUs are listed, attached and asked for evidence, nor while it waits for NVIDIA's
-/// collateral, makes the GPUs ready and collects the CPU's evidence. The host must not take either silence for a dead
-/// guest.
+/// collateral, makes the GPUs ready and collects the CPU's evidence. The host must not take either silence for a dead guest.
 const _: () = {
     let first = collector::LISTING.as_secs() + 2 * collector::PATIENCE.as_secs();
     let second = PATIENCE.as_secs() + collector::PATIENCE.as_secs() + simulated::DEADLINE.as_secs();

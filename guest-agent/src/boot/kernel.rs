@@ -1,5 +1,5 @@
-//! Checks that the kernel applies the parameters of its command line. A kernel that does not know a parameter, or was
-//! built without the feature behind it, ignores the parameter silently.
+//! Checks that the kernel applies the parameters of its command line. A kernel that does not know a parameter, or was built
+//! without the feature behind it, ignores the parameter silently.
 //!
 //! Only settings that can be observed are checked. The others (`random.*`, `init_on_*`, `slab_nomerge`) leave no trace
 //! outside the kernel's own memory, which lockdown hides.

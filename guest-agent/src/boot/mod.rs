@@ -1,6 +1,6 @@
 //! Boot, as a sequence of named phases. Each phase returns what the next one needs, so that no phase can be skipped or
-//! reordered. [`serve`] takes [`AttestedListener`] and [`VerifiedWeights`], which only the verifying phases can create.
-//! Any failure ends the machine with one line.
+//! reordered. [`serve`] takes [`AttestedListener`] and [`VerifiedWeights`], which only the verifying phases can create. Any
+//! failure ends the machine with one line.
 
 mod capacity;
 mod configuration;
@@ -194,8 +194,8 @@ fn boot(console: &Console) -> Result<(), BootError> {
     })
 }
 
-/// Runs `future` and returns its output without waiting for its blocking tasks. A GPU driver may block for minutes, but
-/// the reason must be reported and the machine must end at once.
+/// Runs `future` and returns its output without waiting for its blocking tasks. A GPU driver may block for minutes, but the
+/// reason must be reported and the machine must end at once.
 fn to_the_end<T>(runtime: tokio::runtime::Runtime, future: impl Future<Output = T>) -> T {
     let outcome = runtime.block_on(future);
     runtime.shutdown_background();

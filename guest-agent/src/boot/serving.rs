@@ -30,8 +30,8 @@ pub enum ServingError {
     Gpus(GateError),
 }
 
-/// Serves until the host requests a drain and the last answer is sent. Reports counters to the host at the interval
-/// `every`, which is [`METRICS`] in the appliance, from start to end, including the drain.
+/// Serves until the host requests a drain and the last answer is sent. Reports counters to the host at the interval `every`,
+/// which is [`METRICS`] in the appliance, from start to end, including the drain.
 ///
 /// # Errors
 /// [`ServingError`] when the host breaks the control protocol, or when the GPUs no longer verify. In the second case,
@@ -111,8 +111,7 @@ async fn report(
         tokio::select! {
             _ = tick.tick() => {
                 // Sent even if unchanged: during a drain the host takes a silent guest for dead, and a long answer changes
-                // no counter
-                // before it ends. A host that does not read misses the reports; only its own operator suffers.
+                // no counter before it ends. A host that does not read misses the reports; only its own operator suffers.
                 let mut metrics = counters.metrics(&state.borrow());
                 // The engine reports these numbers itself, so the host gets them rounded; receipts are exact.
                 metrics.gpu = metrics.gpu.map(engine::coarse);

@@ -93,8 +93,8 @@ impl Launcher for JailedEngine {
     }
 }
 
-/// Waits until the engine is ready for the first time and meanwhile sends the host signs of life. They carry no
-/// numbers, because the engine's library does not report its progress.
+/// Waits until the engine is ready for the first time and meanwhile sends the host signs of life. They carry no numbers,
+/// because the engine's library does not report its progress.
 pub(super) async fn wait_until_ready(
     engine: &Engine,
     control: &Control,

@@ -67,10 +67,10 @@ fn named_ports() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Reading end of the port. The driver reports end of file while no process on the host is connected, and it may learn of
-/// a connection later than the guest. Until the first bytes arrive, end of file is therefore ignored. After that it is
-/// the end of the stream: the host agent keeps one connection for the life of the machine, and a later connection would
-/// start in the middle of a message.
+/// Reading end of the port. The driver reports end of file while no process on the host is connected, and it may learn of a
+/// connection later than the guest. Until the first bytes arrive, end of file is therefore ignored. After that it is the end
+/// of the stream: the host agent keeps one connection for the life of the machine, and a later connection would start in the
+/// middle of a message.
 pub struct PortReader<R = File> {
     port: R,
     heard: bool,

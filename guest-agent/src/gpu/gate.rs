@@ -1,6 +1,5 @@
 //! The gate that all GPU evidence passes: at boot, for sessions, on a timer, and after events. Evidence that it refuses
-//! while
-//! the guest serves ends the service.
+//! while the guest serves ends the service.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -171,8 +170,7 @@ impl Gate {
     }
 
     /// Checks that an engine that uses this number of GPUs uses exactly the verified ones. With simulated GPUs, which
-    /// compute
-    /// nothing, the engine must use none.
+    /// compute nothing, the engine must use none.
     ///
     /// # Errors
     /// [`GateError::Engine`] if the number differs.
@@ -191,8 +189,7 @@ impl Gate {
     ///
     /// # Errors
     /// [`GateError::Source`] if there is no evidence this time, [`GateError::Lapsed`] if an OCSP response must be fetched
-    /// first,
-    /// and otherwise the error that ends, or already ended, the service.
+    /// first, and otherwise the error that ends, or already ended, the service.
     pub fn evidence(&self, nonce: &Hex32) -> Result<Proven, GateError> {
         // Critical sections leave no partial state, so a poisoned lock is still usable.
         let mut kept = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
@@ -267,10 +264,8 @@ impl Gate {
     }
 
     /// Verifies the GPUs at the interval `every` and after events, where events less than [`PAUSE`] apart are handled
-    /// together.
-    /// Returns the reason when the service must end. Fatal events are also noticed while a verification is running, because
-    /// the
-    /// GPUs may take minutes to answer, or never answer.
+    /// together. Returns the reason when the service must end. Fatal events are also noticed while a verification is
+    /// running, because the GPUs may take minutes to answer, or never answer.
     pub async fn watch(self: &Arc<Self>, every: Duration) -> GateError {
         let (mut events, mut failed) = (self.setup.source.events(), self.failed());
         let mut tick = interval(every);

@@ -1,7 +1,7 @@
 //! Verification of GPU evidence, without access to a device.
 //!
-//! The rules are those of every verifier ([`cocoon_measurements::nvidia`]) with the default policy, with two differences.
-//! A guest has no trusted clock, so it verifies at the time of the newest OCSP response from the host and leaves the age of
+//! The rules are those of every verifier ([`cocoon_measurements::nvidia`]) with the default policy, with two differences. A
+//! guest has no trusted clock, so it verifies at the time of the newest OCSP response from the host and leaves the age of
 //! responses to clients. And on a machine that is no TEE any development root is accepted, because nothing there is
 //! protected; in a TEE none is.
 
@@ -73,8 +73,7 @@ impl Refused {
     }
 
     /// Returns whether the only fault is an OCSP response that is absent or expired. Everything that the GPUs present has
-    /// then
-    /// passed, and no OCSP response is malformed or reports a revocation.
+    /// then passed, and no OCSP response is malformed or reports a revocation.
     pub fn is_lapse(&self) -> bool {
         self.lapsed
     }
@@ -89,8 +88,8 @@ impl Refused {
     }
 }
 
-/// Verifies GPU evidence and returns the GPUs' attestation keys. Certificates, manifests and OCSP responses repeat from
-/// call to call, so signatures recorded in `known` are not verified again.
+/// Verifies GPU evidence and returns the GPUs' attestation keys. Certificates, manifests and OCSP responses repeat from call
+/// to call, so signatures recorded in `known` are not verified again.
 ///
 /// # Errors
 /// [`Refused`] with every failed check.

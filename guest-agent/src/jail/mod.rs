@@ -6,9 +6,9 @@
 //!                     └─ engine-cell (PID 1 inside): empty root, uid 65534, limits, seccomp ─▶ engine
 //! ```
 //!
-//! The engine keeps its own executable, the read-only model, the kernel's random devices, and the socket pair on
-//! descriptor 3. With real GPUs it also gets what NVIDIA's library needs (see [`gpus`]), and its executable is part of the
-//! runtime volume, a folder of programs and libraries.
+//! The engine keeps its own executable, the read-only model, the kernel's random devices, and the socket pair on descriptor
+//! 3. With real GPUs it also gets what NVIDIA's library needs (see [`gpus`]), and its executable is part of the runtime
+//! volume, a folder of programs and libraries.
 
 mod cell;
 mod gpus;

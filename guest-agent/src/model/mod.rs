@@ -1,4 +1,4 @@
-//! The model volume: which one the measured command line names, and the proof that it was read.
+//! The model volume: which volume the measured command line names, and the proof that it was read.
 
 pub mod reference;
 
@@ -8,7 +8,7 @@ pub use reference::ModelReference;
 
 use crate::volume::{self, Volume, VolumeError};
 
-/// Where the files are afterwards.
+/// Folder of the model's files after loading.
 pub const MODEL_DIR: &str = "/model";
 
 static VOLUME: Volume = Volume {
@@ -18,19 +18,19 @@ static VOLUME: Volume = Volume {
     programs: &[],
 };
 
-/// Why there is no model.
+/// Why the model could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// The command line does not name one.
+    /// The command line does not name a model.
     #[error("kernel command line: {0}")]
     Reference(#[from] reference::ReferenceError),
-    /// The volume.
+    /// The volume failed to load.
     #[error(transparent)]
     Volume(#[from] VolumeError),
 }
 
-/// Proof that every byte under [`MODEL_DIR`] went through dm-verity and that the disk is detached.
-/// Only [`load`] makes it.
+/// Proof that every byte below [`MODEL_DIR`] was verified by dm-verity and that the disk is detached. Only [`load`] creates
+/// it.
 #[derive(Debug)]
 pub struct VerifiedWeights {
     reference: ModelReference,
@@ -38,18 +38,18 @@ pub struct VerifiedWeights {
 }
 
 impl VerifiedWeights {
-    /// What the command line named.
+    /// Returns the reference from the command line.
     pub fn reference(&self) -> &ModelReference {
         &self.reference
     }
 
-    /// Paths under [`MODEL_DIR`], and bytes.
+    /// Returns each file's path below [`MODEL_DIR`] and its size in bytes.
     pub fn files(&self) -> &[(PathBuf, u64)] {
         &self.files
     }
 }
 
-/// Reads it. `progress` hears bytes done and bytes in all.
+/// Reads the model volume. `progress` receives the bytes read and the total.
 pub fn load(
     reference: ModelReference,
     progress: impl FnMut(u64, u64),

@@ -1,36 +1,36 @@
-//! The command line's word for the model: `cocoon.model=ID:ROOT:SALT:DATA_BLOCKS`. It is measured,
-//! so it is what the client's manifest says, or there is no verdict.
+//! The model token of the kernel command line: `cocoon.model=ID:ROOT:SALT:DATA_BLOCKS`. The command line is measured, so
+//! verifiers reject a guest whose model differs from the client's manifest.
 
 use crate::volume::Verity;
 
-/// Token of the command line.
+/// Name of the command line token.
 const TOKEN: &str = "cocoon.model=";
 
-/// Which model, and how its volume verifies.
+/// Identifier of the model and dm-verity parameters of its volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelReference {
-    /// Identifier in the API.
+    /// Model identifier in the API.
     pub id: String,
-    /// What its blocks are compared with.
+    /// dm-verity parameters of the volume.
     pub verity: Verity,
 }
 
-/// Why there is none.
+/// Why the command line does not name a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
-    /// No token.
+    /// The token is missing.
     #[error("cocoon.model= is missing")]
     Missing,
-    /// Two tokens.
+    /// The token occurs more than once.
     #[error("cocoon.model= stands more than once")]
     Repeated,
-    /// Not of the form.
+    /// The token's value is malformed.
     #[error("cocoon.model= is not ID:ROOT:SALT:DATA_BLOCKS")]
     Malformed,
 }
 
 impl ModelReference {
-    /// Reads the token from a whole command line.
+    /// Reads the token from a whole kernel command line.
     pub fn from_cmdline(cmdline: &str) -> Result<Self, ReferenceError> {
         let mut values = cmdline
             .split_ascii_whitespace()

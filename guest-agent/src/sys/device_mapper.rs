@@ -1,4 +1,4 @@
-//! Device-mapper ioctls (`linux/dm-ioctl.h`): just enough for one read-only target.
+//! Device-mapper ioctls (`linux/dm-ioctl.h`), as far as one read-only target needs them.
 
 use std::fs::File;
 use std::io;
@@ -50,11 +50,11 @@ pub struct Target<'a> {
     pub kind: &'a str,
     /// Length in sectors of 512 bytes.
     pub sectors: u64,
-    /// The target's parameters.
+    /// Parameters of the target.
     pub params: &'a str,
 }
 
-/// Creates and activates the mapping `name`; returns the minor number, its node is `/dev/dm-N`.
+/// Creates and activates the mapping `name`. Returns the minor number N of its device, `/dev/dm-N`.
 pub fn create(control: &File, name: &str, target: &Target<'_>) -> io::Result<u64> {
     call(control, DEV_CREATE, &mut request(name, 0)?)?;
     let mut load = request(name, READONLY_FLAG)?;
@@ -68,17 +68,17 @@ pub fn create(control: &File, name: &str, target: &Target<'_>) -> io::Result<u64
         Ok(resume.dev)
     });
     match activated {
-        // The kernel's huge encoding of a device number: minor in bits 0-7 and 20 upwards.
+        // The kernel's huge encoding of device numbers: the minor number is in bits 0-7 and from bit 20 upwards.
         Ok(dev) => Ok((dev & 0xff) | ((dev >> 12) & !0xff)),
         Err(error) => {
-            // The first error is the one to report; an inactive mapping left behind harms nobody.
+            // Only the first error is reported; an inactive mapping that remains is harmless.
             let _ = remove(control, name);
             Err(error)
         }
     }
 }
 
-/// Removes the mapping `name`, which nobody may have open.
+/// Removes the mapping `name`, which must not be open.
 pub fn remove(control: &File, name: &str) -> io::Result<()> {
     call(control, DEV_REMOVE, &mut request(name, 0)?)
 }
@@ -108,7 +108,7 @@ fn request(name: &str, flags: u32) -> io::Result<Request> {
     Ok(request)
 }
 
-/// Copies a string into a zeroed field, keeping at least one terminating zero.
+/// Copies a string into a zeroed field and keeps at least one terminating zero.
 fn put(field: &mut [u8], text: &str) -> io::Result<()> {
     if text.len() >= field.len() {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
@@ -118,9 +118,8 @@ fn put(field: &mut [u8], text: &str) -> io::Result<()> {
 }
 
 fn call(control: &File, number: u32, request: &mut Request) -> io::Result<()> {
-    // SAFETY: the descriptor is open for the call's length; the kernel reads and writes at most
-    // `data_size` bytes from the pointer, which is exactly the size of `Request`, a type for which
-    // every bit pattern is valid.
+    // SAFETY: the descriptor is open during the call. The kernel reads and writes at most `data_size` bytes at the pointer,
+    // which is exactly the size of `Request`, a type for which every bit pattern is valid.
     let done = unsafe {
         libc::ioctl(
             control.as_raw_fd(),

@@ -1,5 +1,5 @@
-//! Network interface ioctls (`linux/if.h`): address, mask, up. There is no route: the guest opens
-//! no connection.
+//! Network interface ioctls (`linux/if.h`): address, netmask and up flag. There is no route, because the guest opens no
+//! connections.
 
 use std::io;
 use std::mem::size_of;
@@ -17,7 +17,7 @@ struct Request {
 
 const _: () = assert!(size_of::<Request>() == size_of::<libc::ifreq>());
 
-/// Gives `interface` an address and prefix length.
+/// Sets the address and prefix length of `interface`.
 pub fn set_address(interface: &str, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
     let mask = u32::MAX
         .checked_shl(32 - u32::from(prefix.min(32)))
@@ -34,7 +34,7 @@ pub fn set_address(interface: &str, address: Ipv4Addr, prefix: u8) -> io::Result
 pub fn up(interface: &str) -> io::Result<()> {
     let mut request = request(interface)?;
     call(libc::SIOCGIFFLAGS as libc::Ioctl, &mut request)?;
-    // IFF_UP is 1 in the first of the two bytes of flags, on this little-endian machine.
+    // IFF_UP is bit 0 of the first of the two bytes of flags, because this machine is little-endian.
     request.value[0] |= 1;
     call(libc::SIOCSIFFLAGS as libc::Ioctl, &mut request)
 }
@@ -60,10 +60,10 @@ fn request(interface: &str) -> io::Result<Request> {
 }
 
 fn call(code: libc::Ioctl, request: &mut Request) -> io::Result<()> {
-    // Any IPv4 socket carries these calls; this one is never bound to a port of the world.
+    // Any IPv4 socket accepts these ioctls. Port zero means that no specific port is used.
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    // SAFETY: the socket is open for the call's length; all four codes read or write one
-    // `struct ifreq`, whose size `Request` has, and every bit pattern of it is valid.
+    // SAFETY: the socket is open during the call. All four codes read or write one `struct ifreq`, which has the size of
+    // `Request`, and every bit pattern of it is valid.
     let done = unsafe { libc::ioctl(socket.as_raw_fd(), code, &raw mut *request) };
     if done == 0 {
         Ok(())

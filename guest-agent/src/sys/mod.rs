@@ -1,7 +1,7 @@
 //! The only unsafe code of the agent: system calls that no safe library offers, and the allocator.
 //!
-//! Every other file here is one kernel interface behind safe functions; struct layouts are asserted at
-//! compile time against the kernel's headers, and nothing but plain integers crosses the boundary.
+//! Every other file here wraps one kernel interface in safe functions. Struct layouts are asserted at compile time to match
+//! the kernel's headers, and only structs of plain integers are passed to the kernel.
 
 pub mod cpuid;
 pub mod device_mapper;
@@ -16,10 +16,10 @@ use nix::libc;
 
 /// Closes every file descriptor from `first` upwards.
 ///
-/// The caller must own none of them in a Rust value that is used again: the jail calls this in a
-/// fresh process that has opened nothing.
+/// The caller must not use a Rust value that owns one of them afterwards. The jail calls this in a fresh process that has
+/// opened none.
 pub fn close_from(first: u32) -> io::Result<()> {
-    // SAFETY: close_range takes three integers and touches no memory of ours.
+    // SAFETY: close_range takes three integers and accesses no memory of this process.
     let done = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0u32) };
     if done == 0 {
         Ok(())
@@ -28,9 +28,9 @@ pub fn close_from(first: u32) -> io::Result<()> {
     }
 }
 
-/// Writes to a descriptor that may be open or not, which is what the caller finds out. How much was written.
+/// Writes to a descriptor that may not be open, and returns the number of bytes written.
 pub fn write(descriptor: RawFd, bytes: &[u8]) -> io::Result<usize> {
-    // SAFETY: the kernel reads as many bytes as there are, and refuses a number that is no descriptor.
+    // SAFETY: the kernel reads at most `bytes.len()` bytes and rejects a number that is no open descriptor.
     let written = unsafe { libc::write(descriptor, bytes.as_ptr().cast(), bytes.len()) };
     usize::try_from(written).map_err(|_| io::Error::last_os_error())
 }

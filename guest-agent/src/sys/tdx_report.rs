@@ -1,5 +1,5 @@
-//! The TD's own report (`linux/tdx-guest.h`): made by the TDX module without any help of the host,
-//! so that the guest can believe what it says of its own launch.
+//! The TD's own report (`linux/tdx-guest.h`). The TDX module creates it without the host, so the guest can trust what it
+//! says about its launch.
 
 use std::fs::File;
 use std::io;
@@ -8,10 +8,10 @@ use std::os::fd::AsRawFd as _;
 
 use nix::libc;
 
-/// Device of the TDX guest driver.
+/// Device file of the TDX guest driver.
 pub const DEVICE: &str = "/dev/tdx_guest";
-/// MRCONFIGID in `TDREPORT_STRUCT` (Intel TDX module specification): TDINFO at 512, behind
-/// ATTRIBUTES (8), XFAM (8) and MRTD (48).
+/// Offset of MRCONFIGID in `TDREPORT_STRUCT` (Intel TDX module specification): TDINFO is at 512, and ATTRIBUTES (8), XFAM
+/// (8) and MRTD (48) come first in it.
 const MRCONFIGID_AT: usize = 512 + 8 + 8 + 48;
 /// `_IOWR('T', 1, struct tdx_report_req)`.
 const GET_REPORT0: u32 = (3 << 30) | (1088 << 16) | (0x54 << 8) | 1;
@@ -24,15 +24,15 @@ struct Request {
 
 const _: () = assert!(size_of::<Request>() == 1088);
 
-/// MRCONFIGID of this TD, 48 bytes.
+/// Returns the 48 bytes of this TD's MRCONFIGID.
 pub fn config_id() -> io::Result<[u8; 48]> {
     let device = File::open(DEVICE)?;
     let mut request = Request {
         report_data: [0; 64],
         report: [0; 1024],
     };
-    // SAFETY: the descriptor is open for the call's length; the kernel reads and writes exactly
-    // one `struct tdx_report_req`, whose size `Request` has, and every bit pattern of it is valid.
+    // SAFETY: the descriptor is open during the call. The kernel reads and writes exactly one `struct tdx_report_req`, which
+    // has the size of `Request`, and every bit pattern of it is valid.
     let done = unsafe {
         libc::ioctl(
             device.as_raw_fd(),

@@ -1,18 +1,18 @@
-//! The certificate table that SNP hands out with a report (GHCB specification, extended guest
-//! request): entries of GUID, offset and length up to a zero GUID, then the certificates.
+//! Parser for the certificate table that accompanies an SNP report (GHCB specification, extended guest request): entries of
+//! GUID, offset and length up to a zero GUID, then the certificates.
 //!
-//! The host writes it. Nothing in it is believed: each certificate stands by its signature, and
-//! what is malformed or unknown is left out, because the collateral can supply the chain.
+//! The host writes the table, so it is untrusted: verifiers check each certificate's signature. Malformed or unknown entries
+//! are skipped, because the collateral can supply the chain.
 
 use cocoon_protocol::bytes::Blob;
 
 const ENTRY: usize = 24;
-/// Most entries that are looked at.
+/// Largest number of entries that are read.
 const MAX_ENTRIES: usize = 16;
-/// Longest certificate that is taken.
+/// Longest certificate that is accepted, in bytes.
 const MAX_CERTIFICATE: usize = 8 * 1024;
 
-/// Report signers first, then ASK, then ARK: the order of the document.
+/// GUIDs in the order of the document: keys that sign reports, then ASK, then ARK.
 const WANTED: [[u8; 16]; 4] = [
     // 63da758d-e664-4564-adc5-f4b93be8accd, VCEK
     [
@@ -36,7 +36,7 @@ const WANTED: [[u8; 16]; 4] = [
     ],
 ];
 
-/// The certificates of a table, DER, in the order of the document.
+/// Returns the table's certificates in DER, in the order of the document.
 pub fn certificates(table: &[u8]) -> Vec<Blob> {
     let entries: Vec<(&[u8], &[u8])> = table
         .chunks_exact(ENTRY)

@@ -1,18 +1,17 @@
-//! What this machine is: the processor's and the kernel's signs of a TEE, and the provider of
-//! configfs-tsm, taken together.
+//! Detects the TEE of this machine from signs of the processor and the kernel and from the provider of configfs-tsm.
 //!
-//! A missing provider alone says nothing: that is also what a TEE looks like whose guest driver did not
-//! bind. The signs do not depend on drivers, and inside a TEE the host cannot remove them:
+//! A missing provider alone proves nothing: a TEE whose guest driver did not bind has none either. The signs do not depend
+//! on the provider's driver, and inside a TEE the host cannot remove them:
 //!
 //! | sign | comes from |
 //! |---|---|
 //! | CPUID leaf 0x21, `IntelTDX    ` | the TDX module, which answers it in every TD |
 //! | `tdx_guest` in `/proc/cpuinfo` | the kernel, from that leaf, before any driver |
-//! | CPUID 0x8000001F, EAX bits 1 and 4 | under SNP the page that AMD's firmware has checked; else the hypervisor |
+//! | CPUID 0x8000001F, EAX bits 1 and 4 | under SNP, the CPUID page that AMD's firmware checked; otherwise the hypervisor |
 //! | `/sys/devices/platform/sev-guest` | the kernel, from the SEV_STATUS MSR, which a hypervisor cannot forge |
 //! | `/dev/tdx_guest`, `/dev/sev-guest` | the drivers, which bind to nothing else |
 //!
-//! A host can fake signs where there is no TEE. All that brings it is a machine that does not boot.
+//! A host can fake signs where there is no TEE. The only effect is a machine that does not boot.
 
 use std::fs;
 use std::path::Path;
@@ -24,13 +23,13 @@ use super::{Tee, TeeError};
 use crate::sys::cpuid::{self, Cpuid};
 
 const CPUINFO: &str = "/proc/cpuinfo";
-/// What the kernel and the drivers make when they find a TEE.
+/// Files that the kernel and its drivers create in a TEE.
 const FILES: [(Kind, &str); 3] = [
     (Kind::Tdx, "/dev/tdx_guest"),
     (Kind::SevSnp, "/sys/devices/platform/sev-guest"),
     (Kind::SevSnp, "/dev/sev-guest"),
 ];
-/// What CPUID leaf 0x21 spells in EBX, EDX, ECX.
+/// EBX, EDX and ECX of CPUID leaf 0x21 in a TD.
 const TDX: &[u8; 12] = b"IntelTDX    ";
 /// Bits of EAX in CPUID leaf 0x8000001F (AMD 24594, section E.4.17).
 const SEV: u32 = 1 << 1;
@@ -40,7 +39,7 @@ const SEV_SNP: u32 = 1 << 4;
 #[derive(Debug)]
 pub struct NoTee(());
 
-/// What the machine is.
+/// Kind of this machine.
 pub enum Platform {
     /// A confidential VM.
     Hardware(Tsm),
@@ -48,7 +47,7 @@ pub enum Platform {
     Plain(NoTee),
 }
 
-/// Finds out. Fails where the signs contradict each other, and in a TEE that cannot give evidence.
+/// Detects the platform. Fails if the signs contradict each other, or if the machine is a TEE that cannot give evidence.
 pub fn detect() -> Result<Platform, TeeError> {
     let tsm = Tsm::open()?;
     judge(&Signs::probe()?, tsm.as_ref().map(Tee::kind))?;
@@ -58,12 +57,12 @@ pub fn detect() -> Result<Platform, TeeError> {
     })
 }
 
-/// Everything that speaks for a TEE, by the name under which an error tells it; `None` does not.
+/// Signs of each TEE, each with the name that errors show. `None` if the sign is absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Signs {
     tdx: Option<&'static str>,
     snp: Option<&'static str>,
-    /// SEV or SEV-ES, which have no attestation report of their own.
+    /// Sign of SEV or SEV-ES, which have no attestation report.
     sev: Option<&'static str>,
 }
 
@@ -76,7 +75,7 @@ impl Signs {
         })?;
         let mut files = Vec::new();
         for (kind, path) in FILES {
-            // Not `exists`: a file that cannot be looked at must not pass for one that is not there.
+            // Not `exists`: a file that cannot be checked must not count as absent.
             let there = Path::new(path)
                 .try_exists()
                 .map_err(|source| TeeError::File {
@@ -114,8 +113,7 @@ impl Signs {
     }
 }
 
-/// The whole decision, as a function of what was found: whether the provider's word stands, be it that
-/// there is none.
+/// Decides whether the provider, or its absence, is consistent with the signs.
 fn judge(signs: &Signs, provider: Option<Kind>) -> Result<(), TeeError> {
     let missing = |tee, sign| Err(TeeError::NoProvider { tee, sign });
     match (signs.tdx, signs.snp, signs.sev, provider) {
@@ -135,8 +133,8 @@ fn judge(signs: &Signs, provider: Option<Kind>) -> Result<(), TeeError> {
         (Some(sign), None, None, None) => missing("TDX", sign),
         (None, Some(sign), _, None) => missing("SEV-SNP", sign),
         (None, None, Some(sign), None) => Err(TeeError::OldSev(sign)),
-        // A provider binds to real hardware only; signs that this page does not know are no reason to
-        // distrust it, and whatever it gives, verifiers judge.
+        // A provider binds only to real hardware. Unknown signs are no reason to reject it, and verifiers check its
+        // evidence.
         (_, _, _, Some(_)) | (None, None, None, None) => Ok(()),
     }
 }
@@ -159,7 +157,7 @@ mod tests {
         }
     }
 
-    /// Every combination. Without a provider only a machine without any sign passes, as a plain one.
+    /// Covers every combination. Without a provider, only a machine without any sign is accepted, as a plain one.
     #[test]
     fn the_decision_table() {
         let no_driver = |tee, sign| {
@@ -177,7 +175,7 @@ mod tests {
         };
         let (tdx, snp) = (Some(Kind::Tdx), Some(Kind::SevSnp));
         let table: [(Signs, [Result<(), String>; 3]); 8] = [
-            // Signs of TDX, SNP, SEV; then with no provider, with TDX's, with SNP's.
+            // Signs of TDX, SNP and SEV, then the results without a provider, with TDX's and with SNP's.
             (signs(false, false, false), [Ok(()), Ok(()), Ok(())]),
             (
                 signs(true, false, false),
@@ -239,14 +237,14 @@ mod tests {
             tdx(NOTHING, "flags\t\t: fpu tdx_guest tsc\n", none),
             Some("/proc/cpuinfo")
         );
-        // Part of a word is another word: a host's processor says `tdx_host_platform`.
+        // Only whole words count: a host's processor has the flag `tdx_host_platform`.
         assert_eq!(tdx(NOTHING, "flags: tdx_guests xtdx_guest\n", none), None);
         assert_eq!(tdx(NOTHING, plain, &FILES[..1]), Some("/dev/tdx_guest"));
         for file in &FILES[1..] {
             let found = Signs::read(&NOTHING, plain, &[*file]);
             assert_eq!((found.snp, found.tdx), (Some(file.1), None));
         }
-        // Bit 0 is SME, of a processor and not of a guest.
+        // Bit 0 is SME, a feature of the processor that says nothing about a guest.
         let sev = |sev| Signs::read(&Cpuid { sev, ..NOTHING }, plain, none);
         assert_eq!(sev(1), Signs::default());
         let leaf = Some("CPUID leaf 0x8000001f");
@@ -254,7 +252,7 @@ mod tests {
         assert_eq!((sev(0x12).sev, sev(0x12).snp), (leaf, leaf));
     }
 
-    /// Whatever runs these tests has its signs read without an error.
+    /// Probing succeeds on whichever machine runs the tests.
     #[test]
     fn this_machine_can_be_probed() {
         Signs::probe().unwrap();

@@ -1,51 +1,49 @@
-//! The few fields of evidence that the guest itself looks at, at their fixed offsets. Everything
-//! else is the verifier's business.
+//! Reads the few fields of evidence that the guest itself checks, at their fixed offsets. Verifiers check everything else.
 
 use cocoon_protocol::bytes::{Hex, Hex48, Hex64};
 use cocoon_protocol::document::Evidence;
 
-/// Length of a TDX quote's header (Intel DCAP quote format).
+/// Length of a TDX quote's header in bytes (Intel DCAP quote format).
 const TDX_HEADER: usize = 48;
-/// Offsets in the TD report body: behind TEE_TCB_SVN (16), MRSEAM (48), MRSIGNERSEAM (48), three
-/// attribute words (24) and MRTD (48); REPORTDATA ends the 584 bytes that versions share.
+/// Offsets in the TD report body. MRCONFIGID follows TEE_TCB_SVN (16), MRSEAM (48), MRSIGNERSEAM (48), three attribute words
+/// (24) and MRTD (48). REPORTDATA ends the 584 bytes that all versions share.
 const TDX_MRCONFIGID: usize = 184;
 const TDX_REPORTDATA: usize = 520;
-/// Body of a version 5 quote begins behind a type (2) and a size (4).
+/// Bytes before the body in a version 5 quote: a type (2) and a size (4).
 const TDX_V5_PREFIX: usize = 6;
-/// Offsets in an SNP attestation report (AMD 56860, table "ATTESTATION_REPORT").
+/// Length of an SNP attestation report, and offsets in it (AMD 56860, table "ATTESTATION_REPORT").
 const SNP_LEN: usize = 1184;
 const SNP_REPORTDATA: usize = 0x50;
 const SNP_HOSTDATA: usize = 0xC0;
 
-/// Why bytes are not evidence.
+/// Why evidence could not be parsed.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum LayoutError {
-    /// Too short, or of another length.
+    /// The evidence has the wrong length.
     #[error("{what} has {found} bytes, expected {expected}")]
     Length {
         /// `TDX quote` or `SNP report`.
         what: &'static str,
-        /// Length found.
+        /// Length in bytes.
         found: usize,
-        /// Length expected, at least for a quote.
+        /// Expected length in bytes; for a quote, the minimum.
         expected: usize,
     },
-    /// A quote of another version.
+    /// The TDX quote has an unsupported version.
     #[error("TDX quote has version {0}, expected 4 or 5")]
     Version(u16),
 }
 
-/// What the guest reads.
+/// Fields of evidence that the guest checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fields {
-    /// The 64 bytes that the evidence is over.
+    /// The 64 bytes of report data.
     pub report_data: Hex64,
-    /// Digest of the operator's configuration as the launch measured it: MRCONFIGID, or HOST_DATA
-    /// and 16 zero bytes.
+    /// Digest of the operator's configuration as the launch measured it: MRCONFIGID, or HOST_DATA and 16 zero bytes.
     pub config: Hex48,
 }
 
-/// Reads the fields.
+/// Reads the fields from evidence.
 pub fn read(evidence: &Evidence) -> Result<Fields, LayoutError> {
     match evidence {
         Evidence::Tdx { quote, .. } => tdx(&quote.0),
@@ -101,7 +99,7 @@ mod tests {
 
     #[test]
     fn fields_are_at_the_specified_offsets() {
-        // Version 4: MRCONFIGID at 232, REPORTDATA at 568; version 5: six bytes later.
+        // In version 4, MRCONFIGID is at 232 and REPORTDATA at 568; in version 5, both are six bytes later.
         for (version, shift) in [(4, 0), (5, 6)] {
             let mut quote = vec![0; 640];
             quote[0] = version;

@@ -1,8 +1,7 @@
-//! Where evidence comes from: the machine's TEE through configfs-tsm, or the host's simulator where
-//! there is none.
+//! Sources of evidence: the machine's TEE through configfs-tsm, or the host's simulator if there is no TEE.
 //!
-//! Architecture invariant: [`simulated::Simulated`] can be built only from [`NoTee`], which only
-//! [`detect()`] makes, after it has found no sign of a TEE.
+//! Invariant: [`simulated::Simulated`] can be built only from [`NoTee`], which only [`detect()`] creates, after it found no
+//! sign of a TEE.
 
 pub mod certificate_table;
 pub mod detect;
@@ -21,83 +20,84 @@ use crate::control::ControlError;
 pub use detect::{NoTee, Platform, detect};
 use layout::LayoutError;
 
-/// Something that produces evidence. Calls block, and come one at a time from the attester.
+/// Source of evidence. Calls block, and the attester makes them one at a time.
 pub trait Tee: Send + Sync {
-    /// Which TEE the evidence is of.
+    /// Returns the TEE whose evidence this source produces.
     fn kind(&self) -> Kind;
-    /// Evidence over 64 bytes of report data.
+    /// Returns evidence over 64 bytes of report data.
     fn report(&self, data: &Hex64) -> Result<Evidence, TeeError>;
 }
 
-/// Why there is no evidence.
+/// Why there is no valid evidence.
 #[derive(Debug, thiserror::Error)]
 pub enum TeeError {
-    /// An attribute of configfs-tsm or a sysfs file failed.
+    /// An operation on configfs-tsm, sysfs or another file failed.
     #[error("cannot {operation} {path}")]
     File {
-        /// `read`, `write`, `create`, `look for`.
+        /// Failed operation: `read`, `write`, `create` or `look for`.
         operation: &'static str,
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         #[source]
         source: io::Error,
     },
-    /// The kernel knows a provider that we do not.
+    /// configfs-tsm has a provider that this agent does not support.
     #[error("configfs-tsm has the unknown provider {0:?}")]
     Provider(String),
-    /// The machine says TDX or SNP, but there is no provider. Simulating here would hide what it is.
+    /// The machine shows signs of TDX or SNP but has no provider. Simulating a TEE here would hide the real one.
     #[error(
         "this machine is a TEE ({tee}, by {sign}) but configfs-tsm has no provider: its guest driver is missing or did not bind"
     )]
     NoProvider {
-        /// Which TEE.
+        /// Name of the TEE.
         tee: &'static str,
-        /// What says so.
+        /// Sign of the TEE.
         sign: &'static str,
     },
-    /// SEV before SNP.
+    /// The machine runs under SEV or SEV-ES, which cannot attest.
     #[error(
         "this machine runs under SEV or SEV-ES (by {0}), which cannot attest: launch it with SEV-SNP"
     )]
     OldSev(&'static str),
-    /// Two vendors at once.
+    /// Signs of different TEEs were found.
     #[error("{one} and {other} speak for different TEEs: the host lies about one of them")]
     Contradiction {
-        /// One sign.
+        /// First sign.
         one: &'static str,
-        /// Another.
+        /// Second sign, or the provider.
         other: &'static str,
     },
-    /// Somebody else used the report entry in between.
+    /// Another process used the report entry at the same time.
     #[error("report was made {0} generations away from ours: somebody else uses configfs-tsm")]
     Race(u64),
-    /// Evidence is not in the format.
+    /// The evidence is malformed.
     #[error("evidence is malformed")]
     Layout(#[from] LayoutError),
-    /// Evidence is of another TEE than asked for.
+    /// The evidence is from another TEE than expected.
     #[error("evidence is of {found}, expected {expected}")]
     WrongTee {
         /// TEE of the evidence.
         found: Kind,
-        /// TEE expected.
+        /// Expected TEE.
         expected: Kind,
     },
-    /// Evidence is not over our report data.
+    /// The evidence contains other report data than requested.
     #[error("evidence is over other report data than asked for")]
     WrongReportData,
-    /// TDREPORT failed.
+    /// The TD's own report could not be read.
     #[error(
         "cannot read the TD's own report from {}",
         crate::sys::tdx_report::DEVICE
     )]
     OwnReport(#[source] io::Error),
-    /// The host's simulator did not answer.
+    /// The host's simulator returned no evidence.
     #[error("no simulated evidence")]
     Control(#[from] ControlError),
 }
 
-/// Checks that evidence is what was asked for: TEE and report data. Its signature is the verifier's business.
+/// Checks the TEE and the report data of evidence and returns the configuration digest that the launch measured. Verifiers
+/// check the signature.
 pub fn check_asked(evidence: &Evidence, expected: Kind, data: &Hex64) -> Result<Hex48, TeeError> {
     if evidence.tee() != expected {
         return Err(TeeError::WrongTee {

@@ -1,4 +1,4 @@
-//! Evidence from the host's simulator over the control channel, on machines that are no TEE.
+//! Evidence from the host's simulator over the control channel, on a machine that is no TEE.
 
 use std::time::Duration;
 
@@ -9,17 +9,17 @@ use cocoon_protocol::document::Evidence;
 use super::{NoTee, Tee, TeeError, check_asked};
 use crate::control::Control;
 
-/// How long the host may take: it reads whole firmware files the first time, perhaps on a busy machine.
+/// How long the host may take. For the first request it reads whole firmware files, perhaps on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// An imitated TEE. Its evidence verifies only under development roots.
+/// A simulated TEE. Its evidence verifies only under development roots.
 pub struct Simulated {
     control: Control,
     kind: Kind,
 }
 
 impl Simulated {
-    /// Imitates `kind`, on a machine that is proved to be no TEE.
+    /// Simulates `kind`, given the proof that this machine is no TEE.
     pub fn new(_proof: NoTee, control: Control, kind: Kind) -> Self {
         control.allow_simulated_evidence();
         Self { control, kind }

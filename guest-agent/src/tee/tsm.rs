@@ -1,4 +1,4 @@
-//! Evidence through the kernel's configfs-tsm (`Documentation/ABI/testing/configfs-tsm-report`).
+//! Evidence from the kernel's configfs-tsm (`Documentation/ABI/testing/configfs-tsm-report`).
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -15,22 +15,22 @@ use crate::sys::tdx_report;
 
 const REPORTS: &str = "/sys/kernel/config/tsm/report";
 const EVENT_LOG: &str = "/sys/firmware/acpi/tables/data/CCEL";
-/// The kernel's own limit of `outblob` and `auxblob`.
+/// The kernel's own limit for `outblob` and `auxblob`, in bytes.
 const MAX_BLOB: u64 = 32 * 1024;
-/// More than any firmware lays aside for its log.
+/// Limit for the event log in bytes, more than any firmware reserves for it.
 const MAX_EVENT_LOG: u64 = 256 * 1024;
 
-/// The TEE that this machine is.
+/// The TEE of this machine.
 pub struct Tsm {
     entry: PathBuf,
     kind: Kind,
     event_log: Blob,
-    /// One report at a time: inblob and outblob are one pair.
+    /// Held while a report is made, because each outblob belongs to the inblob written before it.
     using: Mutex<()>,
 }
 
 impl Tsm {
-    /// Opens a report entry; `None` when the kernel has no provider.
+    /// Opens a report entry. Returns `None` if the kernel has no provider.
     pub fn open() -> Result<Option<Self>, TeeError> {
         Self::open_at(Path::new(REPORTS), Path::new(EVENT_LOG))
     }
@@ -66,8 +66,8 @@ impl Tsm {
         }))
     }
 
-    /// The digest of the operator's configuration that the launch measured, from a report that the
-    /// host cannot forge: the TD's own on TDX (a quote passes through the host), the firmware's on SNP.
+    /// Returns the digest of the operator's configuration that the launch measured, from a report that the host cannot
+    /// forge: on TDX the TD's own report, because a quote passes through the host; on SNP the firmware's report.
     pub fn own_config_digest(&self) -> Result<Hex48, TeeError> {
         match self.kind {
             Kind::Tdx => tdx_report::config_id()
@@ -91,7 +91,7 @@ impl Tsm {
     fn outblob(&self, data: &Hex64) -> Result<(Blob, Blob), TeeError> {
         let before = self.generation()?;
         let inblob = self.entry.join("inblob");
-        // One write of 64 bytes: the attribute takes a whole value at a time.
+        // One write of 64 bytes, because the attribute takes its whole value at once.
         let written = File::options()
             .write(true)
             .open(&inblob)
@@ -106,7 +106,7 @@ impl Tsm {
             Kind::SevSnp => read(&self.entry.join("auxblob"), MAX_BLOB)?,
             Kind::Tdx => Vec::new(),
         };
-        // Each write of an attribute counts one generation: another one was not ours.
+        // Each write to an attribute increments the generation. Any other difference shows a second writer.
         match self.generation()?.wrapping_sub(before) {
             1 => Ok((outblob.into(), auxblob.into())),
             away => Err(TeeError::Race(away)),
@@ -137,7 +137,7 @@ impl Tee for Tsm {
     }
 }
 
-/// Reads a file of at most `limit` bytes; a longer one is an error, not a cut.
+/// Reads a file of at most `limit` bytes. A longer file is an error and is not truncated.
 fn read(path: &Path, limit: u64) -> Result<Vec<u8>, TeeError> {
     let mut bytes = Vec::new();
     let outcome = File::open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes));
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_report_of_another_generation_is_refused() {
-        // An ordinary folder stands for configfs: it never counts a generation.
+        // A plain folder replaces configfs here. Its generation never changes.
         let folder = tempfile::tempdir().unwrap();
         let entry = folder.path().join("cocoon");
         fs::create_dir(&entry).unwrap();

@@ -1,4 +1,4 @@
-//! Copies the verified files into a ramfs: memory that is neither swapped nor dropped.
+//! Copies the verified files into a ramfs, whose memory is neither swapped nor evicted.
 
 use std::fs::{self, File, Permissions};
 use std::io::{Read as _, Write as _};
@@ -12,14 +12,14 @@ use super::disk::Mapping;
 use super::{Volume, VolumeError};
 use crate::{memory, wait};
 
-/// Where the volume is mounted meanwhile.
+/// Mount point of the volume during the copy.
 const VOLUME: &str = "/volume";
-/// Permissions of what is only read.
+/// Permissions of files that are no programs.
 const READ: u32 = 0o444;
 const MAX_DEPTH: usize = 4;
 const MAX_FILES: usize = 4096;
 const CHUNK: usize = 1024 * 1024;
-/// Pause between two reports of progress.
+/// Shortest interval between two progress reports.
 const REPORT: Duration = Duration::from_millis(250);
 const NODE_DEADLINE: Duration = Duration::from_secs(10);
 const MIB: u64 = 1024 * 1024;
@@ -103,8 +103,8 @@ pub(super) fn into_memory(
     Ok(files)
 }
 
-/// Regular files under `root`, relative, in name order. The volume is measured, so that its limits
-/// are those of the image builder; they are checked because a bug is not an attack and hurts as well.
+/// Lists the regular files below `root` by relative path, in order of their names. The volume is measured, and its limits
+/// are those of the image builder. They are checked nevertheless, because a bug does as much harm as an attack.
 fn list(
     volume: &'static Volume,
     root: &Path,
@@ -141,7 +141,7 @@ fn list(
     Ok(())
 }
 
-/// Whether the file was as long as it says.
+/// Copies a file and returns whether it was as long as `size`.
 fn copy(
     from: &Path,
     to: &Path,
@@ -186,7 +186,7 @@ fn check_memory(volume: &'static Volume, total: u64, available: u64) -> Result<(
     }
 }
 
-/// The kernel makes the node a moment after the mapping.
+/// Waits for the device node, which the kernel creates a moment after the mapping.
 fn wait_for(node: &Path) -> Result<(), VolumeError> {
     wait::until(NODE_DEADLINE, || node.exists().then_some(()))
         .ok_or_else(|| VolumeError::file("find", node)(std::io::ErrorKind::NotFound.into()))

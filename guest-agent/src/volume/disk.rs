@@ -1,4 +1,4 @@
-//! The disk: by serial, never by name or order; through dm-verity; and away.
+//! Finds a disk by its serial, never by name or order, opens it through dm-verity, and detaches it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -11,28 +11,28 @@ use crate::wait;
 const BLOCK_DEVICES: &str = "/sys/block";
 const UNBIND: &str = "/sys/bus/virtio/drivers/virtio_blk/unbind";
 const CONTROL: &str = "/dev/mapper/control";
-/// How long the kernel may take to see a disk.
+/// How long the disk may take to appear.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Sectors of 512 bytes in a block of 4096.
+/// Number of 512-byte sectors in a 4096-byte block.
 const SECTORS: u64 = 8;
 
-/// The one disk with the serial.
+/// The only disk with the volume's serial.
 pub(super) struct Disk {
     volume: &'static Volume,
     name: String,
     node: PathBuf,
 }
 
-/// The volume behind dm-verity.
+/// The dm-verity mapping of a volume.
 pub(super) struct Mapping {
     control: File,
     name: &'static str,
-    /// Device node of the verified blocks.
+    /// Device node for reading verified blocks.
     pub node: PathBuf,
 }
 
 pub(super) fn find(volume: &'static Volume) -> Result<Disk, VolumeError> {
-    // Drivers bind while the kernel goes on: a disk may come a moment later.
+    // Drivers bind asynchronously, so a disk may appear a moment later.
     let named = wait::until(DEADLINE, || {
         let named = disks_with_serial(Path::new(BLOCK_DEVICES), volume.serial);
         (!matches!(&named, Ok(none) if none.is_empty())).then_some(named)
@@ -54,7 +54,7 @@ fn disks_with_serial(folder: &Path, wanted: &str) -> Result<Vec<String>, VolumeE
     let entries = fs::read_dir(folder).map_err(VolumeError::file("list", folder))?;
     let mut found = Vec::new();
     for entry in entries.flatten() {
-        // Only virtio disks have the file; other disks are none of our business.
+        // Only virtio disks have this file. Other disks are ignored.
         let serial = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
         if serial.trim_end() == wanted {
             found.push(entry.file_name().to_string_lossy().into_owned());
@@ -96,8 +96,8 @@ pub(super) fn open(disk: &Disk, verity: &Verity) -> Result<Mapping, VolumeError>
     })
 }
 
-/// Parameters of the target. A block that does not verify stops the machine: an I/O error could be
-/// taken for something to be handled.
+/// Returns the parameters of the dm-verity target. A block that does not verify makes the kernel panic, because an I/O error
+/// could be treated as recoverable.
 fn verity_table(node: &Path, verity: &Verity) -> String {
     let Verity {
         root,
@@ -111,14 +111,14 @@ fn verity_table(node: &Path, verity: &Verity) -> String {
 }
 
 impl Mapping {
-    /// Takes the mapping down; nothing may be mounted from it.
+    /// Removes the mapping, which must not be mounted.
     pub(super) fn close(self) -> Result<(), VolumeError> {
         device_mapper::remove(&self.control, self.name)
             .map_err(VolumeError::file("remove dm-verity from", &self.node))
     }
 }
 
-/// Takes the disk from its driver: from now on the guest cannot read it.
+/// Unbinds the disk from its driver. The guest cannot read it afterwards.
 pub(super) fn detach(disk: &Disk) -> Result<(), VolumeError> {
     let link = Path::new(BLOCK_DEVICES).join(&disk.name).join("device");
     let device = fs::read_link(&link).map_err(VolumeError::file("read", &link))?;

@@ -1,6 +1,6 @@
-//! Read-only disks of the host's: found by their serial, opened with dm-verity, read into memory that the kernel cannot
-//! evict, then detached for good before anybody can ask a question. What the host sees of a disk says nothing about
-//! prompts, neither of weights that are read nor of libraries that are used.
+//! The host's read-only disks. Each is found by its serial, opened with dm-verity, copied into memory that the kernel cannot
+//! evict, and detached for good before any prompt arrives. The host's view of disk accesses therefore reveals nothing about
+//! prompts, such as which weights are read or which libraries are used.
 
 mod copy;
 mod disk;
@@ -11,108 +11,109 @@ use std::path::{Path, PathBuf};
 use cocoon_protocol::bytes::Hex32;
 use nix::errno::Errno;
 
-/// A petabyte of blocks: more than any disk, little enough that sectors do not overflow.
+/// Largest number of blocks, equal to one pebibyte: more than any disk has, and few enough that sector numbers do not
+/// overflow.
 const MAX_BLOCKS: u64 = 1 << 38;
 
-/// What a disk holds.
+/// Description of a disk.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Volume {
-    /// For people.
+    /// Name of the volume in messages and of its dm-verity mapping.
     pub what: &'static str,
     /// Serial of the virtio disk.
     pub serial: &'static str,
-    /// Where its files are afterwards.
+    /// Folder of the files after loading.
     pub folder: &'static str,
-    /// Those of its files that may be executed, each with its permissions; where there are none, nothing there may.
+    /// Files that may be executed, each with its permissions. If empty, the folder is mounted noexec.
     pub programs: &'static [(&'static str, u32)],
 }
 
-/// How a volume verifies: what the measured command line says of it.
+/// dm-verity parameters of a volume, from the measured command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verity {
     /// dm-verity root hash.
     pub root: Hex32,
     /// dm-verity salt.
     pub salt: Hex32,
-    /// Data blocks of 4096 bytes; the hash tree begins right behind.
+    /// Number of data blocks of 4096 bytes. The hash tree follows directly after them.
     pub data_blocks: u64,
 }
 
-/// Why there is no volume.
+/// Why a volume could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
-    /// No disk.
+    /// No disk has the volume's serial.
     #[error("no disk has the serial {}: attach the {} volume", .0.serial, .0.what)]
     Absent(&'static Volume),
-    /// More than one.
+    /// Several disks have the volume's serial.
     #[error("{found} disks have the serial {}: there must be one", volume.serial)]
     Duplicate {
-        /// Of which volume.
+        /// The volume.
         volume: &'static Volume,
-        /// How many.
+        /// Number of disks.
         found: usize,
     },
-    /// Smaller than its own data.
+    /// The disk is too small for the data and its hash tree.
     #[error(
         "{} volume has {found} sectors, fewer than the {expected} of its data: it is cut short or another one",
         volume.what
     )]
     Short {
-        /// Which volume.
+        /// The volume.
         volume: &'static Volume,
         /// Sectors of the disk.
         found: u64,
-        /// Sectors of data.
+        /// Sectors of the data.
         expected: u64,
     },
-    /// Does not fit.
+    /// The files do not fit into the available memory.
     #[error(
         "{} of {needed} MiB does not fit into {free} MiB of free memory: give the machine more",
         volume.what
     )]
     Memory {
-        /// Which volume.
+        /// The volume.
         volume: &'static Volume,
-        /// MiB of files.
+        /// Size of the files in MiB.
         needed: u64,
-        /// MiB available.
+        /// Available memory in MiB.
         free: u64,
     },
-    /// Deeper or larger than a volume can be.
+    /// The volume's folders or files exceed the limits, or have a type that is not supported.
     #[error("{} volume has {problem}", volume.what)]
     Shape {
-        /// Which volume.
+        /// The volume.
         volume: &'static Volume,
-        /// What is amiss.
+        /// Description of the problem.
         problem: &'static str,
     },
-    /// Still there after it was detached.
+    /// The disk is still present after its driver was unbound.
     #[error("{} volume {name} is still attached after its driver let it go", volume.what)]
     Attached {
-        /// Which volume.
+        /// The volume.
         volume: &'static Volume,
-        /// The disk.
+        /// Name of the disk.
         name: String,
     },
-    /// A mount failed.
+    /// A mount or unmount failed.
     #[error("cannot {operation} of the {} volume", volume.what)]
     Mount {
-        /// Which volume.
+        /// The volume.
         volume: &'static Volume,
-        /// What.
+        /// Failed operation.
         operation: &'static str,
-        /// Why.
+        /// Cause.
         #[source]
         source: Errno,
     },
     /// A file operation failed.
     #[error("cannot {operation} {path}")]
     File {
-        /// What.
+        /// Failed operation.
         operation: &'static str,
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         #[source]
         source: io::Error,
     },
@@ -129,7 +130,7 @@ impl VolumeError {
 }
 
 impl Verity {
-    /// From the three fields of a word of the command line.
+    /// Parses the three fields of a command line token.
     #[must_use]
     pub fn parse(root: &str, salt: &str, data_blocks: &str) -> Option<Self> {
         let data_blocks = data_blocks.parse().ok()?;
@@ -142,10 +143,11 @@ impl Verity {
     }
 }
 
-/// Does all of it; `progress` hears bytes done and bytes in all. The files' paths below the volume's folder, and bytes.
+/// Finds, verifies, copies and detaches a volume. Returns each file's path below the volume's folder and its size in bytes.
+/// `progress` receives the bytes copied and the total.
 ///
 /// # Errors
-/// [`VolumeError`]. A block that is not the measured one ends the machine.
+/// [`VolumeError`]. A block that does not verify does not return an error but makes the kernel panic.
 pub fn load(
     volume: &'static Volume,
     verity: &Verity,

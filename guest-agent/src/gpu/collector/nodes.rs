@@ -2,9 +2,9 @@
 //! systems a setuid helper of NVIDIA's does, which this guest does not have.
 //!
 //! The major numbers come from `/proc/devices`, under the driver's name. The minor numbers come from `Device Minor` in
-//! `/proc/driver/nvidia/gpus/ADDRESS/information`, as the open kernel modules write it. The driver lists a GPU only after
-//! it has bound to it. The agent waits until all GPUs of the bus are listed, because a GPU without a device file could
-//! give no evidence.
+//! `/proc/driver/nvidia/gpus/ADDRESS/information`, as the open kernel modules write it. The driver lists a GPU only after it
+//! has bound to it. The agent waits until all GPUs of the bus are listed, because a GPU without a device file could give no
+//! evidence.
 
 use std::fs::{self, Permissions};
 use std::io;
