@@ -1,5 +1,5 @@
-//! What people see on a terminal: waiting, words, conversations. Answers and verdicts go to standard
-//! output, everything beside them to standard error.
+//! Output on a terminal: conversations, words as they arrive, and progress while waiting. Answers
+//! and verdicts go to standard output, everything else to standard error.
 
 mod answering;
 mod lines;
@@ -19,38 +19,38 @@ use crate::chat::{ChatError, Conversation, Ending};
 use crate::error::chain;
 use crate::table::TableStyle;
 
-/// Why a conversation on a terminal breaks off.
+/// Why a conversation on a terminal failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TerminalError {
-    /// No answer.
+    /// A question got no answer.
     #[error(transparent)]
     Chat(#[from] ChatError),
-    /// Standard input or output.
+    /// Standard input or output failed.
     #[error("cannot read from or write to the terminal")]
     Io(#[from] io::Error),
-    /// A line that no request would hold.
+    /// A line is too long for a request.
     #[error(
         "a question has more than {} bytes, and none of it was asked: shorten it",
         lines::MAX_LINE
     )]
     LineTooLong,
-    /// A line of something else than text.
+    /// A line is not UTF-8.
     #[error("a question is not UTF-8, and none of it was asked: convert it")]
     NotText,
-    /// Questions that failed, each of which was told when it did.
+    /// Some questions failed; each failure was reported when it happened.
     #[error("{failed} of {asked} questions got no whole answer")]
     Unanswered {
-        /// How many there were.
+        /// Number of questions.
         asked: usize,
-        /// How many of them failed.
+        /// Number of questions that failed.
         failed: usize,
-        /// Whether appliances were refused for what they showed.
+        /// Whether appliances were refused for what they presented.
         rejected: bool,
     },
 }
 
 impl TerminalError {
-    /// Whether appliances were refused for what they showed, rather than not reached.
+    /// Returns whether appliances were refused for what they presented, rather than not reached.
     pub fn is_rejection(&self) -> bool {
         match self {
             Self::Chat(error) => error.is_rejection(),
@@ -59,17 +59,20 @@ impl TerminalError {
         }
     }
 
-    /// Whether it is about the question that was read, and the next may be better.
+    /// Returns whether the error concerns only the question that was read; the conversation can go
+    /// on.
     pub fn is_of_one_question(&self) -> bool {
         matches!(self, Self::LineTooLong | Self::NotText)
     }
 }
 
-/// A conversation on the terminal: lines in, answers out, until `/quit` or the end of input; `/new` begins a new one. Ctrl-C
-/// stops an answer; between answers it ends.
+/// Runs a conversation on the terminal: reads lines and prints answers until `/quit` or the end of
+/// input. `/new` begins a new conversation. Ctrl-C stops an answer; between answers it ends the
+/// conversation.
 ///
 /// # Errors
-/// [`TerminalError::Io`], and where nobody sits at a terminal [`TerminalError::Unanswered`].
+/// [`TerminalError::Io`], and [`TerminalError::Unanswered`] if standard input is not a terminal and
+/// a question failed.
 pub async fn talk(conversation: &mut Conversation) -> Result<(), TerminalError> {
     say("/quit or Ctrl-D ends; /new begins a new conversation; Ctrl-C stops an answer");
     let mut tally = Tally::default();
@@ -110,15 +113,16 @@ pub async fn talk(conversation: &mut Conversation) -> Result<(), TerminalError> 
     }
 }
 
-/// Asks one question and prints its answer as it arrives, without anything that could steer the terminal.
+/// Asks one question and prints its answer as it arrives, without characters that control the
+/// terminal.
 pub async fn answer(conversation: &mut Conversation, prompt: &str) -> Result<(), TerminalError> {
     answer_told(conversation, prompt, || ()).await
 }
 
-/// The same; `begins` is called once, when the first words are there.
+/// Does the same as [`answer`], and calls `begins` once, when the first words arrive.
 ///
 /// # Errors
-/// As [`answer`].
+/// The same as those of [`answer`].
 pub async fn answer_told(
     conversation: &mut Conversation,
     prompt: &str,
@@ -171,8 +175,8 @@ pub async fn answer_told(
     Ok(())
 }
 
-/// A line from standard input, after a prompt if people are to see one; `None` at its end. Read on a thread of its own,
-/// which a Ctrl-C leaves waiting.
+/// Reads a line from standard input; `None` at its end. With `prompt`, shows a prompt first if
+/// standard input is a terminal. Reads on a thread of its own, which goes on waiting after Ctrl-C.
 pub async fn line(prompt: bool) -> Result<Option<Zeroizing<String>>, TerminalError> {
     if prompt && io::stdin().is_terminal() {
         print("\n> ")?;
@@ -181,7 +185,8 @@ pub async fn line(prompt: bool) -> Result<Option<Zeroizing<String>>, TerminalErr
     reading.await.map_err(io::Error::other)?
 }
 
-/// Colours when standard output is a terminal that may have them.
+/// Returns the style for standard output, with colours if it is a terminal and `NO_COLOR` is not
+/// set.
 pub fn style(full: bool) -> TableStyle {
     let terminal = io::stdout().is_terminal();
     let color = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -193,21 +198,21 @@ pub fn style(full: bool) -> TableStyle {
     }
 }
 
-/// A line for people, beside the output proper.
+/// Writes a line for people to standard error.
 pub fn say(line: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Writes to standard output at once.
+/// Writes to standard output and flushes it.
 pub fn print(text: impl std::fmt::Display) -> io::Result<()> {
     let mut out = io::stdout().lock();
     write!(out, "{text}")?;
     out.flush()
 }
 
-/// A model's words, without what could steer a terminal.
+/// Returns text of a model without characters that control a terminal.
 fn harmless(text: &str) -> Zeroizing<String> {
-    // Never longer than it was: it does not move, which would leave copies behind.
+    // The result is never longer than the text, so it is not reallocated, which would leave copies.
     let mut harmless = Zeroizing::new(String::with_capacity(text.len()));
     harmless.extend(
         text.chars()

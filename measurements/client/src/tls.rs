@@ -1,8 +1,8 @@
-//! TLS 1.3 as an appliance speaks it, and what is checked inside the handshake.
+//! TLS 1.3 with an appliance, and the checks inside the handshake.
 //!
-//! The certificate chains to nobody: the boot document in it is judged early, so that a wrong
-//! appliance is refused before anything is sent, and CertificateVerify proves that the other side
-//! holds the key. Neither authorises a prompt: see [`connect`](crate::Verifier::connect).
+//! The certificate chains to no authority. The boot document in it is appraised early, so that an
+//! untrusted appliance is refused before anything is sent. CertificateVerify proves that the other
+//! side holds the key. Neither authorises a prompt: see [`connect`](crate::Verifier::connect).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,16 +21,16 @@ use crate::certificate::Leaf;
 use crate::error::{ConnectError, Stage};
 use crate::verifier::Verifier;
 
-/// What the handshake found, for the code behind it.
+/// Result of the checks in the handshake.
 #[derive(Default)]
 pub(crate) struct Found {
-    /// The leaf, once it was accepted.
+    /// The leaf certificate, if it was accepted.
     pub(crate) leaf: Option<Leaf>,
-    /// Why it was refused: TLS errors cannot carry it as it is.
+    /// Reason of a refusal, which TLS errors cannot carry.
     pub(crate) refusal: Option<ConnectError>,
 }
 
-/// Judges the certificate of one handshake.
+/// Checks the certificate of one handshake.
 pub(crate) struct Handshake {
     address: Address,
     verifier: Verifier,
@@ -38,8 +38,8 @@ pub(crate) struct Handshake {
     found: Mutex<Found>,
 }
 
-/// rustls on graviola, cut down to the key exchanges that the appliance has: the hybrid
-/// post-quantum one first.
+/// Returns rustls' provider based on graviola, limited to the key exchanges of the appliance; the
+/// hybrid post-quantum one comes first.
 pub(crate) fn provider() -> CryptoProvider {
     let mut provider = rustls_graviola::default_provider();
     let wanted = [NamedGroup::X25519MLKEM768, NamedGroup::X25519];
@@ -52,7 +52,8 @@ pub(crate) fn provider() -> CryptoProvider {
     provider
 }
 
-/// A configuration for one connection: nothing is remembered from one to the next.
+/// Makes the configuration for one connection: without resumption or any other state of earlier
+/// ones.
 pub(crate) fn config(
     handshake: Arc<Handshake>,
     provider: Arc<CryptoProvider>,
@@ -79,7 +80,7 @@ impl Handshake {
         }
     }
 
-    /// What was found, once.
+    /// Takes the result of the checks; a second call returns an empty one.
     pub(crate) fn take(&self) -> Found {
         std::mem::take(&mut *self.found.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -96,7 +97,7 @@ impl Handshake {
             fresh: None,
             handshake_gpus: None,
         };
-        // Good enough to go on, and nothing more: the verdict that counts is the session's.
+        // This only lets the handshake go on: the verdict on the session document decides.
         let _early = self.verifier.accept(
             &self.address,
             Stage::Handshake,
@@ -112,7 +113,7 @@ impl Handshake {
     }
 }
 
-/// What must hold of a document before anybody judges it, in both places where one is shown.
+/// Checks the kind and the key of a document before it is appraised. Applies to both documents.
 pub(crate) fn check_kind_and_key(
     address: &Address,
     leaf: &Leaf,
@@ -147,8 +148,8 @@ impl std::fmt::Debug for Handshake {
 }
 
 impl ServerCertVerifier for Handshake {
-    // The name, the dates and further certificates are ignored on purpose: the first two are constants in
-    // every appliance, and nobody has signed the key but the CPU.
+    // The name, the dates and further certificates are ignored on purpose: name and dates are
+    // constants in every appliance, and only the CPU's evidence vouches for the key.
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -176,7 +177,8 @@ impl ServerCertVerifier for Handshake {
         Err(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig.into())
     }
 
-    // By the bare key: the ready-made check parses the certificate once more and refuses our critical extension.
+    // Uses the raw key, because rustls' own check would parse the certificate again and refuse its
+    // critical extension.
     fn verify_tls13_signature(
         &self,
         message: &[u8],

@@ -1,4 +1,5 @@
-//! Conversations for programs: one line of JSON for every question, and one for what kept it from being asked.
+//! Conversations for programs: one line of JSON per question, also for questions that could not be
+//! asked.
 
 use std::time::{Duration, Instant};
 
@@ -12,46 +13,46 @@ use crate::chat::{ChatError, Conversation, Ending};
 use crate::error::chain;
 use crate::wiped::{self, push};
 
-/// One line. What is not known is null, so that every line has the same fields.
+/// One line. Unknown values are null, so that every line has the same fields.
 #[derive(Serialize)]
 pub struct Line<'a> {
-    /// The appliance that answered, or the first that was asked for.
+    /// URL of the appliance that answered, or of the first one that was given.
     pub url: String,
-    /// Whether it was verified.
+    /// Whether the appliance was verified.
     pub accepted: bool,
-    /// What the verdict is worth.
+    /// Class of the verdict.
     pub class: Option<Class>,
     /// The verdict in one line.
     pub summary: Option<&'a str>,
-    /// The whole verdict, after a rejection.
+    /// The whole verdict, if the appliance was rejected.
     pub verdict: Option<&'a Verdict>,
-    /// The model that was asked.
+    /// The model that was used.
     pub model: Option<&'a str>,
-    /// The answer, as far as it came.
+    /// The answer, as far as it arrived.
     pub answer: Option<&'a str>,
-    /// Why it ended.
+    /// Reason why the answer ended.
     pub finish_reason: Option<FinishReason>,
     /// Tokens, as the appliance counted them.
     pub usage: Option<Usage>,
-    /// How long it took.
+    /// Durations of the question.
     pub timing: Timing,
-    /// What went wrong.
+    /// The error, if the question failed.
     pub error: Option<&'a str>,
 }
 
-/// Milliseconds.
+/// Durations in milliseconds.
 #[derive(Clone, Copy, Default, Serialize)]
 pub struct Timing {
-    /// Connecting and judging, before the first question.
+    /// Duration of connecting and appraising, before the first question.
     pub attested_ms: Option<u64>,
-    /// From the question to the first piece of its answer.
+    /// Time from the question to the first piece of its answer.
     pub first_piece_ms: Option<u64>,
-    /// From the question to the end of its answer.
+    /// Time from the question to the end of its answer.
     pub answer_ms: Option<u64>,
 }
 
 impl<'a> Line<'a> {
-    /// What kept a question from being asked.
+    /// Makes the line about an error that came before any question could be asked.
     pub fn failed(url: String, verdict: Option<&'a Verdict>, error: &'a str) -> Self {
         Self {
             url,
@@ -68,25 +69,26 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// The line as text, wiped on drop, without a line break.
+    /// Returns the line as text without a line break. Wiped on drop.
     pub fn text(&self) -> Zeroizing<String> {
         json(self)
     }
 }
 
-/// One line of JSON, wiped on drop.
+/// Returns a value as one line of JSON. Wiped on drop.
 pub(crate) fn json(line: &impl Serialize) -> Zeroizing<String> {
-    // Only maps with non-string keys or failing Serialize impls make this fail: there are none. JSON is UTF-8.
+    // Only non-string map keys or failing Serialize impls make this fail: there are none. JSON is
+    // UTF-8.
     let mut bytes = wiped::json(line).unwrap_or_default();
     Zeroizing::new(String::from_utf8(std::mem::take(&mut *bytes)).unwrap_or_default())
 }
 
-/// As [`Timing`] counts.
+/// Converts a duration to the milliseconds of [`Timing`].
 pub fn milliseconds(since: Duration) -> Option<u64> {
     u64::try_from(since.as_millis()).ok()
 }
 
-/// The line about a question that could not be asked of the appliance that `first` tells of.
+/// Returns the line about a question that could not be asked of the appliance described by `first`.
 pub fn unasked(first: &Line<'_>, error: &str) -> Zeroizing<String> {
     Line {
         url: first.url.clone(),
@@ -97,7 +99,7 @@ pub fn unasked(first: &Line<'_>, error: &str) -> Zeroizing<String> {
     .text()
 }
 
-/// Asks, and gives the line about it. What is known of the appliance until it answers stands in `first`.
+/// Asks a question and returns the line about it. `first` describes the appliance until it answers.
 pub async fn ask(
     conversation: &mut Conversation,
     prompt: &str,
@@ -122,7 +124,7 @@ pub async fn ask(
         Err(error) => (None, Some(chain(error))),
     };
     let appliance = ending.and_then(|ending: &Ending| ending.appliance.as_ref());
-    // The first was accepted; the connection behind it may be refused all the same.
+    // The first connection was accepted, but a later one may have been refused.
     let rejection = result.as_ref().err().filter(|error| error.is_rejection());
     let judged = rejection.and_then(ChatError::verdict);
     let address = judged.map(|(address, _)| address);
@@ -153,7 +155,7 @@ pub async fn ask(
 mod tests {
     use super::*;
 
-    /// In the room that was made for it: it never moved.
+    /// The text fills its allocation exactly, so it was never reallocated.
     #[test]
     fn a_line_leaves_no_copies_behind() {
         let answer = "\u{1}é\"".repeat(1000);

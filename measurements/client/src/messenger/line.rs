@@ -11,7 +11,7 @@ use crate::transcript::Timing;
 /// The report. Unknown values are null, so that every line has the same fields.
 #[derive(Serialize)]
 pub struct Line<'a> {
-    /// URL of the appliance that answered last, or the first one of the request.
+    /// URL of the appliance that answered last, or of the first one that was given.
     pub url: String,
     /// Whether the appliance was verified.
     pub accepted: bool,

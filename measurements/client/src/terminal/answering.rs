@@ -1,4 +1,4 @@
-//! An answer under way: its words as they arrive, and between them a sign that it goes on.
+//! Prints an answer as it arrives, and a spinner when it pauses.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,27 +10,28 @@ use unicode_width::UnicodeWidthChar as _;
 
 use super::{Waiting, harmless, print};
 
-/// After how much silence the sign appears; a fast answer needs none.
+/// How long nothing must arrive before the spinner appears; a fast answer needs none.
 const SILENCE: Duration = Duration::from_secs(1);
-/// How often it turns.
+/// Interval between two shapes of the spinner.
 const TURN: Duration = Duration::from_millis(200);
-/// Its shapes. Plain characters and backspace work on every terminal.
+/// Shapes of the spinner. Plain characters and backspace work on every terminal.
 const SHAPES: [&str; 4] = ["|\u{8}", "/\u{8}", "-\u{8}", "\\\u{8}"];
-/// Takes it away.
+/// Erases the spinner.
 const ERASED: &str = " \u{8}";
 
-/// An answer on standard output. Until its first word, waiting is shown on standard error. After that the sign stands behind
-/// the last word where people read it on a terminal, and else stays on standard error, unless both go to the same
-/// file: there it would get into the text.
+/// An answer on standard output. Until its first word, standard error shows that it is awaited. If
+/// standard output is a terminal, a spinner after the last word shows pauses from then on.
+/// Otherwise standard error shows until the end that the answer is not complete, unless both go to
+/// the same file, where that would get into the text.
 pub struct Answering {
-    /// Until the first word, or to the end.
+    /// Progress on standard error until the first word, or until the end.
     waiting: Option<Waiting>,
     to_the_end: bool,
     beside: Option<Beside>,
 }
 
 impl Answering {
-    /// Nothing has arrived yet.
+    /// Makes an answer of which nothing has arrived yet.
     pub fn new() -> Self {
         let (output, errors) = (io::stdout(), io::stderr());
         let beside = output.is_terminal();
@@ -48,7 +49,7 @@ impl Answering {
         }
     }
 
-    /// Prints words that have arrived, without what could steer a terminal.
+    /// Prints words that arrived, without characters that control the terminal.
     pub fn words(&mut self, words: &str) -> io::Result<()> {
         self.print(&harmless(words))
     }
@@ -78,15 +79,15 @@ fn is_same_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     };
     match (identity(one), identity(other)) {
         (Ok(one), Ok(other)) => one == other,
-        // Nobody knows: the text matters more.
+        // Unknown: assume the same file, because the text must not be spoiled.
         _ => true,
     }
 }
 
-/// The sign behind the last word, turned by a thread of its own.
+/// The spinner after the last word, turned by its own thread.
 struct Beside {
     sign: Arc<Mutex<Sign>>,
-    /// Dropping it ends the thread.
+    /// Ends the thread when it is dropped.
     _alive: mpsc::Sender<()>,
 }
 
@@ -98,7 +99,7 @@ impl Beside {
         std::thread::spawn(move || {
             while ended.recv_timeout(TURN) == Err(mpsc::RecvTimeoutError::Timeout) {
                 let mut sign = lock(&turned);
-                // Whoever prints the next word learns of a broken terminal.
+                // The next write of words reports a broken terminal.
                 let _ = print(sign.turn(Instant::now(), columns()));
             }
         });
@@ -122,9 +123,9 @@ impl Beside {
 impl Drop for Beside {
     fn drop(&mut self) {
         let mut sign = lock(&self.sign);
-        // A terminal that is gone shows nothing.
+        // Ignored: a closed terminal shows nothing.
         let _ = print(sign.erase());
-        // The thread may turn once more before it sees the end.
+        // The thread may run once more before it ends; it must not show the spinner again.
         sign.begun = false;
     }
 }
@@ -137,9 +138,9 @@ fn columns() -> usize {
     terminal_size::terminal_size().map_or(0, |(width, _)| usize::from(width.0))
 }
 
-/// Where the text ends, and whether the sign stands there.
+/// Position where the text ends, and whether the spinner is shown there.
 struct Sign {
-    /// There is a word that it can stand behind.
+    /// Whether there is a word after which the spinner can be shown.
     begun: bool,
     shown: bool,
     turns: usize,
@@ -158,7 +159,8 @@ impl Sign {
         }
     }
 
-    /// What to write to turn it. In the last column of a line it would not be clear where the cursor goes: none there.
+    /// Returns what to write to turn the spinner. In the last column of a line nothing is shown,
+    /// because terminals differ in where the cursor goes from there.
     fn turn(&mut self, now: Instant, columns: usize) -> &'static str {
         let silent = now.saturating_duration_since(self.last);
         if !self.begun || silent < SILENCE || self.column + 1 >= columns {
@@ -169,7 +171,7 @@ impl Sign {
         SHAPES[self.turns % SHAPES.len()]
     }
 
-    /// What to write before anything else.
+    /// Returns what to write before any other text.
     fn erase(&mut self) -> &'static str {
         if std::mem::take(&mut self.shown) {
             ERASED
@@ -178,7 +180,7 @@ impl Sign {
         }
     }
 
-    /// Keeps up with text that was written to a terminal with so many columns.
+    /// Updates the position for text that was written to a terminal with `columns` columns.
     fn follow(&mut self, text: &str, now: Instant, columns: usize) {
         (self.begun, self.last) = (true, now);
         for character in text.chars() {

@@ -1,4 +1,4 @@
-//! Questions from standard input: a line each, within a bound, and how they fared.
+//! Questions from standard input, one per line with a length limit, and the tally of their results.
 
 use std::io::{BufRead, Read as _};
 
@@ -6,13 +6,14 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::TerminalError;
 
-/// Longest line, in bytes: most of what fits into a request.
+/// Longest line, in bytes. It leaves room for the rest of a request.
 pub(super) const MAX_LINE: usize = 512 * 1024;
 
-/// The next line, or `None` at the end. One that is too long is passed over as a whole: no question is made of its parts.
+/// Returns the next line, or `None` at the end. Skips a line that is too long as a whole, so that
+/// its parts do not become questions.
 pub(super) fn next(input: &mut impl BufRead) -> Result<Option<Zeroizing<String>>, TerminalError> {
-    // A byte more, so that the line that just fits is told from a longer one: its end, or a byte too many. Room for all of
-    // it at once: a vector that grew would leave copies behind that nobody wipes.
+    // One byte more than the limit tells a line that just fits from a longer one. Allocated at
+    // once: a vector that grows would leave copies behind that are not wiped.
     let limit = MAX_LINE + 1;
     let mut line = Zeroizing::new(Vec::with_capacity(limit));
     let read = input
@@ -35,7 +36,7 @@ pub(super) fn next(input: &mut impl BufRead) -> Result<Option<Zeroizing<String>>
     }
 }
 
-/// How the questions of a conversation fared.
+/// Tally of the results of a conversation's questions.
 #[derive(Debug, Default)]
 pub struct Tally {
     asked: usize,
@@ -44,7 +45,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Counts a question; `rejected` where it failed says whether for what the appliances showed.
+    /// Counts a question. The error says whether appliances were refused for what they presented.
     pub fn count(&mut self, result: Result<(), bool>) {
         self.asked += 1;
         if let Err(rejected) = result {
@@ -53,10 +54,11 @@ impl Tally {
         }
     }
 
-    /// What they amount to.
+    /// Returns the overall result.
     ///
     /// # Errors
-    /// [`TerminalError::Unanswered`]: one that failed is enough, and a rejection goes before every other failure.
+    /// [`TerminalError::Unanswered`] if at least one question failed. It counts as a rejection if
+    /// one of them was one.
     pub fn end(self) -> Result<(), TerminalError> {
         let Self {
             asked,
@@ -93,13 +95,13 @@ mod tests {
         assert_eq!(read().unwrap(), told("three"));
         assert_eq!(read().unwrap(), None);
 
-        // Nor does the end of input make it shorter.
+        // The end of input does not make the line shorter.
         let mut input = &vec![b'a'; MAX_LINE + 1][..];
         assert!(matches!(next(&mut input), Err(TerminalError::LineTooLong)));
         assert!(matches!(next(&mut input), Ok(None)));
     }
 
-    /// Nor does one that is no text end those behind it.
+    /// The questions after a line that is not UTF-8 are still read.
     #[test]
     fn a_line_that_is_no_text_is_one_question() {
         let mut input = &b"\xff\ntwo\n"[..];

@@ -1,4 +1,4 @@
-//! Something that takes time, so that nobody wonders whether it still goes on.
+//! Progress of operations that take time.
 
 use std::io::{self, Write as _};
 use std::sync::mpsc;
@@ -6,27 +6,27 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// How long nothing is said where there is no terminal: a little less than two seconds.
+/// Interval between dots where there is no terminal: a little less than two seconds.
 const SILENCE: Duration = Duration::from_millis(1900);
-/// Dots in a row, about two minutes: readers of a log see whole lines only.
+/// Number of dots in a row, about two minutes: log viewers often show only complete lines.
 const DOTS: usize = 60;
 
-/// Something that takes time, shown on standard error: turning on a terminal, a growing row of dots elsewhere.
+/// Progress on standard error: a spinner on a terminal, a growing row of dots elsewhere.
 pub struct Waiting {
     bar: ProgressBar,
-    /// Where standard error is no terminal; dropping it ends the row.
+    /// Used if standard error is not a terminal; ends the row when it is dropped.
     dots: Option<Dots>,
 }
 
 impl Waiting {
-    /// Shows `what` until it is done.
+    /// Shows `what` until [`done`](Self::done) is called or the value is dropped.
     pub fn new(what: String) -> Self {
         let bar = ProgressBar::new_spinner();
         if bar.is_hidden() {
             let dots = Some(Dots::begin(&what));
             return Self { bar, dots };
         }
-        // The template is a constant without errors; the default one serves as well.
+        // The template is a valid constant; the default style would also do.
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} … {elapsed}") {
             bar.set_style(style);
         }
@@ -35,7 +35,7 @@ impl Waiting {
         Self { bar, dots: None }
     }
 
-    /// Takes it away.
+    /// Removes the progress display.
     pub fn done(&mut self) {
         self.bar.finish_and_clear();
         self.dots = None;
@@ -48,7 +48,7 @@ impl Drop for Waiting {
     }
 }
 
-/// A thread that writes dots until it is told to end.
+/// A thread that writes dots until the value is dropped.
 struct Dots {
     ended: Option<mpsc::Sender<()>>,
     writer: Option<std::thread::JoinHandle<()>>,
@@ -74,10 +74,10 @@ impl Dots {
 }
 
 impl Drop for Dots {
-    /// What is written afterwards begins on a line of its own.
+    /// Ends the row, so that later output begins on a line of its own.
     fn drop(&mut self) {
         self.ended = None;
-        // It ends by itself now, and has nothing to give back.
+        // The thread ends now, and returns nothing.
         if let Some(writer) = self.writer.take() {
             let _ = writer.join();
         }
@@ -85,7 +85,7 @@ impl Drop for Dots {
     }
 }
 
-/// What cannot be shown is no reason to stop.
+/// Writes to standard error; failures are ignored.
 fn show(text: std::fmt::Arguments<'_>) {
     let _ = io::stderr().write_fmt(text);
 }
