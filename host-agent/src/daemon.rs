@@ -1,4 +1,4 @@
-//! `cocoon-host serve`: keeps the appliances of one file as they are wanted, and answers questions about them.
+//! `cocoon-host serve`: the daemon, which keeps the appliances of one file running and answers the local API.
 //!
 //! ```text
 //! cocoon-host ps, start, stop, … ──HTTP──▶ server ──▶ keeper (one task for each appliance)
@@ -6,8 +6,8 @@
 //!                                         journal ◀───────┴──▶ supervisor (one process for each VM)
 //! ```
 //!
-//! The daemon may be killed at any moment: what it decided is on disk before it acts, and VMs belong to their
-//! supervisors. The one that comes after finds both and goes on.
+//! The daemon may be killed at any moment. Every decision is on disk before it is carried out, and VMs belong to their
+//! supervisors. The next daemon finds both and continues.
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -42,44 +42,44 @@ mod unit;
 use journal::Journal;
 use keeper::{Handle, Keeper};
 
-/// The API's socket in the folder of state.
+/// Name of the API's socket in the state folder.
 pub const SOCKET: &str = "host.sock";
-/// Held by the daemon of the folder.
+/// Name of the lock file in the state folder; the daemon holds the lock.
 const LOCK: &str = "host.lock";
-/// How long a daemon that is gone may still seem to hold it: so does a process of its own between fork and exec.
+/// How long a lock may outlive its daemon: a child process holds it between fork and exec.
 const LOCKED: Duration = Duration::from_millis(500);
-/// Between two tries to take it.
+/// Interval between two attempts to take the lock.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// Why there is no daemon.
+/// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
-    /// The folder of state.
+    /// The state folder cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
-    /// Another daemon has it.
+    /// Another daemon holds the state folder.
     #[error(
         "another daemon keeps its state in {0:?}: `cocoon-host ps` talks to it; stop it, or choose another host.state"
     )]
     Running(PathBuf),
-    /// What is shown to anybody.
+    /// The listener or the certificate of `[web]` or `[status]` cannot be used.
     #[error("nothing can be shown as [web] says")]
     Web(#[from] WebError),
-    /// Who may see the status page.
+    /// The login file of the status page cannot be used.
     #[error(transparent)]
     Login(#[from] LoginError),
 }
 
-/// How the daemon is asked to end.
+/// How the daemon ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// Appliances finish their requests and stop; the next daemon starts them again.
+    /// Appliances finish their requests and stop. The next daemon starts them again.
     Halt,
-    /// Appliances go on, and the next daemon finds them.
+    /// Appliances go on, and the next daemon takes them over.
     Leave,
 }
 
-/// A daemon, ready to run.
+/// A daemon that holds its state folder and is ready to run.
 pub struct Daemon {
     config: HostConfig,
     file: PathBuf,
@@ -91,15 +91,16 @@ pub struct Daemon {
     web: Option<Web>,
     status: Option<Web>,
     login: Option<Login>,
-    /// Held as long as it is open.
+    /// Holds the lock as long as it is open.
     _lock: File,
 }
 
 impl Daemon {
-    /// Takes the folder of state and its socket; `file` is where `config` comes from. Needs a runtime.
+    /// Takes the state folder and binds the sockets; `file` is the path that `config` was read from. Must be called within a
+    /// Tokio runtime.
     ///
     /// # Errors
-    /// [`DaemonError`].
+    /// Fails with [`DaemonError`] if the state folder, a listener or the login file cannot be used.
     pub fn take(config: HostConfig, file: &Path) -> Result<Self, DaemonError> {
         let root = config.host.state.clone();
         state::folder_of_ours(&root)?;
@@ -164,31 +165,31 @@ impl Daemon {
         })
     }
 
-    /// Starts supervisors from `program` in place of this one.
+    /// Sets the program to start supervisors from, instead of this one.
     #[must_use]
     pub fn with_program(self, program: PathBuf) -> Self {
         Self { program, ..self }
     }
 
-    /// With other deadlines.
+    /// Sets other deadlines.
     #[must_use]
     pub fn with_deadlines(self, deadlines: Deadlines) -> Self {
         Self { deadlines, ..self }
     }
 
-    /// With somebody else who judges the evidence of new VMs.
+    /// Sets another judge of the evidence of new VMs.
     #[must_use]
     pub fn with_judge(self, judge: Arc<dyn Judge>) -> Self {
         Self { judge, ..self }
     }
 
-    /// What happens, from now on.
+    /// The daemon's journal of events.
     #[must_use]
     pub fn journal(&self) -> Arc<Journal> {
         Arc::clone(&self.journal)
     }
 
-    /// Runs until `end` says how to end; a halt returns when nothing runs any more, or when `end` says to leave after all.
+    /// Runs until `end` says how to end. A halt returns when no VM runs any more, or when `end` changes to [`End::Leave`].
     pub async fn run(self, mut end: watch::Receiver<Option<End>>) {
         let Self {
             config,
@@ -237,7 +238,7 @@ impl Daemon {
         let gpus = gpus.filter_map(|one| Some((one.name.clone(), one.gpu?)));
         let gpus = gpus.collect();
         let handles: Arc<[Handle]> = handles.into();
-        // Where the user's cache is not known, nothing is kept in it either.
+        // Without a cache folder, no collateral is kept either.
         let cache = config.host.cache.clone();
         let cache = cache.or_else(|| cocoon_inputs::Cache::default_root().ok());
         let collateral = cache.unwrap_or_default().join("collateral");
@@ -277,10 +278,10 @@ impl Daemon {
             let routes = crate::status::routes(&source, listen, login.as_ref());
             crate::running::Task(tokio::spawn(web.run(routes)))
         });
-        // A dropped sender asks for nothing.
+        // A dropped sender counts as a halt, but the end of the VMs is not awaited.
         let first = end.wait_for(Option::is_some).await.map_or(None, |end| *end);
         if first != Some(End::Leave) {
-            // What is started from now on would outlive the halt.
+            // An appliance started after this point would outlive the halt.
             world.ending.store(true, Ordering::SeqCst);
             for handle in &*handles {
                 handle.halt().await;
@@ -296,14 +297,14 @@ impl Daemon {
             }
         }
         drop(serving);
-        // Keepers end between two steps, and each step is on disk before it is taken.
+        // Keepers are aborted only between two steps, and each step is on disk before it is taken.
         keepers.shutdown().await;
-        // Commands see at once that nobody is there; should it stay, the next daemon replaces it.
+        // Commands see at once that no daemon runs. If the socket cannot be removed, the next daemon replaces it.
         let _ = std::fs::remove_file(socket);
     }
 }
 
-/// VMs that an earlier file named and this one does not: they are nobody's to stop without being asked.
+/// Reports VMs that run but are no longer in the file. They are left running, because nobody has asked to stop them.
 async fn strangers(config: &HostConfig, journal: &Journal) {
     let root = &config.host.state;
     for name in state::names(root).unwrap_or_default() {

@@ -1,4 +1,4 @@
-//! The types of the local API, version 1: closed, each way. `host-agent/docs/api.md` describes them to strangers.
+//! Types of the local API, version 1. They accept no unknown fields. `host-agent/docs/api.md` describes the API.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,71 +12,72 @@ use crate::update::{Deployment, Update};
 
 pub use super::journal::Entry;
 
-/// The version, and the first part of every path.
+/// Version of the API, and first component of every path.
 pub const VERSION: &str = "v1";
 
-/// `GET /v1`.
+/// Answer to `GET /v1`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct About {
-    /// [`VERSION`].
+    /// Version of the API: [`VERSION`].
     pub api: String,
-    /// The daemon's release.
+    /// Release of the daemon.
     pub version: String,
-    /// Its process.
+    /// Process id of the daemon.
     pub pid: u32,
-    /// The file that it keeps to.
+    /// Configuration file of the daemon.
     pub file: PathBuf,
-    /// Where it keeps state.
+    /// State folder of the daemon.
     pub state: PathBuf,
 }
 
-/// `GET /v1/appliances`.
+/// Answer to `GET /v1/appliances`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct List {
-    /// In the order of the file.
+    /// The appliances, in the order of the file.
     pub appliances: Vec<View>,
 }
 
-/// `GET /v1/appliances/NAME`: what is wanted, what it does, and what runs.
+/// Answer to `GET /v1/appliances/NAME`: the appliance's settings, state and VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct View {
-    /// Its name.
+    /// Name of the appliance.
     pub name: String,
-    /// Folder of its image.
+    /// Folder of the image in the configuration file.
     pub image: PathBuf,
-    /// Public address.
+    /// Address of the public listener.
     pub listen: SocketAddr,
-    /// `tdx`, `sev-snp`, `simulated-tdx` or `simulated-sev-snp`.
+    /// TEE of the VM: `tdx`, `sev-snp`, `simulated-tdx` or `simulated-sev-snp`.
     pub tee: String,
     /// Guest memory in MiB.
     pub memory_mib: u32,
-    /// Virtual CPUs.
+    /// Number of virtual CPUs.
     pub vcpus: u16,
-    /// Whether it starts with the daemon.
+    /// Whether the appliance starts with the daemon.
     pub autostart: bool,
-    /// Whether what runs was started from another description: a restart makes it the file's.
+    /// Whether the running VM was started with other settings than the current ones; a restart applies them.
     pub outdated: bool,
-    /// The folder that its VM keeps: console, log, timings, the published manifest.
+    /// Folder of the VM, with console, log, timings and published manifest.
     pub folder: PathBuf,
-    /// What it runs, or would: as in the file, until an update.
+    /// Image and manifest that the appliance runs or would run: those of the file until the first update.
     pub deployment: Deployment,
-    /// What it ran before that: what a rollback goes back to.
+    /// Image and manifest before the last update, to which a rollback returns.
     pub previous: Option<Deployment>,
-    /// Runs so far, those of every VM that updates put beside it included: it never falls, also when an update changes `life`.
+    /// Number of runs so far, including those of every VM that an update started. It never falls, even when an update
+    /// replaces `life`.
     pub runs: u64,
-    /// Where it is in its life.
+    /// State of the appliance's life cycle.
     pub life: Lifecycle,
-    /// What its supervisor reported last, while there is one.
+    /// Last report of the VM's supervisor, while there is one.
     pub report: Option<Report>,
-    /// The update under way, or the last one.
+    /// The current update, or the last one.
     pub update: Option<UpdateView>,
 }
 
 impl View {
-    /// How long the kernel may take to give its memory back when its VM is killed.
+    /// How long the kernel may take to reclaim the VM's memory when it is killed.
     #[must_use]
     pub fn reclaim(&self) -> Duration {
         match self.tee.starts_with("simulated-") {
@@ -86,85 +87,85 @@ impl View {
     }
 }
 
-/// An update, and the VM beside the appliance's while there is one.
+/// An update, and the second VM while there is one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateView {
-    /// Where it is.
+    /// State of the update.
     pub update: Update,
-    /// The life of the other VM: the new one, and once the new one is the appliance, the old one.
+    /// Life cycle of the second VM: the new one or, once the update is committed, the old one.
     pub life: Option<Lifecycle>,
-    /// What that one's supervisor reported last.
+    /// Last report of the second VM's supervisor.
     pub report: Option<Report>,
 }
 
-/// The body of `POST /v1/appliances/NAME/update`.
+/// Body of `POST /v1/appliances/NAME/update`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateRequest {
-    /// The manifest; its signatures lie beside it in `….dsse`.
+    /// Path of the manifest. Its signatures are beside it, with the suffix `.dsse`.
     pub manifest: PathBuf,
-    /// Folder of the image, when it is not the manifest's.
+    /// Folder of the image, if it is not the manifest's folder.
     #[serde(default)]
     pub image: Option<PathBuf>,
-    /// Let the old VM finish before the new one starts, even where there is room for both.
+    /// Whether the old VM finishes before the new one starts, even if there is room for both.
     #[serde(default)]
     pub drain_first: bool,
-    /// A client's policy file to judge the new VM's evidence by, in place of the one of `[updates]`.
+    /// Client policy file to judge the new VM's evidence by, instead of that of `[updates]`.
     #[serde(default)]
     pub policy: Option<PathBuf>,
 }
 
-/// Every answer that is no success.
+/// Every answer that reports no success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Refusal {
-    /// What is wrong.
+    /// What is wrong with the request.
     pub error: Problem,
 }
 
-/// What is wrong with a request.
+/// A problem with a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Problem {
-    /// For programs.
+    /// Code for programs.
     pub code: Code,
-    /// For people.
+    /// Sentence for people.
     pub message: String,
 }
 
-/// Kinds of problems.
+/// Codes of problems.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Code {
-    /// No such path.
+    /// The API has no such path.
     UnknownPath,
     /// The path takes another method.
     WrongMethod,
-    /// The file describes no such appliance.
+    /// The configuration file describes no such appliance.
     UnknownAppliance,
-    /// The path takes no such parameter.
+    /// The path has no such parameter.
     UnknownParameter,
-    /// A parameter's value.
+    /// A parameter has a wrong value or is given twice.
     BadParameter,
-    /// Only an update has a body.
+    /// The request has a body, and only an update takes one.
     UnexpectedBody,
-    /// The body is not what it should be.
+    /// The body is malformed or too long.
     BadBody,
     /// An update is under way.
     Updating,
-    /// The image may not replace the running one.
+    /// The update or rollback was refused.
     UpdateRefused,
     /// There is no deployment to go back to.
     NothingBefore,
-    /// The appliance has never run.
+    /// The appliance has no log, because it has never run.
     NoLog,
     /// The daemon is ending.
     Ending,
 }
 
 impl Code {
-    /// Its HTTP status.
+    /// HTTP status of an answer with this code.
     #[must_use]
     pub fn status(self) -> u16 {
         match self {
@@ -181,7 +182,7 @@ impl Code {
 }
 
 impl Refusal {
-    /// A refusal.
+    /// Creates a refusal.
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         let message = message.into();

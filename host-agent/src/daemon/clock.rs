@@ -1,10 +1,10 @@
-//! Milliseconds since 1970 that only go forward, whatever is done to the machine's clock.
+//! A clock in milliseconds since 1970 that never goes back, even if the machine's clock is changed.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::lifecycle::Millis;
 
-/// The clock of one keeper.
+/// A monotonic clock that started at the machine's time of day.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock {
     base: Millis,
@@ -12,7 +12,7 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    /// From what the machine's clock says now.
+    /// Starts a clock at the machine's current time of day.
     pub(super) fn new() -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
@@ -25,7 +25,7 @@ impl Clock {
         self.base.saturating_add(millis(self.started.elapsed()))
     }
 
-    /// How long until then.
+    /// Time that is left until `at`.
     pub(super) fn until(&self, at: Millis) -> Duration {
         Duration::from_millis(at.saturating_sub(self.now()))
     }

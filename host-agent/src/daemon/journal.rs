@@ -1,4 +1,4 @@
-//! What happened lately: kept up to a bound, and told to whoever follows.
+//! The daemon's recent events: a bounded number is kept, and followers receive new ones.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,28 +7,28 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
-/// Events that are kept.
+/// Number of events that are kept.
 const KEPT: usize = 1024;
 
-/// The state of an event that says that an update has failed, and why.
+/// Value of `state` in an event that says why an update failed.
 pub const UPDATE_FAILED: &str = "update-failed";
 
-/// The state of an event that says that a manifest has ended, or will soon.
+/// Value of `state` in an event that says that a manifest has expired or will soon.
 pub const MANIFEST: &str = "manifest";
 
-/// One event.
+/// An event of the daemon.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
-    /// Number, from 1 in each daemon.
+    /// Number of the event, from 1 in each daemon.
     pub seq: u64,
-    /// Seconds since 1970.
+    /// Time in seconds since 1970.
     pub time: f64,
-    /// Which appliance it is about, if any.
+    /// Name of the appliance, if the event concerns one.
     pub appliance: Option<String>,
-    /// The state that it entered, `update`, [`UPDATE_FAILED`], [`MANIFEST`], `unknown` or `note`.
+    /// The state that the appliance entered, or `update`, [`UPDATE_FAILED`], [`MANIFEST`], `unknown` or `note`.
     pub state: String,
-    /// The same for people.
+    /// Description of the event for people.
     pub text: String,
 }
 
@@ -49,7 +49,7 @@ impl Default for Journal {
 }
 
 impl Journal {
-    /// Something happened.
+    /// Adds an event.
     pub fn add(&self, appliance: Option<&str>, state: &str, text: &str) {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let time = since.map_or(0, |since| since.as_millis()) as f64 / 1000.0;
@@ -65,11 +65,11 @@ impl Journal {
             entries.pop_front();
         }
         entries.push_back(entry.clone());
-        // Under the lock, so that nobody who follows misses one or gets it twice. Nobody may follow.
+        // Sent under the lock, so that a follower neither misses an event nor gets it twice. There may be no follower.
         let _ = self.told.send(entry);
     }
 
-    /// What is kept of the events after number `seq`, and all that come.
+    /// Returns the kept events after number `seq`, and a receiver of all later ones.
     #[must_use]
     pub fn after(&self, seq: u64) -> (Vec<Entry>, broadcast::Receiver<Entry>) {
         let entries = self.lock();
@@ -77,13 +77,13 @@ impl Journal {
         (kept.collect(), self.told.subscribe())
     }
 
-    /// How many there were.
+    /// Number of events so far.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.lock().back().map_or(0, |last| last.seq)
     }
 
-    /// The newest `most` of those that are kept, the newest first.
+    /// Returns at most `most` kept events, newest first.
     #[must_use]
     pub fn newest(&self, most: usize) -> Vec<Entry> {
         self.lock().iter().rev().take(most).cloned().collect()

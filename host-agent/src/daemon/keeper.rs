@@ -1,4 +1,4 @@
-//! One task for each appliance: its VM, and during an update the VM beside it.
+//! The keeper: one task for each appliance, which drives its VM and, during an update, a second one.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,10 +32,10 @@ use judging::Judgement;
 pub(super) use views::{down, settled, updated};
 use views::{has_process, view};
 
-/// Commands that wait. People do not give more.
+/// Maximum number of queued commands.
 const COMMANDS: usize = 16;
 
-/// What a keeper keeps, and with what.
+/// What a keeper needs: its appliance, and the daemon's settings and services.
 pub(super) struct Setting {
     pub(super) appliance: Appliance,
     pub(super) launch: Launch,
@@ -50,24 +50,24 @@ pub(super) struct Setting {
     pub(super) journal: Arc<Journal>,
 }
 
-/// What is wanted.
+/// A command for a keeper.
 #[derive(Debug)]
 pub(super) enum Wanted {
-    /// Of the appliance's life.
+    /// An event of the appliance's life cycle.
     Life(Event),
-    /// That it runs something else.
+    /// Update the appliance to another deployment.
     Update {
         to: Deployment,
         drain_first: bool,
         policy: Option<PathBuf>,
     },
-    /// That it runs what it ran before.
+    /// Roll the appliance back to its previous deployment.
     Rollback { drain_first: bool },
 }
 
 type Command = (Wanted, oneshot::Sender<Result<View, Refusal>>);
 
-/// The way to a keeper.
+/// A handle for sending commands to a keeper and watching its appliance.
 pub(super) struct Handle {
     pub(super) name: String,
     commands: mpsc::Sender<Command>,
@@ -81,22 +81,22 @@ impl Handle {
         self.view.borrow().clone()
     }
 
-    /// Where its log is, whenever that is asked: an update moves it.
+    /// Returns a function that gives the current path of the log, which changes with an update.
     pub(super) fn log(&self) -> impl Fn() -> PathBuf + Send + 'static {
         let view = self.view.clone();
         move || view.borrow().folder.join(log::FILE)
     }
 
-    /// What its guest does in a second.
+    /// The guest's current rates, such as tokens per second.
     pub(super) fn rates(&self) -> Option<Rates> {
         let meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
         meter.rates(self.clock.now())
     }
 
-    /// Gives a command; the view after it was taken.
+    /// Sends a command. Returns the appliance's view after it was carried out.
     ///
     /// # Errors
-    /// That it cannot be done now, or that the daemon is ending.
+    /// Fails if the keeper refuses the command, or the daemon is ending.
     pub(super) async fn command(&self, wanted: Wanted) -> Result<View, Refusal> {
         let ending = || Refusal::new(Code::Ending, "the daemon is ending");
         let (answer, answered) = oneshot::channel();
@@ -105,7 +105,7 @@ impl Handle {
         answered.await.map_err(|_| ending())?
     }
 
-    /// Waits until `settled`; the view then. `None` when the daemon is ending.
+    /// Waits until `settled` holds, and returns the view. Returns `None` if the daemon is ending.
     pub(super) async fn wait(&self, settled: impl Fn(&View) -> bool) -> Option<View> {
         let mut view = self.view.clone();
         let settled = view.wait_for(|view| settled(view)).await;
@@ -113,11 +113,11 @@ impl Handle {
     }
 
     pub(super) async fn halt(&self) {
-        // Gone is as good as halted.
+        // A keeper that has ended needs no halt.
         let _ = self.command(Wanted::Life(Event::Halt)).await;
     }
 
-    /// Waits until nothing runs.
+    /// Waits until no VM of the appliance runs.
     pub(super) async fn at_rest(&self) {
         let mut view = self.view.clone();
         let _ = view.wait_for(|view| !has_process(view)).await;
@@ -130,26 +130,26 @@ pub(super) struct Keeper {
     kept: Kept,
     /// The appliance's VM.
     main: Unit,
-    /// The one that an update tries, or has replaced.
+    /// The second VM: the one that an update tries or has replaced.
     other: Option<Unit>,
     judgement: Option<Judgement>,
-    /// Runs in the place where `other` lives, or lived.
+    /// Number of runs in the slot of `other`.
     other_runs: u64,
-    /// What was told last of its manifest's end: that moment, how far it was, and in which run.
+    /// The last warning about the manifest's expiry: its time, how near that was, and the run.
     told_end: Option<(u64, Term, u64)>,
-    /// The file names another image than when the last update was kept.
+    /// Whether the file names another image than when the last update was stored.
     edited: bool,
-    /// The daemon ends: what is half done is the next one's.
+    /// The daemon is ending; unfinished work is left to the next one.
     halting: bool,
     commands: mpsc::Receiver<Command>,
     view: watch::Sender<View>,
     meter: Arc<Mutex<Meter>>,
-    /// For the journal, as those of [`Unit`].
+    /// Events for the journal, as in [`Unit`].
     news: Vec<(&'static str, String)>,
 }
 
 impl Keeper {
-    /// A keeper that goes on from what was kept on disk.
+    /// Creates a keeper that continues from what is on disk.
     pub(super) fn new(setting: Setting) -> (Self, Handle) {
         let setting = Arc::new(setting);
         let appliance = &setting.appliance;
@@ -214,7 +214,7 @@ impl Keeper {
         (keeper, handle)
     }
 
-    /// Runs until its handle is gone, or it is dropped.
+    /// Runs until all handles are gone, or the future is dropped.
     pub(super) async fn run(mut self) {
         self.resume().await;
         loop {
@@ -228,7 +228,7 @@ impl Keeper {
                     self.settle().await;
                     self.show();
                     let view = self.view.borrow().clone();
-                    // Whoever asked may have left.
+                    // The client may have disconnected.
                     let _ = answer.send(refused.map_or(Ok(view), Err));
                     continue;
                 }
@@ -256,7 +256,7 @@ impl Keeper {
         }
     }
 
-    /// Finds what an earlier daemon left running, and starts what is wanted.
+    /// Takes over VMs that an earlier daemon left running, and starts the appliance if it should run.
     async fn resume(&mut self) {
         self.main.resume().await;
         self.resume_update().await;
@@ -272,7 +272,7 @@ impl Keeper {
     async fn command(&mut self, wanted: Wanted) -> Result<(), Refusal> {
         let stops = matches!(wanted, Wanted::Life(Event::Stop | Event::Halt));
         if self.halting && !stops {
-            // It was asked before, and what was to be read first took its time.
+            // The command was sent before the halt, but its preparation, such as checking an image, took until now.
             return Err(Refusal::new(Code::Ending, "the daemon is ending"));
         }
         match wanted {
@@ -307,7 +307,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// What its guest counts, for what it does in a second.
+    /// Passes the guest's counters to the meter, which derives rates from them.
     fn count(&self) {
         let metrics = self.main.report.as_ref().and_then(|report| report.metrics);
         let mut meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
@@ -317,18 +317,18 @@ impl Keeper {
         }
     }
 
-    /// That its manifest has ended, or will soon: once for each run, and when it comes to that. While its VM serves no
-    /// deadline is needed: the guest tells its counters every few seconds.
+    /// Warns that the manifest has expired or will soon: once for each run, and at each stage. Needs no timer, since a
+    /// serving guest reports its counters every few seconds.
     fn tell_end(&mut self) {
         let Some(not_after) = self.kept.current.not_after else {
             return;
         };
         let report = self.main.report.as_ref();
         if self.main.life.has_process() && report.is_none_or(|it| it.manifest_id.is_none()) {
-            // The image may have been built anew in its folder: which manifest this run has is not known yet.
+            // The image may have been rebuilt in its folder, so the manifest of this run is not known yet.
             return;
         }
-        // Of day: the keeper's own goes on from what the machine's said when the daemon began, and may have been wrong then.
+        // Uses the time of day: the keeper's own clock started from the machine's, which may have been wrong then.
         let now = clock();
         let end = (not_after, expiry::term(not_after, now), self.main.life.run);
         if self.told_end.replace(end) != Some(end)
@@ -338,7 +338,7 @@ impl Keeper {
         }
     }
 
-    /// Shows everybody what is, and then tells what led there.
+    /// Publishes the current view, and then the events that led to it.
     fn show(&mut self) {
         self.tell_end();
         let units = [Some(&self.main), self.other.as_ref()]
@@ -370,7 +370,7 @@ impl Keeper {
     }
 }
 
-/// Waits for ever where there is no such VM.
+/// Waits for the next event of a VM; for ever if there is none.
 async fn next(unit: &mut Option<Unit>) -> Happened {
     match unit {
         Some(unit) => unit.next().await,
@@ -378,7 +378,7 @@ async fn next(unit: &mut Option<Unit>) -> Happened {
     }
 }
 
-/// What starts `deployment`.
+/// Returns the launch settings for `deployment`.
 fn launch(setting: &Setting, deployment: &Deployment) -> Launch {
     let manifest = deployment.manifest.as_deref();
     setting.launch.of_image(&deployment.image, manifest)

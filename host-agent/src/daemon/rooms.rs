@@ -1,5 +1,5 @@
-//! Which VMs of this daemon have how much of the machine's memory: an update beside the old VM needs what none of them may
-//! still come to use, and two updates that begin at once must not both count on the same.
+//! Memory of the machine that the daemon's VMs use or may still come to use. An update needs memory beyond that to start a
+//! second VM, and two simultaneous updates must not count on the same memory.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -7,26 +7,27 @@ use std::sync::{Mutex, PoisonError};
 use crate::doctor::source::Files;
 use crate::watch::ProcessUse;
 
-/// A VM that runs, or is about to.
+/// Memory of a VM that runs or is about to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Room {
     pub(super) memory_mib: u32,
-    /// Its QEMU, once that runs.
+    /// Process id of its QEMU, once that runs.
     pub(super) pid: Option<u32>,
 }
 
-/// All of them, by appliance.
+/// The VMs of all appliances, by name.
 #[derive(Debug, Default)]
 pub(super) struct Rooms(Mutex<HashMap<String, Vec<Room>>>);
 
 impl Rooms {
-    /// The VMs of `name` are these now.
+    /// Replaces the VMs of `name`.
     pub(super) fn set(&self, name: &str, rooms: Vec<Room>) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(name.to_owned(), rooms);
     }
 
-    /// Decides, by the memory in MiB that all VMs may still come to use, whether `name` gets `room` too; in one step.
+    /// Calls `decide` with the memory in MiB that all VMs may still come to use. If it returns true, reserves `room` for
+    /// `name` in the same step.
     pub(super) fn decide<T>(
         &self,
         name: &str,
@@ -44,8 +45,8 @@ impl Rooms {
     }
 }
 
-/// What a guest has not touched yet. Pages of guest_memfd are in no process's table: what a confidential guest has of them
-/// counts as untouched, so that an update of one rather goes in place.
+/// Memory in MiB that a guest has not touched yet. Pages of guest_memfd are in no process's page table, so those of a
+/// confidential guest count as untouched, and its updates more often run in place.
 fn untouched(room: Room, files: &dyn Files) -> u64 {
     let used = room.pid.and_then(|pid| ProcessUse::read(files, pid));
     let used = used.map_or(0, |used| used.resident_bytes >> 20);

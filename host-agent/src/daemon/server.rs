@@ -1,4 +1,4 @@
-//! The local API over HTTP/1.1 on a Unix socket of this user alone.
+//! The local API: HTTP/1.1 on a Unix socket that only this user can open.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -41,27 +41,27 @@ mod route;
 
 use route::{Action, Route};
 
-/// Connections at once; more wait in the system's queue.
+/// Maximum number of connections; further ones wait in the socket's queue.
 const CONNECTIONS: usize = 64;
-/// How long a request may take to arrive.
+/// How long a request's headers, or its body, may take to arrive.
 const HEADERS: Duration = Duration::from_secs(10);
-/// How long to leave a system alone that cannot accept a connection.
+/// Pause after a failure to accept a connection.
 const RETRY: Duration = Duration::from_millis(100);
-/// Largest body of a request, in bytes.
+/// Maximum length of a request's body in bytes.
 const MAX_BODY: usize = 16 * 1024;
-/// Lines that wait to be taken.
+/// Number of lines queued for a client.
 const LINES: usize = 16;
 
-/// What the API speaks of.
+/// Everything that the API gives access to.
 pub(super) struct World {
     pub(super) about: About,
     pub(super) handles: Arc<[Handle]>,
     pub(super) journal: Arc<Journal>,
     pub(super) root: PathBuf,
     pub(super) updates: Updates,
-    /// GPUs of appliances, by name.
+    /// GPUs of the appliances, by appliance name.
     pub(super) gpus: HashMap<String, PciAddress>,
-    /// Appliances are being halted.
+    /// Whether appliances are being halted.
     pub(super) ending: AtomicBool,
 }
 
@@ -77,7 +77,7 @@ impl World {
         })
     }
 
-    /// What is started while the daemon ends would outlive it.
+    /// Refuses if the daemon is ending: an appliance started now would outlive it.
     fn lives(&self) -> Result<(), Refusal> {
         match self.ending.load(Ordering::SeqCst) {
             true => Err(Refusal::new(Code::Ending, "the daemon is ending")),
@@ -85,7 +85,7 @@ impl World {
         }
     }
 
-    /// What everything is doing now.
+    /// Returns the current state and load of the machine and all appliances.
     pub(super) fn watch(&self) -> Watch {
         let files = &Real;
         let watched = self.handles.iter().map(|handle| {
@@ -120,12 +120,12 @@ impl Source for World {
     }
 }
 
-/// Serves until dropped.
+/// Serves connections until dropped.
 pub(super) async fn serve(listener: UnixListener, world: Arc<World>) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = tokio::task::JoinSet::new();
     loop {
-        // Never closed: acquiring fails only after `close`.
+        // Acquiring fails only after `close`, which is never called.
         let permit = Arc::clone(&permits).acquire_owned().await.ok();
         tokio::select! {
             accepted = listener.accept() => {
@@ -140,7 +140,7 @@ pub(super) async fn serve(listener: UnixListener, world: Arc<World>) {
                         let world = Arc::clone(&world);
                         async move { Ok::<_, Infallible>(answer(&world, request).await) }
                     });
-                    // A broken connection concerns its client, who notices.
+                    // The client of a broken connection notices by itself.
                     let _ = http1::Builder::new()
                         .timer(TokioTimer::new())
                         .header_read_timeout(HEADERS)
@@ -184,7 +184,7 @@ async fn answer(world: &World, request: Request<Incoming>) -> Response<Body> {
     })
 }
 
-/// What an update's body has to be.
+/// Message for a malformed body of an update.
 const UPDATE_BODY: &str = "the body must be JSON: {\"manifest\": PATH, \"image\": PATH or null, \"drain_first\": true or false, \
     \"policy\": PATH or null}";
 
@@ -196,7 +196,7 @@ async fn body(request: Request<Incoming>) -> Result<UpdateRequest, Refusal> {
     serde_json::from_slice(&bytes).map_err(|_| refused())
 }
 
-/// Checks the image, which may take a while, and then has it run.
+/// Checks the image, which may take a while, and then starts the update.
 async fn update(
     world: &World,
     name: &str,
@@ -233,7 +233,7 @@ async fn update(
     changed(handle, wanted, wait).await
 }
 
-/// Whether evidence can be judged by that policy: better asked before the old VM has ended.
+/// Checks that the policy file can be loaded. Better to find out before the old VM has ended.
 fn judgeable(policy: Option<&Path>) -> Result<(), String> {
     let read = policy.map(PolicyFile::load).transpose();
     read.map(drop).map_err(|error| chain(&error))
@@ -285,7 +285,7 @@ async fn act(world: &World, route: Route) -> Result<Response<Body>, Refusal> {
             judgeable(world.updates.policy.as_deref()).map_err(refused)?;
             changed(handle, Wanted::Rollback { drain_first }, wait).await
         }
-        // Its body was needed, and it was done where that was read.
+        // `answer` handles updates, because they have a body.
         Route::Update { .. } => Err(Refusal::new(Code::BadBody, UPDATE_BODY)),
         Route::Logs { name, follow } => {
             let handle = handle(&name)?;
@@ -319,7 +319,7 @@ async fn events(journal: Arc<Journal>, since: u64, follow: bool, to: mpsc::Sende
         tokio::select! {
             entry = coming.recv() => match entry {
                 Ok(entry) => kept.push(entry),
-                // It did not keep up: the numbers show what is missing.
+                // The client was too slow; gaps in the numbers show what it missed.
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return,
             },
@@ -329,7 +329,7 @@ async fn events(journal: Arc<Journal>, since: u64, follow: bool, to: mpsc::Sende
 }
 
 fn line(entry: &Entry) -> Bytes {
-    // Numbers and strings: serialisation cannot fail.
+    // Serialisation of numbers and strings cannot fail.
     let mut line = serde_json::to_vec(entry).unwrap_or_default();
     line.push(b'\n');
     line.into()
@@ -340,13 +340,13 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let (to, lines) = mpsc::channel(LINES);
-    // Ends when the client is gone: then the receiver is, too.
+    // Ends when the client disconnects, because the receiver is dropped then.
     tokio::spawn(send(to));
     response("application/x-ndjson", Body::Pieces(lines))
 }
 
 fn json(answer: &impl Serialize) -> Response<Body> {
-    // Our own types: serialisation cannot fail.
+    // Serialisation of these types cannot fail.
     let bytes = serde_json::to_vec(answer).unwrap_or_default();
     response("application/json", Body::Whole(Some(bytes.into())))
 }

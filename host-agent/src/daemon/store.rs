@@ -1,4 +1,4 @@
-//! The life of each appliance on disk: `life.json` in its folder, written before anything is done about it.
+//! Life cycle state on disk: `life.json` in each VM's folder, written before the state is acted on.
 
 use std::fs;
 use std::io;
@@ -9,18 +9,18 @@ use serde::{Deserialize, Serialize};
 use crate::lifecycle::{Lifecycle, Millis};
 use crate::state::{self, StateError};
 
-/// Its name in the VM's folder.
+/// Name of the file in the VM's folder.
 const FILE: &str = "life.json";
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Kept {
-    /// Of the machine's boot: nothing that ran before it runs now.
+    /// Identifier of the machine's boot; no process of an earlier boot still runs.
     boot: String,
     life: Lifecycle,
 }
 
-/// Why there is no life to go on with.
+/// Why stored state cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LoadError {
     #[error(transparent)]
@@ -33,8 +33,8 @@ pub(super) enum LoadError {
     },
 }
 
-/// The life that was kept, if any, as it is at `now`. After a boot of the machine it begins anew, but for the numbers of its
-/// runs.
+/// Loads the stored state of `name`, if any, as of `now`. After a boot of the machine it starts anew, except for the number
+/// of runs.
 pub(super) fn load(root: &Path, name: &str, now: Millis) -> Result<Option<Lifecycle>, LoadError> {
     let path = state::folder(root, name)?.join(FILE);
     let bytes = match fs::read(&path) {
@@ -55,18 +55,18 @@ pub(super) fn load(root: &Path, name: &str, now: Millis) -> Result<Option<Lifecy
     }))
 }
 
-/// Keeps `life`.
+/// Stores `life`.
 pub(super) fn save(root: &Path, name: &str, life: &Lifecycle) -> Result<(), StateError> {
     let path = state::prepare(root, name)?.join(FILE);
     let kept = Kept {
         boot: boot(),
         life: life.clone(),
     };
-    // Numbers and strings: serialisation cannot fail.
+    // Serialisation of numbers and strings cannot fail.
     state::write(&path, &serde_json::to_vec_pretty(&kept).unwrap_or_default())
 }
 
-/// The kernel's name for this boot; without one every daemon begins anew.
+/// The kernel's identifier of this boot. Without one, each daemon starts anew.
 fn boot() -> String {
     let read = fs::read_to_string("/proc/sys/kernel/random/boot_id");
     let own = || format!("process {}", std::process::id());
@@ -93,7 +93,7 @@ mod tests {
         };
         save(root.path(), "first", &life).unwrap();
         assert_eq!(load(5).unwrap().as_ref(), Some(&life));
-        // The clock was wrong, and has been put right.
+        // The clock was wrong when the state was stored, and has been corrected since.
         assert_eq!(load(2).unwrap().unwrap().since, 2);
 
         let path = root.path().join("vms/first").join(FILE);

@@ -1,4 +1,4 @@
-//! One VM of an appliance: feeds its lifecycle with what happens, and does what that says.
+//! One VM of an appliance: feeds its life cycle with events, and carries out the effects.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -21,58 +21,58 @@ use crate::supervisor::{GONE, Heard, Launch, Link, Order, Report, SOCKET};
 use crate::text::chain;
 use crate::update::store::Slot;
 
-/// How long a supervisor that was found may take to say how it is, before that is told without it.
+/// How long to wait for the first report of a supervisor that was found, before the VM is shown without it.
 const FIRST_REPORT: Duration = Duration::from_secs(1);
 
-/// What is told once it lacks something for longer than a moment.
+/// Note for an appliance that has been refused several times in a row.
 const HELD_UP: &str = "it lacks what it needs before QEMU runs, and is tried again until it has that or is stopped: \
     `cocoon-host start` tries at once";
 
-/// What a VM is to its appliance.
+/// The role of a VM within its appliance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
-    /// The appliance itself.
+    /// The appliance's VM.
     Main,
-    /// What an update tries: it is not started again when it fails.
+    /// The VM that an update tries. It is not restarted when it fails.
     New,
-    /// What an update replaced.
+    /// The VM that an update replaced.
     Old,
 }
 
-/// One VM, or the place for one.
+/// One VM, or the slot for one.
 pub(super) struct Unit {
     setting: Arc<Setting>,
     slot: Slot,
     role: Role,
     clock: Clock,
-    /// Of the next run.
+    /// Settings of the next run.
     pub(super) launch: Launch,
     pub(super) life: Lifecycle,
     pub(super) report: Option<Report>,
-    /// What the running supervisor was started with.
+    /// Settings that the running supervisor was started with.
     pub(super) launched: Option<Launch>,
     link: Option<Link>,
-    /// For the journal, once the view shows it: whoever hears of something sees it.
+    /// Events for the journal. They are added after the view has changed, so that a follower sees what an event reports.
     pub(super) news: Vec<(&'static str, String)>,
 }
 
-/// What happened to a VM.
+/// An event of a VM.
 pub(super) enum Happened {
-    /// Its supervisor said something, or is gone.
+    /// The supervisor sent a report, reconnected, or ended.
     Heard(Heard),
     /// A deadline has passed.
     Tick,
 }
 
 impl Happened {
-    /// Whether a supervisor was found again, which may not have heard what it was told last.
+    /// Whether a supervisor was found again. It may not have received the last orders.
     pub(super) fn is_back(&self) -> bool {
         matches!(self, Self::Heard(Heard::Back))
     }
 }
 
 impl Unit {
-    /// The VM in `slot`, as it was kept on disk.
+    /// Loads the VM in `slot` from disk.
     pub(super) fn load(setting: &Arc<Setting>, slot: Slot, role: Role, launch: Launch) -> Self {
         let (name, clock) = (&setting.appliance.name, Clock::new());
         let (mut lost, now) = (None, clock.now());
@@ -100,13 +100,14 @@ impl Unit {
         unit
     }
 
-    /// From now on it is something else to its appliance.
+    /// Changes the VM's role.
     pub(super) fn plays(&mut self, role: Role) {
         self.role = role;
         self.waits(role == Role::New);
     }
 
-    /// By what runs: its memory is what the kernel has to take back, whatever the file says by now.
+    /// The rules for this VM. They follow the running VM's settings: its memory is what the kernel must reclaim, even if the
+    /// file has changed.
     fn rules(&self) -> Rules {
         let launch = self.launched.as_ref().unwrap_or(&self.launch);
         let mut rules = Rules {
@@ -122,49 +123,49 @@ impl Unit {
         rules
     }
 
-    /// Whether its next run leaves the public listener alone until it is told.
+    /// Sets whether the next run leaves the public listener closed until it is told to open it.
     pub(super) fn waits(&mut self, waits: bool) {
         self.launch = self.launch.clone().waiting(waits);
     }
 
-    /// The VM's folder.
+    /// The folder of the VM.
     pub(super) fn folder(&self) -> PathBuf {
         let root = self.slot.root(&self.setting.root);
         // The name was checked when the file was read.
         state::folder(&root, &self.setting.appliance.name).unwrap_or(root)
     }
 
-    /// Where its supervisor listens, if it has the public listener.
+    /// The supervisor's socket, if the supervisor has the public listener.
     pub(super) fn lender(&self) -> Option<PathBuf> {
         let has = match &self.report {
             Some(report) => report.door != DoorState::Shut,
-            // Just taken over from an earlier daemon: it will say so itself if it has none.
+            // The VM was just taken over from an earlier daemon, and its supervisor refuses by itself if it has no listener.
             None => self.link.as_ref().is_some_and(|link| !link.is_orphan()),
         };
         has.then(|| self.folder().join(SOCKET))
     }
 
-    /// Whether it was started from something else than what it would be started from now.
+    /// Whether the running VM was started with other settings than the next run would be.
     pub(super) fn is_outdated(&self) -> bool {
         let launched = self.launched.as_ref();
         let same = |launch: &Launch| launch.of_run(0).waiting(false);
         launched.is_some_and(|launched| same(launched) != same(&self.launch))
     }
 
-    /// Its part of the machine's memory, while it runs or is about to.
+    /// The VM's part of the machine's memory, if it runs or is about to.
     pub(super) fn room(&self) -> Option<Room> {
         let pid = self.report.as_ref().and_then(|report| report.qemu_pid);
         let memory_mib = self.setting.appliance.memory_mib;
         self.comes().then_some(Room { memory_mib, pid })
     }
 
-    /// Whether it runs, or is about to be started again.
+    /// Whether the VM runs, or is about to be started again.
     pub(super) fn comes(&self) -> bool {
         let restart_at = matches!(self.life.state, State::Preparing { .. });
         self.life.has_process() || restart_at
     }
 
-    /// Whether it is to go on running, also where it is about to be started again.
+    /// As [`Self::comes`], but not if the VM is being stopped for good.
     pub(super) fn is_wanted(&self) -> bool {
         let stops = matches!(
             self.life.state,
@@ -176,7 +177,7 @@ impl Unit {
         self.comes() && !stops
     }
 
-    /// Finds what an earlier daemon left running.
+    /// Takes over a VM that an earlier daemon left running.
     pub(super) async fn resume(&mut self) {
         if !self.life.has_process() {
             return;
@@ -191,7 +192,7 @@ impl Unit {
             }
             Ok(mut link) => {
                 self.launched = Launch::read(&self.folder());
-                // It says how it is without being asked: who hears that it was found can see that, too.
+                // The supervisor sends a report unasked. Waiting for it lets the view show the report together with the note.
                 let first = timeout(FIRST_REPORT, link.next()).await.ok();
                 self.link = Some(link);
                 self.note("found running, and taken over");
@@ -204,7 +205,7 @@ impl Unit {
         }
     }
 
-    /// What happens next; for ever where nothing can. Cancelling is harmless.
+    /// Waits for the next event; for ever if there is none. Cancel-safe.
     pub(super) async fn next(&mut self) -> Happened {
         let deadline = match self.life.holder(&self.rules()) {
             Holder::Deadline(at) => Some(self.clock.until(at)),
@@ -245,7 +246,8 @@ impl Unit {
                 self.take(Event::Adopted).await;
             }
             Happened::Heard(Heard::Ended(ending)) => {
-                // Who ends at once leaves no time to hear of its beginning, which tells a crash from a refusal.
+                // A process that ended at once may not have reported QEMU's start, which distinguishes a crash from a
+                // refusal.
                 if self.link.take().is_some_and(|link| link.begun) {
                     self.take(Event::Reached(Stage::Booting)).await;
                 }
@@ -256,7 +258,7 @@ impl Unit {
         }
     }
 
-    /// Tells its supervisor something. One that is gone has no use for it.
+    /// Sends an order to the supervisor, if there is one.
     pub(super) async fn tell(&mut self, order: &Order) {
         if let Some(link) = &mut self.link
             && !link.tell(order).await
@@ -265,7 +267,7 @@ impl Unit {
         }
     }
 
-    /// The event, and whatever follows from it at once.
+    /// Handles an event, and whatever follows from it at once.
     pub(super) async fn take(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
@@ -331,7 +333,7 @@ impl Unit {
         Ok(())
     }
 
-    /// The state for people.
+    /// The VM's state for people.
     fn words(&self) -> String {
         let failure = self.life.last_failure.as_deref().unwrap_or_default();
         match &self.life.state {

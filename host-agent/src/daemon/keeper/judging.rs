@@ -1,4 +1,4 @@
-//! The judgement of a new VM's evidence, beside all else that a keeper does.
+//! Judges a new VM's evidence in a task of its own, so that the keeper can go on.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::attest::Asked;
 use crate::text::{chain, plain};
 use crate::update::Event;
 
-/// The new VM's evidence is being judged.
+/// A running appraisal of the new VM's evidence. Dropping it aborts the task.
 pub(super) struct Judgement(JoinHandle<Result<String, String>>);
 
 impl Drop for Judgement {
@@ -18,7 +18,7 @@ impl Drop for Judgement {
     }
 }
 
-/// The judgement; never where none is under way.
+/// Waits for the verdict; for ever if no appraisal is running.
 pub(super) async fn judged(judgement: &mut Option<Judgement>) -> Result<String, String> {
     match judgement {
         Some(judgement) => {
@@ -48,7 +48,7 @@ impl Keeper {
         let Some(other) = &self.other else { return };
         let report = other.report.as_ref();
         let Some(guest) = report.and_then(|report| report.guest) else {
-            // A new daemon has not heard of it yet: it asks again once it has.
+            // A new daemon has had no report of this VM yet. `settle` calls again once it has.
             return;
         };
         let asked = Asked {

@@ -1,4 +1,4 @@
-//! Updates: feeds [`update`](crate::update) with what becomes of the two VMs, and does what that says.
+//! Drives an update: feeds [`update`](crate::update) with what happens to the two VMs, and carries out its effects.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -34,7 +34,8 @@ impl Keeper {
             let message = format!("an update is under way: {}", update.words());
             return Err(Refusal::new(Code::Updating, message));
         }
-        // It was compared when it was read; checking every byte takes its time, in which another update may have come.
+        // The release was compared when the manifest was read, but another update may have finished while the files were
+        // checked.
         if !rollback
             && let (Some(running), Some(release)) = (self.kept.current.release, to.release)
             && release < running
@@ -65,7 +66,7 @@ impl Keeper {
             let beside = plan.way == Way::Beside;
             (plan, beside)
         };
-        // Kept until the keeper shows what became of it, which is the next thing it does.
+        // The reservation lasts until `show` replaces it with the actual VMs, which follows directly.
         let rooms = &self.setting.rooms;
         let plan = rooms.decide(&appliance.name, room, &Real, decide);
         if let Some(because) = &plan.because {
@@ -119,7 +120,7 @@ impl Keeper {
             );
             return Err(Refusal::new(Code::UpdateRefused, message));
         }
-        // By the clock of day, as clients judge.
+        // Uses the time of day, as clients do.
         let today = clock();
         if let Some(end) = now.not_after
             && term(end, today) == Term::Ended
@@ -142,7 +143,7 @@ impl Keeper {
         self.update(Event::Tick).await;
     }
 
-    /// Finds the other VM of an update that an earlier daemon began, and goes on.
+    /// Finds the second VM of an update that an earlier daemon began, and continues the update.
     pub(super) async fn resume_update(&mut self) {
         let Some(update) = self.kept.under_way() else {
             return;
@@ -166,15 +167,15 @@ impl Keeper {
         }
     }
 
-    /// Tells a VM that is `back` what the update has told it, and it may not have heard. When the daemon ends, that is the
-    /// next one's.
+    /// Repeats the last orders of an update to a VM that is `back`, because it may not have received them. If the daemon is
+    /// ending, the next one does so.
     pub(super) async fn remind(&mut self, back: bool) {
         if back && !self.halting {
             self.update(Event::Resumed).await;
         }
     }
 
-    /// Derives what has become of the VMs, until nothing more follows.
+    /// Feeds the update with what has become of the VMs, until nothing more follows.
     pub(super) async fn settle(&mut self) {
         while !self.halting
             && let Some(event) = self.event()
@@ -196,7 +197,7 @@ impl Keeper {
             Some(State::Stopped { .. } | State::Created) => Some("it was stopped".to_owned()),
             Some(_) => None,
         };
-        // Its process is still there, and with a confidential guest it will be for a long time.
+        // The process still exists; that of a confidential guest may for a long time.
         let ending = |unit: &Unit| match &unit.life.state {
             State::Draining {
                 then: Then::Fail { reason },
@@ -249,7 +250,7 @@ impl Keeper {
                 self.news
                     .push(("note", format!("the update is not kept: {why}")));
                 if goes_on {
-                    // A daemon that comes back would not know of it: so it does not happen.
+                    // After a restart, the daemon would not know of this step, so it is not taken.
                     self.kept = before;
                     events.push_back(Event::NotKept(why));
                     continue;
@@ -259,12 +260,12 @@ impl Keeper {
         }
     }
 
-    /// The image may have been built anew in its folder since its manifest was read: what runs is what counts.
+    /// Corrects the current deployment's manifest from the running VM: the image may have been rebuilt in its folder since.
     pub(super) fn refresh(&mut self) {
         let report = self.main.report.as_ref();
         let id = report.and_then(|report| report.manifest_id.as_deref()?.parse::<Hex32>().ok());
         let current = &mut self.kept.current;
-        // What runs since before the file was edited is not what the file names.
+        // A VM started before the file was edited does not run what the file names.
         let known = id == current.manifest_id && current.not_after.is_some();
         if id.is_none() || known || self.main.is_outdated() {
             return;
@@ -283,14 +284,14 @@ impl Keeper {
         store::save(&self.setting.root, name, &self.kept).map_err(|error| chain(&error))
     }
 
-    /// What is on disk already.
+    /// Carries out effects. The state that they follow from is already on disk.
     async fn perform(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             self.perform_one(effect).await;
         }
         if self.kept.under_way().is_none() {
             self.judgement = None;
-            // Whoever is left of a committed update in place has ended long ago.
+            // After an update in place, the other VM has ended long ago.
             if let Some(other) = self.other.take() {
                 self.other_runs = other.life.run;
             }
@@ -336,7 +337,7 @@ impl Keeper {
             }
             Effect::Commit => {
                 self.other_runs = self.main.life.run;
-                // Another guest counts from here on.
+                // The counters come from another guest from now on.
                 let mut meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
                 meter.clear();
                 drop(meter);

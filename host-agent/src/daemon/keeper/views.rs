@@ -1,4 +1,4 @@
-//! What everybody sees of an appliance, and what follows from that.
+//! The public view of an appliance, and conditions on it.
 
 use super::super::api::{UpdateView, View};
 use super::super::unit::Unit;
@@ -47,7 +47,7 @@ pub(super) fn has_process(view: &View) -> bool {
     view.life.has_process() || other.is_some_and(crate::lifecycle::Lifecycle::has_process)
 }
 
-/// Whether an appliance that was started has come to where it stays, or lacks something for longer than a moment.
+/// Whether an appliance that was started has reached a lasting state, or has been refused several times in a row.
 pub(in super::super) fn settled(view: &View) -> bool {
     let life = &view.life;
     match life.state {
@@ -59,7 +59,7 @@ pub(in super::super) fn settled(view: &View) -> bool {
     }
 }
 
-/// Whether nothing of it runs or will.
+/// Whether nothing of the appliance runs, and nothing will start by itself.
 pub(in super::super) fn down(view: &View) -> bool {
     let state = &view.life.state;
     !has_process(view) && (state.is_terminal() || *state == State::Created)

@@ -1,11 +1,11 @@
-//! Which question a request asks: closed, so that a slip is an answer and not a default.
+//! Routes of the local API. Unknown paths and parameters are refused, so that a mistake does not silently become a default.
 
 use hyper::Method;
 
 use crate::daemon::api::{Code, Refusal, VERSION};
 use crate::text::plain;
 
-/// A question.
+/// A valid request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Route {
     About,
@@ -43,7 +43,7 @@ pub(super) enum Action {
     Restart,
 }
 
-/// What the request asks for.
+/// Returns the route of a request, or why there is none.
 pub(super) fn find(method: &Method, path: &str, query: Option<&str>) -> Result<Route, Refusal> {
     let unknown = || {
         let message = format!(
@@ -96,7 +96,7 @@ pub(super) fn find(method: &Method, path: &str, query: Option<&str>) -> Result<R
     Ok(route)
 }
 
-/// The one method that a known path takes.
+/// The method that a path takes.
 pub(super) fn method(path: &str) -> &'static str {
     match parts(path)[..] {
         [
@@ -108,7 +108,7 @@ pub(super) fn method(path: &str) -> &'static str {
     }
 }
 
-/// What follows the version; something unknown where there is none.
+/// The components after the version. A path without the version gets one that matches no route.
 fn parts(path: &str) -> Vec<&str> {
     let mut parts = path.split('/');
     match (parts.next(), parts.next()) {
@@ -117,7 +117,7 @@ fn parts(path: &str) -> Vec<&str> {
     }
 }
 
-/// Parameters that nobody has asked for yet.
+/// Parameters of a query that have not been taken yet.
 struct Query<'q>(Vec<(&'q str, &'q str)>);
 
 impl<'q> Query<'q> {
