@@ -1,4 +1,4 @@
-//! AMD's root keys (ARK): one for each generation of processors, pinned here.
+//! AMD's root keys (ARK), one for each processor generation, with their pins.
 
 use sev::certs::snp::builtin;
 use sha2::{Digest as _, Sha384};
@@ -24,18 +24,18 @@ const TURIN_KEY: [u8; 48] = [
     0xaa, 0x59, 0xd6, 0x4d, 0x05, 0xc2, 0xa6, 0x78, 0xc2, 0x29, 0xc8, 0x73, 0xe6, 0x35, 0x9d, 0x3a,
     0x69, 0x26, 0x28, 0x7a, 0x2a, 0x22, 0xcd, 0x5f, 0x88, 0xa3, 0x85, 0xe3, 0x33, 0xa2, 0xfc, 0xc5,
 ];
-/// Of a generation: its root certificate in PEM, and the pin.
+/// A generation with its root certificate in PEM and the pin of the root key.
 pub(super) type Root = (Product, &'static [u8], [u8; 48]);
 
-/// AMD's root certificates as the library carries them, and SHA-384 of each one's subjectPublicKeyInfo: the pins are ours,
-/// whatever a later version of the library carries.
+/// AMD's root certificates from the `sev` crate, with the SHA-384 of each subjectPublicKeyInfo. The pins are independent of
+/// that crate, so that another version of it cannot replace a root.
 pub(super) const ROOTS: [Root; 3] = [
     (Product::Milan, builtin::milan::ARK, MILAN_KEY),
     (Product::Genoa, builtin::genoa::ARK, GENOA_KEY),
     (Product::Turin, builtin::turin::ARK, TURIN_KEY),
 ];
 
-/// The pinned root that `ask` names as its issuer.
+/// Returns the pinned root that `ask` names as its issuer.
 pub(super) fn pinned(
     ask: &Certificate,
     roots: &[Root],
@@ -65,15 +65,15 @@ pub(super) fn pinned(
 mod tests {
     use super::*;
 
-    /// The roots. Issuer, signature, authority, dates and revocation of what is below them are held against signed chains in
-    /// the repository's `tests/attestation`, `snp_formats.rs`, `endorsers.rs` and `times.rs`.
+    /// Covers the roots. Issuer, signature, authority, dates and revocation of the certificates below them are tested with
+    /// signed chains in the repository's `tests/attestation`: `snp_formats.rs`, `endorsers.rs` and `times.rs`.
     #[test]
     fn cocoon_snp_12() {
         for (product, pem, pin) in ROOTS {
             let ark = Certificate::from_pem(pem).unwrap();
             let key = &ark.tbs_certificate.subject_public_key_info;
             assert_eq!(Sha384::digest(key.to_der().unwrap())[..], pin);
-            // A root signs itself, so it passes for an ASK here.
+            // A root is its own issuer, so it can be used in place of an ASK here.
             assert_eq!(pinned(&ark, &ROOTS), Ok((Some(product), ark.clone())));
             let mut changed = ROOTS;
             for (_, _, pin) in &mut changed {

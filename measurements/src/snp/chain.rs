@@ -1,7 +1,7 @@
-//! AMD's certificates: VCEK or VLEK, signed by ASK or ASVK, signed by the root key ARK, and the ARK's revocation list.
+//! AMD's certificate chain: VCEK or VLEK, signed by ASK or ASVK, signed by the root key ARK; and the ARK's revocation list.
 //!
-//! The `sev` crate checks signatures only. Here are the names, dates and revocation that it leaves to its caller, in [`ark`] the pins
-//! (AMD 57230, "VCEK certificate and KDS interface specification").
+//! The `sev` crate checks signatures only. This module checks names, dates and revocation; [`ark`] has the pinned roots. The
+//! reference is AMD 57230, "VCEK certificate and KDS interface specification".
 
 use rsa::{pss, signature::Verifier as _};
 use sev::certs::snp::{Certificate as SevCertificate, Verifiable as _};
@@ -20,13 +20,13 @@ use crate::{
     roots::{self, MAX_CERTIFICATE, RootClass, TrustRoot, ValidityError},
 };
 
-/// The largest revocation list read: AMD's have 1 KB.
+/// Largest revocation list that is read, in bytes. AMD's have 1 KB.
 pub const MAX_CRL: usize = 256 << 10;
 
 const RSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
 const BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.19");
 
-/// A generation of AMD's server processors, as its root key tells.
+/// A generation of AMD's server processors, each with a root key of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Product {
     /// EPYC 7003.
@@ -38,8 +38,8 @@ pub enum Product {
 }
 
 impl Product {
-    /// By family and model, as CPUID combines them: Milan and Milan-X; Genoa, Genoa-X, Bergamo and Siena; Turin and Turin
-    /// Dense. The library under the reports decodes those of no other.
+    /// Returns the generation for a CPUID family and model. It covers Milan and Milan-X; Genoa, Genoa-X, Bergamo and Siena;
+    /// Turin and Turin Dense. The `sev` crate decodes reports of no other.
     #[must_use]
     pub const fn of_cpu(family: u8, model: u8) -> Option<Self> {
         match (family, model) {
@@ -51,105 +51,105 @@ impl Product {
     }
 }
 
-/// The certificates below the root, each in DER.
+/// The certificates below the root, each in DER, with the root's revocation list.
 #[derive(Debug, Clone, Copy)]
 pub struct SnpChain<'a> {
-    /// VCEK or VLEK.
+    /// Certificate of the VCEK or VLEK.
     pub vek: &'a [u8],
-    /// ASK (above a VCEK) or ASVK (above a VLEK).
+    /// Certificate of the ASK (above a VCEK) or ASVK (above a VLEK).
     pub intermediate: &'a [u8],
-    /// The root's revocation list, if there is one.
+    /// The root's revocation list, if any.
     pub crl: Option<&'a [u8]>,
 }
 
-/// Whether revocation was looked at.
+/// Whether revocation was checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Revocation {
-    /// Nothing is revoked by a valid list of the root.
+    /// The ASK or ASVK is not on the root's valid revocation list.
     Checked {
-        /// When the list was issued, Unix time.
+        /// `thisUpdate` of the list, in Unix time.
         issued: u64,
-        /// When the next one is due, Unix time.
+        /// `nextUpdate` of the list, in Unix time.
         next_update: u64,
     },
-    /// No list was given: the caller's policy decides what that means.
+    /// No list was given. The caller's policy decides whether this is acceptable.
     NotChecked,
 }
 
-/// Why AMD's certificates are refused.
+/// Why a chain or its revocation list is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ChainError {
-    /// Larger than any.
+    /// A certificate, list or file is larger than its limit.
     #[error("{certificate} has {length} bytes, more than {limit}")]
     TooLarge {
-        /// Which one.
+        /// Name of the structure, for the message.
         certificate: &'static str,
-        /// Bytes given.
+        /// Size in bytes.
         length: usize,
-        /// Bytes accepted.
+        /// Largest size accepted, in bytes.
         limit: usize,
     },
-    /// Not what it should be.
+    /// A certificate or list is not X.509 in DER.
     #[error("{certificate} is not X.509 in DER")]
     Malformed {
-        /// Which one.
+        /// Name of the structure, for the message.
         certificate: &'static str,
-        /// What the decoder says.
+        /// The decoder's error.
         #[source]
         reason: x509_cert::der::Error,
     },
-    /// Two extensions of one kind.
+    /// A certificate has the same extension twice.
     #[error("{certificate} has the extension {oid} twice")]
     Repeated {
-        /// Which one.
+        /// Name of the certificate, for the message.
         certificate: &'static str,
-        /// The extension.
+        /// Identifier of the extension.
         oid: ObjectIdentifier,
     },
-    /// The library's copy of a root has another key than is pinned here.
+    /// The `sev` crate's copy of a root does not have the pinned key.
     #[error(
         "the built-in root for {product:?} does not have AMD's key: this program was built of changed parts, so take a released one"
     )]
     RootKey {
-        /// The generation that the root is for.
+        /// Generation of the root.
         product: Product,
     },
-    /// A certificate names an issuer that is not the next one's subject.
+    /// The named issuer is not the subject of the next certificate.
     #[error("{certificate} names another issuer ({issuer})")]
     Issuer {
-        /// Which one.
+        /// Name of the certificate or list, for the message.
         certificate: &'static str,
         /// The issuer that it names.
         issuer: String,
     },
-    /// The signature of the next key does not hold.
+    /// A signature does not verify under the issuer's key.
     #[error("the signature on {certificate} does not hold")]
     Signature {
-        /// Which one.
+        /// Name of the certificate or list, for the message.
         certificate: &'static str,
     },
-    /// The key in the middle may not sign certificates.
+    /// The ASK or ASVK may not sign certificates.
     #[error("the ASK is not a certificate authority")]
     NotAuthority,
-    /// Too early or too late.
+    /// A certificate or list is not yet valid, or no longer.
     #[error(transparent)]
     Validity(#[from] ValidityError),
-    /// The root has revoked the key.
+    /// The root revoked the ASK or ASVK.
     #[error("the {certificate} is revoked by its root: every report under it is worthless")]
     Revoked {
-        /// Which one.
+        /// Name of the revoked certificate, for the message.
         certificate: &'static str,
     },
 }
 
-/// What the chain established.
+/// Result of verifying a chain.
 pub(super) struct Verified {
     pub root: RootClass,
-    /// `None` under a development root.
+    /// Generation of the root; `None` under a development root.
     pub product: Option<Product>,
     pub revocation: Revocation,
     pub vek: Certificate,
-    /// Last second at which certificates and list are all in their time, Unix time.
+    /// Last second at which all certificates and the list are valid, in Unix time.
     pub valid_until: u64,
 }
 
@@ -209,10 +209,10 @@ pub(super) fn verify(
     })
 }
 
-/// Certificates of a PEM file (several may follow each other), each in DER.
+/// Returns the certificates of a PEM file, each in DER.
 ///
 /// # Errors
-/// [`ChainError::Malformed`] or [`ChainError::TooLarge`].
+/// [`ChainError::Malformed`] if the file is not PEM of certificates, [`ChainError::TooLarge`] if it is too large.
 pub fn certificates_from_pem(pem: &[u8]) -> Result<Vec<Vec<u8>>, ChainError> {
     const FILE: &str = "the PEM file";
     const LIMIT: usize = 16 * MAX_CERTIFICATE;
@@ -296,7 +296,7 @@ fn check_revocation(
         return Err(ChainError::Signature { certificate: CRL });
     }
     let issued = body.this_update.to_unix_duration().as_secs();
-    // A list without an end would never have to be replaced: it counts as ended when it was issued.
+    // A list without nextUpdate would never have to be replaced, so it expires at the second of its issue.
     let next_update = body
         .next_update
         .map_or(issued, |time| time.to_unix_duration().as_secs());

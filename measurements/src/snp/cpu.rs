@@ -1,10 +1,10 @@
-//! QEMU's EPYC models and the CPU signature that each puts into the launch digest.
+//! QEMU's EPYC CPU models and their CPUID signatures, which are part of the launch digest.
 
 use std::{fmt, str::FromStr};
 
 use thiserror::Error;
 
-/// A generation as QEMU names it, with its newest version (`-v1` to `-vN`) in QEMU 11.
+/// A CPU model of QEMU, with its newest version (`-v1` to `-vN`) in QEMU 11.
 struct Generation {
     name: &'static str,
     versions: u8,
@@ -13,7 +13,7 @@ struct Generation {
     stepping: u32,
 }
 
-/// QEMU, `target/i386/cpu.c`. The versions of a model differ in features, never in signature.
+/// From QEMU's `target/i386/cpu.c`. The versions of a model differ in features, but not in signature.
 const GENERATIONS: [Generation; 5] = [
     Generation {
         name: "EPYC",
@@ -52,40 +52,40 @@ const GENERATIONS: [Generation; 5] = [
     },
 ];
 
-/// An old name of `EPYC-v2`.
+/// Former name of `EPYC-v2`.
 const IBPB: &str = "EPYC-IBPB";
 
-/// A CPU model of QEMU's, by its exact name (`-cpu EPYC-v4`).
+/// One of QEMU's EPYC models, by its exact name (`-cpu EPYC-v4`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CpuModel {
     name: String,
     signature: u32,
 }
 
-/// The name is none of QEMU's EPYC models.
+/// The name is not one of QEMU's EPYC models.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
     "unknown CPU model {name:?}: expected EPYC, EPYC-Rome, EPYC-Milan, EPYC-Genoa or EPYC-Turin, with or without -vN"
 )]
 pub struct UnknownCpu {
-    /// What was asked for.
+    /// The unknown name.
     pub name: String,
 }
 
 impl CpuModel {
-    /// The name as given to QEMU.
+    /// Returns the name as given to QEMU.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// CPUID Fn0000_0001_EAX, which the processor holds at reset and SNP measures.
+    /// Returns the CPUID signature (Fn0000_0001_EAX). A processor holds it in RDX at reset, where SNP measures it.
     #[must_use]
     pub const fn signature(&self) -> u32 {
         self.signature
     }
 
-    /// Every name of the table.
+    /// Returns all known models.
     pub fn all() -> impl Iterator<Item = Self> {
         let versions = GENERATIONS.iter().flat_map(|generation| {
             let versioned =
@@ -127,7 +127,7 @@ impl fmt::Display for CpuModel {
 }
 
 impl Generation {
-    /// AMD's CPUID specification 25481: families above 15 are split.
+    /// Encodes the signature as in AMD's CPUID specification 25481, where families above 15 are split in two fields.
     const fn signature(&self) -> u32 {
         (self.family - 15) << 20
             | (self.model >> 4) << 16

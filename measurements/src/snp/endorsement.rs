@@ -1,7 +1,7 @@
-//! What a VCEK or VLEK says of the processor, held against the report that it signed.
+//! Checks that the certificate of a VCEK or VLEK is for the processor and TCB of the report.
 //!
-//! The secure processor derives the key from its TCB, so a key for one TCB must never vouch for another. Extensions:
-//! AMD 57230, table 9 (`1.3.6.1.4.1.3704.1.3.*` and `.1.4`).
+//! The secure processor derives the key from its TCB, so a certificate for one TCB must not vouch for another. The
+//! extensions are those of AMD 57230, table 9 (`1.3.6.1.4.1.3704.1.3.*` and `.1.4`).
 
 use thiserror::Error;
 use x509_cert::{Certificate, der::oid::ObjectIdentifier};
@@ -19,13 +19,13 @@ const FMC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.3704.1.3
 const HWID: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.3704.1.4");
 const CSP_ID: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.3704.1.5");
 
-/// Why certificate and report do not belong together.
+/// Why a certificate does not belong to a report.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum EndorsementError {
-    /// An extension is absent, twice there, or not of its form.
+    /// An extension is absent, repeated or malformed.
     #[error("the VCEK or VLEK has no readable extension for the {part}")]
     Extension {
-        /// What it should say.
+        /// What the extension should state.
         part: &'static str,
     },
     /// The certificate is for another TCB.
@@ -33,7 +33,7 @@ pub enum EndorsementError {
         "the {part} of the report is at {reported}, its certificate is for {certified}: fetch the certificate for the reported TCB"
     )]
     Tcb {
-        /// Which part of the TCB.
+        /// Name of the TCB component.
         part: &'static str,
         /// Patch level in the report.
         reported: u8,
@@ -43,25 +43,25 @@ pub enum EndorsementError {
     /// The certificate is for another processor.
     #[error("the VCEK is not the one of the processor that made the report")]
     ChipId,
-    /// The report hides its processor.
+    /// The report's chip id is masked, so that the processor is unknown.
     #[error(
         "the report's chip id is masked, so that its VCEK cannot be matched: the operator must clear MASK_CHIP_ID"
     )]
     ChipIdMasked,
-    /// A report of another generation of processors than its root key is for.
+    /// The report is of another processor generation than the root key.
     #[error(
         "the report is of another processor than AMD's root key for {product:?} vouches for: {found}"
     )]
     Generation {
-        /// The generation of the root key.
+        /// Generation of the root key.
         product: Product,
-        /// What does not fit it.
+        /// Description of the mismatch.
         found: String,
     },
-    /// A key of the kind that the report does not name.
+    /// The certificate is for the other kind of key than the report names.
     #[error("the report was signed with a {named:?}, the certificate is of the other kind")]
     KeyKind {
-        /// The kind that the report names.
+        /// Kind of key that the report names.
         named: SigningKey,
     },
 }
@@ -105,8 +105,9 @@ pub(super) fn check(
     Ok(())
 }
 
-/// The generation that the root vouches for against the processor's signature (reports of version 2 have none) and the
-/// layout of the TCB, which decide how the report is read. A development root (`product` is `None`) is for any.
+/// Checks that the report is of the root's generation, by the processor's family and model (absent in reports of version 2)
+/// and by the form of its TCB. These decide how a report is decoded. A development root (`product` is `None`) is for any
+/// generation.
 pub(super) fn check_generation(
     product: Option<Product>,
     cpuid: Option<[u8; 3]>,
@@ -130,7 +131,7 @@ pub(super) fn check_generation(
     }
 }
 
-/// Turin's chip id has 8 bytes, then zeroes; its TCB alone has an FMC.
+/// Checks the chip id. Turin, the only generation whose TCB has an FMC, has ids of 8 bytes, padded with zeroes.
 fn check_chip(
     certificate: &Certificate,
     chip_id: &[u8; 64],
@@ -142,7 +143,7 @@ fn check_chip(
     let hwid =
         extension(certificate, HWID).ok_or(EndorsementError::Extension { part: "chip id" })?;
     let (id, rest) = chip_id.split_at(if turin { 8 } else { 64 });
-    // AMD writes the bytes as they are; some of its services wrap them once more.
+    // AMD writes the bytes themselves, but some of its services wrap them in an OCTET STRING.
     let hwid = match hwid {
         [4, length, inner @ ..]
             if usize::from(*length) == inner.len() && inner.len() == id.len() =>
@@ -157,7 +158,7 @@ fn check_chip(
     }
 }
 
-/// The value of an extension that is there once.
+/// Returns the value of the extension `oid` if it occurs exactly once.
 fn extension(certificate: &Certificate, oid: ObjectIdentifier) -> Option<&[u8]> {
     let extensions = certificate
         .tbs_certificate
@@ -173,7 +174,7 @@ fn extension(certificate: &Certificate, oid: ObjectIdentifier) -> Option<&[u8]> 
     }
 }
 
-/// A DER integer from 0 to 255.
+/// Decodes a DER integer from 0 to 255.
 const fn small_integer(der: &[u8]) -> Option<u8> {
     match der {
         [2, 1, value] if *value < 0x80 => Some(*value),
@@ -226,7 +227,7 @@ mod tests {
         ]
     }
 
-    /// The patch levels; chip and kind of key are the next three's.
+    /// Covers the patch levels. The next three tests cover the chip id and the kind of key.
     #[test]
     fn cocoon_snp_13() {
         let check = |tcb: TcbVersion| check(&certificate(&parts()), SigningKey::Vcek, &tcb, &CHIP);
@@ -370,7 +371,7 @@ mod tests {
             "the report is of another processor than AMD's root key for Genoa vouches for: its TCB has an FMC, as only \
              Turin's has"
         );
-        // A development root is for no generation.
+        // A development root is for any generation.
         assert_eq!(judge(None, Some([0x19, 0x11, 1]), Some(1)), Ok(()));
     }
 

@@ -1,4 +1,4 @@
-//! OVMF's SEV metadata: which memory the loader hands over before the first instruction, and how processors start.
+//! OVMF's SEV metadata: the memory that is measured before the first instruction, and where processors start.
 
 use sha2::{Digest, Sha384};
 use thiserror::Error;
@@ -10,63 +10,63 @@ use crate::{
     guid_table::{GuidTable, GuidTableError},
 };
 
-/// Entry of the GUID table: distance of the metadata from the end of the image.
+/// GUID table entry with the distance of the metadata from the end of the image.
 pub const METADATA_OFFSET: Guid = Guid::parse("dc886566-984a-4798-a75e-5585a7bf67cc");
-/// Entry of the GUID table: address and size of the kernel hashes.
+/// GUID table entry with address and size of the kernel hash table.
 pub const HASH_TABLE: Guid = Guid::parse("7255371f-3a3b-4b04-927b-1da6efa8d454");
-/// Entry of the GUID table: where processors other than the first start.
+/// GUID table entry with the start address of all processors but the first.
 pub const RESET_BLOCK: Guid = Guid::parse("00f771de-1a7e-4fcb-890e-68c77e2fb44e");
 
 const PAGE: usize = 4096;
 const FOUR_GIB: u64 = 1 << 32;
 const STRUCTURE: &str = "SEV metadata";
 const MAX_SECTIONS: u32 = 32;
-/// Memory of all sections together; OVMF's have less than 1 MiB.
+/// Largest size of all sections together, in bytes. OVMF's have less than 1 MiB.
 const MAX_MEMORY: u64 = 64 << 20;
 
-/// What a section of memory is for.
+/// Purpose of a section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SectionKind {
-    /// Zeroed memory for the firmware's early work.
+    /// Zeroed memory for the early phases of the firmware.
     SecMem,
-    /// The page into which the secure processor puts the guest's keys.
+    /// The page in which the secure processor stores the guest's keys.
     Secrets,
-    /// The page with CPUID values, checked by the secure processor.
+    /// The page with CPUID values, which the secure processor checks.
     Cpuid,
-    /// The service module's calling area, zeroed.
+    /// Zeroed calling area of the secure VM service module (SVSM).
     SvsmCallingArea,
     /// The page with the hashes of kernel, initrd and command line.
     KernelHashes,
 }
 
-/// One section.
+/// A section of guest memory in the metadata.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Section {
     /// Guest-physical address, page-aligned.
     pub address: u64,
-    /// Bytes, whole pages.
+    /// Length in bytes, a multiple of the page size.
     pub length: u64,
-    /// What it is for.
+    /// Purpose of the section.
     pub kind: SectionKind,
 }
 
-/// What the launch digest takes from a firmware image. Measured once, it serves any kernel and any set of processors.
+/// The parts of a launch digest that depend on the firmware image only. They serve any kernel and any processors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnpFirmware {
-    /// The launch digest after the image's own pages.
+    /// Launch digest after the pages of the image.
     pub digest: [u8; 48],
-    /// The sections, in the order in which they are measured.
+    /// Sections in the order in which they are measured.
     pub sections: Vec<Section>,
-    /// Guest-physical address of the table of kernel hashes, if the firmware checks them.
+    /// Guest-physical address of the kernel hash table; `None` if the firmware does not check the hashes.
     pub hash_table: Option<u64>,
-    /// Instruction pointer of processors other than the first.
+    /// Instruction pointer at which all processors but the first start.
     pub reset_eip: u32,
 }
 
-/// Why a firmware image cannot be launched or predicted.
+/// Why a firmware image is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SnpFirmwareError {
-    /// The table that leads to the metadata is broken.
+    /// The GUID table that leads to the metadata is malformed.
     #[error("cannot find SEV metadata")]
     Table(#[from] GuidTableError),
     /// The image was not built for SEV-SNP.
@@ -74,47 +74,47 @@ pub enum SnpFirmwareError {
         "firmware has no {entry} (GUID {guid}); use an image built from edk2's AmdSev platform"
     )]
     NotSnp {
-        /// What is missing.
+        /// Name of the missing entry.
         entry: &'static str,
-        /// The GUID looked for.
+        /// GUID of the missing entry.
         guid: Guid,
     },
-    /// The image is not made of whole pages.
+    /// The size of the image is not a multiple of the page size.
     #[error("firmware has {length} bytes, which are not whole pages")]
     Size {
-        /// Bytes given.
+        /// Size in bytes.
         length: usize,
     },
     /// A structure ends early.
     #[error(transparent)]
     Truncated(#[from] Truncated),
-    /// A fixed field of the descriptor has another value.
+    /// A field of the descriptor has an invalid value.
     #[error("SEV metadata at offset {offset:#x}: {field} is {found:#x}")]
     Field {
-        /// The field.
+        /// Name of the field.
         field: &'static str,
         /// Offset of the descriptor in the image.
         offset: usize,
         /// Value found.
         found: u32,
     },
-    /// A section contradicts itself or another.
+    /// A section is invalid, or conflicts with another.
     #[error("SEV metadata: section {index} at offset {offset:#x}: {reason}")]
     Section {
-        /// Position in the table.
+        /// Index of the section in the metadata.
         index: usize,
         /// Offset of the section in the image.
         offset: usize,
-        /// What is wrong.
+        /// Description of the fault.
         reason: &'static str,
     },
 }
 
 impl SnpFirmware {
-    /// Reads the metadata of `firmware` and measures its pages.
+    /// Decodes the metadata of `firmware` and measures its pages.
     ///
     /// # Errors
-    /// [`SnpFirmwareError`] naming structure and offset.
+    /// [`SnpFirmwareError`] names structure and offset of the fault.
     pub fn parse(firmware: &[u8]) -> Result<Self, SnpFirmwareError> {
         let table = GuidTable::parse(firmware)?;
         if !firmware.len().is_multiple_of(PAGE) {
@@ -130,7 +130,7 @@ impl SnpFirmware {
         let reset_eip =
             Reader::new("SEV-ES reset block", entry("reset block", RESET_BLOCK)?).u32()?;
         let hash_table = match table.get(HASH_TABLE) {
-            // Address zero says: this build does not check hashes.
+            // Address zero means that this build does not check hashes.
             Some(bytes) => Some(u64::from(
                 Reader::new("kernel hash table entry", bytes).u32()?,
             ))
@@ -155,7 +155,7 @@ impl SnpFirmware {
         })
     }
 
-    /// The section that holds the kernel hashes.
+    /// Returns the section for the kernel hashes.
     #[must_use]
     pub fn kernel_hashes(&self) -> Option<&Section> {
         self.sections

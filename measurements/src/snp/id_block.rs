@@ -1,8 +1,9 @@
-//! The ID block: a guest owner's signed word for what may be launched, and the digests by which reports name its keys.
+//! The ID block, in which a guest's owner signs what may be launched, and the digests by which reports name its keys.
 //!
-//! SEV-SNP firmware ABI 56860, section 8.18 (`SNP_LAUNCH_FINISH`): structures `ID_BLOCK` and `ID_AUTH_INFO`, keys and
-//! signatures as in chapter 10. The secure processor refuses to finish a launch whose digest or policy is not the
-//! block's, and puts the SHA-384 of both public keys into every report: a verifier can pin a key instead of digests.
+//! The structures are `ID_BLOCK` and `ID_AUTH_INFO` of the SEV-SNP firmware ABI 56860, section 8.18 (`SNP_LAUNCH_FINISH`),
+//! with keys and signatures as in chapter 10. The secure processor refuses to finish a launch whose digest or policy differs
+//! from the block's. It puts the SHA-384 of both public keys into every report, so that a verifier can pin a key instead of
+//! launch digests.
 
 use p384::{
     FieldBytes,
@@ -17,17 +18,17 @@ use thiserror::Error;
 
 use super::report::LaunchIdentity;
 
-/// Bytes of an ID block.
+/// Length of an ID block in bytes.
 pub const ID_BLOCK_LENGTH: usize = 96;
-/// Bytes of the authentication information.
+/// Length of the ID authentication structure in bytes.
 pub const ID_AUTH_LENGTH: usize = 4096;
 
 const VERSION: u32 = 1;
-/// ECDSA on P-384 with SHA-384, among the algorithms of signatures.
+/// Signature algorithm: ECDSA on P-384 with SHA-384.
 const ECDSA_P384_SHA384: u32 = 1;
-/// P-384 among the curves of keys.
+/// Curve of a key: P-384.
 const P384: u32 = 2;
-/// A number of the curve, and how many bytes the firmware keeps for it.
+/// Length of a P-384 number in bytes; its field has `NUMBER_FIELD` bytes.
 const NUMBER: usize = 48;
 const NUMBER_FIELD: usize = 72;
 const KEY_LENGTH: usize = 0x404;
@@ -39,23 +40,23 @@ const ID_KEY_SIGNATURE: usize = 0x680;
 const AUTHOR_KEY: usize = 0x880;
 const END: usize = AUTHOR_KEY + KEY_LENGTH;
 
-/// What may be launched.
+/// An ID block: the guest that may be launched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdBlock {
-    /// The launch digest: [`launch_digest`](super::launch::launch_digest).
+    /// Expected launch digest, as computed by [`launch_digest`](super::launch::launch_digest).
     pub launch_digest: [u8; 48],
-    /// The owner's name for a family of guests.
+    /// Family of guests, as named by the owner.
     pub family_id: [u8; 16],
-    /// The owner's name for this image.
+    /// Image, as named by the owner.
     pub image_id: [u8; 16],
-    /// The owner's security version of the guest.
+    /// Security version of the guest, as numbered by the owner.
     pub guest_svn: u32,
-    /// The guest policy, equal to the one that the guest is started with.
+    /// Guest policy, which must equal the one that the guest is started with.
     pub policy: u64,
 }
 
 impl IdBlock {
-    /// The block as the secure processor reads it; in Base64 it is QEMU's `id-block=`.
+    /// Encodes the block as the secure processor reads it. In Base64, this is QEMU's `id-block=`.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; ID_BLOCK_LENGTH] {
         let mut bytes = [0; ID_BLOCK_LENGTH];
@@ -69,7 +70,7 @@ impl IdBlock {
     }
 }
 
-/// A secret P-384 key for ID blocks, of their owner or of the author who vouches for that owner. Wiped when dropped.
+/// A private P-384 key for ID blocks: the owner's, or the author's who vouches for the owner. Erased from memory on drop.
 #[derive(Clone)]
 pub struct IdKey(SigningKey);
 
@@ -80,24 +81,24 @@ impl std::fmt::Debug for IdKey {
 }
 
 impl IdKey {
-    /// Reads a key in PKCS#8 PEM (`-----BEGIN PRIVATE KEY-----`), as `openssl genpkey` writes it.
+    /// Reads a key in PKCS#8 PEM (`-----BEGIN PRIVATE KEY-----`), as written by `openssl genpkey`.
     ///
     /// # Errors
-    /// [`IdBlockError::Key`] when it is none, or not on P-384.
+    /// [`IdBlockError::Key`] if it cannot be read or is not on P-384.
     pub fn from_pem(pem: &str) -> Result<Self, IdBlockError> {
         SigningKey::from_pkcs8_pem(pem)
             .map(Self)
             .map_err(|_| IdBlockError::Key)
     }
 
-    /// SHA-384 of the public key, as reports hold it.
+    /// Returns the SHA-384 of the public key, as reports contain it.
     #[must_use]
     pub fn digest(&self) -> [u8; 48] {
         Sha384::digest(public_key(self.0.verifying_key())).into()
     }
 }
 
-/// The signatures over an ID block and the keys that made them.
+/// An ID authentication structure: the signatures over an ID block and the public keys that verify them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct IdAuth(Box<[u8; ID_AUTH_LENGTH]>);
 
@@ -107,41 +108,40 @@ impl std::fmt::Debug for IdAuth {
     }
 }
 
-/// Why a block does not count, or cannot be made.
+/// Why an ID block is refused, or cannot be signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum IdBlockError {
-    /// The secret key cannot be read.
+    /// The private key cannot be read.
     #[error("the key for ID blocks is no P-384 key in PKCS#8 PEM: make one with openssl genpkey")]
     Key,
-    /// Another length than the structure has.
+    /// A structure has the wrong length.
     #[error("{structure} has {length} bytes, {expected} expected")]
     Length {
-        /// `ID block` or `ID authentication`.
+        /// Name of the structure: `ID block` or `ID authentication`.
         structure: &'static str,
-        /// Bytes given.
+        /// Length found, in bytes.
         length: usize,
-        /// Bytes expected.
+        /// Length required, in bytes.
         expected: usize,
     },
-    /// A field has another value than the ABI allows.
+    /// A field has a value that the ABI does not allow.
     #[error("ID authentication: {field} at offset {offset:#x} is not what the ABI allows")]
     Field {
-        /// The field.
+        /// Name of the field.
         field: &'static str,
-        /// Offset in the structure.
+        /// Offset of the field in the structure.
         offset: usize,
     },
-    /// A signature does not hold.
+    /// A signature does not verify.
     #[error("ID authentication: the signature of the {over} does not hold")]
     Signature {
-        /// `ID block` or `ID key`.
+        /// What is signed: `ID block` or `ID key`.
         over: &'static str,
     },
 }
 
 impl IdAuth {
-    /// Signs `block` with `id_key`, and that key with `author`, if there is one. Equal arguments give equal bytes
-    /// (RFC 6979).
+    /// Signs `block` with `id_key`, and the public ID key with `author` if given. Signatures are deterministic (RFC 6979).
     #[must_use]
     pub fn sign(block: &IdBlock, id_key: &IdKey, author: Option<&IdKey>) -> Self {
         let key = public_key(id_key.0.verifying_key());
@@ -167,18 +167,18 @@ impl IdAuth {
         Self(bytes)
     }
 
-    /// The structure as the secure processor reads it; in Base64 it is QEMU's `id-auth=`, and with an author
-    /// `author-key-enabled=on` belongs beside it.
+    /// Returns the structure as the secure processor reads it. In Base64, this is QEMU's `id-auth=`. With an author, QEMU also
+    /// needs `author-key-enabled=on`.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; ID_AUTH_LENGTH] {
         &self.0
     }
 }
 
-/// Checks `auth` over `block` as the secure processor does, and tells how a report of such a guest names the keys.
+/// Checks `auth` over `block` as the secure processor does, and returns the key digests in reports of such a guest.
 ///
 /// # Errors
-/// [`IdBlockError`] naming the field or signature for which a launch would fail.
+/// [`IdBlockError`] names the field or signature that would make the launch fail.
 pub fn launch_identity(block: &[u8], auth: &[u8]) -> Result<LaunchIdentity, IdBlockError> {
     length("ID block", block, ID_BLOCK_LENGTH)?;
     length("ID authentication", auth, ID_AUTH_LENGTH)?;
@@ -248,7 +248,7 @@ fn verify(
         .map_err(|_| IdBlockError::Signature { over })
 }
 
-/// Curve, x and y in little-endian fields of 72 bytes, zeroes.
+/// Encodes a public key: curve, x and y little-endian in 72 bytes each, then zeroes.
 fn public_key(key: &VerifyingKey) -> [u8; KEY_LENGTH] {
     let mut bytes = [0; KEY_LENGTH];
     put(&mut bytes, 0, &P384.to_le_bytes());
@@ -269,7 +269,7 @@ fn key(bytes: &[u8]) -> Option<VerifyingKey> {
     VerifyingKey::from_encoded_point(&point).ok()
 }
 
-/// r and s in little-endian fields of 72 bytes, zeroes.
+/// Encodes a signature: r and s little-endian in 72 bytes each, then zeroes.
 fn signature(signature: &Signature) -> [u8; SIGNATURE_LENGTH] {
     let mut bytes = [0; SIGNATURE_LENGTH];
     let (r, s) = signature.split_bytes();
@@ -278,7 +278,7 @@ fn signature(signature: &Signature) -> [u8; SIGNATURE_LENGTH] {
     bytes
 }
 
-/// Two numbers, when nothing but zeroes stands around them.
+/// Decodes two numbers in fields of 72 bytes, if all bytes around them are zero.
 fn numbers(bytes: &[u8]) -> Option<[FieldBytes; 2]> {
     let (both, rest) = bytes.split_at_checked(2 * NUMBER_FIELD)?;
     let number = |field: &[u8]| {
@@ -299,12 +299,12 @@ fn put_number(bytes: &mut [u8], offset: usize, big_endian: &FieldBytes) {
     put(bytes, offset, &little);
 }
 
-/// Offsets are the constants above, all within their structures.
+/// Writes a value. Never panics, because all offsets are the constants above, within their structures.
 fn put(bytes: &mut [u8], offset: usize, value: &[u8]) {
     bytes[offset..offset + value.len()].copy_from_slice(value);
 }
 
-/// Likewise; the structure's length has been checked.
+/// Returns a field. Its offset is one of the constants above, and the structure's length has been checked.
 fn part(bytes: &[u8], offset: usize, length: usize) -> &[u8] {
     bytes.get(offset..offset + length).unwrap_or_default()
 }

@@ -1,7 +1,7 @@
-//! The launch digest: what the secure processor measures while QEMU builds an SNP guest.
+//! The launch digest: the secure processor's measurement of an SNP guest that QEMU builds.
 //!
-//! SEV-SNP firmware ABI 56860, section 8.17 (`SNP_LAUNCH_UPDATE`, page info structure); the pages and their order
-//! are QEMU's (`target/i386/sev.c`). RAM size, ACPI and devices are not part of it.
+//! The page info structure is that of the SEV-SNP firmware ABI 56860, section 8.17 (`SNP_LAUNCH_UPDATE`). The pages and
+//! their order are QEMU's (`target/i386/sev.c`). RAM size, ACPI and devices are not measured.
 
 use sha2::{Digest, Sha256, Sha384};
 use thiserror::Error;
@@ -13,14 +13,14 @@ use super::{
 };
 use crate::guid::Guid;
 
-/// QEMU's limit for q35.
+/// Largest number of virtual processors: QEMU's limit for q35.
 pub const MAX_VCPUS: u32 = 4096;
-/// `SEV_FEATURES` of a guest with SNP alone, QEMU's default.
+/// `SEV_FEATURES` of a guest with only SNP, which is QEMU's default.
 pub const FEATURE_SNP: u64 = 1;
 
 const PAGE: u64 = 4096;
 const PAGE_LENGTH: usize = 4096;
-/// The address under which state-save areas are measured, whatever their real one.
+/// Address under which all save areas are measured, regardless of their real address.
 const VMSA_ADDRESS: u64 = 0xFFFF_FFFF_F000;
 
 const TABLE: Guid = Guid::parse("9438d606-4f22-4cc9-b479-a793d411fd21");
@@ -28,19 +28,19 @@ const COMMAND_LINE: Guid = Guid::parse("97d02dd8-bd20-4c94-aa78-e7714d36ab2a");
 const INITRD: Guid = Guid::parse("44baf731-3a2f-4bd7-9af1-41e29169781d");
 const KERNEL: Guid = Guid::parse("4de79437-abd2-427f-b835-d5b172d2045b");
 
-/// SHA-256 of what a direct boot loads, as QEMU puts them into the firmware's page (`kernel-hashes=on`).
+/// SHA-256 digests of the files of a direct kernel boot, which QEMU puts into the firmware's page (`kernel-hashes=on`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KernelHashes {
-    /// Of the whole kernel file.
+    /// Digest of the whole kernel file.
     pub kernel: [u8; 32],
-    /// Of the initrd; of nothing when there is none.
+    /// Digest of the initrd, or of the empty string without an initrd.
     pub initrd: [u8; 32],
-    /// Of the command line with its closing NUL.
+    /// Digest of the command line with its terminating NUL.
     pub command_line: [u8; 32],
 }
 
 impl KernelHashes {
-    /// Hashes the artefacts as QEMU reads them.
+    /// Hashes the files as QEMU reads them.
     #[must_use]
     pub fn of(kernel: &[u8], initrd: Option<&[u8]>, command_line: &str) -> Self {
         Self {
@@ -54,7 +54,7 @@ impl KernelHashes {
         }
     }
 
-    /// The page with the table at `address` within it.
+    /// Returns the page that has the table at guest-physical `address`.
     fn page(&self, address: u64) -> Result<[u8; PAGE_LENGTH], LaunchError> {
         let mut table = TABLE.0.to_vec();
         table.extend(168_u16.to_le_bytes());
@@ -78,30 +78,30 @@ impl KernelHashes {
     }
 }
 
-/// The virtual processors: their number, model and features all change the digest.
+/// The virtual processors. Their number, model and features all change the digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vcpus {
-    /// How many.
+    /// Number of virtual processors.
     pub count: u32,
-    /// QEMU's model.
+    /// QEMU's CPU model.
     pub model: CpuModel,
-    /// `SEV_FEATURES`: [`FEATURE_SNP`], with what the host's KVM and QEMU add.
+    /// `SEV_FEATURES`: [`FEATURE_SNP`] and the features that the host's KVM and QEMU add.
     pub guest_features: u64,
 }
 
-/// Why there is no launch digest.
+/// Why a launch digest cannot be computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum LaunchError {
-    /// No processor, or more than QEMU allows.
+    /// The number of processors is 0, or greater than QEMU allows.
     #[error("{count} virtual processors: 1 to {MAX_VCPUS} expected")]
     VcpuCount {
-        /// How many were asked for.
+        /// The number requested.
         count: u32,
     },
-    /// The firmware has no place for the hashes, so it would not check the kernel.
+    /// The firmware has no page for the hashes, so it would not check the kernel.
     #[error("the firmware does not check kernel hashes: use one built from edk2's AmdSev platform")]
     NoKernelHashes,
-    /// The table of hashes does not lie within the firmware's page for it.
+    /// The table of hashes does not fit the firmware's page for it.
     #[error("the firmware's kernel hash table at {address:#x} does not fit its page")]
     HashTablePlace {
         /// Guest-physical address of the table.
@@ -109,10 +109,10 @@ pub enum LaunchError {
     },
 }
 
-/// The launch digest of `firmware` with `kernel` (or without any) on `vcpus`.
+/// Computes the launch digest of `firmware` with `kernel`, if any, on `vcpus`.
 ///
 /// # Errors
-/// [`LaunchError`] when the firmware cannot take a kernel, or the processors are none or too many.
+/// [`LaunchError`] if the firmware cannot take kernel hashes, or the number of processors is out of range.
 pub fn launch_digest(
     firmware: &SnpFirmware,
     kernel: Option<&KernelHashes>,
@@ -156,7 +156,7 @@ pub fn launch_digest(
     Ok(digest)
 }
 
-/// The digest of the page with the kernel's hashes.
+/// Returns the digest of the page with the kernel's hashes.
 fn hashes_page(firmware: &SnpFirmware, kernel: &KernelHashes) -> Result<[u8; 48], LaunchError> {
     let (Some(section), Some(address)) = (firmware.kernel_hashes(), firmware.hash_table) else {
         return Err(LaunchError::NoKernelHashes);
@@ -167,7 +167,7 @@ fn hashes_page(firmware: &SnpFirmware, kernel: &KernelHashes) -> Result<[u8; 48]
     Ok(Sha384::digest(kernel.page(address)?).into())
 }
 
-/// A page as the secure processor measures it; the digests are of its 4096 bytes.
+/// A page as the secure processor measures it, by the digest of its 4096 bytes where they are measured.
 #[derive(Clone, Copy)]
 pub(super) enum Page<'a> {
     Normal(&'a [u8; 48]),
@@ -190,7 +190,7 @@ pub(super) fn extend_page(digest: &[u8; 48], page: Page<'_>, address: u64) -> [u
         .chain_update(digest)
         .chain_update(contents)
         .chain_update(LENGTH.to_le_bytes())
-        // Type; not an initial-migration image; no permissions for the other privilege levels; reserved.
+        // Type; not an initial migration image; no permissions for the other privilege levels; reserved.
         .chain_update([kind, 0, 0, 0, 0, 0])
         .chain_update(address.to_le_bytes())
         .finalize()

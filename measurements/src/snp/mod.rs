@@ -1,4 +1,4 @@
-//! AMD SEV-SNP: what hardware will measure, and what a report says that it measured.
+//! AMD SEV-SNP: prediction of launch digests, and verification of attestation reports.
 
 mod ark;
 mod chain;

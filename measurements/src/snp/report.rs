@@ -1,8 +1,8 @@
-//! SEV-SNP attestation reports, versions 2 to 5, verified offline with their certificates.
+//! Offline verification of SEV-SNP attestation reports, versions 2 to 5, with their certificates.
 //!
-//! Parsing and the report's signature are the `sev` crate's work; what it leaves to its caller is ours: pinned roots,
-//! dates and revocation (`chain`), the certificate's TCB and chip against the report (`endorsement`), and the
-//! guest's policy. What measurement, report data and host data must be is for the caller to compare.
+//! The `sev` crate parses reports and verifies their signatures. This module adds what the crate leaves to its caller:
+//! pinned roots, dates and revocation (`chain`), the match of TCB and chip in certificate and report (`endorsement`), and
+//! the guest policy. The caller must compare measurement, report data and host data.
 
 use sev::{
     certs::snp::{Certificate as SevCertificate, Verifiable as _},
@@ -21,132 +21,132 @@ use crate::{
     verdict::one_line,
 };
 
-/// Bytes of a report, signature included.
+/// Length of a report in bytes, signature included.
 pub const REPORT_LENGTH: usize = 1184;
 
-/// ECDSA on P-384 with SHA-384, the only signature there is.
+/// Signature algorithm ECDSA on P-384 with SHA-384, the only one defined.
 const ECDSA_P384: u32 = 1;
 const SIGNED: usize = 0x2a0;
 const UNEXPECTED_KEY: &str = "it is not the key that was expected to vouch for the launch";
 
-/// Patch levels of the parts that a report rests on.
+/// Patch levels of the TCB components.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TcbVersion {
-    /// First mutable code; on Turin only.
+    /// First mutable code (FMC), on Turin only.
     pub fmc: Option<u8>,
-    /// The secure processor's boot loader.
+    /// Boot loader of the secure processor.
     pub bootloader: u8,
-    /// The secure processor's operating system.
+    /// Operating system of the secure processor.
     pub tee: u8,
     /// SNP firmware.
     pub snp: u8,
-    /// The lowest microcode of all cores.
+    /// Lowest microcode level of all cores.
     pub microcode: u8,
 }
 
-/// The key that signed a report.
+/// Kind of the key that signed a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SigningKey {
-    /// Of the chip.
+    /// The chip's own key.
     Vcek,
-    /// Of a cloud provider, loaded into the chip.
+    /// A cloud provider's key, loaded into the chip.
     Vlek,
 }
 
-/// What a verified report says.
+/// Claims of a verified report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnpClaims {
-    /// Whose root vouches for it.
+    /// Class of the root that vouches for the report.
     pub root: RootClass,
-    /// The processor's generation; `None` under a development root.
+    /// Generation of the processor; `None` under a development root.
     pub product: Option<Product>,
     /// Family, model and stepping of the processor; `None` in reports of version 2.
     pub cpuid: Option<[u8; 3]>,
     /// Whether revocation was checked.
     pub revocation: Revocation,
-    /// Last second at which its certificates and revocation list are all in their time, Unix time.
+    /// Last second at which all certificates and the revocation list are valid, in Unix time.
     pub valid_until: u64,
-    /// Version of the report's format: 2 to 5.
+    /// Version of the report format: 2 to 5.
     pub version: u32,
-    /// Which key signed.
+    /// Kind of the key that signed the report.
     pub signing_key: SigningKey,
     /// The launch digest.
     pub measurement: [u8; 48],
-    /// The guest's 64 bytes.
+    /// REPORT_DATA: 64 bytes chosen by the guest.
     pub report_data: [u8; 64],
-    /// The host's 32 bytes of configuration.
+    /// HOST_DATA: 32 bytes chosen by the host at launch.
     pub host_data: [u8; 32],
-    /// The guest's policy; debug and migration are off.
+    /// Guest policy. Debugging and migration are off.
     pub policy: u64,
-    /// The guest's security version number.
+    /// Security version number of the guest.
     pub guest_svn: u32,
-    /// The guest's family, as its owner named it.
+    /// Family of the guest, as named by its owner.
     pub family_id: [u8; 16],
-    /// The guest's image, as its owner named it.
+    /// Image of the guest, as named by its owner.
     pub image_id: [u8; 16],
-    /// The keys that vouched for the launch: those that the caller expected.
+    /// Keys that vouched for the launch, which are those that the caller expected.
     pub launched_by: LaunchIdentity,
-    /// Identity of this run of the guest.
+    /// Identifier of this run of the guest.
     pub report_id: [u8; 32],
-    /// Identity of the processor; zero when masked (possible with a VLEK only).
+    /// Identifier of the processor; zero if masked, which is possible only with a VLEK.
     pub chip_id: [u8; 64],
-    /// Settings of the platform.
+    /// PLATFORM_INFO: settings of the platform.
     pub platform_info: u64,
-    /// The TCB that the signing key stands for.
+    /// TCB from which the signing key was derived.
     pub reported_tcb: TcbVersion,
-    /// The TCB that runs.
+    /// TCB that is running.
     pub current_tcb: TcbVersion,
-    /// The TCB below which the platform cannot go back.
+    /// TCB below which the platform cannot be downgraded.
     pub committed_tcb: TcbVersion,
-    /// The TCB when the guest started.
+    /// TCB at the launch of the guest.
     pub launch_tcb: TcbVersion,
 }
 
 /// Why a report is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ReportError {
-    /// Another length than a report has.
+    /// The report has the wrong length.
     #[error("SNP report has {length} bytes, {REPORT_LENGTH} expected")]
     Length {
-        /// Bytes given.
+        /// Length found, in bytes.
         length: usize,
     },
-    /// A version that we do not know.
+    /// The version of the report is not supported.
     #[error("SNP report has version {version}, 2 to 5 expected")]
     Version {
         /// Version found.
         version: u32,
     },
-    /// Fields that contradict the format.
+    /// The report cannot be decoded.
     #[error("SNP report cannot be decoded: {reason}")]
     Malformed {
-        /// What the decoder says.
+        /// The decoder's error.
         reason: String,
     },
-    /// A field whose value cannot be trusted.
+    /// A field has a value that makes the report untrustworthy.
     #[error("SNP report: {field} is {found}: {why}")]
     Field {
-        /// Which field.
+        /// Name of the field.
         field: &'static str,
-        /// Its value.
+        /// Value of the field.
         found: String,
-        /// Why it is refused.
+        /// Why the value is refused.
         why: &'static str,
     },
-    /// The certificates do not hold.
+    /// The certificates are refused.
     #[error("the SNP report's certificates do not hold")]
     Chain(#[from] ChainError),
     /// The certificate is not for this report.
     #[error("the SNP report and its certificate do not belong together")]
     Endorsement(#[from] EndorsementError),
-    /// The report's own signature does not hold.
+    /// The signature of the report does not verify.
     #[error("the signature on the SNP report does not hold")]
     Signature,
 }
 
-/// The keys with which a guest's owner may vouch for its launch; zero (the default) where it did not.
+/// Digests (SHA-384) of the keys with which a guest's owner vouches for its launch. Zero (the default) means no such key.
 ///
-/// A report names them by SHA-384. Whoever holds such a key chose what was launched, so an unexpected one is refused.
+/// The holder of such a key chose what was launched, so an unexpected key is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LaunchIdentity {
     /// Digest of the key that signed the ID block.
@@ -164,15 +164,13 @@ impl Default for LaunchIdentity {
     }
 }
 
-/// Verifies `report` (1184 bytes) of a guest launched without ID block, with its certificates under `root`.
+/// Verifies `report` (1184 bytes) of a guest that was launched without ID block, with its certificates under `root`.
 ///
-/// Refuses debugging, migration, a VMPL other than 0, and any ID or author key.
-///
-/// `now` is Unix time in seconds and is compared with every date in certificates and revocation list. Nothing is
-/// fetched.
+/// Refuses debugging, migration, a VMPL other than 0, and any ID or author key. `now`, in Unix time, is compared with every
+/// date in certificates and revocation list. Nothing is fetched.
 ///
 /// # Errors
-/// [`ReportError`]: the first reason not to believe the report.
+/// [`ReportError`] is the first reason to refuse the report.
 pub fn verify(
     report: &[u8],
     chain: &SnpChain<'_>,
@@ -185,7 +183,7 @@ pub fn verify(
 /// Like [`verify`], for a guest that was launched with an ID block under the keys of `identity`.
 ///
 /// # Errors
-/// [`ReportError`]: the first reason not to believe the report.
+/// [`ReportError`] is the first reason to refuse the report.
 pub fn verify_launched_by(
     identity: &LaunchIdentity,
     report: &[u8],
@@ -229,7 +227,7 @@ pub fn verify_launched_by(
     })
 }
 
-/// The report, and its guest policy as it stands there: the library sets a bit in it that every report should have.
+/// Decodes the report. Returns the guest policy separately, as it was received: the `sev` crate sets a reserved bit in it.
 fn parse(report: &[u8]) -> Result<(AttestationReport, u64), ReportError> {
     let Some((head, _)) = report
         .split_first_chunk::<0x10>()
@@ -249,7 +247,7 @@ fn parse(report: &[u8]) -> Result<(AttestationReport, u64), ReportError> {
         reason: one_line(error),
     };
     let parsed = AttestationReport::from_bytes(report).map_err(malformed)?;
-    // The signature is checked over what was understood; nothing may be left that was not.
+    // The crate verifies the signature over its own encoding of the report, which must therefore equal the bytes received.
     let understood = parsed.to_bytes().map_err(malformed)?;
     if let Some(offset) = (0..SIGNED).find(|&at| understood.get(at) != report.get(at)) {
         return Err(ReportError::Malformed {
@@ -261,7 +259,7 @@ fn parse(report: &[u8]) -> Result<(AttestationReport, u64), ReportError> {
     Ok((parsed, u64::from_le_bytes(policy)))
 }
 
-/// Refuses what no signature could redeem, and tells which key signed.
+/// Refuses reports that no signature can make acceptable, and returns the kind of the key that signed.
 fn check_fields(
     report: &AttestationReport,
     policy: u64,

@@ -1,13 +1,13 @@
-//! A virtual processor's save area at reset, as KVM builds it for QEMU and the secure processor measures it.
+//! A virtual processor's save area (VMSA) at reset, as KVM builds it for QEMU and the secure processor measures it.
 //!
-//! Layout: AMD64 Architecture Programmer's Manual 24593, volume 2, table B-4; values: KVM's reset state.
+//! The layout is that of AMD's Architecture Programmer's Manual 24593, volume 2, table B-4. The values are KVM's reset state.
 
-/// Where the first processor starts.
+/// Instruction pointer at which the first processor starts.
 pub(super) const RESET_EIP: u32 = 0xffff_fff0;
 
 const PAGE: usize = 4096;
 
-/// The page of a processor that starts at `eip`.
+/// Returns the save area of a processor that starts at `eip`.
 pub(super) fn page(eip: u32, cpu_signature: u32, features: u64) -> [u8; PAGE] {
     let mut page = [0; PAGE];
     let segments = [
@@ -49,7 +49,7 @@ pub(super) fn page(eip: u32, cpu_signature: u32, features: u64) -> [u8; PAGE] {
     page
 }
 
-/// Offsets are the constants above, all far below the page's end.
+/// Writes a value. Never panics, because all offsets are the constants above, far below the end of the page.
 fn put(page: &mut [u8; PAGE], offset: usize, value: &[u8]) {
     page[offset..offset + value.len()].copy_from_slice(value);
 }

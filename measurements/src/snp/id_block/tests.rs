@@ -1,4 +1,4 @@
-//! Blocks that we sign, and one that the secure processor would refuse for each field.
+//! Signed ID blocks, and their refusal after a change in any field.
 
 use p384::pkcs8::{EncodePrivateKey as _, LineEnding};
 
@@ -17,7 +17,7 @@ fn block() -> IdBlock {
     }
 }
 
-/// The key whose secret number has this byte 48 times, through its file format.
+/// Returns the PEM file of the private key whose scalar consists of 48 times this byte.
 fn pem(byte: u8) -> String {
     let key = SigningKey::from_slice(&[byte; 48]).unwrap();
     key.to_pkcs8_pem(LineEnding::LF).unwrap().to_string()
