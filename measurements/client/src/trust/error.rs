@@ -1,4 +1,4 @@
-//! Why flags and files amount to no settings, and the verdict for a manifest that does not count.
+//! Errors of trust settings, and the verdict for a manifest that is not trusted.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use cocoon_protocol::bytes::Hex32;
 
 use super::{RootError, TrustFileError};
 
-/// Why there are no settings.
+/// Why flags and files do not yield settings.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     /// A file cannot be read.
@@ -16,64 +16,66 @@ pub enum TrustError {
     Read {
         /// What the file is for.
         what: &'static str,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// From the operating system.
+        /// Error of the operating system.
         #[source]
         source: std::io::Error,
     },
-    /// A file is far too large for what it should be.
+    /// A file is larger than such a file may be.
     #[error("{what} {path} is larger than {limit} bytes: it is some other file")]
     TooLarge {
         /// What the file is for.
         what: &'static str,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Bytes allowed.
+        /// Largest allowed size, in bytes.
         limit: usize,
     },
-    /// A manifest cannot be had from where it is published.
+    /// A published manifest cannot be fetched.
     #[error("cannot fetch the manifest {url}: {why}")]
     Fetch {
-        /// Where.
+        /// URL of the manifest.
         url: String,
-        /// Why not.
+        /// Why it cannot be fetched.
         why: String,
     },
-    /// A signer is neither a key nor a file with one.
+    /// A signer is neither a key nor a file that contains one.
     #[error(
         "`{0}` is no signer: give 64 hexadecimal digits in lower case, or a file that holds them"
     )]
     Signer(String),
-    /// The trust file.
+    /// The trust file, the policy file or the memory of releases is not usable.
     #[error(transparent)]
     File(#[from] TrustFileError),
-    /// A development root.
+    /// A development root is not usable.
     #[error("{path} is not usable as --trust-root")]
     Root {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Why the file is not usable.
         #[source]
         source: RootError,
     },
-    /// The manifest does not count.
+    /// The manifest is not trusted.
     #[error("manifest {path} does not count")]
     Manifest {
-        /// The file.
+        /// Path or URL of the manifest.
         path: PathBuf,
-        /// SHA-256 of what is in it.
+        /// SHA-256 of the manifest.
         id: Hex32,
-        /// Why.
+        /// Why the manifest is not trusted.
         #[source]
         source: Box<ManifestRefusal>,
-        /// What to do, where these settings know better than the refusal: of a rollback, whose floor it is.
+        /// Advice that replaces the refusal's own: after a rollback, it says where the release
+        /// floor comes from.
         advice: Option<Box<str>>,
     },
 }
 
 impl TrustError {
-    /// A refused manifest is a rejection with its own verdict; everything else about settings is usage.
+    /// Returns the verdict if the manifest was refused, which counts as a rejection. All other
+    /// errors are errors of usage.
     pub fn verdict(&self) -> Option<Verdict> {
         let Self::Manifest { source, advice, .. } = self else {
             return None;
@@ -85,7 +87,8 @@ impl TrustError {
         Some(verdict)
     }
 
-    /// The verdict, where what it says holds of `manifest`, too: it is the one that was refused, or below the same floor.
+    /// Returns the verdict if it also applies to `manifest`: because that is the manifest that was
+    /// refused, or because its release is below the same floor.
     pub(super) fn refusal_of(&self, manifest: &TrustedManifest) -> Option<Verdict> {
         let Self::Manifest { id, source, .. } = self else {
             return None;

@@ -1,6 +1,8 @@
-//! A manifest from where it is published: by its URL, or from a host's `/.well-known/cocoon/`. Where it comes from gives it
-//! no weight: it counts by its signatures or its pinned hash, like one from a file. The certificate of an HTTPS server is
-//! verified all the same, because an impostor could offer an older release that still counts.
+//! Fetches a manifest from its URL or from a host's `/.well-known/cocoon/`.
+//!
+//! The origin of a manifest does not make it trusted: like a manifest from a file, it is trusted
+//! for its signatures or its pinned hash. The certificate of an HTTPS server is verified all the
+//! same, because an impostor could offer an older release that is still valid.
 
 use std::io;
 use std::path::Path;
@@ -22,14 +24,14 @@ use tokio_rustls::TlsConnector;
 use super::TrustError;
 use crate::dial::dial;
 
-/// Where a host publishes its manifest.
+/// Path at which a host publishes its manifest.
 const WELL_KNOWN: &str = "/.well-known/cocoon/manifest.json";
-/// How long connecting may take.
+/// Time limit for connecting.
 const REACH: Duration = Duration::from_secs(10);
-/// How long one document may take.
+/// Time limit for fetching one document.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Where a manifest is, when it is not in a file.
+/// URL of a manifest that is not in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Url {
     text: String,
@@ -39,11 +41,12 @@ pub(super) struct Url {
     path: String,
 }
 
-/// A manifest and its signatures, if there are any.
+/// A manifest and its signature file, if there is one.
 pub(super) type Fetched = (Vec<u8>, Option<Vec<u8>>);
 
 impl Url {
-    /// `None` for what names a file. A host alone stands for what it publishes.
+    /// Parses the URL of a manifest; returns `None` for the name of a file. A host without a path
+    /// stands for its published manifest.
     pub(super) fn of(manifest: &Path) -> Result<Option<Self>, TrustError> {
         let text = manifest.to_string_lossy();
         let tls = match text.split_once("://") {
@@ -78,14 +81,14 @@ impl Url {
         }))
     }
 
-    /// Fetches it. Blocks, from within a runtime or not.
+    /// Fetches manifest and signature file. Blocks, and may be called inside an async runtime.
     pub(super) fn fetch(&self) -> Result<Fetched, TrustError> {
         let fetch = || {
             let mut runtime = tokio::runtime::Builder::new_current_thread();
             let runtime = runtime.enable_all().build().map_err(|e| e.to_string())?;
             runtime.block_on(self.both())
         };
-        // A thread of its own: a runtime cannot wait inside another.
+        // On a thread of its own, because a runtime cannot block inside another.
         let fetched = std::thread::scope(|scope| scope.spawn(fetch).join());
         let fetched = fetched.unwrap_or_else(|_| Err("the request broke off".to_owned()));
         fetched.map_err(|why| failed(&self.text, &why))
@@ -133,7 +136,7 @@ impl Url {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(broken)?;
-        // Ends with this runtime.
+        // The task ends with this runtime.
         tokio::spawn(connection);
         let host = match self.host.contains(':') {
             true => format!("[{}]:{}", self.host, self.port),
@@ -147,7 +150,7 @@ impl Url {
         match response.status() {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => return Ok(None),
-            // Elsewhere is nowhere that somebody named.
+            // Redirects are not followed: they lead to a host that nobody named.
             status => return Err(format!("{path} is answered with status {status}")),
         }
         let body = Limited::new(response.into_body(), limit).collect().await;
@@ -164,7 +167,7 @@ fn failed(url: &str, why: &str) -> TrustError {
     }
 }
 
-/// Believes the machine's own authorities.
+/// Makes a TLS connector that trusts the machine's certificate authorities.
 fn connector() -> Result<TlsConnector, String> {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
@@ -220,7 +223,8 @@ mod tests {
         }
     }
 
-    /// Answers each request by its path.
+    /// Starts a server that expects requests for the given paths in order and sends the given
+    /// answers.
     fn server(answers: Vec<(&'static str, String)>) -> (u16, std::thread::JoinHandle<()>) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -234,7 +238,7 @@ mod tests {
                     request.starts_with(&format!("GET {path} HTTP/1.1\r\n")),
                     "{request}"
                 );
-                // Who has read enough may have gone before the last of it.
+                // A client that has read enough may close the connection early.
                 let written = stream.write_all(answer.as_bytes());
                 let gone = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
                 assert!(
@@ -276,7 +280,7 @@ mod tests {
     fn what_is_no_manifest_is_said() {
         let moved =
             "HTTP/1.1 302 Found\r\nlocation: http://elsewhere/\r\ncontent-length: 0\r\n\r\n";
-        // One byte more than a manifest may have, all of it sent.
+        // One byte more than a manifest may have, and all of it is sent.
         let long = found(&" ".repeat(MAX_MANIFEST_LEN + 1));
         let broken = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n{}";
         let cases = [

@@ -1,6 +1,6 @@
-//! The trust file, `~/.config/cocoon/trust.toml`: whom to believe, what to demand, and appliances seen before. A policy
-//! file (`--policy`) says the first two in the same words, and nothing else. The memory of releases lies beside the trust
-//! file: another trust file has another memory.
+//! The trust file, `~/.config/cocoon/trust.toml`: trusted signers, the policy, and appliances seen before. A policy file
+//! (`--policy`) has the first two in the same format, and nothing else. The memory of releases is a file next to the trust
+//! file, so another trust file has another memory.
 //!
 //! ```toml
 //! # signers = ["1111111111111111111111111111111111111111111111111111111111111111"]
@@ -28,24 +28,24 @@ use super::store::{Store, TrustFileError, integer};
 pub(super) const TRUST_FILE: &str = "trust file";
 pub(super) const POLICY_FILE: &str = "policy file";
 
-/// What a person keeps about trust.
+/// Content of the trust file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrustFile {
-    /// Ed25519 public keys of those who sign manifests.
+    /// Ed25519 public keys of trusted signers of manifests.
     pub signers: Vec<Hex32>,
-    /// How many of them must have signed; 1 when absent.
+    /// How many of the signers must have signed; 1 if absent.
     pub threshold: Option<usize>,
     /// Releases below this one are refused.
     pub release_floor: u64,
-    /// What is demanded beyond the manifest.
+    /// Appraisal policy: requirements beyond the manifest.
     pub policy: Policy,
-    /// Appliances seen confidential, by `HOST:PORT`.
+    /// Appliances that were confidential when seen, by `HOST:PORT`.
     pub known_hosts: BTreeMap<String, KnownHost>,
 }
 
-/// A policy file: the part of a trust file that is no memory, to be shared and kept under version control. It can name
-/// no root of trust.
+/// Content of a policy file: a trust file without its memory, to be shared and kept under version control. It cannot name a
+/// root of trust.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct PolicyFile {
@@ -59,11 +59,11 @@ struct PolicyFile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KnownHost {
-    /// The newest release that it ran.
+    /// Newest release that the appliance ran.
     pub release: u64,
 }
 
-/// `$XDG_CONFIG_HOME/cocoon/trust.toml`, `~/.config/cocoon/trust.toml`, or nothing without a home.
+/// Returns `$XDG_CONFIG_HOME/cocoon/trust.toml` or `~/.config/cocoon/trust.toml`, or `None` without a home directory.
 pub fn default_path() -> Option<PathBuf> {
     let absolute = |name| {
         std::env::var_os(name)
@@ -75,21 +75,21 @@ pub fn default_path() -> Option<PathBuf> {
 }
 
 impl TrustFile {
-    /// Reads a trust file; one that is not there says nothing.
+    /// Reads a trust file; a missing one counts as empty.
     pub fn load(path: &Path) -> Result<Self, TrustFileError> {
         Ok(Self::load_if_any(path)?.unwrap_or_default())
     }
 
-    /// Reads a trust file, if there is one.
+    /// Reads a trust file; returns `None` if it does not exist.
     pub(super) fn load_if_any(path: &Path) -> Result<Option<Self>, TrustFileError> {
         let store = at(path);
         let text = store.text_if_any()?;
         text.map(|text| store.parse(&text)).transpose()
     }
 
-    /// This file with the signers of the policy file at `path` in place of its own, and its threshold and its `[policy]` if it
-    /// states one. The greater release floor of the two counts, and what this file remembers stays. A file without a
-    /// `[policy]` loosens nothing; one with it is the whole policy, whose missing lines are the defaults.
+    /// Applies the policy file at `path`: replaces the signers, and the threshold and the policy if the file has them. Keeps
+    /// the greater of the two release floors, and the known hosts. Without `[policy]` in the file, the policy of this trust
+    /// file stays. With it, the file's policy is complete: settings that it lacks have their defaults.
     pub fn under_policy(self, path: &Path) -> Result<Self, TrustFileError> {
         let store = Store {
             what: POLICY_FILE,
@@ -110,7 +110,7 @@ impl TrustFile {
         })
     }
 
-    /// What the file says about manifests, with no flag added.
+    /// Returns what this file says about manifests, without any flags.
     pub fn believed(&self) -> ManifestTrust {
         let mut believed = ManifestTrust {
             signers: self.signers.iter().map(|key| key.0).collect(),
@@ -121,7 +121,7 @@ impl TrustFile {
         believed
     }
 
-    /// Remembers an appliance; comments and order of the file are kept.
+    /// Remembers an appliance. Comments and order of the file are kept.
     pub fn remember(path: &Path, host: &str, known: KnownHost) -> Result<(), TrustFileError> {
         let store = at(path);
         store.update(|text| {
@@ -169,7 +169,7 @@ mod tests {
         (folder, path)
     }
 
-    /// Each error names the file, the line, the field and what may stand there, in both kinds of file.
+    /// In both kinds of file, each error names the file, the line, the field and the accepted values.
     #[test]
     fn errors_name_line_field_and_accepted_values() {
         for (text, parts) in [
@@ -332,7 +332,7 @@ mod tests {
         assert_eq!(file.known_hosts["a.example:1"], KnownHost { release: 5 });
     }
 
-    /// Whoever keeps the file elsewhere keeps it there, and who may read it goes on reading it.
+    /// If the trust file is a link, its target is updated in place and keeps its permissions.
     #[test]
     fn a_link_stays_a_link() {
         use std::os::unix::fs::{PermissionsExt, symlink};
@@ -342,7 +342,7 @@ mod tests {
             std::fs::create_dir(at(name)).unwrap();
         }
         let (link, file) = (at("config/trust.toml"), at("dotfiles/cocoon.toml"));
-        // By way of another link, both relative, and to a file that is not there yet.
+        // Through two relative links, to a file that does not exist yet.
         symlink("../dotfiles/current.toml", &link).unwrap();
         symlink("cocoon.toml", at("dotfiles/current.toml")).unwrap();
         let mode = || std::fs::metadata(&file).unwrap().permissions().mode() & 0o777;
@@ -366,16 +366,16 @@ mod tests {
         );
     }
 
-    /// The example says what is true: its values are the defaults.
+    /// The values of the example are the defaults, as it says.
     #[test]
     fn the_example_is_the_default() {
         let (_folder, path) = file(include_str!("../../docs/policy.toml"));
         let example = TrustFile::default().under_policy(&path).unwrap();
         assert_eq!(example.policy, Policy::default());
-        // Nobody signs for who copies it.
+        // A copy of the example trusts no signer.
         assert_eq!((example.signers.len(), example.threshold), (0, Some(1)));
         assert_eq!(example.release_floor, 0);
-        // Every setting of the policy stands in it.
+        // The example contains every setting of the policy.
         let written = toml::to_string(&Policy::default()).unwrap();
         for line in written.lines().filter(|line| line.contains(" = ")) {
             let (name, _) = line.split_once(" = ").unwrap();

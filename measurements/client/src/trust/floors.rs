@@ -1,10 +1,11 @@
-//! Who says that a release is too old: this program, a file, or the memory of releases. Each has another remedy.
+//! Origin of the release floor that refuses a manifest: this program, a file, or the memory of
+//! releases. Each needs other advice.
 
 use std::path::{Path, PathBuf};
 
 use cocoon_measurements::manifest::{ManifestRefusal, RELEASE_FLOOR};
 
-/// The greatest floor that a file states.
+/// The greatest release floor in a file, and that file.
 #[derive(Debug, Default)]
 pub(super) struct Floors {
     stated: u64,
@@ -12,7 +13,7 @@ pub(super) struct Floors {
 }
 
 impl Floors {
-    /// Takes the floor of a file; of several the greatest counts.
+    /// Adds the floor of a file; the greatest one counts.
     pub(super) fn state(&mut self, what: &'static str, path: &Path, floor: u64) {
         if floor > self.stated {
             *self = Self {
@@ -22,8 +23,9 @@ impl Floors {
         }
     }
 
-    /// What to do about a rollback; nothing about any other refusal. Forgetting is advised only where it helps: not
-    /// while this program or a file refuses the release, too.
+    /// Returns advice about a rollback; `None` for any other refusal. Advises to forget a
+    /// remembered release only if that helps: not if this program or a file refuses the release as
+    /// well.
     pub(super) fn advice(
         &self,
         refusal: &ManifestRefusal,
@@ -39,7 +41,7 @@ impl Floors {
             let path = path.display();
             format!("release_floor = {stated} in the {what} {path} refuses this one")
         } else {
-            // Nothing else raises a floor, and without a place there is no memory.
+            // Only the memory is left, and without a path there is none.
             let path = memory?.display();
             format!(
                 "{path} remembers a newer one of its signers; only if they announced that they withdrew it, cocoon's \

@@ -1,4 +1,4 @@
-//! Whom a client believes: flags, the trust file and a policy file become a manifest that counts and a policy.
+//! Trust settings: flags, the trust file and a policy file yield a trusted manifest and a policy.
 
 mod error;
 mod fetch;
@@ -38,89 +38,90 @@ use releases::Releases;
 pub(crate) use renewal::Renewal;
 use signers::believed;
 
-/// Largest file of a signer's key, trust settings or a root certificate, in bytes.
+/// Largest file for a signer's key, trust settings or a root certificate, in bytes.
 const MAX_SMALL_FILE: usize = 256 * 1024;
 
-/// Largest firmware, in bytes; ours have 4 MiB.
+/// Largest firmware file, in bytes; ours has 4 MiB.
 const MAX_FIRMWARE: usize = 32 << 20;
 
-/// What a command's flags say.
+/// Options from a command's flags.
 #[derive(Clone, Debug, Default)]
 pub struct TrustOptions {
-    /// The manifest: a file, or the URL (`https://` or `http://`) of one, or of a host that publishes it. Its signature
-    /// file, `.dsse` behind the same name, is read when it is there.
+    /// Path of the manifest, or an `https://` or `http://` URL of it or of a host that publishes it. Its
+    /// signature file, with `.dsse` appended to the name, is read if it exists.
     pub manifest: PathBuf,
-    /// Ed25519 public keys, 64 hexadecimal digits each, or files that hold one.
+    /// Trusted signers: Ed25519 public keys in 64 hexadecimal digits, or paths of files with one.
     pub signers: Vec<String>,
-    /// How many signers must have signed; when absent what the policy file states, else the trust file, else 1.
-    /// Signers among the options do not change that: only a threshold among them does.
+    /// How many signers must have signed. If absent, the policy file's threshold counts, else the trust
+    /// file's, else 1, also if `signers` replaces the signers of these files.
     pub threshold: Option<usize>,
-    /// Manifests that count by their hash alone.
+    /// SHA-256 hashes of manifests that are trusted without signatures.
     pub pinned: Vec<Hex32>,
-    /// Accept manifests whose inputs were not the locked ones.
+    /// Whether to accept manifests that were built with other inputs than the locked ones.
     pub allow_unlocked: bool,
-    /// Development roots, PEM files.
+    /// PEM files with development roots.
     pub trust_roots: Vec<PathBuf>,
-    /// The trust file; [`default_path`] when absent. The newest releases that were seen are remembered beside it.
+    /// Path of the trust file; [`default_path`] if absent. The memory of releases is kept next to it.
     pub trust_file: Option<PathBuf>,
-    /// A policy file: its signers stand in place of the trust file's, its threshold and policy too if it states one;
-    /// the greater release floor of the two counts.
+    /// Path of a policy file. Its signers replace those of the trust file, as do its threshold and policy if
+    /// it has them; the greater of the two release floors counts.
     pub policy: Option<PathBuf>,
-    /// Forget the newest release that was seen of these signers, and accept an older one.
+    /// Whether to forget the newest release seen from these signers and accept an older one.
     pub reset_release_floor: bool,
 }
 
-/// Whether the memory of releases is asked, and told.
+/// Whether the memory of releases is used and updated.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Memory {
     Counts,
     Rests,
 }
 
-/// What flags and files amount to.
+/// Settings made from flags and files.
 #[derive(Debug)]
 pub struct Settings {
     manifest: TrustedManifest,
     policy: Policy,
     file: TrustFile,
     path: Option<PathBuf>,
-    /// What they were made of, to be read again.
+    /// The options, from which the settings are read again.
     options: TrustOptions,
     seen: Seen,
-    /// Appliances that the trust file knows, or should: it could not be written.
+    /// Known appliances, including those that could not be written to the trust file.
     remembered: Arc<Mutex<BTreeMap<String, KnownHost>>>,
-    /// Where the manifest lies, and perhaps its image.
+    /// Folder of the manifest, which may also contain its image.
     folder: PathBuf,
     unkept: Option<TrustFileError>,
     cache: Option<Arc<CollateralCache>>,
 }
 
-/// What a later reading does without, should it be gone by then.
+/// What was seen in an earlier reading and must not be undone by a later one.
 #[derive(Debug)]
 struct Seen {
-    /// There was a trust file.
+    /// Whether there was a trust file.
     trust_file: bool,
-    /// The signatures by which the manifest counts.
+    /// Signature file for which the manifest is trusted.
     envelope: Option<Vec<u8>>,
-    /// The newest release in the memory, where it was to be forgotten.
+    /// Newest release in the memory when it was reset; 0 otherwise.
     forgotten: u64,
 }
 
 impl Settings {
-    /// Reads what the options name. Signers or pins among the flags replace those of the files. A release below the
-    /// newest that was seen of one of the signers is a rollback and refused; a newer one is remembered.
+    /// Reads the files that the options name. Signers or pinned hashes among the options replace those of the
+    /// files. Refuses a release older than the newest one seen from one of the signers, as a rollback;
+    /// remembers a newer one.
     pub fn load(options: &TrustOptions, now: u64) -> Result<Self, TrustError> {
         Self::gather(options, now, Memory::Counts, None)
     }
 
-    /// The same of what is over, as of `time`: releases that were seen since say nothing about it, and its own is not to
-    /// be remembered. Floors that files state count.
+    /// Reads settings for evidence from the past, as of `time`. The memory of releases is neither used nor
+    /// updated, because newer releases say nothing about the past. Release floors in files count.
     pub fn of_the_past(options: &TrustOptions, time: u64) -> Result<Self, TrustError> {
         Self::gather(options, time, Memory::Rests, None)
     }
 
-    /// Reads the same again. What was to be forgotten once is not forgotten again, nor does anybody take back what counts by
-    /// hiding it: a trust file that was there must still be, and signatures that were seen need not.
+    /// Reads the settings again. A reset of the memory is not repeated. Removing files cannot weaken the
+    /// settings: a trust file that existed must still exist, and signatures that were seen still count.
     pub fn again(&self, now: u64) -> Result<Self, TrustError> {
         let again = Self::gather(&self.options, now, Memory::Counts, Some(self))?;
         Ok(Self {
@@ -215,7 +216,7 @@ impl Settings {
             Memory::Counts => remember(memory.as_deref(), &manifest, &believed, reset).err(),
             Memory::Rests => None,
         };
-        // What is published has no files beside it.
+        // A published manifest has no image next to it.
         let folder = options.manifest.parent().filter(|_| url.is_none());
         let folder = folder.map(Path::to_owned);
         Ok(Self {
@@ -235,19 +236,19 @@ impl Settings {
         })
     }
 
-    /// Why this release could not be remembered, if so. It protects less the next time, and is no reason to refuse
-    /// this time: a home may be read-only.
+    /// Returns why this release could not be remembered, if so. It is no reason to refuse the manifest,
+    /// because a home may be read-only; but a later rollback will not be noticed.
     pub fn unkept(&self) -> Option<&TrustFileError> {
         self.unkept.as_ref()
     }
 
-    /// The manifest.
+    /// Returns the trusted manifest.
     pub fn manifest(&self) -> &TrustedManifest {
         &self.manifest
     }
 
-    /// A refusal in better words, from the image's firmware where it lies beside the manifest: what was started
-    /// instead is tried until the measurement fits.
+    /// Adds likely causes to a rejection. If firmware of the image is next to the manifest, tries variants of
+    /// it until one matches the measurement.
     pub fn explained(&self, verdict: &Verdict) -> Verdict {
         let file = |name| read("firmware", &self.folder.join(name), MAX_FIRMWARE).ok();
         let (tdx, snp) = (file("OVMF.tdx.fd"), file("OVMF.snp.fd"));
@@ -260,12 +261,12 @@ impl Settings {
         verdict
     }
 
-    /// The policy.
+    /// Returns the policy.
     pub fn policy(&self) -> &Policy {
         &self.policy
     }
 
-    /// Keeps collateral between connections.
+    /// Sets the cache that keeps collateral between connections.
     pub fn with_cache(self, cache: CollateralCache) -> Self {
         Self {
             cache: Some(Arc::new(cache)),
@@ -273,7 +274,7 @@ impl Settings {
         }
     }
 
-    /// Makes connections under these settings.
+    /// Makes a verifier with these settings.
     pub fn verifier(&self) -> Verifier {
         let verifier = Verifier::new(self.manifest.clone(), self.policy.clone())
             .with_known_hosts(self.file.known_hosts.clone());
@@ -283,8 +284,8 @@ impl Settings {
         }
     }
 
-    /// Remembers a confidential appliance, so that it cannot become less unnoticed. The error
-    /// matters to a person, not to the connection, and comes once.
+    /// Remembers a confidential appliance, so that a later downgrade is noticed. An error does not affect the
+    /// connection, and is returned only once per appliance and release.
     pub fn remember(&self, connection: &AttestedConnection) -> Result<(), TrustFileError> {
         self.remember_as(
             &connection.address().authority(),
@@ -311,7 +312,7 @@ impl Settings {
         TrustFile::remember(path, host, KnownHost { release })
     }
 
-    /// Whether the same appliances are accepted, for the same reasons.
+    /// Returns whether both settings accept the same appliances for the same reasons.
     fn demands_the_same(&self, other: &Self) -> bool {
         self.manifest.id() == other.manifest.id()
             && self.manifest.basis() == other.manifest.basis()
@@ -319,7 +320,7 @@ impl Settings {
     }
 }
 
-/// Only releases raise what is remembered: neither a manifest that counts by its hash alone nor an unlocked one is any.
+/// Returns the release for the memory, or 0: pinned and unlocked manifests do not raise what is remembered.
 fn reached(manifest: &TrustedManifest) -> u64 {
     let is_release = *manifest.basis() != Basis::Pinned && manifest.unlocked.is_empty();
     if is_release { manifest.release } else { 0 }
@@ -340,7 +341,7 @@ fn remember(
     Releases::remember(memory, &believed.signers, manifest.release, reset)
 }
 
-/// The policy of a policy file alone.
+/// Returns the policy of a policy file alone.
 pub fn policy_file(path: &Path) -> Result<Policy, TrustFileError> {
     Ok(TrustFile::default().under_policy(path)?.policy)
 }

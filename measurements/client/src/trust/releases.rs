@@ -1,6 +1,7 @@
-//! The newest release seen from each set of signers, kept beside the trust file: an older one of theirs, or of a set that
-//! shares a signer with theirs, is a rollback, whoever offers it, even while its manifest is still in its time. Who adds
-//! a rebuilder's key or drops one forgets nothing.
+//! The memory of releases, a file next to the trust file: the newest release seen from each set of
+//! signers. An older release of that set, or of a set that shares a signer with it, is a rollback,
+//! even if its manifest is still valid. So adding the key of a rebuilder or removing a key forgets
+//! nothing.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,8 @@ use super::store::{Store, TrustFileError};
 pub(super) const WHAT: &str = "memory of releases";
 const HEAD: &str = "# Written by cocoon: the newest release seen from each set of signers; who shares a signer\n# with them may not offer an older one. --reset-release-floor lowers the entries of the signers in use.\n\n";
 
-/// What was seen. One that cannot be read is an error: forgetting is what an attacker would want.
+/// Content of the file. A file that cannot be read is an error, not an empty memory, because an
+/// attacker would profit from that.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Releases {
@@ -24,31 +26,32 @@ pub(super) struct Releases {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Seen {
-    /// Sorted, each once.
+    /// Signers, sorted and without duplicates.
     signers: BTreeSet<Hex32>,
     release: u64,
 }
 
-/// `trust.releases.toml` beside `trust.toml`.
+/// Returns the path of the memory: `trust.releases.toml` for `trust.toml`.
 pub(super) fn path_beside(trust_file: &Path) -> PathBuf {
     trust_file.with_extension("releases.toml")
 }
 
 impl Releases {
-    /// Reads the file; one that is not there has seen nothing.
+    /// Reads the file; a missing one counts as empty.
     pub(super) fn load(path: &Path) -> Result<Self, TrustFileError> {
         let store = at(path);
         store.parse(&store.text_or_empty()?)
     }
 
-    /// The newest release of any set with one of these signers in it.
+    /// Returns the newest release of all sets that contain one of these signers.
     pub(super) fn newest(&self, signers: &[[u8; 32]]) -> Option<u64> {
         let signers = set(signers);
         let shared = self.seen.iter().filter(|seen| seen.shares(&signers));
         shared.map(|seen| seen.release).max()
     }
 
-    /// Remembers `release` unless a newer one is known; with `lower`, even then. Writes nothing when it knew already.
+    /// Remembers `release` unless a newer one is known; with `lower`, in any case. Does not write
+    /// if nothing changes.
     pub(super) fn remember(
         path: &Path,
         signers: &[[u8; 32]],
@@ -67,7 +70,7 @@ impl Releases {
         })
     }
 
-    /// Whether anything changed.
+    /// Adds a release; returns whether anything changed.
     fn see(&mut self, signers: BTreeSet<Hex32>, release: u64, lower: bool) -> bool {
         let newer = |seen: &Seen| seen.shares(&signers) && seen.release > release;
         if !lower && self.seen.iter().any(newer) {
@@ -77,7 +80,8 @@ impl Releases {
         for seen in self.seen.iter_mut().filter(|seen| newer(seen)) {
             seen.release = release;
         }
-        // Nothing shared is newer now, so the larger of two sets says what the smaller one says, and the file stays small.
+        // No set that shares a signer has a newer release now, so a set implies its subsets, which
+        // are dropped to keep the file small.
         let covered = |seen: &Seen| seen.release == release && seen.signers.is_superset(&signers);
         if !self.seen.iter().any(covered) {
             self.seen.retain(|seen| !seen.signers.is_subset(&signers));
@@ -129,7 +133,7 @@ mod tests {
         assert_eq!(newest(&[one]), Some(7));
         assert_eq!(newest(&[one, three]), Some(9), "the greatest of all");
 
-        // Lowering lowers for everyone who shares a signer, or it would lower nothing.
+        // Lowers the release of every set that shares a signer; otherwise it would have no effect.
         remember(&[one, two], 5, true);
         assert_eq!((newest(&[one]), newest(&[two, three])), (Some(5), Some(5)));
         remember(&[one], 2, true);
@@ -148,7 +152,8 @@ mod tests {
         );
     }
 
-    /// Where nothing is new, nothing is written, not even a lock: a home may be read-only.
+    /// If nothing is new, nothing is written, not even a lock file, because a home may be
+    /// read-only.
     #[test]
     fn what_is_known_needs_no_lock() {
         let folder = tempfile::tempdir().unwrap();

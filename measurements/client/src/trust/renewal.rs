@@ -1,4 +1,4 @@
-//! Settings of a program that runs on: read again from where they came from, while it does.
+//! Renewal of the settings of a running program, from the files and URLs that they came from.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,7 +11,7 @@ use crate::error::chain;
 use crate::judge::now;
 use crate::verifier::Verifier;
 
-/// Settings, and whom to tell what becomes of them.
+/// Current settings, and a callback for notes about changes and failures.
 pub(crate) struct Renewal {
     state: Mutex<State>,
     tell: Box<dyn Fn(&str) + Send + Sync>,
@@ -19,9 +19,9 @@ pub(crate) struct Renewal {
 
 struct State {
     settings: Arc<Settings>,
-    /// Their manifest counts no more, and there is no other.
+    /// The manifest is no longer trusted, and there is no other one.
     withdrawn: bool,
-    /// What was wrong the last time, which is told once.
+    /// The last failure that was reported; it is not reported again.
     told: Option<String>,
 }
 
@@ -55,8 +55,9 @@ impl Renewal {
 }
 
 impl Source for Renewal {
-    /// Settings that cannot be read leave those that there were. A manifest that they refuse counts no more, if it is
-    /// the one in use, or one that is below their floor as that one is.
+    /// If the settings cannot be read, the current ones stay. If they refuse a manifest, the one in
+    /// use is no longer trusted either if it is the same one, or if its release is below the same
+    /// floor.
     fn read(&self, held: &Verifier) -> Option<Verifier> {
         let before = Arc::clone(&self.state().settings);
         let error = match before.again(now()) {
@@ -117,7 +118,7 @@ mod tests {
 
     const SECRET: [u8; 32] = [5; 32];
 
-    /// Signed, and in its time.
+    /// Writes a signed manifest that is valid now.
     fn put(folder: &Path, release: u64) {
         let manifest = Manifest {
             version: 1,
@@ -186,7 +187,8 @@ mod tests {
         let second = renewal.read(&first).unwrap();
         assert_eq!(told(), [counts(3)]);
 
-        // What cannot be read leaves what there was; so does an older release, and the flag forgets no second time.
+        // If the manifest cannot be read, or is an older release, the settings stay. The reset is
+        // not repeated.
         std::fs::remove_file(at("manifest.json")).unwrap();
         stays(&second);
         stays(&second);
@@ -201,7 +203,7 @@ mod tests {
         let said = told();
         assert!(said[0].contains("of release 2, older than"), "{said:?}");
 
-        // A floor that was raised leaves nothing.
+        // With a raised floor, no manifest is trusted.
         std::fs::write(&trust_file, "release_floor = 4\n").unwrap();
         let third = renewal.read(&second).unwrap();
         stays(&third);
@@ -214,7 +216,7 @@ mod tests {
         assert_eq!(told(), [counts(4)]);
         stays(&fourth);
 
-        // Signatures that were seen count, whoever hides or spoils them.
+        // Signatures that were seen still count if the file is removed or damaged.
         let signatures = at("manifest.json.dsse");
         std::fs::remove_file(&signatures).unwrap();
         stays(&fourth);
@@ -222,7 +224,7 @@ mod tests {
         stays(&fourth);
         assert_eq!(told(), [""; 0]);
 
-        // A trust file that is gone, with all that it demands, is not an empty one.
+        // A removed trust file does not count as an empty one.
         std::fs::remove_file(&trust_file).unwrap();
         stays(&fourth);
         let said = told();
@@ -231,14 +233,14 @@ mod tests {
             "{said:?}"
         );
 
-        // More signers are demanded: the very manifest counts no more.
+        // With more signers required, the manifest in use is no longer trusted.
         std::fs::write(&trust_file, "threshold = 2\n").unwrap();
         assert!(renewal.read(&fourth).is_some());
         assert!(told()[0].starts_with(none));
     }
 
-    /// Neither is remembered by the memory that was to be forgotten: a manifest that is pinned, and one whose inputs are not
-    /// the locked ones.
+    /// Neither a pinned manifest nor one with other inputs than the locked ones is written to the
+    /// memory that was reset.
     #[test]
     fn a_floor_that_was_reset_stays_so_while_the_program_runs() {
         let folder = tempfile::tempdir().unwrap();

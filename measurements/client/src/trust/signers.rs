@@ -1,4 +1,4 @@
-//! Whose signatures count, and how many of them.
+//! Trusted signers, and the number of them that must have signed.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use cocoon_protocol::bytes::Hex32;
 
 use super::{MAX_SMALL_FILE, TrustError, TrustFile, TrustOptions, read};
 
-/// What flags and files say about manifests: signers or pins among the flags replace those of the files.
+/// Combines flags and files: signers or pinned hashes among the flags replace those of the files.
 pub(super) fn believed(
     options: &TrustOptions,
     file: &TrustFile,
@@ -19,7 +19,8 @@ pub(super) fn believed(
             .iter()
             .map(|signer| self::signer(signer))
             .collect::<Result<_, _>>()?;
-        // Other signers, but as many of them: who wrote down that one key is not enough meant it of any.
+        // The threshold of the files stays: if one signature is not enough, that holds for other
+        // signers too.
         believed.threshold = believed.threshold.max(1);
         believed.pinned.clone_from(&options.pinned);
     }

@@ -1,40 +1,41 @@
-//! Small files that a person and this program both write: read whole within a bound, replaced in one step.
+//! Small files that both people and this program write: read whole up to a limit, and replaced
+//! atomically.
 
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-/// Largest such file, in bytes.
+/// Largest size of such a file, in bytes.
 const MAX_LEN: u64 = 256 * 1024;
 
-/// Links in a row that are followed, as many as Linux follows.
+/// Largest number of links that are followed, as in Linux.
 const MAX_LINKS: usize = 40;
 
-/// Why such a file is of no use.
+/// Why a trust file, policy file or memory of releases is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustFileError {
-    /// Cannot be read.
+    /// The file cannot be read.
     #[error("cannot read {what} {path}")]
     Read {
         /// What the file is for.
         what: &'static str,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// From the operating system.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// Not TOML of the schema. The cause names line, field and accepted values.
+    /// The file is not TOML of its schema. The cause names line, field and accepted values.
     #[error("{what} {path} is not as it should be")]
     Malformed {
         /// What the file is for.
         what: &'static str,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Line, column and what is wrong there.
         #[source]
         source: Box<toml::de::Error>,
     },
-    /// Nowhere to be kept.
+    /// There is no folder for the file.
     #[error(
         "the {what} is not kept, so an older release will not be noticed: neither HOME nor XDG_CONFIG_HOME names a folder; set one, or name a trust file (--trust-file) for it to lie beside"
     )]
@@ -42,20 +43,20 @@ pub enum TrustFileError {
         /// What the file would be for.
         what: &'static str,
     },
-    /// Cannot be written.
+    /// The file cannot be written.
     #[error("cannot update {what} {path}")]
     Write {
         /// What the file is for.
         what: &'static str,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// From the operating system.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
 }
 
-/// A file by its path and what it is for.
+/// Path of a file, and what it is for.
 #[derive(Clone, Copy)]
 pub(super) struct Store<'a> {
     pub(super) what: &'static str,
@@ -63,7 +64,7 @@ pub(super) struct Store<'a> {
 }
 
 impl Store<'_> {
-    /// Its text.
+    /// Returns the text of the file.
     pub(super) fn text(self) -> Result<String, TrustFileError> {
         let mut text = String::new();
         let read = std::fs::File::open(self.path)
@@ -73,7 +74,7 @@ impl Store<'_> {
         Ok(text)
     }
 
-    /// Its text, if it is there.
+    /// Returns the text of the file, or `None` if it does not exist.
     pub(super) fn text_if_any(self) -> Result<Option<String>, TrustFileError> {
         match self.text() {
             Err(TrustFileError::Read { source, .. })
@@ -85,7 +86,7 @@ impl Store<'_> {
         }
     }
 
-    /// Its text; that of one that is not there is empty.
+    /// Returns the text of the file; empty if it does not exist.
     pub(super) fn text_or_empty(self) -> Result<String, TrustFileError> {
         Ok(self.text_if_any()?.unwrap_or_default())
     }
@@ -101,9 +102,10 @@ impl Store<'_> {
         })
     }
 
-    /// Changes the file under a lock and in one step: nobody ever reads half of it, and two commands at once lose
-    /// nothing. `change` gets the text and gives the new one, or nothing when it may stay: then nothing is written, no
-    /// lock either, because a home may be read-only. It is asked again once the lock is held.
+    /// Updates the file atomically and under a lock: readers never see half of it, and no update of
+    /// two simultaneous commands is lost. `change` gets the text and returns the new one, or `None`
+    /// if it may stay. In that case nothing is written, not even the lock file, because a home may
+    /// be read-only. `change` is called again once the lock is held.
     pub(super) fn update(
         self,
         change: impl Fn(&str) -> Result<Option<String>, TrustFileError>,
@@ -124,7 +126,7 @@ impl Store<'_> {
         };
         bounded(&text).map_err(refuse)?;
         let mut temporary = tempfile::NamedTempFile::new_in(folder).map_err(refuse)?;
-        // A file that others read stays theirs to read; a new one is its owner's alone.
+        // An existing file keeps its permissions; only the owner can read a new one.
         if let Ok(before) = std::fs::metadata(&path) {
             let kept = temporary.as_file().set_permissions(before.permissions());
             kept.map_err(refuse)?;
@@ -154,14 +156,15 @@ impl Store<'_> {
     }
 }
 
-/// Where the file itself lies: who keeps it elsewhere and has a link here keeps the link, even while there is no file yet.
+/// Returns the path of the file itself. A link to it stays a link, even if the file does not exist
+/// yet.
 fn place(path: &Path) -> io::Result<PathBuf> {
     let missing = match path.canonicalize() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => error,
         found => return found,
     };
     let mut path = path.to_owned();
-    // One that leads to itself was found out above, unless it has just become one.
+    // A loop of links was found above, unless it was just made.
     for _ in 0..MAX_LINKS {
         let Ok(target) = path.read_link() else {
             return Ok(path);
@@ -178,7 +181,7 @@ fn bounded(text: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// TOML's integers end at 2^63 - 1.
+/// Converts to TOML's integers, which end at 2^63 - 1.
 pub(super) fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
