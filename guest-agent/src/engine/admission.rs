@@ -1,7 +1,7 @@
-//! The queue in front of the engine: requests wait here for slots, for a bounded time, in turns.
+//! The queue in front of the engine, where requests wait for slots, in turns and for a bounded time.
 //!
-//! What a request gets is given back by dropping it, whoever holds it by then. What it waits for is given
-//! up by dropping its future: a client that goes away leaves the queue.
+//! Dropping the slots and places of a request gives them back, whoever holds them by then. Dropping the future of a
+//! waiting request removes it from the queue, so a client that goes away leaves it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,36 +14,36 @@ use super::Unavailable;
 use super::retry::ServiceTimes;
 use super::scheduler::{Arrival, Bounds, Lacking, Scheduler, Source, Ticket, Wanted};
 
-/// Answers per slot that may be open at once, running or finished: those that slow clients still read
+/// Answers per slot that may be open at once, running or finished. Without a bound, those that slow clients still read
 /// would fill the memory.
 const OPEN: usize = 4;
 
-/// How long a request waits, and how much may wait.
+/// How long a request may wait, and how many may wait.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// Until it is refused.
+    /// Time after which a waiting request is refused.
     pub time: Duration,
-    /// What may wait at once.
+    /// Limits on what may wait at once.
     pub bounds: Bounds,
 }
 
-/// A request that asks for room.
+/// A request for room.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asking {
     pub source: Source,
-    /// Its choices.
+    /// Number of its choices.
     pub count: usize,
     /// Bytes that it holds while it waits.
     pub bytes: usize,
     /// Bytes that the engine takes for each choice.
     pub memory: u64,
-    /// They are a GPU's.
+    /// Whether these bytes are of a GPU's pool.
     pub pooled: bool,
-    /// Bytes that what it says takes here, for each choice, until the client has it.
+    /// Bytes that each choice takes in the agent, until the client has received it.
     pub unread: u64,
 }
 
-/// The queue. Clones are the same one.
+/// The queue. Clones share the same queue.
 #[derive(Clone)]
 pub(super) struct Admission {
     state: Arc<Mutex<State>>,
@@ -64,31 +64,31 @@ struct Waiter {
     answer: oneshot::Sender<Result<Room, Unavailable>>,
 }
 
-/// What a request got: as many of each as it has choices.
+/// What a request got: one slot and one place for each of its choices.
 #[derive(Debug)]
 pub(super) struct Room {
     pub slots: Vec<Slot>,
     pub places: Vec<Place>,
 }
 
-/// The right to generate. Dropping it lets the next one begin.
+/// The right to generate. Dropping it lets the next request begin.
 pub(crate) struct Slot {
     admission: Admission,
-    /// Bytes that this takes.
+    /// Bytes that the engine takes for the generation.
     memory: u64,
-    /// They are a GPU's.
+    /// Whether these bytes are of a GPU's pool.
     pooled: bool,
-    /// When it was first used.
+    /// When the generation began.
     since: Option<Instant>,
 }
 
 impl Slot {
-    /// A generation begins.
+    /// Records that the generation begins.
     pub fn begin(&mut self) {
         self.since = Some(Instant::now());
     }
 
-    /// It takes no more than so many bytes from now on.
+    /// Gives back all but `memory` bytes, which the generation does not exceed from now on.
     pub fn keep(&mut self, memory: u64) {
         let free = self.memory.saturating_sub(memory);
         if free > 0 {
@@ -99,11 +99,11 @@ impl Slot {
     }
 }
 
-/// The right of a source to have an answer that is not read yet.
+/// The right of a source to have an answer that its client has not read to the end.
 pub(crate) struct Place {
     admission: Admission,
     source: Source,
-    /// Bytes that this takes.
+    /// Bytes that the answer takes in the agent.
     memory: u64,
 }
 
@@ -143,7 +143,7 @@ impl Drop for Place {
     }
 }
 
-/// Leaves the queue, unless it has got its room or its refusal.
+/// Removes a request from the queue on drop, unless it has got its room or its refusal.
 struct Queued<'a> {
     admission: &'a Admission,
     ticket: Ticket,
@@ -153,7 +153,7 @@ impl Drop for Queued<'_> {
     fn drop(&mut self) {
         let ticket = self.ticket;
         self.admission.change(|state| {
-            // What was sent to it meanwhile is dropped with its end of the channel.
+            // If a room was sent in the meantime, it is given back when the receiver is dropped.
             if state.waiters.remove(&ticket).is_some() {
                 state.scheduler.leave(ticket);
             }
@@ -162,7 +162,7 @@ impl Drop for Queued<'_> {
 }
 
 impl Admission {
-    /// All of `slots` are free.
+    /// Creates the queue with `slots` free slots.
     pub fn new(slots: usize) -> Self {
         let state = State {
             scheduler: Scheduler::new(slots, slots * OPEN),
@@ -177,28 +177,27 @@ impl Admission {
         }
     }
 
-    /// Most commands that can be on their way to the engine: one for whoever holds a slot, one for
-    /// whoever holds a place.
+    /// Most commands that can be on their way to the engine: one for each slot and one for each place.
     pub fn commands(&self) -> usize {
         self.slots * (1 + OPEN)
     }
 
-    /// So many bytes are there for answers.
+    /// Limits the VM's memory for answers to `bytes`.
     pub fn limit_memory(&self, bytes: u64) {
         self.change(|state| state.scheduler.limit_memory(bytes));
     }
 
-    /// So many bytes are there of a GPU's pool.
+    /// Limits the memory of the GPU's pool to `bytes`.
     pub fn limit_pool(&self, bytes: u64) {
         self.change(|state| state.scheduler.limit_pool(bytes));
     }
 
-    /// Bytes that there are for answers, free or not.
+    /// Bytes of the VM's memory for answers, free or not.
     pub fn memory(&self) -> u64 {
         self.lock().scheduler.all_memory()
     }
 
-    /// Waits for room for a request.
+    /// Waits for the room of a request.
     pub async fn enter(&self, asking: Asking, patience: &Patience) -> Result<Room, Unavailable> {
         let (answer, mut answered) = oneshot::channel();
         let (memory, pool) = match asking.pooled {
@@ -220,13 +219,13 @@ impl Admission {
             ticket: wanted.ticket,
         };
         let waited = timeout(patience.time, &mut answered).await;
-        // From here on it is nobody's turn to wait for.
+        // From here on no room is given to this request.
         drop(queued);
         match waited {
             Ok(Ok(outcome)) => outcome,
-            // Nobody drops a waiter without an answer.
+            // No waiter is dropped without an answer.
             Ok(Err(_)) => Err(Unavailable::NotReady),
-            // Its turn may have come in this moment.
+            // Its turn may have come at this very moment.
             Err(_) => match answered.try_recv() {
                 Ok(outcome) => outcome,
                 Err(_) => Err(self.lock().busy(asking.source, &wanted, self.slots)),
@@ -234,7 +233,7 @@ impl Admission {
         }
     }
 
-    /// Nobody waits any more; what runs goes on.
+    /// Lets no request wait any more; running ones go on.
     pub fn close(&self) {
         let waiters: Vec<Waiter> = {
             let mut state = self.lock();
@@ -248,7 +247,7 @@ impl Admission {
         }
     }
 
-    /// Requests that wait.
+    /// Number of requests that wait.
     pub fn waiting(&self) -> usize {
         self.lock().scheduler.waiting()
     }
@@ -260,7 +259,7 @@ impl Admission {
         ticket
     }
 
-    /// Whether a request waits; it begins at once where not.
+    /// Enters a request and returns whether it waits. If not, it begins at once.
     fn arrive(
         &self,
         asking: Asking,
@@ -269,7 +268,7 @@ impl Admission {
         answer: oneshot::Sender<Result<Room, Unavailable>>,
     ) -> Result<bool, Unavailable> {
         let mut state = self.lock();
-        // Once closed, who cannot begin at once does not wait.
+        // Once the queue is closed, a request that cannot begin at once does not wait.
         let bounds = match state.closed {
             true => Bounds::NONE,
             false => bounds,
@@ -289,7 +288,7 @@ impl Admission {
                 for ticket in gave_way {
                     if let Some(waiter) = state.waiters.remove(&ticket) {
                         let refused = state.busy(waiter.asking.source, &waiter.wanted, self.slots);
-                        // No room is in it: nothing that is dropped here takes the lock.
+                        // A refusal contains no room, so dropping it does not take the lock.
                         let _ = waiter.answer.send(Err(refused));
                     }
                 }
@@ -298,7 +297,7 @@ impl Admission {
         }
     }
 
-    /// Changes the state, and lets begin whoever can then.
+    /// Changes the state, and starts the requests that can begin after the change.
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut begin = Vec::new();
         {
@@ -308,13 +307,13 @@ impl Admission {
                 begin.extend(state.waiters.remove(&ticket));
             }
         }
-        // Without the lock: a client that is gone drops its room, which takes it.
+        // Sent without the lock: if the client is gone, its room is dropped, which takes the lock.
         for waiter in begin {
             let _ = waiter.answer.send(Ok(self.room(&waiter.asking)));
         }
     }
 
-    /// What the scheduler has given.
+    /// Builds the room that the scheduler has granted.
     fn room(&self, asking: &Asking) -> Room {
         let slot = || Slot {
             admission: self.clone(),
@@ -334,13 +333,13 @@ impl Admission {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it holds the lock.
+        // No code panics while it holds the lock, so a poisoned lock still guards consistent data.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    /// What a slot held is free again.
+    /// Frees memory of a slot.
     fn free(&mut self, memory: u64, pooled: bool) {
         match pooled {
             true => self.scheduler.free_pool(memory),
@@ -348,7 +347,7 @@ impl State {
         }
     }
 
-    /// The refusal of a request that does not wait, or no longer.
+    /// The refusal of a request that cannot wait, or has waited too long.
     fn busy(&self, source: Source, wanted: &Wanted, slots: usize) -> Unavailable {
         let ahead = self.scheduler.demand(source);
         let retry_after = self.times.retry_after(ahead, wanted.count, slots);

@@ -1,46 +1,49 @@
-//! What answers ask of memory, the VM's and the GPU's, reckoned before they begin: nothing that has begun fills it.
+//! Computes the memory that answers take, in the VM and in the GPU, before they begin, so that the running answers
+//! cannot exhaust it.
 //!
-//! The agent knows no tokens, only bytes: a prompt has at most one for each, and what a template adds. The engine counts
-//! them, and refuses a prompt that has more than its room. What an answer says lies in the agent's memory until its client
-//! has it, and twice while a whole one is put together.
+//! The agent counts bytes, not tokens: a prompt has at most one token for each of its bytes, plus what a template adds.
+//! The engine counts the tokens, and refuses a prompt that has more than its room. The text of an answer stays in the
+//! agent's memory until its client has received it, and takes twice as much while a whole answer is put together.
 
 use cocoon_protocol::engine::{Costs, Generation, ModelInfo, Padding, Prompt, Speaker, Tool, Turn};
 
-/// Tokens that a template adds around a prompt, around each turn, around each call, its answer or a tool, where it may be in
-/// words, and for being told of tools.
+/// Most tokens that a template adds around a prompt.
 const AROUND: usize = 64;
+/// Most tokens that a template adds around a turn.
 const AROUND_TURN: usize = 16;
+/// Most tokens that a template adds around a call, the result of a call, or a tool, which it may write in words.
 const AROUND_CALL: usize = 64;
+/// Most tokens that a template adds to introduce the tools.
 const TOOLS: usize = 512;
-/// What an answer gets, at least, whatever its share of memory is: nobody is served by a sentence.
+/// Least tokens of an answer, whatever its share of the memory: a shorter answer helps nobody.
 const LEAST_ANSWER: u32 = 128;
-/// Room that there is on any machine: one that has no memory for it has none for the model.
+/// Least context of any machine, in tokens: a machine without memory for it has none for the model.
 const LEAST_CONTEXT: u32 = 512;
 
-/// Bytes of a piece of an answer in the agent's memory, amply: its text, and what holds it.
+/// Bytes of a piece of an answer in the agent's memory, generously: its text, and the structure that holds it.
 const PIECE: u64 = 128;
-/// The same of a log probability, or of one of its alternatives.
+/// Bytes of a log probability, or of one of its alternatives, in the agent's memory.
 const LOGPROB: u64 = 128;
 
-/// How an answer is told.
+/// How an answer is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
-    /// When it is whole.
+    /// Complete, once it has ended.
     Whole,
-    /// As it comes.
+    /// As a stream of pieces, as they come.
     Stream,
 }
 
-/// Bytes that an answer takes.
+/// Memory that an answer takes, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Taken {
-    /// While the engine is at it: of a GPU's pool, where it has one, or of the VM's memory.
+    /// Memory while the engine works on it: of a GPU's pool if there is one, otherwise of the VM.
     pub engine: u64,
-    /// Until its client has it, of the VM's memory.
+    /// Memory of the VM until the client has received it.
     pub unread: u64,
 }
 
-/// What there is, and what answers take of it.
+/// The memory that there is, and what answers take of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Demand {
     costs: Costs,
@@ -50,7 +53,7 @@ pub(super) struct Demand {
 }
 
 impl Demand {
-    /// Of a VM that has so many bytes of memory for answers, and so many slots.
+    /// Describes a VM that has `memory` bytes for answers, and `slots` slots.
     pub fn new(model: &ModelInfo, memory: u64, slots: usize) -> Self {
         let mut demand = Self {
             costs: model.costs,
@@ -68,28 +71,28 @@ impl Demand {
         demand
     }
 
-    /// Tokens that one answer and its prompt can have together, when nothing runs beside it.
+    /// Most tokens of one answer and its prompt together, when nothing else runs.
     pub fn context(&self) -> u32 {
         self.context
     }
 
-    /// Tokens of an answer whose client names no number: what its slot's share of memory leaves beside the prompt, so that
-    /// as many answers run as there are slots.
+    /// Most tokens of an answer whose client sets no limit: what its slot's share of memory leaves beside the prompt,
+    /// so that as many answers can run as there are slots.
     pub fn usual(&self, generation: &Generation, told: Told) -> u32 {
         let prompt = self.prompt(generation);
         let taken = self.taken(generation, prompt, self.context, told);
         let fits = |room| self.has(taken(room), self.slots);
         let longest = longest(prompt, self.context, fits);
         let most = match longest >= self.context {
-            // The engine ends an answer where the context is full.
+            // The engine ends an answer when the context is full.
             true if fits(longest) => self.context,
             _ => longest - prompt,
         };
         most.max(LEAST_ANSWER).min(self.context)
     }
 
-    /// Gives each generation its room; what each of them takes. They are alike but for their draws. `None` where all
-    /// together take more than there is.
+    /// Sets the room of each generation, and returns the memory that each of them takes. The generations differ only in
+    /// their seeds. Returns `None` if they take more than there is together.
     pub fn of(&self, generations: &mut [Generation], told: Told) -> Option<Taken> {
         let count = generations.len();
         let mut most = Taken::default();
@@ -99,7 +102,7 @@ impl Demand {
             let asked = asked.min(self.context);
             let taken = self.taken(generation, prompt, generation.max_tokens, told);
             generation.room = match count {
-                // One alone always begins, if only when nothing else runs.
+                // A single generation always begins, if need be only when nothing else runs.
                 1 => {
                     longest(0, asked, |room| self.has(taken(room), 1)).max(LEAST_CONTEXT.min(asked))
                 }
@@ -117,7 +120,7 @@ impl Demand {
         }
     }
 
-    /// Whether there is room for so many that take as much.
+    /// Returns whether there is memory for `count` answers that take as much as `taken`.
     fn has(&self, taken: Taken, count: usize) -> bool {
         let all = |bytes: u64| bytes.saturating_mul(count as u64);
         match self.costs.pool {
@@ -126,7 +129,7 @@ impl Demand {
         }
     }
 
-    /// No more of it than there is.
+    /// Reduces `taken` to the memory that there is.
     fn least(&self, taken: Taken) -> Taken {
         let engine = taken.engine.min(self.costs.pool.unwrap_or(self.memory));
         let rest = match self.costs.pool {
@@ -137,7 +140,7 @@ impl Demand {
         Taken { engine, unread }
     }
 
-    /// What an answer of so many tokens takes, by its room.
+    /// Returns a function from the room of an answer of `tokens` tokens to the memory that it takes.
     fn taken(
         &self,
         generation: &Generation,
@@ -164,7 +167,7 @@ impl Demand {
     }
 }
 
-/// Bytes of so many pieces and log probabilities in the agent's memory.
+/// Bytes of pieces and log probabilities in the agent's memory.
 fn unread(pieces: u64, likely: u64, told: Told) -> u64 {
     let pieces = pieces.saturating_mul(PIECE);
     let bytes = pieces.saturating_add(likely.saturating_mul(LOGPROB));
@@ -174,7 +177,7 @@ fn unread(pieces: u64, likely: u64, told: Told) -> u64 {
     }
 }
 
-/// The largest number, of `least` to `most`, that fits, where smaller ones do too; `least` where none does.
+/// Returns the largest number from `least` to `most` that fits, given that smaller ones fit too; `least` if none does.
 fn longest(least: u32, most: u32, fits: impl Fn(u32) -> bool) -> u32 {
     let (mut within, mut over) = (least, most.saturating_add(1));
     while over.saturating_sub(within) > 1 {
@@ -187,7 +190,7 @@ fn longest(least: u32, most: u32, fits: impl Fn(u32) -> bool) -> u32 {
     within
 }
 
-/// Bytes that an answer keeps once its prompt is read, and its tokens known.
+/// Bytes that an answer keeps once its prompt has been read and the number of its tokens is known.
 pub(super) fn kept(costs: &Costs, tokens: u32) -> u64 {
     costs.of(0, tokens)
 }
@@ -219,14 +222,14 @@ pub(super) fn most_tokens(generation: &Generation) -> u32 {
     u32::try_from(AROUND + said + tools).unwrap_or(u32::MAX)
 }
 
-/// Bytes of a text as JSON in a template, at most.
+/// Most bytes of a text when a template writes it as JSON.
 fn json_length(text: &str) -> usize {
     let json = |byte| matches!(byte, 0..=31 | b'"' | b'\\');
     text.len() + escaped(text, json)
 }
 
-/// Bytes that a template adds to a text that it writes as JSON: six for one of those that `json` escapes, and of those that
-/// its filter `tojson` does.
+/// Bytes that a template adds to a text when it writes it as JSON. Each byte that `json` selects, or that the
+/// template's filter `tojson` escapes, becomes six.
 fn escaped(text: &str, json: impl Fn(u8) -> bool) -> usize {
     let html = |byte| matches!(byte, b'<' | b'>' | b'&' | b'\'');
     5 * text

@@ -1,4 +1,5 @@
-//! What one life of an engine says of its GPUs: either nothing, or all of it, before it is ready, and never what cannot be.
+//! Checks what one engine process says of its GPUs: either nothing or all of it, before it is ready, and nothing
+//! impossible.
 
 use std::sync::Arc;
 
@@ -7,9 +8,9 @@ use cocoon_protocol::engine::{Crossings, GpuCounts, MAX_TENSORS, TensorRoot, Wei
 
 use super::link::LinkError;
 
-/// What was told so far.
+/// What the engine has reported so far.
 pub(super) struct Graphics {
-    /// What former lives have counted.
+    /// Counts of earlier engines.
     before: GpuCounts,
     devices: u16,
     tensors: Vec<TensorRoot>,
@@ -19,7 +20,7 @@ pub(super) struct Graphics {
 }
 
 impl Graphics {
-    /// A new life, after others that have counted so much.
+    /// Begins with a new engine. `before` is what earlier engines have counted.
     pub fn since(before: Option<GpuCounts>) -> Self {
         Self {
             before: before.unwrap_or_default(),
@@ -39,19 +40,19 @@ impl Graphics {
         Ok(())
     }
 
-    /// A part of the list of tensors.
+    /// Adds a part of the list of tensors.
     pub fn measured(&mut self, tensors: Vec<TensorRoot>) -> Result<(), LinkError> {
         self.check_gpu()?;
         append(&mut self.tensors, tensors, self.measured)
     }
 
-    /// A part of the list of those that were made of them.
+    /// Adds a part of the list of tensors that were derived from them.
     pub fn derived(&mut self, tensors: Vec<TensorRoot>) -> Result<(), LinkError> {
         self.check_gpu()?;
         append(&mut self.derived, tensors, self.measured)
     }
 
-    /// The lists are complete.
+    /// Completes the lists.
     pub fn all_measured(
         &mut self,
         root: Hex32,
@@ -70,7 +71,7 @@ impl Graphics {
         }))
     }
 
-    /// What was counted in this life; returns what was counted since boot.
+    /// Checks the counts of this engine. Returns the counts since boot.
     pub fn counted(&mut self, counts: GpuCounts) -> Result<GpuCounts, LinkError> {
         self.check_gpu()?;
         if !counts.follow(&self.counts.unwrap_or_default())
@@ -82,7 +83,7 @@ impl Graphics {
         Ok(self.before.plus(&counts))
     }
 
-    /// Whether it has told everything, or nothing.
+    /// Checks that the engine has reported everything or nothing.
     pub fn check_ready(&self) -> Result<(), LinkError> {
         if self.devices > 0 && !(self.measured && self.counts.is_some()) {
             return Err(LinkError::Lie(
@@ -100,9 +101,9 @@ impl Graphics {
     }
 }
 
-/// What the host may know of `counts`: the two leading bits of each number, and zero only of zero. An engine that somebody
-/// has taken over counts what it likes, and would spell prompts in exact numbers; so each takes one of 128 values and never
-/// falls, which in a machine's whole life is little, whatever it tells how often.
+/// Reduces `counts` to what the host may know of them: the two leading bits of each number, and zero only for zero. A
+/// compromised engine can report any counts, and could encode prompts in exact numbers. Coarse numbers take one of 128
+/// values and never fall, so they reveal little over the whole life of a machine, however often they are reported.
 pub(crate) fn coarse(counts: GpuCounts) -> GpuCounts {
     let number = |exact: u64| {
         let below = exact.checked_ilog2().unwrap_or(0).saturating_sub(1);
@@ -234,7 +235,7 @@ mod tests {
             );
         }
         assert_eq!(told(0).to_device, Crossings { bytes: 8, calls: 1 });
-        // Every number that can be told.
+        // All numbers that can be reported.
         let bits = (0..u64::BITS).flat_map(|bit| [1 << bit, 3 << 62 >> bit, (1 << bit) - 1]);
         let values: std::collections::BTreeSet<u64> =
             bits.map(|exact| told(exact).scrubbed_bytes).collect();

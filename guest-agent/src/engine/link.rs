@@ -1,5 +1,5 @@
-//! One life of an engine, seen through its socket. Its frames are hostile input: every id, count
-//! and length is checked, and the first lie ends that engine.
+//! Serves commands with one engine process, through its socket. The frames of the engine are hostile input: every
+//! identifier, count and length is checked, and the first frame that cannot be true ends the engine.
 
 mod late;
 
@@ -24,44 +24,44 @@ use super::{Command, EngineState, Failure, Piece};
 pub(crate) use late::LOADING;
 use late::Leaving;
 
-/// Longest context that is believed, in tokens.
+/// Longest context that is accepted from an engine, in tokens.
 pub(super) const MAX_CONTEXT: u32 = 1 << 20;
-/// Largest vocabulary that is believed, in tokens.
+/// Largest vocabulary that is accepted from an engine, in tokens.
 const MAX_VOCABULARY: u32 = 1 << 24;
 
-/// How the life of an engine ended.
+/// Why the link to an engine ended.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    /// It closed its socket: it died.
+    /// The engine closed its socket: it died.
     #[error("the engine died")]
     Closed,
     /// The socket failed.
     #[error("cannot talk to the engine")]
     Io(#[source] io::Error),
-    /// Not a frame of the protocol.
+    /// The engine sent something that is not a frame of the protocol.
     #[error("the engine broke its protocol")]
     Frame(#[source] FrameError),
-    /// A frame that cannot be true.
+    /// The engine sent a frame that cannot be true.
     #[error("the engine broke its protocol: {0}")]
     Lie(&'static str),
-    /// It says so itself.
+    /// The engine reported that it cannot start.
     #[error("the engine cannot start: {0}")]
     Unable(StartFailure),
-    /// Nothing for too long.
+    /// The engine sent nothing for too long.
     #[error("the engine was silent for {} s", .0.as_secs())]
     Silent(Duration),
-    /// It does not read.
+    /// The engine does not read its socket.
     #[error("the engine does not read its requests")]
     Stalled,
-    /// It goes on with what was cancelled.
+    /// The engine goes on with a cancelled generation.
     #[error("the engine does not let go of a cancelled answer")]
     Holds,
-    /// Nobody holds a handle any more.
+    /// No handle to the engine is left.
     #[error("the engine is not needed any more")]
     Unneeded,
 }
 
-/// Serves commands with one engine until it ends. `model_id` is the name it must give.
+/// Serves commands with one engine until it ends. `model_id` is the name that the engine must give its model.
 pub(super) async fn run(
     stream: UnixStream,
     commands: &mut mpsc::Receiver<Command>,
@@ -69,7 +69,7 @@ pub(super) async fn run(
     model_id: &str,
 ) -> LinkError {
     let (mut from_engine, to_engine) = stream.into_split();
-    // Never full: who has a slot has one request in it, and one cancellation.
+    // Never full: each slot has at most one request and one cancellation in it.
     let (messages, unwritten) = mpsc::channel(commands.max_capacity());
     let mut writer = tokio::spawn(write_all(to_engine, unwritten));
     let mut link = Link::new(messages, state, model_id);
@@ -95,7 +95,7 @@ pub(super) async fn run(
             }
             ended = &mut writer, if writing => {
                 writing = false;
-                // Of a socket that fails the reading half hears too.
+                // The reading half notices a failing socket too, and reports it.
                 match ended {
                     Ok(Err(error)) => Err(LinkError::Frame(error)),
                     Ok(Ok(())) | Err(_) => Ok(()),
@@ -110,7 +110,7 @@ pub(super) async fn run(
         }
     };
     writer.abort();
-    // Before their slots are free: who gets one of them waits for the next engine.
+    // This comes before their slots are freed, so that a request that gets one of these waits for the next engine.
     state.send_modify(|state| state.ready = None);
     for running in link.running.into_values() {
         running.end(Piece::Failed(Failure::Died));
@@ -118,7 +118,7 @@ pub(super) async fn run(
     end
 }
 
-/// Makes each frame when it is written, so that those that wait for an engine that reads slowly take no memory twice.
+/// Encodes each frame only when it is written, so that messages that wait for a slow engine do not take memory twice.
 async fn write_all(
     mut socket: OwnedWriteHalf,
     mut messages: mpsc::Receiver<ToEngine>,
@@ -127,7 +127,7 @@ async fn write_all(
         let frame = Zeroizing::new(frame::encode(&message, MAX_TO_ENGINE)?);
         drop(message);
         if socket.write_all(&frame).await.is_err() {
-            // The reading half sees the same end and reports it.
+            // The reading half notices the same end and reports it.
             break;
         }
     }
@@ -138,7 +138,7 @@ struct Link<'a> {
     running: HashMap<u64, Running>,
     leaving: HashMap<u64, Leaving>,
     highest: u64,
-    /// When it spoke last, or got something to do.
+    /// When the engine last sent something, or got something to do.
     heard: Instant,
     messages: mpsc::Sender<ToEngine>,
     graphics: Graphics,
@@ -198,7 +198,7 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// Whether the engine computes for anybody.
+    /// Returns whether the engine works on anything.
     fn is_busy(&self) -> bool {
         !self.running.is_empty() || !self.leaving.is_empty()
     }
@@ -299,7 +299,7 @@ impl<'a> Link<'a> {
                 completion_tokens,
             } => {
                 let Some(running) = self.find(id)? else {
-                    // Its end was on its way when it was cancelled.
+                    // The generation ended while its cancellation was on the way to the engine.
                     self.leaving.remove(&id);
                     return Ok(());
                 };
@@ -331,7 +331,7 @@ impl<'a> Link<'a> {
             .unwrap_or_default()
     }
 
-    /// `None` for a generation that was cancelled while its frames were on the way.
+    /// Finds a running generation; `None` if it was cancelled while its frames were on their way.
     fn find(&mut self, id: u64) -> Result<Option<&mut Running>, LinkError> {
         if id == 0 || id > self.highest {
             return Err(LinkError::Lie("it answers what nobody asked"));

@@ -1,7 +1,7 @@
-//! The agent's side of the engine: requests in, bounded streams of pieces out.
+//! The agent's side of the engine: takes requests and returns bounded streams of pieces.
 //!
-//! A slow client never holds the engine: each answer has a buffer for every piece it may ever
-//! have, and an engine that sends more is lying. A client that leaves cancels its generation.
+//! A slow client never holds up the engine: each answer has a buffer for every piece that it may ever have, and an
+//! engine that sends more breaks its protocol. A client that leaves cancels its generation.
 
 mod admission;
 mod demand;
@@ -34,24 +34,24 @@ pub use scheduler::{Bounds, Source};
 
 use crate::metering::Tally;
 
-/// What the engine is doing.
+/// State of the engine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EngineState {
-    /// Times it died since boot.
+    /// Number of times that the engine died since boot.
     pub deaths: u32,
-    /// Why the last one that died before it was ready could not start, where it has said so.
+    /// Why the last engine that died before it was ready could not start, if it said so.
     pub unable: Option<StartFailure>,
-    /// GPUs that it works on, as it says.
+    /// Number of GPUs that the engine says it uses.
     pub devices: u16,
-    /// The weights in their memory, once all were told. Nobody but the engine can measure them.
+    /// The weights in the GPUs' memory, once the engine has reported all of them. Only the engine can measure them.
     pub weights: Option<Arc<Weights>>,
-    /// What was done to their memory since boot, by all engines; `None` where there was never one on a GPU.
+    /// What all engines since boot did to the GPUs' memory; `None` if none of them has used a GPU.
     pub gpu: Option<GpuCounts>,
-    /// The model, once it is ready.
+    /// The model, once the engine is ready.
     pub ready: Option<ModelInfo>,
 }
 
-/// Where to send generations. Clones are the same engine.
+/// Handle to the engine, for sending generations. Clones refer to the same engine.
 #[derive(Clone)]
 pub struct Engine {
     commands: mpsc::Sender<Command>,
@@ -63,8 +63,8 @@ pub struct Engine {
     end: Arc<watch::Sender<bool>>,
 }
 
-/// From handles to the link. The channel is never full: it has room for a command of each slot and each
-/// place, and every command holds one.
+/// Commands from handles to the link. Their channel is never full: it has room for one command of each slot and of each
+/// place, and every command holds a slot or a place.
 pub(crate) enum Command {
     Generate {
         id: u64,
@@ -82,80 +82,80 @@ pub(crate) enum Command {
 /// Why a generation does not start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
-    /// The operator's limit of concurrent requests is reached, and no slot became free in time, or too
-    /// many wait for one.
+    /// The operator's limit of concurrent requests is reached, and no slot became free in time, or too many requests
+    /// wait for one.
     #[error("all generation slots are taken")]
     Busy {
-        /// Seconds after which it is worth trying again.
+        /// Seconds after which another attempt is worthwhile.
         retry_after: u32,
     },
-    /// What runs takes all the memory that there is for answers.
+    /// Running answers take all the memory that there is for answers.
     #[error("all memory for answers is taken")]
     Memory {
-        /// Seconds after which it is worth trying again.
+        /// Seconds after which another attempt is worthwhile.
         retry_after: u32,
     },
-    /// It can never run: all of its answers together take more memory than there is.
+    /// The request can never run: its answers together take more memory than there is.
     #[error("there is no memory for so many answers of that length")]
     TooMany,
-    /// Too many answers are still being read by their clients.
+    /// Clients are still reading too many answers.
     #[error("too many answers are still being sent")]
     Unread {
-        /// Seconds after which it is worth trying again.
+        /// Seconds after which another attempt is worthwhile.
         retry_after: u32,
     },
-    /// This source alone has half of all answers that may be read at once.
+    /// This source alone holds half of all answers that may be open at once.
     #[error("half of the answers that may be open at once are this connection's")]
     OwnUnread {
-        /// Seconds after which it is worth trying again, if some have been read by then.
+        /// Seconds after which another attempt is worthwhile, if some answers have been read by then.
         retry_after: u32,
     },
-    /// It waited for a slot when the machine was told to finish.
+    /// The request was waiting for a slot when the machine was told to drain.
     #[error("the machine finishes its last answers")]
     Draining,
-    /// Loading or starting again.
+    /// The engine is loading or being restarted.
     #[error("the engine is not ready")]
     NotReady,
 }
 
 /// Part of an answer.
 pub enum Piece {
-    /// Text, and what the model thought of its tokens where the request asked.
+    /// Text, and the log probabilities of its tokens if the request asked for them.
     Delta(Text, Vec<TokenLogprob>),
-    /// A piece of a call of a tool.
+    /// Part of a tool call.
     Call {
-        /// Counts the calls, from zero.
+        /// Number of the call in the answer, from zero.
         index: u32,
-        /// The tool's name, with the first piece only.
+        /// Name of the tool, in the first piece of a call only.
         name: Option<Text>,
-        /// A piece of the arguments.
+        /// Part of the arguments.
         arguments: Text,
     },
-    /// The end.
+    /// The answer is complete.
     Done {
-        /// Why.
+        /// Why it ended.
         finish_reason: FinishReason,
     },
-    /// The end, with an error.
+    /// The answer ended with an error.
     Failed(Failure),
 }
 
-/// What can end an answer early.
+/// Errors that end an answer early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The engine said so.
+    /// The engine reported a failure.
     Engine(EngineFailure),
-    /// The prompt is longer than this machine's context, or than what there is memory for.
+    /// The prompt is longer than this machine's context, or than there is memory for.
     TooLong {
-        /// Tokens of prompt and answer, at most.
+        /// Most tokens of the prompt and the answer together.
         most: u32,
     },
-    /// The engine died or was ended for misbehaving.
+    /// The engine died, or was ended for breaking its protocol.
     Died,
 }
 
 impl Engine {
-    /// `concurrent` is the operator's limit of running generations.
+    /// Creates the handle. `concurrent` is the operator's limit of running generations.
     pub(crate) fn new(
         concurrent: u16,
         state: watch::Receiver<EngineState>,
@@ -178,12 +178,12 @@ impl Engine {
         )
     }
 
-    /// What the engine is doing now, and from now on.
+    /// Returns a watch on the state of the engine.
     pub fn state(&self) -> watch::Receiver<EngineState> {
         self.state.clone()
     }
 
-    /// The model, when the engine is ready; its context is no longer than there is memory for.
+    /// Returns the model if the engine is ready, with a context no longer than there is memory for.
     pub fn model(&self) -> Option<ModelInfo> {
         let model = self.state.borrow().ready.clone()?;
         Some(ModelInfo {
@@ -192,12 +192,12 @@ impl Engine {
         })
     }
 
-    /// So many bytes of the VM's memory are there for answers; without a word there is no bound.
+    /// Limits the VM's memory for answers to `bytes`. Until this is called there is no limit.
     pub fn limit_memory(&self, bytes: u64) {
         self.admission.limit_memory(bytes);
     }
 
-    /// Tokens of an answer whose client names no number.
+    /// Most tokens of an answer whose client sets no limit.
     pub fn usual(&self, generation: &Generation, told: Told) -> u32 {
         let model = self.state.borrow().ready.clone();
         model.map_or(1, |model| self.demand(&model).usual(generation, told))
@@ -207,12 +207,12 @@ impl Engine {
         Demand::new(model, self.admission.memory(), self.slots)
     }
 
-    /// The weights in the GPUs' memory; `None` where it works on none.
+    /// Returns the weights in the GPUs' memory; `None` if the engine uses no GPU.
     pub fn weights(&self) -> Option<Arc<Weights>> {
         self.state.borrow().weights.clone()
     }
 
-    /// What receipts say of its GPUs; `None` where it works on none.
+    /// What receipts say of the engine's GPUs; `None` if it uses none.
     pub(crate) fn section(&self) -> Option<EngineSection> {
         let state = self.state.borrow();
         let weights = state.weights.as_ref()?;
@@ -223,37 +223,37 @@ impl Engine {
         })
     }
 
-    /// How many generations may run at once.
+    /// Number of generations that may run at once.
     pub fn slots(&self) -> usize {
         self.slots
     }
 
-    /// A name for a connection, whose requests take turns with those of others.
+    /// Creates an identifier for a connection, whose requests take turns with those of others.
     pub fn source(&self) -> Source {
         Source(self.next_source.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// How many requests wait for slots.
+    /// Number of requests that wait for slots.
     pub fn waiting(&self) -> usize {
         self.admission.waiting()
     }
 
-    /// Nobody waits for slots any more; what runs goes on.
+    /// Lets no request wait for slots any more; running generations go on.
     pub fn drain(&self) {
         self.admission.close();
     }
 
-    /// Ends the engine, with whatever it works on, and starts no other: returns when it is gone.
+    /// Ends the engine with everything that it works on, and starts no other. Returns when it is gone.
     pub async fn end(&self) {
         self.admission.close();
         self.end.send_replace(true);
         let mut state = self.state.clone();
-        // The supervisor holds the other end for as long as there is an engine.
+        // The supervisor holds the sender for as long as there is an engine.
         while state.changed().await.is_ok() {}
     }
 
-    /// Starts generations, all of them or none: when it is the turn of their source, or says why not. They hold so many
-    /// bytes until then. Dropping the future gives up.
+    /// Starts all of `generations` or none, when it is the turn of `source`, or returns why it cannot. `bytes` is the
+    /// memory that the request holds while it waits. Dropping the future gives up the request.
     pub async fn generate(
         &self,
         mut generations: Vec<Generation>,
@@ -263,7 +263,7 @@ impl Engine {
     ) -> Result<Vec<Answer>, Unavailable> {
         let model = self.state.borrow().ready.clone();
         let model = model.ok_or(Unavailable::NotReady)?;
-        // Each engine's pool has a size of its own.
+        // The pool of each engine has a size of its own.
         if let Some(pool) = model.costs.pool {
             self.admission.limit_pool(pool);
         }
@@ -280,11 +280,11 @@ impl Engine {
         };
         let until = Instant::now() + patience.time;
         let room = self.admission.enter(asking, patience).await?;
-        // The engine may have died meanwhile: the next one serves who has waited for this one.
+        // The engine may have died in the meantime; the next one serves the requests that waited for it.
         self.ready(until).await?;
         let mut answers = Vec::with_capacity(generations.len());
         let tally = Arc::new(Tally::default());
-        // The room has one of both for each generation.
+        // The room has a slot and a place for each generation.
         let room = room.slots.into_iter().zip(room.places);
         for (generation, (mut slot, place)) in generations.into_iter().zip(room) {
             slot.begin();
@@ -312,7 +312,7 @@ impl Engine {
         Ok(answers)
     }
 
-    /// Waits for an engine that is ready.
+    /// Waits until an engine is ready.
     async fn ready(&self, until: Instant) -> Result<(), Unavailable> {
         let mut state = self.state.clone();
         let ready = state.wait_for(|state| state.ready.is_some());
@@ -330,22 +330,22 @@ pub struct Answer {
     tally: Arc<Tally>,
     commands: mpsc::Sender<Command>,
     ended: bool,
-    /// Held until it is dropped; then by its cancellation, until the engine is told.
+    /// Held until the answer is dropped, and then by its cancellation until the engine is told.
     place: Option<Place>,
 }
 
 impl Answer {
-    /// What the request has come to, together with its other answers.
+    /// Returns the token counts of the request, which its answers share.
     pub(crate) fn tally(&self) -> &Arc<Tally> {
         &self.tally
     }
 
-    /// The next piece; `None` after [`Piece::Done`] or [`Piece::Failed`].
+    /// Returns the next piece; `None` after [`Piece::Done`] or [`Piece::Failed`].
     pub async fn next(&mut self) -> Option<Piece> {
         std::future::poll_fn(|context| self.poll_next(context)).await
     }
 
-    /// The same, polled.
+    /// As [`Self::next`], for polling.
     pub fn poll_next(
         &mut self,
         context: &mut std::task::Context<'_>,
@@ -354,7 +354,7 @@ impl Answer {
             return std::task::Poll::Ready(None);
         }
         self.pieces.poll_recv(context).map(|piece| {
-            // A channel that closes without an end is an engine that is gone.
+            // A channel that closes without an end means that the engine is gone.
             let piece = piece.unwrap_or(Piece::Failed(Failure::Died));
             self.ended = matches!(piece, Piece::Done { .. } | Piece::Failed(_));
             Some(piece)
@@ -365,7 +365,7 @@ impl Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         if let (false, Some(place)) = (self.ended, self.place.take()) {
-            // Nobody listens when the engine is being replaced, which cancels too.
+            // If the engine is being replaced, nothing receives this, and the generation is gone anyway.
             let cancel = Command::Cancel {
                 id: self.id,
                 _place: place,

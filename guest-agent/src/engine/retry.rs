@@ -1,24 +1,24 @@
-//! When it is worth trying again: from how long generations took of late, told in steps so coarse that
-//! no single one shows.
+//! Estimates when another attempt is worthwhile, from how long recent generations took. Estimates are given in steps so
+//! coarse that they reveal no single generation.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Generations that are looked back on.
+/// Number of recent generations that are kept.
 const KEPT: usize = 64;
-/// With fewer, nothing has been measured: the mean of a few would tell of each.
+/// With fewer generations the assumed time is used, because the mean of a few would reveal each of them.
 const LEAST: usize = 16;
-/// What a generation takes until then.
+/// Assumed time of a generation until enough were measured.
 const ASSUMED: Duration = Duration::from_secs(1);
-/// What is told, in seconds.
+/// Possible estimates, in seconds.
 const STEPS: [u32; 7] = [1, 2, 5, 10, 20, 30, 60];
 
-/// How long generations held their slots.
+/// How long recent generations held their slots.
 #[derive(Default)]
 pub(super) struct ServiceTimes(VecDeque<Duration>);
 
 impl ServiceTimes {
-    /// One ended, whatever its end was.
+    /// Adds a generation that ended, for whatever reason.
     pub fn add(&mut self, held: Duration) {
         if self.0.len() == KEPT {
             self.0.pop_front();
@@ -26,8 +26,8 @@ impl ServiceTimes {
         self.0.push_back(held);
     }
 
-    /// Seconds until a request may find `wanted` slots, where requests for `ahead` wait and there are
-    /// `slots` in all: the next step from that up, or the last.
+    /// Estimates the seconds until a request may find `wanted` of `slots` slots, when requests for `ahead` slots wait
+    /// before it. The estimate is rounded up to the next step, or is the last step.
     pub fn retry_after(&self, ahead: usize, wanted: usize, slots: usize) -> u32 {
         let mean = match u32::try_from(self.0.len()) {
             Ok(count) if self.0.len() >= LEAST => self.0.iter().sum::<Duration>() / count,
@@ -61,7 +61,7 @@ mod tests {
             60,
             "no more than a minute"
         );
-        // What was long ago counts no more.
+        // Old generations do not count any more.
         for _ in 0..KEPT {
             times.add(Duration::from_millis(1));
         }

@@ -1,4 +1,4 @@
-//! One generation as the link sees it: how much the engine may still say of it, and what it has counted.
+//! Checks one generation of an engine: how much it may still send, and the tokens that it has counted.
 
 use std::sync::Arc;
 
@@ -12,15 +12,16 @@ use super::link::{LinkError, MAX_CONTEXT};
 use super::{Failure, Piece, Slot};
 use crate::metering::Tally;
 
-/// Frames and bytes beyond what the tokens explain: the end of a text.
+/// Frames beyond what the tokens explain, for the end of a text.
 const SLACK_PIECES: usize = 16;
+/// Bytes beyond what the tokens explain, for the end of a text.
 const SLACK_BYTES: usize = 64 * 1024;
-/// Longest name of a tool.
+/// Longest name of a tool, in bytes.
 pub(crate) const MAX_NAME: usize = 64;
 
 const MORE_TOKENS: &str = "it counts more tokens than there can be";
 
-/// A generation that the engine works on, and what its frames may still say.
+/// A generation that the engine works on, and what its frames may still contain.
 pub(super) struct Running {
     pieces: mpsc::Sender<Piece>,
     tally: Arc<Tally>,
@@ -28,7 +29,7 @@ pub(super) struct Running {
     /// Most tokens of its prompt.
     prompt_limit: u32,
     tokens: u32,
-    /// Of so many of them the log probabilities were told.
+    /// Number of tokens whose log probabilities were reported.
     likely: u32,
     max_tokens: u32,
     room: u32,
@@ -65,7 +66,7 @@ impl Running {
         }
     }
 
-    /// The prompt was read, for the first and only time, and is no longer than there is room for.
+    /// Records that the prompt was read. It is read once, and must not be longer than the room for it.
     pub fn start(&mut self, prompt_tokens: u32, costs: &Costs) -> Result<(), LinkError> {
         if self.prompt_tokens.is_some() {
             return Err(LinkError::Lie("it reads a prompt twice"));
@@ -74,14 +75,14 @@ impl Running {
             return Err(LinkError::Lie(MORE_TOKENS));
         }
         self.prompt_tokens = Some(prompt_tokens);
-        // What reading it took is free again, and so is what was kept for tokens that it has not.
+        // Frees the memory for reading the prompt, and the memory kept for tokens that it does not have.
         let tokens = prompt_tokens.saturating_add(self.max_tokens);
         self.slot.keep(kept(costs, tokens.min(self.room)));
         self.tally.prompt(prompt_tokens);
         Ok(())
     }
 
-    /// Tokens of its prompt that are still to be read, at most.
+    /// Most tokens of its prompt that are still to be read.
     pub fn unread(&self) -> u32 {
         match self.prompt_tokens {
             None => self.prompt_limit,
@@ -89,7 +90,7 @@ impl Running {
         }
     }
 
-    /// So many tokens more. They count when they come: the client may leave before the end.
+    /// Counts further tokens. They count when they come, because the client may leave before the end.
     pub fn count(&mut self, tokens: u32) -> Result<(), LinkError> {
         let sum = self.tokens.checked_add(tokens);
         let Some(sum) = sum.filter(|sum| *sum <= self.max_tokens) else {
@@ -100,7 +101,7 @@ impl Running {
         Ok(())
     }
 
-    /// Its last words are those that it said before.
+    /// Checks that the counts reported at the end are those reported before.
     pub fn check_end(&self, prompt_tokens: u32, tokens: u32) -> Result<(), LinkError> {
         if self.prompt_tokens != Some(prompt_tokens) || self.tokens != tokens {
             return Err(LinkError::Lie("its last count is not what it counted"));
@@ -108,7 +109,7 @@ impl Running {
         Ok(())
     }
 
-    /// Passes a piece on, if the request explains that there is one more, of so many bytes.
+    /// Passes on a piece of `length` bytes, if the request allows one more.
     pub fn tell(&mut self, length: usize, piece: Piece) -> Result<(), LinkError> {
         if self.prompt_tokens.is_none() {
             return Err(LinkError::Lie("it answers before it has read the prompt"));
@@ -121,14 +122,14 @@ impl Running {
             ));
         };
         (self.pieces_left, self.bytes_left) = (pieces_left, bytes_left);
-        // Never full: the buffer has room for every piece that the counts above let through.
-        // Closed: the client is gone, and its cancellation is on the way.
+        // Never full: the buffer has room for every piece that the counts above allow.
+        // If it is closed, the client is gone and its cancellation is on the way.
         let _ = self.pieces.try_send(piece);
         Ok(())
     }
 
-    /// Bytes of log probabilities that the request asked for: one for each token that was counted, at most, for an empty one
-    /// takes memory too.
+    /// Checks log probabilities against the request, and returns their bytes. There is at most one for each counted
+    /// token, because even an empty one takes memory.
     pub fn check_logprobs(&mut self, logprobs: &[TokenLogprob]) -> Result<usize, LinkError> {
         let sum = u32::try_from(logprobs.len()).ok();
         let sum = sum.and_then(|more| self.likely.checked_add(more));
@@ -152,7 +153,7 @@ impl Running {
         Ok(length)
     }
 
-    /// Bytes of a call's name, if the call is the next one or goes on.
+    /// Checks that a call is the next one or the current one. Returns the bytes of its name.
     pub fn check_call(&mut self, index: u32, name: Option<&Text>) -> Result<usize, LinkError> {
         let next = match name {
             Some(name) if name.0.len() <= MAX_NAME => index == self.calls,
@@ -166,7 +167,7 @@ impl Running {
         Ok(name.map_or(0, |name| name.0.len()))
     }
 
-    /// What a failure that the engine tells is to the client.
+    /// Converts a failure of the engine for the client.
     pub fn failure(&self, reason: EngineFailure) -> Failure {
         match reason {
             EngineFailure::ContextLength => Failure::TooLong { most: self.room },
@@ -174,30 +175,30 @@ impl Running {
         }
     }
 
-    /// Its client is gone; the engine may still be at it.
+    /// Gives up the generation, because its client is gone. The engine may still work on it, so its slot is returned.
     pub fn leave(self) -> Slot {
         self.slot
     }
 
-    /// The last piece.
+    /// Sends the last piece.
     pub fn end(self, piece: Piece) {
-        // The last place in the buffer is kept for this; the client may be gone.
+        // The last place in the buffer is reserved for it. The client may be gone.
         let _ = self.pieces.try_send(piece);
     }
 }
 
-/// Frames with text that the answer to `generation` may have: one for each token, and what [`Padding`] says. What is held
+/// Most frames of the answer to `generation`: one for each token, and those that [`Padding`] allows. Text that was held
 /// back comes in frames of its own.
 pub(super) fn piece_limit(generation: &Generation) -> usize {
     let tokens = tokens(generation);
-    // Each log probability may have a frame beside that of the token that it came with.
+    // Each log probability may come in another frame than its token.
     let twice = 1 + usize::from(generation.top_logprobs.is_some());
     tokens * twice + Padding::of(generation).most_frames(tokens) + SLACK_PIECES
 }
 
-/// Bytes of text and log probabilities that the answer to `generation` may have.
+/// Most bytes of text and log probabilities of the answer to `generation`.
 fn byte_limit(generation: &Generation) -> usize {
-    // A token, and those that are told with it.
+    // Bytes of a token, and of the tokens reported with its log probability.
     let told = generation
         .top_logprobs
         .map_or(1, |top| 2 + usize::from(top));

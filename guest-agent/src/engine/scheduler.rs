@@ -1,92 +1,95 @@
-//! Who generates next: a state machine without clock, tasks or locks.
+//! Decides which request generates next: a state machine without clock, tasks or locks.
 //!
-//! Three things are scarce: slots, in which the engine generates, places for answers that are still being read, and the
-//! memory that both take, the VM's and a GPU's. A request takes as many slots and places as it has choices, and memory for
-//! each, all of it or nothing. Where they do not suffice, it waits in its connection's line, and the lines take turns: each visit gives a line one
-//! credit, and its first request begins when the credit covers its choices (deficit round robin, Shreedhar
-//! and Varghese, 1996). So connections share the slots equally, however many requests they have and
-//! however large these are; and nobody overtakes the one whose turn it is, so that a large one begins too.
+//! Three resources are scarce: slots, in which the engine generates; places, for answers that are still being read; and
+//! the memory that both take, of the VM and of a GPU. A request takes one slot, one place and memory for each of its
+//! choices, all of it or nothing.
 //!
-//! No connection holds more than half of the places, however slowly it reads. A line that waits only for
-//! what its own connection holds has no turn, gets no credit, and keeps nobody waiting.
+//! A request that does not fit waits in the line of its connection, and the lines take turns: each visit gives a line
+//! one credit, and its first request begins when the credit covers its choices (deficit round robin, Shreedhar and
+//! Varghese, 1996). So connections share the slots equally, however many requests they have and however large these
+//! are. Nobody overtakes the request whose turn it is, so that a large one begins too.
+//!
+//! No connection holds more than half of the places, however slowly it reads. A line that waits only for what its own
+//! connection holds has no turn, gets no credit, and delays nobody.
 
 use std::collections::{HashMap, VecDeque};
 
-/// Who asks: requests of one connection are one source.
+/// A source of requests: all requests of one connection have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Source(pub(super) u64);
-/// A request.
+/// Identifier of a request.
 pub(super) type Ticket = u64;
 
-/// What may wait at once.
+/// Limits on what may wait at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Requests.
+    /// Number of requests.
     pub requests: usize,
     /// Bytes that they hold.
     pub bytes: usize,
 }
 
 impl Bounds {
-    /// Nothing waits.
+    /// Limits under which nothing may wait.
     pub const NONE: Self = Self {
         requests: 0,
         bytes: 0,
     };
 }
 
-/// A request that asks for room.
+/// A request for room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
-    /// Its name, given once.
+    /// Its identifier, which is used once.
     pub ticket: Ticket,
-    /// Its choices.
+    /// Number of its choices.
     pub count: usize,
     /// Bytes that it holds while it waits.
     pub bytes: usize,
     /// Bytes of the VM's memory that each choice takes.
     pub memory: u64,
-    /// The same of a GPU's pool.
+    /// Bytes of a GPU's pool that each choice takes.
     pub pool: u64,
 }
 
 impl Wanted {
-    /// Bytes that all choices take.
+    /// Bytes of the VM's memory that all choices take.
     fn memory(&self) -> u64 {
         self.memory.saturating_mul(self.count as u64)
     }
 
-    /// The same of a GPU's pool.
+    /// Bytes of a GPU's pool that all choices take.
     fn pool(&self) -> u64 {
         self.pool.saturating_mul(self.count as u64)
     }
 }
 
-/// What becomes of a request that asks.
+/// What becomes of a new request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Arrival {
-    /// It has its room.
+    /// The request has its room.
     Begins,
-    /// It waits. For its sake these do not any more: the last ones of lines that held more than its own.
+    /// The request waits. For its sake the requests in `gave_way` no longer wait: the last ones of lines that held more
+    /// than its own.
     Waits { gave_way: Vec<Ticket> },
-    /// There is no place to wait.
+    /// The request can neither begin nor wait.
     Refused,
 }
 
-/// What is scarce.
+/// The resource that a request lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lacking {
     /// The engine is busy.
     Slots,
-    /// Answers take all memory.
+    /// Answers take all the memory.
     Memory,
-    /// Too many answers are still being read.
+    /// Clients are still reading too many answers.
     Places,
-    /// Half of all that may be read at once are of the one that asks.
+    /// The source holds half of all answers that may be read at once.
     Share,
 }
 
-/// The state.
+/// State of the scheduler.
 #[derive(Clone, Debug)]
 pub(super) struct Scheduler {
     all_slots: usize,
@@ -98,9 +101,9 @@ pub(super) struct Scheduler {
     places: usize,
     /// Most places of one source.
     share: usize,
-    /// Places that sources hold: none of them holds none.
+    /// Places that each source holds. Sources without places are absent.
     held: HashMap<Source, usize>,
-    /// The line whose turn it is stands first. None is empty.
+    /// The waiting lines. The first one has its turn, and none is empty.
     lines: VecDeque<Line>,
 }
 
@@ -118,7 +121,7 @@ impl Line {
 }
 
 impl Scheduler {
-    /// So many slots and places are free, and nobody waits.
+    /// Creates a scheduler with `slots` free slots and `places` free places, in which nobody waits.
     pub fn new(slots: usize, places: usize) -> Self {
         Self {
             all_slots: slots,
@@ -128,38 +131,38 @@ impl Scheduler {
             all_pool: u64::MAX,
             pool: u64::MAX,
             places,
-            // What finds all slots must find its places.
+            // A request that takes all slots must be able to get as many places.
             share: slots.max(places / 2),
             held: HashMap::new(),
             lines: VecDeque::new(),
         }
     }
 
-    /// So many bytes are there of a GPU's pool, from now on.
+    /// Limits the memory of a GPU's pool to `bytes` from now on.
     pub fn limit_pool(&mut self, bytes: u64) {
         let taken = self.all_pool - self.pool;
         (self.all_pool, self.pool) = (bytes, bytes.saturating_sub(taken));
     }
 
-    /// So many bytes are there for answers, from now on; without a word there is no bound.
+    /// Limits the VM's memory for answers to `bytes` from now on. Until this is called there is no limit.
     pub fn limit_memory(&mut self, bytes: u64) {
         let taken = self.all_memory - self.memory;
         (self.all_memory, self.memory) = (bytes, bytes.saturating_sub(taken));
     }
 
-    /// Bytes that there are for answers, free or not.
+    /// Bytes of the VM's memory for answers, free or not.
     pub fn all_memory(&self) -> u64 {
         self.all_memory
     }
 
-    /// A request of `source` asks for room.
+    /// Handles a new request of `source`.
     pub fn arrive(&mut self, source: Source, wanted: Wanted, bounds: Bounds) -> Arrival {
-        // Who waits only for what it holds itself keeps nobody else waiting.
+        // Lines that wait only for what their own source holds delay nobody else.
         let others = |line: &Line| line.source != source && !self.may_have_turn(line);
         if self.lines.iter().all(others) && self.take(source, &wanted) {
             return Arrival::Begins;
         }
-        // What can never begin must not wait.
+        // A request that can never begin must not wait.
         let never = wanted.count > self.all_slots
             || wanted.memory() > self.all_memory
             || wanted.pool() > self.all_pool;
@@ -189,9 +192,9 @@ impl Scheduler {
         Arrival::Waits { gave_way }
     }
 
-    /// The next request that has its room now; it waits no longer. To be asked until there is none.
+    /// Starts the next request that has its room now, and returns its ticket. To be called until it returns `None`.
     pub fn next(&mut self) -> Option<Ticket> {
-        // One of them at least, or turns would go round for ever.
+        // Without a line that may have a turn, the rotation below would never end.
         self.lines.iter().find(|line| self.may_have_turn(line))?;
         loop {
             let line = self.lines.front()?;
@@ -215,7 +218,7 @@ impl Scheduler {
         }
     }
 
-    /// A request gives up. False when it does not wait: it may have begun.
+    /// Removes a waiting request. Returns false if it does not wait: it may have begun.
     pub fn leave(&mut self, ticket: Ticket) -> bool {
         let before = self.waiting();
         for line in &mut self.lines {
@@ -225,22 +228,22 @@ impl Scheduler {
         self.waiting() < before
     }
 
-    /// One slot is free again.
+    /// Frees one slot.
     pub fn free_slot(&mut self) {
         self.slots += 1;
     }
 
-    /// So many bytes of memory are free again.
+    /// Frees `memory` bytes of the VM's memory.
     pub fn free_memory(&mut self, memory: u64) {
         self.memory = self.memory.saturating_add(memory).min(self.all_memory);
     }
 
-    /// The same of a GPU's pool.
+    /// Frees `bytes` bytes of a GPU's pool.
     pub fn free_pool(&mut self, bytes: u64) {
         self.pool = self.pool.saturating_add(bytes).min(self.all_pool);
     }
 
-    /// One answer of `source` has been read.
+    /// Frees one place of `source`, whose answer has been read.
     pub fn free_place(&mut self, source: Source) {
         self.places += 1;
         if let Some(held) = self.held.get_mut(&source) {
@@ -251,17 +254,17 @@ impl Scheduler {
         }
     }
 
-    /// Everybody who waits goes.
+    /// Removes all waiting requests.
     pub fn clear(&mut self) {
         self.lines.clear();
     }
 
-    /// Requests that wait.
+    /// Number of waiting requests.
     pub fn waiting(&self) -> usize {
         self.lines.iter().map(|line| line.waiting.len()).sum()
     }
 
-    /// Choices of all requests that wait and may come before one of `source`.
+    /// Number of choices of all waiting requests that may begin before a new one of `source`.
     pub fn demand(&self, source: Source) -> usize {
         let before = |line: &&Line| line.source == source || self.may_have_turn(line);
         let waiting = self.lines.iter().filter(before);
@@ -271,7 +274,7 @@ impl Scheduler {
             .sum()
     }
 
-    /// What a request of `source` waits for, or those before it.
+    /// Returns what a request of `source`, or one that comes before it, waits for.
     pub fn lacking(&self, source: Source, wanted: &Wanted) -> Lacking {
         let first = |line: &Line| line.waiting.front().copied();
         let own = self.lines.iter().find(|line| line.source == source);
@@ -296,7 +299,7 @@ impl Scheduler {
         self.lines.iter().map(Line::bytes).sum()
     }
 
-    /// Where the line is that has most of something, and more than `most`.
+    /// Index of the line that has the most of something, if that is more than `most`.
     fn longest(&self, has: impl Fn(&Line) -> usize, most: usize) -> Option<usize> {
         let lines = self.lines.iter().enumerate();
         let (at, line) = lines.max_by_key(|(_, line)| has(line))?;
@@ -308,14 +311,14 @@ impl Scheduler {
             Some(line) => line.waiting.push_back(wanted),
             None => self.lines.push_back(Line {
                 source,
-                // A line before which there is none is in front.
+                // A line that joins an empty queue is at the front, so its turn begins.
                 credit: usize::from(self.lines.is_empty()),
                 waiting: VecDeque::from([wanted]),
             }),
         }
     }
 
-    /// Lines without requests go; whoever comes to the front by that has its turn.
+    /// Removes lines without requests. If this brings another line to the front, its turn begins.
     fn prune(&mut self) {
         let source = |line: &Line| line.source;
         let front = self.lines.front().map(source);
@@ -325,7 +328,7 @@ impl Scheduler {
         }
     }
 
-    /// The line in front gets its credit, once for each time that it comes there and could use it.
+    /// Gives the front line its credit: once each time that it comes to the front and can use the credit.
     fn begin_turn(&mut self) {
         let front = self.lines.front();
         if front.is_some_and(|line| self.may_have_turn(line))
@@ -335,7 +338,7 @@ impl Scheduler {
         }
     }
 
-    /// Whether a line waits for more than what its own source holds.
+    /// Returns whether a line waits for more than what its own source holds.
     fn may_have_turn(&self, line: &Line) -> bool {
         let first = line.waiting.front();
         first.is_some_and(|first| self.within_share(line.source, first.count))

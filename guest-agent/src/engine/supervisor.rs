@@ -1,4 +1,4 @@
-//! Starts engines, one after another: an engine that dies costs its requests, never the VM.
+//! Starts engines, one after another: an engine that dies costs its requests, but never the VM.
 
 use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -15,40 +15,39 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long an engine that is not needed any more may take to end.
 const FINISHING: Duration = Duration::from_secs(3);
-/// An engine that lived this long earns a quick restart again.
+/// An engine that lived this long is restarted quickly.
 const LONG_LIFE: Duration = Duration::from_secs(60);
 
 /// Starts engine processes.
 pub trait Launcher: Send + 'static {
-    /// Starts one. Blocks for as long as a process start takes.
+    /// Starts an engine process. Blocks for as long as this takes.
     fn launch(&mut self) -> io::Result<Launched>;
 }
 
 /// A started engine.
 pub struct Launched {
-    /// The agent's end of its socket pair.
+    /// The agent's end of the engine's socket pair.
     pub stream: StdUnixStream,
-    /// The process.
+    /// The process of the engine.
     pub process: Box<dyn Process>,
 }
 
-/// A process to be ended.
+/// A process that can be ended.
 pub trait Process: Send {
-    /// Kills it if it lives and waits until it is gone.
+    /// Kills the process if it lives, and waits until it is gone.
     fn end(&mut self);
 
-    /// Its socket is closed: gives it so much time to end by itself, in which it erases what it has left on GPUs, and then
-    /// does as [`Self::end`].
+    /// Gives the process, whose socket is closed, `patience` to end by itself, so that it can erase its data on GPUs.
+    /// Then does the same as [`Self::end`].
     fn finish(&mut self, patience: Duration) {
         let _ = patience;
         self.end();
     }
 }
 
-/// Starts the supervisor task and gives the handle to its engine.
+/// Starts the supervisor task, and returns the handle to its engine.
 ///
-/// `model_id` is the only name that an engine may give its model; `concurrent` the operator's limit
-/// of running generations.
+/// `model_id` is the only name that an engine may give its model; `concurrent` is the operator's limit of running generations.
 pub fn start(launcher: impl Launcher, model_id: String, concurrent: u16) -> Engine {
     let state = watch::Sender::new(EngineState::default());
     let (engine, commands, end) = Engine::new(concurrent, state.subscribe());
@@ -69,7 +68,7 @@ async fn supervise(
             let launched = launcher.launch();
             (launcher, launched)
         });
-        // The closure does not panic in a build that could survive it.
+        // The closure cannot fail: with `panic = "abort"` a panic ends the process.
         let Ok((returned, launched)) = launched.await else {
             return;
         };
@@ -85,7 +84,7 @@ async fn supervise(
             {
                 Ok(stream) => tokio::select! {
                     life = link::run(stream, &mut commands, &state, &model_id) => life,
-                    // An error says that nobody holds a handle any more, which the link hears too.
+                    // An error means that no handle is left, which the link notices too.
                     Ok(_) = end.wait_for(|end| *end) => LinkError::Unneeded,
                 },
                 Err(error) => LinkError::Io(error),
@@ -122,7 +121,7 @@ async fn supervise(
     }
 }
 
-/// Requests that slipped in between the death and its notice.
+/// Refuses requests that were sent after the engine died and before its handles noticed.
 fn refuse_waiting(commands: &mut mpsc::Receiver<Command>) {
     while let Ok(command) = commands.try_recv() {
         if let Command::Generate { pieces, .. } = command {

@@ -1,4 +1,4 @@
-//! What is taken comes back, whoever leaves at whatever moment.
+//! Tests that everything that was taken comes back, whoever leaves and whenever.
 
 use super::*;
 use tokio::task::{JoinHandle, yield_now};
@@ -49,7 +49,7 @@ async fn a_room_is_all_of_it_and_comes_back() {
     drop(room.slots);
     let next = waiting.await.unwrap().unwrap();
     assert_eq!(next.slots.len(), 3);
-    // The places of the first are still taken: of twelve, seven are left.
+    // The places of the first request are still taken: seven of twelve are free.
     drop(next.slots);
     let third = admission.enter(asking(3, 3), &IMPATIENT).await.unwrap();
     drop(third.slots);
@@ -83,7 +83,7 @@ async fn memory_comes_back_with_its_slot_and_is_named_where_it_is_lacking() {
     assert_eq!(admission.waiting(), 1, "seven bytes are free");
     room.slots.pop();
     waiting.await.unwrap().unwrap();
-    // What never fits does not wait.
+    // A request that can never fit does not wait.
     let huge = Asking {
         memory: 6,
         ..asking(3, 2)
@@ -92,7 +92,7 @@ async fn memory_comes_back_with_its_slot_and_is_named_where_it_is_lacking() {
     assert!(refused.expect("at once").is_err());
 }
 
-/// What was said takes memory until it is read, however long its slot is free again.
+/// The text of an answer takes memory until it is read, even after its slot is free again.
 #[tokio::test]
 async fn memory_of_an_answer_comes_back_with_its_place() {
     let admission = Admission::new(4);
@@ -115,7 +115,7 @@ async fn memory_of_an_answer_comes_back_with_its_place() {
         ..asking(4, 1)
     };
     drop(admission.enter(all, &IMPATIENT).await.unwrap());
-    // What a GPU holds is not the VM's.
+    // The GPU's pool is separate from the VM's memory.
     admission.limit_pool(20);
     let pooled = |memory| Asking {
         memory,
@@ -146,7 +146,7 @@ async fn who_gives_up_leaves_the_queue() {
     stays.await.unwrap().unwrap();
 }
 
-/// The future is dropped after its room was sent, and before it was looked at.
+/// The future is dropped after its room was sent and before it was polled again.
 #[tokio::test]
 async fn a_room_that_nobody_takes_comes_back() {
     let admission = Admission::new(1);
@@ -197,7 +197,7 @@ async fn nothing_is_lost_in_a_crowd() {
         }
     }
     for one in crowd {
-        // A failed assertion in it is no cancellation.
+        // A failed assertion in a task is not a cancellation.
         assert!(one.await.err().is_none_or(|end| end.is_cancelled()));
     }
     let room = admission.enter(asking(9, 4), &IMPATIENT).await.unwrap();

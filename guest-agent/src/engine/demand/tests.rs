@@ -1,4 +1,5 @@
-//! Whatever is asked: what has begun never takes more than there is, and the usual answers run side by side.
+//! Tests that running answers never take more memory than there is, whatever is asked, and that usual answers fit side
+//! by side.
 
 use cocoon_protocol::engine::{Call, Choice, Format, Sampling};
 use proptest::prelude::*;
@@ -7,7 +8,7 @@ use super::*;
 
 const MIB: u64 = 1 << 20;
 
-/// The default model on a processor, as its engine tells it.
+/// The default model on a CPU, as its engine reports it.
 fn model() -> ModelInfo {
     ModelInfo {
         id: "smollm2-135m-instruct-q4_1".into(),
@@ -54,7 +55,7 @@ fn the_context_is_as_long_as_there_is_memory() {
     assert_eq!(context(0), 512, "the least");
 }
 
-/// A model on a GPU, with a pool of so many tokens.
+/// A model on a GPU, with a pool for `tokens` tokens.
 fn graphics(tokens: u64) -> ModelInfo {
     ModelInfo {
         costs: Costs {
@@ -73,7 +74,7 @@ fn on_a_gpu_its_pool_is_the_memory() {
         let taken = demand.of(asked, Told::Stream);
         taken.map(|taken| taken.engine)
     };
-    // What the agent holds of an answer is the VM's alone.
+    // What the agent holds of an answer is in the VM's memory only.
     let demand = Demand::new(&graphics(1 << 20), 1 << 40, 4);
     assert_eq!(demand.context(), 8192);
     let mut asked = [generation(200, 8000)];
@@ -82,7 +83,7 @@ fn on_a_gpu_its_pool_is_the_memory() {
     let mut many = vec![generation(200, 8000); 129];
     assert_eq!(engine(&demand, &mut many), None);
     assert_eq!(engine(&demand, &mut many[..128]), Some(each));
-    // What the pool can never hold is beyond the context, and blocks are taken whole.
+    // The context is no longer than the pool, and blocks are taken whole.
     let small = Demand::new(&graphics(1000), 1 << 40, 4);
     assert_eq!(small.context(), 992);
     assert_eq!(
@@ -93,7 +94,7 @@ fn on_a_gpu_its_pool_is_the_memory() {
         engine(&small, &mut [generation(1, 1), generation(1, 1)]),
         Some(96 * (128 << 10))
     );
-    // As many usual answers as there are slots.
+    // There is room for as many usual answers as there are slots.
     let larger = Demand::new(&graphics(4000), 2 * MIB, 4);
     let mut usual = generation(100, 0);
     usual.max_tokens = larger.usual(&usual, Told::Whole);
@@ -110,10 +111,10 @@ fn four_usual_answers_run_at_once_on_the_smallest_machine() {
     let each = demand.of(std::slice::from_mut(&mut asked), Told::Whole);
     let each = each.unwrap();
     assert!(4 * (each.engine + each.unread) <= 320 * MIB, "{each:?}");
-    // Where there is memory enough, an answer may fill the context.
+    // With enough memory, an answer may fill the context.
     let large = Demand::new(&model(), 1 << 40, 4);
     assert_eq!(large.usual(&asked, Told::Whole), 8192);
-    // A prompt that may fill the context, and more than its share.
+    // The prompt may fill the context, which is more than its share of memory.
     let small = Demand::new(&model(), 320 * MIB, 4);
     assert_eq!(small.usual(&generation(5000, 0), Told::Whole), LEAST_ANSWER);
     assert_eq!(large.usual(&generation(9000, 0), Told::Whole), 8192);
@@ -141,7 +142,7 @@ fn several_answers_that_never_fit_are_refused_and_one_never_is() {
     assert_eq!(one[0].room, LEAST_CONTEXT);
 }
 
-/// On GPUs too, where the engine takes nothing of the VM's memory.
+/// This holds on GPUs too, where the engine takes nothing of the VM's memory.
 #[test]
 fn what_is_told_counts_until_it_is_read() {
     let graphics = graphics(1 << 20);
@@ -161,13 +162,13 @@ fn what_is_told_counts_until_it_is_read() {
     let each = 1000 * (PIECE + 21 * LOGPROB);
     assert_eq!(unread(&likely, Told::Stream), each);
     assert_eq!(unread(&likely, Told::Whole), 2 * each);
-    // 5.4 MiB each.
+    // Each takes 5.4 MiB.
     let mut eight = vec![likely.clone(); 8];
     assert!(demand.of(&mut eight, Told::Whole).is_some());
     likely.max_tokens = 2000;
     let mut eight = vec![likely.clone(); 8];
     assert_eq!(demand.of(&mut eight, Told::Whole), None);
-    // One alone ends where memory does, and who names no number gets a slot's share.
+    // A single answer ends where memory does, and a client that sets no limit gets the share of one slot.
     let mut one = [likely.clone()];
     one[0].max_tokens = 8192 * 4;
     let small = Demand::new(&graphics, 8 * MIB, 4);
@@ -191,7 +192,7 @@ fn calls_and_tools_count() {
     let Prompt::Conversation(turns) = &mut asked.prompt else {
         panic!("another prompt")
     };
-    // In words: `<tool_call>` and what belongs to it, and `<tool_response>`.
+    // In words: `<tool_call>` and its surroundings, and `<tool_response>`.
     turns[0].calls = vec![Call {
         id: "call_1".into(),
         name: "f".into(),
@@ -204,7 +205,7 @@ fn calls_and_tools_count() {
         call_id: Some("call_1".into()),
     });
     assert_eq!(most_tokens(&asked), plain + 594 + (1 + 2 + 64) + (1 + 64));
-    // Templates write `<` as `\u003c` and the like, in descriptions and parameters.
+    // Templates write `<` as `\u003c`, and so on, in descriptions and parameters.
     let before = most_tokens(&asked);
     asked.tools[0].description = Some("a <b> & 'c'".into());
     asked.tools[0].parameters = r#"{"a":"<'\\"}"#.into();
@@ -225,7 +226,7 @@ proptest! {
         }
         for one in &asked {
             prop_assert!(one.room <= demand.context());
-            // All that it was promised, unless the context ends.
+            // The room covers everything that was asked for, unless the context ends before.
             let all = (u64::from(most_tokens(one)) + u64::from(max_tokens)).min(demand.context().into());
             prop_assert_eq!(u64::from(one.room), all);
         }

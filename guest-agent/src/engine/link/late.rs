@@ -1,4 +1,5 @@
-//! How long an engine may take, by what it has to do: one that hangs is ended, and one that reads a long prompt is not.
+//! Decides how long an engine may take for what it has to do: an engine that hangs is ended, and one that reads a long
+//! prompt is not.
 
 use std::time::Duration;
 
@@ -8,30 +9,31 @@ use super::{Link, LinkError};
 use crate::engine::Slot;
 use crate::engine::running::Running;
 
-/// How long an engine may be silent while it loads, of which it says nothing before the end: longer than a boot waits for the first one.
+/// How long an engine may be silent while it loads, because it reports nothing before the end: longer than a boot waits
+/// for its first engine.
 pub(crate) const LOADING: Duration = Duration::from_secs(2400);
-/// How long it may be between two tokens. Emulated machines are slow.
+/// How long an engine may be silent between two tokens. Emulated machines are slow.
 const SILENCE: Duration = Duration::from_secs(600);
-/// How much longer it may be for each token of the prompts that it has to read: it reads one in a single step, of which it
-/// says nothing before the end, and takes some four seconds for a token on the slowest machine there is, an emulated one.
+/// Further silence for each token of the prompts that an engine has to read. It reads a prompt in a single step, of which it
+/// reports nothing before the end. On the slowest machine, an emulated one, this takes about four seconds for each token.
 const READING: Duration = Duration::from_secs(4);
-/// How much longer for all of them, whatever their lengths: as long as a connection takes requests. Of what takes longer
-/// nobody would hear the end.
+/// Most further silence for all prompts together, which is as long as a connection takes requests: nobody would receive
+/// what takes longer.
 const LONGEST_READING: Duration = Duration::from_secs(3600);
 
-/// A generation that was cancelled and that the engine has not let go of: until then nobody gets its slot.
+/// A cancelled generation that the engine has not let go of. Until it has, its slot is not given to another.
 pub(super) struct Leaving {
     _slot: Slot,
-    /// What the engine may take for its prompt, if it was not read when it was cancelled.
+    /// Time allowed for its prompt, if the prompt had not been read when the generation was cancelled.
     reading: Duration,
-    /// When it was cancelled.
+    /// When the generation was cancelled.
     since: Instant,
-    /// What the engine may take for all prompts that may come before it goes, its own among them.
+    /// Time allowed for all prompts that may be read before the engine lets go, its own among them.
     before: Duration,
 }
 
 impl Leaving {
-    /// Cancelled now, when the engine may take so long for the prompts of all the others.
+    /// Records a cancellation now. `others` is the time allowed for the prompts of all other generations.
     pub fn new(running: Running, others: Duration) -> Self {
         let reading = reading(&running);
         Self {
@@ -42,29 +44,29 @@ impl Leaving {
         }
     }
 
-    /// Another came, whose prompt may be read in the step that the engine is at.
+    /// Allows for the prompt of another generation, which may be read in the engine's current step.
     pub fn wait_for(&mut self, other: &Running) {
         self.before += reading(other);
     }
 
-    /// When it must be gone.
+    /// When the engine must have let go.
     fn until(&self) -> Instant {
         self.since + patience(self.before)
     }
 }
 
-/// What an engine may take for the prompt of a generation, if it has not read it.
+/// Time allowed for the prompt of a generation, if it has not been read.
 fn reading(running: &Running) -> Duration {
     READING * running.unread()
 }
 
-/// How long it may be silent that takes so long for its prompts.
+/// How long an engine may be silent that is allowed `reading` for its prompts.
 fn patience(reading: Duration) -> Duration {
     SILENCE + reading.min(LONGEST_READING)
 }
 
 impl Link<'_> {
-    /// When the engine takes too long, and with what.
+    /// Returns when the engine will have taken too long, and the error for it.
     pub(super) fn overdue(&self) -> Option<(Instant, LinkError)> {
         if self.state.borrow().ready.is_none() {
             return Some((self.heard + LOADING, LinkError::Silent(LOADING)));
@@ -82,7 +84,7 @@ impl Link<'_> {
             .min_by_key(|(due, _)| *due)
     }
 
-    /// What it may take for all that it has to read.
+    /// Time allowed for all prompts that the engine has to read.
     pub(super) fn reading(&self) -> Duration {
         let running = self.running.values().map(reading);
         let leaving = self.leaving.values().map(|leaving| leaving.reading);

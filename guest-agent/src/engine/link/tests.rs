@@ -1,4 +1,4 @@
-//! An engine that hangs is ended in time, and one that works is not, however long it takes.
+//! Tests that an engine that hangs is ended in time, and that a working one is not, however long its work takes.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ fn model() -> ModelInfo {
 
 fn generate(id: u64, slot: Slot, prompt: usize) -> (Command, mpsc::Receiver<Piece>) {
     let generation = Generation {
-        // What a template may add is 64.
+        // A template may add 64 tokens.
         prompt: Prompt::Text("x".repeat(prompt - 64)),
         tools: vec![],
         choice: Choice::Auto,
@@ -69,13 +69,13 @@ async fn room(count: usize) -> Room {
     entered.unwrap()
 }
 
-/// What there is to wait for, from now on.
+/// The next deadline from now on, and the error for it.
 fn due(link: &Link<'_>) -> Option<(Duration, LinkError)> {
     let (due, late) = link.overdue()?;
     Some((due - Instant::now(), late))
 }
 
-/// One that has just told of `id`.
+/// Lets the engine report that it has started `id`.
 fn started(link: &mut Link<'_>, id: u64) {
     link.heard = Instant::now();
     let prompt_tokens = 7;
@@ -97,7 +97,7 @@ async fn an_engine_may_be_silent_as_long_as_its_prompts_are() {
     assert!(due(&link).is_none(), "nothing to do");
     let room = room(3).await;
     let prompts = [(1, 100), (2, 200), (3, 5000)];
-    // An hour for all of them.
+    // An hour for all prompts together.
     let patience = [1000, 1800, 4200];
     for (((id, prompt), slot), patience) in prompts.into_iter().zip(room.slots).zip(patience) {
         link.obey(generate(id, slot, prompt).0).unwrap();
@@ -137,26 +137,26 @@ async fn what_was_cancelled_may_wait_for_all_that_is_read_before_it() {
     assert_eq!(holds(&link), Some(seconds(600 + 400 + 400)));
     advance(seconds(400)).await;
     started(&mut link, 1);
-    // Its own prompt may come then.
+    // Its own prompt may be read next.
     assert_eq!(holds(&link), Some(seconds(1000)));
     advance(seconds(900)).await;
     link.heard = Instant::now();
     assert_eq!(holds(&link), Some(seconds(100)));
-    // Another came meanwhile, whose prompt may be read in the same step.
+    // Another generation began in the meantime, whose prompt may be read in the same step.
     begin(&mut link, 3, 500);
     assert_eq!(holds(&link), Some(seconds(100 + 2000)));
-    // Whatever becomes of others.
+    // What becomes of other generations does not matter.
     cancel(&mut link, 3);
     assert_eq!(holds(&link), Some(seconds(100 + 2000)));
     link.hear(FromEngine::Gone { id: 3 }).unwrap();
-    // An hour for all of them, here too.
+    // Here too, an hour for all prompts together.
     begin(&mut link, 4, 5000);
     assert_eq!(holds(&link), Some(seconds(600 + 3600 - 1300)));
     link.hear(FromEngine::Gone { id: 2 }).unwrap();
     assert!(matches!(due(&link), Some((_, LinkError::Silent(_)))));
 }
 
-/// The clock goes on by itself only when nothing runs on another thread.
+/// The paused clock advances by itself only while nothing runs on another thread.
 #[tokio::test(start_paused = true)]
 async fn a_long_prompt_costs_nobody_the_engine_and_a_hang_does() {
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
@@ -173,7 +173,7 @@ async fn a_long_prompt_costs_nobody_the_engine_and_a_hang_does() {
     let room = room(1).await;
     let (command, mut pieces) = generate(1, room.slots.into_iter().next().unwrap(), 100);
     commands.send(command).await.unwrap();
-    // It has the request now.
+    // The engine has received the request.
     let mut first = [0];
     engine.read_exact(&mut first).await.unwrap();
     advance(seconds(999)).await;

@@ -1,4 +1,4 @@
-//! Whatever happens in whatever order: nothing is lost, nobody is overtaken for ever, turns are fair.
+//! Tests that, whatever the order of events, nothing is lost, nobody is overtaken for ever, and turns are fair.
 
 use std::collections::HashMap;
 
@@ -28,12 +28,12 @@ fn waits(gave_way: &[Ticket]) -> Arrival {
     }
 }
 
-/// Everything that begins now.
+/// Starts all requests that can begin now.
 fn begin(scheduler: &mut Scheduler) -> Vec<Ticket> {
     std::iter::from_fn(|| scheduler.next()).collect()
 }
 
-/// So many answers of a source end, and are read.
+/// Ends `count` answers of a source, all of them read.
 fn free(scheduler: &mut Scheduler, source: u64, count: usize) {
     for _ in 0..count {
         scheduler.free_slot();
@@ -48,7 +48,7 @@ fn lines_take_turns() {
         scheduler.arrive(Source(1), wanted(10, 1), BOUNDS),
         Arrival::Begins
     );
-    // The first connection asks thrice before the others ask once.
+    // The first connection asks three times before each of the others asks once.
     for (source, ticket) in [(1, 11), (1, 12), (1, 13), (2, 21), (3, 31)] {
         assert_eq!(
             scheduler.arrive(Source(source), wanted(ticket, 1), BOUNDS),
@@ -65,7 +65,7 @@ fn lines_take_turns() {
     assert_eq!(order[1..], [11, 21, 31, 12, 13]);
 }
 
-/// Who stood behind one that leaves is next, and is not passed by those behind.
+/// The request after one that leaves is next, and those after it do not pass it.
 #[test]
 fn who_leaves_takes_nobodys_turn_away() {
     let mut scheduler = Scheduler::new(1, 4);
@@ -98,7 +98,7 @@ fn a_large_one_begins_and_is_paid_for() {
     for ticket in 20..26 {
         let _ = scheduler.arrive(Source(2), wanted(ticket, 1), BOUNDS);
     }
-    // The small ones of the other line go first for as many slots as the large one needs, but for its first turn.
+    // The small requests of the other line go first, for as many slots as the large one needs beyond its first turn.
     free(&mut scheduler, 9, 3);
     assert_eq!(begin(&mut scheduler), [20, 21, 22]);
     free(&mut scheduler, 2, 3);
@@ -172,7 +172,7 @@ fn bytes_are_bounded_too() {
         scheduler.arrive(Source(1), bytes(12, 400), BOUNDS),
         Arrival::Refused
     );
-    // Two lines of 700 and 400 would be no better than one of 800.
+    // Two lines of 700 and 400 bytes would be no better than one of 800.
     assert_eq!(
         scheduler.arrive(Source(2), bytes(20, 700), BOUNDS),
         Arrival::Refused
@@ -184,7 +184,7 @@ fn bytes_are_bounded_too() {
     assert_eq!(scheduler.waiting(), 2);
 }
 
-/// Two slots and eight places, four of them for one source: it holds them, and nobody else waits for that.
+/// Of eight places, one source may hold four; once it does, it waits without delaying others.
 #[test]
 fn who_holds_its_share_waits_alone() {
     let mut scheduler = Scheduler::new(2, 8);
@@ -193,7 +193,7 @@ fn who_holds_its_share_waits_alone() {
     };
     for ticket in 0..2 {
         assert!(begins(&mut scheduler, 1, ticket, 2));
-        // They have ended, and are not read.
+        // The answers have ended, and are not read.
         (0..2).for_each(|_| scheduler.free_slot());
     }
     // Both slots are free.
@@ -201,7 +201,7 @@ fn who_holds_its_share_waits_alone() {
     assert!(begin(&mut scheduler).is_empty());
     assert_eq!(scheduler.lacking(Source(1), &wanted(99, 1)), Lacking::Share);
     assert_eq!(scheduler.demand(Source(2)), 0, "it goes before nobody");
-    // Others come and go; nobody overtakes among them.
+    // Other sources come and go, and none of them overtakes another.
     assert!(begins(&mut scheduler, 2, 20, 2));
     for (source, ticket) in [(2, 21), (3, 30), (1, 11)] {
         assert!(!begins(&mut scheduler, source, ticket, 1));
@@ -212,7 +212,7 @@ fn who_holds_its_share_waits_alone() {
     assert_eq!(begin(&mut scheduler), [30]);
     free(&mut scheduler, 3, 1);
     assert!(begin(&mut scheduler).is_empty(), "a slot is free");
-    // One of its answers is read: its turn has come, once.
+    // One of its answers is read, so its turn comes once.
     scheduler.free_place(Source(1));
     assert_eq!(begin(&mut scheduler), [10]);
     scheduler.free_place(Source(1));
@@ -222,7 +222,7 @@ fn who_holds_its_share_waits_alone() {
     assert_eq!(scheduler.waiting(), 0);
 }
 
-/// What happens to a scheduler.
+/// An event of a scheduler.
 #[derive(Clone, Debug)]
 enum Event {
     Arrives(u64, usize, usize, u64),
@@ -241,7 +241,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// What a scheduler should have.
+/// The expected state of a scheduler.
 #[derive(Default)]
 struct Model {
     waiting: HashMap<Ticket, (Source, Wanted)>,
@@ -327,7 +327,7 @@ proptest! {
             for source in (0..4).map(Source) {
                 prop_assert!(model.held(source) <= share);
                 prop_assert_eq!(scheduler.held.get(&source).copied().unwrap_or(0), model.held(source));
-                // Whoever is behind nobody but those that hold their share has what it wants, if there is any.
+                // If all waiting lines wait only for what their own sources hold, a new source that fits begins at once.
                 let alone = !model.waiting.values().any(|(other, _)| *other == source);
                 let blocked = |(other, _): &(Source, Wanted)| {
                     let line = scheduler.lines.iter().find(|line| line.source == *other).unwrap();
@@ -339,7 +339,7 @@ proptest! {
                     prop_assert_eq!(scheduler.clone().arrive(source, one, BOUNDS), Arrival::Begins);
                 }
             }
-            // Nobody waits but for the one whose turn it is, or for what it holds itself.
+            // Requests wait only for the one whose turn it is, or for what their own source holds.
             let turn = scheduler.lines.iter().find(|line| scheduler.may_have_turn(line));
             if let Some(line) = turn {
                 let front = &scheduler.lines[0];
@@ -351,9 +351,9 @@ proptest! {
         }
     }
 
-    /// Lines that are never empty get equal shares, whatever their requests are like: they differ by no
-    /// more than two of the largest. One that waits for what it holds itself changes nothing, and nothing of
-    /// its begins: its tickets have no owner here.
+    /// Lines that are never empty get equal shares, whatever their requests are like: shares differ by at most two of
+    /// the largest requests. A line that waits for what its own source holds changes nothing, and none of its requests
+    /// begins: its tickets have no owner here.
     #[test]
     fn who_always_waits_gets_an_equal_share(sizes in prop::collection::vec(prop::collection::vec(1..=8_usize, 1..6), 2..6), rounds in 50..300_usize) {
         let mut scheduler = Scheduler::new(8, 32);

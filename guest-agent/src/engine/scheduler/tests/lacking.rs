@@ -1,4 +1,4 @@
-//! Who waits is told for what.
+//! Tests which lacking resource a waiting request is told.
 
 use super::*;
 
