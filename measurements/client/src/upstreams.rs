@@ -1,6 +1,6 @@
-//! Several appliances behind one door: verified connections are kept while they are idle, and an
-//! appliance that cannot be reached or verified, or says that it serves nothing, gives way to the next. One that fails
-//! in the middle of an answer comes last for a while.
+//! Sends requests to one of several appliances. Idle verified connections are kept for the next
+//! request. If an appliance cannot be reached or verified, or reports that it cannot serve, the
+//! next one is tried. One that failed during an answer is tried last for a while.
 
 mod answer;
 mod error;
@@ -26,16 +26,18 @@ use crate::receipts::Keeper;
 use crate::trust::{Renewal, Settings};
 use crate::verifier::Verifier;
 
-/// Idle connections kept per appliance.
+/// Largest number of idle connections kept per appliance.
 const MAX_IDLE: usize = 8;
-/// A connection with less life than this takes no new request: a long answer must fit.
+/// A connection with less remaining life than this gets no new request, so that long answers can
+/// finish.
 const MIN_REMAINING: Duration = Duration::from_secs(10 * 60);
-/// A connection that was idle for longer takes no new request. Guests close one after two minutes, and a request that
-/// meets the closing half-way cannot be sent again: nobody here could tell whether it was served.
+/// A connection that was idle for longer than this gets no new request. The guest closes idle
+/// connections after two minutes, and a request that arrives while it closes cannot be sent again,
+/// because the client cannot know whether it was served.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(100);
-/// How long an appliance that failed comes last.
+/// How long an appliance that failed is tried last.
 const COOL_DOWN: Duration = Duration::from_secs(30);
-/// How long an idle connection may take to say that it is ready.
+/// How long an idle connection may take to become ready.
 const READY_LIMIT: Duration = Duration::from_secs(1);
 
 /// Appliances in order of preference. Cheap to clone.
@@ -57,17 +59,17 @@ struct Idle {
     since: Moment,
 }
 
-/// A connection, and what it is good for.
+/// A connection that was taken for a request, and what is known about it.
 struct Taken {
     connection: AttestedConnection,
-    /// Under which it was accepted.
+    /// The verifier under which the connection was accepted.
     verifier: Verifier,
     index: usize,
-    /// Nothing was asked over it yet.
+    /// No request was sent on the connection yet.
     fresh: bool,
 }
 
-/// The appliances that a request has still to try, and what became of the others.
+/// The appliances that a request can still try, and the errors of those already tried.
 struct Search<'a> {
     upstreams: &'a Upstreams,
     left: VecDeque<usize>,
@@ -75,14 +77,16 @@ struct Search<'a> {
 }
 
 impl Upstreams {
-    /// `addresses` in order of preference.
+    /// Uses `addresses` in order of preference, with a fixed verifier.
     pub fn new(verifier: Verifier, addresses: Vec<Address>) -> Self {
         Self::under(Beliefs::fixed(verifier), addresses)
     }
 
-    /// The same for a program that runs on. Settings are read again every ten minutes while there are requests, and, once
-    /// a minute at most, when an appliance is refused for its manifest; appliances that are accepted are remembered.
-    /// `tell` gets a line for people about what comes of it.
+    /// Does the same as [`new`](Self::new) for a long-running program, and renews the settings.
+    /// They are read again before the first request once ten minutes have passed since the last
+    /// reading, and, at most once a minute, when an appliance is refused because of its manifest.
+    /// Accepted appliances are remembered. `tell` is called with one-line messages for people about
+    /// changes and failures.
     pub fn renewing(
         settings: Arc<Settings>,
         addresses: Vec<Address>,
@@ -109,7 +113,7 @@ impl Upstreams {
         }
     }
 
-    /// The same, and receipts are kept.
+    /// Keeps receipts with `keeper`.
     pub fn with_receipts(self, keeper: Keeper) -> Self {
         Self {
             keeper: Some(Arc::new(keeper)),
@@ -121,8 +125,8 @@ impl Upstreams {
         self.keeper.clone()
     }
 
-    /// Connects to the first appliance that is verified, and keeps the connection for the first
-    /// request. Calls `inspect` with it.
+    /// Connects to the first appliance that can be verified, calls `inspect` with the connection,
+    /// and keeps it for the first request.
     pub async fn warm<T>(
         &self,
         inspect: impl FnOnce(&AttestedConnection) -> T,
@@ -136,8 +140,8 @@ impl Upstreams {
         Ok(seen)
     }
 
-    /// Sends a request to the first appliance that is verified. The receipts of those that generate are not looked at:
-    /// see [`generate`](Self::generate).
+    /// Sends a request to the first appliance that can be verified. Does not check receipts: see
+    /// [`generate`](Self::generate).
     pub async fn request(
         &self,
         method: Method,
@@ -173,7 +177,7 @@ impl Upstreams {
                     search.pass_over();
                     turned_away = Some(response);
                 }
-                // It was closed while it was idle: the request never left.
+                // The idle connection was closed, and the request was not sent: try again.
                 Err(SendError::NotSent { .. }) if !taken.fresh => {}
                 Err(SendError::NotSent { address, source }) => {
                     self.upstreams[taken.index].fails();
@@ -186,11 +190,11 @@ impl Upstreams {
                 }
             }
         }
-        // What an appliance said is worth more than that others cannot be used.
+        // The response of an appliance says more than the errors of others.
         turned_away.ok_or(UpstreamError::NoneUsable(search.errors))
     }
 
-    /// All of them: by preference, those that failed lately last.
+    /// Starts with all appliances in order of preference, but those that failed lately last.
     fn search(&self) -> Search<'_> {
         let mut order: Vec<_> = (0..self.upstreams.len()).collect();
         order.sort_by_key(|index| self.upstreams[*index].failed_lately());
@@ -201,7 +205,8 @@ impl Upstreams {
         }
     }
 
-    /// A new connection. Where the appliance has another manifest, under what is believed by now.
+    /// Makes a new connection. If the appliance is refused because of its manifest, tries again if
+    /// there are newer settings.
     async fn connect(&self, index: usize, mut verifier: Verifier) -> Result<Taken, ConnectError> {
         let address = &self.upstreams[index].address;
         let mut connected = verifier.connect(address).await;
@@ -232,13 +237,15 @@ impl Upstreams {
 }
 
 impl Search<'_> {
-    /// A connection to the first appliance that is left and is verified; those before it are passed over.
+    /// Returns a connection to the first of the remaining appliances that can be verified; skips
+    /// those before it.
     async fn next(&mut self) -> Option<Taken> {
         while let Some(&index) = self.left.front() {
             let upstream = &self.upstreams.upstreams[index];
             let verifier = self.upstreams.beliefs.current().await;
             while let Some(mut taken) = upstream.take_idle(&verifier) {
-                // The runtime looks at its sockets first, so that one that was closed meanwhile is known to be.
+                // Lets the runtime poll its sockets first, so that it notices a connection that was
+                // closed.
                 yield_now().await;
                 if timeout(READY_LIMIT, taken.connection.ready()).await == Ok(true) {
                     taken.fresh = false;
@@ -260,14 +267,14 @@ impl Search<'_> {
         None
     }
 
-    /// The first that is left cannot be used.
+    /// Skips the current appliance.
     fn pass_over(&mut self) {
         self.left.pop_front();
     }
 }
 
 impl Upstream {
-    /// One that was accepted under `verifier`, and is young enough.
+    /// Returns an idle connection that was accepted under `verifier` and may still be used.
     fn take_idle(&self, verifier: &Verifier) -> Option<Taken> {
         let mut idle = lock(&self.idle);
         idle.retain(|idle| {
@@ -291,7 +298,8 @@ impl Upstream {
     }
 }
 
-// Nothing panics while it holds one of these locks, so that a poisoned one is still whole.
+// No code panics while it holds one of these locks, so the data is consistent even if one is
+// poisoned.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! What a client believes in: a trusted manifest, a policy, and how long it waits.
+//! The verifier: a trusted manifest, a policy and deadlines.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,19 +20,20 @@ use crate::judge::{Appraiser, Judge, Judgement, Refusing, now};
 use crate::tls;
 use crate::trust::KnownHost;
 
-/// How long each part of a connection may take.
+/// Time limits for the stages of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadlines {
-    /// TCP.
+    /// For the TCP connection.
     pub reach: Duration,
-    /// TLS handshake.
+    /// For the TLS handshake.
     pub handshake: Duration,
-    /// From the nonce sent to the whole document received, with the collateral that it names.
+    /// From sending the nonce to having the whole document, including its collateral.
     pub attest: Duration,
 }
 
 impl Default for Deadlines {
-    /// Generous to a VM under emulation with one quote at a time, short enough to fail over.
+    /// Long enough for a virtual machine under emulation that makes one quote at a time, short
+    /// enough for fail-over.
     fn default() -> Self {
         Self {
             reach: Duration::from_secs(10),
@@ -42,8 +43,8 @@ impl Default for Deadlines {
     }
 }
 
-/// Makes attested connections. Cheap to clone; clones share what they know of boot documents that were judged before, and
-/// of appliances.
+/// Makes attested connections. Cheap to clone. Clones share the verdicts on boot documents and the
+/// memory of known appliances.
 #[derive(Clone)]
 pub struct Verifier {
     pub(crate) deadlines: Deadlines,
@@ -58,8 +59,8 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Accepts appliances that run the image of `manifest` under `policy`. Simulated evidence
-    /// counts only when the policy names a development root.
+    /// Makes a verifier that accepts appliances that run the image of `manifest` under `policy`.
+    /// Simulated evidence is accepted only if the policy names a development root.
     pub fn new(manifest: TrustedManifest, policy: Policy) -> Self {
         let simulated_accepted = !policy.development_roots.is_empty();
         let release = manifest.release;
@@ -74,13 +75,14 @@ impl Verifier {
         }
     }
 
-    /// The same with other deadlines.
+    /// Sets the deadlines.
     pub fn with_deadlines(self, deadlines: Deadlines) -> Self {
         Self { deadlines, ..self }
     }
 
-    /// Refuses appliances, by `HOST:PORT`, that show less than what is remembered of them. Those that it accepts it
-    /// remembers itself, for as long as it lives.
+    /// Sets the known appliances, by `HOST:PORT`. An appliance that presents less than what is
+    /// remembered of it is refused. The verifier and its clones also remember confidential
+    /// appliances that they accept.
     pub fn with_known_hosts(self, known: BTreeMap<String, KnownHost>) -> Self {
         Self {
             known: Arc::new(Mutex::new(known)),
@@ -88,7 +90,8 @@ impl Verifier {
         }
     }
 
-    /// The same, with the memory of appliances of `before`, which learns what this one knew.
+    /// Uses the memory of appliances of `before`, after adding the appliances known to this
+    /// verifier.
     pub(crate) fn remembering(self, before: &Self) -> Self {
         if !Arc::ptr_eq(&self.known, &before.known) {
             let mut all = before.known();
@@ -103,7 +106,7 @@ impl Verifier {
         }
     }
 
-    /// One that refuses every appliance in these words.
+    /// Makes a verifier that refuses every appliance with this verdict.
     pub(crate) fn refusing(&self, verdict: Verdict) -> Self {
         Self {
             judge: Arc::new(Refusing(verdict)),
@@ -112,14 +115,14 @@ impl Verifier {
         }
     }
 
-    /// Whether both judge alike: one is a clone of the other.
+    /// Returns whether one of them is a clone of the other, so that both judge alike.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.boot_verdicts, &other.boot_verdicts)
     }
 
-    /// Keeps collateral of accepted appliances there, and fetches only what is not there. Without it every connection
-    /// fetches all of its collateral, in one round more, and no appliance can tell from it whether this client was there
-    /// before.
+    /// Caches the collateral of accepted appliances, and fetches only pieces that are not in the
+    /// cache. Without a cache, every connection fetches all of its collateral in one more round
+    /// trip; then no appliance can tell from the request whether this client connected before.
     pub fn with_cache(self, cache: Arc<CollateralCache>) -> Self {
         Self {
             cache: Some(cache),
@@ -146,27 +149,28 @@ impl Verifier {
         self.provider.clone()
     }
 
-    /// The same by another clock.
+    /// Sets the clock.
     #[cfg(test)]
     pub(crate) fn with_clock(self, clock: Arc<dyn Fn() -> u64 + Send + Sync>) -> Self {
         Self { clock, ..self }
     }
 
-    /// A session's document: always judged.
+    /// Appraises a session document, which is never taken from a cache.
     pub(crate) fn judge(&self, presented: &Presented<'_>) -> Judgement {
         self.judge.judge(presented, (self.clock)())
     }
 
-    /// The boot document in the certificate `der`: judged once, for as long as the verdict holds.
+    /// Appraises the boot document in the certificate `der`, or returns the kept verdict while it
+    /// holds.
     pub(crate) fn judge_boot(&self, der: &[u8], presented: &Presented<'_>) -> Judgement {
         let now = (self.clock)();
         self.boot_verdicts
             .get_or(Hex32::sha256(der), now, || self.judge.judge(presented, now))
     }
 
-    /// The verdict when it lets the connection go on, an error that carries it otherwise. A boot
-    /// document only has to fit: without endorsements its class says nothing. A session document
-    /// must authorise.
+    /// Returns the verdict if it lets the connection go on, else an error that contains it. A boot
+    /// document only has to match: it has no endorsements, so its class means nothing. A session
+    /// document must authorise prompts.
     pub(crate) fn accept(
         &self,
         address: &Address,
@@ -198,8 +202,8 @@ impl Verifier {
         })
     }
 
-    /// Holds an appliance against what is known of it. Only confidential ones are remembered, so that a simulated one is
-    /// always less.
+    /// Compares an appliance with what is remembered of it. Only confidential appliances are
+    /// remembered, so a simulated one is always a downgrade.
     fn recognise(&self, address: &Address, class: Class) -> Result<(), ConnectError> {
         let (host, release) = (address.authority(), self.release);
         let mut all = self.known();
@@ -223,7 +227,7 @@ impl Verifier {
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<String, KnownHost>> {
-        // Nothing panics while it holds the lock.
+        // No code panics while it holds the lock.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,10 +1,10 @@
-//! Text that grows without leaving copies behind.
+//! Buffers that grow without leaving unwiped copies.
 
 use cocoon_protocol::wiping::json_len;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-/// Appends. Where the text must move, its old place is wiped.
+/// Appends text. If the string must grow, its old allocation is wiped.
 pub(crate) fn push(to: &mut Zeroizing<String>, more: &str) {
     let length = to.len() + more.len();
     if length > to.capacity() {
@@ -15,9 +15,9 @@ pub(crate) fn push(to: &mut Zeroizing<String>, more: &str) {
     to.push_str(more);
 }
 
-/// A value as JSON, in as much room as it takes.
+/// Encodes a value as JSON in an allocation of exactly its length.
 pub(crate) fn json(value: &impl Serialize) -> serde_json::Result<Zeroizing<Vec<u8>>> {
-    // A vector that grew would leave copies behind: measure first, then fill.
+    // A vector that grows would leave copies behind, so the length is measured first.
     let mut bytes = Zeroizing::new(Vec::with_capacity(json_len(value)?));
     serde_json::to_writer(&mut *bytes, value)?;
     Ok(bytes)

@@ -1,4 +1,4 @@
-//! Answers as they arrive, and what the way in which they end says of their appliance.
+//! Answers as they arrive, and what their end means for the connection and the appliance.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -17,24 +17,25 @@ use crate::attested::AttestedConnection;
 use crate::connect::MAX_ERROR_LEN;
 use crate::receipts::Session;
 
-/// Error codes of a machine that was told to finish, and of one whose model is not there yet.
+/// Error codes of an appliance that is shutting down, and of one whose model is not loaded yet.
 const SERVES_NOTHING: [&str; 2] = ["draining", "engine_not_ready"];
 
-/// An answer that is still arriving, with the connection it arrives on.
+/// An answer that is still arriving, with its connection.
 pub struct Answer {
-    /// What was read to learn what it is.
+    /// Frames that were already read to recognise an error.
     begun: VecDeque<Result<Frame<Bytes>, hyper::Error>>,
     body: Incoming,
     session: Arc<Session>,
-    // Given back when the body was read to its end, cut otherwise: dropping an answer stops its generation.
+    // Kept for later requests if the body was read to its end, else closed: dropping an answer
+    // stops its generation.
     taken: Option<Taken>,
     owner: Upstreams,
     index: usize,
     ended: bool,
 }
 
-/// Whether an appliance says that it serves nothing at all: another may. Nothing of the request was served, or there
-/// would be a receipt.
+/// Returns whether the response says that the appliance cannot serve any request, so that another
+/// should be tried. Nothing of the request was served, because there is no receipt.
 pub(super) async fn turns_away(response: &mut Response<Answer>) -> bool {
     if response.status() != StatusCode::SERVICE_UNAVAILABLE
         || response.headers().contains_key(RECEIPT_HEADER)
@@ -61,42 +62,44 @@ impl Answer {
         }
     }
 
-    /// The connection that the answer arrives on.
+    /// Returns the connection on which the answer arrives, unless it failed.
     pub fn connection(&self) -> Option<&AttestedConnection> {
         self.taken.as_ref().map(|taken| &taken.connection)
     }
 
-    /// What the receipt of this answer is held against.
+    /// Returns the session against which the receipt is checked.
     pub fn session(&self) -> &Arc<Session> {
         &self.session
     }
 
-    /// The number that its receipt must have, as far as that is known.
+    /// Returns the number that the receipt must have, if it is known.
     pub(crate) fn next_number(&self) -> Option<u64> {
         self.connection()?.next_number()
     }
 
-    /// It is wrong, or did not come to its end: the connection takes no more requests, and the appliance comes last.
+    /// Records that the answer is wrong or incomplete: the connection gets no more requests, and
+    /// the appliance is tried last for a while.
     pub(crate) fn fails(&mut self) {
         self.taken = None;
         self.owner.upstreams[self.index].fails();
     }
 
-    /// Its receipt of this number was found good.
+    /// Records the number of a receipt that passed its checks.
     pub(crate) fn counted(&mut self, number: u64) {
         if let Some(taken) = &mut self.taken {
             taken.connection.counted(number);
         }
     }
 
-    /// Nobody looks at its receipt.
+    /// Records that the receipt of this answer is not checked.
     pub(super) fn uncounted(&mut self) {
         if let Some(taken) = &mut self.taken {
             taken.connection.uncounted();
         }
     }
 
-    /// Its first bytes, enough for an error object. They are handed out all the same.
+    /// Reads and returns the first bytes, enough for an error object. The frames are still handed
+    /// out afterwards.
     async fn begin(&mut self) -> Vec<u8> {
         let mut text = Vec::new();
         while text.len() < MAX_ERROR_LEN {

@@ -1,4 +1,4 @@
-//! Why no appliance answered.
+//! Errors of requests to several appliances.
 
 use cocoon_measurements::verdict::Verdict;
 
@@ -9,10 +9,10 @@ use crate::error::{ConnectError, chain};
 /// Why no appliance answered.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
-    /// None could be reached and verified.
+    /// No appliance could be reached and verified.
     #[error("no appliance can be used: {}", list(.0))]
     NoneUsable(Vec<ConnectError>),
-    /// A verified connection broke with the request on it.
+    /// A verified connection broke after the request was sent.
     #[error(
         "the appliance failed while it held the request, which was not sent again because it may have been served"
     )]
@@ -20,12 +20,12 @@ pub enum UpstreamError {
 }
 
 impl UpstreamError {
-    /// Whether every appliance was refused for what it showed, rather than not reached.
+    /// Returns whether every appliance was refused for what it presented, rather than not reached.
     pub fn is_rejection(&self) -> bool {
         matches!(self, UpstreamError::NoneUsable(errors) if errors.iter().all(ConnectError::is_rejection))
     }
 
-    /// The first appliance that was judged and refused, and its verdict.
+    /// Returns the first appliance that was refused by a verdict, and that verdict.
     pub fn verdict(&self) -> Option<(&Address, &Verdict)> {
         match self {
             UpstreamError::NoneUsable(errors) => errors.iter().find_map(ConnectError::judged),
