@@ -1,22 +1,22 @@
-//! Examines a machine: what it has for TDX, SEV-SNP and simulated appliances, what is missing and how to get it, and
-//! whether clients would accept an image on it.
+//! Examines a machine: what it has for TDX, SEV-SNP and simulated appliances, what is missing and how to get it, and whether
+//! clients would accept an image on it.
 //!
 //! ```text
 //! source (files, programs, sockets, registers, clock) ──read──▶ facts ──judge──▶ findings ──▶ ready for which modes
 //!                                            image, policy ──────┴──clients──▶ findings ──▶ accepted in which modes
 //! ```
 //!
-//! | module | is |
+//! | module | contents |
 //! |---|---|
-//! | [`source`] | what may be asked of a machine; [`real`] asks this one, tests ask captured ones |
-//! | [`facts`] | the answers, as plain values |
-//! | [`mod@judge`] | facts in, findings out, pure |
-//! | [`clients`] | what this machine will measure, and what clients will say to it |
-//! | [`collateral`] | the vendors' word on this machine, as far as it is kept |
-//! | [`show`] | findings for people |
+//! | [`source`] | traits through which a machine is examined; [`real`] implements them for this machine, tests for captured ones |
+//! | [`facts`] | what was found out, as plain values |
+//! | [`mod@judge`] | turns facts into findings, a pure function |
+//! | [`clients`] | predicts this machine's measurements and the clients' verdict |
+//! | [`collateral`] | the kept endorsements of this machine |
+//! | [`show`] | formats findings for people |
 //!
-//! **No TEE host has run any of this.** What firmware, kernels and tools say there is taken from their documentation and
-//! sources; each reader names its own.
+//! **None of this has run on a TEE host.** The expected output of firmware, kernels and tools is taken from their
+//! documentation and sources, which each reader names.
 
 pub mod clients;
 pub mod collateral;
@@ -42,25 +42,25 @@ use crate::text::chain;
 /// The outcome of an examination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Everything that was looked at.
+    /// All findings about the machine.
     pub findings: Vec<Finding>,
-    /// What follows for each mode.
+    /// Readiness of the machine for each mode.
     pub modes: Vec<Readiness>,
-    /// What clients would say, if an image was named.
+    /// Whether clients would accept the image, if one was named.
     pub clients: Option<Clients>,
 }
 
-/// What clients would say.
+/// The clients' expected verdict on an image on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Clients {
-    /// Row by row, as far as it can be told before a launch.
+    /// The checks that can be predicted before a launch.
     pub findings: Vec<Finding>,
-    /// Whether they would accept an appliance, for each mode.
+    /// For each mode, whether clients would accept the appliance.
     pub modes: Vec<Readiness>,
 }
 
 impl Report {
-    /// What the findings mean, for `modes` alone.
+    /// Creates a report from findings, for `modes` only.
     #[must_use]
     pub fn new(findings: Vec<Finding>, clients: Option<Vec<Finding>>, modes: &[Mode]) -> Self {
         let matters = |finding: &Finding| finding.modes.iter().any(|mode| modes.contains(mode));
@@ -82,7 +82,7 @@ impl Report {
         }
     }
 
-    /// Whether there is a mode that the machine is ready for and, if they were asked, clients would accept.
+    /// Whether there is a mode that the machine is ready for and that clients would accept, if an image was named.
     #[must_use]
     pub fn accepted(&self) -> bool {
         let clients = |mode: Mode| {
@@ -93,7 +93,7 @@ impl Report {
     }
 }
 
-/// The QEMU that `up` would use; nothing is fetched for this.
+/// Examines the QEMU that `up` would use. Fetches nothing.
 pub async fn qemu(world: &(dyn World + Sync), named: Option<&Path>) -> QemuFacts {
     let (qemu, what) = match crate::qemu::here(named).await {
         Ok(Search::Found { qemu, reason }) => (qemu, reason),
@@ -118,7 +118,7 @@ pub async fn qemu(world: &(dyn World + Sync), named: Option<&Path>) -> QemuFacts
     }
 }
 
-/// The types that `-object help` lists, a line each behind a heading.
+/// Parses the output of `-object help`: a heading, then one indented type per line.
 fn objects(help: &str) -> Vec<String> {
     let lines = help.lines().filter(|line| line.starts_with(' '));
     lines.map(|line| line.trim().to_owned()).collect()

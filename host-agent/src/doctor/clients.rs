@@ -1,8 +1,7 @@
-//! What this machine will measure when it runs an image, and what clients will say to that, as far as it can be told
-//! before anything is launched.
+//! Predicts what this machine will measure when it runs an image, and whether clients will accept that.
 //!
-//! The values are computed from the image's own files with the functions that clients and builders use. What only
-//! evidence can tell (patch levels of TDX, the machine's identity, advisories) is said to be so.
+//! The values are computed from the image's files with the functions that clients and builders use. What only evidence can
+//! show (TDX patch levels, the machine's identity, advisories) is reported as unknown.
 
 use cocoon_measurements::manifest;
 use cocoon_measurements::policy::GpuRequirement;
@@ -35,26 +34,26 @@ const SIMULATED: &[Mode] = &[Mode::SimulatedKvm, Mode::SimulatedEmulated];
 const REBUILD: &str =
     "take the image's files as they were built: `cocoon-image verify` names the one that differs";
 
-/// The machine to start.
+/// The machine to predict measurements for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
-    /// Virtual CPUs.
+    /// Number of virtual CPUs.
     pub vcpus: u16,
-    /// QEMU's model for SNP guests.
+    /// QEMU's CPU model for SNP guests.
     pub cpu_model: String,
-    /// The tables of the machine as a trust domain under this machine's QEMU, if they were computed.
+    /// ACPI and SMBIOS tables of the machine as a trust domain under this machine's QEMU, if they were computed.
     pub tables: Option<Tables>,
 }
 
-/// Whether the tables are worth computing: some shape has these sizes, and only they tell whether it fits. With a GPU they
-/// would tell nothing.
+/// Whether computing the tables is useful: the manifest lists shapes of this size, and only the tables show whether one
+/// matches. With a GPU the tables would show nothing.
 #[must_use]
 pub fn wants_tables(manifest: &Manifest, wanted: &Wanted, vcpus: u16) -> bool {
     let sought = rtmr0::Sought::new(wanted, vcpus, &[]);
     !wanted.gpu && !sought.fitting(&manifest.tdx.platforms).is_empty()
 }
 
-/// Row by row.
+/// Returns one finding for each check.
 #[must_use]
 pub fn judge(
     image: &Artefacts,
@@ -93,13 +92,13 @@ pub fn judge(
     findings
 }
 
-/// Whether the manifest counts for these clients.
+/// Checks whether clients accept the manifest.
 fn counts(image: &Artefacts, policy: &PolicyFile, now: u64) -> Finding {
     let id = "client.manifest";
     let mut believed = policy.believed();
     let named = !believed.signers.is_empty();
     if !named {
-        // Dates, floor and inputs are judged all the same.
+        // Pinning the manifest skips the signatures; dates, release floor and inputs are still checked.
         believed.pinned = vec![image.manifest_id];
         believed.threshold = 1;
     }
@@ -130,7 +129,7 @@ fn counts(image: &Artefacts, policy: &PolicyFile, now: u64) -> Finding {
     }
 }
 
-/// Whether the files are those of the manifest.
+/// Checks whether the files are those that the manifest describes.
 fn intact(image: &Artefacts) -> Finding {
     let id = "client.image";
     let other: Vec<&str> = (image.files())
@@ -215,7 +214,7 @@ fn compared(id: &'static str, what: &str, expected: &Hex48, found: &Hex48, fix: 
         .fix(fix)
 }
 
-/// The launch digest of this very machine.
+/// Predicts the launch digest of this machine.
 fn launch(image: &Artefacts, shape: &Shape) -> Finding {
     let (id, reference) = ("client.snp.launch", &image.manifest.snp);
     let digest = || {

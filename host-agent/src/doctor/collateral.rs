@@ -1,7 +1,7 @@
-//! What the vendors have said so far about this machine, as far as it is kept here: without it clients accept no real
-//! machine, and for a GPU of whose VBIOS or driver NVIDIA has published no reference manifest, they never will.
+//! The vendors' endorsements of this machine that are kept here. Without them clients accept no real machine; nor do they
+//! accept a GPU if NVIDIA has no reference manifest of its VBIOS or driver.
 //!
-//! Only the store is read: nobody is asked.
+//! Reads only the store, and sends no request.
 
 use super::facts::Facts;
 use super::finding::{Finding, Mode};
@@ -14,19 +14,19 @@ const CURRENT: &str =
     "current endorsements beside the evidence, without which clients accept nothing";
 const FETCH: &str = "cocoon-host collateral fetch";
 
-/// What is kept.
+/// The contents of a store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Kept {
-    /// What was answered.
+    /// Items that are kept.
     pub entries: Vec<Entry>,
-    /// What was asked for in vain.
+    /// Items that could not be fetched.
     pub failures: Vec<Failure>,
-    /// The names of NVIDIA's manifests, a line each.
+    /// Names of NVIDIA's reference manifests, one per line.
     pub names: Option<String>,
 }
 
 impl Kept {
-    /// What a store keeps, whole.
+    /// Reads a store; damaged items are left out.
     #[must_use]
     pub fn of(store: &Store) -> Self {
         let mut entries = store.entries();
@@ -40,16 +40,16 @@ impl Kept {
     }
 }
 
-/// Versions that the machine itself does not tell.
+/// Versions that the machine itself does not reveal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Versions<'a> {
-    /// Of NVIDIA's driver, as the image's manifest says; nothing for an image without.
+    /// Version of NVIDIA's driver in the image, from its manifest; `None` without a driver.
     pub driver: Option<&'a str>,
-    /// Of the VBIOS of GPUs that no driver of NVIDIA's holds, as somebody says.
+    /// Version of the VBIOS that the operator states, for GPUs that no NVIDIA driver holds.
     pub vbios: Option<&'a str>,
 }
 
-/// The rows, at `now` in Unix time.
+/// Returns the findings about collateral at `now`, Unix time.
 #[must_use]
 pub fn findings(kept: &Kept, facts: &Facts, versions: Versions<'_>, now: u64) -> Vec<Finding> {
     let mut rows = vec![
@@ -75,7 +75,7 @@ pub fn findings(kept: &Kept, facts: &Facts, versions: Versions<'_>, now: u64) ->
     rows
 }
 
-/// The worst of what is kept from one vendor.
+/// Returns the most serious finding about one vendor's collateral.
 fn vendor(
     kept: &Kept,
     id: &'static str,
@@ -130,7 +130,7 @@ fn vendor(
     }
 }
 
-/// Whether NVIDIA has published what the image's driver measures.
+/// Checks whether NVIDIA has a reference manifest of the image's driver.
 fn of_driver(kept: &Kept, driver: &str) -> Finding {
     let sought = Sought {
         id: "client.gpu.manifest.driver",
@@ -142,7 +142,8 @@ fn of_driver(kept: &Kept, driver: &str) -> Finding {
     sought.among(kept, |list| want::names_of(list, Some(driver), None))
 }
 
-/// Whether NVIDIA has published what a GPU's VBIOS measures. Which of several manifests is this board's, only a report tells.
+/// Checks whether NVIDIA has a reference manifest of a GPU's VBIOS. If there are several, only a GPU's report shows which is
+/// the board's.
 fn of_vbios(kept: &Kept, gpu: &str, vbios: Option<&str>) -> Finding {
     let id = "client.gpu.manifest";
     let needed = "a VBIOS of which NVIDIA has published a reference manifest";
@@ -169,7 +170,7 @@ fn of_vbios(kept: &Kept, gpu: &str, vbios: Option<&str>) -> Finding {
     sought.among(kept, |list| want::names_of(list, None, Some(vbios)))
 }
 
-/// The manifests of VBIOS versions that guests asked for, and that are kept.
+/// Names of the kept manifests of VBIOS versions, which guests asked for.
 fn asked_for(kept: &Kept) -> Vec<&str> {
     let names = kept.entries.iter().filter_map(|entry| match &entry.want {
         Want::Rim { name } if name.starts_with("NV_GPU_VBIOS_") => Some(name.as_str()),
@@ -178,13 +179,13 @@ fn asked_for(kept: &Kept) -> Vec<&str> {
     names.collect()
 }
 
-/// A manifest that is looked for among NVIDIA's names.
+/// A reference manifest to look for among NVIDIA's names.
 struct Sought {
     id: &'static str,
-    /// Of what.
+    /// What the manifest describes.
     of: String,
     needed: &'static str,
-    /// What to do where there is none.
+    /// Remedy if there is no such manifest.
     fix: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! What is known of a machine, as plain values: read once, judged by pure functions.
+//! What is known of a machine, as plain values: read once, then judged by pure functions.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,84 +19,84 @@ pub use host::{Clock, Host, Kernel, Release};
 pub use snp::{Silence, Snp};
 pub use tdx::{QGS_SOCKET, Quotes, Registration, Tdx};
 
-/// What an operator wants to run; decides what is enough.
+/// What an operator wants to run, which determines what the machine must have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     /// Guest memory in MiB.
     pub memory_mib: u32,
-    /// Public address; `None` where it is held for the VM already.
+    /// Public address; `None` if the VM holds it already.
     pub listen: Option<SocketAddr>,
     /// Whether the image needs a GPU.
     pub gpu: bool,
-    /// Whether to ask what a start does without: the secure processor's status.
+    /// Whether to ask the secure processor for its status, which a start does not need.
     pub examine: bool,
-    /// Where the cache is, if anywhere.
+    /// Cache folder, if there is one.
     pub cache: Option<PathBuf>,
 }
 
 /// The QEMU that would be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QemuFacts {
-    /// It answered.
+    /// A usable QEMU.
     Found {
-        /// Its version.
+        /// Version of QEMU.
         version: Version,
-        /// Where it is, in words.
+        /// Description of where it was found.
         what: String,
-        /// The types of `-object help`; `None` when it did not say.
+        /// Types listed by `-object help`; `None` if it printed none.
         objects: Option<Vec<String>>,
     },
-    /// None on this machine that is new enough: a private copy is fetched at the first start.
+    /// This machine has no QEMU that is new enough; a private copy would be fetched at the first start.
     Private {
-        /// Why.
+        /// Why this machine's QEMU is not usable.
         reason: String,
     },
-    /// The one that was named cannot be used.
+    /// The named QEMU is unusable.
     Unusable {
-        /// Why.
+        /// Why it is unusable.
         reason: String,
     },
 }
 
-/// Whether KVM runs a kernel.
+/// Whether KVM runs the image's kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tried {
-    /// It was not tried: that takes an image's kernel.
+    /// Not tried, because no image was named.
     NoImage,
-    /// It was not tried: that takes a QEMU.
+    /// Not tried, because this machine has no QEMU.
     NoQemu,
-    /// It does, or does not.
+    /// Tried.
     Yes {
-        /// Whether it does.
+        /// Whether the kernel ran.
         works: bool,
-        /// In words.
+        /// Description of the outcome.
         reason: String,
     },
 }
 
-/// Everything that is known.
+/// Everything that is known of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// The processor.
     pub cpu: Cpu,
     /// Kernel, memory, limits, clock, ports, disk.
     pub host: Host,
-    /// `/dev/kvm`.
+    /// Whether `/dev/kvm` can be opened.
     pub kvm: Result<(), Refusal>,
-    /// Whether it works.
+    /// Whether KVM works.
     pub kvm_tried: Tried,
-    /// QEMU.
+    /// The QEMU that would be used.
     pub qemu: QemuFacts,
-    /// TDX as a host sees it.
+    /// The host's support for TDX.
     pub tdx: Tdx,
-    /// SEV-SNP as a host sees it.
+    /// The host's support for SEV-SNP.
     pub snp: Snp,
-    /// GPUs and what is needed to pass one through.
+    /// GPUs, and what is needed to pass one through.
     pub gpus: Gpus,
 }
 
 impl Facts {
-    /// Asks `world`; what only a started process can tell, `qemu` and `kvm_tried`, is asked by the caller.
+    /// Examines `world`. The caller provides `qemu` and `kvm_tried`, which need a running process.
     pub fn read(world: &dyn World, wanted: &Wanted, qemu: QemuFacts, kvm_tried: Tried) -> Self {
         let host = Host::read(world, wanted);
         let look = match wanted.gpu {
@@ -121,7 +121,7 @@ impl Facts {
     }
 }
 
-/// A boolean module parameter: `Y` or `N`, on older kernels 1 or 0; `None` when there is none.
+/// Reads a boolean module parameter: `Y` or `N`, on older kernels 1 or 0. Returns `None` if it does not exist.
 fn parameter(world: &dyn World, module: &str, name: &str) -> Option<bool> {
     let text = world.text(&format!("/sys/module/{module}/parameters/{name}"))?;
     Some(matches!(text.as_str(), "Y" | "1"))

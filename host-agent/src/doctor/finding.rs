@@ -1,34 +1,34 @@
-//! What an examination finds, and what follows for each way to run an appliance.
+//! Findings of an examination, and what they mean for each mode of running an appliance.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// A way to run an appliance on a machine.
+/// A mode of running an appliance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// A trust domain of Intel TDX.
+    /// In a TDX trust domain.
     Tdx,
-    /// A guest of AMD SEV-SNP.
+    /// As an SEV-SNP guest.
     SevSnp,
-    /// A plain machine under KVM with simulated evidence: nothing is protected.
+    /// As a plain VM under KVM with simulated evidence. Nothing is protected.
     SimulatedKvm,
-    /// The same under emulation, without any hardware support.
+    /// As a plain VM under emulation with simulated evidence, without hardware support.
     SimulatedEmulated,
 }
 
 impl Mode {
-    /// All of them, the best first.
+    /// All modes, best first.
     pub const ALL: [Self; 4] = [
         Self::Tdx,
         Self::SevSnp,
         Self::SimulatedKvm,
         Self::SimulatedEmulated,
     ];
-    /// Those with real hardware behind them.
+    /// The modes with a real TEE.
     pub const REAL: &[Self] = &[Self::Tdx, Self::SevSnp];
-    /// Those whose guest code the processor itself runs.
+    /// The modes in which the processor itself runs guest code.
     pub const HARDWARE: &[Self] = &[Self::Tdx, Self::SevSnp, Self::SimulatedKvm];
 }
 
@@ -43,17 +43,17 @@ impl fmt::Display for Mode {
     }
 }
 
-/// How much a finding matters.
+/// How serious a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
-    /// As it should be.
+    /// All is well.
     Ok,
-    /// Good to know.
+    /// Information.
     Note,
-    /// It will start, and something will be worse than it could be or could not be judged.
+    /// The appliance starts, but something is worse than it could be, or could not be checked.
     Warning,
-    /// The modes that it matters for cannot work.
+    /// The finding's modes cannot work.
     Failure,
 }
 
@@ -68,40 +68,40 @@ impl fmt::Display for Severity {
     }
 }
 
-/// One thing that was looked at.
+/// One finding of an examination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What was looked at; stable, for programs. Of several GPUs each has its own finding of the same name.
+    /// Stable name of what was examined, for programs. Each of several GPUs has a finding with the same name.
     pub id: &'static str,
-    /// How much it matters.
+    /// How serious the finding is.
     pub severity: Severity,
-    /// What there is.
+    /// What was found.
     pub found: String,
-    /// What is needed; empty when there is nothing to say.
+    /// What is needed; may be empty.
     pub needed: String,
-    /// What to do: a command, or a menu item of the BIOS in words; empty when nothing is to be done.
+    /// Remedy: a command, or the menu items of the BIOS; may be empty.
     pub fix: String,
-    /// For which modes it matters.
+    /// Modes that the finding concerns.
     pub modes: Vec<Mode>,
 }
 
 impl Finding {
-    /// As it should be.
+    /// Creates a finding of severity [`Severity::Ok`].
     pub(super) fn ok(id: &'static str, modes: &[Mode], found: impl Into<String>) -> Self {
         Self::new(id, Severity::Ok, modes, found)
     }
 
-    /// Good to know.
+    /// Creates a finding of severity [`Severity::Note`].
     pub(super) fn note(id: &'static str, modes: &[Mode], found: impl Into<String>) -> Self {
         Self::new(id, Severity::Note, modes, found)
     }
 
-    /// Worse than it could be.
+    /// Creates a finding of severity [`Severity::Warning`].
     pub(super) fn warning(id: &'static str, modes: &[Mode], found: impl Into<String>) -> Self {
         Self::new(id, Severity::Warning, modes, found)
     }
 
-    /// It cannot work like this.
+    /// Creates a finding of severity [`Severity::Failure`].
     pub(super) fn failure(id: &'static str, modes: &[Mode], found: impl Into<String>) -> Self {
         Self::new(id, Severity::Failure, modes, found)
     }
@@ -127,28 +127,28 @@ impl Finding {
         self
     }
 
-    /// Whether it keeps an appliance from running in `mode`.
+    /// Whether the finding prevents an appliance from running in `mode`.
     #[must_use]
     pub fn prevents(&self, mode: Mode) -> bool {
         self.severity == Severity::Failure && self.modes.contains(&mode)
     }
 }
 
-/// What follows for one mode.
+/// Readiness of a machine for one mode.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Readiness {
-    /// Which.
+    /// The mode.
     pub mode: Mode,
-    /// Whether an appliance can run in it.
+    /// Whether an appliance can run in the mode.
     pub ready: bool,
-    /// The findings that stand in the way, by id.
+    /// Names of the findings that prevent it.
     pub because: Vec<&'static str>,
-    /// The findings that warn, by id.
+    /// Names of the findings that warn.
     pub warnings: Vec<&'static str>,
 }
 
 impl Readiness {
-    /// What `findings` mean for `mode`.
+    /// Derives the readiness for `mode` from `findings`.
     #[must_use]
     pub fn of(mode: Mode, findings: &[Finding]) -> Self {
         let of = |severity| {

@@ -1,4 +1,4 @@
-//! Facts in, findings out: pure, so that every finding is tested in its good and its bad forms.
+//! Turns facts into findings. Pure, so that tests cover the good and the bad form of every finding.
 
 use cocoon_measurements::policy::Policy;
 
@@ -13,7 +13,7 @@ mod tdx;
 
 pub(super) use tdx::KERNEL as PAGE_ORDER_SINCE;
 
-/// Everything that matters, in the order in which a person would set a machine up. `policy` is the clients'.
+/// Returns all findings, in the order in which a machine is set up. `policy` is the clients' policy.
 #[must_use]
 pub fn judge(facts: &Facts, wanted: &Wanted, policy: &Policy) -> Vec<Finding> {
     let mut findings = host::processor(facts);

@@ -1,5 +1,5 @@
-//! A client's policy file, as the client reads it (`measurements/client/docs/policy.toml`): whom it believes about
-//! manifests, and what it demands beyond them.
+//! A client's policy file (`measurements/client/docs/policy.toml`): the signers that the client trusts, and its requirements
+//! on evidence.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,57 +10,57 @@ use cocoon_measurements::policy::Policy;
 use cocoon_protocol::bytes::Hex32;
 use serde::Deserialize;
 
-/// The largest file that is read, in bytes.
+/// Maximum length of the file in bytes.
 const MAX_POLICY: u64 = 256 << 10;
 
-/// What a policy file says. What it leaves out has the clients' defaults.
+/// The contents of a policy file. What it leaves out has the clients' defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PolicyFile {
-    /// Ed25519 public keys of those who sign manifests.
+    /// Ed25519 public keys of the manifest signers.
     pub signers: Vec<Hex32>,
-    /// How many of them must have signed.
+    /// Number of signers that must have signed.
     pub threshold: Option<usize>,
-    /// Releases below this one are refused.
+    /// Lowest accepted release.
     pub release_floor: u64,
-    /// Everything else.
+    /// Requirements on evidence.
     pub policy: Policy,
 }
 
-/// Why there is no policy.
+/// Why a policy file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
-    /// Not readable.
+    /// The file cannot be read.
     #[error("cannot read the policy {path:?}")]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// Too long.
+    /// The file is too long.
     #[error("the policy {path:?} is longer than {MAX_POLICY} bytes")]
     TooLong {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// Not what clients read.
+    /// Clients would not accept the file.
     #[error("{path:?} is not a policy of the client's")]
     Malformed {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Where and why.
+        /// The parser's error, with the position.
         #[source]
         source: Box<toml::de::Error>,
     },
 }
 
 impl PolicyFile {
-    /// Reads the file at `path`.
+    /// Reads the policy file at `path`.
     ///
     /// # Errors
-    /// [`PolicyError`] names the file, and the line.
+    /// Fails with [`PolicyError`], which names the file and, for a malformed one, the line.
     pub fn load(path: &Path) -> Result<Self, PolicyError> {
         let mut text = String::new();
         let read =
@@ -76,7 +76,7 @@ impl PolicyFile {
         }
     }
 
-    /// Whom it believes about manifests.
+    /// The signers, threshold and release floor of this policy.
     #[must_use]
     pub fn believed(&self) -> ManifestTrust {
         let mut believed = ManifestTrust {

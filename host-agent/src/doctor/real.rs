@@ -1,4 +1,4 @@
-//! The machine that this program runs on.
+//! Examines the machine that this program runs on.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -18,12 +18,12 @@ use sev::firmware::host::Firmware;
 
 use super::source::{Files, MAX_FILE, Peer, Ran, Refusal, SnpStatus, World};
 
-/// How long a program or a peer may take: NVIDIA's tools start slowly.
+/// How long a program or a connection may take; NVIDIA's tools start slowly.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// What is kept of a program's output, in bytes: the kernel's log is the longest.
+/// Maximum length of a program's output in bytes; the kernel's log is the longest.
 const MAX_OUTPUT: u64 = 4 << 20;
 
-/// This machine.
+/// The machine that this program runs on.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Real;
 
@@ -118,12 +118,12 @@ impl World for Real {
     }
 }
 
-/// Runs `command` in the C locale; one that does not end in time is killed.
+/// Runs `command` in the C locale, and kills it if it does not end in time.
 fn run(command: &[&str]) -> io::Result<Ran> {
     let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let (output, both) = io::pipe()?;
     let mut child = {
-        // Closes our ends of the pipe at the end of the block.
+        // The block drops `command`, and with it the parent's write ends of the pipe.
         let mut command = Command::new(program);
         command.args(arguments).env("LC_ALL", "C");
         command
@@ -138,7 +138,7 @@ fn run(command: &[&str]) -> io::Result<Ran> {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     });
     if text.is_err() {
-        // It may have ended by itself meanwhile.
+        // The program may have ended meanwhile.
         let _ = child.kill();
     }
     let status = child.wait()?;
@@ -148,14 +148,14 @@ fn run(command: &[&str]) -> io::Result<Ran> {
     })
 }
 
-/// Does something that may hang. What still hangs afterwards ends with this program.
+/// Runs `something` that may hang on a thread of its own. A thread that hangs for ever ends with this program.
 fn within<T: Send + 'static>(
     patience: Duration,
     something: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
-        // Nobody listens any more when it took too long.
+        // After the timeout nobody receives the result.
         let _ = sender.send(something());
     });
     receiver

@@ -1,4 +1,5 @@
-//! A report for people: a table of what was looked at, worst last where eyes end up, then a line for each mode.
+//! Formats a report for people: a table with the most serious findings last, where they are seen first, then a line for each
+//! mode.
 
 use std::fmt::{self, Write as _};
 
@@ -6,7 +7,7 @@ use super::finding::{Finding, Mode, Readiness, Severity};
 use super::{Clients, Report};
 use crate::text::plain;
 
-/// Longest text of a cell, in characters: what firmware and kernels say is foreign.
+/// Maximum length of a cell in characters: output of firmware and kernels may be arbitrary.
 const CELL: usize = 300;
 
 impl fmt::Display for Report {
@@ -29,7 +30,7 @@ fn table(f: &mut fmt::Formatter<'_>, findings: &[Finding]) -> fmt::Result {
     let width = |finding: &Finding| finding.id.len();
     let widest = findings.iter().map(width).max().unwrap_or_default();
     let mut ordered: Vec<&Finding> = findings.iter().collect();
-    // Stable: within one severity the order of setting a machine up stays.
+    // A stable sort keeps the order of setup within one severity.
     ordered.sort_by_key(|finding| finding.severity);
     for finding in ordered {
         let Finding {

@@ -1,4 +1,4 @@
-//! What a probe may ask of a machine: small traits, so that captured machines can answer in tests.
+//! The operations by which a machine is examined: small traits, so that tests can answer for captured machines.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,92 +7,92 @@ use std::path::{Path, PathBuf};
 use cocoon_measurements::snp::report::TcbVersion;
 use sev::firmware::host::SnpPlatformStatus;
 
-/// The largest file that is read, in bytes: `/proc/cpuinfo` of the largest machines.
+/// Maximum number of bytes read of a file: enough for `/proc/cpuinfo` of the largest machines.
 pub const MAX_FILE: u64 = 4 << 20;
 
-/// Why a question has no answer.
+/// Why an operation failed.
 pub type Refusal = io::ErrorKind;
 
 /// Files of procfs, sysfs, devtmpfs and `/etc`.
 pub trait Files {
-    /// The first [`MAX_FILE`] bytes of a file.
+    /// Reads the first [`MAX_FILE`] bytes of a file.
     ///
     /// # Errors
-    /// Why there are none.
+    /// Fails with the kind of the system's error.
     fn read(&self, path: &str) -> Result<Vec<u8>, Refusal>;
 
-    /// The names in a folder, in order; none when it is not there.
+    /// Returns the names in a folder, sorted; none if it does not exist.
     fn list(&self, path: &str) -> Vec<String>;
 
-    /// The last part of a symbolic link's target: the driver of a device, for example.
+    /// Returns the last component of a symbolic link's target, such as a device's driver.
     fn link(&self, path: &str) -> Option<String>;
 
-    /// Whether a device can be opened for reading and writing.
+    /// Checks whether a device can be opened for reading and writing.
     ///
     /// # Errors
-    /// Why not.
+    /// Fails with the kind of the system's error.
     fn open(&self, path: &str) -> Result<(), Refusal>;
 
-    /// A file's text without the white space around it; `None` when there is none.
+    /// Returns a file's text without surrounding white space; `None` if it cannot be read.
     fn text(&self, path: &str) -> Option<String> {
         let bytes = self.read(path).ok()?;
         Some(String::from_utf8_lossy(&bytes).trim().to_owned())
     }
 }
 
-/// Everything else: programs, sockets, processor registers, the clock.
+/// Other operations: programs, sockets, processor registers and the clock.
 pub trait World: Files {
-    /// Runs a program to its end, within seconds; its output is bounded.
+    /// Runs a program to its end. Time and output are bounded.
     ///
     /// # Errors
-    /// Why it did not run or did not end.
+    /// Fails if the program cannot be run or does not end in time.
     fn run(&self, command: &[&str]) -> Result<Ran, Refusal>;
 
-    /// CPUID of this processor: EAX, EBX, ECX, EDX.
+    /// Returns EAX, EBX, ECX and EDX of a CPUID leaf.
     fn cpuid(&self, leaf: u32) -> [u32; 4];
 
-    /// A model-specific register of the first processor; needs root and the `msr` module.
+    /// Reads a model-specific register of the first processor. Needs root and the `msr` module.
     fn msr(&self, register: u32) -> Option<u64>;
 
-    /// What AMD's secure processor says of itself (`SNP_PLATFORM_STATUS`, through `/dev/sev`).
+    /// Returns the status of AMD's secure processor (`SNP_PLATFORM_STATUS`, through `/dev/sev`).
     ///
     /// # Errors
-    /// Why it says nothing.
+    /// Says why the secure processor gave no status.
     fn snp_status(&self) -> Result<SnpStatus, String>;
 
-    /// Whether somebody answers there.
+    /// Checks whether a peer accepts a connection.
     ///
     /// # Errors
-    /// Why nobody does.
+    /// Fails with the kind of the system's error.
     fn connect(&self, to: &Peer) -> Result<(), Refusal>;
 
-    /// Whether a listener could be opened there.
+    /// Checks whether a listener can be bound to `address`.
     ///
     /// # Errors
-    /// Why not.
+    /// Fails with the kind of the system's error.
     fn listen(&self, address: SocketAddr) -> Result<(), Refusal>;
 
-    /// Free bytes on the disk of a folder, or of the nearest one above it that exists.
+    /// Returns the free bytes on the disk of a folder, or of its nearest ancestor that exists.
     fn free(&self, folder: &Path) -> Option<u64>;
 
-    /// Seconds since 1970.
+    /// Returns the time in seconds since 1970.
     fn now(&self) -> u64;
 }
 
-/// What AMD's secure processor says of itself (AMD 56860, table of `SNP_PLATFORM_STATUS`).
+/// Status of AMD's secure processor (AMD 56860, table of `SNP_PLATFORM_STATUS`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnpStatus {
-    /// The firmware's interface, major and minor, and build.
+    /// Version of the firmware's interface: major, minor and build.
     pub firmware: (u8, u8, u32),
-    /// Whether it has looked for aliases in memory since the last reset, and found none.
+    /// Whether the firmware has checked memory for aliases since the last reset, and found none.
     pub alias_check: bool,
-    /// Whether reports leave out the chip's identity.
+    /// Whether reports omit the chip's identifier (MASK_CHIP_ID).
     pub chip_id_masked: bool,
-    /// Whether reports are left unsigned.
+    /// Whether reports are not signed (MASK_CHIP_KEY).
     pub chip_key_masked: bool,
-    /// Whether a provider's key (VLEK) is loaded: it signs instead of the chip's own.
+    /// Whether a provider's key (VLEK) is loaded, which signs instead of the chip's own.
     pub provider_key: bool,
-    /// The patch levels that reports state.
+    /// Patch levels that reports state (REPORTED_TCB).
     pub reported: TcbVersion,
 }
 
@@ -117,28 +117,28 @@ impl From<&SnpPlatformStatus> for SnpStatus {
     }
 }
 
-/// Somebody who may listen.
+/// An address to connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peer {
-    /// On a unix socket.
+    /// A Unix socket.
     Unix(PathBuf),
-    /// On a vsock address.
+    /// A vsock address.
     Vsock {
-        /// Context id.
+        /// Context id of the vsock address.
         cid: u32,
-        /// Port.
+        /// Port of the vsock address.
         port: u32,
     },
-    /// On a TCP address of this machine.
+    /// A TCP address of this machine.
     Tcp(SocketAddr),
 }
 
-/// A program that came to its end.
+/// The result of a program that ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ran {
-    /// Whether it said that all went well.
+    /// Whether the exit status was 0.
     pub success: bool,
-    /// What it wrote on standard output and standard error, within limits.
+    /// Standard output and standard error together, bounded in length.
     pub output: String,
 }
 
@@ -149,7 +149,8 @@ mod tests {
 
     use super::*;
 
-    /// AMD 56860, structure of `SNP_PLATFORM_STATUS`: API, state, initialised, build, masks, guests, current and reported TCB.
+    /// AMD 56860, structure of `SNP_PLATFORM_STATUS`: API version, state, initialised, build, masks, guests, current and
+    /// reported TCB.
     const STATUS: [u8; 32] = [
         1, 55, 1, 0, 40, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17,
         0x18, 0x21, 0x22, 0x23, 0x24, 0x25, 0x26, 0x27, 0x28,

@@ -1,4 +1,4 @@
-//! An image's files in memory, as far as they are measured; the model is the guest's own to check.
+//! The measured files of an image, in memory. The model is left out, because the guest checks it.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,59 +10,59 @@ use cocoon_protocol::manifest::{Manifest, ManifestError};
 
 use crate::image::{Image, ImageError};
 
-/// The largest kernel, initrd or firmware, in bytes.
+/// Maximum length of kernel, initrd or firmware in bytes.
 const MAX_ARTEFACT: u64 = 1 << 30;
 
-/// What is measured of an image, and its manifest.
+/// The measured files of an image, and its manifest.
 #[derive(Debug, Clone)]
 pub struct Artefacts {
-    /// `vmlinuz`.
+    /// Contents of `vmlinuz`.
     pub kernel: Vec<u8>,
-    /// `initrd.img`.
+    /// Contents of `initrd.img`.
     pub initrd: Vec<u8>,
     /// The kernel's command line.
     pub cmdline: String,
-    /// `cmdline`, as it lies there.
+    /// Contents of the file `cmdline`.
     pub cmdline_file: Vec<u8>,
-    /// `OVMF.tdx.fd`.
+    /// Contents of `OVMF.tdx.fd`.
     pub tdx_firmware: Vec<u8>,
-    /// `OVMF.snp.fd`.
+    /// Contents of `OVMF.snp.fd`.
     pub snp_firmware: Vec<u8>,
-    /// The manifest.
+    /// The parsed manifest.
     pub manifest: Manifest,
-    /// Its bytes.
+    /// Bytes of the manifest.
     pub manifest_bytes: Vec<u8>,
-    /// Its identity.
+    /// Identity (SHA-256) of the manifest.
     pub manifest_id: Hex32,
-    /// Its signature file, if there is one.
+    /// Contents of the signature file, if there is one.
     pub envelope: Option<Vec<u8>>,
 }
 
-/// Why there are none.
+/// Why the files cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ArtefactsError {
-    /// The folder.
+    /// The image folder cannot be opened.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// The manifest.
+    /// The manifest cannot be parsed.
     #[error("the image's manifest cannot be read")]
     Manifest(#[from] ManifestError),
-    /// A file.
+    /// A file cannot be read.
     #[error("cannot read {path:?}")]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
 }
 
 impl Artefacts {
-    /// Reads the image in `folder`; the signatures lie beside its manifest.
+    /// Reads the image in `folder`, and the manifest's signatures beside it.
     ///
     /// # Errors
-    /// [`ArtefactsError`] names the file.
+    /// Fails with [`ArtefactsError`], which names the file.
     pub fn read(folder: &Path) -> Result<Self, ArtefactsError> {
         let image = Image::open(folder, None)?;
         let whole = |name: &str, file: File| read(file, MAX_ARTEFACT, &folder.join(name));
@@ -95,7 +95,7 @@ impl Artefacts {
         })
     }
 
-    /// Those that the manifest lists, by its names.
+    /// The files that the manifest lists, by their names there.
     #[must_use]
     pub fn files(&self) -> [(&'static str, &[u8]); 5] {
         [

@@ -1,4 +1,4 @@
-//! RTMR0: which of the manifest's shapes of real machines this one would be.
+//! RTMR0: which of the manifest's shapes of real machines this machine matches.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,19 +16,18 @@ use crate::doctor::finding::{Finding, Mode};
 
 const ID: &str = "client.tdx.rtmr0";
 const TDX: &[Mode] = &[Mode::Tdx];
-/// Names the processor in QEMU's words, which only a trust domain on this machine would hear.
+/// Event that names the processor as QEMU shows it; only a trust domain on this machine would see it.
 const SMBIOS: &str = "SMBIOS tables";
 const ADD: &str =
     "let the signers add this machine: cocoon-host tables, then cocoon-image manifest platform";
 const NEEDED: &str = "a shape that the manifest's signers computed for this QEMU, memory, vCPUs, processor and GPU, if any";
 
-/// The machine that a shape must be, as far as it can be compared before a launch.
+/// The properties of a machine that can be compared with shapes before a launch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sought {
     vcpus: u16,
     memory_mib: u32,
-    /// With a GPU, the windows for the BARs of this machine's in MiB, one of which it will have; empty where they are not
-    /// known.
+    /// With a GPU: possible sizes of the window for its BARs, in MiB; empty if the BARs are unknown. `None` without a GPU.
     windows: Option<BTreeSet<u32>>,
 }
 
@@ -43,7 +42,7 @@ impl Sought {
         }
     }
 
-    /// The shapes that it could be: what `up` compares, too.
+    /// Returns the shapes that the machine may match. `up` compares the same properties.
     pub(super) fn fitting<'a>(&self, platforms: &'a [TdxPlatform]) -> Vec<&'a TdxPlatform> {
         let fits = |platform: &&TdxPlatform| {
             platform.source == PlatformSource::Computed
@@ -62,7 +61,7 @@ impl Sought {
         }
     }
 
-    /// How the signers add it.
+    /// How the signers add the machine to the manifest.
     fn add(&self) -> String {
         match &self.windows {
             None => ADD.to_owned(),
@@ -94,8 +93,8 @@ fn one_of(windows: &BTreeSet<u32>) -> String {
     windows.join(" or ")
 }
 
-/// With the `tables` of this machine's QEMU every event but one is predicted; without, sizes and names must do. No emulated
-/// machine has a GPU's BARs, so with one they must do, too.
+/// Compares the machine with the manifest's shapes. With `tables` of this machine's QEMU, every event but SMBIOS is compared;
+/// without them, only sizes. Machines with a GPU are compared by size only, since an emulated machine lacks the GPU's BARs.
 pub(super) fn row(image: &Artefacts, sought: &Sought, tables: Option<&Tables>) -> Finding {
     let platforms = &image.manifest.tdx.platforms;
     let fits = sought.fitting(platforms);
@@ -164,7 +163,7 @@ fn judged(fits: &[&TdxPlatform], events: &[(String, Hex48)]) -> Finding {
     ))
 }
 
-/// The names of the events that are not the shape's.
+/// Returns the names of the events that differ from the shape's.
 fn differing<'a>(platform: &TdxPlatform, events: &'a [(String, Hex48)]) -> Vec<&'a str> {
     let expected = &platform.rtmr0_events;
     if expected.len() != events.len() {
@@ -177,7 +176,7 @@ fn differing<'a>(platform: &TdxPlatform, events: &'a [(String, Hex48)]) -> Vec<&
         .collect()
 }
 
-/// The events, by name and digest; nothing when the firmware has none to predict.
+/// Predicts the events of RTMR0 as names and digests. Returns `None` if the firmware cannot be parsed.
 pub fn predicted(
     image: &Artefacts,
     memory_mib: u32,

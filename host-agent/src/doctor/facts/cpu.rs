@@ -1,25 +1,25 @@
-//! The processor, from `/proc/cpuinfo`, and what it says of itself.
+//! The processor, from `/proc/cpuinfo` and CPUID.
 
 use super::super::source::World;
 
-/// The first processor; servers have many of the same.
+/// The first processor; a server's processors are all of the same model.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Cpu {
-    /// `GenuineIntel`, `AuthenticAMD` or another.
+    /// Vendor: `GenuineIntel`, `AuthenticAMD` or another.
     pub vendor: String,
-    /// The name that people know.
+    /// Model name for people.
     pub name: String,
-    /// Family, as the kernel shows it: extended family included.
+    /// Family, including the extended family, as in `/proc/cpuinfo`.
     pub family: u32,
-    /// Model, likewise.
+    /// Model, including the extended model, as in `/proc/cpuinfo`.
     pub model: u32,
     /// Stepping.
     pub stepping: u32,
     /// Microcode revision.
     pub microcode: u32,
-    /// EAX and EDX of `CPUID.1`, which the processor says itself: family, model and stepping; features.
+    /// EAX (family, model and stepping) and EDX (features) of `CPUID.1`.
     pub leaf_1: (u32, u32),
-    /// Flags, in the kernel's names.
+    /// Feature flags, by the kernel's names.
     pub flags: Vec<String>,
 }
 
@@ -32,7 +32,7 @@ impl Cpu {
         }
     }
 
-    /// Reads the first paragraph; what is not there stays empty.
+    /// Parses the first paragraph. Missing values stay empty.
     #[must_use]
     pub fn parse(cpuinfo: &str) -> Self {
         let mut cpu = Self::default();
@@ -57,13 +57,13 @@ impl Cpu {
         cpu
     }
 
-    /// Whether the kernel lists this flag.
+    /// Whether the kernel lists this feature flag.
     #[must_use]
     pub fn has(&self, flag: &str) -> bool {
         self.flags.iter().any(|one| one == flag)
     }
 
-    /// For people.
+    /// Description of the processor for people.
     #[must_use]
     pub fn shown(&self) -> String {
         let name = if self.name.is_empty() {

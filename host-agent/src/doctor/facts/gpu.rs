@@ -1,8 +1,8 @@
 //! NVIDIA GPUs, and what is needed to pass one to a machine.
 //!
-//! Where each comes from: the PCI and IOMMU folders of sysfs (`Documentation/ABI/testing/sysfs-bus-pci`: `reset_method`,
-//! `power/control`, `resource`), `/proc/driver/nvidia` of NVIDIA's driver, and NVIDIA's admin tool where it is installed
-//! (`nvidia_gpu_tools.py`, of gpu-admin-tools), which alone can tell the CC mode of a GPU without a driver.
+//! Sources: the PCI and IOMMU folders of sysfs (`Documentation/ABI/testing/sysfs-bus-pci`: `reset_method`, `power/control`,
+//! `resource`), `/proc/driver/nvidia` of NVIDIA's driver, and NVIDIA's admin tool where it is installed
+//! (`nvidia_gpu_tools.py` from gpu-admin-tools). Only that tool can read the CC mode of a GPU without a driver.
 
 use std::str::FromStr as _;
 
@@ -10,16 +10,16 @@ use cocoon_qemu::PciAddress;
 
 use super::super::source::{Refusal, World};
 
-/// Where the PCI functions are.
+/// Folder of the PCI functions.
 pub const DEVICES: &str = "/sys/bus/pci/devices";
-/// Names of the admin tool: as NVIDIA's repository has it, and as packages install it.
+/// Names of the admin tool, in NVIDIA's repository and in packages.
 pub const ADMIN_TOOLS: [&str; 3] = [
     "nvidia_gpu_tools.py",
     "nvidia_gpu_tools",
     "nvidia-gpu-tools",
 ];
 
-/// GPUs that have a confidential mode, by device id (pci.ids).
+/// GPUs with a confidential-computing mode, by device id (pci.ids).
 const CONFIDENTIAL: [(u16, &str); 11] = [
     (0x2321, "H100 NVL"),
     (0x2329, "H20"),
@@ -34,7 +34,7 @@ const CONFIDENTIAL: [(u16, &str); 11] = [
     (0x3182, "B300 SXM6"),
 ];
 
-/// The name of a GPU with a confidential mode, by NVIDIA's device id.
+/// Name of a GPU with a confidential-computing mode, by NVIDIA's device id.
 #[must_use]
 pub fn model(device: u16) -> Option<&'static str> {
     let known = CONFIDENTIAL.iter().find(|(id, _)| *id == device);
@@ -44,16 +44,16 @@ pub fn model(device: u16) -> Option<&'static str> {
 /// A GPU's confidential-computing mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CcMode {
-    /// None.
+    /// The mode is off.
     Off,
-    /// In force.
+    /// The mode is on.
     On,
-    /// In force, but the host may debug: evidence says so, and clients refuse it.
+    /// The mode is on, but the host may debug. Evidence shows this, and clients refuse it.
     DevTools,
 }
 
 impl CcMode {
-    /// Reads what the admin tool prints for `--query-cc-mode`: a line that ends with `CC mode is on`.
+    /// Parses the admin tool's output of `--query-cc-mode`: a line that ends with `CC mode is on`.
     #[must_use]
     pub fn parse(output: &str) -> Option<Self> {
         let mode = |line: &str| match line.rsplit_once("CC mode is ")?.1.trim() {
@@ -66,82 +66,82 @@ impl CcMode {
     }
 }
 
-/// Which GPUs are looked at more closely than sysfs shows them. That a machine has one is seen by opening its IOMMU group,
-/// and a VM that starts in that very moment does not get it (EBUSY): so nobody opens what is not his affair.
+/// Which GPUs to examine for being in use. That takes opening a GPU's IOMMU group, and a VM that starts at the same moment
+/// fails to get the GPU (EBUSY). So only GPUs that matter should be examined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
-    /// None: all seem to be nobody's.
+    /// No GPU; none counts as in use.
     Nowhere,
-    /// This one.
+    /// The GPU at this address.
     At(PciAddress),
-    /// Each.
+    /// Every GPU.
     Everywhere,
 }
 
-/// Whose word on GPUs' confidential modes is wanted. Each takes a program, which takes its time.
+/// Where the GPUs' confidential-computing modes are read from. Each source is a program, which takes time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Modes {
-    /// Nobody's: no program is started.
+    /// Nowhere: no program is started.
     Ignored,
-    /// The drivers'; and whether the admin tool is there.
+    /// From the drivers. Also looks for the admin tool.
     Told,
-    /// The admin tool's, too, of GPUs that are looked at and that nobody uses: it reads their registers, and afterwards lets
-    /// the kernel put them to sleep (`power/control`), so nobody should ask who is not about to use one.
+    /// Also from the admin tool, for unused GPUs that are examined. The tool reads the GPU's registers, and afterwards the
+    /// kernel may suspend the GPU (`power/control`), so only use this before using a GPU.
     Asked,
 }
 
 /// One GPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gpu {
-    /// Where it is.
+    /// PCI address.
     pub address: PciAddress,
-    /// Its name, if it has a confidential mode.
+    /// Name, if the GPU has a confidential-computing mode.
     pub model: Option<&'static str>,
-    /// Its device id.
+    /// PCI device id.
     pub device: u16,
-    /// The driver that holds it.
+    /// Driver bound to the GPU.
     pub driver: Option<String>,
-    /// The driver that alone may take it, if one was named.
+    /// The only driver that may bind to the GPU, if one is set.
     pub driver_override: Option<String>,
-    /// Its IOMMU group.
+    /// IOMMU group.
     pub group: Option<String>,
-    /// Other functions of the group, with their drivers. Bridges do not count: they cannot be passed through.
+    /// Other functions of the group, with their drivers. Bridges are left out, since they cannot be passed through.
     pub companions: Vec<(PciAddress, Option<String>)>,
-    /// Sizes of its memory BARs in bytes.
+    /// Sizes of the memory BARs in bytes.
     pub bars: Vec<u64>,
-    /// How the kernel can reset it, best first.
+    /// The kernel's reset methods, best first.
     pub resets: Vec<String>,
-    /// Whether the kernel may let it sleep.
+    /// Whether the kernel may suspend the GPU.
     pub may_sleep: bool,
-    /// Whether it answers on the bus.
+    /// Whether the GPU answers on the bus.
     pub answers: bool,
-    /// Whether a machine has it already; false where it was not looked at.
+    /// Whether a VM uses the GPU; false if this was not examined.
     pub in_use: bool,
-    /// Its firmware's version, which only NVIDIA's driver tells.
+    /// VBIOS version, which only NVIDIA's driver reports.
     pub vbios: Option<String>,
-    /// Its mode, where it could be asked.
+    /// Confidential-computing mode, if it could be read.
     pub cc: Option<CcMode>,
 }
 
-/// All of them.
+/// The machine's NVIDIA GPUs, and its support for passing them through.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gpus {
-    /// In order of their addresses.
+    /// The GPUs, sorted by address.
     pub all: Vec<Gpu>,
-    /// Switches between GPUs: with these, several GPUs are one fabric.
+    /// Number of NVSwitches, which join several GPUs into one fabric.
     pub switches: usize,
-    /// Number of IOMMU groups; 0 means that there is no IOMMU.
+    /// Number of IOMMU groups; 0 without an IOMMU.
     pub iommu_groups: usize,
-    /// Whether vfio-pci is there.
+    /// Whether the driver vfio-pci is loaded.
     pub vfio: bool,
-    /// `/dev/iommu`.
+    /// Whether `/dev/iommu` can be opened.
     pub iommufd: Result<(), Refusal>,
-    /// The admin tool's name, where it is installed and was looked for.
+    /// Name of the admin tool, if it was looked for and found.
     pub tool: Option<&'static str>,
 }
 
 impl Gpus {
-    /// Reads all of it.
+    /// Examines `world`.
     pub fn read(world: &dyn World, look: Look, modes: Modes) -> Self {
         let looked = |address: PciAddress| match look {
             Look::Nowhere => false,
@@ -163,7 +163,7 @@ impl Gpus {
             let mut gpu = Gpu::read(world, address, looked(address));
             gpu.cc = match (gpu.driver.as_deref(), modes, tool) {
                 (Some("nvidia"), Modes::Told | Modes::Asked, _) => driver_cc(world),
-                // The tool reads the GPU's registers: never beside somebody who uses them.
+                // The tool reads the GPU's registers, which must not happen while a VM uses it.
                 (_, Modes::Asked, Some(tool))
                     if looked(address) && gpu.is_bound() && !gpu.in_use =>
                 {
@@ -185,7 +185,7 @@ impl Gpus {
 }
 
 impl Gpu {
-    /// For people.
+    /// Description of the GPU for people.
     #[must_use]
     pub fn shown(&self) -> String {
         match self.model {
@@ -194,19 +194,19 @@ impl Gpu {
         }
     }
 
-    /// Whether vfio-pci holds it.
+    /// Whether the GPU is bound to vfio-pci.
     #[must_use]
     pub fn is_bound(&self) -> bool {
         self.driver.as_deref() == Some("vfio-pci")
     }
 
-    /// All but its mode.
+    /// Reads everything but the confidential-computing mode.
     fn read(world: &dyn World, address: PciAddress, looked: bool) -> Self {
         let device = file(world, address, "device").and_then(|text| hex(&text));
         let device = u16::try_from(device.unwrap_or_default()).unwrap_or_default();
         let driver = world.link(&format!("{DEVICES}/{address}/driver"));
         let group = world.link(&format!("{DEVICES}/{address}/iommu_group"));
-        // A group that a machine holds is opened by nobody else.
+        // A group that a VM has open cannot be opened again.
         let held = |group: &String| {
             world.open(&format!("/dev/vfio/{group}")) == Err(Refusal::ResourceBusy)
         };
@@ -268,8 +268,8 @@ fn companions(
         .collect()
 }
 
-/// Sizes from sysfs `resource`: a line per BAR of start, end and flags, of which 0x200 says memory. The first six are
-/// BARs, the seventh is the option ROM.
+/// Parses sysfs `resource` into sizes: each line has start, end and flags, of which 0x200 marks memory. The first six lines
+/// are BARs, the seventh is the option ROM.
 fn bars(resource: &str) -> Vec<u64> {
     let number = |text: &str| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok();
     let size = |line: &str| {
@@ -302,7 +302,7 @@ fn ask(world: &dyn World, tool: &str, address: PciAddress) -> Option<CcMode> {
     CcMode::parse(&ran.ok().filter(|ran| ran.success)?.output)
 }
 
-/// NVIDIA's driver answers for all GPUs at once: they cannot differ under it.
+/// Asks NVIDIA's driver, which has one answer for all its GPUs because they cannot differ.
 fn driver_cc(world: &dyn World) -> Option<CcMode> {
     let ran = world.run(&["nvidia-smi", "conf-compute", "-f"]).ok()?;
     let state = ran
@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn bars_are_memory_and_not_the_option_rom() {
-        // An H100 PCIe: BAR0, BAR1 (128 GiB), BAR3, each with its upper half; an I/O BAR; the ROM.
+        // An H100 PCIe: BAR0, BAR1 (128 GiB) and BAR3, each with its upper half; an I/O BAR; the option ROM.
         let resource = "\
             0x000038bf0a000000 0x000038bf0affffff 0x000000000014220c\n\
             0x0000000000000000 0x0000000000000000 0x0000000000000000\n\

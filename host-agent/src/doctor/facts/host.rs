@@ -1,11 +1,11 @@
-//! What every mode needs: kernel, memory, limits, clock, port, disk.
+//! What every mode needs: kernel, memory, limits, clock, port and disk.
 
 use std::fmt;
 
 use super::super::source::{Refusal, World};
 use super::Wanted;
 
-/// The kernel's release, as far as it is compared.
+/// Major and minor number of a kernel release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Release(pub u32, pub u32);
 
@@ -16,7 +16,7 @@ impl fmt::Display for Release {
 }
 
 impl Release {
-    /// Reads the beginning of `6.16.3-amd64`.
+    /// Parses the beginning of a release such as `6.16.3-amd64`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut numbers = text.split(|c: char| !c.is_ascii_digit());
@@ -28,24 +28,24 @@ impl Release {
 /// The running kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernel {
-    /// As it calls itself.
+    /// Release as the kernel reports it.
     pub name: String,
-    /// The same as numbers.
+    /// Parsed release.
     pub release: Option<Release>,
-    /// Its command line.
+    /// Arguments on the kernel's command line.
     pub cmdline: Vec<String>,
-    /// The lines of its log that this module looks for; `None` when the log may not be read.
+    /// Lines of the kernel's log about TEEs; `None` if the log cannot be read.
     pub log: Option<Vec<String>>,
 }
 
-/// What of the kernel's log is kept.
+/// Lines of the kernel's log that contain one of these are kept.
 const TOLD: [&str; 5] = ["virt/tdx", "sev", "rmp", "amd-vi", "tdx:"];
 
 impl Kernel {
     fn read(world: &dyn World) -> Self {
         let name = world.text("/proc/sys/kernel/osrelease").unwrap_or_default();
         let cmdline = world.text("/proc/cmdline").unwrap_or_default();
-        // Root only on most machines; the ring forgets what is old.
+        // Most machines allow this only to root. The log is a ring buffer, so old lines may be missing.
         let log = world.run(&["dmesg"]).ok().filter(|ran| ran.success);
         let told = |line: &&str| {
             let line = line.to_lowercase();
@@ -59,7 +59,7 @@ impl Kernel {
         }
     }
 
-    /// The last line of the log with this text.
+    /// Returns the last line of the log that contains `text`.
     #[must_use]
     pub fn logged(&self, text: &str) -> Option<&str> {
         let lines = self.log.as_ref()?;
@@ -67,40 +67,40 @@ impl Kernel {
         Some(found.as_str())
     }
 
-    /// Whether this stands on its command line.
+    /// Whether the kernel's command line has this argument.
     #[must_use]
     pub fn told(&self, argument: &str) -> bool {
         self.cmdline.iter().any(|one| one == argument)
     }
 }
 
-/// The machine's time.
+/// The machine's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Clock {
-    /// Seconds since 1970.
+    /// Time in seconds since 1970.
     pub now: u64,
-    /// Whether a time service keeps it; `None` when nobody says.
+    /// Whether a time service synchronises the clock; `None` if unknown.
     pub synchronised: Option<bool>,
 }
 
-/// Limits and resources.
+/// The machine's resources and limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
-    /// The kernel.
+    /// The running kernel.
     pub kernel: Kernel,
-    /// Memory that can be had without swapping, in KiB.
+    /// Memory available without swapping, in KiB.
     pub available_kib: Option<u64>,
-    /// Free huge pages, and how large each is in KiB.
+    /// Number of free huge pages, and size of each in KiB.
     pub huge_pages: (u64, u64),
-    /// Most files that a process may open.
+    /// Maximum number of open files of a process.
     pub open_files: Option<u64>,
-    /// Most memory that a process may lock, in bytes.
+    /// Maximum locked memory of a process, in bytes.
     pub locked_memory: Option<u64>,
-    /// The time.
+    /// The machine's clock.
     pub clock: Clock,
-    /// Whether the public address is free, where it is still to be taken.
+    /// Whether the public address is free; `Ok` if it was not examined.
     pub port: Result<(), Refusal>,
-    /// Free bytes where the cache is.
+    /// Free bytes on the disk of the cache.
     pub cache_bytes: Option<u64>,
 }
 
@@ -130,13 +130,13 @@ impl Host {
     }
 }
 
-/// The number behind `name` in `/proc/meminfo`.
+/// Returns the number after `name` in `/proc/meminfo`.
 fn amount(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// The hard limit of `/proc/self/limits`, up to which programs may raise the other; without a limit the largest number.
+/// Returns a hard limit from `/proc/self/limits`, to which programs may raise the soft one; `u64::MAX` if unlimited.
 fn hard_limit(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     match line.split_whitespace().nth(1)? {
@@ -145,7 +145,7 @@ fn hard_limit(text: &str, name: &str) -> Option<u64> {
     }
 }
 
-/// systemd knows of every time service that tells the kernel.
+/// Asks systemd, which knows the kernel's synchronisation state whatever the time service.
 fn synchronised(world: &dyn World) -> Option<bool> {
     let asked = [
         "timedatectl",

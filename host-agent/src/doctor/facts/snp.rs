@@ -1,49 +1,48 @@
-//! SEV-SNP as a host sees it: firmware, kernel, secure processor.
+//! The host's support for SEV-SNP: firmware, kernel and secure processor.
 //!
-//! Where each comes from: CPUID as AMD's APM volume 3, appendix E, describes it (leaf 8000001F), KVM's module parameters,
-//! what the kernel logs (`arch/x86/virt/svm/sev.c`, `drivers/crypto/ccp/sev-dev.c`, `drivers/iommu/amd/init.c`), and
-//! the secure processor itself.
+//! Sources: CPUID (AMD APM volume 3, appendix E, leaf 8000001F), KVM's module parameters, the kernel's log
+//! (`arch/x86/virt/svm/sev.c`, `drivers/crypto/ccp/sev-dev.c`, `drivers/iommu/amd/init.c`), and the secure processor itself.
 
 use super::super::source::{Refusal, SnpStatus, World};
 use super::host::Kernel;
 use super::parameter;
 
-/// The leaf of memory encryption.
+/// CPUID leaf about memory encryption.
 const ENCRYPTION: u32 = 0x8000_001f;
 
-/// Everything of SEV-SNP.
+/// The host's support for SEV-SNP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snp {
-    /// KVM's parameters `sev`, `sev_es` and `sev_snp`; `None` when they are not there.
+    /// KVM's parameters `sev`, `sev_es` and `sev_snp`; `None` for one that does not exist.
     pub kvm: [Option<bool>; 3],
-    /// `/dev/sev`.
+    /// Whether `/dev/sev` can be opened.
     pub device: Result<(), Refusal>,
-    /// Position of the encryption bit; 0 where the processor says nothing.
+    /// Position of the encryption bit (C-bit); 0 if CPUID does not report it.
     pub cbitpos: u32,
-    /// Address bits lost to encryption.
+    /// Number of physical address bits lost to encryption.
     pub reduced_phys_bits: u32,
-    /// Lowest ASID of guests without encrypted state: SNP guests have those below it.
+    /// Lowest ASID of guests without encrypted state; SNP guests use those below.
     pub min_sev_asid: u32,
-    /// What the kernel says against SNP, if anything.
+    /// The kernel's message that it gave SNP up, if any.
     pub refused: Option<String>,
-    /// The firmware's interface as the kernel logs it, such as `1.55 build:24`.
+    /// Version of the firmware's interface as in the kernel's log, such as `1.55 build:24`.
     pub firmware: Option<String>,
-    /// What the secure processor says.
+    /// Status that the secure processor reports.
     pub status: Result<SnpStatus, Silence>,
 }
 
-/// Why the secure processor says nothing.
+/// Why the status of the secure processor is unknown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Silence {
-    /// Only an examination asks; a start does without.
+    /// Not asked: only an examination asks, not a start.
     NotAsked,
-    /// KVM has not set SNP up: the question alone would have the kernel do it.
+    /// KVM has not set SNP up, and asking would make the kernel do so.
     NotSetUp,
-    /// It was asked.
+    /// The request failed.
     Failed(String),
 }
 
-/// What the kernel logs when it gives SNP up.
+/// Messages that the kernel logs when it gives SNP up.
 const REFUSALS: [&str; 3] = [
     "SNP cannot be supported",
     "RMP table has not been reserved by BIOS",
@@ -52,7 +51,7 @@ const REFUSALS: [&str; 3] = [
 
 impl Snp {
     pub(super) fn read(world: &dyn World, kernel: &Kernel, ask: bool) -> Self {
-        // A leaf beyond the highest one answers with another leaf's numbers.
+        // CPUID answers a leaf beyond the highest one with the data of another leaf.
         let [highest, ..] = world.cpuid(0x8000_0000);
         let [_, ebx, _, edx] = if highest >= ENCRYPTION {
             world.cpuid(ENCRYPTION)

@@ -1,9 +1,9 @@
-//! TDX as a host sees it: firmware, kernel, module, quoting.
+//! The host's support for TDX: firmware, kernel, module and quoting.
 //!
-//! Where each comes from: the kernel's `Documentation/arch/x86/tdx.rst` (what it logs, hibernation),
-//! `Documentation/ABI/testing/sysfs-devices-faux-tdx-host` (the module's version), KVM's module parameter `tdx`, Intel's
-//! DCAP (`qgs.conf`, `sgx_default_qcnl.conf`) and, for the platform's registration, the UEFI variable that its SGX
-//! software infrastructure documents.
+//! Sources: the kernel's `Documentation/arch/x86/tdx.rst` (log messages, hibernation),
+//! `Documentation/ABI/testing/sysfs-devices-faux-tdx-host` (version of the module), KVM's module parameter `tdx`, Intel's
+//! DCAP (`qgs.conf`, `sgx_default_qcnl.conf`) and, for the platform's registration, the UEFI variable documented by Intel's
+//! SGX software infrastructure.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -11,11 +11,11 @@ use super::super::source::{Peer, Refusal, World};
 use super::host::Kernel;
 use super::parameter;
 
-/// Where Intel's quote generation service listens when `port=0`, as its package is configured.
+/// Socket of Intel's quote generation service with `port=0`, the configuration of its package.
 pub const QGS_SOCKET: &str = "/var/run/tdx-qgs/qgs.socket";
-/// Its port on vsock, unless its configuration has another.
+/// Default vsock port of the service.
 const QGS_PORT: u32 = 4050;
-/// The host among vsock's context ids.
+/// Context id of the host in vsock.
 const HOST_CID: u32 = 2;
 
 /// IA32_TME_ACTIVATE, bit 1: memory encryption is on.
@@ -25,67 +25,68 @@ const SEAMRR_MASK: u32 = 0x1401;
 /// IA32_MKTME_KEYID_PARTITIONING, upper half: the number of TDX's private keys.
 const KEY_PARTITIONING: u32 = 0x87;
 
-/// Where BIOS says whether Intel knows this platform.
+/// UEFI variable in which the BIOS reports the platform's registration with Intel.
 const REGISTRATION: &str =
     "/sys/firmware/efi/efivars/SgxRegistrationStatus-f236c5dc-a491-4bbe-bcdd-88885770df45";
 
-/// What BIOS has set up, as far as registers tell it.
+/// The BIOS's settings, as far as model-specific registers show them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Registers {
-    /// Whether memory is encrypted at all.
+    /// Whether memory encryption is on.
     pub memory_encryption: bool,
-    /// Whether there is a place for the TDX module.
+    /// Whether memory is reserved for the TDX module.
     pub module_range: bool,
-    /// How many keys trust domains have.
+    /// Number of encryption keys for trust domains.
     pub private_keys: u64,
 }
 
 /// The quote generation service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quotes {
-    /// Where it is configured to listen.
+    /// Address at which the service is configured to listen.
     pub at: Peer,
-    /// Whether it answers there.
+    /// Whether the service accepts connections there.
     pub answers: Result<(), Refusal>,
 }
 
-/// Whether Intel knows the platform, without which no quote can be verified.
+/// Whether the platform is registered with Intel. Quotes of an unregistered platform cannot be verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Registration {
-    /// BIOS does not say.
+    /// The BIOS does not report it.
     Unknown,
-    /// Under way, or never done.
+    /// Registration is under way, or was never done.
     Pending,
-    /// Done.
+    /// The platform is registered.
     Complete,
-    /// BIOS or software met this error.
+    /// Registration failed with this error code.
     Error(u8),
 }
 
-/// Everything of TDX.
+/// The host's support for TDX.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tdx {
-    /// `None` when they may not be read.
+    /// The BIOS's settings; `None` if the registers cannot be read.
     pub registers: Option<Registers>,
-    /// Whether the kernel has found TDX's private keys.
+    /// Whether the kernel's log says that private keys exist; `None` if the log cannot be read.
     pub keys_in_log: Option<bool>,
-    /// KVM's parameter; `None` when KVM was built without TDX or is not loaded.
+    /// KVM's parameter `tdx`; `None` if KVM has no TDX support or is not loaded.
     pub kvm: Option<bool>,
-    /// Whether the kernel could hibernate, with which it starts no TDX.
+    /// Whether hibernation is possible, with which the kernel does not start TDX.
     pub hibernation: bool,
-    /// What the kernel last said about the module.
+    /// The kernel's last log message about the module.
     pub module_log: Option<String>,
-    /// The module's version, where the kernel shows it.
+    /// Version of the module, if the kernel shows it.
     pub module: Option<String>,
-    /// SGX devices, which the quoting enclave needs: those that cannot be opened.
+    /// SGX devices that do not exist, although the quoting enclave needs them.
     pub sgx_missing: Vec<&'static str>,
-    /// `/dev/vsock`.
+    /// Whether `/dev/vsock` can be opened.
     pub vsock: Result<(), Refusal>,
     /// The quote generation service.
     pub quotes: Quotes,
-    /// Whether the cache of Intel's certificates answers; `None` when it is not on this machine.
+    /// Address of the local cache of Intel's certificates, and whether it answers; `None` if none is configured on this
+    /// machine.
     pub certificates: Option<(String, Result<(), Refusal>)>,
-    /// The platform's registration.
+    /// Registration of the platform with Intel.
     pub registration: Registration,
 }
 
@@ -137,7 +138,7 @@ impl Tdx {
     }
 }
 
-/// Where `qgs.conf` lets the service listen.
+/// Returns where `qgs.conf` lets the service listen.
 fn quote_service(configuration: &str) -> Peer {
     let port = configuration
         .lines()
@@ -145,7 +146,7 @@ fn quote_service(configuration: &str) -> Peer {
         .find(|(key, _)| key.trim() == "port")
         .map_or(Some(0), |(_, value)| value.trim().parse().ok());
     match port {
-        // Without the file too: a package that is not installed listens nowhere.
+        // Also without the file: the package is not installed then, and nothing listens.
         Some(0) => Peer::Unix(QGS_SOCKET.into()),
         port => Peer::Vsock {
             cid: HOST_CID,
@@ -154,9 +155,9 @@ fn quote_service(configuration: &str) -> Peer {
     }
 }
 
-/// The certificate cache that the quote provider is configured for, if it is on this machine.
+/// Examines the certificate cache (PCCS) that the quote provider is configured for, if it is on this machine.
 fn certificates(world: &dyn World) -> Option<(String, Result<(), Refusal>)> {
-    // JSON with comments in it: only the address is wanted.
+    // JSON with comments, of which only the address is needed.
     let text = world.text("/etc/sgx_default_qcnl.conf")?;
     let active = text
         .lines()
@@ -168,13 +169,13 @@ fn certificates(world: &dyn World) -> Option<(String, Result<(), Refusal>)> {
     let authority = url.split("://").nth(1)?.split('/').next()?;
     let (host, port) = authority.split_once(':').unwrap_or((authority, "443"));
     let local = matches!(host, "localhost" | "127.0.0.1");
-    // Whether the internet answers is not for this program to try.
+    // A remote service is not contacted.
     let port = port.parse().ok().filter(|_| local)?;
     let answers = world.connect(&Peer::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
     Some((url, answers))
 }
 
-/// The variable's data behind the four bytes of attributes that efivarfs puts first: version, size, status (bit 0:
+/// Parses the variable after the four bytes of attributes that efivarfs puts first: version, size, status (bit 0:
 /// registration complete), error code.
 fn registration(variable: Option<&[u8]>) -> Registration {
     let Some([_, _, _, _, 1, 0, _, _, status, _, error]) = variable else {

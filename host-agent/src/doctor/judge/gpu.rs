@@ -1,10 +1,11 @@
-//! Whether a GPU can be given to a machine, in confidential mode. Where the image needs none, nothing here prevents it.
+//! Whether a GPU can be given to a VM in confidential-computing mode. If the image needs no GPU, no finding here prevents a
+//! start.
 
 use super::super::facts::{CcMode, Facts, Gpu, Wanted};
 use super::super::finding::{Finding, Mode, Severity};
 use super::super::source::Refusal;
 
-/// Lowest firmware of Hopper GPUs with a confidential mode (NVIDIA's deployment guide for confidential computing).
+/// Lowest VBIOS version of Hopper GPUs with confidential computing (NVIDIA's deployment guide for confidential computing).
 const VBIOS_HOPPER: &str = "96.00.5E.00.00";
 
 pub(super) fn findings(facts: &Facts, wanted: &Wanted) -> Vec<Finding> {
@@ -25,7 +26,7 @@ pub(super) fn findings(facts: &Facts, wanted: &Wanted) -> Vec<Finding> {
     weighed(findings, wanted)
 }
 
-/// What an image without GPU does not need stops nothing.
+/// Lowers every finding to a note if the image needs no GPU.
 fn weighed(mut findings: Vec<Finding>, wanted: &Wanted) -> Vec<Finding> {
     if !wanted.gpu {
         for finding in &mut findings {
@@ -238,7 +239,7 @@ fn firmware(gpu: &Gpu, name: &str) -> Finding {
         return Finding::note(id, Mode::REAL, format!("{name}: only NVIDIA's driver tells its firmware's version"))
             .needed("a version whose reference measurements NVIDIA publishes; the GPU's own report names it");
     };
-    // Versions of one width, in hexadecimal: they compare as text.
+    // The versions have a fixed width in hexadecimal, so they compare as text.
     let old = gpu.device >> 8 == 0x23 && vbios.as_str() < VBIOS_HOPPER;
     if old {
         Finding::failure(id, Mode::REAL, format!("{name}: firmware {vbios}"))

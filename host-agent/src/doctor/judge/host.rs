@@ -1,4 +1,4 @@
-//! What every mode needs of a machine: processor, memory, limits, clock, port, disk.
+//! What every mode needs: processor, memory, limits, clock, port and disk.
 
 use std::net::SocketAddr;
 
@@ -6,15 +6,15 @@ use super::super::facts::{Facts, Wanted};
 use super::super::finding::{Finding, Mode};
 use super::super::source::Refusal;
 
-/// Of x86-64-v3, for which the engine is built, in the kernel's names; `abm` stands for LZCNT.
+/// Features of x86-64-v3, for which the engine is built, by the kernel's names; `abm` stands for LZCNT.
 const V3: [&str; 8] = ["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"];
-/// What QEMU itself and the guest's pages cost beyond the guest's memory.
+/// Memory for QEMU itself and the guest's page tables, in MiB.
 const OVERHEAD_MIB: u64 = 512;
-/// Room for a private QEMU, an image and its model, in MiB.
+/// Disk space for a private QEMU, an image and its model, in MiB.
 const CACHE_MIB: u64 = 1024;
-/// Two for each connection of the public listener, and QEMU's.
+/// Open files: two for each connection of the public listener, and those of QEMU.
 const FILES: u64 = 8448;
-/// 1 January 2026: this program is younger.
+/// 1 January 2026: an earlier clock is wrong, because this program is younger.
 const NOT_BEFORE: u64 = 1_767_225_600;
 
 pub(super) fn processor(facts: &Facts) -> Vec<Finding> {

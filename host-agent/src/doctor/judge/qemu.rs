@@ -1,4 +1,4 @@
-//! KVM, the firmware that guests boot, and QEMU.
+//! Findings about KVM, the guest's firmware and QEMU.
 
 use cocoon_qemu::find::{MINIMUM_TDX, Version};
 
@@ -136,13 +136,13 @@ fn kvm(facts: &Facts) -> Vec<Finding> {
             untried(facts, "not tried: this machine has no QEMU yet")
                 .fix("install one, or start an appliance: `up` tries KVM by itself"),
         ),
-        // The device's own finding says it.
+        // The finding about the device says it already.
         Tried::Yes { .. } | Tried::NoImage | Tried::NoQemu => {}
     }
     findings
 }
 
-/// On a server KVM works; inside a virtual machine its device says little.
+/// Finding for an untried KVM. On a server it works; inside a virtual machine its device alone proves little.
 fn untried(facts: &Facts, found: &str) -> Finding {
     let id = "kvm.works";
     if facts.cpu.has("hypervisor") {

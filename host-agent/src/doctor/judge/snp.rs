@@ -1,4 +1,4 @@
-//! Whether this machine can start SEV-SNP guests, and whether its patch levels are good enough.
+//! Whether this machine can start SEV-SNP guests, and whether its patch levels meet the clients' floor.
 
 use cocoon_measurements::policy::{Policy, SnpPart};
 use cocoon_measurements::snp::report::Product;
@@ -8,7 +8,7 @@ use super::super::finding::{Finding, Mode};
 use super::super::source::Refusal;
 
 const SNP: &[Mode] = &[Mode::SevSnp];
-/// KVM starts SNP guests from here on.
+/// First Linux release whose KVM starts SNP guests.
 const KERNEL: Release = Release(6, 11);
 const BIOS: &str = "in the BIOS, AMD CBS > CPU Common Options: enable SMEE and SEV Control, set the SEV-ES ASID Space \
                     Limit to 100 and SNP Memory (RMP Table) Coverage to Enabled; NBIO Common Options: enable IOMMU \
@@ -16,7 +16,7 @@ const BIOS: &str = "in the BIOS, AMD CBS > CPU Common Options: enable SMEE and S
 const ALIASES: &str = "update the BIOS and with it the SEV firmware (AMD-SB-3015; Milan needs 1.55.22, Genoa 1.55.38) and restart; if \
                        it stays so with these, the BIOS does not search, or a memory module answers at two addresses";
 
-/// Zen 3 to Zen 5 of EPYC whose reports clients read.
+/// Whether this is an EPYC of Zen 3 to Zen 5 whose reports clients can parse.
 fn capable(cpu: &Cpu) -> bool {
     let (family, model) = (u8::try_from(cpu.family), u8::try_from(cpu.model));
     let known = matches!((family, model), (Ok(family), Ok(model)) if Product::of_cpu(family, model).is_some());
@@ -26,7 +26,7 @@ fn capable(cpu: &Cpu) -> bool {
 pub(super) fn findings(facts: &Facts, policy: &Policy) -> Vec<Finding> {
     let cpu = &facts.cpu;
     if !capable(cpu) && !cpu.has("sev_snp") {
-        // Everything else would be noise.
+        // Further findings would not help.
         return vec![
             Finding::failure("cpu.snp", SNP, cpu.shown())
                 .needed("an EPYC 7003, 8004, 9004, 9005 or later")
@@ -47,7 +47,7 @@ pub(super) fn findings(facts: &Facts, policy: &Policy) -> Vec<Finding> {
 fn bios(facts: &Facts) -> Finding {
     let id = "bios.snp";
     if let Some(line) = &facts.snp.refused {
-        // The IOMMU has a finding of its own, with another remedy.
+        // A message about the IOMMU has a finding of its own, with another remedy.
         if !line.contains("IOMMU") {
             return Finding::failure(id, SNP, line.clone())
                 .needed("SEV-SNP, switched on")
@@ -189,7 +189,7 @@ fn firmware(snp: &Snp) -> Finding {
     }
 }
 
-/// What the secure processor does not say here, clients see in the first report.
+/// Finding for a value that the secure processor does not report here. Clients see it in the first report.
 fn unknown(id: &'static str, what: &str, silence: &Silence) -> Finding {
     let (why, fix) = match silence {
         Silence::NotAsked => (
@@ -208,12 +208,12 @@ fn unknown(id: &'static str, what: &str, silence: &Silence) -> Finding {
     Finding::note(id, SNP, format!("{what} is not known: {why}")).fix(fix)
 }
 
-/// Patch levels against the clients' floor: of all parts where the secure processor tells them, else of the microcode alone,
-/// whose level is the lowest byte of its number.
+/// Compares patch levels with the clients' floor. If the secure processor does not report them, compares only the microcode,
+/// whose level is the lowest byte of its revision.
 fn patches(cpu: &Cpu, snp: &Snp, policy: &Policy) -> Finding {
     let id = "snp.tcb";
     let byte = |number: u32| u8::try_from(number).unwrap_or(u8::MAX);
-    // Under no root yet: the processor's own word on which part it is.
+    // The report's root is not known yet, so the processor's own identification selects the part.
     let part = SnpPart::of(
         None,
         Some([byte(cpu.family), byte(cpu.model), byte(cpu.stepping)]),
@@ -262,7 +262,7 @@ fn patches(cpu: &Cpu, snp: &Snp, policy: &Policy) -> Finding {
     unknown(id, &what, silence)
 }
 
-/// Whether the firmware has looked for addresses that share memory (AMD-SB-3015, "BadRAM").
+/// Whether the firmware has checked memory for aliases (AMD-SB-3015, "BadRAM").
 fn aliases(snp: &Snp, policy: &Policy) -> Finding {
     let id = "snp.platform";
     match &snp.status {
@@ -282,7 +282,7 @@ fn aliases(snp: &Snp, policy: &Policy) -> Finding {
     }
 }
 
-/// Whether reports name the chip and are signed by its own key, which is how their certificate is found.
+/// Whether reports name the chip and are signed by its own key; their certificate is found by both.
 fn masks(snp: &Snp) -> Finding {
     let id = "snp.chip";
     let status = match &snp.status {

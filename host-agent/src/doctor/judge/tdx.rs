@@ -1,11 +1,11 @@
-//! Whether this machine can start trust domains, and get quotes for them.
+//! Whether this machine can start trust domains and get quotes for them.
 
 use super::super::facts::{Cpu, Facts, Registration, Release, Tdx};
 use super::super::finding::{Finding, Mode};
 use super::super::source::{Peer, Refusal};
 
 const TDX: &[Mode] = &[Mode::Tdx];
-/// KVM starts trust domains from here on, and adds pages in the order that MRTD is predicted for.
+/// First Linux release whose KVM starts trust domains, and adds pages in the order for which MRTD is predicted.
 pub(in super::super) const KERNEL: Release = Release(6, 16);
 /// Models of family 6 that have TDX in all or most parts: Sapphire and Emerald Rapids, Granite Rapids and its D line,
 /// Sierra Forest, Clearwater Forest (`arch/x86/include/asm/intel-family.h`).
@@ -18,7 +18,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     let cpu = &facts.cpu;
     let known = cpu.vendor == "GenuineIntel" && cpu.family == 6 && MODELS.contains(&cpu.model);
     if !known && !cpu.has("tdx_host_platform") {
-        // Everything else would be noise.
+        // Further findings would not help.
         return vec![
             Finding::failure("cpu.tdx", TDX, cpu.shown())
                 .needed("a Xeon of the 4th generation (with TDX), the 5th or later")
@@ -36,8 +36,9 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// What a signer of values for this model needs. EDX is not it, because SMBIOS holds the features that QEMU shows to the guest:
-/// some that TDX always has or never has (its `target/i386/kvm/tdx.c`), and others that KVM grants.
+/// The processor's CPUID values that a signer of platform values needs. EDX is only shown for comparison: SMBIOS holds the
+/// features that QEMU shows to the guest. TDX fixes some of them to 1 or 0 (QEMU's `target/i386/kvm/tdx.c`), and KVM grants
+/// others.
 fn identity(cpu: &Cpu) -> Finding {
     let id = "cpu.id";
     let (signature, features) = cpu.leaf_1;
@@ -81,7 +82,7 @@ fn bios(facts: &Facts) -> Finding {
         (None, true, _) | (None, _, Some(true)) => {
             Finding::ok(id, TDX, "on: the kernel has found keys for trust domains")
         }
-        // The flag alone says nothing: most kernels that know it do not show it.
+        // The flag alone proves nothing: most kernels that know it do not show it.
         (None, false, Some(false)) => {
             Finding::failure(id, TDX, "the kernel has found no keys for trust domains")
                 .needed("TDX, switched on")
