@@ -1,8 +1,8 @@
-//! Evidence shared by several sessions (SPEC.md §2.1): the report data commit to a Merkle tree over the session
-//! bindings, and each session gets the inclusion proof of its own binding.
+//! Evidence shared by several sessions (SPEC.md §2.1): the report data commit to a Merkle tree over the session bindings, and
+//! each session gets the inclusion proof of its own binding.
 //!
-//! The tree is that of RFC 9162 §2.1 over SHA-256. A leaf is a whole session binding, which contains the exporter of
-//! its TLS session. A client therefore sees of other sessions only hashes over secrets that it does not know.
+//! The tree is that of RFC 9162 §2.1 over SHA-256. A leaf is a whole session binding, which contains the exporter of its TLS
+//! session. A client therefore sees of other sessions only hashes over secrets that it does not know.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256, Sha512};
@@ -28,8 +28,8 @@ pub struct Batch {
     pub leaves: u16,
     /// Index of this session's leaf, from zero.
     pub index: u16,
-    /// Inclusion proof: the sibling hashes on the way from the leaf to the root, the leaf's sibling first. It has one
-    /// hash for each level above the leaf.
+    /// Inclusion proof: the sibling hashes on the way from the leaf to the root, the leaf's sibling first. It has one hash for
+    /// each level above the leaf.
     pub path: Vec<Hex32>,
 }
 
@@ -90,8 +90,7 @@ impl Batch {
         self.commitment(binding).map(|bytes| digest(&bytes))
     }
 
-    /// Returns the GPUs' nonce of the batch that has `binding` at this position, with the GPU digest of `binding` set
-    /// to zero.
+    /// Returns the GPUs' nonce of the batch that has `binding` at this position, with the GPU digest of `binding` set to zero.
     pub fn gpu_nonce(&self, binding: &[u8; BINDING_LEN]) -> Result<Hex32, BatchError> {
         let bytes = self.commitment(&binding::without_gpus(binding))?;
         Ok(binding::nonce_over(&bytes))
@@ -121,8 +120,8 @@ pub struct Shared {
     pub places: Vec<Option<Batch>>,
 }
 
-/// Combines session bindings into one batch. A single binding gets the report data of [`binding::report_data`]. Returns
-/// `None` for no bindings and for more than [`MAX_LEAVES`].
+/// Combines session bindings into one batch. A single binding gets the report data of [`binding::report_data`]. Returns `None`
+/// for no bindings and for more than [`MAX_LEAVES`].
 pub fn share(bindings: &[[u8; BINDING_LEN]]) -> Option<Shared> {
     if let [alone] = bindings {
         return Some(Shared {

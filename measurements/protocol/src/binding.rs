@@ -1,5 +1,5 @@
-//! Bindings: the bytes that evidence commits to (SPEC.md §2). Boot and session bindings have the same layout and
-//! different tags. The report data of the CPU's evidence are the SHA-512 digest of a binding.
+//! Bindings: the bytes that evidence commits to (SPEC.md §2). Boot and session bindings have the same layout and different
+//! tags. The report data of the CPU's evidence are the SHA-512 digest of a binding.
 //!
 //! ```text
 //! offset size field
@@ -27,8 +27,7 @@ use crate::bytes::{Hex, Hex32, Hex48, Hex64};
 pub const BINDING_LEN: usize = 292;
 /// Version of the layout described in the module's documentation.
 pub const BINDING_VERSION: u16 = 1;
-/// TLS exporter label for the session binding (RFC 5705, RFC 8446 §7.5). The exporter has no context and is 32 bytes
-/// long.
+/// TLS exporter label for the session binding (RFC 5705, RFC 8446 §7.5). The exporter has no context and is 32 bytes long.
 pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-cocoon-session-binding";
 
 const BOOT_TAG: &[u8; 16] = b"cocoon-boot-v1\0\0";
@@ -76,15 +75,15 @@ pub struct Claims {
     pub leaf_spki_sha256: Hex32,
     /// Ed25519 public key that signs receipts.
     pub meter_key: Hex32,
-    /// SHA-256 of the manifest that the host named at boot. The guest cannot check it. The verifier compares it with
-    /// the identity of its own manifest.
+    /// SHA-256 of the manifest that the host named at boot. The guest cannot check it. The verifier compares it with the
+    /// identity of its own manifest.
     pub manifest_id: Hex32,
     /// dm-verity root hash of the model volume, from the measured command line.
     pub model_digest: Hex32,
     /// Digest of the operator's configuration; see [`crate::config`].
     pub config_digest: Hex48,
-    /// GPU digest: [`crate::gpu_section::GpuSection::digest`] in a session, [`crate::gpu_section::keys_digest`] at
-    /// boot, zero if the machine has no GPU.
+    /// GPU digest: [`crate::gpu_section::GpuSection::digest`] in a session, [`crate::gpu_section::keys_digest`] at boot, zero
+    /// if the machine has no GPU.
     pub gpu_section_digest: Hex32,
 }
 
@@ -113,15 +112,15 @@ pub fn report_data(binding: &[u8; BINDING_LEN]) -> Hex64 {
     Hex64::from_digest(Sha512::digest(binding).into())
 }
 
-/// Returns the GPUs' nonce: SHA-256 over a tag and `committed`. These are the bytes of which the report data would be
-/// the SHA-512 digest if every GPU digest were zero: a binding, or the 52 bytes of a batch.
+/// Returns the GPUs' nonce: SHA-256 over a tag and `committed`. These are the bytes of which the report data would be the
+/// SHA-512 digest if every GPU digest were zero: a binding, or the 52 bytes of a batch.
 pub(crate) fn nonce_over(committed: &[u8]) -> Hex32 {
     let hash = Sha256::new().chain_update(GPU_NONCE_TAG);
     Hex(hash.chain_update(committed).finalize().into())
 }
 
-/// Returns the GPUs' nonce for a binding outside a batch. The GPU digest of `binding` is set to zero first, because the
-/// GPUs' evidence does not exist when they are asked.
+/// Returns the GPUs' nonce for a binding outside a batch. The GPU digest of `binding` is set to zero first, because the GPUs'
+/// evidence does not exist when they are asked.
 pub fn gpu_nonce(binding: &[u8; BINDING_LEN]) -> Hex32 {
     nonce_over(&without_gpus(binding))
 }
@@ -274,8 +273,8 @@ mod tests {
         assert_eq!(report_data(&boot(&claims())).to_string(), EXAMPLE_BOOT);
     }
 
-    /// The examples of SPEC.md §2.2, whose values come from an independent implementation. The example of a batch is
-    /// tested with the batches.
+    /// The examples of SPEC.md §2.2, whose values come from an independent implementation. The example of a batch is tested
+    /// with the batches.
     #[test]
     fn cocoon_gpu_16() {
         let fresh = Freshness {
@@ -289,8 +288,7 @@ mod tests {
             asked(boot(&claims())),
             "911ff6a551c803a082e153045d48c4341aa6d9383c4225de14806a4bac1c5014"
         );
-        // The nonce cannot depend on the digest of the GPUs' evidence, which answers it. It depends on every other
-        // field.
+        // The nonce cannot depend on the digest of the GPUs' evidence, which answers it. It depends on every other field.
         let answered = Claims {
             gpu_section_digest: Hex32::ZERO,
             ..claims()

@@ -1,8 +1,8 @@
 //! The control channel: a virtio-serial port between the host agent and the guest's PID 1.
 //!
-//! The guest treats every host message as hostile input and parses it once, here. The comment on each value says what a
-//! lie in it could do to a client. Guest messages contain nothing derived from prompts or answers: their schema is
-//! closed and consists of names and numbers.
+//! The guest treats every host message as hostile input and parses it once, here. The comment on each value says what a lie in
+//! it could do to a client. Guest messages contain nothing derived from prompts or answers: their schema is closed and
+//! consists of names and numbers.
 
 use std::time::Duration;
 
@@ -52,8 +52,8 @@ pub enum HostMessage {
         /// Evidence of each simulated GPU, or why there is none.
         result: Result<Vec<CollectedGpu>, String>,
     },
-    /// New endorsements, also the answer to [`GuestMessage::CollateralRequest`]. Each endorsement is signed, so stale
-    /// ones can only make clients refuse the guest. A part that is absent stays unchanged.
+    /// New endorsements, also the answer to [`GuestMessage::CollateralRequest`]. Each endorsement is signed, so stale ones can
+    /// only make clients refuse the guest. A part that is absent stays unchanged.
     Collateral {
         /// Replaces the endorsements of the CPU that the guest staples.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -62,8 +62,8 @@ pub enum HostMessage {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         gpu: Option<GpuCollateral>,
     },
-    /// Orders the guest to accept no new requests, finish the running ones and power off. The host controls
-    /// availability in any case.
+    /// Orders the guest to accept no new requests, finish the running ones and power off. The host controls availability in
+    /// any case.
     Drain,
 }
 
@@ -96,14 +96,14 @@ impl HostMessage {
 pub struct Configure {
     /// Protocol version of the host: [`CONTROL_VERSION`].
     pub version: u16,
-    /// The guest's IPv4 address and prefix length, such as `10.0.2.15/24`. There is no gateway, because the guest opens
-    /// no connection.
+    /// The guest's IPv4 address and prefix length, such as `10.0.2.15/24`. There is no gateway, because the guest opens no
+    /// connection.
     pub address: String,
-    /// Canonical operator configuration. In a TEE the guest compares its digest with the one that the launch measured.
-    /// Without a TEE the simulator measures it.
+    /// Canonical operator configuration. In a TEE the guest compares its digest with the one that the launch measured. Without
+    /// a TEE the simulator measures it.
     pub config: Blob,
-    /// SHA-256 of the manifest that this host publishes. It is bound into the evidence, and each client compares it
-    /// with its own manifest. A lie therefore only makes clients refuse the guest.
+    /// SHA-256 of the manifest that this host publishes. It is bound into the evidence, and each client compares it with its
+    /// own manifest. A lie therefore only makes clients refuse the guest.
     pub manifest_id: Hex32,
     /// TEE to simulate. Ignored if the guest found a real one.
     pub simulate: Option<Tee>,
@@ -148,11 +148,11 @@ pub enum GuestMessage {
         /// 32-byte nonce that every report must answer: a digest.
         nonce: Hex32,
     },
-    /// Requests the vendors' endorsements of this evidence. The host answers with [`HostMessage::Collateral`] once it
-    /// has them, and again whenever it has newer ones. A host that has none does not answer.
+    /// Requests the vendors' endorsements of this evidence. The host answers with [`HostMessage::Collateral`] once it has
+    /// them, and again whenever it has newer ones. A host that has none does not answer.
     CollateralRequest(CollateralRequest),
-    /// Progress of [`Phase::Model`]. In [`Phase::Engine`], whose library reports no progress, a sign of life with
-    /// `done` and `total` zero.
+    /// Progress of [`Phase::Model`]. In [`Phase::Engine`], whose library reports no progress, a sign of life with `done` and
+    /// `total` zero.
     Progress {
         /// Bytes read so far.
         done: u64,
@@ -248,8 +248,8 @@ pub struct Metrics {
     pub completion_tokens: u64,
     /// Number of times that the engine was restarted.
     pub engine_restarts: u64,
-    /// Counters of operations on the GPUs' memory, each rounded down to its two most significant bits. Absent if the
-    /// engine uses no GPU.
+    /// Counters of operations on the GPUs' memory, each rounded down to its two most significant bits. Absent if the engine
+    /// uses no GPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuCounts>,
 }

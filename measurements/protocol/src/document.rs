@@ -1,7 +1,7 @@
 //! The attestation document (SPEC.md §3): the JSON that a guest gives to a verifier.
 //!
-//! Every part of it is either bound by the CPU's report data (claims, nonce, exporter) or authenticates itself (quote,
-//! report, collateral; the event log by the measurement registers).
+//! Every part of it is either bound by the CPU's report data (claims, nonce, exporter) or authenticates itself (quote, report,
+//! collateral; the event log by the measurement registers).
 
 use serde::{Deserialize, Serialize};
 
@@ -22,9 +22,9 @@ pub const MAX_DOCUMENT_LEN: usize = 4 * 1024 * 1024;
 pub const MAX_BOOT_DOCUMENT_LEN: usize = 16 * 1024;
 /// Path of the nonce exchange, the only first request of a connection that a guest answers.
 pub const ATTEST_PATH: &str = "/.well-known/cocoon/attest";
-/// Object identifier of the critical certificate extension that carries the boot document. Its value is the document's
-/// JSON. The last arc fits in 28 bits, which is four base-128 bytes, because common decoders (const-oid 0.9, and with
-/// it x509-cert 0.2 and sev) refuse most larger arcs.
+/// Object identifier of the critical certificate extension that carries the boot document. Its value is the document's JSON.
+/// The last arc fits in 28 bits, which is four base-128 bytes, because common decoders (const-oid 0.9, and with it x509-cert
+/// 0.2 and sev) refuse most larger arcs.
 pub const EVIDENCE_OID: &str = "2.25.246214497";
 /// Object identifier of the critical extension that marks a development root. Its value is the ASN.1 NULL (`05 00`).
 pub const DEVELOPMENT_ROOT_OID: &str = "2.25.246214498";
@@ -37,8 +37,8 @@ pub struct AttestRequest {
     pub nonce: Hex32,
 }
 
-/// The attestation document. The guest answers the nonce exchange with it; its certificate carries a boot document,
-/// without event log and collateral.
+/// The attestation document. The guest answers the nonce exchange with it; its certificate carries a boot document, without
+/// event log and collateral.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Document {
@@ -48,8 +48,8 @@ pub struct Document {
     pub kind: Kind,
     /// Claims to which the evidence is bound.
     pub claims: Claims,
-    /// The client's nonce as the guest received it; zero in a boot document. The verifier compares it with the nonce
-    /// that it sent, and takes the exporter from its own TLS session.
+    /// The client's nonce as the guest received it; zero in a boot document. The verifier compares it with the nonce that it
+    /// sent, and takes the exporter from its own TLS session.
     pub nonce: Hex32,
     /// Evidence of the CPU.
     pub evidence: Evidence,
@@ -58,8 +58,7 @@ pub struct Document {
     /// Endorsements of the CPU, fetched by the host. Absent in a boot document.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collateral: Option<Collateral>,
-    /// Position of this session in the batch that shares the evidence. Absent if the evidence is for this session
-    /// alone.
+    /// Position of this session in the batch that shares the evidence. Absent if the evidence is for this session alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<Batch>,
     /// Evidence of the GPUs. Absent without GPUs, and in a boot document, whose claims commit to the GPUs' keys only.
@@ -68,8 +67,8 @@ pub struct Document {
     /// NVIDIA's endorsements of the GPUs. Absent if `gpu` is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu_collateral: Option<GpuCollateral>,
-    /// Digests of both collaterals, in place of the collaterals while the document travels over a session. Whole
-    /// documents, which are appraised and kept, have none; see [`Document::fill`].
+    /// Digests of both collaterals, in place of the collaterals while the document travels over a session. Whole documents,
+    /// which are appraised and kept, have none; see [`Document::fill`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub named: Option<Names>,
 }
@@ -103,8 +102,8 @@ pub enum Evidence {
     SevSnp {
         /// Attestation report, 1184 bytes.
         report: Blob,
-        /// Certificates that the firmware returned with the report: VCEK or VLEK, ASK, ARK, each in DER. May be empty,
-        /// because the collateral can supply them.
+        /// Certificates that the firmware returned with the report: VCEK or VLEK, ASK, ARK, each in DER. May be empty, because
+        /// the collateral can supply them.
         certificates: Vec<Blob>,
     },
 }
@@ -119,8 +118,8 @@ impl Evidence {
     }
 }
 
-/// Endorsements of the CPU, fetched by the untrusted host and stapled by the guest. Each item authenticates itself by
-/// its signature chain. With another type parameter the same shape holds the digests of the items; see [`Names`].
+/// Endorsements of the CPU, fetched by the untrusted host and stapled by the guest. Each item authenticates itself by its
+/// signature chain. With another type parameter the same shape holds the digests of the items; see [`Names`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     rename_all = "kebab-case",

@@ -1,7 +1,7 @@
 //! Messages between the guest agent and the engine, framed on an inherited socket pair.
 //!
-//! The agent treats the engine's frames as hostile input. A compromised engine can lie about the tokens of its own
-//! requests and must gain nothing else. Messages that carry text wipe it on drop.
+//! The agent treats the engine's frames as hostile input. A compromised engine can lie about the tokens of its own requests
+//! and must gain nothing else. Messages that carry text wipe it on drop.
 
 mod calls;
 mod costs;
@@ -57,8 +57,8 @@ pub enum ToEngine {
         /// What to generate.
         request: Generation,
     },
-    /// Cancels a generation whose client is gone. The engine answers with [`FromEngine::Gone`] and sends no other frame
-    /// of this generation. It sends nothing if the last frame was already under way.
+    /// Cancels a generation whose client is gone. The engine answers with [`FromEngine::Gone`] and sends no other frame of
+    /// this generation. It sends nothing if the last frame was already under way.
     Cancel {
         /// Identifier of the generation.
         id: u64,
@@ -79,8 +79,8 @@ pub enum FromEngine {
         /// Number of GPUs.
         count: u16,
     },
-    /// Tensors in the GPUs' memory, at most [`MAX_TENSORS_IN_FRAME`] per frame, sorted across all these frames. Not
-    /// sent without GPUs.
+    /// Tensors in the GPUs' memory, at most [`MAX_TENSORS_IN_FRAME`] per frame, sorted across all these frames. Not sent
+    /// without GPUs.
     Tensors {
         /// The next tensors of the list.
         tensors: Vec<TensorRoot>,
@@ -97,8 +97,8 @@ pub enum FromEngine {
         /// Bytes of caches and scratch memory, all of which each scrub overwrites.
         pool_bytes: u64,
     },
-    /// Counters of operations on the GPUs' memory. Sent once before [`Self::Ready`] and again whenever they change; not
-    /// sent without GPUs.
+    /// Counters of operations on the GPUs' memory. Sent once before [`Self::Ready`] and again whenever they change; not sent
+    /// without GPUs.
     Gpu(GpuCounts),
     /// Reports that the engine cannot start and ends. This is the last frame, sent in place of [`Self::Ready`].
     Unable(StartFailure),
@@ -119,8 +119,8 @@ pub enum FromEngine {
         text: Text,
         /// Number of tokens that this piece stands for.
         tokens: u32,
-        /// Log probabilities of these tokens, if the request asked for them. A token whose text is held back comes with
-        /// the piece that contains its text.
+        /// Log probabilities of these tokens, if the request asked for them. A token whose text is held back comes with the
+        /// piece that contains its text.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         logprobs: Vec<TokenLogprob>,
     },
@@ -154,8 +154,8 @@ pub enum FromEngine {
         /// Reason from a closed set, because free text from the engine could contain parts of a prompt.
         reason: EngineFailure,
     },
-    /// A cancelled generation has left the engine: nothing of it is computed or kept any more. This may come long after
-    /// the cancellation, because a prompt is read in one step that nothing interrupts.
+    /// A cancelled generation has left the engine: nothing of it is computed or kept any more. This may come long after the
+    /// cancellation, because a prompt is read in one step that nothing interrupts.
     Gone {
         /// Identifier of the generation.
         id: u64,

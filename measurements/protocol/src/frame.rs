@@ -1,5 +1,5 @@
-//! Framing of the control channel and of the sockets of engine, collector and simulator: length-prefixed JSON. A frame
-//! is a big-endian `u32` length and that many bytes of UTF-8 JSON, which hold one value.
+//! Framing of the control channel and of the sockets of engine, collector and simulator: length-prefixed JSON. A frame is a
+//! big-endian `u32` length and that many bytes of UTF-8 JSON, which hold one value.
 //!
 //! The decoder is a pure state machine over bytes, so blocking and asynchronous code share it.
 
@@ -29,8 +29,8 @@ pub enum FrameError {
     },
 }
 
-/// Encodes `message` with its length. No copy but the result is left behind; if the message carries a conversation, the
-/// caller must wipe the result.
+/// Encodes `message` with its length. No copy but the result is left behind; if the message carries a conversation, the caller
+/// must wipe the result.
 ///
 /// Fails with [`FrameError::TooLong`] if the message exceeds `limit` bytes.
 pub fn encode<T: Serialize>(message: &T, limit: usize) -> Result<Vec<u8>, FrameError> {
@@ -52,9 +52,9 @@ pub fn encode<T: Serialize>(message: &T, limit: usize) -> Result<Vec<u8>, FrameE
     Ok(out)
 }
 
-/// Collects bytes and returns whole messages. The buffer exceeds the limit by at most one `push`. It is wiped as
-/// messages leave it, because engine frames carry prompts. For strings with escapes the JSON library uses a buffer of
-/// its own, which only an allocator can wipe; the agent's allocator does.
+/// Collects bytes and returns whole messages. The buffer exceeds the limit by at most one `push`. It is wiped as messages
+/// leave it, because engine frames carry prompts. For strings with escapes the JSON library uses a buffer of its own, which
+/// only an allocator can wipe; the agent's allocator does.
 pub struct Decoder {
     buffer: Vec<u8>,
     limit: usize,

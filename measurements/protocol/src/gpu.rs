@@ -1,8 +1,7 @@
 //! GPUs: their evidence, NVIDIA's endorsements of it, and requests for these endorsements.
 //!
-//! These types only describe the form. Reports, certificates and manifests authenticate themselves, and
-//! `cocoon-measurements` appraises them. The driver's statements are only as trustworthy as the measured guest that
-//! asked the driver.
+//! These types only describe the form. Reports, certificates and manifests authenticate themselves, and `cocoon-measurements`
+//! appraises them. The driver's statements are only as trustworthy as the measured guest that asked the driver.
 
 pub mod collector;
 
@@ -36,8 +35,8 @@ pub const MAX_OCSP: usize = 16 * 1024;
 pub struct CollectedGpu {
     /// Attestation report: SPDM request and response, at most [`MAX_REPORT`] bytes.
     pub report: Blob,
-    /// Certificates in PEM, the attestation key's first, at most [`MAX_CHAIN`] bytes. They are text, because Base64 of
-    /// them would be a third longer.
+    /// Certificates in PEM, the attestation key's first, at most [`MAX_CHAIN`] bytes. They are text, because Base64 of them
+    /// would be a third longer.
     pub chain: String,
     /// The driver's statement about the GPU. No signature of the GPU covers it.
     pub driver: DriverState,
@@ -59,8 +58,8 @@ pub struct DriverState {
     pub vbios_version: String,
 }
 
-/// NVIDIA's endorsements of drivers, firmware and certificates, fetched by the untrusted host and stapled by the guest.
-/// Each item authenticates itself. With other type parameters the same shape holds the digests of the items; see
+/// NVIDIA's endorsements of drivers, firmware and certificates, fetched by the untrusted host and stapled by the guest. Each
+/// item authenticates itself. With other type parameters the same shape holds the digests of the items; see
 /// [`Names`](crate::pieces::Names).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -71,8 +70,8 @@ pub struct GpuCollateral<Manifest = String, Response = Blob> {
     pub ocsp: Vec<Response>,
 }
 
-/// Use and temperature of one GPU as its driver reports them. A value is absent, never zero, if the driver does not
-/// report it; a GPU in confidential computing may refuse to.
+/// Use and temperature of one GPU as its driver reports them. A value is absent, never zero, if the driver does not report it;
+/// a GPU in confidential computing may refuse to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GpuMetrics {
@@ -88,8 +87,8 @@ pub struct GpuMetrics {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CollateralRequest {
-    /// Boot evidence of the CPU with an empty event log; absent if the CPU is simulated. Its certificate, or its chip
-    /// id and patch levels, tell the host what to request from Intel or AMD.
+    /// Boot evidence of the CPU with an empty event log; absent if the CPU is simulated. Its certificate, or its chip id and
+    /// patch levels, tell the host what to request from Intel or AMD.
     pub evidence: Option<Evidence>,
     /// What the evidence of each GPU needs, at most [`MAX_GPUS`] entries.
     pub gpus: Vec<GpuNeeds>,

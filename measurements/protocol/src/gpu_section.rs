@@ -33,9 +33,9 @@ pub struct GpuSection {
     pub functions: u16,
     /// Evidence of each GPU.
     pub gpus: Vec<CollectedGpu>,
-    /// In a batch, the inclusion proof of this session's binding with zero as GPU digest, in the tree over which the
-    /// GPUs' nonce was computed. Leaves and index are those of the document's `batch`. The path is not part of the
-    /// digest, because the nonce in the reports authenticates it.
+    /// In a batch, the inclusion proof of this session's binding with zero as GPU digest, in the tree over which the GPUs'
+    /// nonce was computed. Leaves and index are those of the document's `batch`. The path is not part of the digest, because
+    /// the nonce in the reports authenticates it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub path: Vec<Hex32>,
 }
@@ -60,8 +60,8 @@ pub enum SectionError {
 }
 
 impl GpuSection {
-    /// Checks the form, not whether the evidence can be trusted. `batched` says whether the document has a position in
-    /// a batch.
+    /// Checks the form, not whether the evidence can be trusted. `batched` says whether the document has a position in a
+    /// batch.
     ///
     /// # Errors
     /// [`SectionError`] for a wrong number of GPUs, malformed evidence, or a path without a batch.
@@ -109,9 +109,9 @@ impl GpuSection {
     }
 }
 
-/// Returns the GPU digest of a boot's claims. It is the SHA-256 of tag, version, number of keys, and the SHA-256 digest
-/// of each GPU's attestation key (SubjectPublicKeyInfo, DER) in the order of the section. These keys do not change
-/// while the guest runs.
+/// Returns the GPU digest of a boot's claims. It is the SHA-256 of tag, version, number of keys, and the SHA-256 digest of
+/// each GPU's attestation key (SubjectPublicKeyInfo, DER) in the order of the section. These keys do not change while the
+/// guest runs.
 pub fn keys_digest(attestation_keys: &[Hex32]) -> Hex32 {
     let mut hash = Sha256::new();
     hash.update(KEYS_TAG);

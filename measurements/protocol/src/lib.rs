@@ -17,8 +17,8 @@
 //! | [`simulator`] | host agent and simulator: evidence without hardware | this crate |
 //! | [`frame`] | control channel, engine, collector, simulator: length-prefixed JSON | this crate |
 //!
-//! Nothing here opens a file, a socket or a device. Nothing here decides whether a value is trustworthy: a parsed value
-//! is only well formed.
+//! Nothing here opens a file, a socket or a device. Nothing here decides whether a value is trustworthy: a parsed value is
+//! only well formed.
 #![forbid(unsafe_code)]
 
 pub mod batch;

@@ -1,8 +1,7 @@
-//! The manifest (SPEC.md §5): the contents of an image, and the measurements that the hardware must report when it
-//! runs.
+//! The manifest (SPEC.md §5): the contents of an image, and the measurements that the hardware must report when it runs.
 //!
-//! The identity of a manifest is the SHA-256 of its bytes. A verifier accepts a manifest only if keys that it pins have
-//! signed it, or if it pins that identity.
+//! The identity of a manifest is the SHA-256 of its bytes. A verifier accepts a manifest only if keys that it pins have signed
+//! it, or if it pins that identity.
 
 use std::collections::BTreeMap;
 
@@ -35,8 +34,8 @@ pub struct Manifest {
     pub not_after: u64,
     /// SHA-256 of the lock file of the build's inputs.
     pub inputs_lock: Hex32,
-    /// Inputs that differ from the lock file, each as `name locked-version found-version`. A manifest with any is
-    /// `unlocked`, and a verifier refuses it unless its policy allows it.
+    /// Inputs that differ from the lock file, each as `name locked-version found-version`. A manifest with any is `unlocked`,
+    /// and a verifier refuses it unless its policy allows it.
     pub unlocked: Vec<String>,
     /// Whether the kernel keeps ACPI code of the host away from guest memory.
     pub aml_guard: bool,
@@ -134,12 +133,11 @@ pub struct TdxPlatform {
     pub name: String,
     /// Guest memory in MiB, which determines the TD HOB.
     pub memory_mib: u64,
-    /// Number of virtual CPUs, which ACPI and SMBIOS tables list. Absent if no table depends on it, as in the
-    /// simulator.
+    /// Number of virtual CPUs, which ACPI and SMBIOS tables list. Absent if no table depends on it, as in the simulator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcpus: Option<u32>,
-    /// Size in MiB of the window for a GPU's BARs (`opt/ovmf/X-PciMmio64Mb`, measured by the firmware). Absent in
-    /// machines without a GPU.
+    /// Size in MiB of the window for a GPU's BARs (`opt/ovmf/X-PciMmio64Mb`, measured by the firmware). Absent in machines
+    /// without a GPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mmio64_mib: Option<u32>,
     /// Origin of the values.

@@ -1,5 +1,5 @@
-//! Types of OpenAI's chat completions API: the request that this project's client sends, and types that guest and
-//! client share.
+//! Types of OpenAI's chat completions API: the request that this project's client sends, and types that guest and client
+//! share.
 //!
 //! The types of a request refuse unknown fields by name, because an answer that silently ignores a parameter is wrong.
 
@@ -79,8 +79,7 @@ pub struct StreamOptions {
     /// Whether the last chunk reports the usage.
     #[serde(default)]
     pub include_usage: bool,
-    /// Whether every event is padded to a size bucket, so that record lengths reveal nothing about the text. On if
-    /// absent.
+    /// Whether every event is padded to a size bucket, so that record lengths reveal nothing about the text. On if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub include_obfuscation: Option<bool>,
 }

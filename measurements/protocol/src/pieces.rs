@@ -1,5 +1,5 @@
-//! Collateral by name (SPEC.md §3.1): a session document names each piece of collateral by its digest, and a client
-//! fetches the pieces that it has not kept. The answer has this form:
+//! Collateral by name (SPEC.md §3.1): a session document names each piece of collateral by its digest, and a client fetches
+//! the pieces that it has not kept. The answer has this form:
 //!
 //! ```text
 //! size         field
@@ -47,8 +47,8 @@ pub struct Names {
     pub gpu_collateral: Option<GpuCollateral<Hex32, Hex32>>,
 }
 
-/// Pieces of collateral, keyed by the digests of their bytes. The digests are computed here, so no piece can have a
-/// wrong name.
+/// Pieces of collateral, keyed by the digests of their bytes. The digests are computed here, so no piece can have a wrong
+/// name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pieces(BTreeMap<Hex32, Vec<u8>>);
 
@@ -192,8 +192,8 @@ impl Pieces {
     /// Decodes the answer to a request for `asked`.
     ///
     /// # Errors
-    /// [`PiecesError`] if a piece does not have the requested digest, or if the answer ends early or goes on after the
-    /// last piece.
+    /// [`PiecesError`] if a piece does not have the requested digest, or if the answer ends early or goes on after the last
+    /// piece.
     pub fn decode(answer: &[u8], asked: &[Hex32]) -> Result<Self, PiecesError> {
         let mut pieces = Self::default();
         let mut rest = answer;

@@ -21,8 +21,7 @@
 //!    356
 //! ```
 //!
-//! The client gets the receipt with the salt of both commitments appended, in Base64. Its length is therefore always
-//! the same.
+//! The client gets the receipt with the salt of both commitments appended, in Base64. Its length is therefore always the same.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -71,8 +70,8 @@ pub enum Outcome {
 /// Token counts of a request and its answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tokens {
-    /// Tokens of the prompt. They count once, however many choices continue the prompt, and only from the first token
-    /// of an answer on.
+    /// Tokens of the prompt. They count once, however many choices continue the prompt, and only from the first token of an
+    /// answer on.
     pub prompt: u64,
     /// Tokens of all choices of the answer, as the engine reported them.
     pub completion: u64,
@@ -85,8 +84,8 @@ pub struct Tokens {
 pub struct EngineSection {
     /// BLAKE3 root of the weights in the GPUs' memory.
     pub weights_root: Hex32,
-    /// Bytes of caches and scratch memory. All of them are overwritten and then read again, before the first request
-    /// and whenever no request runs. Not zero.
+    /// Bytes of caches and scratch memory. All of them are overwritten and then read again, before the first request and
+    /// whenever no request runs. Not zero.
     pub scrubbed_bytes: u64,
     /// Number of bytes that were not zero in all these readings since boot.
     pub residue_bytes: u64,
@@ -131,8 +130,8 @@ pub struct SignedReceipt {
 pub struct Delivery {
     /// The receipt with its signature.
     pub signed: SignedReceipt,
-    /// Salt of both commitments. Without it a commitment reveals nothing about a text; with it, likely texts can be
-    /// tried one by one.
+    /// Salt of both commitments. Without it a commitment reveals nothing about a text; with it, likely texts can be tried one
+    /// by one.
     pub salt: Hex32,
 }
 
@@ -281,8 +280,8 @@ impl SignedReceipt {
         out
     }
 
-    /// Returns receipt, signature and salt as text for a header or a stream's comment: [`DELIVERY_LEN`] characters.
-    /// Leaves no other copy of the salt behind.
+    /// Returns receipt, signature and salt as text for a header or a stream's comment: [`DELIVERY_LEN`] characters. Leaves no
+    /// other copy of the salt behind.
     pub fn deliver(&self, salt: &Hex32) -> Zeroizing<String> {
         let mut bytes = Zeroizing::new([0; SALTED_LEN]);
         bytes[..SIGNED_LEN].copy_from_slice(&self.encode());
@@ -339,8 +338,7 @@ impl Delivery {
     }
 }
 
-/// Returns the commitment to a request with this SHA-256 digest of its body:
-/// `SHA-256("cocoon-request-1" ‖ salt ‖ digest)`.
+/// Returns the commitment to a request with this SHA-256 digest of its body: `SHA-256("cocoon-request-1" ‖ salt ‖ digest)`.
 pub fn commit_request(salt: &Hex32, digest: &Hex32) -> Hex32 {
     commit(REQUEST_TAG, salt, digest)
 }

@@ -1,7 +1,7 @@
 //! Messages between the host agent and the simulator, which makes evidence where there is no TEE.
 //!
-//! The simulator measures the files that QEMU has opened. It reads them through `/proc/PID` of the process that the
-//! launch names, and nobody tells it which measurements to expect.
+//! The simulator measures the files that QEMU has opened. It reads them through `/proc/PID` of the process that the launch
+//! names, and nobody tells it which measurements to expect.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,15 +22,14 @@ pub const MAX_SIMULATOR_MESSAGE: usize = 6 * 1024 * 1024;
     deny_unknown_fields
 )]
 pub enum SimulatorRequest {
-    /// Simulates the launch of a confidential VM by measuring the files of the QEMU process `pid`. Sent once per
-    /// connection.
+    /// Simulates the launch of a confidential VM by measuring the files of the QEMU process `pid`. Sent once per connection.
     Launch {
         /// Process id of QEMU.
         pid: u32,
         /// TEE to simulate.
         tee: Tee,
-        /// Path of the SNP firmware. For [`Tee::SevSnp`] it is measured in place of the firmware that QEMU boots,
-        /// because SNP firmware does not start without SNP.
+        /// Path of the SNP firmware. For [`Tee::SevSnp`] it is measured in place of the firmware that QEMU boots, because SNP
+        /// firmware does not start without SNP.
         snp_firmware: Option<String>,
         /// CPU model of the SNP launch digest, such as `EPYC-v4`.
         cpu_model: String,

@@ -1,5 +1,5 @@
-//! JSON objects without duplicate names. RFC 8259 §4 leaves open which of two equal names counts. Parsers that keep the
-//! first and parsers that keep the last would read the same signed bytes differently.
+//! JSON objects without duplicate names. RFC 8259 §4 leaves open which of two equal names counts. Parsers that keep the first
+//! and parsers that keep the last would read the same signed bytes differently.
 
 use std::collections::BTreeMap;
 use std::fmt;

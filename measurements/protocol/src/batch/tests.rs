@@ -156,8 +156,8 @@ proptest! {
     }
 }
 
-/// The GPUs are asked once per batch. Each session derives the same nonce from its own binding, even though its GPU
-/// digest has been filled in since.
+/// The GPUs are asked once per batch. Each session derives the same nonce from its own binding, even though its GPU digest has
+/// been filled in since.
 #[test]
 fn cocoon_batch_6() {
     let bare = |number: u8| {

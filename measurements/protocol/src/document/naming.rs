@@ -66,8 +66,7 @@ impl Document {
         self.named.as_ref().map_or_else(Vec::new, Names::listed)
     }
 
-    /// Replaces the digests by the collateral that they name. The result is the whole document, which is appraised and
-    /// kept.
+    /// Replaces the digests by the collateral that they name. The result is the whole document, which is appraised and kept.
     ///
     /// # Errors
     /// [`PiecesError`] if a piece is missing, too long or of the wrong kind. The document is then unusable.
@@ -140,8 +139,8 @@ impl Document {
     }
 }
 
-/// Checks the sizes before anything is copied. A piece travels once but may be named in about a hundred places, each of
-/// which gets a copy.
+/// Checks the sizes before anything is copied. A piece travels once but may be named in about a hundred places, each of which
+/// gets a copy.
 fn check_sizes(named: &Names, pieces: &Pieces) -> Result<(), PiecesError> {
     let length = |name: &Hex32| match pieces.get(name) {
         Some(piece) => Ok(piece.len()),

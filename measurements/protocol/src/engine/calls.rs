@@ -17,9 +17,9 @@ pub struct Spoken {
     pub arguments: Zeroizing<String>,
 }
 
-/// Parses one call or a list of calls in the forms that models use. The name is under `name` or `function`. The arguments
-/// are under `arguments` or `parameters`, as an object or as the text of one. Returns `None` for anything else, and if a
-/// call names a tool that is not in `tools`.
+/// Parses one call or a list of calls in the forms that models use. The name is under `name` or `function`. The arguments are
+/// under `arguments` or `parameters`, as an object or as the text of one. Returns `None` for anything else, and if a call
+/// names a tool that is not in `tools`.
 pub fn parse(text: &str, tools: &[Tool]) -> Option<Vec<Spoken>> {
     let value = serde_json::from_str(text.trim()).ok()?;
     let values = match value {
@@ -48,8 +48,8 @@ fn spoken(value: &Value, tools: &[Tool]) -> Option<Spoken> {
 
 /// Returns whether `text` is a JSON object that [`json_object`](super::json_object) accepts.
 ///
-/// The text is parsed without building a value: a value of many small objects takes more than seventy times the memory
-/// of its text.
+/// The text is parsed without building a value: a value of many small objects takes more than seventy times the memory of its
+/// text.
 pub fn is_json_object(text: &str) -> bool {
     text.trim_start().starts_with('{') && serde_json::from_str::<Read>(text).is_ok()
 }
@@ -120,11 +120,11 @@ pub fn wipe(value: Value) {
     }
 }
 
-/// Returns the schema of a call of any of `tools`, or of the one that `choice` names. Returns `None` if the model need
-/// not call a tool, if no tool fits, or if a tool's own schema is not JSON.
+/// Returns the schema of a call of any of `tools`, or of the one that `choice` names. Returns `None` if the model need not
+/// call a tool, if no tool fits, or if a tool's own schema is not JSON.
 ///
-/// References in a tool's schema are relative to that schema's root. They are rewritten so that they point to the same
-/// places in the combined schema.
+/// References in a tool's schema are relative to that schema's root. They are rewritten so that they point to the same places
+/// in the combined schema.
 pub fn schema_of_calls(tools: &[Tool], choice: &Choice) -> Option<String> {
     let one = |tool: &Tool, place: &str| {
         let mut arguments: Value = serde_json::from_str(&tool.parameters).ok()?;
@@ -162,9 +162,8 @@ pub fn schema_of_calls(tools: &[Tool], choice: &Choice) -> Option<String> {
     String::from_utf8(text.into_bytes()).ok()
 }
 
-/// Rewrites the references of a schema that is placed at `place`. Only keywords that hold schemas are followed.
-/// `const`, `default`, `enum` and `examples` hold plain values that may look like references, and so may property
-/// names.
+/// Rewrites the references of a schema that is placed at `place`. Only keywords that hold schemas are followed. `const`,
+/// `default`, `enum` and `examples` hold plain values that may look like references, and so may property names.
 fn move_references(schema: &mut Value, place: &str) {
     let Value::Object(schema) = schema else {
         return;

@@ -1,5 +1,5 @@
-//! Memory that an answer takes beside the model, in the VM or on the GPU. The engine states it, and the agent accounts
-//! for it before an answer begins.
+//! Memory that an answer takes beside the model, in the VM or on the GPU. The engine states it, and the agent accounts for it
+//! before an answer begins.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,8 +15,7 @@ pub struct Costs {
     pub prompt: u32,
     /// Bytes of the attention mask for each pair of a prompt's tokens while it is read.
     pub pair: u32,
-    /// Bytes available to all answers together, if they are not taken from the VM's memory: the GPU's pool of KV
-    /// caches.
+    /// Bytes available to all answers together, if they are not taken from the VM's memory: the GPU's pool of KV caches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<u64>,
 }

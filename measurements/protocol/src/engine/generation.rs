@@ -21,8 +21,8 @@ pub struct Generation {
     pub format: Format,
     /// Most tokens to generate.
     pub max_tokens: u32,
-    /// Most tokens of prompt and answer together, limited by memory. A longer prompt is refused, and an answer ends
-    /// when the room is full.
+    /// Most tokens of prompt and answer together, limited by memory. A longer prompt is refused, and an answer ends when the
+    /// room is full.
     pub room: u32,
     /// How tokens are sampled.
     pub sampling: Sampling,
@@ -134,8 +134,8 @@ pub struct Sampling {
     pub frequency_penalty: f32,
     /// Subtracted once from the logit of a token that occurs in the answer, -2 to 2.
     pub presence_penalty: f32,
-    /// Penalty on tokens that occur in prompt or answer, above 0 up to 2. Positive logits are divided by it and
-    /// negative ones multiplied; 1 changes nothing.
+    /// Penalty on tokens that occur in prompt or answer, above 0 up to 2. Positive logits are divided by it and negative ones
+    /// multiplied; 1 changes nothing.
     pub repetition_penalty: f32,
     /// Token identifiers with the value added to their logit, -100 to 100.
     pub bias: Vec<(u32, f32)>,

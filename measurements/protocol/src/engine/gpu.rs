@@ -30,18 +30,16 @@ pub struct Weights {
     pub root: Hex32,
     /// Bytes of caches and scratch memory, all of which every scrub overwrites.
     pub pool_bytes: u64,
-    /// Tensors that the host has written, sorted by root and then by bytes, because the order of loading has no
-    /// meaning.
+    /// Tensors that the host has written, sorted by root and then by bytes, because the order of loading has no meaning.
     pub tensors: Vec<TensorRoot>,
-    /// All other memory that was in use and is not overwritten with the pool, sorted in the same way. It holds what the
-    /// engine has made on the GPU, such as embeddings in the format of its arithmetic.
+    /// All other memory that was in use and is not overwritten with the pool, sorted in the same way. It holds what the engine
+    /// has made on the GPU, such as embeddings in the format of its arithmetic.
     pub derived: Vec<TensorRoot>,
 }
 
 impl Weights {
-    /// Returns the bytes whose BLAKE3 hash is the root of the model's weights: a tag of 16 bytes, the number of
-    /// tensors, then root and length of each tensor and of each derived piece. Numbers are big-endian and have eight
-    /// bytes.
+    /// Returns the bytes whose BLAKE3 hash is the root of the model's weights: a tag of 16 bytes, the number of tensors, then
+    /// root and length of each tensor and of each derived piece. Numbers are big-endian and have eight bytes.
     pub fn encode(tensors: &[TensorRoot], derived: &[TensorRoot]) -> Vec<u8> {
         let mut bytes = b"cocoon-weights-2".to_vec();
         bytes.extend((tensors.len() as u64).to_be_bytes());

@@ -1,13 +1,12 @@
 //! Number of frames of an answer, chosen so that it depends on the number of tokens and not on the text.
 //!
 //! Text that may become a stop string or a call is held back until that is decided, and then sent in pieces of ordinary
-//! length. Neither the number of these pieces nor the presence of a call may be visible. Each answer therefore ends
-//! with empty frames, up to a number that depends on its tokens alone.
+//! length. Neither the number of these pieces nor the presence of a call may be visible. Each answer therefore ends with empty
+//! frames, up to a number that depends on its tokens alone.
 
 use super::{Generation, MAX_PIECE, MAX_TOKEN};
 
-/// Generous length of an ordinary token, in bytes. Held-back text of longer tokens takes more frames than the padding
-/// hides.
+/// Generous length of an ordinary token, in bytes. Held-back text of longer tokens takes more frames than the padding hides.
 const USUAL_TOKEN: usize = 24;
 /// Frames for the names of calls and for the end of an answer.
 const NAMES: usize = 2;

@@ -1,5 +1,5 @@
-//! Reasons from a closed set why an engine cannot start. This is all that an operator learns, because nobody can look
-//! into a guest.
+//! Reasons from a closed set why an engine cannot start. This is all that an operator learns, because nobody can look into a
+//! guest.
 
 use std::fmt;
 

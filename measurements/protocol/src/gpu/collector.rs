@@ -1,8 +1,8 @@
 //! Messages between the guest agent and the collector, the process that holds the GPUs, framed on a socket pair.
 //!
-//! The collector answers each request with one frame, in order, and also sends events unasked. It judges nothing: a
-//! missing driver, a missing GPU and disabled confidential computing are answers, not failures. The agent treats its
-//! frames as untrusted input.
+//! The collector answers each request with one frame, in order, and also sends events unasked. It judges nothing: a missing
+//! driver, a missing GPU and disabled confidential computing are answers, not failures. The agent treats its frames as
+//! untrusted input.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,8 +25,8 @@ pub const MAX_FROM_COLLECTOR: usize = 512 * 1024;
     deny_unknown_fields
 )]
 pub enum ToCollector {
-    /// Loads the driver's library, then opens every GPU and holds it until the collector ends. Sent first and once;
-    /// answered by [`FromCollector::Attached`].
+    /// Loads the driver's library, then opens every GPU and holds it until the collector ends. Sent first and once; answered
+    /// by [`FromCollector::Attached`].
     Attach {
         /// Protocol version of the agent: [`COLLECTOR_VERSION`].
         version: u16,
@@ -138,8 +138,7 @@ pub struct Held {
     pub device: u16,
     /// Version of the VBIOS.
     pub vbios_version: String,
-    /// Whether the driver keeps the GPU initialised while no process has it open. The collector holds it open in any
-    /// case.
+    /// Whether the driver keeps the GPU initialised while no process has it open. The collector holds it open in any case.
     pub persistent: bool,
 }
 

@@ -127,8 +127,7 @@ fn cocoon_receipt_2() {
     }
 }
 
-/// The length of a delivery is constant. A length that varied could reveal the contents, which are for the client
-/// alone.
+/// The length of a delivery is constant. A length that varied could reveal the contents, which are for the client alone.
 #[test]
 fn cocoon_receipt_3() {
     let text = delivery().to_text();
