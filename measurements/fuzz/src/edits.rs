@@ -1,11 +1,11 @@
-//! How the fuzzer's bytes become changes of something good: so that it spends its time behind the first check, not in
-//! guessing a quote.
+//! Edit scripts: the fuzzer's bytes describe changes of a valid input. The fuzzer thus spends its time past the first check
+//! and not on guessing a quote.
 
-/// Most changes of one input.
+/// Most changes that one script can make.
 const MOST: usize = 32;
 
-/// Applies `script` to `bytes`: every three bytes of it are an offset (big-endian, modulo the length) and what is
-/// XORed there. An empty script changes nothing, and so does a zero.
+/// Applies `script` to `bytes`. Every three bytes of the script are one change: an offset (big-endian, modulo the length) and
+/// the value to XOR at it. An empty script and a value of zero change nothing.
 pub fn apply(script: &[u8], bytes: &mut [u8]) {
     for change in script.chunks_exact(3).take(MOST) {
         let [high, low, value] = *change else {
@@ -18,7 +18,7 @@ pub fn apply(script: &[u8], bytes: &mut [u8]) {
     }
 }
 
-/// A copy of `good` with the changes of `script`.
+/// Returns a copy of `good` with the changes of `script`.
 #[must_use]
 pub fn edited(script: &[u8], good: &[u8]) -> Vec<u8> {
     let mut bytes = good.to_vec();
@@ -26,7 +26,7 @@ pub fn edited(script: &[u8], good: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The script that flips each bit of `value` at `offset`: for seeds.
+/// Returns the script that flips the bits of `value` at `offset`, for use as a seed.
 #[must_use]
 pub fn flip(offset: u16, value: u8) -> [u8; 3] {
     let [high, low] = offset.to_be_bytes();

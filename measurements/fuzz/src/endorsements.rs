@@ -1,4 +1,5 @@
-//! Targets: AMD's certificates and revocation lists, Intel's collateral: as foreign bytes, and changed and signed anew.
+//! Targets for AMD's certificates and revocation lists and for Intel's collateral: as foreign bytes, and changed by a script
+//! and signed again.
 
 use cocoon_measurements::der;
 use cocoon_measurements::roots::{DevelopmentRoot, TrustRoot};
@@ -24,10 +25,11 @@ use crate::platform::{
     TDX_QUOTE, tdx_document,
 };
 
-/// What reading one certificate or list may hold at once, beside a multiple of its bytes.
+/// Memory in bytes, beyond a multiple of the input, that parsing one certificate or list may hold at once.
 const READ: usize = 256 << 10;
 
-/// One certificate or list in every place where the host can put one. The first byte chooses the place.
+/// Appraises foreign bytes as a certificate or list in each position that the host controls. The first byte selects the
+/// position.
 pub fn certificates(data: &[u8]) {
     let Some((place, bytes)) = data.split_first() else {
         return;
@@ -52,7 +54,7 @@ pub fn certificates(data: &[u8]) {
     }
 }
 
-/// One certificate or PEM file where nothing is verified: both are read before any signature is looked at.
+/// Parses foreign bytes as a certificate and as a PEM file. No signature is verified before they are parsed.
 pub fn certificates_read(data: &[u8]) {
     let limit = READ + 64 * data.len();
     if let Ok(certificates) = bounded(limit, || certificates_from_pem(data)) {
@@ -65,7 +67,8 @@ pub fn certificates_read(data: &[u8]) {
     }
 }
 
-/// A VCEK, ASK or list whose body a script changes and the key above signs. The first byte chooses which.
+/// Appraises a VCEK, ASK or list whose body a script has changed and whose issuer has signed it again. The first byte selects
+/// which.
 pub fn certificates_signed(data: &[u8]) {
     let Some((which, script)) = data.split_first() else {
         return;
@@ -93,7 +96,7 @@ pub fn certificates_signed(data: &[u8]) {
     };
     let judged = bounded(JUDGED, || judge(&vcek, &intermediate, &list));
     let Some(claims) = judged else { return };
-    // The chip and every part of the TCB stand in the certificate as they stand in the report.
+    // The chip id and these parts of the TCB in the certificate equal those in the report.
     let stands = |value: &[u8]| vcek.windows(value.len()).any(|window| window == value);
     assert!(stands(&claims.chip_id), "a VCEK of another chip");
     assert_eq!(
@@ -105,17 +108,17 @@ pub fn certificates_signed(data: &[u8]) {
     );
 }
 
-/// Intel's collateral where nothing is verified: at the beginning of Unix time no root is valid yet, which is looked at once
-/// the collateral is read.
+/// Parses foreign bytes as Intel's collateral. The time is the Unix epoch, when no root is valid yet. The validity of the root
+/// is checked right after the collateral is parsed, so nothing is verified.
 pub fn collateral_read(data: &[u8]) {
     let limit = JUDGED + 64 * data.len();
     let judged = bounded(limit, || judge_collateral(data, 0));
     assert!(judged.is_err(), "judged under a root that is not valid");
 }
 
-/// Intel's collateral as foreign bytes: only what says the same as the good one verifies.
+/// Appraises foreign bytes as Intel's collateral. Only bytes that mean the same as the good collateral verify.
 pub fn collateral(data: &[u8]) {
-    // The pieces are decoded from hexadecimal and PEM, and parsed for the words of a refusal once more.
+    // The pieces are decoded from hexadecimal and PEM, and parsed once more for the text of a refusal.
     let judged = bounded(JUDGED + 64 * data.len(), || judge_collateral(data, NOW));
     if let Ok(claims) = judged {
         assert_eq!(claims.tcb_status, TcbStatus::UpToDate);
@@ -126,7 +129,8 @@ pub fn collateral(data: &[u8]) {
     assert!(!accepted || judge_collateral(data, NOW).is_ok());
 }
 
-/// Collateral whose TCB information (first byte even) or QE identity a script changes, signed anew.
+/// Appraises collateral whose TCB information (first byte even) or QE identity (odd) a script has changed and which is signed
+/// again.
 pub fn collateral_signed(data: &[u8]) {
     let Some((which, script)) = data.split_first() else {
         return;
@@ -140,7 +144,7 @@ pub fn collateral_signed(data: &[u8]) {
         "qe_identity"
     };
     let text = whole[name].as_str().unwrap_or_default();
-    // What stays text: a change that leaves it would only test the decoder of JSON.
+    // Changes that are not UTF-8 are skipped: they would test the JSON decoder only.
     let Ok(changed) = String::from_utf8(edits::edited(script, text.as_bytes())) else {
         return;
     };
@@ -191,13 +195,13 @@ fn vcek() -> Vec<u8> {
     certificates.into_iter().next().unwrap_or_default()
 }
 
-/// A certificate's signature can be encoded in more than one way; what it signs cannot.
+/// Compares the signed bodies, because a certificate's signature can be encoded in more than one way.
 fn same_body(one: &[u8], other: &[u8]) -> bool {
     let body = |der| Some(Certificate::from_der(der).ok()?.tbs_certificate);
     body(one).is_some() && body(one) == body(other)
 }
 
-/// The certificate after `script`, signed by `issuer`; `None` when it is not one any more.
+/// Returns the certificate changed by `script` and signed by `issuer`; `None` if the change leaves no certificate.
 fn reissued(certificate: &[u8], script: &[u8], issuer: &PrivateKey) -> Option<Vec<u8>> {
     let good = Certificate::from_der(certificate).ok()?.tbs_certificate;
     let changed = edits::edited(script, &good.to_der().ok()?);
@@ -205,7 +209,7 @@ fn reissued(certificate: &[u8], script: &[u8], issuer: &PrivateKey) -> Option<Ve
     x509::sign_certificate(changed, issuer).ok()
 }
 
-/// The revocation list after `script`, signed by the root.
+/// Returns the revocation list changed by `script` and signed by the root; `None` if the change leaves no list.
 fn relisted(script: &[u8]) -> Option<Vec<u8>> {
     let mut list = CertificateList::from_der(&SNP_CRL).ok()?;
     let body = edits::edited(script, &list.tbs_cert_list.to_der().ok()?);
@@ -215,7 +219,7 @@ fn relisted(script: &[u8]) -> Option<Vec<u8>> {
     list.to_der().ok()
 }
 
-/// A VCEK for this chip at the next microcode: a seed that belongs to no report.
+/// Returns a VCEK of this chip for the next microcode level. As a seed it fits no report.
 #[must_use]
 pub fn other_vcek() -> Vec<u8> {
     let tcb = Tcb {

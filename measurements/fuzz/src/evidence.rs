@@ -1,5 +1,5 @@
-//! Targets: quotes and reports as foreign bytes. No signature is made here, so only bytes that mean the good evidence may
-//! be accepted.
+//! Targets for quotes and reports as foreign bytes. These targets sign nothing, so only bytes that mean the same as the good
+//! evidence may be accepted.
 
 use cocoon_measurements::appraise::{Presented, appraise};
 use cocoon_measurements::snp::report::{self, REPORT_LENGTH, SnpChain};
@@ -17,21 +17,23 @@ use crate::platform::{
     made, policy, presented, snp_document, td_report, tdx_document,
 };
 
-/// What the judgement of a quote or report may hold at once: the collateral, parsed several times, is most of it.
+/// Memory in bytes that the appraisal of a quote or report may hold at once. Most of it is the collateral, which is parsed
+/// several times.
 pub(crate) const JUDGED: usize = 2 << 20;
 
-/// Quotes of version 4 and 5 as a certificate's boot document shows them: parsed, compared, and no signature looked at.
+/// Appraises foreign bytes as a quote (version 4 or 5) in the boot document of a certificate. It is parsed and compared, but
+/// no signature is verified.
 pub fn quote_shown(data: &[u8]) {
     let document = tdx_document(data.to_vec(), Vec::new(), Vec::new());
     boot(document, Tee::Tdx);
 }
 
-/// SEV-SNP reports as a certificate's boot document shows them.
+/// Appraises foreign bytes as an SEV-SNP report in the boot document of a certificate.
 pub fn report_shown(data: &[u8]) {
     boot(snp_document(data.to_vec()), Tee::SevSnp);
 }
 
-/// Quotes of version 4 and 5 with collateral.
+/// Verifies foreign bytes as a quote (version 4 or 5) with good collateral.
 pub fn quote(data: &[u8]) {
     let judged = bounded(JUDGED + 16 * data.len(), || {
         quote::verify(
@@ -52,12 +54,12 @@ pub fn quote(data: &[u8]) {
     assert_eq!(claims.mrseam, body.mr_seam);
 }
 
-/// Of a TD report, what the claims repeat: from `MRSIGNERSEAM` on, without the module's attributes.
+/// Returns the fields of a TD report that the claims repeat, from `MRSIGNERSEAM` to the report data.
 fn signed_fields(claims: &TdxClaims) -> Vec<u8> {
     let [rtmr0, rtmr1, rtmr2, rtmr3] = &claims.rtmr;
     let fields: [&[u8]; 14] = [
         &claims.mrsignerseam,
-        // The module's attributes must be zero, or the library refuses.
+        // The claims lack the module's attributes. Verification refuses other values than zero.
         &[0; 8],
         &claims.td_attributes,
         &claims.xfam,
@@ -75,7 +77,7 @@ fn signed_fields(claims: &TdxClaims) -> Vec<u8> {
     fields.concat()
 }
 
-/// SEV-SNP reports of versions 2 to 5 with their certificates.
+/// Verifies foreign bytes as an SEV-SNP report (version 2 to 5) with good certificates.
 pub fn report(data: &[u8]) {
     let certificates = SnpSimulator::new(&AMD).certificates();
     let [vek, intermediate, ..] = &certificates[..] else {
@@ -97,7 +99,8 @@ pub fn report(data: &[u8]) {
     );
 }
 
-/// Judges `document` as a certificate shows it: nothing that no signature covers may authorise, or be more than simulated.
+/// Appraises `document` as the boot document of a certificate. No signature covers it, so it must not authorise anything or be
+/// more than simulated.
 fn boot(mut document: Document, tee: Tee) {
     document.kind = Kind::Boot;
     document.nonce = Hex32::ZERO;
@@ -116,7 +119,8 @@ fn boot(mut document: Document, tee: Tee) {
     assert!(verdict.authorizes().is_none(), "a boot document authorises");
 }
 
-/// Judges a session's document, and says whether it was accepted: as simulated, because no vendor's key is here.
+/// Appraises a session document and returns whether it is accepted. It is simulated at best, because no vendor key is
+/// involved.
 pub(crate) fn session(document: &Document, tee: Tee) -> bool {
     let verdict = bounded(JUDGED, || {
         appraise(&presented(document), &MANIFEST, &policy(tee), NOW)
@@ -127,7 +131,7 @@ pub(crate) fn session(document: &Document, tee: Tee) -> bool {
     accepted
 }
 
-/// What holds of every verdict, whatever it was about.
+/// Asserts what holds for every verdict.
 fn consistent(verdict: &Verdict) {
     assert_ne!(
         verdict.class,
@@ -147,7 +151,7 @@ fn consistent(verdict: &Verdict) {
     made(serde_json::to_vec(verdict));
 }
 
-/// Both good guests, judged once: what the changed ones are compared with is accepted.
+/// Returns whether the unchanged documents of both simulated guests are accepted. Changed ones are compared with them.
 pub fn good_evidence_is_accepted() -> bool {
     let quote = tdx_document(TDX_QUOTE.clone(), EVENT_LOG.clone(), TDX_COLLATERAL.clone());
     let report = snp_document(crate::platform::SNP_REPORT.clone());

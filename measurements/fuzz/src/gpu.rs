@@ -1,5 +1,5 @@
-//! Targets: a GPU's report, reference manifests, OCSP responses: as foreign bytes, and changed and signed anew by a
-//! simulated NVIDIA.
+//! Targets for GPU reports, reference manifests and OCSP responses: as foreign bytes, and changed by a script and signed again
+//! by a simulated NVIDIA.
 
 use std::sync::LazyLock;
 
@@ -18,7 +18,7 @@ use crate::edits;
 use crate::memory::bounded;
 use crate::platform::{NOW, made};
 
-/// What the judgement of a GPU may hold at once: two manifests of 64 KiB, parsed, are most of it.
+/// Memory in bytes that the appraisal of a GPU may hold at once. Most of it is two parsed manifests of 64 KiB each.
 const JUDGED: usize = 4 << 20;
 
 static SCENE: LazyLock<Scene> = LazyLock::new(|| made(Scene::at(NOW)));
@@ -28,12 +28,12 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy {
     ..Policy::default()
 });
 
-/// Reports where no signature is looked at: what is read lies in the bytes.
+/// Parses foreign bytes as a GPU report. All parsed values must lie within the input.
 pub fn gpu_report_read(data: &[u8]) {
     reads_as_report(data);
 }
 
-/// Reports: nothing but the good one is accepted.
+/// Appraises foreign bytes as a GPU report. Only the good report is accepted.
 pub fn gpu_report(data: &[u8]) {
     if reads_as_report(data) && !judge(data, &SCENE.rims, &SCENE.ocsp).is_rejected() {
         let signed = REPORT.len();
@@ -65,7 +65,7 @@ fn reads_as_report(data: &[u8]) -> bool {
     true
 }
 
-/// Reports that the GPU signed. The bytes are a script over what it signs.
+/// Appraises GPU reports with a valid signature. The input is a script over the signed bytes.
 pub fn gpu_report_signed(script: &[u8]) {
     let good = SCENE.parts.transcript();
     let bytes = edits::edited(script, &good);
@@ -92,7 +92,7 @@ pub fn gpu_report_signed(script: &[u8]) {
     assert_eq!(report.nonce, Scene::NONCE);
     assert_eq!(report.opaque.driver_version.as_deref(), Some(Scene::DRIVER));
     assert_eq!(report.opaque.vbios_version.as_deref(), Some(Scene::VBIOS));
-    // Measurement 35 is the decoder's, which may say that it is not in use.
+    // Measurement 35 is not compared if the report says that the decoder is not in use.
     let compared = [&Scene::OF_DRIVER[..], &Scene::OF_VBIOS].concat();
     for index in compared.into_iter().filter(|index| *index != 35) {
         let block = index + 1;
@@ -104,14 +104,14 @@ pub fn gpu_report_signed(script: &[u8]) {
     }
 }
 
-/// Reference manifests where no signature is looked at.
+/// Parses foreign bytes as a reference manifest, without verifying a signature.
 pub fn rim_read(data: &[u8]) {
     if let Ok(parsed) = bounded(JUDGED, || Rim::parse(data)) {
         assert!(data.len() <= MAX_RIM && parsed.claimed_version().len() < data.len());
     }
 }
 
-/// Reference manifests.
+/// Verifies foreign bytes as a reference manifest. Only the good manifests are accepted.
 pub fn rim(data: &[u8]) {
     let parsed = bounded(JUDGED, || Rim::parse(data));
     let verified = bounded(JUDGED, || verify_manifest(data, &POLICY, NOW));
@@ -135,7 +135,7 @@ pub fn rim(data: &[u8]) {
     }
 }
 
-/// Reference manifests that NVIDIA signed. The bytes are a script over the content.
+/// Verifies reference manifests with a valid signature. The input is a script over the signed content.
 pub fn rim_signed(script: &[u8]) {
     let good = ManifestParts::new(Scene::DRIVER, &Scene::OF_DRIVER).canonical();
     let bytes = edits::edited(script, good.as_bytes());
@@ -161,12 +161,12 @@ pub fn rim_signed(script: &[u8]) {
         Err(RimError::Certificate(_) | RimError::Root { .. }) => {
             panic!("a signed manifest is refused for its certificates")
         }
-        // Among them what is not canonical, and so has another digest.
+        // This includes changed content that is not canonical and therefore has another digest.
         Err(_) => assert_ne!(content, good, "the good manifest is refused"),
     }
 }
 
-/// OCSP responses where no signature is looked at.
+/// Parses foreign bytes as an OCSP response, without verifying a signature.
 pub fn ocsp_read(data: &[u8]) {
     let read = bounded(JUDGED, || ocsp::readable(data));
     let newest = bounded(JUDGED, || ocsp::newest(&[data]));
@@ -174,7 +174,8 @@ pub fn ocsp_read(data: &[u8]) {
     assert!(read.is_err() || data.len() <= ocsp::MAX_OCSP);
 }
 
-/// OCSP responses about the GPU's identity: none but the good one, however it is wrapped, makes the GPU accepted.
+/// Appraises foreign bytes as the OCSP response about the GPU's identity certificate. The GPU is accepted only if they contain
+/// what the responder signed.
 pub fn ocsp(data: &[u8]) {
     let read = bounded(JUDGED, || ocsp::readable(data));
     let mut responses = SCENE.ocsp.clone();
@@ -188,7 +189,8 @@ pub fn ocsp(data: &[u8]) {
     }
 }
 
-/// OCSP responses that the responder signed. The first byte chooses what they say, the rest is a script over it.
+/// Appraises OCSP responses with a valid signature. The first byte selects the status; the rest is a script over the signed
+/// data.
 pub fn ocsp_signed(data: &[u8]) {
     let Some((kind, script)) = data.split_first() else {
         return;
@@ -265,7 +267,7 @@ fn judge(report: &[u8], rims: &[String], ocsp: &[Vec<u8>]) -> GpuAppraisal {
     judged
 }
 
-/// Makes the good case outside of any measurement.
+/// Appraises the good GPU once, so that no memory measurement includes the making of its fixtures.
 pub(crate) fn warm() {
     let judged = judge(&REPORT, &SCENE.rims, &SCENE.ocsp);
     assert!(
@@ -274,7 +276,7 @@ pub(crate) fn warm() {
     );
 }
 
-/// What the targets begin with.
+/// Seeds of the targets in this module.
 pub(crate) mod seeds {
     use super::{REPORT, SCENE};
     use crate::edits::flip;
@@ -284,7 +286,7 @@ pub(crate) mod seeds {
     }
 
     pub fn report_script() -> Vec<Vec<u8>> {
-        // Request, response, first and last measurement, nonce, opaque data.
+        // Offsets in request, response, first and last measurement, nonce and opaque data.
         let offsets = [
             0, 4, 36, 38, 41, 42, 45, 49, 52, 3510, 3560, 3570, 3600, 3620, 3640,
         ];

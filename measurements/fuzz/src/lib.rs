@@ -1,10 +1,10 @@
-//! Every parser of foreign bytes, and every verdict, given bytes that nobody meant.
+//! Fuzz targets for every parser of foreign bytes and for every verdict.
 //!
-//! A target is a function of bytes that asserts what must hold of any bytes whatever: no panic, bounded memory, the same
-//! after writing and reading again, and above all that nothing is accepted which should not be. Targets come in pairs:
-//! one takes foreign bytes as they are and so tests the way to the signature check; its partner (`_signed`, `_pinned`,
-//! `_bound`, `_batched`, `_applied`) changes something good by a script and signs it anew with the simulator's keys, and
-//! so tests what stands behind.
+//! A target is a function of bytes that asserts what must hold for any input: no panic, bounded memory, the same value after
+//! encoding and parsing again, and above all that nothing is accepted which should not be. Targets come in pairs. One takes
+//! foreign bytes as they are and tests the code up to the signature check. Its partner (`_signed`, `_pinned`, `_bound`,
+//! `_batched`, `_applied`) changes a valid input by a script and signs it again with the simulator's keys. It tests the code
+//! after the signature check.
 //!
 //! | structure | as foreign bytes | past the signatures |
 //! |---|---|---|
@@ -27,9 +27,9 @@
 //! | policy | `policy` | `policy_applied` |
 //! | operator's configuration | `configuration` | nothing signs it |
 //!
-//! `cargo test` runs each target on its seeds, on their truncations and bit flips, and on what fuzzing has found
-//! (`corpus/`). `run`, a script beside this crate, fuzzes for as long as one likes and adds up what was done; by hand,
-//! with `cargo-fuzz` and no other toolchain than the workspace's:
+//! `cargo test` runs each target on its seeds, on truncations and bit flips of them, and on inputs that fuzzing has found
+//! (`corpus/`). The script `run` in this crate's folder fuzzes for a given time and records the results. To run a target by
+//! hand, `cargo-fuzz` and the workspace's toolchain suffice:
 //!
 //! ```text
 //! cargo run -p cocoon-fuzz --example seeds -- FOLDER TARGET
@@ -52,25 +52,25 @@ mod structures;
 
 pub use evidence::good_evidence_is_accepted;
 
-/// A function of foreign bytes, and what to begin with.
+/// A fuzz target with its seeds.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
-    /// Its name, also that of its libFuzzer binary.
+    /// Name of the target and of its libFuzzer binary.
     pub name: &'static str,
-    /// Panics when something does not hold that must.
+    /// Runs the target on one input. Panics if an assertion fails.
     pub run: fn(&[u8]),
-    /// Inputs that reach far, for mutation.
+    /// Returns inputs that reach far into the code, as a start for mutation.
     pub seeds: fn() -> Vec<Vec<u8>>,
-    /// How often it can run in the time of a test: verifying signatures takes milliseconds.
+    /// Cost of one run, which decides how often a test can run the target.
     pub cost: Cost,
 }
 
-/// What one run costs.
+/// Cost of one run of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cost {
-    /// Microseconds.
+    /// Microseconds: the target only parses.
     Parses,
-    /// Milliseconds: signatures are made or verified.
+    /// Milliseconds: the target makes or verifies signatures.
     Verifies,
 }
 
@@ -223,20 +223,21 @@ const fn verifies(name: &'static str, run: fn(&[u8]), seeds: fn() -> Vec<Vec<u8>
     }
 }
 
-/// Makes the keys, the good evidence and everything else that is made once, outside of any measurement.
+/// Makes the keys, the good evidence and other data that are made once. Called first, so that no memory measurement includes
+/// them.
 ///
 /// # Panics
-/// When the good evidence is refused: then no target would mean anything.
+/// Panics if the good evidence is refused, because then no target would test anything.
 pub fn warm() {
     assert!(good_evidence_is_accepted(), "the good evidence is refused");
     signed::warm();
     gpu::warm();
 }
 
-/// Runs the target `name`: for libFuzzer's binaries.
+/// Runs the target `name` on `data`. Entry point of the libFuzzer binaries.
 ///
 /// # Panics
-/// When something does not hold that must, or there is no such target.
+/// Panics if an assertion of the target fails, or if there is no such target.
 pub fn run(name: &str, data: &[u8]) {
     static WARM: std::sync::Once = std::sync::Once::new();
     let target = TARGETS.iter().find(|target| target.name == name);

@@ -1,4 +1,4 @@
-//! Targets: manifests, their envelopes of signatures, the operator's configuration and the verifier's policy.
+//! Targets for manifests, their signature envelopes, the operator's configuration and the verifier's policy.
 
 use std::sync::LazyLock;
 
@@ -21,16 +21,16 @@ use crate::platform::{
     EVENT_LOG, MANIFEST, NOW, TDX_COLLATERAL, TDX_QUOTE, made, presented, reference, tdx_document,
 };
 
-/// Secret key of the one pinned signer.
+/// Secret key of the only pinned signer.
 pub const SIGNER: [u8; 32] = [0x51; 32];
 
-/// The manifest that envelopes are about.
+/// Bytes of the manifest that the envelopes are about.
 static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| reference().to_json());
 
-/// What reading JSON may hold at once, beside a multiple of its bytes.
+/// Memory in bytes, beyond a multiple of the input, that parsing JSON may hold at once.
 const READ: usize = 64 << 10;
 
-/// A manifest that nobody signed or pinned: read, and refused.
+/// Parses foreign bytes as a manifest. It is refused, because it is neither signed nor pinned.
 pub fn manifest(data: &[u8]) {
     let parsed = bounded(READ + 64 * data.len(), || Manifest::parse(data));
     if let Ok(manifest) = &parsed {
@@ -46,7 +46,8 @@ pub fn manifest(data: &[u8]) {
     assert!(expected, "{refusal:?}");
 }
 
-/// A manifest that is pinned, whatever it says: past the signatures, dates, floor and lock still decide.
+/// Trusts foreign bytes as a pinned manifest. The signatures are not needed then, but dates, release floor and lock still
+/// decide.
 pub fn manifest_pinned(data: &[u8]) {
     let pinned = ManifestTrust {
         pinned: vec![Hex32::sha256(data)],
@@ -58,26 +59,27 @@ pub fn manifest_pinned(data: &[u8]) {
     assert_eq!(trusted.id(), Hex32::sha256(data));
     assert!((trusted.not_before..=trusted.not_after).contains(&NOW));
     assert!(trusted.release >= 5 && trusted.unlocked.is_empty());
-    // Whatever it says becomes reference values: evidence of another image is judged against them.
+    // The contents become reference values, against which evidence of another image is appraised.
     let document = tdx_document(TDX_QUOTE.clone(), EVENT_LOG.clone(), TDX_COLLATERAL.clone());
     let policy = Policy::default();
     let verdict = appraise(&presented(&document), &trusted, &policy, NOW);
     assert!(verdict.authorizes().is_none(), "a root that nobody named");
 }
 
-/// A file of signatures where none is verified: a rebuilder adds one to what holds this manifest, and to nothing else.
+/// Parses foreign bytes as a signature envelope, without verifying a signature. A signature may be added only to an envelope
+/// of the statement about this manifest.
 pub fn envelope_read(data: &[u8]) {
     let own = [0x52; 32];
     let limit = READ + 64 * data.len();
     match bounded(limit, || add_signature(data, &BYTES, &own)) {
-        // A signature that is there already is replaced by itself.
+        // Adding a signature that is present replaces it, so the result stays the same.
         Ok(added) => assert_eq!(made(add_signature(&added, &BYTES, &own)), added),
         Err(SignError::Manifest(error)) => panic!("the manifest is one: {error}"),
         Err(SignError::Envelope(_) | SignError::OtherStatement) => {}
     }
 }
 
-/// A file of signatures in bytes that our signer never signed.
+/// Verifies foreign bytes as a signature envelope. They count only with the payload that the pinned signer signed.
 pub fn envelope(data: &[u8]) {
     let trusted = bounded(READ + 64 * data.len(), || {
         trust(&BYTES, Some(data), &signer(), NOW)
@@ -104,7 +106,7 @@ pub fn envelope(data: &[u8]) {
     }
 }
 
-/// A statement that our signer did sign, whatever it says: it counts only when it is about this manifest.
+/// Verifies foreign bytes as a statement that the pinned signer has signed. It counts only if it is about this manifest.
 pub fn envelope_signed(data: &[u8]) {
     let head = format!(
         "DSSEv1 {} {PAYLOAD_TYPE} {} ",
@@ -124,7 +126,7 @@ pub fn envelope_signed(data: &[u8]) {
     });
     match trusted {
         Ok(trusted) => {
-            // Written anew, because JSON has other ways to write the same digits.
+            // Encoded again, because JSON can write the same digits in other ways.
             let said: serde_json::Value = made(serde_json::from_slice(data));
             let named = trusted.id().to_string();
             assert!(said.to_string().contains(&named), "about another manifest");
@@ -138,7 +140,7 @@ pub fn envelope_signed(data: &[u8]) {
     }
 }
 
-/// The operator's configuration: there is one encoding of each.
+/// Parses foreign bytes as an operator's configuration. Each configuration has one encoding.
 pub fn configuration(data: &[u8]) {
     let parsed = bounded(READ, || OperatorConfig::parse(data));
     if let Ok(config) = parsed {
@@ -147,7 +149,7 @@ pub fn configuration(data: &[u8]) {
     }
 }
 
-/// A stored policy: read and written again it is the same, and it names no development root.
+/// Parses foreign bytes as a stored policy. It stays the same when encoded and parsed again, and it names no development root.
 pub fn policy(data: &[u8]) {
     let Some(policy) = stored_policy(data) else {
         return;
@@ -157,7 +159,8 @@ pub fn policy(data: &[u8]) {
     assert_eq!(made(toml::from_str::<Policy>(&written)), policy);
 }
 
-/// A stored policy in force: none of them makes simulated hardware count, with its root named or not.
+/// Appraises simulated evidence under a stored policy. Without its development root named, nothing is authorised. With the
+/// root named, the verdict is never confidential.
 pub fn policy_applied(data: &[u8]) {
     let Some(stored) = stored_policy(data) else {
         return;
@@ -175,14 +178,14 @@ pub fn policy_applied(data: &[u8]) {
     let verdict = judge(&named);
     assert_ne!(verdict.class, Class::Confidential);
     if verdict.class == Class::Simulated {
-        // The collateral is up to date and an hour old.
+        // The collateral is up to date and one hour old.
         assert!(named.accepted_tcb_statuses.contains(&TcbStatus::UpToDate));
         assert!(named.max_collateral_age >= 3600);
     }
 }
 
 fn stored_policy(data: &[u8]) -> Option<Policy> {
-    // Bounded by the client, which reads no more of a trust file.
+    // The client reads at most this much of a stored policy.
     let text = std::str::from_utf8(data.get(..data.len().min(16 << 10))?).ok()?;
     bounded(READ + 512 * text.len(), || toml::from_str(text)).ok()
 }

@@ -1,11 +1,11 @@
-//! A counting allocator: how much a parser allocates at most while it works, exactly and on every machine alike.
+//! A counting allocator. It measures the most memory that a parser holds at once, exactly and equally on every machine.
 //!
-//! Counted per thread, so that tests may run side by side. It is the allocator of whatever links this crate.
+//! Memory is counted per thread, so tests may run in parallel. Every program that links this crate uses this allocator.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-/// The system's allocator, with a count of the bytes that this thread holds and of the most it ever held.
+/// The system's allocator, with counts per thread of the bytes held now and of the most bytes held so far.
 struct Counting;
 
 thread_local! {
@@ -16,10 +16,10 @@ thread_local! {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Runs `work` and tells, beside its result, how many bytes it held at once at most beyond what was held before.
+/// Runs `work`. Returns its result and the most bytes that it held at once, beyond those held before.
 pub fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
     let before = HELD.get();
-    // The most since an outer measurement began is put back, so that measurements nest.
+    // The maximum of an outer measurement is restored afterwards, so that measurements nest.
     let outer = MOST.replace(before);
     let result = work();
     let most = MOST.get();
@@ -27,10 +27,10 @@ pub fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
     (result, usize::try_from(most - before).unwrap_or(0))
 }
 
-/// Runs `work`, which may hold `limit` bytes at once.
+/// Runs `work` and asserts that it holds at most `limit` bytes at once.
 ///
 /// # Panics
-/// When it held more: foreign bytes made it allocate without bound.
+/// Panics if `work` held more, which means that foreign bytes can make it allocate without bound.
 pub fn bounded<T>(limit: usize, work: impl FnOnce() -> T) -> T {
     let (result, most) = peak(work);
     assert!(
@@ -55,25 +55,25 @@ fn signed(size: usize) -> isize {
     unsafe_code,
     reason = "an allocator is an unsafe trait; this one hands every call on"
 )]
-// SAFETY: every method hands its arguments to the system's allocator unchanged and returns what that returns, so the
-// contract is the system allocator's. Counting touches two thread-local cells without destructors and never allocates.
+// SAFETY: every method passes its arguments to the system's allocator unchanged and returns its result, so the contract is
+// that of the system's allocator. Counting accesses two thread-local cells without destructors and never allocates.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(signed(layout.size()));
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc::alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         count(-signed(layout.size()));
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::dealloc`.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc::dealloc`.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // While bytes move, the system may hold both places.
+        // While the bytes are moved, the system may hold both allocations.
         count(signed(size));
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::realloc`.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc::realloc`.
         let moved = unsafe { System.realloc(pointer, layout, size) };
         count(-signed(layout.size()));
         moved

@@ -1,5 +1,5 @@
-//! Targets: what arrives over a connection: attestation documents and their collateral, and the frames of control channel,
-//! engine and collector.
+//! Targets for data that arrive over a connection: attestation documents and their collateral, and the frames of control
+//! channel, engine and collector.
 
 use cocoon_protocol::batch::{self, Batch};
 use cocoon_protocol::binding::{self, Freshness, Tee};
@@ -23,10 +23,11 @@ use crate::memory::bounded;
 use crate::platform::{EVENT_LOG, FRESH, TDX_COLLATERAL, claims, made, td_report, tdx_document};
 use crate::signer;
 
-/// What reading a message may hold at once, beside a multiple of its bytes.
+/// Memory in bytes, beyond a multiple of the input, that parsing a message may hold at once.
 const READ: usize = 64 << 10;
 
-/// Attestation documents and the request for one where nothing is verified: read, written, read again.
+/// Parses foreign bytes as an attestation document and as the request for one, without verifying anything. Each stays the same
+/// when encoded and parsed again.
 pub fn document_read(data: &[u8]) {
     read_document(data);
     if let Ok(request) = serde_json::from_slice::<AttestRequest>(data) {
@@ -38,12 +39,12 @@ pub fn document_read(data: &[u8]) {
     }
 }
 
-/// Attestation documents, judged: which no foreign one survives.
+/// Appraises foreign bytes as an attestation document. Only documents with the good evidence are accepted.
 pub fn document(data: &[u8]) {
     if let Some(document) = read_document(data) {
         let tee = document.claims.tee;
         if session(&document, tee) {
-            // Only evidence over exactly these was ever signed.
+            // No other claims and no other nonce were ever signed.
             assert_eq!(document.claims, claims(tee));
             assert_eq!(document.nonce, FRESH.nonce);
         }
@@ -64,7 +65,8 @@ fn read_document(data: &[u8]) -> Option<Document> {
     Some(document)
 }
 
-/// Named and made whole again it is the same; and what names collateral is not whole without it.
+/// Asserts that naming and filling the collateral gives the same document, and that a document which names collateral cannot
+/// be filled without it.
 fn named(document: &Document) {
     let names = document.names();
     assert!(names.len() <= MAX_PIECES);
@@ -79,13 +81,13 @@ fn named(document: &Document) {
     }
 }
 
-/// The answer to a question for collateral, and the question: only what was asked for is ever taken.
+/// Parses foreign bytes as a request for collateral, and as the answer to one. Only requested pieces are accepted.
 pub fn collateral_pieces(data: &[u8]) {
     if let Ok(request) = serde_json::from_slice::<PiecesRequest>(data) {
         let bounded = request.check().is_ok();
         assert!(!bounded || (1..=MAX_PIECES).contains(&request.pieces.len()));
     }
-    // The first two bytes are what was asked for.
+    // The first two bytes are the contents of the two requested pieces.
     let Some((asked, answer)) = data.split_at_checked(2) else {
         return;
     };
@@ -95,11 +97,12 @@ pub fn collateral_pieces(data: &[u8]) {
     }
 }
 
-/// Documents whose claims a script changes before the hardware signs their binding: exactly the right claims count.
+/// Appraises documents whose claims a script has changed before the hardware signs their binding. Exactly the right claims are
+/// accepted.
 pub fn document_bound(script: &[u8]) {
     let good = binding::session(&claims(Tee::Tdx), &FRESH);
     let mut bytes = good;
-    // Behind tag, version, TEE: the claims, then nonce and exporter.
+    // The claims, the nonce and the exporter follow after tag, version and TEE.
     edits::apply(script, &mut bytes[20..]);
     let mut field = bytes[20..].iter().copied();
     let mut next = |into: &mut [u8]| {
@@ -131,7 +134,7 @@ pub fn document_bound(script: &[u8]) {
     let mut document = tdx_document(quote, EVENT_LOG.clone(), TDX_COLLATERAL.clone());
     document.claims = claims;
     document.nonce = fresh.nonce;
-    // The meter key is the guest's to choose; everything else is known to the verifier.
+    // The guest chooses the meter key. The verifier knows everything else.
     let mut expected = good;
     expected[52..84].copy_from_slice(&meter_key.0);
     assert_eq!(session(&document, Tee::Tdx), bytes == expected);
@@ -143,7 +146,8 @@ pub fn document_bound(script: &[u8]) {
     assert!(!session(&document, Tee::Tdx), "evidence of one session");
 }
 
-/// Places in a batch that a script changes after the hardware signed its root: exactly the right one counts.
+/// Appraises documents whose batch position a script has changed after the hardware signed the root. Exactly the right
+/// position is accepted.
 pub fn document_batched(script: &[u8]) {
     let claims = claims(Tee::Tdx);
     let (at, script) = script.split_first().unwrap_or((&0, &[]));
@@ -195,19 +199,19 @@ pub fn document_batched(script: &[u8]) {
     );
 }
 
-/// The control channel: both sides' messages, however the bytes arrive.
+/// Parses foreign bytes as frames of the control channel, of either side and split in any way.
 pub fn control_frames(data: &[u8]) {
     frames::<HostMessage>(data, MAX_HOST_MESSAGE);
     frames::<GuestMessage>(data, MAX_GUEST_MESSAGE);
 }
 
-/// One message of the control channel, past its frame.
+/// Parses foreign bytes as one message of the control channel, of either side.
 pub fn control_message(data: &[u8]) {
     message::<HostMessage>(data, MAX_HOST_MESSAGE);
     message::<GuestMessage>(data, MAX_GUEST_MESSAGE);
 }
 
-/// The engine's socket: frames of both sides, then the same bytes as one message.
+/// Parses foreign bytes as frames of the engine's socket, then as one message, of either side.
 pub fn engine_frames(data: &[u8]) {
     frames::<FromEngine>(data, MAX_FROM_ENGINE);
     frames::<ToEngine>(data, MAX_TO_ENGINE);
@@ -215,7 +219,7 @@ pub fn engine_frames(data: &[u8]) {
     message::<ToEngine>(data, MAX_TO_ENGINE);
 }
 
-/// The collector's socket: frames of both sides, then the same bytes as one message, which is checked.
+/// Parses foreign bytes as frames of the collector's socket, then as one message, of either side, and checks the message.
 pub fn collector_frames(data: &[u8]) {
     frames::<FromCollector>(data, MAX_FROM_COLLECTOR);
     frames::<ToCollector>(data, MAX_TO_COLLECTOR);
@@ -236,7 +240,7 @@ pub fn collector_frames(data: &[u8]) {
     }
 }
 
-/// The first byte says in which pieces the rest arrives. All at once gives the same messages and the same end.
+/// The first byte is the length of the pieces in which the rest arrives. All at once gives the same messages and the same end.
 fn frames<T: Serialize + DeserializeOwned>(data: &[u8], limit: usize) {
     let Some((step, stream)) = data.split_first() else {
         return;
@@ -250,7 +254,7 @@ fn frames<T: Serialize + DeserializeOwned>(data: &[u8], limit: usize) {
     );
 }
 
-/// All messages as JSON, and how the stream ended.
+/// Returns all messages as JSON, and how the stream ended.
 fn read<T: Serialize + DeserializeOwned>(
     stream: &[u8],
     step: usize,
@@ -272,7 +276,7 @@ fn read<T: Serialize + DeserializeOwned>(
     (messages, open)
 }
 
-/// `json` in a frame of its own: what is accepted is written, read, and written the same.
+/// Puts `json` into one frame. A message that is accepted has the same encoding after it is encoded and parsed again.
 fn message<T: Serialize + DeserializeOwned>(json: &[u8], limit: usize) {
     let Ok(length) = u32::try_from(json.len()) else {
         return;
@@ -286,7 +290,7 @@ fn message<T: Serialize + DeserializeOwned>(json: &[u8], limit: usize) {
     let Ok(Some(message)) = bounded(READ + 64 * json.len(), || next(&framed)) else {
         return;
     };
-    // A float of many digits can take more room than it came in, hence more than the limit of the channel.
+    // A float can take more digits than it came with, so the encoding may exceed the limit of the channel.
     let written = made(encode(&message, 2 * limit));
     let mut decoder = Decoder::new(2 * limit);
     decoder.push(&written);

@@ -1,7 +1,8 @@
-//! The simulated platforms whose evidence the targets change: keys, good evidence, and a verifier that accepts it.
+//! Simulated platforms whose evidence the targets change: their keys, good evidence, and the settings of a verifier that
+//! accepts it.
 //!
-//! Keys are made once in every process, so nothing here is worth stealing, and inputs are scripts or foreign bytes that
-//! mean the same under any key.
+//! The keys are generated in each process, so none of them needs protection. Inputs are scripts or foreign bytes, which mean
+//! the same under any key.
 
 use std::sync::LazyLock;
 
@@ -22,19 +23,19 @@ use cocoon_protocol::manifest::{
 use cocoon_simulator::snp::{AmdIdentity, SnpReport, SnpSimulator};
 use cocoon_simulator::tdx::{CollateralDates, IntelIdentity, TcbStatus, TdReport, TdxSimulator};
 
-/// The verifier's clock.
+/// The verifier's clock, in seconds since 1970.
 pub const NOW: u64 = 1_800_000_000;
-/// The key of the TLS connection.
+/// SHA-256 of the public key of the TLS connection.
 pub const LEAF: Hex32 = Hex([0x21; 32]);
-/// The verifier's nonce and its own exporter.
+/// The verifier's nonce and the exporter of its TLS session.
 pub const FRESH: Freshness = Freshness {
     nonce: Hex([0x31; 32]),
     exporter: Hex([0x32; 32]),
 };
 
-/// Intel-shaped keys.
+/// Keys and certificates like Intel's.
 pub static INTEL: LazyLock<IntelIdentity> = LazyLock::new(|| made(IntelIdentity::generate()));
-/// AMD-shaped keys: RSA takes some seconds.
+/// Keys and certificates like AMD's. Generating the RSA keys takes some seconds.
 pub static AMD: LazyLock<AmdIdentity> = LazyLock::new(|| made(AmdIdentity::generate(&mut |_| ())));
 /// The root of [`INTEL`].
 pub static INTEL_ROOT: LazyLock<TrustRoot> =
@@ -43,9 +44,9 @@ pub static INTEL_ROOT: LazyLock<TrustRoot> =
 pub static AMD_ROOT: LazyLock<TrustRoot> =
     LazyLock::new(|| made(TrustRoot::development(&AMD.ark.certificate)));
 
-/// The image's registers.
+/// MRTD of the image.
 const MRTD: [u8; 48] = [0x10; 48];
-/// The guest's launch digest on SEV-SNP.
+/// Launch digest of the guest on SEV-SNP.
 const LAUNCH: [u8; 48] = [0x13; 48];
 /// One event for each register that the image uses.
 const EVENTS: [(Rtmr, &[u8]); 3] = [
@@ -54,9 +55,9 @@ const EVENTS: [(Rtmr, &[u8]); 3] = [
     (Rtmr::Rtmr2, b"command line and initrd"),
 ];
 
-/// The event log of a good guest.
+/// Event log of the good guest.
 pub static EVENT_LOG: LazyLock<Vec<u8>> = LazyLock::new(|| made(ccel::encode(events())));
-/// A manifest of which [`tdx_document`] and [`snp_document`] are the guests.
+/// Manifest whose guests are [`tdx_document`] and [`snp_document`].
 pub static MANIFEST: LazyLock<TrustedManifest> = LazyLock::new(|| {
     let bytes = reference().to_json();
     let believed = ManifestTrust {
@@ -65,22 +66,22 @@ pub static MANIFEST: LazyLock<TrustedManifest> = LazyLock::new(|| {
     };
     made(trust(&bytes, None, &believed, NOW))
 });
-/// The endorsements of [`TDX_QUOTE`], in Intel's JSON.
+/// Intel's endorsements of [`TDX_QUOTE`], in JSON.
 pub static TDX_COLLATERAL: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let simulator = TdxSimulator::new(&INTEL);
     made(simulator.collateral(CollateralDates::around(NOW), TcbStatus::UpToDate))
 });
-/// A good quote of version 4 over the session.
+/// Good quote of version 4, bound to the session.
 pub static TDX_QUOTE: LazyLock<Vec<u8>> =
     LazyLock::new(|| made(TdxSimulator::new(&INTEL).quote(&td_report())));
-/// A good report of version 3 over the session.
+/// Good report of version 3, bound to the session.
 pub static SNP_REPORT: LazyLock<Vec<u8>> =
     LazyLock::new(|| made(SnpSimulator::new(&AMD).report(&snp_report())));
-/// The revocation list above it.
+/// Revocation list of [`AMD`]'s root.
 pub static SNP_CRL: LazyLock<Vec<u8>> =
     LazyLock::new(|| made(SnpSimulator::new(&AMD).crl(NOW - 3600, NOW + 3600)));
 
-/// Fixtures of our own making: that they can be made is what each run begins with.
+/// Unwraps a fixture that this crate makes itself. Without its fixtures no target can run.
 #[expect(
     clippy::panic,
     reason = "a fixture that cannot be made leaves nothing to fuzz"
@@ -103,7 +104,7 @@ fn registers() -> [[u8; 48]; 4] {
     replay(events.iter().map(|event| (event.rtmr, &event.digest)))
 }
 
-/// What a good trust domain reports in this session.
+/// Returns the TD report of a good trust domain in this session.
 #[must_use]
 pub fn td_report() -> TdReport {
     let claims = claims(Tee::Tdx);
@@ -115,7 +116,7 @@ pub fn td_report() -> TdReport {
     }
 }
 
-/// What a good SEV-SNP guest reports in this session.
+/// Returns the report of a good SEV-SNP guest in this session.
 #[must_use]
 pub fn snp_report() -> SnpReport {
     let claims = claims(Tee::SevSnp);
@@ -123,13 +124,13 @@ pub fn snp_report() -> SnpReport {
     host_data.copy_from_slice(&claims.config_digest.0[..32]);
     SnpReport {
         report_data: binding::report_data(&binding::session(&claims, &FRESH)).0,
-        // Not random: the same input must mean the same in every run.
+        // Constant, so that the same input means the same in every run.
         report_id: [0x1d; 32],
         ..SnpReport::good(LAUNCH, host_data)
     }
 }
 
-/// What a good guest claims.
+/// Returns the claims of a good guest.
 #[must_use]
 pub fn claims(tee: Tee) -> Claims {
     Claims {
@@ -159,7 +160,7 @@ fn document(tee: Tee, evidence: Evidence, collateral: Collateral) -> Document {
     }
 }
 
-/// A session's document around a quote.
+/// Returns a session document with this quote.
 #[must_use]
 pub fn tdx_document(quote: Vec<u8>, event_log: Vec<u8>, json: Vec<u8>) -> Document {
     let evidence = Evidence::Tdx {
@@ -169,7 +170,7 @@ pub fn tdx_document(quote: Vec<u8>, event_log: Vec<u8>, json: Vec<u8>) -> Docume
     document(Tee::Tdx, evidence, Collateral::Tdx { json: Blob(json) })
 }
 
-/// A session's document around a report.
+/// Returns a session document with this report.
 #[must_use]
 pub fn snp_document(report: Vec<u8>) -> Document {
     let certificates = SnpSimulator::new(&AMD).certificates();
@@ -184,7 +185,7 @@ pub fn snp_document(report: Vec<u8>) -> Document {
     document(Tee::SevSnp, evidence, collateral)
 }
 
-/// `document` as this verifier sees it in its session.
+/// Returns `document` as the verifier receives it in its session.
 #[must_use]
 pub fn presented(document: &Document) -> Presented<'_> {
     Presented {
@@ -195,7 +196,7 @@ pub fn presented(document: &Document) -> Presented<'_> {
     }
 }
 
-/// The default policy with the development root of `tee` named.
+/// Returns the default policy with the development root of `tee` named.
 #[must_use]
 pub fn policy(tee: Tee) -> Policy {
     let root = match tee {
@@ -209,7 +210,7 @@ pub fn policy(tee: Tee) -> Policy {
     }
 }
 
-/// The manifest before it is trusted.
+/// Returns the manifest before it is trusted.
 #[must_use]
 pub fn reference() -> Manifest {
     let registers = registers();

@@ -1,4 +1,4 @@
-//! Targets: receipts, as foreign bytes and signed with the meter key.
+//! Targets for receipts, as foreign bytes and signed with the meter key.
 
 use std::sync::LazyLock;
 
@@ -15,7 +15,7 @@ use crate::edits::{self, flip};
 use crate::memory::bounded;
 use crate::platform::made;
 
-/// What reading a receipt may hold at once: its text, its bytes, an error.
+/// Memory in bytes that parsing a receipt may hold at once: its text, its bytes and an error.
 const READ: usize = 4 << 10;
 const SALT: Hex32 = Hex([11; 32]);
 
@@ -67,7 +67,7 @@ fn accepted(delivery: &Delivery) -> bool {
     !judge(delivery, &expected()).iter().any(failed)
 }
 
-/// Foreign receipts where no signature is looked at: read, and written the same.
+/// Parses foreign bytes as a receipt, without verifying a signature. Each receipt has one encoding.
 pub fn receipt_read(data: &[u8]) {
     if let Ok(signed) = bounded(READ, || SignedReceipt::parse(data)) {
         assert_eq!(signed.encode(), data, "two encodings of one receipt");
@@ -79,7 +79,7 @@ pub fn receipt_read(data: &[u8]) {
     }
 }
 
-/// The header that brings a receipt, written and read again.
+/// Writes and parses the text in which a receipt is delivered.
 fn delivered(signed: SignedReceipt) -> Delivery {
     let delivery = Delivery { signed, salt: SALT };
     let text = delivery.to_text();
@@ -88,7 +88,7 @@ fn delivered(signed: SignedReceipt) -> Delivery {
     delivery
 }
 
-/// Foreign receipts, as bytes and as the text of a header: never accepted.
+/// Appraises foreign bytes as a receipt and as its text. Only the good receipt is accepted.
 pub fn receipt(data: &[u8]) {
     receipt_read(data);
     if let Ok(read) = SignedReceipt::parse(data) {
@@ -100,8 +100,8 @@ pub fn receipt(data: &[u8]) {
     }
 }
 
-/// Receipts that a script changes before the meter key signs them: only what is counted may differ, and what an engine says
-/// of its GPUs, unless that is a residue.
+/// Appraises receipts that a script has changed before the meter key signed them. Outcome, token counts and engine section may
+/// differ from the good receipt, as long as there is no residue.
 pub fn receipt_signed(script: &[u8]) {
     let mut bytes = [0; RECEIPT_LEN];
     bytes.copy_from_slice(&edits::edited(script, &good().encode()));
@@ -126,7 +126,7 @@ pub fn receipt_signed(script: &[u8]) {
     assert_eq!(accepted(&delivery), uncounted == good());
 }
 
-/// A good receipt as bytes and as text.
+/// Returns the good receipt as bytes and as text.
 pub fn receipt_seeds() -> Vec<Vec<u8>> {
     let signed = signed(good());
     let bytes = signed.encode().to_vec();
@@ -134,7 +134,7 @@ pub fn receipt_seeds() -> Vec<Vec<u8>> {
     vec![bytes, text.as_bytes().to_vec()]
 }
 
-/// One change in each field.
+/// Returns scripts with one change in each field before the engine section.
 pub fn receipt_script() -> Vec<Vec<u8>> {
     let offsets: [u16; 14] = [0, 16, 18, 19, 20, 52, 84, 116, 155, 163, 171, 179, 180, 212];
     let mut scripts: Vec<Vec<u8>> = offsets.iter().map(|at| flip(*at, 1).to_vec()).collect();

@@ -1,4 +1,4 @@
-//! What each target begins with: generated, so that a change of a format changes the seeds with it.
+//! Seeds of each target. They are generated, so that they follow each change of a format.
 
 mod images;
 mod json;
@@ -48,7 +48,7 @@ pub fn report() -> Vec<Vec<u8>> {
     debug.policy |= 1 << 19;
     let debug = debug.to_bytes().to_vec();
     let mut seeds = vec![SNP_REPORT.clone(), version(2), version(5), debug];
-    // Every generation in every version, signed with the chip's key: past the signature, the certificate is of another TCB.
+    // Every generation in each version, signed with the chip's key. The signature holds, but the certificate has another TCB.
     for generation in [Generation::Genoa, Generation::Turin] {
         for version in [2, 3, 5] {
             let good = snp_report();
@@ -79,7 +79,7 @@ pub fn collateral() -> Vec<Vec<u8>> {
     vec![TDX_COLLATERAL.clone(), b"{}".to_vec()]
 }
 
-/// Scripts over a body of `length` bytes behind `kinds` first bytes: nothing, and one change in each field.
+/// Returns scripts for each of `kinds` first bytes: one without changes, and one with a change at each offset.
 fn scripts(kinds: u8, offsets: &[u16]) -> Vec<Vec<u8>> {
     let mut scripts = Vec::new();
     for kind in 0..kinds {
@@ -94,7 +94,7 @@ fn scripts(kinds: u8, offsets: &[u16]) -> Vec<Vec<u8>> {
 }
 
 pub fn quote_script() -> Vec<Vec<u8>> {
-    // One in each field of the extended TD report, then in the event log behind it.
+    // One offset in each field of the extended TD report, then in the event log that follows.
     scripts(
         4,
         &[
@@ -111,7 +111,7 @@ pub fn report_script() -> Vec<Vec<u8>> {
     ];
     let mut scripts: Vec<Vec<u8>> = offsets.iter().map(|at| flip(*at, 1).to_vec()).collect();
     scripts.push(Vec::new());
-    // Versions 2 (no CPUID) and 5 (mitigations), a VLEK's report, and Turin's TCB and chip id in version 5.
+    // Version 2 (no CPUID), version 5 (mitigations), a VLEK's report, and version 5 with the TCB and chip id of Turin.
     let cpuid = [flip(0x188, 0x19), flip(0x189, 1), flip(0x18a, 1)];
     let turin = [flip(0x188, 3), flip(0x189, 3)];
     let padding: Vec<[u8; 3]> = (0x1a8..0x1c0).map(|at| flip(at, 0xc0)).collect();
@@ -145,7 +145,7 @@ pub fn binding_script() -> Vec<Vec<u8>> {
     scripts
 }
 
-/// Some places of batches, each also with one change in each of its numbers and hashes.
+/// Returns scripts for several batch positions: unchanged, and with one change in each of its numbers and hashes.
 pub fn place_script() -> Vec<Vec<u8>> {
     let places = [0, 3, 30, 61, 154, 247];
     let offsets = [1, 3, 4, 35, 36, 68, 100, 132];

@@ -1,5 +1,5 @@
-//! Targets: quotes and reports whose fields the fuzzer changes and the simulated hardware then signs, so that everything
-//! behind the signatures is reached.
+//! Targets for quotes and reports whose fields a script changes before the simulated hardware signs them. They reach
+//! everything after the signature check.
 
 use cocoon_measurements::snp::report::{self, ReportError, SnpChain};
 use cocoon_measurements::tdx::quote::{self, QuoteError};
@@ -17,25 +17,26 @@ use crate::platform::{
 };
 use crate::signer::{self, REPORT, TD10};
 
-/// Fields of a TD report that a verdict compares: offset and length. `TEE_TCB_SVN` and `MRSEAM` are the TCB's.
+/// Offset and length of the fields of a TD report that a verdict compares. `TEE_TCB_SVN` and `MRSEAM` are left to the TCB
+/// check.
 const TD_COMPARED: [(usize, usize); 8] = [
-    // MRSIGNERSEAM, module's attributes.
+    // MRSIGNERSEAM and the module's attributes.
     (64, 56),
-    // MRTD, MRCONFIGID, MROWNER, MROWNERCONFIG.
+    // MRTD, MRCONFIGID, MROWNER and MROWNERCONFIG.
     (136, 192),
     // RTMR0 to RTMR3.
     (328, 192),
     (520, 64),
-    // Debug and profiling, in the attributes.
+    // Attribute bits for debugging and profiling.
     (120, 1),
-    // MRSERVICETD of TDX 1.5, and in its extended report everything but TDID.
+    // MRSERVICETD of TDX 1.5, and everything but TDID in its extended report.
     (600, 48),
     (648, 1),
     (681, 204),
 ];
 
-/// Fields of a report that a verdict compares: VMPL, report data, launch digest, host data, both key digests, the
-/// reported TCB and the chip that the VCEK is for.
+/// Offset and length of the fields of an SEV-SNP report that a verdict compares: VMPL, report data, launch digest, host data,
+/// both key digests and the reported TCB.
 const REPORT_COMPARED: [(usize, usize); 6] = [
     (0x30, 4),
     (0x50, 64),
@@ -45,13 +46,13 @@ const REPORT_COMPARED: [(usize, usize); 6] = [
     (0x180, 8),
 ];
 
-/// Quotes. The first byte chooses the format; the rest is a script over body and event log.
+/// Appraises signed quotes. The first byte selects the format; the rest is a script over TD report and event log.
 pub fn quote_signed(data: &[u8]) {
     let Some((format, script)) = data.split_first() else {
         return;
     };
     let report = td_report();
-    // What TDX 1.5 adds must be met by the same TCB level, and name no service domain.
+    // The fields that TDX 1.5 adds must match the same TCB level and name no service domain.
     let mut body = match format % 4 {
         0 | 1 => report.to_bytes(),
         2 => report.to_bytes_15(&Later::good()),
@@ -76,7 +77,7 @@ pub fn quote_signed(data: &[u8]) {
             assert_eq!(claims.rtmr.concat(), body[328..520]);
             assert_eq!(claims.report_data, body[520..584]);
             let attributes = u64::from_le_bytes(claims.td_attributes);
-            // Debug, profiling, migration clear; SEPT_VE_DISABLE set.
+            // Debug, profiling and migration bits are clear, and SEPT_VE_DISABLE is set.
             assert_eq!(attributes & 0x3000_0071, 0x1000_0000);
         }
         Err(QuoteError::Attributes(_) | QuoteError::Unverified { .. }) => {}
@@ -91,7 +92,7 @@ pub fn quote_signed(data: &[u8]) {
     }
 }
 
-/// Reports. The bytes are a script over the 672 that are signed.
+/// Appraises signed SEV-SNP reports. The input is a script over the 672 signed bytes.
 pub fn report_signed(script: &[u8]) {
     let good = snp_report().to_bytes();
     let mut body = [0; REPORT];
@@ -113,7 +114,7 @@ pub fn report_signed(script: &[u8]) {
             assert_eq!(claims.report_data, body[0x50..0x90]);
             assert_eq!(claims.host_data, body[0xc0..0xe0]);
             assert_eq!(claims.policy.to_le_bytes(), body[8..16]);
-            // Bits 18 and 19: migration agent, debugging.
+            // Bit 18 is the migration agent, bit 19 debugging.
             assert_eq!(claims.policy & 0xc_0000, 0);
         }
         Err(
@@ -141,7 +142,7 @@ fn unchanged(compared: &[(usize, usize)], body: &[u8], good: &[u8]) {
     }
 }
 
-/// The certification data are made before the first measurement of memory.
+/// Makes the certification data before any memory is measured.
 pub(crate) fn warm() {
     quote_signed(&[0]);
     report_signed(&[]);

@@ -1,4 +1,4 @@
-//! Targets: structures without signatures, which predictions and verdicts read: firmware, kernels, event logs.
+//! Targets for structures without signatures that predictions and verdicts read: firmware, kernels and event logs.
 
 use cocoon_measurements::ccel::{self, EventLog, LoggedEvent, MAX_EVENTS};
 use cocoon_measurements::guid_table::GuidTable;
@@ -14,12 +14,14 @@ use cocoon_measurements::tdx::varstore;
 use crate::memory::bounded;
 use crate::platform::made;
 
-/// Memory that a TDX firmware may claim here, so that a run spends its time on parsing; the parser's own bound is 64 MiB.
+/// Most memory, in bytes, that firmware may claim to be measured here, so that runs spend their time on parsing. The parsers
+/// allow 64 MiB.
 const MEASURED: u64 = 96 << 10;
 
-/// TDX firmware: table, metadata, and everything predicted from them.
+/// Parses foreign bytes as TDX firmware (GUID table and metadata) and predicts measurements from it.
 ///
-/// Whatever is accepted has its data inside the image, and can be predicted from when it has a store and fits the memory.
+/// The data of all accepted sections lie inside the image. A prediction succeeds if there is a variable store and the firmware
+/// fits in memory.
 pub fn firmware_tdx(data: &[u8]) {
     let table = bounded(16 << 10, || GuidTable::parse(data));
     let Ok(firmware) = bounded(16 << 10, || Tdvf::parse(data)) else {
@@ -50,14 +52,14 @@ pub fn firmware_tdx(data: &[u8]) {
     if let Some(signature) = blank.get_mut(40..44) {
         signature.copy_from_slice(b"_FVH");
         let changed = bounded(data.len() + (16 << 10), || varstore::blank(data, &blank));
-        // What describes the store may lie inside it; then the changed image is judged anew, by the same parser.
+        // The store may contain its own description. The changed image is then parsed again as foreign bytes.
         let changed = made(changed);
         assert_eq!(changed.len(), data.len());
         let _ = Tdvf::parse(&changed);
     }
 }
 
-/// SEV-SNP firmware: table, metadata, launch digest.
+/// Parses foreign bytes as SEV-SNP firmware (GUID table and metadata) and computes launch digests.
 pub fn firmware_snp(data: &[u8]) {
     let Ok(firmware) = bounded(16 << 10, || SnpFirmware::parse(data)) else {
         return;
@@ -82,7 +84,7 @@ pub fn firmware_snp(data: &[u8]) {
     );
 }
 
-/// PE images: the digest covers every byte but checksum and certificates.
+/// Hashes foreign bytes as a PE image. The checksum is not part of the digest; other fields are.
 pub fn pe(data: &[u8]) {
     let digest = bounded(8 << 10, || authenticode_sha384(data));
     assert_eq!(digest.is_ok(), authenticode_sha256(data).is_ok());
@@ -97,13 +99,13 @@ pub fn pe(data: &[u8]) {
         authenticode_sha384(&image)
     };
     assert_eq!(changed(header + 24 + 64), Ok(digest), "the checksum counts");
-    // Machine and time stamp: measured, and nothing that the layout depends on.
+    // Machine and time stamp are hashed, and the layout does not depend on them.
     for offset in [header + 4, header + 8] {
         assert_ne!(changed(offset), Ok(digest), "offset {offset:#x} is free");
     }
 }
 
-/// Event logs: what was read is written and read again, with the same events and registers.
+/// Parses foreign bytes as an event log. Encoded and parsed again it has the same events and registers.
 pub fn event_log(data: &[u8]) {
     let Ok(log) = bounded(1 << 20, || EventLog::parse(data)) else {
         return;
@@ -120,7 +122,7 @@ pub fn event_log(data: &[u8]) {
         digest: event.digest,
         data: event.claimed_data(),
     });
-    // Without padding and without records that extend nothing, it is never longer.
+    // The new encoding is never longer, because it has neither padding nor records that extend nothing.
     let written = made(ccel::encode(events));
     let again = made(EventLog::parse(&written));
     assert_eq!(again.events().len(), log.events().len());

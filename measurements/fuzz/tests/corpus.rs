@@ -1,13 +1,13 @@
-//! Each target on its seeds, on truncations and bit flips of them, and on the inputs that fuzzing has found.
+//! Runs each target on its seeds, on mutations of them, and on the inputs that fuzzing has found.
 //!
-//! Mutations come from a fixed generator, so that a failure is the same everywhere; the message names the input.
+//! Mutations come from a fixed generator, so that a failure is the same everywhere. The failure message shows the input.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use cocoon_fuzz::{Cost, TARGETS, Target, warm};
 
-/// Mutations of each target in a test's time, shared among its seeds.
+/// Number of mutations of each target that fit in a test's time, shared among its seeds.
 const fn mutations(cost: Cost) -> usize {
     match cost {
         Cost::Parses => 3000,
@@ -33,7 +33,7 @@ fn no_input_breaks_what_must_hold() {
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
-/// Every target has a libFuzzer binary of its name, and there is no other.
+/// Every target has a libFuzzer binary with its name, and there are no other binaries.
 #[test]
 fn each_target_has_its_binary() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz_targets");
@@ -49,7 +49,7 @@ fn each_target_has_its_binary() {
     }
 }
 
-/// What a changed input did, if it broke something.
+/// Returns a description of the input if the target fails on it.
 fn failure(target: &Target, input: &[u8]) -> Option<String> {
     let ran = catch_unwind(AssertUnwindSafe(|| (target.run)(input)));
     ran.is_err().then(|| {
@@ -58,7 +58,7 @@ fn failure(target: &Target, input: &[u8]) -> Option<String> {
     })
 }
 
-/// Kept inputs: `corpus/TARGET/*`.
+/// Returns the inputs kept in `corpus/TARGET/`.
 fn found(target: &Target) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("corpus")
@@ -67,7 +67,7 @@ fn found(target: &Target) -> Vec<Vec<u8>> {
     files.map(|path| std::fs::read(path).unwrap()).collect()
 }
 
-/// Names of the files in `folder`; none where it does not exist.
+/// Returns the names of the files in `folder`, which may be missing.
 fn names(folder: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(folder) else {
         return Vec::new();
@@ -76,7 +76,7 @@ fn names(folder: &Path) -> Vec<String> {
     entries.map(|entry| name(entry.unwrap())).collect()
 }
 
-/// Truncations, bit flips, overwritten and repeated pieces.
+/// Returns copies of `seed` that are truncated or have flipped bits, overwritten bytes or a repeated piece.
 fn mutated(seed: &[u8], count: usize) -> Vec<Vec<u8>> {
     let mut generator = Generator(seed.len() as u64 + 1);
     let mut inputs = Vec::new();
@@ -111,7 +111,7 @@ fn mutated(seed: &[u8], count: usize) -> Vec<Vec<u8>> {
     inputs
 }
 
-/// Knuth's linear congruential generator: the same numbers on every machine.
+/// Knuth's linear congruential generator, which gives the same numbers on every machine.
 struct Generator(u64);
 
 impl Generator {

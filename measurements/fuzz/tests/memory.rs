@@ -1,4 +1,4 @@
-//! How much memory the largest accepted inputs take: exact, because allocations are counted, not observed.
+//! Tests of the memory that the largest inputs take. The results are exact, because every allocation is counted.
 
 use cocoon_fuzz::memory::peak;
 use cocoon_measurements::ccel::{self, EventLog, LoggedEvent, MAX_EVENTS, MAX_LOG};
@@ -15,11 +15,11 @@ use cocoon_protocol::document::{Collateral, DOCUMENT_VERSION, Document, Evidence
 use cocoon_protocol::gpu::{GpuCollateral, MAX_OCSP_RESPONSES, MAX_RIMS};
 use cocoon_protocol::pieces::{MAX_CERTIFICATES, MAX_PIECES_LEN, Names, Pieces, PiecesError};
 
-/// "A few MiB".
+/// Limit of the tests that allow "a few MiB", in bytes.
 const LIMIT: usize = 4 << 20;
 const NOW: u64 = 1_752_048_802;
 
-/// A quote of 64 KiB in each version, filled with lengths that promise more than there is.
+/// A quote of 64 KiB in each version, filled with lengths that exceed the available data.
 #[test]
 fn a_quote_of_64_kib_takes_no_more_than_a_few_mib() {
     for version in [4, 5] {
@@ -41,7 +41,7 @@ fn a_quote_of_64_kib_takes_no_more_than_a_few_mib() {
     }
 }
 
-/// A log of 1 MiB: as many events as are accepted, and data that fill the rest.
+/// A log of 1 MiB with the maximum number of events, whose data fill the log.
 #[test]
 fn a_log_of_1_mib_takes_no_more_than_a_few_mib() {
     let data = vec![0x5a; MAX_LOG / MAX_EVENTS - 70];
@@ -62,8 +62,8 @@ fn a_log_of_1_mib_takes_no_more_than_a_few_mib() {
     assert!(most <= LIMIT, "{most} bytes");
 }
 
-/// Reference manifests of 64 KiB: as many elements, inherited namespaces and attributes as are read, and text that grows
-/// in canonical form; each with a signature's place at its end.
+/// Reference manifests of 64 KiB with very many elements, inherited namespaces or attributes, with text that grows in
+/// canonical form, and with an empty signature.
 #[test]
 fn a_manifest_of_64_kib_takes_no_more_than_a_few_mib() {
     let namespaces: String = (0..16)
@@ -89,7 +89,7 @@ fn a_manifest_of_64_kib_takes_no_more_than_a_few_mib() {
     }
 }
 
-/// A report of 8 KiB, and an OCSP response of 16, filled with lengths that promise more than there is.
+/// A report of 8 KiB and an OCSP response of 16 KiB, filled with lengths that exceed the available data.
 #[test]
 fn reports_and_responses_take_no_more_than_they_have() {
     for filler in [0x00, 0x01, 0x30, 0x7f, 0x82, 0xff] {
@@ -106,7 +106,7 @@ fn reports_and_responses_take_no_more_than_they_have() {
     }
 }
 
-/// One piece of 4 MiB, named in each of the places that a document has.
+/// One piece of 4 MiB, named in every place that a document has.
 #[test]
 fn a_piece_with_many_places_is_not_copied_into_them() {
     let mut pieces = Pieces::default();

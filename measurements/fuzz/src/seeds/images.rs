@@ -1,18 +1,18 @@
-//! Seeds: firmware and kernel images, small, with every structure in its real format.
+//! Seeds with firmware and kernel images: small, with every structure in its real format.
 
 use cocoon_measurements::guid::Guid;
 use cocoon_measurements::guid_table::FOOTER;
 use cocoon_measurements::snp::firmware::{HASH_TABLE, METADATA_OFFSET as SEV, RESET_BLOCK};
 use cocoon_measurements::tdx::tdvf::METADATA_OFFSET as TDX;
 
-/// One page: SEV-SNP measures whole ones.
+/// Size of an image: one page, because SEV-SNP measures whole pages.
 const SIZE: u32 = 4 << 10;
-/// Where descriptors stand, counted from the end.
+/// Offset of the descriptors, counted from the end of the image.
 const FROM_END: u32 = 0x400;
 
-/// A little variable store, a little code, working memory as OVMF has it.
+/// Returns TDX firmware with a small variable store, code, and temporary memory as in OVMF.
 pub fn firmware_tdx() -> Vec<Vec<u8>> {
-    // Data offset and size; address and memory size; type and attributes.
+    // Data offset and size, memory address and size, type and attributes.
     let code = section([1024, 1024], [0xffff_f000, 4096], [0, 1]);
     let store = section([0, 1024], [0xffff_e000, 4096], [1, 0]);
     let hob = section([0, 0], [0x80_9000, 0x2000], [2, 0]);
@@ -27,7 +27,7 @@ pub fn firmware_tdx() -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// The sections of OVMF's AmdSev build, and one without a place for kernel hashes.
+/// Returns SEV-SNP firmware with the sections of OVMF's AmdSev build, with and without a place for kernel hashes.
 pub fn firmware_snp() -> Vec<Vec<u8>> {
     let section = |address: u32, length: u32, kind: u32| {
         [address, length, kind].map(u32::to_le_bytes).concat()
@@ -49,7 +49,7 @@ pub fn firmware_snp() -> Vec<Vec<u8>> {
     ]
 }
 
-/// PE32+ with a section, trailing data and certificates; and PE32 without data directories.
+/// Returns a PE32+ image with a section, trailing data and certificates, and a PE32 image without data directories.
 pub fn pe() -> Vec<Vec<u8>> {
     const PE: usize = 0x80;
     const OPTIONAL: usize = PE + 24;
@@ -82,7 +82,7 @@ fn section(data: [u32; 2], memory: [u64; 2], kind: [u32; 2]) -> Vec<u8> {
     section
 }
 
-/// An image with `entries` in its table and one descriptor of `sections`, each `step` bytes.
+/// Returns an image with `entries` in its GUID table and one descriptor of `sections`, each of `step` bytes.
 fn image(entries: &[(Guid, [u8; 4])], name: [u8; 4], sections: &[u8], step: usize) -> Vec<u8> {
     let mut image: Vec<u8> = (0..=250).cycle().take(SIZE as usize).collect();
     let mut descriptor = name.to_vec();

@@ -1,4 +1,4 @@
-//! Seeds: everything that is JSON or TOML, in and out of frames.
+//! Seeds in JSON and TOML, with and without frames.
 
 use cocoon_measurements::manifest::sign;
 use cocoon_measurements::policy::Policy;
@@ -41,7 +41,7 @@ pub fn envelope() -> Vec<Vec<u8>> {
     ]
 }
 
-/// The payload of our signer's envelope.
+/// Returns the payload of the pinned signer's envelope, and an empty statement.
 pub fn statement() -> Vec<Vec<u8>> {
     let envelope: serde_json::Value = made(serde_json::from_slice(&envelope()[0]));
     let payload: Blob = made(serde_json::from_value(envelope["payload"].clone()));
@@ -153,7 +153,7 @@ pub fn control_messages() -> Vec<Vec<u8>> {
     [host, guest].concat()
 }
 
-/// Each message alone, then all of a side in one stream; the first byte chooses the pieces.
+/// Returns each message alone, then all messages of each side in one stream. The first byte is the length of the pieces.
 pub fn control_frames() -> Vec<Vec<u8>> {
     let mut seeds = streams(&control_messages(), 3);
     let all = |messages: &[Vec<u8>]| {
@@ -164,7 +164,7 @@ pub fn control_frames() -> Vec<Vec<u8>> {
     seeds
 }
 
-/// Messages of both sides, and texts from which the fuzzer finds the rest of the schema.
+/// Returns messages of both sides, and texts from which the fuzzer can find the rest of the schema.
 pub fn engine_frames() -> Vec<Vec<u8>> {
     let gone = FromEngine::Gone { id: 1 };
     let failed = FromEngine::Failed {
@@ -191,7 +191,7 @@ pub fn engine_frames() -> Vec<Vec<u8>> {
     [streams(&texts, 5), texts].concat()
 }
 
-/// Messages of both sides, in frames and alone.
+/// Returns messages of both sides, with and without frames.
 pub fn collector_frames() -> Vec<Vec<u8>> {
     let driver_version = "550.144.03".to_owned();
     let vbios_version = "96.00.5E.00.01".to_owned();
@@ -258,7 +258,7 @@ pub fn collector_frames() -> Vec<Vec<u8>> {
     [streams(&texts, 5), texts].concat()
 }
 
-/// A question, and the answer to one for the pieces `a` and `b`.
+/// Returns a request for the pieces `a` and `b`, and the answer to it.
 pub fn collateral_pieces() -> Vec<Vec<u8>> {
     let mut pieces = Pieces::default();
     let asked = [b"a", b"b"].map(|piece| pieces.insert(piece.to_vec()));
