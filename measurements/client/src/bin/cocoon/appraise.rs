@@ -1,6 +1,8 @@
-//! `cocoon appraise`: evidence in files, judged offline: signatures, endorsements, the platform under a policy, and how the
-//! guest was created. What it measured is printed, and compared with nothing: that is what manifests are for. A GPU is
-//! compared with its vendor's.
+//! `cocoon appraise`: appraises evidence in files, offline: signatures, endorsements, the platform
+//! under a policy, and the properties with which the guest was created.
+//!
+//! The guest's measurements are printed but not compared, because reference values come from
+//! manifests. The measurements of a GPU are compared with NVIDIA's reference values.
 
 mod appraisal;
 mod nvidia;
@@ -100,7 +102,7 @@ pub fn run(appraise: &Appraise) -> anyhow::Result<Outcome> {
     })
 }
 
-/// The policy file's, or the defaults, which are the safe ones.
+/// Returns the policy of the policy file, or the default policy, which is the safe one.
 fn policy(common: &Common) -> anyhow::Result<Policy> {
     let named = common.policy.as_deref().map(policy_file).transpose()?;
     Ok(named.unwrap_or_default())
@@ -117,7 +119,7 @@ fn tdx(args: &Tdx) -> anyhow::Result<Appraisal> {
         &bytes,
         &collateral,
         &root(&args.common)?,
-        // Judged below, by the policy with what the flags add to it.
+        // The TCB level is appraised below, by the policy together with the flags.
         &TcbPolicy::judged_by_caller(),
         args.common.time,
     ) {
@@ -154,7 +156,7 @@ fn snp(args: &Snp) -> anyhow::Result<Appraisal> {
         let file = read(path)?;
         match certificates_from_pem(&file) {
             Ok(found) if !found.is_empty() => certificates.extend(found),
-            // No PEM: then it is DER, or nothing, which the chain's own check will say.
+            // Not PEM, so it is DER; if it is neither, the check of the chain reports it.
             _ => certificates.push(file),
         }
     }

@@ -1,4 +1,5 @@
-//! `cocoon chat --json`: questions from a flag or from standard input, lines of JSON out.
+//! `cocoon chat --json`: reads questions from a flag or standard input, and prints one line of JSON
+//! for each.
 
 use cocoon_client::terminal::{Tally, TerminalError, line, print};
 use cocoon_client::transcript::{Line, ask, unasked};
@@ -7,7 +8,7 @@ use cocoon_client::{ChatError, Conversation, chain};
 use crate::output::outcome;
 use crate::{Outcome, unless_interrupted};
 
-/// Asks the one prompt, or every line of standard input, and prints a line for each.
+/// Asks the one prompt, or every line of standard input, and prints one line of JSON for each.
 pub async fn run(
     mut conversation: Conversation,
     prompt: Option<&str>,
@@ -18,7 +19,8 @@ pub async fn run(
         show(&text)?;
         return outcome(asked, ChatError::is_rejection, |_| {});
     }
-    // The line says what went wrong, and the next question may do better; the command ends as the worst of them did.
+    // A failed question is reported in its line and the next one is asked. The exit status is that
+    // of the worst result.
     let mut tally = Tally::default();
     loop {
         let question = match unless_interrupted(line(false)).await? {

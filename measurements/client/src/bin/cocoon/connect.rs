@@ -19,8 +19,8 @@ const MAX_TOKEN_FILE: u64 = 4096;
 
 /// Serve a local OpenAI-compatible endpoint that forwards requests over attested connections
 ///
-/// Manifest, policy file and trust file are read again while the endpoint runs: every ten minutes, with the next request, and
-/// at most once a minute when an appliance is refused because of its manifest.
+/// Manifest, policy file and trust file are read again while the endpoint runs: before the first request once ten minutes have
+/// passed since the last reading, and, at most once a minute, when an appliance is refused because of its manifest.
 ///
 /// A renewed manifest in the same place (or at the same URL) and a raised release floor thus take effect without a restart. If
 /// one of them cannot be read, what was known before stays in force.
@@ -59,7 +59,7 @@ pub async fn run(args: Args) -> anyhow::Result<Outcome> {
     let settings = Arc::new(settings);
     let upstreams = Upstreams::renewing(Arc::clone(&settings), args.urls.clone(), |line| say(line));
     let upstreams = args.receipts.apply(upstreams)?;
-    // The port first: a taken one should not cost a minute of attestation.
+    // Binds the port first, so that a port in use is reported before the slow attestation.
     let endpoint = Endpoint::bind(
         upstreams.clone(),
         EndpointOptions {
@@ -85,7 +85,7 @@ pub async fn run(args: Args) -> anyhow::Result<Outcome> {
             say(format_args!("cocoon: {}", chain(&error)));
             return Ok(Outcome::Rejected);
         }
-        // One that is not up yet may come up, and one that is busy be free: requests until then get a 502 that says so.
+        // The appliance may still start, or become free; until then requests get a 502 response with the reason.
         Err(error) => say(format_args!("not usable yet: {}", chain(&error))),
     }
     announce(
@@ -96,7 +96,7 @@ pub async fn run(args: Args) -> anyhow::Result<Outcome> {
     )?;
     endpoint
         .serve(async {
-            // Without a handler for the signal, the signal itself ends the program.
+            // If no handler can be installed, the signal itself ends the program.
             let _ = tokio::signal::ctrl_c().await;
             say("stopping");
         })
@@ -130,7 +130,7 @@ fn announce(args: &Args, base_url: &str, token: Option<&str>, model: &str) -> an
     Ok(())
 }
 
-/// One word for a shell.
+/// Quotes a text as one word for a shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }

@@ -1,4 +1,4 @@
-//! Flags that several commands share.
+//! Flags shared by several commands.
 
 use std::path::{Path, PathBuf};
 
@@ -76,11 +76,12 @@ pub struct BeliefFlags {
 }
 
 impl TrustFlags {
-    /// Reads what the flags name, on a thread of its own: a manifest may have to be fetched, and Ctrl-C is heard meanwhile.
+    /// Reads the settings on a blocking thread: the manifest may have to be fetched, and Ctrl-C
+    /// must work meanwhile.
     pub async fn load(&self) -> Result<Settings, TrustError> {
         let flags = self.clone();
         let read = tokio::task::spawn_blocking(move || flags.read()).await;
-        // Nobody cancels it, so that it has panicked.
+        // The task is never cancelled, so an error means that it panicked.
         read.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
@@ -109,7 +110,7 @@ impl TrustFlags {
         match folder.map(|folder| CollateralCache::open(&folder)) {
             Some(Ok(cache)) => return Ok(settings.with_cache(cache)),
             Some(Err(error)) if named.is_some() => say(format_args!("note: {}", chain(&error))),
-            // Nobody asked for it, and a home may be read-only.
+            // The default folder was not asked for, and a home may be read-only.
             Some(Err(_)) | None => {}
         }
         Ok(settings)
@@ -117,7 +118,7 @@ impl TrustFlags {
 }
 
 impl BeliefFlags {
-    /// Reads the manifest of something that is over, and what the flags name; `time` is when the manifest must have counted.
+    /// Reads settings for evidence from the past; `time` is when the manifest must have been valid.
     pub fn of_the_past(&self, manifest: &Path, time: u64) -> Result<Settings, TrustError> {
         if let Some(path) = self.missing() {
             say(format_args!(
@@ -142,10 +143,11 @@ impl BeliefFlags {
         }
     }
 
-    /// A trust file that somebody named, and that is not there: a slip of the pen believes other people than a file would.
+    /// Returns the path of a trust file that was named but does not exist. A typing error in its
+    /// name would otherwise silently change whom to trust.
     fn missing(&self) -> Option<&Path> {
         let path = self.trust_file.as_deref()?;
-        // What cannot be looked at fails by its own name when it is read.
+        // If the path cannot be checked, reading it reports the error.
         (path.try_exists().ok() == Some(false)).then_some(path)
     }
 }
@@ -165,7 +167,7 @@ pub struct SamplingFlags {
 }
 
 impl SamplingFlags {
-    /// What to ask `model` for.
+    /// Returns the options for requests to `model`.
     pub fn options(&self, model: &str) -> ChatOptions {
         ChatOptions {
             model: model.to_owned(),
@@ -192,7 +194,7 @@ pub struct ReceiptFlags {
 }
 
 impl ReceiptFlags {
-    /// The appliances, whose receipts are kept if the flags say so.
+    /// Makes `upstreams` keep receipts if the flags say so.
     pub fn apply(&self, upstreams: Upstreams) -> Result<Upstreams, KeepError> {
         let Some(folder) = &self.receipts else {
             return Ok(upstreams);

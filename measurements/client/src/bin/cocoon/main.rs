@@ -1,4 +1,4 @@
-//! `cocoon`: verifies confidential appliances, and talks to verified ones.
+//! `cocoon`: verifies confidential-computing appliances and uses verified ones.
 
 mod appraise;
 mod chat;
@@ -18,7 +18,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use cocoon_client::chain;
 
-/// Longest reason of a rejection in one line, in characters; every check has its own below it.
+/// Longest reason of a rejection that is printed in one line, in characters. The table of checks
+/// contains all of them.
 const MAX_REASON: usize = 2000;
 
 /// Verify confidential-computing appliances, and use verified ones
@@ -58,14 +59,14 @@ enum Command {
     },
 }
 
-/// How a command ended, when it did not break off with an error.
+/// Result of a command that did not fail with an error.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Done,
     Rejected,
 }
 
-/// Ctrl-C came first.
+/// The command was interrupted by Ctrl-C.
 #[derive(Debug, thiserror::Error)]
 #[error("stopped by Ctrl-C")]
 struct Interrupted;
@@ -76,12 +77,12 @@ fn main() -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Rejected) => ExitCode::from(1),
         Err(error) if error.is::<Interrupted>() => {
-            // On a line of its own, below what the terminal shows of Ctrl-C and of an answer.
+            // On its own line, below the terminal's `^C` and the unfinished answer.
             let _ = writeln!(std::io::stderr(), "\ncocoon: {error}");
             ExitCode::from(130)
         }
         Err(error) => {
-            // A reader that closed its end (`| head`) wants no more of us, not even this.
+            // Ignored: a reader such as `head` may have closed the other end.
             let _ = writeln!(std::io::stderr(), "cocoon: {}", chain(error.as_ref()));
             ExitCode::from(2)
         }
@@ -108,11 +109,11 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
     }
 }
 
-/// What `future` gives, unless Ctrl-C comes first: then it is dropped, which closes its connections and stops the
-/// generation of its answer.
+/// Runs `future` unless Ctrl-C comes first. Then `future` is dropped, which closes its connections
+/// and stops the generation of its answer.
 async fn unless_interrupted<T>(future: impl Future<Output = T>) -> Result<T, Interrupted> {
     tokio::select! {
-        // Polled first, so that the signal does not end the program from the first step of `future` on.
+        // Polled first, so that the handler is installed before the first step of `future`.
         biased;
         Ok(()) = tokio::signal::ctrl_c() => Err(Interrupted),
         output = future => Ok(output),
@@ -124,7 +125,7 @@ fn block_on(future: impl Future<Output = anyhow::Result<Outcome>>) -> anyhow::Re
         .enable_all()
         .build()?;
     let outcome = runtime.block_on(future);
-    // A thread may still wait for a line from the terminal: nobody will read it.
+    // A thread may still wait for a line from the terminal, which is not needed any more.
     runtime.shutdown_background();
     outcome
 }

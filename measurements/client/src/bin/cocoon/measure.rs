@@ -1,4 +1,4 @@
-//! `cocoon measure`: what hardware will report for any artefacts, not only ours.
+//! `cocoon measure`: predicts what hardware measures, for any artefacts.
 
 use std::path::PathBuf;
 
@@ -58,7 +58,7 @@ fn memory(text: &str) -> Result<u64, String> {
     let (number, unit) = match text.trim_end_matches(['B', 'b']).trim_end_matches('i') {
         text if text.ends_with(['G', 'g']) => (&text[..text.len() - 1], 1 << 30),
         text if text.ends_with(['M', 'm']) => (&text[..text.len() - 1], 1 << 20),
-        // QEMU's -m counts mebibytes, too.
+        // As with QEMU's -m, a number without unit means mebibytes.
         text => (text, 1 << 20),
     };
     let size = number

@@ -1,4 +1,4 @@
-//! What every command that sends prompts begins with: whom to believe, and a first verified appliance.
+//! The beginning of every command that sends prompts: settings, and a first verified appliance.
 
 use std::io::IsTerminal as _;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use crate::flags::TrustFlags;
 use crate::output::settings;
 use crate::{Outcome, unless_interrupted};
 
-/// What the flags say about it.
+/// Flags for the beginning of a command.
 pub struct Opening<'a> {
     pub urls: &'a [Address],
     pub trust: &'a TrustFlags,
-    /// Show the whole verdict.
+    /// Whether to show the whole verdict.
     pub verbose: bool,
-    /// Tell programs, not people.
+    /// Whether the output is for programs.
     pub json: bool,
 }
 
@@ -33,8 +33,9 @@ pub struct Opened {
 }
 
 impl Opening<'_> {
-    /// Gives the outcome of the command where it ends here. Programs are told of every failure by `tell`: the appliance,
-    /// the verdict if there is one, and the error.
+    /// Reads the settings and connects to the first appliance that can be verified. The inner error
+    /// is the outcome of the command if it ends here. For programs, every failure is reported by
+    /// `tell` with the appliance's URL, the verdict if there is one, and the error.
     pub async fn open(
         &self,
         tell: impl Fn(String, Option<&Verdict>, &str) -> anyhow::Result<()>,

@@ -1,4 +1,5 @@
-//! Settings as commands need them: refusals shown, remembering without fuss; and how what follows ends.
+//! Helpers for commands: loading settings, remembering appliances, and the outcome of later
+//! requests.
 
 use cocoon_client::terminal::{say, style};
 use cocoon_client::trust::Settings;
@@ -6,7 +7,8 @@ use cocoon_client::{AttestedConnection, TableStyle, chain, table};
 
 use crate::{Outcome, unless_interrupted};
 
-/// Loads settings, or prints the table of a refused manifest.
+/// Loads the settings. If the manifest is refused, prints the table of its checks and returns
+/// `None`.
 pub async fn settings(flags: &crate::flags::TrustFlags) -> anyhow::Result<Option<Settings>> {
     match unless_interrupted(flags.load()).await? {
         Ok(settings) => Ok(Some(settings)),
@@ -26,14 +28,15 @@ pub async fn settings(flags: &crate::flags::TrustFlags) -> anyhow::Result<Option
     }
 }
 
-/// Remembers a confidential appliance; not being able to is worth a line.
+/// Remembers a confidential appliance; a failure is only noted.
 pub fn remember(settings: &Settings, connection: &AttestedConnection) {
     if let Err(error) = settings.remember(connection) {
         say(format_args!("note: {}", chain(&error)));
     }
 }
 
-/// How a command ends whose appliance was accepted: it may be refused all the same, between two requests.
+/// Returns the outcome of a command whose appliance was accepted first: it may still be refused
+/// between two requests.
 pub fn outcome<E: std::error::Error + Send + Sync + 'static>(
     done: Result<(), E>,
     is_rejection: impl Fn(&E) -> bool,

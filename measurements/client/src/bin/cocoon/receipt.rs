@@ -1,4 +1,4 @@
-//! `cocoon receipt`: what an answer cost and what it was about, as its appliance signed it, verified offline.
+//! `cocoon receipt`: verifies the signed receipt of an answer, offline.
 
 mod shown;
 
@@ -100,7 +100,8 @@ pub fn run(receipt: &Receipt) -> anyhow::Result<Outcome> {
     })
 }
 
-/// Why the meter key of the session document is believed: the verdict on it, or that it is the one that was given.
+/// Establishes why the session document's meter key is trusted: returns the verdict on the
+/// document, or the check that the key is the given one.
 fn session(
     args: &Verify,
     bundle: &Bundle,
@@ -110,7 +111,7 @@ fn session(
         return Ok((None, meter_key(document, given)));
     }
     let Some(manifest) = &args.manifest else {
-        // clap has seen to it.
+        // Impossible: clap requires one of them.
         bail!("--manifest or --meter-key is needed");
     };
     let now = args.time.unwrap_or_else(now);
@@ -128,7 +129,8 @@ fn session(
             nonce: document.nonce,
             exporter: bundle.exporter,
         }),
-        // The certificate was not kept; the section's own digest was bound all the same.
+        // The certificate was not kept. The document's evidence commits to the digest of the GPU
+        // section all the same.
         handshake_gpus: None,
     };
     let verdict = appraise(&presented, settings.manifest(), settings.policy(), now);
@@ -136,7 +138,7 @@ fn session(
 }
 
 impl Shown {
-    /// What the bundle holds is no receipt or no document: nothing else can be said of it.
+    /// Makes the result for a bundle whose receipt or document is malformed.
     fn unreadable(error: &BundleError) -> Self {
         Self {
             receipt: None,

@@ -1,4 +1,4 @@
-//! `cocoon translate`, `cocoon summarize`, `cocoon reply`: a text in, what a model makes of it out.
+//! `cocoon translate`, `cocoon summarize` and `cocoon reply`: tasks on a text.
 
 mod input;
 mod shown;
@@ -170,7 +170,7 @@ async fn run(common: Common, task: Task, drafts: usize) -> anyhow::Result<Outcom
     })
 }
 
-/// The line about it.
+/// Returns the line of JSON about the job.
 fn line(
     task: &'static str,
     opened: &Opened,
@@ -178,7 +178,7 @@ fn line(
     timing: Timing,
     error: Option<&MessengerError>,
 ) -> zeroize::Zeroizing<String> {
-    // What was opened was accepted; the connection behind it may be refused all the same.
+    // The first connection was accepted, but a later one may have been refused.
     let rejection = error.filter(|error| error.is_rejection());
     let judged = rejection.and_then(MessengerError::verdict);
     let url = judged

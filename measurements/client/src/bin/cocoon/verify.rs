@@ -1,4 +1,4 @@
-//! `cocoon verify`: one connection, one verdict.
+//! `cocoon verify`: verifies one connection and prints the verdict.
 
 use cocoon_client::terminal::{Waiting, print, say, style};
 use cocoon_client::{Address, AttestedConnection, CollateralUse, ConnectError, chain, table};
@@ -27,22 +27,22 @@ pub struct Args {
     verbose: bool,
 }
 
-/// What `--json` prints.
+/// Output of `--json`.
 #[derive(Serialize)]
 struct Report<'a> {
     url: String,
     accepted: bool,
     verdict: Option<&'a Verdict>,
     claims: Option<&'a Claims>,
-    /// Where the vendors' word came from that the verdict rests on.
+    /// Origin of the collateral behind the verdict.
     collateral: Option<CollateralUse>,
     error: Option<String>,
 }
 
-/// What became of a connection.
+/// Result of a connection.
 type Shown<'a> = Result<&'a AttestedConnection, Refused<'a>>;
 
-/// Why there is none.
+/// Why there is no attested connection.
 struct Refused<'a> {
     verdict: Option<&'a Verdict>,
     collateral: Option<CollateralUse>,
@@ -88,7 +88,8 @@ pub async fn run(args: Args) -> anyhow::Result<Outcome> {
     }
 }
 
-/// Not reached is no verdict, but programs that asked for JSON get some.
+/// Handles an appliance that could not be reached. There is no verdict, but `--json` still prints a
+/// report.
 fn unreached(args: &Args, error: ConnectError) -> anyhow::Result<anyhow::Error> {
     if args.json {
         let refused = Refused {

@@ -1,4 +1,4 @@
-//! What evidence in files came to, and how it is shown: every check, accepted or not.
+//! The result of appraising evidence in files, and its output.
 
 use std::error::Error;
 
@@ -10,20 +10,21 @@ use serde_json::{Map, Value};
 
 use crate::MAX_REASON;
 
-/// What the evidence says, in order.
+/// Claims in the evidence, in order of output.
 pub type Rows = Vec<(&'static str, String)>;
 
-/// Evidence, judged.
+/// Result of an appraisal.
 pub struct Appraisal {
-    /// Whose root vouches and what the evidence says; nothing when it did not verify.
+    /// Class of the root and claims; `None` if the evidence could not be verified.
     verified: Option<(RootClass, Rows)>,
     checks: Vec<Check>,
-    /// Whether measurements were held against reference values.
+    /// Whether measurements were compared with reference values.
     compared: bool,
 }
 
 impl Appraisal {
-    /// Signatures and endorsements hold; `checks` judge the platform.
+    /// Makes the result for evidence with valid signatures and endorsements; `checks` are about the
+    /// platform.
     pub fn verified(root: RootClass, rows: Rows, checks: Vec<Check>) -> Self {
         Self {
             verified: Some((root, rows)),
@@ -32,9 +33,10 @@ impl Appraisal {
         }
     }
 
-    /// `checks` judge everything, the measurements among it; `root` is the one that vouches, if any does.
+    /// Makes the result for evidence whose `checks` include the measurements; `root` is the root
+    /// that endorses it, if any.
     pub fn compared(root: Option<RootClass>, rows: Rows, checks: Vec<Check>) -> Self {
-        // A row that has nothing to expect says why nothing was compared.
+        // A row without an expected value says why nothing was compared.
         let mut measured = checks.iter().filter(|row| row.id == "gpu.measurements");
         let first = measured.next();
         let compared = first.is_some_and(|row| row.expected.is_some())
@@ -46,7 +48,7 @@ impl Appraisal {
         }
     }
 
-    /// Nothing vouches for what the evidence says, so that nothing of it is shown.
+    /// Makes the result for evidence that could not be verified. Its claims are not shown.
     pub fn unverified(error: &dyn Error) -> Self {
         let check = Check {
             id: "evidence.signature",
@@ -64,7 +66,8 @@ impl Appraisal {
         }
     }
 
-    /// One check that failed is enough, whatever it says for itself.
+    /// Returns whether the evidence is rejected: a single failed check is enough, even without a
+    /// cause.
     pub fn is_rejected(&self) -> bool {
         self.verified.is_none() || self.failures().next().is_some()
     }
@@ -73,7 +76,7 @@ impl Appraisal {
         (self.checks.iter()).filter(|check| check.outcome == Outcome::Fail)
     }
 
-    /// Why it is rejected, in one line.
+    /// Returns the reasons of the rejection in one line.
     fn reason(&self) -> String {
         let causes = self
             .failures()
@@ -81,7 +84,7 @@ impl Appraisal {
         printable(&causes.collect::<Vec<_>>().join("; "), MAX_REASON)
     }
 
-    /// Prints it, for people or as JSON. `named` says whether the policy was a file or the defaults.
+    /// Prints the result, for people or as JSON. `named` says whether the policy came from a file.
     pub fn show(&self, named: bool, json: bool) -> anyhow::Result<()> {
         if json {
             let text = serde_json::to_string_pretty(&self.json()?)?;
@@ -106,7 +109,7 @@ impl Appraisal {
             }
             None => print(format_args!("REJECTED: {}\n", self.reason()))?,
         }
-        // In full: a policy takes what it lists from here.
+        // Values are shown in full, so that they can be copied into a policy.
         let table = check_table(&self.checks, style(true));
         Ok(print(format_args!("\n{table}\n"))?)
     }
@@ -135,7 +138,8 @@ impl Appraisal {
         Ok(object)
     }
 
-    /// Class, root and what the evidence says. Never `confidential`: genuine hardware may run anything.
+    /// Returns class, root and claims, unless the evidence is rejected. The class is never
+    /// `confidential`, because genuine hardware may run any guest.
     fn accepted(&self) -> Option<(&'static str, &'static str, &Rows)> {
         let (root, rows) = self.verified.as_ref().filter(|_| !self.is_rejected())?;
         let (class, root) = match root {
@@ -171,7 +175,7 @@ mod tests {
         Appraisal::verified(RootClass::Vendor, rows, checks)
     }
 
-    /// A failed check rejects even when it gives no cause, and nothing it vouches for is shown as a fact.
+    /// A failed check leads to a rejection even if it has no cause, and no claims are shown.
     #[test]
     fn a_failed_check_without_a_cause_rejects() {
         let good = of(&[Outcome::Pass, Outcome::Note]);

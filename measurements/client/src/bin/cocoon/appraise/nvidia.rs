@@ -1,4 +1,5 @@
-//! `cocoon appraise nvidia`: reports of GPUs with their certificates, reference manifests and OCSP responses, in files.
+//! `cocoon appraise nvidia`: appraises reports of GPUs with certificates, reference manifests and
+//! OCSP responses in files.
 
 use std::path::{Path, PathBuf};
 
@@ -34,7 +35,8 @@ pub struct Nvidia {
     pub(super) common: Common,
 }
 
-/// Judges it. Nobody asks the driver here, so that its word on the GPU's mode is missing, which a row says.
+/// Appraises the evidence. The driver's own statement about the GPU's mode is missing offline, and
+/// one check says so.
 pub fn appraise(args: &Nvidia) -> anyhow::Result<Appraisal> {
     if args.reports.len() != args.chains.len() {
         bail!(
@@ -92,7 +94,8 @@ pub fn appraise(args: &Nvidia) -> anyhow::Result<Appraisal> {
     Ok(Appraisal::compared(judged.root, rows, judged.checks))
 }
 
-/// A report's bytes. In binary it begins with SPDM's version, 0x11, which is no digit.
+/// Reads a report, binary or in hexadecimal digits. A binary report begins with SPDM's version,
+/// 0x11, which is not a digit.
 fn report(path: &Path) -> anyhow::Result<Vec<u8>> {
     let file = read(path)?;
     let digits = file.trim_ascii();

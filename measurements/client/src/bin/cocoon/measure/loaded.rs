@@ -1,5 +1,5 @@
-//! Artefacts in memory. Large ones take seconds to read and to measure: a bar shows how far reading is, and a line that it
-//! is still measured.
+//! Reads artefacts into memory. Large ones take seconds to read and to measure, so a progress bar
+//! shows the reading, and a message the measuring.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -13,16 +13,16 @@ use super::Artefacts;
 
 /// Largest artefact, in bytes.
 const MAX_ARTEFACT: u64 = 4 * 1024 * 1024 * 1024;
-/// More bytes than this take more than a second.
+/// Size from which reading and measuring takes more than a second, in bytes.
 const LONG: u64 = 256 * 1024 * 1024;
-/// What is read at once.
+/// Bytes read at once.
 const PIECE: u64 = 8 * 1024 * 1024;
 
 pub struct Loaded {
     pub firmware: Vec<u8>,
     pub kernel: Vec<u8>,
     pub initrd: Option<Vec<u8>>,
-    /// Shown until it is dropped, which is before anything else is.
+    /// Progress of the measuring; it must be dropped before anything else is printed.
     pub measuring: Option<Waiting>,
 }
 
@@ -40,7 +40,7 @@ impl Loaded {
         } else {
             ProgressBar::hidden()
         };
-        // Where there is no terminal, dots stand for both.
+        // Without a terminal, dots show both reading and measuring.
         let dots = (long && bar.is_hidden()).then(measuring);
         let firmware = read_shown(&artefacts.firmware, &bar)?;
         let kernel = read_shown(&artefacts.kernel, &bar)?;
@@ -58,7 +58,7 @@ impl Loaded {
 
 fn bar(total: u64) -> ProgressBar {
     let bar = ProgressBar::new(total);
-    // The template is a constant without errors; the default one serves as well.
+    // The template is a valid constant; the default style would also do.
     let template = "reading {bar:40} {bytes} of {total_bytes}, {eta} left";
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
@@ -66,7 +66,7 @@ fn bar(total: u64) -> ProgressBar {
     bar
 }
 
-/// A file, bounded.
+/// Reads a file of at most [`MAX_ARTEFACT`] bytes.
 pub fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     read_shown(path, &ProgressBar::hidden())
 }
@@ -90,7 +90,7 @@ fn read_shown(path: &Path, bar: &ProgressBar) -> anyhow::Result<Vec<u8>> {
     loop {
         let piece = (&mut file).take(PIECE).read_to_end(&mut bytes);
         let read = piece.with_context(|| unreadable(path))?;
-        // The length may have been another one, or none, as of a pipe.
+        // The length may have changed, and a pipe has none.
         if bytes.len() as u64 > MAX_ARTEFACT {
             bail!(
                 "{} has more bytes than any kernel, firmware or initrd",

@@ -1,4 +1,5 @@
-//! `cocoon measure snp`: the launch digest, and with a key the ID block that vouches for it.
+//! `cocoon measure snp`: predicts the launch digest, and signs an ID block for it if there is a
+//! key.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ use serde::Serialize;
 
 use super::{Artefacts, Loaded, bits, bits32, json, memory, read};
 
-/// SMT allowed, nothing else.
+/// Default guest policy: only SMT is allowed (the other bit is reserved and must be 1).
 const POLICY: u64 = 0x3_0000;
 
 #[derive(clap::Args)]
@@ -62,7 +63,8 @@ struct Measurements {
     id_block: Option<Identity>,
 }
 
-/// For QEMU, in Base64, and for the verifier, in hexadecimal.
+/// ID block and authentication information: in Base64 for QEMU, digests in hexadecimal for the
+/// verifier.
 #[derive(Serialize)]
 struct Identity {
     block: String,

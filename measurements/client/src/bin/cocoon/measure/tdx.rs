@@ -1,4 +1,4 @@
-//! `cocoon measure tdx`: the registers of a trust domain, and every event of them.
+//! `cocoon measure tdx`: predicts the measurement registers of a trust domain, and their events.
 
 use std::path::{Path, PathBuf};
 
@@ -108,10 +108,10 @@ enum Applications {
 #[derive(Serialize)]
 struct Measurements {
     mrtd: String,
-    /// With the machine's tables.
+    /// RTMR0 of the machine with the given tables.
     #[serde(skip_serializing_if = "Option::is_none")]
     rtmr0: Option<String>,
-    /// Of the simulator's platform: hardware measures its own ACPI and SMBIOS tables.
+    /// RTMR0 of the simulator's platform; hardware measures its own ACPI and SMBIOS tables.
     #[serde(skip_serializing_if = "Option::is_none")]
     rtmr0_simulated: Option<String>,
     rtmr1: String,

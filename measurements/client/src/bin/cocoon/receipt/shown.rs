@@ -1,4 +1,4 @@
-//! What a receipt came to, and how it is shown.
+//! The result of verifying a receipt, and its output.
 
 use std::error::Error;
 
@@ -10,18 +10,19 @@ use serde_json::json;
 
 use crate::MAX_REASON;
 
-/// A receipt, judged.
+/// Result of verifying a receipt.
 pub struct Shown {
-    /// What is signed, if it could be read.
+    /// The signed receipt, if it is well-formed.
     pub receipt: Option<Receipt>,
-    /// The verdict on its session, if there was a manifest.
+    /// Verdict on the session document, if there was a manifest.
     pub verdict: Option<Verdict>,
     /// Every check of the receipt itself.
     pub checks: Vec<Check>,
 }
 
 impl Shown {
-    /// One check that failed is enough, of the receipt or of its session.
+    /// Returns whether the receipt is rejected: a single failed check of the receipt or of its
+    /// session document is enough.
     pub fn is_rejected(&self) -> bool {
         let verdict = self.verdict.as_ref();
         verdict.is_some_and(|verdict| verdict.class == Class::Rejected)
@@ -34,7 +35,7 @@ impl Shown {
         (self.checks.iter()).filter(|check| check.outcome == Outcome::Fail)
     }
 
-    /// Prints it, for people or as JSON.
+    /// Prints the result, for people or as JSON.
     pub fn show(&self, full: bool, json: bool) -> anyhow::Result<()> {
         if json {
             let text = serde_json::to_string_pretty(&self.json())?;
@@ -43,7 +44,7 @@ impl Shown {
         let style = style(full);
         if let Some(verdict) = &self.verdict {
             let session = match verdict.class {
-                // The table says of a rejected one that no prompt was sent, and this one's was answered.
+                // The usual table would say that no prompt was sent, but this one was answered.
                 Class::Rejected => format!("{REJECTED}\n\n{}", check_table(&verdict.checks, style)),
                 Class::Confidential | Class::Simulated => table(verdict, style),
             };
@@ -97,7 +98,7 @@ impl Shown {
 const REJECTED: &str =
     "REJECTED: under this manifest and policy its prompt should not have been sent";
 
-/// The one check there is of what cannot be read.
+/// Returns the only check of a receipt or document that is malformed.
 pub fn unreadable(error: &dyn Error) -> Check {
     Check {
         id: "receipt.form",

@@ -1,4 +1,4 @@
-//! Where the text comes from, and which appliances are named before it.
+//! Operands of a text command: the appliances and the source of the text.
 
 use std::io::{self, IsTerminal as _, Read};
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use cocoon_client::terminal::say;
 use cocoon_client::{Address, AddressError};
 use zeroize::Zeroizing;
 
-/// A word of the command line that belongs to no flag. What looks like a URL is one, and everything else is a file.
+/// An operand of the command line: a text with `://` is the URL of an appliance, any other a file.
 #[derive(Clone, Debug)]
 pub enum Operand {
     Appliance(Address),
@@ -28,7 +28,7 @@ impl FromStr for Operand {
     }
 }
 
-/// The appliances, and the file that is named after them.
+/// Returns the appliances, and the file named after them.
 pub fn operands(all: &[Operand]) -> anyhow::Result<(Vec<Address>, Option<PathBuf>)> {
     let mut urls = Vec::new();
     let mut file: Option<&PathBuf> = None;
@@ -57,7 +57,8 @@ pub fn operands(all: &[Operand]) -> anyhow::Result<(Vec<Address>, Option<PathBuf
     Ok((urls, file.filter(|path| !standard_input(path)).cloned()))
 }
 
-/// The text, from the file or from standard input. Reads on a thread of its own, which a Ctrl-C leaves waiting.
+/// Reads the text from the file or from standard input. Reads on a thread of its own, which goes on
+/// waiting after Ctrl-C.
 pub async fn read(file: Option<PathBuf>) -> anyhow::Result<Zeroizing<String>> {
     if file.is_none() && io::stdin().is_terminal() {
         say("the text from standard input, please; Ctrl-D ends it");
@@ -75,7 +76,7 @@ pub async fn read(file: Option<PathBuf>) -> anyhow::Result<Zeroizing<String>> {
 }
 
 fn text(name: &str, from: impl Read) -> anyhow::Result<Zeroizing<String>> {
-    // Room for everything at once: a vector that grew would leave copies behind that nobody wipes.
+    // Allocated at once: a vector that grows would leave copies behind that are not wiped.
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_TEXT_LEN + 1));
     from.take(MAX_TEXT_LEN as u64 + 1)
         .read_to_end(&mut bytes)

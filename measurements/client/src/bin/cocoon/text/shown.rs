@@ -1,18 +1,19 @@
-//! What people see of it: results as they arrive on standard output, everything else beside them.
+//! Output of a job for people: results on standard output as they arrive, everything else on
+//! standard error.
 
 use std::io::{self, IsTerminal as _};
 
 use cocoon_client::messenger::{Heard, Report, Task};
 use cocoon_client::terminal::{Answering, Waiting, print, say};
 
-/// Between two drafts.
+/// Separates two drafts.
 const RULE: &str = "\n\n---\n\n";
 
-/// Results on standard output.
+/// Writes results to standard output.
 pub struct Shown {
     waiting: Option<Waiting>,
     answering: Option<Answering>,
-    /// A result of its own is asked for, and not a word of it has come.
+    /// A new result was asked for, but none of its words arrived yet.
     begins: bool,
     results: usize,
     ends_line: bool,
@@ -35,7 +36,7 @@ impl Shown {
         match heard {
             Heard::Asking(question) if *question.task == Task::Notes => {
                 self.answering = None;
-                // One at a time: the last one is taken away first.
+                // The old progress display is removed before there is a new one.
                 self.waiting = None;
                 let what = format!("reading; after this part {} more", question.left);
                 self.waiting = Some(Waiting::new(what));
@@ -58,7 +59,7 @@ impl Shown {
         }
     }
 
-    /// The last line ended, what there is to add, and whether all of it could be written.
+    /// Ends the last line and adds notes. Fails if a result could not be written.
     pub fn end(mut self, report: &Report) -> io::Result<()> {
         (self.waiting, self.answering) = (None, None);
         self.written?;
