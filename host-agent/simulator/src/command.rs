@@ -1,4 +1,4 @@
-//! The command line of the simulator, in the library so that another executable can play its part.
+//! The simulator's command line. It is part of the library so that another executable can act as the simulator.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -13,25 +13,29 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{Roots, server};
 
-/// Software stand-in for TEE hardware. Its evidence proves nothing: use it to develop and to test.
+/// Simulate TEE hardware for development and tests
+///
+/// Serves evidence in the vendors' formats, signed with development keys. This evidence proves nothing.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// Unix socket to serve; its folder must exist.
+    /// Unix socket to listen on, in an existing folder
     #[arg(long, required_unless_present = "print_roots")]
     socket: Option<PathBuf>,
-    /// Folder of the development roots, made at the first start.
+    /// Folder of the development keys, created on first use
     #[arg(long)]
     roots: PathBuf,
-    /// Print the development root certificates (PEM; Intel's place, AMD's, NVIDIA's two) and exit.
+    /// Print the development root certificates and exit
+    ///
+    /// The certificates are PEM, in this order: Intel, AMD, NVIDIA devices, NVIDIA reference manifests.
     #[arg(long)]
     print_roots: bool,
-    /// End when standard input closes, as it does when the process that started this one dies.
+    /// Exit when standard input is closed, for example because the parent process ended
     #[arg(long)]
     until_stdin_closes: bool,
 }
 
-/// Serves simulated evidence on a unix socket until it is told to stop.
+/// Serves simulated evidence on a Unix socket until a signal or, if requested, the end of standard input.
 pub fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -71,7 +75,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             let watch = arguments.until_stdin_closes;
             move || if watch { drain_stdin() } else { std::thread::park() }
         });
-        // Whoever started this waits for the line.
+        // The parent process waits for this line.
         println!("listening");
         tokio::select! {
             _ = terminate.recv() => Ok(()),
@@ -80,18 +84,18 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             result = &mut ended => result.context("the server ended").and_then(|result| result.context("cannot accept connections")),
         }
     });
-    // Threads that still wait for their VMs end with the process; the socket must not outlive it.
+    // Threads that still serve VMs end with the process. The socket must be removed.
     let removed =
         std::fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()));
     outcome.and(removed)
 }
 
-/// Runs `work` beside the signals; the receiver resolves when it returns.
+/// Runs `work` in a thread. The receiver resolves with its result.
 fn thread<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> tokio::sync::oneshot::Receiver<T> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
-    // Detached: the process ends without waiting for it.
+    // Detached: the process ends without waiting for the thread.
     std::thread::spawn(move || drop(sender.send(work())));
     receiver
 }

@@ -1,5 +1,5 @@
-//! The launch of a simulated confidential VM: what QEMU opened, measured as the hardware would, and evidence about
-//! it for as long as it runs.
+//! The launch of a simulated confidential VM: measures what QEMU opened as the hardware would, and produces evidence for the
+//! life of the VM.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -24,69 +24,69 @@ use crate::snp::{SnpReport, SnpSimulator};
 use crate::tdx::{CollateralDates, TcbStatus, TdReport, TdxSimulator};
 use crate::x509::X509Error;
 
-/// Why a VM cannot be launched, or evidence not be given.
+/// Why a VM cannot be launched, or why there is no evidence.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchFailure {
-    /// Firmware, kernel and machine do not fit TDX.
+    /// The firmware, the kernel or the machine cannot be measured for TDX.
     #[error("cannot measure the VM as TDX would")]
     Tdx(#[from] PredictError),
-    /// The event log is too long.
+    /// The event log cannot be encoded.
     #[error("cannot write the event log")]
     Log(#[from] ccel::EncodeError),
-    /// SNP needs a firmware of its own.
+    /// SNP needs a firmware of its own, and the request names none.
     #[error("no SNP firmware was named: SEV-SNP cannot be imitated without it")]
     NoFirmware,
     /// The SNP firmware cannot be read.
     #[error("cannot read the SNP firmware {path:?}")]
     Firmware {
-        /// The file.
+        /// Path of the firmware.
         path: PathBuf,
-        /// Why not.
+        /// Cause.
         #[source]
         source: std::io::Error,
     },
-    /// The SNP firmware is none.
+    /// The SNP firmware is not a valid firmware image.
     #[error("cannot measure the SNP firmware")]
     SnpFirmware(#[from] SnpFirmwareError),
-    /// The CPU model is none of QEMU's.
+    /// QEMU has no CPU model of this name.
     #[error("cannot measure the virtual processors")]
     Cpu(#[from] UnknownCpu),
-    /// The parts do not fit.
+    /// The launch digest of these inputs cannot be computed.
     #[error("cannot measure the VM as SEV-SNP would")]
     Snp(#[from] LaunchError),
-    /// Signing.
+    /// A report, certificate or collateral cannot be encoded or signed.
     #[error("cannot sign evidence")]
     X509(#[from] X509Error),
 }
 
-/// What the host asked for beside what QEMU opened.
+/// Launch parameters from the host, in addition to what QEMU opened.
 #[derive(Debug, Clone)]
 pub struct LaunchOptions {
-    /// Which TEE to imitate.
+    /// TEE to simulate.
     pub tee: Tee,
-    /// Firmware that is measured for SNP.
+    /// Firmware to measure for SNP.
     pub snp_firmware: Option<PathBuf>,
-    /// CPU model for SNP.
+    /// QEMU's CPU model, for SNP.
     pub cpu_model: String,
-    /// Canonical operator configuration.
+    /// Canonical bytes of the operator's configuration.
     pub config: Vec<u8>,
 }
 
-/// A launched VM: its measurements are settled, its report data are not.
+/// A launched VM. Its measurements are final; report data differs for each request.
 #[derive(Debug)]
 pub enum Launched<'a> {
-    /// As a trust domain.
+    /// A trust domain.
     Tdx {
-        /// The platform.
+        /// The simulated platform.
         platform: TdxSimulator<'a>,
         /// The report without report data.
         report: Box<TdReport>,
-        /// CCEL event log.
+        /// CCEL event log, encoded.
         event_log: Vec<u8>,
     },
-    /// As an SNP guest.
+    /// An SNP guest.
     Snp {
-        /// The platform.
+        /// The simulated platform.
         platform: SnpSimulator<'a>,
         /// The report without report data.
         report: Box<SnpReport>,
@@ -94,7 +94,7 @@ pub enum Launched<'a> {
 }
 
 impl<'a> Launched<'a> {
-    /// Measures `opened`.
+    /// Measures `opened` and launches a VM from it.
     ///
     /// # Errors
     /// [`LaunchFailure`] names the artefact that cannot be measured.
@@ -126,10 +126,10 @@ impl<'a> Launched<'a> {
         }
     }
 
-    /// Evidence over `report_data`.
+    /// Returns evidence over `report_data`.
     ///
     /// # Errors
-    /// [`LaunchFailure::X509`] when something cannot be encoded.
+    /// [`LaunchFailure::X509`] if encoding fails.
     pub fn evidence(&self, report_data: &Hex64) -> Result<Evidence, LaunchFailure> {
         Ok(match self {
             Self::Tdx {
@@ -151,10 +151,10 @@ impl<'a> Launched<'a> {
         })
     }
 
-    /// Endorsements that count around `now`, in seconds since 1970.
+    /// Returns collateral that is valid around `now`, in Unix seconds.
     ///
     /// # Errors
-    /// [`LaunchFailure::X509`] when something cannot be encoded.
+    /// [`LaunchFailure::X509`] if encoding fails.
     pub fn collateral(&self, now: u64) -> Result<Collateral, LaunchFailure> {
         let dates = CollateralDates::around(now);
         Ok(match self {

@@ -1,4 +1,4 @@
-//! `cocoon-simulator`: serves simulated evidence on a unix socket until it is told to stop.
+//! `cocoon-simulator`: serves simulated evidence on a Unix socket.
 
 use std::process::ExitCode;
 

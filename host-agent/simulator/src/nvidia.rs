@@ -1,8 +1,8 @@
-//! H100s in software: the responder that answers for attestation (SPDM), the device's certificates, the reference manifests
-//! of its driver and VBIOS, and NVIDIA's answers on revocation. Every bad form that a verifier must refuse can be had.
+//! H100 GPUs in software: the SPDM responder for attestation, the device certificates, the reference manifests (RIMs) of
+//! driver and VBIOS, and NVIDIA's OCSP responses. A [`Fault`] produces each kind of evidence that verifiers must reject.
 //!
-//! What is signed here is made by `cocoon_measurements::nvidia::simulated`, field by field in the real formats; this adds
-//! the device around it. Nothing computes on it.
+//! `cocoon_measurements::nvidia::simulated` encodes and signs the structures in their real formats. This module adds the
+//! device around them. The GPUs compute nothing.
 
 use cocoon_measurements::nvidia::simulated::{
     Error, Gpu, ManifestParts, Nvidia, ReportParts, Status, Times, pki, status,
@@ -10,52 +10,52 @@ use cocoon_measurements::nvidia::simulated::{
 use cocoon_protocol::bytes::{Blob, Hex32};
 use cocoon_protocol::gpu::{CollectedGpu, DriverState, GpuCollateral};
 
-/// The driver's version.
+/// Version of the driver.
 pub const DRIVER: &str = "550.144.03";
-/// The VBIOS version.
+/// Version of the VBIOS.
 pub const VBIOS: &str = "96.00.5E.00.01";
-/// The same as a report writes it.
+/// Version of the VBIOS as encoded in a report.
 const VBIOS_BYTES: [u8; 8] = [0x00, 0x5e, 0x00, 0x96, 0x01, 0, 0, 0];
-/// `GET_MEASUREMENTS` of SPDM 1.1, with a signature, of all: the one request that the responder answers.
+/// The only request that the responder answers: SPDM 1.1 `GET_MEASUREMENTS` for all measurements, with a signature.
 const REQUEST: [u8; 4] = [0x11, 0xe0, 0x01, 0xff];
-/// Bytes of it: code, nonce, slot.
+/// Length of the request in bytes: code, nonce and slot.
 pub const REQUEST_LEN: usize = 37;
-/// NVIDIA answers for a week, and a fetching host asks daily.
+/// Validity of NVIDIA's OCSP responses in seconds. A host fetches them daily.
 const WEEK: u64 = 7 * 24 * 60 * 60;
-/// Index of a measurement that the VBIOS's manifest expects; reports count from one.
+/// Index of a measurement in the VBIOS's manifest. Reports count from one, so its index there is one higher.
 const OF_VBIOS: u8 = 40;
 
-/// What is wrong with a machine's GPUs.
+/// Fault of a machine's GPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The reports answer another question.
+    /// The reports answer another nonce.
     WrongNonce,
-    /// NVIDIA has revoked the first GPU's identity.
+    /// NVIDIA has revoked the identity of the first GPU.
     Revoked,
-    /// NVIDIA's answers are over their time.
+    /// NVIDIA's OCSP responses have expired.
     Expired,
-    /// The VBIOS measures other than its manifest says.
+    /// A measurement of the VBIOS differs from its manifest.
     OtherVbios,
-    /// The driver says developer mode.
+    /// The driver reports developer mode.
     DeveloperMode,
-    /// The last GPU shows nothing.
+    /// The last GPU returns no evidence.
     Missing,
 }
 
-/// The GPUs of one machine, and who vouches for them.
+/// The GPUs of one machine and their certification authorities.
 #[derive(Debug)]
 pub struct GpuSimulator {
     nvidia: Nvidia,
     gpus: Vec<Gpu>,
-    /// What is wrong with them.
+    /// Fault to simulate, if any.
     pub fault: Option<Fault>,
 }
 
 impl GpuSimulator {
-    /// GPUs with these serial numbers, of the NVIDIA whose keys follow from `seed`.
+    /// Creates GPUs with these serial numbers. All of NVIDIA's keys are derived from `seed`.
     ///
     /// # Errors
-    /// [`Error`] when something cannot be encoded.
+    /// [`Error`] if encoding fails.
     pub fn new(seed: &str, serials: &[String]) -> Result<Self, Error> {
         let nvidia = Nvidia::new(seed)?;
         let gpus = serials.iter().map(|serial| nvidia.gpu(serial));
@@ -68,33 +68,33 @@ impl GpuSimulator {
         })
     }
 
-    /// The two development roots, for devices and for manifests, DER.
+    /// Returns the two development roots in DER: first the one for devices, then the one for manifests.
     #[must_use]
     pub fn roots(&self) -> Vec<Vec<u8>> {
         self.nvidia.roots()
     }
 
-    /// The same, PEM: what a client is given with `--trust-root`.
+    /// Returns the two development roots in PEM, as a client takes them with `--trust-root`.
     ///
     /// # Errors
-    /// [`Error`] when a certificate is not DER.
+    /// [`Error`] if a certificate is not DER.
     pub fn roots_pem(&self) -> Result<String, Error> {
         let ([devices, ..], [manifests, ..]) = (&self.nvidia.devices, &self.nvidia.manifests);
         pki::pem(&[devices, manifests])
     }
 
-    /// The device's identity, as verdicts show it.
+    /// Returns the digest of a device's identity, as verdicts show it.
     ///
     /// # Errors
-    /// [`Error`] when there is no such GPU or its key cannot be encoded.
+    /// [`Error`] if there is no such GPU or its key cannot be encoded.
     pub fn device(&self, place: usize) -> Result<Hex32, Error> {
         self.gpus.get(place).ok_or(Error::Key)?.device()
     }
 
-    /// What the driver collects for `nonce`.
+    /// Returns the evidence that the driver collects for `nonce`.
     ///
     /// # Errors
-    /// [`Error`] when something cannot be encoded.
+    /// [`Error`] if encoding fails.
     pub fn collect(&self, nonce: &Hex32) -> Result<Vec<CollectedGpu>, Error> {
         let missing = usize::from(self.fault == Some(Fault::Missing));
         let shown = self.gpus.len().saturating_sub(missing);
@@ -126,7 +126,7 @@ impl GpuSimulator {
         })
     }
 
-    /// The responder: `MEASUREMENTS` in answer to `GET_MEASUREMENTS`, signed over both; silence to anything else.
+    /// Answers `GET_MEASUREMENTS` with `MEASUREMENTS`, signed over both. Ignores any other request.
     fn respond(&self, gpu: &Gpu, request: &[u8; REQUEST_LEN]) -> Option<Vec<u8>> {
         let (code, rest) = request.split_first_chunk::<4>()?;
         let (nonce, slot) = rest.split_first_chunk::<32>()?;
@@ -146,10 +146,10 @@ impl GpuSimulator {
         signed.get(REQUEST_LEN..).map(<[u8]>::to_vec)
     }
 
-    /// NVIDIA's word around `now`, in seconds since 1970.
+    /// Returns NVIDIA's collateral at `now`, in Unix seconds.
     ///
     /// # Errors
-    /// [`Error`] when something cannot be encoded.
+    /// [`Error`] if encoding fails.
     pub fn collateral(&self, now: u64) -> Result<GpuCollateral, Error> {
         let hour = 60 * 60;
         let (this_update, next_update) = match self.fault {
@@ -160,7 +160,7 @@ impl GpuSimulator {
             this_update,
             next_update: Some(next_update),
         };
-        // Once for all GPUs what they share.
+        // Certificates that several GPUs share get one response.
         let mut revocable: Vec<(&pki::Identity, &pki::Identity)> = Vec::new();
         for gpu in &self.gpus {
             for pair in self.nvidia.revocable(gpu) {

@@ -1,8 +1,8 @@
-//! What a QEMU process really opened: its command line from `/proc/PID/cmdline`, and through `/proc/PID/fd` the very
-//! files that its arguments name, whatever has happened to their paths.
+//! Reads what a QEMU process opened: its command line from `/proc/PID/cmdline`, and through `/proc/PID/fd` the files that
+//! its arguments name, even if their paths were replaced since.
 //!
-//! Hardware would measure the memory that QEMU prepared. We read its inputs instead, so everything on the command
-//! line that could put something else into that memory is refused, and so is everything we do not know.
+//! Hardware measures the memory that QEMU prepares, while the simulator reads QEMU's inputs. It therefore refuses every
+//! argument that could put other data into that memory, and every argument that it does not know.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -19,7 +19,7 @@ pub const MAX_INITRD: u64 = 2 << 30;
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const WITHOUT_VALUE: [&str; 3] = ["-no-user-config", "-nodefaults", "-no-reboot"];
-/// Arguments that put nothing measured into the guest's memory.
+/// Arguments that put no measured data into the guest's memory.
 const WITH_VALUE: [&str; 16] = [
     "-L",
     "-accel",
@@ -39,118 +39,118 @@ const WITH_VALUE: [&str; 16] = [
     "-serial",
 ];
 const MEASURED: [&str; 6] = ["-append", "-bios", "-initrd", "-kernel", "-m", "-smp"];
-/// Devices that only carry data to and fro. Others, such as `loader`, can write into memory.
+/// Devices that only transfer data. Others, such as `loader`, can write into memory.
 const DEVICES: [&str; 4] = [
     "virtio-blk-pci",
     "virtio-net-pci",
     "virtio-serial-pci",
     "virtserialport",
 ];
-/// Objects that are memory and begin empty: where it comes from is not measured. A file, for one, would not be empty.
+/// Memory objects that start empty, whose origin is not measured. A file-backed object could contain data.
 const OBJECTS: [&str; 2] = ["memory-backend-memfd", "memory-backend-ram"];
-/// Options of `-machine` that name things to boot.
+/// Options of `-machine` that name boot files.
 const MACHINE_BOOTS: [&str; 5] = ["append", "dtb", "firmware", "initrd", "kernel"];
 
 /// Why a process cannot be measured.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenedError {
-    /// Reading from `/proc`.
+    /// A file below `/proc` cannot be read.
     #[error("cannot read {path:?}: the process must run, as the same user")]
     Read {
-        /// What was read.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// Cause.
         #[source]
         source: io::Error,
     },
-    /// Longer than allowed.
+    /// An input exceeds its limit.
     #[error("{what} is larger than {limit} bytes")]
     TooLarge {
-        /// Which input.
+        /// Name of the input.
         what: &'static str,
-        /// The limit.
+        /// Limit in bytes.
         limit: u64,
     },
-    /// A descriptor that is no file, and so cannot be read a second time.
+    /// A descriptor is not a regular file, so it cannot be read a second time.
     #[error("{what} of QEMU is not a regular file: its bytes cannot be read again")]
     NotAFile {
-        /// Which input.
+        /// Name of the input.
         what: &'static str,
     },
-    /// Another program.
+    /// The process runs another program.
     #[error("the process is not {PROGRAM}")]
     NotQemu,
-    /// Not text.
+    /// The command line is not UTF-8.
     #[error("QEMU's command line is not UTF-8")]
     NotText,
-    /// An argument that might change what is booted.
+    /// An argument might change what is booted.
     #[error("QEMU has the argument {0:?}, which cannot be measured: start it without")]
     Unmeasurable(String),
-    /// An argument that must be there.
+    /// A required argument is missing.
     #[error("QEMU has no argument {0:?}, which is needed to measure it")]
     Missing(&'static str),
-    /// An argument without what follows it.
+    /// An argument has no value.
     #[error("QEMU's argument {0:?} has no value")]
     NoValue(String),
-    /// The last one would win: refuse rather than guess.
+    /// A measured argument occurs twice. QEMU would use the last one, but the simulator does not rely on that.
     #[error("QEMU has the argument {0:?} twice")]
     Twice(&'static str),
-    /// A measured argument in a form we do not know.
+    /// A measured argument has an unsupported form.
     #[error("QEMU's argument `{flag} {value}` is not {expected}")]
     Odd {
-        /// The argument.
+        /// Name of the argument.
         flag: &'static str,
-        /// Its value.
+        /// Value of the argument.
         value: String,
-        /// What it should be.
+        /// Supported form.
         expected: &'static str,
     },
 }
 
-/// The measured part of QEMU's command line.
+/// The measured arguments of QEMU's command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandLine {
-    /// Descriptor of `-bios`.
+    /// File descriptor in `-bios`.
     pub firmware: u32,
-    /// Descriptor of `-kernel`.
+    /// File descriptor in `-kernel`.
     pub kernel: u32,
-    /// Descriptor of `-initrd`.
+    /// File descriptor in `-initrd`.
     pub initrd: Option<u32>,
-    /// Text of `-append`.
+    /// Kernel command line in `-append`.
     pub append: String,
-    /// Bytes of `-m`.
+    /// Memory size in `-m`, in bytes.
     pub memory: u64,
-    /// Number of `-smp`.
+    /// Number of virtual CPUs in `-smp`.
     pub vcpus: u32,
 }
 
-/// The inputs of a launch.
+/// Inputs of a launch.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Opened {
-    /// Bytes of the firmware.
+    /// Contents of the firmware.
     pub firmware: Vec<u8>,
-    /// Bytes of the kernel.
+    /// Contents of the kernel.
     pub kernel: Vec<u8>,
-    /// Bytes of the initrd.
+    /// Contents of the initrd.
     pub initrd: Option<Vec<u8>>,
-    /// The kernel's command line.
+    /// Kernel command line.
     pub append: String,
-    /// Bytes of RAM.
+    /// Memory size in bytes.
     pub memory: u64,
-    /// Number of virtual processors.
+    /// Number of virtual CPUs.
     pub vcpus: u32,
 }
 
 impl Opened {
-    /// Reads what process `pid` opened.
+    /// Reads the inputs of the QEMU process `pid`.
     ///
     /// # Errors
-    /// [`OpenedError`] says which argument or file stands in the way.
+    /// [`OpenedError`] names the argument or file that cannot be measured.
     pub fn by(pid: u32) -> Result<Self, OpenedError> {
         Self::below(&PathBuf::from(format!("/proc/{pid}")))
     }
 
-    /// The same, with the process's folder named.
+    /// Reads the inputs of the process whose folder below `/proc` is `process`.
     ///
     /// # Errors
     /// As [`Self::by`].
@@ -179,7 +179,7 @@ impl Opened {
 }
 
 impl CommandLine {
-    /// Parses `/proc/PID/cmdline`: arguments, each closed by NUL.
+    /// Parses `/proc/PID/cmdline`, in which a NUL ends each argument.
     ///
     /// # Errors
     /// [`OpenedError`] names the argument.
@@ -190,7 +190,7 @@ impl CommandLine {
             .unwrap_or(text)
             .split('\0')
             .collect();
-        // A private copy is started through its own loader, whose arguments come first.
+        // QEMU may be started through its own dynamic loader, whose arguments come first.
         let is_program = |argument: &&str| {
             Path::new(argument)
                 .file_name()
@@ -221,7 +221,7 @@ impl CommandLine {
     }
 }
 
-/// The values of [`MEASURED`], in its order; everything else is checked and dropped.
+/// Returns the values of [`MEASURED`], in its order. Checks all other arguments and drops them.
 fn collect<'a>(arguments: &[&'a str]) -> Result<[Option<&'a str>; MEASURED.len()], OpenedError> {
     let mut found = [None; MEASURED.len()];
     let mut rest = arguments.iter();
@@ -302,7 +302,7 @@ fn vcpus(value: &str) -> Result<u32, OpenedError> {
         })
 }
 
-/// Reads at most `limit` bytes. `regular` refuses pipes and devices before reading, which could block for ever.
+/// Reads at most `limit` bytes. With `regular`, refuses pipes and devices, because reading them could block for ever.
 fn read(
     path: &Path,
     what: &'static str,

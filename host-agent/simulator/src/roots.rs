@@ -1,5 +1,5 @@
-//! The development roots on disk: made at the first start, kept private, shared by every simulator that is pointed
-//! at the same folder, and used again later so that clients can name them once.
+//! The development roots on disk. They are created on first use, kept private, and shared by all simulators that use the
+//! same folder, so that clients need to accept them only once.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -19,68 +19,69 @@ use crate::snp::{AmdIdentity, Generation};
 use crate::tdx::IntelIdentity;
 use crate::x509::{self, Identity, KeyKind, PrivateKey, X509Error};
 
-/// Written last, so that a folder without it is not complete. Another number: the keys are made anew.
+/// Contents of the version file. It is written last, so a folder without it is incomplete. With another number, all keys are
+/// created anew.
 const VERSION: &str = "cocoon development roots 2\n";
-/// File of the NVIDIA-shaped keys' origin.
+/// File with the seed of NVIDIA's keys.
 const NVIDIA: &str = "nvidia.seed";
-/// Longer than any key or certificate here, in bytes.
+/// Limit on file size in bytes, above that of any key or certificate here.
 const MAX_FILE: u64 = 64 * 1024;
 
-/// Both vendors' development identities.
+/// Development identities of all vendors.
 #[derive(Debug)]
 pub struct Roots {
-    /// Intel-shaped.
+    /// Stand-ins for Intel's keys and certificates.
     pub intel: IntelIdentity,
-    /// AMD-shaped.
+    /// Stand-ins for AMD's keys and certificates.
     pub amd: AmdIdentity,
-    /// What NVIDIA-shaped keys follow from.
+    /// Seed from which NVIDIA's keys are derived.
     pub nvidia: String,
 }
 
-/// Why there are no roots.
+/// Why the development roots cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum RootsError {
-    /// The folder belongs to somebody else or is open to others.
+    /// The folder is accessible to other users.
     #[error(
         "{path:?} is open to other users (mode {mode:o}); run `chmod 700` on it, or name another folder"
     )]
     NotPrivate {
-        /// The folder.
+        /// Path of the folder.
         path: PathBuf,
-        /// Its permissions.
+        /// Permission bits of the folder.
         mode: u32,
     },
-    /// Reading or writing.
+    /// A file operation failed.
     #[error("cannot {operation} {path:?}; check its permissions and free space")]
     File {
-        /// What was tried.
+        /// Failed operation.
         operation: &'static str,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// Cause.
         #[source]
         source: io::Error,
     },
-    /// A file that was ours is no longer a key or certificate.
+    /// A file does not contain a valid key or certificate.
     #[error("{path:?} is damaged; remove the folder to have new development roots made")]
     Damaged {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// Cause.
         #[source]
         source: X509Error,
     },
-    /// Making them failed.
+    /// The development roots cannot be created.
     #[error("cannot make development roots")]
     Make(#[from] X509Error),
 }
 
 impl Roots {
-    /// Opens the roots in `folder`, making them (and it) first if they are not there; `progress` is told before
-    /// anything that takes seconds. Processes that come at the same time wait for one another.
+    /// Opens the roots in `folder`, and creates both on first use. Calls `progress` before steps that take seconds.
+    /// Concurrent processes wait for each other.
     ///
     /// # Errors
-    /// [`RootsError`] names the file and what to do.
+    /// [`RootsError`] names the file and the remedy.
     pub fn open(folder: &Path, progress: &mut dyn FnMut(&str)) -> Result<Self, RootsError> {
         let fail = |operation, path: &Path| {
             let path = path.to_owned();
@@ -109,7 +110,7 @@ impl Roots {
         let lock = private()
             .open(&lock_path)
             .map_err(fail("open", &lock_path))?;
-        // Held until the end of this function; the system releases it even if this process dies.
+        // The lock is held until the end of this function. The kernel releases it if the process dies.
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -126,10 +127,10 @@ impl Roots {
         Ok(roots)
     }
 
-    /// Fresh roots in memory alone.
+    /// Creates new roots in memory only.
     ///
     /// # Errors
-    /// [`X509Error`] when something cannot be encoded.
+    /// [`X509Error`] if encoding fails.
     pub fn generate(progress: &mut dyn FnMut(&str)) -> Result<Self, X509Error> {
         Ok(Self {
             intel: IntelIdentity::generate()?,
@@ -138,16 +139,16 @@ impl Roots {
         })
     }
 
-    /// So many GPUs of a machine of its own, whose serial numbers nobody else has.
+    /// Creates `count` GPUs of one machine, with unique serial numbers.
     ///
     /// # Errors
-    /// [`nvidia::simulated::Error`] when something cannot be encoded.
+    /// [`nvidia::simulated::Error`] if encoding fails.
     pub fn gpus(&self, count: u16) -> Result<GpuSimulator, nvidia::simulated::Error> {
         let serials: Vec<String> = (0..count).map(|_| random()).collect();
         GpuSimulator::new(&self.nvidia, &serials)
     }
 
-    /// The root certificate of `tee`, DER.
+    /// Returns the root certificate of `tee` in DER.
     #[must_use]
     pub fn root(&self, tee: Tee) -> &[u8] {
         match tee {
@@ -156,7 +157,7 @@ impl Roots {
         }
     }
 
-    /// The root certificate of `tee`, PEM: what a client is given with `--trust-root`.
+    /// Returns the root certificate of `tee` in PEM, as a client takes it with `--trust-root`.
     ///
     /// # Errors
     /// [`X509Error`] when the certificate is not DER.
@@ -205,7 +206,7 @@ impl Roots {
     }
 }
 
-/// 32 random digits.
+/// Returns 32 random hexadecimal digits.
 fn random() -> String {
     let mut bytes = [0; 16];
     OsRng.fill_bytes(&mut bytes);
@@ -231,7 +232,7 @@ fn load(folder: &Path, name: &str, kind: KeyKind) -> Result<Identity, RootsError
     Ok(Identity { key, certificate })
 }
 
-/// Every file is the owner's alone: created so, never widened.
+/// Returns options that create a file with access for its owner only.
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options

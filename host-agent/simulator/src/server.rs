@@ -1,5 +1,5 @@
-//! The simulated machine as the host agent sees it: frames of `cocoon_protocol::simulator` on a unix socket, one
-//! connection per VM, `Launch` first and then `Evidence` for as long as the VM lives.
+//! The simulated machine as the host agent sees it: frames of `cocoon_protocol::simulator` on a Unix socket. Each connection
+//! is one VM: `Launch` comes first, and then requests for evidence as long as the VM lives.
 
 use std::error::Error;
 use std::fs;
@@ -20,36 +20,36 @@ use crate::nvidia::GpuSimulator;
 use crate::opened::Opened;
 use crate::roots::Roots;
 
-/// VMs at once.
+/// Largest number of VMs at once.
 pub const MAX_CONNECTIONS: usize = 64;
 /// Largest request, in bytes: a configuration and a path.
 pub const MAX_REQUEST: usize = 64 * 1024;
 
-/// Why the socket cannot be served.
+/// Why the simulator cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// Something that is no socket, or a living one.
+    /// The path exists and is not a socket, or another process listens on it.
     #[error("{0:?} exists and is in use; remove it or name another path")]
     InUse(PathBuf),
-    /// Binding or accepting.
+    /// An operation on the socket failed.
     #[error(
         "cannot {operation} the socket {path:?}; its folder must exist and its path have at most 107 bytes"
     )]
     Socket {
-        /// What was tried.
+        /// Failed operation.
         operation: &'static str,
-        /// Where.
+        /// Path of the socket.
         path: PathBuf,
-        /// Why not.
+        /// Cause.
         #[source]
         source: io::Error,
     },
 }
 
-/// Listens at `path`, for this user alone; a dead socket that lies there is replaced.
+/// Listens at `path`, with access for this user only. Replaces a socket on which no process listens.
 ///
 /// # Errors
-/// [`ServerError`] says what stands in the way.
+/// [`ServerError`] names the obstacle.
 pub fn listen(path: &Path) -> Result<UnixListener, ServerError> {
     let fail = |operation| {
         move |source| ServerError::Socket {
@@ -69,23 +69,23 @@ pub fn listen(path: &Path) -> Result<UnixListener, ServerError> {
     Ok(listener)
 }
 
-/// Serves connections until `listener` fails, one thread each.
+/// Serves each connection in a thread of its own until accepting fails.
 ///
 /// # Errors
-/// The listener's, which then accepts no more.
+/// Accepting a connection or starting a thread failed. No further connections are accepted.
 pub fn serve(listener: &UnixListener, roots: &Arc<Roots>) -> io::Result<()> {
     let open = Arc::new(AtomicUsize::new(0));
     for stream in listener.incoming() {
         let mut stream = match stream {
             Ok(stream) => stream,
-            // The peer left before it was accepted.
+            // The peer disconnected before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => return Err(error),
         };
         let guard = Guard(Arc::clone(&open));
         if open.fetch_add(1, Ordering::Relaxed) >= MAX_CONNECTIONS {
             let message = format!("{MAX_CONNECTIONS} VMs are connected already; stop one");
-            // Whether it hears this or not, the connection ends here.
+            // The connection is closed whether the peer reads the message or not.
             let _ = reply(&mut stream, &SimulatorReply::Error { message });
             continue;
         }
@@ -94,14 +94,14 @@ pub fn serve(listener: &UnixListener, roots: &Arc<Roots>) -> io::Result<()> {
             .name("vm".into())
             .spawn(move || {
                 let _guard = guard;
-                // A connection that breaks is a VM that ended; there is nobody to tell.
+                // A broken connection means that the VM ended, so no peer is left to receive an error.
                 let _ = connection(&mut stream, &roots);
             })?;
     }
     Ok(())
 }
 
-/// Counts a connection off when it ends, in whatever way.
+/// Decrements the count of connections when a connection ends for any reason.
 struct Guard(Arc<AtomicUsize>);
 
 impl Drop for Guard {
@@ -110,7 +110,7 @@ impl Drop for Guard {
     }
 }
 
-/// Serves one VM: returns when the peer closes or breaks the protocol.
+/// Serves one VM. Returns when the peer closes the connection or violates the protocol.
 fn connection(stream: &mut UnixStream, roots: &Roots) -> io::Result<()> {
     let mut decoder = Decoder::new(MAX_REQUEST);
     let mut launched = None;
@@ -135,7 +135,7 @@ fn connection(stream: &mut UnixStream, roots: &Roots) -> io::Result<()> {
     }
 }
 
-/// A launched VM and its simulated GPUs, if its measured command line asks for some.
+/// A launched VM and its simulated GPUs, if its measured command line requests any.
 struct Vm<'a> {
     launched: Launched<'a>,
     gpus: Option<GpuSimulator>,
@@ -198,12 +198,12 @@ fn answer<'a>(
     }
 }
 
-/// How many simulated GPUs a command line asks for: what is measured decides, and nobody else.
+/// Returns how many simulated GPUs the command line requests. Only measured data decides this.
 fn gpus_wanted(command_line: &str) -> u16 {
     let wanted = command_line
         .split_ascii_whitespace()
         .find_map(|word| word.strip_prefix("cocoon.gpu=simulated:"));
-    // More than a guest takes, or no number: the guest refuses its own command line.
+    // The guest itself refuses its command line if the number is malformed or too large.
     wanted
         .and_then(|count| count.parse().ok())
         .and_then(|count: usize| u16::try_from(count.min(MAX_GPUS)).ok())
@@ -215,7 +215,7 @@ const NO_GPUS: &str =
 
 type Received = Result<Option<SimulatorRequest>, FrameError>;
 
-/// The next request; `None` when the peer has closed.
+/// Returns the next request, or `None` if the peer closed the connection.
 fn receive(stream: &mut UnixStream, decoder: &mut Decoder) -> io::Result<Received> {
     let mut buffer = [0; 4096];
     loop {
@@ -237,7 +237,7 @@ fn reply(stream: &mut UnixStream, reply: &SimulatorReply) -> io::Result<()> {
     stream.write_all(&bytes)
 }
 
-/// An error and its causes in one line.
+/// Returns an error and its causes on one line.
 fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,5 +1,5 @@
-//! The SEV-SNP firmware in software: a chip with its key, its reports, and AMD's chain above it. Of every generation, in every
-//! version of reports that verifiers know, signed with the chip's key or with a provider's.
+//! The SEV-SNP firmware in software: a chip with its key, its reports, and AMD's certificate chain. Supports every
+//! generation and every report version that verifiers know, signed with a VCEK or a VLEK.
 
 pub mod generation;
 pub mod identity;
@@ -21,7 +21,7 @@ pub struct SnpSimulator<'a> {
 }
 
 impl<'a> SnpSimulator<'a> {
-    /// A platform whose chip key is certified by `identity`.
+    /// Returns a platform whose chip key `identity` certifies.
     #[must_use]
     pub fn new(identity: &'a AmdIdentity) -> Self {
         Self {
@@ -30,7 +30,7 @@ impl<'a> SnpSimulator<'a> {
         }
     }
 
-    /// A platform into which `provider` has loaded its key, below the root of `identity`.
+    /// Returns a platform with the VLEK of `provider`, below the root of `identity`.
     #[must_use]
     pub fn of_provider(identity: &'a AmdIdentity, provider: &'a Provider) -> Self {
         Self {
@@ -39,15 +39,15 @@ impl<'a> SnpSimulator<'a> {
         }
     }
 
-    /// Signs `report`, whatever it says: 1184 bytes.
+    /// Signs any report and returns its 1184 bytes.
     ///
     /// # Errors
-    /// [`X509Error`] when the chip key is of the wrong kind.
+    /// [`X509Error`] if the signing key is of the wrong kind.
     pub fn report(&self, report: &SnpReport) -> Result<Vec<u8>, X509Error> {
         self.signed(report.to_bytes())
     }
 
-    /// Signs these bytes in the place of a report, whatever they are; a signature that stands there is overwritten.
+    /// Signs any bytes in place of a report. Overwrites a signature in them.
     ///
     /// # Errors
     /// As [`Self::report`].
@@ -57,7 +57,7 @@ impl<'a> SnpSimulator<'a> {
         report::sign(bytes, &identity.key)
     }
 
-    /// Signs `report` over `report_data`.
+    /// Signs `report` with other report data.
     ///
     /// # Errors
     /// As [`Self::report`].
@@ -72,7 +72,7 @@ impl<'a> SnpSimulator<'a> {
         })
     }
 
-    /// VCEK, ASK and ARK, or VLEK, ASVK and ARK, each DER.
+    /// Returns VCEK, ASK and ARK, or VLEK, ASVK and ARK, each in DER.
     #[must_use]
     pub fn certificates(&self) -> Vec<Vec<u8>> {
         let AmdIdentity { ark, ask, vcek, .. } = self.identity;
@@ -85,18 +85,18 @@ impl<'a> SnpSimulator<'a> {
             .into()
     }
 
-    /// The ARK's revocation list, empty, for these times in seconds since 1970.
+    /// Returns an empty revocation list of the ARK for these times, in Unix seconds.
     ///
     /// # Errors
-    /// [`X509Error`] when a time cannot be written.
+    /// [`X509Error`] if a time cannot be encoded.
     pub fn crl(&self, this_update: u64, next_update: u64) -> Result<Vec<u8>, X509Error> {
         x509::crl(&self.identity.ark, this_update, next_update, &[])
     }
 
-    /// The same with this certificate of the ARK's revoked (ASK or ASVK, DER).
+    /// Returns a revocation list of the ARK that revokes `certificate` (ASK or ASVK, in DER).
     ///
     /// # Errors
-    /// As [`Self::crl`], and when it is no certificate.
+    /// As [`Self::crl`], and if `certificate` is not a certificate.
     pub fn crl_revoking(
         &self,
         certificate: &[u8],

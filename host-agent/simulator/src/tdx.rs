@@ -1,5 +1,5 @@
-//! The TDX module and quoting enclave in software: a platform with its keys, its quotes, and the collateral that
-//! Intel would publish about it.
+//! The TDX module and the quoting enclave in software: a platform with its keys, its quotes, and the collateral that Intel
+//! would publish for it.
 
 pub mod collateral;
 pub mod enclave;
@@ -19,24 +19,24 @@ pub use enclave::QuotingEnclave;
 pub use identity::{IntelIdentity, PckSays};
 pub use quote::{Later, QuoteVersion, TdReport};
 
-/// A simulated TDX platform. The attestation key lives as long as this value, as a quoting enclave's would.
+/// A simulated TDX platform. Its attestation key lives as long as this value.
 #[derive(Debug)]
 pub struct TdxSimulator<'a> {
     identity: &'a IntelIdentity,
     attestation_key: SigningKey,
     enclave: Box<QuotingEnclave>,
-    /// Alike in every quote, and made for the first.
+    /// Certification data, which is the same in every quote and created for the first one.
     certification: OnceLock<Vec<u8>>,
 }
 
 impl<'a> TdxSimulator<'a> {
-    /// A platform whose provisioning key is certified by `identity`.
+    /// Returns a platform whose provisioning certification key (PCK) `identity` certifies.
     #[must_use]
     pub fn new(identity: &'a IntelIdentity) -> Self {
         Self::with_enclave(identity, QuotingEnclave::good())
     }
 
-    /// The same with a quoting enclave that reports something else about itself; the PCK signs whatever it is.
+    /// Returns a platform with the given quoting enclave. The PCK signs any enclave report.
     #[must_use]
     pub fn with_enclave(identity: &'a IntelIdentity, enclave: QuotingEnclave) -> Self {
         Self {
@@ -47,15 +47,15 @@ impl<'a> TdxSimulator<'a> {
         }
     }
 
-    /// Signs `report` as a version 4 quote, whatever the report says.
+    /// Signs any report as a version 4 quote.
     ///
     /// # Errors
-    /// [`X509Error`] when the certificate chain cannot be written.
+    /// [`X509Error`] if the certificate chain cannot be encoded.
     pub fn quote(&self, report: &TdReport) -> Result<Vec<u8>, X509Error> {
         self.signed(QuoteVersion::V4, &report.to_bytes())
     }
 
-    /// The same as a version 5 quote, of TDX 1.5 where there is something `later`.
+    /// Signs any report as a version 5 quote. With `later`, the body is that of TDX 1.5.
     ///
     /// # Errors
     /// As [`Self::quote`].
@@ -64,7 +64,7 @@ impl<'a> TdxSimulator<'a> {
         self.signed(QuoteVersion::V5, &body)
     }
 
-    /// Signs these bytes in the place of a TD report, whatever they are; version 5 takes their kind from their length.
+    /// Signs any bytes in place of a TD report. Version 5 derives the body's type from its length.
     ///
     /// # Errors
     /// As [`Self::quote`].
@@ -72,7 +72,7 @@ impl<'a> TdxSimulator<'a> {
         self.sign(version, quote::kind(body.len()), body)
     }
 
-    /// The same in version 5, called of this kind.
+    /// Signs any bytes as a version 5 quote with body type `kind`.
     ///
     /// # Errors
     /// As [`Self::quote`].
@@ -92,7 +92,7 @@ impl<'a> TdxSimulator<'a> {
         Ok(quote::sign(version, kind, body, key, certification))
     }
 
-    /// Signs `report` over `report_data`.
+    /// Signs `report` with other report data.
     ///
     /// # Errors
     /// As [`Self::quote`].
@@ -103,10 +103,10 @@ impl<'a> TdxSimulator<'a> {
         })
     }
 
-    /// The endorsements of this platform, as JSON of `dcap_qvl::QuoteCollateralV3`.
+    /// Returns the collateral of this platform as JSON of `dcap_qvl::QuoteCollateralV3`.
     ///
     /// # Errors
-    /// [`X509Error`] when a certificate, list or date cannot be written.
+    /// [`X509Error`] if a certificate, list or date cannot be encoded.
     pub fn collateral(
         &self,
         dates: CollateralDates,
@@ -115,10 +115,10 @@ impl<'a> TdxSimulator<'a> {
         self.collateral_revoking(dates, status, Revoked::default())
     }
 
-    /// The same with revocation lists that name these certificates.
+    /// Returns the collateral of this platform with revocation lists that contain `revoked`.
     ///
     /// # Errors
-    /// As [`Self::collateral`], and when one is no certificate.
+    /// As [`Self::collateral`], and if an entry is not a certificate.
     pub fn collateral_revoking(
         &self,
         dates: CollateralDates,

@@ -1,5 +1,5 @@
-//! Certificates and revocation lists, assembled field by field and signed with keys of the three kinds that TEE
-//! vendors use. Signing in software is the whole point here: these roots are worth nothing to anybody.
+//! Certificates and revocation lists, assembled field by field and signed with the three kinds of keys that TEE vendors use.
+//! The keys are held in software, because development roots protect nothing.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -27,32 +27,33 @@ use cocoon_protocol::document::DEVELOPMENT_ROOT_OID;
 
 pub use key::{KeyKind, PrivateKey, RSA_BITS};
 
-/// Every certificate here is valid from 2020 on, in seconds since 1970: only collateral has a real clock.
+/// Start of validity of every certificate, in Unix seconds: the beginning of 2020. Only collateral has dates from the real
+/// clock.
 pub const NOT_BEFORE: u64 = 1_577_836_800;
-/// The end of 2049, the last second that UTCTime can write.
+/// End of validity of every certificate, in Unix seconds: the end of 2049, the last second that UTCTime can represent.
 pub const NOT_AFTER: u64 = 2_524_607_999;
 
-/// Why a certificate or key could not be made or read: always a fault of this program or of damaged files.
+/// Why a certificate or key could not be created or read: a bug in this program, or a damaged file.
 #[derive(Debug, thiserror::Error)]
 pub enum X509Error {
-    /// Encoding or decoding.
+    /// A structure cannot be encoded or decoded.
     #[error("cannot encode or decode {what}")]
     Der {
-        /// The structure.
+        /// Name of the structure.
         what: &'static str,
-        /// Why not.
+        /// Cause.
         #[source]
         source: x509_cert::der::Error,
     },
-    /// A moment that no statement can carry.
+    /// A time that cannot be encoded as a date, in Unix seconds.
     #[error("{0} seconds after 1970 cannot be written as a date")]
     Date(u64),
-    /// A private key.
+    /// An operation on a private key failed.
     #[error("cannot {operation} a private key: {reason}")]
     Key {
-        /// Make, read or write.
+        /// Failed operation: `make`, `read` or `write`, for example.
         operation: &'static str,
-        /// Why not.
+        /// Cause.
         reason: String,
     },
 }
@@ -61,31 +62,31 @@ pub(crate) fn der(what: &'static str) -> impl FnOnce(x509_cert::der::Error) -> X
     move |source| X509Error::Der { what, source }
 }
 
-/// What a certificate is for.
+/// Role of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Self-signed authority, marked as a development root.
+    /// Self-signed root, marked as a development root.
     Root,
-    /// Authority below the root.
+    /// Intermediate CA.
     Intermediate,
-    /// Signs evidence or collateral.
+    /// Certificate of a key that signs evidence or collateral.
     Leaf,
 }
 
-/// A key and its certificate.
+/// A private key and its certificate.
 #[derive(Debug)]
 pub struct Identity {
     /// The private key.
     pub key: PrivateKey,
-    /// Its certificate, DER.
+    /// Certificate in DER.
     pub certificate: Vec<u8>,
 }
 
-/// Issues a certificate for `key`, by `issuer` or by itself, with the subject `name` (RFC 4514) and further
-/// extensions.
+/// Issues a certificate for `key` with the subject `name` (RFC 4514) and further extensions. Without `issuer` it is
+/// self-signed.
 ///
 /// # Errors
-/// [`X509Error`] when something cannot be encoded.
+/// [`X509Error`] if encoding fails.
 pub fn issue(
     key: &PrivateKey,
     name: &str,
@@ -145,10 +146,10 @@ pub fn issue(
     sign_certificate(tbs, signer)
 }
 
-/// Signs a certificate body, whatever it says: for forging, too.
+/// Signs any certificate body, so that tests can forge certificates.
 ///
 /// # Errors
-/// [`X509Error`] when something cannot be encoded.
+/// [`X509Error`] if encoding fails.
 pub fn sign_certificate(tbs: TbsCertificate, signer: &PrivateKey) -> Result<Vec<u8>, X509Error> {
     let signature = signer.sign(&tbs.to_der().map_err(der("certificate body"))?);
     let certificate = Certificate {
@@ -159,11 +160,11 @@ pub fn sign_certificate(tbs: TbsCertificate, signer: &PrivateKey) -> Result<Vec<
     certificate.to_der().map_err(der("certificate"))
 }
 
-/// A revocation list of `issuer`, from `this_update` until `next_update`, in seconds since 1970, with the serial numbers of
-/// the `revoked` certificates (DER).
+/// Returns a revocation list of `issuer`, valid from `this_update` to `next_update` in Unix seconds. It contains the serial
+/// numbers of the `revoked` certificates, which are in DER.
 ///
 /// # Errors
-/// [`X509Error`] when something cannot be encoded, such as a time after 9999, or is no certificate.
+/// [`X509Error`] if an entry is not a certificate or encoding fails, for example for a time after 9999.
 pub fn crl(
     issuer: &Identity,
     this_update: u64,
@@ -174,7 +175,7 @@ pub fn crl(
         .map_err(der("issuer"))?
         .tbs_certificate;
     let authority = key_id(&certificate.subject_public_key_info)?;
-    // The number must rise from list to list; the time of issue does.
+    // CRL numbers must increase from list to list, as the time of issue does.
     let number = CrlNumber(
         x509_cert::der::asn1::Uint::new(&this_update.min(u32::MAX.into()).to_be_bytes())
             .map_err(der("CRL number"))?,
@@ -197,7 +198,7 @@ pub fn crl(
         issuer: certificate.subject,
         this_update: time(this_update)?,
         next_update: Some(time(next_update)?),
-        // Absent where there is none (RFC 5280, section 5.1.2.6).
+        // Absent if empty (RFC 5280, section 5.1.2.6).
         revoked_certificates: (!revoked.is_empty()).then_some(revoked),
         crl_extensions: Some(vec![
             extension(false, &number)?,
@@ -219,10 +220,10 @@ pub fn crl(
     list.to_der().map_err(der("CRL"))
 }
 
-/// Certificates as PEM, one after the other.
+/// Returns concatenated PEM of certificates in DER.
 ///
 /// # Errors
-/// [`X509Error`] when one of them is not DER.
+/// [`X509Error`] if one of them is not DER.
 pub fn pem(certificates: &[&[u8]]) -> Result<String, X509Error> {
     use x509_cert::der::EncodePem;
     let mut text = String::new();
@@ -233,10 +234,10 @@ pub fn pem(certificates: &[&[u8]]) -> Result<String, X509Error> {
     Ok(text)
 }
 
-/// An extension whose content is given as DER, or (AMD's hardware id) as bytes of no structure.
+/// Returns an extension whose content is DER or, for AMD's hardware id, plain bytes.
 ///
 /// # Errors
-/// [`X509Error`] when the content is too long.
+/// [`X509Error`] if the content is too long.
 pub fn raw_extension(
     oid: ObjectIdentifier,
     critical: bool,
@@ -249,28 +250,28 @@ pub fn raw_extension(
     })
 }
 
-/// A DER sequence of parts that are DER already.
+/// Returns a DER sequence of parts that are already encoded.
 ///
 /// # Errors
-/// [`X509Error`] when they are too long.
+/// [`X509Error`] if the parts are too long.
 pub fn sequence(parts: &[Vec<u8>]) -> Result<Vec<u8>, X509Error> {
     Any::new(Tag::Sequence, parts.concat())
         .and_then(|any| any.to_der())
         .map_err(der("sequence"))
 }
 
-/// The DER of `value`.
+/// Returns the DER encoding of `value`. `what` names it in errors.
 ///
 /// # Errors
-/// [`X509Error`] when it cannot be encoded.
+/// [`X509Error`] if encoding fails.
 pub fn encoded<T: Encode>(what: &'static str, value: &T) -> Result<Vec<u8>, X509Error> {
     value.to_der().map_err(der(what))
 }
 
-/// An IA5 string as DER.
+/// Returns the DER encoding of an IA5 string.
 ///
 /// # Errors
-/// [`X509Error`] when the text is not ASCII.
+/// [`X509Error`] if the text is not ASCII.
 pub fn ia5(text: &str) -> Result<Vec<u8>, X509Error> {
     encoded(
         "IA5 string",
@@ -303,13 +304,13 @@ fn path_length(role: Role) -> Option<u8> {
     }
 }
 
-/// RFC 5280 method 1 with SHA-256 in place of SHA-1.
+/// Key identifier by method 1 of RFC 5280, with SHA-256 instead of SHA-1.
 fn key_id(public: &SubjectPublicKeyInfoOwned) -> Result<OctetString, X509Error> {
     let digest = Sha256::digest(public.subject_public_key.raw_bytes());
     OctetString::new(&digest[..20]).map_err(der("key identifier"))
 }
 
-/// Derived, not random: positive, 16 bytes, different for every key and name.
+/// Returns a serial number derived from key and name: positive, 16 bytes, and different for each pair.
 fn serial(public: &SubjectPublicKeyInfoOwned, name: &str) -> Result<SerialNumber, X509Error> {
     let digest = Sha256::new()
         .chain_update(name)
@@ -321,7 +322,7 @@ fn serial(public: &SubjectPublicKeyInfoOwned, name: &str) -> Result<SerialNumber
     SerialNumber::new(&bytes).map_err(der("serial number"))
 }
 
-/// UTCTime up to 2049, GeneralizedTime after, as RFC 5280 wants it.
+/// Encodes a time as UTCTime up to 2049 and as GeneralizedTime after that, as RFC 5280 requires.
 fn time(seconds: u64) -> Result<Time, X509Error> {
     let duration = Duration::from_secs(seconds);
     if seconds <= NOT_AFTER {

@@ -1,5 +1,5 @@
-//! The simulator's evidence, judged by the vendors' own verification code as others wrote it: accepted under the
-//! development root, refused under the vendor's.
+//! The simulator's evidence passes independent verification libraries under the development root and fails under the
+//! vendors' roots.
 
 use std::sync::LazyLock;
 
@@ -21,8 +21,9 @@ const NOW: u64 = 1_800_000_000;
 static ROOTS: LazyLock<Roots> =
     LazyLock::new(|| Roots::generate(&mut |_| ()).expect("development roots"));
 
-/// `dcap-qvl` refuses every critical extension that it does not know, so a verifier checks our mark itself and hands
-/// on the root without it; the library uses name, key and serial number of a root, never its signature.
+/// Removes the development mark from Intel's root. `dcap-qvl` rejects every unknown critical extension, so a verifier checks
+/// the mark itself and passes on a root without it. The library uses the root's name, key and serial number, never its
+/// signature.
 fn unmarked_root() -> Vec<u8> {
     let mut root = Certificate::from_der(&ROOTS.intel.root.certificate).expect("DER");
     let extensions = root

@@ -1,4 +1,4 @@
-//! The process and its socket: what it answers, what it refuses, and that it ends when it should.
+//! The simulator's process and socket: what it answers, what it refuses, and when it ends.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -10,7 +10,7 @@ use cocoon_protocol::bytes::Hex64;
 use cocoon_protocol::frame::{self, Decoder};
 use cocoon_protocol::simulator::{MAX_SIMULATOR_MESSAGE, SimulatorReply, SimulatorRequest};
 
-/// The binary, killed when the test ends in any way.
+/// The simulator's process, killed when the test ends for any reason.
 struct Simulator {
     child: Child,
     socket: PathBuf,
@@ -40,7 +40,7 @@ impl Simulator {
 
 impl Drop for Simulator {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -111,7 +111,7 @@ fn refusals_say_why_and_the_process_ends_with_its_parent() {
         "a stream out of step is closed"
     );
 
-    // A second one at the same place.
+    // A second simulator with the same socket.
     let other = Command::new(env!("CARGO_BIN_EXE_cocoon-simulator"))
         .args([
             "--socket".as_ref(),
@@ -139,7 +139,7 @@ fn rubbish_opened_by_qemu_is_named() {
     let simulator = Simulator::start(folder.path());
     let file = folder.path().join("rubbish");
     std::fs::write(&file, "rubbish").unwrap();
-    // A process that looks like QEMU and waits for its standard input to close.
+    // A process that looks like QEMU and waits until its standard input closes.
     let mut qemu = Command::new("sh")
         .args([
             "-c",

@@ -1,4 +1,4 @@
-//! What is read from a process, and what is refused.
+//! Tests of what is read from a process and what is refused.
 
 use super::*;
 
@@ -50,7 +50,7 @@ fn measured_arguments_are_found_behind_the_loader() {
     assert_eq!(parse(GOOD).unwrap(), expected);
 }
 
-/// Huge pages, nodes of the host and other networks are nothing that is measured.
+/// Huge pages, host NUMA nodes and other network back ends do not change the measured inputs.
 #[test]
 fn where_memory_and_bytes_come_from_does_not_matter() {
     let ram = r#"{"qom-type":"memory-backend-memfd","id":"ram0","size":1073741824,"host-nodes":[0],"policy":"bind"}"#;

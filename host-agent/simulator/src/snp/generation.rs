@@ -1,4 +1,4 @@
-//! The generations of AMD's processors, as far as reports and certificates tell them apart.
+//! Generations of AMD's processors, as reports and certificates distinguish them.
 
 use super::report::Tcb;
 
@@ -9,15 +9,15 @@ pub enum Generation {
     Milan,
     /// EPYC 9004.
     Genoa,
-    /// EPYC 9005: its TCB has another layout and an FMC, its chip id 8 bytes.
+    /// EPYC 9005. Its TCB has an FMC and another layout, and its chip id has 8 bytes.
     Turin,
 }
 
 impl Generation {
-    /// All of them.
+    /// All generations.
     pub const ALL: [Self; 3] = [Self::Milan, Self::Genoa, Self::Turin];
 
-    /// As AMD's authorities are named.
+    /// Returns the name that the generation has in the names of AMD's authorities.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -27,7 +27,7 @@ impl Generation {
         }
     }
 
-    /// The product's name in a chip's certificate: generation and, before Turin, stepping.
+    /// Returns the product name in a chip's certificate: the generation and, before Turin, the stepping.
     #[must_use]
     pub const fn product(self) -> &'static str {
         match self {
@@ -37,7 +37,7 @@ impl Generation {
         }
     }
 
-    /// Family, model and stepping, as reports have them from version 3 on.
+    /// Returns family, model and stepping, which reports contain from version 3 on.
     #[must_use]
     pub const fn cpuid(self) -> [u8; 3] {
         match self {
@@ -47,7 +47,7 @@ impl Generation {
         }
     }
 
-    /// Patch levels that a verifier's floor of 2026 lets pass.
+    /// Returns security versions that meet the minimum of a verifier in 2026.
     #[must_use]
     pub const fn tcb(self) -> Tcb {
         match self {
@@ -68,7 +68,7 @@ impl Generation {
         }
     }
 
-    /// Identity of a chip that does not exist.
+    /// Returns the id of a chip that does not exist.
     #[must_use]
     pub const fn chip_id(self) -> [u8; 64] {
         match self {

@@ -1,5 +1,4 @@
-//! The AMD-shaped public key infrastructure: ARK, ASK and the VCEK with its chip's identity and TCB, or ASVK and the VLEK of
-//! a provider.
+//! Stand-ins for AMD's certificates: ARK, ASK and VCEK with the chip's identity and TCB, or ASVK and VLEK of a provider.
 //!
 //! Layout of the extensions: AMD 57230, VCEK Certificate and KDS Interface Specification, tables 8 to 10.
 
@@ -12,43 +11,43 @@ use crate::snp::generation::Generation;
 use crate::snp::report::{CHIP_ID, Tcb};
 use crate::x509::{self, Identity, KeyKind, PrivateKey, RSA_BITS, Role, X509Error};
 
-/// The provider that is imitated, as a VLEK names it (`CSP_ID`).
+/// Name of the simulated cloud provider in a VLEK certificate (`CSP_ID`).
 pub const PROVIDER: &str = "Cocoon Simulator";
 
 const AMD: &str = "1.3.6.1.4.1.3704.1";
 
-/// All AMD-shaped keys and certificates.
+/// All stand-ins for AMD's keys and certificates.
 #[derive(Debug)]
 pub struct AmdIdentity {
-    /// The processor that is imitated.
+    /// Generation of the simulated processor.
     pub generation: Generation,
-    /// The development root, in the place of AMD's root key.
+    /// Development root in place of AMD's root key.
     pub ark: Identity,
-    /// Issues chip certificates.
+    /// Intermediate authority that issues chip certificates.
     pub ask: Identity,
-    /// The chip's key, for the TCB of [`Generation::tcb`].
+    /// Chip key, for the TCB of [`Generation::tcb`].
     pub vcek: Identity,
 }
 
-/// A cloud provider's key and what AMD certifies it with.
+/// A cloud provider's key and the authority that certifies it.
 #[derive(Debug)]
 pub struct Provider {
-    /// Issues providers' certificates.
+    /// Intermediate authority that issues provider certificates.
     pub asvk: Identity,
-    /// The provider's key, for the same TCB as the chip's.
+    /// Provider's key, for the same TCB as that of the chip key.
     pub vlek: Identity,
 }
 
 impl AmdIdentity {
-    /// Makes keys and certificates of Milan; the RSA keys take seconds, so `progress` is told before each.
+    /// Creates keys and certificates for Milan. Calls `progress` before each RSA key, which takes seconds.
     ///
     /// # Errors
-    /// [`X509Error`] when something cannot be encoded.
+    /// [`X509Error`] if encoding fails.
     pub fn generate(progress: &mut dyn FnMut(&str)) -> Result<Self, X509Error> {
         Self::generate_sized(RSA_BITS, progress)
     }
 
-    /// The same with RSA keys of so many bits: AMD's have 4096.
+    /// Creates keys and certificates for Milan with RSA keys of `rsa_bits` bits. AMD's have 4096.
     ///
     /// # Errors
     /// As [`Self::generate`].
@@ -76,10 +75,10 @@ impl AmdIdentity {
         })
     }
 
-    /// The same keys under the names, TCB and chip of another generation: another root, for a verifier.
+    /// Certifies the same keys for another generation, with its names, TCB and chip. Verifiers see another root.
     ///
     /// # Errors
-    /// [`X509Error`] when something cannot be encoded.
+    /// [`X509Error`] if encoding fails.
     pub fn of(&self, generation: Generation) -> Result<Self, X509Error> {
         let name = generation.name();
         let ark = certified(
@@ -104,10 +103,10 @@ impl AmdIdentity {
         })
     }
 
-    /// A provider with keys of its own below the same root.
+    /// Creates a provider with keys of its own below the same root.
     ///
     /// # Errors
-    /// [`X509Error`] when something cannot be encoded.
+    /// [`X509Error`] if encoding fails.
     pub fn provider(&self) -> Result<Provider, X509Error> {
         let key = PrivateKey::generate(KeyKind::Rsa)?;
         let name = format!("SEV-VLEK-{}", self.generation.name());
@@ -118,28 +117,28 @@ impl AmdIdentity {
         Ok(Provider { asvk, vlek })
     }
 
-    /// Certifies the chip key for another TCB or chip: what a report is compared with.
+    /// Certifies the chip key for another TCB or chip, with which verifiers compare a report.
     ///
     /// # Errors
-    /// [`X509Error`] when something cannot be encoded.
+    /// [`X509Error`] if encoding fails.
     pub fn certify_vcek(&self, tcb: &Tcb, chip_id: &[u8; 64]) -> Result<Vec<u8>, X509Error> {
         self.certify_vcek_saying(vcek_extensions(self.generation, tcb, chip_id)?)
     }
 
-    /// Certifies the chip key with these extensions, whatever they say; [`vcek_extensions`] are the good ones.
+    /// Certifies the chip key with any extensions. [`vcek_extensions`] returns the valid ones.
     ///
     /// # Errors
-    /// [`X509Error`] when something cannot be encoded.
+    /// [`X509Error`] if encoding fails.
     pub fn certify_vcek_saying(&self, extensions: Vec<Extension>) -> Result<Vec<u8>, X509Error> {
         certificate(&self.vcek.key, "SEV-VCEK", &self.ask, extensions)
     }
 }
 
 impl Provider {
-    /// Certifies the provider's key with these extensions, whatever they say; [`vlek_extensions`] are the good ones.
+    /// Certifies the provider's key with any extensions. [`vlek_extensions`] returns the valid ones.
     ///
     /// # Errors
-    /// [`X509Error`] when something cannot be encoded.
+    /// [`X509Error`] if encoding fails.
     pub fn certify_saying(&self, extensions: Vec<Extension>) -> Result<Vec<u8>, X509Error> {
         certificate(&self.vlek.key, "SEV-VLEK", &self.asvk, extensions)
     }
@@ -178,26 +177,26 @@ fn subject(name: &str) -> String {
     format!("CN={name},O=Cocoon Simulator")
 }
 
-/// What the certificate of a chip says of it.
+/// Returns the extensions of a chip's certificate.
 ///
 /// # Errors
-/// [`X509Error`] when something cannot be encoded.
+/// [`X509Error`] if encoding fails.
 pub fn vcek_extensions(
     generation: Generation,
     tcb: &Tcb,
     chip_id: &[u8; 64],
 ) -> Result<Vec<Extension>, X509Error> {
     let mut extensions = levels(generation, tcb)?;
-    // hwID: the bytes themselves, not an ASN.1 string.
+    // hwID contains the plain bytes, not an ASN.1 string.
     let length = if tcb.fmc.is_some() { 8 } else { 64 };
     extensions.push(extension("4", chip_id[..length].to_vec())?);
     Ok(extensions)
 }
 
-/// What the certificate of a provider says: the TCB and its name, and of no chip.
+/// Returns the extensions of a provider's certificate: the TCB and the provider's name, but no chip.
 ///
 /// # Errors
-/// [`X509Error`] when something cannot be encoded.
+/// [`X509Error`] if encoding fails.
 pub fn vlek_extensions(generation: Generation, tcb: &Tcb) -> Result<Vec<Extension>, X509Error> {
     let mut extensions = levels(generation, tcb)?;
     extensions.push(extension("5", x509::ia5(PROVIDER)?)?);
@@ -219,7 +218,7 @@ fn levels(generation: Generation, tcb: &Tcb) -> Result<Vec<Extension>, X509Error
         number("3.3", tcb.snp)?,
         number("3.8", tcb.microcode)?,
     ];
-    // In the place of another reserved level.
+    // FMC replaces one more reserved level.
     extensions.push(match tcb.fmc {
         Some(fmc) => number("3.9", fmc)?,
         None => number("3.4", 0)?,

@@ -1,5 +1,6 @@
-//! Attestation reports of versions 2, 3 and 5, 1184 bytes (AMD 56860, SEV-SNP Firmware ABI Specification 1.58,
-//! "ATTESTATION_REPORT"): 3 added the processor's CPUID, 5 the mitigations; Turin has a TCB of its own layout.
+//! Attestation reports of versions 2, 3 and 5, 1184 bytes long (AMD 56860, SEV-SNP Firmware ABI Specification 1.58,
+//! "ATTESTATION_REPORT"). Version 3 added the processor's CPUID and version 5 the mitigations. The TCB of Turin has another
+//! layout.
 
 use p384::ecdsa::signature::Signer;
 use rand_core::{OsRng, RngCore};
@@ -7,30 +8,30 @@ use rand_core::{OsRng, RngCore};
 use super::generation::Generation;
 use crate::x509::{PrivateKey, X509Error};
 
-/// Bytes of a report.
+/// Length of a report in bytes.
 pub const REPORT_LEN: usize = 1184;
-/// Bytes that the signature covers.
+/// Number of bytes that the signature covers.
 pub const SIGNED_LEN: usize = 0x2a0;
-/// Policy of a good guest: the bit that must be one, and SMT; no debugging, no migration agent.
+/// Policy of a valid guest: the bit that must be one, and SMT. Debugging and migration agents are not allowed.
 pub const POLICY: u64 = 0x3_0000;
-/// Identity of a chip that does not exist.
+/// Id of a Milan chip that does not exist.
 pub const CHIP_ID: [u8; 64] = Generation::Milan.chip_id();
 
 /// ECDSA P-384 with SHA-384.
 const SIGNATURE_ALGORITHM: u32 = 1;
-/// SMT is on; memory aliasing was checked at boot.
+/// SMT is on, and memory aliasing was checked at boot.
 const PLATFORM_INFO: u64 = 0x21;
-/// Build, minor and major version of the firmware.
+/// Build, minor and major version of the firmware, in this order.
 const FIRMWARE: [u8; 3] = [37, 55, 1];
 
-/// Security versions of the platform's parts.
+/// Security versions of the platform's components.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tcb {
-    /// First mutable code. Turin alone has it, and with it another layout.
+    /// First mutable code (FMC). Only Turin has it, with another layout of the TCB.
     pub fmc: Option<u8>,
-    /// Boot loader of the secure processor.
+    /// Boot loader of the AMD secure processor.
     pub bootloader: u8,
-    /// Its operating system.
+    /// Operating system of the AMD secure processor.
     pub tee: u8,
     /// SNP firmware.
     pub snp: u8,
@@ -39,7 +40,7 @@ pub struct Tcb {
 }
 
 impl Tcb {
-    /// The simulated platform's.
+    /// TCB of the simulated Milan platform.
     pub const CURRENT: Self = Self {
         fmc: None,
         bootloader: 4,
@@ -48,7 +49,7 @@ impl Tcb {
         microcode: 222,
     };
 
-    /// `TCB_VERSION`, 8 bytes.
+    /// Returns the 8 bytes of `TCB_VERSION`.
     #[must_use]
     pub const fn to_bytes(self) -> [u8; 8] {
         let Self {
@@ -65,74 +66,74 @@ impl Tcb {
     }
 }
 
-/// Which key a report says that it was signed with.
+/// Key that signed a report, as the report states it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SigningKey {
-    /// The chip's.
+    /// The chip's key.
     Vcek,
-    /// A provider's, loaded into the chip.
+    /// A provider's key that is loaded into the chip.
     Vlek,
 }
 
-/// What a report says: the fields that a verifier judges, to be set at will.
+/// The fields of a report that verifiers check. Tests can set each of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnpReport {
     /// Version of the format: 2, 3 or 5.
     pub version: u32,
-    /// Family, model and stepping of the processor; not in version 2.
+    /// Family, model and stepping of the processor. Not in version 2.
     pub cpuid: [u8; 3],
-    /// The key that it names.
+    /// Signing key that the report names.
     pub signing_key: SigningKey,
-    /// Mitigations that the guest was started with (`LAUNCH_MIT_VECTOR`); in version 5 alone.
+    /// Mitigations at the launch of the guest (`LAUNCH_MIT_VECTOR`). Only in version 5.
     pub launch_mitigations: u64,
-    /// Mitigations that the platform has now (`CURRENT_MIT_VECTOR`); likewise.
+    /// Mitigations of the platform now (`CURRENT_MIT_VECTOR`). Only in version 5.
     pub current_mitigations: u64,
-    /// Security version of the guest, from an ID block; none here.
+    /// Security version of the guest from an ID block; zero, because there is none.
     pub guest_svn: u32,
     /// Guest policy.
     pub policy: u64,
-    /// Privilege level that asked.
+    /// Privilege level of the request.
     pub vmpl: u32,
-    /// The guest's family, as an ID block names it; none here.
+    /// Family of the guest from an ID block; zero, because there is none.
     pub family_id: [u8; 16],
-    /// The guest's image, as an ID block names it; none here.
+    /// Image of the guest from an ID block; zero, because there is none.
     pub image_id: [u8; 16],
-    /// What the platform runs.
+    /// TCB that the platform runs.
     pub current_tcb: Tcb,
-    /// What the chip key is derived from.
+    /// TCB from which the chip key is derived.
     pub reported_tcb: Tcb,
-    /// Below which the platform cannot go back.
+    /// TCB below which the platform cannot be rolled back.
     pub committed_tcb: Tcb,
-    /// What ran when the guest started.
+    /// TCB at the launch of the guest.
     pub launch_tcb: Tcb,
     /// `PLATFORM_INFO`.
     pub platform_info: u64,
-    /// What the guest binds.
+    /// Data that the guest binds.
     pub report_data: [u8; 64],
     /// Launch digest.
     pub measurement: [u8; 48],
     /// Digest of the operator's configuration.
     pub host_data: [u8; 32],
-    /// Digest of the ID block's key; none here.
+    /// Digest of the ID block's key; zero, because there is none.
     pub id_key_digest: [u8; 48],
-    /// Digest of the author's key; none here.
+    /// Digest of the author key; zero, because there is none.
     pub author_key_digest: [u8; 48],
-    /// Identity of this guest.
+    /// Id of this guest.
     pub report_id: [u8; 32],
-    /// Identity of its migration agent: all ones is none.
+    /// Id of the migration agent; all ones, because there is none.
     pub report_id_ma: [u8; 32],
-    /// Identity of the chip.
+    /// Id of the chip.
     pub chip_id: [u8; 64],
 }
 
 impl SnpReport {
-    /// A good guest on Milan with these measurements, as yet over no report data, in version 3.
+    /// Returns a valid version 3 report of a Milan guest with these measurements and without report data.
     #[must_use]
     pub fn good(measurement: [u8; 48], host_data: [u8; 32]) -> Self {
         Self::of(Generation::Milan, 3, measurement, host_data)
     }
 
-    /// The same on a processor of `generation`, in another version.
+    /// Returns a valid report of a guest on `generation`, in the given version.
     #[must_use]
     pub fn of(
         generation: Generation,
@@ -170,7 +171,7 @@ impl SnpReport {
         }
     }
 
-    /// The report with an empty signature.
+    /// Returns the report with an empty signature.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; REPORT_LEN] {
         let mut bytes = [0; REPORT_LEN];
@@ -184,7 +185,7 @@ impl SnpReport {
         put(0x034, &SIGNATURE_ALGORITHM.to_le_bytes());
         put(0x038, &self.current_tcb.to_bytes());
         put(0x040, &self.platform_info.to_le_bytes());
-        // SIGNING_KEY is bits 2 to 4; AUTHOR_KEY_EN and MASK_CHIP_KEY below are clear.
+        // SIGNING_KEY is in bits 2 to 4. The lower bits, AUTHOR_KEY_EN and MASK_CHIP_KEY, are clear.
         put(0x048, &[(self.signing_key as u8) << 2]);
         put(0x050, &self.report_data);
         put(0x090, &self.measurement);
@@ -204,7 +205,7 @@ impl SnpReport {
         put(0x1a0, &self.chip_id);
         put(0x1e0, &self.committed_tcb.to_bytes());
         put(0x1f0, &self.launch_tcb.to_bytes());
-        // Current and committed.
+        // Current and committed version.
         for at in [0x1e8, 0x1ec] {
             put(at, &FIRMWARE);
         }
@@ -212,7 +213,7 @@ impl SnpReport {
     }
 }
 
-/// Signs these bytes as a report; `r` and `s` stand little-endian in 72 bytes each.
+/// Signs bytes as a report. `r` and `s` are little-endian, with 72 bytes each.
 pub(super) fn sign(mut bytes: [u8; REPORT_LEN], key: &PrivateKey) -> Result<Vec<u8>, X509Error> {
     let PrivateKey::P384(key) = key else {
         return Err(X509Error::Key {

@@ -1,5 +1,5 @@
-//! What Intel's provisioning certification service would serve about the simulated platform: TCB information, quoting
-//! enclave identity, revocation lists, and the chains that sign them.
+//! Collateral that Intel's provisioning certification service would serve for the simulated platform: TCB info, quoting
+//! enclave identity, revocation lists, and the certificate chains of their signers.
 
 use p256::ecdsa::signature::Signer;
 use serde_json::json;
@@ -11,22 +11,22 @@ use crate::tdx::identity::{CPU_SVN, FMSPC, IntelIdentity, PCE_ID, PCE_SVN};
 use crate::tdx::quote::TEE_TCB_SVN;
 use crate::x509::{self, PrivateKey, X509Error};
 
-/// Number of the TCB recovery that the collateral knows of.
+/// TCB evaluation data number of the collateral.
 pub const TCB_EVALUATION_DATA_NUMBER: u32 = 21;
-/// How long collateral lasts, in seconds: 30 days, as Intel's.
+/// Validity of collateral in seconds: 30 days, like Intel's.
 pub const LIFETIME: u64 = 30 * 24 * 60 * 60;
 
-/// When collateral was issued and until when it counts, in seconds since 1970.
+/// Issue date and next update of collateral, in Unix seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CollateralDates {
     /// Issue date.
     pub issued: u64,
-    /// Next update.
+    /// Date of the next update.
     pub next_update: u64,
 }
 
 impl CollateralDates {
-    /// Issued an hour before `now`, so that clocks may differ a little.
+    /// Returns dates with an issue date one hour before `now`, which tolerates small clock differences.
     #[must_use]
     pub fn around(now: u64) -> Self {
         let issued = now.saturating_sub(3600);
@@ -37,15 +37,15 @@ impl CollateralDates {
     }
 }
 
-/// What the TCB information says of the platform.
+/// TCB status of the platform in the TCB info.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TcbStatus {
-    /// Nothing to complain of.
+    /// The TCB has no known weakness.
     #[default]
     UpToDate,
-    /// Known weaknesses.
+    /// The TCB has known weaknesses.
     OutOfDate,
-    /// Keys compromised.
+    /// The platform's keys are compromised.
     Revoked,
 }
 
@@ -59,16 +59,16 @@ impl TcbStatus {
     }
 }
 
-/// Certificates (DER) that the authorities have revoked.
+/// Revoked certificates, in DER.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Revoked<'a> {
-    /// In the root's list.
+    /// Certificates in the root's revocation list.
     pub by_root: &'a [&'a [u8]],
-    /// In the list of the PCK CA.
+    /// Certificates in the PCK CA's revocation list.
     pub by_pck_ca: &'a [&'a [u8]],
 }
 
-/// The whole, as JSON of `dcap_qvl::QuoteCollateralV3`: binary members in hexadecimal.
+/// Returns the collateral as JSON of `dcap_qvl::QuoteCollateralV3`, with binary members in hexadecimal.
 pub(super) fn json(
     identity: &IntelIdentity,
     dates: CollateralDates,
@@ -122,7 +122,7 @@ fn tcb_info(dates: CollateralDates, status: TcbStatus) -> Result<String, X509Err
         "attributesMask": "FF".repeat(8),
         "tcbLevels": [{ "tcb": { "isvsvn": TEE_TCB_SVN[0] }, "tcbDate": TCB_DATE, "tcbStatus": "UpToDate" }],
     });
-    // Components 0 and 1 of TDX are the module's, which its identity judges.
+    // Components 0 and 1 of TDX describe the module, which the module identity covers.
     let mut tdx_components = TEE_TCB_SVN;
     tdx_components[1] = 0;
     let components = |svns: [u8; 16]| svns.map(|svn| json!({ "svn": svn }));

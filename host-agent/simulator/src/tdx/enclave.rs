@@ -1,5 +1,5 @@
-//! The TD quoting enclave: what it reports about itself, and the certification data of its quotes, which nest that report,
-//! signed with the platform's PCK, and the PCK's chain.
+//! The TD quoting enclave: its report, and the certification data of its quotes, which contain that report, the PCK's
+//! signature over it, and the PCK's certificate chain.
 
 use p256::ecdsa::SigningKey;
 use sha2::{Digest, Sha256};
@@ -8,38 +8,38 @@ use super::quote::{append, coordinates, raw_signature};
 use crate::tdx::identity::{CPU_SVN, IntelIdentity};
 use crate::x509::{self, PrivateKey, X509Error};
 
-/// Product id of the TD quoting enclave.
+/// Product id (ISVPRODID) of the TD quoting enclave.
 pub const QE_PROD_ID: u16 = 2;
-/// Version of the TD quoting enclave.
+/// Security version (ISVSVN) of the TD quoting enclave.
 pub const QE_SVN: u16 = 6;
-/// Attributes of the quoting enclave: initialised, 64 bit, provisioning key; not debuggable.
+/// Attributes of the quoting enclave: initialised, 64-bit mode, provisioning key; not debuggable.
 pub const QE_ATTRIBUTES: [u8; 16] = [0x15, 0, 0, 0, 0, 0, 0, 0, 0xe7, 0, 0, 0, 0, 0, 0, 0];
 
 const PCK_CHAIN: u16 = 5;
 
-/// What a quoting enclave reports about itself: every field of its SGX report that means something, to be set at will.
+/// The meaningful fields of a quoting enclave's SGX report. Tests can set each of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuotingEnclave {
-    /// Versions of the platform's TCB.
+    /// Security versions of the platform's TCB (CPUSVN).
     pub cpu_svn: [u8; 16],
-    /// Extended features of its frames.
+    /// Extended features of its state save area (MISCSELECT).
     pub misc_select: u32,
-    /// Attributes.
+    /// Enclave attributes.
     pub attributes: [u8; 16],
-    /// Measurement of its code.
+    /// Measurement of the enclave's code (MRENCLAVE).
     pub mr_enclave: [u8; 32],
-    /// Who signed it.
+    /// Signer of the enclave (MRSIGNER).
     pub mr_signer: [u8; 32],
-    /// Product id.
+    /// Product id (ISVPRODID).
     pub prod_id: u16,
-    /// Version.
+    /// Security version (ISVSVN).
     pub svn: u16,
-    /// Its report data, in the place of the hash that names the attestation key.
+    /// Report data, or `None` for the hash that binds the attestation key.
     pub report_data: Option<[u8; 64]>,
 }
 
 impl QuotingEnclave {
-    /// The good one.
+    /// Returns a valid quoting enclave.
     #[must_use]
     pub fn good() -> Self {
         Self {
@@ -54,7 +54,7 @@ impl QuotingEnclave {
         }
     }
 
-    /// The SGX report's 384 bytes, for an enclave that holds the key with these coordinates.
+    /// Returns the 384 bytes of the SGX report of an enclave that holds the key with these coordinates.
     fn report(&self, public: &[u8; 64], authentication_data: &[u8]) -> Vec<u8> {
         let report_data = self.report_data.unwrap_or_else(|| {
             let named = Sha256::new()
@@ -80,7 +80,7 @@ impl QuotingEnclave {
         report
     }
 
-    /// The certification data of every quote that is signed with `attestation_key`: they depend on keys alone.
+    /// Returns the certification data for quotes that `attestation_key` signs. It depends only on keys and certificates.
     pub(super) fn certify(
         &self,
         attestation_key: &SigningKey,

@@ -1,5 +1,5 @@
-//! The Intel-shaped public key infrastructure: root, PCK platform CA, PCK certificate with the platform's identity
-//! and TCB, and the certificate that signs TCB information.
+//! Stand-ins for Intel's certificates: root, PCK platform CA, PCK certificate with the platform's identity and TCB, and the
+//! certificate that signs TCB info.
 //!
 //! Layout of the SGX extensions: Intel SGX PCK Certificate and CRL Profile Specification, revision 1.5, section 1.3.5.
 
@@ -11,35 +11,35 @@ use x509_cert::ext::Extension;
 
 use crate::x509::{self, Identity, KeyKind, PrivateKey, Role, X509Error};
 
-/// Family, model and platform of a processor that does not exist.
+/// FMSPC (family, model, stepping, platform and custom SKU) of a processor that does not exist.
 pub const FMSPC: [u8; 6] = [0x00, 0xc0, 0xc0, 0x0a, 0x00, 0x00];
-/// Identity of the provisioning certification enclave: Intel's only one.
+/// Id of the provisioning certification enclave (PCE). Intel has only this one.
 pub const PCE_ID: [u8; 2] = [0, 0];
-/// Version of that enclave.
+/// Security version of the provisioning certification enclave.
 pub const PCE_SVN: u16 = 13;
-/// Versions of the 16 components of the platform's TCB.
+/// Security versions of the 16 components of the platform's TCB.
 pub const CPU_SVN: [u8; 16] = [3, 3, 2, 2, 4, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0];
 
 const SGX: &str = "1.2.840.113741.1.13.1";
 const PCK: &str = "SGX PCK Certificate";
 
-/// What a PCK certificate says of its platform, to be set at will.
+/// Contents of a PCK certificate's SGX extension. Tests can set each of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PckSays {
-    /// Identity of the platform.
+    /// Platform provisioning id (PPID).
     pub ppid: [u8; 16],
-    /// Versions of the components of its TCB.
+    /// Security versions of the components of the platform's TCB.
     pub cpu_svn: [u8; 16],
-    /// Version of the provisioning certification enclave.
+    /// Security version of the provisioning certification enclave.
     pub pce_svn: u16,
-    /// Identity of that enclave.
+    /// Id of the provisioning certification enclave.
     pub pce_id: [u8; 2],
-    /// Family, model and platform.
+    /// FMSPC of the processor.
     pub fmspc: [u8; 6],
 }
 
 impl PckSays {
-    /// The simulated platform's.
+    /// Contents for the simulated platform.
     pub const GOOD: Self = Self {
         ppid: [0xc0; 16],
         cpu_svn: CPU_SVN,
@@ -49,24 +49,24 @@ impl PckSays {
     };
 }
 
-/// All Intel-shaped keys and certificates.
+/// All stand-ins for Intel's keys and certificates.
 #[derive(Debug)]
 pub struct IntelIdentity {
-    /// The development root, in the place of Intel's SGX root CA.
+    /// Development root in place of Intel's SGX root CA.
     pub root: Identity,
-    /// Issues PCK certificates.
+    /// Intermediate CA that issues PCK certificates.
     pub pck_ca: Identity,
-    /// The platform's provisioning certification key.
+    /// The platform's provisioning certification key (PCK).
     pub pck: Identity,
-    /// Signs TCB information and quoting enclave identities.
+    /// Key that signs TCB info and quoting enclave identities.
     pub tcb_signing: Identity,
 }
 
 impl IntelIdentity {
-    /// Makes keys and certificates.
+    /// Creates keys and certificates.
     ///
     /// # Errors
-    /// [`X509Error`] when something cannot be encoded.
+    /// [`X509Error`] if encoding fails.
     pub fn generate() -> Result<Self, X509Error> {
         let make = |what: &str, role, issuer: Option<&Identity>, further| {
             let key = PrivateKey::generate(KeyKind::P256)?;
@@ -91,10 +91,10 @@ impl IntelIdentity {
         })
     }
 
-    /// Certifies the platform's key anew, whatever the certificate is to say.
+    /// Certifies the platform's key with any contents.
     ///
     /// # Errors
-    /// [`X509Error`] when something cannot be encoded.
+    /// [`X509Error`] if encoding fails.
     pub fn certify_pck(&self, says: &PckSays) -> Result<Vec<u8>, X509Error> {
         let sgx = vec![sgx_extension(says)?];
         let (key, issuer) = (&self.pck.key, Some(&self.pck_ca));
@@ -116,7 +116,7 @@ fn sgx_extension(says: &PckSays) -> Result<Extension, X509Error> {
     }
     tcb.push(entry("2.17", x509::encoded("PCE SVN", &says.pce_svn)?)?);
     tcb.push(entry("2.18", octets(&says.cpu_svn)?)?);
-    // What real servers report; strict verifiers must be told to accept all three.
+    // Real servers have these values. Strict verifiers must be configured to accept all three flags.
     let configuration =
         ["7.1", "7.2", "7.3"].map(|flag| entry(flag, x509::encoded("flag", &true)?));
     let configuration = configuration.into_iter().collect::<Result<Vec<_>, _>>()?;
@@ -125,7 +125,7 @@ fn sgx_extension(says: &PckSays) -> Result<Extension, X509Error> {
         entry("2", x509::sequence(&tcb)?)?,
         entry("3", octets(&says.pce_id)?)?,
         entry("4", octets(&says.fmspc)?)?,
-        // ENUMERATED 1: "Scalable", a server.
+        // ENUMERATED 1 is "Scalable": a server.
         entry("5", vec![0x0a, 1, 1])?,
         entry("6", octets(&[0xc1; 16])?)?,
         entry("7", x509::sequence(&configuration)?)?,

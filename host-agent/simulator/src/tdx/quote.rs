@@ -1,5 +1,5 @@
-//! TDX quotes of version 4 and 5 (Intel TDX DCAP Quoting Library API, appendix 3): header, TD report, and the signature
-//! data around what the quoting enclave certifies.
+//! TDX quotes of versions 4 and 5 (Intel TDX DCAP Quoting Library API, appendix 3): header, TD report, and signature data
+//! with the quoting enclave's certification data.
 
 use p256::ecdsa::SigningKey;
 use p256::ecdsa::signature::Signer;
@@ -9,9 +9,9 @@ use crate::tdx::identity::PCE_SVN;
 
 /// `TEE_TCB_SVN`: TDX module 1.x of SVN 6, microcode 3.
 pub const TEE_TCB_SVN: [u8; 16] = [6, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-/// Attributes of a good trust domain: SEPT_VE_DISABLE alone, no debugging, no migration.
+/// Attributes of a valid trust domain: only SEPT_VE_DISABLE, so neither debugging nor migration.
 pub const TD_ATTRIBUTES: u64 = 1 << 28;
-/// Extended features of a good trust domain: x87, SSE, AVX, AVX-512, PKRU, AMX.
+/// Extended features of a valid trust domain: x87, SSE, AVX, AVX-512, PKRU, AMX.
 pub const XFAM: u64 = 0x0006_02e7;
 
 const ECDSA_P256: u16 = 2;
@@ -20,55 +20,56 @@ const INTEL: [u8; 16] = [
     0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f, 0x06, 0x07,
 ];
 const QE_REPORT_DATA: u16 = 6;
-/// Kinds of the TD report that a quote of version 5 names.
+/// Body types of a version 5 quote.
 const TDX_10: u16 = 2;
 const TDX_15: u16 = 3;
 const TDX_15_EXTENDED: u16 = 4;
 
-/// Bytes of a TD report of TDX 1.0, the only one that version 4 has room for.
+/// Length of a TDX 1.0 TD report in bytes, the only kind in version 4.
 pub const TD_REPORT_LEN: usize = 584;
-/// Bytes of the extended TD report of TDX 1.5.
+/// Length of the extended TDX 1.5 TD report in bytes.
 pub const EXTENDED_LEN: usize = 885;
 
-/// Layout of a quote.
+/// Version of a quote, which determines its layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QuoteVersion {
-    /// The TD report alone behind the header.
+    /// The TD report directly follows the header.
     V4,
-    /// Kind and length before the TD report, which may be of TDX 1.5.
+    /// A body type and a length precede the TD report, which may be that of TDX 1.5.
     V5,
 }
 
-/// What TDX 1.5 reports beyond [`TdReport`].
+/// Fields that TDX 1.5 adds to [`TdReport`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Later {
-    /// Versions of the TDX module and its parts now (`TEE_TCB_SVN2`): the module may have been updated since the launch.
+    /// Current security versions of the TDX module (`TEE_TCB_SVN2`), which may have been updated since the launch.
     pub tee_tcb_svn_2: [u8; 16],
-    /// Digest of the service TDs that are bound (`MRSERVICETD`); none here.
+    /// Digest of the bound service TDs (`MRSERVICETD`); zero, because there are none.
     pub mr_service_td: [u8; 48],
-    /// What newer quoting enclaves add.
+    /// Fields that newer quoting enclaves add.
     pub extended: Option<Extended>,
 }
 
-/// What the extended report of TDX 1.5 has behind the other (`sgx_report2_body_v1_5_ex_t` of Intel's `sgx_quote_5.h`).
+/// Fields that only the extended report of TDX 1.5 has (`sgx_report2_body_v1_5_ex_t` of Intel's `sgx_quote_5.h`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Extended {
-    /// Which VM of a partitioned trust domain (`VMID`); 0 is the domain itself.
+    /// VM of a partitioned trust domain (`VMID`). 0 is the trust domain itself.
     pub vm: u8,
-    /// Statistically unique identity of this trust domain (`TDID`).
+    /// Statistically unique id of this trust domain (`TDID`).
     pub td_id: [u8; 32],
-    /// Digest of the devices that were taken in (`DEV_INFO`).
+    /// Digest of the assigned devices (`DEV_INFO`).
     pub dev_info: [u8; 48],
-    /// Digest and attributes of the service TDs that were bound at the creation.
+    /// Digest and attributes of the service TDs that were bound at creation.
     pub init_service_td: ([u8; 48], [u8; 8]),
-    /// CPUSVN, `TEE_TCB_SVN` and model of the platform of the creation, where a service TD may have moved the domain.
+    /// CPUSVN, `TEE_TCB_SVN` and FMSPC of the platform at creation, from which a service TD may have migrated the trust
+    /// domain.
     pub init_platform: ([u8; 16], [u8; 16], [u8; 12]),
-    /// Digest and attributes of the service TDs that are bound now.
+    /// Digest and attributes of the currently bound service TDs.
     pub service_td: ([u8; 48], [u8; 8]),
 }
 
 impl Later {
-    /// A platform that runs what it was started with, and no service TD.
+    /// Returns the fields of a platform without service TDs whose module was not updated since the launch.
     #[must_use]
     pub fn good() -> Self {
         Self {
@@ -78,7 +79,7 @@ impl Later {
         }
     }
 
-    /// The same in an extended report.
+    /// Returns the same fields in an extended report.
     #[must_use]
     pub fn extended() -> Self {
         Self {
@@ -116,14 +117,14 @@ impl Extended {
     }
 }
 
-/// What a trust domain's quote says: every field of the TDX 1.0 report body, to be set at will.
+/// All fields of a TDX 1.0 TD report. Tests can set each of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TdReport {
-    /// Versions of the TDX module and its parts.
+    /// Security versions of the TDX module and the platform.
     pub tee_tcb_svn: [u8; 16],
     /// Measurement of the TDX module.
     pub mr_seam: [u8; 48],
-    /// Signer of the TDX module; zero is Intel.
+    /// Signer of the TDX module. Zero stands for Intel.
     pub mr_signer_seam: [u8; 48],
     /// Attributes of the TDX module.
     pub seam_attributes: u64,
@@ -133,20 +134,20 @@ pub struct TdReport {
     pub xfam: u64,
     /// Measurement of the initial memory.
     pub mr_td: [u8; 48],
-    /// Digest of the operator's configuration.
+    /// Digest of the operator's configuration (MRCONFIGID).
     pub mr_config_id: [u8; 48],
-    /// Unused: zero.
+    /// MROWNER: unused, zero.
     pub mr_owner: [u8; 48],
-    /// Unused: zero.
+    /// MROWNERCONFIG: unused, zero.
     pub mr_owner_config: [u8; 48],
-    /// Runtime registers.
+    /// Runtime measurement registers (RTMR0 to RTMR3).
     pub rtmr: [[u8; 48]; 4],
-    /// What the guest binds.
+    /// Data that the guest binds (REPORTDATA).
     pub report_data: [u8; 64],
 }
 
 impl TdReport {
-    /// A good trust domain with these measurements, as yet over no report data.
+    /// Returns a valid report with these measurements and without report data.
     #[must_use]
     pub fn good(mr_td: [u8; 48], rtmr: [[u8; 48]; 4], mr_config_id: [u8; 48]) -> Self {
         Self {
@@ -165,7 +166,7 @@ impl TdReport {
         }
     }
 
-    /// The body's 584 bytes.
+    /// Returns the 584 bytes of the report.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let [rtmr0, rtmr1, rtmr2, rtmr3] = &self.rtmr;
@@ -194,7 +195,7 @@ impl TdReport {
         fields.concat()
     }
 
-    /// The body with what TDX 1.5 has behind it.
+    /// Returns the report followed by the fields of TDX 1.5.
     #[must_use]
     pub fn to_bytes_15(&self, later: &Later) -> Vec<u8> {
         let mut bytes = self.to_bytes();
@@ -205,7 +206,7 @@ impl TdReport {
     }
 }
 
-/// The kind that a quote of version 5 names for a report of this length.
+/// Returns the body type of a version 5 quote for a report of this length.
 pub(super) fn kind(length: usize) -> u16 {
     match length {
         TD_REPORT_LEN => TDX_10,
@@ -214,8 +215,8 @@ pub(super) fn kind(length: usize) -> u16 {
     }
 }
 
-/// The quote around this TD report, whatever it says: signed by `attestation_key`, which `certification` names. Only version 5
-/// tells `kind`.
+/// Returns the quote of any TD report, signed by `attestation_key`, which `certification` certifies. Only version 5 contains
+/// `kind`.
 pub(super) fn sign(
     version: QuoteVersion,
     kind: u16,
@@ -243,18 +244,18 @@ fn header(version: QuoteVersion) -> Vec<u8> {
     };
     let mut header = [version.to_le_bytes(), ECDSA_P256.to_le_bytes()].concat();
     header.extend(TDX.to_le_bytes());
-    // Both versions leave the places of QE and PCE SVN reserved.
+    // Both versions reserve the fields that held the security versions of QE and PCE.
     header.extend([0; 4]);
     header.extend(INTEL);
     header.extend([0; 20]);
     header
 }
 
-/// The two coordinates of a key's public half.
+/// Returns the two coordinates of the key's public point.
 pub(super) fn coordinates(key: &SigningKey) -> [u8; 64] {
     let point = key.verifying_key().to_encoded_point(false);
     let mut coordinates = [0; 64];
-    // An uncompressed point is the byte 4 and two coordinates of 32 bytes.
+    // An uncompressed point is the byte 4 followed by two coordinates of 32 bytes.
     coordinates.copy_from_slice(&point.as_bytes()[1..]);
     coordinates
 }
@@ -266,13 +267,13 @@ pub(super) fn append(data: &mut Vec<u8>, kind: u16, content: &[u8]) {
 }
 
 fn length(content: &[u8]) -> [u8; 4] {
-    // Contents are a few certificates long.
+    // Cannot saturate: contents are only a few certificates long.
     u32::try_from(content.len())
         .unwrap_or(u32::MAX)
         .to_le_bytes()
 }
 
-/// `r` and `s`, 32 bytes each, big-endian.
+/// Returns `r` and `s` as 32 bytes each, big-endian.
 pub(super) fn raw_signature(key: &SigningKey, message: &[u8]) -> [u8; 64] {
     let signature: p256::ecdsa::Signature = key.sign(message);
     signature.to_bytes().into()

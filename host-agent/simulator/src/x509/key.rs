@@ -1,4 +1,4 @@
-//! Private keys of the kinds that TEE vendors sign with, in software.
+//! Private keys in software, of the kinds that TEE vendors sign with.
 
 use p256::ecdsa::signature::{RandomizedSigner, SignatureEncoding, Signer};
 use p256::pkcs8::{DecodePrivateKey, EncodePrivateKey, EncodePublicKey, LineEnding};
@@ -13,27 +13,28 @@ use zeroize::Zeroizing;
 
 use super::{X509Error, der};
 
-/// Size of the AMD-shaped RSA keys. AMD's have 4096 bits; verifiers accept 2048, which a debug build makes in seconds.
+/// Size of the stand-ins for AMD's RSA keys in bits. AMD's have 4096 bits. Verifiers also accept 2048 bits, which a debug
+/// build generates in seconds.
 pub const RSA_BITS: usize = 2048;
 
-/// The kinds of key in use.
+/// Kinds of keys in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyKind {
-    /// Intel's: ECDSA with SHA-256.
+    /// Intel's keys: ECDSA with SHA-256.
     P256,
-    /// AMD's chip key: ECDSA with SHA-384.
+    /// AMD's chip and provider keys: ECDSA with SHA-384.
     P384,
     /// AMD's authorities: RSA-PSS with SHA-384.
     Rsa,
 }
 
-/// A private key. Its memory is wiped on drop, and it is never printed.
+/// A private key. Its memory is wiped on drop, and its `Debug` output is redacted.
 pub enum PrivateKey {
     /// ECDSA on P-256.
     P256(p256::ecdsa::SigningKey),
     /// ECDSA on P-384.
     P384(p384::ecdsa::SigningKey),
-    /// RSA-PSS; boxed because it is much larger than the others.
+    /// RSA-PSS. Boxed because it is much larger than the others.
     Rsa(Box<rsa::pss::SigningKey<Sha384>>),
 }
 
@@ -44,10 +45,10 @@ impl std::fmt::Debug for PrivateKey {
 }
 
 impl PrivateKey {
-    /// A fresh key from the system's randomness.
+    /// Generates a key from the operating system's random numbers.
     ///
     /// # Errors
-    /// [`X509Error::Key`] when RSA finds no primes.
+    /// [`X509Error::Key`] if RSA key generation fails.
     pub fn generate(kind: KeyKind) -> Result<Self, X509Error> {
         Ok(match kind {
             KeyKind::P256 => Self::P256(p256::ecdsa::SigningKey::random(&mut OsRng)),
@@ -56,7 +57,7 @@ impl PrivateKey {
         })
     }
 
-    /// A fresh RSA key of so many bits.
+    /// Generates an RSA key of `bits` bits.
     ///
     /// # Errors
     /// As [`Self::generate`].
@@ -65,10 +66,10 @@ impl PrivateKey {
         Ok(Self::Rsa(Box::new(rsa::pss::SigningKey::new(private))))
     }
 
-    /// The same key once more, to be certified under another name.
+    /// Returns a copy of the key, to be certified under another name.
     ///
     /// # Errors
-    /// [`X509Error::Key`] when it cannot be written and read again.
+    /// [`X509Error::Key`] if the key cannot be encoded and decoded.
     pub fn copy(&self) -> Result<Self, X509Error> {
         let kind = match self {
             Self::P256(_) => KeyKind::P256,
@@ -78,10 +79,10 @@ impl PrivateKey {
         Self::from_pem(kind, &self.to_pem()?)
     }
 
-    /// Reads PKCS#8.
+    /// Reads a key in PKCS #8 PEM.
     ///
     /// # Errors
-    /// [`X509Error::Key`] when the text is not such a key.
+    /// [`X509Error::Key`] if the text is not a key of this kind.
     pub fn from_pem(kind: KeyKind, pem: &str) -> Result<Self, X509Error> {
         Ok(match kind {
             KeyKind::P256 => {
@@ -97,10 +98,10 @@ impl PrivateKey {
         })
     }
 
-    /// Writes PKCS#8.
+    /// Returns the key in PKCS #8 PEM.
     ///
     /// # Errors
-    /// [`X509Error::Key`] when the encoder refuses.
+    /// [`X509Error::Key`] if encoding fails.
     pub fn to_pem(&self) -> Result<Zeroizing<String>, X509Error> {
         let pem = match self {
             Self::P256(private) => private.to_pkcs8_pem(LineEnding::LF),
@@ -112,10 +113,10 @@ impl PrivateKey {
         pem.map_err(key("write"))
     }
 
-    /// The public half.
+    /// Returns the public key.
     ///
     /// # Errors
-    /// [`X509Error`] when the encoder refuses.
+    /// [`X509Error`] if encoding fails.
     pub fn public(&self) -> Result<SubjectPublicKeyInfoOwned, X509Error> {
         let document = match self {
             Self::P256(private) => private.verifying_key().to_public_key_der(),
@@ -128,7 +129,7 @@ impl PrivateKey {
         SubjectPublicKeyInfoOwned::from_der(document.as_bytes()).map_err(der("public key"))
     }
 
-    /// Signs as a certificate is signed: ECDSA as a DER sequence, RSA-PSS with a random salt of 48 bytes.
+    /// Signs like a certificate signature: ECDSA as a DER sequence, RSA-PSS with a random salt of 48 bytes.
     #[must_use]
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
         match self {
