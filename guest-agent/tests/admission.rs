@@ -1,4 +1,5 @@
-//! Requests that find no slot wait for one: in turns, for a bounded time, all of their choices together.
+//! Tests of requests that find no free slot: they wait for one in turns, for a bounded time, with all of their choices
+//! together.
 
 mod common;
 #[path = "connections/framed.rs"]
@@ -24,7 +25,7 @@ use tokio::time::timeout;
 
 const STREAM: &str = ",\"stream\":true";
 
-/// A machine with so many slots, one of them taken for as long as what is returned lives.
+/// A machine with `slots` slots. One of them is taken for as long as the returned response lives.
 async fn busy(slots: u16, limits: Limits) -> (Machine, Client, Response<Incoming>) {
     let machine = machine(FakeEngine::new().0, slots, limits).await;
     let mut client = Client::attested(machine.address).await;
@@ -102,7 +103,7 @@ async fn connections_take_turns() {
     let (told, mut order) = mpsc::unbounded_channel();
     let report = move |name: &'static str, answer: Response<Incoming>| {
         assert_eq!(answer.status(), 200);
-        // Its slot is free again when it is dropped.
+        // Dropping the answer frees its slot.
         drop((answer, told.send(name)));
     };
     let greedy = Framed::attested(machine.address, 0xffff).await;
@@ -130,15 +131,15 @@ async fn connections_take_turns() {
     }
 }
 
-/// Four slots have sixteen places for answers, of which eight are for one connection: who lets its answers come as slowly
-/// as it may waits for itself alone.
+/// Four slots have sixteen places for answers, of which one connection may hold eight. A connection that takes its
+/// answers as slowly as it may delays only itself.
 #[tokio::test]
 async fn who_holds_half_of_all_answers_waits_for_itself() {
     let mut limits = Limits::default();
     limits.patience.time = Duration::from_secs(3600);
     let machine = machine(FakeEngine::new().0, 4, limits).await;
     let mut slow = Framed::attested(machine.address, 0xffff).await;
-    // They have ended, for the engine, long before their second event.
+    // For the engine they have ended long before their second event.
     let mut held = Vec::new();
     for _ in 0..2 {
         let answer = slow.slowly("hello", 4).await;
@@ -148,7 +149,7 @@ async fn who_holds_half_of_all_answers_waits_for_itself() {
     let mut third = slow.again();
     let third = tokio::spawn(async move { third.slowly("hello", 1).await });
     until_waiting(&machine, 1).await;
-    // All slots are free again, and others pass.
+    // All slots are free again, and other requests pass.
     let mut other = Client::attested(machine.address).await;
     for _ in 0..3 {
         let answer = other.chat("hello", ",\"n\":4").await;
@@ -156,14 +157,14 @@ async fn who_holds_half_of_all_answers_waits_for_itself() {
     }
     assert_eq!(machine.engine.waiting(), 1);
     assert!(!third.is_finished());
-    // Leaving one makes room for its own.
+    // Giving up one answer makes room for the next of the same connection.
     held.pop();
     let third = timeout(DEADLINE, third).await.expect("in time").unwrap();
     assert_eq!(third.status(), 200);
     assert_eq!(machine.engine.waiting(), 0);
 }
 
-/// The same, told: whose fault it is that a request found no place.
+/// Refusals tell which connection is the reason that a request found no place.
 #[tokio::test]
 async fn half_of_all_answers_is_no_reason_to_refuse_others() {
     let machine = machine(FakeEngine::new().0, 4, impatient()).await;
@@ -175,7 +176,7 @@ async fn half_of_all_answers_is_no_reason_to_refuse_others() {
     let mut held = Vec::new();
     for slow in &mut slow {
         for _ in 0..2 {
-            // The engine may still write the last one.
+            // The engine may still be writing the last answer.
             let begins = async {
                 loop {
                     let answer = slow.slowly("hello", 4).await;
@@ -195,12 +196,12 @@ async fn half_of_all_answers_is_no_reason_to_refuse_others() {
             assert_eq!(refused_with(refused).await, own);
         }
     }
-    // Two of them hold everything.
+    // Two connections together hold all places.
     let everything = "Too many answers of this machine are still being read: try again.";
     let refused = async {
         loop {
             let message = refused_with(other.chat("hello", "").await).await;
-            // The engine may still write the last one.
+            // The engine may still be writing the last answer.
             if message != "All generation slots of this machine are taken: try again." {
                 break message;
             }
@@ -210,7 +211,7 @@ async fn half_of_all_answers_is_no_reason_to_refuse_others() {
     assert_eq!(message, everything);
 }
 
-/// The message of a refusal for want of room.
+/// Checks a refusal for lack of room, and returns its message.
 async fn refused_with(refused: Response<Incoming>) -> String {
     let after = refused.headers()["retry-after"].to_str().unwrap();
     assert_eq!(after, "1");
@@ -256,11 +257,11 @@ async fn what_waits_is_bounded_in_bytes() {
         Client::attested(machine.address).await,
         Client::attested(machine.address).await,
     );
-    // Some two hundred bytes for each of four choices.
+    // Each of the four choices takes about two hundred bytes.
     assert_eq!(one.chat(&large, ",\"n\":4").await.status(), 429);
     let waiting = tokio::spawn(async move { one.chat("hello", ",\"n\":4").await });
     until_waiting(&machine, 1).await;
-    // A slot is free, but it is not this one's turn; nor is there room for it to wait.
+    // A slot is free, but it is not this request's turn, and there is no room for it to wait.
     assert_eq!(other.chat(&large, ",\"n\":2").await.status(), 429);
     waiting.abort();
 }
@@ -270,7 +271,7 @@ async fn a_large_request_gets_all_of_its_slots_in_the_end() {
     let (machine, client, held) = busy(2, Limits::default()).await;
     let large = ask(Client::attested(machine.address).await, ",\"n\":2");
     until_waiting(&machine, 1).await;
-    // A slot is free, and nobody slips through to it.
+    // A slot is free, and no other request gets it.
     let small = ask(Client::attested(machine.address).await, "");
     until_waiting(&machine, 2).await;
     assert_eq!(
@@ -308,7 +309,7 @@ async fn a_drain_answers_who_waits() {
         .unwrap();
 }
 
-/// An engine that dies costs the answers that it works on, and nobody who only waits.
+/// An engine that dies costs the answers that it works on, but not the requests that only wait.
 #[tokio::test]
 async fn who_waits_is_served_by_the_next_engine() {
     let (engine, _cancelled) = FakeEngine::new();
@@ -334,8 +335,8 @@ async fn who_waits_is_served_by_the_next_engine() {
     assert_eq!(launches.load(Ordering::Relaxed), 2);
 }
 
-/// A prompt is read in one step that nothing interrupts: who asks and leaves again and again has no more of them read than
-/// there are slots, and turns nobody away for longer than the engine takes.
+/// A prompt is read in one step that cannot be interrupted. A client that asks and leaves again and again has no more
+/// prompts read than there are slots, and delays others no longer than the engine takes.
 #[tokio::test]
 async fn who_leaves_gives_its_slot_back_when_the_engine_lets_go() {
     let (engine, mut cancelled) = FakeEngine::new();

@@ -1,4 +1,4 @@
-//! Nothing before evidence; evidence over this very connection.
+//! Tests that a connection gets nothing before evidence, and that evidence is bound to the connection.
 
 mod common;
 
@@ -69,7 +69,7 @@ async fn session_evidence_commits_to_nonce_and_connection() {
     let mut other = Client::connect(machine.address).await;
     assert_ne!(other.exporter, client.exporter);
     assert_ne!(other.attest(nonce).await.evidence, document.evidence);
-    // Evidence for one connection does nothing for another.
+    // Evidence for one connection has no effect on another.
     let mut third = Client::connect(machine.address).await;
     assert_eq!(
         refusal(third.send("GET", "/v1/models", "").await).await.0,
@@ -172,7 +172,7 @@ async fn evidence_over_another_key_opens_no_port() {
         error.to_string(),
         "boot evidence commits to another TLS key"
     );
-    // Nor does evidence of a launch that measured another configuration.
+    // Neither does evidence of a launch that measured another configuration.
     let error = attester::boot(&tee, &identity(&keys, b"another"))
         .err()
         .unwrap();

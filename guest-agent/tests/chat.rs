@@ -1,4 +1,4 @@
-//! Answers, streams, errors, an engine that dies or lies, clients that leave.
+//! Tests of answers, streams and errors, of engines that die or break the protocol, and of clients that leave.
 
 mod common;
 
@@ -15,7 +15,7 @@ use http_body_util::BodyExt as _;
 use serde_json::Value;
 use tokio::time::timeout;
 
-/// Events of a stream, without `data: ` and without the comment that holds the receipt.
+/// The events of a stream, without `data: ` and without the comment that holds the receipt.
 fn events(body: &[u8]) -> Vec<&str> {
     let text = std::str::from_utf8(body).unwrap();
     text.strip_suffix("\n\n")
@@ -143,7 +143,7 @@ async fn refusals_are_openai_errors_that_name_the_field() {
         (status, param.as_deref(), code.as_deref()),
         (400, Some("messages"), Some("context_length_exceeded"))
     );
-    // What the engine counts before it starts is that request's fault alone.
+    // A failure before the engine starts a generation concerns that request only.
     assert_eq!(machine.engine.state().borrow().deaths, 0);
     let (status, _, code, _) = refusal(client.chat("wrong roles", "").await).await;
     assert_eq!(
@@ -174,7 +174,7 @@ async fn an_engine_that_dies_or_lies_costs_its_requests_and_not_the_machine() {
     assert_eq!(launches.load(Ordering::Relaxed), 9);
 }
 
-/// What it says last must be what it has counted: receipts are about that.
+/// The counts that an engine reports at the end must equal those reported before, because receipts contain them.
 #[tokio::test]
 async fn an_engine_that_miscounts_is_ended() {
     let machine = machine(FakeEngine::new().0, 1, Limits::default()).await;
@@ -187,7 +187,7 @@ async fn an_engine_that_miscounts_is_ended() {
     each_ends_the_engine(&machine, &lies).await;
 }
 
-/// One for each token, however little each of them says.
+/// There is at most one log probability for each token, however short.
 #[tokio::test]
 async fn an_engine_that_tells_more_probabilities_than_tokens_is_ended() {
     let machine = machine(FakeEngine::new().0, 1, Limits::default()).await;
@@ -200,7 +200,7 @@ async fn an_engine_that_tells_more_probabilities_than_tokens_is_ended() {
     assert_eq!((status, code.as_deref()), (503, Some("engine_died")));
 }
 
-/// Each of these prompts makes the engine die or lie, and another takes its place.
+/// Sends prompts that make the engine die or break the protocol, and checks that another engine replaces it each time.
 async fn each_ends_the_engine(machine: &Machine, lies: &[&str]) {
     for (death, prompt) in (1..).zip(lies) {
         let mut client = Client::attested(machine.address).await;
@@ -294,7 +294,7 @@ async fn a_client_that_leaves_cancels_and_frees_its_slot() {
     for stream in [r#","stream":true"#, ""] {
         let mut client = Client::attested(machine.address).await;
         if stream.is_empty() {
-            // Not streaming: no response comes, so that the request is dropped with its connection.
+            // Not streaming: no response comes, so the request is dropped with its connection.
             let sending = timeout(
                 std::time::Duration::from_millis(300),
                 client.chat("wait", ""),
@@ -333,7 +333,7 @@ async fn a_client_that_leaves_cancels_and_frees_its_slot() {
 async fn a_slow_reader_does_not_hold_the_engine() {
     let machine = machine(FakeEngine::new().0, 1, Limits::default()).await;
     let mut slow = Client::attested(machine.address).await;
-    // More pieces than all buffers of the connection hold, and nobody reads them.
+    // More pieces than all buffers of the connection hold, and the client reads none.
     let text = "word ".repeat(CONTEXT as usize - 1);
     let unread = slow.chat(text.trim_end(), r#","stream":true"#).await;
     let mut quick = Client::attested(machine.address).await;

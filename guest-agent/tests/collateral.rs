@@ -1,4 +1,4 @@
-//! Collateral over a session: named in the document, handed out over the same connection, once for each document.
+//! Tests of collateral: the session document names it, and the same connection hands it out, once for each document.
 
 mod common;
 
@@ -23,7 +23,7 @@ fn collateral(json: &[u8]) -> Option<Collateral> {
     })
 }
 
-/// A service whose host hands over what the sender is told.
+/// A service whose host hands over the collateral that is sent to the returned sender.
 async fn machine(json: &[u8]) -> (std::net::SocketAddr, watch::Sender<Option<Collateral>>) {
     let Parts {
         listener,
@@ -46,7 +46,7 @@ fn question(names: &[Hex32]) -> String {
     serde_json::json!({ "pieces": names }).to_string()
 }
 
-/// Only to whom was shown the document that names it, only what it names, and once.
+/// Collateral is handed out only to a client that got the document that names it, only what it names, and only once.
 #[tokio::test]
 async fn cocoon_collateral_4() {
     let (address, host) = machine(b"{\"old\":1}").await;
@@ -67,7 +67,7 @@ async fn cocoon_collateral_4() {
         (None, vec![old])
     );
 
-    // What the host brings meanwhile is another document's.
+    // Collateral that the host brings in the meantime belongs to the next document.
     host.send_replace(collateral(b"{\"new\":1}"));
     let mut other = Client::connect(address).await;
     assert_eq!(other.attest(Hex([2; 32])).await.names(), [new]);
@@ -93,7 +93,7 @@ async fn cocoon_collateral_4() {
         .send("POST", COLLATERAL_PATH, &question(&[old]))
         .await;
     assert_eq!(refusal(again).await.3, ONCE);
-    // The next document of the connection has its own.
+    // The next document of the connection has its own collateral.
     assert_eq!(client.attest(Hex([3; 32])).await.names(), [new]);
     let (status, body) = client.post(COLLATERAL_PATH, &question(&[new])).await;
     assert_eq!(

@@ -1,5 +1,5 @@
-//! How long connections may be idle, how fast a request must come once it has begun, how long an answer
-//! waits for its reader, and who leaves when there are too many.
+//! Tests of how long connections may be idle, how fast a request must come once it has begun, how long an answer waits
+//! for its reader, and which connection leaves when there are too many.
 
 mod common;
 #[path = "connections/framed.rs"]
@@ -21,17 +21,17 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Nobody waits for it.
+/// A time limit that no test reaches.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// Waits for the end of a connection that was begun with some bytes.
+/// Opens a connection, sends `bytes`, and waits for the connection's end.
 async fn cut_after(address: std::net::SocketAddr, bytes: &[u8]) -> Duration {
     let begun = Instant::now();
     let mut stream = handshake(address).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     stream.flush().await.unwrap();
     let mut rest = Vec::new();
-    // Cut: with or without a farewell.
+    // The end comes with or without a TLS close notification.
     let _ = timeout(DEADLINE, stream.read_to_end(&mut rest))
         .await
         .expect("cut in time");
@@ -52,9 +52,9 @@ async fn a_started_request_is_short_and_an_idle_connection_outlives_it() {
         let lasted = cut_after(machine.address, bytes).await;
         assert!(lasted >= limits.head_time, "{lasted:?}");
     }
-    // Idle for twice the time of a head by now.
+    // By now it has been idle for twice the time of a head.
     assert_eq!(idle.get("/healthz").await.0, 200);
-    // A second request's head is no longer than the first one's.
+    // The head of a second request gets no more time than that of the first.
     let mut stream = handshake(machine.address).await.unwrap();
     let whole = b"GET /nowhere HTTP/1.1\r\nhost: cocoon\r\n\r\n";
     stream.write_all(whole).await.unwrap();
@@ -78,7 +78,7 @@ async fn an_idle_connection_ends() {
     let machine = machine(FakeEngine::new().0, 1, limits).await;
     let mut idle = Client::attested(machine.address).await;
     let since = Instant::now();
-    // One that is answered is not idle, however long it takes.
+    // A connection that is being answered is not idle, however long the answer takes.
     let mut busy = Client::attested(machine.address).await;
     let mut answer = busy.chat("wait", ",\"stream\":true").await.into_body();
     idle.closed().await;
@@ -99,7 +99,7 @@ async fn a_full_table_sends_away_the_one_that_was_idle_longest() {
     let mut answer = busy.chat("wait", ",\"stream\":true").await.into_body();
     let mut first = Client::attested(machine.address).await;
     let mut second = Client::attested(machine.address).await;
-    // Which one came first does not matter, but which one asked last.
+    // What matters is which connection asked last, not which one came first.
     assert_eq!(first.get("/healthz").await.0, 200);
     let mut third = Client::attested(machine.address).await;
     second.closed().await;
@@ -135,7 +135,7 @@ async fn who_has_attested_is_not_sent_away_for_a_stranger() {
     let mut attested = Client::attested(machine.address).await;
     let mut stranger = Client::connect(machine.address).await;
     assert_eq!(stranger.get("/healthz").await.0, 421);
-    // The one that has attested was idle for longer.
+    // The attested connection has been idle for longer.
     let mut third = Client::attested(machine.address).await;
     stranger.closed().await;
     assert_eq!(attested.get("/healthz").await.0, 200);
@@ -156,18 +156,18 @@ async fn answers_without_a_window_are_given_up_and_others_get_theirs() {
         Framed::attested(machine.address, 0).await,
     ];
     let begun = Instant::now();
-    // As many as may be open for one generation slot, half of them of one connection.
+    // As many answers as may be open with one generation slot, half of them on each connection.
     let mut held = Vec::new();
     while held.len() < 4 {
         let answer = hoarders[held.len() / 2].chat("hello").await;
-        // The engine may still write the last one.
+        // The engine may still be writing the last answer.
         if answer.status() == 200 {
             held.push(answer);
         }
         assert!(begun.elapsed() < limits.unread, "too slow a machine");
     }
     assert_eq!(client.chat("hello", "").await.status(), 429);
-    // They answer pings, and would do so for as long as they please.
+    // The clients answer pings, which does not save their connections.
     for hoarder in &mut hoarders {
         hoarder.closed().await;
     }
@@ -191,7 +191,7 @@ async fn a_slow_reader_that_reads_is_not_cut() {
     let mut slow = Framed::attested(machine.address, 1024).await;
     let mut answer = slow.chat(&"word ".repeat(10)).await.into_body();
     let begun = Instant::now();
-    // Not a wait for something else: this is how slow it is.
+    // This sleep waits for nothing: it makes the reader slow.
     let mut pace = tokio::time::interval(limits.unread / 4);
     let mut text = Vec::new();
     while let Some(frame) = timeout(DEADLINE, answer.frame()).await.unwrap() {
@@ -202,7 +202,7 @@ async fn a_slow_reader_that_reads_is_not_cut() {
     assert!(begun.elapsed() > limits.unread, "{:?}", begun.elapsed());
 }
 
-/// Each piece is taken in time, and the answer would last for as long as the connection.
+/// The reader takes each piece in time, but at that rate the answer would last as long as the connection.
 #[tokio::test]
 async fn a_reader_that_takes_a_little_now_and_then_is_cut() {
     let limits = Limits {
@@ -220,7 +220,7 @@ async fn a_reader_that_takes_a_little_now_and_then_is_cut() {
     let cut = async {
         while let Some(Ok(frame)) = answer.frame().await {
             assert!(frame.is_data());
-            // What the others of the same connection take does not count for this one.
+            // What other answers of the same connection deliver does not count for this one.
             let Ok(quick) = others.try_chat("hello").await else {
                 return;
             };
@@ -250,23 +250,23 @@ async fn a_flood_of_handshakes_sends_nobody_away_who_has_attested() {
     let mut attested = Client::attested(machine.address).await;
     let mut flood = Vec::new();
     for _ in 0..2 {
-        // Not a byte of a handshake.
+        // No byte of a handshake is sent.
         flood.push(TcpStream::connect(machine.address).await.unwrap());
     }
-    // They take both places that were left. More are closed unread, and nobody leaves for them.
+    // They take both places that were left. Further connections are closed unread, and none leaves for them.
     for _ in 0..3 {
         let refused = timeout(DEADLINE, handshake(machine.address)).await;
         assert!(refused.expect("at once").is_err());
     }
     assert_eq!(attested.get("/healthz").await.0, 200);
-    // Handshakes that do not come end, and the share is free again.
+    // Handshakes that do not come are cut, and the share is free again.
     drop(flood);
     let place = async { while handshake(machine.address).await.is_err() {} };
     timeout(DEADLINE, place).await.expect("a place is free");
     assert_eq!(attested.get("/healthz").await.0, 200);
 }
 
-/// The share is for those that have not attested yet: who has, makes room for the next.
+/// The share is only for connections that have not attested: each one that attests makes room for the next.
 #[tokio::test]
 async fn strangers_become_guests() {
     let limits = Limits {
@@ -309,7 +309,7 @@ async fn an_answer_on_a_socket_that_takes_nothing_is_given_up() {
     given_up(",\"stream\":true,\"logprobs\":true,\"top_logprobs\":20").await;
 }
 
-/// One that is told whole is not taken for read because it was handed over in one piece.
+/// A whole answer does not count as read because it was handed over in one piece.
 #[tokio::test]
 async fn so_is_a_whole_one() {
     given_up(",\"logprobs\":true,\"top_logprobs\":20").await;
@@ -319,14 +319,14 @@ async fn given_up(extra: &str) {
     let limits = Limits {
         connections: 1,
         unread: Duration::from_secs(2),
-        // Neither idleness nor a newcomer ends it.
+        // Neither idle time nor a new connection ends it.
         head_time: NEVER,
         idle: NEVER,
         ..Limits::default()
     };
     let machine = machine(FakeEngine::new().0, 1, limits).await;
     let mut stalled = Client::attested(machine.address).await;
-    // Some sixteen megabytes: more than all buffers on the way.
+    // About sixteen megabytes, which is more than all buffers on the way hold.
     let word = format!("{} ", "x".repeat(99));
     let answer = stalled.chat(&word.repeat(1500), extra).await;
     assert_eq!(answer.status(), 200);
@@ -346,7 +346,7 @@ async fn what_was_not_agreed_on_is_not_spoken() {
         ..Limits::default()
     };
     let machine = machine(FakeEngine::new().0, 1, limits).await;
-    // HTTP/2 where HTTP/1.1 was negotiated, whose answers only the socket watches.
+    // HTTP/2 over a connection that negotiated HTTP/1.1, whose answers only the socket watches.
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     cut_after(machine.address, preface).await;
 }

@@ -1,4 +1,4 @@
-//! A hostile host on the control channel: each misbehaviour has its own error.
+//! Tests of a hostile host on the control channel: each kind of misbehaviour has its own error.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -52,7 +52,7 @@ fn configure() -> Configure {
     }
 }
 
-/// An error with its causes, as the console shows it.
+/// An error with its cause, as the console shows it.
 fn chain(error: &ControlError) -> String {
     match std::error::Error::source(error) {
         Some(cause) => format!("{error}: {cause}"),
@@ -194,7 +194,7 @@ fn simulated_gpus_are_asked_for_and_answered_within_bounds() {
         "the host broke the control protocol: 65 characters of the driver's version, where at most 64 are allowed"
     );
     drop(simulator.join().unwrap());
-    // In a TEE nobody asks, and nobody may answer.
+    // In a TEE the guest does not ask for simulated evidence, and the host may not send any.
     let (control, mut host) = pair();
     control.enter(Phase::Serving);
     let result = Ok(expected);
@@ -210,7 +210,7 @@ fn simulated_gpus_are_asked_for_and_answered_within_bounds() {
 fn a_host_that_does_not_read_holds_nothing_up() {
     let (control, _host) = pair();
     let report = || control.send(GuestMessage::Progress { done: 1, total: 2 });
-    // The socket's buffer and the outbox take some; then messages are refused, at once.
+    // The socket's buffer and the outbox take some messages; then further ones are refused at once.
     let error = (0..1_000_000)
         .find_map(|_| report().err())
         .expect("the outbox is bounded");

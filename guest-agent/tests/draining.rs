@@ -1,4 +1,4 @@
-//! A guest that finishes its last answers still tells the host that it lives.
+//! Tests that a draining guest keeps telling the host that it lives, until its last answers have ended.
 
 mod common;
 
@@ -27,7 +27,7 @@ fn send(host: &mut UnixStream, message: &HostMessage) {
     host.write_all(&bytes).unwrap();
 }
 
-/// A host that reads everything, and the counters that it has been told of.
+/// Reads everything as a host, and returns the counters that it receives.
 fn listen(mut host: UnixStream) -> watch::Receiver<Vec<Metrics>> {
     let (told, heard) = watch::channel(Vec::new());
     std::thread::spawn(move || {
@@ -44,7 +44,7 @@ fn listen(mut host: UnixStream) -> watch::Receiver<Vec<Metrics>> {
     heard
 }
 
-/// A control channel in the phase of serving, and the host's end of it.
+/// A control channel in the serving phase, and the host's end of it.
 fn channel() -> (Control, UnixStream) {
     let (ours, mut host) = UnixStream::pair().unwrap();
     let control = Control::start(ours.try_clone().unwrap(), ours);
@@ -89,13 +89,13 @@ async fn counters_are_told_until_the_last_answer_has_ended() {
     let drains = async { while TcpStream::connect(address).await.is_ok() {} };
     timeout(DEADLINE, drains).await.expect("drains in time");
 
-    // More than can have been on their way when the drain began.
+    // More counters than can have been on their way when the drain began.
     let before = heard.borrow().len();
     let more = heard.wait_for(|all| all.len() >= before + 10);
     let all = timeout(DEADLINE, more).await.expect("told in time");
     let last = *all.unwrap().last().unwrap();
     assert_eq!((last.requests, last.attestations), (1, 1));
-    // What the engine says is told, though not to the byte.
+    // The engine's counts are reported, but not exactly.
     let told = GpuCounts {
         scrubbed_bytes: 0b100_0000,
         ..exact

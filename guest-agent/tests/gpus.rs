@@ -1,4 +1,5 @@
-//! GPUs prove themselves before they work and for as long as anybody is served, or nobody is.
+//! Tests that GPUs prove their state before they work and while the guest serves, and that otherwise the guest does not
+//! serve.
 
 #[path = "gpus/bench.rs"]
 mod bench;
@@ -52,7 +53,7 @@ fn good_gpus_are_verified_and_then_let_to_work() {
     );
     assert_eq!(proven.collateral.unwrap().rims.len(), 2);
     assert!(gate.failed().borrow().is_none());
-    // Simulated ones compute nothing.
+    // Simulated GPUs compute nothing, so the engine must use none.
     assert!(gate.check_engine(0).is_ok());
     assert_eq!(
         gate.check_engine(2).unwrap_err().to_string(),
@@ -60,7 +61,7 @@ fn good_gpus_are_verified_and_then_let_to_work() {
     );
 }
 
-/// Whatever is wrong with a GPU at boot, it is not let to work.
+/// A GPU whose evidence is refused at boot is never set ready.
 #[test]
 fn gpus_that_prove_something_else_never_work() {
     for (fault, text) in [
@@ -105,11 +106,11 @@ fn gpus_that_prove_something_else_never_work() {
         words(&bench.open().err().unwrap()),
         "there is no evidence of the GPUs: the driver is busy"
     );
-    // What is over its time is left to clients, whose clocks nobody turns.
+    // Lapsed collateral is left to clients, because the host cannot change their clocks.
     assert!(Bench::faulty(Fault::Expired).open().is_ok());
 }
 
-/// In a TEE only NVIDIA's roots count, and nothing asks for simulated GPUs.
+/// In a TEE only NVIDIA's roots count, and simulated GPUs cannot be requested.
 #[test]
 fn cocoon_gpu_22() {
     let bench = Bench::new(&["1001"]);
@@ -138,7 +139,7 @@ fn cocoon_gpu_22() {
 fn what_changes_while_the_guest_serves_ends_it() {
     const SWAPPED: &str = "the evidence of the GPUs was refused by gpu.keys: gpu.keys: another GPU than at boot, or one with other \
                            firmware: it was exchanged or reset";
-    // Another genuine GPU that answers the very question.
+    // Another genuine GPU that answers the same nonce.
     let bench = Bench::new(&["1001"]);
     let (host, collateral) = watch::channel(Some(bench.collateral()));
     let setup = Setup {
@@ -152,7 +153,7 @@ fn what_changes_while_the_guest_serves_ends_it() {
     host.send_replace(Some(bench.collateral()));
     assert_eq!(words(&gate.evidence(&NONCE).unwrap_err()), SWAPPED);
     assert_eq!(words(&gate.failed().borrow().clone().unwrap()), SWAPPED);
-    // The right one comes too late.
+    // The right GPU comes back too late.
     *bench.simulator.lock().unwrap() = simulator(&["1001"]);
     host.send_replace(Some(bench.collateral()));
     assert_eq!(words(&gate.evidence(&NONCE).unwrap_err()), SWAPPED);
@@ -176,7 +177,7 @@ fn what_changes_while_the_guest_serves_ends_it() {
     );
     assert!(gate.failed().borrow().is_none());
     assert!(gate.evidence(&NONCE).is_ok());
-    // One that says that a GPU is lost is asked no second time.
+    // A driver that reports a lost GPU is not asked again.
     bench.lost.store(true, Ordering::Relaxed);
     let lost = "there is no evidence of the GPUs: GPU 0 shows no evidence: lost";
     assert_eq!(words(&gate.evidence(&NONCE).unwrap_err()), lost);
@@ -198,7 +199,7 @@ async fn gpus_are_asked_again_on_a_timer_and_when_something_happened() {
         let asked = async {
             while bench.did().iter().filter(|did| **did == "collect").count() < 3 {
                 tokio::task::yield_now().await;
-                // A second thing that happens.
+                // Another event.
                 if let Happened::Something(_) = event {
                     let collected = bench.did().len() as u64;
                     bench.events.send_replace(Happened::Something(collected));
@@ -207,7 +208,7 @@ async fn gpus_are_asked_again_on_a_timer_and_when_something_happened() {
         };
         timeout(DEADLINE, asked).await.expect("asked in time");
         assert!(!watching.is_finished(), "the GPU is good");
-        // Silent twice: it is gone.
+        // The driver fails twice, so the GPU counts as lost.
         bench.silent.store(usize::MAX, Ordering::Relaxed);
         bench.events.send_replace(Happened::Something(u64::MAX));
         let error = timeout(DEADLINE, watching).await.expect("ends in time");
@@ -220,7 +221,7 @@ async fn gpus_are_asked_again_on_a_timer_and_when_something_happened() {
     ask(Happened::Something(1), Duration::from_secs(3600)).await;
 }
 
-/// A control channel in the phase of serving.
+/// A control channel in the serving phase, and the host's end of it.
 fn channel() -> (Control, UnixStream) {
     let (ours, mut host) = UnixStream::pair().unwrap();
     let control = Control::start(ours.try_clone().unwrap(), ours);
@@ -240,8 +241,8 @@ fn channel() -> (Control, UnixStream) {
     (control, host)
 }
 
-/// Verified first, then let to work; and when something happens to a GPU, answers break off, connections close, the engine
-/// ends, and the host is told why.
+/// GPUs are verified before they are set ready. When something happens to one, answers break off, connections close,
+/// the engine ends, and the host is told why.
 #[tokio::test(flavor = "multi_thread")]
 async fn cocoon_gpu_21() {
     for (event, text) in [
@@ -299,7 +300,7 @@ async fn cocoon_gpu_21() {
         bench.events.send_replace(event);
         let ended = timeout(DEADLINE, serving).await.expect("ends in time");
         assert_eq!(ended.unwrap().unwrap_err().to_string(), text);
-        // Everything is gone by now.
+        // By now everything has ended.
         assert!(engine.state().has_changed().is_err(), "there is an engine");
         assert_eq!(bench.did().last(), Some(&"not ready"));
         let rest = timeout(
@@ -312,7 +313,7 @@ async fn cocoon_gpu_21() {
     }
 }
 
-/// An engine works on the GPUs that are proven, and simulated ones compute nothing.
+/// The engine must use exactly the GPUs that are proven, and simulated ones compute nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_on_other_gpus_ends_the_service() {
     let gate = Arc::new(Bench::new(&["1001"]).open().unwrap());
@@ -336,7 +337,7 @@ async fn an_engine_on_other_gpus_ends_the_service() {
     );
 }
 
-/// A GPU that proves nothing costs a session its document, and tells why in no more than our words.
+/// A GPU without evidence costs a session its document. The refusal quotes nothing that the GPU or its driver says.
 #[tokio::test]
 async fn sessions_without_evidence_of_the_gpus_get_no_document() {
     let bench = Bench::new(&["1001"]);
@@ -358,6 +359,6 @@ async fn sessions_without_evidence_of_the_gpus_get_no_document() {
     let path = cocoon_protocol::document::ATTEST_PATH;
     let (status, body) = read(client.send("POST", path, &body).await).await;
     assert_eq!(status.as_u16(), 503, "{}", String::from_utf8_lossy(&body));
-    // The next one gets its own.
+    // The next session gets its document.
     assert!(client.attest(NONCE).await.gpu.is_some());
 }

@@ -1,4 +1,4 @@
-//! What an engine on GPUs says of their memory, and to whom it is told.
+//! Tests of what an engine on GPUs reports of their memory, and who is told.
 
 mod common;
 
@@ -79,7 +79,7 @@ async fn an_engine_on_the_processor_has_none_of_it() {
     assert_eq!(client.get(WEIGHTS_PATH).await.0, StatusCode::NOT_FOUND);
     let metrics = machine.counters.metrics(&machine.engine.state().borrow());
     assert_eq!(metrics.gpu, None);
-    // And says nothing, rather than zero.
+    // The field is absent, rather than zero.
     let json = serde_json::to_value(metrics).unwrap();
     assert!(json.get("gpu").is_none(), "{json}");
 }
@@ -105,7 +105,7 @@ async fn counts_are_those_of_all_engines_since_boot() {
     assert_eq!(total.to_device.calls, 620);
 }
 
-/// An engine whose first scrub finds something serves nobody, and the next one may find nothing.
+/// An engine whose first scrub finds residue serves nobody. The next one may find none, and receipts must still name it.
 #[tokio::test]
 async fn what_a_failed_start_has_found_stays_in_receipts() {
     let mut engine = FakeEngine::new().0;
@@ -132,7 +132,7 @@ async fn what_a_failed_start_has_found_stays_in_receipts() {
     assert_eq!(section.residue_bytes, 5);
 }
 
-/// Who waited for a slot of the one that died is answered by the next, and has its word.
+/// A request that waited for a slot of a dead engine is answered by the next engine, and its receipt describes that one.
 #[tokio::test]
 async fn receipts_are_about_the_engine_that_answers() {
     let mut engine = FakeEngine::new().0;
@@ -162,7 +162,7 @@ async fn receipts_are_about_the_engine_that_answers() {
 
 #[tokio::test]
 async fn an_engine_that_hides_what_is_in_memory_never_serves() {
-    // A residue larger than what was read is impossible, too.
+    // A residue larger than the memory that was scrubbed is impossible.
     let residue = GpuCounts {
         scrubbed_bytes: 1,
         residue_bytes: 2,

@@ -1,7 +1,7 @@
-//! The engine's jail, entered for real: a small static program tries what a compromised engine would.
+//! Tests of the engine's jail, which is really entered: a small static program tries what a compromised engine would.
 //!
-//! Needs root for namespaces and a C linker for the static program; without either it says so. What an engine with GPUs may
-//! besides is tried in `jail/gpus.rs`.
+//! They need root for namespaces, and a C linker for the static program; if either is missing, they say so. What an
+//! engine with GPUs may do in addition is tested in `jail/gpus.rs`.
 
 use std::fs::{self, Permissions};
 use std::io::Read as _;
@@ -23,7 +23,8 @@ mod gpus;
 #[path = "../../tests/src/skip.rs"]
 mod skip;
 
-/// Tells on descriptor 3 what it finds; its model id says what to try. Threads must work.
+/// Source of a program that reports on file descriptor 3 what it finds. The model identifier selects what it attempts.
+/// It also needs threads to work.
 const PROBE: &str = r#"
 use std::io::Write;
 use std::os::fd::FromRawFd;
@@ -58,7 +59,7 @@ fn main() {
 }
 "#;
 
-/// Runs the probe in the jail; `None` where that is impossible.
+/// Runs the probe in the jail; `None` if that is impossible here.
 fn probe(attempt: &str) -> Option<(String, ExitStatus)> {
     let folder = tempfile::tempdir().unwrap();
     let (engine, model) = prepared(folder.path(), PROBE, &["-Ctarget-feature=+crt-static"])?;
@@ -71,7 +72,7 @@ fn probe(attempt: &str) -> Option<(String, ExitStatus)> {
     }))
 }
 
-/// Program and model in `folder`; `None` where there can be no jail for them.
+/// Prepares the program and the model in `folder`; `None` if they cannot be run in a jail here.
 fn prepared(folder: &Path, source: &str, options: &[&str]) -> Option<(PathBuf, PathBuf)> {
     let (file, programs, model) = (folder.join("p.rs"), folder.join("r"), folder.join("m"));
     fs::write(&file, source).unwrap();
@@ -79,7 +80,7 @@ fn prepared(folder: &Path, source: &str, options: &[&str]) -> Option<(PathBuf, P
     fs::create_dir(&programs).unwrap();
     fs::write(model.join("weights"), "of gold").unwrap();
     if !has_root_mount() {
-        // Continuous integration may itself run in a chroot, so this is no failure even there.
+        // Continuous integration may itself run in a chroot, so this is not a failure there either.
         absent::absent("the jail needs a root that is no chroot");
         return None;
     }
@@ -92,12 +93,12 @@ fn prepared(folder: &Path, source: &str, options: &[&str]) -> Option<(PathBuf, P
     Some((engine, model))
 }
 
-/// What the engine of `cell` tells, and how it ended.
+/// Runs the engine of `cell` in the jail. Returns what it reports, and how it ended.
 fn jailed(cell: &Cell) -> (String, ExitStatus) {
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     ours.set_read_timeout(Some(Duration::from_secs(60)))
         .unwrap();
-    // Where it was built elsewhere, as by `kernels/on-gpu`.
+    // Set if the agent was built elsewhere, as by `kernels/on-gpu`.
     let agent = std::env::var_os("COCOON_GUEST_AGENT");
     let mut jail =
         Command::new(agent.unwrap_or_else(|| env!("CARGO_BIN_EXE_cocoon-guest-agent").into()))
@@ -116,7 +117,7 @@ fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
 }
 
-/// In a chroot the root is a plain folder: nobody can keep its mounts to himself there, as the jail does first.
+/// In a chroot the root is a plain folder, whose mounts cannot be made private, as the jail does first.
 fn has_root_mount() -> bool {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     mounts
@@ -157,7 +158,7 @@ fn the_engine_finds_its_model_and_nothing_else() {
 
 #[test]
 fn a_forbidden_call_kills() {
-    // SIGSYS is 31: the helper reports 128 + 31.
+    // SIGSYS is signal 31, so the helper exits with 128 + 31.
     for attempt in ["fork", "link"] {
         let Some((told, status)) = probe(attempt) else {
             return;
@@ -191,7 +192,7 @@ fn whoever_cannot_be_jailed_is_told_of_in_its_place() {
     let Some(FromEngine::Unable(failure)) = decoder.next().unwrap() else {
         panic!("{told:?}")
     };
-    // There is no such file.
+    // The error is ENOENT, because the program was removed.
     let expected = StartFailure {
         step: StartStep::Jail,
         driver: None,

@@ -1,4 +1,4 @@
-//! OpenAI's API beyond a single text: several choices, calls of tools, log probabilities, completions.
+//! Tests of OpenAI's API beyond a single text: several choices, tool calls, log probabilities and completions.
 
 mod common;
 
@@ -19,14 +19,14 @@ async fn client(slots: u16) -> Client {
     Client::attested(machine.address).await
 }
 
-/// The JSON of a success.
+/// The JSON of a successful answer.
 async fn answer(client: &mut Client, prompt: &str, extra: &str) -> Value {
     let (status, body) = read(client.chat(prompt, extra).await).await;
     assert_eq!(status.as_u16(), 200, "{}", String::from_utf8_lossy(&body));
     serde_json::from_slice(&body).unwrap()
 }
 
-/// The events of a stream that ends well, each of whole buckets, without its receipt.
+/// The events of a stream that ends well, without its receipt. Each is a multiple of the bucket size.
 async fn stream(client: &mut Client, prompt: &str, extra: &str) -> Vec<Value> {
     let (status, body) = read(client.chat(prompt, &format!("{STREAM}{extra}")).await).await;
     assert_eq!(status.as_u16(), 200, "{}", String::from_utf8_lossy(&body));
@@ -60,7 +60,7 @@ async fn several_choices_have_their_own_seeds_and_one_prompt() {
             "prompt_tokens_details": { "cached_tokens": 0 },
         })
     );
-    // The model's digest of this machine is 04 04 04...
+    // The model digest of this machine is 04 04 04...
     assert_eq!(body["system_fingerprint"], "fp_040404040404");
 
     let mut seeds = BTreeSet::new();
@@ -92,7 +92,7 @@ async fn choices_start_together_or_not_at_all() {
     let mut other = Client::attested(machine.address).await;
     let (status, ..) = refusal(other.chat("hello", r#","n":2"#).await).await;
     assert_eq!(status, 429);
-    // The slot that was free still is.
+    // The slot that was free is still free.
     answer(&mut other, "hello", "").await;
     drop(held);
     answer(&mut client, "hello", r#","n":2"#).await;

@@ -1,10 +1,12 @@
-//! How much memory it takes to read the largest requests: exact, because allocations are counted, not observed.
+//! Tests how much memory it takes to parse the largest requests. The results are exact, because allocations are
+//! counted.
 
 use cocoon_fuzz::memory::peak;
 use cocoon_guest_agent::api::{Limits, chat};
 use cocoon_protocol::engine::{Costs, ModelInfo, is_json_object};
 
-/// Of what boot keeps spare for everything that no limit counts, half: other requests are read at the same time.
+/// Half of the memory that boot keeps spare for everything that no limit counts, because other requests are parsed at
+/// the same time.
 const LIMIT: usize = 16 << 20;
 
 fn model() -> ModelInfo {
@@ -17,7 +19,7 @@ fn model() -> ModelInfo {
     }
 }
 
-/// As many copies as a body takes between `before` and `after`, each with its number in the place of `#`.
+/// Fills a body between `before` and `after` with as many copies of `one` as fit, replacing `#` by the number of each.
 fn filled(before: &str, one: &str, after: &str) -> String {
     let room = Limits::default().body - before.len() - after.len() - 1;
     let mut middle = String::with_capacity(room);
@@ -86,7 +88,7 @@ fn a_request_of_1_mib_takes_no_more_than_is_spare() {
     }
 }
 
-/// What is passed over of a list or an object that is too long does not make it one that is not.
+/// Lists and objects that are too long are refused, even though their surplus elements are not kept.
 #[test]
 fn what_is_not_kept_is_refused_all_the_same() {
     let many = |one: &str, count: usize| {

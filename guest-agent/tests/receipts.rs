@@ -1,4 +1,4 @@
-//! Receipts: one for each request that reached the engine, with what it came to.
+//! Tests of receipts: each request that reached the engine gets one, which states its outcome and its tokens.
 
 mod common;
 
@@ -20,7 +20,7 @@ use tokio::time::timeout;
 const CHAT: &str = "/v1/chat/completions";
 const STREAM: &str = r#","stream":true"#;
 
-/// A connection, and what its receipts must name.
+/// A connection, and the values that its receipts must contain.
 struct Session {
     client: Client,
     meter_key: VerifyingKey,
@@ -28,7 +28,7 @@ struct Session {
     evidence_digest: Hex32,
 }
 
-/// One answer with its receipt, checked.
+/// An answer, with its verified receipt.
 struct Answer {
     status: u16,
     text: String,
@@ -139,7 +139,7 @@ async fn cocoon_receipt_5() {
         assert_eq!(failed.receipt.tokens, tokens(0, 0));
         assert!(!failed.text.contains("[DONE]"), "{}", failed.text);
     }
-    // An answer that broke off is paid as far as it came.
+    // The receipt of an answer that broke off counts the tokens generated so far.
     let broken = session.ask("die halfway", STREAM).await;
     assert_eq!(broken.receipt.outcome, Outcome::Failed);
     assert_eq!(broken.receipt.tokens, tokens(7, 1));
@@ -152,13 +152,13 @@ async fn cocoon_receipt_6() {
     for (number, prompt) in (1..).zip(["one", "wrong roles", "two"]) {
         let answer = session.ask(prompt, "").await;
         assert_eq!(answer.receipt.number, number);
-        // What the engine never heard of has neither receipt nor number.
+        // A request that did not reach the engine has neither a receipt nor a number.
         let refused = session.client.chat("x", r#","audio":{}"#).await;
         assert_eq!(refused.status(), 400);
         assert!(!refused.headers().contains_key(RECEIPT_HEADER));
         drop(read(refused).await);
     }
-    // Attested again: receipts name the newest document, and go on counting.
+    // After another attestation, receipts name the newest document and go on counting.
     let newer = attest(&mut session.client, 2).await;
     assert_ne!(newer.1, session.evidence_digest);
     (session.nonce, session.evidence_digest) = newer;
@@ -167,7 +167,7 @@ async fn cocoon_receipt_6() {
     assert_eq!(other.ask("one", "").await.receipt.number, 1);
 }
 
-/// What the counters and receipts say of answers that come to their end, and of those whose client leaves.
+/// Counters and receipts agree on answers that are complete, and on those whose client leaves.
 #[tokio::test]
 async fn cocoon_receipt_7() {
     let (engine, mut cancelled) = FakeEngine::new();
@@ -187,7 +187,7 @@ async fn cocoon_receipt_7() {
 
     for (already, stream) in [(tokens(7, 3), STREAM), (tokens(14, 5), "")] {
         let mut leaving = Client::attested(machine.address).await;
-        // Two choices of one prompt, with one token each so far.
+        // Two choices of one prompt, each with one token so far.
         let extra = format!(r#"{stream},"n":2"#);
         if stream.is_empty() {
             let sending = leaving.chat("wait", &extra);
@@ -230,7 +230,7 @@ async fn cocoon_receipt_8() {
     assert_ne!(one.salt, same.salt);
     assert_ne!(one.receipt.request, same.receipt.request);
     assert!(!one.salt.is_zero() && !same.salt.is_zero());
-    // Nor does any of it reach the host as a counter.
+    // The counters for the host contain none of these values either.
     let metrics =
         serde_json::to_string(&machine.counters.metrics(&EngineState::default())).unwrap();
     for secret in [one.salt, one.receipt.request, one.receipt.response] {

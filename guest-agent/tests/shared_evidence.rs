@@ -1,4 +1,4 @@
-//! Sessions that wait for evidence share one call of the TEE, and nothing else.
+//! Tests that sessions that wait for evidence share one call of the TEE, and nothing else.
 
 mod common;
 
@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 type Answer = JoinHandle<Result<Shown, AttestError>>;
 
-/// An attester whose TEE's gate is shut.
+/// An attester whose TEE blocks its calls.
 struct Bench {
     tee: Arc<FakeTee>,
     identity: Identity,
@@ -59,7 +59,7 @@ impl Bench {
         tokio::spawn(async move { attester.session(fresh(number)).await })
     }
 
-    /// One session in the TEE, alone, and so many behind it.
+    /// Leaves one session alone in a call of the TEE, with `behind` sessions waiting for the next call.
     async fn hold(&self, behind: usize) -> (Answer, Vec<Answer>) {
         let first = self.ask(0);
         self.until(|bench| bench.calls() == 1).await;
@@ -112,8 +112,7 @@ async fn sessions_that_wait_cost_one_call() {
     assert_eq!(bench.calls(), 2);
 }
 
-/// The root is over the sessions that wait, in their order, and nothing beside; their documents differ in
-/// nothing but nonce and place.
+/// The root covers exactly the waiting sessions, in their order. Their documents differ only in nonce and place.
 #[tokio::test]
 async fn cocoon_batch_5() {
     let bench = Bench::new();
@@ -144,7 +143,7 @@ async fn who_has_gone_takes_no_part() {
     document(first).await;
     assert_eq!(document(stays).await.batch, None, "it is the only one left");
     assert_eq!(bench.calls(), 2);
-    // And where nobody is left, there is no call.
+    // If no session is left, the TEE is not called.
     bench.tee.gate.set(true);
     let first = bench.ask(0);
     bench.until(|bench| bench.calls() == 3).await;
@@ -194,7 +193,7 @@ async fn the_queue_is_bounded() {
     }
 }
 
-/// Over real TLS: each client recognises its own session in evidence that it shares.
+/// Over real TLS, each client recognises its own session in shared evidence.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_share_evidence() {
     let machine = machine(FakeEngine::new().0, 1, Limits::default()).await;
@@ -212,7 +211,7 @@ async fn clients_share_evidence() {
             };
             (document, fresh)
         }));
-        // The first is in the TEE before the others ask.
+        // The first session is in the TEE before the others ask.
         let reached = async {
             while machine.tee.calls.load(Ordering::Relaxed) == before
                 || machine.attester.waiting() < usize::from(number)

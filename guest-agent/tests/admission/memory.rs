@@ -1,10 +1,10 @@
-//! What answers take of memory bounds how many begin, and how long they may be.
+//! Tests that the memory for answers bounds how many begin and how long they may be.
 
 use cocoon_protocol::engine::Costs;
 
 use super::*;
 
-/// What is promised to answers fits into the memory that there is: the rest waits, and what never fits is told so.
+/// The memory promised to answers never exceeds what there is: other requests wait, and those that can never fit are refused.
 #[tokio::test]
 async fn answers_wait_for_the_memory_that_they_take() {
     let (mut engine, _cancelled) = FakeEngine::new();
@@ -16,7 +16,7 @@ async fn answers_wait_for_the_memory_that_they_take() {
         pool: None,
     };
     let machine = machine(engine, 4, Limits::default()).await;
-    // Beside a token's cache, 256 bytes of a whole answer.
+    // In addition to its KV cache, each token of a whole answer takes 256 bytes.
     machine.engine.limit_memory(1024 * 1256);
     assert_eq!(machine.engine.model().unwrap().context_length, 1024);
     let mut client = Client::attested(machine.address).await;
@@ -25,11 +25,11 @@ async fn answers_wait_for_the_memory_that_they_take() {
         let content = answer["choices"][0]["message"]["content"].as_str();
         content.unwrap().to_owned()
     };
-    // At most as many tokens of prompt as bytes, and what a template adds.
+    // A prompt has at most as many tokens as bytes, plus what a template adds.
     let prompt = "say your room".len() + 64 + 16;
     let (_, body) = read(client.chat("say your room", ",\"max_tokens\":100").await).await;
     assert_eq!(said(&body), format!("{} 100", prompt + 100));
-    // Nobody named a number: a quarter of the memory.
+    // Without a limit from the client, an answer gets a quarter of the memory.
     let (_, body) = read(client.chat("say your room", "").await).await;
     assert_eq!(said(&body), format!("256 {}", 256 - prompt));
     let (_, body) = read(client.chat("say your room", ",\"max_tokens\":1000").await).await;
@@ -54,7 +54,8 @@ async fn answers_wait_for_the_memory_that_they_take() {
         .chat("wait", ",\"stream\":true,\"max_tokens\":800")
         .await;
     assert_eq!(held.status(), 200);
-    // Its prompt has seven tokens, and nothing is kept for more: there is a slot and a small answer's memory, and none for another as large.
+    // Its prompt has seven tokens, and no memory is kept for more. What is left, a slot and some memory, suffices for a
+    // small answer but not for another as large.
     let mut other = Client::attested(machine.address).await;
     let small = other.chat("hello", ",\"max_tokens\":10").await;
     assert_eq!(read(small).await.0, 200);
@@ -84,7 +85,7 @@ async fn memory_that_is_taken_is_told() {
     );
 }
 
-/// The pool of a GPU is what the engine says, whatever the VM has, and bounds answers as memory does.
+/// The engine reports the size of a GPU's pool. The pool bounds answers as memory does, whatever the VM has.
 #[tokio::test]
 async fn answers_wait_for_the_pool_of_a_gpu() {
     let (mut engine, _cancelled) = FakeEngine::new();

@@ -1,4 +1,4 @@
-//! TLS for tests that look at evidence themselves, or at none: any certificate will do.
+//! TLS for tests that examine evidence themselves, or need none: it accepts any certificate.
 
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
-/// TLS 1.3, asking for the protocol `alpn`.
+/// Configuration for TLS 1.3 that accepts any certificate and offers the protocol `alpn`.
 pub fn believing_anyone(alpn: &[u8]) -> ClientConfig {
     let provider = Arc::new(rustls_graviola::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)

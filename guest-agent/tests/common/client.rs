@@ -1,4 +1,4 @@
-//! A client that verifies nothing: the service is what is tested, not the verdict.
+//! A client that verifies nothing, because its tests are about the service and not about verification.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,15 +24,15 @@ use tokio_rustls::client::TlsStream;
 
 use super::anyone::believing_anyone;
 
-/// Nothing in these tests takes nearly so long.
+/// Far longer than anything in these tests takes.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The TLS session alone.
+/// Opens a TLS session without HTTP.
 pub async fn handshake(address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
     negotiate(address, b"http/1.1").await
 }
 
-/// A TLS session in which the protocol `alpn` is asked for.
+/// Opens a TLS session that offers the protocol `alpn`.
 pub async fn negotiate(address: SocketAddr, alpn: &[u8]) -> io::Result<TlsStream<TcpStream>> {
     let tcp = TcpStream::connect(address).await?;
     let name = ServerName::try_from("cocoon").unwrap();
@@ -41,7 +41,7 @@ pub async fn negotiate(address: SocketAddr, alpn: &[u8]) -> io::Result<TlsStream
         .await
 }
 
-/// One connection.
+/// One connection to the service.
 pub struct Client {
     sender: SendRequest<Full<Bytes>>,
     pub certificate: Vec<u8>,
@@ -60,7 +60,7 @@ impl Client {
             .export_keying_material([0; 32], EXPORTER_LABEL, None)
             .unwrap());
         let (sender, connection) = http1::handshake(TokioIo::new(tls)).await.unwrap();
-        // The server may close first: that is what some tests are about.
+        // The server may close first, which some tests are about.
         let ended = tokio::spawn(async move { drop(connection.await) });
         Self {
             sender,
@@ -79,7 +79,7 @@ impl Client {
             .unwrap();
     }
 
-    /// A connection that has evidence.
+    /// Opens a connection and gets evidence for it.
     pub async fn attested(address: SocketAddr) -> Self {
         let mut client = Self::connect(address).await;
         client.attest(Hex([9; 32])).await;
@@ -94,7 +94,7 @@ impl Client {
         Document::parse(&body, MAX_DOCUMENT_LEN).unwrap()
     }
 
-    /// A document with the collateral that it names, which is fetched.
+    /// Fetches the collateral that a document names, and returns the document with it.
     pub async fn whole(&mut self, mut document: Document) -> Document {
         let pieces = document.names();
         let asked = serde_json::to_string(&PiecesRequest { pieces }).unwrap();
@@ -132,7 +132,7 @@ impl Client {
         read(self.send("GET", path, "").await).await
     }
 
-    /// A chat with one user message; `extra` is more of the request's JSON.
+    /// Sends a chat request with one user message; `extra` is further JSON of the request.
     pub async fn chat(&mut self, prompt: &str, extra: &str) -> Response<Incoming> {
         let model = super::MODEL;
         let body = format!(

@@ -1,4 +1,4 @@
-//! An engine of a few lines that speaks the real frames. What it answers is in the prompt.
+//! A minimal engine that speaks the real frames. The prompt determines its answer.
 
 use std::collections::HashSet;
 use std::io;
@@ -22,23 +22,23 @@ use tokio::sync::{Notify, mpsc, watch};
 pub const MODEL: &str = "smollm2-135m-instruct-q4_1";
 pub const CONTEXT: u32 = 2048;
 
-/// Starts fake engines and tells of what they hear.
+/// Launches fake engines, and reports what they receive.
 pub struct FakeEngine {
-    /// Cancellations, in order.
+    /// Receives the identifiers of cancelled generations, in order.
     cancelled: mpsc::UnboundedSender<u64>,
-    /// Starts.
+    /// Number of launches.
     pub launches: Arc<std::sync::atomic::AtomicU64>,
-    /// Bytes that the engine sends first, before `Ready`.
+    /// Bytes that each engine sends before `Ready`.
     pub greeting: Vec<u8>,
-    /// What the first engine sends in their place.
+    /// Bytes that the first engine sends instead of the greeting.
     pub first: Option<Vec<u8>>,
-    /// Whether it lets go of what is cancelled, as one does that computes a token; while it reads a prompt it does not.
+    /// Whether it lets go of cancelled generations, as an engine does between two tokens. While it reads a prompt, it does not.
     pub lets_go: watch::Sender<bool>,
-    /// Answers that it has been asked for and has not let go of; and the most at once.
+    /// Number of endless answers that it has not let go of, and the maximum of that number.
     pub held: watch::Sender<(usize, usize)>,
-    /// What answers take of memory.
+    /// Memory that answers take, as the engine reports it.
     pub costs: Costs,
-    /// Ends the one that lives, when told.
+    /// Ends the running engine when notified.
     pub dies: Arc<Notify>,
 }
 
@@ -81,7 +81,7 @@ impl Launcher for FakeEngine {
             dies: Arc::clone(&self.dies),
         };
         Handle::current().spawn(async move {
-            // An engine that is cut off just ends.
+            // A broken socket just ends the engine.
             let _ = run(theirs, says).await;
         });
         Ok(Launched {
@@ -95,7 +95,7 @@ pub fn encode(message: &FromEngine) -> Vec<u8> {
     frame::encode(message, MAX_FROM_ENGINE).unwrap()
 }
 
-/// What an engine on so many GPUs says before it is ready.
+/// What an engine on `count` GPUs sends before it is ready.
 pub fn on_gpus(count: u16, counts: GpuCounts) -> Vec<u8> {
     let tensors = [1, 2].map(|root| TensorRoot {
         root: Hex([root; 32]),
@@ -118,7 +118,7 @@ pub fn on_gpus(count: u16, counts: GpuCounts) -> Vec<u8> {
     told.iter().flat_map(encode).collect()
 }
 
-/// One life of it.
+/// Behaviour of one engine process.
 struct Says {
     greeting: Vec<u8>,
     costs: Costs,
@@ -146,7 +146,7 @@ async fn run(stream: StdUnixStream, mut says: Says) -> io::Result<()> {
     stream.write_all(&ready(says.costs)).await?;
     let mut decoder = Decoder::new(MAX_TO_ENGINE);
     let mut chunk = [0; 4096];
-    // Those whose answer has no end of its own, and of them those that were cancelled.
+    // Generations whose answer has no end of its own, and those of them that were cancelled.
     let (mut endless, mut leaving) = (HashSet::new(), Vec::new());
     loop {
         tokio::select! {
@@ -164,7 +164,7 @@ async fn run(stream: StdUnixStream, mut says: Says) -> io::Result<()> {
             match message {
                 ToEngine::Cancel { id } => {
                     let _ = says.cancelled.send(id);
-                    // The end of all others is on its way.
+                    // The end of every other answer is already on its way.
                     leaving.extend(endless.remove(&id).then_some(id));
                 }
                 ToEngine::Generate { id, request } => {
@@ -203,7 +203,7 @@ fn is_endless(request: &Generation) -> bool {
     matches!(said(request), "wait" | "flood" | "read for ever")
 }
 
-/// Frames for the last thing that was said; `None` dies.
+/// Frames for the last message of the prompt; `None` if the engine dies.
 fn answer(id: u64, request: &Generation) -> Option<Vec<Vec<u8>>> {
     let prompt = said(request);
     let logprob = |text: &str| {
@@ -323,12 +323,12 @@ fn answer(id: u64, request: &Generation) -> Option<Vec<Vec<u8>>> {
     })
 }
 
-/// One token each.
+/// Number of words of a text, each of which is one token.
 fn words(text: &str) -> u32 {
     u32::try_from(text.split_inclusive(' ').count()).unwrap()
 }
 
-/// Arguments as long as so many tokens make them, cut as an engine cuts them.
+/// Arguments of a call that are as long as `tokens` tokens make them, split as an engine splits them.
 fn arguments(tokens: u32) -> impl Iterator<Item = String> {
     let bytes = MAX_TOKEN * tokens as usize;
     let text = format!("{{\"a\":\"{}\"}}", "x".repeat(bytes - 8));

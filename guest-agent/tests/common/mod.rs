@@ -1,5 +1,5 @@
-//! A whole service in this process: real TLS, API, attester and supervisor, with a TEE that makes
-//! evidence of the right shape and an engine that speaks the frames over a socket pair.
+//! A complete service in the test's process: real TLS, API, attester and supervisor, with a fake TEE whose evidence has
+//! the right format, and a fake engine that speaks the real frames over a socket pair.
 #![expect(dead_code, reason = "each test file uses its own part")]
 
 pub mod anyone;
@@ -28,7 +28,7 @@ use tokio::task::JoinHandle;
 pub use client::Client;
 pub use engine::{FakeEngine, MODEL};
 
-/// A TDX quote of the right shape and no signature.
+/// A fake TEE, whose evidence is a TDX quote of the right format without a signature.
 pub struct FakeTee {
     pub config: Vec<u8>,
     pub calls: AtomicU64,
@@ -37,7 +37,7 @@ pub struct FakeTee {
     pub broken: AtomicBool,
 }
 
-/// Holds calls of the TEE for as long as it is shut.
+/// Blocks calls of the TEE while it is shut.
 #[derive(Default)]
 pub struct Gate {
     shut: Mutex<bool>,
@@ -89,7 +89,7 @@ impl Tee for FakeTee {
     }
 }
 
-/// The service and what tests look at.
+/// A running service, and the parts of it that tests examine.
 pub struct Machine {
     pub address: SocketAddr,
     pub tee: Arc<FakeTee>,
@@ -117,14 +117,14 @@ pub fn identity(keys: &Keys, config: &[u8]) -> Identity {
     }
 }
 
-/// The usual limits, but nobody waits for a slot.
+/// The default limits, except that no request waits for a slot.
 pub fn impatient() -> Limits {
     let mut limits = Limits::default();
     limits.patience.time = Duration::ZERO;
     limits
 }
 
-/// What a service is made of, its engine ready.
+/// The parts of a service whose engine is ready.
 pub struct Parts {
     pub listener: AttestedListener,
     pub service: Service,
@@ -132,7 +132,7 @@ pub struct Parts {
     pub identity: Identity,
 }
 
-/// Puts a service together, with so many generation slots.
+/// Builds the parts of a service with `concurrent` generation slots.
 pub async fn parts(engine: FakeEngine, concurrent: u16, limits: Limits) -> Parts {
     let keys = Keys::generate().unwrap();
     let tee = Arc::new(FakeTee::new());
@@ -168,7 +168,7 @@ pub async fn parts(engine: FakeEngine, concurrent: u16, limits: Limits) -> Parts
     }
 }
 
-/// Starts a service with one generation slot per `concurrent`, and waits until its engine is ready.
+/// Starts a service with `concurrent` generation slots, and waits until its engine is ready.
 pub async fn machine(engine: FakeEngine, concurrent: u16, limits: Limits) -> Machine {
     let Parts {
         listener,

@@ -1,4 +1,4 @@
-//! A client of HTTP/2 that says how much of each answer it takes before it has read any of it.
+//! An HTTP/2 client that sets the window of its answers before it reads any of them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,22 +17,22 @@ use tokio::time::timeout;
 use crate::common::MODEL;
 use crate::common::client::{DEADLINE, negotiate};
 
-/// One connection. It answers pings whatever else it does.
+/// One connection, which always answers pings.
 pub struct Framed {
     sender: SendRequest<Full<Bytes>>,
     ended: Arc<Mutex<JoinHandle<()>>>,
 }
 
 impl Framed {
-    /// A connection that has evidence, though it may have no room to read it: so many bytes of each
-    /// answer.
+    /// Opens a connection and gets evidence for it, which the client may be unable to read: `window` is the number of
+    /// bytes of each answer that it accepts.
     pub async fn attested(address: SocketAddr, window: u32) -> Self {
         let tls = timeout(DEADLINE, negotiate(address, b"h2")).await;
         let tls = tls.unwrap().unwrap();
         let mut builder = Builder::new(TokioExecutor::new());
         builder.initial_stream_window_size(window);
         let (sender, connection) = builder.handshake(TokioIo::new(tls)).await.unwrap();
-        // The server may cut it: that is what the tests are about.
+        // The server may cut the connection, which the tests are about.
         let ended = tokio::spawn(async move { drop(connection.await) });
         let ended = Arc::new(Mutex::new(ended));
         let mut client = Self { sender, ended };
@@ -42,7 +42,7 @@ impl Framed {
         client
     }
 
-    /// Another handle to the same connection.
+    /// Returns another handle to the same connection.
     pub fn again(&self) -> Self {
         Self {
             sender: self.sender.clone(),
@@ -50,7 +50,7 @@ impl Framed {
         }
     }
 
-    /// The head of the answer to a request.
+    /// Sends a request, and returns the head of its answer.
     async fn post(&mut self, path: &str, body: String) -> hyper::Result<Response<Incoming>> {
         let request = Request::post(format!("https://cocoon{path}"))
             .body(Full::new(Bytes::from(body)))
@@ -59,17 +59,17 @@ impl Framed {
         answer.expect("answer in time")
     }
 
-    /// A streamed chat with one message.
+    /// Sends a streamed chat request with one message.
     pub async fn chat(&mut self, prompt: &str) -> Response<Incoming> {
         self.try_chat(prompt).await.unwrap()
     }
 
-    /// The same on a connection that may be cut.
+    /// As [`Self::chat`], on a connection that may be cut.
     pub async fn try_chat(&mut self, prompt: &str) -> hyper::Result<Response<Incoming>> {
         self.ask(prompt, serde_json::json!({})).await
     }
 
-    /// A streamed chat with so many choices, at the slowest tick that there is.
+    /// Sends a streamed chat request with `n` choices, at the longest interval between events.
     pub async fn slowly(&mut self, prompt: &str, n: usize) -> Response<Incoming> {
         let more = serde_json::json!({ "n": n, "stream_options": { "interval_ms": 5000 } });
         self.ask(prompt, more).await.unwrap()

@@ -1,4 +1,4 @@
-//! Clients that do nothing for a while, not even answer pings.
+//! Tests of clients that do nothing for a while, and do not even answer pings.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::NEVER;
 use crate::common::{Client, FakeEngine, Machine, machine};
 use crate::framed::Framed;
 
-/// A service, and what runs a client when it is told to, and only then.
+/// Starts a service, and creates a runtime for a client that runs only inside `block_on`.
 fn begin(limits: Limits) -> (Runtime, Machine, Runtime) {
     let service = Runtime::new().unwrap();
     let machine = service.block_on(machine(FakeEngine::new().0, 1, limits));
@@ -30,7 +30,7 @@ fn whoever_answers_a_ping_as_late_as_it_may_take_an_answer_is_not_cut() {
     let limits = limits();
     let (_service, machine, client) = begin(limits);
     let mut slow = client.block_on(Framed::attested(machine.address, 65_535));
-    // Not a wait for something else: this is how slow it is. A ping comes after three times of a head.
+    // This sleep makes the client slow. A ping comes after three times `head_time`.
     std::thread::sleep(limits.head_time * 5);
     let answer = client.block_on(slow.try_chat("hello"));
     assert_eq!(answer.unwrap().status(), 200);

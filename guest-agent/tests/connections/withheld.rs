@@ -1,4 +1,4 @@
-//! Requests whose ends are withheld, side by side on one connection.
+//! Tests of concurrent requests on one connection that withhold the ends of their bodies.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use crate::common::client::{DEADLINE, negotiate, refusal};
 use crate::common::{FakeEngine, machine};
 
-/// A body that is announced whole; so many bytes of it never come.
+/// A body that is announced in full, of which the last `kept` bytes never come.
 struct Withheld {
     said: Option<Bytes>,
     kept: u64,
@@ -70,7 +70,7 @@ async fn post(
     answer.expect("answer in time").unwrap()
 }
 
-/// One that waits for another's end has no second time for its own, and is told what it waited for.
+/// A request that waits for the body of another gets no further time for its own, and is told what it waited for.
 #[tokio::test]
 async fn who_waits_for_others_of_its_connection_is_told_so() {
     let limits = Limits {
@@ -87,7 +87,7 @@ async fn who_waits_for_others_of_its_connection_is_told_so() {
             (refusal(answer).await, Instant::now())
         }
     };
-    // The first has all the room, and the second gets it when there is no time left.
+    // The first request has all the room. When the second one gets it, no time is left.
     let ((first, ended), (second, then)) = tokio::join!(withheld(), withheld());
     let after = then.duration_since(ended);
     assert!(

@@ -1,4 +1,4 @@
-//! Simulated GPUs behind a gate, which a test can change and silence.
+//! Simulated GPUs behind a gate. A test can change them, and can stop them from answering.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -12,17 +12,17 @@ use cocoon_protocol::gpu::{CollectedGpu, GpuCollateral, GpuMetrics};
 use cocoon_simulator::nvidia::{Fault, GpuSimulator};
 use tokio::sync::watch;
 
-/// The boot's question.
+/// Nonce of the boot.
 pub const NONCE: Hex32 = Hex([7; 32]);
 
-/// Simulated GPUs of a machine, and what was done with them.
+/// Simulated GPUs of a machine, and a record of what was done with them.
 pub struct Bench {
     pub simulator: Mutex<GpuSimulator>,
     pub count: AtomicUsize,
     did: Mutex<Vec<&'static str>>,
     pub silent: AtomicUsize,
     pub lost: AtomicBool,
-    /// The next question takes it, and is answered when its other end is dropped.
+    /// Taken by the next call of `collect`, which returns only when the sender is dropped.
     pub hold: Mutex<Option<mpsc::Receiver<()>>>,
     pub events: watch::Sender<Happened>,
 }
@@ -70,7 +70,7 @@ impl Bench {
             roots,
             collateral,
         };
-        // The host answers when it is asked, and not before.
+        // The host provides collateral only when it is asked.
         let ask = |needs: Vec<_>| {
             self.did.lock().unwrap().push("ask");
             assert!(needs.len() <= self.count.load(Ordering::Relaxed));
@@ -89,7 +89,7 @@ impl GpuSource for Bench {
         self.did.lock().unwrap().push("collect");
         let hold = self.hold.lock().unwrap().take();
         if let Some(hold) = hold {
-            // Nobody sends anything: it ends with the sender.
+            // Nothing is ever sent: this returns when the sender is dropped.
             let _ = hold.recv();
         }
         let silent = |times: usize| times.checked_sub(1);
@@ -130,7 +130,7 @@ impl GpuSource for Bench {
     }
 }
 
-/// An error and its cause.
+/// An error with its cause.
 pub fn words(error: &GateError) -> String {
     match std::error::Error::source(error) {
         Some(cause) => format!("{error}: {cause}"),

@@ -1,4 +1,4 @@
-//! What NVIDIA does not answer in time, and what hides behind it.
+//! Tests of collateral that NVIDIA does not renew in time, and of faults that might hide behind this.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::bench::{Bench, NONCE, simulator};
 
 const LAPSED: &str = "NVIDIA's word on this machine's GPUs is missing or over its time: its host has to fetch it anew; use another machine meanwhile.";
 
-/// A vendor's service that is away costs sessions their evidence for as long, and the machine nothing.
+/// While the vendor's service is unavailable, sessions get no evidence, but the machine goes on.
 #[test]
 fn what_lapses_fails_sessions_and_nothing_else() {
     let open = |bench: &Arc<Bench>| {
@@ -56,7 +56,7 @@ fn what_lapses_fails_sessions_and_nothing_else() {
         assert_eq!(error, text);
         assert!(gate.failed().borrow().is_none());
     }
-    // Manifests that the host takes away are still judged by, and shown to clients.
+    // Manifests that the host withdraws are still used for verification, and still handed to clients.
     let all = bench.collateral();
     for left in 0..=all.rims.len() {
         let mut handed = all.clone();
@@ -68,7 +68,7 @@ fn what_lapses_fails_sessions_and_nothing_else() {
         let shown: BTreeSet<_> = shown.rims.into_iter().collect();
         assert_eq!(shown, all.rims.iter().cloned().collect());
     }
-    // Behind what lapsed nothing else hides: another GPU, a damaged answer, a revoked certificate.
+    // Lapsed collateral hides no other fault: another GPU, a damaged response or a revoked certificate.
     host.send_replace(None);
     assert!(matches!(gate.evidence(&NONCE), Err(GateError::Lapsed(_))));
     *bench.simulator.lock().unwrap() = simulator(&["2002"]);
@@ -79,7 +79,7 @@ fn what_lapses_fails_sessions_and_nothing_else() {
     );
     assert!(error.ends_with(", gpu.keys"), "{error}");
     assert!(gate.failed().borrow().is_some());
-    // Nor other measurements than NVIDIA published, behind manifests that are withheld.
+    // Withheld manifests do not hide measurements that differ from those that NVIDIA published.
     let bench = Bench::new(&["1001"]);
     let (host, gate) = open(&bench);
     host.send_replace(without(|all| all.rims.truncate(0)));

@@ -1,4 +1,4 @@
-//! A driver that reports one error after the other, and GPUs that take long to answer.
+//! Tests of a driver that reports many errors in a row, and of GPUs that take long to answer.
 
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -12,8 +12,8 @@ use super::common::client::DEADLINE;
 
 const LOST: &str = "the GPUs are not what they were: the driver has lost a GPU";
 
-/// However many errors come, the GPUs are asked once in a while, and for the last of them too; and an end among them is
-/// heard at once.
+/// However many errors are reported, the GPUs are verified only once in a while, and once more after the last error. A
+/// final event among them takes effect at once.
 #[tokio::test(start_paused = true)]
 async fn errors_in_a_storm_are_asked_about_together() {
     let bench = Bench::new(&["1001"]);
@@ -33,7 +33,7 @@ async fn errors_in_a_storm_are_asked_about_together() {
         bench.events.send_replace(Happened::Something(times));
         sleep(Duration::from_millis(10)).await;
     }
-    // At once, then after each pause.
+    // Once at the beginning, then after each pause.
     let pauses = begun.elapsed().as_secs() / PAUSE.as_secs();
     let most = usize::try_from(pauses).unwrap() + 1;
     let so_far = asked();
@@ -60,7 +60,7 @@ async fn errors_in_a_storm_are_asked_about_together() {
     assert!(before.elapsed() < PAUSE);
 }
 
-/// GPUs that are asked and do not answer, until this is dropped.
+/// Makes the GPUs, once they have been asked, withhold their answer until the returned sender is dropped.
 async fn silent(bench: &Bench, ask: impl FnOnce()) -> mpsc::Sender<()> {
     let (free, hold) = mpsc::channel();
     *bench.hold.lock().unwrap() = Some(hold);
@@ -92,7 +92,7 @@ async fn an_end_is_heard_while_the_gpus_are_asked_again() {
     drop(free);
 }
 
-/// What a session's GPUs showed before one of them was lost is given to nobody after that.
+/// Evidence that was collected before a GPU was lost is not given to a session after that.
 #[tokio::test]
 async fn evidence_that_an_end_overtakes_is_not_given_out() {
     let bench = Bench::new(&["1001"]);

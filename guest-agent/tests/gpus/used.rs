@@ -1,4 +1,4 @@
-//! What the host hears of GPUs that work: numbers, and nothing where nobody knows.
+//! Tests of what the host is told about the use of GPUs: numbers, and nothing where they are unknown.
 
 use std::io::Read as _;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::channel;
 use crate::common::client::DEADLINE;
 use crate::common::{FakeEngine, Parts, parts};
 
-/// Numbers of every GPU, as often as the counters, for as long as anybody is served.
+/// The numbers of every GPU are sent as often as the counters, for as long as the guest serves.
 #[tokio::test(flavor = "multi_thread")]
 async fn how_the_gpus_are_used_is_told_to_the_host() {
     let bench = Bench::new(&["1001", "1002"]);
@@ -50,7 +50,7 @@ async fn how_the_gpus_are_used_is_told_to_the_host() {
                 }
             }
         }
-        // Its end would be the guest's.
+        // Dropping the host's end would end the guest.
         (told, host)
     });
     let used = GpuMetrics {
@@ -63,7 +63,7 @@ async fn how_the_gpus_are_used_is_told_to_the_host() {
         assert_eq!(gpus, [used; 2]);
     }
     assert!(!serving.is_finished());
-    // What cannot be known is not told, and ends nothing by itself.
+    // Unknown numbers are not sent, and this alone does not end the service.
     bench.lost.store(true, Ordering::Relaxed);
     assert_eq!(gate.metrics(), []);
     assert!(gate.failed().borrow().is_none());

@@ -1,5 +1,6 @@
-//! A program for the cell of an engine with GPUs: opens NVIDIA's library as the engine has it, and tells on descriptor 3 what
-//! each call comes to, until one fails. Compiled by `kernels/on-gpu`, with the loader of the runtime volume.
+//! A program for the cell of an engine with GPUs. It opens NVIDIA's library as the engine does, and reports on file
+//! descriptor 3 the result of each call, until one fails. `kernels/on-gpu` compiles it, with the loader of the runtime
+//! volume.
 
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::io::Write as _;
@@ -12,7 +13,7 @@ unsafe extern "C" {
 }
 
 const BYTES: usize = 1 << 20;
-/// What a block of the kernel takes at once, from multiples of 128 on, as the driver's memory begins at one.
+/// Bytes that one block of the kernel processes. Tiles begin at multiples of 128 bytes, as the driver's allocations do.
 const TILE: u64 = 64 * 1024;
 
 struct Driver {
@@ -36,7 +37,7 @@ impl Driver {
     }
 }
 
-/// Calls a function by its name, with arguments of these types.
+/// Calls a function of the library by its name, with arguments of the given types.
 macro_rules! call {
     ($driver:ident, $name:literal, $($value:expr => $kind:ty),*) => {{
         let function = $driver.find($name);
@@ -68,7 +69,7 @@ fn main() {
     call!(driver, "cuModuleLoadData", &mut module => *mut *mut c_void, kernels.as_ptr().cast() => *const c_void);
     call!(driver, "cuModuleGetFunction", &mut function => *mut *mut c_void, module => *mut c_void,
           c"sm90_scrub_fill".as_ptr() => *const c_char);
-    // Zeros over the first half: one range, of which the table says address, length and first tile.
+    // Fills the first half with zeros. This is one range, for which the table gives address, length and first tile.
     let half = BYTES / 2;
     let range = [memory, half as u64, 0];
     let bytes = size_of_val(&range);

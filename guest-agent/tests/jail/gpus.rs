@@ -1,5 +1,5 @@
-//! What NVIDIA's library does when it starts, done in the jail by a dynamic program, as the engine of an image with GPUs is:
-//! loader, libraries and program lie in one folder, and the cell has no other.
+//! Tests in the jail what NVIDIA's library does when it starts. The program is dynamic, as the engine of an image with
+//! GPUs is: loader, libraries and program lie in one folder, and the cell has no other.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,10 +10,10 @@ use cocoon_guest_agent::jail::Cell;
 
 use super::{jailed, prepared, skip};
 
-/// Without which files without a name could be executed.
+/// Setting without which unnamed files (memfds) could be executed.
 const MEMFD_NOEXEC: &str = "/proc/sys/vm/memfd_noexec";
 
-/// Beside the program itself. The last one it opens by name, as NVIDIA's library does its compiler.
+/// Libraries beside the program. The program opens the last one by name, as NVIDIA's library opens its compiler.
 const LIBRARIES: [&str; 4] = [
     "ld-linux-x86-64.so.2",
     "libc.so.6",
@@ -21,7 +21,7 @@ const LIBRARIES: [&str; 4] = [
     "libm.so.6",
 ];
 
-/// A line on descriptor 3 for each attempt: what came of it, or the number of the error.
+/// Source of a program that writes one line to file descriptor 3 for each attempt: the result, or the number of the error.
 const PROBE: &str = r##"
 use std::ffi::{c_char, c_int, c_long, c_void};
 use std::fs::{self, OpenOptions};
@@ -157,7 +157,7 @@ fn an_engine_with_gpus_may_do_what_their_library_does_and_no_more() {
     for library in LIBRARIES {
         fs::copy(found(library), engine.with_file_name(library)).unwrap();
     }
-    // As in the runtime volume: whoever cannot read his own program is owned by root in /proc.
+    // As in the runtime volume. The /proc entries of a process that cannot read its own program belong to root.
     fs::set_permissions(&engine, Permissions::from_mode(0o511)).unwrap();
     let (told, status) = jailed(&Cell {
         engine,
@@ -177,7 +177,7 @@ fn an_engine_with_gpus_may_do_what_their_library_does_and_no_more() {
         "copies Ok(101)",
         r#"thread Ok("cuda\n")"#,
         "kernel true",
-        // 1: not permitted, 13: not allowed, 30: read-only.
+        // 1 is EPERM, 13 is EACCES, 30 is EROFS.
         "to itself Err(Some(1))",
         "network Err(Some(1))",
         "kernel's sockets Err(Some(1))",
@@ -197,7 +197,7 @@ fn an_engine_with_gpus_may_do_what_their_library_does_and_no_more() {
     assert_eq!(status.code(), Some(0));
 }
 
-/// A library of this machine's.
+/// Path of a library of the machine that runs the test.
 fn found(library: &str) -> PathBuf {
     let output = Command::new("cc")
         .arg(format!("-print-file-name={library}"))
@@ -207,8 +207,8 @@ fn found(library: &str) -> PathBuf {
     String::from_utf8(output.stdout).unwrap().trim().into()
 }
 
-/// The driver's library itself, in a folder that `kernels/on-gpu` puts together: `driver.rs` as `engine`, every library that it
-/// and libcuda are linked to, and the kernels in `model`.
+/// Runs the driver's library itself. `kernels/on-gpu` prepares the folder: `driver.rs` as `engine`, all libraries that
+/// it and libcuda are linked to, and the kernels in `model`.
 #[test]
 #[ignore = "needs NVIDIA's driver, a GPU and root: run by kernels/on-gpu"]
 fn the_drivers_library_works_in_the_cell() {
