@@ -1,17 +1,17 @@
-//! The appraisal (SPEC.md §7): evidence, manifest and policy in, a verdict with one row for every check out.
+//! The appraisal (SPEC.md §7): judges evidence by a manifest and a policy, and returns a verdict with one row per check.
 //!
 //! | module | judges |
 //! |---|---|
-//! | `binding` | what the document says against what the verifier knows: nonce, TLS key, manifest |
-//! | `report_data` | which binding the evidence was made for |
-//! | `tdx`, `rtmr` | verified TDX claims against the manifest |
-//! | `snp`, `snp_tcb` | verified SEV-SNP claims against the manifest, and patch levels against the floor |
-//! | `events`, `cmdline`, `untimely`, [`explain`] | nothing: they find the words about what differs |
-//! | `gpu` | the GPUs: whether they are shown, tied to this session, and as real as the CPU |
-//! | `platform` | the machine against the allow-list, and the age of the vendor's word on it |
-//! | `evidence` | signatures and endorsements: it alone turns foreign bytes into claims |
+//! | `binding` | the document, by what the verifier knows: nonce, TLS key, manifest |
+//! | `report_data` | the binding that the evidence commits to |
+//! | `tdx`, `rtmr` | verified TDX claims, by the manifest |
+//! | `snp`, `snp_tcb` | verified SEV-SNP claims, by the manifest, and patch levels, by the floor |
+//! | `events`, `cmdline`, `untimely`, [`explain`] | nothing: they explain failed rows |
+//! | `gpu` | the GPUs: presence, link to this session, and class compared with the CPU's |
+//! | `platform` | the machine, by the policy's list, and the age of the collateral |
+//! | `evidence` | signatures and endorsements. It alone turns untrusted bytes into claims |
 //!
-//! Which check stops which known attack stands in [`attacks`](crate::attacks).
+//! [`attacks`](crate::attacks) lists known attacks with the checks that stop them.
 
 use cocoon_protocol::{
     binding::Tee,
@@ -45,26 +45,26 @@ mod snp_tcb;
 mod tdx;
 mod untimely;
 
-/// What a server showed, and what the verifier knows of the connection on its own.
+/// A server's attestation document, and what the verifier itself knows about the connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Presented<'a> {
     /// The attestation document.
     pub document: &'a Document,
-    /// SHA-256 of the SubjectPublicKeyInfo (DER) of the certificate whose key signed this TLS handshake: computed
-    /// by the verifier, after it checked that signature.
+    /// SHA-256 of the SubjectPublicKeyInfo (DER) in the TLS certificate. The verifier computes it after it checked that
+    /// the certificate's key signed this handshake.
     pub leaf_spki_sha256: Hex32,
-    /// The nonce that the verifier sent and the exporter of its own TLS session. `None` judges a boot document,
-    /// which never authorises anything.
+    /// The nonce that the verifier sent, and the exporter of its own TLS session. `None` for a boot document, which
+    /// never authorises anything.
     pub fresh: Option<Freshness>,
-    /// The GPU digest in the boot document of this connection's certificate, which the session's GPUs must have. `None`
-    /// judges a boot document, or one that is no longer on its connection.
+    /// The GPU digest in the boot document of this connection's certificate, which the session's GPUs must match. `None`
+    /// for a boot document, or for a document that is no longer on its connection.
     pub handshake_gpus: Option<Hex32>,
 }
 
-/// Judges `presented` against `manifest` and `policy` at `now`, in seconds since 1970 on the verifier's clock.
+/// Appraises `presented` by `manifest` and `policy` at `now`, in seconds since 1970 on the verifier's clock.
 ///
-/// Never stops at the first mismatch: the verdict lists every check that can be made. Measurements are compared only
-/// once the evidence's signatures hold, because unsigned values say nothing.
+/// Makes every check that is possible, even after one failed. Measurements are compared only if the evidence's signatures
+/// hold, because unsigned values prove nothing.
 pub fn appraise(
     presented: &Presented<'_>,
     manifest: &TrustedManifest,
@@ -74,8 +74,7 @@ pub fn appraise(
     appraise_knowing(presented, manifest, policy, now, &Known::default())
 }
 
-/// The same by a verifier that knows signatures of NVIDIA's from earlier verdicts, and remembers those of this one: sooner, and
-/// the same verdict.
+/// Like [`appraise`], with a cache of NVIDIA's signatures that were verified before. The verdict is the same, but faster.
 pub fn appraise_knowing(
     presented: &Presented<'_>,
     manifest: &TrustedManifest,
@@ -148,7 +147,7 @@ pub fn appraise_knowing(
     };
     let best = match (root, gpus) {
         (Ok(Some(RootClass::Vendor)), None | Some(RootClass::Vendor)) => Class::Confidential,
-        // What no root vouches for is worth no more than what a development root does, anywhere.
+        // Evidence without a verified root is worth no more than evidence under a development root.
         (Ok(_), _) => Class::Simulated,
         (Err(refusal), _) => {
             checks.push(*refusal);
@@ -161,14 +160,14 @@ pub fn appraise_knowing(
         }
     };
     checks.extend(rows);
-    // Of GPUs nothing is judged in a boot document, and a session's document is never judged from memory.
+    // Only for boot documents, in which no GPU is judged: a session's verdict is never used again.
     let holds_until = holds_until.filter(|_| !session);
     Verdict::of(checks, best, session)
         .holding_until(holds_until.map(|until| until.min(manifest.not_after)))
 }
 
-/// The rows that need no manifest, on the platform of a verified quote and on how its trust domain was created: TCB level,
-/// advisories, machine, ages; attributes, extended features, signer of the TDX module.
+/// Returns the rows on a verified quote that need no manifest. They cover the platform (TCB level, advisories, machine,
+/// collateral, TDX module) and the creation of the trust domain (attributes, extended features).
 #[must_use]
 pub fn tdx_platform(claims: &TdxClaims, policy: &Policy, now: u64) -> Vec<Check> {
     let mut checks = tdx::platform(claims, policy, now);
@@ -176,8 +175,8 @@ pub fn tdx_platform(claims: &TdxClaims, policy: &Policy, now: u64) -> Vec<Check>
     checks
 }
 
-/// The rows that need no manifest, on the platform of a verified report and on how its guest was launched: launch identity,
-/// TCB level, machine, revocation and its age; guest policy.
+/// Returns the rows on a verified report that need no manifest. They cover the platform (TCB level, alias check, machine,
+/// revocation) and the launch of the guest (VMPL, launch identity, guest policy).
 #[must_use]
 pub fn snp_platform(claims: &SnpClaims, policy: &Policy, now: u64) -> Vec<Check> {
     let mut checks = snp::platform(claims, true, policy, now);

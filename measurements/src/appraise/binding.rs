@@ -1,5 +1,4 @@
-//! What the document says against what the verifier knows on its own: the manifest it trusts, the TLS session it is
-//! in, the challenge it sent.
+//! Checks of the document by what the verifier itself knows: its manifest, its TLS session and its nonce.
 
 use cocoon_protocol::{
     bytes::Hex32,
@@ -14,8 +13,8 @@ use crate::{
     verdict::{Check, chain},
 };
 
-/// The manifest's own rows. Its signatures were checked before it became a [`TrustedManifest`]; its dates are checked
-/// again, because a client may keep it for long.
+/// Returns the rows on the manifest. Its signatures were checked when it became a [`TrustedManifest`]. Its dates are checked
+/// again, because a client may keep it for a long time.
 pub(super) fn manifest(manifest: &TrustedManifest, now: u64) -> Vec<Check> {
     let span = format!("{} to {}", manifest.not_before, manifest.not_after);
     let time = match check_time(manifest, manifest.id(), now) {
@@ -40,9 +39,9 @@ pub(super) fn manifest(manifest: &TrustedManifest, now: u64) -> Vec<Check> {
     checks
 }
 
-/// What an image gives up for its GPUs, in the words of who signs it.
+/// Returns a note for each protection that the image lacks because of its GPUs, with the reason in the signers' words.
 fn without(manifest: &TrustedManifest) -> impl Iterator<Item = Check> + '_ {
-    // As long as any text of a verdict is shown.
+    // The limit for any text in a verdict.
     let whole = |text| printable_within(text, 4096);
     let all = manifest.gpu.iter().flat_map(|gpu| &gpu.without);
     all.map(move |(protection, reason)| {
@@ -70,7 +69,7 @@ fn locked(manifest: &TrustedManifest) -> Check {
         ))
 }
 
-/// The document's rows, all but the report data.
+/// Returns the rows on the document, except that on the report data.
 pub(super) fn document(
     presented: &Presented<'_>,
     manifest: &TrustedManifest,
@@ -109,7 +108,7 @@ pub(super) fn document(
     checks
 }
 
-/// [`Document::parse`] refuses such documents; this one may have been put together otherwise.
+/// Checks the form of the document. [`Document::parse`] does so too, but the caller may have built the document otherwise.
 fn form(document: &Document) -> Option<Check> {
     let error = document.check().err()?;
     let title = "attestation document";

@@ -1,8 +1,8 @@
-//! An edited command line, shown as the words that differ.
+//! Explains an edited kernel command line by the words that differ.
 //!
-//! Only a digest of it is measured. The log may carry the line itself, which counts once it hashes to that digest;
-//! otherwise likely edits of the manifest's line are tried until one has it. Either way what is shown is what was
-//! measured, not what somebody says.
+//! Only the digest of the command line is measured. The event log may contain the line itself, which counts if it hashes to
+//! that digest. Otherwise likely edits of the manifest's line are tried until one has the digest. Either way, what is shown
+//! is what was measured, not what the host claims.
 
 use cocoon_protocol::bytes::Hex48;
 
@@ -11,7 +11,7 @@ use crate::{
     tdx::rtmr::{Edk2, loaded_command_line},
 };
 
-/// Words that people add to a kernel's command line, for good or bad.
+/// Kernel parameters that are often added, legitimately or not.
 const USUAL: [&str; 26] = [
     "quiet",
     "debug",
@@ -40,11 +40,11 @@ const USUAL: [&str; 26] = [
     "swiotlb=force",
     "systemd.unit=rescue.target",
 ];
-/// Longer lines are not taken apart: no kernel takes more.
+/// Longest command line that is analysed, in bytes. No kernel accepts a longer one.
 const LONGEST: usize = 4096;
 
-/// The difference between `expected` and the line whose measurement is `found`, in words. `logged` are the event's
-/// data if they hash to it.
+/// Returns the words that differ between `expected` and the line with the measured digest `found`. `logged` is the event's
+/// data if it hashes to that digest.
 pub(super) fn difference(expected: &str, found: &Hex48, logged: Option<&[u8]>) -> Option<String> {
     if expected.len() > LONGEST {
         return None;
@@ -56,7 +56,7 @@ pub(super) fn difference(expected: &str, found: &Hex48, logged: Option<&[u8]>) -
     Some(shown(&measured, expected))
 }
 
-/// SHA-384 of the line as the kernel's EFI stub measures it.
+/// Returns the SHA-384 of the line as the kernel's EFI stub measures it.
 fn digest(line: &str) -> Hex48 {
     let mut utf16: Vec<u8> = line.encode_utf16().flat_map(u16::to_le_bytes).collect();
     utf16.extend([0, 0]);
@@ -74,14 +74,14 @@ fn from_utf16(data: &[u8]) -> Option<String> {
     String::from_utf16(units.strip_suffix(&[0])?).ok()
 }
 
-/// `line` as firmware of either age completes it.
+/// Returns `line` as older and newer firmware completes it.
 fn forms(line: &str) -> impl Iterator<Item = String> {
     [Edk2::Stable202508, Edk2::Stable202505]
         .map(|edk2| loaded_command_line(line, true, edk2))
         .into_iter()
 }
 
-/// Without what the firmware adds.
+/// Removes the token that the firmware adds.
 fn stripped(line: &str) -> String {
     const TOKEN: &str = "initrd=initrd";
     let without = line
@@ -90,8 +90,10 @@ fn stripped(line: &str) -> String {
     without.unwrap_or(line).to_owned()
 }
 
-/// The line and its likely edits (none of one that is too long): nothing, one word less, one more at either end, two neighbours swapped, another
-/// number, a space or line break at the end.
+/// Returns the line and its likely edits, or nothing for a line that is too long.
+///
+/// The edits are: an empty line, normalised white space, a space, line break or NUL at the end, one word removed, all words
+/// from one on removed, two neighbours swapped, another digit as a value, and one usual word added at either end.
 pub(super) fn edits(line: &str) -> impl Iterator<Item = String> {
     if line.len() > LONGEST {
         return Vec::new().into_iter();
@@ -132,7 +134,7 @@ pub(super) fn edits(line: &str) -> impl Iterator<Item = String> {
     edits.into_iter()
 }
 
-/// The words that differ, in order: `-` for those that are missing, `+` for those that are new.
+/// Returns the words that differ, in order: `-` marks missing words, `+` added ones.
 pub(super) fn shown(found: &str, expected: &str) -> String {
     let (old, new): (Vec<&str>, Vec<&str>) = (
         expected.split_whitespace().collect(),
@@ -149,7 +151,7 @@ pub(super) fn shown(found: &str, expected: &str) -> String {
     words.join(" ")
 }
 
-/// Longest common subsequence; both are bounded by [`LONGEST`].
+/// Computes the difference by the longest common subsequence. [`LONGEST`] bounds both lines.
 fn diff<'a>(old: &[&'a str], new: &[&'a str]) -> Vec<(char, &'a str)> {
     let mut common = vec![vec![0_u16; new.len() + 1]; old.len() + 1];
     for i in (0..old.len()).rev() {
@@ -226,14 +228,14 @@ mod tests {
             Some("-console=ttyS0 +evil=1 -loglevel=3 -panic=-1 +?[2J"),
             "and cannot steer a terminal"
         );
-        // The manifest's line is bounded, too: the table of two long ones would take gigabytes.
+        // The length of the manifest's line is limited too: the table of two long lines would take gigabytes.
         let word = "a ";
         let (longest, longer) = (word.repeat(LONGEST / 2), word.repeat(LONGEST / 2 + 1));
         let shown = difference(&longest, &digest(&line), Some(&data));
         assert!(shown.is_some_and(|words| words.contains("+evil=1")));
         assert_eq!(difference(&longer, &digest(&line), Some(&data)), None);
         assert_eq!(edits(&longer).count(), 0);
-        // Without its end it is no line.
+        // A line without its terminating zero is ignored.
         assert_eq!(difference(LINE, &digest("x"), Some(&data[..3])), None);
     }
 }

@@ -1,14 +1,15 @@
-//! What the events of RTMR0 hash, what usually changes each, and what to do about it: by the names that the manifest's
-//! signers gave them, which decide words only.
+//! Explanations of RTMR0's events: what each hashes, what usually changes it, and what to do about it.
+//!
+//! Events are identified by the names in the manifest. They select explanations only, and decide nothing.
 
-/// The words about one event.
+/// Explanation of one event.
 pub(super) struct Explained {
-    /// The likeliest cause, with what the event hashes.
+    /// The likeliest cause of a difference, and what the event hashes.
     pub(super) cause: String,
     pub(super) advice: &'static str,
 }
 
-/// What is known of the event called `name`.
+/// Returns the explanation of the event called `name`.
 pub(super) fn explain(name: &str) -> Explained {
     let name = name.to_ascii_lowercase();
     let found = TABLE
@@ -29,14 +30,14 @@ pub(super) fn explain(name: &str) -> Explained {
 }
 
 struct Event {
-    /// Any of them in a name, in lower case.
+    /// Texts of which the event's name contains at least one, in lower case.
     words: &'static [&'static str],
     hashes: &'static str,
     cause: &'static str,
     advice: &'static str,
 }
 
-/// The first that fits counts, so what is said of one setting stands before what is said of all.
+/// All explanations. The first match counts, so single settings precede the entry for all settings.
 const TABLE: [Event; 13] = [
     Event {
         words: &["hand-off", "memory map"],
@@ -138,7 +139,7 @@ const OTHER_EVENT: &str =
 mod tests {
     use super::explain;
 
-    /// Every name that `tdx::rtmr0` gives has words of its own.
+    /// Every name that `tdx::rtmr0` gives has an explanation of its own.
     #[test]
     fn each_event_is_known() {
         for (name, cause) in [

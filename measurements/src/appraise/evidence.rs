@@ -1,7 +1,7 @@
-//! Foreign bytes into claims: which root may vouch for them, and why they are refused.
+//! Verification of the evidence: which root is tried, and why evidence is refused.
 //!
-//! A development root is tried only when the presented chain ends in that very certificate, and then no other root
-//! is: the chain chooses what is tried, the root that verifies decides the class.
+//! If the presented chain contains a development root, only that root is tried, and only if the policy names it. So the
+//! chain selects the root to try, and the root that verifies decides the class.
 
 use std::error::Error;
 
@@ -27,17 +27,15 @@ use crate::{
     verdict::{Check, chain},
 };
 
-/// Evidence that could be read. `verified` is `None` for boot evidence without endorsements, whose values only serve
-/// to fail early.
+/// Decoded evidence. `verified` is `None` for boot evidence without endorsements, whose values only allow an early failure.
 pub(super) struct Evidence<Measured, Claims> {
     pub(super) measured: Measured,
     pub(super) verified: Option<Claims>,
-    /// Last second, from the one of this judgement on, at which the judgement would be the same; `None` where that is not
-    /// worked out.
+    /// Last second, from this appraisal on, at which the result would be the same; `None` if it is unknown.
     pub(super) holds_until: Option<u64>,
 }
 
-/// A TDX quote.
+/// Verifies a TDX quote. In a boot document without collateral, it is only decoded.
 pub(super) fn tdx(
     quote: &Blob,
     collateral: Option<&Collateral>,
@@ -62,7 +60,7 @@ pub(super) fn tdx(
         }
     };
     let refusal = |error| Box::new(tdx_refusal(&error, &quote.0, &json.0, now));
-    // The quote first: what is wrong with it does not depend on endorsements.
+    // The quote comes first, because its faults do not depend on endorsements.
     quote::check(&quote.0).map_err(refusal)?;
     let collateral = quote::parse_collateral(&json.0).map_err(refusal)?;
     let root = choose_root(policy, presented_tdx_roots(&collateral), Tee::Tdx)?;
@@ -72,12 +70,12 @@ pub(super) fn tdx(
     Ok(Evidence {
         measured: (&claims).into(),
         verified: Some(claims),
-        // The library that walks Intel's chains does not tell when the first of their certificates ends.
+        // The library that verifies Intel's chains does not report when the first of their certificates ends.
         holds_until: None,
     })
 }
 
-/// An SEV-SNP report. Certificates of the collateral go before those that the firmware handed out, which may be older.
+/// Verifies an SEV-SNP report. Certificates in the collateral take precedence over the firmware's, which may be older.
 pub(super) fn snp(
     report: &Blob,
     certificates: &[Blob],
@@ -131,7 +129,7 @@ fn no_endorsements(cause: &str) -> Box<Check> {
     Box::new(Check::fail(COLLATERAL, ENDORSEMENTS, cause, ASK_OPERATOR))
 }
 
-/// The vendor's root, unless the presented chain holds a development root: then that one, if the policy names it.
+/// Returns the vendor's root, or the development root in the presented chain if the policy names it.
 pub(super) fn choose_root(
     policy: &Policy,
     presented: Vec<Vec<u8>>,
@@ -166,7 +164,7 @@ fn fingerprint(der: &[u8]) -> String {
     )
 }
 
-/// The last certificate of each chain that TDX collateral carries: Intel's and our simulator's end in the root.
+/// Returns the last certificate of each chain in the TDX collateral. Intel's chains and the simulator's end in the root.
 fn presented_tdx_roots(collateral: &QuoteCollateralV3) -> Vec<Vec<u8>> {
     const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
     let chains = [
@@ -174,7 +172,7 @@ fn presented_tdx_roots(collateral: &QuoteCollateralV3) -> Vec<Vec<u8>> {
         Some(&collateral.pck_crl_issuer_chain),
         collateral.pck_certificate_chain.as_ref(),
     ];
-    // Mostly it is one root in the same words: decoding certificates is what takes time here.
+    // Usually all chains end in the same PEM text. It is decoded only once, because decoding takes most of the time.
     let mut lasts: Vec<&str> = Vec::new();
     for pem in chains.into_iter().flatten() {
         let last = pem.rfind(BEGIN).and_then(|start| pem.get(start..));
@@ -204,14 +202,14 @@ pub(super) fn tdx_refusal(error: &QuoteError, quote: &[u8], collateral: &[u8], n
     };
     let mut cause = chain(error);
     let untimely = match error {
-        // Of the whole; perhaps it can be told of which part.
+        // This error concerns the collateral as a whole. The expired part may still be found.
         QuoteError::Validity(validity) if !validity.is_of_root() => part().or(Some(*validity)),
         QuoteError::Validity(validity) => Some(*validity),
         QuoteError::Attributes(_) => {
             return Check::fail("tdx.attributes", "TD attributes", cause, LAUNCH);
         }
         QuoteError::Unverified { reason, .. } if untimely::is_reason(reason) => part(),
-        // What does not hold would not hold at another time either: the dates are said beside it, not instead.
+        // An invalid signature is invalid at any time, so the dates are mentioned in addition, not instead.
         QuoteError::Unverified { .. } | QuoteError::Encoding { .. } => {
             if let Some(validity) = part() {
                 cause = format!("{cause}; {ALSO_UNTIMELY} {}", chain(&validity));

@@ -1,7 +1,7 @@
-//! Better words for a refusal, for a verifier that has the image's files: what was started instead is tried until the
-//! measurement fits.
+//! Better explanations of a rejection, for a verifier that has the image's files.
 //!
-//! Only cause and advice of rows that failed already are rewritten. Nothing here can make a verdict better.
+//! Likely mistakes are tried until one yields the measurement found. Only cause and advice of failed rows are rewritten, so
+//! that nothing here can improve a verdict.
 
 use cocoon_protocol::{
     bytes::{Hex, Hex32, Hex48},
@@ -22,17 +22,17 @@ use crate::{
     verdict::{Check, Outcome, Verdict},
 };
 
-/// Files that the verifier has. Those that are not the manifest's are not looked at.
+/// Files of the image that the verifier has. A file that is not the manifest's is ignored.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Artefacts<'a> {
-    /// `OVMF.tdx.fd`.
+    /// The firmware for TDX, `OVMF.tdx.fd`.
     pub tdx_firmware: Option<&'a [u8]>,
-    /// `OVMF.snp.fd`.
+    /// The firmware for SEV-SNP, `OVMF.snp.fd`.
     pub snp_firmware: Option<&'a [u8]>,
 }
 
-/// Rewrites cause and advice of the rows of `verdict` that failed for what was launched, where a likely mistake of the
-/// operator explains the measurement exactly.
+/// Rewrites cause and advice of failed rows in `verdict` whose measurement is exactly explained by a likely mistake of the
+/// operator.
 pub fn explain(verdict: &mut Verdict, manifest: &Manifest, artefacts: &Artefacts<'_>) {
     let tdx = own(manifest, "OVMF.tdx.fd", artefacts.tdx_firmware);
     let snp = own(manifest, "OVMF.snp.fd", artefacts.snp_firmware);
@@ -62,9 +62,9 @@ fn own<'a>(manifest: &Manifest, name: &str, bytes: Option<&'a [u8]>) -> Option<&
     })
 }
 
-/// Most vCPUs that are tried beside the manifest's.
+/// Largest number of vCPUs that is tried, apart from the manifest's own.
 const MAX_TRIED: u32 = 64;
-/// What hosts' KVM and QEMU add to `SEV_FEATURES`: DebugSwap and Secure TSC.
+/// `SEV_FEATURES` of common hosts, whose KVM and QEMU add DebugSwap and Secure TSC.
 const FEATURES: [u64; 4] = [
     FEATURE_SNP,
     FEATURE_SNP | 0x20,
@@ -87,7 +87,7 @@ fn why_launch(
     };
     let good = hashes(&manifest.cmdline, initrd);
     let own = SnpFirmware::parse(snp?).ok()?;
-    // The one that operators confuse it with.
+    // The firmware that operators confuse with the right one.
     let other = tdx.and_then(|bytes| SnpFirmware::parse(bytes).ok());
     for (firmware, hashes, instead) in [
         (Some(&own), Some(&good), None),
@@ -116,7 +116,7 @@ fn why_launch(
             });
         }
     }
-    // An edited command line on a shape of the manifest.
+    // An edited command line on a machine shape of the manifest.
     let shapes: Vec<Vcpus> = manifest
         .snp
         .launch
@@ -141,8 +141,10 @@ fn why_launch(
     })
 }
 
-/// Processors with which `firmware` and `hashes` give `found`: every model that QEMU gives a signature of its own, every
-/// usual set of features, and the numbers of vCPUs that are small or in the manifest.
+/// Finds processors with which `firmware` and `hashes` yield `found`.
+///
+/// Tries every QEMU model with a distinct signature, the usual sets of features, 1 to [`MAX_TRIED`] vCPUs, and up to eight
+/// larger numbers from the manifest.
 fn processors(
     manifest: &Manifest,
     firmware: &SnpFirmware,
@@ -150,7 +152,7 @@ fn processors(
     found: &Hex48,
 ) -> Option<Vcpus> {
     let mut models: Vec<CpuModel> = Vec::new();
-    // The manifest's own names first, so that those are shown.
+    // The manifest's names come first, so that they are the ones shown.
     let own = manifest
         .snp
         .launch
@@ -194,7 +196,7 @@ fn processors(
     })
 }
 
-/// Whether the manifest has this model and number of vCPUs, whatever the features.
+/// Whether the manifest lists this model and number of vCPUs, whatever the features.
 fn listed(manifest: &Manifest, vcpus: &Vcpus) -> bool {
     manifest.snp.launch.iter().any(|entry| {
         let model = entry.cpu_model.parse::<CpuModel>();
@@ -232,7 +234,7 @@ fn why_mrtd(tdx: Option<&[u8]>, snp: Option<&[u8]>, found: &Hex48) -> Option<Wor
     swapped.then(|| (SNP_FIRMWARE.to_owned(), LAUNCH_ADVICE))
 }
 
-/// The amount of memory whose hand-off blocks were measured.
+/// Finds the amount of memory whose hand-off blocks were measured.
 fn why_memory(check: &Check, firmware: &[u8], found: &Hex48) -> Option<Words> {
     const MIB: u64 = 1 << 20;
     if !check.title.contains("memory map") {

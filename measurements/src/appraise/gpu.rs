@@ -1,8 +1,8 @@
-//! The GPUs that a document shows, or should: what the guest claims of them, and whether their own evidence bears it out.
+//! The GPUs of a document: whether they are proven, and whether their evidence belongs to this session.
 //!
-//! The evidence is judged by [`nvidia::appraise`]; here it is tied to this session. The CPU's report data commit to the
-//! section, and the section's reports answer a nonce that commits to everything else that the CPU's report data commit
-//! to: so neither half can come from another session.
+//! [`nvidia::appraise`] judges the evidence itself. This module ties it to the session. The CPU's report data commit to the
+//! GPU section. The reports in the section answer a nonce that commits to everything else in the CPU's report data. So
+//! neither half can come from another session.
 
 use cocoon_protocol::{
     batch::{Batch, BatchError},
@@ -24,7 +24,7 @@ use crate::{
 const ID: &str = "document.gpu";
 const TITLE: &str = "GPU section";
 
-/// What the claims say of GPUs, against manifest, policy and section: one row, whatever the policy.
+/// Checks the claimed GPU digest by manifest, policy and section. Returns one row, whatever the policy.
 pub(super) fn claimed(
     document: &Document,
     manifest: &TrustedManifest,
@@ -52,13 +52,13 @@ pub(super) fn claimed(
         (false, true) if session || document.kind == Kind::Session => {
             refused((CLAIMED, UNPROVEN_ADVICE)).expected(needed)
         }
-        // The digest is of keys, which the session's document proves.
+        // In a boot document, the digest is of keys that the session's document proves.
         (false, true) => Check::note(ID, TITLE, KEYS_ONLY).found(found),
     }
 }
 
-/// The rows of a session's GPUs, and under whose root they are; nothing where there is no section. `cpu` is the class of
-/// the CPU's root, where its evidence verified.
+/// Returns the rows on a session's GPUs and the class that they allow, or nothing if there is no section. `cpu` is the class
+/// of the CPU's root, if its evidence was verified.
 pub(super) fn session(
     presented: &Presented<'_>,
     fresh: Freshness,
@@ -71,7 +71,7 @@ pub(super) fn session(
     let Some(section) = &document.gpu else {
         return (None, Vec::new());
     };
-    // As the guest asked: the claims without the digest of what was answered.
+    // The guest asked the GPUs before it had their answer, so the nonce covers the claims without the section's digest.
     let asked = binding::session(&document.claims, &fresh);
     let nonce = match nonce(section, document.batch.as_ref(), &asked) {
         Ok(nonce) => nonce,
@@ -86,7 +86,7 @@ pub(super) fn session(
     let judged = judge(section, document, nonce, policy, now, known);
     let mut checks = judged.checks;
     if judged.root.is_none() {
-        // Whatever kept it from being verified has failed already; this must not hang on it.
+        // Some check has failed already. This row makes the rejection independent of that check.
         checks.push(Check::fail("gpu.class", CLASS, UNVERIFIED, SERVER));
     }
     let keys: Vec<Hex32> = judged.gpus.iter().map(|gpu| gpu.attestation_key).collect();
@@ -104,8 +104,8 @@ pub(super) fn session(
     (worth, checks)
 }
 
-/// What GPUs under the root `gpus` are worth beside a CPU under the root `cpu`, and the row that says so. Developer mode, where
-/// the policy accepts it, protects no more than a simulated GPU does, whoever made this one.
+/// Returns the class of GPUs under the root `gpus` beside a CPU under the root `cpu`, with its row. A GPU in developer mode,
+/// if the policy accepts that, is worth no more than a simulated one, even under NVIDIA's root.
 pub(super) fn class(
     cpu: Option<RootClass>,
     gpus: Option<RootClass>,
@@ -127,13 +127,13 @@ pub(super) fn class(
         (Some(_), Some(RootClass::Development)) => {
             Check::pass(ID, CLASS, "simulated, like the CPU")
         }
-        // Without a verified CPU nothing is worth anything.
+        // Without a verified CPU, or without verified GPUs, there is nothing to compare.
         (None, _) | (_, None) => return (worth, None),
     };
     (worth, Some(row))
 }
 
-/// The nonce that the reports must answer, computed from what the verifier knows of this session.
+/// Computes the nonce that the reports must answer, from the verifier's own knowledge of this session.
 fn nonce(
     section: &GpuSection,
     batch: Option<&Batch>,

@@ -1,4 +1,4 @@
-//! Rows on the platform that hold for both technologies: which machine it is, and how old the vendor's word on it.
+//! Checks of the platform for both TEEs: the machine's identity, and the age of the vendor's collateral.
 
 use super::evidence::{ASK_OPERATOR, COLLATERAL};
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     verdict::Check,
 };
 
-/// The machine against the policy's list. `found` is `None` when the evidence proves no identity of a known form.
+/// Checks the machine by the policy's list. `found` is `None` if the evidence proves no identity of a known form.
 pub(super) fn machine(found: Option<MachineId>, policy: &Policy) -> Check {
     const ID: &str = "evidence.machine";
     let title = "machine";
@@ -26,10 +26,10 @@ pub(super) fn machine(found: Option<MachineId>, policy: &Policy) -> Check {
     })
 }
 
-/// What was issued at `issued` (and is called so in the row) may not be older than `most` seconds at `now`.
+/// Checks that collateral called `what`, issued at `issued`, is at most `most` seconds old at `now`.
 pub(super) fn age(title: &str, (what, issued): (&str, u64), most: u64, now: u64) -> Check {
     const HOUR: u64 = 60 * 60;
-    // The limit's own unit, and ages rounded up: no age that is refused reads like one that is not.
+    // Ages are shown in the unit of the limit and rounded up, so that a refused age never looks like an accepted one.
     let (unit, name) = if most.is_multiple_of(24 * HOUR) {
         (24 * HOUR, "days")
     } else if most.is_multiple_of(HOUR) {

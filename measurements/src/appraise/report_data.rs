@@ -1,4 +1,4 @@
-//! Which binding the evidence was made for: this session's, or else whose.
+//! Check of the report data: which binding the evidence was made for.
 
 use cocoon_protocol::{
     batch::{Batch, BatchError, MAX_LEAVES},
@@ -15,8 +15,8 @@ use crate::{
     verdict::{Check, chain},
 };
 
-/// The evidence's report data against the binding of exactly this session, alone or in its place in a batch. On a
-/// mismatch, tries what else the guest may have bound, to name the input that differs.
+/// Compares the report data with the binding of this session, alone or in its place in a batch. On a mismatch, tries other
+/// bindings to name the input that differs.
 pub(super) fn report_data(
     presented: &Presented<'_>,
     manifest: &TrustedManifest,
@@ -39,7 +39,7 @@ pub(super) fn report_data(
     }
 }
 
-/// The report data of evidence for `document`, were its claims and the session these.
+/// Returns the report data for `document` with the given claims and session.
 fn bind(
     document: &Document,
     claims: &Claims,
@@ -55,7 +55,7 @@ fn bind(
     }
 }
 
-/// Which input of the binding explains `found`. What no trial explains is named by elimination.
+/// Names the input of the binding that explains `found`: by trial, or else by elimination.
 fn differing_input(
     presented: &Presented<'_>,
     manifest: &TrustedManifest,
@@ -102,7 +102,7 @@ fn differing_input(
     }
 }
 
-/// Whether something is wrong with the place in the batch alone.
+/// Returns a cause if only the place in the batch is wrong.
 fn misplaced_in(
     place: &Batch,
     session: &[u8; BINDING_LEN],
@@ -129,7 +129,7 @@ fn misplaced_in(
     elsewhere.then_some(PLACE_EDITED)
 }
 
-/// The document's claims with one of them as the verifier knows it.
+/// Returns the document's claims, each time with one claim replaced by the verifier's own value.
 fn corrections(
     presented: &Presented<'_>,
     manifest: &TrustedManifest,

@@ -1,8 +1,8 @@
-//! The runtime registers of TDX: the event log against the quote, RTMR0 event by event against the manifest's machine
-//! shapes, and what in RTMR1 and RTMR2 differs when they do.
+//! Checks of TDX's runtime registers: the event log by the quote, and RTMR0 event by event by the manifest's machine shapes.
+//! Also explains differences in RTMR1 and RTMR2.
 //!
-//! A log is the host's word until it replays to the quoted registers. Events are matched by position and digest,
-//! never by type or text.
+//! A log is only the host's claim until it replays to the quoted registers. Events are matched by position and digest, never
+//! by type or text.
 
 use cocoon_protocol::{
     bytes::{Hex, Hex48},
@@ -23,13 +23,13 @@ use crate::{
     verdict::{Check, chain},
 };
 
-/// Most rows for single events: every event of a boot we know, twice.
+/// Largest number of rows for single events: twice the number of events of any known boot.
 const MAX_EVENT_ROWS: usize = 40;
 
-/// The digests that a log gives for each register, once they replay to the quoted values.
+/// The events of a log that replays to the quoted registers, by register.
 pub(super) struct Replayed {
     digests: [Vec<Hex48>; 4],
-    /// Data of the first event of RTMR2, if they are what was hashed.
+    /// Data of the first event of RTMR2, if it hashes to the event's digest.
     command_line: Option<Vec<u8>>,
 }
 
@@ -39,7 +39,7 @@ impl Replayed {
     }
 }
 
-/// Replays the log; its row, and its events if it is true.
+/// Replays the log. Returns its row, and its events if it replays to the quoted registers.
 pub(super) fn replay(log: &[u8], quoted: &[Hex48; 4], session: bool) -> (Check, Option<Replayed>) {
     const TITLE: &str = "event log replays to the registers";
     if log.is_empty() {
@@ -91,7 +91,7 @@ pub(super) fn replay(log: &[u8], quoted: &[Hex48; 4], session: bool) -> (Check, 
     (row, Some(replayed))
 }
 
-/// RTMR0 against the machine shapes that count under `root`: those of the simulator never do under a vendor's.
+/// Checks RTMR0 by the machine shapes that count under `root`. Those of the simulator never count under a vendor's root.
 pub(super) fn rtmr0(
     manifest: &Manifest,
     quoted: &Hex48,
@@ -143,7 +143,7 @@ pub(super) fn rtmr0(
             .filter(|(expected, found)| expected.digest == **found)
             .count()
     };
-    // Never empty: handled above. The nearest shape is the one to explain against.
+    // Never empty, see above. The nearest shape gives the best explanation.
     let Some(nearest) = platforms.iter().max_by_key(agreeing) else {
         return Vec::new();
     };
@@ -170,7 +170,7 @@ fn register(platform: &TdxPlatform) -> Hex48 {
     Hex(event::replay(digests)[Rtmr::Rtmr0.index()])
 }
 
-/// One row for an inserted, missing or moved event; otherwise one for every place that differs.
+/// Returns one row for an inserted, missing or moved event, or else one for each place that differs.
 fn event_rows(nearest: &TdxPlatform, all: &[&TdxPlatform], found: &[Hex48]) -> Vec<Check> {
     let expected = nearest.rtmr0_events.as_slice();
     let digests: Vec<Hex48> = expected.iter().map(|event| event.digest).collect();
@@ -228,7 +228,7 @@ fn event_row(
         },
         |event| explain(&event.name),
     );
-    // In this very place of another shape: then it is known what the machine has instead.
+    // If another shape has this digest in the same place, the machine's difference is known.
     let other = shapes.iter().find_map(|shape| {
         let event = shape.rtmr0_events.get(at)?;
         (Some(&event.digest) == found).then_some((shape, event))
@@ -256,12 +256,12 @@ fn sorted(digests: &[Hex48]) -> Vec<Hex48> {
     digests
 }
 
-/// Why RTMR1 is another: told from the log when it can be.
+/// Explains a different RTMR1, from the log if there is one.
 pub(super) fn why_rtmr1(log: Option<&Replayed>) -> &'static str {
     let Some(log) = log else {
         return OTHER_KERNEL_OR_STEPS;
     };
-    // What follows the kernel's own event is the same for every kernel.
+    // The events after the kernel's own are the same for every kernel.
     let steps: [&[u8]; 4] = [
         b"Calling EFI Application from Boot Option",
         &[0; 4],
@@ -275,7 +275,7 @@ pub(super) fn why_rtmr1(log: Option<&Replayed>) -> &'static str {
     }
 }
 
-/// Why RTMR2 is another: the first event is the command line's, and the manifest says what that should be.
+/// Explains a different RTMR2. Its first event is the command line's, whose expected digest follows from the manifest.
 pub(super) fn why_rtmr2(manifest: &Manifest, log: Option<&Replayed>) -> String {
     let Some(log) = log else {
         return CMDLINE_OR_INITRD.to_owned();

@@ -1,4 +1,4 @@
-//! Verified SEV-SNP claims against the manifest: launch digest, policy, privilege level, the launch's own fields.
+//! Checks of SEV-SNP claims by the manifest and the policy: launch digest, guest policy, privilege level, launch identity.
 
 use cocoon_protocol::{
     bytes::{Hex, Hex32, Hex48, Hex64},
@@ -16,7 +16,7 @@ use crate::{
     verdict::{Check, chain},
 };
 
-/// What a report says of the guest itself.
+/// Claims about the guest itself.
 #[derive(Clone, Debug)]
 pub(super) struct Measured {
     pub(super) measurement: Hex48,
@@ -38,7 +38,7 @@ impl From<&SnpClaims> for Measured {
 }
 
 impl Measured {
-    /// The fields at their offsets (SEV-SNP firmware ABI 56860, "ATTESTATION_REPORT"), whoever wrote them there.
+    /// Reads the fields at their offsets (SEV-SNP firmware ABI 56860, "ATTESTATION_REPORT"). Verifies nothing.
     pub(super) fn parse_unverified(report: &[u8]) -> Result<Self, Box<Check>> {
         let unreadable = |cause: String| {
             let title = "SEV-SNP report";
@@ -65,7 +65,7 @@ impl Measured {
     }
 }
 
-/// The rows of launch digest, policy and the launch's fields.
+/// Returns the rows on guest policy, launch digest and HOST_DATA.
 pub(super) fn measurements(
     claims: &Measured,
     presented: &Presented<'_>,
@@ -84,7 +84,7 @@ pub(super) fn measurements(
     ]
 }
 
-/// The rows that need a verified report: on the platform, and on what it and the manifest have to do with each other.
+/// Returns the rows that need a verified report: on the platform, and on the image's protection from host ACPI code.
 pub(super) fn verified(
     claims: &SnpClaims,
     session: bool,
@@ -100,7 +100,7 @@ pub(super) fn verified(
     checks
 }
 
-/// The rows on the platform alone.
+/// Returns the rows on the platform, which need no manifest.
 pub(super) fn platform(claims: &SnpClaims, session: bool, policy: &Policy, now: u64) -> Vec<Check> {
     let keys = &claims.launched_by;
     let zero = |id, title: &str, found: &[u8; 48], cause| {
@@ -109,7 +109,7 @@ pub(super) fn platform(claims: &SnpClaims, session: bool, policy: &Policy, now: 
         })
     };
     let mut checks = vec![
-        // Verification refuses every other level; this row tells that it was looked at.
+        // Verification has already refused every other level. The row shows that the level was checked.
         Check::pass("snp.vmpl", "privilege level (VMPL)", 0).expected(0),
         zero("snp.id_key", "ID key (unused)", &keys.id_key_digest, ID_KEY),
         zero(
@@ -134,7 +134,7 @@ pub(super) fn platform(claims: &SnpClaims, session: bool, policy: &Policy, now: 
     checks
 }
 
-/// Whether the platform has looked for addresses that share their memory (SEV-SNP firmware ABI 56860, "PLATFORM_INFO").
+/// Checks that the platform has looked for aliased memory addresses (SEV-SNP firmware ABI 56860, "PLATFORM_INFO").
 fn aliases(claims: &SnpClaims, policy: &Policy) -> Check {
     const ALIAS_CHECK_COMPLETE: u64 = 1 << 5;
     let title = "memory checked for aliases (PLATFORM_INFO)";
@@ -149,7 +149,7 @@ fn aliases(claims: &SnpClaims, policy: &Policy) -> Check {
     row.expected("bit 5 set")
 }
 
-/// Last second at which neither dates nor ages change a row of good evidence.
+/// Returns the last second until which no date or age limit changes a row of good evidence.
 pub(super) fn holds_until(claims: &SnpClaims, policy: &Policy) -> u64 {
     match claims.revocation {
         Revocation::Checked { issued, .. } => {
@@ -160,8 +160,8 @@ pub(super) fn holds_until(claims: &SnpClaims, policy: &Policy) -> u64 {
     }
 }
 
-/// The chip, where the evidence proves it: a VCEK is the chip's own and its certificate names it. A VLEK is a provider's,
-/// for any chip of theirs, so that `CHIP_ID` is no more than text in the report.
+/// Returns the chip's identity if the evidence proves it. A VCEK is the chip's own key, and its certificate names the chip.
+/// A VLEK is a provider's key for any of its chips, so that nothing proves the `CHIP_ID` in the report.
 fn chip(claims: &SnpClaims) -> Option<MachineId> {
     match claims.signing_key {
         SigningKey::Vcek => Some(MachineId::AmdChip(Hex(claims.chip_id))),
@@ -190,12 +190,12 @@ fn launch(found: &Hex48, manifest: &Manifest) -> Check {
         .found(found)
 }
 
-/// Guest policy bits (SEV-SNP firmware ABI, "Guest Policy"), whatever runs under them.
+/// Checks the guest policy's bits (SEV-SNP firmware ABI, "Guest Policy").
 pub(super) fn guest_policy(found: u64) -> Check {
     const RESERVED_ONE: u64 = 1 << 17;
     const MIGRATION_AGENT: u64 = 1 << 18;
     const DEBUG_ALLOWED: u64 = 1 << 19;
-    /// Above the highest bit that the ABI defines (page swap disabled).
+    /// Bits above the highest one that the ABI defines (page swap disabled, bit 25).
     const UNDEFINED: u64 = !((1 << 26) - 1);
     let title = "guest policy";
     let cause = if found & DEBUG_ALLOWED != 0 {

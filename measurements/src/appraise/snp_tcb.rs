@@ -1,16 +1,16 @@
-//! The patch levels of AMD's platform against the policy's floor.
+//! Checks the patch levels of AMD's platform by the policy's floor.
 //!
-//! A report has four levels. Three of them are compared:
+//! A report has four TCB levels. Three of them are compared:
 //!
-//! * **reported**: the level that the signing key is derived from, so older firmware cannot claim it. It may lie below
+//! * **Reported**: the level from which the signing key is derived, so that older firmware cannot claim it. It may be below
 //!   what really runs, never above.
-//! * **committed**: the level below which the host cannot take the firmware back any more. Lower than the floor, it lets
-//!   the host load weak firmware again under a running guest, after the report was made.
-//! * **launch**: what ran when the guest's memory was measured and encrypted. A guest that was started by weak firmware
-//!   stays suspect when the host updates afterwards.
+//! * **Committed**: the level below which the host cannot downgrade the firmware. If it is below the floor, the host can load
+//!   weak firmware under a running guest, after the report was made.
+//! * **Launch**: the level that ran when the guest's memory was measured and encrypted. A guest that weak firmware launched
+//!   stays suspect even if the host updates afterwards.
 //!
-//! The fourth, *current*, is at least the committed one and says no more. Committed and launch are the word of firmware
-//! that is at the reported level at least, which is why they are worth reading only when that one is high enough.
+//! The fourth, *current*, is at least the committed one and adds nothing. Committed and launch level are statements of
+//! firmware that is at least at the reported level, so they are meaningful only if that level is high enough.
 
 use crate::{
     policy::{Policy, SnpPart, SnpTcbFloor},
@@ -21,8 +21,8 @@ use crate::{
 
 const ID: &str = "evidence.tcb";
 
-/// The row of the levels. Under a development root it is a note: numbers that the simulator made up protect nobody,
-/// and are held against the floor only to show what hardware with them would be worth.
+/// Returns the row on the levels. Under a development root it is a note, because the simulator made the levels up. They are
+/// compared with the floor only to show how real hardware with these levels would be judged.
 pub(super) fn row(claims: &SnpClaims, policy: &Policy) -> Check {
     let part = SnpPart::of(claims.product, claims.cpuid);
     let floor = policy.snp_tcb_floor.of(part);
@@ -54,7 +54,7 @@ pub(super) fn row(claims: &SnpClaims, policy: &Policy) -> Check {
     row.expected(format!("at least {least} ({part})"))
 }
 
-/// What is below the floor, in words; empty when nothing is.
+/// Lists the components below the floor; empty if there are none.
 fn lacking(claims: &SnpClaims, floor: &SnpTcbFloor) -> String {
     let levels = [
         ("reported", &claims.reported_tcb),
@@ -71,7 +71,7 @@ fn lacking(claims: &SnpClaims, floor: &SnpTcbFloor) -> String {
     low.join("; ")
 }
 
-/// Names the levels apart only when they differ.
+/// Shows the levels, separately only if they differ.
 fn found(claims: &SnpClaims) -> String {
     let (reported, committed, launch) = (
         &claims.reported_tcb,

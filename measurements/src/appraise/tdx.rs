@@ -1,4 +1,4 @@
-//! Verified TDX claims against the manifest: registers, attributes, the launch's own fields, TCB.
+//! Checks of TDX claims by the manifest and the policy: registers, attributes, launch identity, TCB.
 
 use cocoon_protocol::{
     bytes::{Blob, Hex, Hex48, Hex64},
@@ -15,7 +15,7 @@ use crate::{
     verdict::Check,
 };
 
-/// What a quote says of the trust domain itself.
+/// Claims about the trust domain itself.
 #[derive(Clone, Debug)]
 pub(super) struct Measured {
     pub(super) mrtd: Hex48,
@@ -47,7 +47,7 @@ impl From<&TdxClaims> for Measured {
     }
 }
 
-/// The rows of registers, attributes and the launch's fields. `root` is `None` for an unverified boot quote.
+/// Returns the rows on registers, attributes and launch identity. `root` is `None` for an unverified boot quote.
 pub(super) fn measurements(
     claims: &Measured,
     event_log: &Blob,
@@ -113,7 +113,7 @@ pub(super) fn measurements(
     checks
 }
 
-/// The rows of how the trust domain was created and by which module, whatever runs in it.
+/// Returns the rows on the creation of the trust domain and its TDX module, whatever runs in the domain.
 pub(super) fn domain(claims: &Measured) -> [Check; 3] {
     [
         attributes(claims.td_attributes),
@@ -122,7 +122,7 @@ pub(super) fn domain(claims: &Measured) -> [Check; 3] {
     ]
 }
 
-/// Firmware that is told by its MRTD, whatever the manifest says: Debian's `OVMF.inteltdx.ms.fd` of ovmf 2026.08.
+/// Firmware that is recognised by its MRTD without a manifest: Debian's `OVMF.inteltdx.ms.fd` of ovmf 2026.08.
 const KNOWN_FIRMWARE: [(&str, &str); 2] = [
     (
         "a7a1f751abc454f9cbab198ca8d2edb2821935df525c74182b5e776cb0929e8c59aefecce725b0d08a5e9d3d3183bd08",
@@ -143,8 +143,8 @@ fn other_firmware(found: &Hex48) -> String {
     )
 }
 
-/// The rows of TCB level, advisories and collateral. The evaluation number is Intel's own count, so it is held only
-/// against Intel's collateral.
+/// Returns the rows on TCB level, advisories, machine, collateral and the module's build. The evaluation number is Intel's
+/// own count, so it is compared only for Intel's collateral.
 pub(super) fn platform(claims: &TdxClaims, policy: &Policy, now: u64) -> Vec<Check> {
     let accepted: Vec<String> = policy
         .accepted_tcb_statuses
@@ -165,7 +165,7 @@ pub(super) fn platform(claims: &TdxClaims, policy: &Policy, now: u64) -> Vec<Che
     } else {
         let cause = match claims.tcb_status {
             launched if refused(&launched) => OLD_TCB,
-            // What runs now is the newer then, and its status another that is not accepted.
+            // The module that runs now is newer than at the launch, but its status is not accepted.
             TcbStatus::TdRelaunchAdvised | TcbStatus::TdRelaunchAdvisedConfigurationNeeded => {
                 OTHER_NOW
             }
@@ -189,7 +189,7 @@ pub(super) fn platform(claims: &TdxClaims, policy: &Policy, now: u64) -> Vec<Che
         ("the QE identity", claims.issued.qe_identity),
         ("the platforms' revocation list", claims.issued.pck_crl),
     ];
-    // Of three, so there is one; an unreadable date is zero and the oldest of all.
+    // The list has three entries, so the default is never used. An unreadable date is zero and thus the oldest.
     let oldest = monthly
         .into_iter()
         .min_by_key(|(_, issued)| *issued)
@@ -232,7 +232,7 @@ pub(super) fn platform(claims: &TdxClaims, policy: &Policy, now: u64) -> Vec<Che
     checks
 }
 
-/// TD attributes (TDX module ABI, `ATTRIBUTES`): which bits may be set, and which must.
+/// Checks the TD attributes (TDX module ABI, `ATTRIBUTES`): which bits may be set, and which must be.
 fn attributes(found: u64) -> Check {
     const DEBUG_AND_PROFILING: u64 = 0xff;
     const LASS: u64 = 1 << 27;
@@ -263,7 +263,7 @@ fn attributes(found: u64) -> Check {
     row.expected("no debugging, profiling or migration; SEPT_VE_DISABLE set")
 }
 
-/// Extended features (`XFAM`): x87 and SSE are always on, and only state components of the TDX module's list may be.
+/// Checks the extended features (`XFAM`). x87 and SSE must be on; only state components that the TDX module defines may be.
 fn xfam(found: u64) -> Check {
     const ALWAYS: u64 = 0b11;
     // AVX 2, AVX-512 5-7, PT 8, PKRU 9, CET 11-12, UINTR 14, LBR 15, AMX 17-18, APX 19.
@@ -279,7 +279,8 @@ fn xfam(found: u64) -> Check {
     row.expected(format!("{ALWAYS:#x} and nothing beyond {KNOWN:#x}"))
 }
 
-/// Intel signs with zero as the signer. Which build it is, MRSEAM tells; how old, the TCB level.
+/// Checks that Intel signed the TDX module, which is so if MRSIGNERSEAM is zero. MRSEAM names the build, and the TCB level
+/// covers its age.
 fn module(claims: &Measured) -> Check {
     let (build, signer) = (&claims.mr_seam, &claims.mr_signer_seam);
     let row = if *signer == Hex48::ZERO {
@@ -291,7 +292,7 @@ fn module(claims: &Measured) -> Check {
     row.expected("signed by Intel (MRSIGNERSEAM zero)")
 }
 
-/// The row of the builds that the policy allows, if it lists any.
+/// Checks the build of the TDX module by the policy's list. Returns no row if the list is empty.
 fn build(found: &Hex48, policy: &Policy) -> Option<Check> {
     let listed = &policy.tdx_modules;
     let row = match listed.len() {

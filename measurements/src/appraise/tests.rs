@@ -1,5 +1,5 @@
-//! Appraisals of made-up claims: every row's mismatch, with its exact words. Evidence with signatures is tampered
-//! with in the workspace's `tests/attestation`, where the simulator makes it.
+//! Appraisals of made-up claims: a mismatch in each row, with its exact cause. Signed evidence is tampered with in the
+//! workspace's `tests/attestation`, where the simulator makes it.
 
 use cocoon_protocol::{
     binding::{self, Claims, Tee},
@@ -26,7 +26,7 @@ mod tdx_boot;
 mod tdx_rows;
 mod untimely_rows;
 
-/// One change to something good.
+/// A change to a good value.
 type Edit<T> = fn(&mut T);
 
 const NOW: u64 = 1_800_000_000;
@@ -100,7 +100,7 @@ fn bound(claims: &Claims, fresh: Freshness) -> Hex64 {
     binding::report_data(&binding::session(claims, &fresh))
 }
 
-/// The one failed row, and its cause.
+/// Returns id and cause of the failed row, which must be exactly one.
 #[track_caller]
 fn only_failure(checks: &[Check]) -> (&'static str, &str) {
     let failed: Vec<_> = checks
@@ -186,7 +186,7 @@ fn endorsements_of_another_vendor_are_refused() {
     }
 }
 
-/// An SEV-SNP report of nothing but zeroes and the given fields.
+/// Returns an SEV-SNP report of zeroes, except for the given fields.
 fn boot_report(report_data: &Hex64) -> Vec<u8> {
     let mut report = vec![0; crate::snp::report::REPORT_LENGTH];
     report[0x0a] = 2; // bit 17 of the policy: reserved, always set
@@ -194,7 +194,7 @@ fn boot_report(report_data: &Hex64) -> Vec<u8> {
     report
 }
 
-/// A boot document is judged against the boot binding, says that it is not verified, and never authorises.
+/// A boot document is compared with the boot binding, is reported as not verified, and never authorises.
 #[test]
 fn cocoon_bind_6() {
     let mut reference = sample();
@@ -234,7 +234,7 @@ fn cocoon_bind_6() {
         .find(|check| check.id == "evidence.signature")
         .unwrap();
     assert_eq!(note.outcome, Outcome::Note);
-    // The same bytes as a session's document: wrong kind, wrong nonce, no collateral.
+    // The same document as a session's has the wrong kind, the wrong nonce and no collateral.
     let verdict = appraise(&session(&document), &manifest, &Policy::default(), NOW);
     let failed: Vec<_> = verdict.failures().map(|check| check.id).collect();
     assert_eq!(
@@ -243,7 +243,7 @@ fn cocoon_bind_6() {
     );
 }
 
-/// A vendor's certificate with our mark: as a chain shows it, before any signature is looked at.
+/// Returns a vendor's root certificate with the extension of development roots, and so without a valid signature.
 fn marked_root() -> Vec<u8> {
     use x509_cert::{
         Certificate,
@@ -283,7 +283,7 @@ fn cocoon_root_2() {
     };
     let root = evidence::choose_root(&named, vec![marked.clone()], Tee::Tdx).unwrap();
     assert_eq!(root.class(), crate::roots::RootClass::Development);
-    // Naming a development root changes nothing for evidence that does not end in it.
+    // A named development root has no influence on evidence whose chain does not contain it.
     assert_eq!(
         evidence::choose_root(&named, Vec::new(), Tee::Tdx).unwrap(),
         crate::roots::TrustRoot::Vendor
@@ -312,7 +312,7 @@ fn cocoon_root_1() {
     );
     let marked = marked_root();
     assert!(DevelopmentRoot::parse(&marked).is_ok());
-    // The critical flag (01 01 ff) and the value (04 02 05 00) are the last bytes of the mark.
+    // The critical flag (01 01 ff) and the value (04 02 05 00) are the last bytes of the extension.
     let at = marked
         .windows(7)
         .position(|bytes| bytes == [1, 1, 0xff, 4, 2, 5, 0])
@@ -323,7 +323,7 @@ fn cocoon_root_1() {
         DevelopmentRoot::parse(&another_value),
         Err(RootError::ExtensionForm)
     );
-    // A vendor's certificate among the development roots changes nothing: it is not marked.
+    // A vendor's certificate in the list of development roots has no influence, because it lacks the extension.
     let named = Policy {
         development_roots: vec![plain.clone()],
         ..Policy::default()

@@ -1,6 +1,6 @@
-//! Which part of Intel's endorsements is out of its time, when the library that walked them only says that something is.
+//! Finds the part of Intel's collateral that is out of date, where the verifying library reports only that one is.
 //!
-//! What is read here is not verified: it chooses the words of a refusal that stands already.
+//! The dates read here are not verified. They only explain a refusal that is already certain.
 
 use dcap_qvl::{QuoteCollateralV3, quote::Quote};
 use x509_cert::{Certificate, crl::CertificateList, der::DateTime, time::Time};
@@ -12,8 +12,8 @@ use crate::{
     tdx::quote::Refusal,
 };
 
-/// Whether the library's `reason` is about time: only then do dates explain the refusal. A reason in other words than
-/// these is taken for a broken signature, never the other way round.
+/// Whether the library's `reason` concerns a date, so that dates can explain the refusal. An unknown reason is taken for an
+/// invalid signature, never the other way round.
 pub(super) fn is_reason(reason: &Refusal) -> bool {
     const STATEMENTS: [&str; 4] = [
         "TCBInfo issue date is in the future",
@@ -22,24 +22,24 @@ pub(super) fn is_reason(reason: &Refusal) -> bool {
         "QE Identity expired",
     ];
     const CHAINS: [&str; 3] = ["CertExpired {", "CertNotValidYet {", "CrlExpired {"];
-    // Of the root's list the library says it without the words before.
+    // For the root's revocation list, the library omits the prefix.
     let text = reason.0.as_str();
     let error = text.strip_prefix("Failed to verify certificate chain: ");
     let error = error.unwrap_or(text);
     STATEMENTS.contains(&text) || CHAINS.iter().any(|start| error.starts_with(start))
 }
 
-/// A dated part: its name, and Unix times where they can be read.
+/// A dated part of the collateral: its name, and its dates in Unix time if they can be read.
 struct Part {
     name: &'static str,
     begin: Option<u64>,
-    /// The first second in which it does not count any more.
+    /// First second at which the part is no longer valid.
     end: Option<u64>,
-    /// What it names as its end itself.
+    /// End of validity as stated by the part.
     last: Option<u64>,
 }
 
-/// The first part whose time has not come, or the one whose time went first.
+/// Returns the first part that is not yet valid, or else the one that expired first.
 pub(super) fn part(
     quote: &[u8],
     collateral: &QuoteCollateralV3,
@@ -117,7 +117,7 @@ fn statement(name: &'static str, json: &str) -> Part {
     }
 }
 
-/// A revocation list does not count any more in the very second in which the next one is due.
+/// Reads the dates of a revocation list, which is no longer valid at the very second of its `nextUpdate`.
 fn list(name: &'static str, der: &[u8]) -> Part {
     let list = decode::<CertificateList>(der).ok();
     let seconds = |time: Time| time.to_unix_duration().as_secs();
@@ -134,7 +134,7 @@ fn list(name: &'static str, der: &[u8]) -> Part {
     }
 }
 
-/// Certificates in PEM, the leaf first, each under its name. Their last second counts.
+/// Reads the dates of certificates in PEM, the leaf first, each with its name. They are valid during their last second.
 fn chain<const N: usize>(names: [&'static str; N], pem: &[u8]) -> Vec<Part> {
     // A quote's chain may end in a zero byte.
     let pem = pem.strip_suffix(&[0]).unwrap_or(pem);

@@ -1,11 +1,11 @@
-//! Evidence that several sessions share: what is wrong with a session's place in it is named.
+//! Evidence that several sessions share: the cause names what is wrong with a session's place in the batch.
 
 use cocoon_protocol::batch::{Batch, Shared, share};
 
 use super::{super::report_data::report_data, *};
 use crate::appraise::binding::document as rows;
 
-/// Bindings of so many sessions, this verifier's at `at`.
+/// Returns the bindings of `count` sessions, with this verifier's at `at`.
 fn waiting(claims: &Claims, count: u8, at: u8) -> Vec<[u8; binding::BINDING_LEN]> {
     let one = |number: u8| {
         let other = Freshness {
@@ -21,7 +21,8 @@ fn shared(bindings: &[[u8; binding::BINDING_LEN]]) -> Shared {
     share(bindings).unwrap()
 }
 
-/// The verdict on a document of the session at place 2 of 5, changed by `edit` after the evidence was made.
+/// Returns the row on the report data of the session at place 2 of 5, whose document `edit` changes after the evidence was
+/// made.
 #[track_caller]
 fn judged(edit: impl FnOnce(&mut Document)) -> Check {
     let manifest = trusted(&sample());
@@ -54,16 +55,16 @@ const STRANGE: &str = "this session is not in the batch that the evidence is of:
 fn cocoon_batch_4() {
     assert_eq!(judged(|_| ()).outcome, Outcome::Pass);
     assert_eq!(cause(|d| place(d).index = 3), MOVED);
-    // Seven leaves give place 2 as long a path.
+    // In a batch of seven, the path of place 2 has the same length.
     assert_eq!(cause(|d| place(d).leaves = 7), MOVED);
     assert_eq!(cause(|d| place(d).path[1].0[0] ^= 1), STRANGE);
     assert_eq!(cause(|d| place(d).path.swap(0, 1)), STRANGE);
-    // A place that there cannot be is refused before anything is hashed.
+    // An impossible place is refused before anything is hashed.
     assert_eq!(
         cause(|d| place(d).path.truncate(2)),
         "a path of 2 hashes, where session 2 of a batch of 5 has 3"
     );
-    // Another session's place, with this one's nonce around it.
+    // Another session's place, in a document with this session's nonce.
     let manifest = trusted(&sample());
     let others = shared(&waiting(&document(Tee::Tdx, &manifest).claims, 5, 2));
     assert_eq!(cause(|d| d.batch = others.places[1].clone()), STRANGE);
@@ -75,7 +76,7 @@ fn cocoon_batch_4() {
     );
 }
 
-/// What a batch holds in this session's place, and what is not a batch at all.
+/// Batches with another binding in this session's place, and evidence that is not of a batch.
 #[test]
 fn bindings_of_another_kind_in_a_batch() {
     let manifest = trusted(&sample());
@@ -102,7 +103,7 @@ fn bindings_of_another_kind_in_a_batch() {
         cause(&document, &shared(&bindings).report_data),
         "the batch holds the boot binding where this session's belongs, and boot evidence authorises nothing"
     );
-    // The causes that name an input do so in a batch too.
+    // Changed inputs are named in a batch too.
     bindings[2] = binding::session(
         &document.claims,
         &Freshness {
@@ -123,7 +124,7 @@ fn bindings_of_another_kind_in_a_batch() {
     );
 }
 
-/// Documents that were not parsed are held to the same form.
+/// The form is also checked in documents that were not parsed.
 #[test]
 fn places_that_there_cannot_be() {
     let manifest = trusted(&sample());

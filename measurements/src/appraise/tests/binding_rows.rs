@@ -1,4 +1,4 @@
-//! What the document says against what the verifier knows.
+//! Checks of the document by what the verifier itself knows.
 
 use super::{
     super::binding::{document as rows, manifest as manifest_rows},
@@ -24,7 +24,7 @@ fn refused(edit: impl FnOnce(&mut Document)) -> (&'static str, String) {
     (id, cause.to_owned())
 }
 
-/// The cause given when the evidence was made over `found` and the document then edited.
+/// Returns the cause of the mismatch if the evidence was made for `found` of the original document, which is then edited.
 #[track_caller]
 fn cause(edit: impl FnOnce(&mut Document), found: impl FnOnce(&Document) -> Hex64) -> String {
     let (manifest, original) = verdict_on(|_| ());
@@ -64,7 +64,7 @@ fn cocoon_bind_5() {
     );
 }
 
-/// Each input that can be told apart is named.
+/// Each input of the binding that can be told apart is named.
 #[test]
 fn cocoon_verdict_7() {
     let earlier = Freshness {
@@ -212,7 +212,7 @@ fn cocoon_config_4() {
     );
 }
 
-/// A manifest that was trusted once is held against the clock again, and goes on saying that it is unlocked.
+/// The dates of a trusted manifest are checked again, and it is still reported as unlocked.
 #[test]
 fn cocoon_manifest_9() {
     let manifest = trusted(&sample());
@@ -244,7 +244,7 @@ fn cocoon_manifest_9() {
     no_failure(&rows);
 }
 
-/// What an image is without is shown and no reason to refuse it; without launch digests SEV-SNP is.
+/// Missing protections are shown, but are no reason to refuse an image. Missing launch digests are, on SEV-SNP.
 #[test]
 fn cocoon_manifest_12() {
     let runtime = Runtime {
@@ -283,7 +283,7 @@ fn cocoon_manifest_12() {
         ]
     );
     no_failure(&rows);
-    // However many there are, and with all of the reason.
+    // All of them are shown, each with its whole reason.
     let mut more = (*manifest).clone();
     let reason = "x".repeat(4000);
     let nine = (0..9).map(|number| (format!("protection {number}"), reason.clone()));

@@ -1,4 +1,4 @@
-//! The GPUs of a session: claimed, shown, tied to it, and as real as the CPU.
+//! The GPUs of a session: claims, evidence, link to the session, and class compared with the CPU's.
 
 use cocoon_protocol::{
     batch,
@@ -19,7 +19,7 @@ use crate::{
     roots::RootClass,
 };
 
-/// A GPU's machine, and what it shows.
+/// A machine with a GPU, and the document that it presents.
 struct Shown {
     scene: Scene,
     manifest: TrustedManifest,
@@ -49,7 +49,7 @@ fn collected(scene: &Scene, gpu: &Gpu, nonce: Hex32) -> CollectedGpu {
 }
 
 impl Shown {
-    /// One good GPU that answered this session.
+    /// Returns a document with one good GPU that answered this session.
     fn good() -> Self {
         let scene = Scene::at(NOW).unwrap();
         let manifest = cuda();
@@ -73,7 +73,7 @@ impl Shown {
         shown
     }
 
-    /// The claims name the section as it is now.
+    /// Makes the claims commit to the present section.
     fn claim(&mut self) {
         let digest = self.section().digest();
         self.document.claims.gpu_section_digest = digest;
@@ -83,7 +83,7 @@ impl Shown {
         self.document.gpu.as_mut().unwrap()
     }
 
-    /// The keys that a good boot committed to.
+    /// Returns the digest of the keys that a good boot document commits to.
     fn keys(&self) -> Hex32 {
         let key = self.scene.gpu.attestation.key.public().unwrap();
         let der = x509_cert::der::Encode::to_der(&key).unwrap();
@@ -137,10 +137,10 @@ fn a_gpu_that_answered_this_session_is_good() {
     }
 }
 
-/// The nonce, the section and the number of GPUs are the verifier's own to compute or compare.
+/// The verifier computes the nonce itself, and compares the section's digest and the number of GPUs.
 #[test]
 fn cocoon_gpu_18() {
-    // Genuine evidence, of another session of the very same GPU.
+    // Genuine evidence of the same GPU, but of another session.
     let mut other = Shown::good();
     let nonce = binding::gpu_nonce(&binding::session(
         &other.document.claims,
@@ -156,7 +156,7 @@ fn cocoon_gpu_18() {
         "gpu.nonce",
         "the report answers another question: an old one, or somebody else's",
     );
-    // Changed after the claims were made.
+    // The section is changed after the claims were made.
     let mut edited = Shown::good();
     edited.section().gpus[0].driver.protected_pcie = true;
     let (_, checks) = edited.checks(edited.keys(), RootClass::Development);
@@ -166,7 +166,7 @@ fn cocoon_gpu_18() {
         .map(|check| check.id)
         .collect();
     assert_eq!(failed, ["document.gpu", "gpu.protected_pcie"]);
-    // One that the guest counted shows nothing.
+    // The guest counts two GPUs, and only one has evidence.
     let mut missing = Shown::good();
     missing.section().functions = 2;
     missing.claim();
@@ -176,7 +176,7 @@ fn cocoon_gpu_18() {
     );
 }
 
-/// Sessions that share a report find their own way to its nonce, and nobody else's.
+/// A session that shares a report finds its nonce by its own path only.
 #[test]
 fn a_shared_report_answers_each_of_its_sessions() {
     let mut shown = Shown::good();
@@ -213,7 +213,7 @@ fn a_shared_report_answers_each_of_its_sessions() {
     );
 }
 
-/// Another genuine GPU that answers the right nonce is another GPU all the same.
+/// Another genuine GPU that answers the right nonce is refused, because its key is not the boot document's.
 #[test]
 fn cocoon_gpu_19() {
     const OTHER: &str = "other GPUs than those that the certificate of this connection committed to when the guest started: \
@@ -232,7 +232,7 @@ fn cocoon_gpu_19() {
     let collateral = swapped.document.gpu_collateral.as_mut().unwrap();
     collateral.ocsp = ocsp.into_iter().map(Blob).collect();
     swapped.refused("gpu.keys", OTHER);
-    // A boot that committed to no GPU.
+    // The boot document committed to no GPU.
     let shown = Shown::good();
     let (_, checks) = shown.checks(Hex32::ZERO, RootClass::Development);
     assert_eq!(only_failure(&checks), ("gpu.keys", OTHER));
@@ -252,7 +252,7 @@ fn cocoon_gpu_20() {
     );
 }
 
-/// Whoever accepts developer mode gets no more than a simulated machine for it, under NVIDIA's root too.
+/// If the policy accepts developer mode, the result is only as good as a simulated machine, even under NVIDIA's root.
 #[test]
 fn developer_mode_is_worth_no_more_than_a_simulated_gpu() {
     let vendor = Some(RootClass::Vendor);
@@ -265,7 +265,7 @@ fn developer_mode_is_worth_no_more_than_a_simulated_gpu() {
     assert_eq!(class(vendor, None, true), (None, None));
 }
 
-/// Evidence that nothing vouches for never hangs on one row.
+/// Unverified evidence fails in several rows, so that its refusal never depends on a single check.
 #[test]
 fn unverified_evidence_fails_twice() {
     let mut shown = Shown::good();
@@ -313,11 +313,11 @@ fn cocoon_verdict_9() {
         ("cuda", if_claimed, nothing, true, unproven),
         ("cuda", required, nothing, true, unproven),
         ("cuda", if_claimed, nothing, false, unproven),
-        // An unknown variant is taken for more than it may be.
+        // An unknown variant counts as a claim of a GPU.
         ("CPU", if_claimed, nothing, true, unproven),
         ("cuda", if_claimed, digest, true, claims),
         ("cuda", required, digest, true, claims),
-        // A session's document in the place of a boot's.
+        // A session document in place of a boot document.
         ("cuda", if_claimed, digest, false, claims),
         ("cpu", if_claimed, digest, true, unexpected),
         ("cpu", if_claimed, boot, false, unexpected),

@@ -1,4 +1,4 @@
-//! The platform itself: its patch levels, which machine it is, and how old the vendor's word on it may be.
+//! The platform: its patch levels, the machine's identity, and the age of the vendor's collateral.
 
 use super::{
     super::{platform::age as age_row, tdx::platform},
@@ -12,7 +12,7 @@ use crate::{
     tdx::quote::TdxClaims,
 };
 
-/// Reported, committed and launch level, each component, against the floor of the very part.
+/// Reported, committed and launch level are compared with the floor of the processor's part.
 #[test]
 fn cocoon_snp_8() {
     let row = |edit: &dyn Fn(&mut SnpClaims), root| {
@@ -85,7 +85,7 @@ fn cocoon_snp_8() {
             (failed.outcome, failed.cause, failed.advice.as_deref()),
             (Outcome::Fail, Some(cause), Some(advice))
         );
-        // Numbers of the simulator's protect nobody, so they reject nothing; the row says so, and what they would do.
+        // The simulator's levels reject nothing. The row says so, and how real hardware would be judged.
         let simulated = row(edit, RootClass::Development);
         let cause = format!(
             "simulated: no hardware stands behind these numbers, so they reject nothing; on hardware they would be below \
@@ -96,10 +96,10 @@ fn cocoon_snp_8() {
             (Outcome::Note, Some(cause))
         );
     }
-    // What is current says no more than what is committed.
+    // The current level is not compared, because it adds nothing to the committed one.
     let current = row(&|c| c.current_tcb = snp, RootClass::Vendor);
     assert_eq!(current.outcome, Outcome::Pass);
-    // Another part of the same generation counts microcode from another number.
+    // Another part of the same generation has its own count of microcode levels.
     let milan_x = |claims: &mut SnpClaims| {
         claims.cpuid = Some([0x19, 0x01, 2]);
         for tcb in [
@@ -120,7 +120,7 @@ fn cocoon_snp_8() {
     );
 }
 
-/// Turin has one component more, and a floor for it.
+/// Turin's TCB has one more component, with a floor of its own.
 #[test]
 fn turins_first_code_has_its_floor() {
     let tcb = |fmc| TcbVersion {
@@ -159,7 +159,7 @@ fn turins_first_code_has_its_floor() {
     );
 }
 
-/// The floor is the policy's: a stricter one refuses what the default accepts.
+/// A policy with a stricter floor refuses what the default accepts.
 #[test]
 fn a_policy_raises_the_floor() {
     let mut floors = SnpTcbFloors::default();
@@ -177,7 +177,7 @@ fn a_policy_raises_the_floor() {
     );
 }
 
-/// A list that AMD issued long ago is refused, even if it has not ended.
+/// A revocation list that AMD issued long ago is refused, even before its `nextUpdate`.
 #[test]
 fn amds_revocation_list_has_its_age() {
     const DAY: u64 = 24 * 60 * 60;
@@ -223,7 +223,7 @@ fn chips_are_told_apart() {
             "genuine evidence, of a machine that your policy does not list"
         )
     );
-    // With a provider's key (VLEK) the host may hide the chip.
+    // With a provider's key (VLEK), the host may mask the chip id.
     let masked = SnpClaims {
         chip_id: [0; 64],
         signing_key: SigningKey::Vlek,
@@ -237,7 +237,7 @@ fn chips_are_told_apart() {
             "the evidence does not prove which machine made it, so it cannot be one of your policy's list"
         )
     );
-    // Not even one that it shows counts: the provider's key stands for any chip of theirs.
+    // A chip id in the report does not count either: a provider's key is for any of its chips.
     let shown = SnpClaims {
         chip_id: [7; 64],
         ..masked
@@ -255,7 +255,7 @@ fn chips_are_told_apart() {
     assert_eq!(row.unwrap().found.as_deref(), Some("not proven"));
 }
 
-/// Ages are told in the unit of the limit, so that what is refused never reads like what is not.
+/// Ages are shown in the unit of the limit, so that a refused age never looks like an accepted one.
 #[test]
 fn ages_have_the_unit_of_their_limit() {
     const HOUR: u64 = 60 * 60;
@@ -277,7 +277,7 @@ fn ages_have_the_unit_of_their_limit() {
     assert_eq!(row(91, 90), told(fail, "91 seconds", "90 seconds"));
 }
 
-/// A policy that lists machines lets no other serve, of whichever vendor.
+/// If the policy lists machines, no other machine of either vendor is accepted.
 #[test]
 fn cocoon_verdict_8() {
     let judge = |ppid: &[u8], machines: &[&str]| {
@@ -314,7 +314,7 @@ fn cocoon_verdict_8() {
             (Outcome::Fail, Some(foreign))
         );
     }
-    // One without a readable identity is on no list, whatever stands there.
+    // A machine without a readable identity is not on the list, whatever the list contains.
     for ppid in [&[][..], &[0xc0; 15], &[0; 16]] {
         let row = judge(ppid, &[&own]);
         let masked = "the evidence does not prove which machine made it, so it cannot be one of your policy's list";

@@ -1,4 +1,4 @@
-//! The registers of a boot that differs from the manifest's, explained from its event log.
+//! Registers of a boot that differs from the manifest's, explained from its event log.
 
 use cocoon_protocol::{bytes::Hex48, manifest::PlatformSource};
 
@@ -113,7 +113,7 @@ fn cocoon_tdx_3() {
     }
 }
 
-/// What another shape of the manifest has in the same place is said to be its.
+/// If an event has the digest of another shape's event in the same place, the cause names that shape.
 #[test]
 fn a_mixture_of_shapes_is_told() {
     let mut manifest = Manifest::clone(&reference(PlatformSource::Computed));
@@ -144,7 +144,7 @@ fn a_mixture_of_shapes_is_told() {
     );
 }
 
-/// Inserted, missing and moved events are named as such, once, at the right place.
+/// An inserted, missing or moved event is named once, as such, at the right place.
 #[test]
 fn cocoon_tdx_4() {
     let edits: [(Edit<Vec<Hex48>>, &str, &str); 4] = [
@@ -189,7 +189,7 @@ fn cocoon_tdx_4() {
     }
 }
 
-/// A log that does not replay is a lie, whatever it says; a session's document must have one.
+/// A log that does not replay is refused, whatever its content. A session's document must have a log.
 #[test]
 fn cocoon_tdx_5() {
     let claims = claims(&boot(), RootClass::Vendor);
@@ -219,7 +219,7 @@ fn cocoon_tdx_5() {
             "CC event log: the type of the first record at offset 0x4 is not that of a log with SHA-384 digests alone".to_owned()
         )
     );
-    // Without a true log there is no telling what differs, only that something does.
+    // Without a log that replays, the cause cannot say what differs.
     let moved =
         super::super::rtmr::rtmr0(&manifest, &Hex([0xee; 48]), None, Some(RootClass::Vendor));
     assert_eq!(

@@ -1,4 +1,4 @@
-//! SEV-SNP claims against the manifest.
+//! Checks of SEV-SNP claims by the manifest and the policy.
 
 use cocoon_protocol::manifest::SnpLaunch;
 

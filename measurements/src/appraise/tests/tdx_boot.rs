@@ -1,4 +1,4 @@
-//! A made-up TDX boot, its log, its claims, and a manifest that refers to it.
+//! A made-up TDX boot with its log, its claims, and a manifest that matches it.
 
 use cocoon_protocol::{
     bytes::Hex48,
@@ -29,7 +29,7 @@ const STEPS: [&[u8]; 4] = [
     b"Exit Boot Services Returned with Success",
 ];
 
-/// A made-up boot: what each register's events are.
+/// A made-up boot: the inputs of each register's events.
 #[derive(Clone)]
 pub(super) struct Boot {
     pub(super) rtmr0: Vec<Hex48>,
@@ -52,7 +52,7 @@ pub(super) fn boot() -> Boot {
     }
 }
 
-/// Names as `tdx::rtmr0` gives them.
+/// Names of RTMR0's events, as `tdx::rtmr0` gives them.
 pub(super) const NAMES: [&str; 7] = [
     "memory map (TD hand-off block, 1024 MiB)",
     "variable store (CFV)",
@@ -170,7 +170,7 @@ pub(super) fn rows(claims: &TdxClaims, log: &Blob, manifest: &TrustedManifest) -
     checks
 }
 
-/// The rows after another boot than the reference's, with its true log.
+/// Returns the rows after a boot that differs from the reference, with its true log.
 pub(super) fn after(boot: &Boot) -> Vec<Check> {
     rows(
         &claims(boot, RootClass::Vendor),

@@ -1,4 +1,4 @@
-//! TDX claims against the manifest, with and without an event log.
+//! Checks of TDX claims by the manifest and the policy, with and without an event log.
 
 use cocoon_protocol::{bytes::Hex48, manifest::PlatformSource};
 
@@ -243,7 +243,7 @@ fn cocoon_tdx_10() {
         *piece(&mut edge) = NOW - 30 * DAY;
         no_failure(&platform(&edge, &Policy::default(), NOW));
     }
-    // The root's list is issued yearly and has an age of its own.
+    // The root's list is issued yearly, and has its own limit.
     let with_root_list = |age| {
         let mut edited = claims(&boot(), RootClass::Vendor);
         edited.issued.root_crl = NOW - age;

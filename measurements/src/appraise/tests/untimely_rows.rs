@@ -1,4 +1,4 @@
-//! Refusals for time, and what must not pass for one.
+//! Refusals because of a date, and refusals that must not be mistaken for one.
 
 use super::*;
 use crate::{
@@ -25,7 +25,7 @@ fn cocoon_tdx_11() {
             Some(advice)
         )
     );
-    // The library's own refusal is put in the same words, when the collateral's dates explain it.
+    // The library's refusal gets the same text if the collateral's dates explain it.
     let refused = |now| refused_for("TCBInfo expired", now);
     for now in [NOW, NOW + 1] {
         let text = format!(
@@ -50,7 +50,7 @@ fn cocoon_tdx_11() {
     );
 }
 
-/// What is broken stays broken at any time, and is not hidden by dates.
+/// An invalid signature is reported as such, even if a date is wrong too.
 #[test]
 fn a_broken_signature_is_not_called_expired() {
     let broken = "Signature is invalid for tcb_info in quote_collateral";
@@ -81,7 +81,8 @@ fn a_broken_signature_is_not_called_expired() {
     }
 }
 
-/// Id and cause of the row about what the library refused for `reason`, with TCB information of the day before [`NOW`].
+/// Returns id and cause of the row for a refusal by the library with `reason`. The TCB information is from the day before
+/// [`NOW`].
 fn refused_for(reason: &str, now: u64) -> (&'static str, String) {
     let collateral = dcap_qvl::QuoteCollateralV3 {
         pck_crl_issuer_chain: String::new(),
