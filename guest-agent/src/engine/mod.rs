@@ -37,7 +37,7 @@ use crate::metering::Tally;
 /// State of the engine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EngineState {
-    /// Number of times that the engine died since boot.
+    /// Number of times since boot that the engine died or could not be launched.
     pub deaths: u32,
     /// Why the last engine that died before it was ready could not start, if it said so.
     pub unable: Option<StartFailure>,
@@ -89,7 +89,7 @@ pub enum Unavailable {
         /// Seconds after which another attempt is worthwhile.
         retry_after: u32,
     },
-    /// Running answers take all the memory that there is for answers.
+    /// Answers that run, or that clients have not read to the end, take all the memory that there is for answers.
     #[error("all memory for answers is taken")]
     Memory {
         /// Seconds after which another attempt is worthwhile.
@@ -110,7 +110,7 @@ pub enum Unavailable {
         /// Seconds after which another attempt is worthwhile, if some answers have been read by then.
         retry_after: u32,
     },
-    /// The request was waiting for a slot when the machine was told to drain.
+    /// The machine is draining, and the request was waiting for a slot or would have to wait for one.
     #[error("the machine finishes its last answers")]
     Draining,
     /// The engine is loading or being restarted.
