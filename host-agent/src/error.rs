@@ -1,4 +1,4 @@
-//! Why a VM could not be brought up, or ended.
+//! The errors of starting and running a VM.
 
 use cocoon_protocol::config::ConfigError;
 use cocoon_qemu::process::{SpawnError, StopError};
@@ -15,73 +15,73 @@ use crate::simulator::SimulatorError;
 use crate::state::StateError;
 use crate::tee::NotReady;
 
-/// Why there is no VM.
+/// Why a VM could not be started, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum UpError {
-    /// The image folder.
+    /// The image folder cannot be used.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// The operator's configuration.
+    /// The operator's configuration cannot be used.
     #[error("the operator's configuration cannot be used")]
     Config(#[from] ConfigError),
-    /// The public address.
+    /// The public address cannot be bound.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The VM's folder.
+    /// The VM's state folder cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
-    /// No such TEE.
+    /// This machine cannot start the requested TEE.
     #[error(transparent)]
     Tee(#[from] NotReady),
-    /// Its GPU.
+    /// The GPU cannot be given to the VM.
     #[error(transparent)]
     Gpu(#[from] NotGiven),
-    /// Its place.
+    /// The VM's processors cannot be bound to its NUMA nodes.
     #[error(transparent)]
     Pin(#[from] PinError),
-    /// Its network.
+    /// The VM's network is not available.
     #[error("network: {0}")]
     Network(String),
-    /// No QEMU.
+    /// There is no usable QEMU.
     #[error(transparent)]
     Qemu(#[from] QemuError),
-    /// No simulator.
+    /// The simulator failed.
     #[error(transparent)]
     Simulator(#[from] SimulatorError),
-    /// QEMU's streams.
+    /// The sockets for QEMU cannot be created.
     #[error("cannot make QEMU's sockets")]
     Socket(#[from] SocketError),
-    /// QEMU does not start.
+    /// QEMU cannot be started.
     #[error("cannot start QEMU")]
     Spawn(#[from] SpawnError),
-    /// QEMU started and refused.
+    /// QEMU started, but refused to run.
     #[error("QEMU does not run: {}", said(diagnostics))]
     Refused {
-        /// What QEMU wrote.
+        /// QEMU's standard error.
         diagnostics: String,
-        /// What its control socket did.
+        /// The error on QEMU's control socket.
         #[source]
         source: QmpError,
     },
     /// The VM ended although nobody asked it to.
     #[error("{failure}{}{}{}", console_words(console), qemu_words(diagnostics), stuck_words(stuck.as_ref()))]
     Failed {
-        /// Why.
+        /// Why it ended.
         failure: Failure,
-        /// Last lines of its console.
+        /// Last lines of the console.
         console: Vec<String>,
-        /// What QEMU wrote.
+        /// QEMU's standard error.
         diagnostics: String,
-        /// That QEMU is still there.
+        /// The error of stopping QEMU, if its process did not end.
         stuck: Option<StopError>,
     },
-    /// `down` came before it served.
+    /// The VM was stopped before it served.
     #[error("the VM was stopped before it served")]
     Stopped,
-    /// QEMU hangs in the kernel.
+    /// QEMU did not end after SIGKILL.
     #[error(transparent)]
     Stop(#[from] StopError),
-    /// The owner of the VM is gone.
+    /// The task that owns the VM panicked or was aborted.
     #[error("the task that owns the VM ended early")]
     Lost,
 }

@@ -1,5 +1,5 @@
-//! The end of a manifest. From then on every client refuses what it describes, while everything on this side still serves:
-//! so the operator is told, in time to put a newer one in its place. Nothing is refused here.
+//! Warns of the expiry of a manifest. From then on every client refuses the appliance, although the host serves it as before.
+//! This module only warns in time for an update, and refuses nothing.
 
 use std::time::Duration;
 
@@ -9,29 +9,30 @@ use crate::collateral::keeper::clock;
 use crate::text::utc;
 use crate::watch::top::age;
 
-/// For how many seconds before the end it is told.
+/// Seconds before the expiry from which on the operator is warned: a week.
 pub const SOON: u64 = 7 * 86_400;
 
-/// How often a VM that runs is looked at. By the clock of day, which may be set, and a machine that sleeps stops this one.
+/// Interval of the checks for a running VM. The expiry is a time of day, which may be changed, and a timer stops while the
+/// machine sleeps, so one long timer would not do.
 const LOOK: Duration = Duration::from_secs(3600);
 
-/// What an operator can do about it.
+/// What the operator can do.
 const WAY_OUT: &str = "build or get a newer release, sign its manifest and give both to `cocoon-host update`; \
     without the daemon, start again with its image";
 
-/// How far a manifest is from its end.
+/// How near a manifest is to its expiry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Term {
-    /// It has more than [`SOON`] to go.
+    /// More than [`SOON`] is left.
     Fine,
-    /// It ends soon.
+    /// At most [`SOON`] is left.
     EndsSoon,
-    /// No client takes it.
+    /// The manifest has expired; no client accepts it.
     Ended,
 }
 
-/// The term at `now` of a manifest that counts until `not_after`, both in seconds since 1970. As with clients, the last
-/// second counts.
+/// Classifies a manifest that is valid until `not_after`, at `now`, both in seconds since 1970. As for clients, the last
+/// second counts as valid.
 #[must_use]
 pub fn term(not_after: u64, now: u64) -> Term {
     match not_after.checked_sub(now) {
@@ -41,7 +42,7 @@ pub fn term(not_after: u64, now: u64) -> Term {
     }
 }
 
-/// What the operator should know and do; `None` while there is time enough.
+/// Returns the warning for the operator; `None` if there is enough time.
 #[must_use]
 pub fn warning(not_after: u64, now: u64) -> Option<String> {
     let told = match term(not_after, now) {
@@ -53,7 +54,7 @@ pub fn warning(not_after: u64, now: u64) -> Option<String> {
     Some(format!("the image's manifest {when}; {told}: {WAY_OUT}"))
 }
 
-/// `ends on 2026-12-30T11:05:00Z, in 29d` or `ended on …, 3d ago`.
+/// Formats the expiry: `ends on 2026-12-30T11:05:00Z, in 29d` or `ended on …, 3d ago`.
 #[must_use]
 pub fn when(not_after: u64, now: u64) -> String {
     let (date, span) = (utc(not_after), span(not_after, now));
@@ -63,7 +64,7 @@ pub fn when(not_after: u64, now: u64) -> String {
     }
 }
 
-/// The same as [`warning`] where there is little place: at most 17 characters.
+/// A short form of [`warning`], of at most 17 characters.
 #[must_use]
 pub fn sign(not_after: u64, now: u64) -> Option<String> {
     match term(not_after, now) {
@@ -73,7 +74,7 @@ pub fn sign(not_after: u64, now: u64) -> Option<String> {
     }
 }
 
-/// Warns when it comes to that, for ever: of an end that is near, and of one that has come. What is so already has been said.
+/// Warns whenever the term changes to one with a warning. The caller has given the current warning already. Never returns.
 pub(crate) async fn watch(not_after: u64, warn: impl Fn(String)) {
     let mut said = term(not_after, clock());
     loop {
@@ -84,7 +85,7 @@ pub(crate) async fn watch(not_after: u64, warn: impl Fn(String)) {
     }
 }
 
-/// The warning at `now`, unless it has been `said`.
+/// Returns the warning at `now`, unless the term is the one in `said`.
 fn newly(said: &mut Term, not_after: u64, now: u64) -> Option<String> {
     let before = std::mem::replace(said, term(not_after, now));
     warning(not_after, now).filter(|_| *said != before)
@@ -144,7 +145,7 @@ mod tests {
             .filter(|now| newly(&mut said, END, *now).is_some())
             .collect();
         assert_eq!(warned, [END - SOON, END + 86_400]);
-        // Put right, and wrong again: it is not so any more that the operator knows.
+        // The clock is corrected and then wrong again: the warning is repeated.
         assert_eq!(newly(&mut said, END, 0), None);
         assert!(newly(&mut said, END, END).is_some());
     }

@@ -1,4 +1,4 @@
-//! A file that another process writes, read to its end and then as it grows.
+//! Reads a file that another process writes, to its end and then as it grows.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -9,13 +9,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-/// How often a file is looked at that somebody follows.
+/// How often a followed file is checked.
 const LOOK: Duration = Duration::from_millis(200);
-/// Read at once, in bytes.
+/// Maximum length of a piece in bytes.
 const PIECE: usize = 64 * 1024;
 
-/// Sends what is in the file and, when `follow`, what comes, until the receiver is gone. A new run begins a file of its own,
-/// and with it what is sent; `path` says where that is now: an update moves the VM to another folder.
+/// Sends the file's contents and, with `follow`, what is added to it, until the receiver is dropped. A new run of the VM
+/// starts a new file, which is sent from its beginning. `path` returns its current path, because an update moves the VM to
+/// another folder.
 pub async fn send(
     mut file: File,
     path: impl Fn() -> PathBuf,
@@ -34,7 +35,7 @@ pub async fn send(
             Ok(_) if follow => {}
             _ => return,
         }
-        // Found before the last look at the old one, which has been read to its end by now.
+        // The newer file was found before the last read of the old one, which is at its end now.
         if let Some(newer) = newer.take() {
             file = newer;
             continue;
@@ -53,7 +54,7 @@ fn read(file: &mut File) -> io::Result<Bytes> {
     Ok(piece.into())
 }
 
-/// The file under that name now, if it is another one; one that was emptied is read from its beginning.
+/// Returns the file that is now at `path`, if it is another one. Rewinds `file` if it was truncated.
 fn replaced(file: &mut File, path: &Path) -> io::Result<Option<File>> {
     let newer = File::open(path)?;
     let (old, new) = (file.metadata()?, newer.metadata()?);
@@ -90,7 +91,7 @@ mod tests {
         std::fs::write(folder.path().join("other"), "three\n").unwrap();
         std::fs::rename(folder.path().join("other"), &path).unwrap();
         assert_eq!(lines.recv().await.unwrap(), "three\n");
-        // Elsewhere, and what was written last where it was is not lost.
+        // The file moves; what was last written to the old one is not lost.
         std::fs::write(&moved, "five\n").unwrap();
         let mut old = File::options().append(true).open(&path).unwrap();
         old.write_all(b"four\n").unwrap();

@@ -1,12 +1,13 @@
-//! Makes a GPU ready to be given to a VM, and takes it back: bound to vfio-pci, in confidential mode, freshly reset.
+//! Prepares a GPU for a VM, and returns it to the host. A prepared GPU is bound to vfio-pci, in confidential-computing mode
+//! and freshly reset.
 //!
 //! ```text
-//! facts (doctor) ──plan──▶ steps, each with its reason ──▶ shown (--dry-run), or carried out one by one ──▶ facts again
+//! facts (doctor) ──plan──▶ steps, each with its reason ──▶ printed (--dry-run), or carried out one by one ──▶ facts again
 //! ```
 //!
-//! In confidential mode a GPU takes one attach for each reset. What a preparation binds and switches stays until the machine
-//! starts again; the reset alone comes before every boot ([`fresh()`]). **No real GPU has been prepared by this**: the steps
-//! are those of the kernel's documentation (`sysfs-bus-pci`, vfio) and of NVIDIA's gpu-admin-tools.
+//! In confidential-computing mode a GPU allows one attach per reset. Driver and mode stay as prepared until the machine
+//! restarts; only the reset is repeated before each boot ([`fresh()`]). **No real GPU has been prepared by this code.** The
+//! steps follow the kernel's documentation (`sysfs-bus-pci`, vfio) and NVIDIA's gpu-admin-tools.
 
 mod fresh;
 mod given;

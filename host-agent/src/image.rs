@@ -1,5 +1,5 @@
-//! An image folder, opened: every file by descriptor, so that what was checked, what QEMU reads and what the
-//! simulator measures are the same bytes.
+//! An image folder with every file opened, so that the bytes that were checked, that QEMU reads and that the simulator
+//! measures are the same.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -8,33 +8,33 @@ use std::path::{Path, PathBuf};
 use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::manifest::{MAX_MANIFEST_LEN, Manifest, ManifestError, manifest_id};
 
-/// Longest kernel command line, in bytes.
+/// Maximum length of a kernel command line in bytes.
 pub const MAX_CMDLINE: usize = 2047;
 
-/// An image, opened.
+/// An opened image.
 #[derive(Debug)]
 pub struct Image {
-    /// `vmlinuz`.
+    /// File `vmlinuz`.
     pub kernel: File,
-    /// `initrd.img`.
+    /// File `initrd.img`.
     pub initrd: File,
-    /// `OVMF.tdx.fd`, which also boots the simulated modes.
+    /// Firmware to boot: `OVMF.tdx.fd`, also for simulated TEEs, or `OVMF.snp.fd` after [`Self::use_snp_firmware`].
     pub firmware: File,
-    /// `model.img`.
+    /// File `model.img`.
     pub model: File,
-    /// `runtime.img`, of an image for real GPUs.
+    /// File `runtime.img`, which only images for real GPUs have.
     pub runtime: Option<File>,
-    /// Path of `OVMF.snp.fd`, for the simulator.
+    /// Path of `OVMF.snp.fd`, for the simulator and for SNP guests.
     pub snp_firmware: PathBuf,
-    /// Path of `vmlinuz` and `OVMF.tdx.fd`, for the accelerator's probe.
+    /// Paths of `vmlinuz` and `OVMF.tdx.fd`, for the trial of KVM.
     pub probe: (PathBuf, PathBuf),
-    /// Contents of `cmdline`.
+    /// Contents of the file `cmdline`.
     pub cmdline: String,
-    /// The manifest that this host publishes.
+    /// Bytes of the manifest that this host publishes.
     pub manifest: Vec<u8>,
-    /// Its identity.
+    /// Identity (SHA-256) of the manifest.
     pub manifest_id: Hex32,
-    /// What it says.
+    /// The parsed manifest.
     pub content: Manifest,
 }
 
@@ -46,36 +46,36 @@ pub enum ImageError {
         "the image is incomplete: cannot read {path:?}; build it with `cocoon-image build --variant cpu --out DIR`"
     )]
     Incomplete {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// The command line is too long or not text.
+    /// The file with the kernel's command line is malformed or too long.
     #[error(
         "{path:?} is not a kernel command line: one line of at most {MAX_CMDLINE} printable characters"
     )]
     Cmdline {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// The manifest is none.
+    /// The manifest cannot be parsed.
     #[error("{path:?} is not a manifest")]
     Manifest {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// The parser's error.
         #[source]
         source: ManifestError,
     },
 }
 
 impl Image {
-    /// Opens the image in `folder`; its manifest is `manifest` or else the `manifest.json` in it.
+    /// Opens the image in `folder`. Its manifest is `manifest`, or else `manifest.json` in the folder.
     ///
     /// # Errors
-    /// [`ImageError`] names the file.
+    /// Fails with [`ImageError`], which names the file.
     pub fn open(folder: &Path, manifest: Option<&Path>) -> Result<Self, ImageError> {
         let path = |name: &str| folder.join(name);
         let open = |name: &str| open(&path(name));
@@ -90,12 +90,12 @@ impl Image {
             .ok_or(ImageError::Cmdline { path: cmdline_path })?;
         let manifest_path = manifest.map_or_else(|| path("manifest.json"), Path::to_owned);
         let manifest = read(&manifest_path, MAX_MANIFEST_LEN + 1)?;
-        // Whether it is true is for clients to judge; that it parses spares the operator a useless boot.
+        // Clients judge the manifest; parsing it here spares the operator a useless boot.
         let content = Manifest::parse(&manifest).map_err(|source| ImageError::Manifest {
             path: manifest_path,
             source,
         })?;
-        // Only the simulator opens it, but an image without it is incomplete.
+        // Opened later, by the simulator or for an SNP guest, but an image without it is incomplete.
         open("OVMF.snp.fd")?;
         Ok(Self {
             kernel: open("vmlinuz")?,
@@ -116,20 +116,21 @@ impl Image {
         })
     }
 
-    /// Boots `OVMF.snp.fd` instead, as SNP guests do.
+    /// Replaces the firmware with `OVMF.snp.fd`, which SNP guests boot.
     ///
     /// # Errors
-    /// [`ImageError::Incomplete`].
+    /// Fails with [`ImageError::Incomplete`] if the file cannot be opened.
     pub fn use_snp_firmware(&mut self) -> Result<(), ImageError> {
         self.firmware = open(&self.snp_firmware)?;
         Ok(())
     }
 }
 
-/// Identity and content of the manifest that is published for the image in `folder`: `manifest`, or the one in it.
+/// Returns identity and content of the manifest that is published for the image in `folder`: `manifest`, or else
+/// `manifest.json` in the folder.
 ///
 /// # Errors
-/// [`ImageError`] names the file.
+/// Fails with [`ImageError`], which names the file.
 pub fn manifest(folder: &Path, manifest: Option<&Path>) -> Result<(Hex32, Manifest), ImageError> {
     let path = manifest.map_or_else(|| folder.join("manifest.json"), Path::to_owned);
     let bytes = read(&path, MAX_MANIFEST_LEN + 1)?;
@@ -164,7 +165,7 @@ fn read(path: &Path, limit: usize) -> Result<Vec<u8>, ImageError> {
     Ok(bytes)
 }
 
-/// The simulator is another process, perhaps in another folder.
+/// The simulator is another process, perhaps with another current folder.
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

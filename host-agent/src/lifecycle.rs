@@ -1,4 +1,4 @@
-//! The life of an appliance as a pure function with effects: no clock, no process, no socket.
+//! An appliance's life cycle as a pure function with effects: no clock, no process, no socket.
 //!
 //! ```text
 //!            start                started          evidence          listener open
@@ -9,25 +9,25 @@
 //!                  Stopped        Failed ◀────────── does not die ─────────────── Draining ──▶ Stopped
 //! ```
 //!
-//! A run that ends before QEMU runs was refused: it is tried again for as long as it is wanted, after pauses that grow. What it
-//! lacks may come late, as services do after the machine's boot.
+//! A run that ends before QEMU runs was refused. What it lacks may come late, as services do after the machine's boot, so it
+//! is tried again after growing pauses until it succeeds or is stopped, except with the restart policy `never`.
 //!
-//! | state | is | ends by itself after | who else ends it |
+//! | state | meaning | ends by itself after | also ended by |
 //! |---|---|---|---|
 //! | [`Created`](State::Created) | known, never started | never | the operator |
 //! | [`Preparing`](State::Preparing) | waits for its back-off, then for image, port, simulator and QEMU | the back-off, then [`Deadlines::preparing`] | its process |
 //! | [`Booting`](State::Booting) | QEMU runs: firmware, kernel, agent, model | [`Deadlines::booting`] | its process |
-//! | [`Attesting`](State::Attesting) | the guest takes its evidence, the engine loads | [`Deadlines::attesting`] | its process |
+//! | [`Attesting`](State::Attesting) | the guest collects its evidence, the engine loads | [`Deadlines::attesting`] | its process |
 //! | [`Serving`](State::Serving) | the guest has its evidence and its listener is open | never | its process, the operator |
-//! | [`Draining`](State::Draining) | running requests finish, or it has failed and QEMU ends; killed if they do not | [`Deadlines::draining`], [`Deadlines::dying`] | its process |
-//! | [`Stopped`](State::Stopped) | nothing runs, as asked | never | the operator's start alone |
-//! | [`Failed`](State::Failed) | nothing is tried any more, and why | never | the operator's start alone |
+//! | [`Draining`](State::Draining) | running requests finish, or the VM has failed and QEMU ends; killed if they do not | [`Deadlines::draining`], [`Deadlines::dying`] | its process |
+//! | [`Stopped`](State::Stopped) | nothing runs, as requested | never | only the operator's start |
+//! | [`Failed`](State::Failed) | given up, with a reason | never | only the operator's start |
 //!
-//! *Its process* is the supervisor that owns QEMU: whatever happens to either is [`Event::Ended`]. Every event is
-//! handled in every state; what a state does not expect changes nothing. A restart is scheduled by the deadline of
-//! `Preparing`, which is part of the state, so that it survives the daemon. Each run has a number, and effects name it:
-//! an effect is never emitted twice for one run, except to a process that a new daemon has found, or this one again
-//! ([`Event::Adopted`]): it may not have heard what it was told before.
+//! *Its process* is the supervisor that owns QEMU; the end of both is [`Event::Ended`]. Every event is handled in every
+//! state, and one that a state does not expect changes nothing. The time of a restart is part of the state `Preparing`, so
+//! that it survives the daemon. Each run has a number, which its effects name. An effect is emitted only once for a run,
+//! except to a process that was found or connected to again ([`Event::Adopted`]), because it may not have received the
+//! earlier order.
 
 use std::time::Duration;
 
@@ -41,123 +41,124 @@ mod next;
 pub use backoff::backoff;
 pub use next::next;
 
-/// Milliseconds since 1970, on a clock that only goes forward.
+/// Milliseconds since 1970, on a clock that never goes back.
 pub type Millis = u64;
 
-/// So many refusals in a row are more than a moment: seconds, with the usual pauses.
+/// Number of refusals in a row after which an appliance counts as held up: with the default back-off, some seconds.
 const HELD_UP: u32 = 5;
 
-/// An appliance's life so far.
+/// The life cycle of an appliance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lifecycle {
-    /// Where it is.
+    /// Current state.
     pub state: State,
-    /// Since when.
+    /// Time at which the state was entered.
     pub since: Millis,
-    /// How many runs have begun.
+    /// Number of the last run; 0 before the first.
     pub run: u64,
-    /// Failures in a row.
+    /// Number of failures in a row.
     pub failures: u32,
-    /// Runs in a row that were refused before QEMU ran; those are no crash loop. Absent where there is none, as in what an earlier daemon kept.
+    /// Number of refusals in a row. They never count as a crash loop. Absent on disk if 0, and in what earlier releases
+    /// wrote.
     #[serde(default, skip_serializing_if = "is_none")]
     pub refusals: u32,
-    /// Why it failed last.
+    /// Reason of the last failure or refusal.
     pub last_failure: Option<String>,
 }
 
-/// Where an appliance is in its life.
+/// The state of an appliance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum State {
-    /// Known, never started.
+    /// Known, but never started.
     Created,
-    /// Everything before QEMU runs.
+    /// Everything is made ready for QEMU.
     Preparing {
-        /// Begins then, after a failure; `None` once its process is started.
+        /// Time of the next run, after a failure; `None` once its process has started.
         restart_at: Option<Millis>,
     },
     /// QEMU runs.
     Booting,
-    /// The guest takes its evidence.
+    /// The guest collects its evidence.
     Attesting,
-    /// Clients are served.
+    /// The guest serves clients.
     Serving,
-    /// On the way down.
+    /// The VM is ending.
     Draining {
-        /// What comes after.
+        /// What happens afterwards.
         then: Then,
-        /// Whether it was told to finish (false), or killed (true).
+        /// Whether the process was killed (true) or asked to finish (false).
         killed: bool,
     },
-    /// Nothing runs, as asked.
+    /// Nothing runs, as requested.
     Stopped {
-        /// Whether the daemon's end was the reason: then its next start is a start.
+        /// Whether the daemon's end was the reason. If so, the next daemon starts the appliance again.
         resume: bool,
     },
-    /// Nothing is tried any more.
+    /// The appliance is given up.
     Failed {
-        /// Why.
+        /// Why it was given up.
         reason: String,
     },
 }
 
-/// What comes after draining.
+/// What happens after draining.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Then {
-    /// Rest.
+    /// The appliance stops.
     Stop {
         /// As in [`State::Stopped`].
         resume: bool,
     },
-    /// The next run.
+    /// The next run starts.
     Start,
-    /// It counts as a failure.
+    /// The run counts as a failure.
     Fail {
-        /// Why it had to end.
+        /// Why the run had to end.
         reason: String,
     },
 }
 
-/// How far a process has come, in order.
+/// The stage that a process has reached, in ascending order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
-    /// Before QEMU runs.
+    /// QEMU does not run yet.
     Preparing,
     /// QEMU runs.
     Booting,
-    /// The guest takes its evidence.
+    /// The guest collects its evidence.
     Attesting,
     /// The guest has its evidence, and its listener is open.
     Serving,
-    /// It was told to finish, by whomever.
+    /// The process was asked to finish, by anybody.
     Draining,
 }
 
-/// Something that happened.
+/// An event in an appliance's life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The operator wants it to run.
+    /// The operator starts the appliance.
     Start,
-    /// The operator wants it to finish and rest.
+    /// The operator stops the appliance.
     Stop,
-    /// The operator wants it to finish and run anew.
+    /// The operator restarts the appliance.
     Restart,
-    /// The daemon ends in good order.
+    /// The daemon ends in an orderly way.
     Halt,
-    /// A daemon that has just started found the process of the last run alive, or one that had lost sight of it.
+    /// A daemon found the process of the last run after its own start, or connected to it again.
     Adopted,
-    /// The process came this far: QEMU's start, the guest's messages, its evidence.
+    /// The process reached a stage: QEMU's start, the guest's messages, its evidence.
     Reached(Stage),
-    /// The process says that the VM has failed and that it is ending it.
+    /// The process reports that the VM has failed and is being ended.
     Failing(String),
-    /// QEMU said over QMP that the machine does not run any more.
+    /// QEMU reported over QMP that the guest no longer runs.
     Halted(String),
-    /// The process is gone, and QEMU with it.
+    /// The process has ended, and QEMU with it.
     Ended(Ending),
-    /// Time has passed.
+    /// Time has passed; a deadline may have been reached.
     Tick,
 }
 
@@ -165,19 +166,19 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Ending {
-    /// As asked.
+    /// As requested.
     Stopped,
-    /// Otherwise.
+    /// For another reason.
     Failed {
-        /// Why.
+        /// Why it ended.
         reason: String,
     },
 }
 
-/// Something to do.
+/// An effect that the caller must carry out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Effect {
-    /// Keep the new state on disk and tell everybody. Before all other effects, so that none is forgotten.
+    /// Store the new state on disk and publish it. Precedes all other effects, so that none is forgotten.
     Publish,
     /// Start the process of this run.
     Launch(u64),
@@ -187,31 +188,31 @@ pub enum Effect {
     Kill(u64),
 }
 
-/// What the operator decided.
+/// The settings that transitions depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
-    /// When to try again.
+    /// When to restart.
     pub restart: Restart,
     /// How long states may last.
     pub deadlines: Deadlines,
 }
 
-/// How long states may last. The process has deadlines of its own for the guest's silence; these hold when the process
-/// itself is stuck. Those of ends are longer for a confidential guest ([`Deadlines::reclaiming`]).
+/// Maximum durations of states. The process has deadlines of its own for the guest's silence; these apply even if the process
+/// itself is stuck. [`Deadlines::reclaiming`] extends those of ending a confidential guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
-    /// Image, simulator and QEMU, which may have to be fetched.
+    /// Preparing image, simulator and QEMU, which may have to be fetched.
     pub preparing: Duration,
-    /// From QEMU's start to the guest's evidence.
+    /// Booting, from QEMU's start to the guest's evidence.
     pub booting: Duration,
-    /// From the guest's evidence to its listener.
+    /// Attesting, from the guest's evidence to its listener.
     pub attesting: Duration,
-    /// The last requests.
+    /// Draining: the last requests finish.
     pub draining: Duration,
-    /// The same of a VM that an update has replaced. Nobody waits for its end, so it has all the time that its guest gives
+    /// Draining of a VM that an update has replaced. Nobody waits for its end, so it gets all the time that its guest gives
     /// running requests, and a minute to end.
     pub retiring: Duration,
-    /// From SIGKILL to the end.
+    /// Dying, from SIGKILL to the end of the process.
     pub dying: Duration,
 }
 
@@ -220,7 +221,7 @@ impl Default for Deadlines {
         Self {
             preparing: Duration::from_secs(1800),
             booting: Duration::from_secs(3600),
-            // A load has 1800 s of the guest's own, and GPUs and evidence come before it.
+            // The guest gives the engine 1800 s to load; GPUs and evidence come before that.
             attesting: Duration::from_secs(2700),
             draining: Duration::from_secs(180),
             retiring: Duration::from_secs(660),
@@ -230,7 +231,7 @@ impl Default for Deadlines {
 }
 
 impl Deadlines {
-    /// The same of a VM whose memory the kernel may take so long to give back, however it ends.
+    /// Extends the deadlines of ending by the time that the kernel may take to reclaim the VM's memory.
     #[must_use]
     pub fn reclaiming(self, reclaim: Duration) -> Self {
         Self {
@@ -241,23 +242,23 @@ impl Deadlines {
         }
     }
 
-    /// How long a start may take until it serves or has failed.
+    /// Maximum time from a start until the appliance serves or has failed.
     #[must_use]
     pub fn up(&self) -> Duration {
         self.preparing + self.booting + self.attesting
     }
 
-    /// How long a stop may take, whatever runs: also that of a VM which an update has just replaced.
+    /// Maximum time of a stop, even of a VM that an update has just replaced.
     #[must_use]
     pub fn down(&self) -> Duration {
         self.draining.max(self.retiring) + self.dying
     }
 }
 
-/// What ends a state if nothing else does.
+/// What ends a state if no event does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holder {
-    /// The clock, then.
+    /// A deadline at this time.
     Deadline(Millis),
     /// The operator's next command.
     Operator,
@@ -266,7 +267,7 @@ pub enum Holder {
 }
 
 impl Lifecycle {
-    /// A new appliance.
+    /// Creates the life cycle of a new appliance.
     #[must_use]
     pub fn new(now: Millis) -> Self {
         Self {
@@ -279,7 +280,7 @@ impl Lifecycle {
         }
     }
 
-    /// What ends the state if nothing else does.
+    /// Returns what ends the current state if no event does.
     #[must_use]
     pub fn holder(&self, rules: &Rules) -> Holder {
         let after = |duration: Duration| Holder::Deadline(later(self.since, duration));
@@ -298,7 +299,7 @@ impl Lifecycle {
         }
     }
 
-    /// What a clock that was wrong has dated into the future counts from `now` on.
+    /// Moves times that a wrong clock set into the future back to `now`.
     pub fn date(&mut self, now: Millis) {
         let ahead = self.since.saturating_sub(now);
         self.since -= ahead;
@@ -310,19 +311,19 @@ impl Lifecycle {
         }
     }
 
-    /// Tries in a row that came to nothing, however.
+    /// Number of failures and refusals in a row.
     #[must_use]
     pub fn in_a_row(&self) -> u32 {
         self.failures.saturating_add(self.refusals)
     }
 
-    /// Whether it lacks something for longer than the moments after the machine's boot.
+    /// Whether the appliance has been refused for longer than the moments after the machine's boot.
     #[must_use]
     pub fn is_held_up(&self) -> bool {
         self.refusals >= HELD_UP
     }
 
-    /// Whether only an earlier daemon's end has stopped it, or is about to: then the next one starts it.
+    /// Whether the appliance stopped, or is stopping, only because the daemon ended. If so, the next daemon starts it.
     #[must_use]
     pub fn resumes(&self) -> bool {
         match self.state {
@@ -355,7 +356,7 @@ impl Lifecycle {
 }
 
 impl State {
-    /// Its name.
+    /// Name of the state.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -370,7 +371,7 @@ impl State {
         }
     }
 
-    /// Whether only the operator's start leads on.
+    /// Whether only the operator's start leaves the state.
     #[must_use]
     pub fn is_terminal(&self) -> bool {
         matches!(self, Self::Stopped { .. } | Self::Failed { .. })

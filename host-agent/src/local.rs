@@ -1,4 +1,4 @@
-//! The socket behind `ps` and `down`: one request and one answer per connection, for this user alone.
+//! The socket behind `ps` and `down`: one request and one answer per connection, open to this user only.
 
 use std::io;
 use std::path::Path;
@@ -12,48 +12,49 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
-/// Largest message, in bytes.
+/// Maximum length of a message in bytes.
 const MAX_MESSAGE: usize = 16 * 1024;
-/// How long one side may let the other wait for a message.
+/// How long one side waits for a message of the other.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// After a failure to take a connection.
+/// Pause after a failure to accept a connection.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// What can be asked.
+/// A request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
-    /// How it is doing.
+    /// Report the VM's status.
     Status,
-    /// Finish and stop; the connection closes when the VM is gone. The second one does not wait for the last requests.
+    /// Stop the VM after its running requests. The connection closes when the VM is gone. A second request stops it at once.
     Down,
 }
 
-/// How a VM is doing.
+/// The status of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Status {
-    /// Its name.
+    /// Name of the VM.
     pub name: String,
-    /// In a word or a few: `starting`, `in phase model`, `serving`.
+    /// Current activity in a few words: `starting`, `in phase model`, `serving`.
     pub doing: String,
     /// Public address.
     pub endpoint: String,
-    /// Which TEE is imitated, if any.
+    /// TEE that is simulated, if any.
     pub simulated: Option<String>,
-    /// QEMU's process, once it runs.
+    /// Process id of QEMU, once it runs.
     pub qemu_pid: Option<u32>,
-    /// Identity of the manifest.
+    /// Identity (SHA-256) of the manifest.
     pub manifest_id: String,
-    /// When that ends, in seconds since 1970. A VM of an earlier release does not say it.
+    /// Expiry of the manifest in seconds since 1970. VMs of an earlier release do not report it.
     #[serde(default)]
     pub not_after: Option<u64>,
-    /// How long the kernel may take its memory back when it ends, in seconds. A VM of an earlier release does not say it.
+    /// Time in seconds that the kernel may take to reclaim the VM's memory. VMs of an earlier release do not report it.
     #[serde(default)]
     pub reclaim_seconds: u64,
 }
 
-/// Serves until dropped. One client at a time: answers are immediate. `end` ends the VM at once.
+/// Serves until dropped, one client at a time, since answers are immediate. A first `down` sends to `drain`; a second one
+/// calls `end`, which ends the VM at once.
 pub(crate) async fn serve<F: Future<Output = ()>>(
     listener: UnixListener,
     status: watch::Receiver<Status>,
@@ -63,7 +64,7 @@ pub(crate) async fn serve<F: Future<Output = ()>>(
     let mut leaving = Vec::new();
     loop {
         let Ok((mut stream, _)) = listener.accept().await else {
-            // Out of descriptors, as a rule: whoever waits is still there a moment later.
+            // Usually the process is out of file descriptors. The client is still there after the pause.
             sleep(RETRY).await;
             continue;
         };
@@ -73,12 +74,12 @@ pub(crate) async fn serve<F: Future<Output = ()>>(
         let down = matches!(request, Ok(Request::Down));
         if request.is_ok() {
             let answer = status.borrow().clone();
-            // A client that left needs no answer.
+            // A client that has left needs no answer.
             let _ = timeout(PATIENCE, send(&mut stream, &answer)).await;
         }
         if down && leaving.len() < 16 {
             match leaving.is_empty() {
-                // Full means that it is asked already.
+                // A full channel means that draining was already requested.
                 true => drop(drain.try_send(())),
                 false => end().await,
             }
@@ -87,23 +88,23 @@ pub(crate) async fn serve<F: Future<Output = ()>>(
     }
 }
 
-/// The status of the VM whose socket this is.
+/// Returns the status of the VM that listens on `socket`.
 ///
 /// # Errors
-/// [`io::ErrorKind::ConnectionRefused`] or `NotFound` when it does not run.
+/// Fails with [`io::ErrorKind::ConnectionRefused`] or `NotFound` if the VM does not run.
 pub async fn status(socket: &Path) -> io::Result<Status> {
     ask(socket, Request::Status).await.map(|(status, _)| status)
 }
 
-/// Stops the VM whose socket this is, and waits for its end, at most `patience` and what the kernel may take for its memory;
-/// false when it is still ending.
+/// Stops the VM that listens on `socket`. Waits for its end for at most `patience` and the time that the kernel may take to
+/// reclaim memory. Returns false if the VM is still ending.
 ///
 /// # Errors
 /// As [`status`].
 pub async fn down(socket: &Path, patience: Duration) -> io::Result<bool> {
     let (status, mut stream) = ask(socket, Request::Down).await?;
     let patience = patience.saturating_add(Duration::from_secs(status.reclaim_seconds));
-    // Closing is all that can still come; a reset is as good.
+    // The end of the VM closes or resets the connection; nothing else can come.
     let gone = async { while matches!(stream.read(&mut [0; 64]).await, Ok(count) if count > 0) {} };
     Ok(timeout(patience, gone).await.is_ok())
 }
@@ -154,7 +155,7 @@ mod tests {
         }
     }
 
-    /// Whoever is not waited for any more is told so, and the VM ends for whoever waits no longer.
+    /// The first client gives up waiting and is told that the VM still ends; the second request ends it.
     #[tokio::test]
     async fn the_second_wish_to_stop_does_not_wait() {
         let folder = tempfile::tempdir().unwrap();
@@ -178,7 +179,7 @@ mod tests {
         assert!(second.await.unwrap().unwrap());
     }
 
-    /// Beyond all patience with its requests, for as long as it says.
+    /// The kernel's time to reclaim memory is added to the client's patience.
     #[tokio::test]
     async fn a_confidential_vm_is_waited_for_until_the_kernel_has_its_memory() {
         let folder = tempfile::tempdir().unwrap();
@@ -194,7 +195,7 @@ mod tests {
         let asked = socket.clone();
         let stopping = tokio::spawn(async move { down(&asked, Duration::ZERO).await });
         drained.recv().await.unwrap();
-        // So many answers later, no patience at all would have ended.
+        // After this many answers, the client would have given up without that time.
         for _ in 0..50 {
             super::status(&socket).await.unwrap();
         }

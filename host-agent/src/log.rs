@@ -1,6 +1,6 @@
-//! The log of a VM for programs: the console's lines and our own news, each with its time, one JSON object a line.
+//! A VM's log for programs: console lines and the host agent's messages, each with its time, as one JSON object per line.
 //!
-//! Nothing of a prompt can be in it: the guest's console is quiet while it serves, and the news are a closed set.
+//! It cannot contain prompts: the guest's console is silent while it serves, and the messages are a closed set.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,32 +9,32 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-/// Its name in the VM's folder.
+/// Name of the file in the VM's folder.
 pub const FILE: &str = "log.jsonl";
 
-/// One line.
+/// A line of the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
     /// Seconds since 1970 on the host's clock, to the millisecond.
     pub time: f64,
-    /// Who said it.
+    /// Where the text comes from.
     pub source: Source,
-    /// What, without anything that could steer a terminal.
+    /// The text, without control characters.
     pub text: String,
 }
 
-/// Who says something.
+/// The source of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
-    /// The guest, on its console.
+    /// The guest's console.
     Console,
     /// The host agent.
     Host,
 }
 
-/// The log being written. What does not fit any more is left out; each source has room of its own, so that a guest which
+/// A log that is being written. Lines beyond the limit are dropped. Each source has a limit of its own, so that a guest that
 /// fills its console does not silence the host.
 #[derive(Debug)]
 pub(crate) struct Log(Mutex<Open>);
@@ -47,7 +47,7 @@ struct Open {
 }
 
 impl Log {
-    /// Writes at most `limit` bytes of each source into `file`.
+    /// Creates a log that writes at most `limit` bytes of each source to `file`.
     pub(crate) fn new(file: File, limit: u64) -> Self {
         let (console, host) = (limit, limit);
         Self(Mutex::new(Open {
@@ -57,7 +57,7 @@ impl Log {
         }))
     }
 
-    /// Adds a line; `text` has been made harmless.
+    /// Adds a line; `text` has been sanitised.
     pub(crate) fn add(&self, source: Source, text: &str) {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let milliseconds = since.map_or(0, |since| since.as_millis());
@@ -66,7 +66,7 @@ impl Log {
             source,
             text: text.to_owned(),
         };
-        // A number and strings: serialisation cannot fail.
+        // Serialisation of a number and strings cannot fail.
         let mut line = serde_json::to_vec(&entry).unwrap_or_default();
         line.push(b'\n');
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,10 +75,10 @@ impl Log {
             Source::Host => &mut open.host,
         };
         let rest = left.checked_sub(line.len() as u64);
-        // Nor does anything shorter of the same source come after a gap.
+        // After a dropped line, later lines of the same source are dropped too, so that the log has no gaps.
         *left = rest.unwrap_or(0);
         if rest.is_some() {
-            // One write, so that readers see whole lines. A full disk costs the log, not the VM.
+            // A single write, so that readers see whole lines. A full disk must cost only the log, not the VM.
             let _ = open.file.write_all(&line);
         }
     }

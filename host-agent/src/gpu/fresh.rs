@@ -1,9 +1,9 @@
-//! Before each boot: in confidential mode a GPU takes one attach for each reset, so it is reset once more.
+//! Resets a GPU before each boot, because in confidential-computing mode it allows one attach per reset.
 //!
-//! Only root may do that through sysfs. Where this process may not, the kernel does it: vfio-pci resets a function when it is
-//! opened for a VM, and again when it is closed, by the first of the GPU's `reset_method`s that works
-//! (`vfio_pci_core_enable`, `pci_try_reset_function`). That has to be the function's own, which `cocoon-host gpu prepare`
-//! writes, once after each start of the machine.
+//! Only root can do so through sysfs. Otherwise the kernel does it: vfio-pci resets a function when it is opened for a VM,
+//! and again when it is closed, by the first of the GPU's `reset_method`s that works (`vfio_pci_core_enable`,
+//! `pci_try_reset_function`). The first must be the function-level reset, which `cocoon-host gpu prepare` sets once after
+//! each start of the machine.
 
 use std::io::ErrorKind;
 
@@ -15,17 +15,17 @@ use super::plan::reset;
 use crate::doctor::facts::Gpus;
 use crate::text::chain;
 
-/// Who resets a GPU before a boot.
+/// How a GPU is reset for a boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fresh {
-    /// It has just been done.
+    /// This process has reset it.
     Reset,
-    /// The kernel does it when QEMU opens the GPU.
+    /// The kernel resets it when QEMU opens it.
     ByKernel,
 }
 
 impl Fresh {
-    /// For people.
+    /// Description for people.
     #[must_use]
     pub fn words(self) -> &'static str {
         match self {
@@ -35,10 +35,11 @@ impl Fresh {
     }
 }
 
-/// Sees to it that the next attach of the GPU at `address` is the first one after a reset of the function.
+/// Ensures that the next attach of the GPU at `address` is the first after a function-level reset.
 ///
 /// # Errors
-/// [`NotGiven::NoReset`] and [`NotGiven::Reset`].
+/// Fails with [`NotGiven::NoReset`] if neither this process nor the kernel can reset it so, or with [`NotGiven::Reset`] if
+/// the reset failed.
 pub fn fresh(gpus: &Gpus, address: PciAddress, hands: &dyn Hands) -> Result<Fresh, NotGiven> {
     let failed = match carry_out(&reset(address), hands, |_| ()) {
         Ok(()) => return Ok(Fresh::Reset),

@@ -1,4 +1,4 @@
-//! Carries a plan out, step by step; stops at the first that fails and says what was done before it.
+//! Carries out a plan step by step. Stops at the first failure, and says which steps were done.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
@@ -8,31 +8,31 @@ use crate::doctor::real::Real;
 use crate::doctor::source::{Ran, World as _};
 use crate::text::plain;
 
-/// Longest words of a tool that are repeated, in characters.
+/// Maximum length of a tool's output in an error, in characters.
 const WORDS: usize = 300;
 
-/// What changes a machine.
+/// Operations that change a machine.
 pub trait Hands {
-    /// Writes `text` to a file that is there.
+    /// Writes `text` to an existing file.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// Returns the kernel's error.
     fn write(&self, path: &str, text: &str) -> io::Result<()>;
 
     /// Runs a program to its end.
     ///
     /// # Errors
-    /// Why it did not run.
+    /// Fails if the program cannot be run or does not end in time.
     fn run(&self, command: &[&str]) -> io::Result<Ran>;
 }
 
-/// This machine's.
+/// Changes the machine that this program runs on.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RealHands;
 
 impl Hands for RealHands {
     fn write(&self, path: &str, text: &str) -> io::Result<()> {
-        // A file of sysfs takes one write, and an empty text as an empty line.
+        // A sysfs file takes a single write; an empty text must be an empty line.
         let mut file = OpenOptions::new().write(true).open(path)?;
         file.write_all(format!("{text}\n").as_bytes())
     }
@@ -46,21 +46,21 @@ impl Hands for RealHands {
 #[derive(Debug, thiserror::Error)]
 #[error("step {at} of {of} failed: {action}; the {} before it are done, and `cocoon-host gpu prepare` or `restore` goes on from there", at - 1)]
 pub struct Failed {
-    /// Which, from 1 on.
+    /// Number of the step, counted from 1.
     pub at: usize,
-    /// Of how many.
+    /// Number of steps in the plan.
     pub of: usize,
-    /// What it was.
+    /// What the step does.
     pub action: Action,
-    /// Why.
+    /// The underlying error.
     #[source]
     pub source: io::Error,
 }
 
-/// Carries `steps` out; `told` hears of each before it is done.
+/// Carries out `steps`; `told` is called with each before it begins.
 ///
 /// # Errors
-/// [`Failed`] names the step; the steps after it are not done.
+/// Fails with [`Failed`], which names the step. Later steps are not carried out.
 pub fn carry_out(
     steps: &[Planned],
     hands: &dyn Hands,

@@ -1,4 +1,4 @@
-//! What to do with a GPU, as a list: pure, from what is known of it.
+//! Plans the steps that prepare or restore a GPU. Pure.
 
 use std::fmt;
 
@@ -10,26 +10,26 @@ use crate::doctor::facts::{CcMode, Gpu, Gpus};
 const DRIVERS: &str = "/sys/bus/pci";
 const DEVICES: &str = crate::doctor::facts::DEVICES;
 
-/// What a GPU is to be.
+/// The goal of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Aim {
-    /// Ready to be given to a VM.
+    /// The GPU is ready for a VM.
     Prepared,
-    /// The host's own again.
+    /// The GPU belongs to the host again.
     Restored,
 }
 
-/// One thing to do.
+/// An action of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Write a text to a file of sysfs.
+    /// Write a text to a sysfs file.
     Write {
-        /// The file.
+        /// Path of the file.
         path: String,
         /// The text.
         text: String,
     },
-    /// Run NVIDIA's admin tool.
+    /// Run NVIDIA's admin tool with these arguments.
     Run(Vec<String>),
 }
 
@@ -48,64 +48,64 @@ impl Serialize for Action {
     }
 }
 
-/// One thing to do, and why.
+/// A step of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Planned {
-    /// What.
+    /// What to do.
     pub action: Action,
-    /// Why.
+    /// Why it is done.
     pub reason: &'static str,
 }
 
-/// Why a GPU cannot be prepared or given back.
+/// Why a GPU cannot be prepared or restored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    /// Not here.
+    /// There is no NVIDIA GPU at this address.
     #[error("there is no GPU of NVIDIA's at {0}: `cocoon-host gpu list` shows what there is")]
     Unknown(PciAddress),
-    /// Somebody's.
+    /// A VM uses the GPU.
     #[error("{0} belongs to a VM that runs: stop it first (`cocoon-host ps`)")]
     InUse(PciAddress),
-    /// Off the bus.
+    /// The GPU does not answer on the bus.
     #[error(
         "{0} does not answer on the bus: reset the slot (nvidia_gpu_tools.py --recover-broken-gpu), or power the server off and on"
     )]
     Silent(PciAddress),
-    /// No confidential mode.
+    /// The GPU has no known confidential-computing mode.
     #[error("{0} is not known to have a confidential mode: use an H100, H200 or later")]
     NotConfidential(PciAddress),
-    /// No isolation.
+    /// The GPU is in no IOMMU group.
     #[error("{0} is in no IOMMU group: enable the IOMMU in the BIOS")]
     NoGroup(PciAddress),
-    /// Not alone.
+    /// Another driver holds a function of the GPU's IOMMU group.
     #[error(
         "{address} shares its IOMMU group with {other}, which {driver} holds: free that one first, or move the GPU to another slot"
     )]
     Shared {
-        /// The GPU.
+        /// Address of the GPU.
         address: PciAddress,
-        /// The other function.
+        /// Address of the other function.
         other: PciAddress,
-        /// Its driver.
+        /// Driver of the other function.
         driver: String,
     },
-    /// No reset.
+    /// The GPU has no function-level reset.
     #[error("{0} has no function-level reset, without which it takes one attach and no second")]
     NoReset(PciAddress),
-    /// No driver to hold it.
+    /// The driver vfio-pci is not loaded.
     #[error("the driver vfio-pci is not loaded: modprobe vfio-pci")]
     NoVfio,
-    /// Its mode can be neither read nor set.
+    /// The admin tool is missing, so the mode cannot be set.
     #[error(
         "NVIDIA's admin tool is not installed, and without it the mode of {0} cannot be set: put nvidia_gpu_tools.py of gpu-admin-tools on the PATH"
     )]
     NoTool(PciAddress),
 }
 
-/// The steps from what is known to `aim`, in order.
+/// Returns the steps that reach `aim`, in order.
 ///
 /// # Errors
-/// [`Unfit`] says what stands in the way; then nothing should be done at all.
+/// Fails with [`Unfit`] if something prevents it. Then nothing should be done at all.
 pub fn plan(gpus: &Gpus, address: PciAddress, aim: Aim) -> Result<Vec<Planned>, Unfit> {
     let gpu = gpus.all.iter().find(|gpu| gpu.address == address);
     let gpu = gpu.ok_or(Unfit::Unknown(address))?;
@@ -141,13 +141,13 @@ fn prepare(gpus: &Gpus, gpu: &Gpu) -> Result<Vec<Planned>, Unfit> {
         let reason = "vfio-pci takes it, and hands it to a VM";
         steps.push(probe(address, reason));
     }
-    // Last, because the admin tool undoes it.
+    // The last step, because the admin tool undoes it.
     let reason = "never asleep: some GPUs do not wake up again";
     steps.push(device(address, "power/control", "on", reason));
     Ok(steps)
 }
 
-/// The function's own reset.
+/// The function-level reset.
 pub(super) fn reset(address: PciAddress) -> [Planned; 2] {
     [
         device(
@@ -165,7 +165,7 @@ pub(super) fn reset(address: PciAddress) -> [Planned; 2] {
     ]
 }
 
-/// Everything that no step can change.
+/// Checks everything that no step can change.
 fn fit(gpus: &Gpus, gpu: &Gpu) -> Result<(), Unfit> {
     let address = gpu.address;
     if gpu.model.is_none() {
@@ -198,9 +198,9 @@ fn restore(gpus: &Gpus, gpu: &Gpu) -> Result<Vec<Planned>, Unfit> {
     let address = gpu.address;
     let mut steps = Vec::new();
     let bound = gpu.is_bound();
-    // A GPU without such a mode needs none switched off.
+    // A GPU without a known mode needs no switch.
     let switch = gpu.model.is_some() && gpu.cc != Some(CcMode::Off);
-    // The reset after a switch must not come under whoever uses the GPU through the host's own driver.
+    // A switch resets the GPU, which must not happen while the host's own driver uses it.
     let released = bound || (switch && gpu.driver.is_some());
     if bound {
         steps.push(unbind(address, "vfio-pci lets go of it"));

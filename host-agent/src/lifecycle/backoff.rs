@@ -1,11 +1,11 @@
-//! How long to wait before the next try.
+//! The back-off before the next run.
 
 use std::time::Duration;
 
 use crate::config::Restart;
 
-/// The pause after so many failures in a row. After the first there is none: what failed once is wanted back at once. From the
-/// second on it doubles, and never exceeds the greatest delay.
+/// Returns the back-off after a number of failures in a row. The first failure has none, since a single failure should be
+/// repaired at once. From the second on it starts at `delay` and doubles, up to `max_delay`.
 #[must_use]
 pub fn backoff(restart: &Restart, failures: u32) -> Duration {
     let Some(doublings) = failures.checked_sub(2) else {
@@ -17,7 +17,8 @@ pub fn backoff(restart: &Restart, failures: u32) -> Duration {
         .min(restart.max_delay)
 }
 
-/// The pause after so many refusals in a row. Those have no end, so that pauses grow also where failures have none.
+/// Returns the back-off after a number of refusals in a row. Refusals have no maximum number, so the back-off is at least 0.1
+/// s after the second, with a maximum of at least 1 s.
 pub(super) fn patient(restart: &Restart, refusals: u32) -> Duration {
     let restart = Restart {
         delay: restart.delay.max(Duration::from_millis(100)),

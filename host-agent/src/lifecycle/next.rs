@@ -1,4 +1,4 @@
-//! The transitions.
+//! The transitions of the life cycle.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::{
 };
 use crate::config::RestartPolicy;
 
-/// The next life, and what to do, in this order. `now` never goes back.
+/// Returns the next life cycle, and the effects to carry out in order. `now` never goes back.
 #[must_use]
 pub fn next(
     life: &Lifecycle,
@@ -70,11 +70,11 @@ impl Step<'_> {
                 self.forgive();
                 self.launch();
             }
-            // The operator does not wait for the back-off; the failures still count.
+            // The operator need not wait for the back-off. The failures still count.
             State::Preparing {
                 restart_at: Some(_),
             } => self.launch(),
-            // It is to run: not only until it is down, then.
+            // The appliance ends first, and starts afterwards.
             State::Draining { then, .. } => *then = Then::Start,
             State::Preparing { restart_at: None }
             | State::Booting
@@ -93,10 +93,10 @@ impl Step<'_> {
             } => {
                 self.rest(halting);
             }
-            // Before QEMU runs there is nothing to finish, and nobody who could be asked.
+            // Before QEMU runs, there is nothing to finish and nobody to ask.
             State::Preparing { restart_at: None } => self.kill(then),
             State::Booting | State::Attesting | State::Serving => self.drain(then),
-            // What the operator stopped does not come back with the daemon.
+            // An appliance that the operator stopped does not resume with the next daemon.
             State::Draining {
                 then: Then::Stop { .. },
                 ..
@@ -115,7 +115,7 @@ impl Step<'_> {
         }
     }
 
-    /// Whoever has served long enough has no failures behind it, however this run ends.
+    /// Forgets failures if the VM has served long enough, however this run ends.
     fn forget(&mut self) {
         let healthy = self.rules.restart.healthy;
         if self.life.state == State::Serving && self.now >= later(self.life.since, healthy) {
@@ -123,7 +123,7 @@ impl Step<'_> {
         }
     }
 
-    /// What the operator starts or stops begins anew.
+    /// An operator's command starts the counts anew.
     fn forgive(&mut self) {
         (self.life.failures, self.life.refusals) = (0, 0);
     }
@@ -140,7 +140,7 @@ impl Step<'_> {
         self.effects.push(Effect::Drain(self.life.run));
     }
 
-    /// Once: who is being killed already goes on dying, for the reason that was first.
+    /// Kills the process, once. If it is draining or being killed already, the first reason stays.
     fn kill(&mut self, then: Then) {
         let then = match &self.life.state {
             State::Draining { killed: true, .. } => return,
@@ -154,7 +154,7 @@ impl Step<'_> {
 
     fn adopted(&mut self) {
         match self.life.state {
-            // It is ending without being asked.
+            // The process is ending the VM by itself.
             State::Draining {
                 then: Then::Fail { .. },
                 killed: false,
@@ -167,7 +167,7 @@ impl Step<'_> {
         }
     }
 
-    /// Only forward: late and repeated reports change nothing.
+    /// Moves only forward: late and repeated reports change nothing.
     fn reached(&mut self, stage: Stage) {
         let at = match self.life.state {
             State::Preparing { restart_at: None } => Stage::Preparing,
@@ -180,30 +180,30 @@ impl Step<'_> {
             return;
         }
         let state = match stage {
-            // Smaller than everything.
+            // Excluded by the comparison above.
             Stage::Preparing => return,
             Stage::Booting => State::Booting,
             Stage::Attesting => State::Attesting,
             Stage::Serving => State::Serving,
-            // Somebody asked the process itself.
+            // Somebody asked the process directly, without the daemon.
             Stage::Draining => State::Draining {
                 then: Then::Stop { resume: false },
                 killed: false,
             },
         };
-        // Whatever was missing is there.
+        // Nothing is missing any more.
         self.life.refusals = 0;
         self.enter(state);
     }
 
-    /// Not serving any more, at once: the end of a confidential guest's process takes its time.
+    /// Leaves `Serving` at once: the process of a confidential guest may take long to end.
     fn failing(&mut self, why: &str) {
         match self.life.state {
             State::Preparing { restart_at: None }
             | State::Booting
             | State::Attesting
             | State::Serving => {}
-            // For the reason that was first.
+            // The first reason stays.
             _ => return,
         }
         let reason = why.to_owned();
@@ -220,7 +220,7 @@ impl Step<'_> {
         self.forget();
         let state = self.life.state.clone();
         match (state, ending) {
-            // However it went down: it is down, as wanted.
+            // However it ended, the appliance is stopped, as requested.
             (
                 State::Draining {
                     then: Then::Stop { resume },
@@ -239,7 +239,7 @@ impl Step<'_> {
                 self.forgive();
                 self.launch();
             }
-            // It has said why, and now in full.
+            // The ending has the full reason.
             (State::Draining { killed: false, .. }, Ending::Failed { reason }) => {
                 self.failed(reason);
             }
@@ -250,14 +250,14 @@ impl Step<'_> {
                 },
                 _,
             ) => self.failed(&reason),
-            // Somebody asked the process itself, and it was quick.
+            // Somebody asked the process directly, and it ended at once.
             (_, Ending::Stopped) => self.rest(false),
             (State::Preparing { .. }, Ending::Failed { reason }) => self.refused(reason),
             (_, Ending::Failed { reason }) => self.failed(reason),
         }
     }
 
-    /// It never ran: nobody is helped by giving it up, and the pauses bound what the tries cost.
+    /// QEMU never ran. Giving up would help nobody, and the back-off bounds the cost of more tries.
     fn refused(&mut self, reason: &str) {
         self.life.refusals = self.life.refusals.saturating_add(1);
         self.life.last_failure = Some(reason.to_owned());
@@ -292,7 +292,7 @@ impl Step<'_> {
         self.enter(State::Failed { reason });
     }
 
-    /// Until the next try.
+    /// Waits for the back-off before the next run.
     fn wait(&mut self, pause: Duration) {
         let restart_at = Some(later(self.now, pause));
         self.enter(State::Preparing { restart_at });
@@ -327,7 +327,7 @@ impl Step<'_> {
                 self.life.last_failure = Some(reason.clone());
                 self.enter(State::Failed { reason });
             }
-            // They have no deadline.
+            // These states have no deadline.
             State::Created | State::Serving | State::Stopped { .. } | State::Failed { .. } => {}
         }
     }

@@ -1,4 +1,4 @@
-//! The table of transitions, story by story; what holds in all stories is in [`properties`].
+//! The transitions, one scenario per test. [`properties`] tests what holds in every scenario.
 
 use super::*;
 use crate::config::RestartPolicy;
@@ -18,7 +18,7 @@ fn rules() -> Rules {
     }
 }
 
-/// A life that events are fed to, with a clock.
+/// A life cycle with a clock, to which events are fed.
 struct Story {
     life: Lifecycle,
     now: Millis,
@@ -120,7 +120,7 @@ fn a_crash_loop_ends_with_its_reason() {
     };
     assert_eq!(story.life.state, expected);
     assert_eq!(story.life.last_failure.as_deref(), Some("no firmware"));
-    // The operator has mended something: it is a new life.
+    // The operator's start begins a new count.
     assert_eq!(
         story.hears(Event::Start),
         [Effect::Publish, Effect::Launch(5)]
@@ -128,7 +128,7 @@ fn a_crash_loop_ends_with_its_reason() {
     assert_eq!(story.life.failures, 0);
 }
 
-/// After the machine's boot services, clocks and devices may come late: nothing has run, so nothing has crashed.
+/// After the machine's boot, services, clocks and devices may come late. Nothing has run yet, so nothing has crashed.
 #[test]
 fn what_is_refused_before_qemu_runs_is_tried_until_it_serves() {
     let mut story = Story::new();
@@ -151,11 +151,11 @@ fn what_is_refused_before_qemu_runs_is_tried_until_it_serves() {
         story.waits();
     }
     story.serves();
-    // What crashed before that still counts.
+    // Earlier failures still count.
     assert_eq!((story.life.failures, story.life.refusals), (1, 0));
     story.breaks("QEMU died");
     assert_eq!(story.life.in_a_row(), 2);
-    // What rests lacks nothing, whatever it did when it was told to.
+    // A stopped appliance has no refusals, whatever it was doing when it was stopped.
     story.waits();
     story.breaks("no quote service");
     let waiting = story.life.clone();
@@ -187,7 +187,7 @@ fn a_healthy_span_makes_failures_forgotten() {
     assert_eq!(story.life.failures, 2);
 }
 
-/// QEMU's word that the machine stands still, months apart, is no crash loop; within the span it is.
+/// Halted guests months apart are no crash loop; within the healthy time they are.
 #[test]
 fn halts_after_a_healthy_span_are_forgotten_too() {
     let mut story = Story::new();
@@ -264,7 +264,7 @@ fn who_does_not_finish_is_killed_and_who_does_not_die_is_given_up() {
     assert_eq!(story.life.state, State::Failed { reason });
 }
 
-/// Commands wait so long for an end: draining, in a VM that was replaced too, and SIGKILL.
+/// Commands wait as long as this for an end: draining (also of a replaced VM), then SIGKILL.
 #[test]
 fn a_stop_is_over_when_every_deadline_has_passed() {
     assert_eq!(Deadlines::default().down(), Duration::from_secs(690));
@@ -283,7 +283,7 @@ fn a_stop_is_over_when_every_deadline_has_passed() {
     }
 }
 
-/// A confidential guest's memory alone may take longer than all of that.
+/// Reclaiming a confidential guest's memory alone may take longer than all other deadlines.
 #[test]
 fn the_kernel_has_its_time_however_a_vm_ends() {
     let (usual, reclaim) = (Deadlines::default(), Duration::from_secs(9567));
@@ -301,7 +301,7 @@ fn the_kernel_has_its_time_however_a_vm_ends() {
     assert!(took(&story) <= story.rules.deadlines.down());
 }
 
-/// A VM that has failed and is still being taken apart serves nobody, and counts once.
+/// A VM that has failed and is still ending does not serve any more, and counts as one failure.
 #[test]
 fn whoever_is_failing_does_not_serve_any_more_and_fails_with_its_last_words() {
     let mut story = Story::new();
@@ -321,21 +321,21 @@ fn whoever_is_failing_does_not_serve_any_more_and_fails_with_its_last_words() {
         (told, story.life.failures),
         (Some("QEMU died: no memory"), 1)
     );
-    // Nor does it come back when the operator has said so meanwhile.
+    // It does not start again if the operator stopped it meanwhile.
     story.waits();
     story.serves();
     story.hears(failing());
     story.hears(Event::Stop);
     story.breaks("QEMU died");
     assert_eq!(story.life.state, State::Stopped { resume: false });
-    // One that was told to finish has no other reason to end.
+    // After an order to finish, a failure changes nothing.
     story.hears(Event::Start);
     story.serves();
     story.hears(Event::Stop);
     assert_eq!(story.hears(failing()), []);
 }
 
-/// The machine's clock was years ahead when that was kept.
+/// The machine's clock was years ahead when the state was stored.
 #[test]
 fn what_was_dated_into_the_future_counts_from_now_on() {
     let mut story = Story::new();
@@ -379,7 +379,7 @@ fn a_new_daemon_asks_again_and_starts_what_only_the_old_ones_end_has_stopped() {
     assert_eq!(story.hears(Event::Adopted), [Effect::Drain(1)]);
     story.waits();
     assert_eq!(story.hears(Event::Adopted), [Effect::Kill(1)]);
-    // It may end before the new daemon has looked, or long after.
+    // The process may end before the new daemon has looked, or long after.
     let mut late = story.life.clone();
     story.hears(Event::Ended(Ending::Stopped));
     assert_eq!(story.life.state, State::Stopped { resume: true });
@@ -391,7 +391,7 @@ fn a_new_daemon_asks_again_and_starts_what_only_the_old_ones_end_has_stopped() {
         (late, _) = next(&late, story.now, &event, &story.rules);
     }
     assert_eq!((late.state, late.run), (State::Serving, 2));
-    // The operator's word is stronger than the daemon's end, and later.
+    // The operator's stop overrides the daemon's, and comes later.
     story.hears(Event::Stop);
     assert_eq!(story.life.state, State::Stopped { resume: false });
     assert_eq!(story.hears(Event::Halt), []);

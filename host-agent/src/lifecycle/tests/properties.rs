@@ -1,4 +1,4 @@
-//! Whatever happens in whatever order, the promises of the table hold.
+//! Properties of the transitions that hold for all sequences of events.
 
 use std::collections::HashSet;
 
@@ -63,11 +63,11 @@ proptest! {
             now += pause;
             let (after, effects) = next(&life, now, &event, &rules);
 
-            // Out of the end leads the operator's start alone; a stop may only take back that it resumes.
+            // Only the operator's start leaves a terminal state; a stop may only clear `resume`.
             if life.state.is_terminal() && !matches!(event, Event::Start | Event::Restart) {
                 prop_assert_eq!(after.state.name(), life.state.name());
             }
-            // Whoever waits is waited for by somebody, and a deadline comes.
+            // Every state has a deadline or an owner.
             match after.holder(&rules) {
                 Holder::Deadline(at) => prop_assert!(at <= now + 3_600_000),
                 Holder::Operator => {
@@ -75,14 +75,14 @@ proptest! {
                 }
                 Holder::Process => prop_assert!(after.has_process()),
             }
-            // Effects are told before they are done, each once, and to the run that is alive.
+            // Effects follow their publication, come once each, and concern the live run.
             prop_assert_eq!(effects.first() == Some(&Effect::Publish), after != life);
             prop_assert_eq!(effects.iter().filter(|one| **one == Effect::Publish).count() <= 1, true);
             for effect in effects {
                 match effect {
                     Effect::Publish => {}
                     Effect::Launch(run) => {
-                        // Never beside another.
+                        // Two runs never overlap.
                         let free = !life.has_process() || matches!(event, Event::Ended(_));
                         prop_assert!(free, "{:?} by {:?}", life.state, event);
                         prop_assert_eq!(run, life.run + 1);
@@ -96,7 +96,7 @@ proptest! {
                     }
                 }
             }
-            // A loop ends.
+            // A crash loop ends.
             prop_assert!(after.failures <= rules.restart.max_failures);
             if let State::Failed { reason } = &after.state {
                 prop_assert!(!reason.is_empty());
@@ -106,7 +106,7 @@ proptest! {
                 prop_assert!(after.since <= at);
                 prop_assert!(at <= after.since + 1000 * rules.restart.max_delay.as_secs().max(1));
             }
-            // What is kept on disk is what is read again.
+            // Stored state is read back unchanged.
             let kept = serde_json::to_vec(&after).unwrap();
             prop_assert_eq!(&serde_json::from_slice::<Lifecycle>(&kept).unwrap(), &after);
             life = after;
@@ -130,7 +130,7 @@ proptest! {
         prop_assert_eq!(backoff(&restart, 2), restart.delay);
     }
 
-    /// A VM that runs and never gets far enough is given up after exactly so many tries.
+    /// A VM that never gets far enough is given up after exactly `max_failures` tries.
     #[test]
     fn every_crash_loop_is_given_up(rules in any_rules(), far in 1..4_usize) {
         let (mut life, mut now, mut launches) = (Lifecycle::new(0), 0, 0);
@@ -162,7 +162,7 @@ proptest! {
         prop_assert!(life.state.name() == "failed");
     }
 
-    /// One that is refused before it runs is tried again and again, after pauses that never shrink.
+    /// A refused appliance is tried again and again, after pauses that never shrink.
     #[test]
     fn refusals_are_never_given_up(rules in any_rules(), tries in 1..50_u32) {
         let (mut life, _) = next(&Lifecycle::new(0), 0, &Event::Start, &rules);
