@@ -1,8 +1,8 @@
-//! The ACPI and SMBIOS tables that an image's machine has as a trust domain, as files for those who sign its manifest.
+//! Computes the ACPI and SMBIOS tables that an image's machine has as a trust domain, as files for the manifest's signers.
 //!
-//! The machine is the very one that `up` starts, so that nobody can describe another by mistake. It runs under
-//! emulation: neither TDX nor KVM is needed, and it must not be the operator's machine under judgement that says what
-//! is expected of it.
+//! The machine is built as `up` builds it, so that the tables cannot describe another one by mistake. It runs under
+//! emulation and needs neither TDX nor KVM: the expected values must not come from the operator's machine that they are to
+//! judge.
 
 use std::fs;
 use std::io;
@@ -18,7 +18,7 @@ use cocoon_qemu::{Accel, Qemu};
 use crate::image::{Image, ImageError};
 use crate::qemu::{self, Shape};
 
-/// How the files are called: the names that `cocoon measure tdx --tables` and `cocoon-image manifest platform` read.
+/// Names of the files, as `cocoon measure tdx --tables` and `cocoon-image manifest platform` read them.
 pub const FILES: [&str; 4] = [
     "acpi-loader.bin",
     "acpi-rsdp.bin",
@@ -26,10 +26,10 @@ pub const FILES: [&str; 4] = [
     "smbios.bin",
 ];
 
-/// The boot order that predictions of RTMR0 assume: QEMU's own for a direct boot.
+/// The boot order that predictions of RTMR0 assume: QEMU's own for a direct kernel boot.
 pub const BOOT_ORDER: &[u8] = b"/rom@genroms/linuxboot_dma.bin\0";
 
-/// How long the firmware may take to start the kernel: three seconds on an idle core, much more on a busy one.
+/// How long the firmware may take to start the kernel: three seconds on an idle core, much longer on a busy one.
 const DEADLINE: Duration = Duration::from_secs(300);
 
 /// The size of the machine.
@@ -39,45 +39,46 @@ pub struct Size {
     pub vcpus: u16,
     /// Guest memory in MiB.
     pub memory_mib: u32,
-    /// The port of a GPU, and the firmware's window for its BARs in MiB.
+    /// Size of the firmware's window for a GPU's BARs in MiB; `None` for a machine without a GPU's port.
     pub mmio64_mib: Option<u32>,
 }
 
-/// Tables, and what they count for.
+/// Computed tables, and the QEMU version that they hold for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Computed {
     /// The tables.
     pub tables: Tables,
-    /// The QEMU that computed them. Another release may compute others, a versioned machine type notwithstanding.
+    /// Version of the QEMU that computed the tables. Another release may compute other tables, even for the same versioned
+    /// machine type.
     pub qemu: Version,
 }
 
-/// Why there are no tables.
+/// Why the tables could not be computed.
 #[derive(Debug, thiserror::Error)]
 pub enum ComputeError {
-    /// The folder is no image.
+    /// The folder is not a usable image.
     #[error("cannot compute tables for this image")]
     Image(#[from] ImageError),
-    /// No descriptor left.
+    /// The system has no file descriptor left.
     #[error("cannot prepare the machine whose tables are wanted")]
     Socket(#[from] SocketError),
-    /// QEMU gave none.
+    /// QEMU did not produce the tables.
     #[error("cannot compute the machine's tables")]
     Tables(#[from] TablesError),
-    /// No prediction would be true.
+    /// The boot order differs from the one that predictions assume, so no prediction would hold.
     #[error(
         "the machine has the boot order {found:?}, not that of a direct boot, so no prediction of RTMR0 holds: use another QEMU"
     )]
     BootOrder {
-        /// What QEMU offers.
+        /// The boot order that QEMU offers.
         found: String,
     },
-    /// A file.
+    /// A file or folder cannot be written.
     #[error("cannot write {path:?}")]
     Write {
         /// The file or folder.
         path: PathBuf,
-        /// Why not.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -86,7 +87,7 @@ pub enum ComputeError {
 /// Computes the tables of `image` as a trust domain of this `size`, by booting its firmware with `qemu`.
 ///
 /// # Errors
-/// [`ComputeError`]; whatever happens, the emulated machine is gone afterwards.
+/// [`ComputeError`] if the machine cannot be built or its tables are not usable. The emulated machine is gone in any case.
 pub async fn compute(image: Image, size: Size, qemu: &Qemu) -> Result<Computed, ComputeError> {
     let (kernel, firmware) = image.probe.clone();
     let shape = Shape {
@@ -94,7 +95,7 @@ pub async fn compute(image: Image, size: Size, qemu: &Qemu) -> Result<Computed, 
         vcpus: size.vcpus,
         memory_mib: size.memory_mib,
         accel: Accel::Emulated,
-        // Of this machine only the shape is used; it is never started.
+        // Only the shape of this machine is used; it is never started.
         pid_file: PathBuf::new(),
     };
     let machine = qemu::machine(&shape, image)?;
@@ -124,17 +125,17 @@ impl Computed {
     /// The versioned machine type that the tables belong to.
     pub const MACHINE: &str = MACHINE;
 
-    /// Whether the QEMU that computed the tables can start a trust domain. If not, it is not the release that they
-    /// are needed for.
+    /// Returns whether the QEMU that computed the tables can start a trust domain. If not, it is not the release that the
+    /// tables are needed for.
     #[must_use]
     pub fn starts_trust_domains(&self) -> bool {
         self.qemu >= MINIMUM_TDX
     }
 
-    /// Writes the [`FILES`] to `folder`, all new or none at all: older ones go first.
+    /// Writes the [`FILES`] to `folder`. Older files are removed first, so that old and new ones never mix.
     ///
     /// # Errors
-    /// [`ComputeError::Write`] names the file.
+    /// [`ComputeError::Write`] with the file that cannot be written.
     pub fn write(&self, folder: &Path) -> Result<[PathBuf; 4], ComputeError> {
         let fail = |path: &Path| {
             let path = path.to_owned();

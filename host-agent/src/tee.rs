@@ -1,7 +1,7 @@
-//! What a VM in a real TEE is started with, and, on a machine that cannot start one, which piece is missing.
+//! Decides what a VM in a real TEE is started with, or which requirement of the TEE this machine does not meet.
 //!
-//! Everything is decided from what `doctor` knows of the machine, before QEMU starts: its own messages name options, not
-//! remedies. No TEE host has run this.
+//! The decision is made before QEMU starts, from the facts that `doctor` collects, because QEMU's own messages name options
+//! instead of remedies. This has not run on a TEE host yet.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +18,12 @@ use crate::doctor::source::Peer;
 use crate::doctor::{self, Finding, Mode, Tried, Wanted};
 use crate::up::UpOptions;
 
-/// Guest policy of SNP guests: SMT is allowed (bit 16), the bit that must be set is (17), and nothing else.
+/// SEV-SNP guest policy: permits SMT (bit 16), sets the reserved bit that must be one (bit 17), and nothing else.
 const SNP_POLICY: u64 = 0x30000;
 
-/// What an operator should know before the boot.
+/// Returns a note about endorsements that the operator should read before the boot.
 pub(crate) fn collateral() -> String {
-    // It is kept by this process: whoever reads this may be another user, with another cache.
+    // The store is named, since this process keeps it and the reader may be another user with another default cache.
     let store = Store::default_root();
     let store = store.map_or_else(
         |_| String::new(),
@@ -34,23 +34,23 @@ pub(crate) fn collateral() -> String {
     )
 }
 
-/// This machine cannot start such a VM.
+/// Why this machine cannot start the VM.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotReady {
-    /// Something is missing.
+    /// A requirement is not met.
     #[error(
         "this machine cannot start a VM in {mode}: {}: {}; needed: {}; fix: {}{}",
         finding.id, finding.found, finding.needed, finding.fix, others(*more, *mode)
     )]
     Missing {
-        /// Which mode.
+        /// The mode of the VM.
         mode: Mode,
-        /// The first thing that is missing.
+        /// The first finding that prevents the start.
         finding: Box<Finding>,
-        /// How many more are.
+        /// Number of further findings that prevent it.
         more: usize,
     },
-    /// Only one of them can be had.
+    /// Both a real TEE and a simulated one are requested.
     #[error("a VM is either in a real TEE or simulates one: leave out --tee or --simulate")]
     Both,
     /// The examination panicked or was cancelled.
@@ -70,17 +70,17 @@ fn others(more: usize, mode: Mode) -> String {
     }
 }
 
-/// How long the kernel may take to give back the memory of a VM in this TEE, if it is in one, after QEMU was killed. SEV-SNP has
-/// as long as TDX, of which alone it is known.
+/// Returns how long the kernel may take to reclaim the memory of a VM in this TEE after QEMU was killed; zero without a
+/// TEE. The time is known for TDX only; SEV-SNP gets the same.
 #[must_use]
 pub fn reclaim(tee: Option<Tee>, memory_mib: u32) -> Duration {
     tee.map_or(Duration::ZERO, |_| process::reclaim(memory_mib))
 }
 
-/// What QEMU is to start on this machine: a plain VM, or one in the TEE that the options name.
+/// Returns what QEMU has to start on this machine: a plain VM, or one in the TEE that the options name.
 ///
 /// # Errors
-/// [`NotReady`] names the first piece that is missing.
+/// [`NotReady`], with the first requirement that is not met.
 pub(crate) async fn of_this_machine(options: &UpOptions) -> Result<Confidential, NotReady> {
     let Some(tee) = options.tee else {
         return Ok(Confidential::None);
@@ -90,8 +90,8 @@ pub(crate) async fn of_this_machine(options: &UpOptions) -> Result<Confidential,
     }
     let wanted = Wanted {
         memory_mib: options.memory_mib,
-        // Somebody's already where there is a door: the daemon's supervisors take it before the VM is started, and in
-        // an update it is the old VM's.
+        // With a door, the address is in use already: the daemon's supervisors bind it before the VM starts, and in an
+        // update it belongs to the old VM.
         listen: options.door.is_none().then_some(options.listen),
         gpu: false,
         examine: false,
@@ -112,11 +112,11 @@ pub(crate) async fn of_this_machine(options: &UpOptions) -> Result<Confidential,
     )
 }
 
-/// The same, of a machine of which `facts` are known. `canonical` is the operator's configuration, whose digest the
-/// launch measures.
+/// Returns the confidential configuration of a machine with these `facts`. `canonical` is the operator's configuration,
+/// whose digest the launch measures.
 ///
 /// # Errors
-/// [`NotReady::Missing`].
+/// [`NotReady::Missing`] if a requirement is not met.
 pub fn confidential(
     tee: Tee,
     facts: &Facts,
@@ -128,7 +128,7 @@ pub fn confidential(
         Tee::Tdx => Mode::Tdx,
         Tee::SevSnp => Mode::SevSnp,
     };
-    // What clients think of a platform does not keep a VM from starting; `doctor` tells it.
+    // Whether clients accept a platform does not prevent the start of a VM; `doctor` reports it.
     let judged = |finding: &Finding| matches!(finding.id, "snp.tcb" | "snp.platform" | "snp.chip");
     let findings = judge(facts, wanted, &Default::default());
     let mut missing =
@@ -147,7 +147,7 @@ pub fn confidential(
             quotes: match facts.tdx.quotes.at.clone() {
                 Peer::Unix(path) => QuoteSocket::Unix(path),
                 Peer::Vsock { cid, port } => QuoteSocket::Vsock { cid, port },
-                // Intel's service has no such address.
+                // Intel's quote generation service is never reached over TCP.
                 Peer::Tcp(_) => QuoteSocket::Unix(doctor::facts::QGS_SOCKET.into()),
             },
         }),

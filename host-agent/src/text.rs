@@ -1,6 +1,6 @@
-//! Foreign text made fit for a terminal and a log, and times for people.
+//! Sanitises foreign text for terminals and logs, and formats times.
 
-/// At most `limit` characters of `text`, with control characters and line ends turned into single spaces.
+/// Returns at most `limit` characters of `text`, with control characters and line ends replaced by single spaces.
 #[must_use]
 pub fn plain(text: &str, limit: usize) -> String {
     let mut plain = String::new();
@@ -14,7 +14,7 @@ pub fn plain(text: &str, limit: usize) -> String {
     plain.trim().to_owned()
 }
 
-/// An error and its causes in one line.
+/// Returns an error and its causes in one line.
 #[must_use]
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -26,7 +26,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// A moment in seconds since 1970 as people and programs read it, in UTC; what lies beyond the year 9999 is its end.
+/// Formats seconds since 1970 as an ISO 8601 timestamp in UTC. Times after the year 9999 become its last second.
 #[must_use]
 pub fn utc(seconds: u64) -> String {
     let seconds = seconds.min(253_402_300_799);
@@ -36,7 +36,7 @@ pub fn utc(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// Year, month and day of a day counted from 1970 (H. Hinnant, "chrono-compatible low-level date algorithms").
+/// Returns year, month and day for a number of days since 1970 (H. Hinnant, "chrono-compatible low-level date algorithms").
 fn date(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let (era, of_era) = (shifted / 146_097, shifted % 146_097);

@@ -1,24 +1,24 @@
-//! How long everything took, from QEMU's start on: for people, for `phases.json`, and for the README's numbers.
+//! Timings of a boot since QEMU's start: for display, for `phases.json`, and for the README's numbers.
 
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-/// Most steps that are kept: a boot has about ten.
+/// Largest number of steps that are kept. A boot has about ten.
 const MAX_STEPS: usize = 64;
 
 /// One step of a boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// Such as `hello`, a phase's name, or `serving`.
+    /// Name of the step: `hello`, the name of a phase, or `serving`.
     pub name: String,
-    /// When it began, in milliseconds after QEMU's start, on the host's clock.
+    /// Time at which the step began, in milliseconds since QEMU's start, on the host's clock.
     pub host_ms: u64,
-    /// When it began, in milliseconds after the kernel's start, on the guest's clock.
+    /// Time at which the step began, in milliseconds since the kernel's start, on the guest's clock.
     pub guest_ms: Option<u64>,
 }
 
-/// All steps so far.
+/// The steps of a boot so far.
 #[derive(Debug, Clone)]
 pub struct Timings {
     started: Instant,
@@ -26,7 +26,7 @@ pub struct Timings {
 }
 
 impl Timings {
-    /// QEMU starts now.
+    /// Starts the clock: QEMU starts now.
     #[must_use]
     pub fn start() -> Self {
         Self {
@@ -35,7 +35,7 @@ impl Timings {
         }
     }
 
-    /// A step begins now; returns how long after QEMU's start.
+    /// Records that a step begins now. Returns the time since QEMU's start.
     pub fn step(&mut self, name: &str, guest_ms: Option<u64>) -> Duration {
         let since = self.started.elapsed();
         if self.steps.len() < MAX_STEPS {
@@ -49,29 +49,29 @@ impl Timings {
         since
     }
 
-    /// The steps in order.
+    /// Returns the steps in order.
     #[must_use]
     pub fn steps(&self) -> &[Step] {
         &self.steps
     }
 
-    /// How long ago QEMU was started.
+    /// Returns the time since QEMU's start.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// From QEMU's start to the first client that could connect.
+    /// Returns the time from QEMU's start until the guest served; `None` if it does not serve yet.
     #[must_use]
     pub fn serving(&self) -> Option<Duration> {
         let step = self.steps.iter().find(|step| step.name == "serving")?;
         Some(Duration::from_millis(step.host_ms))
     }
 
-    /// JSON for `phases.json`.
+    /// Returns the steps as JSON for `phases.json`.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
-        // Strings and numbers: serialisation cannot fail.
+        // Steps hold only strings and numbers, so serialisation cannot fail.
         serde_json::to_vec_pretty(&self.steps).unwrap_or_default()
     }
 }

@@ -1,7 +1,7 @@
-//! The way from an image folder to a serving VM.
+//! Brings up a VM, from an image folder to a serving guest.
 //!
-//! Everything that can be refused cheaply is refused first: the image, the name, the public port, the simulator, QEMU.
-//! Then QEMU starts, and one task owns it until its end.
+//! Whatever can be checked cheaply is checked first: the image, the name, the public port, the simulator and QEMU. Then
+//! QEMU starts, and one task owns it until its end.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -43,14 +43,14 @@ use crate::tee;
 use crate::text::plain;
 use crate::timings::Timings;
 
-/// How much of the console is kept, in bytes.
+/// Number of bytes of the console's output that are kept.
 pub const SERIAL_LIMIT: u64 = 4 << 20;
-/// QEMU's CPU model for SEV-SNP guests where none is named.
+/// Default CPU model of SEV-SNP guests.
 pub const CPU_MODEL: &str = "EPYC-v4";
-/// How long QEMU may take to open its control socket.
+/// How long QEMU may take to greet on its QMP socket.
 const GREETING: Duration = Duration::from_secs(30);
 
-/// What to bring up.
+/// Options of a VM.
 #[derive(Clone)]
 pub struct UpOptions {
     /// Folder of the image.
@@ -59,17 +59,17 @@ pub struct UpOptions {
     pub name: String,
     /// Public address; port 0 lets the system choose.
     pub listen: SocketAddr,
-    /// The public listener, when it is somebody's already; `listen` is not taken then.
+    /// The public listener if it exists already; `listen` is then not bound.
     pub door: Option<Door>,
-    /// Real TEE to start the VM in.
+    /// Real TEE in which the VM starts.
     pub tee: Option<Tee>,
-    /// TEE to imitate where the guest finds none.
+    /// TEE to simulate if the guest finds none.
     pub simulate: Option<Tee>,
-    /// A GPU of this machine's that it gets for itself.
+    /// GPU of the host that is passed through to the VM.
     pub gpu: Option<PciAddress>,
     /// How the guest is reached.
     pub network: Network,
-    /// Where its memory and its processors are.
+    /// Placement of the VM's memory and processors on the host.
     pub placement: Placement,
     /// Virtual CPUs.
     pub vcpus: u16,
@@ -79,30 +79,30 @@ pub struct UpOptions {
     pub config: OperatorConfig,
     /// KVM or emulation.
     pub accel: Wanted,
-    /// QEMU to use in place of one that is found.
+    /// QEMU to use instead of one that is found.
     pub qemu: Option<PathBuf>,
-    /// Simulator to use in place of the one beside this program.
+    /// Simulator to use instead of the one beside this program.
     pub simulator: Option<PathBuf>,
-    /// Folder of the development roots; `None` is `development-roots` in the state folder.
+    /// Folder of the development roots; `None` selects `development-roots` in the state folder.
     pub roots: Option<PathBuf>,
-    /// CPU model of SNP guests, real or simulated: it is part of the launch digest.
+    /// CPU model of SEV-SNP guests, real or simulated. It is part of the launch digest.
     pub cpu_model: String,
-    /// Manifest to publish in place of the image's.
+    /// Manifest to publish instead of the image's own.
     pub manifest: Option<PathBuf>,
-    /// Where state is kept.
+    /// State folder.
     pub state: PathBuf,
     /// Limits of the public listener.
     pub limits: Limits,
-    /// How long the guest may be silent.
+    /// Limits on the guest's silence.
     pub patience: Patience,
-    /// What is asked about this machine before a VM is started in a real TEE.
+    /// Source of facts about this machine, read before a VM is started in a real TEE.
     pub world: Arc<dyn World + Send + Sync>,
-    /// Told of downloads.
+    /// Receives the progress of downloads.
     pub reporter: Arc<dyn Reporter>,
 }
 
 impl UpOptions {
-    /// The usual: one VM named `default` on 127.0.0.1:8443 with 1 GiB.
+    /// Returns the default options: one VM named `default` on 127.0.0.1:8443 with 1 GiB of memory.
     #[must_use]
     pub fn new(image: PathBuf, state: PathBuf) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -134,15 +134,15 @@ impl UpOptions {
     }
 }
 
-/// This machine, as a place for VMs.
+/// This machine as a host of VMs.
 #[derive(Debug, Clone, Copy)]
 pub struct Host;
 
 impl Host {
-    /// Brings a VM up and returns when clients can connect. Dropping the future ends everything that it started.
+    /// Brings up a VM and returns when clients can connect. Dropping the future ends everything that it started.
     ///
     /// # Errors
-    /// [`UpError`] says what stands in the way and what to do.
+    /// [`UpError`] with the reason and what to do about it.
     pub async fn up(
         options: UpOptions,
         progress: impl Fn(Progress) + Send + Sync + 'static,
@@ -178,7 +178,7 @@ impl Host {
         };
         let endpoint = door.address().unwrap_or(options.listen);
         let accel = match (&confidential, options.accel) {
-            // Nothing else starts it, and a trial tells nothing about TEEs.
+            // Confidential VMs need KVM, and the trial of KVM tells nothing about TEEs.
             (Confidential::Tdx(_) | Confidential::Snp(_), Wanted::Automatic) => Wanted::Kvm,
             (_, accel) => accel,
         };
@@ -189,7 +189,7 @@ impl Host {
             note(&choice.reason);
             Ok::<_, UpError>((found, choice))
         };
-        // Side by side: each is a process that takes its time to say its first word.
+        // Both run concurrently, since each waits for a process that takes time to answer.
         let (simulator, (obtained, choice)) =
             tokio::try_join!(simulator(&options, &folder, &note), machine)?;
 
@@ -286,7 +286,7 @@ impl Host {
     }
 }
 
-/// A machine that nobody can verify, and whose operator might not know it.
+/// Returns a warning if the manifest does not list this machine, so that no client could verify it.
 fn unlisted(options: &UpOptions, image: &Image, mmio64_mib: Option<u32>) -> Option<String> {
     let machine = Measured {
         tee: options.tee.or(options.simulate)?,
@@ -300,7 +300,7 @@ fn unlisted(options: &UpOptions, image: &Image, mmio64_mib: Option<u32>) -> Opti
     shapes::unlisted(tdx, snp, machine)
 }
 
-/// The news, and what the log keeps of them.
+/// Returns a listener that also writes the progress to the log.
 fn logged(log: Arc<Log>, progress: impl Fn(Progress) + Send + Sync + 'static) -> Listener {
     Arc::new(move |news| {
         if let Some(line) = news.line() {
@@ -331,7 +331,7 @@ async fn simulator(
     Ok(Some((process, connection)))
 }
 
-/// A QEMU that ends before its control socket answers has said why on its standard error.
+/// Returns why QEMU ended before its QMP socket answered, which it wrote to standard error.
 async fn refused(vm: &Vm, source: QmpError) -> UpError {
     let _ = timeout(STOP, vm.wait()).await;
     UpError::Refused {

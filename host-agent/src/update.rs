@@ -1,4 +1,4 @@
-//! An update of an appliance as a pure function with effects: no clock, no process, no socket.
+//! The update of an appliance as a pure state machine with effects: it reads no clock and owns no process or socket.
 //!
 //! ```text
 //!   beside ──▶ Starting ─serves─▶ Examining ─accepted─▶ Switching ─switched─▶ Proving ─time─▶ Retiring ─ended─▶ Done
@@ -7,20 +7,20 @@
 //!                                                    └─ended─▶ Failed (the old one counts, and serves)
 //! ```
 //!
-//! | phase | the new VM | the old VM | ends by itself after |
+//! | phase | the new VM | the old VM | longest duration |
 //! |---|---|---|---|
-//! | [`Emptying`](Phase::Emptying) | is not there | finishes: in place alone | its process's end |
+//! | [`Emptying`](Phase::Emptying) | does not exist yet | drains (in place only) | until its process ends |
 //! | [`Starting`](Phase::Starting) | boots | serves (beside), is gone (in place) | [`Limits::starting`] |
-//! | [`Examining`](Phase::Examining) | serves nobody; its evidence is judged as a client would | the same | the same moment |
+//! | [`Examining`](Phase::Examining) | has no clients; its evidence is appraised as a client would | the same | the deadline of `Starting` |
 //! | [`Switching`](Phase::Switching) | takes the public listener | the same | [`Limits::switching`] |
-//! | [`Proving`](Phase::Proving) | takes every new connection | is held back, with its connections | [`Limits::proving`] |
-//! | [`Retiring`](Phase::Retiring) | is the appliance | finishes its requests | its process's end |
-//! | [`Reverting`](Phase::Reverting) | is killed | takes connections again, or is started again | its process's end |
+//! | [`Proving`](Phase::Proving) | takes every new connection | is held back, keeps its connections | [`Limits::proving`] |
+//! | [`Retiring`](Phase::Retiring) | is the appliance | finishes its requests | until its process ends |
+//! | [`Reverting`](Phase::Reverting) | is killed | takes connections again, or is started again | until the new VM's process ends |
 //! | [`Done`](Phase::Done), [`Failed`](Phase::Failed) | is the appliance; is gone | is gone; is the appliance | |
 //!
-//! Until the end of `Proving` the old deployment is the appliance's, whatever happens: a daemon that comes back, and a
-//! machine that boots, find the old one. From then on it is the new one. There is no state between. Only an update that was in
-//! `Emptying`, where nothing speaks against the new VM yet and the old one was to end, goes on with the new one.
+//! Until `Proving` ends, the old deployment is the appliance's in every case: a restarted daemon or machine finds it. From
+//! then on, the new deployment is. There is no state in between. One exception: an update that was interrupted in
+//! `Emptying` goes on with the new VM, since nothing speaks against it yet and the old one was to end.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,22 +45,22 @@ pub struct Deployment {
     pub image: PathBuf,
     /// The manifest, when it is not the one in that folder.
     pub manifest: Option<PathBuf>,
-    /// Its identity, as far as it could be read.
+    /// Identity of the manifest; `None` if it could not be read.
     pub manifest_id: Option<Hex32>,
-    /// Its release.
+    /// Release that the manifest names.
     pub release: Option<u64>,
-    /// When it ends, in seconds since 1970. Absent in what an earlier daemon kept.
+    /// Expiry of the manifest, in seconds since 1970. Absent in files of earlier releases.
     #[serde(default)]
     pub not_after: Option<u64>,
 }
 
-/// How the new VM comes to be.
+/// How the new VM replaces the old one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Way {
-    /// While the old one serves: nobody is turned away.
+    /// While the old VM serves: no client is refused.
     Beside,
-    /// After the old one has finished: clients are turned away until the new one serves.
+    /// After the old VM has ended: clients are refused until the new one serves.
     InPlace,
 }
 
@@ -70,125 +70,126 @@ pub enum Way {
 pub struct Update {
     /// Number of the appliance's updates, rollbacks included, from 1.
     pub number: u64,
-    /// Whether it goes back to the deployment before.
+    /// Whether the update goes back to the previous deployment.
     pub rollback: bool,
-    /// How.
+    /// How the new VM replaces the old one.
     pub way: Way,
-    /// Where it is.
+    /// The current phase.
     pub phase: Phase,
-    /// Since when.
+    /// When the phase began.
     pub since: Millis,
-    /// When the phase is given up, or over.
+    /// Deadline of the phase, or the time at which it is over.
     pub until: Option<Millis>,
-    /// What is to run.
+    /// The deployment to change to.
     pub to: Deployment,
-    /// Whether the old VM ran, or was to: else nothing is started again when this fails. Absent in what an earlier daemon
-    /// kept, which started it always.
+    /// Whether the old VM ran, or was to run. Otherwise it is not started again if the update fails. Absent in files of
+    /// earlier releases, which always started it.
     #[serde(default = "always")]
     pub ran: bool,
-    /// The client's policy file by which the new VM's evidence is judged; `None` for the default policy.
+    /// Client policy by which the new VM's evidence is appraised; `None` for the default policy.
     #[serde(default)]
     pub policy: Option<PathBuf>,
 }
 
-/// Where an update is.
+/// Phase of an update.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Phase {
-    /// In place: the old VM finishes.
+    /// In place only: the old VM finishes.
     Emptying,
     /// The new VM boots.
     Starting,
-    /// Its evidence is judged.
+    /// The new VM's evidence is appraised.
     Examining,
-    /// It takes the public listener.
+    /// The new VM takes the public listener.
     Switching,
-    /// It serves, and the old one is held back.
+    /// The new VM serves, and the old one is held back.
     Proving,
-    /// The old one finishes; the new one is the appliance.
+    /// The new VM is the appliance, and the old one finishes.
     Retiring,
-    /// The new one is killed.
+    /// The new VM is killed.
     Reverting {
-        /// Why.
+        /// Why the update goes back.
         reason: String,
-        /// Whether the old one is to serve again: not when the operator stops the appliance.
+        /// Whether the old VM is to serve again, which it is not if the operator stops the appliance.
         restore: bool,
     },
-    /// The new one is the appliance, and alone.
+    /// The update is over, and the new VM is the appliance.
     Done,
-    /// The old one is the appliance, as before.
+    /// The update is over, and the old VM is the appliance, as before.
     Failed {
-        /// Why.
+        /// Why the update failed.
         reason: String,
     },
 }
 
-/// Something that happened.
+/// An event that the state machine handles.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// No process of the old VM is left.
     OldEnded,
-    /// The new VM's guest has its evidence and listens.
+    /// The new VM's guest has its evidence and serves.
     NewServes,
-    /// Its evidence is what a client would accept.
+    /// A client would accept the new VM's evidence.
     Accepted,
-    /// It is not.
+    /// A client would refuse the new VM's evidence, for this reason.
     Refused(String),
-    /// The new VM takes the public connections.
+    /// The new VM accepts the public connections.
     Switched,
-    /// It cannot.
+    /// The new VM cannot take the public listener, for this reason.
     NotSwitched(String),
-    /// The new VM does not take the public connections any more: it is on its way down.
+    /// The new VM no longer accepts the public connections: it is ending, for this reason.
     NewEnds(String),
     /// No process of the new VM is left.
     NewEnded(String),
-    /// The operator wants the appliance to stop: the old VM is not to serve again.
+    /// The operator wants the appliance to stop, so the old VM does not serve again.
     Cancel(String),
-    /// The disk did not take the last step, which was not done.
+    /// The last step could not be written to disk and was not taken.
     NotKept(String),
-    /// The operator's file names another image than this update began from: the old VM goes on.
+    /// The configuration now names another image than when the update began, so the old VM goes on.
     Superseded(String),
-    /// A new daemon has taken up both VMs, as far as they live: what the old one may not have done is done again.
+    /// A restarted daemon has found the VMs that still live. Effects that the previous daemon may not have carried out are
+    /// repeated.
     Resumed,
     /// Time has passed.
     Tick,
 }
 
-/// Something to do.
+/// An action that the daemon carries out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Effect {
-    /// Keep the new state on disk and tell everybody. Before all other effects.
+    /// Keep the new state on disk and publish it. Comes before all other effects.
     Publish,
     /// Let the old VM finish and stop.
     EmptyOld,
-    /// Start the new VM; its listener stays shut.
+    /// Start the new VM, without the public listener.
     StartNew,
-    /// Judge the new VM's evidence.
+    /// Appraise the new VM's evidence.
     Examine,
     /// Let the new VM take the public listener.
     Switch,
-    /// Let the old VM take no more connections, and keep those that it has. Should it die, its next run takes none either.
+    /// Let the old VM accept no more connections but keep those that it has. If it dies, its next run accepts none either.
     HoldOld,
-    /// Make the new deployment the appliance's, in the same step as [`Effect::Publish`].
+    /// Make the new deployment the appliance's, in the same write as [`Effect::Publish`].
     Commit,
-    /// Let the old VM, which is not the appliance any more, finish.
+    /// Let the old VM finish and end; it is no longer the appliance.
     RetireOld,
     /// Kill the new VM.
     KillNew,
-    /// Let the old VM take connections again, with the listener that it has, or that its next run gets from the system.
+    /// Let the old VM accept connections again, on its listener or on a new one if its next run has none.
     ReleaseOld,
-    /// Start the old VM again, unless it runs. Only if it did before.
+    /// Start the old VM again unless it runs. Only used if it ran before the update.
     StartOld,
 }
 
 /// How long the phases may last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// From the new VM's start to the judgement on its evidence.
+    /// From the new VM's start until its evidence is accepted.
     pub starting: Duration,
-    /// The change of the listener.
+    /// Handover of the public listener.
     pub switching: Duration,
-    /// How long the old VM is kept ready.
+    /// How long the old VM stays ready after the handover.
     pub proving: Duration,
 }
 
@@ -207,35 +208,35 @@ fn always() -> bool {
 }
 
 impl Update {
-    /// Whether it is over.
+    /// Returns whether the update is over.
     #[must_use]
     pub fn is_over(&self) -> bool {
         matches!(self.phase, Phase::Done | Phase::Failed { .. })
     }
 
-    /// What a clock that was wrong has dated into the future counts from `now` on.
+    /// Moves times that a wrong clock has set in the future back, so that they count from `now`.
     pub fn date(&mut self, now: Millis) {
         let ahead = self.since.saturating_sub(now);
         self.since -= ahead;
         self.until = self.until.map(|until| until.saturating_sub(ahead));
     }
 
-    /// Whether the new deployment is the appliance's.
+    /// Returns whether the new deployment is the appliance's.
     #[must_use]
     pub fn is_committed(&self) -> bool {
         matches!(self.phase, Phase::Retiring | Phase::Done)
     }
 
-    /// Whether the step that led here with these effects is not taken where it cannot be kept: a daemon that comes back
-    /// would not know of it. A way back is gone all the same, because nothing better can be done.
+    /// Returns whether the step to this state, with these effects, must not be taken if it cannot be kept on disk: a
+    /// restarted daemon would not know of it. A way back is taken in any case, since there is nothing better to do.
     #[must_use]
     pub fn must_be_kept(&self, effects: &[Effect]) -> bool {
         let goes_on = !self.is_over() && !matches!(self.phase, Phase::Reverting { .. });
-        // In place, the commit is the end.
+        // In place, the update ends with the commit.
         goes_on || effects.contains(&Effect::Commit)
     }
 
-    /// Whether a new VM is wanted, before the new deployment is the appliance's.
+    /// Returns whether a new VM should exist that is not the appliance's yet.
     #[must_use]
     pub fn has_new(&self) -> bool {
         match self.phase {
@@ -248,7 +249,7 @@ impl Update {
         }
     }
 
-    /// The phase for people.
+    /// Describes the phase to the operator.
     #[must_use]
     pub fn words(&self) -> String {
         match &self.phase {
@@ -276,7 +277,7 @@ impl Update {
 }
 
 impl Phase {
-    /// Its name.
+    /// Returns the name of the phase.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {

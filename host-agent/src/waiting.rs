@@ -1,6 +1,5 @@
-//! Something that takes time, so that nobody wonders whether it still goes on: how long it may be and why is told at
-//! growing intervals. In between the reporter shows that it goes on, without words: it turns on a terminal, and dots
-//! follow each other elsewhere.
+//! Progress reports for long operations: at growing intervals they say how long the operation may take and why. In between,
+//! the reporter shows activity without text, with a spinner on a terminal and with dots elsewhere.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
@@ -8,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use cocoon_inputs::report::{Reporter, Task};
 
-/// When to say that it goes on: the first time before two seconds of silence have passed.
+/// Times of the first reports since the start. The first one comes before two seconds of silence have passed.
 const TOLD: [Duration; 5] = [
     Duration::from_millis(1900),
     Duration::from_secs(5),
@@ -16,10 +15,10 @@ const TOLD: [Duration; 5] = [
     Duration::from_secs(20),
     Duration::from_secs(40),
 ];
-/// How often after that.
+/// Interval of later reports.
 const LATER: Duration = Duration::from_secs(30);
 
-/// One piece of work, told from its beginning until it is finished or dropped.
+/// An operation that is reported from its start until it is finished or dropped.
 pub struct Waiting {
     shared: Arc<Shared>,
     teller: Thread,
@@ -32,7 +31,7 @@ struct Shared {
 }
 
 impl Waiting {
-    /// Begins: `what` is awaited, and `hint` says how long that may be and why.
+    /// Starts an operation: `what` is awaited, and `hint` says how long it may take and why.
     #[must_use]
     pub fn new(reporter: &dyn Reporter, what: &str, hint: &'static str) -> Self {
         let task = reporter.start(what, None);
@@ -46,7 +45,7 @@ impl Waiting {
         Self { shared, teller }
     }
 
-    /// Tells how far it is.
+    /// Reports how far the operation is.
     pub fn say(&self, how_far: &str) {
         let seconds = self.shared.since.elapsed().as_secs();
         if let Some(task) = self.shared.lock().as_ref() {
@@ -54,7 +53,7 @@ impl Waiting {
         }
     }
 
-    /// Ends with a word on how it went.
+    /// Ends the operation and reports its outcome.
     pub fn finish(self, outcome: &str) {
         if let Some(task) = self.shared.lock().take() {
             task.finish(outcome);
@@ -70,7 +69,7 @@ impl Drop for Waiting {
 }
 
 impl Shared {
-    /// Until it is over.
+    /// Reports the elapsed time until the operation is over.
     fn tell(&self) {
         let mut told = 0;
         loop {
@@ -98,7 +97,7 @@ impl Shared {
     }
 }
 
-/// How long after the beginning to tell for the time after `told` times.
+/// Returns the time since the start at which the report after `told` reports is due.
 fn due(told: usize) -> Duration {
     let over = told.saturating_sub(TOLD.len() - 1);
     TOLD[told.min(TOLD.len() - 1)] + LATER * u32::try_from(over).unwrap_or(u32::MAX)
@@ -109,7 +108,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc::{self, Receiver, Sender};
 
-    /// Hands everything on, with the time at which it was said.
+    /// Forwards each line with the time at which it was reported.
     struct Heard(Mutex<Sender<(Instant, String)>>);
 
     impl Reporter for Heard {
@@ -120,7 +119,7 @@ mod tests {
 
         fn note(&self, line: &str) {
             let said = (Instant::now(), line.to_owned());
-            // The test may have heard enough.
+            // The test may no longer listen.
             let _ = self.0.lock().unwrap().send(said);
         }
     }
@@ -166,7 +165,7 @@ mod tests {
         waiting.finish("done");
         assert_eq!(said.recv_timeout(deadline).unwrap().1, "done");
         drop(reporter);
-        // Its thread is gone, and with it the last sender.
+        // The thread has ended, and with it the last sender.
         let after = said.recv_timeout(deadline);
         assert_eq!(after, Err(mpsc::RecvTimeoutError::Disconnected));
     }

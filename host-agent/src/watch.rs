@@ -1,4 +1,4 @@
-//! What a machine and its appliances are doing now, in numbers: the one source of `cocoon-host top`, the metrics and the
+//! Figures about the host and its appliances at one moment: the common source of `cocoon-host top`, the metrics and the
 //! status page.
 //!
 //! ```text
@@ -7,8 +7,8 @@
 //! lifecycle, steps of the boot ──▶ phases ────────┘
 //! ```
 //!
-//! Counters and names of phases come from guests, which are not believed: they are numbers and words of a closed set.
-//! What nobody knows is absent and shown as such; nothing is estimated.
+//! Counters and phase names come from guests, which are not trusted: only numbers and names from a closed set are taken.
+//! Unknown values are absent and shown as such; nothing is estimated.
 
 use std::path::PathBuf;
 
@@ -30,61 +30,61 @@ pub use meter::{Meter, Rates};
 pub use phases::PhaseTime;
 pub use system::{HostUse, ProcessUse};
 
-/// `GET /v1/watch`: everything at one moment.
+/// A snapshot of everything, as returned by `GET /v1/watch`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Watch {
-    /// The moment, on the host's clock.
+    /// Time of the snapshot, on the host's clock.
     pub time: Millis,
-    /// The daemon's release.
+    /// Release of the daemon.
     pub version: String,
-    /// The file that it keeps to.
+    /// Path of the daemon's configuration file.
     pub file: PathBuf,
-    /// Events so far.
+    /// Number of events since the daemon's start.
     pub events: u64,
-    /// The machine.
+    /// Figures of the host.
     pub host: HostUse,
-    /// The daemon itself.
+    /// Figures of the daemon's own process.
     pub daemon: ProcessUse,
-    /// In the order of the file.
+    /// Appliances in the order of the configuration file.
     pub appliances: Vec<Watched>,
 }
 
-/// One appliance at that moment.
+/// One appliance in a snapshot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Watched {
-    /// What the API says of it elsewhere.
+    /// The appliance as other endpoints of the API show it.
     pub view: View,
-    /// What its guest does in a second, while it serves and tells.
+    /// Rates of the guest's activity; `None` unless it serves and reports counters.
     pub rates: Option<Rates>,
-    /// The evidence that its guest took at its boot.
+    /// State of the evidence that the guest took at boot.
     pub evidence: Evidence,
-    /// The phases of its boot.
+    /// Phases of the boot.
     pub phases: Vec<PhaseTime>,
-    /// QEMU.
+    /// Figures of the QEMU process.
     pub qemu: Option<ProcessUse>,
-    /// The GPUs that are its own.
+    /// GPUs of the appliance.
     pub gpus: Vec<GpuUse>,
 }
 
-/// What this machine knows of an appliance's evidence. Whether it convinces anybody is for clients to say.
+/// What the host knows about an appliance's evidence. Only clients decide whether it is acceptable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Evidence {
-    /// There is none.
+    /// The guest has no evidence.
     None,
-    /// The guest asks for it.
+    /// The guest is requesting its evidence.
     Coming,
-    /// The guest has it.
+    /// The guest has its evidence.
     Taken {
-        /// When it began to take it; `None` for a boot that an earlier daemon saw.
+        /// When the guest began to take it; `None` for a boot that an earlier daemon observed.
         at: Option<Millis>,
     },
 }
 
 impl Watched {
-    /// What is known of `view` with its guest's `rates`, where QEMU's use and its GPUs' were looked up.
+    /// Combines `view` with the guest's `rates`, QEMU's use of resources and the GPUs.
     #[must_use]
     pub fn new(
         view: View,
@@ -110,14 +110,14 @@ impl Watched {
         }
     }
 
-    /// Whether its TEE is imitated.
+    /// Returns whether the appliance's TEE is simulated.
     #[must_use]
     pub fn is_simulated(&self) -> bool {
         is_simulated(&self.view)
     }
 }
 
-/// Whether its TEE is imitated.
+/// Returns whether an appliance's TEE is simulated.
 pub(crate) fn is_simulated(view: &View) -> bool {
     view.tee.starts_with("simulated-")
 }

@@ -1,13 +1,13 @@
-//! What this host shows to anybody who asks: routes given as a table, over HTTPS or, on the loopback interface alone,
-//! over HTTP for a reverse proxy of this machine.
+//! An HTTP server with a table of routes, for what the host shows to the public. It serves HTTPS or, on loopback only, HTTP
+//! for a reverse proxy on the same machine.
 //!
 //! ```text
 //! Web::bind(settings) ──▶ run(routes) ──▶ TLS (tls.rs) ──▶ HTTP/1.1 ──▶ the first route that fits ──▶ Page (page.rs)
 //! ```
 //!
-//! Only GET and HEAD are answered, and requests have no body. Connections, connections from one address, the time for a
-//! request's head and the life of a connection are bounded; pages say how long they may be kept, and those that may carry
-//! an `ETag` that spares a client what it has.
+//! Only GET and HEAD are answered, and requests have no body. Total connections, connections per address, the time for a
+//! request's head and the life of a connection are bounded. Pages say how long they may be cached, and cacheable ones carry
+//! an `ETag`, so that unchanged bytes are not sent again.
 
 use std::convert::Infallible;
 use std::io;
@@ -39,57 +39,57 @@ use tls::Tls;
 
 use crate::places::Places;
 
-/// Connections at once; more wait in the system's queue.
+/// Connections at once. Further clients wait in the system's queue.
 const CONNECTIONS: usize = 256;
-/// Connections at once from one address.
+/// Connections at once from one IPv4 address or IPv6 /64 network.
 const OF_ONE: usize = 32;
-/// How long a handshake, or a request's head, may take; a connection that is kept waits as long for the next request.
+/// How long a handshake or a request's head may take, and how long a kept connection may wait for the next request.
 const HEAD: Duration = Duration::from_secs(20);
-/// How long a connection may live, whatever it carries: whoever follows something connects again.
+/// Longest life of a connection, whatever it carries. Clients that follow a stream reconnect.
 const LIFE: Duration = Duration::from_secs(900);
-/// How long to leave a system alone that cannot accept a connection.
+/// Pause after a failed accept.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Where to listen, and with which certificate.
+/// Settings of the server: its address and its certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebSettings {
-    /// The address.
+    /// Address to listen on.
     pub listen: SocketAddr,
-    /// Certificate chain and key, PEM files; without them it is HTTP, on a loopback address.
+    /// PEM files of certificate chain and key; without them, the server speaks HTTP on a loopback address.
     pub tls: Option<TlsFiles>,
 }
 
-/// PEM files.
+/// PEM files of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The certificate, then those between it and the root.
+    /// Certificate chain: the server's certificate, then the intermediate ones.
     pub certificate: PathBuf,
-    /// Its private key: PKCS#8, PKCS#1 or SEC1.
+    /// Private key in PKCS#8, PKCS#1 or SEC1.
     pub key: PathBuf,
 }
 
-/// Why nothing is shown.
+/// Why the server cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum WebError {
-    /// The address.
+    /// The address cannot be bound.
     #[error("cannot listen on {address}: choose another address, or stop the program that has it")]
     Listen {
-        /// Where.
+        /// The address.
         address: SocketAddr,
-        /// Why not.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The certificate or its key.
+    /// The certificate or its key cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
 }
 
-/// A page to come.
+/// A pending page.
 pub type Answer = Pin<Box<dyn Future<Output = Page> + Send>>;
 type Maker = Arc<dyn Fn(Parts) -> Answer + Send + Sync>;
 
-/// Which requests are answered, and with what.
+/// Requests that are answered, and how.
 #[derive(Clone)]
 pub struct Route {
     path: String,
@@ -98,7 +98,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// Answers requests for exactly `path`. The query is for `answer` to read.
+    /// Answers requests for exactly `path`. The query is left to `answer`.
     pub fn exact<F>(path: &str, answer: impl Fn(Parts) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Page> + Send + 'static,
@@ -133,21 +133,21 @@ impl Route {
     }
 }
 
-/// A listener that nobody is answered on before it runs.
+/// A bound listener, which answers nothing before [`Web::run`].
 pub struct Web {
     listener: TcpListener,
     tls: Option<Tls>,
     note: Note,
 }
 
-/// Tells whoever runs this what is wrong with it.
+/// A callback that tells the operator what is wrong.
 type Note = Box<dyn Fn(&str) + Send + Sync>;
 
 impl Web {
-    /// Takes the address and reads the certificate. Needs a runtime.
+    /// Binds the address and reads the certificate. Needs a Tokio runtime.
     ///
     /// # Errors
-    /// [`WebError`].
+    /// [`WebError`] if the address cannot be bound or the certificate cannot be used.
     pub fn bind(settings: &WebSettings) -> Result<Self, WebError> {
         let tls = settings.tls.as_ref().map(Tls::load).transpose()?;
         let address = settings.listen;
@@ -165,29 +165,29 @@ impl Web {
         })
     }
 
-    /// Tells `note` what goes wrong while it runs.
+    /// Reports problems to `note` while the server runs.
     #[must_use]
     pub fn noting(self, note: impl Fn(&str) + Send + Sync + 'static) -> Self {
         let note = Box::new(note);
         Self { note, ..self }
     }
 
-    /// The address, also where the system chose the port.
+    /// Returns the address, with the actual port if the system chose it.
     ///
     /// # Errors
-    /// From the system.
+    /// The system's error.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Answers until dropped. The first route that fits answers.
+    /// Answers requests until dropped, each by the first route that fits.
     pub async fn run(mut self, routes: Vec<Route>) {
         let routes: Arc<[Route]> = routes.into();
         let permits = Arc::new(Semaphore::new(CONNECTIONS));
         let places = Places::new(OF_ONE);
         let mut connections = JoinSet::new();
         loop {
-            // Never closed: acquiring fails only after `close`.
+            // The semaphore is never closed, so acquiring a permit cannot fail.
             let permit = Arc::clone(&permits).acquire_owned().await.ok();
             tokio::select! {
                 accepted = self.listener.accept() => {
@@ -199,7 +199,7 @@ impl Web {
                     let (routes, tls) = (Arc::clone(&routes), self.tls.as_mut().map(|tls| tls.acceptor(&self.note)));
                     connections.spawn(async move {
                         let _held = (permit, place);
-                        // A broken connection concerns its client, who notices.
+                        // An error on a connection concerns only its client, which notices it itself.
                         let _ = timeout(LIFE, connection(stream, tls, routes)).await;
                     });
                 }

@@ -1,5 +1,5 @@
-//! Whether an image may replace the running one: its manifest is signed by enough of the operator's pinned signers, in
-//! its time and of no older release, and every file of the image is the one that the manifest names.
+//! Checks whether an image may replace the running one. Enough of the operator's pinned signers must have signed its
+//! manifest, it must be valid now and of no older release, and every file must be the one that the manifest names.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,25 +12,25 @@ use cocoon_protocol::bytes::{Hex, Hex32};
 use cocoon_protocol::manifest::{Artefact, MAX_MANIFEST_LEN};
 use sha2::{Digest, Sha256};
 
-/// `[updates]`: whom the operator believes about images, and how long an update may take.
+/// The `[updates]` section: whose images the operator accepts, and how long an update may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Updates {
-    /// Ed25519 public keys.
+    /// Ed25519 public keys of the signers.
     pub signers: Vec<[u8; 32]>,
-    /// How many of them must have signed.
+    /// Number of signers that must have signed.
     pub threshold: usize,
-    /// Releases below this one are refused.
+    /// Lowest release that is accepted.
     pub release_floor: u64,
-    /// Take manifests whose inputs were not the locked ones.
+    /// Whether to accept manifests marked `unlocked`.
     pub allow_unlocked: bool,
-    /// The policy file of the clients whose judgement on a new VM's evidence counts; `None` for the default one.
+    /// Client policy by which a new VM's evidence is appraised; `None` for the default policy.
     pub policy: Option<PathBuf>,
-    /// How long the phases may last.
+    /// Time limits of the phases.
     pub limits: super::Limits,
 }
 
 impl Default for Updates {
-    /// Nobody is believed.
+    /// Accepts no signer.
     fn default() -> Self {
         Self {
             signers: vec![],
@@ -43,73 +43,73 @@ impl Default for Updates {
     }
 }
 
-/// An image that may run.
+/// An image that passed the checks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checked {
-    /// Its folder.
+    /// Folder of the image.
     pub image: PathBuf,
-    /// The manifest's bytes.
+    /// Bytes of the manifest.
     pub manifest: Vec<u8>,
-    /// The signature file's.
+    /// Bytes of the signature file.
     pub envelope: Vec<u8>,
-    /// The manifest's identity.
+    /// Identity of the manifest.
     pub id: Hex32,
-    /// Its release.
+    /// Release that the manifest names.
     pub release: u64,
-    /// When it ends, in seconds since 1970.
+    /// Expiry of the manifest, in seconds since 1970.
     pub not_after: u64,
-    /// Why it counts, for people.
+    /// Why the manifest is trusted, for display.
     pub basis: String,
 }
 
-/// Why not.
+/// Why an image is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
-    /// The configuration names nobody.
+    /// The configuration names no signers.
     #[error(
         "no signer of updates is pinned: name the keys that you trust as `signers` of [updates] in the configuration"
     )]
     NoSigners,
-    /// A file that cannot be read.
+    /// A file cannot be read.
     #[error("cannot read {path:?}{}", unseen(path, source))]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// A file that is too large to be what it should be.
+    /// A manifest or signature file is too large.
     #[error("{path:?} is larger than {limit} bytes")]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// The limit.
+        /// Largest size, in bytes.
         limit: usize,
     },
-    /// The manifest does not count.
+    /// The manifest is not trusted.
     #[error(transparent)]
     Refused(#[from] ManifestRefusal),
-    /// A file of the image is another one.
+    /// A file of the image is not the one that the manifest names.
     #[error(
         "{path:?} is not the file that the manifest names: {what}; take image and manifest from the same release"
     )]
     OtherFile {
         /// The file.
         path: PathBuf,
-        /// What differs.
+        /// The difference.
         what: String,
     },
-    /// A name that leaves the folder.
+    /// The manifest names a file that would lie outside the image's folder.
     #[error("the manifest names a file {0:?}, which is no name in the image's folder")]
     Name(String),
 }
 
-/// Checks the manifest at `manifest`, whose signatures lie beside it in `….dsse`, and the image in `image`, or else in
-/// the manifest's folder. `release` is the running one. Reads every byte of the image.
+/// Checks the manifest at `manifest`, whose signatures are beside it in `….dsse`, and the image in `image` or, by default,
+/// in the manifest's folder. `release` is the running release. Reads every byte of the image.
 ///
 /// # Errors
-/// [`CheckError`] says what to do.
+/// [`CheckError`] with the reason and what to do about it.
 pub fn check(
     manifest: &Path,
     image: Option<&Path>,
@@ -125,7 +125,7 @@ pub fn check(
     beside.push(".dsse");
     let envelope = match read(Path::new(&beside), MAX_ENVELOPE_LEN) {
         Ok(envelope) => Some(envelope),
-        // In words that say what is missing.
+        // Left to `trust`, whose error says which signatures are missing.
         Err(CheckError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
@@ -156,7 +156,7 @@ pub fn check(
     })
 }
 
-/// A hint where the path is one that the packaged service has its own of, or none.
+/// Returns a hint if the packaged service cannot see the path, or has a directory of its own there.
 fn unseen(path: &Path, error: &io::Error) -> &'static str {
     const OTHERS: [&str; 5] = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"];
     let missing = matches!(

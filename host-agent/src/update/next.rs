@@ -1,11 +1,11 @@
-//! The transitions.
+//! Transitions of an update.
 
 use std::time::Duration;
 
 use super::{Deployment, Effect, Event, Limits, Phase, Update, Way};
 use crate::lifecycle::Millis;
 
-/// An update that begins, and what to do first; `ran` is whether the old VM runs, or is to.
+/// Returns a new update and its first effects. `ran` is whether the old VM runs, or is to run.
 #[must_use]
 pub fn begin(
     number: u64,
@@ -36,7 +36,7 @@ pub fn begin(
     (step.update, step.effects)
 }
 
-/// The update after `event`, and what to do, in this order. `now` never goes back.
+/// Returns the update after `event` and the effects, in order. `now` must not decrease.
 #[must_use]
 pub fn next(update: &Update, now: Millis, event: &Event, limits: &Limits) -> (Update, Vec<Effect>) {
     let mut step = Step::new(update, now, limits);
@@ -44,7 +44,7 @@ pub fn next(update: &Update, now: Millis, event: &Event, limits: &Limits) -> (Up
         Event::OldEnded => step.old_ended(),
         Event::NewServes => {
             if update.phase == Phase::Starting {
-                // The deadline stays: it is for both.
+                // The deadline stays, since it covers both phases.
                 step.update.phase = Phase::Examining;
                 step.update.since = now;
                 step.effects.push(Effect::Examine);
@@ -126,7 +126,7 @@ impl<'a> Step<'a> {
         match self.update.phase {
             Phase::Emptying => self.start(),
             Phase::Retiring => self.enter(Phase::Done, None),
-            // Before: its own life starts it again. In proving, too, and that run waits for the listener.
+            // The appliance's own life cycle starts the old VM again. In `Proving`, that run waits for the listener.
             _ => {}
         }
     }
@@ -134,7 +134,7 @@ impl<'a> Step<'a> {
     fn revert(&mut self, why: &str, restore: bool) {
         let reason = why.to_owned();
         self.enter(Phase::Reverting { reason, restore }, None);
-        // First, and not only once the new one is gone: until then it may take connections and drop them.
+        // The old VM is released before the new one is gone: until then, the new one may accept connections and drop them.
         self.release_old(restore);
         self.effects.push(Effect::KillNew);
     }
@@ -150,15 +150,15 @@ impl<'a> Step<'a> {
             Phase::Starting | Phase::Examining | Phase::Switching | Phase::Proving => {
                 (why.to_owned(), true)
             }
-            // For the first reason.
+            // The first reason is kept.
             Phase::Reverting { reason, restore } => (reason.clone(), *restore),
-            // It is not there yet, or has a life of its own.
+            // The new VM does not exist yet, or is the appliance and has a life cycle of its own.
             Phase::Emptying | Phase::Retiring | Phase::Done | Phase::Failed { .. } => return,
         };
         self.enter(Phase::Failed { reason }, None);
         self.release_old(restore);
         if restore {
-            // Beside, too: it may have died meanwhile and been given up.
+            // Also beside: the old VM may have died and been given up in the meantime.
             self.start_old();
         }
     }
@@ -174,7 +174,7 @@ impl<'a> Step<'a> {
             Phase::Emptying => {
                 let reason = why.to_owned();
                 self.enter(Phase::Failed { reason }, None);
-                // What comes after its end is for whoever cancels to say.
+                // Whether it stays stopped afterwards is decided by the caller.
                 self.start_old();
             }
             Phase::Starting | Phase::Examining | Phase::Switching | Phase::Proving => {
@@ -198,7 +198,7 @@ impl<'a> Step<'a> {
             Phase::Starting | Phase::Examining | Phase::Switching | Phase::Proving => {
                 self.revert(why, true);
             }
-            // On the way back, and when it is over, nothing better can be done.
+            // An update that goes back or is over cannot do anything better.
             Phase::Reverting { .. } | Phase::Retiring | Phase::Done | Phase::Failed { .. } => {}
         }
     }
@@ -214,7 +214,7 @@ impl<'a> Step<'a> {
                 self.release_old(*restore);
                 self.effects.push(Effect::KillNew);
             }
-            // That it has ended, or serves, is an event of its own.
+            // Whether the new VM serves or has ended arrives as an event of its own.
             Phase::Starting | Phase::Done | Phase::Failed { .. } => {}
         }
     }
@@ -247,7 +247,7 @@ impl<'a> Step<'a> {
                     self.effects.push(Effect::Commit);
                 }
             },
-            // They have no deadline.
+            // These phases have no deadline.
             Phase::Emptying
             | Phase::Retiring
             | Phase::Reverting { .. }

@@ -1,43 +1,43 @@
-//! Whether the new VM can run beside the old one.
+//! Decides whether the new VM can run beside the old one.
 
 use super::Way;
 use crate::doctor::real::Real;
 use crate::watch::HostUse;
 
-/// What QEMU needs beside the guest's memory, in MiB.
+/// Memory that QEMU needs in addition to the guest's, in MiB.
 const OVERHEAD_MIB: u64 = 256;
 
-/// What the choice depends on.
+/// Facts that the decision depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
-    /// Memory that the machine has left, in MiB; `None` when that cannot be learnt.
+    /// Available memory of the machine in MiB; `None` if it cannot be read.
     pub available_mib: Option<u64>,
-    /// What of it guests that run may still come to use: they have not touched it yet.
+    /// Part of it that running guests may still use, since they have not touched all of their memory, in MiB.
     pub promised_mib: u64,
-    /// Memory that no appliance may have, in MiB.
+    /// Memory reserved for the host itself, in MiB.
     pub reserve_mib: u32,
-    /// The new VM's memory in MiB.
+    /// Memory of the new VM, in MiB.
     pub wanted_mib: u32,
-    /// What it has that cannot be in two VMs: a GPU, or a network of its own.
+    /// What two VMs cannot share: a GPU, or a network of its own.
     pub exclusive: Option<&'static str>,
-    /// Whether its memory has a place: huge pages or NUMA nodes, of which it is not known how much is left.
+    /// Whether the VM's memory is placed on huge pages or NUMA nodes, whose free amount is not known.
     pub placed: bool,
     /// Whether the old VM runs, or is about to be started again.
     pub runs: bool,
-    /// Whether the operator wants the old one to finish first.
+    /// Whether the operator wants the old VM to finish first.
     pub drain_first: bool,
 }
 
-/// The way, and why it is not the better one.
+/// The chosen way, and why it is not the better one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// How.
+    /// How the new VM replaces the old one.
     pub way: Way,
-    /// Why clients are turned away for a while; `None` where they are not.
+    /// Why clients are refused for a while; `None` if they are not.
     pub because: Option<String>,
 }
 
-/// Chooses.
+/// Chooses how the new VM replaces the old one.
 #[must_use]
 pub fn plan(facts: &Facts) -> Plan {
     let needed = u64::from(facts.wanted_mib) + u64::from(facts.reserve_mib) + OVERHEAD_MIB;
@@ -64,7 +64,7 @@ pub fn plan(facts: &Facts) -> Plan {
     Plan { way, because }
 }
 
-/// `MemAvailable` of this machine, in MiB.
+/// Returns `MemAvailable` of this machine, in MiB.
 #[must_use]
 pub fn available_mib() -> Option<u64> {
     let available = HostUse::read(&Real).memory_available_bytes?;

@@ -1,5 +1,5 @@
-//! Which deployment is an appliance's, on disk: `deployment.json` in its folder, replaced in one step, and beside it the
-//! manifests that updates brought.
+//! The deployment of an appliance on disk: `deployment.json` in its folder, replaced atomically, and beside it the
+//! manifests of updates.
 
 use std::fs;
 use std::io;
@@ -12,25 +12,25 @@ use super::check::Checked;
 use super::{Deployment, Update};
 use crate::state::{self, StateError};
 
-/// Its name in the appliance's folder.
+/// Name of the file in the appliance's folder.
 const FILE: &str = "deployment.json";
-/// Folder of manifests there.
+/// Name of the folder of manifests in the appliance's folder.
 const MANIFESTS: &str = "manifests";
-/// Largest such file, in bytes: no larger one is written or read.
+/// Largest size of the file in bytes, for writing and reading.
 const MAX_LEN: u64 = 64 * 1024;
 
-/// One of the two places where an appliance's VM may live.
+/// One of the two slots in which an appliance's VM may live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Slot {
-    /// `vms/NAME` in the folder of state.
+    /// `vms/NAME` in the state folder.
     A,
-    /// `b/vms/NAME` there.
+    /// `b/vms/NAME` in the state folder.
     B,
 }
 
 impl Slot {
-    /// The other one.
+    /// Returns the other slot.
     #[must_use]
     pub fn other(self) -> Self {
         match self {
@@ -39,7 +39,7 @@ impl Slot {
         }
     }
 
-    /// The folder whose `vms` holds the VM's.
+    /// Returns the folder whose `vms` folder holds the VM's.
     #[must_use]
     pub fn root(self, state: &Path) -> PathBuf {
         match self {
@@ -49,24 +49,25 @@ impl Slot {
     }
 }
 
-/// What is kept.
+/// Contents of `deployment.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kept {
-    /// Image and manifest that the configuration named when this was written. Once it names others, they count.
+    /// Image and manifest that the configuration named when this was written. If it names others now, those take
+    /// precedence.
     pub file: (PathBuf, Option<PathBuf>),
-    /// Where the appliance's VM lives.
+    /// Slot of the appliance's VM.
     pub slot: Slot,
-    /// What it runs.
+    /// The deployment that the appliance runs.
     pub current: Deployment,
-    /// What it ran before, for a rollback.
+    /// The deployment before, for a rollback.
     pub previous: Option<Deployment>,
     /// The update under way, or the last one.
     pub update: Option<Update>,
 }
 
 impl Kept {
-    /// Nothing was ever updated: what the file names.
+    /// Returns the state before any update: the deployment that the configuration names.
     #[must_use]
     pub fn first(image: &Path, manifest: Option<&Path>) -> Self {
         Self {
@@ -78,7 +79,8 @@ impl Kept {
         }
     }
 
-    /// The same after the file was edited, if it was: what it names now counts, and what ran before can be gone back to.
+    /// Applies an edit of the configuration, if there was one: the deployment that it names becomes current, and the one
+    /// before becomes the target of a rollback.
     #[must_use]
     pub fn of_file(self, image: &Path, manifest: Option<&Path>) -> Self {
         let first = Self::first(image, manifest);
@@ -93,13 +95,13 @@ impl Kept {
         }
     }
 
-    /// The update under way.
+    /// Returns the update under way.
     #[must_use]
     pub fn under_way(&self) -> Option<&Update> {
         self.update.as_ref().filter(|update| !update.is_over())
     }
 
-    /// The new deployment becomes the appliance's.
+    /// Makes the update's deployment the current one.
     pub fn commit(&mut self) {
         if let Some(update) = &self.update {
             let to = update.to.clone();
@@ -110,7 +112,7 @@ impl Kept {
 }
 
 impl Deployment {
-    /// With what the manifest says, as far as it can be read.
+    /// Returns the deployment of an image, with what its manifest says as far as that can be read.
     #[must_use]
     pub fn read(image: &Path, manifest: Option<&Path>) -> Self {
         let opened = crate::image::manifest(image, manifest).ok();
@@ -123,7 +125,7 @@ impl Deployment {
         }
     }
 
-    /// Takes over what the manifest at `path` says if that is the one of this identity; whether it is.
+    /// Takes over the contents of the manifest at `path` if its identity is `id`. Returns whether it is.
     pub fn is_now(&mut self, path: &Path, id: Option<Hex32>) -> bool {
         let read = Self::read(&self.image, Some(path));
         if read.manifest_id != id {
@@ -135,27 +137,27 @@ impl Deployment {
     }
 }
 
-/// Why what was kept is not understood.
+/// Why `deployment.json` cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The folder.
+    /// The appliance's folder or the file cannot be read.
     #[error(transparent)]
     State(#[from] StateError),
-    /// Its content.
+    /// The file's contents are damaged.
     #[error("{path:?} is damaged")]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Where.
+        /// The position and kind of the damage.
         #[source]
         source: serde_json::Error,
     },
 }
 
-/// What was kept of `name`, if anything.
+/// Loads what was kept for `name`, if anything.
 ///
 /// # Errors
-/// [`LoadError`].
+/// [`LoadError`] if the file cannot be read or is damaged.
 pub fn load(root: &Path, name: &str) -> Result<Option<Kept>, LoadError> {
     let path = state::folder(root, name)?.join(FILE);
     let bytes = match read(&path) {
@@ -176,13 +178,13 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Keeps `kept`, on the disk itself: an update may be followed by a power cut.
+/// Saves `kept` durably, so that an update survives a power failure.
 ///
 /// # Errors
-/// [`StateError`], also when it is too long to be read back: then what was kept before stays.
+/// [`StateError`] if it cannot be written or is too long to be read back. The previous contents then stay.
 pub fn save(root: &Path, name: &str, kept: &Kept) -> Result<(), StateError> {
     let path = state::prepare(root, name)?.join(FILE);
-    // Numbers, names and paths: serialisation cannot fail.
+    // It holds only numbers, names and paths, so serialisation cannot fail.
     let bytes = serde_json::to_vec_pretty(kept).unwrap_or_default();
     if bytes.len() as u64 > MAX_LEN {
         let text = format!(
@@ -194,10 +196,10 @@ pub fn save(root: &Path, name: &str, kept: &Kept) -> Result<(), StateError> {
     state::write_durably(&path, &bytes)
 }
 
-/// Keeps a manifest and its signatures, so that what was checked is what is published, whatever becomes of the files.
+/// Keeps a manifest and its signatures, so that what was checked is what is published, whatever happens to the originals.
 ///
 /// # Errors
-/// [`StateError`].
+/// [`StateError`] if they cannot be written.
 pub fn keep(root: &Path, name: &str, checked: &Checked) -> Result<Deployment, StateError> {
     let folder = state::prepare(root, name)?.join(MANIFESTS);
     state::folder_of_ours(&folder)?;
@@ -216,7 +218,7 @@ pub fn keep(root: &Path, name: &str, checked: &Checked) -> Result<Deployment, St
     })
 }
 
-/// Removes the manifests that `kept` does not name any more.
+/// Removes manifests that `kept` no longer names.
 pub fn prune(root: &Path, name: &str, kept: &Kept) {
     let Ok(folder) = state::folder(root, name) else {
         return;
@@ -237,7 +239,7 @@ pub fn prune(root: &Path, name: &str, kept: &Kept) {
         let id = name.to_str().and_then(|name| name.split('.').next());
         let wanted = id.and_then(|id| id.parse::<Hex32>().ok());
         if !wanted.is_some_and(|id| ids.contains(&id)) {
-            // One that stays costs its bytes, and is tried again after the next update.
+            // A file that stays takes little space and is tried again after the next update.
             let _ = fs::remove_file(entry.path());
         }
     }

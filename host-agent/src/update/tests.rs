@@ -1,4 +1,4 @@
-//! The transitions of an update, one by one; its promises are in `properties`.
+//! Tests of single transitions of an update. Its invariants are tested in `properties`.
 
 use super::*;
 
@@ -24,7 +24,7 @@ fn begun(way: Way) -> (Update, Vec<Effect>) {
     begin(1, false, way, deployment(), true, 1000, &LIMITS)
 }
 
-/// Walks `events` from the beginning; every effect but `Publish`, in order.
+/// Applies `events` from the beginning. Returns every effect except `Publish`, in order.
 fn walk(way: Way, events: &[Event]) -> (Update, Vec<Effect>) {
     let (mut update, mut effects) = begun(way);
     for event in events {
@@ -115,7 +115,7 @@ fn whatever_is_late_or_refused_goes_back_with_its_reason() {
     }
 }
 
-/// Also an update that an earlier daemon kept, which did not say whether the old VM ran.
+/// Covers updates kept by an earlier daemon, which did not record whether the old VM ran.
 #[test]
 fn what_did_not_run_before_is_not_started_by_an_update_that_fails() {
     use Event::*;
@@ -176,7 +176,7 @@ fn what_the_operator_stops_is_not_started_again() {
         assert!(!effects.contains(&Effect::StartOld) && !effects.contains(&Effect::ReleaseOld));
         assert!(effects.contains(&Effect::KillNew));
     }
-    // Also when it goes back already.
+    // The same holds for an update that is already going back.
     let events = [OldEnded, NewServes, Refused("no".into()), stop(), gone()];
     let (_, effects) = walk(Way::InPlace, &events);
     assert!(!effects.contains(&Effect::StartOld));
@@ -200,7 +200,7 @@ fn what_the_file_supersedes_goes_back_to_the_old_vm() {
         assert_eq!(update.phase, Phase::Failed { reason: why() });
         assert_eq!(effects.last(), Some(&Effect::StartOld));
     }
-    // The new one is the appliance already: its own life goes on.
+    // The new VM is the appliance already, and its life cycle goes on.
     let events = [NewServes, Accepted, Switched, Tick];
     let (before, _) = walk(Way::Beside, &events);
     let (after, effects) = next(&before, 2000, &Superseded(why()), &LIMITS);

@@ -1,9 +1,9 @@
-//! What this machine knows of the GPUs that an appliance has.
+//! What the host knows about an appliance's GPUs.
 //!
-//! A GPU that is passed through belongs to its guest, whose driver alone knows its memory and temperature: the guest tells
-//! them, as it tells its counters, and a GPU in confidential computing may have its driver refuse them. The host itself sees
-//! what the kernel says of any PCI function, and the temperature where the driver that holds it reports one (`hwmon`), which
-//! vfio-pci does not. Nothing else is shown, and nothing is zero that nobody said.
+//! A GPU that is passed through belongs to its guest, and only the guest's driver knows its memory and temperature. The
+//! guest reports them with its counters, but in confidential-computing mode the driver may refuse to tell. The host sees
+//! what the kernel shows of any PCI function, and a temperature only if the host's driver for it reports one (`hwmon`),
+//! which vfio-pci does not. Unknown values are absent, never zero.
 
 use cocoon_protocol::gpu::GpuMetrics;
 use cocoon_qemu::PciAddress;
@@ -12,30 +12,30 @@ use serde::{Deserialize, Serialize};
 use crate::doctor::facts::{DEVICES, model};
 use crate::doctor::source::Files;
 
-/// In the place of an address.
+/// Address shown for a simulated GPU.
 pub const SIMULATED: &str = "simulated";
 
-/// A GPU.
+/// A GPU of an appliance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GpuUse {
-    /// Where it is; [`SIMULATED`] for one that is nowhere.
+    /// PCI address on the host; [`SIMULATED`] for a simulated GPU.
     pub address: String,
-    /// What it is, if it has a confidential mode.
+    /// Model, if it is a known one with a confidential mode.
     pub model: Option<String>,
-    /// The driver of the host's that holds it.
+    /// Host driver that is bound to it.
     pub driver: Option<String>,
-    /// Its memory in bytes.
+    /// Size of its memory, in bytes.
     pub memory_bytes: Option<u64>,
-    /// What of it is in use, in bytes.
+    /// Memory in use, in bytes.
     pub memory_used_bytes: Option<u64>,
-    /// Its temperature in degrees Celsius.
+    /// Temperature, in degrees Celsius.
     pub temperature_celsius: Option<f64>,
 }
 
 impl GpuUse {
-    /// What is known of an appliance's GPUs: of the one at `address`, or of those that a `simulated` TEE's guest imitates;
-    /// with what the guest has `told`.
+    /// Returns an appliance's GPUs: the one at `address`, or those that the guest of a `simulated` TEE simulates. `told`
+    /// holds what the guest reports about them.
     #[must_use]
     pub fn all(
         files: &dyn Files,
@@ -46,10 +46,10 @@ impl GpuUse {
         let mut gpus: Vec<Self> = match address {
             Some(address) => vec![Self::read(files, address)],
             None if simulated => told.iter().map(|_| Self::imitated()).collect(),
-            // Whatever it says of them: it was given none.
+            // Reports of a guest that was given no GPU are ignored.
             None => vec![],
         };
-        // In the guest's own order, which for one is the host's.
+        // The guest's order; for a single GPU it is also the host's.
         for (gpu, told) in gpus.iter_mut().zip(told) {
             gpu.hear(told);
         }
@@ -67,7 +67,7 @@ impl GpuUse {
         }
     }
 
-    /// A guest that says what cannot be is taken to have said nothing.
+    /// Takes over the guest's values and ignores impossible ones.
     fn hear(&mut self, told: &GpuMetrics) {
         let used = told.memory_used_bytes;
         let fits = |used: &u64| told.memory_bytes.is_none_or(|all| *used <= all);
@@ -78,8 +78,8 @@ impl GpuUse {
         }
     }
 
-    /// What is known of the GPU at `address`, from files alone: neither the GPU is asked, which may be its guest's, nor
-    /// its IOMMU group opened, which QEMU may be about to do.
+    /// Reads what is known about the GPU at `address` from files alone. The GPU may belong to a guest, so it is not
+    /// queried, and QEMU may be about to open its IOMMU group, so that is not opened.
     #[must_use]
     pub fn read(files: &dyn Files, address: PciAddress) -> Self {
         let file = |name: &str| files.text(&format!("{DEVICES}/{address}/{name}"));
@@ -98,7 +98,7 @@ impl GpuUse {
     }
 }
 
-/// `temp1_input` of `hwmon`, in thousandths of a degree.
+/// Returns the temperature in degrees Celsius, from `temp1_input` of `hwmon` in thousandths of a degree.
 fn temperature(files: &dyn Files, address: PciAddress) -> Option<f64> {
     let folder = format!("{DEVICES}/{address}/hwmon");
     let names = files.list(&folder);
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
     use crate::doctor::source::Refusal;
 
-    /// A machine of a few files; a link is a file with its target's last part.
+    /// A machine of a few files. A link is a file that holds the last component of its target.
     struct Few(BTreeMap<&'static str, &'static str>);
 
     impl Files for Few {
@@ -177,11 +177,11 @@ mod tests {
         assert_eq!(gpu.model.as_deref(), Some("H100 SXM5 80 GB"));
         let memory = (gpu.memory_used_bytes, gpu.memory_bytes);
         assert_eq!(memory, (Some(3 << 30), Some(80 << 30)));
-        // The host's, where the guest says none, and the guest's where it does.
+        // The host's value is kept if the guest reports none, and replaced by the guest's otherwise.
         assert_eq!(gpu.temperature_celsius, Some(41.5));
         let hot = GpuMetrics {
             temperature_celsius: Some(64),
-            // More than there is.
+            // More than the GPU has.
             memory_used_bytes: Some(81 << 30),
             ..told
         };
@@ -190,7 +190,7 @@ mod tests {
         };
         assert_eq!(gpu.temperature_celsius, Some(64.0));
         assert_eq!(gpu.memory_used_bytes, None);
-        // None was given to it.
+        // This guest was given no GPU.
         assert_eq!(all(None, false, &[told]), []);
         let [one, other] = &all(None, true, &[told, hot])[..] else {
             panic!("not two GPUs")

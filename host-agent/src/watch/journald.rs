@@ -1,7 +1,7 @@
-//! Structured logs: the daemon's events as records of systemd's journal, where it runs under that.
+//! Sends the daemon's events to the systemd journal as structured records, if the daemon runs under systemd.
 //!
-//! The native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL) is one datagram of `FIELD=value` lines to a fixed socket. The
-//! crates for it bring a tracing framework or ten packages for that datagram, and neither lets a test listen.
+//! The native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL) is one datagram of `FIELD=value` lines to a fixed socket.
+//! Existing crates bring a tracing framework or ten packages for it, and none lets a test listen.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -11,22 +11,22 @@ use std::path::Path;
 use crate::daemon::journal::{Entry, MANIFEST, UPDATE_FAILED};
 use crate::text::plain;
 
-/// Where the journal listens.
+/// Path of the journal's socket.
 pub const SOCKET: &str = "/run/systemd/journal/socket";
-/// Under this name records are found: `journalctl -t cocoon-host`.
+/// Syslog identifier of the records, as in `journalctl -t cocoon-host`.
 const IDENTIFIER: &str = "cocoon-host";
-/// Longest text that a record holds, in characters: reasons repeat what a guest said.
+/// Longest text of a record, in characters. Reasons repeat text from guests.
 const MAX_TEXT: usize = 1000;
 
-/// The journal.
+/// A connection to the journal.
 #[derive(Debug)]
 pub struct Journald {
     socket: UnixDatagram,
 }
 
 impl Journald {
-    /// The journal that standard error goes to, if it does (`JOURNAL_STREAM`, systemd.exec(5)): device and inode tell
-    /// whether it still does, since a shell may have sent it elsewhere.
+    /// Connects to the journal if standard error is connected to it (`JOURNAL_STREAM`, systemd.exec(5)). Device and inode
+    /// are compared, since a shell may have redirected standard error.
     #[must_use]
     pub fn of_this_process() -> Option<Self> {
         let stream = std::env::var("JOURNAL_STREAM").ok()?;
@@ -35,14 +35,14 @@ impl Journald {
         Self::at(Path::new(SOCKET)).ok()
     }
 
-    /// The journal that listens at `path`.
+    /// Connects to the journal that listens at `path`.
     ///
     /// # Errors
-    /// Nobody does.
+    /// An I/O error if nothing listens there.
     pub fn at(path: &Path) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.connect(path)?;
-        // A journal that does not keep up loses records; the appliances go on.
+        // A journal that does not keep up loses records instead of delaying the appliances.
         socket.set_nonblocking(true)?;
         Ok(Self { socket })
     }
@@ -50,13 +50,13 @@ impl Journald {
     /// Writes an event.
     ///
     /// # Errors
-    /// The journal takes none.
+    /// An I/O error if the journal does not accept it.
     pub fn write(&self, entry: &Entry) -> io::Result<()> {
         self.socket.send(&record(entry)).map(drop)
     }
 }
 
-/// The event as a record. No value has a line end, so that every field is one line.
+/// Encodes the event as a record. `plain` removes line ends, so that every field is one line.
 fn record(entry: &Entry) -> Vec<u8> {
     let text = plain(&entry.text, MAX_TEXT);
     let message = match &entry.appliance {
@@ -79,7 +79,7 @@ fn record(entry: &Entry) -> Vec<u8> {
     lines.collect::<String>().into_bytes()
 }
 
-/// As syslog(3) counts: an appliance that is given up is an error, what needs a look a warning.
+/// Returns the syslog(3) priority: error for an appliance that was given up, warning for what needs attention.
 fn priority(state: &str) -> u8 {
     match state {
         "failed" => 3,

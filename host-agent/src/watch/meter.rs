@@ -1,4 +1,4 @@
-//! What a guest does in a second, from the counters that it tells about every ten.
+//! Computes rates from the counters that a guest sends about every ten seconds.
 
 use std::collections::VecDeque;
 
@@ -7,37 +7,38 @@ use serde::{Deserialize, Serialize};
 
 use crate::lifecycle::Millis;
 
-/// Over how long a rate is taken: long answers change no counter before their end, so that less would flicker.
+/// Time over which a rate is taken, in milliseconds. Long answers change no counter before they end, so a shorter window
+/// would flicker.
 const WINDOW: Millis = 60_000;
-/// A guest that has told nothing for so long is not doing what it did.
+/// Time without counters after which a guest has no rate, in milliseconds.
 const STALE: Millis = 30_000;
-/// More samples than a window has; a guest that tells too often replaces its newest.
+/// Largest number of samples, more than a window needs.
 const KEPT: usize = 16;
-/// Samples nearer to each other than this are one.
+/// Least time between samples, in milliseconds. A sample that comes sooner replaces the newest one.
 const APART: Millis = 2_000;
 
-/// What a guest does in a second.
+/// Rates of a guest's activity, per second.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rates {
-    /// Tokens that it makes.
+    /// Completion tokens per second.
     pub completion_tokens: f64,
-    /// Tokens of prompts that it reads.
+    /// Prompt tokens per second.
     pub prompt_tokens: f64,
-    /// Requests that reach its engine.
+    /// Requests that reach the engine, per second.
     pub requests: f64,
-    /// Over how many seconds these were taken.
+    /// Time over which the rates were taken, in seconds.
     pub seconds: f64,
 }
 
-/// Counters with times.
+/// Samples of a guest's counters with their times.
 #[derive(Debug, Clone, Default)]
 pub struct Meter {
     samples: VecDeque<(Millis, Metrics)>,
 }
 
 impl Meter {
-    /// The guest's counters are these now.
+    /// Records the guest's counters at the time `now`.
     pub fn add(&mut self, now: Millis, metrics: Metrics) {
         let newest = self.samples.len().checked_sub(2);
         let before = newest.and_then(|index| self.samples.get(index));
@@ -45,7 +46,7 @@ impl Meter {
             self.samples.pop_back();
         }
         self.samples.push_back((now, metrics));
-        // The one at the window's far end is needed still.
+        // The newest sample outside the window is kept, since it is the window's start.
         let outside = |index: usize| {
             let sample = self.samples.get(index);
             sample.is_some_and(|(at, _)| now.saturating_sub(*at) >= WINDOW)
@@ -57,12 +58,12 @@ impl Meter {
         self.samples.drain(..old);
     }
 
-    /// Another guest begins to count.
+    /// Forgets all samples, because another guest starts to count.
     pub fn clear(&mut self) {
         self.samples.clear();
     }
 
-    /// The rates now; `None` while they cannot be known.
+    /// Returns the current rates; `None` if they are not known.
     #[must_use]
     pub fn rates(&self, now: Millis) -> Option<Rates> {
         let ((from, first), (to, last)) = (self.samples.front()?, self.samples.back()?);
@@ -70,7 +71,7 @@ impl Meter {
             return None;
         }
         let seconds = (to - from) as f64 / 1000.0;
-        // A guest that counts backwards does nothing.
+        // For counters that decrease, the rate is zero.
         let rate = |of: fn(&Metrics) -> u64| of(last).saturating_sub(of(first)) as f64 / seconds;
         Some(Rates {
             completion_tokens: rate(|metrics| metrics.completion_tokens),
@@ -108,14 +109,14 @@ mod tests {
         }
         let rates = meter.rates(191_000).unwrap();
         assert_eq!((rates.completion_tokens, rates.seconds), (10.0, 60.0));
-        // It has fallen silent.
+        // The guest has stopped reporting.
         assert_eq!(meter.rates(191_000 + STALE + 1), None);
         meter.clear();
         assert_eq!(meter.rates(191_000), None);
     }
 
     proptest! {
-        /// Whatever a guest tells and whenever: no rate is negative or endless, and little is kept.
+        /// Whatever a guest reports and when, rates are finite and not negative, and the number of samples is bounded.
         #[test]
         fn no_guest_can_break_a_rate(told in prop::collection::vec((0..5_000_u64, any::<u64>()), 0..200)) {
             let (mut meter, mut now) = (Meter::default(), 1);

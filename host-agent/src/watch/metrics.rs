@@ -1,8 +1,8 @@
-//! The metrics: a closed list of families, each with its help, unit and source, in the text format of OpenMetrics 1.0.
+//! The Prometheus metrics: a closed list of families with help, unit and source, in the text format of OpenMetrics 1.0.
 //!
-//! Labels are an appliance's name, a state, a boot's phase, a TEE, a GPU's address and model, and the release: names of
-//! closed sets or of the operator's choice, never a word of a request or of a guest. `host-agent/docs/metrics.md` is this
-//! list for operators; a test holds the two together.
+//! Labels hold an appliance's name, a state, a boot phase, a TEE, a GPU's index, address and model, and the release. These
+//! come from closed sets or from the operator, never from a request or a guest. `host-agent/docs/metrics.md` documents the
+//! list for operators; a test keeps both in agreement.
 
 use std::fmt;
 
@@ -21,10 +21,10 @@ mod samples;
 use samples::Number::{Count, Real};
 use samples::{Sample, each, gpus, known, labels, number, one, seconds, taken, told, told_of_gpus};
 
-/// What `/metrics` is served as.
+/// Media type of `/metrics`.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The states that an appliance can be in.
+/// The states of an appliance.
 const STATES: [&str; 8] = [
     "created",
     "preparing",
@@ -38,7 +38,7 @@ const STATES: [&str; 8] = [
 
 /// A family of metrics.
 struct Family {
-    /// Without unit, and without the `_total` that counters get.
+    /// Name without the unit and without the suffix `_total` of counters.
     name: &'static str,
     unit: Option<Unit>,
     counts: bool,
@@ -46,7 +46,7 @@ struct Family {
     samples: fn(&Watch) -> Vec<Sample>,
 }
 
-/// All of them at one moment, as text.
+/// Returns all metrics of a snapshot as text.
 #[must_use]
 pub fn text(watch: &Watch) -> String {
     let mut registry = Registry::default();
@@ -120,9 +120,9 @@ const fn counter(
     }
 }
 
-/// In the order of the page.
+/// All families, in the order of `host-agent/docs/metrics.md`.
 static FAMILIES: &[Family] = &[
-    // The daemon, under the names that every program's process has.
+    // The daemon's process, under the names that are customary for every program's process.
     counter(
         "process_cpu",
         Some(Unit::Seconds),
@@ -272,7 +272,7 @@ static FAMILIES: &[Family] = &[
         "Memory of its QEMU, the guest's included, huge pages not",
         |watch| number(watch, |one| Some(Count(one.qemu?.resident_bytes))),
     ),
-    // What its guest tells of itself, about every ten seconds.
+    // What the guest reports about itself, about every ten seconds.
     counter(
         "cocoon_guest_connections",
         None,
@@ -351,7 +351,7 @@ static FAMILIES: &[Family] = &[
         "Bytes of these that were not zero when they were read",
         |watch| told_of_gpus(watch, |gpu| gpu.residue_bytes),
     ),
-    // What the host knows of the GPUs that it has, and what its guest tells of them.
+    // GPUs: what the host knows about them, and what the guest reports.
     gauge(
         "cocoon_gpu_info",
         None,

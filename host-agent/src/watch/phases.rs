@@ -1,15 +1,15 @@
-//! A boot as phases with lengths, and when its evidence was taken.
+//! The phases of a boot with their durations, and the time at which the evidence was taken.
 
 use serde::{Deserialize, Serialize};
 
 use crate::lifecycle::{Lifecycle, Millis, State};
 use crate::timings::Step;
 
-/// The step with which a boot is over.
+/// The step that ends a boot.
 const SERVING: &str = "serving";
-/// What runs before the guest speaks: firmware, kernel and the agent's first steps.
+/// Name of the phase before the guest's first message: firmware, kernel and the agent's first steps.
 const FIRST: &str = "firmware";
-/// Steps that there are: all else that a report might name is left out.
+/// Known steps. Any other name in a report is ignored.
 const KNOWN: [&str; 10] = [
     "hello",
     "mounts",
@@ -27,15 +27,16 @@ const KNOWN: [&str; 10] = [
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PhaseTime {
-    /// Its name: of a closed set.
+    /// Name of the phase, from a closed set.
     pub name: String,
     /// When it began, in milliseconds after QEMU's start.
     pub from_ms: u64,
-    /// When the next one began; `None` for the one that goes on.
+    /// When the next phase began; `None` for the phase under way.
     pub to_ms: Option<u64>,
 }
 
-/// The phases that these steps begin, the first of them QEMU's start. Those of no length are part of the next.
+/// Returns the phases that these steps begin, after a first one from QEMU's start. A phase of no duration is merged into
+/// the next.
 #[must_use]
 pub fn phases(steps: &[Step]) -> Vec<PhaseTime> {
     let mut phases: Vec<PhaseTime> = vec![];
@@ -44,7 +45,7 @@ pub fn phases(steps: &[Step]) -> Vec<PhaseTime> {
         let Some(known) = KNOWN.iter().find(|known| **known == step.name) else {
             continue;
         };
-        // Steps that were told in one breath.
+        // Steps that were reported together have no duration between them.
         if step.host_ms > from_ms {
             phases.push(PhaseTime {
                 name: name.to_owned(),
@@ -68,7 +69,7 @@ pub fn phases(steps: &[Step]) -> Vec<PhaseTime> {
     phases
 }
 
-/// When the guest began to take its evidence: counted back from the moment in which it began to serve.
+/// Returns when the guest began to take its evidence, counted back from the time at which it began to serve.
 #[must_use]
 pub fn evidence(steps: &[Step], life: &Lifecycle) -> Option<Millis> {
     let State::Serving = life.state else {

@@ -1,38 +1,38 @@
-//! What the machine and single processes use, from the kernel's tables (proc(5)).
+//! Resource use of the host and of single processes, from the kernel's tables (proc(5)).
 
 use serde::{Deserialize, Serialize};
 
 use crate::doctor::source::Files;
 
-/// `USER_HZ`: the unit of processor times in `/proc/PID/stat`, the same on every x86-64 Linux.
+/// `USER_HZ`: processor time units per second in `/proc/PID/stat`, the same on every x86-64 Linux.
 const TICKS: f64 = 100.0;
 
-/// The machine.
+/// Resource use of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostUse {
-    /// Its processors.
+    /// Number of processors that this process may use.
     pub processors: Option<u64>,
-    /// Processes that ran or waited to run, averaged over a minute.
+    /// Processes that ran or waited to run, averaged over one minute.
     pub load1: Option<f64>,
-    /// Its memory in bytes.
+    /// Total memory, in bytes.
     pub memory_bytes: Option<u64>,
-    /// What of it could be had without swapping, in bytes.
+    /// Memory available without swapping, in bytes.
     pub memory_available_bytes: Option<u64>,
 }
 
-/// A process.
+/// Resource use of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProcessUse {
     /// Processor time since its start, in seconds.
     pub cpu_seconds: f64,
-    /// Memory that it has now, in bytes. Huge pages are not part of it.
+    /// Resident memory in bytes, without huge pages.
     pub resident_bytes: u64,
 }
 
 impl HostUse {
-    /// Of the machine behind `files`.
+    /// Reads the figures of the machine behind `files`.
     #[must_use]
     pub fn read(files: &dyn Files) -> Self {
         let memory = files.text("/proc/meminfo").unwrap_or_default();
@@ -54,7 +54,7 @@ impl HostUse {
 }
 
 impl ProcessUse {
-    /// Of the process `pid`; `None` when it is gone.
+    /// Reads the figures of the process `pid`; `None` if it is gone.
     #[must_use]
     pub fn read(files: &dyn Files, pid: u32) -> Option<Self> {
         let stat = files.text(&format!("/proc/{pid}/stat"))?;
@@ -66,14 +66,15 @@ impl ProcessUse {
     }
 }
 
-/// A field in KiB, as bytes.
+/// Returns a field that is given in KiB, in bytes.
 fn kib(table: &str, name: &str) -> Option<u64> {
     let line = table.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }
 
-/// `utime` and `stime`, the 14th and 15th fields. The second is the program's name in brackets, which may hold anything.
+/// Returns the sum of `utime` and `stime`, the 14th and 15th fields, in seconds. The second field is the program's name in
+/// parentheses, which may contain any characters.
 fn cpu_seconds(stat: &str) -> Option<f64> {
     let (_, after) = stat.rsplit_once(')')?;
     let mut fields = after.split_whitespace().skip(11);

@@ -1,16 +1,16 @@
-//! `cocoon-host top`: the table, as text.
+//! The table of `cocoon-host top` as text.
 
 use super::{Evidence, Watch, Watched};
 use crate::expiry;
 use crate::lifecycle::Millis;
 use crate::text::plain;
 
-/// What stands where nothing is known.
+/// Placeholder for unknown values.
 pub const UNKNOWN: &str = "–";
-/// Columns that may shrink end at the least at this.
+/// Width of the column of names, to which longer names are cut.
 const NAME: usize = 24;
 
-/// The table at one moment, in lines of at most `width` columns.
+/// Returns the table of a snapshot, in lines of at most `width` characters.
 #[must_use]
 pub fn table(watch: &Watch, width: usize) -> String {
     let host = &watch.host;
@@ -84,7 +84,7 @@ fn row(one: &Watched, now: Millis) -> String {
     )
 }
 
-/// What of its GPUs' memory is in use, if that is known of all of them.
+/// Returns the GPU memory in use in bytes, if it is known for all of the appliance's GPUs.
 fn gpu_memory(one: &Watched) -> Option<u64> {
     let used = one.gpus.iter().map(|gpu| gpu.memory_used_bytes);
     let all: Vec<u64> = used.collect::<Option<_>>()?;
@@ -92,19 +92,19 @@ fn gpu_memory(one: &Watched) -> Option<u64> {
     (!all.is_empty()).then(|| all.into_iter().fold(0, sum))
 }
 
-/// In degrees Celsius.
+/// Returns the highest temperature of the appliance's GPUs, in degrees Celsius.
 fn warmest(one: &Watched) -> Option<f64> {
     let known = one.gpus.iter().filter_map(|gpu| gpu.temperature_celsius);
     let sane = known.filter(|degrees| degrees.abs() < 1000.0);
     sane.max_by(f64::total_cmp)
 }
 
-/// What stands in the place of the evidence when its manifest has ended, or will soon: no client will take it.
+/// Returns what replaces the evidence if the manifest has expired or soon will: clients then refuse the appliance.
 fn doubt(one: &Watched, now: Millis) -> Option<String> {
     expiry::sign(one.view.deployment.not_after?, now / 1000)
 }
 
-/// What is known of the evidence, in a few letters.
+/// Describes the evidence briefly.
 #[must_use]
 pub fn evidence(one: &Watched, now: Millis) -> String {
     let kind = if one.is_simulated() {
@@ -120,7 +120,7 @@ pub fn evidence(one: &Watched, now: Millis) -> String {
     }
 }
 
-/// A number of something in a second, as precise as it is worth.
+/// Formats a rate per second.
 #[must_use]
 pub fn rate(rate: Option<f64>) -> String {
     match rate {
@@ -143,7 +143,7 @@ pub fn age(millis: Millis) -> String {
     }
 }
 
-/// An amount of memory in its largest unit, of 1024 each.
+/// Formats an amount of memory in its largest binary unit.
 #[must_use]
 pub fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];

@@ -1,4 +1,4 @@
-//! An answer: what it is, how long it may be kept, and the headers that keep a browser from making more of it.
+//! An answer: its body, how long it may be cached, and headers that restrict what a browser does with it.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -14,14 +14,14 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 use tokio::sync::mpsc;
 
-/// How long an answer may be kept by whoever gets it.
+/// How long a client may cache an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cache {
-    /// Not at all.
+    /// Must not be cached.
     Never,
-    /// So many seconds; after them it is asked for again by its `ETag`.
+    /// May be cached for this number of seconds, then must be revalidated by its `ETag`.
     Seconds(u32),
-    /// For ever: its name says which bytes it is.
+    /// May be cached for ever: its path determines its bytes.
     Forever,
 }
 
@@ -35,17 +35,17 @@ pub struct Page {
     headers: Vec<(&'static str, String)>,
 }
 
-/// What an answer consists of.
+/// Body of an answer.
 #[derive(Debug)]
 pub enum Body {
-    /// All at once, with its length.
+    /// The whole body at once, with its length.
     Whole(Option<Bytes>),
-    /// Piece by piece as they come, until the sender is dropped or the connection's life is over.
+    /// Pieces as they come, until the sender is dropped or the connection's life is over.
     Pieces(mpsc::Receiver<Bytes>),
 }
 
 impl Page {
-    /// A good answer of the media type `kind`. It may not be kept, unless [`Page::cached`] says otherwise.
+    /// Makes a successful answer of the media type `kind`. It must not be cached unless [`Page::cached`] is called.
     #[must_use]
     pub fn new(kind: &'static str, body: impl Into<Bytes>) -> Self {
         Self {
@@ -57,7 +57,7 @@ impl Page {
         }
     }
 
-    /// A good answer whose pieces come by and by.
+    /// Makes a successful answer whose body arrives in pieces.
     #[must_use]
     pub fn pieces(kind: &'static str, pieces: mpsc::Receiver<Bytes>) -> Self {
         Self {
@@ -66,7 +66,7 @@ impl Page {
         }
     }
 
-    /// A few words with a status.
+    /// Makes a short text answer with this status.
     #[must_use]
     pub fn text(status: StatusCode, words: &'static str) -> Self {
         Self {
@@ -75,26 +75,26 @@ impl Page {
         }
     }
 
-    /// There is no such thing.
+    /// Makes the answer for a path without a document.
     #[must_use]
     pub fn missing() -> Self {
         Self::text(StatusCode::NOT_FOUND, "there is no such document\n")
     }
 
-    /// The same, to be kept so long.
+    /// Sets how long the answer may be cached.
     #[must_use]
     pub fn cached(self, cache: Cache) -> Self {
         Self { cache, ..self }
     }
 
-    /// The same with a header, in lower case. One of those that every page has replaces it.
+    /// Adds a header; its name is in lower case. It replaces a default header of the same name.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
     }
 
-    /// What goes out. `known` is the client's `If-None-Match`; `head` leaves the body out.
+    /// Returns the response. `known` is the client's `If-None-Match`; `head` omits the body.
     pub(super) fn response(mut self, known: Option<&HeaderValue>, head: bool) -> Response<Body> {
         let tag = match (&self.body, self.cache, self.status) {
             (_, Cache::Never, _) => None,
@@ -118,7 +118,7 @@ impl Page {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         let mut put = |name: HeaderName, value: &str| {
-            // Ours, but for digests and numbers: always a valid value.
+            // Values are fixed strings, digests or numbers, so they are always valid.
             if let Ok(value) = HeaderValue::from_str(value) {
                 headers.insert(name, value);
             }
@@ -148,7 +148,7 @@ impl Page {
     }
 }
 
-/// Whether the client's list names this entity: weak or not, it has these bytes (RFC 9110 §13.1.2).
+/// Returns whether the client's list names this entity. Weak tags match too (RFC 9110 §13.1.2).
 fn has(known: Option<&HeaderValue>, tag: &str) -> bool {
     let Some(list) = known.and_then(|known| known.to_str().ok()) else {
         return false;

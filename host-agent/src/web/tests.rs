@@ -1,4 +1,4 @@
-//! What strangers get, over a socket and without a client of ours.
+//! Tests of the web server over a socket, with requests written by hand.
 
 use hyper::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -112,7 +112,7 @@ async fn files_that_are_no_certificate_are_named() {
     assert_eq!(said(certificate.clone(), certificate), Some(expected));
 }
 
-/// The handshake is one that a client of ours checks, and what is answered behind it is the same.
+/// The project's own attestation client completes the handshake, and its request is answered as over HTTP.
 #[tokio::test]
 async fn over_tls_the_same_is_answered() {
     let tests = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/web");

@@ -1,5 +1,5 @@
-//! The certificate of the listener: read when it starts, and again when its files have changed, so that a renewed one is
-//! used without a restart. TLS 1.3 alone, on the provider that the rest of the system uses.
+//! The server's certificate: read at start, and again when its files have changed, so that a renewed one is used without a
+//! restart. Only TLS 1.3 is offered, with the cryptographic provider that the rest of the project uses.
 
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -13,54 +13,54 @@ use tokio_rustls::TlsAcceptor;
 
 use super::TlsFiles;
 
-/// Largest PEM file, in bytes.
+/// Number of bytes of a PEM file that are read.
 const MAX_PEM: u64 = 1 << 20;
-/// How often the files are looked at, at most.
+/// Shortest interval between checks of the files.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// Why the files are of no use.
+/// Why the files cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// Not there, or not ours to read.
+    /// A file cannot be read.
     #[error("cannot read {path:?}")]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// Not what it should be.
+    /// A file does not hold what it should.
     #[error("{path:?} holds no {what} in PEM")]
     Pem {
         /// The file.
         path: PathBuf,
-        /// What it should hold.
+        /// What the file should hold.
         what: &'static str,
     },
-    /// They do not belong together, or the key is of an algorithm that is not known.
+    /// Certificate and key do not match, or the key's algorithm is not supported.
     #[error("certificate {certificate:?} and key {key:?} cannot be used together")]
     Unusable {
         /// The certificate's file.
         certificate: PathBuf,
         /// The key's file.
         key: PathBuf,
-        /// Why not.
+        /// The TLS library's error.
         #[source]
         source: rustls::Error,
     },
 }
 
-/// When the certificate and its key were written.
+/// Modification times of the certificate and its key.
 type Seen = [Option<SystemTime>; 2];
 
-/// A certificate in use.
+/// The certificate in use.
 pub(super) struct Tls {
     files: TlsFiles,
     acceptor: TlsAcceptor,
-    /// What the files were when they were read,
+    /// Modification times of the files in use.
     seen: Seen,
-    /// and when they could not be used.
+    /// Modification times of newer files that could not be used.
     refused: Option<Seen>,
     looked: Instant,
 }
@@ -77,7 +77,7 @@ impl Tls {
         })
     }
 
-    /// For the next connection; `note` is told of new files that cannot be used.
+    /// Returns the acceptor for the next connection. `note` is told of new files that cannot be used.
     pub(super) fn acceptor(&mut self, note: &dyn Fn(&str)) -> TlsAcceptor {
         if self.looked.elapsed() >= LOOK {
             self.looked = Instant::now();
@@ -86,8 +86,8 @@ impl Tls {
         self.acceptor.clone()
     }
 
-    /// New files that cannot be used, halfway through a renewal as a rule, leave the old ones in use until they can. Told
-    /// once, and when it is over: the old certificate ends some day.
+    /// Loads changed files. Files that cannot be used, usually because a renewal is incomplete, leave the old certificate
+    /// in use. This is reported once, and again when it is resolved, because the old certificate will expire.
     fn look(&mut self, note: &dyn Fn(&str)) {
         let (seen, path) = (changed(&self.files), self.files.certificate.display());
         if seen != self.seen {
@@ -162,7 +162,7 @@ mod tests {
 
     use super::*;
 
-    /// A renewal that went wrong is told once, while there is time, and so is its end.
+    /// A failed renewal is reported once, and so is its resolution.
     #[test]
     fn a_renewed_certificate_that_cannot_be_used_is_told_once() {
         let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/web");

@@ -1,27 +1,27 @@
-//! The promises of an update, against a world of two VMs in which everything may happen.
+//! Property tests of an update, against a model of two VMs to which anything may happen.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// Two VMs, of which the effects are true, and what cannot be seen from an update alone.
+/// Model of two VMs that the effects act on, and facts that the update does not hold.
 #[derive(Debug, Default)]
 struct World {
     old: Vm,
     new: Vm,
     commits: u32,
-    /// The old VM, by itself.
+    /// Whether the old VM has died by itself.
     died: bool,
 }
 
 #[derive(Debug, Default, PartialEq)]
 struct Vm {
     alive: bool,
-    /// Takes public connections.
+    /// Whether it accepts public connections.
     open: bool,
-    /// Has the public listener, and keeps others who do not get it from it from having it.
+    /// Whether it holds the public listener. Another VM can then get a listener only from it.
     listener: bool,
-    /// Its next run leaves that alone.
+    /// Whether its next run waits for the listener.
     waits: bool,
     draining: bool,
 }
@@ -33,7 +33,7 @@ impl World {
         world
     }
 
-    /// Its next run, which is up at once; another VM's listener keeps it from having one.
+    /// Starts the next run of the old VM, which is up at once. It fails if the new VM holds the listener.
     fn start_old(&mut self) {
         let waits = self.old.waits;
         let open = !waits && !self.new.listener;
@@ -46,7 +46,7 @@ impl World {
         };
     }
 
-    /// It dies, and its own life tries again, or has given it up.
+    /// The old VM dies by itself. `again` says whether its life cycle restarts it or has given it up.
     fn old_dies(&mut self, again: bool) {
         let waits = self.old.waits;
         self.died = true;
@@ -71,7 +71,7 @@ impl World {
                     assert!(!self.new.alive, "two new VMs at once");
                     self.new.alive = true;
                 }
-                // From the old one, or from the system.
+                // The listener comes from the old VM or from the system.
                 Effect::Switch => {
                     self.new.listener = self.new.alive;
                     self.new.open = self.new.alive;
@@ -85,7 +85,7 @@ impl World {
                     }
                 }
                 Effect::Commit => self.commits += 1,
-                // Killed, and dead a moment later: an event of its own.
+                // The new VM ends a moment later, which is an event of its own.
                 Effect::KillNew => self.new.open = false,
                 Effect::StartOld => {
                     if !self.old.alive || self.old.draining {
@@ -97,8 +97,8 @@ impl World {
     }
 }
 
-/// What happens next, by number: half of it is what an update waits for. The old VM may die at any time, which is its own
-/// life's to see to while the update does not wait for its end.
+/// Picks the next event by number; about half of the numbers give what the update waits for. The old VM may die at any
+/// time, which its own life cycle handles unless the update waits for its end.
 fn event(number: u8, update: &Update, world: &mut World) -> Event {
     match number % 16 {
         0..=3 if update.phase == Phase::Starting => Event::NewServes,
@@ -134,8 +134,9 @@ fn event(number: u8, update: &Update, world: &mut World) -> Event {
 }
 
 proptest! {
-    /// Beside: in every moment somebody takes the public connections, unless the old VM has died. Either way: one commit at
-    /// most, of an accepted VM; what is over stays so; and what is not over has a deadline or a process that ends.
+    /// Beside, some VM accepts the public connections at any moment, unless the old VM has died. In both ways, there is at
+    /// most one commit, of an accepted VM; an update that is over does not change; any other has a deadline or waits for a
+    /// process that ends.
     #[test]
     fn somebody_always_serves(
         numbers in prop::collection::vec(any::<u8>(), 1..60),
@@ -149,7 +150,7 @@ proptest! {
         for number in numbers {
             let before = update.clone();
             let event = event(number, &update, &mut world);
-            // From then on nobody is to serve; what was committed before goes on to its own end.
+            // After that, no VM has to serve. An update that was already committed still runs to its end.
             stopped |= matches!(event, Event::Cancel(_));
             now = if number % 3 == 0 { update.until.unwrap_or(now).max(now) } else { now + 1 };
             accepted |= event == Event::Accepted && update.phase == Phase::Examining;
@@ -180,7 +181,7 @@ proptest! {
         }
     }
 
-    /// A daemon that comes back at any moment finds one of two deployments, and the update goes on to an end.
+    /// A daemon that restarts at any moment finds one of the two deployments, and the update reaches an end.
     #[test]
     fn a_killed_daemon_recovers_into_a_whole_state(
         numbers in prop::collection::vec(any::<u8>(), 0..30),
@@ -201,7 +202,7 @@ proptest! {
             update = after;
             world.perform(&effects);
         }
-        // As it is read back from the disk.
+        // The update is read back from disk.
         let kept = serde_json::to_vec(&update).unwrap();
         let mut update: Update = serde_json::from_slice(&kept).unwrap();
         let mut events = vec![];
@@ -235,7 +236,7 @@ proptest! {
         }
         prop_assert!(update.is_over(), "{update:?}");
         match update.phase {
-            // Its life is its own from then on.
+            // From here on, the new VM has a life cycle of its own.
             Phase::Done => prop_assert!(world.commits == 1),
             _ => {
                 prop_assert!(world.commits == 0);

@@ -1,4 +1,4 @@
-//! Single numbers of a moment, with their labels.
+//! Single values of a snapshot with their labels.
 
 use Number::{Count, Real};
 use cocoon_protocol::control::Metrics;
@@ -6,14 +6,14 @@ use cocoon_protocol::engine::GpuCounts;
 
 use super::super::{Evidence, GpuUse, Watch, Watched};
 
-/// A number: counts are whole, everything else is not.
+/// A value: an integer for counts, a float for everything else.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Number {
     Count(u64),
     Real(f64),
 }
 
-/// One number with its labels.
+/// One value with its labels.
 pub(super) type Sample = (Vec<(&'static str, String)>, Number);
 
 pub(super) fn one(number: Number) -> Vec<Sample> {
@@ -32,7 +32,7 @@ pub(super) fn number(watch: &Watch, of: impl Fn(&Watched) -> Option<Number>) -> 
     each(watch, |one| Some((labels(one, &[]), of(one)?)))
 }
 
-/// One number of each GPU that has it, by its place among the appliance's.
+/// Returns one value for each GPU that has it, labelled with the GPU's index in its appliance.
 pub(super) fn gpus(watch: &Watch, of: fn(&GpuUse) -> Option<Number>) -> Vec<Sample> {
     let of_one = |one: &Watched| {
         let numbered = one.gpus.iter().enumerate();
@@ -45,7 +45,7 @@ pub(super) fn gpus(watch: &Watch, of: fn(&GpuUse) -> Option<Number>) -> Vec<Samp
     watch.appliances.iter().flat_map(of_one).collect()
 }
 
-/// When its guest took the evidence of its boot.
+/// Returns when the guest took the evidence of its boot.
 pub(super) fn taken(one: &Watched) -> Option<Number> {
     match one.evidence {
         Evidence::Taken { at } => at.map(|at| Real(seconds(at))),
@@ -59,7 +59,7 @@ pub(super) fn told(watch: &Watch, of: fn(&Metrics) -> u64) -> Vec<Sample> {
     })
 }
 
-/// A number of the engine's GPUs; nothing where it works on none.
+/// Returns a counter of the engine's GPUs; nothing for an engine without GPUs.
 pub(super) fn told_of_gpus(watch: &Watch, of: fn(&GpuCounts) -> u64) -> Vec<Sample> {
     number(watch, |one| {
         let metrics = one.view.report.as_ref()?.metrics.as_ref()?;
