@@ -1,8 +1,8 @@
-//! `cocoon appraise` on evidence of real hardware: genuine where a policy is met, and for all that not called
-//! confidential; rejected with every check otherwise.
+//! Tests of `cocoon appraise` on evidence of real hardware: if it meets the policy, it is genuine
+//! but never confidential; otherwise it is rejected, and all checks are shown.
 //!
-//! Evidence is read from the folder named by `COCOON_VECTORS`, or from `../shared/vectors` beside the checkout; where
-//! it is absent, the tests print SKIPPED. The newest ships inside `dcap-qvl`.
+//! Evidence is read from the folder in `COCOON_VECTORS`, or from `../shared/vectors` next to the
+//! checkout. If it is missing, the tests print SKIPPED. The newest quote is part of `dcap-qvl`.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -13,13 +13,13 @@ use vectors::vector;
 
 mod vectors;
 
-/// Within the dates of the collateral.
+/// Time at which the collateral of the published TDX quote is valid.
 const TDX_TIME: &str = "1752048802";
-/// Within those of the collateral of October 2026.
+/// Time at which the collateral of October 2026 is valid.
 const TDX_5_TIME: &str = "1791504000";
-/// Within the dates of the VCEK.
+/// Time at which the VCEK is valid.
 const SNP_TIME: &str = "1775000000";
-/// What the collateral of the published quote has: older than the default accepts.
+/// Policy for the published quote, whose collateral is older than the default policy accepts.
 const OF_ITS_TIME: &str = "[policy]\nmin_tcb_evaluation = 17\n";
 
 #[test]
@@ -51,7 +51,8 @@ fn real_hardware_is_genuine_and_no_more() {
     assert_eq!(failed(&shown), [""; 0]);
 }
 
-/// Without a policy file the defaults judge, the same that judge a session. The example says the same defaults.
+/// Without a policy file, the default policy is used, as for sessions. The example file states the
+/// same defaults.
 #[test]
 fn the_default_policy_judges_when_none_is_named() {
     let Some(evidence) = Evidence::tdx() else {
@@ -65,7 +66,8 @@ fn the_default_policy_judges_when_none_is_named() {
     }
 }
 
-/// The newest evidence at hand needs no policy of its own: a quote of version 5 around the extended report of TDX 1.5.
+/// The newest evidence meets the default policy: a quote of version 5 with the extended report of
+/// TDX 1.5.
 #[test]
 fn real_hardware_of_today_is_genuine_under_the_default_policy() {
     let Some(evidence) = Evidence::tdx_5() else {
@@ -83,7 +85,7 @@ fn real_hardware_of_today_is_genuine_under_the_default_policy() {
     }
 }
 
-/// A policy file is held against real evidence, too, and every check is told, whatever they amount to.
+/// A policy file is applied to real evidence, and every check is shown, whatever the result.
 #[test]
 fn real_hardware_under_a_policy() {
     let Some(evidence) = Evidence::tdx() else {
@@ -162,7 +164,7 @@ fn real_hardware_under_a_policy() {
     );
 }
 
-/// A chip could be revoked, and nothing would show it: no policy forgives a missing list.
+/// Without a revocation list, a revoked chip would go unnoticed, so no policy accepts its absence.
 #[test]
 fn a_report_without_revocation_list_is_not_genuine() {
     let Some(evidence) = Evidence::snp() else {
@@ -187,7 +189,7 @@ fn a_report_without_revocation_list_is_not_genuine() {
             "{shown}"
         );
     }
-    // One that is named is read, and what is none is no list.
+    // A list that is named but malformed does not count as one.
     let crl = evidence.file("crl.der", "no list");
     let (code, shown) = evidence.json(Some(old), &["--crl", &crl]);
     assert_eq!((code, &shown["class"]), (1, &"rejected".into()));
@@ -213,7 +215,7 @@ fn failed(shown: &Value) -> Vec<&str> {
     failed.map(|check| check["id"].as_str().unwrap()).collect()
 }
 
-/// Published evidence, and a folder for what the tests say about it.
+/// Published evidence, and a folder for the tests' own files.
 struct Evidence {
     home: tempfile::TempDir,
     arguments: Vec<String>,
@@ -261,7 +263,7 @@ impl Evidence {
         path.display().to_string()
     }
 
-    /// Exit status and what is printed about it as JSON.
+    /// Returns the exit status and the JSON output.
     fn json(&self, policy: Option<&str>, extra: &[&str]) -> (i32, Value) {
         let extra = [extra, &["--json"]].concat();
         let (code, shown, error) = match policy {
@@ -277,7 +279,7 @@ impl Evidence {
         self.appraised(&[extra, &["--policy", &policy]].concat())
     }
 
-    /// Exit status, standard output, standard error.
+    /// Returns exit status, standard output and standard error.
     fn appraised(&self, extra: &[&str]) -> (i32, String, String) {
         let output = Command::new(env!("CARGO_BIN_EXE_cocoon"))
             .arg("appraise")
@@ -294,7 +296,8 @@ impl Evidence {
     }
 }
 
-/// Where Cargo has unpacked a sample of `dcap-qvl`, in the very version that this crate is built with; says SKIPPED elsewhere.
+/// Returns the path of a sample of `dcap-qvl` where Cargo unpacked the version in use; prints
+/// SKIPPED if it is missing.
 fn sample(name: &str) -> Option<String> {
     let lock = include_str!("../../../Cargo.lock");
     let (_, rest) = lock
@@ -319,7 +322,8 @@ fn sample(name: &str) -> Option<String> {
             "SKIPPED: no sources of dcap-qvl {version} are below {}: set CARGO_HOME\n",
             registries.display()
         );
-        // Past the capture of a passing test's output; a closed standard error leaves nobody to tell.
+        // Written directly, so that the output of a passing test is not captured. A closed standard
+        // error is ignored.
         let _ = std::io::stderr().write_all(line.as_bytes());
     }
     Some(found?.display().to_string())

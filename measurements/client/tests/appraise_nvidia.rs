@@ -1,7 +1,8 @@
-//! `cocoon appraise nvidia` on files: a simulated GPU that is accepted, what rejects it, and a real one.
+//! Tests of `cocoon appraise nvidia` on files: an accepted simulated GPU, reasons of rejections,
+//! and a real GPU.
 //!
-//! Real evidence is read from the folder named by `COCOON_VECTORS`, or from `../shared/vectors` beside the checkout; where
-//! it is absent, its test says SKIPPED on standard error.
+//! Real evidence is read from the folder in `COCOON_VECTORS`, or from `../shared/vectors` next to
+//! the checkout. If it is missing, its test prints SKIPPED on standard error.
 
 use std::process::Command;
 
@@ -14,7 +15,7 @@ mod vectors;
 
 const NOW: u64 = 1_800_000_000;
 
-/// A simulated GPU's files.
+/// Files about a simulated GPU.
 struct Files {
     home: tempfile::TempDir,
 }
@@ -42,14 +43,15 @@ impl Files {
         std::fs::write(self.home.path().join(name), bytes).unwrap();
     }
 
-    /// Exit status and what is printed as JSON.
+    /// Returns the exit status and the JSON output.
     fn judged(&self, words: &str) -> (i32, Value) {
         let (code, shown, error) = self.appraised(&format!("{words} --json"));
         assert_eq!(error, "");
         (code, serde_json::from_str(&shown).unwrap())
     }
 
-    /// Exit status, standard output, standard error; `words` name files of the folder.
+    /// Returns exit status, standard output and standard error; `words` are arguments, with file
+    /// names in the folder.
     fn appraised(&self, words: &str) -> (i32, String, String) {
         let output = Command::new(env!("CARGO_BIN_EXE_cocoon"))
             .args(["appraise", "nvidia"])
@@ -168,7 +170,8 @@ fn usage_errors_are_no_verdicts() {
     }
 }
 
-/// Genuine, and of a driver and VBIOS whose manifests are named: none of them is published with it.
+/// The evidence of a real GPU verifies, and the verdict names the reference manifests of its driver
+/// and VBIOS, which were not published with it.
 #[test]
 fn a_real_gpu_names_the_manifests_that_it_needs() {
     let (Some(report), Some(chain)) = (

@@ -1,4 +1,5 @@
-//! Collateral by name: what is fetched, what is kept, and what an appliance gains by handing out something else: nothing.
+//! Tests of collateral: what is fetched and cached, and that an appliance gains nothing by sending
+//! other pieces.
 
 use std::fs;
 use std::path::Path;
@@ -34,7 +35,7 @@ fn honest() -> Script {
     stapled(&CHAIN, Hands::Honestly)
 }
 
-/// A verifier that keeps collateral in the folder.
+/// Returns a verifier that caches collateral in the folder.
 fn keeping(verifier: Verifier, folder: &Path) -> Verifier {
     verifier.with_cache(Arc::new(CollateralCache::open(folder).unwrap()))
 }
@@ -47,7 +48,7 @@ async fn connect(verifier: &Verifier, double: &Double) -> CollateralUse {
         .collateral()
 }
 
-/// The questions for pieces so far.
+/// Returns the requests for pieces so far.
 fn asked(double: &Double) -> Vec<Vec<Hex32>> {
     let seen = double.paths().into_iter().zip(double.bodies());
     let questions = seen.filter(|(path, _)| path == COLLATERAL_PATH);
@@ -69,7 +70,7 @@ fn used(pieces: usize, cached_pieces: usize, cached_bytes: usize) -> CollateralU
     }
 }
 
-/// Writes down with which collateral a session was judged.
+/// A judge that records the collateral with which sessions are appraised.
 struct Witness(Mutex<Vec<Option<Collateral>>>);
 
 impl Judge for Witness {
@@ -83,7 +84,8 @@ impl Judge for Witness {
     }
 }
 
-/// What is judged is what the document names, wherever it came from; everything else is refused unjudged.
+/// What is appraised is exactly what the document names, wherever it came from; anything else is
+/// refused before appraisal.
 #[tokio::test]
 async fn cocoon_collateral_2() {
     let witness = Arc::new(Witness(Mutex::default()));
@@ -102,7 +104,7 @@ async fn cocoon_collateral_2() {
     }
     assert_eq!(judged(), vec![Some(whole.collateral()); 3]);
 
-    // Files that are not what their names say are fetched again.
+    // Files whose content does not match their name are fetched again.
     let path = |name: &Hex32| folder.path().join(name.to_string());
     fs::write(path(&chip), b"Chip").unwrap();
     fs::copy(path(&intermediate), path(&list)).unwrap();
@@ -165,12 +167,12 @@ async fn only_what_is_not_kept_is_fetched() {
     assert_eq!(connect(&keeping, &first).await, used(3, 0, 0));
     assert_eq!(connect(&keeping, &first).await, used(3, 3, 20));
     assert_eq!(first.paths(), [ATTEST_PATH, COLLATERAL_PATH, ATTEST_PATH]);
-    // Another machine of the same kind, or a newer list.
+    // A second machine of the same kind, with a newer revocation list.
     let newer = [CHAIN[0], CHAIN[1], b"List"];
     let second = Double::start(stapled(&newer, Hands::Honestly)).await;
     assert_eq!(connect(&keeping, &second).await, used(3, 2, 16));
     assert_eq!(asked(&second), [[Hex32::sha256(b"List")]]);
-    // One that keeps nothing fetches everything, each time, in one round more.
+    // A client without a cache fetches everything each time, in one more round trip.
     let third = Double::start(honest()).await;
     for _ in 0..2 {
         assert_eq!(connect(&content(), &third).await, used(3, 0, 0));
@@ -187,7 +189,7 @@ async fn only_what_is_not_kept_is_fetched() {
     );
 }
 
-/// An appliance that is refused leaves nothing behind on the client's disk.
+/// A refused appliance leaves nothing in the client's cache.
 #[tokio::test]
 async fn cocoon_collateral_5() {
     let folder = TempDir::new().unwrap();
@@ -207,7 +209,7 @@ async fn cocoon_collateral_5() {
     assert_eq!(files(), 3);
 }
 
-/// A cache that cannot be written to costs a round, and no connection.
+/// A cache that cannot be written to costs a round trip, but no connection.
 #[tokio::test]
 async fn without_a_folder_everything_is_fetched() {
     let folder = tempfile::tempdir().unwrap();
@@ -219,7 +221,8 @@ async fn without_a_folder_everything_is_fetched() {
     }
 }
 
-/// What the receipt's session was judged with is kept beside it, because nobody hands it out any more.
+/// A kept receipt contains the collateral of its session, because the appliance may no longer have
+/// it.
 #[test]
 fn a_kept_receipt_brings_its_collateral() {
     let whole = Stapled::new(&CHAIN, Hands::Honestly);

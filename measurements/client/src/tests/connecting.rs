@@ -1,4 +1,4 @@
-//! From TCP to the verdict: every way of failing has its own error, and none of them costs a prompt.
+//! Tests of connecting: each way of failing has its own error, and no prompt is sent.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::verifier::{Deadlines, Verifier};
 
 const CANARY: &str = "the-canary-that-must-not-leave";
 
-/// Connects, then tries to send a prompt all the same; gives the error of the first.
+/// Connects, and then tries to send a prompt all the same. Returns the error of the first attempt.
 pub async fn refused_by(verifier: Verifier, script: Script) -> ConnectError {
     let double = Double::start(script).await;
     let error = verifier
@@ -63,7 +63,8 @@ async fn an_honest_appliance_is_accepted_over_its_own_session() {
     let double = Double::start(Script::default()).await;
     let mut connection = content().connect(&double.address).await.unwrap();
     assert_eq!(connection.verdict().class, Class::Confidential);
-    // The judge compared the server's exporter with ours; another connection has another one.
+    // The judge compared the server's exporter with the client's; another connection has another
+    // one.
     let other = content().connect(&double.address).await.unwrap();
     let exporter = |one: &AttestedConnection| one.claims().gpu_section_digest;
     assert_ne!(exporter(&connection), exporter(&other));
@@ -113,7 +114,7 @@ async fn certificates_without_usable_evidence() {
     ));
 }
 
-/// What a server calls the fields of its documents is told, and steers no terminal.
+/// The names of fields in a server's documents are reported without control characters.
 #[tokio::test]
 async fn names_in_documents_are_told_without_what_steers() {
     let certificate = Script {
@@ -286,7 +287,7 @@ async fn silence_ends_at_a_deadline() {
         "{error}"
     );
 
-    // Accepts TCP connections into its queue, and never says a word.
+    // Accepts TCP connections into its queue and never sends anything.
     let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("https://{}", mute.local_addr().unwrap())
         .parse()

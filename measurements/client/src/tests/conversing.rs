@@ -1,4 +1,4 @@
-//! Conversations: what is remembered, and how broken answers are named.
+//! Tests of conversations: what is remembered, and the errors of broken answers.
 
 use std::sync::{Arc, Mutex};
 
@@ -66,7 +66,8 @@ async fn conversations_remember() {
     );
 }
 
-/// What no longer fits says how to go on, and a new conversation has only the instructions of the old one.
+/// If the context is full, the error says how to go on, and a new conversation keeps only the
+/// instructions.
 #[tokio::test]
 async fn a_full_conversation_makes_room() {
     let full = r#"{"error":{"message":"too long","type":"invalid_request_error","param":"messages","code":"context_length_exceeded"}}"#;
@@ -81,7 +82,7 @@ async fn a_full_conversation_makes_room() {
     let double = Double::start(script).await;
     let upstreams = Upstreams::new(content(), vec![double.address.clone()]);
     let mut conversation = Conversation::new(upstreams, ChatOptions::default(), Some("be brief"));
-    // Behind nothing, a new conversation would not help.
+    // Without earlier messages, a new conversation would not help.
     let error = conversation.ask("a whole book", |_| {}).await.unwrap_err();
     assert!(matches!(error, ChatError::Refused { .. }), "{error}");
     conversation.ask("hello", |_| {}).await.unwrap();
@@ -97,7 +98,8 @@ async fn a_full_conversation_makes_room() {
     assert_eq!(texts.collect::<Vec<_>>(), ["be brief", "anew"]);
 }
 
-/// A second appliance, or the same one over its next connection, may be refused behind an accepted one.
+/// A second appliance, or the same one over its next connection, may be refused after the first was
+/// accepted.
 #[tokio::test]
 async fn a_rejection_between_questions_is_one() {
     let double = Double::start(answering(HELLO, StatusCode::OK)).await;
@@ -176,7 +178,7 @@ async fn broken_answers_have_names() {
     );
 }
 
-/// One line of JSON for every question: the answer with verdict, usage and timing, or what went wrong.
+/// There is one line of JSON per question: the answer with verdict, usage and timing, or the error.
 #[tokio::test]
 async fn a_transcript_has_a_line_for_every_question() {
     let double = Double::start(answering(HELLO, StatusCode::OK)).await;

@@ -1,4 +1,4 @@
-//! What verdicts lead to: refusal, fail-over, reuse.
+//! Tests of what verdicts lead to: refusal, fail-over, reuse of connections.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ async fn verdicts_decide() {
         "{error}"
     );
     assert_eq!(error.verdict().unwrap().class, Class::Rejected);
-    // Simulated counts only for those who named a development root.
+    // Simulated evidence is accepted only if a development root was named.
     let error = refused_by(
         verifier(Class::Simulated, Class::Simulated, false),
         Script::default(),
@@ -77,7 +77,7 @@ async fn verdicts_decide() {
         Class::Simulated
     );
 
-    // And never where the real thing was before.
+    // It is never accepted where a confidential appliance was seen before.
     let known = [(double.address.authority(), KnownHost { release: 0 })].into();
     let error = simulated
         .with_known_hosts(known)
@@ -130,7 +130,7 @@ async fn the_next_appliance_takes_over_and_connections_are_reused() {
     );
 }
 
-/// Guests close connections that are idle for two minutes: nobody should notice.
+/// The guest closes connections that are idle for two minutes; users must not notice.
 #[tokio::test]
 async fn a_closed_idle_connection_gives_way_to_one_attested_anew() {
     let double = Double::start(Script::default()).await;
@@ -146,13 +146,14 @@ async fn a_closed_idle_connection_gives_way_to_one_attested_anew() {
     let attested_and_asked = [ATTEST_PATH, "/v1/models"];
     assert_eq!(double.paths(), attested_and_asked.repeat(2));
 
-    // Before the two minutes are over, so that request and closing do not meet.
+    // Idle connections are dropped before these two minutes, so that a request does not meet the
+    // closing.
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(101)).await;
     tokio::time::resume();
     ask().await;
     assert_eq!(double.paths(), attested_and_asked.repeat(3));
-    // A machine that slept for so long, and one whose clock says that it was not yet then.
+    // The machine slept for so long, or its clock was set back to before the connection was idle.
     slept(Duration::from_secs(101));
     ask().await;
     assert_eq!(double.paths(), attested_and_asked.repeat(4));
@@ -161,7 +162,7 @@ async fn a_closed_idle_connection_gives_way_to_one_attested_anew() {
     assert_eq!(double.paths(), attested_and_asked.repeat(5));
 }
 
-/// Too busy to show evidence is no evidence against it.
+/// An appliance that is too busy to present evidence is not rejected.
 #[test]
 fn busy_is_not_rejected() {
     for (status, rejected) in [(429, false), (503, false), (421, true), (500, true)] {
@@ -185,7 +186,7 @@ fn busy_is_not_rejected() {
     }
 }
 
-/// And applications are told so: an appliance that is there, and cannot be used now.
+/// Applications are told that the appliance was reached but cannot be used now.
 #[tokio::test]
 async fn busy_is_a_502_until_it_is_over() {
     let busy = r#"{"error":{"message":"busy","type":"server_error","param":null,"code":null}}"#;

@@ -1,4 +1,4 @@
-//! A TLS server that does as it is told, and writes down every request that reaches it.
+//! A test double of an appliance: a TLS server that follows a script and records every request.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -44,7 +44,7 @@ pub type Body = BoxBody<Bytes, Infallible>;
 type Seen = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
 type Answer = Box<dyn Fn() -> Response<Body> + Send + Sync>;
 
-/// How the certificate carries its document.
+/// How the certificate contains its document.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Carries {
     Document,
@@ -57,10 +57,10 @@ pub enum Carries {
     SessionKind,
 }
 
-/// What answers the nonce.
+/// The response to the nonce.
 pub enum Attests {
     Honestly,
-    /// And closes the connection after it.
+    /// Like `Honestly`, but closes the connection after the response.
     ForNothing,
     WithNonce(Hex32),
     WithOtherKey,
@@ -71,18 +71,18 @@ pub enum Attests {
     ByHangingUp,
 }
 
-/// A document whose only field has a name that clears the screen and puts words on it.
+/// A document whose only field has a name that clears the screen and writes on it.
 pub const STEERING: &str = r#"{"\u001b[2J\nCONFIDENTIAL":0}"#;
 
 pub struct Script {
     pub carries: Carries,
     pub signs_with_other_key: bool,
     pub attests: Attests,
-    /// Takes questions, and closes the connection instead of answering.
+    /// Whether to close the connection instead of answering requests other than the nonce.
     pub hangs_up: bool,
     pub answers: Answer,
     pub receipts: Receipts,
-    /// What the document names.
+    /// Collateral that the document names.
     pub stapled: Option<Stapled>,
 }
 
@@ -100,7 +100,7 @@ impl Default for Script {
     }
 }
 
-/// A running server; it ends with its runtime.
+/// A running server, which stops with its runtime.
 pub struct Double {
     pub address: Address,
     seen: Seen,
@@ -153,13 +153,13 @@ impl Double {
         double
     }
 
-    /// Cuts every connection without a word, and returns when they are.
+    /// Cuts every connection without notice, and returns when all are cut.
     pub async fn cut(&self) {
         self.cut.send_replace(());
         self.cut.closed().await;
     }
 
-    /// Paths of the requests so far.
+    /// Returns the paths of the requests so far.
     pub fn paths(&self) -> Vec<String> {
         self.seen
             .lock()
@@ -169,7 +169,7 @@ impl Double {
             .collect()
     }
 
-    /// Bodies of the requests so far.
+    /// Returns the bodies of the requests so far.
     pub fn bodies(&self) -> Vec<Vec<u8>> {
         self.seen
             .lock()
@@ -245,7 +245,8 @@ async fn serve(
     }
 }
 
-/// A document that names the exporter of its connection as the digest of a GPU section, for [`Judges`] to compare.
+/// Makes a document. The digest of its GPU section is the exporter of the connection, for [`Judges`] to
+/// compare.
 pub fn document(kind: Kind, key: Hex32, nonce: Hex32, exporter: Hex32) -> Document {
     Document {
         version: DOCUMENT_VERSION,
@@ -273,7 +274,8 @@ pub fn document(kind: Kind, key: Hex32, nonce: Hex32, exporter: Hex32) -> Docume
     }
 }
 
-/// Says the same about every document, but refuses a session document without this session's exporter.
+/// Returns the same verdict on all documents of a kind, but rejects a session document without this session's
+/// exporter.
 pub struct Judges {
     pub boot: Class,
     pub session: Class,
@@ -295,7 +297,7 @@ impl Judge for Judges {
     }
 }
 
-/// A verdict of this class that gives no right to anything.
+/// Returns a verdict of this class that authorises nothing.
 pub fn said(class: Class) -> Judgement {
     let mut verdict = Verdict::from(&ManifestRefusal::NobodyTrusted);
     verdict.class = class;
@@ -306,12 +308,12 @@ pub fn said(class: Class) -> Judgement {
     }
 }
 
-/// A verifier with that judge, which accepts simulated evidence or not.
+/// Returns a verifier with [`Judges`] that accepts or refuses simulated evidence.
 pub fn verifier(boot: Class, session: Class, simulated_accepted: bool) -> Verifier {
     Verifier::with_judge(Arc::new(Judges { boot, session }), simulated_accepted)
 }
 
-/// A verifier that finds nothing wrong.
+/// Returns a verifier that accepts every appliance.
 pub fn content() -> Verifier {
     verifier(Class::Simulated, Class::Confidential, false)
 }

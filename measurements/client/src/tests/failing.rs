@@ -1,4 +1,4 @@
-//! Appliances that fail after their verdict: where the request goes, and where the next one.
+//! Tests of appliances that fail after their verdict: where this request and the next one go.
 
 use std::convert::Infallible;
 use std::sync::Mutex;
@@ -17,7 +17,8 @@ use crate::upstreams::{UpstreamError, Upstreams};
 
 const PATH: &str = "/v1/chat/completions";
 
-/// The failing appliance, the one behind it, and both behind one door.
+/// Starts a failing and a good appliance, and returns them with `Upstreams` that prefer the failing
+/// one.
 async fn world(failing: Script) -> (Double, Double, Upstreams) {
     let failing = Double::start(failing).await;
     let good = Double::start(Script::default()).await;
@@ -45,7 +46,7 @@ fn questions(double: &Double) -> usize {
     paths.iter().filter(|path| *path == PATH).count()
 }
 
-/// Asks, and gives who answered, after a good end.
+/// Sends a request, reads the answer to its end and returns the appliance that answered.
 async fn answered_by(upstreams: &Upstreams) -> crate::Address {
     let response = upstreams.generate(PATH, CHAT.into()).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
@@ -64,7 +65,7 @@ async fn who_serves_nothing_gives_way() {
         }
         assert_eq!(questions(&failing), 1, "it is not asked again at once");
 
-        // Where there is nobody else, its own words pass.
+        // If there is no other appliance, its own response is passed on.
         let alone = local(content(), &[&failing]).await;
         let (status, found, message) = error(alone.chat(CHAT).await).await;
         assert_eq!((status, found.as_str()), (503, code));
@@ -72,7 +73,7 @@ async fn who_serves_nothing_gives_way() {
         let both = local(content(), &[&failing, &failing]).await;
         assert_eq!(error(both.chat(CHAT).await).await.1, code);
     }
-    // Another appliance would not know the schema any better.
+    // Another appliance would not know the schema either.
     let (_failing, good, upstreams) = world(refusing("schema_busy")).await;
     let response = upstreams.generate(PATH, CHAT.into()).await.unwrap();
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -87,7 +88,7 @@ async fn who_fails_in_the_middle_comes_last() {
         hangs_up: true,
         ..Script::default()
     };
-    // Nine bytes are announced, and two come.
+    // Nine bytes are announced, but only two are sent.
     let (mut sender, body) = Channel::<Bytes, Infallible>::new(1);
     sender.send_data("{}".into()).await.unwrap();
     let (mut sender, body) = (Some(sender), Mutex::new(Some(body)));

@@ -1,4 +1,4 @@
-//! What is judged again, and what is known from before: boot documents, by a clock that the test sets.
+//! Tests of what is appraised again and what is kept: boot documents, with a clock set by the test.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use crate::verifier::Verifier;
 const NOON: u64 = 1_800_000_000;
 const LAST: u64 = NOON + 100;
 
-/// Counts what it judges; a good boot's verdict holds to the second [`LAST`].
+/// Counts its appraisals. The verdict on an accepted boot document holds until the second [`LAST`].
 struct Counting {
     judges: Judges,
     boots: AtomicUsize,
@@ -35,7 +35,7 @@ impl Judge for Counting {
     }
 }
 
-/// A verifier, its judge and its clock.
+/// A verifier with its judge and its clock.
 struct World {
     verifier: Verifier,
     judge: Arc<Counting>,
@@ -63,18 +63,19 @@ fn world(boot: Class) -> World {
 }
 
 impl World {
-    /// Boot and session documents that were judged so far, after one connection more at the time `now`.
+    /// Returns the numbers of boot and session documents appraised so far, after another connection
+    /// at the time `now`.
     async fn judged_at(&self, now: u64, double: &Double) -> (usize, usize) {
         self.clock.store(now, Ordering::Relaxed);
-        // Whether it is accepted is the other tests' matter.
+        // Whether it is accepted is tested elsewhere.
         let _ = self.verifier.connect(&double.address).await;
         let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
         (count(&self.judge.boots), count(&self.judge.sessions))
     }
 }
 
-/// A boot's verdict is used again through the last second that it holds, not in the next one, and not by a clock that went
-/// back; sessions' documents are judged every time.
+/// A verdict on a boot document is used again through the last second for which it holds, but not
+/// later, and not after the clock was set back. Session documents are appraised every time.
 #[tokio::test]
 async fn cocoon_verdict_10() {
     let double = Double::start(Script::default()).await;
@@ -83,19 +84,20 @@ async fn cocoon_verdict_10() {
         (NOON, (1, 1)),
         (NOON, (1, 2)),
         (LAST, (1, 3)),
-        // The clock went back, if only by a second.
+        // The clock was set back by one second.
         (LAST - 1, (2, 4)),
         (LAST, (2, 5)),
-        // The first second after it, and whatever is then judged to hold no more is judged each time.
+        // In the second after it the verdict no longer holds, so it is not kept, and each
+        // connection appraises again.
         (LAST + 1, (3, 6)),
         (LAST + 1, (4, 7)),
-        // Back in its time: nothing was kept of it.
+        // Back in the time in which it holds: nothing was kept.
         (LAST, (5, 8)),
         (LAST, (5, 9)),
     ] {
         assert_eq!(world.judged_at(now, &double).await, judged, "at {now}");
     }
-    // A clone knows it too, another verifier does not.
+    // A clone shares the kept verdicts, another verifier does not.
     let clone = World {
         verifier: world.verifier.clone(),
         ..world
@@ -105,7 +107,7 @@ async fn cocoon_verdict_10() {
     assert_eq!(other.judged_at(LAST, &double).await, (1, 1));
 }
 
-/// What was rejected may be good in the next second.
+/// A rejected boot document may be acceptable in the next second.
 #[tokio::test]
 async fn rejected_boots_are_judged_again() {
     let double = Double::start(Script::default()).await;
@@ -115,7 +117,7 @@ async fn rejected_boots_are_judged_again() {
     }
 }
 
-/// Sixty-four certificates are remembered, those that were used last; each for itself.
+/// Verdicts on the 64 most recently used certificates are kept, each on its own.
 #[test]
 fn few_verdicts_are_kept() {
     let kept = BootVerdicts::default();

@@ -1,4 +1,4 @@
-//! Translations, summaries and replies by an appliance that answers as it is told to.
+//! Tests of translations, summaries and replies with an appliance that answers as scripted.
 
 mod refusing;
 
@@ -20,17 +20,17 @@ use crate::upstreams::Upstreams;
 
 const EXCEEDED: &str = r#"{"error":{"message":"too long","type":"invalid_request_error","param":"messages","code":"context_length_exceeded"}}"#;
 
-/// What one request is answered with.
+/// The answer to one request.
 enum Say {
-    /// Words that end as they should.
+    /// Text that ends normally.
     Words(&'static str),
-    /// Words that are cut at the limit.
+    /// Text that is cut at the token limit.
     Cut(&'static str),
-    /// That the question is too long.
+    /// The error that the context is exceeded.
     Exceeded,
 }
 
-/// A stream of two pieces, of 3 + 2 tokens.
+/// Makes a stream of two pieces, with a usage of 3 + 2 tokens.
 fn words(text: &str, finish: &str) -> Response<Body> {
     let half = text.len() / 2;
     let chunk = |text: &str, finish: Option<&str>| {
@@ -54,7 +54,8 @@ fn models(body: impl Into<Bytes>) -> Response<Body> {
     reply(StatusCode::OK, "application/json", body)
 }
 
-/// Tells the context's length, and then says one thing after the other, the last one for ever.
+/// Starts an appliance that reports the context's length and then gives these answers in order,
+/// repeating the last one.
 async fn appliance(context: u32, says: Vec<Say>) -> Double {
     let count = AtomicUsize::new(0);
     Double::start(Script {
@@ -92,7 +93,7 @@ struct Done {
 }
 
 impl Done {
-    /// The texts that were asked about.
+    /// Returns the texts of all questions.
     fn texts(&self) -> Vec<&str> {
         let users = self.asked.iter().map(|request| &request.messages[1]);
         users
@@ -197,12 +198,12 @@ async fn a_part_that_is_too_long_is_cut_and_asked_again() {
     assert!(text.starts_with(texts[2]) && texts[2].len() <= texts[1].len() / 2 + 8);
     assert_eq!(texts[2..].join(" "), text.trim());
     assert_eq!(done.results(), [vec!["x"; texts.len() - 2].join(" ")]);
-    // Only what was answered is counted.
+    // Only requests that were answered are counted.
     assert_eq!(done.report.parts.len(), texts.len() - 2);
 }
 
-/// Each part is a request of its own and has its own receipt, with what was asked and answered. This appliance refuses a
-/// question without having asked an engine: it has none.
+/// Each part is a request of its own and has its own receipt, with request and response. A question
+/// that the appliance refused before it reached an engine has none.
 #[tokio::test]
 async fn every_part_has_its_receipt() {
     let says = vec![Say::Words("un"), Say::Exceeded, Say::Words("deux")];
@@ -215,7 +216,7 @@ async fn every_part_has_its_receipt() {
     let kept = upstreams.with_receipts(keeper);
     let done = done_over(kept, &double, translate(), 1, text.trim()).await;
     done.result.as_ref().unwrap();
-    // The first part, the second that was refused, and what it was cut into.
+    // The first part, the second one that was refused, and the parts into which it was cut.
     assert!(done.asked.len() > 3);
     assert_eq!(done.report.parts.len(), done.asked.len() - 1);
     let found = files(home.path());
@@ -276,7 +277,7 @@ async fn drafts_are_asked_for_one_by_one_and_differ_in_their_seeds() {
     );
 }
 
-/// One line of JSON, with the same fields whatever happened.
+/// The line of JSON has the same fields in all cases.
 #[tokio::test]
 async fn a_line_says_what_came_of_it() {
     let double = appliance(8192, vec![Say::Words("Bonjour")]).await;
@@ -321,7 +322,7 @@ async fn a_line_says_what_came_of_it() {
         assert_eq!(line[field], value, "{field}");
     }
     assert_eq!(line["timing"]["attested_ms"], 12);
-    // Nothing of the appliance is known, and something came of it all the same.
+    // Without a report on the appliance, the fields known before stay.
     let text = begun("reply")
         .with(&Report::default(), Some("broken"))
         .text();
@@ -341,7 +342,7 @@ async fn a_line_says_what_came_of_it() {
     assert_eq!(keys(&line), keys(&failed));
 }
 
-/// What several appliances are worth together is what the least is; what was rejected is asked nothing.
+/// The class for several appliances is the lowest one. A rejected appliance is asked nothing.
 #[tokio::test]
 async fn the_least_verdict_counts() {
     let double = appliance(8192, vec![Say::Words("x")]).await;

@@ -1,5 +1,5 @@
-//! The client against servers that lie, each in its own way. The judge of evidence is injected here,
-//! inside the crate and in tests only; the real one has its own tests in `cocoon-measurements`.
+//! Tests of the client against misbehaving servers. The judge of evidence is replaced here, inside
+//! the crate and in tests only; the real one has its own tests in `cocoon-measurements`.
 
 mod collateral;
 mod connecting;

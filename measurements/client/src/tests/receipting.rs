@@ -1,4 +1,4 @@
-//! Receipts of the double: honest ones, and every kind of dishonest one.
+//! The receipts of the test double: valid ones, and every kind of invalid one.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -20,24 +20,24 @@ use super::double::Body;
 
 const DONE: &[u8] = b"data: [DONE]";
 
-/// What becomes of them.
+/// What is done to the receipts.
 #[derive(Clone)]
 pub enum Receipts {
     Honest,
     Withheld,
-    /// Signed by another key.
+    /// Signed with another key.
     Forged,
-    /// Of other tokens than the answer tells.
+    /// Signed with other tokens than those in the answer.
     Counting(Tokens),
-    /// Changed before they are signed.
+    /// Changed before signing.
     Changed(fn(&mut Receipt)),
-    /// Given twice.
+    /// Sent twice.
     Twice,
-    /// Anything in their place.
+    /// Replaced by a text.
     Replaced(&'static str),
 }
 
-/// What requests of one connection have in common.
+/// State shared by the requests of one connection.
 #[derive(Default)]
 pub struct Served(Mutex<State>);
 
@@ -48,7 +48,7 @@ struct State {
     number: u64,
 }
 
-/// A receipt that waits for its response.
+/// A receipt whose response is not complete yet.
 struct Entry {
     receipt: Receipt,
     key: SigningKey,
@@ -60,7 +60,7 @@ fn key(seed: u8) -> SigningKey {
     SigningKey::from_bytes(&[seed; 32])
 }
 
-/// The key that the double's documents name.
+/// The meter key in the double's documents.
 pub fn meter_key() -> Hex32 {
     Hex(key(5).verifying_key().to_bytes())
 }
@@ -71,7 +71,8 @@ impl Served {
         (state.nonce, state.evidence_digest) = (nonce, Hex32::sha256(document));
     }
 
-    /// The response with its receipt, where a guest puts it: of streams as they come, of successes alone.
+    /// Adds the receipt to a successful response where the guest puts it: in a header, or in a
+    /// stream before its end mark.
     pub async fn receipted(
         &self,
         response: Response<Body>,
@@ -146,7 +147,7 @@ impl Entry {
     }
 }
 
-/// The tokens that an answer tells, if it does.
+/// Returns the tokens in the usage of an answer, if it has any.
 fn told(response: &[u8]) -> Tokens {
     let text = String::from_utf8_lossy(response);
     let number = |name: &str| {
@@ -160,7 +161,7 @@ fn told(response: &[u8]) -> Tokens {
     }
 }
 
-/// Passes frames on, and a receipt before the end mark.
+/// Passes frames on, and inserts a receipt before the end mark.
 struct Stream {
     body: Body,
     before: Vec<u8>,

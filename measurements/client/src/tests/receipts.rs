@@ -1,4 +1,5 @@
-//! Receipts of answers: good ones pass and are kept, every other ends the answer with an error that names it.
+//! Tests of receipts: answers with valid ones are passed on and kept, all others end with a
+//! specific error.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -40,7 +41,7 @@ async fn upstreams(body: &'static str, receipts: Receipts) -> (Double, Upstreams
     (double, upstreams)
 }
 
-/// What comes of one answer: its bytes, or what is wrong with its receipt.
+/// Returns the body of one answer, or the fault of its receipt.
 async fn answer(upstreams: &Upstreams) -> Result<String, ReceiptFault> {
     let response = upstreams.generate(PATH, "{}".into()).await.unwrap();
     match response.into_body().collect().await {
@@ -50,7 +51,7 @@ async fn answer(upstreams: &Upstreams) -> Result<String, ReceiptFault> {
     }
 }
 
-/// The check that refuses a receipt.
+/// Returns the check that refuses a receipt.
 async fn refused_by(body: &'static str, receipts: Receipts) -> &'static str {
     let (_double, upstreams) = upstreams(body, receipts).await;
     match answer(&upstreams).await {
@@ -72,7 +73,7 @@ async fn good_receipts_let_answers_pass_as_they_are() {
             assert_eq!(without, body);
             assert_eq!(told.len() > body.len(), body == STREAM);
         }
-        // One connection, three numbers.
+        // One connection, and three receipt numbers.
         assert_eq!(double.paths().len(), 4);
     }
 }
@@ -123,7 +124,7 @@ async fn cocoon_receipt_13() {
     assert!(matches!(cut, ReceiptFault::CutShort), "{cut}");
 }
 
-/// Nothing more is asked over a connection of which something was withheld.
+/// A connection whose receipt was withheld gets no more requests.
 #[tokio::test]
 async fn a_connection_without_its_receipts_is_given_up() {
     for body in [STREAM, WHOLE] {
@@ -153,7 +154,8 @@ async fn tokens_that_the_answer_tells_are_those_that_are_signed() {
     assert_eq!(error.to_string(), fault.to_string());
 }
 
-/// The files of a folder of receipts, which are their owner's alone, in order.
+/// Returns the files of a folder of receipts in order, and checks that only their owner can read
+/// them.
 pub fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = std::fs::read_dir(folder)
         .unwrap()
@@ -169,7 +171,7 @@ pub fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// Whether a kept receipt holds for these bodies.
+/// Returns whether a kept receipt is valid for these bodies.
 pub fn holds(bundle: &[u8], request: &[u8], response: &[u8]) -> bool {
     let bundle = Bundle::parse(bundle).unwrap();
     let (_, mut expected) = bundle.document().unwrap();

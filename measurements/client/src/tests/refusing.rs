@@ -1,5 +1,5 @@
-//! The local endpoint in front of an appliance whose receipts are missing or wrong: applications that know nothing of
-//! receipts get errors that they know.
+//! Tests of the local endpoint with missing or wrong receipts: applications that do not know
+//! receipts get errors that they understand.
 
 use cocoon_protocol::openai::ErrorBody;
 use http::StatusCode;
@@ -61,7 +61,8 @@ async fn streams_without_a_good_receipt_end_with_an_error_event() {
     }
 }
 
-/// However an end is written, an application that reads server-sent events as others do gets an error in its place.
+/// However the end mark is written, an application that parses server-sent events gets an error in
+/// its place.
 #[tokio::test]
 async fn no_end_passes_without_a_receipt() {
     for (stream, passed) in [

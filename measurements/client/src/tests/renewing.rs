@@ -1,4 +1,4 @@
-//! What is believed is read again while a program runs, and what it has met it knows.
+//! Tests of the renewal of settings while a program runs, and of the memory of appliances.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,8 @@ use crate::moment::slept;
 use crate::upstreams::{UpstreamError, Upstreams};
 use crate::verifier::Verifier;
 
-/// Gives a verifier that finds nothing wrong once it is told to, another one each time.
+/// A source that, once `renewed` is set, returns a new verifier each time that accepts every
+/// appliance.
 #[derive(Default)]
 struct Written {
     renewed: AtomicBool,
@@ -41,7 +42,7 @@ impl Source for Written {
     }
 }
 
-/// Refuses every manifest.
+/// Returns a verifier that refuses every manifest.
 fn outdated() -> Verifier {
     verifier(Class::Simulated, Class::Rejected, false)
 }
@@ -81,7 +82,7 @@ async fn a_refused_manifest_is_read_again_and_once_a_minute_at_most() {
     assert_eq!(*source.accepted.lock().unwrap(), [accepted]);
 }
 
-/// Nor does what was accepted before stay so, where more is demanded now.
+/// A connection that was accepted under older settings is not used any more after a renewal.
 #[tokio::test]
 async fn everything_is_read_again_after_a_while() {
     let double = Double::start(Script::default()).await;
@@ -108,7 +109,7 @@ async fn everything_is_read_again_after_a_while() {
     }
 }
 
-/// A connection that is young enough, but was accepted under what does not count any more.
+/// The same for a connection that was idle for only one second.
 #[tokio::test]
 async fn idle_connections_end_with_what_they_were_accepted_under() {
     let double = Double::start(Script::default()).await;
@@ -124,7 +125,7 @@ async fn idle_connections_end_with_what_they_were_accepted_under() {
     assert_eq!(double.paths(), asked.repeat(2));
 }
 
-/// Confidential until it is told otherwise.
+/// Confidential until the flag is set, simulated afterwards.
 struct Falling(AtomicBool);
 
 impl Judge for Falling {
@@ -145,7 +146,7 @@ async fn a_downgrade_within_one_run_is_refused() {
     let verifier = Verifier::with_judge(judge.clone(), true);
     verifier.connect(&double.address).await.unwrap();
     judge.0.store(true, Ordering::SeqCst);
-    // Neither a clone nor what is believed later forgets.
+    // The memory is shared by clones and by later verifiers.
     let simulated = self::verifier(Class::Simulated, Class::Simulated, true);
     for later in [verifier.clone(), simulated.remembering(&verifier)] {
         let error = later.connect(&double.address).await.map(drop);
@@ -189,7 +190,7 @@ async fn another_appliance_is_told_once() {
     }
 }
 
-/// What an error says of a refusal, and whether a newer manifest could help.
+/// The text of a refusal, and whether a newer manifest could help.
 #[test]
 fn a_refusal_says_what_to_do_about_its_first_reason() {
     let rejected = |edit: fn(&mut cocoon_measurements::verdict::Check)| {

@@ -1,4 +1,4 @@
-//! The local endpoint and conversations, through real sockets.
+//! Tests of the local endpoint and of conversations, through real sockets.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -125,7 +125,7 @@ async fn a_request_goes_out_padded_and_its_answer_comes_back() {
     );
 }
 
-/// An appliance that is busy says for how long: applications wait for so long, and learn nothing else of it.
+/// A busy appliance's `Retry-After` is passed on, but no other header of it.
 #[tokio::test]
 async fn a_refusal_says_when_to_try_again() {
     let busy = r#"{"error":{"message":"All answers are taken.","type":"rate_limit_error","param":null,"code":"busy"}}"#;
@@ -227,11 +227,11 @@ async fn bad_bodies_are_named_and_never_quoted() {
     let double = Double::start(Script::default()).await;
     let local = local(content(), &[&double]).await;
     for (body, expected) in [
-        // What its fields mean is the appliance's to judge.
+        // The appliance validates the fields.
         ("[\"the canary\"]".to_owned(), (400, "invalid_json")),
         ("the canary".to_owned(), (400, "invalid_json")),
         (" ".repeat(MAX_BODY_LEN + 1), (413, "request_too_large")),
-        // Just short enough to be read, and too long for any bucket.
+        // Short enough to be read, but too long for any bucket once it is padded.
         (
             CHAT.replace(
                 "the canary",
@@ -319,7 +319,7 @@ async fn refusals_are_502_and_say_why() {
     assert!(message.contains("cannot reach"), "{message}");
 }
 
-/// A script whose chat answers with one stream, fed by the test.
+/// Makes a script that answers a chat request with one stream, which the test feeds.
 fn streaming() -> (
     Script,
     http_body_util::channel::Sender<Bytes, std::convert::Infallible>,
@@ -350,7 +350,7 @@ async fn events_pass_as_they_come() {
     sender.send_data(Bytes::from("data: 1\n\n")).await.unwrap();
     let mut response = local.chat(CHAT).await;
     assert_eq!(response.headers()["content-type"], "text/event-stream");
-    // The second event is not written before the first was read: whoever waits for the end waits for ever.
+    // The second event is sent only after the first one was read: a client that waits for the end would hang.
     for event in ["data: 1\n\n", "data: 2\n\n"] {
         let frame = response.body_mut().frame().await.unwrap().unwrap();
         assert_eq!(frame.into_data().unwrap(), event);

@@ -1,4 +1,4 @@
-//! What the tests' own appliance names in its document, and what it hands out for it.
+//! The collateral that the test double names in its document and sends on request.
 
 use cocoon_protocol::bytes::{Blob, Hex32};
 use cocoon_protocol::document::{Collateral, Document};
@@ -7,23 +7,23 @@ use http::{Response, StatusCode};
 
 use super::double::{Body, reply};
 
-/// Collateral that looks like AMD's, and how it is handed out.
+/// Collateral that looks like AMD's, and how it is sent.
 pub struct Stapled {
     pub certificates: Vec<Vec<u8>>,
     pub hands: Hands,
 }
 
-/// How a question for pieces is answered.
+/// The response to a request for pieces.
 #[derive(Clone, Copy)]
 pub enum Hands {
     Honestly,
-    /// One bit of the first piece is turned.
+    /// With one bit of the first piece flipped.
     Exchanged,
-    /// The pieces, the last one first.
+    /// With the last piece first.
     InAnotherOrder,
-    /// All but the last byte.
+    /// Without the last byte.
     CutShort,
-    /// And one byte more.
+    /// With an additional byte at the end.
     WithMore,
     With(StatusCode, &'static str),
     WithTooMuch,
@@ -51,7 +51,7 @@ impl Stapled {
         digests.collect()
     }
 
-    /// Names it in `document`.
+    /// Makes `document` name this collateral.
     pub fn name(&self, document: &mut Document) {
         document.collateral = Some(self.collateral());
         document.name_collateral();

@@ -1,4 +1,4 @@
-//! A home of its own for every run of the command, and what the tests put into it.
+//! A separate home directory for every run of the command, and test files in it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -43,7 +43,7 @@ impl Home {
         ended(self.command(arguments).output().unwrap())
     }
 
-    /// Starts a command with the manifest of release 1, believed; standard output and error are pipes.
+    /// Starts a command that trusts the manifest of release 1. Standard output and error are pipes.
     pub fn start(&self, command: &str, url: &str, arguments: &[&str]) -> Child {
         let bytes = manifest(1);
         let path = self.write("manifest.json", &bytes);
@@ -61,21 +61,22 @@ impl Home {
     }
 }
 
-/// Exit status, standard output, standard error.
+/// Returns exit status, standard output and standard error.
 pub fn ended(output: Output) -> (i32, String, String) {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     let status = output.status.code().expect("ended by itself");
     (status, text(output.stdout), text(output.stderr))
 }
 
-/// What Ctrl-C does.
+/// Sends SIGINT, as Ctrl-C does.
 pub fn interrupt(child: &Child) {
     let kill = format!("kill -INT {}", child.id());
     let status = Command::new("sh").args(["-c", &kill]).status().unwrap();
     assert!(status.success());
 }
 
-/// A manifest of release `release` that is valid now; the same bytes each time, because tests pin them.
+/// Returns a manifest of this release that is valid now; always the same bytes, because tests pin
+/// their hash.
 pub fn manifest(release: u64) -> Vec<u8> {
     static NOW: LazyLock<u64> = LazyLock::new(cocoon_client::now);
     let now = *NOW;
@@ -113,7 +114,8 @@ pub fn manifest(release: u64) -> Vec<u8> {
     manifest.to_json()
 }
 
-/// An address where nobody is, and where nobody can come while the tests run: a socket holds the port and never listens.
+/// Returns an address where nothing listens while the tests run: a socket binds the port but never
+/// listens.
 pub fn nowhere() -> String {
     static HELD: LazyLock<TcpSocket> = LazyLock::new(|| {
         let socket = TcpSocket::new_v4().unwrap();

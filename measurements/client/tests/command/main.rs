@@ -1,4 +1,4 @@
-//! The `cocoon` command as people and scripts see it: what it prints, and its exit status.
+//! Tests of the output and exit status of the `cocoon` command.
 
 mod home;
 mod receipts;
@@ -52,7 +52,7 @@ fn an_appliance_that_is_not_there_is_2() {
     }
 }
 
-/// Nor is a log that is full a reason to end otherwise.
+/// A standard error that cannot be written to does not change the exit status.
 #[test]
 fn errors_that_cannot_be_shown_change_nothing() {
     let home = Home::new();
@@ -172,7 +172,7 @@ fn completions_and_bad_firmware() {
 #[test]
 fn ctrl_c_ends_a_command_in_good_order() {
     let home = Home::new();
-    // Takes connections and never says a word: whoever connected is waiting for the handshake.
+    // Accepts connections but never answers, so that clients wait for the handshake.
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://{}", mute.local_addr().unwrap());
     for (command, arguments) in [
@@ -192,7 +192,7 @@ fn ctrl_c_ends_a_command_in_good_order() {
     }
 }
 
-/// A manifest is fetched as patiently as an appliance is asked, and Ctrl-C ends it as well.
+/// Ctrl-C also ends the fetching of a manifest.
 #[test]
 fn ctrl_c_ends_a_fetch() {
     let home = Home::new();
@@ -235,7 +235,7 @@ fn what_connect_prints_works_as_printed() {
         while !printed.ends_with("Ctrl-C stops the endpoint.\n") {
             assert_ne!(out.read_line(&mut printed).unwrap(), 0, "{printed}");
         }
-        // A shell takes it apart, with a `curl` that only tells what it was given.
+        // Runs the printed commands in a shell, with a `curl` that only prints its arguments.
         let script = printed.replace("Ctrl-C stops the endpoint.", "");
         let script = format!("curl() {{ printf '%s\\n' \"$@\"; }}\n{script}");
         let given = Command::new("sh").args(["-c", &script]).output().unwrap();
@@ -258,7 +258,7 @@ fn what_connect_prints_works_as_printed() {
         .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
-        // Path, token and body are good: only the appliance is missing.
+        // Path, token and body are accepted; only the appliance is missing.
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 502 Bad Gateway\r\n"), "{head}");
         let body: serde_json::Value = serde_json::from_str(body).unwrap();

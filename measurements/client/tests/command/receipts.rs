@@ -1,4 +1,4 @@
-//! `cocoon receipt verify`: what it prints of a good receipt, and which check refuses another.
+//! Tests of `cocoon receipt verify`: its output, and which check refuses an invalid receipt.
 
 use cocoon_client::receipts::{BUNDLE_VERSION, Bundle};
 use cocoon_measurements::manifest::{public_key, sign};
@@ -51,7 +51,7 @@ fn document() -> Vec<u8> {
     document.to_json()
 }
 
-/// A kept receipt, changed before it was signed.
+/// Returns a kept receipt that was changed before signing.
 fn kept(edit: fn(&mut Receipt)) -> Vec<u8> {
     let document = document();
     let mut receipt = Receipt {
@@ -166,7 +166,7 @@ fn every_other_is_refused_by_name() {
     );
 }
 
-/// A document's maker chooses its bytes: what they say is told, and steers no terminal.
+/// Text from a kept document is shown without control characters.
 #[test]
 fn names_in_a_kept_document_steer_nothing() {
     let home = Home::new();
@@ -183,7 +183,8 @@ fn names_in_a_kept_document_steer_nothing() {
     assert!(!shown.contains('\u{1b}'), "{shown:?}");
 }
 
-/// Under a manifest the session document is judged, and a good receipt of a session that is none is worth nothing.
+/// Under a manifest, the session document is appraised. A valid receipt is rejected if its session
+/// document is.
 #[test]
 fn a_receipt_is_worth_no_more_than_its_session() {
     let home = Home::new();
@@ -195,7 +196,7 @@ fn a_receipt_is_worth_no_more_than_its_session() {
     assert_eq!((code, &report["accepted"]), (1, &Value::Bool(false)));
     assert_eq!(report["verdict"]["class"], "rejected");
     assert_eq!(failed(&report), Vec::<&str>::new());
-    // Its prompt was answered: nobody is told that it was not sent.
+    // The prompt was answered, so the output must not say that it was not sent.
     let file = home.path("kept.json").display().to_string();
     let shown = ["receipt", "verify", &file, "--manifest", &path];
     let (_, shown, _) = home.run(&[&shown[..], &["--manifest-sha256", &pin]].concat());
@@ -205,13 +206,13 @@ fn a_receipt_is_worth_no_more_than_its_session() {
         shown.ends_with("\nREJECTED: its session document is\n"),
         "{shown}"
     );
-    // Believed by nobody: the manifest itself is refused.
+    // Without a trusted signer, the manifest itself is refused.
     let (code, report) = verify(&home, &["--manifest", &path]);
     assert_eq!((code, &report["verdict"]["class"]), (1, &"rejected".into()));
 }
 
-/// A receipt is of the release that there was: one seen since is no reason to refuse it, and none to lower what is
-/// remembered for appliances of today.
+/// A receipt of an earlier release is not a rollback: newer releases that were seen since do not
+/// refuse it, and it does not lower the memory of releases.
 #[test]
 fn a_receipt_of_an_earlier_release_is_no_rollback() {
     let home = Home::new();
@@ -250,11 +251,11 @@ fn a_receipt_of_an_earlier_release_is_no_rollback() {
     let (_, report) = verify(&home, &["--manifest", &newest, "--signer", &signer]);
     assert!(!refused(&report), "{report:#}");
     assert_eq!(std::fs::read_to_string(&memory).unwrap(), remembered);
-    // What a person states counts all the same.
+    // A release floor in a file still counts.
     let policy = home.write("policy.toml", b"release_floor = 7\n");
     let (code, report) = verify(&home, &[&flags[..], &["--policy", &policy]].concat());
     assert_eq!((code, refused(&report)), (1, true), "{report:#}");
-    // And there is nothing to reset.
+    // There is no flag to reset the memory.
     let file = home.path("kept.json").display().to_string();
     let reset = ["receipt", "verify", &file, "--reset-release-floor"];
     let (code, _, error) = home.run(&[&reset, &flags[..]].concat());

@@ -1,4 +1,4 @@
-//! Releases that are too old, and who says so: memory, files, the program itself.
+//! Tests of releases that are too old for the memory of releases, a file or the program.
 
 use cocoon_measurements::manifest::{public_key, sign};
 use cocoon_protocol::bytes::Hex32;
@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::home::{Home, ended, manifest, nowhere};
 
 const SECRET: [u8; 32] = [5; 32];
-/// Exit status when the manifest counts, and nobody is there.
+/// Exit status if the manifest is trusted and the appliance cannot be reached.
 const BELIEVED: i32 = 2;
 const MEMORY: &str = ".config/cocoon/trust.releases.toml";
 
@@ -15,7 +15,7 @@ fn signer() -> String {
     hex::encode(public_key(&SECRET))
 }
 
-/// A manifest of `release` with its signature, as arguments.
+/// Writes a signed manifest of `release`, and returns the arguments that name it.
 fn signed(home: &Home, release: u64) -> [String; 2] {
     let bytes = manifest(release);
     let path = home.write(&format!("{release}/manifest.json"), &bytes);
@@ -24,7 +24,7 @@ fn signed(home: &Home, release: u64) -> [String; 2] {
     ["--manifest".to_owned(), path]
 }
 
-/// Exit status and report of `cocoon verify` of `release`.
+/// Returns exit status and report of `cocoon verify` with the manifest of `release`.
 fn verify(home: &Home, release: u64, flags: &[&str]) -> (i32, Value) {
     let [manifest, path] = signed(home, release);
     let nowhere = nowhere();
@@ -33,7 +33,7 @@ fn verify(home: &Home, release: u64, flags: &[&str]) -> (i32, Value) {
     (code, serde_json::from_str(&shown).unwrap())
 }
 
-/// What a person should do about a rollback.
+/// Returns the advice about a rollback.
 fn advice(report: &Value) -> &str {
     let check = &report["verdict"]["checks"][0];
     assert_eq!(check["id"], "manifest.trust", "{report}");
@@ -44,7 +44,8 @@ fn advice(report: &Value) -> &str {
     check["advice"].as_str().unwrap()
 }
 
-/// A release that was seen signed is remembered for its signers, whoever named them; an older one is a rollback.
+/// A signed release is remembered for its signers, however they were named; an older one is a
+/// rollback.
 #[test]
 fn cocoon_manifest_11() {
     let home = Home::new();
@@ -67,30 +68,30 @@ fn cocoon_manifest_11() {
         advice(&report).ends_with("cocoon's --reset-release-floor forgets it"),
         "{report}"
     );
-    // The same signers by a flag or by a policy file are the same signers.
+    // The same signers from a flag or a policy file have the same memory.
     assert_eq!(verify(&home, 6, &["--signer", &signer]).0, 1);
     let policy = home.write(
         "policy.toml",
         format!("signers = [\"{signer}\"]\n").as_bytes(),
     );
     assert_eq!(verify(&home, 6, &["--policy", &policy]).0, 1);
-    // And with a rebuilder's key beside theirs nothing is forgotten.
+    // Adding the key of a rebuilder forgets nothing.
     let other = "11".repeat(32);
     let both = ["--signer", &*signer, "--signer", &*other];
     assert_eq!(verify(&home, 6, &both).0, 1);
-    // What counts by its hash needs no signers, and what they signed says nothing about it.
+    // A pinned manifest needs no signers, and their releases do not concern it.
     let pin = Hex32::sha256(&std::fs::read(home.path("6/manifest.json")).unwrap()).to_string();
     let pinned = ["--manifest-sha256", &pin, "--signer", &other];
     assert_eq!(verify(&home, 6, &pinned).0, BELIEVED);
-    // Only on demand it is forgotten, and then newer ones are remembered again.
+    // The memory is reset only by the flag, and newer releases are remembered afterwards.
     assert_eq!(verify(&home, 6, &["--reset-release-floor"]).0, BELIEVED);
     assert_eq!(verify(&home, 6, &[]).0, BELIEVED);
     assert_eq!(verify(&home, 8, &both).0, BELIEVED);
     assert_eq!(verify(&home, 7, &[]).0, 1, "nor with a key less");
 }
 
-/// A policy file that states no floor, or a lower one, does not take back the trust file's; and forgetting what was
-/// seen is advised only where it would help.
+/// A policy file without a floor, or with a lower one, does not lower the trust file's. Resetting
+/// the memory is advised only if it helps.
 #[test]
 fn floors_of_files_stay_and_are_named() {
     let home = Home::new();
@@ -126,7 +127,7 @@ fn floors_of_files_stay_and_are_named() {
     );
 }
 
-/// Where there is no home, nothing can be remembered, and that is said.
+/// Without a home directory nothing can be remembered, and a note says so.
 #[test]
 fn without_a_home_it_is_said_that_nothing_is_kept() {
     let home = Home::new();
@@ -142,12 +143,12 @@ fn without_a_home_it_is_said_that_nothing_is_kept() {
     let (code, _, error) = verify(&[]);
     assert_eq!(code, BELIEVED);
     assert!(error.starts_with(note), "{error}");
-    // What would not be remembered anyway is no loss.
+    // A pinned manifest is not remembered anyway, so there is no note.
     let pin = Hex32::sha256(&std::fs::read(home.path("7/manifest.json")).unwrap()).to_string();
     let (code, _, error) = verify(&["--manifest-sha256", &pin]);
     assert_eq!(code, BELIEVED);
     assert!(!error.contains("note:"), "{error}");
-    // The memory lies beside the trust file, wherever that is.
+    // The memory is next to the trust file, wherever that is.
     let trust = home.write("elsewhere/mine.toml", b"");
     let (code, _, error) = verify(&["--trust-file", &trust]);
     assert_eq!(code, BELIEVED);
@@ -155,7 +156,8 @@ fn without_a_home_it_is_said_that_nothing_is_kept() {
     assert!(home.path("elsewhere/mine.releases.toml").exists());
 }
 
-/// What was seen before is not written again, and takes no lock: a home may be read-only.
+/// A release that was seen before is not written again, and no lock is taken, because a home may be
+/// read-only.
 #[test]
 fn a_release_that_is_known_writes_nothing() {
     let home = Home::new();

@@ -1,4 +1,4 @@
-//! `cocoon translate`, `summarize` and `reply`: what is read, what is refused, and how that is told.
+//! Tests of `cocoon translate`, `summarize` and `reply`: input, refusals and their output.
 
 use std::io::Write as _;
 use std::net::TcpListener;
@@ -8,7 +8,7 @@ use cocoon_protocol::bytes::Hex32;
 
 use crate::home::{Home, ended, interrupt, manifest, nowhere};
 
-/// Arguments that believe the manifest of release 1.
+/// Returns arguments that make the manifest of release 1 trusted.
 fn believed(home: &Home) -> [String; 4] {
     let bytes = manifest(1);
     let path = home.write("manifest.json", &bytes);
@@ -27,7 +27,7 @@ fn run(home: &Home, arguments: &[&str], text: &[u8]) -> (i32, String, String) {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // One that refuses its arguments reads nothing.
+    // A command that refuses its arguments reads nothing.
     let _ = child.stdin.take().unwrap().write_all(text);
     ended(child.wait_with_output().unwrap())
 }
@@ -116,7 +116,7 @@ fn texts_that_cannot_be_read_are_named() {
     }
 }
 
-/// The text is read before anything else, from wherever it is; then the appliance is missed.
+/// The text is read first, from a file or standard input; then the missing appliance is reported.
 #[test]
 fn an_appliance_that_is_not_there_is_2() {
     let home = Home::new();
@@ -148,7 +148,7 @@ fn an_appliance_that_is_not_there_is_2() {
     }
 }
 
-/// A manifest that does not count is 1, with the verdict, and no text leaves.
+/// An untrusted manifest gives exit status 1 with the verdict, and no text is sent.
 #[test]
 fn a_manifest_that_does_not_count_is_1() {
     let home = Home::new();
@@ -173,7 +173,7 @@ fn a_manifest_that_does_not_count_is_1() {
 fn ctrl_c_ends_it_in_good_order() {
     let home = Home::new();
     let text = home.write("text", b"hello");
-    // Takes connections and never says a word.
+    // Accepts connections but never answers.
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://{}", mute.local_addr().unwrap());
     let child = home.start("translate", &url, &["--to", "fr", &text]);

@@ -1,4 +1,4 @@
-//! Whom the command believes: manifests, signers, the trust file, policy files, roots.
+//! Tests of the command's trust settings: manifests, signers, the trust file, policy files, roots.
 
 use std::path::Path;
 
@@ -49,7 +49,7 @@ fn manifests_that_do_not_count_are_1_and_say_why() {
     );
 }
 
-/// A flag that names other signers leaves alone how many of them must have signed.
+/// Signers among the flags do not change how many of them must have signed.
 #[test]
 fn signers_among_flags_leave_the_threshold_of_files() {
     let home = Home::new();
@@ -61,7 +61,7 @@ fn signers_among_flags_leave_the_threshold_of_files() {
     home.write("manifest.json.dsse", &envelope);
     let policy = home.write("policy.toml", b"[policy]\ngpu = \"if_claimed\"\n");
     let stating = home.write("two.toml", b"threshold = 2\n");
-    let believed = 2; // and nobody is there
+    let believed = 2; // the appliance cannot be reached
     let too_few = "signed by 1 of the pinned signers, 2 are needed";
     let too_many = "2 signatures are demanded of 1 pinned signers";
     let one_of_both = ["--signer", &one, "--signer", &two];
@@ -81,10 +81,10 @@ fn signers_among_flags_leave_the_threshold_of_files() {
             &["--signer", &one, "--policy", &stating],
             Some(too_many),
         ),
-        // Only whoever says so lowers it.
+        // Only --threshold lowers it.
         (&demands_two, &["--threshold", "1"], None),
         (&demands_two, &["--signer", &one, "--threshold", "1"], None),
-        // What is stated below 1 is none.
+        // For signers among the flags, a threshold of 0 in a file counts as 1.
         ("threshold = 0\n", &["--signer", &one], None),
     ] {
         home.write(".config/cocoon/trust.toml", trust_file.as_bytes());
@@ -97,7 +97,7 @@ fn signers_among_flags_leave_the_threshold_of_files() {
     }
 }
 
-/// `--policy` names its own file, line, field and what may stand there.
+/// An error in the policy file names the file, the line, the field and the accepted values.
 #[test]
 fn a_policy_that_cannot_be_read_names_its_line() {
     let home = Home::new();
@@ -142,7 +142,8 @@ fn a_trust_file_that_cannot_be_read_names_its_line() {
     );
 }
 
-/// A trust file that was named by a slip of the pen believes nobody in particular: that is said.
+/// If a named trust file does not exist, perhaps because of a typing error, nobody is trusted, and
+/// a note says so.
 #[test]
 fn a_named_trust_file_that_is_not_there_is_told() {
     let home = Home::new();
@@ -162,7 +163,7 @@ fn a_named_trust_file_that_is_not_there_is_told() {
         .output();
     let (code, _, error) = ended(named.unwrap());
     assert_eq!((code, error.starts_with(&note)), (1, true), "{error}");
-    // Nobody named the usual one, and one that is there says for itself what counts.
+    // There is no note about the default trust file, nor about one that exists.
     assert!(!home.run(&verify).2.contains("note:"));
     home.write("mine.toml", b"");
     let (_, _, error) = home.run(&[&verify[..], &["--trust-file", &missing]].concat());
@@ -196,7 +197,7 @@ fn roots_for_real_hardware_cannot_be_named() {
     );
 }
 
-/// Programs that asked for JSON get a line of it, whatever kept a question from being asked.
+/// With --json there is a line of JSON, whatever prevented a question.
 #[test]
 fn chat_in_json_says_why_nothing_was_asked() {
     let home = Home::new();
@@ -255,7 +256,7 @@ fn manifest_at(path: &str) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
-/// Where collateral is kept, who may look, and what is said where it cannot be.
+/// Where collateral is kept, with which permissions, and what is reported if it cannot be kept.
 #[test]
 fn collateral_is_kept_where_it_is_named() {
     use std::os::unix::fs::PermissionsExt as _;

@@ -1,5 +1,5 @@
-//! `cocoon measure`, from artefacts on disk to what it prints: each flag against values worked out here or by the
-//! library.
+//! Tests of `cocoon measure` from files to output: each flag is compared with values computed here
+//! or by the library.
 
 mod snp;
 mod tdx;
@@ -15,7 +15,7 @@ mod firmware;
 
 const CMDLINE: &str = "console=ttyS0 quiet";
 
-/// A folder with an image's artefacts.
+/// A folder with the artefacts of an image.
 struct Artefacts(tempfile::TempDir);
 
 impl Artefacts {
@@ -38,8 +38,9 @@ impl Artefacts {
         std::fs::write(path, bytes).unwrap();
     }
 
-    /// Exit status, standard output and standard error of `cocoon measure TEE` with the artefacts and `arguments`.
-    /// Arguments that begin with `@` are files of the folder.
+    /// Runs `cocoon measure TEE` with the artefacts and `arguments`, and returns exit status,
+    /// standard output and standard error. An argument that begins with `@` is a file of the
+    /// folder.
     fn run(&self, tee: &str, arguments: &[&str]) -> (i32, String, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cocoon"));
         command.args(["measure", tee, "--cmdline", CMDLINE]);
@@ -65,14 +66,14 @@ impl Artefacts {
         )
     }
 
-    /// What `--json` prints.
+    /// Returns the JSON output.
     fn measured(&self, tee: &str, arguments: &[&str]) -> Value {
         let (code, shown, error) = self.run(tee, &[arguments, &["--json"]].concat());
         assert_eq!(code, 0, "{error}");
         serde_json::from_str(&shown).unwrap()
     }
 
-    /// Standard error of wrong usage.
+    /// Returns standard error after wrong usage.
     fn refused(&self, tee: &str, arguments: &[&str]) -> String {
         let (code, shown, error) = self.run(tee, arguments);
         assert_eq!((code, shown.as_str()), (2, ""), "{error}");
@@ -80,7 +81,8 @@ impl Artefacts {
     }
 }
 
-/// A kernel of boot protocol 2.15 that is loaded high and takes its initrd anywhere below 4 GiB.
+/// Returns a kernel of boot protocol 2.15 that is loaded high and accepts its initrd anywhere below
+/// 4 GiB.
 fn kernel() -> Vec<u8> {
     let mut kernel = firmware::kernel();
     kernel[0x206..0x208].copy_from_slice(&[0x0f, 0x02]);

@@ -1,4 +1,5 @@
-//! `cocoon measure snp`: the launch digest, and the ID block that its owner and their author sign.
+//! Tests of `cocoon measure snp`: the launch digest, and the ID block signed by its owner and an
+//! author.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,7 +12,7 @@ use serde_json::Value;
 
 use crate::{Artefacts, CMDLINE, firmware, initrd, kernel};
 
-/// The key whose secret number has this byte 48 times.
+/// Returns the key whose private scalar consists of this byte 48 times.
 fn pem(byte: u8) -> String {
     let key = SigningKey::from_slice(&[byte; 48]).unwrap();
     key.to_pkcs8_pem(LineEnding::LF).unwrap().to_string()
@@ -28,13 +29,13 @@ fn decoded(value: &Value) -> Vec<u8> {
     STANDARD.decode(value.as_str().unwrap()).unwrap()
 }
 
-/// Nobody wonders whether it still goes on; what is quick says nothing.
+/// Slow measuring shows progress, fast measuring does not.
 #[test]
 fn what_takes_long_is_told() {
     let artefacts = Artefacts::new();
     let (code, _, told) = artefacts.run("snp", &["--vcpus", "1"]);
     assert_eq!((code, told.as_str()), (0, ""));
-    // A file with a hole: it takes no place.
+    // A sparse file, which takes no disk space.
     let large = std::fs::File::options()
         .write(true)
         .open(artefacts.path("initrd"));
@@ -42,14 +43,14 @@ fn what_takes_long_is_told() {
     let (code, shown, told) = artefacts.run("snp", &["--vcpus", "1"]);
     assert_eq!(code, 0, "{told}");
     assert!(shown.starts_with("launch digest  "), "{shown}");
-    // Not a terminal: no bar, and dots as time goes by.
+    // Without a terminal there is no bar, but dots as time passes.
     let dots = told.strip_prefix("measuring 256.").unwrap_or_default();
     let dots = dots.split_once(" MiB …").map(|(_, dots)| dots);
     assert!(
         dots.is_some_and(|dots| dots.trim_end().chars().all(|dot| dot == '.')),
         "{told}"
     );
-    // Too large is told before anything is read.
+    // A file that is too large is refused before anything is read.
     let large = std::fs::File::options()
         .write(true)
         .open(artefacts.path("initrd"));

@@ -1,4 +1,5 @@
-//! `cocoon measure tdx`: RTMR0 with a machine's tables, and the flags for other firmware, kernels and builds.
+//! Tests of `cocoon measure tdx`: RTMR0 with a machine's tables, and the flags for other firmware,
+//! kernels and builds.
 
 use cocoon_measurements::guid::Guid;
 use cocoon_measurements::tdx::mrtd::{PageOrder, mrtd};
@@ -8,9 +9,9 @@ use sha2::{Digest as _, Sha384};
 
 use crate::{Artefacts, firmware, initrd, kernel};
 
-/// One processor with the emulator's id, and the end.
+/// SMBIOS tables with one processor that has the emulator's ID, and the end mark.
 const SMBIOS: &[u8] = b"\x04\x10\0\0\x01\x03\x02\x01EMULATORCPU 0\0\0\x7f\x04\x01\0\0\0";
-/// The same as the firmware measures it on a processor with the id of [`TABLES`].
+/// The same tables as the firmware measures them on a processor with the ID in [`TABLES`].
 const MEASURED: &[u8] =
     b"\x04\x10\0\0\x01\x03\x02\x01\xf2\x06\x0c\0\xff\xfb\x8b\x1fCPU 0\0\0\x7f\x04\x01\0\0\0";
 const TABLES: [&str; 8] = [
@@ -41,7 +42,7 @@ fn sha384(bytes: &[u8]) -> String {
     hex::encode(Sha384::digest(bytes))
 }
 
-/// Name and digest of every event of `register`, in order.
+/// Returns name and digest of every event of `register`, in order.
 fn events<'a>(measured: &'a Value, register: &str) -> Vec<(&'a str, &'a str)> {
     let text = |event: &'a Value, field: &str| event[field].as_str().unwrap();
     let events = measured["events"].as_array().unwrap().iter();
@@ -83,7 +84,7 @@ fn rtmr0_is_that_of_the_machines_tables() {
     let origin = |event: &Value| event["provenance"] == "computed";
     assert!(measured["events"].as_array().unwrap().iter().all(origin));
 
-    // Without tables it is the simulator's, and called so.
+    // Without tables it is the simulator's RTMR0, and named so.
     let simulated = artefacts.measured("tdx", &["--memory", "1024M", "--events"]);
     assert_eq!(simulated.get("rtmr0"), None);
     assert_ne!(simulated["rtmr0_simulated"], measured["rtmr0"]);
@@ -171,7 +172,7 @@ fn page_orders() {
     assert_eq!(seen[0], default["mrtd"]);
 }
 
-/// The patched kernel, worked out by hand from the boot protocol, and measured as it is.
+/// The patched kernel is computed by hand from the boot protocol and then measured unchanged.
 #[test]
 fn kernel_forms() {
     let artefacts = Artefacts::new();
@@ -186,7 +187,8 @@ fn kernel_forms() {
 
     let mut by_hand = kernel();
     let size = u32::try_from(initrd().len()).unwrap();
-    // The last page below the end of 1 GiB, less what q35 keeps for ACPI tables, at which the initrd fits.
+    // The last page at which the initrd fits below the end of 1 GiB, minus what q35 reserves for
+    // ACPI tables.
     let address = ((1 << 30) - 0x2_8000 - 1 - size) & !0xfff;
     for (at, bytes) in [
         (0x210, &[0xb0, 0x81][..]),
@@ -212,7 +214,7 @@ fn kernel_forms() {
     );
 }
 
-/// How many events each register has with each release, and what else it changes.
+/// The number of events in each register for each release, and other changes of a release.
 #[test]
 fn releases_of_edk2() {
     let artefacts = Artefacts::new();
@@ -237,7 +239,7 @@ fn releases_of_edk2() {
     );
     let [oldest, .., before, newest] = &measured;
     assert_eq!(events(oldest, "rtmr0").last().unwrap().0, "separator");
-    // The token for the initrd moves before the command line.
+    // The token for the initrd moves to the beginning of the command line.
     assert_ne!(before["rtmr2"], newest["rtmr2"]);
     assert_eq!(before["rtmr0_simulated"], newest["rtmr0_simulated"]);
     let default = artefacts.measured("tdx", &["--memory", "1024", "--events"]);

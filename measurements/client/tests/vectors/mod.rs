@@ -1,9 +1,10 @@
-//! Published evidence of real machines, which lies in no registry.
+//! Published evidence of real machines, which is in no package registry.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-/// Where a vector such as `nvidia/hopper_evidence.json` is; says SKIPPED where it is absent.
+/// Returns the path of a vector such as `nvidia/hopper_evidence.json`; prints SKIPPED if it is
+/// missing.
 pub fn vector(name: &str) -> Option<String> {
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vectors");
     let named = std::env::var_os("COCOON_VECTORS").map(PathBuf::from);
@@ -16,8 +17,8 @@ pub fn vector(name: &str) -> Option<String> {
         named.is_none(),
         "{shown} is not there, and COCOON_VECTORS names its folder: unset it, or name a folder with all vectors"
     );
-    // No failure even in continuous integration. Past the capture of a passing test's output; a closed standard error leaves
-    // nobody to tell.
+    // This is no failure, not even in continuous integration. Written directly, so that the output
+    // of a passing test is not captured. A closed standard error is ignored.
     let line = format!("SKIPPED: {shown} is needed: set COCOON_VECTORS\n");
     let _ = std::io::stderr().write_all(line.as_bytes());
     None

@@ -1,4 +1,4 @@
-//! What is refused, by whom, and under which name.
+//! Tests of refusals and their errors.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -86,7 +86,7 @@ async fn a_context_of_unknown_length_has_a_name() {
     assert!(matches!(error, ContextError::Refused(503)), "{error}");
 }
 
-/// What had come when the answer broke off stays in the report.
+/// The part of an answer that arrived before the connection broke stays in the report.
 #[tokio::test]
 async fn a_broken_answer_keeps_what_came() {
     let count = AtomicUsize::new(0);
