@@ -284,7 +284,7 @@ impl Parsed {
 /// Verifies `chain`, from the signer to its root: each certificate below the root is issued by the next and within its
 /// dates, and all but the first may sign certificates.
 ///
-/// Trust in the root, its dates and its own signature are left to the caller.
+/// Whether the root is trusted, the caller must check.
 pub(super) fn check_path(
     chain: &[Parsed],
     now: u64,

@@ -20,7 +20,7 @@ use crate::{
 /// Appraises the evidence of all GPUs of a machine at `now`, in seconds since 1970 on the verifier's clock.
 ///
 /// Makes all checks, even after one failed. But nothing in a GPU's report is compared unless its signatures hold.
-/// Development roots count only if the policy names them, separately for devices and for manifests.
+/// Development roots count only if the policy names them, and only for the kind of chain that ends in them.
 #[must_use]
 pub fn appraise(
     evidence: &[GpuEvidence<'_>],

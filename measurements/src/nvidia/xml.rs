@@ -3,7 +3,7 @@
 //! A signature covers canonical bytes, so the canonicaliser decides what is signed. This code therefore supports only what
 //! the manifests use: elements, attributes, text and namespaces, for which versions 1.0 and 1.1 agree. It refuses
 //! everything else before it parses: document types (and so all entities), comments, processing instructions, CDATA
-//! sections and character references. After parsing, it refuses attributes of the `xml:` namespace.
+//! sections and character references. After parsing, it refuses attributes of the `xml:` namespace and empty namespaces.
 
 use roxmltree::{Document, Node, NodeType, ParsingOptions};
 use thiserror::Error;
