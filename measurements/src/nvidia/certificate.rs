@@ -34,7 +34,7 @@ pub enum CertificateError {
     /// The certificate is larger than the limit.
     #[error("{certificate} has {length} bytes, more than {MAX_CERTIFICATE}")]
     TooLarge {
-        /// Name of the certificate, for the message.
+        /// Name of the certificate.
         certificate: &'static str,
         /// Size in bytes.
         length: usize,
@@ -48,7 +48,7 @@ pub enum CertificateError {
     /// The bytes are not an X.509 certificate in DER.
     #[error("{certificate} is not X.509 in DER")]
     Malformed {
-        /// Name of the certificate, for the message.
+        /// Name of the certificate.
         certificate: &'static str,
         /// The decoder's error, with the offset.
         #[source]
@@ -57,7 +57,7 @@ pub enum CertificateError {
     /// The chain has the wrong number of certificates.
     #[error("{chain} has {found} certificates, {expected} expected")]
     Count {
-        /// Name of the chain, for the message.
+        /// Name of the chain.
         chain: &'static str,
         /// Number of certificates found.
         found: usize,
@@ -67,7 +67,7 @@ pub enum CertificateError {
     /// A key is not on P-384, or a signature is not ECDSA with SHA-384.
     #[error("{certificate} has {what} of another kind than ECDSA on P-384 with SHA-384")]
     Algorithm {
-        /// Name of the certificate, for the message.
+        /// Name of the certificate.
         certificate: &'static str,
         /// Whether its key or its signature is at fault.
         what: &'static str,
@@ -75,7 +75,7 @@ pub enum CertificateError {
     /// The issuer that the certificate names is not the subject of the next certificate.
     #[error("{certificate} names another issuer ({issuer})")]
     Issuer {
-        /// Name of the certificate, for the message.
+        /// Name of the certificate.
         certificate: &'static str,
         /// The issuer that it names.
         issuer: String,
@@ -83,13 +83,13 @@ pub enum CertificateError {
     /// The signature does not verify under the issuer's key.
     #[error("the signature on {certificate} does not hold")]
     Signature {
-        /// Name of the certificate, for the message.
+        /// Name of the certificate.
         certificate: &'static str,
     },
     /// The certificate is not allowed the role that it has in the chain.
     #[error("{certificate} is not {role}")]
     Role {
-        /// Name of the certificate, for the message.
+        /// Name of the certificate.
         certificate: &'static str,
         /// The role that it would have to be allowed.
         role: &'static str,
@@ -97,7 +97,7 @@ pub enum CertificateError {
     /// The certificate has an unknown critical extension.
     #[error("{certificate} has the critical extension {oid}, which this verifier does not know")]
     Critical {
-        /// Name of the certificate, for the message.
+        /// Name of the certificate.
         certificate: &'static str,
         /// Identifier of the extension.
         oid: ObjectIdentifier,
@@ -105,7 +105,7 @@ pub enum CertificateError {
     /// The certificate has the same extension twice.
     #[error("{certificate} has the extension {oid} twice")]
     Repeated {
-        /// Name of the certificate, for the message.
+        /// Name of the certificate.
         certificate: &'static str,
         /// Identifier of the extension.
         oid: ObjectIdentifier,

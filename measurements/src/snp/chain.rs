@@ -82,7 +82,7 @@ pub enum ChainError {
     /// A certificate, list or file is larger than its limit.
     #[error("{certificate} has {length} bytes, more than {limit}")]
     TooLarge {
-        /// Name of the structure, for the message.
+        /// Name of the structure.
         certificate: &'static str,
         /// Size in bytes.
         length: usize,
@@ -92,7 +92,7 @@ pub enum ChainError {
     /// A certificate or list is not X.509 in DER.
     #[error("{certificate} is not X.509 in DER")]
     Malformed {
-        /// Name of the structure, for the message.
+        /// Name of the structure.
         certificate: &'static str,
         /// The decoder's error.
         #[source]
@@ -101,7 +101,7 @@ pub enum ChainError {
     /// A certificate has the same extension twice.
     #[error("{certificate} has the extension {oid} twice")]
     Repeated {
-        /// Name of the certificate, for the message.
+        /// Name of the certificate.
         certificate: &'static str,
         /// Identifier of the extension.
         oid: ObjectIdentifier,
@@ -117,7 +117,7 @@ pub enum ChainError {
     /// The named issuer is not the subject of the next certificate.
     #[error("{certificate} names another issuer ({issuer})")]
     Issuer {
-        /// Name of the certificate or list, for the message.
+        /// Name of the certificate or list.
         certificate: &'static str,
         /// The issuer that it names.
         issuer: String,
@@ -125,7 +125,7 @@ pub enum ChainError {
     /// A signature does not verify under the issuer's key.
     #[error("the signature on {certificate} does not hold")]
     Signature {
-        /// Name of the certificate or list, for the message.
+        /// Name of the certificate or list.
         certificate: &'static str,
     },
     /// The ASK or ASVK may not sign certificates.
@@ -137,7 +137,7 @@ pub enum ChainError {
     /// The root revoked the ASK or ASVK.
     #[error("the {certificate} is revoked by its root: every report under it is worthless")]
     Revoked {
-        /// Name of the revoked certificate, for the message.
+        /// Name of the revoked certificate.
         certificate: &'static str,
     },
 }
