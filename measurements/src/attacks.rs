@@ -1,10 +1,10 @@
-//! Known attacks on systems like this one, which check of a verdict stops each, and which test shows that it does.
+//! Known attacks on confidential inference, the appraisal check that stops each one, and the test that shows it.
 //!
-//! Checks are named by the ids of SPEC.md §7, tests by file and function. This page is held against both: a row that
-//! names a check or test which is not there fails the crate's tests. What a check compares is said in
-//! [`crate::appraise`]; what a second verifier must do, in SPEC.md.
+//! Checks are named by the ids of SPEC.md §7, tests by file and function. The crate's tests fail when a row names a check or
+//! test that does not exist. [`crate::appraise`] describes what each check compares; SPEC.md states what a second verifier
+//! must do.
 //!
-//! ## Somebody else's evidence
+//! ## Replayed, relayed and borrowed evidence
 //!
 //! | attack | seen | stopped by | shown by |
 //! |---|---|---|---|
@@ -37,7 +37,7 @@
 //! | Another model is mounted | | `document.model` `tdx.rtmr2` `snp.launch` | `binding_rows::cocoon_doc_5` |
 //! | A GPU is claimed, or needed, and nobody proves it | | `document.gpu` | `gpu_rows::cocoon_verdict_9` `gpus::gpus_that_are_missing` |
 //!
-//! ## A GPU that is not what it says
+//! ## GPUs that are not what they claim to be
 //!
 //! | attack | seen | stopped by | shown by |
 //! |---|---|---|---|
@@ -55,7 +55,7 @@
 //! | A revoked device or signer, and the answer about it left out | verifiers that go on when nobody answers | `gpu.revocation` | `revoked::cocoon_gpu_11` |
 //! | A simulated GPU, alone or beside a real CPU | mock roots that reach production | `gpu.root` `gpu.class` | `chains::cocoon_gpu_14` `gpu_rows::cocoon_gpu_20` |
 //!
-//! ## Yesterday's word
+//! ## Outdated platforms, collateral and releases
 //!
 //! | attack | seen | stopped by | shown by |
 //! |---|---|---|---|
@@ -83,17 +83,17 @@
 //!
 //! ## Not stopped
 //!
-//! Without a list of machines, evidence that was signed with a key taken out of genuine hardware; with one, the owner of
-//! a listed machine who takes its key. Published work of 2026 claims to read the root seed of Milan (EPYC 7003), from which
-//! every key of a chip follows, by software alone: such a forger signs any report of that chip, at any TCB. Against that
-//! help only a list of machines, whose reports are signed by a VCEK, or a policy that refuses the part
-//! (`milan = { microcode = 255 }`, and the same for `milan_x`).
+//! Evidence signed with a key that was extracted from genuine hardware, unless the policy lists machines; with a list, such
+//! evidence from the owner of a listed machine. Published work of 2026 claims to read the root seed of Milan (EPYC 7003),
+//! from which every key of a chip is derived, by software alone. Such an attacker signs any report of that chip, at any TCB.
+//! The only defences are a list of machines, whose reports are signed by a VCEK, or a policy that refuses the part (`milan =
+//! { microcode = 255 }`, and the same for `milan_x`).
 //!
-//! A host that relays a GPU's questions, live and from the guest's start on, to another genuine GPU: the evidence is good, and of
-//! that GPU. What computes is that GPU too, because the driver encrypts to the key that attests (SPEC.md §2.2), which no machine
-//! here could show; who wants certain GPUs lists them (`gpus`).
+//! A host that relays a GPU's challenges, live and from the guest's start on, to another genuine GPU. The evidence is
+//! genuine, and is that GPU's. Work also runs on that GPU, because the driver encrypts to the GPU that holds the attestation
+//! key (SPEC.md §2.2); no machine available to this project could show this. A policy can list the accepted GPUs (`gpus`).
 //!
-//! Side channels of the processor, patterns of page accesses, and a host that does not serve at all.
+//! Processor side channels, page-access patterns, and denial of service by the host.
 
 #[cfg(test)]
 mod tests {
@@ -190,7 +190,7 @@ mod tests {
         ids
     }
 
-    /// Every source file below `folder`, without build outputs and hidden folders.
+    /// Returns every source file below `folder`, without build output and hidden folders.
     fn sources(folder: PathBuf) -> Vec<(PathBuf, String)> {
         let mut found = Vec::new();
         let mut folders = vec![folder];

@@ -1,22 +1,22 @@
-//! A reader of foreign little-endian bytes that cannot panic: every error names the structure and the offset.
+//! A bounds-checked reader of untrusted little-endian bytes that never panics: errors name the structure and the offset.
 
 use thiserror::Error;
 
-/// A structure ended before a field of it did.
+/// A structure ends before the field that is being read does.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{structure} is truncated: {needed} bytes needed at offset {offset:#x}, {available} there")]
 pub struct Truncated {
     /// The structure that was being read.
     pub structure: &'static str,
-    /// Where the missing field begins, in bytes from the start of the structure's own input.
+    /// Offset of the missing field, in bytes from the start of the reader's input.
     pub offset: usize,
-    /// Length of the field.
+    /// Length of the field in bytes.
     pub needed: usize,
-    /// Bytes left at that offset.
+    /// Number of bytes left at that offset.
     pub available: usize,
 }
 
-/// A cursor over `bytes`; all reads are bounded.
+/// Cursor over `bytes`; all reads are bounds-checked.
 #[derive(Debug, Clone)]
 pub(crate) struct Reader<'a> {
     structure: &'static str,
@@ -33,7 +33,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A reader of the same bytes from `offset`, which may lie behind their end: then the first read fails.
+    /// Returns a reader that starts at `offset`. If that lies beyond the end of `bytes`, the first read fails.
     pub(crate) const fn at(structure: &'static str, bytes: &'a [u8], offset: usize) -> Self {
         Self {
             structure,
@@ -83,7 +83,7 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// A `u32` used as a size or offset in memory.
+    /// Reads a `u32` that is a size or an offset.
     pub(crate) fn size(&mut self) -> Result<usize, Truncated> {
         // Lossless: the crate is built for 64-bit targets only (asserted below).
         self.u32().map(|value| value as usize)

@@ -1,8 +1,8 @@
-//! DER whose lengths hold: certificates, revocation lists and OCSP responses from wherever they come.
+//! DER decoding with checked lengths, for untrusted certificates, revocation lists and OCSP responses.
 //!
-//! The library sets aside as many bytes as an element claims, up to 256 MiB, before it looks whether they are there
-//! (`der` 0.7 and 0.8, `Reader::read_vec`), so that a kilobyte could cost a quarter of a gibibyte. Whatever is foreign is
-//! decoded here, where nothing is set aside for an element that claims more than the input has left.
+//! The library (`der` 0.7 and 0.8, `Reader::read_vec`) allocates as many bytes as an element claims, up to 256 MiB, before it
+//! checks that they exist. One kilobyte of input could thus cost a quarter of a gibibyte. All untrusted DER is decoded here,
+//! where an element that claims more than the input has left is refused before any allocation.
 
 use std::collections::BTreeSet;
 
@@ -19,21 +19,21 @@ pub use x509_cert::der::Error;
 
 const END_OF_CERTIFICATE: &[u8] = b"-----END CERTIFICATE-----";
 
-/// The value that all of `der` encodes.
+/// Decodes all of `der` as one value.
 ///
 /// # Errors
-/// What the library says, and [`ErrorKind::Incomplete`] where an element claims more bytes than there are.
+/// The library's error, or [`ErrorKind::Incomplete`] when an element claims more bytes than the input has left.
 pub fn decode<'a, T: Decode<'a>>(der: &'a [u8]) -> Result<T, Error> {
     check(der)?;
     T::from_der(der)
 }
 
-/// Refuses DER in which an element, however deep, claims more bytes than the input has left.
+/// Refuses DER in which an element, at any depth, claims more bytes than the input has left.
 ///
-/// Contents of octet and bit strings are not entered: what they hold is decoded by another call.
+/// The contents of octet and bit strings are not walked, because they are decoded separately.
 ///
 /// # Errors
-/// [`ErrorKind::Incomplete`], at its place in `der`; or what is wrong with a tag or a length itself.
+/// [`ErrorKind::Incomplete`] with its position in `der`, or the library's error for an invalid tag or length.
 pub fn check(der: &[u8]) -> Result<(), Error> {
     let mut reader = SliceReader::new(der)?;
     while !reader.is_finished() {
@@ -47,7 +47,7 @@ pub fn check(der: &[u8]) -> Result<(), Error> {
             };
             return Err(incomplete.at(reader.position()));
         }
-        // The elements in a constructed one come next, and those after it behind them: no place needs to be kept.
+        // The contents of a constructed element follow its header, so a flat walk reaches them without a stack.
         if !header.tag.is_constructed() {
             reader.read_slice(header.length)?;
         }
@@ -55,8 +55,8 @@ pub fn check(der: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// The extension that a certificate has more than once, if any. RFC 5280, section 4.2, allows each one once, and which of
-/// two counts would be each reader's guess.
+/// Returns the first extension that a certificate repeats, if any. RFC 5280, section 4.2, forbids repetition, and readers
+/// could differ in which instance they use.
 #[must_use]
 pub fn repeated_extension(certificate: &Certificate) -> Option<ObjectIdentifier> {
     let mut seen = BTreeSet::new();
@@ -65,10 +65,11 @@ pub fn repeated_extension(certificate: &Certificate) -> Option<ObjectIdentifier>
     ids.find(|id| !seen.insert(*id))
 }
 
-/// The certificates of a PEM file (RFC 7468), in its order, each in DER that has been decoded once. Blank: none.
+/// Returns the certificates of a PEM file (RFC 7468) as DER, in file order. Each has been decoded once. A blank file yields
+/// none.
 ///
 /// # Errors
-/// What is no PEM, has another label, or is no certificate.
+/// Fails when the text is not PEM, or a block has another label or is not a certificate.
 pub fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
     let mut certificates = Vec::new();
     let mut rest = pem.trim_ascii_end();
@@ -106,7 +107,7 @@ mod tests {
         (at.into(), expected_len.into(), actual_len.into())
     }
 
-    /// A name of four bytes that claims 7.9 MB, which fuzzing found, at the top and below.
+    /// Strings that claim more bytes than there are, which fuzzing found: 7.9 MB at the top level, 268 MB nested.
     #[test]
     fn no_length_is_believed() {
         let lies = [0x0c, 0x83, 0x78, 0xd5, 0xdb, 1, 2, 3];
@@ -118,7 +119,7 @@ mod tests {
             decode::<AnyRef<'_>>(&in_a_set).unwrap_err().kind(),
             check(&in_a_set).unwrap_err().kind()
         );
-        // One that claims more than what surrounds it, but no more than there is, costs nothing and is the library's.
+        // An element that exceeds its parent but not the input costs no memory; the library refuses it.
         let nested = [0x30, 3, 0x0c, 4, 1, 2, 3, 4];
         assert_eq!(check(&nested), Ok(()));
         assert!(decode::<Certificate>(&nested).is_err());

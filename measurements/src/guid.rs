@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-/// A GUID in its 16 stored bytes.
+/// A GUID, as its 16 bytes in stored order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Guid(pub [u8; 16]);
 
 impl Guid {
-    /// Reads the usual text form, `"96b582de-1fb2-45f7-baea-a366c55a082d"`.
+    /// Parses the usual text form, `"96b582de-1fb2-45f7-baea-a366c55a082d"`.
     ///
-    /// For constants: a malformed text is a compile-time panic in a `const`.
+    /// Meant for constants: in a `const`, malformed text fails the build.
     ///
     /// # Panics
     /// When the text is not 36 characters of hexadecimal digits and hyphens in their places.

@@ -1,7 +1,7 @@
-//! The GUIDed table near the end of an OVMF image: how firmware tells where its TDX and SEV metadata are.
+//! Parses the GUIDed table near the end of an OVMF image, which locates the TDX and SEV metadata.
 //!
-//! The table ends 32 bytes before the image does and is read backwards; every entry is its data, a `u16` length
-//! (of data, length and GUID together) and a GUID (edk2, `OvmfPkg/ResetVector/Ia16/ResetVectorVtf0.asm`).
+//! The table ends 32 bytes before the image does and is read backwards. Each entry is its data, a `u16` length (of data,
+//! length and GUID together) and a GUID (edk2, `OvmfPkg/ResetVector/Ia16/ResetVectorVtf0.asm`).
 
 use thiserror::Error;
 
@@ -10,36 +10,36 @@ use crate::{
     guid::Guid,
 };
 
-/// The entry that closes the table.
+/// GUID of the entry that closes the table.
 pub const FOOTER: Guid = Guid::parse("96b582de-1fb2-45f7-baea-a366c55a082d");
 
-/// The largest firmware image accepted: OVMF is 2 to 4 MiB, QEMU maps at most 8 MiB below 4 GiB by default.
+/// Largest firmware image accepted, in bytes. OVMF has 2 to 4 MiB; QEMU maps at most 8 MiB below 4 GiB by default.
 pub const MAX_FIRMWARE: usize = 16 << 20;
 
 const BEHIND_TABLE: usize = 32;
 const ENTRY_HEADER: usize = 18;
-/// OVMF has about ten; more than this is not a table but an attack on the reader's time.
+/// Most entries accepted, which bounds the work on a hostile image. OVMF has about ten.
 const MAX_ENTRIES: usize = 64;
 const STRUCTURE: &str = "firmware GUID table";
 
-/// Why a firmware image's table cannot be read.
+/// Why the table of a firmware image cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum GuidTableError {
-    /// The image is larger than any firmware we accept.
+    /// The image is larger than [`MAX_FIRMWARE`].
     #[error("firmware has {length} bytes, more than {MAX_FIRMWARE}: this is not an OVMF image")]
     TooLarge {
-        /// Bytes given.
+        /// Length of the image in bytes.
         length: usize,
     },
-    /// No footer GUID where it must be.
+    /// The footer GUID is not where it must be.
     #[error(
         "firmware has no GUID table: {FOOTER} expected at offset {offset:#x}; use an OVMF image built for TDX or SEV"
     )]
     NoFooter {
-        /// Where the footer GUID must stand.
+        /// Offset at which the footer GUID must be.
         offset: usize,
     },
-    /// A length cannot be: smaller than its own header or reaching out of the table.
+    /// An entry's length is smaller than its own header, or reaches out of the table.
     #[error(
         "firmware GUID table: the entry whose length is at offset {offset:#x} has an impossible length {length}"
     )]
@@ -49,7 +49,7 @@ pub enum GuidTableError {
         /// The length found.
         length: u16,
     },
-    /// The same GUID twice: which of the two a loader would use is undefined.
+    /// A GUID appears twice: which entry a loader would use is undefined.
     #[error("firmware GUID table: {guid} appears again at offset {offset:#x}")]
     Duplicate {
         /// The GUID.
@@ -57,7 +57,7 @@ pub enum GuidTableError {
         /// Offset of the second entry's GUID.
         offset: usize,
     },
-    /// More entries than any real firmware has.
+    /// The table has more entries than any real firmware.
     #[error("firmware GUID table has more than {MAX_ENTRIES} entries")]
     TooManyEntries,
     /// The image is shorter than the table claims.
@@ -72,10 +72,10 @@ pub struct GuidTable<'a> {
 }
 
 impl<'a> GuidTable<'a> {
-    /// Walks the table of `firmware`. Bounded: at most 64 entries, none outside the table.
+    /// Parses the table of `firmware`: at most 64 entries, none of which may reach out of the table.
     ///
     /// # Errors
-    /// [`GuidTableError`] with the offset of what is wrong.
+    /// [`GuidTableError`] when the image is too large or its table is malformed.
     pub fn parse(firmware: &'a [u8]) -> Result<Self, GuidTableError> {
         if firmware.len() > MAX_FIRMWARE {
             return Err(GuidTableError::TooLarge {
@@ -100,7 +100,7 @@ impl<'a> GuidTable<'a> {
         })
     }
 
-    /// The data of the entry named `guid`.
+    /// Returns the data of the entry `guid`, if there is one.
     #[must_use]
     pub fn get(&self, guid: Guid) -> Option<&'a [u8]> {
         self.entries
@@ -109,7 +109,7 @@ impl<'a> GuidTable<'a> {
             .map(|(_, data)| *data)
     }
 
-    /// All entries, last first, as they are read.
+    /// Returns all entries, the last one of the table first.
     #[must_use]
     pub fn entries(&self) -> &[(Guid, &'a [u8])] {
         &self.entries

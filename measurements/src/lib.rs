@@ -1,10 +1,10 @@
-//! Pure functions: artefacts to expected measurements, evidence to verified claims, claims to verdicts.
+//! Predicts TEE measurements, verifies attestation evidence, and appraises it into verdicts.
 //!
-//! Bytes in, values out. Nothing here opens a file, socket or device or reads a clock: the caller passes bytes and
-//! `now`. Foreign bytes never cause a panic; every error names the structure and the offset.
+//! All functions are pure. Nothing here opens a file, socket or device, or reads a clock: the caller passes bytes and `now`.
+//! Untrusted bytes never cause a panic, and parse errors name the structure and the offset.
 //!
 //! * Prediction: [`tdx::predict`] (MRTD and the events of RTMR0 to RTMR2), [`snp::launch`], [`pe`], [`ccel`].
-//! * Receipts: [`receipt`], what an attested guest signed about an answer.
+//! * Receipts: [`receipt`], statements about an answer that an attested guest signed.
 //! * Evidence: [`tdx::quote`], [`snp::report`], [`nvidia`], under the roots of trust in [`roots`].
 
 #![forbid(unsafe_code)]

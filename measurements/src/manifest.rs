@@ -1,5 +1,7 @@
-//! Whether a manifest counts (SPEC.md §5): signed by enough of the verifier's own signers or pinned by its hash, in
-//! its time, not rolled back, not unlocked. Nothing that a guest or host sends chooses signers.
+//! Decides whether a manifest is trusted (SPEC.md §5).
+//!
+//! A manifest must be signed by enough pinned signers or pinned by its hash, and be within its validity period, not rolled
+//! back, and not unlocked. Signers come from the verifier's configuration only, never from a guest or host.
 
 use std::{collections::BTreeSet, ops::Deref};
 
@@ -18,26 +20,26 @@ pub use dsse::{
     PREDICATE_TYPE, STATEMENT_TYPE, SignError, add_signature, public_key, sign,
 };
 
-/// Releases below this one are refused by every verifier of this version, whatever its settings.
+/// Lowest release that verifiers of this version accept, whatever their settings.
 pub const RELEASE_FLOOR: u64 = 1;
 
-/// Whom a verifier believes about manifests, and how far.
+/// The manifests that a verifier trusts: signers, pins and limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManifestTrust {
-    /// Ed25519 public keys of pinned signers. The same key twice counts once.
+    /// Ed25519 public keys of pinned signers. A repeated key counts once.
     pub signers: Vec<[u8; 32]>,
-    /// How many of them must have signed, at least 1.
+    /// Number of pinned signers that must have signed, at least 1.
     pub threshold: usize,
-    /// Manifests pinned by identity; these need no signature.
+    /// Ids of pinned manifests; these need no signature.
     pub pinned: Vec<Hex32>,
-    /// Accept manifests whose inputs were not the locked ones. Verdicts go on saying so.
+    /// Whether to accept manifests built from inputs other than the locked ones. Verdicts still report them.
     pub allow_unlocked: bool,
-    /// Refuse releases below this one; a client raises it as it sees newer manifests.
+    /// Lowest release accepted. A client raises it as it sees newer manifests.
     pub release_floor: u64,
 }
 
 impl Default for ManifestTrust {
-    /// Trusts nobody: signers or a pin have to be added.
+    /// Trusts no manifest until signers or a pin are added.
     fn default() -> Self {
         Self {
             signers: Vec::new(),
@@ -49,7 +51,7 @@ impl Default for ManifestTrust {
     }
 }
 
-/// A manifest that counts. Only [`trust`] makes one; an appraisal takes nothing else.
+/// A trusted manifest. Only [`trust`] makes one, and appraisals accept nothing else.
 #[derive(Clone, Debug)]
 pub struct TrustedManifest {
     manifest: Manifest,
@@ -58,43 +60,43 @@ pub struct TrustedManifest {
     release_floor: u64,
 }
 
-/// Why a manifest counts.
+/// Why a manifest is trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Basis {
-    /// Its identity is pinned.
+    /// The manifest's id is pinned.
     Pinned,
-    /// Pinned signers signed it.
+    /// Enough pinned signers signed the manifest.
     Signed {
-        /// Those who did.
+        /// Public keys of the pinned signers that signed.
         by: Vec<Hex32>,
-        /// How many had to.
+        /// Number of signers required.
         threshold: usize,
-        /// How many are pinned.
+        /// Number of pinned signers.
         of: usize,
     },
 }
 
 impl TrustedManifest {
-    /// SHA-256 of the manifest's bytes.
+    /// Returns the SHA-256 of the manifest's bytes.
     #[must_use]
     pub fn id(&self) -> Hex32 {
         self.id
     }
 
-    /// Whether its image uses a GPU: every variant but `cpu` does, so that a name from the future is taken for more
-    /// than it may be, never for less.
+    /// Returns whether the image uses a GPU. Every variant but `cpu` is assumed to, so that an unknown variant claims too
+    /// much rather than too little.
     #[must_use]
     pub fn claims_gpu(&self) -> bool {
         self.manifest.variant != "cpu"
     }
 
-    /// Why it counts.
+    /// Returns why the manifest is trusted.
     #[must_use]
     pub fn basis(&self) -> &Basis {
         &self.basis
     }
 
-    /// The release floor that it was held against.
+    /// Returns the release floor with which the manifest was compared.
     #[must_use]
     pub fn release_floor(&self) -> u64 {
         self.release_floor
@@ -124,11 +126,11 @@ impl std::fmt::Display for Basis {
     }
 }
 
-/// Decides whether the manifest `bytes` count at `now` (seconds since 1970). `envelope` is the signature file beside
-/// it, if there is one; a pinned manifest does not need it.
+/// Decides whether to trust the manifest `bytes` at `now` (Unix time in seconds). `envelope` is the manifest's signature
+/// file, if there is one; a pinned manifest does not need it.
 ///
 /// # Errors
-/// The first reason why not, in the order of [`ManifestRefusal`].
+/// The first reason to refuse the manifest, in the order of [`ManifestRefusal`].
 pub fn trust(
     bytes: &[u8],
     envelope: Option<&[u8]>,
@@ -168,7 +170,7 @@ pub fn trust(
     })
 }
 
-/// The dates alone: appraisals ask again, because a client may keep a trusted manifest for days.
+/// Checks the dates alone. Each appraisal repeats this, because a client may keep a trusted manifest for days.
 pub(crate) fn check_time(manifest: &Manifest, id: Hex32, now: u64) -> Result<(), ManifestRefusal> {
     if now < manifest.not_before {
         return Err(ManifestRefusal::NotYetValid {
@@ -176,7 +178,7 @@ pub(crate) fn check_time(manifest: &Manifest, id: Hex32, now: u64) -> Result<(),
             ahead: manifest.not_before - now,
         });
     }
-    // The last second counts.
+    // `not_after` is inclusive.
     if now > manifest.not_after {
         return Err(ManifestRefusal::Expired {
             id,
@@ -244,7 +246,7 @@ fn signers_of(
     })
 }
 
-/// Nobody's signature would count, and no pin fits.
+/// Refusal where no signer is pinned, so that no signature can help, and no pin matches.
 fn not_pinned(id: Hex32, pinned: &[Hex32]) -> ManifestRefusal {
     let pins = pinned.iter().take(4).map(Hex32::to_string);
     ManifestRefusal::NotPinned {
@@ -253,7 +255,8 @@ fn not_pinned(id: Hex32, pinned: &[Hex32]) -> ManifestRefusal {
     }
 }
 
-/// Tells a damaged signature of a pinned signer from signatures of strangers; the key names decide only the words.
+/// Distinguishes a damaged signature of a pinned signer from signatures of unknown keys. Key ids are not authenticated and
+/// select only the error.
 fn nobody(id: Hex32, envelope: &dsse::Envelope, signers: &BTreeSet<[u8; 32]>) -> ManifestRefusal {
     let named = |signer: &&[u8; 32]| {
         envelope
@@ -278,12 +281,12 @@ fn nobody(id: Hex32, envelope: &dsse::Envelope, signers: &BTreeSet<[u8; 32]>) ->
     }
 }
 
-/// Foreign text for a message: short plain ASCII, so that it can neither forge lines on a terminal nor reorder them.
+/// Reduces untrusted text to at most 120 characters of plain ASCII, so that it cannot forge or reorder lines on a terminal.
 pub(crate) fn printable(text: &str) -> String {
     printable_within(text, 120)
 }
 
-/// The same of at most `longest` characters.
+/// As [`printable`], with at most `longest` characters.
 pub(crate) fn printable_within(text: &str, longest: usize) -> String {
     let plain = |c: char| {
         if c == ' ' || c.is_ascii_graphic() {

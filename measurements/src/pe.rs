@@ -1,7 +1,7 @@
-//! The Authenticode digest of a PE image, as edk2 computes it when it loads and measures one.
+//! Computes the Authenticode digest of a PE image as edk2 does when it loads and measures one.
 //!
-//! Microsoft's "Windows Authenticode Portable Executable Signature Format" with edk2's reading of it
-//! (`SecurityPkg`, `MeasurePeImageAndExtend`): trailing data are not padded to eight bytes.
+//! Follows Microsoft's "Windows Authenticode Portable Executable Signature Format" as edk2 implements it (`SecurityPkg`,
+//! `MeasurePeImageAndExtend`): trailing data are not padded to eight bytes.
 
 use sha2::{Digest, Sha256, Sha384};
 use thiserror::Error;
@@ -16,42 +16,42 @@ const CHECKSUM: usize = 64;
 /// Index of the certificate table among the data directories.
 const SECURITY: usize = 4;
 const SECTION_HEADER: usize = 40;
-/// The PE loader's own limit.
+/// Largest number of sections: the PE loader's own limit.
 const MAX_SECTIONS: u16 = 96;
-/// As many as the format knows (`EFI_IMAGE_NUMBER_OF_DIRECTORY_ENTRIES`).
+/// Number of data directories that the format defines (`EFI_IMAGE_NUMBER_OF_DIRECTORY_ENTRIES`).
 const MAX_DIRECTORIES: usize = 16;
 
 /// Why an image has no Authenticode digest.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PeError {
-    /// A header ends early.
+    /// The image ends within a header.
     #[error(transparent)]
     Truncated(#[from] Truncated),
-    /// A fixed field has another value.
+    /// A field has a value that no EFI executable has.
     #[error("PE image: {field} at offset {offset:#x} is {found:#x}: this is not an EFI executable")]
     Field {
-        /// The field.
+        /// Name of the field.
         field: &'static str,
-        /// Where it is.
+        /// Offset of the field in the image.
         offset: usize,
-        /// What it holds.
+        /// Value found.
         found: u32,
     },
-    /// A part of the image reaches out of it, or over another part.
+    /// A part of the image lies outside it or overlaps another part.
     #[error(
         "PE image: the {part} at offset {offset:#x} with {length} bytes lies outside the image or over another part"
     )]
     Layout {
-        /// Which part.
+        /// Name of the part.
         part: &'static str,
-        /// Where it begins.
+        /// Offset of the part in the image.
         offset: usize,
-        /// How long it claims to be.
+        /// Length that the part claims, in bytes.
         length: usize,
     },
 }
 
-/// Authenticode SHA-384 of `image`: what TDX firmware extends into RTMR1 for a kernel.
+/// Returns the Authenticode SHA-384 of `image`, which TDX firmware extends into RTMR1 for a kernel.
 ///
 /// # Errors
 /// [`PeError`] when the image is not a sound PE file.
@@ -59,7 +59,7 @@ pub fn authenticode_sha384(image: &[u8]) -> Result<[u8; 48], PeError> {
     authenticode::<Sha384>(image).map(Into::into)
 }
 
-/// Authenticode SHA-256 of `image`, for comparison with `pesign` or `osslsigncode`.
+/// Returns the Authenticode SHA-256 of `image`, for comparison with `pesign` or `osslsigncode`.
 ///
 /// # Errors
 /// [`PeError`] when the image is not a sound PE file.
@@ -92,7 +92,8 @@ fn authenticode<D: Digest>(image: &[u8]) -> Result<sha2::digest::Output<D>, PeEr
     for (start, length) in &layout.sections {
         update("section", *start, start + length)?;
     }
-    // The rest begins after as many bytes as were hashed, wherever the sections were, and ends before the signatures.
+    // Trailing data start at the offset that equals the number of bytes hashed so far, wherever the sections lie, and end
+    // before the certificate table.
     let hashed = layout.headers_end
         + layout
             .sections
@@ -115,7 +116,7 @@ struct Layout {
     checksum: usize,
     security_entry: Option<usize>,
     headers_end: usize,
-    /// Start and length in the file, ascending, without overlap.
+    /// Start and length in the file of each section with data, ascending and without overlap.
     sections: Vec<(usize, usize)>,
     certificates: usize,
 }
@@ -155,8 +156,8 @@ impl Layout {
                 }
             };
         let entries = at(directories).size()?;
-        // As edk2's loader demands: a header of another size could lay the sections over its own fields, so that the
-        // checksum, which is not hashed, would choose what is.
+        // edk2's loader demands this too. With another header size, the sections could overlap header fields, so that the
+        // checksum, which is not hashed, would control what is hashed.
         if entries > MAX_DIRECTORIES || section_table != directories + 4 + 8 * entries {
             return Err(PeError::Layout {
                 part: "optional header",
@@ -235,7 +236,7 @@ pub(crate) mod tests {
     const PE: usize = 0x80;
     const OPTIONAL: usize = PE + 24;
 
-    /// 0x600 bytes: headers to 0x400, one section to 0x500, 0xc0 trailing, 0x40 certificates.
+    /// A PE image of 0x600 bytes: headers to 0x400, one section to 0x500, 0xc0 trailing bytes, 0x40 of certificates.
     pub(crate) fn sample() -> Vec<u8> {
         let mut image = vec![0x5a; 0x600];
         let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);

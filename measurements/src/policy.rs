@@ -1,5 +1,6 @@
-//! What a verifier demands beyond the manifest. The defaults are the safe ones; each field that loosens one says
-//! what is lost.
+//! The appraisal policy: what a verifier demands beyond the manifest.
+//!
+//! The defaults are the safe ones. The doc of each field that relaxes one says which protection is lost.
 
 use cocoon_protocol::bytes::{Hex32, Hex48};
 use serde::{Deserialize, Serialize};
@@ -17,68 +18,67 @@ pub use machine::{MachineId, NotMachine};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {
-    /// Development roots, each a certificate in DER. Evidence under one of them is **simulated**: nothing keeps the
-    /// host from reading prompts. They never stand in for a vendor's root. Not part of a stored policy: only a
-    /// flag of the running command may name one.
+    /// Development roots, each a certificate in DER. Evidence under one of them is **simulated**: nothing keeps the host from
+    /// reading prompts. They never replace a vendor's root. A stored policy does not contain them: only a command-line flag
+    /// may name one.
     #[serde(skip)]
     pub development_roots: Vec<Vec<u8>>,
-    /// Statuses of Intel's TCB levels that are good enough, by Intel's names. Others than `UpToDate` accept published
-    /// weaknesses; `Revoked` is never accepted.
+    /// Accepted statuses of Intel's TCB levels, by Intel's names. Statuses other than `UpToDate` accept published weaknesses;
+    /// `Revoked` is never accepted.
     #[serde(with = "status_names")]
     pub accepted_tcb_statuses: Vec<TcbStatus>,
-    /// Intel's advisories (`INTEL-SA-…`) that a TCB level may carry all the same.
+    /// Intel advisories (`INTEL-SA-…`) that an accepted TCB level may carry.
     pub accepted_advisories: Vec<String>,
-    /// Lowest `tcbEvaluationDataNumber` of Intel's collateral: below it a host may hide newer advisories.
+    /// Lowest accepted `tcbEvaluationDataNumber` of Intel's collateral. With a lower one a host may hide newer advisories.
     pub min_tcb_evaluation: u32,
-    /// Builds of the TDX module that may run, each its MRSEAM as `tdx.module` shows it; none means any that Intel signed
+    /// Accepted builds of the TDX module, each its MRSEAM as `tdx.module` shows it. Empty accepts any build that Intel signed
     /// and whose version the TCB level accepts.
     pub tdx_modules: Vec<Hex48>,
-    /// Lowest TCB of AMD's parts, per part and component; see [`SnpTcbFloors`]. A lower one accepts published
+    /// Lowest accepted TCB of AMD's processors, per part and component; see [`SnpTcbFloors`]. Lower values accept published
     /// weaknesses.
     pub snp_tcb_floor: SnpTcbFloors,
-    /// Greatest age of what Intel issues monthly (TCB information, QE identity, revocation list of platforms), in
-    /// seconds since it was issued; in text `"30d"` or `"36h"`, like the two below. All of it must be unexpired in
-    /// any case.
+    /// Greatest age of Intel's monthly collateral (TCB information, QE identity, revocation list of platforms), in seconds
+    /// since its issue; as text `"30d"` or `"36h"`, like the other ages below. Collateral must be unexpired in any case.
     #[serde(with = "age")]
     pub max_collateral_age: u64,
-    /// Greatest age of the revocation list of Intel's root, which is issued yearly.
+    /// Greatest age in seconds of the revocation list of Intel's root, which is issued yearly.
     #[serde(with = "age")]
     pub max_intel_root_crl_age: u64,
-    /// Greatest age of the revocation list of AMD's root. Without any list a session is refused whatever stands here.
+    /// Greatest age in seconds of the revocation list of AMD's root. A session without any list is refused in any case.
     #[serde(with = "age")]
     pub max_amd_crl_age: u64,
-    /// Machines that may serve, by the identity that their evidence proves; none means any genuine one. The only
-    /// defence against evidence that was forged with a key taken from somebody else's hardware.
+    /// Machines that may serve, by the identity that their evidence proves. Empty accepts any genuine machine. A list is the
+    /// only defence against evidence forged with a key extracted from someone else's hardware.
     pub machines: Vec<MachineId>,
-    /// When evidence of a GPU is needed.
+    /// When evidence of a GPU is required.
     pub gpu: GpuRequirement,
-    /// GPUs that may serve, each the SHA-256 of its device identity's key as `gpu.device` shows it; none means any
-    /// genuine one.
+    /// GPUs that may serve, each the SHA-256 of its device identity key as `gpu.device` shows it. Empty accepts any genuine
+    /// GPU.
     pub gpus: Vec<Hex32>,
-    /// Greatest age of an OCSP response about a GPU's or a reference manifest's certificates, in text as above.
+    /// Greatest age in seconds of an OCSP response on certificates of a GPU or a reference manifest.
     #[serde(with = "age")]
     pub max_gpu_ocsp_age: u64,
-    /// Accept certificates of NVIDIA about which no OCSP response was presented, or one that is over its time. They may be
-    /// revoked.
+    /// Whether to accept NVIDIA certificates without an OCSP response, or with an outdated one. They may be revoked.
     pub accept_missing_gpu_revocation: bool,
-    /// Accept GPUs in developer mode. Whoever debugs them reads everything.
+    /// Whether to accept GPUs in developer mode. A debugger of such a GPU reads everything.
     pub accept_gpu_developer_mode: bool,
-    /// Accept SEV-SNP platforms that have not looked for aliases in their memory since it was last trained. Whoever can
-    /// change what a memory module says of itself (BadRAM) reads and writes the guest's memory there.
+    /// Whether to accept SEV-SNP platforms that have not checked their memory for aliases since it was last trained. There,
+    /// anyone who can change the data with which a memory module describes itself (BadRAM) reads and writes the guest's
+    /// memory.
     pub accept_missing_alias_check: bool,
-    /// Accept SEV-SNP images whose kernel runs ACPI code from the host. SEV-SNP does not measure that code, and it
+    /// Whether to accept SEV-SNP images whose kernel runs ACPI code from the host. SEV-SNP does not measure that code, and it
     /// can read and write the guest's memory.
     pub accept_missing_aml_guard: bool,
 }
 
-/// When evidence of a GPU is needed.
+/// When evidence of a GPU is required.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GpuRequirement {
-    /// Whenever manifest or guest claim one: what they claim must be proven, whatever the policy.
+    /// When the manifest or the guest claims a GPU: such a claim must be proven, whatever the policy.
     #[default]
     IfClaimed,
-    /// Always: an image without GPU is refused.
+    /// Always: an image without a GPU is refused.
     Required,
 }
 
@@ -107,20 +107,20 @@ impl Default for Policy {
 }
 
 /// Default of [`Policy::min_tcb_evaluation`]: Intel's number of the TCB recovery of August 2025 (its levels are dated
-/// 2025-08-13; the one before is of May 2025). Intel's service gives it out as `standard` since August 2026, and answers
-/// "gone" to who asks for less, so that an honest host has nothing older. Later recoveries have higher ones: raise it as
-/// they become the standard, a year after each.
+/// 2025-08-13; the one before is of May 2025). Since August 2026 Intel's service delivers it as `standard` and answers "gone"
+/// to requests for less, so an honest host has nothing older. Later recoveries have higher numbers: raise this one as they
+/// become the standard, a year after each.
 pub const MIN_TCB_EVALUATION: u32 = 20;
-/// Default of [`Policy::max_collateral_age`]: 30 days, the time for which Intel issues its collateral.
+/// Default of [`Policy::max_collateral_age`]: 30 days, the validity with which Intel issues its collateral.
 pub const MAX_COLLATERAL_AGE: u64 = 30 * 24 * 60 * 60;
-/// Default of [`Policy::max_intel_root_crl_age`] and [`Policy::max_amd_crl_age`]: 400 days. Roots issue their lists
-/// once a year (Intel's of March 2025 was due after 379 days), so a shorter time would refuse honest hosts; this one
-/// bounds lists that would count for longer.
+/// Default of [`Policy::max_intel_root_crl_age`] and [`Policy::max_amd_crl_age`]: 400 days. Roots issue their lists once a
+/// year (Intel's of March 2025 was due after 379 days), so a shorter age would refuse honest hosts. This one bounds lists
+/// with a longer validity.
 pub const MAX_ROOT_CRL_AGE: u64 = 400 * 24 * 60 * 60;
-/// Default of [`Policy::max_gpu_ocsp_age`]: seven days. NVIDIA answers anew at any time, and hosts fetch daily.
+/// Default of [`Policy::max_gpu_ocsp_age`]: seven days. NVIDIA issues a new response at any time, and hosts fetch daily.
 pub const MAX_GPU_OCSP_AGE: u64 = 7 * 24 * 60 * 60;
 
-/// Statuses as Intel names them: an unknown name is an error, not a status that never matches.
+/// Serialises statuses by Intel's names. An unknown name is an error, so that it cannot become a status that never matches.
 mod status_names {
     use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
 

@@ -1,5 +1,7 @@
-//! What holds of every input of the parsers of firmware, kernels, manifests and policies: built from any parts, each comes
-//! back as it was or is refused; changed anywhere, it is refused or keeps what a loader relies on. Never a panic.
+//! Property tests of the parsers of firmware, kernels, manifests and policies.
+//!
+//! Generated input is read back unchanged or refused. Altered input is refused, or keeps the properties on which a loader
+//! relies. No input causes a panic.
 
 use cocoon_protocol::bytes::Hex;
 use cocoon_protocol::manifest::{Manifest, PlatformSource, ReferenceEvent, TdxPlatform};
@@ -19,7 +21,7 @@ use crate::test_firmware::{Firmware, TdxSection};
 
 const RESET_BLOCK: Guid = Guid::parse("00f771de-1a7e-4fcb-890e-68c77e2fb44e");
 
-/// Sections that a loader may take or not: pages, mostly, in a space where they meet.
+/// Sections that are valid or not: mostly whole pages, in an address range small enough that they often overlap.
 fn tdx_section() -> impl Strategy<Value = TdxSection> {
     let pages = |range| prop_oneof![9 => range, 1 => Just(7_u32)];
     (
@@ -43,7 +45,7 @@ fn tdx_section() -> impl Strategy<Value = TdxSection> {
         )
 }
 
-/// What QEMU and a prediction of MRTD rely on.
+/// Checks the properties on which QEMU and a prediction of MRTD rely.
 fn sound(firmware: &Tdvf<'_>) -> Result<(), TestCaseError> {
     let sections = firmware.sections();
     for (at, one) in sections.iter().enumerate() {
@@ -81,7 +83,7 @@ proptest! {
         more in prop::collection::vec(tdx_section(), 0..4),
         cut in any::<prop::sample::Index>(),
     ) {
-        // What no firmware lacks, or hardly any input would be more than refused.
+        // Sections that every firmware needs: without them nearly all inputs would be refused at once.
         let base = Firmware::small().tdx;
         let hob = TdxSection { address: 0x82_0000, ..base[2].clone() };
         let tdx: Vec<_> = [base[0].clone(), base[1].clone(), hob].into_iter().chain(more).collect();
@@ -96,7 +98,7 @@ proptest! {
             let orders = [PageOrder::SinglePass, PageOrder::TwoPass].map(|order| mrtd(&firmware, order));
             prop_assert!(orders.iter().all(|digest| *digest != [0; 48]));
         }
-        // Without its end there is no table.
+        // A truncated image has no table.
         let cut = cut.index(image.len());
         prop_assert!(Tdvf::parse(&image[..cut]).is_err());
     }
@@ -105,7 +107,7 @@ proptest! {
     fn changed_tdx_metadata_stay_sound_or_are_refused(changes in changes()) {
         let good = Firmware::like_ovmf().build();
         let place = good.len() - 0x800;
-        // Only what is read: the descriptor and the table behind it.
+        // Only the bytes that are parsed: the descriptor and the table after it.
         let end = changed(good[place..].to_vec(), &changes);
         let image = [&good[..place], &end].concat();
         if let Ok(firmware) = Tdvf::parse(&image) {
@@ -121,7 +123,7 @@ proptest! {
         let sev: Vec<(u32, u32, u32)> = sev
             .into_iter()
             .map(|(address, pages, kind, odd)| {
-                // One in eight is no page's address.
+                // One address in eight is not page-aligned.
                 let odd = u32::from(odd == 0) * 16;
                 (0x80_0000 + address * 4096 + odd, pages * 4096, kind)
             })
@@ -150,7 +152,7 @@ proptest! {
         let image = Firmware { tdx: vec![], entries: entries.clone(), ..Firmware::small() }.build();
         let table = GuidTable::parse(&image).unwrap();
         let mut found: Vec<(Guid, Vec<u8>)> = table.entries().iter().map(|(guid, data)| (*guid, data.to_vec())).collect();
-        // The table is walked from its end.
+        // The table is read from its end.
         found.reverse();
         prop_assert_eq!(found, entries);
         let place = image.len() - 0x400;
@@ -161,7 +163,7 @@ proptest! {
         }
     }
 
-    /// Only the checksum, the entry of the certificates and these themselves are outside the digest.
+    /// Only the checksum, the certificate table's directory entry and the certificates are outside the digest.
     #[test]
     fn each_byte_of_a_kernel_counts_but_those_that_signing_changes(at in 0..0x600_usize, value in 1..=255_u8) {
         let good = crate::pe::tests::sample();
@@ -185,7 +187,7 @@ proptest! {
     ) {
         let mut kernel = vec![0x5a; 0x400];
         kernel[0x202..0x208].copy_from_slice(b"HdrS\x0f\x02");
-        // Loaded high.
+        // The flag that the kernel is loaded high.
         kernel[0x211] = 1;
         let loading = Loading { memory: memory << 20, initrd, command_line: "quiet" };
         let patched = measured(&kernel, KernelForm::SetupHeaderPatched, &loading);
@@ -223,13 +225,13 @@ proptest! {
         }];
         let bytes = manifest.to_json();
         prop_assert_eq!(Manifest::parse(&bytes).unwrap(), manifest);
-        // Whatever is read of other bytes would be written again in the same words.
+        // A changed manifest that still parses survives a round trip, too.
         if let Ok(other) = Manifest::parse(&changed(bytes, &changes)) {
             prop_assert_eq!(Manifest::parse(&other.to_json()).unwrap(), other);
         }
     }
 
-    /// At least k of the pinned n, whoever else signs and in whatever order.
+    /// A manifest is trusted if at least `threshold` pinned signers signed, whoever else signed and in whatever order.
     #[test]
     fn signatures_count_by_who_made_them(
         signers in prop::collection::btree_set(1..12_u8, 1..6),
@@ -264,7 +266,7 @@ proptest! {
             };
             prop_assert_eq!(by, valid);
         }
-        // Changing the envelope wins nobody over.
+        // A changed envelope never gains trust.
         let changed = trust(&bytes, Some(&changed(envelope, &changes)), &believed, now);
         prop_assert!(enough || changed.is_err());
     }

@@ -1,33 +1,33 @@
-//! Compares a log with a prediction, by position and digest and nothing else.
+//! Compares an event log with a prediction, by position and digest only.
 //!
-//! Types and texts of a log are the host's to choose, so an event is what its place and its digest make it. An
-//! inserted or missing event shifts what follows: every later row differs too, and the first is the one to look at.
+//! The host chooses the types and texts in a log, so only position and digest identify an event. An inserted or missing event
+//! shifts the following ones: all later rows differ too, and the first differing row shows the cause.
 
 use super::{EventLog, LogEvent};
 use crate::tdx::event::{PredictedEvent, Rtmr};
 
-/// One place of a register: what should stand there and what does.
+/// Comparison of one position in a register: the predicted event and the logged one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventCheck<'a> {
-    /// The register.
+    /// Register to which the events belong.
     pub rtmr: Rtmr,
-    /// The place among the register's events, from 0.
+    /// Position among the register's events, from 0.
     pub position: usize,
-    /// The predicted event; `None` when the log has one more than predicted.
+    /// The predicted event; `None` when the log has more events than predicted.
     pub expected: Option<&'a PredictedEvent>,
-    /// The logged event; `None` when the log lacks it.
+    /// The logged event; `None` when the log has fewer events than predicted.
     pub found: Option<&'a LogEvent<'a>>,
 }
 
 impl EventCheck<'_> {
-    /// Whether the digest in this place is the predicted one.
+    /// Returns whether the logged digest is the predicted one.
     #[must_use]
     pub fn matches(&self) -> bool {
         matches!((self.expected, self.found), (Some(expected), Some(found)) if expected.digest == found.digest)
     }
 }
 
-/// One row for every place of `rtmr` that the log or the prediction has.
+/// Returns one row for every position of `rtmr` that the log or the prediction has.
 #[must_use]
 pub fn compare<'a>(
     log: &'a EventLog<'a>,

@@ -8,13 +8,13 @@ use crate::tdx::event::{PredictedEvent, Rtmr, event_type};
 /// An event to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoggedEvent<'a> {
-    /// The register that it extends.
+    /// Register that the event extends.
     pub rtmr: Rtmr,
-    /// One of [`event_type`].
+    /// Type of the event, one of [`event_type`].
     pub event_type: u32,
-    /// SHA-384 that is extended.
+    /// SHA-384 digest that extends the register.
     pub digest: [u8; 48],
-    /// What the log shows.
+    /// Event data that the log shows.
     pub data: &'a [u8],
 }
 
@@ -32,12 +32,12 @@ impl<'a> From<&'a PredictedEvent> for LoggedEvent<'a> {
 /// Why a log cannot be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum EncodeError {
-    /// The events do not fit a log that would be read.
+    /// The log would exceed [`MAX_LOG`], so that it could not be read back.
     #[error("the events need more than {MAX_LOG} bytes of CC event log")]
     TooLarge,
 }
 
-/// The log of `events`, without padding.
+/// Encodes `events` as a log without padding.
 ///
 /// # Errors
 /// [`EncodeError`] when the log would exceed [`MAX_LOG`].
@@ -62,7 +62,7 @@ pub fn encode<'a>(
     Ok(log)
 }
 
-/// The record that announces the log's version (2.0, 64-bit) and its one algorithm.
+/// Encodes the Spec ID event: format version 2.0, 64-bit, with SHA-384 as the only algorithm.
 fn header() -> Vec<u8> {
     let mut spec = SPEC_ID.to_vec();
     spec.extend([0, 0, 0, 0, 0, 2, 0, 2]);

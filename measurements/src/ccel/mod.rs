@@ -1,8 +1,8 @@
-//! The CC event log (ACPI table CCEL): parsed within bounds, replayed into registers, compared with a prediction.
+//! The CC event log (ACPI table CCEL): bounded parsing, replay into registers, comparison with a prediction.
 //!
-//! Format: TCG PC Client Platform Firmware Profile, crypto-agile log with one SHA-384 digest per event; the register
-//! index is RTMR + 1 (Intel TDX Guest-Hypervisor Communication Interface, "CCEL"). The log is the host's word until
-//! its replay equals the quote's registers, and even then an event's *data* are only a claim: they count when they
+//! Format: TCG PC Client Platform Firmware Profile, crypto-agile log with one SHA-384 digest per event; the register index is
+//! RTMR + 1 (Intel TDX Guest-Hypervisor Communication Interface, "CCEL"). The host controls the log, so nothing in it is
+//! trusted until its replay equals the quote's registers. Even then an event's *data* are only a claim: they count if they
 //! hash to the event's digest ([`LogEvent::hashed_data`]).
 
 mod compare;
@@ -20,9 +20,9 @@ use crate::{
     tdx::event::{self, Rtmr, event_type},
 };
 
-/// The largest log accepted; OVMF reserves 64 KiB.
+/// Largest log accepted, in bytes. OVMF reserves 64 KiB.
 pub const MAX_LOG: usize = 1 << 20;
-/// More events than any boot we know has, by a factor of twenty.
+/// Most events accepted: twenty times as many as in any known boot.
 pub const MAX_EVENTS: usize = 1024;
 
 const STRUCTURE: &str = "CC event log";
@@ -33,26 +33,26 @@ const SPEC_ID: [u8; 16] = *b"Spec ID Event03\0";
 /// Why a log cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CcelError {
-    /// The log is larger than any.
+    /// The log is larger than [`MAX_LOG`].
     #[error("CC event log has {length} bytes, more than {MAX_LOG}")]
     TooLarge {
-        /// Bytes given.
+        /// Length of the log in bytes.
         length: usize,
     },
     /// The log ends within an event.
     #[error(transparent)]
     Truncated(#[from] Truncated),
-    /// The first record does not announce a log of SHA-384 digests alone.
+    /// The first record does not announce SHA-384 as the only digest algorithm.
     #[error(
         "CC event log: {field} at offset {offset:#x} is not that of a log with SHA-384 digests alone"
     )]
     Header {
-        /// The field.
+        /// Name of the field.
         field: &'static str,
         /// Offset in the log.
         offset: usize,
     },
-    /// An event extends no runtime register.
+    /// An event names an index that is no runtime register's.
     #[error(
         "CC event log: event {position} at offset {offset:#x} names register {index}, 1 to 4 expected"
     )]
@@ -64,7 +64,7 @@ pub enum CcelError {
         /// The register index found.
         index: u32,
     },
-    /// An event has other digests than one SHA-384.
+    /// An event does not have exactly one digest, of SHA-384.
     #[error(
         "CC event log: event {position} at offset {offset:#x} has {count} digests of algorithm {algorithm:#06x}, one of {SHA384:#06x} expected"
     )]
@@ -75,49 +75,49 @@ pub enum CcelError {
         offset: usize,
         /// Number of digests.
         count: u32,
-        /// Algorithm of the first.
+        /// Algorithm of the first digest.
         algorithm: u16,
     },
-    /// Something stands behind the end of the log.
+    /// The padding after the last event is not uniform, so something follows the end of the log.
     #[error("CC event log: the padding that begins at offset {offset:#x} is not uniform")]
     Padding {
         /// Offset in the log.
         offset: usize,
     },
-    /// More events than any boot has.
+    /// The log has more than [`MAX_EVENTS`] events.
     #[error("CC event log has more than {MAX_EVENTS} events")]
     TooManyEvents,
 }
 
-/// One event as the log tells it.
+/// One event as the log states it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogEvent<'a> {
     /// Offset in the log.
     pub offset: usize,
-    /// The register that it claims to extend.
+    /// Register that the event claims to extend.
     pub rtmr: Rtmr,
-    /// Its type: informative.
+    /// Type of the event; informative only.
     pub event_type: u32,
-    /// What it claims to extend.
+    /// Digest that the event claims to have extended.
     pub digest: [u8; 48],
     data: &'a [u8],
 }
 
 impl<'a> LogEvent<'a> {
-    /// The event's data, if they are what was hashed; `None` says that they prove nothing.
+    /// Returns the event's data if they hash to its digest. `None` means that the data prove nothing.
     #[must_use]
     pub fn hashed_data(&self) -> Option<&'a [u8]> {
         (Sha384::digest(self.data)[..] == self.digest).then_some(self.data)
     }
 
-    /// The event's data, whatever they are worth: the host can write here what it likes. For display only.
+    /// Returns the event's data unchecked, for display only: the host can write anything here.
     #[must_use]
     pub const fn claimed_data(&self) -> &'a [u8] {
         self.data
     }
 }
 
-/// A log whose structure is sound.
+/// A parsed event log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventLog<'a> {
     events: Vec<LogEvent<'a>>,
@@ -127,7 +127,7 @@ impl<'a> EventLog<'a> {
     /// Parses a log with or without padding. Records that extend nothing (`EV_NO_ACTION`) are left out.
     ///
     /// # Errors
-    /// [`CcelError`] with the offset of what is wrong.
+    /// [`CcelError`] when the log exceeds a limit, or its header, an event or the padding is malformed.
     pub fn parse(log: &'a [u8]) -> Result<Self, CcelError> {
         if log.len() > MAX_LOG {
             return Err(CcelError::TooLarge { length: log.len() });
@@ -144,13 +144,13 @@ impl<'a> EventLog<'a> {
         Ok(Self { events })
     }
 
-    /// All events, in the log's order.
+    /// Returns all events in log order.
     #[must_use]
     pub fn events(&self) -> &[LogEvent<'a>] {
         &self.events
     }
 
-    /// RTMR0 to RTMR3 as these events leave them. The log is true only if a quote has the same values.
+    /// Returns RTMR0 to RTMR3 after all events. The log is authentic only if the quote has the same values.
     #[must_use]
     pub fn replay(&self) -> [[u8; 48]; 4] {
         event::replay(self.events.iter().map(|event| (event.rtmr, &event.digest)))
@@ -183,14 +183,14 @@ fn header(reader: &mut Reader<'_>) -> Result<(), CcelError> {
     check(at + 30, "the digest size", spec.u16()? == 48)
 }
 
-/// Whether the events end here, because the log does or because only padding follows.
+/// Returns whether the events end here, at the end of the log or at padding that fills the rest of it.
 fn at_padding(log: &[u8], reader: &Reader<'_>) -> Result<bool, CcelError> {
     let offset = reader.offset();
     let rest = log.get(offset..).unwrap_or_default();
     let filler = match rest {
         [] => return Ok(true),
         [0xff, 0xff, 0xff, 0xff, ..] => 0xff,
-        // A register index of zero never extends a runtime register, so zeroes can only be filler.
+        // A register index of zero is no runtime register's, so zeroes can only be padding.
         [0, 0, 0, 0, 0, 0, 0, 0, ..] => 0,
         [first, ..] if rest.len() < 8 && matches!(first, 0 | 0xff) => *first,
         _ => return Ok(false),

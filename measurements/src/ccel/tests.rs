@@ -1,4 +1,4 @@
-//! Logs written by our encoder, and what the parser says when one field of them is wrong.
+//! Round trips between encoder and parser, and the parser's error for each malformed field.
 
 use proptest::prelude::*;
 use sha2::{Digest, Sha384};
@@ -7,7 +7,7 @@ use super::{CcelError, EventLog, LoggedEvent, MAX_EVENTS, MAX_LOG, compare, enco
 use crate::tdx::event::{PredictedEvent, Provenance, Rtmr, event_type};
 
 const HEADER: usize = 32 + 33;
-/// Size of an event with `data`.
+/// Size of an event with `data` bytes of event data.
 const fn size(data: usize) -> usize {
     12 + 2 + 48 + 4 + data
 }
@@ -56,7 +56,7 @@ fn cocoon_tdx_12() {
     assert_eq!(parsed.events()[0].claimed_data(), b"SecureBoot is on");
 }
 
-/// The host writes both: another type or text changes nothing, and the right ones excuse no other digest.
+/// The host chooses type and text, so neither may influence the comparison: only the digest decides.
 #[test]
 fn types_and_texts_decide_nothing() {
     let predicted = [PredictedEvent::of_data(

@@ -1,5 +1,6 @@
-//! Signatures over a manifest (SPEC.md §5): a DSSE envelope around an in-toto Statement v1 whose subjects are
-//! `manifest.json` and every artefact, signed with Ed25519.
+//! Signatures over a manifest (SPEC.md §5): a DSSE envelope around an in-toto Statement v1, signed with Ed25519.
+//!
+//! The statement's subjects are `manifest.json` and every artefact.
 //!
 //! Formats: secure-systems-lab/dsse `protocol.md` and `envelope.md`; in-toto attestation `statement.md` v1.
 
@@ -12,62 +13,62 @@ use cocoon_protocol::{
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
-/// Largest envelope, in bytes.
+/// Largest envelope accepted, in bytes.
 pub const MAX_ENVELOPE_LEN: usize = 1024 * 1024;
-/// Most signatures in an envelope.
+/// Largest number of signatures in an envelope.
 pub const MAX_SIGNATURES: usize = 64;
-/// Media type of the payload.
+/// Media type of the envelope's payload.
 pub const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
-/// Type of the statement.
+/// Type of the in-toto statement.
 pub const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
-/// Type of the statement's predicate; the number is one of ours, beside those of [`cocoon_protocol::document`].
+/// Type of the statement's predicate: an OID numbered like those in [`cocoon_protocol::document`].
 pub const PREDICATE_TYPE: &str = "urn:oid:2.25.246214499";
-/// Name of the subject that is the manifest itself.
+/// Name of the subject that stands for the manifest itself.
 pub const MANIFEST_SUBJECT: &str = "manifest.json";
 
-/// Why a manifest was not signed.
+/// Why a manifest cannot be signed.
 #[derive(Debug, thiserror::Error)]
 pub enum SignError {
-    /// What should be signed is no manifest.
+    /// The bytes to sign are not a manifest.
     #[error("cannot sign: the bytes are not a manifest")]
     Manifest(#[source] ManifestError),
-    /// The envelope to add to is none.
+    /// The envelope cannot be read, or has no room for another signature.
     #[error("cannot add a signature: the envelope cannot be read; sign anew without it")]
     Envelope(#[source] EnvelopeError),
-    /// The envelope's statement is not the one that this manifest gives.
+    /// The envelope's statement is not this manifest's statement.
     #[error(
         "cannot add a signature: the envelope is about other bytes than this manifest; sign anew without it"
     )]
     OtherStatement,
 }
 
-/// Why bytes are not an envelope around a statement.
+/// Why bytes are not a DSSE envelope with a manifest's statement.
 #[derive(Debug, thiserror::Error)]
 pub enum EnvelopeError {
-    /// Longer than [`MAX_ENVELOPE_LEN`].
+    /// The envelope is longer than [`MAX_ENVELOPE_LEN`].
     #[error("envelope of {0} bytes exceeds the limit of {MAX_ENVELOPE_LEN}")]
     TooLong(usize),
-    /// Not JSON of a DSSE envelope.
+    /// The bytes are not a DSSE envelope in JSON.
     #[error("envelope is not a DSSE envelope in JSON")]
     Malformed(#[source] serde_json::Error),
-    /// More signatures than anyone needs.
+    /// The envelope has more than [`MAX_SIGNATURES`] signatures.
     #[error("envelope holds {0} signatures, at most {MAX_SIGNATURES} are allowed")]
     TooManySignatures(usize),
-    /// The payload is of another type.
+    /// The payload's type is not [`PAYLOAD_TYPE`].
     #[error("envelope's payload is not of the type {PAYLOAD_TYPE}")]
     PayloadType,
-    /// The payload is not a statement.
+    /// The payload is not an in-toto statement in JSON.
     #[error("envelope's payload is not an in-toto statement in JSON")]
     Statement(#[source] serde_json::Error),
-    /// A statement of another kind.
+    /// The type of the statement or of its predicate is not that of a manifest's statement.
     #[error(
         "envelope's payload is a statement of another kind than a Cocoon manifest's (predicate {PREDICATE_TYPE})"
     )]
     StatementType,
 }
 
-/// Signs `manifest` with the Ed25519 key `secret`: the bytes of the file `manifest.json.dsse`. The same arguments
-/// always give the same bytes.
+/// Signs `manifest` with the Ed25519 key `secret` and returns the content of `manifest.json.dsse`. The result is
+/// deterministic.
 ///
 /// # Errors
 /// [`SignError::Manifest`] when the bytes are not a manifest.
@@ -81,11 +82,11 @@ pub fn sign(manifest: &[u8], secret: &[u8; 32]) -> Result<Vec<u8>, SignError> {
     Ok(envelope.to_json())
 }
 
-/// Adds the signature of `secret` to an envelope, or renews it. Whoever signs must hold the manifest itself: the
-/// envelope's statement has to be the one that [`sign`] makes of it.
+/// Adds the signature of `secret` to an envelope, or replaces that key's earlier one. The signer must hold the manifest: the
+/// envelope's statement has to equal the one that [`sign`] makes of it.
 ///
 /// # Errors
-/// [`SignError`] when the manifest or the envelope cannot be read, or they do not belong together.
+/// [`SignError`] when the manifest or the envelope cannot be read, they do not belong together, or the envelope is full.
 pub fn add_signature(
     envelope: &[u8],
     manifest: &[u8],
@@ -107,7 +108,7 @@ pub fn add_signature(
     Ok(envelope.to_json())
 }
 
-/// The Ed25519 public key that belongs to `secret`: what verifiers pin.
+/// Returns the Ed25519 public key of `secret`, which verifiers pin.
 #[must_use]
 pub fn public_key(secret: &[u8; 32]) -> [u8; 32] {
     SigningKey::from_bytes(secret).verifying_key().to_bytes()
@@ -122,7 +123,7 @@ pub(super) struct Envelope {
     pub(super) signatures: Vec<EnvelopeSignature>,
 }
 
-/// One signature; `keyid` is not authenticated and never decides anything.
+/// One signature. `keyid` is not authenticated and never decides whether a signature counts.
 #[derive(Serialize, Deserialize)]
 pub(super) struct EnvelopeSignature {
     #[serde(default)]
@@ -130,7 +131,7 @@ pub(super) struct EnvelopeSignature {
     sig: Blob,
 }
 
-/// What is signed. Fields that in-toto does not define, or that later releases may add, are ignored.
+/// The signed statement. Fields that in-toto does not define, or that later releases may add, are ignored.
 #[derive(PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Statement {
     #[serde(rename = "_type")]
@@ -148,7 +149,7 @@ struct Subject {
     digest: BTreeMap<String, String>,
 }
 
-/// For people and registries of statements; verifiers read all of this from the manifest.
+/// Release facts for people and statement registries. Verifiers read them from the manifest and refuse a contradiction.
 #[derive(PartialEq, Eq, Serialize, Deserialize)]
 struct Predicate {
     release: u64,
@@ -173,7 +174,7 @@ impl Envelope {
         Ok(envelope)
     }
 
-    /// Whether any of the signatures is `signer`'s over this payload.
+    /// Returns whether any signature over this payload is `signer`'s.
     pub(super) fn signed_by(&self, signer: &[u8; 32]) -> bool {
         let Ok(key) = VerifyingKey::from_bytes(signer) else {
             return false;
@@ -185,7 +186,7 @@ impl Envelope {
         })
     }
 
-    /// What was signed. Call it only after [`Self::signed_by`].
+    /// Returns the signed statement. Call it only after [`Self::signed_by`].
     pub(super) fn statement(&self) -> Result<Statement, EnvelopeError> {
         let statement: Statement =
             serde_json::from_slice(&self.payload.0).map_err(EnvelopeError::Statement)?;
@@ -196,7 +197,7 @@ impl Envelope {
     }
 
     fn to_json(&self) -> Vec<u8> {
-        // Strings and vectors: serialisation cannot fail.
+        // Serialising strings and vectors cannot fail.
         let mut bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
         bytes.push(b'\n');
         bytes
@@ -204,7 +205,7 @@ impl Envelope {
 }
 
 impl Statement {
-    /// What there is to say of a manifest with this identity.
+    /// Builds the statement for the manifest with this id.
     pub(super) fn of(manifest: &Manifest, id: Hex32) -> Self {
         let subject = |name: &str, sha256: Hex32| Subject {
             name: name.to_owned(),
@@ -228,15 +229,15 @@ impl Statement {
         }
     }
 
-    /// SHA-256 of the manifest that it is about.
+    /// Returns the SHA-256 of the manifest that the statement names, if any.
     pub(super) fn manifest(&self) -> Option<Hex32> {
         let mut subjects = self.subject.iter();
         let subject = subjects.find(|subject| subject.name == MANIFEST_SUBJECT)?;
         subject.digest.get("sha256")?.parse().ok()
     }
 
-    /// Whether both say the same. In-toto's subjects are a set, so their order says nothing; a name that stands twice would
-    /// have readers take different ones.
+    /// Returns whether both statements are equal, up to the order of subjects, which are a set in in-toto. A repeated subject
+    /// name is refused, because readers could pick different ones.
     pub(super) fn says(mut self, mut other: Self) -> bool {
         self.subject.sort_unstable();
         other.subject.sort_unstable();
@@ -256,7 +257,8 @@ impl EnvelopeSignature {
     }
 }
 
-/// DSSE's PAE: what is signed instead of the payload, so that no other format's signature can pass for one of ours.
+/// DSSE's pre-authentication encoding (PAE), which is signed instead of the payload, so that a signature made for another
+/// format cannot be passed off as one of ours.
 fn pre_authentication_encoding(payload: &[u8]) -> Vec<u8> {
     let head = format!(
         "DSSEv1 {} {PAYLOAD_TYPE} {} ",
@@ -269,6 +271,6 @@ fn pre_authentication_encoding(payload: &[u8]) -> Vec<u8> {
 fn statement(manifest_bytes: &[u8]) -> Result<Vec<u8>, SignError> {
     let manifest = Manifest::parse(manifest_bytes).map_err(SignError::Manifest)?;
     let statement = Statement::of(&manifest, manifest_id(manifest_bytes));
-    // Strings, numbers and maps with string keys: serialisation cannot fail.
+    // Serialising strings, numbers and maps with string keys cannot fail.
     Ok(serde_json::to_vec(&statement).unwrap_or_default())
 }

@@ -1,4 +1,4 @@
-//! Manifests: each way not to count, with its exact words.
+//! Each reason to refuse a manifest, with its exact message.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ const ALICE: [u8; 32] = [1; 32];
 const BOB: [u8; 32] = [2; 32];
 const EVE: [u8; 32] = [3; 32];
 
-/// A manifest of no particular image.
+/// A valid manifest with placeholder values.
 pub(crate) fn sample() -> Manifest {
     let artefact = |byte| Artefact {
         sha256: Hex([byte; 32]),
@@ -99,7 +99,7 @@ fn cocoon_manifest_1() {
             "manifest {id} is not signed: get its signature file (manifest.json.dsse), or pin its hash if you built it yourself"
         )
     );
-    // To pin what came instead of what was pinned is the last thing to advise, and a signature would not count.
+    // No signer is pinned, so a signature cannot help. The message must not advise pinning the manifest that was received.
     let other_pins = ManifestTrust {
         pinned: (1..6).map(|byte| Hex([byte; 32])).collect(),
         ..ManifestTrust::default()
@@ -139,7 +139,7 @@ fn cocoon_manifest_2() {
             "manifest {id} is signed by nobody you trust: signed by {key}; if that is the new signer, verify the key by another way and pin it"
         )
     );
-    // Eve puts Alice's name beside her own signature.
+    // Eve names Alice's key beside her own signature.
     let alice = hex::encode(public_key(&ALICE));
     let forged = String::from_utf8(eve).unwrap().replace(&key, &alice);
     assert_eq!(
@@ -177,7 +177,7 @@ fn cocoon_manifest_3() {
         refusal(&bytes, Some(&one), &signed_by(&[&ALICE, &BOB], 2), NOW),
         few
     );
-    // Neither a repeated signature nor a repeated pin makes two signers of one.
+    // A repeated signature or a repeated pin still counts as one signer.
     let twice = add_signature(&one, &bytes, &ALICE).unwrap();
     assert_eq!(
         twice, one,

@@ -1,4 +1,4 @@
-//! Ages in a policy: `"30d"` or `"36h"`, because nobody reads seconds.
+//! Serialises ages in a policy as `"30d"` or `"36h"`, because seconds are hard to read.
 
 use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
 
@@ -19,7 +19,7 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     })
 }
 
-/// Rounded up to whole hours: none of ours needs it.
+/// Formats an age, rounded up to whole hours. No default needs rounding.
 fn show(seconds: u64) -> String {
     if seconds.is_multiple_of(DAY) {
         format!("{}d", seconds / DAY)

@@ -1,26 +1,25 @@
-//! The lowest security patch levels that are accepted of AMD's processors, for each part on its own: microcode counts
-//! from another number on every one of them.
+//! Lowest accepted security patch levels of AMD's processors, per part, because each part numbers its microcode separately.
 //!
 //! Where the defaults come from (all public, as of 2026):
 //!
-//! * **microcode**: the levels of AMD-SB-3020, AMD-SB-3023 and AMD-SB-3027 (January 2026), below which a neighbour on the same
-//!   core shifts a guest's stack pointer (CVE-2025-29943), and well above the first level that checks patch signatures
+//! * **microcode**: the levels of AMD-SB-3020, AMD-SB-3023 and AMD-SB-3027 (January 2026). Below them a neighbour on the same
+//!   core shifts a guest's stack pointer (CVE-2025-29943). They are well above the first level that checks patch signatures
 //!   soundly (AMD-SB-3019, AMD-SB-7033). The level is the lowest byte of the patch number.
-//! * **SNP firmware**: Milan and Genoa 27, of AMD-SB-3020: below it a host corrupts the RMP while it is set up, by software
-//!   alone, reads and writes guests' memory, and forges their attestation (CVE-2025-0033).
-//! * **boot loader, TEE, FMC, and Turin's SNP firmware**: what production machines of 2025 and 2026 report: Milan 4/0,
-//!   Genoa 10/0, Turin 1/1/4 with FMC 1.
+//! * **SNP firmware**: 27 for Milan and Genoa, from AMD-SB-3020. Below it a host corrupts the RMP while it is set up, by
+//!   software alone; it then reads and writes guests' memory and forges their attestation (CVE-2025-0033).
+//! * **boot loader, TEE, FMC, and Turin's SNP firmware**: the levels that production machines of 2025 and 2026 report: Milan
+//!   4/0, Genoa 10/0, Turin 1/1/4 with FMC 1.
 //!
-//! The bulletins' numbers were taken over from public verifiers that cite them, not from AMD's pages (November 2026).
+//! The bulletins' numbers come from public verifiers that cite them, not from AMD's pages (November 2026).
 //!
-//! What the defaults do not exclude: Turin before the fix of CVE-2025-0033, which no level but only the firmware's version and
-//! the mitigation vector of reports of version 5 tell, and the fixes of bulletins that state no level, such as AMD-SB-3034.
-//! A published meaning of one bit of that vector was withdrawn, so none is demanded.
+//! The defaults do not exclude Turin before the fix of CVE-2025-0033, which shows in no level, only in the firmware version
+//! and in the mitigation vector of version 5 reports. Nor do they cover bulletins that state no level, such as AMD-SB-3034. A
+//! published meaning of one bit of that vector was withdrawn, so no bit is demanded.
 //!
-//! A floor says nothing about keys that were taken out of hardware: whoever holds the secret that a chip derives its
-//! keys from can sign reports of any level, and of any CPUID of the generation. Published work of 2026 claims to read that
-//! secret on Milan by software alone. Against that helps a list of [`machines`](super::Policy::machines), which only a
-//! VCEK can satisfy, or to refuse the part: a floor of 255, for `milan` and `milan_x`.
+//! A floor does not protect against keys extracted from hardware. An attacker with the secret from which a chip derives its
+//! keys can sign reports of any level, and of any CPUID of the generation. Published work of 2026 claims to read that secret
+//! on Milan by software alone. The defences are a list of [`machines`](super::Policy::machines), which only a VCEK can
+//! satisfy, or refusing the part with a floor of 255, for `milan` and `milan_x`.
 
 use std::fmt;
 
@@ -28,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::snp::report::{Product, TcbVersion};
 
-/// One of AMD's processors, as far as their patch levels have numbers of their own.
+/// AMD processors, distinguished where their patch levels are numbered separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SnpPart {
     /// EPYC 7003.
@@ -48,7 +47,7 @@ pub enum SnpPart {
 }
 
 impl SnpPart {
-    /// All of them.
+    /// All parts.
     pub const ALL: [Self; 7] = [
         Self::Milan,
         Self::MilanX,
@@ -59,9 +58,10 @@ impl SnpPart {
         Self::TurinDense,
     ];
 
-    /// The part of a verified report: the generation by the root key that vouches for it, the part by family, model
-    /// and stepping, which reports of version 2 do not have. What cannot be told is the generation's first part, whose
-    /// numbers are the highest. Under a development root (`product` is `None`) the report's word alone decides.
+    /// Returns the part from which a verified report comes. The root key that vouches for the report (`product`) decides the
+    /// generation; family, model and stepping (`cpuid`), which version 2 reports lack, decide the part within it. If
+    /// undetermined, it is the generation's first part, whose floors are the highest. Under a development root (`product` is
+    /// `None`) the report's `cpuid` alone decides.
     #[must_use]
     pub const fn of(product: Option<Product>, cpuid: Option<[u8; 3]>) -> Self {
         match (product, cpuid) {
@@ -93,11 +93,11 @@ impl fmt::Display for SnpPart {
 /// The lowest security patch levels of one part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct SnpTcbFloor {
-    /// First mutable code; Turin alone has it, elsewhere it is not compared.
+    /// First mutable code (FMC), which only Turin has. It is not compared on other parts.
     pub fmc: u8,
-    /// AMD secure processor's boot loader.
+    /// Boot loader of the AMD secure processor.
     pub bootloader: u8,
-    /// AMD secure processor's operating system.
+    /// Operating system of the AMD secure processor.
     pub tee: u8,
     /// SNP firmware.
     pub snp: u8,
@@ -106,8 +106,8 @@ pub struct SnpTcbFloor {
 }
 
 impl SnpTcbFloor {
-    /// Each component of `found` that is below the floor: its name, what was found and what is needed. No level satisfies
-    /// 255: who forges reports could name that one, too.
+    /// Returns each component of `found` below the floor: its name, the level found and the level needed. A floor of 255
+    /// refuses every level, even 255, because a forged report could state that one.
     pub fn below(&self, found: &TcbVersion) -> Vec<(&'static str, u8, u8)> {
         let parts = [
             ("FMC", found.fmc, self.fmc),
@@ -125,28 +125,28 @@ impl SnpTcbFloor {
     }
 }
 
-/// The floor of each part. What a stored policy leaves out keeps its default.
+/// The floors of all parts. Values that a stored policy leaves out keep their defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "WrittenFloors")]
 pub struct SnpTcbFloors {
-    /// EPYC 7003.
+    /// Floor of EPYC 7003.
     pub milan: SnpTcbFloor,
-    /// EPYC 7003 with 3D V-Cache.
+    /// Floor of EPYC 7003 with 3D V-Cache.
     pub milan_x: SnpTcbFloor,
-    /// EPYC 9004.
+    /// Floor of EPYC 9004.
     pub genoa: SnpTcbFloor,
-    /// EPYC 9004 with 3D V-Cache.
+    /// Floor of EPYC 9004 with 3D V-Cache.
     pub genoa_x: SnpTcbFloor,
-    /// EPYC 9004 and 8004 with dense cores.
+    /// Floor of EPYC 9004 and 8004 with dense cores.
     pub bergamo: SnpTcbFloor,
-    /// EPYC 9005.
+    /// Floor of EPYC 9005.
     pub turin: SnpTcbFloor,
-    /// EPYC 9005 with dense cores.
+    /// Floor of EPYC 9005 with dense cores.
     pub turin_dense: SnpTcbFloor,
 }
 
 impl SnpTcbFloors {
-    /// The floor of `part`.
+    /// Returns the floor of `part`.
     #[must_use]
     pub const fn of(&self, part: SnpPart) -> &SnpTcbFloor {
         match part {
@@ -172,6 +172,7 @@ impl Default for SnpTcbFloors {
         };
         let (milan, genoa, turin) = ([0, 4, 0, 27], [0, 10, 0, 27], [1, 1, 1, 4]);
         Self {
+            // Above each part: its microcode patch number, whose lowest byte is the level.
             // 0x0a0011de
             milan: floor(milan, 0xde),
             // 0x0a001247
@@ -190,7 +191,7 @@ impl Default for SnpTcbFloors {
     }
 }
 
-/// As a policy writes them: every table and every component may be left out.
+/// Floors as a stored policy has them: every table and every component is optional.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct WrittenFloors {
@@ -268,7 +269,7 @@ mod tests {
                 "a development root vouches for no generation"
             );
         }
-        // The root decides, not the report's word: nobody gets the lower floor of another generation.
+        // The root decides, not the report's CPUID, so no report gets the lower floor of another generation.
         assert_eq!(of(milan, Some([0x19, 0xa0, 2])), SnpPart::Milan);
         assert_eq!(
             (of(genoa, None), of(turin, None)),
@@ -304,7 +305,7 @@ mod tests {
             ("microcode", 70, 81),
         ];
         assert_eq!(floors.turin.below(&low), expected);
-        // Before Turin there is no FMC, so none can be missed.
+        // Parts before Turin have no FMC, so its floor does not apply.
         let strict = SnpTcbFloor {
             fmc: 9,
             ..floors.milan

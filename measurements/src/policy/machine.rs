@@ -1,4 +1,4 @@
-//! Names of machines for allow-lists: what verified evidence says of the very processor that made it.
+//! Machine identities for allow-lists, as verified evidence states them.
 
 use std::{fmt, str::FromStr};
 
@@ -9,23 +9,23 @@ use thiserror::Error;
 const INTEL: &str = "intel-ppid:";
 const AMD: &str = "amd-chip:";
 
-/// One machine. In text `intel-ppid:` and 32 hexadecimal digits, or `amd-chip:` and 128 (Turin: 16, its others are
-/// zeroes).
+/// Identity of one machine. As text: `intel-ppid:` and 32 hexadecimal digits, or `amd-chip:` and 128 (Turin: 16, because the
+/// remaining bytes are zero).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MachineId {
-    /// Intel's platform provisioning identity, from the platform's PCK certificate.
+    /// Intel's platform provisioning id (PPID), from the platform's PCK certificate.
     IntelPpid(Hex<16>),
-    /// AMD's `CHIP_ID` of the report, which a VCEK stands for.
+    /// AMD's `CHIP_ID` of the report, for which a VCEK vouches.
     AmdChip(Hex<64>),
 }
 
-/// A text that names no machine.
+/// Text that is not a machine identity.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
     "{text:?} names no machine: write intel-ppid: and 32 hexadecimal digits, or amd-chip: and 128 (Turin: 16), in lower case and not all zeroes, as `evidence.machine` shows them in a verdict"
 )]
 pub struct NotMachine {
-    /// The text, shortened.
+    /// The text, cut to 160 characters.
     pub text: String,
 }
 
@@ -56,7 +56,7 @@ fn chip(digits: &str) -> Option<Hex<64>> {
 }
 
 impl MachineId {
-    /// Whether the host hides which machine it is; such an identity is on no list.
+    /// Returns whether the host masks the identity with zeroes. Such an identity is on no list.
     #[must_use]
     pub fn is_masked(&self) -> bool {
         match self {

@@ -1,4 +1,4 @@
-//! Envelopes and their statements: the one form that counts.
+//! The one accepted form of envelopes and their statements.
 
 use cocoon_protocol::bytes::Blob;
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// The envelope's exact shape, and that a signature covers type and payload together.
+/// Shows the envelope's exact form, and that a signature covers payload type and payload together.
 #[test]
 fn cocoon_manifest_8() {
     let bytes = sample().to_json();
@@ -56,7 +56,7 @@ fn cocoon_manifest_8() {
         )
     );
 
-    // What a statement says besides counts, too.
+    // A statement that names the manifest but contradicts it elsewhere is refused.
     let contradiction = format!(
         "manifest {} is signed with a statement that contradicts it, in its artefacts or in what is said of the release: \
          its signers sign it anew",
@@ -86,7 +86,7 @@ fn cocoon_manifest_8() {
         let found = refusal(&bytes, Some(&envelope), &signed_by(&[&ALICE], 1), NOW);
         assert_eq!(found, contradiction, "edit {place}");
     }
-    // Other tools order and space it otherwise; later releases may say more than this one knows.
+    // Other tools may order and space the statement differently, and later releases may add fields.
     let accepted: [&dyn Fn(&mut Value); 2] = [&|s| subjects_of(s).reverse(), &|s| {
         s["predicate"]["later"] = true.into();
         s["later"] = true.into();
@@ -108,7 +108,7 @@ fn subjects_of(statement: &mut Value) -> &mut Vec<Value> {
     statement["subject"].as_array_mut().unwrap()
 }
 
-/// An envelope in which Alice signs whatever this says.
+/// Returns an envelope in which Alice signs `statement`.
 fn signed(statement: &Value) -> Vec<u8> {
     let payload = serde_json::to_vec_pretty(statement).unwrap();
     let head = format!("DSSEv1 28 {PAYLOAD_TYPE} {} ", payload.len());
@@ -122,7 +122,7 @@ fn signed(statement: &Value) -> Vec<u8> {
     serde_json::to_vec(&envelope).unwrap()
 }
 
-/// A manifest whose artefact has the manifest's own name would have its statement read in two ways.
+/// An artefact with the manifest's own name would make the statement ambiguous.
 #[test]
 fn no_artefact_is_called_like_the_manifest() {
     let mut manifest = sample();

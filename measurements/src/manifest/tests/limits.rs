@@ -1,4 +1,4 @@
-//! Bounds, foreign text, determinism.
+//! Size limits, sanitising of untrusted text, deterministic signing.
 
 use cocoon_protocol::manifest::{MAX_MANIFEST_LEN, ManifestError};
 
@@ -42,7 +42,7 @@ fn foreign_text_cannot_forge_lines() {
     assert_eq!(printable(""), "(no name)");
 }
 
-/// Signing is a function of its arguments: rebuilders can compare envelopes byte by byte.
+/// Signing is deterministic, so that rebuilders can compare envelopes byte by byte.
 #[test]
 fn signing_is_deterministic() {
     let bytes = sample().to_json();
