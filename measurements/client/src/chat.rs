@@ -23,7 +23,7 @@ mod error;
 
 pub use error::ChatError;
 
-/// Longest error body that is read.
+/// Longest error body that is read, in bytes.
 const MAX_ERROR_LEN: usize = 64 * 1024;
 /// Longest answer that is accepted, in bytes.
 const MAX_ANSWER_LEN: usize = 1024 * 1024;
