@@ -1,7 +1,7 @@
 //! Predicts what clients will say about a guest's evidence.
 //!
 //! The host requests evidence over the guest's loopback port, as a client would, and appraises it with the client's own
-//! functions. The verdict protects nobody, because the host itself computes it: it only tells the operator beforehand.
+//! functions. The host computes the verdict itself, so it protects nobody: it only tells the operator beforehand.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -110,8 +110,7 @@ pub enum ExamineError {
 pub async fn examine(asked: &Asked) -> Result<Verdict, ExamineError> {
     let now = clock();
     let bytes = read(&asked.manifest, MAX_MANIFEST_LEN)?;
-    // The update has already checked the manifest's signatures. Here the manifest is pinned, so that only the evidence
-    // matters.
+    // The update has already checked the signatures; the manifest is pinned, so that only the evidence matters here.
     let file = asked.policy.as_deref().map(PolicyFile::load).transpose()?;
     let file = file.unwrap_or_default();
     let believed = ManifestTrust {

@@ -226,8 +226,7 @@ impl HostConfig {
         Ok(Self { warnings, ..config })
     }
 
-    /// Returns the settings of the status page. If the file does not name its address, an appliance takes precedence at the
-    /// default one.
+    /// Returns the settings of the status page. An appliance takes precedence at the default address.
     ///
     /// # Errors
     /// Says which appliance has the default address.

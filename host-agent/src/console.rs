@@ -16,8 +16,7 @@ use crate::text::plain;
 const LINES: usize = 12;
 /// Maximum length of a kept line in bytes.
 const LINE: usize = 400;
-/// Start of the kernel's message that says why it panicked. The stack trace after it would displace it, so only the log keeps
-/// that.
+/// Start of the kernel's panic message, which stays the last kept line; the stack trace after it is only in the log.
 const PANIC: &str = "Kernel panic";
 
 /// The last lines of a guest's console.

@@ -1,5 +1,4 @@
-//! The devices of this machine that a VM gets: from the operator's settings to QEMU's, with a remedy for each that is not
-//! available.
+//! The devices of this machine that a VM gets, as QEMU's settings, or what is missing for them.
 
 use std::fs::OpenOptions;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -62,8 +61,7 @@ impl Given {
         })
     }
 
-    /// Resets the GPU for the one attach that follows, as the last step before QEMU starts. Returns a sentence for the
-    /// operator.
+    /// Resets the GPU for the one attach that follows, just before QEMU starts. Returns a sentence for the operator.
     ///
     /// # Errors
     /// Fails if the GPU cannot be reset.
@@ -185,8 +183,7 @@ pub(crate) async fn guest(network: &Network, qmp: &Qmp) -> Result<SocketAddr, Qm
         Network::User => (Ipv4Addr::LOCALHOST, qmp.forwarded_port(GUEST_PORT).await?).into(),
         Network::Tap { address, .. } => (address.ip, GUEST_PORT).into(),
         Network::Passt { relay, .. } => {
-            // Until passt has received a packet from the guest's card it sends to the broadcast address, which TCP does not
-            // accept.
+            // passt sends to the broadcast address, which TCP rejects, until it has received a packet from the guest's card.
             qmp.announce().await?;
             *relay
         }

@@ -59,8 +59,7 @@ pub struct Lifecycle {
     pub run: u64,
     /// Number of failures in a row.
     pub failures: u32,
-    /// Number of refusals in a row. They never count as a crash loop. Absent on disk if 0, and in what earlier releases
-    /// wrote.
+    /// Number of refusals in a row, which never count as a crash loop. Absent on disk if 0.
     #[serde(default, skip_serializing_if = "is_none")]
     pub refusals: u32,
     /// Reason of the last failure or refusal.

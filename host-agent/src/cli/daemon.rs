@@ -242,8 +242,7 @@ pub(super) async fn supervise(root: &Path, name: &str, run: u64) -> anyhow::Resu
     cocoon_host_agent::supervisor::supervise(root, name, run).await
 }
 
-/// The daemon's deadlines for ending this VM. Its memory may be larger than the file says now, so that the larger time for
-/// reclaiming counts.
+/// The daemon's deadlines for ending this VM, by the larger of its current and its configured memory.
 pub(super) fn deadlines(view: &View) -> Deadlines {
     let launched = Launch::read(&view.folder).map(|launch| launch.reclaim());
     Deadlines::default().reclaiming(view.reclaim().max(launched.unwrap_or_default()))

@@ -48,8 +48,7 @@ impl Drop for Screen {
 pub(super) async fn run(wanted: Top, json: bool) -> anyhow::Result<()> {
     let client = daemon::client().await?;
     let live = io::stdout().is_terminal() && !json;
-    // JSON lines go on as long as they are read. A redirected table is printed once, because repeated tables in a file help
-    // nobody.
+    // JSON lines go on as long as they are read. A redirected table is printed only once.
     let once = wanted.once || !(live || json);
     let _screen = (live && !once).then(Screen::enter).transpose()?;
     let mut tick = tokio::time::interval(Duration::from_secs(wanted.every));

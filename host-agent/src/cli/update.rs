@@ -108,8 +108,7 @@ async fn told(
     let answer = tokio::select! {
         biased;
         answer = &mut asked => answer,
-        // The stream of events may end early: the daemon is going away, which the answer will say, or it dropped a slow
-        // reader.
+        // The stream of events may end early: the daemon is going away, as the answer will say, or we read too slowly.
         _ = &mut telling => asked.await,
     };
     drop(waiting);

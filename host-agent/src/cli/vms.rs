@@ -112,8 +112,7 @@ pub(super) async fn down(name: &str, json: bool) -> anyhow::Result<()> {
             }
         }
         Keeper::Nobody(root) => {
-            // The deadline covers the time that the guest gives running requests. The VM's answer adds the time that the
-            // kernel needs.
+            // The time that the guest gives running requests. `local::down` adds the time that the kernel needs.
             let patience = Deadlines::default().down() + MARGIN;
             let mut stopped = local::down(&folder.join("ctl"), patience).await;
             // During an update two VMs run. The other one is found once this one has ended.

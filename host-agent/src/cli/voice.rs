@@ -36,8 +36,7 @@ impl Voice {
         }
     }
 
-    /// Shows that something takes time, until the result is dropped. With `--json`, prints an event only: programs have a
-    /// clock.
+    /// Shows that something takes time, until the result is dropped. With `--json`, only prints an event.
     pub(super) fn waiting(&self, what: &str, hint: &'static str) -> Option<Waiting> {
         if self.json {
             self.note(what);

@@ -211,8 +211,7 @@ impl Store {
         all
     }
 
-    /// Removes entries and failures older than 90 days, excess failures, unreferenced objects, and files that were never
-    /// completed.
+    /// Removes entries and failures older than 90 days, excess failures, unreferenced objects and incomplete files.
     ///
     /// # Errors
     /// Fails with [`StoreError`] if a folder cannot be listed or a file cannot be removed.
@@ -237,8 +236,7 @@ impl Store {
         self.sweep(FAILURES, partial)
     }
 
-    /// Removes `useless` files of a folder that are older than an hour: another process may be about to name or rename a
-    /// younger one.
+    /// Removes `useless` files older than an hour: another process may be about to name or rename younger ones.
     fn sweep(&self, folder: &str, useless: impl Fn(&Path) -> bool) -> Result<(), StoreError> {
         let folder = self.root.join(folder);
         for file in fs::read_dir(&folder).map_err(failed("list", &folder))? {
@@ -280,8 +278,7 @@ impl Store {
     }
 }
 
-/// Creates a folder and its parents. A folder that root creates gets its parent's owner, so that the daemon's user can write
-/// there.
+/// Creates a folder and its parents. One that root creates gets its parent's owner, so that the daemon can write there.
 fn make(path: &Path) -> Result<(), StoreError> {
     if path.is_dir() {
         return Ok(());

@@ -1,5 +1,4 @@
-//! Answers and failures that the store could not write. Guests still get these answers, and vendors are not asked again and
-//! again.
+//! Answers and failures that the store could not write. Guests still get the answers, and vendors are not asked again.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

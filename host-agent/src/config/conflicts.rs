@@ -120,8 +120,7 @@ pub(super) fn same(a: SocketAddr, b: SocketAddr) -> bool {
         && (one == other || covers(one, other) || covers(other, one))
 }
 
-/// Warns of a missing image or manifest. This is no error, because after an update the appliance may start from another
-/// image.
+/// Warns of a missing image or manifest. It is no error, since the appliance may run another image after an update.
 fn files(report: &mut Report<'_>, entry: &Entry, machine: &Machine) {
     if let Some((path, at)) = &entry.image
         && !(machine.has_folder)(path)
@@ -154,8 +153,7 @@ fn emulated(report: &mut Report<'_>, entry: &Entry) {
     }
 }
 
-/// Reports appliances that do not fit into memory. Those that start with the daemon must fit together, each of the others
-/// alone.
+/// Reports appliances that do not fit into memory: those with `autostart` together, each of the others alone.
 fn memory(report: &mut Report<'_>, file: &Located, machine: &Machine) {
     let Some(total) = machine.memory_mib else {
         return;
@@ -186,8 +184,7 @@ fn memory(report: &mut Report<'_>, file: &Located, machine: &Machine) {
     }
 }
 
-/// Reports appliances with more virtual CPUs than the machine has processors: their guests would only wait for their own
-/// locks.
+/// Reports appliances with more virtual CPUs than the machine has: their guests would only wait for their own locks.
 fn processors(report: &mut Report<'_>, all: &[Entry], machine: &Machine) {
     for entry in all {
         if let Some((vcpus, at)) = entry.vcpus

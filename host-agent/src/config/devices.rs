@@ -90,8 +90,7 @@ impl fmt::Display for GuestAddress {
 impl FromStr for GuestAddress {
     type Err = String;
 
-    /// Accepts a host address in a private or link-local network of at least four addresses; anything else is taken for a
-    /// mistake.
+    /// Accepts a host address in a private or link-local network of at least four addresses; others are likely mistakes.
     fn from_str(text: &str) -> Result<Self, String> {
         let parsed = || {
             let (ip, prefix) = text.split_once('/')?;

@@ -24,8 +24,7 @@ type Files = Vec<(&'static str, At<PathBuf>)>;
 pub struct StatusSettings {
     /// Address and certificate of the status page and the metrics.
     pub web: WebSettings,
-    /// Whether the file names the address. If so, failing to bind it is an error; the default address may belong to another
-    /// program.
+    /// Whether the file names the address. Only then is a failure to bind it an error: the default may be in use elsewhere.
     pub named: bool,
     /// File with the name and password that the page requires, if any.
     pub login: Option<PathBuf>,

@@ -33,8 +33,7 @@ pub(super) enum LoadError {
     },
 }
 
-/// Loads the stored state of `name`, if any, as of `now`. After a boot of the machine it starts anew, except for the number
-/// of runs.
+/// Loads the stored state of `name`, if any, as of `now`. A boot of the machine resets all but the number of runs.
 pub(super) fn load(root: &Path, name: &str, now: Millis) -> Result<Option<Lifecycle>, LoadError> {
     let path = state::folder(root, name)?.join(FILE);
     let bytes = match fs::read(&path) {

@@ -246,8 +246,7 @@ impl Unit {
                 self.take(Event::Adopted).await;
             }
             Happened::Heard(Heard::Ended(ending)) => {
-                // A process that ended at once may not have reported QEMU's start, which distinguishes a crash from a
-                // refusal.
+                // A process that ended at once may not have reported QEMU's start, which tells a crash from a refusal.
                 if self.link.take().is_some_and(|link| link.begun) {
                     self.take(Event::Reached(Stage::Booting)).await;
                 }

@@ -142,8 +142,7 @@ fn of_driver(kept: &Kept, driver: &str) -> Finding {
     sought.among(kept, |list| want::names_of(list, Some(driver), None))
 }
 
-/// Checks whether NVIDIA has a reference manifest of a GPU's VBIOS. If there are several, only a GPU's report shows which is
-/// the board's.
+/// Checks for a reference manifest of a GPU's VBIOS. Which of several is the board's, only a GPU's report shows.
 fn of_vbios(kept: &Kept, gpu: &str, vbios: Option<&str>) -> Finding {
     let id = "client.gpu.manifest";
     let needed = "a VBIOS of which NVIDIA has published a reference manifest";

@@ -1,5 +1,4 @@
-//! A client's policy file (`measurements/client/docs/policy.toml`): the signers that the client trusts, and its requirements
-//! on evidence.
+//! A client's policy file (`measurements/client/docs/policy.toml`): trusted signers and requirements on evidence.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -1,5 +1,4 @@
-//! Formats a report for people: a table with the most serious findings last, where they are seen first, then a line for each
-//! mode.
+//! Formats a report for people: a table, most serious findings last, and a line for each mode.
 
 use std::fmt::{self, Write as _};
 

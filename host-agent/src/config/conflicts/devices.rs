@@ -1,5 +1,4 @@
-//! Conflicts of networks, placements and GPUs: used by another appliance, missing on this machine, or impossible with the
-//! TEE.
+//! Conflicts of networks, placements and GPUs: used elsewhere, missing on this machine, or impossible with the TEE.
 
 use cocoon_protocol::binding::Tee;
 use cocoon_qemu::accel::Wanted;

@@ -34,8 +34,7 @@ impl Keeper {
             let message = format!("an update is under way: {}", update.words());
             return Err(Refusal::new(Code::Updating, message));
         }
-        // The release was compared when the manifest was read, but another update may have finished while the files were
-        // checked.
+        // The release was compared before the files were checked; another update may have finished meanwhile.
         if !rollback
             && let (Some(running), Some(release)) = (self.kept.current.release, to.release)
             && release < running

@@ -83,8 +83,7 @@ pub struct Tdx {
     pub vsock: Result<(), Refusal>,
     /// The quote generation service.
     pub quotes: Quotes,
-    /// Address of the local cache of Intel's certificates, and whether it answers; `None` if none is configured on this
-    /// machine.
+    /// Address of the local cache of Intel's certificates (PCCS), and whether it answers; `None` if there is none.
     pub certificates: Option<(String, Result<(), Refusal>)>,
     /// Registration of the platform with Intel.
     pub registration: Registration,

@@ -1,5 +1,4 @@
-//! Whether a GPU can be given to a VM in confidential-computing mode. If the image needs no GPU, no finding here prevents a
-//! start.
+//! Whether a GPU can be given to a VM in confidential-computing mode. If the image needs none, nothing here is a failure.
 
 use super::super::facts::{CcMode, Facts, Gpu, Wanted};
 use super::super::finding::{Finding, Mode, Severity};
