@@ -1,5 +1,5 @@
-//! One answer on its way from a backend to the agent: its stop strings and calls found, its tokens
-//! counted, its pieces cut to frames, of which there are as many as its tokens say.
+//! Conversion of a backend's events into the frames of one answer. Finds stop strings and tool calls, counts tokens and splits
+//! the text into frames, whose number depends on the number of tokens only.
 
 use cocoon_protocol::engine::{
     EngineFailure, FromEngine, Generation, MAX_FROM_ENGINE, MAX_PIECE, Padding, Spoken, Text,
@@ -11,12 +11,12 @@ use crate::backend::Event;
 use crate::calls::{Calls, Heard};
 use crate::stops::Stops;
 
-/// Longest text in one frame: JSON escapes a byte to at most six, and log probabilities take the rest.
+/// Longest text in one frame, in bytes. JSON escapes a byte to at most six, and log probabilities need the rest.
 const MAX_TEXT: usize = MAX_FROM_ENGINE / 16;
-/// Log probabilities in one frame; each is at most a token and twenty others.
+/// Most log probabilities in one frame. Each has a token and up to twenty alternatives.
 const MAX_LOGPROBS: usize = 1;
 
-/// The state of one answer.
+/// State of one answer.
 pub struct Answer {
     id: u64,
     stops: Stops,
@@ -26,12 +26,12 @@ pub struct Answer {
     made: u32,
     prompt_tokens: u32,
     tokens: u32,
-    /// Frames that were told.
+    /// Number of frames sent so far.
     told: usize,
 }
 
 impl Answer {
-    /// The answer to `request`.
+    /// Creates the state for the answer to `request`.
     pub fn new(id: u64, request: &Generation) -> Self {
         Self {
             id,
@@ -46,16 +46,16 @@ impl Answer {
         }
     }
 
-    /// What the agent is told of an event, and whether it was the last one.
+    /// Returns the frames for an event, and whether it was the last one.
     ///
-    /// Each token keeps its frame, if only an empty one, and the end is filled up: how many frames there are does not
-    /// depend on what is held back. The last frame says how the answer ended.
+    /// Each token gets a frame, which may be empty, and the end is padded. The number of frames therefore does not depend on
+    /// which text was held back. The last frame says how the answer ended.
     pub fn hear(&mut self, event: Event) -> (Vec<FromEngine>, bool) {
         let mut frames = Vec::new();
         match event {
             Event::Started { prompt_tokens } => {
-                // What a template writes is known once it is read only, and may be more than was counted before: that
-                // is the request's fault, and to the agent it would be a lie for which everybody's answers end.
+                // The exact length is known only now, because the template may add more tokens than was estimated before. Only
+                // this request may fail: the agent takes a longer prompt for a lie and would end all answers.
                 if prompt_tokens > self.room {
                     return self.hear(Event::Failed(EngineFailure::ContextLength));
                 }
@@ -90,7 +90,7 @@ impl Answer {
         }
     }
 
-    /// The calls in a text, if there may be any.
+    /// Finds the calls in a text, if the request has tools.
     fn read(&mut self, text: Text) -> Heard {
         match &mut self.calls {
             Some(calls) => calls.push(&text.0),
@@ -122,7 +122,7 @@ impl Answer {
         });
     }
 
-    /// Tells what there is, if anything or a token.
+    /// Appends the frames for text, calls, log probabilities and tokens, if there are any.
     fn tell(
         &mut self,
         heard: Heard,
@@ -202,7 +202,7 @@ mod tests {
         }
     }
 
-    /// Text, arguments, the end of an answer of these tokens, and its frames.
+    /// Returns text, arguments, finish reason, token count and number of frames of an answer.
     fn told(request: &Generation, tokens: &[&str]) -> (String, String, FinishReason, u32, usize) {
         let mut answer = Answer::new(1, request);
         let (mut text, mut arguments, mut frames) = (String::new(), String::new(), 0);
@@ -248,7 +248,7 @@ mod tests {
         assert_eq!((text.as_str(), tokens, frames), ("ab", 3, 3));
         assert_eq!(reason, FinishReason::Stop);
         let (text, _, _, tokens, frames) = told(&request(&["bc"], false), &["a", "b", "c", "d"]);
-        // One more, as for every answer that may be stopped.
+        // One frame more, as in every answer with stop strings.
         assert_eq!((text.as_str(), tokens, frames), ("a", 3, 4));
     }
 
@@ -276,13 +276,13 @@ mod tests {
         );
     }
 
-    /// As many frames as another answer of as many tokens, whatever is held back, called and told.
+    /// Answers with equally many tokens have equally many frames, whatever is held back, called or sent.
     #[test]
     fn the_number_of_frames_is_a_function_of_the_tokens() {
         let call =
             r#"{"name":"f","arguments":{"city":"Kyiv, the one on the Dnipro","day":"tomorrow"}}"#;
         let answer = |text: &str| -> Vec<String> {
-            // Twelve tokens, of up to a dozen bytes.
+            // Splits the text into twelve tokens of up to twelve bytes.
             let mut pieces: Vec<String> = text
                 .as_bytes()
                 .chunks(12)
@@ -313,7 +313,7 @@ mod tests {
         for text in ["plain words", "words and so", "words and so of", ""] {
             assert_eq!(frames(&stops, text), 12 + 1, "{text}");
         }
-        // Held text that is longer than a piece, to the end of the answer and not.
+        // Text longer than a piece is held back, to the end of the answer or not.
         let long = "stop ".repeat(40);
         let stops = request(&[&long], false);
         for text in [

@@ -1,4 +1,4 @@
-//! What an inference library must do to serve the appliance: one method that starts a generation.
+//! Interface that an inference library implements to serve the appliance.
 
 use std::future::Future;
 
@@ -8,63 +8,63 @@ use cocoon_protocol::engine::{
 use cocoon_protocol::openai::FinishReason;
 use tokio::sync::{mpsc, watch};
 
-/// Something that generates text.
+/// A source of generated text.
 pub trait Backend: Send + Sync + 'static {
-    /// The model, as clients may know it.
+    /// Returns the properties of the model that clients may know.
     fn info(&self) -> &ModelInfo;
 
-    /// Runs one generation and sends what happens into `events`: [`Event::Started`] unless it fails at
-    /// once, one [`Event::Token`] each, and [`Event::Done`] or [`Event::Failed`] at the end.
+    /// Runs one generation and sends its events: [`Event::Started`] unless it fails at once, one [`Event::Token`] per token,
+    /// and [`Event::Done`] or [`Event::Failed`] at the end.
     ///
-    /// Stop strings and calls of tools are not its business: whoever reads the events finds them and
-    /// cancels. Dropping the receiver, or this future, cancels: no more than the step that is being computed is, a token
-    /// or the reading of a prompt. The future ends when nothing of the generation is computed or waits to be any more,
-    /// cancelled or not: what may run beside it is counted by that. A slow receiver must not hold up other generations.
+    /// The backend does not look for stop strings or tool calls: the receiver of the events finds them and cancels. Dropping
+    /// the receiver or this future cancels the generation. At most the current step is completed then: one token, or the
+    /// reading of a prompt. The future completes once nothing of the generation is computed or queued any more, cancelled or
+    /// not, because the number of running generations is limited by it. A slow receiver must not hold up other generations.
     fn generate(
         &self,
         request: Generation,
         events: mpsc::Sender<Event>,
     ) -> impl Future<Output = ()> + Send;
 
-    /// The GPU that it works on, if it works on one.
+    /// Returns the GPU that the backend uses, if any.
     fn gpu(&self) -> Option<&Gpu> {
         None
     }
 
-    /// What is left to do when no generation runs and none will any more: the process ends then.
+    /// Cleans up before the process ends, when no generation runs or will start.
     fn close(&self) -> impl Future<Output = ()> + Send {
         async {}
     }
 }
 
-/// What there is to tell of a GPU.
+/// Data about a GPU that the agent is told.
 pub struct Gpu {
-    /// How many they are.
+    /// Number of GPUs.
     pub devices: u16,
-    /// The weights in its memory, measured after they were loaded.
+    /// Weights in GPU memory, measured after loading.
     pub weights: Weights,
-    /// What was done to its memory. Closed when that cannot be said any more: nothing may be served then.
+    /// Counters of operations on GPU memory. The channel closes when they are no longer reliable; nothing may be served then.
     pub counts: watch::Receiver<GpuCounts>,
 }
 
-/// What happens in a generation.
+/// An event of a generation.
 #[derive(Clone, PartialEq)]
 pub enum Event {
-    /// The prompt was understood.
+    /// The prompt was read.
     Started {
-        /// Tokens of the prompt.
+        /// Number of tokens of the prompt.
         prompt_tokens: u32,
     },
-    /// One token.
+    /// One token was generated.
     Token {
-        /// UTF-8 text, empty where a character is not whole yet; whole with the last token, even where that cuts one.
+        /// UTF-8 text. Empty while a character is incomplete; the last token completes the text, even if it cuts a character.
         text: Text,
-        /// When the request asked.
+        /// Log probabilities, if the request asked for them.
         logprob: Option<TokenLogprob>,
     },
     /// The answer is complete.
     Done {
-        /// Why it ended.
+        /// Why the answer ended.
         finish_reason: FinishReason,
     },
     /// The generation failed.

@@ -1,7 +1,7 @@
-//! Calls of tools in an answer: found in its text, held back while it may become one.
+//! Detection of tool calls in an answer. Text that may become a call is held back.
 //!
-//! Models write them as JSON between marks of their family, or as bare JSON. What turns out to be no
-//! call is told as text after all.
+//! Models write calls as JSON, between marks that depend on the model's family or without marks. Text that turns out not to be
+//! a call is sent as text.
 
 use cocoon_protocol::engine::{Choice, Generation, Spoken, Text, Tool, parse_calls};
 use cocoon_protocol::wiping::append;
@@ -9,17 +9,17 @@ use zeroize::Zeroizing;
 
 use crate::stops::begun;
 
-/// What a call stands between; no end is the end of the answer.
+/// Marks around a call. Without an end mark the call lasts to the end of the answer.
 const MARKS: [(&str, Option<&str>); 3] = [
     ("<tool_call>", Some("</tool_call>")),
     ("[TOOL_CALLS]", None),
     ("<|python_tag|>", None),
 ];
 
-/// The reader of one answer.
+/// Detector of the tool calls in one answer.
 pub struct Calls {
     tools: Vec<Tool>,
-    /// The answer is a call, by its grammar.
+    /// Whether the grammar forces the answer to be a call.
     forced: bool,
     parallel: bool,
     held: Zeroizing<String>,
@@ -29,28 +29,28 @@ pub struct Calls {
 
 #[derive(Clone, Copy, PartialEq)]
 enum Mode {
-    /// Nothing but white space so far.
+    /// There was only white space so far.
     Opening,
     /// The answer began like JSON.
     Bare,
     Text,
-    /// Behind the mark of this number.
+    /// The opening mark with this index came before.
     Marked(usize),
 }
 
-/// What is told after a piece of text.
+/// Result of reading a piece of text.
 #[derive(Default)]
 pub struct Heard {
-    /// Text that is no call.
+    /// Text that is not part of a call.
     pub text: Text,
-    /// Calls.
+    /// Complete calls.
     pub calls: Vec<Spoken>,
-    /// The answer may not go on.
+    /// Whether the answer must end here.
     pub over: bool,
 }
 
 impl Calls {
-    /// For the answer to `request`; `None` when it offers no tools.
+    /// Creates the detector for the answer to `request`; `None` if the request has no tools.
     pub fn new(request: &Generation) -> Option<Self> {
         (!request.tools.is_empty()).then(|| Self {
             tools: request.tools.clone(),
@@ -62,12 +62,12 @@ impl Calls {
         })
     }
 
-    /// Whether the answer has called.
+    /// Returns whether the answer contains a call.
     pub fn made(&self) -> bool {
         self.made
     }
 
-    /// What is told after one more piece.
+    /// Reads one more piece of text.
     pub fn push(&mut self, text: &str) -> Heard {
         let mut heard = Heard::default();
         append(&mut self.held, text);
@@ -75,7 +75,7 @@ impl Calls {
         heard
     }
 
-    /// What is left when the answer is over.
+    /// Returns what was held back when the answer is over.
     pub fn rest(&mut self) -> Heard {
         let mut heard = Heard::default();
         let held = std::mem::take(&mut self.held);
@@ -87,7 +87,7 @@ impl Calls {
         heard
     }
 
-    /// Takes one decision; false when it takes more text.
+    /// Makes one decision. Returns false if more text is needed first.
     fn step(&mut self, heard: &mut Heard) -> bool {
         match self.mode {
             Mode::Opening => {
@@ -102,7 +102,7 @@ impl Calls {
                 true
             }
             Mode::Bare => {
-                // Only here may it be whole: JSON is not read again for every token.
+                // JSON is complete only after one of these, so it is not parsed again for every token.
                 if !self.held.trim_end().ends_with(['}', ']']) {
                     return false;
                 }
@@ -167,7 +167,7 @@ impl Calls {
         heard.calls.append(&mut calls);
     }
 
-    /// Tells text; the white space that models put between calls means nothing.
+    /// Adds text to the result, but drops white space after a call, which models write between calls.
     fn tell(&self, text: &str, heard: &mut Heard) {
         if !(self.made && text.trim().is_empty()) {
             append(&mut heard.text.0, text);
@@ -201,7 +201,7 @@ mod tests {
         .unwrap()
     }
 
-    /// Text and calls told of `answer`, given in pieces of `size` bytes.
+    /// Returns text and calls found in `answer`, which is read in pieces of `size` bytes.
     fn read(mut calls: Calls, answer: &str, size: usize) -> (String, Vec<String>) {
         let (mut text, mut made) = (String::new(), Vec::new());
         let mut hear = |heard: Heard| {

@@ -1,8 +1,8 @@
-//! The choice of one token: penalties, then the grammar, then the draw; in this order, so that what a
-//! grammar forbids takes nothing from what it allows.
+//! Choice of one token: penalties, then the grammar, then sampling. With this order, tokens that the grammar forbids take no
+//! probability from those that it allows.
 //!
-//! All of it happens here and not in the library, whose own grammar fails every running request when
-//! one request's becomes too complex, and whose log probabilities are those after our noise.
+//! The library does none of this. With its own grammars every running request fails when the grammar of one becomes too
+//! complex, and its log probabilities would include the noise of our sampling.
 
 use cocoon_protocol::engine::{
     Alternative, LEAST_LOGPROB, MAX_TOKEN, MAX_TOP, Sampling, TokenLogprob,
@@ -11,25 +11,25 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::sample::{penalize, perturb};
 
-/// What restricts an answer.
+/// A restriction of the tokens of an answer.
 pub trait Grammar: Send {
-    /// Sets to minus infinity the logits of tokens that may not come now.
+    /// Sets the logits of tokens that are not allowed next to minus infinity.
     fn restrict(&mut self, logits: &mut [f32]) -> Result<(), TooComplex>;
 
-    /// A token has come. Tokens that end the answer are not told.
+    /// Advances by a chosen token. Not called for tokens that end the answer.
     fn accept(&mut self, token: u32) -> Result<(), TooComplex>;
 }
 
-/// The grammar gave up.
+/// The grammar exceeded its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooComplex;
 
-/// Why there is no next token.
+/// Reason why no token was chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoChoice {
-    /// The grammar gave up.
+    /// The grammar exceeded its limits.
     TooComplex,
-    /// The model computes nothing that can be chosen, though nothing restricts the answer.
+    /// No logit is usable, although no grammar restricts the answer.
     Nothing,
 }
 
@@ -39,19 +39,19 @@ impl From<TooComplex> for NoChoice {
     }
 }
 
-/// A token that was chosen.
+/// A chosen token.
 pub struct Choice {
-    /// It.
+    /// Identifier of the token.
     pub token: u32,
-    /// Tokens of prompt and answer before it.
+    /// Number of tokens of prompt and answer before it.
     pub before: usize,
-    /// When the request asked.
+    /// Log probabilities, if the request asked for them.
     pub logprob: Option<TokenLogprob>,
 }
 
 impl Choice {
-    /// Its log probability, where it adds these bytes to the answer. Tokens together are the text that is told: one that
-    /// is left out of it, as a mark is, has no bytes.
+    /// Returns the log probabilities of a token that adds `bytes` to the answer. The bytes of all tokens together must be the
+    /// text of the answer, so a token that is left out of the text, such as a special token, gets no bytes.
     pub fn told_as(self, bytes: &[u8]) -> Option<TokenLogprob> {
         let mut logprob = self.logprob?;
         if bytes.is_empty() {
@@ -63,26 +63,26 @@ impl Choice {
 
 /// Chooses the tokens of one answer.
 pub struct Chooser {
-    /// How they are drawn.
+    /// Sampling parameters.
     pub sampling: Sampling,
-    /// Tell log probabilities, with so many others.
+    /// If present, log probabilities are reported with this many alternatives.
     pub top: Option<u8>,
-    /// What restricts the answer.
+    /// Grammar of the answer.
     pub grammar: Option<Box<dyn Grammar>>,
     /// Tokens that end the answer.
     pub ends: Vec<u32>,
-    /// Bytes of a token.
+    /// Returns the bytes of a token.
     pub bytes: Box<dyn Fn(u32) -> Vec<u8> + Send>,
-    /// Tokens of the prompt, known with the first choice.
+    /// Number of tokens of the prompt, known from the first choice on.
     pub prompt_tokens: Option<usize>,
 }
 
 impl Chooser {
-    /// Chooses the token that follows `context`. `logits` are the model's, and spoilt afterwards.
+    /// Chooses the token that follows `context`. Overwrites `logits`, which are the model's.
     pub fn choose(&mut self, logits: &mut [f32], context: &[u32]) -> Result<Choice, NoChoice> {
         let prompt_tokens = *self.prompt_tokens.get_or_insert(context.len());
         let before = context.len();
-        // Of the model alone: what penalties, grammar and noise make of them is no opinion of its.
+        // Log probabilities describe the model alone, without penalties, grammar and noise.
         let own = self.top.map(|_| Zeroizing::new(logits.to_vec()));
         penalize(&self.sampling, logits, context, prompt_tokens);
         if let Some(grammar) = &mut self.grammar {
@@ -117,7 +117,7 @@ impl Chooser {
             let logprob = logit.unwrap_or(f32::NEG_INFINITY) - normal;
             let mut bytes = (self.bytes)(token);
             bytes.truncate(MAX_TOKEN);
-            // Not finite: a token without any probability, or a model that computes nonsense.
+            // Not finite if the token has no probability or the model computes nonsense.
             let logprob = match logprob.is_finite() {
                 true => logprob.clamp(LEAST_LOGPROB, 0.0),
                 false => LEAST_LOGPROB,
@@ -144,7 +144,7 @@ impl Chooser {
     }
 }
 
-/// The first of the largest; `None` when nothing may come.
+/// Returns the first of the largest logits; `None` if no token is possible.
 fn arg_max(logits: &[f32]) -> Option<u32> {
     let mut best: Option<(usize, f32)> = None;
     for (token, logit) in logits.iter().enumerate() {
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
     use cocoon_protocol::engine::Seed;
 
-    /// Allows one token after another.
+    /// Grammar that allows one sequence of tokens.
     struct Sequence(Vec<u32>);
 
     impl Grammar for Sequence {
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_grammar_rules_over_the_nucleus() {
-        // Token 0 lies outside the nucleus of the whole, and is all that the grammar leaves.
+        // Token 0 is outside the nucleus, but the grammar finally allows no other token.
         let mut chooser = chooser(Some(vec![1, 3, 0]));
         let mut context = vec![9, 9];
         for expected in [1, 3, 0] {
@@ -205,7 +205,7 @@ mod tests {
             context.push(choice.token);
         }
         assert_eq!(chooser.prompt_tokens, Some(2));
-        // An end is not told to the grammar, which therefore still expects it.
+        // The grammar is not advanced by the end token and therefore still expects it.
         assert!(chooser.choose(&mut model(), &context).is_ok());
     }
 
@@ -236,7 +236,7 @@ mod tests {
         close(&told.top[1], 2, 0.3);
     }
 
-    /// Otherwise the places of all that come after it would be wrong.
+    /// With bytes for such a token, the offsets of all later tokens would be wrong.
     #[test]
     fn a_token_that_is_left_out_of_the_text_has_no_bytes() {
         for (bytes, expected) in [(&[3][..], &[3][..]), (&[], &[])] {

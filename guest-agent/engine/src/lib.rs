@@ -1,8 +1,8 @@
-//! The unprivileged inference worker: a [`Backend`] behind framed messages on one inherited socket.
+//! The unprivileged inference worker: serves a [`Backend`] to the guest agent over one inherited socket.
 //!
-//! It sees no TLS key, no network, no control channel and no other process. The agent starts it in
-//! empty namespaces under a system-call filter and starts it again when it dies, so anything that
-//! goes wrong here may end the process: nothing but the running answers is lost.
+//! It has no access to TLS keys, the network, the control channel or other processes. The agent starts it in empty namespaces
+//! under a system call filter, and restarts it when it dies. Any failure here may therefore end the process: only the running
+//! answers are lost.
 
 pub mod answer;
 pub mod backend;

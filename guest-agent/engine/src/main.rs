@@ -1,4 +1,4 @@
-//! The engine's process: loads the weights in a folder and serves the agent's socket.
+//! The engine's process: loads the weights from a folder and serves the agent's socket.
 
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::path::PathBuf;
@@ -14,14 +14,14 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Start-up errors only: nothing of a prompt is in reach of these messages.
+            // Only start-up errors get here, before any prompt has been received.
             eprintln!("cocoon-engine: {error:#}");
             ExitCode::from(2)
         }
     }
 }
 
-/// What the agent passes on the command line.
+/// Command line arguments, which the agent passes.
 struct Arguments {
     model_dir: PathBuf,
     model_id: String,
@@ -99,8 +99,8 @@ fn parse(mut words: impl Iterator<Item = String>) -> anyhow::Result<Arguments> {
 }
 
 fn agent_socket() -> std::io::Result<UnixStream> {
-    // SAFETY: the agent hands over descriptor 3 for this process alone; nothing else in it has
-    // opened or will close that number, and this runs once.
+    // SAFETY: the agent passes descriptor 3 to this process only. Nothing else in the process has opened or will close it, and
+    // this function runs once.
     #[expect(unsafe_code, reason = "the only way to adopt an inherited descriptor")]
     let socket = unsafe { OwnedFd::from_raw_fd(ENGINE_FD) };
     let socket = std::os::unix::net::UnixStream::from(socket);

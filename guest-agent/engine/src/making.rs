@@ -1,5 +1,4 @@
-//! Work that a stranger's program makes long and deep: one at a time, on a stack of its own, given up when
-//! it takes too long.
+//! Runs work whose time and stack depth depend on untrusted input: one task at a time, on a large stack, with time limits.
 
 use std::sync::Arc;
 use std::thread;
@@ -9,17 +8,17 @@ use cocoon_protocol::engine::EngineFailure;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
-/// How deep it may go, in bytes. Only what is touched takes memory.
+/// Stack size in bytes. Only pages that are touched take memory.
 const STACK: usize = 64 * 1024 * 1024;
 
-/// How long things may take. Emulated machines are slow.
+/// Time limits. They are generous, because emulated machines are slow.
 #[derive(Clone, Copy)]
 pub struct Limits {
-    /// Until it is one's turn.
+    /// Longest wait for the turn.
     pub wait: Duration,
-    /// Until what was made is not waited for any more.
+    /// Longest wait for the result of the work.
     pub make: Duration,
-    /// Until work that nobody waits for any more must have ended.
+    /// Longest time until abandoned work must have ended.
     pub overrun: Duration,
 }
 
@@ -33,16 +32,16 @@ impl Default for Limits {
     }
 }
 
-/// A turn to work.
+/// Runs one task at a time.
 pub struct Maker {
     turn: Arc<Semaphore>,
     limits: Limits,
-    /// Called where work overruns: a thread cannot be stopped, so that this ends the process.
+    /// Ends the process when work exceeds [`Limits::overrun`], because a thread cannot be stopped.
     end: fn(),
 }
 
 impl Maker {
-    /// Of which `end` ends the process.
+    /// Creates a maker whose `end` ends the process.
     pub fn new(limits: Limits, end: fn()) -> Self {
         Self {
             turn: Arc::new(Semaphore::new(1)),
@@ -51,10 +50,10 @@ impl Maker {
         }
     }
 
-    /// Does `work` when it is its turn.
+    /// Runs `work` on a thread of its own when it is its turn.
     ///
-    /// Errors with [`EngineFailure::Busy`] where the turn does not come, and with
-    /// [`EngineFailure::GrammarLimit`] where the work itself takes too long: it goes on, and keeps the turn.
+    /// Fails with [`EngineFailure::Busy`] if the turn does not come in time, and with [`EngineFailure::GrammarLimit`] if the
+    /// work takes too long. In the latter case the work goes on and keeps the turn.
     pub async fn make<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -65,14 +64,14 @@ impl Maker {
         let (tell, made) = oneshot::channel();
         let (over, ended) = oneshot::channel::<()>();
         let working = move || {
-            // Dropped when the work is over, however it ends: last the turn.
+            // Both are dropped when the work ends, even by a panic; the turn is dropped last.
             let (_turn, _over) = (turn, over);
-            // Nobody waits any more where the client has gone.
+            // Fails if the client has gone and nobody waits any more.
             let _ = tell.send(work());
         };
         let thread = thread::Builder::new().stack_size(STACK).spawn(working);
         thread.map_err(|_| EngineFailure::Internal)?;
-        // Apart from this future, which is dropped when the client goes.
+        // A task of its own, because this future is dropped when the client goes.
         let (overrun, end) = (self.limits.overrun, self.end);
         tokio::spawn(async move {
             if timeout(overrun, ended).await.is_err() {
@@ -114,7 +113,7 @@ mod tests {
 
     #[tokio::test]
     async fn work_has_a_deep_stack() {
-        // 30 MiB at least: no other thread has that.
+        // Takes at least 30 MiB of stack, more than any other thread has.
         let made = maker(LONG, LONG).make(|| deep(30 * 1024)).await;
         assert_eq!(made, Ok(30 * 1024));
     }

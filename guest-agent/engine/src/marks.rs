@@ -1,37 +1,37 @@
-//! What a user says stays text where the template's marks are special tokens: it can write none of those that stand between
-//! turns. Marks that are ordinary text (`### Instruction:`) are not known as such, and not looked for.
+//! Prevents users from writing the special tokens that separate the turns of a conversation. Separators that are ordinary text
+//! (`### Instruction:`) are not known as such and not handled.
 //!
-//! The library finds a model's special tokens (`<|im_end|>` and the like) wherever their words stand in the prompt, in what
-//! was said too: a message could end its own turn and begin one of the system. So each of those words is broken in what is
-//! said, by a space behind its first character: `< |im_end|>` is made of ordinary tokens, and reads as it did. An invisible
-//! character would not do, as tokenizers take some out again, and answers would carry it on unseen. Names of tools stay as
-//! they are, being letters, digits, `_` and `-`; so does the prompt of a plain completion, around which there is no template.
+//! The library recognises a model's special tokens (such as `<|im_end|>`) anywhere in the prompt, including the users' text. A
+//! message could thus end its own turn and begin a system turn. Therefore each such mark in users' text is broken by a space
+//! after its first character: `< |im_end|>` consists of ordinary tokens and still reads well. An invisible character would not
+//! do, because some tokenizers remove it and because answers would repeat it unseen. Tool names are not changed, because they
+//! have only letters, digits, `_` and `-`. Nor is the prompt of a plain completion, which no template surrounds.
 
 use cocoon_protocol::engine::{Generation, Prompt, Tool, Turn, json_value, wipe};
 use zeroize::Zeroize as _;
 
-/// What stands around a model's reasoning: templates find by it what they leave out of old answers, as clients send them
-/// back, and it opens no turn.
+/// Marks around a model's reasoning. Clients send them back with old answers, where templates look for them, and they begin no
+/// turn.
 const REASONING: [&str; 4] = ["<think>", "</think>", "[THINK]", "[/THINK]"];
 
-/// A token that a tokenizer finds in any text.
+/// A token that a tokenizer recognises anywhere in a text.
 pub struct Added {
-    /// What it reads like.
+    /// Text of the token.
     pub word: String,
-    /// Whether the model's files call it special. Of a GGUF file the library says so of all.
+    /// Whether the model's files declare the token as special. For a GGUF file the library reports all as special.
     pub special: bool,
 }
 
-/// The words of a model's special tokens.
+/// Texts of a model's special tokens.
 pub struct Marks {
-    /// Those that begin like others stand together, the shorter ones first.
+    /// Sorted, so that marks with a common prefix are adjacent, the shorter ones first.
     sorted: Vec<Vec<u8>>,
 }
 
 impl Marks {
-    /// Those that are called special, and those that the template `writes`: some have marks that are not called so
-    /// (`<｜User｜>`, `</tool_response>`), beside words that users may well say (`<table>`). White space, or a single
-    /// character, is no mark.
+    /// Collects the tokens that are declared special and those that the template writes, according to `writes`. Some models'
+    /// marks are not declared special (`<｜User｜>`, `</tool_response>`), and are listed with words that users may well write
+    /// (`<table>`). White space and single characters are never marks.
     pub fn new(added: impl IntoIterator<Item = Added>, writes: impl Fn(&str) -> bool) -> Self {
         let mark = |Added { word, special }: &Added| {
             let long = word.trim().chars().nth(1).is_some();
@@ -44,7 +44,7 @@ impl Marks {
         Self { sorted }
     }
 
-    /// Breaks them in all that is said in a conversation and of tools.
+    /// Breaks the marks in all texts of a conversation and of its tools.
     pub fn break_in(&self, request: &mut Generation) {
         let Prompt::Conversation(turns) = &mut request.prompt else {
             return;
@@ -66,7 +66,7 @@ impl Marks {
                 parameters,
                 ..
             } = tool;
-            // A template writes them anew, without escapes that may hide a mark.
+            // The template writes the parameters anew, without escapes that may hide a mark.
             if parameters.contains('\\')
                 && let Some(value) = json_value(parameters)
             {
@@ -88,7 +88,7 @@ impl Marks {
         if places.is_empty() {
             return;
         }
-        // Allocated once: a text that grew would leave copies behind.
+        // Allocated once: growing would leave unwiped copies behind.
         let mut broken = String::with_capacity(text.len() + places.len());
         let mut from = 0;
         for place in places {
@@ -101,7 +101,7 @@ impl Marks {
         *text = broken;
     }
 
-    /// Whether a text begins with one of them. Takes no longer for many of them than for few.
+    /// Returns whether `text` begins with a mark. The time hardly depends on the number of marks.
     fn begins(&self, text: &[u8]) -> bool {
         let mut alike = self.sorted.as_slice();
         for (at, byte) in text.iter().enumerate() {

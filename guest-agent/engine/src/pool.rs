@@ -1,38 +1,38 @@
-//! A GPU's pool of KV caches as answers share it, so that the library never lacks a block: it would read prompts again and
-//! again that it has read, and drop what waits for too long.
+//! A GPU's pool of KV caches, and how much of it answers may take. The library must never run out of blocks: it would read
+//! prompts again and again, and drop those that wait too long.
 //!
-//! Knows neither GPU nor library, so that it is tested where there is none.
+//! Depends on neither a GPU nor the library, so it can be tested without them.
 
 use cocoon_protocol::engine::Costs;
 
-/// KV caches of all layers, in blocks of tokens of which an answer has whole ones.
+/// KV caches of all layers, divided into blocks. An answer takes whole blocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Pool {
-    /// All of them.
+    /// Size of the pool, in bytes.
     pub bytes: u64,
-    /// How many there are, the one among them that the library gives to nobody.
+    /// Number of blocks, including the one that the library never hands out.
     pub blocks: usize,
-    /// Tokens of a block.
+    /// Tokens per block.
     pub block: usize,
 }
 
 impl Pool {
-    /// Tokens of the longest answer with its prompt, of a model that can have `context`, and what answers take. `None` where
-    /// the pool holds none.
+    /// Returns the most tokens of prompt and answer together for a model with this context length, and the memory costs of an
+    /// answer. Returns `None` if the pool has no room for an answer.
     pub fn room(&self, context: usize) -> Option<(u32, Costs)> {
         let step = u32::try_from(self.block).ok()?;
         let all = self.blocks.checked_mul(self.block)?;
         let token = self.bytes.checked_div(u64::try_from(all).ok()?)?;
         let usable = self.blocks.saturating_sub(1);
-        // An answer that fills the context may get a block more: the library begins the next token before it hears that
-        // nobody wants it.
+        // An answer that fills the context may take one block more, because the library begins the next token before it
+        // notices that nobody wants it.
         let longest = context.div_ceil(self.block).saturating_add(1);
         let shared = usable - usable.div_ceil(longest);
         let tokens = shared * self.block;
         let costs = Costs {
             token: u32::try_from(token).ok()?,
             step,
-            // What reading a prompt takes is not the pool's.
+            // Reading a prompt takes no memory of the pool.
             prompt: 0,
             pair: 0,
             pool: Some(token.checked_mul(u64::try_from(tokens).ok()?)?),
@@ -46,7 +46,7 @@ impl Pool {
 mod tests {
     use super::*;
 
-    /// Bytes of a token in all layers of an 8B model.
+    /// Bytes per token over all layers of an 8B model.
     const TOKEN: u64 = 128 << 10;
 
     fn pool(blocks: usize, block: usize) -> Pool {
@@ -60,13 +60,13 @@ mod tests {
 
     #[test]
     fn an_answer_takes_whole_blocks_and_never_more_than_there_are() {
-        // One is the library's, and one that of the token behind the last.
+        // Of the 12 blocks one is the library's, and one is for the token after the last.
         let (context, costs) = pool(12, 32).room(131_072).unwrap();
         assert_eq!(context, 320);
         assert_eq!(costs.pool, Some(320 * TOKEN));
         assert_eq!(costs.of(20, 33), 64 * TOKEN);
         assert_eq!(costs.of(320, 320), 320 * TOKEN);
-        // The model's own, with a block to spare for each four that an answer of that length has.
+        // The model's own context, with a spare block for each answer of four blocks.
         let (context, costs) = pool(101, 32).room(128).unwrap();
         assert_eq!(context, 128);
         assert_eq!(costs.pool, Some(80 * 32 * TOKEN));
@@ -94,7 +94,7 @@ mod tests {
                 let memory = costs.pool.unwrap();
                 let each = costs.of(0, most);
                 let answers = usize::try_from(memory / each).unwrap();
-                // Each of them may begin a token more.
+                // Each answer may begin one more token.
                 let taken = usize::try_from(most + 1).unwrap().div_ceil(16);
                 assert!(
                     answers >= 1 && answers * taken < blocks,

@@ -1,6 +1,7 @@
-//! Generations on a GPU come and go; its memory is scrubbed when the last one has gone, and nobody enters meanwhile.
+//! Scrubbing of GPU memory between generations: the memory is scrubbed when the last generation has ended, and none begins
+//! meanwhile.
 //!
-//! Knows neither GPU nor library, so that it is tested where there is none.
+//! Depends on neither a GPU nor the library, so it can be tested without them.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -10,24 +11,25 @@ use cocoon_protocol::engine::GpuCounts;
 use tokio::sync::{OwnedRwLockReadGuard, RwLock, mpsc, watch};
 use tokio::time::{sleep, timeout};
 
-/// How long the library may take to notice that nobody listens to a generation any more: it computes a token.
+/// Longest wait for the library to drop a generation to which nobody listens. It notices after the token that it is computing.
 pub const LINGER: Duration = Duration::from_secs(2);
-/// How often it is asked.
+/// Interval at which the library's progress is checked.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// Memory in which generations leave something.
+/// Memory in which generations leave data.
 pub trait Scrub: Send + Sync + 'static {
-    /// Overwrites what was left and reads it again. Nobody has a generation that is still listened to.
+    /// Overwrites the data that generations have left and reads the memory again. Called while nobody listens to any
+    /// generation.
     ///
     /// # Errors
-    /// Something was left, or nobody can say.
+    /// Fails if data remained, or if that cannot be determined.
     fn scrub(self: &Arc<Self>) -> impl Future<Output = anyhow::Result<()>> + Send;
 
-    /// What was done to it until now.
+    /// Returns the counters of operations on this memory.
     fn counts(&self) -> GpuCounts;
 }
 
-/// Who is in. `R` is what the library answers.
+/// Keeps track of running generations. `R` is the type of the library's responses.
 pub struct Rooms<M, R> {
     memory: Arc<M>,
     busy: Arc<RwLock<()>>,
@@ -35,7 +37,7 @@ pub struct Rooms<M, R> {
     linger: Duration,
 }
 
-/// A generation that runs: dropped, it ends.
+/// A running generation, which ends when this is dropped.
 pub struct Entered<R> {
     responses: Option<mpsc::Receiver<R>>,
     busy: Option<OwnedRwLockReadGuard<()>>,
@@ -43,8 +45,8 @@ pub struct Entered<R> {
 }
 
 impl<M: Scrub, R: Send + 'static> Rooms<M, R> {
-    /// Tells `told` what was done to `memory`, and drops it when that cannot be said any more. The library may take
-    /// `linger` to let go of a generation that nobody listens to, [`LINGER`] in the appliance.
+    /// Sends the counters of `memory` to `told`, and drops the sender when they are no longer reliable. The library may take
+    /// up to `linger` to drop a generation to which nobody listens; the appliance uses [`LINGER`].
     pub fn new(memory: Arc<M>, told: watch::Sender<GpuCounts>, linger: Duration) -> Self {
         let (gone, left) = mpsc::unbounded_channel();
         let busy = Arc::default();
@@ -63,7 +65,7 @@ impl<M: Scrub, R: Send + 'static> Rooms<M, R> {
         }
     }
 
-    /// A generation begins, once no scrub runs.
+    /// Registers a generation, once no scrub is running.
     pub async fn enter(&self, responses: mpsc::Receiver<R>) -> Entered<R> {
         Entered {
             busy: Some(Arc::clone(&self.busy).read_owned().await),
@@ -72,18 +74,18 @@ impl<M: Scrub, R: Send + 'static> Rooms<M, R> {
         }
     }
 
-    /// No generation is started any more: waits for the last ones and scrubs what they have left.
+    /// Waits for the last generations and scrubs what they have left. Called when no generation will start any more.
     pub async fn close(&self) {
-        // Whoever does not go in time is cut off with the process; its memory goes to the driver.
+        // A generation that takes longer ends with the process, whose memory the driver takes back.
         if timeout(self.linger, self.busy.write()).await.is_ok() {
-            // There is nobody left to be told of a failure.
+            // A failure cannot be reported to anybody any more.
             let _ = self.memory.scrub().await;
         }
     }
 }
 
 impl<R> Entered<R> {
-    /// The next response, as of a channel.
+    /// Returns the next response, like the channel's `recv`.
     pub async fn recv(&mut self) -> Option<R> {
         match &mut self.responses {
             Some(responses) => responses.recv().await,
@@ -94,11 +96,11 @@ impl<R> Entered<R> {
 
 impl<R> Drop for Entered<R> {
     fn drop(&mut self) {
-        // First, so that whoever hears that this generation has gone finds its room empty.
+        // First, so that the memory is free once anybody learns that this generation has gone.
         drop(self.busy.take());
         if let Some(mut responses) = self.responses.take() {
             responses.close();
-            // Nobody cleans any more where that has failed: the process ends.
+            // Fails only after a failed scrub, which ends the process.
             let _ = self.gone.send(responses);
         }
     }
@@ -122,9 +124,9 @@ async fn keep_clean<M: Scrub, R>(
                 sleep(LOOK).await;
             }
         };
-        // Should the library hold on to one for longer, nobody reads what it still computes.
+        // If the library takes longer, nobody reads what it still computes.
         let _ = timeout(linger, ended).await;
-        // Where a generation runs, its end comes here too.
+        // Another generation is running, and its end will be handled here too.
         let Ok(alone) = Arc::clone(&busy).try_write_owned() else {
             continue;
         };

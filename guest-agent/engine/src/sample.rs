@@ -1,24 +1,23 @@
-//! Sampling with a generator of the request's own.
+//! Sampling with a separate random generator for each request.
 //!
-//! mistral.rs 0.8.1 draws every request's tokens from one generator seeded with zero, so answers
-//! are predictable and users influence one another. Here each request has a ChaCha20 stream of its
-//! own, one per position of its text, and the token is the arg max of the logits after Gumbel noise
-//! is added (Gumbel-max trick: exactly a draw from the softmax), so that the library is left with
-//! a greedy choice and its generator is never used.
+//! mistral.rs 0.8.1 draws the tokens of all requests from one generator that is seeded with zero. Answers would be
+//! predictable, and users would influence one another. Here each request has a ChaCha20 generator with one stream per position
+//! of the text. The token is the arg max of the logits plus Gumbel noise, which is exactly a draw from the softmax (the
+//! Gumbel-max trick). The library is left with a greedy choice and never uses its generator.
 
 use cocoon_protocol::engine::{Sampling, Seed};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
 use zeroize::Zeroize as _;
 
-/// Temperatures below this are greedy, as zero is: logits divided by them would leave the numbers that there are.
+/// Lower temperatures are greedy, like zero, because dividing logits by them would overflow.
 const LEAST_TEMPERATURE: f32 = 1e-6;
 
-/// Rewrites `logits` so that their arg max is a draw from the tokens that `sampling` leaves of their
-/// softmax. At a temperature of zero, or next to it, nothing changes: the arg max is the choice.
+/// Rewrites `logits` so that their arg max is a draw from the softmax of the tokens that `sampling` keeps. At a temperature of
+/// zero or close to it the logits stay as they are, and their arg max is the choice.
 ///
-/// `position` is the number of tokens before this one: the same seed, position and logits give the same
-/// draw, whatever other requests run.
+/// `position` is the number of tokens before this one. The same seed, position and logits give the same draw, whatever other
+/// requests run.
 pub fn perturb(sampling: &Sampling, logits: &mut [f32], position: u64) {
     if sampling.temperature < LEAST_TEMPERATURE {
         return;
@@ -35,7 +34,7 @@ pub fn perturb(sampling: &Sampling, logits: &mut [f32], position: u64) {
     };
     generator.set_stream(position);
     for logit in logits.iter_mut() {
-        // Drawn for those that cannot come too: what is masked does not change the others' draws.
+        // Drawn for impossible tokens too, so that masking a token does not change the draws of others.
         let bits = generator.next_u32();
         if logit.is_finite() {
             *logit += gumbel(bits);
@@ -43,8 +42,8 @@ pub fn perturb(sampling: &Sampling, logits: &mut [f32], position: u64) {
     }
 }
 
-/// Takes off what prompt and answer have already. Tokens of the answer count for all three penalties,
-/// those of the prompt for the repetition penalty only.
+/// Applies penalties and biases to the logits. All three penalties count tokens of the answer; the repetition penalty also
+/// counts those of the prompt.
 pub fn penalize(sampling: &Sampling, logits: &mut [f32], context: &[u32], prompt_tokens: usize) {
     let (prompt, answer) = context.split_at(prompt_tokens.min(context.len()));
     if sampling.repetition_penalty != 1.0 {
@@ -83,7 +82,7 @@ pub fn penalize(sampling: &Sampling, logits: &mut [f32], context: &[u32], prompt
     }
 }
 
-/// A standard Gumbel variate from 32 uniform bits, never infinite.
+/// Returns a standard Gumbel variate made of 32 uniform bits. It is never infinite.
 fn gumbel(bits: u32) -> f32 {
     let uniform = (f64::from(bits) + 0.5) / 4_294_967_296.0;
     #[expect(
@@ -94,9 +93,9 @@ fn gumbel(bits: u32) -> f32 {
     noise
 }
 
-/// Sets to minus infinity whatever lies outside the `top_k` likeliest tokens, the smallest set of them
-/// whose probabilities sum to at least `top_p`, and those as likely as `min_p` of the likeliest. The
-/// likeliest token always stays.
+/// Sets the logits of unlikely tokens to minus infinity. Keeps the `top_k` likeliest tokens, of these the smallest set whose
+/// probabilities sum to at least `top_p`, and of these the tokens that are at least `min_p` times as likely as the likeliest.
+/// The likeliest token is always kept.
 fn keep_likely(sampling: &Sampling, logits: &mut [f32]) {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut weights: Vec<(f32, usize)> = logits
@@ -112,7 +111,7 @@ fn keep_likely(sampling: &Sampling, logits: &mut [f32]) {
     let total: f32 = weights[..keep].iter().map(|w| w.0).sum();
     let mut sum = 0.0;
     for (rank, (weight, _)) in weights[..keep].iter().enumerate() {
-        // Weights are relative to the likeliest, whose weight is one.
+        // Weights are relative to the likeliest token, whose weight is one.
         if rank > 0 && *weight < sampling.min_p {
             keep = rank;
             break;
@@ -126,7 +125,7 @@ fn keep_likely(sampling: &Sampling, logits: &mut [f32]) {
     for (_, index) in &weights[keep..] {
         logits[*index] = f32::NEG_INFINITY;
     }
-    // Probabilities of the next token say much about the text.
+    // Wiped, because probabilities of the next token reveal much about the text.
     weights.zeroize();
 }
 
@@ -143,7 +142,7 @@ mod tests {
             .unwrap()
     }
 
-    /// Probabilities 0.1, 0.2, 0.7.
+    /// Logits for the probabilities 0.1, 0.2 and 0.7.
     fn logits() -> [f32; 3] {
         [0.1f32.ln(), 0.2f32.ln(), 0.7f32.ln()]
     }
@@ -155,7 +154,7 @@ mod tests {
         sampling
     }
 
-    /// Which tokens come in 2000 draws.
+    /// Returns the tokens that occur in 2000 draws.
     fn drawn(sampling: &Sampling) -> Vec<usize> {
         let mut tokens: Vec<usize> = (0..2_000)
             .map(|position| draw(sampling, &logits(), position))
@@ -174,7 +173,7 @@ mod tests {
         };
         assert_eq!(run(Seed::Given(7)), run(Seed::Given(7)));
         assert_ne!(run(Seed::Given(7)), run(Seed::Given(8)));
-        // All of a drawn key counts.
+        // Every byte of a drawn key matters.
         let key = |byte| {
             let mut key = [7; 32];
             key[31] = byte;
@@ -200,7 +199,7 @@ mod tests {
 
     #[test]
     fn draws_follow_the_softmax() {
-        // 20 000 draws put each within 0.02 with overwhelming margin.
+        // With 20 000 draws, frequencies are within 0.02 of the probabilities by an overwhelming margin.
         let sampling = sampling(|_| ());
         let mut counts = [0u32; 3];
         for position in 0..20_000 {
@@ -240,7 +239,7 @@ mod tests {
     fn penalties_count_what_they_are_named_for() {
         let penalized = |sampling: Sampling| {
             let mut logits = [1.0, -1.0, 1.0, 1.0];
-            // Two tokens of prompt, then token 2 twice.
+            // Two tokens of prompt, then token 2 twice in the answer.
             penalize(&sampling, &mut logits, &[0, 1, 2, 2], 2);
             logits
         };

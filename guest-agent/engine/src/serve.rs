@@ -1,8 +1,8 @@
 //! The frame loop between the agent's socket and a [`Backend`].
 //!
-//! Generations run as tasks; their events meet in one bounded queue in front of the socket. A full
-//! queue holds back the tasks, never the backend, which keeps its own room for each answer. The last frame
-//! of each says that the backend has let go of it: the agent lets the next one begin no sooner.
+//! Each generation runs as a task. The frames of all tasks meet in one bounded queue before the socket. A full queue delays
+//! the tasks but not the backend, which has its own room for each answer. The last frame of a generation says that the backend
+//! has let go of it; the agent starts no other generation in its place before.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,41 +24,42 @@ use zeroize::{Zeroize as _, Zeroizing};
 use crate::answer::Answer;
 use crate::backend::{Backend, Event, Gpu};
 
-/// Frames that may wait for the socket.
+/// Most frames that wait for the socket.
 const QUEUE: usize = 256;
-/// How long the agent may take to read what was told of a GPU that ends this.
+/// Longest wait for the agent to read the last counters, when a failed scrub ends the engine.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Why the loop ended. All are fatal to the process; the agent starts another.
+/// Reason why the loop ended. All are fatal to the process, and the agent starts another.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The socket failed.
+    /// An operation on the socket failed.
     #[error("cannot {operation} the agent's socket")]
     Socket {
-        /// What was attempted.
+        /// Operation that failed.
         operation: &'static str,
-        /// The system's reason.
+        /// Error of the operating system.
         #[source]
         source: std::io::Error,
     },
-    /// The agent sent something that is not a message of this release.
+    /// The agent sent a frame that is not a message of this release.
     #[error("the agent's frame cannot be read: agent and engine are of different releases")]
     Frame(#[from] FrameError),
-    /// An identifier came twice.
+    /// The agent used an identifier again while its generation was running.
     #[error("the agent reused the generation identifier {0}")]
     Reused(u64),
-    /// What is left in the GPU's memory is unknown.
+    /// It is unknown what is left in the GPU's memory.
     #[error("the GPU's memory cannot be scrubbed any more, or was not clean after it")]
     Gpu,
 }
 
-/// Announces the GPU and the model, then serves until the agent closes the socket. No generation runs when it returns.
+/// Announces the GPU and the model, then serves until the agent closes the socket. No generation runs any more when this
+/// returns.
 pub async fn serve<B: Backend>(socket: UnixStream, backend: Arc<B>) -> Result<(), ServeError> {
     let (mut reader, writer) = socket.into_split();
     let (frames, queue) = mpsc::channel(QUEUE);
     let mut tasks = JoinSet::new();
     tasks.spawn(write_frames(writer, queue));
-    // A writer that has failed is noticed below.
+    // If the writer fails, the loop below notices.
     if let Some(gpu) = backend.gpu() {
         announce(gpu, &frames).await;
         tasks.spawn(tell_counts(gpu.counts.clone(), frames.clone()));
@@ -77,8 +78,8 @@ pub async fn serve<B: Backend>(socket: UnixStream, backend: Arc<B>) -> Result<()
             read = reader.read(&mut chunk) => read.map_err(|source| ServeError::Socket { operation: "read", source })?,
             Some(Ok(ended)) = tasks.join_next() => {
                 if matches!(ended, Err(ServeError::Gpu)) {
-                    // What was left in memory is the last of the frames that wait: the writer ends when it has written it,
-                    // for nobody can add to them any more.
+                    // The frame with the last counters is at the end of the queue. Nobody can add frames any more, so the
+                    // writer ends after it.
                     drop(running);
                     let _ = timeout(LAST_WORDS, tasks.join_next()).await;
                 }
@@ -99,7 +100,7 @@ pub async fn serve<B: Backend>(socket: UnixStream, backend: Arc<B>) -> Result<()
     }
 }
 
-/// What is told of a GPU before the engine is ready.
+/// Sends the frames that announce a GPU before the engine is ready.
 async fn announce(gpu: &Gpu, frames: &mpsc::Sender<FromEngine>) {
     let count = gpu.devices;
     let parts = gpu.weights.tensors.chunks(MAX_TENSORS_IN_FRAME);
@@ -119,12 +120,12 @@ async fn announce(gpu: &Gpu, frames: &mpsc::Sender<FromEngine>) {
             FromEngine::Gpu(*gpu.counts.borrow()),
         ]);
     for frame in told {
-        // A writer that has failed is noticed by whoever waits for it.
+        // If the writer fails, the caller's loop notices.
         let _ = frames.send(frame).await;
     }
 }
 
-/// Tells the counts whenever they change, for as long as they can be told.
+/// Sends the counters whenever they change, for as long as they are reliable.
 async fn tell_counts(
     mut counts: watch::Receiver<GpuCounts>,
     frames: mpsc::Sender<FromEngine>,
@@ -146,7 +147,7 @@ struct Running<B> {
 
 struct Task {
     handle: JoinHandle<()>,
-    /// Gone once it was cancelled.
+    /// `None` once the generation was cancelled.
     cancel: Option<oneshot::Sender<()>>,
 }
 
@@ -166,11 +167,11 @@ impl<B: Backend> Running<B> {
         Ok(())
     }
 
-    /// Unknown identifiers are answers that ended while the cancellation was under way.
+    /// Ignores unknown identifiers: such answers ended while the cancellation was on its way.
     fn cancel(&mut self, id: u64) {
         let task = self.tasks.get_mut(&id);
         if let Some(cancel) = task.and_then(|task| task.cancel.take()) {
-            // It may be telling its last frame.
+            // Fails if the task is already sending its last frame.
             let _ = cancel.send(());
         }
     }
@@ -193,12 +194,12 @@ async fn run<B: Backend>(
     let answer = Answer::new(id, &request);
     let telling = tell(id, answer, received, &frames, cancelled);
     let ((), last) = tokio::join!(backend.generate(request, events), telling);
-    // Only now: nothing of it is computed any more. Nobody listens where the agent has gone.
+    // Sent only now, when nothing of the generation is computed any more. Fails if the agent has gone.
     let _ = frames.send(last).await;
 }
 
-/// Tells what the backend does; the frame that is left to tell when the backend has let go. Lets the backend stop as soon
-/// as nothing more is wanted of it.
+/// Sends the frames of an answer, and returns the last one, which is to be sent once the backend has let go. Stops the backend
+/// as soon as its events are no longer needed.
 async fn tell(
     id: u64,
     mut answer: Answer,
@@ -226,7 +227,7 @@ async fn tell(
         _ = cancelled => return FromEngine::Gone { id },
         last = telling => last,
     };
-    // A backend that says no last word has failed.
+    // A backend that ends without a last event has failed.
     last.unwrap_or(FromEngine::Failed {
         id,
         reason: EngineFailure::Internal,

@@ -1,5 +1,5 @@
-//! An engine that cannot start tells its agent which step failed, in the protocol's words: its own go nowhere. What it has
-//! done to a GPU's memory until then is told before.
+//! Report of an engine that cannot start: the step that failed, from the protocol's closed set. Error texts of the engine go
+//! nowhere. Counters of a GPU's memory are reported first.
 
 use anyhow::Error;
 use cocoon_protocol::engine::{FromEngine, GpuCounts, MAX_FROM_ENGINE, StartFailure, StartStep};
@@ -7,11 +7,11 @@ use cocoon_protocol::frame::encode;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 
-/// `CUDA_ERROR_OUT_OF_MEMORY`, which libraries wrap so that only its name is left.
+/// Name and number of `CUDA_ERROR_OUT_OF_MEMORY`. Libraries wrap this error so that only the name is left.
 const OUT_OF_MEMORY: (&str, u32) = ("CUDA_ERROR_OUT_OF_MEMORY", 2);
 
-/// What a start-up error comes to: the step that was named as its context, or else the model. `code` finds a result of
-/// NVIDIA's driver among its causes.
+/// Converts a start-up error. The step is the one in the error's context, or else [`StartStep::Model`]. `code` finds the
+/// result of NVIDIA's driver among the error's causes.
 pub fn failure(
     error: &Error,
     code: impl Fn(&(dyn std::error::Error + 'static)) -> Option<u32>,
@@ -28,8 +28,8 @@ pub fn failure(
     }
 }
 
-/// Tells it, behind what was counted on so many GPUs: a scrub that has found something is told even if nothing is served.
-/// An agent that does not listen ends the process anyway.
+/// Sends the failure, preceded by the number of GPUs and their counters. The agent thus learns of a scrub that found something
+/// even if nothing is served. Write errors are ignored, because the process ends in any case.
 pub async fn tell(mut socket: UnixStream, gpus: Option<(u16, GpuCounts)>, failure: StartFailure) {
     let counted =
         gpus.map(|(count, counts)| [FromEngine::Devices { count }, FromEngine::Gpu(counts)]);

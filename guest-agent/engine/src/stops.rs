@@ -1,13 +1,13 @@
-//! Stop strings: where one appears the answer ends, and no part of it is told.
+//! Stop strings: an answer ends where one occurs, and no part of it is sent.
 //!
-//! A stop string may begin in one token and end in another. So text that may become one is held back
-//! until that is decided, and the log probabilities of its tokens with it.
+//! A stop string may begin in one token and end in another. Text that may become one is therefore held back until that is
+//! decided, together with the log probabilities of its tokens.
 
 use cocoon_protocol::engine::{Text, TokenLogprob};
 use cocoon_protocol::wiping::append;
 use zeroize::Zeroizing;
 
-/// The stop strings of one generation, and what is held back of its answer.
+/// Stop strings of one generation, and the text that is held back.
 pub struct Stops {
     stops: Vec<Zeroizing<String>>,
     held: Zeroizing<String>,
@@ -16,7 +16,7 @@ pub struct Stops {
 }
 
 impl Stops {
-    /// For the answer to a request with these stop strings.
+    /// Creates the state for an answer with these stop strings.
     pub fn new(stops: &[String]) -> Self {
         let stops = stops.iter().filter(|stop| !stop.is_empty());
         Self {
@@ -27,12 +27,12 @@ impl Stops {
         }
     }
 
-    /// Whether one was met: nothing is told any more.
+    /// Returns whether a stop string has occurred. Nothing more is sent then.
     pub fn met(&self) -> bool {
         self.met
     }
 
-    /// What is told after one more token.
+    /// Returns the text and log probabilities to send after one more token.
     pub fn push(&mut self, text: &str, logprob: Option<TokenLogprob>) -> (Text, Vec<TokenLogprob>) {
         if self.met {
             return Default::default();
@@ -58,20 +58,20 @@ impl Stops {
         (told, logprobs)
     }
 
-    /// What is left when the answer is over.
+    /// Returns what was held back when the answer is over.
     pub fn rest(&mut self) -> (Text, Vec<TokenLogprob>) {
         let text = Text(std::mem::take(&mut *self.held));
         (text, std::mem::take(&mut self.logprobs))
     }
 
-    /// Bytes at the end of what is held that some stop string begins with.
+    /// Returns the length of the longest end of the held text with which a stop string begins.
     fn undecided(&self) -> usize {
         let begun = |stop: &Zeroizing<String>| begun(&self.held, stop);
         self.stops.iter().map(begun).max().unwrap_or(0)
     }
 }
 
-/// Bytes at the end of `text` that `mark` begins with, without being all of it.
+/// Returns the length of the longest end of `text` that is a proper prefix of `mark`.
 pub(crate) fn begun(text: &str, mark: &str) -> usize {
     let ends = mark.char_indices().map(|(at, _)| at);
     ends.rev()
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
     use cocoon_protocol::engine::Alternative;
 
-    /// The answer told of `pieces`, how many log probabilities with it, and whether it was stopped.
+    /// Returns the text sent for `pieces`, the number of log probabilities sent, and whether the answer was stopped.
     fn told(stops: &[&str], pieces: &[&str]) -> (String, usize, bool) {
         let stops: Vec<String> = stops.iter().map(|stop| (*stop).to_owned()).collect();
         let mut stops = Stops::new(&stops);

@@ -1,15 +1,15 @@
-//! Tools for models whose template knows none: described in the instructions, their calls and answers
-//! written into the turns, in the words that most models have seen (those of Hermes and Qwen).
+//! Tools for models whose chat template does not support them. Tools are described in the instructions, and calls and results
+//! become text of the turns, in the form that most models have seen (that of Hermes and Qwen).
 
 use cocoon_protocol::engine::{Call, Choice, Prompt, Speaker, Tool, Turn, json_string};
 use cocoon_protocol::wiping::append;
 use zeroize::Zeroizing;
 
-/// Tokens of a template around all turns, and around each.
+/// Estimates of the tokens that a template adds around a conversation and around each turn.
 const AROUND: usize = 32;
 const AROUND_TURN: usize = 8;
 
-/// Tokens around the so many texts of a prompt: a text that no template is put around has at most a first token.
+/// Estimates the tokens around a prompt of `texts` texts. Without a template there is at most a first token.
 pub fn around(prompt: &Prompt, texts: usize) -> usize {
     match prompt {
         Prompt::Text(_) => 1,
@@ -17,15 +17,15 @@ pub fn around(prompt: &Prompt, texts: usize) -> usize {
     }
 }
 
-/// A turn of text alone.
+/// A turn that consists of text only.
 pub struct Plain {
-    /// Who speaks; never a tool.
+    /// Author of the turn; never a tool.
     pub speaker: Speaker,
-    /// What is said.
+    /// Text of the turn.
     pub text: Zeroizing<String>,
 }
 
-/// `turns` without tools in their structure.
+/// Converts `turns` into turns of text, without tools in their structure.
 pub fn plain(turns: &[Turn], tools: &[Tool], choice: &Choice) -> Vec<Plain> {
     let mut plain: Vec<Plain> = Vec::with_capacity(turns.len() + 1);
     for turn in turns {
@@ -34,7 +34,7 @@ pub fn plain(turns: &[Turn], tools: &[Tool], choice: &Choice) -> Vec<Plain> {
             speaker => (speaker, said(turn)),
         };
         match plain.last_mut() {
-            // Answers of several tools are one turn: most templates want speakers to alternate.
+            // Results of several tools form one turn, because most templates require alternating authors.
             Some(last) if turn.speaker == Speaker::Tool && last.speaker == speaker => {
                 last.text = joined(&last.text, &text);
             }
@@ -59,7 +59,7 @@ pub fn plain(turns: &[Turn], tools: &[Tool], choice: &Choice) -> Vec<Plain> {
     plain
 }
 
-/// What an assistant said, its calls included.
+/// Returns the text of an assistant's turn with its calls.
 pub fn said(turn: &Turn) -> Zeroizing<String> {
     let mut text = Zeroizing::new(turn.content.clone());
     for Call {
@@ -69,7 +69,7 @@ pub fn said(turn: &Turn) -> Zeroizing<String> {
         if !text.is_empty() {
             append(&mut text, "\n");
         }
-        // A name has no character that JSON escapes.
+        // A name has no character that JSON would escape.
         for part in [
             "<tool_call>\n{\"name\": \"",
             name,
@@ -91,7 +91,7 @@ fn joined(first: &str, second: &str) -> Zeroizing<String> {
     together(&[first, "\n\n", second])
 }
 
-/// Allocated once: a text that grew would leave copies behind.
+/// Concatenates the parts with one allocation: growing would leave unwiped copies behind.
 fn together(parts: &[&str]) -> Zeroizing<String> {
     Zeroizing::new(parts.concat())
 }
@@ -120,7 +120,7 @@ fn instructions(tools: &[Tool], choice: &Choice) -> Zeroizing<String> {
         Choice::Auto => {
             "To call one, answer with a JSON object inside <tool_call></tool_call> and nothing else:\n<tool_call>\n{\"name\": <function>, \"arguments\": <JSON object>}\n</tool_call>"
         }
-        // The grammar of the answer knows no marks.
+        // The grammar of such an answer has no marks.
         Choice::Required | Choice::Named(_) => {
             "Call one now: answer with nothing but a JSON object {\"name\": <function>, \"arguments\": <JSON object>}."
         }

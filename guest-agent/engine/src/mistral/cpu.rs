@@ -1,4 +1,4 @@
-//! Arithmetic on the processor: what there is to do for it beside the library, which is little.
+//! The processor as the engine's hardware. Most functions do nothing here and have counterparts for a GPU.
 
 use std::sync::Arc;
 
@@ -9,33 +9,33 @@ use tokio::sync::{Mutex, mpsc};
 
 use crate::backend::Gpu;
 
-/// F32: the fastest on a CPU, and the library's own choice, F16, is not.
+/// F32 is fastest on a CPU. The library's own choice is F16, which is slower.
 pub(super) const DTYPE: ModelDType = ModelDType::F32;
 
-/// Bytes of a number.
+/// Bytes of an F32 number.
 const NUMBER: usize = 4;
-/// KV caches at once: where one more answer joins those that are computed together, their caches are copied.
+/// Copies of a KV cache that exist at once: caches are copied when an answer joins those that are computed together.
 const COPIES: usize = 2;
-/// Tokens by which the library's caches grow.
+/// Number of tokens by which the library's KV caches grow.
 const STEP: u32 = 512;
-/// Vectors of the model's width that each token of a prompt has at once while a layer is computed, amply: the residual, the
-/// norm, queries, and three of the widest layer.
+/// Generous number of vectors of the model's width that each token of a prompt needs while a layer is computed: the residual,
+/// the norm, queries, and three of the widest layer.
 const VECTORS: usize = 16;
-/// Bytes of the mask of attention for each pair of tokens: it is made of bytes, twice, and then of numbers.
+/// Bytes of the attention mask for each pair of tokens: two masks of bytes, then one of F32 numbers.
 const PAIR: u32 = 6;
 
 /// The processor, before and after a model is loaded.
 pub(super) struct Hardware;
 
-/// The library's responses to a generation, for as long as it runs.
+/// Receiver of the library's responses to a running generation.
 pub(super) type Entered = mpsc::Receiver<Response>;
 
-/// A result of NVIDIA's driver among the causes of a failure: there is no driver.
+/// Returns the `CUresult` among the causes of a failure: none, because there is no driver.
 pub fn driver_result(_: &(dyn std::error::Error + 'static)) -> Option<u32> {
     None
 }
 
-/// What was done to GPUs' memory, and of how many: there is none.
+/// Returns the number of GPUs and counters of their memory: none.
 pub fn counted() -> Option<(u16, GpuCounts)> {
     None
 }
@@ -49,28 +49,28 @@ impl Hardware {
         Device::Cpu
     }
 
-    /// The library has paged attention for GPUs alone.
+    /// Returns no configuration, because the library has paged attention for GPUs only.
     pub fn paged_attention() -> anyhow::Result<Option<PagedAttentionConfig>> {
         Ok(None)
     }
 
-    /// The model is in memory.
+    /// Called once the model is in memory.
     pub async fn loaded(self, _: Arc<Mutex<dyn Pipeline>>) -> anyhow::Result<Self> {
         Ok(self)
     }
 
-    /// The library has tried itself.
+    /// Called once the library has run its own test.
     pub async fn cleaned(self) -> anyhow::Result<Self> {
         Ok(self)
     }
 
-    /// A generation begins.
+    /// Called when a generation begins.
     pub async fn enter(&self, responses: mpsc::Receiver<Response>) -> Entered {
         responses
     }
 
-    /// The model's context, and what an answer takes of memory, by the elements of its KV cache for each token and the model's
-    /// width.
+    /// Returns the context length and the memory costs of an answer. `cached` is the number of KV cache elements per token and
+    /// `width` the model's width.
     pub fn room(
         &self,
         context: usize,
@@ -92,6 +92,6 @@ impl Hardware {
         None
     }
 
-    /// No generation runs any more.
+    /// Called when no generation will run any more.
     pub async fn close(&self) {}
 }

@@ -1,7 +1,8 @@
-//! Grammars of answers: JSON schemas through llguidance, one matcher per answer, apart from the library's.
+//! Grammars of answers: JSON schemas compiled by llguidance, with one matcher per answer and separate from the library's
+//! grammars.
 //!
-//! A schema is a stranger's program. Its size and its keywords are bounded before it comes here; what its
-//! grammar may take of time and memory with each token is bounded by [`limits`].
+//! A schema is untrusted input. Its size and keywords are limited before it gets here. The time and memory that its grammar
+//! takes per token are limited by [`limits`].
 
 use std::sync::{Arc, OnceLock};
 
@@ -14,10 +15,10 @@ use mistralrs_core::llguidance::{Matcher, ParserFactory};
 use super::tokens::Tokens;
 use crate::choose::{Grammar, TooComplex};
 
-/// Makes grammars over a model's tokens.
+/// Compiles grammars for a model's tokens.
 pub(super) struct Grammars {
     tokens: Tokens,
-    /// Made for the first request that needs it: it takes its time, and most need none.
+    /// Created for the first request that needs it, because this takes time and most requests need no grammar.
     factory: OnceLock<Option<Arc<ParserFactory>>>,
 }
 
@@ -29,12 +30,12 @@ impl Grammars {
         }
     }
 
-    /// Whether the answer to `request` must have one.
+    /// Returns whether the answer to `request` needs a grammar.
     pub(super) fn needed(request: &Generation) -> bool {
         request.choice != Choice::Auto || !matches!(request.format, Format::Text)
     }
 
-    /// The grammar of the answer to `request`, if it must have one. Takes long.
+    /// Compiles the grammar of the answer to `request`, if it needs one. May take long.
     pub(super) fn of(
         &self,
         request: &Generation,
@@ -49,14 +50,14 @@ impl Grammars {
         let value = json_value(&schema).ok_or(EngineFailure::Grammar)?;
         let factory = self.factory.get_or_init(|| {
             let mut factory = ParserFactory::new_simple(self.tokens.environment()).ok()?;
-            // Its messages quote grammar and answer, and by default go to the standard error stream.
+            // Its messages quote grammar and answer, and by default go to standard error.
             factory.quiet();
             *factory.limits_mut() = limits();
             Some(Arc::new(factory))
         });
         let factory = factory.as_ref().ok_or(EngineFailure::Internal)?;
         let parser = factory.create_parser(TopLevelGrammar::from_json_schema(value));
-        // The reason may quote the schema.
+        // The error is dropped, because it may quote the schema.
         let parser = parser.map_err(|_| EngineFailure::Grammar)?;
         Ok(Some(Box::new(Schema {
             matcher: Matcher::new(Ok(parser)),
@@ -65,13 +66,13 @@ impl Grammars {
     }
 }
 
-/// A tenth of the library's defaults in memory: they are for one trusted caller.
+/// About a tenth of the library's default memory limits, which assume a single trusted caller.
 fn limits() -> ParserLimits {
     ParserLimits {
         max_lexer_states: 25_000,
         max_grammar_size: 100_000,
         verbose_errors: false,
-        // It would run each large pattern over the whole vocabulary first, whatever that takes.
+        // Precomputing would run each large pattern over the whole vocabulary, however long that takes.
         precompute_large_lexemes: false,
         ..ParserLimits::default()
     }
@@ -85,7 +86,7 @@ struct Schema {
 impl Grammar for Schema {
     fn restrict(&mut self, logits: &mut [f32]) -> Result<(), TooComplex> {
         let mask = self.matcher.compute_mask_or_eos().map_err(|_| TooComplex)?;
-        // The tokenizer knows one end, the model may have several.
+        // The tokenizer knows one end token, but the model may have several.
         let may_end = mask.is_allowed(self.tokens.trie().eos_token());
         for (token, logit) in (0..).zip(logits.iter_mut()) {
             let allowed = match self.tokens.ends().contains(&token) {

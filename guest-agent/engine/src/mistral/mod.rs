@@ -1,12 +1,15 @@
 //! mistral.rs 0.8.1 as a [`Backend`].
 //!
-//! Chosen against its defaults: no prefix cache (it is shared by all requests, so timing tells one
-//! user what another asked), the type of the arithmetic (F32 on a CPU, BF16 on a GPU), our own choice of every token ([`crate::choose`]), our own reading of stop strings and of
-//! calls, no device map (it reads the host's memory size from `/proc`, which the engine does not have),
-//! no logging.
+//! Differences from the library's defaults:
 //!
-//! What stays in the library's hands and is not wiped: token lists, decoded strings, KV tensors (of a CPU; a GPU's are
-//! scrubbed) and grammars of finished requests, until the allocator reuses their memory. They never leave this process.
+//! - no prefix cache: all requests share it, so timing would reveal to one user what another asked;
+//! - arithmetic in F32 on a CPU and in BF16 on a GPU;
+//! - tokens, stop strings and tool calls are handled here, tokens by [`crate::choose`];
+//! - no device map: it reads the host's memory size from `/proc`, which the engine does not have;
+//! - no logging.
+//!
+//! The library does not wipe the token lists, decoded strings, KV tensors and grammars of finished requests. They remain until
+//! the allocator reuses their memory, and never leave this process. On a GPU the KV tensors are scrubbed.
 
 mod grammar;
 #[cfg_attr(not(feature = "cuda"), path = "cpu.rs")]
@@ -46,9 +49,9 @@ use request::Template;
 use source::Source;
 use tokens::{Chosen, Tokens};
 
-/// Generations that run at once: the agent admits no more, and lets none begin for one that has not gone.
+/// Most generations that run at once. The agent admits no more, and starts none in place of one that has not gone.
 const MAX_SEQUENCES: usize = MAX_CONCURRENT as usize;
-/// Exit status of an engine that a grammar did not let go of.
+/// Exit status of an engine whose grammar work does not end.
 const OVERRUN: i32 = 3;
 
 /// A loaded model.
@@ -64,10 +67,10 @@ pub struct Mistral {
 }
 
 impl Mistral {
-    /// Loads the one GGUF file, or the safetensors folder with its `config.json`, in `folder`.
+    /// Loads the only GGUF file in `folder`, or the safetensors in it with their `config.json`.
     ///
-    /// The arithmetic runs on as many threads as `RAYON_NUM_THREADS` says, which the agent sets to
-    /// the VM's processors: both thread pools under the library read nothing else.
+    /// The number of threads is `RAYON_NUM_THREADS`, which the agent sets to the number of the VM's processors. Both thread
+    /// pools of the library read it and nothing else.
     pub async fn load(folder: &Path, id: &str) -> anyhow::Result<Self> {
         let hardware = Hardware::open()?;
         let source = Source::find(folder)?;
@@ -147,14 +150,14 @@ impl Mistral {
             info,
             tokens,
             grammars,
-            // The agent starts another.
+            // The agent starts another engine.
             maker: Maker::new(Limits::default(), || std::process::exit(OVERRUN)),
             template: Template::of(template.as_deref()),
             marks,
         })
     }
 
-    /// The grammar of the answer, made where it holds up nobody.
+    /// Compiles the grammar of the answer where it delays no other request.
     async fn grammar(
         &self,
         request: Generation,
@@ -171,12 +174,12 @@ impl Mistral {
         Ok((request, grammar?))
     }
 
-    /// Refuses a prompt for which there is no memory, before any is taken. Counted are only those that may be too long.
+    /// Refuses a prompt for which there is no memory, before any is taken. Only prompts that may be too long are tokenized.
     fn check_room(&self, request: &Generation) -> Result<(), EngineFailure> {
         let texts = request::texts(request, &self.template);
         let room = usize::try_from(request.room).unwrap_or(usize::MAX);
         let around = around(&request.prompt, texts.len());
-        // A token is at least a byte.
+        // A token has at least one byte.
         let bytes: usize = texts.iter().map(|text| text.len()).sum();
         if bytes + around <= room {
             return Ok(());
@@ -193,7 +196,7 @@ impl Mistral {
         Ok(())
     }
 
-    /// Does not end before the library has let go of the request, whatever becomes of it.
+    /// Runs one generation. Completes only once the library has let go of the request, whatever the result.
     async fn run(
         &self,
         request: Generation,
@@ -201,11 +204,11 @@ impl Mistral {
     ) -> Result<FinishReason, EngineFailure> {
         let (mut request, grammar) = tokio::select! {
             made = self.grammar(request) => made?,
-            // Nobody listens any more.
+            // Nobody waits for the answer any more.
             () = events.closed() => return Err(EngineFailure::Internal),
         };
         tokio::task::block_in_place(|| {
-            // Not before: a grammar is one of the tools as they were told.
+            // Only now, because the grammar must be made of the tools as the client sent them.
             self.marks.break_in(&mut request);
             self.check_room(&request)
         })?;
@@ -218,10 +221,9 @@ impl Mistral {
             bytes: Box::new(move |token| token_bytes.bytes(token, true)),
             prompt_tokens: None,
         };
-        // Not bounded but bounded: one for each token of the answer, whose number is.
+        // Unbounded, but it gets one message per token, and the number of tokens is bounded.
         let (choices, mut chosen) = mpsc::unbounded_channel();
-        // Room for the whole answer: the library's loop waits for this queue, and must not wait
-        // for a slow reader.
+        // Has room for the whole answer, because the library's loop waits for this queue and must not wait for a slow reader.
         let most = request.max_tokens.min(request.room);
         let (responses, received) = mpsc::channel(usize::try_from(most).unwrap_or(0) + 8);
         let mut received = self.hardware.enter(received).await;
@@ -237,14 +239,14 @@ impl Mistral {
         let ended = self
             .answer(&request, &mut chosen, &mut received, events)
             .await;
-        // From here on the library stops with the step that it is at. It holds our processor, and that its sender, for as
+        // The library now stops after its current step. It holds the processor, and with it the sender of `chosen`, for as
         // long as it holds anything of the request.
         drop(received);
         while chosen.recv().await.is_some() {}
         ended
     }
 
-    /// Tells what is chosen, until the answer is over.
+    /// Sends the chosen tokens as events until the answer is over.
     async fn answer(
         &self,
         request: &Generation,
@@ -263,7 +265,7 @@ impl Mistral {
         };
         loop {
             tokio::select! {
-                // What was chosen before the library gave up counts.
+                // Choices made before the library gave up still count.
                 biased;
                 () = events.closed() => return Err(EngineFailure::Internal),
                 Some(choice) = chosen.recv() => {
@@ -285,7 +287,7 @@ impl Mistral {
                 }
                 response = received.recv() => match response {
                     Some(Response::Chunk(_) | Response::CompletionChunk(_)) => {}
-                    // The library's words may carry the prompt: only their kind goes on.
+                    // The library's error text may contain the prompt, so only its kind is passed on.
                     Some(Response::ValidationError(error)) => return Err(validation(error.as_ref())),
                     Some(_) | None => return Err(EngineFailure::Internal),
                 },
@@ -304,7 +306,7 @@ impl Backend for Mistral {
             Ok(finish_reason) => Event::Done { finish_reason },
             Err(failure) => Event::Failed(failure),
         };
-        // Nobody listens any more where the client has gone.
+        // Fails if the client has gone and nobody listens any more.
         let _ = events.send(end).await;
     }
 
@@ -317,21 +319,21 @@ impl Backend for Mistral {
     }
 }
 
-/// One answer as it grows.
+/// State of one answer.
 struct Progress<'a> {
     events: &'a mpsc::Sender<Event>,
     text: Utf8,
     tokens: u32,
 }
 
-/// What there is to know of a token.
+/// Properties of a token in an answer.
 #[derive(Clone, Copy)]
 struct Take {
-    /// It ends the answer and is no text.
+    /// The token ends the answer and is not text.
     last: bool,
-    /// Nothing follows.
+    /// No token follows.
     over: bool,
-    /// The first one's white space is the template's.
+    /// Leading white space of the first token belongs to the template.
     trim: bool,
 }
 
@@ -348,7 +350,7 @@ impl Progress<'_> {
         }
         let mut text = self.text.push(bytes);
         if take.over {
-            // A character that stays unfinished.
+            // Completes the text with a character that stays incomplete.
             append(&mut text.0, &self.text.rest().0);
         }
         if self.tokens == 0 && take.trim {
@@ -356,7 +358,7 @@ impl Progress<'_> {
             text = Text(text.0.trim_start().to_owned());
         }
         self.tokens = self.tokens.saturating_add(1);
-        // The end has no text; neither has it an opinion to tell.
+        // The end token has no text and therefore no log probability.
         let logprob = choice.told_as(bytes).filter(|_| !take.last);
         self.send(Event::Token { text, logprob }).await
     }

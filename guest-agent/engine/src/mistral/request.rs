@@ -1,4 +1,4 @@
-//! Our request in the library's types.
+//! Conversion of the agent's requests into the library's.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::turns::{plain, said};
 
-/// What a model's chat template can do.
+/// Capabilities of a model's chat template.
 #[derive(Clone, Copy)]
 pub(super) struct Template {
     tools: bool,
@@ -29,7 +29,7 @@ impl Template {
     }
 }
 
-/// Whether a model's chat template has this word.
+/// Returns whether a model's chat template contains `word`.
 pub(super) fn writes(template: Option<&ChatTemplate>, word: &str) -> bool {
     let value = template.and_then(|template| template.chat_template.as_ref());
     let has = |text: &str| text.contains(word);
@@ -41,7 +41,7 @@ pub(super) fn writes(template: Option<&ChatTemplate>, word: &str) -> bool {
     })
 }
 
-/// The library's request. It is told of no stop string, no grammar and no call: those are ours.
+/// Returns the library's request. It has no stop strings, grammar or calls, because they are handled here.
 pub(super) fn normal(
     request: &Generation,
     template: &Template,
@@ -65,7 +65,7 @@ pub(super) fn normal(
         }
     };
     let sampling = SamplingParams {
-        // Not `None`: the library replaces that by 1.0. Zero is its greedy choice.
+        // Zero selects the greedy choice. The library would replace `None` by 1.0.
         temperature: Some(0.0),
         max_len: usize::try_from(request.max_tokens).ok(),
         ..SamplingParams::neutral()
@@ -81,8 +81,8 @@ pub(super) fn normal(
         ),
         false => None,
     };
-    // It shows the tools to the template and looks for no calls; its own search drops everything
-    // that runs when one request's answer is not what it expects.
+    // With this choice the library shows the tools to the template and does not look for calls. Its own search aborts all
+    // running requests if the answer of one is not what it expects.
     let choice = native.then_some(ToolChoice::None);
     let mut normal = NormalRequest::new_simple(messages, sampling, responses, 0, tools, choice);
     normal.is_streaming = true;
@@ -91,7 +91,7 @@ pub(super) fn normal(
     Ok(normal)
 }
 
-/// What a template makes a prompt of, a text for each turn.
+/// Returns the texts that the template makes a prompt of, one for each turn.
 pub(super) fn texts(request: &Generation, template: &Template) -> Vec<Zeroizing<String>> {
     match &request.prompt {
         Prompt::Text(text) => vec![Zeroizing::new(text.clone())],
@@ -114,14 +114,14 @@ pub(super) fn texts(request: &Generation, template: &Template) -> Vec<Zeroizing<
     }
 }
 
-/// For templates that know tools: calls stay in the structure of their turns.
+/// Returns the messages for a template that supports tools. Calls stay in the turns that made them.
 fn with_tools(turns: &[Turn]) -> RequestMessage {
     let mut builder = RequestBuilder::new();
     for turn in turns {
         builder = match (turn.speaker, &turn.call_id) {
             (Speaker::Tool, Some(id)) => builder.add_tool_message(&turn.content, id),
-            // Calls as text, in the words of the families whose templates know tools: the library's own
-            // form of them is one that no template reads.
+            // Calls become text in the form of the model families whose templates support tools. No template reads the
+            // library's own form of calls.
             (speaker, _) => builder.add_message(role(speaker), &*said(turn)),
         };
     }

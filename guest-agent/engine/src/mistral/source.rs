@@ -1,4 +1,4 @@
-//! The weights in a folder.
+//! Weights in a folder.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use mistralrs_core::{
     GGUFLoaderBuilder, GGUFSpecificConfig, Loader, NormalLoaderBuilder, NormalSpecificConfig,
 };
 
-/// Where weights come from.
+/// Format of the weights.
 pub(super) enum Source {
     Gguf(String),
     Safetensors,
@@ -77,7 +77,7 @@ impl Source {
         })
     }
 
-    /// The weight format, from the file's name: the usual place for it.
+    /// Returns the weight format, which is usually part of the file's name.
     pub(super) fn quantization(&self) -> String {
         match self {
             Self::Gguf(file) => {

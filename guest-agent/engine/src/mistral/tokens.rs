@@ -1,4 +1,4 @@
-//! The model's tokens, and our choice among them as the library's logits processor.
+//! The model's tokens, and the library's logits processor with which this crate chooses among them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,10 +13,10 @@ use tokio::sync::mpsc;
 use super::threads;
 use crate::choose::{Choice, Chooser, NoChoice};
 
-/// What is told of each choice.
+/// Result of choosing one token.
 pub(super) type Chosen = Result<Choice, NoChoice>;
 
-/// The tokens of a model.
+/// Vocabulary and end tokens of a model.
 #[derive(Clone)]
 pub(super) struct Tokens {
     environment: TokEnv,
@@ -24,7 +24,7 @@ pub(super) struct Tokens {
 }
 
 impl Tokens {
-    /// Those that a loaded model speaks in. Errors where one is longer than the agent believes.
+    /// Wraps the tokens of a loaded model. Fails if one is longer than the agent accepts.
     pub(super) fn new(environment: TokEnv, ends: &[u32]) -> anyhow::Result<Self> {
         let tokens = Self {
             environment,
@@ -47,25 +47,25 @@ impl Tokens {
         self.environment.tok_trie()
     }
 
-    /// How many there are.
+    /// Returns the size of the vocabulary.
     pub(super) fn vocabulary(&self) -> u32 {
         u32::try_from(self.trie().vocab_size()).unwrap_or(u32::MAX)
     }
 
-    /// Those that end an answer.
+    /// Returns the tokens that end an answer.
     pub(super) fn ends(&self) -> &[u32] {
         &self.ends
     }
 
-    /// What a token writes; with `special`, also one that is a mark and no text.
+    /// Returns the bytes of a token. Those of a special token are included only if `special` is set.
     pub(super) fn bytes(&self, token: u32, special: bool) -> Vec<u8> {
         self.trie().decode_ext(&[token], special)
     }
 }
 
-/// Lets `chooser` choose each token and tells it through `choices`. The library is left with logits of
-/// which one alone is possible. Where the chooser gives up, that is told once and `end` ends this
-/// answer: an error here would end every answer that runs beside it.
+/// Returns a processor with which `chooser` chooses each token and sends it to `choices`. The library gets logits that allow
+/// only the chosen token. If the chooser fails, the failure is sent once and `end` ends this answer. An error instead would
+/// end all running answers.
 pub(super) fn processor(
     chooser: Chooser,
     choices: mpsc::UnboundedSender<Chosen>,
@@ -79,7 +79,7 @@ pub(super) fn processor(
         let mut chooser = chooser.lock().unwrap_or_else(PoisonError::into_inner);
         let choice = chooser.choose(&mut values, context);
         let token = choice.as_ref().ok().map(|choice| choice.token).or(end);
-        // Nobody listens any more where the client has gone: the library notices by itself.
+        // Fails if the client has gone. The library notices that by itself.
         let _ = choices.send(choice);
         let mut forced = vec![f32::NEG_INFINITY; values.len()];
         let token = token.and_then(|token| usize::try_from(token).ok());

@@ -1,4 +1,4 @@
-//! Rooms over memory that counts how often it is scrubbed.
+//! Tests with memory that counts how often it is scrubbed.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -6,15 +6,15 @@ use tokio::sync::Semaphore;
 
 use super::*;
 
-/// Longest wait for what must happen.
+/// Longest wait for an event that must happen.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// For what must not happen: long enough that it would.
+/// Wait for an event that must not happen, long enough that it would.
 const A_WHILE: Duration = Duration::from_millis(100);
 
 struct Counted {
     begun: AtomicU64,
     scrubs: AtomicU64,
-    /// A scrub takes one and keeps it.
+    /// Each scrub consumes one permit.
     allowed: Semaphore,
     fails: AtomicBool,
 }
@@ -42,7 +42,7 @@ struct House {
     counts: watch::Receiver<GpuCounts>,
 }
 
-/// In which so many scrubs come to an end.
+/// Returns rooms in which `allowed` scrubs can complete.
 fn house(allowed: usize, linger: Duration) -> House {
     let memory = Arc::new(Counted {
         begun: AtomicU64::new(0),
@@ -78,7 +78,7 @@ impl House {
     }
 }
 
-/// A generation, and the library's end of it.
+/// Returns a generation and the library's end of it.
 async fn generation(house: &House) -> (Entered<()>, mpsc::Sender<()>) {
     let (library, responses) = mpsc::channel(1);
     let entered = timeout(DEADLINE, house.rooms.enter(responses)).await;
@@ -91,7 +91,7 @@ async fn the_last_one_to_leave_has_the_memory_scrubbed() {
     let (first, first_library) = generation(&house).await;
     let (second, second_library) = generation(&house).await;
     drop((first, first_library));
-    // Heard of, and nothing done: the other one runs.
+    // The end was noticed, but nothing is scrubbed because the other generation runs.
     timeout(DEADLINE, house.counts.changed())
         .await
         .unwrap()
@@ -110,7 +110,7 @@ async fn nothing_is_scrubbed_while_the_library_computes_for_nobody() {
     let mut house = house(9, DEADLINE);
     let (entered, library) = generation(&house).await;
     drop(entered);
-    // It hears that nobody listens, and takes its time.
+    // The library notices that nobody listens, but takes its time.
     timeout(DEADLINE, library.closed()).await.unwrap();
     sleep(A_WHILE).await;
     assert_eq!(house.memory.begun.load(Ordering::SeqCst), 0);

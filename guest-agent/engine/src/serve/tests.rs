@@ -1,4 +1,4 @@
-//! What a cancellation costs: no more than the token that is being computed. What is told of a GPU, and for how long.
+//! Tests of cancellation, which may cost at most the token that is being computed, and of the frames about a GPU.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::backend::Event;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Computes one token for each permit, for whoever asks.
+/// Backend that computes one token per permit, for any generation.
 struct Stepwise {
     info: ModelInfo,
     computed: AtomicU32,
@@ -92,7 +92,7 @@ fn generation(max_tokens: u32) -> Generation {
     }
 }
 
-/// The agent's side.
+/// The agent's end of the socket.
 struct Agent {
     socket: UnixStream,
     decoder: Decoder,
@@ -148,11 +148,11 @@ async fn a_cancelled_generation_computes_no_more_than_one_further_token() {
         }
     }
     agent.tell(&ToEngine::Cancel { id: 1 }).await;
-    // Frames are obeyed in order: when the second one has begun, the first has been cancelled.
+    // Frames are processed in order: once the second generation has begun, the first has been cancelled.
     let request = generation(0);
     agent.tell(&ToEngine::Generate { id: 2, request }).await;
     while !matches!(agent.hear().await, FromEngine::Done { id: 2, .. }) {}
-    // As much as it likes.
+    // Enough permits for both generations.
     backend.steps.add_permits(400);
     let request = generation(100);
     agent.tell(&ToEngine::Generate { id: 3, request }).await;
@@ -171,7 +171,7 @@ async fn a_cancelled_generation_computes_no_more_than_one_further_token() {
     timeout(DEADLINE, served).await.unwrap().unwrap().unwrap();
 }
 
-/// While a prompt is read nothing can be stopped: the agent hears of the end when that is over, and of nothing before it.
+/// A backend cannot stop while it reads a prompt. The agent hears of the end when that is over, and nothing before.
 #[tokio::test]
 async fn who_is_cancelled_has_gone_when_the_backend_lets_go_of_it() {
     let backend = Arc::new(Stepwise::new(0, None));
@@ -207,7 +207,7 @@ async fn who_is_cancelled_has_gone_when_the_backend_lets_go_of_it() {
     timeout(DEADLINE, served).await.unwrap().unwrap().unwrap();
 }
 
-/// The end of an answer that a stop string ended, too.
+/// This also holds for an answer that a stop string ended.
 #[tokio::test]
 async fn an_answer_ends_when_the_backend_lets_go_of_it() {
     let backend = Arc::new(Stepwise::new(1, None));
@@ -217,7 +217,7 @@ async fn an_answer_ends_when_the_backend_lets_go_of_it() {
     request.stop = vec!["x".to_owned()];
     agent.tell(&ToEngine::Generate { id: 1, request }).await;
     assert!(matches!(agent.hear().await, FromEngine::Started { .. }));
-    // Of the token, and of the end.
+    // One frame for the token, one for the end of the answer.
     for expected in [1, 0] {
         let FromEngine::Delta { tokens, .. } = agent.hear().await else {
             panic!("another message");
@@ -232,7 +232,7 @@ async fn an_answer_ends_when_the_backend_lets_go_of_it() {
     timeout(DEADLINE, served).await.unwrap().unwrap().unwrap();
 }
 
-/// More tensors than one frame holds; then the counts, for as long as they can be told, and no longer.
+/// The tensors do not fit in one frame. The counters follow, for as long as they are reliable.
 #[tokio::test]
 async fn what_a_gpu_holds_is_told_before_and_while_it_serves() {
     let (change, counts) = watch::channel(GpuCounts::default());
@@ -293,7 +293,7 @@ async fn what_a_gpu_holds_is_told_before_and_while_it_serves() {
     );
 }
 
-/// Behind frames that the agent is slow to read: the writer must not be cut off with what ended the loop.
+/// The agent is slow to read the frames before. The error that ends the loop must not stop the writer.
 #[tokio::test]
 async fn what_a_scrub_has_left_is_told_before_the_end() {
     let (change, counts) = watch::channel(GpuCounts::default());
@@ -301,7 +301,7 @@ async fn what_a_scrub_has_left_is_told_before_the_end() {
         root: Hex([7; 32]),
         bytes: 1,
     };
-    // More than a socket holds.
+    // More than the socket's buffer holds.
     let frames = 32;
     let gpu = Gpu {
         devices: 1,
@@ -333,13 +333,13 @@ async fn what_a_scrub_has_left_is_told_before_the_end() {
             other => panic!("{}", unexpected(&other)),
         }
     }
-    // Once before it is ready, and once because it has changed.
+    // Sent once before the engine is ready, and once because the counters changed.
     assert_eq!(told, [left; 2]);
     let ended = timeout(DEADLINE, served).await.unwrap().unwrap();
     assert!(matches!(ended, Err(ServeError::Gpu)));
 }
 
-/// A message that nobody expected.
+/// Describes an unexpected message without its text.
 fn unexpected(message: &FromEngine) -> &'static str {
     match message {
         FromEngine::Failed { .. } => "it failed",

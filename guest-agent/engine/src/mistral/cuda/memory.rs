@@ -1,4 +1,4 @@
-//! The GPU's memory: what is in it after loading, and what must not be in it after a request.
+//! GPU memory: measurement after loading, and scrubbing after requests.
 
 #![expect(
     unsafe_code,
@@ -26,23 +26,24 @@ use tokio::sync::Mutex;
 use crate::pool::Pool;
 use crate::rooms::Scrub;
 
-/// cuBLAS's scratch memory, of the size that NVIDIA recommends for this generation. Its own would be out of reach.
+/// Size of cuBLAS's workspace, as NVIDIA recommends for this GPU generation. A workspace allocated by cuBLAS itself could not
+/// be scrubbed.
 const WORKSPACE: usize = 32 << 20;
 
-/// A GPU's memory with a model in it.
+/// GPU memory with a model in it.
 pub(super) struct Memory {
     kernels: Arc<Kernels>,
     pipeline: Arc<Mutex<dyn Pipeline>>,
-    /// Address and bytes of what is overwritten with every scrub: KV caches and scratch memory of cuBLAS and cuBLASLt,
-    /// which live as long as the pipeline, this value and the process do.
+    /// Address and length of memory that each scrub overwrites: KV caches and workspaces of cuBLAS and cuBLASLt. It lives as
+    /// long as the pipeline, this value and the process, respectively.
     pool: Vec<(u64, u64)>,
     caches: Pool,
-    /// When the model was in memory: what is in use since then is neither measured nor in `pool`.
+    /// Moment when the model was in memory. Memory allocated later is neither measured nor in `pool`.
     loaded: u64,
     _workspace: CudaSlice<u8>,
 }
 
-/// Refuses a model of which the library keeps more between two answers than the KV caches that are scrubbed.
+/// Refuses a model for which the library keeps data between answers outside the KV caches that are scrubbed.
 pub(super) async fn check_caches(pipeline: &Mutex<dyn Pipeline>) -> anyhow::Result<()> {
     let pipeline = pipeline.lock().await;
     ensure!(
@@ -52,7 +53,7 @@ pub(super) async fn check_caches(pipeline: &Mutex<dyn Pipeline>) -> anyhow::Resu
     let metadata = pipeline.get_metadata();
     let caches = metadata.cache_engine.as_ref();
     let caches = caches.context("the library has no paged attention for this model")?;
-    // Of the two layouts that there are, this one has keys and values.
+    // The library has two cache layouts; this one has keys and values.
     let plain = |(keys, values): &(Tensor, Tensor)| keys.rank() == 5 && values.rank() == 4;
     ensure!(
         caches.get_kv_cache().iter().all(plain),
@@ -63,7 +64,7 @@ pub(super) async fn check_caches(pipeline: &Mutex<dyn Pipeline>) -> anyhow::Resu
 }
 
 impl Memory {
-    /// With a model just loaded, and `scratch` memory of libraries, which is never freed.
+    /// Takes over the memory of a model that has just been loaded. `scratch` is memory of libraries that is never freed.
     pub async fn new(
         kernels: Kernels,
         device: &Device,
@@ -76,8 +77,8 @@ impl Memory {
         let mut pool = vec![range(&workspace, &stream)];
         let blas = device.cublas_handle();
         let place = std::ptr::with_exposed_provenance_mut(usize::try_from(pool[0].0)?);
-        // SAFETY: the handle is candle's; the memory is as large as said and lives as long as this value, after which
-        // nothing is computed any more.
+        // SAFETY: the handle is candle's. The memory has the stated size and lives as long as this value, after which nothing
+        // is computed any more.
         let taken = unsafe { cublasSetWorkspace_v2(*blas.handle(), place, WORKSPACE) };
         ensure!(
             taken == cublasStatus_t::CUBLAS_STATUS_SUCCESS,
@@ -110,13 +111,13 @@ impl Memory {
         })
     }
 
-    /// The KV caches alone.
+    /// Returns the pool of KV caches.
     pub fn caches(&self) -> Pool {
         self.caches
     }
 
-    /// Measures all that is in use, where it lies, but for the pool: the weights as the host has uploaded them, and what was
-    /// made of them here.
+    /// Measures all memory in use except the pool, in place: the weights that the host has uploaded, and the data made of them
+    /// on the GPU.
     pub fn weights(&self) -> anyhow::Result<Weights> {
         let contents = interposed::contents(&self.pool).context("the table lacks the pool")?;
         let tensors = self.roots(&contents.uploads)?;
@@ -137,7 +138,7 @@ impl Memory {
         })
     }
 
-    /// Sorted.
+    /// Returns the sorted measurements of `parts`.
     fn roots(&self, parts: &[Part]) -> anyhow::Result<Vec<TensorRoot>> {
         ensure!(
             parts.len() <= MAX_TENSORS,
@@ -146,9 +147,10 @@ impl Memory {
         );
         let spans: Result<Vec<_>, _> = parts
             .iter()
-            // Not by `Gpu::span`: what a driver calls the allocation of an address of a pool may be a piece of it alone.
-            // SAFETY: the table has each as bytes of one allocation that is in use, and nothing is computed before loading
-            // is done, so that nobody frees or writes them.
+            // `Gpu::span` is not used, because for an address in a memory pool the driver may report only a piece of the
+            // allocation.
+            // SAFETY: the table lists each part as bytes of one allocation in use. Nothing is computed before loading is done,
+            // so nobody frees or writes them.
             .map(|part| unsafe { Span::from_raw(part.address, part.bytes) })
             .collect();
         let roots = sm90_blake3::roots(&*self.kernels, &spans?)?;
@@ -166,12 +168,12 @@ impl Memory {
 }
 
 impl Scrub for Memory {
-    /// Overwrites and counts the pool and what was given back, between two steps of the library.
+    /// Overwrites and checks the pool and all freed memory, between two steps of the library.
     async fn scrub(self: &Arc<Self>) -> anyhow::Result<()> {
         let steps = self.pipeline.lock().await;
         let memory = Arc::clone(self);
         let scrubbed = tokio::task::spawn_blocking(move || {
-            // SAFETY: these are whole allocations, and nobody computes while the pipeline is locked.
+            // SAFETY: these are whole allocations, and nothing is computed while the pipeline is locked.
             unsafe { interposed::scrub(&memory.kernels, &memory.pool) }
         });
         let scrubbed = scrubbed.await?.context("cannot scrub the GPU's memory")?;

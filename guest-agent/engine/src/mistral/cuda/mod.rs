@@ -1,11 +1,11 @@
-//! Arithmetic on an NVIDIA GPU, and what becomes of a prompt there.
+//! An NVIDIA GPU as the engine's hardware, with scrubbing of what prompts leave in its memory.
 //!
-//! candle's allocations, copies and frees pass `cocoon_kernels::interposed`, which keeps what is given back. Whenever no
-//! generation runs, the pool of KV caches, cuBLAS's scratch memory and everything that was given back is overwritten and
-//! counted; a generation that begins meanwhile waits for it, tens of milliseconds with a pool of tens of GB. mistral.rs
-//! does not tell which blocks of the pool were whose, so that while others run a prompt stays in those that nobody uses.
+//! candle's allocations, copies and frees pass through `cocoon_kernels::interposed`, which keeps freed memory. When no
+//! generation runs, the pool of KV caches, cuBLAS's workspace and all freed memory are overwritten and checked. A generation
+//! that begins meanwhile waits: tens of milliseconds for a pool of tens of GB. mistral.rs does not tell which blocks of the
+//! pool belong to which generation. While others run, a prompt therefore stays in blocks that are no longer used.
 //!
-//! Weights are measured where they lie once they are loaded.
+//! Weights are measured in GPU memory once they are loaded.
 
 mod memory;
 
@@ -29,27 +29,27 @@ use crate::pool::Pool;
 use crate::rooms::{self, LINGER, Scrub as _};
 use memory::Memory;
 
-/// The library's responses to a generation, for as long as it runs.
+/// Receiver of the library's responses to a running generation.
 pub(super) type Entered = rooms::Entered<Response>;
 
-/// BF16: what the tensor cores compute with, and as wide a range as F32. Weights of a GGUF file stay as they are.
+/// BF16, which tensor cores compute with, has the range of F32. Weights of a GGUF file keep their own format.
 pub(super) const DTYPE: ModelDType = ModelDType::BF16;
 
-/// Part of the GPU's memory for weights and KV caches; the rest is for activations, what is kept of them, and cuBLAS.
+/// Share of GPU memory for weights and KV caches. The rest is for activations, freed memory that is kept, and cuBLAS.
 const SHARE: f32 = 0.85;
 
-/// GPUs of an engine: [`Hardware::open`] takes no more, and no fewer.
+/// Number of GPUs of an engine: [`Hardware::open`] requires exactly one.
 const GPUS: u16 = 1;
 
 /// The GPU before a model is loaded.
 pub(super) struct Opened {
     device: Device,
     kernels: Kernels,
-    /// Scratch memory of cuBLASLt, by address and bytes.
+    /// Address and length of cuBLASLt's workspace.
     scratch: Vec<(u64, u64)>,
 }
 
-/// The GPU with a model that was measured.
+/// The GPU with a model that was loaded and measured.
 pub(super) struct Loaded {
     memory: Arc<Memory>,
     weights: Weights,
@@ -63,8 +63,8 @@ pub(super) struct Hardware {
 }
 
 impl Hardware {
-    /// The one GPU that there is. Errors where there are several, for the library would take them all and the agent
-    /// demands that every GPU of the machine is accounted for, and where its memory is not watched.
+    /// Opens the only GPU. Fails if there are several, because the library would use all of them while the agent demands that
+    /// every GPU is accounted for. Also fails if the GPU's memory is not tracked.
     pub fn open() -> anyhow::Result<Opened> {
         let count = CudaContext::device_count().context(StartStep::Driver)?;
         ensure!(
@@ -72,12 +72,12 @@ impl Hardware {
             anyhow!("{count} GPUs are here").context(StartStep::OneGpu)
         );
         let cubins = Cubins::embedded().context(StartStep::Kernels)?;
-        // The primary context and its default stream: the ones that candle uses, too.
+        // The primary context and its default stream, which candle uses too.
         let context = CudaContext::new(0).context(StartStep::Driver)?;
         let kernels = Kernels::on(context.default_stream(), &cubins).context(StartStep::Kernels)?;
         interposed::self_test(&kernels).context(StartStep::Watched)?;
         let device = Device::new_cuda(0).context(StartStep::Libraries)?;
-        // The library would do it by itself, once: so its scratch memory is known.
+        // The library would initialise this once by itself. Doing it here shows which memory is its workspace.
         let init = || maybe_init_cublas_lt_wrapper(device.clone());
         let ((), scratch) = interposed::scratch_of(init);
         ensure!(
@@ -97,12 +97,12 @@ impl Hardware {
         Ok(Some(config))
     }
 
-    /// A generation begins, once no scrub runs.
+    /// Registers a generation, once no scrub is running.
     pub async fn enter(&self, responses: mpsc::Receiver<Response>) -> Entered {
         self.rooms.enter(responses).await
     }
 
-    /// How long an answer with its prompt can be, and what it takes of the pool.
+    /// Returns the most tokens of prompt and answer together, and the memory costs of an answer in the pool.
     pub fn room(
         &self,
         context: usize,
@@ -117,7 +117,7 @@ impl Hardware {
         Some(&self.gpu)
     }
 
-    /// As of [`rooms::Rooms`].
+    /// Waits for the last generations and scrubs, as [`rooms::Rooms::close`] does.
     pub async fn close(&self) {
         self.rooms.close().await;
     }
@@ -128,7 +128,7 @@ impl Opened {
         self.device.clone()
     }
 
-    /// The model is in memory, and nothing was computed with it yet: measures it.
+    /// Measures the model. Called once it is in memory and before anything is computed with it.
     pub async fn loaded(self, pipeline: Arc<Mutex<dyn Pipeline>>) -> anyhow::Result<Loaded> {
         memory::check_caches(&pipeline)
             .await
@@ -143,8 +143,8 @@ impl Opened {
 }
 
 impl Loaded {
-    /// The library has tried itself: scrubs what that has left, and the caches, whose memory may hold anything; from
-    /// then on whenever nothing runs.
+    /// Scrubs what the library's own test has left, and the caches, whose memory may hold anything. From then on memory is
+    /// scrubbed whenever no generation runs.
     pub async fn cleaned(self) -> anyhow::Result<Hardware> {
         self.memory.scrub().await.context(StartStep::Scrubbed)?;
         let (told, counts) = watch::channel(self.memory.counts());
@@ -159,20 +159,21 @@ impl Loaded {
     }
 }
 
-/// The `CUresult` of NVIDIA's driver, where `error` is one that it has given.
+/// Returns the `CUresult` of `error` if it is an error of NVIDIA's driver.
 pub fn driver_result(error: &(dyn std::error::Error + 'static)) -> Option<u32> {
     error
         .downcast_ref::<DriverError>()
         .map(|error| error.0 as u32)
 }
 
-/// What was done to the memory of how many GPUs until now, if anything was: an engine that cannot start tells it, too.
+/// Returns the number of GPUs and the counters of their memory, if anything was counted. An engine that cannot start reports
+/// them too.
 pub fn counted() -> Option<(u16, GpuCounts)> {
     let counts = counts();
     (counts != GpuCounts::default()).then_some((GPUS, counts))
 }
 
-/// The table's counts in the protocol's words.
+/// Returns the counters in the protocol's types.
 fn counts() -> GpuCounts {
     let counts = interposed::counts();
     let crossings = |one: cocoon_kernels::ledger::Crossings| cocoon_protocol::engine::Crossings {
