@@ -44,9 +44,8 @@ const UNREAD_MS: u32 = 120_000;
 /// which wait for it.
 const LINGER: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
-/// Range of the number of connections that a guest accepts. Within it, the guest accepts one connection for each
-/// [`EACH`] MiB of memory that its model leaves. These repeat the guest agent's own rules (`Limits::within`), which it
-/// does not report.
+/// Range of the number of connections that a guest accepts. Within it, the guest accepts one connection for each [`EACH`] MiB
+/// of memory that its model leaves. These repeat the guest agent's own rules (`Limits::within`), which it does not report.
 const GUEST: std::ops::RangeInclusive<u64> = 64..=4096;
 const EACH: u64 = 16;
 
@@ -85,9 +84,8 @@ impl Limits {
     }
 }
 
-/// Returns the number of unattested clients that a guest with this memory and a model of this many bytes has room for:
-/// half of its connections. The model counts twice, since the engine may hold a copy beside the volume that it was read
-/// from.
+/// Returns the number of unattested clients that a guest with this memory and a model of this many bytes has room for: half of
+/// its connections. The model counts twice, since the engine may hold a copy beside the volume that it was read from.
 pub(crate) fn strangers(memory_mib: u32, model: u64) -> usize {
     let left = u64::from(memory_mib).saturating_sub(model.div_ceil(1 << 20).saturating_mul(2));
     let connections = (left / EACH).clamp(*GUEST.start(), *GUEST.end());
@@ -205,10 +203,9 @@ pub enum DoorState {
     Held,
 }
 
-/// Accepts clients at `door` while `open` is true and relays them to `guest`. When `open` turns false, no more are
-/// accepted and existing connections go on. Returns when they have ended, or when the sender of `open` is dropped,
-/// which cuts them. `say` is told of connections that were closed because of the limit per address or because the guest
-/// is unreachable.
+/// Accepts clients at `door` while `open` is true and relays them to `guest`. When `open` turns false, no more are accepted
+/// and existing connections go on. Returns when they have ended, or when the sender of `open` is dropped, which cuts them.
+/// `say` is told of connections that were closed because of the limit per address or because the guest is unreachable.
 pub async fn relay(
     door: Door,
     guest: SocketAddr,

@@ -248,8 +248,7 @@ async fn own(
         news,
     };
     let ending = driver.run().await;
-    // The listener closes now instead of after the kernel has reclaimed the memory: until then, clients would wait in
-    // vain.
+    // The listener closes now instead of after the kernel has reclaimed the memory: until then, clients would wait in vain.
     relaying.send_replace(false);
     if matches!(ending, Ending::Failed(_)) {
         // A failed guest cannot answer connected clients either, so their connections are cut. A guest that ends in

@@ -51,8 +51,7 @@ pub const LAUNCH: &str = "launch.json";
 pub const ENDING: &str = "ending.json";
 /// File in the VM's folder with the supervisor's process id, for a daemon that finds it before its first report.
 pub const PID: &str = "supervisor.pid";
-/// This very program, even if an upgrade has replaced its file: daemon and supervisor then speak the same protocol
-/// version.
+/// This very program, even if an upgrade has replaced its file: daemon and supervisor then speak the same protocol version.
 pub const OWN_PROGRAM: &str = "/proc/self/exe";
 /// Reason of an ending if the VM ended between two daemons and left no ending behind.
 pub(crate) const GONE: &str = "it was gone when the daemon came back";

@@ -1,8 +1,7 @@
 //! Computes the ACPI and SMBIOS tables that an image's machine has as a trust domain, as files for the manifest's signers.
 //!
-//! The machine is built as `up` builds it, so that the tables cannot describe another one by mistake. It runs under
-//! emulation and needs neither TDX nor KVM: the expected values must not come from the operator's machine that they are to
-//! judge.
+//! The machine is built as `up` builds it, so that the tables cannot describe another one by mistake. It runs under emulation
+//! and needs neither TDX nor KVM: the expected values must not come from the operator's machine that they are to judge.
 
 use std::fs;
 use std::io;

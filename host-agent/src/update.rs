@@ -43,7 +43,7 @@ pub use next::{begin, next};
 pub struct Deployment {
     /// Folder of the image.
     pub image: PathBuf,
-    /// The manifest, when it is not the one in that folder.
+    /// The manifest, if it is not the one in that folder.
     pub manifest: Option<PathBuf>,
     /// Identity of the manifest; `None` if it could not be read.
     pub manifest_id: Option<Hex32>,
@@ -68,7 +68,7 @@ pub enum Way {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Update {
-    /// Number of the appliance's updates, rollbacks included, from 1.
+    /// Number of this update among those of the appliance, rollbacks included, from 1.
     pub number: u64,
     /// Whether the update goes back to the previous deployment.
     pub rollback: bool,

@@ -1,8 +1,8 @@
-//! KVM or emulation: KVM only where a virtual machine has really run on it.
+//! Chooses between KVM and emulation: KVM only if a virtual machine has actually run on it.
 //!
-//! That `/dev/kvm` opens says little: inside some clouds it runs small programs but not a stock kernel. So the
-//! probe boots the very kernel that will be used, and its answer is kept for a day, until the machine starts again. A failure
-//! is kept only where KVM itself gave up: a machine that was busy for a minute is not without KVM for a day.
+//! That `/dev/kvm` can be opened proves little: in some clouds, KVM runs small programs but no stock kernel. The probe
+//! therefore boots the very kernel that will be used. Its result is kept for a day, but not across a reboot of the host. A
+//! failure is kept only if KVM itself failed: a host that was busy for a minute must not do without KVM for a day.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -17,49 +17,49 @@ use sha2::{Digest, Sha256};
 use crate::find::Qemu;
 use crate::probe::{self, Refused};
 
-/// The variable that overrides the choice.
+/// The environment variable that overrides the choice.
 pub const VARIABLE: &str = "COCOON_ACCEL";
 
-/// How long an answer is believed.
+/// How long a result is kept.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A number of this start of the machine.
+/// The kernel's identifier of the current boot.
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Where KVM is.
+/// The KVM device.
 const DEVICE: &str = "/dev/kvm";
 
 /// How guest code is executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accel {
-    /// By the CPU.
+    /// By the CPU, with KVM.
     Kvm,
-    /// By QEMU's translator.
+    /// By QEMU's binary translator (TCG).
     Emulated,
 }
 
-/// What the operator wants.
+/// The operator's choice of accelerator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Wanted {
-    /// KVM where it works.
+    /// KVM if a probe shows that it works, otherwise emulation.
     #[default]
     Automatic,
-    /// KVM, without asking.
+    /// KVM, without a probe.
     Kvm,
-    /// Emulation, without asking.
+    /// Emulation, without a probe.
     Emulated,
 }
 
-/// The choice and why.
+/// The chosen accelerator and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// What to use.
+    /// The accelerator to use.
     pub accel: Accel,
-    /// A sentence for people.
+    /// The reason, as a phrase for the operator.
     pub reason: String,
 }
 
-/// What the probe boots, and where its answer is kept.
+/// What the probe boots, and where its result is kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Probe<'a> {
     /// The QEMU that will be used.
@@ -68,18 +68,18 @@ pub struct Probe<'a> {
     pub kernel: &'a Path,
     /// The firmware that will be used, if any.
     pub firmware: Option<&'a Path>,
-    /// The cache folder; the answer goes into `accel/` below it.
+    /// The cache folder; results are kept in its folder `accel`.
     pub cache: &'a Path,
-    /// How long the kernel may take to reach the end of its own start.
+    /// How long the kernel may take to reach the end of its initialisation.
     pub deadline: Duration,
-    /// Whether to try although an answer is kept.
+    /// Whether to run the probe even if a result is kept.
     pub fresh: bool,
 }
 
-/// Decides between KVM and emulation. `notice` is told before anything that takes seconds.
+/// Chooses between KVM and emulation. `notice` is called before a step that takes seconds.
 ///
 /// # Errors
-/// Only when the kernel or firmware cannot be read; a KVM that does not work is an answer, not an error.
+/// [`AccelError::Read`] if the kernel or firmware cannot be read. KVM that does not work is a result, not an error.
 pub async fn choose(
     wanted: Wanted,
     probe: Probe<'_>,
@@ -120,7 +120,7 @@ pub async fn choose(
     let tried = probe::run(&probe).await;
     let lasting = lasts(&tried);
     let answer = Answer::from(tried);
-    // A cache that cannot be written costs the next start a probe, nothing else.
+    // If the cache cannot be written, only the next start has to probe again.
     let _ = match lasting {
         true => remember(&file, &answer),
         false => forget(&file),
@@ -129,10 +129,10 @@ pub async fn choose(
 }
 
 impl Wanted {
-    /// The value of [`VARIABLE`] in this process's environment.
+    /// Reads [`VARIABLE`] from this process's environment.
     ///
     /// # Errors
-    /// When it is neither `auto`, `kvm` nor `tcg`.
+    /// [`AccelError::Unknown`] if it is not `auto`, `kvm` or `tcg`.
     pub fn from_environment() -> Result<Self, AccelError> {
         match std::env::var_os(VARIABLE) {
             None => Ok(Self::Automatic),
@@ -157,27 +157,27 @@ impl FromStr for Wanted {
 /// Why no choice could be made.
 #[derive(Debug, thiserror::Error)]
 pub enum AccelError {
-    /// A word we do not know.
+    /// The name of the accelerator is not known.
     #[error("{0:?} is no accelerator; use \"auto\", \"kvm\" or \"tcg\"")]
     Unknown(String),
-    /// The probe needs the kernel and firmware.
+    /// The kernel or firmware for the probe cannot be read.
     #[error("cannot read {path:?} to try KVM with it")]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
 }
 
-/// A probe's answer as it is kept.
+/// A probe's result, as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Answer {
     works: bool,
     detail: String,
-    /// Seconds since 1970.
+    /// Time of the probe, in seconds since 1970.
     time: u64,
 }
 
@@ -212,17 +212,18 @@ impl From<Result<String, Refused>> for Answer {
     }
 }
 
-/// Whether the same would come of another trial.
+/// Returns whether another trial would give the same result.
 fn lasts(tried: &Result<String, Refused>) -> bool {
     tried
         .as_ref()
         .map_or_else(|refused| refused.by_kvm, |_| true)
 }
 
-/// Everything the answer depends on.
+/// Returns the cache key: a hash of everything that the result depends on.
 fn key(probe: &Probe<'_>) -> Result<String, AccelError> {
     let mut hash = Sha256::new_with_prefix("accel 2\0");
-    // Firmware settings and KVM's modules change between two starts. Where it is not told, a day is the bound.
+    // Firmware settings and KVM's modules may change between boots. Without a boot identifier, the result is still kept for
+    // a day only.
     hash.update(fs::read(BOOT).unwrap_or_default());
     let host = nix::sys::utsname::uname();
     let empty = OsStr::new("");
@@ -250,7 +251,7 @@ fn key(probe: &Probe<'_>) -> Result<String, AccelError> {
 fn recall(file: &Path, now: SystemTime) -> Option<Answer> {
     let text = fs::read(file).ok().filter(|text| text.len() < 4096)?;
     let answer: Answer = serde_json::from_slice(&text).ok()?;
-    // An answer from the future is as stale as one from the past.
+    // A result from the future is as useless as an old one.
     let age = seconds(now).checked_sub(answer.time)?;
     (age < KEPT.as_secs()).then_some(answer)
 }
@@ -262,7 +263,7 @@ fn remember(file: &Path, answer: &Answer) -> io::Result<()> {
     fs::rename(partial, file)
 }
 
-/// An older answer must not outlive a newer one that is not kept.
+/// Removes the kept result, so that it does not outlive a newer one that is not kept.
 fn forget(file: &Path) -> io::Result<()> {
     match fs::remove_file(file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -300,7 +301,7 @@ mod tests {
         );
     }
 
-    /// A busy machine, or one short of memory, is another one in a minute.
+    /// A host that is busy or short of memory may not be a minute later.
     #[test]
     fn failures_last_only_where_kvm_gave_up() {
         let refused = |by_kvm| {

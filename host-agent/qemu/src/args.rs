@@ -1,4 +1,4 @@
-//! QEMU's command line as a value: a pure function of [`VmSpec`], each argument with its reason.
+//! Builds QEMU's command line: a pure function of [`VmSpec`] that gives each argument with its reason.
 
 use std::fmt;
 
@@ -16,20 +16,20 @@ mod passthrough;
 
 pub use passthrough::measured as gpu_measured;
 
-/// The machine type, by version: its ACPI and SMBIOS tables are measured (RTMR0) and must not change with QEMU's.
+/// The versioned machine type. Its ACPI and SMBIOS tables are measured (RTMR0), so they must not change with QEMU's version.
 pub const MACHINE: &str = "pc-q35-10.0";
 
-/// What every virtio device gets, in a confidential machine or not, so that all boot the same.
+/// Options of every virtio device, in confidential machines and others, so that all of them boot the same way.
 const VIRTIO: &str = "disable-legacy=on,iommu_platform=on";
 
 /// One argument of the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Argument {
-    /// Such as `-machine`.
+    /// The option, such as `-machine`.
     pub flag: &'static str,
-    /// What follows it, already escaped.
+    /// Its value, already escaped.
     pub value: Option<String>,
-    /// Why it is there.
+    /// Why the argument is there.
     pub reason: &'static str,
 }
 
@@ -42,10 +42,10 @@ impl fmt::Display for Argument {
     }
 }
 
-/// The arguments that start `spec`, after the program and its data folders.
+/// Returns the arguments that start `spec`, to follow the program and its data folders.
 ///
 /// # Errors
-/// Says which value cannot be used and what would be allowed.
+/// [`SpecError`] with the value that cannot be used and what is allowed.
 pub fn arguments(spec: &VmSpec) -> Result<Vec<Argument>, SpecError> {
     let mut args = Args(Vec::new());
     process(&mut args, spec)?;
@@ -71,7 +71,7 @@ pub fn arguments(spec: &VmSpec) -> Result<Vec<Argument>, SpecError> {
     if let Some(channel) = &spec.control {
         control(&mut args, channel)?;
     }
-    // Last, so that no other device has another address because of it.
+    // The GPU comes last, so that it does not change the address of any other device.
     if let Some(gpu) = &spec.gpu {
         passthrough::gpu(&mut args, gpu, spec.accel)?;
     }

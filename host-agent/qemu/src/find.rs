@@ -1,4 +1,4 @@
-//! A QEMU that is new enough: the one named, the system's, or else a private copy.
+//! Finds a QEMU that is new enough: the one that was named or the system's. Otherwise a private copy is needed.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -12,7 +12,7 @@ use tokio::io::AsyncReadExt;
 
 use crate::args::Argument;
 
-/// Below this, emulation crashes current kernels at random (7.2: 13 of 124 boots; 10.0: 0 of 182).
+/// Oldest usable version. Earlier ones crash current kernels at random under emulation (7.2: 13 of 124 boots; 10.0: 0 of 182).
 pub const MINIMUM: Version = Version {
     major: 10,
     minor: 0,
@@ -26,31 +26,31 @@ pub const MINIMUM_TDX: Version = Version {
     micro: 0,
 };
 
-/// The number of the signal that no program can catch.
+/// Number of the signal that no program can catch.
 const SIGKILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
 
-/// The program's usual name.
+/// Usual name of the program.
 const PROGRAM: &str = "qemu-system-x86_64";
 
-/// A QEMU that answered with its version.
+/// A QEMU that has reported its version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Qemu {
-    /// What it said.
+    /// Version that it reported.
     pub version: Version,
-    /// The program and what must precede every other argument (a private copy's loader and libraries).
+    /// The program, and what must precede all other arguments: a private copy's loader and libraries.
     pub program: Vec<OsString>,
-    /// Folders of its firmware and option ROMs, searched first.
+    /// Folders of firmware and option ROMs, searched first.
     pub data: Vec<PathBuf>,
-    /// Variables it needs.
+    /// Environment variables that it needs.
     pub environment: Vec<(OsString, OsString)>,
-    /// Where it comes from.
+    /// Where it was found.
     pub origin: Origin,
 }
 
-/// Where a QEMU comes from.
+/// Where a QEMU was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// Named by a flag or variable.
+    /// Named by an option or a variable.
     Named(PathBuf),
     /// Found in a folder of `PATH`.
     System(PathBuf),
@@ -61,36 +61,35 @@ pub enum Origin {
 /// A version as QEMU prints it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
-    /// Two releases a year share it.
+    /// Major version, incremented once a year.
     pub major: u32,
-    /// 0 to 2.
+    /// Minor version, 0 to 2.
     pub minor: u32,
-    /// Bug fixes.
+    /// Bug-fix release.
     pub micro: u32,
 }
 
-/// The outcome of looking on this machine.
+/// Outcome of the search on this machine.
 #[derive(Debug)]
 pub enum Search {
-    /// This one is used, for this reason.
+    /// A usable QEMU was found.
     Found {
-        /// The program.
+        /// The QEMU to use.
         qemu: Qemu,
-        /// A sentence for people.
+        /// Why this one is used, as a phrase for the operator.
         reason: String,
     },
-    /// A private copy must be used, for this reason.
+    /// No usable QEMU was found, so a private copy is needed.
     Unusable {
-        /// A sentence for people, such as "the system's QEMU is too old".
+        /// The reason as a phrase for the operator, such as "the system's QEMU is too old".
         reason: String,
     },
 }
 
-/// Looks at the QEMU `named` by the operator or else through the folders of `path` (the value of `PATH`).
+/// Checks the QEMU `named` by the operator, or else searches the folders of `path`, the value of `PATH`.
 ///
 /// # Errors
-/// Only a *named* program that cannot be used is an error; without one, [`Search::Unusable`] says why a private
-/// copy is needed.
+/// [`FindError`] if a *named* program cannot be used. Without one, [`Search::Unusable`] says why a private copy is needed.
 pub async fn search(
     named: Option<&Path>,
     path: Option<&OsStr>,
@@ -137,7 +136,7 @@ pub async fn search(
 }
 
 impl Qemu {
-    /// The whole command line: program, data folders, `arguments`.
+    /// Returns the whole command line: program, data folders and `arguments`.
     #[must_use]
     pub fn command_line(&self, arguments: &[Argument]) -> Vec<OsString> {
         let mut line = self.program.clone();
@@ -151,7 +150,7 @@ impl Qemu {
         line
     }
 
-    /// Asks a program for its version: at most ten seconds and 4 KiB.
+    /// Asks a program for its version, within ten seconds and 4 KiB of output.
     pub(crate) async fn ask(
         program: &[OsString],
         environment: &[(OsString, OsString)],
@@ -184,7 +183,8 @@ impl Qemu {
             .await
             .map_err(|_| fail(io::ErrorKind::TimedOut.into()))?
             .map_err(fail)?;
-        // Nobody kills itself so: for want of memory, mostly, and what it said says nothing about it.
+        // A program that kills itself like this does not exist. It usually means that memory was short, and the output
+        // explains nothing.
         if status.signal() == Some(SIGKILL) {
             return Err(fail(io::Error::other("it was killed")));
         }
@@ -216,7 +216,7 @@ impl Qemu {
 }
 
 impl Version {
-    /// Reads the first line of `--version`: `QEMU emulator version 10.0.13 (Debian …)`.
+    /// Parses the first line of `--version`, such as `QEMU emulator version 10.0.13 (Debian …)`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let rest = text
@@ -242,19 +242,19 @@ impl fmt::Display for Version {
 /// Why a QEMU cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {
-    /// Nothing to run.
+    /// The command is empty.
     #[error("no program was named")]
     NoProgram,
-    /// It does not start, or does not end.
+    /// The program does not start, or does not end in time.
     #[error("cannot ask {program:?} for its version; check that it exists and may be executed")]
     Run {
         /// The program.
         program: PathBuf,
-        /// Why not.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// It answered something else.
+    /// The program's answer is not QEMU's.
     #[error("{program:?} is not QEMU: it answered {said:?} to --version")]
     NotQemu {
         /// The program.
@@ -262,7 +262,7 @@ pub enum FindError {
         /// The first line of its answer, shortened.
         said: String,
     },
-    /// It is too old.
+    /// The QEMU is too old.
     #[error(
         "{program:?} is QEMU {version}, but {minimum} or later is needed; name another or none"
     )]
@@ -271,7 +271,7 @@ pub enum FindError {
         program: PathBuf,
         /// Its version.
         version: Version,
-        /// What is needed.
+        /// The oldest version that would do.
         minimum: Version,
     },
 }
@@ -310,7 +310,7 @@ mod tests {
 
     fn pretend(folder: &Path, said: &str) -> PathBuf {
         let file = folder.join(PROGRAM);
-        // Written by another process: a fork in a neighbouring test must not inherit the open file (ETXTBSY).
+        // Another process writes the file: a fork in a neighbouring test must not inherit it while open (ETXTBSY).
         let script = "printf '#!/bin/sh\\necho \"%s\"\\n' \"$1\" > \"$2\" && chmod 755 \"$2\"";
         let status = std::process::Command::new("sh")
             .args(["-c", script, "sh", said])

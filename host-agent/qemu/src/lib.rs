@@ -1,20 +1,20 @@
-//! Find, unpack, probe and drive QEMU; knows nothing of what runs inside the virtual machine.
+//! Finds, unpacks, probes and drives QEMU. This crate knows nothing of what runs inside the virtual machine.
 //!
-//! | module | gives |
+//! | module | provides |
 //! |---|---|
-//! | [`find`] | a QEMU that is new enough: the one named, the system's, or a private copy |
-//! | [`obtain()`] | all of that in one step, fetching included |
-//! | [`private`] | that private copy: locked packages unpacked under a content key, started through their own loader |
-//! | [`spec`] | the virtual machine as a value, checked before anything starts |
+//! | [`find`] | a QEMU that is new enough: the named one or the system's |
+//! | [`obtain()`] | a QEMU in one step, including a fetched private copy |
+//! | [`private`] | the private copy: locked packages, unpacked under a content key and started with their own loader |
+//! | [`spec`] | the description of a virtual machine, validated before anything starts |
 //! | [`pci`] | the address of a PCI function |
-//! | [`args`] | that value as QEMU's command line, each argument with its reason |
-//! | [`accel`] | KVM or emulation, decided by a virtual machine that really runs |
-//! | [`process`] | a QEMU that cannot outlive its owner, with bounded diagnostics and an orderly end |
+//! | [`args`] | QEMU's command line for that description, each argument with its reason |
+//! | [`accel`] | the choice between KVM and emulation, made by a virtual machine that really runs |
+//! | [`process`] | a QEMU process that cannot outlive its owner, with bounded diagnostics and an orderly end |
 //! | [`qmp`] | typed control of the running machine, and its events |
 //! | [`tables`] | the ACPI and SMBIOS tables of a machine, computed without its hardware |
 //!
-//! QEMU, its messages and the guest behind it are hostile input here: every size is bounded, every wait has
-//! a deadline. The host agent is not trusted by clients either; nothing in this crate holds a secret.
+//! QEMU, its messages and the guest behind it are treated as hostile input: every size is bounded and every wait has a
+//! deadline. Clients do not trust the host agent either, so nothing in this crate holds a secret.
 
 pub mod accel;
 pub mod args;

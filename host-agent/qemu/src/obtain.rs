@@ -1,4 +1,4 @@
-//! A QEMU that is new enough, from wherever it must come.
+//! Obtains a QEMU that is new enough: the named one, the system's, or a fetched private copy.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,22 +9,24 @@ use cocoon_inputs::{FetchError, Fetcher, Lock};
 use crate::find::{FindError, Qemu, Search, Version, search};
 use crate::private::{self, PrivateError};
 
-/// The group of the lock file that a private QEMU is made of.
+/// The lock file's group of packages for a private QEMU.
 pub const GROUP: &str = "qemu";
 
-/// A QEMU and why it is this one.
+/// A QEMU, and why this one is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obtained {
-    /// The program.
+    /// The QEMU to use.
     pub qemu: Qemu,
-    /// A sentence for people: "the system's QEMU 7.2.19 at … is older than 10.0.0: using a private QEMU 10.0.13".
+    /// The reason, as a phrase for the operator: "the system's QEMU 7.2.19 at … is older than 10.0.0: using a private QEMU
+    /// 10.0.13".
     pub reason: String,
 }
 
-/// The QEMU `named` by the operator, or else the system's, or else a private copy fetched with `fetcher`.
+/// Returns the QEMU `named` by the operator, or else the system's, or else a private copy fetched with `fetcher`.
 ///
 /// # Errors
-/// A named program that cannot be used is an error; a system's is passed over, and the reason says so.
+/// [`ObtainError`] if a named program cannot be used or a private copy cannot be made. An unusable QEMU of the system is
+/// skipped, and the reason says so.
 pub async fn obtain(
     named: Option<&Path>,
     minimum: Version,
@@ -52,10 +54,11 @@ pub async fn obtain(
     Ok(Obtained { qemu, reason })
 }
 
-/// The same as far as this machine has it: of private copies, the one of `lock` below the folder `cache`. Nothing is fetched.
+/// Returns what [`obtain`] would, as far as this machine has it, without fetching anything. The only private copy
+/// considered is that of `lock`, below the folder `cache`.
 ///
 /// # Errors
-/// As [`search`].
+/// As for [`search`].
 pub async fn here(
     named: Option<&Path>,
     minimum: Version,
@@ -70,7 +73,7 @@ pub async fn here(
     let digests = lock.group(GROUP).map(|entry| *entry.sha256.as_bytes());
     let root = cache.and_then(|cache| private::held(cache, digests));
     let copy = match root {
-        // One that does not run is made once more when it is needed.
+        // A copy that does not run is made again when it is needed.
         Some(root) => private::at(&root).await.ok(),
         None => None,
     };
@@ -87,28 +90,28 @@ fn using(because: &str, version: Version) -> String {
     format!("{because}: using a private QEMU {version}")
 }
 
-/// Why there is no QEMU.
+/// Why no QEMU could be obtained.
 #[derive(Debug, thiserror::Error)]
 pub enum ObtainError {
     /// The named program cannot be used.
     #[error("the QEMU that was named cannot be used")]
     Named(#[from] FindError),
-    /// The private copy's packages cannot be had.
+    /// The private copy's packages cannot be fetched.
     #[error("cannot fetch the packages of a private QEMU")]
     Fetch(#[from] Box<FetchError>),
     /// The private copy cannot be made.
     #[error("cannot make a private QEMU")]
     Private(#[from] PrivateError),
-    /// The private copy is too old for what is asked.
+    /// The private copy is older than required.
     #[error(
         "{because}, and the private copy is QEMU {version}; install {minimum} or later and name it"
     )]
     PrivateTooOld {
-        /// Why the system's is not used.
+        /// Why the system's QEMU is not used.
         because: String,
-        /// The private copy's version.
+        /// Version of the private copy.
         version: Version,
-        /// What is needed.
+        /// The oldest version that would do.
         minimum: Version,
     },
     /// The fetching thread panicked or was cancelled.

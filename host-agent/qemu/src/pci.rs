@@ -1,17 +1,17 @@
-//! Where a PCI function sits: `domain:bus:device.function`, as sysfs and QEMU write it.
+//! Addresses of PCI functions: `domain:bus:device.function`, as sysfs and QEMU write them.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// One PCI function of the host.
+/// Address of a PCI function of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PciAddress {
-    /// Segment.
+    /// Domain (segment).
     pub domain: u16,
-    /// Bus.
+    /// Bus number.
     pub bus: u8,
     /// Device on the bus, 0 to 31.
     pub device: u8,
@@ -19,7 +19,7 @@ pub struct PciAddress {
     pub function: u8,
 }
 
-/// Text that is no address.
+/// The text is not a PCI address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no PCI address: write it like 0000:17:00.0, as in /sys/bus/pci/devices")]
 pub struct NotPciAddress(pub String);
@@ -27,7 +27,7 @@ pub struct NotPciAddress(pub String);
 impl FromStr for PciAddress {
     type Err = NotPciAddress;
 
-    /// Exactly as sysfs writes it; the domain may be left out, as `lspci` does.
+    /// Parses an address as sysfs writes it. As in `lspci`, the domain may be left out.
     fn from_str(text: &str) -> Result<Self, NotPciAddress> {
         parse(text).ok_or_else(|| NotPciAddress(text.chars().take(40).collect()))
     }
@@ -64,7 +64,7 @@ fn parse(text: &str) -> Option<PciAddress> {
     (address.device < 32 && address.function < 8).then_some(address)
 }
 
-/// Exactly `count` hexadecimal digits: no sign, no space, no prefix.
+/// Parses exactly `count` hexadecimal digits, without sign, space or prefix.
 fn digits(text: &str, count: usize) -> Option<u16> {
     let plain = text.len() == count && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     plain.then(|| u16::from_str_radix(text, 16).ok()).flatten()

@@ -1,7 +1,7 @@
-//! A private QEMU: locked packages unpacked once under a content key, started through their own loader.
+//! A private QEMU: locked packages, unpacked once under a content key and started with their own loader.
 //!
-//! Nothing is installed and no maintainer script runs. The loader and every library come from the same
-//! packages, so the host's C library does not matter.
+//! Nothing is installed and no maintainer script runs. The loader and every library come from the same packages, so the
+//! host's C library does not matter.
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -20,16 +20,17 @@ use sha2::{Digest, Sha256};
 
 use crate::find::{FindError, Origin, Qemu};
 
-/// The folder of copies in the cache.
+/// Name of the folder of copies in the cache.
 const FOLDER: &str = "qemu";
-/// The folder of the libraries inside the copy.
+/// Folder of the libraries inside a copy.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
-/// The copy made of `packages`, unpacked below the folder `cache` if it is not there yet, and once more if it is broken: a
-/// disk may have lost some of it. Processes that want the same copy at the same time wait for the first.
+/// Opens the copy made of `packages`. Unpacks it below the folder `cache` if it is not there yet, and once more if it is
+/// broken, since a disk may have lost some of it. Processes that want the same copy at the same time wait for the first.
 ///
 /// # Errors
-/// Says which step failed on which file; an interrupted unpacking leaves nothing that could be taken for a copy.
+/// [`PrivateError`] with the step that failed and the file. An interrupted unpacking leaves nothing that could be mistaken
+/// for a copy.
 pub async fn open(
     cache: &Path,
     packages: Vec<Fetched>,
@@ -57,35 +58,35 @@ async fn opened<P: Package + Send + Sync + 'static>(
     }
 }
 
-/// Where the copy of packages with these digests lies, if it was unpacked below the folder `cache` before.
+/// Returns the folder of the copy of packages with these digests, if it was unpacked below the folder `cache` before.
 #[must_use]
 pub fn held(cache: &Path, digests: impl Iterator<Item = [u8; 32]>) -> Option<PathBuf> {
     let root = cache.join(FOLDER).join(content_key(digests).ok()?);
     root.is_dir().then_some(root)
 }
 
-/// The copy that was unpacked into the folder `root` before.
+/// Opens the copy that was unpacked into the folder `root` before.
 ///
 /// # Errors
-/// Something is missing there, or it does not run.
+/// [`PrivateError`] if something is missing there or the copy does not run.
 pub async fn at(root: &Path) -> Result<Qemu, PrivateError> {
     let mut qemu = describe(root)?;
     qemu.version = Qemu::ask(&qemu.program, &qemu.environment).await?;
     Ok(qemu)
 }
 
-/// Why there is no private copy.
+/// Why no private copy is available.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivateError {
-    /// Nothing to unpack.
+    /// The list of packages is empty.
     #[error("the list of packages for a private QEMU is empty; check the lock file")]
     NoPackages,
-    /// The cache cannot be written.
+    /// A file or folder in the cache cannot be written.
     #[error("cannot prepare {path:?} in the cache; check its permissions and free space")]
     Cache {
-        /// Where.
+        /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -94,7 +95,7 @@ pub enum PrivateError {
         "no space left for a private QEMU in {path:?}: free 300 MB, or set COCOON_CACHE to a folder on a larger disk"
     )]
     NoSpace {
-        /// Where.
+        /// The file or folder.
         path: PathBuf,
     },
     /// A package cannot be unpacked.
@@ -102,14 +103,14 @@ pub enum PrivateError {
     Unpack {
         /// The package.
         package: PathBuf,
-        /// Why.
+        /// Why it cannot be unpacked.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The packages lack something.
+    /// The packages lack a required file.
     #[error("the private QEMU's packages contain no {0}; check the lock file")]
     Missing(&'static str),
-    /// It does not run.
+    /// The copy does not run.
     #[error("the private QEMU does not run")]
     Run(#[from] FindError),
     /// The unpacking thread panicked or was cancelled.
@@ -117,7 +118,7 @@ pub enum PrivateError {
     Interrupted(#[from] tokio::task::JoinError),
 }
 
-/// One package as the unpacking sees it.
+/// A package, as the unpacking needs it.
 trait Package {
     fn file(&self) -> &Path;
     fn sha256(&self) -> [u8; 32];
@@ -134,15 +135,15 @@ impl Package for Fetched {
     }
 
     fn unpack(&self, root: &Path) -> Result<(), Box<dyn Error + Send + Sync>> {
-        // Documentation is half of the files and runs nothing.
+        // Documentation makes up half of the files and is not needed.
         let keep = |path: &str| !path.starts_with("usr/share/doc/");
         unpack_deb_into(&self.read()?, Limits::default(), keep, root)?;
         Ok(())
     }
 }
 
-/// The folder with everything in it; the rename at the end is what makes it a copy. One whose number is `broken` is
-/// replaced.
+/// Returns the folder of the complete copy, which the rename at the end makes valid. A copy with the inode number `broken`
+/// is replaced.
 fn unpacked<P: Package>(
     cache: &Path,
     packages: &[P],
@@ -204,21 +205,21 @@ fn unpacked<P: Package>(
     }
     task.finish("unpacked");
     describe(&partial)?;
-    // On the disk before it is a copy: after a power cut the name could be there without what it stands for.
+    // The data must be on disk before the rename: after a power failure, the name could otherwise exist without its contents.
     let disk = File::open(&partial).map_err(at(&partial))?;
     syncfs(&disk).map_err(|errno| at(&partial)(errno.into()))?;
-    // Removing takes a while, in which others would start from a half.
+    // The old copy is renamed first: removing it takes time, during which other processes would start from an incomplete copy.
     match fs::rename(&root, &old) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&root)(error)),
         _ => fs::rename(&partial, &root).map_err(at(&root))?,
     }
-    // Machines that run from it have open what they need of it. What stays of it takes room, and no more.
+    // Machines that run from the old copy have its files open. What cannot be removed only takes space.
     let _ = fs::remove_dir_all(&old);
     Ok(root)
 }
 
-/// Whether it is the copy's own fault, and not that of a machine which is short of time, memory or processes: others may be
-/// starting from the copy.
+/// Returns whether the copy itself is at fault, rather than a host that is short of time, memory or processes: a healthy
+/// copy must not be replaced, since other processes may be starting from it.
 fn is_broken(error: &PrivateError) -> bool {
     match error {
         PrivateError::Missing(_) | PrivateError::Run(FindError::NotQemu { .. }) => true,
@@ -233,13 +234,13 @@ fn is_broken(error: &PrivateError) -> bool {
     }
 }
 
-/// Of the folder `root`, if there is one: another has another.
+/// Returns the inode number of the folder `root`, if it exists. Another copy has another number.
 fn number(root: &Path) -> Option<u64> {
     let folder = fs::metadata(root).ok().filter(fs::Metadata::is_dir)?;
     Some(folder.ino())
 }
 
-/// Whether a full disk or quota is behind the error.
+/// Returns whether the error was caused by a full disk or quota.
 fn is_full(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -252,7 +253,7 @@ fn is_full(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// A name that changes with any package, and not with their order.
+/// Returns a key that depends on the packages but not on their order.
 fn content_key(digests: impl Iterator<Item = [u8; 32]>) -> Result<String, PrivateError> {
     let mut digests: Vec<_> = digests.collect();
     digests.sort_unstable();
@@ -269,7 +270,7 @@ fn content_key(digests: impl Iterator<Item = [u8; 32]>) -> Result<String, Privat
     Ok(hex::encode(&digest[..16]))
 }
 
-/// How to start what lies in `root`; the version is asked for afterwards.
+/// Describes how to start the copy in `root`. The version is asked for afterwards.
 fn describe(root: &Path) -> Result<Qemu, PrivateError> {
     let need = |path: &'static str| {
         let full = root.join(path);
@@ -290,7 +291,7 @@ fn describe(root: &Path) -> Result<Qemu, PrivateError> {
         version: crate::find::MINIMUM,
         program,
         data: vec![need("usr/share/qemu")?, need("usr/share/seabios")?],
-        // Otherwise it would look beside the loader, then in the system's folder for another version's modules.
+        // By default, QEMU looks for modules beside the loader and then in the system's folder, which holds another version's.
         environment: vec![("QEMU_MODULE_DIR".into(), libraries.join("qemu").into())],
         origin: Origin::Private(root.to_owned()),
     })

@@ -1,5 +1,5 @@
-//! A private QEMU from pretended packages: made once, never half, again where a disk lost some of it, and a full disk is
-//! named as what it is.
+//! Tests of the private QEMU with simulated packages: a copy is made once, never incomplete, and made again if a disk has
+//! lost some of it; a full disk is reported as such.
 
 use std::io::Write as _;
 
@@ -8,7 +8,8 @@ use cocoon_inputs::unpack::TreeError;
 
 use super::*;
 
-/// Packages 1 and 2 make a whole copy, 3 is damaged, 4 does not fit on the disk; 5 and 2 make one that says its version.
+/// Packages 1 and 2 make a complete copy, 3 is damaged, 4 does not fit on the disk; 5 and 2 make a copy that reports its
+/// version.
 struct Pretend(u8, PathBuf);
 
 fn package(byte: u8) -> Pretend {
@@ -35,7 +36,7 @@ impl Package for Pretend {
             5 => {
                 let loader = root.join("usr/lib64/ld-linux-x86-64.so.2");
                 fs::create_dir_all(loader.parent().unwrap_or(root))?;
-                // Written by another process: a fork in a neighbouring test must not inherit the open file (ETXTBSY).
+                // Another process writes the file: a fork in a neighbouring test must not inherit it while open (ETXTBSY).
                 let script = r##"printf '#!/bin/sh\necho QEMU emulator version 10.0.2\n' >"$0"; chmod +x "$0""##;
                 let mut shell = std::process::Command::new("sh");
                 let written = shell.args(["-c", script]).arg(&loader).status()?;
@@ -47,14 +48,14 @@ impl Package for Pretend {
         };
         for file in files.iter().map(|file| root.join(file)) {
             fs::create_dir_all(file.parent().unwrap_or(root))?;
-            // Fails when the copy is there already: nothing is unpacked twice.
+            // Fails if the copy exists already, so nothing is unpacked twice.
             File::create_new(file)?;
         }
         Ok(())
     }
 }
 
-/// What the unpacking says when the system has no more room: here that of a device which never has any.
+/// Returns the error of unpacking onto a full disk, from a device that never has space.
 fn onto_a_full_disk() -> TreeError {
     let path = PathBuf::from("/dev/full");
     let source = File::options()
@@ -137,7 +138,8 @@ fn a_machine_that_is_short_of_something_breaks_no_copy() {
     assert!(is_broken(&PrivateError::Missing("usr/share/qemu")));
 }
 
-/// After a power cut the names may be there and the bytes gone: what does not run is made once more, and what runs is not.
+/// After a power failure, the names may exist without their contents. A copy that does not run is made again, and one that
+/// runs is not.
 #[tokio::test]
 async fn a_copy_that_does_not_run_is_made_once_more() {
     let cache = tempfile::tempdir().expect("a temporary folder");
@@ -155,7 +157,8 @@ async fn a_copy_that_does_not_run_is_made_once_more() {
     assert_eq!(open().await.expect("the same"), first);
     assert!(marker.exists(), "made again");
     let loader = root.join("usr/lib64/ld-linux-x86-64.so.2");
-    // Such as that of a machine without memory: the copy is not to blame, and others may be starting from it.
+    // The program is killed, as on a host without memory: the copy is not at fault, and other processes may be starting
+    // from it.
     let mut shell = std::process::Command::new("sh");
     let written = shell.args(["-c", r##"printf '#!/bin/sh\nkill -9 $$\n' >"$0""##]);
     assert!(written.arg(&loader).status().expect("a shell").success());
@@ -164,13 +167,13 @@ async fn a_copy_that_does_not_run_is_made_once_more() {
     assert!(marker.exists(), "made again");
     fs::remove_file(&loader).expect("removed");
     File::create(&loader).expect("what a power cut leaves");
-    // What a process leaves that is killed between its renames.
+    // Left behind by a process that is killed between its two renames.
     let old = PathBuf::from(format!("{}.old", root.display()));
     fs::create_dir_all(old.join("usr")).expect("an old one");
     assert_eq!(open().await.expect("a new one"), first);
     assert!(!marker.exists(), "the old one");
     assert!(!old.exists(), "what was left");
-    // One that never runs is made anew once and no more.
+    // A copy that never runs is made again only once.
     let never: Arc<[Pretend]> = [package(1), package(2)].into();
     let error = opened(cache.path(), never, Arc::new(Silent)).await;
     let error = error.expect_err("an empty program").to_string();

@@ -1,4 +1,4 @@
-//! The virtual machine that shows whether KVM works: the real kernel, until it looks for a root file system.
+//! The probe of KVM: a virtual machine that boots the real kernel until it looks for a root file system.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -11,19 +11,19 @@ use crate::socket;
 use crate::spec::{Blob, Confidential, Console, Placement, VmSpec};
 use crate::tail::Tail;
 
-/// The kernel prints this after everything of its own has started: CPUs, memory, timers, drivers.
+/// The kernel prints this after CPUs, memory, timers and drivers have started.
 const REACHED: &str = "Kernel panic - not syncing: VFS: Unable to mount root fs";
 
-/// What QEMU prints when KVM gives up on an instruction; it then stays, paused for ever.
+/// QEMU prints this when KVM fails on an instruction. It then stays paused for ever.
 const GAVE_UP: &str = "KVM internal error";
 
-/// A reason against KVM.
+/// Why KVM is not used.
 #[derive(Debug)]
 pub(crate) struct Refused {
     /// What happened.
     pub(crate) detail: String,
-    /// Whether KVM itself gave up, as it will tomorrow. Anything else, such as a machine that had no memory or no time left
-    /// for the trial, says little of KVM.
+    /// Whether KVM itself failed, which would happen again. Any other failure, such as too little memory or time for the
+    /// trial, says little about KVM.
     pub(crate) by_kvm: bool,
 }
 
@@ -34,7 +34,7 @@ impl From<String> for Refused {
     }
 }
 
-/// Boots the kernel on KVM. Says what happened, as a success or as a reason against KVM.
+/// Boots the kernel on KVM. Returns what happened, either as a success or as a reason against KVM.
 pub(crate) async fn run(probe: &Probe<'_>) -> Result<String, Refused> {
     let begin = Instant::now();
     let (console, stream) =
@@ -78,7 +78,7 @@ pub(crate) async fn run(probe: &Probe<'_>) -> Result<String, Refused> {
     let outcome = timeout(probe.deadline, watched).await;
     let console = last_line(&text.text());
     let diagnostics = vm.diagnostics();
-    // The answer stands whatever the machine does now; it is not to be left running.
+    // The result stands whatever happens now, but the machine must not be left running.
     let _ = vm.stop(None, Duration::from_secs(5)).await;
     match outcome {
         Ok(Ok(())) => Ok(format!(
@@ -101,7 +101,7 @@ pub(crate) async fn run(probe: &Probe<'_>) -> Result<String, Refused> {
     }
 }
 
-/// The last line that says anything (terminal control does not), in at most 80 printable characters.
+/// Returns the last line with text, without lines of terminal control, as at most 80 printable characters.
 fn last_line(text: &str) -> String {
     let line = text
         .lines()

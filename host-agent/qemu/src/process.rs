@@ -1,4 +1,4 @@
-//! A running QEMU: exactly the files it was given, never outliving its owner, ended in good order.
+//! A running QEMU: it has exactly the files that it was given, never outlives its owner, and is ended in order.
 //!
 //! ```text
 //! spawn ──▶ running ──stop──▶ QMP quit ──deadline──▶ SIGTERM ──deadline──▶ SIGKILL ──▶ gone
@@ -22,7 +22,7 @@ use crate::spec::{SpecError, VmSpec};
 use crate::supervisor::Supervised;
 use crate::tail::Tail;
 
-/// How much of QEMU's diagnostics is kept, in bytes: its end.
+/// Number of bytes of QEMU's standard error that are kept; the beginning is dropped.
 pub const STDERR_KEPT: usize = 64 << 10;
 
 /// A QEMU process. Dropping it kills it.
@@ -33,12 +33,12 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Starts `spec`. `descriptors` are all that it names, under the numbers they have here; QEMU inherits
-    /// exactly those, and they are closed here once it has started.
+    /// Starts `spec`. `descriptors` are all those that it names, under their numbers in this process. QEMU inherits exactly
+    /// those, and this process closes them once QEMU has started.
     ///
     /// # Errors
-    /// A specification that cannot be expressed, a descriptor missing or left over, a program that cannot start.
-    /// What QEMU itself refuses shows as an early end: see [`Vm::wait`] and [`Vm::diagnostics`].
+    /// [`SpawnError`] if the specification cannot be expressed, a descriptor is missing or superfluous, or the program
+    /// cannot be started. What QEMU itself refuses shows as an early end: see [`Vm::wait`] and [`Vm::diagnostics`].
     pub fn spawn(
         qemu: &Qemu,
         spec: &VmSpec,
@@ -49,7 +49,7 @@ impl Vm {
         Self::spawn_line(qemu, &arguments, descriptors)
     }
 
-    /// Starts exactly these `arguments`, which name exactly these `descriptors`.
+    /// Starts QEMU with exactly these `arguments`, which name exactly these `descriptors`.
     pub(crate) fn spawn_line(
         qemu: &Qemu,
         arguments: &[Argument],
@@ -70,42 +70,42 @@ impl Vm {
         Ok(Self { process, stderr })
     }
 
-    /// QEMU's process id: `/proc/PID/fd/N` are the files it was given.
+    /// Returns QEMU's process id. `/proc/PID/fd/N` are the files that it was given.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.process.pid().as_raw().unsigned_abs()
     }
 
-    /// The end of what QEMU wrote to its standard error, at most [`STDERR_KEPT`] bytes.
+    /// Returns the end of QEMU's standard error, at most [`STDERR_KEPT`] bytes.
     #[must_use]
     pub fn diagnostics(&self) -> String {
         self.stderr.text()
     }
 
-    /// Waits until one of `needles` shows up in QEMU's diagnostics, and says which; `None` if it ends without.
+    /// Waits until one of `needles` occurs in QEMU's diagnostics and returns its index; `None` if QEMU ends without it.
     pub async fn diagnosed(&self, needles: &[&str]) -> Option<usize> {
         self.stderr.find(needles).await
     }
 
-    /// Waits for the end of the process; afterwards [`Vm::diagnostics`] is complete. Cancelling is harmless.
-    /// `None` when the status could not be learnt.
+    /// Waits for the end of the process, after which [`Vm::diagnostics`] is complete. Cancel-safe. Returns `None` if the
+    /// status cannot be learnt.
     pub async fn wait(&self) -> Option<ExitStatus> {
         let status = self.process.wait().await;
-        // A stray holder of the pipe must not keep us; a second is ample for bytes already written.
+        // Another holder of the pipe must not delay this for long. A second suffices for bytes that are already written.
         let _ = timeout(Duration::from_secs(1), self.stderr.ended()).await;
         status
     }
 
-    /// Ends the machine: over `qmp` if there is one, then by SIGTERM, then by SIGKILL, `patience` for each.
+    /// Ends the machine: over `qmp` if given, then with SIGTERM, then with SIGKILL, waiting `patience` after each step.
     /// Returns when the process is gone.
     ///
     /// # Errors
-    /// Only when the process survives SIGKILL, inside the kernel: stuck there or, with a confidential guest, for as long as
-    /// [`reclaim`] says. [`Vm::wait`] goes on waiting.
+    /// [`StopError`] if the process survives SIGKILL inside the kernel: it hangs there, or it has a confidential guest and
+    /// needs the time that [`reclaim`] returns. [`Vm::wait`] continues to wait for it.
     pub async fn stop(&self, qmp: Option<&Qmp>, patience: Duration) -> Result<Stopped, StopError> {
         if let Some(qmp) = qmp {
             let asked = async {
-                // A broken connection is the usual answer of a machine that is already ending.
+                // A machine that is already ending usually answers by closing the connection.
                 let _ = qmp.quit().await;
                 self.wait().await
             };
@@ -129,12 +129,13 @@ impl Vm {
     }
 }
 
-/// How long the kernel may take to end the process of a confidential guest, SIGKILL or not: it takes the private memory back
-/// page by page, and until then the process, its files and its devices stay.
+/// Returns how long the kernel may take to end the process of a confidential guest after SIGKILL. It reclaims the private
+/// memory page by page, and until then the process, its files and its devices remain.
 ///
-/// Measured of TDX by the authors of Linux's `KVM_TDX_TERMINATE_VM` (the patch "KVM: TDX: Add sub-ioctl KVM_TDX_TERMINATE_VM",
-/// 11 June 2025): 72 s for 18 GB, 517 s for 107 GB and 5539 s for 400 GB; with that call, which QEMU does not make yet, 24,
-/// 134 and 467 s. This is about twice as long: another machine may be slower, and who is done earlier is not waited for.
+/// Measured for TDX by the authors of Linux's `KVM_TDX_TERMINATE_VM` (patch "KVM: TDX: Add sub-ioctl KVM_TDX_TERMINATE_VM",
+/// 11 June 2025): 72 s for 18 GB, 517 s for 107 GB and 5539 s for 400 GB. With that call, which QEMU does not make yet, it
+/// is 24, 134 and 467 s. The limit is about twice the longer times, since another host may be slower; an earlier end is
+/// noticed at once.
 #[must_use]
 pub fn reclaim(memory_mib: u32) -> Duration {
     let gib = u64::from(memory_mib.div_ceil(1024));
@@ -150,7 +151,7 @@ pub struct Stopped {
     pub status: Option<ExitStatus>,
 }
 
-/// The step of [`Vm::stop`] that worked.
+/// The step of [`Vm::stop`] that ended the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoppedBy {
     /// QMP `quit`.
@@ -161,34 +162,34 @@ pub enum StoppedBy {
     Kill,
 }
 
-/// Why QEMU did not start.
+/// Why QEMU could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
-    /// The machine cannot be expressed.
+    /// The specification cannot be expressed as a command line.
     #[error("the virtual machine's specification cannot be used")]
     Spec(#[from] SpecError),
-    /// The specification names a file that was not handed over.
+    /// The specification names a descriptor that was not handed over.
     #[error("the specification names descriptor {0}, which was not handed over")]
     Missing(RawFd),
-    /// A file was handed over that the specification does not name.
+    /// A descriptor was handed over that the specification does not name.
     #[error("descriptor {0} was handed over, but the specification does not name it")]
     Unnamed(RawFd),
-    /// `fork`, `exec` or the steps between failed.
+    /// `fork`, `exec` or a step between them failed.
     #[error("cannot start {program:?}; check that it exists and may be executed")]
     Start {
-        /// What was to be executed.
+        /// The program.
         program: PathBuf,
-        /// Why not.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
 }
 
-/// A process that even SIGKILL did not end in time.
+/// The process did not end in time even after SIGKILL.
 #[derive(Debug, thiserror::Error)]
 #[error("QEMU (process {pid}) did not end after SIGKILL; it hangs inside the kernel")]
 pub struct StopError {
-    /// The process.
+    /// Process id of QEMU.
     pub pid: u32,
 }
 
@@ -207,7 +208,7 @@ fn same_descriptors(named: &[RawFd], given: &[OwnedFd]) -> Result<(), SpawnError
     }
 }
 
-/// Little: what QEMU's own start needs, and no token of the operator's shell.
+/// Returns QEMU's environment: only what its start needs, without any secrets from the operator's shell.
 fn environment(qemu: &Qemu) -> Vec<(OsString, OsString)> {
     let kept = ["PATH", "TMPDIR"]
         .into_iter()

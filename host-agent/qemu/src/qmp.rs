@@ -1,7 +1,7 @@
-//! Typed control of a running QEMU over its machine protocol (QMP), and its events.
+//! Typed control of a running QEMU over the QEMU Machine Protocol (QMP), and its events.
 //!
-//! A client of our own: the schema-generated one has no limit on the size of a message, and two thousand types
-//! for the dozen commands needed here.
+//! This is a client of the project's own: the schema-generated one does not limit the size of messages, and has two
+//! thousand types for the dozen commands needed here.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,13 +22,13 @@ mod usernet;
 pub use messages::{BlockStats, Event, RunState};
 use transport::Transport;
 
-/// Longest message taken from QEMU, in bytes. The answers used here are below 64 KiB.
+/// Longest message accepted from QEMU, in bytes. The answers used here are below 64 KiB.
 pub const MESSAGE_MAX: usize = 1 << 20;
 
 /// How long one command may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A connection to one QEMU. Clones share it; it closes with the last.
+/// A connection to one QEMU. Clones share it, and it closes with the last clone.
 #[derive(Debug, Clone)]
 pub struct Qmp {
     transport: Arc<Transport>,
@@ -36,10 +36,10 @@ pub struct Qmp {
 }
 
 impl Qmp {
-    /// Connects to the socket at `path` and waits for QEMU's greeting, `patience` in all.
+    /// Connects to the socket at `path` and waits for QEMU's greeting, for `patience` in total.
     ///
     /// # Errors
-    /// Nobody listens, something else answers, or nothing comes in time.
+    /// [`QmpError`] if nothing listens, something other than QEMU answers, or nothing arrives in time.
     pub async fn connect(path: &Path, patience: Duration) -> Result<Self, QmpError> {
         let fail = |source| QmpError::Connect {
             path: path.to_owned(),
@@ -48,10 +48,10 @@ impl Qmp {
         Self::greet(UnixStream::connect(path).await.map_err(fail)?, patience).await
     }
 
-    /// Takes our end of a pair made by [`pair`](crate::socket::pair).
+    /// Takes over this process's end of a pair made by [`pair`](crate::socket::pair).
     ///
     /// # Errors
-    /// Something else answers, or nothing comes in time.
+    /// [`QmpError`] if something other than QEMU answers, or nothing arrives in time.
     pub async fn over(
         stream: std::os::unix::net::UnixStream,
         patience: Duration,
@@ -63,19 +63,19 @@ impl Qmp {
         .await
     }
 
-    /// Whether the machine runs, and if not, why.
+    /// Returns whether the machine runs, and if not, why.
     ///
     /// # Errors
-    /// See [`QmpError`]; so for every command below.
+    /// [`QmpError`] if QEMU refuses, closes the connection or does not answer in time; so for every command below.
     pub async fn status(&self) -> Result<RunState, QmpError> {
         let answer: messages::Status = self.execute("query-status", json!({})).await?;
         Ok(answer.status)
     }
 
-    /// Ends QEMU at once. A connection that closes instead of answering counts as done.
+    /// Ends QEMU at once. A connection that closes without an answer counts as success.
     ///
     /// # Errors
-    /// QEMU refuses, or does not answer in time.
+    /// [`QmpError`] if QEMU refuses or does not answer in time.
     pub async fn quit(&self) -> Result<(), QmpError> {
         match self.execute::<Value>("quit", json!({})).await {
             Ok(_) | Err(QmpError::Closed(_)) => Ok(()),
@@ -83,48 +83,47 @@ impl Qmp {
         }
     }
 
-    /// Stops all processors; the machine keeps its state.
+    /// Stops all vCPUs; the machine keeps its state.
     ///
     /// # Errors
-    /// See [`QmpError`].
+    /// As for [`Qmp::status`].
     pub async fn pause(&self) -> Result<(), QmpError> {
         self.execute::<Value>("stop", json!({})).await.map(drop)
     }
 
-    /// Presses the power button; what follows is up to the guest.
+    /// Presses the power button; the guest decides what follows.
     ///
     /// # Errors
-    /// See [`QmpError`].
+    /// As for [`Qmp::status`].
     pub async fn system_powerdown(&self) -> Result<(), QmpError> {
         self.execute::<Value>("system_powerdown", json!({}))
             .await
             .map(drop)
     }
 
-    /// What every disk has read and written so far.
+    /// Returns what every disk has read and written so far.
     ///
     /// # Errors
-    /// See [`QmpError`].
+    /// As for [`Qmp::status`].
     pub async fn block_stats(&self) -> Result<Vec<BlockStats>, QmpError> {
         let entries: Vec<messages::BlockEntry> =
             self.execute("query-blockstats", json!({})).await?;
         Ok(entries.into_iter().map(BlockStats::from).collect())
     }
 
-    /// The threads that run the virtual CPUs, in order, by the kernel's numbers.
+    /// Returns the thread ids of the vCPUs, in order.
     ///
     /// # Errors
-    /// See [`QmpError`].
+    /// As for [`Qmp::status`].
     pub async fn cpu_threads(&self) -> Result<Vec<i32>, QmpError> {
         let cpus: Vec<messages::CpuFast> = self.execute("query-cpus-fast", json!({})).await?;
         Ok(cpus.into_iter().map(|cpu| cpu.thread_id).collect())
     }
 
-    /// Lets the network card say its address to whoever is behind it, a few times: a guest that only answers says nothing
-    /// by itself.
+    /// Has the network card announce its address a few times: a guest that only answers sends nothing by itself.
     ///
     /// # Errors
-    /// See [`QmpError`].
+    /// As for [`Qmp::status`].
     pub async fn announce(&self) -> Result<(), QmpError> {
         let times = json!({ "initial": 50, "max": 550, "rounds": 5, "step": 100 });
         self.execute::<Value>("announce-self", times)
@@ -132,31 +131,31 @@ impl Qmp {
             .map(drop)
     }
 
-    /// The loopback port that leads to `guest_port`.
+    /// Returns the loopback port that is forwarded to `guest_port`.
     ///
     /// # Errors
-    /// [`QmpError::NotForwarded`] when none does.
+    /// [`QmpError::NotForwarded`] if there is none; otherwise as for [`Qmp::status`].
     pub async fn forwarded_port(&self, guest_port: u16) -> Result<u16, QmpError> {
         let table = self.human("info usernet").await?;
         usernet::forwarded(&table, guest_port).ok_or(QmpError::NotForwarded(guest_port))
     }
 
-    /// Unplugs a device by its id, such as `control`. [`Event::DeviceDeleted`] follows once it is gone. Disks and
-    /// card sit on the root bus, which refuses.
+    /// Unplugs a device by its id, such as `control`. [`Event::DeviceDeleted`] follows once it is gone. Disks and the
+    /// network card are on the root bus, which does not support this.
     ///
     /// # Errors
-    /// See [`QmpError`].
+    /// As for [`Qmp::status`].
     pub async fn device_del(&self, id: &str) -> Result<(), QmpError> {
         self.execute::<Value>("device_del", json!({ "id": id }))
             .await
             .map(drop)
     }
 
-    /// Puts another raw image behind the disk with this serial, unseen by the guest: what a hostile host can do
-    /// at any time. Read-only, like the one before.
+    /// Replaces the image behind the disk with this serial number, unnoticed by the guest, as a hostile host can at any
+    /// time. The new image is raw and read-only, too.
     ///
     /// # Errors
-    /// See [`QmpError`].
+    /// As for [`Qmp::status`].
     pub async fn swap_disk(&self, serial: &str, image: &Path) -> Result<(), QmpError> {
         let node = format!("{serial}-swapped");
         let file = json!({ "driver": "file", "filename": image });
@@ -167,10 +166,10 @@ impl Qmp {
         self.execute::<Value>("qom-set", set).await.map(drop)
     }
 
-    /// Runs a command of the human monitor and returns its text.
+    /// Runs a command of the human monitor and returns its output.
     ///
     /// # Errors
-    /// See [`QmpError`].
+    /// As for [`Qmp::status`].
     pub async fn human(&self, line: &str) -> Result<String, QmpError> {
         self.execute("human-monitor-command", json!({ "command-line": line }))
             .await
@@ -179,7 +178,8 @@ impl Qmp {
     /// Runs any command.
     ///
     /// # Errors
-    /// QEMU refuses it, answers something of another shape, closes, or takes longer than ten seconds.
+    /// [`QmpError`] if QEMU refuses the command, its answer has another shape, it closes the connection, or it takes longer
+    /// than ten seconds.
     pub async fn execute<T: DeserializeOwned>(
         &self,
         command: &'static str,
@@ -191,13 +191,13 @@ impl Qmp {
         serde_json::from_value(value).map_err(|source| QmpError::Shape { command, source })
     }
 
-    /// Events from now on. A receiver that lags loses the oldest and is told so; the stream ends with QEMU.
+    /// Returns the events from now on. A receiver that lags loses the oldest and is told so. The stream ends with QEMU.
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.transport.events()
     }
 
-    /// What QEMU's greeting said it is.
+    /// Returns the version from QEMU's greeting.
     #[must_use]
     pub fn version(&self) -> Version {
         self.version
@@ -215,70 +215,70 @@ impl Qmp {
     }
 }
 
-/// Why QEMU could not be asked.
+/// Why a QMP command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum QmpError {
-    /// Nobody listens.
+    /// Nothing listens on the socket.
     #[error("cannot connect to QEMU's control socket {path:?}; check that the machine runs")]
     Connect {
-        /// Where.
+        /// Path of the socket.
         path: PathBuf,
-        /// Why not.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The connection failed.
+    /// The connection could not be used.
     #[error("the connection to QEMU failed")]
     Io(#[source] io::Error),
-    /// The connection ended, and with it usually the machine.
+    /// The connection was closed, usually because the machine ended.
     #[error("QEMU closed its control connection: {0}")]
     Closed(Closed),
-    /// No answer.
+    /// QEMU did not answer in time.
     #[error("QEMU did not answer in time to {what}")]
     Late {
         /// The command.
         what: &'static str,
     },
-    /// QEMU's own refusal.
+    /// QEMU refused the command.
     #[error("QEMU refused {command}: {class}: {description}")]
     Refused {
         /// The command.
         command: &'static str,
-        /// Its class of error.
+        /// QEMU's class of error.
         class: String,
-        /// Its words.
+        /// QEMU's description of the error.
         description: String,
     },
     /// The greeting is not QEMU's.
     #[error("the control socket did not greet like QEMU")]
     Greeting(#[source] serde_json::Error),
-    /// An answer of another shape.
+    /// The answer has an unexpected shape.
     #[error("QEMU's answer to {command} has an unknown shape")]
     Shape {
         /// The command.
         command: &'static str,
-        /// What is wrong with it.
+        /// What does not fit.
         #[source]
         source: serde_json::Error,
     },
-    /// No such forwarding.
+    /// No host port is forwarded to this port of the guest.
     #[error("QEMU forwards no host port to the guest's port {0}")]
     NotForwarded(u16),
 }
 
-/// How a control connection ended.
+/// Why a QMP connection closed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Closed {
-    /// QEMU closed it.
+    /// QEMU closed the connection.
     #[error("end of stream")]
     End,
-    /// The system broke it.
+    /// The system reported an error.
     #[error("{0}")]
     Broken(io::ErrorKind),
-    /// A message above [`MESSAGE_MAX`].
+    /// QEMU sent a message above [`MESSAGE_MAX`].
     #[error("a message of more than {MESSAGE_MAX} bytes")]
     TooLong,
-    /// Something that is no message.
+    /// QEMU sent something that is not a message.
     #[error("a message that is not understood")]
     NotUnderstood,
 }

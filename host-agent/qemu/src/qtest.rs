@@ -1,7 +1,7 @@
-//! QEMU's test protocol, as far as it serves to read a machine from outside: ports, memory, fw_cfg.
+//! The part of QEMU's qtest protocol that reads a machine from outside: I/O ports, memory and fw_cfg.
 //!
-//! Lines of text (`system/qtest.c`); the commands act as the processor would, so the machine should stand still
-//! meanwhile. No accelerator of its own is needed: distributions leave `-accel qtest` out.
+//! The protocol consists of lines of text (`system/qtest.c`). Its commands act as the processor would, so the machine should
+//! be paused meanwhile. The qtest accelerator is not needed, which matters because distributions leave `-accel qtest` out.
 
 use std::io;
 use std::os::unix::net::UnixStream as StdStream;
@@ -13,15 +13,15 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-/// Most bytes read by one command.
+/// Largest number of bytes that one command reads.
 pub(crate) const READ_MAX: u32 = 4 << 20;
 
 /// How long one command may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Interrupt lines may be reported between answers; more than this many are a fault.
+/// QEMU may report interrupt lines between answers; more than this number is an error.
 const ASIDES_MAX: usize = 64;
 
-/// fw_cfg's DMA address register (`docs/specs/fw_cfg.rst`): high half, then low half, which starts the transfer.
+/// fw_cfg's DMA address register (`docs/specs/fw_cfg.rst`): the high half, then the low half, which starts the transfer.
 const DMA_HIGH: u16 = 0x514;
 const DMA_LOW: u16 = 0x518;
 const DMA_ERROR: u32 = 1;
@@ -30,13 +30,13 @@ const DMA_SELECT: u32 = 8;
 const DIRECTORY: u16 = 0x19;
 const ENTRY: usize = 64;
 const FILES_MAX: u32 = 1024;
-/// Largest item taken; QEMU's ACPI tables have 128 KiB, and more only with thousands of devices.
+/// Largest item that is read, in bytes. QEMU's ACPI tables have 128 KiB, and more only with thousands of devices.
 const ITEM_MAX: u32 = READ_MAX;
-/// Memory of the standing machine that the transfers overwrite.
+/// Guest memory that the transfers overwrite: addresses of the DMA command and of the data.
 const COMMAND_AT: u64 = 0x1000;
 const DATA_AT: u64 = 0x10_0000;
 
-/// A connection to one QEMU's test socket.
+/// A connection to one QEMU's qtest socket.
 #[derive(Debug)]
 pub(crate) struct Qtest {
     stream: BufReader<UnixStream>,
@@ -50,59 +50,59 @@ pub(crate) struct File {
     size: u32,
 }
 
-/// Why the machine could not be read.
+/// Why the machine could not be read through qtest.
 #[derive(Debug, thiserror::Error)]
 pub enum QtestError {
-    /// The socket broke: QEMU has usually ended.
+    /// The socket failed, usually because QEMU has ended.
     #[error("QEMU's test socket broke at {command:?}; its diagnostics say why it ended")]
     Io {
         /// The command, without its data.
         command: &'static str,
-        /// Why.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// No answer in ten seconds.
+    /// QEMU did not answer within ten seconds.
     #[error("QEMU did not answer {command:?} in time; is the machine too busy?")]
     Late {
         /// The command, without its data.
         command: &'static str,
     },
-    /// An answer that the protocol does not have.
+    /// The answer does not follow the protocol.
     #[error("QEMU answered {command:?} with {answer:?}")]
     Answer {
         /// The command, without its data.
         command: &'static str,
-        /// The beginning of the answer.
+        /// Beginning of the answer.
         answer: String,
     },
-    /// More than we take.
+    /// An item or read exceeds its limit.
     #[error("QEMU offers {size} bytes of {what}, at most {max} are taken")]
     TooLarge {
-        /// What.
+        /// Name of the item.
         what: String,
-        /// How large it says it is.
+        /// Its size in bytes.
         size: u64,
-        /// The limit.
+        /// The limit in bytes.
         max: u64,
     },
-    /// fw_cfg refused a transfer.
+    /// fw_cfg reported an error in a transfer.
     #[error("QEMU's fw_cfg refused to read {item:?}")]
     Refused {
-        /// The item.
+        /// Name of the item.
         item: String,
     },
 }
 
 impl Qtest {
-    /// Takes our end of a pair made by [`pair`](crate::socket::pair).
+    /// Takes over this process's end of a pair made by [`pair`](crate::socket::pair).
     pub(crate) fn over(stream: StdStream) -> io::Result<Self> {
         Ok(Self {
             stream: BufReader::new(UnixStream::from_std(stream)?),
         })
     }
 
-    /// The named items of fw_cfg.
+    /// Returns the named items of fw_cfg.
     pub(crate) async fn files(&mut self) -> Result<Vec<File>, QtestError> {
         let head = self.item(DIRECTORY, "the directory", 4).await?;
         let count = big(&head, 0);
@@ -119,12 +119,12 @@ impl Qtest {
         Ok(entries.chunks_exact(ENTRY).map(File::parse).collect())
     }
 
-    /// The bytes of `file`.
+    /// Reads the contents of `file`.
     pub(crate) async fn file(&mut self, file: &File) -> Result<Vec<u8>, QtestError> {
         self.item(file.selector, &file.name, file.size).await
     }
 
-    /// Guest memory from `address` on.
+    /// Reads `length` bytes of guest memory at `address`.
     pub(crate) async fn read(&mut self, address: u64, length: u32) -> Result<Vec<u8>, QtestError> {
         const COMMAND: &str = "b64read";
         if length > READ_MAX {
@@ -135,7 +135,7 @@ impl Qtest {
             });
         }
         if length == 0 {
-            // QEMU aborts on it.
+            // QEMU aborts on a length of zero.
             return Ok(Vec::new());
         }
         let line = format!("{COMMAND} {address:#x} {length:#x}\n");
@@ -169,7 +169,7 @@ impl Qtest {
         let hex = hex::encode(&command);
         let line = format!("write {COMMAND_AT:#x} {:#x} 0x{hex}\n", command.len());
         self.command("write", &line).await?;
-        // The register is big-endian, a port write little-endian.
+        // The register is big-endian, but a port write is little-endian.
         let [low, high] = [COMMAND_AT & 0xffff_ffff, COMMAND_AT >> 32]
             .map(|half| u32::try_from(half).unwrap_or_default().swap_bytes());
         for (port, value) in [(DMA_HIGH, high), (DMA_LOW, low)] {
@@ -185,7 +185,7 @@ impl Qtest {
         self.read(DATA_AT, length).await
     }
 
-    /// What stands behind `OK` in the answer.
+    /// Sends a command and returns what follows `OK` in the answer.
     async fn command(&mut self, command: &'static str, line: &str) -> Result<String, QtestError> {
         let fail = |source| QtestError::Io { command, source };
         let exchange = async {
@@ -196,7 +196,7 @@ impl Qtest {
                 .map_err(fail)?;
             for _ in 0..ASIDES_MAX {
                 let mut answer = String::new();
-                // Base64 of the longest read, and the words around it.
+                // Length of the longest read in Base64, and of the text around it.
                 let limit = u64::from(READ_MAX) / 3 * 4 + 64;
                 let mut limited = (&mut self.stream).take(limit);
                 limited.read_line(&mut answer).await.map_err(fail)?;
@@ -230,7 +230,7 @@ impl File {
     }
 }
 
-/// The big-endian number at `offset`; the callers have read as many bytes.
+/// Returns the big-endian number at `offset`; the callers have read enough bytes.
 fn big(bytes: &[u8], offset: usize) -> u32 {
     let field = bytes.get(offset..).and_then(|rest| rest.first_chunk());
     field.map_or(0, |field| u32::from_be_bytes(*field))
@@ -247,7 +247,7 @@ fn unexpected(command: &'static str, answer: &str) -> QtestError {
 mod tests {
     use super::*;
 
-    /// A pretended QEMU that answers each line with the next of `answers`, then closes.
+    /// A simulated QEMU that answers each line with the next of `answers`, then closes.
     async fn told(
         answers: &'static [&'static str],
     ) -> (Qtest, tokio::task::JoinHandle<Vec<String>>) {

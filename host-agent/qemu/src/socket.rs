@@ -1,4 +1,4 @@
-//! Unix sockets made before QEMU starts, so that no peer ever comes too early.
+//! Unix sockets that are made before QEMU starts, so that a peer can connect at any time.
 
 use std::fs;
 use std::io;
@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use crate::spec::{Endpoint, SOCKET_PATH_MAX};
 
-/// A listening socket at `path` for QEMU to accept on; a dead one left behind there is replaced.
+/// Makes a listening socket at `path` on which QEMU will accept. A stale socket there is replaced.
 ///
 /// # Errors
-/// Says what stands in the way: a live listener, a file that is no socket, a path too long.
+/// [`SocketError`] if something listens there, the file is not a socket, the path is too long or the system refuses.
 pub fn listen(path: &Path) -> Result<Prepared, SocketError> {
     let length = path.as_os_str().len();
     if length > SOCKET_PATH_MAX {
@@ -43,10 +43,10 @@ pub fn listen(path: &Path) -> Result<Prepared, SocketError> {
     })
 }
 
-/// A connected pair: QEMU's end, and ours as a non-blocking stream for tokio.
+/// Makes a connected pair: QEMU's end, and this process's end as a non-blocking stream for Tokio.
 ///
 /// # Errors
-/// Only when the system has no descriptor left.
+/// [`SocketError::Pair`] if the system has no file descriptor left.
 pub fn pair() -> Result<(Prepared, UnixStream), SocketError> {
     let (ours, theirs) = UnixStream::pair().map_err(SocketError::Pair)?;
     ours.set_nonblocking(true).map_err(SocketError::Pair)?;
@@ -63,9 +63,9 @@ pub fn pair() -> Result<(Prepared, UnixStream), SocketError> {
 /// QEMU's end of a stream, and how the specification names it.
 #[derive(Debug)]
 pub struct Prepared {
-    /// For the [`VmSpec`](crate::VmSpec).
+    /// Endpoint for the [`VmSpec`](crate::VmSpec).
     pub endpoint: Endpoint,
-    /// For [`Vm::spawn`](crate::Vm::spawn).
+    /// Descriptor for [`Vm::spawn`](crate::Vm::spawn).
     pub fd: OwnedFd,
 }
 
@@ -78,27 +78,27 @@ impl AsRawFd for Prepared {
 /// Why a socket could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// `bind` or the checks before it failed.
+    /// `bind` or one of the checks before it failed.
     #[error("cannot listen on {path:?}; use another folder")]
     Listen {
-        /// Where.
+        /// Path of the socket.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// Something answers there.
+    /// Another process listens on the socket.
     #[error("another process listens on {0:?}; stop it or use another folder")]
     InUse(PathBuf),
-    /// We never delete what we did not make.
+    /// The file is not a socket. It is not deleted, since it was not made here.
     #[error("{0:?} exists and is no socket; remove it or use another folder")]
     NotASocket(PathBuf),
-    /// A socket address holds 107 bytes.
+    /// The path is longer than the 107 bytes of a socket address.
     #[error("the socket path {path:?} has {length} bytes, at most 107 fit; use a shorter folder")]
     TooLong {
-        /// Where.
+        /// The path.
         path: PathBuf,
-        /// How long it is.
+        /// Its length in bytes.
         length: usize,
     },
     /// `socketpair` failed.

@@ -1,4 +1,4 @@
-//! The virtual machine as a value: what is asked of QEMU, checked before anything starts.
+//! The description of a virtual machine, validated before anything starts.
 
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -8,61 +8,61 @@ use serde::{Deserialize, Serialize};
 use crate::accel::Accel;
 use crate::pci::PciAddress;
 
-/// The guest's fixed IPv4 address on QEMU's user network, and its prefix length.
+/// The guest's fixed IPv4 address and prefix length on QEMU's user network.
 pub const GUEST_ADDRESS: ([u8; 4], u8) = ([10, 0, 2, 15], 24);
 
-/// Longest kernel command line an x86 kernel takes, without its final NUL (`COMMAND_LINE_SIZE` - 1).
+/// Longest command line that an x86 kernel accepts, in bytes without the final NUL (`COMMAND_LINE_SIZE` - 1).
 pub const CMDLINE_MAX: usize = 2047;
 
-/// Longest virtio-blk serial in bytes (`VIRTIO_BLK_ID_BYTES`).
+/// Longest serial number of a virtio-blk disk, in bytes (`VIRTIO_BLK_ID_BYTES`).
 pub const SERIAL_MAX: usize = 20;
 
-/// Longest path of a unix socket in bytes (`sockaddr_un.sun_path` without its final NUL).
+/// Longest path of a Unix socket, in bytes (`sockaddr_un.sun_path` without the final NUL).
 pub const SOCKET_PATH_MAX: usize = 107;
 
-/// One virtual machine. Nothing is opened by making this value.
+/// Description of a virtual machine. Making it opens nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmSpec {
-    /// Shown in the process list; letters, digits, `-`, `_`, `.`.
+    /// Name in the process list: letters, digits, `-`, `_`, `.`.
     pub name: String,
-    /// KVM or emulation; a confidential machine needs KVM.
+    /// KVM or emulation. A confidential machine needs KVM.
     pub accel: Accel,
     /// The trusted execution environment, if any.
     pub confidential: Confidential,
-    /// Virtual CPUs, 1 to 255. Measured: SNP measures one VMSA each, TDX the tables that list them.
+    /// Number of vCPUs, 1 to 255. Measured: SEV-SNP measures a VMSA for each, TDX the tables that list them.
     pub vcpus: u16,
     /// Guest memory in MiB, at least 64.
     pub memory_mib: u32,
-    /// Where on the host that memory comes from. The guest cannot tell, and nothing of it is measured.
+    /// Source of the memory on the host. It is neither visible to the guest nor measured.
     pub placement: Placement,
-    /// Firmware for `-bios`; without it QEMU's own SeaBIOS, which no confidential machine can boot.
+    /// Firmware for `-bios`. Without it, QEMU uses its own SeaBIOS, which cannot boot a confidential machine.
     pub firmware: Option<Blob>,
-    /// Linux (or multiboot) kernel for direct boot.
+    /// Linux or multiboot kernel for direct boot.
     pub kernel: Blob,
     /// Initial RAM disk.
     pub initrd: Option<Blob>,
     /// Kernel command line, at most [`CMDLINE_MAX`] bytes. Measured.
     pub cmdline: String,
-    /// Read-only disks, found by the guest through their serial.
+    /// Read-only disks, which the guest finds by their serial numbers.
     pub disks: Vec<Disk>,
-    /// The virtio-serial port between guest and host.
+    /// The control channel between guest and host, a virtio-serial port.
     pub control: Option<Channel>,
-    /// Where the first serial port's output goes.
+    /// Destination of the first serial port's output.
     pub console: Console,
     /// The network card, if any.
     pub network: Option<Network>,
-    /// A GPU of the host's, given to the machine whole.
+    /// The GPU of the host that is passed through, if any.
     pub gpu: Option<Gpu>,
-    /// QEMU's control socket.
+    /// QEMU's QMP socket, if any.
     pub qmp: Option<Endpoint>,
-    /// Where QEMU writes its process id.
+    /// File to which QEMU writes its process id, if any.
     pub pid_file: Option<PathBuf>,
 }
 
 /// The trusted execution environment to start the machine in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Confidential {
-    /// None: a plain virtual machine.
+    /// No TEE: a plain virtual machine.
     None,
     /// Intel TDX (QEMU ≥ 10.1).
     Tdx(Tdx),
@@ -70,68 +70,69 @@ pub enum Confidential {
     Snp(Snp),
 }
 
-/// What a trust domain is started with.
+/// Parameters of a trust domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tdx {
     /// MRCONFIGID: the digest of the operator's configuration.
     pub mrconfigid: [u8; 48],
-    /// Where QEMU reaches the quote generation service.
+    /// Address at which QEMU reaches the quote generation service.
     pub quotes: QuoteSocket,
 }
 
-/// The address of Intel's quote generation service on the host.
+/// Address of Intel's quote generation service on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QuoteSocket {
-    /// `port=4050` in its configuration; the host is context id 2.
+    /// A vsock address, for `port=4050` in the service's configuration. The host is context id 2.
     Vsock {
         /// Context id.
         cid: u32,
         /// Port.
         port: u32,
     },
-    /// `port=0` in its configuration.
+    /// A Unix socket, for `port=0` in the service's configuration.
     Unix(PathBuf),
 }
 
-/// What an SNP guest is started with.
+/// Parameters of an SEV-SNP guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snp {
     /// HOST_DATA: the digest of the operator's configuration.
     pub host_data: [u8; 32],
-    /// Guest policy; 0x30000 allows SMT and nothing else (no debugging, no migration agent).
+    /// Guest policy. 0x30000 permits SMT and nothing else (no debugging, no migration agent).
     pub policy: u64,
     /// Position of the encryption bit, `CPUID 8000001F EBX[5:0]` of the host.
     pub cbitpos: u32,
-    /// Physical address bits lost to encryption, `CPUID 8000001F EBX[11:6]` of the host.
+    /// Number of physical address bits lost to encryption, `CPUID 8000001F EBX[11:6]` of the host.
     pub reduced_phys_bits: u32,
-    /// QEMU's CPU model, such as `EPYC-v4`: its signature is in the measured VMSA.
+    /// QEMU's CPU model, such as `EPYC-v4`. Its signature is in the measured VMSA.
     pub cpu: String,
-    /// A signed word on what may be launched, if any. Clients that follow the manifest refuse it: the image uses none.
+    /// Signed statement of what may be launched, if any. Clients that follow the manifest refuse it: the image uses none.
     pub id: Option<IdBlock>,
 }
 
-/// What the secure processor compares a launch with before it finishes it (SEV-SNP firmware ABI 56860, section 8.18).
+/// What the secure processor compares the launch with before it finishes (SEV-SNP firmware ABI 56860, section 8.18).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdBlock {
     /// `ID_BLOCK`.
     pub block: [u8; 96],
     /// `ID_AUTH_INFO`: keys and signatures.
     pub auth: Box<[u8; 4096]>,
-    /// Whether an author's key vouches for the ID key.
+    /// Whether an author key signs the ID key.
     pub author_key: bool,
 }
 
 /// A GPU that is passed through: bound to vfio-pci, with its whole IOMMU group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gpu {
-    /// Where it is on the host.
+    /// Its address on the host.
     pub address: PciAddress,
     /// Size of the firmware's 64-bit window for BARs in MiB, a power of two: see [`mmio64_mib`]. Measured (RTMR0).
     pub mmio64_mib: u32,
 }
 
-/// The window that holds BARs of these sizes in bytes, in MiB: their sum and a GiB for everything else, as a power of
-/// two, on a multiple of which the firmware puts it; never less than the 32 GiB that edk2's OVMF takes by itself.
+/// Returns the size in MiB of the window for BARs of these sizes in bytes: their sum and 1 GiB for everything else, rounded
+/// up to a power of two, since the firmware aligns the window to its size. It is never less than the 32 GiB that edk2's
+/// OVMF uses by default.
 #[must_use]
 pub fn mmio64_mib(bars: &[u64]) -> u32 {
     let bytes = (bars.iter()).fold(1_u64 << 30, |sum, bar| sum.saturating_add(*bar));
@@ -141,35 +142,35 @@ pub fn mmio64_mib(bars: &[u64]) -> u32 {
         .clamp(MMIO64_MIN, MMIO64_MAX)
 }
 
-/// The smallest window, in MiB.
+/// Smallest window, in MiB.
 pub const MMIO64_MIN: u32 = 32 << 10;
-/// The largest window, in MiB: a quarter of the 46 address bits that the firmware uses.
+/// Largest window, in MiB: a quarter of the 46-bit address space that the firmware uses.
 pub const MMIO64_MAX: u32 = 16 << 20;
 
-/// A file for QEMU.
+/// A file that QEMU reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Blob {
-    /// By path: QEMU opens it when it gets there. For trying things by hand.
+    /// A path, which QEMU opens when it needs the file. For manual experiments.
     Path(PathBuf),
-    /// An open descriptor handed to [`Vm::spawn`](crate::Vm::spawn): QEMU sees `/dev/fd/N`, and everybody
-    /// else can read the very same bytes through `/proc/PID/fd/N`, whatever happens to the path.
+    /// An open descriptor that is handed to [`Vm::spawn`](crate::Vm::spawn). QEMU sees it as `/dev/fd/N`, and other
+    /// processes can read the same bytes through `/proc/PID/fd/N`, whatever happens to the path.
     Descriptor(RawFd),
 }
 
 /// A read-only virtio disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
-    /// Raw image.
+    /// The raw image.
     pub source: Blob,
-    /// How the guest finds it, and its name in [`BlockStats`](crate::qmp::BlockStats):
-    /// 1 to [`SERIAL_MAX`] letters, digits, `-`, `_`, `.`, beginning with a letter.
+    /// Serial number by which the guest finds the disk, also its name in [`BlockStats`](crate::qmp::BlockStats): 1 to
+    /// [`SERIAL_MAX`] letters, digits, `-`, `_`, `.`, beginning with a letter.
     pub serial: String,
 }
 
-/// A virtio-serial port with a name.
+/// A named virtio-serial port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Channel {
-    /// The port's name in the guest's `/sys/class/virtio-ports/*/name`.
+    /// Name of the port in the guest's `/sys/class/virtio-ports/*/name`.
     pub port: String,
     /// The host's end.
     pub endpoint: Endpoint,
@@ -178,66 +179,66 @@ pub struct Channel {
 /// The host's end of a byte stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
-    /// QEMU binds and listens here. A peer can come too early; prefer the others.
+    /// QEMU binds and listens here. A peer may try to connect too early; prefer the other variants.
     Path(PathBuf),
-    /// A listening unix socket made beforehand with [`listen`](crate::socket::listen): peers can connect
-    /// before QEMU is ready, so nobody has to retry.
+    /// A listening Unix socket made beforehand with [`listen`](crate::socket::listen). Peers can connect before QEMU is
+    /// ready and need not retry.
     Listener(RawFd),
     /// One end of a connected pair, see [`pair`](crate::socket::pair).
     Connected(RawFd),
 }
 
-/// Where console output goes. All of it is visible to the host, so the guest must keep it free of secrets.
+/// Destination of the console's output. The host sees all of it, so the guest must not write secrets there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Console {
-    /// Nowhere.
+    /// Discards the output.
     Discard,
-    /// A file, truncated first.
+    /// A file, which is truncated first.
     File(PathBuf),
     /// A stream. A peer that stops reading stalls the guest's writes.
     Stream(Endpoint),
 }
 
-/// What the network card is connected to. The guest sees the same card in each case, at the same place; nothing of it is
-/// measured.
+/// Backend of the network card. The guest sees the same card in the same place with each backend, and none of it is measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Network {
-    /// QEMU's user network: no privileges, no outgoing connection, one forwarded loopback port.
+    /// QEMU's user network: no privileges, no outgoing connections, one forwarded loopback port.
     User {
-        /// Port on 127.0.0.1; 0 lets the host choose, then ask [`Qmp::forwarded_port`](crate::Qmp::forwarded_port).
+        /// Port on 127.0.0.1. With 0 the host chooses; [`Qmp::forwarded_port`](crate::Qmp::forwarded_port) returns it.
         host_port: u16,
         /// Port of the guest at [`GUEST_ADDRESS`].
         guest_port: u16,
     },
-    /// A TAP device that somebody made beforehand for the user QEMU runs as.
+    /// A TAP device, made beforehand for the user that QEMU runs as.
     Tap {
-        /// Its name.
+        /// Name of the device.
         device: String,
         /// Whether the kernel moves the packets (`/dev/vhost-net`) instead of QEMU.
         vhost: bool,
-        /// The card's address, which must be the only one of its kind where TAP devices are bridged.
+        /// MAC address of the card, which must be unique where TAP devices are bridged.
         mac: [u8; 6],
     },
-    /// A passt that listens on this unix socket, and forwards ports as it was told.
+    /// A passt process that listens on this Unix socket and forwards ports as configured.
     Passt {
-        /// The socket.
+        /// Path of the socket.
         socket: PathBuf,
     },
 }
 
-/// Where guest memory comes from.
+/// Source of guest memory on the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Placement {
-    /// Pages of this size, taken from the kernel's pool at the start. Confidential machines can have none: their private
-    /// pages come from guest_memfd, which takes no huge ones (Linux 6.16), and the pool would back the few shared ones.
+    /// Huge pages of this size, allocated from the kernel's pool at the start. Confidential machines cannot have any: their
+    /// private pages come from guest_memfd, which has no huge pages (Linux 6.16), so the pool would back only the few
+    /// shared ones.
     pub hugepages: Option<HugePages>,
-    /// NUMA nodes of the host, in order; empty means any. Of a confidential machine that holds for the shared pages; the
-    /// private ones come from the node of the processor that first touches them.
+    /// NUMA nodes of the host in ascending order; empty allows any. For a confidential machine this applies to shared pages
+    /// only; a private page comes from the node of the processor that first touches it.
     pub nodes: Vec<u32>,
 }
 
-/// Sizes of huge pages on x86-64.
+/// A size of huge pages on x86-64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HugePages {
     /// 2 MiB.
@@ -249,7 +250,7 @@ pub enum HugePages {
 }
 
 impl HugePages {
-    /// The size of one, in MiB.
+    /// Returns the size of one page in MiB.
     #[must_use]
     pub fn mib(self) -> u32 {
         match self {
@@ -260,7 +261,7 @@ impl HugePages {
 }
 
 impl VmSpec {
-    /// Every descriptor this machine needs, in no particular order.
+    /// Returns every descriptor that this machine needs, in no particular order.
     #[must_use]
     pub fn descriptors(&self) -> Vec<RawFd> {
         let blobs = [
@@ -292,63 +293,63 @@ impl VmSpec {
     }
 }
 
-/// Why a [`VmSpec`] cannot become a command line.
+/// Why a [`VmSpec`] cannot be expressed as a command line.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum SpecError {
-    /// A value would end the argument early or hide something in a log.
+    /// A value contains a control character, which could end the argument early or hide something in a log.
     #[error("{field} contains the control character {character:?}; remove it")]
     ControlCharacter {
-        /// Which value.
+        /// The field.
         field: &'static str,
         /// The character.
         character: char,
     },
-    /// A path that cannot be written on a command line of text.
+    /// A path is not valid UTF-8, as a command line of text requires.
     #[error("{field} is not valid UTF-8: {path:?}; use a path that is")]
     NotUtf8 {
-        /// Which value.
+        /// The field.
         field: &'static str,
         /// The path.
         path: PathBuf,
     },
-    /// A name outside the alphabet that QEMU and the guest agree on.
+    /// A name contains characters other than those that QEMU and the guest agree on, or has a wrong length.
     #[error(
         "{field} {name:?} must have 1 to {max} letters, digits, '-', '_' or '.', and begin with a letter"
     )]
     Name {
-        /// Which value.
+        /// The field.
         field: &'static str,
         /// The name.
         name: String,
-        /// Longest one allowed, in bytes.
+        /// Greatest length in bytes.
         max: usize,
     },
-    /// The guest finds disks by serial; two of the same would let the host choose.
+    /// Two disks have the same serial number. The guest finds disks by it, so the host could choose between them.
     #[error("two disks have the serial {0:?}; give each its own")]
     DuplicateSerial(String),
-    /// A number outside its range.
+    /// A number is outside its range.
     #[error("{field} is {value}, allowed are {min} to {max}")]
     OutOfRange {
-        /// Which value.
+        /// The field.
         field: &'static str,
-        /// What was asked for.
+        /// The value.
         value: u64,
-        /// Smallest.
+        /// Smallest value.
         min: u64,
-        /// Largest.
+        /// Largest value.
         max: u64,
     },
-    /// Longer than a kernel or socket address can hold.
+    /// A text is longer than the kernel command line or a socket address permits.
     #[error("{field} has {length} bytes, at most {max} fit")]
     TooLong {
-        /// Which value.
+        /// The field.
         field: &'static str,
-        /// Its length.
+        /// Its length in bytes.
         length: usize,
-        /// The limit.
+        /// Greatest length in bytes.
         max: usize,
     },
-    /// Confidential machines exist on real hardware only.
+    /// A confidential machine was requested under emulation.
     #[error(
         "{tee} needs KVM, not emulation; start a plain machine instead and let it use the simulator"
     )]
@@ -356,33 +357,33 @@ pub enum SpecError {
         /// `TDX` or `SEV-SNP`.
         tee: &'static str,
     },
-    /// Private memory is not theirs to give.
+    /// Huge pages were requested for a confidential machine, whose private memory cannot use them.
     #[error("{tee} keeps private memory in guest_memfd, which takes no huge pages: leave them out")]
     HugePagesInTee {
         /// `TDX` or `SEV-SNP`.
         tee: &'static str,
     },
-    /// A part of a page cannot be had.
+    /// The memory is not a multiple of the size of a huge page.
     #[error("{memory_mib} MiB of memory are no multiple of a huge page of {page_mib} MiB")]
     PartOfPage {
-        /// Guest memory.
+        /// Guest memory in MiB.
         memory_mib: u32,
-        /// The page.
+        /// Size of a huge page in MiB.
         page_mib: u32,
     },
-    /// A GPU is the machine's only under a hypervisor that can hand it over.
+    /// A GPU was requested under emulation, but only KVM can pass one through.
     #[error("a GPU can be passed to a machine under KVM only, not under emulation")]
     GpuNeedsKvm,
-    /// Without its own firmware nothing would be measured.
+    /// A confidential machine has no firmware, without which nothing would be measured.
     #[error("{tee} needs a firmware file made for it; name one")]
     NeedsFirmware {
         /// `TDX` or `SEV-SNP`.
         tee: &'static str,
     },
-    /// 0, 1 and 2 are the standard streams.
+    /// A descriptor below 3, one of the standard streams, was named.
     #[error("{field} names descriptor {fd}; only descriptors from 3 on can be handed over")]
     Descriptor {
-        /// Which value.
+        /// The field.
         field: &'static str,
         /// The descriptor.
         fd: RawFd,

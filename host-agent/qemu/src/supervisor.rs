@@ -1,7 +1,7 @@
-//! One thread per QEMU: starts it, waits for it, reaps it.
+//! A thread for each QEMU process that starts it, waits for it and reaps it.
 //!
-//! The kernel sends the parent-death signal when the *thread* that forked ends, not the process. A worker
-//! of an async runtime may end at any time, so QEMU gets a thread of its own that lives exactly as long as it.
+//! The kernel sends the parent-death signal when the *thread* that forked ends, not the process. A worker of an async
+//! runtime may end at any time, so QEMU gets a thread of its own that lives exactly as long as QEMU does.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -15,10 +15,10 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, getpid, getppid};
 use tokio::sync::watch;
 
-/// A killed process is gone in milliseconds unless the kernel itself hangs.
+/// How long a killed process may take to end. It takes milliseconds unless the kernel itself hangs.
 const REAP: Duration = Duration::from_secs(2);
 
-/// A started process whose end somebody waits for.
+/// A process whose end is awaited by its supervising thread.
 #[derive(Debug)]
 pub(crate) struct Supervised {
     pid: Pid,
@@ -28,13 +28,13 @@ pub(crate) struct Supervised {
 
 #[derive(Debug)]
 struct Life {
-    /// False once reaped: from then on the number may belong to somebody else.
+    /// False once the process is reaped: from then on its id may be reused.
     alive: Mutex<bool>,
     reaped: Condvar,
 }
 
 impl Supervised {
-    /// Starts `command` with exactly `descriptors` besides the standard streams, under their own numbers.
+    /// Starts `command` with exactly `descriptors` in addition to the standard streams, under their own numbers.
     pub(crate) fn start(
         mut command: Command,
         descriptors: Vec<OwnedFd>,
@@ -43,7 +43,7 @@ impl Supervised {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        // Ctrl-C in the terminal goes to the foreground group; QEMU must outlive it until we say so.
+        // Ctrl-C in the terminal signals the foreground group, and QEMU must survive it until it is told to end.
         command.process_group(0);
         prepare(&mut command, &descriptors);
         let (started, begun) = mpsc::channel();
@@ -70,12 +70,12 @@ impl Supervised {
         let alive = self.life.alive.lock();
         let alive = alive.unwrap_or_else(PoisonError::into_inner);
         if *alive {
-            // The only failure left is "no such process": it has ended and is about to be reaped.
+            // The only possible failure is that the process has ended and is about to be reaped.
             let _ = killpg(self.pid, signal);
         }
     }
 
-    /// Waits for the end; `None` only when the status was lost with the supervising thread.
+    /// Waits for the end of the process. Returns `None` only if the supervising thread ended without the status.
     pub(crate) async fn wait(&self) -> Option<ExitStatus> {
         let mut exit = self.exit.clone();
         exit.wait_for(Option::is_some)
@@ -86,13 +86,13 @@ impl Supervised {
 }
 
 impl Drop for Supervised {
-    /// Kills, and waits until the supervising thread has reaped: that thread ends with this process, which may be
-    /// about to end, and where nobody adopts orphans a process that is only killed stays behind as a zombie.
+    /// Kills the process and waits until it is reaped. The supervising thread ends with this process, which may be about to
+    /// end, and where nothing adopts orphans, a process that is only killed stays a zombie.
     fn drop(&mut self) {
         self.signal(Signal::SIGKILL);
         let alive = self.life.alive.lock();
         let alive = alive.unwrap_or_else(PoisonError::into_inner);
-        // Past the deadline it hangs inside the kernel, and nobody can do more.
+        // After the deadline, the process hangs inside the kernel and nothing more can be done.
         let _ = self
             .life
             .reaped
@@ -114,7 +114,7 @@ fn run(
             return;
         }
     };
-    // Only now: the child needed them. Ours are closed, so that a peer sees QEMU's end as the end.
+    // The child needed the descriptors until now. They are closed here, so that peers notice when QEMU ends.
     drop(descriptors);
     let Ok(id) = i32::try_from(child.id()) else {
         return;
@@ -123,7 +123,7 @@ fn run(
     if let Some(stderr) = child.stderr.take() {
         let _ = started.send(Ok((pid, stderr)));
     }
-    // Wait without reaping: until the lock is held, the number still belongs to this child.
+    // Waits without reaping: until the lock is held, the process id still belongs to this child.
     while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)
         == Err(nix::errno::Errno::EINTR)
     {}
@@ -147,7 +147,7 @@ fn prepare(command: &mut Command, descriptors: &[OwnedFd]) {
     let hook = move || {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
         if getppid() != parent {
-            // The parent died before the line above; nobody is left to signal us.
+            // The parent died before `set_pdeathsig`, so no signal would come.
             return Err(io::Error::from(io::ErrorKind::BrokenPipe));
         }
         // SAFETY: close_range takes three integers and touches no memory; it only marks descriptors.

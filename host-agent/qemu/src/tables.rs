@@ -1,28 +1,29 @@
-//! The ACPI and SMBIOS tables of a machine as its firmware sees them, computed without the hardware.
+//! Computes the ACPI and SMBIOS tables of a machine, as its firmware sees them, without the hardware.
 //!
-//! A trust domain measures them into RTMR0, so whoever signs reference values needs them beforehand, from a machine
-//! of their own: the one under judgement may not be asked. They depend on QEMU, on every device, on memory and
-//! processors, and on the addresses that the firmware has given to the devices when it reads them: the 64-bit window
-//! of the PCI host bridge in the DSDT begins at the lowest of those. So the very firmware runs, under emulation, until
-//! the kernel speaks; then the machine stands still and is read through [`qtest`](crate::qtest).
+//! A trust domain measures these tables into RTMR0. The signer of reference values therefore needs them beforehand and from
+//! a machine of their own, not from the host that is to be judged. The tables depend on QEMU, on every device, on memory
+//! and processors, and on the addresses that the firmware has assigned to the devices when it reads them: the 64-bit window
+//! of the PCI host bridge in the DSDT begins at the lowest of those. So the actual firmware runs under emulation until the
+//! kernel prints its first message. Then the machine is paused and read through [`qtest`](crate::qtest).
 //!
-//! What a trust domain changes, and how it is met (`target/i386/kvm/tdx.c`, `hw/i386/acpi-common.c` of QEMU 10.1):
+//! Differences of a trust domain, and how they are reproduced (`target/i386/kvm/tdx.c`, `hw/i386/acpi-common.c` of QEMU 10.1):
 //!
 //! | in a trust domain | effect on the tables | here |
 //! |---|---|---|
-//! | no 8259 interrupt controllers (`pic=off`) | in MADT and DSDT | `pic=off` |
-//! | no SMM, no HPET | in FADT and DSDT | off in every machine of ours |
-//! | I/O APIC outside the kernel (`kernel-irqchip=split`) | none | emulation has no other |
+//! | no 8259 interrupt controllers (`pic=off`) | MADT and DSDT | `pic=off` |
+//! | no SMM, no HPET | FADT and DSDT | off in every machine |
+//! | I/O APIC outside the kernel (`kernel-irqchip=split`) | none | the only kind under emulation |
 //! | physical address bits of the host's CPU | where the firmware puts devices | [`Shape::address_bits`] |
 //! | `-cpu host` | the processor id in SMBIOS type 4 | replaced before hashing, by the caller |
 //!
-//! Of a GPU passed through from the host only what holds without it is here: its port, and the window that the firmware is
-//! told of ([`Shape::mmio64_mib`]). What the GPU itself adds is not, for no emulated machine has its BARs: the DSDT names a
-//! device behind the port, and its 64-bit window grows to hold the BARs, which moves what the firmware places behind them.
-//! So with a GPU the digest of `etc/acpi/tables` is that of another machine, and nobody has compared the rest with one.
+//! For a GPU that is passed through, the tables contain only what does not depend on it: its port, and the window that the
+//! firmware is told about ([`Shape::mmio64_mib`]). What the GPU adds is missing, since no emulated machine has its BARs:
+//! the DSDT names a device behind the port, and its 64-bit window grows to hold the BARs, which moves what the firmware
+//! places after them. With a GPU, the digest of `etc/acpi/tables` is therefore that of another machine, and the rest has
+//! never been compared with a real one.
 //!
-//! A versioned machine type does not bind the tables: use the QEMU release that will run the trust domain, or say which one
-//! the values are for.
+//! A versioned machine type does not fix the tables: use the QEMU release that will run the trust domain, or state which
+//! release the values are for.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -49,16 +50,16 @@ mod smbios;
 pub use error::TablesError;
 use files::Files;
 
-/// Physical address bits of every processor that can do TDX: firmware uses no more than 46 even where there are more.
+/// Physical address bits of the processor in a trust domain. Firmware uses at most 46, even on processors with more.
 pub const ADDRESS_BITS: u8 = 46;
 
-/// What the kernel says first: its EFI stub when it has loaded the initrd, and otherwise its own first line.
+/// First output of the kernel: its EFI stub's message when it has loaded the initrd, or else its own first line.
 pub const KERNEL_SPEAKS: [&str; 2] = ["EFI stub: ", "Linux version "];
 
-/// Only what the tables depend on of a machine of ours.
+/// The properties of a machine that its tables depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
-    /// Virtual CPUs.
+    /// Number of vCPUs.
     pub vcpus: u16,
     /// Guest memory in MiB.
     pub memory_mib: u32,
@@ -70,18 +71,19 @@ pub struct Shape {
     pub control: bool,
     /// Physical address bits of the processor: [`ADDRESS_BITS`] for TDX.
     pub address_bits: u8,
-    /// The port of a GPU and the firmware's window for it, in MiB; without the GPU.
+    /// Size in MiB of the firmware's window for a GPU; `None` for a machine without a GPU's port. The GPU itself is not
+    /// included.
     pub mmio64_mib: Option<u32>,
 }
 
 impl Shape {
-    /// The shape of `spec` on a processor of TDX hardware.
+    /// Returns the shape of `spec` on a processor with TDX.
     #[must_use]
     pub fn of(spec: &VmSpec) -> Self {
         Self {
             vcpus: spec.vcpus,
             memory_mib: spec.memory_mib,
-            // More disks than PCI slots cannot be started anyway.
+            // A machine with more disks than PCI slots cannot be started anyway.
             disks: u8::try_from(spec.disks.len()).unwrap_or(u8::MAX),
             network: spec.network.is_some(),
             control: spec.control.is_some(),
@@ -91,16 +93,16 @@ impl Shape {
     }
 }
 
-/// What the machine boots while its tables are made.
+/// What the machine boots while its tables are computed.
 #[derive(Debug, Clone, Copy)]
 pub struct Boot<'a> {
-    /// The firmware: the measured one. Without it QEMU's own SeaBIOS, which no trust domain can boot.
+    /// The measured firmware. `None` selects QEMU's own SeaBIOS, which cannot boot a trust domain.
     pub firmware: Option<&'a Path>,
-    /// A kernel that the firmware can start. The tables do not depend on which.
+    /// A kernel that the firmware can start. The tables do not depend on it.
     pub kernel: &'a Path,
-    /// One of these on the first serial port says that the firmware has done its work: [`KERNEL_SPEAKS`] for Linux.
+    /// Texts of which one on the first serial port shows that the firmware has finished: [`KERNEL_SPEAKS`] for Linux.
     pub ready: &'a [&'a str],
-    /// How long that may take. Emulated firmware needs three seconds on one idle core.
+    /// How long the firmware may take. Under emulation it needs three seconds on one idle core.
     pub deadline: Duration,
 }
 
@@ -113,17 +115,16 @@ pub struct Tables {
     pub acpi_rsdp: Vec<u8>,
     /// fw_cfg `etc/acpi/tables`.
     pub acpi_tables: Vec<u8>,
-    /// fw_cfg `bootorder`, its NUL included.
+    /// fw_cfg `bootorder`, including its NUL.
     pub boot_order: Vec<u8>,
-    /// The SMBIOS structure table in the machine's memory, the firmware's own structures included. Its processors
-    /// are the emulator's.
+    /// The SMBIOS structure table in guest memory, including the firmware's own structures. Its processors are the emulator's.
     pub smbios: Vec<u8>,
 }
 
-/// The tables of a machine of this `shape` with this `qemu`.
+/// Computes the tables of a machine of this `shape` with this `qemu`.
 ///
 /// # Errors
-/// [`TablesError`]; whatever happens, the machine is gone afterwards.
+/// [`TablesError`] if QEMU, the firmware or the kernel does not do what is needed. The machine is gone in any case.
 pub async fn tables(qemu: &Qemu, shape: &Shape, boot: &Boot<'_>) -> Result<Tables, TablesError> {
     let (console, spoken) = pair()?;
     let (monitor, qmp) = pair()?;
@@ -138,9 +139,9 @@ pub async fn tables(qemu: &Qemu, shape: &Shape, boot: &Boot<'_>) -> Result<Table
         placement: Placement::default(),
         firmware: boot.firmware.map(|path| files.open(path)).transpose()?,
         kernel: files.open(boot.kernel)?,
-        // Its only use is that the kernel's stub says when it has loaded it.
+        // Only needed so that the kernel's EFI stub reports that it has loaded an initrd.
         initrd: Some(files.zeroes(512)?),
-        // The first line is enough, and nothing of the command line is in a table.
+        // The first line is enough, and no table contains the command line.
         cmdline: "console=ttyS0 panic=-1".into(),
         disks: files.disks(shape.disks)?,
         control: shape.control.then(|| files.control()).transpose()?,
@@ -155,7 +156,7 @@ pub async fn tables(qemu: &Qemu, shape: &Shape, boot: &Boot<'_>) -> Result<Table
     };
     let mut line = arguments(&spec)?;
     adapt(&mut line, shape);
-    // Behind every other device, as a real machine has it.
+    // After every other device, as in a real machine.
     if let Some(mib) = shape.mmio64_mib {
         line.extend(gpu_measured(mib)?);
     }
@@ -188,7 +189,7 @@ pub async fn tables(qemu: &Qemu, shape: &Shape, boot: &Boot<'_>) -> Result<Table
 }
 
 async fn read(qtest: &mut Qtest, shape: &Shape) -> Result<Tables, TablesError> {
-    // First the memory: reading items overwrites some.
+    // Memory is read first, since reading fw_cfg items overwrites some of it.
     let smbios = smbios::find(qtest, shape.memory_mib).await?;
     let files = qtest.files().await?;
     let mut items = Vec::new();
@@ -213,7 +214,7 @@ async fn read(qtest: &mut Qtest, shape: &Shape) -> Result<Tables, TablesError> {
     })
 }
 
-/// What makes an emulated machine's tables those of a trust domain; see the module's table.
+/// Changes the command line so that the emulated machine has the tables of a trust domain; see the module's table.
 fn adapt(line: &mut Vec<Argument>, shape: &Shape) {
     for argument in line.iter_mut() {
         match (argument.flag, &mut argument.value) {
@@ -224,7 +225,7 @@ fn adapt(line: &mut Vec<Argument>, shape: &Shape) {
             _ => {}
         }
     }
-    // Not reserved: the firmware touches little of what may be more than this host has.
+    // The memory is not reserved: the firmware touches little of it, and it may exceed this host's.
     let bytes = u64::from(shape.memory_mib) << 20;
     line.push(argument(
         "-object",
@@ -240,7 +241,7 @@ fn argument(flag: &'static str, value: String) -> Argument {
     }
 }
 
-/// Whether one of `needles` comes before the console ends.
+/// Returns whether one of `needles` occurs before the console ends.
 async fn speaks(mut console: UnixStream, needles: &[&str]) -> io::Result<bool> {
     const KEPT: usize = 4096;
     let mut text = Vec::with_capacity(2 * KEPT);
@@ -260,7 +261,7 @@ async fn speaks(mut console: UnixStream, needles: &[&str]) -> io::Result<bool> {
     }
 }
 
-/// `error`, or that QEMU has said why it ended.
+/// Returns `error`, together with QEMU's diagnostics if there are any.
 fn ended(vm: &Vm, error: TablesError) -> TablesError {
     let diagnostics = vm.diagnostics();
     if diagnostics.is_empty() {

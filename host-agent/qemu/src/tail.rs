@@ -1,4 +1,4 @@
-//! The last bytes of a stream that must not fill memory: QEMU's diagnostics, a probe's console.
+//! Keeps the last bytes of a stream, so that QEMU's diagnostics or a console cannot fill memory.
 
 use std::collections::VecDeque;
 use std::io::Read;
@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-/// The last `limit` bytes of a stream, shared between its reader and those who look.
+/// The last `limit` bytes of a stream, shared between its reader and observers.
 #[derive(Debug, Clone)]
 pub(crate) struct Tail {
     limit: usize,
     bytes: Arc<Mutex<VecDeque<u8>>>,
-    /// True once the stream has ended; touched on every read, so that watchers look again.
+    /// True once the stream has ended. It is set on every read, too, which wakes the observers.
     ended: Arc<watch::Sender<bool>>,
 }
 
@@ -24,7 +24,7 @@ impl Tail {
         }
     }
 
-    /// Reads to the end of `source` on a thread of its own, so that no runtime is needed.
+    /// Reads `source` to its end on a thread of its own, so that no async runtime is needed.
     pub(crate) fn follow(&self, source: impl Read + Send + 'static) -> std::io::Result<()> {
         let tail = self.clone();
         std::thread::Builder::new()
@@ -33,14 +33,14 @@ impl Tail {
         Ok(())
     }
 
-    /// What is kept, with anything that is not text replaced.
+    /// Returns the kept bytes as text, with invalid UTF-8 replaced.
     pub(crate) fn text(&self) -> String {
         let bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
         let (front, back) = bytes.as_slices();
         String::from_utf8_lossy(&[front, back].concat()).into_owned()
     }
 
-    /// Waits until the text contains one of `needles` and says which; `None` when the stream ends without.
+    /// Waits until the text contains one of `needles` and returns its index; `None` if the stream ends without it.
     pub(crate) async fn find(&self, needles: &[&str]) -> Option<usize> {
         let mut ended = self.ended.subscribe();
         loop {
@@ -58,7 +58,7 @@ impl Tail {
     /// Waits for the end of the stream.
     pub(crate) async fn ended(&self) {
         let mut ended = self.ended.subscribe();
-        // The sender lives in `self`, so the only way out is the end itself.
+        // The sender lives in `self`, so this returns only at the end of the stream.
         let _ = ended.wait_for(|over| *over).await;
     }
 

@@ -1,15 +1,15 @@
-//! Texts that may stand on QEMU's command line: names, paths, escaped values.
+//! Checks and escapes text for QEMU's command line.
 
 use std::path::Path;
 
 use crate::spec::{SOCKET_PATH_MAX, SpecError};
 
-/// `value` for QEMU's `key=value,key=value` syntax, where a comma is written twice.
+/// Escapes `value` for QEMU's `key=value,key=value` syntax by doubling commas.
 pub(crate) fn escaped(field: &'static str, value: &str) -> Result<String, SpecError> {
     Ok(plain(field, value)?.replace(',', ",,"))
 }
 
-/// `value` where QEMU takes the whole argument as it stands.
+/// Checks `value` for an argument that QEMU takes as it stands.
 pub(crate) fn plain<'a>(field: &'static str, value: &'a str) -> Result<&'a str, SpecError> {
     match value.chars().find(|c| c.is_control()) {
         Some(character) => Err(SpecError::ControlCharacter { field, character }),
@@ -17,7 +17,7 @@ pub(crate) fn plain<'a>(field: &'static str, value: &'a str) -> Result<&'a str, 
     }
 }
 
-/// A name that needs no escaping anywhere.
+/// Checks a name, which then needs no escaping.
 pub(crate) fn name<'a>(
     field: &'static str,
     value: &'a str,
@@ -39,7 +39,7 @@ pub(crate) fn name<'a>(
     }
 }
 
-/// A path as text.
+/// Returns a path as text.
 pub(crate) fn path<'a>(field: &'static str, value: &'a Path) -> Result<&'a str, SpecError> {
     value.to_str().ok_or_else(|| SpecError::NotUtf8 {
         field,
@@ -47,7 +47,7 @@ pub(crate) fn path<'a>(field: &'static str, value: &'a Path) -> Result<&'a str, 
     })
 }
 
-/// A path that fits into a socket address.
+/// Returns a path that fits into a socket address.
 pub(crate) fn socket_path<'a>(field: &'static str, value: &'a Path) -> Result<&'a str, SpecError> {
     let text = path(field, value)?;
     if text.len() > SOCKET_PATH_MAX {
@@ -60,7 +60,7 @@ pub(crate) fn socket_path<'a>(field: &'static str, value: &'a Path) -> Result<&'
     Ok(text)
 }
 
-/// Holds `value` to `min..=max`.
+/// Checks that `value` is within `min..=max`.
 pub(crate) fn range(field: &'static str, value: u64, min: u64, max: u64) -> Result<(), SpecError> {
     if (min..=max).contains(&value) {
         Ok(())

@@ -138,8 +138,7 @@ fn a_real_tee_needs_no_simulator_and_gets_none() {
     assert_eq!(state, State::Ended(Ending::Failed(Failure::NoTee)));
 }
 
-/// Collateral is obtained for each request, the latest replacing the one before. Answers reach the guest until it
-/// drains.
+/// Collateral is obtained for each request, the latest replacing the one before. Answers reach the guest until it drains.
 #[test]
 fn collateral_is_sought_and_handed_on() {
     let came = || Event::Collateral(None, Some(GpuCollateral::default()));

@@ -1,5 +1,4 @@
-//! Limits on a guest's collateral requests: each distinct one may make the host ask vendors, so a guest gets few of
-//! them.
+//! Limits on a guest's collateral requests: each distinct one may make the host ask vendors, so a guest gets few of them.
 
 use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::gpu::CollateralRequest;

@@ -327,8 +327,7 @@ impl Showing for Slow {
     }
 }
 
-/// A client that leaves before the answer does not cause a second request, and other appliances do not wait for the
-/// first.
+/// A client that leaves before the answer does not cause a second request, and other appliances do not wait for the first.
 #[tokio::test]
 async fn leaving_early_lets_nobody_ask_again() {
     let folder = tempfile::tempdir().unwrap();

@@ -46,8 +46,7 @@ fn connections_are_no_more_than_there_are_descriptors_for() {
     assert_eq!(room(2), 2);
 }
 
-/// One address gets half of the places for unattested clients, however small the VM. A configured limit takes
-/// precedence.
+/// One address gets half of the places for unattested clients, however small the VM. A configured limit takes precedence.
 #[test]
 fn an_address_has_half_of_what_there_is_for_strangers() {
     let of = |memory_mib, model, all| {

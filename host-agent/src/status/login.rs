@@ -1,6 +1,5 @@
-//! Access control for the status page and the metrics: one name and one password with HTTP Basic authentication (RFC
-//! 7617), which browsers and Prometheus support. Beyond loopback the listener requires TLS, so the password is never
-//! sent in clear.
+//! Access control for the status page and the metrics: one name and one password with HTTP Basic authentication (RFC 7617),
+//! which browsers and Prometheus support. Beyond loopback the listener requires TLS, so the password is never sent in clear.
 
 use std::fs::File;
 use std::io::{self, Read as _};

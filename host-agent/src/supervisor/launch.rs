@@ -119,7 +119,7 @@ impl Launch {
         }
     }
 
-    /// Returns the same launch, with [`waits`](Self::waits) set.
+    /// Returns the same launch, with `waits` set.
     #[must_use]
     pub fn waiting(self, waits: bool) -> Self {
         Self { waits, ..self }

@@ -286,7 +286,7 @@ impl Link {
     /// Kills the supervisor, and with it QEMU and the simulator.
     pub fn kill(&mut self) {
         match (&mut self.child, &self.process) {
-            // The only failure is that it has ended.
+            // Killing fails only if the process has ended.
             (Some(child), _) => drop(child.start_kill()),
             (None, Some(process)) => process.kill(),
             (None, None) => {}

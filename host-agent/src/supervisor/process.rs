@@ -53,8 +53,7 @@ impl Process {
         }
     }
 
-    /// Returns whether the process has ended. A pidfd becomes readable at that point, even before the process is
-    /// reaped.
+    /// Returns whether the process has ended. A pidfd becomes readable at that point, even before the process is reaped.
     pub(super) fn has_ended(&self) -> bool {
         let mut handles = [PollFd::new(&self.handle, PollFlags::IN)];
         let at_once = Timespec {

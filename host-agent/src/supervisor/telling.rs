@@ -92,8 +92,7 @@ async fn tell(
                                     return;
                                 }
                             }
-                            // If the queue is full, the order is dropped; the reports show which orders were carried
-                            // out.
+                            // If the queue is full, the order is dropped; the reports show which orders were carried out.
                             Ok(Some(order)) => drop(orders.try_send(order)),
                             Ok(None) => break,
                             Err(_) => return,

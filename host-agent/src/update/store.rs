@@ -53,8 +53,7 @@ impl Slot {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kept {
-    /// Image and manifest that the configuration named when this was written. If it names others now, those take
-    /// precedence.
+    /// Image and manifest that the configuration named when this was written. If it names others now, those take precedence.
     pub file: (PathBuf, Option<PathBuf>),
     /// Slot of the appliance's VM.
     pub slot: Slot,

@@ -1,4 +1,4 @@
-//! The arguments that only a confidential machine has.
+//! The arguments of confidential machines only.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,17 +9,17 @@ use crate::accel::Accel;
 use crate::spec::{Confidential, IdBlock, QuoteSocket, SpecError, VmSpec};
 use crate::text::{plain, range, socket_path};
 
-/// What `-machine` gets besides, beginning with a comma.
+/// Returns the additional options of `-machine`, with a leading comma.
 pub(super) fn machine_options(confidential: &Confidential) -> &'static str {
     match confidential {
         Confidential::None => "",
-        // The TDX module owns the local APIC, so KVM may keep no I/O APIC of its own.
+        // The TDX module owns the local APIC, so KVM must not emulate an I/O APIC.
         Confidential::Tdx(_) => ",kernel-irqchip=split,confidential-guest-support=tee0",
         Confidential::Snp(_) => ",confidential-guest-support=tee0",
     }
 }
 
-/// For messages; `None` for a plain machine.
+/// Returns the TEE's name for messages; `None` for a plain machine.
 pub(super) fn tee(confidential: &Confidential) -> Option<&'static str> {
     match confidential {
         Confidential::None => None,
@@ -28,7 +28,7 @@ pub(super) fn tee(confidential: &Confidential) -> Option<&'static str> {
     }
 }
 
-/// The object that `-machine` names as its TEE.
+/// Adds the object that `-machine` names as its TEE.
 pub(super) fn object(args: &mut Args, spec: &VmSpec) -> Result<(), SpecError> {
     let (object, reason) = match &spec.confidential {
         Confidential::None => return Ok(()),
@@ -71,7 +71,7 @@ pub(super) fn object(args: &mut Args, spec: &VmSpec) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// Structs of numbers and strings always serialise; an empty text would be refused by QEMU at once.
+/// Serialises a struct of numbers and strings, which cannot fail. QEMU would refuse an empty text at once.
 pub(super) fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
@@ -82,7 +82,7 @@ struct TdxGuest {
     qom_type: &'static str,
     id: &'static str,
     mrconfigid: String,
-    /// QEMU's own default, said aloud: with it off the host could raise exceptions inside the domain by taking its
+    /// QEMU's default, stated explicitly. If it were off, the host could raise exceptions inside the domain by removing its
     /// pages, and every verifier refuses such a domain.
     sept_ve_disable: bool,
     #[serde(rename = "quote-generation-socket")]

@@ -1,5 +1,5 @@
-//! Guest memory as an object, where the machine needs one: a confidential machine always, others for huge pages or
-//! certain nodes of the host. The guest's own memory map and its tables are the same in each case.
+//! Guest memory as an object: always for confidential machines, for others with huge pages or selected NUMA nodes of the
+//! host. The guest's memory map and its tables are the same in every case.
 
 use serde::Serialize;
 
@@ -8,10 +8,10 @@ use super::confidential::{json, tee};
 use crate::spec::{Confidential, Placement, SpecError, VmSpec};
 use crate::text::range;
 
-/// More nodes than any x86 kernel is built for (`MAX_NUMNODES` of Debian and Ubuntu).
+/// Highest NUMA node number: x86 kernels are built for at most 1024 nodes (`MAX_NUMNODES` of Debian and Ubuntu).
 const NODES_MAX: u64 = 1023;
 
-/// What `-machine` gets besides, beginning with a comma.
+/// Returns the additional options of `-machine`, with a leading comma.
 pub(super) fn machine_option(spec: &VmSpec) -> &'static str {
     if needed(spec) {
         ",memory-backend=ram0"
@@ -20,7 +20,7 @@ pub(super) fn machine_option(spec: &VmSpec) -> &'static str {
     }
 }
 
-/// The object that it names.
+/// Adds the memory object that `-machine` names.
 pub(super) fn object(args: &mut Args, spec: &VmSpec) -> Result<(), SpecError> {
     if !needed(spec) {
         return Ok(());

@@ -1,15 +1,16 @@
-//! The network card, and what it is connected to.
+//! The network card and its backend.
 
 use super::{Args, VIRTIO};
 use crate::spec::{GUEST_ADDRESS, Network, SpecError};
 use crate::text::{escaped, name, range, socket_path};
 
-/// The card's address where it has a network for itself: fixed, so that nothing the guest sees depends on the run.
+/// The card's MAC address where it is alone on its network. It is fixed, so that nothing that the guest sees depends on the
+/// run.
 const MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
-/// Longest name of a network device (`IFNAMSIZ` without its final NUL).
+/// Longest name of a network device, in bytes (`IFNAMSIZ` without its final NUL).
 const DEVICE_MAX: usize = 15;
 
-/// How long QEMU waits before it connects to its network again, in milliseconds. The option is there since 9.2.
+/// Time before QEMU reconnects to the network's socket, in milliseconds. The option exists since QEMU 9.2.
 const RECONNECT_MS: u32 = 1000;
 
 pub(super) fn card(args: &mut Args, network: &Network) -> Result<(), SpecError> {

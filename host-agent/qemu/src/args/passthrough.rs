@@ -1,4 +1,4 @@
-//! The arguments that give a machine a GPU of the host's, and what of them is measured whatever the GPU.
+//! The arguments that pass a GPU of the host to a machine, and those of them that are measured whatever the GPU.
 
 use serde::Serialize;
 
@@ -8,7 +8,7 @@ use crate::accel::Accel;
 use crate::spec::{Gpu, MMIO64_MAX, MMIO64_MIN, SpecError};
 use crate::text::range;
 
-/// The port, the GPU behind it, and room for its BARs.
+/// Adds the root port, the GPU behind it and a window for its BARs.
 pub(super) fn gpu(args: &mut Args, gpu: &Gpu, accel: Accel) -> Result<(), SpecError> {
     if accel != Accel::Kvm {
         return Err(SpecError::GpuNeedsKvm);
@@ -35,10 +35,11 @@ pub(super) fn gpu(args: &mut Args, gpu: &Gpu, accel: Accel) -> Result<(), SpecEr
     Ok(())
 }
 
-/// The port and the firmware's window for a GPU: a machine has them in its tables before anything is behind the port.
+/// Returns the root port and the firmware's window for a GPU. They are in the machine's tables even if nothing is behind
+/// the port.
 ///
 /// # Errors
-/// [`SpecError::OutOfRange`] for a window that no firmware has.
+/// [`SpecError::OutOfRange`] if the firmware does not support a window of this size.
 pub fn measured(mmio64_mib: u32) -> Result<[Argument; 2], SpecError> {
     let (min, max) = (MMIO64_MIN, MMIO64_MAX);
     range("mmio64_mib", mmio64_mib.into(), min.into(), max.into())?;

@@ -1,83 +1,83 @@
-//! The messages of QMP used here, as types. Unknown fields are QEMU's freedom; unknown shapes are errors.
+//! The QMP messages that are used here, as types. Unknown fields are ignored; unknown shapes are errors.
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::find::Version;
 
-/// Whether a machine runs (`RunState` of QEMU's schema, as far as it concerns us).
+/// State of the machine: the part of `RunState` in QEMU's schema that is used here.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunState {
-    /// It runs.
+    /// The machine runs.
     Running,
-    /// Stopped by somebody on the host.
+    /// The machine was paused from the host.
     Paused,
-    /// Not started yet.
+    /// The machine has not been started yet.
     Prelaunch,
-    /// The guest has shut down, QEMU was told to stay.
+    /// The guest has shut down, and QEMU was told to stay.
     Shutdown,
-    /// A panic device reported a panic.
+    /// A panic device reported a panic of the guest.
     GuestPanicked,
-    /// KVM gave up.
+    /// KVM failed.
     InternalError,
     /// A disk failed.
     IoError,
-    /// One of the rest.
+    /// Any other state, by its name.
     #[serde(untagged)]
     Other(String),
 }
 
-/// `CpuInfoFast` of QEMU's schema, as far as it concerns us.
+/// The part of `CpuInfoFast` in QEMU's schema that is used here.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct CpuFast {
     pub(super) thread_id: i32,
 }
 
-/// Something that happened to the machine.
+/// An event of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// It ends: by the guest or by the host, and why (`guest-shutdown`, `guest-reset`, `host-qmp-quit`, …).
+    /// The machine ends.
     Shutdown {
-        /// Whether the guest began it.
+        /// Whether the guest caused it.
         guest: bool,
-        /// `ShutdownCause` of QEMU's schema.
+        /// Why, as `ShutdownCause` of QEMU's schema: `guest-shutdown`, `guest-reset`, `host-qmp-quit`, ….
         reason: String,
     },
-    /// It was reset.
+    /// The machine was reset.
     Reset {
-        /// Whether the guest began it.
+        /// Whether the guest caused it.
         guest: bool,
     },
-    /// The guest said that it panicked.
+    /// The guest reported a panic.
     GuestPanicked {
-        /// What QEMU does about it.
+        /// What QEMU does in response.
         action: String,
     },
-    /// Virtual CPUs stopped.
+    /// The vCPUs stopped.
     Stop,
-    /// Virtual CPUs continue.
+    /// The vCPUs continue.
     Resume,
     /// The guest opened or closed its end of a virtio-serial port.
     PortOpen {
-        /// The port's device id.
+        /// Device id of the port.
         id: String,
-        /// Open or closed.
+        /// Whether the port is open now.
         open: bool,
     },
-    /// A device is gone.
+    /// A device was removed.
     DeviceDeleted {
-        /// Its id, if it had one.
+        /// Id of the device, if it had one.
         device: Option<String>,
     },
-    /// QEMU has connected to a network behind a socket, for the first time or again.
+    /// QEMU has connected to a network's socket, for the first time or again.
     NetworkConnected,
-    /// Anything else, by name.
+    /// Any other event, by its name.
     Other(String),
 }
 
-/// One message from QEMU after the greeting.
+/// A message from QEMU after the greeting.
 #[derive(Debug, PartialEq)]
 pub(super) enum Message {
     Answer {
@@ -96,20 +96,20 @@ pub(super) struct Refusal {
 /// Counters of one disk since the machine's start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockStats {
-    /// The disk's node: its serial in [`Disk`](crate::spec::Disk), or what it was swapped for.
+    /// Node of the disk: its serial number in [`Disk`](crate::spec::Disk), or the node that replaced it.
     pub node: String,
-    /// Bytes the guest read.
+    /// Bytes that the guest read.
     pub read_bytes: u64,
-    /// Reads the guest made.
+    /// Number of reads by the guest.
     pub read_operations: u64,
-    /// Bytes the guest wrote.
+    /// Bytes that the guest wrote.
     pub written_bytes: u64,
-    /// Writes the guest made.
+    /// Number of writes by the guest.
     pub write_operations: u64,
 }
 
 impl Message {
-    /// Reads one line.
+    /// Parses one line.
     pub(super) fn parse(line: &[u8]) -> Result<Self, serde_json::Error> {
         Ok(match serde_json::from_slice(line)? {
             Wire::Event { event, data } => Self::Event(Event::new(event, &data)),
@@ -167,7 +167,7 @@ impl From<BlockEntry> for BlockStats {
     }
 }
 
-/// `{"QMP": {"version": {"qemu": {...}}}}`: the first line.
+/// Parses the first line, `{"QMP": {"version": {"qemu": {...}}}}`.
 pub(super) fn greeting(line: &[u8]) -> Result<Version, serde_json::Error> {
     let Greeting {
         qmp: Body {

@@ -1,4 +1,4 @@
-//! Lines of JSON over a socket: answers go to who asked, events to who listens.
+//! JSON lines over a socket: routes answers to the callers that wait for them, and events to the listeners.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,13 +14,13 @@ use super::messages::{Event, Message, Refusal, greeting};
 use super::{Closed, MESSAGE_MAX, QmpError};
 use crate::find::Version;
 
-/// Events kept for a slow listener.
+/// Number of events that are kept for a slow listener.
 const EVENTS_KEPT: usize = 64;
 
 type Lines = BufReader<OwnedReadHalf>;
 type Answer = Result<Value, Refusal>;
 
-/// One connection. Its reader ends with it.
+/// A connection. Dropping it ends its reader.
 #[derive(Debug)]
 pub(super) struct Transport {
     writer: tokio::sync::Mutex<OwnedWriteHalf>,
@@ -37,13 +37,13 @@ struct Shared {
 struct State {
     next: u64,
     waiting: HashMap<u64, oneshot::Sender<Answer>>,
-    /// Gone once closed, so that listeners see the end.
+    /// `None` once the connection is closed, so that listeners see the end.
     events: Option<broadcast::Sender<Event>>,
     closed: Option<Closed>,
 }
 
 impl Transport {
-    /// Reads the greeting and begins to read the rest.
+    /// Reads the greeting and starts to read the messages that follow.
     pub(super) async fn open(stream: UnixStream) -> Result<(Self, Version), QmpError> {
         let (reader, writer) = stream.into_split();
         let mut lines = BufReader::new(reader);
@@ -77,7 +77,7 @@ impl Transport {
         arguments: Value,
     ) -> Result<Value, QmpError> {
         let (asked, id) = self.shared.ask().map_err(QmpError::Closed)?;
-        // Whoever stops waiting must not leave an entry behind.
+        // A caller that stops waiting must not leave an entry behind.
         let _forget = Forget {
             shared: &self.shared,
             id,
@@ -139,13 +139,13 @@ impl Shared {
         match message {
             Message::Answer { id, result } => {
                 if let Some(answer) = state.waiting.remove(&id) {
-                    // Nobody waits any more: the command was given up.
+                    // The caller may have stopped waiting.
                     let _ = answer.send(result);
                 }
             }
             Message::Event(event) => {
                 if let Some(events) = &state.events {
-                    // Nobody listens.
+                    // There may be no listener.
                     let _ = events.send(event);
                 }
             }
@@ -184,7 +184,7 @@ async fn read_all(mut lines: Lines, shared: Arc<Shared>) {
     shared.close(how);
 }
 
-/// One line without its end, never more than [`MESSAGE_MAX`] bytes of memory.
+/// Reads one line, of which at most [`MESSAGE_MAX`] bytes and one are kept in memory.
 async fn read_line(lines: &mut Lines) -> Result<Vec<u8>, Closed> {
     let mut line = Vec::new();
     let mut limited = lines.take(MESSAGE_MAX as u64 + 1);
@@ -209,7 +209,7 @@ mod tests {
     const GREETING: &str =
         "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 13, \"minor\": 0, \"major\": 10}}}}\r\n";
 
-    /// A QEMU that greets, answers the first command, then sends `rest` whatever it is asked, and closes.
+    /// A simulated QEMU that greets, answers the first command, sends `rest` in answer to the second, and closes.
     async fn pretend(rest: Vec<u8>) -> (Result<Qmp, QmpError>, JoinHandle<()>) {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         let qemu = tokio::spawn(async move {
@@ -225,7 +225,7 @@ mod tests {
                 .await
                 .expect("answered");
             read_line(&mut lines).await.expect("a command");
-            // The other side may hang up in the middle of it.
+            // The peer may close the connection in the middle of it.
             let _ = writer.write_all(&rest).await;
         });
         let ours = ours.into_std().expect("a stream");

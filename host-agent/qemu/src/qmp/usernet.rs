@@ -1,6 +1,6 @@
-//! The table `info usernet` prints: the only place where QEMU tells which port a forwarding got.
+//! Parses the output of `info usernet`, the only place where QEMU shows which host port a forwarding got.
 
-/// The host port that is forwarded to `guest_port`.
+/// Returns the host port that is forwarded to `guest_port`.
 ///
 /// ```text
 ///   Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ

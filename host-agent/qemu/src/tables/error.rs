@@ -1,4 +1,4 @@
-//! Why there are no tables.
+//! The error of computing tables.
 
 use std::io;
 use std::path::PathBuf;
@@ -9,59 +9,59 @@ use crate::qtest::QtestError;
 use crate::socket::SocketError;
 use crate::spec::SpecError;
 
-/// Why there are no tables.
+/// Why the tables could not be computed.
 #[derive(Debug, thiserror::Error)]
 pub enum TablesError {
-    /// The shape is none that QEMU could have.
+    /// QEMU cannot have a machine of this shape.
     #[error("this machine cannot be expressed")]
     Spec(#[from] SpecError),
     /// A file cannot be read.
     #[error("cannot open {path:?} to boot it")]
     Open {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// No descriptor left.
+    /// The system has no file descriptor left.
     #[error("cannot make sockets for QEMU")]
     Socket(#[from] SocketError),
-    /// QEMU does not start.
+    /// QEMU cannot be started.
     #[error("cannot start QEMU to compute tables")]
     Spawn(#[from] SpawnError),
-    /// The control socket failed.
+    /// The QMP connection failed.
     #[error("cannot control QEMU while computing tables")]
     Qmp(#[source] QmpError),
-    /// A descriptor of this process failed.
+    /// A file or stream of this process failed.
     #[error("cannot prepare or read the machine's console")]
     Console(#[source] io::Error),
-    /// The kernel did not start.
+    /// The kernel printed nothing in time.
     #[error(
         "the kernel said nothing within {seconds} s, so the firmware may not have read the tables; give it more time, or a kernel that speaks on ttyS0 (QEMU: {diagnostics:?})"
     )]
     Silent {
-        /// The deadline.
+        /// The deadline in seconds.
         seconds: u64,
-        /// What QEMU wrote.
+        /// What QEMU wrote to standard error.
         diagnostics: String,
     },
-    /// QEMU ended, or complained before something failed.
+    /// QEMU ended, or wrote diagnostics before something failed.
     #[error("QEMU failed while computing tables: {diagnostics:?}")]
     Ended {
-        /// What QEMU wrote.
+        /// What QEMU wrote to standard error.
         diagnostics: String,
-        /// What failed then.
+        /// What failed.
         #[source]
         source: Box<Self>,
     },
-    /// The standing machine cannot be read.
+    /// The paused machine cannot be read.
     #[error("cannot read the machine")]
     Read(#[from] QtestError),
-    /// QEMU offers no such item.
+    /// fw_cfg lacks a required item.
     #[error("QEMU offers no {name:?} in fw_cfg; is this a machine without ACPI?")]
     Missing {
-        /// Its name.
+        /// Name of the item.
         name: &'static str,
     },
     /// The firmware published no SMBIOS table.
@@ -69,7 +69,7 @@ pub enum TablesError {
         "the machine's memory holds no sound SMBIOS entry point; has the firmware come so far?"
     )]
     NoSmbios,
-    /// There are several.
+    /// The machine's memory holds several SMBIOS tables that differ.
     #[error("the machine's memory holds several SMBIOS tables that differ")]
     SeveralSmbios,
 }

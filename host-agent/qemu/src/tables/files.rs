@@ -1,4 +1,4 @@
-//! What the machine is given: the files to boot, and blank ones for the rest.
+//! The files of the machine: those to boot, and blank ones for the rest.
 
 use std::fs;
 use std::io::{self, Seek, Write};
@@ -9,7 +9,7 @@ use super::TablesError;
 use crate::socket::pair;
 use crate::spec::{Blob, Channel, Disk};
 
-/// Everything that QEMU inherits.
+/// Every descriptor that QEMU inherits.
 pub(super) struct Files(pub(super) Vec<OwnedFd>);
 
 impl Files {
@@ -46,7 +46,7 @@ impl Files {
     }
 
     pub(super) fn control(&mut self) -> Result<Channel, TablesError> {
-        // Nobody talks on it; the other end is closed at once.
+        // The channel is not used, so its other end is closed at once.
         let (prepared, _) = pair()?;
         let endpoint = prepared.endpoint;
         self.0.push(prepared.fd);

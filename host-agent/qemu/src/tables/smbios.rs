@@ -1,19 +1,19 @@
-//! Finds the SMBIOS table that firmware has published in a machine's memory (DMTF DSP0134, chapter 5).
+//! Finds the SMBIOS table that the firmware has published in guest memory (DMTF DSP0134, chapter 5).
 
 use super::TablesError;
 use crate::qtest::{Qtest, READ_MAX};
 
-/// Where a PC BIOS puts its entry point.
+/// Address and length of the memory in which a PC BIOS publishes its entry point.
 const SEGMENT: (u64, u32) = (0xf_0000, 0x1_0000);
-/// UEFI firmware puts it near the end of low memory, if not that far below.
+/// UEFI firmware publishes its entry point within this distance, in bytes, of the end of low memory.
 const BELOW_END: u64 = 256 << 20;
 const ALIGNMENT: usize = 16;
-/// QEMU's table has a few hundred bytes, and some more for each 16 GiB of memory.
+/// Largest accepted table in bytes. QEMU's has a few hundred bytes, and some more for each 16 GiB of memory.
 const TABLE_MAX: u32 = 1 << 20;
-/// RAM up to this size lies wholly below 4 GiB on q35; from here on 2 GiB do.
+/// RAM size in MiB from which q35 places only 2 GiB below 4 GiB. Smaller RAM lies below 4 GiB entirely.
 const SPLIT_MIB: u32 = 2816;
 
-/// The one table that an entry point with sound checksums names.
+/// Returns the one table that entry points with valid checksums name.
 pub(super) async fn find(qtest: &mut Qtest, memory_mib: u32) -> Result<Vec<u8>, TablesError> {
     let low_mib = if memory_mib >= SPLIT_MIB {
         2048
@@ -53,7 +53,7 @@ pub(super) async fn find(qtest: &mut Qtest, memory_mib: u32) -> Result<Vec<u8>, 
     table.ok_or(TablesError::NoSmbios)
 }
 
-/// Address and (largest) length of the table, if `bytes` begin with an entry point of either kind.
+/// Returns address and greatest length of the table, if `bytes` begin with an entry point of either kind.
 fn entry_point(bytes: &[u8]) -> Option<(u64, u32)> {
     let sums_up = |length: usize| {
         let bytes = bytes.get(..length)?;
@@ -80,7 +80,7 @@ fn entry_point(bytes: &[u8]) -> Option<(u64, u32)> {
     (address != 0 && length != 0).then_some((address, length))
 }
 
-/// The structures up to and with the one that ends the table. What may follow within its largest length is not of it.
+/// Returns the structures up to and including the end-of-table structure, without any bytes after it.
 fn whole(mut table: Vec<u8>) -> Option<Vec<u8>> {
     const END_OF_TABLE: u8 = 127;
     let mut at = 0;

@@ -1,6 +1,6 @@
-//! QEMU's command line, whole, for each kind of machine; and every specification that has none.
+//! Golden tests of QEMU's whole command line for each kind of machine, and of every specification that is refused.
 //!
-//! `COCOON_BLESS=1` rewrites the expected files; read the difference before committing it.
+//! `COCOON_BLESS=1` rewrites the expected files; read the difference before you commit it.
 
 mod refused;
 
@@ -100,7 +100,7 @@ fn placed(spec: VmSpec, hugepages: Option<HugePages>, nodes: &[u32]) -> VmSpec {
     }
 }
 
-/// The value of the `-object` of this type.
+/// Returns the value of the `-object` of this type.
 fn object(spec: &VmSpec, kind: &str) -> String {
     let arguments = arguments(spec).expect("a command line");
     let values = arguments
@@ -153,7 +153,7 @@ fn machines_with_a_gpu() {
     }
 }
 
-/// The emulated machine, which has the fewest arguments of its own, on every network and in every place.
+/// The emulated machine, which has the fewest arguments of its own, with every network and placement.
 #[test]
 fn machines_on_other_networks_and_in_other_places() {
     let tap = Network::Tap {
@@ -174,7 +174,7 @@ fn machines_on_other_networks_and_in_other_places() {
     compare("snp-placed", &placed(snp(), None, &[1]));
 }
 
-/// Whatever the network and the place: what a guest sees, and what is measured, stays.
+/// Network and placement change neither what a guest sees nor what is measured.
 #[test]
 fn a_guest_cannot_tell_where_it_is() {
     let seen = |spec: &VmSpec| {
@@ -227,7 +227,7 @@ fn an_id_block_is_part_of_the_guest_object() {
 #[test]
 fn the_window_holds_the_bars_of_known_gpus() {
     const MIB: u64 = 1 << 20;
-    // No GPU; H100 80 GB (BAR1 128 GiB); H200 (256 GiB); what no machine can address.
+    // No GPU; H100 80 GB (BAR1 128 GiB); H200 (256 GiB); more than any machine can address.
     for (bars, mib) in [
         (&[][..], 32 << 10),
         (&[16 * MIB, 128 << 30, 32 * MIB][..], 256 << 10),
@@ -255,7 +255,7 @@ fn every_argument_has_a_reason_and_no_random_device_exists() {
     for spec in [emulated(), with_gpu(tdx()), with_gpu(snp())] {
         for argument in arguments(&spec).expect("a command line") {
             assert!(argument.reason.len() > 8, "{argument}");
-            // The host's randomness is not credited, so it is not offered either.
+            // The guest's kernel does not credit the host's randomness, so no such device is offered.
             assert!(!argument.to_string().contains("rng"), "{argument}");
         }
     }

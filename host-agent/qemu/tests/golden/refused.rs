@@ -1,4 +1,4 @@
-//! Every specification that has no command line, with the reason.
+//! Every specification that is refused, with the reason.
 
 use cocoon_qemu::VmSpec;
 use cocoon_qemu::args::arguments;

@@ -1,4 +1,4 @@
-//! Which QEMU and which accelerator a machine gets, tried with real ones.
+//! Tests of the choice of QEMU and accelerator, with real ones.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::guest::{PATIENCE, Running, guest, qemu, start};
 use crate::inputs::{fetcher, firmware, kernel};
 use crate::skip::skipped;
 
-/// Small programs run on many a KVM that cannot run a kernel: only the end of a kernel's start counts.
+/// Many a KVM runs small programs but no kernel, so only the end of a kernel's initialisation counts.
 #[tokio::test]
 async fn a_guest_that_only_says_ready_does_not_prove_kvm() {
     let Some(qemu) = qemu().await else { return };
@@ -32,7 +32,7 @@ async fn a_guest_that_only_says_ready_does_not_prove_kvm() {
         .expect("a choice");
     assert_eq!(first.accel, Accel::Emulated);
     assert!(first.reason.starts_with("emulation: "), "{}", first.reason);
-    // It is silent, which a busy machine is, too: that is nothing to remember.
+    // The guest is silent, as on a busy host, so this result is not kept.
     if first.reason.contains("KVM internal error") {
         let again = choose(Wanted::Automatic, probe, |_| panic!("tried again"))
             .await
@@ -48,7 +48,7 @@ async fn a_guest_that_only_says_ready_does_not_prove_kvm() {
     assert_eq!(asked.accel, Accel::Kvm);
 }
 
-/// With Debian's kernel and firmware, as for an image: the answer for this machine, printed.
+/// Prints the choice for this host with Debian's kernel and firmware, as for an image.
 #[tokio::test]
 async fn the_answer_for_a_real_kernel() {
     let Some(qemu) = qemu().await else { return };
@@ -75,7 +75,7 @@ async fn the_answer_for_a_real_kernel() {
     );
 }
 
-/// The whole way of a machine without QEMU: fetch what is locked, unpack it, start it.
+/// On a host without QEMU, the locked packages are fetched, unpacked and started.
 #[tokio::test]
 async fn a_private_copy_is_fetched_and_runs_a_machine() {
     let fetched = tokio::task::spawn_blocking(|| {

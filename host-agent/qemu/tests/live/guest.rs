@@ -1,4 +1,4 @@
-//! A guest of sixty bytes, and the QEMU to run it.
+//! A guest of sixty bytes, and the QEMU that runs it.
 
 use std::error::Error;
 use std::fs::File;
@@ -19,7 +19,7 @@ use crate::skip::skipped;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 pub const IMAGE: &[u8] = &[0x5a; 64 << 10];
 
-/// Says READY on the first serial port, then halts for ever.
+/// Returns a guest that prints READY on the first serial port and then halts for ever.
 pub fn guest() -> Vec<u8> {
     const LOAD: u32 = 0x10_0000;
     let flags = 1u32 << 16;
@@ -42,7 +42,7 @@ pub struct Running {
     pub folder: tempfile::TempDir,
 }
 
-/// Starts the guest and waits until it has said READY.
+/// Starts the guest and waits until it has printed READY.
 pub async fn start(qemu: &Qemu) -> Running {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let kernel = filled(&guest());
@@ -113,7 +113,7 @@ pub fn filled(bytes: &[u8]) -> OwnedFd {
     file.into()
 }
 
-/// The named one, the system's, or the private copy.
+/// Returns the named QEMU, the system's, or the private copy.
 pub async fn qemu() -> Option<Qemu> {
     let named = std::env::var_os("COCOON_QEMU").map(PathBuf::from);
     let found = match fetcher() {
@@ -132,7 +132,7 @@ pub async fn qemu() -> Option<Qemu> {
     }
 }
 
-/// The error with its causes.
+/// Returns the error with its causes.
 fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

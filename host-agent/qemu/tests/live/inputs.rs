@@ -1,4 +1,4 @@
-//! Files of the image's lock file, and the QEMU for machines that have none.
+//! Files of the image's lock file, among them a QEMU for hosts that have none.
 
 use std::error::Error;
 use std::fs;
@@ -10,12 +10,12 @@ use cocoon_inputs::{Cache, Fetcher, Lock, Mirrors, Options, Policy, report};
 
 use crate::skip::skipped;
 
-/// Fetches what the cache lacks of the image's lock file.
+/// Returns a fetcher for the image's lock file.
 pub fn fetcher() -> Result<Arc<Fetcher>, Box<dyn Error>> {
     fetcher_of(include_str!("../../../../image/inputs.lock"))
 }
 
-/// The same of another lock file. The newest signed version will do where the locked one is gone.
+/// Returns a fetcher for another lock file. It takes the newest signed version where the locked one is gone.
 pub fn fetcher_of(text: &str) -> Result<Arc<Fetcher>, Box<dyn Error>> {
     let options = Options {
         policy: Policy::AllowNewest,
@@ -27,13 +27,13 @@ pub fn fetcher_of(text: &str) -> Result<Arc<Fetcher>, Box<dyn Error>> {
     Ok(Arc::new(fetcher))
 }
 
-/// Debian's kernel, laid down in `folder`; `None` after saying that it cannot be had.
+/// Writes Debian's kernel into `folder`; returns `None` after reporting that it cannot be obtained.
 pub fn kernel(folder: &Path) -> Option<PathBuf> {
     laid_down(folder.join("kernel"), unpacked("kernel", "boot/vmlinuz-"))
 }
 
-/// The firmware of an image, which boots plain machines as well: Debian's TDX firmware with a variable store in which no
-/// key forbids the kernel. Laid down in `folder`; `None` after saying that it cannot be had.
+/// Writes an image's firmware into `folder`, which also boots plain machines: Debian's TDX firmware with a variable store
+/// that contains no key to forbid the kernel. Returns `None` after reporting that it cannot be obtained.
 pub fn firmware(folder: &Path) -> Option<PathBuf> {
     let made = || {
         let mut bytes = unpacked("firmware-tdx", "usr/share/ovmf/OVMF.inteltdx.ms.fd")?;

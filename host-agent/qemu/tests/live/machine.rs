@@ -1,4 +1,4 @@
-//! A real machine: started, asked, listened to, ended.
+//! Tests with a real machine: start, QMP commands and events, and its end.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
@@ -60,7 +60,7 @@ async fn a_machine_is_started_asked_and_ended() {
 #[tokio::test]
 async fn it_has_exactly_the_files_it_was_given() {
     let Some(qemu) = qemu().await else { return };
-    // A file that any careless start would hand down.
+    // A file that a careless start would let QEMU inherit.
     let stray = filled(b"stray");
     nix::fcntl::fcntl(
         &stray,
@@ -203,13 +203,13 @@ async fn descriptors_must_match_the_specification() {
     );
 }
 
-/// The owner dies without a chance to clean up; this test is its own owner.
+/// The owner dies without a chance to clean up. The test runs itself as the owner.
 #[tokio::test]
 async fn it_dies_with_its_owner() {
     if std::env::var_os("LIVE_OWNER").is_some() {
         let qemu = qemu().await.expect("the caller found one");
         let running = start(&qemu).await;
-        // The caller reads it from the other lines of the test harness.
+        // The caller finds this line among those of the test harness.
         println!("\nowned {}", running.vm.pid());
         std::io::stdout().flush().expect("told");
         std::future::pending::<()>().await;
@@ -234,7 +234,7 @@ async fn it_dies_with_its_owner() {
     gone(pid);
 }
 
-/// Waits until no living process has this id. A zombie that somebody else must reap is dead, too.
+/// Waits until no living process has this id. A zombie that another process must reap counts as dead.
 fn gone(pid: u32) {
     let begin = Instant::now();
     let dead = || match std::fs::read_to_string(format!("/proc/{pid}/stat")) {

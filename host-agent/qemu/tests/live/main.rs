@@ -1,7 +1,7 @@
-//! A real QEMU with a guest of sixty bytes.
+//! Tests with a real QEMU and a guest of sixty bytes.
 //!
-//! Uses the QEMU named by `COCOON_QEMU`, the system's, or else the private copy, which is fetched and unpacked if need be.
-//! Where none can be had, the tests print SKIPPED, or fail with `COCOON_NO_SKIP=1`.
+//! They use the QEMU named by `COCOON_QEMU`, the system's, or else the private copy, which is fetched and unpacked if
+//! necessary. If none can be obtained, the tests print SKIPPED, or fail with `COCOON_NO_SKIP=1`.
 
 #[path = "../../../../tests/src/absent.rs"]
 mod absent;

@@ -1,4 +1,4 @@
-//! TAP and passt, as far as any machine can try them: a real QEMU connects to whoever listens, and takes every option.
+//! TAP and passt, as far as any host can test them: a real QEMU connects to the socket and accepts every option.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use tokio::net::UnixListener;
 
 use crate::guest::{PATIENCE, Running, guest, qemu, start};
 
-/// A machine of which nothing but the network matters.
+/// Returns a machine in which only the network matters.
 fn machine(network: Network, kernel: PathBuf, qmp: Endpoint) -> VmSpec {
     VmSpec {
         name: "network".into(),
@@ -35,7 +35,7 @@ fn machine(network: Network, kernel: PathBuf, qmp: Endpoint) -> VmSpec {
     }
 }
 
-/// It stands in for passt: QEMU connects, and the machine runs on.
+/// The test stands in for passt: QEMU connects, and the machine runs on.
 #[tokio::test]
 async fn qemu_connects_to_a_passt() {
     let Some(qemu) = qemu().await else { return };
@@ -52,14 +52,14 @@ async fn qemu_connects_to_a_passt() {
     let qmp = Qmp::connect(&folder.path().join("qmp"), PATIENCE).await;
     let qmp = qmp.unwrap_or_else(|error| panic!("{error}: {}", vm.diagnostics()));
     assert_eq!(qmp.status().await.expect("a state"), RunState::Running);
-    // Whoever is behind the card hears its address: a frame behind its length, and whom it is from.
+    // The peer receives the announcement: a length, then a frame with the card's source address.
     qmp.announce().await.expect("announced");
     let mut frame = [0; 4 + 60];
     let heard = tokio::time::timeout(PATIENCE, stream.read_exact(&mut frame)).await;
     heard.expect("in time").expect("a frame");
     assert_eq!(frame[..4], 60_u32.to_be_bytes());
     assert_eq!(frame[10..16], [0x52, 0x54, 0x00, 0x12, 0x34, 0x56]);
-    // A thread for each virtual CPU, by the kernel's number.
+    // Each vCPU has a thread, identified by its kernel thread id.
     let threads = qmp.cpu_threads().await.expect("threads");
     assert_eq!(threads.len(), 2);
     for thread in threads {
@@ -69,8 +69,8 @@ async fn qemu_connects_to_a_passt() {
     vm.stop(Some(&qmp), PATIENCE).await.expect("ended");
 }
 
-/// With privileges the device comes into being and goes with QEMU; without, the kernel refuses it. An option that QEMU does
-/// not know is refused before that.
+/// With privileges, the device is created and disappears with QEMU; without, the kernel refuses it. QEMU refuses an unknown
+/// option before that.
 #[tokio::test]
 async fn every_option_of_a_tap_is_one_of_qemus() {
     let Some(qemu) = qemu().await else { return };
@@ -95,7 +95,7 @@ async fn every_option_of_a_tap_is_one_of_qemus() {
     vm.stop(Some(&qmp), PATIENCE).await.expect("ended");
 }
 
-/// The option of the command line as QMP takes it.
+/// Converts an option of the command line to the form that QMP takes.
 fn members(text: &str) -> Value {
     let mut parts = text.split(',');
     let mut members = json!({ "type": parts.next() });
@@ -107,12 +107,12 @@ fn members(text: &str) -> Value {
             text => json!(text),
         };
     }
-    // Another than the machine's own.
+    // An id other than that of the machine's own network.
     members["id"] = json!("another");
     members
 }
 
-/// What QEMU says to it.
+/// Returns QEMU's response to adding this network.
 async fn add(qmp: &Qmp, network: Value) -> String {
     match qmp.execute::<Value>("netdev_add", network).await {
         Ok(_) => "accepted".to_owned(),

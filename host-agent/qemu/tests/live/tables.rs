@@ -1,4 +1,4 @@
-//! Tables of real machines: the same twice, and others when the machine is another.
+//! Tables of real machines: the same machine always gives the same tables, and another machine gives others.
 //!
 //! The firmware and the kernel are those of the image's lock file.
 
@@ -30,7 +30,7 @@ async fn with_bios(qemu: &Qemu, kernel: &Path, shape: Shape) -> Tables {
     tables(qemu, &shape, &boot).await.expect("tables")
 }
 
-/// With QEMU's own BIOS and a guest of sixty bytes: needs nothing but QEMU.
+/// With QEMU's own BIOS and a guest of sixty bytes, this needs nothing but QEMU.
 #[tokio::test]
 async fn tables_follow_from_the_shape_and_nothing_else() {
     let Some(qemu) = qemu().await else { return };
@@ -101,7 +101,7 @@ async fn a_silent_machine_has_no_tables() {
     );
 }
 
-/// With the appliance's firmware: it puts the devices where the processor's address bits allow, and names itself.
+/// With the appliance's firmware, which places devices as the processor's address bits permit and adds its own name.
 #[tokio::test]
 async fn the_firmware_decides_where_the_window_begins() {
     let Some(qemu) = qemu().await else { return };
@@ -118,7 +118,7 @@ async fn the_firmware_decides_where_the_window_begins() {
     let usual = tables(&qemu, &SHAPE, &boot).await.expect("tables");
     assert_eq!(tables(&qemu, &SHAPE, &boot).await.expect("again"), usual);
     assert_eq!(usual.boot_order, b"/rom@genroms/linuxboot_dma.bin\0");
-    // The 64-bit window, as the DSDT's descriptor holds its first and last address: 2^46 - 2^43, and 32 GiB.
+    // The 64-bit window, as the DSDT's descriptor holds its first and last address: from 2^46 - 2^43, 32 GiB long.
     let window = |tables: &Tables, first: u64| {
         let range = [first, first + (32 << 30) - 1]
             .map(u64::to_le_bytes)
@@ -136,7 +136,7 @@ async fn the_firmware_decides_where_the_window_begins() {
     assert_eq!(few_bits.smbios, usual.smbios);
     let edk2 = b"EDK II";
     assert!(usual.smbios.windows(edk2.len()).any(|part| part == edk2));
-    // A GPU's port is one more device, and moves the window even with nothing behind it; SMBIOS and boot order stay.
+    // A GPU's port is one more device and moves the window even if nothing is behind it. SMBIOS and boot order stay.
     let with_port = Shape {
         mmio64_mib: Some(256 << 10),
         ..SHAPE
@@ -146,7 +146,7 @@ async fn the_firmware_decides_where_the_window_begins() {
     assert_eq!(with_port.smbios, usual.smbios);
     assert_eq!(with_port.boot_order, usual.boot_order);
     assert!(!window(&with_port, 0x3800_0000_0000));
-    // Address bits beyond 46 change nothing: the firmware does not use them.
+    // Address bits beyond 46 change nothing, since the firmware does not use them.
     let many_bits = Shape {
         address_bits: 52,
         ..SHAPE

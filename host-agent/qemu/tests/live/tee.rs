@@ -1,8 +1,8 @@
-//! The command lines of confidential machines, held against a real QEMU's own lists of what it takes, and read by it to
-//! the point at which it asks the kernel for a TEE.
+//! The command lines of confidential machines, compared with a real QEMU's own lists of options, and parsed by it up to the
+//! point at which it asks the kernel for a TEE.
 //!
-//! The QEMU is the one named by `COCOON_QEMU` if it starts trust domains, or else a private copy under a lock file of this
-//! test's own.
+//! The QEMU is the one named by `COCOON_QEMU` if it can start trust domains, or else a private copy with this test's own
+//! lock file.
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
@@ -26,7 +26,7 @@ async fn every_option_of_ours_is_one_of_qemus() {
     let Some(qemu) = qemu().await else { return };
     let Running { vm, qmp, .. } = start(&qemu).await;
     let mut specs = machines(Path::new("/nonexistent"));
-    // And those that a confidential machine cannot have.
+    // And a plain machine with the placement that a confidential one cannot have.
     specs.push(VmSpec {
         confidential: Confidential::None,
         placement: Placement {
@@ -45,7 +45,7 @@ async fn every_option_of_ours_is_one_of_qemus() {
     vm.stop(Some(&qmp), PATIENCE).await.expect("ended");
 }
 
-/// That the test above can fail: one wrong letter is seen, in whatever it is.
+/// Shows that the test above can fail: one wrong letter is noticed in any kind of argument.
 #[tokio::test]
 async fn an_option_that_qemu_has_not_is_noticed() {
     let Some(qemu) = qemu().await else { return };
@@ -96,7 +96,7 @@ async fn an_option_that_qemu_has_not_is_noticed() {
     vm.stop(Some(&qmp), PATIENCE).await.expect("ended");
 }
 
-/// On a machine without TEE, QEMU reads the whole line and then says that the kernel has none.
+/// On a host without a TEE, QEMU parses the whole line and then reports that the kernel has none.
 #[tokio::test]
 async fn qemu_reads_the_whole_line_and_asks_the_kernel() {
     let Some(qemu) = qemu().await else { return };
@@ -112,9 +112,9 @@ async fn qemu_reads_the_whole_line_and_asks_the_kernel() {
     let firmware = folder.path().join("firmware");
     std::fs::write(&firmware, vec![0; 4 << 20]).expect("a file");
     for mut spec in machines(&firmware) {
-        // Not every machine lets a process bind memory.
+        // Not every host lets a process bind memory.
         spec.placement = Placement::default();
-        // Without it QEMU opens /dev/iommu before it comes to the TEE.
+        // With a GPU, QEMU opens /dev/iommu before it comes to the TEE.
         spec.gpu = None;
         let (module, name) = match spec.confidential {
             Confidential::Tdx(_) => ("kvm_intel/parameters/tdx", "TDX"),
@@ -135,7 +135,7 @@ async fn qemu_reads_the_whole_line_and_asks_the_kernel() {
     }
 }
 
-/// Whether QEMU has what the argument names. What every machine of ours has is tried by starting one.
+/// Checks that QEMU has what the argument names. What every machine has is tested by starting one.
 async fn known(qmp: &Qmp, argument: &Argument) -> Result<(), String> {
     let value = argument.value.as_deref().unwrap_or_default();
     let mut parts = value.split(',');
@@ -144,7 +144,7 @@ async fn known(qmp: &Qmp, argument: &Argument) -> Result<(), String> {
     match argument.flag {
         "-object" => object(qmp, value).await,
         "-device" => {
-            // Where it is plugged in is not the device's own.
+            // These properties belong to the bus, not to the device.
             let generic = ["id", "bus"].map(str::to_owned);
             let own = listed(qmp, "device-list-properties", first).await?;
             all(first, keys, &own.union(&generic.into()).cloned().collect())
@@ -152,7 +152,7 @@ async fn known(qmp: &Qmp, argument: &Argument) -> Result<(), String> {
         "-machine" => {
             let machine = format!("{first}-machine");
             let mut own = listed(qmp, "qom-list-properties", &machine).await?;
-            // Handed on to the accelerator.
+            // This option is passed on to the accelerator.
             let accelerator = listed(qmp, "qom-list-properties", "kvm-accel").await?;
             own.extend(
                 accelerator
@@ -170,7 +170,7 @@ async fn known(qmp: &Qmp, argument: &Argument) -> Result<(), String> {
     }
 }
 
-/// The members of a JSON object are the properties of its type, and of their types.
+/// Checks that the members of a JSON object are properties of its type, with values of the right types.
 async fn object(qmp: &Qmp, text: &str) -> Result<(), String> {
     let members: serde_json::Map<String, Value> = serde_json::from_str(text).expect("JSON");
     let kind = members["qom-type"].as_str().expect("a type").to_owned();
@@ -185,7 +185,7 @@ async fn object(qmp: &Qmp, text: &str) -> Result<(), String> {
         let fits = match expected {
             "bool" => value.is_boolean(),
             "string" => value.is_string(),
-            // Of a list QEMU tells the type of its members.
+            // For a list, QEMU reports the type of its members.
             "int" | "uint16List" if name == "host-nodes" => value.is_array(),
             "int" | "uint32" | "uint64" => value.is_u64(),
             "HostMemPolicy" => value.is_string(),
@@ -229,7 +229,7 @@ async fn ask(qmp: &Qmp, command: &'static str, arguments: Value) -> Result<Vec<V
     answer.map_err(|error| error.to_string())
 }
 
-/// Trust domain and SNP guest, with everything that can be asked for, without and with a GPU.
+/// Returns trust domains and SEV-SNP guests with every option that can be requested, without and with a GPU.
 fn machines(firmware: &Path) -> Vec<VmSpec> {
     let tdx = Confidential::Tdx(Tdx {
         mrconfigid: [1; 48],
@@ -292,7 +292,7 @@ fn machines(firmware: &Path) -> Vec<VmSpec> {
     kinds.into_iter().map(machine).collect()
 }
 
-/// A QEMU that can start trust domains, or `None` after saying that there is none.
+/// Returns a QEMU that can start trust domains, or `None` after reporting that there is none.
 async fn qemu() -> Option<Qemu> {
     let named = std::env::var_os("COCOON_QEMU").map(PathBuf::from);
     if let Ok(Search::Found { qemu, .. }) = search(named.as_deref(), None, MINIMUM_TDX).await {
