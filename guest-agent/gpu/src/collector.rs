@@ -1,4 +1,4 @@
-//! The agent's requests, answered from what the driver says. What there is not, is an answer with a name.
+//! Answers the agent's requests with what the driver reports. Anything missing is an answer of its own, not an error.
 
 use std::fs::File;
 use std::path::Path;
@@ -12,14 +12,14 @@ use cocoon_protocol::gpu::{self, CollectedGpu, DriverState, GpuMetrics, MAX_GPUS
 
 use crate::driver::{Driver, Fault, Listed, Xid};
 
-/// No GPU is as hot as so many degrees Celsius.
+/// Temperatures from this on, in degrees Celsius, are taken for invalid.
 const HOTTEST: u16 = 200;
 
-/// How long events that cannot be heard are left alone before they are listened for again, at first and, doubled each time, at
-/// most: so often, then, whoever hears of it asks for evidence instead.
+/// Shortest and longest pause before GPU events are listened for again after a failure. The pause doubles each time. The agent
+/// requests evidence after each failure, so as often as this.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// A driver whose GPUs are held.
+/// A driver and the GPUs that are held.
 pub struct Collector<D> {
     driver: D,
     version: String,
@@ -28,16 +28,16 @@ pub struct Collector<D> {
 
 /// A GPU that is held.
 struct Attached {
-    /// Its place in the driver's list.
+    /// Index of the GPU in the driver's list.
     index: u32,
     listed: Listed,
     vbios_version: String,
     persistent: bool,
-    /// Keeps the GPU attached: it is detached when the last of its device's files closes.
+    /// Holds the GPU: it is detached when the last open file of its device closes.
     _open: File,
 }
 
-/// Opens every GPU of the driver that `load` brings, through the device files in `devices`.
+/// Opens every GPU of the driver that `load` returns, through the device files in `devices`.
 pub fn attach<D: Driver>(
     load: impl FnOnce() -> Result<D, Fault>,
     devices: &Path,
@@ -67,7 +67,7 @@ fn try_attach<D: Driver>(
     if usize::try_from(count).map_or(true, |count| count > MAX_GPUS) {
         return Err(failed(NvmlCall::Devices)(Fault::NONSENSE));
     }
-    // Held before anything else is asked, so that no later call is the first and the last to open one.
+    // Held before any other call, so that no later call is the first to open a GPU and the last to close it.
     let mut gpus = (0..count)
         .map(|index| hold(&driver, index, devices))
         .collect::<Result<Vec<_>, Found>>()?;
@@ -95,7 +95,7 @@ const OFF: Mode = Mode {
     protected_pcie: false,
 };
 
-/// How confidential computing is: off, too, on GPUs that cannot do it at all.
+/// Returns the mode of confidential computing. GPUs that do not support it count as off.
 fn mode(driver: &impl Driver) -> Result<Mode, Fault> {
     match driver.mode() {
         Err(Fault::NOT_SUPPORTED) => Ok(OFF),
@@ -116,7 +116,7 @@ fn hold<D: Driver>(driver: &D, index: u32, devices: &Path) -> Result<Attached, F
         listed,
         vbios_version: text(vbios)
             .ok_or_else(|| failed(NvmlCall::VbiosVersion)(Fault::NONSENSE))?,
-        // The open file holds it in any case; this is the driver's own way, which not every one allows.
+        // The open file holds the GPU in any case. This is the driver's own means, which may be refused.
         persistent: driver.persist(index).is_ok(),
         _open: open,
     })
@@ -137,7 +137,7 @@ impl<D: Driver> Collector<D> {
         }
     }
 
-    /// What each GPU shows for this nonce. The mode is asked for anew: it is part of what is shown.
+    /// Returns the evidence of each GPU for this nonce. The mode is queried anew, because it is part of the evidence.
     pub fn evidence(&self, nonce: &Hex32) -> Vec<Shown> {
         let mode = mode(&self.driver);
         let show = |gpu: &Attached| match mode {
@@ -151,7 +151,7 @@ impl<D: Driver> Collector<D> {
     fn show(&self, gpu: &Attached, mode: Mode, nonce: &Hex32) -> Result<Shown, Shown> {
         let chain = self.driver.certificates(gpu.index);
         let mut chain = chain.map_err(shown(NvmlCall::Certificate))?;
-        // The driver's buffer, filled up with zeroes.
+        // The driver fills its buffer up with zeros.
         let length = chain.iter().position(|byte| *byte == 0);
         chain.truncate(length.unwrap_or(chain.len()));
         let nonsense = |call| shown(call)(Fault::NONSENSE);
@@ -168,14 +168,14 @@ impl<D: Driver> Collector<D> {
                 vbios_version: gpu.vbios_version.clone(),
             },
         };
-        // What the agent would refuse is not sent: it could not tell the driver's fault from ours.
+        // Checked here, because the agent could not tell a fault of the driver from one of the collector.
         match collected.check() {
             Ok(()) => Ok(Shown::Evidence(collected)),
             Err(_) => Err(nonsense(NvmlCall::Report)),
         }
     }
 
-    /// Lets the GPUs take work, or keeps them from it, and says what the driver makes of it.
+    /// Allows or forbids the GPUs to accept work, and returns the state that the driver then reports.
     pub fn set_ready(&self, ready: bool) -> ReadyState {
         match mode(&self.driver) {
             Ok(mode) if is_off(mode) => return ReadyState::Unsupported,
@@ -192,8 +192,8 @@ impl<D: Driver> Collector<D> {
         }
     }
 
-    /// How each GPU is used. What the driver refuses, as it may in confidential computing, and what there cannot be is absent:
-    /// a GPU that is lost shows that by its evidence.
+    /// Returns the use of each GPU. Values are absent if they are impossible or refused by the driver, as may happen in
+    /// confidential computing. A lost GPU is reported by its evidence.
     pub fn metrics(&self) -> Vec<GpuMetrics> {
         let metrics = |gpu: &Attached| {
             let memory = self.driver.memory(gpu.index).ok();
@@ -210,8 +210,8 @@ impl<D: Driver> Collector<D> {
         self.gpus.iter().map(metrics).collect()
     }
 
-    /// Tells what happens to the GPUs until nobody listens or one is lost. Blocks. Where events cannot be heard, or not any
-    /// more, it says so, has `wait` wait, and listens again, as often as it takes.
+    /// Passes GPU events to `tell` until it returns false or a GPU is lost. Blocks. If events cannot be received, or not any
+    /// more, it reports that, calls `wait`, and listens again, as often as necessary.
     pub fn listen(&self, wait: &mut dyn FnMut(Duration), tell: &mut dyn FnMut(GpuEvent) -> bool) {
         let (first, longest) = PAUSES;
         let mut pause = first;
@@ -251,12 +251,12 @@ impl<D: Driver> Collector<D> {
     }
 }
 
-/// Protected PCIe is a mode of its own: reports are made, and confidential computing is said to be off.
+/// Protected PCIe is a mode of its own: reports are made, although confidential computing is reported as off.
 fn is_off(mode: Mode) -> bool {
     !mode.confidential_computing && !mode.protected_pcie
 }
 
-/// A version as the agent takes it.
+/// Returns the version if the agent accepts its form.
 fn text(version: String) -> Option<String> {
     let good = gpu::version("characters of a version", &version);
     good.is_ok().then_some(version)

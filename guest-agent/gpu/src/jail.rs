@@ -1,11 +1,10 @@
-//! What this process gives up before it loads the driver's library.
+//! The jail that this process enters before it loads the driver's library.
 //!
-//! Not its user, who owns the device files, and not `CAP_SYS_ADMIN`: the driver lets only an administrator set the ready
-//! state. Every other capability goes, for good: without `CAP_SYS_PTRACE` the kernel opens no memory of a process that
-//! cannot be dumped, such as the agent's with its keys, though the user is the same. The agent's files go too, for [`root`]'s
-//! few. What an administrator could do besides is refused by a filter: other processes, programs, mounts, networks, modules,
-//! new devices. What the library may want is not listed, because nobody here has seen it run under a filter: this one names
-//! what is refused.
+//! The process keeps its user, which owns the device files, and `CAP_SYS_ADMIN`, without which the driver does not set the
+//! ready state. It gives up every other capability for good. Without `CAP_SYS_PTRACE` the kernel does not open the memory of
+//! an undumpable process of the same user, such as the agent with its keys. Of the agent's files only those in [`root`]
+//! remain. A filter refuses what else an administrator could do: other processes, programs, mounts, networks, modules, new
+//! devices. It lists refused calls, not allowed ones, because the library has never been observed under a filter here.
 
 mod root;
 
@@ -26,24 +25,24 @@ use seccompiler::{
     SeccompRule, TargetArch, apply_filter, sock_filter,
 };
 
-/// Why there is no jail.
+/// Reason why the jail could not be entered.
 #[derive(Debug, thiserror::Error)]
 pub enum JailError {
     /// A system call failed.
     #[error("jail: cannot {0}")]
     System(&'static str, #[source] Errno),
-    /// The filter does not load.
+    /// The kernel does not accept the filter.
     #[error("jail: cannot install the system call filter")]
     Filter(#[from] seccompiler::Error),
-    /// The filter's rules are wrong.
+    /// The filter's rules are invalid.
     #[error("jail: cannot build the system call filter")]
     Rules(#[from] seccompiler::BackendError),
 }
 
-/// Unseals a copy of a mount, from Linux 6.15 on; libc does not know it yet.
+/// `open_tree_attr`, which can make a writable copy of a read-only mount. In Linux since 6.15; not defined by libc yet.
 const OPEN_TREE_ATTR: libc::c_long = 467;
 
-/// System calls that are refused with EPERM, each with its reason.
+/// System calls that are refused with EPERM, each with the reason.
 const REFUSED: &[(libc::c_long, &str)] = &[
     (libc::SYS_execve, "other programs"),
     (libc::SYS_execveat, "other programs"),
@@ -112,11 +111,11 @@ const REFUSED: &[(libc::c_long, &str)] = &[
     (libc::SYS_fanotify_init, "what others open"),
 ];
 
-/// Enters the jail, in which are the GPUs' files of `devices` and the folders in which the loader looks for libraries.
-/// Without root's rights, as in tests, there are no namespaces to leave.
+/// Enters the jail. It contains the GPUs' device files in `devices` and the folders in which the loader looks for libraries.
+/// Without root's rights, as in tests, the process stays in its namespaces.
 ///
 /// # Errors
-/// [`JailError`]: nothing is done outside of it.
+/// [`JailError`]: the caller must not continue outside the jail.
 pub fn enter(devices: &Path) -> Result<(), JailError> {
     if geteuid().is_root() {
         let flags = CloneFlags::CLONE_NEWNS
@@ -127,7 +126,7 @@ pub fn enter(devices: &Path) -> Result<(), JailError> {
         root::enter(devices, &libraries())?;
         system("give up capabilities", keep(CapabilitySet::SYS_ADMIN))?;
     }
-    // A core file would hold what the driver keeps; a descriptor for each GPU, the library's own, and the socket.
+    // A core file would contain the driver's data. Descriptors are needed for each GPU, the library's files and the socket.
     for (resource, limit) in [(Resource::RLIMIT_CORE, 0), (Resource::RLIMIT_NOFILE, 256)] {
         system("set a limit", setrlimit(resource, limit, limit))?;
     }
@@ -143,7 +142,7 @@ fn system<T>(operation: &'static str, outcome: nix::Result<T>) -> Result<T, Jail
     outcome.map_err(|error| JailError::System(operation, error))
 }
 
-/// Where the loader looks: the agent says it, and there is no other place.
+/// Returns the folders in which the loader looks for libraries. The agent sets them, and there are no others.
 fn libraries() -> Vec<PathBuf> {
     let places = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     std::env::split_paths(&places)
@@ -151,7 +150,7 @@ fn libraries() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Leaves this thread, and all that it starts, no capability but these; no program that it could execute gets more.
+/// Reduces the capabilities of this thread, and of threads that it starts, to `kept`. Executed programs cannot gain more.
 fn keep(kept: CapabilitySet) -> nix::Result<()> {
     let errno = |error: rustix::io::Errno| Errno::from_raw(error.raw_os_error());
     for bit in 0..u64::BITS {
@@ -161,12 +160,12 @@ fn keep(kept: CapabilitySet) -> nix::Result<()> {
         }
         match remove_capability_from_bounding_set(capability) {
             Ok(()) => {}
-            // The kernel knows no more of them.
+            // The kernel has no capabilities beyond this one.
             Err(rustix::io::Errno::INVAL) => break,
             Err(error) => return Err(errno(error)),
         }
     }
-    // With these the kernel empties the ambient set too.
+    // The kernel then clears the ambient set too.
     let sets = CapabilitySets {
         effective: kept,
         permitted: kept,
@@ -175,14 +174,14 @@ fn keep(kept: CapabilitySet) -> nix::Result<()> {
     set_capabilities(None, sets).map_err(errno)
 }
 
-/// What is refused, and what is said not to exist.
+/// Returns the filters: for refused calls, and for calls that are reported as missing.
 fn filters() -> Result<[BpfProgram; 3], seccompiler::BackendError> {
     const CLONE_THREAD: u64 = 0x1_0000;
     let mut refused: BTreeMap<i64, Vec<SeccompRule>> = REFUSED
         .iter()
         .map(|(call, _reason)| (*call, Vec::new()))
         .collect();
-    // Threads, and no processes.
+    // Without CLONE_THREAD the call would create a process.
     let process = SeccompCondition::new(
         0,
         SeccompCmpArgLen::Qword,
@@ -194,14 +193,14 @@ fn filters() -> Result<[BpfProgram; 3], seccompiler::BackendError> {
         let answer = SeccompAction::Errno(errno.unsigned_abs());
         SeccompFilter::new(rules, SeccompAction::Allow, answer, TargetArch::x86_64)?.try_into()
     };
-    // The flags of clone3 lie in memory, where no filter sees them; libc falls back to clone.
+    // The flags of clone3 are in memory, where a filter cannot see them. libc falls back to clone.
     let absent = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let [refused, absent] = [filter(refused, libc::EPERM)?, filter(absent, libc::ENOSYS)?];
     Ok([refused, absent, without_second_numbers()])
 }
 
-/// Says that there are no calls by the numbers of the x32 ABI, from this bit on: a kernel that has it knows every refused call
-/// by a second number of the same architecture, which a list of refusals would let pass.
+/// Reports calls with numbers of the x32 ABI, which have this bit set, as missing. A kernel with that ABI knows each refused
+/// call by a second number of the same architecture, which a list of refused calls would not cover.
 fn without_second_numbers() -> BpfProgram {
     const X32: u32 = 0x4000_0000;
     // BPF_LD | BPF_W | BPF_ABS, BPF_JMP | BPF_JGE | BPF_K, BPF_RET | BPF_K.
@@ -211,7 +210,7 @@ fn without_second_numbers() -> BpfProgram {
     let step = |code, jf, k| sock_filter { code, jt: 0, jf, k };
     let absent = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs();
     vec![
-        // The number is the first field of `struct seccomp_data`.
+        // The call's number is the first field of `struct seccomp_data`.
         step(LOAD, 0, 0),
         step(JUMP_IF_NOT_LESS, 1, X32),
         step(RETURN, 0, absent),
@@ -229,16 +228,16 @@ mod tests {
 
     use super::*;
 
-    /// Set for the other process of the test below.
+    /// Environment variable that is set for the second process of the test below.
     const STANDS_STILL: &str = "COCOON_GPU_STANDS_STILL";
 
-    /// As PID 1 in the appliance: root with every capability, and not to be dumped.
+    /// The second process is undumpable and runs as root with every capability, like PID 1 in the appliance.
     #[test]
     fn the_memory_of_a_process_that_cannot_be_dumped_stays_closed() {
         if std::env::var_os(STANDS_STILL).is_some() {
             prctl::set_dumpable(false).unwrap();
             println!("undumpable");
-            // Until the test closes it.
+            // Waits until the test closes the pipe.
             drop(std::io::stdin().read(&mut [0]));
             return;
         }
@@ -257,7 +256,7 @@ mod tests {
             .any(|line| line.contains("undumpable"));
         assert!(stands, "the other process ended");
         let memory = format!("/proc/{}/mem", other.id());
-        // A thread: what it gives up, others keep.
+        // On a thread of its own: capabilities are per thread, so other tests keep theirs.
         let tried = std::thread::spawn(move || {
             if File::open(&memory).is_err() {
                 return None;
@@ -273,7 +272,7 @@ mod tests {
         drop(other.stdin.take());
         other.wait().unwrap();
         let Some((status, opened)) = tried else {
-            // Past the capture of a test's output, so that it is seen.
+            // Written directly, because a test's captured output would not be shown.
             let line = b"SKIPPED: giving up capabilities needs root with all of them\n";
             std::io::stderr().write_all(line).unwrap();
             return;
@@ -282,7 +281,7 @@ mod tests {
             .filter(|line| line.starts_with("Cap"))
             .filter_map(|line| line.split_whitespace().nth(1))
             .collect();
-        // Inheritable, permitted, effective, bounding, ambient; CAP_SYS_ADMIN is the 21st bit.
+        // Inheritable, permitted, effective, bounding and ambient set. CAP_SYS_ADMIN is bit 21.
         let (none, admin) = ("0000000000000000", "0000000000200000");
         assert_eq!(sets, [none, admin, admin, admin, none]);
         let error = opened.expect_err("the memory was opened");
@@ -290,7 +289,7 @@ mod tests {
         assert!(refused.contains(&error.raw_os_error()), "{error}");
     }
 
-    /// On a thread of its own: filters hold for a thread and for those that it starts.
+    /// On a thread, because filters apply to a thread and to the threads that it starts.
     #[test]
     fn networks_and_other_processes_are_refused_and_threads_are_not() {
         let jailed = std::thread::spawn(|| {
@@ -318,12 +317,12 @@ mod tests {
             let error = outcome.expect_err(what);
             assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{what}: {error}");
         }
-        // What the agent and the driver's library need: threads, the socket pair, files.
+        // Threads, the socket pair and files, which agent and library need.
         assert_eq!(threads.unwrap().unwrap(), 7);
         assert!(pair.is_ok() && file.is_ok());
     }
 
-    /// Run by hand: few kernels have the calls, so that asking this one would prove nothing.
+    /// The test interprets the filter itself. Few kernels have the x32 ABI, so calls to this one would prove nothing.
     #[test]
     fn calls_have_no_second_numbers() {
         let judged = |number: i64| {

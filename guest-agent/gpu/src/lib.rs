@@ -1,20 +1,20 @@
-//! The collector: a process of its own that holds the GPUs attached for the VM's whole life, collects their evidence, and
-//! lets them take work when the agent says so.
+//! The collector: a process that holds the attached GPUs for the VM's whole life, collects their evidence, and lets them
+//! accept work when the agent says so.
 //!
-//! A GPU in confidential computing that its last user closes cannot be opened again before it is reset, and engines come
-//! and go: so somebody else holds it. That one is dynamic, because the driver's library is, and apart from the agent,
-//! which is static.
+//! In confidential computing a GPU that its last user closes cannot be opened again before a reset. Engines come and go, so
+//! another process must hold the GPU. This process is dynamically linked, because the driver's library is. It is separate from
+//! the agent, which is static.
 //!
 //! | module | does | must never |
 //! |---|---|---|
-//! | [`collector`] | the agent's requests, answered from what the driver says | judge evidence |
-//! | [`driver`] | what is asked of a driver, as a trait | know NVML |
-//! | [`nvml`] | the same, of NVIDIA's library | be linked: it is loaded at run time |
-//! | [`serve`] | frames over the agent's socket | see a prompt, a key or the network |
-//! | [`jail`] | what this process gives up | keep the driver from its devices |
+//! | [`collector`] | answers the agent's requests with what the driver reports | judge evidence |
+//! | [`driver`] | defines the interface to a driver as a trait | know NVML |
+//! | [`nvml`] | implements it with NVIDIA's library | be linked: it is loaded at run time |
+//! | [`serve`] | exchanges frames over the agent's socket | see a prompt, a key or the network |
+//! | [`jail`] | gives up what this process does not need | keep the driver from its devices |
 //!
-//! What has never run: all of it against a GPU. Its tests answer in NVML's place, once as a trait and once as a shared
-//! library behind the same symbols.
+//! None of this has run with a GPU yet. The tests take NVML's place, once as an implementation of the trait and once as a
+//! shared library with the same symbols.
 
 pub mod collector;
 pub mod driver;

@@ -1,4 +1,4 @@
-//! The collector's process: serves the agent over the socket that is its standard input, until that closes.
+//! The collector's process: serves the agent over a socket, its standard input, until that closes.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         eprintln!("cocoon-gpu: {USAGE}");
         return ExitCode::from(2);
     };
-    // Before the driver's library is loaded, and while there is one thread.
+    // Entered before the driver's library is loaded, and while there is only one thread.
     let devices = PathBuf::from(devices);
     if let Err(error) = jail::enter(&devices) {
         return fail(&error);
@@ -35,12 +35,12 @@ fn main() -> ExitCode {
 
 fn socket(stdin: std::io::Result<OwnedFd>) -> Option<UnixStream> {
     let socket = UnixStream::from(stdin.ok()?);
-    // Anything else has no address of this kind.
+    // Fails if standard input is not a Unix socket.
     socket.local_addr().is_ok().then_some(socket)
 }
 
 fn fail(error: &dyn std::error::Error) -> ExitCode {
-    // Goes to /dev/null in the appliance, to a person elsewhere.
+    // Goes to /dev/null in the appliance. Elsewhere a person may read it.
     let cause = error
         .source()
         .map(|cause| format!(": {cause}"))

@@ -1,7 +1,7 @@
-//! NVIDIA's library through `nvml-wrapper`, which loads it at run time and checks what it returns.
+//! The [`Driver`] trait on top of `nvml-wrapper`, which loads NVIDIA's library at run time and checks what it returns.
 //!
-//! The call that tells the mode (`nvmlSystemGetConfComputeSettings`) came with the drivers that NVIDIA released for
-//! confidential computing; what lacks it is told as a driver that knows nothing of it.
+//! `nvmlSystemGetConfComputeSettings`, which reports the mode, came with the drivers that support confidential computing. A
+//! driver without it is reported as one that does not support confidential computing.
 
 use std::time::{Duration, Instant};
 
@@ -16,21 +16,21 @@ use nvml_wrapper::{Device, Nvml as Library};
 
 use crate::driver::{Driver, Fault, Listed, Memory, Xid};
 
-/// NVIDIA's number among vendors of PCI devices.
+/// NVIDIA's PCI vendor ID.
 const NVIDIA: u16 = 0x10de;
-/// How long one wait for events lasts; then the next begins.
+/// Duration of one wait for events, after which the next wait begins.
 const WAIT: Duration = Duration::from_secs(5);
-/// A wait that ends without an event sooner than this did not wait.
+/// A wait that ends sooner without an event was interrupted.
 const SHORTEST: Duration = Duration::from_millis(100);
 
-/// The library, initialised.
+/// The initialised library.
 pub struct Nvml(Library);
 
 impl Nvml {
     /// Loads and initialises the library.
     ///
     /// # Errors
-    /// [`Fault::LIBRARY_NOT_FOUND`], [`Fault::DRIVER_NOT_LOADED`], or what the library says.
+    /// [`Fault::LIBRARY_NOT_FOUND`], [`Fault::DRIVER_NOT_LOADED`], or another fault of the library.
     pub fn load() -> Result<Self, Fault> {
         Library::init().map(Self).map_err(fault)
     }
@@ -46,7 +46,7 @@ impl Driver for Nvml {
     }
 
     fn mode(&self) -> Result<Mode, Fault> {
-        // The library asks for a device, and answers for the machine.
+        // The wrapper requires a device, although the mode is that of the machine.
         let device = self.device(0)?;
         Ok(Mode {
             confidential_computing: device.is_cc_enabled().map_err(fault)?,
@@ -79,7 +79,7 @@ impl Driver for Nvml {
 
     fn certificates(&self, gpu: u32) -> Result<Vec<u8>, Fault> {
         let certificates = self.device(gpu)?.confidential_compute_gpu_certificate();
-        // The other chain of the structure ends at the device's identity: no report is signed with it.
+        // The structure's other chain ends at the device's identity, with which no report is signed.
         Ok(certificates.map_err(fault)?.attestation_cert_chain)
     }
 
@@ -137,7 +137,7 @@ impl Driver for Nvml {
                 }
                 Err(NvmlError::Timeout) => {
                     if began.elapsed() < SHORTEST {
-                        // An interrupted wait; without this a library that never waits would take a whole core.
+                        // Without this, a library that never waits would use a whole core.
                         std::thread::sleep(SHORTEST);
                     }
                 }
@@ -148,7 +148,7 @@ impl Driver for Nvml {
 }
 
 fn listed(info: &PciInfo) -> Option<Listed> {
-    // Device above, vendor below.
+    // The device ID is in the upper half, the vendor ID in the lower.
     let vendor = u16::try_from(info.pci_device_id & 0xffff).ok()?;
     let pci = PciAddress {
         domain: info.domain,

@@ -1,4 +1,4 @@
-//! The agent's socket: one answer to each request, in order, and events as they come.
+//! Serves the agent's socket: one answer to each request, in order, and events as they occur.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -13,16 +13,16 @@ use cocoon_protocol::gpu::collector::{
 use crate::collector::{Collector, attach};
 use crate::driver::{Driver, Fault};
 
-/// Why a collector ends otherwise than with its agent.
+/// Reason why the collector ended although the agent did not close the socket.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The socket failed.
+    /// An operation on the socket failed.
     #[error("cannot {0} the agent's socket")]
     Io(&'static str, #[source] io::Error),
-    /// Not a frame of the protocol.
+    /// The agent sent something that is not a frame of the protocol.
     #[error("the agent broke its protocol")]
     Frame(#[source] FrameError),
-    /// A request that has no place now.
+    /// The request is not allowed at this point.
     #[error("the agent broke its protocol: {0}")]
     Order(&'static str),
     /// The agent is of another release.
@@ -32,7 +32,7 @@ pub enum ServeError {
     Version(u16),
 }
 
-/// The socket's writing half, for answers and events.
+/// Writing half of the socket, shared by answers and events.
 #[derive(Clone)]
 struct Writer(Arc<Mutex<UnixStream>>);
 
@@ -45,10 +45,10 @@ impl Writer {
     }
 }
 
-/// Serves until the agent closes its end. The driver is what `load` brings, its device files lie in `devices`.
+/// Serves until the agent closes its end. `load` returns the driver, whose device files are in `devices`.
 ///
 /// # Errors
-/// [`ServeError`]: what the driver lacks is none.
+/// [`ServeError`]. A missing driver or GPU is not an error.
 pub fn serve<D: Driver>(
     mut socket: UnixStream,
     load: impl FnOnce() -> Result<D, Fault>,
@@ -115,7 +115,7 @@ pub fn serve<D: Driver>(
     Ok(())
 }
 
-/// Tells events from a thread of its own, which ends with the process.
+/// Sends events from a thread of its own, which ends with the process.
 fn listen<D: Driver>(collector: Arc<Collector<D>>, writer: Writer) {
     std::thread::spawn(move || {
         let mut tell = |event| writer.send(&FromCollector::Event(event)).is_ok();

@@ -1,4 +1,4 @@
-//! The process itself over a socket pair, with a library that answers in the place of NVIDIA's, loaded as that one is.
+//! Tests of the process over a socket pair, with a stand-in for NVIDIA's library that is loaded in the same way.
 
 #[path = "../../../tests/src/absent.rs"]
 mod absent;
@@ -23,10 +23,10 @@ use cocoon_protocol::gpu::collector::{
 };
 use tempfile::TempDir;
 
-/// How long an answer may take.
+/// Longest wait for an answer.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A collector and our end of its socket.
+/// A collector and the test's end of its socket.
 struct Process {
     child: Child,
     socket: UnixStream,
@@ -36,14 +36,14 @@ struct Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // Both fail if it has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 impl Process {
-    /// Starts one that finds its library in `library` and the device files of two GPUs.
+    /// Starts a collector that finds its library in `library` and the device files of two GPUs.
     fn start(library: Option<&Path>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for minor in 0..2 {
@@ -73,7 +73,7 @@ impl Process {
         self.socket.write_all(&bytes).unwrap();
     }
 
-    /// The next message; `None` when it closes.
+    /// Returns the next message; `None` when the collector closes the socket.
     fn hear(&mut self) -> Option<FromCollector> {
         let mut chunk = [0; 4096];
         loop {
@@ -84,7 +84,7 @@ impl Process {
             match self.socket.read(&mut chunk) {
                 Ok(0) => return None,
                 Ok(count) => self.decoder.push(&chunk[..count]),
-                // It ended with something of ours unread.
+                // The collector ended with unread data in its socket.
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
                 Err(error) => panic!("{error}"),
             }
@@ -104,7 +104,7 @@ impl Process {
         }
     }
 
-    /// Its end, and its last words.
+    /// Returns exit status and error output.
     fn end(mut self) -> (Option<i32>, String) {
         self.socket.shutdown(std::net::Shutdown::Both).unwrap();
         let mut words = String::new();
@@ -114,8 +114,8 @@ impl Process {
     }
 }
 
-/// A folder with a library of these definitions; nothing where there is no compiler of C, which is said or a failure, nor where
-/// nobody can be jailed.
+/// Returns a folder with a library compiled with these definitions. Returns `None` if there is no C compiler, which is
+/// reported or fails the test, or if the jail is impossible.
 fn library(definitions: &[&str]) -> Option<TempDir> {
     if !jailable() {
         return None;
@@ -219,7 +219,7 @@ fn gpus_with_confidential_computing_show_evidence_and_become_ready() {
         );
     }
     process.tell(&ToCollector::SetReady { ready: true });
-    // The stand-in's second GPU then has an error, which may overtake the answer.
+    // The stand-in's second GPU then reports an error, which may overtake the answer.
     let heard = [process.hear(), process.hear()];
     let ready = FromCollector::Ready {
         state: ReadyState::Ready,
@@ -245,7 +245,7 @@ fn gpus_with_confidential_computing_show_evidence_and_become_ready() {
     assert_eq!(process.end(), (Some(0), String::new()));
 }
 
-/// A driver that fails to tell events once is listened to again.
+/// Events are received again after the driver failed once.
 #[test]
 fn errors_are_heard_after_a_failure_to_hear_them() {
     let Some(library) = library(&["-DCODE=0", "-DCC=1", "-DDEAF"]) else {
@@ -259,7 +259,7 @@ fn errors_are_heard_after_a_failure_to_hear_them() {
     };
     let deaf = FromCollector::Event(GpuEvent::Deaf(failure));
     assert_eq!(process.hear(), Some(deaf));
-    // The stand-in's second GPU then has an error, which waits until it is heard, and may overtake the answer.
+    // The stand-in's second GPU then has an error. It is kept until it is received, and may overtake the answer.
     process.tell(&ToCollector::SetReady { ready: true });
     let heard = [process.hear(), process.hear()];
     let (gpu, code) = (Some(1), 79);
@@ -291,7 +291,7 @@ fn an_agent_that_breaks_the_protocol_is_left() {
     let ended = |messages: &[&[u8]]| {
         let mut process = Process::start(None);
         for message in messages {
-            // It may be gone before the last one.
+            // Fails if the collector ended after an earlier message.
             let _ = process.socket.write_all(message);
         }
         while process.hear().is_some() {}
@@ -324,7 +324,7 @@ fn an_agent_that_breaks_the_protocol_is_left() {
     );
 }
 
-/// What the collector gave up is gone in every thread, also in those of the library.
+/// Every thread has given up its rights, including threads of the library.
 #[test]
 fn the_process_is_jailed() {
     if !jailable() {
@@ -347,14 +347,14 @@ fn the_process_is_jailed() {
         let names = fs::read_dir(own.join("root")).unwrap();
         let names = names.map(|name| name.unwrap().file_name().into_string().unwrap());
         let names: BTreeSet<String> = names.collect();
-        // And the folder of device files, where tests have it.
+        // Also the folder of device files, which is a temporary folder in tests.
         let devices = process.folder.path().components().nth(1).unwrap();
         let devices = devices.as_os_str().to_str().unwrap();
         assert_eq!(names, ["proc", "sys", devices].map(str::to_owned).into());
     }
 }
 
-/// Whether there can be a jail: as root not in a chroot, whose root is a plain folder and keeps no mounts to itself.
+/// Returns whether the jail is possible. As root it requires a root that is a mount; the root of a chroot is a plain folder.
 fn jailable() -> bool {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let root = mounts

@@ -1,4 +1,4 @@
-//! What a driver may answer, and what the agent then hears.
+//! Tests of the answers to the agent for everything that a driver may report.
 
 use std::fs;
 use std::sync::Mutex;
@@ -15,7 +15,7 @@ mod events;
 
 const NONCE: Hex32 = Hex([7; 32]);
 
-/// A driver that answers what it is told to.
+/// Driver with preset answers.
 struct Answers {
     count: u32,
     mode: Result<Mode, Fault>,
@@ -74,7 +74,7 @@ impl Driver for Answers {
     fn count(&self) -> Result<u32, Fault> {
         Ok(self.count)
     }
-    // The driver's list runs against the bus.
+    // The driver lists the GPUs in reverse order of their addresses.
     fn listed(&self, gpu: u32) -> Result<Listed, Fault> {
         let bus = u8::try_from(0x20 - gpu).map_err(|_| Fault::NONSENSE)?;
         let (pci, device) = (address(bus), 0x2330);
@@ -106,7 +106,7 @@ impl Driver for Answers {
     fn ready(&self) -> Result<bool, Fault> {
         Ok(*self.ready.lock().unwrap())
     }
-    // The driver's number stands in both.
+    // Both values contain the driver's index of the GPU.
     fn memory(&self, gpu: u32) -> Result<Memory, Fault> {
         let memory = self.memory?;
         Ok(Memory {
@@ -125,7 +125,7 @@ impl Driver for Answers {
     }
 }
 
-/// A folder with the device files of 16 GPUs.
+/// Returns a folder with the device files of 16 GPUs.
 fn devices() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for minor in 0..16 {
@@ -191,7 +191,7 @@ fn gpus_are_held_in_the_order_of_their_addresses() {
         gpus.iter()
             .all(|gpu| !gpu.persistent && gpu.device == 0x2330)
     );
-    // And so is their evidence: the driver's number stands in it.
+    // The evidence has the same order: each report contains the driver's index.
     let shown = collector.evidence(&NONCE);
     let numbers: Vec<u8> = shown
         .iter()
@@ -247,7 +247,7 @@ fn what_a_gpu_does_not_show_has_a_name() {
         ..on()
     };
     assert_eq!(show(off()), Shown::Off);
-    // GPUs that cannot do it at all: off when they are held, off when they are asked, and there is no state to set.
+    // GPUs without support count as off when they are held and when they are asked, and have no ready state.
     let never = || Answers {
         mode: Err(Fault::NOT_SUPPORTED),
         ..on()
@@ -284,7 +284,7 @@ fn what_a_gpu_does_not_show_has_a_name() {
             Shown::Failed(failure(NvmlCall::Report, Fault::NONSENSE))
         );
     }
-    // Under protected PCIe the other mode is off, and reports are made.
+    // Under protected PCIe confidential computing is reported as off, but reports are made.
     let protected = Answers {
         mode: Ok(Mode {
             protected_pcie: true,
@@ -325,7 +325,7 @@ fn what_the_driver_does_not_tell_of_a_gpus_use_is_absent_and_never_zero() {
         memory_used_bytes: Some((3_u64 << 30) + used),
         temperature_celsius: Some(degrees),
     };
-    // In the order of the addresses, as everything is.
+    // In the order of the addresses, like all answers.
     let two = Answers { count: 2, ..on() };
     assert_eq!(metrics(two), [told(1, 42), told(0, 41)]);
     let refused = Answers {

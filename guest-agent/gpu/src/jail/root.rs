@@ -1,8 +1,9 @@
-//! What is left of the agent's files to this process: a root of its own with its libraries, the GPUs' device files, and what
-//! kernel and driver tell, all of it sealed but for the devices.
+//! The collector's root file system: the library folders, the GPUs' device files, `/proc` and `/sys`. All of it but the
+//! devices is read-only.
 //!
-//! As root it needs no capability to have evidence of any report data signed (below `/sys/kernel/config`), nor to name the
-//! kernel a program to start with every right (`kernel/core_pattern` below `/proc/sys`): what it must not do, it must not find.
+//! As root the process would need no capability to get evidence signed over any report data (below `/sys/kernel/config`), or
+//! to name a program that the kernel starts with all rights (`kernel/core_pattern` below `/proc/sys`). Therefore these files
+//! must be out of its reach.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
@@ -16,16 +17,16 @@ use nix::unistd::{chdir, chroot};
 
 use super::{JailError, system};
 
-/// Where the new root is put together: an empty folder, over which it is mounted in the new mount namespace only.
+/// Folder on which the new root is mounted, in the new mount namespace only.
 const STAGE: &str = "/.collector-root";
 
-/// Gives this thread, whose mount namespace must be its own, a root with the folders of `libraries`, the GPUs' files of the
-/// folder `devices`, `/proc` and `/sys`, each where it was.
+/// Gives this thread a new root with the folders in `libraries`, the GPUs' device files in `devices`, `/proc` and `/sys`, each
+/// at its old path. The thread must have a mount namespace of its own.
 pub(super) fn enter(devices: &Path, libraries: &[PathBuf]) -> Result<(), JailError> {
     let none = None::<&str>;
     let plain = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     let inert = plain | MsFlags::MS_NOEXEC;
-    // Nothing that happens here may travel back to the agent's mounts.
+    // No mount made here may propagate to the agent's mounts.
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     system("make mounts private", mount(none, "/", none, private, none))?;
     let stage = Path::new(STAGE);
@@ -36,7 +37,7 @@ pub(super) fn enter(devices: &Path, libraries: &[PathBuf]) -> Result<(), JailErr
     for folder in libraries {
         lend(stage, folder, plain | MsFlags::MS_RDONLY)?;
     }
-    // Each without what is mounted below it.
+    // Bound without the mounts below them.
     for folder in ["/proc", "/sys"] {
         lend(stage, Path::new(folder), inert | MsFlags::MS_RDONLY)?;
     }
@@ -47,13 +48,13 @@ pub(super) fn enter(devices: &Path, libraries: &[PathBuf]) -> Result<(), JailErr
             lend(stage, &device.path(), flags)?;
         }
     }
-    // Nobody, not even its owner, may add a file.
+    // Without write permission nobody can add a file, not even the owner.
     let closed = fs::set_permissions(stage, Permissions::from_mode(0o555));
     file("close the new root", closed)?;
     let sealed = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | plain;
     let made = mount(none, stage, none, sealed, Some("size=64k"));
     system("seal the new root", made)?;
-    // As switch_root does: the initial root cannot be pivoted away, so the new one is moved over it.
+    // Like switch_root: the initial root cannot be pivoted away, so the new one is moved over it.
     system("enter the new root", chdir(stage))?;
     let moved = mount(Some("."), "/", none, MsFlags::MS_MOVE, none);
     system("move the new root", moved)?;
@@ -61,10 +62,10 @@ pub(super) fn enter(devices: &Path, libraries: &[PathBuf]) -> Result<(), JailErr
     system("enter the new root", chdir("/"))
 }
 
-/// Shows the file or folder at `path` at the same place of `stage`.
+/// Binds the file or folder at `path` to the same path below `stage`.
 fn lend(stage: &Path, path: &Path, flags: MsFlags) -> Result<(), JailError> {
     let none = None::<&str>;
-    // What is absolute takes the place of what it is joined to.
+    // Joining an absolute path would drop `stage`.
     let place = stage.join(path.strip_prefix("/").unwrap_or(path));
     let made = match (path.is_dir(), place.parent()) {
         (false, Some(folder)) => fs::create_dir_all(folder).and_then(|()| {
@@ -83,7 +84,8 @@ fn lend(stage: &Path, path: &Path, flags: MsFlags) -> Result<(), JailError> {
     )
 }
 
-/// The driver's control node, and the GPUs. What computing needs besides is the engine's.
+/// Returns whether a device file is needed: the driver's control node and the GPUs. Other nodes, for computing, are the
+/// engine's.
 fn is_lent(name: &OsStr) -> bool {
     let rest = name.to_str().and_then(|name| name.strip_prefix("nvidia"));
     rest.is_some_and(|rest| {
@@ -109,9 +111,9 @@ mod tests {
     use super::super::{filters, keep};
     use super::*;
 
-    /// Whoever makes a folder here has the next report signed over data of his.
+    /// Creating a folder here gets the next report signed over data of one's choice.
     const REPORT: &str = "/sys/kernel/config/tsm/report/x";
-    /// Whoever writes here names the program that the kernel starts when a process crashes.
+    /// Writing here names the program that the kernel starts when a process crashes.
     const PROGRAM: &str = "/proc/sys/kernel/core_pattern";
 
     #[test]
@@ -124,8 +126,8 @@ mod tests {
         }
     }
 
-    /// What a taken collector would try first, with the rights that it keeps. On a thread: its mounts, its root, its rights
-    /// and its filters are its own.
+    /// Tries what a compromised collector would try first, with the rights that it keeps. Runs on a thread, because mounts,
+    /// root, capabilities and filters are then its own.
     #[test]
     fn neither_evidence_nor_a_program_of_the_kernels_is_in_reach() {
         let devices = tempfile::tempdir().unwrap();
@@ -168,7 +170,7 @@ mod tests {
             Some((refused, fs::read_to_string(library), held))
         });
         let Some((refused, library, held)) = tried.join().unwrap() else {
-            // Past the capture of a test's output, so that it is seen.
+            // Written directly, because a test's captured output would not be shown.
             let line = b"SKIPPED: a root of its own needs the rights of root, in a root that is no chroot\n";
             io::stderr().write_all(line).unwrap();
             return;
@@ -181,7 +183,7 @@ mod tests {
         held.unwrap();
     }
 
-    /// Puts a folder for reports where the appliance has one, seen by this thread alone; whether that can be.
+    /// Creates the appliance's folder for reports, visible to this thread only. Returns whether that is possible.
     fn with_reports() -> bool {
         let none = None::<&str>;
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;

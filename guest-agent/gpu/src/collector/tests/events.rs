@@ -1,4 +1,4 @@
-//! What happens to GPUs, and what is said when the driver does not tell it.
+//! Tests of GPU events, and of failures to receive them.
 
 use super::*;
 
@@ -33,7 +33,7 @@ fn events_name_the_gpu_by_its_place() {
     );
 }
 
-/// However often the driver fails to tell events, it is asked for them again, and each failure is told.
+/// After each failure to receive events, the failure is reported and the driver is listened to again.
 #[test]
 fn events_that_cannot_be_heard_are_listened_for_again() {
     let heard = |events: Vec<Xid>| {
@@ -54,7 +54,7 @@ fn events_that_cannot_be_heard_are_listened_for_again() {
         heard(Vec::new()),
         (vec![1, 2, 4, 8, 16, 32, 60, 60], vec![deaf; 9])
     );
-    // One that tells something each time is left alone no longer than the first time.
+    // After an event the pause is again the shortest one.
     let xid = |code| Xid { pci: None, code };
     let (pauses, events) = heard(vec![xid(31), xid(32)]);
     let told = |code| GpuEvent::Xid { gpu: None, code };
