@@ -1,5 +1,4 @@
-//! What a receipt is worth (SPEC.md §11): whether the meter key of an attested guest signed it, for this session,
-//! this request and this response.
+//! Judges receipts (SPEC.md §11): signed by an attested guest's meter key, for this session, request and response.
 
 use cocoon_protocol::bytes::Hex32;
 use cocoon_protocol::document::Document;
@@ -11,29 +10,29 @@ use crate::verdict::Check;
 #[cfg(test)]
 mod tests;
 
-/// What a receipt must say. What is known comes from the verified session, never from the receipt.
+/// The values that a receipt must have. They come from the verified session, never from the receipt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expected {
-    /// The meter key that the session document names.
+    /// Meter key that the session document names.
     pub meter_key: Hex32,
-    /// The manifest that it names.
+    /// Manifest id that the session document names.
     pub manifest_id: Hex32,
-    /// The model that it names.
+    /// Model digest that the session document names.
     pub model_digest: Hex32,
-    /// SHA-256 of its bytes as they arrived.
+    /// SHA-256 of the session document's bytes as they arrived.
     pub evidence_digest: Hex32,
-    /// The nonce that it answers.
+    /// Nonce that the session document answers.
     pub nonce: Hex32,
-    /// The number of the request among those of its connection that reached the engine.
+    /// Number of the request among those of its connection that reached the engine, if known.
     pub number: Option<u64>,
-    /// SHA-256 of the request's body.
+    /// SHA-256 of the request's body, if at hand.
     pub request: Option<Hex32>,
-    /// SHA-256 of the response's body as far as it came before the receipt.
+    /// SHA-256 of the response's body as far as it came before the receipt, if at hand.
     pub response: Option<Hex32>,
 }
 
 impl Expected {
-    /// What a receipt of a session must say whose document is this, `bytes` as it arrived.
+    /// Returns what a receipt must say in the session of `document`. `bytes` is the document as it arrived.
     #[must_use]
     pub fn of(document: &Document, bytes: &[u8]) -> Self {
         Self {
@@ -49,8 +48,8 @@ impl Expected {
     }
 }
 
-/// Judges a receipt: every check with its reason, in the order of SPEC.md §11. One that failed refuses it. After a
-/// signature that does not hold there is nothing to compare.
+/// Judges a receipt and returns all checks, in the order of SPEC.md §11. One failed check refuses the receipt. If the
+/// signature does not verify, it is the only check.
 #[must_use]
 pub fn judge(delivery: &Delivery, expected: &Expected) -> Vec<Check> {
     let receipt = &delivery.signed.receipt;
@@ -127,7 +126,7 @@ pub fn judge(delivery: &Delivery, expected: &Expected) -> Vec<Check> {
     checks
 }
 
-/// What the engine has left in the memory of its GPUs: nothing, or the receipt is refused.
+/// Checks that the engine has left nothing in the memory of its GPUs.
 fn engine(section: Option<&EngineSection>) -> Check {
     let (id, title) = ("receipt.engine", "what the engine leaves in GPUs");
     match section {
@@ -146,8 +145,8 @@ fn engine(section: Option<&EngineSection>) -> Check {
     }
 }
 
-/// Whether a session document names the meter key that somebody believes in on other grounds; nothing else is known of
-/// the session then.
+/// Checks whether a session document names the meter key `believed`, which the caller trusts for other reasons. Nothing else
+/// about the session is judged.
 #[must_use]
 pub fn meter_key(document: &Document, believed: &Hex32) -> Vec<Check> {
     let named = &document.claims.meter_key;

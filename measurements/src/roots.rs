@@ -1,8 +1,8 @@
 //! Roots of trust: the CPU vendors' own, and development roots that cannot be mistaken for them.
 //!
-//! A development root stands for the simulator. It counts only when its certificate carries our critical extension,
-//! so that no vendor's certificate (nor any other) can be passed off as one, and no verifier that does not know the
-//! extension accepts it. What it vouches for is marked [`RootClass::Development`] in every claim.
+//! A development root is the simulator's. Its certificate must carry our critical extension: no vendor's or other certificate
+//! can be passed off as one, and verifiers that do not know the extension refuse it. Evidence under it is marked
+//! [`RootClass::Development`] in every claim.
 
 use cocoon_protocol::document::DEVELOPMENT_ROOT_OID;
 use thiserror::Error;
@@ -13,17 +13,17 @@ use x509_cert::{
 
 use crate::der;
 
-/// The largest certificate read: AMD's have 1.7 KB.
+/// Largest certificate accepted, in bytes. AMD's have 1.7 KB.
 pub const MAX_CERTIFICATE: usize = 8 << 10;
 /// ASN.1 NULL, the extension's value.
 const NULL: [u8; 2] = [5, 0];
 
-/// Whose word evidence rests on.
+/// Class of the root that vouches for evidence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RootClass {
-    /// The CPU vendor's: hardware.
+    /// The CPU vendor's root: the evidence is from hardware.
     Vendor,
-    /// A development root's: simulated.
+    /// A development root: the evidence is simulated.
     Development,
 }
 
@@ -32,12 +32,12 @@ pub enum RootClass {
 pub enum TrustRoot {
     /// The vendor's pinned root: Intel's SGX root CA, or AMD's root keys of Milan, Genoa and Turin.
     Vendor,
-    /// A development root, named explicitly by whoever runs the verifier.
+    /// A development root, named explicitly by the verifier's user.
     Development(DevelopmentRoot),
 }
 
 impl TrustRoot {
-    /// A development root from its certificate in DER.
+    /// Returns the development root whose certificate in DER is `der`.
     ///
     /// # Errors
     /// [`RootError`] when the certificate is not marked as a development root.
@@ -45,7 +45,7 @@ impl TrustRoot {
         DevelopmentRoot::parse(der).map(Self::Development)
     }
 
-    /// The class of what verifies under this root.
+    /// Returns the class of evidence that verifies under this root.
     #[must_use]
     pub const fn class(&self) -> RootClass {
         match self {
@@ -58,28 +58,28 @@ impl TrustRoot {
 /// A certificate that carries the critical development extension.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DevelopmentRoot {
-    /// Boxed: it is two hundred times larger than the other variant of [`TrustRoot`].
+    /// Boxed, because it is two hundred times larger than the other variant of [`TrustRoot`].
     certificate: Box<Certificate>,
 }
 
-/// Why a certificate is no development root.
+/// Why a certificate is not a development root.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RootError {
-    /// Larger than any certificate.
+    /// The certificate is larger than [`MAX_CERTIFICATE`].
     #[error("root certificate has {length} bytes, more than {MAX_CERTIFICATE}")]
     TooLarge {
-        /// Bytes given.
+        /// Length of the certificate in bytes.
         length: usize,
     },
-    /// Not a certificate.
+    /// The bytes are not a certificate.
     #[error("root certificate is not X.509 in DER")]
     Malformed(#[source] x509_cert::der::Error),
-    /// A certificate without our extension: perhaps a vendor's, perhaps anybody's.
+    /// The certificate lacks our extension: it may be a vendor's or anyone's.
     #[error(
         "root certificate lacks the development extension {DEVELOPMENT_ROOT_OID}: only the simulator's root may be named"
     )]
     NotDevelopment,
-    /// The extension is there, and a verifier could overlook it.
+    /// The extension is present, but not critical, not once, or not NULL, so that a verifier could overlook it.
     #[error(
         "root certificate has the development extension {DEVELOPMENT_ROOT_OID}, but not critical, once, and with the value NULL"
     )]
@@ -87,10 +87,10 @@ pub enum RootError {
 }
 
 impl DevelopmentRoot {
-    /// Reads a certificate in DER and checks its mark. Its dates are checked when it is used.
+    /// Parses a certificate in DER and checks its development extension. Its dates are checked on use.
     ///
     /// # Errors
-    /// [`RootError`] when it is not a certificate, or not marked.
+    /// [`RootError`] when it is not a certificate, or lacks the extension in its exact form.
     pub fn parse(bytes: &[u8]) -> Result<Self, RootError> {
         if bytes.len() > MAX_CERTIFICATE {
             return Err(RootError::TooLarge {
@@ -119,11 +119,11 @@ impl DevelopmentRoot {
         &self.certificate
     }
 
-    /// The same name, key and serial number without the mark.
+    /// Returns the certificate without the development extension; name, key and serial number stay.
     ///
-    /// The library that walks Intel's chains refuses any critical extension it does not know, also in a trust
-    /// anchor, of which it uses name, key and serial number alone. The mark has been checked here already; the
-    /// signature of an anchor over itself, which this breaks, is worth nothing and is not looked at.
+    /// The library that verifies Intel's chains refuses any unknown critical extension, even in a trust anchor, of which it
+    /// uses name, key and serial number alone. The extension has been checked already. Its removal breaks the anchor's
+    /// signature over itself, which is worthless and not checked.
     pub(crate) fn unmarked_der(&self) -> Result<Vec<u8>, x509_cert::der::Error> {
         let mut certificate = self.certificate.clone();
         if let Some(extensions) = &mut certificate.tbs_certificate.extensions {
@@ -135,44 +135,44 @@ impl DevelopmentRoot {
 
 const DEVELOPMENT: ObjectIdentifier = ObjectIdentifier::new_unwrap(DEVELOPMENT_ROOT_OID);
 
-/// A certificate whose time has not come, or has gone.
+/// A certificate or list outside its validity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum ValidityError {
-    /// Too early.
+    /// The validity has not begun.
     #[error(
         "{certificate} is valid from {not_before} (Unix time), and it is {now}: check the clock"
     )]
     NotYetValid {
-        /// Which certificate or list.
+        /// Name of the certificate or list.
         certificate: &'static str,
-        /// First second of its validity.
+        /// First second of the validity, Unix time.
         not_before: u64,
-        /// The caller's time.
+        /// The caller's time, Unix time.
         now: u64,
     },
-    /// Too late.
+    /// The validity has ended.
     #[error(
         "{certificate} was valid until {not_after} (Unix time), and it is {now}: fetch a newer one"
     )]
     Expired {
-        /// Which certificate or list.
+        /// Name of the certificate or list.
         certificate: &'static str,
-        /// Last second of its validity.
+        /// Last second of the validity, Unix time.
         not_after: u64,
-        /// The caller's time.
+        /// The caller's time, Unix time.
         now: u64,
     },
 }
 
 impl ValidityError {
-    /// Whether it is the root itself, not something below it.
+    /// Returns whether the error is about the development root itself, not about something below it.
     pub(crate) fn is_of_root(&self) -> bool {
         let (Self::NotYetValid { certificate, .. } | Self::Expired { certificate, .. }) = self;
         *certificate == DEVELOPMENT_ROOT
     }
 }
 
-/// As errors call it.
+/// Name of the development root in errors.
 pub(crate) const DEVELOPMENT_ROOT: &str = "the development root";
 
 pub(crate) fn check_dates(
@@ -197,7 +197,7 @@ pub(crate) fn check_dates(
     Ok(())
 }
 
-/// First and last second of a certificate's validity.
+/// Returns the first and the last second of a certificate's validity, Unix time.
 pub(crate) fn validity(certificate: &Certificate) -> (u64, u64) {
     let validity = &certificate.tbs_certificate.validity;
     (
@@ -219,7 +219,7 @@ mod tests {
         ValidityError, check_dates,
     };
 
-    /// AMD's root key with `marks` added; the signature is not looked at here.
+    /// AMD's root certificate with `marks` as development extensions. Its signature is not checked here.
     fn marked(marks: &[(bool, &[u8])]) -> Vec<u8> {
         let mut certificate = Certificate::from_pem(sev::certs::snp::builtin::milan::ARK).unwrap();
         let extensions = certificate

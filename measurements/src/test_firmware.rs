@@ -2,7 +2,7 @@
 
 use crate::{guid::Guid, guid_table::FOOTER, tdx::tdvf::METADATA_OFFSET};
 
-/// One TDVF section, with fields that may be wrong.
+/// One TDVF section, whose fields may be invalid.
 #[derive(Clone, Debug)]
 pub(crate) struct TdxSection {
     pub data_offset: u32,
@@ -18,7 +18,7 @@ pub(crate) struct TdxSection {
 pub(crate) struct Firmware {
     pub size: usize,
     pub tdx: Vec<TdxSection>,
-    /// Address, length, type.
+    /// SEV metadata sections: address, length, type.
     pub sev: Vec<(u32, u32, u32)>,
     pub entries: Vec<(Guid, Vec<u8>)>,
 }
@@ -41,7 +41,7 @@ const fn section(
 }
 
 impl Firmware {
-    /// 16 KiB: two pages of variable store, two of code.
+    /// An image of 16 KiB: two pages of variable store, two of code.
     pub(crate) fn small() -> Self {
         let tdx = vec![
             section((8192, 8192), 0xffff_e000, 8192, 0, 1),
@@ -134,7 +134,7 @@ fn distance(bytes: usize) -> Vec<u8> {
     u32::try_from(bytes).unwrap().to_le_bytes().to_vec()
 }
 
-/// A table of `entries` with its footer.
+/// Encodes a GUIDed table of `entries`, with its footer.
 pub(crate) fn guid_table(entries: &[(Guid, &[u8])]) -> Vec<u8> {
     let mut table = Vec::new();
     for (guid, data) in entries {

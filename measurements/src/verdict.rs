@@ -1,31 +1,31 @@
-//! The result of an appraisal: one row for every check, and what the whole is worth (SPEC.md §7).
+//! The result of an appraisal (SPEC.md §7): one row per check, and the class to which they amount.
 
 use std::fmt::Display;
 
 use serde::Serialize;
 
-/// What a verdict is worth.
+/// Overall result of an appraisal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Class {
     /// At least one check failed.
     Rejected,
-    /// Everything fits, under a development root that the policy names or with a GPU in developer mode that it accepts:
+    /// No check failed, under a development root that the policy names or with a GPU in developer mode that it accepts:
     /// nothing is protected from the host.
     Simulated,
-    /// Everything fits, under the CPU vendor's root.
+    /// No check failed, under the CPU vendor's root.
     Confidential,
 }
 
-/// How one check ended.
+/// Result of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
-    /// Found what was expected.
+    /// The check passed.
     Pass,
-    /// Did not; the verdict is [`Class::Rejected`].
+    /// The check failed; the verdict is [`Class::Rejected`].
     Fail,
-    /// Nothing to hold against the evidence, but something to know.
+    /// Information that neither supports nor rejects the evidence.
     Note,
 }
 
@@ -36,15 +36,15 @@ pub struct Check {
     pub id: &'static str,
     /// What was checked, for people.
     pub title: String,
-    /// How it ended.
+    /// Result of the check.
     pub outcome: Outcome,
-    /// What should have been found.
+    /// Expected value.
     pub expected: Option<String>,
-    /// What was found.
+    /// Value found.
     pub found: Option<String>,
-    /// After a mismatch, its likeliest cause; in a note, what it means.
+    /// Likeliest cause of a failure; in a note, what it means.
     pub cause: Option<String>,
-    /// What to do about it.
+    /// What the user can do about a failure.
     pub advice: Option<String>,
 }
 
@@ -52,11 +52,11 @@ pub struct Check {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[must_use = "a verdict has to be looked at before anything is sent"]
 pub struct Verdict {
-    /// What the whole is worth.
+    /// Overall result.
     pub class: Class,
     /// The checks; every failed one says why and what to do.
     pub checks: Vec<Check>,
-    /// Kept apart from `class`, which whoever owns a verdict can overwrite.
+    /// Separate from `class`, which the owner of a verdict can overwrite.
     #[serde(skip)]
     authorization: Option<Authorization>,
     #[serde(skip)]
@@ -65,13 +65,13 @@ pub struct Verdict {
 
 /// The right to send a prompt over the connection that was appraised.
 ///
-/// Only [`Verdict::authorizes`] hands it out, and only [`crate::appraise::appraise`] of a session document that no
-/// check rejects puts it there. Code that sends prompts should demand one.
+/// Only [`Verdict::authorizes`] returns it, and only [`crate::appraise::appraise`] grants it, for a session document that no
+/// check rejects. Code that sends prompts should demand one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Authorization(Class);
 
 impl Authorization {
-    /// [`Class::Confidential`] or [`Class::Simulated`], never [`Class::Rejected`].
+    /// Returns [`Class::Confidential`] or [`Class::Simulated`], never [`Class::Rejected`].
     #[must_use]
     pub fn class(&self) -> Class {
         self.0
@@ -79,29 +79,29 @@ impl Authorization {
 }
 
 impl Verdict {
-    /// The right to send prompts, if this verdict gives it: `None` for anything rejected and for every boot
-    /// document, however good, because nothing in it is fresh.
+    /// Returns the right to send prompts, if this verdict grants it. A rejected document does not, nor does any boot
+    /// document, because nothing in it is fresh.
     #[must_use]
     pub fn authorizes(&self) -> Option<Authorization> {
         self.authorization
     }
 
-    /// The last second, since 1970 and from the one of the appraisal on, at which an appraisal of the same boot document
-    /// would end alike (SPEC.md, VERDICT-10). `None` for what must be judged anew: sessions' documents, rejected ones, and
-    /// those about which it is not known.
+    /// Returns the last second (Unix time) until which an appraisal of the same boot document would end the same way
+    /// (SPEC.md, VERDICT-10). `None` means that the document must be judged anew: it is a session document, was rejected, or
+    /// the time is not known.
     #[must_use]
     pub fn holds_until(&self) -> Option<u64> {
         self.holds_until
     }
 
-    /// The checks that failed.
+    /// Returns the failed checks.
     pub fn failures(&self) -> impl Iterator<Item = &Check> {
         self.checks
             .iter()
             .filter(|check| check.outcome == Outcome::Fail)
     }
 
-    /// A rejection by one check alone: for what keeps an appraisal from beginning.
+    /// Returns a rejection by a single check, for a failure that prevents an appraisal.
     pub fn rejected(check: Check) -> Self {
         Self {
             class: Class::Rejected,
@@ -111,8 +111,8 @@ impl Verdict {
         }
     }
 
-    /// The verdict that `checks` amount to. `best` is what the verified root allows; `session` says whether the
-    /// document was fresh.
+    /// Combines `checks` into a verdict. `best` is the class that the verified root allows. `session` says whether the
+    /// document is a session document, and so fresh.
     pub(crate) fn of(checks: Vec<Check>, best: Class, session: bool) -> Self {
         let failed = checks.iter().any(|check| check.outcome == Outcome::Fail);
         let class = if failed { Class::Rejected } else { best };
@@ -125,7 +125,7 @@ impl Verdict {
         }
     }
 
-    /// The same with the end of its time, unless it is a rejection: that may end any second.
+    /// Adds the time until which the verdict holds. A rejection gets none, because its cause may end at any second.
     pub(crate) fn holding_until(self, until: Option<u64>) -> Self {
         Self {
             holds_until: until.filter(|_| self.class != Class::Rejected),
@@ -135,7 +135,7 @@ impl Verdict {
 }
 
 impl From<&crate::manifest::ManifestRefusal> for Verdict {
-    /// So that a refused manifest is shown in the same table as everything else.
+    /// Converts a refusal, so that it is shown in the same table as everything else.
     fn from(refusal: &crate::manifest::ManifestRefusal) -> Self {
         Self::rejected(Check::fail(
             "manifest.trust",
@@ -164,7 +164,7 @@ const MANIFEST_ADVICE: &str = "take manifest and signature file from the release
 const ROLLBACK_ADVICE: &str = "ask the operator to run the current release";
 const DOCUMENT_ADVICE: &str = "the server is no Cocoon appliance of this version, or something between changes its answers: check the address, then ask the operator";
 
-/// An error with its causes on one line, because a row has no room for more.
+/// Joins an error and its causes on one line, because a row has no room for more.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -176,21 +176,21 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     plain(&text)
 }
 
-/// Foreign words on one line: libraries break and indent theirs.
+/// Joins untrusted text on one line: libraries break and indent their messages.
 pub(crate) fn one_line(text: impl Display) -> String {
     let text = text.to_string();
     plain(&text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// Whether a character moves a terminal's cursor, breaks a line or changes the order of what is shown: control characters, with
-/// one of which each escape sequence begins, line and paragraph separators, and those that set the direction of text.
+/// Returns whether a character moves a terminal's cursor, breaks a line or reorders text: control characters, which begin
+/// every escape sequence, line and paragraph separators, and bidirectional controls.
 #[must_use]
 pub fn steers(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Libraries repeat in their errors what they were given. Nothing of it moves a terminal's cursor, reorders a line or fills
+/// Sanitises text, because libraries repeat their input in errors: it cannot move a terminal's cursor, reorder a line or fill
 /// a screen.
 fn plain(text: &str) -> String {
     const LONGEST: usize = 2000;
@@ -203,7 +203,7 @@ fn plain(text: &str) -> String {
 }
 
 impl Check {
-    /// A check that passed with `found`.
+    /// Returns a check that passed with `found`.
     pub(crate) fn pass(id: &'static str, title: impl Into<String>, found: impl Display) -> Self {
         Self {
             found: Some(found.to_string()),
@@ -211,7 +211,7 @@ impl Check {
         }
     }
 
-    /// A check that failed for `cause`, where nothing can be compared.
+    /// Returns a check that failed for `cause`, where nothing can be compared.
     pub(crate) fn fail(
         id: &'static str,
         title: impl Into<String>,
@@ -226,7 +226,7 @@ impl Check {
         }
     }
 
-    /// Something to know, with what it means.
+    /// Returns a note; `cause` says what it means.
     pub(crate) fn note(
         id: &'static str,
         title: impl Into<String>,
@@ -238,7 +238,7 @@ impl Check {
         }
     }
 
-    /// Compares for equality. `why` gives cause and advice, and is asked after a mismatch only.
+    /// Compares for equality. `why` returns cause and advice, and is called only after a mismatch.
     pub(crate) fn equal<T: PartialEq + Display, C: Into<String>, A: Into<String>>(
         id: &'static str,
         title: impl Into<String>,
@@ -261,7 +261,7 @@ impl Check {
         }
     }
 
-    /// Adds what should have been found.
+    /// Adds the expected value.
     pub(crate) fn expected(self, expected: impl Display) -> Self {
         Self {
             expected: Some(expected.to_string()),
@@ -269,7 +269,7 @@ impl Check {
         }
     }
 
-    /// Adds what was found.
+    /// Adds the value found.
     pub(crate) fn found(self, found: impl Display) -> Self {
         Self {
             found: Some(found.to_string()),

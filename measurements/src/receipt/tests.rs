@@ -1,4 +1,4 @@
-//! A good receipt is accepted; one with any field changed is refused with that field's name, under a new signature too.
+//! A good receipt passes. A changed field breaks the signature, and fails its own check when it is signed anew.
 
 use cocoon_protocol::bytes::{Hex, Hex64};
 use cocoon_protocol::receipt::{EngineSection, Outcome as Ended, Receipt, SignedReceipt, Tokens};
@@ -54,7 +54,7 @@ fn signed(receipt: Receipt, key: &SigningKey) -> Delivery {
     Delivery { signed, salt: SALT }
 }
 
-/// The checks that failed.
+/// Returns the ids of the failed checks.
 fn failed(delivery: &Delivery, expected: &Expected) -> Vec<&'static str> {
     let checks = judge(delivery, expected);
     let failed = checks.iter().filter(|check| check.outcome == Outcome::Fail);
@@ -104,7 +104,7 @@ fn cocoon_receipt_9() {
         altered.signed.signature.0[at] ^= 1;
         assert_eq!(failed(&altered, &expected()), nothing_after, "{at}");
     }
-    // A key of small order holds for signatures that nobody made: here for any message at all.
+    // Under a key of small order, forged signatures verify unless strictly checked: this one for any message.
     let mut weak = expected();
     weak.meter_key = Hex32::ZERO;
     weak.meter_key.0[0] = 1;
@@ -116,7 +116,7 @@ fn cocoon_receipt_9() {
     let message = forged.signed.receipt.encode();
     assert!(ed25519_dalek::Verifier::verify(&lax, &message, &signature).is_ok());
     assert_eq!(failed(&forged, &weak), nothing_after);
-    // What is counted is under the signature alone.
+    // Outcome and token counts are protected by the signature alone.
     assert!(refused(|receipt| receipt.outcome = Ended::Failed).is_empty());
     assert!(refused(|receipt| receipt.tokens.prompt += 1).is_empty());
     assert!(refused(|receipt| receipt.tokens.completion += 1).is_empty());

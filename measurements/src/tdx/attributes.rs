@@ -1,8 +1,8 @@
-//! What a trust domain is, or has beside it, that no verifier may overlook.
+//! Checks of a trust domain's attributes and TDX 1.5 report fields that every verifier must make.
 //!
-//! TDX Module ABI 348551, "ATTRIBUTES"; Intel's `sgx_quote_5.h` for what TDX 1.5 reports. Each of the refused ones lets the
-//! host, or somebody it chose, into the domain's memory, or is of a feature that nothing here judges; they are read before
-//! any signature, because no signature could redeem them.
+//! Sources: TDX Module ABI 348551, "ATTRIBUTES"; Intel's `sgx_quote_5.h` for TDX 1.5. Each refused value gives the host, or a
+//! party of its choice, access to the domain's memory, or is of a feature that this crate does not judge. The checks come
+//! before any signature, because no signature can make up for these values.
 
 use dcap_qvl::quote::{Report, TDReport15Ex};
 use thiserror::Error;
@@ -10,7 +10,7 @@ use thiserror::Error;
 const DEBUG: u64 = 1;
 /// Bits 4 to 6: the host may observe the domain's performance events.
 const PROFILING: u64 = 0x70;
-/// Service domains may be bound while it runs, and their digests are reported apart.
+/// Service domains may be bound while the domain runs; their digests are reported separately.
 const SERVTD_EXT: u64 = 1 << 17;
 const SEPT_VE_DISABLE: u64 = 1 << 28;
 const MIGRATABLE: u64 = 1 << 29;
@@ -18,54 +18,54 @@ const MIGRATABLE: u64 = 1 << 29;
 /// Why a trust domain's attributes are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum AttributeError {
-    /// The host reads and writes its memory and registers.
+    /// Debug mode: the host reads and writes the domain's memory and registers.
     #[error(
         "the trust domain runs in debug mode (attributes {attributes:#018x}): the host can read its memory"
     )]
     Debug {
-        /// All attributes.
+        /// All attributes of the trust domain.
         attributes: u64,
     },
-    /// The host observes its performance counters.
+    /// The host observes the domain's performance counters.
     #[error(
         "the trust domain can be profiled (attributes {attributes:#018x}): the host can observe its execution"
     )]
     Profiling {
-        /// All attributes.
+        /// All attributes of the trust domain.
         attributes: u64,
     },
-    /// It can be moved by a migration domain that this quote does not judge.
+    /// The domain can be moved by a migration domain that this quote does not cover.
     #[error(
         "the trust domain can be migrated (attributes {attributes:#018x}): its memory can leave this machine"
     )]
     Migratable {
-        /// All attributes.
+        /// All attributes of the trust domain.
         attributes: u64,
     },
-    /// The host can take pages away and the guest would handle that as an ordinary exception.
+    /// SEPT_VE_DISABLE is clear: the host can remove pages, and the guest handles that as an ordinary exception.
     #[error(
         "the trust domain has SEPT_VE_DISABLE clear (attributes {attributes:#018x}): the host can replace pages unseen"
     )]
     SeptVeEnabled {
-        /// All attributes.
+        /// All attributes of the trust domain.
         attributes: u64,
     },
-    /// Service domains may be bound to it later than a report of TDX 1.0 or 1.5 tells.
+    /// Service domains may be bound later, which a report of TDX 1.0 or 1.5 does not show.
     #[error(
         "service domains can be bound to the trust domain while it runs (attributes {attributes:#018x}): nothing here judges \
          their code"
     )]
     ServiceTdLater {
-        /// All attributes.
+        /// All attributes of the trust domain.
         attributes: u64,
     },
-    /// A service domain is bound to it.
+    /// A service domain is bound to the domain.
     #[error("a service domain is bound to the trust domain: nothing here judges its code")]
     ServiceTd,
-    /// The extended report speaks of a feature that no image here uses.
+    /// The extended report shows a feature that no image here uses.
     #[error("the trust domain has {feature}: nothing here judges that")]
     Unjudged {
-        /// What it has.
+        /// Name of the feature.
         feature: &'static str,
     },
 }
@@ -83,7 +83,7 @@ pub(super) fn check_attributes(attributes: &[u8; 8]) -> Result<(), AttributeErro
     }
 }
 
-/// What TDX 1.5 reports beyond the attributes.
+/// Checks what TDX 1.5 reports beyond the attributes.
 pub(super) fn check_company(report: &Report) -> Result<(), AttributeError> {
     match report {
         Report::TD15(report) => check_service_tds(&[report.mr_service_td]),
@@ -92,7 +92,7 @@ pub(super) fn check_company(report: &Report) -> Result<(), AttributeError> {
     }
 }
 
-/// Of the fields that the extended report adds only `TDID` may have a value: it names one domain among all.
+/// Refuses a nonzero value in any field that the extended report adds, except `TDID`, which only identifies the domain.
 fn check_extended(report: &TDReport15Ex) -> Result<(), AttributeError> {
     check_service_tds(&[
         report.base.mr_service_td,
@@ -170,7 +170,7 @@ mod tests {
         );
     }
 
-    /// Each byte behind the attributes, in each layout, but for `TEE_TCB_SVN2` and `TDID`.
+    /// Sets each byte after the 584 of TDX 1.0, in each layout: all but `TEE_TCB_SVN2` and `TDID` are refused.
     #[test]
     fn cocoon_tdx_15() {
         let refusal = |length: usize, at: Option<usize>| {

@@ -1,6 +1,6 @@
-//! BootOrder and Boot#### as firmware creates them on a machine without any stored boot option.
+//! Predicts BootOrder and Boot#### as firmware creates them on a machine without any stored boot option.
 //!
-//! Their events hash the variable's value alone, though the log shows vendor and name too.
+//! Their events hash the variable's value alone, although the log shows vendor and name too.
 
 use sha2::{Digest, Sha384};
 
@@ -20,21 +20,21 @@ const ACTIVE: u32 = 0x1;
 const HIDDEN: u32 = 0x8;
 const APPLICATION: u32 = 0x100;
 
-/// Which of the firmware's applications become boot options: it depends on release and build.
+/// The firmware's applications that become boot options; they depend on release and build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BootApplications {
-    /// UiApp alone: edk2 up to stable202502.
+    /// Only UiApp: edk2 up to stable202502.
     UiApp,
-    /// The boot manager's menu and UiApp: stable202505 and later with both in the same volume.
+    /// The boot manager's menu and UiApp: stable202505 and later, with both in the same volume.
     BootManagerMenuAndUiApp,
-    /// The boot manager's menu alone: builds that keep UiApp in a volume which a trust domain does not load
-    /// (Debian's TDX image). Derived from the sources and the image; not yet seen on hardware.
+    /// Only the boot manager's menu: builds that keep UiApp in a volume that a trust domain does not load (Debian's TDX
+    /// image). Derived from the sources and the image; not yet seen on hardware.
     BootManagerMenu,
 }
 
 impl BootApplications {
-    /// What the builds of a release that we know have: Debian's, from stable202505 on its TDX image. Its plain OVMF
-    /// of those releases has [`Self::BootManagerMenuAndUiApp`].
+    /// Returns the applications in Debian's builds of a release; from stable202505 on, in its TDX image. Its plain OVMF of
+    /// those releases has [`Self::BootManagerMenuAndUiApp`].
     #[must_use]
     pub fn usual(edk2: Edk2) -> Self {
         if edk2 >= Edk2::Stable202505 {
@@ -82,10 +82,10 @@ fn variable(name: &str, value: &[u8]) -> PredictedEvent {
     )
 }
 
-/// `EFI_LOAD_OPTION` for a file of the drivers' volume.
+/// Builds an `EFI_LOAD_OPTION` for a file of the drivers' volume.
 fn load_option(attributes: u32, description: &str, file: Guid) -> Vec<u8> {
     const END_OF_PATH: [u8; 4] = [0x7f, 0xff, 4, 0];
-    /// A media device path node of 20 bytes that names a GUID.
+    /// Header of a media device path node of 20 bytes that names a GUID.
     const fn node(subtype: u8) -> [u8; 4] {
         [4, subtype, 20, 0]
     }
@@ -102,7 +102,7 @@ fn load_option(attributes: u32, description: &str, file: Guid) -> Vec<u8> {
 mod tests {
     use super::BootApplications;
 
-    /// Digests captured on hardware.
+    /// The expected digests were captured on hardware.
     #[test]
     fn options_equal_what_hardware_logged() {
         let digests = |applications: BootApplications| -> Vec<String> {

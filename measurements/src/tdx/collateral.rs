@@ -1,5 +1,4 @@
-//! The collateral beside a quote, as far as the library that verifies it leaves it to its caller: lengths, dates, and what the
-//! TCB info says of itself.
+//! Checks of TDX collateral that the verification library leaves to its caller: lengths, dates, and TCB info metadata.
 
 use std::fmt::Display;
 
@@ -12,16 +11,16 @@ use crate::der;
 
 pub(super) const PCK_CHAIN: &str = "a chain of platform certificates";
 
-/// When collateral was issued, in Unix time, for a caller that limits its age; zero (the oldest) when unreadable.
+/// Issue dates of the collateral, Unix time, for a caller that limits its age. An unreadable date is zero, the oldest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CollateralDates {
-    /// TCB information: monthly.
+    /// Issue date of the TCB information, which is issued monthly.
     pub tcb_info: u64,
-    /// The quoting enclave's identity: monthly.
+    /// Issue date of the quoting enclave's identity, which is issued monthly.
     pub qe_identity: u64,
-    /// Revocation list of the certificates of platforms: monthly.
+    /// Issue date of the revocation list of platforms' certificates, which is issued monthly.
     pub pck_crl: u64,
-    /// Revocation list of the root: yearly.
+    /// Issue date of the root's revocation list, which is issued yearly.
     pub root_crl: u64,
 }
 
@@ -36,14 +35,14 @@ impl CollateralDates {
     }
 }
 
-/// What a TCB info says of itself (Intel's PCS API version 4, "TCB Info").
+/// Metadata of a TCB info (Intel's PCS API version 4, "TCB Info").
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Stated {
     version: u32,
-    /// How levels are compared.
+    /// How TCB levels are compared.
     tcb_type: u32,
-    /// The provisioning enclave that certified the platform's key, in hexadecimal.
+    /// Id of the provisioning certification enclave (PCE) that certified the platform's key, in hexadecimal.
     pce_id: String,
 }
 
@@ -52,8 +51,8 @@ impl Stated {
         serde_json::from_str(tcb_info).map_err(|error| Refusal::new(&error))
     }
 
-    /// Refuses levels in a form or for an enclave that the library would have taken for another: it looks neither at the
-    /// type, nor at versions above the one that it knows, nor at the enclave (0.7.1).
+    /// Refuses TCB info of an unknown version or type, or for another PCE. The library (0.7.1) checks neither the type, nor
+    /// versions above the one that it knows, nor the PCE, and would misinterpret the levels.
     pub(super) fn check(&self, pce_id: &[u8]) -> Result<(), Refusal> {
         if self.version != 3 {
             let version = self.version;
@@ -76,7 +75,7 @@ impl Stated {
     }
 }
 
-/// Refuses a list that would make the library set aside what it claims (see [`der`]), and such a certificate of a chain.
+/// Refuses a revocation list, or a certificate of a chain, that would make the library allocate what it claims (see [`der`]).
 pub(super) fn check_encoding(collateral: &QuoteCollateralV3) -> Result<(), QuoteError> {
     for (part, chain) in [
         (PCK_CHAIN, collateral.pck_certificate_chain.as_deref()),
@@ -104,7 +103,7 @@ pub(super) fn check_encoding(collateral: &QuoteCollateralV3) -> Result<(), Quote
     Ok(())
 }
 
-/// The same of certificates in PEM, as the library reads them.
+/// Checks certificates in PEM in the same way, as the library reads them.
 pub(super) fn check_chain(part: &'static str, chain: &[u8]) -> Result<(), QuoteError> {
     let blocks = pem::parse_many(chain).map_err(|error| encoding(part, &error))?;
     let mut blocks = blocks.iter();
@@ -139,7 +138,7 @@ fn crl_date(bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
-    /// Each piece in turn is a text of five bytes that claims to have 7.9 MB, and is refused by its name.
+    /// Each piece in turn is a string that claims to have 7.9 MB, and is refused by its name.
     #[test]
     fn lengths_of_every_piece_are_checked() {
         const LIES: [u8; 8] = [0x0c, 0x83, 0x78, 0xd5, 0xdb, 1, 2, 3];

@@ -1,7 +1,7 @@
-//! The arithmetic under a TDX quote's signatures, for `dcap-qvl`.
+//! P-256 signature verification with graviola for `dcap-qvl`, which is faster than the library's own `p256`.
 //!
-//! What a certificate, a signature and a quote look like stays the library's word. Its P-256 is `p256`, which takes most
-//! of a verdict's time; this is that of the library under TLS, which NVIDIA's signatures are verified with as well.
+//! `dcap-qvl` still parses certificates, signatures and quotes. Its `p256` takes most of a verdict's time. graviola also
+//! serves TLS and verifies NVIDIA's signatures.
 
 use dcap_qvl::{
     config::{Config, CryptoProvider},
@@ -40,7 +40,7 @@ impl CryptoProvider for Fast {
     }
 }
 
-/// ECDSA on P-256 with SHA-256 (RFC 5758): the only signatures that Intel's certificates, lists and quotes have.
+/// ECDSA on P-256 with SHA-256 (RFC 5758), the only signatures in Intel's certificates, lists and quotes.
 #[derive(Debug)]
 struct EcdsaP256Sha256;
 
@@ -101,7 +101,7 @@ mod tests {
     }
 
     proptest! {
-        /// What one of both libraries refuses, the other one refuses.
+        /// Both libraries refuse every change of one bit.
         #[test]
         fn a_changed_byte_is_refused(at in 0_usize..(65 + 6 + 72), bit in 0_u8..8) {
             let mut key = hex::decode(KEY).unwrap();

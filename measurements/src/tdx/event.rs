@@ -1,4 +1,4 @@
-//! What firmware and kernel extend into the runtime registers: one event, the registers, and how they extend.
+//! Events that firmware and kernel extend into the runtime registers, and the extend operation.
 
 use std::borrow::Cow;
 
@@ -41,15 +41,15 @@ pub enum Rtmr {
     Rtmr1,
     /// Command line and initrd.
     Rtmr2,
-    /// Left to the running system; ours does not use it.
+    /// Left to the running system; our image does not use it.
     Rtmr3,
 }
 
 impl Rtmr {
-    /// All of them, in order.
+    /// All registers, in order.
     pub const ALL: [Self; 4] = [Self::Rtmr0, Self::Rtmr1, Self::Rtmr2, Self::Rtmr3];
 
-    /// 0 to 3.
+    /// Returns the register's number, 0 to 3.
     #[must_use]
     pub const fn index(self) -> usize {
         self as usize
@@ -62,31 +62,31 @@ impl Rtmr {
 pub enum Provenance {
     /// Computed from the artefacts.
     Computed,
-    /// True of the simulator's platform only; no hardware measures it.
+    /// Valid for the simulator's platform only; no hardware measures it.
     Simulated,
 }
 
-/// One event that is expected, in its place.
+/// One expected event, in its position.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PredictedEvent {
-    /// Which register it extends.
+    /// Register that the event extends.
     pub rtmr: Rtmr,
-    /// One of [`event_type`]; informative, never used to match.
+    /// One of [`event_type`]; informative, never compared.
     pub event_type: u32,
-    /// What is hashed, in words for people.
+    /// Description of what is hashed, for people.
     pub name: Cow<'static, str>,
-    /// SHA-384 that is extended.
+    /// SHA-384 digest that extends the register.
     #[serde(with = "hex::serde")]
     pub digest: [u8; 48],
-    /// What the event log shows beside the digest; often not what was hashed.
+    /// Data that the event log shows beside the digest; often not what was hashed.
     #[serde(with = "hex::serde")]
     pub data: Vec<u8>,
-    /// How the digest is known.
+    /// Where the digest comes from.
     pub provenance: Provenance,
 }
 
 impl PredictedEvent {
-    /// A computed event whose logged data are what is hashed.
+    /// Returns a computed event whose logged data are what is hashed.
     pub(crate) fn of_data(
         rtmr: Rtmr,
         event_type: u32,
@@ -104,7 +104,7 @@ impl PredictedEvent {
         }
     }
 
-    /// A computed event that hashes something else than it logs.
+    /// Returns a computed event whose logged data are not what is hashed.
     pub(crate) fn of_digest(
         rtmr: Rtmr,
         event_type: u32,
@@ -123,7 +123,7 @@ impl PredictedEvent {
     }
 }
 
-/// A register's value after `digest` was extended into `register`.
+/// Returns the value of `register` after it was extended with `digest`.
 #[must_use]
 pub fn extend(register: &[u8; 48], digest: &[u8; 48]) -> [u8; 48] {
     Sha384::new()
@@ -133,7 +133,7 @@ pub fn extend(register: &[u8; 48], digest: &[u8; 48]) -> [u8; 48] {
         .into()
 }
 
-/// The four registers after `events` in their order, starting from zeroes.
+/// Returns the four registers after `events` in their order, starting from zeroes.
 pub fn replay<'a>(events: impl IntoIterator<Item = (Rtmr, &'a [u8; 48])>) -> [[u8; 48]; 4] {
     let mut registers = [[0; 48]; 4];
     for (rtmr, digest) in events {

@@ -1,4 +1,4 @@
-//! The hand-off blocks with which QEMU tells TDX firmware its memory, byte for byte: RTMR0's first event.
+//! Predicts the hand-off blocks with which QEMU describes memory to TDX firmware, byte for byte: RTMR0's first event.
 //!
 //! QEMU splits the RAM map at the sections that it has already added (`hw/i386/tdvf-hob.c`,
 //! `target/i386/kvm/tdx.c`); the layout of the blocks is the PI specification's, volume 3.
@@ -7,12 +7,12 @@ use thiserror::Error;
 
 use super::tdvf::{PAGE, SectionKind, Tdvf};
 
-/// RAM up to this size lies wholly below 4 GiB on QEMU's q35; from here on 2 GiB do and the rest is at 4 GiB.
+/// RAM size in bytes from which QEMU's q35 splits it: 2 GiB lie below 4 GiB and the rest above. Less lies wholly below.
 pub const SPLIT: u64 = 0xb000_0000;
 
 const LOW: u64 = 0x8000_0000;
 const FOUR_GIB: u64 = 1 << 32;
-/// One tebibyte more than any confidential VM has today; keeps addresses far from wrapping.
+/// Largest memory size accepted: 64 TiB, more than any confidential VM has. Keeps addresses far from wrapping.
 const MAX_MEMORY: u64 = 1 << 46;
 
 const HANDOFF: u16 = 1;
@@ -29,25 +29,25 @@ const END_LENGTH: u64 = 8;
 /// Why no hand-off blocks can be predicted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum HobError {
-    /// Not a size that QEMU would give a VM.
+    /// The memory size is zero, not in whole pages, or too large.
     #[error("{memory} bytes of memory: expected whole pages, at most {MAX_MEMORY} bytes")]
     Memory {
-        /// Bytes asked for.
+        /// Memory size in bytes.
         memory: u64,
     },
-    /// The firmware wants memory that the VM does not have.
+    /// The firmware needs memory that the VM does not have.
     #[error(
         "the firmware's section at {address:#x} lies outside {memory} bytes of memory: give the VM more"
     )]
     OutsideMemory {
         /// Address of the section.
         address: u64,
-        /// Bytes of RAM.
+        /// RAM of the VM in bytes.
         memory: u64,
     },
 }
 
-/// The blocks for a q35 VM with `memory` bytes of RAM, without the end block, exactly as they are measured.
+/// Returns the blocks for a q35 VM with `memory` bytes of RAM exactly as they are measured, without the end block.
 ///
 /// # Errors
 /// [`HobError`] when the memory size is impossible or does not hold the firmware's sections.
@@ -76,7 +76,7 @@ pub fn td_hob(firmware: &Tdvf<'_>, memory: u64) -> Result<Vec<u8>, HobError> {
     Ok(blocks)
 }
 
-/// How many of `memory` bytes q35 puts below 4 GiB.
+/// Returns how many of `memory` bytes q35 puts below 4 GiB.
 pub(crate) const fn low_memory(memory: u64) -> u64 {
     if memory >= SPLIT { LOW } else { memory }
 }
@@ -108,7 +108,7 @@ fn ram_map(memory: u64) -> Result<Vec<Range>, HobError> {
     Ok(ranges)
 }
 
-/// Cuts the accepted part out of the unaccepted range around it. `None` when there is no such range.
+/// Cuts an accepted range out of the unaccepted one around it. Returns `None` if no such range exists.
 fn accept(ranges: &mut Vec<Range>, start: u64, length: u64) -> Option<()> {
     let end = start.checked_add(length)?;
     let around = ranges.iter_mut().find(|range| {
@@ -182,7 +182,7 @@ mod tests {
         hex::encode(Sha384::digest(blocks))
     }
 
-    /// Digests that real machines logged, for OVMF's classic layout.
+    /// The digest that real machines logged for OVMF's classic layout.
     #[test]
     fn equals_what_hardware_measured() {
         assert_eq!(

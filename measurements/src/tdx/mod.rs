@@ -1,4 +1,4 @@
-//! Intel TDX: what hardware will measure, and what a quote says that it measured.
+//! Intel TDX: prediction of measurements, and verification of quotes.
 
 pub mod attributes;
 pub mod boot_variables;
@@ -35,31 +35,31 @@ pub struct DirectBoot<'a> {
     pub kernel: &'a [u8],
     /// The initrd file, if there is one.
     pub initrd: Option<&'a [u8]>,
-    /// The text after `-append`.
+    /// Command line, as given after `-append`.
     pub command_line: &'a str,
 }
 
-/// What a trust domain will measure.
+/// Predicted measurements of a trust domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TdxPrediction {
-    /// The digest of the firmware's pages.
+    /// MRTD, the digest of the firmware's pages.
     pub mrtd: [u8; 48],
     /// All events, in the order of the event log (in which the registers are interleaved).
     pub events: Vec<PredictedEvent>,
 }
 
 impl TdxPrediction {
-    /// RTMR0 to RTMR3 after all events.
+    /// Returns RTMR0 to RTMR3 after all events.
     #[must_use]
     pub fn registers(&self) -> [[u8; 48]; 4] {
         event::replay(self.events.iter().map(|event| (event.rtmr, &event.digest)))
     }
 }
 
-/// Why no prediction is possible.
+/// Why measurements cannot be predicted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PredictError {
-    /// The firmware is not sound TDX firmware.
+    /// The firmware is not valid TDX firmware.
     #[error("cannot predict MRTD from the firmware")]
     Firmware(#[from] TdvfError),
     /// The firmware does not fit the machine.
@@ -100,5 +100,5 @@ pub fn predict(
     })
 }
 
-/// RTMR1's steps after the kernel's own events: both of leaving the boot services.
+/// Number of RTMR1's events after the kernel's own: the two of `ExitBootServices`.
 const EXIT_STEPS: usize = 2;

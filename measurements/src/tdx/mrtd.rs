@@ -10,7 +10,7 @@ use super::tdvf::{ATTRIBUTE_AUG, ATTRIBUTE_EXTEND, PAGE, Section, Tdvf};
 /// Bytes that one `TDH.MR.EXTEND` measures.
 const CHUNK: usize = 256;
 
-/// In which order the loader adds and measures pages.
+/// The order in which the loader adds and measures pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum PageOrder {
     /// Each page is added, then measured: upstream KVM (Linux 6.16 or later) with QEMU 10.1 or later.
@@ -21,11 +21,11 @@ pub enum PageOrder {
     TwoPass,
 }
 
-/// The MRTD that hardware computes for `firmware` loaded in `order`.
+/// Returns the MRTD that hardware computes for `firmware` loaded in `order`.
 #[must_use]
 pub fn mrtd(firmware: &Tdvf<'_>, order: PageOrder) -> [u8; 48] {
     let mut hash = Sha384::new();
-    // Memory that the trust domain adds itself leaves no trace, and nothing bounds its size.
+    // Pages that are added later are not measured, and nothing bounds their number.
     let added = |section: &&Section| section.attributes & ATTRIBUTE_AUG == 0;
     for section in firmware.sections().iter().filter(added) {
         let pages = || (section.address..section.address + section.memory_size).step_by(PAGE_STEP);
@@ -68,7 +68,7 @@ fn extend(hash: &mut Sha384, firmware: &Tdvf<'_>, section: &Section, page: u64) 
     }
 }
 
-/// The 128 bytes hashed before each operation: its name, the address, zeroes.
+/// Hashes the 128-byte record of an operation: its name, the address, zeroes.
 fn record(hash: &mut Sha384, operation: &[u8], address: u64) {
     let mut record = [0; 128];
     record[..operation.len()].copy_from_slice(operation);
@@ -99,7 +99,7 @@ mod tests {
         assert_ne!(single, value(&firmware, PageOrder::SinglePass));
     }
 
-    /// Memory added later is not measured, and its size, which nothing bounds, costs no time.
+    /// Memory that is added later is not measured. Its size, which nothing bounds, costs no time.
     #[test]
     fn what_is_added_later_leaves_no_trace() {
         let mut firmware = Firmware::small();
@@ -113,7 +113,7 @@ mod tests {
             attributes: 2,
         });
         let with = firmware.build();
-        // The metadata are measured, so the values differ; that there is one within a test's patience is the point.
+        // The metadata are measured, so the values differ. The point is that they are computed in reasonable time.
         for order in [PageOrder::SinglePass, PageOrder::TwoPass] {
             let value = |image: &[u8]| mrtd(&Tdvf::parse(image).unwrap(), order);
             assert_ne!(value(&with), value(&without));
@@ -132,7 +132,7 @@ mod tests {
         );
     }
 
-    /// The same stream spelled out by hand for a firmware of two measured pages.
+    /// Compares with the stream written out by hand, for firmware with two measured pages.
     #[test]
     fn follows_the_module_specification() {
         let image = Firmware::small().build();

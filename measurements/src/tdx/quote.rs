@@ -1,8 +1,8 @@
-//! TDX quotes, version 4 and 5, verified offline with their collateral.
+//! Verifies TDX quotes of versions 4 and 5 offline, with their collateral.
 //!
-//! Chains, signatures, revocation, TCB matching and the QE's identity are `dcap-qvl`'s work. Ours are the bounds on
-//! what it is given, the root, the trust domain's attributes, and a TCB policy whose refusals have names. What the
-//! registers must hold is for the caller to compare: a verified quote alone says only *that* some TD runs.
+//! `dcap-qvl` verifies chains, signatures, revocation, TCB levels and the QE's identity. This module bounds its input, checks
+//! the root and the trust domain's attributes, and applies a TCB policy whose refusals have names. The caller compares the
+//! registers: a verified quote alone says only *that* some TD runs.
 
 use dcap_qvl::{
     PckCertFlag, QuoteClaims, QuoteCollateralV3, QuotePolicy, TcbStatusWithAdvisory,
@@ -23,58 +23,58 @@ use crate::{
     verdict::one_line,
 };
 
-/// The largest quote read; real ones have about 5 KB, 8 KB with padding.
+/// Largest quote accepted, in bytes. Real ones have about 5 KB, 8 KB with padding.
 pub const MAX_QUOTE: usize = 64 << 10;
-/// The largest collateral read; real one has about 20 KB.
+/// Largest collateral accepted, in bytes. Real collateral has about 20 KB.
 pub const MAX_COLLATERAL: usize = 4 << 20;
 
-/// SHA-384 of the public key of Intel's SGX root CA: the pin, independent of the copy in any library.
+/// Pinned SHA-384 of the public key of Intel's SGX root CA, independent of the copy in any library.
 pub const INTEL_ROOT_KEY: [u8; 48] = [
     0x46, 0xe4, 0x03, 0xbd, 0x34, 0xf0, 0x5a, 0x3f, 0x28, 0x17, 0xab, 0x9b, 0xad, 0xca, 0xac, 0xc7,
     0xff, 0xc9, 0x8e, 0x0f, 0x26, 0x10, 0x08, 0xcd, 0x30, 0xda, 0xe9, 0x36, 0xca, 0xce, 0x18, 0xd5,
     0xdc, 0xf5, 0x8e, 0xef, 0x31, 0x46, 0x36, 0x13, 0xde, 0x15, 0x70, 0xd5, 0x16, 0x20, 0x09, 0x93,
 ];
 
-/// What a verified quote says.
+/// Claims of a verified quote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TdxClaims {
-    /// Whose root vouches for it.
+    /// Class of the root that vouches for the quote.
     pub root: RootClass,
     /// Version of the quote's format: 4 or 5.
     pub version: u16,
-    /// Digest of the firmware.
+    /// MRTD: digest of the firmware.
     pub mrtd: [u8; 48],
-    /// The runtime registers.
+    /// Runtime registers RTMR0 to RTMR3.
     pub rtmr: [[u8; 48]; 4],
-    /// The host's 48 bytes of configuration.
+    /// MRCONFIGID: the host's 48 bytes of configuration.
     pub mrconfigid: [u8; 48],
-    /// Identity of the owner, as the host gave it.
+    /// MROWNER: identity of the owner, as the host gave it.
     pub mrowner: [u8; 48],
-    /// The owner's configuration, as the host gave it.
+    /// MROWNERCONFIG: the owner's configuration, as the host gave it.
     pub mrownerconfig: [u8; 48],
-    /// Digest of the TDX module.
+    /// MRSEAM: digest of the TDX module.
     pub mrseam: [u8; 48],
-    /// Signer of the TDX module; zero means Intel.
+    /// MRSIGNERSEAM: signer of the TDX module; zero means Intel.
     pub mrsignerseam: [u8; 48],
-    /// Attributes of the trust domain, little-endian; debug, profiling, migration, reserved bits are clear.
+    /// Attributes of the trust domain, little-endian. The bits of debug, profiling and migration and reserved bits are clear.
     pub td_attributes: [u8; 8],
-    /// Extended processor features that the trust domain may use.
+    /// XFAM: extended processor features that the trust domain may use.
     pub xfam: [u8; 8],
-    /// The guest's 64 bytes.
+    /// The guest's 64 bytes of report data.
     pub report_data: [u8; 64],
-    /// Status of the platform's TCB at the launch, quoting enclave and TDX module included.
+    /// Status of the platform's TCB at launch, including quoting enclave and TDX module.
     pub tcb_status: TcbStatus,
-    /// Status of the TCB that runs now, in reports of TDX 1.5: the module can be exchanged under a running domain.
+    /// Current status of the TCB, in reports of TDX 1.5: the module can be updated under a running domain.
     pub current_tcb_status: Option<TcbStatus>,
     /// Advisories that apply at this TCB.
     pub advisories: Vec<String>,
-    /// Number of the collateral's evaluation, the lower of TCB information and QE identity.
+    /// Evaluation number of the collateral: the lower of TCB information's and QE identity's.
     pub evaluation_number: u32,
     /// Date of the TCB level, Unix time.
     pub tcb_date: u64,
-    /// Family, model, platform and stepping.
+    /// FMSPC: family, model, platform and stepping.
     pub fmspc: [u8; 6],
-    /// Identity of the platform (PPID) as the PCK certificate states it: 16 bytes, not encrypted; names a machine in
+    /// Platform provisioning id (PPID) from the PCK certificate: 16 bytes, not encrypted; identifies a machine in
     /// allow-lists.
     pub ppid: Vec<u8>,
     /// Whether hyper-threading is on, if the certificate says.
@@ -83,17 +83,17 @@ pub struct TdxClaims {
     pub dynamic_platform: Option<bool>,
     /// Whether Intel's registration service keeps the platform's keys, if the certificate says.
     pub cached_keys: Option<bool>,
-    /// The oldest piece of collateral, certificates included: when it was issued, Unix time.
+    /// Issue time of the oldest piece of collateral, certificates included, Unix time.
     pub earliest_issue: u64,
-    /// When the first piece of collateral expires, Unix time.
+    /// Time at which the first piece of collateral expires, Unix time.
     pub earliest_expiration: u64,
-    /// When each piece of collateral was issued.
+    /// Issue dates of the collateral.
     pub issued: CollateralDates,
 }
 
 impl TdxClaims {
-    /// The statuses that a policy has to accept, each of them: of the launch, and of what runs now unless nothing is wrong
-    /// with that.
+    /// Returns the statuses that a policy must accept, all of them: the status at launch, and the current one unless it is up
+    /// to date.
     pub fn tcb_statuses(&self) -> impl Iterator<Item = TcbStatus> + Clone + use<> {
         let now = self.current_tcb_status;
         let now = now.filter(|status| *status != TcbStatus::UpToDate);
@@ -104,16 +104,16 @@ impl TdxClaims {
 /// Why a quote is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum QuoteError {
-    /// Larger than any quote.
+    /// The quote is larger than [`MAX_QUOTE`].
     #[error("TDX quote has {length} bytes, more than {MAX_QUOTE}")]
     TooLarge {
-        /// Bytes given.
+        /// Length of the quote in bytes.
         length: usize,
     },
-    /// Not a quote.
+    /// The bytes are not a quote.
     #[error("TDX quote cannot be decoded")]
     Malformed(#[source] Refusal),
-    /// A quote of another technology or version.
+    /// The quote is of another TEE type or version.
     #[error(
         "quote has version {version} and TEE type {tee_type:#x}: a TDX quote (0x81) of version 4 or 5 is needed"
     )]
@@ -123,54 +123,54 @@ pub enum QuoteError {
         /// The TEE type found.
         tee_type: u32,
     },
-    /// The trust domain runs in a mode that breaks its promise.
+    /// The trust domain's attributes or TDX 1.5 fields break its protection.
     #[error("TDX quote is of a trust domain that must not be trusted")]
     Attributes(#[from] AttributeError),
-    /// Larger than any collateral.
+    /// The collateral is larger than [`MAX_COLLATERAL`].
     #[error("TDX collateral has {length} bytes, more than {MAX_COLLATERAL}")]
     CollateralTooLarge {
-        /// Bytes given.
+        /// Length of the collateral in bytes.
         length: usize,
     },
-    /// A certificate or list whose lengths do not hold, or PEM that is none.
+    /// A certificate or list has invalid lengths, or PEM is malformed.
     #[error("TDX evidence holds {part} that cannot be decoded")]
     Encoding {
-        /// Which part.
+        /// Name of the part.
         part: &'static str,
-        /// Where and why.
+        /// What is wrong, and where.
         #[source]
         reason: Refusal,
     },
-    /// Not JSON of the known schema.
+    /// The collateral is not JSON of the known schema.
     #[error("TDX collateral is not JSON of the expected schema")]
     Collateral(#[source] Refusal),
     /// The root, or a piece of collateral, is not valid now.
     #[error(transparent)]
     Validity(#[from] ValidityError),
-    /// A chain, signature, revocation list or TCB did not hold.
+    /// A chain, signature, revocation list or TCB does not verify.
     #[error("TDX quote does not verify with its collateral under the {root} root")]
     Unverified {
-        /// Under whose root it was tried.
+        /// The root that was tried: `vendor's` or `development`.
         root: &'static str,
         /// The verification library's reason.
         #[source]
         reason: Refusal,
     },
-    /// It verified under a key that is not Intel's, though Intel's root was asked for.
+    /// The quote verified under a key that is not Intel's, although Intel's root was demanded.
     #[error("TDX quote verified under a root key that is not Intel's")]
     RootKey,
-    /// The platform's TCB is not good enough.
+    /// The policy does not accept the platform's TCB.
     #[error(transparent)]
     Tcb(#[from] TcbError),
 }
 
-/// A reason in the words of the library that found it.
+/// A reason for refusal as text, mostly in the library's words.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{0}")]
 pub struct Refusal(pub String);
 
 impl Refusal {
-    /// With every cause, which the alternate form of the library's errors prints, on one line.
+    /// Formats an error on one line with every cause, which the alternate form of the library's errors prints.
     pub(crate) fn new(error: &impl std::fmt::Display) -> Self {
         Self(one_line(format_args!("{error:#}")))
     }
@@ -182,7 +182,7 @@ impl Refusal {
 /// and QE identity. Nothing is fetched.
 ///
 /// # Errors
-/// [`QuoteError`]: the first reason not to believe the quote.
+/// [`QuoteError`] with the first reason to refuse the quote.
 pub fn verify(
     quote: &[u8],
     collateral: &[u8],
@@ -194,7 +194,7 @@ pub fn verify(
     verify_checked(quote, parse_collateral(collateral)?, root, policy, now)
 }
 
-/// As [`verify`], for a quote that passed [`check`].
+/// As [`verify`], for a quote that passed [`check`] and parsed collateral.
 pub(crate) fn verify_checked(
     quote: &[u8],
     collateral: QuoteCollateralV3,
@@ -209,7 +209,7 @@ pub(crate) fn verify_checked(
         TrustRoot::Development(_) => "development",
     };
     let verified = verifier(root, now)?
-        // The policy is ours (below), so that each of its refusals has a name.
+        // Our own policy is applied below, so that each of its refusals has a name.
         .verify_with_policy(quote, collateral, now, &QuotePolicy::claims_only(now))
         .map_err(|error| Refusal::new(&error))
         .and_then(|verified| {
@@ -234,7 +234,7 @@ pub(crate) fn verify_checked(
     Ok(claims)
 }
 
-/// Refuses early what no signature could redeem.
+/// Checks size, type and attributes before any signature, because no signature could make up for them.
 pub(crate) fn check(quote: &[u8]) -> Result<(), QuoteError> {
     if quote.len() > MAX_QUOTE {
         return Err(QuoteError::TooLarge {
@@ -248,7 +248,7 @@ pub(crate) fn check(quote: &[u8]) -> Result<(), QuoteError> {
     let report = report.ok_or(QuoteError::NotTdx { version, tee_type })?;
     check_attributes(&report.td_attributes)?;
     check_company(&parsed.report)?;
-    // One without a chain is the library's to refuse.
+    // The library refuses a quote without a chain.
     parsed
         .raw_cert_chain()
         .map_or(Ok(()), |chain| check_chain(PCK_CHAIN, chain))
@@ -330,8 +330,8 @@ fn td_report(report: &Report) -> Option<&TDReport10> {
     }
 }
 
-/// The status of what runs now, with the quoting enclave's. The library lets it only soften a launch's that is out of date,
-/// into "relaunch advised": one that is worse than the launch's it would not tell.
+/// Returns the current TCB status, merged with the quoting enclave's. The library lets the current level only turn an
+/// outdated launch status into "relaunch advised". It does not report a current level that is worse than the one at launch.
 fn current_status(verified: &QuoteClaims) -> Option<TcbStatus> {
     let of = |status| TcbStatusWithAdvisory::new(status, Vec::new());
     let level = verified.platform.current_tcb_level.as_ref()?;
@@ -339,7 +339,7 @@ fn current_status(verified: &QuoteClaims) -> Option<TcbStatus> {
     Some(of(level.tcb_status).merge(&enclave).status.into())
 }
 
-/// All that apply: at launch, at present (after an update of the TDX module), and to the quoting enclave.
+/// Returns all advisories that apply: at launch, at present (after an update of the TDX module), and to the quoting enclave.
 fn advisories(verified: &QuoteClaims) -> Vec<String> {
     let current = verified
         .platform

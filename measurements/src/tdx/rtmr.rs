@@ -1,31 +1,31 @@
-//! RTMR1 and RTMR2 of a kernel booted directly (`-kernel`, `-initrd`, `-append`), as lists of events.
+//! Predicts RTMR1 and RTMR2 of a directly booted kernel (`-kernel`, `-initrd`, `-append`) as lists of events.
 
 use sha2::{Digest, Sha384};
 
 use super::event::{PredictedEvent, Rtmr, event_type};
 use crate::pe::{self, PeError};
 
-/// edk2 releases since which the measured events are as listed; later releases include earlier changes.
+/// edk2 releases that changed the measured events. Each includes the changes of earlier releases.
 ///
 /// Firmware older than stable202502 measures the kernel with QEMU's changes: see
 /// [`setup_header`](super::setup_header).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Edk2 {
-    /// The separator before booting is measured into RTMR0. Earlier releases differ in more than is listed here:
-    /// stable202211 was seen to measure no ACPI tables.
+    /// The separator before booting is measured into RTMR0. Earlier releases differ in more than is listed here: stable202211
+    /// was seen to measure no ACPI tables.
     Stable202408,
-    /// The separator before booting moved to RTMR1, where it belongs.
+    /// The separator before booting is measured into RTMR1.
     Stable202411,
     /// The kernel is taken from QEMU unpatched (QEMU 10.0 or later), so its file is what is measured.
     Stable202502,
     /// QEMU's fw_cfg items and SMBIOS tables are measured.
     Stable202505,
-    /// `initrd=initrd` stands before the command line, no longer behind it.
+    /// `initrd=initrd` precedes the command line instead of following it.
     Stable202508,
 }
 
 impl Edk2 {
-    /// Whether it takes the unchanged kernel where QEMU (10.0 or later) offers that.
+    /// Returns whether the firmware takes the unchanged kernel where QEMU (10.0 or later) offers it.
     pub(crate) const fn takes_unchanged_kernel(self) -> bool {
         matches!(
             self,
@@ -33,7 +33,7 @@ impl Edk2 {
         )
     }
 
-    /// The register of the separator before booting.
+    /// Returns the register into which the separator before booting is measured.
     pub(crate) const fn boot_separator(self) -> Rtmr {
         match self {
             Self::Stable202408 => Rtmr::Rtmr0,
@@ -42,7 +42,8 @@ impl Edk2 {
     }
 }
 
-/// What firmware from stable202411 on measures into RTMR1 for `kernel`, in the form in which it gets it.
+/// Returns the events that firmware from stable202411 on measures into RTMR1 for `kernel`, given in the form in which the
+/// firmware gets it.
 ///
 /// # Errors
 /// [`PeError`] when the kernel is not an EFI executable.
@@ -50,8 +51,8 @@ pub fn rtmr1(kernel: &[u8]) -> Result<Vec<PredictedEvent>, PeError> {
     rtmr1_of(kernel, Edk2::Stable202411)
 }
 
-/// What firmware of the release `edk2` measures into RTMR1 for `kernel`, in the form in which it gets it (see
-/// [`setup_header::measured`](super::setup_header::measured)).
+/// Returns the events that firmware of the release `edk2` measures into RTMR1 for `kernel`, given in the form in which the
+/// firmware gets it (see [`setup_header::measured`](super::setup_header::measured)).
 ///
 /// # Errors
 /// [`PeError`] when the kernel is not an EFI executable.
@@ -84,9 +85,10 @@ pub fn rtmr1_of(kernel: &[u8], edk2: Edk2) -> Result<Vec<PredictedEvent>, PeErro
     Ok(events)
 }
 
-/// What the kernel's EFI stub measures into RTMR2: the command line as the firmware completes it, and `initrd`.
+/// Returns the events that the kernel's EFI stub measures into RTMR2: the command line as completed by the firmware, and
+/// `initrd`.
 ///
-/// Without an initrd (`None`) there is neither its event nor its token on the command line.
+/// Without an initrd (`None`), both its event and its token on the command line are absent.
 #[must_use]
 pub fn rtmr2(command_line: &str, initrd: Option<&[u8]>, edk2: Edk2) -> Vec<PredictedEvent> {
     let options = loaded_command_line(command_line, initrd.is_some(), edk2);
@@ -118,7 +120,7 @@ pub fn rtmr2(command_line: &str, initrd: Option<&[u8]>, edk2: Edk2) -> Vec<Predi
     events
 }
 
-/// The command line that the kernel receives and measures, given what QEMU's `-append` said.
+/// Returns the command line that the kernel receives and measures for the text after QEMU's `-append`.
 #[must_use]
 pub fn loaded_command_line(append: &str, with_initrd: bool, edk2: Edk2) -> String {
     match (with_initrd, edk2 >= Edk2::Stable202508) {
@@ -132,7 +134,7 @@ pub(crate) fn separator(rtmr: Rtmr) -> PredictedEvent {
     PredictedEvent::of_data(rtmr, event_type::SEPARATOR, "separator", vec![0; 4])
 }
 
-/// Linux, `drivers/firmware/efi/libstub/efistub.h`.
+/// Event tags from Linux, `drivers/firmware/efi/libstub/efistub.h`.
 const INITRD_TAG: u32 = 0x8f3b_22ec;
 const LOAD_OPTIONS_TAG: u32 = 0x8f3b_22ed;
 
@@ -141,7 +143,8 @@ fn tagged(id: u32, description: &[u8]) -> Vec<u8> {
     [&id.to_le_bytes(), &length.to_le_bytes(), description].concat()
 }
 
-/// `EFI_IMAGE_LOAD_EVENT` for QEMU's kernel. The load address is not measured and differs from boot to boot: zero.
+/// Builds the `EFI_IMAGE_LOAD_EVENT` of QEMU's kernel. The load address is left zero: it is not measured and differs from
+/// boot to boot.
 fn image_load_event(length: u64) -> Vec<u8> {
     // Vendor media node of edk2's QemuKernelLoaderFsDxe, a file path node "kernel", end of path.
     const PATH: &[u8] =

@@ -1,8 +1,8 @@
-//! RTMR0 as a list of events: the platform's configuration as TDX firmware sees it under QEMU, with direct boot.
+//! Predicts RTMR0, the platform's configuration, as a list of events: TDX firmware under QEMU with direct boot.
 //!
 //! The register differs from machine to machine, so it is judged event by event. The list and its order are edk2's
-//! (`OvmfPkg`, `SecurityPkg/Tcg`); ACPI and SMBIOS digests are arguments, because they are functions of QEMU, of
-//! every device and of where the firmware puts these: see [`PlatformDigests::of_tables`].
+//! (`OvmfPkg`, `SecurityPkg/Tcg`). ACPI and SMBIOS digests are arguments, because they depend on QEMU, on every device and on
+//! where the firmware puts the tables: see [`PlatformDigests::of_tables`].
 
 use sha2::{Digest, Sha384};
 use thiserror::Error;
@@ -27,30 +27,30 @@ pub enum Rtmr0Error {
     /// The memory does not fit the firmware.
     #[error("cannot predict the TD hand-off block")]
     Hob(#[from] HobError),
-    /// The firmware has no variable store, which the firmware we know always measures.
+    /// The firmware has no variable store, although all known firmware measures one.
     #[error("the firmware has no configuration volume: its RTMR0 is not that of OVMF")]
     NoVariableStore,
 }
 
-/// A virtual machine, as far as RTMR0 depends on it.
+/// The properties of a virtual machine on which RTMR0 depends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
-    /// Bytes of RAM.
+    /// RAM in bytes.
     pub memory: u64,
-    /// The firmware's release.
+    /// Release of the firmware.
     pub edk2: Edk2,
-    /// QEMU's settings for the firmware.
+    /// QEMU's fw_cfg items for the firmware.
     pub fw_cfg: FwCfg,
-    /// What the (otherwise blank) variable store says about secure boot.
+    /// State of secure boot in the (otherwise blank) variable store.
     pub secure_boot: SecureBoot,
-    /// Which applications of the firmware appear as boot options.
+    /// The firmware's applications that appear as boot options.
     pub boot_applications: BootApplications,
-    /// Tables that QEMU generates.
+    /// Digests of the tables that QEMU generates.
     pub platform: PlatformDigests,
 }
 
 impl Machine {
-    /// The simulator's platform: our locked firmware (edk2 stable202508 or later, built with secure boot, blank
+    /// Returns the simulator's platform: our locked firmware (edk2 stable202508 or later, built with secure boot, blank
     /// variable store) with `memory` bytes of RAM, and [`simulated_platform_digests`].
     #[must_use]
     pub fn simulated(memory: u64) -> Self {
@@ -68,22 +68,22 @@ impl Machine {
 /// QEMU's fw_cfg items that firmware measures; `None` means that QEMU does not offer the item.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FwCfg {
-    /// `etc/extra-pci-roots`: with expander bridges.
+    /// `etc/extra-pci-roots`: present with expander bridges.
     pub extra_pci_roots: Option<u64>,
-    /// `BootMenu`, always there.
+    /// `BootMenu`: always present.
     pub boot_menu: u16,
     /// `etc/boot-menu-wait`: milliseconds.
     pub boot_menu_wait: Option<u16>,
-    /// `etc/reserved-memory-end`: with hot-pluggable memory.
+    /// `etc/reserved-memory-end`: present with hot-pluggable memory.
     pub reserved_memory_end: Option<u64>,
-    /// `opt/ovmf/X-PciMmio64Mb`, as given: QEMU stores the text of its option without an end.
+    /// `opt/ovmf/X-PciMmio64Mb`: the text of QEMU's option, without a terminating NUL.
     pub pci_mmio64_mb: Option<Vec<u8>>,
-    /// `bootorder`, as stored, NUL included.
+    /// `bootorder`, with its terminating NUL.
     pub boot_order: Option<Vec<u8>>,
 }
 
 impl FwCfg {
-    /// What QEMU offers for `-kernel` without any bootindex.
+    /// Returns the items that QEMU offers for `-kernel` without any bootindex.
     #[must_use]
     pub fn direct_boot() -> Self {
         Self {
@@ -92,8 +92,8 @@ impl FwCfg {
         }
     }
 
-    /// The same with a window of so many MiB for the BARs of a GPU, as `-fw_cfg name=opt/ovmf/X-PciMmio64Mb,string=N` gives
-    /// it; `None` is the firmware's own.
+    /// Sets the 64-bit MMIO window for the BARs of a GPU, in MiB, as `-fw_cfg name=opt/ovmf/X-PciMmio64Mb,string=N` does.
+    /// `None` leaves the firmware's default.
     #[must_use]
     pub fn with_window(self, mmio64_mib: Option<u32>) -> Self {
         Self {
@@ -103,7 +103,7 @@ impl FwCfg {
     }
 
     fn events(&self) -> Vec<PredictedEvent> {
-        // In the firmware's order.
+        // In the order in which the firmware measures them.
         let items = [
             (
                 "etc/extra-pci-roots",
@@ -139,52 +139,52 @@ impl FwCfg {
     }
 }
 
-/// What a blank variable store yields for the variable `SecureBoot`; the keys are absent in each case.
+/// The value of the variable `SecureBoot` with a blank variable store; the keys are absent in each case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SecureBoot {
     /// The firmware was built without secure boot: the variable is absent.
     NotBuilt,
-    /// Built with it, and off for want of keys: the variable is one zero byte.
+    /// The firmware was built with secure boot, which is off without keys: the variable is one zero byte.
     Off,
 }
 
-/// A digest computed elsewhere.
+/// A digest that the caller supplies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GivenDigest {
-    /// SHA-384.
+    /// SHA-384 digest.
     pub digest: [u8; 48],
-    /// How it is known.
+    /// Where the digest comes from.
     pub provenance: Provenance,
 }
 
 /// Digests of the tables that QEMU generates, which cannot be computed from the artefacts alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlatformDigests {
-    /// fw_cfg `etc/table-loader`.
+    /// Digest of fw_cfg `etc/table-loader`.
     pub acpi_loader: GivenDigest,
-    /// fw_cfg `etc/acpi/rsdp`.
+    /// Digest of fw_cfg `etc/acpi/rsdp`.
     pub acpi_rsdp: GivenDigest,
-    /// fw_cfg `etc/acpi/tables`.
+    /// Digest of fw_cfg `etc/acpi/tables`.
     pub acpi_tables: GivenDigest,
-    /// The filtered SMBIOS structure table; measured since edk2 stable202505.
+    /// Digest of the filtered SMBIOS structure table; measured since edk2 stable202505.
     pub smbios: GivenDigest,
 }
 
-/// The tables themselves, as one machine's firmware saw them.
+/// The tables that QEMU generates, as one machine's firmware saw them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlatformTables<'a> {
     /// fw_cfg `etc/table-loader`, whole.
     pub acpi_loader: &'a [u8],
-    /// fw_cfg `etc/acpi/rsdp`, whole, before the loader's script ran on it.
+    /// fw_cfg `etc/acpi/rsdp`, whole, before the table loader's script ran on it.
     pub acpi_rsdp: &'a [u8],
-    /// fw_cfg `etc/acpi/tables`, whole, likewise.
+    /// fw_cfg `etc/acpi/tables`, whole, before the table loader's script ran on it.
     pub acpi_tables: &'a [u8],
     /// The SMBIOS structure table that the firmware published, its own structures included, unfiltered.
     pub smbios: &'a [u8],
 }
 
 impl PlatformTables<'_> {
-    /// How files with the tables are called, in the order of the fields.
+    /// Names of the tables' files, in the order of the fields.
     pub const FILES: [&'static str; 4] = [
         "acpi-loader.bin",
         "acpi-rsdp.bin",
@@ -194,10 +194,10 @@ impl PlatformTables<'_> {
 }
 
 impl PlatformDigests {
-    /// The digests of `tables` on a machine with `processor`.
+    /// Returns the digests of `tables` on a machine with `processor`.
     ///
-    /// Nothing on the machine under judgement may be the source of `tables`: they come from an emulated machine of
-    /// the same shape that the one who signs the manifest ran.
+    /// `tables` must not come from the machine under appraisal. They come from an emulated machine with the same
+    /// configuration, run by the signer of the manifest.
     ///
     /// # Errors
     /// [`SmbiosError`] when the SMBIOS table is not sound.
@@ -218,7 +218,7 @@ impl PlatformDigests {
     }
 }
 
-/// The simulator's stand-ins for ACPI and SMBIOS: SHA-384 of a text that says so.
+/// Returns the simulator's placeholders for ACPI and SMBIOS digests, each the SHA-384 of a text that says so.
 ///
 /// They are constants, equal on every machine, and **no hardware ever measures them**: a manifest that holds them
 /// describes the simulator's platform and nothing else.
@@ -236,7 +236,7 @@ pub fn simulated_platform_digests() -> PlatformDigests {
     }
 }
 
-/// All events that `firmware` extends into RTMR0 on `machine`, in order.
+/// Returns all events that `firmware` extends into RTMR0 on `machine`, in order.
 ///
 /// # Errors
 /// [`Rtmr0Error`] when the firmware and the memory do not fit, or there is no variable store.
@@ -330,7 +330,7 @@ fn secure_boot_events(state: SecureBoot) -> impl Iterator<Item = PredictedEvent>
     })
 }
 
-/// `UEFI_VARIABLE_DATA` of the TCG profile.
+/// Builds the `UEFI_VARIABLE_DATA` of the TCG profile.
 pub(crate) fn variable_data(vendor: Guid, name: &str, value: &[u8]) -> Vec<u8> {
     let utf16: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let mut data = vendor.0.to_vec();
@@ -349,8 +349,8 @@ fn given_event(event_type: u32, name: String, given: GivenDigest, data: Vec<u8>)
     }
 }
 
-/// `EFI_HANDOFF_TABLE_POINTERS` with the SMBIOS table, whose entry point QEMU's q35 keeps in the format of version 2;
-/// its address is not measured and left zero.
+/// Builds the `EFI_HANDOFF_TABLE_POINTERS` of the SMBIOS table, whose entry point has the format of version 2 on QEMU's q35.
+/// The table's address is left zero: it is not measured.
 fn smbios_pointers() -> Vec<u8> {
     const SMBIOS_TABLE: Guid = Guid::parse("eb9d2d31-2d88-11d3-9a16-0090273fc14d");
     [&1_u64.to_le_bytes(), &SMBIOS_TABLE.0[..], &[0; 8]].concat()

@@ -1,10 +1,10 @@
-//! The kernel as QEMU hands it to the firmware: the file itself, or with the boot loader's fields filled in.
+//! Predicts the kernel as QEMU hands it to the firmware: the file itself, or with the boot loader's fields filled in.
 //!
-//! QEMU fills in the setup header of every Linux kernel that it loads (`hw/i386/x86-common.c`, `x86_load_linux`;
-//! fields of the Linux/x86 boot protocol, `Documentation/arch/x86/boot.rst`), and firmware that takes the kernel in
-//! two pieces, setup and rest, measures the file so changed. Since QEMU 10.0 the unchanged file is there as
-//! `etc/boot/kernel`, and edk2 prefers it since stable202502. The changed fields depend on the memory and on the
-//! initrd's size: one kernel file then has as many digests as there are machines.
+//! QEMU fills in the setup header of every Linux kernel that it loads (`hw/i386/x86-common.c`, `x86_load_linux`; fields of
+//! the Linux/x86 boot protocol, `Documentation/arch/x86/boot.rst`). Firmware that takes the kernel in two pieces, setup and
+//! rest, measures the changed file. Since QEMU 10.0 the unchanged file is available as `etc/boot/kernel`, which edk2 prefers
+//! since stable202502. The changed fields depend on the memory and on the initrd's size, so one kernel file can have many
+//! digests.
 
 use std::borrow::Cow;
 
@@ -16,11 +16,11 @@ use crate::bytes::{Reader, Truncated};
 const STRUCTURE: &str = "Linux setup header";
 /// `HdrS`.
 const MAGIC: u32 = 0x5372_6448;
-/// The first protocol with a pointer to the command line, and the oldest that is predicted (Linux 2.4).
+/// First boot protocol with a command line pointer, and the oldest one that is predicted (Linux 2.4).
 const OLDEST_PROTOCOL: u16 = 0x0202;
-/// The first protocol that tells with a bit of `xloadflags` whether an initrd may lie anywhere below 4 GiB.
+/// First boot protocol whose `xloadflags` say whether an initrd may lie anywhere below 4 GiB.
 const XLOADFLAGS_PROTOCOL: u16 = 0x020c;
-/// The first protocol with `initrd_addr_max`.
+/// First boot protocol with `initrd_addr_max`.
 const INITRD_MAX_PROTOCOL: u16 = 0x0203;
 
 const VID_MODE: usize = 0x1fa;
@@ -35,31 +35,31 @@ const CMD_LINE_PTR: usize = 0x228;
 const INITRD_ADDR_MAX: usize = 0x22c;
 const XLOADFLAGS: usize = 0x236;
 
-/// QEMU's number among the boot loaders.
+/// QEMU's boot loader id (`type_of_loader`).
 const QEMU: u8 = 0xb0;
-/// The kernel's protected part belongs above 1 MiB.
+/// Load flag: the protected-mode kernel belongs above 1 MiB.
 const LOADED_HIGH: u8 = 0x01;
 const CAN_USE_HEAP: u8 = 0x80;
 const CAN_BE_LOADED_ABOVE_4G: u16 = 0x2;
-/// Where QEMU puts the setup and the command line.
+/// Addresses of the setup code and of the command line under QEMU.
 const REAL_ADDRESS: u32 = 0x1_0000;
 const COMMAND_LINE_ADDRESS: u32 = 0x2_0000;
-/// What q35 keeps free below the end of low memory for ACPI tables.
+/// Bytes that q35 keeps free below the end of low memory for ACPI tables.
 const ACPI_DATA: u64 = 0x2_8000;
 const DEFAULT_INITRD_MAX: u64 = 0x37ff_ffff;
 
-/// In which form the firmware gets the kernel, and measures it.
+/// Form in which the firmware gets the kernel and measures it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum KernelForm {
     /// The file as it is: QEMU 10.0 or later with edk2 stable202502 or later.
     #[default]
     Unchanged,
-    /// With the fields of QEMU's boot loader: an older QEMU, or older firmware.
+    /// The file with the fields of QEMU's boot loader: an older QEMU, or older firmware.
     SetupHeaderPatched,
 }
 
 impl KernelForm {
-    /// What QEMU of this major version and this firmware do together.
+    /// Returns the form that results from this major version of QEMU and this firmware.
     #[must_use]
     pub const fn of(qemu_major: u32, edk2: Edk2) -> Self {
         if qemu_major >= 10 && edk2.takes_unchanged_kernel() {
@@ -70,58 +70,58 @@ impl KernelForm {
     }
 }
 
-/// What the patched fields depend on, besides the kernel.
+/// Inputs of the patched fields, besides the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Loading<'a> {
-    /// Bytes of RAM of the q35 machine.
+    /// RAM of the q35 machine in bytes.
     pub memory: u64,
     /// Size of the initrd file in bytes, if there is one.
     pub initrd: Option<u64>,
-    /// The text after `-append`: only a `vga=` in it changes the header.
+    /// Command line, as given after `-append`. Only a `vga=` in it changes the header.
     pub command_line: &'a str,
 }
 
-/// Why the patched kernel cannot be told.
+/// Why the patched kernel cannot be predicted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SetupHeaderError {
     /// The file ends within the header.
     #[error(transparent)]
     Truncated(#[from] Truncated),
-    /// No Linux kernel.
+    /// The file is not a Linux kernel.
     #[error("Linux setup header: magic at offset 0x202 is {found:#x}: this is no Linux kernel")]
     Magic {
-        /// What stands there.
+        /// Value found.
         found: u32,
     },
-    /// A kernel from before Linux 2.4, or one for low memory: QEMU loads it elsewhere.
+    /// The kernel is older than Linux 2.4 or meant for low memory, so QEMU loads it elsewhere.
     #[error(
         "Linux setup header: boot protocol {version:#06x} with load flags {flags:#04x}; 0x0202 or later, loaded high, expected"
     )]
     Protocol {
         /// Version of the boot protocol.
         version: u16,
-        /// Its load flags.
+        /// Load flags of the kernel.
         flags: u8,
     },
-    /// QEMU would not start such a machine.
+    /// The initrd does not fit: QEMU would not start such a machine.
     #[error(
         "an initrd of {initrd} bytes does not fit below {limit:#x}: give the machine more memory"
     )]
     Initrd {
-        /// Its size.
+        /// Size of the initrd in bytes.
         initrd: u64,
-        /// The highest address for its last byte.
+        /// Highest address for the last byte of the initrd.
         limit: u64,
     },
-    /// QEMU would not start with it.
+    /// The `vga=` mode is invalid: QEMU would not start with it.
     #[error("the command line's vga={mode:?} is neither normal, ext, ask nor a number")]
     VideoMode {
-        /// What stands behind `vga=`.
+        /// Text after `vga=`, cut to 16 characters.
         mode: String,
     },
 }
 
-/// `kernel` as the firmware measures it.
+/// Returns `kernel` as the firmware measures it.
 ///
 /// # Errors
 /// [`SetupHeaderError`] when the header is not one that QEMU patches, or QEMU would refuse the combination. The
@@ -196,7 +196,7 @@ fn patched(kernel: &[u8], loading: &Loading<'_>) -> Result<Vec<u8>, SetupHeaderE
     Ok(kernel)
 }
 
-/// What QEMU reads behind the first `vga=`, wherever that stands.
+/// Returns the mode that QEMU reads after the first `vga=`, wherever it stands.
 fn video_mode(command_line: &str) -> Result<Option<u16>, SetupHeaderError> {
     let Some((_, rest)) = command_line.split_once("vga=") else {
         return Ok(None);
@@ -215,7 +215,7 @@ fn video_mode(command_line: &str) -> Result<Option<u16>, SetupHeaderError> {
     let number = number.map_err(|_| SetupHeaderError::VideoMode {
         mode: text.chars().take(16).collect(),
     })?;
-    // The field has 16 bits, and QEMU stores as many.
+    // The field has 16 bits, and QEMU stores the low ones.
     let [low, high, ..] = number.to_le_bytes();
     Ok(Some(u16::from_le_bytes([low, high])))
 }

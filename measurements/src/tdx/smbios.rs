@@ -1,13 +1,13 @@
-//! The SMBIOS table as firmware measures it: with everything blanked that names one machine instead of its kind.
+//! Filters an SMBIOS table as firmware does before it measures it: fields that identify a single machine are blanked.
 //!
-//! What is blanked is edk2's choice (`MdeModulePkg/Universal/SmbiosMeasurementDxe`); the layout of the structures is
-//! DMTF's DSP0134. Before edk2 stable202505 nothing of it is measured.
+//! edk2 decides what is blanked (`MdeModulePkg/Universal/SmbiosMeasurementDxe`); DMTF's DSP0134 defines the structures.
+//! Before stable202505 edk2 measures nothing of the table.
 
 use thiserror::Error;
 
 use crate::bytes::{Reader, Truncated};
 
-/// The largest table accepted; QEMU's has a few hundred bytes, and some more for each 16 GiB of memory.
+/// Largest table accepted, in bytes. QEMU's has a few hundred bytes, and some more for each 16 GiB of memory.
 pub const MAX_TABLE: usize = 1 << 20;
 
 const STRUCTURE: &str = "SMBIOS table";
@@ -19,22 +19,22 @@ const FIRST_OEM: u8 = 128;
 
 /// `CPUID.1` of the guest: EAX (family, model, stepping), then EDX (features), as the processor structures hold it.
 ///
-/// With `-cpu host` it is the host's, so it is pinned for each model of processor, never read from an emulated one.
+/// With `-cpu host` it is the host's, so it is pinned per processor model and never read from an emulated machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ProcessorId {
-    /// EAX.
+    /// EAX: family, model, stepping.
     pub signature: u32,
-    /// EDX.
+    /// EDX: features.
     pub features: u32,
 }
 
 /// Why a table cannot be measured.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SmbiosError {
-    /// Larger than any.
+    /// The table is larger than [`MAX_TABLE`].
     #[error("SMBIOS table has {length} bytes, more than {MAX_TABLE}")]
     TooLarge {
-        /// Bytes given.
+        /// Length of the table in bytes.
         length: usize,
     },
     /// The table ends within a structure, or without its end structure.
@@ -43,24 +43,24 @@ pub enum SmbiosError {
     /// A structure contradicts itself.
     #[error("SMBIOS table: the structure of type {kind} at offset {offset:#x} {flaw}")]
     Structure {
-        /// Its type.
+        /// Type of the structure.
         kind: u8,
-        /// Where it begins.
+        /// Offset of the structure in the table.
         offset: usize,
         /// What is wrong.
         flaw: &'static str,
     },
-    /// Something follows the end structure.
+    /// Bytes follow the end structure.
     #[error("SMBIOS table: {length} bytes follow its end at offset {offset:#x}")]
     Trailing {
-        /// Where the table ends.
+        /// Offset at which the table ends.
         offset: usize,
-        /// How many bytes follow.
+        /// Number of bytes that follow.
         length: usize,
     },
 }
 
-/// The bytes that are hashed for `table`, with `processor` in every processor structure.
+/// Returns the bytes that are hashed for `table`, with `processor` in every processor structure.
 ///
 /// # Errors
 /// [`SmbiosError`] with the offset of what is wrong.
@@ -92,13 +92,13 @@ pub fn measured(table: &[u8], processor: ProcessorId) -> Result<Vec<u8>, SmbiosE
     }
 }
 
-/// One structure: its formatted part, its strings, and the two zeroes behind them.
+/// One structure: its formatted part, its strings, and the two zeroes after them.
 struct Structure {
     kind: u8,
     offset: usize,
-    /// Of the formatted part.
+    /// Length of the formatted part in bytes.
     length: usize,
-    /// Of everything.
+    /// Length of the whole structure in bytes.
     size: usize,
 }
 
@@ -118,7 +118,7 @@ impl Structure {
         let rest = strings.remaining();
         let behind = table.get(offset + length..).unwrap_or_default();
         let end = behind.windows(2).position(|pair| pair == [0, 0]);
-        // Reads what is there and two bytes more, for an error that says where the table ends.
+        // Without the two zeroes this asks for one byte more than is left: the error then says where the table ends.
         strings.take(end.map_or(rest + 1, |end| end + 2))?;
         Ok(Self {
             kind,
@@ -152,17 +152,17 @@ fn set_processor(
     Ok(())
 }
 
-/// A field that is blanked: its offset, its size, and whether it is the number of a string to blank as well.
+/// A blanked field: its offset, its size, and whether it is the number of a string that is blanked too.
 type Field = (usize, usize, bool);
 
-/// What is blanked in structures of `kind`; `None` for everything behind the header.
+/// Returns the fields that are blanked in structures of `kind`; `None` stands for everything after the header.
 fn blanked(kind: u8) -> Option<&'static [Field]> {
     Some(match kind {
         1 => &[(0x07, 1, true), (0x08, 16, false), (0x18, 1, false)],
         2 => &[(0x07, 1, true), (0x0a, 1, true)],
         3 => &[(0x07, 1, true), (0x08, 1, true)],
         4 => &[
-            // The current speed: blank in what edk2 2026.08 measures; which release began with it is not known.
+            // Current speed: blanked by edk2 2026.08; it is not known which release began with it.
             (0x16, 2, false),
             (0x20, 1, true),
             (0x21, 1, true),
@@ -200,7 +200,7 @@ fn filter(bytes: &mut [u8], found: &Structure) -> Result<(), SmbiosError> {
         };
         let number = field.first().map_or(0, |number| usize::from(*number));
         if is_string && number != 0 {
-            // A number beyond the last string means the last one to the firmware.
+            // The firmware takes a number beyond the last string for the last one.
             let texts = strings.split_mut(|byte| *byte == 0);
             let text = texts.filter(|text| !text.is_empty()).take(number).last();
             text.ok_or_else(|| found.flaw("names a string and has none"))?

@@ -4,9 +4,9 @@ use std::{fmt, str::FromStr};
 
 use thiserror::Error;
 
-/// Status of a platform's trusted computing base, in Intel's words (TCB information, version 3).
+/// Status of a platform's trusted computing base, by Intel's names (TCB information, version 3).
 ///
-/// `Revoked` is not among them: such a quote never verifies.
+/// No policy makes [`Self::Revoked`] acceptable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TcbStatus {
     /// Everything is at the level that Intel asks for.
@@ -15,15 +15,15 @@ pub enum TcbStatus {
     SwHardeningNeeded,
     /// Up to date, but the platform's settings must change.
     ConfigurationNeeded,
-    /// Both of the above.
+    /// Up to date, but software must defend itself and the platform's settings must change.
     ConfigurationAndSwHardeningNeeded,
     /// Older than a published fix.
     OutOfDate,
     /// Older than a published fix, and the settings must change.
     OutOfDateConfigurationNeeded,
-    /// Started on an old TDX module that was updated since: start it again.
+    /// Started on an outdated TDX module that was updated since: the trust domain should be started again.
     TdRelaunchAdvised,
-    /// The same, and the settings must change.
+    /// As `TdRelaunchAdvised`, and the settings must change.
     TdRelaunchAdvisedConfigurationNeeded,
     /// Withdrawn by Intel. Never accepted.
     Revoked,
@@ -60,11 +60,11 @@ impl fmt::Display for TcbStatus {
     }
 }
 
-/// A word that is none of Intel's statuses.
+/// A name that is none of Intel's statuses.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{name:?} is no TCB status: use Intel's words, one of {}", NAMES.map(|(_, name)| name).join(", "))]
 pub struct UnknownStatus {
-    /// What was asked for.
+    /// The unknown name.
     pub name: String,
 }
 
@@ -102,22 +102,22 @@ impl From<dcap_qvl::TcbStatus> for TcbStatus {
     }
 }
 
-/// What a platform's TCB must be.
+/// Demands on a platform's TCB.
 ///
-/// Hyper-threading, exchangeable packages and keys cached by Intel's registration service are always accepted: real
-/// servers have them, and the claims tell.
+/// Hyper-threading, exchangeable packages and keys cached by Intel's registration service are always accepted: real servers
+/// have them, and the claims report them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TcbPolicy {
-    /// Accepted statuses; `Revoked` is refused whatever stands here.
+    /// Accepted statuses; `Revoked` is refused even if listed.
     pub statuses: Vec<TcbStatus>,
     /// Accepted advisories; `None` accepts all that Intel attaches to an accepted status.
     pub advisories: Option<Vec<String>>,
-    /// Lowest accepted number of the collateral's evaluation: with an older one a host could hide newer fixes.
+    /// Lowest accepted evaluation number of the collateral: with an older one a host could hide newer fixes.
     pub min_evaluation_number: u32,
 }
 
 impl Default for TcbPolicy {
-    /// Up to date, without any advisory.
+    /// Accepts only `UpToDate`, without any advisory.
     fn default() -> Self {
         Self {
             statuses: vec![TcbStatus::UpToDate],
@@ -128,7 +128,7 @@ impl Default for TcbPolicy {
 }
 
 impl TcbPolicy {
-    /// Accepts any TCB but a revoked one: for a caller that judges the claims on its own.
+    /// Returns a policy that accepts any TCB but a revoked one, for a caller that judges the claims on its own.
     #[must_use]
     pub fn judged_by_caller() -> Self {
         let statuses = NAMES
@@ -179,23 +179,23 @@ pub enum TcbError {
         "the platform's TCB, at the launch or now, is {status}, which the policy does not accept: its operator must update it"
     )]
     Status {
-        /// The status.
+        /// The refused status.
         status: TcbStatus,
     },
     /// An advisory is not accepted.
     #[error("advisory {id} applies to the platform, and the policy does not accept it")]
     Advisory {
-        /// Intel's identifier.
+        /// Intel's identifier of the advisory.
         id: String,
     },
-    /// The collateral is from before a newer evaluation of the TCB.
+    /// The collateral's evaluation number is too low.
     #[error(
         "the collateral's evaluation number is {found}, the policy asks for {minimum} or more: fetch newer collateral"
     )]
     Evaluation {
-        /// Number found.
+        /// Evaluation number found.
         found: u32,
-        /// Number asked for.
+        /// Lowest evaluation number accepted.
         minimum: u32,
     },
 }

@@ -1,7 +1,7 @@
-//! TDVF metadata: which parts of a TDX firmware image go where in memory, and which are measured.
+//! Parses TDVF metadata: where the parts of a TDX firmware image go in memory, and which of them are measured.
 //!
-//! Format: Intel TDX Virtual Firmware Design Guide 344991, section 11. The loader (QEMU) trusts this table, so a
-//! prediction is only as good as our reading of it: whatever a loader could read in two ways is refused here.
+//! Format: Intel TDX Virtual Firmware Design Guide 344991, section 11. The loader (QEMU) trusts this table, so a prediction
+//! is only as good as our reading of it. Anything that a loader could read in two ways is refused.
 
 use thiserror::Error;
 
@@ -16,9 +16,9 @@ pub const METADATA_OFFSET: Guid = Guid::parse("e47a6535-984a-4798-865e-4685a7bf8
 
 /// Section attribute: the pages' content is extended into MRTD.
 pub const ATTRIBUTE_EXTEND: u32 = 1;
-/// Section attribute: the pages are added later, by `TDH.MEM.PAGE.AUG`, and so not measured at all.
+/// Section attribute: the pages are added later, by `TDH.MEM.PAGE.AUG`, and are not measured at all.
 pub const ATTRIBUTE_AUG: u32 = 2;
-/// Size of a page, the unit in which memory is added.
+/// Size in bytes of a page, the unit in which memory is added.
 pub const PAGE: u64 = 4096;
 
 const STRUCTURE: &str = "TDVF descriptor";
@@ -27,21 +27,22 @@ const VERSION: u32 = 1;
 const HEADER: usize = 16;
 const SECTION: usize = 32;
 const MAX_SECTIONS: usize = 32;
-/// Memory added before start, all sections together: real firmware has 4 to 5 MiB. Bounds the work of MRTD.
+/// Largest memory in bytes that all sections add before the start, which bounds the work of MRTD. Real firmware has 4 to 5
+/// MiB.
 const MAX_ADDED: u64 = 64 << 20;
 
-/// What a section is for.
+/// Purpose of a section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SectionKind {
     /// Boot firmware volume: the code.
     Bfv,
     /// Configuration firmware volume: the variable store. OVMF leaves it out of MRTD and measures it into RTMR0.
     Cfv,
-    /// Where the loader puts the hand-off blocks that describe memory.
+    /// Memory for the hand-off blocks, in which the loader describes memory.
     TdHob,
     /// Zeroed memory for the firmware's early work.
     TempMem,
-    /// Memory that stays.
+    /// Permanent memory.
     PermMem,
     /// A payload loaded with the firmware.
     Payload,
@@ -52,24 +53,24 @@ pub enum SectionKind {
 /// One section of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Section {
-    /// Where the section's bytes begin in the image.
+    /// Offset of the section's bytes in the image.
     pub data_offset: usize,
-    /// How many bytes the image holds; the rest of the memory is zero.
+    /// Number of bytes in the image; the rest of the memory is zero.
     pub raw_size: usize,
     /// Guest-physical address, a multiple of [`PAGE`].
     pub address: u64,
-    /// Bytes of memory, a multiple of [`PAGE`].
+    /// Size of the memory in bytes, a multiple of [`PAGE`].
     pub memory_size: u64,
-    /// What it is for.
+    /// Purpose of the section.
     pub kind: SectionKind,
-    /// [`ATTRIBUTE_EXTEND`] and [`ATTRIBUTE_AUG`].
+    /// Any of [`ATTRIBUTE_EXTEND`] and [`ATTRIBUTE_AUG`].
     pub attributes: u32,
 }
 
-/// Why firmware's TDX metadata is refused.
+/// Why a firmware's TDX metadata are refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum TdvfError {
-    /// The table that leads to the metadata is broken.
+    /// The table that locates the metadata is malformed.
     #[error("cannot find TDX metadata")]
     Table(#[from] GuidTableError),
     /// The image was not built for TDX.
@@ -80,19 +81,19 @@ pub enum TdvfError {
     /// The descriptor or a section descriptor ends early.
     #[error(transparent)]
     Truncated(#[from] Truncated),
-    /// A fixed field has a value that we do not know.
+    /// A field has an unsupported value.
     #[error("TDVF descriptor at offset {offset:#x}: {field} is {found:#x}, expected {expected:#x}")]
     Field {
-        /// The field.
+        /// Name of the field.
         field: &'static str,
         /// Offset of the descriptor in the image.
         offset: usize,
         /// Value found.
         found: u32,
-        /// Value understood.
+        /// Value supported.
         expected: u32,
     },
-    /// No section, or more than any firmware has.
+    /// The table has no section, or more than any firmware has.
     #[error(
         "TDVF descriptor at offset {offset:#x} has {count} sections, 1 to {MAX_SECTIONS} expected"
     )]
@@ -115,22 +116,22 @@ pub enum TdvfError {
     /// Two sections claim the same memory.
     #[error("TDVF sections {first} and {second} overlap in memory")]
     Overlap {
-        /// Position of one.
+        /// Position of the first section in the table.
         first: usize,
-        /// Position of the other.
+        /// Position of the second section in the table.
         second: usize,
     },
-    /// The loader needs exactly one of these (or at least one, for boot volumes).
+    /// The loader needs exactly one `TdHob`, at least one `Bfv`, and at most one `Cfv`.
     #[error("TDVF descriptor has {count} {kind:?} sections")]
     KindCount {
-        /// Which kind.
+        /// Kind of the sections.
         kind: SectionKind,
-        /// How many there are.
+        /// Number of sections of this kind.
         count: usize,
     },
 }
 
-/// A firmware image whose TDX metadata has been read and found sound.
+/// A firmware image with validated TDX metadata.
 #[derive(Debug, Clone)]
 pub struct Tdvf<'a> {
     firmware: &'a [u8],
@@ -138,15 +139,15 @@ pub struct Tdvf<'a> {
 }
 
 impl<'a> Tdvf<'a> {
-    /// Reads and validates the metadata of `firmware`: bounds, alignment, overlap, number of each kind.
+    /// Parses and validates the metadata of `firmware`: bounds, alignment, overlap, number of sections of each kind.
     ///
     /// # Errors
-    /// [`TdvfError`] naming the section and its offset.
+    /// [`TdvfError`] with the offending sections or the offset.
     pub fn parse(firmware: &'a [u8]) -> Result<Self, TdvfError> {
         let table = GuidTable::parse(firmware)?;
         let entry = table.get(METADATA_OFFSET).ok_or(TdvfError::NotTdx)?;
         let distance = Reader::new("TDX metadata offset", entry).size()?;
-        // A distance larger than the image is reported as a descriptor that begins at its end.
+        // A distance larger than the image is reported as a descriptor at the image's end.
         let offset = firmware
             .len()
             .checked_sub(distance)
@@ -158,13 +159,13 @@ impl<'a> Tdvf<'a> {
         Ok(Self { firmware, sections })
     }
 
-    /// The sections in the order of the table, which is the order of measurement.
+    /// Returns the sections in the order of the table, which is the order of measurement.
     #[must_use]
     pub fn sections(&self) -> &[Section] {
         &self.sections
     }
 
-    /// The bytes that the image holds for `section` (of this image), without the zeroes behind them.
+    /// Returns the bytes that the image holds for `section` (of this image), without the zeroes after them.
     #[must_use]
     pub fn data(&self, section: &Section) -> &'a [u8] {
         let end = section.data_offset.saturating_add(section.raw_size);
@@ -173,7 +174,7 @@ impl<'a> Tdvf<'a> {
             .unwrap_or_default()
     }
 
-    /// The section that holds the variable store, if the firmware has one.
+    /// Returns the section with the variable store, if the firmware has one.
     #[must_use]
     pub fn configuration_volume(&self) -> Option<&Section> {
         self.sections
@@ -181,7 +182,7 @@ impl<'a> Tdvf<'a> {
             .find(|section| section.kind == SectionKind::Cfv)
     }
 
-    /// The section for the hand-off blocks. Every accepted firmware has exactly one.
+    /// Returns the section for the hand-off blocks. Every accepted firmware has exactly one.
     #[must_use]
     pub fn hob_section(&self) -> Option<&Section> {
         self.sections
@@ -312,7 +313,7 @@ fn section(firmware: &[u8], reader: &mut Reader<'_>) -> Result<Section, Flaw> {
 fn check_overlap(sections: &[Section]) -> Result<(), TdvfError> {
     for (second, b) in sections.iter().enumerate() {
         for (first, a) in sections.iter().enumerate().take(second) {
-            // Ends do not wrap: checked when the sections were read.
+            // The ends do not wrap, as checked when the sections were read.
             if a.address < b.address + b.memory_size && b.address < a.address + a.memory_size {
                 return Err(TdvfError::Overlap { first, second });
             }

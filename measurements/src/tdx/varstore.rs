@@ -1,8 +1,8 @@
-//! Gives TDX firmware another variable store, which MRTD does not cover.
+//! Replaces the variable store of TDX firmware, which MRTD does not cover.
 //!
-//! Debian's TDX image has Microsoft's keys enrolled, and then refuses every kernel given with `-kernel`: its
-//! fallback is disabled inside a trust domain. With a blank store the same code (and MRTD) boots our kernel, and
-//! the kernel is judged by measurement instead. So the store is checked through RTMR0, where it is measured.
+//! Debian's TDX image has Microsoft's keys enrolled, so it refuses every kernel given with `-kernel`: its fallback is
+//! disabled inside a trust domain. With a blank store the same code (and MRTD) boots our kernel, which is judged by
+//! measurement instead. The store itself is checked through RTMR0, where it is measured.
 
 use thiserror::Error;
 
@@ -11,20 +11,20 @@ use super::tdvf::{Tdvf, TdvfError};
 /// Why the variable store cannot be replaced.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum VarstoreError {
-    /// The firmware is not sound TDX firmware.
+    /// The firmware is not valid TDX firmware.
     #[error("cannot replace the variable store")]
     Firmware(#[from] TdvfError),
-    /// There is no store to replace.
+    /// The firmware has no variable store.
     #[error("the firmware has no configuration volume, so no variable store to replace")]
     NoStore,
-    /// The new store has another size: it belongs to another firmware layout.
+    /// The new store has another size, so it belongs to another firmware layout.
     #[error(
         "the new variable store has {found} bytes, the firmware's has {expected}: take it from the same edk2 flash layout"
     )]
     Size {
-        /// Bytes that the firmware reserves.
+        /// Size that the firmware reserves, in bytes.
         expected: usize,
-        /// Bytes given.
+        /// Size of the new store, in bytes.
         found: usize,
     },
     /// The new store does not begin with a firmware volume.
@@ -32,7 +32,7 @@ pub enum VarstoreError {
         "the new variable store is no firmware volume: '_FVH' is missing at offset {offset:#x}"
     )]
     NotAVolume {
-        /// Where the signature must stand.
+        /// Offset at which the signature must be.
         offset: usize,
     },
 }
@@ -40,10 +40,10 @@ pub enum VarstoreError {
 /// Offset of the signature in a firmware volume's header (PI specification, volume 3).
 const SIGNATURE_OFFSET: usize = 40;
 
-/// A copy of `firmware` whose configuration volume is `store` (such as `OVMF_VARS_4M.fd`).
+/// Returns a copy of `firmware` whose configuration volume is `store` (such as `OVMF_VARS_4M.fd`).
 ///
 /// # Errors
-/// [`VarstoreError`] when either is not what it must be.
+/// [`VarstoreError`] when the firmware or the store is not valid, or their sizes differ.
 pub fn blank(firmware: &[u8], store: &[u8]) -> Result<Vec<u8>, VarstoreError> {
     let tdvf = Tdvf::parse(firmware)?;
     let section = tdvf.configuration_volume().ok_or(VarstoreError::NoStore)?;

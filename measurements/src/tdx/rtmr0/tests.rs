@@ -1,4 +1,4 @@
-//! The predicted list against its own order, and its constants against what hardware logged.
+//! The order of the predicted events, and their constants compared with what hardware logged.
 
 use sha2::{Digest as _, Sha384};
 
@@ -17,7 +17,7 @@ use crate::{
     test_firmware::Firmware,
 };
 
-/// The whole order for each release, as registers and names.
+/// Shows the complete order for each edk2 release, as registers and names.
 #[test]
 fn cocoon_tdx_13() {
     let firmware = Firmware::like_ovmf().build();
@@ -77,7 +77,7 @@ fn cocoon_tdx_13() {
     assert_eq!(events(Edk2::Stable202408), older);
 }
 
-/// A small table of each kind: the digests are over the bytes, and SMBIOS without what names one machine.
+/// The digests are those of the tables' bytes; machine-specific fields of SMBIOS are blanked first.
 #[test]
 fn platform_digests_are_of_the_tables() {
     let smbios = b"\x03\x09\0\0\x01\x02\0\x01\0tag\0\0\x7f\x04\0\0\0\0".as_slice();
@@ -107,7 +107,7 @@ fn platform_digests_are_of_the_tables() {
     );
 }
 
-/// The item as QEMU stores the text of `-fw_cfg …,string=262144`, before the boot order.
+/// The item is the text that QEMU stores for `-fw_cfg …,string=262144`, measured before the boot order.
 #[test]
 fn a_window_for_a_gpu_is_measured_as_text() {
     let firmware = Firmware::like_ovmf().build();

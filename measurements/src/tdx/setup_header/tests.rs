@@ -1,4 +1,4 @@
-//! The patched bytes, one by one, and what is refused.
+//! Every patched byte of the setup header, and refused kernels and settings.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha384};
 use super::{KernelForm, Loading, SetupHeaderError, measured};
 use crate::{bytes::Truncated, tdx::rtmr::Edk2};
 
-/// A header of boot protocol 2.15 that may take its initrd anywhere below 4 GiB.
+/// A kernel of boot protocol 2.15 whose initrd may lie anywhere below 4 GiB.
 fn kernel() -> Vec<u8> {
     let mut kernel = vec![0x11; 0x1000];
     let mut put = |at: usize, bytes: &[u8]| kernel[at..at + bytes.len()].copy_from_slice(bytes);
@@ -30,7 +30,7 @@ const PLAIN: Loading<'static> = Loading {
     command_line: "console=ttyS0",
 };
 
-/// Each change as (offset, bytes), in order.
+/// Returns each change as (offset, bytes), in order.
 fn changes(kernel: &[u8], loading: &Loading<'_>) -> Vec<(usize, Vec<u8>)> {
     let after = patched(kernel, loading).unwrap();
     assert_eq!(after.len(), kernel.len());
@@ -62,7 +62,7 @@ fn changes(kernel: &[u8], loading: &Loading<'_>) -> Vec<(usize, Vec<u8>)> {
 
 #[test]
 fn exactly_the_boot_loaders_fields_change() {
-    // 2 GiB - 0x28000 - 1 - 0x123456, down to a page.
+    // 2 GiB - 0x28000 - 1 - 0x123456, rounded down to a page.
     let expected = [
         (0x210, vec![0xb0]),
         (0x211, vec![0x81]),
@@ -74,7 +74,8 @@ fn exactly_the_boot_loaders_fields_change() {
     assert_eq!(changes(&kernel(), &PLAIN), expected);
 }
 
-/// SHA-384 of what QEMU 10.0.13 itself offers to older firmware (fw_cfg's setup and kernel data) for these arguments.
+/// The digests are SHA-384 of what QEMU 10.0.13 offers to older firmware (fw_cfg's setup and kernel data) for these
+/// arguments.
 #[test]
 fn the_bytes_are_qemus() {
     let digest = |loading| hex::encode(Sha384::digest(patched(&kernel(), loading).unwrap()));

@@ -1,4 +1,4 @@
-//! What is blanked and what is not, and tables that contradict themselves.
+//! Blanked and kept fields, and malformed tables.
 
 use proptest::prelude::*;
 
@@ -51,7 +51,7 @@ fn a_processor_has_the_given_id_and_no_count() {
     let mut body: Vec<u8> = (4..0x30).collect();
     body[0x20 - 4] = 0;
     body[0x21 - 4] = 1;
-    // Beyond the last string: the last one.
+    // A number beyond the last string stands for the last one.
     body[0x22 - 4] = 9;
     let mut expected = body.clone();
     expected[4..12].copy_from_slice(&[0xf8, 0x06, 0x08, 0x00, 0xff, 0xfb, 0x8b, 0x1f]);
@@ -66,7 +66,7 @@ fn a_processor_has_the_given_id_and_no_count() {
     );
 }
 
-/// Every field of the table, in structures of 48 bytes with one string: exactly those are blank afterwards.
+/// Exactly the listed fields are blanked, in structures of 48 bytes with one string.
 #[test]
 fn cocoon_tdx_14() {
     let fields: [(u8, &[usize], bool); 9] = [
@@ -119,7 +119,7 @@ fn whole_kinds_are_zero_behind_their_header() {
     assert_eq!(after(std::slice::from_ref(&kept)), table(&[kept]));
 }
 
-/// A field that an older structure does not have is left out, not searched for among the strings.
+/// A field that an older, shorter structure does not have is skipped, not looked for among the strings.
 #[test]
 fn short_structures_have_fewer_fields() {
     let short = structure(3, &[1, 2, 3], &["a", "b", "c"]);

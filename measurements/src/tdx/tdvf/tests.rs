@@ -1,4 +1,4 @@
-//! Sections that lie, one flaw at a time.
+//! Invalid sections and tables, one flaw at a time.
 
 use super::{METADATA_OFFSET, SectionKind, Tdvf, TdvfError};
 use crate::test_firmware::{Firmware, TdxSection};
