@@ -1,4 +1,4 @@
-//! Every MUST of SPEC.md has a test of its name somewhere in the repository, and every such test a MUST.
+//! Checks that every MUST of SPEC.md has a test of its name in the repository, and every such test a MUST.
 
 #![expect(
     clippy::disallowed_methods,
@@ -57,7 +57,7 @@ fn every_must_has_its_test() {
     );
 }
 
-/// A MUST stands once, in bold, at the beginning of a list item.
+/// Each MUST appears once, in bold, at the beginning of a list item.
 #[test]
 fn musts_are_numbered_without_gaps() {
     let spec = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("SPEC.md")).unwrap();
@@ -86,7 +86,8 @@ fn name_of(line: &str) -> Option<String> {
         .then(|| name.to_lowercase().replace('-', "_"))
 }
 
-/// Names of test functions after MUSTs: `fn cocoon_bind_1(`, with or without `async`, behind a test attribute.
+/// Returns the names of test functions named after MUSTs: `fn cocoon_bind_1(`, with or without `async`, below a test
+/// attribute.
 fn tests_in(source: &str) -> Vec<String> {
     let mut names = Vec::new();
     let mut is_test = false;
@@ -112,7 +113,7 @@ fn tests_in(source: &str) -> Vec<String> {
     names
 }
 
-/// The folder's entries, without build outputs, hidden ones and links.
+/// Returns the folder's entries without build output, hidden entries and symbolic links.
 fn entries(folder: &Path) -> Vec<PathBuf> {
     let hidden = |name: &str| name.starts_with('.') || name == "target";
     fs::read_dir(folder)

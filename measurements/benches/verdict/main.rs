@@ -1,8 +1,8 @@
-//! What a verdict costs: TDX beside `dcap-qvl` alone, SEV-SNP, a GPU, and the prediction of a whole manifest.
+//! Benchmarks verdicts (TDX, also `dcap-qvl` alone; SEV-SNP; a GPU) and the prediction of a whole manifest.
 //!
-//! `cargo bench -p cocoon-measurements`. Evidence is real, found as [`vectors`] says, but for a SEV-SNP guest of the
-//! simulator's; artefacts are those of `COCOON_ARTEFACTS`. What is absent is named as SKIPPED. Goals and figures stand in the
-//! crate's README.
+//! Run it with `cargo bench -p cocoon-measurements`. Evidence is real and found as [`vectors`] says, except for a simulated
+//! SEV-SNP guest and a simulated H100. Artefacts are those of `COCOON_ARTEFACTS`. What is absent is reported as SKIPPED.
+//! Goals and results are in the crate's README.
 
 #![expect(missing_docs, reason = "criterion's macro makes a public function")]
 
@@ -45,7 +45,7 @@ use vectors::{artefact, vector};
 
 type Group<'a> = BenchmarkGroup<'a, WallTime>;
 
-/// Within the dates of certificates of NVIDIA's manifests.
+/// Within the dates of the certificates of NVIDIA's manifest.
 const GPU_NOW: u64 = 1_780_000_000;
 /// Within the TDX collateral's thirty days, and within the years of AMD's certificates.
 const NOW: u64 = 1_752_048_802;
@@ -60,7 +60,7 @@ criterion_group! {
 }
 criterion_main!(verdicts);
 
-/// The whole appraisal of a session's document, signatures to the last row, beside the library's share of it.
+/// Measures the whole appraisal of a session document, and the library's share of it.
 fn tdx(criterion: &mut Criterion) {
     let (Some(quote), Some(json)) = (
         vector("tdx/dcapqvl_tdx_quote"),
@@ -79,7 +79,7 @@ fn tdx(criterion: &mut Criterion) {
         });
     });
     let manifest = manifest(NOW);
-    // Where the rest of a verdict's time goes.
+    // Shows where the rest of a verdict's time goes.
     let policy = TcbPolicy::judged_by_caller();
     group.bench_function("quote::verify", |bencher| {
         bencher.iter(|| {
@@ -105,8 +105,8 @@ fn tdx(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A real Milan report with its chain, of which no revocation list is published, and a simulated one with a list: the whole
-/// of what a session has to judge.
+/// Measures a real Milan report with its chain, for which no revocation list is published, and a simulated one with a list,
+/// which is the whole of what a session has to judge.
 fn snp(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("snp");
     real_report(&mut group);
@@ -138,7 +138,7 @@ fn real_report(group: &mut Group<'_>) {
     group.bench_function("verdict", |bencher| bencher.iter(|| black_box(judge())));
 }
 
-/// Keys of AMD's sizes, made now: two of RSA with 4096 bits take a minute at worst.
+/// Generates keys of AMD's sizes: the two RSA keys of 4096 bits take a minute at worst.
 fn simulated_report(group: &mut Group<'_>) {
     let identity = AmdIdentity::generate_sized(4096, &mut |text| println!("{text}")).unwrap();
     let platform = SnpSimulator::new(&identity);
@@ -174,10 +174,10 @@ fn simulated_report(group: &mut Group<'_>) {
     });
 }
 
-/// An H100's report with its chain, and the manifest of a driver in both places: what NVIDIA's own verifier checks of the
-/// same files without asking its OCSP service. No manifest of this report's own versions is published. Then whole verdicts on
-/// a simulated H100, with two manifests of its own and six OCSP responses: the first that a verifier makes, and the others,
-/// for which it knows the signatures that come again.
+/// Measures an H100's report and chain, with one driver manifest in place of both manifests, because none of the report's own
+/// versions is published. NVIDIA's own verifier checks the same files without its OCSP service. Then measures whole verdicts
+/// on a simulated H100 with its two manifests and six OCSP responses: a verifier's first verdict, and further ones, for which
+/// the verifier remembers signatures that it has verified.
 fn gpu(criterion: &mut Criterion) {
     const FILES: [&str; 3] = [
         "nvidia/nvtrust_hopperAttestationReport.txt",
@@ -263,7 +263,7 @@ fn simulated(scene: &Scene, report: &[u8], known: &Known) -> GpuAppraisal {
     judged
 }
 
-/// Everything that a manifest states: TDX for five sizes of memory, SEV-SNP for four models and nine numbers of vCPUs.
+/// Measures the prediction of a whole manifest: TDX for five memory sizes, SEV-SNP for four models and nine vCPU counts.
 fn prediction(criterion: &mut Criterion) {
     let (Some(tdx), Some(snp), Some(kernel)) = (
         artefact(&["OVMF.tdx.fd", "OVMF.inteltdx.ms.fd"]),
@@ -272,7 +272,7 @@ fn prediction(criterion: &mut Criterion) {
     ) else {
         return;
     };
-    // As large as one with an engine in it.
+    // As large as an initrd with an engine.
     let initrd: Vec<u8> = (0..=250).cycle().take(64 << 20).collect();
     let mut group = criterion.benchmark_group("prediction");
     group.sample_size(10);
@@ -284,7 +284,7 @@ fn prediction(criterion: &mut Criterion) {
 
 const COMMAND_LINE: &str = "console=ttyS0 quiet";
 
-/// MRTD, the number of predicted events, and all launch digests.
+/// Returns MRTD, the number of predicted events, and all launch digests.
 fn predict(
     tdx: &[u8],
     snp: &[u8],
@@ -317,7 +317,7 @@ fn predict(
     (digest, events, launches)
 }
 
-/// What is measured is an appraisal that goes all the way: one that ends at a bad signature would be quicker.
+/// Checks that the measured appraisal goes all the way: one that ends at a bad signature would be quicker.
 fn signatures_hold(verdict: &Verdict) {
     let row = |id| verdict.checks.iter().find(|check| check.id == id);
     let outcome = row("evidence.signature").map(|check| check.outcome);

@@ -1,7 +1,7 @@
-//! NVIDIA's own verifier beside ours: a process that runs, so that neither side pays for its start.
+//! Runs NVIDIA's own verifier as one process for all verdicts, so that its start is not measured.
 //!
 //! `COCOON_NVIDIA_PYTHON` names a Python that has the package `nv-local-gpu-verifier` 2.7.3, such as that of a virtual
-//! environment. Without it this is printed as SKIPPED.
+//! environment. Without it, this comparison is reported as SKIPPED.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::vectors::{path_of, variable};
 
-/// The running process.
+/// The running verifier process.
 pub struct Peer {
     child: Child,
     questions: ChildStdin,
@@ -18,7 +18,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts it on these vectors, and has it make one verdict.
+    /// Starts the verifier with these vectors, and has it make one verdict.
     #[expect(
         clippy::disallowed_methods,
         reason = "a benchmark runs what it compares with; the crate itself asks no other program"
@@ -34,7 +34,7 @@ impl Peer {
         let mut child = Command::new(python)
             .arg(script)
             .args(vectors.map(|vector| std::path::absolute(path_of(vector)).unwrap()))
-            // Where it runs it leaves a log.
+            // The verifier leaves a log in its working directory.
             .current_dir(std::env::temp_dir())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -51,7 +51,7 @@ impl Peer {
         Some(peer)
     }
 
-    /// How long so many verdicts take it.
+    /// Returns how long the verifier takes for `count` verdicts.
     pub fn verdicts(&mut self, count: u64) -> Duration {
         writeln!(self.questions, "{count}").expect("NVIDIA's verifier reads");
         let mut seconds = String::new();
@@ -64,7 +64,7 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,4 +1,4 @@
-//! A session's document around real evidence, and a manifest of another image: every row is made, and some fail.
+//! A session document with real evidence, and another image's manifest: an appraisal makes every row, and some fail.
 
 use cocoon_measurements::appraise::{Freshness, Presented};
 use cocoon_measurements::manifest::{ManifestTrust, TrustedManifest, trust};
@@ -12,7 +12,7 @@ const FRESH: Freshness = Freshness {
     exporter: Hex([0x32; 32]),
 };
 
-/// The document as its verifier sees it.
+/// Returns the document as its verifier sees it.
 pub fn presented(document: &Document) -> Presented<'_> {
     Presented {
         document,
@@ -22,7 +22,7 @@ pub fn presented(document: &Document) -> Presented<'_> {
     }
 }
 
-/// A document that says what the evidence cannot: the claims are of no machine.
+/// Returns a session document with invented claims, which the evidence does not support.
 pub fn document(
     manifest: &TrustedManifest,
     evidence: Evidence,
@@ -53,7 +53,7 @@ pub fn document(
     }
 }
 
-/// A pinned manifest around `now`, with ten events for a machine, as real ones have.
+/// Returns a pinned manifest that is valid around `now`, with ten events for a machine, as real ones have.
 pub fn manifest(now: u64) -> TrustedManifest {
     let zero = Hex32::ZERO;
     let digest = "11".repeat(48);

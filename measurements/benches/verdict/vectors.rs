@@ -1,13 +1,14 @@
-//! Finds the evidence and the artefacts that are measured with.
+//! Finds the evidence and the artefacts for the benchmarks.
 //!
-//! Evidence is read from the folder named by `COCOON_VECTORS`, or from `../shared/vectors` beside the checkout, or
-//! from the sources of the crates `dcap-qvl` and `sev` as cargo unpacked them. Firmware and kernel are read from
-//! `COCOON_ARTEFACTS`, a folder that `cocoon-image build` made, or one with Debian's files. What no folder was named for is
-//! printed as SKIPPED; what a named folder lacks ends the benchmark: half a table of figures looks like a whole one.
+//! Evidence is read from the folder named by `COCOON_VECTORS`, or from `../shared/vectors` beside the checkout, or from the
+//! sources of the crates `dcap-qvl` and `sev` as cargo unpacked them. Firmware and kernel are read from `COCOON_ARTEFACTS`, a
+//! folder made by `cocoon-image build` or one with Debian's files. A file that is missing while its variable is unset is
+//! reported as SKIPPED. If the variable is set, it ends the benchmark, because half a table of figures looks like a whole
+//! one.
 
 use std::path::{Path, PathBuf};
 
-/// The bytes of a vector such as `tdx/dcapqvl_tdx_quote`.
+/// Returns the bytes of a vector such as `tdx/dcapqvl_tdx_quote`.
 pub fn vector(path: &str) -> Option<Vec<u8>> {
     let folder = folder();
     let found = read(&folder.join(path)).or_else(|| read(&shipped(path)?));
@@ -25,7 +26,7 @@ pub fn vector(path: &str) -> Option<Vec<u8>> {
     found
 }
 
-/// Where a vector is that was found.
+/// Returns the path of a vector in the folder of vectors.
 pub fn path_of(path: &str) -> PathBuf {
     folder().join(path)
 }
@@ -35,7 +36,7 @@ fn folder() -> PathBuf {
     variable("COCOON_VECTORS").unwrap_or_else(beside)
 }
 
-/// The bytes of an artefact by one of its names, such as `OVMF.snp.fd` in an image and `OVMF.amdsev.fd` in Debian.
+/// Returns the bytes of an artefact by one of its names, such as `OVMF.snp.fd` in an image and `OVMF.amdsev.fd` in Debian.
 pub fn artefact(names: &[&str]) -> Option<Vec<u8>> {
     let names_shown = names.join(" or ");
     let Some(folder) = variable("COCOON_ARTEFACTS") else {
@@ -51,7 +52,7 @@ pub fn artefact(names: &[&str]) -> Option<Vec<u8>> {
     found
 }
 
-/// The same file in the sources of the crate that it came from.
+/// Returns the path of a vector in the sources of the crate that publishes it.
 fn shipped(path: &str) -> Option<PathBuf> {
     const CRATES: [(&str, &str, &str); 2] = [
         ("tdx/dcapqvl_", "dcap-qvl-0.", "sample"),

@@ -1,4 +1,4 @@
-//! Whole boots of real machines, predicted event by event: what no artefact was published for comes from the log.
+//! Predicts whole boots of real machines, event by event. Digests of unpublished artefacts are taken from the log.
 
 use cocoon_measurements::{
     ccel::{EventLog, compare},
@@ -18,7 +18,7 @@ use crate::{
     unhex, vector,
 };
 
-/// Digest of `OVMF_VARS_4M.fd`, as Debian ships it.
+/// SHA-384 of `OVMF_VARS_4M.fd`, as Debian ships it.
 const STORE: &str = "344bc51c980ba621aaa00da3ed7436f7d6e549197dfe699515dfa2c6583d95e6412af21c097d473155875ffd561d6790";
 
 struct Boot {
@@ -47,7 +47,7 @@ const BOOTS: [Boot; 2] = [
     },
 ];
 
-/// Events of which nobody published what they hash.
+/// Returns whether an event hashes data that nobody published.
 fn unknown(name: &str) -> bool {
     [
         "variable store (CFV)",
@@ -103,7 +103,7 @@ fn every_event_is_where_and_what_was_predicted() {
         if !boot.loads {
             predicted.retain(|event| event.rtmr != Rtmr::Rtmr2);
         }
-        // The very order of the log, registers interleaved.
+        // The order is that of the log, with registers interleaved.
         assert_eq!(predicted.len(), log.events().len(), "{}", boot.log);
         let mut unpredicted = 0;
         for (event, logged) in predicted.iter_mut().zip(log.events()) {
@@ -134,7 +134,7 @@ fn every_event_is_where_and_what_was_predicted() {
     }
 }
 
-/// A quote of a machine of the same shape, from another kernel: RTMR0 is the register, bit by bit.
+/// A quote from a machine of the same configuration with another kernel has exactly the log's RTMR0.
 #[test]
 fn the_register_of_the_platform_is_the_quotes() {
     let (Some(quote), Some(log)) = (
@@ -149,7 +149,7 @@ fn the_register_of_the_platform_is_the_quotes() {
     assert_ne!(replayed[1][..], quote[424..472]);
 }
 
-/// Firmware of another release measures the same boot otherwise, and each differing register is found.
+/// Firmware of another release measures the same boot differently, and the comparison finds each differing register.
 #[test]
 fn another_release_is_told_from_the_log() {
     let Some(bytes) = vector("ccel/trustee_CCEL_data_ovmf.bin") else {
@@ -176,10 +176,10 @@ fn another_release_is_told_from_the_log() {
         let rows = compare(&log, &events, rtmr);
         (rows.len(), rows.iter().filter(|row| row.matches()).count())
     };
-    // All but the store and three ACPI tables; then without the separator at the end.
+    // All match but the store and three ACPI tables; under the newer release, the separator at the end is missing too.
     assert_eq!(rows(Edk2::Stable202408, Rtmr::Rtmr0), (14, 10));
     assert_eq!(rows(Edk2::Stable202411, Rtmr::Rtmr0), (14, 9));
-    // All but the kernel; then shifted by the separator.
+    // All match but the kernel; under the newer release, the separator shifts the rest.
     assert_eq!(rows(Edk2::Stable202408, Rtmr::Rtmr1), (4, 3));
     assert_eq!(rows(Edk2::Stable202411, Rtmr::Rtmr1), (5, 1));
 }

@@ -1,10 +1,10 @@
-//! The evidence that ships inside `dcap-qvl` and `sev`: the very versions that this crate is built with.
+//! Finds evidence in the sources of `dcap-qvl` and `sev`, in the versions with which this crate is built.
 
 use std::path::PathBuf;
 
 use crate::{open, variable};
 
-/// Names here, packages, and names in the package.
+/// Name of the vector, package, and path in the package.
 const SHIPPED: [(&str, &str, &str); 23] = [
     (
         "tdx/dcapqvl_quote-from-tappd.hex",
@@ -115,13 +115,13 @@ const SHIPPED: [(&str, &str, &str); 23] = [
     ),
 ];
 
-/// Where Cargo has the file that is `path` among our vectors.
+/// Returns where Cargo has the vector `path`, if a package contains it.
 pub fn shipped(path: &str) -> Option<PathBuf> {
     let (_, package, file) = SHIPPED.iter().find(|(name, ..)| *name == path)?;
     in_package(package, file)
 }
 
-/// A file of the locked version of `package`, in any registry's sources.
+/// Returns the path of a file in the locked version of `package`, in any registry's sources.
 pub fn in_package(package: &str, file: &str) -> Option<PathBuf> {
     let lock = open(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.lock").as_ref()).ok()?;
     let lock = String::from_utf8(lock).ok()?;
@@ -142,7 +142,7 @@ fn registries(folder: PathBuf) -> impl Iterator<Item = PathBuf> {
     entries.map(|entry| entry.path())
 }
 
-/// Without any folder of vectors, these still test something: that is what a plain checkout does.
+/// In a plain checkout, without a folder of vectors, these files are what the tests use.
 #[test]
 fn the_packages_hold_the_same_bytes_as_the_vectors() {
     let Some(_) = in_package("sev", "Cargo.toml") else {

@@ -80,11 +80,11 @@ fn tdx_registers_of_a_real_machine() {
     set(&mut events, "initrd", image, "initrd_sha384");
 
     let registers = replay(events.iter().map(|event| (event.rtmr, &event.digest)));
-    // The same machine's other answer, in which a quote of this length stands behind two numbers.
+    // Another response of the same machine, in which versions and the quote's length precede the quote.
     let attestation = vector("e2e/dstack_tdx-lite-attestation.json").map(|json| {
         let json: Value = serde_json::from_slice(&json).unwrap();
         let bytes = unhex(json["attestation"].as_str().unwrap().as_bytes());
-        // Four times the length and one: a number of two bytes in SCALE, behind two bytes of versions.
+        // After two bytes of versions: SCALE's two-byte form of the length, which is four times the length plus one.
         let length = u16::from_le_bytes([bytes[2], bytes[3]]);
         assert_eq!(length & 3, 1);
         bytes[4..4 + usize::from(length >> 2)].to_vec()
@@ -100,7 +100,7 @@ fn tdx_registers_of_a_real_machine() {
     }
 }
 
-/// AMD Milan, two EPYC-v4 processors: the launch digest of the report.
+/// AMD Milan, two vCPUs of the model EPYC-v4: the launch digest of the report.
 #[test]
 fn snp_launch_digest_of_a_real_machine() {
     let Some(json) = vector("e2e/dstack_sev-snp-attestation.json") else {
@@ -155,7 +155,7 @@ fn snp_launch_digest_of_a_real_machine() {
         guest_features: claims["guest_features"].as_u64().unwrap(),
     };
     let digest = launch_digest(&firmware, Some(&kernel), &vcpus).unwrap();
-    // The measurement in the report, whose offset in the attestation is that of this format's header.
+    // The report's measurement. Its offset depends on this format's header, so it is searched for.
     assert!(
         attestation
             .windows(48)
@@ -172,7 +172,7 @@ fn set(events: &mut [PredictedEvent], name: &str, image: &Cbor, field: &str) {
     event.digest = image[field].bytes();
 }
 
-/// Where OVMF keeps its temporary memory.
+/// Location of OVMF's temporary memory.
 #[derive(Debug, Clone, Copy)]
 pub enum Layout {
     /// Up to stable202411, and in IntelTdx builds.
@@ -181,7 +181,7 @@ pub enum Layout {
     Stable202502,
 }
 
-/// An image with OVMF's memory layout, which is all that the hand-off blocks depend on.
+/// Returns an image with OVMF's memory layout, which is all that the hand-off blocks depend on.
 pub fn ovmf_layout(layout: Layout) -> Vec<u8> {
     const SIZE: usize = 0x4000;
     let (stack, stack_size) = match layout {
@@ -219,7 +219,7 @@ pub fn ovmf_layout(layout: Layout) -> Vec<u8> {
     image
 }
 
-/// Headers alone, without sections or data.
+/// Returns a PE image of headers alone, without sections or data.
 pub fn smallest_pe() -> Vec<u8> {
     let mut image = vec![0; 0x200];
     let mut put = |at: usize, value: u32| image[at..at + 4].copy_from_slice(&value.to_le_bytes());
@@ -232,7 +232,7 @@ pub fn smallest_pe() -> Vec<u8> {
     image
 }
 
-/// As much of CBOR (RFC 8949) as the documents use.
+/// The subset of CBOR (RFC 8949) that the documents use.
 #[derive(Debug)]
 enum Cbor {
     Number(u64),

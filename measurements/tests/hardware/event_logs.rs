@@ -1,4 +1,4 @@
-//! Event logs of real boots: parsed whole, replayed to the values that other tools computed, re-encoded.
+//! Event logs of real boots: parsed completely, replayed to the values that other tools computed, and re-encoded.
 
 use cocoon_measurements::{
     ccel::{EventLog, LoggedEvent, encode},

@@ -1,4 +1,4 @@
-//! Our ID blocks against those that the `sev` crate publishes with its keys, byte for byte.
+//! Compares our ID blocks, byte for byte, with those that the `sev` crate publishes with its keys.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cocoon_measurements::snp::{
@@ -21,7 +21,7 @@ fn key(name: &str) -> Option<IdKey> {
     Some(IdKey::from_pem(&pem).unwrap())
 }
 
-/// The launch digest, block and digests of the crate's own test.
+/// Returns the ID block of the crate's own test.
 fn block() -> IdBlock {
     let digest = "a14d638341e5674628fe1e02fbedebe5e5ab4faf1dd72d8966068e615bb99efd13d214b35c231715b38e263dc6059745";
     IdBlock {
@@ -52,7 +52,7 @@ fn block_and_key_digests_equal_the_published_ones() {
     );
 }
 
-/// Signatures are another every time there, so everything but them is compared, and theirs are put into ours.
+/// The published signatures are randomised, so theirs are copied into ours before all bytes are compared.
 #[test]
 fn authentication_equals_the_published_one_but_for_the_signatures() {
     let (Some(id_key), Some(author)) = (key("test_id_key.pem"), key("test_auth_key.pem")) else {
@@ -71,7 +71,7 @@ fn authentication_equals_the_published_one_but_for_the_signatures() {
     });
     let block = block().to_bytes();
     assert_eq!(launch_identity(&block, auth.as_bytes()), identity);
-    // And what OpenSSL signed there holds here.
+    // The published signatures, made by OpenSSL, verify as well.
     assert_eq!(launch_identity(&block, &theirs), identity);
     let mut other = block;
     other[84] ^= 1;

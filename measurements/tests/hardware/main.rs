@@ -1,11 +1,11 @@
-//! Predictions and verification held against evidence of real hardware, and against other people's calculators.
+//! Tests predictions and verification with evidence of real hardware and against independent calculators.
 //!
-//! Evidence is read from the folder named by `COCOON_VECTORS`, or from `../shared/vectors` beside the checkout, or
-//! else, as far as it is published there, from the crates `dcap-qvl` and `sev` where Cargo has unpacked them: a plain
-//! checkout tests real evidence, too. Where a file is absent, the test says SKIPPED and why on standard error, even with
-//! `COCOON_NO_SKIP`: no lock fetches published evidence. But where `COCOON_VECTORS` names a folder, what it lacks is a
-//! failure: `.ci/run` names the one beside the checkout. `tests/predictions` holds the same code against what a lock can
-//! fetch, firmware and kernel of the image among it.
+//! Evidence is read from the folder that `COCOON_VECTORS` names, or from `../shared/vectors` beside the checkout. Files that
+//! the crates `dcap-qvl` and `sev` publish are otherwise read from where Cargo unpacked them, so a plain checkout tests real
+//! evidence, too. If a file is absent, the test prints SKIPPED and the reason on standard error, even with `COCOON_NO_SKIP`,
+//! because no lock file fetches published evidence. If `COCOON_VECTORS` is set, an absent file is a failure; `.ci/run` sets
+//! it to the folder beside the checkout. `tests/predictions` tests the same code with what a lock file can fetch, including
+//! the image's firmware and kernel.
 
 mod boot_logs;
 mod crates;
@@ -25,7 +25,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The bytes of a vector such as `tdx/dcapqvl_tdx_quote`; prints SKIPPED when it is absent.
+/// Returns the bytes of a vector such as `tdx/dcapqvl_tdx_quote`; prints SKIPPED when it is absent.
 pub fn vector(path: &str) -> Option<Vec<u8>> {
     let beside = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/vectors"));
     let file = variable("COCOON_VECTORS").unwrap_or_else(beside).join(path);
@@ -44,7 +44,7 @@ pub fn vector(path: &str) -> Option<Vec<u8>> {
     }
 }
 
-/// A folder named in the environment.
+/// Returns the path in an environment variable, if it is set.
 #[expect(
     clippy::disallowed_methods,
     reason = "tests find their evidence by environment; the crate itself does not"
@@ -53,7 +53,7 @@ pub fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).map(PathBuf::from)
 }
 
-/// The bytes of a file.
+/// Reads a file.
 #[expect(
     clippy::disallowed_methods,
     reason = "tests read their evidence from files; the crate itself does not"
@@ -69,14 +69,14 @@ fn skipped(path: &Path, error: &std::io::Error, variable: &str) {
     ));
 }
 
-/// Says SKIPPED and why on the real standard error: what `println!` prints in a test that passes is never seen.
+/// Prints SKIPPED and the reason on the real standard error, because a passing test's `println!` output is not shown.
 pub fn skip(why: impl Display) {
     let line = format!("SKIPPED: {why}\n");
-    // One write, so that lines of tests that run at once stay whole; a closed standard error fails no test.
+    // A single write keeps the lines of concurrent tests whole. A closed standard error must not fail a test.
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
-/// Bytes from hexadecimal text, which may end with a newline.
+/// Decodes hexadecimal text, which may begin with `0x` and end with a newline.
 pub fn unhex(text: &[u8]) -> Vec<u8> {
     hex::decode(
         text.trim_ascii()

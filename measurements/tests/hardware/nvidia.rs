@@ -1,9 +1,9 @@
-//! Evidence of real H100s with NVIDIA's own certificates and reference manifests: accepted in their time as far as they go
-//! together, refused for one named reason otherwise.
+//! Judges evidence of real H100s with NVIDIA's own certificates and reference manifests.
 //!
-//! Files are vectors, or those of NVIDIA's Python package `nv-local-gpu-verifier` where `COCOON_NVIDIA_SAMPLES` names the
-//! folder `verifier/samples` of it unpacked. No published report comes with the manifests of its own driver and VBIOS, so
-//! that none of them can be accepted as a whole; simulated ones are (`src/nvidia/tests.rs`).
+//! Within its dates, the evidence is accepted as far as its parts belong together; otherwise it is refused for one named
+//! reason. Files are vectors, or those of NVIDIA's Python package `nv-local-gpu-verifier` if `COCOON_NVIDIA_SAMPLES` names
+//! its unpacked folder `verifier/samples`. No published report comes with the manifests of its own driver and VBIOS, so none
+//! can be accepted as a whole. Simulated ones can (`src/nvidia/tests.rs`).
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cocoon_measurements::{
@@ -35,7 +35,7 @@ impl Sample {
         })
     }
 
-    /// One of NVIDIA's later software kit, of a machine under protected PCIe: driver 590.12.
+    /// A report of NVIDIA's later software kit, from a machine with protected PCIe: driver 590.12.
     fn later() -> Option<Self> {
         let json: serde_json::Value =
             serde_json::from_slice(&vector("nvidia/hopper_evidence.json")?).unwrap();
@@ -63,7 +63,7 @@ impl Sample {
     }
 }
 
-/// No OCSP responses were published with any of it.
+/// A policy that accepts missing OCSP responses, because none were published with this evidence.
 fn lenient() -> Policy {
     Policy {
         accept_missing_gpu_revocation: true,
@@ -147,7 +147,7 @@ fn a_real_report_is_covered_by_its_signature() {
     );
 }
 
-/// Without revocation data nothing of NVIDIA's is accepted by default.
+/// By default, no NVIDIA certificate is accepted without revocation data.
 #[test]
 fn real_certificates_need_their_status() {
     let Some(sample) = Sample::first() else {
@@ -178,7 +178,7 @@ fn real_certificates_need_their_status() {
     assert_eq!(missing, names.map(|name| format!("revocation of {name}")));
 }
 
-/// Manifests on their own: no published report is of their versions.
+/// Reference manifests alone, because no published report is of their versions.
 mod rims {
     use cocoon_measurements::{
         nvidia::{
@@ -190,10 +190,10 @@ mod rims {
 
     use super::{NOW, open, variable, vector};
 
-    /// From the end of 2024 on, until the first certificate above its signer ends.
+    /// Within the dates of the manifest of 2024: from the end of 2024 until the first certificate above its signer's ends.
     const LATER: u64 = 1_780_000_000;
 
-    /// Names of the manifests of 2023, with the version that their names say.
+    /// Names and versions of the manifests of 2023.
     const OF_2023: [(&str, &str); 26] = [
         ("1010_0200_882_96005E0001_PROD", "96.00.5E.00.01"),
         ("1010_0200_882_96005E0001_test_no_gpu", "96.00.5E.00.01"),

@@ -1,7 +1,7 @@
-//! AMD's real chains of three generations, from chip to pinned root, and the authorities as others publish them.
+//! Verifies AMD's real chains of three generations, from chip to pinned root, and compares published copies of the CAs.
 //!
-//! No report of a Turin machine is published with the certificates that are: its chain is judged on the way to a report of
-//! another machine, whose signature is then the first thing that does not hold.
+//! No published report of a Turin machine comes with its certificates. The published Turin chain is therefore judged with
+//! another machine's report, whose signature must be the first check that fails.
 
 use cocoon_measurements::{
     roots::{TrustRoot, ValidityError},
@@ -31,7 +31,7 @@ fn judge(
         intermediate,
         crl: None,
     };
-    // As in the report: who launched it is not what is tested here.
+    // Taken from the report, because the launch identity is not tested here.
     let identity = LaunchIdentity {
         id_key_digest: report[0xe0..0x110].try_into().unwrap(),
         author_key_digest: report[0x110..0x140].try_into().unwrap(),
@@ -93,7 +93,7 @@ fn a_real_turin_chain_holds_up_to_its_pinned_root() {
     }
 }
 
-/// The ASKs that the crate `sev` has built in stand in the places of those that come with the reports.
+/// The ASKs that are built into the crate `sev` can replace those that come with the reports.
 #[test]
 fn the_built_in_authorities_vouch_for_real_chips() {
     if let (Some(report), Some(vek), Some(ask)) = (
@@ -122,7 +122,7 @@ fn the_built_in_authorities_vouch_for_real_chips() {
     }
 }
 
-/// The root keys are pinned from one publisher; others publish the same certificates.
+/// The pinned root keys come from one publisher; other publishers have the same certificates.
 #[test]
 fn root_keys_are_the_same_wherever_they_are_published() {
     for (one, other) in [

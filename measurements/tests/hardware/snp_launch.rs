@@ -1,4 +1,4 @@
-//! Our launch digest against the `sev` crate's calculator, on the end of a real firmware image.
+//! Compares our launch digest with the `sev` crate's calculator, on the end of a real firmware image.
 
 use std::io::Write as _;
 

@@ -1,4 +1,4 @@
-//! Real SEV-SNP reports with AMD's certificates: accepted in their time, refused for one named reason otherwise.
+//! Real SEV-SNP reports with AMD's certificates: accepted within their dates, otherwise refused for one named reason.
 
 use cocoon_measurements::{
     policy::{SnpPart, SnpTcbFloors},
@@ -18,12 +18,12 @@ struct Sample {
     report: Vec<u8>,
     vek: Vec<u8>,
     ask: Vec<u8>,
-    /// The Genoa sample was launched with an ID block.
+    /// Who launched the guest; the Genoa sample was launched with an ID block.
     identity: LaunchIdentity,
 }
 
 impl Sample {
-    /// Version 3.
+    /// A Genoa report of version 3.
     fn genoa() -> Option<Self> {
         let report = vector("snp/msft_genoa_attestation_report.bin")?;
         let identity = LaunchIdentity {
@@ -42,7 +42,7 @@ impl Sample {
         })
     }
 
-    /// Version 2.
+    /// A Milan report of version 2.
     fn milan() -> Option<Self> {
         Some(Self {
             report: unhex(&vector("snp/sev_report_milan.hex")?),
@@ -99,8 +99,8 @@ fn a_real_milan_report_is_judged_by_its_own_fields() {
     }
 }
 
-/// The built-in floor is above a machine that lacks the fixes of January 2026 and far above an early one of 2021, each by the
-/// part that it is.
+/// The built-in floor, chosen by the report's part, is above a machine without the fixes of January 2026, and far above an
+/// early one of 2021.
 #[test]
 fn real_machines_against_the_built_in_floor() {
     let below = |sample: &Sample| {

@@ -1,4 +1,4 @@
-//! A real TDX quote with Intel's collateral: accepted in its time, and refused for one named reason otherwise.
+//! A real TDX quote with Intel's collateral: accepted within its dates, and otherwise refused for one named reason.
 
 use cocoon_measurements::{
     roots::{RootClass, RootError, TrustRoot},
@@ -30,7 +30,7 @@ fn refusal(change: impl FnOnce(&mut Vec<u8>, &mut Vec<u8>), now: u64) -> Option<
     judge(change, &TcbPolicy::default(), now).map(|judged| judged.unwrap_err())
 }
 
-/// The library's reason for refusing.
+/// Returns the library's reason for its refusal.
 fn reason(error: &QuoteError) -> &str {
     match error {
         QuoteError::Unverified { reason, .. } | QuoteError::Malformed(reason) => &reason.0,
@@ -206,7 +206,7 @@ fn the_tcb_policy_is_applied() {
     );
 }
 
-/// A quote in version 5 on a platform below every TCB level that Intel still lists.
+/// A version 5 quote from a platform below every TCB level that Intel still lists.
 #[test]
 fn an_outdated_platform_is_refused() {
     let Some(quote) = vector("tdx/dcapqvl_tdx_quote_outdated") else {

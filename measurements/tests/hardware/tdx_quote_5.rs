@@ -1,5 +1,5 @@
-//! A real TDX quote of version 5 around the extended report of TDX 1.5, which newer quoting enclaves write, with Intel's
-//! collateral of October 2026: accepted under the defaults, and refused when anything of its own is changed.
+//! A real TDX quote of version 5 with the extended report of TDX 1.5, as newer quoting enclaves write it, and Intel's
+//! collateral of October 2026: accepted under the defaults, and refused when any field that it adds is changed.
 
 use cocoon_measurements::{
     policy::MIN_TCB_EVALUATION,
@@ -15,7 +15,7 @@ use crate::vector;
 
 /// Within the collateral's validity (issued 2026-10-08, for thirty days).
 const NOW: u64 = 1_791_504_000;
-/// Header, kind and length.
+/// Offset of the report, after header, kind and length.
 const BODY: usize = 48 + 6;
 
 fn judge(change: impl FnOnce(&mut [u8])) -> Option<Result<TdxClaims, QuoteError>> {
@@ -70,7 +70,7 @@ fn what_it_adds_is_signed() {
     }
 }
 
-/// All but those, each field's first byte; before any signature.
+/// The first byte of every other added field is refused before any signature is checked.
 #[test]
 fn what_nobody_judges_is_refused() {
     for at in [600, 648, 681, 729, 777, 785, 801, 817, 829, 877] {
