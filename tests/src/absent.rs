@@ -1,13 +1,15 @@
-//! How a test says that this machine, or the world, lacks what nobody could fetch for it: published evidence, a route, a
-//! device. No failure anywhere, unlike [what can be had](skip.rs). Test targets of several packages include this file.
+//! Reports that a test does not run because something it needs cannot be obtained here or anywhere: published
+//! evidence, a route, a device. Unlike [skipped tests](skip.rs), such a test never fails. Test targets of several
+//! packages include this file.
 
 use std::fmt::Display;
 use std::io::Write as _;
 
-/// Says that, and why, the calling test does not take place, even where everything that can be had must be.
+/// Prints that the calling test does not run, and why. It does not fail the test, even where `COCOON_NO_SKIP` is set.
 pub fn absent(why: impl Display) {
     let line = format!("SKIPPED: {why}\n");
-    // Past the capture of a passing test's output: a test that does not take place must not look like one that did. In
-    // one write, so that lines of tests that run at once stay whole; a closed standard error leaves nobody to tell.
+    // Written to standard error itself, because the harness hides what a passing test prints, and a skipped test must
+    // not look like one that passed. One write keeps the lines of concurrent tests whole. An error is ignored:
+    // standard error may be closed.
     let _ = std::io::stderr().write_all(line.as_bytes());
 }

@@ -1,35 +1,35 @@
-//! A model that recites the alphabet, for tests about everything but the answer: a GGUF file of one
-//! layer that real engines load, thousands of times cheaper than the default model under emulation.
+//! A model that recites the alphabet, for tests that do not depend on the answer: a GGUF file of one layer that real
+//! engines load, thousands of times cheaper under emulation than the default model.
 //!
-//! Embeddings are one-hot and every layer adds nothing, so that the last token alone decides: after
-//! `a` comes `b`, after `z` and everything else `a`. At a temperature above zero any letter or any of
-//! a few long words may come. In a prompt one token is one byte.
+//! Embeddings are one-hot and every layer adds zero, so the last token alone determines the next one: `b` follows
+//! `a`, and `a` follows `z` and every token that is not a letter. At a temperature above zero the next token may be
+//! any letter or one of a few long words. In a prompt, one byte is one token.
 
-/// Length of an embedding: room for one position per token, and whole heads.
+/// Embedding length: at least one dimension per token of the vocabulary, and a multiple of the number of heads.
 const WIDTH: usize = 320;
 const HEADS: u32 = 5;
-/// Longest conversation, in tokens.
+/// Context length in tokens: the longest conversation.
 pub const CONTEXT: u32 = 1024;
-/// Tokens that are no bytes. The first ends an answer; the model never says it.
+/// Tokens that are not bytes. The first is the end-of-sequence token; the model never generates it.
 const SPECIAL: [&str; 3] = ["<|im_end|>", "<|im_start|>", "<|endoftext|>"];
-/// Words, of 4 to 42 letters.
+/// Number of words in the vocabulary: `la` repeated, 4 to 42 letters long.
 const WORDS: usize = 20;
-/// How much more the next letter is wanted than other letters and words: little, against the
-/// temperature's noise. Everything else is not wanted at all.
+/// Logit of the next letter. Other letters and words have 0, so the difference is small against the noise of a
+/// temperature above zero. All other tokens have -1.
 const WANTED: f32 = 0.02;
 const TEMPLATE: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
-/// The first `count` letters of its answer.
+/// Returns the first `count` letters of the model's answer.
 pub fn answer(count: usize) -> String {
     ('a'..='z').cycle().take(count).collect()
 }
 
-/// The whole file.
+/// Returns the complete GGUF file, with one layer.
 pub fn gguf() -> Vec<u8> {
     of_layers(1)
 }
 
-/// The same model with more layers, each of which costs time, 3 MB, and changes no answer.
+/// Returns the same model with `layers` layers. Each one costs time and 3 MB, and none changes an answer.
 pub fn of_layers(layers: u32) -> Vec<u8> {
     let tokens = tokens();
     let vocabulary = tokens.len();
@@ -92,8 +92,8 @@ pub fn of_layers(layers: u32) -> Vec<u8> {
     file(&values, &tensors)
 }
 
-/// All bytes in the alphabet of byte-level tokenizers, which writes what cannot be printed as
-/// letters beyond the first 256; then the special ones; then the words.
+/// Returns the vocabulary: the 256 bytes, the special tokens and the words. Byte-level tokenizers write each byte
+/// that is not printable as a character beyond U+00FF.
 fn tokens() -> Vec<String> {
     let mut beyond = 256..;
     let bytes = (0..=255_u8).map(|byte| match byte {
@@ -118,7 +118,7 @@ fn one_hot(vocabulary: usize) -> Vec<f32> {
     matrix
 }
 
-/// One row per token that may come, one column per token before it.
+/// Returns the output matrix: one row per next token, one column per previous token.
 fn successors(vocabulary: usize) -> Vec<f32> {
     let letters = usize::from(b'a')..=usize::from(b'z');
     let words = vocabulary - WORDS..vocabulary;
@@ -139,7 +139,7 @@ fn successors(vocabulary: usize) -> Vec<f32> {
     matrix
 }
 
-/// Metadata, in the types of the format (version 3).
+/// Metadata of the file, in the value types of GGUF version 3.
 #[derive(Default)]
 struct Values {
     count: u64,
@@ -191,7 +191,7 @@ fn text(bytes: &mut Vec<u8>, value: &str) {
     bytes.extend(value.as_bytes());
 }
 
-/// Header, metadata, the table of tensors, and their data in the same order, aligned to 32 bytes.
+/// Encodes the header, the metadata, the tensor table, and the tensors' data in the same order, aligned to 32 bytes.
 fn file(values: &Values, tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Vec<u8> {
     let mut bytes = b"GGUF".to_vec();
     bytes.extend(3_u32.to_le_bytes());
@@ -205,7 +205,7 @@ fn file(values: &Values, tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Vec<u8> 
         for length in shape {
             bytes.extend((*length as u64).to_le_bytes());
         }
-        // F32.
+        // Tensor type: F32.
         bytes.extend(0_u32.to_le_bytes());
         bytes.extend((data.len() as u64).to_le_bytes());
         data.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));

@@ -1,4 +1,4 @@
-//! A VM without a host agent: the test itself is the host, on every channel, as hostile as it likes.
+//! A VM without a host agent: the test itself plays the host on every channel, and can be as hostile as it likes.
 
 use std::io;
 use std::path::Path;
@@ -26,15 +26,15 @@ use tokio::sync::SemaphorePermit;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// How long a guest under emulation may take for anything: its own longest deadline, and a slow machine.
+/// Limit on every wait for a guest under emulation: the guest's own longest deadline, with time for a slow machine.
 const DEADLINE: Duration = Duration::from_secs(400);
-/// Most of a console that is kept.
+/// Maximum number of bytes kept of the console.
 const CONSOLE: usize = 1 << 20;
 
 /// A running VM whose host is the test.
 pub struct BareVm {
     vm: Vm,
-    /// QEMU's control.
+    /// QEMU's control connection (QMP).
     pub qmp: Qmp,
     control: UnixStream,
     decoder: Decoder,
@@ -42,20 +42,20 @@ pub struct BareVm {
     _turn: Option<SemaphorePermit<'static>>,
 }
 
-/// What a VM said before it ended.
+/// What a VM reported before it ended.
 #[derive(Debug)]
 pub struct End {
-    /// Its last message.
+    /// The phase and reason of the guest's `Failed` message, if it sent one.
     pub failed: Option<(Phase, String)>,
-    /// Its console.
+    /// The console's text.
     pub console: String,
 }
 
 impl End {
-    /// The guest's own words for why it ended: the same ones on the console and in its last message.
+    /// Returns the guest's reason for ending, which must be the same on the console and in its last message.
     ///
     /// # Errors
-    /// When it gave none, or not the same.
+    /// If the guest sent no reason, or if the console does not show exactly that reason once.
     pub fn reason(&self) -> anyhow::Result<String> {
         let (phase, reason) = self.failed.as_ref().with_context(|| self.console.clone())?;
         let line = format!("cocoon: FAILED in phase {}: {reason}", phase.name());
@@ -69,7 +69,8 @@ impl End {
 }
 
 impl BareVm {
-    /// Starts the image in `folder` with one CPU. `change` may change the machine, `tamper` QEMU itself.
+    /// Starts the image in `folder` with one CPU. `change` may alter the machine, and `tamper` may alter the QEMU to
+    /// be used.
     pub async fn start(
         folder: &Path,
         turn: Option<SemaphorePermit<'static>>,
@@ -120,7 +121,7 @@ impl BareVm {
         })
     }
 
-    /// The next message of the guest; `None` when the VM has ended.
+    /// Returns the guest's next message, or `None` when the VM has ended.
     pub async fn hear(&mut self) -> anyhow::Result<Option<GuestMessage>> {
         let mut chunk = [0; 4096];
         let hearing = async {
@@ -139,7 +140,7 @@ impl BareVm {
             .context("the guest says nothing")?
     }
 
-    /// Waits for a message that satisfies `what`.
+    /// Waits for a message for which `what` returns true.
     pub async fn until(&mut self, what: impl Fn(&GuestMessage) -> bool) -> anyhow::Result<()> {
         loop {
             let message = self.hear().await?.context("the VM ended")?;
@@ -149,19 +150,19 @@ impl BareVm {
         }
     }
 
-    /// Waits until the guest has introduced itself.
+    /// Waits for the guest's `Hello`.
     pub async fn hello(&mut self) -> anyhow::Result<()> {
         self.until(|message| matches!(message, GuestMessage::Hello { .. }))
             .await
     }
 
-    /// Says what a host says.
+    /// Sends a message to the guest.
     pub async fn say(&mut self, message: &HostMessage) -> anyhow::Result<()> {
         let bytes = frame::encode(message, MAX_HOST_MESSAGE)?;
         self.say_bytes(&bytes).await
     }
 
-    /// Says anything. A guest that has ended does not hear it, which is no error.
+    /// Sends arbitrary bytes to the guest. That the guest has already ended is not an error.
     pub async fn say_bytes(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         match self.control.write_all(bytes).await {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
@@ -169,12 +170,12 @@ impl BareVm {
         }
     }
 
-    /// Answers the guest's greeting as an honest host does, without endorsements.
+    /// Sends the `Configure` message of an honest host, without endorsements.
     pub async fn configure(&mut self) -> anyhow::Result<()> {
         self.say(&HostMessage::Configure(configure())).await
     }
 
-    /// Waits for the VM's end, and gives what it said on the way.
+    /// Waits until the VM ends, and returns what it reported.
     pub async fn end(mut self) -> anyhow::Result<End> {
         let mut failed = None;
         while let Some(message) = self.hear().await? {
@@ -185,13 +186,13 @@ impl BareVm {
         let ended = timeout(DEADLINE, self.vm.wait()).await;
         ended.context("QEMU goes on")?;
         let console = self.console.await??;
-        // The console ends its lines as terminals like it.
+        // The serial console ends lines with CR LF.
         let console = String::from_utf8_lossy(&console).replace('\r', "");
         Ok(End { failed, console })
     }
 }
 
-/// What an honest host says.
+/// Returns the `Configure` message of an honest host.
 pub fn configure() -> Configure {
     Configure {
         version: CONTROL_VERSION,

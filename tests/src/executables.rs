@@ -1,4 +1,4 @@
-//! The executables of other packages, as operators and clients start them.
+//! Executables of other packages, for tests that start them as operators and clients do.
 
 use std::env;
 use std::ffi::OsString;
@@ -10,11 +10,11 @@ use serde_json::Value;
 
 use crate::image::workspace;
 
-/// The executable `name`, built from these sources: cargo hands a test only those of its own package. After a build of
-/// the whole workspace there is little left to do.
+/// Returns the path of the executable `name` of `package`, built from these sources. Cargo tells a test only the
+/// executables of its own package. After a build of the whole workspace this takes little time.
 ///
 /// # Errors
-/// When it does not build.
+/// If the package does not build, or has no such executable.
 pub fn built(package: &str, name: &str) -> anyhow::Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(cargo);
@@ -32,7 +32,7 @@ pub fn built(package: &str, name: &str) -> anyhow::Result<PathBuf> {
         bail!("{package} does not build");
     }
     let text = String::from_utf8(output.stdout).context("cargo's messages are not text")?;
-    // The last message that names an executable is this one's: nothing depends on it.
+    // No package depends on this executable, so it is the last one that cargo reports.
     let message = |line| serde_json::from_str::<Value>(line).ok();
     let mut named = text.lines().rev().filter_map(message);
     let path = named.find_map(|message| Some(PathBuf::from(message["executable"].as_str()?)));

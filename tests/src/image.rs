@@ -1,4 +1,4 @@
-//! An image of the sources that this executable was built from, signed by a key that is thrown away.
+//! An image built from the sources of this workspace and signed with a temporary key.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -17,33 +17,33 @@ use cocoon_measurements::manifest::{self, ManifestTrust, TrustedManifest};
 use cocoon_measurements::policy::Policy;
 use cocoon_protocol::manifest::Manifest;
 
-/// Names an image that is built already, to save the tests the time.
+/// Environment variable that names the folder of an image already built, so that the tests need not build one.
 pub const VARIABLE: &str = "COCOON_TEST_IMAGE";
-/// Seconds that a manifest must still count for, to be taken for tests.
+/// Minimum remaining validity of a manifest, in seconds, for tests to reuse its image.
 const SPARE: u64 = 2 * 3600;
-/// Days that such a manifest lives.
+/// Validity of a test image's manifest, in days.
 const DAYS: u64 = 1;
 
-/// A built and signed image.
+/// An image whose manifest is signed.
 #[derive(Clone, Debug)]
 pub struct SignedImage {
-    /// Its folder.
+    /// Folder of the image.
     pub folder: PathBuf,
-    /// Its manifest.
+    /// The parsed manifest.
     pub manifest: Manifest,
-    /// The manifest's bytes.
+    /// The manifest's bytes, as signed.
     pub bytes: Vec<u8>,
-    /// The DSSE envelope.
+    /// The DSSE envelope over the manifest.
     pub envelope: Vec<u8>,
-    /// Ed25519 key that signed it.
+    /// Public Ed25519 key of the signer.
     pub signer: [u8; 32],
 }
 
 impl SignedImage {
     /// Builds the workspace's image into `folder`, with the default model or the one at `model`.
     ///
-    /// Inputs that mirrors have dropped are replaced by the newest signed ones, and the manifest
-    /// says so: a first run must not die of a point release.
+    /// Locked inputs that the mirrors have dropped are replaced by the newest signed ones, and the manifest lists
+    /// them: a first run must not fail because of a point release.
     pub fn build(
         folder: &Path,
         model: Option<PathBuf>,
@@ -69,7 +69,7 @@ impl SignedImage {
         Ok(image)
     }
 
-    /// Signs what lies in `folder` with a new key, which nothing keeps. Changes nothing there.
+    /// Signs the image in `folder` with a new key, which is then discarded. Writes nothing to the folder.
     pub fn open(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join("manifest.json");
         let bytes =
@@ -89,18 +89,19 @@ impl SignedImage {
         })
     }
 
-    /// The image that the tests of this process share: built when the first of them asks, or the one
-    /// that [`VARIABLE`] names. Blocks; call it where that does no harm.
+    /// Returns the image that the tests of this process share: the one that [`VARIABLE`] names, or else one that is
+    /// built at the first call. Blocks, so do not call it from asynchronous code.
     pub fn shared() -> anyhow::Result<&'static Self> {
         Ok(&images()?.real)
     }
 
-    /// The same with the model of [`alphabet`](crate::alphabet).
+    /// Returns the shared image with the model of [`alphabet`](crate::alphabet) in place of the default model.
     pub fn alphabet() -> anyhow::Result<&'static Self> {
         Ok(&images()?.alphabet)
     }
 
-    /// A folder with this image in which `name` is another file, or missing. The rest are links.
+    /// Makes a folder with this image in which the file `name` has other contents or is missing. The other files are
+    /// links.
     pub fn with(&self, name: &str, other: Option<&[u8]>) -> anyhow::Result<tempfile::TempDir> {
         let folder = tempfile::tempdir()?;
         for file in std::fs::read_dir(&self.folder)? {
@@ -115,7 +116,7 @@ impl SignedImage {
         Ok(folder)
     }
 
-    /// The manifest as a client that pins our key believes it.
+    /// Returns the manifest as verified by a client that pins the signer's key.
     pub fn trusted(&self) -> anyhow::Result<TrustedManifest> {
         let trust = ManifestTrust {
             signers: vec![self.signer],
@@ -131,7 +132,7 @@ impl SignedImage {
         )?)
     }
 
-    /// A client of this image that names the development roots in `roots`, PEM.
+    /// Returns a verifier for this image that accepts the development roots in `roots` (PEM).
     pub fn verifier(&self, roots: &str) -> anyhow::Result<Verifier> {
         let policy = Policy {
             development_roots: development_roots(roots.as_bytes())?,
@@ -141,12 +142,11 @@ impl SignedImage {
     }
 }
 
-/// What the tests of a process share.
+/// The images that the tests of a process share.
 struct Images {
     real: SignedImage,
     alphabet: SignedImage,
-    /// Held for as long as this process lives: two processes with tests share the folder in the
-    /// cache, and must not share the moment.
+    /// Held until this process ends: the folder in the cache is shared with other test processes, which must wait.
     _lock: File,
 }
 
@@ -156,7 +156,7 @@ fn images() -> anyhow::Result<&'static Images> {
     images.as_ref().map_err(|text| anyhow::anyhow!("{text}"))
 }
 
-/// In the cache, because images are large.
+/// Makes the shared images. They lie in the cache, because they are large.
 fn make_images() -> anyhow::Result<Images> {
     let place = cache()?.join("tests");
     std::fs::create_dir_all(&place)
@@ -180,7 +180,7 @@ fn make_images() -> anyhow::Result<Images> {
     })
 }
 
-/// The image of these very sources: the one that another test built a moment ago, or a new one.
+/// Returns the image of the current sources: the one in `place` if it was built from them, or a new one.
 fn current(place: &Path) -> anyhow::Result<SignedImage> {
     let (folder, made_of) = (place.join("image"), place.join("image.sources"));
     let sources = crate::sources::digest(&workspace())?.to_string();
@@ -190,12 +190,12 @@ fn current(place: &Path) -> anyhow::Result<SignedImage> {
     {
         return Ok(image);
     }
-    // First of all: a build that is broken off leaves nothing that could be taken for an image.
+    // Removed before the build starts, so that an interrupted build leaves nothing that passes for an image.
     if made_of.exists() {
         std::fs::remove_file(&made_of)?;
     }
     let image = SignedImage::build(&emptied(place, "image")?, None, &report::stderr())?;
-    // Of the sources as they were before: what was edited meanwhile is built again next time.
+    // The digest from before the build: sources edited during the build must cause another one.
     std::fs::write(&made_of, sources)?;
     Ok(image)
 }
@@ -218,7 +218,7 @@ fn life() -> Life {
     }
 }
 
-/// The workspace that this executable was built in.
+/// Returns the root of the workspace that this executable was built in.
 pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -226,7 +226,7 @@ pub fn workspace() -> PathBuf {
         .to_owned()
 }
 
-/// The cache's folder.
+/// Returns the folder of the cache.
 pub fn cache() -> anyhow::Result<PathBuf> {
     Ok(Cache::default_root()?)
 }

@@ -1,4 +1,5 @@
-//! Foreign programs that tests run: installed into the cache by their ordinary clients, under lock files, by hash.
+//! Installs third-party programs for tests into the cache: with their usual package managers, from lock files with
+//! hashes.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -9,35 +10,35 @@ use cocoon_protocol::bytes::Hex32;
 
 use crate::image::cache;
 
-/// Packages of Python from `requirements.txt` in `source`, as a virtual environment.
+/// Installs the Python packages of `requirements.txt` in `source` into a virtual environment, and returns its folder.
 ///
 /// # Errors
-/// When they cannot be had.
+/// If the installation fails.
 pub fn python(place: &str, source: &Path) -> anyhow::Result<PathBuf> {
     let lock = source.join("requirements.txt");
     installed(place, "python", &lock, |root| {
         run(Command::new("python3").args(["-m", "venv"]).arg(root))?;
         run(Command::new(root.join("bin/python"))
             .args(["-m", "pip", "install", "--quiet", "--require-hashes"])
-            // Nothing is compiled, and nothing of a package runs, before its tests do.
+            // Wheels only: an installation then compiles nothing and runs no code of the packages.
             .args(["--only-binary", ":all:", "--requirement"])
             .arg(&lock))
     })
 }
 
-/// Packages of Node from `package-lock.json` in `source`, as a folder for scripts.
+/// Installs the Node packages of `package-lock.json` in `source`, and returns the folder for scripts that use them.
 ///
 /// # Errors
-/// When they cannot be had.
+/// If the installation fails.
 pub fn node(place: &str, source: &Path) -> anyhow::Result<PathBuf> {
     node_with(place, source, &["ci"])
 }
 
-/// The same without optional packages, which need not all be in the lock file: `npm ci` would insist on them even where a
-/// mirror lacks those of other machines.
+/// Like [`node`], but without optional packages, which need not all be in the lock file. `npm ci` would insist on
+/// them, even where a mirror lacks those for other platforms.
 ///
 /// # Errors
-/// When they cannot be had, or when one that is not in the lock file would be installed.
+/// If the installation fails, or if it changes the lock file.
 pub fn node_without_optional(place: &str, source: &Path) -> anyhow::Result<PathBuf> {
     let root = node_with(place, source, &["install", "--omit=optional"])?;
     let [locked, used] = [source, &root].map(|folder| fs::read(folder.join("package-lock.json")));
@@ -63,7 +64,7 @@ fn node_with(place: &str, source: &Path, command: &[&str]) -> anyhow::Result<Pat
     })
 }
 
-/// A folder in the cache's `place` in which `install` has run to its end, once for each content of `lock`.
+/// Returns a folder in the cache's `place` in which `install` has completed once for this content of `lock`.
 fn installed(
     place: &str,
     name: &str,
@@ -77,7 +78,7 @@ fn installed(
     let root = place.join(format!("{name}-{}", &key[..16]));
     let busy = File::create(place.join(format!("{name}.lock")))?;
     busy.lock()?;
-    // Written last: an installation that was broken off is made anew.
+    // Written last, so that an interrupted installation is repeated.
     let complete = root.join("complete");
     if !complete.is_file() {
         if root.exists() {

@@ -1,7 +1,7 @@
-//! What the appliance's own tests and its demo share: an image of these sources, signed by a key
-//! that lives for one process, and VMs of it under simulated hardware.
+//! Code shared by the appliance's tests and the demo: an image of these sources, signed with a key of this process,
+//! and VMs of it under simulated hardware.
 //!
-//! Nothing here is shipped. It only puts the other crates together.
+//! Nothing here is shipped; it only combines the other crates.
 
 pub mod alphabet;
 pub mod bare;
@@ -15,7 +15,7 @@ pub mod sources;
 pub mod trial;
 pub mod vm;
 
-/// Seconds since 1970, on this machine's clock.
+/// Returns the current Unix time of this machine, in seconds.
 pub fn now() -> u64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)

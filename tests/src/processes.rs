@@ -1,4 +1,4 @@
-//! Processes of this machine, as `/proc` shows them.
+//! Information about processes of this machine, from `/proc`.
 
 use std::fs;
 use std::path::Path;
@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-/// Processes whose command line names something in `folder`, by number: QEMU and the simulator of
-/// the VM whose state lies there.
+/// Returns the process IDs of all processes whose command line names `folder` or something in it. For a VM's state
+/// folder these are its QEMU and its simulator.
 pub fn naming(folder: &Path) -> Vec<u32> {
     let needle = folder.as_os_str().as_encoded_bytes();
     let names = |pid: &u32| {
-        // Gone meanwhile: then it names nothing.
+        // A process that has ended meanwhile matches nothing.
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         line.windows(needle.len()).any(|part| part == needle)
     };
@@ -25,22 +25,22 @@ pub fn naming(folder: &Path) -> Vec<u32> {
     found
 }
 
-/// Whether a process has that number, be it dead and not yet reaped.
+/// Returns whether a process with this ID exists, including one that has ended and has not been reaped.
 pub fn exists(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
-/// Sends it the signal of this name, such as `STOP`; whether there was a process to get it.
+/// Sends the signal with this name, such as `STOP`. Returns whether it could be sent.
 pub fn signal(pid: u32, name: &str) -> bool {
     let kill = format!("kill -{name} {pid}");
     let sent = Command::new("sh").args(["-c", &kill]).status();
     sent.is_ok_and(|status| status.success())
 }
 
-/// Processes that the threads of a process have started and that have not been reaped.
+/// Returns the children that all threads of a process have started and that have not been reaped.
 ///
 /// # Errors
-/// There is no such process; this kernel lists no children.
+/// If there is no such process, or if this kernel does not list children.
 pub fn children(pid: u32) -> anyhow::Result<Vec<u32>> {
     let mut found = Vec::new();
     for list in of_threads(pid, "children")? {
@@ -51,10 +51,10 @@ pub fn children(pid: u32) -> anyhow::Result<Vec<u32>> {
     Ok(found)
 }
 
-/// What all threads of a process have had of the processors.
+/// Returns the processor time of all threads of a process.
 ///
 /// # Errors
-/// There is no such process; this kernel tells no processor time.
+/// If there is no such process, or if this kernel does not report processor time.
 pub fn processor_time(pid: u32) -> anyhow::Result<Duration> {
     let mut all = Duration::ZERO;
     for text in of_threads(pid, "schedstat")? {
@@ -65,7 +65,7 @@ pub fn processor_time(pid: u32) -> anyhow::Result<Duration> {
     Ok(all)
 }
 
-/// What the kernel says in that file of each thread of a process.
+/// Returns the contents of `/proc/PID/task/TID/FILE` for each thread of a process.
 fn of_threads(pid: u32, file: &str) -> anyhow::Result<Vec<String>> {
     let threads = format!("/proc/{pid}/task");
     let mut texts = Vec::new();

@@ -1,19 +1,19 @@
-//! One executable in three roles: itself, the simulator's process when it is started by the
-//! simulator's name, and the process that owns a VM of the daemon when it is started by that one's.
+//! Lets one executable play three roles, chosen by the name it is started with: itself, the simulator's process, and
+//! the supervisor process that owns a VM of the daemon.
 //!
-//! Both must be processes of their own, and `cargo run` builds one executable only.
+//! Simulator and supervisor must be separate processes, and `cargo run` builds only one executable.
 
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// The name under which an executable is the simulator.
+/// Name under which the executable runs the simulator.
 const SIMULATOR: &str = "cocoon-simulator";
-/// The name under which an executable is a supervisor.
+/// Name under which the executable runs a supervisor.
 const SUPERVISOR: &str = "cocoon-supervisor";
 
-/// Runs the simulator or a supervisor and returns its exit code when this process was started by its name.
+/// Runs the simulator or a supervisor if this process was started under its name, and returns the exit code.
 pub fn other_if_named() -> Option<ExitCode> {
     let name = std::env::args_os().next()?;
     let name = Path::new(&name).file_name()?;
@@ -29,7 +29,7 @@ pub fn other_if_named() -> Option<ExitCode> {
     })
 }
 
-/// As `cocoon-host supervise ROOT NAME RUN`.
+/// Does what `cocoon-host supervise ROOT NAME RUN` does.
 fn supervise() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, _, root, name, run] = &arguments[..] else {
@@ -43,12 +43,12 @@ fn supervise() -> anyhow::Result<()> {
     ))
 }
 
-/// A way to start `executable` as the simulator: a link of that name in `folder`.
+/// Makes a link to `executable` in `folder`; started through it, the executable is the simulator.
 pub fn simulator_link(executable: &Path, folder: &Path) -> io::Result<PathBuf> {
     link(executable, folder, SIMULATOR)
 }
 
-/// A way to start `executable` as a supervisor: a link of that name in `folder`.
+/// Makes a link to `executable` in `folder`; started through it, the executable is a supervisor.
 pub fn supervisor_link(executable: &Path, folder: &Path) -> io::Result<PathBuf> {
     link(executable, folder, SUPERVISOR)
 }

@@ -1,4 +1,4 @@
-//! What the host hears of a VM, remembered in order and waited for.
+//! Records the progress events that the host agent reports about a VM, and lets tests wait for them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use cocoon_protocol::control::{Metrics, Phase};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// All news of one VM. Clones are the same.
+/// All progress events of one VM. Clones share the same record.
 #[derive(Clone)]
 pub struct Seen {
     name: String,
@@ -17,7 +17,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Nothing yet, of a VM that is called `name` where its news are printed.
+    /// Makes an empty record. `name` identifies the VM where its events are printed.
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -26,7 +26,7 @@ impl Seen {
         }
     }
 
-    /// Remembers, and tells people on standard error.
+    /// Records an event, and prints it to standard error.
     pub fn hear(&self, progress: Progress) {
         let what = match &progress {
             Progress::Phase { phase, .. } => format!("phase {}", phase.name()),
@@ -46,7 +46,7 @@ impl Seen {
         self.all.send_modify(|all| all.push(progress));
     }
 
-    /// The phases so far, in the order in which they were heard of.
+    /// Returns the phases so far, in the order in which they were reported.
     pub fn phases(&self) -> Vec<Phase> {
         let phase = |progress: &Progress| match progress {
             Progress::Phase { phase, .. } => Some(*phase),
@@ -55,15 +55,15 @@ impl Seen {
         self.all.borrow().iter().filter_map(phase).collect()
     }
 
-    /// All news so far, as a debugger prints them.
+    /// Returns all events so far in `Debug` format.
     pub fn all(&self) -> String {
         format!("{:?}", self.all.borrow())
     }
 
-    /// Waits until some news satisfy `what`, and gives what it made of them.
+    /// Waits until `what` returns `Some` for an event, and returns that value.
     ///
     /// # Errors
-    /// Says so after `deadline`.
+    /// If no event satisfies it within `deadline`.
     pub async fn until<T>(
         &self,
         deadline: Duration,
@@ -72,7 +72,7 @@ impl Seen {
         let mut all = self.all.subscribe();
         let found = timeout(deadline, async {
             loop {
-                // Newest first: counters only grow.
+                // Newest first, because counters only grow.
                 let found = all.borrow_and_update().iter().rev().find_map(&what);
                 if let Some(found) = found {
                     return Some(found);
@@ -89,10 +89,10 @@ impl Seen {
         })
     }
 
-    /// Waits for counters that satisfy `enough`. The guest tells them every ten seconds.
+    /// Waits for counters that satisfy `enough`. The guest reports its counters every ten seconds.
     ///
     /// # Errors
-    /// Says so when they do not come.
+    /// If none arrive within 90 seconds.
     pub async fn metrics(&self, enough: impl Fn(&Metrics) -> bool) -> anyhow::Result<Metrics> {
         self.until(Duration::from_secs(90), |progress| match progress {
             Progress::Metrics(metrics) if enough(metrics) => Some(*metrics),

@@ -1,19 +1,20 @@
-//! How a test says that it does not take place. Test targets of several packages include this file.
+//! Reports that a test is skipped. Test targets of several packages include this file.
 
 use std::fmt::Display;
 use std::io::Write as _;
 
-/// Makes a skipped test fail, as in continuous integration.
+/// Environment variable that makes skipped tests fail; set in continuous integration.
 const NO_SKIP: &str = "COCOON_NO_SKIP";
 
-/// Says that, and why, the calling test does not take place; fails where everything must.
+/// Prints that the calling test is skipped, and why. Panics if `COCOON_NO_SKIP` is set.
 pub fn skipped(why: impl Display) {
     let line = format!("SKIPPED: {why}\n");
     assert!(
         std::env::var_os(NO_SKIP).is_none_or(|value| value.is_empty()),
         "{line}"
     );
-    // Past the capture of a passing test's output: a test that does not take place must not look like one that did. In
-    // one write, so that lines of tests that run at once stay whole; a closed standard error leaves nobody to tell.
+    // Written to standard error itself, because the harness hides what a passing test prints, and a skipped test must
+    // not look like one that passed. One write keeps the lines of concurrent tests whole. An error is ignored:
+    // standard error may be closed.
     let _ = std::io::stderr().write_all(line.as_bytes());
 }

@@ -1,4 +1,4 @@
-//! What an image is made of, as far as this repository decides it.
+//! A digest over the files of this repository that an image is built from.
 
 use std::fs;
 use std::io;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use cocoon_protocol::bytes::Hex32;
 
-/// Everything that can change a byte of an image: what goes into it and what builds it.
+/// Files and folders that can change a byte of an image: its contents and the code that builds it.
 const PARTS: [&str; 7] = [
     ".cargo",
     "Cargo.lock",
@@ -17,8 +17,8 @@ const PARTS: [&str; 7] = [
     "rust-toolchain.toml",
 ];
 
-/// A digest of the names and bytes of all sources of an image in `workspace`. Images are reproducible:
-/// the same sources make the same image again.
+/// Returns a digest over the names and contents of all sources of an image in `workspace`. Images are reproducible,
+/// so equal digests mean equal images.
 pub fn digest(workspace: &Path) -> io::Result<Hex32> {
     let mut files = Vec::new();
     for part in PARTS {

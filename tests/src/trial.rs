@@ -1,4 +1,4 @@
-//! One VM for one test: set up, brought up by the host agent, and looked at from all sides.
+//! A VM for one test: prepared, started by the host agent, and observed from the host's and the client's side.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,27 +17,27 @@ use crate::image::SignedImage;
 use crate::seen::Seen;
 use crate::vm;
 
-/// Emulated CPUs that the tests of one process run at once: two, however many the machine has,
-/// because deadlines are made for two.
+/// Limits the emulated CPUs of one process's tests to two, however many the machine has: the deadlines are chosen for
+/// two.
 static CPUS: Semaphore = Semaphore::const_new(2);
 
-/// Waits until `cpus` emulated CPUs may run.
+/// Waits until `cpus` emulated CPUs may run. The permit is held for as long as they do.
 pub async fn turn(cpus: u16) -> SemaphorePermit<'static> {
     CPUS.acquire_many(cpus.clamp(1, 2).into())
         .await
         .expect("nobody closes it")
 }
 
-/// What a VM of a test runs.
+/// The model that a test's VM runs.
 #[derive(Clone, Copy, Debug)]
 pub enum Model {
-    /// The default model: seconds per token.
+    /// The default model: takes seconds per token under emulation.
     Real,
-    /// The one of [`alphabet`](crate::alphabet).
+    /// The model of [`alphabet`](crate::alphabet).
     Alphabet,
 }
 
-/// The shared image with `model`, from within a runtime.
+/// Returns the shared image with `model`. Safe to call within a runtime.
 pub async fn image(model: Model) -> anyhow::Result<&'static SignedImage> {
     let make = match model {
         Model::Real => SignedImage::shared,
@@ -46,18 +46,18 @@ pub async fn image(model: Model) -> anyhow::Result<&'static SignedImage> {
     tokio::task::spawn_blocking(make).await?
 }
 
-/// A VM that is about to be brought up; tests change its options first.
+/// A VM that has not been started yet, so that tests can change its options.
 pub struct Trial {
-    /// The options.
+    /// Options for the host agent.
     pub options: UpOptions,
-    /// What the host will hear.
+    /// Progress events that the host agent will report.
     pub seen: Seen,
     state: TempDir,
     image: &'static SignedImage,
 }
 
 impl Trial {
-    /// A VM of the shared image that imitates `tee`. `executable` plays the simulator.
+    /// Prepares a VM of the shared image that simulates `tee`. `executable` plays the simulator.
     pub async fn new(
         executable: &Path,
         name: &str,
@@ -75,7 +75,7 @@ impl Trial {
             Arc::new(Silent),
         )?;
         options.vcpus = 2;
-        // Of a machine three times slower than one that is slow already.
+        // Enough for a machine three times slower than an already slow one.
         options.patience = Patience {
             start: Duration::from_secs(300),
             boot: Duration::from_secs(600),
@@ -90,15 +90,15 @@ impl Trial {
         })
     }
 
-    /// The VM's folder.
+    /// Returns the VM's folder.
     pub fn folder(&self) -> PathBuf {
         self.state.path().join("vms").join(&self.options.name)
     }
 
-    /// Brings it up when it is its turn.
+    /// Waits for free CPUs and starts the VM.
     ///
     /// # Errors
-    /// As [`Host::up`].
+    /// As for [`Host::up`].
     pub async fn up(self) -> Result<Appliance, UpError> {
         let turn = turn(self.options.vcpus).await;
         let (seen, folder) = (self.seen.clone(), self.folder());
@@ -113,10 +113,10 @@ impl Trial {
         })
     }
 
-    /// Brings it up and expects that it fails; the error as people see it.
+    /// Starts the VM, expects that to fail, and returns the error.
     ///
     /// # Errors
-    /// When it serves.
+    /// If the VM serves.
     pub async fn refused(self) -> anyhow::Result<UpError> {
         match self.up().await {
             Err(error) => Ok(error),
@@ -128,43 +128,43 @@ impl Trial {
     }
 }
 
-/// A VM that serves.
+/// A VM that is serving.
 pub struct Appliance {
-    /// It.
+    /// The running VM.
     pub vm: RunningVm,
-    /// What the host heard and hears.
+    /// Progress events that the host agent has reported so far and will report.
     pub seen: Seen,
-    /// Its folder of state.
+    /// Folder of the VM's state.
     pub folder: PathBuf,
-    /// What it runs.
+    /// The image that the VM runs.
     pub image: &'static SignedImage,
     _state: TempDir,
     _turn: SemaphorePermit<'static>,
 }
 
 impl Appliance {
-    /// The address, as clients name it.
+    /// Returns the VM's address, as clients name it.
     pub fn address(&self) -> anyhow::Result<Address> {
         vm::address(&self.vm)
     }
 
-    /// Development root of its evidence, PEM.
+    /// Returns the development root of the VM's evidence, in PEM.
     pub fn root(&self) -> anyhow::Result<&str> {
         let pem = self.vm.trust_root_pem.as_deref();
         pem.context("simulated evidence comes without its root")
     }
 
-    /// A client that believes in the image and in the development root.
+    /// Returns a verifier that trusts the image and the development root.
     pub fn verifier(&self) -> anyhow::Result<Verifier> {
         self.image.verifier(self.root()?)
     }
 
-    /// What such a client sends requests to.
+    /// Returns upstreams with that verifier and this VM.
     pub fn upstreams(&self) -> anyhow::Result<Upstreams> {
         Ok(Upstreams::new(self.verifier()?, vec![self.address()?]))
     }
 
-    /// A conversation with answers of at most `max_tokens`, always the same ones.
+    /// Starts a conversation with answers of at most `max_tokens`, which are deterministic.
     pub fn conversation(&self, max_tokens: u32) -> anyhow::Result<Conversation> {
         let options = ChatOptions {
             model: self.image.manifest.model.id.clone(),
@@ -172,11 +172,11 @@ impl Appliance {
             temperature: Some(0.0),
             seed: None,
         };
-        // Instructions of its own, short ones: without any the model's template inserts thirty tokens.
+        // A short system message: without one, the model's chat template inserts thirty tokens of its own.
         Ok(Conversation::new(self.upstreams()?, options, Some("a")))
     }
 
-    /// The console so far.
+    /// Returns the text of the console so far.
     pub fn console(&self) -> anyhow::Result<String> {
         let bytes = std::fs::read(&self.vm.serial_log)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())

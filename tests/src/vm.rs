@@ -1,4 +1,4 @@
-//! VMs of an image under simulated hardware.
+//! Options and addresses of VMs under simulated hardware.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use cocoon_protocol::binding::Tee;
 
 use crate::image::cache;
 
-/// Options for a VM of the image in `folder`: any free port of the loopback interface, `tee`
-/// simulated by `executable` in the simulator's role.
+/// Returns options for a VM of the image in `folder`: a free port of the loopback interface, and `tee` simulated by
+/// `executable` in the simulator's role.
 ///
-/// `state` is the folder of the VM's sockets and logs; its path must be short enough for them.
+/// `state` is the folder of the VM's sockets and logs. Its path must be short enough for the name of a Unix socket.
 pub fn options(
     folder: &Path,
     name: &str,
@@ -31,13 +31,13 @@ pub fn options(
     options.listen = (Ipv4Addr::LOCALHOST, 0).into();
     options.simulate = Some(tee);
     options.simulator = Some(simulator);
-    // Kept across runs: making RSA keys takes seconds.
+    // Kept across runs, because generating RSA keys takes seconds.
     options.roots = Some(cache()?.join("development-roots"));
     options.reporter = reporter;
     Ok(options)
 }
 
-/// The public address of `vm`, as clients name it.
+/// Returns the public address of `vm`, as clients name it.
 pub fn address(vm: &RunningVm) -> anyhow::Result<Address> {
     Ok(format!("https://{}", vm.endpoint).parse::<Address>()?)
 }

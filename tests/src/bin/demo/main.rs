@@ -1,6 +1,6 @@
 //! `cargo demo`: builds the image, boots it under simulated hardware, verifies it, and talks to it.
 //!
-//! It only orchestrates the other crates; every step can be done by hand with their commands.
+//! It only combines the other crates; each step can also be done by hand with their commands.
 
 mod scratch;
 mod signals;
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The command line without the `--` that `cargo demo -- --prompt …` puts first: the alias already ends with one.
+/// Drops the `--` that `cargo demo -- --prompt …` passes as the first argument: the alias already ends with one.
 fn words(mut given: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
     let program = given.next();
     let mut rest = given.peekable();

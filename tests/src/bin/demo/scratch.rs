@@ -1,5 +1,4 @@
-//! The folder of one run: gone when the run ends, however it ends. Whoever is killed outright is swept
-//! away by the next run.
+//! A temporary folder for one run, removed when the run ends. If the process is killed, the next run removes it.
 
 use std::fs::{self, File};
 use std::io;
@@ -7,27 +6,28 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-/// Beginning of the names of such folders.
+/// Prefix of these folders' names.
 const PREFIX: &str = "run-";
-/// In each folder; locked for as long as its owner lives.
+/// File in each folder that its owner keeps locked for as long as it lives.
 const OWNER: &str = "owner";
-/// Beside the folders; held while one is made or some are swept away.
+/// File beside the folders, locked while one is created or old ones are removed.
 const DOOR: &str = "lock";
-/// A thread that is being left alone may still write into the folder.
+/// Attempts to remove a folder: a thread that is still running may write into it meanwhile.
 const ATTEMPTS: usize = 100;
 
-/// A folder of this process. Dropping it removes it.
+/// A temporary folder of this process, removed on drop.
 pub struct Scratch {
     path: PathBuf,
-    /// Locked for as long as it is open.
+    /// Holds the lock on the folder's owner file.
     _owner: File,
 }
 
 impl Scratch {
-    /// Makes one in `place`, and removes those whose owners are gone.
+    /// Creates a folder in `place`, and removes those whose owners have ended.
     ///
     /// # Errors
-    /// When the folder cannot be made. One that cannot be removed stays for the next run.
+    /// If the folder cannot be created. That an old folder cannot be removed is not an error; it is left to the next
+    /// run.
     pub fn take(place: &Path) -> anyhow::Result<Self> {
         let make = || -> io::Result<Self> {
             fs::create_dir_all(place)?;
@@ -36,7 +36,7 @@ impl Scratch {
             sweep(place)?;
             let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(place)?;
             let owner = File::create(folder.path().join(OWNER))?;
-            // Nobody else looks at it before the door is open again.
+            // No other process examines the folder before `DOOR` is unlocked.
             owner.lock()?;
             Ok(Self {
                 path: folder.keep(),
@@ -46,7 +46,7 @@ impl Scratch {
         make().with_context(|| format!("cannot make a folder in {}", place.display()))
     }
 
-    /// Where it is.
+    /// Returns the folder's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -55,7 +55,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let mut attempts = 0..ATTEMPTS;
-        // What cannot be removed now is swept away by the next run.
+        // A folder that cannot be removed now is left to the next run.
         while fs::remove_dir_all(&self.path).is_err() && self.path.exists() {
             if attempts.next().is_none() {
                 return;
@@ -64,7 +64,8 @@ impl Drop for Scratch {
     }
 }
 
-/// Removes folders without a living owner. The door is held: each folder has its owner's lock by now.
+/// Removes folders without a living owner. The caller holds `DOOR`, so every living owner has locked its folder by
+/// now.
 fn sweep(place: &Path) -> io::Result<()> {
     for entry in fs::read_dir(place)? {
         let path = entry?.path();
@@ -77,7 +78,7 @@ fn sweep(place: &Path) -> io::Result<()> {
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         };
         if !lives {
-            // Somebody else's, perhaps.
+            // May fail, for example if the folder belongs to another user.
             let _ = fs::remove_dir_all(&path);
         }
     }
@@ -92,11 +93,11 @@ mod tests {
     fn folders_of_dead_owners_are_swept_away_and_no_others() {
         let place = tempfile::tempdir().unwrap();
         let at = |name: &str| place.path().join(name);
-        // Of a process that was killed: its lock is gone, its file is not.
+        // A killed process leaves its owner file, but no lock.
         fs::create_dir_all(at("run-killed/image")).unwrap();
         fs::write(at("run-killed/owner"), "").unwrap();
         fs::write(at("run-killed/image/vmlinuz"), "large").unwrap();
-        // Of one that was killed before it had locked anything, and of an older release.
+        // One folder of a process killed before it locked anything, and one whose name lacks the prefix.
         fs::create_dir(at("run-early")).unwrap();
         fs::create_dir(at("kept")).unwrap();
         let first = Scratch::take(place.path()).unwrap();

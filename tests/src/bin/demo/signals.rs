@@ -1,4 +1,4 @@
-//! Ctrl-C and its relatives: the demo ends in order, whatever it is doing.
+//! Handles SIGINT, SIGTERM and SIGHUP, so that the demo shuts down cleanly whatever it is doing.
 
 use std::io;
 use std::process::ExitCode;
@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Handlers; from now on no signal of these ends the process by itself.
+/// Handlers of the three signals. Once they are installed, none of these signals ends the process by itself.
 pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    /// None where whoever started us wants it ignored, as `nohup` does.
+    /// `None` if the parent process had the signal ignored, as `nohup` does.
     hang_up: Option<Signal>,
 }
 
 impl Signals {
-    /// Installs the handlers. Needs a runtime.
+    /// Installs the handlers. Must be called within a runtime.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
@@ -27,8 +27,8 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal to end; the exit code that it asks for. While a chat is `talking`, Ctrl-C is
-    /// the chat's.
+    /// Waits for a signal that ends the demo, and returns its exit code. While a chat is open (`talking`), the chat
+    /// itself handles Ctrl-C.
     pub async fn end(&mut self, talking: &Talking) -> ExitCode {
         loop {
             tokio::select! {
@@ -53,7 +53,7 @@ async fn hung_up(signal: &mut Option<Signal>) -> Option<()> {
     }
 }
 
-/// Whether this process ignores a signal, before anybody has installed a handler.
+/// Returns whether this process ignores a signal. Call it before any handler is installed.
 fn ignored(kind: SignalKind) -> io::Result<bool> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let mask = status
@@ -69,11 +69,11 @@ fn ignored(kind: SignalKind) -> io::Result<bool> {
 pub struct Talking(AtomicBool);
 
 impl Talking {
-    /// Open for as long as `chat` goes on.
+    /// Marks the chat as open while `chat` runs.
     pub async fn during<T>(&self, chat: impl Future<Output = T>) -> T {
         self.0.store(true, Ordering::Relaxed);
         let done = chat.await;
-        // The Ctrl-C that has ended the chat is in the other one's hands too: first it shall see it there.
+        // The Ctrl-C that ended the chat also wakes `Signals::end`, which must see the chat still open.
         tokio::task::yield_now().await;
         self.0.store(false, Ordering::Relaxed);
         done

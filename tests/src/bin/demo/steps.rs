@@ -1,4 +1,4 @@
-//! The four steps: image, boot, verdict, conversation.
+//! The demo's four steps: image, boot, verdict, conversation.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -23,22 +23,22 @@ use crate::Arguments;
 use crate::scratch::Scratch;
 use crate::signals::{Signals, Talking};
 
-/// What a step of the demo is waiting for, where an emulated machine does the work.
+/// Explains long waits during steps that an emulated machine does.
 const SLOW: &str = "an emulated machine is slow";
-/// How long whatever runs may take to end after a signal.
+/// Time for running tasks to end after a signal.
 const STOP: Duration = Duration::from_secs(3);
 
 /// Runs the demo.
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    // Before there is anything to be left behind.
+    // The first step, so that a signal never leaves anything behind.
     let signals = runtime.block_on(async { Signals::new() });
     let mut signals = signals.context("cannot handle signals")?;
     let scratch = Scratch::take(&cache()?.join("demo"))?;
     let talking = Talking::default();
     let outcome = runtime.block_on(async {
         tokio::select! {
-            // First, so that a Ctrl-C is seen while whoever it was for is still there.
+            // Signals are polled first, so that a Ctrl-C is seen while the chat that it was meant for is still open.
             biased;
             code = signals.end(&talking) => Err(code),
             done = build_and_talk(&arguments, scratch.path(), &talking) => Ok(done),
@@ -46,12 +46,13 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     });
     match outcome {
         Ok(done) => {
-            // A thread may still wait for standard input, which nobody wants any more.
+            // A thread may still block on standard input, which is no longer needed.
             runtime.shutdown_background();
             done
         }
         Err(code) => {
-            // What was dropped ends its processes. A build's thread cannot be dropped, but its compilers end.
+            // Dropping the futures ended their processes. The build's thread cannot be dropped, but its compilers are
+            // ended.
             family::end_all();
             runtime.shutdown_timeout(STOP);
             Ok(code)
@@ -65,7 +66,7 @@ async fn build_and_talk(
     talking: &Talking,
 ) -> anyhow::Result<ExitCode> {
     let reporter = report::stderr();
-    // The port first: a taken one should not cost a build and a boot.
+    // Before the build: a port already in use must not cost a build and a boot.
     let wish = match &arguments.prompt {
         Some(prompt) => Wish::Answer(prompt.clone()),
         None => Wish::Chat(LocalPort::take(arguments.listen).await?),
@@ -122,7 +123,7 @@ async fn boot_and_talk(
         wish,
     };
     let outcome = converse(arguments, image, client, &vm).await;
-    // The VM ends in good order whatever happened.
+    // The VM is shut down cleanly whatever the outcome.
     let shutting = Waiting::new(&**reporter, "     shutting down", SLOW);
     let ended = vm.shutdown().await;
     drop(shutting);
@@ -131,15 +132,15 @@ async fn boot_and_talk(
     Ok(code)
 }
 
-/// What the demo is to end in.
+/// What the demo does once the VM is verified.
 enum Wish {
-    /// The answer to this.
+    /// Prints the answer to this prompt.
     Answer(String),
-    /// A chat, and an endpoint on this port.
+    /// Opens a chat, and an endpoint on this port.
     Chat(LocalPort),
 }
 
-/// Who talks to the VM.
+/// What the last steps need to talk to the VM.
 struct Client<'a> {
     verifier: Verifier,
     address: Address,
@@ -189,7 +190,7 @@ async fn converse(
     let options = ChatOptions {
         model: image.manifest.model.id.clone(),
         max_tokens: Some(arguments.max_tokens),
-        // Greedy: the demo's answer is the same every time.
+        // Greedy sampling, so that the demo's answer is always the same.
         temperature: matches!(wish, Wish::Answer(_)).then_some(0.0),
         ..ChatOptions::default()
     };
