@@ -52,7 +52,7 @@ pub enum CcelError {
         /// Offset in the log.
         offset: usize,
     },
-    /// An event names an index that is no runtime register's.
+    /// An event's register index is not that of a runtime register.
     #[error(
         "CC event log: event {position} at offset {offset:#x} names register {index}, 1 to 4 expected"
     )]

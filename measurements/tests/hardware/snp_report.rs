@@ -18,7 +18,7 @@ struct Sample {
     report: Vec<u8>,
     vek: Vec<u8>,
     ask: Vec<u8>,
-    /// Who launched the guest; the Genoa sample was launched with an ID block.
+    /// Launch identity; the Genoa sample was launched with an ID block.
     identity: LaunchIdentity,
 }
 
