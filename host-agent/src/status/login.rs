@@ -18,7 +18,7 @@ use crate::web::Page;
 
 /// Shortest password, in characters. Guesses are limited only by the rate of connections.
 pub const SHORTEST: usize = 16;
-/// Number of bytes of the file that are read.
+/// Most bytes of the file.
 const MAX_FILE: u64 = 1024;
 /// Longest header that is considered, in bytes: twice the file.
 const MAX_HEADER: usize = 2048;
@@ -80,8 +80,10 @@ impl Login {
             return Err(LoginError::Open { path });
         }
         let mut text = Zeroizing::new(String::new());
-        let read = file.take(MAX_FILE).read_to_string(&mut text);
-        read.map_err(fail)?;
+        let read = file.take(MAX_FILE + 1).read_to_string(&mut text);
+        if read.map_err(fail)? as u64 > MAX_FILE {
+            return Err(malformed());
+        }
         let line = text.trim_end_matches(['\r', '\n']);
         let (name, password) = line.split_once(':').ok_or_else(malformed)?;
         let long = password.chars().count() >= SHORTEST;
@@ -179,6 +181,8 @@ mod tests {
             ":correct horse battery",
             "operator:short",
             "operator:correct horse battery\nother:correct horse battery",
+            // Cut short, it would be another password.
+            &format!("operator:{}", "x".repeat(1016)),
         ] {
             assert_eq!(load(text, 0o600), Err(malformed.to_owned()), "{text}");
         }

@@ -13,7 +13,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::TlsFiles;
 
-/// Number of bytes of a PEM file that are read.
+/// Most bytes of a PEM file.
 const MAX_PEM: u64 = 1 << 20;
 /// Shortest interval between checks of the files.
 const LOOK: Duration = Duration::from_secs(60);
@@ -147,7 +147,11 @@ fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_PEM).read_to_end(&mut bytes))
+        .and_then(|file| file.take(MAX_PEM + 1).read_to_end(&mut bytes))
+        .and_then(|length| match length as u64 > MAX_PEM {
+            true => Err(io::ErrorKind::FileTooLarge.into()),
+            false => Ok(()),
+        })
         .map_err(|source| TlsError::Read {
             path: path.to_owned(),
             source,
@@ -202,5 +206,26 @@ mod tests {
         write("certificate.pem", &good("certificate.pem"), 3);
         let over = format!("the certificate in {} is in use", shown.display());
         assert_eq!((look(), look()), (vec![over], vec![]));
+    }
+    #[test]
+    fn a_file_that_is_too_long_is_refused_and_not_cut() {
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/web");
+        let folder = tempfile::tempdir().unwrap();
+        let certificate = folder.path().join("certificate.pem");
+        let mut bytes = fs::read(tests.join("certificate.pem")).unwrap();
+        bytes.resize(1 << 20, b'\n');
+        let files = TlsFiles {
+            certificate: certificate.clone(),
+            key: tests.join("key.pem"),
+        };
+        fs::write(&certificate, &bytes).unwrap();
+        assert!(acceptor(&files).is_ok());
+        bytes.push(b'\n');
+        fs::write(&certificate, &bytes).unwrap();
+        let refused = acceptor(&files).err().unwrap();
+        assert_eq!(
+            crate::text::chain(&refused),
+            format!("cannot read {certificate:?}: file too large")
+        );
     }
 }

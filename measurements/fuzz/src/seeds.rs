@@ -1,5 +1,6 @@
 //! Seeds of each target. They are generated, so that they follow each change of a format.
 
+mod engine;
 mod images;
 mod json;
 
@@ -16,10 +17,11 @@ use crate::platform::{
 };
 use crate::signer;
 
+pub use engine::engine_frames;
 pub use images::{firmware_snp, firmware_tdx, pe};
 pub use json::{
     collateral_pieces, collector_frames, configuration, control_frames, control_messages, document,
-    engine_frames, envelope, manifest, policy, statement,
+    envelope, manifest, policy, statement,
 };
 
 pub fn event_log() -> Vec<Vec<u8>> {

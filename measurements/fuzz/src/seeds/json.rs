@@ -11,7 +11,6 @@ use cocoon_protocol::control::{
     CONTROL_VERSION, Configure, GuestMessage, HostMessage, Metrics, Phase,
 };
 use cocoon_protocol::document::{AttestRequest, Evidence};
-use cocoon_protocol::engine::{EngineFailure, FromEngine, ToEngine};
 use cocoon_protocol::gpu::collector::{
     COLLECTOR_VERSION, Found, FromCollector, GpuEvent, Held, Mode, NvmlCall, NvmlFailure,
     PciAddress, ReadyState, Shown, ToCollector,
@@ -164,33 +163,6 @@ pub fn control_frames() -> Vec<Vec<u8>> {
     seeds
 }
 
-/// Returns messages of both sides, and texts from which the fuzzer can find the rest of the schema.
-pub fn engine_frames() -> Vec<Vec<u8>> {
-    let gone = FromEngine::Gone { id: 1 };
-    let failed = FromEngine::Failed {
-        id: 1,
-        reason: EngineFailure::ContextLength,
-    };
-    let cancel = ToEngine::Cancel { id: 1 };
-    let mut texts = vec![
-        made(serde_json::to_vec(&gone)),
-        made(serde_json::to_vec(&failed)),
-        made(serde_json::to_vec(&cancel)),
-    ];
-    let others = [
-        r#"{"type":"ready","id":"model","context_length":8192,"quantization":"Q4_1"}"#,
-        r#"{"type":"delta","id":1,"text":"a","tokens":1}"#,
-        r#"{"type":"done","id":1,"finish_reason":"stop","prompt_tokens":1,"completion_tokens":2}"#,
-        r#"{"type":"devices","count":1}"#,
-        r#"{"type":"tensors","tensors":[{"root":"0101010101010101010101010101010101010101010101010101010101010101","bytes":1}]}"#,
-        r#"{"type":"measured","root":"0101010101010101010101010101010101010101010101010101010101010101","pool_bytes":1}"#,
-        r#"{"type":"gpu","to_device":{"bytes":1,"calls":1},"to_host":{"bytes":1,"calls":1},"scrubbed_bytes":2,"residue_bytes":1}"#,
-        r#"{"type":"generate","id":1,"request":{"messages":[{"role":"user","content":"a"}],"max_tokens":5,"temperature":0.5,"top_p":1.0,"seed":1,"stop":["b"]}}"#,
-    ];
-    texts.extend(others.map(|text| text.as_bytes().to_vec()));
-    [streams(&texts, 5), texts].concat()
-}
-
 /// Returns messages of both sides, with and without frames.
 pub fn collector_frames() -> Vec<Vec<u8>> {
     let driver_version = "550.144.03".to_owned();
@@ -296,7 +268,7 @@ pub fn configuration() -> Vec<Vec<u8>> {
     vec![OperatorConfig::default().canonical(), paid.canonical()]
 }
 
-fn streams(messages: &[Vec<u8>], step: u8) -> Vec<Vec<u8>> {
+pub(super) fn streams(messages: &[Vec<u8>], step: u8) -> Vec<Vec<u8>> {
     messages
         .iter()
         .map(|message| [vec![step], framed(message)].concat())
