@@ -1,4 +1,5 @@
-//! Compiles a digest of this program's sources into it, so that it can tell whether those at hand are its own.
+//! Compiles a digest of `cocoon-image`'s sources into the program, which can then tell whether a workspace holds the sources
+//! that it was compiled from.
 
 use std::path::Path;
 
@@ -7,10 +8,10 @@ mod sources;
 
 fn main() {
     let workspace = Path::new("..");
-    // Outside of its workspace the program knows no sources, and none at hand are its own.
+    // Outside the workspace the digest is empty, and the program treats no sources as its own.
     let digest = sources::digest(workspace).unwrap_or_default();
     println!("cargo::rustc-env=COCOON_IMAGE_SOURCES={digest}");
-    // A path that is not there would run this again each time.
+    // Cargo would rerun the script in every build for a path that does not exist.
     let parts = sources::PARTS.iter().map(|part| workspace.join(part));
     for part in parts.filter(|part| part.exists()) {
         println!("cargo::rerun-if-changed={}", part.display());

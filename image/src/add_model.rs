@@ -1,4 +1,5 @@
-//! Another model for an image that exists: a new volume, command line and manifest. Kernel, initrd and firmware stay.
+//! Replaces the model of an existing image: writes a new model volume, command line, SBOM and manifest, and keeps kernel,
+//! initrd, firmware and runtime volume.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,42 +19,42 @@ use crate::scratch::Scratch;
 /// The largest kernel or initrd, in bytes.
 const MAX_BOOT_FILE: u64 = 4 << 30;
 
-/// Why the image cannot have another model.
+/// Why the model of an image cannot be replaced.
 #[derive(Debug, Error)]
 pub enum AddModelError {
-    /// A file.
+    /// A file of the image cannot be read or written.
     #[error("cannot use the image")]
     File(#[from] FileError),
-    /// Its manifest.
+    /// The image's manifest is not valid.
     #[error("{path} is not the manifest of an image")]
     Manifest {
-        /// The file.
+        /// Path of the manifest.
         path: PathBuf,
-        /// Why not.
+        /// What is wrong with it.
         #[source]
         source: ManifestError,
     },
-    /// It is not the image that its manifest describes.
+    /// A file of the image is not the one that its manifest describes.
     #[error("{path} is not the file that the image's manifest describes: build the image again")]
     Altered {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// The list of ingredients.
+    /// The image's SBOM cannot be adapted.
     #[error("cannot make {}", name::SBOM)]
     Sbom(#[from] SbomError),
-    /// The volume.
+    /// The model volume cannot be written.
     #[error("cannot make {}", name::MODEL)]
     Volume(#[from] VolumeError),
-    /// The rest.
+    /// The image cannot be assembled from its parts.
     #[error("cannot assemble the image")]
     Assemble(#[from] AssembleError),
 }
 
-/// Reads and checks the form of the manifest at `path`.
+/// Reads the manifest at `path` and checks its form, but not its signatures.
 ///
 /// # Errors
-/// [`AddModelError`].
+/// [`AddModelError`] when the file cannot be read or is not a manifest.
 pub fn read_manifest(path: &Path) -> Result<Manifest, AddModelError> {
     let bytes = files::read(path, MAX_MANIFEST_LEN as u64)?;
     Manifest::parse(&bytes).map_err(|source| AddModelError::Manifest {
@@ -62,12 +63,13 @@ pub fn read_manifest(path: &Path) -> Result<Manifest, AddModelError> {
     })
 }
 
-/// Makes in `folder` the image of `image` with the model `source` instead of its own, by a program of the image's own sources.
-/// Both may be the same folder.
+/// Writes to `folder` a copy of the image in `image` with the model `source` in place of its own. Both may be the same folder.
+///
+/// The caller vouches that this program was compiled from the image's own sources; otherwise use [`add_model_with`].
 ///
 /// # Errors
-/// [`AddModelError`]; nothing is replaced before the image has been checked against its manifest and all that is new lies
-/// beside it, whole.
+/// [`AddModelError`]. Nothing is replaced before the kept files have been checked against the manifest and every new file has
+/// been written completely.
 pub fn add_model(
     image: &Path,
     source: &Source,
@@ -79,7 +81,8 @@ pub fn add_model(
     add_model_with(image, source, life, None, folder, jobs, reporter)
 }
 
-/// The same by a program that may be of other sources, for which the manifest gets a `mark`.
+/// Does the same as [`add_model`], and adds `mark` to the manifest's `unlocked` entries: for a program that may have been
+/// compiled from other sources than the image.
 ///
 /// # Errors
 /// As [`add_model`].
@@ -93,7 +96,7 @@ pub fn add_model_with(
     reporter: &dyn Reporter,
 ) -> Result<Manifest, AddModelError> {
     let old = read_manifest(&image.join(name::MANIFEST))?;
-    // What follows from it must be known before anything is replaced.
+    // The command line depends on the variant, so an unknown one is refused before anything is replaced.
     assemble::variant(&old.variant)?;
     let kept = |name: &str, limit| -> Result<Vec<u8>, AddModelError> {
         let path = image.join(name);
@@ -116,7 +119,7 @@ pub fn add_model_with(
         check_runtime(image, &old, reporter)?;
     }
     files::create_folder(folder)?;
-    // A full disk or somebody's Ctrl-C must not cost the image that there is.
+    // A full disk or a Ctrl-C must not destroy the existing image, so everything is made in a scratch folder first.
     let made = Scratch::making(folder)?;
     let volume = model::write(source, made.path(), name::MODEL, jobs, reporter)?;
     let parts = [
@@ -171,7 +174,7 @@ pub fn add_model_with(
     Ok(manifest)
 }
 
-/// Moves what was made into the image, the manifest last.
+/// Moves the new files from `made` into the image, the manifest last.
 fn publish(made: &Path, folder: &Path) -> Result<(), FileError> {
     assemble::begin(folder)?;
     for name in name::ARTEFACTS.into_iter().chain([name::MANIFEST]) {
@@ -183,7 +186,7 @@ fn publish(made: &Path, folder: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// The runtime volume stays as it is.
+/// Checks that the runtime volume, which is kept, is the one that the manifest describes.
 fn check_runtime(
     image: &Path,
     old: &Manifest,

@@ -1,30 +1,30 @@
-//! Programs that have the same addresses in every run.
+//! Starts programs without address space layout randomisation (ASLR), so that their addresses are the same in every run.
 //!
-//! NVIDIA's `cicc` walks tables that are ordered by addresses: with the kernel's randomisation of them (ASLR) two runs over one
-//! source differ now and then, and so did one kernel of some sixty in two builds of the engine for GPUs. Nothing that a build
-//! runs has a secret that the randomisation would protect.
+//! NVIDIA's `cicc` walks tables that are ordered by address. With ASLR, two runs over the same source sometimes give different
+//! code: in two builds of the engine for GPUs, one kernel of some sixty differed. No program that a build runs holds a secret
+//! that ASLR would protect.
 
 use std::io;
 
 use nix::sys::personality::{self, Persona};
 
-/// Calls `start`, which starts programs on this thread: they and whatever they run have fixed addresses, where this process may
-/// ask for that.
+/// Calls `start`, which starts programs on this thread. They and their descendants have fixed addresses, if this process is
+/// allowed to request that.
 pub(crate) fn fixed<T>(start: impl FnOnce() -> T) -> T {
-    // A setting of the thread, which what it starts inherits.
+    // The persona belongs to the thread, and programs that the thread starts inherit it.
     let before = personality::get().and_then(|persona| {
         personality::set(persona | Persona::ADDR_NO_RANDOMIZE)?;
         Ok(persona)
     });
     let started = start();
     if let Ok(persona) = before {
-        // What could be set can be set back; if not, the next programs have fixed addresses, too.
+        // Restoring it should not fail after setting it succeeded. If it fails, later programs have fixed addresses, too.
         let _ = personality::set(persona);
     }
     started
 }
 
-/// Whether programs can have fixed addresses: containers may forbid it.
+/// Checks that programs can have fixed addresses, which containers may forbid.
 pub(crate) fn check() -> io::Result<()> {
     let set = fixed(personality::get)?;
     match set.contains(Persona::ADDR_NO_RANDOMIZE) {

@@ -1,4 +1,4 @@
-//! Puts an image together from what it is made of: a pure function of bytes at hand, without cargo or network.
+//! Assembles an image from its ingredients: a pure function of bytes that are already there, without cargo or network.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,110 +22,111 @@ use crate::reference::{self, Boot, ReferenceError};
 use crate::runtime::{self, RuntimeError};
 use crate::variant::Variant;
 
-/// Names of an image's files, in the order in which a difference between two images is best explained.
+/// Names of the files of an image.
 pub mod name {
     /// The kernel.
     pub const KERNEL: &str = "vmlinuz";
-    /// Agent, engine, modules.
+    /// The initrd: agent, engine and kernel modules.
     pub const INITRD: &str = "initrd.img";
     /// The command line, without a final newline.
     pub const CMDLINE: &str = "cmdline";
-    /// Firmware for TDX and for no TEE.
+    /// Firmware for TDX and for machines without a TEE.
     pub const TDX: &str = "OVMF.tdx.fd";
     /// Firmware for SEV-SNP.
     pub const SNP: &str = "OVMF.snp.fd";
-    /// The programs and libraries that use the GPUs, in an image with real ones.
+    /// The runtime volume with the programs and libraries that use real GPUs; other images have none.
     pub const RUNTIME: &str = "runtime.img";
     /// The model volume.
     pub const MODEL: &str = "model.img";
-    /// What it is made of.
+    /// The SPDX document that lists the image's ingredients.
     pub const SBOM: &str = "sbom.spdx.json";
-    /// What is expected of all that.
+    /// The manifest: digests of the artefacts, and reference values.
     pub const MANIFEST: &str = "manifest.json";
-    /// Its signatures.
+    /// The DSSE envelope with the manifest's signatures.
     pub const ENVELOPE: &str = "manifest.json.dsse";
-    /// What the manifest lists, causes before effects: the command line names the model.
+    /// Artefacts that the manifest lists. Causes come before effects, because `verify` names the first that differs: the
+    /// command line follows the model, whose digest it holds.
     pub const ARTEFACTS: [&str; 8] = [KERNEL, INITRD, TDX, SNP, RUNTIME, MODEL, CMDLINE, SBOM];
 }
 
-/// Everything that decides the artefacts' bytes.
+/// The ingredients that decide every byte of the artefacts.
 pub struct Ingredients {
-    /// Kernel and modules.
+    /// Kernel and its modules.
     pub kernel: Kernel,
-    /// Both firmware images.
+    /// Firmware for TDX and for SEV-SNP.
     pub firmware: Firmware,
-    /// Agent and engine.
+    /// Agent, and the engine if it lies in the initrd.
     pub binaries: Binaries,
     /// The model.
     pub model: Source,
-    /// The SPDX document of all this.
+    /// SPDX document of these ingredients.
     pub sbom: Vec<u8>,
-    /// What an image with real GPUs has besides.
+    /// Additional ingredients of an image for real GPUs.
     pub gpu: Option<Gpu>,
 }
 
-/// What an image with real GPUs has besides.
+/// Additional ingredients of an image for real GPUs.
 pub struct Gpu {
     /// NVIDIA's kernel modules.
     pub driver: Driver,
-    /// The runtime volume's files, the GPUs' firmware among them.
+    /// Files of the runtime volume, including the GPUs' firmware.
     pub runtime: runtime::Files,
 }
 
-/// What the manifest says besides measurements.
+/// Fields of the manifest that do not follow from the ingredients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp {
-    /// Rising number.
+    /// Release number, which rises from release to release.
     pub release: u64,
-    /// Such as `cpu`.
+    /// Name of the variant, such as `cpu`.
     pub variant: String,
-    /// Revision of the sources.
+    /// Git revision of the sources.
     pub source_revision: String,
-    /// Seconds since 1970.
+    /// Start of the manifest's validity, in seconds since 1970.
     pub not_before: u64,
-    /// Seconds since 1970.
+    /// End of the manifest's validity, in seconds since 1970.
     pub not_after: u64,
-    /// SHA-256 of the lock file.
+    /// SHA-256 of the lock file of inputs.
     pub inputs_lock: Hex32,
-    /// Inputs other than the locked ones.
+    /// What a rebuild from the revision and the lock file would lack: substituted inputs, and marks about the sources.
     pub unlocked: Vec<String>,
 }
 
-/// Why there is no image.
+/// Why an image cannot be assembled.
 #[derive(Debug, Error)]
 pub enum AssembleError {
-    /// The initrd.
+    /// The initrd cannot be made.
     #[error("cannot make {}", name::INITRD)]
     Initrd(#[from] InitrdError),
-    /// The model volume.
+    /// The model volume cannot be written.
     #[error("cannot make {}", name::MODEL)]
     Model(#[from] VolumeError),
-    /// The runtime volume.
+    /// The runtime volume cannot be written.
     #[error("cannot make {}", name::RUNTIME)]
     Runtime(#[from] RuntimeError),
-    /// The command line.
+    /// The command line cannot be made.
     #[error("cannot make {}", name::CMDLINE)]
     Cmdline(#[from] CmdlineError),
-    /// The reference values.
+    /// The reference values cannot be computed.
     #[error("cannot make {}", name::MANIFEST)]
     Reference(#[from] ReferenceError),
-    /// A kind of image whose command line is not known here.
+    /// The manifest names a variant that this release does not know, so the command line is unknown, too.
     #[error(
         "the manifest says that the image is of the variant {0:?}, which this release does not know: use the one that built it"
     )]
     Variant(String),
-    /// A file.
+    /// A file of the image cannot be written.
     #[error("cannot write the image")]
     File(#[from] FileError),
 }
 
-/// Writes the image to `folder`, the manifest last: a folder with a manifest is a whole image.
+/// Writes the image to `folder`. The manifest comes last, so a folder with a manifest holds a complete image.
 ///
-/// The same ingredients and stamp give the same bytes, whatever `jobs` (threads for hashing), folder, user, umask,
-/// locale, zone and clock.
+/// The same ingredients and stamp give the same bytes. `jobs` (threads for hashing), folder, user, umask, locale, time zone
+/// and clock have no influence.
 ///
 /// # Errors
-/// [`AssembleError`] naming the artefact.
+/// [`AssembleError`], which names the artefact.
 pub fn assemble(
     ingredients: &Ingredients,
     stamp: &Stamp,
@@ -184,29 +185,30 @@ pub fn assemble(
     finish(&images, volume.model, listed, artefacts, stamp, folder)
 }
 
-/// The artefacts that stay when only the model changes.
+/// Artefacts that stay when only the model changes.
 pub(crate) struct Images<'a> {
     pub(crate) kernel: &'a [u8],
     pub(crate) initrd: &'a [u8],
     pub(crate) tdx: &'a [u8],
     pub(crate) snp: &'a [u8],
-    /// Shapes of real machines with that TDX firmware.
+    /// TDX machine shapes to list after the predicted ones, such as those that signers added.
     pub(crate) platforms: &'a [TdxPlatform],
 }
 
-/// Until the end there is no manifest, lest an old one vouch for new files.
+/// Prepares `folder` for new artefacts. It removes an old manifest and its signatures first, because they would describe a
+/// mixture of old and new files if the build were interrupted.
 pub(crate) fn begin(folder: &Path) -> Result<(), FileError> {
     files::create_folder(folder)?;
     files::remove_if_present(&folder.join(name::MANIFEST))?;
     files::remove_if_present(&folder.join(name::ENVELOPE))
 }
 
-/// The kind of image of this name.
+/// Returns the variant with this name.
 pub(crate) fn variant(name: &str) -> Result<Variant, AssembleError> {
     Variant::named(name).ok_or_else(|| AssembleError::Variant(name.chars().take(40).collect()))
 }
 
-/// Writes the command line for `model` and `gpu`, and the manifest of it all.
+/// Writes the command line for `model` and `gpu`, and the manifest over all artefacts.
 pub(crate) fn finish(
     images: &Images<'_>,
     model: Model,
@@ -240,8 +242,8 @@ pub(crate) fn finish(
     let mut tdx = reference::tdx(images.tdx, &boot)?;
     let mut snp = reference::snp(images.snp, &boot)?;
     if gpu.is_some() {
-        // No kernel with the guard against the host's ACPI code runs NVIDIA's driver yet: SEV-SNP would not tell of that
-        // code, so this image is not released for it.
+        // No kernel with the guard against the host's ACPI code runs NVIDIA's driver yet. SNP measurements do not cover that
+        // code, so this image is not released for SEV-SNP.
         snp.launch.clear();
     }
     tdx.platforms.extend_from_slice(images.platforms);
@@ -263,7 +265,7 @@ pub(crate) fn finish(
         not_after,
         inputs_lock,
         unlocked,
-        // Debian's kernel runs whatever ACPI code the host supplies.
+        // Debian's kernel runs any ACPI code that the host supplies.
         aml_guard: false,
         artefacts,
         cmdline,

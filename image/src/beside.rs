@@ -1,4 +1,4 @@
-//! The files beside a manifest, held against what it says of them.
+//! Compares the files beside a manifest with the artefacts that it describes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,19 +10,19 @@ use cocoon_protocol::manifest::Artefact;
 
 use crate::files::{self, FileError};
 
-/// Names of artefacts, by what lies there.
+/// Artefacts whose files are not as the manifest describes them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Beside {
-    /// Another file than the manifest describes.
+    /// Names of artefacts in whose place there is something else than the manifest describes.
     pub altered: Vec<String>,
-    /// Nothing.
+    /// Names of artefacts of which there is no file.
     pub absent: Vec<String>,
 }
 
-/// Reads all `artefacts` that lie in `folder`.
+/// Reads all `artefacts` that are in `folder` and compares them with their digests.
 ///
 /// # Errors
-/// [`FileError`] when one is there and cannot be read.
+/// [`FileError`] when a file exists but cannot be read.
 pub fn look(
     folder: &Path,
     artefacts: &BTreeMap<String, Artefact>,
@@ -52,7 +52,7 @@ pub fn look(
 enum Found {
     Same,
     Nothing,
-    /// Another file, or none that could be an artefact.
+    /// Another file, or something that is not a file.
     Other,
 }
 
@@ -63,12 +63,12 @@ fn read(
     told: &dyn Fn(u64),
 ) -> Result<Found, FileError> {
     let path = folder.join(name);
-    // Names are the manifest's word: none may lead out of the image.
+    // The manifest may come from anyone, so none of its names may lead out of the image.
     if path.file_name().is_none_or(|file| *file != *name) {
         return Ok(Found::Other);
     }
     match fs::metadata(&path) {
-        // A stranger's file may be as long as it likes.
+        // A file of another length differs anyway. It is not read, because it may have any length.
         Ok(metadata) if metadata.is_file() && metadata.len() == expected.size => {
             let found = files::artefact_told(&path, expected.size, told)?;
             Ok(if found == *expected {
@@ -92,7 +92,7 @@ mod tests {
 
     use super::*;
 
-    /// Keeps how far it came.
+    /// Records the furthest position that was reported.
     #[derive(Clone, Default)]
     struct Far(Arc<AtomicU64>);
 

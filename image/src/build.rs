@@ -1,4 +1,4 @@
-//! From sources and lock file to an image: fetch, compile, assemble.
+//! Builds an image from sources and lock file: fetches inputs, compiles the guest, and assembles.
 
 mod cuda;
 
@@ -28,114 +28,115 @@ use crate::sbom::{self, SbomError};
 use crate::scratch::Scratch;
 use crate::variant::Variant;
 
-/// Where the lock file lies below the sources.
+/// Path of the lock file, relative to the sources.
 pub const LOCK_FILE: &str = "image/inputs.lock";
-/// The agent's name in a folder of executables.
+/// Name of the agent in a folder of executables.
 pub const AGENT: &str = "agent";
-/// The largest lock file, in bytes.
+/// Largest lock file that is read, in bytes.
 pub(crate) const MAX_LOCK: u64 = 4 << 20;
 
-/// What to build, and where from.
+/// What to build, and from what.
 #[derive(Debug, Clone)]
 pub struct Build {
-    /// Its kind.
+    /// Variant of the image.
     pub variant: Variant,
-    /// The workspace.
+    /// Folder of the workspace with the sources.
     pub source: PathBuf,
-    /// The cache's folder.
+    /// Folder of the cache.
     pub cache: PathBuf,
-    /// Addresses of Debian mirrors; empty takes those of this machine's apt.
+    /// URLs of Debian mirrors; if empty, those of this machine's apt are used.
     pub mirrors: Vec<String>,
     /// Keys that may sign Debian's Release files.
     pub keyring: Keyring,
     /// What to do when a locked file is gone.
     pub policy: Policy,
-    /// A model of this machine, or `None` for the default.
+    /// Path of a model on this machine, or `None` for the locked default model.
     pub model: Option<PathBuf>,
-    /// Its identifier, where the file's name is not to be it.
+    /// Identifier of the model in the API, or `None` to derive it from the model's file name.
     pub model_id: Option<String>,
-    /// A folder with executables to take instead of building: [`AGENT`], `engine`, and for GPUs `cocoon-gpu`.
+    /// Folder with executables to use instead of compiling them: [`AGENT`], `engine`, and `cocoon-gpu` for GPUs.
     pub binaries: Option<PathBuf>,
-    /// Threads for hashing.
+    /// Number of threads for hashing.
     pub jobs: usize,
 }
 
-/// The manifest's release and life.
+/// Release number and validity of a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Life {
-    /// Rising number.
+    /// Release number, which rises from release to release.
     pub release: u64,
-    /// Seconds since 1970.
+    /// Start of the validity, in seconds since 1970.
     pub not_before: u64,
-    /// Seconds since 1970.
+    /// End of the validity, in seconds since 1970.
     pub not_after: u64,
 }
 
-/// Why there is no image.
+/// Why an image cannot be built.
 #[derive(Debug, Error)]
 pub enum BuildError {
-    /// The cache.
+    /// The cache cannot be used.
     #[error("cannot use the cache")]
     Cache(#[from] CacheError),
-    /// The lock file.
+    /// The lock file is not valid.
     #[error("cannot use {path}")]
     Lock {
-        /// The file.
+        /// Path of the lock file.
         path: PathBuf,
-        /// Why.
+        /// What is wrong with it.
         #[source]
         source: LockError,
     },
-    /// A mirror's address.
+    /// The URL of a mirror is not valid.
     #[error("cannot use the given mirror")]
     Mirror(#[from] MirrorError),
-    /// A foreign ingredient.
+    /// A foreign input is not available.
     #[error("cannot have all inputs")]
     Foreign(#[from] ForeignError),
-    /// The given model.
+    /// The given model cannot be used.
     #[error("cannot use the given model")]
     Model(#[from] SourceError),
-    /// The guest's executables.
+    /// The guest's executables cannot be compiled or read.
     #[error("cannot have the guest's executables")]
     Guest(#[from] GuestError),
-    /// NVIDIA's modules.
+    /// NVIDIA's kernel modules cannot be compiled.
     #[error("cannot have NVIDIA's driver")]
     Driver(#[from] DriverError),
-    /// The engine for GPUs.
+    /// The engine for GPUs cannot be compiled.
     #[error("cannot have the engine for GPUs")]
     Engine(#[from] crate::cuda::engine::EngineError),
-    /// The programs that use the GPUs.
+    /// The files of the runtime volume cannot be selected.
     #[error("cannot put the runtime volume together")]
     Runtime(#[from] RuntimeError),
-    /// The assembly.
+    /// The image cannot be assembled.
     #[error("cannot assemble the image")]
     Assemble(#[from] AssembleError),
-    /// The list of ingredients.
+    /// The SBOM cannot be made.
     #[error("cannot list what the image is made of")]
     Sbom(#[from] SbomError),
-    /// A file.
+    /// A file or folder cannot be read or written.
     #[error("cannot prepare the build")]
     File(#[from] FileError),
-    /// What this program decides itself may differ from what the sources' own would.
+    /// This program was compiled from other sources than those to verify with, so its differences would look like differences
+    /// of the image.
     #[error(
         "this cocoon-image was compiled from other sources than those in {workspace}: build cocoon-image anew there, or name its own with --source"
     )]
     OtherProgram {
-        /// The sources at hand.
+        /// Folder of the workspace with the sources.
         workspace: PathBuf,
     },
 }
 
-/// Where the time of a build went.
+/// How long the parts of a build took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spent {
-    /// On what goes into the image compiled: agent and engine; for GPUs the driver and the whole runtime volume, too.
+    /// Time to compile agent and engine or, for GPUs, to make the driver and all files of the runtime volume.
     pub compiling: Duration,
-    /// On everything else: inputs, initrd, model volume, measurements.
+    /// Time for everything else: inputs, initrd, model volume, measurements.
     pub assembling: Duration,
 }
 
-/// Builds the image into `folder`.
+/// Builds the image `what` into `folder`.
 ///
 /// # Errors
 /// [`BuildError`].
@@ -148,7 +149,7 @@ pub fn build(
     build_timed(what, life, folder, reporter).map(|(manifest, _)| manifest)
 }
 
-/// The same, and where the time went.
+/// Builds like [`build`], and also returns how long the parts took.
 ///
 /// # Errors
 /// As [`build`].
@@ -159,7 +160,7 @@ pub fn build_timed(
     reporter: &Arc<dyn Reporter>,
 ) -> Result<(Manifest, Spent), BuildError> {
     let started = Instant::now();
-    // The cheap checks first: a wrong model or a missing compiler must not cost a download or a compilation.
+    // Cheap checks come first: a wrong model or a missing compiler must not cost a download or a compilation.
     let given = what
         .model
         .as_deref()
@@ -251,10 +252,10 @@ pub fn build_timed(
     Ok((manifest, spent))
 }
 
-/// The lock file of the workspace at `source`, and its SHA-256.
+/// Returns the lock file of the workspace at `source`, and its SHA-256.
 ///
 /// # Errors
-/// [`BuildError`] when it cannot be read.
+/// [`BuildError`] when it cannot be read or is not valid.
 pub fn lock(source: &Path) -> Result<(Lock, Hex32), BuildError> {
     let path = source.join(LOCK_FILE);
     let bytes = files::read(&path, MAX_LOCK)?;
@@ -265,12 +266,12 @@ pub fn lock(source: &Path) -> Result<(Lock, Hex32), BuildError> {
     ))
 }
 
-/// The mirrors that `urls` name, or this machine's.
+/// Returns the mirrors at `urls` or, if there are none, those of this machine's apt. The inner result is for the latter.
 ///
 /// # Errors
-/// [`MirrorError`] for an address that is none.
+/// [`MirrorError`] when a URL is not valid.
 pub fn mirrors(urls: &[String]) -> Result<Result<Mirrors, MirrorError>, MirrorError> {
-    // Without any mirror a build still works as long as the cache has everything.
+    // A machine without a mirror is no error yet: the build still works if the cache holds every input.
     if urls.is_empty() {
         Ok(Mirrors::discover())
     } else {

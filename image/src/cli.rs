@@ -1,4 +1,4 @@
-//! The commands: arguments to calls of the library, results to text or JSON.
+//! Runs the commands: turns arguments into library calls, and results into text or JSON.
 
 pub mod args;
 pub mod ending;
@@ -20,18 +20,18 @@ use args::{
     Arguments, CacheCommand, Command, KernelsCommand, ManifestCommand, ModelCommand, Origin,
 };
 
-/// What a command found.
+/// Result of a command that did not fail.
 pub enum Outcome {
-    /// Exit code 0.
+    /// Done, or accepted: exit code 0.
     Done,
-    /// Exit code 1.
+    /// Rejected, or different: exit code 1.
     Rejected,
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// What could not be read, written or made: exit code 2.
+/// Something could not be read, written or made: exit code 2.
 pub fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
     let output = Output {
         json: arguments.json,
@@ -94,14 +94,14 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
     }
 }
 
-/// Text or JSON.
+/// Output format: text or JSON.
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
     json: bool,
 }
 
 impl Output {
-    /// Prints one value in the form asked for.
+    /// Prints `value` as JSON or `text` as it is, depending on the format.
     fn print(self, value: &impl Serialize, text: impl std::fmt::Display) -> anyhow::Result<()> {
         let text = if self.json {
             serde_json::to_string_pretty(value)?
@@ -109,14 +109,14 @@ impl Output {
             text.to_string()
         };
         match writeln!(std::io::stdout(), "{}", text.trim_end()) {
-            // Whoever read it, `head` for one, has seen enough.
+            // The reader, such as `head`, has stopped reading on purpose.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
             written => written.context("cannot write to standard output"),
         }
     }
 }
 
-/// The one that the current folder lies in.
+/// Returns the workspace around the current folder.
 fn workspace() -> Option<PathBuf> {
     guest::find_source(&std::env::current_dir().ok()?)
 }

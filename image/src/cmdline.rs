@@ -1,12 +1,13 @@
-//! Fragment: the kernel's command line. It is measured, so it is where the image configures the kernel.
+//! Fragment: the kernel's command line. It is measured, so the image configures the kernel there.
 
 use cocoon_protocol::bytes::Hex32;
 use thiserror::Error;
 
-/// Linux on x86 ignores what lies beyond (`COMMAND_LINE_SIZE`); the firmware's `initrd=initrd ` needs room too.
+/// Largest command line, in bytes. Linux on x86 ignores everything after `COMMAND_LINE_SIZE` (2048 bytes), and the firmware
+/// adds `initrd=initrd `.
 pub const MAX_LEN: usize = 2048 - 32;
 
-/// The constant tokens, each with its reason.
+/// Tokens of every variant except those in [`WITHOUT`], each with its reason.
 pub const TOKENS: &[(&str, &str)] = &[
     (
         "console=ttyS0",
@@ -70,32 +71,32 @@ pub const TOKENS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Token that names the model volume, and its reason.
+/// Name of the token for the model volume, and its reason.
 pub const MODEL_TOKEN: (&str, &str) = (
     "cocoon.model",
     "the model's identifier, dm-verity root, salt and size, so that the weights are measured",
 );
 
-/// Token that names the GPUs, in a variant that has some, and its reason.
+/// Name of the token for the GPUs, in variants that have some, and its reason.
 pub const GPU_TOKEN: (&str, &str) = (
     "cocoon.gpu",
     "whose GPUs the guest verifies before it serves, so that no host makes real ones of simulated ones",
 );
 
-/// Token that names the runtime volume, in a variant that has one, and its reason.
+/// Name of the token for the runtime volume, in variants that have one, and its reason.
 pub const RUNTIME_TOKEN: (&str, &str) = (
     "cocoon.runtime",
     "dm-verity root, salt and size of the volume with the programs that use the GPUs, so that they are measured",
 );
 
-/// Tokens of a variant with real GPUs, each with its reason.
+/// Additional tokens of a variant with real GPUs, each with its reason.
 pub const GPU_TOKENS: &[(&str, &str)] = &[(
     "swiotlb=524288",
     "1 GiB of memory that the host may see, through which everything encrypted crosses to a GPU; others need a few MiB. The \
      kernel takes it in one piece below 4 GiB, where QEMU's machine has 2 GiB in all, and halves what it cannot have",
 )];
 
-/// What a variant with real GPUs is without: the token, what the manifest calls it, and why.
+/// Tokens that a variant with real GPUs lacks: the token, the name of what is missing in the manifest, and the reason.
 pub const WITHOUT: &[(&str, &str, &str)] = &[
     (
         "module.sig_enforce=1",
@@ -111,51 +112,51 @@ pub const WITHOUT: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Why there is no command line.
+/// Why a command line cannot be made.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum CmdlineError {
-    /// The identifier would read as something else.
+    /// The model's identifier has characters that could be read as another token, or an invalid length.
     #[error(
         "{id:?} cannot be a model's identifier: use 1 to 64 of the characters a-z, 0-9, '.', '_' and '-' (--model-id)"
     )]
     ModelId {
-        /// As given.
+        /// The identifier, at most 80 characters of it.
         id: String,
     },
-    /// Linux would cut it.
+    /// The command line has this many bytes, and Linux would truncate it.
     #[error("the command line has {0} bytes, more than the {MAX_LEN} that the kernel surely keeps")]
     TooLong(usize),
 }
 
-/// The model volume, as the command line tells of it.
+/// The model volume, as the command line describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelToken<'a> {
-    /// Identifier in the API.
+    /// Identifier of the model in the API.
     pub id: &'a str,
     /// dm-verity root hash.
     pub root: Hex32,
     /// dm-verity salt.
     pub salt: Hex32,
-    /// Data blocks of 4096 bytes.
+    /// Number of data blocks of 4096 bytes.
     pub data_blocks: u64,
 }
 
-/// The runtime volume, as the command line tells of it.
+/// The runtime volume, as the command line describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RuntimeToken {
     /// dm-verity root hash.
     pub root: Hex32,
     /// dm-verity salt.
     pub salt: Hex32,
-    /// Data blocks of 4096 bytes.
+    /// Number of data blocks of 4096 bytes.
     pub data_blocks: u64,
 }
 
-/// The whole command line, as QEMU gets it with `-append`. `gpus` are those of the variant, if it has some, and `runtime`
-/// their volume, if they are real.
+/// Returns the whole command line, as QEMU gets it with `-append`. `gpus` describes the variant's GPUs, if it has some;
+/// `runtime` describes the runtime volume, if the GPUs are real.
 ///
 /// # Errors
-/// [`CmdlineError`] for an identifier that cannot be told there.
+/// [`CmdlineError`] when the model's identifier is not valid or the line is too long.
 pub fn build(
     model: &ModelToken<'_>,
     gpus: Option<&str>,
@@ -197,10 +198,10 @@ pub fn build(
     Ok(line)
 }
 
-/// Whether `id` may name a model.
+/// Checks that `id` is a valid model identifier.
 ///
 /// # Errors
-/// [`CmdlineError::ModelId`] when it may not.
+/// [`CmdlineError::ModelId`] when it is not.
 pub fn check_model_id(id: &str) -> Result<(), CmdlineError> {
     let fits =
         |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-');

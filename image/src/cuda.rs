@@ -1,8 +1,8 @@
-//! Fragment: the machine code of the GPU kernels, compiled by a locked compiler, and compared with what it must be.
+//! Fragment: compiles the GPU kernels with a locked compiler and compares them with pinned digests.
 //!
-//! The compiler is put together from packages of the lock file, runs in a folder that vanishes, and sees nothing
-//! of the machine but its C preprocessor. No cubin is committed: `kernels/sm90.sha256` says which bytes count, and
-//! `kernels/sm90.cuda-12.sha256` which ones do in the image, whose driver takes no newer code.
+//! The compiler is unpacked from locked packages into a scratch folder and uses nothing of the machine but its C
+//! preprocessor. No cubin is committed. `kernels/sm90.sha256` lists the digests that the cubins must have. The image's driver
+//! takes no code of that compiler, so `kernels/sm90.cuda-12.sha256` lists those that the image uses.
 
 pub mod compile;
 pub mod engine;
@@ -23,9 +23,9 @@ use compile::CompileError;
 use pins::{Difference, PinError};
 use toolkit::ToolkitError;
 
-/// The sources of the kernels, below those of the workspace.
+/// Folder of the kernels, relative to the workspace.
 pub const SOURCES: &str = "kernels";
-/// The compiler's folder in a workshop.
+/// Folder of the compiler, relative to the workshop's scratch folder.
 const HOME: &str = "toolkit";
 
 /// A release of CUDA.
@@ -41,7 +41,7 @@ pub enum Release {
 }
 
 impl Release {
-    /// The list of its cubins, below `kernels`.
+    /// Returns the name of the list of its digests, relative to `kernels`.
     #[must_use]
     pub const fn list(self) -> &'static str {
         match self {
@@ -51,36 +51,36 @@ impl Release {
     }
 }
 
-/// What was made.
+/// The compiled kernels.
 #[derive(Debug, Clone)]
 pub struct Cubins {
-    /// The files by name, sorted.
+    /// Names and contents of the cubins, sorted by name.
     pub files: Vec<(String, Vec<u8>)>,
-    /// Where they, or their sources, are not what the list below `kernels` has.
+    /// Cubins and sources whose digests differ from the list in `kernels`.
     pub differences: Vec<Difference>,
 }
 
-/// Why there are no cubins.
+/// Why the kernels cannot be compiled.
 #[derive(Debug, Error)]
 pub enum CudaError {
-    /// The compiler.
+    /// The CUDA compiler cannot be fetched or unpacked.
     #[error("cannot put the CUDA compiler together")]
     Toolkit(#[from] ToolkitError),
-    /// A kernel.
+    /// A kernel cannot be compiled.
     #[error("cannot compile the kernels")]
     Compile(#[from] CompileError),
-    /// The list of digests.
+    /// The list of digests cannot be read or written.
     #[error("cannot compare the kernels")]
     Pins(#[from] PinError),
-    /// The machine's C++ compiler.
+    /// The machine has no suitable C++ compiler.
     #[error("cannot compile the kernels")]
     Host(#[from] engine::HostError),
-    /// A file.
+    /// A file cannot be read or written.
     #[error("cannot prepare the kernels")]
     File(#[from] FileError),
 }
 
-/// The compiler, laid out in a folder that vanishes with it.
+/// The CUDA compiler in a scratch folder, which is removed when the value is dropped.
 pub struct Workshop {
     scratch: Scratch,
     release: Release,
@@ -88,7 +88,7 @@ pub struct Workshop {
 }
 
 impl Workshop {
-    /// Fetches and unpacks the compiler.
+    /// Fetches and unpacks the compiler of `release`.
     ///
     /// # Errors
     /// [`CudaError`].
@@ -122,11 +122,11 @@ impl Workshop {
         })
     }
 
-    /// Compiles every kernel of the workspace at `source` into `folder`; with `pin`, what came of it is what counts from
-    /// now on.
+    /// Compiles every kernel of the workspace at `source` into `folder`, and compares the results with the list. With `pin`, it
+    /// updates the list first.
     ///
     /// # Errors
-    /// [`CudaError`]. Differences are no error: the caller judges them.
+    /// [`CudaError`]. Differences are not an error, because the caller decides what they mean.
     pub fn build(
         &self,
         source: &Path,
@@ -150,7 +150,7 @@ impl Workshop {
     }
 }
 
-/// The sources below `kernels`, by name as the list has them, sorted.
+/// Returns names and paths of the sources in the folder `kernels`, with the names that the list uses, sorted.
 fn sources(kernels: &Path) -> Result<Vec<(String, PathBuf)>, FileError> {
     let folder = kernels.join("cuda");
     let mut found = Vec::new();

@@ -1,25 +1,25 @@
 //! Builds and verifies the appliance image from locked inputs.
 //!
-//! An image is a folder: `vmlinuz initrd.img cmdline OVMF.tdx.fd OVMF.snp.fd model.img manifest.json`. It is put
-//! together from fragments, one module each, whose tables say why every part is there:
+//! An image is a folder: `vmlinuz initrd.img cmdline OVMF.tdx.fd OVMF.snp.fd model.img sbom.spdx.json manifest.json`, and
+//! `runtime.img` in an image for real GPUs. Each fragment has a module, and its tables give the reason for every part:
 //!
 //! | module | fragment |
 //! |---|---|
 //! | [`kernel`] | Debian's cloud kernel and the modules that the guest loads |
 //! | [`cmdline`] | the kernel's command line |
-//! | [`variant`] | the kind of image: with or without a (simulated) GPU |
-//! | [`initrd`] | agent, engine and modules, packed |
+//! | [`variant`] | the image variant: without a GPU, with a simulated one, or with real ones |
+//! | [`initrd`] | agent, engine and kernel modules in one archive |
 //! | [`firmware`] | one firmware for TDX, one for SEV-SNP |
 //! | [`model`] | the model volume with its hash tree |
-//! | [`guest`] | the guest's executables, compiled |
-//! | [`runtime`] | the runtime volume of an image with GPUs |
+//! | [`guest`] | compilation of the guest's executables |
+//! | [`runtime`] | the runtime volume of an image for real GPUs |
 //! | [`driver`] | NVIDIA's kernel modules, compiled in a [`workroom`] |
-//! | [`cuda`] | the machine code of the GPU kernels, compiled |
-//! | [`reference`] | what hardware must report |
-//! | [`platform`] | what one real machine must, added by those who sign |
+//! | [`cuda`] | compilation of the GPU kernels and of the engine for GPUs |
+//! | [`reference`] | the reference values that hardware must report |
+//! | [`platform`] | reference values of one real machine, added by the signers |
 //!
-//! [`build`](mod@build) fetches and compiles, [`assemble`](mod@assemble) makes the image of what is at hand,
-//! [`verify`](mod@verify) builds again and compares. No clock, path, locale, user or number of threads gets into it.
+//! [`build`](mod@build) fetches and compiles, [`assemble`](mod@assemble) makes the image from these ingredients, and
+//! [`verify`](mod@verify) rebuilds and compares. No artefact depends on clock, paths, locale, user or number of threads.
 
 pub mod add_model;
 mod addresses;

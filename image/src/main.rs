@@ -1,4 +1,4 @@
-//! `cocoon-image`: what turns sources into an image, and what a verifier runs to do it again.
+//! `cocoon-image`: builds an image from sources, and rebuilds it for a verifier.
 
 mod cli;
 
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Rejected) => ExitCode::from(1),
         Err(error) => {
-            // What was ended fails, and nobody needs to be told why.
+            // The failure only follows from the signal that ended the build, so it is not reported.
             if let Some(code) = ending::asked() {
                 return code;
             }

@@ -1,4 +1,4 @@
-//! What an image with real GPUs is made of besides: driver, firmware, and the programs with their libraries.
+//! Makes the additional ingredients of an image for real GPUs: driver, GPU firmware, and the programs with their libraries.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use crate::guest::{self, Binaries};
 use crate::kernel::Kernel;
 use crate::runtime::{self, COLLECTOR, ENGINE};
 
-/// Makes or takes all of it, and tells `foreign` what went in.
+/// Makes all additional ingredients, and records in `foreign` the packages that they contain or were made with.
 pub(super) fn make(
     what: &Build,
     fetcher: &Fetcher,
@@ -54,7 +54,7 @@ pub(super) fn make(
     Ok((gpu, binaries))
 }
 
-/// Agent, collector and engine; `foreign` is told what made the engine.
+/// Returns the agent, the collector and the engine, and records in `foreign` the packages that the engine was made with.
 fn programs(
     what: &Build,
     fetcher: &Fetcher,

@@ -1,4 +1,4 @@
-//! What can be said on the command line. Parsing opens nothing.
+//! Defines the command line. Parsing opens no files.
 
 use std::path::PathBuf;
 
@@ -231,7 +231,7 @@ fn mebibytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("{text:?} is no amount of memory: write it like 1024, 1G or 1536M"))
 }
 
-/// As `cocoon measure` reads them: decimal without `0x`.
+/// Parses a number as `cocoon measure` does: hexadecimal with the prefix `0x`, decimal without it.
 fn bits(text: &str) -> Result<u32, String> {
     let parsed = match text.strip_prefix("0x") {
         Some(digits) => u32::from_str_radix(digits, 16),

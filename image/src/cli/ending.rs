@@ -1,6 +1,7 @@
-//! Ctrl-C and SIGTERM: a build that is told to end takes its compilers, pip and what it has not finished with it.
+//! Handles Ctrl-C and SIGTERM: a build that is told to end kills its compilers and pip, and removes its unfinished files.
 //!
-//! SIGHUP is left alone: a terminal that goes away tells everything that was started from it, and `nohup` wants it ignored.
+//! SIGHUP is not handled. When a terminal closes, the programs that were started from it get the signal anyway, and `nohup`
+//! expects a program to ignore it.
 
 use std::io;
 use std::process::{ExitCode, exit};
@@ -12,16 +13,17 @@ use cocoon_image::{family, scratch};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// For the build whose program has ended to say so and to remove what it has made.
+/// Time in which a build whose programs were killed can fail and remove its files by itself.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Between two signals of somebody who does not want to wait: `timeout` sends each of its own twice, at once.
+/// A second signal within this time belongs to the same request, because `timeout` sends each signal twice in a row. A later
+/// one ends the process at once.
 const IMPATIENCE: Duration = Duration::from_secs(1);
 
-/// The number of the signal that has come; 0 is none.
+/// Number of the signal that was received; 0 if there was none.
 static ASKED: AtomicI32 = AtomicI32::new(0);
 
-/// From now on signals end this process here, and what it runs.
+/// Starts a thread that ends this process and the programs that it runs when a signal arrives.
 pub fn watch() -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     thread::Builder::new()
@@ -34,7 +36,7 @@ pub fn watch() -> io::Result<()> {
                 if again && since < IMPATIENCE {
                     continue;
                 }
-                // Where nothing runs, nothing fails: whoever assembles or downloads would go on to the end.
+                // If no program was running, nothing fails, and assembling or downloading would go on to the end.
                 if again || !family::end_all() {
                     end(signal);
                 }
@@ -52,14 +54,14 @@ fn end(signal: i32) -> ! {
     exit(code(signal))
 }
 
-/// The exit code of a command that was told to end, and did.
+/// Returns the exit code of a process that a signal told to end, or `None` if there was no signal.
 pub fn asked() -> Option<ExitCode> {
     let signal = ASKED.load(Ordering::SeqCst);
     let code = u8::try_from(code(signal)).ok()?;
     (signal != 0).then(|| ExitCode::from(code))
 }
 
-/// As a shell has it.
+/// Returns the exit code that a shell reports for a process killed by `signal`.
 fn code(signal: i32) -> i32 {
     128 + signal
 }

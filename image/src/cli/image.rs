@@ -1,4 +1,4 @@
-//! `build`, `verify` and `model add`.
+//! Implements `build`, `verify` and `model add`.
 
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
@@ -23,7 +23,7 @@ use super::args::{BuildArguments, Dates, Making, VerifyArguments};
 use super::{Outcome, Output};
 
 const DAY: u64 = 24 * 60 * 60;
-/// The release of an image that nobody has numbered.
+/// Release number of an image for which none was given.
 const FIRST_RELEASE: u64 = 1;
 
 pub(super) fn build(arguments: &BuildArguments, output: Output) -> anyhow::Result<Outcome> {
@@ -55,13 +55,13 @@ pub(super) fn verify(arguments: &VerifyArguments, output: Output) -> anyhow::Res
     })
 }
 
-/// `model add`.
+/// Arguments of `model add`.
 pub(super) struct Addition<'a> {
     pub(super) image: &'a Path,
     pub(super) model: &'a Path,
     pub(super) model_id: Option<&'a str>,
     pub(super) out: &'a Path,
-    /// The workspace at hand.
+    /// Workspace whose sources show whether this program is of the image's revision.
     pub(super) source: Option<PathBuf>,
     pub(super) jobs: Option<NonZeroUsize>,
 }
@@ -136,13 +136,13 @@ fn print(
     Ok(Outcome::Done)
 }
 
-/// Of compiling and of assembling.
+/// Returns the seconds spent on compiling and on assembling.
 fn seconds(spent: Spent) -> [f64; 2] {
     [spent.compiling, spent.assembling].map(|time| time.as_secs_f64())
 }
 
 impl Dates {
-    /// The only place where the clock is read, and only if nobody named a time.
+    /// Returns release number and validity. This is the only place that reads the clock, and only if no time was given.
     fn life(&self, release: u64) -> anyhow::Result<Life> {
         let now = || {
             SystemTime::now()

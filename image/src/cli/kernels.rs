@@ -1,4 +1,4 @@
-//! `kernels build`, `kernels toolkit` and `engine`.
+//! Implements `kernels build`, `kernels toolkit` and `engine`.
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! `manifest sign`, `manifest keygen` and `manifest diff`.
+//! Implements `manifest sign`, `manifest keygen` and `manifest diff`.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::{Outcome, Output};
 
-/// A key file is 64 digits and a newline.
+/// Largest key file that is read, in bytes. A key file holds 64 digits and a newline.
 const MAX_KEY_FILE: u64 = 1024;
 
 pub(super) fn sign(path: &Path, key: &Path, output: Output) -> anyhow::Result<Outcome> {
@@ -59,8 +59,9 @@ pub(super) fn generate(out: &Path, output: Output) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Never over a key that exists, never readable by others, not even for a moment; whole and on the disk, or not at all: a
-/// signer that clients pin must not lose its key to a power cut, nor its name to a stump.
+/// Writes a new key file, which only its owner can ever read, and flushes it to the disk: a signer that clients pin must
+/// survive a power cut. It never overwrites a key. A failed write removes the file, so that the name is free for the next
+/// attempt.
 fn write_key(out: &Path, text: &[u8]) -> Result<(), FileError> {
     let mut options = File::options();
     options.write(true).create_new(true).mode(0o600);
@@ -98,7 +99,7 @@ fn secret(path: &Path) -> anyhow::Result<Zeroizing<[u8; 32]>> {
     let text = Zeroizing::new(files::read(path, MAX_KEY_FILE)?);
     let mut secret = Zeroizing::new([0; 32]);
     let decoded = hex::decode_to_slice(text.trim_ascii(), &mut *secret);
-    // The cause would quote a digit of the key.
+    // The error of `decode_to_slice` is left out, because it quotes a digit of the key.
     anyhow::ensure!(
         decoded.is_ok(),
         "{} is not a secret key: expected 64 hexadecimal digits",

@@ -1,4 +1,4 @@
-//! `manifest platform`.
+//! Implements `manifest platform`.
 
 use cocoon_image::platform::{self, Change, Shape};
 use cocoon_image::reference::Size;

@@ -1,4 +1,4 @@
-//! `lock` and `cache gc`.
+//! Implements `lock` and `cache gc`.
 
 use anyhow::Context as _;
 use cocoon_image::{build, files, guest, scratch};
@@ -65,7 +65,7 @@ fn update(origin: &Origin, old: &Lock) -> anyhow::Result<Lock> {
     cocoon_inputs::resolve(&archive, old.requests(), old).context("cannot refresh the lock file")
 }
 
-/// One line per input that came, went or changed; one that went back says so.
+/// Returns one line for each input that was added or removed. A line says so if a package went back to an older version.
 fn changes(old: &Lock, new: &Lock) -> Vec<String> {
     let lacks = |lock: &Lock, entry: &Entry| {
         !lock
@@ -94,8 +94,8 @@ fn changes(old: &Lock, new: &Lock) -> Vec<String> {
     gone.chain(come).collect()
 }
 
-/// What `old` has of the package of `entry` for one of its groups, if that is a newer version. People choose the versions of
-/// wheels, in another order than Debian's.
+/// Returns the entry of `old` for the same Debian package in one of the same groups, if its version is newer. Python packages
+/// are left out: their versions are chosen by hand and are not ordered like Debian's.
 fn newer<'a>(old: &'a Lock, entry: &Entry) -> Option<&'a Entry> {
     old.inputs().iter().find(|before| {
         before.kind == Kind::Debian

@@ -1,4 +1,4 @@
-//! The compiler's run for each kernel, and its whole environment.
+//! Runs the CUDA compiler on each kernel, in an environment that is fully specified here.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -17,7 +17,7 @@ use crate::files::{self, FileError};
 /// Largest source or cubin, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
-/// What the compiler is told, each with its reason.
+/// Flags of the compiler, each with its reason.
 const FLAGS: &[(&str, &str)] = &[
     (
         "-cubin",
@@ -38,45 +38,45 @@ const FLAGS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Why a kernel is not compiled.
+/// Why a kernel cannot be compiled.
 #[derive(Debug, Error)]
 pub enum CompileError {
-    /// The compiler does not start.
+    /// The compiler cannot be started.
     #[error("cannot start {program}")]
     Start {
-        /// The program.
+        /// Path of the compiler.
         program: PathBuf,
-        /// Why.
+        /// What the system reported.
         #[source]
         source: io::Error,
     },
-    /// Its code would depend on where the kernel happens to put it.
+    /// Programs cannot run at fixed addresses here, so the machine code could differ between runs.
     #[error(
         "compilers for the GPU must run without randomised addresses, or their code differs from one run to the next, and that is \
          forbidden here: in a container allow the system call personality, such as with --security-opt seccomp=unconfined"
     )]
     Addresses(#[source] io::Error),
-    /// It failed.
+    /// The compiler failed.
     #[error(
         "nvcc cannot compile {kernel} (it needs gcc, of version 6 to 15, for the preprocessor: apt install \
          build-essential); it said:\n{said}"
     )]
     Failed {
-        /// The source.
+        /// Name of the source.
         kernel: String,
-        /// What it said.
+        /// Output of the compiler.
         said: String,
     },
-    /// A file.
+    /// A source or cubin cannot be read or written.
     #[error("cannot read or write a kernel")]
     File(#[from] FileError),
 }
 
-/// The cubins of the kernels below `kernels`, by name, sorted; `scratch` is a folder for what is made on the way, and `host`
-/// a C++ compiler where it is not the machine's usual one.
+/// Returns names and contents of the cubins of all kernels in the folder `kernels`, sorted by name. `home` is the compiler's
+/// folder, `scratch` a folder for temporary files, and `host` the C++ compiler to use instead of nvcc's default.
 ///
 /// # Errors
-/// [`CompileError`], with the compiler's words.
+/// [`CompileError`], with the compiler's output.
 pub fn compile(
     home: &Path,
     kernels: &Path,
@@ -85,7 +85,7 @@ pub fn compile(
     reporter: &dyn Reporter,
 ) -> Result<Vec<(String, Vec<u8>)>, CompileError> {
     addresses::check().map_err(CompileError::Addresses)?;
-    // Names without a folder, in a copy: no path can get into the result.
+    // Compiling a copy by names without a folder keeps every path out of the result.
     let work = scratch.join("work");
     files::create_folder(&work)?;
     let mut names = Vec::new();
@@ -107,7 +107,7 @@ pub fn compile(
             .current_dir(&work)
             .env_clear()
             .envs(environment(home, scratch, std::env::var_os("PATH")));
-        // Into a file, because it may say more than a pipe holds while somebody waits for its end.
+        // The output goes to a file: a pipe could fill up while this thread waits for the compiler's end.
         let said = scratch.join("said");
         let file = File::create(&said).map_err(FileError::write(&said))?;
         let both = file.try_clone().map_err(FileError::write(&said))?;
@@ -129,7 +129,7 @@ pub fn compile(
     Ok(cubins)
 }
 
-/// Where to find gcc, whose preprocessor it runs, and where to put temporary files.
+/// Returns the compiler's environment: where it finds gcc, whose preprocessor it runs, and where it puts temporary files.
 fn environment(
     home: &Path,
     scratch: &Path,

@@ -1,8 +1,9 @@
-//! Fragment: the inference worker for NVIDIA's GPUs, a dynamic program of the runtime volume.
+//! Fragment: builds the inference worker for NVIDIA's GPUs, a dynamically linked program of the runtime volume.
 //!
-//! Everything that it is made with is kept in the cache, in folders named for their contents: a compiler, the libraries of
-//! the runtime volume to link against, so that a function which the image's own driver lacks is found out here, and the
-//! kernels' machine code. A program that takes functions for memory from those libraries which nobody watches is refused.
+//! What it is made with is kept in the cache, in folders named after their contents: the compiler, the libraries to link
+//! against, and the kernels' machine code. The libraries are those of the runtime volume, so a function that the image's
+//! driver lacks is noticed at build time. An engine is refused if it imports memory functions from these libraries that the
+//! engine's memory table does not track.
 
 mod host;
 mod imports;
@@ -31,7 +32,7 @@ pub use imports::ImportError;
 
 /// Group of the lock file with the libraries of the runtime volume.
 const LIBRARIES: &str = "cuda-runtime";
-/// Those that the engine is linked to, by the beginning of their names.
+/// Libraries that the engine is linked to, by the beginning of their names.
 const LINKED: &[&str] = &[
     "libcuda.so",
     "libcudart.so",
@@ -41,63 +42,63 @@ const LINKED: &[&str] = &[
     "libnvrtc.so",
 ];
 
-/// Why there is no engine.
+/// Why the engine cannot be built.
 #[derive(Debug, Error)]
 pub enum EngineError {
-    /// Compiler or libraries.
+    /// The compiler or the libraries cannot be fetched or unpacked.
     #[error("cannot put together what the engine is made with")]
     Toolkit(#[from] ToolkitError),
-    /// The kernels.
+    /// The kernels cannot be compiled.
     #[error("cannot make the engine's kernels")]
     Kernels(#[from] CudaError),
-    /// They are not what the list says.
+    /// The kernels differ from the list of digests.
     #[error(
         "the kernels are not what kernels/{list} lists ({first}): `cocoon-image kernels build --release 12.4` says more",
         list = Release::Cuda12.list()
     )]
     Pins {
-        /// The first difference.
+        /// First difference.
         first: String,
     },
-    /// The machine's C++ compiler.
+    /// The machine has no suitable C++ compiler.
     #[error("cannot compile for the GPU")]
     Host(#[from] HostError),
-    /// Cargo.
+    /// Cargo cannot build the engine.
     #[error("cannot build the engine for GPUs")]
     Guest(#[from] GuestError),
-    /// What it is linked to.
+    /// The engine imports functions that it must not import, or lacks those that it must import.
     #[error("the engine cannot be served")]
     Imports(#[from] ImportError),
-    /// A file.
+    /// A file cannot be read or written.
     #[error("cannot keep what the engine is made with")]
     File(#[from] FileError),
 }
 
 /// The engine, and what it is made of.
 pub struct Engine {
-    /// The executable.
+    /// Bytes of the executable.
     pub bytes: Vec<u8>,
-    /// Crates and sources.
+    /// Crates, libraries and sources that it was compiled from.
     pub made_of: MadeOf,
-    /// The packages of compiler and libraries, of which some may not be the locked ones.
+    /// Packages of the compiler and the libraries; some may be substitutes for the locked ones.
     pub packages: Vec<Fetched>,
 }
 
-/// Whether this machine can build the engine, which an image's build asks before it spends minutes on all else.
+/// Checks that this machine can build the engine. A build of an image calls this before it spends minutes on other parts.
 ///
 /// # Errors
-/// [`EngineError`] says what to install, or to allow.
+/// [`EngineError`], which says what to install or to allow.
 pub fn check() -> Result<(), EngineError> {
     host::compiler()?;
     addresses::check().map_err(|error| CudaError::from(CompileError::Addresses(error)))?;
     Ok(())
 }
 
-/// Builds the engine of the workspace at `source`, with everything kept in `cache/guest-cuda`. The first time takes half an
+/// Builds the engine of the workspace at `source`, and keeps everything in `cache/guest-cuda`. The first build takes half an
 /// hour.
 ///
 /// # Errors
-/// [`EngineError`], with the compiler's last words when it was the code's fault.
+/// [`EngineError`], with the end of the compiler's output if the code does not compile.
 pub fn build(
     source: &Path,
     cache: &Path,
@@ -109,7 +110,7 @@ pub fn build(
     let mut linked = fetch(fetcher, LIBRARIES)?;
     linked.retain(|package| is_linked(&package.entry.name));
     let folder = cache.join(guest::CUDA_FOLDER);
-    // What lies there is this build's alone from here on, and the sources are the same for kernels and engine.
+    // Locks the folder against other builds. Kernels and engine are compiled from the same staged copy of the sources.
     let workshop = Workshop::open(source, &folder, reporter)?;
     let sources = workshop.judge(source)?;
     workshop.settle(&compiler, reporter)?;
@@ -143,7 +144,7 @@ pub fn build(
     })
 }
 
-/// A folder named for the `packages` of which `fill` makes it, unless it is there.
+/// Returns a folder that is named after `packages`, and calls `fill` to make it if it does not exist.
 fn kept(
     folder: &Path,
     group: &'static str,
@@ -161,8 +162,8 @@ fn kept(
     Ok(place)
 }
 
-/// Names what was fetched, which need not be what is locked. Folders of another form of the name were named after the lock,
-/// whatever lies in them, and count no more.
+/// Returns a digest of the packages that were fetched, some of which may be substitutes for the locked ones. The prefix ends
+/// in `v2` because older folders were named after the lock whatever they held; they must not be used.
 fn key(packages: &[Fetched]) -> Hex32 {
     let mut hash = Sha256::new_with_prefix(b"cocoon-cuda-v2\0");
     for package in packages {
@@ -171,7 +172,7 @@ fn key(packages: &[Fetched]) -> Hex32 {
     files::digest(hash)
 }
 
-/// The libraries of `packages` in `home`, under the names that programs and linkers look for.
+/// Unpacks the libraries of `packages` into `home`, under the names that programs and linkers look for.
 fn link_libraries(
     packages: &[Fetched],
     home: &Path,
@@ -186,7 +187,7 @@ fn link_libraries(
     Ok(())
 }
 
-/// Whether a package has such a library.
+/// Returns whether a package of this name holds libraries to link to.
 fn is_linked(package: &str) -> bool {
     package.starts_with("libcu") || package.starts_with("libnvrtc")
 }
@@ -202,21 +203,21 @@ fn take_libraries(package: &Fetched, home: &Path) -> Result<(), ToolkitError> {
         match node {
             Node::File { data, .. } => {
                 files::write(home, file, data)?;
-                // `libx.so.1.2` is `libx.so` to linkers, whatever name it gives itself.
+                // Linkers look for `libx.so`, whatever soname `libx.so.1.2` declares.
                 let stem = file.split_once(".so").map_or(file, |(stem, _)| stem);
                 let link = home.join(format!("{stem}.so"));
                 if !link.exists() {
                     symlink(file, &link).map_err(FileError::write(&link))?;
                 }
             }
-            // Names of the files above, for the machine that would run them.
+            // Links are for running programs, and nothing is run with these libraries.
             Node::Symlink { .. } => {}
         }
     }
     Ok(())
 }
 
-/// The kernels' machine code in a folder, which is what the list says it must be.
+/// Compiles the kernels and returns the folder with their machine code, after comparing it with the list of digests.
 fn kernels(
     source: &Path,
     folder: &Path,
@@ -236,7 +237,7 @@ fn kernels(
     let place = folder.join("cubins");
     files::create_folder(&place)?;
     for (name, bytes) in &made {
-        // Unchanged ones keep their times, for cargo's sake.
+        // Unchanged files keep their modification times, so that cargo does not compile again.
         if std::fs::read(place.join(name)).ok().as_ref() != Some(bytes) {
             files::write(&place, name, bytes)?;
         }
@@ -268,7 +269,7 @@ mod tests {
         }
     }
 
-    /// What was made of a substitute must never pass for what the lock names.
+    /// What was made of a substituted package must never be used in place of what the lock names.
     #[test]
     fn folders_are_named_for_what_is_in_them() {
         let folder = tempfile::tempdir().unwrap();

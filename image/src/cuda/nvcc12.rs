@@ -1,7 +1,7 @@
-//! nvcc 12.4, laid out as a CUDA folder: the newest release whose code the newest driver that Debian has, R550, can run.
+//! Lays out nvcc 12.4 as a CUDA folder. It is the newest release whose code runs on R550, Debian's newest driver.
 //!
-//! No Python package has nvcc of that release, and Debian's package of its headers has 930 MB of static libraries. So the
-//! programs come from Debian and the headers from NVIDIA's Python packages of the same release.
+//! No Python package has nvcc of that release, and the Debian package of its headers has 930 MB of static libraries. So the
+//! programs come from Debian, and the headers from NVIDIA's Python packages of the same release.
 
 use std::path::Path;
 
@@ -13,10 +13,10 @@ use super::toolkit::ToolkitError;
 use crate::files::{self, FileError};
 use crate::package;
 
-/// Group of compiler and headers in the lock file.
+/// Group of the lock file with compiler and headers.
 pub const GROUP: &str = "cuda-12";
 
-/// Where the programs lie in Debian's package, and where a CUDA folder has them.
+/// Paths of the programs in Debian's package, and their paths in a CUDA folder.
 const PLACES: &[(&str, &str)] = &[
     ("usr/lib/nvidia-cuda-toolkit/bin/nvcc", "bin/nvcc"),
     ("usr/lib/nvidia-cuda-toolkit/bin/crt/", "bin/crt/"),
@@ -28,7 +28,7 @@ const PLACES: &[(&str, &str)] = &[
     ("usr/bin/nvlink", "bin/nvlink"),
     ("usr/bin/ptxas", "bin/ptxas"),
 ];
-/// What nvcc reads from its own folder; Debian's names folders of the machine.
+/// The configuration that nvcc reads beside its executable. It replaces Debian's, which names folders of the machine.
 const PROFILE: &str = "TOP = $(_HERE_)/..\n\
     CICC_PATH = $(TOP)/nvvm/bin\n\
     NVVMIR_LIBRARY_DIR = $(TOP)/nvvm/libdevice\n\
@@ -39,7 +39,7 @@ const PROFILE: &str = "TOP = $(_HERE_)/..\n\
 /// Unpacks `packages`, which are those of [`GROUP`], into `home`, which must not exist.
 ///
 /// # Errors
-/// [`ToolkitError`].
+/// [`ToolkitError`] when a package cannot be unpacked or lacks the expected files.
 pub fn unpack(
     packages: &[Fetched],
     home: &Path,
@@ -62,7 +62,7 @@ pub fn unpack(
     Ok(())
 }
 
-/// The folder `include` of a Python package, into that of `home`.
+/// Moves the `include` folder of a Python package into that of `home`. Returns whether there was one.
 fn headers(package: &Fetched, home: &Path) -> Result<bool, ToolkitError> {
     let unpacked = tempfile::tempdir_in(home).map_err(FileError::write(home))?;
     let part = |path: &str| header(path).is_some();
@@ -88,14 +88,14 @@ fn headers(package: &Fetched, home: &Path) -> Result<bool, ToolkitError> {
     Ok(found)
 }
 
-/// The name of a header below `include`, from its path in a package.
+/// Returns the path of a header relative to `include`, given its path in a Python package.
 fn header(path: &str) -> Option<&str> {
     let (_, rest) = path.strip_prefix("nvidia/")?.split_once('/')?;
     let name = rest.strip_prefix("include/")?;
     (!name.ends_with("__init__.py")).then_some(name)
 }
 
-/// The programs of Debian's package.
+/// Writes the programs of Debian's package into `home`. Returns whether none is missing.
 fn programs(package: &Fetched, home: &Path) -> Result<bool, ToolkitError> {
     let tree = package::unpacked(package, |path| program(path).is_some())?;
     for (path, node) in &tree {
@@ -114,7 +114,7 @@ fn programs(package: &Fetched, home: &Path) -> Result<bool, ToolkitError> {
     Ok(all)
 }
 
-/// Where a CUDA folder has a file of Debian's package.
+/// Returns the path in a CUDA folder of a file of Debian's package.
 fn program(path: &str) -> Option<String> {
     PLACES
         .iter()

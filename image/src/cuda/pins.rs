@@ -1,5 +1,5 @@
-//! `kernels/sm90.sha256` and its like for another compiler: the digests of the cubins and of their sources, in the format of
-//! `sha256sum`.
+//! Reads, writes and compares the lists of pinned digests, such as `kernels/sm90.sha256`. They hold the SHA-256 of each cubin
+//! and each source, in the format of `sha256sum`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,34 +12,34 @@ use thiserror::Error;
 use super::sources;
 use crate::files::{self, FileError};
 
-/// Largest list or source, in bytes.
+/// Largest list or source that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
-/// A file that is not what the list says.
+/// A file whose digest differs from the list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// The file.
+    /// Name of the file.
     pub file: String,
-    /// Digest of the list; `None` for a file that is not in it.
+    /// Digest in the list; `None` if the file is not listed.
     pub expected: Option<String>,
-    /// Digest of what is there; `None` for a file that is not.
+    /// Digest of the file; `None` if there is no such file.
     pub found: Option<String>,
 }
 
-/// Why there is nothing to compare with.
+/// Why the digests cannot be compared or written.
 #[derive(Debug, Error)]
 pub enum PinError {
-    /// A line that is none.
+    /// A line of the list is malformed.
     #[error(
         "line {line} of kernels/{list} is not a digest, two blanks and a name: `cocoon-image kernels build --pin` writes it anew"
     )]
     Line {
-        /// The list.
+        /// Name of the list.
         list: String,
-        /// Which, from 1.
+        /// Number of the line, from 1.
         line: usize,
     },
-    /// A file.
+    /// A file cannot be read or written.
     #[error("cannot read or write the kernels' digests")]
     File(#[from] FileError),
 }
@@ -53,10 +53,10 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Where cubins and sources are not what the list below `kernels` says.
+/// Returns the `cubins` and sources that differ from the `list` in the folder `kernels`.
 ///
 /// # Errors
-/// [`PinError`].
+/// [`PinError`] when the list or a source cannot be read.
 pub fn compare(
     kernels: &Path,
     list: &str,
@@ -83,10 +83,10 @@ pub fn compare(
     Ok(differences)
 }
 
-/// Makes the list say what is there.
+/// Replaces the `list` in the folder `kernels` with the digests of `cubins` and of the sources.
 ///
 /// # Errors
-/// [`PinError::File`].
+/// [`PinError::File`] when the list cannot be written or a source cannot be read.
 pub fn write(kernels: &Path, list: &str, cubins: &[(String, Vec<u8>)]) -> Result<(), PinError> {
     let lines = digests(kernels, cubins)?;
     let text: String = lines
@@ -97,7 +97,7 @@ pub fn write(kernels: &Path, list: &str, cubins: &[(String, Vec<u8>)]) -> Result
     Ok(())
 }
 
-/// Cubins first, then sources, each sorted by name.
+/// Returns names and digests: first the cubins, then the sources, each sorted by name.
 fn digests(
     kernels: &Path,
     cubins: &[(String, Vec<u8>)],

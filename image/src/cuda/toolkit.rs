@@ -1,4 +1,4 @@
-//! NVIDIA's tools from their Python packages, laid out as a CUDA folder.
+//! Unpacks NVIDIA's tools from their Python packages and lays them out as a CUDA folder.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -12,54 +12,54 @@ use crate::files::{self, FileError};
 use crate::package::PackageError;
 use crate::scratch::Scratch;
 
-/// Group of the compiler with its headers.
+/// Group of the lock file with the compiler and its headers.
 pub const COMPILER: &str = "cuda";
-/// Group of the tools that show what is in a cubin.
+/// Group of the lock file with cuobjdump and nvdisasm, which show the contents of a cubin.
 pub const INSPECT: &str = "cuda-inspect";
-/// Group of compute-sanitizer.
+/// Group of the lock file with compute-sanitizer.
 pub const SANITIZER: &str = "cuda-sanitizer";
 
-/// Where all packages keep their files.
+/// Folder in which all of these packages keep their files.
 const PREFIX: &str = "nvidia/cu13/";
 
-/// Why a tool cannot be had.
+/// Why a tool cannot be unpacked.
 #[derive(Debug, Error)]
 pub enum ToolkitError {
-    /// Not to be fetched.
+    /// A group cannot be fetched.
     #[error("cannot fetch the {group} input")]
     Fetch {
         /// Group of the lock file.
         group: &'static str,
-        /// Why.
+        /// Why the download failed.
         #[source]
         source: Box<FetchError>,
     },
-    /// Not to be unpacked.
+    /// A Python package cannot be unpacked.
     #[error("cannot unpack {name}")]
     Unpack {
-        /// Package.
+        /// Name of the package.
         name: String,
-        /// Why.
+        /// What is wrong with it.
         #[source]
         source: WheelError,
     },
-    /// Nothing to be had from a Debian package.
+    /// A Debian package cannot be read or unpacked.
     #[error(transparent)]
     Package(#[from] PackageError),
-    /// The packages are laid out in another way.
+    /// A package does not have the expected layout.
     #[error(
         "package {name} has nothing where its tools should be: its layout has changed, and this program must follow"
     )]
     Layout {
-        /// Package.
+        /// Name of the package.
         name: String,
     },
-    /// A file.
+    /// A file cannot be read or written.
     #[error("cannot lay out the tools")]
     File(#[from] FileError),
 }
 
-/// What compiling to a cubin needs of the compiler's 270 MB, by the beginning of a path: driver, front end, code generator,
+/// Parts of the 270 MB compiler that are needed to compile cubins, as prefixes of paths: driver, front end, code generator,
 /// assembler, headers.
 pub const CUBINS: &[&str] = &[
     "bin/cudafe++",
@@ -69,14 +69,14 @@ pub const CUBINS: &[&str] = &[
     "nvvm/libdevice/",
     "include/",
 ];
-/// Everything.
+/// Prefix of every path: all files.
 pub const ALL: &[&str] = &[""];
 
-/// Unpacks the packages of `groups`, as far as `parts` say, into `home`, a folder such as `CUDA_HOME` names: `bin`,
-/// `nvvm`, `include`, `lib`.
+/// Unpacks the packages of `groups` into `home`, a folder as `CUDA_HOME` names it, with `bin`, `nvvm`, `include` and `lib`.
+/// Only files whose paths begin with one of `parts` are taken.
 ///
 /// # Errors
-/// [`ToolkitError`].
+/// [`ToolkitError`] when a package cannot be fetched or unpacked, or has another layout.
 pub fn unpack(
     fetcher: &Fetcher,
     groups: &[&'static str],
@@ -89,7 +89,7 @@ pub fn unpack(
         _ => Path::new("."),
     };
     files::create_folder(parent)?;
-    // Beside it, so that it takes one step to its place; gone by itself whatever happens.
+    // A scratch folder beside `home` can be renamed to it in one step, and is removed if anything fails.
     let above = Scratch::below(parent, ".unpacking-")?;
     for group in groups {
         for package in fetch(fetcher, group)? {
@@ -118,7 +118,7 @@ pub fn unpack(
     link_libraries(home)
 }
 
-/// The packages of a group.
+/// Fetches the packages of a group.
 pub(super) fn fetch(fetcher: &Fetcher, group: &'static str) -> Result<Vec<Fetched>, ToolkitError> {
     let packages = fetcher.fetch_group(group);
     packages.map_err(|source| ToolkitError::Fetch {
@@ -127,19 +127,20 @@ pub(super) fn fetch(fetcher: &Fetcher, group: &'static str) -> Result<Vec<Fetche
     })
 }
 
-/// The packages' own records, in hidden folders, are no tools; C++ algorithms are needed for everything or for nothing.
+/// Returns whether a file belongs to `parts`. Hidden folders hold the packages' own records, which are no tools. The CUDA C++
+/// Core Libraries (`cccl`) are taken with [`ALL`] only, because the kernels do not use them.
 fn wanted(path: &str, parts: &[&str]) -> bool {
     let part = parts.iter().any(|part| path.starts_with(part));
     part && !path.starts_with('.') && (parts == ALL || !path.starts_with("include/cccl/"))
 }
 
-/// Programs lie in `bin`, of whatever part, or beside compute-sanitizer, which starts its helpers.
+/// Returns whether a file must be executable: it lies in a `bin` folder, or beside compute-sanitizer, which starts its helpers.
 fn runs(path: &str) -> bool {
     let folder = path.rsplit('/').nth(1);
     matches!(folder, Some("bin" | "compute-sanitizer")) && !path.ends_with(".profile")
 }
 
-/// The names that linkers look for, which Python packages cannot carry: `lib64`, and each library without its version.
+/// Makes the links that linkers look for and Python packages cannot hold: `lib64`, and each library without its version.
 fn link_libraries(home: &Path) -> Result<(), ToolkitError> {
     let lib = home.join("lib");
     if !lib.is_dir() {

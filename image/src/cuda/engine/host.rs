@@ -1,30 +1,30 @@
-//! The machine's C++ compiler, as nvcc 12.4 wants it.
+//! Finds a C++ compiler of the machine that nvcc 12.4 accepts.
 
 use std::io;
 use std::process::Command;
 
 use thiserror::Error;
 
-/// The newest release of GCC that this nvcc takes.
+/// Newest major version of GCC that nvcc 12.4 accepts.
 const NEWEST: u32 = 13;
-/// The oldest one that can compile what is asked of it: C++17, and all of the library's headers.
+/// Oldest major version of GCC that compiles C++17 with every header of the standard library.
 const OLDEST: u32 = 9;
 
-/// Why there is none.
+/// The machine has no C++ compiler that nvcc 12.4 accepts.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error(
     "nvcc 12.4 takes g++ {OLDEST} to {NEWEST}, and this machine has {}: apt install g++-{NEWEST}",
     found.as_deref().map_or("none".to_owned(), |version| format!("g++ {version} alone"))
 )]
 pub struct HostError {
-    /// The version of the one that there is.
+    /// Version of the machine's `g++`, if there is one.
     found: Option<String>,
 }
 
-/// The name of a compiler that nvcc takes: the usual one if it can be, else one with its version in its name.
+/// Returns the name of a compiler that nvcc accepts: `g++` if its version fits, else the newest `g++-N` that fits.
 ///
 /// # Errors
-/// [`HostError`], with what to install.
+/// [`HostError`], which says what to install.
 pub fn compiler() -> Result<String, HostError> {
     choose(|name| version(name).ok().flatten())
 }

@@ -1,10 +1,11 @@
-//! What the engine takes from NVIDIA's libraries: nothing that allocates or copies memory past `kernels/src/interposed.rs`.
+//! Checks the functions that the engine imports from NVIDIA's libraries: none may allocate or copy memory without passing
+//! through `kernels/src/interposed.rs`.
 
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object as _, ObjectSymbol as _};
 use thiserror::Error;
 
-/// Functions that have to do with memory begin so.
+/// Prefixes of the names of functions that deal with memory.
 const MEMORY: &[&str] = &[
     "cuArray",
     "cuExternalMemory",
@@ -20,9 +21,9 @@ const MEMORY: &[&str] = &[
     "cudaMalloc",
     "cudaMem",
 ];
-/// With these a program finds functions that it does not name.
+/// Prefixes of the names of functions that look up other functions at run time.
 const FINDERS: &[&str] = &["cuGetProcAddress", "cudaGetDriverEntryPoint"];
-/// Of those with memory, what neither allocates, frees, nor crosses to the host or from it.
+/// Memory functions that are allowed: they neither allocate nor free memory, nor copy between GPU and host.
 const HARMLESS: &[&str] = &[
     "cuMemAdvise_v2",
     "cuMemGetAddressRange_v2",
@@ -41,34 +42,34 @@ const HARMLESS: &[&str] = &[
     "cudaMemsetAsync_ptsz",
     "cudaMemset_ptds",
 ];
-/// That the program is linked to the driver at all shows in these.
+/// Functions that every engine for GPUs imports. A program without them is not linked to the driver.
 const EXPECTED: &[&str] = &["cuInit", "cuLaunchKernel", "cuMemsetD8Async"];
 
 /// Why an engine is refused.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum ImportError {
-    /// Not a program.
+    /// The file is not a 64-bit ELF file.
     #[error("it is no ELF file of 64 bits")]
     NotElf,
-    /// Calls pass the table by.
+    /// The engine imports functions that bypass its memory table.
     #[error(
         "it takes {} from NVIDIA's libraries, and what is done with memory so is neither counted nor scrubbed: \
          kernels/src/interposed.rs must define it, and nothing may be looked up at run time",
         names.join(", ")
     )]
     Unwatched {
-        /// Which functions.
+        /// Names of the functions.
         names: Vec<String>,
     },
-    /// Not linked to the driver.
+    /// The engine is not linked to the driver.
     #[error("it does not take {name} from the driver: it is not the engine for GPUs")]
     NotLinked {
-        /// What is missing.
+        /// Name of the missing function.
         name: &'static str,
     },
 }
 
-/// Checks the undefined symbols of a dynamic program.
+/// Checks the undefined dynamic symbols of the program `engine`.
 ///
 /// # Errors
 /// [`ImportError`].
