@@ -1,4 +1,4 @@
-//! Good evidence: every check is made and passes, and the verdict claims no more than the root vouches for.
+//! Good evidence passes every check, and the verdict claims no more than the evidence's root supports.
 
 use cocoon_client::{TableStyle, table};
 use cocoon_measurements::appraise::{Presented, appraise};
@@ -27,7 +27,7 @@ const COMMON: [&str; 13] = [
     "evidence.signature",
 ];
 
-/// Ids of the rows that pass, and of those that only tell something.
+/// Returns the ids of the rows that passed, and of the rows that are notes.
 fn split(verdict: &Verdict) -> (Vec<&str>, Vec<&str>) {
     let of = |wanted| {
         let rows = outcomes(verdict).into_iter();
@@ -99,7 +99,7 @@ fn a_simulated_snp_guest_passes_every_check_and_is_called_simulated() {
     );
 }
 
-/// On a terminal of 100 columns a check that passed is one line, its digests by their first digits.
+/// In a table of 100 columns, a check that passed takes one line and shows only the first digits of its digests.
 #[test]
 fn verdicts_are_read_at_a_glance() {
     for tee in [Tee::Tdx, Tee::SevSnp] {
@@ -123,7 +123,7 @@ fn verdicts_are_read_at_a_glance() {
     }
 }
 
-/// A document that crossed the wire is judged as the one that was sent.
+/// A document that was encoded and parsed again gets the same verdict as the original.
 #[test]
 fn documents_keep_their_worth_on_the_wire() {
     for tee in [Tee::Tdx, Tee::SevSnp] {
@@ -134,7 +134,7 @@ fn documents_keep_their_worth_on_the_wire() {
     }
 }
 
-/// Every machine shape of the manifest is one that the simulator can start.
+/// The simulator can start every machine shape that the manifest lists, and the verdict accepts each.
 #[test]
 fn every_listed_shape_is_accepted() {
     for platform in &MANIFEST.tdx.platforms {
@@ -152,7 +152,7 @@ fn every_listed_shape_is_accepted() {
     }
 }
 
-/// The boot document fits, says that nothing in it is fresh, and authorises nothing, whatever the policy.
+/// A boot document passes all checks, but its kind is a note: it is not fresh, so it never authorises a prompt.
 #[test]
 fn a_boot_document_never_authorises() {
     for tee in [Tee::Tdx, Tee::SevSnp] {
@@ -187,7 +187,8 @@ fn a_boot_document_never_authorises() {
     }
 }
 
-/// Without endorsements a boot quote is compared but vouches for nothing, under the vendor's policy as well.
+/// A boot quote without endorsements is compared with the manifest, but the verdict says that its signature is not
+/// verified, even under the default policy, which names no development root.
 #[test]
 fn an_unverified_boot_quote_says_so() {
     let document = Machine::good(Tee::Tdx).boot_document();
@@ -219,7 +220,7 @@ fn an_unverified_boot_quote_says_so() {
     );
 }
 
-/// The same evidence is worth the same on any day on which manifest and endorsements count.
+/// The same evidence is accepted from the first to the last second in which manifest and endorsements are valid.
 #[test]
 fn the_first_and_the_last_second_count() {
     for tee in [Tee::Tdx, Tee::SevSnp] {

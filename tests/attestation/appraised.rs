@@ -1,5 +1,5 @@
-//! Evidence that is judged without a manifest, as `cocoon appraise` does it: what a verdict refuses whatever the manifest
-//! says is refused here, too, in its own row.
+//! Evidence judged without a manifest, as by `cocoon appraise`. Values that a verdict refuses under every manifest are
+//! refused here as well, in a row of their own.
 
 use cocoon_measurements::appraise::{snp_platform, tdx_platform};
 use cocoon_measurements::roots::TrustRoot;
@@ -13,7 +13,7 @@ use cocoon_protocol::document::{Collateral, Document, Evidence};
 use crate::machine::{NOW, ROOTS, policy};
 use crate::{tampered_snp, tampered_tdx};
 
-/// The rows of signed evidence, whose signatures hold.
+/// Returns the rows about evidence whose signatures are valid.
 fn rows(document: &Document) -> Vec<Check> {
     let root = |tee| TrustRoot::development(ROOTS.root(tee)).unwrap();
     match (&document.evidence, &document.collateral) {
@@ -35,7 +35,7 @@ fn rows(document: &Document) -> Vec<Check> {
     }
 }
 
-/// Id, cause and finding of what failed.
+/// Returns id, cause and found value of each failed row.
 fn failed(document: &Document) -> Vec<(&'static str, String, String)> {
     let rows = rows(document).into_iter();
     rows.filter(|row| row.outcome == Outcome::Fail)

@@ -1,4 +1,4 @@
-//! Evidence that several sessions share (SPEC.md §2.1): signed by simulated hardware, judged as by a client.
+//! Evidence that several sessions share (SPEC.md §2.1), signed by simulated hardware and judged as by a client.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ const STRANGE: &str = "this session is not in the batch that the evidence is of:
     batch or place, or was made in another TLS session than this one (or for a changed meter key)";
 const FORM: &str = "document.form";
 
-/// Sessions of `vm`, the verifier's at `at`.
+/// Returns the bindings of `count` sessions of `vm`; the one at index `at` is the verifier's.
 fn waiting(vm: &Machine, count: u8, at: u8) -> Vec<[u8; BINDING_LEN]> {
     let others = (0..count).map(|number| Freshness {
         nonce: Hex([number; 32]),
@@ -35,7 +35,7 @@ fn waiting(vm: &Machine, count: u8, at: u8) -> Vec<[u8; BINDING_LEN]> {
     all
 }
 
-/// The verifier's document over evidence that `bindings` share, in the place `at`.
+/// Returns the verifier's document with evidence over all `bindings`, for the position `at`.
 fn over(vm: &Machine, bindings: &[[u8; BINDING_LEN]], at: u8) -> Document {
     let mut shared = batch::share(bindings).unwrap();
     Document {
@@ -45,7 +45,7 @@ fn over(vm: &Machine, bindings: &[[u8; BINDING_LEN]], at: u8) -> Document {
     }
 }
 
-/// A document in place 1 of 4, changed on the way.
+/// Changes a document at index 1 of 4 with `edit`, and asserts that it is refused for the expected reasons.
 #[track_caller]
 fn changed(edit: impl Fn(&mut Document), expected: &[(&str, &str)]) {
     for tee in BOTH {
@@ -75,7 +75,7 @@ fn every_place_of_a_batch_counts() {
 #[test]
 fn another_place_or_path() {
     changed(|d| place(d).index = 0, &[(REPORT_DATA, MOVED)]);
-    // As many levels, one leaf more on the other side.
+    // The path keeps its length, but the tree has one leaf less on the other side.
     changed(|d| place(d).leaves = 3, &[(REPORT_DATA, MOVED)]);
     changed(|d| place(d).path[0].0[31] ^= 1, &[(REPORT_DATA, STRANGE)]);
     changed(|d| place(d).path.swap(0, 1), &[(REPORT_DATA, STRANGE)]);
@@ -98,7 +98,7 @@ fn paths_of_another_length() {
     );
 }
 
-/// The verifier's session and a neighbour change places; or another session's path comes with this document.
+/// The verifier's session and a neighbour are swapped, or the document comes with another session's path.
 #[test]
 fn swapped_leaves() {
     for tee in BOTH {
@@ -119,10 +119,10 @@ fn swapped_leaves() {
     }
 }
 
-/// A node of the tree in a leaf's place, as if the tree were smaller; and a leaf in a node's.
+/// A tree node is presented as a leaf of a smaller tree, or a leaf as a node of a larger one.
 #[test]
 fn leaves_and_nodes_in_each_others_place() {
-    // Above the node over places 0 and 1 stands one hash.
+    // The node over leaves 0 and 1 has one sibling above it.
     changed(
         |d| {
             let top = place(d).path[1];
@@ -137,7 +137,7 @@ fn leaves_and_nodes_in_each_others_place() {
     for tee in BOTH {
         let vm = Machine::good(tee);
         let good = over(&vm, &waiting(&vm, 2, 0), 0);
-        // The neighbour's leaf as if it were a node over two.
+        // The neighbour's leaf, as if it were a node over two leaves.
         let deeper = Document {
             batch: Some(Batch {
                 leaves: 3,
@@ -150,7 +150,7 @@ fn leaves_and_nodes_in_each_others_place() {
     }
 }
 
-/// What was made for one session alone in a batch's document, and the other way round.
+/// Evidence for a single session with a batch position added, and batch evidence with the position removed.
 #[test]
 fn places_around_evidence_that_is_not_shared() {
     for tee in BOTH {
@@ -190,7 +190,7 @@ fn boot_bindings_in_batches() {
             &judge(&document, &policy()),
             &[(REPORT_DATA, AUTHORISES_NOTHING)],
         );
-        // As what it is: boots share no evidence.
+        // With its true kind the document is malformed: boot evidence is never shared.
         document.kind = Kind::Boot;
         let error = Document::parse(&document.to_json(), MAX_DOCUMENT_LEN).unwrap_err();
         assert_eq!(
@@ -200,7 +200,8 @@ fn boot_bindings_in_batches() {
     }
 }
 
-/// The real client and the real guest: connections that wait together are judged one by one.
+/// The real client and the real guest: connections that wait together share one piece of evidence, and each is
+/// accepted.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_wait_together_are_served_by_one_call() {
     const CLIENTS: usize = 6;
@@ -208,7 +209,7 @@ async fn clients_that_wait_together_are_served_by_one_call() {
         let guest = Guest::start(tee).await;
         let before = guest.tee.calls();
         guest.tee.hold(true);
-        // The first keeps the hardware busy until all others wait.
+        // The first client keeps the hardware busy until all others wait.
         let stranger = Stranger::new();
         let first = stranger.connect(guest.socket).await;
         let first = tokio::spawn(async move { exchange(first).await });

@@ -1,4 +1,4 @@
-//! Documents that are old, relayed, edited or in the wrong place: the evidence itself is good in every test here.
+//! Documents that are old, relayed, edited or in the wrong place. The evidence itself is good in every test here.
 
 use cocoon_measurements::appraise::{Freshness, Presented, appraise};
 use cocoon_protocol::binding::{self, Tee};
@@ -18,7 +18,7 @@ pub const EXPORTER: &str = "exporter mismatch: nonce and claims fit, so the evid
      (or for a changed meter key, or for a batch whose path was left out): the connection is relayed by someone who holds \
      the guest's key, or an old document was given this session's nonce";
 
-/// What a machine that answers `fresh` shows on the verifier's connection.
+/// Has the machine answer `fresh`, edits its document, and asserts what the verifier refuses on its own connection.
 #[track_caller]
 fn answering(fresh: Freshness, edit: fn(&mut Document), expected: &[(&str, &str)]) {
     for tee in BOTH {
@@ -49,13 +49,13 @@ fn replayed_documents() {
             ),
         ],
     );
-    // The nonce around it renewed: what was signed is not.
+    // The document's nonce is replaced, but the signed one is still the old one.
     answering(
         earlier,
         |document| document.nonce = FRESH.nonce,
         &[(REPORT_DATA, EXPORTER)],
     );
-    // An earlier answer on this very connection.
+    // An earlier answer on the same connection.
     answering(
         Freshness {
             nonce: Hex([9; 32]),
@@ -96,7 +96,7 @@ fn shown_by_a_server_with_another_key() {
             appraise(&presented, &MANIFEST, &policy(), NOW)
         };
         refused(&on(&document), &[("document.leaf_key", OTHER_KEY)]);
-        // They put their own key into the document: the evidence is not of it.
+        // The server puts its own key into the document, but the evidence is bound to the guest's.
         document.claims.leaf_spki_sha256 = theirs;
         refused(&on(&document), &[(REPORT_DATA, EXPORTER)]);
     }
@@ -114,7 +114,7 @@ fn boot_and_session_documents_in_each_others_place() {
     );
     for tee in BOTH {
         let vm = Machine::good(tee);
-        // With the endorsements of a session around it, so that nothing else is missing.
+        // With the endorsements of a session document, so that nothing else is missing.
         let mut document = Document {
             evidence: vm.evidence(&binding::boot(&vm.claims)),
             ..vm.document()
@@ -152,7 +152,7 @@ fn boot_and_session_documents_in_each_others_place() {
     }
 }
 
-/// The real boot document in a session's answer: it lacks what a session must have as well.
+/// The real boot document as the answer of a session: it also lacks what a session document must have.
 #[test]
 fn the_certificates_own_document_as_an_answer() {
     let tdx = Machine::good(Tee::Tdx).boot_document();
@@ -184,7 +184,7 @@ fn the_certificates_own_document_as_an_answer() {
     );
 }
 
-/// The guest itself claims something else than the verifier's manifest, and signs it.
+/// The guest itself makes claims that differ from the verifier's manifest, and binds them into its evidence.
 #[test]
 fn claims_of_the_guest() {
     for tee in BOTH {
@@ -214,12 +214,13 @@ fn claims_of_the_guest() {
                 "the guest claims a GPU, and the manifest's image has none",
             )],
         );
-        // The meter key is the guest's to choose: bound, and held against nothing.
+        // The guest may choose its meter key: the key is bound, but compared with nothing.
         accepted(&claiming(|claims| claims.meter_key = Hex([7; 32])));
     }
 }
 
-/// The host edits a claim after the guest signed: the report data tell which, where the verifier knows better.
+/// The host edits a claim after the guest bound it. Where the verifier knows the true value, the report data show which
+/// claim was edited.
 #[test]
 fn claims_edited_on_the_way() {
     type Edit = fn(&mut Document);
@@ -283,7 +284,7 @@ fn claims_edited_on_the_way() {
     }
 }
 
-/// Another configuration in the document than the one that was launched, bound and measured.
+/// The document shows another configuration than the one that was launched, bound and measured.
 #[test]
 fn configuration_edited_on_the_way() {
     let cheaper = OperatorConfig {
@@ -309,7 +310,7 @@ fn configuration_edited_on_the_way() {
     }
 }
 
-/// A document that claims one TEE and carries another's evidence, put together without being parsed.
+/// A document, built without the parser, that claims one TEE and carries another's evidence.
 #[test]
 fn one_tee_claimed_and_another_shown() {
     let mut document = Machine::good(Tee::SevSnp).document();

@@ -1,4 +1,5 @@
-//! How long the verdict on a boot document holds: it is the same in the last second that it names, and another in the next.
+//! How long the verdict on a boot document holds: unchanged in the last second that it names, and different in the
+//! next.
 
 use cocoon_measurements::appraise::{Presented, appraise};
 use cocoon_measurements::verdict::{Class, Verdict};
@@ -16,7 +17,7 @@ fn boot(tee: Tee) -> (Machine, Document) {
     (vm, document)
 }
 
-/// An SNP guest's boot document, whose VCEK ends after `until`.
+/// Returns an SNP guest and its boot document, whose VCEK certificate expires after `until`.
 fn snp_boot(until: u64) -> (Machine, Document) {
     let (vm, mut document) = boot(Tee::SevSnp);
     let Evidence::SevSnp { certificates, .. } = &mut document.evidence else {
@@ -37,7 +38,7 @@ fn judged(document: &Document, now: u64) -> Verdict {
     appraise(&presented, &MANIFEST, &policy(), now)
 }
 
-/// The last second of a good verdict of the present.
+/// Asserts that the document is accepted now, and returns the last second for which the verdict holds.
 fn held(document: &Document) -> Option<u64> {
     let verdict = judged(document, NOW);
     assert_eq!(verdict.class, Class::Simulated, "{:#?}", verdict.checks);
@@ -69,7 +70,8 @@ fn manifest_and_certificates_end_it() {
     }
 }
 
-/// A host may staple a list to a boot document, too: until the next one is due, or until this one is too old.
+/// A host may also attach AMD's revocation list to a boot document. The verdict then holds at most until the next list
+/// is due, or until this one is older than the policy allows.
 #[test]
 fn amds_list_ends_it() {
     let (vm, document) = snp_boot(NOW + 9 * DAY);

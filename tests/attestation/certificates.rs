@@ -1,4 +1,5 @@
-//! The guest's certificate (SPEC.md §4) as clients see it: on the real guest, and on servers that show it otherwise.
+//! The guest's certificate (SPEC.md §4) as clients see it: from the real guest, and from servers that present it
+//! differently.
 
 use cocoon_client::{Address, ConnectError, chain};
 use cocoon_measurements::verdict::Class;
@@ -17,7 +18,7 @@ use crate::machine::Machine;
 use crate::rogue::{Rogue, Script, certificate, evidence, extension, key, spki_sha256};
 use crate::stranger::Stranger;
 
-/// Answers every nonce with true evidence of `vm`.
+/// Returns a server's answer to attestation requests: good evidence of `vm` over the client's nonce.
 fn honestly(vm: Machine) -> Box<dyn Fn(binding::Freshness) -> Vec<u8> + Send + Sync> {
     Box::new(move |fresh| {
         let document = Document {
@@ -29,8 +30,8 @@ fn honestly(vm: Machine) -> Box<dyn Fn(binding::Freshness) -> Vec<u8> + Send + S
     })
 }
 
-/// A server over true evidence for `named`, whose certificate for `key` has the extensions that `extensions` makes of
-/// the boot document.
+/// Starts a server with good evidence that names the key `named`. Its certificate is for `key`, and `extensions` makes
+/// the certificate's extensions from the boot document.
 async fn server(
     key: &SigningKey,
     named: &SigningKey,
@@ -46,7 +47,8 @@ async fn server(
     .await
 }
 
-/// The error of a connection, with its causes; nothing but a handshake has happened.
+/// Connects to `rogue` and returns the error and its text with causes. Asserts that no request was sent after the
+/// handshake.
 async fn refused(rogue: &Rogue) -> (ConnectError, String) {
     let error = verifier()
         .connect(&rogue.address)
@@ -60,7 +62,7 @@ async fn refused(rogue: &Rogue) -> (ConnectError, String) {
 
 #[tokio::test]
 async fn cocoon_cert_1() {
-    // The real guest's: the extension once, critical, and no other.
+    // The real guest's certificate has the extension once, marked critical, and no other.
     for tee in [Tee::Tdx, Tee::SevSnp] {
         let guest = Guest::start(tee).await;
         let der = Stranger::new().connect(guest.socket).await.certificate();
@@ -79,7 +81,7 @@ async fn cocoon_cert_1() {
     }
 
     let own = key(7);
-    // What a server of its own making must show to be accepted: the refusals below differ in one thing each.
+    // Baseline: what the test server must present to be accepted. Each refusal below differs from it in one respect.
     let good = server(&own, &own, |document| vec![evidence(true, document)]).await;
     let accepted = verifier().connect(&good.address).await.unwrap();
     assert_eq!(accepted.verdict().class, Class::Simulated);
@@ -116,7 +118,7 @@ async fn cocoon_cert_1() {
             "certificate has the evidence extension more than once"
         )
     );
-    // What a client does not know it may pass over, unless the certificate says that it must not.
+    // A client may ignore an unknown extension, unless it is marked critical.
     let harmless = server(&own, &own, |document| {
         vec![evidence(true, document), extension("1.2.3.4", false, b"?")]
     })
@@ -135,7 +137,8 @@ async fn cocoon_cert_1() {
     );
 }
 
-/// A stranger writes a verifier from the specification alone: it must name what the code uses.
+/// A third party implements a verifier from the specification alone, so it must list the identifiers that the code
+/// uses.
 #[test]
 fn the_specification_names_the_same_object_identifiers() {
     let specification = include_str!("../../measurements/SPEC.md");
@@ -146,7 +149,7 @@ fn the_specification_names_the_same_object_identifiers() {
 
 #[tokio::test]
 async fn cocoon_cert_2() {
-    // A server shows the very certificate of an honest guest, and signs the handshake with a key of its own.
+    // The server presents the certificate of an honest guest, and signs the handshake with its own key.
     let guest = Guest::start(Tee::SevSnp).await;
     let stolen = Stranger::new().connect(guest.socket).await.certificate();
     let impostor = Rogue::start(Script {
@@ -165,7 +168,7 @@ async fn cocoon_cert_2() {
         )
     );
 
-    // It puts the guest's document into a certificate for its own key: the digest is of the key that signed.
+    // The server puts the guest's document into a certificate for its own key: the document's digest is not that key's.
     let (own, guests) = (key(8), key(7));
     let relabelled = server(&own, &guests, |document| vec![evidence(true, document)]).await;
     let (error, text) = refused(&relabelled).await;
@@ -180,7 +183,7 @@ async fn cocoon_cert_2() {
         )
     );
 
-    // The honest guest's digest is that of its certificate, whole and unchanged.
+    // The honest guest's digest is that of the complete public key info in its certificate.
     let leaf = Certificate::from_der(&stolen).unwrap().tbs_certificate;
     let spki = leaf.subject_public_key_info.to_der().unwrap();
     assert_eq!(Hex32::sha256(&spki), guest.claims.leaf_spki_sha256);

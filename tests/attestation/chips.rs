@@ -1,5 +1,5 @@
-//! What the certificate of a chip says of it, each extension changed and certified anew: a key that stands for another TCB,
-//! another chip or another kind vouches for no report.
+//! The extensions of a chip's certificate, each changed and certified again: a key for another TCB, another chip or
+//! another kind does not verify the report.
 
 use cocoon_simulator::snp::Tcb;
 use cocoon_simulator::snp::identity::vcek_extensions;
@@ -41,7 +41,7 @@ fn twice(extensions: &mut Vec<Extension>, arc: &str) {
     extensions.push(again);
 }
 
-/// The verdict on good evidence under a certificate that says what `edit` makes of the good one.
+/// Returns the verdict on good evidence whose chip certificate has the extensions as changed by `edit`.
 fn certified(edit: Edit) -> cocoon_measurements::verdict::Verdict {
     let mut extensions = vcek_extensions(ROOTS.amd.generation, &Tcb::CURRENT, &CHIP_ID).unwrap();
     edit(&mut extensions);
@@ -101,7 +101,7 @@ fn each_extension_that_is_compared() {
         ),
         ("microcode twice", |e| twice(e, "3.8"), unread("microcode")),
         ("chip id twice", |e| twice(e, "4"), unread("chip id")),
-        // 260 and -34 end in the bytes of 4 and 222.
+        // 260 and -34, whose last bytes equal those of 4 and 222.
         (
             "boot loader too long",
             |e| say(e, "3.1", &[2, 2, 1, 4]),
@@ -135,8 +135,8 @@ fn each_extension_that_is_compared() {
     }
 }
 
-/// The structure's version, the stepping's name and the reserved levels: nothing rests on them. Who changes that has to
-/// change this test.
+/// The structure version, the stepping's name and the reserved TCB components do not affect the verdict. A change of
+/// that must also change this test.
 #[test]
 fn extensions_that_are_not_judged() {
     let edits: [Edit; 6] = [

@@ -1,5 +1,5 @@
-//! Endorsements: what the host staples to the evidence, and may withhold, keep for too long, or take from the other
-//! vendor.
+//! Endorsements that the host attaches to the evidence. A host may withhold them, keep them for too long, or take
+//! another vendor's.
 
 use cocoon_measurements::policy::Policy;
 use cocoon_measurements::verdict::Verdict;
@@ -73,7 +73,8 @@ fn expired() {
             "expired collateral, or this machine's clock is wrong; for {what} was valid until {end} (Unix time), and it is {NOW}: fetch a newer one"
         )
     };
-    // In the very second in which they end, Intel's revocation lists count no more.
+    // Intel's revocation lists are expired from the second of their nextUpdate. The text names the TCB information, the
+    // first part with that date.
     for end in [NOW - 1, NOW] {
         let verdict = tdx_with(Some(intel(dates(NOW - DAY, end), TcbStatus::UpToDate)));
         refused(
@@ -130,7 +131,7 @@ fn too_early() {
     accepted(&snp_with(|_, list| *list = Some(crl(NOW, NOW + DAY))));
 }
 
-/// Still in its time, and so old that it may hide what was revoked since.
+/// Collateral that has not expired, but is old enough to hide later revocations.
 #[test]
 fn stale() {
     let issued = |days: u64| {
@@ -142,7 +143,7 @@ fn stale() {
     accepted(&issued(30));
     refused(&issued(31), &[STALE]);
 
-    // AMD's list, issued yearly, has an age of its own.
+    // AMD issues its list yearly, so a larger maximum age applies to it.
     let listed = |days: u64| snp_with(|_, list| *list = Some(crl(NOW - days * DAY, NOW + DAY)));
     accepted(&listed(400));
     refused(&listed(401), &[STALE]);
@@ -151,14 +152,14 @@ fn stale() {
 #[test]
 fn stripped() {
     refused(&tdx_with(None), &[MISSING]);
-    // The firmware handed SNP's certificates out with the report: what is missing is the revocation list.
+    // The firmware supplies SNP's certificates with the report, so only the revocation list is missing.
     let snp = Machine {
         collateral: None,
         ..Machine::good(Tee::SevSnp)
     };
     refused(&snp.verdict(), &[NO_CRL]);
     refused(&snp_with(|_, list| *list = None), &[NO_CRL]);
-    // Neither the firmware nor the host gives certificates.
+    // Neither the firmware nor the host supplies certificates.
     let mut document = snp.document();
     let cocoon_protocol::document::Evidence::SevSnp { certificates, .. } = &mut document.evidence
     else {
@@ -166,7 +167,7 @@ fn stripped() {
     };
     certificates.clear();
     refused(&judge(&document, &policy()), &[MISSING]);
-    // A chain without its root ends in nobody that was named.
+    // A chain without its root ends in an issuer that is not trusted.
     refused(
         &snp_with(|certificates, _| certificates.truncate(2)),
         &[(
@@ -209,7 +210,7 @@ fn tcb_levels() {
         &with(TcbStatus::Revoked),
         &[("evidence.signature", REVOKED)],
     );
-    // Accepting the weakness accepts that level, and never a revoked one.
+    // A policy that accepts a TCB status accepts that one, but never `Revoked`.
     let lenient = Policy {
         accepted_tcb_statuses: ["OutOfDate", "Revoked"]
             .map(|name| name.parse().unwrap())

@@ -1,5 +1,5 @@
-//! The agent's end of the collector, the collector's own and the agent's gate together, over a socket pair: only the driver is
-//! imitated, with the simulator's GPU in it.
+//! The agent's side of the collector protocol, the collector process and the agent's gate together, over a socket pair.
+//! Only the driver is imitated; it uses the simulator's GPU.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -27,10 +27,10 @@ const PLACE: PciAddress = PciAddress {
     bus: 0x1b,
     device: 0,
 };
-/// For what has to happen.
+/// Limit on waits for events that must happen.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What a driver of one GPU is like, and what was done with it.
+/// State of an imitated driver with one GPU, and a record of the calls to it.
 struct State {
     gpus: GpuSimulator,
     confidential: Mutex<bool>,
@@ -70,7 +70,7 @@ impl Driver for Imitated {
     }
     fn certificates(&self, _: u32) -> Result<Vec<u8>, Fault> {
         let shown = self.0.gpus.collect(&NONCE).unwrap().remove(0);
-        // The driver's buffer, filled up with zeroes.
+        // The driver pads its buffer with zeros.
         Ok([shown.chain.as_bytes(), &[0; 64]].concat())
     }
     fn report(&self, _: u32, nonce: &Hex32) -> Result<Vec<u8>, Fault> {
@@ -102,7 +102,7 @@ impl Driver for Imitated {
     }
 }
 
-/// A gate in front of the collector in front of a driver; what happens to its GPU is sent.
+/// Returns a gate connected through the collector to an imitated driver, and a sender for the events of its GPU.
 fn opened() -> (Arc<State>, Sender<Result<u64, Fault>>, Arc<Gate>) {
     let (happen, events) = mpsc::channel();
     let state = Arc::new(State {
@@ -132,14 +132,14 @@ fn opened() -> (Arc<State>, Sender<Result<u64, Fault>>, Arc<Gate>) {
     (state, happen, Arc::new(gate))
 }
 
-/// An error with its cause.
+/// Returns the text of an error with its cause.
 fn words(error: &GateError) -> String {
     let cause = std::error::Error::source(error);
     let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
     format!("{error}{cause}")
 }
 
-/// Waits until the GPU has been asked so often.
+/// Waits until the GPU has been asked for at least `times` reports.
 async fn asked(state: &State, times: usize) {
     let mut reports = state.reports.subscribe();
     let enough = reports.wait_for(|count| *count >= times);
@@ -147,7 +147,8 @@ async fn asked(state: &State, times: usize) {
     assert!(enough.expect("asked in time").is_ok());
 }
 
-/// Held, verified, let to work; asked again after an error and after a failure to tell errors; ended when it is lost.
+/// The GPU is verified and set ready. The gate asks for evidence again after an XID error and after a failure to listen
+/// for errors, and ends the service when the GPU is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gpu_goes_the_whole_way_from_its_driver_to_the_gate() {
     let (state, happen, gate) = opened();

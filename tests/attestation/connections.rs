@@ -1,4 +1,4 @@
-//! Attested connections (SPEC.md §4) between the real guest and the real client, and what each refuses of the other.
+//! Attested connections (SPEC.md §4) between the real guest and the real client, and what each side refuses.
 
 use std::collections::BTreeSet;
 
@@ -40,7 +40,7 @@ pub async fn attested(connection: &mut Connection, nonce: Hex32) -> Document {
     Document::parse(&body, MAX_DOCUMENT_LEN).unwrap()
 }
 
-/// The pieces that a document names, asked for on its connection.
+/// Requests the pieces of collateral that a document names, on the document's connection.
 pub async fn pieces(connection: &mut Connection, document: &Document) -> Pieces {
     let names = document.names();
     let question = serde_json::to_string(&PiecesRequest {
@@ -52,7 +52,7 @@ pub async fn pieces(connection: &mut Connection, document: &Document) -> Pieces 
     Pieces::decode(&answer, &names).unwrap()
 }
 
-/// A document with its collateral.
+/// Requests a document with its collateral.
 async fn whole(connection: &mut Connection, nonce: Hex32) -> Document {
     let mut document = attested(connection, nonce).await;
     let pieces = pieces(connection, &document).await;
@@ -63,7 +63,7 @@ async fn whole(connection: &mut Connection, nonce: Hex32) -> Document {
 #[tokio::test]
 async fn cocoon_tls_1() {
     let guest = Guest::start(Tee::SevSnp).await;
-    // A client that comes back with everything it was given, eager to resume.
+    // A client that would resume a session if the guest gave it a ticket.
     let stranger = Stranger::new();
     for _ in 0..2 {
         let mut connection = stranger.connect(guest.socket).await;
@@ -76,7 +76,7 @@ async fn cocoon_tls_1() {
         let group = session.negotiated_key_exchange_group().unwrap().name();
         assert_eq!(group, NamedGroup::X25519MLKEM768);
     }
-    // A client that speaks TLS 1.2 at most is told so: fatal alert 70, protocol_version.
+    // A client of TLS 1.2 at most receives the fatal alert 70, protocol_version.
     let mut tcp = TcpStream::connect(guest.socket).await.unwrap();
     tcp.write_all(&tls12()).await.unwrap();
     let mut alert = [0; 7];
@@ -86,7 +86,7 @@ async fn cocoon_tls_1() {
         .unwrap();
     assert_eq!((alert[0], &alert[3..]), (21, &[0, 2, 2, 70][..]));
 
-    // Our client offers TLS 1.3 alone, and neither a session to resume nor early data.
+    // The client offers only TLS 1.3, and neither a session to resume nor early data.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address: Address = format!("https://{}", listener.local_addr().unwrap())
         .parse()
@@ -106,7 +106,7 @@ async fn cocoon_tls_1() {
         Err(ConnectError::Handshake { .. })
     ));
 
-    // Nor does it come back with a ticket that a server gave it.
+    // The client does not use a ticket that a server gave it.
     let rogue = honest_rogue(|_, document| document).await;
     let verifier = verifier();
     for _ in 0..2 {
@@ -143,20 +143,20 @@ async fn cocoon_attest_1() {
             "{method} {path}"
         );
     }
-    // An exchange that failed is none.
+    // A failed attestation exchange does not count.
     let mut connection = stranger.connect(guest.socket).await;
     assert_eq!(connection.ask("POST", ATTEST_PATH, "{}").await.0, 400);
     assert_eq!(connection.ask("GET", "/v1/models", "").await.0, 421);
     attested(&mut connection, Hex([1; 32])).await;
     assert_ne!(connection.ask("GET", "/v1/models", "").await.0, 421);
-    // And it counts for its own connection alone.
+    // The exchange counts only for its own connection.
     let mut other = stranger.connect(guest.socket).await;
     assert_eq!(other.ask("GET", "/v1/models", "").await.0, 421);
 }
 
 #[tokio::test]
 async fn cocoon_attest_2() {
-    // The guest takes the exporter from the connection on which the nonce came.
+    // The guest takes the exporter from the connection on which it received the nonce.
     for tee in [Tee::Tdx, Tee::SevSnp] {
         let guest = Guest::start(tee).await;
         let stranger = Stranger::new();
@@ -186,7 +186,7 @@ async fn cocoon_attest_2() {
         );
     }
 
-    // The client's nonces are fresh, for every connection.
+    // The client uses a fresh nonce for every connection.
     let rogue = honest_rogue(|_, document| document).await;
     let verifier = verifier();
     for _ in 0..8 {
@@ -205,7 +205,7 @@ async fn cocoon_attest_2() {
     }
 }
 
-/// A server with true evidence, whose answer `edit` may change: an attacker between client and guest.
+/// Starts a server with good evidence whose answers `edit` may change, like an attacker between client and guest.
 async fn honest_rogue(edit: fn(Freshness, Document) -> Document) -> Rogue {
     let own = key(7);
     let vm = machine(Tee::SevSnp, spki_sha256(&own));
@@ -225,7 +225,7 @@ async fn honest_rogue(edit: fn(Freshness, Document) -> Document) -> Rogue {
     .await
 }
 
-/// Tries to send a prompt; it is not sent, and only nonces arrive.
+/// Tries to send a prompt to `rogue`. Asserts that only nonces arrive there, and returns the client's error.
 pub async fn keeps_its_prompt(verifier: Verifier, rogue: &Rogue) -> ConnectError {
     let upstreams = Upstreams::new(verifier, vec![rogue.address.clone()]);
     let body = Bytes::from_static(CANARY.as_bytes());
@@ -246,7 +246,7 @@ pub async fn keeps_its_prompt(verifier: Verifier, rogue: &Rogue) -> ConnectError
     errors.remove(0)
 }
 
-/// Asserts that the verdict refused at this moment, for exactly these reasons.
+/// Asserts that the verdict refused at this stage, for exactly these reasons.
 #[track_caller]
 pub fn rejected(error: &ConnectError, at: Stage, expected: &[(&str, &str)]) {
     let ConnectError::Rejected { stage, verdict, .. } = error else {
@@ -258,7 +258,7 @@ pub fn rejected(error: &ConnectError, at: Stage, expected: &[(&str, &str)]) {
 
 #[tokio::test]
 async fn cocoon_attest_3() {
-    // An honest server gets the prompt, so that what follows is not for want of sending.
+    // An honest server receives the prompt, so the refusals below are not due to a client that never sends one.
     let honest = honest_rogue(|_, document| document).await;
     let upstreams = Upstreams::new(verifier(), vec![honest.address.clone()]);
     let body = Bytes::from_static(CANARY.as_bytes());
@@ -293,7 +293,7 @@ async fn cocoon_attest_3() {
     let error = keeps_its_prompt(verifier(), &relayed).await;
     rejected(&error, Stage::Attest, &[("evidence.report_data", EXPORTER)]);
 
-    // The boot evidence for an answer.
+    // Boot evidence as the answer.
     let boot = honest_rogue(|_, document| {
         let vm = machine(Tee::SevSnp, document.claims.leaf_spki_sha256);
         let evidence = vm.evidence(&binding::boot(&document.claims));
@@ -313,7 +313,7 @@ async fn cocoon_attest_3() {
         )],
     );
 
-    // Endorsements stripped on the way.
+    // Endorsements removed on the way.
     let stripped = honest_rogue(|_, document| Document {
         collateral: None,
         ..document
@@ -348,8 +348,8 @@ async fn cocoon_attest_3() {
     );
 }
 
-/// The real guest, simulated, before a client that named no development root: refused, each vendor in its own words,
-/// and never asked for anything but evidence.
+/// A client whose policy names no development root refuses the real guest on simulated hardware, with a reason specific
+/// to the TEE, and requests nothing but evidence.
 #[tokio::test]
 async fn simulated_guests_are_refused_without_their_root() {
     let strict = || Verifier::new(CURRENT.clone(), Policy::default());
@@ -367,7 +367,7 @@ async fn simulated_guests_are_refused_without_their_root() {
             "development root not named: this TDX quote comes from simulated hardware, and no development root for it was named",
         )],
     );
-    // SNP's boot evidence carries its certificates, so that it is refused within the handshake.
+    // SNP's boot evidence includes its certificates, so it is refused during the handshake.
     rejected(
         &connect(Tee::SevSnp).await,
         Stage::Handshake,

@@ -1,4 +1,4 @@
-//! Endorsements piece by piece: each is needed, and none of another platform or authority stands in for it.
+//! Each piece of the endorsements is required, and none can be replaced by one of another platform or authority.
 
 use cocoon_measurements::policy::Policy;
 use cocoon_protocol::binding::Tee;
@@ -13,7 +13,7 @@ use crate::collateral::{DAY, intel, snp_with, tdx_with};
 use crate::machine::{Machine, NOW, ROOTS, accepted, judge, refused};
 use crate::platform::{Platform, qe_signer, sign_qe_identity, unverified};
 
-/// Every member of Intel's collateral is needed: without one, or with it emptied, nothing verifies.
+/// Every member of Intel's collateral is required: if one is missing or empty, nothing verifies.
 #[test]
 fn members_of_intels_collateral() {
     let Collateral::Tdx { json } = intel(CollateralDates::around(NOW), TcbStatus::UpToDate) else {
@@ -41,7 +41,7 @@ fn members_of_intels_collateral() {
             "{member}: {row:?}"
         );
 
-        // This one alone is not read: the issuer of that list stands in the quote's own chain.
+        // The only member that is not read: the quote's own certificate chain contains the issuer of that list.
         if member == "pck_crl_issuer_chain" {
             continue;
         }
@@ -59,7 +59,7 @@ fn members_of_intels_collateral() {
     }
 }
 
-/// Each member as another platform's endorser would sign it, under another root of the same names.
+/// Each member as another platform's endorser would sign it, under another root with the same names.
 #[test]
 fn members_of_another_platforms_collateral() {
     let other = IntelIdentity::generate().unwrap();
@@ -109,7 +109,7 @@ fn members_of_another_platforms_collateral() {
     }
 }
 
-/// Endorsements of another platform, under another development root that is named as well.
+/// Endorsements of another platform, under another development root that the policy names as well.
 #[test]
 fn of_another_platform() {
     let other = IntelIdentity::generate().unwrap();
@@ -136,7 +136,7 @@ fn of_another_platform() {
         )],
     );
 
-    // A chip's certificate for another TCB, and of another chip's key.
+    // A certificate for another TCB of this chip, and then one for another key.
     let old = Tcb {
         snp: 20,
         ..Tcb::CURRENT
@@ -195,8 +195,8 @@ fn revocation_lists_are_the_roots_own() {
     );
 }
 
-/// Each certificate that Intel can revoke, in the list of whoever issued it; in another authority's list its number is that
-/// of another certificate.
+/// Each certificate that Intel can revoke is refused when the list of its own issuer names it. In the list of another
+/// authority, the same serial number means another certificate.
 #[test]
 fn revoked_certificates_of_intel() {
     const REVOKED: &str = "Failed to verify certificate chain: CertRevoked";
@@ -237,7 +237,7 @@ fn revoked_certificates_of_intel() {
     accepted(&by_pck_ca(&own.tcb_signing.certificate));
 }
 
-/// A signer of the QE identity of its own, whose chain is another one than that of the TCB information.
+/// The QE identity has its own signer, whose chain differs from that of the TCB information.
 #[test]
 fn a_revoked_signer_of_the_qe_identity() {
     let platform = Platform::good();

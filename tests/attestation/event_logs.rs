@@ -1,5 +1,5 @@
-//! The CC event log is the host's word: it counts only while it replays to the quoted registers, and then the events
-//! count by place and digest alone.
+//! The CC event log comes from the host. It is used only if it replays to the quoted registers, and then only the order
+//! and the digests of its events matter.
 
 use cocoon_measurements::ccel::{EventLog, LoggedEvent, encode};
 use cocoon_measurements::tdx::event::{Rtmr, event_type, replay};
@@ -10,7 +10,7 @@ use crate::machine::{Machine, accepted, refused};
 
 const LIES: &str = "the event log is not the one of this guest: replayed, it gives another register than the quote";
 
-/// An event that can be kept apart from its log.
+/// An owned copy of an event in a log.
 #[derive(Clone)]
 struct Event {
     rtmr: Rtmr,
@@ -40,7 +40,7 @@ fn log_of(events: &[Event]) -> Vec<u8> {
     .unwrap()
 }
 
-/// The verdict on a good VM whose host hands out an edited log.
+/// Returns the verdict on a good VM whose host presents an edited log.
 fn shown(edit: impl FnOnce(&mut Vec<Event>)) -> Verdict {
     let mut vm = Machine::good(Tee::Tdx);
     let mut list = events(vm.event_log());
@@ -49,7 +49,7 @@ fn shown(edit: impl FnOnce(&mut Vec<Event>)) -> Verdict {
     vm.verdict()
 }
 
-/// The verdict on a VM that really measured the edited events: its registers and its log agree.
+/// Returns the verdict on a VM that really measured the edited events, so that its registers and its log agree.
 fn measured(edit: impl FnOnce(&mut Vec<Event>)) -> Verdict {
     let mut vm = Machine::good(Tee::Tdx);
     let mut list = events(vm.event_log());
@@ -72,7 +72,7 @@ fn extra(rtmr: Rtmr) -> Event {
 fn lies_are_found_in_every_register() {
     let log = Machine::good(Tee::Tdx).event_log().clone();
     let list = events(&log);
-    // One edited digest at a time, in each place.
+    // One edited digest at a time, in each position.
     for at in 0..list.len() {
         refused(
             &shown(|events| events[at].digest[7] ^= 1),
@@ -109,7 +109,7 @@ fn reordered_and_shortened() {
         &[("tdx.event_log", LIES)],
     );
     refused(&shown(Vec::clear), &[("tdx.event_log", LIES)]);
-    // Events of different registers may stand in any order: only the order within one is measured.
+    // Events of different registers may be in any order, because only the order within a register is measured.
     accepted(&shown(|events| events.sort_by_key(|event| event.rtmr)));
 }
 
@@ -121,7 +121,7 @@ fn an_event_moved_to_another_register() {
     );
 }
 
-/// Types and texts are the host's to write: they neither help nor harm.
+/// The host can write any event types and data, so they affect no verdict.
 #[test]
 fn types_and_texts_decide_nothing() {
     accepted(&shown(|events| {
@@ -130,7 +130,7 @@ fn types_and_texts_decide_nothing() {
             event.data = b"anything".to_vec();
         }
     }));
-    // A record that extends nothing is left out, whatever it says.
+    // A no-action record extends no register, so it is ignored.
     accepted(&shown(|events| {
         events.insert(
             3,
@@ -142,7 +142,7 @@ fn types_and_texts_decide_nothing() {
     }));
 }
 
-/// Cut anywhere: within an event that is told, between two the replay tells.
+/// Truncated within an event, the log does not parse; truncated between two events, it does not replay.
 #[test]
 fn truncated_anywhere() {
     let log = Machine::good(Tee::Tdx).event_log().clone();
@@ -200,7 +200,7 @@ fn oversized() {
     );
 }
 
-/// Code that measured itself honestly is named by register.
+/// Extra code that measured itself is refused in the row of the register that it extended.
 #[test]
 fn honest_extras_are_refused_by_register() {
     const RTMR3: &str = "something measured itself into RTMR3, which this image never uses: other code ran in the guest";
@@ -225,7 +225,7 @@ fn honest_extras_are_refused_by_register() {
     );
 }
 
-/// The firmware really measured one more, one less, or in another order: one row names the place.
+/// The firmware measured one event more, one less, or in another order: a row names the position.
 #[test]
 fn honest_changes_of_the_machine_are_named_by_place() {
     type Edit = fn(&mut Vec<Event>);

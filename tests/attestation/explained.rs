@@ -1,5 +1,5 @@
-//! Refusals explained by a verifier that has the image's files: what was started instead is named exactly, and nothing is
-//! made better by it.
+//! A verifier that has the image's files explains refusals: it names exactly what was launched instead. An explanation
+//! never changes an outcome.
 
 use cocoon_measurements::appraise::explain::{Artefacts, explain};
 use cocoon_measurements::snp::firmware::SnpFirmware;
@@ -19,7 +19,7 @@ fn files() -> Artefacts<'static> {
     }
 }
 
-/// Cause of the row `id` after the explanation; ids and outcomes stay, and so does the refusal.
+/// Returns the cause of the row `id` after the explanation. Asserts that ids, outcomes and the refusal stay the same.
 #[track_caller]
 fn explained(mut verdict: Verdict, artefacts: &Artefacts<'_>, id: &str) -> String {
     let rows = |verdict: &Verdict| -> Vec<_> {
@@ -130,7 +130,7 @@ fn firmware_and_memory() {
     );
 }
 
-/// Files that are not the manifest's explain nothing.
+/// Files whose digests are not the manifest's are not used for explanations.
 #[test]
 fn strange_files_are_not_looked_at() {
     let mut other = IMAGE.snp_firmware.clone();

@@ -1,4 +1,4 @@
-//! Signed bytes changed without signing anew: whatever they mean, the signature does not hold any more.
+//! Signed bytes changed without signing again: whatever the bytes mean, the signature is no longer valid.
 
 use cocoon_measurements::verdict::Verdict;
 use cocoon_protocol::binding::Tee;
@@ -6,12 +6,12 @@ use cocoon_protocol::document::{Document, Evidence};
 
 use crate::machine::{Machine, judge, policy, refused};
 
-/// Offset and length of what a quote is made of: header, TD report, and the signature data behind its length.
+/// Offsets and lengths of a quote's parts: header, TD report, and the signature data after its length field.
 const HEADER: usize = 48;
 const REPORT: usize = 584;
 const SIGNATURE: usize = HEADER + REPORT + 4;
 const KEY: usize = SIGNATURE + 64;
-/// Behind the key: type and length of the certification data, then the quoting enclave's report and its signature.
+/// After the key: type and length of the certification data, then the quoting enclave's report and its signature.
 const QE_REPORT: usize = KEY + 64 + 6;
 const QE_SIGNATURE: usize = QE_REPORT + 384;
 
@@ -37,7 +37,7 @@ const REPORT_SIGNATURE: &str = "ISV enclave report signature is invalid";
 const QE_REPORT_SIGNATURE: &str = "Signature is invalid for qe_report in quote";
 const KEY_HASH: &str = "QE report hash mismatch";
 
-/// First byte of each field of the TD report, by its offset in the report; attributes are read before the signature.
+/// Offset in the TD report of each field's first byte. ATTRIBUTES is omitted, because it is read before the signature.
 const TD_FIELDS: [(&str, usize); 14] = [
     ("TEE_TCB_SVN", 0),
     ("MRSEAM", 16),
@@ -66,7 +66,7 @@ fn fields_of_the_td_report() {
             REPORT_SIGNATURE,
         );
     }
-    // Attributes: a bit that changes nothing of what is read early.
+    // ATTRIBUTES: a bit that the early checks do not read.
     unsigned(
         &flipped(&good, HEADER + 123, 0x40),
         HEADER + 123,
@@ -87,14 +87,14 @@ fn what_certifies_the_quote() {
         (QE_REPORT + 128, QE_REPORT_SIGNATURE),
         (QE_REPORT + 320, QE_REPORT_SIGNATURE),
         (QE_SIGNATURE, QE_REPORT_SIGNATURE),
-        // The authentication data, hashed together with the key.
+        // The authentication data, which is hashed together with the key.
         (QE_SIGNATURE + 64 + 2, KEY_HASH),
     ] {
         unsigned(&flipped(&good, at, 1), at, reason);
     }
 }
 
-/// First byte of each field of the SNP report that is not read before the signature, and both halves of the signature.
+/// Offset of the first byte of each field of the SNP report that is not read before the signature, and of R and S.
 const SNP_FIELDS: [(&str, usize); 17] = [
     ("GUEST_SVN", 0x04),
     ("FAMILY_ID", 0x10),
@@ -130,7 +130,7 @@ fn fields_of_the_snp_report() {
     }
 }
 
-/// Fields that say how to read the rest are refused by name, before the signature is looked at.
+/// Fields that determine how to read the rest are refused by name before the signature is checked.
 #[test]
 fn fields_of_the_snp_report_that_are_read_first() {
     let good = Machine::good(Tee::SevSnp).document();
@@ -164,8 +164,8 @@ fn fields_of_the_snp_report_that_are_read_first() {
     }
 }
 
-/// No byte of what is signed can be changed unseen, whichever it is: the signature does not hold, unless the byte is
-/// one that is read before it.
+/// No signed byte can be changed undetected: the signature is invalid, or the byte is refused before the signature is
+/// checked.
 #[test]
 fn every_signed_byte_counts() {
     const READ_FIRST: [&str; 5] = [

@@ -1,4 +1,4 @@
-//! A small image: every artefact in its real format, measured by the image builder's own code.
+//! A small image whose artefacts have their real formats, measured by the image builder's own code.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use cocoon_protocol::manifest::{Artefact, MANIFEST_VERSION, Manifest, Model};
 #[expect(dead_code, reason = "the image's own tests use more of it")]
 mod firmware;
 
-/// Seconds for which the manifest counts, before and after the moment that it is made for.
+/// Time for which the manifest is valid before and after the given moment, in seconds.
 pub const HALF_LIFE: u64 = 24 * 60 * 60;
 
 /// The measured artefacts.
@@ -34,7 +34,7 @@ impl Image {
         }
     }
 
-    /// The manifest of this image, valid around `now`.
+    /// Returns the manifest of this image, valid around `now`.
     pub fn manifest(&self, now: u64) -> Manifest {
         let boot = Boot {
             kernel: &self.kernel,

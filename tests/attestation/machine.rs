@@ -1,5 +1,5 @@
-//! A simulated confidential VM whose every part a test can change before it is measured, bound or signed, and a
-//! verifier that looks at what it shows.
+//! A simulated confidential VM whose parts a test can change before they are measured, bound or signed, and a verifier
+//! that judges its documents.
 
 use std::sync::LazyLock;
 
@@ -18,11 +18,11 @@ use cocoon_simulator::tdx::TdReport;
 
 use crate::image::Image;
 
-/// The verifier's clock.
+/// The verifier's clock: Unix time in seconds.
 pub const NOW: u64 = 1_800_000_000;
-/// The key of the TLS connection.
+/// SHA-256 of the public key of the TLS connection's server.
 pub const LEAF: Hex32 = Hex([0x21; 32]);
-/// The verifier's nonce and its own exporter.
+/// The verifier's nonce, and the exporter of its connection.
 pub const FRESH: Freshness = Freshness {
     nonce: Hex([0x31; 32]),
     exporter: Hex([0x32; 32]),
@@ -30,13 +30,13 @@ pub const FRESH: Freshness = Freshness {
 /// Secret key of the one signer that the verifier pins.
 pub const SIGNER: [u8; 32] = [0x51; 32];
 
-/// Both vendors' development roots, made once: RSA takes its time.
+/// Development roots of both vendors, generated once because RSA keys take long.
 pub static ROOTS: LazyLock<Roots> = LazyLock::new(|| Roots::generate(&mut |_| ()).unwrap());
 pub static IMAGE: LazyLock<Image> = LazyLock::new(Image::small);
 /// The image's manifest, signed and trusted.
 pub static MANIFEST: LazyLock<TrustedManifest> = LazyLock::new(|| trusted(NOW));
 
-/// The image's manifest around `now`, as a verifier that pins [`SIGNER`] believes it.
+/// Returns the image's manifest, valid around `now`, as a verifier that pins [`SIGNER`] trusts it.
 pub fn trusted(now: u64) -> TrustedManifest {
     let bytes = IMAGE.manifest(now).to_json();
     let envelope = sign(&bytes, &SIGNER).unwrap();
@@ -47,7 +47,7 @@ pub fn trusted(now: u64) -> TrustedManifest {
     trust(&bytes, Some(&envelope), &believed, now).unwrap()
 }
 
-/// The default policy with both development roots named.
+/// Returns the default policy with both development roots.
 pub fn policy() -> Policy {
     Policy {
         development_roots: [Tee::Tdx, Tee::SevSnp]
@@ -57,7 +57,7 @@ pub fn policy() -> Policy {
     }
 }
 
-/// What the host starts.
+/// What the host launches.
 pub struct Start {
     pub opened: Opened,
     pub snp_firmware: Vec<u8>,
@@ -65,25 +65,25 @@ pub struct Start {
     pub config: Vec<u8>,
 }
 
-/// A VM that runs.
+/// A running VM.
 pub struct Machine {
-    /// What the hardware signs.
+    /// The hardware, with the measurements that it will sign.
     pub vm: Launched<'static>,
-    /// What the guest binds.
+    /// Claims that the guest binds into its evidence.
     pub claims: Claims,
-    /// The challenge that the guest answers.
+    /// Nonce and exporter that the guest answers.
     pub fresh: Freshness,
     pub config: Vec<u8>,
     pub collateral: Option<Collateral>,
 }
 
 impl Machine {
-    /// The manifest's image on a shape that it lists.
+    /// Launches the manifest's image on a shape that the manifest lists.
     pub fn good(tee: Tee) -> Self {
         Self::started(tee, |_| ())
     }
 
-    /// The same, after `edit` changed what the host starts.
+    /// Launches the same after `edit` has changed what the host starts.
     pub fn started(tee: Tee, edit: impl FnOnce(&mut Start)) -> Self {
         let image = &*IMAGE;
         let mut start = Start {
@@ -142,12 +142,12 @@ impl Machine {
         }
     }
 
-    /// Evidence whose report data are `binding`'s.
+    /// Returns evidence whose report data are those of `binding`.
     pub fn evidence(&self, binding: &[u8; binding::BINDING_LEN]) -> Evidence {
         self.vm.evidence(&binding::report_data(binding)).unwrap()
     }
 
-    /// The session's document over the claims as they are now.
+    /// Returns the session document over the current claims.
     pub fn document(&self) -> Document {
         Document {
             version: DOCUMENT_VERSION,
@@ -164,7 +164,7 @@ impl Machine {
         }
     }
 
-    /// The document in the guest's certificate: no event log, no collateral.
+    /// Returns the document in the guest's certificate, which has no event log and no collateral.
     pub fn boot_document(&self) -> Document {
         let mut evidence = self.evidence(&binding::boot(&self.claims));
         if let Evidence::Tdx { event_log, .. } = &mut evidence {
@@ -179,23 +179,23 @@ impl Machine {
         }
     }
 
-    /// The verifier's verdict on the session's document.
+    /// Returns the verifier's verdict on the session document.
     pub fn verdict(&self) -> Verdict {
         judge(&self.document(), &policy())
     }
 }
 
-/// The verdict on a session's document.
+/// Returns the verdict on a session document at [`NOW`].
 pub fn judge(document: &Document, policy: &Policy) -> Verdict {
     judge_at(document, policy, NOW)
 }
 
-/// The same on another day.
+/// Returns the verdict on a session document at `now`.
 pub fn judge_at(document: &Document, policy: &Policy, now: u64) -> Verdict {
     appraise(&session(document), &MANIFEST, policy, now)
 }
 
-/// A session's document on the connection with [`LEAF`] and [`FRESH`].
+/// Presents a session document on the connection with [`LEAF`] and [`FRESH`].
 pub fn session(document: &Document) -> Presented<'_> {
     Presented {
         document,
@@ -205,7 +205,7 @@ pub fn session(document: &Document) -> Presented<'_> {
     }
 }
 
-/// Asserts that the verdict is a refusal for exactly these reasons (id and cause), each with advice.
+/// Asserts that the verdict is a refusal for exactly these reasons (id and cause), and that each has advice.
 #[track_caller]
 pub fn refused(verdict: &Verdict, expected: &[(&str, &str)]) {
     let found: Vec<(&str, &str)> = verdict
@@ -223,7 +223,7 @@ pub fn refused(verdict: &Verdict, expected: &[(&str, &str)]) {
     }
 }
 
-/// Asserts that nothing failed, and that the verdict lets prompts go to simulated hardware.
+/// Asserts that no check failed, and that the verdict authorises prompts to simulated hardware.
 #[track_caller]
 pub fn accepted(verdict: &Verdict) {
     let failed: Vec<_> = verdict.failures().collect();
@@ -237,7 +237,7 @@ pub fn accepted(verdict: &Verdict) {
     );
 }
 
-/// Id and outcome of every row.
+/// Returns id and outcome of every row.
 pub fn outcomes(verdict: &Verdict) -> Vec<(&'static str, Outcome)> {
     verdict
         .checks

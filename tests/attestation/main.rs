@@ -1,35 +1,38 @@
-//! What evidence is worth: the simulator's, judged by the code that clients judge with, and the attested TLS
-//! connection that carries it.
+//! Appraisal tests: the simulator's evidence is judged by the code that clients use, and the attested TLS connection
+//! that carries it is tested with the real client and guest agent.
 //!
-//! Every refusal is asserted by the id of the check and its exact words. Tampering signs anew with the simulator's
-//! keys, because changing signed bytes tests nothing but the signature; that is tested once, for every field.
+//! Every refusal is asserted by the check's id and its exact text. Tampering tests sign the changed bytes again with
+//! the simulator's keys, because otherwise they would test nothing but the signature; `flipped` tests that once, for
+//! every field.
 //!
-//! | module | promises |
+//! | module | what its tests show |
 //! |---|---|
-//! | `accepted` | good evidence is accepted for what it is, and never for more |
-//! | `roots` | development roots count where they are named, and nowhere else |
-//! | `manifests` | manifests that do not count |
-//! | `bindings` | replayed, relayed and edited documents |
-//! | `batches` | evidence that sessions share, and places in it that are not theirs |
-//! | `launches` | another image, command line, machine or configuration |
-//! | `event_logs` | logs that lie |
-//! | `tampered_tdx`, `tampered_snp` | each field of the reports, signed anew |
-//! | `statements`, `tdx_module` | each field of what Intel states, signed anew |
-//! | `quoting` | what PCK certificate and quoting enclave say, changed and signed anew |
-//! | `version_5` | quotes of version 5, and what TDX 1.5 adds to them |
-//! | `snp_formats` | SEV-SNP reports of every version, generation and kind of key |
-//! | `appraised` | the same without a manifest, as `cocoon appraise` judges files |
-//! | `flipped` | signed bytes changed without signing anew |
-//! | `collateral` | endorsements that are late, early, stale, stripped, the other vendor's |
-//! | `endorsers` | each piece of them, from another platform or authority |
-//! | `chips` | what the certificate of a chip says, changed and certified anew |
-//! | `times` | each certificate, list and statement too early, too late and in its time |
+//! | `accepted` | good evidence passes every check, and the verdict claims no more than its root supports |
+//! | `roots` | development roots are trusted only where a policy names them |
+//! | `manifests` | manifests that are refused |
+//! | `bindings` | documents that are replayed, relayed or edited are refused |
+//! | `batches` | evidence shared by several sessions, and batch positions that belong to other sessions |
+//! | `launches` | another image, command line, machine or configuration is refused |
+//! | `event_logs` | event logs that do not match the registers are refused |
+//! | `tampered_tdx`, `tampered_snp` | each field of the reports, changed and signed again |
+//! | `statements`, `tdx_module` | each field of Intel's signed statements, changed and signed again |
+//! | `quoting` | PCK certificate and quoting enclave, changed and signed again |
+//! | `version_5` | quotes of version 5, and the fields that TDX 1.5 adds |
+//! | `snp_formats` | SEV-SNP reports of every version, processor generation and kind of key |
+//! | `appraised` | evidence without a manifest, as `cocoon appraise` judges files |
+//! | `flipped` | signed bytes changed without signing again |
+//! | `collateral` | endorsements that are expired, not yet valid, stale, stripped, or another vendor's |
+//! | `endorsers` | each piece of collateral from another platform or authority |
+//! | `chips` | each extension of a chip's certificate, changed and certified again |
+//! | `times` | the validity period of each certificate, revocation list and statement |
 //! | `boot_times` | until which second the verdict on a boot document holds |
 //! | `settings` | each field of policy and manifest, changed |
-//! | `gpus`, `gpu_wire` | GPUs: good ones, every bad form, exchanged ones, judged and over real TLS |
-//! | `collector` | a GPU from its driver, through the process that holds it, to the agent's gate |
-//! | `explained` | what was started instead, named exactly where the image's files are at hand |
-//! | `malformed`, `properties` | rubbish in every place, and any at all |
+//! | `gpus`, `gpu_wire` | GPU evidence: good, malformed and exchanged, judged directly and over real TLS |
+//! | `collector` | a GPU from its driver, through the collector process, to the agent's gate |
+//! | `explained` | refusals that name exactly what was launched instead, where the image's files are available |
+//! | `malformed`, `properties` | malformed data in every place, chosen and random |
+//! | `certificates`, `connections` | SPEC.md §4 over real TLS: CERT, TLS and ATTEST |
+//! | `kept` | another image and untimely endorsements over real TLS: no prompt is sent |
 //! | `certificates`, `connections` | SPEC.md §4 over real TLS: CERT, TLS and ATTEST |
 //! | `kept` | another image and late endorsements over real TLS: no prompt leaves |
 

@@ -1,5 +1,5 @@
-//! An Intel platform whose certificates, quoting enclave, quotes and collateral a test can change, all signed anew with the
-//! simulator's keys, and the verdict on a good trust domain of it.
+//! An Intel platform whose certificates, quoting enclave, quotes and collateral a test can change, all signed again
+//! with the simulator's keys, and the verdict on a good trust domain of it.
 
 use cocoon_measurements::policy::Policy;
 use cocoon_measurements::verdict::Verdict;
@@ -16,19 +16,19 @@ use serde_json::Value;
 
 use crate::machine::{Machine, NOW, ROOTS, judge, policy};
 
-/// A quote's layout: its version, and what TDX 1.5 reports beyond the rest.
+/// A quote's layout: its version, and the additional fields of TDX 1.5, if any.
 pub type Layout = (QuoteVersion, Option<Later>);
 
 pub struct Platform {
     pub identity: IntelIdentity,
     pub enclave: QuotingEnclave,
     pub layout: Layout,
-    /// Changes what the TDX module reports.
+    /// Changes the report of the TDX module before it is quoted.
     pub report: fn(&mut TdReport),
 }
 
 impl Platform {
-    /// The simulator's own, with quotes of version 4.
+    /// Returns the simulator's own platform, with quotes of version 4.
     pub fn good() -> Self {
         let own = &ROOTS.intel;
         Self {
@@ -44,7 +44,7 @@ impl Platform {
         }
     }
 
-    /// The session's document of a good trust domain here, with collateral that `edit` changed.
+    /// Returns the session document of a good trust domain of this platform, with collateral changed by `edit`.
     pub fn document(&self, edit: impl FnOnce(&mut Value)) -> Document {
         let platform = TdxSimulator::with_enclave(&self.identity, self.enclave.clone());
         let vm = Machine::good(Tee::Tdx);
@@ -68,7 +68,7 @@ impl Platform {
         document
     }
 
-    /// The default policy with this platform's root named.
+    /// Returns the default policy with this platform's root as the only development root.
     pub fn named(&self) -> Policy {
         Policy {
             development_roots: vec![self.identity.root.certificate.clone()],
@@ -94,7 +94,7 @@ pub fn quoted(platform: &TdxSimulator<'_>, report: &TdReport, layout: &Layout) -
     platform.signed(*version, &body).unwrap()
 }
 
-/// Changes what a member of the collateral states, and has `signer` sign it anew.
+/// Changes a member of the collateral with `edit`, and signs it again with `signer`.
 pub fn restate(
     collateral: &mut Value,
     member: &str,
@@ -112,7 +112,7 @@ pub fn restate(
     collateral[member] = text.into();
 }
 
-/// A signer of QE identities that is not the one of TCB information.
+/// Issues a signer for QE identities that is not the signer of TCB information.
 pub fn qe_signer(identity: &IntelIdentity) -> Identity {
     let key = PrivateKey::generate(KeyKind::P256).unwrap();
     let name = "CN=QE identity signing,O=Cocoon Simulator";
@@ -120,14 +120,14 @@ pub fn qe_signer(identity: &IntelIdentity) -> Identity {
     Identity { key, certificate }
 }
 
-/// Has `signer` sign the QE identity, with a chain of its own.
+/// Signs the QE identity with `signer`, and attaches the signer's own chain.
 pub fn sign_qe_identity(collateral: &mut Value, signer: &Identity, identity: &IntelIdentity) {
     restate(collateral, "qe_identity", &signer.key, |_| ());
     let chain = x509::pem(&[&signer.certificate, &identity.root.certificate]);
     collateral["qe_identity_issuer_chain"] = chain.unwrap().into();
 }
 
-/// The words of a refusal by Intel's chains, signatures and TCB.
+/// Returns the text of a refusal that is due to Intel's chains, signatures or TCB.
 pub fn unverified(reason: &str) -> String {
     format!("TDX quote does not verify with its collateral under the development root: {reason}")
 }
