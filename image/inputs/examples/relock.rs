@@ -1,8 +1,8 @@
-//! Refreshes a lock file from the archive, fetches its groups, and unpacks one group: what
-//! `cocoon-image lock --update` does, for work on this crate alone.
+//! Refreshes a lock file, fetches its groups and unpacks a group, to test this crate without `cocoon-image`.
 //!
-//! `relock LOCK` refreshes; `relock LOCK --newest` fetches each group, taking the newest where the locked one
-//! is gone; `relock LOCK --unpack GROUP DIR` unpacks a group.
+//! `relock LOCK` refreshes the lock file, as `cocoon-image lock --update` does. `relock LOCK --newest` fetches each
+//! group and takes the newest version where a locked file is no longer available. `relock LOCK --unpack GROUP DIR`
+//! unpacks one group.
 
 use std::path::Path;
 

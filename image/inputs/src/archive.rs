@@ -1,4 +1,5 @@
-//! One suite of the Debian archive: InRelease, its signature, its dates, and the Packages indices it vouches for.
+//! Reads one suite of the Debian archive: verifies its InRelease file and dates, and fetches the Packages indices
+//! listed there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -22,27 +23,27 @@ pub struct Keyring {
     paths: Vec<PathBuf>,
 }
 
-/// Everything needed to read the archive.
+/// Everything needed to read the Debian archive.
 #[derive(Clone)]
 pub struct Archive {
-    /// Client.
+    /// HTTP client.
     pub http: Http,
-    /// Base addresses.
+    /// Base addresses of the archive.
     pub mirrors: Mirrors,
-    /// Where indices are kept between runs, by their hash.
+    /// Cache that keeps the package indices between runs, by their digests.
     pub cache: Cache,
-    /// Keys that may sign.
+    /// Keys that may sign a Release file.
     pub keyring: Keyring,
-    /// Seconds since 1970; an argument so that a test can choose it.
+    /// Current time in seconds since 1970. A field, so that tests can choose it.
     pub now: u64,
-    /// How long past its Valid-Until a Release file is still taken; each such case is reported.
+    /// How long a Release file is still accepted after its Valid-Until; each such case is reported.
     pub expired_tolerance: Duration,
-    /// Told about downloads and tolerated expiries.
+    /// Receives the progress of downloads and notes about tolerated expiries.
     pub reporter: Arc<dyn Reporter>,
 }
 
 impl Keyring {
-    /// The keyring that Debian's package `debian-archive-keyring` installs.
+    /// The keyring installed by Debian's package `debian-archive-keyring`.
     #[must_use]
     pub fn debian() -> Self {
         let names = ["debian-archive-keyring.gpg", "debian-archive-keyring.pgp"];
@@ -53,7 +54,7 @@ impl Keyring {
         }
     }
 
-    /// A keyring file, binary or armoured.
+    /// The keyring in this file, binary or armoured.
     #[must_use]
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self {
@@ -69,21 +70,21 @@ impl Keyring {
     }
 }
 
-/// A verified suite with the texts of its indices by component.
+/// A verified suite with the texts of its package indices by component.
 pub(crate) struct Suite {
     pub release: Release,
     pub packages: BTreeMap<String, String>,
 }
 
-/// One index of a suite, as its InRelease names it.
+/// One package index of a suite, as InRelease lists it.
 struct Index {
-    /// Below the suite's folder, such as `main/binary-amd64`.
+    /// Folder relative to the suite's folder, such as `main/binary-amd64`.
     folder: String,
     sha256: Digest,
     size: u64,
 }
 
-/// The verified fields of an InRelease file.
+/// A verified InRelease file.
 #[derive(Debug)]
 pub(crate) struct InRelease {
     base: String,
@@ -93,8 +94,8 @@ pub(crate) struct InRelease {
 }
 
 impl Archive {
-    /// Fetches and verifies InRelease of `suite`, not older than the `locked` one, and its indices of `main` and of
-    /// `components`.
+    /// Fetches and verifies the InRelease file of `suite`, then reads the package indices of `main` and of
+    /// `components`. Refuses an InRelease that is older than the `locked` one.
     pub(crate) fn suite(
         &self,
         suite: &str,
@@ -103,7 +104,8 @@ impl Archive {
     ) -> Result<Suite, ArchiveError> {
         let inrelease = self.inrelease(suite, locked)?;
         self.check_dates(suite, &inrelease)?;
-        // An old mirror's file and a new one's indices would not fit, so that all follow from this one text.
+        // All indices are taken from this one InRelease: mirrors in different states would give indices that do not
+        // match.
         let main = self.index(suite, MAIN, &inrelease)?;
         let mut packages = BTreeMap::from([(MAIN.to_owned(), main.1)]);
         let mut others = BTreeMap::new();
@@ -122,7 +124,7 @@ impl Archive {
         Ok(Suite { release, packages })
     }
 
-    /// Digest and text of one index.
+    /// Returns the digest and the text of one index, from the cache if it is there.
     fn index(
         &self,
         suite: &str,
@@ -146,9 +148,10 @@ impl Archive {
         Ok((index.sha256, packages))
     }
 
-    /// Where the suite's own, signed Release file says that old files are; `None` if it does not say.
+    /// Returns the address template of the snapshot archive that the suite's signed Release file names, if it names
+    /// one.
     pub(crate) fn snapshot_template(&self, suite: &str) -> Result<Option<String>, ArchiveError> {
-        // Of any age: what is fetched there has the locked hash.
+        // The Release file may be of any age: whatever is fetched from the snapshot archive must have the locked hash.
         let inrelease = self.inrelease(suite, None)?;
         let named = field(&inrelease.text, "Snapshots").filter(|url| url.contains("@SNAPSHOTID@"));
         Ok(named.map(str::to_owned))
@@ -197,7 +200,7 @@ impl Archive {
                 suite: suite.to_owned(),
                 source,
             })?;
-        // A mirror must not pass one suite off as another: sid's packages are signed by the same keys.
+        // A mirror must not present one suite as another: the same keys sign sid.
         let named = field(&text, "Codename").unwrap_or_default();
         if named != suite && field(&text, "Suite") != Some(suite) {
             return Err(bad_field(suite, "Codename", named));
@@ -215,7 +218,7 @@ impl Archive {
     }
 
     fn check_dates(&self, suite: &str, inrelease: &InRelease) -> Result<(), ArchiveError> {
-        // Stable releases carry no Valid-Until.
+        // Release files of stable suites have no Valid-Until.
         let Some(text) = field(&inrelease.text, "Valid-Until") else {
             return Ok(());
         };
@@ -247,7 +250,7 @@ impl Archive {
             size,
         } = index;
         let dir = format!("{}/dists/{suite}/{folder}", inrelease.base);
-        // By hash first: the plain name changes under our feet when the mirror updates.
+        // The by-hash path is tried first: the file under the plain name changes when the mirror is updated.
         let by_hash = format!("{dir}/by-hash/SHA256/{sha256}");
         let plain = format!("{dir}/Packages.xz");
         let _guard = self
@@ -284,8 +287,8 @@ impl Archive {
 }
 
 impl InRelease {
-    /// The same unless it is older than the `locked` one. Releases of stable suites never expire, so an old one, with its
-    /// holes, would pass for the newest for ever.
+    /// Refuses a Release file that is older than the `locked` one. Release files of stable suites never expire, so a
+    /// replayed old one, with its known vulnerabilities, would otherwise be accepted for ever.
     fn not_older(self, suite: &str, locked: Option<&Release>) -> Result<Self, ArchiveError> {
         match locked {
             Some(locked) if date::parse(&self.date) < date::parse(&locked.date) => {
@@ -301,7 +304,7 @@ impl InRelease {
 }
 
 impl Index {
-    /// What the SHA256 section of a Release file says of a component's index.
+    /// Reads the entry of a component's index from the SHA256 section of a Release file.
     fn named(suite: &str, component: &str, text: &str) -> Result<Self, ArchiveError> {
         let folder = format!("{component}/binary-amd64");
         let path = format!("{folder}/Packages.xz");

@@ -1,4 +1,4 @@
-//! Why a suite of the archive cannot be read.
+//! The error of reading a suite of the Debian archive.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use crate::{CacheError, HttpError, PackagesError, SignatureError};
 /// Why a suite cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// No keyring on this machine.
+    /// There is no keyring on this machine.
     #[error(
         "no Debian archive keyring (looked for {}): apt install debian-archive-keyring, or name one with --keyring FILE",
         list(looked_for)
@@ -16,95 +16,95 @@ pub enum ArchiveError {
         /// Paths tried.
         looked_for: Vec<PathBuf>,
     },
-    /// No base address for this suite.
+    /// No base address is known for this suite.
     #[error("no mirror carries suite {suite}: name one with --mirror URL")]
     NoMirror {
-        /// Suite.
+        /// Name of the suite.
         suite: String,
     },
-    /// Could not be fetched from any mirror.
+    /// No mirror delivered the document.
     #[error("cannot fetch the {document} of suite {suite}")]
     Fetch {
-        /// InRelease or index.
+        /// InRelease or package index.
         document: &'static str,
-        /// Suite.
+        /// Name of the suite.
         suite: String,
         /// Cause at the last mirror.
         #[source]
         source: Box<HttpError>,
     },
-    /// Signature, or its keyring, refused.
+    /// The signature is not valid, or the keyring cannot be used.
     #[error("the InRelease of suite {suite} is not signed by Debian's archive key")]
     Signature {
-        /// Suite.
+        /// Name of the suite.
         suite: String,
-        /// Cause.
+        /// Underlying error.
         #[source]
         source: SignatureError,
     },
-    /// A field is missing or wrong.
+    /// A field of InRelease is missing or not valid.
     #[error("the InRelease of suite {suite}: field {field} is missing or not valid ({found:?})")]
     Field {
-        /// Suite.
+        /// Name of the suite.
         suite: String,
-        /// Field.
+        /// Name of the field.
         field: &'static str,
-        /// What stands there.
+        /// Value found.
         found: String,
     },
-    /// The Release file names no index of a component.
+    /// The Release file lists no index of this component.
     #[error("suite {suite} has no component {component} for amd64")]
     NoIndex {
-        /// Suite.
+        /// Name of the suite.
         suite: String,
         /// Component, such as `non-free`.
         component: String,
     },
-    /// Older than allowed.
+    /// The Release file is past its Valid-Until by more than the tolerance.
     #[error(
         "the InRelease of suite {suite} expired {days} days ago: the mirror is stale, or someone replays an old one; try another with --mirror URL"
     )]
     Expired {
-        /// Suite.
+        /// Name of the suite.
         suite: String,
         /// Days since Valid-Until.
         days: u64,
     },
-    /// Older than the one that the lock was made from.
+    /// The Release file is older than the one from which the lock was made.
     #[error(
         "the InRelease of suite {suite} is of {found}, the lock's of {locked}: the mirror is stale, or someone replays an old one; try another with --mirror URL"
     )]
     Older {
-        /// Suite.
+        /// Name of the suite.
         suite: String,
-        /// Its date.
+        /// Date of the Release file.
         found: String,
-        /// The lock's.
+        /// Date of the locked Release file.
         locked: String,
     },
-    /// The index has not the signed hash, or does not decompress.
+    /// The index does not have the signed hash, or cannot be decompressed.
     #[error("the package index of suite {suite} is damaged: {problem}")]
     Index {
-        /// Suite.
+        /// Name of the suite.
         suite: String,
-        /// What is wrong.
+        /// Description of the problem.
         problem: String,
     },
-    /// The index does not parse.
+    /// The index cannot be parsed.
     #[error("the package index of suite {suite} does not parse")]
     Packages {
-        /// Suite.
+        /// Name of the suite.
         suite: String,
-        /// Cause.
+        /// Underlying error.
         #[source]
         source: PackagesError,
     },
-    /// The cache failed.
+    /// The index cannot be stored in the cache, or read from it.
     #[error("cannot keep the package index of suite {suite}")]
     Cache {
-        /// Suite.
+        /// Name of the suite.
         suite: String,
-        /// Cause.
+        /// Underlying error.
         #[source]
         source: CacheError,
     },

@@ -1,4 +1,5 @@
-//! The content-addressed cache of foreign files: nothing enters it unchecked, nothing leaves it unchecked.
+//! The content-addressed cache of foreign files. Files are verified when they are inserted and again when they are
+//! looked up.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -9,70 +10,70 @@ use std::path::{Path, PathBuf};
 use crate::report::{self, Reporter};
 use crate::{Digest, Lock, digest};
 
-/// A folder shared by every run of one user; processes exclude each other by a file lock while they write.
+/// A cache folder shared by all runs of one user. While a process writes, it excludes the others with a file lock.
 #[derive(Debug, Clone)]
 pub struct Cache {
     root: PathBuf,
 }
 
-/// Held while this process writes to the cache.
+/// The exclusive right to write to the cache, until dropped.
 #[derive(Debug)]
 pub struct CacheGuard {
     _file: File,
 }
 
-/// What [`Cache::gc`] did.
+/// Result of [`Cache::gc`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Collected {
-    /// Files removed.
+    /// Number of files and folders removed.
     pub removed: usize,
-    /// Bytes freed.
+    /// Bytes freed, without those inside removed folders.
     pub bytes: u64,
-    /// Files kept.
+    /// Number of files kept.
     pub kept: usize,
 }
 
-/// Why the cache failed.
+/// Why a cache operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
-    /// No variable says where the cache is.
+    /// None of the environment variables that locate the cache is set.
     #[error("no place for the cache: set COCOON_CACHE, XDG_CACHE_HOME or HOME")]
     NoHome,
-    /// The disk or the quota is full.
+    /// The disk or the user's quota is full.
     #[error(
         "no space left for {path} ({needed} bytes needed): free some, or set COCOON_CACHE to a larger disk"
     )]
     NoSpace {
-        /// File being written.
+        /// File that was being written.
         path: PathBuf,
-        /// Size it would have.
+        /// Size of the file in bytes; 0 if it is not known.
         needed: u64,
     },
-    /// Another failure of the file system.
+    /// Another error of the file system.
     #[error("cannot {operation} {path}")]
     Io {
-        /// What was tried.
+        /// Operation that failed.
         operation: &'static str,
-        /// On what.
+        /// File or folder.
         path: PathBuf,
-        /// Cause.
+        /// Underlying error.
         #[source]
         source: io::Error,
     },
-    /// The file's length is not the locked one.
+    /// The length of the file is not the locked one.
     #[error("{what} has {found} bytes, the lock says {expected}")]
     Size {
-        /// Which file.
+        /// Name or address of the file.
         what: String,
-        /// Locked size.
+        /// Locked size in bytes.
         expected: u64,
-        /// Size found; one more than `expected` stands for any larger one.
+        /// Size found, in bytes; `expected` + 1 stands for any larger size.
         found: u64,
     },
-    /// The file's bytes are not the locked ones.
+    /// The digest of the file is not the locked one.
     #[error("{what} has SHA-256 {found}, the lock says {expected}")]
     Hash {
-        /// Which file.
+        /// Name or address of the file.
         what: String,
         /// Locked digest.
         expected: Digest,
@@ -82,7 +83,7 @@ pub enum CacheError {
 }
 
 impl Cache {
-    /// `COCOON_CACHE`, else `XDG_CACHE_HOME/cocoon`, else `HOME/.cache/cocoon`.
+    /// Returns `COCOON_CACHE`, else `XDG_CACHE_HOME/cocoon`, else `HOME/.cache/cocoon`.
     ///
     /// # Errors
     /// [`CacheError::NoHome`] if none of the three is set.
@@ -98,10 +99,10 @@ impl Cache {
             .ok_or(CacheError::NoHome)
     }
 
-    /// Opens the cache below `root`, creating its folders.
+    /// Opens the cache in the folder `root`, and creates its folders if they are missing.
     ///
     /// # Errors
-    /// [`CacheError`] if a folder cannot be made.
+    /// [`CacheError`] if a folder cannot be created.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, CacheError> {
         let cache = Self { root: root.into() };
         for dir in [cache.content(), cache.partial()] {
@@ -110,13 +111,13 @@ impl Cache {
         Ok(cache)
     }
 
-    /// The folder given to [`Cache::open`]; other parts of the build keep their own folders below it.
+    /// The folder given to [`Cache::open`]. Other parts of the build keep their own folders in it.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Waits until no other process writes here, saying so while it waits.
+    /// Waits until no other process writes to the cache; reports the wait.
     ///
     /// # Errors
     /// [`CacheError::Io`] if the lock file cannot be opened or locked.
@@ -133,10 +134,10 @@ impl Cache {
         Ok(CacheGuard { _file: file })
     }
 
-    /// The checked file, or `None` if it is absent. A damaged one is removed and counts as absent.
+    /// Returns the path of a verified file, or `None` if it is absent. Removes a damaged file and returns `None`.
     ///
     /// # Errors
-    /// [`CacheError::Io`] if it cannot be read or removed.
+    /// [`CacheError::Io`] if the file cannot be read or removed.
     pub fn lookup(&self, sha256: &Digest, size: u64) -> Result<Option<PathBuf>, CacheError> {
         let path = self.path(sha256);
         match digest::of_file(&path, size) {
@@ -150,10 +151,11 @@ impl Cache {
         }
     }
 
-    /// Checks `part`, makes it read-only and durable, and moves it under its digest.
+    /// Verifies `part`, makes it read-only, flushes it to disk, and renames it to its digest.
     ///
     /// # Errors
-    /// [`CacheError::Size`] or [`CacheError::Hash`] (then `part` is removed), or a failure of the disk.
+    /// [`CacheError::Size`] or [`CacheError::Hash`] if `part` does not match; it is then removed.
+    /// [`CacheError::NoSpace`] or [`CacheError::Io`] if the file system fails.
     pub fn insert(
         &self,
         part: &Path,
@@ -192,7 +194,7 @@ impl Cache {
         Ok(path)
     }
 
-    /// Puts bytes that the caller already holds into the cache.
+    /// Stores bytes that are already in memory.
     ///
     /// # Errors
     /// As [`Cache::insert`].
@@ -211,7 +213,7 @@ impl Cache {
     /// Removes every file that none of `locks` names, and every unfinished download.
     ///
     /// # Errors
-    /// [`CacheError::Io`] at the first file that cannot be removed.
+    /// [`CacheError::Io`] if the cache cannot be locked or listed, or at the first file that cannot be removed.
     pub fn gc(&self, locks: &[&Lock], reporter: &dyn Reporter) -> Result<Collected, CacheError> {
         let _guard = self.exclusive(reporter)?;
         let named: BTreeSet<String> = locks
@@ -246,12 +248,13 @@ impl Cache {
         Ok(collected)
     }
 
-    /// Where an unfinished download of this digest grows; it survives the process, so that it can resume.
+    /// Path of the unfinished download of this digest. The file survives the process, so that the download can resume.
     pub(crate) fn part(&self, sha256: &Digest) -> PathBuf {
         self.partial().join(format!("{sha256}.part"))
     }
 
-    /// An empty folder for a foreign program's output, on the cache's own disk so that renames are atomic.
+    /// Creates an empty folder for the output of an external program, on the disk of the cache, so that renames are
+    /// atomic.
     pub(crate) fn scratch(&self, name: &str) -> Result<PathBuf, CacheError> {
         let path = self.partial().join(name);
         match fs::remove_dir_all(&path) {
@@ -276,7 +279,7 @@ impl Cache {
     }
 }
 
-/// Turns an I/O error into [`CacheError`], telling a full disk from the rest.
+/// Turns an I/O error into a [`CacheError`]; distinguishes a full disk from other errors.
 pub(crate) fn failed(
     operation: &'static str,
     path: &Path,

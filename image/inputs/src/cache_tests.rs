@@ -1,4 +1,4 @@
-//! What the cache lets in and out.
+//! Tests of inserting, looking up, locking and collecting.
 
 use super::*;
 use crate::report::Silent;

@@ -1,8 +1,8 @@
-//! The canonical form of a lock: length-prefixed fields.
+//! The canonical form over which a lock's digest is computed: length-prefixed fields.
 
 use crate::Digest;
 
-/// Bytes that two different locks never share.
+/// An encoding in which different sequences of fields never give the same bytes.
 pub(crate) struct Canonical(Vec<u8>);
 
 impl Canonical {

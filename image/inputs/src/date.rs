@@ -1,14 +1,14 @@
-//! Dates of Release files, and the snapshot archive's names for them.
+//! Dates of Release files, and the identifiers that the snapshot archive derives from them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Seconds since 1970 of an RFC 5322 date in UTC, as Release files write it.
+/// Parses an RFC 5322 date in UTC, as Release files have it; returns seconds since 1970.
 pub(crate) fn parse(text: &str) -> Option<u64> {
-    // Debian writes the zone as UTC; HTTP's otherwise equal form says GMT.
+    // Debian writes the time zone as UTC, and HTTP's otherwise equal format as GMT.
     let http = text
         .strip_suffix(" UTC")
         .map_or_else(|| text.to_owned(), |rest| format!("{rest} GMT"));
-    // Debian's single-digit days are not padded on every archive.
+    // Some archives do not pad single-digit days.
     let http = match http.split_once(", ") {
         Some((day, rest)) if rest.as_bytes().get(1) == Some(&b' ') => format!("{day}, 0{rest}"),
         _ => http,
@@ -20,22 +20,22 @@ pub(crate) fn parse(text: &str) -> Option<u64> {
         .map(|since| since.as_secs())
 }
 
-/// `YYYYMMDDTHHMMSSZ`, twelve hours after `date`: the snapshot archive imports an archive some hours after
-/// its Release file is dated, and a file stays in an archive for longer than half a day.
+/// Returns the snapshot identifier (`YYYYMMDDTHHMMSSZ`) for twelve hours after `date`. The snapshot archive imports an
+/// archive some hours after the date of its Release file, and a file stays in an archive for longer than half a day.
 pub(crate) fn snapshot_id(date: &str) -> Option<String> {
     const MONTHS: [&str; 12] = [
         "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
     ];
     let seconds = parse(date)?.checked_add(12 * 3600)?;
     let text = httpdate::fmt_http_date(checked_time(seconds)?);
-    // "Sat, 12 Sep 2026 19:55:41 GMT"
+    // For example "Sat, 12 Sep 2026 19:55:41 GMT".
     let mut parts = text.split_once(", ")?.1.split(' ');
     let (day, month, year, time) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let month = MONTHS.iter().position(|name| *name == month)? + 1;
     Some(format!("{year}{month:02}{day}T{}Z", time.replace(':', "")))
 }
 
-/// Year 9999 is where HTTP dates end, and formatting beyond it panics.
+/// Excludes times after the year 9999: HTTP dates end there, and formatting a later one panics.
 fn checked_time(seconds: u64) -> Option<SystemTime> {
     (seconds < 253_402_300_800).then(|| UNIX_EPOCH + Duration::from_secs(seconds))
 }

@@ -1,4 +1,4 @@
-//! SHA-256 digests as the lock writes them, and hashing of files.
+//! SHA-256 digests in the lock's notation, and hashing of files.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -7,12 +7,12 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// A SHA-256 digest; 64 lower-case hexadecimal digits in text.
+/// A SHA-256 digest; 64 lower-case hexadecimal digits as text.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Digest([u8; 32]);
 
-/// Text that is not 64 lower-case hexadecimal digits.
+/// The error for text that is not 64 lower-case hexadecimal digits.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{text:?} is not a SHA-256 digest (64 lower-case hexadecimal digits)")]
 pub struct DigestError {
@@ -20,22 +20,22 @@ pub struct DigestError {
 }
 
 impl Digest {
-    /// The digest of `bytes`.
+    /// Computes the digest of `bytes`.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The 32 bytes.
+    /// The digest as 32 bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// Parses 64 lower-case hexadecimal digits; upper case is refused so that one digest has one name.
+    /// Parses 64 lower-case hexadecimal digits. Upper case is refused, so that each digest has exactly one spelling.
     ///
     /// # Errors
-    /// [`DigestError`] for anything else.
+    /// [`DigestError`] for any other text.
     pub fn parse(text: &str) -> Result<Self, DigestError> {
         let refuse = || DigestError {
             text: text.chars().take(80).collect(),
@@ -75,8 +75,8 @@ impl TryFrom<String> for Digest {
     }
 }
 
-/// Digest and length of a file, reading at most `limit` bytes and one more, so that an oversized file shows
-/// a length above `limit` without being read whole.
+/// Returns the digest and length of a file. Reads at most `limit` + 1 bytes, so that an oversized file gives a length
+/// above `limit` without being read completely.
 pub(crate) fn of_file(path: &Path, limit: u64) -> io::Result<(Digest, u64)> {
     let mut file = std::fs::File::open(path)?.take(limit.saturating_add(1));
     let mut hasher = Sha256::new();

@@ -1,5 +1,5 @@
-//! Gets locked files: from the cache, the mirrors, the snapshot archive, and, if the caller allows it, the
-//! newest signed version instead.
+//! Fetches locked files from the cache, the mirrors or the snapshot archive, or takes the newest signed version instead
+//! if the caller allows it.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -11,7 +11,7 @@ use crate::{
     ResolveError, date, pip, resolve,
 };
 
-/// Fetches what a lock names.
+/// Fetches the files that a lock names.
 pub struct Fetcher {
     lock: Lock,
     mirrors: Result<Mirrors, MirrorError>,
@@ -21,22 +21,22 @@ pub struct Fetcher {
     reporter: Arc<dyn Reporter>,
 }
 
-/// A checked file.
+/// A fetched and verified file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
-    /// Where it lies, read-only; use [`Fetched::read`] for bytes that are checked once more.
+    /// Path of the read-only file. [`Fetched::read`] verifies the bytes once more.
     pub path: PathBuf,
-    /// What the bytes are.
+    /// Name, version and digest of the file at `path`.
     pub entry: Entry,
-    /// What the lock named, if that is something else: the result is then unlocked.
+    /// The locked entry that this file replaces, if it is not the locked file itself. The result is then unlocked.
     pub substituted: Option<Entry>,
 }
 
 impl Fetched {
-    /// The bytes, checked against the entry while they are read.
+    /// Reads the file and verifies its digest.
     ///
     /// # Errors
-    /// [`CacheError`] if the file was changed after it was fetched.
+    /// [`CacheError`] if the file cannot be read, or was changed after it was fetched.
     pub fn read(&self) -> Result<Vec<u8>, CacheError> {
         let bytes =
             std::fs::read(&self.path).map_err(crate::cache::failed("read", &self.path, 0))?;
@@ -53,7 +53,7 @@ impl Fetched {
 }
 
 impl Fetcher {
-    /// A fetcher for `lock`. Missing mirrors are an error only once a file is not in the cache.
+    /// Creates a fetcher for `lock`. Missing mirrors are an error only when a file is not in the cache.
     #[must_use]
     pub fn new(
         lock: Lock,
@@ -72,23 +72,23 @@ impl Fetcher {
         }
     }
 
-    /// The lock.
+    /// The lock whose files are fetched.
     #[must_use]
     pub fn lock(&self) -> &Lock {
         &self.lock
     }
 
-    /// The cache.
+    /// The cache that holds the files.
     #[must_use]
     pub fn cache(&self) -> &Cache {
         &self.cache
     }
 
-    /// Every file of a group. Where the newest is allowed and one file of the group is gone, the whole group is
-    /// resolved anew, because new and old libraries need not fit.
+    /// Fetches every file of a group. If the policy is [`Policy::AllowNewest`] and one file is no longer available,
+    /// resolves the whole group again, because old and new libraries may not be compatible.
     ///
     /// # Errors
-    /// [`FetchError`].
+    /// [`FetchError`] for the first file that cannot be fetched.
     pub fn fetch_group(&self, group: &str) -> Result<Vec<Fetched>, FetchError> {
         let locked: Vec<Entry> = self.lock.group(group).cloned().collect();
         if locked.is_empty() {
@@ -126,10 +126,11 @@ impl Fetcher {
         Ok(fetched)
     }
 
-    /// One locked file.
+    /// Fetches one locked file. If the policy is [`Policy::AllowNewest`] and the file is no longer available, resolves
+    /// its group again and returns the file that replaces it.
     ///
     /// # Errors
-    /// [`FetchError`].
+    /// [`FetchError`] if neither the file nor an allowed replacement can be fetched.
     pub fn fetch(&self, entry: &Entry) -> Result<Fetched, FetchError> {
         let error = match self.locked(entry) {
             Ok(path) => {
@@ -158,7 +159,7 @@ impl Fetcher {
         let archive = self
             .archive()
             .map_err(|error| Newest::Resolve(Box::new(ResolveError::NoMirror(error))))?;
-        // Wheels keep their versions, and nobody signs them: the locked ones are the newest.
+        // Wheels keep their locked versions, because nobody signs newer ones.
         let requests = self.lock.requests().iter();
         let requests: Vec<_> = requests
             .filter(|request| request.group == group && request.kind == Kind::Debian)
@@ -189,7 +190,7 @@ impl Fetcher {
         Ok(fetched)
     }
 
-    /// The file with exactly the locked hash.
+    /// Returns the path of the file with exactly the locked hash; downloads it if it is not in the cache.
     fn locked(&self, entry: &Entry) -> Result<PathBuf, FetchError> {
         let cache = |source| FetchError::Cache {
             name: entry.name.clone(),
@@ -203,7 +204,7 @@ impl Fetcher {
             return Ok(path);
         }
         let _guard = self.cache.exclusive(&*self.reporter).map_err(cache)?;
-        // Another process may have fetched it while this one waited.
+        // Another process may have fetched the file while this one waited for the lock.
         if let Some(path) = self
             .cache
             .lookup(&entry.sha256, entry.size)
@@ -247,7 +248,7 @@ impl Fetcher {
         if tried.is_empty() {
             tried.push(format!("no mirror carries suite {suite}"));
         }
-        // Only now: most machines never need the snapshot archive.
+        // The snapshot archive is looked up last, because most machines never need it.
         let template = match archive.snapshot_template(suite) {
             Ok(Some(template)) => Some(template),
             Ok(None) => archive.mirrors.snapshot().map(str::to_owned),
@@ -275,7 +276,7 @@ impl Fetcher {
         Err(gone(entry, tried))
     }
 
-    /// One source: `None` if it does not have the file, with the reason added to `tried`.
+    /// Tries one source. Returns `None` if the source does not have the file, and adds the reason to `tried`.
     fn attempt(
         &self,
         http: &Http,
@@ -292,7 +293,8 @@ impl Fetcher {
             name: entry.name.clone(),
             source,
         };
-        // Twice: a partial file left by another mirror or version can be wrong, a whole one is this source's own.
+        // Two passes: a partial file may come from another mirror or version, so a mismatch after resuming is followed
+        // by one complete download from this source.
         for resumed in [part.exists(), false] {
             match http.download(url, entry.size, &part, &*task) {
                 Ok(()) => {}
@@ -344,7 +346,7 @@ enum Newest {
     Fetch(Box<FetchError>),
 }
 
-/// Each new entry with the locked one that it replaces; at least one is marked unless the files are the same.
+/// Pairs each new entry with the locked entry that it replaces. At least one is marked unless the files are the same.
 fn pair(locked: &[Entry], newest: &[Entry]) -> Vec<(Entry, Option<Entry>)> {
     let dropped: Vec<&Entry> = locked
         .iter()
@@ -367,7 +369,7 @@ fn pair(locked: &[Entry], newest: &[Entry]) -> Vec<(Entry, Option<Entry>)> {
             )
         })
         .collect();
-    // A group that only lost a file is not the locked group either.
+    // A group that has only lost a file differs from the locked group, too.
     if let (Some(first), Some(old)) = (pairs.first_mut(), dropped.first())
         && newest.iter().all(is_locked)
     {

@@ -1,4 +1,4 @@
-//! What is taken where a locked file is gone, and the newest is allowed.
+//! Tests of taking the newest version when a locked file is no longer available.
 
 use super::*;
 
@@ -53,7 +53,7 @@ fn a_group_that_only_lost_a_file_is_marked_too() {
     );
 }
 
-/// Nobody signs wheels: what an index serves under the locked name and version decides nothing.
+/// Nobody signs wheels, so a wheel stays the locked one even if the index serves another file.
 #[test]
 fn wheels_stay_locked_where_the_newest_is_taken() {
     let world = World::new("");
@@ -62,7 +62,7 @@ fn wheels_stay_locked_where_the_newest_is_taken() {
     publish(&world.server, &world.key, "trixie", "", &newer);
     let lock = World::lock("Sat, 12 Sep 2026 07:55:41 UTC", Some(b"wheel"));
     let fetcher = world.fetcher_of(Policy::AllowNewest, lock);
-    // In the cache, so that nothing has to ask an index.
+    // The wheel is in the cache, so that no index is asked.
     fetcher
         .cache()
         .insert_bytes(b"wheel", "headers")

@@ -1,4 +1,4 @@
-//! Sources in their order, against a local server.
+//! Tests of the sources and their order, against a local server.
 
 #[path = "fetch_newest_tests.rs"]
 mod newest;
@@ -35,7 +35,7 @@ impl World {
         self.fetcher_of(policy, Self::lock("Sat, 12 Sep 2026 07:55:41 UTC", None))
     }
 
-    /// A lock of this date with one package, and a wheel in the same group.
+    /// A lock of this date with one package in the group `g`, and a wheel if given.
     fn lock(date: &str, wheel: Option<&[u8]>) -> Lock {
         let zero = Digest::of(b"");
         let release = Release {

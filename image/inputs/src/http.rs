@@ -1,4 +1,4 @@
-//! The HTTP client: proxies from the environment, roots from the system, TLS in Rust, resumable downloads.
+//! An HTTP client with resumable downloads, proxies from the environment, the system's trust roots, and TLS without C.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -11,12 +11,12 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use crate::cache::{CacheError, failed};
 use crate::report::Task;
 
-/// Attempts in a row that gain no byte before a source is given up.
+/// Number of consecutive attempts without a received byte after which a source is given up.
 const ATTEMPTS: u32 = 4;
-/// Longest silence of a server between two reads.
+/// Longest time that the client waits for a response or for one read.
 const STALL: Duration = Duration::from_secs(30);
 
-/// A blocking client.
+/// A blocking HTTP client.
 #[derive(Debug, Clone)]
 pub struct Http {
     agent: ureq::Agent,
@@ -26,53 +26,54 @@ pub struct Http {
 /// Why a transfer failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    /// The server does not have it.
+    /// The server answered with a status other than success.
     #[error("{url}: HTTP status {status}")]
     Status {
-        /// Address.
+        /// Requested address.
         url: String,
         /// HTTP status code.
         status: u16,
     },
-    /// No answer, or the transfer broke, more often than we try.
+    /// There was no answer, or the transfer was interrupted, and no attempts are left.
     #[error("{url}: transfer failed")]
     Transfer {
-        /// Address.
+        /// Requested address.
         url: String,
-        /// Cause of the last attempt.
+        /// Error of the last attempt.
         #[source]
         source: Box<ureq::Error>,
     },
-    /// The server sent another size than the expected one.
+    /// The server offers a number of bytes other than the expected one.
     #[error("{url}: the server offers {found} bytes, expected {expected}")]
     Length {
-        /// Address.
+        /// Requested address.
         url: String,
-        /// Size expected.
+        /// Bytes expected; when resuming, the rest of the file.
         expected: u64,
-        /// Size offered.
+        /// Bytes offered.
         found: u64,
     },
-    /// More than the bound for this document.
+    /// The server sent more bytes than allowed.
     #[error("{url}: more than {cap} bytes")]
     TooLarge {
-        /// Address.
+        /// Requested address.
         url: String,
         /// Bound in bytes.
         cap: u64,
     },
-    /// The bytes could not be stored.
+    /// The received bytes could not be stored.
     #[error("cannot store what {url} sent")]
     Store {
-        /// Address.
+        /// Requested address.
         url: String,
-        /// Cause.
+        /// Underlying error.
         #[source]
         source: CacheError,
     },
 }
 
-/// TLS for a client of `ureq`: the system's trust roots (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured), and no C.
+/// TLS configuration for a `ureq` client: the system's trust roots (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured),
+/// and a cryptography provider without C code.
 #[must_use]
 pub fn tls() -> TlsConfig {
     let roots = rustls_native_certs::load_native_certs().certs;
@@ -86,8 +87,8 @@ pub fn tls() -> TlsConfig {
 }
 
 impl Http {
-    /// A client with the system's trust roots ([`tls`]) and the proxy that `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and
-    /// `NO_PROXY` name.
+    /// Creates a client with the system's trust roots ([`tls`]) and the proxies named by `HTTPS_PROXY`, `HTTP_PROXY`,
+    /// `ALL_PROXY` and `NO_PROXY`.
     #[must_use]
     pub fn new() -> Self {
         let config = ureq::Agent::config_builder()
@@ -105,7 +106,7 @@ impl Http {
         }
     }
 
-    /// The same without pauses between attempts, for tests.
+    /// Creates a client that does not pause between attempts, for tests.
     #[cfg(test)]
     pub(crate) fn impatient() -> Self {
         Self {
@@ -117,7 +118,7 @@ impl Http {
     /// Fetches a small document of at most `cap` bytes.
     ///
     /// # Errors
-    /// [`HttpError`], after a bounded number of attempts.
+    /// [`HttpError`] if the document is too large or refused, or after a bounded number of attempts.
     pub fn get(&self, url: &str, cap: u64) -> Result<Vec<u8>, HttpError> {
         self.retrying(url, || {
             let response = self.agent.get(url).call().map_err(Step::again)?;
@@ -139,10 +140,11 @@ impl Http {
         })
     }
 
-    /// Grows `part` to exactly `size` bytes, resuming where it ends.
+    /// Downloads into `part` until it has exactly `size` bytes; resumes at its present end.
     ///
     /// # Errors
-    /// [`HttpError`]; what arrived stays in `part` for the next try.
+    /// [`HttpError`] if the download fails. The bytes received so far stay in `part` for the next attempt, unless the
+    /// server turns out to have another file.
     pub fn download(
         &self,
         url: &str,
@@ -195,9 +197,9 @@ impl Http {
         let resumed = have > 0
             && status == 206
             && header("content-range") == Some(&format!("bytes {have}-{}/{size}", size - 1));
-        // Any other status says nothing of the file, and what arrived stays.
+        // Any other status says nothing about the file, so the bytes received so far are kept.
         if have > 0 && !resumed && matches!(status, 200 | 206 | 416) {
-            // The server ignores ranges, or what it has is another file: from the start.
+            // The server ignores ranges or has another file, so the download starts from the beginning.
             file.set_len(0).map_err(store)?;
             have = 0;
             if status != 200 {
@@ -285,7 +287,7 @@ impl Default for Http {
     }
 }
 
-/// How one attempt ended badly.
+/// How an attempt failed: worth repeating, or final.
 enum Step {
     Again { gained: bool, error: ureq::Error },
     Stop(HttpError),
@@ -311,7 +313,7 @@ fn refuse_status(url: &str, status: u16) -> Result<(), Step> {
     }
 }
 
-/// Errors that another attempt cannot mend.
+/// Whether another attempt would fail in the same way.
 fn is_final(error: &ureq::Error) -> bool {
     matches!(
         error,

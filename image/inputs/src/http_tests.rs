@@ -1,4 +1,4 @@
-//! Resumed downloads: what arrived is given up for another file, and for no other answer.
+//! Tests of resumed downloads: a partial file is discarded only if the server has another file.
 
 use std::fs;
 
@@ -10,7 +10,8 @@ use super::Http;
 const PATH: &str = "/debian/file";
 const BODY: &[u8] = b"0123456789";
 
-/// What a download of [`BODY`] says when its first four bytes are there, what is there then, and what was asked for.
+/// Resumes a download of [`BODY`] after its first four bytes. Returns the result, the bytes then stored, and the
+/// requests made.
 fn resumed(page: impl Into<Page>) -> (Result<(), String>, Vec<u8>, Vec<String>) {
     let server = Server::start([(PATH.to_owned(), page.into())]);
     let folder = tempfile::tempdir().unwrap();
@@ -46,18 +47,18 @@ fn a_server_that_refuses_for_now_takes_nothing_away() {
 
 #[test]
 fn another_file_is_fetched_from_its_start() {
-    // None of it behind these bytes.
+    // The server's file has no bytes after the first four.
     let (said, part, hits) = resumed(refusing(416));
     assert_eq!(said, Err("URL: HTTP status 416".to_owned()));
     assert_eq!(part, b"");
     assert_eq!(hits, ["/debian/file from 4", PATH]);
-    // A part of a longer one.
+    // The range is a part of a longer file.
     let (said, part, hits) = resumed(b"another file, longer".to_vec());
     let expected = "URL: the server offers 20 bytes, expected 10";
     assert_eq!(said, Err(expected.to_owned()));
     assert_eq!(part, b"");
     assert_eq!(hits, ["/debian/file from 4", PATH]);
-    // Ranges are nothing to this server.
+    // The server ignores ranges.
     let whole = Page {
         ignores_ranges: true,
         ..Page::from(b"abcdefghij".to_vec())

@@ -1,4 +1,4 @@
-//! Lock, fetch, verify, unpack and cache every foreign input: Debian packages, the model, private QEMU.
+//! Locks, fetches, verifies, caches and unpacks every foreign input: Debian packages, the model, the private QEMU.
 //!
 //! ```no_run
 //! use cocoon_inputs::{Cache, Fetcher, Lock, Mirrors, Options, Policy, report};
@@ -15,9 +15,8 @@
 //! # }
 //! ```
 //!
-//! This crate does not know what the inputs are for. It runs no maintainer script, and no byte leaves it
-//! that does not have the locked SHA-256 or, when the caller allows the newest instead, a hash signed by
-//! Debian's archive key.
+//! This crate does not know what the inputs are for, and runs no maintainer script. Every file it returns has the
+//! locked SHA-256 or, if the caller allows the newest version instead, a hash signed by Debian's archive key.
 
 mod archive;
 mod archive_error;
