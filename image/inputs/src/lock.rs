@@ -1,7 +1,7 @@
-//! The lock file: every foreign file with its hash, and the requests that it answers.
+//! The lock file: every foreign file with its hash, and the requests from which the files were chosen.
 //!
-//! `[[request]]` tables are written by people; `[[release]]` and `[[input]]` are derived from them by
-//! [`crate::resolve`], so that an auditor can walk from a signed Release file to each hash.
+//! `[[request]]` tables are written by hand. [`crate::resolve`] derives `[[release]]` and `[[input]]` tables from them,
+//! so that an auditor can follow each hash from a signed Release file.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,14 +11,14 @@ use crate::canonical::Canonical;
 use crate::names::{is_name, is_relative, is_version};
 use crate::{Digest, LockError};
 
-/// Version of the file's format.
+/// Version of the lock file's format.
 pub(crate) const FORMAT: u32 = 1;
-/// The component that a request means when it names none.
+/// Component that is searched when a request names none.
 pub(crate) const MAIN: &str = "main";
-/// No input is larger than this, whatever the lock says: bounds disk and memory.
+/// Largest size of one input in bytes, whatever the lock says; bounds disk and memory.
 pub const MAX_INPUT_BYTES: u64 = 8 << 30;
 
-/// A parsed and checked lock file.
+/// A parsed and validated lock file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lock {
@@ -31,45 +31,45 @@ pub struct Lock {
     inputs: Vec<Entry>,
 }
 
-/// Something wanted, and why. One request fills one group, or adds to it.
+/// A requested input and the reason for it. One or more requests fill a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
-    /// Group that the result belongs to.
+    /// Group that receives the resulting entries.
     pub group: String,
     /// Debian package or Python wheel.
     pub kind: Kind,
-    /// Package asked for.
+    /// Name of the requested package.
     pub name: String,
-    /// Exact version; required for Python, absent for Debian (the newest of `suites`).
+    /// Exact version: required for Python, absent for Debian, where the newest of `suites` is taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// Suites to choose from; the highest version wins.
+    /// Suites to search; the highest version is taken.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub suites: Vec<String>,
-    /// Parts of these suites to choose from, such as `non-free`; `main` alone when there are none.
+    /// Components of these suites to search, such as `non-free`; `main` alone if there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub components: Vec<String>,
-    /// What to lock.
+    /// Which packages to lock.
     #[serde(default)]
     pub take: Take,
-    /// Packages left out of a closure; a name that ends in `*` leaves out all that begin so.
+    /// Packages left out of a closure. A name that ends in `*` leaves out all packages with that prefix.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub without: Vec<String>,
-    /// Why this input exists and, for `without`, why it can be left out.
+    /// Why this input exists and, for `without`, why those packages can be left out.
     pub reason: String,
 }
 
-/// What a request locks.
+/// Which packages a request locks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Take {
     /// The named package alone.
     #[default]
     Package,
-    /// The package that the named metapackage depends on: kernel packages carry their version in the name.
+    /// The package that the named metapackage depends on: the names of kernel packages contain their version.
     Dependency,
-    /// The named package with everything in Depends and Pre-Depends, transitively.
+    /// The named package and all packages in Depends and Pre-Depends, transitively.
     Closure,
 }
 
@@ -89,13 +89,13 @@ pub enum Kind {
 pub struct Release {
     /// Suite, such as `trixie`.
     pub suite: String,
-    /// Its `Date` field, as published.
+    /// `Date` field of the Release file, as published.
     pub date: String,
     /// Digest of the InRelease file.
     pub inrelease_sha256: Digest,
-    /// Digest of `main/binary-amd64/Packages.xz`, as InRelease names it.
+    /// Digest of `main/binary-amd64/Packages.xz`, as InRelease lists it.
     pub packages_sha256: Digest,
-    /// The same of each other component that was searched.
+    /// Digest of `Packages.xz` for each other component that was searched.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub components: BTreeMap<String, Digest>,
 }
@@ -104,18 +104,18 @@ pub struct Release {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
-    /// Package name.
+    /// Name of the package.
     pub name: String,
-    /// Package version.
+    /// Version of the package.
     pub version: String,
     /// `amd64` or `all`; `any` for Python.
     pub architecture: String,
     /// Debian package or Python wheel.
     pub kind: Kind,
-    /// Suite it was found in; Debian only.
+    /// Suite in which the package was found; Debian only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suite: Option<String>,
-    /// Path below the archive's base (`pool/…`), or the wheel's file name. Never a host.
+    /// Path relative to the archive's base address (`pool/…`), or file name of the wheel. Never contains a host.
     pub path: String,
     /// Digest of the file.
     pub sha256: Digest,
@@ -126,10 +126,10 @@ pub struct Entry {
 }
 
 impl Lock {
-    /// Builds a lock from its parts, sorted, with the same checks as [`Lock::parse`].
+    /// Builds a sorted lock from its parts, with the same checks as [`Lock::parse`].
     ///
     /// # Errors
-    /// [`LockError`], naming the table and the field.
+    /// [`LockError`] with the table and the field that are not valid.
     pub fn new(
         requests: Vec<Request>,
         mut releases: Vec<Release>,
@@ -150,10 +150,10 @@ impl Lock {
         Ok(lock)
     }
 
-    /// Parses and checks the text of a lock file.
+    /// Parses and validates the text of a lock file.
     ///
     /// # Errors
-    /// [`LockError`], naming the table and the field.
+    /// [`LockError`] with the table and the field that are not valid, or the syntax error.
     pub fn parse(text: &str) -> Result<Self, LockError> {
         let lock: Self =
             toml::from_str(text).map_err(|error| LockError::Syntax(Box::new(error)))?;
@@ -163,7 +163,7 @@ impl Lock {
         Self::new(lock.requests, lock.releases, lock.inputs)
     }
 
-    /// The text to commit; [`Lock::parse`] reads it back unchanged.
+    /// Renders the text of the lock file, which [`Lock::parse`] reads back unchanged.
     ///
     /// # Panics
     /// Never: every field is a string, a number or a list of strings.
@@ -177,7 +177,8 @@ impl Lock {
         )
     }
 
-    /// SHA-256 over a canonical form (length-prefixed fields, sorted): independent of layout and comments.
+    /// Computes SHA-256 over a canonical form (length-prefixed fields; releases and inputs are sorted). Layout,
+    /// comments and the reasons of requests do not change it.
     #[must_use]
     pub fn digest(&self) -> Digest {
         let mut form = Canonical::new("cocoon inputs lock 2");
@@ -220,19 +221,19 @@ impl Lock {
         form.digest()
     }
 
-    /// Every locked file.
+    /// Every locked file of every group.
     #[must_use]
     pub fn inputs(&self) -> &[Entry] {
         &self.inputs
     }
 
-    /// Every request.
+    /// Every request, in the order of the file.
     #[must_use]
     pub fn requests(&self) -> &[Request] {
         &self.requests
     }
 
-    /// The locked files of one group; empty if there is no such group.
+    /// The locked files of one group; none if there is no such group.
     pub fn group<'a>(&'a self, group: &str) -> impl Iterator<Item = &'a Entry> {
         self.inputs
             .iter()
@@ -311,7 +312,7 @@ impl Kind {
 }
 
 impl Request {
-    /// Where its packages are looked for in each suite.
+    /// Components in which the request's packages are searched, in each suite.
     pub(crate) fn components(&self) -> impl Iterator<Item = &str> {
         let main = self.components.is_empty().then_some(MAIN);
         main.into_iter()
@@ -364,7 +365,7 @@ impl Entry {
     }
 }
 
-/// Whether this can be a component whose index a release lists beside that of `main`.
+/// Whether a release may list this component beside `main`.
 fn is_other(component: &str) -> bool {
     component != MAIN && is_name(component)
 }

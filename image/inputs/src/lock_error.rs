@@ -1,41 +1,41 @@
-//! Why a lock file is refused.
+//! The error of reading a lock file.
 
 use crate::lock::FORMAT;
 
 /// Why a lock file was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Not TOML, a missing field, or an unknown one.
+    /// The file is not TOML, or has a missing or unknown field.
     #[error("cannot parse the lock file")]
     Syntax(#[source] Box<toml::de::Error>),
-    /// Written by another version of this program.
+    /// The file has another version of the format.
     #[error("the lock file has format {found}, this program reads {FORMAT}")]
     Format {
-        /// Format in the file.
+        /// Version of the format in the file.
         found: u32,
     },
-    /// The same package twice in one group.
+    /// One group contains the same package twice.
     #[error("{name} stands twice in group {group} of the lock file")]
     Duplicate {
-        /// Package.
+        /// Name of the package.
         name: String,
-        /// Group.
+        /// Name of the group.
         group: String,
     },
-    /// Two releases for one suite.
+    /// One suite has two releases.
     #[error("suite {suite} has two [[release]] tables in the lock file")]
     DuplicateRelease {
-        /// Suite.
+        /// Name of the suite.
         suite: String,
     },
-    /// A field with a value that cannot be right.
+    /// A field has a value that is not valid.
     #[error("{table} {name} of the lock file: {problem}")]
     Field {
-        /// Table.
+        /// Name of the table.
         table: &'static str,
-        /// Entry's or request's name.
+        /// Name of the input or request, or suite of the release.
         name: String,
-        /// What is wrong.
+        /// Description of the problem.
         problem: String,
     },
 }

@@ -1,4 +1,4 @@
-//! What a lock file may and may not say.
+//! Tests of what a lock file may contain.
 
 use super::*;
 

@@ -1,9 +1,9 @@
-//! Where the Debian archive is: what this machine's apt says, or what a flag says; no host is named here.
+//! Base addresses of the Debian archive, from this machine's apt configuration or from a flag; no host is built in.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Largest file of apt's configuration that is read.
+/// Largest configuration file of apt that is read, in bytes.
 const MAX_SOURCES_BYTES: u64 = 1 << 20;
 
 /// Base addresses of the Debian archive and of its security archive.
@@ -14,41 +14,41 @@ pub struct Mirrors {
     snapshot: Option<String>,
 }
 
-/// Why no mirror is known.
+/// Why no mirror can be used.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum MirrorError {
-    /// apt's configuration names no Debian archive over HTTP.
+    /// Neither apt's configuration nor the flag names a Debian archive over HTTP.
     #[error(
         "no Debian archive in apt's configuration (looked at {}): name one with --mirror URL",
         names(looked_at)
     )]
     None {
-        /// Files looked at, whether or not they exist.
+        /// Files looked at, whether or not they exist; empty for the flag.
         looked_at: Vec<PathBuf>,
     },
-    /// A flag's value is not usable.
+    /// The value of the flag is not an HTTP address.
     #[error(
         "{url:?} is not a mirror: --mirror takes the http or https address of the folder that holds dists and pool"
     )]
     BadUrl {
-        /// Value given.
+        /// Value of the flag.
         url: String,
     },
 }
 
 impl Mirrors {
-    /// Reads apt's configuration of this machine.
+    /// Reads this machine's apt configuration.
     ///
     /// # Errors
-    /// [`MirrorError::None`], naming the files looked at and the flag.
+    /// [`MirrorError::None`] if no Debian archive is configured; names the files looked at and the flag.
     pub fn discover() -> Result<Self, MirrorError> {
         Self::discover_in(Path::new("/"))
     }
 
-    /// The same below another root folder.
+    /// Reads the apt configuration below the folder `root`.
     ///
     /// # Errors
-    /// [`MirrorError::None`].
+    /// [`MirrorError::None`] if no Debian archive is configured.
     pub fn discover_in(root: &Path) -> Result<Self, MirrorError> {
         let apt = root.join("etc/apt");
         let mut files = vec![apt.join("sources.list")];
@@ -83,10 +83,11 @@ impl Mirrors {
         }
     }
 
-    /// Takes the addresses of `--mirror`; one whose last part ends in `-security` is the security archive.
+    /// Takes the addresses given with `--mirror`. An address that ends in `-security` is that of the security archive.
     ///
     /// # Errors
-    /// [`MirrorError::BadUrl`].
+    /// [`MirrorError::BadUrl`] if a value is not an HTTP address; [`MirrorError::None`] if none is that of the main
+    /// archive.
     pub fn from_urls<S: AsRef<str>>(urls: &[S]) -> Result<Self, MirrorError> {
         let mut mirrors = Self::default();
         for url in urls {
@@ -109,14 +110,14 @@ impl Mirrors {
         }
     }
 
-    /// Uses this snapshot archive where a Release file names none; `@SNAPSHOTID@` stands for the time.
+    /// Sets the snapshot archive that is used if a Release file names none; `@SNAPSHOTID@` stands for the time.
     #[must_use]
     pub fn with_snapshot(mut self, template: Option<String>) -> Self {
         self.snapshot = template;
         self
     }
 
-    /// Bases that carry `suite`, best first.
+    /// Base addresses that should carry `suite`, in the order of the configuration.
     #[must_use]
     pub fn bases(&self, suite: &str) -> &[String] {
         if is_security(suite) {
@@ -132,7 +133,7 @@ impl Mirrors {
 
     fn from_sources(sources: &[Source], root: &Path) -> Self {
         let debian: Vec<&Source> = sources.iter().filter(|source| source.is_debian()).collect();
-        // Third parties also publish `bookworm main`; the archive's own mirrors are named for Debian.
+        // Third parties also publish `bookworm main`, so addresses whose last part begins with `debian` are preferred.
         let named = |source: &&&Source| {
             source
                 .uri
@@ -165,7 +166,8 @@ impl Mirrors {
     }
 
     fn finish(&mut self) {
-        // Debian's mirrors keep the security archive beside the main one; the signature settles whether it is there.
+        // Debian's mirrors usually keep the security archive beside the main one. If it is absent, its Release file is
+        // not found.
         if self.security.is_empty() {
             self.security = self
                 .main
@@ -188,7 +190,8 @@ struct Source {
 }
 
 impl Source {
-    /// Debian's own suites carry these names and a `main`; PPAs and vendors use others.
+    /// Whether this is Debian's own archive: one of these suites with the component `main`. PPAs and vendors use other
+    /// names.
     fn is_debian(&self) -> bool {
         const NAMES: [&str; 12] = [
             "bullseye",
@@ -220,7 +223,7 @@ fn is_security(suite: &str) -> bool {
     suite.ends_with("-security") || suite.ends_with("/updates")
 }
 
-/// `deb [options] uri suite component…`
+/// Parses `deb [options] uri suite component…`.
 fn one_line(line: &str) -> Option<Source> {
     let mut rest = line
         .split('#')
@@ -289,7 +292,8 @@ fn deb822(text: &str) -> Vec<Source> {
     sources
 }
 
-/// `mirror+file:` (the form of Debian's cloud images) lists addresses, one a line, each with optional remarks.
+/// Expands `mirror+file:`, which Debian's cloud images use: a file with one address per line. Priorities after an
+/// address are ignored.
 fn expand(uri: &str, root: &Path) -> Vec<String> {
     let Some(list) = uri.strip_prefix("mirror+file:") else {
         return vec![uri.to_owned()];

@@ -1,4 +1,4 @@
-//! What apt's configuration says in its several forms.
+//! Tests of reading apt's configuration in its several formats.
 
 use super::*;
 

@@ -1,6 +1,7 @@
-//! What names, versions and paths of foreign files may look like.
+//! Rules for names, versions and paths of foreign files.
 
-/// Package and suite names; Python's allow upper case and underscore too.
+/// Whether this can be the name of a package, suite, component or group. Python names may contain upper case and
+/// underscores.
 pub(crate) fn is_name(text: &str) -> bool {
     text.bytes()
         .next()
@@ -11,7 +12,7 @@ pub(crate) fn is_name(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"+-._".contains(&b))
 }
 
-/// Debian Policy 5.6.12; also covers PEP 440.
+/// Whether this can be a version (Debian Policy 5.6.12; also covers PEP 440).
 pub(crate) fn is_version(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 128
@@ -20,7 +21,7 @@ pub(crate) fn is_version(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b".+-:~!_".contains(&b))
 }
 
-/// A path that means the same below any base, in a URL and in a folder.
+/// Whether a path is relative and plain, so that it has the same meaning in a URL and in a folder.
 pub(crate) fn is_relative(path: &str) -> bool {
     path.len() <= 512
         && path

@@ -10,24 +10,24 @@ use pgp::types::{KeyDetails, Tag};
 /// Why a signed file or a keyring was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum SignatureError {
-    /// The keyring does not parse or is empty.
+    /// The keyring cannot be parsed or is empty.
     #[error("the keyring holds no OpenPGP certificate")]
     Keyring,
-    /// Not a clear-signed message and nothing else.
+    /// The input is not exactly one clear-signed message.
     #[error("not a clear-signed OpenPGP message")]
     Message(#[source] Box<pgp::errors::Error>),
-    /// No signature by a key of the keyring verifies.
+    /// No signature by a key of the keyring is valid.
     #[error("no valid signature by a key of the keyring (signatures: {})", reasons.join("; "))]
     Untrusted {
-        /// Why each signature does not count.
+        /// For each signature, why it is not accepted.
         reasons: Vec<String>,
     },
 }
 
-/// A verified text and who signed it.
+/// A verified text and its signer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Signed {
-    /// The signed bytes, and nothing that surrounds them.
+    /// The signed text alone, with line ends as LF.
     pub text: String,
     /// Fingerprint of the key whose signature verified.
     pub signer: String,
@@ -36,11 +36,11 @@ pub(crate) struct Signed {
 /// Parses a keyring, binary or armoured.
 ///
 /// # Errors
-/// [`SignatureError::Keyring`].
+/// [`SignatureError::Keyring`] if there is no certificate that can be used.
 pub(crate) fn keyring(bytes: &[u8]) -> Result<Vec<SignedPublicKey>, SignatureError> {
     let (keys, _) = SignedPublicKey::from_reader_many(Cursor::new(bytes))
         .map_err(|_| SignatureError::Keyring)?;
-    // Certificates of algorithms that the library does not know cannot verify anything and are passed over.
+    // Certificates with algorithms unknown to the library cannot verify anything, so they are skipped.
     let keys: Vec<_> = keys.take(1024).filter_map(Result::ok).collect();
     if keys.is_empty() {
         Err(SignatureError::Keyring)
@@ -49,10 +49,10 @@ pub(crate) fn keyring(bytes: &[u8]) -> Result<Vec<SignedPublicKey>, SignatureErr
     }
 }
 
-/// Verifies `message` at `now` (seconds since 1970): one good signature of one good key is sufficient, as for apt.
+/// Verifies `message` at `now` (seconds since 1970). One valid signature by one valid key suffices, as for apt.
 ///
 /// # Errors
-/// [`SignatureError`], with the reason for each signature.
+/// [`SignatureError`] if the message is malformed or no signature is valid, with the reason for each signature.
 pub(crate) fn verify(
     message: &[u8],
     keys: &[SignedPublicKey],
@@ -148,7 +148,8 @@ fn verify_one(
     Err(reason)
 }
 
-/// Whether a primary key may vouch at `now`: not revoked, and its newest valid self-signature not expired.
+/// Checks that a primary key is valid at `now`: not revoked, and not expired according to its newest valid
+/// self-signature.
 fn usable(key: &SignedPublicKey, now: u64) -> Result<(), &'static str> {
     let primary = &key.primary_key;
     if !key.details.revocation_signatures.is_empty() {

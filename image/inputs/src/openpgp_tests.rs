@@ -1,4 +1,4 @@
-//! Which signatures count.
+//! Tests of which signatures are accepted.
 
 use super::*;
 use crate::testing::{key, now, public, sign};

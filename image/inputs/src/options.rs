@@ -1,4 +1,4 @@
-//! How to fetch: what counts as a result, whose signatures, at what time.
+//! Options of fetching: the policy for missing files, the accepted keys, and the time.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,29 +7,29 @@ use crate::Keyring;
 /// What to do when no source has a locked file any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Policy {
-    /// Stop and say how to refresh the lock.
+    /// Fail, and say how to refresh the lock.
     #[default]
     Release,
-    /// Take the newest version signed by Debian's archive key; the result must be marked unlocked.
+    /// Take the newest version signed by Debian's archive key. The result must be marked as unlocked.
     AllowNewest,
 }
 
-/// How to fetch.
+/// Options of fetching.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// What to do when a locked file is gone.
+    /// What to do when a locked file is no longer available.
     pub policy: Policy,
     /// Keys that may sign a Release file.
     pub keyring: Keyring,
-    /// Seconds since 1970, for signatures and Valid-Until.
+    /// Current time in seconds since 1970, for signatures and Valid-Until.
     pub now: u64,
-    /// How long past Valid-Until a Release file is still taken; reported when it happens.
+    /// How long a Release file is still accepted after its Valid-Until; each such case is reported.
     pub expired_tolerance: Duration,
 }
 
 impl Default for Options {
-    /// Release policy, Debian's keyring, the machine's clock, thirty days of tolerance (sid's Release file has
-    /// been seen sixteen days late on a mirror).
+    /// The release policy, Debian's keyring, the machine's clock, and a tolerance of thirty days: on a mirror, sid's
+    /// Release file was once seen sixteen days late.
     fn default() -> Self {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)

@@ -1,11 +1,11 @@
-//! Debian's Packages index: its paragraphs, and the relations in them.
+//! Parses Debian's Packages index and the relations between packages.
 
 use crate::{Digest, names};
 
-/// More packages than any suite has (sid had 70 000).
+/// Largest number of packages in one index (sid had 70 000).
 const MAX_PACKAGES: usize = 400_000;
 
-/// One paragraph of a Packages file; fields borrow from its text.
+/// One paragraph of a Packages file; the fields borrow from its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Package<'a> {
     pub name: &'a str,
@@ -19,7 +19,7 @@ pub(crate) struct Package<'a> {
     pub sha256: Digest,
 }
 
-/// One alternative of a dependency: a name and perhaps a relation with a version.
+/// One alternative of a dependency: a name, and optionally a version with its relation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Relation<'a> {
     pub name: &'a str,
@@ -29,20 +29,20 @@ pub(crate) struct Relation<'a> {
 /// Why an index was refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PackagesError {
-    /// A paragraph without a field that every package has, or with a bad one.
+    /// A paragraph lacks a required field, or the field is not valid.
     #[error("package {package:?} in the index of {suite}: field {field} is missing or not valid")]
     Field {
-        /// Suite.
+        /// Name of the suite.
         suite: String,
-        /// Package, empty if even that is missing.
+        /// Name of the package; empty if that field is missing.
         package: String,
-        /// Field.
+        /// Name of the field.
         field: &'static str,
     },
-    /// More paragraphs than any suite has.
+    /// The index has more paragraphs than any suite.
     #[error("the index of {suite} has more than {MAX_PACKAGES} packages")]
     TooMany {
-        /// Suite.
+        /// Name of the suite.
         suite: String,
     },
 }
@@ -50,7 +50,7 @@ pub enum PackagesError {
 /// Parses the text of a Packages file.
 ///
 /// # Errors
-/// [`PackagesError`] at the first paragraph that is not a package.
+/// [`PackagesError`] at the first paragraph that is not a valid package.
 pub(crate) fn parse<'a>(suite: &str, text: &'a str) -> Result<Vec<Package<'a>>, PackagesError> {
     let mut packages = Vec::new();
     for paragraph in text
@@ -67,7 +67,7 @@ pub(crate) fn parse<'a>(suite: &str, text: &'a str) -> Result<Vec<Package<'a>>, 
     Ok(packages)
 }
 
-/// Splits a dependency field: all of the outer list, one of each inner list.
+/// Splits a dependency field. All groups must be satisfied, each by one of its alternatives.
 pub(crate) fn relations(field: &str) -> impl Iterator<Item = Vec<Relation<'_>>> {
     field
         .split(',')
@@ -76,14 +76,14 @@ pub(crate) fn relations(field: &str) -> impl Iterator<Item = Vec<Relation<'_>>> 
         .map(|group| group.split('|').map(relation).collect())
 }
 
-/// Whether `provider` carries what `wanted` asks for, under its own name or a provided one.
+/// Whether `provider` satisfies `wanted`, under its own name or a provided one.
 pub(crate) fn provides(provider: &Package<'_>, wanted: &Relation<'_>) -> bool {
     let fits = |version: Option<&str>| match (wanted.version, version) {
         (None, _) => true,
         (Some((relation, bound)), Some(version)) => {
             crate::version::satisfies(version, relation, bound)
         }
-        // Debian Policy 7.5: an unversioned Provides satisfies no versioned dependency.
+        // Debian Policy 7.5: an unversioned Provides does not satisfy a versioned dependency.
         (Some(_), None) => false,
     };
     (provider.name == wanted.name && fits(Some(provider.version)))
@@ -92,7 +92,7 @@ pub(crate) fn provides(provider: &Package<'_>, wanted: &Relation<'_>) -> bool {
             .any(|given| given.name == wanted.name && fits(given.version.map(|v| v.1)))
 }
 
-/// `name:any (>= version) [arch]`
+/// Parses `name:any (>= version) [arch]`.
 fn relation(text: &str) -> Relation<'_> {
     let text = text
         .split(['[', '<'])

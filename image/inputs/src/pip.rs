@@ -1,4 +1,4 @@
-//! Python wheels, by the ordinary client: `python3 -m pip download`, then our own hash check.
+//! Downloads Python wheels with the ordinary client, `python3 -m pip download`, and verifies their hashes.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -11,59 +11,59 @@ use crate::programs::PROGRAMS;
 use crate::report::Reporter;
 use crate::{Cache, CacheError, Digest, Entry, Kind, Lock, MAX_INPUT_BYTES, Request, digest};
 
-/// Lines of pip's output kept for the error.
+/// Number of last lines of pip's output that the error contains.
 const KEPT_LINES: usize = 6;
 
-/// Why a wheel could not be had.
+/// Why a wheel could not be downloaded.
 #[derive(Debug, thiserror::Error)]
 pub enum PipError {
-    /// No Python.
+    /// Python cannot be started.
     #[error("cannot start {program}: apt install python3 python3-pip")]
     NoPython {
-        /// Program.
+        /// Name of the program.
         program: String,
-        /// Cause.
+        /// Underlying error.
         #[source]
         source: std::io::Error,
     },
-    /// Python without pip.
+    /// Python has no pip.
     #[error("python3 has no pip: apt install python3-pip")]
     NoPip,
-    /// pip gave up.
+    /// pip failed.
     #[error("pip cannot download {spec}: {}", said.join(" / "))]
     Failed {
-        /// Name and version.
+        /// Name and version of the package.
         spec: String,
-        /// Its last lines.
+        /// Last lines of pip's output.
         said: Vec<String>,
     },
-    /// pip succeeded but left no wheel, or several.
+    /// pip succeeded, but left no wheel or several.
     #[error("pip left {found} wheels for {spec}, expected one")]
     Wheels {
-        /// Name and version.
+        /// Name and version of the package.
         spec: String,
-        /// How many.
+        /// Number of wheels.
         found: usize,
     },
-    /// Other bytes under the name and version of a locked wheel.
+    /// The index serves other bytes under the name and version of a locked wheel.
     #[error(
         "the index serves another wheel of {spec} than the locked one: SHA-256 {found}, locked is {locked}; if that is \
          meant, remove its [[input]] from the lock file first"
     )]
     Changed {
-        /// Name and version.
+        /// Name and version of the package.
         spec: String,
         /// Digest in the lock.
         locked: Digest,
-        /// Digest of what was served.
+        /// Digest of the served wheel.
         found: Digest,
     },
-    /// Hash, size, or disk.
+    /// The wheel cannot be stored: its hash or size is wrong, or the disk failed.
     #[error("cannot keep the wheel of {spec}")]
     Cache {
-        /// Name and version.
+        /// Name and version of the package.
         spec: String,
-        /// Cause.
+        /// Underlying error.
         #[source]
         source: CacheError,
     },
@@ -82,7 +82,8 @@ pub(crate) fn fetch(
         .map_err(|source| PipError::Cache { spec, source })
 }
 
-/// Downloads a requested wheel into the cache and describes it. The bytes that `old` locks under its name and version stay.
+/// Downloads a requested wheel into the cache and describes it. Refuses other bytes under a name and version that `old`
+/// locks.
 pub(crate) fn lock(
     cache: &Cache,
     request: &Request,
@@ -224,7 +225,7 @@ fn run(
     drop(sender);
     let mut said: Vec<String> = Vec::new();
     let mut missing = false;
-    // The channel closes when pip closes both pipes, that is, when it ends.
+    // The channel closes when pip ends, because pip then closes both pipes.
     loop {
         match lines.recv_timeout(Duration::from_secs(1)) {
             Ok(line) => {

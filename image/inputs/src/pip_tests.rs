@@ -1,4 +1,4 @@
-//! pip's failures, with scripts in its place.
+//! Tests of pip's failures, with scripts in place of Python.
 
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Mutex, PoisonError};
@@ -6,10 +6,10 @@ use std::sync::{Mutex, PoisonError};
 use super::*;
 use crate::report::Silent;
 
-/// A script cannot be executed while a fork of another test still holds it open for writing.
+/// Serialises the tests: a script cannot be executed while a fork of another test still has it open for writing.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// What leaves one wheel.
+/// A script that leaves one wheel.
 const WHEEL: &str =
     "for last; do dir=$before; before=$last; done; echo bytes > \"$dir/model-1.whl\"";
 
@@ -70,7 +70,7 @@ fn the_bytes_of_a_locked_version_stay() {
                 entry.sha256, before.sha256
             )
         );
-        // A version that nobody has locked is another matter.
+        // A wheel that is not locked under this version may have any bytes.
         let other = Entry {
             version: "0.9".to_owned(),
             ..before

@@ -1,29 +1,30 @@
-//! The programs that this crate runs, so that who is told to end can end them: pip goes on without its parent.
+//! Tracks the programs that this crate runs, so that they can be killed when the process must end: pip outlives its
+//! parent.
 
 use std::io;
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Those of this process.
+/// The programs that this process runs.
 pub(crate) static PROGRAMS: Programs = Programs::new();
 
-/// Ends every program that a fetch of this process runs, and lets none be started any more; whether there was one, and so
-/// a fetch that now fails. For who is told to end, since a thread that fetches cannot be.
+/// Kills every program that a fetch of this process runs, and refuses to start others. Returns whether there was one,
+/// so that a fetch now fails. For use when a signal ends the process: a thread that fetches cannot be interrupted.
 pub fn end_all() -> bool {
     PROGRAMS.end()
 }
 
-/// Programs that end together.
+/// A set of programs that are killed together.
 pub(crate) struct Programs(Mutex<Members>);
 
 struct Members {
     running: Vec<Arc<Mutex<Child>>>,
-    /// Nobody is started any more.
+    /// Whether starting programs is refused.
     ended: bool,
 }
 
 impl Programs {
-    /// Without members.
+    /// Creates an empty set.
     const fn new() -> Self {
         Self(Mutex::new(Members {
             running: Vec::new(),
@@ -31,7 +32,7 @@ impl Programs {
         }))
     }
 
-    /// Starts a program, which is one of these until it is dropped.
+    /// Starts a program, which belongs to the set until the returned value is dropped.
     pub(crate) fn start(&self, command: &mut Command) -> io::Result<Running<'_>> {
         let mut members = locked(&self.0);
         if members.ended {
@@ -49,12 +50,12 @@ impl Programs {
         })
     }
 
-    /// Kills all of them. Whoever waits for one goes on.
+    /// Kills all programs of the set. Threads that wait for one of them then continue.
     fn end(&self) -> bool {
         let mut members = locked(&self.0);
         members.ended = true;
         for child in &members.running {
-            // One that is held is waited for: it has closed its streams and ends by itself.
+            // A locked child is being waited for: it has closed its streams and ends by itself.
             if let Ok(mut child) = child.try_lock() {
                 let _ = child.kill();
             }
@@ -63,7 +64,7 @@ impl Programs {
     }
 }
 
-/// A program that runs. It does not outlive this value.
+/// A running program. It is killed when this value is dropped.
 pub(crate) struct Running<'a> {
     pub(crate) stdout: Option<ChildStdout>,
     pub(crate) stderr: Option<ChildStderr>,
@@ -72,7 +73,7 @@ pub(crate) struct Running<'a> {
 }
 
 impl Running<'_> {
-    /// Waits for one that has closed its streams.
+    /// Waits for the exit of a program that has closed its streams.
     pub(crate) fn wait(&mut self) -> io::Result<ExitStatus> {
         locked(&self.child).wait()
     }
@@ -81,7 +82,7 @@ impl Running<'_> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         let mut child = locked(&self.child);
-        // Most have been waited for, and are left alone.
+        // For a program that has been waited for, both calls do nothing.
         let _ = child.kill();
         let _ = child.wait();
         let mut members = locked(&self.programs.0);
@@ -91,7 +92,7 @@ impl Drop for Running<'_> {
     }
 }
 
-/// What a thread that panicked left is complete: nothing here fails half way.
+/// Ignores poisoning: no update is left half done, so the data is consistent even after a panic.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -104,7 +105,7 @@ mod tests {
 
     use super::*;
 
-    /// One that would run for long, and runs.
+    /// Starts a program that would run for long, and waits until it runs.
     fn long(programs: &Programs) -> (Running<'_>, BufReader<ChildStdout>) {
         let mut command = Command::new("sh");
         let script = "echo started; exec sleep 1000";
@@ -124,7 +125,7 @@ mod tests {
         assert!(std::thread::scope(|scope| {
             let end = scope.spawn(|| programs.end());
             let mut rest = String::new();
-            // Until the stream closes, as whoever follows pip waits.
+            // Reads until the stream closes, as the thread that follows pip does.
             stdout.read_to_string(&mut rest).expect("reads");
             end.join().expect("no panic")
         }));

@@ -1,4 +1,4 @@
-//! Progress, so that nothing long is silent: bars on a terminal, plain lines and dots elsewhere, nothing in tests.
+//! Reports the progress of long work: bars on a terminal, plain lines and dots elsewhere, nothing in tests.
 
 mod lines;
 
@@ -11,29 +11,29 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 pub use lines::Lines;
 
-/// Receives what happens during long work. Callers may supply their own.
+/// Receives the progress of long work. Callers may supply their own implementation.
 pub trait Reporter: Send + Sync {
-    /// Begins one piece of work; `total` is in bytes when it is known.
+    /// Begins a piece of work; `total` is its size in bytes, if known.
     fn start(&self, what: &str, total: Option<u64>) -> Box<dyn Task>;
 
-    /// One line that must not be lost, such as a substitution or a tolerated expiry.
+    /// Reports a line that must not be lost, such as a substitution or a tolerated expiry.
     fn note(&self, line: &str);
 }
 
-/// One piece of work under way, which shows by itself that it goes on until it is finished or dropped; dropping it
-/// without [`Task::finish`] leaves no bar behind.
+/// A piece of work in progress. It shows by itself that it continues, until it is finished or dropped. If it is dropped
+/// without [`Task::finish`], no bar remains.
 pub trait Task: Send {
-    /// Bytes done so far (not an increment).
+    /// Sets the number of bytes done so far (not an increment).
     fn position(&self, bytes: u64);
 
-    /// What is being done at the moment.
+    /// Sets the description of the current step.
     fn say(&self, line: &str);
 
-    /// Ends the work with a word on how it went.
+    /// Ends the work and shows its outcome.
     fn finish(&self, outcome: &str);
 }
 
-/// Bars when standard error is a terminal, else lines.
+/// Returns bars if standard error is a terminal, and plain lines otherwise.
 #[must_use]
 pub fn stderr() -> Arc<dyn Reporter> {
     if io::stderr().is_terminal() {
@@ -43,10 +43,10 @@ pub fn stderr() -> Arc<dyn Reporter> {
     }
 }
 
-/// Locks `file` for this process alone; `what` is awaited while another one holds it, and told so.
+/// Locks `file` exclusively. While another process holds the lock, reports `what` and waits.
 ///
 /// # Errors
-/// When the system refuses to lock it.
+/// The error of the system if the file cannot be locked.
 pub fn exclusive(file: &File, reporter: &dyn Reporter, what: &str) -> io::Result<()> {
     match file.try_lock() {
         Ok(()) => Ok(()),
@@ -60,7 +60,7 @@ pub fn exclusive(file: &File, reporter: &dyn Reporter, what: &str) -> io::Result
     }
 }
 
-/// Reports nothing.
+/// A reporter that reports nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 
@@ -105,7 +105,7 @@ impl Reporter for Bars {
     }
 
     fn note(&self, line: &str) {
-        // Printing fails only when standard error is gone; there is nobody left to tell.
+        // Printing fails only if standard error is closed, and then the line cannot be shown anywhere.
         self.0.println(line).unwrap_or_default();
     }
 }
@@ -140,7 +140,7 @@ mod tests {
 
     use super::*;
 
-    /// Hands on what is begun and how it ends.
+    /// Forwards every reported line to a channel.
     #[derive(Clone)]
     struct Heard(mpsc::Sender<String>);
 

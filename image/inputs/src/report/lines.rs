@@ -1,20 +1,21 @@
-//! Progress where there is no terminal: plain lines, and a row of dots for as long as there is nothing to say.
+//! Reports progress without a terminal: plain lines, and a row of dots while there is nothing new to report.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use super::{Reporter, Task};
 
-/// Plain lines on standard error, at most one each two seconds and piece of work. While a piece of work has nothing
-/// to say, a dot every two seconds shows that it goes on.
+/// Writes plain lines to standard error, at most one about every two seconds for the progress of each piece of work.
+/// While nothing is reported, a dot every two seconds shows that work continues.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Lines;
 
-/// How often a piece of work may say something.
+/// Shortest time between two progress lines of a piece of work.
 const INTERVAL: Duration = Duration::from_millis(1900);
-/// The longest silence of all of them: a little more, so that who speaks in time spares the dot, and below two seconds.
+/// Longest silence of all pieces of work together. It is slightly longer than `INTERVAL`, so that a line in time
+/// avoids the dot, and shorter than two seconds.
 const SILENCE: Duration = Duration::from_millis(1950);
-/// Dots in a row, about two minutes: readers of a log see whole lines only.
+/// Dots in a row, about two minutes: some readers of a log see only complete lines.
 const DOTS: usize = 60;
 
 impl Reporter for Lines {
@@ -42,7 +43,7 @@ struct Work {
     what: String,
     total: Option<u64>,
     last: Mutex<Instant>,
-    /// Dropping it ends the dots.
+    /// Ends the dots when it is dropped.
     _alive: mpsc::Sender<()>,
 }
 
@@ -79,7 +80,7 @@ impl Task for Work {
 }
 
 impl Drop for Work {
-    /// What others write begins on a line of its own.
+    /// Ends an open row of dots, so that other output begins on a new line.
     fn drop(&mut self) {
         eprint!("{}", shared().close());
     }
@@ -90,7 +91,7 @@ fn line(text: &str) {
     eprintln!("{}{text}", row.line(Instant::now()));
 }
 
-/// Until the other end of `ended` is dropped.
+/// Writes dots until the other end of `ended` is dropped.
 fn beat(ended: &mpsc::Receiver<()>) {
     let mut wait = SILENCE;
     while ended.recv_timeout(wait) == Err(mpsc::RecvTimeoutError::Timeout) {
@@ -101,13 +102,13 @@ fn beat(ended: &mpsc::Receiver<()>) {
     }
 }
 
-/// The end of standard error, which all work of this process shares. Held while something is written there.
+/// The state of standard error, which all work of this process shares. It is locked while something is written.
 fn shared() -> MutexGuard<'static, Row> {
     static ROW: Mutex<Row> = Mutex::new(Row::new());
     ROW.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What was written last.
+/// The open row of dots and the time of the last output.
 struct Row {
     dots: usize,
     last: Option<Instant>,
@@ -121,13 +122,13 @@ impl Row {
         }
     }
 
-    /// What must stand before a whole line.
+    /// Returns the text that must precede a complete line.
     fn line(&mut self, now: Instant) -> &'static str {
         self.last = Some(now);
         self.close()
     }
 
-    /// What is due at this moment, and how long from now until something can be due again.
+    /// Returns the text that is due at `now`, and the time until text can be due again.
     fn beat(&mut self, now: Instant) -> (&'static str, Duration) {
         let silent = self.last.map(|last| now.saturating_duration_since(last));
         if let Some(silent) = silent.filter(|silent| *silent < SILENCE) {
@@ -142,7 +143,7 @@ impl Row {
         (".\n", SILENCE)
     }
 
-    /// What ends an open row.
+    /// Returns the text that ends an open row of dots.
     fn close(&mut self) -> &'static str {
         match std::mem::take(&mut self.dots) {
             0 => "",
@@ -163,7 +164,7 @@ mod tests {
         assert_eq!(row.line(at(0)), "");
         assert_eq!(row.beat(at(1000)), ("", Duration::from_millis(950)));
         assert_eq!(row.beat(at(1950)), (".", SILENCE));
-        // A second piece of work adds nothing to what the first has shown.
+        // A second piece of work adds no dots to those of the first.
         assert_eq!(row.beat(at(2000)), ("", Duration::from_millis(1900)));
         assert_eq!(row.beat(at(3900)), (".", SILENCE));
         assert_eq!(row.line(at(4000)), "\n");
