@@ -1,4 +1,4 @@
-//! From requests to a lock: the newest signed versions, with everything they depend on.
+//! Resolves requests into a lock: the newest signed versions and their dependencies.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,64 +9,64 @@ use crate::{
     version,
 };
 
-/// More packages than any closure that is worth locking.
+/// Largest number of packages in a closure.
 const MAX_CLOSURE: usize = 512;
 
 /// Why requests cannot be turned into a lock.
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
-    /// There is nothing to resolve from.
+    /// No mirror is known.
     #[error("no archive to resolve from")]
     NoMirror(#[source] MirrorError),
     /// A suite cannot be read.
     #[error("cannot read suite {suite}")]
     Suite {
-        /// Suite.
+        /// Name of the suite.
         suite: String,
-        /// Cause.
+        /// Underlying error.
         #[source]
         source: Box<ArchiveError>,
     },
     /// No suite of the request has the package.
     #[error("no package {package} in {}", suites.join(", "))]
     NoPackage {
-        /// Package.
+        /// Name of the package.
         package: String,
         /// Suites searched.
         suites: Vec<String>,
     },
-    /// A dependency that nothing satisfies.
+    /// No package satisfies a dependency.
     #[error("{package} depends on {relation}, which nothing in {} satisfies", suites.join(", "))]
     Unsatisfied {
-        /// Package that depends.
+        /// Package that has the dependency.
         package: String,
-        /// Dependency as written.
+        /// The dependency, in Debian's notation.
         relation: String,
         /// Suites searched.
         suites: Vec<String>,
     },
-    /// A metapackage without exactly one dependency to follow.
+    /// A metapackage does not have exactly one dependency to follow.
     #[error(
         "{package} must depend on exactly one package whose name starts with its own first word, it depends on: {depends}"
     )]
     NotMeta {
-        /// Package.
+        /// Name of the package.
         package: String,
-        /// Its Depends field.
+        /// Depends field of the metapackage.
         depends: String,
     },
-    /// A closure without bound.
+    /// A closure exceeds the bound.
     #[error("{package} needs more than {MAX_CLOSURE} packages")]
     TooLarge {
-        /// Package.
+        /// Name of the package.
         package: String,
     },
-    /// pip failed.
+    /// pip could not download the package.
     #[error("cannot fetch Python package {package}")]
     Python {
-        /// Package.
+        /// Name of the package.
         package: String,
-        /// Cause.
+        /// Underlying error.
         #[source]
         source: Box<PipError>,
     },
@@ -75,11 +75,11 @@ pub enum ResolveError {
     Lock(#[source] LockError),
 }
 
-/// Answers `requests` with the newest signed versions. Nothing goes behind `old`: no suite may be of an earlier date than
-/// there, and a wheel of the same name and version must have the same bytes, for nobody signs those.
+/// Resolves `requests` to the newest signed versions. Nothing may be older than in `old`: no suite may have an earlier
+/// date, and a wheel of the same name and version must have the same bytes, because nobody signs wheels.
 ///
 /// # Errors
-/// [`ResolveError`]; nothing is guessed.
+/// [`ResolveError`] if a suite cannot be read, or a request or dependency cannot be satisfied.
 pub fn resolve(archive: &Archive, requests: &[Request], old: &Lock) -> Result<Lock, ResolveError> {
     let mut wanted: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for request in requests {
@@ -144,10 +144,10 @@ pub fn resolve(archive: &Archive, requests: &[Request], old: &Lock) -> Result<Lo
 }
 
 type Index<'a> = BTreeMap<&'a str, Vec<Package<'a>>>;
-/// By suite and component.
+/// Indices by suite and component.
 type Indices<'a> = BTreeMap<(&'a str, &'a str), Index<'a>>;
 
-/// Packages by name, and by each name they provide.
+/// Builds the index of each component: packages by their name, and by each name that they provide.
 fn indices(suites: &BTreeMap<String, Suite>) -> Result<Indices<'_>, ResolveError> {
     let mut indices = BTreeMap::new();
     for (name, suite) in suites {
@@ -216,8 +216,9 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// The best answer to one relation: a package of that very name before a provider, then the higher
-    /// version, then the name, then the suite named first, so that the answer does not depend on order.
+    /// Returns the best match for a relation. A package with that name precedes one that provides it; otherwise the
+    /// alphabetically first name wins, then the higher version, then the suite listed first. So the order of the index
+    /// does not matter.
     fn newest(&self, wanted: &Relation<'_>) -> Option<Found<'a>> {
         let mut best: Option<Found<'a>> = None;
         let places = self
@@ -256,7 +257,8 @@ impl<'a> Search<'a> {
         best
     }
 
-    /// `linux-image-cloud-amd64` → `linux-image-6.12.…-cloud-amd64`, whatever else it depends on.
+    /// Follows a metapackage such as `linux-image-cloud-amd64` to `linux-image-6.12.…-cloud-amd64`, whatever else it
+    /// depends on.
     fn dependency(&self, meta: &Package<'a>) -> Result<Found<'a>, ResolveError> {
         let stem: String = meta
             .name
@@ -310,7 +312,7 @@ impl<'a> Search<'a> {
         Ok(taken.into_values().collect())
     }
 
-    /// The first alternative that something satisfies, as apt chooses.
+    /// Returns the match of the first alternative that can be satisfied, as apt does.
     fn first(
         &self,
         package: &Package<'_>,
@@ -335,7 +337,8 @@ impl<'a> Search<'a> {
     }
 }
 
-/// `linux-image-*` leaves out every package whose name begins so: those of kernels carry their version.
+/// Whether a pattern of `without` matches a name. A pattern may end in `*`, because names of kernel packages contain a
+/// version.
 fn is_left_out(pattern: &str, name: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(beginning) => name.starts_with(beginning),

@@ -1,4 +1,4 @@
-//! Requests against a small archive.
+//! Tests of resolving requests against a small archive.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,7 +43,7 @@ fn components(fields: &str, components: &[(&str, &[Deb<'_>])]) -> World {
     }
 }
 
-/// A lock that is no floor for anything.
+/// An empty lock, which sets no lower bound for dates.
 fn nothing() -> Lock {
     Lock::new(Vec::new(), Vec::new(), Vec::new()).expect("valid")
 }
@@ -170,7 +170,7 @@ fn an_expired_release_is_tolerated_only_so_long() {
     );
 }
 
-/// Releases of stable suites never expire: what was seen once is the floor.
+/// Release files of stable suites never expire, so the date of the lock is the lower bound.
 #[test]
 fn a_release_older_than_the_locks_is_refused() {
     let world = world("", &[("app", "1", "", b"app")]);
@@ -208,7 +208,7 @@ fn a_release_by_another_key_is_refused() {
     );
 }
 
-/// Two components, of which the second needs the first and has a newer package of the same name.
+/// A suite in which `non-free` depends on `main` and has a newer version of one of its packages.
 fn parts() -> World {
     components(
         "",
@@ -246,7 +246,7 @@ fn only_the_named_components_are_searched() {
         names(&world, package("libb")),
         Ok(vec!["libb 1".to_owned()])
     );
-    // Nobody who asks for nothing of theirs gets their index.
+    // The index of a component is not fetched unless a request names it.
     let hits = world.server.hits();
     assert!(!hits.iter().any(|hit| hit.contains("non-free")), "{hits:?}");
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Doubles for tests: an HTTP server, a signing key, and a small Debian archive made with both.
+//! Test doubles: an HTTP server, a signing key, and a small Debian archive made with both.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -15,11 +15,11 @@ use pgp::types::Password;
 
 use crate::Digest;
 
-/// What the server holds under one path.
+/// Response of the server for one path.
 #[derive(Clone, Default)]
 pub(crate) struct Page {
     pub body: Vec<u8>,
-    /// The first answer breaks off after this many bytes.
+    /// The first response ends after this many bytes.
     pub cut: Option<usize>,
     pub ignores_ranges: bool,
     pub status: Option<u16>,
@@ -37,7 +37,7 @@ impl From<Vec<u8>> for Page {
 /// An HTTP server that lives as long as the test process.
 pub(crate) struct Server {
     pub url: String,
-    /// `path range` of each request.
+    /// Path of each request, followed by ` from N` if the request has a range.
     pub hits: Arc<Mutex<Vec<String>>>,
     pub pages: Arc<Mutex<BTreeMap<String, Page>>>,
 }
@@ -57,7 +57,7 @@ impl Server {
         };
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                // A client that hangs up is part of the tests.
+                // Some tests make the client close the connection.
                 let _hung_up = answer(stream, &hits, &pages);
             }
         });
@@ -152,7 +152,7 @@ pub(crate) fn now() -> u64 {
         .as_secs()
 }
 
-/// A date as Release files write it.
+/// Formats a date as Release files do.
 pub(crate) fn date(seconds: u64) -> String {
     httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds)).replace("GMT", "UTC")
 }
@@ -198,10 +198,10 @@ pub(crate) fn xz(bytes: &[u8]) -> Vec<u8> {
     writer.finish().expect("in memory")
 }
 
-/// Name, version, extra fields, content.
+/// Name, version, additional fields and content of a package.
 pub(crate) type Deb<'a> = (&'a str, &'a str, &'a str, &'a [u8]);
 
-/// Puts a signed suite with these packages, all in `main`, on the server.
+/// Publishes a signed suite with these packages, all in `main`.
 pub(crate) fn publish(
     server: &Server,
     key: &SignedSecretKey,
@@ -212,7 +212,7 @@ pub(crate) fn publish(
     publish_components(server, key, suite, fields, &[("main", debs)]);
 }
 
-/// The same with packages by component.
+/// Publishes a signed suite with packages by component.
 pub(crate) fn publish_components(
     server: &Server,
     key: &SignedSecretKey,

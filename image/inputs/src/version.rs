@@ -1,4 +1,4 @@
-//! Debian's order of versions (Debian Policy 5.6.12).
+//! Compares versions in Debian's order (Debian Policy 5.6.12).
 
 use std::cmp::Ordering;
 
@@ -11,7 +11,7 @@ pub fn compare(a: &str, b: &str) -> Ordering {
         .then_with(|| part(a.2, b.2))
 }
 
-/// Whether `version` satisfies a relation of a dependency field such as `>=`.
+/// Whether `version` satisfies a relation of a dependency field, such as `>=`.
 pub(crate) fn satisfies(version: &str, relation: &str, wanted: &str) -> bool {
     let order = compare(version, wanted);
     match relation {
@@ -30,7 +30,7 @@ fn split(version: &str) -> (&str, &str, &str) {
     (epoch, upstream, revision)
 }
 
-/// Alternates between runs of non-digits and runs of digits, as the policy describes.
+/// Compares alternating runs of non-digits and digits, as the policy specifies.
 fn part(mut a: &str, mut b: &str) -> Ordering {
     while !(a.is_empty() && b.is_empty()) {
         let (a_text, a_rest) = run(a, |c| !c.is_ascii_digit());
@@ -50,7 +50,7 @@ fn run(text: &str, belongs: impl Fn(char) -> bool) -> (&str, &str) {
     text.split_at(text.find(|c| !belongs(c)).unwrap_or(text.len()))
 }
 
-/// `~` before the end, the end before letters, letters before the rest.
+/// Compares non-digits: `~` sorts before the end, the end before letters, and letters before other characters.
 fn text(a: &str, b: &str) -> Ordering {
     let weight = |c: Option<char>| match c {
         Some('~') => -1,
@@ -71,7 +71,7 @@ fn text(a: &str, b: &str) -> Ordering {
     }
 }
 
-/// Numbers of any length, compared without parsing so that none overflows.
+/// Compares numbers of any length without parsing them, so that none overflows.
 fn digits(a: &str, b: &str) -> Ordering {
     let (a, b) = (a.trim_start_matches('0'), b.trim_start_matches('0'));
     a.len().cmp(&b.len()).then_with(|| a.cmp(b))
@@ -99,7 +99,7 @@ mod tests {
             "1.0+ds-1",
             "1.0a-1",
         ];
-        // `a` sorts before `+`, so the last pair is the other way round.
+        // `a` sorts before `+`, so the last two are swapped.
         let mut ascending = ascending.to_vec();
         ascending.swap(11, 12);
         ascending.extend([

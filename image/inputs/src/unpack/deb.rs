@@ -1,16 +1,16 @@
-//! Debian packages: the `data.tar` of a `.deb`, never its `control.tar`.
+//! Unpacks Debian packages: the `data.tar` of a `.deb`, never its `control.tar`.
 
 use std::io::{self, Read};
 use std::path::Path;
 
 use super::tree::{self, Node, Tree, TreeError};
 
-/// Bounds on what an archive may unpack to.
+/// Bounds for unpacking an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of the decompressed tar, headers included.
+    /// Bytes of the decompressed tar including headers, or of the kept members of a wheel.
     pub bytes: u64,
-    /// Members of the tar.
+    /// Number of members, whether kept or not.
     pub members: usize,
 }
 
@@ -27,60 +27,61 @@ impl Default for Limits {
 /// Why a package was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
-    /// Not a Debian package of format 2.
+    /// The file is not a Debian package of format 2.
     #[error("not a Debian package: {problem}")]
     NotDeb {
-        /// What is wrong.
+        /// Description of the problem.
         problem: &'static str,
     },
-    /// The `data.tar` is compressed in a way that is not supported.
+    /// The `data.tar` has an unsupported compression.
     #[error("member {member:?} is neither data.tar, data.tar.xz nor data.tar.zst")]
     Compression {
         /// Name of the ar member.
         member: String,
     },
-    /// A container or its compression is damaged.
+    /// The package or its compression is damaged.
     #[error("cannot read the package")]
     Damaged(#[source] io::Error),
-    /// Larger than allowed.
+    /// The package unpacks to more bytes than allowed.
     #[error("the package unpacks to more than {} bytes", limits.bytes)]
     TooLarge {
-        /// Bounds.
+        /// Bounds that were exceeded.
         limits: Limits,
     },
-    /// More members than allowed.
+    /// The package has more members than allowed.
     #[error("the package has more than {} members", limits.members)]
     TooMany {
-        /// Bounds.
+        /// Bounds that were exceeded.
         limits: Limits,
     },
-    /// Device node, fifo or something stranger.
+    /// A member is a device node, a FIFO or of another unsupported type.
     #[error("member {path} is a {kind}, which is refused")]
     Kind {
-        /// Member.
+        /// Path of the member.
         path: String,
-        /// tar's entry type.
+        /// Entry type of the tar format.
         kind: String,
     },
-    /// A hard link to something that is not an earlier regular file of the same package.
+    /// A kept hard link does not point to an earlier, kept regular file of the same package.
     #[error(
         "member {path} is a hard link to {target:?}, which is not an earlier file of the package"
     )]
     HardLink {
-        /// Member.
+        /// Path of the link.
         path: String,
-        /// Target as written.
+        /// Target as written in the archive.
         target: String,
     },
-    /// A path, or writing to it, was refused.
+    /// A path is refused, or writing to it failed.
     #[error("cannot unpack the package")]
     Tree(#[source] TreeError),
 }
 
-/// Unpacks the members of a `.deb` for which `keep` is true (it is asked with `usr/bin/x`).
+/// Unpacks the members of a `.deb` for which `keep` returns true. `keep` receives paths such as `usr/bin/x`.
 ///
 /// # Errors
-/// [`UnpackError`]; members that are not kept are checked as well.
+/// [`UnpackError`] if the package is damaged, exceeds `limits` or has a refused member. The paths and types of members
+/// that are not kept are checked, too, but not the targets of their links.
 pub fn unpack_deb(
     deb: &[u8],
     limits: Limits,
@@ -113,10 +114,10 @@ pub fn unpack_deb(
     })
 }
 
-/// Unpacks into a folder, which may hold other packages already; returns the paths written.
+/// Unpacks a `.deb` into a folder, which may already contain other packages; returns the paths written.
 ///
 /// # Errors
-/// [`UnpackError`].
+/// [`UnpackError`] if the package is refused or a file cannot be written.
 pub fn unpack_deb_into(
     deb: &[u8],
     limits: Limits,
@@ -128,7 +129,8 @@ pub fn unpack_deb_into(
     Ok(tree.into_keys().collect())
 }
 
-/// Unpacks the members of a `.tar.xz` for which `keep` is true: some packages carry their sources as one.
+/// Unpacks the members of a `.tar.xz` for which `keep` returns true: some packages contain their sources as such an
+/// archive.
 ///
 /// # Errors
 /// As [`unpack_deb`].
@@ -166,7 +168,7 @@ fn unpack_tar(
     limits: Limits,
     keep: &dyn Fn(&str) -> bool,
 ) -> Result<Tree, UnpackError> {
-    // tar's own errors hide the bound that was passed, so the reader remembers it.
+    // The errors of the tar reader do not show that the bound was exceeded, so `Bounded` records it.
     let mut bounded = Bounded {
         inner: data,
         left: limits.bytes,
@@ -198,7 +200,7 @@ fn read_members(
                 path: String::from_utf8_lossy(error.as_bytes()).into_owned(),
             })
         })?;
-        // The folder itself is a member of every package, and the only one with an empty path.
+        // Every package has the root folder itself as a member; only its path is empty.
         if kind.is_dir() && written.trim_matches(['.', '/']).is_empty() && !written.contains("..") {
             continue;
         }
@@ -215,7 +217,7 @@ fn read_members(
         let node = match kind {
             tar::EntryType::Directory => continue,
             tar::EntryType::Symlink => {
-                // Debian's own packages have links to /etc; what nobody keeps leads nowhere.
+                // Links that are not kept are not checked, because Debian's own packages contain links to /etc.
                 if !keep(&path) {
                     continue;
                 }

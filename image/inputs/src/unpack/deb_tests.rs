@@ -1,4 +1,4 @@
-//! Packages that are well formed, and packages that attack.
+//! Tests of valid packages and of malicious ones.
 
 use super::*;
 use crate::testing::xz;
@@ -7,7 +7,7 @@ fn tar_of(members: &[(&str, tar::EntryType, &str, &[u8])]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (path, kind, link, data) in members {
         let mut header = tar::Header::new_gnu();
-        // Directly, because the builder refuses the paths that these tests are about.
+        // The fields are written directly, because the builder refuses the paths that these tests need.
         header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
         header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
         header.set_entry_type(*kind);

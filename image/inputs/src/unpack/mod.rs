@@ -1,4 +1,4 @@
-//! Unpacks what was fetched, as data: no script is run, no path leaves its folder, no size goes unbounded.
+//! Unpacks fetched files as data: no script is run, no path leaves the target folder, and sizes are bounded.
 
 mod deb;
 mod tree;

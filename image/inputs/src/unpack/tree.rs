@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-/// Files by relative path (`usr/bin/x`), without folders.
+/// Files and links by relative path (`usr/bin/x`), without folders.
 pub type Tree = BTreeMap<String, Node>;
 
 /// One member of a tree.
@@ -14,49 +14,49 @@ pub type Tree = BTreeMap<String, Node>;
 pub enum Node {
     /// A regular file.
     File {
-        /// Permission bits, at most `0o777`: set-user-ID and the like are dropped.
+        /// Permission bits, at most `0o777`: set-user-ID, set-group-ID and sticky bits are dropped.
         mode: u32,
-        /// Content.
+        /// Content of the file.
         data: Vec<u8>,
     },
     /// A symbolic link that stays within the tree.
     Symlink {
-        /// Relative target.
+        /// Relative target of the link.
         target: String,
     },
 }
 
-/// Why a path, or writing to it, was refused.
+/// Why a path is refused, or could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum TreeError {
-    /// Absolute, with `..`, empty, or not UTF-8.
+    /// A path is absolute, contains `..` or NUL, is empty or too long, or is not UTF-8.
     #[error("member {path:?} would lie outside the folder")]
     Outside {
         /// Path as written in the archive.
         path: String,
     },
-    /// A link to a place outside.
+    /// A link points outside the tree, or its target is not a valid path.
     #[error("link {path} points to {target:?}, outside the folder")]
     LinkOutside {
-        /// Link.
+        /// Path of the link.
         path: String,
         /// Target as written in the archive.
         target: String,
     },
-    /// A member below a symbolic link of an earlier one.
+    /// A member lies below a symbolic link of an earlier one.
     #[error("member {path} would be written through the symbolic link {link}")]
     ThroughLink {
-        /// Member.
+        /// Path of the member.
         path: String,
-        /// Link.
+        /// Path of the link.
         link: PathBuf,
     },
-    /// The disk failed.
+    /// The file system failed.
     #[error("cannot write {path}")]
     Write {
-        /// File.
+        /// Path of the file.
         path: PathBuf,
-        /// Cause.
+        /// Underlying error.
         #[source]
         source: io::Error,
     },
@@ -73,10 +73,10 @@ impl Node {
     }
 }
 
-/// Writes a tree below `root`, which may hold other trees already; equal paths are replaced.
+/// Writes a tree into the folder `root`, which may already contain others. Replaces files of the same path.
 ///
 /// # Errors
-/// [`TreeError`] at the first member that is refused or fails.
+/// [`TreeError`] at the first member that is refused or cannot be written.
 pub fn write_tree(tree: &Tree, root: &Path) -> Result<(), TreeError> {
     for (path, node) in tree {
         write_node(path, node, root)?;
@@ -120,7 +120,7 @@ fn write_node(path: &str, node: &Node, root: &Path) -> Result<(), TreeError> {
                 .open(&full)
                 .map_err(failed)?;
             file.write_all(data).map_err(failed)?;
-            // Set afterwards, so that the umask has no say.
+            // The mode is set after writing, so that the umask does not apply.
             file.set_permissions(fs::Permissions::from_mode(mode & 0o777))
                 .map_err(failed)
         }
@@ -131,7 +131,7 @@ fn write_node(path: &str, node: &Node, root: &Path) -> Result<(), TreeError> {
     }
 }
 
-/// The path without `./`; refuses whatever could leave the folder.
+/// Returns the path without `.` and empty parts; refuses any path that could leave the folder.
 pub(super) fn clean(path: &str) -> Result<String, TreeError> {
     let outside = || TreeError::Outside {
         path: path.chars().take(200).collect(),
@@ -149,7 +149,7 @@ pub(super) fn clean(path: &str) -> Result<String, TreeError> {
     Ok(parts.join("/"))
 }
 
-/// Refuses absolute targets and targets above the root.
+/// Refuses a link target that is absolute or leads above the root.
 pub(super) fn check_link(path: &str, target: &str) -> Result<(), TreeError> {
     let outside = || TreeError::LinkOutside {
         path: path.to_owned(),

@@ -1,4 +1,4 @@
-//! Python wheels: one member by the end of its name.
+//! Extracts one member of a Python wheel, found by the end of its name.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -7,99 +7,99 @@ use std::path::{Path, PathBuf};
 use super::deb::Limits;
 use super::tree::TreeError;
 
-/// Why a wheel's member cannot be had.
+/// Why a member of a wheel cannot be extracted.
 #[derive(Debug, thiserror::Error)]
 pub enum WheelError {
     /// The wheel cannot be opened.
     #[error("cannot open {path}")]
     Open {
-        /// Wheel.
+        /// Path of the wheel.
         path: PathBuf,
-        /// Cause.
+        /// Underlying error.
         #[source]
         source: io::Error,
     },
-    /// Not a zip file, or a damaged one.
+    /// The file is not a zip archive, or is damaged.
     #[error("{path} is not a readable wheel")]
     Zip {
-        /// Wheel.
+        /// Path of the wheel.
         path: PathBuf,
-        /// Cause.
+        /// Underlying error.
         #[source]
         source: zip::result::ZipError,
     },
-    /// None or several members match.
+    /// No member matches, or several do.
     #[error("{path} has {found} members that end in {suffix:?}, expected one")]
     Members {
-        /// Wheel.
+        /// Path of the wheel.
         path: PathBuf,
         /// End of the name.
         suffix: String,
-        /// How many.
+        /// Number of matching members.
         found: usize,
     },
-    /// The member is larger than allowed, or than it says.
+    /// The member is larger than allowed, whatever size the zip directory states.
     #[error("{member} in {path} has more than {limit} bytes")]
     TooLarge {
-        /// Wheel.
+        /// Path of the wheel.
         path: PathBuf,
-        /// Member.
+        /// Name of the member.
         member: String,
-        /// Bound.
+        /// Bound in bytes.
         limit: u64,
     },
-    /// More members than allowed.
+    /// The wheel has more members than allowed.
     #[error("{path} has more than {} members", limits.members)]
     TooMany {
-        /// Wheel.
+        /// Path of the wheel.
         path: PathBuf,
-        /// Bounds.
+        /// Bounds that were exceeded.
         limits: Limits,
     },
-    /// All members together are larger than allowed.
+    /// The kept members together are larger than allowed.
     #[error("{path} unpacks to more than {} bytes", limits.bytes)]
     Unbounded {
-        /// Wheel.
+        /// Path of the wheel.
         path: PathBuf,
-        /// Bounds.
+        /// Bounds that were exceeded.
         limits: Limits,
     },
-    /// A member's path, or writing to it, was refused.
+    /// A member's path is refused, or writing to it failed.
     #[error("cannot unpack {path}")]
     Tree {
-        /// Wheel.
+        /// Path of the wheel.
         path: PathBuf,
-        /// Cause.
+        /// Underlying error.
         #[source]
         source: TreeError,
     },
-    /// Decompression, checksum, or the output failed.
+    /// The member cannot be decompressed, its checksum is wrong, or the output cannot be written.
     #[error("cannot extract {member} from {path}")]
     Extract {
-        /// Wheel.
+        /// Path of the wheel.
         path: PathBuf,
-        /// Member.
+        /// Name of the member.
         member: String,
-        /// Cause.
+        /// Underlying error.
         #[source]
         source: io::Error,
     },
 }
 
-/// The bytes of the one member whose name ends in `suffix`, at most `limit` of them.
+/// Returns the contents of the one member whose name ends in `suffix`.
 ///
 /// # Errors
-/// [`WheelError`].
+/// [`WheelError`] if no or several members match, or the member cannot be read or has more than `limit` bytes.
 pub fn wheel_file(wheel: &Path, suffix: &str, limit: u64) -> Result<Vec<u8>, WheelError> {
     let mut bytes = Vec::new();
     wheel_file_into(wheel, suffix, limit, &mut bytes)?;
     Ok(bytes)
 }
 
-/// Copies the one member whose name ends in `suffix` to `out`; returns its length.
+/// Copies the one member whose name ends in `suffix` to `out`; returns its length in bytes.
 ///
 /// # Errors
-/// [`WheelError`]; `out` may then hold a part.
+/// [`WheelError`] as for [`wheel_file`]; `out` may then contain a part of the member.
 pub fn wheel_file_into(
     wheel: &Path,
     suffix: &str,
@@ -137,7 +137,7 @@ pub fn wheel_file_into(
     if member.size() > limit {
         return Err(too_large());
     }
-    // The directory's size may lie: read one byte past the bound.
+    // The size in the zip directory may be wrong, so one byte past the bound is read.
     let copied =
         io::copy(&mut io::Read::take(member, limit.saturating_add(1)), out).map_err(|source| {
             WheelError::Extract {

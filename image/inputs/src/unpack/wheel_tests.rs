@@ -1,4 +1,4 @@
-//! One member of a wheel, or a clear refusal.
+//! Tests of extracting one member of a wheel.
 
 use super::*;
 

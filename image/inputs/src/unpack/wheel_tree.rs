@@ -1,4 +1,4 @@
-//! Python wheels: all members, as data.
+//! Unpacks Python wheels as data.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -8,11 +8,13 @@ use super::deb::Limits;
 use super::tree::{self, Node, Tree};
 use super::wheel::WheelError;
 
-/// Unpacks the members of a wheel for which `keep` is true into a folder, which may hold other wheels already; returns
-/// their paths. Wheels carry no permissions that could be relied on: `executable` says which files may be run.
+/// Unpacks the members of a wheel for which `keep` returns true into a folder, which may already contain other wheels;
+/// returns their paths. The permissions in a wheel are not reliable, so `executable` decides which files are
+/// executable.
 ///
 /// # Errors
-/// [`WheelError`], also for members that are not kept.
+/// [`WheelError`] if the wheel is damaged, exceeds `limits` or has a refused path, even that of a member that is not
+/// kept, or if a file cannot be written.
 pub fn unpack_wheel_into(
     wheel: &Path,
     limits: Limits,
@@ -45,7 +47,7 @@ pub fn unpack_wheel_into(
         if member.is_dir() || !keep(&clean) {
             continue;
         }
-        // The directory's size may lie: read one byte past what is left.
+        // The size in the zip directory may be wrong, so one byte past the bound is read.
         let mut data = Vec::new();
         let read = member.take(left.saturating_add(1)).read_to_end(&mut data);
         read.map_err(|source| WheelError::Extract {
