@@ -1,4 +1,4 @@
-//! A simulated VM of an image that works on GPUs, with the GPUs that the simulator gives it, and a verifier for it.
+//! A simulated VM of a GPU image, with GPUs from the simulator, and a verifier for it.
 
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
@@ -25,9 +25,9 @@ use crate::guest::TODAY;
 use crate::image::Image;
 use crate::machine::{FRESH, LEAF, Machine, NOW, policy};
 
-/// What the measured command line says.
+/// Addition to the measured kernel command line.
 const GPUS: &str = " cocoon.gpu=simulated:1";
-/// From which every simulated GPU of these tests has its NVIDIA.
+/// Name of the simulated NVIDIA that issues the identities of all GPUs in these tests.
 const NVIDIA: &str = "tests";
 
 static IMAGE: LazyLock<Image> = LazyLock::new(|| {
@@ -35,14 +35,14 @@ static IMAGE: LazyLock<Image> = LazyLock::new(|| {
     image.cmdline.push_str(GPUS);
     image
 });
-/// Its manifest, for judging at [`NOW`].
+/// The GPU image's manifest, trusted at [`NOW`].
 pub static CUDA: LazyLock<TrustedManifest> = LazyLock::new(|| trusted(NOW));
-/// The same for the client's library, which looks at the machine's own clock.
+/// The GPU image's manifest, trusted today, for the client library, which reads the machine's clock.
 pub static CUDA_TODAY: LazyLock<TrustedManifest> = LazyLock::new(|| trusted(*TODAY));
 
 fn trusted(now: u64) -> TrustedManifest {
     let mut manifest = IMAGE.manifest(now);
-    // Not `cuda`: who reads it sees at once that nothing computes there.
+    // The name differs from `cuda`, so that a reader sees at once that this image computes nothing.
     manifest.variant = "cuda-simulated".into();
     let bytes = manifest.to_json();
     let pinned = vec![Hex32::sha256(&bytes)];
@@ -53,24 +53,24 @@ fn trusted(now: u64) -> TrustedManifest {
     trust(&bytes, None, &believed, now).unwrap()
 }
 
-/// The GPU with this serial number, in a machine of its own.
+/// Returns a machine with one GPU, which has this serial number.
 pub fn gpus(serial: &str) -> GpuSimulator {
     GpuSimulator::new(NVIDIA, &[serial.to_owned()]).unwrap()
 }
 
-/// The default policy with the development roots of CPUs and GPUs named.
+/// Returns the default policy with the development roots of CPUs and GPUs.
 pub fn believing() -> Policy {
     let mut policy = policy();
     policy.development_roots.extend(gpus("any").roots());
     policy
 }
 
-/// A verifier that believes in [`CUDA_TODAY`] and in simulated hardware.
+/// Returns a verifier that trusts [`CUDA_TODAY`] and simulated hardware.
 pub fn verifier() -> Verifier {
     Verifier::new(CUDA_TODAY.clone(), believing())
 }
 
-/// A VM of the image behind the TLS key `leaf`, for the verifier of `manifest`.
+/// Launches a VM of the GPU image with the TLS key `leaf`, for a verifier of `manifest`.
 pub fn launched(tee: Tee, leaf: Hex32, manifest: &TrustedManifest, now: u64) -> Machine {
     let mut vm = Machine::started(tee, |start| start.opened.append.push_str(GPUS));
     vm.claims.leaf_spki_sha256 = leaf;
@@ -79,7 +79,7 @@ pub fn launched(tee: Tee, leaf: Hex32, manifest: &TrustedManifest, now: u64) -> 
     vm
 }
 
-/// The attestation key of the GPU `serial`, as its boot commits to it.
+/// Returns the digest of the attestation key of the GPU `serial`, to which a boot with it commits.
 pub fn keys_of(serial: &str, policy: &Policy) -> Hex32 {
     let gpus = gpus(serial);
     let shown = gpus.collect(&FRESH.nonce).unwrap();
@@ -108,8 +108,8 @@ pub fn keys_of(serial: &str, policy: &Policy) -> Hex32 {
     cocoon_protocol::gpu_section::keys_digest(&keys)
 }
 
-/// The document of a session on `vm`, whose guest binds whatever `gpus` show to the right question; `edit` changes the
-/// section before it is bound.
+/// Returns the session document of `vm`, whose guest asks `gpus` with the session's nonce and binds their answer.
+/// `edit` changes the GPU section before it is bound.
 pub fn shown(
     vm: &mut Machine,
     fresh: &Freshness,
@@ -134,7 +134,8 @@ pub fn shown(
     }
 }
 
-/// The verdict on a document on the connection with [`LEAF`] and [`FRESH`] whose certificate committed to `handshake`.
+/// Returns the verdict on a document on the connection with [`LEAF`] and [`FRESH`], whose certificate committed to the
+/// keys `handshake`.
 pub fn judge(document: &Document, handshake: Hex32, policy: &Policy) -> Verdict {
     let presented = Presented {
         document,
@@ -145,7 +146,7 @@ pub fn judge(document: &Document, handshake: Hex32, policy: &Policy) -> Verdict 
     appraise(&presented, &CUDA, policy, NOW)
 }
 
-/// GPUs behind the agent's gate, which a test can exchange while the guest runs.
+/// A source of GPUs for the agent's gate; a test can exchange the GPUs while the guest runs.
 pub struct Passed {
     gpus: Mutex<GpuSimulator>,
     host: watch::Sender<Option<GpuCollateral>>,
@@ -164,14 +165,14 @@ impl Passed {
         })
     }
 
-    /// Others in the same place, with what NVIDIA says about these.
+    /// Puts other GPUs in the place of the present ones, together with NVIDIA's collateral for them.
     pub fn exchange(&self, gpus: GpuSimulator) {
         self.host
             .send_replace(Some(gpus.collateral(*TODAY).unwrap()));
         *self.gpus.lock().unwrap() = gpus;
     }
 
-    /// How often they were asked.
+    /// Returns how many times evidence was collected.
     pub fn collected(&self) -> usize {
         *self.collected.lock().unwrap()
     }

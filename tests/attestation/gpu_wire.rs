@@ -1,5 +1,5 @@
-//! GPUs over real TLS: the real agent behind its gate and the real client, and a server that is no agent. And how large it
-//! all is.
+//! GPU evidence over real TLS: the real agent with its gate and the real client, and a server that is not an agent.
+//! Also limits the size of evidence and collateral.
 
 use std::sync::Arc;
 
@@ -20,9 +20,9 @@ use crate::rogue::{Rogue, Script, certificate, evidence, key, spki_sha256};
 use crate::stranger::{DEADLINE, Stranger};
 
 const BOTH: [Tee; 2] = [Tee::Tdx, Tee::SevSnp];
-/// Evidence of a session in JSON: quote, GPU report, claims, names of collateral; without event log.
+/// Maximum bytes of a session's evidence in JSON: quote, GPU report, claims and names of collateral, without event log.
 const MAX_EVIDENCE: usize = 20_000;
-/// NVIDIA's word on one model, driver and VBIOS.
+/// Maximum bytes of NVIDIA's collateral for one model, driver and VBIOS.
 const MAX_GPU_COLLATERAL: usize = 60_000;
 
 async fn guest(tee: Tee, gpus: &Arc<Passed>) -> Guest {
@@ -47,12 +47,12 @@ async fn a_gpu_proves_itself_to_the_client_over_the_same_channel() {
         ] {
             assert!(text.contains(&format!("ok    {row} ")), "{row}");
         }
-        // Once at boot, once for the session.
+        // Once at boot and once for the session.
         assert_eq!(passed.collected(), 2);
     }
 }
 
-/// Sizes are promises: a session must not cost a phone its patience.
+/// Evidence and collateral stay within their limits, so that a session remains cheap for a phone.
 #[tokio::test(flavor = "multi_thread")]
 async fn evidence_and_collateral_are_small() {
     for tee in BOTH {
@@ -81,7 +81,8 @@ async fn evidence_and_collateral_are_small() {
     }
 }
 
-/// What the vendors say is the same for the next connection, and for another machine with the same GPU, driver and VBIOS.
+/// The vendors' collateral is the same for the next connection, and for another machine with the same GPU, driver and
+/// VBIOS.
 #[tokio::test(flavor = "multi_thread")]
 async fn collateral_is_fetched_once() {
     for tee in BOTH {
@@ -106,14 +107,14 @@ async fn collateral_is_fetched_once() {
             (again.cached_pieces, again.cached_bytes),
             (all.pieces, all.bytes)
         );
-        // Its CPU has a collateral of its own; what NVIDIA says is what it was.
+        // The second machine's CPU has its own collateral, but NVIDIA's is unchanged.
         let second = guest(tee, &passed).await;
         let other = connect(&second).await;
         assert!(other.cached_pieces >= all.pieces - 4, "{other}");
     }
 }
 
-/// Connections that wait together share one report of the GPU, as they share one quote, and each is judged on its own.
+/// Connections that wait together share one GPU report, as they share one quote, and each is judged separately.
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_that_wait_together_share_one_report() {
     const CLIENTS: usize = 5;
@@ -141,7 +142,7 @@ async fn sessions_that_wait_together_share_one_report() {
     assert_eq!(passed.collected(), 3);
 }
 
-/// Exchanged while the guest runs: the agent refuses it before a client sees it, and for good.
+/// The agent refuses a GPU that was exchanged while the guest runs, before a client sees it, and stays in that state.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gpu_that_is_exchanged_under_the_agent_ends_its_documents() {
     let passed = Passed::through(gpus("1001"));
@@ -170,7 +171,8 @@ async fn a_gpu_that_is_exchanged_under_the_agent_ends_its_documents() {
     );
 }
 
-/// A server that is no agent: its certificate commits to GPU 1001, its answers show `gpus`, changed by `edit`.
+/// Starts a server that is not an agent. Its certificate commits to GPU 1001, and its answers show `gpus`, changed by
+/// `edit`.
 async fn rogue(gpus: fn() -> GpuSimulator, edit: fn(&mut Option<GpuSection>)) -> Rogue {
     let own = key(7);
     let leaf = spki_sha256(&own);
@@ -259,7 +261,7 @@ async fn bad_gpus_get_no_prompt() {
         let error = keeps_its_prompt(verifier(), &rogue).await;
         rejected(&error, Stage::Attest, expected);
     }
-    // These texts tell times: the row alone.
+    // The texts of these refusals contain times, so only the row is compared.
     for fault in [Fault::Revoked, Fault::Expired] {
         let gpus = match fault {
             Fault::Revoked => || with(Fault::Revoked),
@@ -276,7 +278,7 @@ async fn bad_gpus_get_no_prompt() {
     }
 }
 
-/// A certificate that commits to no GPU is refused before anything is asked.
+/// A certificate that commits to no GPU is refused before the client sends any request.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_boot_without_a_gpu_gets_no_question() {
     let own = key(7);

@@ -1,4 +1,4 @@
-//! Documents that show GPUs, judged: the good one, and every bad form by its row and words.
+//! Documents with GPU evidence: a good one is accepted, and each defect is refused in its own row with its own text.
 
 use cocoon_measurements::policy::Policy;
 use cocoon_measurements::verdict::Outcome;
@@ -19,13 +19,13 @@ const OTHER_EVIDENCE: &str = "nonce and claims fit, but the evidence is of anoth
     session (or for a changed meter key, or another batch): the GPUs' evidence was exchanged, or the connection is \
     relayed by someone who holds the guest's key";
 
-/// A session's document of a guest that passes on what `gpus` show.
+/// Returns the session document of a guest that passes on the evidence of `gpus`.
 fn document(tee: Tee, gpus: &GpuSimulator, edit: impl FnOnce(&mut Option<GpuSection>)) -> Document {
     let mut vm = launched(tee, LEAF, &CUDA, NOW);
     shown(&mut vm, &FRESH, gpus, NOW, edit)
 }
 
-/// What `believing` says of GPUs with this fault, whose boot committed to the key of GPU 1001.
+/// Asserts the verdict on a GPU with this fault, for a boot that committed to the key of GPU 1001.
 #[track_caller]
 fn faulty(fault: Fault, expected: &[(&str, &str)]) {
     let policy = believing();
@@ -117,7 +117,7 @@ fn every_bad_form_is_refused_in_its_row() {
     );
 }
 
-/// A guest that shows fewer GPUs than it counts, or none.
+/// The guest shows evidence for fewer GPUs than it counts, or for none.
 #[test]
 fn gpus_that_are_missing() {
     let policy = believing();
@@ -133,7 +133,7 @@ fn gpus_that_are_missing() {
                 "a GPU without evidence could do anything with what it is given",
             )],
         );
-        // Whatever the policy: the manifest says that there is one.
+        // No policy setting permits this, because the manifest says that there is a GPU.
         let lenient = Policy {
             accept_missing_gpu_revocation: true,
             accept_gpu_developer_mode: true,
@@ -153,17 +153,17 @@ fn gpus_that_are_missing() {
     }
 }
 
-/// The GPU of another machine: genuine, good, and asked with the very nonce of this session.
+/// The GPU of another machine: genuine, good, and asked with the nonce of this session.
 #[test]
 fn swapped_between_two_machines() {
     let policy = believing();
     let keys = keys_of("1001", &policy);
     for tee in BOTH {
-        // The guest itself passes it on, though it started with another: no honest guest does.
+        // The guest itself shows another GPU than at boot, which no honest guest does.
         let swapped = document(tee, &gpus("2002"), |_| ());
         refused(&judge(&swapped, keys, &policy), &[("gpu.keys", EXCHANGED)]);
         accepted(&judge(&swapped, keys_of("2002", &policy), &policy));
-        // The host exchanges it behind the guest's back: the CPU has not signed that.
+        // The host exchanges the evidence after the guest made its document: the CPU's evidence does not cover it.
         let honest = document(tee, &gpus("1001"), |_| ());
         let behind = Document {
             gpu: swapped.gpu.clone(),
@@ -189,7 +189,7 @@ fn swapped_between_two_machines() {
     }
 }
 
-/// Whose roots and which devices count is the policy's to say, for GPUs as for CPUs.
+/// The policy determines which roots and which devices are trusted, for GPUs as for CPUs.
 #[test]
 fn roots_and_devices_of_the_policy() {
     let keys = keys_of("1001", &believing());
@@ -225,14 +225,14 @@ fn roots_and_devices_of_the_policy() {
     );
 }
 
-/// Settings of the policy that bound or forgive what NVIDIA says, and what GPUs say of themselves.
+/// Policy settings that limit or relax the demands on NVIDIA's OCSP responses and on the GPU's mode.
 #[test]
 fn other_settings_of_the_policy() {
     const MISSING: &str = "no OCSP response about this certificate was presented: a revoked one could not be told from a good one";
     const STALE: &str = "stale OCSP response: it is still in its time, but older than this client accepts, and may hide a newer revocation";
     let keys = keys_of("1001", &believing());
     for tee in BOTH {
-        // The simulator's NVIDIA answered an hour ago.
+        // The simulated NVIDIA answered an hour ago.
         let good = document(tee, &gpus("1001"), |_| ());
         let at_most = |max_gpu_ocsp_age| Policy {
             max_gpu_ocsp_age,
@@ -255,7 +255,7 @@ fn other_settings_of_the_policy() {
             &[("gpu.revocation", MISSING); 6],
         );
         accepted(&judge(&silent, keys, &forgiving));
-        // It forgives silence, and answers that are over as much as none, but no bad news.
+        // The setting accepts missing and expired responses, but not a revocation.
         for (fault, rows) in [(Fault::Revoked, 1), (Fault::Expired, 0)] {
             let mut gpus = gpus("1001");
             gpus.fault = Some(fault);

@@ -1,4 +1,4 @@
-//! The real guest agent in this process, over a simulated TEE, and the real client's verifier for it.
+//! The real guest agent, running in the test process over a simulated TEE, and the real client's verifier for it.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -24,17 +24,17 @@ use tokio::sync::watch;
 
 use crate::machine::{Machine, policy, trusted};
 
-/// The client's library looks at the machine's own clock, so everything here is made for today.
+/// The current time: the client library reads the machine's clock, so everything here is valid today.
 pub static TODAY: LazyLock<u64> = LazyLock::new(cocoon_client::now);
 /// The image's manifest, valid today.
 pub static CURRENT: LazyLock<TrustedManifest> = LazyLock::new(|| trusted(*TODAY));
 
-/// A verifier that believes in [`CURRENT`] and in simulated hardware.
+/// Returns a verifier that trusts [`CURRENT`] and simulated hardware.
 pub fn verifier() -> Verifier {
     Verifier::new(CURRENT.clone(), policy())
 }
 
-/// A simulated VM of the image whose claims name today's manifest and the TLS key `leaf`.
+/// Launches a VM of the image whose claims name today's manifest and the TLS key `leaf`.
 pub fn machine(kind: Kind, leaf: Hex32) -> Machine {
     let mut vm = Machine::good(kind);
     vm.claims.leaf_spki_sha256 = leaf;
@@ -43,7 +43,7 @@ pub fn machine(kind: Kind, leaf: Hex32) -> Machine {
     vm
 }
 
-/// Simulated hardware that counts its calls, and can be held in one.
+/// Simulated hardware that counts its calls and can block them.
 pub struct Simulated {
     kind: Kind,
     vm: Launched<'static>,
@@ -53,12 +53,12 @@ pub struct Simulated {
 }
 
 impl Simulated {
-    /// Evidence asked for so far.
+    /// Returns how many times evidence was requested.
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// Whether calls wait.
+    /// Sets whether calls block.
     pub fn hold(&self, held: bool) {
         *self.held.lock().unwrap() = held;
         self.released.notify_all();
@@ -78,7 +78,7 @@ impl Tee for Simulated {
     }
 }
 
-/// Nothing here reaches an engine, so there is none.
+/// Launcher that always fails: no test here needs an engine.
 struct NoEngine;
 
 impl Launcher for NoEngine {
@@ -87,7 +87,7 @@ impl Launcher for NoEngine {
     }
 }
 
-/// A guest that serves; it ends with its runtime.
+/// A guest that serves until its runtime ends.
 pub struct Guest {
     pub socket: SocketAddr,
     pub address: Address,
@@ -103,7 +103,7 @@ impl Guest {
         Self::of(|leaf| machine(kind, leaf), |_| None).await
     }
 
-    /// A guest of the VM that `launch` makes for its TLS key, with the GPUs that `open` verifies for its claims.
+    /// Starts a guest of the VM that `launch` makes for its TLS key, with the GPUs that `open` verifies for its claims.
     pub async fn of(
         launch: impl FnOnce(Hex32) -> Machine,
         open: impl FnOnce(&Claims) -> Option<Arc<Gate>>,
@@ -136,7 +136,7 @@ impl Guest {
             .await
             .unwrap();
         let socket = listener.local_address().unwrap();
-        // The sender may go: the last value stays.
+        // The sender can be dropped; the receiver keeps the last value.
         let (_, stapled) = watch::channel(vm.collateral);
         let counters = Arc::new(Counters::default());
         let hardware = Arc::clone(&tee) as Arc<dyn Tee>;

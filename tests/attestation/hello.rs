@@ -1,4 +1,4 @@
-//! TLS hellos as bytes: one that is written by hand, and those of a client taken apart (RFC 8446 §4.1.2).
+//! TLS ClientHello messages as bytes: builds one by hand, and parses those of a client (RFC 8446 §4.1.2).
 
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use crate::stranger::DEADLINE;
 
-/// The hello of a client that speaks TLS 1.2 and nothing newer.
+/// Returns the ClientHello of a client that supports no version newer than TLS 1.2.
 pub fn tls12() -> Vec<u8> {
     let extensions = [
         // supported_groups: secp256r1, x25519
@@ -38,7 +38,7 @@ fn length(bytes: &[u8]) -> [u8; 2] {
     u16::try_from(bytes.len()).unwrap().to_be_bytes()
 }
 
-/// Type and content of each extension in the hello that arrives on `tcp`.
+/// Reads a ClientHello from `tcp` and returns type and content of each extension.
 pub async fn extensions(tcp: &mut TcpStream) -> Vec<(u16, Vec<u8>)> {
     let hello = timeout(DEADLINE, handshake_message(tcp)).await.unwrap();
     assert_eq!(hello[0], 1, "a ClientHello");
@@ -60,7 +60,7 @@ pub async fn extensions(tcp: &mut TcpStream) -> Vec<(u16, Vec<u8>)> {
     found
 }
 
-/// One handshake message, from as many records as it takes.
+/// Reads one handshake message, which may span several records.
 async fn handshake_message(tcp: &mut TcpStream) -> Vec<u8> {
     let mut message = Vec::new();
     loop {

@@ -1,5 +1,5 @@
-//! What the tests of verdicts refuse, refused over real TLS by a client with a prompt in its hands: another image than
-//! the manifest's, and endorsements whose time is over. The prompt stays where it is.
+//! Refusals over real TLS, by a client that has a prompt to send: another image than the manifest's, and endorsements
+//! that have expired. The client never sends the prompt.
 
 use std::sync::Arc;
 
@@ -18,11 +18,11 @@ use crate::rogue::{Rogue, Script, certificate, evidence, key, spki_sha256};
 
 type Edit = fn(&mut Start);
 
-/// As the manifest says.
+/// Launches exactly what the manifest lists.
 const AS_LISTED: Edit = |_| ();
 const OTHER_INITRD: Edit = |start| start.opened.initrd.as_mut().unwrap().push(0);
 
-/// A VM that the host started as `edit` says, behind the TLS key `leaf`.
+/// Returns a VM that the host launched as changed by `edit`, with the TLS key `leaf`.
 fn machine(tee: Tee, edit: Edit, leaf: Hex32) -> Machine {
     let mut vm = Machine::started(tee, edit);
     vm.claims.leaf_spki_sha256 = leaf;
@@ -31,7 +31,8 @@ fn machine(tee: Tee, edit: Edit, leaf: Hex32) -> Machine {
     vm
 }
 
-/// A server whose certificate shows the evidence of one VM, and whose answers are those of another with the same key.
+/// Starts a server whose certificate shows the evidence of one VM, and whose answers are those of another with the same
+/// key.
 async fn started(
     tee: Tee,
     shown: Edit,
@@ -41,7 +42,7 @@ async fn started(
     answering_with(tee, (shown, answering), stapled, |_| ()).await
 }
 
-/// The same, with documents that `last` changes before they are sent.
+/// Does the same as `started`, and changes each document with `last` before it is sent.
 async fn answering_with(
     tee: Tee,
     (shown, answering): (Edit, Edit),
@@ -83,7 +84,7 @@ async fn another_image_gets_no_prompt() {
         "tdx.rtmr2",
         "another kernel command line or another initrd than the manifest's; without an event log it cannot be told which",
     );
-    // The certificate tells of it: nothing at all is asked of such a VM.
+    // The certificate's evidence already shows the other image, so nothing is requested from such a VM.
     for (tee, row) in [
         (Tee::Tdx, OTHER_REGISTER),
         (Tee::SevSnp, ("snp.launch", SNP_LAUNCH)),
@@ -93,7 +94,7 @@ async fn another_image_gets_no_prompt() {
         rejected(&error, Stage::Handshake, &[row]);
         assert_eq!(paths(&rogue), Vec::<String>::new());
     }
-    // Or it conceals it, and the answer to the nonce tells.
+    // The certificate hides the other image, and the answer to the nonce shows it.
     for (tee, row) in [
         (Tee::Tdx, WRONG_INITRD),
         (Tee::SevSnp, ("snp.launch", SNP_LAUNCH)),
@@ -124,7 +125,7 @@ async fn expired_collateral_gets_no_prompt() {
             *TODAY - 1
         )
     };
-    // The client has looked at the clock meanwhile.
+    // The text contains the time at which the client judged, which is only known as an interval.
     let said = match &error {
         ConnectError::Rejected { verdict, .. } => verdict.failures().next(),
         _ => None,
@@ -136,8 +137,8 @@ async fn expired_collateral_gets_no_prompt() {
     assert_eq!(paths(&rogue), [ATTEST_PATH]);
 }
 
-/// A client's cache keeps bytes and no validity: what comes from it is judged by the clock and the policy like what is
-/// fetched. Naming an old piece that the client still has gains nothing.
+/// A client's cache keeps bytes, not verdicts: cached collateral is judged by clock and policy like fetched collateral.
+/// A host gains nothing by naming an old piece that the client still has.
 #[tokio::test]
 async fn cocoon_collateral_3() {
     let folder = tempfile::tempdir().unwrap();
@@ -150,7 +151,7 @@ async fn cocoon_collateral_3() {
         let Collateral::Tdx { json } = &collateral else {
             panic!("Intel's collateral is JSON")
         };
-        // As it lies there after a connection at which it was new.
+        // As left there by a connection at which it was new.
         let file = folder.path().join(Hex32::sha256(&json.0).to_string());
         std::fs::write(&file, &json.0).unwrap();
         let stapled = |vm: &mut Machine| vm.collateral = Some(collateral.clone());

@@ -1,4 +1,4 @@
-//! VMs that the host started otherwise than the manifest says: measured by the simulator, named by the verdict.
+//! VMs that the host launched differently than the manifest says: measured by the simulator, and named by the verdict.
 
 use cocoon_measurements::verdict::Verdict;
 use cocoon_protocol::binding::Tee;
@@ -18,7 +18,7 @@ fn snp(edit: impl FnOnce(&mut Start)) -> Verdict {
     Machine::started(Tee::SevSnp, edit).verdict()
 }
 
-/// Asserts a refusal of the machine with exactly one event that differs.
+/// Asserts that the machine is refused with exactly one event that differs.
 #[track_caller]
 fn other_event(verdict: &Verdict, agreeing: &str, title: &str, cause: &str) {
     let [register, event] = verdict.failures().collect::<Vec<_>>()[..] else {
@@ -40,7 +40,8 @@ fn other_event(verdict: &Verdict, agreeing: &str, title: &str, cause: &str) {
 
 #[test]
 fn other_firmware() {
-    // The last page of code; the descriptor and tables stand in it, so a byte that none of them uses.
+    // In the last page of code. The descriptor and tables are in the same page, so this is a byte that none of them
+    // uses.
     refused(
         &tdx(|start| start.opened.firmware[9000] ^= 1),
         &[(
@@ -55,7 +56,7 @@ fn other_firmware() {
     );
 }
 
-/// MRTD does not cover the variable store: RTMR0 does.
+/// MRTD does not cover the variable store, but RTMR0 does.
 #[test]
 fn other_variable_store_under_the_same_firmware() {
     other_event(
@@ -76,7 +77,7 @@ fn other_amount_of_memory() {
         "the VM has another amount of memory than the manifest's shape; this event hashes the RAM ranges that QEMU hands to \
          the firmware",
     );
-    // SEV-SNP does not measure it, and nothing depends on it.
+    // SEV-SNP does not measure the amount of memory, and nothing depends on it.
     accepted(&snp(|start| start.opened.memory = 1536 << 20));
 }
 
@@ -119,7 +120,7 @@ fn edited_command_line() {
         refused(&tdx(edit), &[("tdx.rtmr2", &cause)]);
         refused(&snp(edit), &[("snp.launch", SNP_LAUNCH)]);
     }
-    // What nobody would guess is not shown, and refused all the same.
+    // A command line that cannot be guessed is refused as well, but not shown.
     let unlikely = |start: &mut Start| start.opened.append = "root=/dev/sda7".into();
     let cause =
         format!("{OTHER}; only its digest is measured, so the difference itself cannot be shown");
@@ -150,7 +151,7 @@ fn other_initrd() {
 
 #[test]
 fn other_processors() {
-    // Three are in no row of the manifest; RTMR0 of the simulated platform does not depend on their number.
+    // The manifest lists no shape with three vCPUs. RTMR0 of the simulated TDX platform does not depend on the number.
     refused(
         &snp(|start| start.opened.vcpus = 3),
         &[("snp.launch", SNP_LAUNCH)],
@@ -161,7 +162,7 @@ fn other_processors() {
     );
 }
 
-/// Launched, measured, bound and shown alike, and still no configuration: its bytes are not the canonical ones.
+/// The configuration is the same in launch, evidence and document, but its bytes are not the canonical encoding.
 #[test]
 fn non_canonical_configuration() {
     let canonical = String::from_utf8(OperatorConfig::default().canonical()).unwrap();
@@ -192,7 +193,7 @@ fn non_canonical_configuration() {
     );
 }
 
-/// The launch measured one configuration, the guest was handed another and believed it.
+/// The launch measured one configuration, and the guest was given another and accepted it.
 #[test]
 fn configuration_swapped_after_the_launch() {
     let cause = "the launch was given another configuration than the document shows";

@@ -1,5 +1,5 @@
-//! Rubbish in every place where foreign bytes come in: truncated, too long, or of no form at all. Nothing panics,
-//! nothing passes, and each refusal says which piece it is about.
+//! Malformed data wherever untrusted bytes are parsed: truncated, too long, or without any structure. Nothing panics,
+//! nothing is accepted, and each refusal names the piece that it is about.
 
 use cocoon_measurements::manifest::{ManifestTrust, public_key, sign, trust};
 use cocoon_measurements::verdict::{Class, Verdict};
@@ -34,7 +34,7 @@ const SCHEMA: &str = "attestation document is not JSON of the expected schema: "
 fn documents_cut_short() {
     let json = Machine::good(Tee::SevSnp).document().to_json();
     for length in (0..json.len()).step_by(97) {
-        // What is missing at this place is for the parser of JSON to say.
+        // The JSON parser determines the text for a document truncated here.
         let missing = serde_json::from_slice::<serde_json::Value>(&json[..length]).unwrap_err();
         assert!(missing.is_eof(), "{missing}");
         unreadable(
@@ -83,7 +83,7 @@ fn documents_of_no_form() {
     ] {
         unreadable(garbage, MAX_DOCUMENT_LEN, &format!("{SCHEMA}{reason}"));
     }
-    // So deep that a careless parser would run out of stack.
+    // Nested so deeply that a recursive parser without a limit would overflow its stack.
     let deep = vec![b'['; MAX_DOCUMENT_LEN];
     unreadable(
         &deep,
@@ -92,7 +92,7 @@ fn documents_of_no_form() {
     );
 }
 
-/// The good document with one of its blobs replaced.
+/// Returns the verdict on a good document that `edit` changed.
 fn with(tee: Tee, edit: impl FnOnce(&mut Document)) -> Verdict {
     let mut document = Machine::good(tee).document();
     edit(&mut document);
@@ -179,7 +179,8 @@ fn reports() {
             "SNP report has version 4294967295, 2 to 5 expected",
         )],
     );
-    // Bits that no field of this version has: nothing may be signed that was not understood.
+    // A bit that belongs to no field of this version: a verifier must not accept signed data that it does not
+    // understand.
     refused(
         &report(|bytes| bytes[0x18c] = 1),
         &[(
@@ -247,7 +248,7 @@ fn endorsements_of_amd() {
             &text("the ARK's revocation list has 262145 bytes, more than 262144"),
         )],
     );
-    // A flood of certificates is no chain.
+    // A thousand certificates do not form a chain.
     refused(
         &stapled(|certificates, _| *certificates = vec![Blob(vec![0; 16]); 1000]),
         &[(

@@ -1,4 +1,4 @@
-//! Manifests that do not count: each refusal is a verdict of its own, given before any evidence is looked at.
+//! Manifests that are refused: each refusal is a verdict of its own, given before any evidence is examined.
 
 use cocoon_measurements::manifest::{
     ManifestRefusal, ManifestTrust, add_signature, public_key, sign, trust,
@@ -37,7 +37,7 @@ fn refusal(
     trust(bytes, envelope, believed, now).unwrap_err()
 }
 
-/// The refusal as people and programs see it: a verdict with one row.
+/// Asserts the refusal as users see it: a verdict with one row.
 #[track_caller]
 fn says(refusal: &ManifestRefusal, text: &str) {
     refused(&Verdict::from(refusal), &[("manifest.trust", text)]);
@@ -88,7 +88,7 @@ fn signed_by_too_few() {
     assert!(trust(&bytes, Some(&two), &believed, NOW).is_ok());
 }
 
-/// One byte of the manifest changed after it was signed, and the signature of another manifest put beside it.
+/// One byte of the manifest was changed after signing, so the envelope signs another manifest.
 #[test]
 fn changed_after_signing() {
     let signed = edited(|_| ());
@@ -122,7 +122,7 @@ fn expired_and_not_yet_valid() {
     );
 }
 
-/// A manifest that expires while a client keeps it is refused by the next appraisal.
+/// A manifest that expires after a client trusted it is refused at the next appraisal.
 #[test]
 fn expired_since_it_was_trusted() {
     let document = Machine::good(Tee::SevSnp).document();
@@ -166,7 +166,7 @@ fn release_below_the_floor() {
     says(&refusal(&bytes, Some(&envelope), &believed, NOW), &text);
 }
 
-/// The host names another manifest to the guest than the verifier's, for the very same image.
+/// The host gives the guest another manifest than the verifier's, for the same image.
 #[test]
 fn the_guest_was_started_with_another() {
     for tee in [Tee::Tdx, Tee::SevSnp] {

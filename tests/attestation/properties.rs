@@ -1,5 +1,6 @@
-//! What holds of any bytes in the place of quotes, reports, certificates, lists and envelopes: nothing panics, each refusal
-//! has its row, and no byte of what is signed can be changed unseen. The fuzz targets do the same for longer.
+//! Properties that hold for any bytes in the place of quotes, reports, certificates, revocation lists and envelopes:
+//! nothing panics, each refusal has its row, and no signed byte can be changed undetected. The fuzz targets test the
+//! same for longer.
 
 use std::sync::LazyLock;
 
@@ -17,12 +18,12 @@ use crate::machine::{IMAGE, Machine, NOW, SIGNER, judge, policy};
 use crate::platform::Platform;
 use crate::version_5::layouts;
 
-/// Bytes of a quote that are signed last: header and TD report, in each layout.
+/// Length of the bytes of a quote that the attestation key signs, header and TD report, in each layout.
 const SIGNED_QUOTES: [usize; 4] = [48 + 584, 54 + 584, 54 + 648, 54 + 885];
-/// Bytes of a report that are signed.
+/// Length of the signed bytes of an SNP report.
 const SIGNED_REPORT: usize = 0x2a0;
 
-/// A good quote of each layout, with its collateral.
+/// A document with a good quote of each layout, with its collateral.
 static TDX: LazyLock<Vec<Document>> = LazyLock::new(|| {
     let each = layouts().map(|layout| {
         let platform = Platform {
@@ -35,7 +36,7 @@ static TDX: LazyLock<Vec<Document>> = LazyLock::new(|| {
 });
 static SNP: LazyLock<Document> = LazyLock::new(|| Machine::good(Tee::SevSnp).document());
 
-/// Bits of a few bytes, changed wherever they are.
+/// Generates changes of a few bytes at random positions.
 fn changes() -> impl Strategy<Value = Vec<(Index, u8)>> {
     vec((any::<Index>(), 1..=255_u8), 1..4)
 }
@@ -46,7 +47,7 @@ fn changed(bytes: &mut [u8], changes: &[(Index, u8)]) {
     }
 }
 
-/// The evidence's bytes.
+/// Returns the quote's or report's bytes.
 fn evidence(document: &mut Document) -> &mut Vec<u8> {
     match &mut document.evidence {
         Evidence::Tdx { quote, .. } => &mut quote.0,
@@ -61,7 +62,7 @@ fn stapled(document: &mut Document) -> (&mut Vec<Blob>, &mut Option<Blob>) {
     }
 }
 
-/// A refusal by one row, which says why and is about evidence or its endorsements.
+/// Asserts a refusal with one row, which has a cause and is about evidence or its endorsements.
 fn refused(verdict: &Verdict) -> Result<(), TestCaseError> {
     prop_assert_eq!(
         (verdict.class, verdict.authorizes()),
@@ -69,7 +70,7 @@ fn refused(verdict: &Verdict) -> Result<(), TestCaseError> {
     );
     let failures: Vec<_> = verdict.failures().collect();
     prop_assert_eq!(failures.len(), 1, "{:#?}", failures);
-    // What says how the rest is to be read is looked at before any signature.
+    // Fields that determine how to read the rest are checked before any signature.
     const ROWS: [&str; 8] = [
         "evidence.signature",
         "evidence.root",
@@ -90,7 +91,7 @@ fn refused(verdict: &Verdict) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// A refusal, or the verdict on what was not changed: outside what is signed, bytes may mean nothing.
+/// Asserts a refusal, or the same verdict as on the original: changed bytes that are not signed may be irrelevant.
 fn refused_or_alike(verdict: &Verdict, good: &Verdict) -> Result<(), TestCaseError> {
     if verdict.class == Class::Rejected {
         return refused(verdict);
@@ -106,7 +107,7 @@ proptest! {
     fn any_bytes_are_no_evidence(bytes in vec(any::<u8>(), 0..2000), tdx: bool, keep in 0..64_usize) {
         let mut document = if tdx { TDX[0].clone() } else { SNP.clone() };
         let evidence = evidence(&mut document);
-        // Behind a good beginning the parsers get further.
+        // After a valid beginning the parsers get further.
         evidence.truncate(keep);
         evidence.extend(&bytes);
         refused(&judge(&document, &policy()))?;
@@ -123,7 +124,7 @@ proptest! {
         piece.0.truncate(keep);
         piece.0.extend(&bytes);
         let verdict = judge(&document, &policy());
-        // A chain that does not end in a development root is tried under AMD's.
+        // A chain that does not end in a development root is verified under AMD's root, so there is always one row.
         refused(&verdict)?;
     }
 
@@ -146,7 +147,7 @@ fn believing() -> ManifestTrust {
 }
 
 proptest! {
-    // Most of these verify signatures.
+    // Fewer cases, because most of these tests verify signatures.
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
@@ -195,7 +196,7 @@ proptest! {
         let mut envelope = sign(&manifest, &SIGNER).unwrap();
         changed(&mut envelope, &changes);
         match trust(&manifest, Some(&envelope), &believing(), NOW) {
-            // A key id means nothing.
+            // A changed key id has no effect.
             Ok(trusted) => prop_assert_eq!(trusted.id(), manifest_id(&manifest)),
             Err(refusal) => prop_assert!(
                 matches!(

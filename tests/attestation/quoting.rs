@@ -1,5 +1,5 @@
-//! What the PCK certificate says of its platform, and the quoting enclave of itself, each changed and signed anew: Intel's
-//! statements are of another platform or enclave.
+//! The contents of the PCK certificate and of the quoting enclave's report, each changed and signed again, so that
+//! Intel's statements no longer apply to them.
 
 use cocoon_measurements::policy::Policy;
 use cocoon_simulator::tdx::enclave::qe_mr_signer;
@@ -54,12 +54,12 @@ fn each_extension_of_the_platforms_certificate() {
         let verdict = certified(edit).verdict();
         refused(&verdict, &[("evidence.signature", &unverified(reason))]);
     }
-    // Newer than what Intel asks for.
+    // Newer than Intel's statements require.
     accepted(&certified(|s| s.cpu_svn = [255; 16]).verdict());
     accepted(&certified(|s| s.pce_svn += 1).verdict());
 }
 
-/// The PPID is whose machine it is: anybody's, unless the policy lists some.
+/// The PPID identifies the machine. Any is accepted, unless the policy lists machines.
 #[test]
 fn the_platforms_identity_is_judged_by_who_lists_machines() {
     let other = certified(|s| s.ppid[15] ^= 1);
@@ -167,7 +167,8 @@ fn each_field_of_the_quoting_enclaves_report() {
         let verdict = enclave(edit).verdict();
         refused(&verdict, &[("evidence.signature", &unverified(reason))]);
     }
-    // Which build it is its signer vouches for, and a newer one will do; features of the processor are its launch's own.
+    // MRENCLAVE is not compared, because the signer vouches for the build; a newer ISVSVN is accepted; and the
+    // processor features of the enclave depend on its launch.
     for edit in [
         (|e| e.mr_enclave[0] ^= 1) as Edit,
         |e| e.svn += 1,

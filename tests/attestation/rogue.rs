@@ -1,4 +1,5 @@
-//! A server that no guest agent would be: any certificate, any signing key, any answer. It writes down what it is sent.
+//! A test server that can show any certificate, sign with any key and give any answer. It records the requests it
+//! receives.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -26,19 +27,19 @@ use x509_cert::ext::Extension;
 use x509_cert::spki::{AlgorithmIdentifierOwned, ObjectIdentifier, SubjectPublicKeyInfoOwned};
 use x509_cert::{Certificate, TbsCertificate, Version};
 
-/// Makes the answer to a nonce on a connection.
+/// Makes the answer to an attestation request from the nonce and the connection's exporter.
 type Answer = Box<dyn Fn(Freshness) -> Vec<u8> + Send + Sync>;
 
-/// What it shows and says.
+/// What the server shows and answers.
 pub struct Script {
-    /// DER.
+    /// Certificate in DER.
     pub certificate: Vec<u8>,
-    /// Signs the handshake, whatever the certificate says.
+    /// Key that signs the handshake, even if the certificate has another one.
     pub key: SigningKey,
     pub answer: Answer,
 }
 
-/// What it was sent.
+/// What the server has received.
 #[derive(Default)]
 pub struct Seen {
     /// Path and body of each request.
@@ -46,7 +47,7 @@ pub struct Seen {
     pub handshakes: Vec<HandshakeKind>,
 }
 
-/// A running server; it ends with its runtime.
+/// A server that runs until its runtime ends.
 pub struct Rogue {
     pub address: Address,
     seen: Arc<Mutex<Seen>>,
@@ -63,12 +64,12 @@ impl Rogue {
         let (script, book) = (Arc::new(script), Arc::clone(&seen));
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
-                // Records wait for nobody's acknowledgement: measurements compare this server with the appliance.
+                // Disables Nagle's algorithm, because measurements compare this server with the appliance.
                 let _ = tcp.set_nodelay(true);
                 let (acceptor, script, book) =
                     (acceptor.clone(), Arc::clone(&script), Arc::clone(&book));
                 tokio::spawn(async move {
-                    // Whoever refuses the certificate breaks off here.
+                    // Fails when the client refuses the certificate.
                     let Ok(tls) = acceptor.accept(tcp).await else {
                         return;
                     };
@@ -88,7 +89,7 @@ impl Rogue {
                             request,
                         )
                     });
-                    // Clients hang up when they like.
+                    // Clients may close the connection at any time.
                     let _ = hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(tls), service)
                         .await;
@@ -98,7 +99,7 @@ impl Rogue {
         Self { address, seen }
     }
 
-    /// What it was sent until now.
+    /// Passes what the server has received so far to `look`.
     pub fn seen<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
         look(&self.seen.lock().unwrap())
     }
@@ -125,7 +126,7 @@ async fn serve(
     Ok(Response::new(Full::new(answer.into())))
 }
 
-/// An ordinary server: rustls's own defaults, tickets included.
+/// Returns the configuration of an ordinary server: rustls defaults, including session tickets.
 fn config(script: &Script) -> ServerConfig {
     let provider = Arc::new(rustls_graviola::default_provider());
     let der = PrivatePkcs8KeyDer::from(script.key.to_pkcs8_der().unwrap().as_bytes().to_vec());
@@ -138,12 +139,12 @@ fn config(script: &Script) -> ServerConfig {
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
 }
 
-/// A key from a number.
+/// Returns the P-256 key derived from a number.
 pub fn key(seed: u8) -> SigningKey {
     SigningKey::from_slice(&[seed; 32]).unwrap()
 }
 
-/// SHA-256 of the key's SubjectPublicKeyInfo.
+/// Returns the SHA-256 of the key's SubjectPublicKeyInfo.
 pub fn spki_sha256(key: &SigningKey) -> Hex32 {
     Hex32::sha256(&spki(key).to_der().unwrap())
 }
@@ -152,7 +153,7 @@ fn spki(key: &SigningKey) -> SubjectPublicKeyInfoOwned {
     SubjectPublicKeyInfoOwned::from_key(*key.verifying_key()).unwrap()
 }
 
-/// The extension that carries evidence, critical or not.
+/// Returns the evidence extension with this document, critical or not.
 pub fn evidence(critical: bool, document: &[u8]) -> Extension {
     extension(EVIDENCE_OID, critical, document)
 }
@@ -165,7 +166,7 @@ pub fn extension(oid: &str, critical: bool, value: &[u8]) -> Extension {
     }
 }
 
-/// A self-signed certificate, DER, with these extensions.
+/// Returns a self-signed certificate in DER with these extensions.
 pub fn certificate(key: &SigningKey, extensions: Vec<Extension>) -> Vec<u8> {
     let algorithm = AlgorithmIdentifierOwned {
         oid: ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2"),

@@ -1,5 +1,5 @@
-//! Which root vouches: development roots only where they are named and marked, each vendor on its own, and none in a
-//! vendor's place.
+//! Which roots are trusted: development roots only if they are named and marked, each for its own vendor only, and
+//! never in place of a vendor's root.
 
 use std::str::FromStr as _;
 
@@ -37,7 +37,7 @@ fn each_vendor_refuses_a_development_root_that_is_not_named() {
     let nobody = Policy::default();
     refused(&judge(&tdx, &nobody), &[("evidence.root", TDX_NOT_NAMED)]);
     refused(&judge(&snp, &nobody), &[("evidence.root", SNP_NOT_NAMED)]);
-    // One vendor's development root says nothing about the other's.
+    // A development root of one vendor is not accepted for the other.
     let intel = naming(&[ROOTS.root(Tee::Tdx)]);
     accepted(&judge(&tdx, &intel));
     refused(&judge(&snp, &intel), &[("evidence.root", SNP_NOT_NAMED)]);
@@ -46,7 +46,8 @@ fn each_vendor_refuses_a_development_root_that_is_not_named() {
     refused(&judge(&tdx, &amd), &[("evidence.root", TDX_NOT_NAMED)]);
 }
 
-/// The same name and key, with the mark as `marks` has it: everything below such a root still verifies.
+/// Returns the root with the same name and key, but with `marks` in place of its mark: all certificates below it still
+/// verify.
 fn remarked(root: &Identity, marks: &[Extension]) -> Vec<u8> {
     let mut tbs = Certificate::from_der(&root.certificate)
         .unwrap()
@@ -83,7 +84,7 @@ fn a_root_without_the_exact_mark_is_none() {
                 "root certificate lacks the development extension {DEVELOPMENT_ROOT_OID}: only the simulator's root may be named"
             )
         );
-        // The flag of the command line refuses it, too.
+        // The command-line option refuses such a root as well.
         let pem = x509::pem(&[&unmarked]).unwrap();
         assert_eq!(
             development_roots(pem.as_bytes()).unwrap_err().to_string(),
@@ -101,7 +102,7 @@ fn copied(identity: &Identity, kind: KeyKind) -> Identity {
     }
 }
 
-/// Naming a certificate does not make a root of it: evidence that ends in an unmarked one is held against the
+/// A policy cannot make any certificate a root: evidence that ends in an unmarked certificate is verified under the
 /// vendor's root, whatever the policy names.
 #[test]
 fn a_named_certificate_without_the_mark_never_stands_in_for_the_vendors() {
@@ -157,7 +158,7 @@ fn a_named_certificate_without_the_mark_never_stands_in_for_the_vendors() {
     }
 }
 
-/// A marked root that calls itself as AMD's does, and signs nothing that the vendor's key would.
+/// A marked root with the name of the real one but another key does not verify what the real key signed.
 #[test]
 fn a_marked_root_vouches_only_for_what_it_signed() {
     let stranger = PrivateKey::generate(KeyKind::P256).unwrap();

@@ -1,5 +1,5 @@
-//! Every field of the policy and of the manifest, changed one at a time: the row of that field fails, or the change is
-//! shown to decide nothing.
+//! Every field of the policy and of the manifest, changed one at a time: either the row of that field fails, or the
+//! test shows that the field does not affect the verdict.
 
 use std::collections::BTreeMap;
 
@@ -131,7 +131,7 @@ fn fields_of_the_policy() {
                 "development root not named: this SEV-SNP report comes from simulated hardware, and no development root for it was named",
             )),
         ),
-        // Intel's own count, and fields that only loosen: nothing to hold against a simulated machine that is good.
+        // Intel's evaluation number, and fields that only relax: none of these affects a good simulated machine.
         (
             "min_tcb_evaluation",
             |p| p.min_tcb_evaluation = u32::MAX,
@@ -185,7 +185,7 @@ fn believing() -> ManifestTrust {
     }
 }
 
-/// The verdict on a guest of the good image that was given the edited manifest, signed anew.
+/// Returns the verdict on a guest of the good image that was given the edited manifest, signed again.
 fn under(edit: impl FnOnce(&mut Manifest), tee: Tee) -> Result<Verdict, ManifestRefusal> {
     let mut manifest = IMAGE.manifest(NOW);
     edit(&mut manifest);
@@ -311,8 +311,8 @@ fn gpu_image() -> GpuImage {
     }
 }
 
-/// What verifiers cannot see in evidence stands for people and for those who build the image again. Who makes a verdict
-/// depend on one of these has to change this test.
+/// Fields that verifiers cannot see in evidence; they inform people, and those who rebuild the image. A change that
+/// makes a verdict depend on one of them must also change this test.
 #[test]
 fn fields_of_the_manifest_that_are_not_judged() {
     let edits: [fn(&mut Manifest); 19] = [
@@ -329,13 +329,13 @@ fn fields_of_the_manifest_that_are_not_judged() {
         |m| m.tdx.platforms[0].memory_mib += 1,
         |m| m.tdx.platforms[0].vcpus = Some(64),
         |m| m.tdx.platforms[0].mmio64_mib = Some(1 << 18),
-        // Decides beneath a vendor's root alone.
+        // Matters only under a vendor's root.
         |m| m.tdx.platforms[0].source = PlatformSource::Computed,
         |m| m.snp.guest_features = 0x21,
         |m| m.snp.launch[0].cpu_model = "EPYC-Turin".into(),
         |m| m.snp.launch[0].vcpus += 1,
         |m| m.model.files.clear(),
-        // The variant says whether there is a GPU.
+        // Whether a GPU is required depends on the variant.
         |m| m.gpu = Some(gpu_image()),
     ];
     for edit in edits {
@@ -348,7 +348,7 @@ fn fields_of_the_manifest_that_are_not_judged() {
 #[test]
 fn fields_of_the_manifest_that_decide_whether_it_counts() {
     let refusal = |edit: fn(&mut Manifest)| under(edit, Tee::Tdx).unwrap_err();
-    // No signer's tool signs these two, and none has to: they are refused before any signature.
+    // Signing tools refuse these two, but no signature is needed here: they are refused before signatures are checked.
     let malformed: [fn(&mut Manifest); 2] = [
         |m| m.version = 2,
         |m| m.not_after = m.not_before + MAX_MANIFEST_LIFE + 1,
@@ -382,7 +382,7 @@ fn fields_of_the_manifest_that_decide_whether_it_counts() {
         refusal(|m| m.unlocked = vec!["linux".into()]),
         ManifestRefusal::Unlocked { count: 1, .. }
     ));
-    // Shown under a development root; under AMD's it would refuse a manifest without the guard.
+    // Only shown under a development root. Under AMD's root, a manifest without the guard would be refused.
     let guarded = under(|m| m.aml_guard = true, Tee::SevSnp).unwrap();
     accepted(&guarded);
     assert_eq!(

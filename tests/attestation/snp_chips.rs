@@ -1,4 +1,5 @@
-//! SEV-SNP machines of every generation, with the chip's key and a provider's, and the session's document of a guest on them.
+//! SEV-SNP machines of every generation, with the chip's key and a provider's, and the session document of a guest on
+//! them.
 
 use std::sync::LazyLock;
 
@@ -15,7 +16,7 @@ use cocoon_simulator::snp::{
 use crate::collateral::DAY;
 use crate::machine::{Machine, NOW, ROOTS, judge, policy};
 
-/// A generation's chip, and a provider's key in it.
+/// A chip of one generation, and a provider's key on it.
 pub struct Chip {
     pub identity: AmdIdentity,
     pub provider: Provider,
@@ -51,15 +52,15 @@ impl Chip {
     }
 }
 
-/// A session's document, before it is signed.
+/// A session document that is not signed yet.
 pub struct Shown {
     pub chip: &'static Chip,
     pub key: SigningKey,
     pub report: SnpReport,
-    /// In place of the good ones: VEK, intermediate, root.
+    /// Certificates used in place of the good ones: VEK, intermediate, root.
     pub certificates: Option<Vec<Vec<u8>>>,
     pub crl: Option<Vec<u8>>,
-    /// Changes the bytes that are signed.
+    /// Changes the report's bytes before they are signed.
     pub bytes: fn(&mut [u8; REPORT_LEN]),
     pub policy: Policy,
 }

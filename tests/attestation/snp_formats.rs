@@ -1,5 +1,5 @@
-//! SEV-SNP reports of every version and generation, signed with a chip's key and with a provider's: accepted as what they are,
-//! and refused for the field that was changed and signed anew.
+//! SEV-SNP reports of every version and generation, signed with a chip's key and with a provider's: decoded and
+//! accepted correctly, and refused for a field that was changed and signed again.
 
 use cocoon_measurements::policy::MachineId;
 use cocoon_measurements::roots::{RootClass, TrustRoot};
@@ -105,7 +105,8 @@ fn a_changed_byte_of_any_format_breaks_its_signature() {
     });
 }
 
-/// Each part of the TCB, in the layout of the generation, against the certificate of either kind.
+/// Each component of the reported TCB, in the layout of its generation, must equal that of the certificate, VCEK or
+/// VLEK.
 #[test]
 fn the_reported_tcb_is_the_certificates() {
     each(|generation, version, key| {
@@ -156,7 +157,7 @@ fn key_and_certificate_are_of_one_kind() {
             );
             refused(&shown.verdict(), &[("evidence.signature", &cause)]);
         }
-        // SIGNING_KEY 7: nobody signed.
+        // SIGNING_KEY 7: the report is not signed.
         let mut shown = Shown::good(Generation::Genoa, version, SigningKey::Vlek);
         shown.bytes = |bytes| bytes[0x48] = 7 << 2;
         refused(
@@ -169,7 +170,8 @@ fn key_and_certificate_are_of_one_kind() {
     }
 }
 
-/// A provider's certificate names no chip, so a report of any chip will do, a masked one too, but satisfies no list of machines.
+/// A VLEK names no chip, so it verifies a report of any chip, even one with a masked chip id, but satisfies no list of
+/// machines.
 #[test]
 fn a_vlek_stands_for_no_chip() {
     for version in [3, 5] {
@@ -187,7 +189,7 @@ fn a_vlek_stands_for_no_chip() {
     accepted(&own.verdict());
 }
 
-/// What Turin's chip id has behind its 8 bytes is zero.
+/// A VCEK certifies one chip. Turin's chip id has 8 bytes; the rest of the field must be zero.
 #[test]
 fn a_chip_is_the_certificates() {
     for (generation, at) in [
@@ -245,7 +247,7 @@ fn a_providers_certificate_is_below_the_asvk_and_says_its_name() {
     );
 }
 
-/// AMD revokes an ASK or ASVK in the list of its root.
+/// AMD revokes an ASK or ASVK in the revocation list of its root.
 #[test]
 fn a_revoked_authority_vouches_for_nothing() {
     for generation in Generation::ALL {
@@ -271,7 +273,8 @@ fn a_revoked_authority_vouches_for_nothing() {
     }
 }
 
-/// Fields that version 5 added decide nothing; who changes that has to change this test. What no version has is refused.
+/// The fields that version 5 added do not affect the verdict; a change of that must also change this test. Bits that no
+/// field of the report's version has are refused.
 #[test]
 fn cocoon_snp_14() {
     let mut shown = Shown::good(Generation::Turin, 5, SigningKey::Vcek);
@@ -295,19 +298,19 @@ fn cocoon_snp_14() {
         refused(&shown.verdict(), &[("evidence.signature", reserved)]);
     }
     let malformed = "SNP report cannot be decoded: it has bits at offset 0x3a that are of no field of its version";
-    // A Turin that calls itself Genoa is read in the wrong layout, in which its bytes do not even stand.
+    // A report from Turin that names Genoa as its processor is read in the wrong layout, which its bytes do not fit.
     let mut shown = Shown::good(Generation::Turin, 5, SigningKey::Vcek);
     shown.report.cpuid = Generation::Genoa.cpuid();
     refused(&shown.verdict(), &[("evidence.signature", malformed)]);
 }
 
-/// Below AMD's roots the generation is the root's; nothing simulated is.
+/// Without its root in the policy, no format is accepted. Under AMD's roots, the generation is that of the root.
 #[test]
 fn no_format_passes_without_its_root_named() {
     each(|generation, version, key| {
         let mut shown = Shown::good(generation, version, key);
         shown.policy = policy();
-        // Even Milan's root, of the name and key of one that is named, is another certificate.
+        // The root of Milan, too: it has the name and key of the root in the policy, but is another certificate.
         refused(&shown.verdict(), &[("evidence.root", NOT_NAMED)]);
     });
 }

@@ -1,5 +1,5 @@
-//! What Intel's statements say of a platform and its quoting enclave, each field changed and signed anew: the platform no
-//! longer fits, or the field is shown to decide nothing.
+//! Intel's signed statements about a platform and its quoting enclave, each field changed and signed again: either the
+//! platform no longer satisfies them, or the test shows that the field does not affect the verdict.
 
 use cocoon_measurements::roots::TrustRoot;
 use cocoon_measurements::tdx::quote::{QuoteError, verify};
@@ -13,13 +13,13 @@ use serde_json::{Value, json};
 use crate::machine::{NOW, ROOTS, accepted, refused};
 use crate::platform::{Platform, restate, unverified};
 
-/// How a changed statement is judged.
+/// Expected outcome for a changed statement.
 pub enum Ends {
-    /// It does not verify, for this reason.
+    /// The evidence does not verify, for this reason.
     Unverified(String),
-    /// It verifies, and the row with this id fails with these words.
+    /// The evidence verifies, and the row with this id fails with this cause.
     Row(&'static str, &'static str),
-    /// As before.
+    /// The verdict is the same as for the unchanged statement.
     Accepted,
 }
 use Ends::{Accepted, Row, Unverified};
@@ -37,7 +37,7 @@ pub fn not(reason: &str) -> Ends {
     Unverified(reason.into())
 }
 
-/// Puts `value` where the pointer points, which need not be there yet.
+/// Sets the value at the JSON pointer, whose last member may be new.
 pub fn put(statement: &mut Value, pointer: &str, value: Value) {
     let (parent, last) = pointer.rsplit_once('/').unwrap();
     match statement.pointer_mut(parent).unwrap() {
@@ -154,7 +154,7 @@ fn of_the_platforms_tcb() {
                 "ConfigurationNeeded".into(),
                 OLD_TCB,
             ),
-            // A status of a domain, never of a level.
+            // A status of a trust domain, never of a TCB level.
             (
                 "/tcbLevels/0/tcbStatus",
                 "TDRelaunchAdvised".into(),
@@ -165,7 +165,7 @@ fn of_the_platforms_tcb() {
                 json!(["INTEL-SA-00001"]),
                 ADVISORIES,
             ),
-            // Of a TDX module with a version, its own identity says what these must be.
+            // For a TDX module that has a version, the module's own identity determines these components.
             (
                 "/tcbLevels/0/tcb/tdxtcbcomponents/0/svn",
                 255.into(),
@@ -183,7 +183,7 @@ fn of_the_platforms_tcb() {
                     "Invalid TCB level tcbDate: Failed to parse RFC3339 datetime: premature end of input",
                 ),
             ),
-            // Intel's own count, held against Intel's collateral alone.
+            // Intel's evaluation number, which is required only under Intel's own root.
             ("/tcbEvaluationDataNumber", 0.into(), Accepted),
         ],
     );
@@ -275,7 +275,7 @@ fn of_the_quoting_enclave() {
     );
 }
 
-/// Of both statements the lower number counts, wherever somebody asks for one.
+/// A required evaluation number is compared with the lower one of both statements.
 #[test]
 fn of_the_evaluation() {
     let root = TrustRoot::development(&ROOTS.intel.root.certificate).unwrap();
@@ -312,7 +312,7 @@ fn of_the_evaluation() {
     }
 }
 
-/// Other keys below the root sign other things: their statements are nobody's.
+/// Other keys below the root certify other things, so a statement signed with one of them is refused.
 #[test]
 fn signed_by_another_key_of_intels() {
     let own = &ROOTS.intel;

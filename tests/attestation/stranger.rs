@@ -1,4 +1,4 @@
-//! A TLS client that verifies nothing and remembers everything it is offered: tickets, certificates, exporters.
+//! A TLS client that verifies nothing, and gives tests access to tickets, certificates and exporters.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,17 +19,17 @@ use anyone::believing_anyone;
 #[path = "../../guest-agent/tests/common/anyone.rs"]
 mod anyone;
 
-/// Nothing in these tests takes nearly so long.
+/// Limit on every wait. No operation in these tests takes nearly as long.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Keeps its configuration, and with it any ticket, from connection to connection.
+/// A client. It keeps its configuration, and so any session ticket, across connections.
 pub struct Stranger(Arc<ClientConfig>);
 
-/// One connection.
+/// An open TLS connection.
 pub struct Connection(pub TlsStream<TcpStream>);
 
 impl Stranger {
-    /// Eager to resume and to send early data.
+    /// Makes a client that would resume sessions and send early data.
     pub fn new() -> Self {
         let mut config = believing_anyone(b"http/1.1");
         config.enable_early_data = true;
@@ -46,7 +46,7 @@ impl Stranger {
 }
 
 impl Connection {
-    /// The leaf certificate, DER.
+    /// Returns the server's leaf certificate in DER.
     pub fn certificate(&self) -> Vec<u8> {
         self.0.get_ref().1.peer_certificates().unwrap()[0].to_vec()
     }
@@ -58,7 +58,7 @@ impl Connection {
             .unwrap())
     }
 
-    /// Status and body of a request; `POST` with a body, `GET` without.
+    /// Sends a request and returns the status and body of its response.
     pub async fn ask(&mut self, method: &str, path: &str, body: &str) -> (u16, Vec<u8>) {
         let head = format!(
             "{method} {path} HTTP/1.1\r\nhost: cocoon\r\ncontent-length: {}\r\n\r\n",

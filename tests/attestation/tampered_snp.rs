@@ -1,5 +1,5 @@
-//! Every field of an SNP report that means something, changed and signed anew: the row of that field fails, and every
-//! other row is as before.
+//! Every meaningful field of an SNP report, changed and signed again: the row of that field fails, and every other row
+//! stays the same.
 
 use cocoon_measurements::policy::{Policy, SnpTcbFloor, SnpTcbFloors};
 use cocoon_measurements::verdict::{Outcome, Verdict};
@@ -19,7 +19,7 @@ const ODD_POLICY: Row = (
     "guest policy bits are set or missing whose meaning this verifier does not know",
 );
 
-/// Compared once the signatures hold.
+/// Fields compared once the signatures are verified: field, change, and the row that fails.
 const COMPARED: &[(&str, Edit, Row)] = &[
     (
         "MEASUREMENT",
@@ -69,7 +69,8 @@ const COMPARED: &[(&str, Edit, Row)] = &[
     ),
 ];
 
-/// What no signature could redeem, or what does not fit the certificate: refused before anything is compared.
+/// Values that are refused whoever signs them, and values that do not match the certificate: refused before any
+/// comparison.
 const REFUSED_EARLY: &[(&str, Edit, Row)] = &[
     (
         "POLICY: debugging",
@@ -171,7 +172,7 @@ const REFUSED_EARLY: &[(&str, Edit, Row)] = &[
     ),
 ];
 
-/// The document of this session, after `edit` changed what is signed last of all.
+/// Returns the session document, whose report `edit` changed before it was signed.
 pub fn tampered_document(edit: Edit) -> Document {
     let vm = Machine::good(Tee::SevSnp);
     let mut document = vm.document();
@@ -230,8 +231,8 @@ fn what_no_signature_redeems_is_refused_before_anything_is_compared() {
 
 const SIMULATED: &str = "simulated: no hardware stands behind these numbers, so they reject nothing; on hardware they would be";
 
-/// Numbers of the simulator's are held against the floor of the part that it imitates, and reject nothing: the row says
-/// both. On hardware the same row fails, which `cocoon-measurements` tests with claims under AMD's root.
+/// The simulator's TCB is compared with the floor of the processor that it imitates, but the result is only a note. On
+/// hardware the same row fails; `cocoon-measurements` tests that with claims under AMD's root.
 #[test]
 fn each_part_of_the_tcb_is_held_against_its_floor() {
     let row = |edit: fn(&mut SnpTcbFloor)| {
@@ -278,8 +279,8 @@ fn each_part_of_the_tcb_is_held_against_its_floor() {
     }
 }
 
-/// The levels that no certificate holds down: each below the floor is named alone, and the current one says nothing that
-/// the committed one does not.
+/// No certificate constrains the committed and the launch TCB, so each is named if it is below the floor. The current
+/// TCB is not compared, because it adds nothing to the committed one.
 #[test]
 fn committed_and_launch_tcb_are_held_against_the_floor_too() {
     let row = |edit: Edit| {
@@ -318,8 +319,8 @@ fn committed_and_launch_tcb_are_held_against_the_floor_too() {
     );
 }
 
-/// Fields that decide nothing: the guest's SVN and names (of an ID block, which is refused), the platform's settings, and
-/// the identities of this run and its migration agent. Who changes that has to change this test.
+/// Fields that do not affect the verdict: the guest's SVN and the names from an ID block (which is refused), the
+/// platform's settings, and the ids of this run and its migration agent. A change of that must also change this test.
 #[test]
 fn fields_that_are_not_judged() {
     let edits: [Edit; 6] = [

@@ -1,5 +1,5 @@
-//! Every field of a TD report that means something, changed and signed anew: the row of that field fails, and every
-//! other row is as before.
+//! Every meaningful field of a TD report, changed and signed again: the row of that field fails, and every other row
+//! stays the same.
 
 use cocoon_measurements::policy::Policy;
 use cocoon_measurements::verdict::Verdict;
@@ -26,7 +26,7 @@ const EXPORTER: &str = "exporter mismatch: nonce and claims fit, so the evidence
      (or for a changed meter key, or for a batch whose path was left out): the connection is relayed by someone who holds \
      the guest's key, or an old document was given this session's nonce";
 
-/// Compared once the signatures hold: field, change, and the rows that fail, each with its words.
+/// Fields compared once the signatures are verified: field, change, and the rows that fail, each with its cause.
 const COMPARED: &[(&str, Edit, &[Row])] = &[
     (
         "MRTD",
@@ -132,7 +132,8 @@ const COMPARED: &[(&str, Edit, &[Row])] = &[
 const ODD_XFAM: &str =
     "processor features are enabled that this verifier does not know, or basic ones are missing";
 
-/// What no signature could redeem, or what Intel's collateral judges: refused before anything is compared.
+/// Values that are refused whoever signs them, and values that Intel's collateral judges: refused before any
+/// comparison.
 const REFUSED_EARLY: &[(&str, Edit, Row)] = &[
     (
         "ATTRIBUTES: debug",
@@ -237,7 +238,7 @@ const REFUSED_EARLY: &[(&str, Edit, Row)] = &[
     ),
 ];
 
-/// The document of this session, after `edit` changed what is signed last of all.
+/// Returns the session document, whose TD report `edit` changed before it was quoted.
 pub fn tampered_document(edit: Edit) -> Document {
     laid_out(edit, &layouts()[0])
 }
@@ -317,8 +318,8 @@ fn what_no_signature_redeems_is_refused_before_anything_is_compared() {
     }
 }
 
-/// MRSEAM names the TDX module's build. Its version is judged by TEE_TCB_SVN and Intel's collateral; the build itself where
-/// the policy lists some, and the row shows it in any case.
+/// MRSEAM identifies the TDX module's build. Intel's collateral judges the module's version by TEE_TCB_SVN; the build
+/// is judged only if the policy lists builds, but the row always shows it.
 #[test]
 fn the_modules_own_digest_is_shown_and_judged_by_who_lists_builds() {
     let good = TdReport::good([0; 48], [[0; 48]; 4], [0; 48]).mr_seam;

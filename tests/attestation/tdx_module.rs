@@ -1,4 +1,4 @@
-//! What Intel's TCB information says of the TDX module, each field changed and signed anew.
+//! The fields about the TDX module in Intel's TCB information, each changed and signed again.
 
 use serde_json::{Value, json};
 
@@ -37,7 +37,7 @@ fn each_field_of_what_is_said_of_the_module() {
             "0100000000000000".into(),
             not(ATTRIBUTES),
         ),
-        // Who masks nothing demands zero all the same.
+        // With an empty mask, the attributes must still be zero.
         (
             "/tdxModuleIdentities/0/attributesMask",
             "0000000000000000".into(),
@@ -78,13 +78,14 @@ fn each_field_of_what_is_said_of_the_module() {
             Value::Null,
             not("TDX module identity check: TDX TCB Info is missing tdxModule field"),
         ),
-        // Superseded by what is said of the module's own version.
+        // The identity of the module's own version takes precedence over this member.
         ("/tdxModule/mrsigner", other.clone().into(), Accepted),
         ("/tdxModule/attributes", "0100000000000000".into(), Accepted),
     ];
     judged("tcb_info", own.into());
 
-    // A module without a version has no identity of its own: the common one counts, and the level's components.
+    // A module without a version has no identity of its own: the common one applies, and so do the TCB level's
+    // components.
     let first = Platform {
         report: |report| report.tee_tcb_svn[1] = 0,
         ..Platform::good()

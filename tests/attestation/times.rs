@@ -1,5 +1,5 @@
-//! The clock against every dated piece, one at a time: each certificate, list and statement is refused before its first
-//! second and after its last, by its name, and counts in between. The others stay in their time.
+//! The validity of each dated piece, one at a time: each certificate, revocation list and statement is refused by name
+//! before its first second and after its last, and accepted in between. All other pieces stay valid.
 
 use std::sync::LazyLock;
 
@@ -21,12 +21,12 @@ use crate::collateral::DAY;
 use crate::machine::{Machine, NOW, ROOTS, accepted, judge, policy, refused};
 use crate::platform::{Platform, qe_signer, sign_qe_identity};
 
-/// First and last second.
+/// First and last second of validity.
 pub type Span = (u64, u64);
 
 const EARLY: Span = (NOW + 1, NOW + DAY);
 const LATE: Span = (NOW - DAY, NOW - 1);
-/// The first second and the last of a certificate count.
+/// A certificate is valid in its first and in its last second.
 const IN_TIME: [Span; 2] = [(NOW, NOW + DAY), (NOW - DAY, NOW)];
 
 fn text(vendor: &str, what: &str, (from, until): Span) -> String {
@@ -38,7 +38,7 @@ fn text(vendor: &str, what: &str, (from, until): Span) -> String {
     format!("expired collateral, or this machine's clock is wrong; for {vendor}: {what}")
 }
 
-/// The same certificate with other dates, signed anew.
+/// Returns the same certificate with other dates, signed again.
 pub fn redated(certificate: &[u8], (from, until): Span, signer: &PrivateKey) -> Vec<u8> {
     let time = |seconds: u64| {
         let since = std::time::Duration::from_secs(seconds);
@@ -52,7 +52,7 @@ pub fn redated(certificate: &[u8], (from, until): Span, signer: &PrivateKey) -> 
     sign_certificate(body, signer).unwrap()
 }
 
-/// A good SNP guest whose certificate number `at` (VCEK, ASK, ARK) has other dates.
+/// Returns the verdict on a good SNP guest whose certificate number `at` (VCEK, ASK, ARK) has other dates.
 fn amd(at: usize, span: Span) -> Verdict {
     let amd = &ROOTS.amd;
     let signer = if at == 0 { &amd.ask.key } else { &amd.ark.key };
@@ -63,13 +63,14 @@ fn amd(at: usize, span: Span) -> Verdict {
     };
     certificates[at] = redated(&certificates[at].0, span, signer).into();
     if at == 2 {
-        // With other dates it is another certificate, to be named as such.
+        // A root with other dates is another certificate, so the policy must name that one.
         named.development_roots = vec![certificates[2].0.clone()];
     }
     judge(&vm.document(), &named)
 }
 
-/// A good SNP guest on a chip with a provider's key, whose certificate number `at` (VLEK, ASVK, ARK) has other dates.
+/// Returns the verdict on a good SNP guest with a provider's key, whose certificate number `at` (VLEK, ASVK, ARK) has
+/// other dates.
 fn provider(at: usize, span: Span) -> Verdict {
     static PROVIDER: LazyLock<Provider> = LazyLock::new(|| ROOTS.amd.provider().unwrap());
     let platform = SnpSimulator::of_provider(&ROOTS.amd, &PROVIDER);
@@ -108,7 +109,7 @@ fn provider(at: usize, span: Span) -> Verdict {
     judge(&document, &named)
 }
 
-/// Each of AMD's three certificates, by its place, before, in and after its time.
+/// Tests each of AMD's three certificates before, during and after its validity.
 fn each_in_its_time(verdict: impl Fn(usize, Span) -> Verdict) {
     let names = ["the VCEK or VLEK", "the ASK", "the ARK"];
     for (at, what) in names.into_iter().enumerate() {
@@ -133,7 +134,7 @@ fn amds_certificates() {
     each_in_its_time(amd);
 }
 
-/// A good trust domain on a platform whose keys are the simulator's, and whose certificates `edit` changed.
+/// Returns the verdict on a good trust domain on the simulator's platform, whose certificates `edit` changed.
 fn intel(edit: impl FnOnce(&mut IntelIdentity)) -> Verdict {
     let mut platform = Platform::good();
     edit(&mut platform.identity);
@@ -178,7 +179,7 @@ fn intels_certificates() {
     }
 }
 
-/// A signer of the QE identity of its own, whose chain is another one than that of the TCB information.
+/// The QE identity has its own signer, whose chain differs from that of the TCB information.
 #[test]
 fn intels_signer_of_the_qe_identity() {
     let platform = Platform::good();
@@ -202,7 +203,7 @@ fn intels_signer_of_the_qe_identity() {
     }
 }
 
-/// Intel's collateral with `members` of another date; what signs them is the same.
+/// Returns the verdict on a good trust domain whose collateral has `members` with other dates, signed by the same keys.
 fn dated(members: &[&str], (issued, next_update): Span) -> Verdict {
     let at = |dates| -> Value {
         let platform = TdxSimulator::new(&ROOTS.intel);
@@ -249,7 +250,7 @@ fn intels_statements_and_lists() {
             refused(&dated(members, span), &[("evidence.collateral", &text)]);
         }
         accepted(&dated(members, (NOW, NOW + 1)));
-        // In its time, and too old.
+        // Still valid, but too old for the policy.
         accepted(&dated(members, (NOW - most * DAY, NOW + DAY)));
         let old = dated(members, (NOW - most * DAY - 1, NOW + DAY));
         refused(&old, &[("evidence.collateral", STALE)]);

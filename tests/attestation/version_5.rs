@@ -1,5 +1,5 @@
-//! Quotes of version 5, judged from end to end: around a TD report of TDX 1.0, of 1.5, and of 1.5 extended, whose own fields
-//! are changed one at a time and signed anew. `tampered_tdx` changes the others in every layout.
+//! Quotes of version 5 with a TD report of TDX 1.0, of 1.5, and of 1.5 extended. The fields that 1.5 adds are changed
+//! one at a time and signed again; `tampered_tdx` changes the others in every layout.
 
 use cocoon_protocol::binding::Tee;
 use cocoon_protocol::document::Evidence;
@@ -11,10 +11,10 @@ use serde_json::json;
 use crate::machine::{Machine, ROOTS, accepted, judge, outcomes, refused};
 use crate::platform::{Layout, Platform, restate, unverified};
 
-/// Header, and in version 5 kind and length of the TD report.
+/// Offset of the TD report: header, and in version 5 its type and length.
 const BODY: usize = 48 + 6;
 
-/// Every layout that a genuine quote has.
+/// Returns every layout that a genuine quote can have.
 pub fn layouts() -> [Layout; 4] {
     [
         (V4, None),
@@ -76,7 +76,8 @@ fn a_service_td_is_none_of_ours() {
     }
 }
 
-/// Features of TDX 1.5 that no image here uses, and the one field that has a value in every report.
+/// Features of TDX 1.5 that no image here uses are refused. Of the extended fields, only TD_ID has a value in every
+/// report.
 #[test]
 fn what_nobody_judges_is_refused() {
     type Edit = fn(&mut Extended);
@@ -100,7 +101,7 @@ fn what_nobody_judges_is_refused() {
     accepted(&extended(|e| e.td_id = [0; 32]).verdict());
 }
 
-/// The TDX module can be updated under a running domain: what it was started on and what runs now must both be good.
+/// The TDX module can be updated while a domain runs: the TCB at launch and the current one must both be good.
 #[test]
 fn the_tcb_of_now_is_judged_like_that_of_the_launch() {
     type Edit = fn(&mut Later);
@@ -136,7 +137,7 @@ fn the_tcb_of_now_is_judged_like_that_of_the_launch() {
     }
     accepted(&later(|l| l.tee_tcb_svn_2[0] += 1).verdict());
 
-    // Under a module of another number beside the launch's, each with a status of its own.
+    // The current module's ISVSVN differs from that at launch, and each has a TCB status of its own.
     let exchanged = |number: u8, launched: &'static str, now: &'static str| {
         let platform = with(Later::good(), |l| l.tee_tcb_svn_2[0] = number);
         platform.verdict_on(|collateral| {
@@ -159,7 +160,8 @@ fn the_tcb_of_now_is_judged_like_that_of_the_launch() {
             );
         })
     };
-    // Started on one for which Intel has a fix, and updated since: keys made before the fix may be known.
+    // Launched on a module for which Intel has published a fix, and updated since: keys made before the fix may be
+    // known.
     let fixed = |status| exchanged(TEE_TCB_SVN[0] + 1, status, "UpToDate");
     let relaunch = fixed("OutOfDate");
     refused(
@@ -183,7 +185,8 @@ fn the_tcb_of_now_is_judged_like_that_of_the_launch() {
     );
     accepted(&fixed("UpToDate"));
 
-    // The other way: one was put under the domain for which Intel has a fix, and which no advisory names.
+    // The reverse: an older module, for which Intel has published a fix, was loaded while the domain ran. No advisory
+    // names it.
     let downgraded = exchanged(TEE_TCB_SVN[0] - 1, "UpToDate", "OutOfDate");
     refused(
         &downgraded,
@@ -196,7 +199,7 @@ fn the_tcb_of_now_is_judged_like_that_of_the_launch() {
     assert_eq!(row.found.as_deref(), Some("UpToDate, now OutOfDate"));
 }
 
-/// Advisories count of the launch, of what runs now and of the quoting enclave, all in one list.
+/// Advisories about the launch, the current module and the quoting enclave appear in one list.
 #[test]
 fn advisories_of_the_launch_and_of_now_are_one_list() {
     let platform = later(|l| l.tee_tcb_svn_2[0] += 1);
@@ -230,12 +233,12 @@ fn advisories_of_the_launch_and_of_now_are_one_list() {
     assert_eq!(found(&[first], &[first, second], &[third]), all);
 }
 
-/// Signed bytes of version 5 changed without signing anew: kind and length of the report, and what TDX 1.5 adds.
+/// Signed bytes of version 5 changed without signing again: type and length of the report, and the fields of TDX 1.5.
 #[test]
 fn its_own_bytes_are_signed() {
     let signature = unverified("ISV enclave report signature is invalid");
     let size = "TDX quote cannot be decoded: Invalid body size".to_owned();
-    // The kinds 3 and 4 become 2 and 3.
+    // Changes the types 3 and 4 to 2 and 3.
     for (platform, kind, own) in [
         (later(|_| ()), 3 ^ 2, [TD_REPORT_LEN, TD_REPORT_LEN + 15]),
         (
@@ -266,8 +269,8 @@ fn its_own_bytes_are_signed() {
     }
 }
 
-/// A report of TDX 1.5 in a quote of version 4, which has no room for it, and each kind with another's length, or one byte
-/// more or less.
+/// A report of TDX 1.5 in a quote of version 4, which has no room for it; and each report type with the length of
+/// another, or with one byte more or less.
 #[test]
 fn a_report_of_another_length_is_none() {
     let good = Platform::good();
