@@ -1,4 +1,4 @@
-//! Disks that a hostile host attaches, or does not. The test is the host.
+//! Disks that a hostile host attaches to the VM, or leaves out. The test plays the host.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -50,7 +50,7 @@ async fn a_volume_cut_short() {
     );
 }
 
-/// Our QEMU arguments cannot express it, so a QEMU that changes its own arguments does.
+/// The QEMU arguments of this project cannot express this, so a wrapper script changes QEMU's arguments.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_disks_with_the_serial() {
     let image = image(Model::Alphabet).await.unwrap();
@@ -73,7 +73,7 @@ async fn two_disks_with_the_serial() {
     );
 }
 
-/// Puts a script before QEMU that gives the disk `stranger` the model's serial.
+/// Runs QEMU through a script that gives the disk `stranger` the serial number of the model's disk.
 fn liar(qemu: &mut Qemu, folder: &Path) {
     let script = folder.join("liar");
     let text = "#!/bin/sh\nfor argument do\n  shift\n  \
@@ -83,7 +83,7 @@ fn liar(qemu: &mut Qemu, folder: &Path) {
     qemu.program.insert(0, script.into());
 }
 
-/// Swapped between two reads of one copy: the next block that is read does not verify.
+/// The disk is swapped while the guest copies it, so the next block that is read fails verification.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_swapped_while_it_is_read() {
     let image = image(Model::Real).await.unwrap();
@@ -95,7 +95,7 @@ async fn a_disk_swapped_while_it_is_read() {
         .await
         .unwrap();
     let _: Value = vm.qmp.execute("stop", json!({})).await.unwrap();
-    // As large as the volume, and nothing in it.
+    // As large as the volume, and all zeros.
     let other = tempfile::NamedTempFile::new().unwrap();
     let size = std::fs::metadata(image.folder.join("model.img")).unwrap();
     other.as_file().set_len(size.len()).unwrap();

@@ -22,11 +22,11 @@ use tempfile::TempDir;
 use crate::demo;
 use crate::stranger::Stranger;
 
-/// Bytes of a block, and digests in one.
+/// Bytes per block; a block of the hash tree holds [`DIGESTS`] digests.
 const BLOCK: u64 = 4096;
 const DIGESTS: u64 = 128;
 
-/// The guest serves as ever; the verdict names the register and the cause.
+/// The guest serves as usual, but the verdict names the register and the cause.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edited_command_line_is_told_by_the_verdict() {
     let image = image(Model::Alphabet).await.unwrap();
@@ -52,7 +52,7 @@ async fn an_edited_command_line_is_told_by_the_verdict() {
         .collect();
     let early = "another kernel command line or another initrd than the manifest's; without an event log it cannot be told which";
     assert_eq!(failed, [("tdx.rtmr2", early)]);
-    // A client that goes on all the same learns from the log which of the two it is.
+    // With a session document, which has the event log, a client learns which of the two was changed.
     let mut connection = Stranger::new().connect(vm.vm.endpoint).await;
     let fresh = Freshness {
         nonce: Hex([7; 32]),
@@ -93,7 +93,7 @@ async fn an_edited_command_line_is_told_by_the_verdict() {
     vm.vm.shutdown().await.unwrap();
 }
 
-/// A word that the kernel does not know changes nothing that the kernel says: the guest looks for what it should do.
+/// The kernel ignores a misspelt parameter without a message, so the guest checks the lockdown state itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kernel_that_is_not_locked_down_is_not_used() {
     let image = image(Model::Alphabet).await.unwrap();
@@ -119,7 +119,8 @@ async fn a_kernel_that_is_not_locked_down_is_not_used() {
     );
 }
 
-/// Boots the image in `folder` until dm-verity meets a block that is not the measured one.
+/// Boots the image in `folder`, and asserts that dm-verity stops the guest at a block that
+/// differs from the measured one.
 async fn corrupted(name: &str, folder: &Path) {
     let mut trial = Trial::new(demo(), name, Tee::Tdx, Model::Real)
         .await
@@ -147,7 +148,7 @@ async fn corrupted(name: &str, folder: &Path) {
     assert!(!console.iter().any(|line| line.contains("phase model")));
 }
 
-/// The image with one bit of its volume changed.
+/// Returns a folder with the image in which the lowest bit of the volume's byte at `offset` is flipped.
 fn flipped(image: &SignedImage, offset: u64) -> TempDir {
     let folder = image.with("model.img", None).unwrap();
     let path = folder.path().join("model.img");
@@ -165,8 +166,8 @@ fn flipped(image: &SignedImage, offset: u64) -> TempDir {
     folder
 }
 
-/// The first block with the file system's superblock, the last one with a file's data, and one block
-/// of each level of the tree.
+/// Changes the first block (which holds the file system's superblock), the last block of file data, and one block of
+/// each level of the hash tree.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edited_volume_ends_the_boot() {
     let image = image(Model::Real).await.unwrap();
@@ -191,7 +192,7 @@ async fn an_edited_volume_ends_the_boot() {
     }
     let volume = fs::metadata(image.folder.join("model.img")).unwrap().len();
     assert_eq!(start * BLOCK, volume);
-    // Two at a time, as the harness allows; each copy is gone before the next but one.
+    // Two at a time, as the harness allows, so at most two copies of the volume exist at once.
     for pair in places.chunks(2) {
         let one = async |(name, offset): &(String, u64)| {
             let folder = flipped(image, *offset);

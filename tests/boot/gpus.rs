@@ -1,4 +1,4 @@
-//! The image for real GPUs, as far as a machine without one goes: it boots, locks itself, and says what is missing.
+//! The image for real GPUs on a machine without one: it boots, locks itself down, and reports what is missing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,12 +17,13 @@ use cocoon_tests::trial::{Model, Trial, image};
 
 use crate::demo;
 
-/// Names a folder with an image of the variant cuda, to spare the test below half an hour.
+/// Environment variable that names a folder with an image of the variant cuda, to save the test below half an hour.
 const VARIABLE: &str = "COCOON_TEST_CUDA_IMAGE";
 const NONE: &str = "no GPU found: there is none of NVIDIA's on this machine's PCI bus, and this image is for them; give it \
                     one, or start the image of variant cpu";
 
-/// Boots the image in `folder` until it has told the host why it ends: the reason, and what the console shows of the agent.
+/// Boots the image in `folder` until it fails. Returns the reason that it reported to the host,
+/// and the agent's console lines.
 async fn told(name: &str, folder: &Path) -> (String, Vec<String>) {
     let trial = Trial::new(demo(), name, Tee::Tdx, Model::Alphabet).await;
     let mut trial = trial.unwrap();
@@ -44,7 +45,8 @@ async fn told(name: &str, folder: &Path) -> (String, Vec<String>) {
     (reason, said.collect())
 }
 
-/// The agent of every image: what it does follows from the measured words alone. The driver's list is empty here.
+/// All images have the same agent; the measured command line alone determines what it does. The list of
+/// driver modules is empty here.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_gpu_it_says_so_and_ends() {
     let image = image(Model::Alphabet).await.unwrap();
@@ -56,7 +58,7 @@ async fn without_a_gpu_it_says_so_and_ends() {
     }
     edited.push_str(" cocoon.gpu=nvidia");
     let folder = image.with("cmdline", Some(edited.as_bytes())).unwrap();
-    // The kernel unpacks one archive after the other.
+    // The kernel unpacks concatenated archives one after the other.
     let mut initrd = fs::read(image.folder.join("initrd.img")).unwrap();
     initrd.resize(initrd.len().next_multiple_of(512), 0);
     let mut archive = Cpio::default();
@@ -71,7 +73,7 @@ async fn without_a_gpu_it_says_so_and_ends() {
     assert_eq!(said.last(), Some(&last), "{said:#?}");
 }
 
-/// With NVIDIA's own modules, which find nothing, and the runtime volume on a second disk.
+/// The image with NVIDIA's own modules, which find no GPU, and with the runtime volume on a second disk.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "builds NVIDIA's modules and the engine for GPUs, which takes an hour the first time"]
 async fn and_so_does_the_image_that_is_built_for_gpus() {

@@ -1,11 +1,11 @@
-//! Hosts that break the control channel's rules. What the guest makes of each kind of message is
-//! tested with the agent; here each kind of misbehaviour ends a real VM, with one line.
+//! Hosts that violate the control protocol. The agent's own tests cover every kind of message; here each kind of
+//! violation ends a real VM with one line.
 
 use cocoon_protocol::control::{HostMessage, MAX_HOST_MESSAGE};
 use cocoon_tests::bare::BareVm;
 use cocoon_tests::trial::{Model, image, turn};
 
-/// A host that says `bytes` in place of its configuration; the guest's last words.
+/// Sends `bytes` in place of the host's configuration, and returns the guest's reason for ending.
 async fn saying(bytes: &[u8]) -> String {
     let image = image(Model::Alphabet).await.unwrap();
     let vm = BareVm::start(&image.folder, Some(turn(1).await), |_| (), |_| ()).await;
@@ -39,7 +39,7 @@ async fn out_of_turn() {
     );
 }
 
-/// Takes two minutes and no processor.
+/// Takes two minutes, but almost no processor time.
 async fn nothing() {
     let image = image(Model::Alphabet).await.unwrap();
     let vm = BareVm::start(&image.folder, None, |_| (), |_| ()).await;

@@ -1,13 +1,13 @@
-//! Real VMs: they boot as promised, or end with the one line that says why.
+//! Real VMs: they boot as specified, or end with one line that gives the reason.
 //!
-//! | module | promises |
+//! | module | what its tests show |
 //! |---|---|
 //! | `served` | phases in order, a detached disk, a quiet console, an answer, and nothing left behind |
-//! | `edited` | another command line is told by the verdict, another model volume ends the boot |
-//! | `disks` | disks that are missing, doubled, cut short, swapped |
-//! | `hosts` | a host that says garbage, too much, or nothing |
-//! | `gpus` | the image for real GPUs says that there is none |
-//! | `simulated` | a simulated GPU proves itself to guest and client |
+//! | `edited` | the verdict names an edited command line, and an edited model volume ends the boot |
+//! | `disks` | disks that are missing, duplicated, truncated or swapped |
+//! | `hosts` | a host that sends garbage, too much, or nothing |
+//! | `gpus` | the image for real GPUs reports that there is none |
+//! | `simulated` | a simulated GPU proves its state to guest and client |
 //! | `turned_away` | what the host agent refuses before it starts anything |
 
 use std::path::Path;
@@ -23,7 +23,7 @@ mod simulated;
 mod stranger;
 mod turned_away;
 
-/// The executable that plays the simulator.
+/// Returns the executable that plays the simulator.
 fn demo() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_demo"))
 }

@@ -1,4 +1,4 @@
-//! VMs from their start to their end.
+//! VMs from start to shutdown.
 
 use cocoon_measurements::verdict::{Class, Outcome};
 use cocoon_protocol::binding::Tee;
@@ -9,7 +9,7 @@ use cocoon_tests::{alphabet, processes};
 
 use crate::demo;
 
-/// What the host hears of: its channel opens after the phases before these.
+/// Phases that the host is told of. The control channel opens only after the phases before these.
 const HEARD: [Phase; 6] = [
     Phase::Configuration,
     Phase::Model,
@@ -18,7 +18,7 @@ const HEARD: [Phase; 6] = [
     Phase::Engine,
     Phase::Serving,
 ];
-/// What the console shows.
+/// Phases that the console shows.
 const SHOWN: [Phase; 9] = [
     Phase::Mounts,
     Phase::Modules,
@@ -31,7 +31,7 @@ const SHOWN: [Phase; 9] = [
     Phase::Serving,
 ];
 
-/// Kernel and initrd, in which engine and agent lie, may have so many bytes.
+/// Maximum total bytes of kernel and initrd, which contains the engine and the agent.
 const LARGEST: u64 = 40_000_000;
 
 async fn boot(name: &str, tee: Tee, model: Model) -> Appliance {
@@ -42,7 +42,7 @@ async fn boot(name: &str, tee: Tee, model: Model) -> Appliance {
         .unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// One line per phase in order, then the line that says so, then nothing.
+/// Asserts that the console shows one line per phase in order, then the line about serving, and nothing after it.
 #[track_caller]
 fn assert_console(vm: &Appliance) {
     let console = vm.console().unwrap();
@@ -86,7 +86,7 @@ async fn a_vm_boots_verifies_answers_and_leaves_nothing() {
     assert_eq!(verdict.failures().count(), 0);
     drop(connection);
 
-    // Everything of the model was read before, and nothing is read from now on.
+    // The model has been read completely, and the disk is not read from now on.
     let before = vm.vm.block_stats().await.unwrap();
     let [disk] = &before[..] else {
         panic!("{before:?}")
@@ -103,7 +103,7 @@ async fn a_vm_boots_verifies_answers_and_leaves_nothing() {
     assert_eq!(ending.finish, Some(FinishReason::Length));
     assert_eq!(vm.vm.block_stats().await.unwrap(), before);
 
-    // Another disk behind the same socket: nobody looks any more.
+    // Another disk is put behind the same device, and nothing reads it.
     let other = vm.image.folder.join("vmlinuz");
     vm.vm.qmp.swap_disk("cocoon-model", &other).await.unwrap();
     conversation.ask("Again", |_| ()).await.unwrap();
@@ -128,7 +128,8 @@ async fn a_vm_boots_verifies_answers_and_leaves_nothing() {
     assert!(processes::naming(&folder).is_empty());
 }
 
-/// A report of SEV-SNP over the firmware that only real hardware boots: the verdict says so.
+/// Simulated SEV-SNP: the report is about the SNP firmware, which boots on real hardware
+/// only, and the verdict notes that.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_imitated_snp_vm_boots_and_verifies() {
     let vm = boot("snp", Tee::SevSnp, Model::Alphabet).await;
@@ -145,7 +146,7 @@ async fn an_imitated_snp_vm_boots_and_verifies() {
         .map(|check| (check.id, check.cause.as_deref().unwrap_or_default()))
         .collect();
     let ids: Vec<_> = notes.iter().map(|(id, _)| *id).collect();
-    // An image with inputs that are not the locked ones adds a note of its own.
+    // An image with unlocked inputs has one more note.
     let expected = [
         "evidence.root",
         "evidence.tcb",
@@ -169,7 +170,7 @@ async fn an_imitated_snp_vm_boots_and_verifies() {
     vm.vm.shutdown().await.unwrap();
 }
 
-/// The whole main job with the model that is shipped. One token: each takes seconds.
+/// The default model end to end. It generates one token, because each takes seconds.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_default_model_answers() {
     let vm = boot("default-model", Tee::Tdx, Model::Real).await;

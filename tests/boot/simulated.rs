@@ -1,4 +1,5 @@
-//! A guest with a simulated GPU, the whole way: the guest has it prove itself before it serves, and the client sees every check.
+//! A guest with a simulated GPU: the guest verifies the GPU before it serves, and the client
+//! sees the result of every check.
 
 use std::fs;
 use std::path::Path;
@@ -18,8 +19,8 @@ use cocoon_tests::trial::{Model, Trial, image};
 
 use crate::demo;
 
-/// The shared image as `cocoon-image build --variant cuda-simulated` would make it, which differs from the variant cpu in
-/// nothing but its measured words and what follows from them.
+/// Makes the shared image what `cocoon-image build --variant cuda-simulated` would build. That variant differs from cpu
+/// only in its measured command line and what depends on it.
 fn with_gpu(image: &SignedImage, folder: &Path) -> SignedImage {
     let mut manifest = Manifest::parse(&image.bytes).unwrap();
     manifest.variant = Variant::CudaSimulated.name().to_owned();
@@ -50,7 +51,7 @@ async fn a_gpu_proves_itself_to_guest_and_client() {
     let mut trial = trial.unwrap();
     trial.options.image = folder.path().to_owned();
     let vm = trial.up().await.unwrap_or_else(|error| panic!("{error}"));
-    // Of the CPU, and both of NVIDIA's: devices and manifests.
+    // One for the CPU, and NVIDIA's two: for devices and for reference manifests (RIMs).
     let roots = vm.root().unwrap();
     assert_eq!(roots.matches("-----BEGIN CERTIFICATE-----").count(), 3);
     let verifier = image.verifier(roots).unwrap();
@@ -84,7 +85,7 @@ async fn a_gpu_proves_itself_to_guest_and_client() {
         assert_eq!(outcome, Outcome::Pass, "{id}");
     }
     drop(connection);
-    // A client that names the CPU's root alone: nothing vouches for the GPU then.
+    // A client that trusts only the CPU's root refuses the GPU.
     let end = "-----END CERTIFICATE-----\n";
     let cpu = roots.find(end).map(|at| &roots[..at + end.len()]);
     let unbelieving = image.verifier(cpu.unwrap()).unwrap();

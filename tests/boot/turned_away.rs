@@ -1,4 +1,4 @@
-//! What the host agent refuses before anything starts.
+//! What the host agent refuses before it starts any process.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ async fn trial() -> Trial {
         .unwrap()
 }
 
-/// The error of a VM that is set up by `change`, and that nothing was started.
+/// Starts a VM as changed by `change`, and returns the error. Asserts that no process was started.
 async fn refusal(change: impl FnOnce(&mut Trial)) -> String {
     let mut trial = trial().await;
     trial.options.vcpus = 1;
@@ -26,7 +26,7 @@ async fn refusal(change: impl FnOnce(&mut Trial)) -> String {
     chain(&error)
 }
 
-/// The error of an image whose file `name` is `other`.
+/// Returns the path of the image's file `name`, and the error for an image in which `other` replaces it.
 async fn with(name: &str, other: Option<&[u8]>) -> (String, String) {
     let folder = image(Model::Alphabet).await.unwrap();
     let folder = folder.with(name, other).unwrap();
@@ -98,7 +98,7 @@ async fn a_port_in_use() {
     );
 }
 
-/// The device that is always full stands in for a disk that is.
+/// `/dev/full` stands in for a full disk.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_space_left() {
     let mut at = String::new();

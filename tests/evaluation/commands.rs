@@ -1,8 +1,8 @@
-//! `cocoon translate`, `summarize` and `reply` as people and programs run them: the real command, the real agent, and the
-//! real engine with a model that recites the alphabet.
+//! `cocoon translate`, `summarize` and `reply` as people and programs run them: the real command, the real agent, and
+//! the real engine with a model that recites the alphabet.
 //!
-//! To that model a byte is a token, twice what the client counts for letters: long texts meet the appliance's own
-//! `context_length_exceeded`.
+//! For that model every byte is a token, twice the client's estimate for letters. Long texts therefore lead to the
+//! appliance's `context_length_exceeded`.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -18,14 +18,14 @@ use crate::appliance::{Appliance, Setup, engine, today};
 use crate::machine::{IMAGE, ROOTS};
 use crate::skip;
 
-/// An appliance, and what the command needs to believe in it.
+/// An appliance, and the files that the command needs to verify it.
 struct Stage {
     appliance: Appliance,
     cocoon: PathBuf,
     folder: TempDir,
 }
 
-/// How a command ended, and what it printed.
+/// Exit code of a command, and its standard output and error.
 struct Ended {
     code: Option<i32>,
     shown: String,
@@ -83,7 +83,7 @@ impl Stage {
         }
     }
 
-    /// The same for programs.
+    /// Runs `cocoon NAME --json` on `text`, asserts success, and returns the output.
     async fn json(&self, name: &str, options: &[&str], text: &str) -> Value {
         let ended = self.run(name, &[options, &["--json"]].concat(), text).await;
         assert_eq!(ended.code, Some(0), "{} {}", ended.shown, ended.told);
@@ -105,7 +105,7 @@ async fn the_commands_do_what_they_say() {
 
 async fn translates(stage: &Stage) {
     let line = stage.json("translate", &["--to", "fr"], "Hi").await;
-    // Twice the one token that is counted, and 64.
+    // Twice the estimated one token, plus 64.
     assert_eq!(line["result"], alphabet::answer(66));
     assert_eq!(
         (&line["class"], &line["complete"]),
@@ -140,7 +140,7 @@ async fn summarizes(stage: &Stage) {
         "{line}"
     );
     assert_eq!(last["task"], "summarize");
-    // Everything was read, and no part was longer than the model could take.
+    // The whole text was read, and no part was longer than the model's context.
     let bytes = |part: &Value| part["text_bytes"].as_u64().unwrap();
     assert!(notes.iter().map(bytes).sum::<u64>() >= text.trim().len() as u64 - notes.len() as u64);
     assert!(parts.iter().all(|part| bytes(part) < 1024), "{line}");
@@ -161,6 +161,6 @@ async fn replies(stage: &Stage) {
     assert_ne!(drafts[0], drafts[1]);
     let ended = stage.run("reply", &options, "Shall we meet at nine?").await;
     let [one, other] = [0, 1].map(|draft| drafts[draft].as_str().unwrap());
-    // A seed repeats them.
+    // The same seed gives the same drafts.
     assert_eq!(ended.shown, format!("{one}\n\n---\n\n{other}\n"));
 }

@@ -1,4 +1,4 @@
-//! An endpoint that knows the translations by heart, and gives other answers where it was told to.
+//! A test endpoint that returns the reference translations, and other answers for some languages.
 
 use std::convert::Infallible;
 
@@ -13,14 +13,14 @@ use tokio::net::TcpListener;
 
 use crate::sentences::sentences;
 
-/// It ends with its runtime.
+/// A running endpoint; it ends with its runtime.
 pub struct Copyist {
-    /// As clients name it.
+    /// Base URL, as clients name it.
     pub url: String,
 }
 
 impl Copyist {
-    /// Starts one that answers whoever has the token.
+    /// Starts an endpoint that answers requests with this token.
     pub async fn start(token: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/v1", listener.local_addr().unwrap());
@@ -29,7 +29,7 @@ impl Copyist {
                 let service = service_fn(move |request| answer(request, token));
                 let serving = hyper::server::conn::http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), service);
-                // A client that leaves early is no matter.
+                // A client that disconnects early is not an error.
                 tokio::spawn(async { drop(serving.await) });
             }
         });

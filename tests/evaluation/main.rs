@@ -1,11 +1,13 @@
-//! How well a model translates messages. The figures are a person's to read; what is tested is that they can be
-//! believed: the sentences, that the script asks what `cocoon translate` asks, and that its scores are sacrebleu's.
+//! Measures how well a model translates messages. The tests do not judge the scores, which are for people to read. They
+//! show that the scores can be trusted: the sentences are complete, the script sends the requests of `cocoon
+//! translate`, and its scores are those of sacrebleu.
 //!
-//! `sacrebleu` is fetched from its registry under a lock file, by hash, into the cache. Where it cannot be had, the test
-//! prints `SKIPPED` with the reason; with `COCOON_NO_SKIP=1` in the environment, as in continuous integration, it fails.
+//! `sacrebleu` is installed into the cache from its registry, from a lock file with hashes. Where that
+//! fails, the test prints `SKIPPED` with the reason; with `COCOON_NO_SKIP=1` in the environment, as in
+//! continuous integration, it fails.
 //!
-//! With `--ignored --nocapture` the engine that the image's build left in the cache translates all of them with the
-//! default model, and the table is printed; see `README.md` here.
+//! With `--ignored --nocapture`, the engine that the image build left in the cache translates all sentences with the
+//! default model, and the table is printed; see `README.md` in this folder.
 
 #[path = "../openai/appliance.rs"]
 #[expect(dead_code, reason = "other tests use more of it")]
@@ -43,7 +45,7 @@ fn the_sentences_are_whole() {
             assert_eq!(text.trim(), text);
             assert!(!text.is_empty() && seen.insert(text), "twice: {text}");
         }
-        // What must survive is in every language.
+        // Links and names must be the same in every language.
         for kept in row[0].split(' ').filter(|word| {
             word.starts_with(['@', 'h']) && (word.starts_with('@') || word.contains("://"))
         }) {
@@ -52,7 +54,7 @@ fn the_sentences_are_whole() {
     }
 }
 
-/// The request of any client and that of `cocoon translate` are one.
+/// The script sends the same requests as `cocoon translate`.
 #[test]
 fn the_script_asks_what_the_client_asks() {
     let asked = script::requests("m").unwrap();
@@ -77,7 +79,7 @@ fn the_script_asks_what_the_client_asks() {
     assert_eq!(plain, expected);
 }
 
-/// A whole answer is what is asked for when nothing is said; and 0 is 0.0.
+/// Normalises a request: without `stream` the answer comes whole, and a temperature of 0 equals 0.0.
 fn plain(line: &str) -> Value {
     let mut request: Value = serde_json::from_str(line).unwrap();
     assert_eq!(request["temperature"], 0);
@@ -86,7 +88,7 @@ fn plain(line: &str) -> Value {
     request
 }
 
-/// Perfect, copied and missing translations get the scores that they must.
+/// Perfect, copied and missing translations get the scores that are known for them.
 #[tokio::test(flavor = "multi_thread")]
 async fn scores_are_right_where_they_are_known() {
     let python = match script::install().await {
@@ -105,7 +107,7 @@ async fn scores_are_right_where_they_are_known() {
         let score = |name: &str| row[name].as_f64().unwrap();
         (score("chrf"), score("bleu"), row["cut"].as_u64().unwrap())
     };
-    // The translation itself, the English text, nothing, and the translation as if it had been cut.
+    // The translation itself, the English text, nothing, and the translation reported as cut.
     assert_eq!(row("fr"), (100.0, 100.0, 0));
     let (chrf, bleu, cut) = row("de");
     assert!(

@@ -1,4 +1,4 @@
-//! The model whose translations are scored.
+//! Selects the model whose translations are scored.
 
 use clap::Parser;
 
@@ -8,7 +8,7 @@ use crate::appliance::Setup;
 #[expect(dead_code, reason = "the measurements of speed use more of it")]
 mod subject;
 
-/// Names a GGUF file instead of the default model.
+/// Environment variable that names a GGUF file to use instead of the default model.
 const VARIABLE: &str = "COCOON_TEST_MODEL";
 
 #[derive(Parser)]
@@ -17,7 +17,7 @@ struct Wanted {
     subject: subject::Options,
 }
 
-/// Engine and model as the appliance serves them, one answer at a time.
+/// Returns engine and model as the appliance would serve them, with one answer at a time.
 pub async fn setup() -> anyhow::Result<Setup> {
     let model = std::env::var(VARIABLE).ok();
     let given = model.iter().flat_map(|path| ["--model", path]);

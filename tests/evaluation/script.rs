@@ -1,4 +1,4 @@
-//! The script that asks and scores.
+//! Runs the script that requests translations and scores them.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,28 +10,28 @@ use cocoon_tests::installed;
 use tokio::time::timeout;
 
 const PLACE: &str = "tests/evaluation";
-/// For all sentences in all languages, on a slow machine.
+/// Time limit for all sentences in all languages on a slow machine.
 const DEADLINE: Duration = Duration::from_secs(3600);
 
 fn path() -> PathBuf {
     workspace().join(PLACE).join("python/evaluate.py")
 }
 
-/// The interpreter that has sacrebleu.
+/// Installs sacrebleu, and returns the Python interpreter that has it.
 pub async fn install() -> anyhow::Result<PathBuf> {
     let source = workspace().join(PLACE).join("python");
     let installed = tokio::task::spawn_blocking(move || installed::python(PLACE, &source));
     Ok(installed.await??.join("bin/python"))
 }
 
-/// What it would send, a line each. Needs no packages.
+/// Returns the requests that the script would send, one per line. Needs no packages.
 pub fn requests(model: &str) -> anyhow::Result<String> {
     let mut command = Command::new("python3");
     command.arg(path()).args([model, "--requests"]);
     said(command.output().context("cannot run python3")?)
 }
 
-/// What it prints about the endpoint at `url`.
+/// Evaluates the endpoint at `url`, and returns what the script prints.
 pub async fn evaluate(
     python: &Path,
     url: &str,

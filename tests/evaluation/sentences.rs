@@ -1,11 +1,11 @@
-//! The sentences, as the script reads them.
+//! The sentences that the script translates, read from the same file.
 
 use cocoon_tests::image::workspace;
 
-/// The columns.
+/// Languages of the columns.
 pub const LANGUAGES: [&str; 5] = ["en", "fr", "de", "es", "ru"];
 
-/// A row for each sentence, a column for each language.
+/// Returns one row per sentence, with one column per language.
 pub fn sentences() -> Vec<[String; 5]> {
     let path = workspace().join("tests/evaluation/sentences.tsv");
     let text = std::fs::read_to_string(path).unwrap();

@@ -1,4 +1,4 @@
-//! The real agent in this process, over a simulated TEE, with the real engine as its child.
+//! The real agent, running in the test process over a simulated TEE, with the real engine as its child process.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -31,43 +31,43 @@ use tokio::time::timeout;
 
 use crate::machine::{Machine, policy, trusted};
 
-/// The model's name.
+/// Id of the model that recites the alphabet.
 pub const MODEL: &str = "alphabet-f32";
-/// Names an engine that is built already.
+/// Environment variable that names an engine already built.
 const VARIABLE: &str = "COCOON_TEST_ENGINE";
-/// Where the image's build leaves the engine, in the cache.
+/// Path of the engine in the cache, where the image build leaves it.
 const BUILT: &str = "guest/target/x86_64-unknown-linux-gnu/engine/cocoon-engine";
-/// How long the engine may take to load a model.
+/// Time limit for the engine to load a model.
 const DEADLINE: Duration = Duration::from_secs(120);
 
 static TODAY: LazyLock<u64> = LazyLock::new(cocoon_client::now);
 static CURRENT: LazyLock<TrustedManifest> = LazyLock::new(|| trusted(*TODAY));
 
-/// What an engine is started with.
+/// Parameters of an engine.
 #[derive(Clone)]
 pub struct Setup {
-    /// Its executable.
+    /// Path of the engine's executable.
     pub engine: PathBuf,
-    /// The folder with the model's one file.
+    /// Folder that contains the model's only file.
     pub folder: PathBuf,
-    /// The model's name.
+    /// Id of the model.
     pub model: String,
-    /// Answers that run at once.
+    /// Number of answers that run concurrently.
     pub slots: u16,
 }
 
-/// An agent that serves; it ends with its runtime, and its engine with it.
+/// An agent that serves until its runtime ends; its engine ends with it.
 pub struct Appliance {
-    /// As clients name it.
+    /// Address of the agent, as clients name it.
     pub address: Address,
-    /// What it counts.
+    /// Counters of the agent.
     pub counters: Arc<Counters>,
     _drain: watch::Sender<bool>,
     _model: Option<TempDir>,
 }
 
 impl Appliance {
-    /// Starts both with the model that recites the alphabet.
+    /// Starts agent and engine with the model that recites the alphabet.
     pub async fn alphabet() -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         std::fs::write(folder.path().join("alphabet-f32.gguf"), alphabet::gguf())?;
@@ -84,13 +84,13 @@ impl Appliance {
         })
     }
 
-    /// Starts both, and waits until the engine has loaded the model.
+    /// Starts agent and engine, and waits until the engine has loaded the model.
     pub async fn start(setup: Setup) -> anyhow::Result<Self> {
         let (model, slots) = (setup.model.clone(), setup.slots);
         Self::with(Native(setup), &model, slots).await
     }
 
-    /// Starts the agent with the engine that `launcher` starts.
+    /// Starts the agent with an engine from `launcher`.
     pub async fn with(launcher: impl Launcher, model: &str, slots: u16) -> anyhow::Result<Self> {
         let keys = Keys::generate()?;
         let kind = Kind::SevSnp;
@@ -108,7 +108,7 @@ impl Appliance {
         let listener =
             AttestedListener::bind((Ipv4Addr::LOCALHOST, 0).into(), &keys, &boot).await?;
         let address = format!("https://{}", listener.local_address()?).parse()?;
-        // The sender may go: the last value stays.
+        // The sender can be dropped; the receiver keeps the last value.
         let (_, stapled) = watch::channel(Some(collateral));
         let receipts = Receipts::new(&keys, &identity.claims);
         let counters = Arc::new(Counters::default());
@@ -134,13 +134,13 @@ impl Appliance {
         })
     }
 
-    /// A client that believes in it.
+    /// Returns a verifier that trusts this appliance.
     pub fn verifier(&self) -> Verifier {
         Verifier::new(CURRENT.clone(), policy())
     }
 }
 
-/// A local endpoint in front of an appliance; it ends with the runtime. Gives its base URL.
+/// Starts a local endpoint for an appliance, which ends with the runtime, and returns its base URL.
 pub async fn endpoint(appliance: &Appliance, token: &str) -> anyhow::Result<String> {
     let options = EndpointOptions {
         listen: (Ipv4Addr::LOCALHOST, 0).into(),
@@ -153,12 +153,12 @@ pub async fn endpoint(appliance: &Appliance, token: &str) -> anyhow::Result<Stri
     Ok(url)
 }
 
-/// The day that the manifest is made for.
+/// Returns the time for which the manifest is made, in Unix time.
 pub fn today() -> u64 {
     *TODAY
 }
 
-/// The engine of these sources.
+/// Returns the path of the engine that was built from these sources.
 pub async fn engine() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os(VARIABLE) {
         return Ok(path.into());
@@ -187,7 +187,7 @@ impl Tee for Simulated {
     }
 }
 
-/// Starts engines outside of any jail.
+/// Starts engines without a sandbox.
 struct Native(Setup);
 
 impl Launcher for Native {
@@ -201,7 +201,7 @@ impl Launcher for Native {
     }
 }
 
-/// The engine looks for its socket at descriptor 3, where a shell puts it.
+/// Starts the engine. It expects its socket as descriptor 3, so a shell moves it there.
 pub fn start(setup: &Setup, socket: UnixStream) -> io::Result<Child> {
     Command::new("/bin/sh")
         .args(["-c", "exec \"$0\" \"$@\" 3<&0 0</dev/null"])
@@ -217,12 +217,12 @@ pub fn start(setup: &Setup, socket: UnixStream) -> io::Result<Child> {
         .spawn()
 }
 
-/// An engine's process; it ends with the value.
+/// A running engine, which is killed on drop.
 pub struct Running(pub Child);
 
 impl Process for Running {
     fn end(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,4 +1,4 @@
-//! The official clients: installed under their lock files, and run.
+//! Installs OpenAI's official clients from their lock files, and runs their checks.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,10 +12,10 @@ use tokio::time::timeout;
 
 use crate::skip::skipped;
 
-/// How long one client's checks may take: many answers, of a slow machine.
+/// Time limit for one client's checks: many answers on a slow machine.
 const DEADLINE: Duration = Duration::from_secs(600);
 
-/// What was had, or `None` after saying that, and why, it was not.
+/// Returns the value, or reports that the test is skipped and returns `None`.
 pub fn had<T>(what: &str, had: anyhow::Result<T>) -> Option<T> {
     match had {
         Ok(had) => Some(had),
@@ -26,7 +26,7 @@ pub fn had<T>(what: &str, had: anyhow::Result<T>) -> Option<T> {
     }
 }
 
-/// A client.
+/// An official client.
 #[derive(Clone, Copy)]
 pub enum Client {
     Python,
@@ -39,7 +39,7 @@ pub struct Installed {
     script: PathBuf,
 }
 
-/// What a client's checks said.
+/// Result of a client's checks.
 pub struct Said {
     pub success: bool,
     pub checks: usize,
@@ -54,7 +54,7 @@ impl Client {
         }
     }
 
-    /// Checks in the script.
+    /// Returns the number of checks in the client's script.
     pub fn checks(self) -> usize {
         match self {
             Self::Python => 12,
@@ -62,7 +62,7 @@ impl Client {
         }
     }
 
-    /// Installs it into the cache, once for each content of its lock file.
+    /// Installs the client into the cache, once for each content of its lock file.
     pub fn install(self) -> anyhow::Result<Installed> {
         let place = "tests/openai";
         let source = workspace().join(place);
@@ -79,7 +79,7 @@ impl Client {
                 (source.join("conformance.mjs"), root, "node".into())
             }
         };
-        // Node looks for packages beside the script.
+        // Node looks for packages in the script's folder.
         let copy = root.join(script.file_name().context("the script has no name")?);
         fs::copy(&script, &copy)?;
         Ok(Installed {

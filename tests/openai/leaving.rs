@@ -1,8 +1,9 @@
-//! A client goes away: the real engine computes no more than the token that it is at, and what it had told by then is
-//! counted, to the token.
+//! When a client disconnects, the real engine computes at most the token that it is working on, and the agent counts
+//! exactly the tokens that the engine had sent by then.
 //!
-//! Between agent and engine stands a relay that counts tokens in their frames. So that the engine's own haste decides,
-//! and not whose turn it is on a busy machine, it is stopped (`SIGSTOP`) until its cancellation lies in its socket.
+//! A relay between agent and engine counts the tokens in their frames. The test must measure how soon the
+//! engine obeys, not how a busy machine schedules processes, so it stops the engine (`SIGSTOP`) until the
+//! cancellation is in its socket.
 
 use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -27,24 +28,25 @@ use tokio::time::timeout;
 use crate::appliance::{self, Appliance, MODEL, Running, Setup};
 use crate::clients;
 
-/// Of anything that is waited for.
+/// Time limit of every wait.
 const DEADLINE: Duration = Duration::from_secs(120);
-/// Layers that make a token take some hundredths of a second: long against a frame's way.
+/// Number of layers: a token then takes some hundredths of a second, which is long compared
+/// with the transfer of a frame.
 pub const LAYERS: u32 = 24;
-/// Tokens after which the client leaves.
+/// Number of tokens after which the client disconnects.
 const READ: u32 = 24;
-/// Tokens of the answers that are compared.
+/// Number of tokens in the answers whose processor times are compared.
 const COMPARED: u32 = 24;
 
-/// What passed between agent and engine.
+/// What the relay saw between agent and engine.
 #[derive(Clone, Copy, Default)]
 pub struct Seen {
-    /// The engine's process.
+    /// Process ID of the engine.
     pub process: u32,
-    /// The generation that was asked for last, and the tokens that were told of it.
+    /// Id of the generation requested last. `told` counts the tokens that the engine has sent for it.
     id: u64,
     told: u32,
-    /// The one that was cancelled, the tokens that had been told of it by then, and those that were since.
+    /// Id of the cancelled generation, and the tokens sent for it before. `late` counts those sent for it afterwards.
     cancelled: Option<(u64, u32)>,
     late: u32,
 }
@@ -71,7 +73,8 @@ async fn the_engine_stops_within_one_token() {
     let process = seen.borrow().process;
     let upstreams = Upstreams::new(appliance.verifier(), vec![appliance.address.clone()]);
 
-    // The first one warms up; the second says what such an answer takes when it has the engine to itself.
+    // The first answer warms up. The second shows the processor time of such an answer when
+    // the engine does nothing else.
     whole(&upstreams).await;
     let before = processor_time(process).unwrap();
     whole(&upstreams).await;
@@ -84,7 +87,7 @@ async fn the_engine_stops_within_one_token() {
     while !is_stopped(process) {
         yield_now().await;
     }
-    // All that it told comes to the client, and so through the agent.
+    // All tokens that the engine sent reach the client, and therefore passed the agent.
     let (mut events, mut letters) = (Vec::new(), String::new());
     while letters.len() < seen.borrow().told as usize {
         let frame = timeout(DEADLINE, leaving.frame()).await.expect("in time");
@@ -114,7 +117,7 @@ async fn the_engine_stops_within_one_token() {
 
     let before = processor_time(process).unwrap();
     assert!(signal(process, "CONT"));
-    // Frames are obeyed in order: when this answer has begun, the other one has been cancelled.
+    // The engine obeys frames in order: once this answer has begun, the other one has been cancelled.
     whole(&upstreams).await;
     let after = processor_time(process).unwrap() - before;
     let late = seen.borrow().late;
@@ -122,7 +125,7 @@ async fn the_engine_stops_within_one_token() {
         late <= 1,
         "{late} tokens were told after the client had gone"
     );
-    // Were the other one still computed, both together would take four or five times as much.
+    // If the other answer were still computed, both together would take four or five times as much.
     let limit = 2 * alone;
     assert!(
         after < limit,
@@ -131,7 +134,7 @@ async fn the_engine_stops_within_one_token() {
     assert_eq!(counted(), (4, expected + u64::from(COMPARED)));
 }
 
-/// The head of an answer of so many tokens.
+/// Requests an answer of `tokens` tokens, and returns its body once the head has arrived.
 async fn ask(upstreams: &Upstreams, tokens: u32) -> Receipted {
     let body = serde_json::json!({
         "model": MODEL,
@@ -146,7 +149,7 @@ async fn ask(upstreams: &Upstreams, tokens: u32) -> Receipted {
     response.into_body()
 }
 
-/// An answer that is read to its end.
+/// Requests an answer and reads it to the end.
 async fn whole(upstreams: &Upstreams) {
     let answer = ask(upstreams, COMPARED).await.collect();
     let answer = timeout(DEADLINE, answer).await.expect("in time").unwrap();
@@ -154,7 +157,7 @@ async fn whole(upstreams: &Upstreams) {
     assert_eq!(letters, alphabet::answer(COMPARED as usize));
 }
 
-/// The text in those events that are whole.
+/// Returns the text of the complete events in `stream`.
 fn content(stream: &[u8]) -> String {
     let stream = std::str::from_utf8(stream).unwrap();
     let events = stream.rsplit_once("\n\n").map_or("", |(whole, _)| whole);
@@ -176,7 +179,7 @@ async fn until(seen: &mut watch::Receiver<Seen>, holds: impl FnMut(&Seen) -> boo
 
 fn is_stopped(process: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-    // Behind the name, which is in parentheses.
+    // The state follows the process name, which is in parentheses.
     let (_, behind) = stat.rsplit_once(')').unwrap();
     behind.trim_start().starts_with('T')
 }
@@ -197,7 +200,7 @@ impl Launcher for Relayed {
             socket.set_nonblocking(true)?;
         }
         let (engine, relay) = (UnixStream::from_std(engine)?, UnixStream::from_std(relay)?);
-        // Either end that closes ends it.
+        // The relay ends when either side closes.
         Handle::current().spawn(pass(relay, engine, self.told.clone()));
         Ok(Launched {
             stream: agent,
@@ -206,7 +209,7 @@ impl Launcher for Relayed {
     }
 }
 
-/// Passes frames on as they come, those of the engine first.
+/// Relays frames as they arrive, with priority for those of the engine.
 async fn pass(
     mut agent: UnixStream,
     mut engine: UnixStream,

@@ -1,10 +1,10 @@
-//! The guest agent in this process over a simulated TEE, the real engine in another: OpenAI's own clients, for Python
-//! and for Node, through the local endpoint of `cocoon connect`; what the engine does once a client has gone, and when a
-//! prompt comes again.
+//! The guest agent in this process over a simulated TEE, with the real engine as another process. The tests run
+//! OpenAI's own clients for Python and Node through the local endpoint of `cocoon connect`. They also show what the
+//! engine does after a client has disconnected, and when a prompt is repeated.
 //!
-//! The clients are fetched from their registries under lock files, by hash, into the cache. Where a client or the engine
-//! cannot be had, the test prints `SKIPPED` with the reason; with `COCOON_NO_SKIP=1` in the environment, as in
-//! continuous integration, it fails. `COCOON_TEST_ENGINE` names an engine that is built already.
+//! The clients are installed into the cache from their registries, from lock files with hashes. Where a client or the
+//! engine cannot be obtained, the test prints `SKIPPED` with the reason; with `COCOON_NO_SKIP=1` in the environment, as
+//! in continuous integration, it fails. `COCOON_TEST_ENGINE` names an engine that is already built.
 
 #[expect(dead_code, reason = "evaluation and performance use more of it")]
 mod appliance;
@@ -35,7 +35,7 @@ async fn the_official_clients_get_what_they_expect() {
         if let Some(installed) = clients::had(client.name(), installed.await.unwrap()) {
             let said = installed.run(&url, TOKEN, MODEL).await;
             assert!(said.success, "{}:\n{}", client.name(), said.output);
-            // Every check says so, and none is left out.
+            // Each check prints a line, so a missing one would be noticed.
             assert_eq!(said.checks, client.checks(), "{}", said.output);
         }
     }

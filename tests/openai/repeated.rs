@@ -1,5 +1,5 @@
-//! Nothing is kept from one request for another: a prompt that comes again is read again, at the same price. Were it
-//! remembered, whoever guesses another's prompt would be told so by the time that the answer takes.
+//! The engine keeps nothing from one request for another: a repeated prompt is read again, at the same cost. With a
+//! prompt cache, a client that guesses another client's prompt could confirm it by the time that the answer takes.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use crate::appliance::{self, Appliance, MODEL, Setup};
 use crate::clients;
 use crate::leaving::{LAYERS, Relayed, Seen};
 
-/// Of anything that is waited for.
+/// Time limit of every wait.
 const DEADLINE: Duration = Duration::from_secs(300);
-/// Bytes of a prompt, and so its tokens: most of the context.
+/// Bytes, and so tokens, of a prompt: most of the context.
 const LONG: usize = 800;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,7 +40,7 @@ async fn a_prompt_that_comes_again_is_read_again() {
     let process = seen.borrow().process;
     let upstreams = Upstreams::new(appliance.verifier(), vec![appliance.address.clone()]);
 
-    // The first one warms up.
+    // The first request warms up.
     read(&upstreams, &"w".repeat(LONG)).await;
     let costs = async |prompt: &str| {
         let before = processor_time(process).unwrap();
@@ -51,7 +51,7 @@ async fn a_prompt_that_comes_again_is_read_again() {
     let first = costs(&prompt).await;
     assert!(!first.is_zero(), "this kernel tells no processor time");
     let again = costs(&prompt).await;
-    // Longer by a little at its end, as the next turn of a conversation is.
+    // Slightly longer at the end, like the next turn of a conversation.
     let longer = costs(&format!("{prompt}!")).await;
     for (what, time) in [("again", again), ("and more", longer)] {
         assert!(
@@ -61,7 +61,7 @@ async fn a_prompt_that_comes_again_is_read_again() {
     }
 }
 
-/// Has a prompt read, and one token written; the appliance says that nothing of it was remembered.
+/// Sends a prompt and requests one token. Asserts that the appliance reports no cached tokens.
 async fn read(upstreams: &Upstreams, prompt: &str) {
     let body = serde_json::json!({
         "model": MODEL,

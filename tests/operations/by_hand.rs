@@ -1,4 +1,4 @@
-//! The README's commands, as processes: an operator's `cocoon-host`, a client's `cocoon`, and the signal that ends a day.
+//! The README's commands as processes: an operator's `cocoon-host`, a client's `cocoon`, and an interrupt.
 
 use std::io::{BufRead as _, BufReader, Lines};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use cocoon_tests::trial::turn;
 use cocoon_tests::{alphabet, processes};
 use serde_json::Value;
 
-/// A signed image in a folder, and the executables.
+/// A folder with a signed image, and the executables.
 struct Hands {
     image: &'static SignedImage,
     folder: tempfile::TempDir,
@@ -42,7 +42,7 @@ impl Hands {
         command
     }
 
-    /// `cocoon-host up`, whose news come as JSON.
+    /// Returns the command `cocoon-host up` with its events in JSON.
     fn up(&self) -> Command {
         let mut command = self.host(&[
             "--json",
@@ -58,7 +58,7 @@ impl Hands {
         command
     }
 
-    /// `cocoon` with everything that names whom to believe.
+    /// Returns the command `cocoon` with all options that state what it trusts.
     fn client(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.client);
         command.args(arguments);
@@ -83,7 +83,7 @@ impl Hands {
     }
 }
 
-/// A running `cocoon-host up`; killed when a test breaks off.
+/// A running `cocoon-host up`, killed on drop.
 struct Running {
     child: Child,
     news: Lines<BufReader<ChildStdout>>,
@@ -96,7 +96,7 @@ impl Running {
         Self { child, news }
     }
 
-    /// The next event of that name. The host gives a boot its own deadline, and ends.
+    /// Waits for the next event of that name. The host has a deadline for a boot, so this ends.
     fn event(&mut self, name: &str) -> Value {
         for line in self.news.by_ref() {
             let event: Value = serde_json::from_str(&line.unwrap()).unwrap();
@@ -118,7 +118,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Usually gone.
+        // The process has usually ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -179,7 +179,7 @@ fn day() {
         "{told}"
     );
 
-    // A second one of the same name is refused, and changes nothing.
+    // A second VM of the same name is refused, and does not disturb the first.
     let (code, _, told) = said(&hands.up().output().unwrap());
     assert_eq!(code, Some(2));
     assert_eq!(
@@ -187,7 +187,7 @@ fn day() {
         "cocoon-host: a VM named \"default\" is running already: choose another --name, or stop that one with `cocoon-host down`"
     );
 
-    // Ctrl-C while it serves is a good end: what runs is finished, nothing stays.
+    // Ctrl-C while the VM serves is a clean shutdown: running answers are completed, and nothing is left behind.
     up.interrupt();
     assert_eq!(up.end(), Some(0));
     assert_eq!(processes::naming(hands.state.path()), [] as [u32; 0]);

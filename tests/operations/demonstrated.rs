@@ -1,11 +1,11 @@
-//! `cargo demo -- --prompt …` from its first line to its last, as a process.
+//! `cargo demo -- --prompt …` from the first line to the last, as a process.
 
 use std::process::{Command, Stdio};
 
 use cocoon_tests::trial::turn;
 use cocoon_tests::{alphabet, processes};
 
-/// It ends with status 0, and leaves neither process nor folder.
+/// The demo exits with status 0, and leaves neither a process nor a folder.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_answers_and_leaves_nothing() {
     let _turn = turn(2).await;
@@ -13,7 +13,7 @@ async fn the_demo_answers_and_leaves_nothing() {
 }
 
 fn demo() {
-    // Under the cache that all tests share: it has what was compiled, fetched and unpacked.
+    // In the cache that all tests share, which holds what was already compiled, fetched and unpacked.
     let runs = cocoon_tests::image::cache().unwrap().join("demo");
     let files = tempfile::tempdir().unwrap();
     let model = files.path().join("alphabet.gguf");
@@ -43,7 +43,7 @@ fn demo() {
     });
     let first: Option<u32> = first.and_then(|seconds| seconds.parse().ok());
     assert!(first.is_some_and(|seconds| seconds > 0), "{told}");
-    // The verdict with its checks, then the answer, on standard output.
+    // Standard output has the verdict with its checks, and then the answer.
     for part in [
         "SIMULATED: everything fits, but under a development root",
         "ok    MRTD (firmware) ",

@@ -1,5 +1,5 @@
-//! Guests that stand still in each phase, and a simulator that does: QEMU or the simulator is stopped (SIGSTOP), and whoever owns
-//! the VM says what was going on, ends it, and leaves nothing.
+//! A guest that hangs in each phase, and a simulator that hangs: QEMU or the simulator is stopped (SIGSTOP). The VM's
+//! owner reports what was in progress, ends the VM, and leaves nothing behind.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use cocoon_tests::trial::{Model, Trial};
 
 use super::DEADLINE;
 
-/// Short, and longer than anything that goes on may be silent here; the guest itself waits 60 seconds for its evidence.
+/// Short, but longer than a working guest is ever silent here. The guest itself waits 60 seconds for its evidence.
 const PATIENCE: Patience = Patience {
     start: Duration::from_secs(300),
     boot: Duration::from_secs(45),
@@ -44,7 +44,8 @@ fn silent(error: &UpError) -> (&'static str, u64) {
     }
 }
 
-/// Stops QEMU, or the simulator, once the guest's news satisfy `when`; what its owner says of it.
+/// Stops QEMU, or the simulator, once an event satisfies `when`. Returns the state and the
+/// seconds that the owner reports.
 async fn stopped(
     name: &str,
     model: Model,
@@ -76,7 +77,7 @@ fn phase(wanted: Phase) -> impl Fn(&Progress) -> Option<()> {
     }
 }
 
-/// Two at a time, as the harness allows.
+/// Two VMs at a time, as the harness allows.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_stands_still_while_it_boots_is_named() {
     let greeted = |progress: &Progress| match progress {
@@ -85,13 +86,13 @@ async fn a_guest_that_stands_still_while_it_boots_is_named() {
     };
     let (hello, model) = tokio::join!(
         stopped("at-hello", Model::Alphabet, false, greeted),
-        // The default model's volume takes its time.
+        // The default model, because its volume takes longer.
         stopped("in-model", Model::Real, false, phase(Phase::Model)),
     );
     assert_eq!(hello, ("being configured", 45));
     assert_eq!(model, ("in phase model", 45));
     let (evidence, engine) = tokio::join!(
-        // It has measured the guest, and does not answer it.
+        // The simulator has measured the guest, but does not answer its request for evidence.
         stopped("no-evidence", Model::Alphabet, true, phase(Phase::Model)),
         stopped("in-engine", Model::Real, false, phase(Phase::Engine)),
     );

@@ -1,4 +1,4 @@
-//! A demo that is interrupted leaves no folder behind, whatever it is doing; one that cannot have its port does nothing.
+//! An interrupted demo leaves no folder behind, whatever it is doing. A demo whose port is in use does nothing.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use cocoon_tests::processes;
 
-/// The folders of runs in a cache.
+/// Returns the number of run folders in a cache.
 fn runs(cache: &Path) -> usize {
     let all = std::fs::read_dir(cache.join("demo")).unwrap().flatten();
     let names = all.map(|entry| entry.file_name());
@@ -15,7 +15,7 @@ fn runs(cache: &Path) -> usize {
         .count()
 }
 
-/// Before the chat, in the middle of the build: a model that never comes holds it there.
+/// Interrupted in the middle of the build: the model is a FIFO that nobody writes to, so the build waits there.
 #[test]
 fn an_interrupted_demo_leaves_no_folder() {
     let cache = tempfile::tempdir().unwrap();
@@ -42,7 +42,7 @@ fn an_interrupted_demo_leaves_no_folder() {
     }
 }
 
-/// Nobody waits for a build and a boot to learn that.
+/// A user must not wait for a build and a boot to learn that the port is in use.
 #[test]
 fn a_taken_port_ends_the_demo_before_it_builds() {
     let cache = tempfile::tempdir().unwrap();

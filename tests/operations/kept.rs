@@ -1,5 +1,5 @@
-//! The daemon with real VMs, as `cocoon-host serve` in a process of its own: two VMs at once, a QEMU that is killed, a daemon that
-//! is killed under both, both killed together, and a disk that is full.
+//! The daemon with real VMs, as a process `cocoon-host serve`: two VMs at once, a killed QEMU, a killed daemon while
+//! both run, both killed together, and a full disk.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -18,12 +18,12 @@ use tokio::time::sleep;
 
 use super::DEADLINE;
 
-/// Between two looks.
+/// Interval between polls.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Memory and processors of a VM on a node of the machine, where the kernel names one.
+/// The NUMA node on which a VM's memory and processors are placed, if the kernel lists it.
 const NODE: &str = "/sys/devices/system/node/node0";
 
-/// A daemon, and what its appliances run.
+/// A running daemon, and the image of its appliances.
 struct Kept {
     folder: tempfile::TempDir,
     image: &'static SignedImage,
@@ -72,12 +72,12 @@ impl Kept {
         self.folder.path().join("state")
     }
 
-    /// The folder of a VM.
+    /// Returns the folder of a VM.
     fn vm(&self, name: &str) -> PathBuf {
         self.state().join("vms").join(name)
     }
 
-    /// `kill -9` of the daemon and, while nobody sees it, of those processes; and then a new daemon.
+    /// Kills the daemon and, while it is gone, the processes `with`. Then starts a new daemon.
     fn killed(&mut self, with: &[u32]) {
         self.daemon.kill().unwrap();
         self.daemon.wait().unwrap();
@@ -98,7 +98,7 @@ impl Kept {
         self.view(name).await.report.unwrap().qemu_pid.unwrap()
     }
 
-    /// What the journal says after number `seq`; nothing while there is no daemon yet.
+    /// Returns the journal's entries after number `seq`, or none while no daemon runs.
     async fn events(&self, seq: u64) -> Vec<Entry> {
         let mut found = vec![];
         let path = format!("/v1/events?since={seq}");
@@ -107,12 +107,13 @@ impl Kept {
             found.push(serde_json::from_str(line).unwrap());
             true
         });
-        // Which is what was to be told.
+        // An error means that no daemon runs yet.
         drop(read.await);
         found
     }
 
-    /// Waits for an entry of the journal after number `seq`; what came instead is worth reading.
+    /// Waits for an entry of the journal after number `seq`. Panics with all entries if one
+    /// is a failure or none arrives.
     async fn until(&self, seq: u64, name: &str, state: &str) -> Entry {
         let until = Instant::now() + DEADLINE * 2;
         loop {
@@ -131,12 +132,13 @@ impl Kept {
         }
     }
 
-    /// The number of the newest entry.
+    /// Returns the number of the newest entry.
     async fn now(&self) -> u64 {
         self.events(0).await.last().unwrap().seq
     }
 
-    /// It is in its run `run`, in this QEMU, and a client that trusts nothing but the image and the development root accepts it.
+    /// Asserts that the VM serves in its run `run` and in this QEMU, and that a client which trusts only the image and
+    /// the development root accepts it.
     async fn serves(&self, name: &str, run: u64, qemu: Option<u32>) {
         let view = self.view(name).await;
         assert_eq!((view.life.state, view.life.run), (State::Serving, run));
@@ -154,9 +156,9 @@ impl Kept {
 }
 
 impl Drop for Kept {
-    /// Nothing that the test started outlives it: QEMU and the simulator die with their supervisors.
+    /// Kills everything that the test started. QEMU and the simulator end with their supervisors.
     fn drop(&mut self) {
-        // It may have ended by itself, and then starts none again.
+        // The daemon may have ended already. A killed daemon starts no further processes.
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
         let until = Instant::now() + Duration::from_secs(30);
@@ -181,7 +183,7 @@ fn serve(host: &Path, folder: &Path) -> Child {
 }
 
 fn kill(signal: &str, pid: u32) {
-    // It may be gone already, with another that was killed before it.
+    // The process may have ended with another that was killed before it.
     let _ = processes::signal(pid, signal);
 }
 
@@ -203,7 +205,7 @@ async fn appliances_survive_the_death_of_qemu_and_of_the_daemon() {
         );
     }
 
-    // The daemon dies: both go on, their clients too, and the next one knows them.
+    // The daemon is killed: both VMs and their clients continue, and the next daemon takes them over.
     kept.killed(&[]);
     for (name, qemu) in [("first", first), ("second", second)] {
         let note = kept.until(0, name, "note").await;
@@ -212,7 +214,7 @@ async fn appliances_survive_the_death_of_qemu_and_of_the_daemon() {
         kept.serves(name, 1, Some(qemu)).await;
     }
 
-    // The daemon and a QEMU die together: that appliance is started again, and the other one is left alone.
+    // The daemon and a QEMU are killed together: that appliance is restarted, and the other is left alone.
     kept.killed(&[second]);
     let failed = kept.until(0, "second", "preparing").await;
     let why = "the VM ended by itself while serving";
@@ -223,13 +225,13 @@ async fn appliances_survive_the_death_of_qemu_and_of_the_daemon() {
     kept.serves("first", 1, Some(first)).await;
     let second = kept.qemu("second").await;
 
-    // A QEMU dies, and the disk is full for all that its next run would write but could do without. Each file begins under
-    // such a name; a log goes by its own as soon as it is open.
+    // A QEMU is killed while the disk is full for the files that the next run would write but can do without. Each file
+    // is first written under its `.partial` name; a log is renamed as soon as it is open.
     let folder = kept.vm("first");
     let (wholes, logs) = (["life.json", "phases.json"], ["serial.log", "log.jsonl"]);
     let partial = |name: &str| folder.join(format!("{name}.partial"));
     for name in wholes.into_iter().chain(logs) {
-        // Of the daemons that were killed, if it is there.
+        // Left by the killed daemons, if it exists.
         let _ = std::fs::remove_file(partial(name));
         symlink("/dev/full", partial(name)).unwrap();
     }
@@ -256,7 +258,7 @@ async fn appliances_survive_the_death_of_qemu_and_of_the_daemon() {
         std::fs::remove_file(partial(name)).unwrap();
     }
 
-    // And everything ends in good order.
+    // Everything shuts down cleanly.
     kill("TERM", kept.daemon.id());
     let until = Instant::now() + DEADLINE;
     let ended = loop {

@@ -1,6 +1,6 @@
-//! An operator's day with real VMs: looking at one, asking for another of the same name, ending one
-//! while it answers, giving up on one that still boots or stands still, a daemon that is killed, updates, interrupting the
-//! demo, and the README's own commands.
+//! Operating real VMs: inspecting one, starting a second of the same name, shutting one down while it
+//! answers, giving up on one that is still booting or hangs, a killed daemon, updates, an interrupted demo,
+//! and the README's own commands.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -28,7 +28,7 @@ mod passt;
 mod skip;
 mod updated;
 
-/// Of a machine that is slow and busy.
+/// Time limit of every wait, on a slow and busy machine.
 const DEADLINE: Duration = Duration::from_secs(300);
 
 async fn trial(name: &str) -> Trial {
@@ -67,7 +67,7 @@ async fn a_vm_is_looked_at_and_drained() {
             "keys",
             "evidence",
             "engine",
-            // When the phase began, and when it was done.
+            // When the phase began and when it was complete.
             "serving",
             "serving"
         ]
@@ -82,7 +82,7 @@ async fn a_vm_is_looked_at_and_drained() {
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&vm.folder), mode(&socket)), (0o700, 0o600));
 
-    // An answer that runs when `down` comes is finished; nobody new gets in.
+    // An answer in progress is completed after `down`, and no new client is served.
     let (begun, begins) = oneshot::channel();
     let mut conversation = vm.conversation(60).unwrap();
     let talking = tokio::spawn(async move {
@@ -115,7 +115,8 @@ async fn a_vm_is_looked_at_and_drained() {
     }
 }
 
-/// What `logs --json` prints: the guest's console and the host's news, in the order in which they came.
+/// Asserts that the log, as printed by `logs --json`, has the guest's console and the
+/// host's events in order of arrival.
 fn the_log_is_of_both_sides(folder: &Path) {
     let text = std::fs::read_to_string(folder.join(log::FILE)).unwrap();
     let entries: Vec<log::Entry> = text
@@ -131,7 +132,7 @@ fn the_log_is_of_both_sides(folder: &Path) {
     assert!(entries.is_sorted_by_key(|entry| entry.time), "{text}");
 }
 
-/// Whoever drops the future of a boot leaves no process behind, dead or alive.
+/// A boot whose future is dropped leaves no process behind, not even a zombie.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_boot_that_is_given_up_leaves_nothing() {
     let trial = trial("given-up").await;
@@ -151,7 +152,7 @@ async fn a_boot_that_is_given_up_leaves_nothing() {
     assert!(running.len() == 2 && running.contains(&pid), "{running:?}");
     booting.abort();
     assert!(booting.await.is_err_and(|error| error.is_cancelled()));
-    // The owner of the VM is a task of its own, which ends at its next step.
+    // The VM's owner is a separate task, which ends at its next step.
     let gone = async {
         while running.iter().any(|pid| processes::exists(*pid)) {
             tokio::task::yield_now().await;

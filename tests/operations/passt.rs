@@ -1,4 +1,4 @@
-//! An appliance behind a passt, as an operator sets one up: a client verifies it and is answered, every byte through passt.
+//! An appliance behind passt, set up as by an operator: a client verifies it and gets an answer, all through passt.
 
 use std::fs::{self, File, Permissions};
 use std::io::Write as _;
@@ -17,7 +17,7 @@ use super::absent::absent;
 use super::skip::skipped;
 use super::{DEADLINE, trial};
 
-/// A passt that is ended with the test.
+/// A running passt, killed on drop.
 struct Passt {
     process: Child,
     socket: PathBuf,
@@ -25,7 +25,8 @@ struct Passt {
 }
 
 impl Passt {
-    /// Starts `program` as `host-agent/docs/tee-hosts.md` says; why it does not run on this machine.
+    /// Starts `program` as described in `host-agent/docs/tee-hosts.md`. The error says why it
+    /// does not run on this machine.
     fn start(program: &Path, folder: &Path) -> Result<Self, String> {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let relay = free.local_addr().unwrap();
@@ -49,7 +50,7 @@ impl Passt {
             .arg(format!("127.0.0.1/{}:8443", relay.port()))
             .stderr(File::create(&words).unwrap());
         if fs::metadata(folder).unwrap().uid() == 0 {
-            // Else it becomes nobody, who may make no socket here.
+            // Otherwise passt runs as the user nobody, who may not create a socket here.
             command.args(["--runas", "0:0"]);
         }
         let process = command.spawn();
@@ -74,13 +75,13 @@ impl Passt {
 
 impl Drop for Passt {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// The machine's own, or Debian's laid down in `folder`; why there is none.
+/// Returns this machine's passt, or Debian's, unpacked into `folder`. The error says why there is none.
 fn program(folder: &Path) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut own = std::env::split_paths(&path).map(|folder| folder.join("passt"));
@@ -125,7 +126,7 @@ async fn clients_are_answered_through_passt() {
     };
     let passt = match Passt::start(&program, folder.path()) {
         Ok(passt) => passt,
-        // What it needs of the kernel, and of the machine's routes, nobody can fetch.
+        // The requirements on kernel and routes cannot be fetched, so this is no failure.
         Err(why) => return absent(why),
     };
     let mut trial = trial("passt").await;
@@ -135,7 +136,7 @@ async fn clients_are_answered_through_passt() {
         address: Default::default(),
     };
     let vm = trial.up().await.unwrap();
-    // Where the relay brings every byte of a client is passt's own port.
+    // The relay forwards clients to the port of passt.
     assert_eq!(vm.vm.guest, passt.relay);
     let mut conversation = vm.conversation(20).unwrap();
     let mut answer = String::new();

@@ -1,6 +1,6 @@
-//! Updates with real VMs and simulated evidence, while clients verify whichever release they meet, and ask: one whose new VM
-//! shows what no client would accept, and goes back; and one to the same image under a newer, signed manifest. Nobody is turned
-//! away.
+//! Updates with real VMs and simulated evidence, while clients verify and use whichever release they reach. The first
+//! update fails, because a client would not accept the new VM's evidence, and is rolled back. The second is to the same
+//! image under a newer, signed manifest. No client goes unserved.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,10 +25,11 @@ use tokio::time::timeout;
 
 use super::DEADLINE;
 
-/// Who signs for this test.
+/// Signing key of this test.
 const SIGNER: [u8; 32] = [9; 32];
 
-/// The shared image under a manifest of a later release: a folder of links, in which `edit` may change what it likes.
+/// Returns the shared image under a manifest of a later release. The folder has links, and `edit`
+/// may change manifest and files.
 fn newer(
     image: &SignedImage,
     later: u64,
@@ -54,7 +55,7 @@ fn newer(
     (folder, newer)
 }
 
-/// Signers who renewed the digest of a file and forgot the values that follow from it: nothing but evidence can tell.
+/// A signer updated a file's digest, but not the reference values that depend on it. Only the evidence reveals that.
 fn forgotten(manifest: &mut Manifest, folder: &Path) {
     let edited = manifest.cmdline.replace(" quiet ", " ");
     assert_ne!(edited, manifest.cmdline);
@@ -86,8 +87,8 @@ fn file(folder: &Path, image: &SignedImage) -> PathBuf {
     file
 }
 
-/// Clients that connect, verify the one image or the other, ask what models there are, and leave. What counts as no
-/// failure is the refusal of the other release's manifest, and nothing else.
+/// Connects repeatedly as a client, verifies the one image or the other, and lists the models. Returns all errors
+/// except a refusal of the other release's manifest.
 async fn asks(
     address: Address,
     root: String,
@@ -114,7 +115,7 @@ async fn asks(
                 Err(error) => failed.push(error.to_string()),
             }
         }
-        // The old release is asked for first, so that a switch between both questions leaves nobody without an answer.
+        // The old release is tried first, so that a switch between the two attempts leaves no client without an answer.
         if !served {
             failed.push("neither release".to_owned());
         }
@@ -185,13 +186,14 @@ async fn an_appliance_is_updated_under_its_clients() {
             ..UpdateRequest::default()
         };
         let updated = client.post_with::<View>("/v1/appliances/first/update?wait=true", &request);
-        // A boot, and all that the old VM has to finish.
+        // Includes a boot, and the time that the old VM needs to finish.
         let updated = timeout(DEADLINE * 2, updated).await;
         let updated = updated.unwrap_or_else(|_| panic!("{:#?}", journal.after(0).0));
         updated.unwrap()
     };
 
-    // Its files are what its signed manifest says, it boots and serves; what it shows is another thing than that manifest's.
+    // The files match the signed manifest, and the VM boots and serves, but its evidence does
+    // not match the reference values.
     let view = update(&wrong, None).await;
     let reason = "a client would not accept its evidence: RTMR2 (command line, initrd): edited command line: the kernel was started \
         with another one than the manifest's; words missing (-) and added (+): -quiet"
@@ -210,7 +212,7 @@ async fn an_appliance_is_updated_under_its_clients() {
     );
     assert_eq!(by[1].load(Ordering::SeqCst), 0);
 
-    // A client's that is as strict as can be here.
+    // The strictest client policy possible here.
     let policy = folder.path().join("policy.toml");
     let floor = format!("release_floor = {}\n", newer.manifest.release);
     std::fs::write(&policy, floor).unwrap();
@@ -231,7 +233,8 @@ async fn an_appliance_is_updated_under_its_clients() {
     assert!(said.iter().any(|entry| entry.text == accepted), "{said:#?}");
     stop.store(true, Ordering::SeqCst);
     let failed = asking.await.unwrap();
-    // Who met the other release was refused for that, and served at the next try; nothing else failed.
+    // A client that met the other release was refused for that and served at the next
+    // attempt. There were no other errors.
     let (old, new) = (by[0].load(Ordering::SeqCst), by[1].load(Ordering::SeqCst));
     assert!(old > 0 && new > 0, "{old} and {new}: {said:#?}");
     assert_eq!(failed, [""; 0], "{said:#?}");
