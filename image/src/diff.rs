@@ -1,4 +1,4 @@
-//! How two manifests differ, field by field, the cause before its effects.
+//! Lists the differences between two manifests field by field, causes before effects.
 
 use cocoon_protocol::manifest::Manifest;
 use serde::Serialize;
@@ -10,11 +10,11 @@ use crate::shown::printable;
 /// One field that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// Where, such as `artefacts/vmlinuz/sha256`.
+    /// Path of the field, such as `artefacts/vmlinuz/sha256`.
     pub field: String,
-    /// Its value in the first manifest; `None` where it is absent.
+    /// Value in the first manifest; `None` if the field is absent.
     pub first: Option<String>,
-    /// In the second.
+    /// Value in the second manifest; `None` if the field is absent.
     pub second: Option<String>,
 }
 
@@ -35,7 +35,7 @@ impl std::fmt::Display for Difference {
     }
 }
 
-/// All fields in which `first` and `second` differ: artefacts first, in the order in which one explains the next.
+/// Returns all fields in which `first` and `second` differ. Artefacts come first, in the order of [`name::ARTEFACTS`].
 pub fn diff(first: &Manifest, second: &Manifest) -> Vec<Difference> {
     let (first, second) = (leaves(first), leaves(second));
     let mut differences = Vec::new();
@@ -65,7 +65,7 @@ pub fn diff(first: &Manifest, second: &Manifest) -> Vec<Difference> {
     differences
 }
 
-/// The first artefact that differs, if one does.
+/// Returns the first artefact that differs, if there is one.
 pub fn first_artefact(differences: &[Difference]) -> Option<&'static str> {
     let differs = |name: &&str| {
         let prefix = format!("artefacts/{name}/");
@@ -86,7 +86,7 @@ fn rank(field: &str) -> usize {
 
 fn leaves(manifest: &Manifest) -> Vec<(String, String)> {
     let mut found = Vec::new();
-    // Strings, numbers and lists: it has a JSON form.
+    // A manifest has only strings, numbers, lists and maps with string keys, so it always has a JSON form.
     collect(
         "",
         &serde_json::to_value(manifest).unwrap_or_default(),
@@ -95,7 +95,7 @@ fn leaves(manifest: &Manifest) -> Vec<(String, String)> {
     found
 }
 
-/// The depth is that of the schema.
+/// Recursion ends, because the schema bounds the depth.
 fn collect(path: &str, value: &Value, found: &mut Vec<(String, String)>) {
     let below = |key: &str| {
         if path.is_empty() {

@@ -1,13 +1,13 @@
-//! Fragment: NVIDIA's kernel modules and firmware, for an image with GPUs.
+//! Fragment: NVIDIA's kernel modules, for an image with real GPUs.
 //!
-//! The modules are NVIDIA's open ones as Debian packages them (contrib), compiled against the headers of the very kernel
-//! that the image boots, with Debian's compiler, in a [workroom](crate::workroom) of locked packages: the machine that
-//! builds lends its kernel and nothing else. **Not all of it is source:** Debian's package carries the part that every
-//! system shares, `nv-kernel.o_binary`, compiled by Debian's builders from NVIDIA's published source. Whoever trusts the
-//! image trusts that object.
+//! They are NVIDIA's open modules from Debian's package (contrib). Debian's compiler compiles them against the headers of the
+//! very kernel that the image boots, in a [workroom](crate::workroom) of locked packages, so nothing of the build machine but
+//! its running kernel is used. **Not all of it is source:** the package holds `nv-kernel.o_binary`, the part that all operating
+//! systems share, which Debian's builders compiled from NVIDIA's published source. Trusting the image means trusting that
+//! object.
 //!
-//! The modules are signed by nobody whose key the kernel holds. What may load is what the measured initrd holds, and the
-//! agent locks the door behind it.
+//! No key that the kernel holds has signed the modules. Only modules in the measured initrd can be loaded, and the agent
+//! disables module loading after the last one.
 
 mod compile;
 pub mod source;
@@ -27,14 +27,14 @@ use crate::package::{self, PackageError};
 use crate::workroom::{Workroom, WorkroomError};
 use source::SourceError;
 
-/// The folder of the cache with what was compiled.
+/// Folder of the cache with the compiled modules.
 pub(crate) const FOLDER: &str = "driver";
-/// Group of NVIDIA's modules, as source and object.
+/// Group of the lock file with NVIDIA's modules, as source and object.
 pub const SOURCE: &str = "driver";
-/// Group of the kernel's headers and everything that compiles against them.
+/// Group of the lock file with the kernel's headers and the tools to compile the modules.
 pub const TOOLS: &str = "driver-build";
 
-/// The modules, in the order in which they load.
+/// Names of the modules in load order, each with its reason.
 pub const MODULES: &[(&str, &str)] = &[
     (
         "nvidia",
@@ -45,75 +45,75 @@ pub const MODULES: &[(&str, &str)] = &[
         "memory that CUDA manages; no CUDA program starts without it",
     ),
 ];
-/// Largest module, in bytes; stripped, the first one has 24 MB.
+/// Largest module that is accepted, in bytes; `nvidia.ko` has about 19 MB when stripped.
 const MAX_MODULE: u64 = 64 << 20;
-/// Their digests, beside them: what makes a folder of the cache complete.
+/// Name of the file with the modules' digests. It is written last, so a folder without it is incomplete.
 const LIST: &str = "SHA256SUMS";
 
 /// The compiled modules.
 #[derive(Debug, Clone)]
 pub struct Driver {
-    /// Its version, such as `550.163.01`.
+    /// Version of the driver, such as `550.163.01`.
     pub version: String,
-    /// In load order.
+    /// Modules in load order.
     pub modules: Vec<Module>,
 }
 
-/// Why there is no driver.
+/// Why the modules cannot be compiled.
 #[derive(Debug, Error)]
 pub enum DriverError {
-    /// Not to be fetched.
+    /// A group cannot be fetched.
     #[error("cannot fetch the {group} input")]
     Fetch {
         /// Group of the lock file.
         group: &'static str,
-        /// Why.
+        /// Why the download failed.
         #[source]
         source: Box<FetchError>,
     },
-    /// Nothing to be had from a package.
+    /// A package cannot be read or unpacked.
     #[error(transparent)]
     Package(#[from] PackageError),
-    /// The sources are laid out in another way.
+    /// The sources are not laid out as expected.
     #[error("cannot use the driver's sources")]
     Source(#[from] SourceError),
-    /// Headers of another kernel.
+    /// The locked headers are not those of the image's kernel.
     #[error(
         "group {TOOLS} has no headers of the kernel {kernel}: run `cocoon-image lock --update`, for both to be of one \
          version"
     )]
     Headers {
-        /// The image's.
+        /// Release of the image's kernel.
         kernel: String,
     },
-    /// The compiler.
+    /// The compiler cannot be run, or fails.
     #[error("cannot compile NVIDIA's kernel modules")]
     Workroom(#[from] WorkroomError),
-    /// A module that is none.
+    /// The result is not a kernel module.
     #[error("{name}.ko is not a kernel module")]
     Modinfo {
-        /// Which.
+        /// Name of the module.
         name: &'static str,
-        /// Why.
+        /// What is wrong with it.
         #[source]
         source: ModinfoError,
     },
-    /// A module of another kernel.
+    /// The module was made for another kernel.
     #[error("{name}.ko is made for {found:?}, not for the kernel {kernel}")]
     OtherKernel {
-        /// Which.
+        /// Name of the module.
         name: &'static str,
-        /// What it says.
+        /// Version magic of the module.
         found: String,
-        /// The image's.
+        /// Release of the image's kernel.
         kernel: String,
     },
-    /// A file.
+    /// A file cannot be read or written.
     #[error("cannot keep NVIDIA's kernel modules")]
     File(#[from] FileError),
 }
 
-/// What is compiled, and for whom.
+/// Packages to compile, packages to compile with, and the kernel to compile for.
 pub struct Ingredients {
     source: Fetched,
     tools: Vec<Fetched>,
@@ -121,10 +121,10 @@ pub struct Ingredients {
 }
 
 impl Ingredients {
-    /// Fetches the packages for the kernel of this release, such as `6.12.117+deb13-cloud-amd64`.
+    /// Fetches the packages for the kernel with this release, such as `6.12.117+deb13-cloud-amd64`.
     ///
     /// # Errors
-    /// [`DriverError`].
+    /// [`DriverError`] when they cannot be fetched, or the headers are of another kernel.
     pub fn fetch(fetcher: &Fetcher, kernel: &str) -> Result<Self, DriverError> {
         let fetch = |group| {
             let fetched = fetcher.fetch_group(group);
@@ -150,19 +150,19 @@ impl Ingredients {
         }
     }
 
-    /// The package of the modules.
+    /// Package with the modules' sources.
     #[must_use]
     pub fn source(&self) -> &Fetched {
         &self.source
     }
 
-    /// The packages of the compiler and the headers.
+    /// Packages with the compiler and the kernel's headers.
     #[must_use]
     pub fn tools(&self) -> &[Fetched] {
         &self.tools
     }
 
-    /// The driver's version, such as `550.163.01`.
+    /// Returns the driver's version, such as `550.163.01`.
     #[must_use]
     pub fn version(&self) -> &str {
         let version = self.source.entry.version.as_str();
@@ -171,7 +171,7 @@ impl Ingredients {
             .map_or(version, |(upstream, _)| upstream)
     }
 
-    /// Compiles the modules, or takes them from `cache` where these very packages were compiled before.
+    /// Compiles the modules, or takes them from `cache` if the same packages were compiled before.
     ///
     /// # Errors
     /// [`DriverError`].
@@ -199,7 +199,7 @@ impl Ingredients {
         })
     }
 
-    /// The modules' bytes in the order of [`MODULES`], whatever was compiled before.
+    /// Compiles the modules without looking in the cache, and returns their bytes in the order of [`MODULES`].
     ///
     /// # Errors
     /// [`DriverError`].
@@ -219,7 +219,7 @@ impl Ingredients {
         compile::compile(&room, &tree, &self.kernel, reporter)
     }
 
-    /// Names everything that decides the modules' bytes.
+    /// Returns a digest of everything that decides the modules' bytes: kernel, packages, patches, commands and environment.
     fn key(&self) -> Hex32 {
         let mut hash = Sha256::new_with_prefix(b"cocoon-driver-v1\0");
         let mut add = |text: &str| {
@@ -255,7 +255,7 @@ impl Ingredients {
     }
 }
 
-/// The modules in `folder`, if they are whole.
+/// Returns the modules in `folder` if their digests are as listed.
 fn kept(folder: &Path) -> Option<Vec<Vec<u8>>> {
     let list = files::read(&folder.join(LIST), MAX_MODULE).ok()?;
     let made = MODULES
@@ -274,7 +274,7 @@ fn keep(folder: &Path, made: &[Vec<u8>]) -> Result<(), FileError> {
     Ok(())
 }
 
-/// In the format of `sha256sum`.
+/// Returns the list of the modules' digests, in the format of `sha256sum`.
 fn listed(made: &[Vec<u8>]) -> String {
     let lines = MODULES.iter().zip(made);
     lines

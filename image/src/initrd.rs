@@ -1,5 +1,5 @@
-//! Fragment: the initrd. Agent, engine and kernel modules, and nothing else: no shell, no tool, no library. In an image with
-//! real GPUs NVIDIA's modules are in it too, and the engine is in the runtime volume.
+//! Fragment: the initrd. It holds agent, engine and kernel modules, and no shell, tool or library. In an image for real GPUs,
+//! it also holds NVIDIA's modules, and the engine is in the runtime volume.
 
 pub mod cpio;
 
@@ -13,12 +13,12 @@ use crate::foreign::GPU_FIRMWARE;
 use crate::kernel::Module;
 use cpio::{Cpio, CpioError};
 
-/// zstd's level: the best that the kernel unpacks without a larger window.
+/// zstd level: the highest one that needs no larger window to unpack.
 const LEVEL: i32 = 19;
-/// Bytes handed to the compressor at once. Part of the recipe, as its output may depend on it.
+/// Number of bytes that the compressor gets at once. It must not change, because the output may depend on it.
 const PIECE: usize = 1 << 18;
 
-/// Mount points and folders that PID 1 finds, each with its reason.
+/// Mount points and folders that PID 1 expects, each with its reason.
 pub const FOLDERS: &[(&str, &str)] = &[
     (
         "dev",
@@ -38,7 +38,7 @@ pub const FOLDERS: &[(&str, &str)] = &[
     ("lib/modules", "the modules, in load order"),
 ];
 
-/// What an image with real GPUs has besides.
+/// Additional folders of an image for real GPUs, each with its reason.
 pub const GPU_FOLDERS: &[(&str, &str)] = &[
     (
         "runtime",
@@ -48,34 +48,34 @@ pub const GPU_FOLDERS: &[(&str, &str)] = &[
     ("lib/firmware/nvidia", "the same, for NVIDIA's driver"),
 ];
 
-/// What is packed.
+/// Content of the initrd.
 pub struct Parts<'a> {
-    /// PID 1.
+    /// The agent, which is PID 1.
     pub agent: &'a [u8],
-    /// The inference worker, where it needs no library.
+    /// The inference worker, if it is statically linked.
     pub engine: Option<&'a [u8]>,
-    /// The kernel's modules in load order.
+    /// The kernel's modules, in load order.
     pub modules: &'a [Module],
-    /// NVIDIA's driver, in an image with real GPUs.
+    /// NVIDIA's kernel modules, in an image for real GPUs.
     pub driver: Option<&'a Driver>,
 }
 
-/// Why there is no initrd.
+/// Why the initrd cannot be made.
 #[derive(Debug, Error)]
 pub enum InitrdError {
-    /// The archive cannot hold it.
+    /// The archive format cannot hold a file.
     #[error("cannot pack the initrd")]
     Cpio(#[from] CpioError),
-    /// The compressor failed, for which memory is the only reason.
+    /// The compressor failed, which happens only when memory is short.
     #[error("cannot compress the initrd")]
     Compress(#[source] std::io::Error),
 }
 
-/// The compressed initrd: `/init` is the agent, `/engine` the engine, `/modules.list` names the modules in load order, and
-/// `/driver.list` those of NVIDIA's driver, which load after the GPUs have been reset.
+/// Returns the compressed initrd. `/init` is the agent and `/engine` the engine. `/modules.list` names the modules in load
+/// order, and `/driver.list` those of NVIDIA's driver, which are loaded after the GPUs have been reset.
 ///
 /// # Errors
-/// [`InitrdError`] when something does not fit into the archive.
+/// [`InitrdError`] when a file does not fit into the archive.
 pub fn build(parts: &Parts<'_>, reporter: &dyn Reporter) -> Result<Vec<u8>, InitrdError> {
     let mut archive = Cpio::default();
     let gpu_folders = GPU_FOLDERS.iter().filter(|_| parts.driver.is_some());
@@ -91,7 +91,7 @@ pub fn build(parts: &Parts<'_>, reporter: &dyn Reporter) -> Result<Vec<u8>, Init
     if let Some(driver) = parts.driver {
         let list = pack(&mut archive, parts.modules.len(), &driver.modules)?;
         archive.file("driver.list", 0o644, list.as_bytes())?;
-        // The kernel opens it when a GPU is first used, by when the runtime volume is there.
+        // The kernel opens this link when a GPU is first used. By then, its target in the runtime volume exists.
         let folder = format!("lib/firmware/nvidia/{}", driver.version);
         archive.folder(&folder)?;
         let place = format!("{folder}/{GPU_FIRMWARE}");
@@ -100,7 +100,7 @@ pub fn build(parts: &Parts<'_>, reporter: &dyn Reporter) -> Result<Vec<u8>, Init
     compress(&archive.finish(), reporter).map_err(InitrdError::Compress)
 }
 
-/// Adds modules, numbered from `first` on, and lists them.
+/// Adds modules, numbered from `first`, and returns the list of their paths.
 fn pack(archive: &mut Cpio, first: usize, modules: &[Module]) -> Result<String, CpioError> {
     let mut list = String::new();
     for (number, module) in modules.iter().enumerate() {
@@ -111,7 +111,7 @@ fn pack(archive: &mut Cpio, first: usize, modules: &[Module]) -> Result<String, 
     Ok(list)
 }
 
-/// One thread always: with more, the output would depend on their number.
+/// Compresses with a single thread: with several, the output would depend on their number.
 fn compress(archive: &[u8], reporter: &dyn Reporter) -> std::io::Result<Vec<u8>> {
     let task = reporter.start("compressing the initrd", Some(archive.len() as u64));
     let mut encoder = zstd::Encoder::new(Vec::new(), LEVEL)?;
@@ -132,7 +132,7 @@ mod tests {
 
     use super::*;
 
-    /// Every path of a compressed archive, in its order.
+    /// Returns every path of a compressed archive, in its order.
     fn names(initrd: &[u8]) -> Vec<String> {
         let archive = zstd::decode_all(initrd).unwrap();
         let mut names = Vec::new();

@@ -1,4 +1,4 @@
-//! Fragment: the kernel. Debian's cloud kernel as it lies in its package, and the modules that the guest needs.
+//! Fragment: Debian's cloud kernel, unchanged, and the modules that the guest needs.
 
 pub mod closure;
 pub mod modinfo;
@@ -11,8 +11,8 @@ use thiserror::Error;
 
 pub use closure::{ClosureError, MODULES, Module};
 
-/// What NVIDIA's driver uses of the kernel's cryptography, each with its reason. It asks for algorithms by name while it
-/// runs, when nothing can be loaded any more; only the slow ones of them are built in, or none.
+/// Modules with the kernel's cryptography that NVIDIA's driver uses, each with its reason. The driver requests algorithms by
+/// name at run time, when nothing can be loaded any more. The kernel itself has only their slow implementations, or none.
 pub const FOR_DRIVER: &[(&str, &str)] = &[
     ("gcm", "AES-GCM, for everything that crosses to a GPU"),
     ("ghash-generic", "the authentication in it"),
@@ -25,45 +25,45 @@ pub const FOR_DRIVER: &[(&str, &str)] = &[
     ("ecdh_generic", "the key exchange with a GPU"),
 ];
 
-/// The largest kernel that is taken for one, in bytes.
+/// Largest kernel that is accepted, in bytes.
 pub const MAX_KERNEL: usize = 64 << 20;
 
-/// The boot part of a kernel package.
+/// The kernel and its modules, from a kernel package.
 #[derive(Debug, Clone)]
 pub struct Kernel {
-    /// The EFI executable.
+    /// The kernel, an EFI executable.
     pub vmlinuz: Vec<u8>,
-    /// The modules of [`MODULES`] and what else was wanted with all that they depend on, in load order, uncompressed and
-    /// signed.
+    /// The modules of [`MODULES`], further ones that the caller wanted, and those that they depend on: in load order,
+    /// uncompressed and signed.
     pub modules: Vec<Module>,
-    /// Its release as `uname -r` says it, such as `6.12.117+deb13-cloud-amd64`.
+    /// Release as `uname -r` prints it, such as `6.12.117+deb13-cloud-amd64`.
     pub release: String,
 }
 
 /// Why a package yields no kernel.
 #[derive(Debug, Error)]
 pub enum KernelError {
-    /// Nothing like `boot/vmlinuz-*`, or several.
+    /// The package does not have exactly one `boot/vmlinuz-*`.
     #[error("the kernel package holds {found} files boot/vmlinuz-*, expected one")]
     NotOne {
-        /// How many.
+        /// Number of such files.
         found: usize,
     },
-    /// Not an EFI executable for Linux on x86.
+    /// The file is not an EFI executable for Linux on x86.
     #[error("{path} is not a bootable kernel: {what}")]
     NotBootable {
-        /// In the package.
+        /// Path in the package.
         path: String,
-        /// What is amiss.
+        /// What is wrong with it.
         what: &'static str,
     },
-    /// A module cannot be had.
+    /// A module is missing or cannot be used.
     #[error("cannot select the kernel's modules")]
     Modules(#[from] ClosureError),
 }
 
 impl Kernel {
-    /// Whether a kernel package's file is wanted here; the rest need not be unpacked.
+    /// Returns whether a file of the kernel package is needed. The others need not be unpacked.
     pub fn wants(path: &str) -> bool {
         let path = path.trim_start_matches("./");
         path.starts_with("boot/vmlinuz-")
@@ -71,10 +71,10 @@ impl Kernel {
                 && (path.contains(".ko") || path.ends_with("/modules.builtin"))
     }
 
-    /// Selects from the files of an unpacked kernel package, by path: kernel, [`MODULES`], and the modules in `more`.
+    /// Selects the kernel, [`MODULES`] and the modules in `more` from the files of an unpacked kernel package, given by path.
     ///
     /// # Errors
-    /// [`KernelError`] when it is not such a package or lacks a module.
+    /// [`KernelError`] when there is no kernel or a module is missing.
     pub fn select(
         files: &BTreeMap<String, Vec<u8>>,
         more: &[(&str, &str)],
@@ -100,7 +100,7 @@ impl Kernel {
     }
 }
 
-/// The Linux boot protocol's header at 0x202 and the PE header of the EFI stub.
+/// Checks the size, the EFI stub's "MZ", and the magic of the Linux boot protocol at 0x202.
 fn check(vmlinuz: &[u8]) -> Result<(), &'static str> {
     if vmlinuz.len() > MAX_KERNEL {
         return Err("it is larger than any kernel");

@@ -1,4 +1,4 @@
-//! Fragment: the model volume. A GGUF file or a flat folder of safetensors, as EROFS with its dm-verity tree.
+//! Fragment: the model volume. It holds a GGUF file or a flat folder of safetensors as EROFS, followed by a dm-verity tree.
 
 pub mod erofs;
 mod gguf;
@@ -22,22 +22,22 @@ use crate::files::{CHUNK, FileError, Pending, digest};
 use erofs::Layout;
 pub use source::{Source, SourceError, SourceFile};
 
-/// Distinguishes the salt from any other digest of the same bytes.
+/// Domain separation: no other digest of the same bytes equals the salt.
 const SALT_TAG: &[u8] = b"cocoon-model-salt-v1\0";
 
-/// Why there is no volume.
+/// Why the volume cannot be made.
 #[derive(Debug, Error)]
 pub enum VolumeError {
-    /// Beyond the file system's 16 TiB or its number of files.
+    /// The model exceeds the file system's 16 TiB or its number of files.
     #[error(
         "the model at {path} does not fit into one volume: at most 16 TiB in {} files",
         erofs::MAX_FILES
     )]
     TooLarge {
-        /// The model.
+        /// Path of the model.
         path: PathBuf,
     },
-    /// A file cannot be read or the volume not written.
+    /// A file cannot be read, or the volume cannot be written.
     #[error("cannot make the model volume")]
     File(#[from] FileError),
 }
@@ -45,16 +45,16 @@ pub enum VolumeError {
 /// A finished volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
-    /// What the manifest says of the model.
+    /// Description of the model for the manifest.
     pub model: Model,
-    /// The volume as a file.
+    /// Digest and size of the whole volume.
     pub artefact: Artefact,
 }
 
-/// Writes the volume of `source` to `folder/name`, hashing with `jobs` threads. Memory does not grow with the model.
+/// Writes the volume of `source` to `folder/name`, hashing with `jobs` threads. Memory use does not depend on the model's size.
 ///
 /// # Errors
-/// [`VolumeError`] when a file cannot be read, changes meanwhile, or the disk is full.
+/// [`VolumeError`] when a file cannot be read or changes meanwhile, or the volume cannot be written.
 pub fn write(
     source: &Source,
     folder: &Path,
@@ -82,17 +82,17 @@ pub fn write(
     })
 }
 
-/// A volume of any files.
+/// A finished volume of arbitrary files.
 pub(crate) struct Written {
-    /// Root, data and digest of the whole.
+    /// Root hash, number of data blocks, and digest of the whole volume.
     pub(crate) tree: verity::Tree,
     /// dm-verity salt.
     pub(crate) salt: Hex32,
-    /// The files as they lie in it.
+    /// Digests and sizes of the files in the volume, by name.
     pub(crate) files: BTreeMap<String, Artefact>,
 }
 
-/// The same of `files`, sorted by name, whatever they are.
+/// Writes a volume of arbitrary `files`, which must be sorted by name.
 pub(crate) fn write_files(
     files: &[SourceFile],
     folder: &Path,
@@ -121,7 +121,7 @@ pub(crate) fn write_files(
         files.insert(file.name.clone(), copied);
     }
     drop(task);
-    // Salt and identifier follow from the content, so that nothing about the volume is a choice.
+    // Salt and file system identifier follow from the content, so that the same files always give the same volume.
     let salt = salt(&files);
     let path = volume.path().to_owned();
     let disk = volume.file()?;
@@ -134,7 +134,7 @@ pub(crate) fn write_files(
     Ok(Written { tree, salt, files })
 }
 
-/// The salt of a volume with these files: their names, sizes and digests in the order of their names.
+/// Returns the salt of a volume with these files: a digest of their names, sizes and digests, in the order of their names.
 #[must_use]
 pub fn salt(files: &BTreeMap<String, Artefact>) -> Hex32 {
     let mut hash = Sha256::new_with_prefix(SALT_TAG);
@@ -151,10 +151,10 @@ fn first_half(salt: &Hex32) -> [u8; 16] {
     std::array::from_fn(|index| salt.0[index])
 }
 
-/// Writes `file` into `folder` as a volume holds it.
+/// Writes `file` into `folder` with the content that it has in a volume.
 ///
 /// # Errors
-/// [`FileError`] when it cannot be read or written.
+/// [`FileError`] when the file cannot be read or written.
 pub fn unpack(file: &SourceFile, folder: &Path) -> Result<Artefact, FileError> {
     let mut unpacked = Pending::create(folder, &file.name)?;
     let artefact = contents(file, |bytes| unpacked.put(bytes))?;
@@ -162,7 +162,7 @@ pub fn unpack(file: &SourceFile, folder: &Path) -> Result<Artefact, FileError> {
     Ok(artefact)
 }
 
-/// Copies a file as the volume shall hold it, and the padding to whole blocks.
+/// Copies a file with the content that it has in the volume, and pads it to whole blocks.
 fn copy(
     from: &SourceFile,
     to: &mut Pending,
@@ -176,7 +176,7 @@ fn copy(
     Ok(artefact)
 }
 
-/// Gives `put` the bytes of a file as the volume shall hold it.
+/// Passes to `put` the content that a file has in the volume.
 fn contents(
     from: &SourceFile,
     mut put: impl FnMut(&[u8]) -> Result<(), FileError>,
@@ -201,7 +201,7 @@ fn contents(
     })
 }
 
-/// All bytes of a file that has as many as it had.
+/// Passes all bytes of a file to `put`, and fails if their number is not the expected one.
 fn exactly(
     file: &mut File,
     from: &SourceFile,

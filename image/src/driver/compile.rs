@@ -1,4 +1,4 @@
-//! The compiler's run over the modules, and its whole environment.
+//! Compiles the modules, with commands and an environment that are fully specified here.
 
 use cocoon_inputs::report::Reporter;
 use cocoon_inputs::unpack::{self, Tree};
@@ -7,14 +7,14 @@ use super::{DriverError, MAX_MODULE, MODULES, file};
 use crate::files;
 use crate::workroom::{Job, Workroom, WorkroomError, outside};
 
-/// Where the sources lie while they are compiled, as seen from inside. The same for everybody, and mapped away besides.
+/// Folder of the sources inside the workroom. It is the same on every machine, and the compiler's output names it `/nvidia`.
 const FOLDER: &str = "/build/nvidia-open-kernel";
-/// Modules that need what the kernel has not (DRM) or the image not (a network card that reads a GPU's memory).
+/// Modules that are not built: the kernel has no DRM, and the image has no network card that reads a GPU's memory.
 const EXCLUDED: &str = "nvidia-drm nvidia-modeset nvidia-peermem";
-/// The clock of the build: 2023-11-14, for no reason but that it stands still.
+/// Time of the build as the compiler sees it: 2023-11-14, an arbitrary constant.
 const CLOCK: &str = "1700000000";
 
-/// The modules' bytes in the order of [`MODULES`].
+/// Compiles the modules and returns their bytes in the order of [`MODULES`].
 pub(super) fn compile(
     room: &Workroom,
     sources: &Tree,
@@ -47,7 +47,7 @@ pub(super) fn compile(
         .collect()
 }
 
-/// Everything of the commands that decides the result: the number of threads does not.
+/// Returns all parts of the commands and the environment that decide the result. The number of threads does not.
 pub(super) fn recipe(kernel: &str) -> Vec<String> {
     let variables = environment().map(|(name, value)| format!("{name}={value}"));
     let commands = make(kernel).into_iter().chain(strip());
@@ -64,7 +64,7 @@ fn make(kernel: &str) -> Vec<String> {
     ]
 }
 
-/// Line numbers and the like, nine tenths of the files.
+/// Returns the command that removes debug information, nine tenths of each file.
 fn strip() -> Vec<String> {
     let files = MODULES.iter().map(|(name, _)| format!("{name}.ko"));
     ["strip", "--strip-debug"]

@@ -1,26 +1,26 @@
-//! The modules' sources out of Debian's package, with the changes that the kernel at hand makes necessary.
+//! Takes the modules' sources from Debian's package and applies the changes that the image's kernel requires.
 
 use cocoon_inputs::unpack::{self, Limits, Node, Tree, UnpackError};
 use thiserror::Error;
 
-/// The archive in the package.
+/// Path of the source archive in the package.
 const ARCHIVE: &str = "usr/src/nvidia-open-kernel.tar.xz";
-/// The folder in the archive.
+/// Folder of the sources in the archive.
 const FOLDER: &str = "modules/nvidia-open-kernel/";
 
-/// A change of one place in one file.
+/// A replacement of one place in one file.
 pub struct Patch {
-    /// Below the sources' folder.
+    /// Path of the file, relative to the sources' folder.
     pub file: &'static str,
-    /// What must stand there, once.
+    /// Text to replace, which must occur exactly once.
     pub from: &'static str,
-    /// What takes its place.
+    /// Replacement.
     pub to: &'static str,
-    /// Why.
+    /// Why the change is needed.
     pub reason: &'static str,
 }
 
-/// Every change.
+/// All changes to the sources.
 pub const PATCHES: &[Patch] = &[Patch {
     file: "nvidia/nv-pci.c",
     from: "pci_resize_resource(pci_dev, NV_GPU_BAR1, requested_size);",
@@ -29,47 +29,47 @@ pub const PATCHES: &[Patch] = &[Patch {
              and what NVIDIA's later releases pass",
 }];
 
-/// Why there are no sources.
+/// Why the sources cannot be used.
 #[derive(Debug, Error)]
 pub enum SourceError {
-    /// Several packages, or none.
+    /// The group does not have exactly one package.
     #[error("group driver of the lock file names {found} files, expected one")]
     NotOne {
-        /// How many.
+        /// Number of packages.
         found: usize,
     },
-    /// The package.
+    /// The package or its archive cannot be unpacked.
     #[error("cannot unpack the driver's package")]
     Unpack(#[source] UnpackError),
-    /// The archive is not where it was.
+    /// The package has no source archive at the expected path.
     #[error(
         "the driver's package has no {ARCHIVE}: its layout has changed, and this program must follow"
     )]
     NoArchive,
-    /// A file that is to be changed is not there.
+    /// A file to change is missing.
     #[error(
         "the driver's sources have no {file}: its layout has changed, and this program must follow"
     )]
     NoFile {
-        /// Which.
+        /// Path of the file.
         file: &'static str,
     },
-    /// The place to change is not there, or there are several.
+    /// The text to replace does not occur exactly once.
     #[error(
         "{file} of the driver has {found} times what is to be changed, expected once: look whether the change is still \
          needed ({reason})"
     )]
     Patch {
-        /// Which file.
+        /// Path of the file.
         file: &'static str,
-        /// How often it was found.
+        /// Number of occurrences.
         found: usize,
-        /// Why it is changed.
+        /// Why the change is needed.
         reason: &'static str,
     },
 }
 
-/// The sources by path below their folder, changed.
+/// Returns the changed sources, by path relative to their folder.
 ///
 /// # Errors
 /// [`SourceError`].

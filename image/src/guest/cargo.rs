@@ -1,4 +1,4 @@
-//! Runs cargo for one recipe, says how far it is, and finds the executable.
+//! Runs cargo for a recipe, reports its progress, and finds the executable.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;
@@ -17,40 +17,40 @@ use super::recipe::{Environment, Recipe};
 use crate::family::PROGRAMS;
 use crate::sbom::Crate;
 
-/// How often the reporter hears that cargo is alive; often, as it decides itself what to show and when.
+/// Longest time between two reports of progress. It is short, because the reporter decides what to show and when.
 const PATIENCE: Duration = Duration::from_millis(90);
-/// Lines of cargo's output that an error repeats.
+/// Number of lines of cargo's output that an error repeats.
 const LAST_LINES: usize = 60;
 
-/// Why cargo made nothing.
+/// Why cargo failed.
 #[derive(Debug, Error)]
 pub enum CargoError {
-    /// It could not be started.
+    /// Cargo could not be started.
     #[error("cannot run cargo: install Rust with rustup, and put cargo on the PATH")]
     Start(#[source] io::Error),
-    /// It could not be waited for.
+    /// Cargo could not be waited for.
     #[error("lost track of cargo")]
     Wait(#[source] io::Error),
-    /// It failed.
+    /// Cargo ended with an error.
     #[error("cargo failed ({status}); its last words:\n{output}")]
     Failed {
-        /// How it ended.
+        /// Exit status of cargo.
         status: std::process::ExitStatus,
-        /// The end of what it wrote to standard error.
+        /// Last lines of its standard error.
         output: String,
     },
-    /// It does not say where packages lie.
+    /// The output of `cargo metadata` is not as expected.
     #[error("cannot understand what cargo says of the workspace")]
     Metadata(#[source] serde_json::Error),
-    /// It succeeded and named no executable.
+    /// Cargo succeeded, but reported no executable of this name.
     #[error("cargo built no executable named {0}")]
     NoExecutable(&'static str),
 }
 
-/// Builds the recipe's package from the workspace at `source`; returns the executable's path and what is in it.
+/// Builds the recipe's package from the workspace at `source`. Returns the path of the executable and the crates in it.
 ///
 /// # Errors
-/// [`CargoError`], with cargo's own words.
+/// [`CargoError`], with the end of cargo's output.
 pub fn build(
     recipe: &Recipe,
     source: &Path,
@@ -95,10 +95,10 @@ pub fn build(
     Ok((executable, packages))
 }
 
-/// The folders that hold the packages of the workspace at `source` that come from elsewhere, sorted.
+/// Returns the folders that hold the unpacked packages on which the workspace at `source` depends, sorted.
 ///
 /// # Errors
-/// [`CargoError`], with cargo's own words.
+/// [`CargoError`], with the end of cargo's output.
 pub fn registries(
     environment: &Environment,
     source: &Path,
@@ -129,7 +129,7 @@ fn command(environment: &[(String, OsString)], source: &Path, subcommand: &str) 
     command
 }
 
-/// What `cargo metadata` says, as far as it matters here.
+/// The fields of `cargo metadata` that are used here.
 #[derive(Deserialize)]
 struct Metadata {
     packages: Vec<Package>,
@@ -137,12 +137,12 @@ struct Metadata {
 
 #[derive(Deserialize)]
 struct Package {
-    /// `None` for a member of the workspace.
+    /// Where the package comes from; `None` for a member of the workspace.
     source: Option<String>,
     manifest_path: PathBuf,
 }
 
-/// cargo's message that something is compiled, as far as it matters here.
+/// The fields that are used here of cargo's message about a compiled artefact.
 #[derive(Deserialize)]
 struct Artifact {
     reason: String,
@@ -168,7 +168,7 @@ enum Line {
     Error(String),
 }
 
-/// Follows cargo and keeps the person informed.
+/// Follows cargo's output and reports progress.
 struct Watch<'a> {
     task: &'a dyn Task,
     started: Instant,
@@ -211,7 +211,7 @@ impl<'a> Watch<'a> {
                     }
                 }
                 Ok(Line::Error(line)) => {
-                    // Downloads and waiting show here only.
+                    // Cargo reports downloads and waiting on standard error only.
                     self.detail = line.trim().chars().take(80).collect();
                     last.truncate(LAST_LINES - 1);
                     last.push_front(line);

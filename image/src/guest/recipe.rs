@@ -1,6 +1,6 @@
-//! How each guest executable is built: cargo's arguments and the whole environment, as values.
+//! Specifies how each guest executable is built: cargo's arguments and the whole environment, as values.
 //!
-//! Changing a flag of the engine's recipe compiles everything below it again, which takes a quarter of an hour.
+//! After a change of the engine's flags, cargo compiles all its dependencies again, which takes a quarter of an hour.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::settings;
 use crate::runtime::LOADER;
 
-/// Variables that may reach cargo: where tools and downloads are found. Anything else could change the result.
+/// Variables that are passed on to cargo: they say where tools and downloads are. Any other could change the result.
 const PASSED: &[&str] = &[
     "PATH",
     "HOME",
@@ -28,30 +28,31 @@ const PASSED: &[&str] = &[
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
 ];
-/// Beginnings of more: cargo's settings of the network. Whatever a registry answers is held against `Cargo.lock`.
+/// Prefixes of more variables that are passed on: cargo's network settings. `Cargo.lock` has checksums for all downloads.
 const PASSED_GROUPS: &[&str] = &["CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTRIES_"];
-/// Ends of those among them that build scripts must not see: secrets, which cargo also reads in its home.
+/// Suffixes of secrets among these. They are not passed on, because build scripts would see them; cargo also reads them from
+/// its home folder.
 const SECRET: &[&str] = &["_TOKEN", "_SECRET_KEY"];
 
-/// What the machine's C library is for, which cargo also names a folder of its target folder after.
+/// Target of executables with the machine's C library. Cargo names a folder in its target folder after it.
 pub const GNU: &str = "x86_64-unknown-linux-gnu";
-/// What brings a C library along.
+/// Target of executables with the C library that Rust's toolchain includes.
 pub const MUSL: &str = "x86_64-unknown-linux-musl";
 /// Separates flags in `CARGO_ENCODED_RUSTFLAGS`.
 const FLAG_SEPARATOR: &str = "\u{1f}";
 
-/// Why no recipe can be written.
+/// Why a recipe cannot be made.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum RecipeError {
-    /// Neither names cargo's folder.
+    /// Neither `CARGO_HOME` nor `HOME` is set.
     #[error("neither CARGO_HOME nor HOME is set, so cargo's folder is unknown: set one of them")]
     NoCargoHome,
-    /// A path cannot stand in a flag.
+    /// A path cannot be part of a compiler flag.
     #[error("{0} cannot stand in a compiler's flag: it has a space or is not UTF-8")]
     Path(PathBuf),
 }
 
-/// What of this process's environment a build may see.
+/// The part of this process's environment that a build may see.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Environment {
     variables: BTreeMap<String, OsString>,
@@ -59,42 +60,42 @@ pub struct Environment {
     registries: Vec<String>,
 }
 
-/// What an engine for NVIDIA's GPUs is made with.
+/// What the engine for NVIDIA's GPUs is made with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cuda {
-    /// The compiler's folder.
+    /// Folder of the CUDA compiler.
     pub home: PathBuf,
-    /// A folder with the libraries to link to.
+    /// Folder with the libraries to link to.
     pub libraries: PathBuf,
-    /// A folder with the kernels' machine code.
+    /// Folder with the kernels' machine code.
     pub cubins: PathBuf,
-    /// The C++ compiler that nvcc runs.
+    /// Name of the C++ compiler that nvcc runs.
     pub compiler: String,
 }
 
 /// One run of `cargo build`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipe {
-    /// Package and name of its executable.
+    /// Name of the package and of its executable.
     pub package: &'static str,
-    /// Arguments behind `cargo build`.
+    /// Arguments after `cargo build`.
     pub arguments: Vec<&'static str>,
-    /// What `cargo tree` is told in order to list the same packages.
+    /// Arguments with which `cargo tree` lists the same packages.
     pub selection: Vec<&'static str>,
-    /// The complete environment.
+    /// Complete environment.
     pub environment: Vec<(String, OsString)>,
 }
 
 impl Environment {
-    /// From the variables of this process.
+    /// Takes the variables of this process.
     ///
     /// # Errors
-    /// [`RecipeError`] when cargo's folder is unknown or has an unusable name.
+    /// [`RecipeError`] when cargo's folder is unknown, or its path cannot be part of a flag.
     pub fn of_process() -> Result<Self, RecipeError> {
         Self::new(std::env::vars_os())
     }
 
-    /// From the variables of a process.
+    /// Takes the given variables of a process.
     ///
     /// # Errors
     /// As [`Self::of_process`].
@@ -115,10 +116,11 @@ impl Environment {
         })
     }
 
-    /// With the folders that packages of a registry lie in: their names say which mirror the machine uses.
+    /// Adds the folders of unpacked registry packages, to remove their paths from the executables: their names depend on the
+    /// mirror that the machine uses.
     ///
     /// # Errors
-    /// [`RecipeError::Path`] when one cannot stand in a flag.
+    /// [`RecipeError::Path`] when a path cannot be part of a flag.
     pub fn with_registries(self, folders: &[PathBuf]) -> Result<Self, RecipeError> {
         let registries = folders.iter().map(|folder| flag_path(folder));
         Ok(Self {
@@ -127,12 +129,12 @@ impl Environment {
         })
     }
 
-    /// Cargo's own folder.
+    /// Cargo's home folder.
     pub fn cargo_home(&self) -> &Path {
         Path::new(&self.cargo_home)
     }
 
-    /// What every run of cargo gets: the variables that pass, and those that undo a machine's settings.
+    /// Returns the variables of every run of cargo: those that are passed on, and those that override the machine's settings.
     pub fn variables(&self) -> Vec<(String, OsString)> {
         let passed = self.variables.clone().into_iter();
         passed.chain(settings::overridden()).collect()
@@ -145,14 +147,14 @@ fn passes(name: &str) -> bool {
     PASSED.contains(&name) || is_network && !is_secret
 }
 
-/// PID 1: static, without any C, linked by the linker that comes with the compiler.
+/// Returns the recipe of the agent, PID 1. It is static, has no C code, and is linked by the linker that Rust includes.
 ///
 /// # Errors
-/// [`RecipeError::Path`] when `guest`, the folder of sources and target, cannot stand in a flag.
+/// [`RecipeError::Path`] when `guest`, the folder of sources and target folder, cannot be part of a flag.
 pub fn agent(environment: &Environment, guest: &Path) -> Result<Recipe, RecipeError> {
     let flags = [
         "-Ctarget-cpu=x86-64-v3",
-        // Position-independent, so that the kernel places it at random.
+        // Position-independent code lets the kernel randomise the agent's addresses.
         "-Crelocation-model=pic",
         "-Clinker=rust-lld",
         "-Clinker-flavor=ld.lld",
@@ -170,7 +172,8 @@ pub fn agent(environment: &Environment, guest: &Path) -> Result<Recipe, RecipeEr
     )
 }
 
-/// The inference worker: static with the C library of the machine that builds it, for mistral.rs needs C and C++.
+/// Returns the recipe of the inference worker. It is linked statically to the machine's C library, because mistral.rs needs C
+/// and C++.
 ///
 /// # Errors
 /// As [`agent`].
@@ -198,7 +201,8 @@ pub fn engine(environment: &Environment, guest: &Path) -> Result<Recipe, RecipeE
     )
 }
 
-/// The process that holds the GPUs: dynamic, because NVIDIA's library is; started by the runtime volume's loader.
+/// Returns the recipe of the collector, the process that holds the GPUs. It is dynamically linked, because NVIDIA's library is
+/// a shared one, and starts with the runtime volume's loader.
 ///
 /// # Errors
 /// As [`agent`].
@@ -213,7 +217,8 @@ pub fn collector(environment: &Environment, guest: &Path) -> Result<Recipe, Reci
     recipe("cocoon-gpu", "agent", selection, &flags, environment, guest)
 }
 
-/// The inference worker for NVIDIA's GPUs: dynamic, a program of the image's runtime volume, of which it names the loader.
+/// Returns the recipe of the inference worker for NVIDIA's GPUs. It is dynamically linked and starts with the runtime volume's
+/// loader.
 ///
 /// # Errors
 /// As [`agent`].
@@ -228,7 +233,7 @@ pub fn cuda_engine(
         "-Ctarget-cpu=x86-64-v3",
         "-Clink-arg=-Wl,--build-id=none",
         loader.as_str(),
-        // NVIDIA's libraries are linked to others that only the image has.
+        // NVIDIA's libraries need others that are in the runtime volume only.
         "-Clink-arg=-Wl,--allow-shlib-undefined",
         &libraries,
     ];
@@ -249,19 +254,19 @@ pub fn cuda_engine(
         guest,
     )?;
     let home = flag_path(&cuda.home)?;
-    // nvcc takes them for its C++ compiler, in one word.
+    // nvcc passes these flags to its C++ compiler. They must be one argument, separated by commas.
     let mut variables = recipe.environment.iter();
     let maps = variables.find(|(name, _)| name == "CXXFLAGS");
     let maps = maps.map(|(_, flags)| flags.to_string_lossy().replace(' ', ","));
     let maps = format!("-Xcompiler={}", maps.unwrap_or_default());
-    // Build scripts ask nvcc for its version.
+    // Build scripts run nvcc to learn its version.
     let paths = recipe.environment.iter_mut();
     for (_, value) in paths.filter(|(name, _)| name == "PATH") {
         *value = prefixed(&format!("{home}/bin:"), value);
     }
     recipe.environment.extend(named([
         ("CUDA_HOME", home.into()),
-        // An H100; there is no nvidia-smi to ask.
+        // Compute capability of an H100. Otherwise the build would ask `nvidia-smi`, which is not there.
         ("CUDA_COMPUTE_CAP", "90".into()),
         ("CUDAFORGE_THREADS", "2".into()),
         ("NVCC_CCBIN", cuda.compiler.clone().into()),
@@ -296,8 +301,8 @@ fn recipe(
     let cargo_home = &environment.cargo_home;
     let (source, target) = (guest.join("src"), guest.join("target"));
     let (source, target) = (flag_path(&source)?, flag_path(&target)?);
-    // The folders' names would otherwise stand in messages of panics, and so in the measured bytes. Of several that
-    // match, both compilers take the last. Sources lie in the target folder, too: those that build scripts write.
+    // Panic messages hold paths, which would get into the measured bytes. If several prefixes match, rustc and gcc take the
+    // last. The target folder counts, too, because build scripts write sources there.
     let registries = environment.registries.iter().map(String::as_str);
     let mapped: Vec<(&str, &str)> = [(cargo_home.as_str(), "/cargo")]
         .into_iter()
@@ -321,7 +326,7 @@ fn recipe(
     let mut variables = environment.variables();
     variables.extend(named([
         ("CARGO_TARGET_DIR", target.to_string().into()),
-        // Or a machine's setting would keep the objects elsewhere, where neither the flags below nor a clearing reach them.
+        // A setting of the machine could otherwise move the objects to a folder that is neither remapped nor cleared.
         ("CARGO_BUILD_BUILD_DIR", target.to_string().into()),
         ("CARGO_ENCODED_RUSTFLAGS", flags.join(FLAG_SEPARATOR).into()),
         ("CFLAGS", c_flags.clone().into()),

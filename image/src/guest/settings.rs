@@ -1,8 +1,8 @@
-//! Cargo's configuration files, as far as they could change the guest's executables.
+//! Checks cargo's configuration files for settings that could change the guest's executables.
 //!
-//! Cargo reads `config.toml` in its home and in `.cargo` of every folder above the sources. Where to download from is
-//! the machine's business; what is compiled, and how, must be the same everywhere. Settings that [`OVERRIDDEN`] undoes
-//! stay harmless; any other that reaches the compiler is refused, so that a verifier does not wonder why the bytes differ.
+//! Cargo reads `config.toml` in its home and in `.cargo` of every folder above the sources. Where to download from is up to
+//! the machine, but what is compiled, and how, must be the same everywhere. Settings that [`OVERRIDDEN`] overrides are
+//! harmless. Any other that reaches the compiler is refused, because a verifier could not explain why the bytes differ.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use thiserror::Error;
 
 use crate::files::{self, FileError};
 
-/// The largest configuration file that is read, in bytes.
+/// Largest configuration file that is read, in bytes.
 const MAX_SETTINGS: u64 = 1 << 20;
 
-/// Variables that undo what a configuration file may say, for both targets.
+/// Variables that override settings of configuration files, for both targets.
 pub const OVERRIDDEN: &[(&str, &str)] = &[
     ("CARGO_INCREMENTAL", "0"),
     ("RUSTC_WRAPPER", ""),
@@ -23,7 +23,7 @@ pub const OVERRIDDEN: &[(&str, &str)] = &[
     ("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld"),
 ];
 
-/// Tables about the network, the terminal and other commands.
+/// Harmless tables: they concern the network, the terminal and other commands.
 const HARMLESS: &[&str] = &[
     "alias",
     "cache",
@@ -38,7 +38,7 @@ const HARMLESS: &[&str] = &[
     "registry",
     "term",
 ];
-/// Of `[build]`: undone by a variable or an argument of ours, or without influence on the result.
+/// Harmless settings in `[build]`: a variable or an argument overrides them, or they do not influence the result.
 const HARMLESS_BUILD: &[&str] = &[
     "build-dir",
     "dep-info-basedir",
@@ -53,36 +53,37 @@ const HARMLESS_BUILD: &[&str] = &[
     "target-dir",
     "warnings",
 ];
-/// Of `[target.…]`: `CARGO_ENCODED_RUSTFLAGS` and a linker's variable win over them.
+/// Harmless settings in `[target.…]`: `CARGO_ENCODED_RUSTFLAGS` and the linker's variable take precedence.
 const HARMLESS_TARGET: &[&str] = &["linker", "runner", "rustdocflags", "rustflags"];
 
-/// Of `[source.…]`: what comes from there is held against the checksums of `Cargo.lock`. Of a folder of unpacked packages
-/// (`directory`, as `cargo vendor` writes) each file may be another; `git` is another source than the lock file names.
+/// Harmless settings in `[source.…]`: downloads are compared with the checksums of `Cargo.lock`. Not harmless are `directory`,
+/// a folder of unpacked packages (as `cargo vendor` writes it) whose files may have been changed, and `git`, another source
+/// than `Cargo.lock` names.
 const HARMLESS_SOURCE: &[&str] = &["local-registry", "registry", "replace-with"];
 
-/// Why cargo's configuration is not accepted.
+/// Why cargo's configuration is refused.
 #[derive(Debug, Error)]
 pub enum SettingsError {
-    /// It changes what is compiled.
+    /// A setting changes what is compiled.
     #[error(
         "{path} sets `{key}`, which changes what is compiled into the image: take it out while building an image"
     )]
     Foreign {
-        /// The file.
+        /// Path of the configuration file.
         path: PathBuf,
-        /// The setting, dotted.
+        /// Name of the setting, with dots between its parts.
         key: String,
     },
-    /// It is not TOML.
+    /// A configuration file is not TOML.
     #[error("{path} is no configuration that cargo could read")]
     Malformed {
-        /// The file.
+        /// Path of the configuration file.
         path: PathBuf,
-        /// Why.
+        /// What is wrong with it.
         #[source]
         source: toml::de::Error,
     },
-    /// It cannot be read.
+    /// A configuration file cannot be read.
     #[error("cannot read cargo's configuration")]
     File(#[from] FileError),
 }
@@ -90,7 +91,7 @@ pub enum SettingsError {
 /// Checks every file that cargo reads when it runs in `source` with its home at `cargo_home`.
 ///
 /// # Errors
-/// [`SettingsError`] at the first setting that could change the executables.
+/// [`SettingsError`] for the first setting that could change the executables.
 pub fn check(source: &Path, cargo_home: &Path) -> Result<(), SettingsError> {
     let above = source.ancestors().map(|folder| folder.join(".cargo"));
     for folder in above.chain([cargo_home.to_owned()]) {
@@ -110,14 +111,14 @@ pub fn check(source: &Path, cargo_home: &Path) -> Result<(), SettingsError> {
     Ok(())
 }
 
-/// The variables of [`OVERRIDDEN`] for a child process.
+/// Returns the variables of [`OVERRIDDEN`], for the environment of a child process.
 pub fn overridden() -> impl Iterator<Item = (String, OsString)> {
     OVERRIDDEN
         .iter()
         .map(|(name, value)| ((*name).to_owned(), OsString::from(value)))
 }
 
-/// The first setting that no override undoes.
+/// Returns the first setting that is not harmless.
 fn foreign_key(text: &str) -> Result<Option<String>, toml::de::Error> {
     let settings: toml::Table = text.parse()?;
     let foreign = settings.iter().find_map(|(key, value)| match key.as_str() {
@@ -130,7 +131,7 @@ fn foreign_key(text: &str) -> Result<Option<String>, toml::de::Error> {
     Ok(foreign)
 }
 
-/// Of a table of tables.
+/// Returns the first setting that is not harmless in a table of tables.
 fn each(name: &str, value: &toml::Value, harmless: &[&str]) -> Option<String> {
     let Some(tables) = value.as_table() else {
         return Some(name.to_owned());

@@ -1,5 +1,5 @@
-//! A copy of the workspace's sources in a fixed place. A file whose bytes are equal keeps its time, so that cargo sees
-//! no change; a file that is gone from the sources goes from the copy.
+//! Copies the workspace's sources to a fixed place. Unchanged files keep their modification times, so that cargo compiles only
+//! what changed. Files that are gone from the sources are removed from the copy.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -11,38 +11,38 @@ use thiserror::Error;
 
 use crate::files::{self, FileError};
 
-/// The largest source file, in bytes.
+/// Largest source file, in bytes.
 const MAX_FILE: u64 = 64 << 20;
-/// Most files: a workspace has hundreds.
+/// Largest number of files; a workspace has hundreds.
 const MAX_FILES: usize = 50_000;
-/// Deepest folder: recursion ends.
+/// Largest depth of folders, so that recursion ends.
 const MAX_DEPTH: usize = 32;
 
-/// Files at the top that a build needs.
+/// Files in the workspace's root that a build needs.
 const TOP_FILES: &[&str] = &["Cargo.toml", "Cargo.lock", "rust-toolchain.toml"];
 
-/// Why the sources cannot be staged.
+/// Why the sources cannot be copied.
 #[derive(Debug, Error)]
 pub enum StageError {
     /// A file cannot be read or written.
     #[error("cannot copy the sources")]
     File(#[from] FileError),
-    /// The workspace's manifest is not one.
+    /// The `Cargo.toml` is not that of a workspace.
     #[error("{path} is not the manifest of a cargo workspace")]
     Manifest {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// What is wrong with it.
         #[source]
         source: toml::de::Error,
     },
-    /// A member outside of the workspace.
+    /// A workspace member lies outside the workspace.
     #[error("workspace member {0:?} does not lie below the workspace")]
     Member(String),
-    /// A link or a device among the sources.
+    /// A link, device or the like is among the sources.
     #[error("{0} is neither file nor folder: sources must be plain files")]
     NotPlain(PathBuf),
-    /// Not sources at all.
+    /// There are too many files, or too deep folders.
     #[error("{0} holds more files or deeper folders than sources do")]
     TooMuch(PathBuf),
 }
@@ -50,7 +50,7 @@ pub enum StageError {
 /// Makes `staged` equal to the sources of the workspace at `source`.
 ///
 /// # Errors
-/// [`StageError`], naming the file.
+/// [`StageError`], which names the file.
 pub fn stage(source: &Path, staged: &Path) -> Result<(), StageError> {
     let wanted = list(source)?;
     for file in &wanted {
@@ -59,10 +59,10 @@ pub fn stage(source: &Path, staged: &Path) -> Result<(), StageError> {
     prune(staged, Path::new(""), &wanted, 0)
 }
 
-/// What is staged of the workspace at `source`: paths of files below it.
+/// Returns the files that are copied from the workspace at `source`, as paths relative to it.
 ///
 /// # Errors
-/// [`StageError`] when it is no workspace.
+/// [`StageError`] when `source` is not a workspace, or has files that cannot be sources.
 pub fn list(source: &Path) -> Result<BTreeSet<PathBuf>, StageError> {
     let mut wanted: BTreeSet<PathBuf> = TOP_FILES.iter().map(PathBuf::from).collect();
     for folder in folders(source)? {
@@ -71,7 +71,7 @@ pub fn list(source: &Path) -> Result<BTreeSet<PathBuf>, StageError> {
     Ok(wanted)
 }
 
-/// Whether a file of this path, from the workspace whose members lie in `folders`, would be staged if it were there.
+/// Returns whether a file with this path would be copied if it existed. `folders` are those of the workspace's members.
 pub fn is_source(path: &Path, folders: &BTreeSet<String>) -> bool {
     let mut parts = path.iter();
     let top = parts.next().and_then(|top| top.to_str());
@@ -83,15 +83,15 @@ pub fn is_source(path: &Path, folders: &BTreeSet<String>) -> bool {
     }
 }
 
-/// Hidden files and build outputs are not sources.
+/// Returns whether a file or folder is not a source: hidden files and build outputs.
 fn is_left_out(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".") || name == "target"
 }
 
-/// The top-level folders that hold the workspace's members.
+/// Returns the top-level folders that hold the workspace's members.
 ///
 /// # Errors
-/// [`StageError`] when it is no workspace.
+/// [`StageError`] when `source` is not a workspace.
 pub fn folders(source: &Path) -> Result<BTreeSet<String>, StageError> {
     #[derive(Deserialize)]
     struct Manifest {
@@ -112,7 +112,7 @@ pub fn folders(source: &Path) -> Result<BTreeSet<String>, StageError> {
     manifest.workspace.members.into_iter().map(top).collect()
 }
 
-/// Adds the files below `source/folder`, as paths from `source`.
+/// Adds the files in `source/folder` and its subfolders to `found`, as paths relative to `source`.
 fn collect(
     source: &Path,
     folder: &Path,
@@ -147,7 +147,7 @@ fn copy(from: &Path, to: &Path) -> Result<(), StageError> {
         return Ok(());
     }
     if let Some(folder) = to.parent() {
-        // A file may have become a folder.
+        // What was a file may be a folder now.
         if folder.is_file() {
             files::remove_if_present(folder)?;
         }
@@ -159,7 +159,7 @@ fn copy(from: &Path, to: &Path) -> Result<(), StageError> {
     Ok(fs::write(to, bytes).map_err(FileError::write(to))?)
 }
 
-/// Removes what is not wanted; returns having left no empty folder behind.
+/// Removes files that are not `wanted`, and folders without wanted files.
 fn prune(
     staged: &Path,
     folder: &Path,

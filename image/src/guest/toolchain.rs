@@ -1,5 +1,5 @@
-//! What gets into the guest's executables besides crates: the machine's C library and what its compilers add, and the pinned
-//! Rust toolchain's libraries. Cargo neither lists these nor notices when those of the machine change.
+//! Lists what gets into the guest's executables besides crates: the machine's C library, the C and C++ compilers' own
+//! libraries, and those of the pinned Rust toolchain. Cargo does not list them, and does not notice when the machine's change.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -17,7 +17,7 @@ use crate::sbom::Library;
 
 /// The machine's C compiler.
 const CC: &str = "cc";
-/// Static libraries of the machine, and whose they are. The first is the one of glibc's that says its version.
+/// Static libraries of the machine, and what they belong to. The first holds glibc's version.
 const ARCHIVES: &[(&str, Owner)] = &[
     ("libc.a", Owner::Glibc),
     ("libm.a", Owner::Glibc),
@@ -25,11 +25,11 @@ const ARCHIVES: &[(&str, Owner)] = &[
     ("libgcc_eh.a", Owner::Gcc),
     ("libstdc++.a", Owner::Gcc),
 ];
-/// The largest library, in bytes.
+/// Largest library, in bytes.
 const MAX_ARCHIVE: u64 = 1 << 30;
-/// Begins a text for the linker in the place of a library.
+/// Beginning of a linker script in place of a library.
 const SCRIPT: &[u8] = b"/* GNU ld script";
-/// Begins what glibc says of itself.
+/// Beginning of the version banner in glibc.
 const BANNER: &[u8] = b"GNU C Library (";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,42 +38,42 @@ enum Owner {
     Gcc,
 }
 
-/// Why it is unknown.
+/// Why the toolchain cannot be determined.
 #[derive(Debug, Error)]
 pub enum ToolchainError {
-    /// No such program.
+    /// A program cannot be started.
     #[error("cannot run {program}: {help}")]
     Start {
-        /// The program.
+        /// Name of the program.
         program: String,
-        /// How to get it.
+        /// How to install it.
         help: &'static str,
-        /// Why.
+        /// What the system reported.
         #[source]
         source: io::Error,
     },
-    /// It does not know.
+    /// A program failed.
     #[error("`{command}` failed: {said}")]
     Failed {
-        /// The command.
+        /// The command line.
         command: String,
-        /// What it said.
+        /// First line of its error output.
         said: String,
     },
-    /// A library.
+    /// A library cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
 }
 
-/// The machine's C toolchain. As text it is another one whenever anything compiled with it might be.
+/// The machine's C toolchain. Its text form changes whenever the output of the toolchain might change.
 pub(crate) struct Toolchain {
-    /// What compilers and linker say of themselves.
+    /// Version lines of compilers and linker.
     said: Vec<String>,
     libraries: Vec<Library>,
 }
 
 impl Toolchain {
-    /// As found with `variables`, the environment of a build, of which `cxx` is the C++ compiler.
+    /// Queries the toolchain that a build with the environment `variables` finds. `cxx` is the name of the C++ compiler.
     pub(crate) fn of_machine(
         variables: &[(String, OsString)],
         cxx: &str,
@@ -93,7 +93,7 @@ impl Toolchain {
         let mut libraries = Vec::new();
         for (file, owner) in ARCHIVES {
             let path = ask(CC, &format!("-print-file-name={file}"))?;
-            // Where there is none, the compiler repeats the name. A program that wants it cannot be linked.
+            // The compiler repeats the name of a library that it does not have. A program that needs it cannot be linked.
             if Path::new(&path).is_relative() {
                 continue;
             }
@@ -115,7 +115,7 @@ impl Toolchain {
         Ok(Self { said, libraries })
     }
 
-    /// What a static program is linked to.
+    /// Returns the libraries that a static program may be linked to.
     pub(crate) fn libraries(&self) -> impl Iterator<Item = Library> {
         self.libraries.iter().cloned()
     }
@@ -139,8 +139,8 @@ impl fmt::Display for Toolchain {
     }
 }
 
-/// The libraries of the Rust toolchain that the workspace at `staged` pins: its own, which a version names, and the C library
-/// of static programs.
+/// Returns the libraries of the Rust toolchain that the workspace at `staged` pins: the standard library, identified by its
+/// version, and the C library of static programs.
 pub(crate) fn rust(
     variables: &[(String, OsString)],
     staged: &Path,
@@ -152,7 +152,7 @@ pub(crate) fn rust(
         ask(&mut command, "install Rust with rustup")
     };
     let said = ask(&["--version"])?;
-    // "rustc 1.95.0 (59807616e 2026-04-14)"
+    // Such as "rustc 1.95.0 (59807616e 2026-04-14)".
     let version = said.split(' ').nth(1).unwrap_or_default().to_owned();
     let sysroot = ask(&["--print", "sysroot"])?;
     let libc = format!("lib/rustlib/{MUSL}/lib/self-contained/libc.a");
@@ -168,7 +168,7 @@ pub(crate) fn rust(
     ]))
 }
 
-/// What a program prints, without the newline.
+/// Runs a program and returns its output without the newline.
 fn ask(command: &mut Command, help: &'static str) -> Result<String, ToolchainError> {
     let output = command.output().map_err(|source| ToolchainError::Start {
         program: command.get_program().to_string_lossy().into_owned(),
@@ -188,7 +188,8 @@ fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
-/// The library at `path`, or those that a script in its place names, as that of glibc's `libm.a` does: names and bytes.
+/// Returns name and bytes of the library at `path`. If a linker script takes its place, as with glibc's `libm.a`, returns
+/// those of the libraries that the script names.
 fn archives(path: &Path) -> Result<Vec<(String, Vec<u8>)>, FileError> {
     let bytes = files::read(path, MAX_ARCHIVE)?;
     let named = |path: &Path, bytes| {
@@ -204,15 +205,15 @@ fn archives(path: &Path) -> Result<Vec<(String, Vec<u8>)>, FileError> {
     members.into_iter().map(read).collect()
 }
 
-/// The libraries of a script in `folder`: `GROUP ( /usr/lib/libm-2.36.a /usr/lib/libmvec.a )`.
+/// Returns the libraries that a linker script in `folder` names, such as `GROUP ( /usr/lib/libm-2.36.a /usr/lib/libmvec.a )`.
 fn members(script: &str, folder: &Path) -> Vec<PathBuf> {
     let words = script.split(|c: char| c.is_whitespace() || matches!(c, '(' | ')' | ','));
     let libraries = words.filter(|word| word.ends_with(".a"));
     libraries.map(|library| folder.join(library)).collect()
 }
 
-/// Debian's version out of `cc (Debian 12.2.0-14) 12.2.0`; where the parenthesis is but a name, as in `cc (GCC) 14.2.1`, the
-/// one behind it; or what stands last.
+/// Returns Debian's version from a line such as `cc (Debian 12.2.0-14) 12.2.0`. If the parentheses hold only a name, as in
+/// `cc (GCC) 14.2.1`, returns the number after them. Without parentheses, returns the last word.
 fn version(line: &str) -> &str {
     let parts = line
         .split_once('(')
@@ -221,13 +222,13 @@ fn version(line: &str) -> &str {
     if !inner.contains(|c: char| c.is_ascii_digit()) {
         let mut words = behind.split(' ');
         let number = words.find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
-        // A sentence of glibc's ends with it.
+        // In glibc's banner, a full stop follows the number.
         return number.unwrap_or_default().trim_end_matches('.');
     }
     inner.rsplit(' ').next().unwrap_or_default()
 }
 
-/// The same out of what a static glibc says of itself.
+/// Returns the version from the banner in a static glibc.
 fn banner(archive: &[u8]) -> Option<String> {
     let mut places = archive.windows(BANNER.len());
     let at = places.position(|window| window == BANNER)?;
@@ -293,7 +294,7 @@ mod tests {
             libc.sha256.is_some() && libc.version.contains(|c: char| c.is_ascii_digit()),
             "{libc:?}"
         );
-        // Of the same glibc, whatever file is behind `libm.a`.
+        // It belongs to the same glibc, whatever file a linker script names for `libm.a`.
         let libm = found
             .iter()
             .find(|library| library.name.starts_with("libm"));

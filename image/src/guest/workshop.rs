@@ -1,4 +1,4 @@
-//! Where the guest's executables are compiled: a copy of the sources and cargo's target folder, held against other builds.
+//! Manages the folder in which the guest's executables are compiled: a copy of the sources, and cargo's target folder.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -14,14 +14,14 @@ use crate::files::{self, FileError};
 use crate::provenance::Sources;
 use crate::sbom::{Crate, Library};
 
-/// What is waited for.
+/// Message while another build holds the lock.
 const BUSY: &str = "waiting for another build of the guest";
-/// The toolchain with which the target folder was filled, beside it.
+/// Name of the file that describes the toolchain with which the target folder was filled.
 const STAMP: &str = "toolchain";
-/// The largest such file, in bytes.
+/// Largest such file, in bytes.
 const MAX_STAMP: u64 = 1 << 20;
 
-/// The staged sources and the target folder, held against other builds until dropped.
+/// The copied sources and the target folder, locked against other builds until the value is dropped.
 pub(crate) struct Workshop {
     guest: PathBuf,
     environment: recipe::Environment,
@@ -29,14 +29,14 @@ pub(crate) struct Workshop {
 }
 
 impl Workshop {
-    /// Copies the sources at `source` into the folder `guest`.
+    /// Locks the folder `guest` and copies the sources at `source` into it.
     pub(crate) fn open(
         source: &Path,
         guest: &Path,
         reporter: &dyn Reporter,
     ) -> Result<Self, GuestError> {
         files::create_folder(guest)?;
-        // As cargo sees it: it looks for settings above the real folder, and its paths are mapped away.
+        // The real path, as cargo sees it: cargo looks for settings in the folders above, and its paths are remapped.
         let guest = fs::canonicalize(guest).map_err(FileError::read(guest))?;
         let lock = files::exclusive(&guest, BUSY, reporter)?;
         let staged = guest.join("src");
@@ -52,17 +52,17 @@ impl Workshop {
         })
     }
 
-    /// The copy of the sources.
+    /// Folder with the copy of the sources.
     pub(crate) fn staged(&self) -> PathBuf {
         self.guest.join("src")
     }
 
-    /// What the copy is a copy of.
+    /// Determines which revision of the workspace at `source` the copy is.
     pub(crate) fn judge(&self, source: &Path) -> Result<Sources, GuestError> {
         Ok(Sources::judge(source, &self.staged())?)
     }
 
-    /// Makes room for what is compiled with the machine's C toolchain, of which `cxx` is the C++ compiler.
+    /// Determines the machine's C toolchain, of which `cxx` is the C++ compiler, and removes what another one has compiled.
     pub(crate) fn settle(
         &self,
         cxx: &str,
@@ -73,13 +73,14 @@ impl Workshop {
         Ok(toolchain)
     }
 
-    /// What the pinned Rust toolchain adds to each program.
+    /// Returns the libraries that the pinned Rust toolchain adds to each program.
     pub(crate) fn rust(&self) -> Result<BTreeSet<Library>, GuestError> {
         let variables = self.environment.variables();
         Ok(toolchain::rust(&variables, &self.staged())?)
     }
 
-    /// The executable's bytes, read under the lock, for the next build may replace the file; and what is in it.
+    /// Builds an executable and returns its bytes and its crates. The file is read under the lock, because the next build may
+    /// replace it.
     pub(crate) fn run(
         &self,
         recipe: fn(&recipe::Environment, &Path) -> Result<Recipe, RecipeError>,
@@ -89,7 +90,7 @@ impl Workshop {
         Ok((executable(&path)?, crates))
     }
 
-    /// The executable's path, which holds under the lock alone.
+    /// Builds an executable and returns its path and its crates. The path is valid only while this value holds the lock.
     pub(crate) fn make(
         &self,
         recipe: impl FnOnce(&recipe::Environment, &Path) -> Result<Recipe, RecipeError>,
@@ -104,9 +105,9 @@ impl Workshop {
     }
 }
 
-/// Removes what another C toolchain than the one of `stamp` has compiled in `guest`. Cargo would keep it: it knows nothing of
-/// the machine's compiler, headers and static libraries, and all of them get into the engine. So its objects go, too, and
-/// not only what is linked last.
+/// Removes everything in `guest` that was compiled with another C toolchain than that of `stamp`. Cargo would keep it, because
+/// it does not track the machine's compiler, headers and static libraries, which all get into the engine. So object files are
+/// removed as well, and not just the linked executables.
 fn settle(guest: &Path, stamp: &str, reporter: &dyn Reporter) -> Result<(), FileError> {
     let before = files::read(&guest.join(STAMP), MAX_STAMP).ok();
     if before.as_deref() == Some(stamp.as_bytes()) {
@@ -128,10 +129,10 @@ fn settle(guest: &Path, stamp: &str, reporter: &dyn Reporter) -> Result<(), File
     Ok(())
 }
 
-/// Removes what builds keep in `cache` of what they compile. A build that is at it is waited for.
+/// Removes everything in `cache` that builds have compiled. Waits for a running build.
 ///
 /// # Errors
-/// [`FileError`] when something stays.
+/// [`FileError`] when something cannot be removed.
 pub fn clear(cache: &Path, reporter: &dyn Reporter) -> Result<(), FileError> {
     for folder in [FOLDER, CUDA_FOLDER, driver::FOLDER] {
         let folder = cache.join(folder);
@@ -141,7 +142,7 @@ pub fn clear(cache: &Path, reporter: &dyn Reporter) -> Result<(), FileError> {
         let _lock = files::exclusive(&folder, BUSY, reporter)?;
         for entry in fs::read_dir(&folder).map_err(FileError::read(&folder))? {
             let entry = entry.map_err(FileError::read(&folder))?;
-            // Whoever waits for this one would hold a lock that nobody else sees.
+            // A process that waits for the lock would then hold one on a removed file, which no other process would notice.
             if entry.file_name() == files::LOCK {
                 continue;
             }
@@ -166,7 +167,7 @@ mod tests {
 
     use super::*;
 
-    /// Hands on what is begun or noted.
+    /// Sends on every task and note.
     struct Heard(Sender<String>);
 
     impl Reporter for Heard {
@@ -232,7 +233,7 @@ mod tests {
         assert_eq!(settled("cc 14"), (false, vec![other.to_owned()]));
         assert_eq!(settled("cc 14"), (true, vec![]));
 
-        // Where nothing was compiled, nothing is said.
+        // If nothing was compiled before, there is nothing to report.
         fs::remove_dir_all(guest.join("target")).unwrap();
         settle(guest, "cc 15", &reporter).unwrap();
         assert_eq!(heard.try_iter().count(), 0);

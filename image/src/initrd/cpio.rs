@@ -1,6 +1,6 @@
-//! The `newc` archive that Linux unpacks as its first file system, with nothing of the builder in it.
+//! Writes the `newc` archive that Linux unpacks as its first file system. Nothing in it depends on the machine that builds it.
 //!
-//! Inode numbers rise from 1, times and owners are zero, entries stand in the caller's order. Format:
+//! Inode numbers rise from 1, times and owners are zero, and entries are in the caller's order. Format:
 //! `Documentation/driver-api/early-userspace/buffer-format.rst`.
 
 use thiserror::Error;
@@ -8,23 +8,23 @@ use thiserror::Error;
 /// Longest path, in bytes; Linux refuses more than `PATH_MAX`.
 const MAX_PATH: usize = 4095;
 
-/// What the format cannot hold.
+/// Why the archive format cannot hold an entry.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum CpioError {
-    /// Sizes have 32 bits.
+    /// The content is too large: the format has 32 bits for its size.
     #[error("{path} has {size} bytes, more than the 4 GiB that an initrd can hold")]
     TooLarge {
-        /// In the archive.
+        /// Path in the archive.
         path: String,
-        /// In bytes.
+        /// Size of the content, in bytes.
         size: usize,
     },
-    /// Empty, absolute, too long, or with a NUL.
+    /// The path is empty, absolute, too long, or has a NUL.
     #[error(
         "{path:?} is not a path for an archive: it must be relative, without NUL and at most {MAX_PATH} bytes long"
     )]
     Path {
-        /// As given.
+        /// Path as it was given.
         path: String,
     },
 }
@@ -37,31 +37,31 @@ pub struct Cpio {
 }
 
 impl Cpio {
-    /// Adds a folder, readable by all.
+    /// Adds a folder that everyone can read.
     ///
     /// # Errors
-    /// [`CpioError`] for a path that cannot be.
+    /// [`CpioError`] for a path that is not valid.
     pub fn folder(&mut self, path: &str) -> Result<(), CpioError> {
         self.entry(path, 0o040_755, 2, &[])
     }
 
-    /// Adds a file with the permission bits `mode`; its folder must stand before it.
+    /// Adds a file with the permission bits `mode`. Its folder must have been added before.
     ///
     /// # Errors
-    /// [`CpioError`] for a path or size that cannot be.
+    /// [`CpioError`] for a path or size that is not valid.
     pub fn file(&mut self, path: &str, mode: u32, data: &[u8]) -> Result<(), CpioError> {
         self.entry(path, 0o100_000 | mode, 1, data)
     }
 
-    /// Adds a symbolic link to `target`; its folder must stand before it.
+    /// Adds a symbolic link to `target`. Its folder must have been added before.
     ///
     /// # Errors
-    /// [`CpioError`] for a path that cannot be.
+    /// [`CpioError`] for a path that is not valid.
     pub fn link(&mut self, path: &str, target: &str) -> Result<(), CpioError> {
         self.entry(path, 0o120_777, 1, target.as_bytes())
     }
 
-    /// The archive, padded to 512 bytes.
+    /// Returns the archive, padded to a multiple of 512 bytes.
     #[must_use]
     pub fn finish(mut self) -> Vec<u8> {
         self.inode = 0;
@@ -88,9 +88,9 @@ impl Cpio {
     }
 
     fn record(&mut self, inode: u32, mode: u32, links: u32, path: &str, size: u32, data: &[u8]) {
-        // At most `MAX_PATH`, checked by `entry`.
+        // `entry` limits paths to `MAX_PATH`.
         let path_size = u32::try_from(path.len() + 1).unwrap_or(u32::MAX);
-        // inode, mode, uid, gid, links, mtime, size, device (2), special device (2), path's length, checksum
+        // inode, mode, uid, gid, links, mtime, size, device (2), special device (2), length of the path, checksum
         let fields = [inode, mode, 0, 0, links, 0, size, 0, 0, 0, 0, path_size, 0];
         self.bytes.extend(b"070701");
         for field in fields {

@@ -1,4 +1,4 @@
-//! Which kernel modules the guest loads, why, and in which order.
+//! Selects the kernel modules that the guest loads, and their order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
@@ -7,10 +7,10 @@ use thiserror::Error;
 
 use super::modinfo::{self, ModinfoError};
 
-/// The wanted modules, each with its reason. What they depend on comes along by itself.
+/// Modules that the image needs, each with its reason. Modules that they depend on are added automatically.
 ///
-/// Left out on purpose: `virtio-rng` (the host's randomness is not credited), `vsock` (control is virtio-serial,
-/// built in), `qemu_fw_cfg` (nothing from the host by that way).
+/// Not included on purpose: `virtio-rng` (the host's randomness is not credited), `vsock` (the control channel is
+/// virtio-serial, which is built in), `qemu_fw_cfg` (nothing is read from the host that way).
 pub const MODULES: &[(&str, &str)] = &[
     ("virtio_net", "the only network interface"),
     ("virtio_blk", "the model's disk, found by its serial"),
@@ -32,71 +32,71 @@ pub const MODULES: &[(&str, &str)] = &[
     ("sev-guest", "SEV-SNP reports; answers ENODEV elsewhere"),
 ];
 
-/// The largest uncompressed module, in bytes.
+/// Largest uncompressed module, in bytes.
 const MAX_MODULE: u64 = 32 << 20;
-/// Most modules: the list is a few dozen long.
+/// Largest number of modules; the list has a few dozen.
 const MAX_MODULES: usize = 100;
 
-/// One module as it goes into the initrd.
+/// A module as it goes into the initrd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Module {
-    /// Without folder and suffix, such as `dm-verity`.
+    /// Name without folder and suffix, such as `dm-verity`.
     pub name: String,
-    /// The signed ELF file.
+    /// Content: an ELF file. Debian's modules end with a signature, NVIDIA's do not.
     pub bytes: Vec<u8>,
 }
 
-/// Why the modules cannot be had.
+/// Why the modules cannot be selected.
 #[derive(Debug, Error)]
 pub enum ClosureError {
-    /// Neither a module nor built in.
+    /// A module is neither in the package nor built into the kernel.
     #[error(
         "module {name} (needed by {needed_by}) is neither in the kernel package nor built into the kernel"
     )]
     NotFound {
-        /// The module.
+        /// Name of the module.
         name: String,
         /// The module that depends on it, or "the image".
         needed_by: String,
     },
-    /// The kernel would refuse it.
+    /// A module is not signed, so the kernel would refuse it.
     #[error("module {path} is not signed: the kernel would refuse it")]
     NotSigned {
-        /// In the package.
+        /// Path in the package.
         path: String,
     },
-    /// Not a module at all.
+    /// A file is not a kernel module.
     #[error("module {path} cannot be read")]
     Modinfo {
-        /// In the package.
+        /// Path in the package.
         path: String,
-        /// Why.
+        /// What is wrong with it.
         #[source]
         source: ModinfoError,
     },
-    /// Not compressed as its name says.
+    /// A file is not xz-compressed, although its name says so.
     #[error("module {path} cannot be uncompressed")]
     Xz {
-        /// In the package.
+        /// Path in the package.
         path: String,
-        /// Why.
+        /// What the decompressor reported.
         #[source]
         source: std::io::Error,
     },
-    /// Too large or too many.
+    /// A module is too large, or there are too many.
     #[error(
         "module {path} goes beyond what is allowed: {MAX_MODULES} modules of at most {MAX_MODULE} bytes"
     )]
     TooMuch {
-        /// In the package.
+        /// Path in the package.
         path: String,
     },
 }
 
-/// The modules `wanted` with everything that they depend on, dependencies first, from a package's `files` by path.
+/// Returns the modules `wanted` and all that they depend on, dependencies first. `files` are those of the package, by path.
 ///
 /// # Errors
-/// [`ClosureError`] when one is missing, unsigned or no module.
+/// [`ClosureError`] when a module is missing, unsigned or not valid.
 pub fn closure(
     files: &BTreeMap<String, Vec<u8>>,
     wanted: &[(&str, &str)],
@@ -121,7 +121,7 @@ struct Visit<'a> {
 }
 
 impl Visit<'_> {
-    /// Recursion ends: a module is visited once, and there are finitely many in the package.
+    /// Adds a module after its dependencies. Recursion ends, because each module of the package is visited at most once.
     fn module(&mut self, name: &str, needed_by: &str) -> Result<(), ClosureError> {
         let key = normal(name);
         if self.builtin.contains(&key) || !self.seen.insert(key.clone()) {
@@ -174,14 +174,14 @@ fn builtin(files: &BTreeMap<String, Vec<u8>>) -> BTreeSet<String> {
         .collect()
 }
 
-/// `a/b/dm-verity.ko.xz` is `dm-verity`.
+/// Returns the name of a module: `dm-verity` for `a/b/dm-verity.ko.xz`.
 fn stem(path: &str) -> Option<&str> {
     let name = path.rsplit('/').next()?;
     name.strip_suffix(".ko")
         .or_else(|| name.strip_suffix(".ko.xz"))
 }
 
-/// The kernel takes `-` and `_` in a module's name for the same.
+/// Returns the name with `_` for `-`, because the kernel does not distinguish them.
 fn normal(name: &str) -> String {
     name.replace('-', "_")
 }

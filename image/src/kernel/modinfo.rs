@@ -1,31 +1,31 @@
-//! What a kernel module says of itself: the `.modinfo` section of its ELF file, and whether it is signed.
+//! Reads a kernel module's description from the `.modinfo` section of its ELF file, and whether it is signed.
 
 use object::read::elf::{ElfFile64, FileHeader};
 use object::{Endianness, Object as _, ObjectSection as _};
 use thiserror::Error;
 
-/// How the kernel finds a signature (`include/linux/module_signature.h`).
+/// End of a signed module, by which the kernel finds the signature (`include/linux/module_signature.h`).
 const SIGNATURE_MARK: &[u8] = b"~Module signature appended~\n";
 
 /// Why a file is not a module.
 #[derive(Debug, Error)]
 pub enum ModinfoError {
-    /// Not ELF.
+    /// The file is not ELF.
     #[error("it is not an ELF file")]
     Elf(#[source] object::Error),
-    /// No such section.
+    /// The file has no `.modinfo` section.
     #[error("it has no .modinfo section")]
     Missing,
 }
 
-/// A module's description.
+/// Description of a module.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Modinfo {
     /// Names of the modules that must be loaded before.
     pub depends: Vec<String>,
-    /// Whether a signature is appended. Whose, the kernel judges.
+    /// Whether a signature is appended. Only the kernel checks it.
     pub signed: bool,
-    /// The kernel that it is made for, and how that was configured; the kernel compares it with its own.
+    /// Version magic: release and configuration of the kernel that the module is made for. The kernel compares it with its own.
     pub vermagic: String,
 }
 

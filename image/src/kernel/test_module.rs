@@ -1,6 +1,6 @@
-//! A kernel module for tests, unit and integration alike: the smallest ELF file that is read as one.
+//! Makes kernel modules for unit and integration tests: the smallest ELF files that are accepted as such.
 
-/// A minimal module: ELF header, three section headers, names and `.modinfo`.
+/// Returns a minimal module: ELF header, three section headers, section names and `.modinfo`.
 pub fn module(depends: &str, signed: bool) -> Vec<u8> {
     let modinfo = format!("license=GPL\0depends={depends}\0intree=Y\0");
     let names = b"\0.modinfo\0.shstrtab\0";

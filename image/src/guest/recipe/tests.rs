@@ -1,4 +1,4 @@
-//! Recipes, whole.
+//! Compares whole recipes with what they must be.
 
 use super::*;
 
